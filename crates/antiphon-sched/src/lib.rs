@@ -1,1 +1,134 @@
-//! Antiphon: sched.
+//! Actors as state-machine closures on a single-threaded event loop.
+//!
+//! An actor is called with one event at a time, and answers with what it waits for next. It owns its state,
+//! blocks nobody, and is reached by its address. Everything happens on one thread; other threads talk to the
+//! loop through a [`Handle`].
+//!
+//! ```
+//! use antiphon_sched::{Event, Loop, LoopConfig, receive, stop};
+//!
+//! let mut events = Loop::new(LoopConfig::default())?;
+//! let mut sum = 0;
+//! let adder = events.spawn(move |_cx, event| match event {
+//!     Event::Message(0) => {
+//!         println!("the sum is {sum}");
+//!         stop()
+//!     }
+//!     Event::Message(n) => {
+//!         sum += n;
+//!         receive()
+//!     }
+//!     _ => receive(),
+//! });
+//! for n in [1_u32, 2, 3, 0] {
+//!     events.send(adder, n)?;
+//! }
+//! events.run()?; // until only daemons are left
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The crate needs no network and, without the feature `serde`, no serde. A node of `antiphon-dist` joins
+//! loops across machines: it is this loop's [`Outside`].
+
+#![cfg_attr(feature = "safe", forbid(unsafe_code))]
+
+mod actor;
+pub use actor::{Actor, actor};
+
+mod addr;
+pub use addr::{Addr, Manner, Target};
+
+#[doc(hidden)]
+pub mod armed;
+
+mod catch;
+
+#[cfg(not(feature = "safe"))]
+mod cell;
+#[cfg(feature = "safe")]
+#[path = "cell_safe.rs"]
+mod cell;
+
+mod core;
+
+mod cx;
+pub use cx::{Cx, Monitor, Timer};
+
+mod dead;
+pub use dead::DeadLetter;
+
+mod door;
+pub use door::{Delivery, Door};
+
+mod drops;
+mod ear;
+pub mod egress;
+
+mod error;
+pub use error::{
+    AskError, DecodeError, EncodeError, JobError, JoinError, SendError, Undelivered, ValueError,
+};
+
+mod event;
+pub use event::{Down, Event, Offer, Thrown, Why};
+
+mod event_loop;
+pub use event_loop::{Foreign, Loop, LoopConfig, LoopError, LoopStats, Park};
+
+mod handle;
+pub use handle::Handle;
+
+mod helpers;
+
+mod id;
+pub use id::{ActorId, Key, NodeId};
+
+mod io;
+pub use io::{FOREIGN_TOKENS, Ready, Source};
+
+mod mailbox;
+mod outgoing;
+
+mod outside;
+pub use outside::{Destination, MonitorId, Outside, Parcel, Signal};
+
+mod ports;
+pub use ports::{PortId, Reply};
+
+mod scope;
+mod side;
+#[cfg(unix)]
+mod signals;
+mod slots;
+
+mod step;
+pub use step::{
+    Ends, Failure, Fold, In, Next, Step, exit, exit_local, fail, receive, receive_if, receive_within, sleep,
+    stop, suspend, swap, swap_actor, to,
+};
+
+pub mod testing;
+
+mod time;
+pub use time::{Time, millis, secs};
+
+mod timers;
+mod turn;
+
+mod value;
+pub use value::Value;
+
+mod watchdog;
+
+mod wire;
+pub use wire::{TYPE_NAME_MAX, Wire};
+
+#[cfg(feature = "serde")]
+mod wire_serde;
+#[cfg(feature = "serde")]
+pub use wire_serde::Bytes;
+#[cfg(feature = "serde")]
+#[doc(hidden)]
+pub use wire_serde::private as __private;
+
+pub use mio;

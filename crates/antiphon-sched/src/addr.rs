@@ -1,0 +1,152 @@
+//! Typed addresses and what can be sent to.
+//!
+//! Invariant: whatever an address claims, a message reaches a mailbox only if that mailbox holds messages
+//! of the very same type; addresses can be forged, so the check is made at each send.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use crate::door::Door;
+use crate::error::SendError;
+use crate::id::{ActorId, NodeId};
+use crate::ports::PortId;
+
+/// How a message is to be handed over.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Manner {
+    /// Queue it, up to the hard cap of the way to its node.
+    Send,
+    /// Queue it only while the way to its node is below its high mark.
+    Try,
+    /// As `Send`, and tell this port what became of it. A local address answers by its return value instead.
+    Receipt(PortId),
+}
+
+/// The function that knows how messages of type `M` reach an actor.
+pub(crate) type Reach<M> = fn(&mut Door<'_>, ActorId, M, Manner) -> Result<(), SendError<M>>;
+
+/// The address of an actor that takes messages of type `M`.
+///
+/// 24 bytes, `Copy`, and without any bound on `M`. Two addresses are equal when they mean the same actor.
+pub struct Addr<M> {
+    pub(crate) id: ActorId,
+    pub(crate) reach: Reach<M>,
+}
+
+impl<M> Addr<M> {
+    /// The actor that is meant, without the type of its messages.
+    pub const fn id(self) -> ActorId {
+        self.id
+    }
+
+    /// The node where the actor lives.
+    pub const fn node(self) -> NodeId {
+        self.id.node()
+    }
+}
+
+impl<M: 'static> Addr<M> {
+    pub(crate) fn local(id: ActorId) -> Self {
+        Self { id, reach: reach_local::<M> }
+    }
+}
+
+fn reach_local<M: 'static>(
+    door: &mut Door<'_>,
+    to: ActorId,
+    message: M,
+    _: Manner,
+) -> Result<(), SendError<M>> {
+    door.core.push_local(to, message)
+}
+
+/// What a message can be sent to: an [`Addr`], or a channel.
+#[diagnostic::on_unimplemented(
+    message = "nothing can be sent to `{Self}`",
+    label = "not an address or a channel",
+    note = "to answer a request, use `cx.answer(reply, value)`; everything else is sent to an `Addr<M>` or a `Channel<T>`"
+)]
+pub trait Target: Copy {
+    /// The messages that it takes.
+    type Message;
+
+    /// Hands `message` over, as `manner` says.
+    ///
+    /// # Errors
+    /// The message comes back, with the reason; nothing was queued.
+    fn put(
+        self,
+        door: &mut Door<'_>,
+        message: Self::Message,
+        manner: Manner,
+    ) -> Result<(), SendError<Self::Message>>;
+
+    /// Who is meant, for dead letters.
+    fn target_id(self) -> ActorId;
+}
+
+impl<M> Target for Addr<M> {
+    type Message = M;
+
+    #[inline]
+    fn put(self, door: &mut Door<'_>, message: M, manner: Manner) -> Result<(), SendError<M>> {
+        (self.reach)(door, self.id, message, manner)
+    }
+
+    fn target_id(self) -> ActorId {
+        self.id
+    }
+}
+
+impl<M> Copy for Addr<M> {}
+
+impl<M> Clone for Addr<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M, N> PartialEq<Addr<N>> for Addr<M> {
+    fn eq(&self, other: &Addr<N>) -> bool {
+        self.id == other.id
+    }
+}
+
+impl<M> Eq for Addr<M> {}
+
+impl<M> PartialEq<ActorId> for Addr<M> {
+    fn eq(&self, other: &ActorId) -> bool {
+        self.id == *other
+    }
+}
+
+impl<M> PartialEq<Addr<M>> for ActorId {
+    fn eq(&self, other: &Addr<M>) -> bool {
+        *self == other.id
+    }
+}
+
+impl<M> Hash for Addr<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl<M> From<Addr<M>> for ActorId {
+    fn from(addr: Addr<M>) -> Self {
+        addr.id
+    }
+}
+
+impl<M> fmt::Display for Addr<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+impl<M> fmt::Debug for Addr<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Addr<{}>({})", std::any::type_name::<M>(), self.id)
+    }
+}

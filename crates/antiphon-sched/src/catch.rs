@@ -1,0 +1,56 @@
+//! Where user code runs, a panic ends that code and nothing else.
+//!
+//! A panic while another is under way aborts the process: that is Rust's rule, and beyond our power. Hence
+//! values are dropped one by one, each in a catch of its own.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::mailbox::AnyMailbox;
+
+/// Runs `code`; its panic is its value.
+pub(crate) fn catching<R>(code: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(text_of)
+}
+
+/// Runs `code`; its panic is logged.
+pub(crate) fn quietly(code: impl FnOnce()) {
+    if let Err(text) = catching(code) {
+        tracing::error!(%text, "a value panicked while it was dropped; nothing else is affected");
+    }
+}
+
+/// What a panic said; dropping what it threw may panic as well.
+pub(crate) fn text_of(payload: Box<dyn Any + Send>) -> String {
+    let text = match payload.downcast::<&'static str>() {
+        Ok(text) => return (*text).to_owned(),
+        Err(payload) => match payload.downcast::<String>() {
+            Ok(text) => return *text,
+            Err(other) => {
+                quietly(|| drop(other));
+                "a panic that carried no text"
+            }
+        },
+    };
+    text.to_owned()
+}
+
+/// Drops a mailbox and its actor, each value in a catch of its own.
+#[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
+pub(crate) fn dispose<A>(mut mailbox: impl AnyMailbox, actor: A) {
+    dispose_boxed(&mut mailbox, actor);
+}
+
+/// As [`dispose`], for a mailbox that stays behind, empty.
+pub(crate) fn dispose_boxed<A>(mailbox: &mut dyn AnyMailbox, actor: A) {
+    quietly(|| drop(actor));
+    loop {
+        match catching(|| mailbox.drop_one()) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(text) => {
+                tracing::error!(%text, "a message panicked while it was dropped; nothing else is affected")
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The safe twin of the cell (feature `safe`): mailbox and actor in boxes of their own, and the actor taken
+//! out of its cell while it runs.
+//!
+//! Invariant: `actor` is absent exactly while it runs.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::actor::Actor;
+use crate::catch;
+use crate::core::Core;
+use crate::id::Key;
+use crate::mailbox::{AnyMailbox, Mailbox};
+use crate::turn::{self, After, Turned};
+
+/// Holds nothing here: the twin knows by the absent actor that it runs.
+#[derive(PartialEq, Eq)]
+pub(crate) struct RunState;
+
+impl RunState {
+    pub(crate) const IDLE: Self = Self;
+}
+
+/// The owner of one actor.
+pub(crate) struct Cell {
+    mailbox: Box<dyn TypedMailbox>,
+    actor: Option<Box<dyn Runs>>,
+}
+
+trait TypedMailbox: AnyMailbox {
+    fn as_any(&mut self) -> &mut dyn Any;
+}
+
+impl<M: 'static> TypedMailbox for Mailbox<M> {
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+trait Runs {
+    fn turn(&mut self, core: &mut Core, key: Key) -> Turned;
+}
+
+struct Runner<M, A> {
+    actor: A,
+    messages: std::marker::PhantomData<fn(M)>,
+}
+
+impl Cell {
+    /// A cell with `actor` behind `mailbox`.
+    pub(crate) fn new<M: 'static, A: Actor<M>>(mailbox: Mailbox<M>, actor: A) -> Self {
+        let actor = Runner { actor, messages: std::marker::PhantomData };
+        Self { mailbox: Box::new(mailbox), actor: Some(Box::new(actor)) }
+    }
+
+    /// The mailbox, if it holds messages of type `M`.
+    pub(crate) fn mailbox<M: 'static>(&mut self) -> Option<&mut Mailbox<M>> {
+        self.mailbox.as_any().downcast_mut()
+    }
+
+    /// The mailbox, whatever its messages.
+    pub(crate) fn any_mailbox(&mut self) -> &mut dyn AnyMailbox {
+        &mut *self.mailbox
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        catch::dispose_boxed(&mut *self.mailbox, self.actor.take());
+    }
+}
+
+/// Runs one turn of the actor `key`.
+pub(crate) fn turn(core: &mut Core, key: Key) -> Turned {
+    let Some(mut actor) = core.slots.cell_mut(key).and_then(|cell| cell.actor.take()) else {
+        return Turned::Dead;
+    };
+    let turned = actor.turn(core, key);
+    match core.slots.cell_mut(key) {
+        // A swap has put another actor there.
+        Some(cell) if cell.actor.is_none() => cell.actor = Some(actor),
+        Some(_) | None => catch::quietly(|| drop(actor)),
+    }
+    turned
+}
+
+impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
+    fn turn(&mut self, core: &mut Core, key: Key) -> Turned {
+        match catch_unwind(AssertUnwindSafe(|| turn::run(&mut self.actor, core, key))) {
+            Ok(After::Turned(turned)) => turned,
+            Ok(After::Swapped(next)) => {
+                if let Some(cell) = core.slots.cell_mut(key) {
+                    let actor = Runner { actor: next, messages: std::marker::PhantomData::<fn(M)> };
+                    cell.actor = Some(Box::new(actor));
+                }
+                Turned::More
+            }
+            Err(payload) => Turned::Panicked(catch::text_of(payload)),
+        }
+    }
+}

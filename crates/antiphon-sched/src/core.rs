@@ -1,0 +1,361 @@
+//! The state of one loop, and what happens in it between two looks at the world: spawning, sending, running.
+//!
+//! Invariant: user code runs only while nothing of the core is borrowed but by the `Cx` that it holds.
+
+use std::any::TypeId;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::actor::Actor;
+use crate::addr::Addr;
+use crate::cell::{self, Cell};
+use crate::dead::DeadLetters;
+use crate::door::Delivery;
+use crate::ear::Ear;
+use crate::error::{SendError, Undelivered};
+use crate::event::{System, Why};
+use crate::handle::Shared;
+use crate::helpers::Helpers;
+use crate::id::{ActorId, Key, NodeId};
+use crate::io::Io;
+use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
+use crate::outside::{Outside, Signal};
+use crate::ports::Ports;
+use crate::scope;
+use crate::side::Side;
+use crate::slots::{Flag, Slots};
+use crate::time::Time;
+use crate::timers::{Due, Wheel};
+use crate::turn::Turned;
+use crate::wire::Wire;
+
+pub(crate) struct Core {
+    pub(crate) slots: Slots,
+    pub(crate) home: NodeId,
+    pub(crate) now: Time,
+    pub(crate) mailbox_max: usize,
+    pub(crate) wheel: Wheel,
+    pub(crate) ports: Ports,
+    pub(crate) sides: FxHashMap<u32, Box<Side>>,
+    pub(crate) monitors: u64,
+    /// Actors that keep the loop running: all but daemons.
+    pub(crate) citizens: usize,
+    /// The actor whose step is running.
+    pub(crate) current: Option<Key>,
+    pub(crate) steps: u64,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) outside: Way,
+    /// Signals for an outside that is away.
+    pub(crate) unsent: Vec<Signal>,
+    pub(crate) scratch: Vec<u8>,
+    tags: FxHashMap<TypeId, &'static str>,
+    pub(crate) io: Io,
+    pub(crate) helpers: Helpers,
+    pub(crate) dead: DeadLetters,
+    pub(crate) trims: Vec<Key>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// The way out of the loop.
+pub(crate) enum Way {
+    /// There is none: a loop by itself.
+    None,
+    /// Its owner has taken it out, and will put it back.
+    Away,
+    Open(Box<dyn Outside>),
+}
+
+impl Core {
+    pub(crate) fn new(
+        home: NodeId,
+        seed: u64,
+        mailbox_max: usize,
+        shared: Arc<Shared>,
+        io: Io,
+        helpers: Helpers,
+    ) -> Self {
+        Self {
+            slots: Slots::new(),
+            home,
+            now: Time::ZERO,
+            mailbox_max,
+            wheel: Wheel::new(),
+            ports: Ports::new(),
+            sides: FxHashMap::default(),
+            monitors: 0,
+            citizens: 0,
+            current: None,
+            steps: 0,
+            rng: fastrand::Rng::with_seed(seed),
+            outside: Way::None,
+            unsent: Vec::new(),
+            scratch: Vec::new(),
+            tags: FxHashMap::default(),
+            io,
+            helpers,
+            dead: DeadLetters::default(),
+            trims: Vec::new(),
+            shared,
+        }
+    }
+
+    pub(crate) fn id(&self, key: Key) -> ActorId {
+        ActorId::new(self.home, key)
+    }
+
+    pub(crate) fn spawn<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        let key = self.slots.insert(Cell::new(Mailbox::<M>::new(), actor));
+        self.citizens += 1;
+        self.slots.enqueue(key.index());
+        Addr::local(self.id(key))
+    }
+
+    #[inline]
+    pub(crate) fn mailbox<M: 'static>(&mut self, key: Key) -> Option<&mut Mailbox<M>> {
+        self.slots.cell_mut(key)?.mailbox::<M>()
+    }
+
+    pub(crate) fn any_mailbox(&mut self, key: Key) -> Option<&mut dyn AnyMailbox> {
+        self.slots.cell_mut(key).map(Cell::any_mailbox)
+    }
+
+    /// Puts a message into the mailbox of an actor of this loop.
+    #[inline]
+    pub(crate) fn push_local<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
+        let key = to.key();
+        if to.node() != self.home {
+            return Err(SendError::NoNode(message));
+        }
+        let Some(cell) = self.slots.cell_mut(key) else { return Err(SendError::NoActor(message)) };
+        let Some(mailbox) = cell.mailbox::<M>() else { return self.push_odd(key, message) };
+        if mailbox.is_full(self.mailbox_max) {
+            return Err(SendError::Full(message));
+        }
+        mailbox.push(message);
+        self.slots.enqueue(key.index());
+        Ok(())
+    }
+
+    /// As [`Core::push_local`], where the mailbox is of another type: the address is an ear's, or forged.
+    #[inline(never)]
+    fn push_odd<M: 'static>(&mut self, key: Key, message: M) -> Result<(), SendError<M>> {
+        let Some(ear) = self.mailbox::<Ear<M>>(key).and_then(Mailbox::held) else {
+            return Err(SendError::WrongType(message));
+        };
+        let (owner, turn) = ear.take();
+        let Some(mut turn) = turn else { return Err(SendError::NoActor(message)) };
+        let result = turn.hear(self, owner, message);
+        if let Some(ear) = self.mailbox::<Ear<M>>(key).and_then(Mailbox::held) {
+            ear.give_back(turn);
+        }
+        result
+    }
+
+    /// Puts an event into an actor's mailbox; false when there is no such actor.
+    pub(crate) fn push_system(&mut self, key: Key, system: System) -> bool {
+        let Some(mailbox) = self.any_mailbox(key) else { return false };
+        mailbox.push_system(system);
+        self.slots.enqueue(key.index());
+        true
+    }
+
+    /// Makes an answer with the asker's own code, and puts it into its mailbox, in the place reserved for it.
+    pub(crate) fn hand_answer<M: 'static>(&mut self, owner: Key, make: impl FnOnce() -> M) {
+        match crate::catch::catching(make) {
+            Ok(message) => {
+                if let Some(mailbox) = self.mailbox::<M>(owner) {
+                    mailbox.push(message);
+                    self.slots.enqueue(owner.index());
+                }
+            }
+            Err(text) => self.bury(owner, Why::Panicked(text)),
+        }
+    }
+
+    /// The name of a type, the same pointer each time.
+    pub(crate) fn tag_of<M: Wire>(&mut self) -> &'static str {
+        match M::name() {
+            Cow::Borrowed(name) => name,
+            Cow::Owned(name) => self.tags.entry(TypeId::of::<M>()).or_insert_with(|| scope::intern(name)),
+        }
+    }
+
+    /// Tells the world outside; without one, nobody is there to be told.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        match &mut self.outside {
+            Way::Open(outside) => outside.signal(self.now, signal),
+            Way::Away => self.unsent.push(signal),
+            Way::None => self.signal_nobody(signal),
+        }
+    }
+
+    /// What a loop without a world outside answers.
+    fn signal_nobody(&mut self, signal: Signal) {
+        match signal {
+            Signal::Monitor { target, id, watcher } => self.down(watcher, id, target, Why::NodeLost),
+            Signal::Terminate { target } | Signal::Throw { target, .. } | Signal::Resume { target, .. } => {
+                self.dead.note(target, "a signal", Undelivered::NoNode);
+            }
+            Signal::Demonitor { .. }
+            | Signal::Notify { .. }
+            | Signal::Down { .. }
+            | Signal::ReplyDropped { .. }
+            | Signal::PortClosed { .. }
+            | Signal::Gone { .. } => {}
+        }
+    }
+
+    #[inline]
+    pub(crate) fn begin_step(&mut self, me: Key) {
+        self.steps += 1;
+        self.shared.pulse.beat(self.steps, me);
+    }
+
+    /// Runs one turn of the next actor; false when none has anything to do.
+    #[inline]
+    pub(crate) fn run_one(&mut self) -> bool {
+        let Some(key) = self.slots.dequeue() else { return false };
+        self.current = Some(key);
+        match cell::turn(self, key) {
+            Turned::Idle => {}
+            Turned::More => self.slots.enqueue(key.index()),
+            other => self.end_turn(key, other),
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn end_turn(&mut self, key: Key, turned: Turned) {
+        self.current = None;
+        match turned {
+            Turned::Ended(why) => self.bury(key, why),
+            Turned::Panicked(text) => self.bury(key, Why::Panicked(text)),
+            Turned::IdleAfterBurst => self.note_trim(key),
+            Turned::Idle | Turned::More | Turned::Dead => {}
+        }
+    }
+
+    /// Waits for `span`, by the timer that runs already where there is one.
+    pub(crate) fn await_until<M: 'static>(&mut self, me: Key, wait: Wait, span: std::time::Duration) {
+        let until = self.now + span;
+        let Some(mailbox) = self.mailbox::<M>(me) else { return };
+        let running = mailbox.await_until(wait, until);
+        if running.is_some_and(|timer| self.wheel.push_back(timer, until)) {
+            return;
+        }
+        let timer = self.wheel.insert(until, Due::Wait(me));
+        if let Some(mailbox) = self.mailbox::<M>(me) {
+            mailbox.set_wait_timer(timer);
+        }
+    }
+
+    /// Does what a timer was set for.
+    pub(crate) fn fire(&mut self, due: Due) {
+        let now = self.now;
+        match due {
+            Due::Wait(key) => {
+                let Some(mailbox) = self.any_mailbox(key) else { return };
+                match mailbox.fire_wait(now) {
+                    Fired::Queued => self.slots.enqueue(key.index()),
+                    Fired::Again(until) => self.rearm_wait(key, until),
+                    Fired::Repeat(..) | Fired::Spent => {}
+                }
+            }
+            Due::Message(key, token) => {
+                let Some(mailbox) = self.any_mailbox(key) else { return };
+                match mailbox.fire_timer(token) {
+                    Fired::Queued => self.slots.enqueue(key.index()),
+                    Fired::Repeat(period, queued) => self.repeat(key, token, period, queued),
+                    Fired::Again(_) | Fired::Spent => {}
+                }
+            }
+            Due::Port(port) => self.refuse_port(port, crate::error::AskError::TimedOut),
+        }
+    }
+
+    fn rearm_wait(&mut self, key: Key, until: Time) {
+        let timer = self.wheel.insert(until, Due::Wait(key));
+        if let Some(mailbox) = self.any_mailbox(key) {
+            mailbox.set_waiting_timer(timer);
+        }
+    }
+
+    fn repeat(&mut self, key: Key, token: u32, period: std::time::Duration, queued: bool) {
+        let timer = self.wheel.insert(self.now + period, Due::Message(key, token));
+        if let Some(mailbox) = self.any_mailbox(key) {
+            mailbox.set_timer_key(token, timer);
+        }
+        if queued {
+            self.slots.enqueue(key.index());
+        }
+    }
+
+    /// Ends an actor, now: its address is stale, whoever watches is told, all that it holds is dropped.
+    pub(crate) fn bury(&mut self, key: Key, why: Why) {
+        let Some(mut cell) = self.slots.remove(key) else { return };
+        let index = key.index();
+        let mailbox = cell.any_mailbox();
+        let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
+        let is_ear = self.slots.has(index, Flag::EAR);
+        for timer in timers {
+            self.wheel.cancel(timer);
+        }
+        while let Some(port) = self.ports.at(head) {
+            match self.ports.close(port) {
+                Some((closed, next)) => {
+                    self.after_close(port, closed.timer, closed.abroad);
+                    crate::catch::quietly(|| drop(closed.waiting));
+                    head = next.unwrap_or(crate::mailbox::NO_PORT);
+                }
+                None => break,
+            }
+        }
+        if !is_ear && !self.slots.has(index, Flag::DAEMON) {
+            self.citizens -= 1;
+        }
+        let side = if self.slots.has(index, Flag::SIDE) { self.sides.remove(&index) } else { None };
+        self.slots.free(index);
+        drop(cell);
+        match side {
+            Some(side) => self.bury_side(key, *side, why),
+            None => self.log_end(key, &why, is_ear),
+        }
+    }
+
+    /// Marks the mailbox of an actor that had a burst, to be trimmed later.
+    pub(crate) fn note_trim(&mut self, key: Key) {
+        let index = key.index();
+        if !self.slots.has(index, Flag::TRIM) {
+            self.slots.set(index, Flag::TRIM, true);
+            self.trims.push(key);
+        }
+    }
+
+    /// Frees what bursts left behind.
+    pub(crate) fn trim(&mut self) {
+        for key in std::mem::take(&mut self.trims) {
+            if let Some(mailbox) = self.any_mailbox(key) {
+                mailbox.trim();
+                self.slots.set(key.index(), Flag::TRIM, false);
+            }
+        }
+    }
+
+    /// Puts an encoded message into the mailbox of an actor that can be reached from the network.
+    pub(crate) fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
+        let Some(mailbox) = self.slots.cell_mut(to).map(Cell::any_mailbox) else { return Delivery::NoActor };
+        if mailbox.is_full_of(self.mailbox_max) {
+            return Delivery::Full;
+        }
+        // An actor whose address never left is nobody for the network.
+        let Some(exposed) = self.sides.get(&to.index()).and_then(|side| side.exposed) else {
+            return Delivery::NoActor;
+        };
+        if exposed.tag != tag {
+            return Delivery::WrongType;
+        }
+        (exposed.decode)(self, to, body)
+    }
+}

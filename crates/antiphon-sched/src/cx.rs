@@ -1,0 +1,431 @@
+//! What an actor can do during a step.
+
+use std::any::type_name;
+use std::io;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use crate::actor::{Actor, Machine};
+use crate::addr::{Addr, Manner, Target};
+use crate::cell::Cell;
+use crate::core::Core;
+use crate::door::Door;
+use crate::ear::Ear;
+use crate::error::{AskError, JobError, SendError, Undelivered};
+use crate::event::{Event, Offer, System};
+use crate::handle::Handle;
+use crate::id::{ActorId, Key};
+use crate::io::Source;
+use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
+use crate::outside::{MonitorId, Signal};
+use crate::ports::{PortId, Question, Reply, Request};
+use crate::slots::Flag;
+use crate::step::{Fold, Step};
+use crate::time::Time;
+use crate::timers::{Due, TimerKey};
+use crate::value::Value;
+use crate::wire::Wire;
+
+/// An actor's own view of its loop, for one step. `M` is the type of its messages.
+pub struct Cx<'a, M> {
+    door: Door<'a>,
+    me: Key,
+    messages: PhantomData<fn(M)>,
+}
+
+/// A running timer.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Timer(TimerKey);
+
+/// A monitor that was set; there will be one [`Down`](crate::Down) for it, unless it is taken back.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Monitor(MonitorId);
+
+impl<'a, M: 'static> Cx<'a, M> {
+    #[inline]
+    pub(crate) fn new(core: &'a mut Core, me: Key) -> Self {
+        Self { door: Door { core }, me, messages: PhantomData }
+    }
+
+    fn core(&mut self) -> &mut Core {
+        self.door.core
+    }
+
+    /// The loop, as whoever embeds it sees it: for crates that add verbs to `Cx`.
+    pub fn door(&mut self) -> &mut Door<'a> {
+        &mut self.door
+    }
+
+    /// This actor's address.
+    pub fn me(&self) -> Addr<M> {
+        Addr::local(self.id())
+    }
+
+    /// This actor, without the type of its messages.
+    pub fn id(&self) -> ActorId {
+        self.door.core.id(self.me)
+    }
+
+    /// This actor as a receiver of another type: what is sent there arrives as `turn` makes it.
+    ///
+    /// Each call makes a new address; all live as long as this actor.
+    pub fn me_as<T: 'static>(&mut self, turn: impl FnMut(T) -> M + 'static) -> Addr<T> {
+        let me = self.me;
+        let core = self.core();
+        let ear = Mailbox::holding(Ear::new(me, turn));
+        let never_run = |_: &mut Cx<'_, Ear<T>>, _: Event<Ear<T>>| -> Step<Ear<T>> { crate::step::suspend() };
+        let key = core.slots.insert(Cell::new(ear, never_run));
+        core.slots.set(key.index(), Flag::EAR, true);
+        match core.side(me) {
+            Some(side) => side.ears.push(key),
+            // It has ended itself in this very step.
+            None => core.bury(key, crate::event::Why::Terminated),
+        }
+        Addr::local(core.id(key))
+    }
+
+    /// The time of this turn; it stands still while the actor runs.
+    pub fn now(&self) -> Time {
+        self.door.core.now
+    }
+
+    /// A random number, from the loop's seed.
+    pub fn random(&mut self) -> u64 {
+        self.door.random()
+    }
+
+    /// A daemon does not keep the loop running.
+    pub fn set_daemon(&mut self, daemon: bool) {
+        let me = self.me;
+        let core = self.core();
+        if core.slots.is_alive(me) && core.slots.has(me.index(), Flag::DAEMON) != daemon {
+            core.slots.set(me.index(), Flag::DAEMON, daemon);
+            core.citizens = if daemon { core.citizens - 1 } else { core.citizens + 1 };
+        }
+    }
+
+    /// A name for logs and the watchdog; nobody is found by it.
+    pub fn set_name(&mut self, name: &str) {
+        let me = self.me;
+        self.core().set_name(me, name);
+    }
+
+    /// Starts an actor from a closure.
+    pub fn spawn<T: 'static, F>(&mut self, actor: F) -> Addr<T>
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
+    {
+        self.core().spawn(actor)
+    }
+
+    /// Starts an actor from anything that is one.
+    pub fn spawn_actor<T: 'static>(&mut self, actor: impl Actor<T>) -> Addr<T> {
+        self.core().spawn(actor)
+    }
+
+    /// Starts an actor from a state, and a fold that takes the state and gives the next.
+    pub fn spawn_fsm<T: 'static, S: 'static, F>(&mut self, state: S, fold: F) -> Addr<T>
+    where
+        F: FnMut(&mut Cx<'_, T>, S, Event<T>) -> Fold<S, T> + 'static,
+    {
+        self.core().spawn(Machine::new(state, fold))
+    }
+
+    /// Sends a message. To another node it goes up to the hard cap of the way there.
+    ///
+    /// # Errors
+    /// The message comes back, with the reason.
+    #[inline]
+    pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
+        to.put(&mut self.door, message, Manner::Send)
+    }
+
+    /// Sends a message, but keeps to the high mark of the way to another node: after
+    /// [`SendError::Busy`], [`Event::Writable`] tells when there is room again.
+    ///
+    /// # Errors
+    /// The message comes back, with the reason.
+    pub fn try_send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
+        to.put(&mut self.door, message, Manner::Try)
+    }
+
+    /// Sends a message; what cannot be taken is a dead letter, counted and observable.
+    pub fn tell<T: Target>(&mut self, to: T, message: T::Message) {
+        if let Err(error) = self.send(to, message) {
+            self.door.dead_letter(to.target_id(), type_name::<T::Message>(), error.why());
+        }
+    }
+
+    /// Asks: sends what `request` makes of a reply, and has the answer arrive as `answer` makes it.
+    ///
+    /// There is exactly one answer: a value, or why there is none.
+    pub fn ask<T, R: 'static>(
+        &mut self,
+        to: Addr<T>,
+        timeout: Duration,
+        request: impl FnOnce(Reply<R>) -> T,
+        answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
+    ) {
+        let me = self.me;
+        let core = &mut *self.door.core;
+        if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
+            return core.hand_answer(me, || answer(Err(AskError::TooManyOpen)));
+        }
+        let question = Question { answer, types: PhantomData::<fn(R) -> M> };
+        let Some(port) = core.open_port::<M>(me, Box::new(question)) else { return };
+        core.time_port(port, timeout);
+        let reply = Reply::new(core.home, port);
+        if let Err(error) = to.put(&mut self.door, request(reply), Manner::Send) {
+            self.door.refuse_port(port, error.why().into());
+        }
+    }
+
+    /// Opens a request that some other part will answer, by its number, with an `R`: for crates that add
+    /// verbs to `Cx`. `None` when this actor has too many open requests.
+    pub fn open<R: 'static>(&mut self, answer: impl FnOnce(R) -> M + 'static) -> Option<PortId> {
+        let me = self.me;
+        self.core().open_port::<M>(me, Box::new(Request { answer, types: PhantomData::<fn(R) -> M> }))
+    }
+
+    /// Puts a message into this actor's own mailbox, as an answer: it never meets a limit.
+    pub fn hand_self(&mut self, message: M) {
+        let me = self.me;
+        self.core().hand_answer(me, || message);
+    }
+
+    /// Answers a request.
+    pub fn answer<R>(&mut self, reply: Reply<R>, value: R) {
+        self.door.answer(reply, value);
+    }
+
+    /// Sends `message` to this actor after `span`.
+    pub fn after(&mut self, span: Duration, message: M) -> Timer {
+        let timer = self.add_timer(span, |key| Pending::Once(key, message));
+        Timer(timer)
+    }
+
+    /// Sends to this actor what `make` makes, each `period`; a message that still waits is not doubled.
+    pub fn every(&mut self, period: Duration, make: impl FnMut() -> M + 'static) -> Timer {
+        let make = Some(Box::new(make) as crate::mailbox::Make<M>);
+        // A period of zero would fire for ever within one round.
+        let period = period.max(Duration::from_millis(1));
+        let timer = self.add_timer(period, |key| Pending::Every { key, period, make, queued: false });
+        Timer(timer)
+    }
+
+    fn add_timer(&mut self, span: Duration, pending: impl FnOnce(TimerKey) -> Pending<M>) -> TimerKey {
+        let me = self.me;
+        let core = &mut *self.door.core;
+        let until = core.now + span;
+        let token = match core.mailbox::<M>(me) {
+            Some(mailbox) if mailbox.open < OPEN_MAX => mailbox.next_timer(),
+            Some(_) | None => {
+                core.overdrawn(me);
+                let spent = core.wheel.insert(until, Due::Wait(me));
+                core.wheel.cancel(spent);
+                return spent;
+            }
+        };
+        let key = core.wheel.insert(until, Due::Message(me, token));
+        if let Some(mailbox) = core.mailbox::<M>(me) {
+            mailbox.open += 1;
+            mailbox.add_timer(pending(key));
+        }
+        key
+    }
+
+    /// Moves a timer: it fires `span` from now. To move it later costs next to nothing, which makes idle
+    /// timeouts free. False when it has fired, or was cancelled.
+    pub fn push_back(&mut self, timer: Timer, span: Duration) -> bool {
+        let mine = self.owns(timer);
+        let core = self.core();
+        let until = core.now + span;
+        mine && core.wheel.push_back(timer.0, until)
+    }
+
+    /// Takes a timer back, with its message; false when it has fired.
+    pub fn cancel(&mut self, timer: Timer) -> bool {
+        if !self.owns(timer) {
+            return false;
+        }
+        let me = self.me;
+        let core = self.core();
+        match core.wheel.cancel(timer.0) {
+            Some(Due::Message(_, token)) => {
+                // Dropped here, by the actor that gave it.
+                let taken = core.mailbox::<M>(me).and_then(|mailbox| {
+                    mailbox.open -= 1;
+                    mailbox.remove_timer(token)
+                });
+                taken.is_some()
+            }
+            Some(Due::Wait(_) | Due::Port(_)) | None => false,
+        }
+    }
+
+    fn owns(&mut self, timer: Timer) -> bool {
+        let me = self.me;
+        matches!(self.core().wheel.due(timer.0), Some(Due::Message(owner, _)) if owner == me)
+    }
+
+    /// Has this actor told, by one [`Event::Down`], when `who` ends, or its node is lost; at once if it has
+    /// ended already.
+    pub fn monitor(&mut self, who: impl Into<ActorId>) -> Monitor {
+        let me = self.me;
+        Monitor(self.core().monitor(me, who.into()))
+    }
+
+    /// Takes a monitor back.
+    pub fn demonitor(&mut self, monitor: Monitor) {
+        let me = self.me;
+        self.core().demonitor(me, monitor.0);
+    }
+
+    /// Has `watcher` told, by one [`Event::Down`], when this actor ends.
+    pub fn notify(&mut self, watcher: impl Into<ActorId>) {
+        let me = self.me;
+        self.core().notify(watcher.into(), me);
+    }
+
+    /// Asks an actor to end, wherever it is: it gets [`Event::Terminate`], and ends after that step.
+    pub fn terminate(&mut self, who: impl Into<ActorId>) {
+        self.door.terminate(who);
+    }
+
+    /// Wakes an actor from `sleep` or `suspend`, wherever it is: it gets [`Event::Resumed`].
+    pub fn resume(&mut self, who: impl Into<ActorId>, value: impl Wire) {
+        self.signal_value(who.into(), Value::new(value), System::Resumed, |target, value| Signal::Resume {
+            target,
+            value,
+        });
+    }
+
+    /// Throws an exception into an actor, wherever it is: it gets [`Event::Thrown`], and fails unless it
+    /// handles it.
+    pub fn throw(&mut self, who: impl Into<ActorId>, value: impl Wire) {
+        self.signal_value(who.into(), Value::new(value), System::Thrown, |target, value| Signal::Throw {
+            target,
+            value,
+        });
+    }
+
+    fn signal_value(
+        &mut self,
+        who: ActorId,
+        value: Value,
+        here: impl FnOnce(Value) -> System,
+        there: impl FnOnce(ActorId, Value) -> Signal,
+    ) {
+        let core = self.core();
+        if who.node() != core.home {
+            let value = core.export(value);
+            core.signal(there(who, value));
+        } else if !core.push_system(who.key(), here(value)) {
+            core.dead.note(who, "resume or throw", Undelivered::NoActor);
+        }
+    }
+
+    /// Offers an actor of this loop another behaviour: it gets [`Event::Swap`], and takes it or not.
+    pub fn swap<T: 'static, F>(&mut self, who: Addr<T>, next: F)
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
+    {
+        let core = self.core();
+        let fits = who.node() == core.home && core.mailbox::<T>(who.id().key()).is_some();
+        if fits {
+            let offer = Offer::<T>(Box::new(next));
+            core.push_system(who.id().key(), System::Offer(Box::new(offer)));
+        } else {
+            core.dead.note(who.id(), "swap", Undelivered::NoActor);
+        }
+    }
+
+    /// Runs a job that may block on a helper thread; its result arrives as `answer` makes it.
+    pub fn blocking<R: Send + 'static>(
+        &mut self,
+        job: impl FnOnce() -> R + Send + 'static,
+        answer: impl FnOnce(Result<R, JobError>) -> M + 'static,
+    ) {
+        let me = self.me;
+        let core = self.core();
+        if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
+            return core.hand_answer(me, || answer(Err(JobError::TooManyOpen)));
+        }
+        let request = Request { answer, types: PhantomData::<fn(Result<R, JobError>) -> M> };
+        let Some(port) = core.open_port::<M>(me, Box::new(request)) else { return };
+        core.run_job(port, job);
+    }
+
+    /// A handle of this loop, for other threads.
+    pub fn handle(&self) -> Handle {
+        Handle::of(&self.door.core.shared)
+    }
+
+    /// Has this actor told by [`Event::Ready`] when `source` is ready. The actor owns the source; when it
+    /// drops the source without deregistering it, the registration ends with the actor.
+    ///
+    /// # Errors
+    /// The system refuses the source, or this is a virtual loop.
+    pub fn register_source(
+        &mut self,
+        source: &mut (impl mio::event::Source + ?Sized),
+        interest: mio::Interest,
+    ) -> io::Result<Source> {
+        let me = self.me;
+        let core = self.core();
+        let id = core.io.register(me, source, interest)?;
+        if let Some(side) = core.side(me) {
+            side.sources.push(crate::io::Io::index_of(id));
+        }
+        Ok(id)
+    }
+
+    /// Changes what this actor wants to know of a source of its own.
+    ///
+    /// # Errors
+    /// It is not registered, or the system refuses.
+    pub fn reregister_source(
+        &mut self,
+        id: Source,
+        source: &mut (impl mio::event::Source + ?Sized),
+        interest: mio::Interest,
+    ) -> io::Result<()> {
+        self.own_source(id)?;
+        self.core().io.reregister(id, source, interest)
+    }
+
+    /// Ends the registration of a source of this actor's.
+    ///
+    /// # Errors
+    /// It is not registered, or the system refuses.
+    pub fn deregister_source(
+        &mut self,
+        id: Source,
+        source: &mut (impl mio::event::Source + ?Sized),
+    ) -> io::Result<()> {
+        self.own_source(id)?;
+        let me = self.me;
+        let core = self.core();
+        core.io.deregister(id, source)?;
+        if let Some(side) = core.side(me) {
+            side.sources.retain(|index| *index != crate::io::Io::index_of(id));
+        }
+        Ok(())
+    }
+
+    fn own_source(&mut self, id: Source) -> io::Result<()> {
+        if self.door.core.io.owner(id) == Some(self.me) {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered by this actor"))
+        }
+    }
+
+    /// This actor stopped reading or writing before `WouldBlock`, to let others run: it is told again in
+    /// the next round.
+    pub fn unfinished(&mut self, source: Source) {
+        if self.own_source(source).is_ok() {
+            self.core().io.unfinished(source);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Dead letters: what could not be delivered, and nobody was told by an error.
+
+use crate::error::Undelivered;
+use crate::id::ActorId;
+
+/// A message or signal that did not arrive.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// For whom it was.
+    pub to: ActorId,
+    /// What it was: the Rust type of the message, or the kind of signal.
+    pub what: &'static str,
+    /// Why it did not arrive.
+    pub why: Undelivered,
+}
+
+pub(crate) type Watch = Box<dyn FnMut(&DeadLetter)>;
+
+#[derive(Default)]
+pub(crate) struct DeadLetters {
+    pub(crate) count: u64,
+    pub(crate) watch: Option<Watch>,
+    /// Noted, and not yet shown to `watch`.
+    pub(crate) fresh: Vec<DeadLetter>,
+}
+
+/// At most this many letters wait to be shown; of the others only the count tells.
+const FRESH_MAX: usize = 1024;
+
+impl DeadLetters {
+    pub(crate) fn note(&mut self, to: ActorId, what: &'static str, why: Undelivered) {
+        self.count += 1;
+        if self.count.is_power_of_two() {
+            tracing::debug!(%to, what, %why, count = self.count, "dead letter (logged at powers of two)");
+        }
+        if self.watch.is_some() && self.fresh.len() < FRESH_MAX {
+            self.fresh.push(DeadLetter { to, what, why });
+        }
+    }
+
+    /// Shows what is fresh; called with nothing borrowed.
+    pub(crate) fn show(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        for letter in self.fresh.drain(..) {
+            crate::catch::quietly(|| watch(&letter));
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
+
+use crate::addr::{Addr, Manner, Target};
+use crate::core::{Core, Way};
+use crate::error::{AskError, SendError, Undelivered};
+use crate::event::{System, Why};
+use crate::id::{ActorId, Key, NodeId};
+use crate::outgoing::{exposed_as, reach_wire};
+use crate::outside::{MonitorId, Outside};
+use crate::ports::{PortId, Reply};
+use crate::time::Time;
+use crate::value::Value;
+use crate::wire::Wire;
+
+/// A loop, held for a moment.
+pub struct Door<'a> {
+    pub(crate) core: &'a mut Core,
+}
+
+/// What became of an encoded message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// It is in the mailbox.
+    Delivered,
+    /// The mailbox is full: try again when the actor has run.
+    Full,
+    /// There is no such actor, or its address never left this loop.
+    NoActor,
+    /// The actor takes messages of another type.
+    WrongType,
+    /// The bytes are no such message, for this reason.
+    Undecodable(String),
+}
+
+impl Door<'_> {
+    /// The incarnation of this loop.
+    pub fn home(&self) -> NodeId {
+        self.core.home
+    }
+
+    /// The loop's time.
+    pub fn now(&self) -> Time {
+        self.core.now
+    }
+
+    /// A random number, from the loop's seed.
+    pub fn random(&mut self) -> u64 {
+        self.core.rng.u64(..)
+    }
+
+    /// The world outside, if it is a `T`.
+    pub fn outside<T: Outside>(&mut self) -> Option<&mut T> {
+        match &mut self.core.outside {
+            Way::Open(outside) => {
+                let outside: &mut dyn std::any::Any = &mut **outside;
+                outside.downcast_mut()
+            }
+            Way::Away | Way::None => None,
+        }
+    }
+
+    /// Sends, in the name of nobody.
+    ///
+    /// # Errors
+    /// The message comes back, with the reason.
+    pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
+        to.put(self, message, Manner::Send)
+    }
+
+    /// Answers a request.
+    pub fn answer<R>(&mut self, reply: Reply<R>, value: R) {
+        let (node, port, reach) = reply.use_up();
+        if let Err(why) = reach(self, node, port, value)
+            && why != Undelivered::NoActor
+        {
+            // An asker that is gone, or was answered by its timeout, is no news; the rest is.
+            tracing::warn!(%node, %why, "an answer was lost");
+        }
+    }
+
+    /// Lets messages from the network reach an actor; false when it is not one of this loop, or has ended.
+    pub fn expose<M: Wire>(&mut self, addr: Addr<M>) -> bool {
+        let exposed = exposed_as::<M>(self.core);
+        addr.node() == self.core.home && self.core.expose(addr.id().key(), exposed)
+    }
+
+    /// The address of an actor elsewhere, or here, that is known to take messages of type `M`.
+    pub fn address<M: Wire>(&self, id: ActorId) -> Addr<M> {
+        Addr { id, reach: reach_wire::<M> }
+    }
+
+    /// The name of a type; the same pointer each time.
+    pub fn tag_of<M: Wire>(&mut self) -> &'static str {
+        self.core.tag_of::<M>()
+    }
+
+    /// Puts an encoded message into a mailbox.
+    pub fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
+        self.core.deliver(to, tag, body)
+    }
+
+    /// Whether an actor of this loop lives.
+    pub fn is_alive(&self, key: Key) -> bool {
+        self.core.slots.is_alive(key)
+    }
+
+    /// Whether the mailbox of an actor has room for messages; `None` when the actor has ended.
+    pub fn has_room(&mut self, key: Key) -> Option<bool> {
+        let max = self.core.mailbox_max;
+        self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full_of(max))
+    }
+
+    /// Answers a request of this loop with a value.
+    ///
+    /// # Errors
+    /// The request is closed, or expects another type.
+    pub fn answer_port<R: 'static>(&mut self, port: PortId, value: R) -> Result<(), Undelivered> {
+        self.core.answer_port(port, value)
+    }
+
+    /// Answers a request of this loop with bytes from the network.
+    ///
+    /// # Errors
+    /// The request is closed, its reply never left this loop, or the bytes are of another type.
+    pub fn answer_encoded(&mut self, port: PortId, tag: &str, body: &[u8]) -> Result<(), Undelivered> {
+        self.core.answer_encoded(port, tag, body)
+    }
+
+    /// Closes a request of this loop without an answer; does nothing when it is closed already.
+    pub fn refuse_port(&mut self, port: PortId, why: AskError) {
+        self.core.refuse_port(port, why);
+    }
+
+    /// Whether a request is open.
+    pub fn is_open(&mut self, port: PortId) -> bool {
+        self.core.ports.is_open(port)
+    }
+
+    /// `watcher`, elsewhere, is to be told when `target`, here, ends.
+    pub fn watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
+        self.core.watch_local(target, id, watcher);
+    }
+
+    /// That is no longer wanted.
+    pub fn unwatch(&mut self, target: Key, id: MonitorId) {
+        self.core.unwatch_local(target, id);
+    }
+
+    /// `watcher`, here, will be told under this number when `who`, elsewhere, ends.
+    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
+        self.core.expect_down(watcher, id, who);
+    }
+
+    /// `who`, elsewhere, has ended. A watcher that was told already is not told again.
+    pub fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
+        self.core.down(watcher, id, who, why);
+    }
+
+    /// Asks an actor to end, wherever it is.
+    pub fn terminate(&mut self, target: impl Into<ActorId>) {
+        self.core.terminate(target.into());
+    }
+
+    /// Throws an exception into an actor of this loop; false when it has ended.
+    pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
+        self.core.push_system(target, System::Thrown(value))
+    }
+
+    /// Wakes an actor of this loop; false when it has ended.
+    pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
+        self.core.push_system(target, System::Resumed(value))
+    }
+
+    /// Tells an actor of this loop that it may send to `node` again.
+    pub fn writable(&mut self, who: Key, node: NodeId) {
+        self.core.push_system(who, System::Writable(node));
+    }
+
+    /// Counts a message or signal that could not be delivered.
+    pub fn dead_letter(&mut self, to: ActorId, what: &'static str, why: Undelivered) {
+        self.core.dead.note(to, what, why);
+    }
+}

@@ -1,0 +1,61 @@
+//! Replies that were dropped unanswered, on whichever thread, on their way to their loop.
+//!
+//! A drop has no `Cx`. On the loop's own thread it leaves a note, which the loop reads in each round; on
+//! another thread it posts the note through the loop's urgent inbox.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::handle::Shared;
+use crate::id::NodeId;
+use crate::ports::PortId;
+
+/// A reply that was dropped: the node that asked, and the request.
+pub(crate) type Dropped = (NodeId, PortId);
+
+thread_local! {
+    static NOTES: RefCell<Vec<(NodeId, Vec<Dropped>)>> = const { RefCell::new(Vec::new()) };
+}
+
+static LOOPS: Mutex<BTreeMap<NodeId, Weak<Shared>>> = Mutex::new(BTreeMap::new());
+
+/// From now on the loop `home`, on this thread, reads notes.
+pub(crate) fn open(home: NodeId, shared: &Arc<Shared>) {
+    NOTES.with_borrow_mut(|notes| notes.push((home, Vec::new())));
+    LOOPS.lock().insert(home, Arc::downgrade(shared));
+}
+
+pub(crate) fn close(home: NodeId) {
+    // At the end of a thread its notes may be gone before the loop is.
+    if NOTES.try_with(|notes| notes.borrow_mut().retain(|(id, _)| *id != home)).is_err() {
+        tracing::debug!("a loop outlived its thread's notes");
+    }
+    LOOPS.lock().remove(&home);
+}
+
+/// A reply of `node`'s was dropped within the loop `home`.
+pub(crate) fn note(home: NodeId, node: NodeId, port: PortId) {
+    let noted = NOTES.try_with(|notes| {
+        let mut notes = notes.borrow_mut();
+        notes.iter_mut().find(|(id, _)| *id == home).map(|(_, of_loop)| of_loop.push((node, port))).is_some()
+    });
+    if noted.unwrap_or(false) {
+        return;
+    }
+    let shared = LOOPS.lock().get(&home).and_then(Weak::upgrade);
+    if let Some(shared) = shared {
+        shared.post_urgent(Box::new((node, port)));
+    }
+}
+
+/// Takes the notes of the loop `home`; `into` is empty, and keeps its memory.
+pub(crate) fn take(home: NodeId, into: &mut Vec<Dropped>) {
+    NOTES.with_borrow_mut(|notes| {
+        if let Some((_, of_loop)) = notes.iter_mut().find(|(id, _)| *id == home) {
+            std::mem::swap(of_loop, into);
+        }
+    });
+}

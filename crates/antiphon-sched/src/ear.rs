@@ -1,0 +1,63 @@
+//! Ears: further addresses of one actor, for messages of other types.
+//!
+//! What arrives is turned at once, by the owner's own function, so that the order of one sender's messages
+//! is kept whichever address it uses. An ear lives as long as its owner.
+
+use crate::catch;
+use crate::core::Core;
+use crate::error::SendError;
+use crate::event::Why;
+use crate::id::Key;
+
+/// The only content of an ear's mailbox.
+pub(crate) struct Ear<T> {
+    owner: Key,
+    turn: Option<Box<dyn Hears<T>>>,
+}
+
+pub(crate) trait Hears<T> {
+    fn hear(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>>;
+}
+
+struct Turn<F, M> {
+    turn: F,
+    owner_type: std::marker::PhantomData<fn() -> M>,
+}
+
+impl<T> Ear<T> {
+    pub(crate) fn new<M: 'static>(owner: Key, turn: impl FnMut(T) -> M + 'static) -> Self
+    where
+        T: 'static,
+    {
+        Self { owner, turn: Some(Box::new(Turn { turn, owner_type: std::marker::PhantomData })) }
+    }
+
+    pub(crate) fn take(&mut self) -> (Key, Option<Box<dyn Hears<T>>>) {
+        (self.owner, self.turn.take())
+    }
+
+    pub(crate) fn give_back(&mut self, turn: Box<dyn Hears<T>>) {
+        self.turn = Some(turn);
+    }
+}
+
+impl<T, M: 'static, F: FnMut(T) -> M + 'static> Hears<T> for Turn<F, M> {
+    fn hear(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>> {
+        let max = core.mailbox_max;
+        match core.mailbox::<M>(owner) {
+            None => return Err(SendError::NoActor(heard)),
+            Some(mailbox) if mailbox.is_full(max) => return Err(SendError::Full(heard)),
+            Some(_) => {}
+        }
+        match catch::catching(|| (self.turn)(heard)) {
+            Ok(message) => {
+                if let Some(mailbox) = core.mailbox::<M>(owner) {
+                    mailbox.push(message);
+                    core.slots.enqueue(owner.index());
+                }
+            }
+            Err(text) => core.bury(owner, Why::Panicked(text)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,619 @@
+//! The loop: who runs next, and when to sleep.
+//!
+//! A round drains the inbox, fires timers, runs turns within a budget of turns and of time, lets unfinished
+//! sources go on, and then looks at the sockets, without waiting while anything is runnable. So an actor that
+//! sends to itself for ever starves neither sockets nor timers.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use mio::{Events, Poll, Registry, Token};
+use thiserror::Error;
+
+use crate::actor::{Actor, Machine};
+use crate::addr::{Addr, Target};
+use crate::core::{Core, Way};
+use crate::cx::Cx;
+use crate::dead::DeadLetter;
+use crate::door::Door;
+use crate::drops::{self, Dropped};
+use crate::error::SendError;
+use crate::event::{Event, System};
+use crate::handle::{Handle, Mail, Shared};
+use crate::helpers::Helpers;
+use crate::id::NodeId;
+use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
+use crate::outside::Outside;
+use crate::step::{Fold, Step};
+use crate::time::Time;
+use crate::timers::Due;
+use crate::watchdog;
+
+/// Mail taken from the inbox in one round.
+const INBOX_A_ROUND: usize = 256;
+/// Turns in one round.
+const TURNS_A_ROUND: usize = 256;
+/// Time for turns in one round.
+const TIME_A_ROUND: Duration = Duration::from_micros(200);
+/// Steps between two looks at the clock.
+const STEPS_A_LOOK: u64 = 64;
+/// Timers fired in one round.
+const TIMERS_A_ROUND: usize = 4096;
+/// A pause of the whole process, after which sockets are read before timers fire.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often memory that bursts left behind is freed.
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+const EVENTS_MAX: usize = 1024;
+
+/// What a loop is built on.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Park {
+    /// The system: real time, sockets, threads.
+    Mio,
+    /// Nothing: time goes on when [`Loop::advance_to`] says so, and no descriptor is held.
+    Virtual,
+}
+
+/// The settings of a loop.
+#[derive(Clone, Debug)]
+pub struct LoopConfig {
+    /// What the loop is built on.
+    pub park: Park,
+    /// The incarnation; `None` draws it at random.
+    pub home: Option<NodeId>,
+    /// The seed of all that is random in the loop; `None` draws it.
+    pub seed: Option<u64>,
+    /// The most messages in one mailbox.
+    pub mailbox_max: usize,
+    /// The most mail from other threads that waits.
+    pub inbox_max: usize,
+    /// The most threads for blocking jobs.
+    pub helpers_max: usize,
+    /// The most blocking jobs that wait for a thread.
+    pub helper_queue_max: usize,
+    /// Steps that take longer are told of; `None` does without the watchdog and its thread.
+    pub watchdog: Option<Duration>,
+    /// How long actors may take to end after `stop`.
+    pub stop_within: Duration,
+}
+
+impl Default for LoopConfig {
+    fn default() -> Self {
+        Self {
+            park: Park::Mio,
+            home: None,
+            seed: None,
+            mailbox_max: 65_536,
+            inbox_max: 65_536,
+            helpers_max: 4,
+            helper_queue_max: 1024,
+            watchdog: Some(Duration::from_millis(10)),
+            stop_within: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a loop could not be built or could not go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoopError {
+    /// The system gave no poll or waker.
+    #[error("the system gives no event queue ({0}); raise the limit of open files")]
+    Poll(#[source] io::Error),
+    /// The system gave no random numbers.
+    #[error("the system gives no random numbers; set `home` and `seed` yourself")]
+    Random,
+    /// Signals could not be watched.
+    #[error("signals cannot be watched: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// How a loop is doing: sizes of its tables, and counters since its start.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoopStats {
+    /// Actors, and their further addresses.
+    pub actors: usize,
+    /// Actors with something to do.
+    pub runnable: usize,
+    /// Open requests.
+    pub requests: usize,
+    /// Running timers.
+    pub timers: usize,
+    /// Registered sources.
+    pub sources: usize,
+    /// Actors with watchers, names or a way in from the network.
+    pub sides: usize,
+    /// Steps taken.
+    pub steps: u64,
+    /// Steps that took longer than the watchdog's patience.
+    pub slow_steps: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+}
+
+/// Readiness of a source that is not the loop's.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Foreign {
+    /// The token it was registered with, from [`FOREIGN_TOKENS`] on.
+    pub token: Token,
+    /// Reading will not block.
+    pub readable: bool,
+    /// Writing will not block.
+    pub writable: bool,
+}
+
+/// A scheduler on one thread. Build it, spawn actors, `run`.
+pub struct Loop {
+    core: Core,
+    inbox: Receiver<Box<dyn Mail>>,
+    urgent: Receiver<Box<dyn Mail>>,
+    poll: Option<Poll>,
+    events: Events,
+    start: Instant,
+    due: Vec<Due>,
+    due_next: usize,
+    dropped: Vec<Dropped>,
+    next_trim: Time,
+    stop_within: Duration,
+    stopping: Option<Time>,
+    #[cfg(unix)]
+    signals: Option<crate::signals::Signals>,
+}
+
+impl Loop {
+    /// A loop without actors.
+    ///
+    /// # Errors
+    /// The system refuses an event queue or random numbers.
+    pub fn new(config: LoopConfig) -> Result<Self, LoopError> {
+        let home = config.home.map_or_else(|| draw().map(NodeId::from_bits), Ok)?;
+        let seed = config.seed.map_or_else(draw, Ok)?;
+        let poll = match config.park {
+            Park::Mio => Some(Poll::new().map_err(LoopError::Poll)?),
+            Park::Virtual => None,
+        };
+        let (waker, registry) = match &poll {
+            None => (None, None),
+            Some(poll) => {
+                let waker = mio::Waker::new(poll.registry(), WAKER).map_err(LoopError::Poll)?;
+                let registry = poll.registry().try_clone().map_err(LoopError::Poll)?;
+                (Some(waker), Some(registry))
+            }
+        };
+        let (inbox_end, inbox) = crossbeam_channel::bounded(config.inbox_max.max(1));
+        let (urgent_end, urgent) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared::new(home, waker, inbox_end, urgent_end));
+        drops::open(home, &shared);
+        if let (Park::Mio, Some(patience)) = (config.park, config.watchdog) {
+            watchdog::start(&shared, patience);
+        }
+        let helpers = Helpers::new(config.helpers_max, config.helper_queue_max, config.park == Park::Virtual);
+        let core = Core::new(home, seed, config.mailbox_max, shared, Io::new(registry), helpers);
+        Ok(Self {
+            core,
+            inbox,
+            urgent,
+            events: Events::with_capacity(if poll.is_some() { EVENTS_MAX } else { 0 }),
+            poll,
+            start: Instant::now(),
+            due: Vec::new(),
+            due_next: 0,
+            dropped: Vec::new(),
+            next_trim: Time::ZERO,
+            stop_within: config.stop_within,
+            stopping: None,
+            #[cfg(unix)]
+            signals: None,
+        })
+    }
+
+    /// Starts an actor from a closure.
+    pub fn spawn<M: 'static, F>(&mut self, actor: F) -> Addr<M>
+    where
+        F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,
+    {
+        self.core.spawn(actor)
+    }
+
+    /// Starts an actor from anything that is one.
+    pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        self.core.spawn(actor)
+    }
+
+    /// Starts an actor from a state, and a fold that takes the state and gives the next.
+    pub fn spawn_fsm<M: 'static, S: 'static, F>(&mut self, state: S, fold: F) -> Addr<M>
+    where
+        F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,
+    {
+        self.core.spawn(Machine::new(state, fold))
+    }
+
+    /// Sends from outside of all actors.
+    ///
+    /// # Errors
+    /// The message comes back, with the reason.
+    pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
+        self.door().send(to, message)
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        Handle::of(&self.core.shared)
+    }
+
+    /// The loop, held for a moment.
+    pub fn door(&mut self) -> Door<'_> {
+        Door { core: &mut self.core }
+    }
+
+    /// The incarnation of this loop.
+    pub fn home(&self) -> NodeId {
+        self.core.home
+    }
+
+    /// The time of the present round.
+    pub fn now(&self) -> Time {
+        self.core.now
+    }
+
+    /// How the loop is doing.
+    pub fn stats(&self) -> LoopStats {
+        LoopStats {
+            actors: self.core.slots.live(),
+            runnable: self.core.slots.runnable(),
+            requests: self.core.ports.len(),
+            timers: self.core.wheel.len() + self.due.len() - self.due_next,
+            sources: self.core.io.len(),
+            sides: self.core.sides.len(),
+            steps: self.core.steps,
+            slow_steps: self.core.shared.pulse.slow(),
+            dead_letters: self.core.dead.count,
+        }
+    }
+
+    /// Has `watch` see each dead letter; up to 1,024 a round, of more only the count tells.
+    pub fn on_dead_letter(&mut self, watch: impl FnMut(&DeadLetter) + 'static) {
+        self.core.dead.watch = Some(Box::new(watch));
+    }
+
+    /// Where messages and signals for other nodes go from now on; what waited for it goes there at once.
+    pub fn set_outside(&mut self, outside: Box<dyn Outside>) {
+        self.core.outside = Way::Open(outside);
+        for signal in std::mem::take(&mut self.core.unsent) {
+            self.core.signal(signal);
+        }
+    }
+
+    /// Takes the world outside out, to be put back by [`Loop::set_outside`]; signals wait meanwhile. `None`
+    /// when there is none, or it is no `T`.
+    pub fn take_outside<T: Outside>(&mut self) -> Option<Box<T>> {
+        match std::mem::replace(&mut self.core.outside, Way::Away) {
+            Way::Open(outside) if (&*outside as &dyn std::any::Any).is::<T>() => {
+                let outside: Box<dyn std::any::Any> = outside;
+                outside.downcast().ok()
+            }
+            other => {
+                self.core.outside = other;
+                None
+            }
+        }
+    }
+
+    /// Where an embedder registers sources of its own, with tokens from [`FOREIGN_TOKENS`] on; `None` for a
+    /// virtual loop.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.poll.as_ref().map(Poll::registry)
+    }
+
+    /// Whether an actor lives that is no daemon.
+    pub fn has_citizens(&self) -> bool {
+        self.core.citizens > 0
+    }
+
+    /// Whether anything can run right now.
+    pub fn is_runnable(&self) -> bool {
+        self.core.slots.is_runnable()
+            || self.due_next < self.due.len()
+            || self.core.io.has_unfinished()
+            || !self.inbox.is_empty()
+            || !self.urgent.is_empty()
+    }
+
+    /// When the loop has something to do again, as far as its timers know.
+    pub fn next_deadline(&self) -> Option<Time> {
+        if self.is_runnable() {
+            return Some(self.core.now);
+        }
+        let timer = self.core.wheel.next_deadline();
+        match self.stopping {
+            Some(stop) => Some(timer.map_or(stop, |timer| timer.min(stop))),
+            None => timer,
+        }
+    }
+
+    /// Lets the time of a virtual loop go on.
+    ///
+    /// # Panics
+    /// When the loop is not virtual: real time goes on by itself.
+    pub fn advance_to(&mut self, now: Time) {
+        assert!(self.poll.is_none(), "only the time of a virtual loop can be set");
+        self.core.now = self.core.now.max(now);
+    }
+
+    fn read_clock(&mut self) {
+        if self.poll.is_some() {
+            let now = Time::ZERO + self.start.elapsed();
+            self.core.now = self.core.now.max(now);
+        }
+    }
+
+    /// One round of work, without looking at sockets and without waiting.
+    pub fn work(&mut self) {
+        self.read_clock();
+        self.enter();
+        self.core.shared.pulse.wake();
+        self.take_mail();
+        self.fire_timers();
+        self.run_turns();
+        self.resume_sources();
+        self.tidy();
+        self.core.shared.pulse.rest();
+    }
+
+    fn enter(&mut self) {
+        let shared = &self.core.shared;
+        if shared.thread.get().is_none() {
+            // Losing a race with ourselves is impossible: a loop stays on its thread.
+            shared.thread.get_or_init(|| std::thread::current().id());
+        }
+        if shared.stop.load(Ordering::Acquire) && self.stopping.is_none() {
+            self.stopping = Some(self.core.now + self.stop_within);
+            for key in self.core.slots.keys() {
+                self.core.push_system(key, System::Terminate);
+            }
+        }
+    }
+
+    fn take_mail(&mut self) {
+        for _ in 0..INBOX_A_ROUND {
+            let Ok(mail) = self.urgent.try_recv() else { break };
+            self.open_mail(mail);
+        }
+        for _ in 0..INBOX_A_ROUND {
+            let Ok(mail) = self.inbox.try_recv() else { break };
+            self.open_mail(mail);
+        }
+    }
+
+    fn open_mail(&mut self, mail: Box<dyn Mail>) {
+        self.core.current = None;
+        let core = &mut self.core;
+        crate::catch::quietly(|| mail.open(core));
+    }
+
+    fn fire_timers(&mut self) {
+        if self.due_next == self.due.len() {
+            self.due.clear();
+            self.due_next = 0;
+            let now = self.core.now;
+            self.core.wheel.advance(now, &mut self.due);
+        }
+        for _ in 0..TIMERS_A_ROUND {
+            let Some(&due) = self.due.get(self.due_next) else { break };
+            self.due_next += 1;
+            self.core.fire(due);
+        }
+    }
+
+    fn run_turns(&mut self) {
+        let end = self.core.now + TIME_A_ROUND;
+        let mut look = self.core.steps + STEPS_A_LOOK;
+        for _ in 0..TURNS_A_ROUND {
+            if !self.core.run_one() {
+                break;
+            }
+            if self.core.steps >= look {
+                look = self.core.steps + STEPS_A_LOOK;
+                self.read_clock();
+                if self.core.now >= end {
+                    break;
+                }
+            }
+        }
+        self.core.current = None;
+    }
+
+    fn resume_sources(&mut self) {
+        if !self.core.io.has_unfinished() {
+            return;
+        }
+        for source in self.core.io.take_unfinished() {
+            if let Some((owner, index)) = self.core.io.note(Io::token_of(source), true, true) {
+                self.core.push_system(owner, System::Ready(index));
+            }
+        }
+    }
+
+    fn tidy(&mut self) {
+        drops::take(self.core.home, &mut self.dropped);
+        for dropped in self.dropped.drain(..) {
+            self.core.reply_dropped(dropped);
+        }
+        self.core.run_inline_jobs();
+        if !self.core.dead.fresh.is_empty() {
+            self.core.dead.show();
+        }
+        if self.core.now >= self.next_trim {
+            self.next_trim = self.core.now + TRIM_EVERY;
+            self.core.trim();
+        }
+    }
+
+    /// Looks at the sockets, and waits until one is ready, somebody wakes the loop, a timer is due, or
+    /// `until`; not at all while anything is runnable. What belongs to the embedder is appended to `foreign`.
+    ///
+    /// # Errors
+    /// The system's event queue fails.
+    pub fn park(&mut self, until: Option<Time>, foreign: &mut Vec<Foreign>) -> Result<(), LoopError> {
+        if self.poll.is_none() {
+            return Ok(());
+        }
+        let armed = !self.is_runnable() && {
+            self.core.shared.armed.arm();
+            // Whoever pushed before it saw the flag is seen here.
+            !self.is_runnable() && !self.stop_is_fresh()
+        };
+        let timeout = if armed { self.patience(until) } else { Some(Duration::ZERO) };
+        let before = self.core.now;
+        let polled = self.poll_once(timeout);
+        self.core.shared.armed.disarm();
+        polled?;
+        self.read_clock();
+        self.take_events(foreign);
+        if self.core.now.since(before) > timeout.unwrap_or(Duration::ZERO) + PAUSE {
+            // The process was stopped: what arrived meanwhile comes before the timeouts for it.
+            self.poll_once(Some(Duration::ZERO))?;
+            self.take_events(foreign);
+        }
+        Ok(())
+    }
+
+    fn stop_is_fresh(&self) -> bool {
+        self.stopping.is_none() && self.core.shared.stop.load(Ordering::Acquire)
+    }
+
+    fn patience(&self, until: Option<Time>) -> Option<Duration> {
+        let now = Time::ZERO + self.start.elapsed();
+        let own = self.next_deadline();
+        let first = match (own, until) {
+            (Some(own), Some(until)) => own.min(until),
+            (own, until) => own.or(until)?,
+        };
+        Some(first.since(now))
+    }
+
+    fn poll_once(&mut self, timeout: Option<Duration>) -> Result<(), LoopError> {
+        let Some(poll) = &mut self.poll else { return Ok(()) };
+        match poll.poll(&mut self.events, timeout) {
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            result => result.map_err(LoopError::Poll),
+        }
+    }
+
+    fn take_events(&mut self, foreign: &mut Vec<Foreign>) {
+        for event in &self.events {
+            let token = event.token();
+            let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+            let writable = event.is_writable() || event.is_write_closed() || event.is_error();
+            match token {
+                WAKER => {}
+                SIGNALS => self.core.shared.stop.store(true, Ordering::Release),
+                Token(id) if id >= FOREIGN_TOKENS => foreign.push(Foreign { token, readable, writable }),
+                token => {
+                    if let Some((owner, index)) = self.core.io.note(token, readable, writable) {
+                        self.core.push_system(owner, System::Ready(index));
+                    }
+                }
+            }
+        }
+        #[cfg(unix)]
+        if let Some(signals) = &mut self.signals {
+            signals.drain();
+        }
+        self.events.clear();
+    }
+
+    /// One round: work, then a look at the sockets, waiting at most until `deadline`.
+    ///
+    /// # Errors
+    /// The system's event queue fails.
+    pub fn turn(&mut self, deadline: Option<Time>) -> Result<(), LoopError> {
+        self.work();
+        let mut foreign = Vec::new();
+        self.park(deadline, &mut foreign)
+    }
+
+    /// Whether the loop has been asked to stop, and all actors have ended since, or had their time.
+    pub fn has_stopped(&self) -> bool {
+        self.stopping.is_some_and(|end| self.core.slots.live() == 0 || self.core.now >= end)
+    }
+
+    /// Runs until only daemons are left, or the loop was stopped.
+    ///
+    /// # Errors
+    /// The system's event queue fails.
+    pub fn run(&mut self) -> Result<(), LoopError> {
+        while self.core.citizens > 0 && !self.has_stopped() {
+            self.turn(None)?;
+        }
+        self.after_stop();
+        Ok(())
+    }
+
+    /// Makes a loop that was stopped ready to run again.
+    pub fn after_stop(&mut self) {
+        if self.has_stopped() {
+            self.stopping = None;
+            self.core.shared.stop.store(false, Ordering::Release);
+        }
+    }
+
+    /// Stops the loop gracefully at SIGINT and SIGTERM, as [`Handle::stop`] does.
+    ///
+    /// # Errors
+    /// The system refuses; or the loop is virtual.
+    #[cfg(unix)]
+    pub fn stop_on_signals(&mut self) -> Result<(), LoopError> {
+        let Some(poll) = &self.poll else {
+            return Err(LoopError::Signals(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the loop is virtual",
+            )));
+        };
+        if self.signals.is_none() {
+            let signals = crate::signals::Signals::watch(poll.registry()).map_err(LoopError::Signals)?;
+            self.signals = Some(signals);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsRawFd for Loop {
+    /// The descriptor that becomes readable when the loop has something to do besides its timers.
+    ///
+    /// # Panics
+    /// When the loop is virtual.
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.poll.as_ref().expect("a virtual loop holds no descriptor").as_raw_fd()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.core.shared.close();
+        for key in self.core.slots.keys() {
+            if let Some(cell) = self.core.slots.remove(key) {
+                drop(cell);
+            }
+        }
+        drops::close(self.core.home);
+        watchdog::end(&self.core.shared);
+    }
+}
+
+impl std::fmt::Debug for Loop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loop").field("home", &self.core.home).field("stats", &self.stats()).finish()
+    }
+}
+
+fn draw() -> Result<u64, LoopError> {
+    getrandom::u64().map_err(|_| LoopError::Random)
+}

@@ -1,0 +1,336 @@
+//! A loop, as other threads see it.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use crate::actor::Actor;
+use crate::addr::{Addr, Manner, Target};
+use crate::armed::Armed;
+use crate::core::Core;
+use crate::cx::Cx;
+use crate::door::Door;
+use crate::drops::Dropped;
+use crate::error::{AskError, JoinError, SendError};
+use crate::event::{Event, Why};
+use crate::id::{ActorId, Key, NodeId};
+use crate::outside::Signal;
+use crate::ports::{FromThread, Reply};
+use crate::step::Step;
+use crate::watchdog::Pulse;
+use crate::wire::Wire;
+
+/// Something that another thread wants done in the loop.
+pub(crate) trait Mail: Send + Any {
+    fn open(self: Box<Self>, core: &mut Core);
+}
+
+/// What a loop shares with other threads.
+pub(crate) struct Shared {
+    pub(crate) home: NodeId,
+    pub(crate) armed: Armed,
+    pub(crate) waker: Option<mio::Waker>,
+    /// Bounded; its users are told when it is full.
+    pub(crate) inbox: Sender<Box<dyn Mail>>,
+    /// Answers and notices: as many as there are open requests, so they need no bound.
+    pub(crate) urgent: Sender<Box<dyn Mail>>,
+    pub(crate) stop: AtomicBool,
+    closed: AtomicBool,
+    pub(crate) thread: OnceLock<ThreadId>,
+    pub(crate) names: Mutex<FxHashMap<Key, Box<str>>>,
+    pub(crate) pulse: Pulse,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        home: NodeId,
+        waker: Option<mio::Waker>,
+        inbox: Sender<Box<dyn Mail>>,
+        urgent: Sender<Box<dyn Mail>>,
+    ) -> Self {
+        Self {
+            home,
+            armed: Armed::new(),
+            waker,
+            inbox,
+            urgent,
+            stop: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            names: Mutex::new(FxHashMap::default()),
+            pulse: Pulse::default(),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn post_urgent(&self, mail: Box<dyn Mail>) {
+        // A loop that is gone has dropped its receiver, and needs no notices.
+        if self.urgent.send(mail).is_ok() {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        if self.armed.take()
+            && let Some(waker) = &self.waker
+            && let Err(why) = waker.wake()
+        {
+            tracing::error!(%why, "the loop could not be woken; it goes on at its next timer");
+        }
+    }
+
+    fn is_own_thread(&self) -> bool {
+        self.thread.get() == Some(&thread::current().id())
+    }
+}
+
+/// A loop, as other threads see it: `Send`, `Sync` and cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn of(shared: &Arc<Shared>) -> Self {
+        Self { shared: shared.clone() }
+    }
+
+    /// The incarnation of the loop.
+    pub fn home(&self) -> NodeId {
+        self.shared.home
+    }
+
+    /// Sends a message through the loop's inbox. What then cannot be delivered is a dead letter.
+    ///
+    /// # Errors
+    /// The message comes back: the inbox is full (`Full`), or the loop has ended (`NoNode`).
+    pub fn send<T>(&self, to: T, message: T::Message) -> Result<(), SendError<T::Message>>
+    where
+        T: Target + Send + 'static,
+        T::Message: Send + 'static,
+    {
+        self.post(Envelope { to, message }).map_err(|refused| match refused {
+            Refused::Full(envelope) => SendError::Full(envelope.message),
+            Refused::Closed(envelope) => SendError::NoNode(envelope.message),
+        })
+    }
+
+    /// Asks, and waits for the answer. Not for the loop's own thread, which it would block.
+    ///
+    /// # Errors
+    /// As [`Cx::ask`]; `NoLoop` when the loop has ended, or this is its own thread.
+    pub fn ask<T, R>(
+        &self,
+        to: Addr<T>,
+        timeout: Duration,
+        request: impl FnOnce(Reply<R>) -> T + Send + 'static,
+    ) -> Result<R, AskError>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        let (answer, answered) = bounded(1);
+        let question = move |core: &mut Core| {
+            let port = core.open_ownerless(Box::new(FromThread { answer }));
+            core.time_port(port, timeout);
+            let reply = Reply::new(core.home, port);
+            let mut door = Door { core };
+            if let Err(error) = to.put(&mut door, request(reply), Manner::Send) {
+                door.refuse_port(port, error.why().into());
+            }
+        };
+        match self.call(question, timeout, &answered) {
+            Ok(result) => result,
+            Err(NoCall::Full) => Err(AskError::Full),
+            Err(NoCall::TimedOut) => Err(AskError::TimedOut),
+            Err(NoCall::NoLoop) => Err(AskError::NoLoop),
+        }
+    }
+
+    /// Waits for an actor of this loop to end with a value. Not for the loop's own thread.
+    ///
+    /// # Errors
+    /// It ended otherwise, or with a value of another type; or it has not ended in time.
+    pub fn join<V: Wire + Send>(&self, who: impl Into<ActorId>, timeout: Duration) -> Result<V, JoinError> {
+        let who = who.into();
+        let (answer, answered) = bounded(1);
+        let watch = move |core: &mut Core| {
+            let tell = move |why: Why| {
+                let result = match why {
+                    Why::Done(value) => value.get::<V>().map_err(JoinFailure::Value),
+                    other => Err(JoinFailure::Ended(other.to_string())),
+                };
+                // A thread that waits no longer has been told `TimedOut`.
+                drop(answer.try_send(result));
+            };
+            if who.node() == core.home {
+                core.watch_from_outside(who.key(), Box::new(tell));
+            } else {
+                tell(Why::NoActor);
+            }
+        };
+        match self.call(watch, timeout, &answered) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(JoinFailure::Value(why))) => Err(why.into()),
+            Ok(Err(JoinFailure::Ended(how))) => Err(JoinError::Ended(how)),
+            Err(NoCall::Full) => Err(JoinError::Full),
+            Err(NoCall::TimedOut) => Err(JoinError::TimedOut),
+            Err(NoCall::NoLoop) => Err(JoinError::NoLoop),
+        }
+    }
+
+    /// Starts an actor, and waits until the loop has its address. Not for the loop's own thread.
+    ///
+    /// # Errors
+    /// The loop's inbox is full, or the loop has ended, or this is its own thread.
+    pub fn spawn<M, F>(&self, actor: F) -> Result<Addr<M>, AskError>
+    where
+        M: 'static,
+        F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + Send + 'static,
+    {
+        self.spawn_actor(actor)
+    }
+
+    /// As [`Handle::spawn`], with anything that is an actor.
+    ///
+    /// # Errors
+    /// As [`Handle::spawn`].
+    pub fn spawn_actor<M: 'static>(&self, actor: impl Actor<M> + Send) -> Result<Addr<M>, AskError> {
+        let (answer, answered) = bounded(1);
+        let spawn = move |core: &mut Core| {
+            let told = answer.try_send(core.spawn(actor));
+            debug_assert!(told.is_ok(), "whoever spawns waits for ever");
+        };
+        match self.call(spawn, Duration::MAX, &answered) {
+            Ok(addr) => Ok(addr),
+            Err(NoCall::Full) => Err(AskError::Full),
+            Err(NoCall::TimedOut | NoCall::NoLoop) => Err(AskError::NoLoop),
+        }
+    }
+
+    /// Ends the loop gracefully: every actor is terminated, and `run` returns.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake();
+    }
+
+    /// Has `job` run in the loop, and waits for what it sends.
+    fn call<R>(
+        &self,
+        job: impl FnOnce(&mut Core) + Send + 'static,
+        timeout: Duration,
+        answered: &crossbeam_channel::Receiver<R>,
+    ) -> Result<R, NoCall> {
+        if self.shared.is_own_thread() {
+            return Err(NoCall::NoLoop);
+        }
+        self.post(Job(job)).map_err(|refused| match refused {
+            Refused::Full(_) => NoCall::Full,
+            Refused::Closed(_) => NoCall::NoLoop,
+        })?;
+        let received = match timeout {
+            Duration::MAX => answered.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            timeout => answered.recv_timeout(timeout),
+        };
+        received.map_err(|why| match why {
+            RecvTimeoutError::Timeout => NoCall::TimedOut,
+            RecvTimeoutError::Disconnected => NoCall::NoLoop,
+        })
+    }
+
+    fn post<T: Mail>(&self, mail: T) -> Result<(), Refused<T>> {
+        match self.shared.inbox.try_send(Box::new(mail)) {
+            Ok(()) => {
+                self.shared.wake();
+                Ok(())
+            }
+            Err(TrySendError::Full(mail)) => Err(Refused::Full(unbox(mail))),
+            Err(TrySendError::Disconnected(mail)) => Err(Refused::Closed(unbox(mail))),
+        }
+    }
+}
+
+enum Refused<T> {
+    Full(T),
+    Closed(T),
+}
+
+enum NoCall {
+    Full,
+    TimedOut,
+    NoLoop,
+}
+
+enum JoinFailure {
+    Ended(String),
+    Value(crate::error::ValueError),
+}
+
+fn unbox<T: Mail>(mail: Box<dyn Mail>) -> T {
+    let mail: Box<dyn Any> = mail;
+    *mail.downcast::<T>().expect("a channel gives back the very mail that it refused")
+}
+
+struct Envelope<T: Target> {
+    to: T,
+    message: T::Message,
+}
+
+impl<T> Mail for Envelope<T>
+where
+    T: Target + Send + 'static,
+    T::Message: Send + 'static,
+{
+    fn open(self: Box<Self>, core: &mut Core) {
+        let Self { to, message } = *self;
+        let mut door = Door { core };
+        if let Err(error) = door.send(to, message) {
+            door.dead_letter(to.target_id(), std::any::type_name::<T::Message>(), error.why());
+        }
+    }
+}
+
+pub(crate) struct Job<F>(pub(crate) F);
+
+impl<F: FnOnce(&mut Core) + Send + 'static> Mail for Job<F> {
+    fn open(self: Box<Self>, core: &mut Core) {
+        (self.0)(core);
+    }
+}
+
+/// A reply that was dropped on another thread.
+impl Mail for Dropped {
+    fn open(self: Box<Self>, core: &mut Core) {
+        core.reply_dropped(*self);
+    }
+}
+
+impl Core {
+    /// A reply was dropped in this loop, without an answer.
+    pub(crate) fn reply_dropped(&mut self, (node, port): Dropped) {
+        if node == self.home {
+            self.refuse_port(port, AskError::Dropped);
+        } else {
+            self.signal(Signal::ReplyDropped { node, port });
+        }
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handle({})", self.shared.home)
+    }
+}

@@ -1,0 +1,192 @@
+//! Sources of readiness that actors own: sockets, pipes, anything that mio can watch.
+//!
+//! Readiness is edge-triggered: an actor reads until `WouldBlock`, or says by `cx.unfinished(source)` that
+//! it stopped before, and is told again after the others had their turns.
+//!
+//! Invariant: a source has at most one event in its owner's mailbox; readiness that comes meanwhile is added
+//! to that event.
+
+use std::io;
+
+use mio::{Interest, Registry, Token};
+use slab::Slab;
+
+use crate::id::Key;
+
+/// Tokens from here on are not the loop's: whoever embeds it may use them with [`Loop::registry`](crate::Loop::registry).
+pub const FOREIGN_TOKENS: usize = 1 << 48;
+
+/// The loop's own tokens: its waker, and signals.
+pub(crate) const WAKER: Token = Token(FOREIGN_TOKENS - 1);
+pub(crate) const SIGNALS: Token = Token(FOREIGN_TOKENS - 2);
+
+/// A source that an actor registered.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Source(u64);
+
+/// A source is ready. What it is ready for is a hint: an operation may still answer `WouldBlock`.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Ready {
+    /// Which source.
+    pub source: Source,
+    /// Reading will not block, also at the end of the stream.
+    pub readable: bool,
+    /// Writing will not block, also after an error.
+    pub writable: bool,
+}
+
+struct Entry {
+    owner: Key,
+    generation: u32,
+    readable: bool,
+    writable: bool,
+    queued: bool,
+}
+
+pub(crate) struct Io {
+    registry: Option<Registry>,
+    entries: Slab<Entry>,
+    generations: u32,
+    /// Sources whose owners stopped before `WouldBlock`.
+    unfinished: Vec<Source>,
+}
+
+const INDEX_BITS: u32 = 24;
+
+impl Source {
+    fn new(generation: u32, index: usize) -> Self {
+        Self((u64::from(generation & 0x7f_ffff) << INDEX_BITS) | index as u64)
+    }
+
+    fn index(self) -> usize {
+        (self.0 & ((1 << INDEX_BITS) - 1)) as usize
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> INDEX_BITS) as u32
+    }
+}
+
+impl Io {
+    pub(crate) fn new(registry: Option<Registry>) -> Self {
+        Self { registry, entries: Slab::new(), generations: 0, unfinished: Vec::new() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn register(
+        &mut self,
+        owner: Key,
+        source: &mut (impl mio::event::Source + ?Sized),
+        interest: Interest,
+    ) -> io::Result<Source> {
+        let Some(registry) = &self.registry else {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a virtual loop has no sockets; simulate them as actors",
+            ));
+        };
+        let entry = self.entries.vacant_entry();
+        if entry.key() >= 1 << INDEX_BITS {
+            return Err(io::Error::other("2^24 sources are registered; close some"));
+        }
+        self.generations = (self.generations + 1) & 0x7f_ffff;
+        let id = Source::new(self.generations, entry.key());
+        registry.register(source, Token(id.0 as usize), interest)?;
+        entry.insert(Entry {
+            owner,
+            generation: self.generations,
+            readable: false,
+            writable: false,
+            queued: false,
+        });
+        Ok(id)
+    }
+
+    pub(crate) fn reregister(
+        &mut self,
+        id: Source,
+        source: &mut (impl mio::event::Source + ?Sized),
+        interest: Interest,
+    ) -> io::Result<()> {
+        match (&self.registry, self.get(id)) {
+            (Some(registry), Some(_)) => registry.reregister(source, Token(id.0 as usize), interest),
+            _ => Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered")),
+        }
+    }
+
+    pub(crate) fn deregister(
+        &mut self,
+        id: Source,
+        source: &mut (impl mio::event::Source + ?Sized),
+    ) -> io::Result<()> {
+        match (&self.registry, self.get(id)) {
+            (Some(registry), Some(_)) => registry.deregister(source)?,
+            _ => return Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered")),
+        }
+        self.entries.remove(id.index());
+        Ok(())
+    }
+
+    fn get(&self, id: Source) -> Option<&Entry> {
+        self.entries.get(id.index()).filter(|entry| entry.generation == id.generation())
+    }
+
+    /// Which actor a source belongs to.
+    pub(crate) fn owner(&self, id: Source) -> Option<Key> {
+        self.get(id).map(|entry| entry.owner)
+    }
+
+    /// The owner is gone, and its socket with it.
+    pub(crate) fn forget(&mut self, index: u32) {
+        self.entries.try_remove(index as usize);
+    }
+
+    /// Notes readiness; answers the owner and the source's place if the owner is to be told.
+    pub(crate) fn note(&mut self, token: Token, readable: bool, writable: bool) -> Option<(Key, u32)> {
+        let id = Source(token.0 as u64);
+        let entry = self.entries.get_mut(id.index()).filter(|entry| entry.generation == id.generation())?;
+        entry.readable |= readable;
+        entry.writable |= writable;
+        let tell = !entry.queued;
+        entry.queued = true;
+        tell.then_some((entry.owner, id.index() as u32))
+    }
+
+    /// The readiness of a source, told now.
+    pub(crate) fn take_ready(&mut self, index: u32, owner: Key) -> Option<Ready> {
+        let entry = self.entries.get_mut(index as usize).filter(|entry| entry.owner == owner)?;
+        entry.queued = false;
+        let ready = Ready {
+            source: Source::new(entry.generation, index as usize),
+            readable: std::mem::take(&mut entry.readable),
+            writable: std::mem::take(&mut entry.writable),
+        };
+        Some(ready)
+    }
+
+    /// The owner stopped before `WouldBlock`.
+    pub(crate) fn unfinished(&mut self, id: Source) {
+        if self.get(id).is_some() {
+            self.unfinished.push(id);
+        }
+    }
+
+    pub(crate) fn has_unfinished(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
+    pub(crate) fn take_unfinished(&mut self) -> Vec<Source> {
+        std::mem::take(&mut self.unfinished)
+    }
+
+    pub(crate) fn token_of(id: Source) -> Token {
+        Token(id.0 as usize)
+    }
+
+    pub(crate) fn index_of(id: Source) -> u32 {
+        id.index() as u32
+    }
+}

@@ -1,0 +1,454 @@
+//! What waits for an actor, in the order in which it came, and what the actor waits for.
+//!
+//! Invariant: `first` is older than all of `rest`; `rest` holds nothing while `first` is free and was not
+//! just taken. Messages and events share one order, so a `Down` never overtakes the last message.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::cell::RunState;
+use crate::event::System;
+use crate::step::Admit;
+use crate::time::Time;
+use crate::timers::TimerKey;
+
+/// The most open requests of one actor: questions, timers, monitors.
+pub(crate) const OPEN_MAX: u16 = u16::MAX;
+
+/// A mailbox whose `rest` grew over this many places is trimmed when it has been empty for a while.
+const TRIM_OVER: usize = 256;
+
+/// The index of no port: the end of the list that `ports` begins.
+pub(crate) const NO_PORT: u32 = u32::MAX;
+
+pub(crate) struct Mailbox<M> {
+    first: Option<Item<M>>,
+    #[expect(clippy::box_collection, reason = "8 bytes instead of 32 in each idle actor")]
+    rest: Option<Box<VecDeque<Item<M>>>>,
+    extra: Option<Box<Extra<M>>>,
+    /// The newest open port of this actor; the ports hold the list.
+    pub(crate) ports: u32,
+    /// Open requests: each holds the place in which its answer will arrive.
+    pub(crate) open: u16,
+    wait: Wait,
+    pub(crate) state: RunState,
+}
+
+/// What few actors need: predicates, spans of waiting, timers with messages.
+struct Extra<M> {
+    admit: Option<Admit<M>>,
+    /// How many messages the predicate has refused already.
+    refused: usize,
+    /// When the present waiting ends, if it does.
+    until: Time,
+    timer: Option<TimerKey>,
+    timeout_due: bool,
+    timers: Slab<Pending<M>>,
+}
+
+pub(crate) enum Pending<M> {
+    Once(TimerKey, M),
+    Every { key: TimerKey, period: std::time::Duration, make: Option<Make<M>>, queued: bool },
+}
+
+pub(crate) type Make<M> = Box<dyn FnMut() -> M>;
+
+enum Item<M> {
+    Message(M),
+    System(Box<System>),
+}
+
+/// What an actor waits for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// Anything.
+    Any,
+    /// Not yet started.
+    Start,
+    /// Anything, until `Extra::until`.
+    Within,
+    /// A message that `Extra::admit` admits, or any event.
+    If,
+    /// `Extra::until`, or an event that wakes.
+    Sleep,
+    /// An event that wakes.
+    Suspend,
+}
+
+/// What a mailbox gives its actor next.
+pub(crate) enum Taken<M> {
+    Message(M),
+    System(Box<System>),
+    Start,
+    Timeout,
+    Nothing,
+}
+
+impl<M> Mailbox<M> {
+    pub(crate) fn new() -> Self {
+        Self {
+            first: None,
+            rest: None,
+            extra: None,
+            ports: NO_PORT,
+            open: 0,
+            wait: Wait::Start,
+            state: RunState::IDLE,
+        }
+    }
+
+    /// A mailbox that only holds `content`, and whose actor is never run.
+    pub(crate) fn holding(content: M) -> Self {
+        let mut mailbox = Self::new();
+        mailbox.push(content);
+        mailbox
+    }
+
+    /// What [`Mailbox::holding`] was given.
+    pub(crate) fn held(&mut self) -> Option<&mut M> {
+        match &mut self.first {
+            Some(Item::Message(content)) => Some(content),
+            Some(Item::System(_)) | None => None,
+        }
+    }
+
+    pub(crate) fn take_all(&mut self) -> Self {
+        std::mem::replace(self, Self::new())
+    }
+
+    #[inline]
+    pub(crate) fn is_full(&self, max: usize) -> bool {
+        match &self.rest {
+            None => false,
+            Some(rest) => rest.len() >= max,
+        }
+    }
+
+    /// Whether a burst left memory behind.
+    #[inline]
+    pub(crate) fn wants_trim(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.capacity() > TRIM_OVER)
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, message: M) {
+        self.push_item(Item::Message(message));
+    }
+
+    #[inline]
+    fn push_item(&mut self, item: Item<M>) {
+        match &mut self.rest {
+            None if self.first.is_none() => self.first = Some(item),
+            None => self.push_second(item),
+            Some(rest) if self.first.is_none() && rest.is_empty() => self.first = Some(item),
+            Some(rest) => rest.push_back(item),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_second(&mut self, item: Item<M>) {
+        let mut rest = Box::new(VecDeque::with_capacity(4));
+        rest.push_back(item);
+        self.rest = Some(rest);
+    }
+
+    #[inline]
+    fn pop_item(&mut self) -> Option<Item<M>> {
+        match self.first.take() {
+            Some(item) => Some(item),
+            None => self.rest.as_mut()?.pop_front(),
+        }
+    }
+
+    /// The next thing for the actor; it then waits for anything until it answers otherwise.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Taken<M> {
+        if self.wait != Wait::Any {
+            return self.take_waiting();
+        }
+        match self.pop_item() {
+            Some(Item::Message(message)) => Taken::Message(message),
+            Some(Item::System(system)) => Taken::System(system),
+            None => Taken::Nothing,
+        }
+    }
+
+    #[inline(never)]
+    fn take_waiting(&mut self) -> Taken<M> {
+        let taken = match self.wait {
+            Wait::Start => Taken::Start,
+            Wait::Any | Wait::Within => match self.pop_item() {
+                Some(Item::Message(message)) => Taken::Message(message),
+                Some(Item::System(system)) => Taken::System(system),
+                None => self.take_timeout(),
+            },
+            Wait::If => self.take_admitted(),
+            Wait::Sleep | Wait::Suspend => match self.take_waking() {
+                Some(system) => Taken::System(system),
+                None => self.take_timeout(),
+            },
+        };
+        if !matches!(taken, Taken::Nothing) {
+            self.await_any();
+        }
+        taken
+    }
+
+    fn take_timeout(&mut self) -> Taken<M> {
+        match &mut self.extra {
+            Some(extra) if extra.timeout_due => Taken::Timeout,
+            Some(_) | None => Taken::Nothing,
+        }
+    }
+
+    /// The first event, or the first message that the predicate admits.
+    fn take_admitted(&mut self) -> Taken<M> {
+        let Some(extra) = &mut self.extra else { return Taken::Nothing };
+        let Some(admit) = &mut extra.admit else { return Taken::Nothing };
+        let mut place = 0;
+        if let Some(first) = &self.first {
+            if extra.refused == 0 && admits(admit, first) {
+                return self.pop_item().map_or(Taken::Nothing, Taken::from);
+            }
+            place = 1;
+            extra.refused = extra.refused.max(1);
+        }
+        let Some(rest) = &mut self.rest else { return Taken::Nothing };
+        let begin = extra.refused - place;
+        let found = (begin..rest.len()).find(|&at| admits(admit, &rest[at]));
+        match found {
+            Some(at) => rest.remove(at).map_or(Taken::Nothing, Taken::from),
+            None => {
+                extra.refused = place + rest.len();
+                Taken::Nothing
+            }
+        }
+    }
+
+    /// The first event that wakes a sleeper.
+    fn take_waking(&mut self) -> Option<Box<System>> {
+        if matches!(&self.first, Some(Item::System(system)) if wakes(system)) {
+            return self.pop_item().and_then(Item::system);
+        }
+        let rest = self.rest.as_mut()?;
+        let at = rest.iter().position(|item| matches!(item, Item::System(system) if wakes(system)))?;
+        rest.remove(at).and_then(Item::system)
+    }
+
+    fn await_any(&mut self) {
+        self.wait = Wait::Any;
+        if let Some(extra) = &mut self.extra {
+            extra.timeout_due = false;
+            extra.admit = None;
+            extra.refused = 0;
+        }
+    }
+
+    pub(crate) fn await_admitted(&mut self, admit: Admit<M>) {
+        self.extra().admit = Some(admit);
+        self.wait = Wait::If;
+    }
+
+    pub(crate) fn await_resume(&mut self) {
+        self.wait = Wait::Suspend;
+    }
+
+    /// Waits until `until`; answers the timer that runs already, if there is one.
+    pub(crate) fn await_until(&mut self, wait: Wait, until: Time) -> Option<TimerKey> {
+        self.wait = wait;
+        let extra = self.extra();
+        extra.until = until;
+        extra.timer
+    }
+
+    pub(crate) fn set_wait_timer(&mut self, timer: TimerKey) {
+        self.extra().timer = Some(timer);
+    }
+
+    fn extra(&mut self) -> &mut Extra<M> {
+        self.extra.get_or_insert_with(|| {
+            Box::new(Extra {
+                admit: None,
+                refused: 0,
+                until: Time::MAX,
+                timer: None,
+                timeout_due: false,
+                timers: Slab::new(),
+            })
+        })
+    }
+
+    /// The place that the next timer of this mailbox will take.
+    pub(crate) fn next_timer(&mut self) -> u32 {
+        u32::try_from(self.extra().timers.vacant_key()).expect("at most OPEN_MAX timers are open")
+    }
+
+    pub(crate) fn add_timer(&mut self, pending: Pending<M>) {
+        self.extra().timers.insert(pending);
+    }
+
+    pub(crate) fn remove_timer(&mut self, token: u32) -> Option<Pending<M>> {
+        self.extra.as_mut()?.timers.try_remove(token as usize)
+    }
+
+    pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut Pending<M>> {
+        self.extra.as_mut()?.timers.get_mut(token as usize)
+    }
+}
+
+fn admits<M>(admit: &mut Admit<M>, item: &Item<M>) -> bool {
+    match item {
+        Item::Message(message) => admit(message),
+        Item::System(_) => true,
+    }
+}
+
+fn wakes(system: &System) -> bool {
+    matches!(system, System::Terminate | System::Resumed(_) | System::Thrown(_))
+}
+
+impl<M> Item<M> {
+    fn system(self) -> Option<Box<System>> {
+        match self {
+            Self::System(system) => Some(system),
+            Self::Message(_) => None,
+        }
+    }
+}
+
+impl<M> From<Item<M>> for Taken<M> {
+    fn from(item: Item<M>) -> Self {
+        match item {
+            Item::Message(message) => Self::Message(message),
+            Item::System(system) => Self::System(system),
+        }
+    }
+}
+
+/// What becomes of a fired timer.
+pub(crate) enum Fired {
+    /// Something came into the mailbox.
+    Queued,
+    /// Wait on, until then.
+    Again(Time),
+    /// Repeat after this span; something came into the mailbox if `true`.
+    Repeat(std::time::Duration, bool),
+    /// Nobody waits for it any more.
+    Spent,
+}
+
+/// A mailbox without the type of its messages.
+pub(crate) trait AnyMailbox {
+    fn push_system(&mut self, system: System);
+    fn is_full_of(&self, max: usize) -> bool;
+    /// The waiting of `receive_within` or `sleep` may be over.
+    fn fire_wait(&mut self, now: Time) -> Fired;
+    /// The timer in place `token` is due.
+    fn fire_timer(&mut self, token: u32) -> Fired;
+    fn set_timer_key(&mut self, token: u32, key: TimerKey);
+    fn set_waiting_timer(&mut self, key: TimerKey);
+    /// All timers that are still running.
+    fn timers(&self) -> Vec<TimerKey>;
+    /// Takes one message out, and drops it; false when there is none. The drop may panic.
+    fn drop_one(&mut self) -> bool;
+    fn opened(&mut self) -> &mut u16;
+    fn ports(&mut self) -> &mut u32;
+    /// Frees memory that a burst left behind, if nothing waits.
+    fn trim(&mut self);
+}
+
+impl<M> AnyMailbox for Mailbox<M> {
+    fn push_system(&mut self, system: System) {
+        self.push_item(Item::System(Box::new(system)));
+    }
+
+    fn is_full_of(&self, max: usize) -> bool {
+        self.is_full(max)
+    }
+
+    fn fire_wait(&mut self, now: Time) -> Fired {
+        let waits = matches!(self.wait, Wait::Within | Wait::Sleep);
+        let extra = self.extra();
+        if !waits {
+            extra.timer = None;
+            return Fired::Spent;
+        }
+        if extra.until > now {
+            return Fired::Again(extra.until);
+        }
+        extra.timer = None;
+        extra.timeout_due = true;
+        Fired::Queued
+    }
+
+    fn fire_timer(&mut self, token: u32) -> Fired {
+        match self.pending_mut(token) {
+            None => Fired::Spent,
+            Some(Pending::Once(..)) => {
+                if let Some(Pending::Once(_, message)) = self.remove_timer(token) {
+                    self.open -= 1;
+                    self.push(message);
+                }
+                Fired::Queued
+            }
+            Some(Pending::Every { period, queued, .. }) => {
+                let (period, fresh) = (*period, !*queued);
+                *queued = true;
+                if fresh {
+                    self.push_system(System::Tick(token));
+                }
+                Fired::Repeat(period, fresh)
+            }
+        }
+    }
+
+    fn set_timer_key(&mut self, token: u32, new: TimerKey) {
+        match self.pending_mut(token) {
+            Some(Pending::Once(key, _) | Pending::Every { key, .. }) => *key = new,
+            None => {}
+        }
+    }
+
+    fn set_waiting_timer(&mut self, key: TimerKey) {
+        self.set_wait_timer(key);
+    }
+
+    fn timers(&self) -> Vec<TimerKey> {
+        let Some(extra) = &self.extra else { return Vec::new() };
+        let pending = extra.timers.iter().map(|(_, pending)| match pending {
+            Pending::Once(key, _) | Pending::Every { key, .. } => *key,
+        });
+        pending.chain(extra.timer).collect()
+    }
+
+    fn drop_one(&mut self) -> bool {
+        if let Some(item) = self.pop_item() {
+            drop(item);
+            return true;
+        }
+        let Some(extra) = &mut self.extra else { return false };
+        if let Some(admit) = extra.admit.take() {
+            drop(admit);
+            return true;
+        }
+        let Some(token) = extra.timers.iter().next().map(|(token, _)| token) else { return false };
+        drop(extra.timers.remove(token));
+        true
+    }
+
+    fn opened(&mut self) -> &mut u16 {
+        &mut self.open
+    }
+
+    fn ports(&mut self) -> &mut u32 {
+        &mut self.ports
+    }
+
+    fn trim(&mut self) {
+        if self.first.is_none() && self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+            self.rest = None;
+        }
+    }
+}

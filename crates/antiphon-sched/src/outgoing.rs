@@ -1,0 +1,260 @@
+//! Messages and answers that leave the loop, and those that come in as bytes.
+
+use std::any::Any;
+
+use crate::addr::Manner;
+use crate::core::{Core, Way};
+use crate::door::{Delivery, Door};
+use crate::error::{AskError, EncodeError, SendError, Undelivered};
+use crate::id::{ActorId, Key, NodeId};
+use crate::outside::{Destination, Parcel, Signal};
+use crate::ports::{Expects, PortId, Waiting};
+use crate::scope::{self, Exposed, Met, Mode};
+use crate::timers::{Due, TimerKey};
+use crate::value::Value;
+use crate::wire::Wire;
+
+/// How an address that crossed the wire, or can, reaches its actor.
+pub(crate) fn reach_wire<M: Wire>(
+    door: &mut Door<'_>,
+    to: ActorId,
+    message: M,
+    manner: Manner,
+) -> Result<(), SendError<M>> {
+    if to.node() == door.core.home {
+        return door.core.push_local(to, message);
+    }
+    match door.core.send_out(Destination::Actor(to), &message, manner) {
+        Ok(()) => Ok(()),
+        Err(Unsent::Way(Undelivered::Busy)) => Err(SendError::Busy(message)),
+        Err(Unsent::Way(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
+        Err(Unsent::Way(Undelivered::NoActor)) => Err(SendError::NoActor(message)),
+        Err(Unsent::Way(_)) => Err(SendError::NoNode(message)),
+        Err(Unsent::Encode(why)) => Err(SendError::Encode(message, why)),
+    }
+}
+
+/// How a reply that crossed the wire, or can, reaches who asked.
+#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
+pub(crate) fn reply_wire<R: Wire>(
+    door: &mut Door<'_>,
+    node: NodeId,
+    port: PortId,
+    value: R,
+) -> Result<(), Undelivered> {
+    if node == door.core.home {
+        return door.core.answer_port(port, value);
+    }
+    match door.core.send_out(Destination::Port(node, port), &value, Manner::Send) {
+        Ok(()) => Ok(()),
+        Err(why) => {
+            // The asker is told at once that no answer comes; better than its timeout.
+            door.core.signal(Signal::ReplyDropped { node, port });
+            Err(match why {
+                Unsent::Way(why) => why,
+                Unsent::Encode(_) => Undelivered::Encode,
+            })
+        }
+    }
+}
+
+/// Why an encoded message was not taken.
+pub(crate) enum Unsent {
+    Way(Undelivered),
+    Encode(EncodeError),
+}
+
+impl Core {
+    /// Encodes `message`, and hands it to the world outside.
+    pub(crate) fn send_out<M: Wire>(
+        &mut self,
+        to: Destination,
+        message: &M,
+        manner: Manner,
+    ) -> Result<(), Unsent> {
+        if !matches!(self.outside, Way::Open(_)) {
+            return Err(Unsent::Way(Undelivered::NoNode));
+        }
+        let tag = self.tag_of::<M>();
+        let mut body = std::mem::take(&mut self.scratch);
+        body.clear();
+        let (encoded, met) = scope::within(self.home, Mode::Send, || message.encode(&mut body));
+        let sent = match encoded {
+            Ok(()) => self.hand_out(to, tag, &body, manner, &met).map_err(Unsent::Way),
+            Err(why) => Err(Unsent::Encode(why)),
+        };
+        if sent.is_err() && !met.replies.is_empty() {
+            body.clear();
+            let (revoked, _) = scope::within(self.home, Mode::Revoke, || message.encode(&mut body));
+            debug_assert!(revoked.is_ok() || matches!(sent, Err(Unsent::Encode(_))));
+        }
+        self.scratch = body;
+        sent
+    }
+
+    fn hand_out(
+        &mut self,
+        to: Destination,
+        tag: &'static str,
+        body: &[u8],
+        manner: Manner,
+        met: &Met,
+    ) -> Result<(), Undelivered> {
+        self.make_reachable(met);
+        let replies: smallvec::SmallVec<[PortId; 1]> = met.replies.iter().map(|(port, _)| *port).collect();
+        let parcel =
+            Parcel { from: self.current, to, tag, body, manner, nodes: &met.nodes, replies: &replies };
+        match &mut self.outside {
+            Way::Open(outside) => outside.parcel(self.now, &parcel),
+            Way::Away | Way::None => Err(Undelivered::NoNode),
+        }
+    }
+
+    /// Addresses and replies that travel can be used from where they arrive.
+    fn make_reachable(&mut self, met: &Met) {
+        for (key, exposed) in &met.exposed {
+            self.expose(*key, *exposed);
+        }
+        for (port, expects) in &met.replies {
+            self.ports.expect(*port, *expects);
+        }
+    }
+
+    /// Opens an actor to the network; false when there is no such actor.
+    pub(crate) fn expose(&mut self, key: Key, exposed: Exposed) -> bool {
+        self.side(key).map(|side| side.exposed = Some(exposed)).is_some()
+    }
+
+    /// The value as it crosses the wire.
+    pub(crate) fn export(&mut self, value: Value) -> Value {
+        let mut body = Vec::new();
+        let (encoded, met) = scope::within(self.home, Mode::Send, || {
+            value.encode(&mut body).map(|tag| tag.map(|tag| tag.into_owned()))
+        });
+        self.make_reachable(&met);
+        match encoded {
+            Ok(Some(tag)) => Value::travelling(&tag, &body, &met.nodes),
+            Ok(None) => Value::opaque(),
+            Err(why) => {
+                tracing::warn!(%why, "a value that should cross the wire has no encoding; it arrives as opaque");
+                Value::opaque()
+            }
+        }
+    }
+
+    /// Opens a request of `owner`'s; `None` when it has too many.
+    pub(crate) fn open_port<M: 'static>(&mut self, owner: Key, waiting: Box<dyn Waiting>) -> Option<PortId> {
+        let mailbox = self.slots.cell_mut(owner)?.mailbox::<M>()?;
+        if mailbox.open == crate::mailbox::OPEN_MAX {
+            return None;
+        }
+        mailbox.open += 1;
+        let port = self.ports.open(Some(owner), waiting, mailbox.ports);
+        mailbox.ports = port.to_bits() as u32;
+        Some(port)
+    }
+
+    /// Opens a request that no actor owns.
+    pub(crate) fn open_ownerless(&mut self, waiting: Box<dyn Waiting>) -> PortId {
+        self.ports.open(None, waiting, crate::mailbox::NO_PORT)
+    }
+
+    pub(crate) fn time_port(&mut self, port: PortId, timeout: std::time::Duration) {
+        let timer = self.wheel.insert(self.now + timeout, Due::Port(port));
+        self.ports.set_timer(port, timer);
+    }
+
+    fn close_port(&mut self, port: PortId) -> Option<(Key, Box<dyn Waiting>)> {
+        let (closed, head) = self.ports.close(port)?;
+        self.after_close(port, closed.timer, closed.abroad);
+        if let Some(owner) = closed.owner {
+            let mailbox = self.any_mailbox(owner)?;
+            *mailbox.opened() -= 1;
+            if let Some(head) = head {
+                *mailbox.ports() = head;
+            }
+        }
+        // Ownerless requests do not look at the key.
+        Some((closed.owner.unwrap_or(Key::from_bits(u64::MAX)), closed.waiting))
+    }
+
+    pub(crate) fn after_close(&mut self, port: PortId, timer: Option<TimerKey>, abroad: bool) {
+        if let Some(timer) = timer {
+            self.wheel.cancel(timer);
+        }
+        if abroad {
+            self.signal(Signal::PortClosed { port });
+        }
+    }
+
+    /// Answers a request of this loop.
+    pub(crate) fn answer_port<R: 'static>(&mut self, port: PortId, value: R) -> Result<(), Undelivered> {
+        let mut value: Option<R> = Some(value);
+        let value: &mut dyn Any = &mut value;
+        match self.ports.fits(port, value) {
+            None => return Err(Undelivered::NoActor),
+            Some(false) => return Err(Undelivered::WrongType),
+            Some(true) => {}
+        }
+        if let Some((owner, waiting)) = self.close_port(port) {
+            waiting.answer(self, owner, value);
+        }
+        Ok(())
+    }
+
+    /// Tells a request of this loop that there is no answer; nothing happens if it has one already.
+    pub(crate) fn refuse_port(&mut self, port: PortId, why: AskError) {
+        if let Some((owner, waiting)) = self.close_port(port) {
+            waiting.refuse(self, owner, why);
+        }
+    }
+
+    /// Answers a request of this loop with bytes that came over the wire.
+    pub(crate) fn answer_encoded(&mut self, port: PortId, tag: &str, body: &[u8]) -> Result<(), Undelivered> {
+        let Some(expects) = self.ports.expects(port) else { return Err(Undelivered::NoActor) };
+        if expects.tag != tag {
+            self.refuse_port(port, AskError::WrongType);
+            return Err(Undelivered::WrongType);
+        }
+        (expects.decode)(self, port, body)
+    }
+}
+
+/// Decodes a message of type `M` into the mailbox of `to`.
+pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Delivery {
+    let id = core.id(to);
+    let decoded = scope::decoding(core.home, || crate::catch::catching(|| M::decode_all(body)));
+    match decoded {
+        Ok(Ok(message)) => match core.push_local(id, message) {
+            Ok(()) => Delivery::Delivered,
+            Err(SendError::Full(_)) => Delivery::Full,
+            Err(SendError::WrongType(_)) => Delivery::WrongType,
+            Err(_) => Delivery::NoActor,
+        },
+        Ok(Err(why)) => Delivery::Undecodable(why.to_string()),
+        Err(text) => Delivery::Undecodable(text),
+    }
+}
+
+/// Decodes an answer of type `R` for the request `port`.
+pub(crate) fn answer_as<R: Wire>(core: &mut Core, port: PortId, body: &[u8]) -> Result<(), Undelivered> {
+    let decoded = scope::decoding(core.home, || crate::catch::catching(|| R::decode_all(body)));
+    match decoded {
+        Ok(Ok(value)) => core.answer_port(port, value),
+        Ok(Err(_)) | Err(_) => {
+            core.refuse_port(port, AskError::WrongType);
+            Err(Undelivered::Encode)
+        }
+    }
+}
+
+/// How an actor that takes messages of type `M` is reached from the network.
+pub(crate) fn exposed_as<M: Wire>(core: &mut Core) -> Exposed {
+    Exposed { tag: core.tag_of::<M>(), decode: deliver_as::<M> }
+}
+
+/// What an answer of type `R` looks like on the wire.
+#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
+pub(crate) fn expects_as<R: Wire>(tag: &'static str) -> Expects {
+    Expects { tag, decode: answer_as::<R> }
+}

@@ -1,0 +1,324 @@
+//! Open requests: a one-shot slot for each, which holds what makes a message of the answer.
+//!
+//! Whoever answers needs a port's number, never its closure or type. A reply is the right to answer once,
+//! from anywhere; dropped, it answers so.
+//!
+//! Invariant: a port is answered once; its number is not used again. The ports of one actor form a list,
+//! begun by its mailbox, so that they end with it.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::core::Core;
+use crate::door::Door;
+use crate::drops;
+use crate::error::{AskError, Undelivered};
+use crate::id::{Key, NodeId};
+use crate::mailbox::NO_PORT;
+use crate::timers::TimerKey;
+
+/// The number of an open request. Unique within its loop.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PortId(u64);
+
+impl PortId {
+    /// The port with this number, as it crossed the wire. Any number is a port; most are nobody's.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The number of the port, as it crosses the wire.
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    const fn new(generation: u32, index: u32) -> Self {
+        Self(((generation as u64) << 32) | index as u64)
+    }
+
+    const fn index(self) -> u32 {
+        self.0 as u32
+    }
+
+    const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Decodes an answer that came over the wire, and gives it to the port.
+pub(crate) type AnswerDecoder = fn(&mut Core, PortId, &[u8]) -> Result<(), Undelivered>;
+
+/// Who answered with bytes must have meant this type.
+#[derive(Copy, Clone)]
+pub(crate) struct Expects {
+    pub(crate) tag: &'static str,
+    pub(crate) decode: AnswerDecoder,
+}
+
+/// What waits in a port: turns an answer into a message of its owner.
+pub(crate) trait Waiting {
+    /// `value` holds an `Option<R>`.
+    fn answer(self: Box<Self>, core: &mut Core, owner: Key, value: &mut dyn Any);
+    fn refuse(self: Box<Self>, core: &mut Core, owner: Key, why: AskError);
+    fn fits(&self, value: &dyn Any) -> bool;
+}
+
+struct Port {
+    owner: Option<Key>,
+    waiting: Option<Box<dyn Waiting>>,
+    expects: Option<Expects>,
+    timer: Option<TimerKey>,
+    next: u32,
+    previous: u32,
+    generation: u32,
+}
+
+/// All open requests of a loop.
+pub(crate) struct Ports {
+    ports: Vec<Port>,
+    free: u32,
+    open: usize,
+}
+
+/// A port that was closed.
+pub(crate) struct Closed {
+    pub(crate) owner: Option<Key>,
+    pub(crate) waiting: Box<dyn Waiting>,
+    pub(crate) timer: Option<TimerKey>,
+    /// Its reply was sent to another node.
+    pub(crate) abroad: bool,
+}
+
+impl Ports {
+    pub(crate) fn new() -> Self {
+        Self { ports: Vec::new(), free: NO_PORT, open: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open
+    }
+
+    /// Opens a port, at the head of the list that begins with `head`.
+    pub(crate) fn open(&mut self, owner: Option<Key>, waiting: Box<dyn Waiting>, head: u32) -> PortId {
+        let index = match self.free {
+            NO_PORT => {
+                self.ports.push(Port {
+                    owner: None,
+                    waiting: None,
+                    expects: None,
+                    timer: None,
+                    next: NO_PORT,
+                    previous: NO_PORT,
+                    generation: 0,
+                });
+                u32::try_from(self.ports.len() - 1).expect("fewer open requests than 2^32")
+            }
+            index => {
+                self.free = self.ports[index as usize].next;
+                index
+            }
+        };
+        if head != NO_PORT {
+            self.ports[head as usize].previous = index;
+        }
+        let port = &mut self.ports[index as usize];
+        port.owner = owner;
+        port.waiting = Some(waiting);
+        port.next = head;
+        port.previous = NO_PORT;
+        self.open += 1;
+        PortId::new(port.generation, index)
+    }
+
+    fn get(&mut self, id: PortId) -> Option<&mut Port> {
+        let port = self.ports.get_mut(id.index() as usize)?;
+        (port.generation == id.generation() && port.waiting.is_some()).then_some(port)
+    }
+
+    pub(crate) fn set_timer(&mut self, id: PortId, timer: TimerKey) {
+        if let Some(port) = self.get(id) {
+            port.timer = Some(timer);
+        }
+    }
+
+    /// The reply went abroad: what comes back is to be decoded so.
+    pub(crate) fn expect(&mut self, id: PortId, expects: Expects) -> bool {
+        self.get(id).map(|port| port.expects = Some(expects)).is_some()
+    }
+
+    pub(crate) fn expects(&mut self, id: PortId) -> Option<Expects> {
+        self.get(id)?.expects
+    }
+
+    pub(crate) fn fits(&mut self, id: PortId, value: &dyn Any) -> Option<bool> {
+        let port = self.get(id)?;
+        port.waiting.as_ref().map(|waiting| waiting.fits(value))
+    }
+
+    pub(crate) fn is_open(&mut self, id: PortId) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Closes a port. Answers the new head of its owner's list, if that changed.
+    pub(crate) fn close(&mut self, id: PortId) -> Option<(Closed, Option<u32>)> {
+        let free = self.free;
+        let port = self.get(id)?;
+        let closed = Closed {
+            owner: port.owner.take(),
+            waiting: port.waiting.take()?,
+            timer: port.timer.take(),
+            abroad: port.expects.take().is_some(),
+        };
+        let (next, previous) = (port.next, port.previous);
+        port.generation = port.generation.wrapping_add(1);
+        port.next = free;
+        self.free = id.index();
+        self.open -= 1;
+        if next != NO_PORT {
+            self.ports[next as usize].previous = previous;
+        }
+        let head = match previous {
+            NO_PORT => Some(next),
+            _ => {
+                self.ports[previous as usize].next = next;
+                None
+            }
+        };
+        Some((closed, head))
+    }
+
+    /// The port at the head of a list.
+    pub(crate) fn at(&self, head: u32) -> Option<PortId> {
+        let port = self.ports.get(head as usize)?;
+        Some(PortId::new(port.generation, head))
+    }
+}
+
+/// The right to answer a request, once; from this node or from another.
+///
+/// `cx.answer(reply, value)` uses it up. Dropped without an answer, it tells the asker at once.
+#[must_use = "dropped, it tells the asker that there is no answer"]
+pub struct Reply<R> {
+    pub(crate) node: NodeId,
+    pub(crate) port: PortId,
+    /// The loop that is to be told when this copy is dropped; `None` once another copy took its place.
+    pub(crate) home: Cell<Option<NodeId>>,
+    pub(crate) reach: ReplyReach<R>,
+}
+
+pub(crate) type ReplyReach<R> = fn(&mut Door<'_>, NodeId, PortId, R) -> Result<(), Undelivered>;
+
+impl<R: 'static> Reply<R> {
+    pub(crate) fn new(node: NodeId, port: PortId) -> Self {
+        Self { node, port, home: Cell::new(Some(node)), reach: reach_local::<R> }
+    }
+}
+
+impl<R> Reply<R> {
+    pub(crate) fn use_up(self) -> (NodeId, PortId, ReplyReach<R>) {
+        self.home.set(None);
+        (self.node, self.port, self.reach)
+    }
+}
+
+fn reach_local<R: 'static>(
+    door: &mut Door<'_>,
+    node: NodeId,
+    port: PortId,
+    value: R,
+) -> Result<(), Undelivered> {
+    if node != door.core.home {
+        return Err(Undelivered::NoNode);
+    }
+    door.core.answer_port(port, value)
+}
+
+impl<R> Drop for Reply<R> {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.get() {
+            drops::note(home, self.node, self.port);
+        }
+    }
+}
+
+impl<R> fmt::Debug for Reply<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply<{}>({} of {})", std::any::type_name::<R>(), self.port.0, self.node)
+    }
+}
+
+/// A question: answered with a value, or told why there is none.
+pub(crate) struct Question<R, M, F> {
+    pub(crate) answer: F,
+    pub(crate) types: PhantomData<fn(R) -> M>,
+}
+
+impl<R, M, F> Waiting for Question<R, M, F>
+where
+    R: 'static,
+    M: 'static,
+    F: FnOnce(Result<R, AskError>) -> M,
+{
+    fn answer(self: Box<Self>, core: &mut Core, owner: Key, value: &mut dyn Any) {
+        if let Some(value) = value.downcast_mut::<Option<R>>().and_then(Option::take) {
+            core.hand_answer(owner, move || (self.answer)(Ok(value)));
+        }
+    }
+
+    fn refuse(self: Box<Self>, core: &mut Core, owner: Key, why: AskError) {
+        core.hand_answer(owner, move || (self.answer)(Err(why)));
+    }
+
+    fn fits(&self, value: &dyn Any) -> bool {
+        value.is::<Option<R>>()
+    }
+}
+
+/// A request whose answerer always answers: with an `R` that has its own errors.
+pub(crate) struct Request<R, M, F> {
+    pub(crate) answer: F,
+    pub(crate) types: PhantomData<fn(R) -> M>,
+}
+
+impl<R, M, F> Waiting for Request<R, M, F>
+where
+    R: 'static,
+    M: 'static,
+    F: FnOnce(R) -> M,
+{
+    fn answer(self: Box<Self>, core: &mut Core, owner: Key, value: &mut dyn Any) {
+        if let Some(value) = value.downcast_mut::<Option<R>>().and_then(Option::take) {
+            core.hand_answer(owner, move || (self.answer)(value));
+        }
+    }
+
+    fn refuse(self: Box<Self>, _: &mut Core, _: Key, _: AskError) {}
+
+    fn fits(&self, value: &dyn Any) -> bool {
+        value.is::<Option<R>>()
+    }
+}
+
+/// A question from a thread that waits for the answer.
+pub(crate) struct FromThread<R> {
+    pub(crate) answer: crossbeam_channel::Sender<Result<R, AskError>>,
+}
+
+impl<R: Send + 'static> Waiting for FromThread<R> {
+    fn answer(self: Box<Self>, _: &mut Core, _: Key, value: &mut dyn Any) {
+        if let Some(value) = value.downcast_mut::<Option<R>>().and_then(Option::take) {
+            // A thread that waits no longer has been told `TimedOut`.
+            drop(self.answer.try_send(Ok(value)));
+        }
+    }
+
+    fn refuse(self: Box<Self>, _: &mut Core, _: Key, why: AskError) {
+        drop(self.answer.try_send(Err(why)));
+    }
+
+    fn fits(&self, value: &dyn Any) -> bool {
+        value.is::<Option<R>>()
+    }
+}

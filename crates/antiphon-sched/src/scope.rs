@@ -1,0 +1,117 @@
+//! What the addresses inside a message tell while it is being encoded.
+//!
+//! serde gives a serializer no context, so the loop opens a scope on its thread around each encoding; outside
+//! of it an address does not serialise, because nobody could then make it reachable.
+
+use std::cell::RefCell;
+
+use smallvec::SmallVec;
+
+use crate::core::Core;
+use crate::door::Delivery;
+use crate::id::{Key, NodeId};
+use crate::ports::{Expects, PortId};
+
+/// Decodes a message that came over the wire, and puts it into the mailbox.
+pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;
+
+/// How an actor can be reached from the network.
+#[derive(Copy, Clone)]
+pub(crate) struct Exposed {
+    pub(crate) tag: &'static str,
+    pub(crate) decode: MessageDecoder,
+}
+
+/// What one encoding met.
+#[derive(Default)]
+pub(crate) struct Met {
+    /// Local actors, whose addresses travel.
+    pub(crate) exposed: SmallVec<[(Key, Exposed); 1]>,
+    /// Requests, whose replies travel.
+    pub(crate) replies: SmallVec<[(PortId, Expects); 1]>,
+    /// The nodes of all addresses and replies.
+    pub(crate) nodes: SmallVec<[NodeId; 2]>,
+}
+
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The message is on its way: replies in it stop being this copy's.
+    Send,
+    /// The message comes back: they are this copy's again.
+    Revoke,
+}
+
+struct Scope {
+    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls read it"))]
+    home: NodeId,
+    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls read it"))]
+    mode: Mode,
+    met: Met,
+}
+
+thread_local! {
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+}
+
+/// Closes the scope also when the encoding panics.
+struct Closing;
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        SCOPE.with_borrow_mut(Option::take);
+    }
+}
+
+/// Runs `encode` inside a scope of the loop `home`.
+pub(crate) fn within<R>(home: NodeId, mode: Mode, encode: impl FnOnce() -> R) -> (R, Met) {
+    SCOPE.with_borrow_mut(|scope| *scope = Some(Scope { home, mode, met: Met::default() }));
+    let closing = Closing;
+    let result = encode();
+    let met = SCOPE.with_borrow_mut(Option::take).map(|scope| scope.met).unwrap_or_default();
+    drop(closing);
+    (result, met)
+}
+
+/// Tells the open scope of an address or reply; `None` outside of any.
+#[cfg(feature = "serde")]
+pub(crate) fn meet<R>(tell: impl FnOnce(NodeId, Mode, &mut Met) -> R) -> Option<R> {
+    SCOPE.with_borrow_mut(|scope| scope.as_mut().map(|scope| tell(scope.home, scope.mode, &mut scope.met)))
+}
+
+thread_local! {
+    static DECODING: std::cell::Cell<Option<NodeId>> = const { std::cell::Cell::new(None) };
+    static NAMES: RefCell<std::collections::BTreeSet<&'static str>> =
+        const { RefCell::new(std::collections::BTreeSet::new()) };
+}
+
+/// Runs `decode` for the loop `home`: replies that it makes belong there.
+pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> R {
+    struct Restore(Option<NodeId>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            DECODING.set(self.0);
+        }
+    }
+    let restore = Restore(DECODING.replace(Some(home)));
+    let decoded = decode();
+    drop(restore);
+    decoded
+}
+
+/// The loop for which something is being decoded.
+#[cfg(feature = "serde")]
+pub(crate) fn decoding_home() -> Option<NodeId> {
+    DECODING.get()
+}
+
+/// The same name, the same pointer each time. Leaked: a program has only so many types.
+pub(crate) fn intern(name: String) -> &'static str {
+    NAMES.with_borrow_mut(|names| match names.get(name.as_str()) {
+        Some(known) => known,
+        None => {
+            let leaked: &'static str = name.leak();
+            names.insert(leaked);
+            leaked
+        }
+    })
+}

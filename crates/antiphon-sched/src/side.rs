@@ -1,0 +1,240 @@
+//! What few actors have: watchers, further addresses, sources, a way in from the network.
+//!
+//! Invariant: a monitor between two actors of this loop stands in the tables of both, or of neither; a `Down`
+//! is pushed exactly when it leaves the watcher's table.
+
+use std::collections::BTreeMap;
+
+use crate::core::Core;
+use crate::error::Undelivered;
+use crate::event::{Down, System, Why};
+use crate::id::{ActorId, Key};
+use crate::mailbox::OPEN_MAX;
+use crate::outside::{MonitorId, Signal};
+use crate::scope::Exposed;
+use crate::slots::Flag;
+
+#[derive(Default)]
+pub(crate) struct Side {
+    watchers: BTreeMap<MonitorId, Watcher>,
+    watching: BTreeMap<MonitorId, ActorId>,
+    pub(crate) ears: Vec<Key>,
+    pub(crate) sources: Vec<u32>,
+    pub(crate) exposed: Option<Exposed>,
+    named: bool,
+}
+
+enum Watcher {
+    Actor(ActorId),
+    /// A thread, or other code outside of all actors.
+    Outsider(Box<dyn FnOnce(Why)>),
+}
+
+impl Core {
+    /// The side entry of a living actor, made if need be.
+    pub(crate) fn side(&mut self, key: Key) -> Option<&mut Side> {
+        if !self.slots.is_alive(key) {
+            return None;
+        }
+        self.slots.set(key.index(), Flag::SIDE, true);
+        Some(self.sides.entry(key.index()).or_default())
+    }
+
+    pub(crate) fn set_name(&mut self, key: Key, name: &str) {
+        if let Some(side) = self.side(key) {
+            side.named = true;
+            self.shared.names.lock().insert(key, name.into());
+        }
+    }
+
+    /// The diagnostic name of an actor: its key, and the name that it gave itself.
+    pub(crate) fn describe(&self, key: Key) -> String {
+        match self.shared.names.lock().get(&key) {
+            Some(name) => format!("{name} ({key})"),
+            None => key.to_string(),
+        }
+    }
+
+    pub(crate) fn next_monitor(&mut self) -> MonitorId {
+        self.monitors += 1;
+        MonitorId { origin: self.home, number: self.monitors }
+    }
+
+    /// `watcher`, here, is told when `target` ends, wherever that is.
+    pub(crate) fn monitor(&mut self, watcher: Key, target: ActorId) -> MonitorId {
+        let id = self.next_monitor();
+        let Some(mailbox) = self.any_mailbox(watcher) else { return id };
+        if *mailbox.opened() == OPEN_MAX {
+            self.overdrawn(watcher);
+            return id;
+        }
+        *mailbox.opened() += 1;
+        if let Some(side) = self.side(watcher) {
+            side.watching.insert(id, target);
+        }
+        if target.node() != self.home {
+            self.signal(Signal::Monitor { target, id, watcher });
+        } else {
+            self.watch_local(target.key(), id, self.id(watcher));
+        }
+        id
+    }
+
+    /// `watcher`, wherever it is, is told when `target`, here, ends.
+    pub(crate) fn watch_local(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
+        match self.side(target) {
+            Some(side) => {
+                side.watchers.insert(id, Watcher::Actor(watcher));
+            }
+            None => {
+                let who = self.id(target);
+                self.tell_down(watcher, id, who, Why::NoActor);
+            }
+        }
+    }
+
+    /// Code outside of all actors is told when `target`, here, ends.
+    pub(crate) fn watch_from_outside(&mut self, target: Key, tell: Box<dyn FnOnce(Why)>) {
+        let id = self.next_monitor();
+        match self.side(target) {
+            Some(side) => {
+                side.watchers.insert(id, Watcher::Outsider(tell));
+            }
+            None => crate::catch::quietly(|| tell(Why::NoActor)),
+        }
+    }
+
+    pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
+        let Some(target) = self.forget_watching(watcher, id) else { return };
+        if target.node() != self.home {
+            self.signal(Signal::Demonitor { target, id });
+        } else {
+            self.unwatch_local(target.key(), id);
+        }
+    }
+
+    pub(crate) fn unwatch_local(&mut self, target: Key, id: MonitorId) {
+        if self.slots.is_alive(target)
+            && let Some(side) = self.sides.get_mut(&target.index())
+        {
+            side.watchers.remove(&id);
+        }
+    }
+
+    fn forget_watching(&mut self, watcher: Key, id: MonitorId) -> Option<ActorId> {
+        if !self.slots.is_alive(watcher) {
+            return None;
+        }
+        let target = self.sides.get_mut(&watcher.index())?.watching.remove(&id)?;
+        if let Some(mailbox) = self.any_mailbox(watcher) {
+            *mailbox.opened() -= 1;
+        }
+        Some(target)
+    }
+
+    /// Has `watcher` told when `who`, here, ends.
+    pub(crate) fn notify(&mut self, watcher: ActorId, who: Key) {
+        let id = self.next_monitor();
+        let target = self.id(who);
+        if watcher.node() == self.home {
+            self.expect_down(watcher.key(), id, target);
+        } else {
+            self.signal(Signal::Notify { watcher, id, who });
+        }
+        if let Some(side) = self.side(who) {
+            side.watchers.insert(id, Watcher::Actor(watcher));
+        }
+    }
+
+    /// `watcher`, here, will be told of `who` under this number.
+    pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
+        let Some(mailbox) = self.any_mailbox(watcher) else { return };
+        if *mailbox.opened() == OPEN_MAX {
+            return;
+        }
+        *mailbox.opened() += 1;
+        if let Some(side) = self.side(watcher) {
+            side.watching.insert(id, who);
+        }
+    }
+
+    /// Tells `watcher`, here, once.
+    pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
+        if self.forget_watching(watcher, id).is_some() {
+            self.push_system(watcher, System::Down(Down { who, why }));
+        }
+    }
+
+    fn tell_down(&mut self, watcher: ActorId, id: MonitorId, who: ActorId, why: Why) {
+        if watcher.node() == self.home {
+            self.down(watcher.key(), id, who, why);
+        } else {
+            let why = self.export_why(why);
+            self.signal(Signal::Down { watcher, id, who, why });
+        }
+    }
+
+    fn export_why(&mut self, why: Why) -> Why {
+        match why {
+            Why::Done(value) => Why::Done(self.export(value)),
+            other => other,
+        }
+    }
+
+    /// All that was known of an actor that has ended.
+    pub(crate) fn bury_side(&mut self, key: Key, side: Side, why: Why) {
+        let who = self.id(key);
+        let watched = side.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
+        if !watched {
+            self.log_end(key, &why, false);
+        }
+        if side.named {
+            self.shared.names.lock().remove(&key);
+        }
+        for (id, target) in side.watching {
+            if target.node() != self.home {
+                self.signal(Signal::Demonitor { target, id });
+            } else {
+                self.unwatch_local(target.key(), id);
+            }
+        }
+        for (id, watcher) in side.watchers {
+            match watcher {
+                Watcher::Actor(watcher) => self.tell_down(watcher, id, who, why.clone()),
+                Watcher::Outsider(tell) => crate::catch::quietly(|| tell(why.clone())),
+            }
+        }
+        for ear in side.ears {
+            self.bury(ear, Why::Terminated);
+        }
+        for source in side.sources {
+            self.io.forget(source);
+        }
+        if side.exposed.is_some() {
+            self.signal(Signal::Gone { who: key });
+        }
+    }
+
+    /// A failure that nobody watches is logged.
+    pub(crate) fn log_end(&self, key: Key, why: &Why, quiet: bool) {
+        if !quiet && matches!(why, Why::Failed(_) | Why::Panicked(_)) {
+            tracing::warn!(actor = %self.describe(key), %why, "an actor ended that nobody monitors");
+        }
+    }
+
+    /// An actor asked for more timers or monitors than it may have open.
+    pub(crate) fn overdrawn(&mut self, key: Key) {
+        let text =
+            format!("more than {OPEN_MAX} open requests; cancel timers and monitors that are not needed");
+        self.bury(key, Why::Failed(text));
+    }
+
+    /// Asks an actor to end, wherever it is.
+    pub(crate) fn terminate(&mut self, target: ActorId) {
+        if target.node() != self.home {
+            self.signal(Signal::Terminate { target });
+        } else if !self.push_system(target.key(), System::Terminate) {
+            self.dead.note(target, "terminate", Undelivered::NoActor);
+        }
+    }
+}

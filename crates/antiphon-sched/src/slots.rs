@@ -1,0 +1,197 @@
+//! The table of actors, and the queue of those that have something to do.
+//!
+//! Invariant: a slot with a cell is in the run queue exactly when its `QUEUED` flag is set; a slot without
+//! one is in the free list, retired, or dying under the hands of its own step. A key agrees with at most
+//! one actor ever.
+
+use crate::cell::Cell;
+use crate::id::Key;
+
+const NONE: u32 = Key::INDEX_MAX + 1;
+const NEXT_SHIFT: u32 = 8;
+const GENERATION_SHIFT: u32 = 36;
+const NEXT_MASK: u64 = ((1 << 28) - 1) << NEXT_SHIFT;
+
+/// What is known of an actor besides its cell. One bit each.
+#[derive(Copy, Clone)]
+pub(crate) struct Flag(u64);
+
+impl Flag {
+    pub(crate) const QUEUED: Self = Self(1);
+    pub(crate) const DAEMON: Self = Self(2);
+    /// Has an entry in the side table.
+    pub(crate) const SIDE: Self = Self(4);
+    /// Is to be looked at by the next trimming.
+    pub(crate) const TRIM: Self = Self(8);
+    /// Is no actor, but a further address of one.
+    pub(crate) const EAR: Self = Self(16);
+}
+
+struct Slot {
+    cell: Option<Cell>,
+    /// Generation 28 bits, next in a list 28 bits, flags 8 bits.
+    meta: u64,
+}
+
+impl Slot {
+    fn next(&self) -> u32 {
+        ((self.meta & NEXT_MASK) >> NEXT_SHIFT) as u32
+    }
+
+    fn set_next(&mut self, next: u32) {
+        self.meta = (self.meta & !NEXT_MASK) | (u64::from(next) << NEXT_SHIFT);
+    }
+
+    fn generation(&self) -> u32 {
+        (self.meta >> GENERATION_SHIFT) as u32
+    }
+
+    #[inline]
+    fn is_of(&self, key: Key) -> bool {
+        self.meta >> GENERATION_SHIFT == key.generation()
+    }
+}
+
+pub(crate) struct Slots {
+    slots: Vec<Slot>,
+    free: u32,
+    run_head: u32,
+    run_tail: u32,
+    runnable: usize,
+    live: usize,
+}
+
+impl Slots {
+    pub(crate) fn new() -> Self {
+        Self { slots: Vec::new(), free: NONE, run_head: NONE, run_tail: NONE, runnable: 0, live: 0 }
+    }
+
+    /// How many actors there are.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn is_runnable(&self) -> bool {
+        self.run_head != NONE
+    }
+
+    /// How many actors have something to do.
+    pub(crate) fn runnable(&self) -> usize {
+        self.runnable
+    }
+
+    /// Gives the cell a slot.
+    ///
+    /// # Panics
+    /// When 2^28 - 1 actors live at once.
+    pub(crate) fn insert(&mut self, cell: Cell) -> Key {
+        self.live += 1;
+        let index = match self.free {
+            NONE => {
+                let index = self.slots.len() as u32;
+                assert!(index <= Key::INDEX_MAX, "a loop holds at most {} actors", Key::INDEX_MAX);
+                self.slots.push(Slot { cell: None, meta: 0 });
+                index
+            }
+            index => {
+                self.free = self.slots[index as usize].next();
+                index
+            }
+        };
+        let slot = &mut self.slots[index as usize];
+        slot.cell = Some(cell);
+        Key::new(slot.generation(), index)
+    }
+
+    /// The cell of a living actor.
+    #[inline]
+    pub(crate) fn cell_mut(&mut self, key: Key) -> Option<&mut Cell> {
+        let slot = self.slots.get_mut(key.index() as usize)?;
+        if slot.is_of(key) { slot.cell.as_mut() } else { None }
+    }
+
+    pub(crate) fn is_alive(&self, key: Key) -> bool {
+        self.slots.get(key.index() as usize).is_some_and(|slot| slot.is_of(key) && slot.cell.is_some())
+    }
+
+    /// Puts another cell in the place of an actor's; the old one comes back.
+    pub(crate) fn replace(&mut self, key: Key, cell: Cell) -> Option<Cell> {
+        self.cell_mut(key).map(|old| std::mem::replace(old, cell))
+    }
+
+    /// Ends an actor: its key is stale from now on. The slot stays taken until [`Slots::free`].
+    pub(crate) fn remove(&mut self, key: Key) -> Option<Cell> {
+        let slot = self.slots.get_mut(key.index() as usize).filter(|slot| slot.is_of(key))?;
+        let cell = slot.cell.take()?;
+        slot.meta = slot.meta.wrapping_add(1 << GENERATION_SHIFT);
+        self.live -= 1;
+        Some(cell)
+    }
+
+    /// Gives the slot of a removed actor back, or retires it when its generations are used up.
+    pub(crate) fn free(&mut self, index: u32) {
+        let queued = self.has(index, Flag::QUEUED);
+        let slot = &mut self.slots[index as usize];
+        if queued {
+            // It leaves the run queue when its turn comes; then it is freed.
+            return;
+        }
+        slot.meta &= !0xff;
+        if slot.generation() < Key::GENERATION_MAX {
+            slot.set_next(self.free);
+            self.free = index;
+        }
+    }
+
+    pub(crate) fn has(&self, index: u32, flag: Flag) -> bool {
+        self.slots[index as usize].meta & flag.0 != 0
+    }
+
+    pub(crate) fn set(&mut self, index: u32, flag: Flag, on: bool) {
+        let meta = &mut self.slots[index as usize].meta;
+        if on {
+            *meta |= flag.0;
+        } else {
+            *meta &= !flag.0;
+        }
+    }
+
+    /// Has the actor run, unless it is in the queue already.
+    #[inline]
+    pub(crate) fn enqueue(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if slot.meta & Flag::QUEUED.0 != 0 {
+            return;
+        }
+        slot.meta = (slot.meta & !NEXT_MASK) | (u64::from(NONE) << NEXT_SHIFT) | Flag::QUEUED.0;
+        self.runnable += 1;
+        if self.run_head == NONE {
+            self.run_head = index;
+        } else {
+            self.slots[self.run_tail as usize].set_next(index);
+        }
+        self.run_tail = index;
+    }
+
+    /// The next actor to run; it is no longer in the queue.
+    #[inline]
+    pub(crate) fn dequeue(&mut self) -> Option<Key> {
+        loop {
+            let index = self.run_head;
+            let slot = self.slots.get_mut(index as usize)?;
+            self.run_head = slot.next();
+            self.runnable -= 1;
+            slot.meta &= !Flag::QUEUED.0;
+            if slot.cell.is_some() {
+                return Some(Key::new(slot.generation(), index));
+            }
+            self.free(index);
+        }
+    }
+
+    /// The keys of all who live.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let taken = self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some());
+        taken.map(|(slot, index)| Key::new(slot.generation(), index)).collect()
+    }
+}

@@ -1,0 +1,384 @@
+//! A hashed timer wheel: four levels of 256 places, a tick of about a millisecond.
+//!
+//! Insert, cancel and push back cost the same however many timers run. A timer never fires early, and at
+//! most one tick late; those of one tick fire in the order of their deadlines, then of their making.
+//!
+//! Invariant: a node in level `l` at place `p` has a linked tick whose `l`-th byte is `p`, and less than
+//! `256^(l+1)` ticks ahead; `bitmap` has a bit for each place that is not empty.
+
+use crate::id::Key;
+use crate::ports::PortId;
+use crate::time::Time;
+
+const TICK_SHIFT: u32 = 20;
+const LEVELS: usize = 4;
+const PLACES: usize = 256;
+const NONE: u32 = u32::MAX;
+/// The farthest tick that the wheel can hold; what is later is looked at again then.
+const HORIZON: u64 = (1 << 32) - 1;
+
+/// A running timer; spent timers' keys are never used again.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct TimerKey {
+    index: u32,
+    generation: u32,
+}
+
+/// Whose time has come.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Due {
+    /// The waiting of an actor.
+    Wait(Key),
+    /// A message of an actor, in this place of its mailbox.
+    Message(Key, u32),
+    /// The answer to a question.
+    Port(PortId),
+}
+
+struct Node {
+    /// When to fire; may have been pushed back behind the place where the node is linked.
+    deadline: Time,
+    order: u64,
+    due: Due,
+    next: u32,
+    previous: u32,
+    generation: u32,
+    /// Level and place, or `NONE` while free.
+    list: u32,
+}
+
+#[derive(Copy, Clone)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+pub(crate) struct Wheel {
+    nodes: Vec<Node>,
+    free: u32,
+    lists: Box<[List]>,
+    bitmap: [[u64; PLACES / 64]; LEVELS],
+    /// All before and in this tick has fired.
+    tick: u64,
+    order: u64,
+    len: usize,
+    batch: Vec<u32>,
+}
+
+impl Wheel {
+    pub(crate) fn new() -> Self {
+        Self {
+            nodes: Vec::new(),
+            free: NONE,
+            lists: vec![List { head: NONE, tail: NONE }; LEVELS * PLACES].into(),
+            bitmap: [[0; PLACES / 64]; LEVELS],
+            tick: 0,
+            order: 0,
+            len: 0,
+            batch: Vec::new(),
+        }
+    }
+
+    /// How many timers run.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn insert(&mut self, deadline: Time, due: Due) -> TimerKey {
+        self.order += 1;
+        self.len += 1;
+        let index = self.allot(deadline, due);
+        self.link(index, self.tick + 1);
+        TimerKey { index, generation: self.nodes[index as usize].generation }
+    }
+
+    fn allot(&mut self, deadline: Time, due: Due) -> u32 {
+        let order = self.order;
+        if self.free == NONE {
+            let index = u32::try_from(self.nodes.len()).expect("fewer timers than 2^32");
+            self.nodes.push(Node {
+                deadline,
+                order,
+                due,
+                next: NONE,
+                previous: NONE,
+                generation: 0,
+                list: NONE,
+            });
+            return index;
+        }
+        let index = self.free;
+        let node = &mut self.nodes[index as usize];
+        self.free = node.next;
+        node.deadline = deadline;
+        node.order = order;
+        node.due = due;
+        index
+    }
+
+    fn get(&self, key: TimerKey) -> Option<&Node> {
+        self.nodes
+            .get(key.index as usize)
+            .filter(|node| node.generation == key.generation && node.list != NONE)
+    }
+
+    /// What the timer is for; `None` when it is spent.
+    pub(crate) fn due(&self, key: TimerKey) -> Option<Due> {
+        self.get(key).map(|node| node.due)
+    }
+
+    pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<Due> {
+        let due = self.get(key)?.due;
+        self.unlink(key.index);
+        self.release(key.index);
+        Some(due)
+    }
+
+    /// Moves the deadline; false when the timer is spent. To move it back costs a store: the node stays
+    /// where it is, and moves on when its place comes.
+    pub(crate) fn push_back(&mut self, key: TimerKey, deadline: Time) -> bool {
+        let Some(old) = self.get(key).map(|node| node.deadline) else { return false };
+        self.order += 1;
+        let node = &mut self.nodes[key.index as usize];
+        node.deadline = deadline;
+        node.order = self.order;
+        if deadline < old {
+            self.unlink(key.index);
+            self.link(key.index, self.tick + 1);
+        }
+        true
+    }
+
+    /// Appends to `due` all that is due at `now`.
+    pub(crate) fn advance(&mut self, now: Time, due: &mut Vec<Due>) {
+        let target = now.as_nanos() >> TICK_SHIFT;
+        while self.tick < target {
+            match self.next_busy_tick() {
+                Some(next) if next <= target => self.tick = next,
+                Some(_) | None => {
+                    self.tick = target;
+                    return;
+                }
+            }
+            self.cascade();
+            self.fire(now, due);
+        }
+    }
+
+    /// When the wheel wants to be looked at next; never later than the first deadline.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.next_busy_tick().map(|tick| Time::from_nanos(tick << TICK_SHIFT))
+    }
+
+    fn cascade(&mut self) {
+        for level in (1..LEVELS).rev() {
+            let below = 8 * level as u32;
+            if self.tick & ((1 << below) - 1) != 0 {
+                continue;
+            }
+            let place = (self.tick >> below) as usize % PLACES;
+            let mut batch = self.take_list(level * PLACES + place);
+            for &index in &batch {
+                // What is due in this very tick fires right after.
+                self.link(index, self.tick);
+            }
+            batch.clear();
+            self.batch = batch;
+        }
+    }
+
+    fn fire(&mut self, now: Time, due: &mut Vec<Due>) {
+        let mut batch = self.take_list(self.tick as usize % PLACES);
+        if batch.len() > 1 {
+            batch.sort_unstable_by_key(|&index| {
+                let node = &self.nodes[index as usize];
+                (node.deadline, node.order)
+            });
+        }
+        for &index in &batch {
+            let node = &self.nodes[index as usize];
+            if node.deadline > now || tick_of(node.deadline) > self.tick {
+                self.link(index, self.tick + 1);
+            } else {
+                due.push(node.due);
+                self.release(index);
+            }
+        }
+        batch.clear();
+        self.batch = batch;
+    }
+
+    /// Empties a list into the scratch vector, which the caller gives back.
+    fn take_list(&mut self, list: usize) -> Vec<u32> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut index = self.lists[list].head;
+        while index != NONE {
+            batch.push(index);
+            let node = &mut self.nodes[index as usize];
+            index = node.next;
+            node.list = NONE;
+        }
+        self.lists[list] = List { head: NONE, tail: NONE };
+        self.mark(list, false);
+        batch
+    }
+
+    /// Links a node, to be looked at in the tick `earliest` or later.
+    fn link(&mut self, index: u32, earliest: u64) {
+        let tick = tick_of(self.nodes[index as usize].deadline).clamp(earliest, self.tick + HORIZON);
+        let ahead = tick - self.tick;
+        let level = (0..LEVELS).find(|&l| ahead < 1 << (8 * (l + 1))).unwrap_or(LEVELS - 1);
+        let list = level * PLACES + (tick >> (8 * level)) as usize % PLACES;
+        let tail = self.lists[list].tail;
+        let node = &mut self.nodes[index as usize];
+        node.list = list as u32;
+        node.next = NONE;
+        node.previous = tail;
+        if tail == NONE {
+            self.lists[list].head = index;
+            self.mark(list, true);
+        } else {
+            self.nodes[tail as usize].next = index;
+        }
+        self.lists[list].tail = index;
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Node { next, previous, list, .. } = self.nodes[index as usize];
+        let list = list as usize;
+        match previous {
+            NONE => self.lists[list].head = next,
+            _ => self.nodes[previous as usize].next = next,
+        }
+        match next {
+            NONE => self.lists[list].tail = previous,
+            _ => self.nodes[next as usize].previous = previous,
+        }
+        if self.lists[list].head == NONE {
+            self.mark(list, false);
+        }
+        self.nodes[index as usize].list = NONE;
+    }
+
+    fn release(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        node.list = NONE;
+        node.generation = node.generation.wrapping_add(1);
+        node.next = self.free;
+        self.free = index;
+        self.len -= 1;
+    }
+
+    fn mark(&mut self, list: usize, busy: bool) {
+        let word = &mut self.bitmap[list / PLACES][list % PLACES / 64];
+        let bit = 1 << (list % 64);
+        if busy {
+            *word |= bit;
+        } else {
+            *word &= !bit;
+        }
+    }
+
+    /// The next tick at which a place of level 0 fires, or one of a higher level moves down.
+    fn next_busy_tick(&self) -> Option<u64> {
+        (0..LEVELS).filter_map(|level| self.next_busy_in(level)).min()
+    }
+
+    fn next_busy_in(&self, level: usize) -> Option<u64> {
+        let here = self.tick >> (8 * level);
+        let begin = (here as usize + 1) % PLACES;
+        let steps = distance_to_bit(&self.bitmap[level], begin)?;
+        Some((here + 1 + steps as u64) << (8 * level))
+    }
+}
+
+fn tick_of(deadline: Time) -> u64 {
+    deadline.as_nanos().div_ceil(1 << TICK_SHIFT)
+}
+
+/// How far the first set bit is from `begin`, going round.
+fn distance_to_bit(words: &[u64; PLACES / 64], begin: usize) -> Option<usize> {
+    let (word, bit) = (begin / 64, begin % 64);
+    let first = words[word] >> bit;
+    if first != 0 {
+        return Some(first.trailing_zeros() as usize);
+    }
+    let n = words.len();
+    (1..=n).find_map(|step| {
+        let bits = words[(word + step) % n];
+        (bits != 0).then(|| step * 64 - bit + bits.trailing_zeros() as usize)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(n: u32) -> Due {
+        Due::Message(Key::new(0, 0), n)
+    }
+
+    #[test]
+    fn fires_in_order_of_deadline_then_of_making() {
+        let mut wheel = Wheel::new();
+        let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
+        wheel.insert(at(700), key(0));
+        wheel.insert(at(5), key(1));
+        wheel.insert(at(700), key(2));
+        let mut due = Vec::new();
+        wheel.advance(at(600), &mut due);
+        assert_eq!(due, [key(1)]);
+        wheel.insert(at(700), key(3));
+        wheel.advance(at(800), &mut due);
+        assert_eq!(due, [key(1), key(0), key(2), key(3)]);
+        assert_eq!(wheel.len(), 0);
+        assert_eq!(wheel.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_cancelled_key_is_spent_also_when_its_place_is_used_again() {
+        let mut wheel = Wheel::new();
+        let old = wheel.insert(Time::from_nanos(1 << 30), key(0));
+        assert_eq!(wheel.cancel(old), Some(key(0)));
+        let new = wheel.insert(Time::from_nanos(1 << 30), key(1));
+        assert_eq!(wheel.cancel(old), None);
+        assert!(!wheel.push_back(old, Time::MAX));
+        assert_eq!(wheel.due(new), Some(key(1)));
+    }
+
+    proptest! {
+        /// Against a sorted list: nothing early, nothing more than a tick late, nothing lost.
+        #[test]
+        fn agrees_with_a_sorted_list(
+            spans in prop::collection::vec((0u64..1 << 45, any::<bool>(), 0u64..1 << 45), 1..60),
+            steps in prop::collection::vec(1u64..1 << 43, 1..60),
+        ) {
+            let mut wheel = Wheel::new();
+            let mut model: Vec<(u64, u32)> = Vec::new();
+            let mut now = 0;
+            let mut spans = spans.into_iter().zip(0..);
+            for step in steps {
+                for ((span, push, other), id) in spans.by_ref().take(3) {
+                    let timer = wheel.insert(Time::from_nanos(now + span), key(id));
+                    let at = if push { other } else { span };
+                    if push { prop_assert!(wheel.push_back(timer, Time::from_nanos(now + at))); }
+                    model.push((now + at, id));
+                }
+                if let (Some(next), Some(first)) = (wheel.next_deadline(), model.iter().map(|m| m.0).min()) {
+                    prop_assert!(next.as_nanos() <= tick_of(Time::from_nanos(first)).max(wheel.tick + 1) << TICK_SHIFT);
+                }
+                now += step;
+                let mut due = Vec::new();
+                wheel.advance(Time::from_nanos(now), &mut due);
+                for fired in due {
+                    let Due::Message(_, id) = fired else { panic!("only messages were set") };
+                    let at = model.iter().position(|m| m.1 == id).expect("fires once");
+                    prop_assert!(model.remove(at).0 <= now);
+                }
+                prop_assert!(model.iter().all(|m| m.0 + (2 << TICK_SHIFT) > now));
+                prop_assert_eq!(wheel.len(), model.len());
+            }
+        }
+    }
+}

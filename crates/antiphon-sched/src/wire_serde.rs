@@ -1,0 +1,416 @@
+//! `Wire` by serde and MessagePack: `wire!`, common types, addresses and replies.
+//!
+//! Structs travel as maps and variants by name, so that both may grow; `compact` chooses arrays. Composed
+//! types nest by their parts' own encoders.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::addr::Addr;
+use crate::error::{DecodeError, EncodeError};
+use crate::id::{ActorId, Key, NodeId};
+use crate::outgoing::{deliver_as, expects_as, reach_wire, reply_wire};
+use crate::ports::{PortId, Reply};
+use crate::scope::{self, Exposed, Mode};
+use crate::wire::Wire;
+
+/// Gives a serde type its name on the wire, and so makes it [`Wire`](crate::Wire).
+///
+/// The name is yours to choose and to version; two programs agree on a type by it. It is checked when the
+/// program is compiled: 1 to 200 bytes, none of `<>(),`.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Point { x: f64, y: f64 }
+/// antiphon_sched::wire!(Point, "acme.point/1");
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Sample(u64, f32);
+/// antiphon_sched::wire!(Sample, "acme.sample/1", compact); // arrays instead of maps: smaller, but may not grow
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Envelope<T> { to: String, what: T }
+/// antiphon_sched::wire!(impl<T> Envelope<T>, "acme.envelope/1"); // "acme.envelope/1<f64>" for Envelope<f64>
+/// ```
+#[macro_export]
+macro_rules! wire {
+    (impl<$($param:ident),+ $(,)?> $type:ty, $name:literal $(, $compact:ident)?) => {
+        impl<$($param),+> $crate::Wire for $type
+        where
+            $($param: $crate::Wire,)+
+            $type: $crate::__private::Serialize + $crate::__private::DeserializeOwned,
+        {
+            fn name() -> ::std::borrow::Cow<'static, str> {
+                const { $crate::__private::check_name($name) };
+                let parts = [$(<$param as $crate::Wire>::name()),+];
+                ::std::borrow::Cow::Owned($crate::__private::composed($name, &parts))
+            }
+            $crate::wire!(@coding $($compact)?);
+        }
+    };
+    ($type:ty, $name:literal $(, $compact:ident)?) => {
+        impl $crate::Wire for $type {
+            fn name() -> ::std::borrow::Cow<'static, str> {
+                const { $crate::__private::check_name($name) };
+                ::std::borrow::Cow::Borrowed($name)
+            }
+            $crate::wire!(@coding $($compact)?);
+        }
+    };
+    (@coding) => {
+        fn encode(&self, out: &mut ::std::vec::Vec<u8>) -> ::std::result::Result<(), $crate::EncodeError> {
+            $crate::__private::encode_named(self, out)
+        }
+        fn decode(from: &mut &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
+            $crate::__private::decode(from)
+        }
+        fn decode_all(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
+            $crate::__private::decode_all(bytes)
+        }
+    };
+    (@coding compact) => {
+        fn encode(&self, out: &mut ::std::vec::Vec<u8>) -> ::std::result::Result<(), $crate::EncodeError> {
+            $crate::__private::encode_compact(self, out)
+        }
+        fn decode(from: &mut &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
+            $crate::__private::decode(from)
+        }
+        fn decode_all(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
+            $crate::__private::decode_all(bytes)
+        }
+    };
+    (@coding $other:ident) => {
+        ::std::compile_error!("after the name only `compact` may stand");
+    };
+}
+
+/// What `wire!` expands to; not for use by hand.
+pub mod private {
+    use super::{DecodeError, EncodeError};
+    use std::borrow::Cow;
+
+    pub use serde::Serialize;
+    pub use serde::de::DeserializeOwned;
+
+    /// Stops the compilation at a name that could be mistaken for a composed one.
+    pub const fn check_name(name: &str) {
+        let bytes = name.as_bytes();
+        assert!(!bytes.is_empty() && bytes.len() <= 200, "a wire name has 1 to 200 bytes");
+        let mut at = 0;
+        while at < bytes.len() {
+            let byte = bytes[at];
+            assert!(
+                !matches!(byte, b'<' | b'>' | b'(' | b')' | b','),
+                "a wire name holds none of < > ( ) , : they are for composed names"
+            );
+            at += 1;
+        }
+    }
+
+    /// The name of a type with parameters.
+    pub fn composed(name: &str, parts: &[Cow<'_, str>]) -> String {
+        format!("{name}<{}>", parts.join(","))
+    }
+
+    /// Structs as maps, variants by name.
+    pub fn encode_named<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
+        value.serialize(&mut serializer).map_err(EncodeError::new)
+    }
+
+    /// Structs as arrays, variants by name.
+    pub fn encode_compact<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        value.serialize(&mut rmp_serde::Serializer::new(out)).map_err(EncodeError::new)
+    }
+
+    /// Takes one value off the front; reads maps and arrays alike.
+    pub fn decode<T: DeserializeOwned>(from: &mut &[u8]) -> Result<T, DecodeError> {
+        let len = value_bytes(from)?;
+        let (value, rest) = from.split_at(len);
+        *from = rest;
+        deserialize(value)
+    }
+
+    /// The value that `bytes` are. What stands behind it was refused before, by the node.
+    pub fn decode_all<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+        debug_assert!(value_bytes(bytes).is_ok_and(|len| len == bytes.len()) || bytes.is_empty());
+        deserialize(bytes)
+    }
+
+    fn deserialize<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+        T::deserialize(&mut rmp_serde::Deserializer::from_read_ref(bytes)).map_err(DecodeError::new)
+    }
+
+    /// The length of the MessagePack value at the front of `bytes`, without recursion.
+    fn value_bytes(bytes: &[u8]) -> Result<usize, DecodeError> {
+        let mut at = 0;
+        let mut open: u64 = 1;
+        while open > 0 {
+            open -= 1;
+            let marker = *bytes.get(at).ok_or_else(short)?;
+            at += 1;
+            let (size, items) = match marker {
+                0x00..=0x7f | 0xe0..=0xff | 0xc0..=0xc3 => (0, 0),
+                0x80..=0x8f => (0, 2 * u64::from(marker & 0x0f)),
+                0x90..=0x9f => (0, u64::from(marker & 0x0f)),
+                0xa0..=0xbf => (usize::from(marker & 0x1f), 0),
+                0xc4 | 0xd9 => (counted(bytes, &mut at, 1)? as usize, 0),
+                0xc5 | 0xda => (counted(bytes, &mut at, 2)? as usize, 0),
+                0xc6 | 0xdb => (counted(bytes, &mut at, 4)? as usize, 0),
+                0xc7 => (counted(bytes, &mut at, 1)? as usize + 1, 0),
+                0xc8 => (counted(bytes, &mut at, 2)? as usize + 1, 0),
+                0xc9 => (counted(bytes, &mut at, 4)? as usize + 1, 0),
+                0xcc | 0xd0 => (1, 0),
+                0xcd | 0xd1 | 0xd4 => (2, 0),
+                0xd5 => (3, 0),
+                0xca | 0xce | 0xd2 => (4, 0),
+                0xd6 => (5, 0),
+                0xcb | 0xcf | 0xd3 => (8, 0),
+                0xd7 => (9, 0),
+                0xd8 => (17, 0),
+                0xdc => (0, counted(bytes, &mut at, 2)?),
+                0xdd => (0, counted(bytes, &mut at, 4)?),
+                0xde => (0, 2 * counted(bytes, &mut at, 2)?),
+                0xdf => (0, 2 * counted(bytes, &mut at, 4)?),
+            };
+            at = at.checked_add(size).filter(|end| *end <= bytes.len()).ok_or_else(short)?;
+            open += items;
+        }
+        Ok(at)
+    }
+
+    fn counted(bytes: &[u8], at: &mut usize, width: usize) -> Result<u64, DecodeError> {
+        let digits = bytes.get(*at..*at + width).ok_or_else(short)?;
+        *at += width;
+        Ok(digits.iter().fold(0, |count, digit| count << 8 | u64::from(*digit)))
+    }
+
+    fn short() -> DecodeError {
+        DecodeError::new("the bytes end within a value")
+    }
+}
+
+/// Bytes, as one MessagePack binary; a `Vec<u8>` would travel as an array of numbers, twice as long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+wire!(String, "str");
+wire!(Bytes, "bytes");
+wire!(bool, "bool");
+wire!(char, "char");
+wire!(u8, "u8");
+wire!(u16, "u16");
+wire!(u32, "u32");
+wire!(u64, "u64");
+wire!(i8, "i8");
+wire!(i16, "i16");
+wire!(i32, "i32");
+wire!(i64, "i64");
+wire!(f32, "f32");
+wire!(f64, "f64");
+wire!(ActorId, "actor", compact);
+
+impl<T: Wire> Wire for Vec<T> {
+    fn name() -> Cow<'static, str> {
+        Cow::Owned(private::composed("vec", &[T::name()]))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let len = u32::try_from(self.len()).map_err(EncodeError::new)?;
+        array_len(out, len)?;
+        self.iter().try_for_each(|item| item.encode(out))
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        let len = rmp::decode::read_array_len(from).map_err(DecodeError::new)? as usize;
+        // Each item takes a byte at least; what is declared beyond that is a lie, and not believed.
+        let mut items = Self::with_capacity(len.min(from.len()));
+        for _ in 0..len {
+            items.push(T::decode(from)?);
+        }
+        Ok(items)
+    }
+}
+
+/// As an array of no or one item, so that options of options keep apart.
+impl<T: Wire> Wire for Option<T> {
+    fn name() -> Cow<'static, str> {
+        Cow::Owned(private::composed("opt", &[T::name()]))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        array_len(out, u32::from(self.is_some()))?;
+        self.iter().try_for_each(|item| item.encode(out))
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        match rmp::decode::read_array_len(from).map_err(DecodeError::new)? {
+            0 => Ok(None),
+            1 => T::decode(from).map(Some),
+            len => Err(DecodeError::new(format_args!("an option of {len} items"))),
+        }
+    }
+}
+
+fn array_len(out: &mut Vec<u8>, len: u32) -> Result<(), EncodeError> {
+    rmp::encode::write_array_len(out, len).map(|_| ()).map_err(EncodeError::new)
+}
+
+macro_rules! wire_tuple {
+    ($len:literal: $($part:ident $at:tt),+) => {
+        impl<$($part: Wire),+> Wire for ($($part,)+) {
+            fn name() -> Cow<'static, str> {
+                Cow::Owned(format!("({})", [$($part::name()),+].join(",")))
+            }
+
+            fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+                array_len(out, $len)?;
+                $(self.$at.encode(out)?;)+
+                Ok(())
+            }
+
+            fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+                match rmp::decode::read_array_len(from).map_err(DecodeError::new)? {
+                    $len => Ok(($($part::decode(from)?,)+)),
+                    len => Err(DecodeError::new(format_args!("{len} items instead of {}", $len))),
+                }
+            }
+        }
+    };
+}
+wire_tuple!(1: A 0);
+wire_tuple!(2: A 0, B 1);
+wire_tuple!(3: A 0, B 1, C 2);
+wire_tuple!(4: A 0, B 1, C 2, D 3);
+wire_tuple!(5: A 0, B 1, C 2, D 3, E 4);
+wire_tuple!(6: A 0, B 1, C 2, D 3, E 4, F 5);
+
+impl Serialize for ActorId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.node().to_bits(), self.key().to_bits()).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ActorId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (node, key) = Deserialize::deserialize(deserializer)?;
+        Ok(Self::new(NodeId::from_bits(node), Key::from_bits(key)))
+    }
+}
+
+const NO_SCOPE: &str = "an address or reply can only be encoded in a message that is being sent to another node; \
+                        store a name instead, and locate it again";
+
+/// Knows that `M` can cross the wire; makes the actor reachable from the network.
+impl<M: Wire> Serialize for Addr<M> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let id = self.id;
+        scope::meet(|home, _, met| {
+            if id.node() == home {
+                met.exposed.push((id.key(), Exposed { tag: leaked_name::<M>(), decode: deliver_as::<M> }));
+            }
+            note_node(&mut met.nodes, id.node());
+        })
+        .ok_or_else(|| S::Error::custom(NO_SCOPE))?;
+        id.serialize(serializer)
+    }
+}
+
+impl<'de, M: Wire> Deserialize<'de> for Addr<M> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { id: ActorId::deserialize(deserializer)?, reach: reach_wire::<M> })
+    }
+}
+
+impl<M: Wire> Wire for Addr<M> {
+    fn name() -> Cow<'static, str> {
+        Cow::Owned(private::composed("addr", &[M::name()]))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        private::encode_compact(self, out)
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        private::decode(from)
+    }
+}
+
+/// From here on the copy that travels has the right to answer; this one no longer tells when it is dropped.
+impl<R: Wire> Serialize for Reply<R> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        scope::meet(|home, mode, met| match mode {
+            Mode::Revoke => self.home.set(Some(home)),
+            Mode::Send => {
+                self.home.set(None);
+                if self.node == home {
+                    met.replies.push((self.port, expects_as::<R>(leaked_name::<R>())));
+                }
+                note_node(&mut met.nodes, self.node);
+            }
+        })
+        .ok_or_else(|| S::Error::custom(NO_SCOPE))?;
+        (self.node.to_bits(), self.port.to_bits()).serialize(serializer)
+    }
+}
+
+impl<'de, R: Wire> Deserialize<'de> for Reply<R> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (node, port) = Deserialize::deserialize(deserializer)?;
+        let home = scope::decoding_home()
+            .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
+        Ok(Self {
+            node: NodeId::from_bits(node),
+            port: PortId::from_bits(port),
+            home: Cell::new(Some(home)),
+            reach: reply_wire::<R>,
+        })
+    }
+}
+
+impl<R: Wire> Wire for Reply<R> {
+    fn name() -> Cow<'static, str> {
+        Cow::Owned(private::composed("reply", &[R::name()]))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        private::encode_compact(self, out)
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        private::decode(from)
+    }
+}
+
+fn note_node(nodes: &mut smallvec::SmallVec<[NodeId; 2]>, node: NodeId) {
+    if !nodes.contains(&node) {
+        nodes.push(node);
+    }
+}
+
+/// The name of a type, leaked once a type and thread.
+fn leaked_name<T: Wire>() -> &'static str {
+    match T::name() {
+        Cow::Borrowed(name) => name,
+        Cow::Owned(name) => scope::intern(name),
+    }
+}

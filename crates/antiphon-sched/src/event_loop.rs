@@ -549,8 +549,14 @@ impl Loop {
     /// # Errors
     /// The system's event queue fails.
     pub fn run(&mut self) -> Result<(), LoopError> {
-        while self.core.citizens > 0 && !self.has_stopped() {
-            self.turn(None)?;
+        let mut foreign = Vec::new();
+        loop {
+            self.work();
+            if self.core.citizens == 0 || self.has_stopped() {
+                break;
+            }
+            self.park(None, &mut foreign)?;
+            foreign.clear();
         }
         self.after_stop();
         Ok(())

@@ -1,1 +1,34 @@
-//! Antiphon: wire.
+//! Antiphon's wire protocol, pure: bytes in, frames out, and back.
+//!
+//! No clock, no socket, no thread and (but for two named doors) no randomness: time and chance are arguments, so that the
+//! same bytes at the same times always do the same. docs/PROTOCOL.md describes the bytes; this crate is one implementation.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
+
+mod address;
+pub use address::{EncodedLocations, EncodedRoute, Locations, Route};
+
+mod bytes;
+pub use bytes::Malformed;
+
+pub mod frame;
+pub use frame::Frame;
+
+mod fresh;
+pub use fresh::{Fresh, NoRandomness};
+
+mod ids;
+pub use ids::{Key, NodeId, Pair, TagId};
+
+mod limits;
+pub use limits::{
+    DATAGRAM_BYTES_MAX, FRAGMENT_BYTES_MAX, HELLO_BYTES_MAX, LOCATIONS_MAX, Limits, NAME_BYTES_MAX,
+    TAG_BYTES_MAX,
+};
+
+mod secret;
+pub use secret::Secret;
+
+mod time;
+pub use time::Time;

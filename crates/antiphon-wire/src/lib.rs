@@ -12,11 +12,20 @@ pub use address::{EncodedLocations, EncodedRoute, Locations, Route};
 mod bytes;
 pub use bytes::Malformed;
 
+mod deframer;
+pub use deframer::Deframer;
+
 pub mod frame;
 pub use frame::Frame;
 
 mod fresh;
 pub use fresh::{Fresh, NoRandomness};
+
+mod handshake;
+pub use handshake::{
+    CLOSES_WHEN_IDLE, Connection, Handshake, HandshakeError, HandshakeFault, Hello, Holding, Offer, Profile,
+    ProfileError, Refusal, Role, Standing, Step, VERSION_MAX, VERSION_MIN,
+};
 
 mod ids;
 pub use ids::{Key, NodeId, Pair, TagId};
@@ -27,8 +36,20 @@ pub use limits::{
     TAG_BYTES_MAX,
 };
 
+mod record;
+pub use record::RecordError;
+
 mod secret;
 pub use secret::Secret;
+
+mod session;
+pub use session::{
+    Admission, Assembled, Event, Frames, HeldCredit, Incoming, InternError, PeerFault, SendRefused, Session,
+    SessionError, Status,
+};
+
+mod suite;
+pub use suite::Suite;
 
 mod time;
 pub use time::Time;

@@ -76,7 +76,11 @@ pub const TAG_BYTES_MAX: usize = 255;
 pub const DATAGRAM_BYTES_MAX: usize = 1200;
 /// A frame with a longer payload is sent in fragments of at most this many bytes.
 pub const FRAGMENT_BYTES_MAX: usize = 16 * 1024;
+/// What the fields of a large frame may add to its body.
+pub(crate) const LARGE_FRAME_FIELDS_BYTES_MAX: u32 = 64 * 1024 + 1024;
+/// The smallest `window_bytes`: any one frame must fit.
+pub(crate) const WINDOW_BYTES_LEAST: u32 = 64 * 1024;
 /// The smallest `record_bytes_max` that a peer may ask for.
-pub const RECORD_BYTES_MAX_LEAST: u32 = 32 * 1024;
+pub(crate) const RECORD_BYTES_MAX_LEAST: u32 = 32 * 1024;
 /// The largest record that its length field can express.
-pub const RECORD_BYTES_MAX_MOST: u32 = 64 * 1024;
+pub(crate) const RECORD_BYTES_MAX_MOST: u32 = 64 * 1024;

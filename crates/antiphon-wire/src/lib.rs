@@ -5,12 +5,16 @@
 
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
+#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "a test looks at what it is about"))]
 
 mod address;
 pub use address::{EncodedLocations, EncodedRoute, Locations, Route};
 
 mod bytes;
 pub use bytes::Malformed;
+
+mod datagram;
+pub use datagram::{Answer, Datagram, DatagramError, DatagramKey, Presence, Probe};
 
 mod deframer;
 pub use deframer::Deframer;
@@ -35,6 +39,8 @@ pub use limits::{
     DATAGRAM_BYTES_MAX, FRAGMENT_BYTES_MAX, HELLO_BYTES_MAX, LOCATIONS_MAX, Limits, NAME_BYTES_MAX,
     TAG_BYTES_MAX,
 };
+
+pub mod msgpack;
 
 mod record;
 pub use record::RecordError;

@@ -11,7 +11,6 @@ macro_rules! codes {
     )*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[non_exhaustive]
         pub enum $name {
             $( $(#[$code_doc])* $code = $value, )*
         }

@@ -35,8 +35,9 @@ macro_rules! frames {
         )*
 
         /// Any frame that this version knows, its body borrowed.
+        ///
+        /// Exhaustive on purpose: a node names every frame that it takes, so a new one is seen wherever it matters.
         #[derive(Debug, Clone, Copy, PartialEq)]
-        #[non_exhaustive]
         pub enum Frame<'a> {
             $( $(#[$doc])* $name($name $(<$life>)?), )*
         }

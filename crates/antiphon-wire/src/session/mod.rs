@@ -74,7 +74,6 @@ struct Agreed {
 
 /// What a session wants its node to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Event {
     /// The status changed.
     Status(Status),

@@ -1,0 +1,485 @@
+//! The table of all frames: this file is the list that PROTOCOL.md repeats in prose.
+//!
+//! Invariant: the fields stand in the order of their bytes; a field of type `&[u8]` or one that holds such comes last.
+
+use crate::address::{Locations, Route};
+use crate::bytes::{Field, Malformed, Reader};
+use crate::frame::codes::{
+    CallOutcome, CloseReason, DownWhy, FileOutcome, FileStamp, FoundWhat, FragmentPart, GoodbyeReason,
+    NameSpace, Outcome, SubscribeOutcome,
+};
+use crate::ids::{Key, NodeId, Pair, TagId};
+
+/// Declares one struct a frame and the enum of them all. `[from => to]` names the fields that put the frame in the order
+/// of a pair of actors.
+macro_rules! frames {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident $(<$life:lifetime>)? = $kind:literal $([$from:ident => $to:ident])? {
+            $( $(#[$field_doc:meta])* $field:ident: $type:ty, )*
+        }
+    )*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy, PartialEq)]
+            pub struct $name $(<$life>)? {
+                $( $(#[$field_doc])* pub $field: $type, )*
+            }
+
+            impl<'a> From<$name $(<$life>)?> for Frame<'a> {
+                #[inline]
+                fn from(frame: $name $(<$life>)?) -> Frame<'a> {
+                    Frame::$name(frame)
+                }
+            }
+        )*
+
+        /// Any frame that this version knows, its body borrowed.
+        ///
+        /// Exhaustive on purpose: a node names every frame that it takes, so a new one is seen wherever it matters.
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub enum Frame<'a> {
+            $( $(#[$doc])* $name($name $(<$life>)?), )*
+        }
+
+        impl<'a> Frame<'a> {
+            /// The number of the kind.
+            #[inline]
+            pub fn kind(&self) -> u8 {
+                match self { $( Frame::$name(_) => $kind, )* }
+            }
+
+            /// The name of the kind, for logs.
+            pub fn name(&self) -> &'static str {
+                match self { $( Frame::$name(_) => stringify!($name), )* }
+            }
+
+            /// The pair of actors within which this frame keeps its order, if it names one.
+            #[inline]
+            pub fn pair(&self) -> Option<Pair> {
+                match self { $( Frame::$name(_frame) => frames!(@pair _frame $($from $to)?), )* }
+            }
+
+            /// The type tag that this frame refers to, if it does.
+            #[inline]
+            pub fn tag(&self) -> Option<TagId> {
+                match self { $( Frame::$name(_frame) => None $( .or(_frame.$field.tag()) )*, )* }
+            }
+
+            /// Bytes of the payload.
+            #[inline]
+            pub fn payload_size(&self) -> usize {
+                match self { $( Frame::$name(_frame) => 0 $( + _frame.$field.size() )*, )* }
+            }
+
+            pub(crate) fn fits(&self) -> bool {
+                match self { $( Frame::$name(_frame) => true $( && _frame.$field.fits() )*, )* }
+            }
+
+            #[inline]
+            pub(crate) fn put_payload(&self, _out: &mut Vec<u8>) {
+                match self { $( Frame::$name(_frame) => { $( _frame.$field.put(_out); )* } )* }
+            }
+
+            /// Reads a payload; `None` if the kind is unknown.
+            ///
+            /// # Errors
+            /// [`Malformed`] if the payload is not what its kind says.
+            #[inline]
+            pub fn decode(kind: u8, payload: &'a [u8]) -> Result<Option<Frame<'a>>, Malformed> {
+                let mut reader = Reader::new(payload);
+                let frame = match kind {
+                    $( $kind => Frame::$name($name { $( $field: Field::take(&mut reader)?, )* }), )*
+                    _ => return Ok(None),
+                };
+                reader.finish("frame payload")?;
+                Ok(Some(frame))
+            }
+
+            /// Every kind with its name, in order.
+            pub const KINDS: &'static [(u8, &'static str)] = &[ $( ($kind, stringify!($name)), )* ];
+        }
+    };
+    (@pair $frame:ident) => { None };
+    (@pair $frame:ident $from:ident $to:ident) => { Some(Pair { to: $frame.$to, from: $frame.$from }) };
+}
+
+frames! {
+    // Control frames: no number, no credit, not repeated.
+
+    /// All frames below `next` have arrived. Cumulative.
+    Ack = 0x01 {
+        /// The number of the next expected frame.
+        next: u64,
+    }
+    /// Numbered frames may be sent up to this many bytes since the session began. Never falls.
+    Credit = 0x02 {
+        /// Bytes of numbered frames, headers included, since the session began.
+        until: u64,
+    }
+    /// Asks for a [`Pong`].
+    Ping = 0x03 {
+        /// Comes back in the answer.
+        token: u64,
+    }
+    /// Answers a [`Ping`].
+    Pong = 0x04 {
+        /// As in the question.
+        token: u64,
+    }
+    /// Keep the frames for this actor until [`Unpause`]. Ends with the connection; its sender repeats it on the next one.
+    Pause = 0x05 {
+        /// An actor of the one who pauses.
+        actor: Key,
+    }
+    /// Send the frames for this actor again.
+    Unpause = 0x06 {
+        /// An actor that was paused.
+        actor: Key,
+    }
+    /// The last frame of this connection.
+    Close = 0x07 {
+        /// Why it ends.
+        reason: CloseReason,
+    }
+    /// I have nothing to send and nothing open: let us close the connection and keep the session.
+    IdleProposed = 0x08 {
+        /// The number of frames that its sender has sent in this session; another one sent by either side cancels.
+        sent: u64,
+    }
+    /// So have I: close the connection.
+    IdleAgreed = 0x09 {
+        /// As in the proposal.
+        sent: u64,
+    }
+
+    // Numbered frames: in order, once, under credit, over any number of connections.
+
+    /// Gives a type tag its number, before the first frame that uses it. Numbers are dense, from 0.
+    Tag<'a> = 0x20 {
+        /// The number.
+        id: TagId,
+        /// The tag: UTF-8, at most 255 bytes.
+        name: &'a str,
+    }
+    /// A part of a frame whose payload exceeds 16 KiB. The parts of one stream arrive in order, others between them.
+    Fragment<'a> = 0x21 {
+        /// Which large frame, unique while it is under way.
+        stream: u32,
+        /// First or later.
+        part: FragmentPart,
+        /// At most 16 KiB of the large frame's payload. The frame is whole when `total` bytes have arrived.
+        data: &'a [u8],
+    }
+    /// A message from an actor to an actor.
+    Message<'a> = 0x22 [from => to] {
+        /// The receiver.
+        to: Key,
+        /// The sender.
+        from: Key,
+        /// The type of the body.
+        tag: TagId,
+        /// Asks for a [`Receipt`] with this request number.
+        receipt: Option<u64>,
+        /// Where the nodes are that the body's addresses name.
+        route: Route<'a>,
+        /// MessagePack.
+        body: &'a [u8],
+    }
+    /// The answer to a question that carried a port.
+    Answer<'a> = 0x23 [from => to] {
+        /// The one-shot slot that waits at the asker's node; it stands where other frames name an actor.
+        to: Key,
+        /// The actor that answers.
+        from: Key,
+        /// The type of the body.
+        tag: TagId,
+        /// Where the nodes are that the body's addresses name.
+        route: Route<'a>,
+        /// MessagePack.
+        body: &'a [u8],
+    }
+    /// The last copy of a reply was dropped without an answer.
+    ReplyDropped = 0x24 {
+        /// The slot that waits.
+        port: Key,
+    }
+    /// What became of a message that asked for it.
+    Receipt = 0x25 {
+        /// As in the message.
+        request: u64,
+        /// What became of it.
+        outcome: Outcome,
+    }
+    /// `watcher` wants to know of `target`'s end.
+    Monitor = 0x26 [watcher => target] {
+        /// An actor of the frame's sender.
+        watcher: Key,
+        /// An actor of the frame's receiver.
+        target: Key,
+        /// The watcher's number for this monitor.
+        id: u64,
+    }
+    /// It no longer does.
+    Demonitor = 0x27 [watcher => target] {
+        /// As in the monitor.
+        watcher: Key,
+        /// As in the monitor.
+        target: Key,
+        /// As in the monitor.
+        id: u64,
+    }
+    /// A monitored actor has ended, or a subscription has.
+    Down<'a> = 0x28 [who => watcher] {
+        /// The actor that is told; an actor of the frame's receiver.
+        watcher: Key,
+        /// What ended.
+        who: Key,
+        /// The node of what ended: the frame's sender, or one that it lost.
+        node: NodeId,
+        /// As in the monitor.
+        id: u64,
+        /// How it ended.
+        why: DownWhy<'a>,
+    }
+    /// `target`, an actor of the frame's sender, lets `watcher` monitor it.
+    Notify = 0x29 [target => watcher] {
+        /// An actor of the frame's receiver.
+        watcher: Key,
+        /// An actor of the frame's sender.
+        target: Key,
+        /// The target's number for this monitor.
+        id: u64,
+    }
+    /// Ends an actor, which is told first.
+    Terminate = 0x2a [from => target] {
+        /// The actor that asks for it.
+        from: Key,
+        /// The actor that ends.
+        target: Key,
+    }
+    /// Throws a value into an actor.
+    Throw<'a> = 0x2b [from => target] {
+        /// The actor that throws.
+        from: Key,
+        /// The actor that it hits.
+        target: Key,
+        /// The type of the body.
+        tag: TagId,
+        /// MessagePack.
+        body: &'a [u8],
+    }
+    /// Resumes a sleeping actor with a value.
+    Resume<'a> = 0x2c [from => target] {
+        /// The actor that resumes it.
+        from: Key,
+        /// The actor that sleeps.
+        target: Key,
+        /// The type of the body.
+        tag: TagId,
+        /// MessagePack.
+        body: &'a [u8],
+    }
+    /// I look for a name. Answered by [`Found`] or [`NodeAt`] now or when it appears.
+    Want<'a> = 0x30 {
+        /// The asker's number for it.
+        request: u64,
+        /// What kind of name.
+        space: NameSpace,
+        /// Whether the asker collects several answers.
+        all: bool,
+        /// The name.
+        name: &'a str,
+    }
+    /// I no longer look for it.
+    Unwant = 0x31 {
+        /// As in the want.
+        request: u64,
+    }
+    /// An answer to a [`Want`].
+    Found = 0x32 {
+        /// As in the want.
+        request: u64,
+        /// What was found.
+        what: FoundWhat,
+    }
+    /// An answer to a [`Want`] of a node, and a hint where another node is.
+    NodeAt<'a> = 0x33 {
+        /// As in the want; 0 if nobody asked.
+        request: u64,
+        /// The node.
+        node: NodeId,
+        /// Its name.
+        name: &'a str,
+        /// Where it can be dialled.
+        locations: Locations<'a>,
+    }
+    /// The session ends after this frame.
+    Goodbye = 0x34 {
+        /// Why.
+        reason: GoodbyeReason,
+    }
+    /// `subscriber` wants what is published on a channel.
+    Subscribe = 0x40 [subscriber => channel] {
+        /// The subscriber's number for it; comes back in [`Subscribed`].
+        request: u64,
+        /// A channel of the frame's receiver.
+        channel: Key,
+        /// An actor or a channel of the frame's sender.
+        subscriber: Key,
+        /// The type that the subscriber takes.
+        tag: TagId,
+    }
+    /// It no longer does.
+    Unsubscribe = 0x41 [subscriber => channel] {
+        /// As in the subscription.
+        channel: Key,
+        /// As in the subscription.
+        subscriber: Key,
+    }
+    /// Answers [`Subscribe`].
+    Subscribed = 0x42 {
+        /// As in the subscription.
+        request: u64,
+        /// What became of it.
+        outcome: SubscribeOutcome,
+    }
+    /// A message of a channel, one copy for all its subscribers at the receiving node. Also what an actor sends to a
+    /// channel of another node.
+    Publish<'a> = 0x43 [from => channel] {
+        /// The channel, of the frame's sender (to subscribers) or receiver (to the channel), as `inbound` says.
+        channel: Key,
+        /// The actor or channel that it comes from.
+        from: Key,
+        /// True on the way to the channel, false on the way to its subscribers.
+        inbound: bool,
+        /// Asks for [`Delivered`] with this request number.
+        receipt: Option<u64>,
+        /// The type of the body.
+        tag: TagId,
+        /// Where the nodes are that the body's addresses name.
+        route: Route<'a>,
+        /// MessagePack.
+        body: &'a [u8],
+    }
+    /// A channel of the frame's sender was closed: its subscribers get one closing event each.
+    ChannelClosed = 0x44 {
+        /// The channel.
+        channel: Key,
+    }
+    /// Waits until a channel has `count` subscribers, and delivers to all. Answered by [`Delivered`].
+    DeliverAll<'a> = 0x45 [from => channel] {
+        /// The sender's number for it.
+        request: u64,
+        /// A channel of the frame's receiver.
+        channel: Key,
+        /// The actor that it comes from.
+        from: Key,
+        /// Subscribers to wait for; 0 is the present ones.
+        count: u32,
+        /// How long to wait for them, in milliseconds.
+        timeout_millis: u64,
+        /// The type of the body.
+        tag: TagId,
+        /// Where the nodes are that the body's addresses name.
+        route: Route<'a>,
+        /// MessagePack.
+        body: &'a [u8],
+    }
+    /// Answers [`DeliverAll`] and a [`Publish`] with a receipt.
+    Delivered = 0x46 {
+        /// As in the request.
+        request: u64,
+        /// Recipients that acknowledged.
+        count: u32,
+    }
+    /// Starts an actor by a registered function. Answered by [`Called`].
+    Call<'a> = 0x50 [from => function] {
+        /// The caller's number for it.
+        request: u64,
+        /// The function.
+        function: Key,
+        /// The actor that calls.
+        from: Key,
+        /// An actor of the caller's node that monitors the new one from birth, with the request as the monitor's id.
+        watcher: Option<Key>,
+        /// The type of the arguments.
+        tag: TagId,
+        /// Where the nodes are that the arguments' addresses name.
+        route: Route<'a>,
+        /// MessagePack.
+        body: &'a [u8],
+    }
+    /// Answers [`Call`].
+    Called<'a> = 0x51 {
+        /// As in the call.
+        request: u64,
+        /// What became of it.
+        outcome: CallOutcome<'a>,
+    }
+    /// Offers a file. Answered by [`FileAccept`] or [`FileEnd`].
+    FileOffer<'a> = 0x60 {
+        /// The sender's number for the transfer.
+        transfer: u64,
+        /// Size, time and permissions.
+        stamp: FileStamp,
+        /// BLAKE3 of the whole file.
+        hash: [u8; 32],
+        /// Whether another file of that name is to be replaced.
+        overwrite: bool,
+        /// The folder, relative to the receiver's; "" is that folder itself.
+        dir: &'a str,
+        /// The name in it.
+        name: &'a str,
+    }
+    /// Send the file from this offset on.
+    FileAccept = 0x61 {
+        /// As in the offer.
+        transfer: u64,
+        /// Bytes that are already there, after an interrupted transfer.
+        offset: u64,
+        /// Chunks may be sent up to this offset.
+        until: u64,
+    }
+    /// A part of a file, in order.
+    FileChunk<'a> = 0x62 {
+        /// As in the offer.
+        transfer: u64,
+        /// Where it belongs.
+        offset: u64,
+        /// At most 16 KiB less the other fields, so that no chunk is a large frame.
+        data: &'a [u8],
+    }
+    /// Chunks may be sent up to this offset. Never falls.
+    FileCredit = 0x63 {
+        /// As in the offer.
+        transfer: u64,
+        /// Bytes since the start of the file.
+        until: u64,
+    }
+    /// The transfer is over, by either side.
+    FileEnd = 0x64 {
+        /// As in the offer.
+        transfer: u64,
+        /// Whose number `transfer` is: true if the frame's sender offered the file.
+        mine: bool,
+        /// How it ended.
+        outcome: FileOutcome,
+    }
+    /// Deletes a file that the receiver got by a transfer. Answered by [`FileDeleted`].
+    FileDelete<'a> = 0x65 {
+        /// The sender's number for it.
+        request: u64,
+        /// The folder, relative to the receiver's.
+        dir: &'a str,
+        /// The name in it.
+        name: &'a str,
+    }
+    /// Answers [`FileDelete`].
+    FileDeleted = 0x66 {
+        /// As in the request.
+        request: u64,
+        /// What became of it.
+        outcome: FileOutcome,
+    }
+}

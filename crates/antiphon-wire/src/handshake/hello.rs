@@ -1,0 +1,202 @@
+//! The hello: who one side is and what it offers, in a fixed layout.
+
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use crate::bytes::{Field, Malformed, Reader};
+use crate::handshake::message::{self, MessageKind};
+use crate::ids::NodeId;
+use crate::limits::{
+    LOCATIONS_MAX, Limits, NAME_BYTES_MAX, RECORD_BYTES_MAX_LEAST, RECORD_BYTES_MAX_MOST, WINDOW_BYTES_LEAST,
+};
+use crate::suite::Suite;
+
+/// Flag: this side would like to close the connection when nothing is open on it. Flags of the upper half may be ignored.
+pub const CLOSES_WHEN_IDLE: u32 = 1 << 16;
+
+/// What one side says about itself before anything is proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The oldest version that this side speaks. The acceptor's: the chosen one.
+    pub version_min: u16,
+    /// The newest version that this side speaks. The acceptor's: the chosen one.
+    pub version_max: u16,
+    /// Flags: the lower half must be understood, the upper may be ignored.
+    pub flags: u32,
+    /// Which secret, a number from the configuration.
+    pub key_id: u32,
+    /// Which incarnation of which node.
+    pub node: NodeId,
+    /// Which session.
+    pub standing: Standing,
+    /// What this side takes.
+    pub offer: Offer,
+    /// 32 random bytes.
+    pub nonce: [u8; 32],
+    /// An X25519 public key.
+    pub public: [u8; 32],
+    /// The dialler's: those that it allows, best first. The acceptor's: the chosen one. Unknown ones are left out.
+    pub suites: SmallVec<[Suite; 8]>,
+    /// The node's name.
+    pub name: String,
+    /// Where the node can be dialled, best first.
+    pub locations: Vec<SocketAddr>,
+}
+
+/// Where one side stands in the session with the other.
+///
+/// A session is named by two *epochs*, one drawn by each side from a counter of its own that rises whenever a session of
+/// that node ends. So two sides that both still have their half agree that it is the same session, whoever dials, and one
+/// that has lost its half is found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The epoch of this side's half; from 1.
+    pub epoch: u64,
+    /// The epoch of the other side's half, if one was proven; else 0.
+    pub known: u64,
+    /// The dialler's: the number of this connection in the session, higher than all that it knows. The acceptor's: the
+    /// highest that was proven to it.
+    pub ordinal: u32,
+}
+
+impl Standing {
+    /// For a dial to a location whose node is unknown, or is met for the first time.
+    pub fn unknown(epoch: u64) -> Standing {
+        Standing { epoch, known: 0, ordinal: 1 }
+    }
+}
+
+/// The limits that one side tells the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// The largest record that this side takes.
+    pub record_bytes_max: u32,
+    /// The largest message that this side takes.
+    pub message_bytes_max: u32,
+    /// The bytes of messages in fragments that this side takes at a time.
+    pub reassembly_bytes_max: u32,
+    /// The bytes of numbered frames that the other side may send in a new session before it is granted more.
+    pub window_bytes: u32,
+}
+
+impl From<&Limits> for Offer {
+    fn from(limits: &Limits) -> Offer {
+        Offer {
+            record_bytes_max: limits.record_bytes_max.clamp(RECORD_BYTES_MAX_LEAST, RECORD_BYTES_MAX_MOST),
+            message_bytes_max: limits.message_bytes_max,
+            reassembly_bytes_max: limits.reassembly_bytes_max,
+            window_bytes: limits.window_bytes.max(WINDOW_BYTES_LEAST),
+        }
+    }
+}
+
+impl Hello {
+    /// Appends the whole message.
+    pub(crate) fn put(&self, kind: MessageKind, out: &mut Vec<u8>) {
+        let start = message::begin(kind, out);
+        self.version_min.put(out);
+        self.version_max.put(out);
+        self.flags.put(out);
+        self.key_id.put(out);
+        self.node.put(out);
+        self.standing.epoch.put(out);
+        self.standing.known.put(out);
+        self.standing.ordinal.put(out);
+        self.offer.record_bytes_max.put(out);
+        self.offer.message_bytes_max.put(out);
+        self.offer.reassembly_bytes_max.put(out);
+        self.offer.window_bytes.put(out);
+        self.nonce.put(out);
+        self.public.put(out);
+        put_count(self.suites.len(), out);
+        self.suites.iter().for_each(|suite| out.push(*suite as u8));
+        put_count(self.name.len(), out);
+        self.name.as_bytes().put(out);
+        put_count(self.locations.len(), out);
+        self.locations.iter().for_each(|location| location.put(out));
+        message::finish(start, out);
+    }
+
+    /// Reads the rest of a message. Bytes after the last field belong to later versions and are passed over.
+    pub(crate) fn take(mut reader: Reader<'_>) -> Result<Hello, Malformed> {
+        let reader = &mut reader;
+        let hello = Hello {
+            version_min: u16::take(reader)?,
+            version_max: u16::take(reader)?,
+            flags: u32::take(reader)?,
+            key_id: u32::take(reader)?,
+            node: NodeId::take(reader)?,
+            standing: Standing {
+                epoch: u64::take(reader)?,
+                known: u64::take(reader)?,
+                ordinal: u32::take(reader)?,
+            },
+            offer: Offer {
+                record_bytes_max: u32::take(reader)?,
+                message_bytes_max: u32::take(reader)?,
+                reassembly_bytes_max: u32::take(reader)?,
+                window_bytes: u32::take(reader)?,
+            },
+            nonce: reader.array("nonce")?,
+            public: reader.array("public key")?,
+            suites: take_suites(reader)?,
+            name: take_name(reader)?,
+            locations: take_locations(reader)?,
+        };
+        hello.check()?;
+        Ok(hello)
+    }
+
+    fn check(&self) -> Result<(), Malformed> {
+        let unknown = |field, value| Err(Malformed::Unknown { field, value });
+        if self.version_min > self.version_max {
+            return unknown("version range", self.version_min.into());
+        }
+        if self.flags & 0xffff != 0 {
+            return unknown("hello flags", self.flags.into());
+        }
+        if self.standing.epoch == 0 {
+            return unknown("epoch", 0);
+        }
+        let record_bytes_max = self.offer.record_bytes_max;
+        if !(RECORD_BYTES_MAX_LEAST..=RECORD_BYTES_MAX_MOST).contains(&record_bytes_max) {
+            return unknown("largest record", record_bytes_max.into());
+        }
+        if self.offer.window_bytes < WINDOW_BYTES_LEAST {
+            return unknown("window", self.offer.window_bytes.into());
+        }
+        Ok(())
+    }
+}
+
+fn put_count(count: usize, out: &mut Vec<u8>) {
+    out.push(u8::try_from(count).expect("a profile is checked before a hello is made of it"));
+}
+
+fn take_suites(reader: &mut Reader<'_>) -> Result<SmallVec<[Suite; 8]>, Malformed> {
+    let count = u8::take(reader)?;
+    Ok(reader
+        .slice("suites", count.into())?
+        .iter()
+        .filter_map(|number| Suite::from_number(*number))
+        .collect())
+}
+
+fn take_name(reader: &mut Reader<'_>) -> Result<String, Malformed> {
+    let length = usize::from(u8::take(reader)?);
+    debug_assert!(length <= NAME_BYTES_MAX, "a u8 keeps to the limit");
+    Ok(reader.text("name", length)?.to_owned())
+}
+
+fn take_locations(reader: &mut Reader<'_>) -> Result<Vec<SocketAddr>, Malformed> {
+    let count = u8::take(reader)?;
+    if usize::from(count) > LOCATIONS_MAX {
+        return Err(Malformed::TooLarge {
+            field: "locations",
+            value: count.into(),
+            limit: LOCATIONS_MAX as u64,
+        });
+    }
+    (0..count).map(|_| SocketAddr::take(reader)).collect()
+}

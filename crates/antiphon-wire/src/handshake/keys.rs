@@ -1,0 +1,138 @@
+//! The key schedule: from the secret, the agreement and the transcript to proofs and keys.
+//!
+//! A recording of a handshake does not help a guesser of the secret: every key also depends on the X25519 agreement.
+
+use ring::{digest, hkdf, hmac};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::handshake::message::Claim;
+use crate::secret::Secret;
+
+/// Dialler or acceptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The side that dialled.
+    Dialler,
+    /// The side that was dialled.
+    Acceptor,
+}
+
+/// Proves that a later connection comes from the side that began the session. Derived in its first handshake.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ResumeKey(Zeroizing<[u8; 32]>);
+
+impl std::fmt::Debug for ResumeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ResumeKey")
+    }
+}
+
+/// The SHA-256 of both hellos, whole messages, dialler's first; then the exporter's bytes, if the suite is `tls`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transcript([u8; 32]);
+
+impl Transcript {
+    pub(crate) fn of(dialler: &[u8], acceptor: &[u8], exporter: Option<&[u8; 32]>) -> Transcript {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(dialler);
+        context.update(acceptor);
+        if let Some(exporter) = exporter {
+            context.update(exporter);
+        }
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.finish().as_ref());
+        Transcript(hash)
+    }
+}
+
+/// The keys of one handshake.
+pub(crate) struct Schedule {
+    extracted: hkdf::Prk,
+    transcript: Transcript,
+}
+
+impl Schedule {
+    /// The secret's text is the salt, the agreement the input. No secret is an empty text.
+    pub(crate) fn new(secret: Option<&Secret>, agreement: &[u8; 32], transcript: Transcript) -> Schedule {
+        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, secret.map_or(&[], Secret::as_bytes));
+        Schedule { extracted: salt.extract(agreement), transcript }
+    }
+
+    /// What `role` proves with its claim.
+    pub(crate) fn prove(&self, role: Role, claim: Claim) -> [u8; 32] {
+        let key = self.expand::<32>("antiphon proof");
+        sign(&*key, proof_label(role), self.transcript, claim)
+    }
+
+    /// The key of the records that `role` sends.
+    pub(crate) fn record_key(&self, role: Role) -> Zeroizing<[u8; 32]> {
+        self.expand(match role {
+            Role::Dialler => "antiphon dialler records",
+            Role::Acceptor => "antiphon acceptor records",
+        })
+    }
+
+    /// The resume key of a session that begins with this handshake.
+    pub(crate) fn resume_key(&self) -> ResumeKey {
+        ResumeKey(self.expand("antiphon resume"))
+    }
+
+    /// What `role` proves with the resume key of an earlier handshake.
+    pub(crate) fn prove_resumption(&self, key: &ResumeKey, role: Role, claim: Claim) -> [u8; 32] {
+        sign(&*key.0, resume_label(role), self.transcript, claim)
+    }
+
+    fn expand<const N: usize>(&self, label: &str) -> Zeroizing<[u8; N]> {
+        let info = [label.as_bytes(), &self.transcript.0];
+        let mut key = Zeroizing::new([0; N]);
+        let expanded = self.extracted.expand(&info, Length(N)).and_then(|okm| okm.fill(&mut *key));
+        expanded.expect("32 bytes are within what HKDF-SHA256 expands to");
+        key
+    }
+}
+
+impl std::fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Schedule")
+    }
+}
+
+/// In constant time.
+pub(crate) fn is_same(ours: &[u8; 32], theirs: &[u8; 32]) -> bool {
+    ours.ct_eq(theirs).into()
+}
+
+fn sign(key: &[u8], label: &str, transcript: Transcript, claim: Claim) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
+    context.update(label.as_bytes());
+    context.update(&transcript.0);
+    context.update(&claim.bytes());
+    let mut proof = [0; 32];
+    proof.copy_from_slice(context.sign().as_ref());
+    proof
+}
+
+fn proof_label(role: Role) -> &'static str {
+    match role {
+        Role::Dialler => "antiphon dialler proves",
+        Role::Acceptor => "antiphon acceptor proves",
+    }
+}
+
+fn resume_label(role: Role) -> &'static str {
+    match role {
+        Role::Dialler => "antiphon dialler resumes",
+        Role::Acceptor => "antiphon acceptor resumes",
+    }
+}
+
+/// A number of bytes, for ring.
+#[derive(Debug)]
+struct Length(usize);
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}

@@ -1,0 +1,257 @@
+//! What one session has received: which frame is next, which bytes were granted, which tags are known, and the large frames
+//! being put together.
+//!
+//! Invariants: what was received was granted; what is granted is what was released and one window; what is being put together
+//! keeps to its limit in the bytes that were declared, and reserves only what arrived.
+
+use std::collections::BTreeMap;
+
+use crate::bytes::Malformed;
+use crate::frame::{Fragment, FragmentPart, Frame, NUMBERED_FROM, Tag};
+use crate::ids::TagId;
+use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX, Limits, TAG_BYTES_MAX};
+use crate::session::PeerFault;
+
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    /// The number of the next expected frame.
+    next: u64,
+    /// Frames that the peer repeats on the present connection although they have arrived.
+    repeated: u64,
+    /// Bytes of all frames that have arrived.
+    position: u64,
+    /// Bytes that need no longer be held back.
+    released: u64,
+    /// Bytes of the frame that was handed out last, until the next one is asked for.
+    handed_out: u64,
+    /// The position up to which the peer was told that it may send.
+    granted: u64,
+    /// The number that was acknowledged last, and the position then.
+    acked: u64,
+    acked_position: u64,
+    tags: Vec<Box<str>>,
+    assemblies: BTreeMap<u32, Assembly>,
+    /// Declared bytes of all assemblies.
+    declared: u64,
+    window: u64,
+}
+
+#[derive(Debug)]
+struct Assembly {
+    kind: u8,
+    total: u32,
+    payload: Vec<u8>,
+}
+
+/// A large frame that came in fragments, whole again. Owns its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assembled {
+    kind: u8,
+    payload: Vec<u8>,
+}
+
+impl Assembled {
+    /// The frame; its body borrows from here.
+    pub fn frame(&self) -> Frame<'_> {
+        let decoded = Frame::decode(self.kind, &self.payload);
+        decoded.ok().flatten().expect("a large frame is decoded once before it is handed out")
+    }
+
+    /// Bytes of its payload.
+    pub fn bytes_len(&self) -> usize {
+        self.payload.len()
+    }
+}
+
+impl Inbound {
+    pub(crate) fn new(window: u64) -> Inbound {
+        Inbound {
+            next: 0,
+            repeated: 0,
+            position: 0,
+            released: 0,
+            handed_out: 0,
+            granted: window,
+            acked: 0,
+            acked_position: 0,
+            tags: Vec::new(),
+            assemblies: BTreeMap::new(),
+            declared: 0,
+            window,
+        }
+    }
+
+    /// A new connection, on which the peer begins with frame `from`.
+    pub(crate) fn begin_connection(&mut self, from: u64) {
+        debug_assert!(from <= self.next, "this side never asked for a frame beyond the next");
+        self.repeated = self.next.saturating_sub(from);
+        self.acked = from;
+    }
+
+    /// A numbered frame of `bytes` has arrived. False if it had arrived before.
+    #[inline]
+    pub(crate) fn admit(&mut self, bytes: usize) -> Result<bool, PeerFault> {
+        if self.repeated > 0 {
+            self.repeated -= 1;
+            return Ok(false);
+        }
+        let position = self.position + bytes as u64;
+        if position > self.granted {
+            return Err(PeerFault::CreditExceeded { by: position - self.granted });
+        }
+        self.position = position;
+        self.next += 1;
+        self.handed_out += bytes as u64;
+        Ok(true)
+    }
+
+    /// The frame that was handed out last needs no longer be held back.
+    #[inline]
+    pub(crate) fn release_handed_out(&mut self) {
+        self.released += std::mem::take(&mut self.handed_out);
+    }
+
+    /// Takes the bytes of the frame that was handed out last, to be released later.
+    pub(crate) fn hold_handed_out(&mut self) -> u64 {
+        std::mem::take(&mut self.handed_out)
+    }
+
+    pub(crate) fn release(&mut self, bytes: u64) {
+        self.released += bytes;
+        debug_assert!(self.released <= self.position, "only what was held can be released");
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether something has arrived that was not acknowledged.
+    #[inline]
+    pub(crate) fn owes_ack(&self) -> bool {
+        self.next > self.acked
+    }
+
+    /// Bytes that have arrived and were not acknowledged.
+    #[inline]
+    pub(crate) fn unacked_bytes(&self) -> u64 {
+        self.position - self.acked_position
+    }
+
+    /// The acknowledgement to send now.
+    pub(crate) fn take_ack(&mut self) -> u64 {
+        (self.acked, self.acked_position) = (self.next, self.position);
+        self.next
+    }
+
+    /// Bytes that could be granted and were not.
+    #[inline]
+    pub(crate) fn grantable(&self) -> u64 {
+        self.released + self.window - self.granted
+    }
+
+    /// Whether so much can be granted that the peer should hear of it: a quarter of the window.
+    #[inline]
+    pub(crate) fn owes_credit(&self) -> bool {
+        self.grantable() * 4 >= self.window
+    }
+
+    /// The grant to send now.
+    pub(crate) fn take_credit(&mut self) -> u64 {
+        self.granted = self.released + self.window;
+        self.granted
+    }
+
+    pub(crate) fn tag_name(&self, id: TagId) -> Option<&str> {
+        self.tags.get(id.0 as usize).map(|name| &**name)
+    }
+
+    /// The peer numbers a tag.
+    pub(crate) fn add_tag(&mut self, tag: Tag<'_>, limits: &Limits) -> Result<(), PeerFault> {
+        let expected = self.tags.len() as u64;
+        if u64::from(tag.id.0) != expected || expected >= u64::from(limits.tags_max) {
+            return Err(PeerFault::TagNumber { told: tag.id, expected });
+        }
+        if tag.name.len() > TAG_BYTES_MAX {
+            let (value, limit) = (tag.name.len() as u64, TAG_BYTES_MAX as u64);
+            return Err(Malformed::TooLarge { field: "type tag", value, limit }.into());
+        }
+        self.tags.push(tag.name.into());
+        Ok(())
+    }
+
+    /// Checks that a frame's tag is known.
+    #[inline]
+    pub(crate) fn check_tag(&self, frame: &Frame<'_>) -> Result<(), PeerFault> {
+        match frame.tag() {
+            Some(id) if id.0 as usize >= self.tags.len() => Err(PeerFault::UnknownTag { id }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// A fragment has arrived; answers the large frame if it is whole now.
+    pub(crate) fn assemble(
+        &mut self,
+        fragment: Fragment<'_>,
+        limits: &Limits,
+    ) -> Result<Option<Assembled>, PeerFault> {
+        let stream = fragment.stream;
+        if fragment.data.is_empty() || fragment.data.len() > FRAGMENT_BYTES_MAX {
+            return Err(PeerFault::Fragment { stream });
+        }
+        if let FragmentPart::First { kind, total } = fragment.part {
+            self.begin_assembly(stream, kind, total, limits)?;
+        }
+        let assembly = self.assemblies.get_mut(&stream).ok_or(PeerFault::Fragment { stream })?;
+        assembly.payload.extend_from_slice(fragment.data);
+        let (arrived, total) = (assembly.payload.len(), assembly.total as usize);
+        if arrived > total {
+            return Err(PeerFault::Fragment { stream });
+        }
+        if arrived < total {
+            return Ok(None);
+        }
+        let Some(Assembly { kind, payload, .. }) = self.assemblies.remove(&stream) else { return Ok(None) };
+        self.declared -= total as u64;
+        let frame = Frame::decode(kind, &payload)?;
+        let unknown = Malformed::Unknown { field: "frame kind", value: kind.into() };
+        self.check_tag(&frame.ok_or(unknown)?)?;
+        Ok(Some(Assembled { kind, payload }))
+    }
+
+    fn begin_assembly(
+        &mut self,
+        stream: u32,
+        kind: u8,
+        total: u32,
+        limits: &Limits,
+    ) -> Result<(), PeerFault> {
+        let most = limits.message_bytes_max.saturating_add(LARGE_FRAME_FIELDS_BYTES_MAX);
+        let is_large = total as usize > FRAGMENT_BYTES_MAX && total <= most;
+        let is_whole_frame = kind >= NUMBERED_FROM && kind != FRAGMENT && kind != TAG;
+        let is_new = !self.assemblies.contains_key(&stream);
+        if !is_large || !is_whole_frame || !is_new {
+            return Err(PeerFault::Fragment { stream });
+        }
+        self.declared += u64::from(total);
+        if self.assemblies.len() + 1 > 1 && self.declared > u64::from(limits.reassembly_bytes_max) {
+            return Err(PeerFault::Reassembly { declared: self.declared });
+        }
+        self.assemblies.insert(stream, Assembly { kind, total, payload: Vec::new() });
+        Ok(())
+    }
+
+    /// Panics if an invariant does not hold.
+    pub(crate) fn check(&self) {
+        assert!(self.position <= self.granted, "what was received was granted");
+        assert!(self.released + self.handed_out <= self.position, "what is released was received");
+        assert!(self.granted <= self.released + self.window, "what is granted was released");
+        let declared: u64 = self.assemblies.values().map(|assembly| u64::from(assembly.total)).sum();
+        assert_eq!(declared, self.declared, "assemblies are counted");
+        for assembly in self.assemblies.values() {
+            assert!(assembly.payload.len() < assembly.total as usize, "a whole assembly is handed out");
+        }
+    }
+}
+
+const TAG: u8 = 0x20;
+const FRAGMENT: u8 = 0x21;

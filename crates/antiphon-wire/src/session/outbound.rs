@@ -1,0 +1,381 @@
+//! What one session has to send and has sent: numbered frames in segments, kept until they are acknowledged.
+//!
+//! Invariants: a frame lies in one segment; segments are contiguous in frame numbers and in byte positions; everything
+//! acknowledged was transmitted, everything transmitted was appended; a segment whose frames are all acknowledged is gone.
+
+use std::collections::VecDeque;
+
+use crate::frame::{Frame, HEADER_BYTES, RawFrame};
+
+/// Bytes of one segment: with its header, tag and control frames a whole one still fits the largest record.
+pub(crate) const SEGMENT_BYTES: usize = 64 * 1024 - 512;
+
+/// The peer acknowledged, or asked for, a frame that this side has not sent or no longer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutOfRange;
+
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
+    segments: VecDeque<Segment>,
+    /// Recycled buffers, so that a steady flow allocates nothing.
+    spare: Vec<Vec<u8>>,
+    /// The number of the next frame that is appended.
+    next: u64,
+    /// Bytes appended since the session began.
+    end: u64,
+    /// All frames below have been acknowledged.
+    acked: u64,
+    /// All frames from here on were never transmitted on any connection.
+    transmitted: u64,
+    cursor: Cursor,
+}
+
+#[derive(Debug)]
+struct Segment {
+    bytes: Vec<u8>,
+    first_frame: u64,
+    frames: u32,
+    /// Of its first byte, since the session began.
+    position: u64,
+}
+
+/// The next frame to transmit on the present connection.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    segment: usize,
+    offset: usize,
+    frame: u64,
+    position: u64,
+}
+
+impl Segment {
+    fn end_frame(&self) -> u64 {
+        self.first_frame + u64::from(self.frames)
+    }
+}
+
+impl Outbound {
+    /// Appends a frame whose payload has `size` bytes, at most [`FRAGMENT_BYTES_MAX`](crate::FRAGMENT_BYTES_MAX) and a
+    /// fragment's fields.
+    #[inline]
+    pub(crate) fn append(&mut self, frame: &Frame<'_>, size: usize) {
+        let length = u16::try_from(size).expect("large frames are cut before");
+        let bytes = self.room_for(HEADER_BYTES + size);
+        frame.put_with_header(length, bytes);
+        self.count(HEADER_BYTES + size);
+    }
+
+    /// Appends a frame that is encoded already.
+    pub(crate) fn append_encoded(&mut self, frame: &[u8]) {
+        self.room_for(frame.len()).extend_from_slice(frame);
+        self.count(frame.len());
+    }
+
+    /// The segment that takes `count` bytes more.
+    #[inline]
+    fn room_for(&mut self, count: usize) -> &mut Vec<u8> {
+        let has_room = self.segments.back().is_some_and(|last| last.bytes.len() + count <= SEGMENT_BYTES);
+        if !has_room {
+            self.add_segment();
+        }
+        &mut self.segments.back_mut().expect("one was just added").bytes
+    }
+
+    #[cold]
+    fn add_segment(&mut self) {
+        let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(SEGMENT_BYTES));
+        self.segments.push_back(Segment { bytes, first_frame: self.next, frames: 0, position: self.end });
+    }
+
+    #[inline]
+    fn count(&mut self, bytes: usize) {
+        let segment = self.segments.back_mut().expect("something was appended to it");
+        segment.frames += 1;
+        self.next += 1;
+        self.end += bytes as u64;
+    }
+
+    /// Copies whole frames to `out`: at most `room` bytes, and none beyond the position `credit`.
+    pub(crate) fn copy_to(&mut self, out: &mut Vec<u8>, mut room: usize, credit: u64) {
+        while let Some(segment) = self.segments.get(self.cursor.segment) {
+            let rest = &segment.bytes[self.cursor.offset..];
+            let credit_left =
+                usize::try_from(credit.saturating_sub(self.cursor.position)).unwrap_or(usize::MAX);
+            let allowed = room.min(credit_left);
+            let is_whole = rest.len() <= allowed;
+            let (bytes, frames) = if is_whole {
+                (rest.len(), segment.end_frame() - self.cursor.frame)
+            } else {
+                whole_frames(rest, allowed)
+            };
+            out.extend_from_slice(&rest[..bytes]);
+            room -= bytes;
+            self.cursor.offset += bytes;
+            self.cursor.position += bytes as u64;
+            self.cursor.frame += frames;
+            if !is_whole || self.cursor.segment + 1 == self.segments.len() {
+                break;
+            }
+            self.cursor.segment += 1;
+            self.cursor.offset = 0;
+        }
+        self.transmitted = self.transmitted.max(self.cursor.frame);
+    }
+
+    /// Whether a frame waits that `credit` allows.
+    #[inline]
+    pub(crate) fn can_send(&self, credit: u64) -> bool {
+        if self.cursor.position == self.end {
+            return false;
+        }
+        if self.end <= credit {
+            return true;
+        }
+        let mut at = self.cursor;
+        let mut segment = &self.segments[at.segment];
+        if at.offset == segment.bytes.len() {
+            (at.segment, at.offset) = (at.segment + 1, 0);
+            segment = &self.segments[at.segment];
+        }
+        at.position + frame_bytes(&segment.bytes[at.offset..]) as u64 <= credit
+    }
+
+    /// All frames below `next` have arrived.
+    ///
+    /// # Errors
+    /// [`OutOfRange`], and nothing changed, if one of them was never transmitted.
+    pub(crate) fn acknowledge(&mut self, next: u64) -> Result<(), OutOfRange> {
+        if next > self.transmitted {
+            return Err(OutOfRange);
+        }
+        self.acked = self.acked.max(next);
+        while self.segments.front().is_some_and(|first| first.end_frame() <= self.acked) {
+            self.drop_first();
+        }
+        // After a new connection the cursor may lie before what an acknowledgement on the way covered.
+        if self.cursor.frame < self.acked {
+            self.rewind(self.acked)?;
+        }
+        Ok(())
+    }
+
+    fn drop_first(&mut self) {
+        let Some(mut segment) = self.segments.pop_front() else { return };
+        if self.spare.len() < SPARE_SEGMENTS_MAX {
+            segment.bytes.clear();
+            self.spare.push(segment.bytes);
+        }
+        match self.cursor.segment.checked_sub(1) {
+            Some(index) => self.cursor.segment = index,
+            None => {
+                self.cursor = Cursor {
+                    segment: 0,
+                    offset: 0,
+                    frame: self.segments.front().map_or(self.next, |first| first.first_frame),
+                    position: self.segments.front().map_or(self.end, |first| first.position),
+                }
+            }
+        }
+    }
+
+    /// Goes on from frame `frame`, on a new connection.
+    ///
+    /// # Errors
+    /// [`OutOfRange`], and nothing changed, if it was never transmitted or is no longer kept.
+    pub(crate) fn rewind(&mut self, frame: u64) -> Result<(), OutOfRange> {
+        if frame > self.transmitted || frame < self.acked {
+            return Err(OutOfRange);
+        }
+        let index = self.segments.partition_point(|segment| segment.end_frame() <= frame);
+        let Some(segment) = self.segments.get(index) else {
+            self.cursor = self.cursor_at_end();
+            return Ok(());
+        };
+        let mut offset = 0;
+        for _ in segment.first_frame..frame {
+            offset += frame_bytes(&segment.bytes[offset..]);
+        }
+        self.cursor = Cursor { segment: index, offset, frame, position: segment.position + offset as u64 };
+        Ok(())
+    }
+
+    fn cursor_at_end(&self) -> Cursor {
+        let (segment, offset) = match self.segments.back() {
+            Some(last) => (self.segments.len() - 1, last.bytes.len()),
+            None => (0, 0),
+        };
+        Cursor { segment, offset, frame: self.next, position: self.end }
+    }
+
+    /// Bytes that wait to be transmitted on this connection.
+    #[inline]
+    pub(crate) fn unsent_bytes(&self) -> u64 {
+        self.end - self.cursor.position
+    }
+
+    /// Bytes appended since the session began.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The position of the next byte to transmit.
+    pub(crate) fn sent(&self) -> u64 {
+        self.cursor.position
+    }
+
+    /// The number of the next frame to be appended.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// All frames below have been acknowledged.
+    pub(crate) fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// Whether nothing is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Gives back recycled buffers.
+    pub(crate) fn release_spare(&mut self) {
+        self.spare = Vec::new();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn spare_buffers(&self) -> usize {
+        self.spare.len()
+    }
+
+    /// Every frame that was not acknowledged, and whether it was ever transmitted.
+    pub(crate) fn unacknowledged(&self) -> impl Iterator<Item = (RawFrame<'_>, bool)> {
+        let frames = self.segments.iter().flat_map(|segment| {
+            let mut rest = segment.bytes.as_slice();
+            let raw = std::iter::from_fn(move || RawFrame::take_from(&mut rest).ok().flatten());
+            (segment.first_frame..).zip(raw)
+        });
+        let kept = frames.filter(|(number, _)| *number >= self.acked);
+        kept.map(|(number, raw)| (raw, number < self.transmitted))
+    }
+
+    /// Panics if an invariant does not hold.
+    pub(crate) fn check(&self) {
+        let (mut frame, mut position) =
+            self.segments.front().map_or((self.next, self.end), |first| (first.first_frame, first.position));
+        assert!(self.acked >= frame, "what is not acknowledged is kept");
+        for segment in &self.segments {
+            assert_eq!((segment.first_frame, segment.position), (frame, position), "segments are contiguous");
+            assert!(segment.end_frame() > self.acked, "an acknowledged segment is gone");
+            assert!(segment.bytes.len() <= SEGMENT_BYTES, "a segment keeps to its size");
+            frame = segment.end_frame();
+            position += segment.bytes.len() as u64;
+        }
+        assert_eq!((frame, position), (self.next, self.end), "segments hold everything appended");
+        assert!(self.acked <= self.transmitted && self.transmitted <= self.next);
+        assert!(self.cursor.frame >= self.acked && self.cursor.frame <= self.transmitted);
+        assert!(self.cursor.position <= self.end);
+        assert_eq!(self.cursor.frame == self.next, self.cursor.position == self.end);
+    }
+}
+
+/// Bytes of the frame at the front.
+#[inline]
+fn frame_bytes(bytes: &[u8]) -> usize {
+    let [_, _, low, high] = *bytes.first_chunk::<HEADER_BYTES>().expect("a segment holds whole frames");
+    HEADER_BYTES + usize::from(u16::from_le_bytes([low, high]))
+}
+
+/// The whole frames at the front within `allowed` bytes: their bytes and number.
+fn whole_frames(bytes: &[u8], allowed: usize) -> (usize, u64) {
+    let (mut end, mut frames) = (0, 0);
+    while end < bytes.len() {
+        let after = end + frame_bytes(&bytes[end..]);
+        if after > allowed {
+            break;
+        }
+        (end, frames) = (after, frames + 1);
+    }
+    (end, frames)
+}
+
+/// As many as a window of 1 MiB keeps under way, and some.
+const SPARE_SEGMENTS_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Unwant;
+
+    fn filled(frames: u64) -> Outbound {
+        let mut outbound = Outbound::default();
+        for request in 0..frames {
+            outbound.append(&Frame::Unwant(Unwant { request }), 8);
+            outbound.check();
+        }
+        outbound
+    }
+
+    fn taken(outbound: &mut Outbound, room: usize, credit: u64) -> Vec<u64> {
+        let mut out = Vec::new();
+        outbound.copy_to(&mut out, room, credit);
+        outbound.check();
+        let (mut rest, mut requests) = (out.as_slice(), Vec::new());
+        while let Some(raw) = RawFrame::take_from(&mut rest).expect("whole frames") {
+            let Ok(Some(Frame::Unwant(Unwant { request }))) = raw.decode() else { panic!("as appended") };
+            requests.push(request);
+        }
+        requests
+    }
+
+    #[test]
+    fn frames_leave_in_order_within_room_and_credit() {
+        let mut outbound = filled(10);
+        assert!(!outbound.can_send(11));
+        assert!(outbound.can_send(12));
+        assert_eq!(taken(&mut outbound, 1000, 12 * 3), [0, 1, 2]);
+        assert!(!outbound.can_send(12 * 3));
+        assert_eq!(taken(&mut outbound, 12 * 2 + 11, 1000), [3, 4]);
+        assert_eq!(taken(&mut outbound, 1000, 1000), [5, 6, 7, 8, 9]);
+        assert_eq!(outbound.unsent_bytes(), 0);
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_is_sent_again_over_segments() {
+        let mut outbound = filled(20_000);
+        assert_eq!(taken(&mut outbound, usize::MAX, u64::MAX), (0..20_000).collect::<Vec<_>>());
+        for kept_from in [0, 1, 5_418, 5_419, 10_000, 19_999, 20_000] {
+            assert_eq!(outbound.acknowledge(kept_from), Ok(()));
+            outbound.check();
+            assert_eq!(outbound.rewind(kept_from), Ok(()));
+            assert_eq!(taken(&mut outbound, usize::MAX, u64::MAX), (kept_from..20_000).collect::<Vec<_>>());
+        }
+        assert!(outbound.is_empty());
+    }
+
+    #[test]
+    fn an_acknowledgement_of_the_unsent_and_a_rewind_before_the_kept_are_refused() {
+        let mut outbound = filled(10);
+        assert_eq!(outbound.acknowledge(1), Err(OutOfRange));
+        assert_eq!(taken(&mut outbound, 12 * 5, u64::MAX).len(), 5);
+        assert_eq!(outbound.acknowledge(6), Err(OutOfRange));
+        assert_eq!(outbound.acknowledge(4), Ok(()));
+        assert_eq!(outbound.rewind(3), Err(OutOfRange));
+        assert_eq!(outbound.rewind(6), Err(OutOfRange));
+        assert_eq!(outbound.rewind(4), Ok(()));
+    }
+
+    #[test]
+    fn a_steady_flow_recycles_its_segments() {
+        let mut outbound = Outbound::default();
+        let mut out = Vec::new();
+        for round in 0..100_000_u64 {
+            outbound.append(&Frame::Unwant(Unwant { request: round }), 8);
+            out.clear();
+            outbound.copy_to(&mut out, usize::MAX, u64::MAX);
+            outbound.acknowledge(round).expect("transmitted");
+        }
+        outbound.check();
+        assert!(outbound.segments.len() + outbound.spare.len() <= 2);
+    }
+}

@@ -1,0 +1,203 @@
+//! The receiving half of a session: from records to frames that borrow from the read buffer.
+
+use crate::deframer::Deframer;
+use crate::frame::{Frame, RawFrame};
+use crate::ids::TagId;
+use crate::session::inbound::Assembled;
+use crate::session::{PeerFault, Session, SessionError};
+use crate::time::Time;
+
+/// The frames of one opened record. Borrows the deframer, not the session: while a frame is looked at, the session can send.
+#[derive(Debug)]
+pub struct Frames<'d> {
+    rest: &'d [u8],
+}
+
+#[cfg(test)]
+impl<'d> Frames<'d> {
+    pub(super) fn of(body: &'d [u8]) -> Frames<'d> {
+        Frames { rest: body }
+    }
+}
+
+/// A frame for the node. What concerns only the session (acknowledgements, credit, pings, pauses, fragments) never gets here.
+#[derive(Debug)]
+pub enum Incoming<'d> {
+    /// A frame whose body lies in the read buffer.
+    Frame(Frame<'d>),
+    /// A large frame that came in fragments.
+    Assembled(Assembled),
+}
+
+impl Incoming<'_> {
+    /// The frame.
+    pub fn frame(&self) -> Frame<'_> {
+        match self {
+            Incoming::Frame(frame) => *frame,
+            Incoming::Assembled(assembled) => assembled.frame(),
+        }
+    }
+}
+
+/// Bytes of a frame that is held back: the peer's credit for them returns with [`Session::release`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "credit that is never released stalls the peer"]
+pub struct HeldCredit(u64);
+
+impl HeldCredit {
+    /// How many bytes.
+    pub fn bytes(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Session {
+    /// Opens the next record that is whole in `input`. Take all its frames before the next one.
+    ///
+    /// # Errors
+    /// [`SessionError::Record`] if it does not open: close the connection. [`SessionError::NotConnected`].
+    #[inline]
+    pub fn next_record<'d>(
+        &mut self,
+        now: Time,
+        input: &'d mut Deframer,
+    ) -> Result<Option<Frames<'d>>, SessionError> {
+        let Some(link) = &mut self.link else { return Err(SessionError::NotConnected) };
+        let Some(rest) = input.next_record(&mut link.opener)? else { return Ok(None) };
+        self.identity.is_firm = true;
+        self.hear(now);
+        Ok(Some(Frames { rest }))
+    }
+
+    /// The next frame for the node. Asking for it releases the credit of the one before, unless that was
+    /// [held](Session::hold).
+    ///
+    /// # Errors
+    /// [`SessionError::PeerMisbehaved`]: close the connection and end the session.
+    #[inline]
+    pub fn next_frame<'d>(
+        &mut self,
+        now: Time,
+        frames: &mut Frames<'d>,
+    ) -> Result<Option<Incoming<'d>>, SessionError> {
+        loop {
+            self.inbound.release_handed_out();
+            let raw = RawFrame::take_from(&mut frames.rest).map_err(PeerFault::Malformed)?;
+            let Some(raw) = raw else { return Ok(None) };
+            if raw.is_numbered() && !self.count(now, &raw)? {
+                continue;
+            }
+            let Some(frame) = raw.decode().map_err(PeerFault::Malformed)? else { continue };
+            if let Some(incoming) = self.digest(frame)? {
+                return Ok(Some(incoming));
+            }
+        }
+    }
+
+    /// Counts a numbered frame; false if it had arrived before.
+    #[inline]
+    fn count(&mut self, now: Time, raw: &RawFrame<'_>) -> Result<bool, PeerFault> {
+        let is_new = self.inbound.admit(raw.bytes_len())?;
+        if self.ack_due.is_none() && !self.control.ack_now {
+            self.ack_due = Some(now + self.limits.ack_delay);
+        }
+        Ok(is_new)
+    }
+
+    /// Does what concerns the session; hands out the rest.
+    #[inline]
+    fn digest<'d>(&mut self, frame: Frame<'d>) -> Result<Option<Incoming<'d>>, PeerFault> {
+        match frame {
+            Frame::Fragment(fragment) => {
+                Ok(self.inbound.assemble(fragment, &self.limits)?.map(Incoming::Assembled))
+            }
+            Frame::Tag(tag) => {
+                self.inbound.add_tag(tag, &self.limits)?;
+                Ok(Some(Incoming::Frame(frame)))
+            }
+            Frame::Ack(_)
+            | Frame::Credit(_)
+            | Frame::Ping(_)
+            | Frame::Pong(_)
+            | Frame::Pause(_)
+            | Frame::Unpause(_) => {
+                self.digest_control(frame)?;
+                Ok(None)
+            }
+            Frame::Close(_)
+            | Frame::IdleProposed(_)
+            | Frame::IdleAgreed(_)
+            | Frame::Message(_)
+            | Frame::Answer(_)
+            | Frame::ReplyDropped(_)
+            | Frame::Receipt(_)
+            | Frame::Monitor(_)
+            | Frame::Demonitor(_)
+            | Frame::Down(_)
+            | Frame::Notify(_)
+            | Frame::Terminate(_)
+            | Frame::Throw(_)
+            | Frame::Resume(_)
+            | Frame::Want(_)
+            | Frame::Unwant(_)
+            | Frame::Found(_)
+            | Frame::NodeAt(_)
+            | Frame::Goodbye(_)
+            | Frame::Subscribe(_)
+            | Frame::Unsubscribe(_)
+            | Frame::Subscribed(_)
+            | Frame::Publish(_)
+            | Frame::ChannelClosed(_)
+            | Frame::DeliverAll(_)
+            | Frame::Delivered(_)
+            | Frame::Call(_)
+            | Frame::Called(_)
+            | Frame::FileOffer(_)
+            | Frame::FileAccept(_)
+            | Frame::FileChunk(_)
+            | Frame::FileCredit(_)
+            | Frame::FileEnd(_)
+            | Frame::FileDelete(_)
+            | Frame::FileDeleted(_) => self.hand_out(frame),
+        }
+    }
+
+    #[inline]
+    fn hand_out<'d>(&mut self, frame: Frame<'d>) -> Result<Option<Incoming<'d>>, PeerFault> {
+        self.inbound.check_tag(&frame)?;
+        Ok(Some(Incoming::Frame(frame)))
+    }
+
+    fn digest_control(&mut self, frame: Frame<'_>) -> Result<(), PeerFault> {
+        if let Frame::Ack(ack) = frame {
+            self.outbound.acknowledge(ack.next).map_err(|_| PeerFault::FrameNumber { frame: ack.next })?;
+        } else if let Frame::Credit(credit) = frame {
+            self.credit = self.credit.max(credit.until);
+        } else if let Frame::Ping(ping) = frame {
+            self.control.pong = Some(ping.token);
+        } else if let Frame::Pause(pause) = frame {
+            let limit = self.limits.paused_actors_max;
+            let is_within = self.lanes.pause(pause.actor, limit);
+            is_within.then_some(()).ok_or(PeerFault::Paused { limit })?;
+        } else if let Frame::Unpause(unpause) = frame {
+            self.lanes.unpause(unpause.actor);
+        }
+        Ok(())
+    }
+
+    /// Holds back the credit of the frame that was handed out last, because the node keeps that frame for later. Release it
+    /// when the frame is gone.
+    pub fn hold(&mut self) -> HeldCredit {
+        HeldCredit(self.inbound.hold_handed_out())
+    }
+
+    /// A frame that was held back is gone.
+    pub fn release(&mut self, held: HeldCredit) {
+        self.inbound.release(held.0);
+    }
+
+    /// The name of a type tag that the peer has numbered.
+    pub fn tag_name(&self, id: TagId) -> Option<&str> {
+        self.inbound.tag_name(id)
+    }
+}

@@ -1,0 +1,213 @@
+//! Which connection belongs to which session: what to tell in a hello, what to hold in a proof, what to do when it is proven.
+//!
+//! Two nodes may dial each other at the same moment, a connection may die between the two proofs, and one side may have lost
+//! the session that the other still holds. The rules here let both sides come to the same answer in each of these cases;
+//! PROTOCOL.md, "Sessions", explains them.
+
+use crate::handshake::{
+    Connection, Grip, Handshake, Hello, Holding, RESUME_KEYS_MAX, Refusal, ResumeKey, Role, Standing,
+};
+use crate::ids::NodeId;
+use crate::session::Session;
+use smallvec::SmallVec;
+
+/// What names a session, and which connection it is on.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) me: NodeId,
+    pub(crate) peer: NodeId,
+    /// This side's half.
+    pub(crate) epoch: u64,
+    /// The peer's half.
+    pub(crate) known: u64,
+    /// Of all connections on which the session began: more than one if proofs were lost.
+    pub(crate) keys: SmallVec<[ResumeKey; RESUME_KEYS_MAX]>,
+    /// Whether anything was ever received. Before that the session may begin once more on a new connection.
+    pub(crate) is_firm: bool,
+    /// Of the last proven connection.
+    pub(crate) ordinal: u32,
+    /// Of the last dial.
+    pub(crate) dialled: u32,
+    /// Who dialled the present connection.
+    pub(crate) live: Option<NodeId>,
+}
+
+/// What to do with a proven connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Give it to the session, which goes on: `Session::connected`.
+    Takes,
+    /// Begin a new session with it: `Session::begin`. One that is there is lost.
+    Begins,
+    /// Close it, best after telling why.
+    Refused(Refusal),
+}
+
+impl Identity {
+    pub(crate) fn new(me: NodeId, connection: &Connection) -> Identity {
+        Identity {
+            me,
+            peer: connection.peer.node,
+            epoch: connection.mine.epoch,
+            known: connection.peer.standing.epoch,
+            keys: SmallVec::new(),
+            is_firm: false,
+            ordinal: 0,
+            dialled: 0,
+            live: None,
+        }
+    }
+
+    fn standing(&self, ordinal: u32) -> Standing {
+        Standing { epoch: self.epoch, known: self.known, ordinal }
+    }
+
+    /// Whether a connection with this ordinal takes over from the present one. Of two with the same ordinal, that which the
+    /// smaller node dialled stays.
+    fn yields_to(&self, ordinal: u32, dialler: NodeId) -> Result<(), Refusal> {
+        let smaller = self.me.min(self.peer);
+        let does = match self.live {
+            None => ordinal >= self.ordinal,
+            Some(present) => {
+                ordinal > self.ordinal
+                    || (ordinal == self.ordinal && dialler == smaller && present != dialler)
+            }
+        };
+        match does {
+            true => Ok(()),
+            false if ordinal == self.ordinal => Err(Refusal::Duplicate),
+            false => Err(Refusal::Superseded),
+        }
+    }
+
+    fn holding(&self, next: u64) -> Holding {
+        let grip = if self.is_firm { Grip::Firm } else { Grip::Loose };
+        Holding { next, keys: self.keys.clone(), grip }
+    }
+
+    fn admit(&self, connection: &Connection) -> Admission {
+        let theirs = connection.peer.standing.epoch;
+        let is_same = connection.mine.epoch == self.epoch && theirs == self.known;
+        let is_newer = theirs > self.known;
+        if !is_same {
+            return if is_newer { Admission::Begins } else { Admission::Refused(Refusal::Superseded) };
+        }
+        if !connection.resumes && self.is_firm {
+            return Admission::Refused(Refusal::Superseded);
+        }
+        let dialler = match connection.role {
+            Role::Dialler => self.me,
+            Role::Acceptor => self.peer,
+        };
+        match self.yields_to(connection.ordinal(), dialler) {
+            Ok(()) => Admission::Takes,
+            Err(refusal) => Admission::Refused(refusal),
+        }
+    }
+
+    /// Takes over a connection that was admitted.
+    pub(crate) fn take(&mut self, connection: &Connection) {
+        self.ordinal = connection.ordinal();
+        self.dialled = self.dialled.max(self.ordinal);
+        self.live = Some(match connection.role {
+            Role::Dialler => self.me,
+            Role::Acceptor => self.peer,
+        });
+        if let Some(key) = &connection.resume_key {
+            if self.keys.len() == RESUME_KEYS_MAX {
+                self.keys.remove(0);
+            }
+            self.keys.push(key.clone());
+        }
+    }
+}
+
+impl Session {
+    /// What to tell in the hello of the next dial. Counts it.
+    pub fn next_standing(&mut self) -> Standing {
+        self.identity.dialled = self.identity.dialled.max(self.identity.ordinal).saturating_add(1);
+        self.identity.standing(self.identity.dialled)
+    }
+
+    /// The acceptor, after a dialler's hello: what to tell in its own.
+    ///
+    /// `session` is the one with the node that the hello names, if there is one; `epoch` is the node's counter, from 1, that
+    /// rises whenever a session of the node ends.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer, if the dial comes too late or too much.
+    pub fn answer_to(session: Option<&Session>, epoch: u64, hello: &Hello) -> Result<Standing, Refusal> {
+        let anew = Standing { epoch, known: 0, ordinal: 0 };
+        let Some(session) = session else { return Ok(anew) };
+        let identity = &session.identity;
+        debug_assert_eq!(identity.peer, hello.node, "the session with the node that says hello");
+        let theirs = hello.standing;
+        if theirs.epoch > identity.known {
+            return Ok(anew);
+        }
+        if theirs.epoch < identity.known {
+            return Err(Refusal::Superseded);
+        }
+        if theirs.known != 0 && theirs.known != identity.epoch {
+            // The dialler holds a session that this side has lost, and has not heard of the one that took its place.
+            let again = Standing { known: 0, ..identity.standing(identity.ordinal) };
+            return if identity.is_firm { Err(Refusal::Superseded) } else { Ok(again) };
+        }
+        identity.yields_to(theirs.ordinal, identity.peer)?;
+        Ok(identity.standing(identity.ordinal))
+    }
+
+    /// The acceptor, after a dialler's proof: what it holds of the session. Looks again, because the session may have changed
+    /// since the hello.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer, if it has.
+    pub fn confirm_to(
+        session: Option<&Session>,
+        epoch: u64,
+        handshake: &Handshake,
+    ) -> Result<Holding, Refusal> {
+        let (Some(hello), Some(told)) = (handshake.peer(), handshake.standing()) else {
+            return Err(Refusal::Superseded);
+        };
+        if Session::answer_to(session, epoch, hello)? != told {
+            return Err(Refusal::Superseded);
+        }
+        let held = session.filter(|_| told.known != 0);
+        Ok(held.map_or_else(Holding::nothing, |session| session.identity.holding(session.inbound.next())))
+    }
+
+    /// The dialler, after an acceptor's hello: what it holds of the session with that node.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer, if the two have met over another connection in the meantime.
+    pub fn prove_to(
+        session: Option<&Session>,
+        epoch: u64,
+        handshake: &Handshake,
+    ) -> Result<Holding, Refusal> {
+        let (Some(hello), Some(told)) = (handshake.peer(), handshake.standing()) else {
+            return Err(Refusal::Superseded);
+        };
+        let Some(session) = session else {
+            return if told.epoch == epoch { Ok(Holding::nothing()) } else { Err(Refusal::Superseded) };
+        };
+        let identity = &session.identity;
+        debug_assert_eq!(identity.peer, hello.node, "the session with the node that says hello");
+        if told.epoch != identity.epoch {
+            return Err(Refusal::Duplicate);
+        }
+        identity.yields_to(told.ordinal, identity.me)?;
+        let theirs = hello.standing;
+        if theirs.epoch < identity.known {
+            return Err(Refusal::Superseded);
+        }
+        let is_held_there = theirs.epoch == identity.known && theirs.known == identity.epoch;
+        Ok(if is_held_there { identity.holding(session.inbound.next()) } else { Holding::nothing() })
+    }
+
+    /// What to do with a proven connection. `session` is the one with its peer, if there is one.
+    pub fn admit(session: Option<&Session>, connection: &Connection) -> Admission {
+        session.map_or(Admission::Begins, |session| session.identity.admit(connection))
+    }
+}

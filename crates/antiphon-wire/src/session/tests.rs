@@ -1,0 +1,622 @@
+//! Two sessions, a handshake and bytes in memory: what a session does beside losing connections (that is the simulator's).
+
+use std::time::Duration;
+
+use super::*;
+use crate::bytes::Field;
+use crate::frame::{Message, Monitor, NodeAt, Want};
+use crate::handshake::{Handshake, Profile, Refusal, Standing, Step};
+use crate::ids::Pair;
+use crate::{Deframer, Fresh, Locations, Route, Secret};
+
+/// One node with at most one session.
+struct End {
+    profile: Profile,
+    epoch: u64,
+    session: Option<Session>,
+    input: Deframer,
+    output: Vec<u8>,
+    /// Handshakes so far, which make each one's chance differ.
+    handshakes: u8,
+}
+
+fn fresh(end: &mut End) -> Fresh {
+    end.handshakes += 1;
+    let seed = end.profile.node.0 as u8 * 16 + end.handshakes;
+    // A toy agreement: both sides compute the same from both public halves. Nobody listens in a test.
+    let public = [seed; 32];
+    Fresh::new([seed ^ 0x55; 32], public, move |peer| {
+        let mut shared = [0; 32];
+        for (index, byte) in shared.iter_mut().enumerate() {
+            *byte = public[index].wrapping_add(peer[index]);
+        }
+        Some(shared)
+    })
+}
+
+fn end(node: u64, suites: &[Suite], limits: Limits) -> End {
+    let profile = Profile {
+        node: NodeId(node),
+        name: format!("node {node}"),
+        locations: vec!["127.0.0.1:4000".parse().expect("an address")],
+        suites: suites.to_vec(),
+        key_id: 7,
+        secret: Some(Secret::from("key")),
+        flags: 0,
+        limits,
+    };
+    profile.check().expect("a sound profile");
+    End { profile, epoch: 1, session: None, input: Deframer::new(), output: Vec::new(), handshakes: 0 }
+}
+
+fn deliver(from: &mut Vec<u8>, to: &mut Deframer) {
+    let mut rest = from.as_slice();
+    while !rest.is_empty() {
+        let count = to.push(rest);
+        assert!(count > 0);
+        rest = &rest[count..];
+    }
+    from.clear();
+}
+
+/// One handshake between the two; answers what each made of it.
+fn meet(dialler: &mut End, acceptor: &mut End, now: Time) -> Result<(), (HandshakeErrorOf, Refusal)> {
+    dialler.input = Deframer::new();
+    acceptor.input = Deframer::new();
+    dialler.output.clear();
+    acceptor.output.clear();
+    let standing = match &mut dialler.session {
+        Some(session) => session.next_standing(),
+        None => Standing::unknown(dialler.epoch),
+    };
+    let chance = fresh(dialler);
+    let mut dialling = Handshake::dial(&dialler.profile, chance, standing, None, &mut dialler.output);
+    let mut accepting = Handshake::accept(None);
+    loop {
+        deliver(&mut dialler.output, &mut acceptor.input);
+        match accepting.advance(&acceptor.profile, &mut acceptor.input, &mut acceptor.output) {
+            Ok(Step::Introduced) => {
+                let hello = accepting.peer().expect("introduced").clone();
+                match Session::answer_to(acceptor.session.as_ref(), acceptor.epoch, &hello) {
+                    Ok(standing) => {
+                        let chance = fresh(acceptor);
+                        accepting
+                            .answer(&acceptor.profile, chance, standing, &mut acceptor.output)
+                            .expect("at this step");
+                    }
+                    Err(refusal) => return Err((HandshakeErrorOf::Acceptor, refusal)),
+                }
+            }
+            Ok(Step::Proven) => {
+                let holding = Session::confirm_to(acceptor.session.as_ref(), acceptor.epoch, &accepting)
+                    .map_err(|refusal| (HandshakeErrorOf::Acceptor, refusal))?;
+                match accepting.confirm(&acceptor.profile, &holding, &mut acceptor.output) {
+                    Ok(connection) => acceptor.take(now, connection),
+                    Err(HandshakeError::Refused(refusal)) => {
+                        return Err((HandshakeErrorOf::Acceptor, refusal));
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            Ok(Step::Wait) => {}
+            Ok(Step::Done(_)) => unreachable!("the dialler's"),
+            Err(HandshakeError::Refused(refusal)) => return Err((HandshakeErrorOf::Acceptor, refusal)),
+            Err(HandshakeError::CallerMisused) => {}
+            Err(other) => panic!("{other}"),
+        }
+        deliver(&mut acceptor.output, &mut dialler.input);
+        match dialling.advance(&dialler.profile, &mut dialler.input, &mut dialler.output) {
+            Ok(Step::Introduced) => {
+                let holding = Session::prove_to(dialler.session.as_ref(), dialler.epoch, &dialling)
+                    .map_err(|refusal| (HandshakeErrorOf::Dialler, refusal))?;
+                dialling.prove(&dialler.profile, holding, &mut dialler.output).expect("at this step");
+            }
+            Ok(Step::Done(connection)) => {
+                dialler.take(now, connection);
+                return Ok(());
+            }
+            Ok(Step::Wait) => {}
+            Ok(Step::Proven) => unreachable!("the acceptor's"),
+            Err(HandshakeError::Refused(refusal)) => return Err((HandshakeErrorOf::Dialler, refusal)),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum HandshakeErrorOf {
+    Dialler,
+    Acceptor,
+}
+
+use crate::handshake::HandshakeError;
+
+impl End {
+    fn take(&mut self, now: Time, connection: Box<Connection>) {
+        match Session::admit(self.session.as_ref(), &connection) {
+            Admission::Takes => {}
+            Admission::Begins => {
+                self.epoch += u64::from(self.session.is_some());
+                self.session =
+                    Some(Session::begin(now, &self.profile.limits, self.profile.node, &connection));
+            }
+            Admission::Refused(refusal) => panic!("{refusal}"),
+        }
+        self.session.as_mut().expect("there is one").connected(now, connection).expect("admitted");
+    }
+
+    fn session(&mut self) -> &mut Session {
+        self.session.as_mut().expect("they have met")
+    }
+
+    /// Everything that this end has to say, and what the other makes of it.
+    fn talk(&mut self, now: Time, other: &mut End) -> Vec<String> {
+        let mut heard = Vec::new();
+        while self.session.as_mut().expect("they have met").poll_transmit(now, &mut self.output) {
+            self.session().check();
+            heard.extend(other.listen(now, &self.output));
+            self.output.clear();
+        }
+        heard
+    }
+
+    fn listen(&mut self, now: Time, mut bytes: &[u8]) -> Vec<String> {
+        let mut heard = Vec::new();
+        while !bytes.is_empty() {
+            let count = self.input.push(bytes);
+            assert!(count > 0, "there is space once all whole records were taken");
+            bytes = &bytes[count..];
+            self.take_records(now, &mut heard);
+        }
+        heard
+    }
+
+    fn take_records(&mut self, now: Time, heard: &mut Vec<String>) {
+        let session = self.session.as_mut().expect("they have met");
+        while let Some(mut frames) = session.next_record(now, &mut self.input).expect("sound records") {
+            while let Some(incoming) = session.next_frame(now, &mut frames).expect("sound frames") {
+                heard.push(told(&incoming.frame()));
+            }
+        }
+        session.check();
+    }
+}
+
+fn told(frame: &Frame<'_>) -> String {
+    match frame {
+        Frame::Message(message) if message.body.len() > 100 => {
+            format!("{}:{}", message.to, message.body.len())
+        }
+        Frame::Message(message) => format!("{}:{}", message.to, String::from_utf8_lossy(message.body)),
+        Frame::Tag(tag) => format!("tag {} = {}", tag.id.0, tag.name),
+        other => other.name().to_owned(),
+    }
+}
+
+fn message<'a>(from: u64, to: u64, body: &'a [u8]) -> Frame<'a> {
+    let message =
+        Message { to: Key(to), from: Key(from), tag: TagId(0), receipt: None, route: Route::NONE, body };
+    Frame::Message(message)
+}
+
+fn met(limits: Limits) -> (End, End) {
+    let suites = [Suite::Aes128Gcm];
+    let (mut a, mut b) = (end(1, &suites, limits), end(2, &suites, limits));
+    meet(&mut a, &mut b, Time::START).expect("they meet");
+    (a, b)
+}
+
+fn seconds(seconds: u64) -> Time {
+    Time::START + Duration::from_secs(seconds)
+}
+
+#[test]
+fn two_nodes_meet_under_every_suite_and_a_message_arrives() {
+    for suite in [Suite::Aes128Gcm, Suite::ChaCha20Poly1305, Suite::Hmac, Suite::Plain] {
+        let (mut a, mut b) = (end(1, &[suite], Limits::default()), end(2, &[suite], Limits::default()));
+        meet(&mut a, &mut b, Time::START).expect("they meet");
+        assert_eq!(a.session().suite(), Some(suite));
+        assert_eq!(a.session().intern("str"), Ok(TagId(0)));
+        a.session().send(&message(1, 2, b"hello")).expect("room");
+        assert_eq!(a.talk(Time::START, &mut b), ["tag 0 = str", "2:hello"]);
+    }
+}
+
+#[test]
+fn the_acceptor_takes_the_first_of_the_diallers_suites_that_it_allows() {
+    let mut a = end(1, &[Suite::ChaCha20Poly1305, Suite::Hmac, Suite::Plain], Limits::default());
+    let mut b = end(2, &[Suite::Plain, Suite::Hmac], Limits::default());
+    meet(&mut a, &mut b, Time::START).expect("they meet");
+    assert_eq!(b.session().suite(), Some(Suite::Hmac));
+}
+
+#[test]
+fn another_secret_another_key_id_no_common_suite_and_oneself_are_refused_and_told() {
+    let suites = [Suite::Aes128Gcm];
+    let mut a = end(1, &suites, Limits::default());
+    let mut wrong = end(2, &suites, Limits::default());
+    wrong.profile.secret = Some(Secret::from("other"));
+    assert_eq!(
+        meet(&mut a, &mut wrong, Time::START),
+        Err((HandshakeErrorOf::Acceptor, Refusal::WrongSecret))
+    );
+    let mut wrong = end(2, &suites, Limits::default());
+    wrong.profile.key_id = 8;
+    assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((HandshakeErrorOf::Acceptor, Refusal::UnknownKey)));
+    let mut wrong = end(2, &[Suite::Hmac], Limits::default());
+    assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((HandshakeErrorOf::Acceptor, Refusal::Suite)));
+    let mut same = end(1, &suites, Limits::default());
+    assert_eq!(
+        meet(&mut a, &mut same, Time::START),
+        Err((HandshakeErrorOf::Acceptor, Refusal::SelfConnection))
+    );
+}
+
+#[test]
+fn tags_are_told_once_and_keep_their_numbers_over_connections() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("one").expect("room");
+    a.session().intern("two").expect("room");
+    a.session().send(&message(1, 2, b"x")).expect("room");
+    assert_eq!(a.talk(Time::START, &mut b), ["tag 0 = one", "tag 1 = two", "2:x"]);
+    a.session().disconnected();
+    b.session().disconnected();
+    meet(&mut b, &mut a, Time::START).expect("they meet again");
+    assert_eq!(a.session().intern("two"), Ok(TagId(1)));
+    a.session().send(&message(1, 2, b"y")).expect("room");
+    assert_eq!(a.talk(Time::START, &mut b), ["2:y"]);
+    assert_eq!(b.session().tag_name(TagId(1)), Some("two"));
+}
+
+#[test]
+fn a_large_message_lets_others_pass_and_nothing_of_its_own_pair() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("t").expect("room");
+    let large = vec![7; 300_000];
+    for frame in
+        [message(1, 2, b"before"), message(1, 2, &large), message(1, 2, b"after"), message(1, 3, b"passes")]
+    {
+        a.session().send(&frame).expect("room");
+    }
+    let monitor = Monitor { watcher: Key(1), target: Key(2), id: 9 };
+    a.session().send(&Frame::Monitor(monitor)).expect("room");
+    let heard = a.talk(Time::START, &mut b);
+    assert_eq!(heard, ["tag 0 = t", "2:before", "3:passes", "2:300000", "2:after", "Monitor"]);
+    assert_eq!(a.session().queued_bytes(), 0);
+}
+
+#[test]
+fn two_large_messages_of_different_pairs_share_the_way() {
+    let (mut a, mut b) = met(Limits { window_bytes: 8 << 20, ..Limits::default() });
+    a.session().intern("t").expect("room");
+    let (longer, shorter) = (vec![7; 2_000_000], vec![7; 100_000]);
+    a.session().send(&message(1, 2, &longer)).expect("room");
+    a.session().send(&message(1, 3, &shorter)).expect("room");
+    assert_eq!(a.talk(Time::START, &mut b), ["tag 0 = t", "3:100000", "2:2000000"]);
+}
+
+#[test]
+fn large_frames_wait_for_the_room_that_the_peer_has_to_put_them_together() {
+    let limits = Limits { reassembly_bytes_max: 500_000, ..Limits::default() };
+    let (mut a, mut b) = met(limits);
+    a.session().intern("t").expect("room");
+    let large = vec![7; 300_000];
+    a.session().send(&message(1, 2, &large)).expect("room");
+    a.session().send(&message(1, 3, &large)).expect("room");
+    let mut heard = Vec::new();
+    for _ in 0..10 {
+        heard.extend(a.talk(Time::START, &mut b));
+        b.talk(Time::START, &mut a);
+    }
+    assert_eq!(heard, ["tag 0 = t", "2:300000", "3:300000"]);
+}
+
+#[test]
+fn a_message_beyond_the_peers_limit_is_refused_before_anything_is_sent() {
+    let (mut a, _b) = met(Limits { message_bytes_max: 100_000, ..Limits::default() });
+    let body = vec![7; 200_000];
+    let refused = a.session().send(&message(1, 2, &body));
+    assert!(matches!(refused, Err(SendRefused::TooLarge { limit: 100_000, .. })));
+    assert_eq!(a.session().queued_bytes(), 0);
+}
+
+#[test]
+fn a_sender_stops_at_its_credit_until_the_receiver_releases() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("t").expect("room");
+    let body = [7; 10_000];
+    for _ in 0..200 {
+        a.session().send(&message(1, 2, &body)).expect("room");
+    }
+    let mut arrived = 0;
+    let mut held = Vec::new();
+    while a.session.as_mut().expect("met").poll_transmit(Time::START, &mut a.output) {
+        let session = b.session.as_mut().expect("met");
+        for piece in a.output.chunks(4000) {
+            assert_eq!(b.input.push(piece), piece.len());
+            while let Some(mut frames) = session.next_record(Time::START, &mut b.input).expect("sound") {
+                while let Some(_incoming) = session.next_frame(Time::START, &mut frames).expect("sound") {
+                    arrived += 1;
+                    held.push(session.hold());
+                }
+            }
+        }
+        a.output.clear();
+    }
+    assert!((100..105).contains(&(arrived - 1)), "1 MiB of 10,029-byte frames, and a tag: {arrived}");
+    assert!(!b.session().wants_transmit() || b.talk(Time::START, &mut a).is_empty());
+    assert!(!a.session().poll_transmit(Time::START, &mut Vec::new()));
+    held.into_iter().for_each(|held| b.session().release(held));
+    b.session().check();
+    b.talk(Time::START, &mut a);
+    assert_eq!(a.talk(Time::START, &mut b).len() as u64, 200 - (arrived - 1));
+}
+
+#[test]
+fn a_paused_actor_gets_nothing_while_others_do_also_over_a_new_connection() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("t").expect("room");
+    b.session().pause(Key(2));
+    b.talk(Time::START, &mut a);
+    a.session().send(&message(1, 2, b"first")).expect("room");
+    a.session().send(&message(1, 3, b"other")).expect("room");
+    assert_eq!(a.talk(Time::START, &mut b), ["tag 0 = t", "3:other"]);
+    assert!(a.session().queued_bytes() > 0);
+    a.session().disconnected();
+    b.session().disconnected();
+    meet(&mut a, &mut b, Time::START).expect("they meet again");
+    b.talk(Time::START, &mut a);
+    a.session().send(&message(1, 2, b"second")).expect("room");
+    assert_eq!(a.talk(Time::START, &mut b), [] as [&str; 0]);
+    b.session().unpause(Key(2));
+    b.talk(Time::START, &mut a);
+    assert_eq!(a.talk(Time::START, &mut b), ["2:first", "2:second"]);
+}
+
+#[test]
+fn frames_that_name_no_pair_keep_the_order_that_they_are_given() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("t").expect("room");
+    let pair = Pair { to: Key(2), from: Key(1) };
+    let large = vec![7; 100_000];
+    a.session().send(&message(1, 2, &large)).expect("room");
+    let found = NodeAt { request: 1, node: NodeId(3), name: "three", locations: Locations::NONE };
+    a.session().send_in_order(pair, &Frame::NodeAt(found)).expect("room");
+    let want = Want { request: 1, space: crate::frame::NameSpace::Actor, all: false, name: "x" };
+    a.session().send(&Frame::Want(want)).expect("room");
+    assert_eq!(a.talk(Time::START, &mut b), ["tag 0 = t", "Want", "2:100000", "NodeAt"]);
+}
+
+#[test]
+fn the_queue_has_a_cap_and_tells_when_it_has_drained() {
+    let limits = Limits {
+        queue_bytes_cap: 100_000,
+        queue_bytes_high: 50_000,
+        queue_bytes_low: 20_000,
+        ..Limits::default()
+    };
+    let (mut a, mut b) = met(limits);
+    a.session().intern("t").expect("room");
+    let body = [7; 10_000];
+    let mut taken = 0;
+    while a.session().send(&message(1, 2, &body)).is_ok() {
+        taken += 1;
+    }
+    assert_eq!(taken, 9);
+    assert!(matches!(a.session().send(&message(1, 2, &body)), Err(SendRefused::Busy { .. })));
+    assert_eq!(a.session().poll_event(), None);
+    a.talk(Time::START, &mut b);
+    assert_eq!(a.session().poll_event(), Some(Event::Writable));
+    assert_eq!(a.session().poll_event(), None);
+}
+
+#[test]
+fn silence_brings_pings_then_suspicion_then_loss_and_a_word_ends_it() {
+    let (mut a, mut b) = met(Limits::default());
+    a.talk(Time::START, &mut b);
+    b.talk(Time::START, &mut a);
+    assert_eq!(a.session().poll_timeout(), Some(seconds(1)));
+    a.session().on_timeout(seconds(1));
+    a.talk(seconds(1), &mut b);
+    b.talk(seconds(1), &mut a);
+    assert_eq!(a.session().poll_timeout(), Some(seconds(2)), "the pong was heard");
+    for second in 2..=15 {
+        a.session().on_timeout(seconds(second));
+        assert!(a.session().poll_transmit(seconds(second), &mut Vec::new()), "a ping each second: {second}");
+        let event = a.session().poll_event();
+        let expected = (second == 4).then_some(Event::Status(Status::Suspect));
+        assert_eq!(event, expected, "second {second}");
+    }
+    a.session().forgive(Duration::from_secs(2));
+    a.session().on_timeout(seconds(17));
+    assert_eq!(a.session().status(), Status::Suspect, "two of the seconds were our own");
+    a.session().on_timeout(seconds(18));
+    assert_eq!(a.session().poll_event(), Some(Event::Status(Status::Lost)));
+    assert_eq!(a.session().poll_timeout(), None);
+}
+
+#[test]
+fn a_suspected_peer_that_speaks_is_online_again() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().on_timeout(seconds(3));
+    assert_eq!(a.session().poll_event(), Some(Event::Status(Status::Suspect)));
+    b.session().on_timeout(seconds(3));
+    b.talk(seconds(3), &mut a);
+    assert_eq!(a.session().poll_event(), Some(Event::Status(Status::Online)));
+}
+
+#[test]
+fn at_rest_silence_means_nothing() {
+    let (mut a, _b) = met(Limits::default());
+    a.session().rest();
+    assert_eq!(a.session().poll_timeout(), None);
+    a.session().on_timeout(seconds(1000));
+    assert_eq!(a.session().status(), Status::Online);
+}
+
+#[test]
+fn acknowledgements_wait_a_little_and_then_free_what_was_kept() {
+    let (mut a, mut b) = met(Limits::default());
+    a.talk(Time::START, &mut b);
+    b.talk(Time::START, &mut a);
+    a.session().intern("t").expect("room");
+    a.talk(Time::START, &mut b);
+    assert!(!b.session().wants_transmit());
+    assert!(!a.session().is_idle());
+    let due = b.session().poll_timeout().expect("an acknowledgement is owed");
+    assert_eq!(due, Time::START + Limits::default().ack_delay);
+    b.session().on_timeout(due);
+    b.talk(due, &mut a);
+    assert!(a.session().is_idle());
+    assert!(a.session().outbound.is_empty());
+}
+
+#[test]
+fn worn_keys_ask_for_a_new_connection_once() {
+    let (mut a, mut b) = met(Limits { connection_records_max: 16, ..Limits::default() });
+    a.session().intern("t").expect("room");
+    let mut events = Vec::new();
+    for _ in 0..30 {
+        a.session().send(&message(1, 2, b"x")).expect("room");
+        a.talk(Time::START, &mut b);
+        events.extend(a.session().poll_event());
+    }
+    assert_eq!(events, [Event::Renew]);
+    assert!(!a.session().wants_transmit(), "used up keys protect nothing more");
+    meet(&mut a, &mut b, Time::START).expect("they meet again");
+    assert_eq!(a.talk(Time::START, &mut b).len(), 30 - 16);
+}
+
+#[test]
+fn what_is_left_at_the_end_is_told_once_each() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("t").expect("room");
+    a.session().send(&message(1, 2, b"acknowledged")).expect("room");
+    a.talk(Time::START, &mut b);
+    b.session().on_timeout(seconds(1));
+    b.talk(Time::START, &mut a);
+    let large = vec![7; 3_000_000];
+    a.session().send(&message(1, 2, b"sent")).expect("room");
+    a.session().send(&message(1, 3, &large)).expect("room");
+    a.talk(Time::START, &mut b);
+    a.session().send(&message(1, 3, b"behind it")).expect("room");
+    a.session().send(&message(1, 4, b"never sent")).expect("room");
+    let mut left = Vec::new();
+    a.session().undelivered(|frame, perhaps| left.push((told(frame), perhaps)));
+    left.sort();
+    let expected = [("2:sent", true), ("3:3000000", true), ("3:behind it", false), ("4:never sent", false)];
+    assert_eq!(left, expected.map(|(told, perhaps)| (told.to_owned(), perhaps)));
+}
+
+#[test]
+fn a_peer_that_lost_the_session_begins_another_one() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("t").expect("room");
+    a.talk(Time::START, &mut b);
+    b.talk(Time::START, &mut a);
+    b.session = None;
+    b.epoch += 1;
+    meet(&mut a, &mut b, Time::START).expect("they meet");
+    assert_eq!(a.epoch, 2, "the old session was lost");
+    assert_eq!(a.session().frames_sent(), 0);
+    let (mut a, mut b) = met(Limits::default());
+    a.talk(Time::START, &mut b);
+    b.talk(Time::START, &mut a);
+    b.session = None;
+    b.epoch += 1;
+    meet(&mut b, &mut a, Time::START).expect("they meet");
+    assert_eq!(a.epoch, 2, "whoever dials");
+}
+
+#[test]
+fn who_has_the_secret_but_not_the_resume_key_cannot_take_over_a_session() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("t").expect("room");
+    a.talk(Time::START, &mut b);
+    b.talk(Time::START, &mut a);
+    let mut thief = end(1, &[Suite::Aes128Gcm], Limits::default());
+    thief.handshakes = 8;
+    // The thief overheard everything in the clear: node, epochs, ordinal.
+    let mut other = end(2, &[Suite::Aes128Gcm], Limits::default());
+    meet(&mut thief, &mut other, Time::START).expect("they meet");
+    thief.session().disconnected();
+    let refused = meet(&mut thief, &mut b, Time::START);
+    assert_eq!(refused, Err((HandshakeErrorOf::Acceptor, Refusal::Session)));
+    assert!(b.session().is_connected());
+}
+
+#[test]
+fn hostile_frames_are_refused_with_a_typed_error() {
+    let faults: [(&[u8], PeerFault); 7] = [
+        (
+            &[0x22, 0, 200, 0],
+            PeerFault::Malformed(Malformed::Truncated { field: "frame payload", missing: 200 }),
+        ),
+        (
+            &[0x31, 0, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+            Malformed::Trailing { within: "frame payload", count: 1 }.into(),
+        ),
+        (&[0x7f, 0, 0, 0], Malformed::Unknown { field: "frame kind", value: 0x7f }.into()),
+        (&[0x01, 0, 8, 0, 9, 0, 0, 0, 0, 0, 0, 0], PeerFault::FrameNumber { frame: 9 }),
+        (&[0x20, 0, 6, 0, 5, 0, 0, 0, 0, 0], PeerFault::TagNumber { told: TagId(5), expected: 0 }),
+        (&[0x21, 0, 6, 0, 1, 0, 0, 0, 1, 9], PeerFault::Fragment { stream: 1 }),
+        (&[0x21, 0, 11, 0, 1, 0, 0, 0, 0, 0x22, 255, 255, 255, 255, 9], PeerFault::Fragment { stream: 1 }),
+    ];
+    for (bytes, fault) in faults {
+        let (_, mut b) = met(Limits::default());
+        let mut frames = Frames::of(bytes);
+        let refused = b.session().next_frame(Time::START, &mut frames).map(|_| ());
+        assert_eq!(refused, Err(SessionError::PeerMisbehaved(fault)), "{bytes:?}");
+    }
+    let (_, mut b) = met(Limits::default());
+    let mut unknown_tag = Vec::new();
+    message(1, 2, b"").encode(&mut unknown_tag).expect("small");
+    let refused = b.session().next_frame(Time::START, &mut Frames::of(&unknown_tag)).map(|_| ());
+    assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::UnknownTag { id: TagId(0) })));
+}
+
+#[test]
+fn a_frame_of_a_later_version_that_may_be_ignored_is_counted_and_passed_over() {
+    let (_, mut b) = met(Limits::default());
+    let mut frames = Frames::of(&[0x7f, 1, 3, 0, 1, 2, 3, 0x1f, 1, 0, 0]);
+    assert!(b.session().next_frame(Time::START, &mut frames).expect("passed over").is_none());
+    assert_eq!(b.session().frames_received(), 1);
+}
+
+#[test]
+fn more_than_was_granted_is_refused() {
+    let (_, mut b) = met(Limits { window_bytes: 64 * 1024, ..Limits::default() });
+    let mut frame = vec![0x7f, 1, 0, 0];
+    frame[2..4].copy_from_slice(&60_000_u16.to_le_bytes());
+    frame.resize(60_004, 0);
+    let mut twice = frame.clone();
+    twice.extend_from_slice(&frame);
+    let mut frames = Frames::of(&twice);
+    let refused = b.session().next_frame(Time::START, &mut frames).map(|_| ());
+    assert_eq!(
+        refused,
+        Err(SessionError::PeerMisbehaved(PeerFault::CreditExceeded { by: 120_008 - 65_536 }))
+    );
+}
+
+#[test]
+fn a_session_without_traffic_owns_no_buffer() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().intern("t").expect("room");
+    a.session().send(&message(1, 2, b"x")).expect("room");
+    a.talk(Time::START, &mut b);
+    b.session().on_timeout(seconds(1));
+    b.talk(seconds(1), &mut a);
+    a.session().on_timeout(seconds(2));
+    assert!(a.session().outbound.is_empty());
+    assert_eq!(a.session().outbound.spare_buffers(), 0);
+    a.input.release();
+    assert_eq!(a.input.pending_bytes(), 0);
+}
+
+#[test]
+fn every_field_tells_its_size() {
+    let frame = message(1, 2, b"body");
+    assert_eq!(frame.payload_size(), 8 + 8 + 4 + 1 + 2 + 4);
+    assert_eq!(7_u64.size(), 8);
+}

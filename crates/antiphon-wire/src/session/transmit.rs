@@ -1,0 +1,283 @@
+//! The sending half of a session: from frames to segments, from segments to sealed records.
+
+use std::collections::BTreeSet;
+
+use crate::frame::{
+    Ack, Credit, Frame, FrameTooLarge, HEADER_BYTES, NUMBERED_FROM, Pause, Ping, Pong, RawFrame, Tag, Unpause,
+};
+use crate::ids::{Key, Pair, TagId};
+use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX};
+use crate::record::Sealer;
+use crate::session::Session;
+use crate::session::tags::InternError;
+use crate::time::Time;
+
+/// A frame that was not taken. The session goes on as if it had not been offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendRefused {
+    /// The queue to this peer has reached its cap.
+    #[error("{queued} bytes wait for this peer, which is the cap; wait for `Event::Writable`")]
+    Busy {
+        /// Bytes in the queue.
+        queued: u64,
+    },
+    /// The body is larger than both sides take.
+    #[error("a message of {bytes} bytes, where this peer takes {limit}; split it, or send a file")]
+    TooLarge {
+        /// Bytes of the frame's payload.
+        bytes: u64,
+        /// Bytes that a body may have.
+        limit: u64,
+    },
+    /// A text or a route is longer than its length field can tell.
+    #[error("a text or a route in the frame exceeds 65,535 bytes; shorten it")]
+    FieldTooLong,
+    /// The session makes this frame by itself, or it belongs to the other method.
+    #[error("the frame is not one to be sent this way; see `send` and `send_control`")]
+    NotThisWay,
+}
+
+impl From<FrameTooLarge> for SendRefused {
+    fn from(error: FrameTooLarge) -> SendRefused {
+        SendRefused::TooLarge { bytes: error.size as u64, limit: u64::from(u16::MAX) }
+    }
+}
+
+/// Control frames that wait.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    pub(super) ack_now: bool,
+    pub(super) ping: Option<u64>,
+    pub(super) pong: Option<u64>,
+    /// Tells the present credit, because a connection is new.
+    credit_now: bool,
+    /// Encoded frames.
+    others: Vec<u8>,
+    paused: BTreeSet<Key>,
+}
+
+impl Control {
+    /// What a new connection must hear first.
+    pub(super) fn begin_connection(&mut self) {
+        let paused = std::mem::take(&mut self.paused);
+        *self = Control { credit_now: true, paused, ..Control::default() };
+        for actor in &self.paused {
+            push_control(&Frame::Pause(Pause { actor: *actor }), &mut self.others);
+        }
+    }
+
+    pub(super) fn paused(&self) -> impl Iterator<Item = Key> {
+        self.paused.iter().copied()
+    }
+}
+
+impl Session {
+    /// The number of a type tag for frames of this session. The first time, the peer is told.
+    ///
+    /// # Errors
+    /// [`InternError`]; nothing was changed.
+    #[inline]
+    pub fn intern(&mut self, name: &str) -> Result<TagId, InternError> {
+        match self.tags.find(name) {
+            Some(id) => Ok(id),
+            None => self.intern_anew(name),
+        }
+    }
+
+    #[cold]
+    fn intern_anew(&mut self, name: &str) -> Result<TagId, InternError> {
+        let id = self.tags.add(name, self.limits.tags_max)?;
+        let frame = Frame::Tag(Tag { id, name });
+        self.outbound.append(&frame, frame.payload_size());
+        Ok(id)
+    }
+
+    /// Takes a numbered frame: its bytes are copied, once. It arrives after every frame that was sent before within its
+    /// [`pair`](Frame::pair), once, unless the session ends first.
+    ///
+    /// # Errors
+    /// [`SendRefused`]; the frame was not taken.
+    #[inline]
+    pub fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
+        self.send_in(frame.pair(), frame)
+    }
+
+    /// As [`send`](Session::send), for a frame that names no pair and yet must keep its order within one.
+    ///
+    /// # Errors
+    /// As [`send`](Session::send).
+    #[inline]
+    pub fn send_in_order(&mut self, pair: Pair, frame: &Frame<'_>) -> Result<(), SendRefused> {
+        self.send_in(Some(pair), frame)
+    }
+
+    #[inline]
+    fn send_in(&mut self, pair: Option<Pair>, frame: &Frame<'_>) -> Result<(), SendRefused> {
+        let size = frame.payload_size();
+        let queued = self.queued_bytes() + size as u64;
+        if queued > self.limits.queue_bytes_high {
+            if queued > self.limits.queue_bytes_cap {
+                return Err(SendRefused::Busy { queued: self.queued_bytes() });
+            }
+            self.events.was_high = true;
+        }
+        if size > FRAGMENT_BYTES_MAX {
+            return self.send_large(pair, frame, size);
+        }
+        debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
+        match pair {
+            Some(pair) if !self.lanes.are_idle() && self.lanes.hold(pair) => {
+                self.lanes.push_small(pair, frame, size);
+            }
+            Some(_) | None => self.outbound.append(frame, size),
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn send_large(&mut self, pair: Option<Pair>, frame: &Frame<'_>, size: usize) -> Result<(), SendRefused> {
+        let limit = u64::from(self.agreed.message_bytes_max);
+        if size as u64 > limit + u64::from(LARGE_FRAME_FIELDS_BYTES_MAX) {
+            return Err(SendRefused::TooLarge { bytes: size as u64, limit });
+        }
+        if !frame.fits() {
+            return Err(SendRefused::FieldTooLong);
+        }
+        if frame.kind() < NUMBERED_FROM || matches!(frame, Frame::Tag(_) | Frame::Fragment(_)) {
+            return Err(SendRefused::NotThisWay);
+        }
+        self.lanes.push_large(pair, frame, size);
+        Ok(())
+    }
+
+    /// Takes a control frame for the present connection: `Close`, `IdleProposed`, `IdleAgreed`. It overtakes what is queued,
+    /// and is gone with the connection.
+    ///
+    /// # Errors
+    /// [`SendRefused::NotThisWay`] for any other frame, or without a connection.
+    pub fn send_control(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
+        let is_ours = matches!(frame, Frame::Close(_) | Frame::IdleProposed(_) | Frame::IdleAgreed(_));
+        if !is_ours || !self.is_connected() {
+            return Err(SendRefused::NotThisWay);
+        }
+        push_control(frame, &mut self.control.others);
+        Ok(())
+    }
+
+    /// Asks the peer to keep its frames for `actor`, because they are held back here. Repeated over new connections.
+    pub fn pause(&mut self, actor: Key) {
+        if self.control.paused.insert(actor) && self.is_connected() {
+            push_control(&Frame::Pause(Pause { actor }), &mut self.control.others);
+        }
+    }
+
+    /// Takes frames for `actor` again.
+    pub fn unpause(&mut self, actor: Key) {
+        if self.control.paused.remove(&actor) && self.is_connected() {
+            push_control(&Frame::Unpause(Unpause { actor }), &mut self.control.others);
+        }
+    }
+
+    /// Bytes that wait to be transmitted to this peer.
+    #[inline]
+    pub fn queued_bytes(&self) -> u64 {
+        self.outbound.unsent_bytes() + self.lanes.bytes()
+    }
+
+    /// Whether [`poll_transmit`](Session::poll_transmit) has something to send now.
+    pub fn wants_transmit(&self) -> bool {
+        let Some(link) = &self.link else { return false };
+        let control = &self.control;
+        let has_control = control.ack_now
+            || control.ping.is_some()
+            || control.pong.is_some()
+            || control.credit_now
+            || !control.others.is_empty()
+            || self.inbound.unacked_bytes() >= self.limits.ack_bytes
+            || self.inbound.owes_credit();
+        !link.sealer.is_exhausted()
+            && (has_control || self.outbound.can_send(self.credit) || self.lanes.can_pump(&self.outbound))
+    }
+
+    /// Appends one sealed record to `out`, with as many frames as fit; false if there is nothing to send now.
+    ///
+    /// Call it until it answers false, or until `out` holds as much as the socket should get at a time.
+    pub fn poll_transmit(&mut self, _now: Time, out: &mut Vec<u8>) -> bool {
+        if self.link.is_none() {
+            return false;
+        }
+        if !self.lanes.are_idle() {
+            self.lanes.pump(&mut self.outbound, u64::from(self.agreed.reassembly_bytes_max));
+        }
+        if !self.wants_transmit() {
+            return false;
+        }
+        let Some(link) = &mut self.link else { return false };
+        let room = link.sealer.body_bytes_max();
+        let start = Sealer::begin(out);
+        let body = out.len();
+        self.put_control(out, room);
+        self.outbound.copy_to(out, room - (out.len() - body), self.credit);
+        let Some(link) = &mut self.link else { return false };
+        if out.len() == body {
+            out.truncate(start);
+            return false;
+        }
+        link.sealer.seal(out, start);
+        if link.sealer.is_worn() && !self.events.renew_told {
+            (self.events.renew, self.events.renew_told) = (true, true);
+        }
+        if self.events.was_high && self.queued_bytes() < self.limits.queue_bytes_low {
+            (self.events.was_high, self.events.is_writable) = (false, true);
+        }
+        true
+    }
+
+    /// What is owed goes along with whatever is sent.
+    fn put_control(&mut self, out: &mut Vec<u8>, room: usize) {
+        if self.inbound.owes_ack() || self.control.ack_now {
+            push_control(&Frame::Ack(Ack { next: self.inbound.take_ack() }), out);
+            self.control.ack_now = false;
+            self.ack_due = None;
+        }
+        if self.control.credit_now || self.inbound.owes_credit() {
+            push_control(&Frame::Credit(Credit { until: self.inbound.take_credit() }), out);
+            self.control.credit_now = false;
+        }
+        if let Some(token) = self.control.ping.take() {
+            push_control(&Frame::Ping(Ping { token }), out);
+        }
+        if let Some(token) = self.control.pong.take() {
+            push_control(&Frame::Pong(Pong { token }), out);
+        }
+        if !self.control.others.is_empty() {
+            put_others(&mut self.control.others, out, room - CONTROL_BYTES_MAX);
+        }
+    }
+}
+
+/// Moves as many whole frames as there is room for.
+fn put_others(others: &mut Vec<u8>, out: &mut Vec<u8>, room: usize) {
+    let mut rest = others.as_slice();
+    let mut moved = 0;
+    while let Ok(Some(raw)) = RawFrame::take_from(&mut rest) {
+        if moved + raw.bytes_len() > room {
+            break;
+        }
+        moved += raw.bytes_len();
+    }
+    out.extend_from_slice(&others[..moved]);
+    others.drain(..moved);
+    if others.is_empty() {
+        *others = Vec::new();
+    }
+}
+
+fn push_control(frame: &Frame<'_>, out: &mut Vec<u8>) {
+    let length = u16::try_from(frame.payload_size()).expect("a control frame is a few bytes");
+    frame.put_with_header(length, out);
+}
+
+/// Ack, credit, ping and pong.
+const CONTROL_BYTES_MAX: usize = 4 * (HEADER_BYTES + 8);

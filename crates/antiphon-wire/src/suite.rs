@@ -1,0 +1,98 @@
+//! How records are protected: the suites, and the keys of one direction.
+
+use ring::{aead, hmac};
+
+/// A way to protect records. The dialler names those it allows, in order; the acceptor takes the first that it allows too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Suite {
+    /// AES-128-GCM: private and authentic.
+    Aes128Gcm = 1,
+    /// ChaCha20-Poly1305: private and authentic, for machines without AES instructions.
+    ChaCha20Poly1305 = 2,
+    /// HMAC-SHA256 over readable bytes: authentic.
+    Hmac = 3,
+    /// The byte stream is TLS 1.3 already, and its exporter is bound into the proof; records carry no second tag.
+    Tls = 4,
+    /// Nothing: for loopback, or where the operator says so.
+    Plain = 5,
+}
+
+impl Suite {
+    /// The two suites called `aead`, the faster one on this machine first.
+    pub fn aead() -> [Suite; 2] {
+        if has_aes_instructions() {
+            [Suite::Aes128Gcm, Suite::ChaCha20Poly1305]
+        } else {
+            [Suite::ChaCha20Poly1305, Suite::Aes128Gcm]
+        }
+    }
+
+    /// Whether both sides prove something before records flow.
+    pub fn is_proven(self) -> bool {
+        self != Suite::Plain
+    }
+
+    /// Bytes of the tag at the end of each record.
+    pub fn tag_bytes(self) -> usize {
+        match self {
+            Suite::Aes128Gcm | Suite::ChaCha20Poly1305 => 16,
+            Suite::Hmac => 32,
+            Suite::Tls | Suite::Plain => 0,
+        }
+    }
+
+    /// Bytes of the key of one direction.
+    pub(crate) fn key_bytes(self) -> usize {
+        match self {
+            Suite::Aes128Gcm => 16,
+            Suite::ChaCha20Poly1305 | Suite::Hmac => 32,
+            Suite::Tls | Suite::Plain => 0,
+        }
+    }
+
+    /// The suite of this number; `None` for one of a later version, which is passed over.
+    pub(crate) fn from_number(number: u8) -> Option<Suite> {
+        SUITES.iter().copied().find(|suite| *suite as u8 == number)
+    }
+}
+
+/// The keys of one direction of one connection.
+#[derive(Debug)]
+pub(crate) enum Protection {
+    Aead(Box<aead::LessSafeKey>),
+    Hmac(Box<hmac::Key>),
+    Bare,
+}
+
+impl Protection {
+    /// # Panics
+    /// If `key` is shorter than the suite's `key_bytes`.
+    pub(crate) fn new(suite: Suite, key: &[u8]) -> Protection {
+        let aead = |algorithm| {
+            let key = aead::UnboundKey::new(algorithm, &key[..suite.key_bytes()]);
+            Protection::Aead(Box::new(aead::LessSafeKey::new(
+                key.expect("the suite tells the length of its key"),
+            )))
+        };
+        match suite {
+            Suite::Aes128Gcm => aead(&aead::AES_128_GCM),
+            Suite::ChaCha20Poly1305 => aead(&aead::CHACHA20_POLY1305),
+            Suite::Hmac => {
+                Protection::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &key[..suite.key_bytes()])))
+            }
+            Suite::Tls | Suite::Plain => Protection::Bare,
+        }
+    }
+}
+
+fn has_aes_instructions() -> bool {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    return std::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+const SUITES: [Suite; 5] = [Suite::Aes128Gcm, Suite::ChaCha20Poly1305, Suite::Hmac, Suite::Tls, Suite::Plain];

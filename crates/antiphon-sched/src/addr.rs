@@ -9,7 +9,9 @@ use std::hash::{Hash, Hasher};
 use crate::door::Door;
 use crate::error::SendError;
 use crate::id::{ActorId, NodeId};
+use crate::outgoing::reach_wire;
 use crate::ports::PortId;
+use crate::wire::Wire;
 
 /// How a message is to be handed over.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -49,6 +51,15 @@ impl<M> Addr<M> {
 impl<M: 'static> Addr<M> {
     pub(crate) fn local(id: ActorId) -> Self {
         Self { id, reach: reach_local::<M> }
+    }
+}
+
+impl<M: Wire> Addr<M> {
+    /// The address of an actor, here or elsewhere, that is known to take messages of type `M`.
+    ///
+    /// A wrong claim does no harm: it is checked at each send.
+    pub fn of(id: ActorId) -> Self {
+        Self { id, reach: reach_wire::<M> }
     }
 }
 

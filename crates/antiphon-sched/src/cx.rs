@@ -181,10 +181,21 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     /// Opens a request that some other part will answer, by its number, with an `R`: for crates that add
-    /// verbs to `Cx`. `None` when this actor has too many open requests.
-    pub fn open<R: 'static>(&mut self, answer: impl FnOnce(R) -> M + 'static) -> Option<PortId> {
+    /// verbs to `Cx`.
+    ///
+    /// # Errors
+    /// `answer` comes back: this actor has too many open requests.
+    pub fn open<R: 'static, F>(&mut self, answer: F) -> Result<PortId, F>
+    where
+        F: FnOnce(R) -> M + 'static,
+    {
         let me = self.me;
-        self.core().open_port::<M>(me, Box::new(Request { answer, types: PhantomData::<fn(R) -> M> }))
+        let core = self.core();
+        if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
+            return Err(answer);
+        }
+        let request = Request { answer, types: PhantomData::<fn(R) -> M> };
+        Ok(core.open_port::<M>(me, Box::new(request)).expect("there is a mailbox with room"))
     }
 
     /// Puts a message into this actor's own mailbox, as an answer: it never meets a limit.
@@ -346,14 +357,10 @@ impl<'a, M: 'static> Cx<'a, M> {
         job: impl FnOnce() -> R + Send + 'static,
         answer: impl FnOnce(Result<R, JobError>) -> M + 'static,
     ) {
-        let me = self.me;
-        let core = self.core();
-        if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
-            return core.hand_answer(me, || answer(Err(JobError::TooManyOpen)));
+        match self.open(answer) {
+            Ok(port) => self.core().run_job(port, job),
+            Err(answer) => self.hand_self(answer(Err(JobError::TooManyOpen))),
         }
-        let request = Request { answer, types: PhantomData::<fn(Result<R, JobError>) -> M> };
-        let Some(port) = core.open_port::<M>(me, Box::new(request)) else { return };
-        core.run_job(port, job);
     }
 
     /// A handle of this loop, for other threads.

@@ -5,7 +5,7 @@ use crate::core::{Core, Way};
 use crate::error::{AskError, SendError, Undelivered};
 use crate::event::{System, Why};
 use crate::id::{ActorId, Key, NodeId};
-use crate::outgoing::{exposed_as, reach_wire};
+use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
 use crate::ports::{PortId, Reply};
 use crate::time::Time;
@@ -83,11 +83,6 @@ impl Door<'_> {
     pub fn expose<M: Wire>(&mut self, addr: Addr<M>) -> bool {
         let exposed = exposed_as::<M>(self.core);
         addr.node() == self.core.home && self.core.expose(addr.id().key(), exposed)
-    }
-
-    /// The address of an actor elsewhere, or here, that is known to take messages of type `M`.
-    pub fn address<M: Wire>(&self, id: ActorId) -> Addr<M> {
-        Addr { id, reach: reach_wire::<M> }
     }
 
     /// The name of a type; the same pointer each time.

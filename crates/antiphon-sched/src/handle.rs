@@ -227,6 +227,11 @@ impl Handle {
         self.shared.wake();
     }
 
+    /// Has the loop look around, if it sleeps.
+    pub fn wake(&self) {
+        self.shared.wake();
+    }
+
     /// Has `job` run in the loop, and waits for what it sends.
     fn call<R>(
         &self,

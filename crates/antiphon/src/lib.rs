@@ -1,1 +1,55 @@
-//! Antiphon.
+//! Actors as state-machine closures that find each other by name, within a process and across machines.
+//!
+//! ```no_run
+//! use antiphon::prelude::*;
+//!
+//! fn main() -> Result<(), Failure> {
+//!     let mut node = Node::new(Config { secret: Some("key".into()), ..Config::default() })?;
+//!     node.spawn(|cx: &mut Cx<String>, event| {
+//!         match event {
+//!             Event::Start => cx.register("greeter")?,
+//!             Event::Message(name) => println!("hello, {name}"),
+//!             _ => {}
+//!         }
+//!         receive()
+//!     });
+//!     Ok(node.serve()?) // until SIGINT or SIGTERM
+//! }
+//! ```
+//!
+//! Another process, started on the same machine, finds `greeter` by `cx.locate("greeter", ..)` and sends to
+//! the address that it gets. Nothing else is to be configured; `Config` says how to leave loopback.
+
+#![forbid(unsafe_code)]
+
+pub use antiphon_dist as dist;
+pub use antiphon_sched as sched;
+
+pub use antiphon_sched::wire;
+
+/// All that programs of actors need: `use antiphon::prelude::*;`.
+pub mod prelude {
+    pub use antiphon_dist::{
+        Config, DeliverError, LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerStatus,
+        RegisterError, Secret, Status, UnknownNode, Watch,
+    };
+    pub use antiphon_sched::{
+        Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, Failure, Fold, Handle, JobError, JoinError,
+        Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Why, Wire, actor, exit,
+        exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop, suspend, swap,
+        swap_actor, to,
+    };
+}
+
+/// Writes what the crates tell by `tracing` to standard error: warnings, or what `RUST_LOG` says.
+///
+/// Does nothing if the program has set a subscriber already.
+#[cfg(feature = "log")]
+pub fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if subscriber.try_init().is_err() {
+        // The program has its own, which is as good.
+    }
+}

@@ -1,0 +1,96 @@
+//! What a node is told at its start. Checked once, by `Node::new`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use antiphon_sched::LoopConfig;
+use antiphon_wire::{Limits, Secret};
+
+use crate::location::{Location, PeerAt};
+
+/// The settings of a node. Every field is public: write those that matter, and `..Config::default()`.
+///
+/// The default stays on loopback, with or without a secret.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name; `None` is its location, `ip:port`.
+    pub name: Option<String>,
+    /// What all nodes that may talk to each other share.
+    pub secret: Option<Secret>,
+    /// The number of the secret: the same on all nodes.
+    pub key_id: u32,
+    /// Beyond loopback: take a secret that could be guessed.
+    pub weak_secret: bool,
+    /// Beyond loopback: let everybody in, without a secret.
+    pub open: bool,
+    /// The address to listen on, and to announce; 127.0.0.1 by default.
+    pub ip: IpAddr,
+    /// The TCP port to listen on; 0 picks a free one.
+    pub tcp_port: u16,
+    /// The UDP port for discovery; `None` and 0 are [`UDP_PORT`].
+    pub udp_port: Option<u16>,
+    /// Whether to announce this node, and to heed announcements.
+    pub discover_peers: bool,
+    /// Nodes at these addresses are neither dialled nor let in.
+    pub ignore_peers: Vec<IpAddr>,
+    /// Peers to connect to, tried again for ever.
+    pub peers: Vec<PeerAt>,
+    /// Networks, as address and prefix length, whose locations are dialled when other nodes tell of them;
+    /// `None`: the networks of the own interfaces that the node listens on.
+    pub dial_allow: Option<Vec<(IpAddr, u8)>>,
+    /// Silence after which a peer is lost; 15 s by default. Suspect comes at a fifth of it, a ping at a
+    /// fifteenth.
+    pub peer_timeout: Duration,
+    /// Limits of the protocol; its times are set from `peer_timeout`.
+    pub limits: Limits,
+    /// The scheduler below.
+    pub scheduler: LoopConfig,
+}
+
+/// The UDP port for discovery, unless another is configured.
+pub const UDP_PORT: u16 = 51_350;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: None,
+            secret: None,
+            key_id: 0,
+            weak_secret: false,
+            open: false,
+            ip: Ipv4Addr::LOCALHOST.into(),
+            tcp_port: 0,
+            udp_port: None,
+            discover_peers: true,
+            ignore_peers: Vec::new(),
+            peers: Vec::new(),
+            dial_allow: None,
+            peer_timeout: Duration::from_secs(15),
+            limits: Limits::default(),
+            scheduler: LoopConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The UDP port that is meant.
+    pub(crate) fn discovery_port(&self) -> u16 {
+        match self.udp_port {
+            None | Some(0) => UDP_PORT,
+            Some(port) => port,
+        }
+    }
+
+    pub(crate) fn timed_limits(&self) -> Limits {
+        Limits {
+            ping_after: self.peer_timeout / 15,
+            suspect_after: self.peer_timeout / 5,
+            lost_after: self.peer_timeout,
+            ..self.limits
+        }
+    }
+
+    pub(crate) fn name_at(&self, at: Location) -> String {
+        self.name.clone().unwrap_or_else(|| at.to_string())
+    }
+}

@@ -1,0 +1,307 @@
+//! What an actor of a node can do besides what any actor can.
+
+use std::time::Duration;
+
+use antiphon_sched::{ActorId, Addr, Cx, Key, Manner, NodeId, PortId, Target, Wire};
+
+use crate::error::{DeliverError, LocateError, PeerError, PeerStatus, RegisterError, UnknownNode};
+use crate::location::{Location, PeerAt};
+use crate::node::{FoundName, Looked, NodeCore, Space};
+
+/// What a name can stand for: the constructor's type picks it.
+pub trait Named: Copy + sealed::Sealed + 'static {
+    #[doc(hidden)]
+    type Message: Wire;
+
+    #[doc(hidden)]
+    fn from_found(id: ActorId) -> Self;
+}
+
+impl<M: Wire> Named for Addr<M> {
+    type Message = M;
+
+    fn from_found(id: ActorId) -> Self {
+        Self::of(id)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<M> Sealed for antiphon_sched::Addr<M> {}
+}
+
+/// A watch over peers that was set.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Watch(Addr<PeerStatus>);
+
+/// The verbs of a node, for its actors. In a loop by itself each answers that there is no node.
+pub trait NetCx<M: 'static> {
+    /// Where this node takes connections; `None` in a loop by itself.
+    fn location(&mut self) -> Option<Location>;
+
+    /// Where a node is.
+    ///
+    /// # Errors
+    /// It is not known here.
+    fn location_of(&mut self, node: NodeId) -> Result<Location, UnknownNode>;
+
+    /// Registers this actor under a name, for actors here and at peers. It is freed when the actor ends.
+    ///
+    /// # Errors
+    /// Another actor of this node has the name, it is no name, or there are too many.
+    fn register(&mut self, name: &str) -> Result<(), RegisterError>
+    where
+        M: Wire;
+
+    /// Takes a name of this actor's back.
+    ///
+    /// # Errors
+    /// The name is not registered, or by another actor.
+    fn unregister(&mut self, name: &str) -> Result<(), RegisterError>;
+
+    /// Looks for a name: here first, then at all peers, also those that come later, until the time is over.
+    fn locate<T: Named>(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
+    );
+
+    /// Looks for a name at one location, which is dialled if need be.
+    fn locate_at<T: Named>(
+        &mut self,
+        name: &str,
+        location: Location,
+        timeout: Duration,
+        answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
+    );
+
+    /// Collects all that bear the name, here and at peers, until the time is over.
+    fn locate_all<T: Named>(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<T>, LocateError>) -> M + 'static,
+    );
+
+    /// Looks for a node by its name, and waits for it.
+    fn locate_node(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Location, LocateError>) -> M + 'static,
+    );
+
+    /// Sends a message, and has told what became of it: in the mailbox, refused, or not known.
+    fn deliver<T: 'static>(
+        &mut self,
+        to: Addr<T>,
+        message: T,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeliverError>) -> M + 'static,
+    );
+
+    /// Where the peers are that are there.
+    fn peers(&mut self) -> Vec<Location>;
+
+    /// Contacts the node at a location. It is needed on one side only.
+    fn peer(
+        &mut self,
+        at: impl Into<PeerAt>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    );
+
+    /// Has this actor told of every peer that comes, is suspected or goes; first of each that is there.
+    fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch;
+
+    /// Ends a watch.
+    fn unwatch(&mut self, watch: Watch);
+}
+
+impl<M: 'static> NetCx<M> for Cx<'_, M> {
+    fn location(&mut self) -> Option<Location> {
+        node(self).map(|node| node.location())
+    }
+
+    fn location_of(&mut self, node_id: NodeId) -> Result<Location, UnknownNode> {
+        node(self).ok_or(UnknownNode { node: node_id })?.location_of(node_id)
+    }
+
+    fn register(&mut self, name: &str) -> Result<(), RegisterError>
+    where
+        M: Wire,
+    {
+        let me = self.me();
+        let tag = self.door().tag_of::<M>();
+        let core = node(self).ok_or(RegisterError::NoNode)?;
+        let waiting = core.register(Space::Actor, name, me.id().key(), tag)?;
+        self.door().expose(me);
+        for port in waiting {
+            let found: Result<FoundName, LocateError> = Ok(FoundName { id: me.id() });
+            settle(self, port, found);
+        }
+        Ok(())
+    }
+
+    fn unregister(&mut self, name: &str) -> Result<(), RegisterError> {
+        let me: Key = self.id().key();
+        node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Actor, name, me)
+    }
+
+    fn locate<T: Named>(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
+    ) {
+        locate(self, name, None, timeout, answer);
+    }
+
+    fn locate_at<T: Named>(
+        &mut self,
+        name: &str,
+        location: Location,
+        timeout: Duration,
+        answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
+    ) {
+        locate(self, name, Some(location), timeout, answer);
+    }
+
+    fn locate_all<T: Named>(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<T>, LocateError>) -> M + 'static,
+    ) {
+        let all = |found: Vec<FoundName>| found.into_iter().map(|found| T::from_found(found.id)).collect();
+        let tag = self.door().tag_of::<T::Message>();
+        request(
+            self,
+            LocateError::TooManyOpen,
+            LocateError::NoNode,
+            move |found: Result<Vec<FoundName>, LocateError>| answer(found.map(all)),
+            |core, port| core.locate_all(port, name, tag, timeout).err().map(Err),
+        );
+    }
+
+    fn locate_node(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Location, LocateError>) -> M + 'static,
+    ) {
+        request(self, LocateError::TooManyOpen, LocateError::NoNode, answer, |core, port| {
+            core.locate_node(port, name, timeout)
+        });
+    }
+
+    fn deliver<T: 'static>(
+        &mut self,
+        to: Addr<T>,
+        message: T,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeliverError>) -> M + 'static,
+    ) {
+        let port = match self.open(answer) {
+            Ok(port) => port,
+            Err(answer) => return self.hand_self(answer(Err(DeliverError::TooManyOpen))),
+        };
+        let here = to.node() == self.id().node();
+        match to.put(self.door(), message, Manner::Receipt(port)) {
+            Ok(()) if here => settle(self, port, Ok::<(), DeliverError>(())),
+            Ok(()) => {
+                if let Some(core) = node(self) {
+                    core.time_receipt(port, timeout);
+                }
+            }
+            Err(error) => settle(self, port, Err::<(), _>(DeliverError::Refused(error.why()))),
+        }
+    }
+
+    fn peers(&mut self) -> Vec<Location> {
+        node(self).map(|core| core.online()).unwrap_or_default()
+    }
+
+    fn peer(
+        &mut self,
+        at: impl Into<PeerAt>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    ) {
+        let at = at.into();
+        request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, port| {
+            core.contact(port, at, timeout)
+        });
+    }
+
+    fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch {
+        let ear = self.me_as(each);
+        let present = node(self).map(|core| core.watch_peers(ear)).unwrap_or_default();
+        for status in present {
+            self.tell(ear, status);
+        }
+        Watch(ear)
+    }
+
+    fn unwatch(&mut self, watch: Watch) {
+        if let Some(core) = node(self) {
+            core.unwatch_peers(watch.0);
+        }
+    }
+}
+
+fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
+    let now = cx.now();
+    let core = cx.door().outside::<NodeCore>()?;
+    core.advance(now);
+    Some(core)
+}
+
+/// Answers a request that is open, at once.
+fn settle<M: 'static, R: 'static>(cx: &mut Cx<'_, M>, port: PortId, value: R) {
+    if let Err(why) = cx.door().answer_port(port, value) {
+        tracing::debug!(%why, "nobody waits any more for an answer");
+    }
+}
+
+/// Opens a request, and puts it to the node: which answers now, or later by the port.
+fn request<M: 'static, R: 'static, E: 'static>(
+    cx: &mut Cx<'_, M>,
+    too_many: E,
+    no_node: E,
+    answer: impl FnOnce(Result<R, E>) -> M + 'static,
+    put: impl FnOnce(&mut NodeCore, PortId) -> Option<Result<R, E>>,
+) {
+    let port = match cx.open(answer) {
+        Ok(port) => port,
+        Err(answer) => return cx.hand_self(answer(Err(too_many))),
+    };
+    let now = match node(cx) {
+        Some(core) => put(core, port),
+        None => Some(Err(no_node)),
+    };
+    if let Some(result) = now {
+        settle(cx, port, result);
+    }
+}
+
+fn locate<M: 'static, T: Named>(
+    cx: &mut Cx<'_, M>,
+    name: &str,
+    at: Option<Location>,
+    timeout: Duration,
+    answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
+) {
+    let tag = cx.door().tag_of::<T::Message>();
+    request(
+        cx,
+        LocateError::TooManyOpen,
+        LocateError::NoNode,
+        move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
+        |core, port| match core.locate(port, name, tag, at, timeout) {
+            Looked::Now(result) => Some(result),
+            Looked::Later => None,
+        },
+    );
+}

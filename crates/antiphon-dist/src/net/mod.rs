@@ -1,0 +1,336 @@
+//! The driver: sockets and clocks, in the service of the core. The only impure part of this crate.
+//!
+//! Each round: what has arrived is read straight into the core's buffers; the loop runs its actors; what
+//! they sent is sealed by the core and written. So a message that is answered at once costs one wait, one
+//! read and one write.
+
+mod sockets;
+mod udp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_sched::{Addr, Door, Event, FOREIGN_TOKENS, Foreign, Loop, Time, receive};
+use antiphon_wire::Fresh;
+use mio::Registry;
+
+use crate::config::Config;
+use crate::error::NodeError;
+use crate::location::Location;
+use crate::node::{ConnId, Input, NodeCore, Output, Settings, World};
+use sockets::Sockets;
+use udp::Discovery;
+
+/// Looks a host up; runs on a helper thread.
+pub type Resolver = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+const LISTENER: usize = FOREIGN_TOKENS;
+const UDP_ONE: usize = FOREIGN_TOKENS + 1;
+const UDP_ALL: usize = FOREIGN_TOKENS + 2;
+const FIRST_SOCKET: usize = FOREIGN_TOKENS + 16;
+
+/// A pause of the whole process over which nobody's silence is suspicious.
+const STALL: Duration = Duration::from_secs(1);
+
+pub(crate) struct Driver {
+    sockets: Sockets,
+    udp: Option<Discovery>,
+    resolver: Addr<Lookup>,
+    ready: Vec<Foreign>,
+    outputs: Vec<Output>,
+    /// When the last round ended, and when the next was to begin at the latest.
+    rested: Time,
+    planned: Option<Time>,
+    next_timeout: Option<Time>,
+}
+
+/// What the core stands on, for the length of one call.
+struct Net<'a> {
+    sched: &'a mut Loop,
+    outputs: &'a mut Vec<Output>,
+}
+
+impl World for Net<'_> {
+    fn door(&mut self) -> Door<'_> {
+        self.sched.door()
+    }
+
+    fn output(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    fn fresh(&mut self) -> Option<Fresh> {
+        Fresh::system().inspect_err(|why| tracing::error!(%why, "no handshake is possible")).ok()
+    }
+}
+
+impl Driver {
+    /// Opens the ports of a node, and puts its core into the loop.
+    pub(crate) fn open(
+        config: &Config,
+        sched: &mut Loop,
+        resolve: Resolver,
+    ) -> Result<(Self, Location), NodeError> {
+        Settings::check(config)?;
+        let registry = registry_of(sched)?;
+        let sockets = Sockets::listen(SocketAddr::new(config.ip, config.tcp_port), &registry)?;
+        let location = Location::new(sockets.local());
+        let udp = match config.discover_peers {
+            true => Discovery::open(config.ip, config.discovery_port(), &registry)?,
+            false => None,
+        };
+        let networks = udp::own_networks(config.ip);
+        let settings = Settings::new(config, sched.home().to_bits(), location, networks)?;
+        sched.set_outside(Box::new(NodeCore::new(sched.home(), settings)));
+        let resolver = spawn_resolver(sched, resolve);
+        let driver = Self {
+            sockets,
+            udp,
+            resolver,
+            ready: Vec::new(),
+            outputs: Vec::new(),
+            rested: Time::ZERO,
+            planned: None,
+            next_timeout: None,
+        };
+        Ok((driver, location))
+    }
+
+    /// One round: wait, read, run, write. Waits at most until `deadline`.
+    pub(crate) fn round(&mut self, sched: &mut Loop, deadline: Option<Time>) -> Result<(), NodeError> {
+        let until = [deadline, self.next_timeout].into_iter().flatten().min();
+        self.ready.clear();
+        let busy = self.sockets.has_unfinished();
+        let until = if busy { Some(sched.now()) } else { until };
+        self.rested = sched.now();
+        self.planned = [until, sched.next_deadline()].into_iter().flatten().min();
+        sched.park(until, &mut self.ready)?;
+        self.with_core(sched, |driver, core, sched| {
+            driver.notice_stall(core, sched);
+            driver.read(core, sched);
+        });
+        sched.work();
+        self.flush(sched);
+        Ok(())
+    }
+
+    /// Has the core do what is due, and writes what it has.
+    pub(crate) fn flush(&mut self, sched: &mut Loop) {
+        self.with_core(sched, |driver, core, sched| driver.give(core, sched, Input::Tick));
+    }
+
+    /// Gives the core an input from outside of the round: start, leave.
+    pub(crate) fn input(&mut self, sched: &mut Loop, input: Input<'_>) {
+        self.with_core(sched, |driver, core, sched| driver.give(core, sched, input));
+    }
+
+    /// Takes the core out of the loop for a moment.
+    fn with_core(&mut self, sched: &mut Loop, act: impl FnOnce(&mut Self, &mut NodeCore, &mut Loop)) {
+        let Some(mut core) = sched.take_outside::<NodeCore>() else { return };
+        act(self, &mut core, sched);
+        self.next_timeout = if core.is_dirty() { Some(sched.now()) } else { core.next_timeout() };
+        sched.set_outside(core);
+    }
+
+    /// Gives the core an input, and does what it wants, until it wants nothing more.
+    fn give(&mut self, core: &mut NodeCore, sched: &mut Loop, input: Input<'_>) {
+        handle(core, sched, &mut self.outputs, input);
+        let mut next = 0;
+        while next < self.outputs.len() {
+            let output = std::mem::replace(&mut self.outputs[next], Output::Write(ConnId(0)));
+            next += 1;
+            self.perform(core, sched, output);
+        }
+        self.outputs.clear();
+    }
+
+    fn perform(&mut self, core: &mut NodeCore, sched: &mut Loop, output: Output) {
+        match output {
+            Output::Write(conn) => self.write(core, sched, conn),
+            Output::Dial(conn, to) => {
+                if let Err(why) = self.sockets.dial(conn, to, sched) {
+                    let refused = why.kind() == io::ErrorKind::ConnectionRefused;
+                    handle(core, sched, &mut self.outputs, Input::DialFailed { conn, refused });
+                }
+            }
+            Output::Close(conn) => self.sockets.close(conn, sched),
+            Output::Datagram(to, bytes) => {
+                if let Some(udp) = &self.udp {
+                    udp.send(to, &bytes);
+                }
+            }
+            Output::Broadcast(bytes) => {
+                if let Some(udp) = &self.udp {
+                    udp.broadcast(&bytes);
+                }
+            }
+            Output::Resolve { query, host, port } => {
+                if let Err(error) = sched.send(self.resolver, Lookup::Ask(query, host, port)) {
+                    core.resolved(query, Err(error.to_string()));
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
+        loop {
+            let bytes = core.outgoing(conn);
+            if bytes.is_empty() {
+                return;
+            }
+            match self.sockets.write(conn, bytes) {
+                Ok(0) => return,
+                Ok(count) => handle(core, sched, &mut self.outputs, Input::Written(conn, count)),
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return handle(core, sched, &mut self.outputs, Input::Closed(conn)),
+            }
+        }
+    }
+
+    /// Whether this process stood still: silence meanwhile is nobody's fault.
+    fn notice_stall(&mut self, core: &mut NodeCore, sched: &mut Loop) {
+        let now = sched.now();
+        let begin = self.planned.map_or(now, |planned| planned.max(self.rested));
+        let stalled = now.since(begin);
+        if self.planned.is_some() && stalled > STALL {
+            self.give(core, sched, Input::Stalled(stalled));
+        }
+    }
+
+    fn read(&mut self, core: &mut NodeCore, sched: &mut Loop) {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.extend(self.sockets.take_unfinished());
+        for foreign in &ready {
+            match foreign.token.0 {
+                LISTENER => self.accept(core, sched),
+                UDP_ONE | UDP_ALL => self.read_datagrams(core, sched, foreign.token.0 == UDP_ALL),
+                _ => self.on_socket(core, sched, foreign),
+            }
+        }
+        self.ready = ready;
+    }
+
+    fn accept(&mut self, core: &mut NodeCore, sched: &mut Loop) {
+        while let Some((stream, remote)) = self.sockets.accept() {
+            let now = sched.now();
+            let conn = core.accept(now, remote, &mut Net { sched, outputs: &mut self.outputs });
+            let Some(conn) = conn else { continue };
+            match self.sockets.add(conn, stream, sched) {
+                Ok(()) => self.give(core, sched, Input::Accepted(conn)),
+                Err(why) => {
+                    tracing::warn!(%remote, %why, "a connection cannot be watched");
+                    self.give(core, sched, Input::Closed(conn));
+                }
+            }
+        }
+    }
+
+    fn on_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, foreign: &Foreign) {
+        let Some(conn) = self.sockets.conn_of(foreign.token) else { return };
+        if foreign.writable {
+            match self.sockets.finish_dial(conn) {
+                Some(Ok(())) => self.give(core, sched, Input::Connected(conn)),
+                Some(Err(why)) => {
+                    let refused = why.kind() == io::ErrorKind::ConnectionRefused;
+                    self.sockets.close(conn, sched);
+                    return self.give(core, sched, Input::DialFailed { conn, refused });
+                }
+                None => self.write(core, sched, conn),
+            }
+        }
+        if foreign.readable {
+            self.read_socket(core, sched, conn);
+        }
+    }
+
+    fn read_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
+        for _ in 0..sockets::READS_A_ROUND {
+            let space = core.space(conn);
+            let room = space.len();
+            if room == 0 {
+                return;
+            }
+            match self.sockets.read(conn, space) {
+                Ok(0) => return self.give(core, sched, Input::Closed(conn)),
+                Ok(count) => {
+                    handle(core, sched, &mut self.outputs, Input::Received(conn, count));
+                    // Less than there was room for: the socket is empty, and says when it no longer is.
+                    if count < room {
+                        return self.drain_outputs(core, sched);
+                    }
+                }
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                    return self.drain_outputs(core, sched);
+                }
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.give(core, sched, Input::Closed(conn)),
+            }
+        }
+        self.sockets.note_unfinished(conn);
+        self.drain_outputs(core, sched);
+    }
+
+    fn drain_outputs(&mut self, core: &mut NodeCore, sched: &mut Loop) {
+        if !self.outputs.is_empty() {
+            self.give(core, sched, Input::Tick);
+        }
+    }
+
+    fn read_datagrams(&mut self, core: &mut NodeCore, sched: &mut Loop, all: bool) {
+        let mut bytes = [0; 2048];
+        for _ in 0..udp::READS_A_ROUND {
+            let Some(received) = self.udp.as_ref().and_then(|udp| udp.receive(all, &mut bytes)) else {
+                return;
+            };
+            self.give(core, sched, Input::Datagram(received.1, &bytes[..received.0]));
+        }
+    }
+}
+
+fn handle(core: &mut NodeCore, sched: &mut Loop, outputs: &mut Vec<Output>, input: Input<'_>) {
+    let now = sched.now();
+    core.handle(now, input, &mut Net { sched, outputs });
+}
+
+fn registry_of(sched: &Loop) -> Result<Registry, NodeError> {
+    let cloned = sched.registry().map(Registry::try_clone);
+    match cloned {
+        Some(Ok(registry)) => Ok(registry),
+        Some(Err(why)) => Err(antiphon_sched::LoopError::Poll(why).into()),
+        None => Err(antiphon_sched::LoopError::Poll(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "a node needs a loop on `Park::Mio`; simulate it with antiphon-sim",
+        ))
+        .into()),
+    }
+}
+
+/// A message of the resolver, a daemon in the loop.
+enum Lookup {
+    Ask(u64, String, u16),
+    Done(u64, Result<Vec<SocketAddr>, String>),
+}
+
+/// Looks hosts up on the loop's helper threads, and tells the core.
+fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<Lookup> {
+    sched.spawn(move |cx, event| {
+        match event {
+            Event::Start => {
+                cx.set_daemon(true);
+                cx.set_name("resolver");
+            }
+            Event::Message(Lookup::Ask(query, host, port)) => cx.blocking(
+                move || resolve(&host, port).map_err(|why| why.to_string()),
+                move |done| Lookup::Done(query, done.unwrap_or_else(|why| Err(why.to_string()))),
+            ),
+            Event::Message(Lookup::Done(query, found)) => {
+                if let Some(core) = cx.door().outside::<NodeCore>() {
+                    core.resolved(query, found);
+                }
+            }
+            _ => {}
+        }
+        receive()
+    })
+}

@@ -1,0 +1,176 @@
+//! TCP: the listener, and a socket for each connection.
+//!
+//! Readiness is edge-triggered: a socket is read until it is empty, or noted as unfinished.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use antiphon_sched::{Foreign, Loop, egress};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use slab::Slab;
+
+use super::{FIRST_SOCKET, LISTENER};
+use crate::error::NodeError;
+use crate::node::ConnId;
+
+/// Reads of one socket before the others have their turn.
+pub(super) const READS_A_ROUND: usize = 16;
+/// Strangers taken in one round.
+const ACCEPTS_A_ROUND: usize = 64;
+
+pub(super) struct Sockets {
+    listener: TcpListener,
+    local: SocketAddr,
+    accepts_left: usize,
+    table: Slab<Socket>,
+    places: BTreeMap<ConnId, usize>,
+    unfinished: Vec<ConnId>,
+    accept_again: bool,
+}
+
+struct Socket {
+    conn: ConnId,
+    stream: TcpStream,
+    connecting: bool,
+}
+
+impl Sockets {
+    pub(super) fn listen(at: SocketAddr, registry: &Registry) -> Result<Self, NodeError> {
+        let failed = |source| NodeError::Listen { at, source };
+        let mut listener = TcpListener::bind(at).map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        registry.register(&mut listener, Token(LISTENER), Interest::READABLE).map_err(failed)?;
+        Ok(Self {
+            listener,
+            local,
+            accepts_left: ACCEPTS_A_ROUND,
+            table: Slab::new(),
+            places: BTreeMap::new(),
+            unfinished: Vec::new(),
+            accept_again: false,
+        })
+    }
+
+    pub(super) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The next stranger; `None` when there is none, or this round's share is used up.
+    pub(super) fn accept(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        loop {
+            if self.accepts_left == 0 {
+                self.accepts_left = ACCEPTS_A_ROUND;
+                self.accept_again = true;
+                return None;
+            }
+            self.accepts_left -= 1;
+            match self.listener.accept() {
+                Ok(accepted) => return Some(accepted),
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                    self.accepts_left = ACCEPTS_A_ROUND;
+                    return None;
+                }
+                // The stranger has gone again, or this process has no descriptor left: others may follow.
+                Err(why) => tracing::debug!(%why, "a connection was not accepted"),
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, conn: ConnId, stream: TcpStream, sched: &Loop) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        self.insert(conn, stream, false, sched)
+    }
+
+    pub(super) fn dial(&mut self, conn: ConnId, to: SocketAddr, sched: &Loop) -> io::Result<()> {
+        egress::allowed(&to).map_err(io::Error::other)?;
+        let stream = TcpStream::connect(to)?;
+        self.insert(conn, stream, true, sched)
+    }
+
+    fn insert(
+        &mut self,
+        conn: ConnId,
+        mut stream: TcpStream,
+        connecting: bool,
+        sched: &Loop,
+    ) -> io::Result<()> {
+        let registry = sched.registry().ok_or_else(|| io::Error::other("the loop has no sockets"))?;
+        let entry = self.table.vacant_entry();
+        let token = Token(FIRST_SOCKET + entry.key());
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.places.insert(conn, entry.key());
+        entry.insert(Socket { conn, stream, connecting });
+        Ok(())
+    }
+
+    fn get(&mut self, conn: ConnId) -> Option<&mut Socket> {
+        let place = *self.places.get(&conn)?;
+        self.table.get_mut(place)
+    }
+
+    pub(super) fn conn_of(&self, token: Token) -> Option<ConnId> {
+        self.table.get(token.0 - FIRST_SOCKET).map(|socket| socket.conn)
+    }
+
+    /// Whether a dial has connected; `None` when the connection was not being dialled, or still is.
+    pub(super) fn finish_dial(&mut self, conn: ConnId) -> Option<io::Result<()>> {
+        let socket = self.get(conn).filter(|socket| socket.connecting)?;
+        match socket.stream.take_error() {
+            Ok(Some(why)) | Err(why) => return Some(Err(why)),
+            Ok(None) => {}
+        }
+        match socket.stream.peer_addr() {
+            Ok(_) => {
+                socket.connecting = false;
+                Some(socket.stream.set_nodelay(true))
+            }
+            Err(why) if why.kind() == io::ErrorKind::NotConnected => None,
+            Err(why) => Some(Err(why)),
+        }
+    }
+
+    pub(super) fn read(&mut self, conn: ConnId, space: &mut [u8]) -> io::Result<usize> {
+        match self.get(conn) {
+            Some(socket) => socket.stream.read(space),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    pub(super) fn write(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<usize> {
+        match self.get(conn) {
+            Some(socket) if !socket.connecting => socket.stream.write(bytes),
+            Some(_) | None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    pub(super) fn close(&mut self, conn: ConnId, sched: &Loop) {
+        let Some(mut socket) = self.places.remove(&conn).and_then(|place| self.table.try_remove(place))
+        else {
+            return;
+        };
+        if let Some(registry) = sched.registry()
+            && let Err(why) = registry.deregister(&mut socket.stream)
+        {
+            tracing::debug!(%why, "a socket was not watched");
+        }
+    }
+
+    pub(super) fn note_unfinished(&mut self, conn: ConnId) {
+        self.unfinished.push(conn);
+    }
+
+    pub(super) fn has_unfinished(&self) -> bool {
+        !self.unfinished.is_empty() || self.accept_again
+    }
+
+    /// Sockets that were cut off by their share of the last round.
+    pub(super) fn take_unfinished(&mut self) -> Vec<Foreign> {
+        let listener = std::mem::take(&mut self.accept_again).then_some(Token(LISTENER));
+        let places = &self.places;
+        let sockets = self.unfinished.drain(..).filter_map(|conn| places.get(&conn).copied());
+        let tokens = sockets.map(|place| Token(FIRST_SOCKET + place)).chain(listener);
+        tokens.map(|token| Foreign { token, readable: true, writable: false }).collect()
+    }
+}

@@ -1,0 +1,61 @@
+//! When the core has something to do.
+//!
+//! Invariant: an entry that no longer matters is either taken out, or harmless when it fires.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use antiphon_sched::{NodeId, PortId, Time};
+
+use super::world::ConnId;
+
+/// What is due.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Due {
+    /// A session's acks, pings, suspicion.
+    Session(NodeId),
+    /// The next attempt at a location.
+    Dial(SocketAddr),
+    /// The other side of a session without a connection should have dialled by now.
+    Missing(NodeId),
+    /// A handshake has taken too long.
+    HalfOpen(ConnId),
+    /// A receipt is not awaited any longer.
+    Receipt(u64),
+    /// A name is not looked for any longer.
+    Want(u64),
+    /// A call of `peer` is not waited for any longer.
+    Contact(PortId),
+    /// Messages for a full mailbox have waited long enough, or should be tried again.
+    Parked(NodeId),
+    /// What waits for a node that was never reached is given up.
+    Unreached(NodeId),
+    /// Announce this node again.
+    Announce,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    entries: BTreeSet<(Time, Due)>,
+}
+
+impl Agenda {
+    pub(super) fn add(&mut self, at: Time, due: Due) {
+        self.entries.insert((at, due));
+    }
+
+    pub(super) fn remove(&mut self, at: Time, due: Due) {
+        self.entries.remove(&(at, due));
+    }
+
+    pub(super) fn next(&self) -> Option<Time> {
+        self.entries.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn take_due(&mut self, now: Time) -> Option<Due> {
+        match self.entries.first() {
+            Some((at, _)) if *at <= now => self.entries.pop_first().map(|(_, due)| due),
+            Some(_) | None => None,
+        }
+    }
+}

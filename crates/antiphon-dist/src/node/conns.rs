@@ -1,0 +1,383 @@
+//! Connections: their bytes in both directions, and their handshakes.
+//!
+//! Invariant: a connection is its session's only one, or still a stranger; strangers are few, are heard for
+//! a few seconds, and cannot make anything grow.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_sched::{NodeId, Time};
+use antiphon_wire::{
+    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step,
+};
+use slab::Slab;
+
+use super::agenda::Due;
+use super::world::{ConnId, Output, World};
+use super::{NodeCore, sched_node};
+
+/// Connections without a proof.
+const HALF_OPEN_MAX: usize = 64;
+/// How long a handshake may take.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+const INDEX_BITS: u32 = 24;
+
+#[derive(Debug, Default)]
+pub(super) struct Conns {
+    table: Slab<Conn>,
+    generation: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    id: ConnId,
+    pub(super) state: State,
+    pub(super) deframer: Deframer,
+    pub(super) out: Vec<u8>,
+    /// How much of `out` is written.
+    written: usize,
+    /// Who is at the other end; where this side dialled, if it did.
+    pub(super) remote: SocketAddr,
+    pub(super) dialled: Option<SocketAddr>,
+    since: Time,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// A dial that has not connected.
+    Dialling,
+    Shaking(Box<Handshake>),
+    Live(NodeId),
+    /// Written out, then closed.
+    Ending,
+}
+
+impl Conns {
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let conn = self.table.get_mut((id.0 & ((1 << INDEX_BITS) - 1)) as usize)?;
+        (conn.id == id).then_some(conn)
+    }
+
+    pub(super) fn add(&mut self, remote: SocketAddr, dialled: bool, now: Time) -> ConnId {
+        self.generation += 1;
+        let entry = self.table.vacant_entry();
+        let id = ConnId(self.generation << INDEX_BITS | entry.key() as u64);
+        let state = if dialled { State::Dialling } else { State::Shaking(Box::new(Handshake::accept(None))) };
+        entry.insert(Conn {
+            id,
+            state,
+            deframer: Deframer::new(),
+            out: Vec::new(),
+            written: 0,
+            remote,
+            dialled: dialled.then_some(remote),
+            since: now,
+        });
+        id
+    }
+
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Conn> {
+        self.get(id)?;
+        self.table.try_remove((id.0 & ((1 << INDEX_BITS) - 1)) as usize)
+    }
+
+    /// The stranger that gives way when there are too many: the oldest of the address that has most.
+    fn crowded_out(&self) -> Option<ConnId> {
+        let strangers = || {
+            let all = self.table.iter().map(|(_, conn)| conn);
+            all.filter(|conn| conn.dialled.is_none() && matches!(conn.state, State::Shaking(_)))
+        };
+        if strangers().count() < HALF_OPEN_MAX {
+            return None;
+        }
+        let mut of_address = std::collections::BTreeMap::new();
+        for conn in strangers() {
+            *of_address.entry(conn.remote.ip()).or_insert(0u32) += 1;
+        }
+        strangers()
+            .min_by_key(|conn| (std::cmp::Reverse(of_address[&conn.remote.ip()]), conn.since, conn.id))
+            .map(|conn| conn.id)
+    }
+}
+
+impl NodeCore {
+    /// A stranger connects from `remote`: the connection's number, or `None` when it is to be closed at once.
+    /// When it takes the place of another stranger, that one is to be closed.
+    pub fn accept(&mut self, now: Time, remote: SocketAddr, world: &mut impl World) -> Option<ConnId> {
+        self.now = self.now.max(now);
+        if self.leaving || self.settings.ignores(remote.ip()) {
+            return None;
+        }
+        if let Some(oldest) = self.conns.crowded_out() {
+            self.counts.refused_handshakes += 1;
+            self.drop_conn(oldest, world);
+        }
+        let id = self.conns.add(remote, false, self.now);
+        Some(id)
+    }
+
+    pub(super) fn on_accepted(&mut self, conn: ConnId) {
+        self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(conn));
+    }
+
+    /// Where the driver reads into.
+    pub fn space(&mut self, conn: ConnId) -> &mut [u8] {
+        match self.conns.get(conn) {
+            Some(conn) if !matches!(conn.state, State::Ending) => conn.deframer.space(),
+            Some(_) | None => &mut [],
+        }
+    }
+
+    /// What the driver has to write.
+    pub fn outgoing(&mut self, conn: ConnId) -> &[u8] {
+        self.conns.get(conn).map_or(&[], |conn| &conn.out[conn.written..])
+    }
+
+    /// Bytes that wait in the connection's buffer.
+    pub(super) fn unwritten(&mut self, conn: ConnId) -> usize {
+        self.outgoing(conn).len()
+    }
+
+    pub(super) fn on_written(&mut self, id: ConnId, count: usize, world: &mut impl World) {
+        let Some(conn) = self.conns.get(id) else { return };
+        conn.written += count;
+        if conn.written < conn.out.len() {
+            return;
+        }
+        conn.out.clear();
+        conn.written = 0;
+        match conn.state {
+            State::Live(node) => self.mark_dirty(node),
+            State::Ending => self.drop_conn(id, world),
+            State::Dialling | State::Shaking(_) => {}
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, id: ConnId, world: &mut impl World) {
+        let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
+        let Some(fresh) = world.fresh() else { return self.drop_conn(id, world) };
+        let standing = self.standing_for(at);
+        let Some(conn) = self.conns.get(id) else { return };
+        let shake = Handshake::dial(&self.settings.profile, fresh, standing, None, &mut conn.out);
+        conn.state = State::Shaking(Box::new(shake));
+        conn.since = self.now;
+        self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(id));
+        world.output(Output::Write(id));
+    }
+
+    /// What to tell of the session, when the node at that location is known.
+    fn standing_for(&mut self, at: SocketAddr) -> Standing {
+        let session = self
+            .dials
+            .node_at(at)
+            .and_then(|node| self.peers.get_mut(&node))
+            .and_then(|peer| peer.link.as_mut())
+            .map(|link| link.session.next_standing());
+        session.unwrap_or_else(|| Standing::unknown(self.epoch))
+    }
+
+    pub(super) fn on_half_open(&mut self, id: ConnId, world: &mut impl World) {
+        if let Some(conn) = self.conns.get(id)
+            && matches!(conn.state, State::Shaking(_) | State::Dialling | State::Ending)
+        {
+            tracing::debug!(remote = %conn.remote, "a handshake took too long");
+            self.counts.refused_handshakes += 1;
+            self.fail_conn(id, world);
+        }
+    }
+
+    pub(super) fn on_received(&mut self, id: ConnId, count: usize, world: &mut impl World) {
+        let Some(conn) = self.conns.get(id) else { return };
+        conn.deframer.filled(count);
+        loop {
+            let Some(conn) = self.conns.get(id) else { return };
+            match conn.state {
+                State::Shaking(_) => {
+                    if !self.shake(id, world) {
+                        return;
+                    }
+                }
+                State::Live(node) => return self.receive(node, id, world),
+                State::Dialling | State::Ending => return,
+            }
+        }
+    }
+
+    /// One step of a handshake; false when it waits for bytes, or is over.
+    fn shake(&mut self, id: ConnId, world: &mut impl World) -> bool {
+        let Some(conn) = self.conns.get(id) else { return false };
+        let State::Shaking(mut shake) = std::mem::replace(&mut conn.state, State::Ending) else {
+            return false;
+        };
+        let mut out = std::mem::take(&mut conn.out);
+        let dialled = conn.dialled;
+        let profile = &self.settings.profile;
+        let stepped = shake.advance(profile, &mut conn.deframer, &mut out);
+        let next = match stepped {
+            Ok(Step::Wait) => Ok(Next::Wait),
+            Ok(Step::Introduced) => self.introduce(&mut shake, dialled.is_some(), &mut out, world),
+            Ok(Step::Proven) => self.confirm(&mut shake, &mut out),
+            Ok(Step::Done(connection)) => Ok(Next::Proven(connection)),
+            Err(error) => Err(error),
+        };
+        let Some(conn) = self.conns.get(id) else { return false };
+        conn.out = out;
+        if conn.written < conn.out.len() {
+            world.output(Output::Write(id));
+        }
+        match next {
+            Ok(Next::Wait) => {
+                conn.state = State::Shaking(shake);
+                false
+            }
+            Ok(Next::Go) => {
+                conn.state = State::Shaking(shake);
+                true
+            }
+            Ok(Next::Proven(connection)) => self.on_proven(id, connection, world),
+            Err(error) => {
+                self.on_handshake_error(id, error, world);
+                false
+            }
+        }
+    }
+
+    /// The peer has said who it is: this side answers, or proves itself.
+    fn introduce(
+        &mut self,
+        shake: &mut Handshake,
+        dialler: bool,
+        out: &mut Vec<u8>,
+        world: &mut impl World,
+    ) -> Result<Next, HandshakeError> {
+        let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
+        let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
+        let session = session.map(|link| &link.session);
+        let ignored = hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
+        if ignored || self.leaving {
+            let refusal = if ignored { Refusal::Ignored } else { Refusal::Leaving };
+            shake.refuse(refusal, out);
+            return Err(HandshakeError::Refused(refusal));
+        }
+        let profile = &self.settings.profile;
+        let refusal = if dialler {
+            match Session::prove_to(session, self.epoch, shake) {
+                Ok(holding) => return shake.prove(profile, holding, out).map(|()| Next::Go),
+                Err(refusal) => refusal,
+            }
+        } else {
+            match (Session::answer_to(session, self.epoch, hello), world.fresh()) {
+                (Ok(standing), Some(fresh)) => {
+                    return shake.answer(profile, fresh, standing, out).map(|()| Next::Go);
+                }
+                (Ok(_), None) => Refusal::Busy,
+                (Err(refusal), _) => refusal,
+            }
+        };
+        shake.refuse(refusal, out);
+        Err(HandshakeError::Refused(refusal))
+    }
+
+    /// The dialler has proven itself to this side, which proves itself in turn.
+    fn confirm(&mut self, shake: &mut Handshake, out: &mut Vec<u8>) -> Result<Next, HandshakeError> {
+        let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
+        let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
+        match Session::confirm_to(session.map(|link| &link.session), self.epoch, shake) {
+            Ok(holding) => shake.confirm(&self.settings.profile, &holding, out).map(Next::Proven),
+            Err(refusal) => {
+                shake.refuse(refusal, out);
+                Err(HandshakeError::Refused(refusal))
+            }
+        }
+    }
+
+    /// A connection is proven; false when it is not taken.
+    fn on_proven(&mut self, id: ConnId, connection: Box<Connection>, world: &mut impl World) -> bool {
+        let node = sched_node(connection.peer().node);
+        let session = self.peers.get(&node).and_then(|peer| peer.link.as_ref()).map(|link| &link.session);
+        match Session::admit(session, &connection) {
+            Admission::Takes => {}
+            Admission::Begins => {
+                if self.peers.get(&node).is_some_and(|peer| peer.link.is_some()) {
+                    self.lose(node, "the peer has begun a new session", world);
+                }
+            }
+            Admission::Refused(refusal) => {
+                tracing::debug!(%node, %refusal, "a proven connection is not taken");
+                self.fail_conn(id, world);
+                return false;
+            }
+        }
+        self.take_connection(id, node, connection, world)
+    }
+
+    fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, world: &mut impl World) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let (remote, dialled) = (conn.remote, conn.dialled);
+        let quiet = matches!(
+            error,
+            HandshakeError::Refused(Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection)
+                | HandshakeError::RefusedByPeer(
+                    Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection
+                )
+        );
+        if !quiet {
+            self.counts.refused_handshakes += 1;
+            self.log_refusal(remote, &error);
+        }
+        if let (Some(at), HandshakeError::Refused(why) | HandshakeError::RefusedByPeer(why)) =
+            (dialled, error)
+        {
+            self.on_dial_refused(at, why, world);
+        }
+        match self.conns.get(id) {
+            Some(conn) if conn.out.len() > conn.written => {
+                conn.state = State::Ending;
+                world.output(Output::Write(id));
+                if let Some(at) = dialled {
+                    self.dials.lost(at, id);
+                }
+            }
+            Some(_) => self.fail_conn(id, world),
+            None => {}
+        }
+    }
+
+    /// Closes a connection whose handshake came to nothing.
+    fn fail_conn(&mut self, id: ConnId, world: &mut impl World) {
+        if let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) {
+            self.dial_again(at, id);
+        }
+        self.drop_conn(id, world);
+    }
+
+    /// Closes a connection, whatever its state; the session on it was told before.
+    pub(super) fn drop_conn(&mut self, id: ConnId, world: &mut impl World) {
+        if self.conns.remove(id).is_some() {
+            world.output(Output::Close(id));
+        }
+    }
+
+    pub(super) fn on_closed(&mut self, id: ConnId, world: &mut impl World) {
+        let Some(conn) = self.conns.remove(id) else { return };
+        world.output(Output::Close(id));
+        match conn.state {
+            State::Live(node) => self.on_disconnected(node, id, conn.dialled, world),
+            State::Dialling | State::Shaking(_) | State::Ending => {
+                if let Some(at) = conn.dialled {
+                    self.dial_again(at, id);
+                }
+            }
+        }
+    }
+}
+
+enum Next {
+    Wait,
+    Go,
+    Proven(Box<Connection>),
+}

@@ -1,0 +1,374 @@
+//! Whom this node dials, when, and how often.
+//!
+//! Invariant: at most one connection of a location is being dialled or was dialled by this node; a dial that
+//! nobody wants any more is forgotten.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_sched::{NodeId, PortId, Time, egress};
+use antiphon_wire::{HandshakeError, Refusal};
+
+use super::NodeCore;
+use super::agenda::Due;
+use super::world::{ConnId, Output, World};
+use crate::error::PeerError;
+use crate::location::{Location, PeerAt};
+
+/// The pauses between attempts at a location: they double from the first to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(25);
+const PAUSE_LAST: Duration = Duration::from_secs(2);
+/// Dials that others' hints cause, in one second.
+const HINTS_A_SECOND: u32 = 10;
+/// Refusals are logged once for each location, up to so many.
+const LOGGED_MAX: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    dials: BTreeMap<SocketAddr, Dial>,
+    /// Locations to be dialled in this tick.
+    fresh: Vec<SocketAddr>,
+    contacts: BTreeMap<PortId, Contact>,
+    /// Look-ups under way: for whom.
+    queries: BTreeMap<u64, Query>,
+    /// Look-ups that were not yet asked for.
+    unasked: Vec<(u64, String, u16)>,
+    logged: std::collections::BTreeSet<String>,
+    hints: u32,
+    hints_since: Time,
+}
+
+#[derive(Debug)]
+struct Dial {
+    /// From the configuration: never given up.
+    forever: bool,
+    /// Wanted until then.
+    until: Time,
+    /// Who answered there last.
+    node: Option<NodeId>,
+    conn: Option<ConnId>,
+    attempts: u32,
+}
+
+/// A call of `peer` that waits.
+#[derive(Debug)]
+struct Contact {
+    at: Option<SocketAddr>,
+    until: Time,
+    refused: Option<Refusal>,
+}
+
+#[derive(Debug)]
+enum Query {
+    Configured(PeerAt),
+    Contact(PortId, PeerAt),
+}
+
+impl Dials {
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty() || !self.unasked.is_empty()
+    }
+
+    /// Who is behind a location, as far as this node knows.
+    pub(super) fn node_at(&self, at: SocketAddr) -> Option<NodeId> {
+        self.dials.get(&at)?.node
+    }
+
+    pub(super) fn wake(&mut self, at: SocketAddr) {
+        if self.dials.get(&at).is_some_and(|dial| dial.conn.is_none()) && !self.fresh.contains(&at) {
+            self.fresh.push(at);
+        }
+    }
+
+    pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId) {
+        if let Some(dial) = self.dials.get_mut(&at) {
+            (dial.conn, dial.node, dial.attempts) = (Some(conn), Some(node), 0);
+        }
+    }
+
+    /// The connection that was dialled is gone.
+    pub(super) fn lost(&mut self, at: SocketAddr, conn: ConnId) {
+        if let Some(dial) = self.dials.get_mut(&at).filter(|dial| dial.conn == Some(conn)) {
+            dial.conn = None;
+        }
+    }
+
+    pub(super) fn lost_any(&mut self, at: SocketAddr) {
+        if let Some(dial) = self.dials.get_mut(&at) {
+            dial.conn = None;
+        }
+    }
+
+    /// The node behind a location is lost: it is dialled further only if the configuration says so.
+    pub(super) fn forget_node(&mut self, at: SocketAddr, node: NodeId, now: Time) {
+        if let Some(dial) = self.dials.get_mut(&at).filter(|dial| dial.node == Some(node)) {
+            dial.node = None;
+            dial.until = dial.until.min(now);
+        }
+    }
+}
+
+impl NodeCore {
+    /// Dials a peer of the configuration, now and whenever it is not connected.
+    pub(super) fn dial_for_ever(&mut self, at: PeerAt) {
+        match at {
+            PeerAt::Location(at) => {
+                if self.want_dial(at.addr(), Time::MAX) {
+                    self.dials.dials.entry(at.addr()).and_modify(|dial| dial.forever = true);
+                }
+            }
+            PeerAt::Host(ref host, port) => {
+                let query = self.next_request();
+                self.dials.unasked.push((query, host.clone(), port));
+                self.dials.queries.insert(query, Query::Configured(at));
+            }
+        }
+    }
+
+    /// Dials a location until it answers, at most until then.
+    pub(super) fn dial_once(&mut self, at: SocketAddr, until: Time) {
+        self.want_dial(at, until);
+    }
+
+    /// Dials again where a session was, at once.
+    pub(super) fn redial(&mut self, node: NodeId, at: SocketAddr) {
+        let until = self.now + self.settings.limits().lost_after;
+        self.want_dial(at, until);
+        if let Some(dial) = self.dials.dials.get_mut(&at) {
+            dial.node = Some(node);
+        }
+    }
+
+    fn want_dial(&mut self, at: SocketAddr, until: Time) -> bool {
+        if at == self.settings.location.addr() || self.leaving {
+            return false;
+        }
+        let new = Dial { forever: false, until, node: None, conn: None, attempts: 0 };
+        let dial = self.dials.dials.entry(at).or_insert(new);
+        dial.until = dial.until.max(until);
+        self.dials.wake(at);
+        true
+    }
+
+    /// A location that somebody told of: dialled once, if it is allowed, and not too many at a time.
+    pub(super) fn dial_hint(&mut self, at: SocketAddr, after: Duration) -> bool {
+        if !self.settings.may_dial(at)
+            || self.dials.dials.contains_key(&at)
+            || at == self.settings.location.addr()
+        {
+            return false;
+        }
+        if self.now.since(self.dials.hints_since) >= Duration::from_secs(1) {
+            (self.dials.hints, self.dials.hints_since) = (0, self.now);
+        }
+        if self.dials.hints >= HINTS_A_SECOND {
+            return false;
+        }
+        self.dials.hints += 1;
+        let until = self.now + after + Duration::from_secs(1);
+        self.dials.dials.insert(at, Dial { forever: false, until, node: None, conn: None, attempts: 0 });
+        self.agenda.add(self.now + after, Due::Dial(at));
+        true
+    }
+
+    pub(super) fn start_dials(&mut self, world: &mut impl World) {
+        for (query, host, port) in self.dials.unasked.drain(..) {
+            world.output(Output::Resolve { query, host, port });
+        }
+        for at in std::mem::take(&mut self.dials.fresh) {
+            if self.dials.dials.get(&at).is_none_or(|dial| dial.conn.is_some()) {
+                continue;
+            }
+            if egress::allowed(&at).is_err() || self.leaving {
+                self.dials.dials.remove(&at);
+                continue;
+            }
+            let conn = self.conns.add(at, true, self.now);
+            if let Some(dial) = self.dials.dials.get_mut(&at) {
+                dial.conn = Some(conn);
+                dial.attempts += 1;
+            }
+            self.agenda.add(self.now + Duration::from_secs(5), Due::HalfOpen(conn));
+            world.output(Output::Dial(conn, at));
+        }
+    }
+
+    pub(super) fn on_dial_failed(&mut self, conn: ConnId, refused: bool, world: &mut impl World) {
+        let Some(gone) = self.conns.remove(conn) else { return };
+        let Some(at) = gone.dialled else { return };
+        let node = self.dials.node_at(at);
+        self.dial_again(at, conn);
+        if let Some(node) = node.filter(|_| refused) {
+            self.on_location_refused(node, world);
+        }
+    }
+
+    /// An attempt at a location has come to nothing: the next follows after a pause, if anybody wants it.
+    pub(super) fn dial_again(&mut self, at: SocketAddr, conn: ConnId) {
+        let random = self.requests.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ conn.0;
+        let Some(dial) = self.dials.dials.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else { return };
+        dial.conn = None;
+        let waits = dial.node.is_some_and(|node| {
+            self.peers.get(&node).and_then(|peer| peer.link.as_ref()).is_some_and(|link| link.conn.is_none())
+        });
+        if !dial.forever && self.now >= dial.until && !waits {
+            self.dials.dials.remove(&at);
+            return;
+        }
+        let doubled =
+            PAUSE_FIRST.saturating_mul(1 << dial.attempts.saturating_sub(1).min(16)).min(PAUSE_LAST);
+        // A little apart from others who try the same.
+        let pause = doubled + doubled.mul_f64((random % 256) as f64 / 1024.0);
+        self.agenda.add(self.now + pause, Due::Dial(at));
+    }
+
+    /// A peer answered a dial, and refused: by its word, or by ours.
+    pub(super) fn on_dial_refused(&mut self, at: SocketAddr, why: Refusal, _world: &mut impl World) {
+        let harmless =
+            matches!(why, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
+        for contact in self.dials.contacts.values_mut().filter(|contact| contact.at == Some(at)) {
+            if !harmless {
+                contact.refused = Some(why);
+            }
+        }
+        let due: Vec<PortId> = self
+            .dials
+            .contacts
+            .iter()
+            .filter(|(_, contact)| contact.refused.is_some())
+            .map(|(port, _)| *port)
+            .collect();
+        for port in due {
+            // Told in the same tick.
+            if let Some(contact) = self.dials.contacts.get_mut(&port) {
+                self.agenda.remove(contact.until, Due::Contact(port));
+                contact.until = self.now;
+                self.agenda.add(self.now, Due::Contact(port));
+            }
+        }
+        if why == Refusal::SelfConnection {
+            self.dials.dials.remove(&at);
+        } else if let Some(dial) = self.dials.dials.get_mut(&at)
+            && !harmless
+            && !dial.forever
+        {
+            dial.until = self.now;
+        }
+    }
+
+    pub(super) fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
+        let text = format!("{} {error}", remote.ip());
+        if self.dials.logged.len() < LOGGED_MAX && self.dials.logged.insert(text) {
+            tracing::warn!(%remote, %error, "no connection with this peer (logged once)");
+        }
+    }
+
+    /// Contacts a peer for an actor: answered now, or by the port.
+    pub(crate) fn contact(
+        &mut self,
+        port: PortId,
+        at: PeerAt,
+        timeout: Duration,
+    ) -> Option<Result<Vec<Location>, PeerError>> {
+        let until = self.now + timeout;
+        let mut contact = Contact { at: None, until, refused: None };
+        if let PeerAt::Host(host, at_port) = &at {
+            let query = self.next_request();
+            self.dials.unasked.push((query, host.clone(), *at_port));
+            self.dials.queries.insert(query, Query::Contact(port, at));
+        } else if let PeerAt::Location(location) = at {
+            let addr = location.addr();
+            if let Err(why) = egress::allowed(&addr) {
+                return Some(Err(why.into()));
+            }
+            if self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&addr)) {
+                return Some(Ok(vec![location]));
+            }
+            contact.at = Some(addr);
+            self.dial_once(addr, until);
+        }
+        self.dials.contacts.insert(port, contact);
+        self.agenda.add(until, Due::Contact(port));
+        None
+    }
+
+    pub(super) fn on_resolved(
+        &mut self,
+        query: u64,
+        found: Result<Vec<SocketAddr>, String>,
+        world: &mut impl World,
+    ) {
+        let found = found.and_then(|all| all.first().copied().ok_or_else(|| "it has no address".to_owned()));
+        match (self.dials.queries.remove(&query), found) {
+            (Some(Query::Configured(_)), Ok(at)) => self.dial_for_ever(PeerAt::Location(at.into())),
+            (Some(Query::Configured(at)), Err(why)) => {
+                tracing::warn!(%at, why, "a configured peer cannot be looked up; tried again in the background");
+                let until = self.now + PAUSE_LAST;
+                self.dials.queries.insert(query, Query::Configured(at));
+                self.agenda.add(until, Due::Contact(PortId::from_bits(query)));
+            }
+            (Some(Query::Contact(port, _)), Ok(at)) => {
+                if let Some(contact) = self.dials.contacts.get_mut(&port) {
+                    contact.at = Some(at);
+                    let until = contact.until;
+                    self.dial_once(at, until);
+                }
+            }
+            (Some(Query::Contact(port, at)), Err(why)) => {
+                self.answer_contact(port, Err(PeerError::UnknownHost { at, why }), world);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// A session was proven: calls of `peer` for its locations are answered.
+    pub(super) fn answer_contacts(
+        &mut self,
+        node: NodeId,
+        dialled: Option<SocketAddr>,
+        world: &mut impl World,
+    ) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let reached = |at: SocketAddr| Some(at) == dialled || peer.locations.contains(&at);
+        let ports: Vec<PortId> = self
+            .dials
+            .contacts
+            .iter()
+            .filter(|(_, contact)| contact.at.is_some_and(reached))
+            .map(|(port, _)| *port)
+            .collect();
+        let locations: Vec<Location> = peer.location().into_iter().collect();
+        for port in ports {
+            self.answer_contact(port, Ok(locations.clone()), world);
+        }
+    }
+
+    pub(super) fn on_contact_due(&mut self, port: PortId, world: &mut impl World) {
+        if let Some(Query::Configured(PeerAt::Host(host, at))) = self.dials.queries.get(&port.to_bits()) {
+            let (host, at) = (host.clone(), *at);
+            self.dials.unasked.push((port.to_bits(), host, at));
+            return;
+        }
+        let why = match self.dials.contacts.get(&port).map(|contact| contact.refused) {
+            Some(Some(refusal)) => PeerError::Refused(refusal),
+            Some(None) => PeerError::NoAnswer,
+            None => return,
+        };
+        self.answer_contact(port, Err(why), world);
+    }
+
+    fn answer_contact(
+        &mut self,
+        port: PortId,
+        result: Result<Vec<Location>, PeerError>,
+        world: &mut impl World,
+    ) {
+        let Some(contact) = self.dials.contacts.remove(&port) else { return };
+        self.agenda.remove(contact.until, Due::Contact(port));
+        self.dials.queries.retain(|_, query| !matches!(query, Query::Contact(of, _) if *of == port));
+        if let Err(why) = world.door().answer_port(port, result) {
+            tracing::debug!(%why, "nobody waits any more for a peer");
+        }
+    }
+}

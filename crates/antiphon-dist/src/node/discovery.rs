@@ -1,0 +1,102 @@
+//! How nodes that know nothing of each other meet: announcements on a shared UDP port.
+//!
+//! A datagram is a hint: the worst that one can bring about is one dial, and those are few a second.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_wire::{Datagram, DatagramError, Locations, Presence};
+
+use super::agenda::Due;
+use super::world::{Output, World};
+use super::{NodeCore, sched_node, wire_node};
+
+/// The pauses between announcements: the first ones in case somebody starts at the same moment.
+const ANNOUNCE_AFTER: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(3)];
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
+/// Who is announced is dialled after a random pause of up to so long for each known peer.
+const SPREAD: Duration = Duration::from_millis(1);
+/// Below so many peers nobody needs to wait.
+const SPREAD_OVER: usize = 16;
+/// Datagrams that are refused are logged once for each address, up to so many.
+const LOGGED_MAX: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Discovery {
+    announced: usize,
+    logged: std::collections::BTreeSet<String>,
+}
+
+impl NodeCore {
+    /// Tells everybody near where this node is, and sets the time of the next telling.
+    pub(super) fn announce(&mut self, world: &mut impl World) {
+        if !self.settings.discover || self.leaving {
+            return;
+        }
+        let locations = self.settings.profile.locations.clone();
+        let presence = Presence {
+            node: wire_node(self.me),
+            name: &self.settings.name,
+            locations: Locations::Plain(&locations),
+        };
+        self.broadcast(Datagram::Announce(presence), world);
+        let pause = ANNOUNCE_AFTER.get(self.discovery.announced).copied().unwrap_or(ANNOUNCE_EVERY);
+        self.discovery.announced += 1;
+        self.agenda.add(self.now + pause, Due::Announce);
+    }
+
+    pub(super) fn say_bye(&mut self, world: &mut impl World) {
+        if self.settings.discover {
+            self.broadcast(Datagram::Bye { node: wire_node(self.me) }, world);
+        }
+    }
+
+    fn broadcast(&self, datagram: Datagram<'_>, world: &mut impl World) {
+        let mut bytes = Vec::new();
+        match datagram.encode(self.settings.datagram_key.as_ref(), &mut bytes) {
+            Ok(()) => world.output(Output::Broadcast(bytes)),
+            Err(why) => tracing::warn!(%why, "this node cannot be announced"),
+        }
+    }
+
+    pub(super) fn on_datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
+        if !self.settings.discover || self.settings.ignores(from.ip()) {
+            return;
+        }
+        match Datagram::decode(self.settings.datagram_key.as_ref(), bytes) {
+            Ok(Datagram::Announce(presence)) => self.on_announce(&presence),
+            // A peer that leaves says goodbye in its session; a datagram ends nothing. Probes and answers
+            // belong to peers on other networks, which this version reaches by location only.
+            Ok(Datagram::Bye { .. } | Datagram::Probe(_) | Datagram::Answer(_)) => {}
+            Err(why) => self.refuse_datagram(from, &why),
+        }
+    }
+
+    fn on_announce(&mut self, presence: &Presence<'_>) {
+        let node = sched_node(presence.node);
+        let known = self.peers.get(&node).is_some_and(|peer| peer.link.is_some() || peer.gone);
+        if node == self.me || known {
+            return;
+        }
+        let spread = if self.peers.len() < SPREAD_OVER {
+            Duration::ZERO
+        } else {
+            let most = SPREAD * u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+            most.mul_f64((self.me.to_bits() ^ node.to_bits()) as f64 / u64::MAX as f64)
+        };
+        for at in presence.locations.iter() {
+            if self.dial_hint(at, spread) {
+                return;
+            }
+        }
+    }
+
+    fn refuse_datagram(&mut self, from: SocketAddr, why: &DatagramError) {
+        self.counts.refused_datagrams += 1;
+        let text = format!("{} {why}", from.ip());
+        if self.discovery.logged.len() < LOGGED_MAX && self.discovery.logged.insert(text) {
+            tracing::warn!(%from, %why, "a datagram was dropped (logged once)");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Frames from a peer: each arm is one call.
+//!
+//! The peer has proven that it knows the secret, no more: what it sends touches its own session, and actors
+//! whose addresses it was given.
+
+use antiphon_sched::{ActorId, Destination, MonitorId, NodeId, PortId, Undelivered, Value, Why};
+use antiphon_wire::frame::{Answer, Down, DownWhy};
+use antiphon_wire::{Frame, Session, msgpack};
+
+use super::link::{Fate, Link};
+use super::world::World;
+use super::{NodeCore, sched_key, sched_node};
+
+/// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
+pub(super) const BY_TARGET: u64 = 1 << 63;
+
+impl NodeCore {
+    pub(super) fn on_frame(
+        &mut self,
+        node: NodeId,
+        link: &mut Link,
+        frame: &Frame<'_>,
+        world: &mut impl World,
+    ) -> Fate {
+        match frame {
+            Frame::Message(message) => self.on_message(node, link, message, world),
+            Frame::Answer(answer) => self.on_answer(link, answer, world),
+            Frame::ReplyDropped(dropped) => {
+                let port = PortId::from_bits(dropped.port.0);
+                world.door().refuse_port(port, antiphon_sched::AskError::Dropped);
+            }
+            Frame::Receipt(receipt) => self.on_receipt(node, receipt, world),
+            Frame::Monitor(monitor) => {
+                let id = MonitorId { origin: node, number: monitor.id & !BY_TARGET };
+                self.on_monitor(node, sched_key(monitor.watcher), sched_key(monitor.target), id, world);
+            }
+            Frame::Demonitor(gone) => {
+                let (target, id) = (sched_key(gone.target), self.monitor_id(node, gone.id, true));
+                self.on_demonitor(node, target, id, world);
+            }
+            Frame::Down(down) => self.on_down(node, link, down, world),
+            Frame::Notify(notify) => {
+                let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
+                let who = ActorId::new(node, sched_key(notify.target));
+                self.on_notify(node, sched_key(notify.watcher), id, who, world);
+            }
+            Frame::Terminate(terminate) => self.on_terminate(sched_key(terminate.target), world),
+            Frame::Throw(throw) => {
+                if let Some(value) = value_of(&link.session, throw.tag, throw.body) {
+                    let found = world.door().throw_here(sched_key(throw.target), value);
+                    self.note_signal(found);
+                }
+            }
+            Frame::Resume(resume) => {
+                if let Some(value) = value_of(&link.session, resume.tag, resume.body) {
+                    let found = world.door().resume_here(sched_key(resume.target), value);
+                    self.note_signal(found);
+                }
+            }
+            Frame::Want(want) => self.on_want(node, link, want),
+            Frame::Unwant(unwant) => self.names.forget_want_of(node, unwant.request),
+            Frame::Found(found) => self.on_found(node, link, found, world),
+            Frame::NodeAt(hint) => self.learn(sched_node(hint.node), hint.name, hint.locations.iter()),
+            Frame::Goodbye(_) => return Fate::Leaves,
+            // The session's own, and the connection's: acted upon by the session, or by its closing.
+            Frame::Tag(_)
+            | Frame::Close(_)
+            | Frame::Ack(_)
+            | Frame::Credit(_)
+            | Frame::Ping(_)
+            | Frame::Pong(_)
+            | Frame::Pause(_)
+            | Frame::Unpause(_)
+            | Frame::Fragment(_) => {}
+            // This version neither offers nor asks for these, so nobody has reason to send them.
+            Frame::IdleProposed(_)
+            | Frame::IdleAgreed(_)
+            | Frame::Subscribe(_)
+            | Frame::Unsubscribe(_)
+            | Frame::Subscribed(_)
+            | Frame::Publish(_)
+            | Frame::ChannelClosed(_)
+            | Frame::DeliverAll(_)
+            | Frame::Delivered(_)
+            | Frame::Call(_)
+            | Frame::Called(_)
+            | Frame::FileOffer(_)
+            | Frame::FileAccept(_)
+            | Frame::FileChunk(_)
+            | Frame::FileCredit(_)
+            | Frame::FileEnd(_)
+            | Frame::FileDelete(_)
+            | Frame::FileDeleted(_) => {
+                tracing::debug!(%node, frame = frame.name(), "a frame that this version does not serve");
+                self.counts.refused_messages += 1;
+            }
+        }
+        Fate::GoesOn
+    }
+
+    /// A monitor by its number in a frame: numbered by the peer, or here.
+    fn monitor_id(&self, peer: NodeId, number: u64, by_watcher_there: bool) -> MonitorId {
+        let by_target = number & BY_TARGET != 0;
+        let origin = if by_target == by_watcher_there { self.me } else { peer };
+        MonitorId { origin, number: number & !BY_TARGET }
+    }
+
+    fn on_answer(&mut self, link: &mut Link, answer: &Answer<'_>, world: &mut impl World) {
+        let port = PortId::from_bits(answer.to.0);
+        self.learn_route(answer.route);
+        let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
+            (Some(tag), true) => world.door().answer_encoded(port, tag, answer.body),
+            (_, _) => Err(Undelivered::Encode),
+        };
+        if let Err(why) = result {
+            // Most are late: the asker was told `TimedOut` before.
+            tracing::debug!(%why, "an answer reached nobody");
+            self.counts.refused_messages += 1;
+        }
+    }
+
+    fn on_monitor(
+        &mut self,
+        node: NodeId,
+        watcher: antiphon_sched::Key,
+        target: antiphon_sched::Key,
+        id: MonitorId,
+        world: &mut impl World,
+    ) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.watched.insert((target, id));
+        }
+        world.door().watch(target, id, ActorId::new(node, watcher));
+    }
+
+    fn on_demonitor(
+        &mut self,
+        node: NodeId,
+        target: antiphon_sched::Key,
+        id: MonitorId,
+        world: &mut impl World,
+    ) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.watched.remove(&(target, id));
+        }
+        world.door().unwatch(target, id);
+    }
+
+    fn on_notify(
+        &mut self,
+        node: NodeId,
+        watcher: antiphon_sched::Key,
+        id: MonitorId,
+        who: ActorId,
+        world: &mut impl World,
+    ) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.watching.insert(id, (watcher, who));
+        }
+        world.door().expect_down(watcher, id, who);
+    }
+
+    fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, world: &mut impl World) {
+        let id = self.monitor_id(node, down.id, false);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        // Only whom it was set on may end it.
+        let Some((watcher, who)) = peer.watching.remove(&id) else { return };
+        let why = match down.why {
+            DownWhy::Done(None) => Why::Done(Value::opaque()),
+            DownWhy::Done(Some((tag, body))) => {
+                Why::Done(value_of(&link.session, tag, body).unwrap_or_else(Value::opaque))
+            }
+            DownWhy::Failed(text) => Why::Failed(text.to_owned()),
+            DownWhy::Panicked(text) => Why::Panicked(text.to_owned()),
+            DownWhy::Terminated => Why::Terminated,
+            DownWhy::NodeLost => Why::NodeLost,
+            DownWhy::NoActor => Why::NoActor,
+        };
+        world.door().down(watcher, id, who, why);
+    }
+
+    fn on_terminate(&mut self, target: antiphon_sched::Key, world: &mut impl World) {
+        let target = ActorId::new(self.me, target);
+        world.door().terminate(target);
+    }
+
+    fn note_signal(&mut self, found: bool) {
+        if !found {
+            self.counts.refused_messages += 1;
+        }
+    }
+}
+
+/// Whether a body is one MessagePack value within bounds.
+pub(super) fn is_sound(body: &[u8]) -> bool {
+    msgpack::check(body, &msgpack::BodyLimits::default()).is_ok()
+}
+
+fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Option<Value> {
+    let tag = session.tag_name(tag)?;
+    is_sound(body).then(|| Value::encoded(tag, body))
+}
+
+/// The node that a parcel goes to.
+pub(super) fn node_of(to: Destination) -> NodeId {
+    match to {
+        Destination::Actor(id) => id.node(),
+        Destination::Port(node, _) => node,
+    }
+}

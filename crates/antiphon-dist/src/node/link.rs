@@ -1,0 +1,500 @@
+//! Peers: what is known of a node, its session, and all that ends with that session.
+//!
+//! Invariant: a link's connection is live and this link's; when a session is lost, everything open on it is
+//! answered once, here, and nothing of it arrives later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_sched::{ActorId, AskError, Key, MonitorId, NodeId, PortId, Time, Undelivered, Why};
+use antiphon_wire as wire;
+use antiphon_wire::frame::{Goodbye, GoodbyeReason};
+use antiphon_wire::{Connection, Event, Frame, Session, SessionError};
+
+use super::agenda::Due;
+use super::conns::State;
+use super::mail::Parking;
+use super::post::Waiting;
+use super::world::{ConnId, Output, World};
+use super::{NodeCore, sched_key};
+use crate::error::Status;
+use crate::location::Location;
+
+/// How much sealed data waits in a connection's buffer at most, before the session is asked for more.
+const OUT_BYTES_MAX: usize = 256 * 1024;
+/// How long the side that was dialled waits before it dials itself.
+const MISSING_AFTER: Duration = Duration::from_secs(1);
+/// A location that refused so often, for so long, has nobody behind it any more.
+const REFUSALS_MAX: u32 = 2;
+const REFUSED_FOR: Duration = Duration::from_millis(100);
+
+/// What is known of another node.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) name: String,
+    pub(super) locations: Vec<SocketAddr>,
+    /// `None` while the node was never reached.
+    pub(super) status: Option<Status>,
+    pub(super) link: Option<Box<Link>>,
+    /// What is to be sent when there is a session.
+    pub(super) waiting: Waiting,
+    /// Another incarnation answers at its location: it will never come back.
+    pub(super) gone: bool,
+    /// Monitors of actors here on actors there.
+    pub(super) watching: BTreeMap<MonitorId, (Key, ActorId)>,
+    /// Monitors of actors there on actors here.
+    pub(super) watched: BTreeSet<(Key, MonitorId)>,
+    /// Requests of actors here whose replies went there.
+    pub(super) replies: BTreeSet<PortId>,
+}
+
+/// A session with a peer, and what belongs to it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) session: Session,
+    pub(super) conn: Option<ConnId>,
+    /// Where this side dialled it, if it did.
+    pub(super) dialled: Option<SocketAddr>,
+    pub(super) parking: Parking,
+    /// Actors that wait until there is room.
+    pub(super) writers: BTreeSet<Key>,
+    pub(super) dirty: bool,
+    armed: Option<Time>,
+    cut_at: Time,
+    refusals: u32,
+}
+
+impl Peer {
+    pub(super) fn new(name: &str, locations: Vec<SocketAddr>) -> Self {
+        Self {
+            name: name.to_owned(),
+            locations,
+            status: None,
+            link: None,
+            waiting: Waiting::default(),
+            gone: false,
+            watching: BTreeMap::new(),
+            watched: BTreeSet::new(),
+            replies: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn location(&self) -> Option<Location> {
+        self.locations.first().map(|at| Location::new(*at))
+    }
+
+    pub(super) fn is_online(&self) -> bool {
+        matches!(self.status, Some(Status::Online | Status::Suspect))
+    }
+
+    pub(super) fn monitors_len(&self) -> usize {
+        self.watching.len() + self.watched.len()
+    }
+
+    pub(super) fn parked_bytes(&self) -> u64 {
+        self.link.as_ref().map_or(0, |link| link.parking.bytes())
+    }
+
+    pub(super) fn check(&self) {
+        if let Some(link) = &self.link {
+            link.session.check();
+            assert_eq!(link.conn.is_some(), link.session.is_connected(), "a session knows its connection");
+        }
+    }
+}
+
+impl NodeCore {
+    /// Gives a proven connection to the session with `node`, which begins if there is none.
+    pub(super) fn take_connection(
+        &mut self,
+        id: ConnId,
+        node: NodeId,
+        connection: Box<Connection>,
+        world: &mut impl World,
+    ) -> bool {
+        let now = self.wire_now();
+        let dialled = self.conns.get(id).and_then(|conn| conn.dialled);
+        let hello = connection.peer();
+        let (name, locations) = (hello.name.clone(), hello.locations.clone());
+        self.bury_predecessors(node, &locations, dialled, world);
+        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
+        (peer.name, peer.locations, peer.gone) = (name, locations, false);
+        let begins = peer.link.is_none();
+        let limits = self.settings.limits();
+        let link = peer.link.get_or_insert_with(|| {
+            Box::new(Link {
+                session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
+                conn: None,
+                dialled: None,
+                parking: Parking::default(),
+                writers: BTreeSet::new(),
+                dirty: false,
+                armed: None,
+                cut_at: self.now,
+                refusals: 0,
+            })
+        });
+        if let Err(why) = link.session.connected(now, connection) {
+            tracing::warn!(%node, %why, "a proven connection does not fit its session");
+            self.lose(node, "the peer broke the protocol", world);
+            self.drop_conn(id, world);
+            return false;
+        }
+        link.refusals = 0;
+        link.dialled = dialled.or(link.dialled);
+        let old = link.conn.replace(id).filter(|old| *old != id);
+        if let Some(conn) = self.conns.get(id) {
+            conn.state = State::Live(node);
+        }
+        if let Some(old) = old {
+            let dialled = self.conns.get(old).and_then(|conn| conn.dialled);
+            if let Some(at) = dialled {
+                self.dials.lost(at, old);
+            }
+            self.drop_conn(old, world);
+        }
+        if let Some(at) = dialled {
+            self.dials.succeeded(at, id, node);
+        }
+        if begins {
+            self.on_met(node, world);
+        }
+        self.answer_contacts(node, dialled, world);
+        self.mark_dirty(node);
+        true
+    }
+
+    /// A session has begun: what waited for it goes out, and whoever watches is told.
+    fn on_met(&mut self, node: NodeId, world: &mut impl World) {
+        self.set_status(node, Status::Online, world);
+        self.repeat_wants_to(node);
+        self.send_waiting(node);
+        self.settle_node_wants(node, world);
+    }
+
+    /// Another incarnation at the same location has ended, however it ended.
+    fn bury_predecessors(
+        &mut self,
+        node: NodeId,
+        locations: &[SocketAddr],
+        dialled: Option<SocketAddr>,
+        world: &mut impl World,
+    ) {
+        let takes_place = |peer: &Peer| {
+            !peer.gone && peer.locations.iter().any(|at| locations.contains(at) || Some(*at) == dialled)
+        };
+        let old: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| **id != node && takes_place(peer))
+            .map(|(id, _)| *id)
+            .collect();
+        for old in old {
+            self.lose(old, "another incarnation answers at its location", world);
+            if let Some(peer) = self.peers.get_mut(&old) {
+                peer.gone = true;
+            }
+            self.drop_waiting(old, Undelivered::NoActor);
+        }
+    }
+
+    /// Takes all that has arrived on a live connection.
+    pub(super) fn receive(&mut self, node: NodeId, id: ConnId, world: &mut impl World) {
+        let now = self.wire_now();
+        let Some(conn) = self.conns.get(id) else { return };
+        let mut deframer = std::mem::take(&mut conn.deframer);
+        let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
+        let taken = self.take_records(now, node, &mut link, &mut deframer, world);
+        deframer.release();
+        if let Some(conn) = self.conns.get(id) {
+            conn.deframer = deframer;
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.link = Some(link);
+        }
+        match taken {
+            Ok(Fate::GoesOn) => {
+                self.poll_events(node, world);
+                self.mark_dirty(node);
+            }
+            Ok(Fate::Leaves) => self.lose(node, "the peer said goodbye", world),
+            Err(SessionError::PeerMisbehaved(fault)) => {
+                self.counts.misbehaved += 1;
+                tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends");
+                self.lose(node, "the peer broke the protocol", world);
+            }
+            Err(why) => {
+                tracing::warn!(%node, %why, "a connection broke; its session goes on over another one");
+                self.on_closed(id, world);
+            }
+        }
+    }
+
+    fn take_records(
+        &mut self,
+        now: wire::Time,
+        node: NodeId,
+        link: &mut Link,
+        deframer: &mut wire::Deframer,
+        world: &mut impl World,
+    ) -> Result<Fate, SessionError> {
+        while let Some(mut frames) = link.session.next_record(now, deframer)? {
+            while let Some(incoming) = link.session.next_frame(now, &mut frames)? {
+                if self.on_frame(node, link, &incoming.frame(), world) == Fate::Leaves {
+                    return Ok(Fate::Leaves);
+                }
+            }
+        }
+        Ok(Fate::GoesOn)
+    }
+
+    /// The connection of a session is gone; the session waits for another.
+    pub(super) fn on_disconnected(
+        &mut self,
+        node: NodeId,
+        id: ConnId,
+        dialled: Option<SocketAddr>,
+        world: &mut impl World,
+    ) {
+        if let Some(at) = dialled {
+            self.dials.lost(at, id);
+        }
+        let now = self.now;
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
+        if link.conn != Some(id) {
+            return;
+        }
+        link.conn = None;
+        link.cut_at = now;
+        link.refusals = 0;
+        if !link.session.is_idle() {
+            self.counts.cut_with_unacked += 1;
+        }
+        link.session.disconnected();
+        match link.dialled {
+            Some(at) => self.redial(node, at),
+            None => self.agenda.add(now + MISSING_AFTER, Due::Missing(node)),
+        }
+        self.arm_session(node);
+        self.poll_events(node, world);
+    }
+
+    /// The other side has not come back by itself.
+    pub(super) fn on_missing(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        if peer.link.as_ref().is_some_and(|link| link.conn.is_none())
+            && let Some(at) = peer.locations.first().copied()
+        {
+            self.redial(node, at);
+        }
+    }
+
+    /// Nobody listens any more where the peer was: after a few attempts it is lost.
+    pub(super) fn on_location_refused(&mut self, node: NodeId, world: &mut impl World) {
+        let now = self.now;
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
+        if link.conn.is_some() {
+            return;
+        }
+        link.refusals += 1;
+        if link.refusals >= REFUSALS_MAX && now.since(link.cut_at) >= REFUSED_FOR {
+            self.lose(node, "its connection closed, and its location refuses new ones", world);
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, node: NodeId) {
+        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut())
+            && !link.dirty
+        {
+            link.dirty = true;
+            self.dirty.push(node);
+        }
+    }
+
+    /// Seals what the sessions have to send into their connections' buffers.
+    pub(super) fn transmit(&mut self, world: &mut impl World) {
+        let now = self.wire_now();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for node in dirty.drain(..) {
+            let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
+            link.dirty = false;
+            let low = self.settings.profile.limits.queue_bytes_low;
+            if let Some(id) = link.conn
+                && let Some(conn) = self.conns.get(id)
+            {
+                let before = conn.out.len();
+                while conn.out.len() < OUT_BYTES_MAX && link.session.poll_transmit(now, &mut conn.out) {}
+                if conn.out.len() > before {
+                    world.output(Output::Write(id));
+                }
+            }
+            if link.session.queued_bytes() < low {
+                for writer in std::mem::take(&mut link.writers) {
+                    world.door().writable(writer, node);
+                }
+            }
+            self.arm_session(node);
+        }
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    /// Puts a session's next deadline on the agenda.
+    fn arm_session(&mut self, node: NodeId) {
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
+        let due = link.session.poll_timeout().map(|at| Time::from_nanos(at.as_nanos()));
+        match (due, link.armed) {
+            (Some(at), None) => {
+                link.armed = Some(at);
+                self.agenda.add(at, Due::Session(node));
+            }
+            (Some(at), Some(armed)) if at < armed => {
+                self.agenda.remove(armed, Due::Session(node));
+                link.armed = Some(at);
+                self.agenda.add(at, Due::Session(node));
+            }
+            // What is armed comes first, and arms the next.
+            (Some(_) | None, _) => {}
+        }
+    }
+
+    pub(super) fn on_session_due(&mut self, node: NodeId, world: &mut impl World) {
+        let now = self.wire_now();
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
+        link.armed = None;
+        link.session.on_timeout(now);
+        self.poll_events(node, world);
+        self.mark_dirty(node);
+    }
+
+    fn poll_events(&mut self, node: NodeId, world: &mut impl World) {
+        while let Some(event) = self
+            .peers
+            .get_mut(&node)
+            .and_then(|peer| peer.link.as_mut())
+            .and_then(|link| link.session.poll_event())
+        {
+            match event {
+                Event::Status(wire::Status::Online) => self.set_status(node, Status::Online, world),
+                Event::Status(wire::Status::Suspect) => self.set_status(node, Status::Suspect, world),
+                Event::Status(wire::Status::Lost) => self.lose(node, "it was silent for too long", world),
+                // Writers are told when the queue is low, in `transmit`.
+                Event::Writable => {}
+                Event::Renew => self.renew(node),
+            }
+        }
+    }
+
+    /// The keys of a connection are used up: the side that dialled dials another.
+    fn renew(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let dialled = peer.link.as_ref().and_then(|link| link.dialled);
+        if let Some(at) = dialled.or(peer.locations.first().copied()) {
+            self.dials.lost_any(at);
+            self.redial(node, at);
+        }
+    }
+
+    /// A pause of this whole process is nobody's silence.
+    pub(super) fn forgive(&mut self, span: Duration) {
+        for link in self.peers.values_mut().filter_map(|peer| peer.link.as_mut()) {
+            link.session.forgive(span);
+        }
+    }
+
+    /// Ends the session with a node: everything open on it is answered, once.
+    pub(super) fn lose(&mut self, node: NodeId, why: &str, world: &mut impl World) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(link) = peer.link.take() else { return };
+        tracing::info!(%node, name = peer.name, why, "a peer is lost");
+        self.epoch += 1;
+        let watching = std::mem::take(&mut peer.watching);
+        let watched = std::mem::take(&mut peer.watched);
+        let replies = std::mem::take(&mut peer.replies);
+        if let Some(armed) = link.armed {
+            self.agenda.remove(armed, Due::Session(node));
+        }
+        if let Some(at) = link.dialled {
+            self.dials.forget_node(at, node, self.now);
+        }
+        let mut door = world.door();
+        for (id, (watcher, who)) in watching {
+            door.down(watcher, id, who, Why::NodeLost);
+        }
+        for (target, id) in watched {
+            door.unwatch(target, id);
+        }
+        for port in replies {
+            door.refuse_port(port, AskError::NodeLost);
+        }
+        for writer in &link.writers {
+            door.writable(*writer, node);
+        }
+        link.session.undelivered(|frame, _| {
+            if let Frame::Message(message) = frame
+                && message.receipt.is_none()
+            {
+                let to = ActorId::new(node, sched_key(message.to));
+                door.dead_letter(to, "a message under way", Undelivered::NoNode);
+            }
+        });
+        self.lose_receipts(node, world);
+        self.names.forget_peer(node);
+        if let Some(conn) = link.conn {
+            self.drop_conn_quietly(conn, world);
+        }
+        self.set_status(node, Status::Offline, world);
+    }
+
+    /// Closes a connection after what is in its buffer.
+    fn drop_conn_quietly(&mut self, id: ConnId, world: &mut impl World) {
+        let Some(conn) = self.conns.get(id) else { return };
+        conn.state = State::Ending;
+        if let Some(at) = conn.dialled {
+            self.dials.lost(at, id);
+        }
+        if self.unwritten(id) == 0 {
+            self.drop_conn(id, world);
+        } else {
+            self.agenda.add(self.now + MISSING_AFTER, Due::HalfOpen(id));
+            world.output(Output::Write(id));
+        }
+    }
+
+    /// Says goodbye to everybody; what was sent before goes first.
+    pub(super) fn farewell(&mut self, world: &mut impl World) {
+        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
+        for node in nodes {
+            let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
+            let goodbye = Goodbye { reason: GoodbyeReason::Leaving };
+            if let Err(why) = link.session.send(&goodbye.into()) {
+                tracing::debug!(%node, %why, "a peer is left without goodbye");
+            }
+            self.mark_dirty(node);
+        }
+        self.transmit(world);
+    }
+
+    /// Whether all that was sent has arrived; of a node that leaves, whether it is written.
+    pub fn is_flushed(&mut self) -> bool {
+        if !self.leaving {
+            return self.peers.values().all(|peer| {
+                let link_is_idle = peer.link.as_ref().is_none_or(|link| link.session.is_idle());
+                link_is_idle && peer.waiting.is_empty()
+            });
+        }
+        let conns: Vec<ConnId> =
+            self.peers.values().filter_map(|peer| peer.link.as_ref()).filter_map(|link| link.conn).collect();
+        self.dirty.is_empty() && conns.into_iter().all(|conn| self.unwritten(conn) == 0)
+    }
+}
+
+/// What a frame means for its session.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    GoesOn,
+    /// The peer ends the session.
+    Leaves,
+}

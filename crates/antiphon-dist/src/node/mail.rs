@@ -1,0 +1,272 @@
+//! Messages that arrive, and what became of those that were sent with a receipt.
+//!
+//! A message for a full mailbox is parked: it keeps its place and its credit, and whatever follows it to the
+//! same actor waits behind it. Over a limit of bytes the peer is asked to keep that actor's frames itself. An
+//! actor that took nothing for a while is refused.
+//!
+//! Invariant: a receipt is answered once; the bytes that are parked are within the peer's window of credit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use antiphon_sched::{ActorId, Delivery, Key, NodeId, PortId, Time, Undelivered};
+use antiphon_wire::frame::{Message, Outcome, Receipt};
+use antiphon_wire::{HeldCredit, Session};
+
+use super::agenda::Due;
+use super::frames::is_sound;
+use super::link::Link;
+use super::world::World;
+use super::{NodeCore, sched_key, wire_key};
+use crate::error::DeliverError;
+
+/// Bytes for one actor over which its frames stay with the peer.
+const PAUSE_OVER: u64 = 256 * 1024;
+/// How long an actor may take nothing before what waits for it is refused.
+const PARK_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often parked messages are tried again, besides whenever the loop has run.
+const RETRY_EVERY: Duration = Duration::from_millis(1);
+
+/// What waits for full mailboxes, of one session.
+#[derive(Debug, Default)]
+pub(super) struct Parking {
+    lots: BTreeMap<Key, Lot>,
+    scheduled: bool,
+}
+
+#[derive(Debug)]
+struct Lot {
+    queue: VecDeque<Parked>,
+    bytes: u64,
+    /// When the actor last took something, or the first one came to wait.
+    moved: Time,
+    paused: bool,
+}
+
+#[derive(Debug)]
+struct Parked {
+    tag: Box<str>,
+    body: Box<[u8]>,
+    receipt: Option<u64>,
+    credit: HeldCredit,
+}
+
+impl Parking {
+    pub(super) fn bytes(&self) -> u64 {
+        self.lots.values().map(|lot| lot.bytes).sum()
+    }
+}
+
+/// Messages sent from here that await a receipt.
+#[derive(Debug, Default)]
+pub(super) struct Receipts {
+    open: BTreeMap<u64, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    port: PortId,
+    node: NodeId,
+    until: Option<Time>,
+}
+
+impl Receipts {
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn add(&mut self, request: u64, port: PortId, node: NodeId) {
+        self.open.insert(request, Open { port, node, until: None });
+    }
+
+    pub(super) fn remove(&mut self, request: u64) -> Option<PortId> {
+        self.open.remove(&request).map(|open| open.port)
+    }
+}
+
+impl NodeCore {
+    pub(super) fn on_message(
+        &mut self,
+        node: NodeId,
+        link: &mut Link,
+        message: &Message<'_>,
+        world: &mut impl World,
+    ) {
+        let to = sched_key(message.to);
+        self.learn_route(message.route);
+        if !link.parking.lots.is_empty() && link.parking.lots.contains_key(&to) {
+            return self.park(node, link, message);
+        }
+        let delivery = match link.session.tag_name(message.tag) {
+            Some(tag) if is_sound(message.body) => world.door().deliver(to, tag, message.body),
+            Some(_) | None => Delivery::Undecodable("it is not one sound MessagePack value".into()),
+        };
+        if delivery == Delivery::Full {
+            return self.park(node, link, message);
+        }
+        self.conclude(node, &mut link.session, to, message.receipt, &delivery, world);
+    }
+
+    fn park(&mut self, node: NodeId, link: &mut Link, message: &Message<'_>) {
+        let Some(tag) = link.session.tag_name(message.tag).map(Box::from) else { return };
+        let now = self.now;
+        let to = sched_key(message.to);
+        let credit = link.session.hold();
+        let lot = link.parking.lots.entry(to).or_insert_with(|| Lot {
+            queue: VecDeque::new(),
+            bytes: 0,
+            moved: now,
+            paused: false,
+        });
+        lot.bytes += message.body.len() as u64;
+        lot.queue.push_back(Parked { tag, body: message.body.into(), receipt: message.receipt, credit });
+        if lot.bytes > PAUSE_OVER && !lot.paused {
+            lot.paused = true;
+            link.session.pause(message.to);
+        }
+        if !std::mem::replace(&mut link.parking.scheduled, true) {
+            self.agenda.add(now + RETRY_EVERY, Due::Parked(node));
+        }
+    }
+
+    /// Tries again what waits for full mailboxes.
+    pub(super) fn retry_parked(&mut self, node: NodeId, world: &mut impl World) {
+        let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
+        link.parking.scheduled = false;
+        let mut lots = std::mem::take(&mut link.parking.lots);
+        lots.retain(|to, lot| {
+            self.drain_lot(node, &mut link.session, *to, lot, world);
+            if lot.paused && lot.bytes <= PAUSE_OVER / 2 {
+                lot.paused = false;
+                link.session.unpause(wire_key(*to));
+            }
+            !lot.queue.is_empty()
+        });
+        if !lots.is_empty() {
+            link.parking.scheduled = true;
+            self.agenda.add(self.now + RETRY_EVERY, Due::Parked(node));
+        }
+        link.parking.lots = lots;
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.link = Some(link);
+        }
+        self.mark_dirty(node);
+    }
+
+    fn drain_lot(
+        &mut self,
+        node: NodeId,
+        session: &mut Session,
+        to: Key,
+        lot: &mut Lot,
+        world: &mut impl World,
+    ) {
+        let expired = self.now.since(lot.moved) >= PARK_TIMEOUT;
+        while let Some(parked) = lot.queue.pop_front() {
+            let delivery = world.door().deliver(to, &parked.tag, &parked.body);
+            if delivery == Delivery::Full && !expired {
+                lot.queue.push_front(parked);
+                return;
+            }
+            if delivery == Delivery::Delivered {
+                lot.moved = self.now;
+            }
+            lot.bytes -= parked.body.len() as u64;
+            session.release(parked.credit);
+            self.conclude(node, session, to, parked.receipt, &delivery, world);
+        }
+    }
+
+    /// Tells what became of a message, to whom wants to know.
+    fn conclude(
+        &mut self,
+        node: NodeId,
+        session: &mut Session,
+        to: Key,
+        receipt: Option<u64>,
+        delivery: &Delivery,
+        world: &mut impl World,
+    ) {
+        let (outcome, why) = match delivery {
+            Delivery::Delivered => (Outcome::Delivered, None),
+            Delivery::Full => (Outcome::Full, Some(Undelivered::Full)),
+            Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
+            Delivery::Undecodable(text) => {
+                tracing::debug!(%node, %to, text, "a message does not decode");
+                (Outcome::WrongType, Some(Undelivered::Encode))
+            }
+            // All that is left: no such actor.
+            _ => (Outcome::NoActor, Some(Undelivered::NoActor)),
+        };
+        if let Some(why) = why {
+            self.counts.refused_messages += 1;
+            if receipt.is_none() {
+                world.door().dead_letter(ActorId::new(self.me, to), "a message from another node", why);
+            }
+        }
+        if let Some(request) = receipt
+            && let Err(why) = session.send(&Receipt { request, outcome }.into())
+        {
+            // Its sender is told `TimedOut`.
+            tracing::debug!(%node, %why, "a receipt was not sent");
+        }
+    }
+
+    /// What became of a message that was sent from here.
+    pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt, world: &mut impl World) {
+        let mine = self.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
+        if !mine {
+            return;
+        }
+        let result = match receipt.outcome {
+            Outcome::Delivered => Ok(()),
+            Outcome::NoActor => Err(DeliverError::Refused(Undelivered::NoActor)),
+            Outcome::Full => Err(DeliverError::Refused(Undelivered::Full)),
+            Outcome::WrongType => Err(DeliverError::Refused(Undelivered::WrongType)),
+        };
+        self.answer_receipt(receipt.request, result, world);
+    }
+
+    fn answer_receipt(&mut self, request: u64, result: Result<(), DeliverError>, world: &mut impl World) {
+        let Some(open) = self.receipts.open.remove(&request) else { return };
+        if let Some(until) = open.until {
+            self.agenda.remove(until, Due::Receipt(request));
+        }
+        tell(world, open.port, result);
+    }
+
+    /// The receipt that `port` waits for is awaited for so long.
+    pub(crate) fn time_receipt(&mut self, port: PortId, timeout: Duration) {
+        // The newest: it was sent by the same call.
+        let newest = self.receipts.open.iter_mut().next_back();
+        if let Some((request, open)) = newest.filter(|(_, open)| open.port == port) {
+            let until = self.now + timeout;
+            open.until = Some(until);
+            self.agenda.add(until, Due::Receipt(*request));
+        }
+    }
+
+    pub(super) fn on_receipt_due(&mut self, request: u64, world: &mut impl World) {
+        self.answer_receipt(request, Err(DeliverError::TimedOut), world);
+    }
+
+    /// The session with a node has ended: what was under way to it may have arrived.
+    pub(super) fn lose_receipts(&mut self, node: NodeId, world: &mut impl World) {
+        let lost: Vec<u64> = self
+            .receipts
+            .open
+            .iter()
+            .filter(|(_, open)| open.node == node)
+            .map(|(request, _)| *request)
+            .collect();
+        for request in lost {
+            self.answer_receipt(request, Err(DeliverError::Unknown), world);
+        }
+    }
+}
+
+fn tell(world: &mut impl World, port: PortId, result: Result<(), DeliverError>) {
+    if let Err(why) = world.door().answer_port(port, result) {
+        tracing::debug!(%why, "nobody waits any more for a receipt");
+    }
+}

@@ -1,0 +1,294 @@
+//! The node's core: what it knows of peers, names and messages under way. Pure: bytes, times and chance come
+//! in as arguments, and what it wants done goes out through one door.
+//!
+//! It stands in the loop as its [`Outside`], where actors' messages reach it; the driver takes it out to
+//! `handle` what happened on the network, and puts it back.
+//!
+//! Invariant: `handle` never fails and never blocks; whatever a peer sends changes only what is the peer's.
+
+mod agenda;
+mod conns;
+mod dials;
+mod discovery;
+mod frames;
+mod link;
+mod mail;
+mod names;
+mod post;
+mod settings;
+mod status;
+mod world;
+
+pub use names::Space;
+pub(crate) use names::{FoundName, Looked};
+pub(crate) use settings::Settings;
+pub use world::{ConnId, Input, Output, World};
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
+use antiphon_wire as wire;
+
+use crate::location::Location;
+use agenda::{Agenda, Due};
+use conns::Conns;
+use dials::Dials;
+use discovery::Discovery;
+use link::Peer;
+use mail::Receipts;
+use names::Names;
+use status::Watchers;
+
+/// The core of one node.
+#[derive(Debug)]
+pub struct NodeCore {
+    me: NodeId,
+    settings: Settings,
+    now: Time,
+    /// Names this node's half of each session; rises whenever a session ends.
+    epoch: u64,
+    agenda: Agenda,
+    conns: Conns,
+    peers: BTreeMap<NodeId, Peer>,
+    /// Peers that have something to transmit.
+    dirty: Vec<NodeId>,
+    dials: Dials,
+    names: Names,
+    receipts: Receipts,
+    discovery: Discovery,
+    watchers: Watchers,
+    /// What could not be told at once, because no door was at hand.
+    notes: Vec<Note>,
+    /// Look-ups that came back where no world was at hand.
+    resolved: Vec<(u64, Result<Vec<SocketAddr>, String>)>,
+    counts: Counts,
+    requests: u64,
+    leaving: bool,
+}
+
+/// Something to tell the loop as soon as there is a door.
+#[derive(Debug)]
+enum Note {
+    Down { watcher: Key, id: MonitorId, who: ActorId, why: Why },
+    Refuse(PortId, antiphon_sched::AskError),
+    DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
+}
+
+/// How a node is doing: sizes of its tables, and what it refused since its start.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Nodes that are connected or were heard of.
+    pub peers: usize,
+    /// Names registered here.
+    pub names: usize,
+    /// Names looked for, here and by peers.
+    pub wants: usize,
+    /// Messages that await a receipt.
+    pub receipts: usize,
+    /// Monitors across nodes, in both directions.
+    pub monitors: usize,
+    /// Open connections, with those that are not proven yet.
+    pub connections: usize,
+    /// Bytes that wait for full mailboxes.
+    pub parked_bytes: u64,
+    /// Handshakes that were refused, here or by the other side.
+    pub refused_handshakes: u64,
+    /// Datagrams that were dropped.
+    pub refused_datagrams: u64,
+    /// Messages from peers that reached nobody.
+    pub refused_messages: u64,
+    /// Sessions that ended because the peer broke the protocol.
+    pub misbehaved: u64,
+    /// Connections that were lost while frames on them were not acknowledged.
+    pub cut_with_unacked: u64,
+}
+
+impl NodeCore {
+    /// A core that knows nobody.
+    pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
+        Self {
+            me,
+            settings,
+            now: Time::ZERO,
+            epoch: 1,
+            agenda: Agenda::default(),
+            conns: Conns::default(),
+            peers: BTreeMap::new(),
+            dirty: Vec::new(),
+            dials: Dials::default(),
+            names: Names::default(),
+            receipts: Receipts::default(),
+            discovery: Discovery::default(),
+            watchers: Watchers::default(),
+            notes: Vec::new(),
+            resolved: Vec::new(),
+            counts: Counts::default(),
+            requests: 0,
+            leaving: false,
+        }
+    }
+
+    /// This node's incarnation.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// Where this node takes connections.
+    pub fn location(&self) -> Location {
+        self.settings.location
+    }
+
+    /// How the node is doing.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            peers: self.peers.len(),
+            names: self.names.len(),
+            wants: self.names.wants_len(),
+            receipts: self.receipts.len(),
+            monitors: self.peers.values().map(Peer::monitors_len).sum(),
+            connections: self.conns.len(),
+            parked_bytes: self.peers.values().map(Peer::parked_bytes).sum(),
+            ..self.counts
+        }
+    }
+
+    /// When [`Input::Tick`] should come at the latest. Changes with every other call.
+    pub fn next_timeout(&self) -> Option<Time> {
+        self.agenda.next()
+    }
+
+    /// Whether something waits to be told or sent: a tick should come at once.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+            || !self.notes.is_empty()
+            || !self.resolved.is_empty()
+            || self.dials.has_fresh()
+    }
+
+    /// Takes what happened.
+    pub fn handle(&mut self, now: Time, input: Input<'_>, world: &mut impl World) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Start => self.start(world),
+            Input::Accepted(conn) => self.on_accepted(conn),
+            Input::Connected(conn) => self.on_connected(conn, world),
+            Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, world),
+            Input::Received(conn, count) => self.on_received(conn, count, world),
+            Input::Written(conn, count) => self.on_written(conn, count, world),
+            Input::Closed(conn) => self.on_closed(conn, world),
+            Input::Datagram(from, bytes) => self.on_datagram(from, bytes),
+            Input::Stalled(span) => self.forgive(span),
+            Input::Tick => {}
+            Input::Leave => self.leave(world),
+        }
+        self.tick(world);
+    }
+
+    fn start(&mut self, world: &mut impl World) {
+        self.announce(world);
+        for at in self.settings.peers.clone() {
+            self.dial_for_ever(at);
+        }
+    }
+
+    /// Does all that is due.
+    fn tick(&mut self, world: &mut impl World) {
+        for (query, found) in std::mem::take(&mut self.resolved) {
+            self.on_resolved(query, found, world);
+        }
+        while let Some(due) = self.agenda.take_due(self.now) {
+            self.on_due(due, world);
+        }
+        self.tell_notes(world);
+        self.start_dials(world);
+        self.transmit(world);
+    }
+
+    fn on_due(&mut self, due: Due, world: &mut impl World) {
+        match due {
+            Due::Session(node) => self.on_session_due(node, world),
+            Due::Dial(at) => self.dials.wake(at),
+            Due::Missing(node) => self.on_missing(node),
+            Due::HalfOpen(conn) => self.on_half_open(conn, world),
+            Due::Receipt(request) => self.on_receipt_due(request, world),
+            Due::Want(want) => self.on_want_due(want, world),
+            Due::Contact(port) => self.on_contact_due(port, world),
+            Due::Parked(node) => self.retry_parked(node, world),
+            Due::Unreached(node) => self.on_unreached(node, world),
+            Due::Announce => self.announce(world),
+        }
+    }
+
+    fn tell_notes(&mut self, world: &mut impl World) {
+        for note in std::mem::take(&mut self.notes) {
+            let mut door = world.door();
+            match note {
+                Note::Down { watcher, id, who, why } => door.down(watcher, id, who, why),
+                Note::Refuse(port, why) => door.refuse_port(port, why),
+                Note::DeadLetter(to, what, why) => door.dead_letter(to, what, why),
+            }
+        }
+    }
+
+    fn leave(&mut self, world: &mut impl World) {
+        if std::mem::replace(&mut self.leaving, true) {
+            return;
+        }
+        self.farewell(world);
+        self.say_bye(world);
+    }
+
+    /// The loop's time, before a call that is not `handle`.
+    pub(crate) fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
+    }
+
+    /// A host was looked up; `query` is the number that [`Output::Resolve`] gave.
+    pub fn resolved(&mut self, query: u64, found: Result<Vec<SocketAddr>, String>) {
+        self.resolved.push((query, found));
+    }
+
+    fn next_request(&mut self) -> u64 {
+        self.requests += 1;
+        self.requests
+    }
+
+    fn wire_now(&self) -> wire::Time {
+        wire::Time::from_nanos(self.now.as_nanos())
+    }
+
+    /// Where a node can be dialled, as far as this one knows.
+    fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
+        if node == self.me {
+            return self.settings.profile.locations.clone();
+        }
+        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
+    }
+
+    /// Re-checks the invariants of all sessions: for a simulator, after each event.
+    ///
+    /// # Panics
+    /// If one does not hold: a bug.
+    pub fn check(&self) {
+        for peer in self.peers.values() {
+            peer.check();
+        }
+    }
+}
+
+fn wire_key(key: Key) -> wire::Key {
+    wire::Key(key.to_bits())
+}
+
+fn sched_key(key: wire::Key) -> Key {
+    Key::from_bits(key.0)
+}
+
+fn wire_node(node: NodeId) -> wire::NodeId {
+    wire::NodeId(node.to_bits())
+}
+
+fn sched_node(node: wire::NodeId) -> NodeId {
+    NodeId::from_bits(node.0)
+}

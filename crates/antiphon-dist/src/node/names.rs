@@ -1,0 +1,466 @@
+//! Names: what is registered here, and who looks for what.
+//!
+//! A node is the sole authority for its own names. Who looks for one leaves a *want* with the peers, answered
+//! now or when the name appears, and withdrawn in the end: memory follows open questions, not names.
+//!
+//! Invariant: a want of this node is answered once; a name belongs to a living actor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use antiphon_sched::{ActorId, Key, NodeId, PortId, Time};
+use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
+
+use super::agenda::Due;
+use super::link::Link;
+use super::world::World;
+use super::{NodeCore, sched_key, wire_key};
+use crate::error::{LocateError, RegisterError};
+use crate::location::Location;
+
+/// Names of one node, and open questions of one node or one peer.
+const NAMES_MAX: usize = 65_536;
+const NAME_BYTES_MAX: usize = 255;
+
+/// Which kind of thing a name stands for. Names of different spaces never meet.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[non_exhaustive]
+pub enum Space {
+    /// Actors.
+    Actor,
+}
+
+/// What a name stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct FoundName {
+    pub(crate) id: ActorId,
+}
+
+/// The state of a question that was just put.
+pub(crate) enum Looked {
+    Now(Result<FoundName, LocateError>),
+    /// The port will be answered.
+    Later,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    registered: BTreeMap<(Space, Box<str>), Registered>,
+    owned: BTreeMap<Key, BTreeSet<(Space, Box<str>)>>,
+    /// Questions of this node.
+    wants: BTreeMap<u64, Wanted>,
+    node_wants: BTreeMap<u64, NodeWanted>,
+    /// Questions of peers, by name.
+    asked: BTreeMap<(Space, Box<str>), BTreeSet<(NodeId, u64)>>,
+    asked_by: BTreeMap<NodeId, BTreeMap<u64, (Space, Box<str>)>>,
+}
+
+#[derive(Debug)]
+struct Registered {
+    key: Key,
+    tag: &'static str,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    space: Space,
+    name: Box<str>,
+    tag: &'static str,
+    at: Option<Location>,
+    answer: WantedBy,
+    until: Time,
+}
+
+#[derive(Debug)]
+enum WantedBy {
+    /// The first answer wins.
+    One(PortId),
+    /// All answers until the time is over.
+    All(PortId, Vec<FoundName>),
+}
+
+#[derive(Debug)]
+struct NodeWanted {
+    name: Box<str>,
+    port: PortId,
+    until: Time,
+}
+
+impl Names {
+    pub(super) fn len(&self) -> usize {
+        self.registered.len()
+    }
+
+    pub(super) fn wants_len(&self) -> usize {
+        let asked: usize = self.asked.values().map(BTreeSet::len).sum();
+        self.wants.len() + self.node_wants.len() + asked
+    }
+
+    pub(super) fn forget_want_of(&mut self, peer: NodeId, request: u64) {
+        let Some(wants) = self.asked_by.get_mut(&peer) else { return };
+        if let Some(name) = wants.remove(&request) {
+            self.forget_asked(&name, peer, request);
+        }
+    }
+
+    fn forget_asked(&mut self, name: &(Space, Box<str>), peer: NodeId, request: u64) {
+        if let Some(askers) = self.asked.get_mut(name) {
+            askers.remove(&(peer, request));
+            if askers.is_empty() {
+                self.asked.remove(name);
+            }
+        }
+    }
+
+    pub(super) fn forget_peer(&mut self, peer: NodeId) {
+        for (request, name) in self.asked_by.remove(&peer).unwrap_or_default() {
+            self.forget_asked(&name, peer, request);
+        }
+    }
+}
+
+fn check_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+}
+
+impl NodeCore {
+    /// Registers an actor of this node. Whoever looks for the name is answered.
+    pub(crate) fn register(
+        &mut self,
+        space: Space,
+        name: &str,
+        key: Key,
+        tag: &'static str,
+    ) -> Result<Vec<PortId>, RegisterError> {
+        if !check_name(name) {
+            return Err(RegisterError::BadName);
+        }
+        let full = (space, Box::from(name));
+        match self.names.registered.get(&full) {
+            Some(other) if other.key == key => return Ok(Vec::new()),
+            Some(_) => return Err(RegisterError::Taken { name: name.to_owned() }),
+            None if self.names.len() >= NAMES_MAX => return Err(RegisterError::TooMany),
+            None => {}
+        }
+        self.names.owned.entry(key).or_default().insert(full.clone());
+        self.names.registered.insert(full.clone(), Registered { key, tag });
+        for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
+            self.answer_want(peer, request, key, tag);
+        }
+        Ok(self.settle_own_wants(&full, key, tag))
+    }
+
+    /// The ports of this node's own questions that a new name answers.
+    fn settle_own_wants(&mut self, full: &(Space, Box<str>), key: Key, tag: &'static str) -> Vec<PortId> {
+        let id = ActorId::new(self.me, key);
+        let here = self.settings.location;
+        let fits = |want: &Wanted| {
+            want.space == full.0
+                && want.name == full.1
+                && want.tag == tag
+                && want.at.is_none_or(|at| at == here)
+        };
+        let fitting: Vec<u64> =
+            self.names.wants.iter().filter(|(_, want)| fits(want)).map(|(request, _)| *request).collect();
+        let mut ports = Vec::new();
+        for request in fitting {
+            match self.names.wants.get_mut(&request).map(|want| &mut want.answer) {
+                Some(WantedBy::All(_, found)) => found.push(FoundName { id }),
+                Some(WantedBy::One(port)) => {
+                    ports.push(*port);
+                    self.withdraw(request);
+                }
+                None => {}
+            }
+        }
+        ports
+    }
+
+    /// Takes a name back from its owner.
+    pub(crate) fn unregister(&mut self, space: Space, name: &str, key: Key) -> Result<(), RegisterError> {
+        let full = (space, Box::from(name));
+        if self.names.registered.get(&full).is_none_or(|registered| registered.key != key) {
+            return Err(RegisterError::NotOwner { name: name.to_owned() });
+        }
+        self.names.registered.remove(&full);
+        if let Some(owned) = self.names.owned.get_mut(&key) {
+            owned.remove(&full);
+            if owned.is_empty() {
+                self.names.owned.remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// The owner of names has ended.
+    pub(super) fn unregister_all(&mut self, key: Key) {
+        for full in self.names.owned.remove(&key).unwrap_or_default() {
+            self.names.registered.remove(&full);
+        }
+    }
+
+    /// Looks for a name: here first, then wherever it may be, now or later.
+    pub(crate) fn locate(
+        &mut self,
+        port: PortId,
+        name: &str,
+        tag: &'static str,
+        at: Option<Location>,
+        timeout: Duration,
+    ) -> Looked {
+        let space = Space::Actor;
+        if let Some(refusal) = self.refuse_want(name) {
+            return Looked::Now(Err(refusal));
+        }
+        let full = (space, Box::from(name));
+        if at.is_none_or(|at| at == self.settings.location)
+            && let Some(registered) = self.names.registered.get(&full)
+        {
+            let id = ActorId::new(self.me, registered.key);
+            return Looked::Now(fit(tag, registered.tag).map(|()| FoundName { id }));
+        }
+        self.add_want(full, tag, at, WantedBy::One(port), timeout);
+        Looked::Later
+    }
+
+    /// Collects all that bear a name until the time is over.
+    pub(crate) fn locate_all(
+        &mut self,
+        port: PortId,
+        name: &str,
+        tag: &'static str,
+        timeout: Duration,
+    ) -> Result<(), LocateError> {
+        if let Some(refusal) = self.refuse_want(name) {
+            return Err(refusal);
+        }
+        let full = (Space::Actor, Box::from(name));
+        let here = self.names.registered.get(&full).filter(|registered| registered.tag == tag);
+        let found = here.map(|registered| FoundName { id: ActorId::new(self.me, registered.key) });
+        self.add_want(full, tag, None, WantedBy::All(port, found.into_iter().collect()), timeout);
+        Ok(())
+    }
+
+    fn refuse_want(&self, name: &str) -> Option<LocateError> {
+        if !check_name(name) {
+            return Some(LocateError::BadName);
+        }
+        let full = self.names.wants.len() + self.names.node_wants.len() >= NAMES_MAX;
+        full.then_some(LocateError::TooManyOpen)
+    }
+
+    fn add_want(
+        &mut self,
+        (space, name): (Space, Box<str>),
+        tag: &'static str,
+        at: Option<Location>,
+        answer: WantedBy,
+        timeout: Duration,
+    ) {
+        let request = self.next_request();
+        let until = self.now + timeout;
+        self.agenda.add(until, Due::Want(request));
+        if let Some(at) = at
+            && !self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&at.addr()))
+        {
+            self.dial_once(at.addr(), until);
+        }
+        self.names.wants.insert(request, Wanted { space, name, tag, at, answer, until });
+        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
+        for node in nodes {
+            self.send_want(node, request);
+        }
+    }
+
+    /// Leaves a question with a peer, if it concerns that peer.
+    fn send_want(&mut self, node: NodeId, request: u64) {
+        let Some(want) = self.names.wants.get(&request) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let dialled = peer.link.as_ref().and_then(|link| link.dialled);
+        let concerned =
+            want.at.is_none_or(|at| peer.locations.contains(&at.addr()) || dialled == Some(at.addr()));
+        let Some(link) = peer.link.as_mut().filter(|_| concerned) else { return };
+        let all = matches!(want.answer, WantedBy::All(..));
+        let frame = Want { request, space: NameSpace::Actor, all, name: &want.name };
+        if let Err(why) = link.session.send(&frame.into()) {
+            tracing::debug!(%node, %why, "a question for a name was not sent; it is repeated when they meet again");
+        }
+        self.mark_dirty(node);
+    }
+
+    /// A session has begun: the new peer may know what is looked for.
+    pub(super) fn repeat_wants_to(&mut self, node: NodeId) {
+        let requests: Vec<u64> = self.names.wants.keys().copied().collect();
+        for request in requests {
+            self.send_want(node, request);
+        }
+    }
+
+    /// A peer looks for a name of this node's.
+    pub(super) fn on_want(&mut self, node: NodeId, link: &mut Link, want: &Want<'_>) {
+        let request = want.request;
+        let refusal = match want.space {
+            NameSpace::Actor if !check_name(want.name) => Some(FoundWhat::BadName),
+            NameSpace::Actor => None,
+            // This version has no such names: the question stays open, as for any name that nobody has.
+            NameSpace::Channel | NameSpace::Rci | NameSpace::Node => return,
+        };
+        let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
+        let refusal = refusal.or((asked >= NAMES_MAX).then_some(FoundWhat::TooMany));
+        if let Some(what) = refusal {
+            return reply(link, &Found { request, what });
+        }
+        let full: (Space, Box<str>) = (Space::Actor, want.name.into());
+        if let Some(registered) = self.names.registered.get(&full) {
+            let (key, tag) = (registered.key, registered.tag);
+            return send_found(link, request, key, tag);
+        }
+        self.names.asked.entry(full.clone()).or_default().insert((node, request));
+        self.names.asked_by.entry(node).or_default().insert(request, full);
+    }
+
+    /// Answers a peer's question that was left here.
+    fn answer_want(&mut self, node: NodeId, request: u64, key: Key, tag: &'static str) {
+        self.names.forget_want_of(node, request);
+        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) {
+            send_found(link, request, key, tag);
+            self.mark_dirty(node);
+        }
+    }
+
+    /// A peer has what this node looks for.
+    pub(super) fn on_found(&mut self, node: NodeId, link: &mut Link, found: &Found, world: &mut impl World) {
+        let FoundWhat::Here { key, tag, .. } = found.what else { return };
+        let Some(want) = self.names.wants.get_mut(&found.request) else { return };
+        let Some(told) = link.session.tag_name(tag) else { return };
+        let id = ActorId::new(node, sched_key(key));
+        let fits = fit(want.tag, told);
+        match &mut want.answer {
+            WantedBy::All(_, all) => {
+                if fits.is_ok() && !all.iter().any(|known| known.id == id) {
+                    all.push(FoundName { id });
+                }
+            }
+            WantedBy::One(port) => {
+                let port = *port;
+                self.withdraw_but(found.request, Some(node));
+                tell(world, port, fits.map(|()| FoundName { id }));
+            }
+        }
+    }
+
+    /// A question is over: the peers may forget it.
+    fn withdraw(&mut self, request: u64) {
+        self.withdraw_but(request, None);
+    }
+
+    fn withdraw_but(&mut self, request: u64, answered: Option<NodeId>) {
+        let Some(want) = self.names.wants.remove(&request) else { return };
+        self.agenda.remove(want.until, Due::Want(request));
+        let nodes: Vec<NodeId> = self.peers.keys().copied().filter(|node| Some(*node) != answered).collect();
+        for node in nodes {
+            let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
+            if let Err(why) = link.session.send(&Unwant { request }.into()) {
+                tracing::debug!(%node, %why, "a question was not withdrawn; it ends with the session");
+            }
+            self.mark_dirty(node);
+        }
+    }
+
+    pub(super) fn on_want_due(&mut self, request: u64, world: &mut impl World) {
+        if let Some(want) = self.names.node_wants.remove(&request) {
+            let nobody: Result<Location, LocateError> = Err(LocateError::TimedOut);
+            return answer(world, want.port, nobody);
+        }
+        let answer_to = self.names.wants.get_mut(&request).map(|want| match &mut want.answer {
+            WantedBy::One(port) => (*port, None),
+            WantedBy::All(port, found) => (*port, Some(std::mem::take(found))),
+        });
+        self.withdraw(request);
+        match answer_to {
+            Some((port, None)) => tell(world, port, Err(LocateError::TimedOut)),
+            Some((port, Some(found))) => {
+                let all: Result<Vec<FoundName>, LocateError> = Ok(found);
+                answer(world, port, all);
+            }
+            None => {}
+        }
+    }
+
+    /// Looks for a node by its name.
+    pub(crate) fn locate_node(
+        &mut self,
+        port: PortId,
+        name: &str,
+        timeout: Duration,
+    ) -> Option<Result<Location, LocateError>> {
+        if let Some(refusal) = self.refuse_want(name) {
+            return Some(Err(refusal));
+        }
+        if self.settings.name == name {
+            return Some(Ok(self.settings.location));
+        }
+        let known = self.peers.values().find(|peer| peer.name == name && peer.is_online());
+        if let Some(location) = known.and_then(|peer| peer.location()) {
+            return Some(Ok(location));
+        }
+        let request = self.next_request();
+        let until = self.now + timeout;
+        self.agenda.add(until, Due::Want(request));
+        self.names.node_wants.insert(request, NodeWanted { name: name.into(), port, until });
+        None
+    }
+
+    /// A node has been met: somebody may be looking for it.
+    pub(super) fn settle_node_wants(&mut self, node: NodeId, world: &mut impl World) {
+        let Some((name, Some(location))) =
+            self.peers.get(&node).map(|peer| (peer.name.clone(), peer.location()))
+        else {
+            return;
+        };
+        let fitting: Vec<u64> =
+            self.names.node_wants.iter().filter(|(_, want)| *want.name == *name).map(|(id, _)| *id).collect();
+        for request in fitting {
+            if let Some(want) = self.names.node_wants.remove(&request) {
+                self.agenda.remove(want.until, Due::Want(request));
+                let found: Result<Location, LocateError> = Ok(location);
+                answer(world, want.port, found);
+            }
+        }
+    }
+}
+
+fn send_found(link: &mut Link, request: u64, key: Key, tag: &str) {
+    match link.session.intern(tag) {
+        Ok(tag) => {
+            let what = FoundWhat::Here { key: wire_key(key), tag, starts: None };
+            reply(link, &Found { request, what });
+        }
+        Err(why) => tracing::warn!(%why, "a name's type cannot be told to a peer"),
+    }
+}
+
+fn reply(link: &mut Link, found: &Found) {
+    if let Err(why) = link.session.send(&(*found).into()) {
+        // The asker is told `TimedOut`.
+        tracing::debug!(%why, "an answer to a question for a name was not sent");
+    }
+}
+
+fn fit(wanted: &str, found: &str) -> Result<(), LocateError> {
+    if wanted == found {
+        Ok(())
+    } else {
+        Err(LocateError::WrongType { wanted: wanted.to_owned(), found: found.to_owned() })
+    }
+}
+
+fn tell(world: &mut impl World, port: PortId, found: Result<FoundName, LocateError>) {
+    answer(world, port, found);
+}
+
+fn answer<R: 'static>(world: &mut impl World, port: PortId, value: R) {
+    if let Err(why) = world.door().answer_port(port, value) {
+        tracing::debug!(%why, "nobody waits any more for a name");
+    }
+}

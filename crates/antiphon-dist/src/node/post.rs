@@ -1,0 +1,472 @@
+//! What leaves this node: messages and signals of its actors, straight into the sessions.
+//!
+//! Invariant: what an actor sends to another node keeps its order, also while there is no session: then all
+//! of it waits in one queue, bounded in bytes and in time.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_sched::{
+    ActorId, AskError, Destination, Key, Manner, MonitorId, NodeId, Outside, Parcel, PortId, Signal, Time,
+    Undelivered, Value, Why,
+};
+use antiphon_wire::frame::{
+    Answer, Demonitor, Down, DownWhy, Message, Monitor, Notify, ReplyDropped, Resume, Terminate, Throw,
+};
+use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session, TagId};
+
+use super::agenda::Due;
+use super::frames::{BY_TARGET, node_of};
+use super::link::{Link, Peer};
+use super::world::World;
+use super::{NodeCore, Note, wire_key, wire_node};
+
+/// How long what is sent to a node without a session waits for one.
+const UNREACHED_AFTER: Duration = Duration::from_secs(15);
+/// Bytes in all queues together, over which only small ones grow.
+const ALL_QUEUES_MAX: u64 = 256 * 1024 * 1024;
+/// What one thing that waits counts for besides its body.
+const WAITING_OVERHEAD: usize = 128;
+
+/// What waits for a session to begin.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    queue: VecDeque<Posted>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Posted {
+    Message {
+        from: Option<Key>,
+        to: Destination,
+        tag: &'static str,
+        body: Box<[u8]>,
+        request: Option<u64>,
+        nodes: Box<[NodeId]>,
+    },
+    Signal(Signal),
+}
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl Outside for NodeCore {
+    fn parcel(&mut self, now: Time, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
+        self.now = self.now.max(now);
+        let node = node_of(parcel.to);
+        let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
+        if peer.gone {
+            return Err(Undelivered::NoActor);
+        }
+        let Some(mut link) = peer.link.take() else { return self.post_later(node, parcel) };
+        let sent = self.post(node, &mut link, parcel);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.link = Some(link);
+            if sent.is_ok() {
+                peer.replies.extend(parcel.replies);
+            }
+        }
+        self.mark_dirty(node);
+        sent
+    }
+
+    fn signal(&mut self, now: Time, signal: Signal) {
+        self.now = self.now.max(now);
+        match signal {
+            Signal::Gone { who } => self.unregister_all(who),
+            Signal::PortClosed { port } => self.forget_reply(port),
+            signal => self.signal_peer(signal),
+        }
+    }
+}
+
+impl NodeCore {
+    /// Sends a message over a session.
+    fn post(&mut self, node: NodeId, link: &mut Link, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
+        let limits = &self.settings.profile.limits;
+        let queued = link.session.queued_bytes();
+        if parcel.manner == Manner::Try && queued + parcel.body.len() as u64 > limits.queue_bytes_high {
+            link.writers.extend(parcel.from);
+            return Err(Undelivered::Busy);
+        }
+        if queued > limits.queue_bytes_high && self.all_queued() > ALL_QUEUES_MAX {
+            return Err(Undelivered::Busy);
+        }
+        let route = self.route_of(node, parcel.nodes);
+        let request = match parcel.manner {
+            Manner::Receipt(_) => Some(self.next_request()),
+            _ => None,
+        };
+        send_message(&mut link.session, parcel, request, &route)?;
+        if let (Manner::Receipt(port), Some(request)) = (parcel.manner, request) {
+            self.receipts.add(request, port, node);
+        }
+        Ok(())
+    }
+
+    fn all_queued(&self) -> u64 {
+        self.peers
+            .values()
+            .filter_map(|peer| peer.link.as_ref())
+            .map(|link| link.session.queued_bytes())
+            .sum()
+    }
+
+    /// Keeps a message until there is a session.
+    fn post_later(&mut self, node: NodeId, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
+        let cap = self.settings.profile.limits.queue_bytes_high;
+        let request = match parcel.manner {
+            Manner::Receipt(port) => {
+                let request = self.next_request();
+                self.receipts.add(request, port, node);
+                Some(request)
+            }
+            _ => None,
+        };
+        let posted = Posted::Message {
+            from: parcel.from,
+            to: parcel.to,
+            tag: parcel.tag,
+            body: parcel.body.into(),
+            request,
+            nodes: parcel.nodes.into(),
+        };
+        let kept = self.keep(node, posted, parcel.body.len(), cap);
+        if kept.is_err() {
+            if let Some(request) = request {
+                self.receipts.remove(request);
+            }
+        } else if let Some(peer) = self.peers.get_mut(&node) {
+            peer.replies.extend(parcel.replies);
+        }
+        kept
+    }
+
+    fn keep(&mut self, node: NodeId, posted: Posted, bytes: usize, cap: u64) -> Result<(), Undelivered> {
+        let until = self.now + UNREACHED_AFTER;
+        let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
+        let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
+        if (peer.waiting.bytes + bytes + WAITING_OVERHEAD) as u64 > cap {
+            return Err(Undelivered::Busy);
+        }
+        let first = peer.waiting.queue.is_empty();
+        peer.waiting.bytes += bytes + WAITING_OVERHEAD;
+        peer.waiting.queue.push_back(posted);
+        if first {
+            self.agenda.add(until, Due::Unreached(node));
+            self.dial_once(at, until);
+        }
+        Ok(())
+    }
+
+    /// A session has begun: all that waited goes out, in order.
+    pub(super) fn send_waiting(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        for posted in std::mem::take(&mut peer.waiting).queue {
+            match posted {
+                Posted::Signal(signal) => self.signal_peer(signal),
+                Posted::Message { from, to, tag, body, request, nodes } => {
+                    let route = self.route_of(node, &nodes);
+                    let parcel = Parcel {
+                        from,
+                        to,
+                        tag,
+                        body: &body,
+                        manner: Manner::Send,
+                        nodes: &nodes,
+                        replies: &[],
+                    };
+                    let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else {
+                        return;
+                    };
+                    if let Err(why) = send_message(&mut link.session, &parcel, request, &route) {
+                        self.give_up(to, request, why);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The node was not reached in time: what waits for it is answered.
+    pub(super) fn on_unreached(&mut self, node: NodeId, world: &mut impl World) {
+        self.drop_waiting(node, Undelivered::NoNode);
+        self.lose_receipts_unsent(node, world);
+    }
+
+    fn lose_receipts_unsent(&mut self, node: NodeId, world: &mut impl World) {
+        if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
+            self.lose_receipts(node, world);
+        }
+    }
+
+    /// What waits for a node will not be sent any more.
+    pub(super) fn drop_waiting(&mut self, node: NodeId, why: Undelivered) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.link.is_some() {
+            return;
+        }
+        let replies = std::mem::take(&mut peer.replies);
+        for posted in std::mem::take(&mut peer.waiting).queue {
+            match posted {
+                Posted::Message { to, request, .. } => self.give_up(to, request, why),
+                Posted::Signal(signal) => self.answer_signal(signal, why),
+            }
+        }
+        self.notes.extend(replies.into_iter().map(|port| Note::Refuse(port, AskError::NodeLost)));
+    }
+
+    /// A message is not sent any more.
+    fn give_up(&mut self, to: Destination, request: Option<u64>, why: Undelivered) {
+        match (to, request) {
+            // Its sender is told by the receipt: at its timeout, or with the others of that node.
+            (Destination::Actor(_), Some(_)) | (Destination::Port(..), _) => {}
+            (Destination::Actor(to), None) => {
+                self.notes.push(Note::DeadLetter(to, "a message that waited", why))
+            }
+        }
+    }
+
+    /// A signal for a peer: over its session, or later, or never.
+    fn signal_peer(&mut self, signal: Signal) {
+        let Some(node) = node_of_signal(&signal) else { return };
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.gone) else {
+            return self.answer_signal(signal, Undelivered::NoNode);
+        };
+        let waits = !peer.waiting.is_empty();
+        let Some(mut link) = peer.link.take() else {
+            // Nothing of a session that has ended is of interest to its peer.
+            let again = matches!(
+                signal,
+                Signal::Monitor { .. }
+                    | Signal::Terminate { .. }
+                    | Signal::Throw { .. }
+                    | Signal::Resume { .. }
+            );
+            if again && (waits || peer.locations.first().is_some()) {
+                self.keep_signal(node, signal);
+            }
+            return;
+        };
+        note_signal(peer, &signal);
+        let sent = send_signal(&mut link.session, &signal);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.link = Some(link);
+        }
+        self.mark_dirty(node);
+        if let Err(why) = sent {
+            tracing::debug!(%node, %why, "a signal was not sent");
+            self.answer_signal(signal, Undelivered::Busy);
+        }
+    }
+
+    fn keep_signal(&mut self, node: NodeId, signal: Signal) {
+        // Signals are bounded by the open requests of actors; a cap of the queue would lose them.
+        if let Err(why) = self.keep(node, Posted::Signal(signal.clone()), 0, u64::MAX) {
+            self.answer_signal(signal, why);
+        }
+    }
+
+    /// What a signal that goes nowhere means for who sent it.
+    fn answer_signal(&mut self, signal: Signal, why: Undelivered) {
+        match signal {
+            Signal::Monitor { target, id, watcher } => {
+                let gone = if why == Undelivered::NoActor { Why::NoActor } else { Why::NodeLost };
+                if let Some(peer) = self.peers.get_mut(&target.node()) {
+                    peer.watching.remove(&id);
+                }
+                self.notes.push(Note::Down { watcher, id, who: target, why: gone });
+            }
+            Signal::Terminate { target } | Signal::Throw { target, .. } | Signal::Resume { target, .. } => {
+                self.notes.push(Note::DeadLetter(target, "a signal", why));
+            }
+            // Whom the others would tell is gone with its node.
+            _ => {}
+        }
+    }
+
+    fn forget_reply(&mut self, port: PortId) {
+        for peer in self.peers.values_mut() {
+            peer.replies.remove(&port);
+        }
+    }
+
+    /// Where the nodes are that addresses in a message name, for a peer that may not have met them.
+    fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(wire::NodeId, Vec<SocketAddr>)> {
+        let others = nodes.iter().filter(|node| **node != peer && **node != self.me);
+        others.map(|node| (wire_node(*node), self.locations_of(*node))).collect()
+    }
+
+    /// A peer tells where nodes are that its message names.
+    pub(super) fn learn_route(&mut self, route: Route<'_>) {
+        for (node, locations) in route.iter() {
+            self.learn(super::sched_node(node), "", locations.iter());
+        }
+    }
+
+    /// Remembers a node that others told of, so that it can be dialled when somebody sends to it.
+    pub(super) fn learn(&mut self, node: NodeId, name: &str, locations: impl Iterator<Item = SocketAddr>) {
+        if node == self.me || self.peers.contains_key(&node) {
+            return;
+        }
+        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
+        if locations.is_empty() {
+            return;
+        }
+        if self.peers.len() >= PEERS_MAX {
+            self.forget_some_peer();
+        }
+        if self.peers.len() < PEERS_MAX {
+            self.peers.insert(node, Peer::new(name, locations));
+        }
+    }
+
+    /// Makes room by forgetting a peer on which nothing is open.
+    fn forget_some_peer(&mut self) {
+        let idle = |peer: &Peer| peer.link.is_none() && peer.waiting.is_empty();
+        let some = self.peers.iter().find(|(_, peer)| idle(peer)).map(|(node, _)| *node);
+        if let Some(node) = some {
+            self.peers.remove(&node);
+        }
+    }
+}
+
+/// Peers that a node remembers.
+const PEERS_MAX: usize = 16_384;
+
+fn send_message(
+    session: &mut Session,
+    parcel: &Parcel<'_>,
+    request: Option<u64>,
+    route: &[(wire::NodeId, Vec<SocketAddr>)],
+) -> Result<(), Undelivered> {
+    let tag = session.intern(parcel.tag).map_err(|_| Undelivered::Encode)?;
+    let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
+    let from = wire_key(parcel.from.unwrap_or(Key::from_bits(u64::MAX)));
+    let frame: Frame<'_> = match parcel.to {
+        Destination::Actor(to) => {
+            Message { to: wire_key(to.key()), from, tag, receipt: request, route, body: parcel.body }.into()
+        }
+        Destination::Port(_, port) => {
+            Answer { to: wire::Key(port.to_bits()), from, tag, route, body: parcel.body }.into()
+        }
+    };
+    session.send(&frame).map_err(|why| match why {
+        SendRefused::Busy { .. } => Undelivered::Busy,
+        SendRefused::TooLarge { .. } | SendRefused::FieldTooLong => Undelivered::TooLarge,
+        _ => Undelivered::NoNode,
+    })
+}
+
+fn node_of_signal(signal: &Signal) -> Option<NodeId> {
+    match signal {
+        Signal::Monitor { target, .. }
+        | Signal::Demonitor { target, .. }
+        | Signal::Terminate { target }
+        | Signal::Throw { target, .. }
+        | Signal::Resume { target, .. } => Some(target.node()),
+        Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
+        Signal::ReplyDropped { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
+/// Keeps account of monitors that cross to this peer, and back.
+fn note_signal(peer: &mut Peer, signal: &Signal) {
+    match signal {
+        Signal::Monitor { target, id, watcher } => {
+            peer.watching.insert(*id, (*watcher, *target));
+        }
+        Signal::Demonitor { id, .. } => {
+            peer.watching.remove(id);
+        }
+        Signal::Notify { id, who, .. } => {
+            peer.watched.insert((*who, *id));
+        }
+        Signal::Down { id, who, .. } => {
+            peer.watched.remove(&(who.key(), *id));
+        }
+        _ => {}
+    }
+}
+
+fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
+    // Who sends a signal plays no part in it; its order is by whom it concerns.
+    let nobody = wire::Key(u64::MAX);
+    let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
+    match signal {
+        Signal::Monitor { target, id, watcher } => session.send(
+            &Monitor { watcher: wire_key(*watcher), target: wire_key(target.key()), id: number(id, false) }
+                .into(),
+        ),
+        Signal::Demonitor { target, id } => {
+            let by_target = id.origin == target.node();
+            session.send(
+                &Demonitor { watcher: nobody, target: wire_key(target.key()), id: number(id, by_target) }
+                    .into(),
+            )
+        }
+        Signal::Notify { watcher, id, who } => session.send(
+            &Notify { watcher: wire_key(watcher.key()), target: wire_key(*who), id: number(id, true) }.into(),
+        ),
+        Signal::Down { watcher, id, who, why } => {
+            let by_target = id.origin == who.node();
+            send_down(session, watcher.key(), *who, number(id, by_target), why)
+        }
+        Signal::Terminate { target } => {
+            session.send(&Terminate { from: nobody, target: wire_key(target.key()) }.into())
+        }
+        Signal::Throw { target, value } => with_value(session, value, |tag, body| {
+            Throw { from: nobody, target: wire_key(target.key()), tag, body }.into()
+        }),
+        Signal::Resume { target, value } => with_value(session, value, |tag, body| {
+            Resume { from: nobody, target: wire_key(target.key()), tag, body }.into()
+        }),
+        Signal::ReplyDropped { port, .. } => {
+            session.send(&ReplyDropped { port: wire::Key(port.to_bits()) }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The nil value, for what has no value that crosses the wire.
+const NIL: (&str, &[u8]) = ("()", &[0xc0]);
+
+fn with_value<'v>(
+    session: &mut Session,
+    value: &'v Value,
+    frame: impl FnOnce(TagId, &'v [u8]) -> Frame<'v>,
+) -> Result<(), SendRefused> {
+    let (tag, body) = value.as_encoded().map_or(NIL, |(tag, body, _)| (tag, body));
+    match session.intern(tag) {
+        Ok(tag) => session.send(&frame(tag, body)),
+        Err(_) => Err(SendRefused::FieldTooLong),
+    }
+}
+
+fn send_down(
+    session: &mut Session,
+    watcher: Key,
+    who: ActorId,
+    id: u64,
+    why: &Why,
+) -> Result<(), SendRefused> {
+    let why = match why {
+        Why::Done(value) => DownWhy::Done(match value.as_encoded() {
+            Some((tag, body, _)) => session.intern(tag).ok().map(|tag| (tag, body)),
+            None => None,
+        }),
+        Why::Failed(text) => DownWhy::Failed(text),
+        Why::Panicked(text) => DownWhy::Panicked(text),
+        Why::Terminated => DownWhy::Terminated,
+        Why::NodeLost => DownWhy::NodeLost,
+        Why::NoActor => DownWhy::NoActor,
+    };
+    let frame =
+        Down { watcher: wire_key(watcher), who: wire_key(who.key()), node: wire_node(who.node()), id, why };
+    session.send(&frame.into())
+}

@@ -1,0 +1,81 @@
+//! What goes into the core, and the one door out of it.
+
+use std::net::SocketAddr;
+
+use antiphon_sched::Door;
+use antiphon_wire::Fresh;
+
+/// A TCP connection, as core and driver call it.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(pub u64);
+
+/// What happened outside. Bytes that arrive on a connection do not pass through here: the driver reads them
+/// into [`NodeCore::space`](super::NodeCore::space).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input<'a> {
+    /// The node starts: announce, dial the configured peers.
+    Start,
+    /// A stranger connected. The answer of [`NodeCore::accept`](super::NodeCore::accept).
+    Accepted(ConnId),
+    /// A dial of the core's has connected.
+    Connected(ConnId),
+    /// A dial of the core's has failed; `refused` when somebody said no, rather than nobody anything.
+    DialFailed {
+        /// Which.
+        conn: ConnId,
+        /// The host is there, and nobody listens.
+        refused: bool,
+    },
+    /// This many bytes were read into the space of the connection.
+    Received(ConnId, usize),
+    /// So many bytes of what was going out are written.
+    Written(ConnId, usize),
+    /// The connection is gone: closed by the other side, or broken.
+    Closed(ConnId),
+    /// A datagram arrived.
+    Datagram(SocketAddr, &'a [u8]),
+    /// This process stood still for so long: silence meanwhile is nobody's fault.
+    Stalled(std::time::Duration),
+    /// Time has passed, or the loop has run: do what is due.
+    Tick,
+    /// The node ends: say goodbye.
+    Leave,
+}
+
+/// What the core wants done.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// Connect; answered by `Connected` or `DialFailed`.
+    Dial(ConnId, SocketAddr),
+    /// Write what [`NodeCore::outgoing`](super::NodeCore::outgoing) holds.
+    Write(ConnId),
+    /// Close, after writing what can be written at once.
+    Close(ConnId),
+    /// Send a datagram to an address.
+    Datagram(SocketAddr, Vec<u8>),
+    /// Send a datagram to everybody near, on the discovery port.
+    Broadcast(Vec<u8>),
+    /// Look a host up; answered by [`NodeCore::resolved`](super::NodeCore::resolved).
+    Resolve {
+        /// The number to answer with.
+        query: u64,
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// What the core stands on: implemented by the driver, the simulator and tests.
+pub trait World {
+    /// The loop in which the actors live.
+    fn door(&mut self) -> Door<'_>;
+
+    /// Takes what the core wants done. Must not call back.
+    fn output(&mut self, output: Output);
+
+    /// Chance for one handshake; `None` when there is none to be had.
+    fn fresh(&mut self) -> Option<Fresh>;
+}

@@ -1,0 +1,269 @@
+//! The node, as users hold it: a loop with a core and a driver.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use antiphon_sched::{
+    Actor, Addr, Cx, DeadLetter, Event, Fold, Handle, Loop, LoopStats, SendError, Step, Target, egress,
+};
+
+use crate::config::Config;
+use crate::error::NodeError;
+use crate::location::Location;
+use crate::net::{Driver, Resolver};
+use crate::node::{Counts, Input, NodeCore};
+
+/// How long `run` waits, at its end, until peers have acknowledged what was sent.
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
+/// How long a node that is dropped waits until its goodbyes are written.
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
+
+/// A loop of actors that talks to others like it.
+///
+/// ```
+/// use antiphon_dist::{Config, NetCx, Node};
+/// use antiphon_sched::{Cx, Event, receive, secs, stop};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut node = Node::new(Config { discover_peers: false, ..Config::default() })?;
+/// node.spawn(|cx: &mut Cx<String>, event| match event {
+///     Event::Start => {
+///         cx.register("printer")?;
+///         receive()
+///     }
+///     Event::Message(text) => {
+///         println!("{text}");
+///         stop()
+///     }
+///     _ => receive(),
+/// });
+/// node.spawn(|cx, event| match event {
+///     Event::Start => {
+///         cx.locate("printer", secs(5), |found| found);
+///         receive()
+///     }
+///     Event::Message(printer) => {
+///         let printer: antiphon_sched::Addr<String> = printer?;
+///         cx.send(printer, "hello".to_owned())?;
+///         stop()
+///     }
+///     _ => receive(),
+/// });
+/// node.run()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Node {
+    sched: Loop,
+    driver: Driver,
+    location: Location,
+    name: String,
+    started: bool,
+}
+
+impl Node {
+    /// Opens the ports of a node. It finds its peers when it runs.
+    ///
+    /// # Errors
+    /// A port is in use, or the configuration is unsafe or says what no node can do.
+    pub fn new(config: Config) -> Result<Self, NodeError> {
+        Self::with_resolver(config, look_up)
+    }
+
+    /// As [`Node::new`], with another way to look hosts up.
+    ///
+    /// # Errors
+    /// As [`Node::new`].
+    pub fn with_resolver(config: Config, resolver: Resolver) -> Result<Self, NodeError> {
+        let mut sched = Loop::new(config.scheduler.clone())?;
+        let (driver, location) = Driver::open(&config, &mut sched, resolver)?;
+        Ok(Self { sched, driver, location, name: config.name_at(location), started: false })
+    }
+
+    /// Where the node takes connections.
+    pub fn location(&self) -> Location {
+        self.location
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        self.sched.handle()
+    }
+
+    /// Starts an actor from a closure.
+    pub fn spawn<M: 'static, F>(&mut self, actor: F) -> Addr<M>
+    where
+        F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,
+    {
+        self.sched.spawn(actor)
+    }
+
+    /// Starts an actor from anything that is one.
+    pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        self.sched.spawn_actor(actor)
+    }
+
+    /// Starts an actor from a state, and a fold that takes the state and gives the next.
+    pub fn spawn_fsm<M: 'static, S: 'static, F>(&mut self, state: S, fold: F) -> Addr<M>
+    where
+        F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,
+    {
+        self.sched.spawn_fsm(state, fold)
+    }
+
+    /// Sends from outside of all actors.
+    ///
+    /// # Errors
+    /// The message comes back, with the reason.
+    pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
+        self.sched.send(to, message)
+    }
+
+    /// Has `watch` see each dead letter.
+    pub fn on_dead_letter(&mut self, watch: impl FnMut(&DeadLetter) + 'static) {
+        self.sched.on_dead_letter(watch);
+    }
+
+    /// How the scheduler is doing.
+    pub fn stats(&self) -> LoopStats {
+        self.sched.stats()
+    }
+
+    /// How the node is doing.
+    pub fn counts(&mut self) -> Counts {
+        self.sched.door().outside::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
+    }
+
+    /// Runs until only daemons are left, or the node was stopped; then until what was sent has arrived, for
+    /// five seconds at most.
+    ///
+    /// # Errors
+    /// The system's event queue fails.
+    pub fn run(&mut self) -> Result<(), NodeError> {
+        self.run_until(|sched| !sched.has_citizens())
+    }
+
+    /// Runs until the node is stopped: by a handle, SIGINT or SIGTERM; also with daemons only, or no actor.
+    ///
+    /// # Errors
+    /// The system's event queue fails, or signals cannot be watched.
+    pub fn serve(&mut self) -> Result<(), NodeError> {
+        #[cfg(unix)]
+        self.sched.stop_on_signals()?;
+        self.run_until(|_| false)
+    }
+
+    /// Runs `main` on a thread beside the node, and then as [`Node::run`].
+    ///
+    /// # Errors
+    /// As [`Node::run`]; or `main` panicked.
+    pub fn run_with<T: Send>(&mut self, main: impl FnOnce(Handle) -> T + Send) -> Result<T, NodeError> {
+        let handle = self.sched.handle();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let beside = std::thread::Builder::new().name("antiphon-main".into()).spawn_scoped(scope, || {
+                let _told = Told { done: &done, handle: handle.clone() };
+                main(handle.clone())
+            });
+            let beside = beside.map_err(|why| NodeError::Thread(why.to_string()))?;
+            let ran = self.run_until(|sched| done.load(Ordering::Acquire) && !sched.has_citizens());
+            let value = beside.join().map_err(|payload| NodeError::Thread(panic_text(&*payload)))?;
+            ran.map(|()| value)
+        })
+    }
+
+    /// One round: wait for what comes, at most until `deadline`; run; write. For those who embed a node in a
+    /// loop of their own.
+    ///
+    /// # Errors
+    /// The system's event queue fails.
+    pub fn turn(&mut self, deadline: Option<antiphon_sched::Time>) -> Result<(), NodeError> {
+        self.start();
+        self.driver.round(&mut self.sched, deadline)
+    }
+
+    fn start(&mut self) {
+        if !std::mem::replace(&mut self.started, true) {
+            tracing::info!(location = %self.location, name = self.name, "the node starts");
+            self.driver.input(&mut self.sched, Input::Start);
+        }
+    }
+
+    fn run_until(&mut self, over: impl Fn(&Loop) -> bool) -> Result<(), NodeError> {
+        self.start();
+        self.sched.work();
+        self.driver.flush(&mut self.sched);
+        while !over(&self.sched) && !self.sched.has_stopped() {
+            self.driver.round(&mut self.sched, None)?;
+        }
+        self.sched.after_stop();
+        self.flush(FLUSH_WITHIN)
+    }
+
+    /// Goes on until all that was sent is acknowledged.
+    fn flush(&mut self, within: Duration) -> Result<(), NodeError> {
+        let end = self.sched.now() + within;
+        self.driver.flush(&mut self.sched);
+        while self.sched.now() < end && !self.is_flushed() {
+            self.driver.round(&mut self.sched, Some(end))?;
+        }
+        Ok(())
+    }
+
+    fn is_flushed(&mut self) -> bool {
+        self.sched.door().outside::<NodeCore>().is_none_or(|core| core.is_flushed())
+    }
+}
+
+/// Wakes the loop when the thread beside it ends, also by a panic.
+struct Told<'a> {
+    done: &'a AtomicBool,
+    handle: Handle,
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Release);
+        self.handle.wake();
+    }
+}
+
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic that carried no text").to_owned()
+}
+
+fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    egress::allowed_name(host).map_err(io::Error::other)?;
+    (host, port).to_socket_addrs().map(Iterator::collect)
+}
+
+impl Drop for Node {
+    /// Says goodbye to the peers.
+    fn drop(&mut self) {
+        if !self.started || std::thread::panicking() {
+            return;
+        }
+        self.driver.input(&mut self.sched, Input::Leave);
+        if let Err(why) = self.flush(LEAVE_WITHIN) {
+            tracing::debug!(%why, "the node leaves without goodbye");
+        }
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("name", &self.name)
+            .field("location", &self.location)
+            .finish_non_exhaustive()
+    }
+}

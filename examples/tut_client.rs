@@ -1,0 +1,59 @@
+//! Ten actors that look for `server_coro`, and each send it three messages. Start `tut_server` beside it.
+
+use antiphon::prelude::*;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Sends thirty messages to `server_coro`")]
+struct Args {
+    /// What server and clients share
+    #[arg(long, default_value = "key")]
+    secret: String,
+    /// The UDP port on which nodes find each other
+    #[arg(long, default_value_t = 51350)]
+    udp_port: u16,
+    /// How many seconds to wait for the server
+    #[arg(long, default_value_t = 10)]
+    timeout: u64,
+}
+
+enum Client {
+    Found(Result<Addr<String>, LocateError>),
+}
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut node = Node::new(Config {
+        name: Some("client".into()),
+        secret: Some(args.secret.into()),
+        udp_port: Some(args.udp_port),
+        ..Config::default()
+    })?;
+    println!("client at {}", node.location());
+
+    // One counter over all clients: they run on one thread, so it needs no lock.
+    let ids = std::rc::Rc::new(std::cell::Cell::new(0));
+    for client in 0..10 {
+        let ids = ids.clone();
+        node.spawn(move |cx, event| match event {
+            Event::Start => {
+                cx.locate("server_coro", secs(args.timeout), Client::Found);
+                receive()
+            }
+            Event::Message(Client::Found(Ok(server))) => {
+                for x in 0..3 {
+                    ids.set(ids.get() + 1);
+                    cx.send(server, format!("{}: {client} / {x}", ids.get()))?;
+                }
+                stop()
+            }
+            Event::Message(Client::Found(Err(why))) => {
+                println!("client {client} found no server: {why}");
+                stop()
+            }
+            _ => receive(),
+        });
+    }
+    Ok(node.run()?)
+}

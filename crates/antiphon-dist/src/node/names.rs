@@ -43,16 +43,19 @@ pub(crate) enum Looked {
     Later,
 }
 
+/// A name within its space.
+type FullName = (Space, Box<str>);
+
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    registered: BTreeMap<(Space, Box<str>), Registered>,
-    owned: BTreeMap<Key, BTreeSet<(Space, Box<str>)>>,
+    registered: BTreeMap<FullName, Registered>,
+    owned: BTreeMap<Key, BTreeSet<FullName>>,
     /// Questions of this node.
     wants: BTreeMap<u64, Wanted>,
     node_wants: BTreeMap<u64, NodeWanted>,
     /// Questions of peers, by name.
-    asked: BTreeMap<(Space, Box<str>), BTreeSet<(NodeId, u64)>>,
-    asked_by: BTreeMap<NodeId, BTreeMap<u64, (Space, Box<str>)>>,
+    asked: BTreeMap<FullName, BTreeSet<(NodeId, u64)>>,
+    asked_by: BTreeMap<NodeId, BTreeMap<u64, FullName>>,
 }
 
 #[derive(Debug)]
@@ -103,7 +106,7 @@ impl Names {
         }
     }
 
-    fn forget_asked(&mut self, name: &(Space, Box<str>), peer: NodeId, request: u64) {
+    fn forget_asked(&mut self, name: &FullName, peer: NodeId, request: u64) {
         if let Some(askers) = self.asked.get_mut(name) {
             askers.remove(&(peer, request));
             if askers.is_empty() {
@@ -151,7 +154,7 @@ impl NodeCore {
     }
 
     /// The ports of this node's own questions that a new name answers.
-    fn settle_own_wants(&mut self, full: &(Space, Box<str>), key: Key, tag: &'static str) -> Vec<PortId> {
+    fn settle_own_wants(&mut self, full: &FullName, key: Key, tag: &'static str) -> Vec<PortId> {
         let id = ActorId::new(self.me, key);
         let here = self.settings.location;
         let fits = |want: &Wanted| {
@@ -251,7 +254,7 @@ impl NodeCore {
 
     fn add_want(
         &mut self,
-        (space, name): (Space, Box<str>),
+        (space, name): FullName,
         tag: &'static str,
         at: Option<Location>,
         answer: WantedBy,
@@ -310,7 +313,7 @@ impl NodeCore {
         if let Some(what) = refusal {
             return reply(link, &Found { request, what });
         }
-        let full: (Space, Box<str>) = (Space::Actor, want.name.into());
+        let full: FullName = (Space::Actor, want.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
             return send_found(link, request, key, tag);

@@ -247,7 +247,7 @@ impl NodeCore {
                     | Signal::Throw { .. }
                     | Signal::Resume { .. }
             );
-            if again && (waits || peer.locations.first().is_some()) {
+            if again && (waits || !peer.locations.is_empty()) {
                 self.keep_signal(node, signal);
             }
             return;

@@ -1,0 +1,52 @@
+//! `cargo xtask bench`: builds the benchmarks as a user would build a program, and runs them.
+//!
+//! They are a package of their own, so that the peers they compare with are built for nobody else.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Which group of rows; all without it.
+    group: Option<String>,
+    /// Also measures peers and hand-written bounds, interleaved with ours.
+    #[arg(long)]
+    peers: bool,
+    /// Writes the rows to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measures only rows whose name begins so.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// How often each contestant runs; the middle value counts.
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+}
+
+/// Runs the benchmarks.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["run", "--quiet", "--release", "--package", "antiphon-bench", "--"]);
+    cargo.args(&options.group);
+    if options.peers {
+        cargo.arg("--peers");
+    }
+    if let Some(file) = &options.json {
+        cargo.arg("--json").arg(file);
+    }
+    if let Some(name) = &options.only {
+        cargo.args(["--only", name]);
+    }
+    if let Some(rounds) = options.rounds {
+        cargo.args(["--rounds", &rounds.to_string()]);
+    }
+    match cargo.status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("cargo could not be started: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,6 +1,10 @@
 //! Antiphon's chores.
 
 mod bench;
+mod ci;
+mod demo;
+mod keygen;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -10,12 +14,24 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Chore {
+    /// Runs the programs under examples/ as real processes, and checks what they print.
+    Demo(demo::Options),
+    /// Runs all that must pass: formatting, lints, tests, the model of the waker, documentation, demos.
+    Ci(ci::Options),
     /// Measures speed and size, beside peers if asked.
     Bench(bench::Options),
+    /// Prints a new strong secret.
+    Keygen,
+    /// Reports files and functions that have grown long.
+    Tidy,
 }
 
 fn main() -> ExitCode {
     match Chore::parse() {
+        Chore::Demo(options) => demo::run(&options),
+        Chore::Ci(options) => ci::run(&options),
         Chore::Bench(options) => bench::run(&options),
+        Chore::Keygen => keygen::run(),
+        Chore::Tidy => tidy::run(),
     }
 }

@@ -1,0 +1,92 @@
+//! `cargo xtask ci`: all that must pass, in the order in which a failure is soonest seen.
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// What to leave out.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leaves out the tests and demos: they have just been run.
+    #[arg(long)]
+    rest: bool,
+}
+
+struct Step {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
+    /// Also run by the README's two commands.
+    common: bool,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "fmt", arguments: &["fmt", "--all", "--check"], environment: &[], common: false },
+    Step {
+        name: "clippy",
+        arguments: &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
+        environment: &[],
+        common: false,
+    },
+    Step {
+        name: "clippy, scheduler by itself",
+        arguments: &["clippy", "-p", "antiphon-sched", "--all-targets", "--quiet", "--", "-D", "warnings"],
+        environment: &[],
+        common: false,
+    },
+    Step { name: "test", arguments: &["test", "--quiet"], environment: &[], common: true },
+    Step {
+        name: "test, safe twin of the scheduler",
+        arguments: &["test", "-p", "antiphon-sched", "--features", "safe,serde", "--quiet"],
+        environment: &[],
+        common: false,
+    },
+    Step {
+        name: "model of the waker",
+        arguments: &[
+            "test",
+            "-p",
+            "antiphon-sched",
+            "--test",
+            "loom",
+            "--release",
+            "--quiet",
+            "--target-dir",
+            "target/loom",
+        ],
+        environment: &[("RUSTFLAGS", "--cfg loom")],
+        common: false,
+    },
+    Step {
+        name: "doc",
+        arguments: &["doc", "--workspace", "--no-deps", "--quiet"],
+        environment: &[("RUSTDOCFLAGS", "-D warnings")],
+        common: false,
+    },
+    Step { name: "demos", arguments: &["xtask", "demo"], environment: &[], common: true },
+];
+
+/// Runs the steps; stops at the first that fails.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let wanted = STEPS.iter().filter(|step| !(options.rest && step.common));
+    for step in wanted {
+        let begun = Instant::now();
+        println!("ci: {}", step.name);
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(step.arguments).envs(step.environment.iter().copied());
+        match cargo.status() {
+            Ok(status) if status.success() => {
+                println!("ci: {}: passed ({:.1} s)", step.name, begun.elapsed().as_secs_f64());
+            }
+            Ok(_) => {
+                println!("ci: {}: failed", step.name);
+                return ExitCode::FAILURE;
+            }
+            Err(why) => {
+                println!("ci: {}: cargo could not be started: {why}", step.name);
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("ci: passed");
+    ExitCode::SUCCESS
+}

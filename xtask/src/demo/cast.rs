@@ -1,0 +1,168 @@
+//! The processes of one demo: started, heard, and gone when it is over.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use antiphon_wire::Secret;
+
+/// How long any one thing may take before the demo has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The processes of one demo, with a UDP port and a secret of their own.
+pub(super) struct Cast {
+    udp_port: String,
+    secret: String,
+    programs: PathBuf,
+    actors: Vec<Process>,
+    lines: Receiver<Heard>,
+    tell: Sender<Heard>,
+}
+
+/// One process.
+struct Process {
+    name: &'static str,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    printed: Vec<String>,
+}
+
+/// Which process, by its place in the cast.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(super) struct Role(usize);
+
+struct Heard {
+    role: usize,
+    line: String,
+    /// What it printed, rather than what it logged.
+    is_print: bool,
+}
+
+impl Cast {
+    pub(super) fn new() -> Result<Self, String> {
+        let secret = Secret::generate().map_err(|why| why.to_string())?;
+        let here = std::env::current_exe().map_err(|why| why.to_string())?;
+        let folder = here.parent().ok_or("this program is in no folder")?;
+        let (tell, lines) = channel();
+        Ok(Self {
+            udp_port: antiphon_sched::testing::free_udp_port().to_string(),
+            secret: secret.reveal().to_owned(),
+            programs: folder.join("examples"),
+            actors: Vec::new(),
+            lines,
+            tell,
+        })
+    }
+
+    /// Starts a program under examples/, and calls it so in the transcript.
+    pub(super) fn start(
+        &mut self,
+        name: &'static str,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<Role, String> {
+        let mut command = Command::new(self.programs.join(program));
+        command.args(["--udp-port", &self.udp_port, "--secret", &self.secret]).args(arguments);
+        command.env("ANTIPHON_LOOPBACK_ONLY", "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|why| format!("{program} could not be started: {why}"))?;
+        let role = self.actors.len();
+        if let Some(stdout) = child.stdout.take() {
+            self.listen(role, stdout, true);
+        }
+        if let Some(stderr) = child.stderr.take() {
+            self.listen(role, stderr, false);
+        }
+        let stdin = child.stdin.take();
+        self.actors.push(Process { name, child, stdin, printed: Vec::new() });
+        Ok(Role(role))
+    }
+
+    fn listen(&self, role: usize, from: impl Read + Send + 'static, is_print: bool) {
+        let tell = self.tell.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                // Nobody listens any more when the demo is over.
+                if tell.send(Heard { role, line, is_print }).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Shows what the processes print, until `enough` has seen enough of it.
+    pub(super) fn listen_until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let end = Instant::now() + PATIENCE;
+        while !enough(self) {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(heard) => self.show(heard),
+                Err(RecvTimeoutError::Timeout) => return Err(format!("waited {PATIENCE:?} for {what}")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(format!("everybody went silent before {what}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, heard: Heard) {
+        let process = &mut self.actors[heard.role];
+        println!("{:>10} {} {}", process.name, if heard.is_print { '|' } else { '!' }, heard.line);
+        if heard.is_print {
+            process.printed.push(heard.line);
+        }
+    }
+
+    /// All lines that a process has printed so far.
+    pub(super) fn printed(&self, role: Role) -> &[String] {
+        &self.actors[role.0].printed
+    }
+
+    /// Closes a process's input.
+    pub(super) fn end_input(&mut self, role: Role) {
+        self.actors[role.0].stdin = None;
+    }
+
+    /// Waits until a process has ended, and shows the rest of what it printed.
+    pub(super) fn wait_for_end(&mut self, role: Role) -> Result<(), String> {
+        let name = self.actors[role.0].name;
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.try_wait(role)? {
+                break status;
+            }
+            if Instant::now() >= end {
+                return Err(format!("waited {PATIENCE:?} for the end of {name}"));
+            }
+            if let Ok(heard) = self.lines.recv_timeout(Duration::from_millis(10)) {
+                self.show(heard);
+            }
+        };
+        // Its pipes close with it: what is under way arrives at once.
+        while let Ok(heard) = self.lines.recv_timeout(Duration::from_millis(50)) {
+            self.show(heard);
+        }
+        if status.success() { Ok(()) } else { Err(format!("{name} ended with {status}")) }
+    }
+
+    fn try_wait(&mut self, role: Role) -> Result<Option<ExitStatus>, String> {
+        self.actors[role.0].child.try_wait().map_err(|why| why.to_string())
+    }
+}
+
+impl Drop for Cast {
+    /// Nobody is left behind, also when the demo has failed.
+    fn drop(&mut self) {
+        for process in &mut self.actors {
+            if matches!(process.child.try_wait(), Ok(None)) {
+                let ended = process.child.kill().and_then(|()| process.child.wait());
+                if let Err(why) = ended {
+                    println!("{} could not be ended: {why}", process.name);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! `cargo xtask demo`: the programs under examples/, as real processes that talk over loopback.
+//!
+//! A scenario starts them, feeds them, shows what they print under their names, and checks it. Each run has
+//! a UDP port and a secret of its own.
+
+mod cast;
+mod tut;
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use cast::Cast;
+
+/// Which demos to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// One demo; all of them without it.
+    name: Option<String>,
+    /// Lists the demos.
+    #[arg(long)]
+    list: bool,
+}
+
+struct Demo {
+    name: &'static str,
+    about: &'static str,
+    /// The programs under examples/ that it starts.
+    programs: &'static [&'static str],
+    play: fn(&mut Cast) -> Result<String, String>,
+}
+
+const DEMOS: &[Demo] = &[Demo {
+    name: "tut",
+    about: "ten clients find a server by name, and send it three messages each",
+    programs: &["tut_server", "tut_client"],
+    play: tut::play,
+}];
+
+/// Runs what was asked for; the exit code tells whether all passed.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    if options.list {
+        DEMOS.iter().for_each(|demo| println!("{:<16} {}", demo.name, demo.about));
+        return ExitCode::SUCCESS;
+    }
+    let wanted: Vec<&Demo> = match &options.name {
+        None => DEMOS.iter().collect(),
+        Some(name) => DEMOS.iter().filter(|demo| demo.name == name).collect(),
+    };
+    if wanted.is_empty() {
+        println!("there is no such demo; `cargo xtask demo --list` names them all");
+        return ExitCode::FAILURE;
+    }
+    if let Err(why) = build(&wanted) {
+        println!("the examples could not be built: {why}");
+        return ExitCode::FAILURE;
+    }
+    let outcomes: Vec<Outcome> = wanted.iter().map(|demo| play(demo)).collect();
+    if options.name.is_none() {
+        summarise(&outcomes);
+    }
+    match outcomes.iter().all(|outcome| outcome.verdict.is_ok()) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+struct Outcome {
+    name: &'static str,
+    seconds: f64,
+    verdict: Result<String, String>,
+}
+
+fn build(demos: &[&Demo]) -> Result<(), String> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", "antiphon"]);
+    for program in demos.iter().flat_map(|demo| demo.programs) {
+        cargo.args(["--example", program]);
+    }
+    match cargo.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("cargo ended with {status}")),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+fn play(demo: &Demo) -> Outcome {
+    println!("demo {}: {}", demo.name, demo.about);
+    let begun = Instant::now();
+    let verdict = Cast::new().and_then(|mut cast| (demo.play)(&mut cast));
+    let seconds = begun.elapsed().as_secs_f64();
+    match &verdict {
+        Ok(seen) => println!("demo {}: passed ({seen}, {seconds:.1} s)", demo.name),
+        Err(why) => println!("demo {}: failed: {why}", demo.name),
+    }
+    Outcome { name: demo.name, seconds, verdict }
+}
+
+fn summarise(outcomes: &[Outcome]) {
+    println!();
+    println!("{:<16} {:>7}  verdict", "demo", "seconds");
+    for outcome in outcomes {
+        let verdict = if outcome.verdict.is_ok() { "passed" } else { "failed" };
+        println!("{:<16} {:>7.1}  {verdict}", outcome.name, outcome.seconds);
+    }
+    let passed = outcomes.iter().filter(|outcome| outcome.verdict.is_ok()).count();
+    match outcomes.len() - passed {
+        0 => println!("demos: {passed} passed"),
+        failed => println!("demos: {passed} passed, {failed} failed"),
+    }
+}

@@ -1,0 +1,19 @@
+//! `cargo xtask keygen`: a strong secret, for the operator who asked for one.
+
+use std::process::ExitCode;
+
+use antiphon_wire::Secret;
+
+/// Prints a new secret, and nothing else.
+pub(crate) fn run() -> ExitCode {
+    match Secret::generate() {
+        Ok(secret) => {
+            println!("{}", secret.reveal());
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -371,13 +371,14 @@ impl Endpoint {
             while let Some(event) = peer.session.poll_event() {
                 match event {
                     Event::Status(Status::Lost) => lost.push(*node),
-                    Event::Renew => {
+                    // A silent peer may live, and only the connection be dead.
+                    Event::Renew | Event::Status(Status::Suspect) => {
                         self.dials
                             .iter_mut()
                             .filter(|dial| dial.node == Some(*node))
                             .for_each(|dial| dial.conn = None);
                     }
-                    Event::Status(Status::Online | Status::Suspect) | Event::Writable => {}
+                    Event::Status(Status::Online) | Event::Writable => {}
                 }
             }
         }

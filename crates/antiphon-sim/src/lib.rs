@@ -52,16 +52,17 @@ impl Drop for Replay {
     }
 }
 
-/// The seeds of a test: the one in `ANTIPHON_SEED`, else the first `count`.
+/// The seeds of a test: the one in `ANTIPHON_SEED`; else as many as `ANTIPHON_SEEDS` says; else `count`.
 ///
 /// # Panics
-/// If the variable holds no number.
+/// If a variable holds no number.
 pub fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("ANTIPHON_SEED") {
-        Ok(seed) => {
-            let seed: u64 = seed.parse().expect("ANTIPHON_SEED is a number");
-            seed..seed + 1
-        }
-        Err(_) => 0..count,
+    let number = |name| {
+        let value = std::env::var(name).ok()?;
+        Some(value.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number, not {value}")))
+    };
+    match number("ANTIPHON_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("ANTIPHON_SEEDS").unwrap_or(count),
     }
 }

@@ -71,7 +71,7 @@ struct Dial {
 }
 
 impl Dial {
-    /// The present connection stays until the new one is proven.
+    /// The present connection stays until a new one is proven.
     fn renew(&mut self) {
         (self.conn, self.renews) = (None, true);
     }
@@ -294,6 +294,7 @@ impl Endpoint {
         }
         let peer = self.peers.get_mut(&node).expect("it was there, or was just begun");
         peer.session.connected(now, connection).expect("it was admitted");
+        self.dials.iter_mut().filter(|dial| dial.node == Some(node)).for_each(|dial| dial.renews = false);
         if let Some(old) = peer.conn.replace(conn) {
             self.wires.remove(&old);
             self.dials.iter_mut().filter(|dial| dial.conn == Some(old)).for_each(|dial| dial.conn = None);
@@ -400,7 +401,7 @@ impl Endpoint {
         for dial in &mut self.dials {
             if dial.again_at <= now && dial.is_wanted(&self.peers) {
                 let conn = out.dial(dial.to);
-                (dial.conn, dial.renews) = (Some(conn), false);
+                dial.conn = Some(conn);
                 let phase = Phase::Dialling;
                 self.wires.insert(conn, Wire { phase, input: Deframer::new(), is_full: false, begun: now });
             }

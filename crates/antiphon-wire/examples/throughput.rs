@@ -130,7 +130,7 @@ fn meet(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> 
 }
 
 fn session(profile: &Profile, connection: Box<Connection>) -> Result<Session, Box<dyn std::error::Error>> {
-    assert_eq!(Session::admit(None, &connection), Admission::Begins);
+    assert_eq!(Session::admit(None, 1, &connection), Admission::Begins);
     let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
     session.connected(Time::START, connection)?;
     Ok(session)

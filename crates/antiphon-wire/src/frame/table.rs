@@ -153,6 +153,13 @@ frames! {
         sent: u64,
     }
 
+    /// The first frame of each connection, in each direction: which number the first numbered frame on it has. It is the one
+    /// that the peer expects, or a later one that the peer has acknowledged meanwhile.
+    Begin = 0x0a {
+        /// The number.
+        frame: u64,
+    }
+
     // Numbered frames: in order, once, under credit, over any number of connections.
 
     /// Gives a type tag its number, before the first frame that uses it. Numbers are dense, from 0.

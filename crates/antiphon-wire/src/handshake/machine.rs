@@ -188,8 +188,8 @@ impl Handshake {
                     let is_held = claim.resumes && key.is_some();
                     is_held.then_some(()).ok_or(HandshakeError::Refused(Refusal::Session))?;
                 }
-                let nexts = Nexts { mine: claim.next, theirs: proof.claim.next };
-                Ok(Step::Done(Box::new(session.finish(profile, &schedule, Role::Dialler, resumes, nexts))))
+                let expects = proof.claim.next;
+                Ok(Step::Done(Box::new(session.finish(profile, &schedule, Role::Dialler, resumes, expects))))
             }
             (
                 State::Dialled { .. }
@@ -291,8 +291,8 @@ impl Handshake {
             resume_key.map(|key| schedule.prove_resumption(key, Role::Acceptor, claim)).into_iter().collect();
         let secret = session.suite.is_proven().then(|| schedule.prove(Role::Acceptor, claim));
         Proof { claim, secret, session: proofs }.put(MessageKind::AcceptorProof, out);
-        let nexts = Nexts { mine: claim.next, theirs: proof.claim.next };
-        Ok(Box::new(session.finish(profile, &schedule, Role::Acceptor, resumes, nexts)))
+        let expects = proof.claim.next;
+        Ok(Box::new(session.finish(profile, &schedule, Role::Acceptor, resumes, expects)))
     }
 
     /// Ends the handshake and tells the peer why, in `out`. Then write and close.
@@ -302,13 +302,6 @@ impl Handshake {
     }
 }
 
-/// The next frame that each side expects.
-#[derive(Debug, Clone, Copy)]
-struct Nexts {
-    mine: u64,
-    theirs: u64,
-}
-
 impl Draft {
     fn finish(
         self,
@@ -316,7 +309,7 @@ impl Draft {
         schedule: &Schedule,
         role: Role,
         resumes: bool,
-        nexts: Nexts,
+        peer_expects: u64,
     ) -> Connection {
         let (suite, limits) = (self.suite, &profile.limits);
         let allowance = Connection::allowance(limits);
@@ -331,8 +324,7 @@ impl Draft {
             suite,
             mine: self.mine,
             resumes,
-            receives_from: if resumes { nexts.mine } else { 0 },
-            sends_from: if resumes { nexts.theirs } else { 0 },
+            peer_expects: if resumes { peer_expects } else { 0 },
             resume_key: (!resumes && suite.is_proven()).then(|| schedule.resume_key()),
             sealer: Sealer::new(suite, &*schedule.record_key(role), ours.min(theirs), allowance),
             opener: Opener::new(suite, &*schedule.record_key(their_role), ours.min(theirs), allowance),

@@ -163,10 +163,8 @@ pub struct Connection {
     pub(crate) mine: Standing,
     /// Whether both sides go on with the session that they have.
     pub(crate) resumes: bool,
-    /// The first numbered frame that the peer will send on it.
-    pub(crate) receives_from: u64,
-    /// The first numbered frame that this side will send on it.
-    pub(crate) sends_from: u64,
+    /// The next numbered frame that the peer expects; 0 in a session that begins.
+    pub(crate) peer_expects: u64,
     /// Of a session that begins.
     pub(crate) resume_key: Option<ResumeKey>,
     pub(crate) sealer: Sealer,

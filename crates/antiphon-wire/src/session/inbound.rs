@@ -18,6 +18,8 @@ pub(crate) struct Inbound {
     next: u64,
     /// Frames that the peer repeats on the present connection although they have arrived.
     repeated: u64,
+    /// Whether the peer has said where it begins on the present connection.
+    has_begun: bool,
     /// Bytes of all frames that have arrived.
     position: u64,
     /// Bytes that need no longer be held back.
@@ -68,6 +70,7 @@ impl Inbound {
         Inbound {
             next: 0,
             repeated: 0,
+            has_begun: false,
             position: 0,
             released: 0,
             handed_out: 0,
@@ -81,19 +84,27 @@ impl Inbound {
         }
     }
 
-    /// A new connection, on which the peer begins with frame `from`.
-    pub(crate) fn begin_connection(&mut self, from: u64) {
-        debug_assert!(from <= self.next, "this side never asked for a frame beyond the next");
-        self.repeated = self.next.saturating_sub(from);
-        self.acked = from;
+    /// A new connection: the peer is going to say with which frame it begins.
+    pub(crate) fn begin_connection(&mut self) {
+        self.has_begun = false;
+        self.repeated = 0;
+    }
+
+    /// The peer begins with frame `from`.
+    pub(crate) fn begin_at(&mut self, from: u64) -> Result<(), PeerFault> {
+        if self.has_begun || from > self.next {
+            return Err(PeerFault::FrameNumber { frame: from });
+        }
+        self.has_begun = true;
+        self.repeated = self.next - from;
+        Ok(())
     }
 
     /// A numbered frame of `bytes` has arrived. False if it had arrived before.
     #[inline]
     pub(crate) fn admit(&mut self, bytes: usize) -> Result<bool, PeerFault> {
-        if self.repeated > 0 {
-            self.repeated -= 1;
-            return Ok(false);
+        if self.repeated > 0 || !self.has_begun {
+            return self.pass_over();
         }
         let position = self.position + bytes as u64;
         if position > self.granted {
@@ -103,6 +114,12 @@ impl Inbound {
         self.next += 1;
         self.handed_out += bytes as u64;
         Ok(true)
+    }
+
+    #[cold]
+    fn pass_over(&mut self) -> Result<bool, PeerFault> {
+        self.repeated = self.repeated.checked_sub(1).ok_or(PeerFault::NotBegun)?;
+        Ok(false)
     }
 
     /// The frame that was handed out last needs no longer be held back.

@@ -124,12 +124,15 @@ pub enum PeerFault {
         /// How many more.
         by: u64,
     },
-    /// It acknowledged, or asked for, frames that were never sent or were acknowledged before.
+    /// It acknowledged, expects, or begins with a frame that cannot be.
     #[error("it speaks of frame {frame}, which is not among those under way")]
     FrameNumber {
         /// The number that it told.
         frame: u64,
     },
+    /// It sent a numbered frame before it said which number the first one has.
+    #[error("it sent a numbered frame before it said where it begins")]
+    NotBegun,
     /// Tags are numbered densely, up to the limit.
     #[error("it numbered a type tag {told:?} where {expected} was next")]
     TagNumber {
@@ -194,21 +197,23 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError::NotAdmitted`] unless [`Session::admit`] answers [`Admission::Takes`] (or the session was begun with this
-    /// connection); [`SessionError::PeerMisbehaved`] if the peer asks for frames that it acknowledged, or that were never sent.
+    /// connection); [`SessionError::PeerMisbehaved`] if the peer expects frames that were never sent.
     /// Nothing was changed.
     pub fn connected(&mut self, now: Time, connection: Box<Connection>) -> Result<(), SessionError> {
-        if Session::admit(Some(self), &connection) != Admission::Takes {
+        if self.identity.admit(&connection) != Admission::Takes {
             return Err(SessionError::NotAdmitted);
         }
-        let frame = connection.sends_from;
-        self.outbound.rewind(frame).map_err(|_| PeerFault::FrameNumber { frame })?;
-        self.outbound.acknowledge(frame).map_err(|_| PeerFault::FrameNumber { frame })?;
-        self.inbound.begin_connection(connection.receives_from);
+        // What the peer expected when it proved; over an older connection it may have acknowledged more since.
+        let expected = connection.peer_expects;
+        self.outbound.acknowledge(expected).map_err(|_| PeerFault::FrameNumber { frame: expected })?;
+        let begin = self.outbound.acked();
+        self.outbound.rewind(begin).expect("what is not acknowledged is kept");
+        self.inbound.begin_connection();
         self.identity.take(&connection);
         let Connection { suite, sealer, opener, .. } = *connection;
         self.link = Some(Link { suite, sealer, opener });
         self.lanes.unpause_all();
-        self.control.begin_connection();
+        self.control.begin_connection(begin);
         self.events.renew_told = false;
         self.ack_due = None;
         self.hear(now);

@@ -116,6 +116,7 @@ impl Session {
                 Ok(Some(Incoming::Frame(frame)))
             }
             Frame::Ack(_)
+            | Frame::Begin(_)
             | Frame::Credit(_)
             | Frame::Ping(_)
             | Frame::Pong(_)
@@ -169,7 +170,9 @@ impl Session {
     }
 
     fn digest_control(&mut self, frame: Frame<'_>) -> Result<(), PeerFault> {
-        if let Frame::Ack(ack) = frame {
+        if let Frame::Begin(begin) = frame {
+            self.inbound.begin_at(begin.frame)?;
+        } else if let Frame::Ack(ack) = frame {
             self.outbound.acknowledge(ack.next).map_err(|_| PeerFault::FrameNumber { frame: ack.next })?;
         } else if let Frame::Credit(credit) = frame {
             self.credit = self.credit.max(credit.until);

@@ -85,12 +85,13 @@ impl Identity {
         Holding { next, keys: self.keys.clone(), grip }
     }
 
-    fn admit(&self, connection: &Connection) -> Admission {
+    pub(super) fn admit(&self, connection: &Connection) -> Admission {
         let theirs = connection.peer.standing.epoch;
         let is_same = connection.mine.epoch == self.epoch && theirs == self.known;
         let is_newer = theirs > self.known;
         if !is_same {
-            return if is_newer { Admission::Begins } else { Admission::Refused(Refusal::Superseded) };
+            let begins = is_newer && !connection.resumes && connection.mine.epoch >= self.epoch;
+            return if begins { Admission::Begins } else { Admission::Refused(Refusal::Superseded) };
         }
         if !connection.resumes && self.is_firm {
             return Admission::Refused(Refusal::Superseded);
@@ -207,7 +208,16 @@ impl Session {
     }
 
     /// What to do with a proven connection. `session` is the one with its peer, if there is one.
-    pub fn admit(session: Option<&Session>, connection: &Connection) -> Admission {
-        session.map_or(Admission::Begins, |session| session.identity.admit(connection))
+    ///
+    /// The acceptor may take `Begins` and `Takes` for granted if nothing happened since [`confirm_to`](Session::confirm_to).
+    pub fn admit(session: Option<&Session>, epoch: u64, connection: &Connection) -> Admission {
+        match session {
+            Some(session) => session.identity.admit(connection),
+            None if connection.resumes || connection.mine.epoch != epoch => {
+                // The session ended while the handshake was under way.
+                Admission::Refused(Refusal::Superseded)
+            }
+            None => Admission::Begins,
+        }
     }
 }

@@ -133,7 +133,7 @@ use crate::handshake::HandshakeError;
 
 impl End {
     fn take(&mut self, now: Time, connection: Box<Connection>) {
-        match Session::admit(self.session.as_ref(), &connection) {
+        match Session::admit(self.session.as_ref(), self.epoch, &connection) {
             Admission::Takes => {}
             Admission::Begins => {
                 self.epoch += u64::from(self.session.is_some());

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::frame::{
-    Ack, Credit, Frame, FrameTooLarge, HEADER_BYTES, NUMBERED_FROM, Pause, Ping, Pong, RawFrame, Tag, Unpause,
+    Ack, Begin, Credit, Frame, FrameTooLarge, HEADER_BYTES, NUMBERED_FROM, Pause, Ping, Pong, RawFrame, Tag,
+    Unpause,
 };
 use crate::ids::{Key, Pair, TagId};
 use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX};
@@ -50,6 +51,8 @@ pub(super) struct Control {
     pub(super) ack_now: bool,
     pub(super) ping: Option<u64>,
     pub(super) pong: Option<u64>,
+    /// The number of the first numbered frame, on a new connection.
+    begin: Option<u64>,
     /// Tells the present credit, because a connection is new.
     credit_now: bool,
     /// Encoded frames.
@@ -59,9 +62,9 @@ pub(super) struct Control {
 
 impl Control {
     /// What a new connection must hear first.
-    pub(super) fn begin_connection(&mut self) {
+    pub(super) fn begin_connection(&mut self, begin: u64) {
         let paused = std::mem::take(&mut self.paused);
-        *self = Control { credit_now: true, paused, ..Control::default() };
+        *self = Control { begin: Some(begin), credit_now: true, paused, ..Control::default() };
         for actor in &self.paused {
             push_control(&Frame::Pause(Pause { actor: *actor }), &mut self.others);
         }
@@ -236,6 +239,9 @@ impl Session {
 
     /// What is owed goes along with whatever is sent.
     fn put_control(&mut self, out: &mut Vec<u8>, room: usize) {
+        if let Some(frame) = self.control.begin.take() {
+            push_control(&Frame::Begin(Begin { frame }), out);
+        }
         if self.inbound.owes_ack() || self.control.ack_now {
             push_control(&Frame::Ack(Ack { next: self.inbound.take_ack() }), out);
             self.control.ack_now = false;
@@ -279,5 +285,5 @@ fn push_control(frame: &Frame<'_>, out: &mut Vec<u8>) {
     frame.put_with_header(length, out);
 }
 
-/// Ack, credit, ping and pong.
-const CONTROL_BYTES_MAX: usize = 4 * (HEADER_BYTES + 8);
+/// Begin, ack, credit, ping and pong.
+const CONTROL_BYTES_MAX: usize = 5 * (HEADER_BYTES + 8);

@@ -1,0 +1,483 @@
+//! The first machine: sessions with their connections, redial, and actors that talk; the least that a node does.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_wire::{
+    Admission, Connection, Deframer, Event, Fresh, Handshake, HandshakeError, Limits, NodeId, Profile,
+    Secret, Session, SessionError, Standing, Status, Step, Suite, Time,
+};
+
+use crate::chance::Chance;
+use crate::machine::{Conn, Input, Machine, Output, Outputs};
+use crate::workload::{Heard, Workload};
+
+/// How an endpoint behaves.
+#[derive(Debug, Clone)]
+pub struct Habits {
+    /// Whom it dials, and dials again.
+    pub targets: Vec<SocketAddr>,
+    /// How it protects records.
+    pub suite: Suite,
+    /// Limits of its sessions.
+    pub limits: Limits,
+    /// It sends something about this often; zero for never.
+    pub speaks_every: Duration,
+    /// Of so many messages, one is large; 0 for none.
+    pub large_once_in: u64,
+    /// Of so many messages, the receiver parks one; 0 for none.
+    pub parks_once_in: u64,
+}
+
+impl Default for Habits {
+    fn default() -> Habits {
+        Habits {
+            targets: Vec::new(),
+            suite: Suite::Plain,
+            limits: Limits::default(),
+            speaks_every: Duration::from_millis(2),
+            large_once_in: 100,
+            parks_once_in: 50,
+        }
+    }
+}
+
+/// A session endpoint: dials its targets, accepts others, keeps a session with each, and checks what it hears.
+#[derive(Debug)]
+pub struct Endpoint {
+    profile: Profile,
+    habits: Habits,
+    chance: Chance,
+    /// Rises whenever a session ends.
+    epoch: u64,
+    dials: Vec<Dial>,
+    wires: BTreeMap<Conn, Wire>,
+    peers: BTreeMap<NodeId, Peer>,
+    heard: Heard,
+    speaks_at: Option<Time>,
+    sessions_ended: u64,
+}
+
+#[derive(Debug)]
+struct Dial {
+    to: SocketAddr,
+    conn: Option<Conn>,
+    again_at: Time,
+    /// Whom it met there last.
+    node: Option<NodeId>,
+    /// Whether the connection there is to be replaced.
+    renews: bool,
+}
+
+impl Dial {
+    /// The present connection stays until a new one is proven.
+    fn renew(&mut self) {
+        (self.conn, self.renews) = (None, true);
+    }
+
+    /// Whether there is neither a dial under way nor a connection with whom it met there.
+    fn is_wanted(&self, peers: &BTreeMap<NodeId, Peer>) -> bool {
+        let peer = self.node.and_then(|node| peers.get(&node));
+        self.conn.is_none() && peer.is_none_or(|peer| peer.conn.is_none() || self.renews)
+    }
+}
+
+#[derive(Debug)]
+struct Wire {
+    phase: Phase,
+    input: Deframer,
+    /// Whether something was written that has not left.
+    is_full: bool,
+    begun: Time,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Dialling,
+    Shaking(Box<Handshake>),
+    Session(NodeId),
+}
+
+#[derive(Debug)]
+struct Peer {
+    session: Session,
+    conn: Option<Conn>,
+    workload: Workload,
+}
+
+impl Endpoint {
+    /// One start of an endpoint: everything random, also its incarnation, from `seed`.
+    pub fn new(habits: Habits, seed: u64) -> Endpoint {
+        let mut chance = Chance::new(seed);
+        let profile = Profile {
+            node: NodeId(chance.number()),
+            name: "endpoint".to_owned(),
+            locations: Vec::new(),
+            suites: vec![habits.suite],
+            key_id: 1,
+            secret: Some(Secret::from("key")),
+            flags: 0,
+            limits: habits.limits,
+        };
+        let dial =
+            |to: &SocketAddr| Dial { to: *to, conn: None, again_at: Time::START, node: None, renews: false };
+        let dials = habits.targets.iter().map(dial).collect();
+        Endpoint {
+            profile,
+            habits,
+            chance,
+            epoch: 1,
+            dials,
+            wires: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            heard: Heard::default(),
+            speaks_at: None,
+            sessions_ended: 0,
+        }
+    }
+
+    /// This incarnation.
+    pub fn node(&self) -> NodeId {
+        self.profile.node
+    }
+
+    /// No more messages.
+    pub fn be_silent(&mut self) {
+        self.habits.speaks_every = Duration::ZERO;
+        self.speaks_at = None;
+    }
+
+    /// Messages sent to a peer in the present session.
+    pub fn sent_to(&self, peer: NodeId) -> Option<u64> {
+        self.peers.get(&peer).map(|peer| peer.workload.sent())
+    }
+
+    /// Messages heard from a peer in its present session.
+    pub fn heard_from(&self, peer: NodeId) -> u64 {
+        self.heard.total(peer)
+    }
+
+    /// Sessions that were lost or replaced.
+    pub fn sessions_ended(&self) -> u64 {
+        self.sessions_ended
+    }
+
+    /// Sessions whose every frame was acknowledged, and all sessions.
+    pub fn settled(&self) -> (usize, usize) {
+        let settled = self.peers.values().filter(|peer| peer.session.is_idle()).count();
+        (settled, self.peers.len())
+    }
+
+    fn on_connected(&mut self, now: Time, conn: Conn, out: &mut Outputs) {
+        let Some(dial) = self.dials.iter().find(|dial| dial.conn == Some(conn)) else { return };
+        let known = dial.node.and_then(|node| self.peers.get_mut(&node));
+        let standing =
+            known.map_or_else(|| Standing::unknown(self.epoch), |peer| peer.session.next_standing());
+        let mut hello = Vec::new();
+        let fresh = toy_fresh(&mut self.chance);
+        let handshake = Handshake::dial(&self.profile, fresh, standing, None, &mut hello);
+        self.begin(now, conn, handshake);
+        out.push(Output::Write { conn, bytes: hello });
+    }
+
+    fn begin(&mut self, now: Time, conn: Conn, handshake: Handshake) {
+        let phase = Phase::Shaking(Box::new(handshake));
+        self.wires.insert(conn, Wire { phase, input: Deframer::new(), is_full: false, begun: now });
+    }
+
+    fn on_bytes(&mut self, now: Time, conn: Conn, mut bytes: &[u8], out: &mut Outputs) {
+        while !bytes.is_empty() {
+            let Some(mut wire) = self.wires.remove(&conn) else { return };
+            let count = wire.input.push(bytes);
+            assert!(count > 0, "there is space once everything whole was taken");
+            bytes = &bytes[count..];
+            if self.advance(now, conn, &mut wire, out) {
+                self.wires.insert(conn, wire);
+            } else {
+                self.hang_up(now, conn, out);
+            }
+        }
+    }
+
+    /// Takes everything whole; false if the connection is of no use any more.
+    fn advance(&mut self, now: Time, conn: Conn, wire: &mut Wire, out: &mut Outputs) -> bool {
+        if let Phase::Shaking(handshake) = &mut wire.phase {
+            let mut reply = Vec::new();
+            let shaken = self.shake(now, conn, handshake, &mut wire.input, &mut reply, out);
+            if !reply.is_empty() {
+                out.push(Output::Write { conn, bytes: reply });
+            }
+            match shaken {
+                Ok(None) => return true,
+                Ok(Some(node)) => wire.phase = Phase::Session(node),
+                Err(_) => return false,
+            }
+        }
+        match wire.phase {
+            Phase::Session(node) => self.listen(now, conn, node, &mut wire.input),
+            Phase::Dialling | Phase::Shaking(_) => true,
+        }
+    }
+
+    /// Goes on with a handshake; answers the peer once the connection is proven and taken.
+    fn shake(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        handshake: &mut Handshake,
+        input: &mut Deframer,
+        reply: &mut Vec<u8>,
+        out: &mut Outputs,
+    ) -> Result<Option<NodeId>, HandshakeError> {
+        loop {
+            let step = handshake.advance(&self.profile, input, reply)?;
+            let node = handshake.peer().map(|hello| hello.node);
+            let session = node.and_then(|node| self.peers.get(&node)).map(|peer| &peer.session);
+            let connection = match step {
+                Step::Wait => return Ok(None),
+                Step::Introduced if self.is_dial(conn) => {
+                    self.dials
+                        .iter_mut()
+                        .filter(|dial| dial.conn == Some(conn))
+                        .for_each(|dial| dial.node = node);
+                    match Session::prove_to(session, self.epoch, handshake) {
+                        Ok(holding) => handshake.prove(&self.profile, holding, reply)?,
+                        Err(refusal) => return Err(refused(handshake, refusal, reply)),
+                    }
+                    continue;
+                }
+                Step::Introduced => {
+                    let hello = handshake.peer().expect("it was introduced");
+                    match Session::answer_to(session, self.epoch, hello) {
+                        Ok(standing) => {
+                            let fresh = toy_fresh(&mut self.chance);
+                            handshake.answer(&self.profile, fresh, standing, reply)?;
+                        }
+                        Err(refusal) => return Err(refused(handshake, refusal, reply)),
+                    }
+                    continue;
+                }
+                Step::Proven => match Session::confirm_to(session, self.epoch, handshake) {
+                    Ok(holding) => handshake.confirm(&self.profile, &holding, reply)?,
+                    Err(refusal) => return Err(refused(handshake, refusal, reply)),
+                },
+                Step::Done(connection) => connection,
+            };
+            // Both proofs are sent: a refusal would be taken for a record, so the connection is only closed.
+            return self.take(now, conn, connection, out).map(Some).map_err(HandshakeError::Refused);
+        }
+    }
+
+    fn is_dial(&self, conn: Conn) -> bool {
+        self.dials.iter().any(|dial| dial.conn == Some(conn))
+    }
+
+    /// A connection is proven: gives it to its session, or begins one.
+    fn take(
+        &mut self,
+        now: Time,
+        conn: Conn,
+        connection: Box<Connection>,
+        out: &mut Outputs,
+    ) -> Result<NodeId, antiphon_wire::Refusal> {
+        let node = connection.peer().node;
+        match Session::admit(self.peers.get(&node).map(|peer| &peer.session), self.epoch, &connection) {
+            Admission::Takes => {}
+            Admission::Begins => {
+                self.end_session(node, out);
+                let session = Session::begin(now, &self.profile.limits, self.profile.node, &connection);
+                let workload = Workload::new(self.heard.next_session(), self.profile.node);
+                self.peers.insert(node, Peer { session, conn: None, workload });
+            }
+            Admission::Refused(refusal) => return Err(refusal),
+        }
+        let peer = self.peers.get_mut(&node).expect("it was there, or was just begun");
+        peer.session.connected(now, connection).expect("it was admitted");
+        self.dials.iter_mut().filter(|dial| dial.node == Some(node)).for_each(|dial| dial.renews = false);
+        if let Some(old) = peer.conn.replace(conn) {
+            self.wires.remove(&old);
+            self.dials.iter_mut().filter(|dial| dial.conn == Some(old)).for_each(|dial| dial.conn = None);
+            out.push(Output::Close(old));
+        }
+        if self.speaks_at.is_none() && !self.habits.speaks_every.is_zero() {
+            self.speaks_at = Some(now + self.chance.span(self.habits.speaks_every * 2));
+        }
+        Ok(node)
+    }
+
+    /// Opens records and hears their frames; false if the connection is of no use any more.
+    fn listen(&mut self, now: Time, conn: Conn, node: NodeId, input: &mut Deframer) -> bool {
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.conn == Some(conn)) else {
+            return false;
+        };
+        loop {
+            let mut frames = match peer.session.next_record(now, input) {
+                Ok(Some(frames)) => frames,
+                Ok(None) => return true,
+                Err(SessionError::Record(error)) => {
+                    panic!("the network cuts streams, but changes no byte: {error}")
+                }
+                Err(error) => panic!("{error}"),
+            };
+            while let Some(incoming) =
+                peer.session.next_frame(now, &mut frames).unwrap_or_else(|error| panic!("{error}"))
+            {
+                self.heard.hear(node, &incoming.frame());
+                if self.chance.once_in(self.habits.parks_once_in) {
+                    peer.workload.park(now, &mut peer.session, &incoming.frame(), &mut self.chance);
+                }
+            }
+        }
+    }
+
+    fn end_session(&mut self, node: NodeId, out: &mut Outputs) {
+        let Some(peer) = self.peers.remove(&node) else { return };
+        self.epoch += 1;
+        self.sessions_ended += 1;
+        if let Some(conn) = peer.conn {
+            self.wires.remove(&conn);
+            self.dials.iter_mut().filter(|dial| dial.conn == Some(conn)).for_each(|dial| dial.conn = None);
+            out.push(Output::Close(conn));
+        }
+    }
+
+    fn hang_up(&mut self, now: Time, conn: Conn, out: &mut Outputs) {
+        out.push(Output::Close(conn));
+        self.on_closed(now, conn);
+    }
+
+    fn on_closed(&mut self, now: Time, conn: Conn) {
+        self.wires.remove(&conn);
+        for peer in self.peers.values_mut().filter(|peer| peer.conn == Some(conn)) {
+            peer.conn = None;
+            peer.session.disconnected();
+        }
+        let again_at = now + Duration::from_millis(5) + self.chance.span(Duration::from_millis(20));
+        for dial in self.dials.iter_mut().filter(|dial| dial.conn == Some(conn)) {
+            (dial.conn, dial.again_at) = (None, again_at);
+        }
+    }
+
+    fn on_timer(&mut self, now: Time, out: &mut Outputs) {
+        let stuck =
+            |wire: &&Wire| !matches!(wire.phase, Phase::Session(_)) && wire.begun + HANDSHAKE_TIMEOUT <= now;
+        let stuck: Vec<Conn> =
+            self.wires.iter().filter(|(_, wire)| stuck(wire)).map(|(conn, _)| *conn).collect();
+        stuck.into_iter().for_each(|conn| self.hang_up(now, conn, out));
+        let mut lost = Vec::new();
+        for (node, peer) in &mut self.peers {
+            peer.session.on_timeout(now);
+            peer.workload.unpark(now, &mut peer.session);
+            while let Some(event) = peer.session.poll_event() {
+                match event {
+                    Event::Status(Status::Lost) => lost.push(*node),
+                    // A silent peer may live, and only the connection be dead.
+                    Event::Renew | Event::Status(Status::Suspect) => {
+                        self.dials
+                            .iter_mut()
+                            .filter(|dial| dial.node == Some(*node))
+                            .for_each(|dial| dial.conn = None);
+                    }
+                    Event::Status(Status::Online) | Event::Writable => {}
+                }
+            }
+        }
+        lost.into_iter().for_each(|node| self.end_session(node, out));
+        if self.speaks_at.is_some_and(|at| at <= now) {
+            self.speak(now);
+        }
+        self.dial_again(now, out);
+    }
+
+    fn speak(&mut self, now: Time) {
+        self.speaks_at = Some(now + self.chance.span(self.habits.speaks_every * 2));
+        for peer in self.peers.values_mut() {
+            peer.workload.speak(&mut peer.session, &mut self.chance, self.habits.large_once_in);
+        }
+    }
+
+    fn dial_again(&mut self, now: Time, out: &mut Outputs) {
+        for dial in &mut self.dials {
+            if dial.again_at <= now && dial.is_wanted(&self.peers) {
+                let conn = out.dial(dial.to);
+                dial.conn = Some(conn);
+                let phase = Phase::Dialling;
+                self.wires.insert(conn, Wire { phase, input: Deframer::new(), is_full: false, begun: now });
+            }
+        }
+    }
+
+    /// Writes what each session has to say, a batch at a time.
+    fn flush(&mut self, now: Time, out: &mut Outputs) {
+        for peer in self.peers.values_mut() {
+            let Some(conn) = peer.conn else { continue };
+            let Some(wire) = self.wires.get_mut(&conn).filter(|wire| !wire.is_full) else { continue };
+            let mut bytes = Vec::new();
+            while bytes.len() < BATCH_BYTES && peer.session.poll_transmit(now, &mut bytes) {}
+            if !bytes.is_empty() {
+                wire.is_full = true;
+                out.push(Output::Write { conn, bytes });
+            }
+        }
+    }
+
+    fn next_wake(&self, now: Time) -> Time {
+        let sessions = self.peers.values().filter_map(|peer| peer.session.poll_timeout());
+        let parked = self.peers.values().filter_map(|peer| peer.workload.unparks_at());
+        let wanted = self.dials.iter().filter(|dial| dial.is_wanted(&self.peers));
+        let dials = wanted.map(|dial| dial.again_at);
+        let soon = now + Duration::from_millis(50);
+        sessions.chain(parked).chain(self.speaks_at).chain(dials).fold(soon, Time::min)
+    }
+}
+
+impl Machine for Endpoint {
+    fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outputs) {
+        match input {
+            Input::Start | Input::Timer => self.on_timer(now, out),
+            Input::Accepted { conn, .. } => self.begin(now, conn, Handshake::accept(None)),
+            Input::Connected(conn) => self.on_connected(now, conn, out),
+            Input::DialFailed(conn) | Input::Closed(conn) => self.on_closed(now, conn),
+            Input::Bytes { conn, bytes } => self.on_bytes(now, conn, bytes, out),
+            Input::Writable(conn) => {
+                if let Some(wire) = self.wires.get_mut(&conn) {
+                    wire.is_full = false;
+                }
+            }
+            Input::Datagram { .. } => {}
+        }
+        self.flush(now, out);
+        out.push(Output::Wake(self.next_wake(now)));
+    }
+
+    fn check(&self) {
+        for (node, peer) in &self.peers {
+            peer.session.check();
+            assert_eq!(peer.session.peer(), *node);
+            assert_eq!(peer.session.is_connected(), peer.conn.is_some(), "a session's connection is known");
+        }
+    }
+}
+
+fn refused(
+    handshake: &mut Handshake,
+    refusal: antiphon_wire::Refusal,
+    reply: &mut Vec<u8>,
+) -> HandshakeError {
+    handshake.refuse(refusal, reply);
+    HandshakeError::Refused(refusal)
+}
+
+/// Chance without X25519: nobody listens here, and both sides agree on the sum of their public halves.
+fn toy_fresh(chance: &mut Chance) -> Fresh {
+    let public = chance.bytes();
+    Fresh::new(chance.bytes(), public, move |peer| {
+        let mut shared = public;
+        shared.iter_mut().zip(peer).for_each(|(shared, peer)| *shared = shared.wrapping_add(*peer));
+        Some(shared)
+    })
+}
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const BATCH_BYTES: usize = 256 * 1024;

@@ -1,0 +1,111 @@
+//! What a world runs: a machine with one way in and one way out.
+
+use std::net::SocketAddr;
+
+use antiphon_wire::Time;
+
+/// One end of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Conn(pub u64);
+
+/// What can happen to a machine.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// It was started, at its location.
+    Start,
+    /// The time that it asked for has come.
+    Timer,
+    /// It was dialled.
+    Accepted {
+        /// The new connection.
+        conn: Conn,
+        /// Where it comes from.
+        from: SocketAddr,
+    },
+    /// Its dial was answered.
+    Connected(Conn),
+    /// Its dial was not.
+    DialFailed(Conn),
+    /// Bytes have come.
+    Bytes {
+        /// Over this connection.
+        conn: Conn,
+        /// Any number of them.
+        bytes: &'a [u8],
+    },
+    /// Everything that was written has left.
+    Writable(Conn),
+    /// The connection is gone.
+    Closed(Conn),
+    /// A datagram has come.
+    Datagram {
+        /// From there.
+        from: SocketAddr,
+        /// The whole datagram.
+        bytes: &'a [u8],
+    },
+}
+
+/// What a machine can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Dial.
+    Dial {
+        /// The new connection.
+        conn: Conn,
+        /// Whom.
+        to: SocketAddr,
+    },
+    /// Write to a connection.
+    Write {
+        /// Which.
+        conn: Conn,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Close a connection, after what was written.
+    Close(Conn),
+    /// Send a datagram.
+    Datagram {
+        /// To whom.
+        to: SocketAddr,
+        /// The whole datagram.
+        bytes: Vec<u8>,
+    },
+    /// Ask for [`Input::Timer`] at this time, instead of any time asked for before.
+    Wake(Time),
+}
+
+/// Where a machine puts what it does.
+#[derive(Debug)]
+pub struct Outputs {
+    pub(crate) list: Vec<Output>,
+    pub(crate) next_conn: u64,
+}
+
+impl Outputs {
+    /// Dials, and answers the connection of which [`Input::Connected`] or [`Input::DialFailed`] will speak.
+    pub fn dial(&mut self, to: SocketAddr) -> Conn {
+        let conn = Conn(self.next_conn);
+        self.next_conn += 2;
+        self.list.push(Output::Dial { conn, to });
+        conn
+    }
+
+    /// Does anything else.
+    pub fn push(&mut self, output: Output) {
+        self.list.push(output);
+    }
+}
+
+/// Something that runs in a world: a session, or a whole node.
+pub trait Machine {
+    /// One event in; everything that follows from it out.
+    fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outputs);
+
+    /// Checks promises and invariants, after each event.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    fn check(&self);
+}

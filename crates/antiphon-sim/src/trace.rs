@@ -1,0 +1,41 @@
+//! The trace of a run, as one hash: two runs that did the same have the same.
+
+/// FNV-1a, a word at a time, over everything that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trace {
+    hash: u64,
+    events: u64,
+}
+
+impl Trace {
+    pub(crate) fn new() -> Trace {
+        Trace { hash: 0xcbf2_9ce4_8422_2325, events: 0 }
+    }
+
+    pub(crate) fn note(&mut self, what: &str, numbers: &[u64], bytes: &[u8]) {
+        self.events += 1;
+        self.add(what.as_bytes());
+        for number in numbers {
+            self.add(&number.to_le_bytes());
+        }
+        self.add(bytes);
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.hash = (self.hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    /// The hash of everything so far.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// How many events there were.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+}

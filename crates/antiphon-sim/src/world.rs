@@ -1,0 +1,406 @@
+//! The world: hosts with their machines, links, a queue of events in virtual time, faults, and the trace.
+//!
+//! Invariants: events happen in the order of their time, and of their making within one time; every random choice is drawn
+//! from the one seed; a machine that crashed gets nothing any more, and what it had open ends at its peers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_wire::Time;
+
+use crate::chance::Chance;
+use crate::faults::Faults;
+use crate::link::{End, Link};
+use crate::machine::{Conn, Input, Machine, Output, Outputs};
+use crate::trace::Trace;
+
+/// A world of machines.
+pub struct World<M> {
+    now: Time,
+    chance: Chance,
+    faults: Faults,
+    trace: Trace,
+    hosts: BTreeMap<SocketAddr, Host<M>>,
+    links: BTreeMap<u64, Link>,
+    next_link: u64,
+    queue: BTreeMap<(Time, u64), Event>,
+    next_event: u64,
+    cuts: u64,
+    crashes: u64,
+}
+
+struct Host<M> {
+    machine: Option<M>,
+    make: Box<dyn FnMut(u64) -> M>,
+    /// How often it was started.
+    life: u32,
+    wake: Option<Time>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Start(SocketAddr),
+    Timer {
+        host: SocketAddr,
+        life: u32,
+    },
+    Dial {
+        link: u64,
+        to: SocketAddr,
+    },
+    DialFailed(u64),
+    Connected(u64),
+    /// Bytes reach the end `side` of `link`.
+    Arrive {
+        link: u64,
+        side: usize,
+        bytes: Vec<u8>,
+    },
+    Writable {
+        link: u64,
+        side: usize,
+    },
+    Closed {
+        link: u64,
+        side: usize,
+    },
+    Datagram {
+        to: SocketAddr,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Cut,
+    Crash,
+}
+
+impl<M: Machine> World<M> {
+    /// An empty world.
+    pub fn new(seed: u64, faults: Faults) -> World<M> {
+        let mut world = World {
+            now: Time::START,
+            chance: Chance::new(seed),
+            faults,
+            trace: Trace::new(),
+            hosts: BTreeMap::new(),
+            links: BTreeMap::new(),
+            next_link: 0,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            cuts: 0,
+            crashes: 0,
+        };
+        world.schedule_faults();
+        world
+    }
+
+    /// Adds a host. `make` builds its machine at each start, from a seed.
+    pub fn add(&mut self, location: SocketAddr, make: impl FnMut(u64) -> M + 'static) {
+        let host = Host { machine: None, make: Box::new(make), life: 0, wake: None };
+        self.hosts.insert(location, host);
+        let delay = self.chance.span(Duration::from_millis(1));
+        self.schedule(delay, Event::Start(location));
+    }
+
+    /// Lets `span` pass.
+    pub fn run_for(&mut self, span: Duration) {
+        let end = self.now + span;
+        while let Some(entry) = self.queue.first_entry() {
+            let (at, _) = *entry.key();
+            if at > end {
+                break;
+            }
+            let event = entry.remove();
+            self.now = at;
+            self.happen(event);
+        }
+        self.now = end;
+    }
+
+    /// From now on, other things go wrong.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+        self.queue.retain(|_, event| !matches!(event, Event::Cut | Event::Crash));
+        self.schedule_faults();
+    }
+
+    /// The machine at a location, if it runs.
+    pub fn machine(&mut self, location: SocketAddr) -> Option<&mut M> {
+        self.hosts.get_mut(&location)?.machine.as_mut()
+    }
+
+    /// What happened so far.
+    pub fn trace(&self) -> Trace {
+        self.trace
+    }
+
+    /// The time.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// How many connections were cut, and how many machines crashed.
+    pub fn faults_so_far(&self) -> (u64, u64) {
+        (self.cuts, self.crashes)
+    }
+
+    /// Crashes a machine now; it starts again later.
+    pub fn crash(&mut self, location: SocketAddr) {
+        let Some(host) = self.hosts.get_mut(&location) else { return };
+        host.machine = None;
+        host.wake = None;
+        self.crashes += 1;
+        self.trace.note("crash", &[self.now.as_nanos(), location.port().into()], &[]);
+        let hit: Vec<u64> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.ends.iter().any(|end| end.host == location))
+            .map(|(n, _)| *n)
+            .collect();
+        for link in hit {
+            self.cut(link);
+        }
+        let delay = self.chance.span(self.faults.restart_within);
+        self.schedule(delay, Event::Start(location));
+    }
+
+    fn schedule_faults(&mut self) {
+        for (every, event) in [(self.faults.cut_every, Event::Cut), (self.faults.crash_every, Event::Crash)] {
+            if !every.is_zero() {
+                let delay = self.chance.span(every * 2);
+                self.schedule(delay, event);
+            }
+        }
+    }
+
+    fn schedule(&mut self, delay: Duration, event: Event) {
+        self.schedule_at(self.now + delay, event);
+    }
+
+    fn schedule_at(&mut self, at: Time, event: Event) {
+        self.queue.insert((at.max(self.now), self.next_event), event);
+        self.next_event += 1;
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Start(host) => self.start(host),
+            Event::Timer { host, life } => self.on_timer(host, life),
+            Event::Dial { link, to } => self.on_dial(link, to),
+            Event::DialFailed(link) => self.input(link, 0, Input::DialFailed(Link::conn(link, 0))),
+            Event::Connected(link) => self.input(link, 0, Input::Connected(Link::conn(link, 0))),
+            Event::Arrive { link, side, bytes } => self.on_arrival(link, side, &bytes),
+            Event::Writable { link, side } => self.input(link, side, Input::Writable(Link::conn(link, side))),
+            Event::Closed { link, side } => self.on_closed(link, side),
+            Event::Datagram { to, from, bytes } => self.handle(to, Input::Datagram { from, bytes: &bytes }),
+            Event::Cut => self.on_cut(),
+            Event::Crash => self.on_crash(),
+        }
+    }
+
+    fn start(&mut self, location: SocketAddr) {
+        let seed = self.chance.number();
+        let Some(host) = self.hosts.get_mut(&location) else { return };
+        host.life += 1;
+        host.machine = Some((host.make)(seed));
+        self.handle(location, Input::Start);
+    }
+
+    fn on_timer(&mut self, location: SocketAddr, life: u32) {
+        let Some(host) = self.hosts.get_mut(&location) else { return };
+        if host.life == life && host.wake == Some(self.now) {
+            host.wake = None;
+            self.handle(location, Input::Timer);
+        }
+    }
+
+    /// A dial reaches its host, or nothing.
+    fn on_dial(&mut self, number: u64, to: SocketAddr) {
+        let fails = self.chance.once_in(self.faults.dial_fails_once_in);
+        let host = self.hosts.get(&to).filter(|host| host.machine.is_some() && !fails);
+        let Some(life) = host.map(|host| host.life) else {
+            let delay = self.latency();
+            self.schedule(delay, Event::DialFailed(number));
+            return;
+        };
+        let Some(link) = self.links.get_mut(&number) else { return };
+        link.ends[1] = End::new(to, life);
+        let from = link.ends[0].host;
+        let delay = self.latency();
+        self.schedule(delay, Event::Connected(number));
+        self.input(number, 1, Input::Accepted { conn: Link::conn(number, 1), from });
+    }
+
+    fn on_arrival(&mut self, number: u64, side: usize, bytes: &[u8]) {
+        let Some(link) = self.links.get_mut(&number) else { return };
+        let arriving = link.ends[1 - side].arrive(bytes.len() as u64);
+        let arriving = usize::try_from(arriving).unwrap_or(usize::MAX);
+        if arriving > 0 {
+            self.input(
+                number,
+                side,
+                Input::Bytes { conn: Link::conn(number, side), bytes: &bytes[..arriving] },
+            );
+        }
+    }
+
+    fn on_closed(&mut self, number: u64, side: usize) {
+        self.input(number, side, Input::Closed(Link::conn(number, side)));
+        let Some(link) = self.links.get_mut(&number) else { return };
+        link.ends[side].is_open = false;
+        if link.ends.iter().all(|end| !end.is_open) {
+            self.links.remove(&number);
+        }
+    }
+
+    fn on_cut(&mut self) {
+        let count = self.links.len() as u64;
+        if count > 0 {
+            let nth = usize::try_from(self.chance.below(count)).unwrap_or(0);
+            if let Some(number) = self.links.keys().copied().nth(nth) {
+                self.cut(number);
+            }
+        }
+        let delay = self.chance.span(self.faults.cut_every * 2);
+        self.schedule(delay, Event::Cut);
+    }
+
+    /// Cuts both streams of a link, each at some byte. One end may not notice.
+    fn cut(&mut self, number: u64) {
+        self.cuts += 1;
+        let Some(link) = self.links.get_mut(&number) else { return };
+        link.ends.iter_mut().for_each(|end| end.cut(&mut self.chance));
+        let unnoticed = self.chance.once_in(self.faults.half_open_once_in).then(|| self.chance.below(2));
+        self.trace.note("cut", &[self.now.as_nanos(), number], &[]);
+        for side in 0..2 {
+            if unnoticed != Some(side as u64) {
+                let delay = self.latency();
+                self.schedule(delay, Event::Closed { link: number, side });
+            }
+        }
+    }
+
+    fn on_crash(&mut self) {
+        let running: Vec<SocketAddr> =
+            self.hosts.iter().filter(|(_, host)| host.machine.is_some()).map(|(at, _)| *at).collect();
+        if !running.is_empty() {
+            let nth = usize::try_from(self.chance.below(running.len() as u64)).unwrap_or(0);
+            self.crash(running[nth]);
+        }
+        let delay = self.chance.span(self.faults.crash_every * 2);
+        self.schedule(delay, Event::Crash);
+    }
+
+    /// An input that concerns one end of a link, if the machine that has it still lives.
+    fn input(&mut self, number: u64, side: usize, input: Input<'_>) {
+        let Some(link) = self.links.get(&number) else { return };
+        let end = &link.ends[side];
+        let host = end.host;
+        let lives = self.hosts.get(&host).is_some_and(|host| host.machine.is_some() && host.life == end.life);
+        if end.is_open && lives {
+            self.handle(host, input);
+        }
+    }
+
+    fn handle(&mut self, location: SocketAddr, input: Input<'_>) {
+        let Some(host) = self.hosts.get_mut(&location) else { return };
+        let Some(machine) = &mut host.machine else { return };
+        note(&mut self.trace, self.now, location, &input);
+        let mut outputs = Outputs { list: Vec::new(), next_conn: self.next_link };
+        machine.handle(self.now, input, &mut outputs);
+        machine.check();
+        self.next_link = outputs.next_conn;
+        let life = host.life;
+        for output in outputs.list {
+            self.perform(location, life, output);
+        }
+    }
+
+    fn perform(&mut self, from: SocketAddr, life: u32, output: Output) {
+        match output {
+            Output::Dial { conn, to } => {
+                let (number, _) = Link::of(conn);
+                // Until the dial arrives, nobody has the other end.
+                let ends = [End::new(from, life), End::new(to, 0)];
+                self.links.insert(number, Link { ends });
+                let delay = self.latency();
+                self.schedule(delay, Event::Dial { link: number, to });
+            }
+            Output::Write { conn, bytes } => self.write(conn, &bytes),
+            Output::Close(conn) => self.close(conn),
+            Output::Datagram { to, bytes } => self.send_datagram(from, to, &bytes),
+            Output::Wake(at) => {
+                let Some(host) = self.hosts.get_mut(&from) else { return };
+                let at = at.max(self.now + Duration::from_nanos(1));
+                if host.wake != Some(at) {
+                    host.wake = Some(at);
+                    self.schedule_at(at, Event::Timer { host: from, life });
+                }
+            }
+        }
+    }
+
+    /// Sends bytes on their way, in pieces.
+    fn write(&mut self, conn: Conn, mut bytes: &[u8]) {
+        let (number, side) = Link::of(conn);
+        let Some(link) = self.links.get_mut(&number) else { return };
+        link.ends[side].written += bytes.len() as u64;
+        let mut leaves = self.now;
+        while !bytes.is_empty() {
+            let most = self.faults.piece_bytes_max.max(1).min(bytes.len() as u64);
+            let count = usize::try_from(1 + self.chance.below(most)).unwrap_or(bytes.len());
+            let (piece, rest) = bytes.split_at(count);
+            bytes = rest;
+            let at = self.now + self.latency();
+            let Some(link) = self.links.get_mut(&number) else { return };
+            let end = &mut link.ends[side];
+            end.last_arrival = end.last_arrival.max(at);
+            leaves = end.last_arrival;
+            self.schedule_at(leaves, Event::Arrive { link: number, side: 1 - side, bytes: piece.to_vec() });
+        }
+        self.schedule_at(leaves, Event::Writable { link: number, side });
+    }
+
+    fn close(&mut self, conn: Conn) {
+        let (number, side) = Link::of(conn);
+        let delay = self.latency();
+        let Some(link) = self.links.get_mut(&number) else { return };
+        link.ends[side].is_open = false;
+        let at = link.ends[side].last_arrival.max(self.now + delay);
+        self.schedule_at(at, Event::Closed { link: number, side: 1 - side });
+    }
+
+    fn send_datagram(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let is_lost = self.chance.once_in(self.faults.datagram_lost_once_in);
+        let is_doubled = self.chance.once_in(self.faults.datagram_lost_once_in);
+        for _ in 0..usize::from(!is_lost) + usize::from(is_doubled) {
+            let delay = self.latency();
+            self.schedule(delay, Event::Datagram { to, from, bytes: bytes.to_vec() });
+        }
+    }
+
+    fn latency(&mut self) -> Duration {
+        self.faults.latency + self.chance.span(self.faults.jitter)
+    }
+}
+
+impl<M> std::fmt::Debug for World<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("now", &self.now).field("trace", &self.trace).finish_non_exhaustive()
+    }
+}
+
+fn note(trace: &mut Trace, now: Time, host: SocketAddr, input: &Input<'_>) {
+    let (what, conn, bytes): (_, u64, &[u8]) = match input {
+        Input::Start => ("start", 0, &[]),
+        Input::Timer => ("timer", 0, &[]),
+        Input::Accepted { conn, .. } => ("accepted", conn.0, &[]),
+        Input::Connected(conn) => ("connected", conn.0, &[]),
+        Input::DialFailed(conn) => ("dial failed", conn.0, &[]),
+        Input::Bytes { conn, bytes } => ("bytes", conn.0, bytes),
+        Input::Writable(conn) => ("writable", conn.0, &[]),
+        Input::Closed(conn) => ("closed", conn.0, &[]),
+        Input::Datagram { from, bytes } => ("datagram", from.port().into(), bytes),
+    };
+    trace.note(what, &[now.as_nanos(), host.port().into(), conn], bytes);
+}

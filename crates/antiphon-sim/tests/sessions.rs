@@ -1,0 +1,140 @@
+//! Sessions under cuts, half-open connections, failed dials and crashes: promises 1 and 2, over many seeds.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_sim::{Endpoint, Faults, Habits, Replay, World, seeds};
+use antiphon_wire::{Limits, Suite};
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Two endpoints that both dial each other, or only the first.
+fn world(seed: u64, faults: Faults, habits: &Habits, both_dial: bool) -> World<Endpoint> {
+    let mut world = World::new(seed, faults);
+    let (first, second) = (at(1), at(2));
+    let here = Habits { targets: vec![second], ..habits.clone() };
+    let there = Habits { targets: if both_dial { vec![first] } else { Vec::new() }, ..habits.clone() };
+    world.add(first, move |seed| Endpoint::new(here.clone(), seed));
+    world.add(second, move |seed| Endpoint::new(there.clone(), seed));
+    world
+}
+
+fn cuts(every_millis: u64) -> Faults {
+    Faults {
+        cut_every: Duration::from_millis(every_millis),
+        half_open_once_in: 3,
+        dial_fails_once_in: 10,
+        piece_bytes_max: 3000,
+        jitter: Duration::from_millis(2),
+        ..Faults::default()
+    }
+}
+
+/// Lets everything that was sent arrive, over a sound network, and checks that it did.
+fn settle(world: &mut World<Endpoint>) {
+    world.set_faults(Faults::default());
+    for host in [at(1), at(2)] {
+        world.machine(host).expect("it runs").be_silent();
+    }
+    world.run_for(Duration::from_secs(40));
+    let (first, second) =
+        (world.machine(at(1)).expect("it runs").node(), world.machine(at(2)).expect("it runs").node());
+    for (host, node, peer) in [(at(1), first, second), (at(2), second, first)] {
+        let other = if host == at(1) { at(2) } else { at(1) };
+        assert_eq!(world.machine(host).expect("it runs").settled(), (1, 1), "all frames are acknowledged");
+        let sent = world.machine(host).expect("it runs").sent_to(peer).expect("they have a session");
+        let heard = world.machine(other).expect("it runs").heard_from(node);
+        assert!(heard == sent || sent == 0, "everything sent was heard: {sent} sent, {heard} heard");
+    }
+}
+
+#[test]
+fn cuts_in_the_middle_of_records_lose_and_repeat_nothing() {
+    let mut all = 0;
+    for seed in seeds(12) {
+        let _replay = Replay::new("cuts_in_the_middle_of_records", seed);
+        let mut world = world(seed, cuts(50), &Habits::default(), seed % 2 == 0);
+        world.run_for(Duration::from_secs(3));
+        settle(&mut world);
+        for host in [at(1), at(2)] {
+            assert_eq!(
+                world.machine(host).expect("it runs").sessions_ended(),
+                0,
+                "the session outlives its connections"
+            );
+        }
+        all += world.faults_so_far().0;
+    }
+    assert!(all > 0, "connections were cut");
+}
+
+#[test]
+fn a_small_window_and_worn_keys_change_nothing() {
+    let limits = Limits {
+        window_bytes: 64 * 1024,
+        connection_records_max: 60,
+        queue_bytes_cap: 300_000,
+        ..Limits::default()
+    };
+    let habits =
+        Habits { limits, suite: Suite::Aes128Gcm, large_once_in: 20, parks_once_in: 5, ..Habits::default() };
+    for seed in seeds(10) {
+        let _replay = Replay::new("a_small_window", seed);
+        let mut world = world(seed, cuts(100), &habits, seed % 2 == 0);
+        world.run_for(Duration::from_secs(2));
+        settle(&mut world);
+    }
+}
+
+#[test]
+fn crashes_end_sessions_and_the_next_incarnation_begins_anew() {
+    for seed in seeds(12) {
+        let _replay = Replay::new("crashes_end_sessions", seed);
+        let faults = Faults { crash_every: Duration::from_secs(2), ..cuts(200) };
+        // An endpoint speaks to the incarnations that crashed until they are lost.
+        let habits = Habits { speaks_every: Duration::from_millis(50), ..Habits::default() };
+        let mut world = world(seed, faults, &habits, seed % 2 == 0);
+        world.run_for(Duration::from_secs(10));
+        world.set_faults(Faults::default());
+        world.run_for(Duration::from_secs(2));
+        // The session with an incarnation that crashed is lost in its own time.
+        world.run_for(Duration::from_secs(20));
+        settle(&mut world);
+    }
+}
+
+#[test]
+fn losses_of_a_session_on_one_side_only_are_found_out() {
+    let limits = Limits {
+        ping_after: Duration::from_millis(10),
+        suspect_after: Duration::from_millis(20),
+        lost_after: Duration::from_millis(40),
+        ..Limits::default()
+    };
+    let mut ended = 0;
+    for seed in seeds(20) {
+        let _replay = Replay::new("losses_of_a_session", seed);
+        let habits = Habits { limits, ..Habits::default() };
+        let mut world = world(seed, cuts(30), &habits, seed % 2 == 0);
+        world.run_for(Duration::from_secs(3));
+        settle(&mut world);
+        ended += world.machine(at(1)).expect("it runs").sessions_ended();
+    }
+    assert!(ended > 0, "sessions were lost");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+    let run = |seed| {
+        let faults = Faults { crash_every: Duration::from_secs(1), ..cuts(50) };
+        let habits = Habits { suite: Suite::Aes128Gcm, ..Habits::default() };
+        let mut world = world(seed, faults, &habits, true);
+        world.run_for(Duration::from_secs(2));
+        world.trace()
+    };
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7).hash(), run(8).hash());
+    assert!(run(7).events() > 1000);
+}

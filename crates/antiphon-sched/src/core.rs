@@ -195,7 +195,9 @@ impl Core {
     fn signal_nobody(&mut self, signal: Signal) {
         match signal {
             Signal::Monitor { target, id, watcher } => self.down(watcher, id, target, Why::NodeLost),
-            Signal::Terminate { target } | Signal::Throw { target, .. } | Signal::Resume { target, .. } => {
+            Signal::Terminate { target, .. }
+            | Signal::Throw { target, .. }
+            | Signal::Resume { target, .. } => {
                 self.dead.note(target, "a signal", Undelivered::NoNode);
             }
             Signal::Demonitor { .. }

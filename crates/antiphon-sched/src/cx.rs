@@ -305,18 +305,16 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Wakes an actor from `sleep` or `suspend`, wherever it is: it gets [`Event::Resumed`].
     pub fn resume(&mut self, who: impl Into<ActorId>, value: impl Wire) {
-        self.signal_value(who.into(), Value::new(value), System::Resumed, |target, value| Signal::Resume {
-            target,
-            value,
+        self.signal_value(who.into(), Value::new(value), System::Resumed, |from, target, value| {
+            Signal::Resume { from: Some(from), target, value }
         });
     }
 
     /// Throws an exception into an actor, wherever it is: it gets [`Event::Thrown`], and fails unless it
     /// handles it.
     pub fn throw(&mut self, who: impl Into<ActorId>, value: impl Wire) {
-        self.signal_value(who.into(), Value::new(value), System::Thrown, |target, value| Signal::Throw {
-            target,
-            value,
+        self.signal_value(who.into(), Value::new(value), System::Thrown, |from, target, value| {
+            Signal::Throw { from: Some(from), target, value }
         });
     }
 
@@ -325,12 +323,13 @@ impl<'a, M: 'static> Cx<'a, M> {
         who: ActorId,
         value: Value,
         here: impl FnOnce(Value) -> System,
-        there: impl FnOnce(ActorId, Value) -> Signal,
+        there: impl FnOnce(Key, ActorId, Value) -> Signal,
     ) {
+        let me = self.me;
         let core = self.core();
         if who.node() != core.home {
             let value = core.export(value);
-            core.signal(there(who, value));
+            core.signal(there(me, who, value));
         } else if !core.push_system(who.key(), here(value)) {
             core.dead.note(who, "resume or throw", Undelivered::NoActor);
         }

@@ -75,6 +75,8 @@ pub enum Signal {
     },
     /// That monitor is no longer wanted.
     Demonitor {
+        /// Who watched, here.
+        watcher: Key,
         /// Who was watched, elsewhere.
         target: ActorId,
         /// The monitor.
@@ -102,11 +104,15 @@ pub enum Signal {
     },
     /// `target` is to end.
     Terminate {
+        /// Who wants it, for order; `None` from outside of all actors.
+        from: Option<Key>,
         /// Who is to end, elsewhere.
         target: ActorId,
     },
     /// An exception for `target`.
     Throw {
+        /// Who wants it, for order; `None` from outside of all actors.
+        from: Option<Key>,
         /// Whom it is thrown at, elsewhere.
         target: ActorId,
         /// What is thrown; encoded.
@@ -114,6 +120,8 @@ pub enum Signal {
     },
     /// `target` is to wake.
     Resume {
+        /// Who wants it, for order; `None` from outside of all actors.
+        from: Option<Key>,
         /// Who is to wake, elsewhere.
         target: ActorId,
         /// What it is told; encoded.

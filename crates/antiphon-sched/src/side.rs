@@ -107,7 +107,7 @@ impl Core {
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
         let Some(target) = self.forget_watching(watcher, id) else { return };
         if target.node() != self.home {
-            self.signal(Signal::Demonitor { target, id });
+            self.signal(Signal::Demonitor { watcher, target, id });
         } else {
             self.unwatch_local(target.key(), id);
         }
@@ -193,7 +193,7 @@ impl Core {
         }
         for (id, target) in side.watching {
             if target.node() != self.home {
-                self.signal(Signal::Demonitor { target, id });
+                self.signal(Signal::Demonitor { watcher: key, target, id });
             } else {
                 self.unwatch_local(target.key(), id);
             }
@@ -232,7 +232,7 @@ impl Core {
     /// Asks an actor to end, wherever it is.
     pub(crate) fn terminate(&mut self, target: ActorId) {
         if target.node() != self.home {
-            self.signal(Signal::Terminate { target });
+            self.signal(Signal::Terminate { from: self.current, target });
         } else if !self.push_system(target.key(), System::Terminate) {
             self.dead.note(target, "terminate", Undelivered::NoActor);
         }

@@ -53,3 +53,8 @@ pub fn log_to_stderr() {
         // The program has its own, which is as good.
     }
 }
+
+/// The README's programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;

@@ -129,6 +129,20 @@ impl NodeCore {
         }
     }
 
+    /// The core of a node without a driver, that listens at `location`: for simulators and tests. It dials
+    /// inside `networks` when others tell it to.
+    ///
+    /// # Errors
+    /// The configuration says what no node can do.
+    pub fn simulated(
+        config: &crate::Config,
+        me: NodeId,
+        location: Location,
+        networks: Vec<(std::net::IpAddr, u8)>,
+    ) -> Result<Self, crate::NodeError> {
+        Ok(Self::new(me, Settings::new(config, me.to_bits(), location, networks)?))
+    }
+
     /// This node's incarnation.
     pub fn me(&self) -> NodeId {
         self.me

@@ -281,7 +281,9 @@ impl NodeCore {
                 }
                 self.notes.push(Note::Down { watcher, id, who: target, why: gone });
             }
-            Signal::Terminate { target } | Signal::Throw { target, .. } | Signal::Resume { target, .. } => {
+            Signal::Terminate { target, .. }
+            | Signal::Throw { target, .. }
+            | Signal::Resume { target, .. } => {
                 self.notes.push(Note::DeadLetter(target, "a signal", why));
             }
             // Whom the others would tell is gone with its node.
@@ -335,6 +337,8 @@ impl NodeCore {
     }
 }
 
+/// Who sends from outside of all actors.
+const NOBODY: Key = Key::from_bits(u64::MAX);
 /// Peers that a node remembers.
 const PEERS_MAX: usize = 16_384;
 
@@ -346,7 +350,7 @@ fn send_message(
 ) -> Result<(), Undelivered> {
     let tag = session.intern(parcel.tag).map_err(|_| Undelivered::Encode)?;
     let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
-    let from = wire_key(parcel.from.unwrap_or(Key::from_bits(u64::MAX)));
+    let from = wire_key(parcel.from.unwrap_or(NOBODY));
     let frame: Frame<'_> = match parcel.to {
         Destination::Actor(to) => {
             Message { to: wire_key(to.key()), from, tag, receipt: request, route, body: parcel.body }.into()
@@ -366,7 +370,7 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
     match signal {
         Signal::Monitor { target, .. }
         | Signal::Demonitor { target, .. }
-        | Signal::Terminate { target }
+        | Signal::Terminate { target, .. }
         | Signal::Throw { target, .. }
         | Signal::Resume { target, .. } => Some(target.node()),
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
@@ -395,19 +399,22 @@ fn note_signal(peer: &mut Peer, signal: &Signal) {
 }
 
 fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
-    // Who sends a signal plays no part in it; its order is by whom it concerns.
-    let nobody = wire::Key(u64::MAX);
+    let sender = |from: &Option<Key>| wire_key(from.unwrap_or(NOBODY));
     let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
     match signal {
         Signal::Monitor { target, id, watcher } => session.send(
             &Monitor { watcher: wire_key(*watcher), target: wire_key(target.key()), id: number(id, false) }
                 .into(),
         ),
-        Signal::Demonitor { target, id } => {
+        Signal::Demonitor { watcher, target, id } => {
             let by_target = id.origin == target.node();
             session.send(
-                &Demonitor { watcher: nobody, target: wire_key(target.key()), id: number(id, by_target) }
-                    .into(),
+                &Demonitor {
+                    watcher: wire_key(*watcher),
+                    target: wire_key(target.key()),
+                    id: number(id, by_target),
+                }
+                .into(),
             )
         }
         Signal::Notify { watcher, id, who } => session.send(
@@ -417,14 +424,14 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             let by_target = id.origin == who.node();
             send_down(session, watcher.key(), *who, number(id, by_target), why)
         }
-        Signal::Terminate { target } => {
-            session.send(&Terminate { from: nobody, target: wire_key(target.key()) }.into())
+        Signal::Terminate { from, target } => {
+            session.send(&Terminate { from: sender(from), target: wire_key(target.key()) }.into())
         }
-        Signal::Throw { target, value } => with_value(session, value, |tag, body| {
-            Throw { from: nobody, target: wire_key(target.key()), tag, body }.into()
+        Signal::Throw { from, target, value } => with_value(session, value, |tag, body| {
+            Throw { from: sender(from), target: wire_key(target.key()), tag, body }.into()
         }),
-        Signal::Resume { target, value } => with_value(session, value, |tag, body| {
-            Resume { from: nobody, target: wire_key(target.key()), tag, body }.into()
+        Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
+            Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
         }),
         Signal::ReplyDropped { port, .. } => {
             session.send(&ReplyDropped { port: wire::Key(port.to_bits()) }.into())

@@ -299,7 +299,7 @@ impl NodeCore {
     fn on_proven(&mut self, id: ConnId, connection: Box<Connection>, world: &mut impl World) -> bool {
         let node = sched_node(connection.peer().node);
         let session = self.peers.get(&node).and_then(|peer| peer.link.as_ref()).map(|link| &link.session);
-        match Session::admit(session, &connection) {
+        match Session::admit(session, self.epoch, &connection) {
             Admission::Takes => {}
             Admission::Begins => {
                 if self.peers.get(&node).is_some_and(|peer| peer.link.is_some()) {

@@ -65,6 +65,7 @@ impl NodeCore {
             // The session's own, and the connection's: acted upon by the session, or by its closing.
             Frame::Tag(_)
             | Frame::Close(_)
+            | Frame::Begin(_)
             | Frame::Ack(_)
             | Frame::Credit(_)
             | Frame::Ping(_)

@@ -172,6 +172,11 @@ impl NodeCore {
         true
     }
 
+    /// Whether there is a session with the node at a location.
+    pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
+        self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&at))
+    }
+
     pub(super) fn start_dials(&mut self, world: &mut impl World) {
         for (query, host, port) in self.dials.unasked.drain(..) {
             world.output(Output::Resolve { query, host, port });
@@ -232,11 +237,12 @@ impl NodeCore {
                 contact.refused = Some(why);
             }
         }
+        let linked = self.is_linked_at(at);
         let due: Vec<PortId> = self
             .dials
             .contacts
             .iter()
-            .filter(|(_, contact)| contact.refused.is_some())
+            .filter(|(_, contact)| contact.refused.is_some() || (linked && contact.at == Some(at)))
             .map(|(port, _)| *port)
             .collect();
         for port in due {
@@ -282,7 +288,10 @@ impl NodeCore {
             if let Err(why) = egress::allowed(&addr) {
                 return Some(Err(why.into()));
             }
-            if self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&addr)) {
+            if addr == self.settings.location.addr() {
+                return Some(Err(PeerError::Refused(Refusal::SelfConnection)));
+            }
+            if self.is_linked_at(addr) {
                 return Some(Ok(vec![location]));
             }
             contact.at = Some(addr);
@@ -350,12 +359,14 @@ impl NodeCore {
             self.dials.unasked.push((port.to_bits(), host, at));
             return;
         }
-        let why = match self.dials.contacts.get(&port).map(|contact| contact.refused) {
-            Some(Some(refusal)) => PeerError::Refused(refusal),
-            Some(None) => PeerError::NoAnswer,
-            None => return,
+        let Some(contact) = self.dials.contacts.get(&port) else { return };
+        let result = match (contact.at.filter(|at| self.is_linked_at(*at)), contact.refused) {
+            // Another connection was faster.
+            (Some(at), _) => Ok(vec![Location::new(at)]),
+            (None, Some(refusal)) => Err(PeerError::Refused(refusal)),
+            (None, None) => Err(PeerError::NoAnswer),
         };
-        self.answer_contact(port, Err(why), world);
+        self.answer_contact(port, result, world);
     }
 
     fn answer_contact(

@@ -374,10 +374,7 @@ impl Endpoint {
                     Event::Status(Status::Lost) => lost.push(*node),
                     // A silent peer may live, and only the connection be dead.
                     Event::Renew | Event::Status(Status::Suspect) => {
-                        self.dials
-                            .iter_mut()
-                            .filter(|dial| dial.node == Some(*node))
-                            .for_each(|dial| dial.conn = None);
+                        self.dials.iter_mut().filter(|dial| dial.node == Some(*node)).for_each(Dial::renew);
                     }
                     Event::Status(Status::Online) | Event::Writable => {}
                 }

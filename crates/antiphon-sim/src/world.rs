@@ -404,3 +404,6 @@ fn note(trace: &mut Trace, now: Time, host: SocketAddr, input: &Input<'_>) {
     };
     trace.note(what, &[now.as_nanos(), host.port().into(), conn], bytes);
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,8 +122,10 @@ fn take(inside: &mut Insider, connection: Box<Connection>) {
 fn heard(inside: &mut Insider, bytes: &[u8]) -> Vec<String> {
     let mut heard = Vec::new();
     let session = inside.session.as_mut().expect("they have met");
-    for byte in bytes.chunks(7) {
-        inside.input.push(byte);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let count = inside.input.push(&rest[..rest.len().min(7)]);
+        rest = &rest[count..];
         while let Some(mut frames) = session.next_record(NOW, &mut inside.input).expect("sound records") {
             while let Some(incoming) = session.next_frame(NOW, &mut frames).expect("sound frames") {
                 if let Frame::Message(message) = incoming.frame() {

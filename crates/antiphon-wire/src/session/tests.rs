@@ -206,6 +206,14 @@ fn met(limits: Limits) -> (End, End) {
     (a, b)
 }
 
+/// Both have said where they begin.
+fn begun(limits: Limits) -> (End, End) {
+    let (mut a, mut b) = met(limits);
+    a.talk(Time::START, &mut b);
+    b.talk(Time::START, &mut a);
+    (a, b)
+}
+
 fn seconds(seconds: u64) -> Time {
     Time::START + Duration::from_secs(seconds)
 }
@@ -563,12 +571,25 @@ fn hostile_frames_are_refused_with_a_typed_error() {
         (&[0x21, 0, 11, 0, 1, 0, 0, 0, 0, 0x22, 255, 255, 255, 255, 9], PeerFault::Fragment { stream: 1 }),
     ];
     for (bytes, fault) in faults {
-        let (_, mut b) = met(Limits::default());
+        let (_, mut b) = begun(Limits::default());
         let mut frames = Frames::of(bytes);
         let refused = b.session().next_frame(Time::START, &mut frames).map(|_| ());
         assert_eq!(refused, Err(SessionError::PeerMisbehaved(fault)), "{bytes:?}");
     }
     let (_, mut b) = met(Limits::default());
+    let refused = b.session().next_frame(Time::START, &mut Frames::of(&[0x34, 0, 1, 0, 0])).map(|_| ());
+    assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::NotBegun)));
+    let (_, mut b) = begun(Limits::default());
+    let refused = b
+        .session()
+        .next_frame(Time::START, &mut Frames::of(&[0x0a, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]))
+        .map(|_| ());
+    assert_eq!(
+        refused,
+        Err(SessionError::PeerMisbehaved(PeerFault::FrameNumber { frame: 0 })),
+        "it begins once"
+    );
+    let (_, mut b) = begun(Limits::default());
     let mut unknown_tag = Vec::new();
     message(1, 2, b"").encode(&mut unknown_tag).expect("small");
     let refused = b.session().next_frame(Time::START, &mut Frames::of(&unknown_tag)).map(|_| ());
@@ -577,7 +598,7 @@ fn hostile_frames_are_refused_with_a_typed_error() {
 
 #[test]
 fn a_frame_of_a_later_version_that_may_be_ignored_is_counted_and_passed_over() {
-    let (_, mut b) = met(Limits::default());
+    let (_, mut b) = begun(Limits::default());
     let mut frames = Frames::of(&[0x7f, 1, 3, 0, 1, 2, 3, 0x1f, 1, 0, 0]);
     assert!(b.session().next_frame(Time::START, &mut frames).expect("passed over").is_none());
     assert_eq!(b.session().frames_received(), 1);
@@ -585,7 +606,7 @@ fn a_frame_of_a_later_version_that_may_be_ignored_is_counted_and_passed_over() {
 
 #[test]
 fn more_than_was_granted_is_refused() {
-    let (_, mut b) = met(Limits { window_bytes: 64 * 1024, ..Limits::default() });
+    let (_, mut b) = begun(Limits { window_bytes: 64 * 1024, ..Limits::default() });
     let mut frame = vec![0x7f, 1, 0, 0];
     frame[2..4].copy_from_slice(&60_000_u16.to_le_bytes());
     frame.resize(60_004, 0);
@@ -619,4 +640,53 @@ fn every_field_tells_its_size() {
     let frame = message(1, 2, b"body");
     assert_eq!(frame.payload_size(), 8 + 8 + 4 + 1 + 2 + 4);
     assert_eq!(7_u64.size(), 8);
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_proven_peer_sends_neither_panics_nor_breaks_an_invariant(
+        frames in proptest::collection::vec(
+            (0_usize..Frame::KINDS.len(), proptest::collection::vec(0_u8..4, 0..40)),
+            1..20,
+        ),
+    ) {
+        let (_, mut b) = met(Limits::default());
+        let mut body = Vec::new();
+        crate::frame::Begin { frame: 0 }.put_frame(&mut body);
+        for (kind, payload) in &frames {
+            body.extend_from_slice(&[Frame::KINDS[*kind].0, 0, payload.len() as u8, 0]);
+            body.extend_from_slice(payload);
+        }
+        let mut rest = Frames::of(&body);
+        b.session().identity.is_firm = true;
+        while let Ok(Some(incoming)) = b.session().next_frame(Time::START, &mut rest) {
+            let _name = incoming.frame().name();
+            b.session().check();
+        }
+        b.session().check();
+    }
+
+    #[test]
+    fn large_frames_of_any_size_arrive_whole_and_in_order(sizes in proptest::collection::vec(0_usize..70_000, 1..12)) {
+        let (mut a, mut b) = met(Limits { window_bytes: 100_000, ..Limits::default() });
+        a.session().intern("t").expect("room");
+        let body = vec![7; 70_000];
+        for size in &sizes {
+            a.session().send(&message(1, 2, &body[..*size])).expect("room");
+        }
+        let mut heard = Vec::new();
+        for _ in 0..100 {
+            heard.extend(a.talk(Time::START, &mut b));
+            b.talk(Time::START, &mut a);
+        }
+        let expected: Vec<String> = sizes.iter().map(|size| told(&message(1, 2, &body[..*size]))).collect();
+        proptest::prop_assert_eq!(&heard[1..], &expected[..]);
+        proptest::prop_assert!(a.session().queued_bytes() == 0);
+    }
+}
+
+impl crate::frame::Begin {
+    fn put_frame(self, out: &mut Vec<u8>) {
+        Frame::from(self).encode(out).expect("small");
+    }
 }

@@ -12,7 +12,6 @@ use antiphon_wire::{
 };
 
 use crate::chance::Chance;
-use crate::endpoint::shake::toy_fresh;
 use crate::machine::{Conn, Input, Machine, Output, Outputs};
 use crate::workload::{Heard, Workload};
 
@@ -178,7 +177,7 @@ impl Endpoint {
         let standing =
             known.map_or_else(|| Standing::unknown(self.epoch), |peer| peer.session.next_standing());
         let mut hello = Vec::new();
-        let fresh = toy_fresh(&mut self.chance);
+        let fresh = self.chance.fresh();
         let handshake = Handshake::dial(&self.profile, fresh, standing, None, &mut hello);
         self.begin(now, conn, handshake);
         out.push(Output::Write { conn, bytes: hello });
@@ -363,6 +362,10 @@ impl Machine for Endpoint {
         }
         self.flush(now, out);
         out.push(Output::Wake(self.next_wake(now)));
+    }
+
+    fn stood_still(&mut self, _now: Time, span: Duration, _out: &mut Outputs) {
+        self.peers.values_mut().for_each(|peer| peer.session.forgive(span));
     }
 
     fn check(&self) {

@@ -1,10 +1,9 @@
 //! How an endpoint shakes hands, and what it does with a proven connection.
 
 use antiphon_wire::{
-    Admission, Connection, Deframer, Fresh, Handshake, HandshakeError, NodeId, Refusal, Session, Step, Time,
+    Admission, Connection, Deframer, Handshake, HandshakeError, NodeId, Refusal, Session, Step, Time,
 };
 
-use crate::chance::Chance;
 use crate::endpoint::{Endpoint, Peer};
 use crate::machine::{Conn, Output, Outputs};
 use crate::workload::Workload;
@@ -41,7 +40,7 @@ impl Endpoint {
                     let hello = handshake.peer().expect("it was introduced");
                     match Session::answer_to(session, self.epoch, hello) {
                         Ok(standing) => {
-                            let fresh = toy_fresh(&mut self.chance);
+                            let fresh = self.chance.fresh();
                             handshake.answer(&self.profile, fresh, standing, reply)?;
                         }
                         Err(refusal) => return Err(refused(handshake, refusal, reply)),
@@ -100,14 +99,4 @@ impl Endpoint {
 fn refused(handshake: &mut Handshake, refusal: Refusal, reply: &mut Vec<u8>) -> HandshakeError {
     handshake.refuse(refusal, reply);
     HandshakeError::Refused(refusal)
-}
-
-/// Chance without X25519: nobody listens here, and both sides agree on the sum of their public halves.
-pub(super) fn toy_fresh(chance: &mut Chance) -> Fresh {
-    let public = chance.bytes();
-    Fresh::new(chance.bytes(), public, move |peer| {
-        let mut shared = public;
-        shared.iter_mut().zip(peer).for_each(|(shared, peer)| *shared = shared.wrapping_add(*peer));
-        Some(shared)
-    })
 }

@@ -30,6 +30,8 @@ impl Machine for Toy {
         }
     }
 
+    fn stood_still(&mut self, _now: Time, _span: Duration, _out: &mut Outputs) {}
+
     fn check(&self) {}
 }
 

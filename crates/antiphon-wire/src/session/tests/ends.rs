@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::frame::{Frame, Message};
 use crate::handshake::{Connection, Handshake, HandshakeError, Profile, Refusal, Standing, Step};
 use crate::ids::{Key, NodeId, TagId};
-use crate::session::{Admission, Session};
+use crate::session::{Admission, HeldCredit, Session};
 use crate::{Deframer, Fresh, Limits, Route, Secret, Suite, Time};
 
 /// One node with at most one session.
@@ -146,6 +146,26 @@ impl End {
             self.output.clear();
         }
         heard
+    }
+
+    /// As `talk`, but the other end holds back the credit of every frame.
+    pub(super) fn talk_and_be_held(&mut self, other: &mut End) -> Vec<HeldCredit> {
+        while self.session.as_mut().expect("they have met").poll_transmit(Time::START, &mut self.output) {}
+        let session = other.session.as_mut().expect("they have met");
+        let mut held = Vec::new();
+        let mut rest = self.output.as_slice();
+        while !rest.is_empty() {
+            rest = &rest[other.input.push(rest)..];
+            while let Some(mut frames) =
+                session.next_record(Time::START, &mut other.input).expect("sound records")
+            {
+                while session.next_frame(Time::START, &mut frames).expect("sound frames").is_some() {
+                    held.push(session.hold());
+                }
+            }
+        }
+        self.output.clear();
+        held
     }
 
     pub(super) fn listen(&mut self, now: Time, mut bytes: &[u8]) -> Vec<String> {

@@ -54,6 +54,15 @@ pub(super) fn meet(dialler: &mut End, acceptor: &mut End, now: Time) -> Result<(
 
 /// One handshake between the two, which neither has taken yet: the dialler's connection and the acceptor's.
 pub(super) fn shake(dialler: &mut End, acceptor: &mut End) -> Result<[Box<Connection>; 2], (Side, Refusal)> {
+    shake_while(dialler, acceptor, |_, _| {})
+}
+
+/// As `shake`; and `meanwhile` happens when both hellos are said and neither proof.
+pub(super) fn shake_while(
+    dialler: &mut End,
+    acceptor: &mut End,
+    meanwhile: impl FnOnce(&mut End, &mut End),
+) -> Result<[Box<Connection>; 2], (Side, Refusal)> {
     dialler.input = Deframer::new();
     acceptor.input = Deframer::new();
     let standing = match &mut dialler.session {
@@ -73,6 +82,7 @@ pub(super) fn shake(dialler: &mut End, acceptor: &mut End) -> Result<[Box<Connec
     let fresh = acceptor.fresh();
     accepting.answer(&acceptor.profile, fresh, standing, &mut back).expect("at this step");
 
+    meanwhile(dialler, acceptor);
     deliver(&mut back, &mut dialler.input);
     advance(&mut dialling, dialler, &mut there).map_err(|refusal| (Side::Dialler, refusal))?;
     let holding = Session::prove_to(dialler.session.as_ref(), dialler.epoch, &dialling);

@@ -1,6 +1,6 @@
 //! Which connection a session takes, begins with, or refuses.
 
-use super::ends::{End, Side, end, meet, met, shake};
+use super::ends::{End, Side, end, meet, met, shake, shake_while};
 use crate::handshake::{Refusal, Standing};
 use crate::ids::NodeId;
 use crate::session::standing::Identity;
@@ -107,6 +107,27 @@ fn a_connection_of_an_ended_half_begins_nothing() {
     let [at_a, _] = shake(&mut a, &mut b).expect("they meet");
     a.epoch = 2;
     assert_eq!(admits(&a, &at_a), Admission::Refused(Refusal::Superseded));
+}
+
+#[test]
+fn a_session_that_changes_between_hello_and_proof_refuses_on_either_side() {
+    let (mut a, mut b) = met(Limits::default());
+    a.session().disconnected();
+    let lost = shake_while(&mut a, &mut b, |_, b| (b.session, b.epoch) = (None, 2));
+    assert_eq!(lost.err(), Some((Side::Acceptor, Refusal::Superseded)));
+
+    let (mut a, mut b) = met(Limits::default());
+    let lost = shake_while(&mut a, &mut b, |a, _| (a.session, a.epoch) = (None, 2));
+    assert_eq!(lost.err(), Some((Side::Dialler, Refusal::Superseded)));
+
+    // Dialled as a stranger, while there is a session of an older half with whoever answers.
+    let (mut a, mut b) = met(Limits::default());
+    a.session().disconnected();
+    b.session().disconnected();
+    let session = a.session.take();
+    a.epoch = 2;
+    let stranger = shake_while(&mut a, &mut b, |a, _| a.session = session);
+    assert_eq!(stranger.err(), Some((Side::Dialler, Refusal::Duplicate)));
 }
 
 #[test]

@@ -170,12 +170,16 @@ fn an_outsider_speaks_and_is_answered_under_every_suite() {
         let mut bytes = first_words(&mut line);
         bytes.extend(line.sends.seal(&said(8, &(2, "again"))));
         assert_eq!(heard(&mut inside, &bytes), ["out./1 to 7 (1, \"hello\")", "out./1 to 8 (2, \"again\")"]);
+        for index in 3..300 {
+            let bytes = line.sends.seal(&said(8, &(index, "many")));
+            assert_eq!(heard(&mut inside, &bytes).len(), 1, "record {index}");
+        }
         let mut out = answer(&mut inside, b"\xa5reply");
         let told = frames(&line.receives.open(&mut out));
         let kinds: Vec<u8> = told.iter().map(|(kind, _)| *kind).collect();
         assert_eq!(kinds, [0x0a, 0x01, 0x02, 0x20, 0x22], "begin, ack, credit, tag, message");
         assert_eq!(told[0].1, 0_u64.to_le_bytes());
-        assert_eq!(told[1].1, 3_u64.to_le_bytes(), "a tag and two messages");
+        assert_eq!(told[1].1, 300_u64.to_le_bytes(), "a tag and 299 messages");
         assert_eq!(told[4].1[23..], *b"\xa5reply");
         assert!(out.is_empty());
     }

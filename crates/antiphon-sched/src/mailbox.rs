@@ -334,8 +334,9 @@ impl<M> Mailbox<M> {
         self.wait = Wait::Any;
         if let Some(extra) = &mut self.extra {
             extra.timeout_due = false;
-            extra.admit = None;
             extra.refused = 0;
+            // Last: its drop may panic.
+            extra.admit = None;
         }
     }
 

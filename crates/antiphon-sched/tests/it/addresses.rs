@@ -167,7 +167,9 @@ fn a_further_address_tells_its_watchers_the_owners_reason_and_their_own_name_for
                 cx.monitor(ear);
                 cx.notify(ear);
             }
-            Event::Down(down) => seen.note(format!("{} {}", down.why, down.who == ear.id() || down.who == actor.id())),
+            Event::Down(down) => {
+                seen.note(format!("{} {}", down.why, down.who == ear.id() || down.who == actor.id()))
+            }
             _ => {}
         }
         receive()
@@ -276,7 +278,10 @@ mod forged {
         let number: u64 = wrong.split(['(', ' ']).nth(1).unwrap().parse().unwrap();
         let refused = events.door().answer_port(PortId::from_bits(number), "text");
         assert_eq!(refused, Err(Undelivered::WrongType));
-        assert_eq!(events.door().answer_port(PortId::from_bits(number + 1), 1_u32), Err(Undelivered::NoActor));
+        assert_eq!(
+            events.door().answer_port(PortId::from_bits(number + 1), 1_u32),
+            Err(Undelivered::NoActor)
+        );
         events.door().answer(reply, 8);
         settle(&mut events);
         assert_eq!((log.take(), told.take()), ("Ok(8)".into(), String::new()));

@@ -43,7 +43,9 @@ fn a_closure_a_struct_a_box_and_a_fold_are_actors() {
         }
         _ => to(text, receive()),
     });
-    for (addr, n) in [(closure, 1), (structure, 2), (structure, 3), (boxed, 4), (fold, 7), (fold, 8), (fold, 0)] {
+    for (addr, n) in
+        [(closure, 1), (structure, 2), (structure, 3), (boxed, 4), (fold, 7), (fold, 8), (fold, 0)]
+    {
         events.send(addr, n).unwrap();
     }
     settle(&mut events);
@@ -79,7 +81,11 @@ fn an_actor_spawns_actors_by_each_door() {
 fn another_thread_spawns_by_closure_and_by_trait() {
     struct Adder(u32);
     impl Actor<(u32, Reply<u32>)> for Adder {
-        fn step(&mut self, cx: &mut Cx<'_, (u32, Reply<u32>)>, event: Event<(u32, Reply<u32>)>) -> Step<(u32, Reply<u32>)> {
+        fn step(
+            &mut self,
+            cx: &mut Cx<'_, (u32, Reply<u32>)>,
+            event: Event<(u32, Reply<u32>)>,
+        ) -> Step<(u32, Reply<u32>)> {
             match event {
                 Event::Message((n, reply)) => {
                     cx.answer(reply, self.0 + n);
@@ -126,7 +132,11 @@ fn a_fold_that_panics_or_fails_ends_like_any_actor() {
         log_end(&mut events, &log, who);
     }
     settle(&mut events);
-    assert_eq!(log.take(), "[no such actor] [no such actor] [no such actor]", "they ended in their first step");
+    assert_eq!(
+        log.take(),
+        "[no such actor] [no such actor] [no such actor]",
+        "they ended in their first step"
+    );
     let late = events.spawn_fsm(1, |_: &mut Cx<()>, n, event| match event {
         Event::Message(()) => fail("out of order"),
         _ => to(n, receive()),

@@ -1,8 +1,8 @@
 //! An actor that never rests starves nobody.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::rc::Rc;
-use std::cell::Cell;
 
 use antiphon_sched::*;
 
@@ -53,7 +53,8 @@ fn a_self_sender_starves_neither_neighbours_nor_the_inbox_nor_timers() {
 
 #[test]
 fn a_self_sender_starves_no_socket() {
-    let mut events = Loop::new(LoopConfig { mailbox_max: 1_000_000, watchdog: None, ..LoopConfig::default() }).unwrap();
+    let mut events =
+        Loop::new(LoopConfig { mailbox_max: 1_000_000, watchdog: None, ..LoopConfig::default() }).unwrap();
     let glutton = glutton(&mut events);
     let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
     far.set_nonblocking(true).unwrap();

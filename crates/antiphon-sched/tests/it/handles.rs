@@ -11,7 +11,8 @@ use crate::common::*;
 fn many_threads_send_and_each_message_arrives_once_in_order() {
     const THREADS: u32 = 4;
     const EACH: u32 = 20_000;
-    let mut events = Loop::new(LoopConfig { inbox_max: 100, watchdog: None, ..LoopConfig::default() }).unwrap();
+    let mut events =
+        Loop::new(LoopConfig { inbox_max: 100, watchdog: None, ..LoopConfig::default() }).unwrap();
     let log = Log::default();
     let seen = log.clone();
     let mut next = [0; THREADS as usize];
@@ -122,7 +123,8 @@ fn the_loops_own_thread_is_refused_what_would_block_it_also_before_it_runs() {
 
 #[test]
 fn a_question_of_a_thread_has_each_kind_of_answer() {
-    let mut events = Loop::new(LoopConfig { mailbox_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
+    let mut events =
+        Loop::new(LoopConfig { mailbox_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
     let handle = events.handle();
     let echo = events.spawn(|cx, event: Event<Option<Reply<u32>>>| match event {
         Event::Message(Some(reply)) => {
@@ -185,7 +187,9 @@ fn a_loop_that_is_dropped_frees_all_who_wait_for_it() {
                 }),
                 thread::spawn(move || {
                     three.send(()).unwrap();
-                    spawns.spawn(|_: &mut Cx<()>, _| stop()).map_or_else(|why| why.to_string(), |_| "spawned".into())
+                    spawns
+                        .spawn(|_: &mut Cx<()>, _| stop())
+                        .map_or_else(|why| why.to_string(), |_| "spawned".into())
                 }),
             ]
         };

@@ -30,7 +30,8 @@ fn a_job_runs_elsewhere_and_answers_with_its_result() {
 
 #[test]
 fn a_panic_in_a_job_is_its_result_and_the_helper_lives() {
-    let mut events = Loop::new(LoopConfig { helpers_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
+    let mut events =
+        Loop::new(LoopConfig { helpers_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
     let log = Log::default();
     let seen = log.clone();
     let mut left = 2;

@@ -74,7 +74,11 @@ impl Model {
 type Script = std::rc::Rc<std::cell::RefCell<(Vec<Answer>, usize)>>;
 
 /// The real actor, which swaps itself when the script says so.
-fn scripted(script: Script, log: Log, ear: std::rc::Rc<std::cell::Cell<Option<Addr<u8>>>>) -> impl Actor<u32> {
+fn scripted(
+    script: Script,
+    log: Log,
+    ear: std::rc::Rc<std::cell::Cell<Option<Addr<u8>>>>,
+) -> impl Actor<u32> {
     actor(move |cx: &mut Cx<u32>, event: Event<u32>| {
         if let Event::Start = event {
             ear.set(Some(cx.me_as(u32::from)));

@@ -260,7 +260,8 @@ fn a_thread_joins_an_actor_whatever_its_end() {
             Event::Message(()) => end(),
             _ => receive(),
         });
-        let joining = std::thread::spawn(move || handle.join::<()>(actor, secs(60)).map_err(|why| why.to_string()));
+        let joining =
+            std::thread::spawn(move || handle.join::<()>(actor, secs(60)).map_err(|why| why.to_string()));
         // The join is there when the actor has an entry for its watchers.
         while events.stats().sides == 0 {
             events.work();

@@ -50,7 +50,8 @@ fn in_a_step() {
 #[test]
 fn in_a_predicate() {
     let told = others_go_on(|events, log| {
-        let bad = events.spawn(|_: &mut Cx<u32>, _| receive_if(|n| if *n == 2 { panic!("choosy") } else { false }));
+        let bad =
+            events.spawn(|_: &mut Cx<u32>, _| receive_if(|n| if *n == 2 { panic!("choosy") } else { false }));
         log_end(events, log, bad);
         settle(events);
         for n in [1, 2, 3] {

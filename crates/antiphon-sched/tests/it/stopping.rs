@@ -124,7 +124,8 @@ fn a_stop_is_bounded_by_stop_within() {
 
 #[test]
 fn a_loop_that_was_stopped_can_run_again() {
-    let mut events = Loop::new(LoopConfig { stop_within: millis(1), watchdog: None, ..LoopConfig::default() }).unwrap();
+    let mut events =
+        Loop::new(LoopConfig { stop_within: millis(1), watchdog: None, ..LoopConfig::default() }).unwrap();
     let log = Log::default();
     for round in 0..3 {
         let handle = events.handle();
@@ -205,7 +206,10 @@ fn sigterm_and_sigint_stop_the_loop_gracefully() {
         let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         let rest: Vec<_> = lines.collect();
-        assert!(rest.contains(&"bye".to_owned()) && rest.contains(&"run returned".to_owned()), "SIG{signal}: {rest:?}");
+        assert!(
+            rest.contains(&"bye".to_owned()) && rest.contains(&"run returned".to_owned()),
+            "SIG{signal}: {rest:?}"
+        );
         assert!(child.wait().unwrap().success());
     }
 }

@@ -60,7 +60,12 @@ fn a_timer_never_fires_early_and_at_most_a_tick_late() {
     let mut now = events.now();
     for span in spans {
         let place = place.clone();
-        timed(&mut events, &Log::default(), move |cx| _ = cx.after(millis(span), 0), move |cx, _| place.set(cx.now()));
+        timed(
+            &mut events,
+            &Log::default(),
+            move |cx| _ = cx.after(millis(span), 0),
+            move |cx, _| place.set(cx.now()),
+        );
         pass(&mut events, millis(span + 3));
         let took = fired.get().since(now);
         assert!(took >= millis(span) && took < millis(span + 2), "{span} ms took {took:?}");

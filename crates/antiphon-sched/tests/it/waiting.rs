@@ -5,7 +5,11 @@ use antiphon_sched::*;
 use crate::common::*;
 
 /// An actor that does what `answer` says to each event, and writes it down.
-fn waiter(events: &mut Loop, log: &Log, mut answer: impl FnMut(&Event<u32>) -> Step<u32> + 'static) -> Addr<u32> {
+fn waiter(
+    events: &mut Loop,
+    log: &Log,
+    mut answer: impl FnMut(&Event<u32>) -> Step<u32> + 'static,
+) -> Addr<u32> {
     let log = log.clone();
     events.spawn(move |_, event| {
         tell(&log, &event);

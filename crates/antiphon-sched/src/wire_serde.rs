@@ -41,13 +41,13 @@ use crate::wire::Wire;
 #[macro_export]
 macro_rules! wire {
     (impl<$($param:ident),+ $(,)?> $type:ty, $name:literal $(, $compact:ident)?) => {
+        const _: () = $crate::__private::check_name($name);
         impl<$($param),+> $crate::Wire for $type
         where
             $($param: $crate::Wire,)+
             $type: $crate::__private::Serialize + $crate::__private::DeserializeOwned,
         {
             fn name() -> ::std::borrow::Cow<'static, str> {
-                const { $crate::__private::check_name($name) };
                 let parts = [$(<$param as $crate::Wire>::name()),+];
                 ::std::borrow::Cow::Owned($crate::__private::composed($name, &parts))
             }
@@ -55,9 +55,9 @@ macro_rules! wire {
         }
     };
     ($type:ty, $name:literal $(, $compact:ident)?) => {
+        const _: () = $crate::__private::check_name($name);
         impl $crate::Wire for $type {
             fn name() -> ::std::borrow::Cow<'static, str> {
-                const { $crate::__private::check_name($name) };
                 ::std::borrow::Cow::Borrowed($name)
             }
             $crate::wire!(@coding $($compact)?);

@@ -5,7 +5,7 @@ mod meeting;
 
 use super::*;
 use crate::bytes::Field;
-use crate::frame::{Monitor, NameSpace, NodeAt, Want};
+use crate::frame::{Fragment, FragmentPart, Monitor, NameSpace, NodeAt, Want};
 use crate::handshake::Refusal;
 use crate::ids::Pair;
 use crate::{Locations, Secret};
@@ -388,6 +388,19 @@ fn hostile_frames_are_refused_with_a_typed_error() {
     message(1, 2, b"").encode(&mut unknown_tag).expect("small");
     let refused = b.session().next_frame(Time::START, &mut Frames::of(&unknown_tag)).map(|_| ());
     assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::UnknownTag { id: TagId(0) })));
+}
+
+#[test]
+fn more_large_frames_at_a_time_than_were_allowed_are_refused() {
+    let (_, mut b) = begun(Limits { reassembly_bytes_max: 100_000, ..Limits::default() });
+    let mut body = Vec::new();
+    for stream in [1, 2] {
+        let part = FragmentPart::First { kind: 0x22, total: 60_000 };
+        let fragment = Fragment { stream, part, data: &[1] };
+        Frame::from(fragment).encode(&mut body).expect("small");
+    }
+    let refused = b.session().next_frame(Time::START, &mut Frames::of(&body)).map(|_| ());
+    assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::Reassembly { declared: 120_000 })));
 }
 
 #[test]

@@ -429,17 +429,19 @@ fn more_than_was_granted_is_refused() {
 
 #[test]
 fn a_session_without_traffic_owns_no_buffer() {
-    let (mut a, mut b) = met(Limits::default());
+    let (mut a, mut b) = begun(Limits::default());
     a.session().intern("t").expect("room");
-    a.session().send(&message(1, 2, b"x")).expect("room");
+    b.session().intern("t").expect("room");
     a.talk(Time::START, &mut b);
-    b.session().on_timeout(seconds(1));
-    b.talk(seconds(1), &mut a);
-    a.session().on_timeout(seconds(2));
-    assert!(a.session().outbound.is_empty());
-    assert_eq!(a.session().outbound.spare_buffers(), 0);
-    a.input.release();
-    assert_eq!(a.input.pending_bytes(), 0);
+    b.talk(Time::START, &mut a);
+    a.session().on_timeout(seconds(1));
+    a.talk(seconds(1), &mut b);
+    for end in [&mut a, &mut b] {
+        assert!(end.session().outbound.is_empty());
+        assert_eq!(end.session().outbound.spare_buffers(), 0, "also where the other side asks first");
+        end.input.release();
+        assert_eq!(end.input.pending_bytes(), 0);
+    }
 }
 
 #[test]

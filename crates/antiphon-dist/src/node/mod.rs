@@ -227,6 +227,7 @@ impl NodeCore {
             Due::HalfOpen(conn) => self.on_half_open(conn, world),
             Due::Receipt(request) => self.on_receipt_due(request, world),
             Due::Want(want) => self.on_want_due(want, world),
+            Due::LookUp(query) => self.on_look_up(query),
             Due::Contact(port) => self.on_contact_due(port, world),
             Due::Parked(node) => self.retry_parked(node, world),
             Due::Unreached(node) => self.on_unreached(node, world),

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use antiphon_dist::{Config, Counts, DeliverError, Location, NetCx, Node, PeerAt, Secret, Status};
+use antiphon_dist::{
+    Config, Counts, DeliverError, Location, NetCx, Node, NodeError, PeerAt, Resolver, Secret, Status,
+};
 use antiphon_sched::{ActorId, Addr, Cx, Down, Event, Handle, LoopStats, Step, Why, receive};
 
 /// How long anything that must happen may take, on the slowest machine.
@@ -81,13 +83,22 @@ pub(crate) struct TestNode {
 
 impl TestNode {
     pub(crate) fn start(config: Config) -> Self {
+        Self::build(move || Node::new(config))
+    }
+
+    /// A node that looks hosts up in its own way.
+    pub(crate) fn resolving(config: Config, resolver: Resolver) -> Self {
+        Self::build(move || Node::with_resolver(config, resolver))
+    }
+
+    fn build(build: impl FnOnce() -> Result<Node, NodeError> + Send + 'static) -> Self {
         let (tell, told) = channel();
         let (jobs, todo) = channel::<Job>();
         let log = Log::default();
         let written = log.clone();
         let thread = std::thread::spawn(move || {
             let _logged = written.attach();
-            let mut node = Node::new(config).expect("a node can start");
+            let mut node = build().expect("a node can start");
             let bell = node.spawn(|cx: &mut Cx<()>, _| {
                 cx.set_daemon(true);
                 receive()

@@ -116,7 +116,11 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<
         }
         System::Offer(offer) => Event::Swap(*offer.downcast::<Offer<M>>().ok()?),
         System::Writable(node) => Event::Writable(node),
-        System::Ready(source) => Event::Ready(core.io.take_ready(source, me)?),
+        System::Ready(source) => {
+            let ready = core.io.take_ready(source, me)?;
+            core.mailbox::<M>(me)?.await_any();
+            Event::Ready(ready)
+        }
         System::Tick(token) => Event::Message(tick(core, me, token)?),
     };
     Some((event, Fate::Free))
@@ -129,7 +133,7 @@ fn tick<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<M> {
             *queued = false;
             make.take()?
         }
-        Pending::Once(..) => return None,
+        Pending::Once(..) | Pending::Cancelled(_) => return None,
     };
     let message = make();
     if let Some(Pending::Every { make: place, .. }) = pending::<M>(core, me, token) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use antiphon_wire::Fresh;
+
 /// A stream of random numbers. (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014.)
 #[derive(Debug, Clone)]
 pub struct Chance {
@@ -46,5 +48,15 @@ impl Chance {
             word.copy_from_slice(&self.number().to_le_bytes());
         }
         bytes
+    }
+
+    /// Chance for a handshake without X25519: nobody listens here, and both sides agree on the sum of their public halves.
+    pub(crate) fn fresh(&mut self) -> Fresh {
+        let public = self.bytes();
+        Fresh::new(self.bytes(), public, move |peer| {
+            let mut shared = public;
+            shared.iter_mut().zip(peer).for_each(|(shared, peer)| *shared = shared.wrapping_add(*peer));
+            Some(shared)
+        })
     }
 }

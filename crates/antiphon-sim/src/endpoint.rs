@@ -1,12 +1,14 @@
 //! The first machine: sessions with their connections, redial, and actors that talk; the least that a node does.
 
+mod shake;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_wire::{
-    Admission, Connection, Deframer, Event, Fresh, Handshake, HandshakeError, Limits, NodeId, Profile,
-    Secret, Session, SessionError, Standing, Status, Step, Suite, Time,
+    Deframer, Event, Handshake, Limits, NodeId, Profile, Secret, Session, SessionError, Standing, Status,
+    Suite, Time,
 };
 
 use crate::chance::Chance;
@@ -175,7 +177,7 @@ impl Endpoint {
         let standing =
             known.map_or_else(|| Standing::unknown(self.epoch), |peer| peer.session.next_standing());
         let mut hello = Vec::new();
-        let fresh = toy_fresh(&mut self.chance);
+        let fresh = self.chance.fresh();
         let handshake = Handshake::dial(&self.profile, fresh, standing, None, &mut hello);
         self.begin(now, conn, handshake);
         out.push(Output::Write { conn, bytes: hello });
@@ -218,92 +220,6 @@ impl Endpoint {
             Phase::Session(node) => self.listen(now, conn, node, &mut wire.input),
             Phase::Dialling | Phase::Shaking(_) => true,
         }
-    }
-
-    /// Goes on with a handshake; answers the peer once the connection is proven and taken.
-    fn shake(
-        &mut self,
-        now: Time,
-        conn: Conn,
-        handshake: &mut Handshake,
-        input: &mut Deframer,
-        reply: &mut Vec<u8>,
-        out: &mut Outputs,
-    ) -> Result<Option<NodeId>, HandshakeError> {
-        loop {
-            let step = handshake.advance(&self.profile, input, reply)?;
-            let node = handshake.peer().map(|hello| hello.node);
-            let session = node.and_then(|node| self.peers.get(&node)).map(|peer| &peer.session);
-            let connection = match step {
-                Step::Wait => return Ok(None),
-                Step::Introduced if self.is_dial(conn) => {
-                    self.dials
-                        .iter_mut()
-                        .filter(|dial| dial.conn == Some(conn))
-                        .for_each(|dial| dial.node = node);
-                    match Session::prove_to(session, self.epoch, handshake) {
-                        Ok(holding) => handshake.prove(&self.profile, holding, reply)?,
-                        Err(refusal) => return Err(refused(handshake, refusal, reply)),
-                    }
-                    continue;
-                }
-                Step::Introduced => {
-                    let hello = handshake.peer().expect("it was introduced");
-                    match Session::answer_to(session, self.epoch, hello) {
-                        Ok(standing) => {
-                            let fresh = toy_fresh(&mut self.chance);
-                            handshake.answer(&self.profile, fresh, standing, reply)?;
-                        }
-                        Err(refusal) => return Err(refused(handshake, refusal, reply)),
-                    }
-                    continue;
-                }
-                Step::Proven => match Session::confirm_to(session, self.epoch, handshake) {
-                    Ok(holding) => handshake.confirm(&self.profile, &holding, reply)?,
-                    Err(refusal) => return Err(refused(handshake, refusal, reply)),
-                },
-                Step::Done(connection) => connection,
-            };
-            // Both proofs are sent: a refusal would be taken for a record, so the connection is only closed.
-            return self.take(now, conn, connection, out).map(Some).map_err(HandshakeError::Refused);
-        }
-    }
-
-    fn is_dial(&self, conn: Conn) -> bool {
-        self.dials.iter().any(|dial| dial.conn == Some(conn))
-    }
-
-    /// A connection is proven: gives it to its session, or begins one.
-    fn take(
-        &mut self,
-        now: Time,
-        conn: Conn,
-        connection: Box<Connection>,
-        out: &mut Outputs,
-    ) -> Result<NodeId, antiphon_wire::Refusal> {
-        let node = connection.peer().node;
-        match Session::admit(self.peers.get(&node).map(|peer| &peer.session), self.epoch, &connection) {
-            Admission::Takes => {}
-            Admission::Begins => {
-                self.end_session(node, out);
-                let session = Session::begin(now, &self.profile.limits, self.profile.node, &connection);
-                let workload = Workload::new(self.heard.next_session(), self.profile.node);
-                self.peers.insert(node, Peer { session, conn: None, workload });
-            }
-            Admission::Refused(refusal) => return Err(refusal),
-        }
-        let peer = self.peers.get_mut(&node).expect("it was there, or was just begun");
-        peer.session.connected(now, connection).expect("it was admitted");
-        self.dials.iter_mut().filter(|dial| dial.node == Some(node)).for_each(|dial| dial.renews = false);
-        if let Some(old) = peer.conn.replace(conn) {
-            self.wires.remove(&old);
-            self.dials.iter_mut().filter(|dial| dial.conn == Some(old)).for_each(|dial| dial.conn = None);
-            out.push(Output::Close(old));
-        }
-        if self.speaks_at.is_none() && !self.habits.speaks_every.is_zero() {
-            self.speaks_at = Some(now + self.chance.span(self.habits.speaks_every * 2));
-        }
-        Ok(node)
     }
 
     /// Opens records and hears their frames; false if the connection is of no use any more.
@@ -374,10 +290,7 @@ impl Endpoint {
                     Event::Status(Status::Lost) => lost.push(*node),
                     // A silent peer may live, and only the connection be dead.
                     Event::Renew | Event::Status(Status::Suspect) => {
-                        self.dials
-                            .iter_mut()
-                            .filter(|dial| dial.node == Some(*node))
-                            .for_each(|dial| dial.conn = None);
+                        self.dials.iter_mut().filter(|dial| dial.node == Some(*node)).for_each(Dial::renew);
                     }
                     Event::Status(Status::Online) | Event::Writable => {}
                 }
@@ -451,6 +364,10 @@ impl Machine for Endpoint {
         out.push(Output::Wake(self.next_wake(now)));
     }
 
+    fn stood_still(&mut self, _now: Time, span: Duration, _out: &mut Outputs) {
+        self.peers.values_mut().for_each(|peer| peer.session.forgive(span));
+    }
+
     fn check(&self) {
         for (node, peer) in &self.peers {
             peer.session.check();
@@ -458,25 +375,6 @@ impl Machine for Endpoint {
             assert_eq!(peer.session.is_connected(), peer.conn.is_some(), "a session's connection is known");
         }
     }
-}
-
-fn refused(
-    handshake: &mut Handshake,
-    refusal: antiphon_wire::Refusal,
-    reply: &mut Vec<u8>,
-) -> HandshakeError {
-    handshake.refuse(refusal, reply);
-    HandshakeError::Refused(refusal)
-}
-
-/// Chance without X25519: nobody listens here, and both sides agree on the sum of their public halves.
-fn toy_fresh(chance: &mut Chance) -> Fresh {
-    let public = chance.bytes();
-    Fresh::new(chance.bytes(), public, move |peer| {
-        let mut shared = public;
-        shared.iter_mut().zip(peer).for_each(|(shared, peer)| *shared = shared.wrapping_add(*peer));
-        Some(shared)
-    })
 }
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

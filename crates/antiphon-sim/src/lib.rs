@@ -1,7 +1,7 @@
 //! A deterministic world for Antiphon: machines, the links between them, virtual time, and faults, all from one seed.
 //!
 //! The same seed gives the same run, to the last byte; its trace hash tells. A [`Machine`] is whatever has one way in and one
-//! way out: here an [`Endpoint`], which is a session with its connections; a whole node fits the same trait.
+//! way out: an [`Endpoint`], which is a session with its connections, or a [`SimNode`], a whole node with its actors.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,9 @@ mod machine;
 pub use machine::{Conn, Input, Machine, Output, Outputs};
 
 mod link;
+
+mod node;
+pub use node::SimNode;
 
 mod trace;
 pub use trace::Trace;

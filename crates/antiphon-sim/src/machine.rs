@@ -1,6 +1,7 @@
 //! What a world runs: a machine with one way in and one way out.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use antiphon_wire::Time;
 
@@ -102,6 +103,9 @@ impl Outputs {
 pub trait Machine {
     /// One event in; everything that follows from it out.
     fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outputs);
+
+    /// It has stood still for `span`, as a whole process does that was stopped; what arrived meanwhile follows.
+    fn stood_still(&mut self, now: Time, span: Duration, out: &mut Outputs);
 
     /// Checks promises and invariants, after each event.
     ///

@@ -36,10 +36,18 @@ struct Host<M> {
     /// How often it was started.
     life: u32,
     wake: Option<Time>,
+    /// It stands still until then.
+    held_until: Time,
 }
 
 #[derive(Debug)]
 enum Event {
+    /// A machine that stood still goes on.
+    GoesOn {
+        host: SocketAddr,
+        life: u32,
+        span: Duration,
+    },
     Start(SocketAddr),
     Timer {
         host: SocketAddr,
@@ -96,7 +104,7 @@ impl<M: Machine> World<M> {
 
     /// Adds a host. `make` builds its machine at each start, from a seed.
     pub fn add(&mut self, location: SocketAddr, make: impl FnMut(u64) -> M + 'static) {
-        let host = Host { machine: None, make: Box::new(make), life: 0, wake: None };
+        let host = Host { machine: None, make: Box::new(make), life: 0, wake: None, held_until: Time::START };
         self.hosts.insert(location, host);
         let delay = self.chance.span(Duration::from_millis(1));
         self.schedule(delay, Event::Start(location));
@@ -164,6 +172,29 @@ impl<M: Machine> World<M> {
         self.schedule(delay, Event::Start(location));
     }
 
+    /// A machine stands still for `span`, as a process does that was stopped; what arrives meanwhile waits.
+    pub fn hold(&mut self, location: SocketAddr, span: Duration) {
+        let until = self.now + span;
+        let Some(host) = self.hosts.get_mut(&location) else { return };
+        host.held_until = until;
+        let life = host.life;
+        self.schedule_at(until, Event::GoesOn { host: location, life, span });
+    }
+
+    /// Whose turn an event is.
+    fn host_of(&self, event: &Event) -> Option<SocketAddr> {
+        let end = |link: &u64, side: usize| self.links.get(link).map(|link| link.ends[side].host);
+        match event {
+            Event::Timer { host, .. } => Some(*host),
+            Event::Dial { to, .. } | Event::Datagram { to, .. } => Some(*to),
+            Event::DialFailed(link) | Event::Connected(link) => end(link, 0),
+            Event::Arrive { link, side, .. }
+            | Event::Writable { link, side }
+            | Event::Closed { link, side } => end(link, *side),
+            Event::Start(_) | Event::GoesOn { .. } | Event::Cut | Event::Crash => None,
+        }
+    }
+
     fn schedule_faults(&mut self) {
         for (every, event) in [(self.faults.cut_every, Event::Cut), (self.faults.crash_every, Event::Crash)] {
             if !every.is_zero() {
@@ -183,7 +214,12 @@ impl<M: Machine> World<M> {
     }
 
     fn happen(&mut self, event: Event) {
+        let host = self.host_of(&event).and_then(|host| self.hosts.get(&host));
+        if let Some(until) = host.map(|host| host.held_until).filter(|until| *until > self.now) {
+            return self.schedule_at(until, event);
+        }
         match event {
+            Event::GoesOn { host, life, span } => self.go_on(host, life, span),
             Event::Start(host) => self.start(host),
             Event::Timer { host, life } => self.on_timer(host, life),
             Event::Dial { link, to } => self.on_dial(link, to),
@@ -208,9 +244,22 @@ impl<M: Machine> World<M> {
 
     fn on_timer(&mut self, location: SocketAddr, life: u32) {
         let Some(host) = self.hosts.get_mut(&location) else { return };
-        if host.life == life && host.wake == Some(self.now) {
+        if host.life == life && host.wake.is_some_and(|wake| wake <= self.now) {
             host.wake = None;
             self.handle(location, Input::Timer);
+        }
+    }
+
+    fn go_on(&mut self, location: SocketAddr, life: u32, span: Duration) {
+        let Some(host) = self.hosts.get_mut(&location).filter(|host| host.life == life) else { return };
+        let Some(machine) = &mut host.machine else { return };
+        self.trace.note("goes on", &[self.now.as_nanos(), location.port().into()], &[]);
+        let mut outputs = Outputs { list: Vec::new(), next_conn: self.next_link };
+        machine.stood_still(self.now, span, &mut outputs);
+        machine.check();
+        self.next_link = outputs.next_conn;
+        for output in outputs.list {
+            self.perform(location, life, output);
         }
     }
 
@@ -404,3 +453,6 @@ fn note(trace: &mut Trace, now: Time, host: SocketAddr, input: &Input<'_>) {
     };
     trace.note(what, &[now.as_nanos(), host.port().into(), conn], bytes);
 }
+
+#[cfg(test)]
+mod tests;

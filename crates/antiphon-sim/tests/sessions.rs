@@ -80,7 +80,7 @@ fn a_small_window_and_worn_keys_change_nothing() {
     };
     let habits =
         Habits { limits, suite: Suite::Aes128Gcm, large_once_in: 20, parks_once_in: 5, ..Habits::default() };
-    for seed in seeds(10) {
+    for seed in seeds(6) {
         let _replay = Replay::new("a_small_window", seed);
         let mut world = world(seed, cuts(100), &habits, seed % 2 == 0);
         world.run_for(Duration::from_secs(2));
@@ -114,7 +114,7 @@ fn losses_of_a_session_on_one_side_only_are_found_out() {
         ..Limits::default()
     };
     let mut ended = 0;
-    for seed in seeds(20) {
+    for seed in seeds(10) {
         let _replay = Replay::new("losses_of_a_session", seed);
         let habits = Habits { limits, ..Habits::default() };
         let mut world = world(seed, cuts(30), &habits, seed % 2 == 0);

@@ -2,6 +2,83 @@
 //!
 //! No clock, no socket, no thread and (but for two named doors) no randomness: time and chance are arguments, so that the
 //! same bytes at the same times always do the same. docs/PROTOCOL.md describes the bytes; this crate is one implementation.
+//!
+//! A [`Handshake`] makes of a byte stream a proven [`Connection`]; a [`Session`] outlives connections and carries [`Frame`]s;
+//! a [`Deframer`] is the read buffer of one stream. Two nodes that meet in memory:
+//!
+//! ```
+//! use antiphon_wire::frame::Message;
+//! use antiphon_wire::{
+//!     Deframer, Frame, Fresh, Handshake, Key, Limits, NodeId, Profile, Route, Session, Standing, Step, Suite, Time,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let profile = |node| Profile {
+//!     node: NodeId(node),
+//!     name: format!("node {node}"),
+//!     locations: Vec::new(),
+//!     suites: Suite::aead().to_vec(),
+//!     key_id: 0,
+//!     secret: Some("key".into()),
+//!     flags: 0,
+//!     limits: Limits::default(),
+//! };
+//! let (here, there) = (profile(1), profile(2));
+//! let (mut to_us, mut to_them) = (Deframer::new(), Deframer::new());
+//! let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+//!
+//! // 1. Hello, hello. The three functions of `Session` are given the session with the peer, if there is one.
+//! let mut dialler = Handshake::dial(&here, Fresh::system()?, Standing::unknown(1), None, &mut ours);
+//! let mut acceptor = Handshake::accept(None);
+//! to_them.push(&ours);
+//! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, Step::Introduced));
+//! let standing = Session::answer_to(None, 1, acceptor.peer().ok_or("introduced")?)?;
+//! acceptor.answer(&there, Fresh::system()?, standing, &mut theirs)?;
+//! to_us.push(&theirs);
+//!
+//! // 2. Proof, proof.
+//! ours.clear();
+//! assert!(matches!(dialler.advance(&here, &mut to_us, &mut ours)?, Step::Introduced));
+//! dialler.prove(&here, Session::prove_to(None, 1, &dialler)?, &mut ours)?;
+//! to_them.push(&ours);
+//! theirs.clear();
+//! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, Step::Proven));
+//! let holding = Session::confirm_to(None, 1, &acceptor)?;
+//! let their_connection = acceptor.confirm(&there, &holding, &mut theirs)?;
+//! to_us.push(&theirs);
+//! let Step::Done(our_connection) = dialler.advance(&here, &mut to_us, &mut ours)? else { return Err("not done".into()) };
+//!
+//! // 3. A session each, begun with the connection (`Session::admit` says so).
+//! let now = Time::START;
+//! let mut us = Session::begin(now, &here.limits, here.node, &our_connection);
+//! us.connected(now, our_connection)?;
+//! let mut them = Session::begin(now, &there.limits, there.node, &their_connection);
+//! them.connected(now, their_connection)?;
+//!
+//! // 4. Frames in, records out.
+//! let tag = us.intern("str")?;
+//! let message = Message { to: Key(7), from: Key(5), tag, receipt: None, route: Route::NONE, body: b"\xa5hello" };
+//! us.send(&Frame::Message(message))?;
+//! ours.clear();
+//! while us.poll_transmit(now, &mut ours) {}
+//!
+//! // 5. Records in, frames out: borrowed from the deframer, while the session stays free to send.
+//! to_them.push(&ours);
+//! let mut bodies = Vec::new();
+//! while let Some(mut frames) = them.next_record(now, &mut to_them)? {
+//!     while let Some(incoming) = them.next_frame(now, &mut frames)? {
+//!         if let Frame::Message(message) = incoming.frame() {
+//!             bodies.push(message.body.to_vec());
+//!         }
+//!     }
+//! }
+//! assert_eq!(bodies, [b"\xa5hello"]);
+//!
+//! // 6. Time: call `on_timeout` when it says so.
+//! assert!(them.poll_timeout().is_some());
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]

@@ -29,6 +29,10 @@ pub struct Limits {
     pub connection_records_max: u64,
     /// Bytes of records under one connection's keys, 2^38; then `Event::Renew`.
     pub connection_bytes_max: u64,
+    /// The time that a connection has to prove itself, 5 s. Kept by the node, like the next one.
+    pub handshake_timeout: Duration,
+    /// Connections that have not proven themselves, of one node, 64.
+    pub unproven_connections_max: u32,
     /// An acknowledgement is sent at the latest after this many bytes of frames, 128 KiB.
     pub ack_bytes: u64,
     /// An acknowledgement is sent at the latest after this time, 5 ms.
@@ -55,6 +59,8 @@ impl Default for Limits {
             paused_actors_max: 4_096,
             connection_records_max: 1 << 32,
             connection_bytes_max: 1 << 38,
+            handshake_timeout: Duration::from_secs(5),
+            unproven_connections_max: 64,
             ack_bytes: 128 * 1024,
             ack_delay: Duration::from_millis(5),
             ping_after: Duration::from_secs(1),

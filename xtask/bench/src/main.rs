@@ -5,6 +5,7 @@
 
 mod gauge;
 mod group;
+mod remote;
 mod run;
 mod sched;
 mod table;
@@ -16,7 +17,7 @@ use clap::Parser;
 
 use crate::group::Group;
 
-const GROUPS: &[Group] = &[sched::GROUP];
+const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP];
 
 /// Antiphon's benchmarks.
 #[derive(Parser)]

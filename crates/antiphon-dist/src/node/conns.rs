@@ -40,6 +40,8 @@ pub(super) struct Conn {
     pub(super) remote: SocketAddr,
     pub(super) dialled: Option<SocketAddr>,
     since: Time,
+    /// Nothing has arrived since the last look.
+    quiet: bool,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl Conns {
             remote,
             dialled: dialled.then_some(remote),
             since: now,
+            quiet: false,
         });
         id
     }
@@ -101,6 +104,18 @@ impl Conns {
         strangers()
             .min_by_key(|conn| (std::cmp::Reverse(of_address[&conn.remote.ip()]), conn.since, conn.id))
             .map(|conn| conn.id)
+    }
+}
+
+impl Conn {
+    /// Gives the buffers back when nothing has come since the last call: an idle connection owns no memory.
+    pub(super) fn rest(&mut self) {
+        if std::mem::replace(&mut self.quiet, true) {
+            self.deframer.release();
+            if self.out.is_empty() {
+                self.out = Vec::new();
+            }
+        }
     }
 }
 
@@ -193,6 +208,7 @@ impl NodeCore {
     pub(super) fn on_received(&mut self, id: ConnId, count: usize, world: &mut impl World) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.deframer.filled(count);
+        conn.quiet = false;
         loop {
             let Some(conn) = self.conns.get(id) else { return };
             match conn.state {

@@ -197,6 +197,11 @@ impl NodeCore {
         true
     }
 
+    /// Whether there is a session with the node at a location.
+    pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
+        self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&at))
+    }
+
     pub(super) fn start_dials(&mut self, world: &mut impl World) {
         for (query, host, port) in self.dials.unasked.drain(..) {
             world.output(Output::Resolve { query, host, port });
@@ -265,11 +270,12 @@ impl NodeCore {
                 contact.refused = Some(why);
             }
         }
+        let linked = self.is_linked_at(at);
         let due: Vec<PortId> = self
             .dials
             .contacts
             .iter()
-            .filter(|(_, contact)| contact.refused.is_some())
+            .filter(|(_, contact)| contact.refused.is_some() || (linked && contact.at.contains(&at)))
             .map(|(port, _)| *port)
             .collect();
         for port in due {
@@ -320,11 +326,11 @@ impl NodeCore {
             if let Err(why) = egress::allowed(&addr) {
                 return Some(Err(why.into()));
             }
-            if self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&addr)) {
-                return Some(Ok(vec![location]));
-            }
             if addr == self.settings.location.addr() {
                 return Some(Err(PeerError::Refused(Refusal::SelfConnection)));
+            }
+            if self.is_linked_at(addr) {
+                return Some(Ok(vec![location]));
             }
             contact.at.push(addr);
             self.dial_once(addr, until);
@@ -374,7 +380,7 @@ impl NodeCore {
             tracing::debug!(%at, "all its addresses are refused");
             return self.answer_contact(port, Err(why.into()), world);
         }
-        if let Some(there) = allowed.iter().find(|at| self.is_connected(**at)) {
+        if let Some(there) = allowed.iter().find(|at| self.is_linked_at(**at)) {
             return self.answer_contact(port, Ok(vec![Location::new(*there)]), world);
         }
         let Some(contact) = self.dials.contacts.get_mut(&port) else { return };
@@ -413,12 +419,15 @@ impl NodeCore {
     }
 
     pub(super) fn on_contact_due(&mut self, port: PortId, world: &mut impl World) {
-        let why = match self.dials.contacts.get(&port).map(|contact| contact.refused) {
-            Some(Some(refusal)) => PeerError::Refused(refusal),
-            Some(None) => PeerError::NoAnswer,
-            None => return,
+        let Some(contact) = self.dials.contacts.get(&port) else { return };
+        let there = contact.at.iter().copied().find(|at| self.is_linked_at(*at));
+        let result = match (there, contact.refused) {
+            // Another connection was faster.
+            (Some(at), _) => Ok(vec![Location::new(at)]),
+            (None, Some(refusal)) => Err(PeerError::Refused(refusal)),
+            (None, None) => Err(PeerError::NoAnswer),
         };
-        self.answer_contact(port, Err(why), world);
+        self.answer_contact(port, result, world);
     }
 
     fn answer_contact(

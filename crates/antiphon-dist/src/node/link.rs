@@ -206,7 +206,6 @@ impl NodeCore {
         let mut deframer = std::mem::take(&mut conn.deframer);
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
         let taken = self.take_records(now, node, &mut link, &mut deframer, world);
-        deframer.release();
         if let Some(conn) = self.conns.get(id) {
             conn.deframer = deframer;
         }
@@ -368,6 +367,9 @@ impl NodeCore {
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
         link.armed = None;
         link.session.on_timeout(now);
+        if let Some(conn) = link.conn.and_then(|id| self.conns.get(id)) {
+            conn.rest();
+        }
         self.poll_events(node, world);
         self.mark_dirty(node);
     }

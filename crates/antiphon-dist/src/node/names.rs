@@ -264,7 +264,7 @@ impl NodeCore {
         let until = self.now + timeout;
         self.agenda.add(until, Due::Want(request));
         if let Some(at) = at
-            && !self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&at.addr()))
+            && !self.is_linked_at(at.addr())
         {
             self.dial_once(at.addr(), until);
         }

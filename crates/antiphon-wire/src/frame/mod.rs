@@ -115,3 +115,48 @@ pub struct FrameTooLarge {
     /// Bytes of the payload.
     pub size: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Kinds that exist, mostly, with payloads of small numbers, which are often lengths, codes and flags.
+    fn hopeful() -> impl Strategy<Value = (u8, Vec<u8>)> {
+        let kinds: Vec<u8> = Frame::KINDS.iter().map(|(kind, _)| *kind).collect();
+        let byte = prop_oneof![4 => Just(0_u8), 3 => 1_u8..8, 1 => any::<u8>()];
+        (prop_oneof![9 => prop::sample::select(kinds), 1 => any::<u8>()], prop::collection::vec(byte, 0..64))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn whatever_decodes_has_that_one_form((kind, payload) in hopeful()) {
+            if let Ok(Some(frame)) = Frame::decode(kind, &payload) {
+                let mut bytes = Vec::new();
+                frame.encode(&mut bytes).expect("as small as it was");
+                prop_assert_eq!(frame.payload_size(), payload.len());
+                prop_assert_eq!(&bytes[HEADER_BYTES..], &payload[..]);
+                prop_assert_eq!(bytes[0], kind);
+            }
+        }
+
+        #[test]
+        fn random_bodies_of_records_never_panic(body: Vec<u8>) {
+            let mut rest = body.as_slice();
+            while let Ok(Some(raw)) = RawFrame::take_from(&mut rest) {
+                let _fault = raw.decode();
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_beyond_its_length_field_is_refused_and_nothing_written() {
+        let body = vec![0; 70_000];
+        let frame = Frame::from(FileChunk { transfer: 1, offset: 0, data: &body });
+        let mut out = vec![1];
+        assert_eq!(frame.encode(&mut out), Err(FrameTooLarge { size: 70_016 }));
+        assert_eq!(out, [1]);
+    }
+}

@@ -254,3 +254,6 @@ pub enum HandshakeFault {
     #[error("it chose a version or a suite that was not offered")]
     NotOffered,
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,10 +166,13 @@ impl Inbound {
         self.released + self.window - self.granted
     }
 
-    /// Whether so much can be granted that the peer should hear of it: a quarter of the window.
+    /// Whether so much can be granted that the peer should hear of it: a quarter of the window; or less, if the peer has
+    /// nearly used up what it has while much is held back here.
     #[inline]
     pub(crate) fn owes_credit(&self) -> bool {
-        self.grantable() * 4 >= self.window
+        let grantable = self.grantable();
+        let is_short = self.granted - self.position < self.window / 4;
+        grantable >= self.window / 4 || (is_short && grantable >= self.window / 64)
     }
 
     /// The grant to send now.
@@ -250,7 +253,7 @@ impl Inbound {
             return Err(PeerFault::Fragment { stream });
         }
         self.declared += u64::from(total);
-        if self.assemblies.len() + 1 > 1 && self.declared > u64::from(limits.reassembly_bytes_max) {
+        if !self.assemblies.is_empty() && self.declared > u64::from(limits.reassembly_bytes_max) {
             return Err(PeerFault::Reassembly { declared: self.declared });
         }
         self.assemblies.insert(stream, Assembly { kind, total, payload: Vec::new() });

@@ -50,6 +50,18 @@ struct Kept {
     last_frame: u64,
 }
 
+impl Item {
+    /// Whether it is a large frame, not yet begun, for which the peer has no room while others are `under_way`.
+    fn has_to_wait(&self, under_way: u64, reassembly_bytes_max: u64) -> bool {
+        match self {
+            Item::Large { stream: None, payload, .. } => {
+                under_way > 0 && under_way + payload.len() as u64 > reassembly_bytes_max
+            }
+            Item::Large { stream: Some(_), .. } | Item::Small { .. } => false,
+        }
+    }
+}
+
 impl Lanes {
     /// Whether any frame may have to wait: the hot path asks only this.
     #[inline]
@@ -130,9 +142,11 @@ impl Lanes {
     }
 
     /// Whether [`pump`](Lanes::pump) would move something.
-    pub(crate) fn can_pump(&self, outbound: &Outbound) -> bool {
+    pub(crate) fn can_pump(&self, outbound: &Outbound, reassembly_bytes_max: u64) -> bool {
         let ahead = self.marks.iter().filter(|mark| **mark > outbound.sent()).count();
-        !self.ready.is_empty() && ahead < PARTS_AHEAD
+        let heads = self.ready.iter().filter_map(|pair| self.lanes.get(pair)?.items.front());
+        ahead < PARTS_AHEAD
+            && heads.into_iter().any(|item| !item.has_to_wait(self.under_way, reassembly_bytes_max))
     }
 
     /// Gives the outbound what may leave: a part of each lane in turn, and few parts ahead of the socket, so that others pass
@@ -162,6 +176,9 @@ impl Lanes {
     fn take_turn(&mut self, pair: Option<Pair>, outbound: &mut Outbound, reassembly_bytes_max: u64) -> bool {
         let Some(lane) = self.lanes.get_mut(&pair) else { return true };
         let Some(item) = lane.items.front_mut() else { return true };
+        if item.has_to_wait(self.under_way, reassembly_bytes_max) {
+            return false;
+        }
         let before = outbound.end();
         let (moved, is_done) = match item {
             Item::Small { bytes, taken } => {
@@ -170,13 +187,8 @@ impl Lanes {
             }
             Item::Large { kind, stream, payload, taken } => {
                 let total = payload.len() as u64;
-                if stream.is_none() {
-                    if self.under_way > 0 && self.under_way + total > reassembly_bytes_max {
-                        return false;
-                    }
-                    self.under_way += total;
-                }
                 let number = *stream.get_or_insert_with(|| {
+                    self.under_way += total;
                     self.next_stream = self.next_stream.wrapping_add(1);
                     self.next_stream
                 });

@@ -204,10 +204,9 @@ impl Session {
             return Err(SessionError::NotAdmitted);
         }
         // What the peer expected when it proved; over an older connection it may have acknowledged more since.
-        let expected = connection.peer_expects;
-        self.outbound.acknowledge(expected).map_err(|_| PeerFault::FrameNumber { frame: expected })?;
-        let begin = self.outbound.acked();
-        self.outbound.rewind(begin).expect("what is not acknowledged is kept");
+        let begin = connection.peer_expects.max(self.outbound.acked());
+        self.outbound.rewind(begin).map_err(|_| PeerFault::FrameNumber { frame: begin })?;
+        self.outbound.acknowledge(begin).expect("what was transmitted can be acknowledged");
         self.inbound.begin_connection();
         self.identity.take(&connection);
         let Connection { suite, sealer, opener, .. } = *connection;

@@ -148,13 +148,11 @@ impl Outbound {
         if next > self.transmitted {
             return Err(OutOfRange);
         }
-        self.acked = self.acked.max(next);
+        // On this connection the peer counts frames from where this side began, so even those that it has from an older one
+        // must be sent: they are kept until then.
+        self.acked = self.acked.max(next.min(self.cursor.frame));
         while self.segments.front().is_some_and(|first| first.end_frame() <= self.acked) {
             self.drop_first();
-        }
-        // After a new connection the cursor may lie before what an acknowledgement on the way covered.
-        if self.cursor.frame < self.acked {
-            self.rewind(self.acked)?;
         }
         Ok(())
     }
@@ -167,14 +165,8 @@ impl Outbound {
         }
         match self.cursor.segment.checked_sub(1) {
             Some(index) => self.cursor.segment = index,
-            None => {
-                self.cursor = Cursor {
-                    segment: 0,
-                    offset: 0,
-                    frame: self.segments.front().map_or(self.next, |first| first.first_frame),
-                    position: self.segments.front().map_or(self.end, |first| first.position),
-                }
-            }
+            // It stood at the end of the segment that is gone.
+            None => self.cursor.offset = 0,
         }
     }
 
@@ -350,6 +342,19 @@ mod tests {
             assert_eq!(outbound.rewind(kept_from), Ok(()));
             assert_eq!(taken(&mut outbound, usize::MAX, u64::MAX), (kept_from..20_000).collect::<Vec<_>>());
         }
+        assert!(outbound.is_empty());
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_is_being_sent_again_skips_nothing() {
+        let mut outbound = filled(10);
+        assert_eq!(taken(&mut outbound, usize::MAX, u64::MAX).len(), 10);
+        assert_eq!(outbound.rewind(0), Ok(()));
+        assert_eq!(taken(&mut outbound, 12 * 2, u64::MAX), [0, 1]);
+        assert_eq!(outbound.acknowledge(7), Ok(()));
+        assert_eq!(outbound.acked(), 2);
+        assert_eq!(taken(&mut outbound, usize::MAX, u64::MAX), [2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(outbound.acknowledge(10), Ok(()));
         assert!(outbound.is_empty());
     }
 

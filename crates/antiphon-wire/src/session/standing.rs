@@ -4,6 +4,8 @@
 //! the session that the other still holds. The rules here let both sides come to the same answer in each of these cases;
 //! PROTOCOL.md, "Sessions", explains them.
 
+use std::cmp::Ordering;
+
 use crate::handshake::{
     Connection, Grip, Handshake, Hello, Holding, RESUME_KEYS_MAX, Refusal, ResumeKey, Role, Standing,
 };
@@ -63,20 +65,17 @@ impl Identity {
     }
 
     /// Whether a connection with this ordinal takes over from the present one. Of two with the same ordinal, that which the
-    /// smaller node dialled stays.
-    fn yields_to(&self, ordinal: u32, dialler: NodeId) -> Result<(), Refusal> {
-        let smaller = self.me.min(self.peer);
-        let does = match self.live {
-            None => ordinal >= self.ordinal,
-            Some(present) => {
-                ordinal > self.ordinal
-                    || (ordinal == self.ordinal && dialler == smaller && present != dialler)
-            }
+    /// smaller node dialled stays. A node that dials again as if for the first time has given up the connection before.
+    pub(super) fn yields_to(&self, ordinal: u32, dialler: NodeId) -> Result<(), Refusal> {
+        let Some(present) = self.live else {
+            return if ordinal >= self.ordinal { Ok(()) } else { Err(Refusal::Superseded) };
         };
-        match does {
-            true => Ok(()),
-            false if ordinal == self.ordinal => Err(Refusal::Duplicate),
-            false => Err(Refusal::Superseded),
+        let wins_tie = if present == dialler { !self.is_firm } else { dialler == self.me.min(self.peer) };
+        match ordinal.cmp(&self.ordinal) {
+            Ordering::Greater => Ok(()),
+            Ordering::Equal if wins_tie => Ok(()),
+            Ordering::Equal => Err(Refusal::Duplicate),
+            Ordering::Less => Err(Refusal::Superseded),
         }
     }
 

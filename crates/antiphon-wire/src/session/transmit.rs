@@ -199,8 +199,11 @@ impl Session {
             || !control.others.is_empty()
             || self.inbound.unacked_bytes() >= self.limits.ack_bytes
             || self.inbound.owes_credit();
-        !link.sealer.is_exhausted()
-            && (has_control || self.outbound.can_send(self.credit) || self.lanes.can_pump(&self.outbound))
+        !link.sealer.is_exhausted() && (has_control || self.outbound.can_send(self.credit) || self.can_pump())
+    }
+
+    fn can_pump(&self) -> bool {
+        !self.lanes.are_idle() && self.lanes.can_pump(&self.outbound, self.agreed.reassembly_bytes_max.into())
     }
 
     /// Appends one sealed record to `out`, with as many frames as fit; false if there is nothing to send now.

@@ -73,13 +73,13 @@ pub(crate) fn take_message(bytes: &mut Vec<u8>) -> (u8, Vec<u8>) {
 pub(crate) fn read_hello(message: &[u8]) -> Met {
     let body = &message[8..];
     let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
-    assert_eq!(body[100 + 32], 1, "the acceptor chooses one suite");
+    assert_eq!(body[120], 1, "the acceptor chooses one suite");
     Met {
         node: number(12),
         epoch: number(20),
         known: number(28),
-        public: body[100..132].try_into().expect("32 bytes"),
-        suite: body[133],
+        public: body[88..120].try_into().expect("32 bytes"),
+        suite: body[121],
     }
 }
 

@@ -1,214 +1,15 @@
-//! Two sessions, a handshake and bytes in memory: what a session does beside losing connections (that is the simulator's).
+//! Two sessions in memory: what a session does beside losing connections (that is the simulator's).
 
-use std::time::Duration;
+mod ends;
+mod meeting;
 
 use super::*;
 use crate::bytes::Field;
-use crate::frame::{Message, Monitor, NodeAt, Want};
-use crate::handshake::{Handshake, Profile, Refusal, Standing, Step};
+use crate::frame::{Monitor, NameSpace, NodeAt, Want};
+use crate::handshake::Refusal;
 use crate::ids::Pair;
-use crate::{Deframer, Fresh, Locations, Route, Secret};
-
-/// One node with at most one session.
-struct End {
-    profile: Profile,
-    epoch: u64,
-    session: Option<Session>,
-    input: Deframer,
-    output: Vec<u8>,
-    /// Handshakes so far, which make each one's chance differ.
-    handshakes: u8,
-}
-
-fn fresh(end: &mut End) -> Fresh {
-    end.handshakes += 1;
-    let seed = end.profile.node.0 as u8 * 16 + end.handshakes;
-    // A toy agreement: both sides compute the same from both public halves. Nobody listens in a test.
-    let public = [seed; 32];
-    Fresh::new([seed ^ 0x55; 32], public, move |peer| {
-        let mut shared = [0; 32];
-        for (index, byte) in shared.iter_mut().enumerate() {
-            *byte = public[index].wrapping_add(peer[index]);
-        }
-        Some(shared)
-    })
-}
-
-fn end(node: u64, suites: &[Suite], limits: Limits) -> End {
-    let profile = Profile {
-        node: NodeId(node),
-        name: format!("node {node}"),
-        locations: vec!["127.0.0.1:4000".parse().expect("an address")],
-        suites: suites.to_vec(),
-        key_id: 7,
-        secret: Some(Secret::from("key")),
-        flags: 0,
-        limits,
-    };
-    profile.check().expect("a sound profile");
-    End { profile, epoch: 1, session: None, input: Deframer::new(), output: Vec::new(), handshakes: 0 }
-}
-
-fn deliver(from: &mut Vec<u8>, to: &mut Deframer) {
-    let mut rest = from.as_slice();
-    while !rest.is_empty() {
-        let count = to.push(rest);
-        assert!(count > 0);
-        rest = &rest[count..];
-    }
-    from.clear();
-}
-
-/// One handshake between the two; answers what each made of it.
-fn meet(dialler: &mut End, acceptor: &mut End, now: Time) -> Result<(), (HandshakeErrorOf, Refusal)> {
-    dialler.input = Deframer::new();
-    acceptor.input = Deframer::new();
-    dialler.output.clear();
-    acceptor.output.clear();
-    let standing = match &mut dialler.session {
-        Some(session) => session.next_standing(),
-        None => Standing::unknown(dialler.epoch),
-    };
-    let chance = fresh(dialler);
-    let mut dialling = Handshake::dial(&dialler.profile, chance, standing, None, &mut dialler.output);
-    let mut accepting = Handshake::accept(None);
-    loop {
-        deliver(&mut dialler.output, &mut acceptor.input);
-        match accepting.advance(&acceptor.profile, &mut acceptor.input, &mut acceptor.output) {
-            Ok(Step::Introduced) => {
-                let hello = accepting.peer().expect("introduced").clone();
-                match Session::answer_to(acceptor.session.as_ref(), acceptor.epoch, &hello) {
-                    Ok(standing) => {
-                        let chance = fresh(acceptor);
-                        accepting
-                            .answer(&acceptor.profile, chance, standing, &mut acceptor.output)
-                            .expect("at this step");
-                    }
-                    Err(refusal) => return Err((HandshakeErrorOf::Acceptor, refusal)),
-                }
-            }
-            Ok(Step::Proven) => {
-                let holding = Session::confirm_to(acceptor.session.as_ref(), acceptor.epoch, &accepting)
-                    .map_err(|refusal| (HandshakeErrorOf::Acceptor, refusal))?;
-                match accepting.confirm(&acceptor.profile, &holding, &mut acceptor.output) {
-                    Ok(connection) => acceptor.take(now, connection),
-                    Err(HandshakeError::Refused(refusal)) => {
-                        return Err((HandshakeErrorOf::Acceptor, refusal));
-                    }
-                    Err(other) => panic!("{other}"),
-                }
-            }
-            Ok(Step::Wait) => {}
-            Ok(Step::Done(_)) => unreachable!("the dialler's"),
-            Err(HandshakeError::Refused(refusal)) => return Err((HandshakeErrorOf::Acceptor, refusal)),
-            Err(HandshakeError::CallerMisused) => {}
-            Err(other) => panic!("{other}"),
-        }
-        deliver(&mut acceptor.output, &mut dialler.input);
-        match dialling.advance(&dialler.profile, &mut dialler.input, &mut dialler.output) {
-            Ok(Step::Introduced) => {
-                let holding = Session::prove_to(dialler.session.as_ref(), dialler.epoch, &dialling)
-                    .map_err(|refusal| (HandshakeErrorOf::Dialler, refusal))?;
-                dialling.prove(&dialler.profile, holding, &mut dialler.output).expect("at this step");
-            }
-            Ok(Step::Done(connection)) => {
-                dialler.take(now, connection);
-                return Ok(());
-            }
-            Ok(Step::Wait) => {}
-            Ok(Step::Proven) => unreachable!("the acceptor's"),
-            Err(HandshakeError::Refused(refusal)) => return Err((HandshakeErrorOf::Dialler, refusal)),
-            Err(other) => panic!("{other}"),
-        }
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum HandshakeErrorOf {
-    Dialler,
-    Acceptor,
-}
-
-use crate::handshake::HandshakeError;
-
-impl End {
-    fn take(&mut self, now: Time, connection: Box<Connection>) {
-        match Session::admit(self.session.as_ref(), self.epoch, &connection) {
-            Admission::Takes => {}
-            Admission::Begins => {
-                self.epoch += u64::from(self.session.is_some());
-                self.session =
-                    Some(Session::begin(now, &self.profile.limits, self.profile.node, &connection));
-            }
-            Admission::Refused(refusal) => panic!("{refusal}"),
-        }
-        self.session.as_mut().expect("there is one").connected(now, connection).expect("admitted");
-    }
-
-    fn session(&mut self) -> &mut Session {
-        self.session.as_mut().expect("they have met")
-    }
-
-    /// Everything that this end has to say, and what the other makes of it.
-    fn talk(&mut self, now: Time, other: &mut End) -> Vec<String> {
-        let mut heard = Vec::new();
-        while self.session.as_mut().expect("they have met").poll_transmit(now, &mut self.output) {
-            self.session().check();
-            heard.extend(other.listen(now, &self.output));
-            self.output.clear();
-        }
-        heard
-    }
-
-    fn listen(&mut self, now: Time, mut bytes: &[u8]) -> Vec<String> {
-        let mut heard = Vec::new();
-        while !bytes.is_empty() {
-            let count = self.input.push(bytes);
-            assert!(count > 0, "there is space once all whole records were taken");
-            bytes = &bytes[count..];
-            self.take_records(now, &mut heard);
-        }
-        heard
-    }
-
-    fn take_records(&mut self, now: Time, heard: &mut Vec<String>) {
-        let session = self.session.as_mut().expect("they have met");
-        while let Some(mut frames) = session.next_record(now, &mut self.input).expect("sound records") {
-            while let Some(incoming) = session.next_frame(now, &mut frames).expect("sound frames") {
-                heard.push(told(&incoming.frame()));
-            }
-        }
-        session.check();
-    }
-}
-
-fn told(frame: &Frame<'_>) -> String {
-    match frame {
-        Frame::Message(message) if message.body.len() > 100 => {
-            format!("{}:{}", message.to, message.body.len())
-        }
-        Frame::Message(message) => format!("{}:{}", message.to, String::from_utf8_lossy(message.body)),
-        Frame::Tag(tag) => format!("tag {} = {}", tag.id.0, tag.name),
-        other => other.name().to_owned(),
-    }
-}
-
-fn message<'a>(from: u64, to: u64, body: &'a [u8]) -> Frame<'a> {
-    let message =
-        Message { to: Key(to), from: Key(from), tag: TagId(0), receipt: None, route: Route::NONE, body };
-    Frame::Message(message)
-}
-
-fn met(limits: Limits) -> (End, End) {
-    let suites = [Suite::Aes128Gcm];
-    let (mut a, mut b) = (end(1, &suites, limits), end(2, &suites, limits));
-    meet(&mut a, &mut b, Time::START).expect("they meet");
-    (a, b)
-}
-
-fn seconds(seconds: u64) -> Time {
-    Time::START + Duration::from_secs(seconds)
-}
+use crate::{Locations, Secret};
+use ends::{Side, begun, end, meet, message, met, seconds, told};
 
 #[test]
 fn two_nodes_meet_under_every_suite_and_a_message_arrives() {
@@ -236,20 +37,14 @@ fn another_secret_another_key_id_no_common_suite_and_oneself_are_refused_and_tol
     let mut a = end(1, &suites, Limits::default());
     let mut wrong = end(2, &suites, Limits::default());
     wrong.profile.secret = Some(Secret::from("other"));
-    assert_eq!(
-        meet(&mut a, &mut wrong, Time::START),
-        Err((HandshakeErrorOf::Acceptor, Refusal::WrongSecret))
-    );
+    assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::WrongSecret)));
     let mut wrong = end(2, &suites, Limits::default());
     wrong.profile.key_id = 8;
-    assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((HandshakeErrorOf::Acceptor, Refusal::UnknownKey)));
+    assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::UnknownKey)));
     let mut wrong = end(2, &[Suite::Hmac], Limits::default());
-    assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((HandshakeErrorOf::Acceptor, Refusal::Suite)));
+    assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::Suite)));
     let mut same = end(1, &suites, Limits::default());
-    assert_eq!(
-        meet(&mut a, &mut same, Time::START),
-        Err((HandshakeErrorOf::Acceptor, Refusal::SelfConnection))
-    );
+    assert_eq!(meet(&mut a, &mut same, Time::START), Err((Side::Acceptor, Refusal::SelfConnection)));
 }
 
 #[test]
@@ -328,28 +123,35 @@ fn a_sender_stops_at_its_credit_until_the_receiver_releases() {
     for _ in 0..200 {
         a.session().send(&message(1, 2, &body)).expect("room");
     }
-    let mut arrived = 0;
-    let mut held = Vec::new();
-    while a.session.as_mut().expect("met").poll_transmit(Time::START, &mut a.output) {
-        let session = b.session.as_mut().expect("met");
-        for piece in a.output.chunks(4000) {
-            assert_eq!(b.input.push(piece), piece.len());
-            while let Some(mut frames) = session.next_record(Time::START, &mut b.input).expect("sound") {
-                while let Some(_incoming) = session.next_frame(Time::START, &mut frames).expect("sound") {
-                    arrived += 1;
-                    held.push(session.hold());
-                }
-            }
-        }
-        a.output.clear();
-    }
+    let held = a.talk_and_be_held(&mut b);
+    let arrived = held.len();
     assert!((100..105).contains(&(arrived - 1)), "1 MiB of 10,029-byte frames, and a tag: {arrived}");
     assert!(!b.session().wants_transmit() || b.talk(Time::START, &mut a).is_empty());
     assert!(!a.session().poll_transmit(Time::START, &mut Vec::new()));
     held.into_iter().for_each(|held| b.session().release(held));
     b.session().check();
     b.talk(Time::START, &mut a);
-    assert_eq!(a.talk(Time::START, &mut b).len() as u64, 200 - (arrived - 1));
+    assert_eq!(a.talk(Time::START, &mut b).len(), 201 - arrived);
+}
+
+#[test]
+fn what_little_is_released_still_flows_while_much_is_held_back() {
+    let (mut a, mut b) = begun(Limits::default());
+    a.session().intern("t").expect("room");
+    for _ in 0..200 {
+        a.session().send(&message(1, 2, &[7; 10_000])).expect("room");
+    }
+    let mut held = a.talk_and_be_held(&mut b);
+    assert!(held.len() > 100, "a window full");
+    for _ in 0..10 {
+        for held in held.drain(..3) {
+            b.session().release(held);
+        }
+        b.talk(Time::START, &mut a);
+        let more = a.talk_and_be_held(&mut b);
+        assert!(!more.is_empty(), "three went, so others come");
+        held.extend(more);
+    }
 }
 
 #[test]
@@ -382,7 +184,7 @@ fn frames_that_name_no_pair_keep_the_order_that_they_are_given() {
     a.session().send(&message(1, 2, &large)).expect("room");
     let found = NodeAt { request: 1, node: NodeId(3), name: "three", locations: Locations::NONE };
     a.session().send_in_order(pair, &Frame::NodeAt(found)).expect("room");
-    let want = Want { request: 1, space: crate::frame::NameSpace::Actor, all: false, name: "x" };
+    let want = Want { request: 1, space: NameSpace::Actor, all: false, name: "x" };
     a.session().send(&Frame::Want(want)).expect("room");
     assert_eq!(a.talk(Time::START, &mut b), ["tag 0 = t", "Want", "2:100000", "NodeAt"]);
 }
@@ -541,7 +343,7 @@ fn who_has_the_secret_but_not_the_resume_key_cannot_take_over_a_session() {
     meet(&mut thief, &mut other, Time::START).expect("they meet");
     thief.session().disconnected();
     let refused = meet(&mut thief, &mut b, Time::START);
-    assert_eq!(refused, Err((HandshakeErrorOf::Acceptor, Refusal::Session)));
+    assert_eq!(refused, Err((Side::Acceptor, Refusal::Session)));
     assert!(b.session().is_connected());
 }
 
@@ -563,12 +365,25 @@ fn hostile_frames_are_refused_with_a_typed_error() {
         (&[0x21, 0, 11, 0, 1, 0, 0, 0, 0, 0x22, 255, 255, 255, 255, 9], PeerFault::Fragment { stream: 1 }),
     ];
     for (bytes, fault) in faults {
-        let (_, mut b) = met(Limits::default());
+        let (_, mut b) = begun(Limits::default());
         let mut frames = Frames::of(bytes);
         let refused = b.session().next_frame(Time::START, &mut frames).map(|_| ());
         assert_eq!(refused, Err(SessionError::PeerMisbehaved(fault)), "{bytes:?}");
     }
     let (_, mut b) = met(Limits::default());
+    let refused = b.session().next_frame(Time::START, &mut Frames::of(&[0x34, 0, 1, 0, 0])).map(|_| ());
+    assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::NotBegun)));
+    let (_, mut b) = begun(Limits::default());
+    let refused = b
+        .session()
+        .next_frame(Time::START, &mut Frames::of(&[0x0a, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]))
+        .map(|_| ());
+    assert_eq!(
+        refused,
+        Err(SessionError::PeerMisbehaved(PeerFault::FrameNumber { frame: 0 })),
+        "it begins once"
+    );
+    let (_, mut b) = begun(Limits::default());
     let mut unknown_tag = Vec::new();
     message(1, 2, b"").encode(&mut unknown_tag).expect("small");
     let refused = b.session().next_frame(Time::START, &mut Frames::of(&unknown_tag)).map(|_| ());
@@ -577,7 +392,7 @@ fn hostile_frames_are_refused_with_a_typed_error() {
 
 #[test]
 fn a_frame_of_a_later_version_that_may_be_ignored_is_counted_and_passed_over() {
-    let (_, mut b) = met(Limits::default());
+    let (_, mut b) = begun(Limits::default());
     let mut frames = Frames::of(&[0x7f, 1, 3, 0, 1, 2, 3, 0x1f, 1, 0, 0]);
     assert!(b.session().next_frame(Time::START, &mut frames).expect("passed over").is_none());
     assert_eq!(b.session().frames_received(), 1);
@@ -585,7 +400,7 @@ fn a_frame_of_a_later_version_that_may_be_ignored_is_counted_and_passed_over() {
 
 #[test]
 fn more_than_was_granted_is_refused() {
-    let (_, mut b) = met(Limits { window_bytes: 64 * 1024, ..Limits::default() });
+    let (_, mut b) = begun(Limits { window_bytes: 64 * 1024, ..Limits::default() });
     let mut frame = vec![0x7f, 1, 0, 0];
     frame[2..4].copy_from_slice(&60_000_u16.to_le_bytes());
     frame.resize(60_004, 0);
@@ -619,4 +434,53 @@ fn every_field_tells_its_size() {
     let frame = message(1, 2, b"body");
     assert_eq!(frame.payload_size(), 8 + 8 + 4 + 1 + 2 + 4);
     assert_eq!(7_u64.size(), 8);
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_proven_peer_sends_neither_panics_nor_breaks_an_invariant(
+        frames in proptest::collection::vec(
+            (0_usize..Frame::KINDS.len(), proptest::collection::vec(0_u8..4, 0..40)),
+            1..20,
+        ),
+    ) {
+        let (_, mut b) = met(Limits::default());
+        let mut body = Vec::new();
+        crate::frame::Begin { frame: 0 }.put_frame(&mut body);
+        for (kind, payload) in &frames {
+            body.extend_from_slice(&[Frame::KINDS[*kind].0, 0, payload.len() as u8, 0]);
+            body.extend_from_slice(payload);
+        }
+        let mut rest = Frames::of(&body);
+        b.session().identity.is_firm = true;
+        while let Ok(Some(incoming)) = b.session().next_frame(Time::START, &mut rest) {
+            let _name = incoming.frame().name();
+            b.session().check();
+        }
+        b.session().check();
+    }
+
+    #[test]
+    fn large_frames_of_any_size_arrive_whole_and_in_order(sizes in proptest::collection::vec(0_usize..70_000, 1..12)) {
+        let (mut a, mut b) = met(Limits { window_bytes: 100_000, ..Limits::default() });
+        a.session().intern("t").expect("room");
+        let body = vec![7; 70_000];
+        for size in &sizes {
+            a.session().send(&message(1, 2, &body[..*size])).expect("room");
+        }
+        let mut heard = Vec::new();
+        for _ in 0..100 {
+            heard.extend(a.talk(Time::START, &mut b));
+            b.talk(Time::START, &mut a);
+        }
+        let expected: Vec<String> = sizes.iter().map(|size| told(&message(1, 2, &body[..*size]))).collect();
+        proptest::prop_assert_eq!(&heard[1..], &expected[..]);
+        proptest::prop_assert!(a.session().queued_bytes() == 0);
+    }
+}
+
+impl crate::frame::Begin {
+    fn put_frame(self, out: &mut Vec<u8>) {
+        Frame::from(self).encode(out).expect("small");
+    }
 }

@@ -1,0 +1,111 @@
+//! The sending path allocates nothing once it is warm: counted by the allocator.
+
+#![expect(unsafe_code, reason = "a global allocator that counts is unsafe by its trait")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use antiphon_wire::frame::Message;
+use antiphon_wire::{
+    Deframer, Fresh, Handshake, Holding, Key, Limits, NodeId, Profile, Route, Session, Standing, Step, Suite,
+    Time,
+};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is handed on to the system's allocator; the counter does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as promised by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as promised by the caller.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn profile(node: u64) -> Profile {
+    Profile {
+        node: NodeId(node),
+        name: String::new(),
+        locations: Vec::new(),
+        suites: vec![Suite::Aes128Gcm],
+        key_id: 0,
+        secret: Some("key".into()),
+        flags: 0,
+        limits: Limits::default(),
+    }
+}
+
+fn meet() -> (Session, Session) {
+    let (here, there) = (profile(1), profile(2));
+    let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let fresh = || Fresh::system().expect("randomness");
+    let mut dialler = Handshake::dial(&here, fresh(), Standing::unknown(1), None, &mut a);
+    let mut acceptor = Handshake::accept(None);
+    to_b.push(&std::mem::take(&mut a));
+    assert!(matches!(acceptor.advance(&there, &mut to_b, &mut b), Ok(Step::Introduced)));
+    acceptor.answer(&there, fresh(), Standing::unknown(1), &mut b).expect("at this step");
+    to_a.push(&std::mem::take(&mut b));
+    assert!(matches!(dialler.advance(&here, &mut to_a, &mut a), Ok(Step::Introduced)));
+    dialler.prove(&here, Holding::nothing(), &mut a).expect("at this step");
+    to_b.push(&a);
+    assert!(matches!(acceptor.advance(&there, &mut to_b, &mut b), Ok(Step::Proven)));
+    let at_b = acceptor.confirm(&there, &Holding::nothing(), &mut b).expect("at this step");
+    to_a.push(&b);
+    let Ok(Step::Done(at_a)) = dialler.advance(&here, &mut to_a, &mut a) else { panic!("both proofs hold") };
+    let mut sessions = [(&here, at_a), (&there, at_b)].map(|(profile, connection)| {
+        let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
+        session.connected(Time::START, connection).expect("it begins");
+        Some(session)
+    });
+    let mut take = |index: usize| sessions[index].take().expect("there are two");
+    (take(0), take(1))
+}
+
+#[test]
+fn a_hundred_thousand_sends_after_warming_up_allocate_nothing_at_either_end() {
+    let (mut a, mut b) = meet();
+    let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
+    let mut out = Vec::with_capacity(1 << 20);
+    let mut before = 0;
+    for round in 0..220 {
+        if round == 20 {
+            before = ALLOCATIONS.get();
+        }
+        for number in 0..500 {
+            let tag = a.intern("bench.body/1").expect("room");
+            let (to, from) = (Key(number), Key(1));
+            let message = Message { to, from, tag, receipt: None, route: Route::NONE, body: &[7; 60] };
+            a.send(&message.into()).expect("room");
+        }
+        pass(&mut a, &mut b, &mut to_b, &mut out);
+        pass(&mut b, &mut a, &mut to_a, &mut out);
+    }
+    assert!(before > 0, "the allocator counts");
+    assert_eq!(b.frames_received(), 220 * 500 + 1);
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+fn pass(from: &mut Session, to: &mut Session, input: &mut Deframer, out: &mut Vec<u8>) {
+    while from.poll_transmit(Time::START, out) {}
+    let mut rest = out.as_slice();
+    while !rest.is_empty() {
+        rest = &rest[input.push(rest)..];
+        while let Some(mut frames) = to.next_record(Time::START, input).expect("sound") {
+            while to.next_frame(Time::START, &mut frames).expect("sound").is_some() {}
+        }
+    }
+    out.clear();
+}

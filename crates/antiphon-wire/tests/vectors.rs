@@ -1,0 +1,413 @@
+//! The vectors in docs/vectors: what this crate writes and reads is what they say.
+//!
+//! `ANTIPHON_WRITE_VECTORS=1 cargo test -p antiphon-wire --test vectors` writes them anew, after a change of the protocol.
+
+#[expect(dead_code, reason = "the outsider uses the rest")]
+#[path = "outsider/mod.rs"]
+mod client;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use antiphon_wire::frame::*;
+use antiphon_wire::{
+    Answer as AnswerDatagram, Connection, Datagram, DatagramKey, Deframer, Frame, Fresh, Handshake, Holding,
+    Key, Limits, Locations, NodeId, Presence, Probe, Profile, Route, Secret, Session, Standing, Step, Suite,
+    TagId, Time, msgpack,
+};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+/// Checks that a file of docs/vectors holds `expected`, or writes it.
+fn is_as_written(file: &str, expected: &str) {
+    let path = vectors(file);
+    if std::env::var_os("ANTIPHON_WRITE_VECTORS").is_some() {
+        std::fs::write(&path, expected).expect("the folder exists");
+    }
+    let written = std::fs::read_to_string(&path).expect("the file exists");
+    for (line, (written, expected)) in written.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(written, expected, "{file}, line {}", line + 1);
+    }
+    assert_eq!(written.lines().count(), expected.lines().count(), "{file} is as long as it should be");
+}
+
+fn vectors(file: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/vectors")).join(file)
+}
+
+/// The lines of a file: names and bytes.
+fn read(file: &str) -> Vec<(String, Vec<u8>)> {
+    let text = std::fs::read_to_string(vectors(file)).expect("the file exists");
+    let lines =
+        text.lines().map(|line| line.split('#').next().unwrap_or("").trim()).filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let (name, hex) = line.rsplit_once(':').expect("a name and bytes");
+            (name.trim().to_owned(), unhex(hex.trim()))
+        })
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2);
+    digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).expect("ASCII"), 16).expect("hex")).collect()
+}
+
+fn locations() -> Vec<SocketAddr> {
+    vec!["127.0.0.1:9705".parse().expect("v4"), "[2001:db8::1]:80".parse().expect("v6")]
+}
+
+#[test]
+fn every_frame_has_the_bytes_of_the_vectors() {
+    let locations = locations();
+    let hops = [(NodeId(0x1122_3344_5566_7788), locations.clone())];
+    let mut text = String::from("# Whole frames, one of each kind and form: kind, flags, length, payload.\n");
+    let mut kinds = Vec::new();
+    for frame in all_frames(&locations, &hops) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes).expect("small");
+        let mut rest = bytes.as_slice();
+        let raw = RawFrame::take_from(&mut rest).expect("a frame").expect("a frame");
+        assert!(rest.is_empty());
+        assert_eq!(raw.decode(), Ok(Some(frame)), "{} comes back", frame.name());
+        for cut in 0..raw.payload.len() {
+            let whole = Frame::decode(raw.kind, raw.payload).expect("sound");
+            let decoded = Frame::decode(raw.kind, &raw.payload[..cut]);
+            assert_ne!(decoded, Ok(whole), "{} cut at {cut}", frame.name());
+        }
+        kinds.push(frame.kind());
+        let _infallible = writeln!(text, "{}: {}", frame.name(), hex(&bytes));
+    }
+    for (kind, name) in Frame::KINDS {
+        assert!(kinds.contains(kind), "{name} has a vector");
+    }
+    is_as_written("frames.txt", &text);
+}
+
+fn all_frames<'a>(locations: &'a [SocketAddr], hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
+    let mut frames = control_frames();
+    frames.extend(actor_frames(hops));
+    frames.extend(name_frames(locations));
+    frames.extend(channel_and_call_frames(hops));
+    frames.extend(file_frames());
+    frames
+}
+
+fn control_frames() -> Vec<Frame<'static>> {
+    vec![
+        Ack { next: 513 }.into(),
+        Credit { until: 1_048_576 }.into(),
+        Ping { token: 7 }.into(),
+        Pong { token: 7 }.into(),
+        Pause { actor: Key(11) }.into(),
+        Unpause { actor: Key(11) }.into(),
+        Close { reason: CloseReason::Misbehaved }.into(),
+        IdleProposed { sent: 4 }.into(),
+        IdleAgreed { sent: 4 }.into(),
+        Begin { frame: 513 }.into(),
+    ]
+}
+
+fn actor_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
+    let (to, from, tag) = (Key(0x0201), Key(0x0403), TagId(5));
+    let (watcher, target, id) = (Key(1), Key(2), 3);
+    let route = Route::Plain(hops);
+    let down = |why| Frame::from(Down { watcher, who: target, node: NodeId(9), id, why });
+    vec![
+        Tag { id: TagId(0), name: "vec<opt<acme.é/1>>" }.into(),
+        Fragment { stream: 1, part: FragmentPart::First { kind: 0x22, total: 70_000 }, data: &[1, 2] }.into(),
+        Fragment { stream: 1, part: FragmentPart::Next, data: &[3] }.into(),
+        Message { to, from, tag, receipt: None, route: Route::NONE, body: &[0xc0] }.into(),
+        Message { to, from, tag, receipt: Some(99), route, body: &[] }.into(),
+        Answer { to: Key(4), from, tag, route: Route::NONE, body: &[0xc3] }.into(),
+        ReplyDropped { port: Key(4) }.into(),
+        Receipt { request: 99, outcome: Outcome::Delivered }.into(),
+        Receipt { request: 99, outcome: Outcome::WrongType }.into(),
+        Monitor { watcher, target, id }.into(),
+        Demonitor { watcher, target, id }.into(),
+        down(DownWhy::Done(None)),
+        down(DownWhy::Done(Some((tag, &[0xc0])))),
+        down(DownWhy::Failed("no such file")),
+        down(DownWhy::Panicked("oh")),
+        down(DownWhy::Terminated),
+        down(DownWhy::NodeLost),
+        down(DownWhy::NoActor),
+        Notify { watcher, target, id }.into(),
+        Terminate { from, target }.into(),
+        Throw { from, target, tag, body: &[0xa1, b'x'] }.into(),
+        Resume { from, target, tag, body: &[0xa1, b'x'] }.into(),
+    ]
+}
+
+fn name_frames(locations: &[SocketAddr]) -> Vec<Frame<'_>> {
+    let here = FoundWhat::Here { key: Key(7), tag: TagId(1), starts: None };
+    let starts = FoundWhat::Here { key: Key(7), tag: TagId(1), starts: Some(TagId(2)) };
+    let locations = Locations::Plain(locations);
+    vec![
+        Want { request: 1, space: NameSpace::Actor, all: false, name: "server" }.into(),
+        Want { request: 2, space: NameSpace::Rci, all: true, name: "" }.into(),
+        Unwant { request: 1 }.into(),
+        Found { request: 1, what: here }.into(),
+        Found { request: 2, what: starts }.into(),
+        Found { request: 2, what: FoundWhat::TooMany }.into(),
+        Found { request: 2, what: FoundWhat::BadName }.into(),
+        NodeAt { request: 3, node: NodeId(9), name: "nine", locations }.into(),
+        Goodbye { reason: GoodbyeReason::Leaving }.into(),
+    ]
+}
+
+fn channel_and_call_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
+    let (channel, subscriber, from, tag) = (Key(20), Key(21), Key(22), TagId(3));
+    let (route, body): (_, &[u8]) = (Route::NONE, &[0x01]);
+    let called = |outcome| Frame::from(Called { request: 6, outcome });
+    vec![
+        Subscribe { request: 4, channel, subscriber, tag }.into(),
+        Unsubscribe { channel, subscriber }.into(),
+        Subscribed { request: 4, outcome: SubscribeOutcome::Cycle }.into(),
+        Publish { channel, from, inbound: true, receipt: Some(5), tag, route, body }.into(),
+        ChannelClosed { channel }.into(),
+        DeliverAll { request: 5, channel, from, count: 2, timeout_millis: 60_000, tag, route, body }.into(),
+        Delivered { request: 5, count: 2 }.into(),
+        Call {
+            request: 6,
+            function: Key(30),
+            from,
+            watcher: Some(from),
+            tag,
+            route: Route::Plain(hops),
+            body,
+        }
+        .into(),
+        called(CallOutcome::Started(Key(31))),
+        called(CallOutcome::NoFunction),
+        called(CallOutcome::WrongType),
+        called(CallOutcome::OverQuota),
+        called(CallOutcome::Failed("no")),
+    ]
+}
+
+fn file_frames() -> Vec<Frame<'static>> {
+    let stamp = FileStamp { size: 1_000_000, modified_nanos: 1_700_000_000_000_000_000, mode: 0o644 };
+    vec![
+        FileOffer { transfer: 1, stamp, hash: [0xab; 32], overwrite: false, dir: "in", name: "a.txt" }.into(),
+        FileAccept { transfer: 1, offset: 16_000, until: 256_000 }.into(),
+        FileChunk { transfer: 1, offset: 16_000, data: b"abc" }.into(),
+        FileCredit { transfer: 1, until: 512_000 }.into(),
+        FileEnd { transfer: 1, mine: true, outcome: FileOutcome::Cancelled }.into(),
+        FileDelete { request: 8, dir: "", name: "a.txt" }.into(),
+        FileDeleted { request: 8, outcome: FileOutcome::NotOurs }.into(),
+    ]
+}
+
+#[test]
+fn handshakes_keys_and_first_records_have_the_bytes_of_the_vectors() {
+    let mut text = String::from(
+        "# Whole handshakes between node 1 (dialler) and node 2 (acceptor), and the first record of each side.\n\
+         # secret: the text. private, nonce: the inputs of chance. transcript, agreed and keys: as PROTOCOL.md derives them.\n",
+    );
+    for suite in [Suite::Aes128Gcm, Suite::ChaCha20Poly1305, Suite::Hmac, Suite::Tls, Suite::Plain] {
+        let _infallible = write!(text, "{}", handshake(suite));
+    }
+    is_as_written("handshake.txt", &text);
+}
+
+fn profile(node: u64, suite: Suite) -> Profile {
+    Profile {
+        node: NodeId(node),
+        name: format!("node {node}"),
+        locations: if node == 1 { locations() } else { Vec::new() },
+        suites: vec![suite],
+        key_id: 7,
+        secret: Some(Secret::from("test")),
+        flags: 0,
+        limits: Limits::default(),
+    }
+}
+
+fn fresh(private: [u8; 32], nonce: [u8; 32]) -> Fresh {
+    let secret = StaticSecret::from(private);
+    let public = PublicKey::from(&secret).to_bytes();
+    Fresh::new(nonce, public, move |peer| {
+        let agreed = secret.diffie_hellman(&PublicKey::from(*peer));
+        agreed.was_contributory().then(|| agreed.to_bytes())
+    })
+}
+
+/// One handshake as lines of the vectors.
+fn handshake(suite: Suite) -> String {
+    let (here, there) = (profile(1, suite), profile(2, suite));
+    let exporter = (suite == Suite::Tls).then_some([0xee; 32]);
+    let (private_a, private_b) = ([0x11; 32], [0x22; 32]);
+    let (nonce_a, nonce_b) = ([0x33; 32], [0x44; 32]);
+    let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
+    let mut lines = String::new();
+    let mut line = |name: &str, bytes: &[u8]| {
+        let _infallible = writeln!(lines, "{suite:?} {name}: {}", hex(bytes));
+    };
+    line("secret", b"test");
+    line("dialler private", &private_a);
+    line("dialler nonce", &nonce_a);
+    line("acceptor private", &private_b);
+    line("acceptor nonce", &nonce_b);
+    if let Some(exporter) = &exporter {
+        line("exporter", exporter);
+    }
+    let mut hello_a = Vec::new();
+    let mut dialler =
+        Handshake::dial(&here, fresh(private_a, nonce_a), Standing::unknown(1), exporter, &mut hello_a);
+    to_b.push(&hello_a);
+    let mut acceptor = Handshake::accept(exporter);
+    let mut hello_b = Vec::new();
+    let step = acceptor.advance(&there, &mut to_b, &mut hello_b).expect("a sound hello");
+    assert!(matches!(step, Step::Introduced));
+    let standing = Standing { epoch: 3, known: 0, ordinal: 0 };
+    acceptor.answer(&there, fresh(private_b, nonce_b), standing, &mut hello_b).expect("at this step");
+    to_a.push(&hello_b);
+    let mut proof_a = Vec::new();
+    let step = dialler.advance(&here, &mut to_a, &mut proof_a).expect("a sound hello");
+    assert!(matches!(step, Step::Introduced));
+    dialler.prove(&here, Holding::nothing(), &mut proof_a).expect("at this step");
+    to_b.push(&proof_a);
+    let mut proof_b = Vec::new();
+    let step = acceptor.advance(&there, &mut to_b, &mut proof_b).expect("a sound proof");
+    assert!(matches!(step, Step::Proven));
+    let at_b = acceptor.confirm(&there, &Holding::nothing(), &mut proof_b).expect("at this step");
+    to_a.push(&proof_b);
+    let Ok(Step::Done(at_a)) = dialler.advance(&here, &mut to_a, &mut Vec::new()) else {
+        panic!("both proofs hold")
+    };
+    line("dialler hello", &hello_a);
+    line("acceptor hello", &hello_b);
+
+    // What an outsider derives from these.
+    let acceptor_bytes =
+        [hello_b.as_slice(), exporter.as_ref().map_or(&[], |bytes| bytes.as_slice())].concat();
+    let transcript = client::transcript(&hello_a, &acceptor_bytes);
+    let agreed = client::agree(&private_a, &client::public(&private_b));
+    let key = |label: &str| client::derive("test", &agreed, label, &transcript);
+    if suite.is_proven() {
+        line("transcript", &transcript);
+        line("agreed", &agreed);
+        for label in
+            ["antiphon proof", "antiphon resume", "antiphon dialler records", "antiphon acceptor records"]
+        {
+            line(label, &key(label));
+        }
+    }
+    let proof_key = key("antiphon proof");
+    let keys = suite.is_proven().then_some((&proof_key, [].as_slice()));
+    assert_eq!(proof_a, client::proof("antiphon dialler proves", &transcript, false, 0, keys), "{suite:?}");
+    assert_eq!(proof_b, client::proof("antiphon acceptor proves", &transcript, false, 0, keys), "{suite:?}");
+    line("dialler proof", &proof_a);
+    line("acceptor proof", &proof_b);
+
+    for (role, profile, connection) in [("dialler", &here, at_a), ("acceptor", &there, at_b)] {
+        let mut record = first_record(profile, connection);
+        line(&format!("{role} record"), &record);
+        let label = format!("antiphon {role} records");
+        let number =
+            [Suite::Aes128Gcm, Suite::ChaCha20Poly1305, Suite::Hmac].iter().position(|known| *known == suite);
+        let number = number.map_or(5, |index| index as u8 + 1);
+        let mut records = client::Records { suite: number, key: key(&label), number: 0 };
+        let body = records.open(&mut record);
+        line(&format!("{role} record's body"), &body);
+        let kinds: Vec<u8> = client::frames(&body).iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(kinds, [0x0a, 0x02, 0x20, 0x22]);
+    }
+    lines
+}
+
+fn first_record(profile: &Profile, connection: Box<Connection>) -> Vec<u8> {
+    let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
+    session.connected(Time::START, connection).expect("it begins");
+    let tag = session.intern("str").expect("room");
+    let body = b"\xa5hello";
+    let message = Message { to: Key(1), from: Key(2), tag, receipt: None, route: Route::NONE, body };
+    session.send(&message.into()).expect("room");
+    let mut out = Vec::new();
+    assert!(session.poll_transmit(Time::START, &mut out));
+    out
+}
+
+#[test]
+fn datagrams_have_the_bytes_of_the_vectors() {
+    let locations = locations();
+    let siblings = [(NodeId(3), locations.clone())];
+    let from = Presence { node: NodeId(9), name: "nine", locations: Locations::Plain(&locations) };
+    let all = [
+        ("announce", Datagram::Announce(from)),
+        ("probe", Datagram::Probe(Probe { from, reply_to: Some(locations[0]) })),
+        ("answer", Datagram::Answer(AnswerDatagram { from, siblings: Route::Plain(&siblings) })),
+        ("bye", Datagram::Bye { node: NodeId(9) }),
+    ];
+    let key = DatagramKey::new(7, &Secret::from("test"));
+    let derived = client::datagram_key("test");
+    let mut text =
+        String::from("# Datagrams of node 9, without a key, and under key id 7 with the secret \"test\".\n");
+    let _infallible = writeln!(text, "key: {}", hex(&derived));
+    for (name, datagram) in all {
+        let mut bytes = Vec::new();
+        datagram.encode(None, &mut bytes).expect("small");
+        assert_eq!(Datagram::decode(None, &bytes), Ok(datagram));
+        let _infallible = writeln!(text, "plain {name}: {}", hex(&bytes));
+        datagram.encode(Some(&key), &mut bytes).expect("small");
+        let (told, tag) = bytes.split_at(bytes.len() - 32);
+        assert_eq!(client::mac(&derived, told), tag);
+        let _infallible = writeln!(text, "keyed {name}: {}", hex(&bytes));
+    }
+    is_as_written("datagrams.txt", &text);
+}
+
+#[test]
+fn secrets_have_the_text_of_the_vectors() {
+    let mut text = String::from("# 32 random bytes, and the strong secret that stands for them, as ASCII.\n");
+    for bytes in [[0; 32], [0xff; 32], std::array::from_fn(|index| index as u8)] {
+        let secret = Secret::from_random(bytes);
+        assert!(secret.is_strong());
+        let _infallible =
+            writeln!(text, "random: {}\nsecret: {}", hex(&bytes), hex(secret.reveal().as_bytes()));
+    }
+    is_as_written("secrets.txt", &text);
+}
+
+/// What the lines of hostile.txt are about.
+fn is_refused(what: &str, bytes: &[u8]) -> bool {
+    match what {
+        "frames" => {
+            let mut rest = bytes;
+            loop {
+                match RawFrame::take_from(&mut rest) {
+                    Ok(None) => return false,
+                    Err(_) => return true,
+                    Ok(Some(raw)) if raw.decode().is_err() => return true,
+                    Ok(Some(_)) => {}
+                }
+            }
+        }
+        "body" => msgpack::check(bytes, &msgpack::BodyLimits::default()).is_err(),
+        "datagram" => Datagram::decode(None, bytes).is_err(),
+        "dialler" => {
+            let mut input = Deframer::new();
+            input.push(bytes);
+            Handshake::accept(None).advance(&profile(2, Suite::Plain), &mut input, &mut Vec::new()).is_err()
+        }
+        other => panic!("{other} is none of the kinds of hostile.txt"),
+    }
+}
+
+#[test]
+fn everything_hostile_in_the_vectors_is_refused() {
+    let lines = read("hostile.txt");
+    assert!(lines.len() > 40);
+    for (name, bytes) in lines {
+        let (what, why) = name.split_once('|').expect("what, and why");
+        assert!(is_refused(what.trim(), &bytes), "{why}");
+    }
+}

@@ -1,0 +1,211 @@
+//! Actors of two nodes, as a user would write them: a name is located, and messages are sent.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use antiphon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{ECHO_BYTES, ONE_WAY, ROUND_TRIPS, pair};
+
+/// Sends between which the sender lets the loop look at its sockets.
+const BATCH: u64 = 1_000;
+
+#[derive(Serialize, Deserialize)]
+enum Echo {
+    From(Addr<Bytes>),
+    Say(Bytes),
+}
+antiphon::wire!(Echo, "bench.echo/1", compact);
+
+/// A message under way, there and back.
+pub(super) fn round_trip() -> Vec<f64> {
+    pair::run(
+        |secret, tell| {
+            let mut node = node(&secret, None);
+            tell(node.location().addr());
+            let mut back = None;
+            node.spawn(move |cx, event| {
+                match event {
+                    Event::Start => cx.register("echo")?,
+                    Event::Message(Echo::From(addr)) => back = Some(addr),
+                    Event::Message(Echo::Say(bytes)) => cx.send(back.ok_or("nobody to answer")?, bytes)?,
+                    _ => {}
+                }
+                receive()
+            });
+            node.serve().expect("the node runs");
+        },
+        |at, secret| {
+            let mut node = node(&secret, Some(at));
+            let (told, nanos) = std::sync::mpsc::channel();
+            node.spawn_actor(echo_client(told));
+            node.run().expect("the node runs");
+            pair::percentiles(&nanos.recv().expect("the client measured"))
+        },
+    )
+}
+
+enum EchoClient {
+    Found(Result<Addr<Echo>, LocateError>),
+    Heard(Bytes),
+}
+
+fn echo_client(told: std::sync::mpsc::Sender<Vec<u64>>) -> impl Actor<EchoClient> {
+    let mut nanos = Vec::with_capacity(ROUND_TRIPS);
+    let mut server = None;
+    let mut begun = Instant::now();
+    actor(move |cx: &mut Cx<EchoClient>, event| match event {
+        Event::Start => {
+            cx.locate("echo", secs(10), EchoClient::Found);
+            receive()
+        }
+        Event::Message(EchoClient::Found(found)) => {
+            let found = found?;
+            server = Some(found);
+            let ear = cx.me_as(EchoClient::Heard);
+            cx.send(found, Echo::From(ear))?;
+            begun = Instant::now();
+            cx.send(found, Echo::Say(vec![7; ECHO_BYTES].into()))?;
+            receive()
+        }
+        Event::Message(EchoClient::Heard(bytes)) => {
+            nanos.push(begun.elapsed().as_nanos() as u64);
+            if nanos.len() == ROUND_TRIPS {
+                told.send(std::mem::take(&mut nanos))?;
+                return stop();
+            }
+            begun = Instant::now();
+            cx.send(server.ok_or("not yet found")?, Echo::Say(bytes))?;
+            receive()
+        }
+        _ => receive(),
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct Small(u64, u64, u64);
+antiphon::wire!(Small, "bench.small/1", compact);
+
+#[derive(Serialize, Deserialize)]
+struct Body(u64, u32, Bytes);
+antiphon::wire!(Body, "bench.body/1", compact);
+
+/// A message that counts down to 1.
+trait Counted: Wire {
+    fn make(left: u64) -> Self;
+    fn left(&self) -> u64;
+}
+
+impl Counted for Small {
+    fn make(left: u64) -> Self {
+        Self(left, left + 1, left + 2)
+    }
+
+    fn left(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Counted for Body {
+    fn make(left: u64) -> Self {
+        Self(left, 7, vec![left as u8; 48].into())
+    }
+
+    fn left(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Three numbers.
+pub(super) fn one_way_small() -> Vec<f64> {
+    one_way::<Small>()
+}
+
+/// Two numbers and 48 bytes.
+pub(super) fn one_way_body() -> Vec<f64> {
+    one_way::<Body>()
+}
+
+/// As fast as they go, to an actor that counts them and then ends, which its monitor tells.
+fn one_way<M: Counted>() -> Vec<f64> {
+    pair::run(
+        |secret, tell| {
+            let mut node = node(&secret, None);
+            tell(node.location().addr());
+            let mut next = ONE_WAY;
+            node.spawn(move |cx: &mut Cx<M>, event| {
+                match event {
+                    Event::Start => cx.register("counter")?,
+                    Event::Message(message) if message.left() != next => return fail("out of order"),
+                    Event::Message(_) => next -= 1,
+                    _ => {}
+                }
+                if next == 0 { stop() } else { receive() }
+            });
+            node.serve().expect("the node runs");
+        },
+        |at, secret| {
+            let mut node = node(&secret, Some(at));
+            let (told, rate) = std::sync::mpsc::channel();
+            node.spawn_actor(producer::<M>(told));
+            node.run().expect("the node runs");
+            rate.recv().expect("the producer measured")
+        },
+    )
+}
+
+enum Producer<M: 'static> {
+    Found(Result<Addr<M>, LocateError>),
+    GoOn,
+}
+
+fn producer<M: Counted>(told: std::sync::mpsc::Sender<Vec<f64>>) -> impl Actor<Producer<M>> {
+    let mut counter = None;
+    let mut left = ONE_WAY;
+    let mut begun = Instant::now();
+    actor(move |cx: &mut Cx<Producer<M>>, event| {
+        match event {
+            Event::Start => cx.locate("counter", secs(10), Producer::Found),
+            Event::Message(Producer::Found(found)) => {
+                let found = found?;
+                cx.monitor(found);
+                counter = Some(found);
+                begun = Instant::now();
+                cx.hand_self(Producer::GoOn);
+            }
+            Event::Message(Producer::GoOn) | Event::Writable(_) => {
+                let to = counter.ok_or("not yet found")?;
+                for _ in 0..BATCH.min(left) {
+                    match cx.try_send(to, M::make(left)) {
+                        Ok(()) => left -= 1,
+                        // `Event::Writable` follows.
+                        Err(SendError::Busy(_)) => return receive(),
+                        Err(error) => Err(error)?,
+                    }
+                }
+                if left > 0 {
+                    cx.hand_self(Producer::GoOn);
+                }
+            }
+            Event::Down(Down { why: Why::Done(_), .. }) => {
+                told.send(pair::rate(ONE_WAY, begun))?;
+                return stop();
+            }
+            Event::Down(Down { why, .. }) => return fail(why),
+            _ => {}
+        }
+        receive()
+    })
+}
+
+fn node(secret: &str, peer: Option<SocketAddr>) -> Node {
+    antiphon::log_to_stderr();
+    Node::new(Config {
+        secret: Some(secret.into()),
+        discover_peers: false,
+        peers: peer.into_iter().map(PeerAt::from).collect(),
+        ..Config::default()
+    })
+    .expect("loopback has a free port")
+}

@@ -1,0 +1,52 @@
+//! The two processes of one measurement.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+const PARTNER: &str = "ANTIPHON_BENCH_PARTNER";
+const SECRET: &str = "ANTIPHON_BENCH_SECRET";
+
+/// Runs `partner` if this process is the partner, else starts one, and `measure`s with it.
+pub(super) fn run(
+    partner: impl FnOnce(String, &dyn Fn(SocketAddr)),
+    measure: impl FnOnce(SocketAddr, String) -> Vec<f64>,
+) -> Vec<f64> {
+    if std::env::var_os(PARTNER).is_some() {
+        let secret = std::env::var(SECRET).expect("who starts a partner tells it the secret");
+        partner(secret, &|at| println!("{at}"));
+        std::process::exit(0);
+    }
+    let secret = antiphon::prelude::Secret::generate().expect("the system has random bytes");
+    let (mut child, at) = start_partner(secret.reveal());
+    let values = measure(at, secret.reveal().to_owned());
+    // It is done when its partner is.
+    child.kill().and_then(|()| child.wait()).expect("a child of this process");
+    values
+}
+
+fn start_partner(secret: &str) -> (Child, SocketAddr) {
+    let own = std::env::current_exe().expect("this program has a path");
+    let mut command = Command::new(own);
+    command.args(std::env::args_os().skip(1)).env(PARTNER, "1").env(SECRET, secret).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("this very program starts");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("it is piped");
+    BufReader::new(stdout).read_line(&mut line).expect("the partner prints where it listens");
+    let at = line.trim().parse().expect("the partner prints an address");
+    (child, at)
+}
+
+/// The middle one and the 99th of a hundred, in microseconds, without the first tenth.
+pub(super) fn percentiles(nanos: &[u64]) -> Vec<f64> {
+    let mut warm = nanos[nanos.len() / 10..].to_vec();
+    warm.sort_unstable();
+    let at = |share: f64| warm[(warm.len() as f64 * share) as usize] as f64 / 1e3;
+    vec![at(0.5), at(0.99)]
+}
+
+/// Messages a second since `begun`.
+pub(super) fn rate(messages: u64, begun: Instant) -> Vec<f64> {
+    vec![messages as f64 / begun.elapsed().as_secs_f64()]
+}

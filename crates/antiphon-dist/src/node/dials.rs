@@ -12,6 +12,7 @@ use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
 use super::agenda::Due;
+use super::link::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt};
@@ -137,10 +138,8 @@ impl NodeCore {
 
     /// Whether there is a connection with the node at a location.
     fn is_connected(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| {
-            let link = peer.link.as_ref().filter(|link| link.conn.is_some());
-            link.is_some_and(|link| link.dialled == Some(at) || peer.locations.contains(&at))
-        })
+        let has_connection = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.conn.is_some());
+        self.peers.values().any(|peer| peer.is_linked_at(at) && has_connection(peer))
     }
 
     /// Dials a location until it answers, at most until then.
@@ -199,7 +198,7 @@ impl NodeCore {
 
     /// Whether there is a session with the node at a location.
     pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&at))
+        self.peers.values().any(|peer| peer.is_linked_at(at))
     }
 
     pub(super) fn start_dials(&mut self, world: &mut impl World) {

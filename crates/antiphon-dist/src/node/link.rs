@@ -88,6 +88,12 @@ impl Peer {
         matches!(self.status, Some(Status::Online | Status::Suspect))
     }
 
+    /// Whether there is a session, and the node is at this location.
+    pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
+        let link = self.link.as_ref();
+        link.is_some_and(|link| link.dialled == Some(at) || self.locations.contains(&at))
+    }
+
     pub(super) fn monitors_len(&self) -> usize {
         self.watching.len() + self.watched.len()
     }

@@ -73,6 +73,8 @@ enum Note {
     Down { watcher: Key, id: MonitorId, who: ActorId, why: Why },
     Refuse(PortId, antiphon_sched::AskError),
     DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
+    Receipt(u64, antiphon_sched::Undelivered),
+    Writable(Key, NodeId),
 }
 
 /// How a node is doing: sizes of its tables, and what it refused since its start.
@@ -237,11 +239,12 @@ impl NodeCore {
 
     fn tell_notes(&mut self, world: &mut impl World) {
         for note in std::mem::take(&mut self.notes) {
-            let mut door = world.door();
             match note {
-                Note::Down { watcher, id, who, why } => door.down(watcher, id, who, why),
-                Note::Refuse(port, why) => door.refuse_port(port, why),
-                Note::DeadLetter(to, what, why) => door.dead_letter(to, what, why),
+                Note::Down { watcher, id, who, why } => world.door().down(watcher, id, who, why),
+                Note::Refuse(port, why) => world.door().refuse_port(port, why),
+                Note::DeadLetter(to, what, why) => world.door().dead_letter(to, what, why),
+                Note::Receipt(request, why) => self.refuse_receipt(request, why, world),
+                Note::Writable(writer, node) => world.door().writable(writer, node),
             }
         }
     }

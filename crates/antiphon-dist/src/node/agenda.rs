@@ -24,6 +24,8 @@ pub(super) enum Due {
     Receipt(u64),
     /// A name is not looked for any longer.
     Want(u64),
+    /// A configured host is looked up again.
+    LookUp(u64),
     /// A call of `peer` is not waited for any longer.
     Contact(PortId),
     /// Messages for a full mailbox have waited long enough, or should be tried again.

@@ -355,7 +355,7 @@ impl NodeCore {
                 conn.state = State::Ending;
                 world.output(Output::Write(id));
                 if let Some(at) = dialled {
-                    self.dials.lost(at, id);
+                    self.dial_again(at, id);
                 }
             }
             Some(_) => self.fail_conn(id, world),
@@ -364,7 +364,7 @@ impl NodeCore {
     }
 
     /// Closes a connection whose handshake came to nothing.
-    fn fail_conn(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn fail_conn(&mut self, id: ConnId, world: &mut impl World) {
         if let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) {
             self.dial_again(at, id);
         }

@@ -1,7 +1,7 @@
 //! Whom this node dials, when, and how often.
 //!
-//! Invariant: at most one connection of a location is being dialled or was dialled by this node; a dial that
-//! nobody wants any more is forgotten.
+//! Invariant: at most one connection of a location is being dialled or was dialled by this node; a dial without a
+//! connection is on the agenda; one that nobody wants any more is forgotten.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
 use super::agenda::Due;
+use super::link::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt};
@@ -49,12 +50,15 @@ struct Dial {
     node: Option<NodeId>,
     conn: Option<ConnId>,
     attempts: u32,
+    /// Wanted although there is a connection: its keys are used up.
+    renews: bool,
 }
 
 /// A call of `peer` that waits.
 #[derive(Debug)]
 struct Contact {
-    at: Option<SocketAddr>,
+    /// All addresses of the host, once it is looked up.
+    at: Vec<SocketAddr>,
     until: Time,
     refused: Option<Refusal>,
 }
@@ -63,6 +67,12 @@ struct Contact {
 enum Query {
     Configured(PeerAt),
     Contact(PortId, PeerAt),
+}
+
+impl Dial {
+    fn new(until: Time) -> Self {
+        Self { forever: false, until, node: None, conn: None, attempts: 0, renews: false }
+    }
 }
 
 impl Dials {
@@ -86,27 +96,6 @@ impl Dials {
             (dial.conn, dial.node, dial.attempts) = (Some(conn), Some(node), 0);
         }
     }
-
-    /// The connection that was dialled is gone.
-    pub(super) fn lost(&mut self, at: SocketAddr, conn: ConnId) {
-        if let Some(dial) = self.dials.get_mut(&at).filter(|dial| dial.conn == Some(conn)) {
-            dial.conn = None;
-        }
-    }
-
-    pub(super) fn lost_any(&mut self, at: SocketAddr) {
-        if let Some(dial) = self.dials.get_mut(&at) {
-            dial.conn = None;
-        }
-    }
-
-    /// The node behind a location is lost: it is dialled further only if the configuration says so.
-    pub(super) fn forget_node(&mut self, at: SocketAddr, node: NodeId, now: Time) {
-        if let Some(dial) = self.dials.get_mut(&at).filter(|dial| dial.node == Some(node)) {
-            dial.node = None;
-            dial.until = dial.until.min(now);
-        }
-    }
 }
 
 impl NodeCore {
@@ -126,6 +115,33 @@ impl NodeCore {
         }
     }
 
+    /// The connection that was dialled is gone, and its session does not need another from here.
+    pub(super) fn dial_is_over(&mut self, at: SocketAddr, conn: ConnId) {
+        let Some(dial) = self.dials.dials.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else { return };
+        (dial.conn, dial.node) = (None, None);
+        if dial.forever {
+            self.agenda.add(self.now + PAUSE_FIRST, Due::Dial(at));
+        } else {
+            self.dials.dials.remove(&at);
+        }
+    }
+
+    /// The session with the node behind a location is lost: it is dialled further only if the configuration
+    /// says so.
+    pub(super) fn forget_dialled(&mut self, at: SocketAddr, node: NodeId) {
+        let now = self.now;
+        if let Some(dial) = self.dials.dials.get_mut(&at).filter(|dial| dial.node == Some(node)) {
+            dial.node = None;
+            dial.until = dial.until.min(now);
+        }
+    }
+
+    /// Whether there is a connection with the node at a location.
+    fn is_connected(&self, at: SocketAddr) -> bool {
+        let has_connection = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.conn.is_some());
+        self.peers.values().any(|peer| peer.is_linked_at(at) && has_connection(peer))
+    }
+
     /// Dials a location until it answers, at most until then.
     pub(super) fn dial_once(&mut self, at: SocketAddr, until: Time) {
         self.want_dial(at, until);
@@ -140,12 +156,22 @@ impl NodeCore {
         }
     }
 
+    /// Dials beside a connection that is there, whose keys are used up.
+    pub(super) fn renew_dial(&mut self, node: NodeId, at: SocketAddr) {
+        if let Some(dial) = self.dials.dials.get_mut(&at) {
+            dial.conn = None;
+        }
+        self.redial(node, at);
+        if let Some(dial) = self.dials.dials.get_mut(&at) {
+            dial.renews = true;
+        }
+    }
+
     fn want_dial(&mut self, at: SocketAddr, until: Time) -> bool {
         if at == self.settings.location.addr() || self.leaving {
             return false;
         }
-        let new = Dial { forever: false, until, node: None, conn: None, attempts: 0 };
-        let dial = self.dials.dials.entry(at).or_insert(new);
+        let dial = self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
         dial.until = dial.until.max(until);
         self.dials.wake(at);
         true
@@ -153,10 +179,8 @@ impl NodeCore {
 
     /// A location that somebody told of: dialled once, if it is allowed, and not too many at a time.
     pub(super) fn dial_hint(&mut self, at: SocketAddr, after: Duration) -> bool {
-        if !self.settings.may_dial(at)
-            || self.dials.dials.contains_key(&at)
-            || at == self.settings.location.addr()
-        {
+        let is_dialled = self.dials.dials.get(&at).is_some_and(|dial| dial.conn.is_some());
+        if is_dialled || !self.settings.may_dial(at) || at == self.settings.location.addr() {
             return false;
         }
         if self.now.since(self.dials.hints_since) >= Duration::from_secs(1) {
@@ -167,14 +191,14 @@ impl NodeCore {
         }
         self.dials.hints += 1;
         let until = self.now + after + Duration::from_secs(1);
-        self.dials.dials.insert(at, Dial { forever: false, until, node: None, conn: None, attempts: 0 });
+        self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
         self.agenda.add(self.now + after, Due::Dial(at));
         true
     }
 
     /// Whether there is a session with the node at a location.
     pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.link.is_some() && peer.locations.contains(&at))
+        self.peers.values().any(|peer| peer.is_linked_at(at))
     }
 
     pub(super) fn start_dials(&mut self, world: &mut impl World) {
@@ -182,10 +206,18 @@ impl NodeCore {
             world.output(Output::Resolve { query, host, port });
         }
         for at in std::mem::take(&mut self.dials.fresh) {
-            if self.dials.dials.get(&at).is_none_or(|dial| dial.conn.is_some()) {
+            let is_connected = self.is_connected(at);
+            let Some(dial) = self.dials.dials.get_mut(&at).filter(|dial| dial.conn.is_none()) else {
                 continue;
-            }
-            if egress::allowed(&at).is_err() || self.leaving {
+            };
+            let is_needed = std::mem::take(&mut dial.renews) || !is_connected;
+            if is_needed && !self.leaving && egress::allowed(&at).is_ok() {
+                // Dialled below.
+            } else if dial.forever && is_connected {
+                // It has dialled this node: looked at again, in case that connection goes.
+                self.agenda.add(self.now + PAUSE_LAST, Due::Dial(at));
+                continue;
+            } else {
                 self.dials.dials.remove(&at);
                 continue;
             }
@@ -232,7 +264,7 @@ impl NodeCore {
     pub(super) fn on_dial_refused(&mut self, at: SocketAddr, why: Refusal, _world: &mut impl World) {
         let harmless =
             matches!(why, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
-        for contact in self.dials.contacts.values_mut().filter(|contact| contact.at == Some(at)) {
+        for contact in self.dials.contacts.values_mut().filter(|contact| contact.at.contains(&at)) {
             if !harmless {
                 contact.refused = Some(why);
             }
@@ -242,7 +274,7 @@ impl NodeCore {
             .dials
             .contacts
             .iter()
-            .filter(|(_, contact)| contact.refused.is_some() || (linked && contact.at == Some(at)))
+            .filter(|(_, contact)| contact.refused.is_some() || (linked && contact.at.contains(&at)))
             .map(|(port, _)| *port)
             .collect();
         for port in due {
@@ -264,9 +296,14 @@ impl NodeCore {
     }
 
     pub(super) fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
-        let text = format!("{} {error}", remote.ip());
-        if self.dials.logged.len() < LOGGED_MAX && self.dials.logged.insert(text) {
+        self.log_once(format!("{} {error}", remote.ip()), || {
             tracing::warn!(%remote, %error, "no connection with this peer (logged once)");
+        });
+    }
+
+    fn log_once(&mut self, what: String, log: impl FnOnce()) {
+        if self.dials.logged.len() < LOGGED_MAX && self.dials.logged.insert(what) {
+            log();
         }
     }
 
@@ -278,7 +315,7 @@ impl NodeCore {
         timeout: Duration,
     ) -> Option<Result<Vec<Location>, PeerError>> {
         let until = self.now + timeout;
-        let mut contact = Contact { at: None, until, refused: None };
+        let mut contact = Contact { at: Vec::new(), until, refused: None };
         if let PeerAt::Host(host, at_port) = &at {
             let query = self.next_request();
             self.dials.unasked.push((query, host.clone(), *at_port));
@@ -294,7 +331,7 @@ impl NodeCore {
             if self.is_linked_at(addr) {
                 return Some(Ok(vec![location]));
             }
-            contact.at = Some(addr);
+            contact.at.push(addr);
             self.dial_once(addr, until);
         }
         self.dials.contacts.insert(port, contact);
@@ -308,26 +345,53 @@ impl NodeCore {
         found: Result<Vec<SocketAddr>, String>,
         world: &mut impl World,
     ) {
-        let found = found.and_then(|all| all.first().copied().ok_or_else(|| "it has no address".to_owned()));
+        let found = found.and_then(|all| match all.is_empty() {
+            true => Err("it has no address".to_owned()),
+            false => Ok(all),
+        });
         match (self.dials.queries.remove(&query), found) {
-            (Some(Query::Configured(_)), Ok(at)) => self.dial_for_ever(PeerAt::Location(at.into())),
+            // One host may have several addresses, of which the node listens on one.
+            (Some(Query::Configured(_)), Ok(all)) => {
+                all.into_iter().for_each(|at| self.dial_for_ever(PeerAt::Location(at.into())));
+            }
             (Some(Query::Configured(at)), Err(why)) => {
-                tracing::warn!(%at, why, "a configured peer cannot be looked up; tried again in the background");
-                let until = self.now + PAUSE_LAST;
+                self.log_once(format!("{at} {why}"), || {
+                    tracing::warn!(
+                        %at, why, "a configured peer cannot be looked up (logged once); tried again for ever"
+                    );
+                });
                 self.dials.queries.insert(query, Query::Configured(at));
-                self.agenda.add(until, Due::Contact(PortId::from_bits(query)));
+                self.agenda.add(self.now + PAUSE_LAST, Due::LookUp(query));
             }
-            (Some(Query::Contact(port, _)), Ok(at)) => {
-                if let Some(contact) = self.dials.contacts.get_mut(&port) {
-                    contact.at = Some(at);
-                    let until = contact.until;
-                    self.dial_once(at, until);
-                }
-            }
+            (Some(Query::Contact(port, at)), Ok(all)) => self.contact_host(port, at, all, world),
             (Some(Query::Contact(port, at)), Err(why)) => {
                 self.answer_contact(port, Err(PeerError::UnknownHost { at, why }), world);
             }
             (None, _) => {}
+        }
+    }
+
+    /// A host that an actor wants to contact was looked up.
+    fn contact_host(&mut self, port: PortId, at: PeerAt, all: Vec<SocketAddr>, world: &mut impl World) {
+        let refused = all.iter().find_map(|at| egress::allowed(at).err());
+        let allowed: Vec<SocketAddr> = all.into_iter().filter(|at| egress::allowed(at).is_ok()).collect();
+        if let Some(why) = refused.filter(|_| allowed.is_empty()) {
+            tracing::debug!(%at, "all its addresses are refused");
+            return self.answer_contact(port, Err(why.into()), world);
+        }
+        if let Some(there) = allowed.iter().find(|at| self.is_linked_at(**at)) {
+            return self.answer_contact(port, Ok(vec![Location::new(*there)]), world);
+        }
+        let Some(contact) = self.dials.contacts.get_mut(&port) else { return };
+        let until = contact.until;
+        contact.at.clone_from(&allowed);
+        allowed.into_iter().for_each(|at| self.dial_once(at, until));
+    }
+
+    /// Looks a configured host up once more.
+    pub(super) fn on_look_up(&mut self, query: u64) {
+        if let Some(Query::Configured(PeerAt::Host(host, port))) = self.dials.queries.get(&query) {
+            self.dials.unasked.push((query, host.clone(), *port));
         }
     }
 
@@ -344,7 +408,7 @@ impl NodeCore {
             .dials
             .contacts
             .iter()
-            .filter(|(_, contact)| contact.at.is_some_and(reached))
+            .filter(|(_, contact)| contact.at.iter().any(|at| reached(*at)))
             .map(|(port, _)| *port)
             .collect();
         let locations: Vec<Location> = peer.location().into_iter().collect();
@@ -354,13 +418,9 @@ impl NodeCore {
     }
 
     pub(super) fn on_contact_due(&mut self, port: PortId, world: &mut impl World) {
-        if let Some(Query::Configured(PeerAt::Host(host, at))) = self.dials.queries.get(&port.to_bits()) {
-            let (host, at) = (host.clone(), *at);
-            self.dials.unasked.push((port.to_bits(), host, at));
-            return;
-        }
         let Some(contact) = self.dials.contacts.get(&port) else { return };
-        let result = match (contact.at.filter(|at| self.is_linked_at(*at)), contact.refused) {
+        let there = contact.at.iter().copied().find(|at| self.is_linked_at(*at));
+        let result = match (there, contact.refused) {
             // Another connection was faster.
             (Some(at), _) => Ok(vec![Location::new(at)]),
             (None, Some(refusal)) => Err(PeerError::Refused(refusal)),

@@ -88,6 +88,12 @@ impl Peer {
         matches!(self.status, Some(Status::Online | Status::Suspect))
     }
 
+    /// Whether there is a session, and the node is at this location.
+    pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
+        let link = self.link.as_ref();
+        link.is_some_and(|link| link.dialled == Some(at) || self.locations.contains(&at))
+    }
+
     pub(super) fn monitors_len(&self) -> usize {
         self.watching.len() + self.watched.len()
     }
@@ -138,7 +144,7 @@ impl NodeCore {
         if let Err(why) = link.session.connected(now, connection) {
             tracing::warn!(%node, %why, "a proven connection does not fit its session");
             self.lose(node, "the peer broke the protocol", world);
-            self.drop_conn(id, world);
+            self.fail_conn(id, world);
             return false;
         }
         link.refusals = 0;
@@ -150,7 +156,7 @@ impl NodeCore {
         if let Some(old) = old {
             let dialled = self.conns.get(old).and_then(|conn| conn.dialled);
             if let Some(at) = dialled {
-                self.dials.lost(at, old);
+                self.dial_is_over(at, old);
             }
             self.drop_conn(old, world);
         }
@@ -257,7 +263,7 @@ impl NodeCore {
         world: &mut impl World,
     ) {
         if let Some(at) = dialled {
-            self.dials.lost(at, id);
+            self.dial_is_over(at, id);
         }
         let now = self.now;
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
@@ -281,8 +287,11 @@ impl NodeCore {
 
     /// The other side has not come back by itself.
     pub(super) fn on_missing(&mut self, node: NodeId) {
+        let now = self.now;
         let Some(peer) = self.peers.get(&node) else { return };
-        if peer.link.as_ref().is_some_and(|link| link.conn.is_none())
+        // Connections may have come and gone since; each has its own time.
+        let is_missing = |link: &Link| link.conn.is_none() && now.since(link.cut_at) >= MISSING_AFTER;
+        if peer.link.as_deref().is_some_and(is_missing)
             && let Some(at) = peer.locations.first().copied()
         {
             self.redial(node, at);
@@ -398,8 +407,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get(&node) else { return };
         let dialled = peer.link.as_ref().and_then(|link| link.dialled);
         if let Some(at) = dialled.or(peer.locations.first().copied()) {
-            self.dials.lost_any(at);
-            self.redial(node, at);
+            self.renew_dial(node, at);
         }
     }
 
@@ -423,7 +431,7 @@ impl NodeCore {
             self.agenda.remove(armed, Due::Session(node));
         }
         if let Some(at) = link.dialled {
-            self.dials.forget_node(at, node, self.now);
+            self.forget_dialled(at, node);
         }
         let mut door = world.door();
         for (id, (watcher, who)) in watching {
@@ -459,7 +467,7 @@ impl NodeCore {
         let Some(conn) = self.conns.get(id) else { return };
         conn.state = State::Ending;
         if let Some(at) = conn.dialled {
-            self.dials.lost(at, id);
+            self.dial_is_over(at, id);
         }
         if self.unwritten(id) == 0 {
             self.drop_conn(id, world);

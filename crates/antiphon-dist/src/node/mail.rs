@@ -246,6 +246,11 @@ impl NodeCore {
         }
     }
 
+    /// The message was never sent.
+    pub(super) fn refuse_receipt(&mut self, request: u64, why: Undelivered, world: &mut impl World) {
+        self.answer_receipt(request, Err(DeliverError::Refused(why)), world);
+    }
+
     pub(super) fn on_receipt_due(&mut self, request: u64, world: &mut impl World) {
         self.answer_receipt(request, Err(DeliverError::TimedOut), world);
     }

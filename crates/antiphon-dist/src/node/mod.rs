@@ -73,6 +73,8 @@ enum Note {
     Down { watcher: Key, id: MonitorId, who: ActorId, why: Why },
     Refuse(PortId, antiphon_sched::AskError),
     DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
+    Receipt(u64, antiphon_sched::Undelivered),
+    Writable(Key, NodeId),
 }
 
 /// How a node is doing: sizes of its tables, and what it refused since its start.
@@ -227,6 +229,7 @@ impl NodeCore {
             Due::HalfOpen(conn) => self.on_half_open(conn, world),
             Due::Receipt(request) => self.on_receipt_due(request, world),
             Due::Want(want) => self.on_want_due(want, world),
+            Due::LookUp(query) => self.on_look_up(query),
             Due::Contact(port) => self.on_contact_due(port, world),
             Due::Parked(node) => self.retry_parked(node, world),
             Due::Unreached(node) => self.on_unreached(node, world),
@@ -236,11 +239,12 @@ impl NodeCore {
 
     fn tell_notes(&mut self, world: &mut impl World) {
         for note in std::mem::take(&mut self.notes) {
-            let mut door = world.door();
             match note {
-                Note::Down { watcher, id, who, why } => door.down(watcher, id, who, why),
-                Note::Refuse(port, why) => door.refuse_port(port, why),
-                Note::DeadLetter(to, what, why) => door.dead_letter(to, what, why),
+                Note::Down { watcher, id, who, why } => world.door().down(watcher, id, who, why),
+                Note::Refuse(port, why) => world.door().refuse_port(port, why),
+                Note::DeadLetter(to, what, why) => world.door().dead_letter(to, what, why),
+                Note::Receipt(request, why) => self.refuse_receipt(request, why, world),
+                Note::Writable(writer, node) => world.door().writable(writer, node),
             }
         }
     }

@@ -3,13 +3,13 @@
 //! Invariant: what an actor sends to another node keeps its order, also while there is no session: then all
 //! of it waits in one queue, bounded in bytes and in time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, Destination, Key, Manner, MonitorId, NodeId, Outside, Parcel, PortId, Signal, Time,
-    Undelivered, Value, Why,
+    ActorId, Destination, Key, Manner, MonitorId, NodeId, Outside, Parcel, PortId, Signal, Time, Undelivered,
+    Value, Why,
 };
 use antiphon_wire::frame::{
     Answer, Demonitor, Down, DownWhy, Message, Monitor, Notify, ReplyDropped, Resume, Terminate, Throw,
@@ -34,6 +34,10 @@ const WAITING_OVERHEAD: usize = 128;
 pub(super) struct Waiting {
     queue: VecDeque<Posted>,
     bytes: usize,
+    /// When all of it is given up.
+    until: Time,
+    /// Actors that wait until there is room.
+    writers: BTreeSet<Key>,
 }
 
 #[derive(Debug)]
@@ -90,7 +94,9 @@ impl NodeCore {
     fn post(&mut self, node: NodeId, link: &mut Link, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
         let limits = &self.settings.profile.limits;
         let queued = link.session.queued_bytes();
-        if parcel.manner == Manner::Try && queued + parcel.body.len() as u64 > limits.queue_bytes_high {
+        // Below the low mark everything goes, or a large message would be told `Writable` and `Busy` in turn.
+        let is_high = queued + parcel.body.len() as u64 > limits.queue_bytes_high;
+        if parcel.manner == Manner::Try && is_high && queued >= limits.queue_bytes_low {
             link.writers.extend(parcel.from);
             return Err(Undelivered::Busy);
         }
@@ -110,16 +116,24 @@ impl NodeCore {
     }
 
     fn all_queued(&self) -> u64 {
-        self.peers
-            .values()
-            .filter_map(|peer| peer.link.as_ref())
-            .map(|link| link.session.queued_bytes())
-            .sum()
+        let queued = |peer: &Peer| peer.link.as_ref().map_or(0, |link| link.session.queued_bytes());
+        self.peers.values().map(|peer| queued(peer) + peer.waiting.bytes as u64).sum()
     }
 
     /// Keeps a message until there is a session.
     fn post_later(&mut self, node: NodeId, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
-        let cap = self.settings.profile.limits.queue_bytes_high;
+        let limits = &self.settings.profile.limits;
+        let (high, cap) = (limits.queue_bytes_high, limits.queue_bytes_cap);
+        let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
+        let waiting = &mut peer.waiting;
+        let bytes = (waiting.bytes + parcel.body.len() + WAITING_OVERHEAD) as u64;
+        if parcel.manner == Manner::Try && bytes > high && !waiting.queue.is_empty() {
+            waiting.writers.extend(parcel.from);
+            return Err(Undelivered::Busy);
+        }
+        if bytes > cap || (bytes > high && self.all_queued() > ALL_QUEUES_MAX) {
+            return Err(Undelivered::Busy);
+        }
         let request = match parcel.manner {
             Manner::Receipt(port) => {
                 let request = self.next_request();
@@ -136,7 +150,7 @@ impl NodeCore {
             request,
             nodes: parcel.nodes.into(),
         };
-        let kept = self.keep(node, posted, parcel.body.len(), cap);
+        let kept = self.keep(node, posted, parcel.body.len());
         if kept.is_err() {
             if let Some(request) = request {
                 self.receipts.remove(request);
@@ -147,17 +161,15 @@ impl NodeCore {
         kept
     }
 
-    fn keep(&mut self, node: NodeId, posted: Posted, bytes: usize, cap: u64) -> Result<(), Undelivered> {
+    fn keep(&mut self, node: NodeId, posted: Posted, bytes: usize) -> Result<(), Undelivered> {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
-        if (peer.waiting.bytes + bytes + WAITING_OVERHEAD) as u64 > cap {
-            return Err(Undelivered::Busy);
-        }
         let first = peer.waiting.queue.is_empty();
         peer.waiting.bytes += bytes + WAITING_OVERHEAD;
         peer.waiting.queue.push_back(posted);
         if first {
+            peer.waiting.until = until;
             self.agenda.add(until, Due::Unreached(node));
             self.dial_once(at, until);
         }
@@ -167,7 +179,11 @@ impl NodeCore {
     /// A session has begun: all that waited goes out, in order.
     pub(super) fn send_waiting(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        for posted in std::mem::take(&mut peer.waiting).queue {
+        let waiting = std::mem::take(&mut peer.waiting);
+        if let Some(link) = peer.link.as_mut() {
+            link.writers.extend(waiting.writers);
+        }
+        for posted in waiting.queue {
             match posted {
                 Posted::Signal(signal) => self.signal_peer(signal),
                 Posted::Message { from, to, tag, body, request, nodes } => {
@@ -194,13 +210,10 @@ impl NodeCore {
 
     /// The node was not reached in time: what waits for it is answered.
     pub(super) fn on_unreached(&mut self, node: NodeId, world: &mut impl World) {
-        self.drop_waiting(node, Undelivered::NoNode);
-        self.lose_receipts_unsent(node, world);
-    }
-
-    fn lose_receipts_unsent(&mut self, node: NodeId, world: &mut impl World) {
-        if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
-            self.lose_receipts(node, world);
+        // What waits now may have come after a session, and have its own time.
+        if self.peers.get(&node).is_some_and(|peer| self.now >= peer.waiting.until) {
+            self.drop_waiting(node, Undelivered::NoNode);
+            self.tell_notes(world);
         }
     }
 
@@ -211,20 +224,22 @@ impl NodeCore {
             return;
         }
         let replies = std::mem::take(&mut peer.replies);
-        for posted in std::mem::take(&mut peer.waiting).queue {
+        let waiting = std::mem::take(&mut peer.waiting);
+        self.notes.extend(waiting.writers.into_iter().map(|writer| Note::Writable(writer, node)));
+        for posted in waiting.queue {
             match posted {
                 Posted::Message { to, request, .. } => self.give_up(to, request, why),
                 Posted::Signal(signal) => self.answer_signal(signal, why),
             }
         }
-        self.notes.extend(replies.into_iter().map(|port| Note::Refuse(port, AskError::NodeLost)));
+        self.notes.extend(replies.into_iter().map(|port| Note::Refuse(port, why.into())));
     }
 
     /// A message is not sent any more.
     fn give_up(&mut self, to: Destination, request: Option<u64>, why: Undelivered) {
         match (to, request) {
-            // Its sender is told by the receipt: at its timeout, or with the others of that node.
-            (Destination::Actor(_), Some(_)) | (Destination::Port(..), _) => {}
+            (Destination::Port(..), _) => {}
+            (Destination::Actor(_), Some(request)) => self.notes.push(Note::Receipt(request, why)),
             (Destination::Actor(to), None) => {
                 self.notes.push(Note::DeadLetter(to, "a message that waited", why))
             }
@@ -239,15 +254,8 @@ impl NodeCore {
         };
         let waits = !peer.waiting.is_empty();
         let Some(mut link) = peer.link.take() else {
-            // Nothing of a session that has ended is of interest to its peer.
-            let again = matches!(
-                signal,
-                Signal::Monitor { .. }
-                    | Signal::Terminate { .. }
-                    | Signal::Throw { .. }
-                    | Signal::Resume { .. }
-            );
-            if again && (waits || !peer.locations.is_empty()) {
+            let is_met = peer.status.is_some();
+            if waits || !ends_with_session(&signal, is_met) {
                 self.keep_signal(node, signal);
             }
             return;
@@ -266,7 +274,7 @@ impl NodeCore {
 
     fn keep_signal(&mut self, node: NodeId, signal: Signal) {
         // Signals are bounded by the open requests of actors; a cap of the queue would lose them.
-        if let Err(why) = self.keep(node, Posted::Signal(signal.clone()), 0, u64::MAX) {
+        if let Err(why) = self.keep(node, Posted::Signal(signal.clone()), 0) {
             self.answer_signal(signal, why);
         }
     }
@@ -376,6 +384,20 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
         Signal::ReplyDropped { node, .. } => Some(*node),
         _ => None,
+    }
+}
+
+/// Whether a signal means nothing any more when the session with its peer, that was met or not, has ended.
+fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
+    match signal {
+        Signal::Monitor { .. }
+        | Signal::Notify { .. }
+        | Signal::Terminate { .. }
+        | Signal::Throw { .. }
+        | Signal::Resume { .. } => false,
+        // The reply came by way of another node. Of a peer that is lost, the asker was told so.
+        Signal::ReplyDropped { .. } => is_met,
+        _ => true,
     }
 }
 

@@ -1,0 +1,157 @@
+//! Other processes: this test program once more, in another role.
+//!
+//! A file that uses it has an ignored test named `the_other_process`, which calls [`role`] and plays it. It tells
+//! by lines that begin with a mark, and ends when its input does.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use antiphon_dist::{Config, Location, Secret};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Net, heard};
+
+const MARK: &str = "@@ ";
+const ROLE: &str = "ANTIPHON_TEST_ROLE";
+
+/// A child of this test, in a role; killed when it is dropped.
+pub(crate) struct Process {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+/// What the child was told by its parent.
+pub(crate) struct Role {
+    pub(crate) name: String,
+    pub(crate) net: Net,
+    pub(crate) tcp_port: u16,
+    pub(crate) peer: Option<Location>,
+}
+
+impl Role {
+    pub(crate) fn config(&self) -> Config {
+        let peers: Vec<Location> = self.peer.into_iter().collect();
+        let config = match self.net.udp_port {
+            0 => self.net.quiet(&self.name, &peers),
+            _ => self.net.config(&self.name),
+        };
+        Config { tcp_port: self.tcp_port, ..config }
+    }
+}
+
+impl Process {
+    pub(crate) fn start(net: &Net, role: &str) -> Self {
+        Self::start_at(net, role, 0, None)
+    }
+
+    /// Starts a child that listens on a port, and knows a peer; without a UDP port it finds no others.
+    pub(crate) fn start_at(net: &Net, role: &str, tcp_port: u16, peer: Option<Location>) -> Self {
+        let program = std::env::current_exe().expect("a test knows its program");
+        let mut command = Command::new(program);
+        command.args(["the_other_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+        let peer = peer.map(|at| at.to_string()).unwrap_or_default();
+        let told = format!("{role},{},{},{tcp_port},{peer}", net.secret.reveal(), net.udp_port);
+        command.env(ROLE, told).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the test program can be started again");
+        let stdout = child.stdout.take().expect("its output is piped");
+        let stdin = child.stdin.take();
+        let (tell, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let told = line.find(MARK).map(|at| line[at + MARK.len()..].to_owned());
+                if told.is_some_and(|told| tell.send(told).is_err()) {
+                    return;
+                }
+            }
+        });
+        Self { child, stdin, lines }
+    }
+
+    /// The next line that the child tells.
+    #[track_caller]
+    pub(crate) fn line(&self) -> String {
+        heard(&self.lines)
+    }
+
+    /// The next line, which is a location.
+    #[track_caller]
+    pub(crate) fn location(&self) -> Location {
+        self.line().parse().expect("the child tells its location first")
+    }
+
+    /// Tells the child something.
+    pub(crate) fn say(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().expect("it is not closed"), "{line}").expect("the child listens");
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(id.expect("a child has an id"), signal).expect("the child can be signalled");
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("the child can be killed");
+        self.child.wait().expect("the child can be waited for");
+    }
+
+    /// Closes the child's input, and waits for its end.
+    pub(crate) fn end(mut self) {
+        self.stdin = None;
+        let status = self.child.wait().expect("the child can be waited for");
+        assert!(status.success(), "the child ended with {status}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Whatever the test came to, nobody is left behind.
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// The role that this process was started in; `None` when it is no child of a test.
+pub(crate) fn role() -> Option<Role> {
+    let told = std::env::var(ROLE).ok()?;
+    let parts: Vec<&str> = told.split(',').collect();
+    let [name, secret, udp_port, tcp_port, peer] = parts[..] else { panic!("a role has five parts") };
+    Some(Role {
+        name: name.to_owned(),
+        net: Net { secret: Secret::from(secret), udp_port: udp_port.parse().expect("a port") },
+        tcp_port: tcp_port.parse().expect("a port"),
+        peer: (!peer.is_empty()).then(|| peer.parse().expect("a location")),
+    })
+}
+
+/// Tells the parent something.
+pub(crate) fn say(what: impl std::fmt::Display) {
+    println!("\n{MARK}{what}");
+}
+
+/// What the parent tells, until it says no more.
+pub(crate) fn commands() -> Receiver<String> {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    told
+}

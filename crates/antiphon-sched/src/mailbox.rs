@@ -80,12 +80,17 @@ pub(crate) enum Wait {
 pub(crate) enum Taken<M> {
     Message(M),
     System(Box<System>),
-    Start,
     Timeout,
     Nothing,
 }
 
 impl<M> Mailbox<M> {
+    /// The first places of `rest`: a quarter KiB, or a few.
+    const REST_MIN: usize = {
+        let fit = 256 / size_of::<Item<M>>();
+        if fit < 4 { 4 } else { fit }
+    };
+
     pub(crate) fn new() -> Self {
         Self {
             first: None,
@@ -125,31 +130,52 @@ impl<M> Mailbox<M> {
         }
     }
 
+    /// How many things wait.
+    #[inline]
+    pub(crate) fn waiting(&self) -> usize {
+        let first = usize::from(self.first.is_some());
+        match &self.rest {
+            None => first,
+            Some(rest) => first + rest.len(),
+        }
+    }
+
     /// Whether a burst left memory behind.
     #[inline]
     pub(crate) fn wants_trim(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.capacity() > TRIM_OVER)
     }
 
+    /// Made in its place: an item that is moved there is written by words, and then read by vectors.
     #[inline]
     pub(crate) fn push(&mut self, message: M) {
-        self.push_item(Item::Message(message));
+        if self.first.is_none() && self.rest.as_ref().is_none_or(|rest| rest.is_empty()) {
+            self.first = Some(Item::Message(message));
+        } else {
+            self.push_behind(Item::Message(message));
+        }
+    }
+
+    fn push_item(&mut self, item: Item<M>) {
+        if self.waiting() == 0 {
+            self.first = Some(item);
+        } else {
+            self.push_behind(item);
+        }
     }
 
     #[inline]
-    fn push_item(&mut self, item: Item<M>) {
+    fn push_behind(&mut self, item: Item<M>) {
         match &mut self.rest {
-            None if self.first.is_none() => self.first = Some(item),
-            None => self.push_second(item),
-            Some(rest) if self.first.is_none() && rest.is_empty() => self.first = Some(item),
             Some(rest) => rest.push_back(item),
+            None => self.push_second(item),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn push_second(&mut self, item: Item<M>) {
-        let mut rest = Box::new(VecDeque::with_capacity(4));
+        let mut rest = Box::new(VecDeque::with_capacity(Self::REST_MIN));
         rest.push_back(item);
         self.rest = Some(rest);
     }
@@ -162,24 +188,43 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// The next thing for the actor; it then waits for anything until it answers otherwise.
+    /// The next message, if the actor waits for anything, and a message is what comes next.
     #[inline]
-    pub(crate) fn take(&mut self) -> Taken<M> {
+    pub(crate) fn take_message(&mut self) -> Option<M> {
         if self.wait != Wait::Any {
-            return self.take_waiting();
+            return None;
         }
-        match self.pop_item() {
-            Some(Item::Message(message)) => Taken::Message(message),
-            Some(Item::System(system)) => Taken::System(system),
-            None => Taken::Nothing,
+        match self.first.take() {
+            Some(Item::Message(message)) => return Some(message),
+            Some(event) => {
+                self.first = Some(event);
+                return None;
+            }
+            None => {}
+        }
+        match self.rest.as_mut()?.pop_front()? {
+            Item::Message(message) => Some(message),
+            event => {
+                // Its place is free, and it is older than all of `rest`.
+                self.first = Some(event);
+                None
+            }
         }
     }
 
-    #[inline(never)]
-    fn take_waiting(&mut self) -> Taken<M> {
+    /// Whether the actor is to be started; once.
+    pub(crate) fn take_start(&mut self) -> bool {
+        let starts = self.wait == Wait::Start;
+        if starts {
+            self.wait = Wait::Any;
+        }
+        starts
+    }
+
+    /// The next thing for the actor; it then waits for anything until it answers otherwise.
+    pub(crate) fn take(&mut self) -> Taken<M> {
         let taken = match self.wait {
-            Wait::Start => Taken::Start,
-            Wait::Any | Wait::Within => match self.pop_item() {
+            Wait::Any | Wait::Start | Wait::Within => match self.pop_item() {
                 Some(Item::Message(message)) => Taken::Message(message),
                 Some(Item::System(system)) => Taken::System(system),
                 None => self.take_timeout(),
@@ -351,6 +396,8 @@ pub(crate) trait AnyMailbox {
     fn set_waiting_timer(&mut self, key: TimerKey);
     /// All timers that are still running.
     fn timers(&self) -> Vec<TimerKey>;
+    /// Whether it holds nothing whose drop could panic.
+    fn is_vacant(&self) -> bool;
     /// Takes one message out, and drops it; false when there is none. The drop may panic.
     fn drop_one(&mut self) -> bool;
     fn opened(&mut self) -> &mut u16;
@@ -421,6 +468,10 @@ impl<M> AnyMailbox for Mailbox<M> {
             Pending::Once(key, _) | Pending::Every { key, .. } => *key,
         });
         pending.chain(extra.timer).collect()
+    }
+
+    fn is_vacant(&self) -> bool {
+        self.waiting() == 0 && self.extra.is_none()
     }
 
     fn drop_one(&mut self) -> bool {

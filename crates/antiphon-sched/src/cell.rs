@@ -161,9 +161,12 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
         match outcome {
             Ok(After::Turned(turned)) => turned,
             Ok(After::Swapped(next)) => {
-                if let Some(mailbox) = core.slots.cell_mut(key).and_then(Cell::mailbox::<M>) {
-                    let cell = Cell::new(mailbox.take_all(), *next);
-                    drop(core.slots.replace(key, cell));
+                match core.slots.cell_mut(key).and_then(Cell::mailbox::<M>) {
+                    Some(mailbox) => {
+                        let cell = Cell::new(mailbox.take_all(), *next);
+                        drop(core.slots.replace(key, cell));
+                    }
+                    None => catch::quietly(|| drop(next)),
                 }
                 Turned::More
             }

@@ -104,9 +104,12 @@ impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
         match catch_unwind(AssertUnwindSafe(|| turn::run(&mut self.actor, core, key, running))) {
             Ok(After::Turned(turned)) => turned,
             Ok(After::Swapped(next)) => {
-                if let Some(cell) = core.slots.cell_mut(key) {
-                    let actor = Runner { actor: *next, messages: std::marker::PhantomData::<fn(M)> };
-                    cell.actor = Some(Box::new(actor));
+                match core.slots.cell_mut(key) {
+                    Some(cell) => {
+                        let actor = Runner { actor: *next, messages: std::marker::PhantomData::<fn(M)> };
+                        cell.actor = Some(Box::new(actor));
+                    }
+                    None => catch::quietly(|| drop(next)),
                 }
                 Turned::More
             }

@@ -158,14 +158,16 @@ impl Core {
         let (owner, turn) = ear.take();
         let Some(mut turn) = turn else { return Err(SendError::NoActor(message)) };
         let result = turn.hear(self, owner, message);
-        if let Some(ear) = self.mailbox::<Ear<M>>(key).and_then(Mailbox::held) {
-            ear.give_back(turn);
+        match self.mailbox::<Ear<M>>(key).and_then(Mailbox::held) {
+            Some(ear) => ear.give_back(turn),
+            None => crate::catch::quietly(|| drop(turn)),
         }
         result
     }
 
     /// Puts an event into an actor's mailbox; false when there is no such actor.
     pub(crate) fn push_system(&mut self, key: Key, system: System) -> bool {
+        let key = self.owner_of(key);
         let Some(mailbox) = self.any_mailbox(key) else { return false };
         mailbox.push_system(system);
         self.slots.enqueue(key.index());
@@ -241,7 +243,8 @@ impl Core {
         let Some((key, turned)) = cell::turn_next(self) else { return false };
         match turned {
             Turned::Idle => {}
-            Turned::More => self.slots.enqueue(key.index()),
+            // Whoever was ended within its own step has no slot any more.
+            Turned::More if self.slots.is_alive(key) => self.slots.enqueue(key.index()),
             other => self.end_turn(key, other),
         }
         true
@@ -297,6 +300,11 @@ impl Core {
     }
 
     fn rearm_wait(&mut self, key: Key, until: Time) {
+        let known = self.any_mailbox(key).and_then(|mailbox| mailbox.waiting_timer());
+        if known.is_some_and(|timer| self.wheel.due(timer).is_some()) {
+            // While this one was due, the actor answered again, and set another.
+            return;
+        }
         let timer = self.wheel.insert(until, Due::Wait(key));
         if let Some(mailbox) = self.any_mailbox(key) {
             mailbox.set_waiting_timer(timer);
@@ -366,9 +374,8 @@ impl Core {
 
     /// Puts an encoded message into the mailbox of an actor that can be reached from the network.
     pub(crate) fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
-        let Some(mailbox) = self.slots.cell_mut(to).map(Cell::any_mailbox) else { return Delivery::NoActor };
-        if mailbox.is_full_of(self.mailbox_max) {
-            return Delivery::Full;
+        if !self.slots.is_alive(to) {
+            return Delivery::NoActor;
         }
         // An actor whose address never left is nobody for the network.
         let Some(exposed) = self.sides.get(&to.index()).and_then(|side| side.exposed) else {
@@ -376,6 +383,11 @@ impl Core {
         };
         if exposed.tag != tag {
             return Delivery::WrongType;
+        }
+        // Before it is decoded: a message that is to come again must not drop the replies in it.
+        let (owner, max) = (self.owner_of(to), self.mailbox_max);
+        if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.is_full_of(max)) {
+            return Delivery::Full;
         }
         (exposed.decode)(self, to, body)
     }

@@ -35,7 +35,11 @@ pub struct Cx<'a, M> {
 
 /// A running timer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Timer(TimerKey);
+pub struct Timer {
+    /// The place in its actor's mailbox.
+    token: u32,
+    name: TimerKey,
+}
 
 /// A monitor that was set; there will be one [`Down`](crate::Down) for it, unless it is taken back.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -77,7 +81,12 @@ impl<'a, M: 'static> Cx<'a, M> {
         let key = core.slots.insert(Cell::new(ear, never_run));
         core.slots.set(key.index(), Flag::EAR, true);
         match core.side(me) {
-            Some(side) => side.ears.push(key),
+            Some(side) => {
+                side.ears.push(key);
+                if let Some(ear) = core.side(key) {
+                    ear.owner = Some(me);
+                }
+            }
             // It has ended itself in this very step.
             None => core.bury(key, crate::event::Why::Terminated),
         }
@@ -200,8 +209,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Sends `message` to this actor after `span`.
     pub fn after(&mut self, span: Duration, message: M) -> Timer {
-        let timer = self.add_timer(span, |key| Pending::Once(key, message));
-        Timer(timer)
+        self.add_timer(span, |key| Pending::Once(key, message))
     }
 
     /// Sends to this actor what `make` makes, each `period`; a message that still waits is not doubled.
@@ -209,11 +217,10 @@ impl<'a, M: 'static> Cx<'a, M> {
         let make = Some(Box::new(make) as crate::mailbox::Make<M>);
         // A period of zero would fire for ever within one round.
         let period = period.max(Duration::from_millis(1));
-        let timer = self.add_timer(period, |key| Pending::Every { key, period, make, queued: false });
-        Timer(timer)
+        self.add_timer(period, |key| Pending::Every { name: key, key, period, make, queued: false })
     }
 
-    fn add_timer(&mut self, span: Duration, pending: impl FnOnce(TimerKey) -> Pending<M>) -> TimerKey {
+    fn add_timer(&mut self, span: Duration, pending: impl FnOnce(TimerKey) -> Pending<M>) -> Timer {
         let me = self.me;
         let core = &mut *self.door.core;
         let until = core.now + span;
@@ -223,7 +230,7 @@ impl<'a, M: 'static> Cx<'a, M> {
                 core.overdrawn(me);
                 let spent = core.wheel.insert(until, Due::Wait(me));
                 core.wheel.cancel(spent);
-                return spent;
+                return Timer { token: u32::MAX, name: spent };
             }
         };
         let key = core.wheel.insert(until, Due::Message(me, token));
@@ -231,41 +238,33 @@ impl<'a, M: 'static> Cx<'a, M> {
             mailbox.open += 1;
             mailbox.add_timer(pending(key));
         }
-        key
+        Timer { token, name: key }
     }
 
     /// Moves a timer: it fires `span` from now. To move it later costs next to nothing, which makes idle
     /// timeouts free. False when it has fired, or was cancelled.
     pub fn push_back(&mut self, timer: Timer, span: Duration) -> bool {
-        let mine = self.owns(timer);
+        let Some(key) = self.key_of(timer) else { return false };
         let core = self.core();
         let until = core.now + span;
-        mine && core.wheel.push_back(timer.0, until)
+        core.wheel.push_back(key, until)
     }
 
     /// Takes a timer back, with its message; false when it has fired.
     pub fn cancel(&mut self, timer: Timer) -> bool {
-        if !self.owns(timer) {
-            return false;
-        }
+        let Some(key) = self.key_of(timer) else { return false };
         let me = self.me;
         let core = self.core();
-        match core.wheel.cancel(timer.0) {
-            Some(Due::Message(_, token)) => {
-                // Dropped here, by the actor that gave it.
-                let taken = core.mailbox::<M>(me).and_then(|mailbox| {
-                    mailbox.open -= 1;
-                    mailbox.remove_timer(token)
-                });
-                taken.is_some()
-            }
-            Some(Due::Wait(_) | Due::Port(_)) | None => false,
-        }
+        let running = core.wheel.cancel(key).is_some();
+        // Dropped here, by the actor that gave it.
+        let taken = core.mailbox::<M>(me).and_then(|mailbox| mailbox.cancel_timer(timer.token, running));
+        taken.is_some()
     }
 
-    fn owns(&mut self, timer: Timer) -> bool {
+    /// The wheel's key of a timer of this actor's own, unless it has fired.
+    fn key_of(&mut self, timer: Timer) -> Option<TimerKey> {
         let me = self.me;
-        matches!(self.core().wheel.due(timer.0), Some(Due::Message(owner, _)) if owner == me)
+        self.core().mailbox::<M>(me)?.timer_key(timer.token, timer.name)
     }
 
     /// Has this actor told, by one [`Event::Down`], when `who` ends, or its node is lost; at once if it has
@@ -374,8 +373,10 @@ impl<'a, M: 'static> Cx<'a, M> {
         let me = self.me;
         let core = self.core();
         let id = core.io.register(me, source, interest)?;
-        if let Some(side) = core.side(me) {
-            side.sources.push(crate::io::Io::index_of(id));
+        match core.side(me) {
+            Some(side) => side.sources.push(crate::io::Io::index_of(id)),
+            // It has ended itself in this very step.
+            None => core.io.forget(crate::io::Io::index_of(id)),
         }
         Ok(id)
     }

@@ -107,7 +107,7 @@ impl Door<'_> {
 
     /// Whether the mailbox of an actor has room for messages; `None` when the actor has ended.
     pub fn has_room(&mut self, key: Key) -> Option<bool> {
-        let max = self.core.mailbox_max;
+        let (key, max) = (self.core.owner_of(key), self.core.mailbox_max);
         self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full_of(max))
     }
 

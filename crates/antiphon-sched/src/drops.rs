@@ -51,6 +51,11 @@ pub(crate) fn note(home: NodeId, node: NodeId, port: PortId) {
     }
 }
 
+/// Whether there are notes for the loop `home`.
+pub(crate) fn any(home: NodeId) -> bool {
+    NOTES.with_borrow(|notes| notes.iter().any(|(id, of_loop)| *id == home && !of_loop.is_empty()))
+}
+
 /// Takes the notes of the loop `home`; `into` is empty, and keeps its memory.
 pub(crate) fn take(home: NodeId, into: &mut Vec<Dropped>) {
     NOTES.with_borrow_mut(|notes| {

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::actor::{Actor, Machine};
 use crate::addr::{Addr, Target};
+use crate::catch;
 use crate::core::{Core, Way};
 use crate::cx::Cx;
 use crate::dead::DeadLetter;
@@ -27,6 +28,7 @@ use crate::helpers::Helpers;
 use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
 use crate::outside::Outside;
+use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::Due;
@@ -319,6 +321,8 @@ impl Loop {
             || self.core.io.has_unfinished()
             || !self.inbox.is_empty()
             || !self.urgent.is_empty()
+            || drops::any(self.core.home)
+            || self.stop_is_fresh()
     }
 
     /// When the loop has something to do again, as far as its timers know.
@@ -351,6 +355,7 @@ impl Loop {
 
     /// One round of work, without looking at sockets and without waiting.
     pub fn work(&mut self) {
+        self.core.shared.armed.disarm();
         self.read_clock();
         self.enter();
         self.core.shared.pulse.wake();
@@ -363,15 +368,13 @@ impl Loop {
     }
 
     fn enter(&mut self) {
-        let shared = &self.core.shared;
-        if shared.thread.get().is_none() {
-            // Losing a race with ourselves is impossible: a loop stays on its thread.
-            shared.thread.get_or_init(|| std::thread::current().id());
-        }
-        if shared.stop.load(Ordering::Acquire) && self.stopping.is_none() {
+        if self.stop_is_fresh() {
             self.stopping = Some(self.core.now + self.stop_within);
             for key in self.core.slots.keys() {
-                self.core.push_system(key, System::Terminate);
+                // Further addresses end with their owners.
+                if !self.core.slots.has(key.index(), Flag::EAR) {
+                    self.core.push_system(key, System::Terminate);
+                }
             }
         }
     }
@@ -390,7 +393,7 @@ impl Loop {
     fn open_mail(&mut self, mail: Box<dyn Mail>) {
         self.core.current = None;
         let core = &mut self.core;
-        crate::catch::quietly(|| mail.open(core));
+        catch::quietly(|| mail.open(core));
     }
 
     fn fire_timers(&mut self) {
@@ -463,13 +466,12 @@ impl Loop {
         let armed = !self.is_runnable() && {
             self.core.shared.armed.arm();
             // Whoever pushed before it saw the flag is seen here.
-            !self.is_runnable() && !self.stop_is_fresh()
+            !self.is_runnable()
         };
         let timeout = if armed { self.patience(until) } else { Some(Duration::ZERO) };
         let before = self.core.now;
-        let polled = self.poll_once(timeout);
-        self.core.shared.armed.disarm();
-        polled?;
+        // It stays armed until it works again: an embedder may wait by the descriptor meanwhile.
+        self.poll_once(timeout)?;
         self.read_clock();
         self.take_events(foreign);
         if self.core.now.since(before) > timeout.unwrap_or(Duration::ZERO) + PAUSE {
@@ -512,7 +514,14 @@ impl Loop {
             let writable = event.is_writable() || event.is_write_closed() || event.is_error();
             match token {
                 WAKER => {}
-                SIGNALS => self.core.shared.stop.store(true, Ordering::Release),
+                #[cfg(unix)]
+                SIGNALS => {
+                    // Emptied only here: a signal that comes now is told by an event of its own.
+                    if let Some(signals) = &mut self.signals {
+                        signals.drain();
+                    }
+                    self.core.shared.stop.store(true, Ordering::Release);
+                }
                 Token(id) if id >= FOREIGN_TOKENS => foreign.push(Foreign { token, readable, writable }),
                 token => {
                     if let Some((owner, index)) = self.core.io.note(token, readable, writable) {
@@ -520,10 +529,6 @@ impl Loop {
                     }
                 }
             }
-        }
-        #[cfg(unix)]
-        if let Some(signals) = &mut self.signals {
-            signals.drain();
         }
         self.events.clear();
     }
@@ -543,7 +548,8 @@ impl Loop {
         self.stopping.is_some_and(|end| self.core.slots.live() == 0 || self.core.now >= end)
     }
 
-    /// Runs until only daemons are left, or the loop was stopped.
+    /// Runs until only daemons are left, or the loop was stopped and all have ended, or had their time. A
+    /// virtual loop runs until there is nothing to do before its time goes on.
     ///
     /// # Errors
     /// The system's event queue fails.
@@ -551,8 +557,15 @@ impl Loop {
         let mut foreign = Vec::new();
         loop {
             self.work();
-            if self.core.citizens == 0 || self.has_stopped() {
+            let over = match self.stopping {
+                Some(_) => self.has_stopped(),
+                None => self.core.citizens == 0,
+            };
+            if over {
                 break;
+            }
+            if self.poll.is_none() && !self.is_runnable() {
+                return Ok(());
             }
             self.park(None, &mut foreign)?;
             foreign.clear();
@@ -563,8 +576,7 @@ impl Loop {
 
     /// Makes a loop that was stopped ready to run again.
     pub fn after_stop(&mut self) {
-        if self.has_stopped() {
-            self.stopping = None;
+        if self.stopping.take().is_some() {
             self.core.shared.stop.store(false, Ordering::Release);
         }
     }
@@ -608,6 +620,15 @@ impl Drop for Loop {
                 drop(cell);
             }
         }
+        // All that is user code's is dropped one by one: two panics of one drop would abort.
+        self.core.ports.drop_all();
+        for _ in 0..self.urgent.len() {
+            catch::quietly(|| drop(self.urgent.try_recv()));
+        }
+        for _ in 0..self.inbox.len() {
+            catch::quietly(|| drop(self.inbox.try_recv()));
+        }
+        catch::quietly(|| drop(self.core.dead.watch.take()));
         drops::close(self.core.home);
         watchdog::end(&self.core.shared);
     }

@@ -1,8 +1,8 @@
 //! A loop, as other threads see it.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -42,7 +42,8 @@ pub(crate) struct Shared {
     pub(crate) urgent: Sender<Box<dyn Mail>>,
     pub(crate) stop: AtomicBool,
     closed: AtomicBool,
-    pub(crate) thread: OnceLock<ThreadId>,
+    /// The loop's own; a loop cannot leave the thread that built it.
+    thread: ThreadId,
     pub(crate) names: Mutex<FxHashMap<Key, Box<str>>>,
     pub(crate) pulse: Pulse,
 }
@@ -62,7 +63,7 @@ impl Shared {
             urgent,
             stop: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            thread: OnceLock::new(),
+            thread: thread::current().id(),
             names: Mutex::new(FxHashMap::default()),
             pulse: Pulse::default(),
         }
@@ -93,7 +94,7 @@ impl Shared {
     }
 
     fn is_own_thread(&self) -> bool {
-        self.thread.get() == Some(&thread::current().id())
+        self.thread == thread::current().id()
     }
 }
 
@@ -252,6 +253,9 @@ impl Handle {
     }
 
     fn post<T: Mail>(&self, mail: T) -> Result<(), Refused<T>> {
+        if self.shared.is_closed() {
+            return Err(Refused::Closed(mail));
+        }
         match self.shared.inbox.try_send(Box::new(mail)) {
             Ok(()) => {
                 self.shared.wake();

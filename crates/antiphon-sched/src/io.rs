@@ -164,7 +164,8 @@ impl Io {
             readable: std::mem::take(&mut entry.readable),
             writable: std::mem::take(&mut entry.writable),
         };
-        Some(ready)
+        // Neither: it was of a source that had this place before.
+        (ready.readable || ready.writable).then_some(ready)
     }
 
     /// The owner stopped before `WouldBlock`.

@@ -49,7 +49,17 @@ struct Extra<M> {
 
 pub(crate) enum Pending<M> {
     Once(TimerKey, M),
-    Every { key: TimerKey, period: std::time::Duration, make: Option<Make<M>>, queued: bool },
+    Every {
+        /// The timer's name for its actor; `key` is another after each tick.
+        name: TimerKey,
+        key: TimerKey,
+        period: std::time::Duration,
+        make: Option<Make<M>>,
+        queued: bool,
+    },
+    /// Taken back while it was due, or while its tick was waiting: the place is kept until so many came by,
+    /// or they would be taken for the next tenant's.
+    Cancelled(u8),
 }
 
 pub(crate) type Make<M> = Box<dyn FnMut() -> M>;
@@ -57,6 +67,8 @@ pub(crate) type Make<M> = Box<dyn FnMut() -> M>;
 enum Item<M> {
     Message(M),
     System(Box<System>),
+    /// A tick whose message was made to be shown to a predicate, with the timer's place.
+    Made(Box<(u32, M)>),
 }
 
 /// What an actor waits for.
@@ -114,7 +126,7 @@ impl<M> Mailbox<M> {
     pub(crate) fn held(&mut self) -> Option<&mut M> {
         match &mut self.first {
             Some(Item::Message(content)) => Some(content),
-            Some(Item::System(_)) | None => None,
+            Some(Item::System(_) | Item::Made(_)) | None => None,
         }
     }
 
@@ -124,9 +136,10 @@ impl<M> Mailbox<M> {
 
     #[inline]
     pub(crate) fn is_full(&self, max: usize) -> bool {
+        let first = usize::from(self.first.is_some());
         match &self.rest {
-            None => false,
-            Some(rest) => rest.len() >= max,
+            None => first >= max,
+            Some(rest) => first + rest.len() >= max,
         }
     }
 
@@ -138,6 +151,12 @@ impl<M> Mailbox<M> {
             None => first,
             Some(rest) => first + rest.len(),
         }
+    }
+
+    /// How many steps would empty it.
+    #[inline]
+    pub(crate) fn due(&self) -> usize {
+        self.waiting() + usize::from(self.wait == Wait::Start)
     }
 
     /// Whether a burst left memory behind.
@@ -196,19 +215,41 @@ impl<M> Mailbox<M> {
         }
         match self.first.take() {
             Some(Item::Message(message)) => return Some(message),
-            Some(event) => {
-                self.first = Some(event);
+            Some(other) => {
+                self.first = Some(other);
                 return None;
             }
             None => {}
         }
         match self.rest.as_mut()?.pop_front()? {
             Item::Message(message) => Some(message),
-            event => {
+            other => {
                 // Its place is free, and it is older than all of `rest`.
-                self.first = Some(event);
+                self.first = Some(other);
                 None
             }
+        }
+    }
+
+    /// What `item` is for the actor, or else the next; ticks of cancelled timers are nothing.
+    #[inline(never)]
+    fn take_live(&mut self, mut item: Option<Item<M>>) -> Taken<M> {
+        loop {
+            match item {
+                None => return Taken::Nothing,
+                Some(Item::Message(message)) => return Taken::Message(message),
+                Some(Item::Made(made)) => {
+                    let (token, message) = *made;
+                    if self.end_tick(token) {
+                        return Taken::Message(message);
+                    }
+                }
+                Some(Item::System(system)) => match *system {
+                    System::Tick(token) if self.is_cancelled(token) => self.pass_cancelled(token),
+                    _ => return Taken::System(system),
+                },
+            }
+            item = self.pop_item();
         }
     }
 
@@ -224,18 +265,26 @@ impl<M> Mailbox<M> {
     /// The next thing for the actor; it then waits for anything until it answers otherwise.
     pub(crate) fn take(&mut self) -> Taken<M> {
         let taken = match self.wait {
-            Wait::Any | Wait::Start | Wait::Within => match self.pop_item() {
-                Some(Item::Message(message)) => Taken::Message(message),
-                Some(Item::System(system)) => Taken::System(system),
-                None => self.take_timeout(),
-            },
+            Wait::Any | Wait::Start | Wait::Within => {
+                let item = self.pop_item();
+                match self.take_live(item) {
+                    Taken::Nothing => self.take_timeout(),
+                    taken => taken,
+                }
+            }
             Wait::If => self.take_admitted(),
             Wait::Sleep | Wait::Suspend => match self.take_waking() {
                 Some(system) => Taken::System(system),
                 None => self.take_timeout(),
             },
         };
-        if !matches!(taken, Taken::Nothing) {
+        // Readiness may turn out to be of a source that is gone: then the waiting goes on.
+        let certain = match &taken {
+            Taken::Nothing => false,
+            Taken::System(system) => !matches!(**system, System::Ready(_)),
+            Taken::Message(_) | Taken::Timeout => true,
+        };
+        if certain {
             self.await_any();
         }
         taken
@@ -250,26 +299,76 @@ impl<M> Mailbox<M> {
 
     /// The first event, or the first message that the predicate admits.
     fn take_admitted(&mut self) -> Taken<M> {
-        let Some(extra) = &mut self.extra else { return Taken::Nothing };
-        let Some(admit) = &mut extra.admit else { return Taken::Nothing };
-        let mut place = 0;
-        if let Some(first) = &self.first {
-            if extra.refused == 0 && admits(admit, first) {
-                return self.pop_item().map_or(Taken::Nothing, Taken::from);
+        loop {
+            let Some(extra) = &mut self.extra else { return Taken::Nothing };
+            let Some(admit) = &mut extra.admit else { return Taken::Nothing };
+            let item = match (extra.refused, &mut self.first, &mut self.rest) {
+                (0, Some(first), _) => Some(first),
+                (at, first, Some(rest)) => rest.get_mut(at - usize::from(first.is_some())),
+                (_, _, None) => None,
+            };
+            let Some(item) = item else { return Taken::Nothing };
+            if judge(admit, &mut extra.timers, item) == Verdict::Refused {
+                extra.refused += 1;
+                continue;
             }
-            place = 1;
-            extra.refused = extra.refused.max(1);
-        }
-        let Some(rest) = &mut self.rest else { return Taken::Nothing };
-        let begin = extra.refused - place;
-        let found = (begin..rest.len()).find(|&at| admits(admit, &rest[at]));
-        match found {
-            Some(at) => rest.remove(at).map_or(Taken::Nothing, Taken::from),
-            None => {
-                extra.refused = place + rest.len();
-                Taken::Nothing
+            let at = extra.refused;
+            let item = self.remove_item(at);
+            let admitted = self.take_one(item);
+            if !matches!(admitted, Taken::Nothing) {
+                return admitted;
             }
         }
+    }
+
+    /// What an item is for the actor; `Nothing` when it is the tick of a cancelled timer.
+    fn take_one(&mut self, item: Option<Item<M>>) -> Taken<M> {
+        match item {
+            Some(Item::Made(made)) => {
+                let (token, message) = *made;
+                if self.end_tick(token) { Taken::Message(message) } else { Taken::Nothing }
+            }
+            Some(Item::System(system)) => match *system {
+                System::Tick(token) => {
+                    self.pass_cancelled(token);
+                    Taken::Nothing
+                }
+                _ => Taken::System(system),
+            },
+            Some(Item::Message(message)) => Taken::Message(message),
+            None => Taken::Nothing,
+        }
+    }
+
+    fn remove_item(&mut self, at: usize) -> Option<Item<M>> {
+        match at.checked_sub(usize::from(self.first.is_some())) {
+            None => self.first.take(),
+            Some(at) => self.rest.as_mut()?.remove(at),
+        }
+    }
+
+    fn is_cancelled(&mut self, token: u32) -> bool {
+        matches!(self.pending_mut(token), None | Some(Pending::Cancelled(_)))
+    }
+
+    /// One less of what still spoke of a cancelled timer.
+    fn pass_cancelled(&mut self, token: u32) {
+        if let Some(Pending::Cancelled(left)) = self.pending_mut(token) {
+            *left -= 1;
+            if *left == 0 {
+                self.remove_timer(token);
+            }
+        }
+    }
+
+    /// The message of a tick is taken, and the next may come; false when the timer was cancelled meanwhile.
+    fn end_tick(&mut self, token: u32) -> bool {
+        if let Some(Pending::Every { queued, .. }) = self.pending_mut(token) {
+            *queued = false;
+            return true;
+        }
+        self.pass_cancelled(token);
+        false
     }
 
     /// The first event that wakes a sleeper.
@@ -282,12 +381,13 @@ impl<M> Mailbox<M> {
         rest.remove(at).and_then(Item::system)
     }
 
-    fn await_any(&mut self) {
+    pub(crate) fn await_any(&mut self) {
         self.wait = Wait::Any;
         if let Some(extra) = &mut self.extra {
             extra.timeout_due = false;
-            extra.admit = None;
             extra.refused = 0;
+            // Last: its drop may panic.
+            extra.admit = None;
         }
     }
 
@@ -338,16 +438,55 @@ impl<M> Mailbox<M> {
         self.extra.as_mut()?.timers.try_remove(token as usize)
     }
 
+    /// The wheel's present key for a timer of this name; `None` when it has fired or was cancelled.
+    pub(crate) fn timer_key(&mut self, token: u32, name: TimerKey) -> Option<TimerKey> {
+        match self.pending_mut(token)? {
+            Pending::Once(key, _) => (*key == name).then_some(*key),
+            Pending::Every { name: own, key, .. } => (*own == name).then_some(*key),
+            Pending::Cancelled(_) => None,
+        }
+    }
+
+    /// Takes a timer back; `running` when the wheel still held it.
+    pub(crate) fn cancel_timer(&mut self, token: u32, running: bool) -> Option<Pending<M>> {
+        let pending = self.pending_mut(token)?;
+        let queued = matches!(pending, Pending::Every { queued: true, .. });
+        let taken = match u8::from(!running) + u8::from(queued) {
+            0 => self.remove_timer(token),
+            left => Some(std::mem::replace(pending, Pending::Cancelled(left))),
+        };
+        self.open -= 1;
+        taken
+    }
+
     pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut Pending<M>> {
         self.extra.as_mut()?.timers.get_mut(token as usize)
     }
 }
 
-fn admits<M>(admit: &mut Admit<M>, item: &Item<M>) -> bool {
-    match item {
-        Item::Message(message) => admit(message),
-        Item::System(_) => true,
+#[derive(PartialEq, Eq)]
+enum Verdict {
+    Refused,
+    /// Or not worth keeping.
+    Admitted,
+}
+
+fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item<M>) -> Verdict {
+    if let Item::System(system) = item
+        && let System::Tick(token) = **system
+        && let Some(Pending::Every { make: Some(make), .. }) = timers.get_mut(token as usize)
+    {
+        *item = Item::Made(Box::new((token, make())));
     }
+    let admitted = match item {
+        Item::Message(message) => admit(message),
+        Item::Made(made) => {
+            let timer = timers.get(made.0 as usize);
+            !matches!(timer, Some(Pending::Every { .. })) || admit(&made.1)
+        }
+        Item::System(_) => true,
+    };
+    if admitted { Verdict::Admitted } else { Verdict::Refused }
 }
 
 fn wakes(system: &System) -> bool {
@@ -358,16 +497,7 @@ impl<M> Item<M> {
     fn system(self) -> Option<Box<System>> {
         match self {
             Self::System(system) => Some(system),
-            Self::Message(_) => None,
-        }
-    }
-}
-
-impl<M> From<Item<M>> for Taken<M> {
-    fn from(item: Item<M>) -> Self {
-        match item {
-            Item::Message(message) => Self::Message(message),
-            Item::System(system) => Self::System(system),
+            Self::Message(_) | Self::Made(_) => None,
         }
     }
 }
@@ -394,6 +524,7 @@ pub(crate) trait AnyMailbox {
     fn fire_timer(&mut self, token: u32) -> Fired;
     fn set_timer_key(&mut self, token: u32, key: TimerKey);
     fn set_waiting_timer(&mut self, key: TimerKey);
+    fn waiting_timer(&self) -> Option<TimerKey>;
     /// All timers that are still running.
     fn timers(&self) -> Vec<TimerKey>;
     /// Whether it holds nothing whose drop could panic.
@@ -433,6 +564,10 @@ impl<M> AnyMailbox for Mailbox<M> {
     fn fire_timer(&mut self, token: u32) -> Fired {
         match self.pending_mut(token) {
             None => Fired::Spent,
+            Some(Pending::Cancelled(_)) => {
+                self.pass_cancelled(token);
+                Fired::Spent
+            }
             Some(Pending::Once(..)) => {
                 if let Some(Pending::Once(_, message)) = self.remove_timer(token) {
                     self.open -= 1;
@@ -454,7 +589,7 @@ impl<M> AnyMailbox for Mailbox<M> {
     fn set_timer_key(&mut self, token: u32, new: TimerKey) {
         match self.pending_mut(token) {
             Some(Pending::Once(key, _) | Pending::Every { key, .. }) => *key = new,
-            None => {}
+            Some(Pending::Cancelled(_)) | None => {}
         }
     }
 
@@ -462,10 +597,15 @@ impl<M> AnyMailbox for Mailbox<M> {
         self.set_wait_timer(key);
     }
 
+    fn waiting_timer(&self) -> Option<TimerKey> {
+        self.extra.as_ref()?.timer
+    }
+
     fn timers(&self) -> Vec<TimerKey> {
         let Some(extra) = &self.extra else { return Vec::new() };
-        let pending = extra.timers.iter().map(|(_, pending)| match pending {
-            Pending::Once(key, _) | Pending::Every { key, .. } => *key,
+        let pending = extra.timers.iter().filter_map(|(_, pending)| match pending {
+            Pending::Once(key, _) | Pending::Every { key, .. } => Some(*key),
+            Pending::Cancelled(_) => None,
         });
         pending.chain(extra.timer).collect()
     }
@@ -481,12 +621,19 @@ impl<M> AnyMailbox for Mailbox<M> {
         }
         let Some(extra) = &mut self.extra else { return false };
         if let Some(admit) = extra.admit.take() {
+            extra.refused = 0;
             drop(admit);
             return true;
         }
-        let Some(token) = extra.timers.iter().next().map(|(token, _)| token) else { return false };
-        drop(extra.timers.remove(token));
-        true
+        // Nobody waits any more: `refused` counts the places that were looked into.
+        while extra.refused < extra.timers.capacity() {
+            let pending = extra.timers.try_remove(extra.refused);
+            extra.refused += 1;
+            if pending.is_some() {
+                return true;
+            }
+        }
+        false
     }
 
     fn opened(&mut self) -> &mut u16 {

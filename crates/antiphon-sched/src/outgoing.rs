@@ -64,6 +64,12 @@ pub(crate) enum Unsent {
     Encode(EncodeError),
 }
 
+/// Runs a user's encoder; its panic is an error like any other.
+fn encode_with<R>(encode: impl FnOnce() -> Result<R, EncodeError>) -> Result<R, EncodeError> {
+    crate::catch::catching(encode)
+        .unwrap_or_else(|text| Err(EncodeError::new(format_args!("its encoder panicked: {text}"))))
+}
+
 impl Core {
     /// Encodes `message`, and hands it to the world outside.
     pub(crate) fn send_out<M: Wire>(
@@ -78,14 +84,16 @@ impl Core {
         let tag = self.tag_of::<M>();
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
-        let (encoded, met) = scope::within(self.home, Mode::Send, || message.encode(&mut body));
+        let (encoded, met) =
+            scope::within(self.home, Mode::Send, || encode_with(|| message.encode(&mut body)));
         let sent = match encoded {
             Ok(()) => self.hand_out(to, tag, &body, manner, &met).map_err(Unsent::Way),
             Err(why) => Err(Unsent::Encode(why)),
         };
-        if sent.is_err() && !met.replies.is_empty() {
+        if sent.is_err() && met.disarmed {
             body.clear();
-            let (revoked, _) = scope::within(self.home, Mode::Revoke, || message.encode(&mut body));
+            let (revoked, _) =
+                scope::within(self.home, Mode::Revoke, || encode_with(|| message.encode(&mut body)));
             debug_assert!(revoked.is_ok() || matches!(sent, Err(Unsent::Encode(_))));
         }
         self.scratch = body;
@@ -100,14 +108,16 @@ impl Core {
         manner: Manner,
         met: &Met,
     ) -> Result<(), Undelivered> {
-        self.make_reachable(met);
         let replies: smallvec::SmallVec<[PortId; 1]> = met.replies.iter().map(|(port, _)| *port).collect();
         let parcel =
             Parcel { from: self.current, to, tag, body, manner, nodes: &met.nodes, replies: &replies };
         match &mut self.outside {
-            Way::Open(outside) => outside.parcel(self.now, &parcel),
-            Way::Away | Way::None => Err(Undelivered::NoNode),
+            Way::Open(outside) => outside.parcel(self.now, &parcel)?,
+            Way::Away | Way::None => return Err(Undelivered::NoNode),
         }
+        // What was not taken, nobody has heard of.
+        self.make_reachable(met);
+        Ok(())
     }
 
     /// Addresses and replies that travel can be used from where they arrive.
@@ -128,12 +138,14 @@ impl Core {
     /// The value as it crosses the wire.
     pub(crate) fn export(&mut self, value: Value) -> Value {
         let mut body = Vec::new();
-        let (encoded, met) = scope::within(self.home, Mode::Send, || {
-            value.encode(&mut body).map(|tag| tag.map(|tag| tag.into_owned()))
+        let (encoded, met) = scope::within(self.home, Mode::Value, || {
+            encode_with(|| value.encode(&mut body).map(|tag| tag.map(|tag| tag.into_owned())))
         });
-        self.make_reachable(&met);
         match encoded {
-            Ok(Some(tag)) => Value::travelling(&tag, &body, &met.nodes),
+            Ok(Some(tag)) => {
+                self.make_reachable(&met);
+                Value::travelling(&tag, &body, &met.nodes)
+            }
             Ok(None) => Value::opaque(),
             Err(why) => {
                 tracing::warn!(%why, "a value that should cross the wire has no encoding; it arrives as opaque");

@@ -189,6 +189,14 @@ impl Ports {
         Some((closed, head))
     }
 
+    /// Drops what waits in all ports, one by one.
+    pub(crate) fn drop_all(&mut self) {
+        for port in &mut self.ports {
+            let waiting = port.waiting.take();
+            crate::catch::quietly(|| drop(waiting));
+        }
+    }
+
     /// The port at the head of a list.
     pub(crate) fn at(&self, head: u32) -> Option<PortId> {
         let port = self.ports.get(head as usize)?;

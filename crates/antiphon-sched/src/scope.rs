@@ -31,6 +31,8 @@ pub(crate) struct Met {
     pub(crate) replies: SmallVec<[(PortId, Expects); 1]>,
     /// The nodes of all addresses and replies.
     pub(crate) nodes: SmallVec<[NodeId; 2]>,
+    /// Replies in it, of whichever node, are no longer this copy's.
+    pub(crate) disarmed: bool,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub(crate) enum Mode {
     Send,
     /// The message comes back: they are this copy's again.
     Revoke,
+    /// A value that several may read: no reply can be in it.
+    Value,
 }
 
 struct Scope {

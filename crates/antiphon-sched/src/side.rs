@@ -19,6 +19,8 @@ pub(crate) struct Side {
     watchers: BTreeMap<MonitorId, Watcher>,
     watching: BTreeMap<MonitorId, ActorId>,
     pub(crate) ears: Vec<Key>,
+    /// Whose further address this is, if it is one.
+    pub(crate) owner: Option<Key>,
     pub(crate) sources: Vec<u32>,
     pub(crate) exposed: Option<Exposed>,
     named: bool,
@@ -38,6 +40,15 @@ impl Core {
         }
         self.slots.set(key.index(), Flag::SIDE, true);
         Some(self.sides.entry(key.index()).or_default())
+    }
+
+    /// The actor that a key means: its own, or that of which it is a further address.
+    pub(crate) fn owner_of(&self, key: Key) -> Key {
+        if self.slots.is_alive(key) && self.slots.has(key.index(), Flag::EAR) {
+            self.sides.get(&key.index()).and_then(|side| side.owner).unwrap_or(key)
+        } else {
+            key
+        }
     }
 
     pub(crate) fn set_name(&mut self, key: Key, name: &str) {
@@ -122,6 +133,7 @@ impl Core {
     }
 
     fn forget_watching(&mut self, watcher: Key, id: MonitorId) -> Option<ActorId> {
+        let watcher = self.owner_of(watcher);
         if !self.slots.is_alive(watcher) {
             return None;
         }
@@ -141,13 +153,12 @@ impl Core {
         } else {
             self.signal(Signal::Notify { watcher, id, who });
         }
-        if let Some(side) = self.side(who) {
-            side.watchers.insert(id, Watcher::Actor(watcher));
-        }
+        self.watch_local(who, id, watcher);
     }
 
     /// `watcher`, here, will be told of `who` under this number.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
+        let watcher = self.owner_of(watcher);
         let Some(mailbox) = self.any_mailbox(watcher) else { return };
         if *mailbox.opened() == OPEN_MAX {
             return;
@@ -186,7 +197,7 @@ impl Core {
         let who = self.id(key);
         let watched = side.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
         if !watched {
-            self.log_end(key, &why, false);
+            self.log_end(key, &why, side.owner.is_some());
         }
         if side.named {
             self.shared.names.lock().remove(&key);
@@ -205,7 +216,7 @@ impl Core {
             }
         }
         for ear in side.ears {
-            self.bury(ear, Why::Terminated);
+            self.bury(ear, why.clone());
         }
         for source in side.sources {
             self.io.forget(source);

@@ -62,7 +62,9 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
     me: Key,
     running: Running<M>,
 ) -> After<M> {
-    let (mut done, mut share) = (0, 0);
+    let Some(mailbox) = running.mailbox(core) else { return After::Turned(Turned::Dead) };
+    let share = share_of(mailbox.due());
+    let mut done = 0;
     loop {
         let Some(mailbox) = running.mailbox(core) else { return After::Turned(Turned::Dead) };
         let step = match mailbox.take_message() {
@@ -81,17 +83,9 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
         } else if let Some(after) = settle(core, me, step) {
             return after;
         }
-        let waiting = match running.mailbox(core) {
-            Some(mailbox) => mailbox.waiting(),
-            None => return After::Turned(Turned::Dead),
-        };
-        if waiting == 0 {
-            return After::Turned(nothing(core, &running));
-        }
-        // What has come since the turn began is counted as well, but so is the first step: an actor that
-        // sends itself a message a step has one step a turn.
-        if done == 0 {
-            share = share_of(waiting);
+        match running.mailbox(core) {
+            Some(mailbox) if mailbox.waiting() > 0 => {}
+            Some(_) | None => return After::Turned(nothing(core, &running)),
         }
         done += 1;
         // A look at the clock each time that the steps have doubled: a turn of even steps takes no more than
@@ -180,7 +174,11 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<
         }
         System::Offer(offer) => Event::Swap(*offer.downcast::<Offer<M>>().ok()?),
         System::Writable(node) => Event::Writable(node),
-        System::Ready(source) => Event::Ready(core.io.take_ready(source, me)?),
+        System::Ready(source) => {
+            let ready = core.io.take_ready(source, me)?;
+            core.mailbox::<M>(me)?.await_any();
+            Event::Ready(ready)
+        }
         System::Tick(token) => Event::Message(tick(core, me, token)?),
     };
     Some((event, None))
@@ -193,7 +191,7 @@ fn tick<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<M> {
             *queued = false;
             make.take()?
         }
-        Pending::Once(..) => return None,
+        Pending::Once(..) | Pending::Cancelled(_) => return None,
     };
     let message = make();
     if let Some(Pending::Every { make: place, .. }) = pending::<M>(core, me, token) {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use crate::error::{DecodeError, EncodeError, ValueError};
 use crate::id::NodeId;
+use crate::scope::{self, Mode};
 use crate::wire::Wire;
 
 /// A value of a type known to giver and taker. Cloning shares it.
@@ -161,7 +162,10 @@ fn encode_any<T: Wire>(value: &dyn Any, out: &mut Vec<u8>) -> Result<(), EncodeE
 
 fn copy_of<T: Wire>(shared: &T) -> Result<T, ValueError> {
     let mut bytes = Vec::new();
-    shared.encode(&mut bytes).map_err(|why| ValueError::Decode(DecodeError::new(why)))?;
+    // Addresses in it need a scope; that of no loop, since the copy stays on this node.
+    let nobody = NodeId::from_bits(0);
+    let (encoded, _) = scope::within(nobody, Mode::Value, || shared.encode(&mut bytes));
+    encoded.map_err(|why| ValueError::Decode(DecodeError::new(why)))?;
     T::decode_all(&bytes).map_err(ValueError::Decode)
 }
 

@@ -101,8 +101,9 @@ fn watch(watched: &Weak<Shared>, patience: Duration) {
             }
         }
         if idle > IDLE_MAX {
-            thread::park();
-            idle = 0;
+            // Not for ever: a step may have begun just before `asleep` was seen.
+            thread::park_timeout(ASLEEP_MAX);
+            idle = IDLE_MAX;
         } else {
             thread::park_timeout(patience / 2);
         }
@@ -111,6 +112,8 @@ fn watch(watched: &Weak<Shared>, patience: Duration) {
 
 /// After so many looks at a sleeping loop the watchdog sleeps as well.
 const IDLE_MAX: u32 = 100;
+/// The longest that it sleeps.
+const ASLEEP_MAX: Duration = Duration::from_secs(10);
 
 fn tell(shared: &Shared, patience: Duration) {
     let key = Key::from_bits(shared.pulse.actor.load(Ordering::Relaxed));

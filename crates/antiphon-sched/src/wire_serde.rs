@@ -41,13 +41,13 @@ use crate::wire::Wire;
 #[macro_export]
 macro_rules! wire {
     (impl<$($param:ident),+ $(,)?> $type:ty, $name:literal $(, $compact:ident)?) => {
+        const _: () = $crate::__private::check_name($name);
         impl<$($param),+> $crate::Wire for $type
         where
             $($param: $crate::Wire,)+
             $type: $crate::__private::Serialize + $crate::__private::DeserializeOwned,
         {
             fn name() -> ::std::borrow::Cow<'static, str> {
-                const { $crate::__private::check_name($name) };
                 let parts = [$(<$param as $crate::Wire>::name()),+];
                 ::std::borrow::Cow::Owned($crate::__private::composed($name, &parts))
             }
@@ -55,9 +55,9 @@ macro_rules! wire {
         }
     };
     ($type:ty, $name:literal $(, $compact:ident)?) => {
+        const _: () = $crate::__private::check_name($name);
         impl $crate::Wire for $type {
             fn name() -> ::std::borrow::Cow<'static, str> {
-                const { $crate::__private::check_name($name) };
                 ::std::borrow::Cow::Borrowed($name)
             }
             $crate::wire!(@coding $($compact)?);
@@ -137,10 +137,12 @@ pub mod private {
         deserialize(value)
     }
 
-    /// The value that `bytes` are. What stands behind it was refused before, by the node.
+    /// The value that `bytes` are.
     pub fn decode_all<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-        debug_assert!(value_bytes(bytes).is_ok_and(|len| len == bytes.len()) || bytes.is_empty());
-        deserialize(bytes)
+        match bytes.len() - value_bytes(bytes)? {
+            0 => deserialize(bytes),
+            more => Err(DecodeError::new(format_args!("{more} bytes are left over"))),
+        }
     }
 
     fn deserialize<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
@@ -320,6 +322,9 @@ impl<'de> Deserialize<'de> for ActorId {
 const NO_SCOPE: &str = "an address or reply can only be encoded in a message that is being sent to another node; \
                         store a name instead, and locate it again";
 
+const NO_VALUE: &str = "a reply cannot be part of a value that an actor ends with, is resumed with or is thrown; \
+                        send it in a message";
+
 /// Knows that `M` can cross the wire; makes the actor reachable from the network.
 impl<M: Wire> Serialize for Addr<M> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -359,16 +364,22 @@ impl<M: Wire> Wire for Addr<M> {
 impl<R: Wire> Serialize for Reply<R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         scope::meet(|home, mode, met| match mode {
-            Mode::Revoke => self.home.set(Some(home)),
+            Mode::Value => Err(S::Error::custom(NO_VALUE)),
+            Mode::Revoke => {
+                self.home.set(Some(home));
+                Ok(())
+            }
             Mode::Send => {
                 self.home.set(None);
+                met.disarmed = true;
                 if self.node == home {
                     met.replies.push((self.port, expects_as::<R>(leaked_name::<R>())));
                 }
                 note_node(&mut met.nodes, self.node);
+                Ok(())
             }
         })
-        .ok_or_else(|| S::Error::custom(NO_SCOPE))?;
+        .ok_or_else(|| S::Error::custom(NO_SCOPE))??;
         (self.node.to_bits(), self.port.to_bits()).serialize(serializer)
     }
 }

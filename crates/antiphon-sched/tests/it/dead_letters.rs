@@ -1,0 +1,50 @@
+//! Dead letters: counted, observable, never silence.
+
+use antiphon_sched::*;
+
+use crate::common::*;
+
+#[test]
+fn what_tell_cannot_deliver_is_counted_and_shown() {
+    let mut events = Loop::new(LoopConfig { mailbox_max: 1, ..virtual_config() }).unwrap();
+    let log = Log::default();
+    let seen = log.clone();
+    let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
+    let full = events.spawn(|_: &mut Cx<u32>, _| suspend());
+    settle(&mut events);
+    events.on_dead_letter(move |letter| {
+        let to = if letter.to == dead.id() { "dead" } else { "full" };
+        seen.note(format!("{to}:{}:{:?}", letter.what, letter.why));
+    });
+    within(&mut events, move |cx| {
+        cx.tell(dead, 1);
+        cx.tell(full, 2);
+        cx.tell(full, 3);
+        drop(cx.send(dead, 4));
+    });
+    assert_eq!(log.take(), "dead:u32:NoActor full:u32:Full");
+    assert_eq!(events.stats().dead_letters, 2, "what `send` gives back is no dead letter");
+}
+
+#[test]
+fn what_a_thread_sent_and_cannot_be_delivered_is_a_dead_letter() {
+    let mut events = virtual_loop();
+    let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
+    settle(&mut events);
+    events.handle().send(dead, 1).unwrap();
+    settle(&mut events);
+    assert_eq!(events.stats().dead_letters, 1);
+}
+
+#[test]
+fn a_flood_of_dead_letters_is_counted_in_full_and_shown_in_part() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let seen = log.clone();
+    let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
+    settle(&mut events);
+    events.on_dead_letter(move |_| seen.note("x"));
+    within(&mut events, move |cx| (0..5_000).for_each(|n| cx.tell(dead, n)));
+    assert_eq!(events.stats().dead_letters, 5_000);
+    assert_eq!(log.take().split(' ').count(), 1_024);
+}

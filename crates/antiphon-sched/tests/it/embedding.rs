@@ -1,0 +1,158 @@
+//! The loop inside another loop: `turn`, `next_deadline`, `AsRawFd`, foreign sources.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::thread;
+
+use antiphon_sched::*;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::common::*;
+
+/// Runs a loop by its descriptor and its deadlines alone, as an embedder does.
+fn drive(events: &mut Loop, mut done: impl FnMut() -> bool) {
+    let mut poll = Poll::new().unwrap();
+    let fd = events.as_raw_fd();
+    poll.registry().register(&mut SourceFd(&fd), Token(1), Interest::READABLE).unwrap();
+    let mut ready = Events::with_capacity(4);
+    let begun = std::time::Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < secs(20), "the embedder sleeps while the loop has something to do");
+        let now = events.now();
+        events.turn(Some(now)).unwrap();
+        let wait = match events.next_deadline() {
+            Some(next) => next.since(events.now()),
+            None => secs(30),
+        };
+        if !done() {
+            poll.poll(&mut ready, Some(wait)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_embedded_loop_wakes_by_its_descriptor_for_mail_of_other_threads() {
+    let mut events = real_loop();
+    let handle = events.handle();
+    let (told, hears) = std::sync::mpsc::channel();
+    let count = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counted = count.clone();
+    let sink = events.spawn(move |_, event: Event<u32>| {
+        if let Event::Message(n) = event {
+            counted.set(counted.get() + 1);
+            told.send(n)?;
+        }
+        receive()
+    });
+    let thread = thread::spawn(move || {
+        for n in 0..200 {
+            handle.send(sink, n).unwrap();
+            assert_eq!(hears.recv_timeout(secs(10)), Ok(n));
+        }
+    });
+    drive(&mut events, || count.get() == 200);
+    thread.join().unwrap();
+}
+
+#[test]
+fn an_embedded_loop_wakes_for_sources_and_timers() {
+    let mut events = real_loop();
+    let log = Log::default();
+    let seen = log.clone();
+    let done = std::rc::Rc::new(std::cell::Cell::new(false));
+    let flag = done.clone();
+    let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    far.set_nonblocking(true).unwrap();
+    let mut far = mio::net::UnixStream::from_std(far);
+    events.spawn(move |cx: &mut Cx<u32>, event| {
+        tell(&seen, &event);
+        match event {
+            Event::Start => {
+                cx.register_source(&mut far, Interest::READABLE)?;
+                receive_within(millis(10))
+            }
+            Event::Timeout => {
+                near.write_all(b"x")?;
+                receive()
+            }
+            Event::Ready(_) => {
+                flag.set(true);
+                stop()
+            }
+            _ => receive(),
+        }
+    });
+    drive(&mut events, || done.get());
+    assert_eq!(log.take(), "start timeout ready");
+}
+
+#[test]
+fn an_embedded_loop_wakes_to_be_stopped() {
+    let mut events = real_loop();
+    let handle = events.handle();
+    let ended = std::rc::Rc::new(std::cell::Cell::new(false));
+    let flag = ended.clone();
+    let (told, hears) = std::sync::mpsc::channel();
+    events.spawn(move |_: &mut Cx<u32>, event| {
+        match event {
+            Event::Start => told.send(())?,
+            Event::Terminate => flag.set(true),
+            _ => {}
+        }
+        receive()
+    });
+    let thread = thread::spawn(move || {
+        hears.recv().unwrap();
+        thread::sleep(millis(20));
+        handle.stop();
+    });
+    drive(&mut events, || ended.get());
+    thread.join().unwrap();
+}
+
+#[test]
+fn the_next_deadline_is_now_while_anything_runs_and_never_too_late() {
+    let mut events = virtual_loop();
+    assert_eq!(events.next_deadline(), None);
+    let actor = events.spawn(|_: &mut Cx<u32>, _| receive_within(secs(3)));
+    assert_eq!(events.next_deadline(), Some(events.now()));
+    settle(&mut events);
+    let next = events.next_deadline().unwrap();
+    assert!(next > events.now() && next <= events.now() + secs(3) + millis(2));
+    events.handle().send(actor, 1).unwrap();
+    assert_eq!(events.next_deadline(), Some(events.now()), "mail waits");
+}
+
+#[test]
+fn a_foreign_source_is_told_to_the_embedder() {
+    let mut events = real_loop();
+    let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    far.set_nonblocking(true).unwrap();
+    let mut far = mio::net::UnixStream::from_std(far);
+    let token = Token(FOREIGN_TOKENS + 3);
+    events.registry().unwrap().register(&mut far, token, Interest::READABLE).unwrap();
+    near.write_all(b"x").unwrap();
+    let mut foreign = Vec::new();
+    events.work();
+    events.park(None, &mut foreign).unwrap();
+    assert_eq!(foreign, [Foreign { token, readable: true, writable: false }]);
+    foreign.clear();
+    let soon = events.now();
+    events.park(Some(soon), &mut foreign).unwrap();
+    assert_eq!(foreign, []);
+}
+
+#[test]
+fn turn_waits_no_longer_than_its_deadline() {
+    let mut events = real_loop();
+    events.spawn(|_: &mut Cx<()>, _| receive());
+    let now = events.now();
+    events.turn(Some(now)).unwrap();
+    let begun = std::time::Instant::now();
+    let deadline = events.now() + millis(30);
+    events.turn(Some(deadline)).unwrap();
+    let waited = begun.elapsed();
+    assert!(waited >= millis(5), "it waited {waited:?}");
+    assert!(waited < secs(10), "it waited {waited:?}");
+}

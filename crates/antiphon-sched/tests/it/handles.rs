@@ -1,0 +1,233 @@
+//! A loop as other threads see it.
+
+use std::sync::mpsc;
+use std::thread;
+
+use antiphon_sched::*;
+
+use crate::common::*;
+
+#[test]
+fn many_threads_send_and_each_message_arrives_once_in_order() {
+    const THREADS: u32 = 4;
+    const EACH: u32 = 20_000;
+    let mut events =
+        Loop::new(LoopConfig { inbox_max: 100, watchdog: None, ..LoopConfig::default() }).unwrap();
+    let log = Log::default();
+    let seen = log.clone();
+    let mut next = [0; THREADS as usize];
+    let sink = events.spawn(move |_, event: Event<(u32, u32)>| {
+        if let Event::Message((thread, n)) = event {
+            let expected = &mut next[thread as usize];
+            assert_eq!(n, *expected, "from thread {thread}");
+            *expected += 1;
+            if next == [EACH; THREADS as usize] {
+                seen.note("all");
+                return stop();
+            }
+        }
+        receive()
+    });
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let handle = events.handle();
+            thread::spawn(move || {
+                for n in 0..EACH {
+                    let mut message = (thread, n);
+                    loop {
+                        match handle.send(sink, message) {
+                            Ok(()) => break,
+                            Err(SendError::Full(back)) => message = back,
+                            Err(why) => panic!("{why}"),
+                        }
+                        thread::yield_now();
+                    }
+                }
+            })
+        })
+        .collect();
+    events.run().unwrap();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(log.take(), "all");
+}
+
+#[test]
+fn a_parked_loop_wakes_for_each_message() {
+    let mut events = real_loop();
+    let handle = events.handle();
+    let (told, hears) = mpsc::channel();
+    let sink = events.spawn(move |_, event: Event<u32>| match event {
+        Event::Message(n) => {
+            told.send(n)?;
+            if n == 999 { stop() } else { receive() }
+        }
+        _ => receive(),
+    });
+    let thread = thread::spawn(move || {
+        for n in 0..1000 {
+            handle.send(sink, n).unwrap();
+            // The loop goes to sleep after each one.
+            assert_eq!(hears.recv_timeout(secs(20)), Ok(n));
+        }
+    });
+    events.run().unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_full_inbox_gives_the_message_back_and_refuses_questions() {
+    let mut events = Loop::new(LoopConfig { inbox_max: 2, ..virtual_config() }).unwrap();
+    let log = Log::default();
+    let sink = scribe::<u32>(&mut events, &log);
+    let handle = events.handle();
+    handle.send(sink, 1).unwrap();
+    handle.send(sink, 2).unwrap();
+    assert!(matches!(handle.send(sink, 3), Err(SendError::Full(3))));
+    let refused = thread::spawn({
+        let handle = handle.clone();
+        move || {
+            let asked = handle.ask(sink, secs(1), |_: Reply<()>| 4);
+            let spawned = handle.spawn(|_: &mut Cx<()>, _| stop()).map(|_| ());
+            (asked, spawned, matches!(handle.join::<()>(sink, secs(1)), Err(JoinError::Full)))
+        }
+    });
+    assert_eq!(refused.join().unwrap(), (Err(AskError::Full), Err(AskError::Full), true));
+    settle(&mut events);
+    assert_eq!(log.take(), "start 1 2");
+    handle.send(sink, 5).unwrap();
+    settle(&mut events);
+    assert_eq!(log.take(), "5");
+}
+
+#[test]
+fn the_loops_own_thread_is_refused_what_would_block_it_also_before_it_runs() {
+    let mut events = virtual_loop();
+    let handle = events.handle();
+    let sink = scribe::<u32>(&mut events, &Log::default());
+    let blocked = |handle: &Handle| {
+        assert_eq!(handle.ask(sink, secs(1), |_: Reply<()>| 4), Err(AskError::NoLoop));
+        assert_eq!(handle.spawn(|_: &mut Cx<()>, _| stop()), Err(AskError::NoLoop));
+        assert!(matches!(handle.join::<()>(sink, secs(1)), Err(JoinError::NoLoop)));
+    };
+    blocked(&handle);
+    settle(&mut events);
+    blocked(&handle);
+    let (told, inside) = (handle.clone(), Log::default());
+    let seen = inside.clone();
+    within(&mut events, move |_| {
+        assert_eq!(told.ask(sink, secs(1), |_: Reply<()>| 4), Err(AskError::NoLoop));
+        seen.note("refused");
+    });
+    assert_eq!(inside.take(), "refused");
+}
+
+#[test]
+fn a_question_of_a_thread_has_each_kind_of_answer() {
+    let mut events =
+        Loop::new(LoopConfig { mailbox_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
+    let handle = events.handle();
+    let echo = events.spawn(|cx, event: Event<Option<Reply<u32>>>| match event {
+        Event::Message(Some(reply)) => {
+            cx.answer(reply, 6);
+            receive()
+        }
+        Event::Message(None) => stop(),
+        _ => receive(),
+    });
+    let dropper = events.spawn(|cx: &mut Cx<Reply<u32>>, _| {
+        cx.set_daemon(true);
+        receive()
+    });
+    let full = events.spawn(|cx: &mut Cx<Option<Reply<u32>>>, _| {
+        cx.set_daemon(true);
+        suspend()
+    });
+    let dead = events.spawn(|_: &mut Cx<Reply<u32>>, _| stop());
+    let thread = thread::spawn(move || {
+        let answered = handle.ask(echo, secs(20), Some);
+        let dropped = handle.ask(dropper, secs(20), |reply| reply);
+        let timed_out = handle.ask(full, millis(20), Some);
+        let refused = handle.ask(full, secs(20), Some);
+        let gone = handle.ask(dead, secs(20), |reply| reply);
+        handle.send(echo, None).unwrap();
+        [answered, dropped, timed_out, refused, gone]
+    });
+    events.run().unwrap();
+    assert_eq!(
+        thread.join().unwrap(),
+        [Ok(6), Err(AskError::Dropped), Err(AskError::TimedOut), Err(AskError::Full), Err(AskError::NoActor)]
+    );
+    // The thread's patience and the loop's timer end at about the same time.
+    while events.stats().requests > 0 {
+        let soon = events.now() + millis(5);
+        events.turn(Some(soon)).unwrap();
+    }
+}
+
+#[test]
+fn a_loop_that_is_dropped_frees_all_who_wait_for_it() {
+    let mut events = virtual_loop();
+    let handle = events.handle();
+    let sink = events.spawn(|_: &mut Cx<Reply<u32>>, _| suspend());
+    settle(&mut events);
+    let (told, begun) = mpsc::channel();
+    // What is taken before the end is freed by the tables' end, the rest by the inbox's.
+    for taken in [true, false] {
+        let threads = {
+            let (asks, joins, spawns) = (handle.clone(), handle.clone(), handle.clone());
+            let (one, two, three) = (told.clone(), told.clone(), told.clone());
+            [
+                thread::spawn(move || {
+                    one.send(()).unwrap();
+                    asks.ask(sink, secs(60), |reply| reply).unwrap_err().to_string()
+                }),
+                thread::spawn(move || {
+                    two.send(()).unwrap();
+                    joins.join::<()>(sink, secs(60)).unwrap_err().to_string()
+                }),
+                thread::spawn(move || {
+                    three.send(()).unwrap();
+                    spawns
+                        .spawn(|_: &mut Cx<()>, _| stop())
+                        .map_or_else(|why| why.to_string(), |_| "spawned".into())
+                }),
+            ]
+        };
+        for _ in 0..3 {
+            begun.recv_timeout(secs(20)).unwrap();
+        }
+        if taken {
+            // Two requests are taken, and wait; the actor is spawned.
+            while !(events.stats().requests == 1 && events.stats().sides == 1 && threads[2].is_finished()) {
+                events.work();
+                thread::yield_now();
+            }
+            events = {
+                drop(events);
+                virtual_loop()
+            };
+        }
+        let results = threads.map(|thread| thread.join().unwrap());
+        let no_loop = AskError::NoLoop.to_string();
+        assert_eq!(results[0], no_loop);
+        assert_eq!(results[1], JoinError::NoLoop.to_string());
+        assert_eq!(results[2], if taken { "spawned".into() } else { no_loop });
+    }
+    assert!(matches!(handle.send(sink_of(&mut events), 1), Err(SendError::NoNode(1))));
+}
+
+fn sink_of(events: &mut Loop) -> Addr<u32> {
+    events.spawn(|_: &mut Cx<u32>, _| receive())
+}
+
+#[test]
+fn mail_that_waits_when_the_loop_ends_is_freed() {
+    let events = virtual_loop();
+    let handle = events.handle();
+    let waiting = thread::spawn(move || handle.spawn(|_: &mut Cx<()>, _| stop()));
+    while !events.is_runnable() {
+        thread::yield_now();
+    }
+    drop(events);
+    assert_eq!(waiting.join().unwrap(), Err(AskError::NoLoop));
+}

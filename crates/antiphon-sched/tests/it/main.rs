@@ -1,0 +1,30 @@
+//! What the scheduler promises, one file a capability.
+//!
+//! All that concerns time runs on a virtual loop, whose clock stands still until a test moves it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod addresses;
+mod asks;
+mod common;
+mod dead_letters;
+mod doors;
+mod embedding;
+mod events;
+mod fairness;
+mod handles;
+mod helpers;
+mod model;
+mod monitors;
+#[cfg(feature = "serde")]
+mod outside;
+mod panics;
+mod readiness;
+mod reentry;
+mod stopping;
+mod swapping;
+mod timers;
+mod virtual_time;
+mod waiting;
+mod watchdog;
+#[cfg(feature = "serde")]
+mod wire;

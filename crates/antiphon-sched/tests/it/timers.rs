@@ -1,0 +1,397 @@
+//! Timers: messages to oneself, once or repeated; cancelled, pushed back, gone with their actor.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use antiphon_sched::*;
+
+use crate::common::*;
+
+/// An actor whose start is `begin`, and which logs its messages.
+fn timed(
+    events: &mut Loop,
+    log: &Log,
+    begin: impl FnOnce(&mut Cx<'_, u32>) + 'static,
+    mut each: impl FnMut(&mut Cx<'_, u32>, u32) + 'static,
+) -> Addr<u32> {
+    let (log, mut begin) = (log.clone(), Some(begin));
+    let actor = events.spawn(move |cx, event: Event<u32>| {
+        match event {
+            Event::Start => begin.take().unwrap()(cx),
+            Event::Message(n) => {
+                log.note(n);
+                each(cx, n);
+            }
+            _ => {}
+        }
+        receive()
+    });
+    settle(events);
+    actor
+}
+
+#[test]
+fn timers_fire_in_order_of_time_then_of_making() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    timed(
+        &mut events,
+        &log,
+        |cx| {
+            for (span, n) in [(500, 5), (20, 2), (500, 6), (10, 1), (100_000, 7), (20, 3)] {
+                cx.after(millis(span), n);
+            }
+        },
+        |_, _| {},
+    );
+    pass(&mut events, millis(30));
+    assert_eq!(log.take(), "1 2 3");
+    pass(&mut events, secs(101));
+    assert_eq!(log.take(), "5 6 7");
+    assert_eq!(events.stats().timers, 0);
+}
+
+#[test]
+fn a_timer_never_fires_early_and_at_most_a_tick_late() {
+    let mut events = virtual_loop();
+    let fired = Rc::new(Cell::new(Time::ZERO));
+    let place = fired.clone();
+    let spans = [0, 1, 3, 255, 256, 257, 4_000, 65_535, 65_537, 20_000_000];
+    let mut now = events.now();
+    for span in spans {
+        let place = place.clone();
+        timed(
+            &mut events,
+            &Log::default(),
+            move |cx| _ = cx.after(millis(span), 0),
+            move |cx, _| place.set(cx.now()),
+        );
+        pass(&mut events, millis(span + 3));
+        let took = fired.get().since(now);
+        assert!(took >= millis(span) && took < millis(span + 2), "{span} ms took {took:?}");
+        now = events.now();
+    }
+}
+
+#[test]
+fn a_cancelled_timer_gives_its_place_back_and_its_message_up() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let seen = log.clone();
+    let drops = log.clone();
+    events.spawn(move |cx, event: Event<Option<OnDrop<Box<dyn FnMut()>>>>| {
+        match event {
+            Event::Start => {
+                let noted = drops.clone();
+                let timer = cx.after(millis(10), Some(OnDrop(Box::new(move || noted.note("dropped")) as _)));
+                drops.note(cx.cancel(timer));
+                drops.note(cx.cancel(timer));
+                drops.note(cx.push_back(timer, secs(1)));
+            }
+            Event::Message(_) => seen.note("fired"),
+            _ => {}
+        }
+        receive()
+    });
+    pass(&mut events, secs(1));
+    assert_eq!(log.take(), "dropped true false false");
+    assert_eq!(events.stats().timers, 0);
+}
+
+#[test]
+fn a_timer_that_has_fired_cannot_be_cancelled_nor_pushed_back() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let (timer, seen) = (Rc::new(Cell::new(None)), log.clone());
+    let place = timer.clone();
+    timed(
+        &mut events,
+        &log,
+        move |cx| place.set(Some(cx.after(millis(1), 1))),
+        move |cx, _| {
+            let timer = timer.get().unwrap();
+            seen.note(format!("{} {}", cx.cancel(timer), cx.push_back(timer, secs(1))));
+        },
+    );
+    pass(&mut events, millis(5));
+    assert_eq!(log.take(), "1 false false");
+}
+
+#[test]
+fn a_timer_pushed_back_fires_later_and_pulled_forward_earlier() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    timed(
+        &mut events,
+        &log,
+        |cx| {
+            let early = cx.after(millis(10), 1);
+            let late = cx.after(secs(1000), 2);
+            assert!(cx.push_back(early, millis(100)), "it runs");
+            assert!(cx.push_back(late, millis(20)), "it runs");
+        },
+        |_, _| {},
+    );
+    pass(&mut events, millis(90));
+    assert_eq!(log.take(), "2");
+    pass(&mut events, millis(12));
+    assert_eq!(log.take(), "1");
+}
+
+#[test]
+fn a_repeated_timer_goes_on_until_it_is_cancelled() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let timer = Rc::new(Cell::new(None));
+    let (place, seen) = (timer.clone(), log.clone());
+    timed(
+        &mut events,
+        &log,
+        move |cx| {
+            let mut n = 0;
+            place.set(Some(cx.every(millis(10), move || {
+                n += 1;
+                n
+            })));
+        },
+        move |cx, n| {
+            if n == 3 {
+                seen.note(cx.cancel(timer.get().unwrap()));
+            }
+        },
+    );
+    pass(&mut events, millis(100));
+    assert_eq!(log.take(), "1 2 3 true");
+    assert_eq!(events.stats().timers, 0);
+}
+
+#[test]
+fn a_repeated_timer_can_be_pushed_back_after_it_has_ticked() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let timer = Rc::new(Cell::new(None));
+    let (place, seen) = (timer.clone(), log.clone());
+    timed(
+        &mut events,
+        &log,
+        move |cx| place.set(Some(cx.every(millis(10), || 7))),
+        move |cx, _| seen.note(cx.push_back(timer.get().unwrap(), millis(50))),
+    );
+    pass(&mut events, millis(12));
+    assert_eq!(log.take(), "7 true");
+    pass(&mut events, millis(45));
+    assert_eq!(log.take(), "");
+    pass(&mut events, millis(10));
+    assert_eq!(log.take(), "7 true");
+}
+
+#[test]
+fn ticks_that_wait_are_not_doubled() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let made = Rc::new(Cell::new(0));
+    let count = made.clone();
+    let actor = events.spawn({
+        let log = log.clone();
+        move |cx, event: Event<u32>| {
+            tell(&log, &event);
+            let count = count.clone();
+            match event {
+                Event::Start => {
+                    cx.every(millis(10), move || {
+                        count.set(count.get() + 1);
+                        count.get()
+                    });
+                    sleep(millis(105))
+                }
+                _ => receive(),
+            }
+        }
+    });
+    pass(&mut events, millis(106));
+    assert_eq!(log.take(), "start timeout 1");
+    assert_eq!(made.get(), 1, "made when it is taken, not when it is due");
+    within(&mut events, move |cx| cx.terminate(actor));
+    assert_eq!(events.stats().timers, 0);
+}
+
+#[test]
+fn a_tick_of_a_cancelled_timer_is_not_taken_for_one_of_its_successor() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let mut timer = None;
+    let seen = log.clone();
+    let actor = events.spawn(move |cx, event: Event<u32>| {
+        tell(&seen, &event);
+        match event {
+            Event::Start => {
+                timer = Some(cx.every(millis(10), || 1));
+                suspend()
+            }
+            Event::Resumed(_) => {
+                assert!(cx.cancel(timer.take().unwrap()), "it runs, and its tick waits");
+                cx.every(secs(1), || 2);
+                cx.after(secs(2), 3);
+                receive()
+            }
+            _ => receive(),
+        }
+    });
+    pass(&mut events, millis(15));
+    within(&mut events, move |cx| cx.resume(actor, ()));
+    pass(&mut events, millis(900));
+    assert_eq!(log.take(), "start resumed");
+    pass(&mut events, millis(200));
+    assert_eq!(log.take(), "2");
+}
+
+#[test]
+fn only_ones_own_timers_can_be_touched() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let timer = Rc::new(Cell::new(None));
+    let (once, often) = (timer.clone(), log.clone());
+    timed(
+        &mut events,
+        &log,
+        move |cx| once.set(Some((cx.after(millis(10), 1), cx.every(millis(10), || 2)))),
+        |_, _| {},
+    );
+    timed(
+        &mut events,
+        &log,
+        move |cx| {
+            cx.after(secs(5), 9);
+            cx.every(secs(5), || 9);
+            let (once, every) = timer.get().unwrap();
+            often.note(format!("{} {}", cx.cancel(once), cx.push_back(once, secs(1))));
+            often.note(format!("{} {}", cx.cancel(every), cx.push_back(every, secs(1))));
+        },
+        |_, _| {},
+    );
+    pass(&mut events, millis(12));
+    assert_eq!(log.take(), "false false false false 1 2");
+}
+
+#[test]
+fn timers_are_gone_with_their_actor_and_their_messages_dropped() {
+    let mut events = virtual_loop();
+    let before = events.stats();
+    let log = Log::default();
+    let seen = log.clone();
+    let actor = events.spawn(move |cx, event: Event<OnDrop<Box<dyn FnMut()>>>| {
+        if let Event::Start = event {
+            for _ in 0..3 {
+                let seen = seen.clone();
+                cx.after(secs(1), OnDrop(Box::new(move || seen.note("x")) as _));
+            }
+            let kept = OnDrop({
+                let seen = seen.clone();
+                move || seen.note("every")
+            });
+            cx.every(secs(1), move || {
+                let _ = &kept;
+                OnDrop(Box::new(|| {}) as _)
+            });
+        }
+        receive_within(secs(3))
+    });
+    settle(&mut events);
+    assert_eq!(events.stats().timers, 5);
+    within(&mut events, move |cx| cx.terminate(actor));
+    assert_eq!(log.take(), "x x x every");
+    let after = events.stats();
+    assert_eq!((after.timers, after.actors, after.sides), (before.timers, before.actors, before.sides));
+    pass(&mut events, secs(10));
+    assert_eq!(log.take(), "");
+}
+
+#[test]
+fn a_timer_that_is_due_but_waits_for_its_round_can_still_be_cancelled() {
+    // More timers are due at once than one round fires; the last of them are cancelled in between.
+    let mut events = virtual_loop();
+    let fired = Rc::new(Cell::new(0));
+    let count = fired.clone();
+    let mut timers = Vec::new();
+    events.spawn(move |cx, event: Event<u32>| {
+        match event {
+            Event::Start => {
+                cx.after(millis(1), 0);
+                timers.extend((1..10_000).map(|n| cx.after(millis(10), n)));
+            }
+            Event::Message(1) => {
+                let taken = timers.drain(9_000..).filter(|timer| cx.cancel(*timer)).count();
+                assert_eq!(taken, 999);
+                cx.after(secs(5), 100_000);
+                cx.after(secs(5), 100_000);
+            }
+            Event::Message(0) => {}
+            Event::Message(100_000) => panic!("a new timer fired in the place of an old one"),
+            Event::Message(_) => count.set(count.get() + 1),
+            _ => {}
+        }
+        receive()
+    });
+    pass(&mut events, secs(1));
+    assert_eq!(fired.get(), 8_999);
+    assert_eq!(events.stats().timers, 2);
+}
+
+#[test]
+fn a_wait_answered_while_its_timer_is_due_leaves_no_second_timer() {
+    let mut events = virtual_loop();
+    let actors: Vec<_> = (0..6_000)
+        .map(|_| {
+            events.spawn(|_: &mut Cx<u32>, event| match event {
+                Event::Start => receive_within(millis(10)),
+                _ => receive_within(secs(10)),
+            })
+        })
+        .collect();
+    settle(&mut events);
+    for actor in &actors {
+        events.send(*actor, 1).unwrap();
+    }
+    let later = events.now() + millis(12);
+    events.advance_to(later);
+    settle(&mut events);
+    assert_eq!(events.stats().timers, 6_000);
+    pass(&mut events, secs(9));
+    assert_eq!(events.stats().timers, 6_000);
+}
+
+#[test]
+fn too_many_timers_fail_the_actor_and_leak_nothing() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let actor = events.spawn(|cx: &mut Cx<u32>, event| {
+        if let Event::Message(_) = event {
+            for n in 0..70_000 {
+                cx.after(secs(1), n);
+            }
+        }
+        receive()
+    });
+    log_end(&mut events, &log, actor);
+    settle(&mut events);
+    events.send(actor, 1).unwrap();
+    settle(&mut events);
+    assert!(log.take().starts_with("[failed: more than 65535 open requests"));
+    assert_eq!((events.stats().timers, events.stats().actors), (0, 1));
+}
+
+#[test]
+fn time_stands_still_during_a_turn() {
+    let mut events = real_loop();
+    let seen = Log::default();
+    let log = seen.clone();
+    events.spawn(move |cx: &mut Cx<u32>, _| {
+        let before = cx.now();
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < millis(3) {}
+        log.note(cx.now() == before);
+        stop()
+    });
+    events.run().unwrap();
+    assert_eq!(seen.take(), "true");
+}

@@ -1,0 +1,9 @@
+//! A type without a wire name cannot be what an actor exits with.
+use antiphon_sched::{Cx, Event, Loop, exit};
+
+struct Plain;
+
+fn main() {
+    let mut events = Loop::new(Default::default()).unwrap();
+    events.spawn(|_: &mut Cx<u32>, _: Event<u32>| exit(Plain));
+}

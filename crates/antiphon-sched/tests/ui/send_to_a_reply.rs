@@ -1,0 +1,12 @@
+//! A reply is answered, not sent to.
+use antiphon_sched::{Cx, Event, Loop, Reply, receive};
+
+fn main() {
+    let mut events = Loop::new(Default::default()).unwrap();
+    events.spawn(|cx: &mut Cx<Reply<u32>>, event| {
+        if let Event::Message(reply) = event {
+            cx.send(reply, 5);
+        }
+        receive()
+    });
+}

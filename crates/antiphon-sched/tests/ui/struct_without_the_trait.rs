@@ -1,0 +1,9 @@
+//! A struct is an actor only when it implements the trait.
+use antiphon_sched::Loop;
+
+struct Plain;
+
+fn main() {
+    let mut events = Loop::new(Default::default()).unwrap();
+    events.spawn_actor::<u32>(Plain);
+}

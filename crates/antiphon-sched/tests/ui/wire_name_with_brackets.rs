@@ -1,0 +1,8 @@
+//! Brackets are for composed names.
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize)]
+struct Bad;
+antiphon_sched::wire!(Bad, "vec<u8>");
+
+fn main() {}

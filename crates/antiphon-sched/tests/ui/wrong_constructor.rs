@@ -1,0 +1,17 @@
+//! The constructor of an answer takes a result.
+use antiphon_sched::{Addr, Cx, Event, Loop, Reply, receive, secs};
+
+enum Client {
+    Answer(u32),
+}
+
+fn main() {
+    let mut events = Loop::new(Default::default()).unwrap();
+    let server: Addr<Reply<u32>> = events.spawn(|_: &mut Cx<Reply<u32>>, _| receive());
+    events.spawn(move |cx: &mut Cx<Client>, event| {
+        if let Event::Start = event {
+            cx.ask(server, secs(1), |reply| reply, Client::Answer);
+        }
+        receive()
+    });
+}

@@ -32,6 +32,7 @@ pub(crate) struct Mailbox<M> {
     /// Open requests: each holds the place in which its answer will arrive.
     pub(crate) open: u16,
     wait: Wait,
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
     pub(crate) state: RunState,
 }
 
@@ -130,6 +131,7 @@ impl<M> Mailbox<M> {
         }
     }
 
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
     pub(crate) fn take_all(&mut self) -> Self {
         std::mem::replace(self, Self::new())
     }

@@ -126,6 +126,7 @@ impl Slots {
     }
 
     /// Puts another cell in the place of an actor's; the old one comes back.
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
     pub(crate) fn replace(&mut self, key: Key, cell: Cell) -> Option<Cell> {
         self.cell_mut(key).map(|old| std::mem::replace(old, cell))
     }

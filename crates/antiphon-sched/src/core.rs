@@ -323,7 +323,7 @@ impl Core {
 
     /// Ends an actor, now: its address is stale, whoever watches is told, all that it holds is dropped.
     pub(crate) fn bury(&mut self, key: Key, why: Why) {
-        let Some(mut cell) = self.slots.remove(key) else { return };
+        let Some(mut cell) = self.slots.remove(key) else { return crate::catch::quietly(|| drop(why)) };
         let index = key.index();
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
@@ -348,9 +348,11 @@ impl Core {
         self.slots.free(index);
         drop(cell);
         match side {
-            Some(side) => self.bury_side(key, *side, why),
+            Some(side) => self.bury_side(key, *side, &why),
             None => self.log_end(key, &why, is_ear),
         }
+        // What it ended with may be the user's.
+        crate::catch::quietly(|| drop(why));
     }
 
     /// Marks the mailbox of an actor that had a burst, to be trimmed later.

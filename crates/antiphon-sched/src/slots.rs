@@ -1,54 +1,53 @@
 //! The table of actors, and the queue of those that have something to do.
 //!
-//! Invariant: a slot with a cell is in the run queue exactly when its `QUEUED` flag is set; a slot without
+//! Invariant: a slot with a cell is in the run queue exactly when its `next` is not `UNLISTED`; a slot without
 //! one is in the free list, retired, or dying under the hands of its own step. A key agrees with at most
 //! one actor ever.
 
 use crate::cell::Cell;
 use crate::id::Key;
 
-const NONE: u32 = Key::INDEX_MAX + 1;
-const NEXT_SHIFT: u32 = 8;
-const GENERATION_SHIFT: u32 = 36;
-const NEXT_MASK: u64 = ((1 << 28) - 1) << NEXT_SHIFT;
+/// The end of a list.
+const NONE: u32 = u32::MAX;
+/// The `next` of a slot that is in no list.
+const UNLISTED: u32 = u32::MAX - 1;
+const FLAG_BITS: u32 = 4;
 
 /// What is known of an actor besides its cell. One bit each.
 #[derive(Copy, Clone)]
-pub(crate) struct Flag(u64);
+pub(crate) struct Flag(u32);
 
 impl Flag {
-    pub(crate) const QUEUED: Self = Self(1);
-    pub(crate) const DAEMON: Self = Self(2);
+    pub(crate) const DAEMON: Self = Self(1);
     /// Has an entry in the side table.
-    pub(crate) const SIDE: Self = Self(4);
+    pub(crate) const SIDE: Self = Self(2);
     /// Is to be looked at by the next trimming.
-    pub(crate) const TRIM: Self = Self(8);
+    pub(crate) const TRIM: Self = Self(4);
     /// Is no actor, but a further address of one.
-    pub(crate) const EAR: Self = Self(16);
+    pub(crate) const EAR: Self = Self(8);
 }
 
 struct Slot {
     cell: Option<Cell>,
-    /// Generation 28 bits, next in a list 28 bits, flags 8 bits.
-    meta: u64,
+    /// The next slot in the run queue, or in the free list.
+    next: u32,
+    /// Generation 28 bits, flags 4 bits.
+    meta: u32,
 }
 
 impl Slot {
-    fn next(&self) -> u32 {
-        ((self.meta & NEXT_MASK) >> NEXT_SHIFT) as u32
-    }
-
-    fn set_next(&mut self, next: u32) {
-        self.meta = (self.meta & !NEXT_MASK) | (u64::from(next) << NEXT_SHIFT);
-    }
-
     fn generation(&self) -> u32 {
-        (self.meta >> GENERATION_SHIFT) as u32
+        self.meta >> FLAG_BITS
     }
 
     #[inline]
     fn is_of(&self, key: Key) -> bool {
-        self.meta >> GENERATION_SHIFT == key.generation()
+        u64::from(self.generation()) == key.generation()
+    }
+
+    #[inline]
+    fn is_queued(&self) -> bool {
+        self.next != UNLISTED
     }
 }
 
@@ -90,17 +89,29 @@ impl Slots {
             NONE => {
                 let index = self.slots.len() as u32;
                 assert!(index <= Key::INDEX_MAX, "a loop holds at most {} actors", Key::INDEX_MAX);
-                self.slots.push(Slot { cell: None, meta: 0 });
+                self.slots.push(Slot { cell: None, next: UNLISTED, meta: 0 });
                 index
             }
             index => {
-                self.free = self.slots[index as usize].next();
+                self.free = self.slots[index as usize].next;
                 index
             }
         };
         let slot = &mut self.slots[index as usize];
         slot.cell = Some(cell);
+        slot.next = UNLISTED;
         Key::new(slot.generation(), index)
+    }
+
+    /// The cell of a living actor, and whether it is in the run queue.
+    #[inline]
+    pub(crate) fn receiver(&mut self, key: Key) -> Option<(&mut Cell, bool)> {
+        let slot = self.slots.get_mut(key.index() as usize)?;
+        if !slot.is_of(key) {
+            return None;
+        }
+        let queued = slot.is_queued();
+        slot.cell.as_mut().map(|cell| (cell, queued))
     }
 
     /// The cell of a living actor.
@@ -115,6 +126,7 @@ impl Slots {
     }
 
     /// Puts another cell in the place of an actor's; the old one comes back.
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
     pub(crate) fn replace(&mut self, key: Key, cell: Cell) -> Option<Cell> {
         self.cell_mut(key).map(|old| std::mem::replace(old, cell))
     }
@@ -123,22 +135,21 @@ impl Slots {
     pub(crate) fn remove(&mut self, key: Key) -> Option<Cell> {
         let slot = self.slots.get_mut(key.index() as usize).filter(|slot| slot.is_of(key))?;
         let cell = slot.cell.take()?;
-        slot.meta = slot.meta.wrapping_add(1 << GENERATION_SHIFT);
+        slot.meta = slot.meta.wrapping_add(1 << FLAG_BITS);
         self.live -= 1;
         Some(cell)
     }
 
     /// Gives the slot of a removed actor back, or retires it when its generations are used up.
     pub(crate) fn free(&mut self, index: u32) {
-        let queued = self.has(index, Flag::QUEUED);
         let slot = &mut self.slots[index as usize];
-        if queued {
+        if slot.is_queued() {
             // It leaves the run queue when its turn comes; then it is freed.
             return;
         }
-        slot.meta &= !0xff;
+        slot.meta &= !((1 << FLAG_BITS) - 1);
         if slot.generation() < Key::GENERATION_MAX {
-            slot.set_next(self.free);
+            slot.next = self.free;
             self.free = index;
         }
     }
@@ -159,33 +170,40 @@ impl Slots {
     /// Has the actor run, unless it is in the queue already.
     #[inline]
     pub(crate) fn enqueue(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        if slot.meta & Flag::QUEUED.0 != 0 {
-            return;
+        if !self.slots[index as usize].is_queued() {
+            self.append(index);
         }
-        slot.meta = (slot.meta & !NEXT_MASK) | (u64::from(NONE) << NEXT_SHIFT) | Flag::QUEUED.0;
+    }
+
+    /// As [`Slots::enqueue`], for an actor that is known not to be in the queue.
+    #[inline]
+    pub(crate) fn append(&mut self, index: u32) {
+        self.slots[index as usize].next = NONE;
         self.runnable += 1;
         if self.run_head == NONE {
             self.run_head = index;
         } else {
-            self.slots[self.run_tail as usize].set_next(index);
+            self.slots[self.run_tail as usize].next = index;
         }
         self.run_tail = index;
     }
 
-    /// The next actor to run; it is no longer in the queue.
+    /// The next actor to run, with its cell; it is no longer in the queue.
     #[inline]
-    pub(crate) fn dequeue(&mut self) -> Option<Key> {
+    pub(crate) fn dequeue(&mut self) -> Option<(Key, &mut Cell)> {
         loop {
             let index = self.run_head;
             let slot = self.slots.get_mut(index as usize)?;
-            self.run_head = slot.next();
+            self.run_head = slot.next;
             self.runnable -= 1;
-            slot.meta &= !Flag::QUEUED.0;
-            if slot.cell.is_some() {
-                return Some(Key::new(slot.generation(), index));
+            slot.next = UNLISTED;
+            if slot.cell.is_none() {
+                self.free(index);
+                continue;
             }
-            self.free(index);
+            let slot = &mut self.slots[index as usize];
+            let key = Key::new(slot.generation(), index);
+            return slot.cell.as_mut().map(|cell| (key, cell));
         }
     }
 

@@ -29,8 +29,8 @@ const PARKED_FREE: u64 = 8 * 1024 * 1024;
 const PARKED_OVERHEAD: u64 = 64;
 /// How long an actor may take nothing before what waits for it is refused.
 const PARK_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often parked messages are tried again, besides whenever the loop has run.
-const RETRY_EVERY: Duration = Duration::from_millis(1);
+/// How often parked messages are looked at, besides whenever the loop has run.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// What waits for full mailboxes, of one session.
 #[derive(Debug, Default)]
@@ -178,15 +178,31 @@ impl NodeCore {
     fn park_behind(&mut self, node: NodeId, link: &mut Link, to: Key, what: What) {
         let now = self.now;
         link.parking.push(now, &mut link.session, to, what);
+        self.parked.insert(node);
         if !std::mem::replace(&mut link.parking.scheduled, true) {
             self.agenda.add(now + RETRY_EVERY, Due::Parked(node));
         }
     }
 
+    /// The loop has run: mailboxes may have room.
+    pub(super) fn retry_all_parked(&mut self, world: &mut impl World) {
+        for node in std::mem::take(&mut self.parked) {
+            self.retry_parked(node, world);
+        }
+    }
+
+    /// An actor may have taken nothing for too long.
+    pub(super) fn on_parked_due(&mut self, node: NodeId, world: &mut impl World) {
+        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) {
+            link.parking.scheduled = false;
+        }
+        self.parked.remove(&node);
+        self.retry_parked(node, world);
+    }
+
     /// Tries again what waits for full mailboxes.
-    pub(super) fn retry_parked(&mut self, node: NodeId, world: &mut impl World) {
+    fn retry_parked(&mut self, node: NodeId, world: &mut impl World) {
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
-        link.parking.scheduled = false;
         let mut lots = std::mem::take(&mut link.parking.lots);
         lots.retain(|to, lot| {
             self.drain_lot(node, &mut link.session, *to, lot, world);
@@ -197,8 +213,10 @@ impl NodeCore {
             !lot.queue.is_empty()
         });
         if !lots.is_empty() {
-            link.parking.scheduled = true;
-            self.agenda.add(self.now + RETRY_EVERY, Due::Parked(node));
+            self.parked.insert(node);
+            if !std::mem::replace(&mut link.parking.scheduled, true) {
+                self.agenda.add(self.now + RETRY_EVERY, Due::Parked(node));
+            }
         }
         link.parking.lots = lots;
         let is_over = link.leaves && link.parking.is_empty();

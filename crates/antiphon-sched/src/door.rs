@@ -85,6 +85,12 @@ impl Door<'_> {
         addr.node() == self.core.home && self.core.expose(addr.id().key(), exposed)
     }
 
+    /// Whether an actor of this loop lives, and messages from the network may reach it.
+    pub fn is_exposed(&self, key: Key) -> bool {
+        let side = self.core.sides.get(&key.index());
+        self.core.slots.is_alive(key) && side.is_some_and(|side| side.exposed.is_some())
+    }
+
     /// The name of a type; the same pointer each time.
     pub fn tag_of<M: Wire>(&mut self) -> &'static str {
         self.core.tag_of::<M>()

@@ -3,7 +3,9 @@
 //! The peer has proven that it knows the secret, no more: what it sends touches its own session, and actors
 //! whose addresses it was given.
 
-use antiphon_sched::{ActorId, Destination, MonitorId, NodeId, PortId, Undelivered, Value, Why};
+use antiphon_sched::{
+    ActorId, AskError, Destination, Key, MonitorId, NodeId, PortId, Undelivered, Value, Why,
+};
 use antiphon_wire::frame::{Answer, Down, DownWhy};
 use antiphon_wire::{Frame, Session, msgpack};
 
@@ -13,6 +15,35 @@ use super::{NodeCore, sched_key, sched_node};
 
 /// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
 pub(super) const BY_TARGET: u64 = 1 << 63;
+
+/// No actor of any loop.
+const NOBODY: Key = Key::from_bits(u64::MAX);
+
+/// A signal that has arrived, and may have to wait behind messages.
+#[derive(Debug)]
+pub(super) enum Arrived {
+    Monitor { watcher: Key, target: Key, id: MonitorId },
+    Demonitor { target: Key, id: MonitorId },
+    Notify { watcher: Key, id: MonitorId, who: ActorId },
+    Down { watcher: Key, id: MonitorId, why: Why },
+    Terminate { target: Key },
+    Throw { target: Key, value: Value },
+    Resume { target: Key, value: Value },
+}
+
+impl Arrived {
+    /// The actor here that it is for.
+    pub(super) fn receiver(&self) -> Key {
+        match self {
+            Self::Monitor { target, .. }
+            | Self::Demonitor { target, .. }
+            | Self::Terminate { target }
+            | Self::Throw { target, .. }
+            | Self::Resume { target, .. } => *target,
+            Self::Notify { watcher, .. } | Self::Down { watcher, .. } => *watcher,
+        }
+    }
+}
 
 impl NodeCore {
     pub(super) fn on_frame(
@@ -27,35 +58,40 @@ impl NodeCore {
             Frame::Answer(answer) => self.on_answer(link, answer, world),
             Frame::ReplyDropped(dropped) => {
                 let port = PortId::from_bits(dropped.port.0);
-                world.door().refuse_port(port, antiphon_sched::AskError::Dropped);
+                world.door().refuse_port(port, AskError::Dropped);
             }
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, world),
             Frame::Monitor(monitor) => {
                 let id = MonitorId { origin: node, number: monitor.id & !BY_TARGET };
-                self.on_monitor(node, sched_key(monitor.watcher), sched_key(monitor.target), id, world);
+                let watcher = sched_key(monitor.watcher);
+                let arrived = Arrived::Monitor { watcher, target: sched_key(monitor.target), id };
+                self.on_signal(node, link, arrived, world);
             }
             Frame::Demonitor(gone) => {
-                let (target, id) = (sched_key(gone.target), self.monitor_id(node, gone.id, true));
-                self.on_demonitor(node, target, id, world);
+                let id = self.monitor_id(node, gone.id, true);
+                let arrived = Arrived::Demonitor { target: sched_key(gone.target), id };
+                self.on_signal(node, link, arrived, world);
             }
             Frame::Down(down) => self.on_down(node, link, down, world),
             Frame::Notify(notify) => {
                 let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
                 let who = ActorId::new(node, sched_key(notify.target));
-                self.on_notify(node, sched_key(notify.watcher), id, who, world);
+                let arrived = Arrived::Notify { watcher: sched_key(notify.watcher), id, who };
+                self.on_signal(node, link, arrived, world);
             }
-            Frame::Terminate(terminate) => self.on_terminate(sched_key(terminate.target), world),
+            Frame::Terminate(terminate) => {
+                let arrived = Arrived::Terminate { target: sched_key(terminate.target) };
+                self.on_signal(node, link, arrived, world);
+            }
             Frame::Throw(throw) => {
-                if let Some(value) = value_of(&link.session, throw.tag, throw.body) {
-                    let found = world.door().throw_here(sched_key(throw.target), value);
-                    self.note_signal(found);
-                }
+                let value = value_of(&link.session, throw.tag, throw.body);
+                let arrived = value.map(|value| Arrived::Throw { target: sched_key(throw.target), value });
+                self.on_sound_signal(node, link, arrived, world);
             }
             Frame::Resume(resume) => {
-                if let Some(value) = value_of(&link.session, resume.tag, resume.body) {
-                    let found = world.door().resume_here(sched_key(resume.target), value);
-                    self.note_signal(found);
-                }
+                let value = value_of(&link.session, resume.tag, resume.body);
+                let arrived = value.map(|value| Arrived::Resume { target: sched_key(resume.target), value });
+                self.on_sound_signal(node, link, arrived, world);
             }
             Frame::Want(want) => self.on_want(node, link, want),
             Frame::Unwant(unwant) => self.names.forget_want_of(node, unwant.request),
@@ -111,7 +147,10 @@ impl NodeCore {
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
             (Some(tag), true) => world.door().answer_encoded(port, tag, answer.body),
-            (_, _) => Err(Undelivered::Encode),
+            (_, _) => {
+                world.door().refuse_port(port, AskError::WrongType);
+                Err(Undelivered::Encode)
+            }
         };
         if let Err(why) = result {
             // Most are late: the asker was told `TimedOut` before.
@@ -120,52 +159,72 @@ impl NodeCore {
         }
     }
 
-    fn on_monitor(
+    fn on_sound_signal(
         &mut self,
         node: NodeId,
-        watcher: antiphon_sched::Key,
-        target: antiphon_sched::Key,
-        id: MonitorId,
+        link: &mut Link,
+        arrived: Option<Arrived>,
         world: &mut impl World,
     ) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.watched.insert((target, id));
+        match arrived {
+            Some(arrived) => self.on_signal(node, link, arrived, world),
+            None => self.counts.refused_messages += 1,
         }
-        world.door().watch(target, id, ActorId::new(node, watcher));
     }
 
-    fn on_demonitor(
-        &mut self,
-        node: NodeId,
-        target: antiphon_sched::Key,
-        id: MonitorId,
-        world: &mut impl World,
-    ) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.watched.remove(&(target, id));
+    /// A signal has arrived: it takes effect after the messages before it.
+    fn on_signal(&mut self, node: NodeId, link: &mut Link, arrived: Arrived, world: &mut impl World) {
+        if link.parking.holds(arrived.receiver()) {
+            self.park_signal(node, link, arrived);
+        } else {
+            self.take_effect(node, arrived, world);
         }
-        world.door().unwatch(target, id);
     }
 
-    fn on_notify(
-        &mut self,
-        node: NodeId,
-        watcher: antiphon_sched::Key,
-        id: MonitorId,
-        who: ActorId,
-        world: &mut impl World,
-    ) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.watching.insert(id, (watcher, who));
+    /// Does what a signal says. Actors that no address was given of are nobody for the peer.
+    pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, world: &mut impl World) {
+        let is_exposed = world.door().is_exposed(arrived.receiver());
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        match arrived {
+            Arrived::Monitor { watcher, target, id } => {
+                let target = if is_exposed { target } else { NOBODY };
+                peer.watched.insert((target, id));
+                world.door().watch(target, id, ActorId::new(node, watcher));
+            }
+            Arrived::Demonitor { target, id } => {
+                peer.watched.remove(&(target, id));
+                world.door().unwatch(target, id);
+            }
+            Arrived::Notify { watcher, id, who } if is_exposed => {
+                peer.watching.insert(id, (watcher, who));
+                world.door().expect_down(watcher, id, who);
+            }
+            Arrived::Down { watcher, id, why } => {
+                if let Some((_, who)) = peer.watching.remove(&id) {
+                    world.door().down(watcher, id, who, why);
+                }
+            }
+            Arrived::Terminate { target } if is_exposed => {
+                world.door().terminate(ActorId::new(self.me, target));
+            }
+            Arrived::Throw { target, value } if is_exposed => {
+                world.door().throw_here(target, value);
+            }
+            Arrived::Resume { target, value } if is_exposed => {
+                world.door().resume_here(target, value);
+            }
+            Arrived::Notify { .. }
+            | Arrived::Terminate { .. }
+            | Arrived::Throw { .. }
+            | Arrived::Resume { .. } => self.counts.refused_messages += 1,
         }
-        world.door().expect_down(watcher, id, who);
     }
 
     fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, world: &mut impl World) {
         let id = self.monitor_id(node, down.id, false);
-        let Some(peer) = self.peers.get_mut(&node) else { return };
         // Only whom it was set on may end it.
-        let Some((watcher, who)) = peer.watching.remove(&id) else { return };
+        let watching = self.peers.get(&node).and_then(|peer| peer.watching.get(&id));
+        let Some(&(watcher, _)) = watching else { return };
         let why = match down.why {
             DownWhy::Done(None) => Why::Done(Value::opaque()),
             DownWhy::Done(Some((tag, body))) => {
@@ -177,18 +236,7 @@ impl NodeCore {
             DownWhy::NodeLost => Why::NodeLost,
             DownWhy::NoActor => Why::NoActor,
         };
-        world.door().down(watcher, id, who, why);
-    }
-
-    fn on_terminate(&mut self, target: antiphon_sched::Key, world: &mut impl World) {
-        let target = ActorId::new(self.me, target);
-        world.door().terminate(target);
-    }
-
-    fn note_signal(&mut self, found: bool) {
-        if !found {
-            self.counts.refused_messages += 1;
-        }
+        self.on_signal(node, link, Arrived::Down { watcher, id, why }, world);
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Link {
     /// Actors that wait until there is room.
     pub(super) writers: BTreeSet<Key>,
     pub(super) dirty: bool,
+    /// The peer said goodbye: the session ends when what it sent before is delivered.
+    pub(super) leaves: bool,
     armed: Option<Time>,
     cut_at: Time,
     refusals: u32,
@@ -136,6 +138,7 @@ impl NodeCore {
                 parking: Parking::default(),
                 writers: BTreeSet::new(),
                 dirty: false,
+                leaves: false,
                 armed: None,
                 cut_at: self.now,
                 refusals: 0,
@@ -223,7 +226,7 @@ impl NodeCore {
                 self.poll_events(node, world);
                 self.mark_dirty(node);
             }
-            Ok(Fate::Leaves) => self.lose(node, "the peer said goodbye", world),
+            Ok(Fate::Leaves) => self.on_goodbye(node, world),
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
                 tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends");
@@ -254,6 +257,16 @@ impl NodeCore {
         Ok(Fate::GoesOn)
     }
 
+    /// The peer ends the session. What it sent before is delivered first, where mailboxes are full.
+    fn on_goodbye(&mut self, node: NodeId, world: &mut impl World) {
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
+        if link.parking.is_empty() {
+            return self.lose(node, "the peer said goodbye", world);
+        }
+        link.leaves = true;
+        self.set_status(node, Status::Offline, world);
+    }
+
     /// The connection of a session is gone; the session waits for another.
     pub(super) fn on_disconnected(
         &mut self,
@@ -278,6 +291,7 @@ impl NodeCore {
         }
         link.session.disconnected();
         match link.dialled {
+            _ if link.leaves => {}
             Some(at) => self.redial(node, at),
             None => self.agenda.add(now + MISSING_AFTER, Due::Missing(node)),
         }
@@ -290,7 +304,8 @@ impl NodeCore {
         let now = self.now;
         let Some(peer) = self.peers.get(&node) else { return };
         // Connections may have come and gone since; each has its own time.
-        let is_missing = |link: &Link| link.conn.is_none() && now.since(link.cut_at) >= MISSING_AFTER;
+        let is_missing =
+            |link: &Link| link.conn.is_none() && !link.leaves && now.since(link.cut_at) >= MISSING_AFTER;
         if peer.link.as_deref().is_some_and(is_missing)
             && let Some(at) = peer.locations.first().copied()
         {
@@ -454,6 +469,12 @@ impl NodeCore {
                 door.dead_letter(to, "a message under way", Undelivered::NoNode);
             }
         });
+        for (to, messages) in link.parking.lost() {
+            let to = ActorId::new(self.me, to);
+            (0..messages).for_each(|_| {
+                world.door().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
+            });
+        }
         self.lose_receipts(node, world);
         self.names.forget_peer(node);
         if let Some(conn) = link.conn {

@@ -4,7 +4,8 @@
 //! same actor waits behind it. Over a limit of bytes the peer is asked to keep that actor's frames itself. An
 //! actor that took nothing for a while is refused.
 //!
-//! Invariant: a receipt is answered once; the bytes that are parked are within the peer's window of credit.
+//! Invariant: a receipt is answered once; the bytes that are parked are at most `PARKED_FREE`, and the peer's window
+//! of credit; what is parked is sound.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 
 use super::agenda::Due;
-use super::frames::is_sound;
+use super::frames::{Arrived, is_sound};
 use super::link::Link;
 use super::world::World;
 use super::{NodeCore, sched_key, wire_key};
@@ -22,10 +23,14 @@ use crate::error::DeliverError;
 
 /// Bytes for one actor over which its frames stay with the peer.
 const PAUSE_OVER: u64 = 256 * 1024;
+/// Bytes that are parked, of one session, before more of them hold the peer's credit.
+const PARKED_FREE: u64 = 8 * 1024 * 1024;
+/// What one thing that is parked counts for besides its body.
+const PARKED_OVERHEAD: u64 = 64;
 /// How long an actor may take nothing before what waits for it is refused.
 const PARK_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often parked messages are tried again, besides whenever the loop has run.
-const RETRY_EVERY: Duration = Duration::from_millis(1);
+/// How often parked messages are looked at, besides whenever the loop has run.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// What waits for full mailboxes, of one session.
 #[derive(Debug, Default)]
@@ -45,13 +50,64 @@ struct Lot {
 
 #[derive(Debug)]
 struct Parked {
-    tag: Box<str>,
-    body: Box<[u8]>,
-    receipt: Option<u64>,
-    credit: HeldCredit,
+    what: What,
+    bytes: u64,
+    credit: Option<HeldCredit>,
+}
+
+#[derive(Debug)]
+enum What {
+    Message {
+        tag: Box<str>,
+        body: Box<[u8]>,
+        receipt: Option<u64>,
+    },
+    /// It keeps its place among the messages.
+    Signal(Arrived),
 }
 
 impl Parking {
+    pub(super) fn is_empty(&self) -> bool {
+        self.lots.is_empty()
+    }
+
+    /// Whether something waits for an actor, and whatever follows has to wait behind it.
+    pub(super) fn holds(&self, to: Key) -> bool {
+        !self.lots.is_empty() && self.lots.contains_key(&to)
+    }
+
+    /// Has something wait for an actor. So much may wait before it holds the peer's credit: one slow actor must
+    /// not use up what the others live on.
+    fn push(&mut self, now: Time, session: &mut Session, to: Key, what: What) {
+        let body = match &what {
+            What::Message { body, .. } => body.len(),
+            What::Signal(_) => 0,
+        };
+        let bytes = body as u64 + PARKED_OVERHEAD;
+        let credit = (self.bytes() > PARKED_FREE).then(|| session.hold());
+        let lot = self.lots.entry(to).or_insert_with(|| Lot {
+            queue: VecDeque::new(),
+            bytes: 0,
+            moved: now,
+            paused: false,
+        });
+        lot.bytes += bytes;
+        lot.queue.push_back(Parked { what, bytes, credit });
+        if lot.bytes > PAUSE_OVER && !lot.paused {
+            lot.paused = true;
+            session.pause(wire_key(to));
+        }
+    }
+
+    /// The actors for whom messages wait, each with how many.
+    pub(super) fn lost(&self) -> impl Iterator<Item = (Key, usize)> {
+        self.lots.iter().map(|(to, lot)| {
+            let is_message = |parked: &&Parked| matches!(parked.what, What::Message { .. });
+            let messages = lot.queue.iter().filter(is_message);
+            (*to, messages.count())
+        })
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.lots.values().map(|lot| lot.bytes).sum()
     }
@@ -94,11 +150,12 @@ impl NodeCore {
     ) {
         let to = sched_key(message.to);
         self.learn_route(message.route);
-        if !link.parking.lots.is_empty() && link.parking.lots.contains_key(&to) {
+        let is_sound = is_sound(message.body);
+        if is_sound && link.parking.holds(to) {
             return self.park(node, link, message);
         }
         let delivery = match link.session.tag_name(message.tag) {
-            Some(tag) if is_sound(message.body) => world.door().deliver(to, tag, message.body),
+            Some(tag) if is_sound => world.door().deliver(to, tag, message.body),
             Some(_) | None => Delivery::Undecodable("it is not one sound MessagePack value".into()),
         };
         if delivery == Delivery::Full {
@@ -109,30 +166,43 @@ impl NodeCore {
 
     fn park(&mut self, node: NodeId, link: &mut Link, message: &Message<'_>) {
         let Some(tag) = link.session.tag_name(message.tag).map(Box::from) else { return };
+        let what = What::Message { tag, body: message.body.into(), receipt: message.receipt };
+        self.park_behind(node, link, sched_key(message.to), what);
+    }
+
+    /// A signal waits behind the messages before it.
+    pub(super) fn park_signal(&mut self, node: NodeId, link: &mut Link, arrived: Arrived) {
+        self.park_behind(node, link, arrived.receiver(), What::Signal(arrived));
+    }
+
+    fn park_behind(&mut self, node: NodeId, link: &mut Link, to: Key, what: What) {
         let now = self.now;
-        let to = sched_key(message.to);
-        let credit = link.session.hold();
-        let lot = link.parking.lots.entry(to).or_insert_with(|| Lot {
-            queue: VecDeque::new(),
-            bytes: 0,
-            moved: now,
-            paused: false,
-        });
-        lot.bytes += message.body.len() as u64;
-        lot.queue.push_back(Parked { tag, body: message.body.into(), receipt: message.receipt, credit });
-        if lot.bytes > PAUSE_OVER && !lot.paused {
-            lot.paused = true;
-            link.session.pause(message.to);
-        }
+        link.parking.push(now, &mut link.session, to, what);
+        self.parked.insert(node);
         if !std::mem::replace(&mut link.parking.scheduled, true) {
             self.agenda.add(now + RETRY_EVERY, Due::Parked(node));
         }
     }
 
+    /// The loop has run: mailboxes may have room.
+    pub(super) fn retry_all_parked(&mut self, world: &mut impl World) {
+        for node in std::mem::take(&mut self.parked) {
+            self.retry_parked(node, world);
+        }
+    }
+
+    /// An actor may have taken nothing for too long.
+    pub(super) fn on_parked_due(&mut self, node: NodeId, world: &mut impl World) {
+        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) {
+            link.parking.scheduled = false;
+        }
+        self.parked.remove(&node);
+        self.retry_parked(node, world);
+    }
+
     /// Tries again what waits for full mailboxes.
-    pub(super) fn retry_parked(&mut self, node: NodeId, world: &mut impl World) {
+    fn retry_parked(&mut self, node: NodeId, world: &mut impl World) {
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
-        link.parking.scheduled = false;
         let mut lots = std::mem::take(&mut link.parking.lots);
         lots.retain(|to, lot| {
             self.drain_lot(node, &mut link.session, *to, lot, world);
@@ -143,12 +213,18 @@ impl NodeCore {
             !lot.queue.is_empty()
         });
         if !lots.is_empty() {
-            link.parking.scheduled = true;
-            self.agenda.add(self.now + RETRY_EVERY, Due::Parked(node));
+            self.parked.insert(node);
+            if !std::mem::replace(&mut link.parking.scheduled, true) {
+                self.agenda.add(self.now + RETRY_EVERY, Due::Parked(node));
+            }
         }
         link.parking.lots = lots;
+        let is_over = link.leaves && link.parking.is_empty();
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.link = Some(link);
+        }
+        if is_over {
+            return self.lose(node, "the peer said goodbye", world);
         }
         self.mark_dirty(node);
     }
@@ -163,7 +239,10 @@ impl NodeCore {
     ) {
         let expired = self.now.since(lot.moved) >= PARK_TIMEOUT;
         while let Some(parked) = lot.queue.pop_front() {
-            let delivery = world.door().deliver(to, &parked.tag, &parked.body);
+            let delivery = match &parked.what {
+                What::Message { tag, body, .. } => world.door().deliver(to, tag, body),
+                What::Signal(_) => Delivery::Delivered,
+            };
             if delivery == Delivery::Full && !expired {
                 lot.queue.push_front(parked);
                 return;
@@ -171,9 +250,16 @@ impl NodeCore {
             if delivery == Delivery::Delivered {
                 lot.moved = self.now;
             }
-            lot.bytes -= parked.body.len() as u64;
-            session.release(parked.credit);
-            self.conclude(node, session, to, parked.receipt, &delivery, world);
+            lot.bytes -= parked.bytes;
+            if let Some(credit) = parked.credit {
+                session.release(credit);
+            }
+            match parked.what {
+                What::Message { receipt, .. } => {
+                    self.conclude(node, session, to, receipt, &delivery, world);
+                }
+                What::Signal(arrived) => self.take_effect(node, arrived, world),
+            }
         }
     }
 

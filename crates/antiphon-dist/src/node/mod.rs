@@ -24,7 +24,7 @@ pub(crate) use names::{FoundName, Looked};
 pub(crate) use settings::Settings;
 pub use world::{ConnId, Input, Output, World};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
@@ -53,6 +53,8 @@ pub struct NodeCore {
     peers: BTreeMap<NodeId, Peer>,
     /// Peers that have something to transmit.
     dirty: Vec<NodeId>,
+    /// Peers of which messages wait for full mailboxes.
+    parked: BTreeSet<NodeId>,
     dials: Dials,
     names: Names,
     receipts: Receipts,
@@ -118,6 +120,7 @@ impl NodeCore {
             conns: Conns::default(),
             peers: BTreeMap::new(),
             dirty: Vec::new(),
+            parked: BTreeSet::new(),
             dials: Dials::default(),
             names: Names::default(),
             receipts: Receipts::default(),
@@ -195,7 +198,7 @@ impl NodeCore {
             Input::Closed(conn) => self.on_closed(conn, world),
             Input::Datagram(from, bytes) => self.on_datagram(from, bytes),
             Input::Stalled(span) => self.forgive(span),
-            Input::Tick => {}
+            Input::Tick => self.retry_all_parked(world),
             Input::Leave => self.leave(world),
         }
         self.tick(world);
@@ -231,7 +234,7 @@ impl NodeCore {
             Due::Want(want) => self.on_want_due(want, world),
             Due::LookUp(query) => self.on_look_up(query),
             Due::Contact(port) => self.on_contact_due(port, world),
-            Due::Parked(node) => self.retry_parked(node, world),
+            Due::Parked(node) => self.on_parked_due(node, world),
             Due::Unreached(node) => self.on_unreached(node, world),
             Due::Announce => self.announce(world),
         }

@@ -652,3 +652,47 @@ impl<M> AnyMailbox for Mailbox<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_mailbox_of_24_byte_messages_leaves_room_for_16_captured_bytes_within_80() {
+        let captured = size_of::<[u64; 2]>();
+        let size = size_of::<Mailbox<[u64; 3]>>() + captured;
+        assert!(size <= 72 + 8, "{size} bytes");
+        assert!(size_of::<Option<crate::cell::Cell>>() <= if cfg!(feature = "safe") { 32 } else { 16 });
+    }
+
+    #[test]
+    fn a_mailbox_is_in_order_and_full_at_its_limit() {
+        let mut mailbox = Mailbox::new();
+        assert!(matches!(mailbox.take(), Taken::Start));
+        for n in 0..5 {
+            assert!(!mailbox.is_full(5));
+            mailbox.push(n);
+        }
+        assert!(mailbox.is_full(5));
+        for expected in 0..5 {
+            assert!(matches!(mailbox.take(), Taken::Message(n) if n == expected));
+        }
+        assert!(matches!(mailbox.take(), Taken::Nothing));
+    }
+
+    #[test]
+    fn what_a_burst_leaves_behind_is_trimmed_when_nothing_waits() {
+        let mut mailbox = Mailbox::new();
+        mailbox.take();
+        for n in 0..1000 {
+            mailbox.push(n);
+        }
+        mailbox.trim();
+        assert!(mailbox.wants_trim(), "it is in use");
+        while matches!(mailbox.take(), Taken::Message(_)) {}
+        mailbox.trim();
+        assert!(!mailbox.wants_trim());
+        mailbox.push(7);
+        assert!(matches!(mailbox.take(), Taken::Message(7)));
+    }
+}

@@ -213,3 +213,86 @@ impl Slots {
         taken.map(|(slot, index)| Key::new(slot.generation(), index)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cx::Cx;
+    use crate::event::Event;
+    use crate::mailbox::Mailbox;
+    use crate::step::{Step, suspend};
+
+    fn cell() -> Cell {
+        Cell::new(Mailbox::<u32>::new(), |_: &mut Cx<'_, u32>, _: Event<u32>| -> Step<u32> { suspend() })
+    }
+
+    fn bury(slots: &mut Slots, key: Key) {
+        drop(slots.remove(key).expect("it lives"));
+        slots.free(key.index());
+    }
+
+    #[test]
+    fn a_slot_is_used_again_under_another_generation() {
+        let mut slots = Slots::new();
+        let old = slots.insert(cell());
+        bury(&mut slots, old);
+        let new = slots.insert(cell());
+        assert_eq!(old.index(), new.index());
+        assert_ne!(old, new);
+        assert!(slots.is_alive(new) && !slots.is_alive(old));
+        assert!(slots.cell_mut(old).is_none() && slots.remove(old).is_none());
+    }
+
+    #[test]
+    fn a_slot_whose_generations_are_used_up_is_retired() {
+        let mut slots = Slots::new();
+        let first = slots.insert(cell());
+        bury(&mut slots, first);
+        // As if it had had all of its tenants but the last two.
+        let slot = &mut slots.slots[first.index() as usize];
+        slot.meta = (slot.meta & ((1 << GENERATION_SHIFT) - 1))
+            | (u64::from(Key::GENERATION_MAX - 2) << GENERATION_SHIFT);
+        let mut last = first;
+        for _ in 0..2 {
+            last = slots.insert(cell());
+            assert_eq!(last.index(), first.index());
+            bury(&mut slots, last);
+        }
+        let next = slots.insert(cell());
+        assert_ne!(next.index(), first.index(), "the slot is retired");
+        for generation in [0, 1, Key::GENERATION_MAX - 1, Key::GENERATION_MAX] {
+            assert!(!slots.is_alive(Key::new(generation, first.index())), "no key means a retired slot");
+        }
+        assert!(!slots.is_alive(last));
+    }
+
+    #[test]
+    fn no_forged_key_is_alive() {
+        let mut slots = Slots::new();
+        let key = slots.insert(cell());
+        for bit in 0..64 {
+            assert!(!slots.is_alive(Key::from_bits(key.to_bits() ^ (1 << bit))), "bit {bit}");
+        }
+        assert!(!slots.is_alive(Key::from_bits(u64::MAX)));
+    }
+
+    #[test]
+    fn whoever_ends_while_it_waits_to_run_leaves_the_queue_in_order() {
+        let mut slots = Slots::new();
+        let keys = [(); 4].map(|()| slots.insert(cell()));
+        keys.iter().for_each(|key| slots.enqueue(key.index()));
+        slots.enqueue(keys[0].index());
+        assert_eq!(slots.runnable(), 4, "once is enough");
+        bury(&mut slots, keys[1]);
+        bury(&mut slots, keys[3]);
+        let tenant = slots.insert(cell());
+        assert!(!keys.iter().any(|key| key.index() == tenant.index()), "a queued slot is not given away");
+        assert_eq!(slots.dequeue(), Some(keys[0]));
+        assert_eq!(slots.dequeue(), Some(keys[2]));
+        assert_eq!(slots.dequeue(), None);
+        assert_eq!((slots.runnable(), slots.live()), (0, 3));
+        let next = [slots.insert(cell()), slots.insert(cell())];
+        assert_ne!(next[0].index(), next[1].index());
+        assert!(next.iter().all(|key| key.index() == keys[1].index() || key.index() == keys[3].index()));
+    }
+}

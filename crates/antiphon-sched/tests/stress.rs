@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cargo test -p antiphon-sched --test stress --no-run
-//! valgrind --error-exitcode=1 --leak-check=full target/debug/deps/stress-*
+//! ANTIPHON_STRESS_STEPS=4000 valgrind --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite \
+//!     target/debug/deps/stress-<hash>
 //!
 //! RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
 //!     cargo test -p antiphon-sched --test stress --target x86_64-unknown-linux-gnu --target-dir target/asan
@@ -120,8 +121,8 @@ impl Actor<Note> for Actress {
                 ears.push(ear);
                 world.actors.borrow_mut().push(cx.me());
             }
-            Event::Swap(offer) if dice % 2 == 0 => return swap_actor(offer),
-            Event::Thrown(thrown) if dice % 2 == 0 => drop(thrown.take()),
+            Event::Swap(offer) if dice.is_multiple_of(2) => return swap_actor(offer),
+            Event::Thrown(thrown) if dice.is_multiple_of(2) => drop(thrown.take()),
             // Not at the end of the step: rustc leaks a return value when a local's drop panics behind it
             // (rust-lang/rust#47949).
             other => drop(other),
@@ -147,6 +148,7 @@ impl Actor<Note> for Actress {
                 let held = Note::new(&world, dice);
                 receive_if(move |note: &Note| {
                     assert!(note.kind % 211 != 3, "a predicate chokes");
+                    let held: &Note = &held;
                     note.kind % 2 == held.kind % 2
                 })
             }
@@ -197,17 +199,17 @@ impl Actress {
             }
             16 => {
                 let timer = cx.after(millis(dice % 30), Note::new(world, dice));
-                if dice % 3 == 0 {
+                if dice.is_multiple_of(3) {
                     cx.cancel(timer);
                 }
             }
             17 => {
                 let of = world.clone();
                 let timer = cx.every(millis(1 + dice % 30), move || {
-                    assert!(dice % 13 != 0, "out of sync");
+                    assert!(!dice.is_multiple_of(13), "out of sync");
                     Note::new(&of, dice)
                 });
-                if dice % 3 == 0 {
+                if dice.is_multiple_of(3) {
                     cx.cancel(timer);
                 }
             }
@@ -227,7 +229,7 @@ impl Actress {
                     millis(dice % 50),
                     |reply| reply,
                     move |answer| {
-                        assert!(dice % 17 != 0, "a constructor chokes");
+                        assert!(!dice.is_multiple_of(17), "a constructor chokes");
                         answer.unwrap_or_else(|_| Note::new(&of, dice))
                     },
                 );
@@ -242,11 +244,11 @@ impl Actress {
             22 => {
                 let of = world.clone();
                 cx.blocking(
-                    move || if dice % 3 == 0 { panic!("a job fails") } else { dice },
+                    move || if dice.is_multiple_of(3) { panic!("a job fails") } else { dice },
                     move |_| Note::new(&of, dice),
                 );
             }
-            _ if dice % 2 == 0 => cx.resume(who, ()),
+            _ if dice.is_multiple_of(2) => cx.resume(who, ()),
             _ => cx.throw(who, ()),
         }
     }
@@ -282,7 +284,7 @@ fn live(seed: u64, steps: u64) {
         // Who is suspended would stay so.
         for addr in actors.iter().rev().take(40) {
             let mut door = events.door();
-            if door.random() % 4 == 0 {
+            if door.random().is_multiple_of(4) {
                 door.resume_here(addr.id().key(), Value::new(()));
             }
         }
@@ -295,7 +297,7 @@ fn live(seed: u64, steps: u64) {
         let now = events.now() + millis(1);
         events.advance_to(now);
     }
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         // Half of the worlds end by their actors' ends, half by the loop's.
         for key in 0..100 {
             let all: Vec<_> = world.actors.borrow().clone();

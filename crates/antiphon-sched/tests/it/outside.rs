@@ -107,10 +107,7 @@ impl Net {
     }
 
     /// An actor of node 1 that node 0 has an address of.
-    fn far<M: Wire>(&mut self, log: &Log) -> Addr<M>
-    where
-        M: std::fmt::Display,
-    {
+    fn far<M: Wire + std::fmt::Display>(&mut self, log: &Log) -> Addr<M> {
         let addr = scribe::<M>(&mut self.nodes[1], log);
         assert!(self.nodes[1].door().expose(addr));
         Addr::of(addr.id())

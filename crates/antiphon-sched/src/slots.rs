@@ -250,8 +250,7 @@ mod tests {
         bury(&mut slots, first);
         // As if it had had all of its tenants but the last two.
         let slot = &mut slots.slots[first.index() as usize];
-        slot.meta = (slot.meta & ((1 << GENERATION_SHIFT) - 1))
-            | (u64::from(Key::GENERATION_MAX - 2) << GENERATION_SHIFT);
+        slot.meta = (slot.meta & ((1 << FLAG_BITS) - 1)) | ((Key::GENERATION_MAX - 2) << FLAG_BITS);
         let mut last = first;
         for _ in 0..2 {
             last = slots.insert(cell());
@@ -287,9 +286,8 @@ mod tests {
         bury(&mut slots, keys[3]);
         let tenant = slots.insert(cell());
         assert!(!keys.iter().any(|key| key.index() == tenant.index()), "a queued slot is not given away");
-        assert_eq!(slots.dequeue(), Some(keys[0]));
-        assert_eq!(slots.dequeue(), Some(keys[2]));
-        assert_eq!(slots.dequeue(), None);
+        let mut next = || slots.dequeue().map(|(key, _)| key);
+        assert_eq!([next(), next(), next()], [Some(keys[0]), Some(keys[2]), None]);
         assert_eq!((slots.runnable(), slots.live()), (0, 3));
         let next = [slots.insert(cell()), slots.insert(cell())];
         assert_ne!(next[0].index(), next[1].index());

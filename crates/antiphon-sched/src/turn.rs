@@ -131,7 +131,11 @@ fn unusual_step<M: 'static, A: Actor<M>>(
     core.begin_step();
     let step = actor.step(&mut Cx::new(core, me), event);
     match fate.and_then(Fate::ends) {
-        Some(why) => ControlFlow::Break(Turned::Ended(Box::new(why))),
+        Some(why) => {
+            // Not at the end: a drop that panics there leaks the answer (rust-lang/rust#47949).
+            crate::catch::quietly(|| drop(step));
+            ControlFlow::Break(Turned::Ended(Box::new(why)))
+        }
         None => ControlFlow::Continue(step),
     }
 }

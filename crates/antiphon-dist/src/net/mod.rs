@@ -110,7 +110,13 @@ impl Driver {
             driver.notice_stall(core, sched);
             driver.read(core, sched);
         });
+        let woken = sched.now();
         sched.work();
+        let worked = sched.now().since(woken);
+        if worked > STALL {
+            // Nobody was listened to meanwhile, so nobody was silent.
+            self.input(sched, Input::Stalled(worked));
+        }
         self.flush(sched);
         Ok(())
     }

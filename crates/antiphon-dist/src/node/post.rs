@@ -249,9 +249,12 @@ impl NodeCore {
     /// A signal for a peer: over its session, or later, or never.
     fn signal_peer(&mut self, signal: Signal) {
         let Some(node) = node_of_signal(&signal) else { return };
-        let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.gone) else {
+        let Some(peer) = self.peers.get_mut(&node) else {
             return self.answer_signal(signal, Undelivered::NoNode);
         };
+        if peer.gone {
+            return self.answer_signal(signal, Undelivered::NoActor);
+        }
         let waits = !peer.waiting.is_empty();
         let Some(mut link) = peer.link.take() else {
             let is_met = peer.status.is_some();

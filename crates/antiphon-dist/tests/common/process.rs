@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{Config, Location, Secret};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::{Net, heard};
 
@@ -86,14 +86,19 @@ impl Process {
         writeln!(self.stdin.as_mut().expect("it is not closed"), "{line}").expect("the child listens");
     }
 
-    fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(id.expect("a child has an id"), signal).expect("the child can be signalled");
+    fn id(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has an id")
     }
 
-    /// SIGSTOP.
+    fn signal(&self, signal: Signal) {
+        kill_process(self.id(), signal).expect("the child can be signalled");
+    }
+
+    /// SIGSTOP; waits until the child stands still.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
+        let stopped = waitpid(Some(self.id()), WaitOptions::UNTRACED).expect("the child can be waited for");
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "the child stands still");
     }
 
     /// SIGCONT.

@@ -166,12 +166,10 @@ fn settle(world: &mut World<SimNode>, book: &Shared) {
     world.run_for(secs(40));
     let book = book.borrow();
     assert!(!book.heard.is_empty());
-    for lost in book.delivered.difference(&book.all) {
-        panic!("{lost:?} has a receipt and was not heard");
-    }
-    for wrong in book.refused.intersection(&book.all) {
-        panic!("{wrong:?} was refused and heard");
-    }
+    let lost: Vec<_> = book.delivered.difference(&book.all).collect();
+    assert_eq!(lost, Vec::<&(SourceId, u64)>::new(), "what has a receipt was heard");
+    let wrong: Vec<_> = book.refused.intersection(&book.all).collect();
+    assert_eq!(wrong, Vec::<&(SourceId, u64)>::new(), "what was refused was not heard");
 }
 
 #[test]

@@ -150,7 +150,7 @@ impl Actor<Note> for Actress {
                     // The whole of it: a note that stayed behind would be dropped after the step's answer is made.
                     let held = &held;
                     assert!(note.kind % 211 != 3, "a predicate chokes");
-                    let held: &Note = &held;
+                    let held: &Note = held;
                     note.kind % 2 == held.kind % 2
                 })
             }

@@ -121,7 +121,7 @@ fn the_other_process() {
     let Some(role) = process::role() else { return };
     let mut node = Node::new(role.config()).expect("a node can start");
     process::say(node.location());
-    node.spawn(end("there", |line| process::say(line)));
+    node.spawn(end("there", process::say));
     let ran = node.run_with(|handle| {
         process::commands().iter().for_each(drop);
         handle.stop();

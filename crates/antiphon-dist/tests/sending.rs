@@ -24,7 +24,7 @@ fn counter(node: &TestNode, name: &'static str, each: u64) -> Receiver<u64> {
             }
             Event::Message(number) => {
                 if number != next {
-                    return Err(format!("{number} came where {next} was next"))?;
+                    Err(format!("{number} came where {next} was next"))?;
                 }
                 next += 1;
                 if next % each == 0 {

@@ -38,6 +38,8 @@ pub(crate) struct Driver {
     udp: Option<Discovery>,
     resolver: Addr<Lookup>,
     ready: Vec<Foreign>,
+    /// Discovery's sockets that were cut off by their share of the last round.
+    unheard: Vec<Foreign>,
     outputs: Vec<Output>,
     /// When the last round ended, and when the next was to begin at the latest.
     rested: Time,
@@ -89,6 +91,7 @@ impl Driver {
             udp,
             resolver,
             ready: Vec::new(),
+            unheard: Vec::new(),
             outputs: Vec::new(),
             rested: Time::ZERO,
             planned: None,
@@ -101,7 +104,7 @@ impl Driver {
     pub(crate) fn round(&mut self, sched: &mut Loop, deadline: Option<Time>) -> Result<(), NodeError> {
         let until = [deadline, self.next_timeout].into_iter().flatten().min();
         self.ready.clear();
-        let busy = self.sockets.has_unfinished();
+        let busy = self.sockets.has_unfinished() || !self.unheard.is_empty();
         let until = if busy { Some(sched.now()) } else { until };
         self.rested = sched.now();
         self.planned = [until, sched.next_deadline()].into_iter().flatten().min();
@@ -207,6 +210,7 @@ impl Driver {
     fn read(&mut self, core: &mut NodeCore, sched: &mut Loop) {
         let mut ready = std::mem::take(&mut self.ready);
         ready.extend(self.sockets.take_unfinished());
+        ready.append(&mut self.unheard);
         for foreign in &ready {
             match foreign.token.0 {
                 LISTENER => self.accept(core, sched),
@@ -291,6 +295,9 @@ impl Driver {
             };
             self.give(core, sched, Input::Datagram(received.1, &bytes[..received.0]));
         }
+        // Readiness is told once: more may wait, behind a flood.
+        let token = mio::Token(if all { UDP_ALL } else { UDP_ONE });
+        self.unheard.push(Foreign { token, readable: true, writable: false });
     }
 }
 

@@ -54,14 +54,15 @@ impl Discovery {
 
     pub(super) fn receive(&self, all: bool, bytes: &mut [u8]) -> Option<(usize, SocketAddr)> {
         let socket = if all { &self.all } else { &self.one };
-        match socket.recv_from(bytes) {
-            Ok(received) => Some(received),
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => None,
-            Err(why) => {
-                tracing::debug!(%why, "a datagram was not read");
-                None
+        // An error is about one datagram, often one that was sent; others may wait behind it.
+        for _ in 0..READS_A_ROUND {
+            match socket.recv_from(bytes) {
+                Ok(received) => return Some(received),
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(why) => tracing::debug!(%why, "a datagram was not read"),
             }
         }
+        None
     }
 }
 

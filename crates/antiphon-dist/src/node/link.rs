@@ -15,7 +15,7 @@ use antiphon_wire::{Connection, Event, Frame, Session, SessionError};
 use super::agenda::Due;
 use super::conns::State;
 use super::mail::Parking;
-use super::post::Waiting;
+use super::post::{PEERS_MAX, Waiting};
 use super::world::{ConnId, Output, World};
 use super::{NodeCore, sched_key};
 use crate::error::Status;
@@ -126,6 +126,9 @@ impl NodeCore {
         let hello = connection.peer();
         let (name, locations) = (hello.name.clone(), hello.locations.clone());
         self.bury_predecessors(node, &locations, dialled, world);
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&node) {
+            self.forget_some_peer();
+        }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
         (peer.name, peer.locations, peer.gone) = (name, locations, false);
         let begins = peer.link.is_none();
@@ -176,10 +179,23 @@ impl NodeCore {
 
     /// A session has begun: what waited for it goes out, and whoever watches is told.
     fn on_met(&mut self, node: NodeId, world: &mut impl World) {
+        self.warn_of_twins(node);
         self.set_status(node, Status::Online, world);
         self.repeat_wants_to(node);
         self.send_waiting(node);
         self.settle_node_wants(node, world);
+    }
+
+    /// Names of nodes are for people: two of one name both stay.
+    fn warn_of_twins(&self, node: NodeId) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let here = (self.settings.name == peer.name).then_some(self.settings.location);
+        let others = self.peers.iter().filter(|(id, _)| **id != node).map(|(_, other)| other);
+        let mut twins = others.filter(|other| other.is_online() && other.name == peer.name);
+        let twin = here.or_else(|| twins.find_map(Peer::location));
+        if let (Some(one), Some(other)) = (twin, peer.location()) {
+            tracing::warn!(name = peer.name, %one, %other, "two nodes have one name; both stay");
+        }
     }
 
     /// Another incarnation at the same location has ended, however it ended.

@@ -339,7 +339,7 @@ impl NodeCore {
     }
 
     /// Makes room by forgetting a peer on which nothing is open.
-    fn forget_some_peer(&mut self) {
+    pub(super) fn forget_some_peer(&mut self) {
         let idle = |peer: &Peer| peer.link.is_none() && peer.waiting.is_empty();
         let some = self.peers.iter().find(|(_, peer)| idle(peer)).map(|(node, _)| *node);
         if let Some(node) = some {
@@ -351,7 +351,7 @@ impl NodeCore {
 /// Who sends from outside of all actors.
 const NOBODY: Key = Key::from_bits(u64::MAX);
 /// Peers that a node remembers.
-const PEERS_MAX: usize = 16_384;
+pub(super) const PEERS_MAX: usize = 16_384;
 
 fn send_message(
     session: &mut Session,

@@ -27,11 +27,10 @@ impl Settings {
         if ip.is_loopback() {
             return Ok(());
         }
-        antiphon_sched::egress::allowed(&SocketAddr::new(ip, 0))?;
         match &config.secret {
             None if !config.open => Err(NodeError::NoSecret { ip }),
             Some(secret) if !secret.is_strong() && !config.weak_secret => Err(NodeError::WeakSecret { ip }),
-            Some(_) | None => Ok(()),
+            Some(_) | None => Ok(antiphon_sched::egress::allowed(&SocketAddr::new(ip, 0))?),
         }
     }
 

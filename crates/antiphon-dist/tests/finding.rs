@@ -1,0 +1,339 @@
+//! Names and nodes that are looked for, and found when they appear.
+
+mod common;
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use antiphon_dist::{
+    Config, DeliverError, LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode,
+};
+use antiphon_sched::{Addr, Cx, Event, NodeId, Undelivered, Wire, exit, millis, receive, secs, stop};
+use common::{End, Net, TestNode, heard, heard_until, tell_test, wait_for};
+
+/// Looks for something, as `look` says, and tells what comes of it.
+fn look<R: Send + 'static>(
+    node: &TestNode,
+    look: impl FnOnce(&mut Cx<'_, R>) + Send + 'static,
+) -> Receiver<R> {
+    let (tell, told) = channel();
+    let mut look = Some(look);
+    node.spawn(move |cx: &mut Cx<R>, event| match event {
+        Event::Start => {
+            if let Some(look) = look.take() {
+                look(cx);
+            }
+            receive()
+        }
+        Event::Message(found) => {
+            tell_test(&tell, found);
+            stop()
+        }
+        _ => receive(),
+    });
+    told
+}
+
+type Found<M> = Result<Addr<M>, LocateError>;
+
+fn locate<M: Wire>(node: &TestNode, name: &'static str, timeout: Duration) -> Receiver<Found<M>> {
+    look(node, move |cx| cx.locate(name, timeout, |found| found))
+}
+
+#[test]
+fn a_name_that_is_registered_later_is_found_then() {
+    let (there, here) = Net::new().pair();
+    let told = locate::<String>(&here, "late", secs(10));
+    there.wait_for_counts("the question", |counts| counts.wants == 1);
+    assert_eq!(told.recv_timeout(millis(100)).ok(), None);
+    let _listening = there.listener::<String>("late");
+    assert!(heard(&told).is_ok());
+    here.wait_for_counts("no open question", |counts| counts.wants == 0);
+    there.wait_for_counts("no open question", |counts| counts.wants == 0);
+}
+
+#[test]
+fn a_name_at_home_is_found_now_and_later() {
+    let node = Net::new().quiet_node("alone", &[]);
+    let told = locate::<String>(&node, "name", secs(10));
+    let _listening = node.listener::<String>("name");
+    assert!(heard(&told).is_ok());
+    assert!(heard(&locate::<String>(&node, "name", secs(10))).is_ok());
+    assert_eq!(node.counts().wants, 0);
+}
+
+#[test]
+fn a_name_of_a_peer_that_joins_later_is_found_then() {
+    let net = Net::new();
+    let here = net.node("here");
+    let told = locate::<String>(&here, "late", secs(10));
+    here.wait_for_counts("the question", |counts| counts.wants == 1);
+    let there = net.node("there");
+    let _listening = there.listener::<String>("late");
+    assert!(heard(&told).is_ok());
+}
+
+#[test]
+fn a_name_that_nobody_has_times_out_in_time_and_is_no_longer_asked_for() {
+    let (there, here) = Net::new().pair();
+    let asked = Instant::now();
+    assert_eq!(heard(&locate::<String>(&here, "nobody", millis(300))), Err(LocateError::TimedOut));
+    assert!((millis(300)..secs(3)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
+    there.wait_for_counts("no open question", |counts| counts.wants == 0);
+    let mut late = here.step(|cx| cx.register("x"));
+    assert_eq!(late, Ok(()));
+    late = here.step(|cx| cx.register(""));
+    assert_eq!(late, Err(RegisterError::BadName));
+    assert_eq!(heard(&locate::<String>(&here, "", secs(1))), Err(LocateError::BadName));
+}
+
+#[test]
+fn a_name_of_another_type_is_told_with_both_types() {
+    let (there, here) = Net::new().pair();
+    let _listening = there.listener::<u64>("number");
+    let wrong = |wanted: &str| LocateError::WrongType { wanted: wanted.into(), found: u64::name().into() };
+    assert_eq!(heard(&locate::<String>(&here, "number", secs(10))), Err(wrong(&String::name())));
+    assert_eq!(heard(&locate::<String>(&there, "number", secs(10))), Err(wrong(&String::name())));
+}
+
+#[test]
+fn a_name_at_one_location_is_that_nodes_own() {
+    let net = Net::new();
+    let (one, two) = (net.quiet_node("one", &[]), net.quiet_node("two", &[]));
+    let here = net.quiet_node("here", &[]);
+    let _one = one.listener::<String>("name");
+    let (at_one, at_two) = (one.location, two.location);
+    let at = |at: Location| {
+        look(&here, move |cx| cx.locate_at("name", at, secs(10), |found: Found<String>| found))
+    };
+    assert_eq!(heard(&at(at_one)).expect("it is there").node(), one.handle.home());
+    let told = at(at_two);
+    // The other node is dialled, and does not have it yet.
+    here.wait_for_peers(2);
+    two.wait_for_counts("the question", |counts| counts.wants == 1);
+    let _two = two.listener::<String>("name");
+    assert_eq!(heard(&told).expect("it is there now").node(), two.handle.home());
+    let _here = here.listener::<String>("name");
+    assert_eq!(heard(&at(here.location)).expect("it is here").node(), here.handle.home());
+    let nobody = Net::new().quiet_node("gone", &[]).location;
+    let told = look(&here, move |cx| cx.locate_at("name", nobody, millis(300), |found: Found<String>| found));
+    assert_eq!(heard(&told), Err(LocateError::TimedOut));
+}
+
+#[test]
+fn all_that_bear_a_name_are_collected() {
+    let net = Net::new();
+    let nodes: Vec<TestNode> = ["a", "b", "c"].map(|name| net.node(name)).into();
+    nodes.iter().for_each(|node| node.wait_for_peers(2));
+    let told: Vec<_> = nodes.iter().map(|node| node.listener::<String>("name")).collect();
+    let _other = nodes[0].listener::<u64>("number");
+    type All = Result<Vec<Addr<String>>, LocateError>;
+    let all =
+        |name: &'static str| look(&nodes[0], move |cx| cx.locate_all(name, millis(500), |found: All| found));
+    let found = heard(&all("name")).expect("they are there");
+    let mut homes: Vec<NodeId> = found.iter().map(|addr| addr.node()).collect();
+    homes.sort_unstable();
+    let mut wanted: Vec<NodeId> = nodes.iter().map(|node| node.handle.home()).collect();
+    wanted.sort_unstable();
+    assert_eq!(homes, wanted);
+    assert_eq!(heard(&all("number")), Ok(vec![]));
+    assert_eq!(heard(&all("nobody")), Ok(vec![]));
+    drop(told);
+}
+
+#[test]
+fn a_node_is_found_by_its_name_now_and_later() {
+    let net = Net::new();
+    let here = net.node("here");
+    let find = |name: &'static str| look(&here, move |cx| cx.locate_node(name, secs(10), |found| found));
+    assert_eq!(heard(&find("here")), Ok(here.location));
+    let told = find("there");
+    here.wait_for_counts("the question", |counts| counts.wants == 1);
+    let there = net.node("there");
+    assert_eq!(heard(&told), Ok(there.location));
+    assert_eq!(heard(&find("there")), Ok(there.location));
+    let told = look(&here, |cx| cx.locate_node("nobody", millis(200), |found| found));
+    assert_eq!(heard(&told), Err(LocateError::TimedOut));
+    let home = there.handle.home();
+    assert_eq!(here.step(move |cx| cx.location_of(home)), Ok(there.location));
+    let unknown = NodeId::from_bits(7);
+    assert_eq!(here.step(move |cx| cx.location_of(unknown)), Err(UnknownNode { node: unknown }));
+}
+
+#[test]
+fn a_name_is_its_owners_until_it_is_given_back_or_the_owner_ends() {
+    let (there, here) = Net::new().pair();
+    let (tell, told) = channel();
+    let owner = there.spawn(move |cx: &mut Cx<String>, event| match event {
+        Event::Start => {
+            cx.register("name")?;
+            tell_test(&tell, cx.register("name"));
+            receive()
+        }
+        Event::Message(text) if text == "give back" => {
+            tell_test(&tell, cx.unregister("name"));
+            receive()
+        }
+        Event::Message(text) if text == "take" => {
+            tell_test(&tell, cx.register("name"));
+            receive()
+        }
+        Event::Message(_) => exit(7u64),
+        _ => receive(),
+    });
+    assert_eq!(heard(&told), Ok(()), "to register twice changes nothing");
+    let taken = RegisterError::Taken { name: "name".into() };
+    let not_owner = RegisterError::NotOwner { name: "name".into() };
+    assert_eq!(there.step(|cx| cx.register("name")), Err(taken));
+    assert_eq!(there.step(|cx| cx.unregister("name")), Err(not_owner));
+    let found: Addr<String> = here.find("name");
+    assert!(found == owner);
+
+    assert_eq!(here.deliver(found, "give back".into()), Ok(()));
+    assert_eq!(heard(&told), Ok(()));
+    assert_eq!(heard(&locate::<String>(&here, "name", millis(200))), Err(LocateError::TimedOut));
+    assert_eq!(here.deliver(found, "take".into()), Ok(()));
+    assert_eq!(heard(&told), Ok(()));
+    assert!(heard(&locate::<String>(&here, "name", secs(10))).is_ok());
+
+    let down = here.watch(found);
+    assert_eq!(here.deliver(found, "end".into()), Ok(()));
+    assert_eq!(heard(&down), End::Done);
+    assert_eq!(there.counts().names, 0);
+    assert_eq!(heard(&locate::<String>(&here, "name", millis(200))), Err(LocateError::TimedOut));
+    assert_eq!(there.step(|cx| cx.register("name")), Ok(()));
+}
+
+#[test]
+fn five_nodes_on_one_host_and_port_all_find_each_other() {
+    let net = Net::new();
+    let nodes: Vec<TestNode> = ["a", "b", "c", "d", "e"].map(|name| net.node(name)).into();
+    let quiet = net.quiet_node("quiet", &[]);
+    nodes.iter().for_each(|node| node.wait_for_peers(4));
+    let one_each = |node: &TestNode| node.counts().connections == 4;
+    wait_for("one connection each", || nodes.iter().all(one_each).then_some(()));
+    assert_eq!(quiet.counts().peers, 0, "who does not discover is not found");
+    assert_eq!(quiet.step(|cx| cx.peers()), vec![]);
+}
+
+#[test]
+fn two_nodes_of_one_name_both_stay_and_a_warning_names_both() {
+    let net = Net::new();
+    let here = net.quiet_node("here", &[]);
+    let twins = [net.quiet_node("twin", &[here.location]), net.quiet_node("twin", &[here.location])];
+    here.wait_for_peers(2);
+    let said = here.log.lines("twin");
+    assert_eq!(said.len(), 1, "{:?}", here.log.lines(""));
+    assert!(twins.iter().all(|twin| said[0].contains(&twin.location.to_string())), "{said:?}");
+}
+
+#[test]
+fn who_watches_peers_is_told_of_each_until_it_no_longer_wants_to() {
+    let net = Net::new();
+    let here = net.quiet_node("here", &[]);
+    let (tell, told) = channel();
+    let watcher = here.spawn(move |cx: &mut Cx<Option<PeerStatus>>, event| {
+        match event {
+            Event::Start => {
+                let watch = cx.peer_status(Some);
+                tell_test(&tell, Err(watch));
+            }
+            Event::Message(status) => tell_test(&tell, Ok(status.map(|status| (status.name, status.status)))),
+            _ => {}
+        }
+        receive()
+    });
+    let Err(watch) = heard(&told) else { panic!("the watch comes first") };
+    let one = net.quiet_node("one", &[here.location]);
+    assert_eq!(heard(&told), Ok(Some(("one".into(), Status::Online))));
+    one.stop();
+    assert_eq!(heard(&told), Ok(Some(("one".into(), Status::Offline))));
+    here.step(move |cx| cx.unwatch(watch));
+    let statuses = here.statuses();
+    let _two = net.quiet_node("two", &[here.location]);
+    heard_until(&statuses, |status| *status == ("two".into(), Status::Online));
+    here.handle.send(watcher, None).expect("the node runs");
+    assert_eq!(heard(&told), Ok(None));
+}
+
+/// The tables of a node that only grow when something leaks.
+fn tables(node: &TestNode) -> (antiphon_dist::Counts, [usize; 5]) {
+    let stats = node.stats();
+    let counts = antiphon_dist::Counts { refused_messages: 0, refused_handshakes: 0, ..node.counts() };
+    (counts, [stats.actors, stats.requests, stats.timers, stats.sources, stats.sides])
+}
+
+#[test]
+fn operations_that_fail_leave_nothing_behind() {
+    let net = Net::new();
+    let there = net.quiet_node("there", &[]);
+    let here = TestNode::start(Config { peers: vec![there.location.into()], ..net.quiet("here", &[]) });
+    here.wait_for_peers(1);
+    let _number = there.listener::<u64>("number");
+    let number: Addr<u64> = here.find("number");
+    let (tell, told) = channel();
+    let mortal = there.spawn(move |cx: &mut Cx<String>, event| match event {
+        Event::Start => {
+            tell_test(&tell, cx.register("mortal").is_ok());
+            receive()
+        }
+        Event::Message(_) => stop(),
+        _ => receive(),
+    });
+    assert!(heard(&told));
+    let dead: Addr<String> = here.find("mortal");
+    assert!(dead == mortal);
+    assert_eq!(here.deliver(dead, "end".into()), Ok(()));
+    assert_eq!(heard(&here.watch(dead)), End::NoActor);
+
+    let wrong: Addr<String> = Addr::of(number.id());
+    let round = |count: usize| {
+        let refused = |why| Err(DeliverError::Refused(why));
+        let rounds: Vec<_> = (0..count)
+            .map(|_| {
+                (
+                    locate::<String>(&here, "nobody", millis(50)),
+                    locate::<String>(&here, "number", secs(10)),
+                    look(&here, |cx| cx.locate_node("nobody", millis(50), |found| found)),
+                    here.delivering(dead, "hello".into(), secs(10)),
+                    here.delivering(wrong, "hello".into(), secs(10)),
+                    watch_once(&here, dead),
+                )
+            })
+            .collect();
+        for (nobody, number, node, to_dead, to_wrong, down) in rounds {
+            assert_eq!(heard(&nobody), Err(LocateError::TimedOut));
+            assert!(matches!(heard(&number), Err(LocateError::WrongType { .. })));
+            assert_eq!(heard(&node), Err(LocateError::TimedOut));
+            assert_eq!(heard(&to_dead), refused(Undelivered::NoActor));
+            assert_eq!(heard(&to_wrong), refused(Undelivered::WrongType));
+            assert_eq!(heard(&down), End::NoActor);
+        }
+    };
+    round(1);
+    wait_for("rest", || (tables(&here).0.wants + tables(&there).0.wants == 0).then_some(()));
+    let before = (tables(&here), tables(&there));
+    round(200);
+    let mut now = before;
+    wait_for("all to be as before", || {
+        now = (tables(&here), tables(&there));
+        (now == before).then_some(())
+    });
+}
+
+/// Monitors an actor, and ends when it is told.
+fn watch_once(node: &TestNode, who: Addr<String>) -> Receiver<End> {
+    let (tell, told) = channel();
+    node.spawn(move |cx: &mut Cx<()>, event| match event {
+        Event::Start => {
+            cx.monitor(who);
+            receive()
+        }
+        Event::Down(down) => {
+            tell_test(&tell, End::of(down));
+            stop()
+        }
+        _ => receive(),
+    });
+    told
+}

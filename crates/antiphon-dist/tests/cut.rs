@@ -54,7 +54,7 @@ impl End {
             }
             Event::Message(Own::Line(Line::Number(number))) => {
                 if number != self.taken {
-                    return Err(format!("{number} came where {} was next", self.taken))?;
+                    return antiphon_sched::fail(format!("{number} came where {} was next", self.taken));
                 }
                 self.taken += 1;
             }
@@ -121,7 +121,7 @@ fn the_other_process() {
     let Some(role) = process::role() else { return };
     let mut node = Node::new(role.config()).expect("a node can start");
     process::say(node.location());
-    node.spawn(end("there", |line| process::say(line)));
+    node.spawn(end("there", process::say));
     let ran = node.run_with(|handle| {
         process::commands().iter().for_each(drop);
         handle.stop();

@@ -40,7 +40,7 @@ fn a_hundred_thousand_sends_allocate_nothing_once_warm() {
             Event::Start => cx.register("small")?,
             Event::Message(Small { a, b, c }) => {
                 if (a, b, c) != (next, next + 1, next + 2) {
-                    return Err(format!("{a} came where {next} was next"))?;
+                    return antiphon_sched::fail(format!("{a} came where {next} was next"));
                 }
                 next += 1;
                 if next == WARM_UP + COUNTED {

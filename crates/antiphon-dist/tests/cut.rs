@@ -54,7 +54,7 @@ impl End {
             }
             Event::Message(Own::Line(Line::Number(number))) => {
                 if number != self.taken {
-                    return Err(format!("{number} came where {} was next", self.taken))?;
+                    return antiphon_sched::fail(format!("{number} came where {} was next", self.taken));
                 }
                 self.taken += 1;
             }

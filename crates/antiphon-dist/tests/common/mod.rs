@@ -365,7 +365,9 @@ impl TestNode {
         let who = who.into();
         self.spawn(move |cx: &mut Cx<()>, event| {
             match event {
-                Event::Start => drop(cx.monitor(who)),
+                Event::Start => {
+                    cx.monitor(who);
+                }
                 Event::Down(down) => tell_test(&tell, End::of(down)),
                 _ => {}
             }

@@ -150,15 +150,9 @@ fn an_actor_that_blocks_its_node_for_a_while_makes_it_accuse_nobody() {
             std::thread::sleep(Duration::from_millis(4_000));
             antiphon_sched::stop()
         });
-<<<<<<< HEAD
-        (0..200).for_each(|_| {
-            cx.spawn(|_: &mut Cx<u32>, _| antiphon_sched::stop());
-        });
-=======
         for _ in 0..200 {
             cx.spawn(|_: &mut Cx<u32>, _| antiphon_sched::stop());
         }
->>>>>>> disttests
     });
     assert_eq!(here.deliver(addr, "awake".into()), Ok(()));
     assert_eq!(heard(&told), "awake");

@@ -24,11 +24,7 @@ fn counter(node: &TestNode, name: &'static str, each: u64) -> Receiver<u64> {
             }
             Event::Message(number) => {
                 if number != next {
-<<<<<<< HEAD
-                    Err(format!("{number} came where {next} was next"))?;
-=======
                     return antiphon_sched::fail(format!("{number} came where {next} was next"));
->>>>>>> disttests
                 }
                 next += 1;
                 if next % each == 0 {

@@ -237,6 +237,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
 
     fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch {
         let ear = self.me_as(each);
+        forget_dead_watchers(self);
         let present = node(self).map(|core| core.watch_peers(ear)).unwrap_or_default();
         for status in present {
             self.tell(ear, status);
@@ -256,6 +257,18 @@ fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
     let core = cx.door().outside::<NodeCore>()?;
     core.advance(now);
     Some(core)
+}
+
+/// Watchers that have ended are forgotten before the table of them grows beyond a power of two.
+fn forget_dead_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
+    let watchers = node(cx).map(|core| core.peer_watchers().to_vec()).unwrap_or_default();
+    if watchers.len().is_power_of_two() {
+        let dead = watchers.into_iter().filter(|watcher| !cx.door().is_alive(watcher.id().key()));
+        let dead: Vec<Addr<PeerStatus>> = dead.collect();
+        if let Some(core) = node(cx) {
+            dead.into_iter().for_each(|watcher| core.unwatch_peers(watcher));
+        }
+    }
 }
 
 /// Answers a request that is open, at once.

@@ -256,6 +256,16 @@ fn who_watches_peers_is_told_of_each_until_it_no_longer_wants_to() {
     assert_eq!(heard(&told), Ok(None));
 }
 
+#[test]
+fn watchers_of_peers_that_have_ended_are_forgotten() {
+    let node = Net::new().quiet_node("alone", &[]);
+    for _ in 0..200 {
+        node.step(|cx| drop(cx.peer_status(|_| ())));
+    }
+    let watchers = node.counts().watchers;
+    assert!(watchers <= 4, "{watchers} watchers");
+}
+
 /// The tables of a node that only grow when something leaks.
 fn tables(node: &TestNode) -> (antiphon_dist::Counts, [usize; 5]) {
     let stats = node.stats();

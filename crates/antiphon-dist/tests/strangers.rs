@@ -4,12 +4,13 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use antiphon_dist::{Config, LocateError, Node, NodeError, Secret, Status};
-use antiphon_sched::{Addr, millis, secs};
+use antiphon_dist::{Config, DeliverError, LocateError, Node, NodeError, Secret, Status};
+use antiphon_sched::{Addr, Cx, Event, Undelivered, millis, receive, secs};
 use antiphon_wire::{Fresh, Handshake, NodeId, Profile, Standing, Suite, VERSION_MAX};
-use common::{Net, TestNode, heard, heard_until, tell_test};
+use common::{End, Net, TestNode, heard, heard_until, tell_test};
 use socket2::{Domain, Socket, Type};
 
 /// Says something to a node's TCP port, and answers what it says until it closes.
@@ -55,17 +56,17 @@ fn a_node_with_another_secret_finds_nobody_and_says_why_once() {
     let members = Members::new();
     let _listening = members.one.listener::<String>("here");
     let stranger = Net { udp_port: members.net.udp_port, ..Net::new() }.node("stranger");
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = channel();
     stranger.spawn(move |cx, event| match event {
-        antiphon_sched::Event::Start => {
+        Event::Start => {
             antiphon_dist::NetCx::locate(cx, "here", millis(1_500), |found: Result<Addr<String>, _>| found);
-            antiphon_sched::receive()
+            receive()
         }
-        antiphon_sched::Event::Message(found) => {
+        Event::Message(found) => {
             tell_test(&tell, found.map(|_| ()));
             antiphon_sched::stop()
         }
-        _ => antiphon_sched::receive(),
+        _ => receive(),
     });
     assert_eq!(heard(&told), Err(LocateError::TimedOut));
     stranger.wait_for_counts("announcements to be refused", |counts| counts.refused_datagrams >= 2);
@@ -200,6 +201,39 @@ fn ten_thousand_half_open_connections_from_one_address_lock_nobody_out() {
     peer.wait_for_peers(1);
     drop(open);
     println!("{joined} peers joined meanwhile");
+}
+
+#[test]
+fn an_actor_whose_address_was_not_given_away_is_nobody_for_peers() {
+    let (there, here) = Net::new().pair();
+    let (tell, told) = channel();
+    let hidden = there.spawn(move |_: &mut Cx<String>, event| {
+        let what = match event {
+            Event::Start => "start",
+            Event::Message(_) => "message",
+            Event::Terminate => "terminate",
+            Event::Thrown(_) => "thrown",
+            Event::Resumed(_) => "resumed",
+            _ => "something else",
+        };
+        tell_test(&tell, what);
+        receive()
+    });
+    assert_eq!(heard(&told), "start");
+    let guessed: Addr<String> = Addr::of(hidden.id());
+    let refused = here.deliver(guessed, "hello".into());
+    assert_eq!(refused, Err(DeliverError::Refused(Undelivered::NoActor)));
+    here.step(move |cx| {
+        cx.terminate(guessed);
+        cx.throw(guessed, 1u64);
+        cx.resume(guessed, 2u64);
+        cx.notify(guessed);
+    });
+    assert_eq!(heard(&here.watch(guessed)), End::NoActor);
+    there.wait_for_counts("refusals", |counts| counts.refused_messages == 5);
+    assert_eq!(told.try_recv().ok(), None);
+    there.handle.send(hidden, "from here".into()).expect("the node runs");
+    assert_eq!(heard(&told), "message");
 }
 
 #[test]

@@ -92,6 +92,8 @@ pub struct Counts {
     pub receipts: usize,
     /// Monitors across nodes, in both directions.
     pub monitors: usize,
+    /// Actors that are told of peers' statuses; some may have ended.
+    pub watchers: usize,
     /// Open connections, with those that are not proven yet.
     pub connections: usize,
     /// Bytes that wait for full mailboxes.
@@ -166,6 +168,7 @@ impl NodeCore {
             wants: self.names.wants_len(),
             receipts: self.receipts.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
+            watchers: self.peer_watchers().len(),
             connections: self.conns.len(),
             parked_bytes: self.peers.values().map(Peer::parked_bytes).sum(),
             ..self.counts

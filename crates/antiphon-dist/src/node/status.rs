@@ -27,6 +27,11 @@ impl NodeCore {
         online.filter_map(|(node, peer)| status_of(*node, &peer.name, peer.location(), peer.status)).collect()
     }
 
+    /// Who is told.
+    pub(crate) fn peer_watchers(&self) -> &[Addr<PeerStatus>] {
+        &self.watchers.watchers
+    }
+
     /// The actor is no longer told.
     pub(crate) fn unwatch_peers(&mut self, watcher: Addr<PeerStatus>) {
         self.watchers.watchers.retain(|other| *other != watcher);

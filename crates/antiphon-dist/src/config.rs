@@ -38,7 +38,8 @@ pub struct Config {
     /// Networks, as address and prefix length, whose locations are dialled when other nodes tell of them;
     /// `None`: the networks of the own interfaces that the node listens on.
     pub dial_allow: Option<Vec<(IpAddr, u8)>>,
-    /// Silence after which a peer is lost; 15 s by default. Suspect comes at a fifth of it, a ping at a
+    /// Silence after which a peer is lost; 15 s by default. (A process that dies is noticed at once, when its port
+    /// refuses; this is for machines and processes that hang.) Suspect comes at a fifth of it, a ping at a
     /// fifteenth.
     pub peer_timeout: Duration,
     /// Limits of the protocol; its times are set from `peer_timeout`.

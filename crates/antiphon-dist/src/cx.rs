@@ -136,7 +136,10 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         let tag = self.door().tag_of::<M>();
         let core = node(self).ok_or(RegisterError::NoNode)?;
         let waiting = core.register(Space::Actor, name, me.id().key(), tag)?;
-        self.door().expose(me);
+        if !self.door().expose(me) {
+            // It was ended within this very step: nobody would take the name back later.
+            self.unregister(name)?;
+        }
         for port in waiting {
             let found: Result<FoundName, LocateError> = Ok(FoundName { id: me.id() });
             settle(self, port, found);

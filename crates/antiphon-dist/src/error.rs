@@ -33,6 +33,12 @@ pub enum NodeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The address is none that peers could dial.
+    #[error("{ip} is no address that peers could dial: set `ip` to one of this machine's own")]
+    UnspecifiedIp {
+        /// The address in the configuration.
+        ip: std::net::IpAddr,
+    },
     /// The address is not loopback, and there is no secret.
     #[error(
         "{ip} can be reached from other machines, and there is no secret: set `secret` \

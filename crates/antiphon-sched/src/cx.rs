@@ -140,7 +140,8 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.core().spawn(Machine::new(state, fold))
     }
 
-    /// Sends a message. To another node it goes up to the hard cap of the way there.
+    /// Sends a message. To another node it goes up to the hard cap of the way there; then `Ok` means that it is
+    /// queued, `NetCx::deliver` tells whether it arrived, and what reached nobody is a dead letter over there.
     ///
     /// # Errors
     /// The message comes back, with the reason.

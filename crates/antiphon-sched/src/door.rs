@@ -87,8 +87,7 @@ impl Door<'_> {
 
     /// Whether an actor of this loop lives, and messages from the network may reach it.
     pub fn is_exposed(&self, key: Key) -> bool {
-        let side = self.core.sides.get(&key.index());
-        self.core.slots.is_alive(key) && side.is_some_and(|side| side.exposed.is_some())
+        self.core.is_exposed(key)
     }
 
     /// The name of a type; the same pointer each time.
@@ -131,6 +130,13 @@ impl Door<'_> {
     /// Closes a request of this loop without an answer; does nothing when it is closed already.
     pub fn refuse_port(&mut self, port: PortId, why: AskError) {
         self.core.refuse_port(port, why);
+    }
+
+    /// As [`Door::refuse_port`], by the word of another node: closes only a request whose reply left this loop.
+    pub fn refuse_port_from_abroad(&mut self, port: PortId, why: AskError) {
+        if self.core.ports.expects(port).is_some() {
+            self.core.refuse_port(port, why);
+        }
     }
 
     /// Whether a request is open.

@@ -56,6 +56,15 @@ pub(crate) fn any(home: NodeId) -> bool {
     NOTES.with_borrow(|notes| notes.iter().any(|(id, of_loop)| *id == home && !of_loop.is_empty()))
 }
 
+/// Takes back the notes of the loop `home`, on this thread, whose requests `is_meant` picks.
+pub(crate) fn retract(home: NodeId, is_meant: impl Fn(PortId) -> bool) {
+    NOTES.with_borrow_mut(|notes| {
+        if let Some((_, of_loop)) = notes.iter_mut().find(|(id, _)| *id == home) {
+            of_loop.retain(|(node, port)| *node != home || !is_meant(*port));
+        }
+    });
+}
+
 /// Takes the notes of the loop `home`; `into` is empty, and keeps its memory.
 pub(crate) fn take(home: NodeId, into: &mut Vec<Dropped>) {
     NOTES.with_borrow_mut(|notes| {

@@ -145,6 +145,8 @@ pub struct Foreign {
     pub readable: bool,
     /// Writing will not block.
     pub writable: bool,
+    /// The other side has closed its half: what can be read ends there.
+    pub closed: bool,
 }
 
 /// A scheduler on one thread. Build it, spawn actors, `run`.
@@ -511,6 +513,7 @@ impl Loop {
         for event in &self.events {
             let token = event.token();
             let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+            let closed = event.is_read_closed() || event.is_error();
             let writable = event.is_writable() || event.is_write_closed() || event.is_error();
             match token {
                 WAKER => {}
@@ -522,7 +525,9 @@ impl Loop {
                     }
                     self.core.shared.stop.store(true, Ordering::Release);
                 }
-                Token(id) if id >= FOREIGN_TOKENS => foreign.push(Foreign { token, readable, writable }),
+                Token(id) if id >= FOREIGN_TOKENS => {
+                    foreign.push(Foreign { token, readable, writable, closed })
+                }
                 token => {
                     if let Some((owner, index)) = self.core.io.note(token, readable, writable) {
                         self.core.push_system(owner, System::Ready(index));

@@ -9,7 +9,7 @@ use crate::error::{AskError, EncodeError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outside::{Destination, Parcel, Signal};
 use crate::ports::{Expects, PortId, Waiting};
-use crate::scope::{self, Exposed, Met, Mode};
+use crate::scope::{self, Exposed, Homecoming, Met, Mode};
 use crate::timers::{Due, TimerKey};
 use crate::value::Value;
 use crate::wire::Wire;
@@ -132,7 +132,33 @@ impl Core {
 
     /// Opens an actor to the network; false when there is no such actor.
     pub(crate) fn expose(&mut self, key: Key, exposed: Exposed) -> bool {
-        self.side(key).map(|side| side.exposed = Some(exposed)).is_some()
+        if !(exposed.fits)(self, key) {
+            return false;
+        }
+        self.side(key).map(|side| side.exposed.get_or_insert(exposed)).is_some()
+    }
+
+    /// Whether an actor can be reached from the network.
+    pub(crate) fn is_exposed(&self, key: Key) -> bool {
+        let side = self.sides.get(&key.index());
+        self.slots.is_alive(key) && side.is_some_and(|side| side.exposed.is_some())
+    }
+
+    /// Whether bytes from the network name an actor of this loop whose address never left it, or a request whose
+    /// reply never did: then somebody has guessed them. Those that have ended meanwhile are nobody's.
+    fn is_forged(&mut self, claims: &[Homecoming]) -> bool {
+        claims.iter().any(|claim| match claim {
+            Homecoming::Actor(key) => self.slots.is_alive(*key) && !self.is_exposed(*key),
+            Homecoming::Port(port) => self.ports.is_open(*port) && self.ports.expects(*port).is_none(),
+        })
+    }
+
+    /// Drops what was decoded from forged bytes: the replies in it are nobody's to drop.
+    fn drop_forged<T>(&mut self, decoded: T, claims: &[Homecoming]) {
+        crate::catch::quietly(|| drop(decoded));
+        crate::drops::retract(self.home, |port| {
+            claims.iter().any(|claim| matches!(claim, Homecoming::Port(claimed) if *claimed == port))
+        });
     }
 
     /// The value as it crosses the wire.
@@ -235,7 +261,11 @@ impl Core {
 /// Decodes a message of type `M` into the mailbox of `to`.
 pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Delivery {
     let id = core.id(to);
-    let decoded = scope::decoding(core.home, || crate::catch::catching(|| M::decode_all(body)));
+    let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| M::decode_all(body)));
+    if !claims.is_empty() && core.is_forged(&claims) {
+        core.drop_forged(decoded, &claims);
+        return Delivery::Undecodable(FORGED.to_owned());
+    }
     match decoded {
         Ok(Ok(message)) => match core.push_local(id, message) {
             Ok(()) => Delivery::Delivered,
@@ -250,7 +280,12 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
 
 /// Decodes an answer of type `R` for the request `port`.
 pub(crate) fn answer_as<R: Wire>(core: &mut Core, port: PortId, body: &[u8]) -> Result<(), Undelivered> {
-    let decoded = scope::decoding(core.home, || crate::catch::catching(|| R::decode_all(body)));
+    let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| R::decode_all(body)));
+    if !claims.is_empty() && core.is_forged(&claims) {
+        core.drop_forged(decoded, &claims);
+        core.refuse_port(port, AskError::WrongType);
+        return Err(Undelivered::Encode);
+    }
     match decoded {
         Ok(Ok(value)) => core.answer_port(port, value),
         Ok(Err(_)) | Err(_) => {
@@ -262,8 +297,15 @@ pub(crate) fn answer_as<R: Wire>(core: &mut Core, port: PortId, body: &[u8]) -> 
 
 /// How an actor that takes messages of type `M` is reached from the network.
 pub(crate) fn exposed_as<M: Wire>(core: &mut Core) -> Exposed {
-    Exposed { tag: core.tag_of::<M>(), decode: deliver_as::<M> }
+    Exposed { tag: core.tag_of::<M>(), decode: deliver_as::<M>, fits: takes::<M> }
 }
+
+/// Whether an actor, or a further address of one, takes messages of type `M`.
+pub(crate) fn takes<M: 'static>(core: &mut Core, key: Key) -> bool {
+    core.mailbox::<M>(key).is_some() || core.mailbox::<crate::ear::Ear<M>>(key).is_some()
+}
+
+const FORGED: &str = "it names an actor or a request of this node whose address never left it";
 
 /// What an answer of type `R` looks like on the wire.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]

@@ -20,6 +20,8 @@ pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;
 pub(crate) struct Exposed {
     pub(crate) tag: &'static str,
     pub(crate) decode: MessageDecoder,
+    /// Whether an actor takes such messages.
+    pub(crate) fits: fn(&mut Core, Key) -> bool,
 }
 
 /// What one encoding met.
@@ -88,8 +90,28 @@ thread_local! {
         const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
-/// Runs `decode` for the loop `home`: replies that it makes belong there.
-pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> R {
+/// What a decoded message claims to have come home: addresses and replies of this very loop.
+#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls decode such"))]
+pub(crate) enum Homecoming {
+    Actor(Key),
+    Port(PortId),
+}
+
+thread_local! {
+    static HOMECOMING: RefCell<Vec<Homecoming>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Tells of an address or reply that claims to be of the loop for which something is being decoded.
+#[cfg(feature = "serde")]
+pub(crate) fn come_home(node: NodeId, claim: Homecoming) {
+    if DECODING.get() == Some(node) {
+        HOMECOMING.with_borrow_mut(|claims| claims.push(claim));
+    }
+}
+
+/// Runs `decode` for the loop `home`: replies that it makes belong there. Answers what claims to be of that loop,
+/// which must be checked, since anybody can claim it.
+pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<Homecoming>) {
     struct Restore(Option<NodeId>);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -99,7 +121,7 @@ pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> R {
     let restore = Restore(DECODING.replace(Some(home)));
     let decoded = decode();
     drop(restore);
-    decoded
+    (decoded, HOMECOMING.with_borrow_mut(std::mem::take))
 }
 
 /// The loop for which something is being decoded.

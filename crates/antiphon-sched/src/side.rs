@@ -163,9 +163,12 @@ impl Core {
         if *mailbox.opened() == OPEN_MAX {
             return;
         }
-        *mailbox.opened() += 1;
-        if let Some(side) = self.side(watcher) {
-            side.watching.insert(id, who);
+        let Some(side) = self.side(watcher) else { return };
+        // Told twice, it is one monitor.
+        if side.watching.insert(id, who).is_none()
+            && let Some(mailbox) = self.any_mailbox(watcher)
+        {
+            *mailbox.opened() += 1;
         }
     }
 

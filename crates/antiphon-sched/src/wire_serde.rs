@@ -13,9 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::addr::Addr;
 use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
-use crate::outgoing::{deliver_as, expects_as, reach_wire, reply_wire};
+use crate::outgoing::{deliver_as, expects_as, reach_wire, reply_wire, takes};
 use crate::ports::{PortId, Reply};
-use crate::scope::{self, Exposed, Mode};
+use crate::scope::{self, Exposed, Homecoming, Mode};
 use crate::wire::Wire;
 
 /// Gives a serde type its name on the wire, and so makes it [`Wire`](crate::Wire).
@@ -107,7 +107,7 @@ pub mod private {
             let byte = bytes[at];
             assert!(
                 !matches!(byte, b'<' | b'>' | b'(' | b')' | b','),
-                "a wire name holds none of < > ( ) , : they are for composed names"
+                "a wire name must not hold any of `<>(),` (they are for composed names)"
             );
             at += 1;
         }
@@ -331,7 +331,10 @@ impl<M: Wire> Serialize for Addr<M> {
         let id = self.id;
         scope::meet(|home, _, met| {
             if id.node() == home {
-                met.exposed.push((id.key(), Exposed { tag: leaked_name::<M>(), decode: deliver_as::<M> }));
+                met.exposed.push((
+                    id.key(),
+                    Exposed { tag: leaked_name::<M>(), decode: deliver_as::<M>, fits: takes::<M> },
+                ));
             }
             note_node(&mut met.nodes, id.node());
         })
@@ -342,7 +345,9 @@ impl<M: Wire> Serialize for Addr<M> {
 
 impl<'de, M: Wire> Deserialize<'de> for Addr<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self { id: ActorId::deserialize(deserializer)?, reach: reach_wire::<M> })
+        let id = ActorId::deserialize(deserializer)?;
+        scope::come_home(id.node(), Homecoming::Actor(id.key()));
+        Ok(Self { id, reach: reach_wire::<M> })
     }
 }
 
@@ -389,12 +394,9 @@ impl<'de, R: Wire> Deserialize<'de> for Reply<R> {
         let (node, port) = Deserialize::deserialize(deserializer)?;
         let home = scope::decoding_home()
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
-        Ok(Self {
-            node: NodeId::from_bits(node),
-            port: PortId::from_bits(port),
-            home: Cell::new(Some(home)),
-            reach: reply_wire::<R>,
-        })
+        let (node, port) = (NodeId::from_bits(node), PortId::from_bits(port));
+        scope::come_home(node, Homecoming::Port(port));
+        Ok(Self { node, port, home: Cell::new(Some(home)), reach: reply_wire::<R> })
     }
 }
 

@@ -138,8 +138,13 @@ impl Driver {
     fn with_core(&mut self, sched: &mut Loop, act: impl FnOnce(&mut Self, &mut NodeCore, &mut Loop)) {
         let Some(mut core) = sched.take_outside::<NodeCore>() else { return };
         act(self, &mut core, sched);
-        self.next_timeout = if core.is_dirty() { Some(sched.now()) } else { core.next_timeout() };
+        // Signals that arose meanwhile reach the core now.
         sched.set_outside(core);
+        let now = sched.now();
+        let mut door = sched.door();
+        let core = door.outside::<NodeCore>();
+        self.next_timeout =
+            core.and_then(|core| if core.is_dirty() { Some(now) } else { core.next_timeout() });
     }
 
     /// Gives the core an input, and does what it wants, until it wants nothing more.
@@ -250,11 +255,11 @@ impl Driver {
             }
         }
         if foreign.readable {
-            self.read_socket(core, sched, conn);
+            self.read_socket(core, sched, conn, foreign.closed);
         }
     }
 
-    fn read_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
+    fn read_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId, closed: bool) {
         for _ in 0..sockets::READS_A_ROUND {
             let space = core.space(conn);
             let room = space.len();
@@ -266,7 +271,8 @@ impl Driver {
                 Ok(count) => {
                     handle(core, sched, &mut self.outputs, Input::Received(conn, count));
                     // Less than there was room for: the socket is empty, and says when it no longer is.
-                    if count < room {
+                    // What is closed says nothing any more: it is read to its end.
+                    if count < room && !closed {
                         return self.drain_outputs(core, sched);
                     }
                 }
@@ -297,7 +303,7 @@ impl Driver {
         }
         // Readiness is told once: more may wait, behind a flood.
         let token = mio::Token(if all { UDP_ALL } else { UDP_ONE });
-        self.unheard.push(Foreign { token, readable: true, writable: false });
+        self.unheard.push(Foreign { token, readable: true, writable: false, closed: false });
     }
 }
 

@@ -171,6 +171,6 @@ impl Sockets {
         let places = &self.places;
         let sockets = self.unfinished.drain(..).filter_map(|conn| places.get(&conn).copied());
         let tokens = sockets.map(|place| Token(FIRST_SOCKET + place)).chain(listener);
-        tokens.map(|token| Foreign { token, readable: true, writable: false }).collect()
+        tokens.map(|token| Foreign { token, readable: true, writable: false, closed: true }).collect()
     }
 }

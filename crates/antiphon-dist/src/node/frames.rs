@@ -13,6 +13,8 @@ use super::link::{Fate, Link};
 use super::world::World;
 use super::{NodeCore, sched_key, sched_node};
 
+/// Monitors between this node and one peer.
+const MONITORS_MAX: usize = 262_144;
 /// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
 pub(super) const BY_TARGET: u64 = 1 << 63;
 
@@ -32,6 +34,22 @@ pub(super) enum Arrived {
 }
 
 impl Arrived {
+    /// Bytes of the value that comes with it.
+    pub(super) fn body_bytes(&self) -> usize {
+        let value = match self {
+            Self::Throw { value, .. }
+            | Self::Resume { value, .. }
+            | Self::Down { why: Why::Done(value), .. } => value,
+            Self::Down { why: Why::Failed(text) | Why::Panicked(text), .. } => return text.len(),
+            Self::Monitor { .. }
+            | Self::Demonitor { .. }
+            | Self::Notify { .. }
+            | Self::Terminate { .. }
+            | Self::Down { .. } => return 0,
+        };
+        value.as_encoded().map_or(0, |(_, body, _)| body.len())
+    }
+
     /// The actor here that it is for.
     pub(super) fn receiver(&self) -> Key {
         match self {
@@ -58,7 +76,7 @@ impl NodeCore {
             Frame::Answer(answer) => self.on_answer(link, answer, world),
             Frame::ReplyDropped(dropped) => {
                 let port = PortId::from_bits(dropped.port.0);
-                world.door().refuse_port(port, AskError::Dropped);
+                world.door().refuse_port_from_abroad(port, AskError::Dropped);
             }
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, world),
             Frame::Monitor(monitor) => {
@@ -148,7 +166,7 @@ impl NodeCore {
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
             (Some(tag), true) => world.door().answer_encoded(port, tag, answer.body),
             (_, _) => {
-                world.door().refuse_port(port, AskError::WrongType);
+                world.door().refuse_port_from_abroad(port, AskError::WrongType);
                 Err(Undelivered::Encode)
             }
         };
@@ -174,7 +192,9 @@ impl NodeCore {
 
     /// A signal has arrived: it takes effect after the messages before it.
     fn on_signal(&mut self, node: NodeId, link: &mut Link, arrived: Arrived, world: &mut impl World) {
-        if link.parking.holds(arrived.receiver()) {
+        // A value counts as a message: a mailbox that is full of them takes no more.
+        let waits = arrived.body_bytes() > 0 && world.door().has_room(arrived.receiver()) == Some(false);
+        if waits || link.parking.holds(arrived.receiver()) {
             self.park_signal(node, link, arrived);
         } else {
             self.take_effect(node, arrived, world);
@@ -186,16 +206,22 @@ impl NodeCore {
         let is_exposed = world.door().is_exposed(arrived.receiver());
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match arrived {
+            Arrived::Monitor { target, .. } if peer.monitors_len() >= MONITORS_MAX => {
+                tracing::warn!(%node, %target, "a peer has set more monitors than it may");
+                self.counts.refused_messages += 1;
+            }
             Arrived::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NOBODY };
                 peer.watched.insert((target, id));
                 world.door().watch(target, id, ActorId::new(node, watcher));
             }
             Arrived::Demonitor { target, id } => {
-                peer.watched.remove(&(target, id));
-                world.door().unwatch(target, id);
+                // Only what this peer has set can it take back.
+                if peer.watched.remove(&(target, id)) {
+                    world.door().unwatch(target, id);
+                }
             }
-            Arrived::Notify { watcher, id, who } if is_exposed => {
+            Arrived::Notify { watcher, id, who } if is_exposed && peer.monitors_len() < MONITORS_MAX => {
                 peer.watching.insert(id, (watcher, who));
                 world.door().expect_down(watcher, id, who);
             }

@@ -33,7 +33,10 @@ const REFUSED_FOR: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) name: String,
+    /// Where it may be dialled.
     pub(super) locations: Vec<SocketAddr>,
+    /// Where it says that it is, best first: to show, and not to be dialled for that alone.
+    pub(super) told: Option<SocketAddr>,
     /// `None` while the node was never reached.
     pub(super) status: Option<Status>,
     pub(super) link: Option<Box<Link>>,
@@ -71,6 +74,7 @@ impl Peer {
     pub(super) fn new(name: &str, locations: Vec<SocketAddr>) -> Self {
         Self {
             name: name.to_owned(),
+            told: locations.first().copied(),
             locations,
             status: None,
             link: None,
@@ -83,7 +87,7 @@ impl Peer {
     }
 
     pub(super) fn location(&self) -> Option<Location> {
-        self.locations.first().map(|at| Location::new(*at))
+        self.told.map(Location::new)
     }
 
     pub(super) fn is_online(&self) -> bool {
@@ -93,7 +97,9 @@ impl Peer {
     /// Whether there is a session, and the node is at this location.
     pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
         let link = self.link.as_ref();
-        link.is_some_and(|link| link.dialled == Some(at) || self.locations.contains(&at))
+        link.is_some_and(|link| {
+            link.dialled == Some(at) || self.told == Some(at) || self.locations.contains(&at)
+        })
     }
 
     pub(super) fn monitors_len(&self) -> usize {
@@ -125,12 +131,16 @@ impl NodeCore {
         let dialled = self.conns.get(id).and_then(|conn| conn.dialled);
         let hello = connection.peer();
         let (name, locations) = (hello.name.clone(), hello.locations.clone());
+        let told = locations.first().copied();
         self.bury_predecessors(node, &locations, dialled, world);
+        // Whatever a peer says of itself, it is dialled only where the configuration allows, or where it was found.
+        let locations: Vec<SocketAddr> =
+            locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&node) {
             self.forget_some_peer();
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
-        (peer.name, peer.locations, peer.gone) = (name, locations, false);
+        (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
         let begins = peer.link.is_none();
         let limits = self.settings.limits();
         let link = peer.link.get_or_insert_with(|| {
@@ -198,16 +208,19 @@ impl NodeCore {
         }
     }
 
-    /// Another incarnation at the same location has ended, however it ended.
+    /// Another incarnation at the same location has ended, however it ended. That is certain of a location which
+    /// this side dialled itself; what a peer only says of itself is believed where nobody else is connected.
     fn bury_predecessors(
         &mut self,
         node: NodeId,
-        locations: &[SocketAddr],
+        told: &[SocketAddr],
         dialled: Option<SocketAddr>,
         world: &mut impl World,
     ) {
         let takes_place = |peer: &Peer| {
-            !peer.gone && peer.locations.iter().any(|at| locations.contains(at) || Some(*at) == dialled)
+            let is_connected = peer.link.as_ref().is_some_and(|link| link.conn.is_some());
+            let is_there = |at: &SocketAddr| Some(*at) == dialled || (!is_connected && told.contains(at));
+            !peer.gone && peer.told.iter().chain(&peer.locations).any(is_there)
         };
         let old: Vec<NodeId> = self
             .peers

@@ -13,6 +13,7 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, Delivery, Key, NodeId, PortId, Time, Undelivered};
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
+use smallvec::SmallVec;
 
 use super::agenda::Due;
 use super::frames::{Arrived, is_sound};
@@ -81,7 +82,7 @@ impl Parking {
     fn push(&mut self, now: Time, session: &mut Session, to: Key, what: What) {
         let body = match &what {
             What::Message { body, .. } => body.len(),
-            What::Signal(_) => 0,
+            What::Signal(arrived) => arrived.body_bytes(),
         };
         let bytes = body as u64 + PARKED_OVERHEAD;
         let credit = (self.bytes() > PARKED_FREE).then(|| session.hold());
@@ -121,9 +122,18 @@ pub(super) struct Receipts {
 
 #[derive(Debug)]
 struct Open {
-    port: PortId,
+    whose: Whose,
     node: NodeId,
     until: Option<Time>,
+}
+
+/// Who is told what became of a message.
+#[derive(Debug)]
+enum Whose {
+    /// An actor that asked for the receipt.
+    Asked(PortId),
+    /// The requests whose replies travel in the message: told if it was refused, for then nobody can answer.
+    Replies(SmallVec<[PortId; 1]>),
 }
 
 impl Receipts {
@@ -132,11 +142,16 @@ impl Receipts {
     }
 
     pub(super) fn add(&mut self, request: u64, port: PortId, node: NodeId) {
-        self.open.insert(request, Open { port, node, until: None });
+        self.open.insert(request, Open { whose: Whose::Asked(port), node, until: None });
     }
 
-    pub(super) fn remove(&mut self, request: u64) -> Option<PortId> {
-        self.open.remove(&request).map(|open| open.port)
+    pub(super) fn add_replies(&mut self, request: u64, replies: &[PortId], node: NodeId) {
+        let whose = Whose::Replies(replies.into());
+        self.open.insert(request, Open { whose, node, until: None });
+    }
+
+    pub(super) fn remove(&mut self, request: u64) {
+        self.open.remove(&request);
     }
 }
 
@@ -278,7 +293,7 @@ impl NodeCore {
             Delivery::Full => (Outcome::Full, Some(Undelivered::Full)),
             Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
             Delivery::Undecodable(text) => {
-                tracing::debug!(%node, %to, text, "a message does not decode");
+                tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name?");
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
             // All that is left: no such actor.
@@ -318,14 +333,23 @@ impl NodeCore {
         if let Some(until) = open.until {
             self.agenda.remove(until, Due::Receipt(request));
         }
-        tell(world, open.port, result);
+        match (open.whose, result) {
+            (Whose::Asked(port), result) => tell(world, port, result),
+            (Whose::Replies(replies), Err(DeliverError::Refused(why))) => {
+                replies.iter().for_each(|port| world.door().refuse_port(*port, why.into()));
+            }
+            // It arrived, and its receiver answers; or the session has ended, which answers them all.
+            (Whose::Replies(_), Ok(()) | Err(_)) => {}
+        }
     }
 
     /// The receipt that `port` waits for is awaited for so long.
     pub(crate) fn time_receipt(&mut self, port: PortId, timeout: Duration) {
         // The newest: it was sent by the same call.
         let newest = self.receipts.open.iter_mut().next_back();
-        if let Some((request, open)) = newest.filter(|(_, open)| open.port == port) {
+        if let Some((request, open)) =
+            newest.filter(|(_, open)| matches!(open.whose, Whose::Asked(own) if own == port))
+        {
             let until = self.now + timeout;
             open.until = Some(until);
             self.agenda.add(until, Due::Receipt(*request));

@@ -318,6 +318,7 @@ impl NodeCore {
             let (key, tag) = (registered.key, registered.tag);
             return send_found(link, request, key, tag);
         }
+        self.names.forget_want_of(node, request);
         self.names.asked.entry(full.clone()).or_default().insert((node, request));
         self.names.asked_by.entry(node).or_default().insert(request, full);
     }

@@ -104,15 +104,18 @@ impl NodeCore {
             return Err(Undelivered::Busy);
         }
         let route = self.route_of(node, parcel.nodes);
-        let request = match parcel.manner {
-            Manner::Receipt(_) => Some(self.next_request()),
-            _ => None,
-        };
+        let request = wants_receipt(parcel).then(|| self.next_request());
         send_message(&mut link.session, parcel, request, &route)?;
-        if let (Manner::Receipt(port), Some(request)) = (parcel.manner, request) {
-            self.receipts.add(request, port, node);
-        }
+        self.await_receipt(node, parcel, request);
         Ok(())
+    }
+
+    fn await_receipt(&mut self, node: NodeId, parcel: &Parcel<'_>, request: Option<u64>) {
+        match (parcel.manner, request) {
+            (Manner::Receipt(port), Some(request)) => self.receipts.add(request, port, node),
+            (_, Some(request)) => self.receipts.add_replies(request, parcel.replies, node),
+            (_, None) => {}
+        }
     }
 
     fn all_queued(&self) -> u64 {
@@ -134,14 +137,8 @@ impl NodeCore {
         if bytes > cap || (bytes > high && self.all_queued() > ALL_QUEUES_MAX) {
             return Err(Undelivered::Busy);
         }
-        let request = match parcel.manner {
-            Manner::Receipt(port) => {
-                let request = self.next_request();
-                self.receipts.add(request, port, node);
-                Some(request)
-            }
-            _ => None,
-        };
+        let request = wants_receipt(parcel).then(|| self.next_request());
+        self.await_receipt(node, parcel, request);
         let posted = Posted::Message {
             from: parcel.from,
             to: parcel.to,
@@ -377,6 +374,13 @@ fn send_message(
     })
 }
 
+/// Whether somebody must know what becomes of a message: who asked to, or who waits for an answer that its
+/// receiver is to give.
+fn wants_receipt(parcel: &Parcel<'_>) -> bool {
+    let is_message = matches!(parcel.to, Destination::Actor(_));
+    matches!(parcel.manner, Manner::Receipt(_)) || (is_message && !parcel.replies.is_empty())
+}
+
 fn node_of_signal(signal: &Signal) -> Option<NodeId> {
     match signal {
         Signal::Monitor { target, .. }
@@ -480,6 +484,13 @@ fn with_value<'v>(
     }
 }
 
+/// Bytes of the text with which an actor failed; what is longer is cut.
+const TEXT_BYTES_MAX: usize = 8 * 1024;
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+}
+
 fn send_down(
     session: &mut Session,
     watcher: Key,
@@ -492,8 +503,8 @@ fn send_down(
             Some((tag, body, _)) => session.intern(tag).ok().map(|tag| (tag, body)),
             None => None,
         }),
-        Why::Failed(text) => DownWhy::Failed(text),
-        Why::Panicked(text) => DownWhy::Panicked(text),
+        Why::Failed(text) => DownWhy::Failed(cut(text)),
+        Why::Panicked(text) => DownWhy::Panicked(cut(text)),
         Why::Terminated => DownWhy::Terminated,
         Why::NodeLost => DownWhy::NodeLost,
         Why::NoActor => DownWhy::NoActor,

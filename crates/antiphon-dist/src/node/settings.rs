@@ -24,6 +24,9 @@ impl Settings {
     /// What can be said against a configuration before anything is opened.
     pub(crate) fn check(config: &Config) -> Result<(), NodeError> {
         let ip = config.ip;
+        if ip.is_unspecified() {
+            return Err(NodeError::UnspecifiedIp { ip });
+        }
         if ip.is_loopback() {
             return Ok(());
         }
@@ -70,14 +73,14 @@ impl Settings {
     }
 
     pub(crate) fn ignores(&self, ip: IpAddr) -> bool {
-        self.ignore.contains(&ip)
+        self.ignore.iter().any(|other| other.to_canonical() == ip.to_canonical())
     }
 
     /// Whether a location that another node told of may be dialled.
     pub(crate) fn may_dial(&self, at: SocketAddr) -> bool {
         at.port() != 0
             && !self.ignores(at.ip())
-            && self.dial_allow.iter().any(|(network, bits)| contains(*network, *bits, at.ip()))
+            && self.dial_allow.iter().any(|(network, bits)| contains(*network, *bits, at.ip().to_canonical()))
     }
 }
 

@@ -136,7 +136,7 @@ fn a_foreign_source_is_told_to_the_embedder() {
     let mut foreign = Vec::new();
     events.work();
     events.park(None, &mut foreign).unwrap();
-    assert_eq!(foreign, [Foreign { token, readable: true, writable: false }]);
+    assert_eq!(foreign, [Foreign { token, readable: true, writable: false, closed: false }]);
     foreign.clear();
     let soon = events.now();
     events.park(Some(soon), &mut foreign).unwrap();

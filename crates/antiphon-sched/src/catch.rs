@@ -43,8 +43,10 @@ pub(crate) fn dispose<A>(mut mailbox: impl AnyMailbox, actor: A) {
 
 /// As [`dispose`], for a mailbox that stays behind, empty.
 pub(crate) fn dispose_boxed<A>(mailbox: &mut dyn AnyMailbox, actor: A) {
-    quietly(|| drop(actor));
-    loop {
+    if std::mem::needs_drop::<A>() {
+        quietly(|| drop(actor));
+    }
+    while !mailbox.is_vacant() {
         match catching(|| mailbox.drop_one()) {
             Ok(true) => {}
             Ok(false) => return,

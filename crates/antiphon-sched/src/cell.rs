@@ -24,6 +24,7 @@ use std::ptr::{NonNull, addr_of_mut};
 use crate::actor::Actor;
 use crate::catch;
 use crate::core::Core;
+use crate::event::Why;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::turn::{self, After, Turned};
@@ -91,13 +92,32 @@ impl Drop for Cell {
     }
 }
 
-/// Runs one turn of the actor `key`.
+/// Runs one turn of the next actor in the run queue; `None` when none has anything to do.
 #[inline]
-pub(crate) fn turn(core: &mut Core, key: Key) -> Turned {
-    let Some(cell) = core.slots.cell_mut(key) else { return Turned::Dead };
+pub(crate) fn turn_next(core: &mut Core) -> Option<(Key, Turned)> {
+    let (key, cell) = core.slots.dequeue()?;
     let (body, vtable) = (cell.body, cell.vtable);
-    // SAFETY: (1) the vtable is the body's; (2) the body lives at least until it is marked as running.
-    unsafe { (vtable.turn)(body, core, key) }
+    core.begin_turn(key);
+    // SAFETY: (1) the vtable is the body's; (2) the cell was in its slot just now, and `begin_turn` drops
+    // nothing: the body lives at least until it is marked as running.
+    let turned = unsafe { (vtable.turn)(body, core, key) };
+    Some((key, turned))
+}
+
+/// The way of a running turn to the mailbox of its own actor, without a look into the table.
+pub(crate) struct Running<M> {
+    mailbox: NonNull<Mailbox<M>>,
+}
+
+impl<M> Running<M> {
+    /// The mailbox; `None` when the actor has been ended during this turn.
+    #[inline]
+    pub(crate) fn mailbox<'c>(&self, _: &'c mut Core) -> Option<&'c mut Mailbox<M>> {
+        // SAFETY: (2) made and used within `turn`, which keeps the body; (3) the borrow is bound to that of
+        // the core, so nobody else borrows the mailbox.
+        let mailbox = unsafe { &mut *self.mailbox.as_ptr() };
+        (mailbox.state == RunState::RUNNING).then_some(mailbox)
+    }
 }
 
 struct Table<M, A>(std::marker::PhantomData<(M, A)>);
@@ -128,7 +148,8 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
         *state = RunState::RUNNING;
         // SAFETY: (2) marked as running: nobody else reaches the actor, nor frees the body.
         let actor = unsafe { &mut *addr_of_mut!((*whole).actor) };
-        let outcome = catch_unwind(AssertUnwindSafe(|| turn::run(actor, core, key)));
+        let running = Running { mailbox: body.cast() };
+        let outcome = catch_unwind(AssertUnwindSafe(|| turn::run(actor, core, key, running)));
         // SAFETY: (3) as above; the run is over.
         let state = unsafe { &mut (*whole).mailbox.state };
         let doomed = *state == RunState::DOOMED;
@@ -142,14 +163,14 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
             Ok(After::Swapped(next)) => {
                 match core.slots.cell_mut(key).and_then(Cell::mailbox::<M>) {
                     Some(mailbox) => {
-                        let cell = Cell::new(mailbox.take_all(), next);
+                        let cell = Cell::new(mailbox.take_all(), *next);
                         drop(core.slots.replace(key, cell));
                     }
                     None => catch::quietly(|| drop(next)),
                 }
                 Turned::More
             }
-            Err(payload) => Turned::Panicked(catch::text_of(payload)),
+            Err(payload) => Turned::Ended(Box::new(Why::Panicked(catch::text_of(payload)))),
         }
     }
 

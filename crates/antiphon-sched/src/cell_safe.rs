@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::actor::Actor;
 use crate::catch;
 use crate::core::Core;
+use crate::event::Why;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::turn::{self, After, Turned};
@@ -70,35 +71,49 @@ impl Drop for Cell {
     }
 }
 
-/// Runs one turn of the actor `key`.
-pub(crate) fn turn(core: &mut Core, key: Key) -> Turned {
-    let Some(mut actor) = core.slots.cell_mut(key).and_then(|cell| cell.actor.take()) else {
-        return Turned::Dead;
-    };
+/// The way of a running turn to the mailbox of its own actor.
+pub(crate) struct Running<M> {
+    key: Key,
+    messages: std::marker::PhantomData<fn(M)>,
+}
+
+impl<M: 'static> Running<M> {
+    /// The mailbox; `None` when the actor has been ended during this turn.
+    pub(crate) fn mailbox<'c>(&self, core: &'c mut Core) -> Option<&'c mut Mailbox<M>> {
+        core.mailbox::<M>(self.key)
+    }
+}
+
+/// Runs one turn of the next actor in the run queue; `None` when none has anything to do.
+pub(crate) fn turn_next(core: &mut Core) -> Option<(Key, Turned)> {
+    let (key, cell) = core.slots.dequeue()?;
+    let Some(mut actor) = cell.actor.take() else { return Some((key, Turned::Dead)) };
+    core.begin_turn(key);
     let turned = actor.turn(core, key);
     match core.slots.cell_mut(key) {
         // A swap has put another actor there.
         Some(cell) if cell.actor.is_none() => cell.actor = Some(actor),
         Some(_) | None => catch::quietly(|| drop(actor)),
     }
-    turned
+    Some((key, turned))
 }
 
 impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
     fn turn(&mut self, core: &mut Core, key: Key) -> Turned {
-        match catch_unwind(AssertUnwindSafe(|| turn::run(&mut self.actor, core, key))) {
+        let running = Running { key, messages: std::marker::PhantomData };
+        match catch_unwind(AssertUnwindSafe(|| turn::run(&mut self.actor, core, key, running))) {
             Ok(After::Turned(turned)) => turned,
             Ok(After::Swapped(next)) => {
                 match core.slots.cell_mut(key) {
                     Some(cell) => {
-                        let actor = Runner { actor: next, messages: std::marker::PhantomData::<fn(M)> };
+                        let actor = Runner { actor: *next, messages: std::marker::PhantomData::<fn(M)> };
                         cell.actor = Some(Box::new(actor));
                     }
                     None => catch::quietly(|| drop(next)),
                 }
                 Turned::More
             }
-            Err(payload) => Turned::Panicked(catch::text_of(payload)),
+            Err(payload) => Turned::Ended(Box::new(Why::Panicked(catch::text_of(payload)))),
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::any::TypeId;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
@@ -29,12 +30,17 @@ use crate::slots::{Flag, Slots};
 use crate::time::Time;
 use crate::timers::{Due, Wheel};
 use crate::turn::Turned;
+use crate::value::Value;
 use crate::wire::Wire;
 
 pub(crate) struct Core {
     pub(crate) slots: Slots,
     pub(crate) home: NodeId,
     pub(crate) now: Time,
+    /// When the loop started; `None` where time is virtual.
+    pub(crate) clock: Option<Instant>,
+    /// When the present round is to end.
+    pub(crate) round_end: Time,
     pub(crate) mailbox_max: usize,
     pub(crate) wheel: Wheel,
     pub(crate) ports: Ports,
@@ -71,6 +77,7 @@ impl Core {
     pub(crate) fn new(
         home: NodeId,
         seed: u64,
+        clock: Option<Instant>,
         mailbox_max: usize,
         shared: Arc<Shared>,
         io: Io,
@@ -80,6 +87,8 @@ impl Core {
             slots: Slots::new(),
             home,
             now: Time::ZERO,
+            clock,
+            round_end: Time::MAX,
             mailbox_max,
             wheel: Wheel::new(),
             ports: Ports::new(),
@@ -128,13 +137,15 @@ impl Core {
         if to.node() != self.home {
             return Err(SendError::NoNode(message));
         }
-        let Some(cell) = self.slots.cell_mut(key) else { return Err(SendError::NoActor(message)) };
+        let Some((cell, queued)) = self.slots.receiver(key) else { return Err(SendError::NoActor(message)) };
         let Some(mailbox) = cell.mailbox::<M>() else { return self.push_odd(key, message) };
         if mailbox.is_full(self.mailbox_max) {
             return Err(SendError::Full(message));
         }
         mailbox.push(message);
-        self.slots.enqueue(key.index());
+        if !queued {
+            self.slots.append(key.index());
+        }
         Ok(())
     }
 
@@ -212,17 +223,27 @@ impl Core {
     }
 
     #[inline]
-    pub(crate) fn begin_step(&mut self, me: Key) {
+    pub(crate) fn begin_turn(&mut self, key: Key) {
+        self.current = Some(key);
+        self.shared.pulse.turn(key);
+    }
+
+    #[inline]
+    pub(crate) fn begin_step(&mut self) {
         self.steps += 1;
-        self.shared.pulse.beat(self.steps, me);
+        self.shared.pulse.beat(self.steps);
+    }
+
+    /// Whether the round that runs has used up its time.
+    pub(crate) fn is_round_over(&self) -> bool {
+        self.clock.is_some_and(|start| Time::ZERO + start.elapsed() >= self.round_end)
     }
 
     /// Runs one turn of the next actor; false when none has anything to do.
     #[inline]
     pub(crate) fn run_one(&mut self) -> bool {
-        let Some(key) = self.slots.dequeue() else { return false };
-        self.current = Some(key);
-        match cell::turn(self, key) {
+        let Some((key, turned)) = cell::turn_next(self) else { return false };
+        match turned {
             Turned::Idle => {}
             // Whoever was ended within its own step has no slot any more.
             Turned::More if self.slots.is_alive(key) => self.slots.enqueue(key.index()),
@@ -235,8 +256,8 @@ impl Core {
     fn end_turn(&mut self, key: Key, turned: Turned) {
         self.current = None;
         match turned {
-            Turned::Ended(why) => self.bury(key, why),
-            Turned::Panicked(text) => self.bury(key, Why::Panicked(text)),
+            Turned::Stopped => self.bury(key, Why::Done(Value::unit())),
+            Turned::Ended(why) => self.bury(key, *why),
             Turned::IdleAfterBurst => self.note_trim(key),
             Turned::Idle | Turned::More | Turned::Dead => {}
         }
@@ -304,7 +325,7 @@ impl Core {
 
     /// Ends an actor, now: its address is stale, whoever watches is told, all that it holds is dropped.
     pub(crate) fn bury(&mut self, key: Key, why: Why) {
-        let Some(mut cell) = self.slots.remove(key) else { return };
+        let Some(mut cell) = self.slots.remove(key) else { return crate::catch::quietly(|| drop(why)) };
         let index = key.index();
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
@@ -329,9 +350,11 @@ impl Core {
         self.slots.free(index);
         drop(cell);
         match side {
-            Some(side) => self.bury_side(key, *side, why),
+            Some(side) => self.bury_side(key, *side, &why),
             None => self.log_end(key, &why, is_ear),
         }
+        // What it ended with may be the user's.
+        crate::catch::quietly(|| drop(why));
     }
 
     /// Marks the mailbox of an actor that had a burst, to be trimmed later.

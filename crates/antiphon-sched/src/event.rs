@@ -1,6 +1,8 @@
 //! What an actor is told, one event a step.
 
+use std::cell::Cell;
 use std::fmt;
+use std::rc::Rc;
 
 use crate::actor::Actor;
 use crate::id::{ActorId, NodeId};
@@ -90,26 +92,26 @@ impl fmt::Display for Why {
 
 /// An exception thrown into an actor. Dropped without [`Thrown::take`], it fails the actor after the step.
 pub struct Thrown {
-    value: Value,
-    handled: std::rc::Rc<std::cell::Cell<bool>>,
+    thrown: Box<(Value, Rc<Cell<bool>>)>,
 }
 
 impl Thrown {
-    pub(crate) fn new(value: Value) -> (Self, std::rc::Rc<std::cell::Cell<bool>>) {
-        let handled = std::rc::Rc::new(std::cell::Cell::new(false));
-        (Self { value, handled: handled.clone() }, handled)
+    pub(crate) fn new(value: Value) -> (Self, Rc<Cell<bool>>) {
+        let handled = Rc::new(Cell::new(false));
+        (Self { thrown: Box::new((value, handled.clone())) }, handled)
     }
 
     /// Handles the exception: the actor goes on, with what it answers.
     pub fn take(self) -> Value {
-        self.handled.set(true);
-        self.value
+        let (value, handled) = *self.thrown;
+        handled.set(true);
+        value
     }
 }
 
 impl fmt::Debug for Thrown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Thrown").field(&self.value).finish()
+        f.debug_tuple("Thrown").field(&self.thrown.0).finish()
     }
 }
 

@@ -37,11 +37,11 @@ use crate::watchdog;
 /// Mail taken from the inbox in one round.
 const INBOX_A_ROUND: usize = 256;
 /// Turns in one round.
-const TURNS_A_ROUND: usize = 256;
+const TURNS_A_ROUND: usize = 1024;
 /// Time for turns in one round.
 const TIME_A_ROUND: Duration = Duration::from_micros(200);
 /// Steps between two looks at the clock.
-const STEPS_A_LOOK: u64 = 64;
+const STEPS_A_LOOK: u64 = 128;
 /// Timers fired in one round.
 const TIMERS_A_ROUND: usize = 4096;
 /// A pause of the whole process, after which sockets are read before timers fire.
@@ -154,7 +154,6 @@ pub struct Loop {
     urgent: Receiver<Box<dyn Mail>>,
     poll: Option<Poll>,
     events: Events,
-    start: Instant,
     due: Vec<Due>,
     due_next: usize,
     dropped: Vec<Dropped>,
@@ -193,14 +192,14 @@ impl Loop {
             watchdog::start(&shared, patience);
         }
         let helpers = Helpers::new(config.helpers_max, config.helper_queue_max, config.park == Park::Virtual);
-        let core = Core::new(home, seed, config.mailbox_max, shared, Io::new(registry), helpers);
+        let clock = poll.is_some().then(Instant::now);
+        let core = Core::new(home, seed, clock, config.mailbox_max, shared, Io::new(registry), helpers);
         Ok(Self {
             core,
             inbox,
             urgent,
             events: Events::with_capacity(if poll.is_some() { EVENTS_MAX } else { 0 }),
             poll,
-            start: Instant::now(),
             due: Vec::new(),
             due_next: 0,
             dropped: Vec::new(),
@@ -348,8 +347,8 @@ impl Loop {
     }
 
     fn read_clock(&mut self) {
-        if self.poll.is_some() {
-            let now = Time::ZERO + self.start.elapsed();
+        if let Some(start) = self.core.clock {
+            let now = Time::ZERO + start.elapsed();
             self.core.now = self.core.now.max(now);
         }
     }
@@ -412,7 +411,7 @@ impl Loop {
     }
 
     fn run_turns(&mut self) {
-        let end = self.core.now + TIME_A_ROUND;
+        self.core.round_end = self.core.now + TIME_A_ROUND;
         let mut look = self.core.steps + STEPS_A_LOOK;
         for _ in 0..TURNS_A_ROUND {
             if !self.core.run_one() {
@@ -421,7 +420,7 @@ impl Loop {
             if self.core.steps >= look {
                 look = self.core.steps + STEPS_A_LOOK;
                 self.read_clock();
-                if self.core.now >= end {
+                if self.core.now >= self.core.round_end {
                     break;
                 }
             }
@@ -488,7 +487,7 @@ impl Loop {
     }
 
     fn patience(&self, until: Option<Time>) -> Option<Duration> {
-        let now = Time::ZERO + self.start.elapsed();
+        let now = self.core.clock.map_or(self.core.now, |start| Time::ZERO + start.elapsed());
         let own = self.next_deadline();
         let first = match (own, until) {
             (Some(own), Some(until)) => own.min(until),

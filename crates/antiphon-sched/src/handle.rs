@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -73,8 +73,11 @@ impl Shared {
         self.closed.load(Ordering::Relaxed)
     }
 
+    /// The loop ends; it must look into its inbox after this. A bounded channel keeps what nobody receives
+    /// any more, and whoever waits for an answer to it would wait for ever.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn post_urgent(&self, mail: Box<dyn Mail>) {
@@ -247,6 +250,10 @@ impl Handle {
             Refused::Full(_) => NoCall::Full,
             Refused::Closed(_) => NoCall::NoLoop,
         })?;
+        // Behind the push, and the fence of `wake`: either this sees the end, or the end sees the push.
+        if self.shared.is_closed() {
+            return Err(NoCall::NoLoop);
+        }
         let received = match timeout {
             Duration::MAX => answered.recv().map_err(|_| RecvTimeoutError::Disconnected),
             timeout => answered.recv_timeout(timeout),

@@ -32,6 +32,7 @@ pub(crate) struct Mailbox<M> {
     /// Open requests: each holds the place in which its answer will arrive.
     pub(crate) open: u16,
     wait: Wait,
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
     pub(crate) state: RunState,
 }
 
@@ -92,12 +93,17 @@ pub(crate) enum Wait {
 pub(crate) enum Taken<M> {
     Message(M),
     System(Box<System>),
-    Start,
     Timeout,
     Nothing,
 }
 
 impl<M> Mailbox<M> {
+    /// The first places of `rest`: a quarter KiB, or a few.
+    const REST_MIN: usize = {
+        let fit = 256 / size_of::<Item<M>>();
+        if fit < 4 { 4 } else { fit }
+    };
+
     pub(crate) fn new() -> Self {
         Self {
             first: None,
@@ -125,6 +131,7 @@ impl<M> Mailbox<M> {
         }
     }
 
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
     pub(crate) fn take_all(&mut self) -> Self {
         std::mem::replace(self, Self::new())
     }
@@ -138,31 +145,58 @@ impl<M> Mailbox<M> {
         }
     }
 
+    /// How many things wait.
+    #[inline]
+    pub(crate) fn waiting(&self) -> usize {
+        let first = usize::from(self.first.is_some());
+        match &self.rest {
+            None => first,
+            Some(rest) => first + rest.len(),
+        }
+    }
+
+    /// How many steps would empty it.
+    #[inline]
+    pub(crate) fn due(&self) -> usize {
+        self.waiting() + usize::from(self.wait == Wait::Start)
+    }
+
     /// Whether a burst left memory behind.
     #[inline]
     pub(crate) fn wants_trim(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.capacity() > TRIM_OVER)
     }
 
+    /// Made in its place: an item that is moved there is written by words, and then read by vectors.
     #[inline]
     pub(crate) fn push(&mut self, message: M) {
-        self.push_item(Item::Message(message));
+        if self.first.is_none() && self.rest.as_ref().is_none_or(|rest| rest.is_empty()) {
+            self.first = Some(Item::Message(message));
+        } else {
+            self.push_behind(Item::Message(message));
+        }
+    }
+
+    fn push_item(&mut self, item: Item<M>) {
+        if self.waiting() == 0 {
+            self.first = Some(item);
+        } else {
+            self.push_behind(item);
+        }
     }
 
     #[inline]
-    fn push_item(&mut self, item: Item<M>) {
+    fn push_behind(&mut self, item: Item<M>) {
         match &mut self.rest {
-            None if self.first.is_none() => self.first = Some(item),
-            None => self.push_second(item),
-            Some(rest) if self.first.is_none() && rest.is_empty() => self.first = Some(item),
             Some(rest) => rest.push_back(item),
+            None => self.push_second(item),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn push_second(&mut self, item: Item<M>) {
-        let mut rest = Box::new(VecDeque::with_capacity(4));
+        let mut rest = Box::new(VecDeque::with_capacity(Self::REST_MIN));
         rest.push_back(item);
         self.rest = Some(rest);
     }
@@ -175,16 +209,27 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// The next thing for the actor; it then waits for anything until it answers otherwise.
+    /// The next message, if the actor waits for anything, and a message is what comes next.
     #[inline]
-    pub(crate) fn take(&mut self) -> Taken<M> {
+    pub(crate) fn take_message(&mut self) -> Option<M> {
         if self.wait != Wait::Any {
-            return self.take_waiting();
+            return None;
         }
-        match self.pop_item() {
-            Some(Item::Message(message)) => Taken::Message(message),
-            None => Taken::Nothing,
-            Some(item) => self.take_live(Some(item)),
+        match self.first.take() {
+            Some(Item::Message(message)) => return Some(message),
+            Some(other) => {
+                self.first = Some(other);
+                return None;
+            }
+            None => {}
+        }
+        match self.rest.as_mut()?.pop_front()? {
+            Item::Message(message) => Some(message),
+            other => {
+                // Its place is free, and it is older than all of `rest`.
+                self.first = Some(other);
+                None
+            }
         }
     }
 
@@ -210,11 +255,19 @@ impl<M> Mailbox<M> {
         }
     }
 
-    #[inline(never)]
-    fn take_waiting(&mut self) -> Taken<M> {
+    /// Whether the actor is to be started; once.
+    pub(crate) fn take_start(&mut self) -> bool {
+        let starts = self.wait == Wait::Start;
+        if starts {
+            self.wait = Wait::Any;
+        }
+        starts
+    }
+
+    /// The next thing for the actor; it then waits for anything until it answers otherwise.
+    pub(crate) fn take(&mut self) -> Taken<M> {
         let taken = match self.wait {
-            Wait::Start => Taken::Start,
-            Wait::Any | Wait::Within => {
+            Wait::Any | Wait::Start | Wait::Within => {
                 let item = self.pop_item();
                 match self.take_live(item) {
                     Taken::Nothing => self.take_timeout(),
@@ -231,7 +284,7 @@ impl<M> Mailbox<M> {
         let certain = match &taken {
             Taken::Nothing => false,
             Taken::System(system) => !matches!(**system, System::Ready(_)),
-            Taken::Message(_) | Taken::Start | Taken::Timeout => true,
+            Taken::Message(_) | Taken::Timeout => true,
         };
         if certain {
             self.await_any();
@@ -476,6 +529,8 @@ pub(crate) trait AnyMailbox {
     fn waiting_timer(&self) -> Option<TimerKey>;
     /// All timers that are still running.
     fn timers(&self) -> Vec<TimerKey>;
+    /// Whether it holds nothing whose drop could panic.
+    fn is_vacant(&self) -> bool;
     /// Takes one message out, and drops it; false when there is none. The drop may panic.
     fn drop_one(&mut self) -> bool;
     fn opened(&mut self) -> &mut u16;
@@ -557,6 +612,10 @@ impl<M> AnyMailbox for Mailbox<M> {
         pending.chain(extra.timer).collect()
     }
 
+    fn is_vacant(&self) -> bool {
+        self.waiting() == 0 && self.extra.is_none()
+    }
+
     fn drop_one(&mut self) -> bool {
         if let Some(item) = self.pop_item() {
             drop(item);
@@ -591,5 +650,49 @@ impl<M> AnyMailbox for Mailbox<M> {
         if self.first.is_none() && self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
             self.rest = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_mailbox_of_24_byte_messages_leaves_room_for_16_captured_bytes_within_80() {
+        let captured = size_of::<[u64; 2]>();
+        let size = size_of::<Mailbox<[u64; 3]>>() + captured;
+        assert!(size <= 72 + 8, "{size} bytes");
+        assert!(size_of::<Option<crate::cell::Cell>>() <= if cfg!(feature = "safe") { 32 } else { 16 });
+    }
+
+    #[test]
+    fn a_mailbox_is_in_order_and_full_at_its_limit() {
+        let mut mailbox = Mailbox::new();
+        assert!(mailbox.take_start() && !mailbox.take_start(), "once");
+        for n in 0..5 {
+            assert!(!mailbox.is_full(5));
+            mailbox.push(n);
+        }
+        assert!(mailbox.is_full(5));
+        for expected in 0..5 {
+            assert!(matches!(mailbox.take(), Taken::Message(n) if n == expected));
+        }
+        assert!(matches!(mailbox.take(), Taken::Nothing));
+    }
+
+    #[test]
+    fn what_a_burst_leaves_behind_is_trimmed_when_nothing_waits() {
+        let mut mailbox = Mailbox::new();
+        assert!(mailbox.take_start());
+        for n in 0..1000 {
+            mailbox.push(n);
+        }
+        mailbox.trim();
+        assert!(mailbox.wants_trim(), "it is in use");
+        while matches!(mailbox.take(), Taken::Message(_)) {}
+        mailbox.trim();
+        assert!(!mailbox.wants_trim());
+        mailbox.push(7);
+        assert!(matches!(mailbox.take(), Taken::Message(7)));
     }
 }

@@ -193,11 +193,11 @@ impl Core {
     }
 
     /// All that was known of an actor that has ended.
-    pub(crate) fn bury_side(&mut self, key: Key, side: Side, why: Why) {
+    pub(crate) fn bury_side(&mut self, key: Key, side: Side, why: &Why) {
         let who = self.id(key);
         let watched = side.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
         if !watched {
-            self.log_end(key, &why, side.owner.is_some());
+            self.log_end(key, why, side.owner.is_some());
         }
         if side.named {
             self.shared.names.lock().remove(&key);

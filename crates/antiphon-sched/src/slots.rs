@@ -1,54 +1,53 @@
 //! The table of actors, and the queue of those that have something to do.
 //!
-//! Invariant: a slot with a cell is in the run queue exactly when its `QUEUED` flag is set; a slot without
+//! Invariant: a slot with a cell is in the run queue exactly when its `next` is not `UNLISTED`; a slot without
 //! one is in the free list, retired, or dying under the hands of its own step. A key agrees with at most
 //! one actor ever.
 
 use crate::cell::Cell;
 use crate::id::Key;
 
-const NONE: u32 = Key::INDEX_MAX + 1;
-const NEXT_SHIFT: u32 = 8;
-const GENERATION_SHIFT: u32 = 36;
-const NEXT_MASK: u64 = ((1 << 28) - 1) << NEXT_SHIFT;
+/// The end of a list.
+const NONE: u32 = u32::MAX;
+/// The `next` of a slot that is in no list.
+const UNLISTED: u32 = u32::MAX - 1;
+const FLAG_BITS: u32 = 4;
 
 /// What is known of an actor besides its cell. One bit each.
 #[derive(Copy, Clone)]
-pub(crate) struct Flag(u64);
+pub(crate) struct Flag(u32);
 
 impl Flag {
-    pub(crate) const QUEUED: Self = Self(1);
-    pub(crate) const DAEMON: Self = Self(2);
+    pub(crate) const DAEMON: Self = Self(1);
     /// Has an entry in the side table.
-    pub(crate) const SIDE: Self = Self(4);
+    pub(crate) const SIDE: Self = Self(2);
     /// Is to be looked at by the next trimming.
-    pub(crate) const TRIM: Self = Self(8);
+    pub(crate) const TRIM: Self = Self(4);
     /// Is no actor, but a further address of one.
-    pub(crate) const EAR: Self = Self(16);
+    pub(crate) const EAR: Self = Self(8);
 }
 
 struct Slot {
     cell: Option<Cell>,
-    /// Generation 28 bits, next in a list 28 bits, flags 8 bits.
-    meta: u64,
+    /// The next slot in the run queue, or in the free list.
+    next: u32,
+    /// Generation 28 bits, flags 4 bits.
+    meta: u32,
 }
 
 impl Slot {
-    fn next(&self) -> u32 {
-        ((self.meta & NEXT_MASK) >> NEXT_SHIFT) as u32
-    }
-
-    fn set_next(&mut self, next: u32) {
-        self.meta = (self.meta & !NEXT_MASK) | (u64::from(next) << NEXT_SHIFT);
-    }
-
     fn generation(&self) -> u32 {
-        (self.meta >> GENERATION_SHIFT) as u32
+        self.meta >> FLAG_BITS
     }
 
     #[inline]
     fn is_of(&self, key: Key) -> bool {
-        self.meta >> GENERATION_SHIFT == key.generation()
+        u64::from(self.generation()) == key.generation()
+    }
+
+    #[inline]
+    fn is_queued(&self) -> bool {
+        self.next != UNLISTED
     }
 }
 
@@ -90,17 +89,29 @@ impl Slots {
             NONE => {
                 let index = self.slots.len() as u32;
                 assert!(index <= Key::INDEX_MAX, "a loop holds at most {} actors", Key::INDEX_MAX);
-                self.slots.push(Slot { cell: None, meta: 0 });
+                self.slots.push(Slot { cell: None, next: UNLISTED, meta: 0 });
                 index
             }
             index => {
-                self.free = self.slots[index as usize].next();
+                self.free = self.slots[index as usize].next;
                 index
             }
         };
         let slot = &mut self.slots[index as usize];
         slot.cell = Some(cell);
+        slot.next = UNLISTED;
         Key::new(slot.generation(), index)
+    }
+
+    /// The cell of a living actor, and whether it is in the run queue.
+    #[inline]
+    pub(crate) fn receiver(&mut self, key: Key) -> Option<(&mut Cell, bool)> {
+        let slot = self.slots.get_mut(key.index() as usize)?;
+        if !slot.is_of(key) {
+            return None;
+        }
+        let queued = slot.is_queued();
+        slot.cell.as_mut().map(|cell| (cell, queued))
     }
 
     /// The cell of a living actor.
@@ -115,6 +126,7 @@ impl Slots {
     }
 
     /// Puts another cell in the place of an actor's; the old one comes back.
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
     pub(crate) fn replace(&mut self, key: Key, cell: Cell) -> Option<Cell> {
         self.cell_mut(key).map(|old| std::mem::replace(old, cell))
     }
@@ -123,22 +135,21 @@ impl Slots {
     pub(crate) fn remove(&mut self, key: Key) -> Option<Cell> {
         let slot = self.slots.get_mut(key.index() as usize).filter(|slot| slot.is_of(key))?;
         let cell = slot.cell.take()?;
-        slot.meta = slot.meta.wrapping_add(1 << GENERATION_SHIFT);
+        slot.meta = slot.meta.wrapping_add(1 << FLAG_BITS);
         self.live -= 1;
         Some(cell)
     }
 
     /// Gives the slot of a removed actor back, or retires it when its generations are used up.
     pub(crate) fn free(&mut self, index: u32) {
-        let queued = self.has(index, Flag::QUEUED);
         let slot = &mut self.slots[index as usize];
-        if queued {
+        if slot.is_queued() {
             // It leaves the run queue when its turn comes; then it is freed.
             return;
         }
-        slot.meta &= !0xff;
+        slot.meta &= !((1 << FLAG_BITS) - 1);
         if slot.generation() < Key::GENERATION_MAX {
-            slot.set_next(self.free);
+            slot.next = self.free;
             self.free = index;
         }
     }
@@ -159,33 +170,40 @@ impl Slots {
     /// Has the actor run, unless it is in the queue already.
     #[inline]
     pub(crate) fn enqueue(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        if slot.meta & Flag::QUEUED.0 != 0 {
-            return;
+        if !self.slots[index as usize].is_queued() {
+            self.append(index);
         }
-        slot.meta = (slot.meta & !NEXT_MASK) | (u64::from(NONE) << NEXT_SHIFT) | Flag::QUEUED.0;
+    }
+
+    /// As [`Slots::enqueue`], for an actor that is known not to be in the queue.
+    #[inline]
+    pub(crate) fn append(&mut self, index: u32) {
+        self.slots[index as usize].next = NONE;
         self.runnable += 1;
         if self.run_head == NONE {
             self.run_head = index;
         } else {
-            self.slots[self.run_tail as usize].set_next(index);
+            self.slots[self.run_tail as usize].next = index;
         }
         self.run_tail = index;
     }
 
-    /// The next actor to run; it is no longer in the queue.
+    /// The next actor to run, with its cell; it is no longer in the queue.
     #[inline]
-    pub(crate) fn dequeue(&mut self) -> Option<Key> {
+    pub(crate) fn dequeue(&mut self) -> Option<(Key, &mut Cell)> {
         loop {
             let index = self.run_head;
             let slot = self.slots.get_mut(index as usize)?;
-            self.run_head = slot.next();
+            self.run_head = slot.next;
             self.runnable -= 1;
-            slot.meta &= !Flag::QUEUED.0;
-            if slot.cell.is_some() {
-                return Some(Key::new(slot.generation(), index));
+            slot.next = UNLISTED;
+            if slot.cell.is_none() {
+                self.free(index);
+                continue;
             }
-            self.free(index);
+            let slot = &mut self.slots[index as usize];
+            let key = Key::new(slot.generation(), index);
+            return slot.cell.as_mut().map(|cell| (key, cell));
         }
     }
 
@@ -193,5 +211,86 @@ impl Slots {
     pub(crate) fn keys(&self) -> Vec<Key> {
         let taken = self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some());
         taken.map(|(slot, index)| Key::new(slot.generation(), index)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cx::Cx;
+    use crate::event::Event;
+    use crate::mailbox::Mailbox;
+    use crate::step::{Step, suspend};
+
+    fn cell() -> Cell {
+        Cell::new(Mailbox::<u32>::new(), |_: &mut Cx<'_, u32>, _: Event<u32>| -> Step<u32> { suspend() })
+    }
+
+    fn bury(slots: &mut Slots, key: Key) {
+        drop(slots.remove(key).expect("it lives"));
+        slots.free(key.index());
+    }
+
+    #[test]
+    fn a_slot_is_used_again_under_another_generation() {
+        let mut slots = Slots::new();
+        let old = slots.insert(cell());
+        bury(&mut slots, old);
+        let new = slots.insert(cell());
+        assert_eq!(old.index(), new.index());
+        assert_ne!(old, new);
+        assert!(slots.is_alive(new) && !slots.is_alive(old));
+        assert!(slots.cell_mut(old).is_none() && slots.remove(old).is_none());
+    }
+
+    #[test]
+    fn a_slot_whose_generations_are_used_up_is_retired() {
+        let mut slots = Slots::new();
+        let first = slots.insert(cell());
+        bury(&mut slots, first);
+        // As if it had had all of its tenants but the last two.
+        let slot = &mut slots.slots[first.index() as usize];
+        slot.meta = (slot.meta & ((1 << FLAG_BITS) - 1)) | ((Key::GENERATION_MAX - 2) << FLAG_BITS);
+        let mut last = first;
+        for _ in 0..2 {
+            last = slots.insert(cell());
+            assert_eq!(last.index(), first.index());
+            bury(&mut slots, last);
+        }
+        let next = slots.insert(cell());
+        assert_ne!(next.index(), first.index(), "the slot is retired");
+        for generation in [0, 1, Key::GENERATION_MAX - 1, Key::GENERATION_MAX] {
+            assert!(!slots.is_alive(Key::new(generation, first.index())), "no key means a retired slot");
+        }
+        assert!(!slots.is_alive(last));
+    }
+
+    #[test]
+    fn no_forged_key_is_alive() {
+        let mut slots = Slots::new();
+        let key = slots.insert(cell());
+        for bit in 0..64 {
+            assert!(!slots.is_alive(Key::from_bits(key.to_bits() ^ (1 << bit))), "bit {bit}");
+        }
+        assert!(!slots.is_alive(Key::from_bits(u64::MAX)));
+    }
+
+    #[test]
+    fn whoever_ends_while_it_waits_to_run_leaves_the_queue_in_order() {
+        let mut slots = Slots::new();
+        let keys = [(); 4].map(|()| slots.insert(cell()));
+        keys.iter().for_each(|key| slots.enqueue(key.index()));
+        slots.enqueue(keys[0].index());
+        assert_eq!(slots.runnable(), 4, "once is enough");
+        bury(&mut slots, keys[1]);
+        bury(&mut slots, keys[3]);
+        let tenant = slots.insert(cell());
+        assert!(!keys.iter().any(|key| key.index() == tenant.index()), "a queued slot is not given away");
+        let mut next = || slots.dequeue().map(|(key, _)| key);
+        assert_eq!([next(), next(), next()], [Some(keys[0]), Some(keys[2]), None]);
+        assert_eq!((slots.runnable(), slots.live()), (0, 3));
+        let next = [slots.insert(cell()), slots.insert(cell())];
+        assert_ne!(next[0].index(), next[1].index());
+        assert!(next.iter().all(|key| key.index() == keys[1].index() || key.index() == keys[3].index()));
     }
 }

@@ -3,8 +3,12 @@
 //! Insert, cancel and push back cost the same however many timers run. A timer never fires early, and at
 //! most one tick late; those of one tick fire in the order of their deadlines, then of their making.
 //!
+//! A list is a vector of nodes' numbers, not a chain through the nodes: with a million timers each node is a
+//! cache miss, and a chain takes them one after the other.
+//!
 //! Invariant: a node in level `l` at place `p` has a linked tick whose `l`-th byte is `p`, and less than
-//! `256^(l+1)` ticks ahead; `bitmap` has a bit for each place that is not empty.
+//! `256^(l+1)` ticks ahead; `lists[node.list][node.at]` is the node; `bitmap` has a bit for each list that is
+//! not empty.
 
 use crate::id::Key;
 use crate::ports::PortId;
@@ -14,6 +18,8 @@ const TICK_SHIFT: u32 = 20;
 const LEVELS: usize = 4;
 const PLACES: usize = 256;
 const NONE: u32 = u32::MAX;
+/// An empty list keeps room for so many nodes.
+const KEPT_MAX: usize = 64;
 /// The farthest tick that the wheel can hold; what is later is looked at again then.
 const HORIZON: u64 = (1 << 32) - 1;
 
@@ -40,29 +46,22 @@ struct Node {
     deadline: Time,
     order: u64,
     due: Due,
-    next: u32,
-    previous: u32,
     generation: u32,
     /// Level and place, or `NONE` while free.
     list: u32,
-}
-
-#[derive(Copy, Clone)]
-struct List {
-    head: u32,
-    tail: u32,
+    /// Where in its list it is; of a free node, the next free one.
+    at: u32,
 }
 
 pub(crate) struct Wheel {
     nodes: Vec<Node>,
     free: u32,
-    lists: Box<[List]>,
+    lists: Box<[Vec<u32>]>,
     bitmap: [[u64; PLACES / 64]; LEVELS],
     /// All before and in this tick has fired.
     tick: u64,
     order: u64,
     len: usize,
-    batch: Vec<u32>,
 }
 
 impl Wheel {
@@ -70,12 +69,11 @@ impl Wheel {
         Self {
             nodes: Vec::new(),
             free: NONE,
-            lists: vec![List { head: NONE, tail: NONE }; LEVELS * PLACES].into(),
+            lists: vec![Vec::new(); LEVELS * PLACES].into(),
             bitmap: [[0; PLACES / 64]; LEVELS],
             tick: 0,
             order: 0,
             len: 0,
-            batch: Vec::new(),
         }
     }
 
@@ -96,20 +94,12 @@ impl Wheel {
         let order = self.order;
         if self.free == NONE {
             let index = u32::try_from(self.nodes.len()).expect("fewer timers than 2^32");
-            self.nodes.push(Node {
-                deadline,
-                order,
-                due,
-                next: NONE,
-                previous: NONE,
-                generation: 0,
-                list: NONE,
-            });
+            self.nodes.push(Node { deadline, order, due, generation: 0, list: NONE, at: NONE });
             return index;
         }
         let index = self.free;
         let node = &mut self.nodes[index as usize];
-        self.free = node.next;
+        self.free = node.at;
         node.deadline = deadline;
         node.order = order;
         node.due = due;
@@ -177,18 +167,18 @@ impl Wheel {
                 continue;
             }
             let place = (self.tick >> below) as usize % PLACES;
-            let mut batch = self.take_list(level * PLACES + place);
+            let batch = self.take_list(level * PLACES + place);
             for &index in &batch {
                 // What is due in this very tick fires right after.
                 self.link(index, self.tick);
             }
-            batch.clear();
-            self.batch = batch;
+            self.give_back(level * PLACES + place, batch);
         }
     }
 
     fn fire(&mut self, now: Time, due: &mut Vec<Due>) {
-        let mut batch = self.take_list(self.tick as usize % PLACES);
+        let list = self.tick as usize % PLACES;
+        let mut batch = self.take_list(list);
         if batch.len() > 1 {
             batch.sort_unstable_by_key(|&index| {
                 let node = &self.nodes[index as usize];
@@ -204,23 +194,21 @@ impl Wheel {
                 self.release(index);
             }
         }
-        batch.clear();
-        self.batch = batch;
+        self.give_back(list, batch);
     }
 
-    /// Empties a list into the scratch vector, which the caller gives back.
+    /// Empties a list; its nodes are to be linked again, or released.
     fn take_list(&mut self, list: usize) -> Vec<u32> {
-        let mut batch = std::mem::take(&mut self.batch);
-        let mut index = self.lists[list].head;
-        while index != NONE {
-            batch.push(index);
-            let node = &mut self.nodes[index as usize];
-            index = node.next;
-            node.list = NONE;
-        }
-        self.lists[list] = List { head: NONE, tail: NONE };
         self.mark(list, false);
-        batch
+        std::mem::take(&mut self.lists[list])
+    }
+
+    /// Lets a list have its memory again, unless that is much, or nodes came into the list meanwhile.
+    fn give_back(&mut self, list: usize, mut batch: Vec<u32>) {
+        if self.lists[list].is_empty() && batch.capacity() <= KEPT_MAX {
+            batch.clear();
+            self.lists[list] = batch;
+        }
     }
 
     /// Links a node, to be looked at in the tick `earliest` or later.
@@ -229,33 +217,23 @@ impl Wheel {
         let ahead = tick - self.tick;
         let level = (0..LEVELS).find(|&l| ahead < 1 << (8 * (l + 1))).unwrap_or(LEVELS - 1);
         let list = level * PLACES + (tick >> (8 * level)) as usize % PLACES;
-        let tail = self.lists[list].tail;
         let node = &mut self.nodes[index as usize];
         node.list = list as u32;
-        node.next = NONE;
-        node.previous = tail;
-        if tail == NONE {
-            self.lists[list].head = index;
+        node.at = self.lists[list].len() as u32;
+        if node.at == 0 {
             self.mark(list, true);
-        } else {
-            self.nodes[tail as usize].next = index;
         }
-        self.lists[list].tail = index;
+        self.lists[list].push(index);
     }
 
     fn unlink(&mut self, index: u32) {
-        let Node { next, previous, list, .. } = self.nodes[index as usize];
+        let Node { list, at, .. } = self.nodes[index as usize];
         let list = list as usize;
-        match previous {
-            NONE => self.lists[list].head = next,
-            _ => self.nodes[previous as usize].next = next,
-        }
-        match next {
-            NONE => self.lists[list].tail = previous,
-            _ => self.nodes[next as usize].previous = previous,
-        }
-        if self.lists[list].head == NONE {
-            self.mark(list, false);
+        self.lists[list].swap_remove(at as usize);
+        match self.lists[list].get(at as usize) {
+            Some(&moved) => self.nodes[moved as usize].at = at,
+            None if at == 0 => self.mark(list, false),
+            None => {}
         }
         self.nodes[index as usize].list = NONE;
     }
@@ -264,7 +242,7 @@ impl Wheel {
         let node = &mut self.nodes[index as usize];
         node.list = NONE;
         node.generation = node.generation.wrapping_add(1);
-        node.next = self.free;
+        node.at = self.free;
         self.free = index;
         self.len -= 1;
     }

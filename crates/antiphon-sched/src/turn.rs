@@ -1,10 +1,11 @@
-//! One turn of one actor: a batch of steps, until its mailbox is empty or its share used up.
+//! One turn of one actor: a batch of steps, for what waits in its mailbox, within a share.
 
 use std::cell::Cell as Flag;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use crate::actor::Actor;
-use crate::cell::Cell;
+use crate::cell::Running;
 use crate::core::Core;
 use crate::cx::Cx;
 use crate::event::{Event, Offer, System, Thrown, Why};
@@ -12,10 +13,10 @@ use crate::id::Key;
 use crate::mailbox::{Mailbox, Pending, Taken, Wait};
 use crate::step::{Next, Step, Then};
 
-/// The most steps of one turn.
-const STEPS_MAX: usize = 64;
+/// A turn has at least so many steps, if so much waits.
+const STEPS_MIN: usize = 64;
 
-/// How a turn left its actor.
+/// How a turn left its actor. Two words, which return in registers.
 pub(crate) enum Turned {
     /// Nothing waits for it.
     Idle,
@@ -25,66 +26,123 @@ pub(crate) enum Turned {
     More,
     /// It ended itself during its step, or could not be run.
     Dead,
-    /// It answered with its end.
-    Ended(Why),
-    /// Its step panicked, with this text.
-    Panicked(String),
+    /// It answered that it ends, with no value.
+    Stopped,
+    /// It answered with its end, or panicked.
+    Ended(Box<Why>),
 }
 
 /// [`Turned`], or another behaviour, which only the cell can put in place.
 pub(crate) enum After<M> {
     Turned(Turned),
-    Swapped(Box<dyn Actor<M>>),
+    Swapped(Box<Box<dyn Actor<M>>>),
 }
 
 /// What an event does to an actor besides being told.
 enum Fate {
-    Free,
     /// Ends it after the step.
     Terminated,
     /// Fails it after the step, unless it was handled.
     Thrown(Rc<Flag<bool>>),
 }
 
-/// Runs one turn of `actor`, whose key is `me`.
+/// Something to tell an actor, and what it does to it besides.
+type Told<M> = (Event<M>, Option<Fate>);
+
+/// Runs one turn of `actor`, whose key is `me`: what waits for it now, within its share.
+///
+/// What it sends to itself waits for its next turn, when all others had theirs. Messages have a call of `step`
+/// of their own, so that an `Event::Message` is written where the step reads it, and nowhere else: an event
+/// that is copied, once written by words, is read by vectors before the words have settled, and that wait was
+/// half the time of a turn.
 #[inline]
-pub(crate) fn run<M: 'static, A: Actor<M>>(actor: &mut A, core: &mut Core, me: Key) -> After<M> {
-    for _ in 0..STEPS_MAX {
-        let Some(mailbox) = core.slots.cell_mut(me).and_then(Cell::mailbox::<M>) else {
-            return After::Turned(Turned::Dead);
-        };
-        let (event, fate) = match mailbox.take() {
-            Taken::Message(message) => (Event::Message(message), Fate::Free),
-            Taken::Nothing if mailbox.wants_trim() => return After::Turned(Turned::IdleAfterBurst),
-            Taken::Nothing => return After::Turned(Turned::Idle),
-            other => match unusual(core, me, other) {
-                Some(found) => found,
-                None => continue,
+pub(crate) fn run<M: 'static, A: Actor<M>>(
+    actor: &mut A,
+    core: &mut Core,
+    me: Key,
+    running: Running<M>,
+) -> After<M> {
+    let Some(mailbox) = running.mailbox(core) else { return After::Turned(Turned::Dead) };
+    let share = share_of(mailbox.due());
+    let mut done = 0;
+    loop {
+        let Some(mailbox) = running.mailbox(core) else { return After::Turned(Turned::Dead) };
+        let step = match mailbox.take_message() {
+            Some(message) => {
+                core.begin_step();
+                actor.step(&mut Cx::new(core, me), Event::Message(message))
+            }
+            None => match unusual_step(actor, core, me, &running) {
+                ControlFlow::Continue(step) => step,
+                ControlFlow::Break(turned) => return After::Turned(turned),
             },
         };
-        core.begin_step(me);
-        let step = actor.step(&mut Cx::new(core, me), event);
-        if !matches!(fate, Fate::Free)
-            && let Some(why) = fate.ends()
-        {
-            return After::Turned(Turned::Ended(why));
+        if matches!(step, Ok(Next(Then::Receive))) {
+            // Nothing in it is to be dropped, which the compiler does not see.
+            std::mem::forget(step);
+        } else if let Some(after) = settle(core, me, step) {
+            return after;
         }
-        match step {
-            Ok(Next(Then::Receive)) => {}
-            step => {
-                if let Some(after) = settle(core, me, step) {
-                    return after;
-                }
-            }
+        match running.mailbox(core) {
+            Some(mailbox) if mailbox.waiting() > 0 => {}
+            Some(_) | None => return After::Turned(nothing(core, &running)),
+        }
+        done += 1;
+        // A look at the clock each time that the steps have doubled: a turn of even steps takes no more than
+        // twice the time that the round has left.
+        if done >= share || (done >= STEPS_MIN && done.is_power_of_two() && core.is_round_over()) {
+            return After::Turned(Turned::More);
         }
     }
-    After::Turned(Turned::More)
+}
+
+/// How many steps a turn may have when so many things wait: all of a few, a part of many, so that a long
+/// mailbox shrinks as long as its actor keeps up at all.
+#[inline]
+fn share_of(waiting: usize) -> usize {
+    if waiting <= STEPS_MIN { waiting } else { STEPS_MIN.max(waiting / 8) }
+}
+
+/// How a turn ends when nothing is left that the actor takes.
+#[inline]
+fn nothing<M: 'static>(core: &mut Core, running: &Running<M>) -> Turned {
+    match running.mailbox(core) {
+        None => Turned::Dead,
+        Some(mailbox) if mailbox.wants_trim() => Turned::IdleAfterBurst,
+        Some(_) => Turned::Idle,
+    }
+}
+
+/// A step for what is not a message, or for an actor that waits for something special.
+#[inline(never)]
+fn unusual_step<M: 'static, A: Actor<M>>(
+    actor: &mut A,
+    core: &mut Core,
+    me: Key,
+    running: &Running<M>,
+) -> ControlFlow<Turned, Step<M>> {
+    if running.mailbox(core).is_some_and(Mailbox::take_start) {
+        core.begin_step();
+        return ControlFlow::Continue(actor.step(&mut Cx::new(core, me), Event::Start));
+    }
+    let Some((event, fate)) = unusual(core, me, running) else {
+        return ControlFlow::Break(nothing(core, running));
+    };
+    core.begin_step();
+    let step = actor.step(&mut Cx::new(core, me), event);
+    match fate.and_then(Fate::ends) {
+        Some(why) => {
+            // Not at the end: a drop that panics there leaks the answer (rust-lang/rust#47949).
+            crate::catch::quietly(|| drop(step));
+            ControlFlow::Break(Turned::Ended(Box::new(why)))
+        }
+        None => ControlFlow::Continue(step),
+    }
 }
 
 impl Fate {
     fn ends(self) -> Option<Why> {
         match self {
-            Self::Free => None,
             Self::Terminated => Some(Why::Terminated),
             Self::Thrown(handled) if handled.get() => None,
             Self::Thrown(_) => Some(Why::Failed("an exception was thrown into it, and not handled".into())),
@@ -92,27 +150,31 @@ impl Fate {
     }
 }
 
-/// Turns what is not a message into an event.
-#[inline(never)]
-fn unusual<M: 'static>(core: &mut Core, me: Key, taken: Taken<M>) -> Option<(Event<M>, Fate)> {
-    let event = match taken {
-        Taken::Message(message) => Event::Message(message),
-        Taken::Start => Event::Start,
-        Taken::Timeout => Event::Timeout,
-        Taken::System(system) => return system_event(core, me, *system),
-        Taken::Nothing => return None,
-    };
-    Some((event, Fate::Free))
+/// What to tell when it is not a message, or the actor waits for something special.
+fn unusual<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option<Told<M>> {
+    loop {
+        let event = match running.mailbox(core)?.take() {
+            Taken::Message(message) => Event::Message(message),
+            Taken::Timeout => Event::Timeout,
+            Taken::System(system) => match system_event(core, me, *system) {
+                Some(told) => return Some(told),
+                None => continue,
+            },
+            Taken::Nothing => return None,
+        };
+        return Some((event, None));
+    }
 }
 
-fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<(Event<M>, Fate)> {
+/// What to tell for a system event; `None` when it means nothing any more.
+fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<Told<M>> {
     let event = match system {
         System::Down(down) => Event::Down(down),
-        System::Terminate => return Some((Event::Terminate, Fate::Terminated)),
+        System::Terminate => return Some((Event::Terminate, Some(Fate::Terminated))),
         System::Resumed(value) => Event::Resumed(value),
         System::Thrown(value) => {
             let (thrown, handled) = Thrown::new(value);
-            return Some((Event::Thrown(thrown), Fate::Thrown(handled)));
+            return Some((Event::Thrown(thrown), Some(Fate::Thrown(handled))));
         }
         System::Offer(offer) => Event::Swap(*offer.downcast::<Offer<M>>().ok()?),
         System::Writable(node) => Event::Writable(node),
@@ -123,7 +185,7 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<
         }
         System::Tick(token) => Event::Message(tick(core, me, token)?),
     };
-    Some((event, Fate::Free))
+    Some((event, None))
 }
 
 /// The message of a repeated timer: made by the actor's own code, now, with nothing borrowed.
@@ -151,7 +213,7 @@ fn pending<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<&mut Pend
 fn settle<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<After<M>> {
     let then = match step {
         Ok(Next(then)) => then,
-        Err(failure) => return Some(After::Turned(Turned::Ended(Why::Failed(failure.into_text())))),
+        Err(failure) => return Some(ended(Why::Failed(failure.into_text()))),
     };
     match then {
         Then::Receive => {}
@@ -159,11 +221,13 @@ fn settle<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<After<M
         Then::Sleep(span) => core.await_until::<M>(me, Wait::Sleep, span),
         Then::If(admit) => core.mailbox::<M>(me)?.await_admitted(admit),
         Then::Suspend => core.mailbox::<M>(me).map(Mailbox::await_resume)?,
-        Then::Swap(next) => return Some(After::Swapped(next)),
-        Then::Exit(value) => {
-            let value = value.map_or_else(|| crate::value::Value::new(()), |value| *value);
-            return Some(After::Turned(Turned::Ended(Why::Done(value))));
-        }
+        Then::Swap(next) => return Some(After::Swapped(Box::new(next))),
+        Then::Exit(None) => return Some(After::Turned(Turned::Stopped)),
+        Then::Exit(Some(value)) => return Some(ended(Why::Done(*value))),
     }
     None
+}
+
+fn ended<M>(why: Why) -> After<M> {
+    After::Turned(Turned::Ended(Box::new(why)))
 }

@@ -15,7 +15,8 @@ use crate::wire::Wire;
 /// A value of a type known to giver and taker. Cloning shares it.
 #[derive(Clone)]
 pub struct Value {
-    held: Held,
+    /// `None` is `()`, what a plain `stop` ends with. One pointer: events that carry a value stay small.
+    held: Option<Box<Held>>,
 }
 
 #[derive(Clone)]
@@ -40,24 +41,36 @@ struct Encoder {
     encode: fn(&dyn Any, &mut Vec<u8>) -> Result<(), EncodeError>,
 }
 
+impl Held {
+    fn new<T: Wire>(value: T) -> Self {
+        let encoder = Encoder { tag: T::name, encode: encode_any::<T> };
+        Self::Local { value: Rc::new(value), type_name: std::any::type_name::<T>(), encode: Some(encoder) }
+    }
+}
+
 impl Value {
     /// A value that can be read here and on other nodes.
     pub fn new<T: Wire>(value: T) -> Self {
-        let encoder = Encoder { tag: T::name, encode: encode_any::<T> };
-        Self {
-            held: Held::Local {
-                value: Rc::new(value),
-                type_name: std::any::type_name::<T>(),
-                encode: Some(encoder),
-            },
-        }
+        Self::of(Held::new(value))
     }
 
     /// A value that can be read on this node only.
     pub fn local<T: Any>(value: T) -> Self {
-        Self {
-            held: Held::Local { value: Rc::new(value), type_name: std::any::type_name::<T>(), encode: None },
-        }
+        let type_name = std::any::type_name::<T>();
+        Self::of(Held::Local { value: Rc::new(value), type_name, encode: None })
+    }
+
+    /// The value `()`.
+    pub(crate) const fn unit() -> Self {
+        Self { held: None }
+    }
+
+    fn of(held: Held) -> Self {
+        Self { held: Some(Box::new(held)) }
+    }
+
+    fn into_held(self) -> Held {
+        self.held.map_or_else(|| Held::new(()), |held| *held)
     }
 
     /// A value as it came over the wire: the name of its type, and its bytes.
@@ -67,18 +80,18 @@ impl Value {
 
     /// An encoded value, with the nodes that addresses in it name.
     pub(crate) fn travelling(tag: &str, body: &[u8], nodes: &[NodeId]) -> Self {
-        Self { held: Held::Encoded { tag: tag.into(), body: body.into(), nodes: nodes.into() } }
+        Self::of(Held::Encoded { tag: tag.into(), body: body.into(), nodes: nodes.into() })
     }
 
     /// A value that could not cross the wire.
     pub fn opaque() -> Self {
-        Self { held: Held::Opaque }
+        Self::of(Held::Opaque)
     }
 
     /// The name and the bytes of an encoded value, and the nodes that addresses in it name; `None` for any
     /// other.
     pub fn as_encoded(&self) -> Option<(&str, &[u8], &[NodeId])> {
-        match &self.held {
+        match self.held.as_deref()? {
             Held::Encoded { tag, body, nodes } => Some((tag, body, nodes)),
             Held::Local { .. } | Held::Opaque => None,
         }
@@ -89,7 +102,7 @@ impl Value {
     /// # Errors
     /// It is of another type, or does not decode.
     pub fn get<T: Wire>(self) -> Result<T, ValueError> {
-        let (tag, body) = match self.held {
+        let (tag, body) = match self.into_held() {
             Held::Local { value, type_name, encode } => match value.downcast::<T>() {
                 Ok(value) => match Rc::try_unwrap(value) {
                     Ok(value) => return Ok(value),
@@ -114,7 +127,7 @@ impl Value {
     /// # Errors
     /// It is of another type, or came from another node.
     pub fn get_local<T: Any>(self) -> Result<Rc<T>, ValueError> {
-        match self.held {
+        match self.into_held() {
             Held::Local { value, type_name, .. } => value.downcast::<T>().map_err(|_| {
                 ValueError::WrongType { wanted: std::any::type_name::<T>().into(), found: type_name.into() }
             }),
@@ -127,7 +140,8 @@ impl Value {
     /// # Errors
     /// The value's own encoding failed; `out` then holds what it wrote before.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<Option<Cow<'_, str>>, EncodeError> {
-        match &self.held {
+        let Some(held) = &self.held else { return Ok(Some(<()>::name())) };
+        match &**held {
             Held::Local { encode: None, .. } | Held::Opaque => Ok(None),
             Held::Local { value, encode: Some(known), .. } => {
                 (known.encode)(&**value, out)?;
@@ -161,10 +175,11 @@ fn wrong_type<T: Wire>(found: &str) -> ValueError {
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.held {
-            Held::Local { type_name, .. } => write!(f, "Value({type_name})"),
-            Held::Opaque => f.write_str("Value(opaque)"),
-            Held::Encoded { tag, body, .. } => write!(f, "Value({tag}, {} bytes)", body.len()),
+        match self.held.as_deref() {
+            None => f.write_str("Value(())"),
+            Some(Held::Local { type_name, .. }) => write!(f, "Value({type_name})"),
+            Some(Held::Opaque) => f.write_str("Value(opaque)"),
+            Some(Held::Encoded { tag, body, .. }) => write!(f, "Value({tag}, {} bytes)", body.len()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Tells of steps that take too long, while they still run: a step that never ends is named too.
 //!
-//! Each step leaves its number and its actor in one atomic word. A thread of its own looks at the word; when
+//! Each turn leaves its actor in an atomic word, each step its number in another. A thread of its own looks at the word; when
 //! it sees the same step twice, a patience apart, it says whose it is. It sleeps while the loop sleeps.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,10 +25,15 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
+    /// A turn begins, of this actor.
+    #[inline]
+    pub(crate) fn turn(&self, actor: Key) {
+        self.actor.store(actor.to_bits(), Ordering::Relaxed);
+    }
+
     /// A step begins.
     #[inline]
-    pub(crate) fn beat(&self, step: u64, actor: Key) {
-        self.actor.store(actor.to_bits(), Ordering::Relaxed);
+    pub(crate) fn beat(&self, step: u64) {
         self.step.store(step, Ordering::Relaxed);
     }
 

@@ -38,7 +38,7 @@ impl Default for Habits {
             targets: Vec::new(),
             suite: Suite::Plain,
             limits: Limits::default(),
-            speaks_every: Duration::from_millis(2),
+            speaks_every: Duration::from_millis(5),
             large_once_in: 100,
             parks_once_in: 50,
         }

@@ -126,6 +126,41 @@ fn losses_of_a_session_on_one_side_only_are_found_out() {
 }
 
 #[test]
+fn four_endpoints_that_lose_each_other_keep_their_sessions_apart() {
+    let limits = Limits {
+        ping_after: Duration::from_millis(20),
+        suspect_after: Duration::from_millis(40),
+        lost_after: Duration::from_millis(80),
+        ..Limits::default()
+    };
+    for seed in seeds(6) {
+        let _replay = Replay::new("four_endpoints", seed);
+        let habits = Habits { limits, speaks_every: Duration::from_millis(20), ..Habits::default() };
+        let mut world = World::new(seed, Faults { crash_every: Duration::from_secs(1), ..cuts(10) });
+        let hosts = [at(1), at(2), at(3), at(4)];
+        for host in hosts {
+            let targets = hosts.into_iter().filter(|other| *other != host).collect();
+            let habits = Habits { targets, ..habits.clone() };
+            world.add(host, move |seed| Endpoint::new(habits.clone(), seed));
+        }
+        world.run_for(Duration::from_secs(4));
+        world.set_faults(Faults::default());
+        world.run_for(Duration::from_secs(2));
+        for host in hosts {
+            world.machine(host).expect("it runs").be_silent();
+        }
+        world.run_for(Duration::from_secs(5));
+        for host in hosts {
+            assert_eq!(
+                world.machine(host).expect("it runs").settled(),
+                (3, 3),
+                "everybody has met everybody"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     let run = |seed| {
         let faults = Faults { crash_every: Duration::from_secs(1), ..cuts(50) };

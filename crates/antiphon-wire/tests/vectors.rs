@@ -5,16 +5,18 @@
 #[expect(dead_code, reason = "the outsider uses the rest")]
 #[path = "outsider/mod.rs"]
 mod client;
+#[path = "vectors/frames.rs"]
+mod frames;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use antiphon_wire::frame::*;
+use antiphon_wire::frame::{Message, RawFrame};
 use antiphon_wire::{
-    Answer as AnswerDatagram, Connection, Datagram, DatagramKey, Deframer, Frame, Fresh, Handshake, Holding,
-    Key, Limits, Locations, NodeId, Presence, Probe, Profile, Route, Secret, Session, Standing, Step, Suite,
-    TagId, Time, msgpack,
+    Answer, Connection, Datagram, DatagramKey, Deframer, Frame, Fresh, Handshake, Holding, Key, Limits,
+    Locations, NodeId, Presence, Probe, Profile, Route, Secret, Session, Standing, Step, Suite, Time,
+    msgpack,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -70,7 +72,7 @@ fn every_frame_has_the_bytes_of_the_vectors() {
     let hops = [(NodeId(0x1122_3344_5566_7788), locations.clone())];
     let mut text = String::from("# Whole frames, one of each kind and form: kind, flags, length, payload.\n");
     let mut kinds = Vec::new();
-    for frame in all_frames(&locations, &hops) {
+    for frame in frames::all_frames(&locations, &hops) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).expect("small");
         let mut rest = bytes.as_slice();
@@ -89,121 +91,6 @@ fn every_frame_has_the_bytes_of_the_vectors() {
         assert!(kinds.contains(kind), "{name} has a vector");
     }
     is_as_written("frames.txt", &text);
-}
-
-fn all_frames<'a>(locations: &'a [SocketAddr], hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
-    let mut frames = control_frames();
-    frames.extend(actor_frames(hops));
-    frames.extend(name_frames(locations));
-    frames.extend(channel_and_call_frames(hops));
-    frames.extend(file_frames());
-    frames
-}
-
-fn control_frames() -> Vec<Frame<'static>> {
-    vec![
-        Ack { next: 513 }.into(),
-        Credit { until: 1_048_576 }.into(),
-        Ping { token: 7 }.into(),
-        Pong { token: 7 }.into(),
-        Pause { actor: Key(11) }.into(),
-        Unpause { actor: Key(11) }.into(),
-        Close { reason: CloseReason::Misbehaved }.into(),
-        IdleProposed { sent: 4 }.into(),
-        IdleAgreed { sent: 4 }.into(),
-        Begin { frame: 513 }.into(),
-    ]
-}
-
-fn actor_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
-    let (to, from, tag) = (Key(0x0201), Key(0x0403), TagId(5));
-    let (watcher, target, id) = (Key(1), Key(2), 3);
-    let route = Route::Plain(hops);
-    let down = |why| Frame::from(Down { watcher, who: target, node: NodeId(9), id, why });
-    vec![
-        Tag { id: TagId(0), name: "vec<opt<acme.é/1>>" }.into(),
-        Fragment { stream: 1, part: FragmentPart::First { kind: 0x22, total: 70_000 }, data: &[1, 2] }.into(),
-        Fragment { stream: 1, part: FragmentPart::Next, data: &[3] }.into(),
-        Message { to, from, tag, receipt: None, route: Route::NONE, body: &[0xc0] }.into(),
-        Message { to, from, tag, receipt: Some(99), route, body: &[] }.into(),
-        Answer { to: Key(4), from, tag, route: Route::NONE, body: &[0xc3] }.into(),
-        ReplyDropped { port: Key(4) }.into(),
-        Receipt { request: 99, outcome: Outcome::Delivered }.into(),
-        Receipt { request: 99, outcome: Outcome::WrongType }.into(),
-        Monitor { watcher, target, id }.into(),
-        Demonitor { watcher, target, id }.into(),
-        down(DownWhy::Done(None)),
-        down(DownWhy::Done(Some((tag, &[0xc0])))),
-        down(DownWhy::Failed("no such file")),
-        down(DownWhy::Panicked("oh")),
-        down(DownWhy::Terminated),
-        down(DownWhy::NodeLost),
-        down(DownWhy::NoActor),
-        Notify { watcher, target, id }.into(),
-        Terminate { from, target }.into(),
-        Throw { from, target, tag, body: &[0xa1, b'x'] }.into(),
-        Resume { from, target, tag, body: &[0xa1, b'x'] }.into(),
-    ]
-}
-
-fn name_frames(locations: &[SocketAddr]) -> Vec<Frame<'_>> {
-    let here = FoundWhat::Here { key: Key(7), tag: TagId(1), starts: None };
-    let starts = FoundWhat::Here { key: Key(7), tag: TagId(1), starts: Some(TagId(2)) };
-    let locations = Locations::Plain(locations);
-    vec![
-        Want { request: 1, space: NameSpace::Actor, all: false, name: "server" }.into(),
-        Want { request: 2, space: NameSpace::Rci, all: true, name: "" }.into(),
-        Unwant { request: 1 }.into(),
-        Found { request: 1, what: here }.into(),
-        Found { request: 2, what: starts }.into(),
-        Found { request: 2, what: FoundWhat::TooMany }.into(),
-        Found { request: 2, what: FoundWhat::BadName }.into(),
-        NodeAt { request: 3, node: NodeId(9), name: "nine", locations }.into(),
-        Goodbye { reason: GoodbyeReason::Leaving }.into(),
-    ]
-}
-
-fn channel_and_call_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
-    let (channel, subscriber, from, tag) = (Key(20), Key(21), Key(22), TagId(3));
-    let (route, body): (_, &[u8]) = (Route::NONE, &[0x01]);
-    let called = |outcome| Frame::from(Called { request: 6, outcome });
-    vec![
-        Subscribe { request: 4, channel, subscriber, tag }.into(),
-        Unsubscribe { channel, subscriber }.into(),
-        Subscribed { request: 4, outcome: SubscribeOutcome::Cycle }.into(),
-        Publish { channel, from, inbound: true, receipt: Some(5), tag, route, body }.into(),
-        ChannelClosed { channel }.into(),
-        DeliverAll { request: 5, channel, from, count: 2, timeout_millis: 60_000, tag, route, body }.into(),
-        Delivered { request: 5, count: 2 }.into(),
-        Call {
-            request: 6,
-            function: Key(30),
-            from,
-            watcher: Some(from),
-            tag,
-            route: Route::Plain(hops),
-            body,
-        }
-        .into(),
-        called(CallOutcome::Started(Key(31))),
-        called(CallOutcome::NoFunction),
-        called(CallOutcome::WrongType),
-        called(CallOutcome::OverQuota),
-        called(CallOutcome::Failed("no")),
-    ]
-}
-
-fn file_frames() -> Vec<Frame<'static>> {
-    let stamp = FileStamp { size: 1_000_000, modified_nanos: 1_700_000_000_000_000_000, mode: 0o644 };
-    vec![
-        FileOffer { transfer: 1, stamp, hash: [0xab; 32], overwrite: false, dir: "in", name: "a.txt" }.into(),
-        FileAccept { transfer: 1, offset: 16_000, until: 256_000 }.into(),
-        FileChunk { transfer: 1, offset: 16_000, data: b"abc" }.into(),
-        FileCredit { transfer: 1, until: 512_000 }.into(),
-        FileEnd { transfer: 1, mine: true, outcome: FileOutcome::Cancelled }.into(),
-        FileDelete { request: 8, dir: "", name: "a.txt" }.into(),
-        FileDeleted { request: 8, outcome: FileOutcome::NotOurs }.into(),
-    ]
 }
 
 #[test]
@@ -344,7 +231,7 @@ fn datagrams_have_the_bytes_of_the_vectors() {
     let all = [
         ("announce", Datagram::Announce(from)),
         ("probe", Datagram::Probe(Probe { from, reply_to: Some(locations[0]) })),
-        ("answer", Datagram::Answer(AnswerDatagram { from, siblings: Route::Plain(&siblings) })),
+        ("answer", Datagram::Answer(Answer { from, siblings: Route::Plain(&siblings) })),
         ("bye", Datagram::Bye { node: NodeId(9) }),
     ];
     let key = DatagramKey::new(7, &Secret::from("test"));

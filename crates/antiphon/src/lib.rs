@@ -46,9 +46,11 @@ pub mod prelude {
 /// Does nothing if the program has set a subscriber already.
 #[cfg(feature = "log")]
 pub fn log_to_stderr() {
+    use std::io::{IsTerminal, stderr};
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = stderr().is_terminal();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(stderr);
     if subscriber.try_init().is_err() {
         // The program has its own, which is as good.
     }

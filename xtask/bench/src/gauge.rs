@@ -15,13 +15,13 @@ pub(crate) fn cpu_time() -> Duration {
     Duration::from_nanos(nanos)
 }
 
-/// Pages of this process that are in memory, in bytes.
+/// Memory of this process that is resident, in bytes.
 pub(crate) fn resident_bytes() -> f64 {
-    let pages = fs::read_to_string("/proc/self/statm")
+    let kib = fs::read_to_string("/proc/self/status")
         .ok()
-        .and_then(|text| text.split_whitespace().nth(1)?.parse::<f64>().ok())
+        .and_then(|text| text.split_once("VmRSS:")?.1.split_whitespace().next()?.parse::<f64>().ok())
         .expect("only Linux tells how much memory a process has");
-    pages * rustix::param::page_size() as f64
+    kib * 1024.0
 }
 
 /// Processor time between two looks.

@@ -420,7 +420,11 @@ impl NodeCore {
         {
             match event {
                 Event::Status(wire::Status::Online) => self.set_status(node, Status::Online, world),
-                Event::Status(wire::Status::Suspect) => self.set_status(node, Status::Suspect, world),
+                Event::Status(wire::Status::Suspect) => {
+                    self.set_status(node, Status::Suspect, world);
+                    // The connection may be half open: another one shows, and takes over if it is.
+                    self.renew(node);
+                }
                 Event::Status(wire::Status::Lost) => self.lose(node, "it was silent for too long", world),
                 // Writers are told when the queue is low, in `transmit`.
                 Event::Writable => {}
@@ -429,7 +433,7 @@ impl NodeCore {
         }
     }
 
-    /// The keys of a connection are used up: the side that dialled dials another.
+    /// A connection is worn or in doubt: another one is dialled, which takes over when it is proven.
     fn renew(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
         let dialled = peer.link.as_ref().and_then(|link| link.dialled);

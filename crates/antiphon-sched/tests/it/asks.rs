@@ -8,6 +8,8 @@ use antiphon_sched::*;
 use crate::common::*;
 
 type Answer = Result<u32, AskError>;
+/// Where a request that is not answered yet is kept.
+type Kept = Rc<Cell<Option<Reply<u32>>>>;
 
 /// An actor that asks `to`, and logs what it is answered.
 fn asker<T: 'static>(
@@ -28,7 +30,7 @@ fn asker<T: 'static>(
 }
 
 /// An actor that keeps the last request that it was sent.
-fn keeper(events: &mut Loop) -> (Addr<Reply<u32>>, Rc<Cell<Option<Reply<u32>>>>) {
+fn keeper(events: &mut Loop) -> (Addr<Reply<u32>>, Kept) {
     let kept = Rc::new(Cell::new(None));
     let place = kept.clone();
     let addr = events.spawn(move |_, event: Event<Reply<u32>>| {

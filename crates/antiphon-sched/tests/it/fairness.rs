@@ -106,3 +106,55 @@ fn a_flood_of_mail_starves_no_actor() {
     assert_eq!(log.take(), "start 1");
     assert!(events.is_runnable(), "most of the mail still waits");
 }
+
+#[test]
+fn what_an_actor_sends_to_itself_waits_for_its_next_turn() {
+    let mut events = Loop::new(virtual_config()).unwrap();
+    let log = Rc::new(std::cell::RefCell::new(String::new()));
+    for name in ["a", "b"] {
+        let log = log.clone();
+        events.spawn(move |cx: &mut Cx<u32>, event| {
+            log.borrow_mut().push_str(name);
+            match event {
+                Event::Message(4) => stop(),
+                Event::Message(n) => {
+                    cx.send(cx.me(), n + 1)?;
+                    receive()
+                }
+                _ => {
+                    cx.send(cx.me(), 1)?;
+                    receive()
+                }
+            }
+        });
+    }
+    events.run().unwrap();
+    assert_eq!(*log.borrow(), "ababababab");
+}
+
+#[test]
+fn a_long_mailbox_gets_an_eighth_of_it_a_turn_and_a_short_one_64_steps() {
+    for (waiting, share) in [(65, 64), (512, 64), (4_096, 512), (60_000, 7_500)] {
+        let mut events = Loop::new(virtual_config()).unwrap();
+        let steps = Rc::new(Cell::new(0));
+        let seen = Rc::new(Cell::new(0));
+        let count = steps.clone();
+        let busy = events.spawn(move |_: &mut Cx<u32>, event| {
+            if let Event::Message(_) = event {
+                count.set(count.get() + 1);
+            }
+            receive()
+        });
+        events.work();
+        for n in 0..waiting {
+            events.send(busy, n).unwrap();
+        }
+        let (at, of) = (seen.clone(), steps.clone());
+        events.spawn(move |_: &mut Cx<()>, _| {
+            at.set(of.get());
+            stop()
+        });
+        events.work();
+        assert_eq!(seen.get(), share, "of {waiting}");
+    }
+}

@@ -231,3 +231,22 @@ fn mail_that_waits_when_the_loop_ends_is_freed() {
     drop(events);
     assert_eq!(waiting.join().unwrap(), Err(AskError::NoLoop));
 }
+
+#[test]
+fn a_loop_that_ends_in_the_middle_of_a_call_frees_the_caller() {
+    for round in 0..300 {
+        let mut events = virtual_loop();
+        let callers: Vec<_> = (0..2)
+            .map(|_| {
+                let handle = events.handle();
+                thread::spawn(move || while handle.spawn(|_: &mut Cx<()>, _| stop()).is_ok() {})
+            })
+            .collect();
+        for _ in 0..round % 7 {
+            events.work();
+            thread::yield_now();
+        }
+        drop(events);
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+    }
+}

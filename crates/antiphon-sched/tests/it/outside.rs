@@ -107,13 +107,10 @@ impl Net {
     }
 
     /// An actor of node 1 that node 0 has an address of.
-    fn far<M: Wire>(&mut self, log: &Log) -> Addr<M>
-    where
-        M: std::fmt::Display,
-    {
+    fn far<M: Wire + std::fmt::Display>(&mut self, log: &Log) -> Addr<M> {
         let addr = scribe::<M>(&mut self.nodes[1], log);
         assert!(self.nodes[1].door().expose(addr));
-        self.nodes[0].door().address(addr.id())
+        Addr::of(addr.id())
     }
 
     fn pass(&mut self, span: std::time::Duration) {
@@ -139,14 +136,14 @@ fn arrive(door: &mut Door<'_>, from: NodeId, frame: Frame) -> Option<Delivery> {
             Signal::Monitor { target, id, watcher } => {
                 door.watch(target.key(), id, ActorId::new(from, watcher))
             }
-            Signal::Demonitor { target, id } => door.unwatch(target.key(), id),
+            Signal::Demonitor { target, id, .. } => door.unwatch(target.key(), id),
             Signal::Notify { watcher, id, who } => {
                 door.expect_down(watcher.key(), id, ActorId::new(from, who))
             }
             Signal::Down { watcher, id, who, why } => door.down(watcher.key(), id, who, why),
-            Signal::Terminate { target } => door.terminate(target),
-            Signal::Throw { target, value } => drop(door.throw_here(target.key(), value)),
-            Signal::Resume { target, value } => drop(door.resume_here(target.key(), value)),
+            Signal::Terminate { target, .. } => door.terminate(target),
+            Signal::Throw { target, value, .. } => drop(door.throw_here(target.key(), value)),
+            Signal::Resume { target, value, .. } => drop(door.resume_here(target.key(), value)),
             Signal::ReplyDropped { port, .. } => door.refuse_port(port, AskError::Dropped),
             other => panic!("not for another node: {other:?}"),
         },
@@ -176,7 +173,7 @@ fn server(net: &mut Net) -> Addr<Job> {
         receive()
     });
     assert!(net.nodes[1].door().expose(server));
-    net.nodes[0].door().address(server.id())
+    Addr::of(server.id())
 }
 
 /// An actor on node 0 that asks `n`, and logs the answer.
@@ -300,14 +297,14 @@ fn a_foreign_reply_that_could_not_be_forwarded_still_tells_when_it_is_dropped() 
     let home = net.nodes[0].home();
     let forwarder = net.nodes[1].spawn(move |cx: &mut Cx<Job>, event| {
         if let Event::Message(job) = event {
-            let nowhere = cx.door().address::<Job>(ActorId::new(home, Key::from_bits(77)));
+            let nowhere = Addr::<Job>::of(ActorId::new(home, Key::from_bits(77)));
             assert!(matches!(cx.send(nowhere, job), Err(SendError::Busy(_))));
         }
         receive()
     });
     assert!(net.nodes[1].door().expose(forwarder));
     net.wires[1].borrow_mut().refusals.push_back(Undelivered::Busy);
-    let forwarder = net.nodes[0].door().address(forwarder.id());
+    let forwarder = Addr::of(forwarder.id());
     ask(&mut net, &log, forwarder, 41);
     assert_eq!(log.take(), "Err(Dropped)");
 }
@@ -318,7 +315,7 @@ fn a_late_answer_from_elsewhere_is_nothing() {
     let log = Log::default();
     let slow = net.nodes[1].spawn(|_: &mut Cx<Job>, _| sleep(secs(5)));
     assert!(net.nodes[1].door().expose(slow));
-    let slow = net.nodes[0].door().address(slow.id());
+    let slow = Addr::of(slow.id());
     ask(&mut net, &log, slow, 41);
     net.pass(secs(2));
     assert_eq!(log.take(), "Err(TimedOut)");
@@ -455,7 +452,7 @@ fn deliver_tells_wrong_type_undecodable_full_and_nobody() {
     }
     assert_eq!(door.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor);
     for _ in 0..3 {
-        drop(door.send(door.address::<String>(ActorId::new(door.home(), hidden)), String::new()));
+        drop(door.send(Addr::<String>::of(ActorId::new(door.home(), hidden)), String::new()));
     }
     assert_eq!(door.has_room(hidden), Some(false));
     assert_eq!(door.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor, "not even that it is full");
@@ -479,7 +476,7 @@ fn a_full_owner_makes_its_further_address_full_without_dropping_the_reply_in_the
     net.nodes[1].door().expose(ear);
     net.nodes[1].send(owner, 0).unwrap();
     let log = Log::default();
-    let ear = net.nodes[0].door().address(ear.id());
+    let ear = Addr::of(ear.id());
     ask(&mut net, &log, ear, 5);
     assert_eq!(net.deliveries, [Delivery::Full], "it is to come again");
     assert_eq!(log.take(), "", "so nobody has dropped the reply");
@@ -524,7 +521,7 @@ fn a_message_that_panics_while_it_is_decoded_or_encoded_harms_nobody() {
         _ => receive(),
     });
     net.nodes[1].door().expose(victim);
-    let far = net.nodes[0].door().address::<String>(victim.id());
+    let far = Addr::<String>::of(victim.id());
     log_end(&mut net.nodes[0], &log, far);
     net.settle();
     net.act(0, move |cx| cx.send(far, String::new()).unwrap());
@@ -571,7 +568,7 @@ fn a_value_that_cannot_cross_arrives_opaque() {
         _ => receive(),
     });
     net.nodes[1].door().expose(far);
-    let there = net.nodes[0].door().address::<u32>(far.id());
+    let there = Addr::<u32>::of(far.id());
     let seen = log.clone();
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
@@ -599,7 +596,7 @@ fn an_exit_value_with_an_address_makes_it_reachable() {
         _ => receive(),
     });
     net.nodes[1].door().expose(far);
-    let there = net.nodes[0].door().address::<u32>(far.id());
+    let there = Addr::<u32>::of(far.id());
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
             Event::Start => _ = cx.monitor(there),
@@ -621,7 +618,7 @@ fn notify_terminate_throw_and_resume_cross() {
     let log = Log::default();
     let watcher = scribe::<String>(&mut net.nodes[1], &log);
     net.nodes[1].door().expose(watcher);
-    let watcher = net.nodes[0].door().address::<String>(watcher.id());
+    let watcher = Addr::<String>::of(watcher.id());
     net.settle();
     assert_eq!(log.take(), "start");
     net.act(0, move |cx| cx.notify(watcher));
@@ -652,7 +649,7 @@ fn a_resumed_value_arrives_as_what_it_was() {
         suspend()
     });
     net.nodes[1].door().expose(far);
-    let far = net.nodes[0].door().address::<u32>(far.id());
+    let far = Addr::<u32>::of(far.id());
     net.act(0, move |cx| cx.resume(far, (1_u8, "x".to_owned())));
     assert_eq!(log.take(), r#"(1, "x") the value is (u8,str), not u32; read it as what was given"#);
 }
@@ -693,7 +690,7 @@ fn a_lost_node_ends_monitors_and_requests_once() {
     log.take();
     let slow = net.nodes[1].spawn(|_: &mut Cx<Job>, _| suspend());
     net.nodes[1].door().expose(slow);
-    let slow = net.nodes[0].door().address(slow.id());
+    let slow = Addr::of(slow.id());
     ask(&mut net, &log, slow, 1);
     // What a node does when its peer is lost: it answers all that is open.
     let (watcher, port) = (net.nodes[0].home(), 0);

@@ -352,3 +352,36 @@ fn an_actor_that_was_overdrawn_in_its_step_and_goes_on_harms_nobody() {
         assert!(events.has_citizens());
     });
 }
+
+#[test]
+fn in_the_drop_of_an_exit_value_that_nobody_holds() {
+    others_go_on(|events, log| {
+        for watched in [false, true] {
+            let actor = events.spawn(|_: &mut Cx<u32>, event| match event {
+                Event::Message(_) => exit_local(Bomb),
+                _ => receive(),
+            });
+            if watched {
+                // Its watcher ends first: an entry is left, and nobody is told.
+                let watcher = scribe::<u32>(events, log);
+                within(events, move |cx| cx.notify(actor));
+                within(events, move |cx| cx.terminate(watcher));
+                let log = log.clone();
+                events.spawn(move |cx: &mut Cx<()>, event| match event {
+                    Event::Start => {
+                        cx.monitor(actor);
+                        receive()
+                    }
+                    event => {
+                        log.note(format!("{event:?}").contains("Down"));
+                        stop()
+                    }
+                });
+            }
+            settle(events);
+            events.send(actor, 1).unwrap();
+            settle(events);
+        }
+        assert_empty(events);
+    });
+}

@@ -7,6 +7,9 @@ use antiphon_sched::*;
 
 use crate::common::*;
 
+/// A message that does something when it is dropped.
+type Dropped = OnDrop<Box<dyn FnMut()>>;
+
 /// An actor whose start is `begin`, and which logs its messages.
 fn timed(
     events: &mut Loop,
@@ -79,7 +82,7 @@ fn a_cancelled_timer_gives_its_place_back_and_its_message_up() {
     let log = Log::default();
     let seen = log.clone();
     let drops = log.clone();
-    events.spawn(move |cx, event: Event<Option<OnDrop<Box<dyn FnMut()>>>>| {
+    events.spawn(move |cx, event: Event<Option<Dropped>>| {
         match event {
             Event::Start => {
                 let noted = drops.clone();
@@ -279,7 +282,7 @@ fn timers_are_gone_with_their_actor_and_their_messages_dropped() {
     let before = events.stats();
     let log = Log::default();
     let seen = log.clone();
-    let actor = events.spawn(move |cx, event: Event<OnDrop<Box<dyn FnMut()>>>| {
+    let actor = events.spawn(move |cx, event: Event<Dropped>| {
         if let Event::Start = event {
             for _ in 0..3 {
                 let seen = seen.clone();

@@ -60,7 +60,7 @@ fn run_of(seed: u64) -> String {
             let to: Addr<u64> = others[cx.random() as usize % others.len()];
             let (what, span) = (cx.random() % 100, millis(cx.random() % 50));
             cx.send(to, what)?;
-            if cx.random() % 2 == 0 { sleep(span) } else { receive_within(span) }
+            if cx.random().is_multiple_of(2) { sleep(span) } else { receive_within(span) }
         });
         actors.borrow_mut().push(addr);
     }

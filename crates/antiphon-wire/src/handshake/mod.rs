@@ -72,6 +72,9 @@ impl Profile {
         if self.secret.is_none() && self.suites.iter().any(needs_secret) {
             return Err(ProfileError::NoSecret);
         }
+        if self.suites.contains(&Suite::Plain) && self.suites.len() > 1 {
+            return Err(ProfileError::PlainBesides);
+        }
         if self.flags & 0xffff != 0 {
             return Err(ProfileError::Flags);
         }
@@ -121,6 +124,9 @@ pub enum ProfileError {
     /// A suite with keys, and no secret to derive them from.
     #[error("the suites need a secret; give one, or allow only `plain` or `tls`")]
     NoSecret,
+    /// `plain` beside others: whoever sits in the middle could take the others out of a hello, and nothing would prove it.
+    #[error("`plain` is allowed beside other suites; allow it alone, or not at all")]
+    PlainBesides,
     /// A flag of the lower half.
     #[error("no flag of the lower 16 bits has a meaning in this version")]
     Flags,

@@ -190,7 +190,9 @@ fn methods_out_of_turn_are_the_callers_fault_and_end_the_handshake() {
 fn a_profile_that_no_hello_can_express_is_found_at_the_start() {
     let sound = profile(1, Suite::Plain);
     assert_eq!(sound.check(), Ok(()));
-    let bare = Profile { secret: None, suites: vec![Suite::Plain, Suite::Hmac], ..sound.clone() };
+    let open = Profile { suites: vec![Suite::Hmac, Suite::Plain], ..sound.clone() };
+    assert_eq!(open.check(), Err(ProfileError::PlainBesides));
+    let bare = Profile { secret: None, suites: vec![Suite::Hmac], ..sound.clone() };
     assert_eq!(bare.check(), Err(ProfileError::NoSecret));
     let long = Profile { name: "x".repeat(256), ..sound.clone() };
     assert_eq!(long.check(), Err(ProfileError::Name { bytes: 256 }));

@@ -270,9 +270,7 @@ impl Session {
         let beat = self.pulse.beat(now, &self.limits, self.is_connected());
         if beat.ping {
             self.control.ping = Some(now.as_nanos());
-            if self.outbound.is_empty() {
-                self.outbound.release_spare();
-            }
+            self.outbound.release_spare();
         }
         self.events.status = beat.status.or(self.events.status);
     }

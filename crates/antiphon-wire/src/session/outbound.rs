@@ -230,9 +230,11 @@ impl Outbound {
         self.segments.is_empty()
     }
 
-    /// Gives back recycled buffers.
+    /// Gives back recycled buffers, if nothing is under way.
     pub(crate) fn release_spare(&mut self) {
-        self.spare = Vec::new();
+        if self.is_empty() {
+            self.spare = Vec::new();
+        }
     }
 
     #[cfg(test)]

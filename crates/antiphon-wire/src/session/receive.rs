@@ -178,6 +178,8 @@ impl Session {
             self.credit = self.credit.max(credit.until);
         } else if let Frame::Ping(ping) = frame {
             self.control.pong = Some(ping.token);
+            // The peer asks because it heard nothing for a while, so this side has nothing to send.
+            self.outbound.release_spare();
         } else if let Frame::Pause(pause) = frame {
             let limit = self.limits.paused_actors_max;
             let is_within = self.lanes.pause(pause.actor, limit);

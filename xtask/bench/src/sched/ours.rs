@@ -71,14 +71,17 @@ pub(super) fn ring() -> Vec<f64> {
     let mut events = new_loop();
     let member = || {
         let mut next: Option<Addr<Token>> = None;
-        actor(move |cx: &mut Cx<Token>, event| match (event, next) {
-            (Event::Message(Token::Next(to)), _) => {
+        actor(move |cx: &mut Cx<Token>, event| match event {
+            Event::Message(Token::Next(to)) => {
                 next = Some(to);
                 receive()
             }
-            (Event::Message(Token::Hops(0)), _) => stop(),
-            (Event::Message(Token::Hops(n)), Some(to)) => {
-                cx.send(to, Token::Hops(n - 1))?;
+            Event::Message(Token::Hops(n)) => {
+                if n > 0
+                    && let Some(to) = next
+                {
+                    cx.send(to, Token::Hops(n - 1))?;
+                }
                 // The token goes round once more to stop each member.
                 if n <= RING_ACTORS { stop() } else { receive() }
             }

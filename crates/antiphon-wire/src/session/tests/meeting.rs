@@ -155,26 +155,21 @@ fn a_lost_last_proof_is_made_up_for_by_the_next_dial() {
 
 #[test]
 fn a_dial_from_before_the_session_is_refused() {
-    let (mut a, mut b) = met(Limits::default());
+    let (mut a, mut b) = two();
+    (a.epoch, b.epoch) = (3, 5);
+    let [at_a, at_b] = shake(&mut a, &mut b).expect("they meet");
+    let mut hello = at_b.peer().clone();
+    a.take(NOW, at_a);
+    b.take(NOW, at_b);
     a.talk(NOW, &mut b);
-    b.talk(NOW, &mut a);
-    let late = Standing { epoch: 1, known: 1, ordinal: 1 };
-    let session = b.session.take();
-    let mut hello = shake(&mut end(1, &[Suite::Aes128Gcm], Limits::default()), &mut b)
-        .expect("for its hello")[1]
-        .peer()
-        .clone();
-    b.session = session;
-    hello.standing = late;
-    assert_eq!(Session::answer_to(b.session.as_ref(), 1, &hello), Err(Refusal::Duplicate));
-    b.session().disconnected();
-    hello.standing.ordinal = 0;
-    assert_eq!(Session::answer_to(b.session.as_ref(), 1, &hello), Err(Refusal::Superseded));
-    hello.standing = Standing { epoch: 1, known: 7, ordinal: 9 };
-    assert_eq!(
-        Session::answer_to(b.session.as_ref(), 1, &hello),
-        Err(Refusal::Superseded),
-        "of a half that is gone"
-    );
-    assert_eq!(shake(&mut a, &mut b).err(), None::<(Side, Refusal)>);
+    let mut answer = |epoch, known, ordinal| {
+        hello.standing = Standing { epoch, known, ordinal };
+        Session::answer_to(b.session.as_ref(), 5, &hello)
+    };
+    assert_eq!(answer(3, 5, 1), Err(Refusal::Duplicate), "the same dial once more");
+    assert_eq!(answer(3, 5, 0), Err(Refusal::Superseded), "an older dial");
+    assert_eq!(answer(2, 0, 9), Err(Refusal::Superseded), "of a half that the dialler has lost");
+    assert_eq!(answer(3, 4, 9), Err(Refusal::Superseded), "to a half that this side has lost");
+    assert_eq!(answer(3, 5, 2), Ok(Standing { epoch: 5, known: 3, ordinal: 1 }));
+    assert_eq!(answer(4, 0, 1), Ok(Standing { epoch: 5, known: 0, ordinal: 0 }), "the dialler begins anew");
 }

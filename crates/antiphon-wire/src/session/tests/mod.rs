@@ -5,7 +5,7 @@ mod meeting;
 
 use super::*;
 use crate::bytes::Field;
-use crate::frame::{Monitor, NameSpace, NodeAt, Want};
+use crate::frame::{Fragment, FragmentPart, Monitor, NameSpace, NodeAt, Want};
 use crate::handshake::Refusal;
 use crate::ids::Pair;
 use crate::{Locations, Secret};
@@ -25,8 +25,8 @@ fn two_nodes_meet_under_every_suite_and_a_message_arrives() {
 
 #[test]
 fn the_acceptor_takes_the_first_of_the_diallers_suites_that_it_allows() {
-    let mut a = end(1, &[Suite::ChaCha20Poly1305, Suite::Hmac, Suite::Plain], Limits::default());
-    let mut b = end(2, &[Suite::Plain, Suite::Hmac], Limits::default());
+    let mut a = end(1, &[Suite::ChaCha20Poly1305, Suite::Hmac, Suite::Aes128Gcm], Limits::default());
+    let mut b = end(2, &[Suite::Aes128Gcm, Suite::Hmac], Limits::default());
     meet(&mut a, &mut b, Time::START).expect("they meet");
     assert_eq!(b.session().suite(), Some(Suite::Hmac));
 }
@@ -391,6 +391,19 @@ fn hostile_frames_are_refused_with_a_typed_error() {
 }
 
 #[test]
+fn more_large_frames_at_a_time_than_were_allowed_are_refused() {
+    let (_, mut b) = begun(Limits { reassembly_bytes_max: 100_000, ..Limits::default() });
+    let mut body = Vec::new();
+    for stream in [1, 2] {
+        let part = FragmentPart::First { kind: 0x22, total: 60_000 };
+        let fragment = Fragment { stream, part, data: &[1] };
+        Frame::from(fragment).encode(&mut body).expect("small");
+    }
+    let refused = b.session().next_frame(Time::START, &mut Frames::of(&body)).map(|_| ());
+    assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::Reassembly { declared: 120_000 })));
+}
+
+#[test]
 fn a_frame_of_a_later_version_that_may_be_ignored_is_counted_and_passed_over() {
     let (_, mut b) = begun(Limits::default());
     let mut frames = Frames::of(&[0x7f, 1, 3, 0, 1, 2, 3, 0x1f, 1, 0, 0]);
@@ -416,17 +429,19 @@ fn more_than_was_granted_is_refused() {
 
 #[test]
 fn a_session_without_traffic_owns_no_buffer() {
-    let (mut a, mut b) = met(Limits::default());
+    let (mut a, mut b) = begun(Limits::default());
     a.session().intern("t").expect("room");
-    a.session().send(&message(1, 2, b"x")).expect("room");
+    b.session().intern("t").expect("room");
     a.talk(Time::START, &mut b);
-    b.session().on_timeout(seconds(1));
-    b.talk(seconds(1), &mut a);
-    a.session().on_timeout(seconds(2));
-    assert!(a.session().outbound.is_empty());
-    assert_eq!(a.session().outbound.spare_buffers(), 0);
-    a.input.release();
-    assert_eq!(a.input.pending_bytes(), 0);
+    b.talk(Time::START, &mut a);
+    a.session().on_timeout(seconds(1));
+    a.talk(seconds(1), &mut b);
+    for end in [&mut a, &mut b] {
+        assert!(end.session().outbound.is_empty());
+        assert_eq!(end.session().outbound.spare_buffers(), 0, "also where the other side asks first");
+        end.input.release();
+        assert_eq!(end.input.pending_bytes(), 0);
+    }
 }
 
 #[test]

@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 
 const COUNT: u64 = 10_000;
 const AT_ONCE: u64 = 10;
-const CUT_EVERY: Duration = Duration::from_millis(50);
+/// Every 50 ms, unevenly: a timer that is a multiple of that must meet a cut connection too.
+const CUT_AFTER: [Duration; 3] =
+    [Duration::from_millis(45), Duration::from_millis(55), Duration::from_millis(50)];
+const DELAY: Duration = Duration::from_millis(10);
 
 /// What both ends take.
 #[derive(Serialize, Deserialize)]
@@ -154,13 +157,18 @@ impl Proxy {
                 if carrying.is_closed.load(Ordering::SeqCst) {
                     return;
                 }
+                // A way so long that a side which is too impatient would look for another.
+                std::thread::sleep(DELAY);
                 carrying.carry(&dialler, &TcpStream::connect(server).expect("the server listens"));
             }
         });
         let cutting = shared.clone();
         std::thread::spawn(move || {
-            while !cutting.is_closed.load(Ordering::SeqCst) {
-                std::thread::sleep(CUT_EVERY);
+            for pause in CUT_AFTER.iter().cycle() {
+                if cutting.is_closed.load(Ordering::SeqCst) {
+                    return;
+                }
+                std::thread::sleep(*pause);
                 cutting.cut();
             }
         });

@@ -219,6 +219,20 @@ fn a_reply_that_is_dropped_elsewhere_answers_at_once() {
 }
 
 #[test]
+fn an_ask_that_nobody_can_answer_is_told_why_at_once() {
+    let talk = Talk::begin();
+    let task = talk.hire();
+    assert_eq!(talk.here.deliver(task, Task::Stop), Ok(()));
+    assert_eq!(heard(&talk.here.watch(task)), End::NoActor);
+    let ended: Addr<Order> = Addr::of(task.id());
+    let told = talk.here.handle.ask(ended, secs(1000), Order::Hire);
+    assert_eq!(told.map(|_| ()), Err(AskError::NoActor));
+    let wrong: Addr<Reply<String>> = Addr::of(talk.server.id());
+    let told = talk.here.handle.ask(wrong, secs(1000), |reply| reply);
+    assert_eq!(told, Err(AskError::WrongType));
+}
+
+#[test]
 fn a_message_with_receipt_is_delivered_or_refused() {
     let talk = Talk::begin();
     let task = talk.hire();

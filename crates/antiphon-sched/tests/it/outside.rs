@@ -461,6 +461,66 @@ fn deliver_tells_wrong_type_undecodable_full_and_nobody() {
 }
 
 #[test]
+fn bytes_that_name_an_actor_or_a_request_that_never_left_are_refused() {
+    let mut net = net_of(virtual_config());
+    let events = &mut net.nodes[0];
+    let hidden = scribe::<u32>(events, &Log::default());
+    let given = scribe::<u32>(events, &Log::default());
+    events.door().expose(given);
+    let taken = Rc::new(std::cell::Cell::new(0));
+    let count = taken.clone();
+    let relay = events.spawn(move |_: &mut Cx<Addr<u32>>, event| {
+        if let Event::Message(_) = event {
+            count.set(count.get() + 1);
+        }
+        receive()
+    });
+    events.door().expose(relay);
+    let tag = events.door().tag_of::<Addr<u32>>();
+    let bytes = |id: ActorId| {
+        let (node, key) = (id.node().to_bits(), id.key().to_bits());
+        let mut bytes = vec![0x92, 0xcf];
+        bytes.extend(node.to_be_bytes());
+        bytes.push(0xcf);
+        bytes.extend(key.to_be_bytes());
+        bytes
+    };
+    let mut door = events.door();
+    assert!(matches!(door.deliver(relay.id().key(), tag, &bytes(hidden.id())), Delivery::Undecodable(_)));
+    assert_eq!(door.deliver(relay.id().key(), tag, &bytes(given.id())), Delivery::Delivered);
+    let elsewhere = ActorId::new(NodeId::from_bits(1), hidden.id().key());
+    assert_eq!(door.deliver(relay.id().key(), tag, &bytes(elsewhere)), Delivery::Delivered);
+    assert!(!door.is_exposed(hidden.id().key()));
+    settle(events);
+    assert_eq!(taken.get(), 2);
+}
+
+#[test]
+fn another_node_closes_only_requests_whose_replies_left() {
+    let mut net = net_of(virtual_config());
+    let log = Log::default();
+    let told = log.clone();
+    let port = Rc::new(std::cell::Cell::new(None));
+    let opened = port.clone();
+    let events = &mut net.nodes[0];
+    events.spawn(move |cx: &mut Cx<u32>, event| {
+        match event {
+            Event::Start => opened.set(cx.open(|n: u32| n).ok()),
+            Event::Message(n) => told.note(n),
+            _ => {}
+        }
+        receive()
+    });
+    settle(events);
+    let port = port.get().expect("it was opened");
+    events.door().refuse_port_from_abroad(port, AskError::Dropped);
+    assert!(events.door().is_open(port), "its reply never left");
+    assert_eq!(events.door().answer_port(port, 7_u32), Ok(()));
+    settle(events);
+    assert_eq!(log.take(), "7");
+}
+
+#[test]
 fn a_full_owner_makes_its_further_address_full_without_dropping_the_reply_in_the_message() {
     let mut net = net_of(LoopConfig { mailbox_max: 1, ..virtual_config() });
     let place = Rc::new(std::cell::Cell::new(None));

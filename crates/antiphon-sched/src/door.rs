@@ -169,14 +169,22 @@ impl Door<'_> {
         self.core.terminate(target.into());
     }
 
-    /// Throws an exception into an actor of this loop; false when it has ended.
+    /// Throws an exception into an actor of this loop; false when it has ended, or its mailbox holds twice as much as
+    /// it takes of messages.
     pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
-        self.core.push_system(target, System::Thrown(value))
+        !self.is_flooded(target) && self.core.push_system(target, System::Thrown(value))
     }
 
-    /// Wakes an actor of this loop; false when it has ended.
+    /// Wakes an actor of this loop; false when it has ended, or its mailbox holds twice as much as it takes of
+    /// messages.
     pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
-        self.core.push_system(target, System::Resumed(value))
+        !self.is_flooded(target) && self.core.push_system(target, System::Resumed(value))
+    }
+
+    /// Values come also where messages do not, so that who sleeps on a full mailbox can be woken; but not for ever.
+    fn is_flooded(&mut self, key: Key) -> bool {
+        let max = self.core.mailbox_max.saturating_mul(2);
+        self.core.any_mailbox(key).is_some_and(|mailbox| mailbox.is_full_of(max))
     }
 
     /// Tells an actor of this loop that it may send to `node` again.

@@ -192,9 +192,7 @@ impl NodeCore {
 
     /// A signal has arrived: it takes effect after the messages before it.
     fn on_signal(&mut self, node: NodeId, link: &mut Link, arrived: Arrived, world: &mut impl World) {
-        // A value counts as a message: a mailbox that is full of them takes no more.
-        let waits = arrived.body_bytes() > 0 && world.door().has_room(arrived.receiver()) == Some(false);
-        if waits || link.parking.holds(arrived.receiver()) {
+        if link.parking.holds(arrived.receiver()) {
             self.park_signal(node, link, arrived);
         } else {
             self.take_effect(node, arrived, world);
@@ -234,10 +232,10 @@ impl NodeCore {
                 world.door().terminate(ActorId::new(self.me, target));
             }
             Arrived::Throw { target, value } if is_exposed => {
-                world.door().throw_here(target, value);
+                self.counts.refused_messages += u64::from(!world.door().throw_here(target, value));
             }
             Arrived::Resume { target, value } if is_exposed => {
-                world.door().resume_here(target, value);
+                self.counts.refused_messages += u64::from(!world.door().resume_here(target, value));
             }
             Arrived::Notify { .. }
             | Arrived::Terminate { .. }

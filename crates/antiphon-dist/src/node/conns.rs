@@ -348,7 +348,7 @@ impl NodeCore {
         if let (Some(at), HandshakeError::Refused(why) | HandshakeError::RefusedByPeer(why)) =
             (dialled, error)
         {
-            self.on_dial_refused(at, why, world);
+            self.on_dial_refused(at, why, matches!(error, HandshakeError::Refused(_)));
         }
         match self.conns.get(id) {
             Some(conn) if conn.out.len() > conn.written => {

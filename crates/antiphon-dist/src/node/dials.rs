@@ -260,8 +260,8 @@ impl NodeCore {
         self.agenda.add(self.now + pause, Due::Dial(at));
     }
 
-    /// A peer answered a dial, and refused: by its word, or by ours.
-    pub(super) fn on_dial_refused(&mut self, at: SocketAddr, why: Refusal, _world: &mut impl World) {
+    /// A dial was refused: by this side, which knows, or by the word of the other, which is not proven.
+    pub(super) fn on_dial_refused(&mut self, at: SocketAddr, why: Refusal, by_us: bool) {
         let harmless =
             matches!(why, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
         for contact in self.dials.contacts.values_mut().filter(|contact| contact.at.contains(&at)) {
@@ -285,7 +285,7 @@ impl NodeCore {
                 self.agenda.add(self.now, Due::Contact(port));
             }
         }
-        if why == Refusal::SelfConnection {
+        if why == Refusal::SelfConnection && by_us {
             self.dials.dials.remove(&at);
         } else if let Some(dial) = self.dials.dials.get_mut(&at)
             && !harmless

@@ -94,12 +94,15 @@ impl Peer {
         matches!(self.status, Some(Status::Online | Status::Suspect))
     }
 
+    /// Whether the node says that it is at this location, or may be dialled there.
+    pub(super) fn is_at(&self, at: SocketAddr) -> bool {
+        self.told == Some(at) || self.locations.contains(&at)
+    }
+
     /// Whether there is a session, and the node is at this location.
     pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
         let link = self.link.as_ref();
-        link.is_some_and(|link| {
-            link.dialled == Some(at) || self.told == Some(at) || self.locations.contains(&at)
-        })
+        link.is_some_and(|link| link.dialled == Some(at) || self.is_at(at))
     }
 
     pub(super) fn monitors_len(&self) -> usize {

@@ -280,8 +280,7 @@ impl NodeCore {
         let Some(want) = self.names.wants.get(&request) else { return };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let dialled = peer.link.as_ref().and_then(|link| link.dialled);
-        let concerned =
-            want.at.is_none_or(|at| peer.locations.contains(&at.addr()) || dialled == Some(at.addr()));
+        let concerned = want.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(link) = peer.link.as_mut().filter(|_| concerned) else { return };
         let all = matches!(want.answer, WantedBy::All(..));
         let frame = Want { request, space: NameSpace::Actor, all, name: &want.name };
@@ -337,11 +336,20 @@ impl NodeCore {
         let FoundWhat::Here { key, tag, .. } = found.what else { return };
         let Some(want) = self.names.wants.get_mut(&found.request) else { return };
         let Some(told) = link.session.tag_name(tag) else { return };
+        let is_there = |at: Location| {
+            let peer = self.peers.get(&node);
+            link.dialled == Some(at.addr()) || peer.is_some_and(|peer| peer.is_at(at.addr()))
+        };
+        if !want.at.is_none_or(is_there) {
+            // Nobody asked this peer.
+            return;
+        }
         let id = ActorId::new(node, sched_key(key));
         let fits = fit(want.tag, told);
         match &mut want.answer {
             WantedBy::All(_, all) => {
-                if fits.is_ok() && !all.iter().any(|known| known.id == id) {
+                // A name stands for one thing at each node.
+                if fits.is_ok() && !all.iter().any(|known| known.id.node() == node) {
                     all.push(FoundName { id });
                 }
             }

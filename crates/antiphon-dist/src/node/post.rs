@@ -511,5 +511,9 @@ fn send_down(
     };
     let frame =
         Down { watcher: wire_key(watcher), who: wire_key(who.key()), node: wire_node(who.node()), id, why };
-    session.send(&frame.into())
+    match session.send(&frame.into()) {
+        // The value does not fit; that the actor has ended does.
+        Err(SendRefused::TooLarge { .. }) => session.send(&Down { why: DownWhy::Done(None), ..frame }.into()),
+        sent => sent,
+    }
 }

@@ -26,6 +26,11 @@ macro_rules! frames {
                 $( $(#[$field_doc])* pub $field: $type, )*
             }
 
+            impl $(<$life>)? $name $(<$life>)? {
+                /// The number of the kind.
+                pub const KIND: u8 = $kind;
+            }
+
             impl<'a> From<$name $(<$life>)?> for Frame<'a> {
                 #[inline]
                 fn from(frame: $name $(<$life>)?) -> Frame<'a> {

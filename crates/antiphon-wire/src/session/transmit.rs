@@ -75,6 +75,21 @@ impl Control {
     }
 }
 
+/// Whether a frame ends something that the peer waits for: refused at the cap, that would stay open for ever. There are
+/// no more of them than monitors, replies and questions that are open, so the cap need not hold them back.
+fn is_owed(frame: &Frame<'_>) -> bool {
+    use crate::frame;
+    let kinds = [
+        frame::Down::KIND,
+        frame::Demonitor::KIND,
+        frame::ReplyDropped::KIND,
+        frame::Receipt::KIND,
+        frame::Unwant::KIND,
+        frame::Goodbye::KIND,
+    ];
+    kinds.contains(&frame.kind())
+}
+
 impl Session {
     /// The number of a type tag for frames of this session. The first time, the peer is told.
     ///
@@ -120,7 +135,7 @@ impl Session {
         let size = frame.payload_size();
         let queued = self.queued_bytes() + size as u64;
         if queued > self.limits.queue_bytes_high {
-            if queued > self.limits.queue_bytes_cap {
+            if queued > self.limits.queue_bytes_cap && !is_owed(frame) {
                 return Err(SendRefused::Busy { queued: self.queued_bytes() });
             }
             self.events.was_high = true;

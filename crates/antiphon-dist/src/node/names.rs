@@ -305,7 +305,7 @@ impl NodeCore {
             NameSpace::Actor if !check_name(want.name) => Some(FoundWhat::BadName),
             NameSpace::Actor => None,
             // This version has no such names: the question stays open, as for any name that nobody has.
-            NameSpace::Channel | NameSpace::Rci | NameSpace::Node => return,
+            NameSpace::Channel | NameSpace::Rci | NameSpace::Node | NameSpace::Service => return,
         };
         let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
         let refusal = refusal.or((asked >= NAMES_MAX).then_some(FoundWhat::TooMany));
@@ -445,7 +445,7 @@ impl NodeCore {
 fn send_found(link: &mut Link, request: u64, key: Key, tag: &str) {
     match link.session.intern(tag) {
         Ok(tag) => {
-            let what = FoundWhat::Here { key: wire_key(key), tag, starts: None };
+            let what = FoundWhat::Here { key: wire_key(key), tag };
             reply(link, &Found { request, what });
         }
         Err(why) => tracing::warn!(%why, "a name's type cannot be told to a peer"),

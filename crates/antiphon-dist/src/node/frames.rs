@@ -128,7 +128,7 @@ impl NodeCore {
             | Frame::Unpause(_)
             | Frame::Fragment(_) => {}
             // This version neither offers nor asks for these, so nobody has reason to send them.
-            Frame::IdleProposed(_) | Frame::IdleAgreed(_) => {
+            Frame::IdleProposed(_) | Frame::IdleAgreed(_) | Frame::Relay(_) => {
                 tracing::debug!(%node, frame = frame.name(), "a frame that this version does not serve");
                 self.counts.refused_messages += 1;
             }

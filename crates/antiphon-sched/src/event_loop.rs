@@ -62,23 +62,23 @@ pub enum Park {
 /// The settings of a loop.
 #[derive(Clone, Debug)]
 pub struct LoopConfig {
-    /// What the loop is built on.
+    /// What the loop is built on: [`Park::Mio`].
     pub park: Park,
-    /// The incarnation; `None` draws it at random.
+    /// The incarnation; `None`, the default, draws it at random.
     pub home: Option<NodeId>,
-    /// The seed of all that is random in the loop; `None` draws it.
+    /// The seed of all that is random in the loop; `None`, the default, draws it.
     pub seed: Option<u64>,
-    /// The most messages in one mailbox.
+    /// The most messages in one mailbox: 65,536.
     pub mailbox_max: usize,
-    /// The most mail from other threads that waits.
+    /// The most mail from other threads that waits: 65,536.
     pub inbox_max: usize,
-    /// The most threads for blocking jobs.
+    /// The most threads for blocking jobs: 4.
     pub helpers_max: usize,
-    /// The most blocking jobs that wait for a thread.
+    /// The most blocking jobs that wait for a thread: 1,024.
     pub helper_queue_max: usize,
-    /// Steps that take longer are told of; `None` does without the watchdog and its thread.
+    /// Steps that take longer than this, 10 ms, are told of; `None` does without the watchdog and its thread.
     pub watchdog: Option<Duration>,
-    /// How long actors may take to end after `stop`.
+    /// How long actors may take to end after `stop`: 5 s.
     pub stop_within: Duration,
 }
 
@@ -213,7 +213,9 @@ impl Loop {
         })
     }
 
-    /// Starts an actor from a closure.
+    /// Starts an actor from a closure. What is no closure starts by [`Loop::spawn_actor`]: a struct with
+    /// `impl Actor<M>`, a boxed actor. A closure that was kept in a variable first wants [`actor`](crate::actor())
+    /// around it.
     pub fn spawn<M: 'static, F>(&mut self, actor: F) -> Addr<M>
     where
         F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,

@@ -250,3 +250,29 @@ fn a_loop_that_ends_in_the_middle_of_a_call_frees_the_caller() {
         callers.into_iter().for_each(|caller| caller.join().unwrap());
     }
 }
+
+#[test]
+fn joins_that_timed_out_leave_no_watcher_behind() {
+    // With a loop that runs meanwhile, and with one that hears of the question after it was given up.
+    for runs_meanwhile in [true, false] {
+        let mut events = virtual_loop();
+        let handle = events.handle();
+        let sink = sink_of(&mut events);
+        settle(&mut events);
+        let joiner = thread::spawn(move || {
+            for _ in 0..20 {
+                let why = handle.join::<()>(sink, millis(2)).unwrap_err();
+                assert!(matches!(why, JoinError::TimedOut), "{why}");
+            }
+        });
+        while !joiner.is_finished() {
+            if runs_meanwhile {
+                events.work();
+            }
+            thread::yield_now();
+        }
+        joiner.join().unwrap();
+        settle(&mut events);
+        assert_eq!(events.stats().sides, 0, "runs meanwhile: {runs_meanwhile}");
+    }
+}

@@ -276,3 +276,22 @@ fn joins_that_timed_out_leave_no_watcher_behind() {
         assert_eq!(events.stats().sides, 0, "runs meanwhile: {runs_meanwhile}");
     }
 }
+
+#[test]
+fn a_joiner_gets_the_value_of_an_actor_that_ended_long_ago() {
+    let mut sched = Loop::new(LoopConfig::default()).expect("a loop");
+    let early = sched.spawn(|_: &mut Cx<()>, _| exit(7u32));
+    let failing = sched.spawn(|_: &mut Cx<()>, _| fail("on purpose"));
+    let (early, failing) = (sched.joiner::<u32>(early), sched.joiner::<u32>(failing));
+    let endless = sched.spawn(|cx: &mut Cx<()>, _| {
+        cx.set_daemon(true);
+        receive()
+    });
+    let endless = sched.joiner::<u32>(endless);
+    sched.run().expect("the loop runs");
+    drop(sched);
+    assert_eq!(early.join(secs(0)).expect("it has ended"), 7);
+    let why = failing.join(secs(0)).expect_err("it failed").to_string();
+    assert!(why.contains("on purpose"), "{why}");
+    assert!(matches!(endless.join(secs(5)), Err(JoinError::NoLoop)));
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, Addr, Cx, Key, Manner, NodeId, PortId, Target, Wire};
 
 use crate::error::{DeliverError, LocateError, PeerError, PeerStatus, RegisterError, UnknownNode};
-use crate::location::{Location, PeerAt};
+use crate::location::{Location, PeerAt, PeerOptions};
 use crate::node::{FoundName, Looked, NodeCore, Space};
 
 /// What a name can stand for: the constructor's type picks it.
@@ -104,10 +104,20 @@ pub trait NetCx<M: 'static> {
     /// Where the peers are that are there.
     fn peers(&mut self) -> Vec<Location>;
 
-    /// Contacts the node at a location. It is needed on one side only.
+    /// Contacts the node at a location, or all nodes on a host when the port is 0. It is needed on one side only. The
+    /// answer tells where nodes are connected; of a host, those that were found within some hundred milliseconds.
     fn peer(
         &mut self,
         at: impl Into<PeerAt>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    );
+
+    /// As [`NetCx::peer`], with options.
+    fn peer_with(
+        &mut self,
+        at: impl Into<PeerAt>,
+        options: PeerOptions,
         timeout: Duration,
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     );
@@ -232,9 +242,19 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     ) {
+        self.peer_with(at, PeerOptions::default(), timeout, answer);
+    }
+
+    fn peer_with(
+        &mut self,
+        at: impl Into<PeerAt>,
+        options: PeerOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    ) {
         let at = at.into();
         request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, port| {
-            core.contact(port, at, timeout)
+            core.contact(port, at, options, timeout)
         });
     }
 

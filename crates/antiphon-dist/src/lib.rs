@@ -20,7 +20,7 @@ pub use error::{
 };
 
 mod location;
-pub use location::{Location, PeerAt, PeerAtError};
+pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
 pub use net::Resolver;

@@ -8,6 +8,7 @@
 
 mod agenda;
 mod conns;
+mod contacts;
 mod dials;
 mod discovery;
 mod frames;
@@ -15,6 +16,8 @@ mod link;
 mod mail;
 mod names;
 mod post;
+mod probes;
+mod relays;
 mod settings;
 mod status;
 mod world;
@@ -33,11 +36,14 @@ use antiphon_wire as wire;
 use crate::location::Location;
 use agenda::{Agenda, Due};
 use conns::Conns;
+use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
 use link::Peer;
 use mail::Receipts;
 use names::Names;
+use probes::Probes;
+use relays::Relays;
 use status::Watchers;
 
 /// The core of one node.
@@ -56,9 +62,12 @@ pub struct NodeCore {
     /// Peers of which messages wait for full mailboxes.
     parked: BTreeSet<NodeId>,
     dials: Dials,
+    contacts: Contacts,
     names: Names,
     receipts: Receipts,
     discovery: Discovery,
+    probes: Probes,
+    relays: Relays,
     watchers: Watchers,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
@@ -124,9 +133,12 @@ impl NodeCore {
             dirty: Vec::new(),
             parked: BTreeSet::new(),
             dials: Dials::default(),
+            contacts: Contacts::default(),
             names: Names::default(),
             receipts: Receipts::default(),
             discovery: Discovery::default(),
+            probes: Probes::default(),
+            relays: Relays::default(),
             watchers: Watchers::default(),
             notes: Vec::new(),
             resolved: Vec::new(),
@@ -199,7 +211,7 @@ impl NodeCore {
             Input::Received(conn, count) => self.on_received(conn, count, world),
             Input::Written(conn, count) => self.on_written(conn, count, world),
             Input::Closed(conn) => self.on_closed(conn, world),
-            Input::Datagram(from, bytes) => self.on_datagram(from, bytes),
+            Input::Datagram(from, bytes) => self.on_datagram(from, bytes, world),
             // What has arrived meanwhile comes before what was due.
             Input::Stalled(span) => return self.forgive(span),
             Input::Tick => self.retry_all_parked(world),
@@ -240,6 +252,8 @@ impl NodeCore {
             Due::Contact(port) => self.on_contact_due(port, world),
             Due::Parked(node) => self.on_parked_due(node, world),
             Due::Unreached(node) => self.on_unreached(node, world),
+            Due::Probe(host) => self.on_probe_due(host, world),
+            Due::Answer(to) => self.answer_probe(to, world),
             Due::Announce => self.announce(world),
         }
     }

@@ -1,9 +1,10 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
+use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
 use crate::core::{Core, Way};
 use crate::error::{AskError, SendError, Undelivered};
-use crate::event::{System, Why};
+use crate::event::{Down, System, Why};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
@@ -66,6 +67,11 @@ impl Door<'_> {
     /// The message comes back, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         to.put(self, message, Manner::Send)
+    }
+
+    /// Starts an actor.
+    pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        self.core.spawn(actor)
     }
 
     /// Answers a request.
@@ -162,6 +168,17 @@ impl Door<'_> {
     /// `who`, elsewhere, has ended. A watcher that was told already is not told again.
     pub fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
         self.core.down(watcher, id, who, why);
+    }
+
+    /// Has `watcher`, wherever it is, told by one [`Down`] when `who`, here, ends: as if `who` had called
+    /// [`Cx::notify`](crate::Cx::notify) itself, before its first step if need be.
+    pub fn notify(&mut self, who: Key, watcher: ActorId) {
+        self.core.notify(watcher, who);
+    }
+
+    /// Tells an actor of this loop, outside of all monitors, that `who` has ended; false when it has ended itself.
+    pub fn tell_down(&mut self, watcher: Key, who: ActorId, why: Why) -> bool {
+        self.core.push_system(watcher, System::Down(Down { who, why }))
     }
 
     /// Asks an actor to end, wherever it is.

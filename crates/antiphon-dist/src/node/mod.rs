@@ -15,6 +15,7 @@ mod link;
 mod mail;
 mod names;
 mod post;
+mod relays;
 mod settings;
 mod status;
 mod world;
@@ -38,6 +39,7 @@ use discovery::Discovery;
 use link::Peer;
 use mail::Receipts;
 use names::Names;
+use relays::Relays;
 use status::Watchers;
 
 /// The core of one node.
@@ -57,6 +59,7 @@ pub struct NodeCore {
     parked: BTreeSet<NodeId>,
     dials: Dials,
     names: Names,
+    relays: Relays,
     receipts: Receipts,
     discovery: Discovery,
     watchers: Watchers,
@@ -88,6 +91,8 @@ pub struct Counts {
     pub names: usize,
     /// Names looked for, here and by peers.
     pub wants: usize,
+    /// Channels elsewhere that have subscribers here.
+    pub relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
     /// Monitors across nodes, in both directions.
@@ -125,6 +130,7 @@ impl NodeCore {
             parked: BTreeSet::new(),
             dials: Dials::default(),
             names: Names::default(),
+            relays: Relays::default(),
             receipts: Receipts::default(),
             discovery: Discovery::default(),
             watchers: Watchers::default(),
@@ -166,6 +172,7 @@ impl NodeCore {
             peers: self.peers.len(),
             names: self.names.len(),
             wants: self.names.wants_len(),
+            relays: self.relays.len(),
             receipts: self.receipts.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),

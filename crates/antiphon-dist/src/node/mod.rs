@@ -20,6 +20,7 @@ mod probes;
 mod relays;
 mod settings;
 mod status;
+mod subscriptions;
 mod world;
 
 pub use names::Space;
@@ -45,6 +46,7 @@ use names::Names;
 use probes::Probes;
 use relays::Relays;
 use status::Watchers;
+use subscriptions::Subscriptions;
 
 /// The core of one node.
 #[derive(Debug)]
@@ -64,6 +66,7 @@ pub struct NodeCore {
     dials: Dials,
     contacts: Contacts,
     names: Names,
+    subscriptions: Subscriptions,
     receipts: Receipts,
     discovery: Discovery,
     probes: Probes,
@@ -97,6 +100,8 @@ pub struct Counts {
     pub names: usize,
     /// Names looked for, here and by peers.
     pub wants: usize,
+    /// Channels elsewhere that have subscribers here.
+    pub relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
     /// Monitors across nodes, in both directions.
@@ -135,6 +140,7 @@ impl NodeCore {
             dials: Dials::default(),
             contacts: Contacts::default(),
             names: Names::default(),
+            subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
@@ -178,6 +184,7 @@ impl NodeCore {
             peers: self.peers.len(),
             names: self.names.len(),
             wants: self.names.wants_len(),
+            relays: self.subscriptions.len(),
             receipts: self.receipts.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),

@@ -309,7 +309,8 @@ impl NodeCore {
         if node == self.me {
             return self.settings.profile.locations.clone();
         }
-        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
+        // All of them: whom this is told may reach other networks.
+        self.peers.get(&node).map(|peer| peer.said.clone()).unwrap_or_default()
     }
 
     /// Re-checks the invariants of all sessions: for a simulator, after each event.

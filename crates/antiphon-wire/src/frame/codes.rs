@@ -76,6 +76,8 @@ codes! {
         Rci = 2,
         /// A node.
         Node = 3,
+        /// What every node has, such as the keeper of its files.
+        Service = 4,
     }
     /// What became of a subscription.
     SubscribeOutcome {

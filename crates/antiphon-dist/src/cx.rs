@@ -1,10 +1,12 @@
 //! What an actor of a node can do besides what any actor can.
 
+use std::path::Path;
 use std::time::Duration;
 
 use antiphon_sched::{ActorId, Addr, Cx, Key, Manner, NodeId, PortId, Target, Wire};
 
 use crate::error::{DeliverError, LocateError, PeerError, PeerStatus, RegisterError, UnknownNode};
+use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Location, PeerAt};
 use crate::node::{FoundName, Looked, NodeCore, Space};
 
@@ -101,6 +103,37 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<(), DeliverError>) -> M + 'static,
     );
 
+    /// Sends a file to the node at a location, which is contacted first if need be; it needs a
+    /// [`dest_path`](crate::Config::dest_path). The answer comes when the file is on its disk, whole, or is not; what was
+    /// there before stays whole until then. The transfer ends with this actor.
+    ///
+    /// A transfer that was interrupted, at either end, goes on where it stopped when the file is sent there again.
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer;
+
+    /// Has this actor told, now and then and at its end, how far a transfer of this node is; not oftener than every 10 ms.
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static);
+
+    /// Ends a transfer of this node, which then answers [`FileError::Cancelled`] unless it is over.
+    fn cancel_transfer(&mut self, transfer: Transfer);
+
+    /// Deletes a file beneath the `dest_path` of the node at a location, if it is one that came there from a peer, and was
+    /// not changed since.
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+    );
+
     /// Where the peers are that are there.
     fn peers(&mut self) -> Vec<Location>;
 
@@ -133,18 +166,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         M: Wire,
     {
         let me = self.me();
-        let tag = self.door().tag_of::<M>();
-        let core = node(self).ok_or(RegisterError::NoNode)?;
-        let waiting = core.register(Space::Actor, name, me.id().key(), tag)?;
-        if !self.door().expose(me) {
-            // It was ended within this very step: nobody would take the name back later.
-            self.unregister(name)?;
-        }
-        for port in waiting {
-            let found: Result<FoundName, LocateError> = Ok(FoundName { id: me.id() });
-            settle(self, port, found);
-        }
-        Ok(())
+        register(self, Space::Actor, name, me)
     }
 
     fn unregister(&mut self, name: &str) -> Result<(), RegisterError> {
@@ -158,7 +180,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, name, None, timeout, answer);
+        locate(self, (Space::Actor, name), None, timeout, answer);
     }
 
     fn locate_at<T: Named>(
@@ -168,7 +190,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, name, Some(location), timeout, answer);
+        locate(self, (Space::Actor, name), Some(location), timeout, answer);
     }
 
     fn locate_all<T: Named>(
@@ -222,6 +244,36 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         }
     }
 
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer {
+        files::send_file(self, to, file.as_ref(), &options, timeout, answer)
+    }
+
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static) {
+        files::progress(self, transfer, every, each);
+    }
+
+    fn cancel_transfer(&mut self, transfer: Transfer) {
+        files::cancel(self, transfer);
+    }
+
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+    ) {
+        files::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
+    }
+
     fn peers(&mut self) -> Vec<Location> {
         node(self).map(|core| core.online()).unwrap_or_default()
     }
@@ -255,7 +307,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 }
 
-fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
+pub(crate) fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
     let now = cx.now();
     let core = cx.door().outside::<NodeCore>()?;
     core.advance(now);
@@ -302,9 +354,49 @@ fn request<M: 'static, R: 'static, E: 'static>(
     }
 }
 
-fn locate<M: 'static, T: Named>(
+/// Registers an address of this actor's, in any space.
+fn register<M: 'static, T: Wire>(
+    cx: &mut Cx<'_, M>,
+    space: Space,
+    name: &str,
+    addr: Addr<T>,
+) -> Result<(), RegisterError> {
+    let (id, tag) = (addr.id(), cx.door().tag_of::<T>());
+    let waiting = node(cx).ok_or(RegisterError::NoNode)?.register(space, name, id.key(), tag)?;
+    if !cx.door().expose(addr) {
+        // It was ended within this very step: nobody would take the name back later.
+        node(cx).ok_or(RegisterError::NoNode)?.unregister(space, name, id.key())?;
+    }
+    for port in waiting {
+        let found: Result<FoundName, LocateError> = Ok(FoundName { id });
+        settle(cx, port, found);
+    }
+    Ok(())
+}
+
+/// Registers what every node has, under a name that no user can take.
+pub(crate) fn register_service<M: 'static, T: Wire>(
     cx: &mut Cx<'_, M>,
     name: &str,
+    addr: Addr<T>,
+) -> Result<(), RegisterError> {
+    register(cx, Space::Service, name, addr)
+}
+
+/// Looks for what every node has, at one location, which is dialled if need be.
+pub(crate) fn locate_service<M: 'static, T: Wire>(
+    cx: &mut Cx<'_, M>,
+    name: &str,
+    at: Location,
+    timeout: Duration,
+    answer: impl FnOnce(Result<Addr<T>, LocateError>) -> M + 'static,
+) {
+    locate(cx, (Space::Service, name), Some(at), timeout, answer);
+}
+
+fn locate<M: 'static, T: Named>(
+    cx: &mut Cx<'_, M>,
+    name: (Space, &str),
     at: Option<Location>,
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,

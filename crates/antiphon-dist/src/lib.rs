@@ -19,6 +19,12 @@ pub use error::{
     DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, UnknownNode,
 };
 
+mod files;
+pub use files::{
+    DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+    Transfer,
+};
+
 mod location;
 pub use location::{Location, PeerAt, PeerAtError};
 

@@ -11,6 +11,7 @@ use antiphon_sched::{
 
 use crate::config::Config;
 use crate::error::NodeError;
+use crate::files;
 use crate::location::Location;
 use crate::net::{Driver, Resolver};
 use crate::node::{Counts, Input, NodeCore};
@@ -79,6 +80,7 @@ impl Node {
     pub fn with_resolver(config: Config, resolver: Resolver) -> Result<Self, NodeError> {
         let mut sched = Loop::new(config.scheduler.clone())?;
         let (driver, location) = Driver::open(&config, &mut sched, resolver)?;
+        files::start(&config, &mut sched)?;
         Ok(Self { sched, driver, location, name: config.name_at(location), started: false })
     }
 

@@ -28,6 +28,26 @@ const NAME_BYTES_MAX: usize = 255;
 pub enum Space {
     /// Actors.
     Actor,
+    /// What every node has, such as the keeper of its files: nobody registers there by hand.
+    Service,
+}
+
+impl Space {
+    fn on_the_wire(self) -> NameSpace {
+        match self {
+            Self::Actor => NameSpace::Actor,
+            Self::Service => NameSpace::Service,
+        }
+    }
+
+    /// `None` for names that this version does not have.
+    fn from_the_wire(space: NameSpace) -> Option<Self> {
+        match space {
+            NameSpace::Actor => Some(Self::Actor),
+            NameSpace::Service => Some(Self::Service),
+            NameSpace::Channel | NameSpace::Rci | NameSpace::Node => None,
+        }
+    }
 }
 
 /// What a name stands for.
@@ -206,12 +226,11 @@ impl NodeCore {
     pub(crate) fn locate(
         &mut self,
         port: PortId,
-        name: &str,
+        (space, name): (Space, &str),
         tag: &'static str,
         at: Option<Location>,
         timeout: Duration,
     ) -> Looked {
-        let space = Space::Actor;
         if let Some(refusal) = self.refuse_want(name) {
             return Looked::Now(Err(refusal));
         }
@@ -283,7 +302,7 @@ impl NodeCore {
         let concerned = want.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(link) = peer.link.as_mut().filter(|_| concerned) else { return };
         let all = matches!(want.answer, WantedBy::All(..));
-        let frame = Want { request, space: NameSpace::Actor, all, name: &want.name };
+        let frame = Want { request, space: want.space.on_the_wire(), all, name: &want.name };
         if let Err(why) = link.session.send(&frame.into()) {
             tracing::debug!(%node, %why, "a question for a name was not sent; it is repeated when they meet again");
         }
@@ -301,18 +320,15 @@ impl NodeCore {
     /// A peer looks for a name of this node's.
     pub(super) fn on_want(&mut self, node: NodeId, link: &mut Link, want: &Want<'_>) {
         let request = want.request;
-        let refusal = match want.space {
-            NameSpace::Actor if !check_name(want.name) => Some(FoundWhat::BadName),
-            NameSpace::Actor => None,
-            // This version has no such names: the question stays open, as for any name that nobody has.
-            NameSpace::Channel | NameSpace::Rci | NameSpace::Node => return,
-        };
+        // Where this version has no such names, the question stays open, as for any name that nobody has.
+        let Some(space) = Space::from_the_wire(want.space) else { return };
+        let refusal = (!check_name(want.name)).then_some(FoundWhat::BadName);
         let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
         let refusal = refusal.or((asked >= NAMES_MAX).then_some(FoundWhat::TooMany));
         if let Some(what) = refusal {
             return reply(link, &Found { request, what });
         }
-        let full: FullName = (Space::Actor, want.name.into());
+        let full: FullName = (space, want.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
             return send_found(link, request, key, tag);

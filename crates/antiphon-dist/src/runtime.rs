@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, Addr, Cx, DeadLetter, Event, Fold, Handle, Loop, LoopStats, SendError, Step, Target, egress,
+    Actor, ActorId, Addr, Cx, DeadLetter, Event, Fold, Handle, Joiner, Loop, LoopStats, SendError, Step,
+    Target, Wire, egress,
 };
 
 use crate::config::Config;
@@ -118,6 +119,11 @@ impl Node {
         F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,
     {
         self.sched.spawn_fsm(state, fold)
+    }
+
+    /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`.
+    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
+        self.sched.joiner(who)
     }
 
     /// Sends from outside of all actors.

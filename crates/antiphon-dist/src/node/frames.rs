@@ -128,24 +128,7 @@ impl NodeCore {
             | Frame::Unpause(_)
             | Frame::Fragment(_) => {}
             // This version neither offers nor asks for these, so nobody has reason to send them.
-            Frame::IdleProposed(_)
-            | Frame::IdleAgreed(_)
-            | Frame::Subscribe(_)
-            | Frame::Unsubscribe(_)
-            | Frame::Subscribed(_)
-            | Frame::Publish(_)
-            | Frame::ChannelClosed(_)
-            | Frame::DeliverAll(_)
-            | Frame::Delivered(_)
-            | Frame::Call(_)
-            | Frame::Called(_)
-            | Frame::FileOffer(_)
-            | Frame::FileAccept(_)
-            | Frame::FileChunk(_)
-            | Frame::FileCredit(_)
-            | Frame::FileEnd(_)
-            | Frame::FileDelete(_)
-            | Frame::FileDeleted(_) => {
+            Frame::IdleProposed(_) | Frame::IdleAgreed(_) => {
                 tracing::debug!(%node, frame = frame.name(), "a frame that this version does not serve");
                 self.counts.refused_messages += 1;
             }

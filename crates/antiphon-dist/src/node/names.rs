@@ -28,7 +28,7 @@ const NAME_BYTES_MAX: usize = 255;
 pub enum Space {
     /// Actors.
     Actor,
-    /// What every node has, such as the keeper of its files: nobody registers there by hand.
+    /// Hidden actors by which a node serves others, such as the keeper of its files: no user registers there.
     Service,
 }
 

@@ -34,6 +34,7 @@ use std::net::SocketAddr;
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
+use crate::files::Outbox;
 use crate::location::Location;
 use agenda::{Agenda, Due};
 use conns::Conns;
@@ -72,6 +73,7 @@ pub struct NodeCore {
     probes: Probes,
     relays: Relays,
     watchers: Watchers,
+    outbox: Outbox,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
     /// Look-ups that came back where no world was at hand.
@@ -129,6 +131,7 @@ impl NodeCore {
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
+            outbox: Outbox::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
             epoch: 1,
@@ -176,6 +179,11 @@ impl NodeCore {
     /// Where this node takes connections.
     pub fn location(&self) -> Location {
         self.settings.location
+    }
+
+    /// The files that this node sends.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// How the node is doing.

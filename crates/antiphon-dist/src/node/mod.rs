@@ -15,6 +15,7 @@ mod frames;
 mod link;
 mod mail;
 mod names;
+mod peers;
 mod post;
 mod probes;
 mod relays;
@@ -41,9 +42,9 @@ use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
-use link::Peer;
 use mail::Receipts;
 use names::Names;
+use peers::Peer;
 use probes::Probes;
 use relays::Relays;
 use status::Watchers;
@@ -310,14 +311,6 @@ impl NodeCore {
 
     fn wire_now(&self) -> wire::Time {
         wire::Time::from_nanos(self.now.as_nanos())
-    }
-
-    /// Where a node can be dialled, as far as this one knows.
-    fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
-        if node == self.me {
-            return self.settings.profile.locations.clone();
-        }
-        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
     }
 
     /// Re-checks the invariants of all sessions: for a simulator, after each event.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use antiphon_sched::LoopError;
 use thiserror::Error;
@@ -67,6 +68,14 @@ pub enum NodeError {
     WeakSecret {
         /// The address in the configuration.
         ip: std::net::IpAddr,
+    },
+    /// The folder for files cannot be used.
+    #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
+    DestPath {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// A field of the configuration says what no node can do.
     #[error(transparent)]

@@ -25,6 +25,12 @@ pub use error::{
     UnknownNode,
 };
 
+mod files;
+pub use files::{
+    DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+    Transfer,
+};
+
 mod location;
 pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
 

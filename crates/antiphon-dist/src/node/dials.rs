@@ -12,7 +12,7 @@ use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
 use super::agenda::Due;
-use super::link::Peer;
+use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
 use crate::location::PeerAt;

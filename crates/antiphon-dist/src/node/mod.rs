@@ -15,6 +15,7 @@ mod frames;
 mod link;
 mod mail;
 mod names;
+mod peers;
 mod post;
 mod probes;
 mod relays;
@@ -34,15 +35,16 @@ use std::net::SocketAddr;
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
+use crate::files::Outbox;
 use crate::location::Location;
 use agenda::{Agenda, Due};
 use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
-use link::Peer;
 use mail::Receipts;
 use names::Names;
+use peers::Peer;
 use probes::Probes;
 use relays::Relays;
 use status::Watchers;
@@ -72,6 +74,7 @@ pub struct NodeCore {
     probes: Probes,
     relays: Relays,
     watchers: Watchers,
+    outbox: Outbox,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
     /// Look-ups that came back where no world was at hand.
@@ -129,6 +132,7 @@ impl NodeCore {
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
+            outbox: Outbox::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
             epoch: 1,
@@ -176,6 +180,11 @@ impl NodeCore {
     /// Where this node takes connections.
     pub fn location(&self) -> Location {
         self.settings.location
+    }
+
+    /// The files that this node sends.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// How the node is doing.
@@ -302,15 +311,6 @@ impl NodeCore {
 
     fn wire_now(&self) -> wire::Time {
         wire::Time::from_nanos(self.now.as_nanos())
-    }
-
-    /// Where a node can be dialled, as far as this one knows.
-    fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
-        if node == self.me {
-            return self.settings.profile.locations.clone();
-        }
-        // All of them: whom this is told may reach other networks.
-        self.peers.get(&node).map(|peer| peer.said.clone()).unwrap_or_default()
     }
 
     /// Re-checks the invariants of all sessions: for a simulator, after each event.

@@ -12,7 +12,8 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire::frame::{NodeAt, Relay};
 use antiphon_wire::{Datagram, Locations, Presence};
 
-use super::link::{Link, Peer};
+use super::link::Link;
+use super::peers::Peer;
 use super::world::World;
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;

@@ -102,7 +102,8 @@ impl NodeCore {
         match at {
             PeerAt::Location(at) => {
                 if at.addr().port() == 0 {
-                    let host = SocketAddr::new(at.addr().ip(), self.settings.udp_port);
+                    let mut host = at.addr();
+                    host.set_port(self.settings.udp_port);
                     self.ask_host(host, Time::MAX);
                 } else if self.want_dial(at.addr(), Time::MAX) {
                     self.dials.dials.entry(at.addr()).and_modify(|dial| dial.forever = true);

@@ -186,7 +186,8 @@ impl Core {
         let watcher = self.owner_of(watcher);
         let Some(mailbox) = self.any_mailbox(watcher) else { return };
         if *mailbox.opened() == OPEN_MAX {
-            return;
+            let watcher = self.id(watcher);
+            return self.dead.note(watcher, "a notify", Undelivered::Full);
         }
         let Some(side) = self.side(watcher) else { return };
         // Told twice, it is one monitor.

@@ -11,7 +11,7 @@ use antiphon_sched::{NodeId, PortId, Time, egress};
 use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
-use super::agenda::Due;
+use super::agenda::{Agenda, Due};
 use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
@@ -87,6 +87,16 @@ impl Dials {
     pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId) {
         if let Some(dial) = self.dials.get_mut(&at) {
             (dial.conn, dial.node, dial.attempts) = (Some(conn), Some(node), 0);
+        }
+    }
+}
+
+impl Dials {
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (at, dial) in &self.dials {
+            let is_going_on =
+                dial.conn.is_some() || self.fresh.contains(at) || agenda.has_any(Due::Dial(*at));
+            assert!(is_going_on, "a dial without a connection is on the agenda: {at}");
         }
     }
 }

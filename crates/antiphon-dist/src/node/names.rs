@@ -11,7 +11,7 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, Key, NodeId, PortId, Time};
 use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
 
-use super::agenda::Due;
+use super::agenda::{Agenda, Due};
 use super::link::Link;
 use super::world::World;
 use super::{NodeCore, sched_key, wire_key};
@@ -135,6 +135,25 @@ impl Names {
         if let Some(name) = wants.remove(&request) {
             self.forget_asked(&name, peer, request);
         }
+    }
+
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (name, askers) in &self.asked {
+            let is_mirrored = |(peer, request): &(NodeId, u64)| {
+                self.asked_by.get(peer).and_then(|wants| wants.get(request)) == Some(name)
+            };
+            assert!(
+                !askers.is_empty() && askers.iter().all(is_mirrored),
+                "both tables hold the same questions"
+            );
+        }
+        let asked: usize = self.asked.values().map(BTreeSet::len).sum();
+        let asked_by: usize = self.asked_by.values().map(BTreeMap::len).sum();
+        assert_eq!(asked, asked_by, "both tables hold the same questions");
+        let owned: usize = self.owned.values().map(BTreeSet::len).sum();
+        assert!(owned <= self.registered.len(), "nobody owns a name that is not registered");
+        let is_timed = |(want, wanted): (&u64, &Wanted)| agenda.has(wanted.until, Due::Want(*want));
+        assert!(self.wants.iter().all(is_timed), "a question's time is on the agenda");
     }
 
     fn forget_asked(&mut self, name: &FullName, peer: NodeId, request: u64) {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Key, NodeId, PortId, Time};
+use antiphon_sched::{ActorId, Key, NodeId, PortId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
 
 use super::agenda::Due;
@@ -138,6 +138,9 @@ impl NodeCore {
         if !check_name(name) {
             return Err(RegisterError::BadName);
         }
+        if tag.len() > TYPE_NAME_MAX {
+            return Err(RegisterError::TypeNameTooLong { bytes: tag.len() });
+        }
         let full = (space, Box::from(name));
         match self.names.registered.get(&full) {
             Some(other) if other.key == key => return Ok(Vec::new()),
@@ -212,7 +215,7 @@ impl NodeCore {
         timeout: Duration,
     ) -> Looked {
         let space = Space::Actor;
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, tag) {
             return Looked::Now(Err(refusal));
         }
         let full = (space, Box::from(name));
@@ -234,7 +237,7 @@ impl NodeCore {
         tag: &'static str,
         timeout: Duration,
     ) -> Result<(), LocateError> {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, tag) {
             return Err(refusal);
         }
         let full = (Space::Actor, Box::from(name));
@@ -244,9 +247,12 @@ impl NodeCore {
         Ok(())
     }
 
-    fn refuse_want(&self, name: &str) -> Option<LocateError> {
+    fn refuse_want(&self, name: &str, tag: &str) -> Option<LocateError> {
         if !check_name(name) {
             return Some(LocateError::BadName);
+        }
+        if tag.len() > TYPE_NAME_MAX {
+            return Some(LocateError::TypeNameTooLong { bytes: tag.len() });
         }
         let full = self.names.wants.len() + self.names.node_wants.len() >= NAMES_MAX;
         full.then_some(LocateError::TooManyOpen)
@@ -406,7 +412,7 @@ impl NodeCore {
         name: &str,
         timeout: Duration,
     ) -> Option<Result<Location, LocateError>> {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, "") {
             return Some(Err(refusal));
         }
         if self.settings.name == name {

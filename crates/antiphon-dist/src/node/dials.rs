@@ -47,8 +47,10 @@ struct Dial {
     forever: bool,
     /// Wanted until then.
     until: Time,
-    /// Who answered there last.
+    /// Who was proven there last.
     node: Option<NodeId>,
+    /// Who said hello there last, proven or not.
+    answered: Option<NodeId>,
     conn: Option<ConnId>,
     attempts: u32,
     /// Wanted although there is a connection: its keys are used up.
@@ -64,7 +66,7 @@ pub(super) enum Query {
 
 impl Dial {
     fn new(until: Time) -> Self {
-        Self { forever: false, until, node: None, conn: None, attempts: 0, renews: false }
+        Self { forever: false, until, node: None, answered: None, conn: None, attempts: 0, renews: false }
     }
 }
 
@@ -76,6 +78,17 @@ impl Dials {
     /// Who is behind a location, as far as this node knows.
     pub(super) fn node_at(&self, at: SocketAddr) -> Option<NodeId> {
         self.dials.get(&at)?.node
+    }
+
+    /// Who said hello at a location last, which need not be true.
+    pub(super) fn answered_at(&self, at: SocketAddr) -> Option<NodeId> {
+        self.dials.get(&at)?.answered
+    }
+
+    pub(super) fn answered(&mut self, at: SocketAddr, node: NodeId) {
+        if let Some(dial) = self.dials.get_mut(&at) {
+            dial.answered = Some(node);
+        }
     }
 
     pub(super) fn wake(&mut self, at: SocketAddr) {

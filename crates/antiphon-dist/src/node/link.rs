@@ -389,7 +389,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(link) = peer.link.take() else { return };
         tracing::info!(%node, name = peer.name, why, "a peer is lost");
-        self.epoch += 1;
+        self.epochs.ended(wire::NodeId(node.to_bits()));
         let watching = std::mem::take(&mut peer.watching);
         let watched = std::mem::take(&mut peer.watched);
         let replies = self.replies.take(node);

@@ -59,8 +59,8 @@ pub struct NodeCore {
     me: NodeId,
     settings: Settings,
     now: Time,
-    /// Names this node's half of each session; rises whenever a session ends.
-    epoch: u64,
+    /// Name this node's half of each session.
+    epochs: wire::Epochs,
     agenda: Agenda,
     conns: Conns,
     peers: BTreeMap<NodeId, Peer>,
@@ -141,7 +141,7 @@ impl NodeCore {
             outbox: Outbox::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
-            epoch: 1,
+            epochs: wire::Epochs::default(),
             agenda: Agenda::default(),
             conns: Conns::default(),
             peers: BTreeMap::new(),

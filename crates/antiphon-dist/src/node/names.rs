@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Key, NodeId, PortId, Time};
+use antiphon_sched::{ActorId, Key, NodeId, PortId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
 
 use super::agenda::{Agenda, Due};
@@ -185,7 +185,7 @@ impl NodeCore {
         if self.names.registered.contains_key(&(space, Box::from(name))) {
             return Err(RegisterError::Taken { name: name.to_owned() });
         }
-        if self.names.len() >= NAMES_MAX { Err(RegisterError::TooMany) } else { Ok(()) }
+        if self.names.registered.len() >= NAMES_MAX { Err(RegisterError::TooMany) } else { Ok(()) }
     }
 
     /// Registers an actor of this node. The ports of this node's own that looked for the name come back, to be
@@ -197,6 +197,9 @@ impl NodeCore {
         tag: &'static str,
         owner: Option<Key>,
     ) -> Result<Vec<PortId>, RegisterError> {
+        if tag.len() > TYPE_NAME_MAX {
+            return Err(RegisterError::TypeNameTooLong { bytes: tag.len() });
+        }
         let full = (space, Box::from(name));
         if self.names.registered.get(&full).is_some_and(|own| own.key == key) {
             return Ok(Vec::new());
@@ -274,7 +277,7 @@ impl NodeCore {
         at: Option<Location>,
         timeout: Duration,
     ) -> Looked {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, tag) {
             return Looked::Now(Err(refusal));
         }
         let full = (space, Box::from(name));
@@ -296,7 +299,7 @@ impl NodeCore {
         tag: &'static str,
         timeout: Duration,
     ) -> Result<(), LocateError> {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, tag) {
             return Err(refusal);
         }
         let full = (space, Box::from(name));
@@ -306,9 +309,12 @@ impl NodeCore {
         Ok(())
     }
 
-    fn refuse_want(&self, name: &str) -> Option<LocateError> {
+    fn refuse_want(&self, name: &str, tag: &str) -> Option<LocateError> {
         if !check_name(name) {
             return Some(LocateError::BadName);
+        }
+        if tag.len() > TYPE_NAME_MAX {
+            return Some(LocateError::TypeNameTooLong { bytes: tag.len() });
         }
         let full = self.names.wants.len() + self.names.node_wants.len() >= NAMES_MAX;
         full.then_some(LocateError::TooManyOpen)
@@ -465,7 +471,7 @@ impl NodeCore {
         name: &str,
         timeout: Duration,
     ) -> Option<Result<Location, LocateError>> {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, "") {
             return Some(Err(refusal));
         }
         if self.settings.name == name {

@@ -46,7 +46,8 @@ pub struct Config {
     /// Peers to connect to, tried again for ever. Those without a port stand for all nodes on the host.
     pub peers: Vec<PeerAt>,
     /// Networks, as address and prefix length, whose locations are dialled when other nodes tell of them;
-    /// `None`: the networks of the own interfaces that the node listens on.
+    /// `None`: the networks of the own interfaces that the node listens on. What this node has asked for is dialled
+    /// anyway: the nodes of a host that was contacted, and those that a peer tells of to be announced there.
     pub dial_allow: Option<Vec<(IpAddr, u8)>>,
     /// Silence after which a peer is lost; 15 s by default. (A process that dies is noticed at once, when its port
     /// refuses; this is for machines and processes that hang.) Suspect comes at a fifth of it, a ping at a

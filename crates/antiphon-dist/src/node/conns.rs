@@ -13,7 +13,7 @@ use antiphon_wire::{
 use slab::Slab;
 
 use super::agenda::Due;
-use super::link::Peer;
+use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use super::{NodeCore, sched_node, wire_node};
 

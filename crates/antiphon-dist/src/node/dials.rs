@@ -75,6 +75,11 @@ impl Dials {
         !self.fresh.is_empty() || !self.unasked.is_empty()
     }
 
+    /// Whether a location is dialled, or was by the connection that there is.
+    pub(super) fn has(&self, at: SocketAddr) -> bool {
+        self.dials.contains_key(&at)
+    }
+
     /// Who is behind a location, as far as this node knows.
     pub(super) fn node_at(&self, at: SocketAddr) -> Option<NodeId> {
         self.dials.get(&at)?.node

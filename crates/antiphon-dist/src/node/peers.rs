@@ -91,12 +91,12 @@ impl Peer {
 }
 
 impl NodeCore {
-    /// Where a node can be dialled, as far as this one knows.
+    /// Where a node can be dialled, as far as this one knows; also where this one may not, for those who may.
     pub(super) fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
         if node == self.me {
             return self.settings.profile.locations.clone();
         }
-        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
+        self.peers.get(&node).map(|peer| peer.said.clone()).unwrap_or_default()
     }
 
     /// A peer tells where nodes are that its message names.

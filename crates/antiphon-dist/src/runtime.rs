@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, Addr, Cx, DeadLetter, Event, Fold, Handle, Loop, LoopStats, SendError, Step, Target, Wire, egress,
+    Actor, ActorId, Addr, Cx, DeadLetter, Event, Fold, Handle, Joiner, Loop, LoopStats, SendError, Step,
+    Target, Wire, egress,
 };
 
 use crate::channels::{self, Channel};
@@ -137,6 +138,11 @@ impl Node {
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError> {
         channels::open(&mut self.sched.door(), name, None, Some(Box::new(transform)))
+    }
+
+    /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`.
+    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
+        self.sched.joiner(who)
     }
 
     /// Sends from outside of all actors.

@@ -176,9 +176,11 @@ impl Door<'_> {
         self.core.notify(watcher, who);
     }
 
-    /// Tells an actor of this loop, outside of all monitors, that `who` has ended; false when it has ended itself.
+    /// Tells an actor of this loop, by one [`Event::Down`](crate::Event::Down), that `who` has ended, although
+    /// it set no monitor: a subscription that was refused ends so. False when the actor itself has ended, or its
+    /// mailbox holds twice as much as it takes of messages.
     pub fn tell_down(&mut self, watcher: Key, who: ActorId, why: Why) -> bool {
-        self.core.push_system(watcher, System::Down(Down { who, why }))
+        !self.is_flooded(watcher) && self.core.push_system(watcher, System::Down(Down { who, why }))
     }
 
     /// Asks an actor to end, wherever it is.
@@ -200,6 +202,7 @@ impl Door<'_> {
 
     /// Values come also where messages do not, so that who sleeps on a full mailbox can be woken; but not for ever.
     fn is_flooded(&mut self, key: Key) -> bool {
+        let key = self.core.owner_of(key);
         let max = self.core.mailbox_max.saturating_mul(2);
         self.core.any_mailbox(key).is_some_and(|mailbox| mailbox.is_full_of(max))
     }

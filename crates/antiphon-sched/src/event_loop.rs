@@ -25,14 +25,17 @@ use crate::error::SendError;
 use crate::event::{Event, System};
 use crate::handle::{Handle, Mail, Shared};
 use crate::helpers::Helpers;
+use crate::id::ActorId;
 use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
+use crate::joiner::Joiner;
 use crate::outside::Outside;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::Due;
 use crate::watchdog;
+use crate::wire::Wire;
 
 /// Mail taken from the inbox in one round.
 const INBOX_A_ROUND: usize = 256;
@@ -62,23 +65,23 @@ pub enum Park {
 /// The settings of a loop.
 #[derive(Clone, Debug)]
 pub struct LoopConfig {
-    /// What the loop is built on.
+    /// What the loop is built on: [`Park::Mio`].
     pub park: Park,
-    /// The incarnation; `None` draws it at random.
+    /// The incarnation; `None`, the default, draws it at random.
     pub home: Option<NodeId>,
-    /// The seed of all that is random in the loop; `None` draws it.
+    /// The seed of all that is random in the loop; `None`, the default, draws it.
     pub seed: Option<u64>,
-    /// The most messages in one mailbox.
+    /// The most messages in one mailbox: 65,536.
     pub mailbox_max: usize,
-    /// The most mail from other threads that waits.
+    /// The most mail from other threads that waits: 65,536.
     pub inbox_max: usize,
-    /// The most threads for blocking jobs.
+    /// The most threads for blocking jobs: 4.
     pub helpers_max: usize,
-    /// The most blocking jobs that wait for a thread.
+    /// The most blocking jobs that wait for a thread: 1,024.
     pub helper_queue_max: usize,
-    /// Steps that take longer are told of; `None` does without the watchdog and its thread.
+    /// Steps that take longer than this, 10 ms, are told of; `None` does without the watchdog and its thread.
     pub watchdog: Option<Duration>,
-    /// How long actors may take to end after `stop`.
+    /// How long actors may take to end after `stop`: 5 s.
     pub stop_within: Duration,
 }
 
@@ -213,7 +216,9 @@ impl Loop {
         })
     }
 
-    /// Starts an actor from a closure.
+    /// Starts an actor from a closure. What is no closure starts by [`Loop::spawn_actor`]: a struct with
+    /// `impl Actor<M>`, a boxed actor. A closure that was kept in a variable first wants [`actor`](crate::actor())
+    /// around it.
     pub fn spawn<M: 'static, F>(&mut self, actor: F) -> Addr<M>
     where
         F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,
@@ -240,6 +245,11 @@ impl Loop {
     /// The message comes back, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         self.door().send(to, message)
+    }
+
+    /// The end of an actor of this loop, with the value that it will exit with; `()` for `stop`.
+    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
+        Joiner::of(&mut self.core, who.into())
     }
 
     /// A handle for other threads.

@@ -26,6 +26,19 @@ pub(crate) struct Side {
     named: bool,
 }
 
+impl Side {
+    fn is_idle(&self) -> bool {
+        let Self { watchers, watching, ears, owner, sources, exposed, named } = self;
+        watchers.is_empty()
+            && watching.is_empty()
+            && ears.is_empty()
+            && sources.is_empty()
+            && owner.is_none()
+            && exposed.is_none()
+            && !named
+    }
+}
+
 enum Watcher {
     Actor(ActorId),
     /// A thread, or other code outside of all actors.
@@ -105,7 +118,7 @@ impl Core {
     }
 
     /// Code outside of all actors is told when `target`, here, ends.
-    pub(crate) fn watch_from_outside(&mut self, target: Key, tell: Box<dyn FnOnce(Why)>) {
+    pub(crate) fn watch_from_outside(&mut self, target: Key, tell: Box<dyn FnOnce(Why)>) -> MonitorId {
         let id = self.next_monitor();
         match self.side(target) {
             Some(side) => {
@@ -113,6 +126,7 @@ impl Core {
             }
             None => crate::catch::quietly(|| tell(Why::NoActor)),
         }
+        id
     }
 
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
@@ -128,7 +142,17 @@ impl Core {
         if self.slots.is_alive(target)
             && let Some(side) = self.sides.get_mut(&target.index())
         {
-            side.watchers.remove(&id);
+            let watcher = side.watchers.remove(&id);
+            self.drop_idle_side(target);
+            crate::catch::quietly(|| drop(watcher));
+        }
+    }
+
+    /// An actor that has nothing special any more costs no entry.
+    pub(crate) fn drop_idle_side(&mut self, key: Key) {
+        if self.sides.get(&key.index()).is_some_and(|side| side.is_idle()) {
+            self.sides.remove(&key.index());
+            self.slots.set(key.index(), Flag::SIDE, false);
         }
     }
 
@@ -141,6 +165,7 @@ impl Core {
         if let Some(mailbox) = self.any_mailbox(watcher) {
             *mailbox.opened() -= 1;
         }
+        self.drop_idle_side(watcher);
         Some(target)
     }
 

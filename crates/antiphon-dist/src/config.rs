@@ -42,6 +42,9 @@ pub struct Config {
     /// refuses; this is for machines and processes that hang.) Suspect comes at a fifth of it, a ping at a
     /// fifteenth.
     pub peer_timeout: Duration,
+    /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
+    /// default.
+    pub rci_actors_max: usize,
     /// Limits of the protocol; its times are set from `peer_timeout`.
     pub limits: Limits,
     /// The scheduler below.
@@ -67,6 +70,7 @@ impl Default for Config {
             peers: Vec::new(),
             dial_allow: None,
             peer_timeout: Duration::from_secs(15),
+            rci_actors_max: 1024,
             limits: Limits::default(),
             scheduler: LoopConfig::default(),
         }

@@ -62,6 +62,9 @@ pub struct Config {
     pub transfers_max: usize,
     /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
     pub partial_files_keep: Duration,
+    /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
+    /// default.
+    pub rci_actors_max: usize,
     /// Limits of the protocol; its times are set from `peer_timeout`.
     pub limits: Limits,
     /// The scheduler below.
@@ -93,6 +96,7 @@ impl Default for Config {
             max_file_size: None,
             transfers_max: 64,
             partial_files_keep: Duration::from_secs(24 * 3600),
+            rci_actors_max: 1024,
             limits: Limits::default(),
             scheduler: LoopConfig::default(),
         }

@@ -194,6 +194,11 @@ impl NodeCore {
         &self.outbox
     }
 
+    /// How many actors an RCI of this node keeps alive for one calling node.
+    pub(crate) fn rci_actors_max(&self) -> usize {
+        self.settings.rci_actors_max
+    }
+
     /// How the node is doing.
     pub fn counts(&self) -> Counts {
         Counts {

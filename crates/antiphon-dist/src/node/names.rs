@@ -461,7 +461,7 @@ impl NodeCore {
 fn send_found(link: &mut Link, request: u64, key: Key, tag: &str) {
     match link.session.intern(tag) {
         Ok(tag) => {
-            let what = FoundWhat::Here { key: wire_key(key), tag, starts: None };
+            let what = FoundWhat::Here { key: wire_key(key), tag };
             reply(link, &Found { request, what });
         }
         Err(why) => tracing::warn!(%why, "a name's type cannot be told to a peer"),

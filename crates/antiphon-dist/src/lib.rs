@@ -8,6 +8,11 @@
 
 #![forbid(unsafe_code)]
 
+mod caught;
+
+mod channels;
+pub use channels::{Channel, Subscriber};
+
 mod config;
 pub use config::{Config, UDP_PORT};
 
@@ -16,7 +21,8 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, UnknownNode,
+    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, SubscribeError,
+    UnknownNode,
 };
 
 mod files;
@@ -26,13 +32,15 @@ pub use files::{
 };
 
 mod location;
-pub use location::{Location, PeerAt, PeerAtError};
+pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
 pub use net::Resolver;
 
 pub mod node;
 pub use node::Counts;
+
+mod packing;
 
 mod runtime;
 pub use runtime::Node;

@@ -1,5 +1,6 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
+use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
 use crate::core::{Core, Way};
 use crate::error::{AskError, SendError, Undelivered};
@@ -66,6 +67,11 @@ impl Door<'_> {
     /// The message comes back, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         to.put(self, message, Manner::Send)
+    }
+
+    /// Starts an actor.
+    pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        self.core.spawn(actor)
     }
 
     /// Answers a request.
@@ -170,6 +176,12 @@ impl Door<'_> {
     /// `who`, elsewhere, has ended. A watcher that was told already is not told again.
     pub fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
         self.core.down(watcher, id, who, why);
+    }
+
+    /// Has `watcher`, wherever it is, told by one [`Down`] when `who`, here, ends: as if `who` had called
+    /// [`Cx::notify`](crate::Cx::notify) itself, before its first step if need be.
+    pub fn notify(&mut self, who: Key, watcher: ActorId) {
+        self.core.notify(watcher, who);
     }
 
     /// Tells an actor of this loop, by one [`Event::Down`](crate::Event::Down), that `who` has ended, although

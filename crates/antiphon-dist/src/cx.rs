@@ -315,7 +315,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, (T::SPACE, name), None, timeout, answer);
+        locate(self, name, None, timeout, answer);
     }
 
     fn locate_at<T: Named>(
@@ -325,7 +325,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, (T::SPACE, name), Some(location), timeout, answer);
+        locate(self, name, Some(location), timeout, answer);
     }
 
     fn locate_all<T: Named>(
@@ -551,7 +551,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 }
 
-pub(crate) fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
+fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
     node_behind(cx.door())
 }
 
@@ -626,30 +626,9 @@ fn request<M: 'static, R: 'static, E: 'static>(
     }
 }
 
-/// Registers what every node has, under a name that no user can take.
-pub(crate) fn register_service<M: 'static, T: Wire>(
-    cx: &mut Cx<'_, M>,
-    name: &str,
-    addr: Addr<T>,
-) -> Result<(), RegisterError> {
-    let tag = cx.door().tag_of::<T>();
-    register(cx.door(), (Space::Service, name), addr, tag, Some(addr.id().key()))
-}
-
-/// Looks for what every node has, at one location, which is dialled if need be.
-pub(crate) fn locate_service<M: 'static, T: Wire>(
-    cx: &mut Cx<'_, M>,
-    name: &str,
-    at: Location,
-    timeout: Duration,
-    answer: impl FnOnce(Result<Addr<T>, LocateError>) -> M + 'static,
-) {
-    locate(cx, (Space::Service, name), Some(at), timeout, answer);
-}
-
 fn locate<M: 'static, T: Named>(
     cx: &mut Cx<'_, M>,
-    (space, name): (Space, &str),
+    name: &str,
     at: Option<Location>,
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,

@@ -33,6 +33,10 @@ pub mod prelude {
         Config, DeliverError, LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerOptions,
         PeerStatus, RegisterError, Secret, Status, UnknownNode, Watch,
     };
+    pub use antiphon_dist::{
+        DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+        Transfer,
+    };
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, Failure, Fold, Handle, JobError, JoinError,
         Joiner, Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Why, Wire, actor,

@@ -203,7 +203,7 @@ impl NodeCore {
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
-            names: self.names.len(),
+            names: self.names.given_len(),
             wants: self.names.wants_len(),
             relays: self.subscriptions.len(),
             receipts: self.receipts.len(),

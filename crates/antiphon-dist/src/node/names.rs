@@ -125,6 +125,11 @@ impl Names {
         self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
     }
 
+    /// Names that users gave: all but those of services.
+    pub(super) fn given_len(&self) -> usize {
+        self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
+    }
+
     pub(super) fn wants_len(&self) -> usize {
         let asked: usize = self.asked.values().map(BTreeSet::len).sum();
         self.wants.len() + self.node_wants.len() + asked

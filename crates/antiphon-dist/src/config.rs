@@ -1,6 +1,7 @@
 //! What a node is told at its start. Checked once, by `Node::new`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use antiphon_sched::LoopConfig;
@@ -51,6 +52,15 @@ pub struct Config {
     /// refuses; this is for machines and processes that hang.) Suspect comes at a fifth of it, a ping at a
     /// fifteenth.
     pub peer_timeout: Duration,
+    /// The folder beneath which files from peers are stored, made if need be; `None`: none are taken. A folder
+    /// `.antiphon` in it remembers which files came from peers, and keeps unfinished ones to be resumed.
+    pub dest_path: Option<PathBuf>,
+    /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
+    pub max_file_size: Option<u64>,
+    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 2 MiB of memory.
+    pub transfers_max: usize,
+    /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
+    pub partial_files_keep: Duration,
     /// Limits of the protocol; its times are set from `peer_timeout`.
     pub limits: Limits,
     /// The scheduler below.
@@ -78,6 +88,10 @@ impl Default for Config {
             peers: Vec::new(),
             dial_allow: None,
             peer_timeout: Duration::from_secs(15),
+            dest_path: None,
+            max_file_size: None,
+            transfers_max: 64,
+            partial_files_keep: Duration::from_secs(24 * 3600),
             limits: Limits::default(),
             scheduler: LoopConfig::default(),
         }

@@ -8,6 +8,11 @@
 
 #![forbid(unsafe_code)]
 
+mod caught;
+
+mod channels;
+pub use channels::{Channel, Subscriber};
+
 mod config;
 pub use config::{Config, UDP_PORT};
 
@@ -16,7 +21,14 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, UnknownNode,
+    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, SubscribeError,
+    UnknownNode,
+};
+
+mod files;
+pub use files::{
+    DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+    Transfer,
 };
 
 mod location;
@@ -27,6 +39,8 @@ pub use net::Resolver;
 
 pub mod node;
 pub use node::Counts;
+
+mod packing;
 
 mod runtime;
 pub use runtime::Node;

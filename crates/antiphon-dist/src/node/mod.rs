@@ -20,6 +20,7 @@ mod probes;
 mod relays;
 mod settings;
 mod status;
+mod subscriptions;
 mod world;
 
 pub use names::Space;
@@ -33,6 +34,7 @@ use std::net::SocketAddr;
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
+use crate::files::Outbox;
 use crate::location::Location;
 use agenda::{Agenda, Due};
 use conns::Conns;
@@ -45,6 +47,7 @@ use names::Names;
 use probes::Probes;
 use relays::Relays;
 use status::Watchers;
+use subscriptions::Subscriptions;
 
 /// The core of one node.
 #[derive(Debug)]
@@ -64,11 +67,13 @@ pub struct NodeCore {
     dials: Dials,
     contacts: Contacts,
     names: Names,
+    subscriptions: Subscriptions,
     receipts: Receipts,
     discovery: Discovery,
     probes: Probes,
     relays: Relays,
     watchers: Watchers,
+    outbox: Outbox,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
     /// Look-ups that came back where no world was at hand.
@@ -97,6 +102,8 @@ pub struct Counts {
     pub names: usize,
     /// Names looked for, here and by peers.
     pub wants: usize,
+    /// Channels elsewhere that have subscribers here.
+    pub relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
     /// Monitors across nodes, in both directions.
@@ -124,6 +131,7 @@ impl NodeCore {
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
+            outbox: Outbox::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
             epoch: 1,
@@ -135,6 +143,7 @@ impl NodeCore {
             dials: Dials::default(),
             contacts: Contacts::default(),
             names: Names::default(),
+            subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
@@ -172,12 +181,18 @@ impl NodeCore {
         self.settings.location
     }
 
+    /// The files that this node sends.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
     /// How the node is doing.
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
             names: self.names.len(),
             wants: self.names.wants_len(),
+            relays: self.subscriptions.len(),
             receipts: self.receipts.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),

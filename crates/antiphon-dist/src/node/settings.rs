@@ -20,6 +20,7 @@ pub(crate) struct Settings {
     pub(crate) ignore: Vec<IpAddr>,
     pub(crate) peers: Vec<PeerAt>,
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
+    pub(crate) transfers_max: usize,
 }
 
 impl Settings {
@@ -74,6 +75,7 @@ impl Settings {
             ignore: config.ignore_peers.clone(),
             peers: config.peers.clone(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
+            transfers_max: config.transfers_max,
         })
     }
 

@@ -234,6 +234,17 @@ impl Session {
         self.pulse.rest();
     }
 
+    /// A session at rest is needed again: silence counts from now on.
+    pub fn wake(&mut self, now: Time) {
+        self.pulse.wake(now);
+    }
+
+    /// What has arrived is acknowledged with the next record, and not some milliseconds later: for the end of a session, so that
+    /// the peer knows what became of its frames.
+    pub fn acknowledge_now(&mut self) {
+        self.control.ack_now |= self.ack_due.take().is_some();
+    }
+
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         self.link.is_some()

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use antiphon_sched::LoopError;
 use thiserror::Error;
@@ -34,10 +35,21 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The address is none that peers could dial.
-    #[error("{ip} is no address that peers could dial: set `ip` to one of this machine's own")]
-    UnspecifiedIp {
+    #[error(
+        "{ip} is no address that peers could dial: set `ip` to one of this machine's own, and `ext_ip_addr`, if at \
+         all, to that of its gateway"
+    )]
+    UndialledIp {
         /// The address in the configuration.
         ip: std::net::IpAddr,
+    },
+    /// A network in `dial_allow` that there cannot be.
+    #[error("{network}/{bits} in `dial_allow` is no network: the length is at most 32, or 128 in IPv6")]
+    Network {
+        /// Its address.
+        network: std::net::IpAddr,
+        /// The length of its prefix.
+        bits: u8,
     },
     /// The address is not loopback, and there is no secret.
     #[error(
@@ -56,6 +68,14 @@ pub enum NodeError {
     WeakSecret {
         /// The address in the configuration.
         ip: std::net::IpAddr,
+    },
+    /// The folder for files cannot be used.
+    #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
+    DestPath {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// A field of the configuration says what no node can do.
     #[error(transparent)]
@@ -140,6 +160,59 @@ pub enum DeliverError {
     /// The asker has 65,535 open requests already; nothing was sent.
     #[error("too many open requests; wait for answers before sending more")]
     TooManyOpen,
+    /// Of a channel: so many subscribers were wanted, and have not come in time; nothing was delivered.
+    #[error(
+        "the channel has {subscribers} subscribers, fewer than wanted, and no more came in time; \
+             nothing was delivered"
+    )]
+    TooFew {
+        /// How many it has.
+        subscribers: usize,
+    },
+    /// Of a channel: as many deliveries are under way as it may have; nothing was delivered.
+    #[error("the channel has too many deliveries under way; wait for their answers before delivering more")]
+    TooManyDeliveries,
+}
+
+/// Why an actor or a channel is not subscribed to a channel.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The channel is closed, or never was.
+    #[error("there is no such channel, or it was closed; locate it again")]
+    NoChannel,
+    /// The subscriber is that very channel, or is above it.
+    #[error(
+        "the subscriber passes its messages on to that channel already, so they would never end; \
+             subscribe in one direction only"
+    )]
+    Cycle,
+    /// The channel has as many subscribers as it may, or too many channels above it.
+    #[error(
+        "the channel has as many subscribers or levels as it may; unsubscribe some, or add a channel below it"
+    )]
+    TooMany,
+    /// The subscriber, a channel, is gone or does not answer.
+    #[error("the channel that should subscribe is closed or cannot be reached; locate it again")]
+    NoSubscriber,
+    /// The channel's node was lost, or cannot be reached.
+    #[error("the channel's node cannot be reached; wait until it is Online, and locate the channel again")]
+    NodeLost,
+    /// No answer in time; the subscription may still come about.
+    #[error("no answer in time; unsubscribe if it is no longer wanted, for it may still come about")]
+    TimedOut,
+    /// The channel, or the way to its node, has more to do than it may hold.
+    #[error("the channel or the way to its node is overloaded; try again later")]
+    Busy,
+    /// The channel carries another type.
+    #[error("the channel carries another type; check the types on both sides")]
+    WrongType,
+    /// The asker has 65,535 open requests already.
+    #[error("too many open requests; wait for answers before asking more")]
+    TooManyOpen,
+    /// This actor is not part of a node.
+    #[error("this actor runs in a loop by itself; spawn it in a `Node` to use channels")]
+    NoNode,
 }
 
 /// Why a peer could not be contacted.

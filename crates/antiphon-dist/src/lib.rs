@@ -8,6 +8,11 @@
 
 #![forbid(unsafe_code)]
 
+mod caught;
+
+mod channels;
+pub use channels::{Channel, Subscriber};
+
 mod config;
 pub use config::{Config, UDP_PORT};
 
@@ -16,17 +21,26 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, UnknownNode,
+    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, SubscribeError,
+    UnknownNode,
+};
+
+mod files;
+pub use files::{
+    DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+    Transfer,
 };
 
 mod location;
-pub use location::{Location, PeerAt, PeerAtError};
+pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
 pub use net::Resolver;
 
 pub mod node;
 pub use node::Counts;
+
+mod packing;
 
 mod runtime;
 pub use runtime::Node;

@@ -1,5 +1,6 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
+use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
 use crate::core::{Core, Way};
 use crate::error::{AskError, SendError, Undelivered};
@@ -68,6 +69,11 @@ impl Door<'_> {
         to.put(self, message, Manner::Send)
     }
 
+    /// Starts an actor.
+    pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        self.core.spawn(actor)
+    }
+
     /// Answers a request.
     pub fn answer<R>(&mut self, reply: Reply<R>, value: R) {
         let (node, port, reach) = reply.use_up();
@@ -76,6 +82,14 @@ impl Door<'_> {
         {
             // An asker that is gone, or was answered by its timeout, is no news; the rest is.
             tracing::warn!(%node, %why, "an answer was lost");
+        }
+    }
+
+    /// Ends an address that [`Cx::me_as`](crate::Cx::me_as) made, before its actor ends; does nothing to any other.
+    pub fn close_ear(&mut self, ear: impl Into<ActorId>) {
+        let ear = ear.into();
+        if ear.node() == self.core.home {
+            self.core.close_ear(ear.key());
         }
     }
 
@@ -162,6 +176,12 @@ impl Door<'_> {
     /// `who`, elsewhere, has ended. A watcher that was told already is not told again.
     pub fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
         self.core.down(watcher, id, who, why);
+    }
+
+    /// Has `watcher`, wherever it is, told by one [`Down`] when `who`, here, ends: as if `who` had called
+    /// [`Cx::notify`](crate::Cx::notify) itself, before its first step if need be.
+    pub fn notify(&mut self, who: Key, watcher: ActorId) {
+        self.core.notify(watcher, who);
     }
 
     /// Tells an actor of this loop, by one [`Event::Down`](crate::Event::Down), that `who` has ended, although

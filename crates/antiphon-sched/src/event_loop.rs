@@ -25,14 +25,17 @@ use crate::error::SendError;
 use crate::event::{Event, System};
 use crate::handle::{Handle, Mail, Shared};
 use crate::helpers::Helpers;
+use crate::id::ActorId;
 use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
+use crate::joiner::Joiner;
 use crate::outside::Outside;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::Due;
 use crate::watchdog;
+use crate::wire::Wire;
 
 /// Mail taken from the inbox in one round.
 const INBOX_A_ROUND: usize = 256;
@@ -244,6 +247,11 @@ impl Loop {
     /// The message comes back, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         self.door().send(to, message)
+    }
+
+    /// The end of an actor of this loop, with the value that it will exit with; `()` for `stop`.
+    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
+        Joiner::of(&mut self.core, who.into())
     }
 
     /// A handle for other threads.

@@ -20,6 +20,7 @@ use crate::drops::Dropped;
 use crate::error::{AskError, JoinError, SendError};
 use crate::event::{Event, Why};
 use crate::id::{ActorId, Key, NodeId};
+use crate::joiner::value_of;
 use crate::outside::{MonitorId, Signal};
 use crate::ports::{FromThread, Reply};
 use crate::step::Step;
@@ -166,6 +167,8 @@ impl Handle {
 
     /// Waits for an actor of this loop to end with a value. Not for the loop's own thread.
     ///
+    /// An actor that may have ended before is better watched from its birth: see [`Joiner`](crate::Joiner).
+    ///
     /// # Errors
     /// It ended otherwise, or with a value of another type; or it has not ended in time, and then nobody
     /// watches it any more.
@@ -178,14 +181,8 @@ impl Handle {
             if matches!(*posted.lock(), Post::GivenUp) {
                 return;
             }
-            let tell = move |why: Why| {
-                let result = match why {
-                    Why::Done(value) => value.get::<V>().map_err(JoinFailure::Value),
-                    other => Err(JoinFailure::Ended(other.to_string())),
-                };
-                // A thread that waits no longer has been told `TimedOut`.
-                drop(answer.try_send(result));
-            };
+            // A thread that waits no longer has been told `TimedOut`.
+            let tell = move |why: Why| drop(answer.try_send(value_of(why)));
             if who.node() == core.home {
                 let id = core.watch_from_outside(who.key(), Box::new(tell));
                 *posted.lock() = Post::Set(id);
@@ -194,9 +191,7 @@ impl Handle {
             }
         };
         match self.call(watch, timeout, &answered) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(JoinFailure::Value(why))) => Err(why.into()),
-            Ok(Err(JoinFailure::Ended(how))) => Err(JoinError::Ended(how)),
+            Ok(result) => result,
             Err(NoCall::Full) => Err(JoinError::Full),
             Err(NoCall::TimedOut) => {
                 self.unwatch(who, post);
@@ -317,11 +312,6 @@ enum Post {
     Set(MonitorId),
     /// Who joined waits no longer. The word of it may arrive before the question.
     GivenUp,
-}
-
-enum JoinFailure {
-    Ended(String),
-    Value(crate::error::ValueError),
 }
 
 fn unbox<T: Mail>(mail: Box<dyn Mail>) -> T {

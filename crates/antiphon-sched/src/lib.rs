@@ -86,6 +86,9 @@ pub use id::{ActorId, Key, NodeId};
 mod io;
 pub use io::{FOREIGN_TOKENS, Ready, Source};
 
+mod joiner;
+pub use joiner::Joiner;
+
 mod mailbox;
 mod outgoing;
 

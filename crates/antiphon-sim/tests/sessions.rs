@@ -89,6 +89,24 @@ fn a_small_window_and_worn_keys_change_nothing() {
 }
 
 #[test]
+fn actors_that_are_paused_now_and_then_lose_and_repeat_nothing() {
+    let limits = Limits { window_bytes: 64 * 1024, reassembly_bytes_max: 300_000, ..Limits::default() };
+    let habits = Habits {
+        limits,
+        speaks_every: Duration::from_millis(1),
+        large_once_in: 6,
+        parks_once_in: 6,
+        ..Habits::default()
+    };
+    for seed in seeds(8) {
+        let _replay = Replay::new("actors_that_are_paused", seed);
+        let mut world = world(seed, cuts(150), &habits, seed % 2 == 0);
+        world.run_for(Duration::from_secs(1));
+        settle(&mut world);
+    }
+}
+
+#[test]
 fn crashes_end_sessions_and_the_next_incarnation_begins_anew() {
     for seed in seeds(12) {
         let _replay = Replay::new("crashes_end_sessions", seed);

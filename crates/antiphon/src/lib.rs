@@ -35,9 +35,9 @@ pub mod prelude {
     };
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, Failure, Fold, Handle, JobError, JoinError,
-        Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Why, Wire, actor, exit,
-        exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop, suspend, swap,
-        swap_actor, to,
+        Joiner, Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Why, Wire, actor,
+        exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop, suspend,
+        swap, swap_actor, to,
     };
 }
 
@@ -60,3 +60,8 @@ pub fn log_to_stderr() {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
+
+/// The guide's programs compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide.md")]
+pub struct Guide;

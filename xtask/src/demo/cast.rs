@@ -64,8 +64,20 @@ impl Cast {
         program: &str,
         arguments: &[&str],
     ) -> Result<Role, String> {
+        let secret = self.secret.clone();
+        self.start_with_secret(name, program, &secret, arguments)
+    }
+
+    /// As [`Cast::start`], with a secret that is not the demo's.
+    pub(super) fn start_with_secret(
+        &mut self,
+        name: &'static str,
+        program: &str,
+        secret: &str,
+        arguments: &[&str],
+    ) -> Result<Role, String> {
         let mut command = Command::new(self.programs.join(program));
-        command.args(["--udp-port", &self.udp_port, "--secret", &self.secret]).args(arguments);
+        command.args(["--udp-port", &self.udp_port, "--secret", secret]).args(arguments);
         command.env("ANTIPHON_LOOPBACK_ONLY", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|why| format!("{program} could not be started: {why}"))?;
@@ -126,8 +138,27 @@ impl Cast {
         self.actors[role.0].stdin = None;
     }
 
-    /// Waits until a process has ended, and shows the rest of what it printed.
+    /// Waits until a process has ended well, and shows the rest of what it printed.
     pub(super) fn wait_for_end(&mut self, role: Role) -> Result<(), String> {
+        let status = self.wait_for_any_end(role)?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("{} ended with {status}", self.actors[role.0].name))
+        }
+    }
+
+    /// Waits until a process has ended as one that did not reach its goal.
+    pub(super) fn wait_for_bad_end(&mut self, role: Role) -> Result<(), String> {
+        let status = self.wait_for_any_end(role)?;
+        if status.success() {
+            Err(format!("{} ended as if all were well", self.actors[role.0].name))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn wait_for_any_end(&mut self, role: Role) -> Result<ExitStatus, String> {
         let name = self.actors[role.0].name;
         let end = Instant::now() + PATIENCE;
         let status = loop {
@@ -145,7 +176,7 @@ impl Cast {
         while let Ok(heard) = self.lines.recv_timeout(Duration::from_millis(50)) {
             self.show(heard);
         }
-        if status.success() { Ok(()) } else { Err(format!("{name} ended with {status}")) }
+        Ok(status)
     }
 
     fn try_wait(&mut self, role: Role) -> Result<Option<ExitStatus>, String> {

@@ -4,6 +4,7 @@
 //! a UDP port and a secret of its own.
 
 mod cast;
+mod remote_coro;
 mod tut;
 
 use std::process::{Command, ExitCode};
@@ -29,12 +30,20 @@ struct Demo {
     play: fn(&mut Cast) -> Result<String, String>,
 }
 
-const DEMOS: &[Demo] = &[Demo {
-    name: "tut",
-    about: "ten clients find a server by name, and send it three messages each",
-    programs: &["tut_server", "tut_client"],
-    play: tut::play,
-}];
+const DEMOS: &[Demo] = &[
+    Demo {
+        name: "tut",
+        about: "ten clients find a server by name, and send it three messages each",
+        programs: &["tut_server", "tut_client"],
+        play: tut::play,
+    },
+    Demo {
+        name: "remote_coro",
+        about: "a server that only those find who know its secret",
+        programs: &["remote_coro_server", "remote_coro_client"],
+        play: remote_coro::play,
+    },
+];
 
 /// Runs what was asked for; the exit code tells whether all passed.
 pub(crate) fn run(options: &Options) -> ExitCode {

@@ -19,7 +19,7 @@ use super::post::{PEERS_MAX, Waiting};
 use super::world::{ConnId, Output, World};
 use super::{NodeCore, sched_key};
 use crate::error::Status;
-use crate::location::Location;
+use crate::location::{Location, seen_from};
 
 /// How much sealed data waits in a connection's buffer at most, before the session is asked for more.
 const OUT_BYTES_MAX: usize = 256 * 1024;
@@ -37,6 +37,9 @@ pub(super) struct Peer {
     pub(super) locations: Vec<SocketAddr>,
     /// Where it says that it is, best first: to show, and not to be dialled for that alone.
     pub(super) told: Option<SocketAddr>,
+    /// All that it says of that, for others; not to be told where it takes no part in discovery.
+    pub(super) said: Vec<SocketAddr>,
+    pub(super) undiscovered: bool,
     /// `None` while the node was never reached.
     pub(super) status: Option<Status>,
     pub(super) link: Option<Box<Link>>,
@@ -75,6 +78,8 @@ impl Peer {
         Self {
             name: name.to_owned(),
             told: locations.first().copied(),
+            said: locations.clone(),
+            undiscovered: false,
             locations,
             status: None,
             link: None,
@@ -131,10 +136,14 @@ impl NodeCore {
         world: &mut impl World,
     ) -> bool {
         let now = self.wire_now();
-        let dialled = self.conns.get(id).and_then(|conn| conn.dialled);
+        let Some((dialled, remote)) = self.conns.get(id).map(|conn| (conn.dialled, conn.remote)) else {
+            return false;
+        };
         let hello = connection.peer();
-        let (name, locations) = (hello.name.clone(), hello.locations.clone());
-        let told = locations.first().copied();
+        let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
+        let said = seen_from(hello.locations.iter().copied(), remote);
+        let told = self.settings.shown(&said, remote, dialled);
+        let locations = said.clone();
         self.bury_predecessors(node, &locations, dialled, world);
         // Whatever a peer says of itself, it is dialled only where the configuration allows, or where it was found.
         let locations: Vec<SocketAddr> =
@@ -144,6 +153,7 @@ impl NodeCore {
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
         (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
+        (peer.said, peer.undiscovered) = (said, undiscovered);
         let begins = peer.link.is_none();
         let limits = self.settings.limits();
         let link = peer.link.get_or_insert_with(|| {
@@ -185,7 +195,7 @@ impl NodeCore {
         if begins {
             self.on_met(node, world);
         }
-        self.answer_contacts(node, dialled, world);
+        self.answer_contacts(node, dialled);
         self.mark_dirty(node);
         true
     }

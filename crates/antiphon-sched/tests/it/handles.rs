@@ -276,3 +276,22 @@ fn joins_that_timed_out_leave_no_watcher_behind() {
         assert_eq!(events.stats().sides, 0, "runs meanwhile: {runs_meanwhile}");
     }
 }
+
+#[test]
+fn a_joiner_is_told_of_an_end_that_came_long_before() {
+    let mut sched = Loop::new(LoopConfig::default()).expect("a loop");
+    let early = sched.spawn(|_: &mut Cx<()>, _| stop());
+    let failing = sched.spawn(|_: &mut Cx<()>, _| fail("on purpose"));
+    let (early, failing) = (sched.joiner::<()>(early), sched.joiner::<()>(failing));
+    let endless = sched.spawn(|cx: &mut Cx<()>, _| {
+        cx.set_daemon(true);
+        receive()
+    });
+    let endless = sched.joiner::<()>(endless);
+    sched.run().expect("the loop runs");
+    drop(sched);
+    early.join(secs(0)).expect("it has ended");
+    let why = failing.join(secs(0)).expect_err("it failed").to_string();
+    assert!(why.contains("on purpose"), "{why}");
+    assert!(matches!(endless.join(secs(5)), Err(JoinError::NoLoop)));
+}

@@ -76,46 +76,8 @@ codes! {
         Rci = 2,
         /// A node.
         Node = 3,
-    }
-    /// What became of a subscription.
-    SubscribeOutcome {
-        /// The subscriber gets what is published from now on.
-        Done = 0,
-        /// There is no such channel (any more).
-        NoChannel = 1,
-        /// The channel carries another type.
-        WrongType = 2,
-        /// The subscription would close a circle of channels.
-        Cycle = 3,
-        /// The channel takes no more.
-        Full = 4,
-    }
-    /// How a file's transfer or deletion ended.
-    FileOutcome {
-        /// Stored, or deleted.
-        Done = 0,
-        /// The same file is already there.
-        Same = 1,
-        /// Another file of that name is there, and `overwrite` was not set.
-        Exists = 2,
-        /// There is no such file.
-        NotFound = 3,
-        /// This node takes no files.
-        NoFiles = 4,
-        /// The name leads out of the folder, or is none.
-        BadName = 5,
-        /// The file is larger than this node takes.
-        TooLarge = 6,
-        /// The disk refused.
-        Disk = 7,
-        /// The bytes do not have the hash that was offered.
-        Corrupt = 8,
-        /// Given up by the frame's sender.
-        Cancelled = 9,
-        /// This file did not come by a transfer, so it is not deleted.
-        NotOurs = 10,
-        /// Too many transfers at a time.
-        Busy = 11,
+        /// A hidden actor by which a node serves others.
+        Service = 4,
     }
 }
 
@@ -237,14 +199,12 @@ impl<'a> Field<'a> for DownWhy<'a> {
 /// What a want found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundWhat {
-    /// The name stands for this, which takes this type (of a function: its arguments).
+    /// The name stands for this, which takes this type.
     Here {
-        /// The actor, channel or function.
+        /// The actor; behind a channel, a function or a service stands one too.
         key: Key,
         /// The type that it takes.
         tag: TagId,
-        /// The type of the actor that a function starts.
-        starts: Option<TagId>,
     },
     /// The node answers no more wants.
     TooMany,
@@ -255,18 +215,17 @@ pub enum FoundWhat {
 impl<'a> Field<'a> for FoundWhat {
     fn size(&self) -> usize {
         match self {
-            FoundWhat::Here { key, tag, starts } => 1 + key.size() + tag.size() + starts.size(),
+            FoundWhat::Here { key, tag } => 1 + key.size() + tag.size(),
             FoundWhat::TooMany | FoundWhat::BadName => 1,
         }
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         match self {
-            FoundWhat::Here { key, tag, starts } => {
+            FoundWhat::Here { key, tag } => {
                 out.push(0);
                 key.put(out);
                 tag.put(out);
-                starts.put(out);
             }
             FoundWhat::TooMany => out.push(1),
             FoundWhat::BadName => out.push(2),
@@ -275,106 +234,18 @@ impl<'a> Field<'a> for FoundWhat {
 
     fn take(reader: &mut Reader<'a>) -> Result<FoundWhat, Malformed> {
         match u8::take(reader)? {
-            0 => Ok(FoundWhat::Here {
-                key: Key::take(reader)?,
-                tag: TagId::take(reader)?,
-                starts: Field::take(reader)?,
-            }),
+            0 => Ok(FoundWhat::Here { key: Key::take(reader)?, tag: TagId::take(reader)? }),
             1 => Ok(FoundWhat::TooMany),
             2 => Ok(FoundWhat::BadName),
             value => Err(Malformed::Unknown { field: "FoundWhat", value: value.into() }),
         }
     }
 
-    /// The larger of its tags: tags are numbered densely, so if that one is known both are.
     fn tag(&self) -> Option<TagId> {
         match self {
-            FoundWhat::Here { tag, starts, .. } => Some(starts.map_or(*tag, |starts| starts.max(*tag))),
+            FoundWhat::Here { tag, .. } => Some(*tag),
             FoundWhat::TooMany | FoundWhat::BadName => None,
         }
-    }
-}
-
-/// What became of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallOutcome<'a> {
-    /// The new actor.
-    Started(Key),
-    /// There is no such function (any more).
-    NoFunction,
-    /// The arguments are not what the function takes.
-    WrongType,
-    /// The caller has started as many actors as it may.
-    OverQuota,
-    /// The function failed, and says why.
-    Failed(&'a str),
-}
-
-impl<'a> Field<'a> for CallOutcome<'a> {
-    fn size(&self) -> usize {
-        match self {
-            CallOutcome::Started(key) => 1 + key.size(),
-            CallOutcome::Failed(text) => 1 + text.len(),
-            CallOutcome::NoFunction | CallOutcome::WrongType | CallOutcome::OverQuota => 1,
-        }
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            CallOutcome::Started(key) => {
-                out.push(0);
-                key.put(out);
-            }
-            CallOutcome::NoFunction => out.push(1),
-            CallOutcome::WrongType => out.push(2),
-            CallOutcome::OverQuota => out.push(3),
-            CallOutcome::Failed(text) => {
-                out.push(4);
-                text.as_bytes().put(out);
-            }
-        }
-    }
-
-    fn take(reader: &mut Reader<'a>) -> Result<CallOutcome<'a>, Malformed> {
-        Ok(match u8::take(reader)? {
-            0 => CallOutcome::Started(Key::take(reader)?),
-            1 => CallOutcome::NoFunction,
-            2 => CallOutcome::WrongType,
-            3 => CallOutcome::OverQuota,
-            4 => CallOutcome::Failed(rest_of_text(reader)?),
-            value => return Err(Malformed::Unknown { field: "CallOutcome", value: value.into() }),
-        })
-    }
-}
-
-/// What tells two versions of a file apart without reading them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileStamp {
-    /// Bytes.
-    pub size: u64,
-    /// Last modification, in nanoseconds since 1970; before it: 0.
-    pub modified_nanos: u64,
-    /// Permission bits as in POSIX, without special ones.
-    pub mode: u32,
-}
-
-impl<'a> Field<'a> for FileStamp {
-    fn size(&self) -> usize {
-        20
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        self.size.put(out);
-        self.modified_nanos.put(out);
-        self.mode.put(out);
-    }
-
-    fn take(reader: &mut Reader<'a>) -> Result<FileStamp, Malformed> {
-        Ok(FileStamp {
-            size: u64::take(reader)?,
-            modified_nanos: u64::take(reader)?,
-            mode: u32::take(reader)?,
-        })
     }
 }
 

@@ -7,10 +7,7 @@
 mod codes;
 mod table;
 
-pub use codes::{
-    CallOutcome, CloseReason, DownWhy, FileOutcome, FileStamp, FoundWhat, FragmentPart, GoodbyeReason,
-    NameSpace, Outcome, SubscribeOutcome,
-};
+pub use codes::{CloseReason, DownWhy, FoundWhat, FragmentPart, GoodbyeReason, NameSpace, Outcome};
 pub use table::*;
 
 use crate::bytes::{Malformed, Reader};
@@ -154,9 +151,9 @@ mod tests {
     #[test]
     fn a_frame_beyond_its_length_field_is_refused_and_nothing_written() {
         let body = vec![0; 70_000];
-        let frame = Frame::from(FileChunk { transfer: 1, offset: 0, data: &body });
+        let frame = Frame::from(Fragment { stream: 1, part: FragmentPart::Next, data: &body });
         let mut out = vec![1];
-        assert_eq!(frame.encode(&mut out), Err(FrameTooLarge { size: 70_016 }));
+        assert_eq!(frame.encode(&mut out), Err(FrameTooLarge { size: 70_005 }));
         assert_eq!(out, [1]);
     }
 }

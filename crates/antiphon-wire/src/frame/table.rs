@@ -4,10 +4,7 @@
 
 use crate::address::{Locations, Route};
 use crate::bytes::{Field, Malformed, Reader};
-use crate::frame::codes::{
-    CallOutcome, CloseReason, DownWhy, FileOutcome, FileStamp, FoundWhat, FragmentPart, GoodbyeReason,
-    NameSpace, Outcome, SubscribeOutcome,
-};
+use crate::frame::codes::{CloseReason, DownWhy, FoundWhat, FragmentPart, GoodbyeReason, NameSpace, Outcome};
 use crate::ids::{Key, NodeId, Pair, TagId};
 
 /// Declares one struct a frame and the enum of them all. `[from => to]` names the fields that put the frame in the order
@@ -241,7 +238,7 @@ frames! {
         /// As in the monitor.
         id: u64,
     }
-    /// A monitored actor has ended, or a subscription has.
+    /// A monitored actor has ended.
     Down<'a> = 0x28 [who => watcher] {
         /// The actor that is told; an actor of the frame's receiver.
         watcher: Key,
@@ -315,9 +312,9 @@ frames! {
         /// What was found.
         what: FoundWhat,
     }
-    /// An answer to a [`Want`] of a node, and a hint where another node is.
+    /// An answer to a [`Want`] of a node or to a [`Relay`], and a hint where another node is.
     NodeAt<'a> = 0x33 {
-        /// As in the want; 0 if nobody asked.
+        /// As in the want, or in the relay; 0 if nobody asked.
         request: u64,
         /// The node.
         node: NodeId,
@@ -331,167 +328,9 @@ frames! {
         /// Why.
         reason: GoodbyeReason,
     }
-    /// `subscriber` wants what is published on a channel.
-    Subscribe = 0x40 [subscriber => channel] {
-        /// The subscriber's number for it; comes back in [`Subscribed`].
+    /// Announce me in your network, and tell me by a [`NodeAt`] each of your peers that wants to be found.
+    Relay = 0x35 {
+        /// The asker's number for it; not 0.
         request: u64,
-        /// A channel of the frame's receiver.
-        channel: Key,
-        /// An actor or a channel of the frame's sender.
-        subscriber: Key,
-        /// The type that the subscriber takes.
-        tag: TagId,
-    }
-    /// It no longer does.
-    Unsubscribe = 0x41 [subscriber => channel] {
-        /// As in the subscription.
-        channel: Key,
-        /// As in the subscription.
-        subscriber: Key,
-    }
-    /// Answers [`Subscribe`].
-    Subscribed = 0x42 {
-        /// As in the subscription.
-        request: u64,
-        /// What became of it.
-        outcome: SubscribeOutcome,
-    }
-    /// A message of a channel, one copy for all its subscribers at the receiving node. Also what an actor sends to a
-    /// channel of another node.
-    Publish<'a> = 0x43 [from => channel] {
-        /// The channel, of the frame's sender (to subscribers) or receiver (to the channel), as `inbound` says.
-        channel: Key,
-        /// The actor or channel that it comes from.
-        from: Key,
-        /// True on the way to the channel, false on the way to its subscribers.
-        inbound: bool,
-        /// Asks for [`Delivered`] with this request number.
-        receipt: Option<u64>,
-        /// The type of the body.
-        tag: TagId,
-        /// Where the nodes are that the body's addresses name.
-        route: Route<'a>,
-        /// MessagePack.
-        body: &'a [u8],
-    }
-    /// A channel of the frame's sender was closed: its subscribers get one closing event each.
-    ChannelClosed = 0x44 {
-        /// The channel.
-        channel: Key,
-    }
-    /// Waits until a channel has `count` subscribers, and delivers to all. Answered by [`Delivered`].
-    DeliverAll<'a> = 0x45 [from => channel] {
-        /// The sender's number for it.
-        request: u64,
-        /// A channel of the frame's receiver.
-        channel: Key,
-        /// The actor that it comes from.
-        from: Key,
-        /// Subscribers to wait for; 0 is the present ones.
-        count: u32,
-        /// How long to wait for them, in milliseconds.
-        timeout_millis: u64,
-        /// The type of the body.
-        tag: TagId,
-        /// Where the nodes are that the body's addresses name.
-        route: Route<'a>,
-        /// MessagePack.
-        body: &'a [u8],
-    }
-    /// Answers [`DeliverAll`] and a [`Publish`] with a receipt.
-    Delivered = 0x46 {
-        /// As in the request.
-        request: u64,
-        /// Recipients that acknowledged.
-        count: u32,
-    }
-    /// Starts an actor by a registered function. Answered by [`Called`].
-    Call<'a> = 0x50 [from => function] {
-        /// The caller's number for it.
-        request: u64,
-        /// The function.
-        function: Key,
-        /// The actor that calls.
-        from: Key,
-        /// An actor of the caller's node that monitors the new one from birth, with the request as the monitor's id.
-        watcher: Option<Key>,
-        /// The type of the arguments.
-        tag: TagId,
-        /// Where the nodes are that the arguments' addresses name.
-        route: Route<'a>,
-        /// MessagePack.
-        body: &'a [u8],
-    }
-    /// Answers [`Call`].
-    Called<'a> = 0x51 {
-        /// As in the call.
-        request: u64,
-        /// What became of it.
-        outcome: CallOutcome<'a>,
-    }
-    /// Offers a file. Answered by [`FileAccept`] or [`FileEnd`].
-    FileOffer<'a> = 0x60 {
-        /// The sender's number for the transfer.
-        transfer: u64,
-        /// Size, time and permissions.
-        stamp: FileStamp,
-        /// BLAKE3 of the whole file.
-        hash: [u8; 32],
-        /// Whether another file of that name is to be replaced.
-        overwrite: bool,
-        /// The folder, relative to the receiver's; "" is that folder itself.
-        dir: &'a str,
-        /// The name in it.
-        name: &'a str,
-    }
-    /// Send the file from this offset on.
-    FileAccept = 0x61 {
-        /// As in the offer.
-        transfer: u64,
-        /// Bytes that are already there, after an interrupted transfer.
-        offset: u64,
-        /// Chunks may be sent up to this offset.
-        until: u64,
-    }
-    /// A part of a file, in order.
-    FileChunk<'a> = 0x62 {
-        /// As in the offer.
-        transfer: u64,
-        /// Where it belongs.
-        offset: u64,
-        /// At most 16 KiB less the other fields, so that no chunk is a large frame.
-        data: &'a [u8],
-    }
-    /// Chunks may be sent up to this offset. Never falls.
-    FileCredit = 0x63 {
-        /// As in the offer.
-        transfer: u64,
-        /// Bytes since the start of the file.
-        until: u64,
-    }
-    /// The transfer is over, by either side.
-    FileEnd = 0x64 {
-        /// As in the offer.
-        transfer: u64,
-        /// Whose number `transfer` is: true if the frame's sender offered the file.
-        mine: bool,
-        /// How it ended.
-        outcome: FileOutcome,
-    }
-    /// Deletes a file that the receiver got by a transfer. Answered by [`FileDeleted`].
-    FileDelete<'a> = 0x65 {
-        /// The sender's number for it.
-        request: u64,
-        /// The folder, relative to the receiver's.
-        dir: &'a str,
-        /// The name in it.
-        name: &'a str,
-    }
-    /// Answers [`FileDelete`].
-    FileDeleted = 0x66 {
-        /// As in the request.
-        request: u64,
-        /// What became of it.
-        outcome: FileOutcome,
     }
 }

@@ -301,7 +301,8 @@ impl Session {
                 Ok(Some(frame)) => each(&frame, perhaps_arrived),
             }
         }
-        self.lanes.undelivered().for_each(|(frame, perhaps_arrived)| each(&frame, perhaps_arrived));
+        let acked = self.outbound.acked();
+        self.lanes.undelivered(acked).for_each(|(frame, perhaps_arrived)| each(&frame, perhaps_arrived));
     }
 
     /// Whether everything that was sent has arrived, and nothing waits: the session may end or rest without loss.

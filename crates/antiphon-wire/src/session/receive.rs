@@ -144,22 +144,7 @@ impl Session {
             | Frame::Found(_)
             | Frame::NodeAt(_)
             | Frame::Goodbye(_)
-            | Frame::Subscribe(_)
-            | Frame::Unsubscribe(_)
-            | Frame::Subscribed(_)
-            | Frame::Publish(_)
-            | Frame::ChannelClosed(_)
-            | Frame::DeliverAll(_)
-            | Frame::Delivered(_)
-            | Frame::Call(_)
-            | Frame::Called(_)
-            | Frame::FileOffer(_)
-            | Frame::FileAccept(_)
-            | Frame::FileChunk(_)
-            | Frame::FileCredit(_)
-            | Frame::FileEnd(_)
-            | Frame::FileDelete(_)
-            | Frame::FileDeleted(_) => self.hand_out(frame),
+            | Frame::Relay(_) => self.hand_out(frame),
         }
     }
 

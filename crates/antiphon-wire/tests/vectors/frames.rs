@@ -12,8 +12,6 @@ pub(crate) fn all_frames<'a>(
     let mut frames = control_frames();
     frames.extend(actor_frames(hops));
     frames.extend(name_frames(locations));
-    frames.extend(channel_and_call_frames(hops));
-    frames.extend(file_frames());
     frames
 }
 
@@ -64,61 +62,18 @@ fn actor_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
 }
 
 fn name_frames(locations: &[SocketAddr]) -> Vec<Frame<'_>> {
-    let here = FoundWhat::Here { key: Key(7), tag: TagId(1), starts: None };
-    let starts = FoundWhat::Here { key: Key(7), tag: TagId(1), starts: Some(TagId(2)) };
+    let here = FoundWhat::Here { key: Key(7), tag: TagId(1) };
     let locations = Locations::Plain(locations);
     vec![
         Want { request: 1, space: NameSpace::Actor, all: false, name: "server" }.into(),
         Want { request: 2, space: NameSpace::Rci, all: true, name: "" }.into(),
+        Want { request: 4, space: NameSpace::Service, all: false, name: "files" }.into(),
         Unwant { request: 1 }.into(),
         Found { request: 1, what: here }.into(),
-        Found { request: 2, what: starts }.into(),
         Found { request: 2, what: FoundWhat::TooMany }.into(),
         Found { request: 2, what: FoundWhat::BadName }.into(),
         NodeAt { request: 3, node: NodeId(9), name: "nine", locations }.into(),
         Goodbye { reason: GoodbyeReason::Leaving }.into(),
-    ]
-}
-
-fn channel_and_call_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
-    let (channel, subscriber, from, tag) = (Key(20), Key(21), Key(22), TagId(3));
-    let (route, body): (_, &[u8]) = (Route::NONE, &[0x01]);
-    let called = |outcome| Frame::from(Called { request: 6, outcome });
-    vec![
-        Subscribe { request: 4, channel, subscriber, tag }.into(),
-        Unsubscribe { channel, subscriber }.into(),
-        Subscribed { request: 4, outcome: SubscribeOutcome::Cycle }.into(),
-        Publish { channel, from, inbound: true, receipt: Some(5), tag, route, body }.into(),
-        ChannelClosed { channel }.into(),
-        DeliverAll { request: 5, channel, from, count: 2, timeout_millis: 60_000, tag, route, body }.into(),
-        Delivered { request: 5, count: 2 }.into(),
-        Call {
-            request: 6,
-            function: Key(30),
-            from,
-            watcher: Some(from),
-            tag,
-            route: Route::Plain(hops),
-            body,
-        }
-        .into(),
-        called(CallOutcome::Started(Key(31))),
-        called(CallOutcome::NoFunction),
-        called(CallOutcome::WrongType),
-        called(CallOutcome::OverQuota),
-        called(CallOutcome::Failed("no")),
-    ]
-}
-
-fn file_frames() -> Vec<Frame<'static>> {
-    let stamp = FileStamp { size: 1_000_000, modified_nanos: 1_700_000_000_000_000_000, mode: 0o644 };
-    vec![
-        FileOffer { transfer: 1, stamp, hash: [0xab; 32], overwrite: false, dir: "in", name: "a.txt" }.into(),
-        FileAccept { transfer: 1, offset: 16_000, until: 256_000 }.into(),
-        FileChunk { transfer: 1, offset: 16_000, data: b"abc" }.into(),
-        FileCredit { transfer: 1, until: 512_000 }.into(),
-        FileEnd { transfer: 1, mine: true, outcome: FileOutcome::Cancelled }.into(),
-        FileDelete { request: 8, dir: "", name: "a.txt" }.into(),
-        FileDeleted { request: 8, outcome: FileOutcome::NotOurs }.into(),
+        Relay { request: 3 }.into(),
     ]
 }

@@ -2,6 +2,7 @@
 
 mod ends;
 mod meeting;
+mod recall;
 
 use super::*;
 use crate::bytes::Field;

@@ -1,0 +1,56 @@
+//! Sends ten messages to `server_coro`, or says that it cannot be found: a wrong secret finds nobody.
+
+use antiphon::prelude::*;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Sends ten messages to `server_coro`")]
+struct Args {
+    /// What server and clients share
+    #[arg(long, default_value = "key")]
+    secret: String,
+    /// The UDP port on which nodes find each other
+    #[arg(long, default_value_t = 51350)]
+    udp_port: u16,
+    /// How many seconds to wait for the server
+    #[arg(long, default_value_t = 10)]
+    timeout: u64,
+}
+
+enum Client {
+    Found(Result<Addr<String>, LocateError>),
+}
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut node = Node::new(Config {
+        secret: Some(args.secret.into()),
+        udp_port: Some(args.udp_port),
+        ..Config::default()
+    })?;
+    let client = node.spawn(move |cx, event| match event {
+        Event::Start => {
+            cx.locate("server_coro", secs(args.timeout), Client::Found);
+            receive()
+        }
+        Event::Message(Client::Found(server)) => {
+            let server = server?;
+            println!("server is at {}", cx.location_of(server.node())?);
+            for x in 0..10 {
+                cx.send(server, format!("message {x}"))?;
+            }
+            stop()
+        }
+        _ => receive(),
+    });
+
+    // How the actor ends is how the program ends; `run` flushes what was sent before it returns.
+    let client = node.joiner::<()>(client);
+    node.run()?;
+    if let Err(why) = client.join(secs(0)) {
+        println!("nothing sent: {why}");
+        return Err(why.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! A server that only those find who know its secret. Start `remote_coro_client` beside it.
+//!
+//! It ends at the end of its input.
+
+use antiphon::prelude::*;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Prints what clients with the same secret send to `server_coro`")]
+struct Args {
+    /// What server and clients share
+    #[arg(long, default_value = "key")]
+    secret: String,
+    /// The UDP port on which nodes find each other
+    #[arg(long, default_value_t = 51350)]
+    udp_port: u16,
+}
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut node = Node::new(Config {
+        secret: Some(args.secret.into()),
+        udp_port: Some(args.udp_port),
+        ..Config::default()
+    })?;
+    println!("server at {}", node.location());
+
+    node.spawn(|cx: &mut Cx<String>, event| {
+        match event {
+            Event::Start => {
+                cx.set_daemon(true);
+                cx.register("server_coro")?;
+            }
+            Event::Message(text) => println!("Received {text}"),
+            _ => {}
+        }
+        receive()
+    });
+
+    // The node serves while this thread waits beside it.
+    node.run_with(|_| std::io::stdin().lines().map_while(Result::ok).for_each(drop))?;
+    Ok(())
+}

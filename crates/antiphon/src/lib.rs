@@ -43,6 +43,10 @@ pub mod prelude {
         exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop, suspend,
         swap, swap_actor, to,
     };
+    /// A loop without a node, and the sockets and child processes of actors.
+    pub use antiphon_sched::{
+        Conn, Endpoint, Framing, Loop, LoopConfig, LoopError, Process, Socket, SocketError, Udp,
+    };
 }
 
 /// Writes what the crates tell by `tracing` to standard error: warnings, or what `RUST_LOG` says.

@@ -1,5 +1,6 @@
 //! What an actor of a node can do besides what any actor can.
 
+use std::path::Path;
 use std::time::Duration;
 
 use antiphon_sched::{
@@ -10,7 +11,8 @@ use crate::channels::{self, Channel, Subscriber};
 use crate::error::{
     CallError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError, UnknownNode,
 };
-use crate::location::{Location, PeerAt};
+use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
+use crate::location::{Location, PeerAt, PeerOptions};
 use crate::node::{FoundName, Looked, NodeCore, Space};
 use crate::rci::{self, Rci};
 
@@ -225,13 +227,54 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
     );
 
+    /// Sends a file to the node at a location, which is contacted first if need be; it needs a
+    /// [`dest_path`](crate::Config::dest_path). The answer comes when the file is on its disk, whole, or is not; what was
+    /// there before stays whole until then. The transfer ends with this actor.
+    ///
+    /// A transfer that was interrupted, at either end, goes on where it stopped when the file is sent there again.
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer;
+
+    /// Has this actor told, now and then and at its end, how far a transfer of this node is; not oftener than every 10 ms.
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static);
+
+    /// Ends a transfer of this node, which then answers [`FileError::Cancelled`] unless it is over.
+    fn cancel_transfer(&mut self, transfer: Transfer);
+
+    /// Deletes a file beneath the `dest_path` of the node at a location, if it is one that came there from a peer, and was
+    /// not changed since.
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+    );
+
     /// Where the peers are that are there.
     fn peers(&mut self) -> Vec<Location>;
 
-    /// Contacts the node at a location. It is needed on one side only.
+    /// Contacts the node at a location, or all nodes on a host when the port is 0. It is needed on one side only. The
+    /// answer tells where nodes are connected; of a host, those that were found within some hundred milliseconds.
     fn peer(
         &mut self,
         at: impl Into<PeerAt>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    );
+
+    /// As [`NetCx::peer`], with options.
+    fn peer_with(
+        &mut self,
+        at: impl Into<PeerAt>,
+        options: PeerOptions,
         timeout: Duration,
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     );
@@ -272,7 +315,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, name, None, timeout, answer);
+        locate(self, (T::SPACE, name), None, timeout, answer);
     }
 
     fn locate_at<T: Named>(
@@ -282,7 +325,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, name, Some(location), timeout, answer);
+        locate(self, (T::SPACE, name), Some(location), timeout, answer);
     }
 
     fn locate_all<T: Named>(
@@ -435,6 +478,36 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         rci::call(self, rci, arguments, Some(watcher.into()), timeout, answer);
     }
 
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer {
+        files::send_file(self, to, file.as_ref(), &options, timeout, answer)
+    }
+
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static) {
+        files::progress(self, transfer, every, each);
+    }
+
+    fn cancel_transfer(&mut self, transfer: Transfer) {
+        files::cancel(self, transfer);
+    }
+
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+    ) {
+        files::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
+    }
+
     fn peers(&mut self) -> Vec<Location> {
         node(self).map(|core| core.online()).unwrap_or_default()
     }
@@ -445,9 +518,19 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     ) {
+        self.peer_with(at, PeerOptions::default(), timeout, answer);
+    }
+
+    fn peer_with(
+        &mut self,
+        at: impl Into<PeerAt>,
+        options: PeerOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    ) {
         let at = at.into();
         request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, port| {
-            core.contact(port, at, timeout)
+            core.contact(port, at, options, timeout)
         });
     }
 
@@ -468,7 +551,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 }
 
-fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
+pub(crate) fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
     node_behind(cx.door())
 }
 
@@ -543,9 +626,30 @@ fn request<M: 'static, R: 'static, E: 'static>(
     }
 }
 
-fn locate<M: 'static, T: Named>(
+/// Registers what every node has, under a name that no user can take.
+pub(crate) fn register_service<M: 'static, T: Wire>(
     cx: &mut Cx<'_, M>,
     name: &str,
+    addr: Addr<T>,
+) -> Result<(), RegisterError> {
+    let tag = cx.door().tag_of::<T>();
+    register(cx.door(), (Space::Service, name), addr, tag, Some(addr.id().key()))
+}
+
+/// Looks for what every node has, at one location, which is dialled if need be.
+pub(crate) fn locate_service<M: 'static, T: Wire>(
+    cx: &mut Cx<'_, M>,
+    name: &str,
+    at: Location,
+    timeout: Duration,
+    answer: impl FnOnce(Result<Addr<T>, LocateError>) -> M + 'static,
+) {
+    locate(cx, (Space::Service, name), Some(at), timeout, answer);
+}
+
+fn locate<M: 'static, T: Named>(
+    cx: &mut Cx<'_, M>,
+    (space, name): (Space, &str),
     at: Option<Location>,
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
@@ -556,7 +660,7 @@ fn locate<M: 'static, T: Named>(
         LocateError::TooManyOpen,
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
-        |core, port| match core.locate(port, (T::SPACE, name), tag, at, timeout) {
+        |core, port| match core.locate(port, (space, name), tag, at, timeout) {
             Looked::Now(result) => Some(result),
             Looked::Later => None,
         },

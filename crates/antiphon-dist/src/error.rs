@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use antiphon_sched::LoopError;
 use thiserror::Error;
@@ -34,10 +35,21 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The address is none that peers could dial.
-    #[error("{ip} is no address that peers could dial: set `ip` to one of this machine's own")]
-    UnspecifiedIp {
+    #[error(
+        "{ip} is no address that peers could dial: set `ip` to one of this machine's own, and `ext_ip_addr`, if at \
+         all, to that of its gateway"
+    )]
+    UndialledIp {
         /// The address in the configuration.
         ip: std::net::IpAddr,
+    },
+    /// A network in `dial_allow` that there cannot be.
+    #[error("{network}/{bits} in `dial_allow` is no network: the length is at most 32, or 128 in IPv6")]
+    Network {
+        /// Its address.
+        network: std::net::IpAddr,
+        /// The length of its prefix.
+        bits: u8,
     },
     /// The address is not loopback, and there is no secret.
     #[error(
@@ -56,6 +68,14 @@ pub enum NodeError {
     WeakSecret {
         /// The address in the configuration.
         ip: std::net::IpAddr,
+    },
+    /// The folder for files cannot be used.
+    #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
+    DestPath {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// A field of the configuration says what no node can do.
     #[error(transparent)]

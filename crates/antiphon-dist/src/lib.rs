@@ -25,8 +25,14 @@ pub use error::{
     SubscribeError, UnknownNode,
 };
 
+mod files;
+pub use files::{
+    DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+    Transfer,
+};
+
 mod location;
-pub use location::{Location, PeerAt, PeerAtError};
+pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
 pub use net::Resolver;

@@ -13,6 +13,7 @@ use antiphon_sched::{
 use crate::channels::{self, Channel};
 use crate::config::Config;
 use crate::error::{NodeError, RegisterError};
+use crate::files;
 use crate::location::Location;
 use crate::net::{Driver, Resolver};
 use crate::node::{Counts, Input, NodeCore};
@@ -82,6 +83,7 @@ impl Node {
     pub fn with_resolver(config: Config, resolver: Resolver) -> Result<Self, NodeError> {
         let mut sched = Loop::new(config.scheduler.clone())?;
         let (driver, location) = Driver::open(&config, &mut sched, resolver)?;
+        files::start(&config, &mut sched)?;
         Ok(Self { sched, driver, location, name: config.name_at(location), started: false })
     }
 

@@ -85,6 +85,14 @@ impl Door<'_> {
         }
     }
 
+    /// Ends an address that [`Cx::me_as`](crate::Cx::me_as) made, before its actor ends; does nothing to any other.
+    pub fn close_ear(&mut self, ear: impl Into<ActorId>) {
+        let ear = ear.into();
+        if ear.node() == self.core.home {
+            self.core.close_ear(ear.key());
+        }
+    }
+
     /// Lets messages from the network reach an actor; false when it is not one of this loop, or has ended.
     pub fn expose<M: Wire>(&mut self, addr: Addr<M>) -> bool {
         let exposed = exposed_as::<M>(self.core);

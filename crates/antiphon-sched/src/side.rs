@@ -254,6 +254,18 @@ impl Core {
         }
     }
 
+    /// Ends a further address of an actor, and nothing else.
+    pub(crate) fn close_ear(&mut self, key: Key) {
+        let owner = self.owner_of(key);
+        if owner == key {
+            return;
+        }
+        if let Some(side) = self.sides.get_mut(&owner.index()) {
+            side.ears.retain(|ear| *ear != key);
+        }
+        self.bury(key, Why::Done(crate::value::Value::unit()));
+    }
+
     /// A failure that nobody watches is logged.
     pub(crate) fn log_end(&self, key: Key, why: &Why, quiet: bool) {
         if !quiet && matches!(why, Why::Failed(_) | Why::Panicked(_)) {

@@ -105,7 +105,7 @@ pub use fresh::{Fresh, NoRandomness};
 mod handshake;
 pub use handshake::{
     CLOSES_WHEN_IDLE, Connection, Handshake, HandshakeError, HandshakeFault, Hello, Holding, Offer, Profile,
-    ProfileError, Refusal, Role, Standing, Step, VERSION_MAX, VERSION_MIN,
+    ProfileError, Refusal, Role, Standing, Step, UNDISCOVERED, VERSION_MAX, VERSION_MIN,
 };
 
 mod ids;

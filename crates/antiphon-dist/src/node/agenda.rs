@@ -32,6 +32,10 @@ pub(super) enum Due {
     Parked(NodeId),
     /// What waits for a node that was never reached is given up.
     Unreached(NodeId),
+    /// A host is asked again who is there.
+    Probe(SocketAddr),
+    /// Who asked is answered.
+    Answer(SocketAddr),
     /// Announce this node again.
     Announce,
 }

@@ -11,7 +11,7 @@ use antiphon_wire::{Frame, Session, msgpack};
 
 use super::link::{Fate, Link};
 use super::world::World;
-use super::{NodeCore, sched_key, sched_node};
+use super::{NodeCore, sched_key};
 
 /// Monitors between this node and one peer.
 const MONITORS_MAX: usize = 262_144;
@@ -114,7 +114,8 @@ impl NodeCore {
             Frame::Want(want) => self.on_want(node, link, want),
             Frame::Unwant(unwant) => self.names.forget_want_of(node, unwant.request),
             Frame::Found(found) => self.on_found(node, link, found, world),
-            Frame::NodeAt(hint) => self.learn(sched_node(hint.node), hint.name, hint.locations.iter()),
+            Frame::NodeAt(hint) => self.on_node_at(node, link, hint),
+            Frame::Relay(relay) => self.on_relay(node, link, relay.request, world),
             Frame::Goodbye(_) => return Fate::Leaves,
             // The session's own, and the connection's: acted upon by the session, or by its closing.
             Frame::Tag(_)

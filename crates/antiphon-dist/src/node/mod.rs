@@ -8,16 +8,20 @@
 
 mod agenda;
 mod conns;
+mod contacts;
 mod dials;
 mod discovery;
 mod frames;
 mod link;
 mod mail;
 mod names;
+mod peers;
 mod post;
+mod probes;
 mod relays;
 mod settings;
 mod status;
+mod subscriptions;
 mod world;
 
 pub use names::Space;
@@ -31,16 +35,20 @@ use std::net::SocketAddr;
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
+use crate::files::Outbox;
 use crate::location::Location;
 use agenda::{Agenda, Due};
 use conns::Conns;
+use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
-use link::Peer;
 use mail::Receipts;
 use names::Names;
+use peers::Peer;
+use probes::Probes;
 use relays::Relays;
 use status::Watchers;
+use subscriptions::Subscriptions;
 
 /// The core of one node.
 #[derive(Debug)]
@@ -58,11 +66,15 @@ pub struct NodeCore {
     /// Peers of which messages wait for full mailboxes.
     parked: BTreeSet<NodeId>,
     dials: Dials,
+    contacts: Contacts,
     names: Names,
-    relays: Relays,
+    subscriptions: Subscriptions,
     receipts: Receipts,
     discovery: Discovery,
+    probes: Probes,
+    relays: Relays,
     watchers: Watchers,
+    outbox: Outbox,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
     /// Look-ups that came back where no world was at hand.
@@ -120,6 +132,7 @@ impl NodeCore {
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
+            outbox: Outbox::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
             epoch: 1,
@@ -129,10 +142,13 @@ impl NodeCore {
             dirty: Vec::new(),
             parked: BTreeSet::new(),
             dials: Dials::default(),
+            contacts: Contacts::default(),
             names: Names::default(),
-            relays: Relays::default(),
+            subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
             discovery: Discovery::default(),
+            probes: Probes::default(),
+            relays: Relays::default(),
             watchers: Watchers::default(),
             notes: Vec::new(),
             resolved: Vec::new(),
@@ -171,13 +187,18 @@ impl NodeCore {
         self.settings.rci_actors_max
     }
 
+    /// The files that this node sends.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
     /// How the node is doing.
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
             names: self.names.len(),
             wants: self.names.wants_len(),
-            relays: self.relays.len(),
+            relays: self.subscriptions.len(),
             receipts: self.receipts.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),
@@ -211,7 +232,7 @@ impl NodeCore {
             Input::Received(conn, count) => self.on_received(conn, count, world),
             Input::Written(conn, count) => self.on_written(conn, count, world),
             Input::Closed(conn) => self.on_closed(conn, world),
-            Input::Datagram(from, bytes) => self.on_datagram(from, bytes),
+            Input::Datagram(from, bytes) => self.on_datagram(from, bytes, world),
             // What has arrived meanwhile comes before what was due.
             Input::Stalled(span) => return self.forgive(span),
             Input::Tick => self.retry_all_parked(world),
@@ -252,6 +273,8 @@ impl NodeCore {
             Due::Contact(port) => self.on_contact_due(port, world),
             Due::Parked(node) => self.on_parked_due(node, world),
             Due::Unreached(node) => self.on_unreached(node, world),
+            Due::Probe(host) => self.on_probe_due(host, world),
+            Due::Answer(to) => self.answer_probe(to, world),
             Due::Announce => self.announce(world),
         }
     }
@@ -293,14 +316,6 @@ impl NodeCore {
 
     fn wire_now(&self) -> wire::Time {
         wire::Time::from_nanos(self.now.as_nanos())
-    }
-
-    /// Where a node can be dialled, as far as this one knows.
-    fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
-        if node == self.me {
-            return self.settings.profile.locations.clone();
-        }
-        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
     }
 
     /// Re-checks the invariants of all sessions: for a simulator, after each event.

@@ -120,8 +120,9 @@ struct NodeWanted {
 }
 
 impl Names {
+    /// Names that users registered; every node has its services besides.
     pub(super) fn len(&self) -> usize {
-        self.registered.len()
+        self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
     }
 
     pub(super) fn wants_len(&self) -> usize {

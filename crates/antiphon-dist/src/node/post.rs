@@ -18,7 +18,8 @@ use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session, TagId};
 
 use super::agenda::Due;
 use super::frames::{BY_TARGET, node_of};
-use super::link::{Link, Peer};
+use super::link::Link;
+use super::peers::Peer;
 use super::world::World;
 use super::{NodeCore, Note, wire_key, wire_node};
 
@@ -310,45 +311,10 @@ impl NodeCore {
         let others = nodes.iter().filter(|node| **node != peer && **node != self.me);
         others.map(|node| (wire_node(*node), self.locations_of(*node))).collect()
     }
-
-    /// A peer tells where nodes are that its message names.
-    pub(super) fn learn_route(&mut self, route: Route<'_>) {
-        for (node, locations) in route.iter() {
-            self.learn(super::sched_node(node), "", locations.iter());
-        }
-    }
-
-    /// Remembers a node that others told of, so that it can be dialled when somebody sends to it.
-    pub(super) fn learn(&mut self, node: NodeId, name: &str, locations: impl Iterator<Item = SocketAddr>) {
-        if node == self.me || self.peers.contains_key(&node) {
-            return;
-        }
-        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
-        if locations.is_empty() {
-            return;
-        }
-        if self.peers.len() >= PEERS_MAX {
-            self.forget_some_peer();
-        }
-        if self.peers.len() < PEERS_MAX {
-            self.peers.insert(node, Peer::new(name, locations));
-        }
-    }
-
-    /// Makes room by forgetting a peer on which nothing is open.
-    pub(super) fn forget_some_peer(&mut self) {
-        let idle = |peer: &Peer| peer.link.is_none() && peer.waiting.is_empty();
-        let some = self.peers.iter().find(|(_, peer)| idle(peer)).map(|(node, _)| *node);
-        if let Some(node) = some {
-            self.peers.remove(&node);
-        }
-    }
 }
 
 /// Who sends from outside of all actors.
 const NOBODY: Key = Key::from_bits(u64::MAX);
-/// Peers that a node remembers.
-pub(super) const PEERS_MAX: usize = 16_384;
 
 fn send_message(
     session: &mut Session,

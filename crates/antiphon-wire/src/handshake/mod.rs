@@ -8,7 +8,7 @@ mod keys;
 mod machine;
 mod message;
 
-pub use hello::{CLOSES_WHEN_IDLE, Hello, Offer, Standing};
+pub use hello::{CLOSES_WHEN_IDLE, Hello, Offer, Standing, UNDISCOVERED};
 pub use keys::Role;
 pub use machine::{Handshake, Step};
 pub use message::Refusal;

@@ -1,6 +1,6 @@
 //! The processes of one demo: started, heard, and gone when it is over.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -131,6 +131,14 @@ impl Cast {
     /// All lines that a process has printed so far.
     pub(super) fn printed(&self, role: Role) -> &[String] {
         &self.actors[role.0].printed
+    }
+
+    /// Types a line into a process.
+    pub(super) fn say(&mut self, role: Role, line: &str) -> Result<(), String> {
+        let process = &mut self.actors[role.0];
+        println!("{:>10} < {line}", process.name);
+        let stdin = process.stdin.as_mut().ok_or_else(|| format!("{} no longer reads", process.name))?;
+        writeln!(stdin, "{line}").map_err(|why| format!("{} does not read: {why}", process.name))
     }
 
     /// Closes a process's input.

@@ -4,6 +4,7 @@
 //! a UDP port and a secret of its own.
 
 mod cast;
+mod files;
 mod remote_coro;
 mod tut;
 
@@ -42,6 +43,12 @@ const DEMOS: &[Demo] = &[
         about: "a server that only those find who know its secret",
         programs: &["remote_coro_server", "remote_coro_client"],
         play: remote_coro::play,
+    },
+    Demo {
+        name: "files",
+        about: "a file is sent, sent again, replaced, interrupted, resumed and deleted",
+        programs: &["files_receiver", "files_sender"],
+        play: files::play,
     },
 ];
 

@@ -4,6 +4,7 @@
 //! a UDP port and a secret of its own.
 
 mod cast;
+mod chat_sock;
 mod files;
 mod remote_coro;
 mod tut;
@@ -49,6 +50,12 @@ const DEMOS: &[Demo] = &[
         about: "a file is sent, sent again, replaced, interrupted, resumed and deleted",
         programs: &["files_receiver", "files_sender"],
         play: files::play,
+    },
+    Demo {
+        name: "chat_sock",
+        about: "a chat room over plain TCP, whose clients type",
+        programs: &["chat_sock_server", "chat_sock_client"],
+        play: chat_sock::play,
     },
 ];
 

@@ -74,7 +74,7 @@ impl Actor<Note> for Deleter {
 fn of_locating(why: &LocateError) -> DeleteError {
     match why {
         LocateError::TimedOut => DeleteError::NoAnswer,
-        LocateError::WrongType { .. } => DeleteError::Version,
+        LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => DeleteError::Version,
         LocateError::TooManyOpen => DeleteError::TooManyOpen,
         LocateError::BadName | LocateError::NoNode => DeleteError::NoNode,
     }

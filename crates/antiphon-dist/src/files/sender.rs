@@ -354,7 +354,7 @@ impl FileError {
     fn of_locating(why: LocateError) -> Self {
         match why {
             LocateError::TimedOut => Self::NoAnswer,
-            LocateError::WrongType { .. } => Self::Version,
+            LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
             LocateError::TooManyOpen => Self::TooManyOpen,
             LocateError::BadName | LocateError::NoNode => Self::NoNode,
         }

@@ -58,10 +58,13 @@ pub struct Config {
     pub dest_path: Option<PathBuf>,
     /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
     pub max_file_size: Option<u64>,
-    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 2 MiB of memory.
+    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 1 MiB of memory.
     pub transfers_max: usize,
     /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
     pub partial_files_keep: Duration,
+    /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
+    /// default.
+    pub rci_actors_max: usize,
     /// Limits of the protocol; its times are set from `peer_timeout`.
     pub limits: Limits,
     /// The scheduler below.
@@ -93,6 +96,7 @@ impl Default for Config {
             max_file_size: None,
             transfers_max: 64,
             partial_files_keep: Duration::from_secs(24 * 3600),
+            rci_actors_max: 1024,
             limits: Limits::default(),
             scheduler: LoopConfig::default(),
         }

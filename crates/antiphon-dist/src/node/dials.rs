@@ -11,7 +11,7 @@ use antiphon_sched::{NodeId, PortId, Time, egress};
 use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
-use super::agenda::Due;
+use super::agenda::{Agenda, Due};
 use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
@@ -47,8 +47,10 @@ struct Dial {
     forever: bool,
     /// Wanted until then.
     until: Time,
-    /// Who answered there last.
+    /// Who was proven there last.
     node: Option<NodeId>,
+    /// Who said hello there last, proven or not.
+    answered: Option<NodeId>,
     conn: Option<ConnId>,
     attempts: u32,
     /// Wanted although there is a connection: its keys are used up.
@@ -64,7 +66,7 @@ pub(super) enum Query {
 
 impl Dial {
     fn new(until: Time) -> Self {
-        Self { forever: false, until, node: None, conn: None, attempts: 0, renews: false }
+        Self { forever: false, until, node: None, answered: None, conn: None, attempts: 0, renews: false }
     }
 }
 
@@ -83,6 +85,17 @@ impl Dials {
         self.dials.get(&at)?.node
     }
 
+    /// Who said hello at a location last, which need not be true.
+    pub(super) fn answered_at(&self, at: SocketAddr) -> Option<NodeId> {
+        self.dials.get(&at)?.answered
+    }
+
+    pub(super) fn answered(&mut self, at: SocketAddr, node: NodeId) {
+        if let Some(dial) = self.dials.get_mut(&at) {
+            dial.answered = Some(node);
+        }
+    }
+
     pub(super) fn wake(&mut self, at: SocketAddr) {
         if self.dials.get(&at).is_some_and(|dial| dial.conn.is_none()) && !self.fresh.contains(&at) {
             self.fresh.push(at);
@@ -92,6 +105,16 @@ impl Dials {
     pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId) {
         if let Some(dial) = self.dials.get_mut(&at) {
             (dial.conn, dial.node, dial.attempts) = (Some(conn), Some(node), 0);
+        }
+    }
+}
+
+impl Dials {
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (at, dial) in &self.dials {
+            let is_going_on =
+                dial.conn.is_some() || self.fresh.contains(at) || agenda.has_any(Due::Dial(*at));
+            assert!(is_going_on, "a dial without a connection is on the agenda: {at}");
         }
     }
 }

@@ -8,6 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+mod certificates;
+pub use certificates::TlsError;
+
 mod config;
 pub use config::{Config, UDP_PORT};
 
@@ -16,7 +19,8 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, UnknownNode,
+    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, SuitesFault,
+    UnknownNode,
 };
 
 mod location;
@@ -31,4 +35,4 @@ pub use node::Counts;
 mod runtime;
 pub use runtime::Node;
 
-pub use antiphon_wire::{Limits, Refusal, Secret};
+pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};

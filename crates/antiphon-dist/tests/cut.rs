@@ -226,7 +226,11 @@ fn neither_does_one_with_tls_which_resumes_its_session_over_new_tls() {
     cut_all_the_time(&Net { udp_port: 0, tls, ..Net::new() }, CUT_AFTER.map(|pause| pause * 3), 10);
 }
 
+/// One at a time: each would have the other's handshakes cut short.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn cut_all_the_time(net: &Net, cut_after: [Duration; 3], cuts_least: u64) {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let there = Process::start(net, "there");
     let proxy = Proxy::start(there.location().addr(), cut_after);
     let here = net.quiet_node("here", &[proxy.at.into()]);

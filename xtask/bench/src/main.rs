@@ -17,7 +17,7 @@ use clap::Parser;
 
 use crate::group::Group;
 
-const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP];
+const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP, remote::SECURE];
 
 /// Antiphon's benchmarks.
 #[derive(Parser)]

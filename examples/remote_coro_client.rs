@@ -45,9 +45,10 @@ fn main() -> Result<(), Failure> {
         _ => receive(),
     });
 
-    // How the actor ends is how the program ends; `run_with` flushes what was sent.
-    let ended = node.run_with(|handle| handle.join::<()>(client, secs(args.timeout + 5)))?;
-    if let Err(why) = ended {
+    // How the actor ends is how the program ends; `run` flushes what was sent before it returns.
+    let client = node.joiner::<()>(client);
+    node.run()?;
+    if let Err(why) = client.join(secs(0)) {
         println!("nothing sent: {why}");
         return Err(why.into());
     }

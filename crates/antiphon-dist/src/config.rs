@@ -44,25 +44,47 @@ pub struct Config {
     pub weak_secret: bool,
     /// Beyond loopback: let everybody in, without a secret or a certificate.
     pub open: bool,
-    /// The address to listen on, and to announce; 127.0.0.1 by default.
+    /// The address to listen on, and to announce; 127.0.0.1 by default. Its interface is the one on which this node
+    /// finds others by broadcast and multicast.
     pub ip: IpAddr,
+    /// Which interface is meant, by its number, where several bear the same `ip`, as IPv6 addresses of the link
+    /// (fe80::..) may; 0 by default: the first that bears it.
+    pub scope_id: u32,
     /// The TCP port to listen on; 0 picks a free one.
     pub tcp_port: u16,
     /// The UDP port for discovery; `None` and 0 are [`UDP_PORT`].
     pub udp_port: Option<u16>,
-    /// Whether to announce this node, and to heed announcements.
+    /// The address of the gateway behind which this node is, told to peers beside its own: those in other networks
+    /// dial it. The gateway forwards the TCP port of the same number to this node, so set `tcp_port`; and the UDP port,
+    /// if peers ask the gateway who is there.
+    pub ext_ip_addr: Option<IpAddr>,
+    /// Whether to announce this node, to heed announcements, and to answer who asks for the nodes on this host. Without
+    /// it, this node meets those that it contacts, and those that contact it by location.
     pub discover_peers: bool,
     /// Nodes at these addresses are neither dialled nor let in.
     pub ignore_peers: Vec<IpAddr>,
-    /// Peers to connect to, tried again for ever.
+    /// Peers to connect to, tried again for ever. Those without a port stand for all nodes on the host.
     pub peers: Vec<PeerAt>,
     /// Networks, as address and prefix length, whose locations are dialled when other nodes tell of them;
-    /// `None`: the networks of the own interfaces that the node listens on.
+    /// `None`: the networks of the own interfaces that the node listens on. What this node has asked for is dialled
+    /// anyway: the nodes of a host that was contacted, and those that a peer tells of to be announced there.
     pub dial_allow: Option<Vec<(IpAddr, u8)>>,
     /// Silence after which a peer is lost; 15 s by default. (A process that dies is noticed at once, when its port
     /// refuses; this is for machines and processes that hang.) Suspect comes at a fifth of it, a ping at a
     /// fifteenth.
     pub peer_timeout: Duration,
+    /// The folder beneath which files from peers are stored, made if need be; `None`: none are taken. A folder
+    /// `.antiphon` in it remembers which files came from peers, and keeps unfinished ones to be resumed.
+    pub dest_path: Option<PathBuf>,
+    /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
+    pub max_file_size: Option<u64>,
+    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 1 MiB of memory.
+    pub transfers_max: usize,
+    /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
+    pub partial_files_keep: Duration,
+    /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
+    /// default.
+    pub rci_actors_max: usize,
     /// Limits of the protocol; its times are set from `peer_timeout`.
     pub limits: Limits,
     /// The scheduler below.
@@ -87,13 +109,20 @@ impl Default for Config {
             weak_secret: false,
             open: false,
             ip: Ipv4Addr::LOCALHOST.into(),
+            scope_id: 0,
             tcp_port: 0,
             udp_port: None,
+            ext_ip_addr: None,
             discover_peers: true,
             ignore_peers: Vec::new(),
             peers: Vec::new(),
             dial_allow: None,
             peer_timeout: Duration::from_secs(15),
+            dest_path: None,
+            max_file_size: None,
+            transfers_max: 64,
+            partial_files_keep: Duration::from_secs(24 * 3600),
+            rci_actors_max: 1024,
             limits: Limits::default(),
             scheduler: LoopConfig::default(),
         }

@@ -1,31 +1,48 @@
 //! What an actor of a node can do besides what any actor can.
 
+use std::path::Path;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Addr, Cx, Key, Manner, NodeId, PortId, Target, Wire};
+use antiphon_sched::{
+    Actor, ActorId, Addr, Cx, Door, Event, Key, Manner, NodeId, PortId, Step, Target, Wire,
+};
 
-use crate::error::{DeliverError, LocateError, PeerError, PeerStatus, RegisterError, UnknownNode};
-use crate::location::{Location, PeerAt};
+use crate::channels::{self, Channel, Subscriber};
+use crate::error::{
+    CallError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError, UnknownNode,
+};
+use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
+use crate::location::{Location, PeerAt, PeerOptions};
 use crate::node::{FoundName, Looked, NodeCore, Space};
+use crate::rci::{self, Rci};
 
-/// What a name can stand for: the constructor's type picks it.
+/// What a name can stand for: an address, a channel or an RCI. The constructor's type picks it, and with it one of
+/// three spaces of names, which never meet.
 pub trait Named: Copy + sealed::Sealed + 'static {
     #[doc(hidden)]
-    type Message: Wire;
+    const SPACE: Space;
+
+    /// The name of the type that the users of it agree on.
+    #[doc(hidden)]
+    fn tag(door: &mut Door<'_>) -> &'static str;
 
     #[doc(hidden)]
     fn from_found(id: ActorId) -> Self;
 }
 
 impl<M: Wire> Named for Addr<M> {
-    type Message = M;
+    const SPACE: Space = Space::Actor;
+
+    fn tag(door: &mut Door<'_>) -> &'static str {
+        door.tag_of::<M>()
+    }
 
     fn from_found(id: ActorId) -> Self {
         Self::of(id)
     }
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
     impl<M> Sealed for antiphon_sched::Addr<M> {}
 }
@@ -101,13 +118,163 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<(), DeliverError>) -> M + 'static,
     );
 
+    /// Opens a channel under a name. It lives until it is closed, or the node ends.
+    ///
+    /// # Errors
+    /// The node has a channel of that name, it is no name, or there are too many.
+    fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError>;
+
+    /// As [`NetCx::channel`]; each message is passed on as `transform` makes it, or dropped if it answers `None`. It
+    /// is told the channel's name. A panic in it costs the message, and nothing else.
+    ///
+    /// # Errors
+    /// As [`NetCx::channel`].
+    fn channel_with<T: Wire + Clone>(
+        &mut self,
+        name: &str,
+        transform: impl FnMut(&str, T) -> Option<T> + 'static,
+    ) -> Result<Channel<T>, RegisterError>;
+
+    /// Takes the name of a channel back that this actor has opened; the channel stays open for who knows it.
+    ///
+    /// # Errors
+    /// There is no channel of that name, or another actor has opened it.
+    fn unregister_channel(&mut self, name: &str) -> Result<(), RegisterError>;
+
+    /// Closes a channel: each actor that has subscribed is told by one `Event::Down` with the channel's id, and
+    /// what is sent to it from now on is a dead letter.
+    fn close_channel<T>(&mut self, channel: Channel<T>);
+
+    /// Has `subscriber` receive what is sent to a channel: an actor (also by an address that `me_as` made), or
+    /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions.
+    ///
+    /// An actor is told of a refusal, or of the channel's end, by one `Event::Down` with the channel's id. (One that
+    /// lives neither on this node nor on the channel's is told of nothing, and costs a copy of its own.)
+    fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>);
+
+    /// As [`NetCx::subscribe`], with an answer: from then on everything that is sent to the channel comes. A refusal
+    /// is told by the answer alone.
+    fn subscribe_within<T: Wire + Clone>(
+        &mut self,
+        channel: Channel<T>,
+        subscriber: impl Subscriber<T>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
+    );
+
+    /// Ends a subscription, from the node that made it; what is under way may still come.
+    fn unsubscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>);
+
+    /// Sends a message to a channel once there are `n` subscribers (0: at once, to those there are), and has told
+    /// how many actors have it in their mailboxes, behind all channels below. While it waits for subscribers, what is
+    /// sent later overtakes it. The answer comes a second after `timeout` at the latest.
+    fn deliver_all<T: Wire>(
+        &mut self,
+        channel: Channel<T>,
+        message: T,
+        n: usize,
+        timeout: Duration,
+        answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
+    );
+
+    /// Sends a file to the node at a location, which is contacted first if need be; it needs a
+    /// [`dest_path`](crate::Config::dest_path). The answer comes when the file is on its disk, whole, or is not; what was
+    /// there before stays whole until then. The transfer ends with this actor.
+    ///
+    /// A transfer that was interrupted, at either end, goes on where it stopped when the file is sent there again.
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer;
+
+    /// Has this actor told, now and then and at its end, how far a transfer of this node is; not oftener than every 10 ms.
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static);
+
+    /// Ends a transfer of this node, which then answers [`FileError::Cancelled`] unless it is over.
+    fn cancel_transfer(&mut self, transfer: Transfer);
+
+    /// Deletes a file beneath the `dest_path` of the node at a location, if it is one that came there from a peer, and was
+    /// not changed since.
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+    );
+
+    /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
+    /// stays until it is unregistered, or the node ends.
+    ///
+    /// # Errors
+    /// The node has an RCI of that name, it is no name, or there are too many.
+    fn rci<A: Wire, T: Wire, F>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> F + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static;
+
+    /// As [`NetCx::rci`], for anything that is an actor: structs, boxes.
+    ///
+    /// # Errors
+    /// As [`NetCx::rci`].
+    fn rci_actor<A: Wire, T: Wire, W: Actor<T>>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> W + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>;
+
+    /// Takes a function back that this actor has registered: it can be called no more. Actors that it started go on.
+    ///
+    /// # Errors
+    /// There is no RCI of that name, or another actor has registered it.
+    fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError>;
+
+    /// Has an actor started by a registered function, on the function's node; its address is the answer.
+    fn call<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    );
+
+    /// As [`NetCx::call`], with a monitor from birth: `watcher` is told by one `Event::Down` how the new actor ends,
+    /// however soon. If the call is refused, it is told nothing. A watcher elsewhere must be known to the function's
+    /// node.
+    fn call_monitored<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        watcher: impl Into<ActorId>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    );
+
     /// Where the peers are that are there.
     fn peers(&mut self) -> Vec<Location>;
 
-    /// Contacts the node at a location. It is needed on one side only.
+    /// Contacts the node at a location, or all nodes on a host when the port is 0. It is needed on one side only. The
+    /// answer tells where nodes are connected; of a host, those that were found within some hundred milliseconds.
     fn peer(
         &mut self,
         at: impl Into<PeerAt>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    );
+
+    /// As [`NetCx::peer`], with options.
+    fn peer_with(
+        &mut self,
+        at: impl Into<PeerAt>,
+        options: PeerOptions,
         timeout: Duration,
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     );
@@ -132,24 +299,14 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     where
         M: Wire,
     {
-        let me = self.me();
-        let tag = self.door().tag_of::<M>();
-        let core = node(self).ok_or(RegisterError::NoNode)?;
-        let waiting = core.register(Space::Actor, name, me.id().key(), tag)?;
-        if !self.door().expose(me) {
-            // It was ended within this very step: nobody would take the name back later.
-            self.unregister(name)?;
-        }
-        for port in waiting {
-            let found: Result<FoundName, LocateError> = Ok(FoundName { id: me.id() });
-            settle(self, port, found);
-        }
-        Ok(())
+        let (me, tag) = (self.me(), self.door().tag_of::<M>());
+        register(self.door(), (Space::Actor, name), me, tag, Some(me.id().key()))
     }
 
     fn unregister(&mut self, name: &str) -> Result<(), RegisterError> {
         let me: Key = self.id().key();
-        node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Actor, name, me)
+        node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Actor, name, Some(me))?;
+        Ok(())
     }
 
     fn locate<T: Named>(
@@ -178,13 +335,13 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         answer: impl FnOnce(Result<Vec<T>, LocateError>) -> M + 'static,
     ) {
         let all = |found: Vec<FoundName>| found.into_iter().map(|found| T::from_found(found.id)).collect();
-        let tag = self.door().tag_of::<T::Message>();
+        let tag = T::tag(self.door());
         request(
             self,
             LocateError::TooManyOpen,
             LocateError::NoNode,
             move |found: Result<Vec<FoundName>, LocateError>| answer(found.map(all)),
-            |core, port| core.locate_all(port, name, tag, timeout).err().map(Err),
+            |core, port| core.locate_all(port, (T::SPACE, name), tag, timeout).err().map(Err),
         );
     }
 
@@ -222,6 +379,135 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         }
     }
 
+    fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError> {
+        let me = self.id().key();
+        channels::open(self.door(), name, Some(me), None)
+    }
+
+    fn channel_with<T: Wire + Clone>(
+        &mut self,
+        name: &str,
+        transform: impl FnMut(&str, T) -> Option<T> + 'static,
+    ) -> Result<Channel<T>, RegisterError> {
+        let me = self.id().key();
+        channels::open(self.door(), name, Some(me), Some(Box::new(transform)))
+    }
+
+    fn unregister_channel(&mut self, name: &str) -> Result<(), RegisterError> {
+        let me = self.id().key();
+        node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Channel, name, Some(me))?;
+        Ok(())
+    }
+
+    fn close_channel<T>(&mut self, channel: Channel<T>) {
+        self.terminate(channel.id());
+    }
+
+    fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>) {
+        channels::subscribe(self.door(), channel, subscriber);
+    }
+
+    fn subscribe_within<T: Wire + Clone>(
+        &mut self,
+        channel: Channel<T>,
+        subscriber: impl Subscriber<T>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
+    ) {
+        channels::subscribe_within(self, channel, subscriber, timeout, answer);
+    }
+
+    fn unsubscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>) {
+        channels::unsubscribe(self.door(), channel, subscriber);
+    }
+
+    fn deliver_all<T: Wire>(
+        &mut self,
+        channel: Channel<T>,
+        message: T,
+        n: usize,
+        timeout: Duration,
+        answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
+    ) {
+        channels::deliver_all(self, channel, message, n, timeout, answer);
+    }
+
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer {
+        files::send_file(self, to, file.as_ref(), &options, timeout, answer)
+    }
+
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static) {
+        files::progress(self, transfer, every, each);
+    }
+
+    fn cancel_transfer(&mut self, transfer: Transfer) {
+        files::cancel(self, transfer);
+    }
+
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+    ) {
+        files::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
+    }
+
+    fn rci<A: Wire, T: Wire, F>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> F + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
+    {
+        self.rci_actor(name, function)
+    }
+
+    fn rci_actor<A: Wire, T: Wire, W: Actor<T>>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> W + 'static,
+    ) -> Result<Rci<A, T>, RegisterError> {
+        let me = self.id().key();
+        rci::open(self.door(), name, Some(me), function)
+    }
+
+    fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError> {
+        let me = self.id().key();
+        rci::unregister(self.door(), name, Some(me))
+    }
+
+    fn call<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    ) {
+        rci::call(self, rci, arguments, None, timeout, answer);
+    }
+
+    fn call_monitored<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        watcher: impl Into<ActorId>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    ) {
+        rci::call(self, rci, arguments, Some(watcher.into()), timeout, answer);
+    }
+
     fn peers(&mut self) -> Vec<Location> {
         node(self).map(|core| core.online()).unwrap_or_default()
     }
@@ -232,9 +518,19 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     ) {
+        self.peer_with(at, PeerOptions::default(), timeout, answer);
+    }
+
+    fn peer_with(
+        &mut self,
+        at: impl Into<PeerAt>,
+        options: PeerOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    ) {
         let at = at.into();
         request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, port| {
-            core.contact(port, at, timeout)
+            core.contact(port, at, options, timeout)
         });
     }
 
@@ -256,10 +552,38 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
 }
 
 fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
-    let now = cx.now();
-    let core = cx.door().outside::<NodeCore>()?;
+    node_behind(cx.door())
+}
+
+/// The node that a loop is part of.
+pub(crate) fn node_behind<'c>(door: &'c mut Door<'_>) -> Option<&'c mut NodeCore> {
+    let now = door.now();
+    let core = door.outside::<NodeCore>()?;
     core.advance(now);
     Some(core)
+}
+
+/// Registers an actor of this loop under a name, opens it to the network, and tells whoever waits for the name.
+pub(crate) fn register<M: Wire>(
+    door: &mut Door<'_>,
+    (space, name): (Space, &str),
+    who: Addr<M>,
+    tag: &'static str,
+    owner: Option<Key>,
+) -> Result<(), RegisterError> {
+    let core = node_behind(door).ok_or(RegisterError::NoNode)?;
+    let waiting = core.register((space, name), who.id().key(), tag, owner)?;
+    if !door.expose(who) {
+        // It was ended within this very step: nobody would take the name back later.
+        node_behind(door).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
+    }
+    for port in waiting {
+        let found: Result<FoundName, LocateError> = Ok(FoundName { id: who.id() });
+        if let Err(why) = door.answer_port(port, found) {
+            tracing::debug!(%why, "nobody waits any more for a name");
+        }
+    }
+    Ok(())
 }
 
 /// Watchers that have ended are forgotten before the table of them grows beyond a power of two.
@@ -309,13 +633,13 @@ fn locate<M: 'static, T: Named>(
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
 ) {
-    let tag = cx.door().tag_of::<T::Message>();
+    let tag = T::tag(cx.door());
     request(
         cx,
         LocateError::TooManyOpen,
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
-        |core, port| match core.locate(port, name, tag, at, timeout) {
+        |core, port| match core.locate(port, (T::SPACE, name), tag, at, timeout) {
             Looked::Now(result) => Some(result),
             Looked::Later => None,
         },

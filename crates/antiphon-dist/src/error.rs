@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use antiphon_sched::LoopError;
 use thiserror::Error;
@@ -34,10 +35,21 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The address is none that peers could dial.
-    #[error("{ip} is no address that peers could dial: set `ip` to one of this machine's own")]
-    UnspecifiedIp {
+    #[error(
+        "{ip} is no address that peers could dial: set `ip` to one of this machine's own, and `ext_ip_addr`, if at \
+         all, to that of its gateway"
+    )]
+    UndialledIp {
         /// The address in the configuration.
         ip: std::net::IpAddr,
+    },
+    /// A network in `dial_allow` that there cannot be.
+    #[error("{network}/{bits} in `dial_allow` is no network: the length is at most 32, or 128 in IPv6")]
+    Network {
+        /// Its address.
+        network: std::net::IpAddr,
+        /// The length of its prefix.
+        bits: u8,
     },
     /// The address is not loopback, and there is neither a secret nor a certificate.
     #[error(
@@ -72,6 +84,14 @@ pub enum NodeError {
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::certificates::TlsError),
+    /// The folder for files cannot be used.
+    #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
+    DestPath {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A field of the configuration says what no node can do.
     #[error(transparent)]
     Profile(#[from] antiphon_wire::ProfileError),
@@ -124,6 +144,14 @@ pub enum LocateError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
+    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    #[error(
+        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+    )]
+    TypeNameTooLong {
+        /// The bytes that the type's name has.
+        bytes: usize,
+    },
     /// This actor is not part of a node.
     #[error("this actor runs in a loop by itself; spawn it in a `Node` to use names")]
     NoNode,
@@ -142,6 +170,14 @@ pub enum RegisterError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
+    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    #[error(
+        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+    )]
+    TypeNameTooLong {
+        /// The bytes that the type's name has.
+        bytes: usize,
+    },
     /// The node has 65,536 names already.
     #[error("this node has registered as many names as it may; unregister some")]
     TooMany,
@@ -171,6 +207,98 @@ pub enum DeliverError {
     Unknown,
     /// The asker has 65,535 open requests already; nothing was sent.
     #[error("too many open requests; wait for answers before sending more")]
+    TooManyOpen,
+    /// Of a channel: so many subscribers were wanted, and have not come in time; nothing was delivered.
+    #[error(
+        "the channel has {subscribers} subscribers, fewer than wanted, and no more came in time; \
+             nothing was delivered"
+    )]
+    TooFew {
+        /// How many it has.
+        subscribers: usize,
+    },
+    /// Of a channel: as many deliveries are under way as it may have; nothing was delivered.
+    #[error("the channel has too many deliveries under way; wait for their answers before delivering more")]
+    TooManyDeliveries,
+}
+
+/// Why an actor or a channel is not subscribed to a channel.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The channel is closed, or never was.
+    #[error("there is no such channel, or it was closed; locate it again")]
+    NoChannel,
+    /// The subscriber is that very channel, or is above it.
+    #[error(
+        "the subscriber passes its messages on to that channel already, so they would never end; \
+             subscribe in one direction only"
+    )]
+    Cycle,
+    /// The channel has as many subscribers as it may, or too many channels above it.
+    #[error(
+        "the channel has as many subscribers or levels as it may; unsubscribe some, or add a channel below it"
+    )]
+    TooMany,
+    /// The subscriber, a channel, is gone or does not answer.
+    #[error("the channel that should subscribe is closed or cannot be reached; locate it again")]
+    NoSubscriber,
+    /// The channel's node was lost, or cannot be reached.
+    #[error("the channel's node cannot be reached; wait until it is Online, and locate the channel again")]
+    NodeLost,
+    /// No answer in time; the subscription may still come about.
+    #[error("no answer in time; unsubscribe if it is no longer wanted, for it may still come about")]
+    TimedOut,
+    /// The channel, or the way to its node, has more to do than it may hold.
+    #[error("the channel or the way to its node is overloaded; try again later")]
+    Busy,
+    /// The channel carries another type.
+    #[error("the channel carries another type; check the types on both sides")]
+    WrongType,
+    /// The asker has 65,535 open requests already.
+    #[error("too many open requests; wait for answers before asking more")]
+    TooManyOpen,
+    /// This actor is not part of a node.
+    #[error("this actor runs in a loop by itself; spawn it in a `Node` to use channels")]
+    NoNode,
+}
+
+/// Why a call started no actor, as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The function is not registered any more.
+    #[error("the function is not registered any more; locate it again")]
+    NotRegistered,
+    /// The function takes other arguments, or they could not be encoded or decoded.
+    #[error("the function does not take {arguments}, or they do not encode; check the types on both sides")]
+    WrongArguments {
+        /// The name of the type of the arguments that were given.
+        arguments: String,
+    },
+    /// The calling node has as many actors alive by that function as the other node admits.
+    #[error(
+        "this node has {max} actors alive by that function, as many as it may; wait until some have ended, or \
+             raise `rci_actors_max` over there"
+    )]
+    OverQuota {
+        /// How many it may have.
+        max: usize,
+    },
+    /// The function panicked, with this text; it stays registered.
+    #[error("the function panicked: {0}; see the log of its node")]
+    Panicked(String),
+    /// No answer in time; an actor may still be started.
+    #[error("no answer in time; an actor may still be started")]
+    TimedOut,
+    /// The function has more calls to answer than it may hold, or too many bytes wait for its node.
+    #[error("the function or the way to its node is overloaded; call less at once")]
+    Busy,
+    /// The function's node cannot be reached, or was lost before it answered; an actor may have been started.
+    #[error("the function's node was lost; wait until it is Online again, and locate the function there")]
+    NodeLost,
+    /// The caller has 65,535 open requests already.
+    #[error("too many open requests; wait for answers before calling more")]
     TooManyOpen,
 }
 

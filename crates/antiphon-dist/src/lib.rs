@@ -8,8 +8,13 @@
 
 #![forbid(unsafe_code)]
 
+mod caught;
+
 mod certificates;
 pub use certificates::TlsError;
+
+mod channels;
+pub use channels::{Channel, Subscriber};
 
 mod config;
 pub use config::{Config, UDP_PORT};
@@ -19,18 +24,29 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, SuitesFault,
-    UnknownNode,
+    CallError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status,
+    SubscribeError, SuitesFault, UnknownNode,
+};
+
+mod files;
+pub use files::{
+    DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+    Transfer,
 };
 
 mod location;
-pub use location::{Location, PeerAt, PeerAtError};
+pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
 pub use net::Resolver;
 
 pub mod node;
 pub use node::Counts;
+
+mod packing;
+
+mod rci;
+pub use rci::Rci;
 
 mod runtime;
 pub use runtime::Node;

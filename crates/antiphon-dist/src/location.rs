@@ -1,7 +1,7 @@
 //! Where a node can be reached.
 
 use std::fmt;
-use std::net::{AddrParseError, SocketAddr};
+use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,24 @@ impl fmt::Debug for Location {
     }
 }
 
-/// A peer as the configuration names it: a location, or a host name with a port.
+/// What a node tells of its locations, as it looks from here: `via` is the address at which it was met, or from which it
+/// was heard. That address comes first, if it is among them, since it works; others keep their order. Addresses of a
+/// link are on the one behind `via`, since the number of an interface means nothing to another host.
+pub(crate) fn seen_from(locations: impl Iterator<Item = SocketAddr>, via: SocketAddr) -> Vec<SocketAddr> {
+    let on_link = |mut at: SocketAddr| {
+        if let (SocketAddr::V6(at), SocketAddr::V6(via)) = (&mut at, via)
+            && at.ip().is_unicast_link_local()
+        {
+            at.set_scope_id(via.scope_id());
+        }
+        at
+    };
+    let (mut first, rest): (Vec<_>, Vec<_>) = locations.map(on_link).partition(|at| at.ip() == via.ip());
+    first.extend(rest);
+    first
+}
+
+/// Where a peer is: a location, or a host name with a port. Port 0 stands for all nodes on the host.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum PeerAt {
@@ -59,6 +76,16 @@ pub enum PeerAt {
     Location(Location),
     /// A host that must be looked up, and a TCP port.
     Host(String, u16),
+}
+
+/// How a peer is contacted, besides where and how long.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct PeerOptions {
+    /// The UDP port at which a host is asked for its nodes, when no TCP port is given; `None`: as of this node.
+    pub udp_port: Option<u16>,
+    /// Whether the peer shall announce this node in its own network, for the nodes there that hear no announcement of
+    /// this one, and tell this node of them. One peer of a network is enough.
+    pub broadcast: bool,
 }
 
 impl From<Location> for PeerAt {
@@ -73,9 +100,19 @@ impl From<SocketAddr> for PeerAt {
     }
 }
 
+/// All nodes at an address.
+impl From<IpAddr> for PeerAt {
+    fn from(ip: IpAddr) -> Self {
+        SocketAddr::new(ip, 0).into()
+    }
+}
+
 /// A text that names no peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no peer; write `host:port`, such as `192.168.1.7:9705` or `server.example:9705`")]
+#[error(
+    "{text:?} is no peer; write `host:port`, such as `192.168.1.7:9705` or `server.example:9705`, or a host alone for \
+     all nodes on it"
+)]
 pub struct PeerAtError {
     text: String,
 }
@@ -84,13 +121,19 @@ impl FromStr for PeerAt {
     type Err = PeerAtError;
 
     fn from_str(text: &str) -> Result<Self, PeerAtError> {
-        if let Ok(at) = text.parse::<SocketAddr>() {
-            return Ok(at.into());
+        let location = text.parse().map(|at: SocketAddr| at.into());
+        if let Ok(at) = location.or_else(|_| text.parse().map(|ip: IpAddr| ip.into())) {
+            return Ok(at);
         }
-        let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-        match parts {
-            Some((host, port)) if !host.is_empty() && port != 0 => Ok(Self::Host(host.to_owned(), port)),
-            Some(_) | None => Err(PeerAtError { text: text.to_owned() }),
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().ok()),
+            None => (text, Some(0)),
+        };
+        // What holds a colon still was meant as an address.
+        let is_host = !host.is_empty() && !host.contains([':', ' ', '/', '[', ']']);
+        match port.filter(|_| is_host) {
+            Some(port) => Ok(Self::Host(host.to_owned(), port)),
+            None => Err(PeerAtError { text: text.to_owned() }),
         }
     }
 }
@@ -101,5 +144,40 @@ impl fmt::Display for PeerAt {
             Self::Location(at) => at.fmt(f),
             Self::Host(host, port) => write!(f, "{host}:{port}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_text_names_a_location_a_host_with_a_port_or_all_nodes_on_a_host() {
+        let peer = |text: &str| text.parse::<PeerAt>();
+        assert_eq!(peer("10.0.0.1:7"), Ok(at("10.0.0.1:7").into()));
+        assert_eq!(peer("10.0.0.1"), Ok(at("10.0.0.1:0").into()));
+        assert_eq!(peer("::1"), Ok(at("[::1]:0").into()));
+        assert_eq!(peer("[fe80::1%3]:7"), Ok(at("[fe80::1%3]:7").into()));
+        assert_eq!(peer("localhost:7"), Ok(PeerAt::Host("localhost".into(), 7)));
+        assert_eq!(peer("localhost"), Ok(PeerAt::Host("localhost".into(), 0)));
+        for text in
+            ["", ":7", "localhost:", "localhost:x", "localhost:70000", "http://localhost:7", "1:2:3:4", "a b"]
+        {
+            let refused = peer(text).expect_err(text);
+            assert!(refused.to_string().contains(&format!("{text:?}")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn where_a_node_was_met_comes_first_and_its_link_is_the_one_behind_that() {
+        let told = [at("192.168.1.2:7"), at("[fe80::2]:7"), at("203.0.113.1:7")];
+        let seen = |via: &str| seen_from(told.iter().copied(), at(via));
+        assert_eq!(seen("203.0.113.1:4000"), [told[2], told[0], told[1]]);
+        assert_eq!(seen("10.0.0.1:4000"), told);
+        assert_eq!(seen("[fe80::9%4]:4000"), [told[0], at("[fe80::2%4]:7"), told[2]]);
     }
 }

@@ -6,14 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, Addr, Cx, DeadLetter, Event, Fold, Handle, Loop, LoopStats, SendError, Step, Target, egress,
+    Actor, ActorId, Addr, Cx, DeadLetter, Event, Fold, Handle, Joiner, Loop, LoopStats, SendError, Step,
+    Target, Wire, egress,
 };
 
+use crate::channels::{self, Channel};
 use crate::config::Config;
-use crate::error::NodeError;
+use crate::error::{NodeError, RegisterError};
+use crate::files;
 use crate::location::Location;
 use crate::net::{Driver, Resolver};
 use crate::node::{Counts, Input, NodeCore};
+use crate::rci::{self, Rci};
 
 /// How long `run` waits, at its end, until peers have acknowledged what was sent.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
@@ -79,6 +83,7 @@ impl Node {
     pub fn with_resolver(config: Config, resolver: Resolver) -> Result<Self, NodeError> {
         let mut sched = Loop::new(config.scheduler.clone())?;
         let (driver, location) = Driver::open(&config, &mut sched, resolver)?;
+        files::start(&config, &mut sched)?;
         Ok(Self { sched, driver, location, name: config.name_at(location), started: false })
     }
 
@@ -116,6 +121,66 @@ impl Node {
         F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,
     {
         self.sched.spawn_fsm(state, fold)
+    }
+
+    /// Opens a channel under a name, for all of the node's life.
+    ///
+    /// # Errors
+    /// The node has a channel of that name, it is no name, or there are too many.
+    pub fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError> {
+        channels::open(&mut self.sched.door(), name, None, None)
+    }
+
+    /// As [`Node::channel`]; each message is passed on as `transform` makes it, or dropped if it answers `None`.
+    ///
+    /// # Errors
+    /// As [`Node::channel`].
+    pub fn channel_with<T: Wire + Clone>(
+        &mut self,
+        name: &str,
+        transform: impl FnMut(&str, T) -> Option<T> + 'static,
+    ) -> Result<Channel<T>, RegisterError> {
+        channels::open(&mut self.sched.door(), name, None, Some(Box::new(transform)))
+    }
+
+    /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`.
+    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
+        self.sched.joiner(who)
+    }
+
+    /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here.
+    ///
+    /// # Errors
+    /// The node has an RCI of that name, it is no name, or there are too many.
+    pub fn rci<A: Wire, T: Wire, F>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> F + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
+    {
+        self.rci_actor(name, function)
+    }
+
+    /// As [`Node::rci`], for anything that is an actor: structs, boxes.
+    ///
+    /// # Errors
+    /// As [`Node::rci`].
+    pub fn rci_actor<A: Wire, T: Wire, W: Actor<T>>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> W + 'static,
+    ) -> Result<Rci<A, T>, RegisterError> {
+        rci::open(&mut self.sched.door(), name, None, function)
+    }
+
+    /// Takes a function back that the node has registered; actors that it started go on.
+    ///
+    /// # Errors
+    /// There is no RCI of that name, or an actor has registered it.
+    pub fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError> {
+        rci::unregister(&mut self.sched.door(), name, None)
     }
 
     /// Sends from outside of all actors.

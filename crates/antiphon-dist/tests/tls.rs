@@ -277,7 +277,7 @@ fn the_largest_message_arrives_whole_while_small_ones_pass() {
     let (big, small) = (first.listener::<Bytes>("big"), first.listener::<String>("small"));
     let (to_big, to_small): (Addr<Bytes>, Addr<String>) = (second.find("big"), second.find("small"));
     // The header of the frame and of the body belong to the 16 MiB too.
-    let body: Vec<u8> = (0..(16 << 20) - 1024).map(|at: usize| (at * 31 >> 3) as u8).collect();
+    let body: Vec<u8> = (0..(16 << 20) - 1024).map(|at: usize| ((at * 31) >> 3) as u8).collect();
     let receipt = second.delivering(to_big, Bytes::from(body.clone()), PATIENCE);
     assert_eq!(second.deliver(to_small, "meanwhile".into()), Ok(()));
     assert_eq!(heard(&small), "meanwhile");

@@ -15,7 +15,7 @@ use crate::error::{AskError, JobError, SendError, Undelivered};
 use crate::event::{Event, Offer, System};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
-use crate::io::Source;
+use crate::io::{Holder, Source};
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
 use crate::outside::{MonitorId, Signal};
 use crate::ports::{PortId, Question, Reply, Request};
@@ -72,7 +72,23 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// This actor as a receiver of another type: what is sent there arrives as `turn` makes it.
     ///
-    /// Each call makes a new address; all live as long as this actor.
+    /// Each call makes a new address, which lives as long as this actor: make one in `Event::Start` and keep
+    /// it, not one a message. Bind it first, since it borrows the `Cx` that the next call wants:
+    ///
+    /// ```
+    /// # use antiphon_sched::{Addr, Cx, Event, Loop, LoopConfig, receive};
+    /// enum Client { Heard(u32) }
+    /// # let mut events = Loop::new(LoopConfig::default())?;
+    /// # let station = events.spawn(|_: &mut Cx<Addr<u32>>, _| receive());
+    /// events.spawn(move |cx, event| {
+    ///     if let Event::Start = event {
+    ///         let ear = cx.me_as(Client::Heard);
+    ///         cx.send(station, ear)?;
+    ///     }
+    ///     receive()
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn me_as<T: 'static>(&mut self, turn: impl FnMut(T) -> M + 'static) -> Addr<T> {
         let me = self.me;
         let core = self.core();
@@ -119,7 +135,9 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.core().set_name(me, name);
     }
 
-    /// Starts an actor from a closure.
+    /// Starts an actor from a closure. What is no closure starts by [`Cx::spawn_actor`]: a struct with
+    /// `impl Actor<T>`, a boxed actor. A closure that was kept in a variable first wants [`actor`](crate::actor())
+    /// around it.
     pub fn spawn<T: 'static, F>(&mut self, actor: F) -> Addr<T>
     where
         F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
@@ -224,7 +242,11 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.add_timer(span, |key| Pending::Once(key, message))
     }
 
-    /// Sends to this actor what `make` makes, each `period`; a message that still waits is not doubled.
+    /// Sends to this actor what `make` makes, each `period`, of one millisecond at least; a message that still
+    /// waits is not doubled.
+    ///
+    /// It drifts: each period begins when the loop saw the one before end, which a busy loop does late. Who counts
+    /// by the clock reads [`Cx::now`].
     pub fn every(&mut self, period: Duration, make: impl FnMut() -> M + 'static) -> Timer {
         let make = Some(Box::new(make) as crate::mailbox::Make<M>);
         // A period of zero would fire for ever within one round.
@@ -379,7 +401,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) -> io::Result<Source> {
         let me = self.me;
         let core = self.core();
-        let id = core.io.register(me, source, interest)?;
+        let id = core.io.register(Holder::Actor(me), source, interest)?;
         match core.side(me) {
             Some(side) => side.sources.push(crate::io::Io::index_of(id)),
             // It has ended itself in this very step.
@@ -417,12 +439,13 @@ impl<'a, M: 'static> Cx<'a, M> {
         core.io.deregister(id, source)?;
         if let Some(side) = core.side(me) {
             side.sources.retain(|index| *index != crate::io::Io::index_of(id));
+            core.drop_idle_side(me);
         }
         Ok(())
     }
 
     fn own_source(&mut self, id: Source) -> io::Result<()> {
-        if self.door.core.io.owner(id) == Some(self.me) {
+        if self.door.core.io.is_of(id, self.me) {
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered by this actor"))

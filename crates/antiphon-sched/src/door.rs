@@ -1,9 +1,10 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
+use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
 use crate::core::{Core, Way};
 use crate::error::{AskError, SendError, Undelivered};
-use crate::event::{System, Why};
+use crate::event::{Down, System, Why};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
@@ -68,6 +69,11 @@ impl Door<'_> {
         to.put(self, message, Manner::Send)
     }
 
+    /// Starts an actor.
+    pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        self.core.spawn(actor)
+    }
+
     /// Answers a request.
     pub fn answer<R>(&mut self, reply: Reply<R>, value: R) {
         let (node, port, reach) = reply.use_up();
@@ -76,6 +82,14 @@ impl Door<'_> {
         {
             // An asker that is gone, or was answered by its timeout, is no news; the rest is.
             tracing::warn!(%node, %why, "an answer was lost");
+        }
+    }
+
+    /// Ends an address that [`Cx::me_as`](crate::Cx::me_as) made, before its actor ends; does nothing to any other.
+    pub fn close_ear(&mut self, ear: impl Into<ActorId>) {
+        let ear = ear.into();
+        if ear.node() == self.core.home {
+            self.core.close_ear(ear.key());
         }
     }
 
@@ -164,6 +178,19 @@ impl Door<'_> {
         self.core.down(watcher, id, who, why);
     }
 
+    /// Has `watcher`, wherever it is, told by one [`Down`] when `who`, here, ends: as if `who` had called
+    /// [`Cx::notify`](crate::Cx::notify) itself, before its first step if need be.
+    pub fn notify(&mut self, who: Key, watcher: ActorId) {
+        self.core.notify(watcher, who);
+    }
+
+    /// Tells an actor of this loop, by one [`Event::Down`](crate::Event::Down), that `who` has ended, although
+    /// it set no monitor: a subscription that was refused ends so. False when the actor itself has ended, or its
+    /// mailbox holds twice as much as it takes of messages.
+    pub fn tell_down(&mut self, watcher: Key, who: ActorId, why: Why) -> bool {
+        !self.is_flooded(watcher) && self.core.push_system(watcher, System::Down(Down { who, why }))
+    }
+
     /// Asks an actor to end, wherever it is.
     pub fn terminate(&mut self, target: impl Into<ActorId>) {
         self.core.terminate(target.into());
@@ -183,6 +210,7 @@ impl Door<'_> {
 
     /// Values come also where messages do not, so that who sleeps on a full mailbox can be woken; but not for ever.
     fn is_flooded(&mut self, key: Key) -> bool {
+        let key = self.core.owner_of(key);
         let max = self.core.mailbox_max.saturating_mul(2);
         self.core.any_mailbox(key).is_some_and(|mailbox| mailbox.is_full_of(max))
     }

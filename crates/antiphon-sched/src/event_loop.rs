@@ -25,14 +25,17 @@ use crate::error::SendError;
 use crate::event::{Event, System};
 use crate::handle::{Handle, Mail, Shared};
 use crate::helpers::Helpers;
+use crate::id::ActorId;
 use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
+use crate::joiner::Joiner;
 use crate::outside::Outside;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::Due;
 use crate::watchdog;
+use crate::wire::Wire;
 
 /// Mail taken from the inbox in one round.
 const INBOX_A_ROUND: usize = 256;
@@ -62,23 +65,23 @@ pub enum Park {
 /// The settings of a loop.
 #[derive(Clone, Debug)]
 pub struct LoopConfig {
-    /// What the loop is built on.
+    /// What the loop is built on: [`Park::Mio`].
     pub park: Park,
-    /// The incarnation; `None` draws it at random.
+    /// The incarnation; `None`, the default, draws it at random.
     pub home: Option<NodeId>,
-    /// The seed of all that is random in the loop; `None` draws it.
+    /// The seed of all that is random in the loop; `None`, the default, draws it.
     pub seed: Option<u64>,
-    /// The most messages in one mailbox.
+    /// The most messages in one mailbox: 65,536.
     pub mailbox_max: usize,
-    /// The most mail from other threads that waits.
+    /// The most mail from other threads that waits: 65,536.
     pub inbox_max: usize,
-    /// The most threads for blocking jobs.
+    /// The most threads for blocking jobs: 4.
     pub helpers_max: usize,
-    /// The most blocking jobs that wait for a thread.
+    /// The most blocking jobs that wait for a thread: 1,024.
     pub helper_queue_max: usize,
-    /// Steps that take longer are told of; `None` does without the watchdog and its thread.
+    /// Steps that take longer than this, 10 ms, are told of; `None` does without the watchdog and its thread.
     pub watchdog: Option<Duration>,
-    /// How long actors may take to end after `stop`.
+    /// How long actors may take to end after `stop`: 5 s.
     pub stop_within: Duration,
 }
 
@@ -124,8 +127,10 @@ pub struct LoopStats {
     pub requests: usize,
     /// Running timers.
     pub timers: usize,
-    /// Registered sources.
+    /// Registered sources, those of sockets among them.
     pub sources: usize,
+    /// Listeners, connections, UDP sockets, child processes.
+    pub sockets: usize,
     /// Actors with watchers, names or a way in from the network.
     pub sides: usize,
     /// Steps taken.
@@ -213,7 +218,9 @@ impl Loop {
         })
     }
 
-    /// Starts an actor from a closure.
+    /// Starts an actor from a closure. What is no closure starts by [`Loop::spawn_actor`]: a struct with
+    /// `impl Actor<M>`, a boxed actor. A closure that was kept in a variable first wants [`actor`](crate::actor())
+    /// around it.
     pub fn spawn<M: 'static, F>(&mut self, actor: F) -> Addr<M>
     where
         F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,
@@ -240,6 +247,11 @@ impl Loop {
     /// The message comes back, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         self.door().send(to, message)
+    }
+
+    /// The end of an actor of this loop, with the value that it will exit with; `()` for `stop`.
+    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
+        Joiner::of(&mut self.core, who.into())
     }
 
     /// A handle for other threads.
@@ -270,6 +282,7 @@ impl Loop {
             requests: self.core.ports.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.io.len(),
+            sockets: self.core.sockets.len(),
             sides: self.core.sides.len(),
             steps: self.core.steps,
             slow_steps: self.core.shared.pulse.slow(),
@@ -321,6 +334,7 @@ impl Loop {
         self.core.slots.is_runnable()
             || self.due_next < self.due.len()
             || self.core.io.has_unfinished()
+            || self.core.sockets.is_busy()
             || !self.inbox.is_empty()
             || !self.urgent.is_empty()
             || drops::any(self.core.home)
@@ -363,7 +377,9 @@ impl Loop {
         self.core.shared.pulse.wake();
         self.take_mail();
         self.fire_timers();
+        self.serve_sockets();
         self.run_turns();
+        self.core.flush_sockets();
         self.resume_sources();
         self.tidy();
         self.core.shared.pulse.rest();
@@ -372,6 +388,7 @@ impl Loop {
     fn enter(&mut self) {
         if self.stop_is_fresh() {
             self.stopping = Some(self.core.now + self.stop_within);
+            self.core.stopping = true;
             for key in self.core.slots.keys() {
                 // Further addresses end with their owners.
                 if !self.core.slots.has(key.index(), Flag::EAR) {
@@ -412,6 +429,16 @@ impl Loop {
         }
     }
 
+    fn serve_sockets(&mut self) {
+        if self.core.sockets.is_busy() {
+            self.core.current = None;
+            self.core.round_end = self.core.now + TIME_A_ROUND;
+            self.core.serve_sockets();
+            // The actors have a time of their own.
+            self.read_clock();
+        }
+    }
+
     fn run_turns(&mut self) {
         self.core.round_end = self.core.now + TIME_A_ROUND;
         let mut look = self.core.steps + STEPS_A_LOOK;
@@ -435,9 +462,7 @@ impl Loop {
             return;
         }
         for source in self.core.io.take_unfinished() {
-            if let Some((owner, index)) = self.core.io.note(Io::token_of(source), true, true) {
-                self.core.push_system(owner, System::Ready(index));
-            }
+            self.core.note_ready(Io::token_of(source), true, true);
         }
     }
 
@@ -529,9 +554,7 @@ impl Loop {
                     foreign.push(Foreign { token, readable, writable, closed })
                 }
                 token => {
-                    if let Some((owner, index)) = self.core.io.note(token, readable, writable) {
-                        self.core.push_system(owner, System::Ready(index));
-                    }
+                    self.core.note_ready(token, readable, writable);
                 }
             }
         }
@@ -582,6 +605,7 @@ impl Loop {
     /// Makes a loop that was stopped ready to run again.
     pub fn after_stop(&mut self) {
         if self.stopping.take().is_some() {
+            self.core.stopping = false;
             self.core.shared.stop.store(false, Ordering::Release);
         }
     }
@@ -627,6 +651,7 @@ impl Drop for Loop {
         }
         // All that is user code's is dropped one by one: two panics of one drop would abort.
         self.core.ports.drop_all();
+        self.core.sockets.drop_all();
         for _ in 0..self.urgent.len() {
             catch::quietly(|| drop(self.urgent.try_recv()));
         }

@@ -20,7 +20,8 @@ use crate::drops::Dropped;
 use crate::error::{AskError, JoinError, SendError};
 use crate::event::{Event, Why};
 use crate::id::{ActorId, Key, NodeId};
-use crate::outside::Signal;
+use crate::joiner::value_of;
+use crate::outside::{MonitorId, Signal};
 use crate::ports::{FromThread, Reply};
 use crate::step::Step;
 use crate::watchdog::Pulse;
@@ -166,37 +167,52 @@ impl Handle {
 
     /// Waits for an actor of this loop to end with a value. Not for the loop's own thread.
     ///
+    /// An actor that may have ended before is better watched from its birth: see [`Joiner`](crate::Joiner).
+    ///
     /// # Errors
-    /// It ended otherwise, or with a value of another type; or it has not ended in time.
+    /// It ended otherwise, or with a value of another type; or it has not ended in time, and then nobody
+    /// watches it any more.
     pub fn join<V: Wire + Send>(&self, who: impl Into<ActorId>, timeout: Duration) -> Result<V, JoinError> {
         let who = who.into();
         let (answer, answered) = bounded(1);
+        let post = Arc::new(Mutex::new(Post::Asked));
+        let posted = post.clone();
         let watch = move |core: &mut Core| {
-            let tell = move |why: Why| {
-                let result = match why {
-                    Why::Done(value) => value.get::<V>().map_err(JoinFailure::Value),
-                    other => Err(JoinFailure::Ended(other.to_string())),
-                };
-                // A thread that waits no longer has been told `TimedOut`.
-                drop(answer.try_send(result));
-            };
+            if matches!(*posted.lock(), Post::GivenUp) {
+                return;
+            }
+            // A thread that waits no longer has been told `TimedOut`.
+            let tell = move |why: Why| drop(answer.try_send(value_of(why)));
             if who.node() == core.home {
-                core.watch_from_outside(who.key(), Box::new(tell));
+                let id = core.watch_from_outside(who.key(), Box::new(tell));
+                *posted.lock() = Post::Set(id);
             } else {
                 tell(Why::NoActor);
             }
         };
         match self.call(watch, timeout, &answered) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(JoinFailure::Value(why))) => Err(why.into()),
-            Ok(Err(JoinFailure::Ended(how))) => Err(JoinError::Ended(how)),
+            Ok(result) => result,
             Err(NoCall::Full) => Err(JoinError::Full),
-            Err(NoCall::TimedOut) => Err(JoinError::TimedOut),
+            Err(NoCall::TimedOut) => {
+                self.unwatch(who, post);
+                Err(JoinError::TimedOut)
+            }
             Err(NoCall::NoLoop) => Err(JoinError::NoLoop),
         }
     }
 
-    /// Starts an actor, and waits until the loop has its address. Not for the loop's own thread.
+    /// Takes the watcher of a join that has timed out back, or has it not be set at all.
+    fn unwatch(&self, who: ActorId, post: Arc<Mutex<Post>>) {
+        self.shared.post_urgent(Box::new(Job(move |core: &mut Core| {
+            let before = std::mem::replace(&mut *post.lock(), Post::GivenUp);
+            if let Post::Set(id) = before {
+                core.unwatch_local(who.key(), id);
+            }
+        })));
+    }
+
+    /// Starts an actor from a closure, and waits until the loop has its address; structs and boxed actors start
+    /// by [`Handle::spawn_actor`]. Not for the loop's own thread.
     ///
     /// # Errors
     /// The loop's inbox is full, or the loop has ended, or this is its own thread.
@@ -225,7 +241,7 @@ impl Handle {
         }
     }
 
-    /// Ends the loop gracefully: every actor is terminated, and `run` returns.
+    /// Ends the loop gracefully: every actor is terminated, also one that starts meanwhile, and `run` returns.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake();
@@ -290,9 +306,12 @@ enum NoCall {
     NoLoop,
 }
 
-enum JoinFailure {
-    Ended(String),
-    Value(crate::error::ValueError),
+/// The watcher of a join, as the loop knows it. It changes in the loop only; the lock is for the compiler.
+enum Post {
+    Asked,
+    Set(MonitorId),
+    /// Who joined waits no longer. The word of it may arrive before the question.
+    GivenUp,
 }
 
 fn unbox<T: Mail>(mail: Box<dyn Mail>) -> T {

@@ -86,6 +86,9 @@ pub use id::{ActorId, Key, NodeId};
 mod io;
 pub use io::{FOREIGN_TOKENS, Ready, Source};
 
+mod joiner;
+pub use joiner::Joiner;
+
 mod mailbox;
 mod outgoing;
 
@@ -100,6 +103,9 @@ mod side;
 #[cfg(unix)]
 mod signals;
 mod slots;
+
+mod sockets;
+pub use sockets::{Conn, Endpoint, Framing, Host, Process, Socket, SocketError, Udp, is_exhausted};
 
 mod step;
 pub use step::{

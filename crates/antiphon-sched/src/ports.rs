@@ -225,6 +225,11 @@ impl<R: 'static> Reply<R> {
 }
 
 impl<R> Reply<R> {
+    /// The node that asked.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
     pub(crate) fn use_up(self) -> (NodeId, PortId, ReplyReach<R>) {
         self.home.set(None);
         (self.node, self.port, self.reach)

@@ -3,7 +3,7 @@
 //! Invariant: a monitor between two actors of this loop stands in the tables of both, or of neither; a `Down`
 //! is pushed exactly when it leaves the watcher's table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::Core;
 use crate::error::Undelivered;
@@ -13,6 +13,7 @@ use crate::mailbox::OPEN_MAX;
 use crate::outside::{MonitorId, Signal};
 use crate::scope::Exposed;
 use crate::slots::Flag;
+use crate::sockets::SocketId;
 
 #[derive(Default)]
 pub(crate) struct Side {
@@ -22,8 +23,23 @@ pub(crate) struct Side {
     /// Whose further address this is, if it is one.
     pub(crate) owner: Option<Key>,
     pub(crate) sources: Vec<u32>,
+    pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) exposed: Option<Exposed>,
     named: bool,
+}
+
+impl Side {
+    fn is_idle(&self) -> bool {
+        let Self { watchers, watching, ears, owner, sources, sockets, exposed, named } = self;
+        watchers.is_empty()
+            && watching.is_empty()
+            && ears.is_empty()
+            && sources.is_empty()
+            && sockets.is_empty()
+            && owner.is_none()
+            && exposed.is_none()
+            && !named
+    }
 }
 
 enum Watcher {
@@ -105,7 +121,7 @@ impl Core {
     }
 
     /// Code outside of all actors is told when `target`, here, ends.
-    pub(crate) fn watch_from_outside(&mut self, target: Key, tell: Box<dyn FnOnce(Why)>) {
+    pub(crate) fn watch_from_outside(&mut self, target: Key, tell: Box<dyn FnOnce(Why)>) -> MonitorId {
         let id = self.next_monitor();
         match self.side(target) {
             Some(side) => {
@@ -113,6 +129,7 @@ impl Core {
             }
             None => crate::catch::quietly(|| tell(Why::NoActor)),
         }
+        id
     }
 
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
@@ -128,7 +145,17 @@ impl Core {
         if self.slots.is_alive(target)
             && let Some(side) = self.sides.get_mut(&target.index())
         {
-            side.watchers.remove(&id);
+            let watcher = side.watchers.remove(&id);
+            self.drop_idle_side(target);
+            crate::catch::quietly(|| drop(watcher));
+        }
+    }
+
+    /// An actor that has nothing special any more costs no entry.
+    pub(crate) fn drop_idle_side(&mut self, key: Key) {
+        if self.sides.get(&key.index()).is_some_and(|side| side.is_idle()) {
+            self.sides.remove(&key.index());
+            self.slots.set(key.index(), Flag::SIDE, false);
         }
     }
 
@@ -141,6 +168,7 @@ impl Core {
         if let Some(mailbox) = self.any_mailbox(watcher) {
             *mailbox.opened() -= 1;
         }
+        self.drop_idle_side(watcher);
         Some(target)
     }
 
@@ -159,8 +187,12 @@ impl Core {
     /// `watcher`, here, will be told of `who` under this number.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
         let watcher = self.owner_of(watcher);
-        let Some(mailbox) = self.any_mailbox(watcher) else { return };
-        if *mailbox.opened() == OPEN_MAX {
+        let refusal = match self.any_mailbox(watcher) {
+            None => Some(Undelivered::NoActor),
+            Some(mailbox) => (*mailbox.opened() == OPEN_MAX).then_some(Undelivered::Full),
+        };
+        if let Some(why) = refusal {
+            self.dead.note(self.id(watcher), "a notify", why);
             return;
         }
         let Some(side) = self.side(watcher) else { return };
@@ -224,9 +256,22 @@ impl Core {
         for source in side.sources {
             self.io.forget(source);
         }
+        self.bury_sockets(side.sockets);
         if side.exposed.is_some() {
             self.signal(Signal::Gone { who: key });
         }
+    }
+
+    /// Ends a further address of an actor, and nothing else.
+    pub(crate) fn close_ear(&mut self, key: Key) {
+        let owner = self.owner_of(key);
+        if owner == key {
+            return;
+        }
+        if let Some(side) = self.sides.get_mut(&owner.index()) {
+            side.ears.retain(|ear| *ear != key);
+        }
+        self.bury(key, Why::Done(crate::value::Value::unit()));
     }
 
     /// A failure that nobody watches is logged.

@@ -144,11 +144,14 @@ impl SimNode {
                     out.push(Output::Close(conn));
                 }
             }
-            dist::Output::Datagram(to, bytes) => out.push(Output::Datagram { to, bytes }),
-            dist::Output::Broadcast(bytes) => {
-                for to in self.neighbours.iter().filter(|to| **to != self.location) {
-                    out.push(Output::Datagram { to: *to, bytes: bytes.clone() });
-                }
+            // Each node has a port of its own, so a datagram reaches the one that it is for.
+            dist::Output::Datagram(to, bytes) | dist::Output::Ask(to, bytes) => {
+                out.push(Output::Datagram { to, bytes });
+            }
+            dist::Output::Broadcast(bytes) => self.shout(&bytes, |_| true, out),
+            dist::Output::Siblings(bytes) => {
+                let here = self.location.ip();
+                self.shout(&bytes, |to| to.ip() == here, out);
             }
             dist::Output::Resolve { query, host, .. } => {
                 let found =
@@ -156,6 +159,12 @@ impl SimNode {
                 self.with_core(|core, _, _| core.resolved(query, found));
             }
             other => unreachable!("the simulator knows no {other:?}"),
+        }
+    }
+
+    fn shout(&self, bytes: &[u8], reaches: impl Fn(&SocketAddr) -> bool, out: &mut Outputs) {
+        for to in self.neighbours.iter().filter(|to| **to != self.location && reaches(to)) {
+            out.push(Output::Datagram { to: *to, bytes: bytes.to_vec() });
         }
     }
 

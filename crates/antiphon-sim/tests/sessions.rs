@@ -89,6 +89,24 @@ fn a_small_window_and_worn_keys_change_nothing() {
 }
 
 #[test]
+fn actors_that_are_paused_now_and_then_lose_and_repeat_nothing() {
+    let limits = Limits { window_bytes: 64 * 1024, reassembly_bytes_max: 300_000, ..Limits::default() };
+    let habits = Habits {
+        limits,
+        speaks_every: Duration::from_millis(1),
+        large_once_in: 6,
+        parks_once_in: 6,
+        ..Habits::default()
+    };
+    for seed in seeds(8) {
+        let _replay = Replay::new("actors_that_are_paused", seed);
+        let mut world = world(seed, cuts(150), &habits, seed % 2 == 0);
+        world.run_for(Duration::from_secs(1));
+        settle(&mut world);
+    }
+}
+
+#[test]
 fn crashes_end_sessions_and_the_next_incarnation_begins_anew() {
     for seed in seeds(12) {
         let _replay = Replay::new("crashes_end_sessions", seed);
@@ -123,6 +141,40 @@ fn losses_of_a_session_on_one_side_only_are_found_out() {
         ended += world.machine(at(1)).expect("it runs").sessions_ended();
     }
     assert!(ended > 0, "sessions were lost");
+}
+
+#[test]
+fn a_node_that_loses_others_all_the_time_is_met_by_the_first_dial() {
+    let latency = Duration::from_millis(30);
+    for seed in seeds(6) {
+        let _replay = Replay::new("a_node_that_loses_others", seed);
+        let mut world = World::new(seed, Faults { latency, ..Faults::default() });
+        let quiet = Habits { speaks_every: Duration::ZERO, ..Habits::default() };
+        let here = quiet.clone();
+        world.add(at(1), move |seed| Endpoint::new(here.clone(), seed));
+        // Each of them gives its session up before a word can have come back, and begins another.
+        let lost_after = Duration::from_millis(40);
+        let limits = Limits {
+            ping_after: lost_after / 4,
+            suspect_after: lost_after / 2,
+            lost_after,
+            ..Limits::default()
+        };
+        for port in 3..11 {
+            let habits = Habits { targets: vec![at(1)], limits, ..quiet.clone() };
+            world.add(at(port), move |seed| Endpoint::new(habits.clone(), seed));
+        }
+        world.run_for(Duration::from_secs(1));
+        let before = world.machine(at(1)).expect("it runs").sessions_ended();
+        let habits = Habits { targets: vec![at(1)], ..quiet };
+        world.add(at(2), move |seed| Endpoint::new(habits.clone(), seed));
+        // A connection, two hellos and two proofs; a second attempt would take as long again.
+        world.run_for(latency * 7);
+        let ended = world.machine(at(1)).expect("it runs").sessions_ended() - before;
+        assert!(ended > 3, "{ended} sessions ended meanwhile");
+        let (_, sessions) = world.machine(at(2)).expect("it runs").settled();
+        assert_eq!(sessions, 1, "they have met");
+    }
 }
 
 #[test]

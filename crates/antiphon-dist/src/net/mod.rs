@@ -4,6 +4,7 @@
 //! they sent is sealed by the core and written. So a message that is answered at once costs one wait, one
 //! read and one write.
 
+mod interfaces;
 mod sockets;
 mod tls;
 mod udp;
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::error::NodeError;
 use crate::location::Location;
 use crate::node::{ConnId, Input, NodeCore, Output, Settings, World};
+use interfaces::Near;
 use sockets::Sockets;
 use tls::{Opening, Tls};
 use udp::Discovery;
@@ -28,8 +30,8 @@ use udp::Discovery;
 pub type Resolver = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 const LISTENER: usize = FOREIGN_TOKENS;
-const UDP_ONE: usize = FOREIGN_TOKENS + 1;
-const UDP_ALL: usize = FOREIGN_TOKENS + 2;
+const UDP_FIRST: usize = FOREIGN_TOKENS + 1;
+const UDP_SOCKETS_MAX: usize = FIRST_SOCKET - UDP_FIRST;
 const FIRST_SOCKET: usize = FOREIGN_TOKENS + 16;
 
 /// A pause of the whole process over which nobody's silence is suspicious.
@@ -37,7 +39,7 @@ const STALL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Driver {
     sockets: Sockets,
-    udp: Option<Discovery>,
+    udp: Discovery,
     resolver: Addr<Lookup>,
     ready: Vec<Foreign>,
     /// Discovery's sockets that were cut off by their share of the last round.
@@ -79,13 +81,11 @@ impl Driver {
         Settings::check(config)?;
         let registry = registry_of(sched)?;
         let tls = Tls::new(config)?;
-        let sockets = Sockets::listen(SocketAddr::new(config.ip, config.tcp_port), tls, &registry)?;
+        let near = Near::of(config.ip, config.scope_id);
+        let sockets = Sockets::listen(near.at(config.tcp_port), tls, &registry)?;
         let location = Location::new(sockets.local());
-        let udp = match config.discover_peers {
-            true => Discovery::open(config.ip, config.discovery_port(), &registry)?,
-            false => None,
-        };
-        let networks = udp::own_networks(config.ip);
+        let udp = Discovery::open(&near, config.discovery_port(), config.discover_peers, &registry)?;
+        let networks = interfaces::own_networks(config.ip);
         let settings = Settings::new(config, sched.home().to_bits(), location, networks)?;
         sched.set_outside(Box::new(NodeCore::new(sched.home(), settings)));
         let resolver = spawn_resolver(sched, resolve);
@@ -105,7 +105,7 @@ impl Driver {
 
     /// One round: wait, read, run, write. Waits at most until `deadline`.
     pub(crate) fn round(&mut self, sched: &mut Loop, deadline: Option<Time>) -> Result<(), NodeError> {
-        let until = [deadline, self.next_timeout].into_iter().flatten().min();
+        let until = [deadline, self.next_timeout, self.sockets.accept_at()].into_iter().flatten().min();
         self.ready.clear();
         let busy = self.sockets.has_unfinished() || !self.unheard.is_empty();
         let until = if busy { Some(sched.now()) } else { until };
@@ -172,16 +172,10 @@ impl Driver {
                 }
             }
             Output::Close(conn) => self.sockets.close(conn, sched),
-            Output::Datagram(to, bytes) => {
-                if let Some(udp) = &self.udp {
-                    udp.send(to, &bytes);
-                }
-            }
-            Output::Broadcast(bytes) => {
-                if let Some(udp) = &self.udp {
-                    udp.broadcast(&bytes);
-                }
-            }
+            Output::Datagram(to, bytes) => self.udp.send(to, &bytes),
+            Output::Broadcast(bytes) => self.udp.broadcast(&bytes),
+            Output::Siblings(bytes) => self.udp.tell_siblings(&bytes),
+            Output::Ask(to, bytes) => self.udp.ask(to, &bytes),
             Output::Resolve { query, host, port } => {
                 if let Err(error) = sched.send(self.resolver, Lookup::Ask(query, host, port)) {
                     core.resolved(query, Err(error.to_string()));
@@ -217,12 +211,12 @@ impl Driver {
 
     fn read(&mut self, core: &mut NodeCore, sched: &mut Loop) {
         let mut ready = std::mem::take(&mut self.ready);
-        ready.extend(self.sockets.take_unfinished());
+        ready.extend(self.sockets.take_unfinished(sched.now()));
         ready.append(&mut self.unheard);
         for foreign in &ready {
             match foreign.token.0 {
                 LISTENER => self.accept(core, sched),
-                UDP_ONE | UDP_ALL => self.read_datagrams(core, sched, foreign.token.0 == UDP_ALL),
+                token if token < FIRST_SOCKET => self.read_datagrams(core, sched, token),
                 _ => self.on_socket(core, sched, foreign),
             }
         }
@@ -230,7 +224,7 @@ impl Driver {
     }
 
     fn accept(&mut self, core: &mut NodeCore, sched: &mut Loop) {
-        while let Some((stream, remote)) = self.sockets.accept() {
+        while let Some((stream, remote)) = self.sockets.accept(sched.now()) {
             let now = sched.now();
             let conn = core.accept(now, remote, &mut Net { sched, outputs: &mut self.outputs });
             let Some(conn) = conn else { continue };
@@ -338,16 +332,14 @@ impl Driver {
         }
     }
 
-    fn read_datagrams(&mut self, core: &mut NodeCore, sched: &mut Loop, all: bool) {
+    fn read_datagrams(&mut self, core: &mut NodeCore, sched: &mut Loop, token: usize) {
         let mut bytes = [0; 2048];
         for _ in 0..udp::READS_A_ROUND {
-            let Some(received) = self.udp.as_ref().and_then(|udp| udp.receive(all, &mut bytes)) else {
-                return;
-            };
+            let Some(received) = self.udp.receive(token - UDP_FIRST, &mut bytes) else { return };
             self.give(core, sched, Input::Datagram(received.1, &bytes[..received.0]));
         }
         // Readiness is told once: more may wait, behind a flood.
-        let token = mio::Token(if all { UDP_ALL } else { UDP_ONE });
+        let token = mio::Token(token);
         self.unheard.push(Foreign { token, readable: true, writable: false, closed: false });
     }
 }

@@ -32,6 +32,10 @@ pub(super) enum Due {
     Parked(NodeId),
     /// What waits for a node that was never reached is given up.
     Unreached(NodeId),
+    /// A host is asked again who is there.
+    Probe(SocketAddr),
+    /// Who asked is answered.
+    Answer(SocketAddr),
     /// Announce this node again.
     Announce,
 }
@@ -48,6 +52,15 @@ impl Agenda {
 
     pub(super) fn remove(&mut self, at: Time, due: Due) {
         self.entries.remove(&(at, due));
+    }
+
+    pub(super) fn has(&self, at: Time, due: Due) -> bool {
+        self.entries.contains(&(at, due))
+    }
+
+    /// Whether something is due, at whatever time.
+    pub(super) fn has_any(&self, due: Due) -> bool {
+        self.entries.iter().any(|(_, other)| *other == due)
     }
 
     pub(super) fn next(&self) -> Option<Time> {

@@ -11,17 +11,19 @@ use antiphon_sched::{NodeId, PortId, Time, egress};
 use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
-use super::agenda::Due;
-use super::link::Peer;
+use super::agenda::{Agenda, Due};
+use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
-use crate::location::{Location, PeerAt};
+use crate::location::PeerAt;
 
 /// The pauses between attempts at a location: they double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
 /// Dials that others' hints cause, in one second.
 const HINTS_A_SECOND: u32 = 10;
+/// How long a location is dialled that a peer was asked for.
+const TOLD_FOR: Duration = Duration::from_secs(3);
 /// Refusals are logged once for each location, up to so many.
 const LOGGED_MAX: usize = 1024;
 
@@ -30,11 +32,10 @@ pub(super) struct Dials {
     dials: BTreeMap<SocketAddr, Dial>,
     /// Locations to be dialled in this tick.
     fresh: Vec<SocketAddr>,
-    contacts: BTreeMap<PortId, Contact>,
     /// Look-ups under way: for whom.
-    queries: BTreeMap<u64, Query>,
+    pub(super) queries: BTreeMap<u64, Query>,
     /// Look-ups that were not yet asked for.
-    unasked: Vec<(u64, String, u16)>,
+    pub(super) unasked: Vec<(u64, String, u16)>,
     logged: std::collections::BTreeSet<String>,
     hints: u32,
     hints_since: Time,
@@ -46,32 +47,26 @@ struct Dial {
     forever: bool,
     /// Wanted until then.
     until: Time,
-    /// Who answered there last.
+    /// Who was proven there last.
     node: Option<NodeId>,
+    /// Who said hello there last, proven or not.
+    answered: Option<NodeId>,
     conn: Option<ConnId>,
     attempts: u32,
     /// Wanted although there is a connection: its keys are used up.
     renews: bool,
 }
 
-/// A call of `peer` that waits.
+/// For whom a host is looked up.
 #[derive(Debug)]
-struct Contact {
-    /// All addresses of the host, once it is looked up.
-    at: Vec<SocketAddr>,
-    until: Time,
-    refused: Option<Refusal>,
-}
-
-#[derive(Debug)]
-enum Query {
+pub(super) enum Query {
     Configured(PeerAt),
     Contact(PortId, PeerAt),
 }
 
 impl Dial {
     fn new(until: Time) -> Self {
-        Self { forever: false, until, node: None, conn: None, attempts: 0, renews: false }
+        Self { forever: false, until, node: None, answered: None, conn: None, attempts: 0, renews: false }
     }
 }
 
@@ -80,9 +75,25 @@ impl Dials {
         !self.fresh.is_empty() || !self.unasked.is_empty()
     }
 
+    /// Whether a location is dialled, or was by the connection that there is.
+    pub(super) fn has(&self, at: SocketAddr) -> bool {
+        self.dials.contains_key(&at)
+    }
+
     /// Who is behind a location, as far as this node knows.
     pub(super) fn node_at(&self, at: SocketAddr) -> Option<NodeId> {
         self.dials.get(&at)?.node
+    }
+
+    /// Who said hello at a location last, which need not be true.
+    pub(super) fn answered_at(&self, at: SocketAddr) -> Option<NodeId> {
+        self.dials.get(&at)?.answered
+    }
+
+    pub(super) fn answered(&mut self, at: SocketAddr, node: NodeId) {
+        if let Some(dial) = self.dials.get_mut(&at) {
+            dial.answered = Some(node);
+        }
     }
 
     pub(super) fn wake(&mut self, at: SocketAddr) {
@@ -98,12 +109,25 @@ impl Dials {
     }
 }
 
+impl Dials {
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (at, dial) in &self.dials {
+            let is_going_on =
+                dial.conn.is_some() || self.fresh.contains(at) || agenda.has_any(Due::Dial(*at));
+            assert!(is_going_on, "a dial without a connection is on the agenda: {at}");
+        }
+    }
+}
+
 impl NodeCore {
     /// Dials a peer of the configuration, now and whenever it is not connected.
     pub(super) fn dial_for_ever(&mut self, at: PeerAt) {
         match at {
             PeerAt::Location(at) => {
-                if self.want_dial(at.addr(), Time::MAX) {
+                if at.addr().port() == 0 {
+                    let host = SocketAddr::new(at.addr().ip(), self.settings.udp_port);
+                    self.ask_host(host, Time::MAX);
+                } else if self.want_dial(at.addr(), Time::MAX) {
                     self.dials.dials.entry(at.addr()).and_modify(|dial| dial.forever = true);
                 }
             }
@@ -168,7 +192,7 @@ impl NodeCore {
     }
 
     fn want_dial(&mut self, at: SocketAddr, until: Time) -> bool {
-        if at == self.settings.location.addr() || self.leaving {
+        if self.settings.is_own(at) || self.leaving {
             return false;
         }
         let dial = self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
@@ -180,7 +204,7 @@ impl NodeCore {
     /// A location that somebody told of: dialled once, if it is allowed, and not too many at a time.
     pub(super) fn dial_hint(&mut self, at: SocketAddr, after: Duration) -> bool {
         let is_dialled = self.dials.dials.get(&at).is_some_and(|dial| dial.conn.is_some());
-        if is_dialled || !self.settings.may_dial(at) || at == self.settings.location.addr() {
+        if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
             return false;
         }
         if self.now.since(self.dials.hints_since) >= Duration::from_secs(1) {
@@ -194,6 +218,16 @@ impl NodeCore {
         self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
         self.agenda.add(self.now + after, Due::Dial(at));
         true
+    }
+
+    /// A location that a peer told of because it was asked to: dialled for a while, if a node can be there.
+    pub(super) fn dial_told(&mut self, at: SocketAddr, after: Duration) {
+        if !self.settings.may_dial_asked(at) || self.settings.is_own(at) || self.is_linked_at(at) {
+            return;
+        }
+        let until = self.now + after + TOLD_FOR;
+        self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
+        self.agenda.add(self.now + after, Due::Dial(at));
     }
 
     /// Whether there is a session with the node at a location.
@@ -264,27 +298,10 @@ impl NodeCore {
     pub(super) fn on_dial_refused(&mut self, at: SocketAddr, why: Refusal, by_us: bool) {
         let harmless =
             matches!(why, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
-        for contact in self.dials.contacts.values_mut().filter(|contact| contact.at.contains(&at)) {
-            if !harmless {
-                contact.refused = Some(why);
-            }
+        if !harmless {
+            self.refuse_contacts(at, why);
         }
-        let linked = self.is_linked_at(at);
-        let due: Vec<PortId> = self
-            .dials
-            .contacts
-            .iter()
-            .filter(|(_, contact)| contact.refused.is_some() || (linked && contact.at.contains(&at)))
-            .map(|(port, _)| *port)
-            .collect();
-        for port in due {
-            // Told in the same tick.
-            if let Some(contact) = self.dials.contacts.get_mut(&port) {
-                self.agenda.remove(contact.until, Due::Contact(port));
-                contact.until = self.now;
-                self.agenda.add(self.now, Due::Contact(port));
-            }
-        }
+        self.hurry_contacts(at);
         if why == Refusal::SelfConnection && by_us {
             self.dials.dials.remove(&at);
         } else if let Some(dial) = self.dials.dials.get_mut(&at)
@@ -305,38 +322,6 @@ impl NodeCore {
         if self.dials.logged.len() < LOGGED_MAX && self.dials.logged.insert(what) {
             log();
         }
-    }
-
-    /// Contacts a peer for an actor: answered now, or by the port.
-    pub(crate) fn contact(
-        &mut self,
-        port: PortId,
-        at: PeerAt,
-        timeout: Duration,
-    ) -> Option<Result<Vec<Location>, PeerError>> {
-        let until = self.now + timeout;
-        let mut contact = Contact { at: Vec::new(), until, refused: None };
-        if let PeerAt::Host(host, at_port) = &at {
-            let query = self.next_request();
-            self.dials.unasked.push((query, host.clone(), *at_port));
-            self.dials.queries.insert(query, Query::Contact(port, at));
-        } else if let PeerAt::Location(location) = at {
-            let addr = location.addr();
-            if let Err(why) = egress::allowed(&addr) {
-                return Some(Err(why.into()));
-            }
-            if addr == self.settings.location.addr() {
-                return Some(Err(PeerError::Refused(Refusal::SelfConnection)));
-            }
-            if self.is_linked_at(addr) {
-                return Some(Ok(vec![location]));
-            }
-            contact.at.push(addr);
-            self.dial_once(addr, until);
-        }
-        self.dials.contacts.insert(port, contact);
-        self.agenda.add(until, Due::Contact(port));
-        None
     }
 
     pub(super) fn on_resolved(
@@ -371,75 +356,10 @@ impl NodeCore {
         }
     }
 
-    /// A host that an actor wants to contact was looked up.
-    fn contact_host(&mut self, port: PortId, at: PeerAt, all: Vec<SocketAddr>, world: &mut impl World) {
-        let refused = all.iter().find_map(|at| egress::allowed(at).err());
-        let allowed: Vec<SocketAddr> = all.into_iter().filter(|at| egress::allowed(at).is_ok()).collect();
-        if let Some(why) = refused.filter(|_| allowed.is_empty()) {
-            tracing::debug!(%at, "all its addresses are refused");
-            return self.answer_contact(port, Err(why.into()), world);
-        }
-        if let Some(there) = allowed.iter().find(|at| self.is_linked_at(**at)) {
-            return self.answer_contact(port, Ok(vec![Location::new(*there)]), world);
-        }
-        let Some(contact) = self.dials.contacts.get_mut(&port) else { return };
-        let until = contact.until;
-        contact.at.clone_from(&allowed);
-        allowed.into_iter().for_each(|at| self.dial_once(at, until));
-    }
-
     /// Looks a configured host up once more.
     pub(super) fn on_look_up(&mut self, query: u64) {
         if let Some(Query::Configured(PeerAt::Host(host, port))) = self.dials.queries.get(&query) {
             self.dials.unasked.push((query, host.clone(), *port));
-        }
-    }
-
-    /// A session was proven: calls of `peer` for its locations are answered.
-    pub(super) fn answer_contacts(
-        &mut self,
-        node: NodeId,
-        dialled: Option<SocketAddr>,
-        world: &mut impl World,
-    ) {
-        let Some(peer) = self.peers.get(&node) else { return };
-        let reached = |at: SocketAddr| Some(at) == dialled || peer.locations.contains(&at);
-        let ports: Vec<PortId> = self
-            .dials
-            .contacts
-            .iter()
-            .filter(|(_, contact)| contact.at.iter().any(|at| reached(*at)))
-            .map(|(port, _)| *port)
-            .collect();
-        let locations: Vec<Location> = peer.location().into_iter().collect();
-        for port in ports {
-            self.answer_contact(port, Ok(locations.clone()), world);
-        }
-    }
-
-    pub(super) fn on_contact_due(&mut self, port: PortId, world: &mut impl World) {
-        let Some(contact) = self.dials.contacts.get(&port) else { return };
-        let there = contact.at.iter().copied().find(|at| self.is_linked_at(*at));
-        let result = match (there, contact.refused) {
-            // Another connection was faster.
-            (Some(at), _) => Ok(vec![Location::new(at)]),
-            (None, Some(refusal)) => Err(PeerError::Refused(refusal)),
-            (None, None) => Err(PeerError::NoAnswer),
-        };
-        self.answer_contact(port, result, world);
-    }
-
-    fn answer_contact(
-        &mut self,
-        port: PortId,
-        result: Result<Vec<Location>, PeerError>,
-        world: &mut impl World,
-    ) {
-        let Some(contact) = self.dials.contacts.remove(&port) else { return };
-        self.agenda.remove(contact.until, Due::Contact(port));
-        self.dials.queries.retain(|_, query| !matches!(query, Query::Contact(of, _) if *of == port));
-        if let Err(why) = world.door().answer_port(port, result) {
-            tracing::debug!(%why, "nobody waits any more for a peer");
         }
     }
 }

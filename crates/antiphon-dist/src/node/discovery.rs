@@ -10,12 +10,13 @@ use antiphon_wire::{Datagram, DatagramError, Locations, Presence};
 use super::agenda::Due;
 use super::world::{Output, World};
 use super::{NodeCore, sched_node, wire_node};
+use crate::location::seen_from;
 
 /// The pauses between announcements: the first ones in case somebody starts at the same moment.
 const ANNOUNCE_AFTER: [Duration; 3] =
     [Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(3)];
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
-/// Who is announced is dialled after a random pause of up to so long for each known peer.
+/// Who is announced is dialled, and who asks is answered, after a random pause of up to so long for each known peer.
 const SPREAD: Duration = Duration::from_millis(1);
 /// Below so many peers nobody needs to wait.
 const SPREAD_OVER: usize = 16;
@@ -34,13 +35,7 @@ impl NodeCore {
         if !self.settings.discover || self.leaving {
             return;
         }
-        let locations = self.settings.profile.locations.clone();
-        let presence = Presence {
-            node: wire_node(self.me),
-            name: &self.settings.name,
-            locations: Locations::Plain(&locations),
-        };
-        self.broadcast(Datagram::Announce(presence), world);
+        self.broadcast(&Datagram::Announce(self.presence()), world);
         let pause = ANNOUNCE_AFTER.get(self.discovery.announced).copied().unwrap_or(ANNOUNCE_EVERY);
         self.discovery.announced += 1;
         self.agenda.add(self.now + pause, Due::Announce);
@@ -48,48 +43,72 @@ impl NodeCore {
 
     pub(super) fn say_bye(&mut self, world: &mut impl World) {
         if self.settings.discover {
-            self.broadcast(Datagram::Bye { node: wire_node(self.me) }, world);
+            self.broadcast(&Datagram::Bye { node: wire_node(self.me) }, world);
         }
     }
 
-    fn broadcast(&self, datagram: Datagram<'_>, world: &mut impl World) {
+    /// Who this node is, and where.
+    pub(super) fn presence(&self) -> Presence<'_> {
+        Presence {
+            node: wire_node(self.me),
+            name: &self.settings.name,
+            locations: Locations::Plain(&self.settings.profile.locations),
+        }
+    }
+
+    pub(super) fn broadcast(&self, datagram: &Datagram<'_>, world: &mut impl World) {
+        if let Some(bytes) = self.sealed(datagram) {
+            world.output(Output::Broadcast(bytes));
+        }
+    }
+
+    /// A datagram's bytes, with the tag that proves the secret.
+    pub(super) fn sealed(&self, datagram: &Datagram<'_>) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         match datagram.encode(self.settings.datagram_key.as_ref(), &mut bytes) {
-            Ok(()) => world.output(Output::Broadcast(bytes)),
-            Err(why) => tracing::warn!(%why, "this node cannot be announced"),
+            Ok(()) => Some(bytes),
+            Err(why) => {
+                tracing::warn!(%why, "a datagram cannot be sent");
+                None
+            }
         }
     }
 
-    pub(super) fn on_datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
-        if !self.settings.discover || self.settings.ignores(from.ip()) {
+    pub(super) fn on_datagram(&mut self, from: SocketAddr, bytes: &[u8], world: &mut impl World) {
+        if self.settings.ignores(from.ip()) || self.leaving {
             return;
         }
         match Datagram::decode(self.settings.datagram_key.as_ref(), bytes) {
-            Ok(Datagram::Announce(presence)) => self.on_announce(&presence),
-            // A peer that leaves says goodbye in its session; a datagram ends nothing. Probes and answers
-            // belong to peers on other networks, which this version reaches by location only.
-            Ok(Datagram::Bye { .. } | Datagram::Probe(_) | Datagram::Answer(_)) => {}
+            Ok(Datagram::Announce(presence)) => self.on_announce(&presence, from),
+            Ok(Datagram::Probe(probe)) => self.on_probe(&probe, from, world),
+            Ok(Datagram::Answer(answer)) => self.on_probe_answered(&answer, from),
+            // A peer that leaves says goodbye in its session; a datagram ends nothing.
+            Ok(Datagram::Bye { .. }) => {}
             Err(why) => self.refuse_datagram(from, &why),
         }
     }
 
-    fn on_announce(&mut self, presence: &Presence<'_>) {
+    fn on_announce(&mut self, presence: &Presence<'_>, from: SocketAddr) {
         let node = sched_node(presence.node);
         let known = self.peers.get(&node).is_some_and(|peer| peer.link.is_some() || peer.gone);
-        if node == self.me || known {
+        if !self.settings.discover || node == self.me || known {
             return;
         }
-        let spread = if self.peers.len() < SPREAD_OVER {
-            Duration::ZERO
-        } else {
-            let most = SPREAD * u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
-            most.mul_f64((self.me.to_bits() ^ node.to_bits()) as f64 / u64::MAX as f64)
-        };
-        for at in presence.locations.iter() {
+        let spread = self.spread(node.to_bits());
+        for at in seen_from(presence.locations.iter(), from) {
             if self.dial_hint(at, spread) {
                 return;
             }
         }
+    }
+
+    /// How long to wait so that not all who hear the same thing act at once.
+    pub(super) fn spread(&self, about: u64) -> Duration {
+        if self.peers.len() < SPREAD_OVER {
+            return Duration::ZERO;
+        }
+        let most = SPREAD * u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+        most.mul_f64((self.me.to_bits() ^ about) as f64 / u64::MAX as f64)
     }
 
     fn refuse_datagram(&mut self, from: SocketAddr, why: &DatagramError) {

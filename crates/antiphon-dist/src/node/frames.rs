@@ -11,15 +11,12 @@ use antiphon_wire::{Frame, Session, msgpack};
 
 use super::link::{Fate, Link};
 use super::world::World;
-use super::{NodeCore, sched_key, sched_node};
+use super::{NOBODY, NodeCore, sched_key};
 
 /// Monitors between this node and one peer.
 const MONITORS_MAX: usize = 262_144;
 /// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
 pub(super) const BY_TARGET: u64 = 1 << 63;
-
-/// No actor of any loop.
-const NOBODY: Key = Key::from_bits(u64::MAX);
 
 /// A signal that has arrived, and may have to wait behind messages.
 #[derive(Debug)]
@@ -114,7 +111,8 @@ impl NodeCore {
             Frame::Want(want) => self.on_want(node, link, want),
             Frame::Unwant(unwant) => self.names.forget_want_of(node, unwant.request),
             Frame::Found(found) => self.on_found(node, link, found, world),
-            Frame::NodeAt(hint) => self.learn(sched_node(hint.node), hint.name, hint.locations.iter()),
+            Frame::NodeAt(hint) => self.on_node_at(node, link, hint),
+            Frame::Relay(relay) => self.on_relay(node, link, relay.request, world),
             Frame::Goodbye(_) => return Fate::Leaves,
             // The session's own, and the connection's: acted upon by the session, or by its closing.
             Frame::Tag(_)

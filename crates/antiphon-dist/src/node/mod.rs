@@ -8,15 +8,22 @@
 
 mod agenda;
 mod conns;
+mod contacts;
 mod dials;
 mod discovery;
 mod frames;
 mod link;
 mod mail;
 mod names;
+mod peers;
 mod post;
+mod probes;
+mod relays;
+mod replies;
 mod settings;
+mod signals;
 mod status;
+mod subscriptions;
 mod world;
 
 pub use names::Space;
@@ -30,15 +37,21 @@ use std::net::SocketAddr;
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
+use crate::files::Outbox;
 use crate::location::Location;
 use agenda::{Agenda, Due};
 use conns::Conns;
+use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
-use link::Peer;
 use mail::Receipts;
 use names::Names;
+use peers::Peer;
+use probes::Probes;
+use relays::Relays;
+use replies::Replies;
 use status::Watchers;
+use subscriptions::Subscriptions;
 
 /// The core of one node.
 #[derive(Debug)]
@@ -46,8 +59,8 @@ pub struct NodeCore {
     me: NodeId,
     settings: Settings,
     now: Time,
-    /// Names this node's half of each session; rises whenever a session ends.
-    epoch: u64,
+    /// Name this node's half of each session.
+    epochs: wire::Epochs,
     agenda: Agenda,
     conns: Conns,
     peers: BTreeMap<NodeId, Peer>,
@@ -56,10 +69,16 @@ pub struct NodeCore {
     /// Peers of which messages wait for full mailboxes.
     parked: BTreeSet<NodeId>,
     dials: Dials,
+    contacts: Contacts,
     names: Names,
+    subscriptions: Subscriptions,
     receipts: Receipts,
+    replies: Replies,
     discovery: Discovery,
+    probes: Probes,
+    relays: Relays,
     watchers: Watchers,
+    outbox: Outbox,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
     /// Look-ups that came back where no world was at hand.
@@ -88,8 +107,12 @@ pub struct Counts {
     pub names: usize,
     /// Names looked for, here and by peers.
     pub wants: usize,
+    /// Channels elsewhere that have subscribers here.
+    pub relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
+    /// Open requests whose replies are with other nodes.
+    pub replies: usize,
     /// Monitors across nodes, in both directions.
     pub monitors: usize,
     /// Actors that are told of peers' statuses; some may have ended.
@@ -115,18 +138,24 @@ impl NodeCore {
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
+            outbox: Outbox::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
-            epoch: 1,
+            epochs: wire::Epochs::default(),
             agenda: Agenda::default(),
             conns: Conns::default(),
             peers: BTreeMap::new(),
             dirty: Vec::new(),
             parked: BTreeSet::new(),
             dials: Dials::default(),
+            contacts: Contacts::default(),
             names: Names::default(),
+            subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
+            replies: Replies::default(),
             discovery: Discovery::default(),
+            probes: Probes::default(),
+            relays: Relays::default(),
             watchers: Watchers::default(),
             notes: Vec::new(),
             resolved: Vec::new(),
@@ -160,13 +189,25 @@ impl NodeCore {
         self.settings.location
     }
 
+    /// The files that this node sends.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// How many actors an RCI of this node keeps alive for one calling node.
+    pub(crate) fn rci_actors_max(&self) -> usize {
+        self.settings.rci_actors_max
+    }
+
     /// How the node is doing.
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
-            names: self.names.len(),
+            names: self.names.given_len(),
             wants: self.names.wants_len(),
+            relays: self.subscriptions.len(),
             receipts: self.receipts.len(),
+            replies: self.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),
             connections: self.conns.len(),
@@ -200,7 +241,7 @@ impl NodeCore {
             Input::Received(conn, count) => self.on_received(conn, count, world),
             Input::Written(conn, count) => self.on_written(conn, count, world),
             Input::Closed(conn) => self.on_closed(conn, world),
-            Input::Datagram(from, bytes) => self.on_datagram(from, bytes),
+            Input::Datagram(from, bytes) => self.on_datagram(from, bytes, world),
             // What has arrived meanwhile comes before what was due.
             Input::Stalled(span) => return self.forgive(span),
             Input::Tick => self.retry_all_parked(world),
@@ -241,6 +282,8 @@ impl NodeCore {
             Due::Contact(port) => self.on_contact_due(port, world),
             Due::Parked(node) => self.on_parked_due(node, world),
             Due::Unreached(node) => self.on_unreached(node, world),
+            Due::Probe(host) => self.on_probe_due(host, world),
+            Due::Answer(to) => self.answer_probe(to, world),
             Due::Announce => self.announce(world),
         }
     }
@@ -284,24 +327,25 @@ impl NodeCore {
         wire::Time::from_nanos(self.now.as_nanos())
     }
 
-    /// Where a node can be dialled, as far as this one knows.
-    fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
-        if node == self.me {
-            return self.settings.profile.locations.clone();
-        }
-        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
-    }
-
-    /// Re-checks the invariants of all sessions: for a simulator, after each event.
+    /// Re-checks the invariants of all tables and sessions: for a simulator, after each event.
     ///
     /// # Panics
     /// If one does not hold: a bug.
     pub fn check(&self) {
-        for peer in self.peers.values() {
+        for (node, peer) in &self.peers {
             peer.check();
+            let is_dirty = peer.link.as_ref().is_some_and(|link| link.dirty);
+            assert_eq!(is_dirty, self.dirty.contains(node), "a link that is dirty is listed, once");
         }
+        self.names.check(&self.agenda);
+        self.receipts.check(&self.agenda);
+        self.replies.check();
+        self.dials.check(&self.agenda);
     }
 }
+
+/// No actor of any loop: also who sends from outside of all actors.
+const NOBODY: Key = Key::from_bits(u64::MAX);
 
 fn wire_key(key: Key) -> wire::Key {
     wire::Key(key.to_bits())

@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Key, NodeId, PortId, Time};
+use antiphon_sched::{ActorId, Key, NodeId, PortId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
 
-use super::agenda::Due;
+use super::agenda::{Agenda, Due};
 use super::link::Link;
 use super::world::World;
 use super::{NodeCore, sched_key, wire_key};
@@ -28,6 +28,34 @@ const NAME_BYTES_MAX: usize = 255;
 pub enum Space {
     /// Actors.
     Actor,
+    /// Channels.
+    Channel,
+    /// Functions that peers may call.
+    Rci,
+    /// What every node has, such as the keeper of its files: nobody registers there by hand.
+    Service,
+}
+
+impl Space {
+    fn on_the_wire(self) -> NameSpace {
+        match self {
+            Self::Actor => NameSpace::Actor,
+            Self::Channel => NameSpace::Channel,
+            Self::Rci => NameSpace::Rci,
+            Self::Service => NameSpace::Service,
+        }
+    }
+
+    /// `None` for names that this version does not have.
+    fn from_the_wire(space: NameSpace) -> Option<Self> {
+        match space {
+            NameSpace::Actor => Some(Self::Actor),
+            NameSpace::Channel => Some(Self::Channel),
+            NameSpace::Rci => Some(Self::Rci),
+            NameSpace::Service => Some(Self::Service),
+            NameSpace::Node => None,
+        }
+    }
 }
 
 /// What a name stands for.
@@ -62,6 +90,8 @@ pub(super) struct Names {
 struct Registered {
     key: Key,
     tag: &'static str,
+    /// Who may take the name back: the actor itself, or who opened a channel or RCI; `None` is the node.
+    owner: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -90,8 +120,9 @@ struct NodeWanted {
 }
 
 impl Names {
-    pub(super) fn len(&self) -> usize {
-        self.registered.len()
+    /// Names that users gave: all but those of services.
+    pub(super) fn given_len(&self) -> usize {
+        self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
     }
 
     pub(super) fn wants_len(&self) -> usize {
@@ -104,6 +135,25 @@ impl Names {
         if let Some(name) = wants.remove(&request) {
             self.forget_asked(&name, peer, request);
         }
+    }
+
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (name, askers) in &self.asked {
+            let is_mirrored = |(peer, request): &(NodeId, u64)| {
+                self.asked_by.get(peer).and_then(|wants| wants.get(request)) == Some(name)
+            };
+            assert!(
+                !askers.is_empty() && askers.iter().all(is_mirrored),
+                "both tables hold the same questions"
+            );
+        }
+        let asked: usize = self.asked.values().map(BTreeSet::len).sum();
+        let asked_by: usize = self.asked_by.values().map(BTreeMap::len).sum();
+        assert_eq!(asked, asked_by, "both tables hold the same questions");
+        let owned: usize = self.owned.values().map(BTreeSet::len).sum();
+        assert!(owned <= self.registered.len(), "nobody owns a name that is not registered");
+        let is_timed = |(want, wanted): (&u64, &Wanted)| agenda.has(wanted.until, Due::Want(*want));
+        assert!(self.wants.iter().all(is_timed), "a question's time is on the agenda");
     }
 
     fn forget_asked(&mut self, name: &FullName, peer: NodeId, request: u64) {
@@ -127,26 +177,36 @@ fn check_name(name: &str) -> bool {
 }
 
 impl NodeCore {
-    /// Registers an actor of this node. Whoever looks for the name is answered.
-    pub(crate) fn register(
-        &mut self,
-        space: Space,
-        name: &str,
-        key: Key,
-        tag: &'static str,
-    ) -> Result<Vec<PortId>, RegisterError> {
+    /// Whether a name could be registered now.
+    pub(crate) fn check_free(&self, space: Space, name: &str) -> Result<(), RegisterError> {
         if !check_name(name) {
             return Err(RegisterError::BadName);
         }
-        let full = (space, Box::from(name));
-        match self.names.registered.get(&full) {
-            Some(other) if other.key == key => return Ok(Vec::new()),
-            Some(_) => return Err(RegisterError::Taken { name: name.to_owned() }),
-            None if self.names.len() >= NAMES_MAX => return Err(RegisterError::TooMany),
-            None => {}
+        if self.names.registered.contains_key(&(space, Box::from(name))) {
+            return Err(RegisterError::Taken { name: name.to_owned() });
         }
+        if self.names.registered.len() >= NAMES_MAX { Err(RegisterError::TooMany) } else { Ok(()) }
+    }
+
+    /// Registers an actor of this node. The ports of this node's own that looked for the name come back, to be
+    /// answered; peers are told.
+    pub(crate) fn register(
+        &mut self,
+        (space, name): (Space, &str),
+        key: Key,
+        tag: &'static str,
+        owner: Option<Key>,
+    ) -> Result<Vec<PortId>, RegisterError> {
+        if tag.len() > TYPE_NAME_MAX {
+            return Err(RegisterError::TypeNameTooLong { bytes: tag.len() });
+        }
+        let full = (space, Box::from(name));
+        if self.names.registered.get(&full).is_some_and(|own| own.key == key) {
+            return Ok(Vec::new());
+        }
+        self.check_free(space, name)?;
         self.names.owned.entry(key).or_default().insert(full.clone());
-        self.names.registered.insert(full.clone(), Registered { key, tag });
+        self.names.registered.insert(full.clone(), Registered { key, tag, owner });
         for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
             self.answer_want(peer, request, key, tag);
         }
@@ -179,12 +239,18 @@ impl NodeCore {
         ports
     }
 
-    /// Takes a name back from its owner.
-    pub(crate) fn unregister(&mut self, space: Space, name: &str, key: Key) -> Result<(), RegisterError> {
+    /// Takes a name back from its owner. Answers for whom it stood.
+    pub(crate) fn unregister(
+        &mut self,
+        space: Space,
+        name: &str,
+        owner: Option<Key>,
+    ) -> Result<Key, RegisterError> {
         let full = (space, Box::from(name));
-        if self.names.registered.get(&full).is_none_or(|registered| registered.key != key) {
+        let registered = self.names.registered.get(&full).filter(|registered| registered.owner == owner);
+        let Some(key) = registered.map(|registered| registered.key) else {
             return Err(RegisterError::NotOwner { name: name.to_owned() });
-        }
+        };
         self.names.registered.remove(&full);
         if let Some(owned) = self.names.owned.get_mut(&key) {
             owned.remove(&full);
@@ -192,7 +258,7 @@ impl NodeCore {
                 self.names.owned.remove(&key);
             }
         }
-        Ok(())
+        Ok(key)
     }
 
     /// The owner of names has ended.
@@ -206,13 +272,12 @@ impl NodeCore {
     pub(crate) fn locate(
         &mut self,
         port: PortId,
-        name: &str,
+        (space, name): (Space, &str),
         tag: &'static str,
         at: Option<Location>,
         timeout: Duration,
     ) -> Looked {
-        let space = Space::Actor;
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, tag) {
             return Looked::Now(Err(refusal));
         }
         let full = (space, Box::from(name));
@@ -230,23 +295,26 @@ impl NodeCore {
     pub(crate) fn locate_all(
         &mut self,
         port: PortId,
-        name: &str,
+        (space, name): (Space, &str),
         tag: &'static str,
         timeout: Duration,
     ) -> Result<(), LocateError> {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, tag) {
             return Err(refusal);
         }
-        let full = (Space::Actor, Box::from(name));
+        let full = (space, Box::from(name));
         let here = self.names.registered.get(&full).filter(|registered| registered.tag == tag);
         let found = here.map(|registered| FoundName { id: ActorId::new(self.me, registered.key) });
         self.add_want(full, tag, None, WantedBy::All(port, found.into_iter().collect()), timeout);
         Ok(())
     }
 
-    fn refuse_want(&self, name: &str) -> Option<LocateError> {
+    fn refuse_want(&self, name: &str, tag: &str) -> Option<LocateError> {
         if !check_name(name) {
             return Some(LocateError::BadName);
+        }
+        if tag.len() > TYPE_NAME_MAX {
+            return Some(LocateError::TypeNameTooLong { bytes: tag.len() });
         }
         let full = self.names.wants.len() + self.names.node_wants.len() >= NAMES_MAX;
         full.then_some(LocateError::TooManyOpen)
@@ -283,7 +351,7 @@ impl NodeCore {
         let concerned = want.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(link) = peer.link.as_mut().filter(|_| concerned) else { return };
         let all = matches!(want.answer, WantedBy::All(..));
-        let frame = Want { request, space: NameSpace::Actor, all, name: &want.name };
+        let frame = Want { request, space: want.space.on_the_wire(), all, name: &want.name };
         if let Err(why) = link.session.send(&frame.into()) {
             tracing::debug!(%node, %why, "a question for a name was not sent; it is repeated when they meet again");
         }
@@ -301,18 +369,15 @@ impl NodeCore {
     /// A peer looks for a name of this node's.
     pub(super) fn on_want(&mut self, node: NodeId, link: &mut Link, want: &Want<'_>) {
         let request = want.request;
-        let refusal = match want.space {
-            NameSpace::Actor if !check_name(want.name) => Some(FoundWhat::BadName),
-            NameSpace::Actor => None,
-            // This version has no such names: the question stays open, as for any name that nobody has.
-            NameSpace::Channel | NameSpace::Rci | NameSpace::Node | NameSpace::Service => return,
-        };
+        // Where this version has no such names, the question stays open, as for any name that nobody has.
+        let Some(space) = Space::from_the_wire(want.space) else { return };
+        let refusal = (!check_name(want.name)).then_some(FoundWhat::BadName);
         let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
         let refusal = refusal.or((asked >= NAMES_MAX).then_some(FoundWhat::TooMany));
         if let Some(what) = refusal {
             return reply(link, &Found { request, what });
         }
-        let full: FullName = (Space::Actor, want.name.into());
+        let full: FullName = (space, want.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
             return send_found(link, request, key, tag);
@@ -406,7 +471,7 @@ impl NodeCore {
         name: &str,
         timeout: Duration,
     ) -> Option<Result<Location, LocateError>> {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, "") {
             return Some(Err(refusal));
         }
         if self.settings.name == name {

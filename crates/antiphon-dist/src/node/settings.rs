@@ -1,9 +1,9 @@
 //! The configuration, checked, in the form that the core uses.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use antiphon_wire::{DatagramKey, Limits, Profile, Suite};
+use antiphon_wire::{DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
 use crate::config::Config;
 use crate::error::{NodeError, SuitesFault};
@@ -16,17 +16,27 @@ pub(crate) struct Settings {
     pub(crate) name: String,
     pub(crate) datagram_key: Option<DatagramKey>,
     pub(crate) discover: bool,
+    /// Where hosts are asked who is there, unless another port is named.
+    pub(crate) udp_port: u16,
     pub(crate) ignore: Vec<IpAddr>,
     pub(crate) peers: Vec<PeerAt>,
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
+    pub(crate) transfers_max: usize,
+    pub(crate) rci_actors_max: usize,
 }
 
 impl Settings {
     /// What can be said against a configuration before anything is opened.
     pub(crate) fn check(config: &Config) -> Result<(), NodeError> {
         let ip = config.ip;
-        if ip.is_unspecified() {
-            return Err(NodeError::UnspecifiedIp { ip });
+        for ip in [Some(ip), config.ext_ip_addr].into_iter().flatten() {
+            if !is_dialled(ip) {
+                return Err(NodeError::UndialledIp { ip });
+            }
+        }
+        let too_long = |(network, bits): &&(IpAddr, u8)| *bits > if network.is_ipv4() { 32 } else { 128 };
+        if let Some((network, bits)) = config.dial_allow.iter().flatten().find(too_long) {
+            return Err(NodeError::Network { network: *network, bits: *bits });
         }
         check_secrets(config)?;
         suites(config)?;
@@ -55,10 +65,10 @@ impl Settings {
         let profile = Profile {
             node: antiphon_wire::NodeId(node),
             name: name.clone(),
-            locations: vec![location.addr()],
+            locations: locations(config.ext_ip_addr, location),
             suites: suites(config)?,
             keyring: config.keyring(),
-            flags: 0,
+            flags: if config.discover_peers { 0 } else { UNDISCOVERED },
             limits: config.timed_limits(),
         };
         profile.check()?;
@@ -68,9 +78,12 @@ impl Settings {
             name,
             datagram_key: config.keyring().datagram_key(),
             discover: config.discover_peers,
+            udp_port: config.discovery_port(),
             ignore: config.ignore_peers.clone(),
             peers: config.peers.clone(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
+            transfers_max: config.transfers_max,
+            rci_actors_max: config.rci_actors_max,
         })
     }
 
@@ -82,12 +95,49 @@ impl Settings {
         self.ignore.iter().any(|other| other.to_canonical() == ip.to_canonical())
     }
 
+    /// Whether a location is one of this node's own.
+    pub(crate) fn is_own(&self, at: SocketAddr) -> bool {
+        self.profile.locations.contains(&at)
+    }
+
+    /// Whether a location that another node told of, in answer to a question of this one, may be dialled: anything
+    /// that a node can be at, but a node on loopback stays there.
+    pub(crate) fn may_dial_asked(&self, at: SocketAddr) -> bool {
+        let stays = self.location.addr().ip().is_loopback();
+        at.port() != 0 && is_dialled(at.ip()) && at.ip().is_loopback() == stays && !self.ignores(at.ip())
+    }
+
+    /// Which of its locations a peer is shown at, of which `remote` is the other end of a connection: that address, if
+    /// it names it, as it does of a gateway outside of that; else where it was dialled, or what might be dialled.
+    pub(crate) fn shown(
+        &self,
+        said: &[SocketAddr],
+        remote: SocketAddr,
+        dialled: Option<SocketAddr>,
+    ) -> Option<SocketAddr> {
+        let best = said.iter().find(|at| at.ip() == remote.ip()).copied();
+        let other = || said.iter().find(|at| self.may_dial(**at)).or(said.first()).copied();
+        best.or(dialled).or_else(other)
+    }
+
     /// Whether a location that another node told of may be dialled.
     pub(crate) fn may_dial(&self, at: SocketAddr) -> bool {
         at.port() != 0
             && !self.ignores(at.ip())
             && self.dial_allow.iter().any(|(network, bits)| contains(*network, *bits, at.ip().to_canonical()))
     }
+}
+
+/// Whether there can be one node at an address, and not none or many.
+fn is_dialled(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+/// The node's own location first: who sees another address than that puts it first for itself.
+fn locations(ext_ip_addr: Option<IpAddr>, location: Location) -> Vec<SocketAddr> {
+    let ext = ext_ip_addr.map(|ip| SocketAddr::new(ip, location.addr().port()));
+    let ext = ext.filter(|ext| *ext != location.addr());
+    std::iter::once(location.addr()).chain(ext).collect()
 }
 
 /// Two secrets of one number could not be told apart; and who proves nothing itself can demand no proof.

@@ -70,8 +70,12 @@ pub enum Output {
     Write(ConnId),
     /// Close, after writing what can be written at once.
     Close(ConnId),
-    /// Send a datagram to an address.
+    /// Send a datagram to an address, from the discovery port.
     Datagram(SocketAddr, Vec<u8>),
+    /// Send a datagram to an address, from a port that no other node has, so that the answer comes here.
+    Ask(SocketAddr, Vec<u8>),
+    /// Send a datagram to the other nodes of this host, on the discovery port.
+    Siblings(Vec<u8>),
     /// Send a datagram to everybody near, on the discovery port.
     Broadcast(Vec<u8>),
     /// Look a host up; answered by [`NodeCore::resolved`](super::NodeCore::resolved).

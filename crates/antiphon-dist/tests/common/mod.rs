@@ -4,6 +4,7 @@
 
 pub(crate) mod certs;
 pub(crate) mod process;
+pub(crate) mod proxy;
 
 use std::fmt::Debug;
 use std::io::Write;

@@ -250,3 +250,48 @@ fn a_loop_that_ends_in_the_middle_of_a_call_frees_the_caller() {
         callers.into_iter().for_each(|caller| caller.join().unwrap());
     }
 }
+
+#[test]
+fn joins_that_timed_out_leave_no_watcher_behind() {
+    // With a loop that runs meanwhile, and with one that hears of the question after it was given up.
+    for runs_meanwhile in [true, false] {
+        let mut events = virtual_loop();
+        let handle = events.handle();
+        let sink = sink_of(&mut events);
+        settle(&mut events);
+        let joiner = thread::spawn(move || {
+            for _ in 0..20 {
+                let why = handle.join::<()>(sink, millis(2)).unwrap_err();
+                assert!(matches!(why, JoinError::TimedOut), "{why}");
+            }
+        });
+        while !joiner.is_finished() {
+            if runs_meanwhile {
+                events.work();
+            }
+            thread::yield_now();
+        }
+        joiner.join().unwrap();
+        settle(&mut events);
+        assert_eq!(events.stats().sides, 0, "runs meanwhile: {runs_meanwhile}");
+    }
+}
+
+#[test]
+fn a_joiner_is_told_of_an_end_that_came_long_before() {
+    let mut sched = Loop::new(LoopConfig::default()).expect("a loop");
+    let early = sched.spawn(|_: &mut Cx<()>, _| stop());
+    let failing = sched.spawn(|_: &mut Cx<()>, _| fail("on purpose"));
+    let (early, failing) = (sched.joiner::<()>(early), sched.joiner::<()>(failing));
+    let endless = sched.spawn(|cx: &mut Cx<()>, _| {
+        cx.set_daemon(true);
+        receive()
+    });
+    let endless = sched.joiner::<()>(endless);
+    sched.run().expect("the loop runs");
+    drop(sched);
+    early.join(secs(0)).expect("it has ended");
+    let why = failing.join(secs(0)).expect_err("it failed").to_string();
+    assert!(why.contains("on purpose"), "{why}");
+    assert!(matches!(endless.join(secs(5)), Err(JoinError::NoLoop)));
+}

@@ -123,9 +123,7 @@ fn notify_tells_a_third_party_of_any_message_type() {
     events.send(actor, 1).unwrap();
     settle(&mut events);
     assert_eq!(log.take(), "start down:failed: bad");
-    assert_eq!(events.stats().sides, 1, "only the watcher's own entry is left, until it ends");
-    within(&mut events, move |cx| cx.terminate(watcher));
-    assert_eq!(events.stats().sides, 0);
+    assert_eq!(events.stats().sides, 0, "no entry is left");
 }
 
 #[test]
@@ -295,4 +293,32 @@ fn a_join_of_the_dead_or_of_one_who_lives_on_is_told_so() {
     let (early, never) = thread.join().unwrap();
     assert!(matches!(early, Err(JoinError::TimedOut)), "{early:?}");
     assert!(matches!(&never, Err(JoinError::Ended(how)) if how == "no such actor"), "{never:?}");
+}
+
+#[test]
+fn a_down_can_be_told_without_a_monitor_and_not_to_the_dead() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let listener = scribe::<u32>(&mut events, &log);
+    let channel = scribe::<u32>(&mut events, &Log::default()).id();
+    settle(&mut events);
+    assert!(events.door().tell_down(listener.id().key(), channel, Why::Failed("closed".into())));
+    within(&mut events, move |cx| cx.terminate(listener));
+    assert_eq!(log.take(), "start down:failed: closed terminate");
+    assert!(!events.door().tell_down(listener.id().key(), channel, Why::NoActor));
+}
+
+#[test]
+fn monitors_that_were_taken_back_leave_no_entry() {
+    let mut events = virtual_loop();
+    let target = scribe::<u32>(&mut events, &Log::default());
+    events.spawn(move |cx: &mut Cx<()>, _| {
+        for _ in 0..10 {
+            let monitor = cx.monitor(target);
+            cx.demonitor(monitor);
+        }
+        receive()
+    });
+    settle(&mut events);
+    assert_eq!(events.stats().sides, 0);
 }

@@ -312,9 +312,9 @@ frames! {
         /// What was found.
         what: FoundWhat,
     }
-    /// An answer to a [`Want`] of a node, and a hint where another node is.
+    /// An answer to a [`Want`] of a node or to a [`Relay`], and a hint where another node is.
     NodeAt<'a> = 0x33 {
-        /// As in the want; 0 if nobody asked.
+        /// As in the want, or in the relay; 0 if nobody asked.
         request: u64,
         /// The node.
         node: NodeId,
@@ -327,5 +327,10 @@ frames! {
     Goodbye = 0x34 {
         /// Why.
         reason: GoodbyeReason,
+    }
+    /// Announce me in your network, and tell me by a [`NodeAt`] each of your peers that wants to be found.
+    Relay = 0x35 {
+        /// The asker's number for it; not 0.
+        request: u64,
     }
 }

@@ -14,6 +14,8 @@ use crate::suite::Suite;
 
 /// Flag: this side would like to close the connection when nothing is open on it. Flags of the upper half may be ignored.
 pub const CLOSES_WHEN_IDLE: u32 = 1 << 16;
+/// Flag: this side takes no part in discovery, so it is not told of to others.
+pub const UNDISCOVERED: u32 = 1 << 17;
 
 /// What one side says about itself before anything is proven.
 #[derive(Debug, Clone, PartialEq, Eq)]

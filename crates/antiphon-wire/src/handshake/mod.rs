@@ -9,7 +9,7 @@ mod machine;
 mod message;
 mod tls;
 
-pub use hello::{CLOSES_WHEN_IDLE, Hello, Offer, Standing};
+pub use hello::{CLOSES_WHEN_IDLE, Hello, Offer, Standing, UNDISCOVERED};
 pub use keys::Role;
 pub use machine::{Handshake, Step};
 pub use message::Refusal;

@@ -4,6 +4,8 @@
 //! Invariants: a pair of actors has a lane only while something of it waits, and while it has one every frame of that pair
 //! goes through it; so nothing overtakes within a pair, and everything passes between pairs.
 
+mod recall;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::bytes::Field;
@@ -19,13 +21,13 @@ pub(crate) struct Lanes {
     /// Lanes that are not paused, in the order of their turns.
     ready: VecDeque<Option<Pair>>,
     paused: BTreeSet<Key>,
+    /// Whether an actor was paused since frames were recalled the last time.
+    recall_due: bool,
     /// Bytes that wait in all lanes.
     bytes: u64,
     next_stream: u32,
     /// Payload bytes of the large frames that are begun and not yet ended.
     under_way: u64,
-    /// Positions at which the parts end that lanes gave to the outbound and that are not sent yet.
-    marks: VecDeque<u64>,
     /// What large frames begin with, until their last fragment is acknowledged: to tell, at the end, what was not delivered.
     kept: VecDeque<Kept>,
 }
@@ -46,6 +48,7 @@ enum Item {
 #[derive(Debug)]
 struct Kept {
     kind: u8,
+    stream: u32,
     head: Vec<u8>,
     last_frame: u64,
 }
@@ -58,6 +61,20 @@ impl Item {
                 under_way > 0 && under_way + payload.len() as u64 > reassembly_bytes_max
             }
             Item::Large { stream: Some(_), .. } | Item::Small { .. } => false,
+        }
+    }
+}
+
+impl Lane {
+    /// Has `put` append a small frame.
+    fn extend_small(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
+        let has_room =
+            matches!(self.items.back(), Some(Item::Small { bytes, .. }) if bytes.len() < SMALL_BYTES);
+        if !has_room {
+            self.items.push_back(Item::Small { bytes: Vec::new(), taken: 0 });
+        }
+        if let Some(Item::Small { bytes, .. }) = self.items.back_mut() {
+            put(bytes);
         }
     }
 }
@@ -82,15 +99,7 @@ impl Lanes {
     pub(crate) fn push_small(&mut self, pair: Pair, frame: &Frame<'_>, size: usize) {
         let length = u16::try_from(size).expect("a small frame");
         let lane = self.lane(Some(pair));
-        let bytes = match lane.items.back_mut() {
-            Some(Item::Small { bytes, .. }) => bytes,
-            Some(Item::Large { .. }) | None => {
-                lane.items.push_back(Item::Small { bytes: Vec::new(), taken: 0 });
-                let Some(Item::Small { bytes, .. }) = lane.items.back_mut() else { return };
-                bytes
-            }
-        };
-        frame.put_with_header(length, bytes);
+        lane.extend_small(|bytes| frame.put_with_header(length, bytes));
         self.bytes += (HEADER_BYTES + size) as u64;
     }
 
@@ -121,6 +130,7 @@ impl Lanes {
         }
         if self.paused.insert(actor) {
             self.ready.retain(|pair| pair.is_none_or(|pair| pair.to != actor));
+            self.recall_due = true;
         }
         true
     }
@@ -143,23 +153,19 @@ impl Lanes {
 
     /// Whether [`pump`](Lanes::pump) would move something.
     pub(crate) fn can_pump(&self, outbound: &Outbound, reassembly_bytes_max: u64) -> bool {
-        let ahead = self.marks.iter().filter(|mark| **mark > outbound.sent()).count();
         let heads = self.ready.iter().filter_map(|pair| self.lanes.get(pair)?.items.front());
-        ahead < PARTS_AHEAD
+        outbound.parts_ahead() < PARTS_AHEAD
             && heads.into_iter().any(|item| !item.has_to_wait(self.under_way, reassembly_bytes_max))
     }
 
     /// Gives the outbound what may leave: a part of each lane in turn, and few parts ahead of the socket, so that others pass
     /// between them.
     pub(crate) fn pump(&mut self, outbound: &mut Outbound, reassembly_bytes_max: u64) {
-        while self.marks.front().is_some_and(|mark| *mark <= outbound.sent()) {
-            self.marks.pop_front();
-        }
         while self.kept.front().is_some_and(|kept| kept.last_frame < outbound.acked()) {
             self.kept.pop_front();
         }
         let mut refused = 0;
-        while self.marks.len() < PARTS_AHEAD && refused < self.ready.len() {
+        while outbound.parts_ahead() < PARTS_AHEAD && refused < self.ready.len() {
             let Some(pair) = self.ready.pop_front() else { return };
             let is_moved = self.take_turn(pair, outbound, reassembly_bytes_max);
             refused = if is_moved { 0 } else { refused + 1 };
@@ -182,7 +188,7 @@ impl Lanes {
         let before = outbound.end();
         let (moved, is_done) = match item {
             Item::Small { bytes, taken } => {
-                let moved = move_small(bytes, taken, outbound);
+                let moved = move_small(pair, bytes, taken, outbound);
                 (moved, *taken == bytes.len())
             }
             Item::Large { kind, stream, payload, taken } => {
@@ -198,7 +204,8 @@ impl Lanes {
                     self.under_way -= total;
                     payload.truncate(HEAD_BYTES);
                     let head = payload.as_slice().to_vec();
-                    self.kept.push_back(Kept { kind: *kind, head, last_frame: outbound.next() - 1 });
+                    let last_frame = outbound.next() - 1;
+                    self.kept.push_back(Kept { kind: *kind, stream: number, head, last_frame });
                 }
                 (moved, is_done)
             }
@@ -208,14 +215,15 @@ impl Lanes {
         }
         self.bytes -= moved as u64;
         debug_assert!(outbound.end() > before, "a turn moves something");
-        self.marks.push_back(outbound.end());
+        outbound.label(pair, true);
         true
     }
 
-    /// Every frame that waits or whose fragments were not all acknowledged, with whether some of it was moved on. The body of
+    /// Every frame that waits or whose fragments are not all below `acked`, with whether some of it was moved on. The body of
     /// a large one may be cut short.
-    pub(crate) fn undelivered(&self) -> impl Iterator<Item = (Frame<'_>, bool)> {
-        let kept = self.kept.iter().map(|kept| (kept.kind, kept.head.as_slice(), true));
+    pub(crate) fn undelivered(&self, acked: u64) -> impl Iterator<Item = (Frame<'_>, bool)> {
+        let kept = self.kept.iter().filter(move |kept| kept.last_frame >= acked);
+        let kept = kept.map(|kept| (kept.kind, kept.head.as_slice(), true));
         let items = self.lanes.values().flat_map(|lane| &lane.items);
         let large = items.clone().filter_map(|item| match item {
             Item::Large { kind, payload, taken, .. } => Some((*kind, payload.as_slice(), *taken > 0)),
@@ -258,13 +266,16 @@ impl Lanes {
 }
 
 /// Moves small frames, about as many bytes as a fragment has.
-fn move_small(bytes: &[u8], taken: &mut usize, outbound: &mut Outbound) -> usize {
+fn move_small(pair: Option<Pair>, bytes: &[u8], taken: &mut usize, outbound: &mut Outbound) -> usize {
     let before = *taken;
     let mut rest = &bytes[before..];
     while *taken - before < FRAGMENT_BYTES_MAX {
         let Ok(Some(raw)) = RawFrame::take_from(&mut rest) else { break };
         outbound.append_encoded(&bytes[*taken..*taken + raw.bytes_len()]);
         *taken += raw.bytes_len();
+        if raw.decode().ok().flatten().is_none_or(|frame| frame.pair() != pair) {
+            outbound.label(pair, false);
+        }
     }
     *taken - before
 }
@@ -283,5 +294,7 @@ fn move_fragment(kind: u8, stream: u32, payload: &[u8], taken: &mut usize, outbo
 
 /// Parts that lanes have ahead of the socket.
 const PARTS_AHEAD: usize = 4;
+/// Small frames of a lane lie in pieces of this size, so that what has left gives its memory back.
+const SMALL_BYTES: usize = 64 * 1024;
 /// What is kept of a large frame: its fields before the body, unless its route is long.
 const HEAD_BYTES: usize = 512;

@@ -3,6 +3,7 @@
 //! It owns what must survive a connection: frame numbers, kept frames, tags, fragments, credit. Frames arrive in order, once,
 //! over any number of connections, until the session is lost or closed. Time is an argument; nothing here ever blocks.
 
+mod epochs;
 mod inbound;
 mod lanes;
 mod outbound;
@@ -12,6 +13,7 @@ mod standing;
 mod tags;
 mod transmit;
 
+pub use epochs::Epochs;
 pub use inbound::Assembled;
 pub use pulse::Status;
 pub use receive::{Frames, HeldCredit, Incoming};
@@ -232,6 +234,17 @@ impl Session {
         self.pulse.rest();
     }
 
+    /// A session at rest is needed again: silence counts from now on.
+    pub fn wake(&mut self, now: Time) {
+        self.pulse.wake(now);
+    }
+
+    /// What has arrived is acknowledged with the next record, and not some milliseconds later: for the end of a session, so that
+    /// the peer knows what became of its frames.
+    pub fn acknowledge_now(&mut self) {
+        self.control.ack_now |= self.ack_due.take().is_some();
+    }
+
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         self.link.is_some()
@@ -301,7 +314,8 @@ impl Session {
                 Ok(Some(frame)) => each(&frame, perhaps_arrived),
             }
         }
-        self.lanes.undelivered().for_each(|(frame, perhaps_arrived)| each(&frame, perhaps_arrived));
+        let acked = self.outbound.acked();
+        self.lanes.undelivered(acked).for_each(|(frame, perhaps_arrived)| each(&frame, perhaps_arrived));
     }
 
     /// Whether everything that was sent has arrived, and nothing waits: the session may end or rest without loss.

@@ -2,10 +2,12 @@
 //!
 //! Invariants: a frame lies in one segment; segments are contiguous in frame numbers and in byte positions; everything
 //! acknowledged was transmitted, everything transmitted was appended; a segment whose frames are all acknowledged is gone.
+//! A frame's number is final once it is transmitted; before that it may be recalled, and those behind it move up.
 
 use std::collections::VecDeque;
 
 use crate::frame::{Frame, HEADER_BYTES, RawFrame};
+use crate::ids::Pair;
 
 /// Bytes of one segment: with its header, tag and control frames a whole one still fits the largest record.
 pub(crate) const SEGMENT_BYTES: usize = 64 * 1024 - 512;
@@ -28,6 +30,29 @@ pub(crate) struct Outbound {
     /// All frames from here on were never transmitted on any connection.
     transmitted: u64,
     cursor: Cursor,
+    /// Of frames that were never transmitted, in order: what their bytes do not tell.
+    labels: VecDeque<Label>,
+    /// Labels that end a part.
+    parts: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Label {
+    frame: u64,
+    /// Within which pair the frame keeps its order.
+    pair: Option<Pair>,
+    /// Whether it is the last frame of a part that a lane gave.
+    ends_part: bool,
+}
+
+/// A frame that was never transmitted.
+#[derive(Debug)]
+pub(crate) struct Unsent<'a> {
+    pub(crate) raw: RawFrame<'a>,
+    /// Header and payload.
+    pub(crate) bytes: &'a [u8],
+    /// Within which pair it keeps its order.
+    pub(crate) pair: Option<Pair>,
 }
 
 #[derive(Debug)]
@@ -69,6 +94,19 @@ impl Outbound {
     pub(crate) fn append_encoded(&mut self, frame: &[u8]) {
         self.room_for(frame.len()).extend_from_slice(frame);
         self.count(frame.len());
+    }
+
+    /// Says of the frame that was appended last what its bytes do not tell: its pair, and whether it ends a part.
+    pub(crate) fn label(&mut self, pair: Option<Pair>, ends_part: bool) {
+        let frame = self.next - 1;
+        self.labels.pop_back_if(|last| last.frame == frame);
+        self.labels.push_back(Label { frame, pair, ends_part });
+        self.parts += usize::from(ends_part);
+    }
+
+    /// Parts of lanes that were never transmitted.
+    pub(crate) fn parts_ahead(&self) -> usize {
+        self.parts
     }
 
     /// The segment that takes `count` bytes more.
@@ -120,6 +158,79 @@ impl Outbound {
             self.cursor.offset = 0;
         }
         self.transmitted = self.transmitted.max(self.cursor.frame);
+        while let Some(label) = self.labels.pop_front_if(|label| label.frame < self.transmitted) {
+            self.parts -= usize::from(label.ends_part);
+        }
+    }
+
+    /// Every frame that was never transmitted, in order.
+    pub(crate) fn unsent(&self) -> impl Iterator<Item = Unsent<'_>> {
+        let index = self.segments.partition_point(|segment| segment.end_frame() <= self.transmitted);
+        let frames = self.segments.range(index..).flat_map(|segment| {
+            let mut rest = segment.bytes.as_slice();
+            (segment.first_frame..).zip(std::iter::from_fn(move || take_frame(&mut rest)))
+        });
+        let unsent = frames.filter(|(number, _)| *number >= self.transmitted);
+        unsent.map(|(number, bytes)| self.unsent_frame(number, bytes))
+    }
+
+    fn unsent_frame<'a>(&self, number: u64, bytes: &'a [u8]) -> Unsent<'a> {
+        let raw = RawFrame::take_from(&mut &bytes[..]).ok().flatten().expect("a segment holds whole frames");
+        let label = self.labels.binary_search_by_key(&number, |label| label.frame);
+        let pair = match label {
+            Ok(index) => self.labels[index].pair,
+            Err(_) => raw.decode().ok().flatten().and_then(|frame| frame.pair()),
+        };
+        Unsent { raw, bytes, pair }
+    }
+
+    /// Offers every frame that was never transmitted, in order, with the number that it gets if it stays: those that `takes`
+    /// takes are gone, and the others keep their order.
+    pub(crate) fn recall(&mut self, mut takes: impl FnMut(&Unsent<'_>, u64) -> bool) {
+        let mut number = self.transmitted;
+        let mut labels = VecDeque::new();
+        for bytes in self.cut_unsent() {
+            let mut rest = bytes.as_slice();
+            while let Some(frame) = take_frame(&mut rest) {
+                let unsent = self.unsent_frame(number, frame);
+                let stays = !takes(&unsent, self.next);
+                let label = self.labels.pop_front_if(|label| label.frame == number);
+                if stays {
+                    labels.extend(label.map(|label| Label { frame: self.next, ..label }));
+                    self.append_encoded(frame);
+                }
+                number += 1;
+            }
+            self.recycle(bytes);
+        }
+        self.parts = labels.iter().filter(|label| label.ends_part).count();
+        self.labels = labels;
+        // What was cut may have left an acknowledged segment, or the cursor behind the last one.
+        while self.segments.front().is_some_and(|first| first.end_frame() <= self.acked) {
+            self.drop_first();
+        }
+        self.rewind(self.cursor.frame).expect("what is kept did not move");
+    }
+
+    /// Cuts off all frames that were never transmitted, as if they had not been appended.
+    fn cut_unsent(&mut self) -> Vec<Vec<u8>> {
+        let index = self.segments.partition_point(|segment| segment.end_frame() <= self.transmitted);
+        let mut cut = Vec::new();
+        for (at, mut segment) in self.segments.split_off(index).into_iter().enumerate() {
+            let kept = if at == 0 { self.transmitted - segment.first_frame } else { 0 };
+            let offset = offset_of(&segment.bytes, kept);
+            if at == 0 {
+                (self.next, self.end) = (self.transmitted, segment.position + offset as u64);
+            }
+            if offset == 0 {
+                cut.push(segment.bytes);
+                continue;
+            }
+            cut.push(segment.bytes.split_off(offset));
+            segment.frames = u32::try_from(kept).expect("fewer than before");
+            self.segments.push_back(segment);
+        }
+        cut
     }
 
     /// Whether a frame waits that `credit` allows.
@@ -158,15 +269,19 @@ impl Outbound {
     }
 
     fn drop_first(&mut self) {
-        let Some(mut segment) = self.segments.pop_front() else { return };
-        if self.spare.len() < SPARE_SEGMENTS_MAX {
-            segment.bytes.clear();
-            self.spare.push(segment.bytes);
-        }
+        let Some(segment) = self.segments.pop_front() else { return };
+        self.recycle(segment.bytes);
         match self.cursor.segment.checked_sub(1) {
             Some(index) => self.cursor.segment = index,
             // It stood at the end of the segment that is gone.
             None => self.cursor.offset = 0,
+        }
+    }
+
+    fn recycle(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARE_SEGMENTS_MAX && bytes.capacity() >= SEGMENT_BYTES {
+            bytes.clear();
+            self.spare.push(bytes);
         }
     }
 
@@ -183,10 +298,7 @@ impl Outbound {
             self.cursor = self.cursor_at_end();
             return Ok(());
         };
-        let mut offset = 0;
-        for _ in segment.first_frame..frame {
-            offset += frame_bytes(&segment.bytes[offset..]);
-        }
+        let offset = offset_of(&segment.bytes, frame - segment.first_frame);
         self.cursor = Cursor { segment: index, offset, frame, position: segment.position + offset as u64 };
         Ok(())
     }
@@ -270,6 +382,14 @@ impl Outbound {
         assert!(self.cursor.frame >= self.acked && self.cursor.frame <= self.transmitted);
         assert!(self.cursor.position <= self.end);
         assert_eq!(self.cursor.frame == self.next, self.cursor.position == self.end);
+        let labelled = self.labels.iter().map(|label| label.frame);
+        assert!(labelled.clone().is_sorted_by(|one, other| one < other), "labels stand in order");
+        assert!(
+            labelled.into_iter().all(|frame| (self.transmitted..self.next).contains(&frame)),
+            "labels are of the unsent"
+        );
+        let parts = self.labels.iter().filter(|label| label.ends_part).count();
+        assert_eq!(parts, self.parts, "parts are counted");
     }
 }
 
@@ -278,6 +398,19 @@ impl Outbound {
 fn frame_bytes(bytes: &[u8]) -> usize {
     let [_, _, low, high] = *bytes.first_chunk::<HEADER_BYTES>().expect("a segment holds whole frames");
     HEADER_BYTES + usize::from(u16::from_le_bytes([low, high]))
+}
+
+/// Takes the frame at the front, header and all.
+fn take_frame<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    if rest.is_empty() {
+        return None;
+    }
+    rest.split_off(..frame_bytes(rest))
+}
+
+/// Where the frame behind the first `frames` begins.
+fn offset_of(bytes: &[u8], frames: u64) -> usize {
+    (0..frames).fold(0, |offset, _| offset + frame_bytes(&bytes[offset..]))
 }
 
 /// The whole frames at the front within `allowed` bytes: their bytes and number.

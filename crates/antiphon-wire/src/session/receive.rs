@@ -143,7 +143,8 @@ impl Session {
             | Frame::Unwant(_)
             | Frame::Found(_)
             | Frame::NodeAt(_)
-            | Frame::Goodbye(_) => self.hand_out(frame),
+            | Frame::Goodbye(_)
+            | Frame::Relay(_) => self.hand_out(frame),
         }
     }
 

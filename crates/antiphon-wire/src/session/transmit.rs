@@ -127,7 +127,12 @@ impl Session {
     /// As [`send`](Session::send).
     #[inline]
     pub fn send_in_order(&mut self, pair: Pair, frame: &Frame<'_>) -> Result<(), SendRefused> {
-        self.send_in(Some(pair), frame)
+        let next = self.outbound.next();
+        self.send_in(Some(pair), frame)?;
+        if self.outbound.next() > next && frame.pair() != Some(pair) {
+            self.outbound.label(Some(pair), false);
+        }
+        Ok(())
     }
 
     #[inline]
@@ -229,6 +234,7 @@ impl Session {
             return false;
         }
         if !self.lanes.are_idle() {
+            self.lanes.recall(&mut self.outbound);
             self.lanes.pump(&mut self.outbound, u64::from(self.agreed.reassembly_bytes_max));
         }
         if !self.wants_transmit() {

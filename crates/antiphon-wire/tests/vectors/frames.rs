@@ -74,5 +74,6 @@ fn name_frames(locations: &[SocketAddr]) -> Vec<Frame<'_>> {
         Found { request: 2, what: FoundWhat::BadName }.into(),
         NodeAt { request: 3, node: NodeId(9), name: "nine", locations }.into(),
         Goodbye { reason: GoodbyeReason::Leaving }.into(),
+        Relay { request: 3 }.into(),
     ]
 }

@@ -1,0 +1,25 @@
+//! Where code of users runs inside a hidden actor, its panic ends that code and nothing else.
+//!
+//! What was thrown is dropped in a catch of its own: it may panic as well.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs `code`; the text of its panic is the error.
+pub(crate) fn caught<R>(code: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|thrown| {
+        let text = thrown.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| thrown.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("a panic that carried no text").to_owned();
+        quietly(|| drop(thrown));
+        text
+    })
+}
+
+/// Runs `code`; that it panicked is logged.
+pub(crate) fn quietly(code: impl FnOnce()) {
+    if let Err(thrown) = catch_unwind(AssertUnwindSafe(code)) {
+        // Its own drop may panic as well: there is nothing left to do but to forget it.
+        std::mem::forget(thrown);
+        tracing::error!("a value panicked while it was dropped; nothing else is affected");
+    }
+}

@@ -1,0 +1,193 @@
+//! Who receives what a channel or relay passes on.
+//!
+//! Invariant: `total` is the number of actors in the table and behind its branches; whoever is in it is monitored,
+//! once.
+
+use std::any::type_name;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use antiphon_sched::{ActorId, Addr, Cx, Monitor, Target, Wire};
+
+use super::message::{ChannelMessage, Delivered, Own};
+use crate::caught::{caught, quietly};
+use crate::cx::NetCx;
+
+/// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
+pub(super) const ENTRIES_MAX: usize = 32_768;
+/// Of the time that is left for a delivery, what is left for those below: so that their answers still arrive.
+const SHARE_BELOW: (u32, u32) = (7, 8);
+
+type ChannelCx<'c, T> = Cx<'c, ChannelMessage<T>>;
+
+/// The receivers of one channel or relay.
+pub(super) struct Fan<T> {
+    entries: BTreeMap<ActorId, (Receiver<T>, Monitor)>,
+    total: u64,
+}
+
+pub(super) enum Receiver<T> {
+    Actor(Addr<T>),
+    /// A relay or another channel, with so many receivers behind it.
+    Branch(Addr<ChannelMessage<T>>, u64),
+}
+
+impl<T> Receiver<T> {
+    fn weight(&self) -> u64 {
+        match self {
+            Self::Actor(_) => 1,
+            Self::Branch(_, below) => *below,
+        }
+    }
+
+    fn id(&self) -> ActorId {
+        match self {
+            Self::Actor(addr) => addr.id(),
+            Self::Branch(addr, _) => addr.id(),
+        }
+    }
+}
+
+impl<T: Wire + Clone> Fan<T> {
+    pub(super) fn new() -> Self {
+        Self { entries: BTreeMap::new(), total: 0 }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= ENTRIES_MAX
+    }
+
+    pub(super) fn has(&self, who: ActorId) -> bool {
+        self.entries.contains_key(&who)
+    }
+
+    /// The most answers that one delivery waits for.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn branches(&self) -> impl Iterator<Item = Addr<ChannelMessage<T>>> {
+        self.entries.values().filter_map(|(receiver, _)| match receiver {
+            Receiver::Branch(addr, _) => Some(*addr),
+            Receiver::Actor(_) => None,
+        })
+    }
+
+    pub(super) fn actors(&self) -> impl Iterator<Item = Addr<T>> {
+        self.entries.values().filter_map(|(receiver, _)| match receiver {
+            Receiver::Actor(addr) => Some(*addr),
+            Receiver::Branch(..) => None,
+        })
+    }
+
+    pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>) {
+        let id = receiver.id();
+        let monitor = cx.monitor(id);
+        self.total = self.total.saturating_add(receiver.weight());
+        if let Some((old, monitor)) = self.entries.insert(id, (receiver, monitor)) {
+            self.total -= old.weight();
+            cx.demonitor(monitor);
+        }
+    }
+
+    /// Takes somebody out, who may have ended.
+    pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, who: ActorId) -> Option<Receiver<T>> {
+        let (receiver, monitor) = self.entries.remove(&who)?;
+        cx.demonitor(monitor);
+        self.total = self.total.saturating_sub(receiver.weight());
+        Some(receiver)
+    }
+
+    /// So many are behind a branch now.
+    pub(super) fn set_count(&mut self, branch: ActorId, below: u64) {
+        if let Some((Receiver::Branch(_, known), _)) = self.entries.get_mut(&branch) {
+            self.total = self.total.saturating_sub(*known).saturating_add(below);
+            *known = below;
+        }
+    }
+
+    /// Passes a message on. What cannot be taken is a dead letter.
+    pub(super) fn send(&mut self, cx: &mut ChannelCx<'_, T>, message: T, hops: u8) {
+        for (receiver, _) in self.entries.values() {
+            let Some(copy) = copy_of(&message) else { break };
+            match receiver {
+                Receiver::Actor(addr) => cx.tell(*addr, copy),
+                Receiver::Branch(addr, _) => cx.tell(*addr, ChannelMessage::Send { message: copy, hops }),
+            }
+        }
+        quietly(|| drop(message));
+    }
+
+    /// Passes a message on, and has everybody acknowledge it under the number of a wave. Answers how many have it
+    /// already, and how many answers are to be waited for.
+    pub(super) fn deliver(
+        &mut self,
+        cx: &mut ChannelCx<'_, T>,
+        message: T,
+        (wave, hops, left): (u64, u8, Duration),
+    ) -> (u64, usize) {
+        let (mut have, mut open) = (0, 0);
+        let home = cx.id().node();
+        let within = left * SHARE_BELOW.0 / SHARE_BELOW.1;
+        for (receiver, _) in self.entries.values() {
+            let Some(copy) = copy_of(&message) else { break };
+            match receiver {
+                Receiver::Actor(addr) if addr.node() == home => have += u64::from(hand(cx, *addr, copy)),
+                Receiver::Actor(addr) => {
+                    open += 1;
+                    cx.deliver(*addr, copy, within, move |sent| {
+                        acked(wave, Delivered::To(u64::from(sent.is_ok())))
+                    });
+                }
+                Receiver::Branch(addr, _) => {
+                    open += 1;
+                    let order =
+                        move |reply| ChannelMessage::Deliver { message: copy, n: 0, within, hops, reply };
+                    cx.ask(*addr, within, order, move |answer: Result<Delivered, _>| {
+                        acked(wave, answer.unwrap_or(Delivered::To(0)))
+                    });
+                }
+            }
+        }
+        quietly(|| drop(message));
+        (have, open)
+    }
+}
+
+pub(super) fn acked<T>(wave: u64, outcome: Delivered) -> ChannelMessage<T> {
+    ChannelMessage::Own(Own::Acked { wave, outcome })
+}
+
+/// Puts a message into a mailbox of this node; false when it is a dead letter.
+fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
+    match cx.send(to, message) {
+        Ok(()) => true,
+        Err(error) => {
+            cx.door().dead_letter(to.target_id(), type_name::<T>(), error.why());
+            quietly(|| drop(error));
+            false
+        }
+    }
+}
+
+/// A copy by the user's own `Clone`; `None` when that panicked.
+fn copy_of<T: Clone>(message: &T) -> Option<T> {
+    match caught(|| message.clone()) {
+        Ok(copy) => Some(copy),
+        Err(text) => {
+            tracing::error!(
+                text,
+                "the `clone` of a channel's message panicked; it is not passed on any further"
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,565 @@
+//! The hidden actor behind a channel, and behind a node's subscriptions to a channel elsewhere (a *relay*).
+//!
+//! Both pass messages on to those below. A channel has a name, and a transform if its maker wants one; a relay stands
+//! below one channel, from its first subscriber to its last.
+//!
+//! Invariant: whoever is above a channel is not below it, but for moments that `hops` bounds. What one actor sends
+//! reaches each receiver in order; code of users that panics in here ends nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use antiphon_sched::{
+    Actor, ActorId, Addr, Cx, Down, Event, Monitor, Reply, SendError, Step, Undelivered, Why, Wire, millis,
+    receive, secs, stop,
+};
+
+use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
+use super::message::{ChannelMessage, Delivered, Own, Subscribed};
+use super::waves::{Order, Over, WaveEnd, Waves};
+use crate::caught::{caught, quietly};
+use crate::cx::node_behind;
+use crate::error::SubscribeError;
+
+/// Channels above one channel, all levels together.
+const ABOVE_MAX: usize = 64;
+/// Channels and relays that a message may come through: two for each level.
+const HOPS_MAX: u8 = 2 * ABOVE_MAX as u8 + 2;
+/// How long a branch may take to say what it thinks of what is above it.
+const ANSWER_WITHIN: Duration = secs(5);
+/// How long a relay waits for its channel: longer than a node needs to notice that another is lost.
+const JOIN_WITHIN: Duration = secs(60);
+/// When to try again to tell a full mailbox how many receivers there are.
+const TELL_AGAIN: Duration = millis(20);
+
+type Message<T> = ChannelMessage<T>;
+type HubCx<'c, T> = Cx<'c, Message<T>>;
+
+/// Changes or drops what a channel passes on; it is told the channel's name.
+pub(super) type Transform<T> = dyn FnMut(&str, T) -> Option<T>;
+
+pub(super) struct Hub<T> {
+    role: Role<T>,
+    fan: Fan<T>,
+    ups: BTreeMap<ActorId, Up<T>>,
+    waves: Waves<T>,
+    recounting: bool,
+    is_over: bool,
+}
+
+enum Role<T> {
+    Channel { name: Box<str>, transform: Option<Box<Transform<T>>> },
+    Relay { of: Addr<Message<T>>, tag: &'static str, phase: Phase<T> },
+}
+
+enum Phase<T> {
+    /// The channel has not answered yet: who wants something meanwhile waits.
+    Joining(Vec<Message<T>>),
+    Open,
+    /// It is nobody's relay any more; who still comes is sent on.
+    Closing,
+}
+
+/// What this one is a branch of.
+struct Up<T> {
+    addr: Addr<Message<T>>,
+    /// All that is above, through this one, and this one.
+    ids: Vec<ActorId>,
+    /// How many receivers it was told of.
+    told: u64,
+    monitor: Monitor,
+}
+
+impl<T: Wire + Clone> Hub<T> {
+    pub(super) fn channel(name: &str, transform: Option<Box<Transform<T>>>) -> Self {
+        Self::new(Role::Channel { name: name.into(), transform })
+    }
+
+    pub(super) fn relay(of: Addr<Message<T>>, tag: &'static str) -> Self {
+        Self::new(Role::Relay { of, tag, phase: Phase::Joining(Vec::new()) })
+    }
+
+    fn new(role: Role<T>) -> Self {
+        Self {
+            role,
+            fan: Fan::new(),
+            ups: BTreeMap::new(),
+            waves: Waves::new(),
+            recounting: false,
+            is_over: false,
+        }
+    }
+
+    fn start(&mut self, cx: &mut HubCx<'_, T>) {
+        cx.set_daemon(true);
+        match &self.role {
+            Role::Channel { name, .. } => cx.set_name(&format!("channel {name}")),
+            Role::Relay { of, .. } => {
+                let of = *of;
+                cx.set_name("relay of a channel");
+                let monitor = cx.monitor(of);
+                self.ups.insert(of.id(), Up { addr: of, ids: vec![of.id()], told: 0, monitor });
+                let branch = cx.me();
+                let attach = move |reply| Message::Attach { branch, is_relay: true, reply: Some(reply) };
+                cx.ask(of, JOIN_WITHIN, attach, |answer: Result<Subscribed, _>| {
+                    Message::Own(Own::Joined(answer.map_err(super::refusal)))
+                });
+            }
+        }
+    }
+
+    fn take(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>) {
+        match message {
+            Message::Send { message, hops } => self.pass_on(cx, message, hops),
+            Message::Deliver { message, n, within, hops, reply } => {
+                let until = cx.now() + within;
+                self.order(cx, Order { message, n, until, hops, reply });
+            }
+            Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. } => {
+                self.manage(cx, message);
+            }
+            Message::Count { branch, below } => {
+                self.fan.set_count(branch, below);
+                self.counted(cx);
+            }
+            Message::Above { from, ids, reply } => self.on_above(cx, from, ids, reply),
+            Message::Detach { from } => self.detach(cx, from),
+            Message::Own(own) => self.on_own(cx, own),
+        }
+    }
+
+    fn on_own(&mut self, cx: &mut HubCx<'_, T>, own: Own) {
+        match own {
+            Own::Acked { wave, outcome } => {
+                if let Some(over) = self.waves.acknowledge(wave, outcome) {
+                    self.end_wave(cx, over);
+                }
+            }
+            Own::Due(number) => {
+                if let Some(order) = self.waves.take_due(number) {
+                    cx.answer(order.reply, Delivered::TooFew(self.fan.total()));
+                    quietly(|| drop(order.message));
+                }
+            }
+            Own::Recount => self.recount(cx),
+            Own::Joined(Ok(Subscribed::Done(above))) => self.joined(cx, above),
+            Own::Joined(Ok(Subscribed::Refused(why)) | Err(why)) => self.fail(cx, &super::why_of(why), why),
+            Own::End => self.is_over = true,
+        }
+    }
+
+    // What is passed on.
+
+    fn pass_on(&mut self, cx: &mut HubCx<'_, T>, message: T, hops: u8) {
+        if let Some(message) = self.transformed(cx, message, hops) {
+            self.fan.send(cx, message, hops + 1);
+        }
+    }
+
+    /// The message as it is passed on, if it is.
+    fn transformed(&mut self, cx: &mut HubCx<'_, T>, message: T, hops: u8) -> Option<T> {
+        if hops >= HOPS_MAX {
+            let me = cx.id();
+            cx.door().dead_letter(
+                me,
+                "a message that went in circles through channels",
+                Undelivered::NoActor,
+            );
+            quietly(|| drop(message));
+            return None;
+        }
+        let Role::Channel { name, transform: Some(transform) } = &mut self.role else { return Some(message) };
+        match caught(|| transform(name, message)) {
+            Ok(message) => message,
+            Err(text) => {
+                let me = cx.id();
+                tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped");
+                cx.door().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
+                None
+            }
+        }
+    }
+
+    fn order(&mut self, cx: &mut HubCx<'_, T>, order: Order<T>) {
+        if order.n <= self.fan.total() {
+            return self.deliver(cx, order);
+        }
+        let left = order.until.since(cx.now());
+        if left.is_zero() || !self.waves.has_room(0) {
+            let why = if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
+            cx.answer(order.reply, why);
+            return quietly(|| drop(order.message));
+        }
+        let number = self.waves.next_number();
+        let timer = cx.after(left, Message::Own(Own::Due(number)));
+        self.waves.keep(number, order, timer);
+    }
+
+    fn deliver(&mut self, cx: &mut HubCx<'_, T>, order: Order<T>) {
+        if !self.waves.has_room(self.fan.len()) {
+            cx.answer(order.reply, Delivered::TooMany);
+            return quietly(|| drop(order.message));
+        }
+        let Some(message) = self.transformed(cx, order.message, order.hops) else {
+            return cx.answer(order.reply, Delivered::To(0));
+        };
+        let wave = self.waves.next_number();
+        let left = order.until.since(cx.now());
+        let (have, open) = self.fan.deliver(cx, message, (wave, order.hops + 1, left));
+        self.begin_wave(cx, (wave, open, have), WaveEnd::Answer(Some(order.reply)));
+    }
+
+    fn begin_wave(&mut self, cx: &mut HubCx<'_, T>, (wave, open, have): (u64, usize, u64), end: WaveEnd<T>) {
+        if let Some(over) = self.waves.begin(wave, open, have, end) {
+            self.end_wave(cx, over);
+        }
+    }
+
+    fn end_wave(&mut self, cx: &mut HubCx<'_, T>, over: Over<T>) {
+        match over.end {
+            WaveEnd::Answer(None) => {}
+            WaveEnd::Answer(Some(reply)) => {
+                cx.answer(reply, over.refused.map_or(Delivered::To(over.have), Delivered::Refused));
+            }
+            WaveEnd::Attached { branch, reply } => match over.refused {
+                None => grant(cx, reply),
+                Some(why) => {
+                    self.drop_receiver(cx, branch.id());
+                    self.refuse(cx, branch.id(), false, reply, why);
+                }
+            },
+        }
+    }
+
+    // Who receives it.
+
+    /// Somebody wants to receive what is passed on, or no longer.
+    fn manage(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>) {
+        match &mut self.role {
+            Role::Relay { phase: Phase::Joining(waiting), .. } => {
+                if waiting.len() >= ENTRIES_MAX {
+                    return self.turn_away(cx, message, SubscribeError::Busy);
+                }
+                return waiting.push(message);
+            }
+            Role::Relay { phase: Phase::Closing, of, .. } => {
+                let of = *of;
+                return self.send_on(cx, of, message);
+            }
+            Role::Relay { phase: Phase::Open, .. } | Role::Channel { .. } => {}
+        }
+        match message {
+            Message::Subscribe { who, reply } => self.subscribe(cx, who, reply),
+            Message::Attach { branch, is_relay, reply } => self.attach(cx, branch, is_relay, reply),
+            Message::Unsubscribe { who } => self.drop_receiver(cx, who),
+            _ => {}
+        }
+    }
+
+    /// It came when this was no relay any more: there may be another, or will be.
+    fn send_on(&mut self, cx: &mut HubCx<'_, T>, of: Addr<Message<T>>, message: Message<T>) {
+        if !matches!(message, Message::Unsubscribe { .. }) {
+            let relay = super::relay_for(cx.door(), of);
+            if let Err(error) = cx.send(relay, message) {
+                let why = super::refusal(error.why().into());
+                self.turn_away(cx, error.into_message(), why);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, cx: &mut HubCx<'_, T>, who: Addr<T>, reply: Option<Reply<Subscribed>>) {
+        if !self.fan.has(who.id()) {
+            if self.fan.is_full() {
+                return self.refuse(cx, who.id(), true, reply, SubscribeError::TooMany);
+            }
+            self.fan.insert(cx, Receiver::Actor(who));
+            self.counted(cx);
+        }
+        grant(cx, reply);
+    }
+
+    fn attach(
+        &mut self,
+        cx: &mut HubCx<'_, T>,
+        branch: Addr<Message<T>>,
+        is_relay: bool,
+        reply: Option<Reply<Subscribed>>,
+    ) {
+        let id = branch.id();
+        let above = self.above(cx.id());
+        let refusal = match () {
+            () if id == cx.id() || above.contains(&id) => Some(SubscribeError::Cycle),
+            () if self.fan.is_full() || above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
+            () if !is_relay && !self.waves.has_room(1) => Some(SubscribeError::Busy),
+            () => None,
+        };
+        if let Some(why) = refusal {
+            return self.refuse(cx, id, false, reply, why);
+        }
+        if self.fan.has(id) {
+            return grant(cx, reply);
+        }
+        self.fan.insert(cx, Receiver::Branch(branch, 0));
+        if is_relay {
+            if let Some(reply) = reply {
+                cx.answer(reply, Subscribed::Done(above));
+            }
+            return;
+        }
+        let wave = self.waves.next_number();
+        tell_above(cx, branch, above, wave, Delivered::Refused(SubscribeError::NoSubscriber));
+        self.begin_wave(cx, (wave, 1, 0), WaveEnd::Attached { branch, reply });
+    }
+
+    fn drop_receiver(&mut self, cx: &mut HubCx<'_, T>, who: ActorId) {
+        let Some(receiver) = self.fan.remove(cx, who) else { return };
+        if let Receiver::Branch(branch, _) = receiver {
+            let from = cx.id();
+            cx.tell(branch, Message::Detach { from });
+        }
+        self.counted(cx);
+    }
+
+    /// Tells who asked that it is not subscribed: by the answer, or an actor of this node by one `Down`.
+    fn refuse(
+        &mut self,
+        cx: &mut HubCx<'_, T>,
+        who: ActorId,
+        is_actor: bool,
+        reply: Option<Reply<Subscribed>>,
+        why: SubscribeError,
+    ) {
+        match reply {
+            Some(reply) => cx.answer(reply, Subscribed::Refused(why)),
+            None if is_actor => {
+                let channel = self.channel_id(cx.id());
+                super::tell_closed(cx.door(), who, channel, super::why_of(why));
+            }
+            None => tracing::warn!(subscriber = %who, %why, "a channel was not subscribed to another"),
+        }
+    }
+
+    fn turn_away(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>, why: SubscribeError) {
+        match message {
+            Message::Subscribe { who, reply } => self.refuse(cx, who.id(), true, reply, why),
+            Message::Attach { branch, reply, .. } => self.refuse(cx, branch.id(), false, reply, why),
+            _ => {}
+        }
+    }
+
+    /// The channel that subscribers know: this one, or that of which this is a relay.
+    fn channel_id(&self, me: ActorId) -> ActorId {
+        match &self.role {
+            Role::Channel { .. } => me,
+            Role::Relay { of, .. } => of.id(),
+        }
+    }
+
+    /// The number of receivers may have changed.
+    fn counted(&mut self, cx: &mut HubCx<'_, T>) {
+        while let Some((order, timer)) = self.waves.take_served(self.fan.total()) {
+            cx.cancel(timer);
+            self.deliver(cx, order);
+        }
+        let total = self.fan.total();
+        if self.ups.values().any(|up| up.told != total) && !std::mem::replace(&mut self.recounting, true) {
+            cx.hand_self(Message::Own(Own::Recount));
+        }
+    }
+
+    /// Tells those above how many receivers there are; once for all that changed in a turn.
+    fn recount(&mut self, cx: &mut HubCx<'_, T>) {
+        self.recounting = false;
+        let (branch, below) = (cx.id(), self.fan.total());
+        for up in self.ups.values_mut().filter(|up| up.told != below) {
+            match cx.send(up.addr, Message::Count { branch, below }) {
+                Err(SendError::Full(_) | SendError::Busy(_)) => self.recounting = true,
+                // Who cannot be told for any other reason is gone.
+                Ok(()) | Err(_) => up.told = below,
+            }
+        }
+        if self.recounting {
+            cx.after(TELL_AGAIN, Message::Own(Own::Recount));
+        }
+    }
+
+    // What is above.
+
+    /// All that is above what is attached here.
+    fn above(&self, me: ActorId) -> Vec<ActorId> {
+        let mut above: BTreeSet<ActorId> = self.ups.values().flat_map(|up| up.ids.iter().copied()).collect();
+        if matches!(self.role, Role::Channel { .. }) {
+            above.insert(me);
+        }
+        above.into_iter().collect()
+    }
+
+    fn on_above(
+        &mut self,
+        cx: &mut HubCx<'_, T>,
+        from: Addr<Message<T>>,
+        ids: Vec<ActorId>,
+        reply: Option<Reply<Delivered>>,
+    ) {
+        let is_new = !self.ups.contains_key(&from.id());
+        let refusal = match () {
+            () if ids.contains(&cx.id()) => Some(SubscribeError::Cycle),
+            () if ids.len() > ABOVE_MAX || (is_new && self.ups.len() >= ABOVE_MAX) => {
+                Some(SubscribeError::TooMany)
+            }
+            () if !self.waves.has_room(self.fan.len()) => Some(SubscribeError::Busy),
+            () => None,
+        };
+        if let Some(why) = refusal {
+            if let Some(reply) = reply {
+                cx.answer(reply, Delivered::Refused(why));
+            }
+            return;
+        }
+        match self.ups.get_mut(&from.id()) {
+            Some(up) => up.ids = ids,
+            None => {
+                let monitor = cx.monitor(from);
+                self.ups.insert(from.id(), Up { addr: from, ids, told: 0, monitor });
+                self.counted(cx);
+            }
+        }
+        self.tell_below(cx, reply);
+    }
+
+    fn detach(&mut self, cx: &mut HubCx<'_, T>, from: ActorId) {
+        // A relay has one channel for all its life.
+        if matches!(self.role, Role::Channel { .. })
+            && let Some(up) = self.ups.remove(&from)
+        {
+            cx.demonitor(up.monitor);
+            self.tell_below(cx, None);
+        }
+    }
+
+    /// Tells all branches what is above them, and then `reply` what they think of it.
+    fn tell_below(&mut self, cx: &mut HubCx<'_, T>, reply: Option<Reply<Delivered>>) {
+        let above = self.above(cx.id());
+        let wave = self.waves.next_number();
+        let branches: Vec<Addr<Message<T>>> = self.fan.branches().collect();
+        for branch in &branches {
+            tell_above(cx, *branch, above.clone(), wave, Delivered::To(0));
+        }
+        self.begin_wave(cx, (wave, branches.len(), 0), WaveEnd::Answer(reply));
+    }
+
+    // Ends.
+
+    fn on_down(&mut self, cx: &mut HubCx<'_, T>, down: &Down) {
+        if self.fan.remove(cx, down.who).is_some() {
+            tracing::debug!(subscriber = %down.who, why = %down.why, "a subscriber has ended");
+            self.counted(cx);
+        }
+        if self.ups.remove(&down.who).is_none() {
+            return;
+        }
+        match &self.role {
+            Role::Channel { .. } => self.tell_below(cx, None),
+            Role::Relay { .. } => {
+                let lost = matches!(down.why, Why::NodeLost);
+                let why = if lost { SubscribeError::NodeLost } else { SubscribeError::NoChannel };
+                self.fail(cx, &down.why, why);
+            }
+        }
+    }
+
+    /// The channel has answered its relay.
+    fn joined(&mut self, cx: &mut HubCx<'_, T>, above: Vec<ActorId>) {
+        let Role::Relay { of, phase, .. } = &mut self.role else { return };
+        if let Some(up) = self.ups.get_mut(&of.id()) {
+            up.ids = above;
+        }
+        let Phase::Joining(waiting) = std::mem::replace(phase, Phase::Open) else { return };
+        for message in waiting {
+            self.manage(cx, message);
+        }
+    }
+
+    /// The relay has no channel any more: its subscribers are told, once.
+    fn fail(&mut self, cx: &mut HubCx<'_, T>, why: &Why, refusal: SubscribeError) {
+        let Role::Relay { phase, .. } = &mut self.role else { return };
+        if let Phase::Joining(waiting) = std::mem::replace(phase, Phase::Open) {
+            for message in waiting {
+                self.turn_away(cx, message, refusal);
+            }
+        }
+        self.tell_end(cx, why);
+    }
+
+    /// Tells all actors of this node that receive from here that nothing more comes.
+    fn tell_end(&mut self, cx: &mut HubCx<'_, T>, why: &Why) {
+        let channel = self.channel_id(cx.id());
+        for actor in self.fan.actors() {
+            super::tell_closed(cx.door(), actor.id(), channel, why.clone());
+        }
+        for order in self.waves.take_all_waiting() {
+            cx.answer(order.reply, Delivered::Closed);
+            quietly(|| drop(order.message));
+        }
+        self.leave_table(cx);
+        self.is_over = true;
+    }
+
+    fn leave_table(&mut self, cx: &mut HubCx<'_, T>) {
+        let Role::Relay { of, tag, .. } = &self.role else { return };
+        let me = cx.id().key();
+        if let Some(core) = node_behind(cx.door()) {
+            core.remove_relay(of.id(), tag, me);
+        }
+    }
+
+    /// A relay without receivers ends, when it has taken what was sent to it meanwhile.
+    fn rest(&mut self, cx: &mut HubCx<'_, T>) {
+        if matches!(self.role, Role::Relay { phase: Phase::Open, .. }) && self.fan.is_empty() {
+            self.leave_table(cx);
+            if let Role::Relay { phase, .. } = &mut self.role {
+                *phase = Phase::Closing;
+            }
+            cx.hand_self(Message::Own(Own::End));
+        }
+    }
+}
+
+fn grant<T: Wire>(cx: &mut HubCx<'_, T>, reply: Option<Reply<Subscribed>>) {
+    if let Some(reply) = reply {
+        cx.answer(reply, Subscribed::Done(Vec::new()));
+    }
+}
+
+/// Tells a branch what is above it; that it does not answer counts as `silence`.
+fn tell_above<T: Wire>(
+    cx: &mut HubCx<'_, T>,
+    branch: Addr<Message<T>>,
+    ids: Vec<ActorId>,
+    wave: u64,
+    silence: Delivered,
+) {
+    let from = cx.me();
+    let above = move |reply| Message::Above { from, ids, reply: Some(reply) };
+    cx.ask(branch, ANSWER_WITHIN, above, move |answer: Result<Delivered, _>| {
+        acked(wave, answer.unwrap_or(silence))
+    });
+}
+
+impl<T: Wire + Clone> Actor<Message<T>> for Hub<T> {
+    fn step(&mut self, cx: &mut HubCx<'_, T>, event: Event<Message<T>>) -> Step<Message<T>> {
+        match event {
+            Event::Start => self.start(cx),
+            Event::Message(message) => self.take(cx, message),
+            Event::Down(down) => self.on_down(cx, &down),
+            Event::Terminate => self.tell_end(cx, &Why::Terminated),
+            // Nobody has anything to throw at it.
+            Event::Thrown(thrown) => drop(thrown.take()),
+            _ => {}
+        }
+        if !self.is_over {
+            self.rest(cx);
+        }
+        if self.is_over { stop() } else { receive() }
+    }
+}

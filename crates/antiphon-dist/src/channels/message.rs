@@ -1,0 +1,286 @@
+//! What channels, relays and their users tell each other.
+//!
+//! Invariant: `Own` never leaves its node, and never comes from another.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use antiphon_sched::{ActorId, Addr, DecodeError, EncodeError, Key, NodeId, Reply, Wire};
+
+use crate::error::SubscribeError;
+use crate::packing;
+
+/// A message to a hidden actor that passes messages of type `T` on.
+pub enum ChannelMessage<T> {
+    /// To be passed on. `hops` counts the channels that it came through.
+    Send { message: T, hops: u8 },
+    /// To be passed on once there are `n` receivers; the answer tells how many have it.
+    Deliver { message: T, n: u64, within: Duration, hops: u8, reply: Reply<Delivered> },
+    /// An actor is to receive all that is passed on.
+    Subscribe { who: Addr<T>, reply: Option<Reply<Subscribed>> },
+    /// Another channel, or a relay on its own behalf, is to receive it, and to pass it on.
+    Attach { branch: Addr<Self>, is_relay: bool, reply: Option<Reply<Subscribed>> },
+    /// That is over.
+    Unsubscribe { who: ActorId },
+    /// So many receivers are behind a branch.
+    Count { branch: ActorId, below: u64 },
+    /// To a branch: these are above it, if it comes to stand below `from`.
+    Above { from: Addr<Self>, ids: Vec<ActorId>, reply: Option<Reply<Delivered>> },
+    /// To a branch: `from` is no longer above it.
+    Detach { from: ActorId },
+    /// From the actor to itself.
+    Own(Own),
+}
+
+/// What a channel or relay tells itself.
+pub enum Own {
+    /// A branch or receiver has acknowledged a wave, for so many.
+    Acked { wave: u64, outcome: Delivered },
+    /// A delivery has waited for receivers as long as it may.
+    Due(u64),
+    /// The number of receivers has changed, and is to be told above.
+    Recount,
+    /// What the channel answered to its relay.
+    Joined(Result<Subscribed, SubscribeError>),
+    /// All that was in the mailbox when the relay became idle has been taken.
+    End,
+}
+
+/// The answer to a delivery, or to word of what is above.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Delivered {
+    /// So many have it.
+    To(u64),
+    /// So few receivers were there in time.
+    TooFew(u64),
+    /// Too many deliveries are under way.
+    TooMany,
+    /// The channel was closed first.
+    Closed,
+    /// Of what is above: it cannot be above.
+    Refused(SubscribeError),
+}
+
+/// The answer to a subscription.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Subscribed {
+    /// It is subscribed; a relay is told what is above it.
+    Done(Vec<ActorId>),
+    Refused(SubscribeError),
+}
+
+impl<T: Wire> Wire for ChannelMessage<T> {
+    fn name() -> Cow<'static, str> {
+        Cow::Owned(format!("antiphon.channel<{}>", T::name()))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match self {
+            Self::Send { message, hops } => {
+                packing::begin(out, 3, 0)?;
+                hops.encode(out)?;
+                message.encode(out)
+            }
+            Self::Deliver { message, n, within, hops, reply } => {
+                packing::begin(out, 4, 1)?;
+                (*n, millis_of(*within), *hops).encode(out)?;
+                reply.encode(out)?;
+                message.encode(out)
+            }
+            Self::Subscribe { who, reply } => {
+                packing::begin(out, 3, 2)?;
+                who.encode(out)?;
+                reply.encode(out)
+            }
+            Self::Attach { branch, is_relay, reply } => {
+                packing::begin(out, 4, 3)?;
+                branch.encode(out)?;
+                is_relay.encode(out)?;
+                reply.encode(out)
+            }
+            Self::Unsubscribe { who } => {
+                packing::begin(out, 2, 4)?;
+                bits(*who).encode(out)
+            }
+            Self::Count { branch, below } => {
+                packing::begin(out, 3, 5)?;
+                bits(*branch).encode(out)?;
+                below.encode(out)
+            }
+            Self::Above { from, ids, reply } => {
+                packing::begin(out, 4, 6)?;
+                from.encode(out)?;
+                all_bits(ids).encode(out)?;
+                reply.encode(out)
+            }
+            Self::Detach { from } => {
+                packing::begin(out, 2, 7)?;
+                bits(*from).encode(out)
+            }
+            Self::Own(_) => Err(EncodeError::new("what an actor tells itself never leaves its node")),
+        }
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(match packing::open(from)? {
+            (3, 0) => {
+                let hops = u8::decode(from)?;
+                Self::Send { message: T::decode(from)?, hops }
+            }
+            (4, 1) => {
+                let (n, millis, hops) = Wire::decode(from)?;
+                let (reply, message) = (Wire::decode(from)?, T::decode(from)?);
+                Self::Deliver { message, n, within: Duration::from_millis(millis), hops, reply }
+            }
+            (3, 2) => Self::Subscribe { who: Wire::decode(from)?, reply: Wire::decode(from)? },
+            (4, 3) => Self::Attach {
+                branch: Wire::decode(from)?,
+                is_relay: Wire::decode(from)?,
+                reply: Wire::decode(from)?,
+            },
+            (2, 4) => Self::Unsubscribe { who: id_of(Wire::decode(from)?) },
+            (3, 5) => Self::Count { branch: id_of(Wire::decode(from)?), below: Wire::decode(from)? },
+            (4, 6) => {
+                let (from_whom, ids) = (Wire::decode(from)?, Vec::<Bits>::decode(from)?);
+                let ids = ids.into_iter().map(id_of).collect();
+                Self::Above { from: from_whom, ids, reply: Wire::decode(from)? }
+            }
+            (2, 7) => Self::Detach { from: id_of(Wire::decode(from)?) },
+            other => return packing::unknown("message of channels", other),
+        })
+    }
+}
+
+impl Wire for Delivered {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("antiphon.delivered")
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let (kind, number) = match self {
+            Self::To(count) => (0, *count),
+            Self::TooFew(count) => (1, *count),
+            Self::TooMany => (2, 0),
+            Self::Closed => (3, 0),
+            Self::Refused(why) => (4, u64::from(code_of(*why))),
+        };
+        packing::begin(out, 2, kind)?;
+        number.encode(out)
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        let open = packing::open(from)?;
+        let number = u64::decode(from)?;
+        Ok(match open {
+            (2, 0) => Self::To(number),
+            (2, 1) => Self::TooFew(number),
+            (2, 2) => Self::TooMany,
+            (2, 3) => Self::Closed,
+            (2, 4) => Self::Refused(error_of(number)),
+            other => return packing::unknown("answer to a delivery", other),
+        })
+    }
+}
+
+impl Wire for Subscribed {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("antiphon.subscribed")
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match self {
+            Self::Done(above) => {
+                packing::begin(out, 2, 0)?;
+                all_bits(above).encode(out)
+            }
+            Self::Refused(why) => {
+                packing::begin(out, 2, 1)?;
+                code_of(*why).encode(out)
+            }
+        }
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(match packing::open(from)? {
+            (2, 0) => Self::Done(Vec::<Bits>::decode(from)?.into_iter().map(id_of).collect()),
+            (2, 1) => Self::Refused(error_of(u64::from(u8::decode(from)?))),
+            other => return packing::unknown("answer to a subscription", other),
+        })
+    }
+}
+
+/// An actor's id as it is written: node and key.
+type Bits = (u64, u64);
+
+fn bits(id: ActorId) -> Bits {
+    (id.node().to_bits(), id.key().to_bits())
+}
+
+fn id_of((node, key): Bits) -> ActorId {
+    ActorId::new(NodeId::from_bits(node), Key::from_bits(key))
+}
+
+fn all_bits(ids: &[ActorId]) -> Vec<Bits> {
+    ids.iter().copied().map(bits).collect()
+}
+
+fn millis_of(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The refusals that cross nodes; the others are the asker's own.
+const CODES: [SubscribeError; 7] = [
+    SubscribeError::NoChannel,
+    SubscribeError::Cycle,
+    SubscribeError::TooMany,
+    SubscribeError::NoSubscriber,
+    SubscribeError::NodeLost,
+    SubscribeError::Busy,
+    SubscribeError::WrongType,
+];
+
+fn code_of(why: SubscribeError) -> u8 {
+    let code = CODES.iter().position(|known| *known == why);
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+/// A refusal that this version does not know is one that may pass.
+fn error_of(code: u64) -> SubscribeError {
+    let known = usize::try_from(code).ok().and_then(|code| CODES.get(code));
+    known.copied().unwrap_or(SubscribeError::Busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn again<T: Wire>(value: &T) -> T {
+        let mut bytes = Vec::new();
+        value.encode(&mut bytes).expect("it has an encoding");
+        T::decode_all(&bytes).expect("it is what was encoded")
+    }
+
+    #[test]
+    fn answers_and_refusals_come_back_as_they_were() {
+        for why in CODES {
+            assert_eq!(again(&Subscribed::Refused(why)), Subscribed::Refused(why));
+            assert_eq!(again(&Delivered::Refused(why)), Delivered::Refused(why));
+        }
+        let above = vec![id_of((1, 2)), id_of((u64::MAX, 3))];
+        assert_eq!(again(&Subscribed::Done(above.clone())), Subscribed::Done(above));
+        for delivered in
+            [Delivered::To(7), Delivered::TooFew(u64::MAX), Delivered::TooMany, Delivered::Closed]
+        {
+            assert_eq!(again(&delivered), delivered);
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_of_channels_does_not_decode() {
+        for bytes in [&[][..], &[0xc0], &[0x90], &[0x91, 9], &[0x93, 0], &[0x92, 0, 0xc0], &[0x92, 7, 0xc0]] {
+            assert!(ChannelMessage::<()>::decode_all(bytes).is_err(), "{bytes:x?}");
+        }
+        let message = again(&ChannelMessage::Send { message: "text".to_owned(), hops: 3 });
+        assert!(matches!(message, ChannelMessage::Send { message, hops: 3 } if message == "text"));
+    }
+}

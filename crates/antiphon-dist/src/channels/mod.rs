@@ -1,0 +1,337 @@
+//! Channels: what is sent to one reaches all who have subscribed to it, wherever they are.
+//!
+//! A channel is a hidden actor of the node that opened it. A node with subscribers to a channel elsewhere has one
+//! *relay* for them, so that one copy of each message crosses the network. Order, credit, cuts and ends are those of
+//! ordinary messages between ordinary actors.
+
+mod fan;
+mod hub;
+mod message;
+mod waves;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use antiphon_sched::{
+    ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, Key, Manner, NodeId, Reply, SendError,
+    Target, Undelivered, Why, Wire, secs,
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::cx::{Named, node_behind, register, sealed};
+use crate::error::{DeliverError, RegisterError, SubscribeError};
+use crate::node::Space;
+use hub::Hub;
+use message::{ChannelMessage, Delivered, Subscribed};
+
+/// How much longer than its time a delivery is waited for: its channel may be elsewhere, and it is the channel
+/// that keeps the time.
+const GRACE: Duration = secs(1);
+
+/// A channel that carries messages of type `T`: send to it as to an address, and all its subscribers receive it.
+///
+/// 24 bytes, `Copy`; it can travel in messages, and be located by its name.
+pub struct Channel<T>(Addr<ChannelMessage<T>>);
+
+impl<T> Channel<T> {
+    /// The channel, without the type of its messages: what a [`Down`](antiphon_sched::Down) names when it is closed.
+    pub const fn id(self) -> ActorId {
+        self.0.id()
+    }
+
+    /// The node that opened the channel.
+    pub const fn node(self) -> NodeId {
+        self.0.node()
+    }
+}
+
+/// What can subscribe to a channel: an actor, by its address, or another channel.
+pub trait Subscriber<T>: Copy + sealed::Sealed {
+    #[doc(hidden)]
+    fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T>;
+
+    #[doc(hidden)]
+    fn subscriber_id(self) -> ActorId;
+}
+
+impl<T> Subscriber<T> for Addr<T> {
+    fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T> {
+        ChannelMessage::Subscribe { who: self, reply }
+    }
+
+    fn subscriber_id(self) -> ActorId {
+        self.id()
+    }
+}
+
+impl<T> Subscriber<T> for Channel<T> {
+    fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T> {
+        ChannelMessage::Attach { branch: self.0, is_relay: false, reply }
+    }
+
+    fn subscriber_id(self) -> ActorId {
+        self.id()
+    }
+}
+
+/// Opens a channel under a name, for `owner`, or for the node itself.
+pub(crate) fn open<T: Wire + Clone>(
+    door: &mut Door<'_>,
+    name: &str,
+    owner: Option<Key>,
+    transform: Option<Box<hub::Transform<T>>>,
+) -> Result<Channel<T>, RegisterError> {
+    node_behind(door).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
+    let tag = door.tag_of::<T>();
+    let hub = door.spawn_actor(Hub::channel(name, transform));
+    if let Err(why) = register(door, (Space::Channel, name), hub, tag, owner) {
+        door.terminate(hub);
+        return Err(why);
+    }
+    Ok(Channel(Addr::of(hub.id())))
+}
+
+/// Whom a subscriber on `node` has to ask: the channel itself; for one of this node to a channel elsewhere, the
+/// channel's relay.
+fn holder<T: Wire + Clone>(
+    door: &mut Door<'_>,
+    channel: Channel<T>,
+    subscriber: ActorId,
+) -> Addr<ChannelMessage<T>> {
+    let home = door.home();
+    if channel.node() != home && subscriber.node() == home { relay_for(door, channel.0) } else { channel.0 }
+}
+
+/// The relay of a channel elsewhere, started if need be.
+fn relay_for<T: Wire + Clone>(
+    door: &mut Door<'_>,
+    channel: Addr<ChannelMessage<T>>,
+) -> Addr<ChannelMessage<T>> {
+    let (home, tag) = (door.home(), door.tag_of::<T>());
+    let known = node_behind(door).and_then(|core| core.relay_of(channel.id(), tag));
+    if let Some(relay) = known.filter(|relay| door.is_alive(*relay)) {
+        return Addr::of(ActorId::new(home, relay));
+    }
+    let relay = door.spawn_actor(Hub::relay(channel, tag));
+    if let Some(core) = node_behind(door) {
+        core.add_relay(channel.id(), tag, relay.id().key());
+    }
+    relay
+}
+
+pub(crate) fn subscribe<T: Wire + Clone>(
+    door: &mut Door<'_>,
+    channel: Channel<T>,
+    subscriber: impl Subscriber<T>,
+) {
+    let who = subscriber.subscriber_id();
+    let holder = holder(door, channel, who);
+    if let Err(error) = door.send(holder, subscriber.request(None)) {
+        let why = refusal(error.why().into());
+        match error.into_message() {
+            ChannelMessage::Subscribe { .. } => tell_closed(door, who, channel.id(), why_of(why)),
+            _ => tracing::warn!(subscriber = %who, %why, "a channel was not subscribed to another"),
+        }
+    }
+}
+
+pub(crate) fn subscribe_within<M: 'static, T: Wire + Clone>(
+    cx: &mut Cx<'_, M>,
+    channel: Channel<T>,
+    subscriber: impl Subscriber<T>,
+    timeout: Duration,
+    answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
+) {
+    let holder = holder(cx.door(), channel, subscriber.subscriber_id());
+    let request = move |reply| subscriber.request(Some(reply));
+    cx.ask(holder, timeout, request, move |answered: Result<Subscribed, AskError>| {
+        answer(match answered {
+            Ok(Subscribed::Done(_)) => Ok(()),
+            Ok(Subscribed::Refused(why)) => Err(why),
+            Err(why) => Err(refusal(why)),
+        })
+    });
+}
+
+pub(crate) fn unsubscribe<T: Wire + Clone>(
+    door: &mut Door<'_>,
+    channel: Channel<T>,
+    subscriber: impl Subscriber<T>,
+) {
+    let who = subscriber.subscriber_id();
+    let (home, tag) = (door.home(), door.tag_of::<T>());
+    let holder = if channel.node() != home && who.node() == home {
+        let Some(relay) = node_behind(door).and_then(|core| core.relay_of(channel.id(), tag)) else { return };
+        Addr::of(ActorId::new(home, relay))
+    } else {
+        channel.0
+    };
+    if let Err(why) = door.send(holder, ChannelMessage::Unsubscribe { who }) {
+        // The channel is gone, or its node is: so is the subscription.
+        tracing::debug!(%why, "a subscription was not taken back");
+    }
+}
+
+pub(crate) fn deliver_all<M: 'static, T: Wire>(
+    cx: &mut Cx<'_, M>,
+    channel: Channel<T>,
+    message: T,
+    n: usize,
+    timeout: Duration,
+    answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
+) {
+    let n = n as u64;
+    let order = move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply };
+    let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    cx.ask(channel.0, timeout + GRACE, order, move |answered: Result<Delivered, AskError>| {
+        answer(match answered {
+            Ok(Delivered::To(receivers)) => Ok(count(receivers)),
+            Ok(Delivered::TooFew(few)) => Err(DeliverError::TooFew { subscribers: count(few) }),
+            Ok(Delivered::TooMany) => Err(DeliverError::TooManyDeliveries),
+            Ok(Delivered::Closed) => Err(DeliverError::Refused(Undelivered::NoActor)),
+            Ok(Delivered::Refused(_)) => Err(DeliverError::Unknown),
+            Err(why) => Err(undelivered(why)),
+        })
+    });
+}
+
+/// Tells an actor of this node, once, that it receives nothing more from a channel.
+fn tell_closed(door: &mut Door<'_>, subscriber: ActorId, channel: ActorId, why: Why) {
+    if subscriber.node() == door.home() {
+        door.tell_down(subscriber.key(), channel, why);
+    }
+}
+
+/// What an ask that has no answer means for a subscription.
+fn refusal(why: AskError) -> SubscribeError {
+    match why {
+        AskError::TimedOut => SubscribeError::TimedOut,
+        AskError::Full | AskError::Busy => SubscribeError::Busy,
+        AskError::WrongType => SubscribeError::WrongType,
+        AskError::NodeLost => SubscribeError::NodeLost,
+        AskError::TooManyOpen => SubscribeError::TooManyOpen,
+        // It ended before it answered, or before it was asked.
+        _ => SubscribeError::NoChannel,
+    }
+}
+
+/// What a refusal looks like in a `Down`.
+fn why_of(why: SubscribeError) -> Why {
+    match why {
+        SubscribeError::NoChannel => Why::NoActor,
+        SubscribeError::NodeLost | SubscribeError::TimedOut => Why::NodeLost,
+        other => Why::Failed(other.to_string()),
+    }
+}
+
+fn undelivered(why: AskError) -> DeliverError {
+    match why {
+        AskError::TimedOut => DeliverError::TimedOut,
+        AskError::NoActor => DeliverError::Refused(Undelivered::NoActor),
+        AskError::Full => DeliverError::Refused(Undelivered::Full),
+        AskError::Busy => DeliverError::Refused(Undelivered::Busy),
+        AskError::WrongType => DeliverError::Refused(Undelivered::WrongType),
+        AskError::TooManyOpen => DeliverError::TooManyOpen,
+        // The channel or its node ended with the delivery under way.
+        _ => DeliverError::Unknown,
+    }
+}
+
+impl<T: Wire> Target for Channel<T> {
+    type Message = T;
+
+    fn put(self, door: &mut Door<'_>, message: T, manner: Manner) -> Result<(), SendError<T>> {
+        let sent = self.0.put(door, ChannelMessage::Send { message, hops: 0 }, manner);
+        sent.map_err(|error| {
+            error.map(|message| match message {
+                ChannelMessage::Send { message, .. } => message,
+                _ => unreachable!("what could not be sent comes back as it was"),
+            })
+        })
+    }
+
+    fn target_id(self) -> ActorId {
+        self.id()
+    }
+}
+
+impl<T: Wire> Named for Channel<T> {
+    const SPACE: Space = Space::Channel;
+
+    fn tag(door: &mut Door<'_>) -> &'static str {
+        door.tag_of::<T>()
+    }
+
+    fn from_found(id: ActorId) -> Self {
+        Self(Addr::of(id))
+    }
+}
+
+impl<T> sealed::Sealed for Channel<T> {}
+
+impl<T: Wire> Wire for Channel<T> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        format!("channel<{}>", T::name()).into()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.0.encode(out)
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        Addr::decode(from).map(Self)
+    }
+}
+
+impl<T: Wire> Serialize for Channel<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T: Wire> Deserialize<'de> for Channel<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Addr::deserialize(deserializer).map(Self)
+    }
+}
+
+impl<T> Copy for Channel<T> {}
+
+impl<T> Clone for Channel<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> PartialEq for Channel<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl<T> Eq for Channel<T> {}
+
+impl<T> Hash for Channel<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
+impl<T> From<Channel<T>> for ActorId {
+    fn from(channel: Channel<T>) -> Self {
+        channel.id()
+    }
+}
+
+impl<T> fmt::Display for Channel<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id().fmt(f)
+    }
+}
+
+impl<T> fmt::Debug for Channel<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Channel<{}>({})", std::any::type_name::<T>(), self.id())
+    }
+}

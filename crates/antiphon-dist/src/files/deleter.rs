@@ -1,0 +1,81 @@
+//! Has a file deleted at another node: a hidden actor, started by `del_file`, which answers once and ends.
+
+use std::time::Duration;
+
+use antiphon_sched::{Actor, AskError, Cx, Event, Reply, Step, receive_within, stop};
+
+use super::messages::{DeleteAnswer, KEEPER, Keeper, ToKeeper};
+use super::outcome::DeleteError;
+use super::path::TargetPath;
+use crate::cx::NetCx;
+use crate::error::LocateError;
+use crate::location::Location;
+
+/// What a deleter is told.
+pub(super) enum Note {
+    /// Who wants the file deleted waits for this answer.
+    Begin(Reply<Result<(), DeleteError>>),
+    Keeper(Result<Keeper, LocateError>),
+    Answered(Result<DeleteAnswer, AskError>),
+}
+
+pub(super) struct Deleter {
+    at: Location,
+    path: TargetPath,
+    timeout: Duration,
+    answer: Option<Reply<Result<(), DeleteError>>>,
+}
+
+impl Deleter {
+    pub(super) fn new(at: Location, path: TargetPath, timeout: Duration) -> Self {
+        Self { at, path, timeout, answer: None }
+    }
+
+    fn end(&mut self, cx: &mut Cx<'_, Note>, result: Result<(), DeleteError>) -> Step<Note> {
+        if let Some(answer) = self.answer.take() {
+            cx.answer(answer, result);
+        }
+        stop()
+    }
+}
+
+impl Actor<Note> for Deleter {
+    fn step(&mut self, cx: &mut Cx<'_, Note>, event: Event<Note>) -> Step<Note> {
+        match event {
+            Event::Start => {
+                cx.set_daemon(true);
+                cx.set_name("deleter of a file");
+            }
+            Event::Message(Note::Begin(answer)) => {
+                self.answer = Some(answer);
+                cx.locate_at(KEEPER, self.at, self.timeout, Note::Keeper);
+            }
+            Event::Message(Note::Keeper(Ok(Keeper(keeper)))) => {
+                let path = self.path.clone().into_names();
+                cx.ask(keeper, self.timeout, |reply| ToKeeper::Delete(path, reply), Note::Answered);
+            }
+            Event::Message(Note::Keeper(Err(why))) => return self.end(cx, Err(of_locating(&why))),
+            Event::Message(Note::Answered(done)) => {
+                let result = match done {
+                    Ok(DeleteAnswer(Ok(true))) => Ok(()),
+                    Ok(DeleteAnswer(Ok(false))) => Err(DeleteError::NotFound),
+                    Ok(DeleteAnswer(Err(why))) => Err(why.into()),
+                    Err(why) => Err(why.into()),
+                };
+                return self.end(cx, result);
+            }
+            Event::Timeout => return self.end(cx, Err(DeleteError::TimedOut)),
+            _ => {}
+        }
+        receive_within(self.timeout)
+    }
+}
+
+fn of_locating(why: &LocateError) -> DeleteError {
+    match why {
+        LocateError::TimedOut => DeleteError::NoAnswer,
+        LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => DeleteError::Version,
+        LocateError::TooManyOpen => DeleteError::TooManyOpen,
+        LocateError::BadName | LocateError::NoNode => DeleteError::NoNode,
+    }
+}

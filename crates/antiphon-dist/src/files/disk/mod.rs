@@ -1,0 +1,271 @@
+//! The folder that takes files: everything that touches a receiver's disk. Jobs for helper threads.
+//!
+//! Invariant: nothing outside of `dest_path` is read, written or removed, whatever names a peer sends and
+//! whatever symlinks appear meanwhile: everything is done by descriptors of folders beneath it.
+//!
+//! What a node must remember stands in `.antiphon` beneath `dest_path`, which only its own user may enter:
+//! `partial/`, files that are not whole yet, each locked while a transfer writes to it; `received/`, one record for each
+//! file that came from a peer, which tells its inode, size and time. A file of that name which has others is not that file.
+
+mod beneath;
+mod partial;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use partial::Partial;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+
+use super::outcome::{FileRefused, FileStat};
+use super::path::{STATE_DIR, TargetPath};
+use record::Record;
+
+/// Unfinished files that are kept to be resumed; beyond it the oldest go.
+const PARTIALS_MAX: usize = 256;
+/// Room that is left on the disk when a file has been taken.
+const ROOM_LEFT_BYTES: u64 = 64 * 1024;
+
+/// The folder of a node's `dest_path`.
+#[derive(Debug)]
+pub(crate) struct Dest {
+    root: OwnedFd,
+    partials: OwnedFd,
+    records: OwnedFd,
+    size_max: Option<u64>,
+    keep: Duration,
+}
+
+/// What a file that is offered meets.
+pub(crate) enum Prepared {
+    AlreadyThere,
+    Different(FileStat),
+    /// It may come.
+    Open(Box<Partial>),
+}
+
+/// What became of a file that is whole.
+pub(crate) enum Placed {
+    Stored,
+    /// Somebody else put another there meanwhile.
+    Different(FileStat),
+}
+
+impl Dest {
+    /// Opens the folder, and makes it if need be.
+    pub(crate) fn open(path: &Path, size_max: Option<u64>, keep: Duration) -> io::Result<Self> {
+        std::fs::create_dir_all(path)?;
+        let root =
+            rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
+        let state = private_dir(&root, STATE_DIR)?;
+        Ok(Self {
+            partials: private_dir(&state, "partial")?,
+            records: private_dir(&state, "received")?,
+            root,
+            size_max,
+            keep,
+        })
+    }
+
+    /// Looks at what is there, and makes room for a file that is offered.
+    pub(crate) fn prepare(
+        self: &Arc<Self>,
+        path: &TargetPath,
+        stat: FileStat,
+        overwrite: bool,
+    ) -> Result<Prepared, FileRefused> {
+        self.check_size(stat.size)?;
+        let dir = beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Make)?;
+        match look(&dir, path.name())? {
+            Some(there) if same(&there, &stat) => return Ok(Prepared::AlreadyThere),
+            Some(there) if !overwrite => return Ok(Prepared::Different(there)),
+            Some(_) | None => {}
+        }
+        rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty()).map_err(refuse)?;
+        let partial = Partial::open(self.clone(), path, stat, overwrite)?;
+        if let Err(why) = self.check_room(stat.size - partial.have()) {
+            if partial.is_empty() {
+                partial.discard();
+            }
+            return Err(why);
+        }
+        Ok(Prepared::Open(Box::new(partial)))
+    }
+
+    fn check_size(&self, size: u64) -> Result<(), FileRefused> {
+        match self.size_max {
+            Some(max) if size > max => Err(FileRefused::TooLarge { max }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_room(&self, bytes: u64) -> Result<(), FileRefused> {
+        let disk = rustix::fs::fstatvfs(&self.root).map_err(refuse)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if bytes > 0 && bytes.saturating_add(ROOM_LEFT_BYTES) > free {
+            return Err(FileRefused::DiskFull);
+        }
+        Ok(())
+    }
+
+    /// Deletes a file that this node received; false when there is none.
+    pub(crate) fn delete(&self, path: &TargetPath) -> Result<bool, FileRefused> {
+        let dir = match beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Refuse) {
+            Ok(dir) => dir,
+            Err(beneath::NoDir::Missing) => return Ok(false),
+            Err(why) => return Err(why.into()),
+        };
+        if look(&dir, path.name())?.is_none() {
+            return Ok(false);
+        }
+        let key = path.key();
+        let record = Record::read(&self.records, &key).ok_or(FileRefused::NotReceived)?;
+        if !record.is_of(&stat_at(&dir, path.name())?) {
+            return Err(FileRefused::NotReceived);
+        }
+        // Out of the others' sight first: what is looked at then is what is deleted, and nothing that came meanwhile.
+        let hidden = format!("{key}.deleted");
+        match rustix::fs::renameat(&dir, path.name(), &self.partials, &hidden) {
+            Err(Errno::NOENT) => return Ok(false),
+            done => done.map_err(refuse)?,
+        }
+        if !record.is_of(&stat_at(&self.partials, &hidden)?) {
+            rename_new(&self.partials, &hidden, &dir, path.name()).map_err(refuse)?;
+            return Err(FileRefused::NotReceived);
+        }
+        rustix::fs::unlinkat(&self.partials, &hidden, AtFlags::empty()).map_err(refuse)?;
+        Record::remove(&self.records, &key);
+        sync_dir(&dir)?;
+        Ok(true)
+    }
+
+    /// Removes unfinished files that are too old or too many, and that nobody writes to.
+    pub(crate) fn sweep(&self) {
+        match self.unfinished() {
+            Ok(found) => {
+                for (place, (age, name)) in found.iter().enumerate() {
+                    if *age > self.keep || place >= PARTIALS_MAX {
+                        self.remove_unfinished(name);
+                    }
+                }
+            }
+            Err(why) => tracing::warn!(%why, "unfinished files cannot be listed; old ones are kept"),
+        }
+    }
+
+    /// Unfinished files and their ages, the youngest first.
+    fn unfinished(&self) -> Result<Vec<(Duration, String)>, Errno> {
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.partials)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if let Ok(stat) = rustix::fs::statat(&self.partials, name, AtFlags::SYMLINK_NOFOLLOW)
+                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            {
+                let changed = of_stat(&stat).modified();
+                let age = SystemTime::now().duration_since(changed).unwrap_or_default();
+                found.push((age, name.to_owned()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn remove_unfinished(&self, name: &str) {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::openat(&self.partials, name, flags, Mode::empty()) else { return };
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && let Err(why) = rustix::fs::unlinkat(&self.partials, name, AtFlags::empty())
+        {
+            tracing::debug!(name, %why, "an old unfinished file stays");
+        }
+    }
+}
+
+/// A folder that only this user may enter.
+fn private_dir(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    let mode = Mode::from_raw_mode(0o700);
+    match rustix::fs::mkdirat(parent, name, mode) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(why) => return Err(why.into()),
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    if rustix::fs::fstat(&dir)?.st_uid != rustix::process::geteuid().as_raw() {
+        let text = format!("{name} in it belongs to another user; remove it, or take another folder");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    rustix::fs::fchmod(&dir, mode)?;
+    Ok(dir)
+}
+
+/// The plain file of a name, if there is one.
+fn look(dir: &OwnedFd, name: &str) -> Result<Option<FileStat>, FileRefused> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+            Ok(Some(of_stat(&stat)))
+        }
+        Ok(_) => Err(FileRefused::NotAFile),
+        Err(Errno::NOENT) => Ok(None),
+        Err(why) => Err(refuse(why)),
+    }
+}
+
+fn stat_at(dir: &OwnedFd, name: &str) -> Result<Stat, FileRefused> {
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refuse)
+}
+
+fn same(there: &FileStat, offered: &FileStat) -> bool {
+    *there == FileStat { permissions: offered.permissions & 0o777, ..*offered }
+}
+
+#[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
+fn of_stat(stat: &Stat) -> FileStat {
+    FileStat {
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        seconds: stat.st_mtime as i64,
+        nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        permissions: stat.st_mode as u32 & 0o777,
+    }
+}
+
+/// Moves a file to a name that nothing has.
+fn rename_new(from: &OwnedFd, name: &str, to: &OwnedFd, new: &str) -> Result<(), Errno> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+        // Not every file system can; then a link, which replaces nothing either.
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        done => return done,
+    }
+    rustix::fs::linkat(from, name, to, new, AtFlags::empty())?;
+    rustix::fs::unlinkat(from, name, AtFlags::empty())
+}
+
+/// What was done in a folder outlives a power cut.
+fn sync_dir(dir: &OwnedFd) -> Result<(), FileRefused> {
+    let dir = dir.as_fd().try_clone_to_owned().map_err(|why| refuse_io(&why))?;
+    File::from(dir).sync_all().map_err(|why| refuse_io(&why))
+}
+
+fn refuse_io(why: &io::Error) -> FileRefused {
+    Errno::from_io_error(why).map_or_else(|| FileRefused::Disk(why.to_string()), refuse)
+}
+
+fn refuse(why: Errno) -> FileRefused {
+    match why {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => FileRefused::DiskFull,
+        Errno::ROFS | Errno::ACCESS | Errno::PERM => FileRefused::ReadOnly,
+        Errno::LOOP | Errno::NOTDIR | Errno::ISDIR => FileRefused::NotAFile,
+        Errno::XDEV => FileRefused::OtherFileSystem,
+        other => FileRefused::Disk(other.to_string()),
+    }
+}

@@ -1,0 +1,207 @@
+//! A file that is being received, until it is whole and in its place.
+//!
+//! Invariants: one transfer at a time has a path's partial file, in whatever process; the file at the target
+//! stays as it was until the new one, whole and on disk, takes its place in one step.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::sync::Arc;
+
+use antiphon_sched::Bytes;
+use blake3::Hasher;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+
+use super::record::Record;
+use super::{Dest, Placed, beneath, look, refuse, refuse_io, rename_new, sync_dir};
+use crate::files::outcome::{FileRefused, FileStat};
+use crate::files::path::TargetPath;
+use crate::files::source::{HASHED_AT_ONCE, hash_some};
+
+/// A file that is not whole yet. It is locked as long as this lives.
+pub(crate) struct Partial {
+    dest: Arc<Dest>,
+    path: TargetPath,
+    key: String,
+    stat: FileStat,
+    overwrite: bool,
+    file: File,
+    hasher: Box<Hasher>,
+    /// Bytes from the beginning that the hash covers: where the file is written next, once all is hashed.
+    at: u64,
+    /// Bytes that an earlier transfer had brought.
+    have: u64,
+}
+
+impl Partial {
+    /// Opens what an earlier transfer left, or begins.
+    pub(super) fn open(
+        dest: Arc<Dest>,
+        path: &TargetPath,
+        stat: FileStat,
+        overwrite: bool,
+    ) -> Result<Self, FileRefused> {
+        let key = path.key();
+        let file = open_locked(&dest, &key)?;
+        let mut have = file.metadata().map_err(|why| refuse_io(&why))?.len();
+        if have > stat.size {
+            // Of another file; what fits in size is told by its hash.
+            file.set_len(0).map_err(|why| refuse_io(&why))?;
+            have = 0;
+        }
+        let path = path.clone();
+        Ok(Self { dest, path, key, stat, overwrite, file, hasher: Box::default(), at: 0, have })
+    }
+
+    /// Bytes that are there.
+    pub(crate) fn have(&self) -> u64 {
+        self.have
+    }
+
+    /// Bytes that are written and hashed.
+    pub(crate) fn written(&self) -> u64 {
+        self.at
+    }
+
+    /// Hashes some of what is there; true when all is hashed.
+    pub(crate) fn hash_some(&mut self) -> Result<bool, FileRefused> {
+        let count = (self.have - self.at).min(HASHED_AT_ONCE);
+        let hashed = hash_some(&mut self.file, &mut self.hasher, count).map_err(|why| refuse_io(&why))?;
+        self.at += hashed;
+        if hashed < count {
+            return Err(FileRefused::Disk("an unfinished file was cut short by somebody".to_owned()));
+        }
+        Ok(self.at == self.have)
+    }
+
+    /// The hash of what is written.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        self.hasher.finalize().into()
+    }
+
+    /// What is there is of no use: begins again.
+    pub(crate) fn restart(&mut self) -> Result<(), FileRefused> {
+        self.hasher.reset();
+        self.at = 0;
+        self.have = 0;
+        self.file.set_len(0).map_err(|why| refuse_io(&why))
+    }
+
+    /// Whether there is nothing to go on with.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.have == 0 && self.at == 0
+    }
+
+    /// Writes what came. A file for which there is no room makes room.
+    pub(crate) fn write(mut self: Box<Self>, chunks: &[Bytes]) -> Result<Box<Self>, FileRefused> {
+        match self.append(chunks) {
+            Ok(()) => Ok(self),
+            Err(why) => Err(self.give_up(&why)),
+        }
+    }
+
+    fn append(&mut self, chunks: &[Bytes]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.at))?;
+        for chunk in chunks {
+            self.file.write_all(chunk.as_ref())?;
+            self.hasher.update(chunk.as_ref());
+            self.at += chunk.as_ref().len() as u64;
+        }
+        Ok(())
+    }
+
+    fn give_up(self, why: &io::Error) -> FileRefused {
+        let why = refuse_io(why);
+        if why == FileRefused::DiskFull {
+            self.discard();
+        }
+        why
+    }
+
+    /// Puts the file, which is whole, in its place; what is no such file is removed.
+    pub(crate) fn place(self, hash: &[u8]) -> Result<Placed, FileRefused> {
+        if self.at != self.stat.size || hash != self.hash() {
+            self.discard();
+            return Err(FileRefused::Corrupt);
+        }
+        if let Err(why) = self.dress() {
+            return Err(self.give_up(&why));
+        }
+        let dir = beneath::open_dir(&self.dest.root, self.path.dirs(), beneath::Missing::Make)?;
+        let name = self.path.name();
+        // A folder, or a symlink, is not replaced.
+        look(&dir, name)?;
+        let stat = rustix::fs::fstat(&self.file).map_err(refuse)?;
+        Record::of(&stat).write_aside(&self.dest.records, &self.key)?;
+        let moved = match self.overwrite {
+            true => rustix::fs::renameat(&self.dest.partials, &self.key, &dir, name),
+            false => rename_new(&self.dest.partials, &self.key, &dir, name),
+        };
+        match moved {
+            Err(Errno::EXIST) => {
+                let there = look(&dir, name)?;
+                return self.meet(there);
+            }
+            moved => moved.map_err(refuse)?,
+        }
+        Record::settle(&self.dest.records, &self.key);
+        sync_dir(&dir)?;
+        Ok(Placed::Stored)
+    }
+
+    /// Gives the file its time and permissions, without special bits, and has it written to the disk.
+    fn dress(&self) -> io::Result<()> {
+        let permissions = Mode::from_raw_mode((self.stat.permissions & 0o777) as rustix::fs::RawMode);
+        rustix::fs::fchmod(&self.file, permissions)?;
+        let changed =
+            Timespec { tv_sec: self.stat.seconds, tv_nsec: self.stat.nanos.min(999_999_999).into() };
+        let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        rustix::fs::futimens(&self.file, &Timestamps { last_access: kept, last_modification: changed })?;
+        self.file.sync_all()
+    }
+
+    /// Another file came first.
+    fn meet(self, there: Option<FileStat>) -> Result<Placed, FileRefused> {
+        self.discard();
+        there.map(Placed::Different).ok_or(FileRefused::Busy)
+    }
+
+    /// Removes the file.
+    pub(crate) fn discard(self) {
+        if let Err(why) = rustix::fs::unlinkat(&self.dest.partials, &self.key, AtFlags::empty()) {
+            tracing::debug!(key = self.key, %why, "an unfinished file stays until it is old");
+        }
+    }
+}
+
+/// Opens a partial file that nobody else has.
+fn open_locked(dest: &Dest, key: &str) -> Result<File, FileRefused> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for _ in 0..OPENED_AT_MOST {
+        let file =
+            rustix::fs::openat(&dest.partials, key, flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(FileRefused::Busy),
+            done => done.map_err(refuse)?,
+        }
+        // While it was locked by somebody else it may have been moved to its place: it is another file then.
+        let opened = rustix::fs::fstat(&file).map_err(refuse)?;
+        match rustix::fs::statat(&dest.partials, key, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(named) if (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino) => {
+                return Ok(file.into());
+            }
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(why) => return Err(refuse(why)),
+        }
+    }
+    Err(FileRefused::Busy)
+}
+
+/// Each time, another transfer of the same path has begun and ended meanwhile.
+const OPENED_AT_MOST: usize = 8;
+
+impl std::fmt::Debug for Partial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partial").field("path", &self.path).field("at", &self.at).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,81 @@
+//! What is remembered of a file that came from a peer, so that peers can have it deleted, and nothing else.
+//!
+//! Invariant: a record fits a file only while it is the very one that was received: the same inode, size and time.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+
+use super::{FileRefused, of_stat, refuse, refuse_io, sync_dir};
+
+/// The first word of a record: its form.
+const FORM: &str = "antiphon-received/1";
+
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Record {
+    inode: u64,
+    size: u64,
+    seconds: i64,
+    nanos: u32,
+}
+
+impl Record {
+    #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
+    pub(super) fn of(stat: &Stat) -> Self {
+        let file = of_stat(stat);
+        Self { inode: stat.st_ino as u64, size: file.size, seconds: file.seconds, nanos: file.nanos }
+    }
+
+    pub(super) fn is_of(&self, stat: &Stat) -> bool {
+        *self == Self::of(stat)
+    }
+
+    /// The record under a key, if there is one that can be read.
+    pub(super) fn read(records: &OwnedFd, key: &str) -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(records, key, flags, Mode::empty()).ok()?;
+        let mut text = String::new();
+        File::from(file).take(256).read_to_string(&mut text).ok()?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let [FORM, inode, size, seconds, nanos] = words[..] else { return None };
+        Some(Self {
+            inode: inode.parse().ok()?,
+            size: size.parse().ok()?,
+            seconds: seconds.parse().ok()?,
+            nanos: nanos.parse().ok()?,
+        })
+    }
+
+    /// Writes it beside the one that is there.
+    pub(super) fn write_aside(&self, records: &OwnedFd, key: &str) -> Result<(), FileRefused> {
+        let Self { inode, size, seconds, nanos } = self;
+        let text = format!("{FORM} {inode} {size} {seconds} {nanos}\n");
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::openat(records, aside(key), flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
+        let mut file = File::from(file);
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|why| refuse_io(&why))
+    }
+
+    /// The file is in its place: what was written aside takes the place of the old record. It needs no more room.
+    pub(super) fn settle(records: &OwnedFd, key: &str) {
+        let settled = rustix::fs::renameat(records, aside(key), records, key).map_err(refuse);
+        if let Err(why) = settled.and_then(|()| sync_dir(records)) {
+            tracing::warn!(%why, "a file was received, and peers cannot delete it: that was not recorded");
+        }
+    }
+
+    /// Forgets it.
+    pub(super) fn remove(records: &OwnedFd, key: &str) {
+        if let Err(why) = rustix::fs::unlinkat(records, key, AtFlags::empty()) {
+            // It fits no file any more.
+            tracing::debug!(key, %why, "the record of a deleted file stays");
+        }
+    }
+}
+
+fn aside(key: &str) -> String {
+    format!("{key}.new")
+}

@@ -1,0 +1,200 @@
+//! The folder for files by itself.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use antiphon_sched::Bytes;
+
+use super::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn folder() -> (tempfile::TempDir, Arc<Dest>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dest = Dest::open(folder.path(), None, DAY).expect("it is ours");
+    (folder, Arc::new(dest))
+}
+
+fn path(names: &[&str]) -> TargetPath {
+    TargetPath::checked(names.iter().map(|name| (*name).to_owned()).collect()).expect("plain names")
+}
+
+fn stat(size: u64) -> FileStat {
+    FileStat { size, seconds: 1_000_000, nanos: 7, permissions: 0o640 }
+}
+
+fn open(dest: &Arc<Dest>, path: &TargetPath, size: u64) -> Result<Box<Partial>, FileRefused> {
+    match dest.prepare(path, stat(size), false)? {
+        Prepared::Open(partial) => Ok(partial),
+        Prepared::AlreadyThere | Prepared::Different(_) => panic!("nothing is there"),
+    }
+}
+
+fn store(dest: &Arc<Dest>, path: &TargetPath, content: &[u8]) -> Result<(), FileRefused> {
+    let partial = open(dest, path, content.len() as u64)?;
+    let partial = partial.write(&[Bytes(content.to_vec())])?;
+    match partial.place(blake3::hash(content).as_bytes())? {
+        Placed::Stored => Ok(()),
+        Placed::Different(there) => panic!("{there:?} is there"),
+    }
+}
+
+#[test]
+fn what_a_node_remembers_is_for_its_user_alone() {
+    let (folder, _dest) = folder();
+    for dir in ["", "partial", "received"] {
+        let meta = fs::metadata(folder.path().join(".antiphon").join(dir)).expect("it was made");
+        assert_eq!(meta.permissions().mode() & 0o777, 0o700, "{dir}");
+    }
+}
+
+#[test]
+fn a_symlink_in_the_place_of_its_own_folder_is_not_followed() {
+    let (folder, elsewhere) =
+        (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    symlink(elsewhere.path(), folder.path().join(".antiphon")).expect("a symlink");
+    assert!(Dest::open(folder.path(), None, DAY).is_err());
+    assert_eq!(fs::read_dir(elsewhere.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn an_unfinished_file_belongs_to_one_transfer_at_a_time_and_is_found_again() {
+    let (_folder, dest) = folder();
+    let place = path(&["a", "f"]);
+    let first = open(&dest, &place, 10).expect("nobody has it");
+    assert_eq!(open(&dest, &place, 10).err(), Some(FileRefused::Busy));
+    drop(open(&dest, &path(&["a", "g"]), 10).expect("nobody has it"));
+    let first = first.write(&[Bytes(b"12".to_vec()), Bytes(b"345".to_vec())]).expect("there is room");
+    assert_eq!(first.written(), 5);
+    drop(first);
+    let mut again = open(&dest, &place, 10).expect("nobody has it any more");
+    assert_eq!((again.have(), again.hash_some()), (5, Ok(true)));
+    assert_eq!(again.hash(), *blake3::hash(b"12345").as_bytes());
+}
+
+#[test]
+fn what_does_not_have_its_hash_is_not_stored_and_not_kept() {
+    let (folder, dest) = folder();
+    let place = path(&["f"]);
+    let partial = open(&dest, &place, 3).expect("nobody has it");
+    let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("there is room");
+    assert_eq!(partial.place(blake3::hash(b"abd").as_bytes()).err(), Some(FileRefused::Corrupt));
+    assert!(!folder.path().join("f").exists());
+    assert_eq!(open(&dest, &place, 3).map(|partial| partial.have()), Ok(0));
+}
+
+#[test]
+fn a_file_that_somebody_put_there_meanwhile_stays() {
+    let (folder, dest) = folder();
+    let partial = open(&dest, &path(&["f"]), 3).expect("nobody has it");
+    let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("there is room");
+    fs::write(folder.path().join("f"), "the user's").expect("it is ours");
+    match partial.place(blake3::hash(b"abc").as_bytes()) {
+        Ok(Placed::Different(there)) => assert_eq!(there.size, 10),
+        _ => panic!("it was to stay"),
+    }
+    assert_eq!(fs::read(folder.path().join("f")).expect("it is there"), b"the user's");
+}
+
+#[test]
+fn a_disk_without_room_is_told_before_anything_is_sent() {
+    let (folder, dest) = folder();
+    assert_eq!(open(&dest, &path(&["f"]), u64::MAX / 2).err(), Some(FileRefused::DiskFull));
+    assert_eq!(fs::read_dir(folder.path().join(".antiphon/partial")).expect("a folder").count(), 0);
+}
+
+#[test]
+fn a_folder_that_becomes_a_symlink_while_a_file_arrives_leads_nowhere() {
+    let (folder, dest) = folder();
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let partial = open(&dest, &path(&["d", "f"]), 3).expect("nobody has it");
+    let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("there is room");
+    fs::remove_dir(folder.path().join("d")).expect("it is empty");
+    symlink(elsewhere.path(), folder.path().join("d")).expect("a symlink");
+    assert_eq!(partial.place(blake3::hash(b"abc").as_bytes()).err(), Some(FileRefused::NotAFile));
+    assert_eq!(fs::read_dir(elsewhere.path()).expect("a folder").count(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_leaves_the_folder_while_a_folder_and_a_symlink_swap_places() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dest = Dest::open(&folder.path().join("dest"), None, DAY).map(Arc::new).expect("it is ours");
+    let (way, other) = (folder.path().join("dest/d"), folder.path().join("dest/other"));
+    let beyond = folder.path().join("elsewhere/e");
+    fs::create_dir_all(way.join("e")).and_then(|()| fs::create_dir_all(&beyond)).expect("it is ours");
+    symlink("../elsewhere", &other).expect("a symlink");
+    let is_over = AtomicBool::new(false);
+    let stored = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let at = rustix::fs::CWD;
+            while !is_over.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(at, &way, at, &other, RenameFlags::EXCHANGE)
+                    .expect("both are there");
+            }
+        });
+        let tries = (0..300).map(|n| store(&dest, &path(&["d", "e", &format!("f{n}")]), b"abc"));
+        let stored = tries.filter(Result::is_ok).count();
+        is_over.store(true, Ordering::Relaxed);
+        stored
+    });
+    assert_eq!(fs::read_dir(&beyond).expect("a folder").count(), 0, "{stored} were stored");
+}
+
+#[test]
+fn without_the_call_for_whole_ways_each_name_is_looked_at_by_itself() {
+    let (folder, dest) = folder();
+    let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    fs::create_dir_all(folder.path().join("a/b")).expect("it is ours");
+    symlink("b", folder.path().join("a/link")).expect("a symlink");
+    fs::write(folder.path().join("a/f"), "").expect("it is ours");
+    let step =
+        |of: &[&str]| beneath::step_by_step(&dest.root, &names(of)).map(drop).map_err(FileRefused::from);
+    assert_eq!(step(&["a", "b"]), Ok(()));
+    assert_eq!(step(&[]), Ok(()));
+    for wrong in [&["a", "link"][..], &["a", "f"], &["a", "link", "b"]] {
+        assert_eq!(step(wrong), Err(FileRefused::NotAFile), "{wrong:?}");
+    }
+}
+
+#[test]
+fn unfinished_files_go_when_they_are_old_or_too_many_unless_somebody_writes_to_them() {
+    let (folder, dest) = folder();
+    let partials = folder.path().join(".antiphon/partial");
+    let age = |name: &str, days: u32| {
+        let changed = SystemTime::now() - DAY * days;
+        let file = File::options().create(true).append(true).open(partials.join(name));
+        file.and_then(|file| file.set_modified(changed)).expect("it is ours");
+    };
+    let held = open(&dest, &path(&["held"]), 10).expect("nobody has it");
+    let held = held.write(&[Bytes(b"12345".to_vec())]).expect("there is room");
+    age(&path(&["held"]).key(), 3);
+    age("old", 2);
+    age("young", 0);
+    dest.sweep();
+    assert!(partials.join("young").exists());
+    assert!(!partials.join("old").exists());
+    assert!(partials.join(path(&["held"]).key()).exists());
+    drop(held);
+
+    (0..PARTIALS_MAX).for_each(|n| age(&format!("{n}"), 0));
+    dest.sweep();
+    assert_eq!(fs::read_dir(&partials).expect("a folder").count(), PARTIALS_MAX);
+}
+
+#[test]
+fn a_record_that_is_damaged_fits_nothing() {
+    let (folder, dest) = folder();
+    let place = path(&["f"]);
+    assert_eq!(store(&dest, &place, b"abc"), Ok(()));
+    let record = folder.path().join(".antiphon/received").join(place.key());
+    let written = fs::read_to_string(&record).expect("it was written");
+    for damaged in ["", "antiphon-received/2 1 2 3 4\n", &written[..written.len() / 2], "\u{0}\u{0}"] {
+        fs::write(&record, damaged).expect("it is ours");
+        assert_eq!(dest.delete(&place), Err(FileRefused::NotReceived), "{damaged:?}");
+    }
+    fs::write(&record, &written).expect("it is ours");
+    assert_eq!(dest.delete(&place), Ok(true));
+    assert_eq!(fs::read_dir(folder.path().join(".antiphon/received")).expect("a folder").count(), 0);
+}

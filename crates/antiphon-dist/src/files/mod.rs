@@ -1,0 +1,164 @@
+//! Files between nodes.
+//!
+//! A file travels as messages between two hidden actors, a `sender` here and a `receiver` there; a `keeper`, which every
+//! node has under a service's name, brings them together. So order, sessions that outlive their connections, limits and the
+//! end of a node come from the layer below. Disks are touched by helper threads only.
+//!
+//! Invariants: what is under way of one file is at most a window of bytes, and both ends hold no more in memory;
+//! every transfer is answered once; a file appears at its place whole or not at all.
+
+mod deleter;
+mod disk;
+mod keeper;
+mod messages;
+mod outcome;
+mod path;
+mod receiver;
+mod sender;
+mod source;
+
+pub use outcome::{
+    DeleteError, FileError, FileOptions, FileRefused, FileStat, Progress, SourceError, Stored, Transfer,
+};
+pub use path::PathError;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_sched::{AskError, Cx, Loop};
+
+use crate::config::Config;
+use crate::cx::node_behind;
+use crate::error::NodeError;
+use crate::location::Location;
+use deleter::Deleter;
+use disk::Dest;
+use path::TargetPath;
+use sender::{Note, Order, Sender};
+
+/// How many files a node sends at a time.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    /// Each sender holds one more.
+    places: Arc<()>,
+    max: usize,
+}
+
+impl Outbox {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { places: Arc::new(()), max }
+    }
+
+    fn take_place(&self) -> Result<Arc<()>, FileError> {
+        if Arc::strong_count(&self.places) > self.max {
+            return Err(FileError::TooManyTransfers { max: self.max });
+        }
+        Ok(self.places.clone())
+    }
+}
+
+/// Opens the folder for files, and starts the keeper.
+pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> {
+    let open = |path: &Path| {
+        Dest::open(path, config.max_file_size, config.partial_files_keep)
+            .map_err(|source| NodeError::DestPath { path: path.to_owned(), source })
+    };
+    let dest = config.dest_path.as_deref().map(open).transpose()?;
+    keeper::spawn(sched, dest, config.transfers_max);
+    Ok(())
+}
+
+/// What `NetCx::send_file` does.
+pub(crate) fn send_file<M: 'static>(
+    cx: &mut Cx<'_, M>,
+    to: Location,
+    file: &Path,
+    options: &FileOptions,
+    timeout: Duration,
+    answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+) -> Transfer {
+    let sender = match order(cx, to, file, options, timeout) {
+        Ok(order) => cx.spawn_actor(Sender::new(order)),
+        Err(why) => {
+            cx.hand_self(answer(Err(why)));
+            return Transfer(None);
+        }
+    };
+    let answer = move |done: Result<Result<Stored, FileError>, AskError>| {
+        answer(done.unwrap_or_else(|why| Err(of_own_sender(why))))
+    };
+    // The sender answers in time; this is for the case that it cannot.
+    cx.ask(sender, timeout.saturating_add(GRACE), Note::Begin, answer);
+    Transfer(Some(sender))
+}
+
+fn order<M: 'static>(
+    cx: &mut Cx<'_, M>,
+    to: Location,
+    file: &Path,
+    options: &FileOptions,
+    timeout: Duration,
+) -> Result<Order, FileError> {
+    let place = node_behind(cx.door()).ok_or(FileError::NoNode)?.outbox().take_place()?;
+    let name = options.name.as_ref().map_or_else(|| sender::own_name(file), PathBuf::from);
+    let target = TargetPath::new(&options.dir, &name)?;
+    let asker = cx.id();
+    let overwrite = options.overwrite;
+    Ok(Order { file: file.to_owned(), target, overwrite, to, timeout, asker, place })
+}
+
+fn of_own_sender(why: AskError) -> FileError {
+    match why {
+        AskError::TooManyOpen => FileError::TooManyOpen,
+        AskError::TimedOut => FileError::TimedOut,
+        _ => FileError::Cancelled,
+    }
+}
+
+/// What `NetCx::progress` does.
+pub(crate) fn progress<M: 'static>(
+    cx: &mut Cx<'_, M>,
+    transfer: Transfer,
+    every: Duration,
+    each: impl FnMut(Progress) -> M + 'static,
+) {
+    let Some(sender) = transfer.0 else { return };
+    let watcher = cx.me_as(each);
+    if cx.send(sender, Note::Watch(watcher, every)).is_err() {
+        // It is over.
+        cx.door().close_ear(watcher);
+    }
+}
+
+/// What `NetCx::cancel_transfer` does.
+pub(crate) fn cancel<M: 'static>(cx: &mut Cx<'_, M>, transfer: Transfer) {
+    if let Some(sender) = transfer.0
+        && let Err(why) = cx.send(sender, Note::Cancel)
+    {
+        tracing::debug!(%why, "a transfer that is to be cancelled is over");
+    }
+}
+
+/// What `NetCx::del_file` does.
+pub(crate) fn del_file<M: 'static>(
+    cx: &mut Cx<'_, M>,
+    at: Location,
+    file: &Path,
+    dir: &Path,
+    timeout: Duration,
+    answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+) {
+    let path = match TargetPath::new(dir, file) {
+        Ok(path) => path,
+        Err(why) => return cx.hand_self(answer(Err(why.into()))),
+    };
+    let deleter = cx.spawn_actor(Deleter::new(at, path, timeout));
+    let answer = move |done: Result<Result<(), DeleteError>, AskError>| {
+        answer(done.unwrap_or_else(|why| Err(why.into())))
+    };
+    cx.ask(deleter, timeout.saturating_add(GRACE), deleter::Note::Begin, answer);
+}
+
+/// What a hidden actor has beyond a user's timeout, before the user is answered without it.
+const GRACE: Duration = Duration::from_secs(5);

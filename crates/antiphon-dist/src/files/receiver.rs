@@ -1,0 +1,289 @@
+//! The receiver of one file: a hidden actor, started for one offer, which ends with the transfer.
+//!
+//! Invariant: at most one job on the disk runs at a time, and it holds the partial file; so chunks are written in
+//! order, and what waits in memory is at most the window.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, JobError, Reply, Step, receive_within, stop};
+
+use super::disk::{Dest, Partial, Placed, Prepared};
+use super::messages::{Offer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
+use super::outcome::{FileRefused, FileStat};
+use super::path::TargetPath;
+
+/// How long a sender may say nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// What a receiver is told.
+pub(super) enum Note {
+    Peer(ToReceiver),
+    Prepared(Done<Prepared>),
+    /// Some more of what was there is hashed; `true`: all.
+    Hashed(Done<(Box<Partial>, bool)>),
+    Written(Done<Box<Partial>>),
+    Placed(Done<Placed>),
+    Removed,
+}
+
+/// What became of a job.
+type Done<T> = Result<T, FileRefused>;
+
+pub(super) struct Receiver {
+    dest: Arc<Dest>,
+    path: TargetPath,
+    stat: FileStat,
+    overwrite: bool,
+    sender: Addr<ToSender>,
+    state: State,
+    /// Chunks that wait for the disk.
+    queue: Vec<Bytes>,
+    /// Bytes from the beginning that have come, and that are written.
+    received: u64,
+    written: u64,
+    /// The hash of the whole file, when all of it has come.
+    end: Option<Bytes>,
+    /// The sender has gone, or has to; `true`: what came is of no use.
+    leaving: Option<bool>,
+}
+
+enum State {
+    /// A job looks at what is there, and hashes it; then the offer is answered.
+    Preparing(Reply<OfferAnswer>),
+    /// Waits for `Begin`.
+    Ready(Box<Partial>),
+    /// Waits for chunks.
+    Idle(Box<Partial>),
+    /// A job holds the partial file.
+    Busy,
+}
+
+impl Receiver {
+    pub(super) fn new(dest: Arc<Dest>, path: TargetPath, offer: &Offer, reply: Reply<OfferAnswer>) -> Self {
+        Self {
+            dest,
+            path,
+            stat: offer.stat,
+            overwrite: offer.overwrite,
+            sender: offer.sender,
+            state: State::Preparing(reply),
+            queue: Vec::new(),
+            received: 0,
+            written: 0,
+            end: None,
+            leaving: None,
+        }
+    }
+}
+
+impl Actor<Note> for Receiver {
+    fn step(&mut self, cx: &mut Cx<'_, Note>, event: Event<Note>) -> Step<Note> {
+        let done = match event {
+            Event::Start => self.start(cx),
+            Event::Message(note) => self.on_note(cx, note),
+            Event::Down(_) => self.leave(cx, false),
+            // A job may take its time; a sender may not.
+            Event::Timeout if matches!(self.state, State::Ready(_) | State::Idle(_)) => {
+                Err(FileRefused::Disorder)
+            }
+            _ => Ok(Goes::On),
+        };
+        match done {
+            Ok(Goes::On) => receive_within(SILENCE_MAX),
+            Ok(Goes::Out) => stop(),
+            Err(why) => self.fail(cx, why),
+        }
+    }
+}
+
+/// Whether the receiver goes on.
+enum Goes {
+    On,
+    Out,
+}
+
+impl Receiver {
+    fn start(&mut self, cx: &mut Cx<'_, Note>) -> Done<Goes> {
+        cx.set_daemon(true);
+        cx.set_name("receiver of a file");
+        cx.monitor(self.sender);
+        let (dest, path, stat, overwrite) = (self.dest.clone(), self.path.clone(), self.stat, self.overwrite);
+        run(cx, move || dest.prepare(&path, stat, overwrite), Note::Prepared);
+        Ok(Goes::On)
+    }
+
+    fn on_note(&mut self, cx: &mut Cx<'_, Note>, note: Note) -> Done<Goes> {
+        match note {
+            Note::Peer(message) => self.on_peer(cx, message),
+            Note::Prepared(prepared) => self.on_prepared(cx, prepared?),
+            Note::Hashed(hashed) => self.on_hashed(cx, hashed?),
+            Note::Written(written) => self.on_written(cx, written?),
+            Note::Placed(placed) => {
+                let told = match placed? {
+                    Placed::Stored => ToSender::Stored,
+                    Placed::Different(there) => ToSender::Different(there),
+                };
+                cx.tell(self.sender, told);
+                Ok(Goes::Out)
+            }
+            Note::Removed => Ok(Goes::Out),
+        }
+    }
+
+    fn on_peer(&mut self, cx: &mut Cx<'_, Note>, message: ToReceiver) -> Done<Goes> {
+        match message {
+            _ if self.leaving.is_some() => Ok(Goes::On),
+            ToReceiver::Begin(from) => self.on_begin(cx, from),
+            ToReceiver::Chunk(bytes) => self.on_chunk(cx, bytes),
+            ToReceiver::End(hash) => self.on_end(cx, hash),
+            ToReceiver::Abort(is_useless) => self.leave(cx, is_useless),
+        }
+    }
+
+    fn on_prepared(&mut self, cx: &mut Cx<'_, Note>, prepared: Prepared) -> Done<Goes> {
+        let answer = match prepared {
+            Prepared::AlreadyThere => OfferAnswer::AlreadyThere,
+            Prepared::Different(there) => OfferAnswer::Different(there),
+            Prepared::Open(partial) => return self.hash(cx, partial),
+        };
+        self.answer(cx, answer);
+        Ok(Goes::Out)
+    }
+
+    fn hash(&mut self, cx: &mut Cx<'_, Note>, mut partial: Box<Partial>) -> Done<Goes> {
+        if self.leaving.is_some() {
+            return self.let_go(cx, partial);
+        }
+        run(cx, move || partial.hash_some().map(|is_all| (partial, is_all)), Note::Hashed);
+        Ok(Goes::On)
+    }
+
+    fn on_hashed(&mut self, cx: &mut Cx<'_, Note>, hashed: (Box<Partial>, bool)) -> Done<Goes> {
+        let (partial, is_all) = hashed;
+        if !is_all || self.leaving.is_some() {
+            return self.hash(cx, partial);
+        }
+        let receiver = cx.me_as(Note::Peer);
+        let (have, hash) = (partial.have(), partial.hash().to_vec().into());
+        self.answer(cx, OfferAnswer::Send { receiver, have, hash, window: WINDOW_BYTES });
+        self.state = State::Ready(partial);
+        Ok(Goes::On)
+    }
+
+    fn answer(&mut self, cx: &mut Cx<'_, Note>, answer: OfferAnswer) {
+        if let State::Preparing(reply) = std::mem::replace(&mut self.state, State::Busy) {
+            cx.answer(reply, answer);
+        }
+    }
+
+    fn on_begin(&mut self, cx: &mut Cx<'_, Note>, from: u64) -> Done<Goes> {
+        match std::mem::replace(&mut self.state, State::Busy) {
+            State::Ready(partial) if from == partial.have() => {
+                (self.received, self.written) = (from, from);
+                self.state = State::Idle(partial);
+                self.advance(cx)
+            }
+            State::Ready(mut partial) if from == 0 => {
+                run(cx, move || partial.restart().map(|()| partial), Note::Written);
+                Ok(Goes::On)
+            }
+            State::Preparing(_) | State::Ready(_) | State::Idle(_) | State::Busy => {
+                Err(FileRefused::Disorder)
+            }
+        }
+    }
+
+    fn on_chunk(&mut self, cx: &mut Cx<'_, Note>, bytes: Bytes) -> Done<Goes> {
+        self.received += bytes.as_ref().len() as u64;
+        let begun = matches!(self.state, State::Idle(_) | State::Busy);
+        if !begun || self.end.is_some() || self.received - self.written > WINDOW_BYTES {
+            return Err(FileRefused::Disorder);
+        }
+        if self.received > self.stat.size {
+            return Err(FileRefused::TooLarge { max: self.stat.size });
+        }
+        self.queue.push(bytes);
+        self.advance(cx)
+    }
+
+    fn on_end(&mut self, cx: &mut Cx<'_, Note>, hash: Bytes) -> Done<Goes> {
+        let begun = matches!(self.state, State::Idle(_) | State::Busy);
+        if !begun || self.received != self.stat.size {
+            return Err(FileRefused::Disorder);
+        }
+        self.end = Some(hash);
+        self.advance(cx)
+    }
+
+    fn on_written(&mut self, cx: &mut Cx<'_, Note>, partial: Box<Partial>) -> Done<Goes> {
+        if self.leaving.is_some() {
+            return self.let_go(cx, partial);
+        }
+        self.written = partial.written();
+        cx.tell(self.sender, ToSender::Written(self.written));
+        self.state = State::Idle(partial);
+        self.advance(cx)
+    }
+
+    /// Gives the disk what there is to do, if it has nothing.
+    fn advance(&mut self, cx: &mut Cx<'_, Note>) -> Done<Goes> {
+        let State::Idle(partial) = std::mem::replace(&mut self.state, State::Busy) else {
+            return Ok(Goes::On);
+        };
+        if !self.queue.is_empty() {
+            let chunks = std::mem::take(&mut self.queue);
+            run(cx, move || partial.write(&chunks), Note::Written);
+        } else if let Some(hash) = self.end.take() {
+            run(cx, move || partial.place(hash.as_ref()), Note::Placed);
+        } else {
+            self.state = State::Idle(partial);
+        }
+        Ok(Goes::On)
+    }
+
+    /// The sender sends no more. What came is kept to be resumed, if it is of use.
+    fn leave(&mut self, cx: &mut Cx<'_, Note>, is_useless: bool) -> Done<Goes> {
+        let is_useless = is_useless || self.leaving == Some(true);
+        self.leaving = Some(is_useless);
+        match std::mem::replace(&mut self.state, State::Busy) {
+            State::Ready(partial) | State::Idle(partial) => self.let_go(cx, partial),
+            // The job comes back first.
+            state @ (State::Preparing(_) | State::Busy) => {
+                self.state = state;
+                Ok(Goes::On)
+            }
+        }
+    }
+
+    fn let_go(&mut self, cx: &mut Cx<'_, Note>, partial: Box<Partial>) -> Done<Goes> {
+        let is_useless = self.leaving == Some(true) || partial.is_empty();
+        if !is_useless {
+            return Ok(Goes::Out);
+        }
+        cx.blocking(move || partial.discard(), |_| Note::Removed);
+        Ok(Goes::On)
+    }
+
+    /// Tells the sender, and ends.
+    fn fail(&mut self, cx: &mut Cx<'_, Note>, why: FileRefused) -> Step<Note> {
+        match std::mem::replace(&mut self.state, State::Busy) {
+            State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(why)),
+            State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {
+                cx.tell(self.sender, ToSender::Failed(why));
+            }
+            State::Ready(_) | State::Idle(_) | State::Busy => {}
+        }
+        stop()
+    }
+}
+
+/// Has a job run on a helper thread; where it cannot run, that is what became of it.
+fn run<T: Send + 'static>(
+    cx: &mut Cx<'_, Note>,
+    job: impl FnOnce() -> Done<T> + Send + 'static,
+    answer: impl FnOnce(Done<T>) -> Note + 'static,
+) {
+    let no_job = |why: JobError| Err(FileRefused::Disk(why.to_string()));
+    cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
+}

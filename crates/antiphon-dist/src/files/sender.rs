@@ -1,0 +1,377 @@
+//! The sender of one file: a hidden actor, started by `send_file`, which answers once and ends.
+//!
+//! Invariant: at most one job on the file runs at a time, and it holds the file; so pieces are sent in order. What
+//! is under way to the receiver's disk is at most the window that it granted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_sched::{
+    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, Reply, SendError, Step, receive, stop,
+};
+
+use super::messages::{CHUNK_BYTES, KEEPER, Keeper, Offer, OfferAnswer, ToKeeper, ToReceiver, ToSender};
+use super::outcome::{FileError, Progress, SourceError, Stored};
+use super::path::TargetPath;
+use super::source::{Piece, Source};
+use crate::cx::NetCx;
+use crate::error::LocateError;
+use crate::location::Location;
+
+/// Who may be told of one transfer's progress; further ones are not.
+const WATCHERS_MAX: usize = 64;
+/// Progress is told no oftener.
+const TELL_EVERY_LEAST: Duration = Duration::from_millis(10);
+
+/// What a sender is told.
+pub(crate) enum Note {
+    /// Who sent the file waits for this answer.
+    Begin(Reply<Result<Stored, FileError>>),
+    Opened(Done<Source>),
+    Keeper(Result<Keeper, LocateError>),
+    Answered(Result<OfferAnswer, AskError>),
+    /// Some more of what the receiver has is hashed; `true`: all.
+    Hashed(Done<(Source, bool)>),
+    Rewound(Done<Source>),
+    Read(Done<(Source, Piece)>),
+    Peer(ToSender),
+    Watch(Addr<Progress>, Duration),
+    Tell(Addr<Progress>),
+    Cancel,
+    Late,
+}
+
+/// What became of a job.
+type Done<T> = Result<T, SourceError>;
+
+/// What is to be sent where.
+pub(crate) struct Order {
+    pub(super) file: PathBuf,
+    pub(super) target: TargetPath,
+    pub(super) overwrite: bool,
+    pub(super) to: Location,
+    pub(super) timeout: Duration,
+    /// Who wants it: the transfer ends with that actor.
+    pub(super) asker: ActorId,
+    /// Counts this transfer among those of its node, until it is dropped.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) place: Arc<()>,
+}
+
+pub(crate) struct Sender {
+    order: Order,
+    answer: Option<Reply<Result<Stored, FileError>>>,
+    watchers: Vec<Addr<Progress>>,
+    receiver: Option<Addr<ToReceiver>>,
+    state: State,
+    flow: Flow,
+}
+
+enum State {
+    /// A job holds the file, or will open it.
+    Busy,
+    /// The keeper at the location is looked for.
+    Looking(Source),
+    /// The offer was made.
+    Offering(Source),
+    /// The receiver has some of the file; is it the same?
+    Comparing { have: u64, hash: Bytes },
+    /// The window is full.
+    Waiting(Source),
+    /// The way to the node is full.
+    Held(Source, Piece),
+    /// All is sent.
+    Sent,
+}
+
+/// How far the transfer is, in bytes from the beginning.
+#[derive(Default)]
+struct Flow {
+    size: u64,
+    sent: u64,
+    written: u64,
+    resumed: u64,
+    window: u64,
+}
+
+impl Flow {
+    /// Whether another piece may be sent. One may always be under way.
+    fn has_room(&self) -> bool {
+        let piece = (self.size - self.sent).min(CHUNK_BYTES as u64);
+        self.sent == self.written || self.sent - self.written + piece <= self.window
+    }
+}
+
+impl Sender {
+    pub(super) fn new(order: Order) -> Self {
+        Self {
+            order,
+            answer: None,
+            watchers: Vec::new(),
+            receiver: None,
+            state: State::Busy,
+            flow: Flow::default(),
+        }
+    }
+}
+
+impl Actor<Note> for Sender {
+    fn step(&mut self, cx: &mut Cx<'_, Note>, event: Event<Note>) -> Step<Note> {
+        let done = match event {
+            Event::Start => self.start(cx),
+            Event::Message(note) => self.on_note(cx, note),
+            Event::Writable(_) => self.on_writable(cx),
+            Event::Down(down) if self.receiver.is_some_and(|receiver| receiver == down.who) => {
+                Err(FileError::NodeLost)
+            }
+            // Who wanted it has ended.
+            Event::Down(_) => Err(FileError::Cancelled),
+            _ => Ok(None),
+        };
+        match done {
+            Ok(None) => receive(),
+            Ok(Some(stored)) => self.end(cx, Ok(stored)),
+            Err(why) => self.end(cx, Err(why)),
+        }
+    }
+}
+
+impl Sender {
+    fn start(&mut self, cx: &mut Cx<'_, Note>) -> Result<Option<Stored>, FileError> {
+        cx.set_daemon(true);
+        cx.set_name("sender of a file");
+        cx.after(self.order.timeout, Note::Late);
+        cx.monitor(self.order.asker);
+        Ok(None)
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_, Note>, answer: Reply<Result<Stored, FileError>>) {
+        self.answer = Some(answer);
+        let path = self.order.file.clone();
+        run(cx, move || Source::open(&path), Note::Opened);
+    }
+
+    fn on_note(&mut self, cx: &mut Cx<'_, Note>, note: Note) -> Result<Option<Stored>, FileError> {
+        match note {
+            Note::Begin(answer) => self.open(cx, answer),
+            Note::Opened(source) => self.look_for_keeper(cx, source?),
+            Note::Keeper(found) => self.offer(cx, found)?,
+            Note::Answered(answer) => return self.on_answer(cx, answer?),
+            Note::Hashed(hashed) => self.on_hashed(cx, hashed?),
+            Note::Rewound(source) => self.begin(cx, source?, 0),
+            Note::Read(read) => {
+                let (source, piece) = read?;
+                self.send(cx, source, piece);
+            }
+            Note::Peer(message) => return self.on_peer(cx, message),
+            Note::Watch(watcher, every) => self.watch(cx, watcher, every),
+            Note::Tell(watcher) => self.tell(cx, watcher),
+            Note::Cancel => return Err(FileError::Cancelled),
+            Note::Late => return Err(self.late()),
+        }
+        Ok(None)
+    }
+
+    /// What it means that the time is over.
+    fn late(&self) -> FileError {
+        match self.state {
+            State::Looking(_) => FileError::NoAnswer,
+            _ => FileError::TimedOut,
+        }
+    }
+
+    fn look_for_keeper(&mut self, cx: &mut Cx<'_, Note>, source: Source) {
+        self.flow.size = source.stat.size;
+        self.state = State::Looking(source);
+        cx.locate_at(KEEPER, self.order.to, self.order.timeout, Note::Keeper);
+    }
+
+    fn offer(&mut self, cx: &mut Cx<'_, Note>, found: Result<Keeper, LocateError>) -> Result<(), FileError> {
+        let State::Looking(source) = std::mem::replace(&mut self.state, State::Busy) else { return Ok(()) };
+        let Keeper(keeper) = found.map_err(FileError::of_locating)?;
+        let offer = Offer {
+            path: self.order.target.clone().into_names(),
+            stat: source.stat,
+            overwrite: self.order.overwrite,
+            sender: cx.me_as(Note::Peer),
+        };
+        self.state = State::Offering(source);
+        cx.ask(keeper, self.order.timeout, |reply| ToKeeper::Offer(offer, reply), Note::Answered);
+        Ok(())
+    }
+
+    fn on_answer(&mut self, cx: &mut Cx<'_, Note>, answer: OfferAnswer) -> Result<Option<Stored>, FileError> {
+        let State::Offering(source) = std::mem::replace(&mut self.state, State::Busy) else {
+            return Ok(None);
+        };
+        match answer {
+            OfferAnswer::AlreadyThere => Ok(Some(Stored::AlreadyThere)),
+            OfferAnswer::Different(there) => Err(FileError::Different { there }),
+            OfferAnswer::Refused(why) => Err(why.into()),
+            OfferAnswer::Send { receiver, have, hash, window } => {
+                self.receiver = Some(receiver);
+                self.flow.window = window;
+                cx.monitor(receiver);
+                if have == 0 || have > self.flow.size {
+                    self.begin(cx, source, 0);
+                } else {
+                    self.state = State::Comparing { have, hash };
+                    self.hash(cx, source, have);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn hash(&mut self, cx: &mut Cx<'_, Note>, mut source: Source, to: u64) {
+        run(cx, move || source.hash_towards(to).map(|is_all| (source, is_all)), Note::Hashed);
+    }
+
+    fn on_hashed(&mut self, cx: &mut Cx<'_, Note>, (mut source, is_all): (Source, bool)) {
+        match std::mem::replace(&mut self.state, State::Busy) {
+            State::Comparing { have, hash } if !is_all => {
+                self.state = State::Comparing { have, hash };
+                self.hash(cx, source, have);
+            }
+            State::Comparing { have, hash } if source.hash() == hash.as_ref() => {
+                self.begin(cx, source, have);
+            }
+            // What is there is of another file.
+            _ => run(cx, move || source.rewind().map(|()| source), Note::Rewound),
+        }
+    }
+
+    fn begin(&mut self, cx: &mut Cx<'_, Note>, source: Source, from: u64) {
+        self.flow = Flow { sent: from, written: from, resumed: from, ..std::mem::take(&mut self.flow) };
+        if let Some(receiver) = self.receiver {
+            cx.tell(receiver, ToReceiver::Begin(from));
+        }
+        self.read(cx, source);
+    }
+
+    fn read(&mut self, cx: &mut Cx<'_, Note>, mut source: Source) {
+        self.state = State::Busy;
+        run(cx, move || source.read().map(|piece| (source, piece)), Note::Read);
+    }
+
+    /// Sends a piece, if the way has room; and reads on, if the window has.
+    fn send(&mut self, cx: &mut Cx<'_, Note>, source: Source, piece: Piece) {
+        let Some(receiver) = self.receiver else { return };
+        let (hash, count) = (piece.hash, piece.bytes.len() as u64);
+        if count > 0
+            && let Err(error) = cx.try_send(receiver, ToReceiver::Chunk(piece.bytes.into()))
+        {
+            if let SendError::Busy(ToReceiver::Chunk(Bytes(bytes))) = error {
+                self.state = State::Held(source, Piece { bytes, hash });
+            }
+            // Else the receiver is gone, and its `Down` comes.
+            return;
+        }
+        self.flow.sent += count;
+        match hash {
+            Some(hash) => {
+                cx.tell(receiver, ToReceiver::End(hash.to_vec().into()));
+                self.state = State::Sent;
+            }
+            None if self.flow.has_room() => self.read(cx, source),
+            None => self.state = State::Waiting(source),
+        }
+    }
+
+    fn on_writable(&mut self, cx: &mut Cx<'_, Note>) -> Result<Option<Stored>, FileError> {
+        match std::mem::replace(&mut self.state, State::Busy) {
+            State::Held(source, piece) => self.send(cx, source, piece),
+            state => self.state = state,
+        }
+        Ok(None)
+    }
+
+    fn on_peer(&mut self, cx: &mut Cx<'_, Note>, message: ToSender) -> Result<Option<Stored>, FileError> {
+        match message {
+            ToSender::Written(to) => {
+                self.flow.written = to.clamp(self.flow.written, self.flow.sent.max(self.flow.written));
+                match std::mem::replace(&mut self.state, State::Busy) {
+                    State::Waiting(source) if self.flow.has_room() => self.read(cx, source),
+                    state => self.state = state,
+                }
+                Ok(None)
+            }
+            ToSender::Stored => {
+                self.receiver = None;
+                Ok(Some(Stored::New))
+            }
+            ToSender::Different(there) => {
+                self.receiver = None;
+                Err(FileError::Different { there })
+            }
+            ToSender::Failed(why) => {
+                self.receiver = None;
+                Err(why.into())
+            }
+        }
+    }
+
+    fn watch(&mut self, cx: &mut Cx<'_, Note>, watcher: Addr<Progress>, every: Duration) {
+        if self.watchers.len() >= WATCHERS_MAX {
+            return cx.door().close_ear(watcher);
+        }
+        self.watchers.push(watcher);
+        cx.every(every.max(TELL_EVERY_LEAST), move || Note::Tell(watcher));
+    }
+
+    fn tell(&self, cx: &mut Cx<'_, Note>, watcher: Addr<Progress>) {
+        let Flow { size, written, resumed, .. } = self.flow;
+        let now = Progress { done: written, total: size, resumed };
+        if let Err(why) = cx.send(watcher, now) {
+            tracing::debug!(%why, "nobody is told of a transfer's progress");
+        }
+    }
+
+    /// Answers, tells the receiver if it still waits, and ends.
+    fn end(&mut self, cx: &mut Cx<'_, Note>, result: Result<Stored, FileError>) -> Step<Note> {
+        if let Some(receiver) = self.receiver {
+            let is_useless = matches!(result, Err(FileError::Source(SourceError::Changed)));
+            if let Err(why) = cx.send(receiver, ToReceiver::Abort(is_useless)) {
+                tracing::debug!(%why, "a receiver is not told that its sender has gone; it sees it");
+            }
+        }
+        for watcher in std::mem::take(&mut self.watchers) {
+            if result == Ok(Stored::New) {
+                self.flow.written = self.flow.size;
+                self.tell(cx, watcher);
+            }
+            cx.door().close_ear(watcher);
+        }
+        if let Some(answer) = self.answer.take() {
+            cx.answer(answer, result);
+        }
+        stop()
+    }
+}
+
+impl FileError {
+    fn of_locating(why: LocateError) -> Self {
+        match why {
+            LocateError::TimedOut => Self::NoAnswer,
+            LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
+            LocateError::TooManyOpen => Self::TooManyOpen,
+            LocateError::BadName | LocateError::NoNode => Self::NoNode,
+        }
+    }
+}
+
+/// The name under which a file is stored, if none is given.
+pub(super) fn own_name(file: &Path) -> PathBuf {
+    file.file_name().map(PathBuf::from).unwrap_or_default()
+}
+
+/// Has a job run on a helper thread; where it cannot run, that is what became of it.
+fn run<T: Send + 'static>(
+    cx: &mut Cx<'_, Note>,
+    job: impl FnOnce() -> Done<T> + Send + 'static,
+    answer: impl FnOnce(Done<T>) -> Note + 'static,
+) {
+    let no_job = |why: JobError| Err(SourceError::Unreadable(why.to_string()));
+    cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
+}

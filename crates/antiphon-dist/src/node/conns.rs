@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire::{
-    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step,
+    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step, TlsFault,
 };
 use slab::Slab;
 
@@ -133,11 +133,39 @@ impl NodeCore {
             self.drop_conn(oldest, world);
         }
         let id = self.conns.add(remote, false, self.now);
+        // From now on, whatever is below the handshake: TLS has no time of its own.
+        self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(id));
         Some(id)
     }
 
-    pub(super) fn on_accepted(&mut self, conn: ConnId) {
-        self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(conn));
+    pub(super) fn on_accepted(&mut self, id: ConnId, exporter: Option<[u8; 32]>) {
+        if let Some(conn) = self.conns.get(id)
+            && matches!(conn.state, State::Shaking(_))
+        {
+            conn.state = State::Shaking(Box::new(Handshake::accept(exporter)));
+        }
+    }
+
+    /// Whether this node has dialled the connection.
+    pub fn is_dialled(&mut self, conn: ConnId) -> bool {
+        self.conns.get(conn).is_some_and(|conn| conn.dialled.is_some())
+    }
+
+    /// A connection without TLS where TLS is due is a handshake that failed; a session goes on without it.
+    pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, world: &mut impl World) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if matches!(conn.state, State::Live(_)) {
+            return self.on_closed(id, world);
+        }
+        // Nothing of it would be read.
+        conn.out.clear();
+        conn.written = 0;
+        let refusal = Refusal::Tls(fault);
+        let error = match fault.is_told_by_peer() {
+            true => HandshakeError::RefusedByPeer(refusal),
+            false => HandshakeError::Refused(refusal),
+        };
+        self.on_handshake_error(id, error, world);
     }
 
     /// Where the driver reads into.
@@ -173,12 +201,12 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_connected(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn on_connected(&mut self, id: ConnId, exporter: Option<[u8; 32]>, world: &mut impl World) {
         let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
         let Some(fresh) = world.fresh() else { return self.drop_conn(id, world) };
         let standing = self.standing_for(at);
         let Some(conn) = self.conns.get(id) else { return };
-        let shake = Handshake::dial(&self.settings.profile, fresh, standing, None, &mut conn.out);
+        let shake = Handshake::dial(&self.settings.profile, fresh, standing, exporter, &mut conn.out);
         conn.state = State::Shaking(Box::new(shake));
         conn.since = self.now;
         self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(id));

@@ -234,8 +234,9 @@ impl NodeCore {
         self.now = self.now.max(now);
         match input {
             Input::Start => self.start(world),
-            Input::Accepted(conn) => self.on_accepted(conn),
-            Input::Connected(conn) => self.on_connected(conn, world),
+            Input::Accepted { conn, exporter } => self.on_accepted(conn, exporter),
+            Input::Connected { conn, exporter } => self.on_connected(conn, exporter, world),
+            Input::TlsFailed { conn, fault } => self.on_tls_failed(conn, fault, world),
             Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, world),
             Input::Received(conn, count) => self.on_received(conn, count, world),
             Input::Written(conn, count) => self.on_written(conn, count, world),

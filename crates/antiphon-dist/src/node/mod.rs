@@ -34,7 +34,7 @@ pub use world::{ConnId, Input, Output, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
+use antiphon_sched::{ActorId, Door, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
 use crate::files::Outbox;
@@ -341,11 +341,19 @@ impl NodeCore {
         self.receipts.check(&self.agenda);
         self.replies.check();
         self.dials.check(&self.agenda);
+        self.conns.check(&self.agenda);
     }
 }
 
 /// No actor of any loop: also who sends from outside of all actors.
 const NOBODY: Key = Key::from_bits(u64::MAX);
+
+/// Answers a request of this node's, unless it is over: then its asker was told so.
+pub(crate) fn settle<R: 'static>(door: &mut Door<'_>, port: PortId, value: R) {
+    if let Err(why) = door.answer_port(port, value) {
+        tracing::debug!(%why, "nobody waits any more for an answer");
+    }
+}
 
 fn wire_key(key: Key) -> wire::Key {
     wire::Key(key.to_bits())

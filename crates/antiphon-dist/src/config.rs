@@ -46,24 +46,25 @@ pub struct Config {
     /// Peers to connect to, tried again for ever. Those without a port stand for all nodes on the host.
     pub peers: Vec<PeerAt>,
     /// Networks, as address and prefix length, whose locations are dialled when other nodes tell of them;
-    /// `None`: the networks of the own interfaces that the node listens on.
+    /// `None`: the networks of the own interfaces that the node listens on. What this node has asked for is dialled
+    /// anyway: the nodes of a host that was contacted, and those that a peer tells of to be announced there.
     pub dial_allow: Option<Vec<(IpAddr, u8)>>,
     /// Silence after which a peer is lost; 15 s by default. (A process that dies is noticed at once, when its port
     /// refuses; this is for machines and processes that hang.) Suspect comes at a fifth of it, a ping at a
     /// fifteenth.
     pub peer_timeout: Duration,
-    /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
-    /// default.
-    pub rci_actors_max: usize,
     /// The folder beneath which files from peers are stored, made if need be; `None`: none are taken. A folder
     /// `.antiphon` in it remembers which files came from peers, and keeps unfinished ones to be resumed.
     pub dest_path: Option<PathBuf>,
     /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
     pub max_file_size: Option<u64>,
-    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 2 MiB of memory.
+    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 1 MiB of memory.
     pub transfers_max: usize,
     /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
     pub partial_files_keep: Duration,
+    /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
+    /// default.
+    pub rci_actors_max: usize,
     /// Limits of the protocol; its times are set from `peer_timeout`.
     pub limits: Limits,
     /// The scheduler below.
@@ -91,11 +92,11 @@ impl Default for Config {
             peers: Vec::new(),
             dial_allow: None,
             peer_timeout: Duration::from_secs(15),
-            rci_actors_max: 1024,
             dest_path: None,
             max_file_size: None,
             transfers_max: 64,
             partial_files_keep: Duration::from_secs(24 * 3600),
+            rci_actors_max: 1024,
             limits: Limits::default(),
             scheduler: LoopConfig::default(),
         }

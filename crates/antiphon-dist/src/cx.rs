@@ -143,7 +143,7 @@ pub trait NetCx<M: 'static> {
 
     /// Closes a channel: each actor that has subscribed is told by one `Event::Down` with the channel's id, and
     /// what is sent to it from now on is a dead letter.
-    fn close<T>(&mut self, channel: Channel<T>);
+    fn close_channel<T>(&mut self, channel: Channel<T>);
 
     /// Has `subscriber` receive what is sent to a channel: an actor (also by an address that `me_as` made), or
     /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions.
@@ -175,6 +175,37 @@ pub trait NetCx<M: 'static> {
         n: usize,
         timeout: Duration,
         answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
+    );
+
+    /// Sends a file to the node at a location, which is contacted first if need be; it needs a
+    /// [`dest_path`](crate::Config::dest_path). The answer comes when the file is on its disk, whole, or is not; what was
+    /// there before stays whole until then. The transfer ends with this actor.
+    ///
+    /// A transfer that was interrupted, at either end, goes on where it stopped when the file is sent there again.
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer;
+
+    /// Has this actor told, now and then and at its end, how far a transfer of this node is; not oftener than every 10 ms.
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static);
+
+    /// Ends a transfer of this node, which then answers [`FileError::Cancelled`] unless it is over.
+    fn cancel_transfer(&mut self, transfer: Transfer);
+
+    /// Deletes a file beneath the `dest_path` of the node at a location, if it is one that came there from a peer, and was
+    /// not changed since.
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
     );
 
     /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
@@ -225,37 +256,6 @@ pub trait NetCx<M: 'static> {
         watcher: impl Into<ActorId>,
         timeout: Duration,
         answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
-    );
-
-    /// Sends a file to the node at a location, which is contacted first if need be; it needs a
-    /// [`dest_path`](crate::Config::dest_path). The answer comes when the file is on its disk, whole, or is not; what was
-    /// there before stays whole until then. The transfer ends with this actor.
-    ///
-    /// A transfer that was interrupted, at either end, goes on where it stopped when the file is sent there again.
-    fn send_file(
-        &mut self,
-        to: Location,
-        file: impl AsRef<Path>,
-        options: FileOptions,
-        timeout: Duration,
-        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
-    ) -> Transfer;
-
-    /// Has this actor told, now and then and at its end, how far a transfer of this node is; not oftener than every 10 ms.
-    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static);
-
-    /// Ends a transfer of this node, which then answers [`FileError::Cancelled`] unless it is over.
-    fn cancel_transfer(&mut self, transfer: Transfer);
-
-    /// Deletes a file beneath the `dest_path` of the node at a location, if it is one that came there from a peer, and was
-    /// not changed since.
-    fn del_file(
-        &mut self,
-        at: Location,
-        file: impl AsRef<Path>,
-        dir: impl AsRef<Path>,
-        timeout: Duration,
-        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
     );
 
     /// Where the peers are that are there.
@@ -315,7 +315,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, (T::SPACE, name), None, timeout, answer);
+        locate(self, name, None, timeout, answer);
     }
 
     fn locate_at<T: Named>(
@@ -325,7 +325,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, (T::SPACE, name), Some(location), timeout, answer);
+        locate(self, name, Some(location), timeout, answer);
     }
 
     fn locate_all<T: Named>(
@@ -399,7 +399,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         Ok(())
     }
 
-    fn close<T>(&mut self, channel: Channel<T>) {
+    fn close_channel<T>(&mut self, channel: Channel<T>) {
         self.terminate(channel.id());
     }
 
@@ -430,6 +430,36 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
     ) {
         channels::deliver_all(self, channel, message, n, timeout, answer);
+    }
+
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer {
+        files::send_file(self, to, file.as_ref(), &options, timeout, answer)
+    }
+
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static) {
+        files::progress(self, transfer, every, each);
+    }
+
+    fn cancel_transfer(&mut self, transfer: Transfer) {
+        files::cancel(self, transfer);
+    }
+
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+    ) {
+        files::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
     }
 
     fn rci<A: Wire, T: Wire, F>(
@@ -478,36 +508,6 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         rci::call(self, rci, arguments, Some(watcher.into()), timeout, answer);
     }
 
-    fn send_file(
-        &mut self,
-        to: Location,
-        file: impl AsRef<Path>,
-        options: FileOptions,
-        timeout: Duration,
-        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
-    ) -> Transfer {
-        files::send_file(self, to, file.as_ref(), &options, timeout, answer)
-    }
-
-    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static) {
-        files::progress(self, transfer, every, each);
-    }
-
-    fn cancel_transfer(&mut self, transfer: Transfer) {
-        files::cancel(self, transfer);
-    }
-
-    fn del_file(
-        &mut self,
-        at: Location,
-        file: impl AsRef<Path>,
-        dir: impl AsRef<Path>,
-        timeout: Duration,
-        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
-    ) {
-        files::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
-    }
-
     fn peers(&mut self) -> Vec<Location> {
         node(self).map(|core| core.online()).unwrap_or_default()
     }
@@ -551,7 +551,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 }
 
-pub(crate) fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
+fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
     node_behind(cx.door())
 }
 
@@ -626,30 +626,9 @@ fn request<M: 'static, R: 'static, E: 'static>(
     }
 }
 
-/// Registers what every node has, under a name that no user can take.
-pub(crate) fn register_service<M: 'static, T: Wire>(
-    cx: &mut Cx<'_, M>,
-    name: &str,
-    addr: Addr<T>,
-) -> Result<(), RegisterError> {
-    let tag = cx.door().tag_of::<T>();
-    register(cx.door(), (Space::Service, name), addr, tag, Some(addr.id().key()))
-}
-
-/// Looks for what every node has, at one location, which is dialled if need be.
-pub(crate) fn locate_service<M: 'static, T: Wire>(
-    cx: &mut Cx<'_, M>,
-    name: &str,
-    at: Location,
-    timeout: Duration,
-    answer: impl FnOnce(Result<Addr<T>, LocateError>) -> M + 'static,
-) {
-    locate(cx, (Space::Service, name), Some(at), timeout, answer);
-}
-
 fn locate<M: 'static, T: Named>(
     cx: &mut Cx<'_, M>,
-    (space, name): (Space, &str),
+    name: &str,
     at: Option<Location>,
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
@@ -660,7 +639,7 @@ fn locate<M: 'static, T: Named>(
         LocateError::TooManyOpen,
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
-        |core, port| match core.locate(port, (space, name), tag, at, timeout) {
+        |core, port| match core.locate(port, (T::SPACE, name), tag, at, timeout) {
             Looked::Now(result) => Some(result),
             Looked::Later => None,
         },

@@ -112,6 +112,14 @@ pub enum LocateError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
+    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    #[error(
+        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+    )]
+    TypeNameTooLong {
+        /// The bytes that the type's name has.
+        bytes: usize,
+    },
     /// This actor is not part of a node.
     #[error("this actor runs in a loop by itself; spawn it in a `Node` to use names")]
     NoNode,
@@ -130,6 +138,14 @@ pub enum RegisterError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
+    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    #[error(
+        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+    )]
+    TypeNameTooLong {
+        /// The bytes that the type's name has.
+        bytes: usize,
+    },
     /// The node has 65,536 names already.
     #[error("this node has registered as many names as it may; unregister some")]
     TooMany,

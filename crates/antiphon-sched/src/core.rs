@@ -20,13 +20,14 @@ use crate::event::{System, Why};
 use crate::handle::Shared;
 use crate::helpers::Helpers;
 use crate::id::{ActorId, Key, NodeId};
-use crate::io::Io;
+use crate::io::{Io, Noted};
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::outside::{Outside, Signal};
 use crate::ports::Ports;
 use crate::scope;
 use crate::side::Side;
 use crate::slots::{Flag, Slots};
+use crate::sockets::Sockets;
 use crate::time::Time;
 use crate::timers::{Due, Wheel};
 use crate::turn::Turned;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) monitors: u64,
     /// Actors that keep the loop running: all but daemons.
     pub(crate) citizens: usize,
+    /// The loop was asked to stop: who starts now is told at once.
+    pub(crate) stopping: bool,
     /// The actor whose step is running.
     pub(crate) current: Option<Key>,
     pub(crate) steps: u64,
@@ -58,6 +61,7 @@ pub(crate) struct Core {
     pub(crate) scratch: Vec<u8>,
     tags: FxHashMap<TypeId, &'static str>,
     pub(crate) io: Io,
+    pub(crate) sockets: Sockets,
     pub(crate) helpers: Helpers,
     pub(crate) dead: DeadLetters,
     pub(crate) trims: Vec<Key>,
@@ -95,6 +99,7 @@ impl Core {
             sides: FxHashMap::default(),
             monitors: 0,
             citizens: 0,
+            stopping: false,
             current: None,
             steps: 0,
             rng: fastrand::Rng::with_seed(seed),
@@ -103,6 +108,7 @@ impl Core {
             scratch: Vec::new(),
             tags: FxHashMap::default(),
             io,
+            sockets: Sockets::default(),
             helpers,
             dead: DeadLetters::default(),
             trims: Vec::new(),
@@ -118,6 +124,9 @@ impl Core {
         let key = self.slots.insert(Cell::new(Mailbox::<M>::new(), actor));
         self.citizens += 1;
         self.slots.enqueue(key.index());
+        if self.stopping {
+            self.push_system(key, System::Terminate);
+        }
         Addr::local(self.id(key))
     }
 
@@ -184,6 +193,17 @@ impl Core {
                 }
             }
             Err(text) => self.bury(owner, Why::Panicked(text)),
+        }
+    }
+
+    /// A source is ready.
+    pub(crate) fn note_ready(&mut self, token: mio::Token, readable: bool, writable: bool) {
+        match self.io.note(token, readable, writable) {
+            None => {}
+            Some(Noted::Actor(owner, index)) => {
+                self.push_system(owner, System::Ready(index));
+            }
+            Some(Noted::Socket(id, part)) => self.sockets.note(id, part, readable, writable),
         }
     }
 
@@ -297,6 +317,7 @@ impl Core {
                     Fired::Again(_) | Fired::Spent => {}
                 }
             }
+            Due::Socket(id) => self.socket_timer(id),
             Due::Port(port) => self.refuse_port(port, crate::error::AskError::TimedOut),
         }
     }

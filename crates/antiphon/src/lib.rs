@@ -31,14 +31,22 @@ pub use antiphon_sched::wire;
 pub mod prelude {
     pub use antiphon_dist::{
         CallError, Channel, Config, DeliverError, LocateError, Location, NetCx, Node, NodeError, PeerAt,
-        PeerError, PeerStatus, Rci, RegisterError, Secret, Status, SubscribeError, Subscriber, UnknownNode,
-        Watch,
+        PeerError, PeerOptions, PeerStatus, Rci, RegisterError, Secret, Status, SubscribeError, Subscriber,
+        UnknownNode, Watch,
+    };
+    pub use antiphon_dist::{
+        DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+        Transfer,
     };
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, Failure, Fold, Handle, JobError, JoinError,
         Joiner, Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Why, Wire, actor,
         exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop, suspend,
         swap, swap_actor, to,
+    };
+    /// A loop without a node, and the sockets and child processes of actors.
+    pub use antiphon_sched::{
+        Conn, Endpoint, Framing, Loop, LoopConfig, LoopError, Process, Socket, SocketError, Udp,
     };
 }
 

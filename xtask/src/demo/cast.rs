@@ -76,8 +76,20 @@ impl Cast {
         secret: &str,
         arguments: &[&str],
     ) -> Result<Role, String> {
+        let port = self.udp_port.clone();
+        let node = ["--udp-port", &port, "--secret", secret];
+        self.start_plain(name, program, &[&node, arguments].concat())
+    }
+
+    /// As [`Cast::start`], a program that is no node.
+    pub(super) fn start_plain(
+        &mut self,
+        name: &'static str,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<Role, String> {
         let mut command = Command::new(self.programs.join(program));
-        command.args(["--udp-port", &self.udp_port, "--secret", secret]).args(arguments);
+        command.args(arguments);
         command.env("ANTIPHON_LOOPBACK_ONLY", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|why| format!("{program} could not be started: {why}"))?;
@@ -133,17 +145,23 @@ impl Cast {
         &self.actors[role.0].printed
     }
 
-    /// Types a line into a process.
+    /// Types a line into a process's input.
     pub(super) fn say(&mut self, role: Role, line: &str) -> Result<(), String> {
-        let process = &mut self.actors[role.0];
-        println!("{:>10} < {line}", process.name);
-        let stdin = process.stdin.as_mut().ok_or_else(|| format!("{} no longer reads", process.name))?;
-        writeln!(stdin, "{line}").map_err(|why| format!("{} does not read: {why}", process.name))
+        let Process { name, stdin, .. } = &mut self.actors[role.0];
+        let stdin = stdin.as_mut().ok_or_else(|| format!("{name}'s input has ended"))?;
+        println!("{name:>10} > {line}");
+        writeln!(stdin, "{line}").map_err(|why| format!("{name} does not listen: {why}"))
     }
 
     /// Closes a process's input.
     pub(super) fn end_input(&mut self, role: Role) {
         self.actors[role.0].stdin = None;
+    }
+
+    /// Kills a process, as a crash would.
+    pub(super) fn kill(&mut self, role: Role) -> Result<(), String> {
+        let child = &mut self.actors[role.0].child;
+        child.kill().and_then(|()| child.wait()).map(drop).map_err(|why| why.to_string())
     }
 
     /// Waits until a process has ended well, and shows the rest of what it printed.

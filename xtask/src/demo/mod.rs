@@ -5,6 +5,8 @@
 
 mod cast;
 mod chat_chan;
+mod chat_sock;
+mod files;
 mod rci_monitor;
 mod remote_channel;
 mod remote_coro;
@@ -63,6 +65,18 @@ const DEMOS: &[Demo] = &[
         about: "actors that are started on another node, and whose ends are told here",
         programs: &["rci_monitor_server", "rci_monitor_client"],
         play: rci_monitor::play,
+    },
+    Demo {
+        name: "files",
+        about: "a file is sent, sent again, replaced, interrupted, resumed and deleted",
+        programs: &["files_receiver", "files_sender"],
+        play: files::play,
+    },
+    Demo {
+        name: "chat_sock",
+        about: "a chat room over plain TCP, whose clients type",
+        programs: &["chat_sock_server", "chat_sock_client"],
+        play: chat_sock::play,
     },
 ];
 

@@ -17,7 +17,7 @@ use super::conns::State;
 use super::mail::Parking;
 use super::peers::{PEERS_MAX, Peer};
 use super::world::{ConnId, Output, World};
-use super::{NodeCore, sched_key};
+use super::{NOBODY, NodeCore, sched_key};
 use crate::error::Status;
 use crate::location::seen_from;
 
@@ -389,10 +389,10 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(link) = peer.link.take() else { return };
         tracing::info!(%node, name = peer.name, why, "a peer is lost");
-        self.epoch += 1;
+        self.epochs.ended(wire::NodeId(node.to_bits()));
         let watching = std::mem::take(&mut peer.watching);
         let watched = std::mem::take(&mut peer.watched);
-        let replies = std::mem::take(&mut peer.replies);
+        let replies = self.replies.take(node);
         if let Some(armed) = link.armed {
             self.agenda.remove(armed, Due::Session(node));
         }
@@ -413,11 +413,8 @@ impl NodeCore {
             door.writable(*writer, node);
         }
         link.session.undelivered(|frame, _| {
-            if let Frame::Message(message) = frame
-                && message.receipt.is_none()
-            {
-                let to = ActorId::new(node, sched_key(message.to));
-                door.dead_letter(to, "a message under way", Undelivered::NoNode);
+            if let Some((to, what)) = lost_with_session(frame) {
+                door.dead_letter(ActorId::new(node, to), what, Undelivered::NoNode);
             }
         });
         for (to, messages) in link.parking.lost() {
@@ -474,6 +471,23 @@ impl NodeCore {
         let conns: Vec<ConnId> =
             self.peers.values().filter_map(|peer| peer.link.as_ref()).filter_map(|link| link.conn).collect();
         self.dirty.is_empty() && conns.into_iter().all(|conn| self.unwritten(conn) == 0)
+    }
+}
+
+/// Whom a frame was for that was under way when its session ended, and what it was. What is answered otherwise, by its
+/// receipt or by a `Down`, is not told twice.
+fn lost_with_session(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
+    match frame {
+        Frame::Message(message) if message.receipt.is_none() => {
+            Some((sched_key(message.to), "a message under way"))
+        }
+        // Its receiver is a request, which has no address.
+        Frame::Answer(_) => Some((NOBODY, "an answer under way")),
+        Frame::Terminate(terminate) => Some((sched_key(terminate.target), "a terminate under way")),
+        Frame::Throw(throw) => Some((sched_key(throw.target), "a throw under way")),
+        Frame::Resume(resume) => Some((sched_key(resume.target), "a resume under way")),
+        Frame::Notify(notify) => Some((sched_key(notify.watcher), "a notify under way")),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId};
+use antiphon_sched::{ActorId, Key, MonitorId, NodeId};
 use antiphon_wire::Route;
 
 use super::link::Link;
@@ -36,8 +36,6 @@ pub(super) struct Peer {
     pub(super) watching: BTreeMap<MonitorId, (Key, ActorId)>,
     /// Monitors of actors there on actors here.
     pub(super) watched: BTreeSet<(Key, MonitorId)>,
-    /// Requests of actors here whose replies went there.
-    pub(super) replies: BTreeSet<PortId>,
 }
 
 impl Peer {
@@ -54,7 +52,6 @@ impl Peer {
             gone: false,
             watching: BTreeMap::new(),
             watched: BTreeSet::new(),
-            replies: BTreeSet::new(),
         }
     }
 
@@ -94,12 +91,12 @@ impl Peer {
 }
 
 impl NodeCore {
-    /// Where a node can be dialled, as far as this one knows.
+    /// Where a node can be dialled, as far as this one knows; also where this one may not, for those who may.
     pub(super) fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
         if node == self.me {
             return self.settings.profile.locations.clone();
         }
-        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
+        self.peers.get(&node).map(|peer| peer.said.clone()).unwrap_or_default()
     }
 
     /// A peer tells where nodes are that its message names.

@@ -20,8 +20,8 @@ pub(crate) struct Settings {
     pub(crate) ignore: Vec<IpAddr>,
     pub(crate) peers: Vec<PeerAt>,
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
-    pub(crate) rci_actors_max: usize,
     pub(crate) transfers_max: usize,
+    pub(crate) rci_actors_max: usize,
 }
 
 impl Settings {
@@ -76,8 +76,8 @@ impl Settings {
             ignore: config.ignore_peers.clone(),
             peers: config.peers.clone(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
-            rci_actors_max: config.rci_actors_max,
             transfers_max: config.transfers_max,
+            rci_actors_max: config.rci_actors_max,
         })
     }
 

@@ -262,6 +262,32 @@ fn at_rest_silence_means_nothing() {
 }
 
 #[test]
+fn a_session_that_is_woken_counts_silence_from_then_on() {
+    let (mut a, _b) = met(Limits::default());
+    a.session().rest();
+    a.session().wake(seconds(1000));
+    a.session().on_timeout(seconds(1000));
+    assert_eq!(a.session().status(), Status::Online);
+    assert_eq!(a.session().poll_timeout(), Some(seconds(1000) + Limits::default().suspect_after));
+    a.session().on_timeout(seconds(1015));
+    assert_eq!(a.session().status(), Status::Lost);
+}
+
+#[test]
+fn what_is_acknowledged_before_an_end_need_not_wait() {
+    let (mut a, mut b) = met(Limits::default());
+    a.talk(Time::START, &mut b);
+    b.talk(Time::START, &mut a);
+    b.session().acknowledge_now();
+    assert!(!b.session().wants_transmit(), "nothing is owed");
+    a.session().intern("t").expect("room");
+    a.talk(Time::START, &mut b);
+    b.session().acknowledge_now();
+    b.talk(Time::START, &mut a);
+    assert!(a.session().is_idle());
+}
+
+#[test]
 fn acknowledgements_wait_a_little_and_then_free_what_was_kept() {
     let (mut a, mut b) = met(Limits::default());
     a.talk(Time::START, &mut b);
@@ -321,18 +347,16 @@ fn a_peer_that_lost_the_session_begins_another_one() {
     a.session().intern("t").expect("room");
     a.talk(Time::START, &mut b);
     b.talk(Time::START, &mut a);
-    b.session = None;
-    b.epoch += 1;
+    b.lose(NodeId(1));
     meet(&mut a, &mut b, Time::START).expect("they meet");
-    assert_eq!(a.epoch, 2, "the old session was lost");
+    assert_eq!(a.epochs.of(NodeId(2)), 2, "the old session was lost");
     assert_eq!(a.session().frames_sent(), 0);
     let (mut a, mut b) = met(Limits::default());
     a.talk(Time::START, &mut b);
     b.talk(Time::START, &mut a);
-    b.session = None;
-    b.epoch += 1;
+    b.lose(NodeId(1));
     meet(&mut b, &mut a, Time::START).expect("they meet");
-    assert_eq!(a.epoch, 2, "whoever dials");
+    assert_eq!(a.epochs.of(NodeId(2)), 2, "whoever dials");
 }
 
 #[test]

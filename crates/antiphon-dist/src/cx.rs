@@ -143,7 +143,7 @@ pub trait NetCx<M: 'static> {
 
     /// Closes a channel: each actor that has subscribed is told by one `Event::Down` with the channel's id, and
     /// what is sent to it from now on is a dead letter.
-    fn close<T>(&mut self, channel: Channel<T>);
+    fn close_channel<T>(&mut self, channel: Channel<T>);
 
     /// Has `subscriber` receive what is sent to a channel: an actor (also by an address that `me_as` made), or
     /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions.
@@ -399,7 +399,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         Ok(())
     }
 
-    fn close<T>(&mut self, channel: Channel<T>) {
+    fn close_channel<T>(&mut self, channel: Channel<T>) {
         self.terminate(channel.id());
     }
 
@@ -639,7 +639,7 @@ fn locate<M: 'static, T: Named>(
         LocateError::TooManyOpen,
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
-        |core, port| match core.locate(port, (space, name), tag, at, timeout) {
+        |core, port| match core.locate(port, (T::SPACE, name), tag, at, timeout) {
             Looked::Now(result) => Some(result),
             Looked::Later => None,
         },

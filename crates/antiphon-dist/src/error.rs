@@ -51,10 +51,10 @@ pub enum NodeError {
         /// The length of its prefix.
         bits: u8,
     },
-    /// The address is not loopback, and there is no secret.
+    /// The address is not loopback, and there is neither a secret nor a certificate.
     #[error(
-        "{ip} can be reached from other machines, and there is no secret: set `secret` \
-         (`Secret::generate()` makes one), or stay on loopback, or set `open: true` to let everybody in"
+        "{ip} can be reached from other machines, and nothing says who may come: set `secret` (`Secret::generate()` \
+         makes one), or `certfile` for TLS, or `open: true` to let everybody in; or stay on loopback"
     )]
     NoSecret {
         /// The address in the configuration.
@@ -69,6 +69,21 @@ pub enum NodeError {
         /// The address in the configuration.
         ip: std::net::IpAddr,
     },
+    /// There are other secrets, and none to use.
+    #[error("`other_secrets` are accepted beside the one in use: set `secret`, too")]
+    OnlyOtherSecrets,
+    /// Two secrets have the same number.
+    #[error("two secrets have the key id {id}: give each its own, here and on all other nodes")]
+    SameKeyId {
+        /// The number.
+        id: u32,
+    },
+    /// The suites do not fit the rest of the configuration.
+    #[error(transparent)]
+    Suites(#[from] SuitesFault),
+    /// A certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::certificates::TlsError),
     /// The folder for files cannot be used.
     #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
     DestPath {
@@ -89,6 +104,23 @@ pub enum NodeError {
     /// `run_with` could not start its thread, or the thread panicked.
     #[error("the thread beside the loop failed: {0}")]
     Thread(String),
+}
+
+/// What is wrong with the suites that a configuration names.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SuitesFault {
+    /// `tls`, and no certificate.
+    #[error("the suite `tls` needs a certificate: set `certfile`, or take it out of `suites`")]
+    NoCertificate,
+    /// A certificate, and suites that would protect a second time, or not at all.
+    #[error("with a certificate all connections are TLS: leave `suites` as `None`, or `certfile` out")]
+    BesidesTls,
+    /// A secret, and a suite that proves nothing.
+    #[error(
+        "the suite `plain` lets everybody in, secret or not: take it out of `suites`, or leave the secret out"
+    )]
+    PlainWithSecret,
 }
 
 /// Why nothing was found under a name.
@@ -112,6 +144,14 @@ pub enum LocateError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
+    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    #[error(
+        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+    )]
+    TypeNameTooLong {
+        /// The bytes that the type's name has.
+        bytes: usize,
+    },
     /// This actor is not part of a node.
     #[error("this actor runs in a loop by itself; spawn it in a `Node` to use names")]
     NoNode,
@@ -130,6 +170,14 @@ pub enum RegisterError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
+    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    #[error(
+        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+    )]
+    TypeNameTooLong {
+        /// The bytes that the type's name has.
+        bytes: usize,
+    },
     /// The node has 65,536 names already.
     #[error("this node has registered as many names as it may; unregister some")]
     TooMany,
@@ -213,6 +261,45 @@ pub enum SubscribeError {
     /// This actor is not part of a node.
     #[error("this actor runs in a loop by itself; spawn it in a `Node` to use channels")]
     NoNode,
+}
+
+/// Why a call started no actor, as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The function is not registered any more.
+    #[error("the function is not registered any more; locate it again")]
+    NotRegistered,
+    /// The function takes other arguments, or they could not be encoded or decoded.
+    #[error("the function does not take {arguments}, or they do not encode; check the types on both sides")]
+    WrongArguments {
+        /// The name of the type of the arguments that were given.
+        arguments: String,
+    },
+    /// The calling node has as many actors alive by that function as the other node admits.
+    #[error(
+        "this node has {max} actors alive by that function, as many as it may; wait until some have ended, or \
+             raise `rci_actors_max` over there"
+    )]
+    OverQuota {
+        /// How many it may have.
+        max: usize,
+    },
+    /// The function panicked, with this text; it stays registered.
+    #[error("the function panicked: {0}; see the log of its node")]
+    Panicked(String),
+    /// No answer in time; an actor may still be started.
+    #[error("no answer in time; an actor may still be started")]
+    TimedOut,
+    /// The function has more calls to answer than it may hold, or too many bytes wait for its node.
+    #[error("the function or the way to its node is overloaded; call less at once")]
+    Busy,
+    /// The function's node cannot be reached, or was lost before it answered; an actor may have been started.
+    #[error("the function's node was lost; wait until it is Online again, and locate the function there")]
+    NodeLost,
+    /// The caller has 65,535 open requests already.
+    #[error("too many open requests; wait for answers before calling more")]
+    TooManyOpen,
 }
 
 /// Why a peer could not be contacted.

@@ -10,6 +10,9 @@
 
 mod caught;
 
+mod certificates;
+pub use certificates::TlsError;
+
 mod channels;
 pub use channels::{Channel, Subscriber};
 
@@ -21,8 +24,8 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status, SubscribeError,
-    UnknownNode,
+    CallError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status,
+    SubscribeError, SuitesFault, UnknownNode,
 };
 
 mod files;
@@ -42,7 +45,10 @@ pub use node::Counts;
 
 mod packing;
 
+mod rci;
+pub use rci::Rci;
+
 mod runtime;
 pub use runtime::Node;
 
-pub use antiphon_wire::{Limits, Refusal, Secret};
+pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};

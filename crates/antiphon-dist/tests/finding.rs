@@ -88,6 +88,25 @@ fn a_name_that_nobody_has_times_out_in_time_and_is_no_longer_asked_for() {
 }
 
 #[test]
+fn a_type_whose_composed_name_is_too_long_can_be_neither_registered_nor_located() {
+    type Deep<T> = (T, T, T, T, T, T);
+    type Deepest = Deep<Deep<Deep<u64>>>;
+    let bytes = Deepest::name().len();
+    assert!(bytes > 255);
+    let node = Net::new().node("deep");
+    let (tell, told) = channel();
+    node.spawn(move |cx: &mut Cx<Deepest>, event| {
+        if let Event::Start = event {
+            tell_test(&tell, cx.register("deep"));
+        }
+        receive()
+    });
+    assert_eq!(heard(&told), Err(RegisterError::TypeNameTooLong { bytes }));
+    let refused = heard(&locate::<Deepest>(&node, "deep", secs(1)));
+    assert_eq!(refused.err(), Some(LocateError::TypeNameTooLong { bytes }));
+}
+
+#[test]
 fn a_name_of_another_type_is_told_with_both_types() {
     let (there, here) = Net::new().pair();
     let _listening = there.listener::<u64>("number");

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire::{
-    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step,
+    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step, TlsFault,
 };
 use slab::Slab;
 
 use super::agenda::Due;
+use super::peers::Peer;
 use super::world::{ConnId, Output, World};
-use super::{NodeCore, sched_node};
+use super::{NodeCore, sched_node, wire_node};
 
 /// Connections without a proof.
 const HALF_OPEN_MAX: usize = 64;
@@ -132,11 +133,39 @@ impl NodeCore {
             self.drop_conn(oldest, world);
         }
         let id = self.conns.add(remote, false, self.now);
+        // From now on, whatever is below the handshake: TLS has no time of its own.
+        self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(id));
         Some(id)
     }
 
-    pub(super) fn on_accepted(&mut self, conn: ConnId) {
-        self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(conn));
+    pub(super) fn on_accepted(&mut self, id: ConnId, exporter: Option<[u8; 32]>) {
+        if let Some(conn) = self.conns.get(id)
+            && matches!(conn.state, State::Shaking(_))
+        {
+            conn.state = State::Shaking(Box::new(Handshake::accept(exporter)));
+        }
+    }
+
+    /// Whether this node has dialled the connection.
+    pub fn is_dialled(&mut self, conn: ConnId) -> bool {
+        self.conns.get(conn).is_some_and(|conn| conn.dialled.is_some())
+    }
+
+    /// A connection without TLS where TLS is due is a handshake that failed; a session goes on without it.
+    pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, world: &mut impl World) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if matches!(conn.state, State::Live(_)) {
+            return self.on_closed(id, world);
+        }
+        // Nothing of it would be read.
+        conn.out.clear();
+        conn.written = 0;
+        let refusal = Refusal::Tls(fault);
+        let error = match fault.is_told_by_peer() {
+            true => HandshakeError::RefusedByPeer(refusal),
+            false => HandshakeError::Refused(refusal),
+        };
+        self.on_handshake_error(id, error, world);
     }
 
     /// Where the driver reads into.
@@ -172,12 +201,12 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_connected(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn on_connected(&mut self, id: ConnId, exporter: Option<[u8; 32]>, world: &mut impl World) {
         let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
         let Some(fresh) = world.fresh() else { return self.drop_conn(id, world) };
         let standing = self.standing_for(at);
         let Some(conn) = self.conns.get(id) else { return };
-        let shake = Handshake::dial(&self.settings.profile, fresh, standing, None, &mut conn.out);
+        let shake = Handshake::dial(&self.settings.profile, fresh, standing, exporter, &mut conn.out);
         conn.state = State::Shaking(Box::new(shake));
         conn.since = self.now;
         self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(id));
@@ -192,7 +221,17 @@ impl NodeCore {
             .and_then(|node| self.peers.get_mut(&node))
             .and_then(|peer| peer.link.as_mut())
             .map(|link| link.session.next_standing());
-        session.unwrap_or_else(|| Standing::unknown(self.epoch))
+        session.unwrap_or_else(|| Standing::unknown(self.epoch_for(at)))
+    }
+
+    /// What to tell a node with which there is no session. Who it is shows in its answer; told something else than before,
+    /// it would be asked to come again.
+    fn epoch_for(&self, at: SocketAddr) -> u64 {
+        let node = self.dials.answered_at(at);
+        let is_there = |peer: &Peer| !peer.gone && peer.is_at(at);
+        let known = || self.peers.iter().find(|(_, peer)| is_there(peer)).map(|(node, _)| *node);
+        let node = node.or_else(known);
+        node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(wire_node(node)))
     }
 
     pub(super) fn on_half_open(&mut self, id: ConnId, world: &mut impl World) {
@@ -235,7 +274,7 @@ impl NodeCore {
         let stepped = shake.advance(profile, &mut conn.deframer, &mut out);
         let next = match stepped {
             Ok(Step::Wait) => Ok(Next::Wait),
-            Ok(Step::Introduced) => self.introduce(&mut shake, dialled.is_some(), &mut out, world),
+            Ok(Step::Introduced) => self.introduce(&mut shake, dialled, &mut out, world),
             Ok(Step::Proven) => self.confirm(&mut shake, &mut out),
             Ok(Step::Done(connection)) => Ok(Next::Proven(connection)),
             Err(error) => Err(error),
@@ -266,11 +305,14 @@ impl NodeCore {
     fn introduce(
         &mut self,
         shake: &mut Handshake,
-        dialler: bool,
+        dialled: Option<SocketAddr>,
         out: &mut Vec<u8>,
         world: &mut impl World,
     ) -> Result<Next, HandshakeError> {
         let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
+        if let Some(at) = dialled {
+            self.dials.answered(at, sched_node(hello.node));
+        }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
         let session = session.map(|link| &link.session);
         let ignored = hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
@@ -280,13 +322,13 @@ impl NodeCore {
             return Err(HandshakeError::Refused(refusal));
         }
         let profile = &self.settings.profile;
-        let refusal = if dialler {
-            match Session::prove_to(session, self.epoch, shake) {
+        let refusal = if dialled.is_some() {
+            match Session::prove_to(session, &mut self.epochs, shake) {
                 Ok(holding) => return shake.prove(profile, holding, out).map(|()| Next::Go),
                 Err(refusal) => refusal,
             }
         } else {
-            match (Session::answer_to(session, self.epoch, hello), world.fresh()) {
+            match (Session::answer_to(session, &self.epochs, hello), world.fresh()) {
                 (Ok(standing), Some(fresh)) => {
                     return shake.answer(profile, fresh, standing, out).map(|()| Next::Go);
                 }
@@ -302,7 +344,7 @@ impl NodeCore {
     fn confirm(&mut self, shake: &mut Handshake, out: &mut Vec<u8>) -> Result<Next, HandshakeError> {
         let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
-        match Session::confirm_to(session.map(|link| &link.session), self.epoch, shake) {
+        match Session::confirm_to(session.map(|link| &link.session), &mut self.epochs, shake) {
             Ok(holding) => shake.confirm(&self.settings.profile, &holding, out).map(Next::Proven),
             Err(refusal) => {
                 shake.refuse(refusal, out);
@@ -315,7 +357,7 @@ impl NodeCore {
     fn on_proven(&mut self, id: ConnId, connection: Box<Connection>, world: &mut impl World) -> bool {
         let node = sched_node(connection.peer().node);
         let session = self.peers.get(&node).and_then(|peer| peer.link.as_ref()).map(|link| &link.session);
-        match Session::admit(session, self.epoch, &connection) {
+        match Session::admit(session, &self.epochs, &connection) {
             Admission::Takes => {}
             Admission::Begins => {
                 if self.peers.get(&node).is_some_and(|peer| peer.link.is_some()) {

@@ -11,8 +11,8 @@ use antiphon_sched::{NodeId, PortId, Time, egress};
 use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
-use super::agenda::Due;
-use super::link::Peer;
+use super::agenda::{Agenda, Due};
+use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
 use crate::location::PeerAt;
@@ -47,8 +47,10 @@ struct Dial {
     forever: bool,
     /// Wanted until then.
     until: Time,
-    /// Who answered there last.
+    /// Who was proven there last.
     node: Option<NodeId>,
+    /// Who said hello there last, proven or not.
+    answered: Option<NodeId>,
     conn: Option<ConnId>,
     attempts: u32,
     /// Wanted although there is a connection: its keys are used up.
@@ -64,7 +66,7 @@ pub(super) enum Query {
 
 impl Dial {
     fn new(until: Time) -> Self {
-        Self { forever: false, until, node: None, conn: None, attempts: 0, renews: false }
+        Self { forever: false, until, node: None, answered: None, conn: None, attempts: 0, renews: false }
     }
 }
 
@@ -73,9 +75,25 @@ impl Dials {
         !self.fresh.is_empty() || !self.unasked.is_empty()
     }
 
+    /// Whether a location is dialled, or was by the connection that there is.
+    pub(super) fn has(&self, at: SocketAddr) -> bool {
+        self.dials.contains_key(&at)
+    }
+
     /// Who is behind a location, as far as this node knows.
     pub(super) fn node_at(&self, at: SocketAddr) -> Option<NodeId> {
         self.dials.get(&at)?.node
+    }
+
+    /// Who said hello at a location last, which need not be true.
+    pub(super) fn answered_at(&self, at: SocketAddr) -> Option<NodeId> {
+        self.dials.get(&at)?.answered
+    }
+
+    pub(super) fn answered(&mut self, at: SocketAddr, node: NodeId) {
+        if let Some(dial) = self.dials.get_mut(&at) {
+            dial.answered = Some(node);
+        }
     }
 
     pub(super) fn wake(&mut self, at: SocketAddr) {
@@ -91,13 +109,24 @@ impl Dials {
     }
 }
 
+impl Dials {
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (at, dial) in &self.dials {
+            let is_going_on =
+                dial.conn.is_some() || self.fresh.contains(at) || agenda.has_any(Due::Dial(*at));
+            assert!(is_going_on, "a dial without a connection is on the agenda: {at}");
+        }
+    }
+}
+
 impl NodeCore {
     /// Dials a peer of the configuration, now and whenever it is not connected.
     pub(super) fn dial_for_ever(&mut self, at: PeerAt) {
         match at {
             PeerAt::Location(at) => {
                 if at.addr().port() == 0 {
-                    let host = SocketAddr::new(at.addr().ip(), self.settings.udp_port);
+                    let mut host = at.addr();
+                    host.set_port(self.settings.udp_port);
                     self.ask_host(host, Time::MAX);
                 } else if self.want_dial(at.addr(), Time::MAX) {
                     self.dials.dials.entry(at.addr()).and_modify(|dial| dial.forever = true);

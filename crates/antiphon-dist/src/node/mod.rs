@@ -15,10 +15,13 @@ mod frames;
 mod link;
 mod mail;
 mod names;
+mod peers;
 mod post;
 mod probes;
 mod relays;
+mod replies;
 mod settings;
+mod signals;
 mod status;
 mod subscriptions;
 mod world;
@@ -41,11 +44,12 @@ use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
-use link::Peer;
 use mail::Receipts;
 use names::Names;
+use peers::Peer;
 use probes::Probes;
 use relays::Relays;
+use replies::Replies;
 use status::Watchers;
 use subscriptions::Subscriptions;
 
@@ -55,8 +59,8 @@ pub struct NodeCore {
     me: NodeId,
     settings: Settings,
     now: Time,
-    /// Names this node's half of each session; rises whenever a session ends.
-    epoch: u64,
+    /// Name this node's half of each session.
+    epochs: wire::Epochs,
     agenda: Agenda,
     conns: Conns,
     peers: BTreeMap<NodeId, Peer>,
@@ -69,6 +73,7 @@ pub struct NodeCore {
     names: Names,
     subscriptions: Subscriptions,
     receipts: Receipts,
+    replies: Replies,
     discovery: Discovery,
     probes: Probes,
     relays: Relays,
@@ -106,6 +111,8 @@ pub struct Counts {
     pub relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
+    /// Open requests whose replies are with other nodes.
+    pub replies: usize,
     /// Monitors across nodes, in both directions.
     pub monitors: usize,
     /// Actors that are told of peers' statuses; some may have ended.
@@ -134,7 +141,7 @@ impl NodeCore {
             outbox: Outbox::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
-            epoch: 1,
+            epochs: wire::Epochs::default(),
             agenda: Agenda::default(),
             conns: Conns::default(),
             peers: BTreeMap::new(),
@@ -145,6 +152,7 @@ impl NodeCore {
             names: Names::default(),
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
+            replies: Replies::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
             relays: Relays::default(),
@@ -186,14 +194,20 @@ impl NodeCore {
         &self.outbox
     }
 
+    /// How many actors an RCI of this node keeps alive for one calling node.
+    pub(crate) fn rci_actors_max(&self) -> usize {
+        self.settings.rci_actors_max
+    }
+
     /// How the node is doing.
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
-            names: self.names.len(),
+            names: self.names.given_len(),
             wants: self.names.wants_len(),
             relays: self.subscriptions.len(),
             receipts: self.receipts.len(),
+            replies: self.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),
             connections: self.conns.len(),
@@ -220,8 +234,9 @@ impl NodeCore {
         self.now = self.now.max(now);
         match input {
             Input::Start => self.start(world),
-            Input::Accepted(conn) => self.on_accepted(conn),
-            Input::Connected(conn) => self.on_connected(conn, world),
+            Input::Accepted { conn, exporter } => self.on_accepted(conn, exporter),
+            Input::Connected { conn, exporter } => self.on_connected(conn, exporter, world),
+            Input::TlsFailed { conn, fault } => self.on_tls_failed(conn, fault, world),
             Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, world),
             Input::Received(conn, count) => self.on_received(conn, count, world),
             Input::Written(conn, count) => self.on_written(conn, count, world),
@@ -312,24 +327,25 @@ impl NodeCore {
         wire::Time::from_nanos(self.now.as_nanos())
     }
 
-    /// Where a node can be dialled, as far as this one knows.
-    fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
-        if node == self.me {
-            return self.settings.profile.locations.clone();
-        }
-        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
-    }
-
-    /// Re-checks the invariants of all sessions: for a simulator, after each event.
+    /// Re-checks the invariants of all tables and sessions: for a simulator, after each event.
     ///
     /// # Panics
     /// If one does not hold: a bug.
     pub fn check(&self) {
-        for peer in self.peers.values() {
+        for (node, peer) in &self.peers {
             peer.check();
+            let is_dirty = peer.link.as_ref().is_some_and(|link| link.dirty);
+            assert_eq!(is_dirty, self.dirty.contains(node), "a link that is dirty is listed, once");
         }
+        self.names.check(&self.agenda);
+        self.receipts.check(&self.agenda);
+        self.replies.check();
+        self.dials.check(&self.agenda);
     }
 }
+
+/// No actor of any loop: also who sends from outside of all actors.
+const NOBODY: Key = Key::from_bits(u64::MAX);
 
 fn wire_key(key: Key) -> wire::Key {
     wire::Key(key.to_bits())

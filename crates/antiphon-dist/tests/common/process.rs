@@ -48,11 +48,30 @@ impl Process {
 
     /// Starts a child that listens on a port, and knows a peer; without a UDP port it finds no others.
     pub(crate) fn start_at(net: &Net, role: &str, tcp_port: u16, peer: Option<Location>) -> Self {
+        Self::start_under(&[], net, role, tcp_port, peer)
+    }
+
+    /// As [`Process::start_at`], by another program that starts it.
+    pub(crate) fn start_under(
+        wrapper: &[&str],
+        net: &Net,
+        role: &str,
+        tcp_port: u16,
+        peer: Option<Location>,
+    ) -> Self {
         let program = std::env::current_exe().expect("a test knows its program");
-        let mut command = Command::new(program);
+        let mut command = match wrapper {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command.args(["the_other_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
         let peer = peer.map(|at| at.to_string()).unwrap_or_default();
-        let told = format!("{role},{},{},{tcp_port},{peer}", net.secret.reveal(), net.udp_port);
+        let tls = net.tls.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+        let told = format!("{role},{},{},{tcp_port},{peer},{tls}", net.secret.reveal(), net.udp_port);
         command.env(ROLE, told).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the test program can be started again");
         let stdout = child.stdout.take().expect("its output is piped");
@@ -134,10 +153,14 @@ impl Drop for Process {
 pub(crate) fn role() -> Option<Role> {
     let told = std::env::var(ROLE).ok()?;
     let parts: Vec<&str> = told.split(',').collect();
-    let [name, secret, udp_port, tcp_port, peer] = parts[..] else { panic!("a role has five parts") };
+    let [name, secret, udp_port, tcp_port, peer, tls] = parts[..] else { panic!("a role has six parts") };
     Some(Role {
         name: name.to_owned(),
-        net: Net { secret: Secret::from(secret), udp_port: udp_port.parse().expect("a port") },
+        net: Net {
+            secret: Secret::from(secret),
+            udp_port: udp_port.parse().expect("a port"),
+            tls: (!tls.is_empty()).then(|| tls.into()),
+        },
         tcp_port: tcp_port.parse().expect("a port"),
         peer: (!peer.is_empty()).then(|| peer.parse().expect("a location")),
     })

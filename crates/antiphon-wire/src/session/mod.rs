@@ -3,6 +3,7 @@
 //! It owns what must survive a connection: frame numbers, kept frames, tags, fragments, credit. Frames arrive in order, once,
 //! over any number of connections, until the session is lost or closed. Time is an argument; nothing here ever blocks.
 
+mod epochs;
 mod inbound;
 mod lanes;
 mod outbound;
@@ -12,6 +13,7 @@ mod standing;
 mod tags;
 mod transmit;
 
+pub use epochs::Epochs;
 pub use inbound::Assembled;
 pub use pulse::Status;
 pub use receive::{Frames, HeldCredit, Incoming};
@@ -230,6 +232,17 @@ impl Session {
     pub fn rest(&mut self) {
         self.disconnected();
         self.pulse.rest();
+    }
+
+    /// A session at rest is needed again: silence counts from now on.
+    pub fn wake(&mut self, now: Time) {
+        self.pulse.wake(now);
+    }
+
+    /// What has arrived is acknowledged with the next record, and not some milliseconds later: for the end of a session, so that
+    /// the peer knows what became of its frames.
+    pub fn acknowledge_now(&mut self) {
+        self.control.ack_now |= self.ack_due.take().is_some();
     }
 
     /// Whether there is a connection.

@@ -47,6 +47,15 @@ impl Pulse {
         self.is_resting = true;
     }
 
+    /// Silence means something again, from now on.
+    pub(crate) fn wake(&mut self, now: Time) {
+        if self.is_resting {
+            self.heard = self.heard.max(now);
+            self.pings = 0;
+            self.is_resting = false;
+        }
+    }
+
     /// Something arrived; answers the status if that changed it.
     #[inline]
     pub(crate) fn hear(&mut self, now: Time) -> Option<Status> {

@@ -9,7 +9,7 @@ use crate::bytes::Field;
 use crate::frame::{Fragment, FragmentPart, Monitor, NameSpace, NodeAt, Want};
 use crate::handshake::Refusal;
 use crate::ids::Pair;
-use crate::{Locations, Secret};
+use crate::{Keyring, Locations, Secret};
 use ends::{Side, begun, end, meet, message, met, seconds, told};
 
 #[test]
@@ -37,10 +37,10 @@ fn another_secret_another_key_id_no_common_suite_and_oneself_are_refused_and_tol
     let suites = [Suite::Aes128Gcm];
     let mut a = end(1, &suites, Limits::default());
     let mut wrong = end(2, &suites, Limits::default());
-    wrong.profile.secret = Some(Secret::from("other"));
+    wrong.profile.keyring = Keyring::new(7, Secret::from("other"));
     assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::WrongSecret)));
     let mut wrong = end(2, &suites, Limits::default());
-    wrong.profile.key_id = 8;
+    wrong.profile.keyring = Keyring::new(8, Secret::from("key"));
     assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::UnknownKey)));
     let mut wrong = end(2, &[Suite::Hmac], Limits::default());
     assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::Suite)));
@@ -262,6 +262,32 @@ fn at_rest_silence_means_nothing() {
 }
 
 #[test]
+fn a_session_that_is_woken_counts_silence_from_then_on() {
+    let (mut a, _b) = met(Limits::default());
+    a.session().rest();
+    a.session().wake(seconds(1000));
+    a.session().on_timeout(seconds(1000));
+    assert_eq!(a.session().status(), Status::Online);
+    assert_eq!(a.session().poll_timeout(), Some(seconds(1000) + Limits::default().suspect_after));
+    a.session().on_timeout(seconds(1015));
+    assert_eq!(a.session().status(), Status::Lost);
+}
+
+#[test]
+fn what_is_acknowledged_before_an_end_need_not_wait() {
+    let (mut a, mut b) = met(Limits::default());
+    a.talk(Time::START, &mut b);
+    b.talk(Time::START, &mut a);
+    b.session().acknowledge_now();
+    assert!(!b.session().wants_transmit(), "nothing is owed");
+    a.session().intern("t").expect("room");
+    a.talk(Time::START, &mut b);
+    b.session().acknowledge_now();
+    b.talk(Time::START, &mut a);
+    assert!(a.session().is_idle());
+}
+
+#[test]
 fn acknowledgements_wait_a_little_and_then_free_what_was_kept() {
     let (mut a, mut b) = met(Limits::default());
     a.talk(Time::START, &mut b);
@@ -321,18 +347,16 @@ fn a_peer_that_lost_the_session_begins_another_one() {
     a.session().intern("t").expect("room");
     a.talk(Time::START, &mut b);
     b.talk(Time::START, &mut a);
-    b.session = None;
-    b.epoch += 1;
+    b.lose(NodeId(1));
     meet(&mut a, &mut b, Time::START).expect("they meet");
-    assert_eq!(a.epoch, 2, "the old session was lost");
+    assert_eq!(a.epochs.of(NodeId(2)), 2, "the old session was lost");
     assert_eq!(a.session().frames_sent(), 0);
     let (mut a, mut b) = met(Limits::default());
     a.talk(Time::START, &mut b);
     b.talk(Time::START, &mut a);
-    b.session = None;
-    b.epoch += 1;
+    b.lose(NodeId(1));
     meet(&mut b, &mut a, Time::START).expect("they meet");
-    assert_eq!(a.epoch, 2, "whoever dials");
+    assert_eq!(a.epochs.of(NodeId(2)), 2, "whoever dials");
 }
 
 #[test]

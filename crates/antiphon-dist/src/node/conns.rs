@@ -273,7 +273,8 @@ impl NodeCore {
         let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
         let session = session.map(|link| &link.session);
-        let ignored = hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
+        let stranger = !dialler && session.is_none() && self.settings.ignores_strangers;
+        let ignored = stranger || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
         if ignored || self.leaving {
             let refusal = if ignored { Refusal::Ignored } else { Refusal::Leaving };
             shake.refuse(refusal, out);

@@ -67,7 +67,9 @@ impl Outside for NodeCore {
         if peer.gone {
             return Err(Undelivered::NoActor);
         }
-        let Some(mut link) = peer.link.take() else { return self.post_later(node, parcel) };
+        let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
+            return self.post_later(node, parcel);
+        };
         let sent = self.post(node, &mut link, parcel);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.link = Some(link);
@@ -173,6 +175,16 @@ impl NodeCore {
         Ok(())
     }
 
+    /// What waits for a session needs one.
+    pub(super) fn dial_for_waiting(&mut self, node: NodeId) {
+        let until = self.now + UNREACHED_AFTER;
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.waiting.is_empty()) else { return };
+        let Some(at) = peer.locations.first().copied() else { return };
+        peer.waiting.until = until;
+        self.agenda.add(until, Due::Unreached(node));
+        self.dial_once(at, until);
+    }
+
     /// A session has begun: all that waited goes out, in order.
     pub(super) fn send_waiting(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -253,7 +265,7 @@ impl NodeCore {
             return self.answer_signal(signal, Undelivered::NoActor);
         }
         let waits = !peer.waiting.is_empty();
-        let Some(mut link) = peer.link.take() else {
+        let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
             let is_met = peer.status.is_some();
             if waits || !ends_with_session(&signal, is_met) {
                 self.keep_signal(node, signal);

@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// How often each contestant runs; the middle value counts.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
+    /// How large the file of the group `files` is; 1024 MiB without it.
+    #[arg(long, value_name = "MIB")]
+    mib: Option<u64>,
 }
 
 /// Runs the benchmarks.
@@ -40,6 +43,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
     if let Some(rounds) = options.rounds {
         cargo.args(["--rounds", &rounds.to_string()]);
+    }
+    if let Some(mib) = options.mib {
+        cargo.args(["--mib", &mib.to_string()]);
     }
     match cargo.status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,

@@ -11,6 +11,13 @@ pub(crate) struct Options {
     rest: bool,
 }
 
+/// Which tests to run.
+#[derive(clap::Args)]
+pub(crate) struct Picks {
+    /// Words in the names of the tests to run; all, without any.
+    names: Vec<String>,
+}
+
 struct Step {
     name: &'static str,
     arguments: &'static [&'static str],
@@ -18,6 +25,9 @@ struct Step {
     /// Also run by the README's two commands.
     common: bool,
 }
+
+/// The tests that need networks of their own.
+const NETNS: &[&str] = &["test", "-p", "antiphon-dist", "--test", "namespaces", "--quiet"];
 
 const STEPS: &[Step] = &[
     Step { name: "fmt", arguments: &["fmt", "--all", "--check"], environment: &[], common: false },
@@ -56,6 +66,8 @@ const STEPS: &[Step] = &[
         environment: &[("RUSTFLAGS", "--cfg loom")],
         common: false,
     },
+    // Says how many of them ran, and how many were skipped.
+    Step { name: "nodes in several networks", arguments: NETNS, environment: &[], common: false },
     Step {
         name: "doc",
         arguments: &["doc", "--workspace", "--no-deps", "--quiet"],
@@ -64,6 +76,19 @@ const STEPS: &[Step] = &[
     },
     Step { name: "demos", arguments: &["xtask", "demo"], environment: &[], common: true },
 ];
+
+/// Runs the tests that need networks of their own, or those whose names hold a word.
+pub(crate) fn netns(options: &Picks) -> ExitCode {
+    let mut cargo = Command::new(env!("CARGO"));
+    match cargo.args(NETNS).arg("--").args(&options.names).status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(why) => {
+            println!("cargo could not be started: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Runs the steps; stops at the first that fails.
 pub(crate) fn run(options: &Options) -> ExitCode {

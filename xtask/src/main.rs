@@ -18,6 +18,8 @@ enum Chore {
     Demo(demo::Options),
     /// Runs all that must pass: formatting, lints, tests, the model of the waker, documentation, demos.
     Ci(ci::Options),
+    /// Runs nodes in several networks of this machine: broadcast, multicast, routers, gateways (needs `ip` and `nft`).
+    Netns(ci::Picks),
     /// Measures speed and size, beside peers if asked.
     Bench(bench::Options),
     /// Prints a new strong secret.
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     match Chore::parse() {
         Chore::Demo(options) => demo::run(&options),
         Chore::Ci(options) => ci::run(&options),
+        Chore::Netns(picks) => ci::netns(&picks),
         Chore::Bench(options) => bench::run(&options),
         Chore::Keygen => keygen::run(),
         Chore::Tidy => tidy::run(),

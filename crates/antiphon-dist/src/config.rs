@@ -52,7 +52,8 @@ pub struct Config {
     /// decides of one peer.
     pub stream_send: bool,
     /// Networks, as address and prefix length, whose locations are dialled when other nodes tell of them;
-    /// `None`: the networks of the own interfaces that the node listens on.
+    /// `None`: the networks of the own interfaces that the node listens on. What this node has asked for is dialled
+    /// anyway: the nodes of a host that was contacted, and those that a peer tells of to be announced there.
     pub dial_allow: Option<Vec<(IpAddr, u8)>>,
     /// Silence after which a peer is lost; 15 s by default. (A process that dies is noticed at once, when its port
     /// refuses; this is for machines and processes that hang.) Suspect comes at a fifth of it, a ping at a
@@ -67,6 +68,9 @@ pub struct Config {
     pub transfers_max: usize,
     /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
     pub partial_files_keep: Duration,
+    /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
+    /// default.
+    pub rci_actors_max: usize,
     /// Limits of the protocol; its times are set from `peer_timeout`.
     pub limits: Limits,
     /// The scheduler below.
@@ -99,6 +103,7 @@ impl Default for Config {
             max_file_size: None,
             transfers_max: 64,
             partial_files_keep: Duration::from_secs(24 * 3600),
+            rci_actors_max: 1024,
             limits: Limits::default(),
             scheduler: LoopConfig::default(),
         }

@@ -3,16 +3,19 @@
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Addr, Cx, Door, Key, Manner, NodeId, PortId, Target, Wire};
+use antiphon_sched::{
+    Actor, ActorId, Addr, Cx, Door, Event, Key, Manner, NodeId, PortId, Step, Target, Wire,
+};
 
 use crate::channels::{self, Channel, Subscriber};
 use crate::error::{
-    CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError, UnknownNode,
-    UnknownPeer,
+    CallError, CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError,
+    UnknownNode, UnknownPeer,
 };
 use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
 use crate::node::{FoundName, Looked, NodeCore, Space};
+use crate::rci::{self, Rci};
 
 /// What a name can stand for: an address, a channel or an RCI. The constructor's type picks it, and with it one of
 /// three spaces of names, which never meet.
@@ -206,6 +209,56 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
     );
 
+    /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
+    /// stays until it is unregistered, or the node ends.
+    ///
+    /// # Errors
+    /// The node has an RCI of that name, it is no name, or there are too many.
+    fn rci<A: Wire, T: Wire, F>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> F + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static;
+
+    /// As [`NetCx::rci`], for anything that is an actor: structs, boxes.
+    ///
+    /// # Errors
+    /// As [`NetCx::rci`].
+    fn rci_actor<A: Wire, T: Wire, W: Actor<T>>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> W + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>;
+
+    /// Takes a function back that this actor has registered: it can be called no more. Actors that it started go on.
+    ///
+    /// # Errors
+    /// There is no RCI of that name, or another actor has registered it.
+    fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError>;
+
+    /// Has an actor started by a registered function, on the function's node; its address is the answer.
+    fn call<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    );
+
+    /// As [`NetCx::call`], with a monitor from birth: `watcher` is told by one `Event::Down` how the new actor ends,
+    /// however soon. If the call is refused, it is told nothing. A watcher elsewhere must be known to the function's
+    /// node.
+    fn call_monitored<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        watcher: impl Into<ActorId>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    );
+
     /// Where the peers are that are there.
     fn peers(&mut self) -> Vec<Location>;
 
@@ -285,7 +338,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, (T::SPACE, name), None, timeout, answer);
+        locate(self, name, None, timeout, answer);
     }
 
     fn locate_at<T: Named>(
@@ -295,7 +348,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     ) {
-        locate(self, (T::SPACE, name), Some(location), timeout, answer);
+        locate(self, name, Some(location), timeout, answer);
     }
 
     fn locate_all<T: Named>(
@@ -432,6 +485,52 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         files::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
     }
 
+    fn rci<A: Wire, T: Wire, F>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> F + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
+    {
+        self.rci_actor(name, function)
+    }
+
+    fn rci_actor<A: Wire, T: Wire, W: Actor<T>>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> W + 'static,
+    ) -> Result<Rci<A, T>, RegisterError> {
+        let me = self.id().key();
+        rci::open(self.door(), name, Some(me), function)
+    }
+
+    fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError> {
+        let me = self.id().key();
+        rci::unregister(self.door(), name, Some(me))
+    }
+
+    fn call<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    ) {
+        rci::call(self, rci, arguments, None, timeout, answer);
+    }
+
+    fn call_monitored<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        watcher: impl Into<ActorId>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    ) {
+        rci::call(self, rci, arguments, Some(watcher.into()), timeout, answer);
+    }
+
     fn peers(&mut self) -> Vec<Location> {
         node(self).map(|core| core.online()).unwrap_or_default()
     }
@@ -496,7 +595,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 }
 
-pub(crate) fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
+fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
     node_behind(cx.door())
 }
 
@@ -571,30 +670,9 @@ fn request<M: 'static, R: 'static, E: 'static>(
     }
 }
 
-/// Registers what every node has, under a name that no user can take.
-pub(crate) fn register_service<M: 'static, T: Wire>(
-    cx: &mut Cx<'_, M>,
-    name: &str,
-    addr: Addr<T>,
-) -> Result<(), RegisterError> {
-    let tag = cx.door().tag_of::<T>();
-    register(cx.door(), (Space::Service, name), addr, tag, Some(addr.id().key()))
-}
-
-/// Looks for what every node has, at one location, which is dialled if need be.
-pub(crate) fn locate_service<M: 'static, T: Wire>(
-    cx: &mut Cx<'_, M>,
-    name: &str,
-    at: Location,
-    timeout: Duration,
-    answer: impl FnOnce(Result<Addr<T>, LocateError>) -> M + 'static,
-) {
-    locate(cx, (Space::Service, name), Some(at), timeout, answer);
-}
-
 fn locate<M: 'static, T: Named>(
     cx: &mut Cx<'_, M>,
-    (space, name): (Space, &str),
+    name: &str,
     at: Option<Location>,
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
@@ -605,7 +683,7 @@ fn locate<M: 'static, T: Named>(
         LocateError::TooManyOpen,
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
-        |core, port| match core.locate(port, (space, name), tag, at, timeout) {
+        |core, port| match core.locate(port, (T::SPACE, name), tag, at, timeout) {
             Looked::Now(result) => Some(result),
             Looked::Later => None,
         },

@@ -112,6 +112,14 @@ pub enum LocateError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
+    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    #[error(
+        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+    )]
+    TypeNameTooLong {
+        /// The bytes that the type's name has.
+        bytes: usize,
+    },
     /// This actor is not part of a node.
     #[error("this actor runs in a loop by itself; spawn it in a `Node` to use names")]
     NoNode,
@@ -130,6 +138,14 @@ pub enum RegisterError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
+    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    #[error(
+        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+    )]
+    TypeNameTooLong {
+        /// The bytes that the type's name has.
+        bytes: usize,
+    },
     /// The node has 65,536 names already.
     #[error("this node has registered as many names as it may; unregister some")]
     TooMany,
@@ -213,6 +229,45 @@ pub enum SubscribeError {
     /// This actor is not part of a node.
     #[error("this actor runs in a loop by itself; spawn it in a `Node` to use channels")]
     NoNode,
+}
+
+/// Why a call started no actor, as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The function is not registered any more.
+    #[error("the function is not registered any more; locate it again")]
+    NotRegistered,
+    /// The function takes other arguments, or they could not be encoded or decoded.
+    #[error("the function does not take {arguments}, or they do not encode; check the types on both sides")]
+    WrongArguments {
+        /// The name of the type of the arguments that were given.
+        arguments: String,
+    },
+    /// The calling node has as many actors alive by that function as the other node admits.
+    #[error(
+        "this node has {max} actors alive by that function, as many as it may; wait until some have ended, or \
+             raise `rci_actors_max` over there"
+    )]
+    OverQuota {
+        /// How many it may have.
+        max: usize,
+    },
+    /// The function panicked, with this text; it stays registered.
+    #[error("the function panicked: {0}; see the log of its node")]
+    Panicked(String),
+    /// No answer in time; an actor may still be started.
+    #[error("no answer in time; an actor may still be started")]
+    TimedOut,
+    /// The function has more calls to answer than it may hold, or too many bytes wait for its node.
+    #[error("the function or the way to its node is overloaded; call less at once")]
+    Busy,
+    /// The function's node cannot be reached, or was lost before it answered; an actor may have been started.
+    #[error("the function's node was lost; wait until it is Online again, and locate the function there")]
+    NodeLost,
+    /// The caller has 65,535 open requests already.
+    #[error("too many open requests; wait for answers before calling more")]
+    TooManyOpen,
 }
 
 /// Why a peer could not be contacted.

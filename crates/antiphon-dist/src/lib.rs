@@ -21,8 +21,8 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    CloseError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status,
-    SubscribeError, UnknownNode, UnknownPeer,
+    CallError, CloseError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
+    Status, SubscribeError, UnknownNode, UnknownPeer,
 };
 
 mod files;
@@ -41,6 +41,9 @@ pub mod node;
 pub use node::Counts;
 
 mod packing;
+
+mod rci;
+pub use rci::Rci;
 
 mod runtime;
 pub use runtime::Node;

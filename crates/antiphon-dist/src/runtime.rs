@@ -17,6 +17,7 @@ use crate::files;
 use crate::location::Location;
 use crate::net::{Driver, Resolver};
 use crate::node::{Counts, Input, NodeCore};
+use crate::rci::{self, Rci};
 
 /// How long `run` waits, at its end, until peers have acknowledged what was sent.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
@@ -122,11 +123,6 @@ impl Node {
         self.sched.spawn_fsm(state, fold)
     }
 
-    /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`.
-    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
-        self.sched.joiner(who)
-    }
-
     /// Opens a channel under a name, for all of the node's life.
     ///
     /// # Errors
@@ -145,6 +141,46 @@ impl Node {
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError> {
         channels::open(&mut self.sched.door(), name, None, Some(Box::new(transform)))
+    }
+
+    /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`.
+    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
+        self.sched.joiner(who)
+    }
+
+    /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here.
+    ///
+    /// # Errors
+    /// The node has an RCI of that name, it is no name, or there are too many.
+    pub fn rci<A: Wire, T: Wire, F>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> F + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
+    {
+        self.rci_actor(name, function)
+    }
+
+    /// As [`Node::rci`], for anything that is an actor: structs, boxes.
+    ///
+    /// # Errors
+    /// As [`Node::rci`].
+    pub fn rci_actor<A: Wire, T: Wire, W: Actor<T>>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> W + 'static,
+    ) -> Result<Rci<A, T>, RegisterError> {
+        rci::open(&mut self.sched.door(), name, None, function)
+    }
+
+    /// Takes a function back that the node has registered; actors that it started go on.
+    ///
+    /// # Errors
+    /// There is no RCI of that name, or an actor has registered it.
+    pub fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError> {
+        rci::unregister(&mut self.sched.door(), name, None)
     }
 
     /// Sends from outside of all actors.

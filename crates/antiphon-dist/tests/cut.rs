@@ -2,26 +2,19 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use antiphon_dist::node::NodeCore;
 use antiphon_dist::{DeliverError, NetCx, Node};
 use antiphon_sched::{Addr, Cx, Event, Step, millis, receive, secs};
 use common::process::{self, Process};
+use common::proxy::Proxy;
 use common::{Net, heard, tell_test, wait_for};
 use serde::{Deserialize, Serialize};
 
 const COUNT: u64 = 10_000;
 const AT_ONCE: u64 = 10;
-/// Every 50 ms, unevenly: a timer that is a multiple of that must meet a cut connection too.
-const CUT_AFTER: [Duration; 3] =
-    [Duration::from_millis(45), Duration::from_millis(55), Duration::from_millis(50)];
-const DELAY: Duration = Duration::from_millis(10);
 
 /// What both ends take.
 #[derive(Serialize, Deserialize)]
@@ -132,86 +125,6 @@ fn the_other_process() {
     ran.expect("the node runs");
 }
 
-/// Carries bytes between whoever dials it and one server, and cuts every connection after a while.
-struct Proxy {
-    at: SocketAddr,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    bytes: AtomicU64,
-    connections: AtomicU64,
-    is_closed: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
-}
-
-impl Proxy {
-    fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let at = listener.local_addr().expect("it is bound");
-        let shared = Arc::new(Shared::default());
-        let carrying = shared.clone();
-        std::thread::spawn(move || {
-            for dialler in listener.incoming().map_while(Result::ok) {
-                if carrying.is_closed.load(Ordering::SeqCst) {
-                    return;
-                }
-                // A way so long that a side which is too impatient would look for another.
-                std::thread::sleep(DELAY);
-                carrying.carry(&dialler, &TcpStream::connect(server).expect("the server listens"));
-            }
-        });
-        let cutting = shared.clone();
-        std::thread::spawn(move || {
-            for pause in CUT_AFTER.iter().cycle() {
-                if cutting.is_closed.load(Ordering::SeqCst) {
-                    return;
-                }
-                std::thread::sleep(*pause);
-                cutting.cut();
-            }
-        });
-        Self { at, shared }
-    }
-
-    fn close(&self) {
-        self.shared.is_closed.store(true, Ordering::SeqCst);
-        // Wakes whoever accepts.
-        drop(TcpStream::connect(self.at));
-        self.shared.cut();
-    }
-}
-
-impl Shared {
-    fn carry(self: &Arc<Self>, one: &TcpStream, other: &TcpStream) {
-        self.connections.fetch_add(1, Ordering::SeqCst);
-        let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor is left");
-        for (mut from, mut to) in [(copy(one), copy(other)), (copy(other), copy(one))] {
-            let shared = self.clone();
-            std::thread::spawn(move || {
-                let mut bytes = [0; 16 * 1024];
-                while let Ok(count @ 1..) = from.read(&mut bytes) {
-                    shared.bytes.fetch_add(count as u64, Ordering::SeqCst);
-                    if to.write_all(&bytes[..count]).is_err() {
-                        break;
-                    }
-                }
-                // The other side hears of it; it may have gone first.
-                drop(to.shutdown(Shutdown::Both));
-            });
-        }
-        self.open.lock().expect("nobody panics").extend([copy(one), copy(other)]);
-    }
-
-    fn cut(&self) {
-        for stream in self.open.lock().expect("nobody panics").drain(..) {
-            // It may be closed already.
-            drop(stream.shutdown(Shutdown::Both));
-        }
-    }
-}
-
 #[test]
 fn a_connection_that_is_cut_all_the_time_loses_repeats_and_swaps_nothing() {
     let net = Net { udp_port: 0, ..Net::new() };
@@ -230,7 +143,7 @@ fn a_connection_that_is_cut_all_the_time_loses_repeats_and_swaps_nothing() {
     let lasted = begun.elapsed();
     let cuts = |line: &str| line.strip_prefix("done ").and_then(|cuts| cuts.parse::<u64>().ok());
     let (near, far) = (cuts(&near).expect(&near), cuts(&far).expect(&far));
-    let connections = proxy.shared.connections.load(Ordering::SeqCst);
+    let connections = proxy.connections();
     println!("{lasted:?}: {connections} connections, cut with frames unacked: {near} here, {far} there");
     assert!(lasted >= secs(5), "all was sent within {lasted:?}");
     assert!(near.max(far) >= 50, "{near} and {far} cuts hit frames that were not acknowledged");
@@ -238,5 +151,5 @@ fn a_connection_that_is_cut_all_the_time_loses_repeats_and_swaps_nothing() {
     // A connection beside the proxy would not have been cut, and would still be there now.
     proxy.close();
     wait_for("the last connection to be gone", || (here.counts().connections == 0).then_some(()));
-    assert!(proxy.shared.bytes.load(Ordering::SeqCst) > 2 * COUNT * 20);
+    assert!(proxy.bytes() > 2 * COUNT * 20);
 }

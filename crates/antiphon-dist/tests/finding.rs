@@ -5,10 +5,8 @@ mod common;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use antiphon_dist::{
-    Config, DeliverError, LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode,
-};
-use antiphon_sched::{Addr, Cx, Event, NodeId, Undelivered, Wire, exit, millis, receive, secs, stop};
+use antiphon_dist::{LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode};
+use antiphon_sched::{Addr, Cx, Event, NodeId, Wire, exit, millis, receive, secs, stop};
 use common::{End, Net, TestNode, heard, heard_until, tell_test, wait_for};
 
 /// Looks for something, as `look` says, and tells what comes of it.
@@ -85,6 +83,25 @@ fn a_name_that_nobody_has_times_out_in_time_and_is_no_longer_asked_for() {
     late = here.step(|cx| cx.register(""));
     assert_eq!(late, Err(RegisterError::BadName));
     assert_eq!(heard(&locate::<String>(&here, "", secs(1))), Err(LocateError::BadName));
+}
+
+#[test]
+fn a_type_whose_composed_name_is_too_long_can_be_neither_registered_nor_located() {
+    type Deep<T> = (T, T, T, T, T, T);
+    type Deepest = Deep<Deep<Deep<u64>>>;
+    let bytes = Deepest::name().len();
+    assert!(bytes > 255);
+    let node = Net::new().node("deep");
+    let (tell, told) = channel();
+    node.spawn(move |cx: &mut Cx<Deepest>, event| {
+        if let Event::Start = event {
+            tell_test(&tell, cx.register("deep"));
+        }
+        receive()
+    });
+    assert_eq!(heard(&told), Err(RegisterError::TypeNameTooLong { bytes }));
+    let refused = heard(&locate::<Deepest>(&node, "deep", secs(1)));
+    assert_eq!(refused.err(), Some(LocateError::TypeNameTooLong { bytes }));
 }
 
 #[test]

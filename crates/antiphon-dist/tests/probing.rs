@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_dist::node::{Input, NodeCore, Output, World};
-use antiphon_dist::{Config, Location, Secret};
-use antiphon_sched::{Door, Loop, LoopConfig, Park, Time};
+use antiphon_dist::{Config, Location, NetCx, PeerError, Secret};
+use antiphon_sched::{Cx, Door, Event, Loop, LoopConfig, Park, Time, receive, secs};
 use antiphon_wire::{Answer, Datagram, DatagramKey, Fresh, Locations, NodeId, Presence, Probe, Route};
 
 struct Ground {
@@ -41,13 +41,9 @@ fn at(text: &str) -> SocketAddr {
 
 impl Asked {
     fn new(config: Config, location: &str) -> Self {
-        let scheduler = LoopConfig { park: Park::Virtual, watchdog: None, ..LoopConfig::default() };
-        let sched = Loop::new(scheduler).expect("a virtual loop needs nothing");
-        let config = Config { secret: Some(Secret::from(SECRET)), ..config };
-        let networks = vec![(at("10.0.0.0:0").ip(), 24), (at("127.0.0.0:0").ip(), 24)];
-        let core = NodeCore::simulated(&config, sched.home(), Location::new(at(location)), networks);
-        let ground = Ground { sched, outputs: Vec::new() };
-        Self { core: core.expect("a sound configuration"), ground, now: Duration::ZERO }
+        let sched = loop_of_tests();
+        let core = core_of(&sched, config, location);
+        Self { core, ground: Ground { sched, outputs: Vec::new() }, now: Duration::ZERO }
     }
 
     fn hear(&mut self, from: &str, bytes: &[u8]) -> Vec<Output> {
@@ -59,6 +55,18 @@ impl Asked {
     fn probe(&mut self, from: &str, reply_to: Option<&str>) -> Vec<Output> {
         self.hear(from, &probe(reply_to))
     }
+}
+
+fn loop_of_tests() -> Loop {
+    let scheduler = LoopConfig { park: Park::Virtual, watchdog: None, ..LoopConfig::default() };
+    Loop::new(scheduler).expect("a virtual loop needs nothing")
+}
+
+fn core_of(sched: &Loop, config: Config, location: &str) -> NodeCore {
+    let config = Config { secret: Some(Secret::from(SECRET)), ..config };
+    let networks = vec![(at("10.0.0.0:0").ip(), 24), (at("127.0.0.0:0").ip(), 24)];
+    let core = NodeCore::simulated(&config, sched.home(), Location::new(at(location)), networks);
+    core.expect("a sound configuration")
 }
 
 fn sealed(datagram: &Datagram<'_>) -> Vec<u8> {
@@ -156,4 +164,47 @@ fn an_announcement_is_dialled_at_the_address_that_it_came_from_and_only_where_th
     assert_eq!(dialled(&[told[2], told[0]]), Some(told[0]));
     assert_eq!(dialled(&[told[2]]), None, "that network is not allowed");
     assert_eq!(dialled(&[at("127.0.0.1:7000")]), None, "that is itself");
+}
+
+/// Has an actor of the node's contact a host, and answers what the node sends.
+fn contact(asked: &mut Asked, host: &str) -> Vec<Output> {
+    let host = at(host).ip();
+    let mut sched = std::mem::replace(&mut asked.ground.sched, loop_of_tests());
+    sched.set_outside(Box::new(std::mem::replace(
+        &mut asked.core,
+        core_of(&sched, Config::default(), "127.0.0.1:1"),
+    )));
+    sched.spawn(move |cx: &mut Cx<Result<Vec<Location>, PeerError>>, event| {
+        if matches!(event, Event::Start) {
+            cx.peer(host, secs(60), |answer| answer);
+        }
+        receive()
+    });
+    sched.work();
+    asked.core = *sched.take_outside::<NodeCore>().expect("it was put there");
+    asked.ground.sched = sched;
+    asked.core.handle(Time::ZERO + asked.now, Input::Tick, &mut asked.ground);
+    std::mem::take(&mut asked.ground.outputs)
+}
+
+#[test]
+fn a_host_that_is_asked_causes_dials_of_its_own_nodes_and_not_too_many() {
+    let mut asking = Asked::new(Config::default(), "127.0.0.1:7000");
+    let outputs = contact(&mut asking, "127.9.0.2:0");
+    assert!(matches!(&outputs[..], [Output::Ask(to, _)] if *to == at("127.9.0.2:51350")), "{outputs:?}");
+    let mut dialled = Vec::new();
+    for number in 0..1_000 {
+        let locations = [at("127.8.0.8:7"), SocketAddr::new(at("127.9.0.2:0").ip(), 1_000 + number)];
+        let from =
+            Presence { node: NodeId(number.into()), name: "many", locations: Locations::Plain(&locations) };
+        let answer = sealed(&Datagram::Answer(Answer { from, siblings: Route::NONE }));
+        let outputs = asking.hear("127.9.0.2:51350", &answer);
+        dialled.extend(outputs.into_iter().map(|output| match output {
+            Output::Dial(_, to) => to,
+            other => panic!("{other:?}"),
+        }));
+        assert_eq!(asking.hear("127.9.0.3:51350", &answer), [], "that host was not asked");
+    }
+    assert_eq!(dialled.len(), 256);
+    assert!(dialled.iter().all(|to| to.ip() == at("127.9.0.2:0").ip()), "only the host itself was asked for");
 }

@@ -4,9 +4,10 @@ mod common;
 
 use std::sync::mpsc::{Receiver, channel};
 
-use antiphon_dist::{Config, DeliverError, NetCx, Status};
+use antiphon_dist::{Config, DeliverError, Limits, NetCx, Status};
 use antiphon_sched::{
-    Addr, AskError, Bytes, Cx, Event, LoopConfig, Reply, Undelivered, millis, receive, secs, stop,
+    Addr, AskError, Bytes, Cx, Event, LoopConfig, Reply, Undelivered, Why, exit, fail, millis, receive, secs,
+    stop,
 };
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ fn counter(node: &TestNode, name: &'static str, each: u64) -> Receiver<u64> {
             }
             Event::Message(number) => {
                 if number != next {
-                    return antiphon_sched::fail(format!("{number} came where {next} was next"));
+                    return fail(format!("{number} came where {next} was next"));
                 }
                 next += 1;
                 if next % each == 0 {
@@ -58,9 +59,18 @@ antiphon_sched::wire!(Where, "test.where/1");
 /// A node in the middle that knows both others, who do not know each other; and the address of an actor that
 /// counts on the third, as the first was told it.
 fn strangers(net: &Net, each: u64) -> (TestNode, TestNode, TestNode, Addr<u64>, Receiver<u64>) {
+    strangers_within(net, each, Limits::default())
+}
+
+/// The same, with limits for the near one.
+fn strangers_within(
+    net: &Net,
+    each: u64,
+    limits: Limits,
+) -> (TestNode, TestNode, TestNode, Addr<u64>, Receiver<u64>) {
     let hub = net.quiet_node("hub", &[]);
     let far = net.quiet_node("far", &[hub.location]);
-    let near = net.quiet_node("near", &[hub.location]);
+    let near = TestNode::start(Config { limits, ..net.quiet("near", &[hub.location]) });
     let told = counter(&far, "counter", each);
     let counter: Addr<u64> = hub.find("counter");
     hub.spawn(move |cx: &mut Cx<Where>, event| {
@@ -84,6 +94,60 @@ fn a_hundred_thousand_sends_to_a_node_that_was_never_met_all_arrive() {
     assert_eq!(heard(&told), 100_000);
 }
 
+#[test]
+fn signals_that_wait_for_a_node_have_a_bound_and_the_rest_are_dead_letters() {
+    const CAP: u64 = 1024 * 1024;
+    const EACH: usize = 64 * 1024;
+    let limits =
+        Limits { queue_bytes_cap: CAP, queue_bytes_high: CAP, queue_bytes_low: CAP / 4, ..Limits::default() };
+    let (_hub, _far, near, to, told) = strangers_within(&Net::new(), 1, limits);
+    let before = near.stats().dead_letters;
+    near.step(move |cx| {
+        for _ in 0..64 {
+            cx.resume(to, Bytes(vec![0; EACH]));
+        }
+    });
+    let lost = near.stats().dead_letters - before;
+    let fit = CAP / EACH as u64;
+    assert!((64 - fit..64).contains(&lost), "{lost} of 64 are dead letters, where {fit} fit");
+    // The way is as open as before: what waited has gone out, and room is made.
+    near.step(move |cx| cx.send(to, 0).is_ok());
+    assert_eq!(heard(&told), 1);
+}
+
+#[test]
+fn an_address_in_an_exit_value_is_dialled_when_it_is_used() {
+    let net = Net::new();
+    let (hub, _far, near, _, told) = strangers(&net, 1);
+    let counter: Addr<u64> = hub.find("counter");
+    hub.spawn(move |cx: &mut Cx<()>, event| match event {
+        Event::Start => {
+            cx.register("leaver")?;
+            receive()
+        }
+        Event::Message(()) => exit(counter),
+        _ => receive(),
+    });
+    // This one was never told of the third node by a message.
+    let other = net.quiet_node("other", &[hub.location]);
+    let leaver: Addr<()> = other.find("leaver");
+    other.spawn(move |cx: &mut Cx<()>, event| match event {
+        Event::Start => {
+            cx.monitor(leaver);
+            cx.send(leaver, ())?;
+            receive()
+        }
+        Event::Down(down) => {
+            let Why::Done(value) = down.why else { return fail(down.why) };
+            cx.send(value.get::<Addr<u64>>()?, 0)?;
+            stop()
+        }
+        _ => receive(),
+    });
+    assert_eq!(heard(&told), 1);
+    drop(near);
+}
+
 /// Tries to send so many numbers; goes on whenever it is told that there is room. Answers how often there was none.
 fn try_all(node: &TestNode, to: Addr<u64>, count: u64) -> Receiver<u32> {
     let (tell, told) = channel();
@@ -99,7 +163,7 @@ fn try_all(node: &TestNode, to: Addr<u64>, count: u64) -> Receiver<u32> {
                     busy += 1;
                     return receive();
                 }
-                Err(error) => return antiphon_sched::fail(error.to_string()),
+                Err(error) => return fail(error.to_string()),
             }
         }
         tell_test(&tell, busy);

@@ -20,13 +20,14 @@ use crate::event::{System, Why};
 use crate::handle::Shared;
 use crate::helpers::Helpers;
 use crate::id::{ActorId, Key, NodeId};
-use crate::io::Io;
+use crate::io::{Io, Noted};
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::outside::{Outside, Signal};
 use crate::ports::Ports;
 use crate::scope;
 use crate::side::Side;
 use crate::slots::{Flag, Slots};
+use crate::sockets::Sockets;
 use crate::time::Time;
 use crate::timers::{Due, Wheel};
 use crate::turn::Turned;
@@ -58,6 +59,7 @@ pub(crate) struct Core {
     pub(crate) scratch: Vec<u8>,
     tags: FxHashMap<TypeId, &'static str>,
     pub(crate) io: Io,
+    pub(crate) sockets: Sockets,
     pub(crate) helpers: Helpers,
     pub(crate) dead: DeadLetters,
     pub(crate) trims: Vec<Key>,
@@ -103,6 +105,7 @@ impl Core {
             scratch: Vec::new(),
             tags: FxHashMap::default(),
             io,
+            sockets: Sockets::default(),
             helpers,
             dead: DeadLetters::default(),
             trims: Vec::new(),
@@ -184,6 +187,17 @@ impl Core {
                 }
             }
             Err(text) => self.bury(owner, Why::Panicked(text)),
+        }
+    }
+
+    /// A source is ready.
+    pub(crate) fn note_ready(&mut self, token: mio::Token, readable: bool, writable: bool) {
+        match self.io.note(token, readable, writable) {
+            None => {}
+            Some(Noted::Actor(owner, index)) => {
+                self.push_system(owner, System::Ready(index));
+            }
+            Some(Noted::Socket(id, part)) => self.sockets.note(id, part, readable, writable),
         }
     }
 
@@ -297,6 +311,7 @@ impl Core {
                     Fired::Again(_) | Fired::Spent => {}
                 }
             }
+            Due::Socket(id) => self.socket_timer(id),
             Due::Port(port) => self.refuse_port(port, crate::error::AskError::TimedOut),
         }
     }

@@ -15,7 +15,7 @@ use crate::error::{AskError, JobError, SendError, Undelivered};
 use crate::event::{Event, Offer, System};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
-use crate::io::Source;
+use crate::io::{Holder, Source};
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
 use crate::outside::{MonitorId, Signal};
 use crate::ports::{PortId, Question, Reply, Request};
@@ -401,7 +401,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) -> io::Result<Source> {
         let me = self.me;
         let core = self.core();
-        let id = core.io.register(me, source, interest)?;
+        let id = core.io.register(Holder::Actor(me), source, interest)?;
         match core.side(me) {
             Some(side) => side.sources.push(crate::io::Io::index_of(id)),
             // It has ended itself in this very step.
@@ -445,7 +445,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     fn own_source(&mut self, id: Source) -> io::Result<()> {
-        if self.door.core.io.owner(id) == Some(self.me) {
+        if self.door.core.io.is_of(id, self.me) {
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered by this actor"))

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use crate::actor::Actor;
 use crate::id::{ActorId, NodeId};
 use crate::io::Ready;
+use crate::sockets::SocketId;
 use crate::value::Value;
 
 /// One event, as an actor's step receives it.
@@ -135,6 +136,8 @@ pub(crate) enum System {
     Writable(NodeId),
     /// A source of readiness, by its token.
     Ready(u32),
+    /// Not told: the actor has taken all that came before, the end of this socket among it.
+    SocketSeen(SocketId),
     /// A repeated timer, by its place in the mailbox.
     Tick(u32),
 }

@@ -127,8 +127,10 @@ pub struct LoopStats {
     pub requests: usize,
     /// Running timers.
     pub timers: usize,
-    /// Registered sources.
+    /// Registered sources, those of sockets among them.
     pub sources: usize,
+    /// Listeners, connections, UDP sockets, child processes.
+    pub sockets: usize,
     /// Actors with watchers, names or a way in from the network.
     pub sides: usize,
     /// Steps taken.
@@ -280,6 +282,7 @@ impl Loop {
             requests: self.core.ports.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.io.len(),
+            sockets: self.core.sockets.len(),
             sides: self.core.sides.len(),
             steps: self.core.steps,
             slow_steps: self.core.shared.pulse.slow(),
@@ -331,6 +334,7 @@ impl Loop {
         self.core.slots.is_runnable()
             || self.due_next < self.due.len()
             || self.core.io.has_unfinished()
+            || self.core.sockets.is_busy()
             || !self.inbox.is_empty()
             || !self.urgent.is_empty()
             || drops::any(self.core.home)
@@ -373,7 +377,9 @@ impl Loop {
         self.core.shared.pulse.wake();
         self.take_mail();
         self.fire_timers();
+        self.serve_sockets();
         self.run_turns();
+        self.core.flush_sockets();
         self.resume_sources();
         self.tidy();
         self.core.shared.pulse.rest();
@@ -422,6 +428,16 @@ impl Loop {
         }
     }
 
+    fn serve_sockets(&mut self) {
+        if self.core.sockets.is_busy() {
+            self.core.current = None;
+            self.core.round_end = self.core.now + TIME_A_ROUND;
+            self.core.serve_sockets();
+            // The actors have a time of their own.
+            self.read_clock();
+        }
+    }
+
     fn run_turns(&mut self) {
         self.core.round_end = self.core.now + TIME_A_ROUND;
         let mut look = self.core.steps + STEPS_A_LOOK;
@@ -445,9 +461,7 @@ impl Loop {
             return;
         }
         for source in self.core.io.take_unfinished() {
-            if let Some((owner, index)) = self.core.io.note(Io::token_of(source), true, true) {
-                self.core.push_system(owner, System::Ready(index));
-            }
+            self.core.note_ready(Io::token_of(source), true, true);
         }
     }
 
@@ -539,9 +553,7 @@ impl Loop {
                     foreign.push(Foreign { token, readable, writable, closed })
                 }
                 token => {
-                    if let Some((owner, index)) = self.core.io.note(token, readable, writable) {
-                        self.core.push_system(owner, System::Ready(index));
-                    }
+                    self.core.note_ready(token, readable, writable);
                 }
             }
         }
@@ -637,6 +649,7 @@ impl Drop for Loop {
         }
         // All that is user code's is dropped one by one: two panics of one drop would abort.
         self.core.ports.drop_all();
+        self.core.sockets.drop_all();
         for _ in 0..self.urgent.len() {
             catch::quietly(|| drop(self.urgent.try_recv()));
         }

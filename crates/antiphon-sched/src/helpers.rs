@@ -4,12 +4,12 @@
 
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::catch;
 use crate::core::Core;
 use crate::error::JobError;
-use crate::handle::{Job, Shared};
+use crate::handle::Job;
 use crate::ports::PortId;
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -30,10 +30,10 @@ impl Helpers {
         Self { threads_max: threads_max.max(1), threads: 0, queue, work, inline }
     }
 
-    fn submit(&mut self, work: Work) -> Result<(), JobError> {
-        match self.queue.try_send(work) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(JobError::Full),
+    /// Sees to it that one more job can be given.
+    fn prepare(&mut self) -> Result<(), JobError> {
+        if self.queue.is_full() {
+            return Err(JobError::Full);
         }
         if !self.inline && self.threads < self.threads_max {
             self.start_thread()?;
@@ -62,16 +62,29 @@ impl Core {
         port: PortId,
         job: impl FnOnce() -> R + Send + 'static,
     ) {
+        self.run_then(job, move |core, result| {
+            if let Err(why) = core.answer_port(port, result) {
+                tracing::debug!(%why, "nobody waits any more for the result of a job");
+            }
+        });
+    }
+
+    /// Has `job` run where it may block, and `then` in the loop; at once, with an error, if it cannot run.
+    pub(crate) fn run_then<R: Send + 'static>(
+        &mut self,
+        job: impl FnOnce() -> R + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<R, JobError>) + Send + 'static,
+    ) {
+        if let Err(why) = self.helpers.prepare() {
+            return then(self, Err(why));
+        }
         let shared = self.shared.clone();
         let work = move || {
             let result = catch::catching(job).map_err(JobError::Panicked);
-            finish(&shared, port, result);
+            shared.post_urgent(Box::new(Job(move |core: &mut Self| then(core, result))));
         };
-        if let Err(why) = self.helpers.submit(Box::new(work)) {
-            // The request is open: it was opened for this very job.
-            let told = self.answer_port::<Result<R, JobError>>(port, Err(why));
-            debug_assert!(told.is_ok());
-        }
+        let given = self.helpers.queue.try_send(Box::new(work));
+        debug_assert!(given.is_ok(), "there was room, and only the loop gives jobs");
     }
 
     /// Runs the jobs of a virtual loop.
@@ -82,12 +95,4 @@ impl Core {
             work();
         }
     }
-}
-
-fn finish<R: Send + 'static>(shared: &Shared, port: PortId, result: Result<R, JobError>) {
-    let answer = move |core: &mut Core| match core.answer_port(port, result) {
-        Ok(()) => {}
-        Err(why) => tracing::debug!(%why, "nobody waits any more for the result of a job"),
-    };
-    shared.post_urgent(Box::new(Job(answer)));
 }

@@ -12,6 +12,7 @@ use mio::{Interest, Registry, Token};
 use slab::Slab;
 
 use crate::id::Key;
+use crate::sockets::{Part, SocketId};
 
 /// Tokens from here on are not the loop's: whoever embeds it may use them with [`Loop::registry`](crate::Loop::registry).
 pub const FOREIGN_TOKENS: usize = 1 << 48;
@@ -35,8 +36,24 @@ pub struct Ready {
     pub writable: bool,
 }
 
+/// Whose source it is.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Holder {
+    /// An actor's own.
+    Actor(Key),
+    /// One that the loop keeps for an actor.
+    Socket(SocketId, Part),
+}
+
+/// Who is to be told of readiness.
+pub(crate) enum Noted {
+    /// An actor, of the source in this place.
+    Actor(Key, u32),
+    Socket(SocketId, Part),
+}
+
 struct Entry {
-    owner: Key,
+    holder: Holder,
     generation: u32,
     readable: bool,
     writable: bool,
@@ -78,16 +95,11 @@ impl Io {
 
     pub(crate) fn register(
         &mut self,
-        owner: Key,
+        holder: Holder,
         source: &mut (impl mio::event::Source + ?Sized),
         interest: Interest,
     ) -> io::Result<Source> {
-        let Some(registry) = &self.registry else {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "a virtual loop has no sockets; simulate them as actors",
-            ));
-        };
+        let Some(registry) = &self.registry else { return Err(no_sockets()) };
         let entry = self.entries.vacant_entry();
         if entry.key() >= 1 << INDEX_BITS {
             return Err(io::Error::other("2^24 sources are registered; close some"));
@@ -96,7 +108,7 @@ impl Io {
         let id = Source::new(self.generations, entry.key());
         registry.register(source, Token(id.0 as usize), interest)?;
         entry.insert(Entry {
-            owner,
+            holder,
             generation: self.generations,
             readable: false,
             writable: false,
@@ -134,9 +146,23 @@ impl Io {
         self.entries.get(id.index()).filter(|entry| entry.generation == id.generation())
     }
 
-    /// Which actor a source belongs to.
-    pub(crate) fn owner(&self, id: Source) -> Option<Key> {
-        self.get(id).map(|entry| entry.owner)
+    /// Whether an actor may do something with a source.
+    pub(crate) fn is_of(&self, id: Source, owner: Key) -> bool {
+        self.get(id).is_some_and(|entry| entry.holder == Holder::Actor(owner))
+    }
+
+    /// Whether there are sockets at all.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        if self.registry.is_some() { Ok(()) } else { Err(no_sockets()) }
+    }
+
+    /// Ends a registration of the loop's own.
+    pub(crate) fn part_with(&mut self, id: Source, source: &mut (impl mio::event::Source + ?Sized)) {
+        if let Err(why) = self.deregister(id, source) {
+            // Its descriptor is closed next, which ends it as well.
+            tracing::debug!(%why, "a socket was not watched");
+            self.forget(Self::index_of(id));
+        }
     }
 
     /// The owner is gone, and its socket with it.
@@ -144,20 +170,25 @@ impl Io {
         self.entries.try_remove(index as usize);
     }
 
-    /// Notes readiness; answers the owner and the source's place if the owner is to be told.
-    pub(crate) fn note(&mut self, token: Token, readable: bool, writable: bool) -> Option<(Key, u32)> {
+    /// Notes readiness; answers who is to be told, unless that is told already.
+    pub(crate) fn note(&mut self, token: Token, readable: bool, writable: bool) -> Option<Noted> {
         let id = Source(token.0 as u64);
         let entry = self.entries.get_mut(id.index()).filter(|entry| entry.generation == id.generation())?;
+        let owner = match entry.holder {
+            Holder::Actor(owner) => owner,
+            Holder::Socket(id, part) => return Some(Noted::Socket(id, part)),
+        };
         entry.readable |= readable;
         entry.writable |= writable;
         let tell = !entry.queued;
         entry.queued = true;
-        tell.then_some((entry.owner, id.index() as u32))
+        tell.then_some(Noted::Actor(owner, id.index() as u32))
     }
 
     /// The readiness of a source, told now.
     pub(crate) fn take_ready(&mut self, index: u32, owner: Key) -> Option<Ready> {
-        let entry = self.entries.get_mut(index as usize).filter(|entry| entry.owner == owner)?;
+        let entry =
+            self.entries.get_mut(index as usize).filter(|entry| entry.holder == Holder::Actor(owner))?;
         entry.queued = false;
         let ready = Ready {
             source: Source::new(entry.generation, index as usize),
@@ -190,4 +221,8 @@ impl Io {
     pub(crate) fn index_of(id: Source) -> u32 {
         id.index() as u32
     }
+}
+
+fn no_sockets() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "a virtual loop has no sockets; simulate them as actors")
 }

@@ -104,6 +104,9 @@ mod side;
 mod signals;
 mod slots;
 
+mod sockets;
+pub use sockets::{Conn, Endpoint, Framing, Host, Process, Socket, SocketError, Udp, is_exhausted};
+
 mod step;
 pub use step::{
     Ends, Failure, Fold, In, Next, Step, exit, exit_local, fail, receive, receive_if, receive_within, sleep,

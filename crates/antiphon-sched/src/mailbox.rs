@@ -280,10 +280,11 @@ impl<M> Mailbox<M> {
                 None => self.take_timeout(),
             },
         };
-        // Readiness may turn out to be of a source that is gone: then the waiting goes on.
+        // Readiness may turn out to be of a source that is gone, and what is for the loop is not told: then the
+        // waiting goes on.
         let certain = match &taken {
             Taken::Nothing => false,
-            Taken::System(system) => !matches!(**system, System::Ready(_)),
+            Taken::System(system) => !matches!(**system, System::Ready(_) | System::SocketSeen(_)),
             Taken::Message(_) | Taken::Timeout => true,
         };
         if certain {

@@ -12,7 +12,7 @@ use crate::ports::{Expects, PortId, Waiting};
 use crate::scope::{self, Exposed, Homecoming, Met, Mode};
 use crate::timers::{Due, TimerKey};
 use crate::value::Value;
-use crate::wire::Wire;
+use crate::wire::{Wire, check_type_name};
 
 /// How an address that crossed the wire, or can, reaches its actor.
 pub(crate) fn reach_wire<M: Wire>(
@@ -29,6 +29,9 @@ pub(crate) fn reach_wire<M: Wire>(
         Err(Unsent::Way(Undelivered::Busy)) => Err(SendError::Busy(message)),
         Err(Unsent::Way(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
         Err(Unsent::Way(Undelivered::NoActor)) => Err(SendError::NoActor(message)),
+        Err(Unsent::Way(Undelivered::Encode)) => {
+            Err(SendError::Encode(message, EncodeError::new("its type cannot be told to that node")))
+        }
         Err(Unsent::Way(_)) => Err(SendError::NoNode(message)),
         Err(Unsent::Encode(why)) => Err(SendError::Encode(message, why)),
     }
@@ -82,6 +85,7 @@ impl Core {
             return Err(Unsent::Way(Undelivered::NoNode));
         }
         let tag = self.tag_of::<M>();
+        check_type_name(tag).map_err(Unsent::Encode)?;
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
         let (encoded, met) =
@@ -165,7 +169,11 @@ impl Core {
     pub(crate) fn export(&mut self, value: Value) -> Value {
         let mut body = Vec::new();
         let (encoded, met) = scope::within(self.home, Mode::Value, || {
-            encode_with(|| value.encode(&mut body).map(|tag| tag.map(|tag| tag.into_owned())))
+            encode_with(|| {
+                let tag = value.encode(&mut body)?;
+                tag.iter().try_for_each(|tag| check_type_name(tag))?;
+                Ok(tag.map(|tag| tag.into_owned()))
+            })
         });
         match encoded {
             Ok(Some(tag)) => {

@@ -3,7 +3,7 @@
 //! Invariant: a monitor between two actors of this loop stands in the tables of both, or of neither; a `Down`
 //! is pushed exactly when it leaves the watcher's table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::Core;
 use crate::error::Undelivered;
@@ -13,6 +13,7 @@ use crate::mailbox::OPEN_MAX;
 use crate::outside::{MonitorId, Signal};
 use crate::scope::Exposed;
 use crate::slots::Flag;
+use crate::sockets::SocketId;
 
 #[derive(Default)]
 pub(crate) struct Side {
@@ -22,17 +23,19 @@ pub(crate) struct Side {
     /// Whose further address this is, if it is one.
     pub(crate) owner: Option<Key>,
     pub(crate) sources: Vec<u32>,
+    pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) exposed: Option<Exposed>,
     named: bool,
 }
 
 impl Side {
     fn is_idle(&self) -> bool {
-        let Self { watchers, watching, ears, owner, sources, exposed, named } = self;
+        let Self { watchers, watching, ears, owner, sources, sockets, exposed, named } = self;
         watchers.is_empty()
             && watching.is_empty()
             && ears.is_empty()
             && sources.is_empty()
+            && sockets.is_empty()
             && owner.is_none()
             && exposed.is_none()
             && !named
@@ -186,7 +189,8 @@ impl Core {
         let watcher = self.owner_of(watcher);
         let Some(mailbox) = self.any_mailbox(watcher) else { return };
         if *mailbox.opened() == OPEN_MAX {
-            return;
+            let watcher = self.id(watcher);
+            return self.dead.note(watcher, "a notify", Undelivered::Full);
         }
         let Some(side) = self.side(watcher) else { return };
         // Told twice, it is one monitor.
@@ -249,6 +253,7 @@ impl Core {
         for source in side.sources {
             self.io.forget(source);
         }
+        self.bury_sockets(side.sockets);
         if side.exposed.is_some() {
             self.signal(Signal::Gone { who: key });
         }

@@ -12,6 +12,7 @@
 
 use crate::id::Key;
 use crate::ports::PortId;
+use crate::sockets::SocketId;
 use crate::time::Time;
 
 const TICK_SHIFT: u32 = 20;
@@ -39,6 +40,8 @@ pub(crate) enum Due {
     Message(Key, u32),
     /// The answer to a question.
     Port(PortId),
+    /// What a socket may take time for.
+    Socket(SocketId),
 }
 
 struct Node {

@@ -183,6 +183,10 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<
             core.mailbox::<M>(me)?.await_any();
             Event::Ready(ready)
         }
+        System::SocketSeen(id) => {
+            core.socket_seen(id, me);
+            return None;
+        }
         System::Tick(token) => Event::Message(tick(core, me, token)?),
     };
     Some((event, None))

@@ -49,6 +49,18 @@ pub trait Wire: Sized + 'static {
     }
 }
 
+/// Whether a type's name fits its place on the wire. A given one does; one composed of many may not.
+pub(crate) fn check_type_name(name: &str) -> Result<(), EncodeError> {
+    if name.len() <= TYPE_NAME_MAX {
+        return Ok(());
+    }
+    Err(EncodeError::new(format_args!(
+        "the name of its type is composed of {} bytes, where {TYPE_NAME_MAX} are possible; wrap it in a type \
+         with a name of its own",
+        name.len()
+    )))
+}
+
 /// MessagePack's nil.
 const NIL: u8 = 0xc0;
 

@@ -16,7 +16,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::{deliver_as, expects_as, reach_wire, reply_wire, takes};
 use crate::ports::{PortId, Reply};
 use crate::scope::{self, Exposed, Homecoming, Mode};
-use crate::wire::Wire;
+use crate::wire::{Wire, check_type_name};
 
 /// Gives a serde type its name on the wire, and so makes it [`Wire`](crate::Wire).
 ///
@@ -331,14 +331,15 @@ impl<M: Wire> Serialize for Addr<M> {
         let id = self.id;
         scope::meet(|home, _, met| {
             if id.node() == home {
-                met.exposed.push((
-                    id.key(),
-                    Exposed { tag: leaked_name::<M>(), decode: deliver_as::<M>, fits: takes::<M> },
-                ));
+                let tag = leaked_name::<M>()?;
+                let exposed = Exposed { tag, decode: deliver_as::<M>, fits: takes::<M> };
+                met.exposed.push((id.key(), exposed));
             }
             note_node(&mut met.nodes, id.node());
+            Ok(())
         })
-        .ok_or_else(|| S::Error::custom(NO_SCOPE))?;
+        .ok_or_else(|| S::Error::custom(NO_SCOPE))?
+        .map_err(|why: EncodeError| S::Error::custom(why))?;
         id.serialize(serializer)
     }
 }
@@ -375,10 +376,11 @@ impl<R: Wire> Serialize for Reply<R> {
                 Ok(())
             }
             Mode::Send => {
+                let tag = leaked_name::<R>().map_err(S::Error::custom)?;
                 self.home.set(None);
                 met.disarmed = true;
                 if self.node == home {
-                    met.replies.push((self.port, expects_as::<R>(leaked_name::<R>())));
+                    met.replies.push((self.port, expects_as::<R>(tag)));
                 }
                 note_node(&mut met.nodes, self.node);
                 Ok(())
@@ -421,9 +423,11 @@ fn note_node(nodes: &mut smallvec::SmallVec<[NodeId; 2]>, node: NodeId) {
 }
 
 /// The name of a type, leaked once a type and thread.
-fn leaked_name<T: Wire>() -> &'static str {
-    match T::name() {
+fn leaked_name<T: Wire>() -> Result<&'static str, EncodeError> {
+    let name = T::name();
+    check_type_name(&name)?;
+    Ok(match name {
         Cow::Borrowed(name) => name,
         Cow::Owned(name) => scope::intern(name),
-    }
+    })
 }

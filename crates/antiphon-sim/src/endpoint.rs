@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_wire::{
-    Deframer, Event, Handshake, Limits, NodeId, Profile, Secret, Session, SessionError, Standing, Status,
-    Suite, Time,
+    Deframer, Epochs, Event, Handshake, Limits, NodeId, Profile, Secret, Session, SessionError, Standing,
+    Status, Suite, Time,
 };
 
 use crate::chance::Chance;
@@ -51,8 +51,7 @@ pub struct Endpoint {
     profile: Profile,
     habits: Habits,
     chance: Chance,
-    /// Rises whenever a session ends.
-    epoch: u64,
+    epochs: Epochs,
     dials: Vec<Dial>,
     wires: BTreeMap<Conn, Wire>,
     peers: BTreeMap<NodeId, Peer>,
@@ -129,7 +128,7 @@ impl Endpoint {
             profile,
             habits,
             chance,
-            epoch: 1,
+            epochs: Epochs::default(),
             dials,
             wires: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -174,8 +173,8 @@ impl Endpoint {
     fn on_connected(&mut self, now: Time, conn: Conn, out: &mut Outputs) {
         let Some(dial) = self.dials.iter().find(|dial| dial.conn == Some(conn)) else { return };
         let known = dial.node.and_then(|node| self.peers.get_mut(&node));
-        let standing =
-            known.map_or_else(|| Standing::unknown(self.epoch), |peer| peer.session.next_standing());
+        let epoch = dial.node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(node));
+        let standing = known.map_or_else(|| Standing::unknown(epoch), |peer| peer.session.next_standing());
         let mut hello = Vec::new();
         let fresh = self.chance.fresh();
         let handshake = Handshake::dial(&self.profile, fresh, standing, None, &mut hello);
@@ -249,7 +248,7 @@ impl Endpoint {
 
     fn end_session(&mut self, node: NodeId, out: &mut Outputs) {
         let Some(peer) = self.peers.remove(&node) else { return };
-        self.epoch += 1;
+        self.epochs.ended(node);
         self.sessions_ended += 1;
         if let Some(conn) = peer.conn {
             self.wires.remove(&conn);

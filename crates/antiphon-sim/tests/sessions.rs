@@ -144,6 +144,40 @@ fn losses_of_a_session_on_one_side_only_are_found_out() {
 }
 
 #[test]
+fn a_node_that_loses_others_all_the_time_is_met_by_the_first_dial() {
+    let latency = Duration::from_millis(30);
+    for seed in seeds(6) {
+        let _replay = Replay::new("a_node_that_loses_others", seed);
+        let mut world = World::new(seed, Faults { latency, ..Faults::default() });
+        let quiet = Habits { speaks_every: Duration::ZERO, ..Habits::default() };
+        let here = quiet.clone();
+        world.add(at(1), move |seed| Endpoint::new(here.clone(), seed));
+        // Each of them gives its session up before a word can have come back, and begins another.
+        let lost_after = Duration::from_millis(40);
+        let limits = Limits {
+            ping_after: lost_after / 4,
+            suspect_after: lost_after / 2,
+            lost_after,
+            ..Limits::default()
+        };
+        for port in 3..11 {
+            let habits = Habits { targets: vec![at(1)], limits, ..quiet.clone() };
+            world.add(at(port), move |seed| Endpoint::new(habits.clone(), seed));
+        }
+        world.run_for(Duration::from_secs(1));
+        let before = world.machine(at(1)).expect("it runs").sessions_ended();
+        let habits = Habits { targets: vec![at(1)], ..quiet };
+        world.add(at(2), move |seed| Endpoint::new(habits.clone(), seed));
+        // A connection, two hellos and two proofs; a second attempt would take as long again.
+        world.run_for(latency * 7);
+        let ended = world.machine(at(1)).expect("it runs").sessions_ended() - before;
+        assert!(ended > 3, "{ended} sessions ended meanwhile");
+        let (_, sessions) = world.machine(at(2)).expect("it runs").settled();
+        assert_eq!(sessions, 1, "they have met");
+    }
+}
+
+#[test]
 fn four_endpoints_that_lose_each_other_keep_their_sessions_apart() {
     let limits = Limits {
         ping_after: Duration::from_millis(20),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Admission, Connection, Deframer, Frame, Fresh, Handshake, Holding, Incoming, Key, Limits, NodeId,
+    Admission, Connection, Deframer, Epochs, Frame, Fresh, Handshake, Holding, Incoming, Key, Limits, NodeId,
     Profile, Route, Secret, Session, Standing, Step, Suite, Time, msgpack,
 };
 
@@ -130,7 +130,7 @@ fn meet(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> 
 }
 
 fn session(profile: &Profile, connection: Box<Connection>) -> Result<Session, Box<dyn std::error::Error>> {
-    assert_eq!(Session::admit(None, 1, &connection), Admission::Begins);
+    assert_eq!(Session::admit(None, &Epochs::default(), &connection), Admission::Begins);
     let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
     session.connected(Time::START, connection)?;
     Ok(session)

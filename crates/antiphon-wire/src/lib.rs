@@ -9,7 +9,8 @@
 //! ```
 //! use antiphon_wire::frame::Message;
 //! use antiphon_wire::{
-//!     Deframer, Frame, Fresh, Handshake, Key, Limits, NodeId, Profile, Route, Session, Standing, Step, Suite, Time,
+//!     Deframer, Epochs, Frame, Fresh, Handshake, Key, Limits, NodeId, Profile, Route, Session, Standing, Step, Suite,
+//!     Time,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,23 +28,26 @@
 //! let (mut to_us, mut to_them) = (Deframer::new(), Deframer::new());
 //! let (mut ours, mut theirs) = (Vec::new(), Vec::new());
 //!
-//! // 1. Hello, hello. The three functions of `Session` are given the session with the peer, if there is one.
-//! let mut dialler = Handshake::dial(&here, Fresh::system()?, Standing::unknown(1), None, &mut ours);
+//! // 1. Hello, hello. The three functions of `Session` are given the session with the peer, if there is one, and what
+//! // the node remembers of those that have ended.
+//! let (mut our_epochs, mut their_epochs) = (Epochs::default(), Epochs::default());
+//! let standing = Standing::unknown(our_epochs.of_strangers());
+//! let mut dialler = Handshake::dial(&here, Fresh::system()?, standing, None, &mut ours);
 //! let mut acceptor = Handshake::accept(None);
 //! to_them.push(&ours);
 //! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, Step::Introduced));
-//! let standing = Session::answer_to(None, 1, acceptor.peer().ok_or("introduced")?)?;
+//! let standing = Session::answer_to(None, &their_epochs, acceptor.peer().ok_or("introduced")?)?;
 //! acceptor.answer(&there, Fresh::system()?, standing, &mut theirs)?;
 //! to_us.push(&theirs);
 //!
 //! // 2. Proof, proof.
 //! ours.clear();
 //! assert!(matches!(dialler.advance(&here, &mut to_us, &mut ours)?, Step::Introduced));
-//! dialler.prove(&here, Session::prove_to(None, 1, &dialler)?, &mut ours)?;
+//! dialler.prove(&here, Session::prove_to(None, &mut our_epochs, &dialler)?, &mut ours)?;
 //! to_them.push(&ours);
 //! theirs.clear();
 //! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, Step::Proven));
-//! let holding = Session::confirm_to(None, 1, &acceptor)?;
+//! let holding = Session::confirm_to(None, &mut their_epochs, &acceptor)?;
 //! let their_connection = acceptor.confirm(&there, &holding, &mut theirs)?;
 //! to_us.push(&theirs);
 //! let Step::Done(our_connection) = dialler.advance(&here, &mut to_us, &mut ours)? else { return Err("not done".into()) };
@@ -127,8 +131,8 @@ pub use secret::Secret;
 
 mod session;
 pub use session::{
-    Admission, Assembled, Event, Frames, HeldCredit, Incoming, InternError, PeerFault, SendRefused, Session,
-    SessionError, Status,
+    Admission, Assembled, Epochs, Event, Frames, HeldCredit, Incoming, InternError, PeerFault, SendRefused,
+    Session, SessionError, Status,
 };
 
 mod suite;

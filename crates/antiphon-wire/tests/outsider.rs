@@ -6,8 +6,8 @@ mod client;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Admission, Connection, Deframer, Frame, Fresh, Handshake, HandshakeError, Key, Limits, NodeId, Profile,
-    Refusal, Route, Secret, Session, Step, Suite, Time,
+    Admission, Connection, Deframer, Epochs, Frame, Fresh, Handshake, HandshakeError, Key, Limits, NodeId,
+    Profile, Refusal, Route, Secret, Session, Step, Suite, Time,
 };
 use client::{Chance, Hello, Records, derive, frame, frames, proof, take_message, transcript};
 
@@ -16,6 +16,7 @@ const NOW: Time = Time::START;
 /// A node of this crate, as far as the outsider needs one.
 struct Insider {
     profile: Profile,
+    epochs: Epochs,
     session: Option<Session>,
     input: Deframer,
 }
@@ -40,7 +41,7 @@ fn insider(suites: &[Suite]) -> Insider {
         flags: 0,
         limits: Limits::default(),
     };
-    Insider { profile, session: None, input: Deframer::new() }
+    Insider { profile, epochs: Epochs::default(), session: None, input: Deframer::new() }
 }
 
 /// What the outsider remembers between two connections.
@@ -66,7 +67,7 @@ fn dial(inside: &mut Insider, suite: u8, secret: &str, memory: &mut Memory) -> R
     assert!(matches!(step, Step::Introduced));
     let peer = handshake.peer().expect("introduced");
     assert_eq!((peer.name.as_str(), peer.locations.len()), ("outsider", 1));
-    let standing = Session::answer_to(inside.session.as_ref(), 1, peer).expect("welcome");
+    let standing = Session::answer_to(inside.session.as_ref(), &inside.epochs, peer).expect("welcome");
     let fresh = Fresh::system().expect("randomness");
     handshake.answer(&inside.profile, fresh, standing, &mut back)?;
     let (kind, theirs) = take_message(&mut back);
@@ -82,7 +83,8 @@ fn dial(inside: &mut Insider, suite: u8, secret: &str, memory: &mut Memory) -> R
     inside.input.push(&proof("antiphon dialler proves", &hash, resumes, memory.next, keys));
     let step = handshake.advance(&inside.profile, &mut inside.input, &mut back)?;
     assert!(matches!(step, Step::Proven));
-    let holding = Session::confirm_to(inside.session.as_ref(), 1, &handshake).expect("still welcome");
+    let holding =
+        Session::confirm_to(inside.session.as_ref(), &mut inside.epochs, &handshake).expect("still welcome");
     let connection = handshake.confirm(&inside.profile, &holding, &mut back)?;
     let (kind, theirs) = take_message(&mut back);
     assert_eq!(kind, 4);
@@ -107,7 +109,7 @@ fn dial(inside: &mut Insider, suite: u8, secret: &str, memory: &mut Memory) -> R
 }
 
 fn take(inside: &mut Insider, connection: Box<Connection>) {
-    match Session::admit(inside.session.as_ref(), 1, &connection) {
+    match Session::admit(inside.session.as_ref(), &inside.epochs, &connection) {
         Admission::Takes => {}
         Admission::Begins => {
             let profile = &inside.profile;

@@ -30,14 +30,22 @@ pub use antiphon_sched::wire;
 /// All that programs of actors need: `use antiphon::prelude::*;`.
 pub mod prelude {
     pub use antiphon_dist::{
-        Config, DeliverError, LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerStatus,
-        RegisterError, Secret, Status, UnknownNode, Watch,
+        Config, DeliverError, LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerOptions,
+        PeerStatus, RegisterError, Secret, Status, UnknownNode, Watch,
+    };
+    pub use antiphon_dist::{
+        DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+        Transfer,
     };
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, Failure, Fold, Handle, JobError, JoinError,
         Joiner, Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Why, Wire, actor,
         exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop, suspend,
         swap, swap_actor, to,
+    };
+    /// A loop without a node, and the sockets and child processes of actors.
+    pub use antiphon_sched::{
+        Conn, Endpoint, Framing, Loop, LoopConfig, LoopError, Process, Socket, SocketError, Udp,
     };
 }
 

@@ -3,8 +3,10 @@
 //! Each measurement runs in a fresh process of this same program, so that none finds another's memory or
 //! caches; the contestants of a workload take turns, so that a machine that slows down slows all of them.
 
+mod files;
 mod gauge;
 mod group;
+mod pair;
 mod remote;
 mod run;
 mod sched;
@@ -17,7 +19,7 @@ use clap::Parser;
 
 use crate::group::Group;
 
-const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP];
+const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP, files::GROUP];
 
 /// Antiphon's benchmarks.
 #[derive(Parser)]
@@ -37,6 +39,9 @@ struct Options {
     /// How often each contestant runs; the middle value counts.
     #[arg(long, value_name = "N", default_value_t = 7)]
     rounds: usize,
+    /// How large the file of the group `files` is.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    mib: u64,
     /// Runs one measurement, and prints it: what this program starts itself for.
     #[arg(long, hide = true, num_args = 3, value_names = ["GROUP", "WORKLOAD", "CONTESTANT"])]
     one: Vec<String>,
@@ -58,7 +63,7 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut rows = Vec::new();
     for group in GROUPS {
         if options.group.as_ref().is_none_or(|name| name == group.name) {
-            rows.extend(run::group(group, &options.only, options.peers, options.rounds.max(1))?);
+            rows.extend(run::group(group, options)?);
         }
     }
     if rows.is_empty() {

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::group::{Group, Metric, Workload};
 use crate::table::Row;
+use crate::{Options, files};
 
 /// Runs one measurement, and prints its values.
 pub(crate) fn one(groups: &[Group], names: &[String]) -> Result<(), Box<dyn Error>> {
@@ -22,22 +23,17 @@ pub(crate) fn one(groups: &[Group], names: &[String]) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
-/// Measures the workloads of a group whose names begin with `only`.
-pub(crate) fn group(
-    group: &Group,
-    only: &str,
-    peers: bool,
-    rounds: usize,
-) -> Result<Vec<Row>, Box<dyn Error>> {
+/// Measures the workloads of a group that are asked for.
+pub(crate) fn group(group: &Group, options: &Options) -> Result<Vec<Row>, Box<dyn Error>> {
     let mut rows = Vec::new();
-    for workload in group.workloads.iter().filter(|w| w.name.starts_with(only)) {
+    for workload in group.workloads.iter().filter(|w| w.name.starts_with(&options.only)) {
         eprintln!("{} {} ..", group.name, workload.name);
-        let taken = if peers { workload.contestants.len() } else { 1 };
+        let taken = if options.peers { workload.contestants.len() } else { 1 };
         // Values by contestant, then by round, then by metric.
         let mut values = vec![Vec::new(); taken];
-        for _ in 0..rounds {
+        for _ in 0..options.rounds.max(1) {
             for ((name, _), values) in workload.contestants.iter().zip(&mut values) {
-                values.push(in_fresh_process(group.name, workload, name)?);
+                values.push(in_fresh_process(group.name, workload, name, options.mib)?);
             }
         }
         let found = workload.metrics.iter().enumerate();
@@ -46,9 +42,15 @@ pub(crate) fn group(
     Ok(rows)
 }
 
-fn in_fresh_process(group: &str, workload: &Workload, contestant: &str) -> Result<Vec<f64>, Box<dyn Error>> {
-    let own = std::env::current_exe()?;
-    let output = Command::new(own).args(["--one", group, workload.name, contestant]).output()?;
+fn in_fresh_process(
+    group: &str,
+    workload: &Workload,
+    contestant: &str,
+    mib: u64,
+) -> Result<Vec<f64>, Box<dyn Error>> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--one", group, workload.name, contestant]).env(files::MIB, mib.to_string());
+    let output = command.output()?;
     let text = String::from_utf8(output.stdout)?;
     let values: Vec<f64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
     if !output.status.success() || values.len() != workload.metrics.len() {

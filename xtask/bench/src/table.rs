@@ -15,11 +15,11 @@ pub(crate) struct Row {
 
 /// Prints rows for people.
 pub(crate) fn print(rows: &[Row]) {
-    println!("{:<14} {:>9} {:<14} {:>9} {:>9}  better than", "", "", "", "min", "max");
+    println!("{:<16} {:>9} {:<14} {:>9} {:>9}  better than", "", "", "", "min", "max");
     for row in rows {
         let ratios = row.ratios.iter().map(|(peer, ratio)| format!("{peer} {ratio:.2}"));
         println!(
-            "{:<14} {:>9} {:<14} {:>9} {:>9}  {}",
+            "{:<16} {:>9} {:<14} {:>9} {:>9}  {}",
             row.name,
             short(row.value),
             row.unit,

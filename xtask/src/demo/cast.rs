@@ -1,6 +1,6 @@
 //! The processes of one demo: started, heard, and gone when it is over.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -76,8 +76,20 @@ impl Cast {
         secret: &str,
         arguments: &[&str],
     ) -> Result<Role, String> {
+        let port = self.udp_port.clone();
+        let node = ["--udp-port", &port, "--secret", secret];
+        self.start_plain(name, program, &[&node, arguments].concat())
+    }
+
+    /// As [`Cast::start`], a program that is no node.
+    pub(super) fn start_plain(
+        &mut self,
+        name: &'static str,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<Role, String> {
         let mut command = Command::new(self.programs.join(program));
-        command.args(["--udp-port", &self.udp_port, "--secret", secret]).args(arguments);
+        command.args(arguments);
         command.env("ANTIPHON_LOOPBACK_ONLY", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|why| format!("{program} could not be started: {why}"))?;
@@ -131,6 +143,14 @@ impl Cast {
     /// All lines that a process has printed so far.
     pub(super) fn printed(&self, role: Role) -> &[String] {
         &self.actors[role.0].printed
+    }
+
+    /// Types a line into a process's input.
+    pub(super) fn say(&mut self, role: Role, line: &str) -> Result<(), String> {
+        let Process { name, stdin, .. } = &mut self.actors[role.0];
+        let stdin = stdin.as_mut().ok_or_else(|| format!("{name}'s input has ended"))?;
+        println!("{name:>10} > {line}");
+        writeln!(stdin, "{line}").map_err(|why| format!("{name} does not listen: {why}"))
     }
 
     /// Closes a process's input.

@@ -4,6 +4,7 @@
 //! a UDP port and a secret of its own.
 
 mod cast;
+mod chat_sock;
 mod remote_coro;
 mod tut;
 
@@ -42,6 +43,12 @@ const DEMOS: &[Demo] = &[
         about: "a server that only those find who know its secret",
         programs: &["remote_coro_server", "remote_coro_client"],
         play: remote_coro::play,
+    },
+    Demo {
+        name: "chat_sock",
+        about: "a chat room over plain TCP, whose clients type",
+        programs: &["chat_sock_server", "chat_sock_client"],
+        play: chat_sock::play,
     },
 ];
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use antiphon_sched::{Actor, Addr, AskError, Cx, Event, Reply, Step, receive_within, stop};
+use antiphon_sched::{Actor, AskError, Cx, Event, Reply, Step, receive_within, stop};
 
-use super::messages::{DeleteAnswer, KEEPER, ToKeeper};
+use super::messages::{DeleteAnswer, KEEPER, Keeper, ToKeeper};
 use super::outcome::DeleteError;
 use super::path::TargetPath;
-use crate::cx::locate_service;
+use crate::cx::NetCx;
 use crate::error::LocateError;
 use crate::location::Location;
 
@@ -15,7 +15,7 @@ use crate::location::Location;
 pub(super) enum Note {
     /// Who wants the file deleted waits for this answer.
     Begin(Reply<Result<(), DeleteError>>),
-    Keeper(Result<Addr<ToKeeper>, LocateError>),
+    Keeper(Result<Keeper, LocateError>),
     Answered(Result<DeleteAnswer, AskError>),
 }
 
@@ -48,9 +48,9 @@ impl Actor<Note> for Deleter {
             }
             Event::Message(Note::Begin(answer)) => {
                 self.answer = Some(answer);
-                locate_service(cx, KEEPER, self.at, self.timeout, Note::Keeper);
+                cx.locate_at(KEEPER, self.at, self.timeout, Note::Keeper);
             }
-            Event::Message(Note::Keeper(Ok(keeper))) => {
+            Event::Message(Note::Keeper(Ok(Keeper(keeper)))) => {
                 let path = self.path.clone().into_names();
                 cx.ask(keeper, self.timeout, |reply| ToKeeper::Delete(path, reply), Note::Answered);
             }
@@ -74,7 +74,7 @@ impl Actor<Note> for Deleter {
 fn of_locating(why: &LocateError) -> DeleteError {
     match why {
         LocateError::TimedOut => DeleteError::NoAnswer,
-        LocateError::WrongType { .. } => DeleteError::Version,
+        LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => DeleteError::Version,
         LocateError::TooManyOpen => DeleteError::TooManyOpen,
         LocateError::BadName | LocateError::NoNode => DeleteError::NoNode,
     }

@@ -13,7 +13,8 @@ use super::messages::{DeleteAnswer, KEEPER, Offer, OfferAnswer, ToKeeper};
 use super::outcome::FileRefused;
 use super::path::TargetPath;
 use super::receiver::Receiver;
-use crate::cx::register_service;
+use crate::cx::register;
+use crate::node::Space;
 
 /// How often unfinished files that are too old are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -46,7 +47,8 @@ impl Keeper {
                 cx.set_daemon(true);
                 cx.set_name("keeper of files");
                 let me = cx.me_as(Note::Peer);
-                register_service(cx, KEEPER, me)?;
+                let tag = cx.door().tag_of::<ToKeeper>();
+                register(cx.door(), (Space::Service, KEEPER), me, tag, None)?;
                 self.sweep(cx);
                 cx.every(SWEEP_EVERY, || Note::Sweep);
             }

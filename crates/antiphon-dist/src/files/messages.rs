@@ -3,10 +3,12 @@
 //! The sender asks the other node's keeper; a receiver, started for this one file, answers. Then the sender sends what the
 //! receiver's disk has room for: at most [`WINDOW_BYTES`] that are not reported as written.
 
-use antiphon_sched::{Addr, Bytes, Reply};
+use antiphon_sched::{ActorId, Addr, Bytes, Door, Reply};
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{FileRefused, FileStat};
+use crate::cx::{Named, sealed};
+use crate::node::Space;
 
 /// The name of the keeper, in the space of services.
 pub(crate) const KEEPER: &str = "files";
@@ -14,6 +16,24 @@ pub(crate) const KEEPER: &str = "files";
 pub(super) const WINDOW_BYTES: u64 = 1024 * 1024;
 /// One chunk of a file.
 pub(super) const CHUNK_BYTES: usize = 128 * 1024;
+
+/// The keeper of a node's files, as it is located.
+#[derive(Copy, Clone)]
+pub(super) struct Keeper(pub(super) Addr<ToKeeper>);
+
+impl sealed::Sealed for Keeper {}
+
+impl Named for Keeper {
+    const SPACE: Space = Space::Service;
+
+    fn tag(door: &mut Door<'_>) -> &'static str {
+        door.tag_of::<ToKeeper>()
+    }
+
+    fn from_found(id: ActorId) -> Self {
+        Self(Addr::of(id))
+    }
+}
 
 /// To the keeper of a node's files.
 #[derive(Serialize, Deserialize)]

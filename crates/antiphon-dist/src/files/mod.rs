@@ -29,7 +29,7 @@ use std::time::Duration;
 use antiphon_sched::{AskError, Cx, Loop};
 
 use crate::config::Config;
-use crate::cx::node;
+use crate::cx::node_behind;
 use crate::error::NodeError;
 use crate::location::Location;
 use deleter::Deleter;
@@ -100,7 +100,7 @@ fn order<M: 'static>(
     options: &FileOptions,
     timeout: Duration,
 ) -> Result<Order, FileError> {
-    let place = node(cx).ok_or(FileError::NoNode)?.outbox().take_place()?;
+    let place = node_behind(cx.door()).ok_or(FileError::NoNode)?.outbox().take_place()?;
     let name = options.name.as_ref().map_or_else(|| sender::own_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
     let asker = cx.id();

@@ -11,11 +11,11 @@ use antiphon_sched::{
     Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, Reply, SendError, Step, receive, stop,
 };
 
-use super::messages::{Offer, OfferAnswer, ToKeeper, ToReceiver, ToSender};
+use super::messages::{CHUNK_BYTES, KEEPER, Keeper, Offer, OfferAnswer, ToKeeper, ToReceiver, ToSender};
 use super::outcome::{FileError, Progress, SourceError, Stored};
 use super::path::TargetPath;
 use super::source::{Piece, Source};
-use crate::cx::locate_service;
+use crate::cx::NetCx;
 use crate::error::LocateError;
 use crate::location::Location;
 
@@ -29,7 +29,7 @@ pub(crate) enum Note {
     /// Who sent the file waits for this answer.
     Begin(Reply<Result<Stored, FileError>>),
     Opened(Done<Source>),
-    Keeper(Result<Addr<ToKeeper>, LocateError>),
+    Keeper(Result<Keeper, LocateError>),
     Answered(Result<OfferAnswer, AskError>),
     /// Some more of what the receiver has is hashed; `true`: all.
     Hashed(Done<(Source, bool)>),
@@ -98,7 +98,7 @@ struct Flow {
 impl Flow {
     /// Whether another piece may be sent. One may always be under way.
     fn has_room(&self) -> bool {
-        let piece = (self.size - self.sent).min(super::messages::CHUNK_BYTES as u64);
+        let piece = (self.size - self.sent).min(CHUNK_BYTES as u64);
         self.sent == self.written || self.sent - self.written + piece <= self.window
     }
 }
@@ -184,16 +184,12 @@ impl Sender {
     fn look_for_keeper(&mut self, cx: &mut Cx<'_, Note>, source: Source) {
         self.flow.size = source.stat.size;
         self.state = State::Looking(source);
-        locate_service(cx, super::messages::KEEPER, self.order.to, self.order.timeout, Note::Keeper);
+        cx.locate_at(KEEPER, self.order.to, self.order.timeout, Note::Keeper);
     }
 
-    fn offer(
-        &mut self,
-        cx: &mut Cx<'_, Note>,
-        found: Result<Addr<ToKeeper>, LocateError>,
-    ) -> Result<(), FileError> {
+    fn offer(&mut self, cx: &mut Cx<'_, Note>, found: Result<Keeper, LocateError>) -> Result<(), FileError> {
         let State::Looking(source) = std::mem::replace(&mut self.state, State::Busy) else { return Ok(()) };
-        let keeper = found.map_err(FileError::of_locating)?;
+        let Keeper(keeper) = found.map_err(FileError::of_locating)?;
         let offer = Offer {
             path: self.order.target.clone().into_names(),
             stat: source.stat,
@@ -358,7 +354,7 @@ impl FileError {
     fn of_locating(why: LocateError) -> Self {
         match why {
             LocateError::TimedOut => Self::NoAnswer,
-            LocateError::WrongType { .. } => Self::Version,
+            LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
             LocateError::TooManyOpen => Self::TooManyOpen,
             LocateError::BadName | LocateError::NoNode => Self::NoNode,
         }

@@ -27,9 +27,7 @@ impl Near {
         let found = interfaces().into_iter().find(bears);
         let index = found.as_ref().and_then(|interface| interface.index).unwrap_or(scope_id);
         let broadcast = found.and_then(|interface| match interface.addr {
-            // Networks of one or two addresses have no broadcast.
-            IfAddr::V4(addr) if addr.prefixlen > 30 => None,
-            IfAddr::V4(addr) => Some(addr.broadcast.unwrap_or(addr.ip | !addr.netmask)),
+            IfAddr::V4(addr) => broadcast_of(addr.ip, addr.netmask, addr.prefixlen, addr.broadcast),
             IfAddr::V6(_) => None,
         });
         Self { ip, index, broadcast }
@@ -42,6 +40,13 @@ impl Near {
             ip => SocketAddr::new(ip, port),
         }
     }
+}
+
+/// The broadcast address of a network; one of one or two addresses has none. The system tells the address itself as that
+/// of an interface for which none was set, and hears the usual one then.
+fn broadcast_of(ip: Ipv4Addr, netmask: Ipv4Addr, bits: u8, told: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    let usual = (bits <= 30).then_some(ip | !netmask);
+    usual.map(|usual| told.filter(|told| *told != ip && !told.is_unspecified()).unwrap_or(usual))
 }
 
 /// Everybody on this host who listens for it: broadcast does not leave the loopback interface.
@@ -71,6 +76,16 @@ fn interfaces() -> Vec<Interface> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_has_the_broadcast_that_was_set_or_the_usual_one() {
+        let (ip, mask) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(255, 255, 255, 0));
+        let (usual, other) = (Ipv4Addr::new(10, 1, 0, 255), Ipv4Addr::new(10, 1, 0, 7));
+        for (told, broadcast) in [(None, usual), (Some(ip), usual), (Some(other), other)] {
+            assert_eq!(broadcast_of(ip, mask, 24, told), Some(broadcast), "{told:?}");
+        }
+        assert_eq!(broadcast_of(ip, Ipv4Addr::BROADCAST, 32, None), None);
+    }
 
     #[test]
     fn loopback_is_near_by_itself_and_a_link_local_address_keeps_its_interface() {

@@ -102,7 +102,7 @@ impl Driver {
 
     /// One round: wait, read, run, write. Waits at most until `deadline`.
     pub(crate) fn round(&mut self, sched: &mut Loop, deadline: Option<Time>) -> Result<(), NodeError> {
-        let until = [deadline, self.next_timeout].into_iter().flatten().min();
+        let until = [deadline, self.next_timeout, self.sockets.accept_at()].into_iter().flatten().min();
         self.ready.clear();
         let busy = self.sockets.has_unfinished() || !self.unheard.is_empty();
         let until = if busy { Some(sched.now()) } else { until };
@@ -208,7 +208,7 @@ impl Driver {
 
     fn read(&mut self, core: &mut NodeCore, sched: &mut Loop) {
         let mut ready = std::mem::take(&mut self.ready);
-        ready.extend(self.sockets.take_unfinished());
+        ready.extend(self.sockets.take_unfinished(sched.now()));
         ready.append(&mut self.unheard);
         for foreign in &ready {
             match foreign.token.0 {
@@ -221,7 +221,7 @@ impl Driver {
     }
 
     fn accept(&mut self, core: &mut NodeCore, sched: &mut Loop) {
-        while let Some((stream, remote)) = self.sockets.accept() {
+        while let Some((stream, remote)) = self.sockets.accept(sched.now()) {
             let now = sched.now();
             let conn = core.accept(now, remote, &mut Net { sched, outputs: &mut self.outputs });
             let Some(conn) = conn else { continue };

@@ -1,12 +1,15 @@
 //! TCP: the listener, and a socket for each connection.
 //!
 //! Readiness is edge-triggered: a socket is read until it is empty, or noted as unfinished.
+//!
+//! Invariant: without descriptors the listener pauses; a backlog that cannot be accepted never keeps the loop busy.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use antiphon_sched::{Foreign, Loop, egress};
+use antiphon_sched::{Foreign, Loop, Time, egress, is_exhausted};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use slab::Slab;
@@ -19,6 +22,8 @@ use crate::node::ConnId;
 pub(super) const READS_A_ROUND: usize = 16;
 /// Strangers taken in one round.
 const ACCEPTS_A_ROUND: usize = 64;
+/// How long to wait for descriptors when there are none.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Sockets {
     listener: TcpListener,
@@ -28,6 +33,8 @@ pub(super) struct Sockets {
     places: BTreeMap<ConnId, usize>,
     unfinished: Vec<ConnId>,
     accept_again: bool,
+    /// There were no descriptors: when to try again.
+    accept_at: Option<Time>,
 }
 
 struct Socket {
@@ -50,6 +57,7 @@ impl Sockets {
             places: BTreeMap::new(),
             unfinished: Vec::new(),
             accept_again: false,
+            accept_at: None,
         })
     }
 
@@ -57,9 +65,9 @@ impl Sockets {
         self.local
     }
 
-    /// The next stranger; `None` when there is none, or this round's share is used up.
-    pub(super) fn accept(&mut self) -> Option<(TcpStream, SocketAddr)> {
-        loop {
+    /// The next stranger; `None` when there is none, this round's share is used up, or there are no descriptors.
+    pub(super) fn accept(&mut self, now: Time) -> Option<(TcpStream, SocketAddr)> {
+        while self.accept_at.is_none() {
             if self.accepts_left == 0 {
                 self.accepts_left = ACCEPTS_A_ROUND;
                 self.accept_again = true;
@@ -72,10 +80,21 @@ impl Sockets {
                     self.accepts_left = ACCEPTS_A_ROUND;
                     return None;
                 }
-                // The stranger has gone again, or this process has no descriptor left: others may follow.
+                Err(why) if is_exhausted(&why) => {
+                    tracing::warn!(%why, "connections wait; raise the limit of open files");
+                    self.accepts_left = ACCEPTS_A_ROUND;
+                    self.accept_at = Some(now + ACCEPT_PAUSE);
+                }
+                // The stranger has gone again: others may follow.
                 Err(why) => tracing::debug!(%why, "a connection was not accepted"),
             }
         }
+        None
+    }
+
+    /// When a listener that found no descriptors tries again.
+    pub(super) fn accept_at(&self) -> Option<Time> {
+        self.accept_at
     }
 
     pub(super) fn add(&mut self, conn: ConnId, stream: TcpStream, sched: &Loop) -> io::Result<()> {
@@ -165,12 +184,55 @@ impl Sockets {
         !self.unfinished.is_empty() || self.accept_again
     }
 
-    /// Sockets that were cut off by their share of the last round.
-    pub(super) fn take_unfinished(&mut self) -> Vec<Foreign> {
+    /// Sockets that were cut off by their share of the last round, and the listener after its pause.
+    pub(super) fn take_unfinished(&mut self, now: Time) -> Vec<Foreign> {
+        self.accept_again |= self.accept_at.take_if(|at| *at <= now).is_some();
         let listener = std::mem::take(&mut self.accept_again).then_some(Token(LISTENER));
         let places = &self.places;
         let sockets = self.unfinished.drain(..).filter_map(|conn| places.get(&conn).copied());
         let tokens = sockets.map(|place| Token(FIRST_SOCKET + place)).chain(listener);
         tokens.map(|token| Foreign { token, readable: true, writable: false, closed: true }).collect()
+    }
+}
+
+#[cfg(all(test, unix))]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream as StdStream};
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn without_descriptors_the_listener_pauses_and_accepts_later() {
+        let program = std::env::current_exe().unwrap();
+        let name = "net::sockets::tests::accepting_without_descriptors";
+        let script = format!("ulimit -n 64; exec \"$0\" --exact {name} --ignored --nocapture");
+        let output = Command::new("sh").arg("-c").arg(script).arg(program).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "started by the test above, in a process with few descriptors"]
+    fn accepting_without_descriptors() {
+        let poll = mio::Poll::new().unwrap();
+        let at = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut sockets = Sockets::listen(at, poll.registry()).unwrap();
+        let peers: Vec<StdStream> = (0..10).map(|_| StdStream::connect(sockets.local()).unwrap()).collect();
+        let mut hoard = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            hoard.push(file);
+        }
+        let now = Time::ZERO;
+        assert!(sockets.accept(now).is_none());
+        assert!(!sockets.has_unfinished() && sockets.take_unfinished(now).is_empty(), "it would spin");
+        drop(hoard);
+        let later = sockets.accept_at().unwrap();
+        assert!(later > now && sockets.accept(now).is_none());
+        assert_eq!(sockets.take_unfinished(later).len(), 1, "the listener");
+        let mut accepted = Vec::new();
+        accepted.extend(std::iter::from_fn(|| sockets.accept(later)));
+        assert_eq!(accepted.len(), peers.len());
     }
 }

@@ -58,6 +58,15 @@ impl Agenda {
         self.entries.remove(&(at, due));
     }
 
+    pub(super) fn has(&self, at: Time, due: Due) -> bool {
+        self.entries.contains(&(at, due))
+    }
+
+    /// Whether something is due, at whatever time.
+    pub(super) fn has_any(&self, due: Due) -> bool {
+        self.entries.iter().any(|(_, other)| *other == due)
+    }
+
     pub(super) fn next(&self) -> Option<Time> {
         self.entries.first().map(|(at, _)| *at)
     }

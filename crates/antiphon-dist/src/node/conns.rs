@@ -13,8 +13,9 @@ use antiphon_wire::{
 use slab::Slab;
 
 use super::agenda::Due;
+use super::peers::Peer;
 use super::world::{ConnId, Output, World};
-use super::{NodeCore, sched_node};
+use super::{NodeCore, sched_node, wire_node};
 
 /// Connections without a proof.
 const HALF_OPEN_MAX: usize = 64;
@@ -192,7 +193,17 @@ impl NodeCore {
             .and_then(|node| self.peers.get_mut(&node))
             .and_then(|peer| peer.link.as_mut())
             .map(|link| link.session.next_standing());
-        session.unwrap_or_else(|| Standing::unknown(self.epoch))
+        session.unwrap_or_else(|| Standing::unknown(self.epoch_for(at)))
+    }
+
+    /// What to tell a node with which there is no session. Who it is shows in its answer; told something else than before,
+    /// it would be asked to come again.
+    fn epoch_for(&self, at: SocketAddr) -> u64 {
+        let node = self.dials.answered_at(at);
+        let is_there = |peer: &Peer| !peer.gone && peer.is_at(at);
+        let known = || self.peers.iter().find(|(_, peer)| is_there(peer)).map(|(node, _)| *node);
+        let node = node.or_else(known);
+        node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(wire_node(node)))
     }
 
     pub(super) fn on_half_open(&mut self, id: ConnId, world: &mut impl World) {
@@ -235,7 +246,7 @@ impl NodeCore {
         let stepped = shake.advance(profile, &mut conn.deframer, &mut out);
         let next = match stepped {
             Ok(Step::Wait) => Ok(Next::Wait),
-            Ok(Step::Introduced) => self.introduce(&mut shake, dialled.is_some(), &mut out, world),
+            Ok(Step::Introduced) => self.introduce(&mut shake, dialled, &mut out, world),
             Ok(Step::Proven) => self.confirm(&mut shake, &mut out),
             Ok(Step::Done(connection)) => Ok(Next::Proven(connection)),
             Err(error) => Err(error),
@@ -266,14 +277,17 @@ impl NodeCore {
     fn introduce(
         &mut self,
         shake: &mut Handshake,
-        dialler: bool,
+        dialled: Option<SocketAddr>,
         out: &mut Vec<u8>,
         world: &mut impl World,
     ) -> Result<Next, HandshakeError> {
         let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
+        if let Some(at) = dialled {
+            self.dials.answered(at, sched_node(hello.node));
+        }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
         let session = session.map(|link| &link.session);
-        let stranger = !dialler && session.is_none() && self.settings.ignores_strangers;
+        let stranger = dialled.is_none() && session.is_none() && self.settings.ignores_strangers;
         let ignored = stranger || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
         if ignored || self.leaving {
             let refusal = if ignored { Refusal::Ignored } else { Refusal::Leaving };
@@ -281,13 +295,13 @@ impl NodeCore {
             return Err(HandshakeError::Refused(refusal));
         }
         let profile = &self.settings.profile;
-        let refusal = if dialler {
-            match Session::prove_to(session, self.epoch, shake) {
+        let refusal = if dialled.is_some() {
+            match Session::prove_to(session, &mut self.epochs, shake) {
                 Ok(holding) => return shake.prove(profile, holding, out).map(|()| Next::Go),
                 Err(refusal) => refusal,
             }
         } else {
-            match (Session::answer_to(session, self.epoch, hello), world.fresh()) {
+            match (Session::answer_to(session, &self.epochs, hello), world.fresh()) {
                 (Ok(standing), Some(fresh)) => {
                     return shake.answer(profile, fresh, standing, out).map(|()| Next::Go);
                 }
@@ -303,7 +317,7 @@ impl NodeCore {
     fn confirm(&mut self, shake: &mut Handshake, out: &mut Vec<u8>) -> Result<Next, HandshakeError> {
         let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
-        match Session::confirm_to(session.map(|link| &link.session), self.epoch, shake) {
+        match Session::confirm_to(session.map(|link| &link.session), &mut self.epochs, shake) {
             Ok(holding) => shake.confirm(&self.settings.profile, &holding, out).map(Next::Proven),
             Err(refusal) => {
                 shake.refuse(refusal, out);
@@ -316,7 +330,7 @@ impl NodeCore {
     fn on_proven(&mut self, id: ConnId, connection: Box<Connection>, world: &mut impl World) -> bool {
         let node = sched_node(connection.peer().node);
         let session = self.peers.get(&node).and_then(|peer| peer.link.as_ref()).map(|link| &link.session);
-        match Session::admit(session, self.epoch, &connection) {
+        match Session::admit(session, &self.epochs, &connection) {
             Admission::Takes => {}
             Admission::Begins => {
                 if self.peers.get(&node).is_some_and(|peer| peer.link.is_some()) {

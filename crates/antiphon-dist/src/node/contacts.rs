@@ -13,7 +13,7 @@ use antiphon_wire::Refusal;
 use super::NodeCore;
 use super::agenda::Due;
 use super::dials::Query;
-use super::link::Peer;
+use super::peers::Peer;
 use super::world::World;
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt, PeerOptions};

@@ -11,8 +11,9 @@ use antiphon_sched::{NodeId, PortId, Time, egress};
 use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
-use super::agenda::Due;
-use super::link::{Link, Peer};
+use super::agenda::{Agenda, Due};
+use super::link::Link;
+use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
 use crate::location::PeerAt;
@@ -47,8 +48,10 @@ struct Dial {
     forever: bool,
     /// Wanted until then.
     until: Time,
-    /// Who answered there last.
+    /// Who was proven there last.
     node: Option<NodeId>,
+    /// Who said hello there last, proven or not.
+    answered: Option<NodeId>,
     conn: Option<ConnId>,
     attempts: u32,
     /// Wanted although there is a connection: its keys are used up.
@@ -64,7 +67,7 @@ pub(super) enum Query {
 
 impl Dial {
     fn new(until: Time) -> Self {
-        Self { forever: false, until, node: None, conn: None, attempts: 0, renews: false }
+        Self { forever: false, until, node: None, answered: None, conn: None, attempts: 0, renews: false }
     }
 }
 
@@ -73,9 +76,25 @@ impl Dials {
         !self.fresh.is_empty() || !self.unasked.is_empty()
     }
 
+    /// Whether a location is dialled, or was by the connection that there is.
+    pub(super) fn has(&self, at: SocketAddr) -> bool {
+        self.dials.contains_key(&at)
+    }
+
     /// Who is behind a location, as far as this node knows.
     pub(super) fn node_at(&self, at: SocketAddr) -> Option<NodeId> {
         self.dials.get(&at)?.node
+    }
+
+    /// Who said hello at a location last, which need not be true.
+    pub(super) fn answered_at(&self, at: SocketAddr) -> Option<NodeId> {
+        self.dials.get(&at)?.answered
+    }
+
+    pub(super) fn answered(&mut self, at: SocketAddr, node: NodeId) {
+        if let Some(dial) = self.dials.get_mut(&at) {
+            dial.answered = Some(node);
+        }
     }
 
     pub(super) fn wake(&mut self, at: SocketAddr) {
@@ -87,6 +106,16 @@ impl Dials {
     pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId) {
         if let Some(dial) = self.dials.get_mut(&at) {
             (dial.conn, dial.node, dial.attempts) = (Some(conn), Some(node), 0);
+        }
+    }
+}
+
+impl Dials {
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (at, dial) in &self.dials {
+            let is_going_on =
+                dial.conn.is_some() || self.fresh.contains(at) || agenda.has_any(Due::Dial(*at));
+            assert!(is_going_on, "a dial without a connection is on the agenda: {at}");
         }
     }
 }

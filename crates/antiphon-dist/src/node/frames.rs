@@ -11,15 +11,12 @@ use antiphon_wire::{Frame, Session, msgpack};
 
 use super::link::{Fate, Link};
 use super::world::World;
-use super::{NodeCore, sched_key};
+use super::{NOBODY, NodeCore, sched_key};
 
 /// Monitors between this node and one peer.
 const MONITORS_MAX: usize = 262_144;
 /// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
 pub(super) const BY_TARGET: u64 = 1 << 63;
-
-/// No actor of any loop.
-const NOBODY: Key = Key::from_bits(u64::MAX);
 
 /// A signal that has arrived, and may have to wait behind messages.
 #[derive(Debug)]

@@ -16,7 +16,8 @@ use antiphon_wire::frame::{Close, CloseReason, IdleAgreed, IdleProposed};
 
 use super::NodeCore;
 use super::agenda::Due;
-use super::link::{Link, Peer};
+use super::link::Link;
+use super::peers::Peer;
 use super::world::World;
 use crate::error::UnknownPeer;
 use crate::location::Location;
@@ -162,6 +163,7 @@ impl NodeCore {
             && peer.has_nothing_open()
             && self.peer_watchers().is_empty()
             && !self.receipts.awaits(node)
+            && !self.replies.awaits(node)
             && !self.names.has_wants_with(node)
     }
 

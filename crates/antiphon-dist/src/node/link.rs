@@ -1,13 +1,13 @@
-//! Peers: what is known of a node, its session, and all that ends with that session.
+//! Sessions with peers, and all that ends with them.
 //!
 //! Invariant: a link's connection is live and this link's; when a session is lost, everything open on it is
 //! answered once, here, and nothing of it arrives later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, AskError, Key, MonitorId, NodeId, PortId, Time, Undelivered, Why};
+use antiphon_sched::{ActorId, AskError, Key, NodeId, Time, Undelivered, Why};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 use antiphon_wire::{Connection, Event, Frame, Session, SessionError};
@@ -17,11 +17,11 @@ use super::conns::State;
 use super::idle::Idle;
 use super::mail::Parking;
 use super::partings::Parting;
-use super::post::{PEERS_MAX, Waiting};
+use super::peers::{PEERS_MAX, Peer};
 use super::world::{ConnId, Output, World};
-use super::{NodeCore, sched_key};
+use super::{NOBODY, NodeCore, sched_key};
 use crate::error::Status;
-use crate::location::{Location, seen_from};
+use crate::location::seen_from;
 
 /// How much sealed data waits in a connection's buffer at most, before the session is asked for more.
 const OUT_BYTES_MAX: usize = 256 * 1024;
@@ -30,36 +30,6 @@ const MISSING_AFTER: Duration = Duration::from_secs(1);
 /// A location that refused so often, for so long, has nobody behind it any more.
 const REFUSALS_MAX: u32 = 2;
 const REFUSED_FOR: Duration = Duration::from_millis(100);
-
-/// What is known of another node.
-#[derive(Debug)]
-pub(super) struct Peer {
-    pub(super) name: String,
-    /// Where it may be dialled.
-    pub(super) locations: Vec<SocketAddr>,
-    /// Where it says that it is, best first: to show, and not to be dialled for that alone.
-    pub(super) told: Option<SocketAddr>,
-    /// All that it says of that, for others; not to be told where it takes no part in discovery.
-    pub(super) said: Vec<SocketAddr>,
-    pub(super) undiscovered: bool,
-    /// `None` while the node was never reached.
-    pub(super) status: Option<Status>,
-    pub(super) link: Option<Box<Link>>,
-    /// What is to be sent when there is a session.
-    pub(super) waiting: Waiting,
-    /// Another incarnation answers at its location: it will never come back.
-    pub(super) gone: bool,
-    /// Whether its connection is kept while nothing needs it; `None`: as this node keeps all.
-    pub(super) streams: Option<bool>,
-    /// One of the two has ended their session, and neither has contacted the other since.
-    pub(super) apart: bool,
-    /// Monitors of actors here on actors there.
-    pub(super) watching: BTreeMap<MonitorId, (Key, ActorId)>,
-    /// Monitors of actors there on actors here.
-    pub(super) watched: BTreeSet<(Key, MonitorId)>,
-    /// Requests of actors here whose replies went there.
-    pub(super) replies: BTreeSet<PortId>,
-}
 
 /// A session with a peer, and what belongs to it.
 #[derive(Debug)]
@@ -80,67 +50,6 @@ pub(super) struct Link {
     armed: Option<Time>,
     pub(super) cut_at: Time,
     pub(super) refusals: u32,
-}
-
-impl Peer {
-    pub(super) fn new(name: &str, locations: Vec<SocketAddr>) -> Self {
-        Self {
-            name: name.to_owned(),
-            told: locations.first().copied(),
-            said: locations.clone(),
-            undiscovered: false,
-            locations,
-            status: None,
-            link: None,
-            waiting: Waiting::default(),
-            gone: false,
-            streams: None,
-            apart: false,
-            watching: BTreeMap::new(),
-            watched: BTreeSet::new(),
-            replies: BTreeSet::new(),
-        }
-    }
-
-    pub(super) fn location(&self) -> Option<Location> {
-        self.told.map(Location::new)
-    }
-
-    pub(super) fn is_online(&self) -> bool {
-        matches!(self.status, Some(Status::Online | Status::Suspect))
-    }
-
-    /// Whether the node says that it is at this location, or may be dialled there.
-    pub(super) fn is_at(&self, at: SocketAddr) -> bool {
-        self.told == Some(at) || self.locations.contains(&at)
-    }
-
-    /// Whether there is a session, and the node is at this location.
-    pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
-        let link = self.link.as_ref();
-        link.is_some_and(|link| link.dialled == Some(at) || self.is_at(at))
-    }
-
-    pub(super) fn monitors_len(&self) -> usize {
-        self.watching.len() + self.watched.len()
-    }
-
-    /// Whether no monitor crosses to this node, or back, and no request of this one awaits an answer from there.
-    pub(super) fn has_nothing_open(&self) -> bool {
-        self.monitors_len() == 0 && self.replies.is_empty() && self.waiting.is_empty()
-    }
-
-    pub(super) fn parked_bytes(&self) -> u64 {
-        self.link.as_ref().map_or(0, |link| link.parking.bytes())
-    }
-
-    pub(super) fn check(&self) {
-        if let Some(link) = &self.link {
-            link.session.check();
-            assert_eq!(link.conn.is_some(), link.session.is_connected(), "a session knows its connection");
-            assert!(!link.idle.rests() || link.conn.is_none(), "a session at rest has no connection");
-        }
-    }
 }
 
 impl Link {
@@ -244,18 +153,6 @@ impl NodeCore {
         self.repeat_wants_to(node);
         self.send_waiting(node);
         self.settle_node_wants(node, world);
-    }
-
-    /// Names of nodes are for people: two of one name both stay.
-    fn warn_of_twins(&self, node: NodeId) {
-        let Some(peer) = self.peers.get(&node) else { return };
-        let here = (self.settings.name == peer.name).then_some(self.settings.location);
-        let others = self.peers.iter().filter(|(id, _)| **id != node).map(|(_, other)| other);
-        let mut twins = others.filter(|other| other.is_online() && other.name == peer.name);
-        let twin = here.or_else(|| twins.find_map(Peer::location));
-        if let (Some(one), Some(other)) = (twin, peer.location()) {
-            tracing::warn!(name = peer.name, %one, %other, "two nodes have one name; both stay");
-        }
     }
 
     /// Another incarnation at the same location has ended, however it ended. That is certain of a location which
@@ -534,10 +431,10 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(link) = peer.link.take() else { return };
         tracing::info!(%node, name = peer.name, why, "a peer is lost");
-        self.epoch += 1;
+        self.epochs.ended(wire::NodeId(node.to_bits()));
         let watching = std::mem::take(&mut peer.watching);
         let watched = std::mem::take(&mut peer.watched);
-        let replies = std::mem::take(&mut peer.replies);
+        let replies = self.replies.take(node);
         if let Some(armed) = link.armed {
             self.agenda.remove(armed, Due::Session(node));
         }
@@ -558,11 +455,8 @@ impl NodeCore {
             door.writable(*writer, node);
         }
         link.session.undelivered(|frame, _| {
-            if let Frame::Message(message) = frame
-                && message.receipt.is_none()
-            {
-                let to = ActorId::new(node, sched_key(message.to));
-                door.dead_letter(to, "a message under way", Undelivered::NoNode);
+            if let Some((to, what)) = lost_with_session(frame) {
+                door.dead_letter(ActorId::new(node, to), what, Undelivered::NoNode);
             }
         });
         for (to, messages) in link.parking.lost() {
@@ -622,6 +516,23 @@ impl NodeCore {
         let conns: Vec<ConnId> =
             self.peers.values().filter_map(|peer| peer.link.as_ref()).filter_map(|link| link.conn).collect();
         self.dirty.is_empty() && conns.into_iter().all(|conn| self.unwritten(conn) == 0)
+    }
+}
+
+/// Whom a frame was for that was under way when its session ended, and what it was. What is answered otherwise, by its
+/// receipt or by a `Down`, is not told twice.
+fn lost_with_session(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
+    match frame {
+        Frame::Message(message) if message.receipt.is_none() => {
+            Some((sched_key(message.to), "a message under way"))
+        }
+        // Its receiver is a request, which has no address.
+        Frame::Answer(_) => Some((NOBODY, "an answer under way")),
+        Frame::Terminate(terminate) => Some((sched_key(terminate.target), "a terminate under way")),
+        Frame::Throw(throw) => Some((sched_key(throw.target), "a throw under way")),
+        Frame::Resume(resume) => Some((sched_key(resume.target), "a resume under way")),
+        Frame::Notify(notify) => Some((sched_key(notify.watcher), "a notify under way")),
+        _ => None,
     }
 }
 

@@ -15,7 +15,7 @@ use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
 
-use super::agenda::Due;
+use super::agenda::{Agenda, Due};
 use super::frames::{Arrived, is_sound};
 use super::link::Link;
 use super::world::World;
@@ -157,6 +157,13 @@ impl Receipts {
 
     pub(super) fn remove(&mut self, request: u64) {
         self.open.remove(&request);
+    }
+
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (request, open) in &self.open {
+            let due = Due::Receipt(*request);
+            assert!(open.until.is_none_or(|at| agenda.has(at, due)), "a receipt's time is on the agenda");
+        }
     }
 }
 

@@ -17,10 +17,13 @@ mod link;
 mod mail;
 mod names;
 mod partings;
+mod peers;
 mod post;
 mod probes;
 mod relays;
+mod replies;
 mod settings;
+mod signals;
 mod status;
 mod subscriptions;
 mod world;
@@ -43,11 +46,12 @@ use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
-use link::Peer;
 use mail::Receipts;
 use names::Names;
+use peers::Peer;
 use probes::Probes;
 use relays::Relays;
+use replies::Replies;
 use status::Watchers;
 use subscriptions::Subscriptions;
 
@@ -57,8 +61,8 @@ pub struct NodeCore {
     me: NodeId,
     settings: Settings,
     now: Time,
-    /// Names this node's half of each session; rises whenever a session ends.
-    epoch: u64,
+    /// Name this node's half of each session.
+    epochs: wire::Epochs,
     agenda: Agenda,
     conns: Conns,
     peers: BTreeMap<NodeId, Peer>,
@@ -71,6 +75,7 @@ pub struct NodeCore {
     names: Names,
     subscriptions: Subscriptions,
     receipts: Receipts,
+    replies: Replies,
     discovery: Discovery,
     probes: Probes,
     relays: Relays,
@@ -108,6 +113,8 @@ pub struct Counts {
     pub relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
+    /// Open requests whose replies are with other nodes.
+    pub replies: usize,
     /// Monitors across nodes, in both directions.
     pub monitors: usize,
     /// Actors that are told of peers' statuses; some may have ended.
@@ -136,7 +143,7 @@ impl NodeCore {
             outbox: Outbox::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
-            epoch: 1,
+            epochs: wire::Epochs::default(),
             agenda: Agenda::default(),
             conns: Conns::default(),
             peers: BTreeMap::new(),
@@ -147,6 +154,7 @@ impl NodeCore {
             names: Names::default(),
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
+            replies: Replies::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
             relays: Relays::default(),
@@ -188,14 +196,20 @@ impl NodeCore {
         &self.outbox
     }
 
+    /// How many actors an RCI of this node keeps alive for one calling node.
+    pub(crate) fn rci_actors_max(&self) -> usize {
+        self.settings.rci_actors_max
+    }
+
     /// How the node is doing.
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
-            names: self.names.len(),
+            names: self.names.given_len(),
             wants: self.names.wants_len(),
             relays: self.subscriptions.len(),
             receipts: self.receipts.len(),
+            replies: self.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),
             connections: self.conns.len(),
@@ -316,24 +330,25 @@ impl NodeCore {
         wire::Time::from_nanos(self.now.as_nanos())
     }
 
-    /// Where a node can be dialled, as far as this one knows.
-    fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
-        if node == self.me {
-            return self.settings.profile.locations.clone();
-        }
-        self.peers.get(&node).map(|peer| peer.locations.clone()).unwrap_or_default()
-    }
-
-    /// Re-checks the invariants of all sessions: for a simulator, after each event.
+    /// Re-checks the invariants of all tables and sessions: for a simulator, after each event.
     ///
     /// # Panics
     /// If one does not hold: a bug.
     pub fn check(&self) {
-        for peer in self.peers.values() {
+        for (node, peer) in &self.peers {
             peer.check();
+            let is_dirty = peer.link.as_ref().is_some_and(|link| link.dirty);
+            assert_eq!(is_dirty, self.dirty.contains(node), "a link that is dirty is listed, once");
         }
+        self.names.check(&self.agenda);
+        self.receipts.check(&self.agenda);
+        self.replies.check();
+        self.dials.check(&self.agenda);
     }
 }
+
+/// No actor of any loop: also who sends from outside of all actors.
+const NOBODY: Key = Key::from_bits(u64::MAX);
 
 fn wire_key(key: Key) -> wire::Key {
     wire::Key(key.to_bits())

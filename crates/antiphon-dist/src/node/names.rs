@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Key, NodeId, PortId, Time};
+use antiphon_sched::{ActorId, Key, NodeId, PortId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
 
-use super::agenda::Due;
+use super::agenda::{Agenda, Due};
 use super::link::Link;
 use super::world::World;
 use super::{NodeCore, sched_key, wire_key};
@@ -120,8 +120,14 @@ struct NodeWanted {
 }
 
 impl Names {
+    /// Names that users registered; every node has its services besides.
     pub(super) fn len(&self) -> usize {
-        self.registered.len()
+        self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
+    }
+
+    /// Names that users gave: all but those of services.
+    pub(super) fn given_len(&self) -> usize {
+        self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
     }
 
     pub(super) fn wants_len(&self) -> usize {
@@ -139,6 +145,25 @@ impl Names {
         if let Some(name) = wants.remove(&request) {
             self.forget_asked(&name, peer, request);
         }
+    }
+
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (name, askers) in &self.asked {
+            let is_mirrored = |(peer, request): &(NodeId, u64)| {
+                self.asked_by.get(peer).and_then(|wants| wants.get(request)) == Some(name)
+            };
+            assert!(
+                !askers.is_empty() && askers.iter().all(is_mirrored),
+                "both tables hold the same questions"
+            );
+        }
+        let asked: usize = self.asked.values().map(BTreeSet::len).sum();
+        let asked_by: usize = self.asked_by.values().map(BTreeMap::len).sum();
+        assert_eq!(asked, asked_by, "both tables hold the same questions");
+        let owned: usize = self.owned.values().map(BTreeSet::len).sum();
+        assert!(owned <= self.registered.len(), "nobody owns a name that is not registered");
+        let is_timed = |(want, wanted): (&u64, &Wanted)| agenda.has(wanted.until, Due::Want(*want));
+        assert!(self.wants.iter().all(is_timed), "a question's time is on the agenda");
     }
 
     fn forget_asked(&mut self, name: &FullName, peer: NodeId, request: u64) {
@@ -170,7 +195,7 @@ impl NodeCore {
         if self.names.registered.contains_key(&(space, Box::from(name))) {
             return Err(RegisterError::Taken { name: name.to_owned() });
         }
-        if self.names.len() >= NAMES_MAX { Err(RegisterError::TooMany) } else { Ok(()) }
+        if self.names.registered.len() >= NAMES_MAX { Err(RegisterError::TooMany) } else { Ok(()) }
     }
 
     /// Registers an actor of this node. The ports of this node's own that looked for the name come back, to be
@@ -182,6 +207,9 @@ impl NodeCore {
         tag: &'static str,
         owner: Option<Key>,
     ) -> Result<Vec<PortId>, RegisterError> {
+        if tag.len() > TYPE_NAME_MAX {
+            return Err(RegisterError::TypeNameTooLong { bytes: tag.len() });
+        }
         let full = (space, Box::from(name));
         if self.names.registered.get(&full).is_some_and(|own| own.key == key) {
             return Ok(Vec::new());
@@ -259,7 +287,7 @@ impl NodeCore {
         at: Option<Location>,
         timeout: Duration,
     ) -> Looked {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, tag) {
             return Looked::Now(Err(refusal));
         }
         let full = (space, Box::from(name));
@@ -281,7 +309,7 @@ impl NodeCore {
         tag: &'static str,
         timeout: Duration,
     ) -> Result<(), LocateError> {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, tag) {
             return Err(refusal);
         }
         let full = (space, Box::from(name));
@@ -291,9 +319,12 @@ impl NodeCore {
         Ok(())
     }
 
-    fn refuse_want(&self, name: &str) -> Option<LocateError> {
+    fn refuse_want(&self, name: &str, tag: &str) -> Option<LocateError> {
         if !check_name(name) {
             return Some(LocateError::BadName);
+        }
+        if tag.len() > TYPE_NAME_MAX {
+            return Some(LocateError::TypeNameTooLong { bytes: tag.len() });
         }
         let full = self.names.wants.len() + self.names.node_wants.len() >= NAMES_MAX;
         full.then_some(LocateError::TooManyOpen)
@@ -454,7 +485,7 @@ impl NodeCore {
         name: &str,
         timeout: Duration,
     ) -> Option<Result<Location, LocateError>> {
-        if let Some(refusal) = self.refuse_want(name) {
+        if let Some(refusal) = self.refuse_want(name, "") {
             return Some(Err(refusal));
         }
         if self.settings.name == name {

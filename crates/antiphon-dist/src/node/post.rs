@@ -1,4 +1,4 @@
-//! What leaves this node: messages and signals of its actors, straight into the sessions.
+//! What leaves this node: messages of its actors, straight into the sessions.
 //!
 //! Invariant: what an actor sends to another node keeps its order, also while there is no session: then all
 //! of it waits in one queue, bounded in bytes and in time.
@@ -7,20 +7,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{
-    ActorId, Destination, Key, Manner, MonitorId, NodeId, Outside, Parcel, PortId, Signal, Time, Undelivered,
-    Value, Why,
-};
-use antiphon_wire::frame::{
-    Answer, Demonitor, Down, DownWhy, Message, Monitor, Notify, ReplyDropped, Resume, Terminate, Throw,
-};
-use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session, TagId};
+use antiphon_sched::{Destination, Key, Manner, NodeId, Outside, Parcel, Signal, Time, Undelivered};
+use antiphon_wire::frame::{Answer, Message};
+use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
 
 use super::agenda::Due;
-use super::frames::{BY_TARGET, node_of};
-use super::link::{Link, Peer};
+use super::frames::node_of;
+use super::link::Link;
+use super::peers::Peer;
 use super::world::World;
-use super::{NodeCore, Note, wire_key, wire_node};
+use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
 
 /// How long what is sent to a node without a session waits for one.
 const UNREACHED_AFTER: Duration = Duration::from_secs(15);
@@ -41,7 +37,7 @@ pub(super) struct Waiting {
 }
 
 #[derive(Debug)]
-enum Posted {
+pub(super) enum Posted {
     Message {
         from: Option<Key>,
         to: Destination,
@@ -73,9 +69,9 @@ impl Outside for NodeCore {
         let sent = self.post(node, &mut link, parcel);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.link = Some(link);
-            if sent.is_ok() {
-                peer.replies.extend(parcel.replies);
-            }
+        }
+        if sent.is_ok() {
+            self.replies.add(node, parcel.replies);
         }
         self.mark_dirty(node);
         sent
@@ -85,7 +81,7 @@ impl Outside for NodeCore {
         self.now = self.now.max(now);
         match signal {
             Signal::Gone { who } => self.unregister_all(who),
-            Signal::PortClosed { port } => self.forget_reply(port),
+            Signal::PortClosed { port } => self.replies.forget(port),
             signal => self.signal_peer(signal),
         }
     }
@@ -127,8 +123,7 @@ impl NodeCore {
 
     /// Keeps a message until there is a session.
     fn post_later(&mut self, node: NodeId, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
-        let limits = &self.settings.profile.limits;
-        let (high, cap) = (limits.queue_bytes_high, limits.queue_bytes_cap);
+        let high = self.settings.profile.limits.queue_bytes_high;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let waiting = &mut peer.waiting;
         let bytes = (waiting.bytes + parcel.body.len() + WAITING_OVERHEAD) as u64;
@@ -136,7 +131,7 @@ impl NodeCore {
             waiting.writers.extend(parcel.from);
             return Err(Undelivered::Busy);
         }
-        if bytes > cap || (bytes > high && self.all_queued() > ALL_QUEUES_MAX) {
+        if !self.has_room_for(node, parcel.body.len()) {
             return Err(Undelivered::Busy);
         }
         let request = wants_receipt(parcel).then(|| self.next_request());
@@ -154,13 +149,22 @@ impl NodeCore {
             if let Some(request) = request {
                 self.receipts.remove(request);
             }
-        } else if let Some(peer) = self.peers.get_mut(&node) {
-            peer.replies.extend(parcel.replies);
+        } else {
+            self.replies.add(node, parcel.replies);
         }
         kept
     }
 
-    fn keep(&mut self, node: NodeId, posted: Posted, bytes: usize) -> Result<(), Undelivered> {
+    /// Whether a body of so many bytes may wait for a session.
+    pub(super) fn has_room_for(&self, node: NodeId, bytes: usize) -> bool {
+        let limits = &self.settings.profile.limits;
+        let waiting = self.peers.get(&node).map_or(0, |peer| peer.waiting.bytes);
+        let bytes = (waiting + bytes + WAITING_OVERHEAD) as u64;
+        bytes <= limits.queue_bytes_cap
+            && (bytes <= limits.queue_bytes_high || self.all_queued() <= ALL_QUEUES_MAX)
+    }
+
+    pub(super) fn keep(&mut self, node: NodeId, posted: Posted, bytes: usize) -> Result<(), Undelivered> {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
@@ -232,8 +236,8 @@ impl NodeCore {
         if peer.link.is_some() {
             return;
         }
-        let replies = std::mem::take(&mut peer.replies);
         let waiting = std::mem::take(&mut peer.waiting);
+        let replies = self.replies.take(node);
         self.notes.extend(waiting.writers.into_iter().map(|writer| Note::Writable(writer, node)));
         for posted in waiting.queue {
             match posted {
@@ -255,112 +259,12 @@ impl NodeCore {
         }
     }
 
-    /// A signal for a peer: over its session, or later, or never.
-    fn signal_peer(&mut self, signal: Signal) {
-        let Some(node) = node_of_signal(&signal) else { return };
-        let Some(peer) = self.peers.get_mut(&node) else {
-            return self.answer_signal(signal, Undelivered::NoNode);
-        };
-        if peer.gone {
-            return self.answer_signal(signal, Undelivered::NoActor);
-        }
-        let waits = !peer.waiting.is_empty();
-        let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
-            let is_met = peer.status.is_some();
-            if waits || !ends_with_session(&signal, is_met) {
-                self.keep_signal(node, signal);
-            }
-            return;
-        };
-        note_signal(peer, &signal);
-        let sent = send_signal(&mut link.session, &signal);
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.link = Some(link);
-        }
-        self.mark_dirty(node);
-        if let Err(why) = sent {
-            tracing::debug!(%node, %why, "a signal was not sent");
-            self.answer_signal(signal, Undelivered::Busy);
-        }
-    }
-
-    fn keep_signal(&mut self, node: NodeId, signal: Signal) {
-        // Signals are bounded by the open requests of actors; a cap of the queue would lose them.
-        if let Err(why) = self.keep(node, Posted::Signal(signal.clone()), 0) {
-            self.answer_signal(signal, why);
-        }
-    }
-
-    /// What a signal that goes nowhere means for who sent it.
-    fn answer_signal(&mut self, signal: Signal, why: Undelivered) {
-        match signal {
-            Signal::Monitor { target, id, watcher } => {
-                let gone = if why == Undelivered::NoActor { Why::NoActor } else { Why::NodeLost };
-                if let Some(peer) = self.peers.get_mut(&target.node()) {
-                    peer.watching.remove(&id);
-                }
-                self.notes.push(Note::Down { watcher, id, who: target, why: gone });
-            }
-            Signal::Terminate { target, .. }
-            | Signal::Throw { target, .. }
-            | Signal::Resume { target, .. } => {
-                self.notes.push(Note::DeadLetter(target, "a signal", why));
-            }
-            // Whom the others would tell is gone with its node.
-            _ => {}
-        }
-    }
-
-    fn forget_reply(&mut self, port: PortId) {
-        for peer in self.peers.values_mut() {
-            peer.replies.remove(&port);
-        }
-    }
-
     /// Where the nodes are that addresses in a message name, for a peer that may not have met them.
     fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(wire::NodeId, Vec<SocketAddr>)> {
         let others = nodes.iter().filter(|node| **node != peer && **node != self.me);
         others.map(|node| (wire_node(*node), self.locations_of(*node))).collect()
     }
-
-    /// A peer tells where nodes are that its message names.
-    pub(super) fn learn_route(&mut self, route: Route<'_>) {
-        for (node, locations) in route.iter() {
-            self.learn(super::sched_node(node), "", locations.iter());
-        }
-    }
-
-    /// Remembers a node that others told of, so that it can be dialled when somebody sends to it.
-    pub(super) fn learn(&mut self, node: NodeId, name: &str, locations: impl Iterator<Item = SocketAddr>) {
-        if node == self.me || self.peers.contains_key(&node) {
-            return;
-        }
-        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
-        if locations.is_empty() {
-            return;
-        }
-        if self.peers.len() >= PEERS_MAX {
-            self.forget_some_peer();
-        }
-        if self.peers.len() < PEERS_MAX {
-            self.peers.insert(node, Peer::new(name, locations));
-        }
-    }
-
-    /// Makes room by forgetting a peer on which nothing is open.
-    pub(super) fn forget_some_peer(&mut self) {
-        let idle = |peer: &Peer| peer.link.is_none() && peer.waiting.is_empty();
-        let some = self.peers.iter().find(|(_, peer)| idle(peer)).map(|(node, _)| *node);
-        if let Some(node) = some {
-            self.peers.remove(&node);
-        }
-    }
 }
-
-/// Who sends from outside of all actors.
-const NOBODY: Key = Key::from_bits(u64::MAX);
-/// Peers that a node remembers.
-pub(super) const PEERS_MAX: usize = 16_384;
 
 fn send_message(
     session: &mut Session,
@@ -391,141 +295,4 @@ fn send_message(
 fn wants_receipt(parcel: &Parcel<'_>) -> bool {
     let is_message = matches!(parcel.to, Destination::Actor(_));
     matches!(parcel.manner, Manner::Receipt(_)) || (is_message && !parcel.replies.is_empty())
-}
-
-fn node_of_signal(signal: &Signal) -> Option<NodeId> {
-    match signal {
-        Signal::Monitor { target, .. }
-        | Signal::Demonitor { target, .. }
-        | Signal::Terminate { target, .. }
-        | Signal::Throw { target, .. }
-        | Signal::Resume { target, .. } => Some(target.node()),
-        Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
-        Signal::ReplyDropped { node, .. } => Some(*node),
-        _ => None,
-    }
-}
-
-/// Whether a signal means nothing any more when the session with its peer, that was met or not, has ended.
-fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
-    match signal {
-        Signal::Monitor { .. }
-        | Signal::Notify { .. }
-        | Signal::Terminate { .. }
-        | Signal::Throw { .. }
-        | Signal::Resume { .. } => false,
-        // The reply came by way of another node. Of a peer that is lost, the asker was told so.
-        Signal::ReplyDropped { .. } => is_met,
-        _ => true,
-    }
-}
-
-/// Keeps account of monitors that cross to this peer, and back.
-fn note_signal(peer: &mut Peer, signal: &Signal) {
-    match signal {
-        Signal::Monitor { target, id, watcher } => {
-            peer.watching.insert(*id, (*watcher, *target));
-        }
-        Signal::Demonitor { id, .. } => {
-            peer.watching.remove(id);
-        }
-        Signal::Notify { id, who, .. } => {
-            peer.watched.insert((*who, *id));
-        }
-        Signal::Down { id, who, .. } => {
-            peer.watched.remove(&(who.key(), *id));
-        }
-        _ => {}
-    }
-}
-
-fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
-    let sender = |from: &Option<Key>| wire_key(from.unwrap_or(NOBODY));
-    let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
-    match signal {
-        Signal::Monitor { target, id, watcher } => session.send(
-            &Monitor { watcher: wire_key(*watcher), target: wire_key(target.key()), id: number(id, false) }
-                .into(),
-        ),
-        Signal::Demonitor { watcher, target, id } => {
-            let by_target = id.origin == target.node();
-            session.send(
-                &Demonitor {
-                    watcher: wire_key(*watcher),
-                    target: wire_key(target.key()),
-                    id: number(id, by_target),
-                }
-                .into(),
-            )
-        }
-        Signal::Notify { watcher, id, who } => session.send(
-            &Notify { watcher: wire_key(watcher.key()), target: wire_key(*who), id: number(id, true) }.into(),
-        ),
-        Signal::Down { watcher, id, who, why } => {
-            let by_target = id.origin == who.node();
-            send_down(session, watcher.key(), *who, number(id, by_target), why)
-        }
-        Signal::Terminate { from, target } => {
-            session.send(&Terminate { from: sender(from), target: wire_key(target.key()) }.into())
-        }
-        Signal::Throw { from, target, value } => with_value(session, value, |tag, body| {
-            Throw { from: sender(from), target: wire_key(target.key()), tag, body }.into()
-        }),
-        Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
-            Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
-        }),
-        Signal::ReplyDropped { port, .. } => {
-            session.send(&ReplyDropped { port: wire::Key(port.to_bits()) }.into())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The nil value, for what has no value that crosses the wire.
-const NIL: (&str, &[u8]) = ("()", &[0xc0]);
-
-fn with_value<'v>(
-    session: &mut Session,
-    value: &'v Value,
-    frame: impl FnOnce(TagId, &'v [u8]) -> Frame<'v>,
-) -> Result<(), SendRefused> {
-    let (tag, body) = value.as_encoded().map_or(NIL, |(tag, body, _)| (tag, body));
-    match session.intern(tag) {
-        Ok(tag) => session.send(&frame(tag, body)),
-        Err(_) => Err(SendRefused::FieldTooLong),
-    }
-}
-
-/// Bytes of the text with which an actor failed; what is longer is cut.
-const TEXT_BYTES_MAX: usize = 8 * 1024;
-
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
-}
-
-fn send_down(
-    session: &mut Session,
-    watcher: Key,
-    who: ActorId,
-    id: u64,
-    why: &Why,
-) -> Result<(), SendRefused> {
-    let why = match why {
-        Why::Done(value) => DownWhy::Done(match value.as_encoded() {
-            Some((tag, body, _)) => session.intern(tag).ok().map(|tag| (tag, body)),
-            None => None,
-        }),
-        Why::Failed(text) => DownWhy::Failed(cut(text)),
-        Why::Panicked(text) => DownWhy::Panicked(cut(text)),
-        Why::Terminated => DownWhy::Terminated,
-        Why::NodeLost => DownWhy::NodeLost,
-        Why::NoActor => DownWhy::NoActor,
-    };
-    let frame =
-        Down { watcher: wire_key(watcher), who: wire_key(who.key()), node: wire_node(who.node()), id, why };
-    match session.send(&frame.into()) {
-        // The value does not fit; that the actor has ended does.
-        Err(SendRefused::TooLarge { .. }) => session.send(&Down { why: DownWhy::Done(None), ..frame }.into()),
-        sent => sent,
-    }
 }

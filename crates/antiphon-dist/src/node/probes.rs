@@ -26,6 +26,8 @@ const DIALLED_FOR: Duration = Duration::from_secs(5);
 /// Addresses that are answered within a second, and how soon one of them is answered again.
 const ANSWERS_A_SECOND: usize = 64;
 const ANSWER_AGAIN: Duration = Duration::from_millis(50);
+/// Nodes that are dialled in answer to one question.
+const TOLD_MAX: u32 = 256;
 /// Siblings that an answer names.
 const SIBLINGS_MAX: usize = 32;
 
@@ -42,6 +44,8 @@ struct Asked {
     /// Asked, and answers heeded, until then.
     until: Time,
     attempts: u32,
+    /// Nodes that it told of since it was asked last, and that were not being dialled.
+    told: u32,
     /// When it is on the agenda.
     due: Time,
 }
@@ -63,7 +67,7 @@ impl NodeCore {
     /// Asks a host who is there, now and again until then.
     pub(super) fn ask_host(&mut self, host: SocketAddr, until: Time) {
         let now = self.now;
-        let asked = self.probes.asked.entry(host).or_insert(Asked { until, attempts: 0, due: now });
+        let asked = self.probes.asked.entry(host).or_insert(Asked { until, attempts: 0, told: 0, due: now });
         self.agenda.remove(asked.due, Due::Probe(host));
         (asked.until, asked.attempts, asked.due) = (asked.until.max(until), 0, now);
         self.agenda.add(now, Due::Probe(host));
@@ -86,6 +90,7 @@ impl NodeCore {
         }
         let pause = ASK_AGAIN_FIRST.saturating_mul(1 << asked.attempts.min(16)).min(ASK_AGAIN_LAST);
         asked.attempts += 1;
+        asked.told = 0;
         asked.due = asked.until.min(now + pause);
         self.agenda.add(asked.due, Due::Probe(host));
         let probe = Probe { from: self.presence(), reply_to: None };
@@ -169,8 +174,12 @@ impl NodeCore {
             .into_iter()
             .find(|at| is_there(at) || self.settings.may_dial(*at));
         let Some(at) = best.filter(|at| !self.settings.ignores(at.ip())) else { return };
-        let until = self.probes.asked.get(&host).map_or(self.now, |asked| asked.until);
-        self.found_on_host(host, at);
-        self.dial_once(at, until.min(self.now + DIALLED_FOR));
+        let Some(asked) = self.probes.asked.get_mut(&host) else { return };
+        asked.told += u32::from(!self.dials.has(at));
+        let until = asked.until.min(self.now + DIALLED_FOR);
+        if asked.told <= TOLD_MAX {
+            self.found_on_host(host, at);
+            self.dial_once(at, until);
+        }
     }
 }

@@ -12,7 +12,8 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire::frame::{NodeAt, Relay};
 use antiphon_wire::{Datagram, Locations, Presence};
 
-use super::link::{Link, Peer};
+use super::link::Link;
+use super::peers::Peer;
 use super::world::World;
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
@@ -68,10 +69,8 @@ impl NodeCore {
         self.relays.served.insert(node, now);
         let Some(asker) = self.peers.get(&node) else { return };
         let locations = Locations::Plain(&asker.said);
-        self.broadcast(
-            &Datagram::Announce(Presence { node: wire_node(node), name: &asker.name, locations }),
-            world,
-        );
+        let announced = Datagram::Announce(Presence { node: wire_node(node), name: &asker.name, locations });
+        self.broadcast(&announced, world);
         let is_told = |id: NodeId, peer: &Peer| id != node && peer.is_online() && !peer.undiscovered;
         let told = self.peers.iter().filter(|(id, peer)| is_told(**id, peer));
         for (id, peer) in told.take(TOLD_MAX as usize) {

@@ -27,6 +27,7 @@ pub(crate) struct Settings {
     pub(crate) peers: Vec<PeerAt>,
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
     pub(crate) transfers_max: usize,
+    pub(crate) rci_actors_max: usize,
 }
 
 impl Settings {
@@ -85,6 +86,7 @@ impl Settings {
             peers: config.peers.clone(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
             transfers_max: config.transfers_max,
+            rci_actors_max: config.rci_actors_max,
         })
     }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
 pub(crate) mod process;
+pub(crate) mod proxy;
 
 use std::fmt::Debug;
 use std::io::Write;

@@ -48,8 +48,26 @@ impl Process {
 
     /// Starts a child that listens on a port, and knows a peer; without a UDP port it finds no others.
     pub(crate) fn start_at(net: &Net, role: &str, tcp_port: u16, peer: Option<Location>) -> Self {
+        Self::start_under(&[], net, role, tcp_port, peer)
+    }
+
+    /// As [`Process::start_at`], by another program that starts it.
+    pub(crate) fn start_under(
+        wrapper: &[&str],
+        net: &Net,
+        role: &str,
+        tcp_port: u16,
+        peer: Option<Location>,
+    ) -> Self {
         let program = std::env::current_exe().expect("a test knows its program");
-        let mut command = Command::new(program);
+        let mut command = match wrapper {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command.args(["the_other_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
         let peer = peer.map(|at| at.to_string()).unwrap_or_default();
         let told = format!("{role},{},{},{tcp_port},{peer}", net.secret.reveal(), net.udp_port);

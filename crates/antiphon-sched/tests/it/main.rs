@@ -5,6 +5,8 @@
 
 mod addresses;
 mod asks;
+#[cfg(unix)]
+mod children;
 mod common;
 mod dead_letters;
 mod doors;
@@ -20,9 +22,13 @@ mod outside;
 mod panics;
 mod readiness;
 mod reentry;
+mod sockets;
+mod sockets_ending;
+mod station;
 mod stopping;
 mod swapping;
 mod timers;
+mod udp;
 mod virtual_time;
 mod waiting;
 mod watchdog;

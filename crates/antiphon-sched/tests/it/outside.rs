@@ -588,6 +588,75 @@ fn a_message_that_panics_while_it_is_decoded_or_encoded_harms_nobody() {
     assert_eq!(log.take(), "[done]");
 }
 
+/// Types whose own name has as many bytes as a name may have; composed with any other it has more.
+struct Longest;
+impl Wire for Longest {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "x".repeat(TYPE_NAME_MAX).into()
+    }
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.push(0xc0);
+        Ok(())
+    }
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        <()>::decode(from).map(|()| Longest)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Carrier {
+    Address(Addr<Option<Longest>>),
+    Reply(Reply<Option<Longest>>),
+}
+wire!(Carrier, "test.carrier/1");
+
+#[test]
+fn a_type_whose_composed_name_is_too_long_is_refused_where_it_is_used() {
+    let mut net = net();
+    let log = Log::default();
+    let there = net.nodes[1].home();
+    let far = ActorId::new(there, Key::from_bits(7));
+    let here = net.nodes[0].spawn(|_: &mut Cx<Option<Longest>>, _| receive());
+    let seen = log.clone();
+    net.act(0, move |cx| {
+        cx.send(Addr::of(far), Longest).unwrap();
+        seen.note(cx.send(Addr::of(far), Some(Longest)).unwrap_err());
+        seen.note(cx.send(Addr::of(far), Carrier::Address(here)).unwrap_err());
+        let noted = seen.clone();
+        cx.ask(Addr::of(far), secs(9), Carrier::Reply, move |answer| noted.note(answer.err().unwrap()));
+    });
+    let told = log.take();
+    assert_eq!(told.matches("composed of 260 bytes, where 255 are possible").count(), 2, "{told}");
+    assert!(told.contains("the request does not fit the actor"), "{told}");
+    assert_eq!(net.deliveries.len(), 1, "only the first was sent");
+}
+
+#[test]
+fn an_exit_value_whose_types_name_is_too_long_arrives_opaque() {
+    let mut net = net();
+    let log = Log::default();
+    let far = net.nodes[1].spawn(|_: &mut Cx<u32>, event| match event {
+        Event::Message(_) => exit(Some(Longest)),
+        _ => receive(),
+    });
+    net.nodes[1].door().expose(far);
+    let there = Addr::<u32>::of(far.id());
+    let seen = log.clone();
+    net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
+        match event {
+            Event::Start => _ = cx.monitor(there),
+            Event::Down(Down { why: Why::Done(value), .. }) => {
+                seen.note(value.get::<Option<Longest>>().err().unwrap());
+            }
+            _ => {}
+        }
+        receive()
+    });
+    net.settle();
+    net.act(0, move |cx| cx.send(there, 1).unwrap());
+    assert!(log.take().contains("did not cross the wire"));
+}
+
 #[test]
 fn monitors_across_nodes_tell_once_with_each_reason() {
     let mut net = net();

@@ -30,7 +30,7 @@ impl Endpoint {
                         .iter_mut()
                         .filter(|dial| dial.conn == Some(conn))
                         .for_each(|dial| dial.node = node);
-                    match Session::prove_to(session, self.epoch, handshake) {
+                    match Session::prove_to(session, &mut self.epochs, handshake) {
                         Ok(holding) => handshake.prove(&self.profile, holding, reply)?,
                         Err(refusal) => return Err(refused(handshake, refusal, reply)),
                     }
@@ -38,7 +38,7 @@ impl Endpoint {
                 }
                 Step::Introduced => {
                     let hello = handshake.peer().expect("it was introduced");
-                    match Session::answer_to(session, self.epoch, hello) {
+                    match Session::answer_to(session, &self.epochs, hello) {
                         Ok(standing) => {
                             let fresh = self.chance.fresh();
                             handshake.answer(&self.profile, fresh, standing, reply)?;
@@ -47,7 +47,7 @@ impl Endpoint {
                     }
                     continue;
                 }
-                Step::Proven => match Session::confirm_to(session, self.epoch, handshake) {
+                Step::Proven => match Session::confirm_to(session, &mut self.epochs, handshake) {
                     Ok(holding) => handshake.confirm(&self.profile, &holding, reply)?,
                     Err(refusal) => return Err(refused(handshake, refusal, reply)),
                 },
@@ -71,7 +71,7 @@ impl Endpoint {
         out: &mut Outputs,
     ) -> Result<NodeId, Refusal> {
         let node = connection.peer().node;
-        match Session::admit(self.peers.get(&node).map(|peer| &peer.session), self.epoch, &connection) {
+        match Session::admit(self.peers.get(&node).map(|peer| &peer.session), &self.epochs, &connection) {
             Admission::Takes => {}
             Admission::Begins => {
                 self.end_session(node, out);

@@ -3,6 +3,7 @@
 //! It owns what must survive a connection: frame numbers, kept frames, tags, fragments, credit. Frames arrive in order, once,
 //! over any number of connections, until the session is lost or closed. Time is an argument; nothing here ever blocks.
 
+mod epochs;
 mod inbound;
 mod lanes;
 mod outbound;
@@ -12,6 +13,7 @@ mod standing;
 mod tags;
 mod transmit;
 
+pub use epochs::Epochs;
 pub use inbound::Assembled;
 pub use pulse::Status;
 pub use receive::{Frames, HeldCredit, Incoming};

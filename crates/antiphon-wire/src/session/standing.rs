@@ -10,7 +10,7 @@ use crate::handshake::{
     Connection, Grip, Handshake, Hello, Holding, RESUME_KEYS_MAX, Refusal, ResumeKey, Role, Standing,
 };
 use crate::ids::NodeId;
-use crate::session::Session;
+use crate::session::{Epochs, Session};
 use smallvec::SmallVec;
 
 /// What names a session, and which connection it is on.
@@ -131,13 +131,12 @@ impl Session {
 
     /// The acceptor, after a dialler's hello: what to tell in its own.
     ///
-    /// `session` is the one with the node that the hello names, if there is one; `epoch` is the node's counter, from 1, that
-    /// rises whenever a session of the node ends.
+    /// `session` is the one with the node that the hello names, if there is one.
     ///
     /// # Errors
     /// The [`Refusal`] to answer, if the dial comes too late or too much.
-    pub fn answer_to(session: Option<&Session>, epoch: u64, hello: &Hello) -> Result<Standing, Refusal> {
-        let anew = Standing { epoch, known: 0, ordinal: 0 };
+    pub fn answer_to(session: Option<&Session>, epochs: &Epochs, hello: &Hello) -> Result<Standing, Refusal> {
+        let anew = Standing { epoch: epochs.of(hello.node), known: 0, ordinal: 0 };
         let Some(session) = session else { return Ok(anew) };
         let identity = &session.identity;
         debug_assert_eq!(identity.peer, hello.node, "the session with the node that says hello");
@@ -164,13 +163,14 @@ impl Session {
     /// The [`Refusal`] to answer, if it has.
     pub fn confirm_to(
         session: Option<&Session>,
-        epoch: u64,
+        epochs: &mut Epochs,
         handshake: &Handshake,
     ) -> Result<Holding, Refusal> {
         let (Some(hello), Some(told)) = (handshake.peer(), handshake.standing()) else {
             return Err(Refusal::Superseded);
         };
-        if Session::answer_to(session, epoch, hello)? != told {
+        epochs.settle_for(hello.node, told.epoch);
+        if Session::answer_to(session, epochs, hello)? != told {
             return Err(Refusal::Superseded);
         }
         let held = session.filter(|_| told.known != 0);
@@ -183,14 +183,16 @@ impl Session {
     /// The [`Refusal`] to answer, if the two have met over another connection in the meantime.
     pub fn prove_to(
         session: Option<&Session>,
-        epoch: u64,
+        epochs: &mut Epochs,
         handshake: &Handshake,
     ) -> Result<Holding, Refusal> {
         let (Some(hello), Some(told)) = (handshake.peer(), handshake.standing()) else {
             return Err(Refusal::Superseded);
         };
         let Some(session) = session else {
-            return if told.epoch == epoch { Ok(Holding::nothing()) } else { Err(Refusal::Superseded) };
+            // Else a session with that node has ended since, or it was told something else over another connection.
+            let is_in_time = epochs.settle_for(hello.node, told.epoch) == told.epoch;
+            return if is_in_time { Ok(Holding::nothing()) } else { Err(Refusal::Superseded) };
         };
         let identity = &session.identity;
         debug_assert_eq!(identity.peer, hello.node, "the session with the node that says hello");
@@ -209,11 +211,11 @@ impl Session {
     /// What to do with a proven connection. `session` is the one with its peer, if there is one.
     ///
     /// The acceptor may take `Begins` and `Takes` for granted if nothing happened since [`confirm_to`](Session::confirm_to).
-    pub fn admit(session: Option<&Session>, epoch: u64, connection: &Connection) -> Admission {
+    pub fn admit(session: Option<&Session>, epochs: &Epochs, connection: &Connection) -> Admission {
         match session {
             Some(session) => session.identity.admit(connection),
-            None if connection.resumes || connection.mine.epoch != epoch => {
-                // The session ended while the handshake was under way.
+            None if connection.resumes || connection.mine.epoch != epochs.of(connection.peer.node) => {
+                // A session with that node ended while the handshake was under way.
                 Admission::Refused(Refusal::Superseded)
             }
             None => Admission::Begins,

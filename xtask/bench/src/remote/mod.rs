@@ -6,7 +6,6 @@
 //! A contestant runs twice: as the one that measures, and, in a process that this one starts, as its partner.
 
 mod ours;
-mod pair;
 mod raw;
 
 use crate::group::{Better, Group, Metric, Workload};

@@ -6,7 +6,8 @@ use std::time::Instant;
 use antiphon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{ECHO_BYTES, ONE_WAY, ROUND_TRIPS, pair};
+use super::{ECHO_BYTES, ONE_WAY, ROUND_TRIPS};
+use crate::pair;
 
 /// Sends between which the sender lets the loop look at its sockets.
 const BATCH: u64 = 1_000;

@@ -8,7 +8,8 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
-use super::{ECHO_BYTES, ONE_WAY, ROUND_TRIPS, pair};
+use super::{ECHO_BYTES, ONE_WAY, ROUND_TRIPS};
+use crate::pair;
 
 const HEADER_BYTES: usize = 4;
 const FRAME_BYTES: usize = HEADER_BYTES + ECHO_BYTES;

@@ -90,7 +90,7 @@ impl Dest {
             Some(there) if !overwrite => return Ok(Prepared::Different(there)),
             Some(_) | None => {}
         }
-        rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).map_err(refuse)?;
+        rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty()).map_err(refuse)?;
         let partial = Partial::open(self.clone(), path, stat, overwrite)?;
         if let Err(why) = self.check_room(stat.size - partial.have()) {
             if partial.is_empty() {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::frame::{Frame, Message};
 use crate::handshake::{Connection, Handshake, HandshakeError, Profile, Refusal, Standing, Step};
 use crate::ids::{Key, NodeId, TagId};
-use crate::session::{Admission, HeldCredit, Session};
+use crate::session::{Admission, Epochs, HeldCredit, Session};
 use crate::{Deframer, Fresh, Limits, Route, Secret, Suite, Time};
 
 /// One node with at most one session.
 pub(super) struct End {
     pub(super) profile: Profile,
-    pub(super) epoch: u64,
+    pub(super) epochs: Epochs,
     pub(super) session: Option<Session>,
     pub(super) input: Deframer,
     pub(super) output: Vec<u8>,
@@ -31,7 +31,14 @@ pub(super) fn end(node: u64, suites: &[Suite], limits: Limits) -> End {
         limits,
     };
     profile.check().expect("a sound profile");
-    End { profile, epoch: 1, session: None, input: Deframer::new(), output: Vec::new(), handshakes: 0 }
+    End {
+        profile,
+        epochs: Epochs::default(),
+        session: None,
+        input: Deframer::new(),
+        output: Vec::new(),
+        handshakes: 0,
+    }
 }
 
 pub(super) fn deliver(from: &mut Vec<u8>, to: &mut Deframer) {
@@ -67,7 +74,7 @@ pub(super) fn shake_while(
     acceptor.input = Deframer::new();
     let standing = match &mut dialler.session {
         Some(session) => session.next_standing(),
-        None => Standing::unknown(dialler.epoch),
+        None => Standing::unknown(dialler.epochs.of(acceptor.profile.node)),
     };
     let (mut there, mut back) = (Vec::new(), Vec::new());
     let fresh = dialler.fresh();
@@ -77,7 +84,7 @@ pub(super) fn shake_while(
     deliver(&mut there, &mut acceptor.input);
     advance(&mut accepting, acceptor, &mut back).map_err(|refusal| (Side::Acceptor, refusal))?;
     let hello = accepting.peer().expect("introduced").clone();
-    let standing = Session::answer_to(acceptor.session.as_ref(), acceptor.epoch, &hello);
+    let standing = Session::answer_to(acceptor.session.as_ref(), &acceptor.epochs, &hello);
     let standing = standing.map_err(|refusal| (Side::Acceptor, refusal))?;
     let fresh = acceptor.fresh();
     accepting.answer(&acceptor.profile, fresh, standing, &mut back).expect("at this step");
@@ -85,13 +92,13 @@ pub(super) fn shake_while(
     meanwhile(dialler, acceptor);
     deliver(&mut back, &mut dialler.input);
     advance(&mut dialling, dialler, &mut there).map_err(|refusal| (Side::Dialler, refusal))?;
-    let holding = Session::prove_to(dialler.session.as_ref(), dialler.epoch, &dialling);
+    let holding = Session::prove_to(dialler.session.as_ref(), &mut dialler.epochs, &dialling);
     let holding = holding.map_err(|refusal| (Side::Dialler, refusal))?;
     dialling.prove(&dialler.profile, holding, &mut there).expect("at this step");
 
     deliver(&mut there, &mut acceptor.input);
     advance(&mut accepting, acceptor, &mut back).map_err(|refusal| (Side::Acceptor, refusal))?;
-    let holding = Session::confirm_to(acceptor.session.as_ref(), acceptor.epoch, &accepting);
+    let holding = Session::confirm_to(acceptor.session.as_ref(), &mut acceptor.epochs, &accepting);
     let holding = holding.map_err(|refusal| (Side::Acceptor, refusal))?;
     let theirs = match accepting.confirm(&acceptor.profile, &holding, &mut back) {
         Ok(connection) => connection,
@@ -131,16 +138,28 @@ impl End {
     }
 
     pub(super) fn take(&mut self, now: Time, connection: Box<Connection>) {
-        match Session::admit(self.session.as_ref(), self.epoch, &connection) {
+        match Session::admit(self.session.as_ref(), &self.epochs, &connection) {
             Admission::Takes => {}
             Admission::Begins => {
-                self.epoch += u64::from(self.session.is_some());
+                self.lose_if_any(connection.peer().node);
                 self.session =
                     Some(Session::begin(now, &self.profile.limits, self.profile.node, &connection));
             }
             Admission::Refused(refusal) => panic!("{refusal}"),
         }
         self.session.as_mut().expect("there is one").connected(now, connection).expect("admitted");
+    }
+
+    fn lose_if_any(&mut self, peer: NodeId) {
+        if self.session.is_some() {
+            self.lose(peer);
+        }
+    }
+
+    /// The session with `peer` ends on this side.
+    pub(super) fn lose(&mut self, peer: NodeId) {
+        self.session = None;
+        self.epochs.ended(peer);
     }
 
     pub(super) fn session(&mut self) -> &mut Session {

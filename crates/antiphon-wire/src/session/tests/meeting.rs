@@ -8,9 +8,12 @@ use crate::session::{Admission, Session};
 use crate::{Limits, Suite, Time};
 
 const NOW: Time = Time::START;
+/// The nodes of `two` and of `met`.
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
 
 fn admits(end: &End, connection: &crate::Connection) -> Admission {
-    Session::admit(end.session.as_ref(), end.epoch, connection)
+    Session::admit(end.session.as_ref(), &end.epochs, connection)
 }
 
 fn two() -> (End, End) {
@@ -71,7 +74,7 @@ fn two_first_dials_at_the_same_moment_are_one_session() {
     a.take(NOW, at_a);
     a.session().intern("t").expect("room");
     assert_eq!(a.talk(NOW, &mut b), ["tag 0 = t"]);
-    assert_eq!((a.epoch, b.epoch), (1, 1), "nothing ended");
+    assert_eq!((a.epochs.of(B), b.epochs.of(A)), (1, 1), "nothing ended");
 }
 
 #[test]
@@ -85,7 +88,7 @@ fn a_session_that_ends_while_it_is_being_resumed_is_not_taken_for_a_new_one() {
     let [at_a, _] = shake(&mut a, &mut b).expect("they meet again");
     assert!(at_a.resumes());
     assert_eq!(admits(&a, &at_a), Admission::Takes);
-    (a.session, a.epoch) = (None, 2);
+    a.lose(B);
     assert_eq!(admits(&a, &at_a), Admission::Refused(Refusal::Superseded));
 }
 
@@ -105,19 +108,58 @@ fn a_first_handshake_that_comes_to_its_end_after_the_session_moved_on_is_refused
 fn a_connection_of_an_ended_half_begins_nothing() {
     let (mut a, mut b) = two();
     let [at_a, _] = shake(&mut a, &mut b).expect("they meet");
-    a.epoch = 2;
+    a.epochs.ended(B);
     assert_eq!(admits(&a, &at_a), Admission::Refused(Refusal::Superseded));
+}
+
+#[test]
+fn the_ends_of_other_sessions_refuse_no_handshake() {
+    let (mut a, mut b) = two();
+    let others_end = |end: &mut End| (7..10).for_each(|node| end.epochs.ended(NodeId(node)));
+    let [at_a, at_b] = shake_while(&mut a, &mut b, |a, b| {
+        others_end(a);
+        others_end(b);
+    })
+    .expect("they have not lost each other");
+    others_end(&mut a);
+    others_end(&mut b);
+    assert_eq!((admits(&a, &at_a), admits(&b, &at_b)), (Admission::Begins, Admission::Begins));
+}
+
+#[test]
+fn two_first_dials_are_one_session_although_others_end_between_them() {
+    let (mut a, mut b) = two();
+    let [at_a, at_b] = shake(&mut a, &mut b).expect("they meet");
+    a.epochs.ended(NodeId(9));
+    b.epochs.ended(NodeId(9));
+    let [at_b_too, at_a_too] = shake(&mut b, &mut a).expect("they meet twice");
+    a.take(NOW, at_a_too);
+    b.take(NOW, at_b);
+    assert_eq!(admits(&a, &at_a), Admission::Takes, "the smaller node's dial");
+    assert_eq!(admits(&b, &at_b_too), Admission::Refused(Refusal::Duplicate));
+}
+
+#[test]
+fn a_stranger_that_was_told_something_else_before_is_asked_to_come_again() {
+    let (mut a, mut b) = two();
+    a.epochs.ended(NodeId(9));
+    // The one handshake is proven under what it was told first, the other was dialled after an end.
+    let mixed = shake_while(&mut a, &mut b, |a, b| {
+        let _settled = a.epochs.settle_for(b.profile.node, 1);
+    });
+    assert_eq!(mixed.err(), Some((Side::Dialler, Refusal::Superseded)));
+    meet(&mut a, &mut b, NOW).expect("now it is told the same");
 }
 
 #[test]
 fn a_session_that_changes_between_hello_and_proof_refuses_on_either_side() {
     let (mut a, mut b) = met(Limits::default());
     a.session().disconnected();
-    let lost = shake_while(&mut a, &mut b, |_, b| (b.session, b.epoch) = (None, 2));
+    let lost = shake_while(&mut a, &mut b, |_, b| b.lose(A));
     assert_eq!(lost.err(), Some((Side::Acceptor, Refusal::Superseded)));
 
     let (mut a, mut b) = met(Limits::default());
-    let lost = shake_while(&mut a, &mut b, |a, _| (a.session, a.epoch) = (None, 2));
+    let lost = shake_while(&mut a, &mut b, |a, _| a.lose(B));
     assert_eq!(lost.err(), Some((Side::Dialler, Refusal::Superseded)));
 
     // Dialled as a stranger, while there is a session of an older half with whoever answers.
@@ -125,7 +167,7 @@ fn a_session_that_changes_between_hello_and_proof_refuses_on_either_side() {
     a.session().disconnected();
     b.session().disconnected();
     let session = a.session.take();
-    a.epoch = 2;
+    a.epochs.ended(B);
     let stranger = shake_while(&mut a, &mut b, |a, _| a.session = session);
     assert_eq!(stranger.err(), Some((Side::Dialler, Refusal::Duplicate)));
 }
@@ -141,7 +183,7 @@ fn a_lost_last_proof_is_made_up_for_by_the_next_dial() {
     assert!(b.session().poll_transmit(NOW, &mut lost));
     meet(&mut a, &mut b, NOW).expect("the dialler tries again, as if for the first time");
     assert_eq!(b.talk(NOW, &mut a), ["tag 0 = early"], "nothing was lost");
-    assert_eq!(b.epoch, 1, "it is the same session");
+    assert_eq!(b.epochs.of(A), 1, "it is the same session");
     // Also the other way round, with a session that the dialler does hold.
     a.talk(NOW, &mut b);
     a.session().disconnected();
@@ -156,7 +198,8 @@ fn a_lost_last_proof_is_made_up_for_by_the_next_dial() {
 #[test]
 fn a_dial_from_before_the_session_is_refused() {
     let (mut a, mut b) = two();
-    (a.epoch, b.epoch) = (3, 5);
+    (0..2).for_each(|_| a.epochs.ended(B));
+    (0..4).for_each(|_| b.epochs.ended(A));
     let [at_a, at_b] = shake(&mut a, &mut b).expect("they meet");
     let mut hello = at_b.peer().clone();
     a.take(NOW, at_a);
@@ -164,7 +207,7 @@ fn a_dial_from_before_the_session_is_refused() {
     a.talk(NOW, &mut b);
     let mut answer = |epoch, known, ordinal| {
         hello.standing = Standing { epoch, known, ordinal };
-        Session::answer_to(b.session.as_ref(), 5, &hello)
+        Session::answer_to(b.session.as_ref(), &b.epochs, &hello)
     };
     assert_eq!(answer(3, 5, 1), Err(Refusal::Duplicate), "the same dial once more");
     assert_eq!(answer(3, 5, 0), Err(Refusal::Superseded), "an older dial");

@@ -347,18 +347,16 @@ fn a_peer_that_lost_the_session_begins_another_one() {
     a.session().intern("t").expect("room");
     a.talk(Time::START, &mut b);
     b.talk(Time::START, &mut a);
-    b.session = None;
-    b.epoch += 1;
+    b.lose(NodeId(1));
     meet(&mut a, &mut b, Time::START).expect("they meet");
-    assert_eq!(a.epoch, 2, "the old session was lost");
+    assert_eq!(a.epochs.of(NodeId(2)), 2, "the old session was lost");
     assert_eq!(a.session().frames_sent(), 0);
     let (mut a, mut b) = met(Limits::default());
     a.talk(Time::START, &mut b);
     b.talk(Time::START, &mut a);
-    b.session = None;
-    b.epoch += 1;
+    b.lose(NodeId(1));
     meet(&mut b, &mut a, Time::START).expect("they meet");
-    assert_eq!(a.epoch, 2, "whoever dials");
+    assert_eq!(a.epochs.of(NodeId(2)), 2, "whoever dials");
 }
 
 #[test]

@@ -9,7 +9,7 @@ const PARTNER: &str = "ANTIPHON_BENCH_PARTNER";
 const SECRET: &str = "ANTIPHON_BENCH_SECRET";
 
 /// Runs `partner` if this process is the partner, else starts one, and `measure`s with it.
-pub(super) fn run(
+pub(crate) fn run(
     partner: impl FnOnce(String, &dyn Fn(SocketAddr)),
     measure: impl FnOnce(SocketAddr, String) -> Vec<f64>,
 ) -> Vec<f64> {
@@ -39,7 +39,7 @@ fn start_partner(secret: &str) -> (Child, SocketAddr) {
 }
 
 /// The middle one and the 99th of a hundred, in microseconds, without the first tenth.
-pub(super) fn percentiles(nanos: &[u64]) -> Vec<f64> {
+pub(crate) fn percentiles(nanos: &[u64]) -> Vec<f64> {
     let mut warm = nanos[nanos.len() / 10..].to_vec();
     warm.sort_unstable();
     let at = |share: f64| warm[(warm.len() as f64 * share) as usize] as f64 / 1e3;
@@ -47,6 +47,6 @@ pub(super) fn percentiles(nanos: &[u64]) -> Vec<f64> {
 }
 
 /// Messages a second since `begun`.
-pub(super) fn rate(messages: u64, begun: Instant) -> Vec<f64> {
+pub(crate) fn rate(messages: u64, begun: Instant) -> Vec<f64> {
     vec![messages as f64 / begun.elapsed().as_secs_f64()]
 }

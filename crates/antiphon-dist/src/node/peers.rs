@@ -1,0 +1,161 @@
+//! Whom this node knows, and where each can be found.
+//!
+//! Invariant: the table holds [`PEERS_MAX`] nodes at most; one on which nothing is open makes room for another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use antiphon_sched::{ActorId, Key, MonitorId, NodeId};
+use antiphon_wire::Route;
+
+use super::link::Link;
+use super::post::Waiting;
+use super::{NodeCore, sched_node};
+use crate::error::Status;
+use crate::location::Location;
+
+/// What is known of another node.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) name: String,
+    /// Where it may be dialled.
+    pub(super) locations: Vec<SocketAddr>,
+    /// Where it says that it is, best first: to show, and not to be dialled for that alone.
+    pub(super) told: Option<SocketAddr>,
+    /// All that it says of that, for others; not to be told where it takes no part in discovery.
+    pub(super) said: Vec<SocketAddr>,
+    pub(super) undiscovered: bool,
+    /// `None` while the node was never reached.
+    pub(super) status: Option<Status>,
+    pub(super) link: Option<Box<Link>>,
+    /// What is to be sent when there is a session.
+    pub(super) waiting: Waiting,
+    /// Another incarnation answers at its location: it will never come back.
+    pub(super) gone: bool,
+    /// Whether its connection is kept while nothing needs it; `None`: as this node keeps all.
+    pub(super) streams: Option<bool>,
+    /// One of the two has ended their session, and neither has contacted the other since.
+    pub(super) apart: bool,
+    /// Monitors of actors here on actors there.
+    pub(super) watching: BTreeMap<MonitorId, (Key, ActorId)>,
+    /// Monitors of actors there on actors here.
+    pub(super) watched: BTreeSet<(Key, MonitorId)>,
+}
+
+impl Peer {
+    pub(super) fn new(name: &str, locations: Vec<SocketAddr>) -> Self {
+        Self {
+            name: name.to_owned(),
+            told: locations.first().copied(),
+            said: locations.clone(),
+            undiscovered: false,
+            locations,
+            status: None,
+            link: None,
+            waiting: Waiting::default(),
+            gone: false,
+            streams: None,
+            apart: false,
+            watching: BTreeMap::new(),
+            watched: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn location(&self) -> Option<Location> {
+        self.told.map(Location::new)
+    }
+
+    pub(super) fn is_online(&self) -> bool {
+        matches!(self.status, Some(Status::Online | Status::Suspect))
+    }
+
+    /// Whether the node says that it is at this location, or may be dialled there.
+    pub(super) fn is_at(&self, at: SocketAddr) -> bool {
+        self.told == Some(at) || self.locations.contains(&at)
+    }
+
+    /// Whether there is a session, and the node is at this location.
+    pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
+        let link = self.link.as_ref();
+        link.is_some_and(|link| link.dialled == Some(at) || self.is_at(at))
+    }
+
+    pub(super) fn monitors_len(&self) -> usize {
+        self.watching.len() + self.watched.len()
+    }
+
+    /// Whether no monitor crosses to this node, or back, and nothing waits for it.
+    pub(super) fn has_nothing_open(&self) -> bool {
+        self.monitors_len() == 0 && self.waiting.is_empty()
+    }
+
+    pub(super) fn parked_bytes(&self) -> u64 {
+        self.link.as_ref().map_or(0, |link| link.parking.bytes())
+    }
+
+    pub(super) fn check(&self) {
+        if let Some(link) = &self.link {
+            link.session.check();
+            assert_eq!(link.conn.is_some(), link.session.is_connected(), "a session knows its connection");
+            assert!(!link.idle.rests() || link.conn.is_none(), "a session at rest has no connection");
+        }
+    }
+}
+
+impl NodeCore {
+    /// Where a node can be dialled, as far as this one knows; also where this one may not, for those who may.
+    pub(super) fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
+        if node == self.me {
+            return self.settings.profile.locations.clone();
+        }
+        self.peers.get(&node).map(|peer| peer.said.clone()).unwrap_or_default()
+    }
+
+    /// A peer tells where nodes are that its message names.
+    pub(super) fn learn_route(&mut self, route: Route<'_>) {
+        for (node, locations) in route.iter() {
+            self.learn(sched_node(node), "", locations.iter());
+        }
+    }
+
+    /// Remembers a node that others told of, so that it can be dialled when somebody sends to it.
+    pub(super) fn learn(&mut self, node: NodeId, name: &str, locations: impl Iterator<Item = SocketAddr>) {
+        if node == self.me || self.peers.contains_key(&node) {
+            return;
+        }
+        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
+        if locations.is_empty() {
+            return;
+        }
+        if self.peers.len() >= PEERS_MAX {
+            self.forget_some_peer();
+        }
+        if self.peers.len() < PEERS_MAX {
+            self.peers.insert(node, Peer::new(name, locations));
+        }
+    }
+
+    /// Makes room by forgetting a peer on which nothing is open.
+    pub(super) fn forget_some_peer(&mut self) {
+        let idle = |peer: &Peer| peer.link.is_none() && peer.waiting.is_empty();
+        let some = self.peers.iter().find(|(_, peer)| idle(peer)).map(|(node, _)| *node);
+        if let Some(node) = some {
+            self.peers.remove(&node);
+        }
+    }
+
+    /// Names of nodes are for people: two of one name both stay.
+    pub(super) fn warn_of_twins(&self, node: NodeId) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let here = (self.settings.name == peer.name).then_some(self.settings.location);
+        let others = self.peers.iter().filter(|(id, _)| **id != node).map(|(_, other)| other);
+        let mut twins = others.filter(|other| other.is_online() && other.name == peer.name);
+        let twin = here.or_else(|| twins.find_map(Peer::location));
+        if let (Some(one), Some(other)) = (twin, peer.location()) {
+            tracing::warn!(name = peer.name, %one, %other, "two nodes have one name; both stay");
+        }
+    }
+}
+
+/// Peers that a node remembers.
+pub(super) const PEERS_MAX: usize = 16_384;

@@ -1,0 +1,253 @@
+//! Signals that leave this node: what passes between actors besides messages, in the same order.
+//!
+//! Invariant: a signal that cannot go is answered, or told as a dead letter; what a peer is owed (that an actor has
+//! ended, that nobody will answer) is bounded by what the peer asked for, and never refused.
+
+use antiphon_sched::{ActorId, Key, MonitorId, NodeId, Signal, Undelivered, Value, Why};
+use antiphon_wire::frame::{
+    Demonitor, Down, DownWhy, Monitor, NodeAt, Notify, ReplyDropped, Resume, Terminate, Throw,
+};
+use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
+
+use super::frames::BY_TARGET;
+use super::link::Link;
+use super::peers::Peer;
+use super::post::Posted;
+use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
+
+impl NodeCore {
+    /// A signal for a peer: over its session, or later, or never.
+    pub(super) fn signal_peer(&mut self, signal: Signal) {
+        let Some(node) = node_of_signal(&signal) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return self.answer_signal(signal, Undelivered::NoNode);
+        };
+        if peer.gone {
+            return self.answer_signal(signal, Undelivered::NoActor);
+        }
+        let waits = !peer.waiting.is_empty();
+        let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
+            let is_met = peer.status.is_some();
+            if waits || !ends_with_session(&signal, is_met) {
+                self.keep_signal(node, signal);
+            }
+            return;
+        };
+        note_signal(peer, &signal);
+        self.tell_places(node, &mut link, &signal);
+        let sent = send_signal(&mut link.session, &signal);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.link = Some(link);
+        }
+        self.mark_dirty(node);
+        if let Err(why) = sent {
+            tracing::debug!(%node, %why, "a signal was not sent");
+            self.answer_signal(signal, Undelivered::Busy);
+        }
+    }
+
+    /// Keeps a signal until there is a session, within the bound of messages.
+    fn keep_signal(&mut self, node: NodeId, signal: Signal) {
+        let bytes = value_of(&signal).map_or(0, |(body, _)| body.len());
+        let is_owed =
+            matches!(signal, Signal::Down { .. } | Signal::Demonitor { .. } | Signal::ReplyDropped { .. });
+        let kept = match is_owed || self.has_room_for(node, bytes) {
+            true => self.keep(node, Posted::Signal(signal.clone()), bytes),
+            false => Err(Undelivered::Busy),
+        };
+        if let Err(why) = kept {
+            self.answer_signal(signal, why);
+        }
+    }
+
+    /// Tells a peer where the nodes are that addresses in a value name; a message tells so by its route.
+    fn tell_places(&self, peer: NodeId, link: &mut Link, signal: &Signal) {
+        let Some((_, nodes)) = value_of(signal) else { return };
+        for node in nodes.iter().filter(|node| **node != peer && **node != self.me) {
+            let locations = self.locations_of(*node);
+            if locations.is_empty() {
+                continue;
+            }
+            let name = self.peers.get(node).map_or("", |peer| peer.name.as_str());
+            let hint =
+                NodeAt { request: 0, node: wire_node(*node), name, locations: Locations::Plain(&locations) };
+            if let Err(why) = link.session.send(&hint.into()) {
+                tracing::debug!(%peer, %node, %why, "a peer is not told where a node is");
+            }
+        }
+    }
+
+    /// What a signal that goes nowhere means for who sent it.
+    pub(super) fn answer_signal(&mut self, signal: Signal, why: Undelivered) {
+        match signal {
+            Signal::Monitor { target, id, watcher } => {
+                let gone = if why == Undelivered::NoActor { Why::NoActor } else { Why::NodeLost };
+                if let Some(peer) = self.peers.get_mut(&target.node()) {
+                    peer.watching.remove(&id);
+                }
+                self.notes.push(Note::Down { watcher, id, who: target, why: gone });
+            }
+            Signal::Notify { watcher, id, who } => {
+                if let Some(peer) = self.peers.get_mut(&watcher.node()) {
+                    peer.watched.remove(&(who, id));
+                }
+                self.notes.push(Note::DeadLetter(watcher, "a notify", why));
+            }
+            Signal::Terminate { target, .. } => {
+                self.notes.push(Note::DeadLetter(target, "a terminate", why));
+            }
+            Signal::Throw { target, .. } => self.notes.push(Note::DeadLetter(target, "a throw", why)),
+            Signal::Resume { target, .. } => self.notes.push(Note::DeadLetter(target, "a resume", why)),
+            // Whom the others would tell is gone with its node.
+            _ => {}
+        }
+    }
+}
+
+fn node_of_signal(signal: &Signal) -> Option<NodeId> {
+    match signal {
+        Signal::Monitor { target, .. }
+        | Signal::Demonitor { target, .. }
+        | Signal::Terminate { target, .. }
+        | Signal::Throw { target, .. }
+        | Signal::Resume { target, .. } => Some(target.node()),
+        Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
+        Signal::ReplyDropped { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
+/// Whether a signal means nothing any more when the session with its peer, that was met or not, has ended.
+fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
+    match signal {
+        Signal::Monitor { .. }
+        | Signal::Notify { .. }
+        | Signal::Terminate { .. }
+        | Signal::Throw { .. }
+        | Signal::Resume { .. } => false,
+        // The reply came by way of another node. Of a peer that is lost, the asker was told so.
+        Signal::ReplyDropped { .. } => is_met,
+        _ => true,
+    }
+}
+
+/// Keeps account of monitors that cross to this peer, and back.
+fn note_signal(peer: &mut Peer, signal: &Signal) {
+    match signal {
+        Signal::Monitor { target, id, watcher } => {
+            peer.watching.insert(*id, (*watcher, *target));
+        }
+        Signal::Demonitor { id, .. } => {
+            peer.watching.remove(id);
+        }
+        Signal::Notify { id, who, .. } => {
+            peer.watched.insert((*who, *id));
+        }
+        Signal::Down { id, who, .. } => {
+            peer.watched.remove(&(who.key(), *id));
+        }
+        _ => {}
+    }
+}
+
+fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
+    let sender = |from: &Option<Key>| wire_key(from.unwrap_or(NOBODY));
+    let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
+    match signal {
+        Signal::Monitor { target, id, watcher } => session.send(
+            &Monitor { watcher: wire_key(*watcher), target: wire_key(target.key()), id: number(id, false) }
+                .into(),
+        ),
+        Signal::Demonitor { watcher, target, id } => {
+            let by_target = id.origin == target.node();
+            session.send(
+                &Demonitor {
+                    watcher: wire_key(*watcher),
+                    target: wire_key(target.key()),
+                    id: number(id, by_target),
+                }
+                .into(),
+            )
+        }
+        Signal::Notify { watcher, id, who } => session.send(
+            &Notify { watcher: wire_key(watcher.key()), target: wire_key(*who), id: number(id, true) }.into(),
+        ),
+        Signal::Down { watcher, id, who, why } => {
+            let by_target = id.origin == who.node();
+            send_down(session, watcher.key(), *who, number(id, by_target), why)
+        }
+        Signal::Terminate { from, target } => {
+            session.send(&Terminate { from: sender(from), target: wire_key(target.key()) }.into())
+        }
+        Signal::Throw { from, target, value } => with_value(session, value, |tag, body| {
+            Throw { from: sender(from), target: wire_key(target.key()), tag, body }.into()
+        }),
+        Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
+            Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
+        }),
+        Signal::ReplyDropped { port, .. } => {
+            session.send(&ReplyDropped { port: antiphon_wire::Key(port.to_bits()) }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The bytes of the value that comes with a signal, and the nodes that addresses in it name.
+fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
+    let value = match signal {
+        Signal::Throw { value, .. }
+        | Signal::Resume { value, .. }
+        | Signal::Down { why: Why::Done(value), .. } => value,
+        _ => return None,
+    };
+    value.as_encoded().map(|(_, body, nodes)| (body, nodes))
+}
+
+/// The nil value, for what has no value that crosses the wire.
+const NIL: (&str, &[u8]) = ("()", &[0xc0]);
+
+fn with_value<'v>(
+    session: &mut Session,
+    value: &'v Value,
+    frame: impl FnOnce(TagId, &'v [u8]) -> Frame<'v>,
+) -> Result<(), SendRefused> {
+    let (tag, body) = value.as_encoded().map_or(NIL, |(tag, body, _)| (tag, body));
+    match session.intern(tag) {
+        Ok(tag) => session.send(&frame(tag, body)),
+        Err(_) => Err(SendRefused::FieldTooLong),
+    }
+}
+
+/// Bytes of the text with which an actor failed; what is longer is cut.
+const TEXT_BYTES_MAX: usize = 8 * 1024;
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+}
+
+fn send_down(
+    session: &mut Session,
+    watcher: Key,
+    who: ActorId,
+    id: u64,
+    why: &Why,
+) -> Result<(), SendRefused> {
+    let why = match why {
+        Why::Done(value) => DownWhy::Done(match value.as_encoded() {
+            Some((tag, body, _)) => session.intern(tag).ok().map(|tag| (tag, body)),
+            None => None,
+        }),
+        Why::Failed(text) => DownWhy::Failed(cut(text)),
+        Why::Panicked(text) => DownWhy::Panicked(cut(text)),
+        Why::Terminated => DownWhy::Terminated,
+        Why::NodeLost => DownWhy::NodeLost,
+        Why::NoActor => DownWhy::NoActor,
+    };
+    let frame =
+        Down { watcher: wire_key(watcher), who: wire_key(who.key()), node: wire_node(who.node()), id, why };
+    match session.send(&frame.into()) {
+        // The value does not fit; that the actor has ended does.
+        Err(SendRefused::TooLarge { .. }) => session.send(&Down { why: DownWhy::Done(None), ..frame }.into()),
+        sent => sent,
+    }
+}

@@ -1,0 +1,95 @@
+//! The hidden actor behind an RCI: each call starts an actor, by the registered function.
+//!
+//! Invariant: `alive` holds those that live and that it started, each monitored; no calling node has more than it
+//! may. A panic of the function ends nothing.
+
+use std::collections::BTreeMap;
+
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, NodeId, Step, Why, Wire, receive};
+
+use super::message::{Born, RciCall};
+use crate::caught::{caught, quietly};
+use crate::cx::node_behind;
+
+/// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
+const ALIVE_MAX: usize = 60_000;
+
+type FactoryCx<'c, A, T> = Cx<'c, RciCall<A, T>>;
+
+/// Makes an actor of arguments, and starts it; the error is the text of a panic.
+pub(super) type Starter<A, T> = dyn FnMut(&mut FactoryCx<'_, A, T>, A) -> Result<Addr<T>, String>;
+
+pub(super) struct Factory<A, T> {
+    name: Box<str>,
+    start: Box<Starter<A, T>>,
+    /// The node that called for it, and whether somebody watches it.
+    alive: BTreeMap<ActorId, (NodeId, bool)>,
+    by_caller: BTreeMap<NodeId, usize>,
+}
+
+impl<A: Wire, T: Wire> Factory<A, T> {
+    /// `make` makes actors; it runs in a catch.
+    pub(super) fn new<W: Actor<T>>(name: &str, mut make: impl FnMut(A) -> W + 'static) -> Self {
+        let start = move |cx: &mut FactoryCx<'_, A, T>, arguments| {
+            caught(|| make(arguments)).map(|actor| Addr::of(cx.spawn_actor(actor).id()))
+        };
+        Self { name: name.into(), start: Box::new(start), alive: BTreeMap::new(), by_caller: BTreeMap::new() }
+    }
+
+    fn call(&mut self, cx: &mut FactoryCx<'_, A, T>, call: RciCall<A, T>) {
+        let RciCall { arguments, watcher, reply } = call;
+        let caller = reply.node();
+        let max = node_behind(cx.door()).map_or(0, |core| core.rci_actors_max());
+        let has = self.by_caller.get(&caller).copied().unwrap_or(0);
+        if has >= max || self.alive.len() >= ALIVE_MAX {
+            quietly(|| drop(arguments));
+            return cx.answer(reply, Born::OverQuota(max as u64));
+        }
+        let actor = match (self.start)(cx, arguments) {
+            Ok(actor) => actor,
+            Err(text) => {
+                tracing::error!(rci = %self.name, text, "the function of an RCI panicked; its caller is told");
+                return cx.answer(reply, Born::Panicked(text));
+            }
+        };
+        // All before its first step: so that no end is missed.
+        cx.monitor(actor);
+        if let Some(watcher) = &watcher {
+            cx.door().notify(actor.id().key(), watcher.id());
+        }
+        self.alive.insert(actor.id(), (caller, watcher.is_some()));
+        *self.by_caller.entry(caller).or_default() += 1;
+        cx.answer(reply, Born::At(actor));
+    }
+
+    fn ended(&mut self, who: ActorId, why: &Why) {
+        let Some((caller, watched)) = self.alive.remove(&who) else { return };
+        if let Some(count) = self.by_caller.get_mut(&caller) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_caller.remove(&caller);
+            }
+        }
+        // This monitor keeps the scheduler from saying so.
+        if !watched && matches!(why, Why::Failed(_) | Why::Panicked(_)) {
+            tracing::warn!(rci = %self.name, actor = %who, %why, "an actor ended that its caller did not monitor");
+        }
+    }
+}
+
+impl<A: Wire, T: Wire> Actor<RciCall<A, T>> for Factory<A, T> {
+    fn step(&mut self, cx: &mut FactoryCx<'_, A, T>, event: Event<RciCall<A, T>>) -> Step<RciCall<A, T>> {
+        match event {
+            Event::Start => {
+                cx.set_daemon(true);
+                cx.set_name(&format!("RCI {}", self.name));
+            }
+            Event::Message(call) => self.call(cx, call),
+            Event::Down(down) => self.ended(down.who, &down.why),
+            // Nobody has anything to throw at it.
+            Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
+            _ => {}
+        }
+        receive()
+    }
+}

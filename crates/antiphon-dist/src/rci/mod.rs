@@ -1,0 +1,204 @@
+//! RCI, remote construction of actors: a function that is registered on one node starts actors there for callers on
+//! all.
+//!
+//! Only what was registered can be started. A call is an ask to a hidden actor; the new actor is an ordinary one,
+//! which keeps its node running as any other does, and outlives its caller and the RCI.
+
+mod factory;
+mod message;
+mod witness;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use antiphon_sched::{Actor, ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, Key, NodeId, Wire};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::cx::{Named, node_behind, register, sealed};
+use crate::error::{CallError, RegisterError};
+use crate::node::Space;
+use factory::Factory;
+use message::{Answered, Born, RciCall, Watcher};
+use witness::Witnessing;
+
+/// A registered function that takes `A`, and starts an actor that takes messages of type `T`.
+///
+/// 24 bytes, `Copy`; it can travel in messages, and be located by its name.
+pub struct Rci<A, T>(Addr<RciCall<A, T>>);
+
+impl<A, T> Rci<A, T> {
+    /// The hidden actor that takes the calls: to monitor it is to be told when the function is unregistered.
+    pub const fn id(self) -> ActorId {
+        self.0.id()
+    }
+
+    /// The node that registered the function, and where its actors live.
+    pub const fn node(self) -> NodeId {
+        self.0.node()
+    }
+}
+
+/// Registers a function under a name, for `owner`, or for the node itself.
+pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
+    door: &mut Door<'_>,
+    name: &str,
+    owner: Option<Key>,
+    make: impl FnMut(A) -> W + 'static,
+) -> Result<Rci<A, T>, RegisterError> {
+    node_behind(door).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
+    let tag = Rci::<A, T>::tag(door);
+    let factory = door.spawn_actor(Factory::new(name, make));
+    if let Err(why) = register(door, (Space::Rci, name), factory, tag, owner) {
+        door.terminate(factory);
+        return Err(why);
+    }
+    Ok(Rci(Addr::of(factory.id())))
+}
+
+/// Takes a function back from its owner; what it has started goes on.
+pub(crate) fn unregister(door: &mut Door<'_>, name: &str, owner: Option<Key>) -> Result<(), RegisterError> {
+    let core = node_behind(door).ok_or(RegisterError::NoNode)?;
+    let factory = core.unregister(Space::Rci, name, owner)?;
+    let home = door.home();
+    door.terminate(ActorId::new(home, factory));
+    Ok(())
+}
+
+pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
+    cx: &mut Cx<'_, M>,
+    rci: Rci<A, T>,
+    arguments: A,
+    watcher: Option<ActorId>,
+    timeout: Duration,
+    answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+) {
+    let home = cx.id().node();
+    match watcher {
+        Some(watcher) if watcher.node() == home && rci.node() != home => {
+            let port = match cx.open(answer) {
+                Ok(port) => port,
+                Err(answer) => return cx.hand_self(answer(Err(CallError::TooManyOpen))),
+            };
+            let arguments = Some(arguments);
+            cx.spawn_actor(Witnessing { rci: rci.0, arguments, timeout, watcher, port, born: None });
+        }
+        other => {
+            let watcher = other.map(Watcher::Known);
+            let request = move |reply| RciCall { arguments, watcher, reply };
+            cx.ask(rci.0, timeout, request, move |answered| answer(result_of::<A, T>(answered)));
+        }
+    }
+}
+
+fn result_of<A: Wire, T>(answered: Answered<T>) -> Result<Addr<T>, CallError> {
+    Err(match answered {
+        Ok(Born::At(addr)) => return Ok(addr),
+        Ok(Born::OverQuota(max)) => CallError::OverQuota { max: usize::try_from(max).unwrap_or(usize::MAX) },
+        Ok(Born::Panicked(text)) => CallError::Panicked(text),
+        Err(AskError::NoActor | AskError::Dropped) => CallError::NotRegistered,
+        Err(AskError::WrongType) => CallError::WrongArguments { arguments: A::name().into_owned() },
+        Err(AskError::TimedOut) => CallError::TimedOut,
+        Err(AskError::TooManyOpen) => CallError::TooManyOpen,
+        Err(AskError::Full | AskError::Busy) => CallError::Busy,
+        Err(_) => CallError::NodeLost,
+    })
+}
+
+/// The type of a function, by whose name caller and owner agree.
+struct Function<A, T>(std::marker::PhantomData<fn(A) -> T>);
+
+impl<A: Wire, T: Wire> Wire for Function<A, T> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        format!("{} -> {}", A::name(), T::name()).into()
+    }
+
+    fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {
+        Err(EncodeError::new("a function does not travel"))
+    }
+
+    fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
+        Err(DecodeError::new("a function does not travel"))
+    }
+}
+
+impl<A: Wire, T: Wire> Named for Rci<A, T> {
+    const SPACE: Space = Space::Rci;
+
+    fn tag(door: &mut Door<'_>) -> &'static str {
+        door.tag_of::<Function<A, T>>()
+    }
+
+    fn from_found(id: ActorId) -> Self {
+        Self(Addr::of(id))
+    }
+}
+
+impl<A, T> sealed::Sealed for Rci<A, T> {}
+
+impl<A: Wire, T: Wire> Wire for Rci<A, T> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        format!("rci<{},{}>", A::name(), T::name()).into()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.0.encode(out)
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        Addr::decode(from).map(Self)
+    }
+}
+
+impl<A: Wire, T: Wire> Serialize for Rci<A, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, A: Wire, T: Wire> Deserialize<'de> for Rci<A, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Addr::deserialize(deserializer).map(Self)
+    }
+}
+
+impl<A, T> Copy for Rci<A, T> {}
+
+impl<A, T> Clone for Rci<A, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A, T> PartialEq for Rci<A, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl<A, T> Eq for Rci<A, T> {}
+
+impl<A, T> Hash for Rci<A, T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
+impl<A, T> From<Rci<A, T>> for ActorId {
+    fn from(rci: Rci<A, T>) -> Self {
+        rci.id()
+    }
+}
+
+impl<A, T> fmt::Display for Rci<A, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id().fmt(f)
+    }
+}
+
+impl<A, T> fmt::Debug for Rci<A, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (arguments, messages) = (std::any::type_name::<A>(), std::any::type_name::<T>());
+        write!(f, "Rci<{arguments}, {messages}>({})", self.id())
+    }
+}

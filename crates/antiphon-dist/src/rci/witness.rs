@@ -1,0 +1,86 @@
+//! Who stands at a birth elsewhere for an actor of this node.
+//!
+//! Only an actor that was named to a node can be told by it when another ends. The watcher of a call was not; so a
+//! hidden actor makes the call, names itself, and hands on how the new actor ends. It lives as long.
+//!
+//! Invariant: the caller is answered once; if the answer is an address, the watcher is told once.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use antiphon_sched::{
+    Actor, ActorId, Addr, Cx, DecodeError, EncodeError, Event, PortId, Step, Wire, receive, stop,
+};
+
+use super::message::{Answered, Born, RciCall, Watcher};
+use crate::caught::quietly;
+use crate::error::CallError;
+
+/// A message to the witness: from itself only.
+pub(super) struct Witness<T>(Answered<T>);
+
+impl<T: Wire> Wire for Witness<T> {
+    fn name() -> Cow<'static, str> {
+        Cow::Owned(format!("antiphon.witness<{}>", T::name()))
+    }
+
+    fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {
+        Err(EncodeError::new("what a witness tells itself never leaves its node"))
+    }
+
+    fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
+        Err(DecodeError::new("a witness takes nothing from elsewhere"))
+    }
+}
+
+/// The actor that calls, and then watches.
+pub(super) struct Witnessing<A, T> {
+    pub(super) rci: Addr<RciCall<A, T>>,
+    /// Until they are sent.
+    pub(super) arguments: Option<A>,
+    pub(super) timeout: Duration,
+    pub(super) watcher: ActorId,
+    /// The caller's request.
+    pub(super) port: PortId,
+    pub(super) born: Option<ActorId>,
+}
+
+impl<A: Wire, T: Wire> Witnessing<A, T> {
+    fn call(&mut self, cx: &mut Cx<'_, Witness<T>>) {
+        cx.set_daemon(true);
+        cx.set_name("witness of a call");
+        let Some(arguments) = self.arguments.take() else { return };
+        let watcher = Some(Watcher::Witness(cx.me()));
+        cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply }, Witness);
+    }
+
+    fn answered(&mut self, cx: &mut Cx<'_, Witness<T>>, answered: Answered<T>) {
+        self.born = match &answered {
+            Ok(Born::At(addr)) => Some(addr.id()),
+            Ok(Born::OverQuota(_) | Born::Panicked(_)) | Err(_) => None,
+        };
+        let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(answered);
+        if let Err(why) = cx.door().answer_port(self.port, result) {
+            tracing::debug!(%why, "a caller no longer waits for its call");
+        }
+    }
+}
+
+impl<A: Wire, T: Wire> Actor<Witness<T>> for Witnessing<A, T> {
+    fn step(&mut self, cx: &mut Cx<'_, Witness<T>>, event: Event<Witness<T>>) -> Step<Witness<T>> {
+        match event {
+            Event::Start => self.call(cx),
+            Event::Message(Witness(answered)) => {
+                self.answered(cx, answered);
+                return if self.born.is_some() { receive() } else { stop() };
+            }
+            Event::Down(down) if self.born == Some(down.who) => {
+                cx.door().tell_down(self.watcher.key(), down.who, down.why);
+                return stop();
+            }
+            Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
+            _ => {}
+        }
+        receive()
+    }
+}

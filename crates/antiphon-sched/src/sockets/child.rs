@@ -1,0 +1,333 @@
+//! Child processes of actors: their pipes, and their end.
+//!
+//! The end is learnt from a descriptor of the process (pidfd) where the system has them, else by asking now and
+//! then; never from SIGCHLD, which is the program's own.
+//!
+//! Invariant: a child that was started is waited for: by its actor's loop, or, killed with its actor, by a thread.
+
+use std::io;
+use std::process::{self, Command, ExitStatus, Stdio};
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
+
+use mio::Interest;
+use mio::unix::pipe::{Receiver, Sender};
+
+use super::framing::Framing;
+use super::inlet::{Inlet, Pulled};
+use super::outlet::{Flushed, Outlet};
+use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
+use super::tells::Tells;
+use super::{Conn, Process};
+use crate::core::Core;
+use crate::id::Key;
+use crate::io::Source;
+
+/// How often a child is asked whether it has ended, where the system does not tell.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
+pub(crate) struct Child {
+    /// `None` once a thread waits for it.
+    process: Option<process::Child>,
+    /// Told by the system: it has ended, and was waited for.
+    status: Option<ExitStatus>,
+    exit: Option<exit::Exit>,
+    framing: Framing,
+    tells: Rc<dyn Tells<(Conn, Process)>>,
+    stdin: Option<(Sender, Source)>,
+    outlet: Outlet,
+    /// No more will be written: the pipe is closed when it is empty.
+    closing: bool,
+    outputs: [Option<Output>; 2],
+    /// Why it was killed.
+    failure: Option<io::Error>,
+}
+
+struct Output {
+    pipe: Receiver,
+    source: Source,
+    part: Part,
+    inlet: Inlet,
+}
+
+impl Core {
+    pub(crate) fn spawn_child(
+        &mut self,
+        owner: Key,
+        command: &mut Command,
+        framing: Framing,
+        tells: Rc<dyn Tells<(Conn, Process)>>,
+    ) -> io::Result<Conn> {
+        self.io.check()?;
+        let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let id = self.sockets.next_conn();
+        let mut child = Child {
+            process: Some(process),
+            status: None,
+            exit: None,
+            framing,
+            tells,
+            stdin: None,
+            outlet: Outlet::new(true),
+            closing: false,
+            outputs: [None, None],
+            failure: None,
+        };
+        if let Err(why) = child.watch(self, id) {
+            child.leave(self);
+            return Err(why);
+        }
+        let is_told = child.exit.is_some();
+        self.insert_socket(id, owner, Kind::Child(Box::new(child)));
+        if !is_told {
+            // Asks at once, and has itself woken again.
+            self.sockets.note(id, Part::Exit, true, false);
+        }
+        Ok(Conn(id.0))
+    }
+}
+
+impl Child {
+    fn watch(&mut self, core: &mut Core, id: SocketId) -> io::Result<()> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        if let Some(stdin) = process.stdin.take() {
+            let mut pipe = Sender::from(stdin);
+            pipe.set_nonblocking(true)?;
+            let source = core.watch_part(id, Part::Main, &mut pipe, Interest::WRITABLE)?;
+            self.stdin = Some((pipe, source));
+        }
+        let stdout = process.stdout.take().map(Receiver::from);
+        let stderr = process.stderr.take().map(Receiver::from);
+        for (at, (pipe, part)) in [(stdout, Part::Stdout), (stderr, Part::Stderr)].into_iter().enumerate() {
+            let Some(mut pipe) = pipe else { continue };
+            pipe.set_nonblocking(true)?;
+            let source = core.watch_part(id, part, &mut pipe, Interest::READABLE)?;
+            self.outputs[at] = Some(Output { pipe, source, part, inlet: Inlet::new(self.framing) });
+        }
+        self.exit = exit::Exit::watch(process, core, id)?;
+        Ok(())
+    }
+
+    pub(crate) fn serve(&mut self, hold: &mut Hold<'_>, events: Events, space: &mut [u8]) -> Fate {
+        let Some(owner) = hold.owner else { return Fate::Gone };
+        self.outlet.writable |= events.is_writable(Part::Main);
+        self.write(hold);
+        for output in self.outputs.iter_mut().flatten() {
+            output.inlet.readable |= events.is_readable(output.part);
+        }
+        self.look_for_end(hold);
+        for at in 0..self.outputs.len() {
+            match self.read(hold, owner, at, space) {
+                Pulled::Dry => {}
+                Pulled::Cut => return Fate::Again,
+                Pulled::Full { fed } => return Fate::Full { fed },
+                Pulled::Ended(end) => {
+                    self.end_output(hold.core, at);
+                    if let Err(why) = end {
+                        self.fail(why);
+                    }
+                }
+            }
+        }
+        match self.status {
+            Some(status) => {
+                let end = self.failure.take().map_or(Ok(status), Err);
+                self.tells.tell(hold.core, owner, (Conn(hold.id.0), Process::Ended(end)));
+                Fate::Gone
+            }
+            None => Fate::Rest,
+        }
+    }
+
+    fn look_for_end(&mut self, hold: &mut Hold<'_>) {
+        if self.status.is_some() {
+            return;
+        }
+        let Some(process) = &mut self.process else { return };
+        match process.try_wait() {
+            Ok(Some(status)) => {
+                self.status = Some(status);
+                // What it printed is there; what its own children print later is not waited for.
+                for output in self.outputs.iter_mut().flatten() {
+                    output.inlet.readable = true;
+                }
+            }
+            Ok(None) if self.exit.is_none() => hold.time(ASK_EVERY),
+            Ok(None) => {}
+            Err(why) => tracing::error!(%why, "a child process cannot be waited for"),
+        }
+    }
+
+    fn read(&mut self, hold: &mut Hold<'_>, owner: Key, at: usize, space: &mut [u8]) -> Pulled {
+        let Some(output) = &mut self.outputs[at] else { return Pulled::Dry };
+        let (tells, conn, part) = (&self.tells, Conn(hold.id.0), output.part);
+        let tell = move |core: &mut Core, frame| {
+            let what = if part == Part::Stdout { Process::Stdout(frame) } else { Process::Stderr(frame) };
+            tells.tell(core, owner, (conn, what));
+        };
+        let pulled = output.inlet.pull(hold.core, owner, &mut output.pipe, space, tell);
+        if matches!(pulled, Pulled::Dry) && self.status.is_some() {
+            output.inlet.end();
+            return output.inlet.pull(hold.core, owner, &mut output.pipe, space, tell);
+        }
+        pulled
+    }
+
+    fn end_output(&mut self, core: &mut Core, at: usize) {
+        if let Some(mut output) = self.outputs[at].take() {
+            core.io.part_with(output.source, &mut output.pipe);
+        }
+    }
+
+    fn fail(&mut self, why: io::Error) {
+        self.failure.get_or_insert(why);
+        self.kill();
+    }
+
+    /// Kills it; its end is told as any other.
+    pub(crate) fn kill(&mut self) {
+        if self.status.is_none()
+            && let Some(process) = &mut self.process
+            && let Err(why) = process.kill()
+        {
+            tracing::warn!(%why, "a child process could not be killed");
+        }
+    }
+
+    pub(crate) fn push(&mut self, hold: &mut Hold<'_>, data: &[u8]) -> Fate {
+        if self.stdin.is_some() && !self.closing {
+            match self.outlet.push(self.framing, data) {
+                Ok(()) => hold.writes_on = true,
+                Err(why) => self.fail(why.into()),
+            }
+        }
+        Fate::Rest
+    }
+
+    /// Closes its standard input, when all is written.
+    pub(crate) fn close(&mut self, hold: &mut Hold<'_>) -> Fate {
+        self.closing = true;
+        hold.writes_on = true;
+        Fate::Rest
+    }
+
+    pub(crate) fn flush(&mut self, hold: &mut Hold<'_>) -> Fate {
+        self.write(hold);
+        Fate::Rest
+    }
+
+    fn write(&mut self, hold: &mut Hold<'_>) {
+        let Some((pipe, _)) = &mut self.stdin else { return };
+        let is_over = match self.outlet.flush(pipe) {
+            Flushed::All => self.closing,
+            Flushed::Blocked => false,
+            Flushed::Cut => {
+                hold.writes_on = true;
+                false
+            }
+            // It reads no more: its own choice, as that of `head`.
+            Flushed::Failed(_) => true,
+        };
+        if self.outlet.take_relief()
+            && let Some(owner) = hold.owner
+        {
+            self.tells.tell(hold.core, owner, (Conn(hold.id.0), Process::Writable));
+        }
+        if is_over {
+            self.end_input(hold.core);
+        }
+    }
+
+    fn end_input(&mut self, core: &mut Core) {
+        if let Some((mut pipe, source)) = self.stdin.take() {
+            core.io.part_with(source, &mut pipe);
+        }
+    }
+
+    pub(crate) fn unwritten(&self) -> usize {
+        self.outlet.len()
+    }
+
+    pub(crate) fn leave(&mut self, core: &mut Core) {
+        self.end_input(core);
+        for at in 0..self.outputs.len() {
+            self.end_output(core, at);
+        }
+        if let Some(exit) = self.exit.take() {
+            exit.leave(core);
+        }
+    }
+}
+
+impl Drop for Child {
+    /// Its actor has ended before it: it is killed, and a thread waits for it, which may take the system a while.
+    fn drop(&mut self) {
+        self.kill();
+        let Some(mut process) = self.process.take().filter(|_| self.status.is_none()) else { return };
+        if !matches!(process.try_wait(), Ok(None)) {
+            return;
+        }
+        let pid = process.id();
+        let wait = move || drop(process.wait());
+        if let Err(why) = thread::Builder::new().name("antiphon-reaper".into()).spawn(wait) {
+            tracing::error!(%why, pid, "nobody waits for a killed child process");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod exit {
+    //! The end of a process as readiness of a descriptor.
+
+    use std::io;
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::process::Child;
+
+    use mio::Interest;
+    use mio::unix::SourceFd;
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::{Core, Part, SocketId, Source};
+
+    pub(super) struct Exit {
+        fd: OwnedFd,
+        source: Source,
+    }
+
+    impl Exit {
+        /// `None` where the kernel is too old for it.
+        pub(super) fn watch(child: &Child, core: &mut Core, id: SocketId) -> io::Result<Option<Self>> {
+            let Ok(fd) = pidfd_open(Pid::from_child(child), PidfdFlags::NONBLOCK) else { return Ok(None) };
+            let source =
+                core.watch_part(id, Part::Exit, &mut SourceFd(&fd.as_raw_fd()), Interest::READABLE)?;
+            Ok(Some(Self { fd, source }))
+        }
+
+        pub(super) fn leave(self, core: &mut Core) {
+            core.io.part_with(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod exit {
+    //! No descriptor tells the end of a process here: it is asked now and then.
+
+    use std::io;
+    use std::process::Child;
+
+    use super::{Core, SocketId};
+
+    pub(super) enum Exit {}
+
+    impl Exit {
+        pub(super) fn watch(_: &Child, _: &mut Core, _: SocketId) -> io::Result<Option<Self>> {
+            Ok(None)
+        }
+
+        pub(super) fn leave(self, _: &mut Core) {
+            match self {}
+        }
+    }
+}

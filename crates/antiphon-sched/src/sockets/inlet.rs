@@ -1,0 +1,93 @@
+//! What arrives, cut into frames, as fast as the actor takes it.
+//!
+//! Invariant: nothing is read, and no frame told, while the actor's mailbox is full.
+
+use std::io::{self, Read};
+
+use super::framing::{Deframer, Framing};
+use crate::core::Core;
+use crate::id::Key;
+
+/// Reads at once, before the others have their turn.
+const READS_A_ROUND: usize = 4;
+/// Frames at once.
+const FRAMES_A_ROUND: usize = 1024;
+
+pub(crate) struct Inlet {
+    deframer: Deframer,
+    /// There may be something to read; the system says when there is again.
+    pub(crate) readable: bool,
+    end: Option<io::Result<()>>,
+}
+
+/// How far reading came.
+pub(crate) enum Pulled {
+    /// Nothing is there.
+    Dry,
+    /// This round's share is used up.
+    Cut,
+    /// The actor's mailbox is full; whether it took something before.
+    Full { fed: bool },
+    /// All was told, and there will be nothing more.
+    Ended(io::Result<()>),
+}
+
+impl Inlet {
+    pub(crate) fn new(framing: Framing) -> Self {
+        Self { deframer: Deframer::new(framing), readable: false, end: None }
+    }
+
+    /// Nothing more is to be read: what came is told, and then the end.
+    pub(crate) fn end(&mut self) {
+        self.deframer.end();
+        self.end = Some(Ok(()));
+    }
+
+    /// Reads, and tells frames.
+    pub(crate) fn pull(
+        &mut self,
+        core: &mut Core,
+        owner: Key,
+        from: &mut impl Read,
+        space: &mut [u8],
+        mut tell: impl FnMut(&mut Core, Vec<u8>),
+    ) -> Pulled {
+        let mut frames = 0;
+        for _ in 0..READS_A_ROUND {
+            loop {
+                // An actor that ended while it was told has no room either.
+                if !core.has_room(owner) {
+                    return Pulled::Full { fed: frames > 0 };
+                }
+                if frames == FRAMES_A_ROUND {
+                    return Pulled::Cut;
+                }
+                match self.deframer.next() {
+                    Ok(Some(frame)) => tell(core, frame),
+                    Ok(None) => break,
+                    Err(why) => return Pulled::Ended(Err(why.into())),
+                }
+                frames += 1;
+            }
+            if let Some(end) = self.end.take() {
+                return Pulled::Ended(end);
+            }
+            if !self.readable {
+                return Pulled::Dry;
+            }
+            self.read(from, space);
+        }
+        Pulled::Cut
+    }
+
+    fn read(&mut self, from: &mut impl Read, space: &mut [u8]) {
+        match from.read(space) {
+            Ok(0) => self.end(),
+            Ok(count) => self.deframer.feed(&space[..count]),
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            // What came before it is whole, and told first.
+            Err(why) => self.end = Some(Err(why)),
+        }
+    }
+}

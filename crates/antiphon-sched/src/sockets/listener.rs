@@ -1,0 +1,140 @@
+//! A listening socket, which brings connections.
+//!
+//! Invariant: without descriptors it pauses; a backlog that cannot be accepted never keeps the loop busy.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use mio::Interest;
+use mio::net::{TcpListener, TcpStream};
+
+use super::framing::Framing;
+use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
+use super::tcp::Tcp;
+use super::tells::Tells;
+use super::{Conn, Endpoint, Host, Socket, SocketError};
+use crate::core::Core;
+use crate::egress;
+use crate::id::Key;
+use crate::io::Source;
+
+/// Accepted at once, before the others have their turn.
+const ACCEPTS_A_ROUND: usize = 64;
+/// How long to wait for descriptors when there are none.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Listener {
+    socket: TcpListener,
+    source: Source,
+    local: SocketAddr,
+    framing: Framing,
+    tells: Rc<dyn Tells<(Conn, Socket)>>,
+    readable: bool,
+}
+
+impl Core {
+    pub(crate) fn listen(
+        &mut self,
+        owner: Key,
+        at: &impl Endpoint,
+        framing: Framing,
+        tells: Rc<dyn Tells<(Conn, Socket)>>,
+    ) -> io::Result<SocketAddr> {
+        self.io.check()?;
+        let mut socket = bind(at, TcpListener::bind)?;
+        let local = socket.local_addr()?;
+        let id = self.sockets.next_unshown();
+        let source = self.watch_part(id, Part::Main, &mut socket, Interest::READABLE)?;
+        let listener = Listener { socket, source, local, framing, tells, readable: false };
+        self.insert_socket(id, owner, Kind::Listener(listener));
+        Ok(local)
+    }
+
+    /// Ends the listener of an actor at `at`; false when it has none there.
+    pub(crate) fn unlisten(&mut self, owner: Key, at: SocketAddr) -> bool {
+        let mine = self.side(owner).map(|side| side.sockets.clone()).unwrap_or_default();
+        let is_there = |id: &SocketId| matches!(self.sockets.kind(*id, owner), Some(Kind::Listener(known)) if known.local == at);
+        let found = mine.into_iter().find(is_there);
+        if let Some(id) = found {
+            self.with_own_socket(id, owner, |_, _| Fate::Gone);
+        }
+        found.is_some()
+    }
+}
+
+/// Binds to the first address of an endpoint where that works.
+pub(super) fn bind<T>(at: &impl Endpoint, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let Host::Addrs(addrs) = at.host()? else { return Err(SocketError::ListenName.into()) };
+    let mut failure = io::ErrorKind::InvalidInput.into();
+    for addr in addrs {
+        egress::allowed(&addr).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+        match bind(addr) {
+            Ok(socket) => return Ok(socket),
+            Err(why) => failure = why,
+        }
+    }
+    Err(failure)
+}
+
+/// Whether an error of `accept` says that no connection can be accepted until something is closed: the process, or
+/// the system, has no descriptor left, or no memory. Whoever tries again at once keeps a processor busy with it.
+pub fn is_exhausted(why: &io::Error) -> bool {
+    // ENFILE, EMFILE, ENOBUFS and ENOMEM; no two systems number the last ones alike.
+    why.kind() == io::ErrorKind::OutOfMemory
+        || matches!(why.raw_os_error(), Some(23 | 24 | 55 | 105 | 10024 | 10055))
+}
+
+impl Listener {
+    pub(crate) fn serve(&mut self, hold: &mut Hold<'_>, events: Events) -> Fate {
+        let Some(owner) = hold.owner else { return Fate::Gone };
+        self.readable |= events.is_readable(Part::Main);
+        for accepted in 0..ACCEPTS_A_ROUND {
+            if !self.readable || hold.is_timed() {
+                return Fate::Rest;
+            }
+            if !hold.core.has_room(owner) {
+                return Fate::Full { fed: accepted > 0 };
+            }
+            match self.socket.accept() {
+                Ok((stream, peer)) => {
+                    hold.core.accepted(owner, stream, peer, self.framing, self.tells.clone());
+                }
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(why) if is_exhausted(&why) => {
+                    tracing::warn!(%why, at = %self.local, "connections wait; close some, or raise the limit");
+                    hold.time(PAUSE);
+                }
+                // The stranger has gone again; others may follow.
+                Err(why) => tracing::debug!(%why, "a connection was not accepted"),
+            }
+        }
+        Fate::Again
+    }
+
+    pub(crate) fn leave(&mut self, core: &mut Core) {
+        core.io.part_with(self.source, &mut self.socket);
+    }
+}
+
+impl Core {
+    fn accepted(
+        &mut self,
+        owner: Key,
+        stream: TcpStream,
+        peer: SocketAddr,
+        framing: Framing,
+        tells: Rc<dyn Tells<(Conn, Socket)>>,
+    ) {
+        let id = self.sockets.next_conn();
+        match Tcp::accepted(self, id, stream, framing, tells.clone()) {
+            Ok(tcp) => {
+                if self.insert_socket(id, owner, Kind::Tcp(Box::new(tcp))) {
+                    tells.tell(self, owner, (Conn(id.0), Socket::Opened(peer)));
+                }
+            }
+            Err(why) => tracing::debug!(%why, %peer, "a connection could not be watched"),
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! All sockets of a loop: who is ready, who waits for room, who has something to write.
+//!
+//! A socket is taken out of the table while it is served, so that the loop is free for what it tells.
+//!
+//! Invariant: a socket with an owner stands in the owner's side entry; one without is being closed in good order,
+//! and a timer ends it. `queued` and `stalled` say whether it is in those lists, at most once in each.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+#[cfg(unix)]
+use super::child::Child;
+use super::listener::Listener;
+use super::tcp::Tcp;
+use super::udp::UdpPort;
+use crate::catch;
+use crate::core::Core;
+use crate::id::Key;
+use crate::io::{Holder, Source};
+use crate::timers::{Due, TimerKey};
+
+/// Sockets served in one round, unless the time is over before.
+const SERVED_A_ROUND: usize = 1024;
+/// Read at once.
+const SPACE_BYTES: usize = 64 << 10;
+/// From here on numbers are of what is no `Conn`, so that those stay small.
+const FIRST_UNSHOWN: u64 = 1 << 62;
+
+/// A socket's number, used once in its loop.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct SocketId(pub(crate) u64);
+
+/// Which descriptor of a socket; a child process has several.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(not(unix), expect(dead_code, reason = "child processes need pipes"))]
+pub(crate) enum Part {
+    Main,
+    Stdout,
+    Stderr,
+    Exit,
+}
+
+/// What a socket's descriptors are ready for since it was last served.
+#[derive(Copy, Clone, Default, Debug)]
+pub(crate) struct Events(u8);
+
+impl Events {
+    fn add(&mut self, part: Part, readable: bool, writable: bool) {
+        self.0 |= (u8::from(readable) | u8::from(writable) << 1) << (2 * part as u8);
+    }
+
+    pub(crate) fn is_readable(self, part: Part) -> bool {
+        self.0 >> (2 * part as u8) & 1 != 0
+    }
+
+    pub(crate) fn is_writable(self, part: Part) -> bool {
+        self.0 >> (2 * part as u8) & 2 != 0
+    }
+}
+
+struct Entry {
+    /// `None` once the actor has been told the end, or has ended itself.
+    owner: Option<Key>,
+    kind: Kind,
+    timer: Option<TimerKey>,
+    events: Events,
+    queued: bool,
+    stalled: bool,
+    dirty: bool,
+}
+
+pub(crate) enum Kind {
+    Listener(Listener),
+    Tcp(Box<Tcp>),
+    Udp(UdpPort),
+    #[cfg(unix)]
+    Child(Box<Child>),
+}
+
+/// A socket that is being served: it and its timer are out of the table.
+pub(crate) struct Hold<'a> {
+    pub(crate) core: &'a mut Core,
+    pub(crate) id: SocketId,
+    pub(crate) owner: Option<Key>,
+    timer: Option<TimerKey>,
+    /// It has more to write, when the others had their turn.
+    pub(crate) writes_on: bool,
+}
+
+/// How a socket was left.
+pub(crate) enum Fate {
+    /// It says when it is ready.
+    Rest,
+    /// It was cut off by its share.
+    Again,
+    /// It waits for room in its actor's mailbox; whether it told something before.
+    Full { fed: bool },
+    /// The actor has nothing to do with it any more; it goes on by itself.
+    Orphan,
+    /// It has ended, and was told so.
+    Gone,
+}
+
+/// Sockets that wait for room in one mailbox. Those that told nothing last time come first.
+#[derive(Default)]
+struct Stalled {
+    starved: Vec<SocketId>,
+    fed: Vec<SocketId>,
+}
+
+#[derive(Default)]
+pub(crate) struct Sockets {
+    entries: FxHashMap<SocketId, Entry>,
+    ready: VecDeque<SocketId>,
+    stalled: BTreeMap<Key, Stalled>,
+    dirty: Vec<SocketId>,
+    /// Where sockets are read to.
+    space: Vec<u8>,
+    conns: u64,
+    unshown: u64,
+}
+
+impl Sockets {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn next_conn(&mut self) -> SocketId {
+        self.conns += 1;
+        SocketId(self.conns)
+    }
+
+    pub(crate) fn next_unshown(&mut self) -> SocketId {
+        self.unshown += 1;
+        SocketId(FIRST_UNSHOWN + self.unshown)
+    }
+
+    /// Whether any can go on right now.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.ready.is_empty() || !self.dirty.is_empty()
+    }
+
+    /// Notes readiness.
+    pub(crate) fn note(&mut self, id: SocketId, part: Part, readable: bool, writable: bool) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.events.add(part, readable, writable);
+        self.queue(id);
+    }
+
+    fn queue(&mut self, id: SocketId) {
+        if let Some(entry) = self.entries.get_mut(&id)
+            && !std::mem::replace(&mut entry.queued, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Has what was written go out at the end of this round.
+    pub(crate) fn mark_dirty(&mut self, id: SocketId) {
+        if let Some(entry) = self.entries.get_mut(&id)
+            && !std::mem::replace(&mut entry.dirty, true)
+        {
+            self.dirty.push(id);
+        }
+    }
+
+    fn stall(&mut self, id: SocketId, fed: bool) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(owner) = entry.owner.filter(|_| !std::mem::replace(&mut entry.stalled, true)) else {
+            return;
+        };
+        let stalled = self.stalled.entry(owner).or_default();
+        if fed { stalled.fed.push(id) } else { stalled.starved.push(id) }
+    }
+
+    /// A socket of an actor's.
+    pub(crate) fn kind(&self, id: SocketId, owner: Key) -> Option<&Kind> {
+        self.entries.get(&id).filter(|entry| entry.owner == Some(owner)).map(|entry| &entry.kind)
+    }
+
+    /// Drops all, each in a catch of its own: constructors are the users'.
+    pub(crate) fn drop_all(&mut self) {
+        for (_, entry) in self.entries.drain() {
+            catch::quietly(|| drop(entry));
+        }
+    }
+}
+
+impl Core {
+    /// Whether an actor lives, and its mailbox takes messages.
+    pub(crate) fn has_room(&mut self, owner: Key) -> bool {
+        let max = self.mailbox_max;
+        self.any_mailbox(owner).is_some_and(|mailbox| !mailbox.is_full_of(max))
+    }
+
+    /// Puts a socket into the table; false when its actor has ended, in this very step.
+    pub(crate) fn insert_socket(&mut self, id: SocketId, owner: Key, kind: Kind) -> bool {
+        let entry = Entry {
+            owner: Some(owner),
+            kind,
+            timer: None,
+            events: Events::default(),
+            queued: false,
+            stalled: false,
+            dirty: false,
+        };
+        match self.side(owner) {
+            Some(side) => {
+                side.sockets.insert(id);
+                self.sockets.entries.insert(id, entry);
+                true
+            }
+            None => {
+                self.drop_socket(id, entry);
+                false
+            }
+        }
+    }
+
+    /// Registers a descriptor of a socket's.
+    pub(crate) fn watch_part(
+        &mut self,
+        id: SocketId,
+        part: Part,
+        source: &mut (impl mio::event::Source + ?Sized),
+        interest: mio::Interest,
+    ) -> io::Result<Source> {
+        self.io.register(Holder::Socket(id, part), source, interest)
+    }
+
+    /// Has `act` see a socket, which is out of the table meanwhile.
+    fn with_socket(&mut self, id: SocketId, act: impl FnOnce(&mut Hold<'_>, &mut Entry) -> Fate) {
+        let Some(mut entry) = self.sockets.entries.remove(&id) else { return };
+        let (owner, timer) = (entry.owner, entry.timer.take());
+        let mut hold = Hold { core: self, id, owner, timer, writes_on: false };
+        let fate = act(&mut hold, &mut entry);
+        let writes_on = hold.writes_on;
+        entry.timer = hold.timer;
+        match fate {
+            Fate::Gone => return self.drop_socket(id, entry),
+            Fate::Orphan => self.disown(id, &mut entry),
+            Fate::Rest | Fate::Again | Fate::Full { .. } => {}
+        }
+        self.sockets.entries.insert(id, entry);
+        match fate {
+            Fate::Again | Fate::Orphan => self.sockets.queue(id),
+            Fate::Full { fed } => self.sockets.stall(id, fed),
+            Fate::Rest | Fate::Gone => {}
+        }
+        if writes_on {
+            self.sockets.mark_dirty(id);
+        }
+        // What it told may have ended the actor, whose other sockets are gone already.
+        if owner.is_some_and(|owner| !self.slots.is_alive(owner)) {
+            self.bury_sockets([id].into());
+        }
+    }
+
+    fn drop_socket(&mut self, id: SocketId, mut entry: Entry) {
+        if let Some(timer) = entry.timer.take() {
+            self.wheel.cancel(timer);
+        }
+        self.disown(id, &mut entry);
+        match &mut entry.kind {
+            Kind::Listener(listener) => listener.leave(self),
+            Kind::Tcp(tcp) => tcp.leave(self),
+            Kind::Udp(udp) => udp.leave(self),
+            #[cfg(unix)]
+            Kind::Child(child) => child.leave(self),
+        }
+        catch::quietly(|| drop(entry));
+    }
+
+    /// The actor has nothing to do with the socket any more.
+    fn disown(&mut self, id: SocketId, entry: &mut Entry) {
+        if let Some(owner) = entry.owner.take()
+            && self.slots.is_alive(owner)
+            && let Some(side) = self.sides.get_mut(&owner.index())
+        {
+            side.sockets.remove(&id);
+            self.drop_idle_side(owner);
+        }
+    }
+
+    /// Serves the sockets that are ready, within a share of the round.
+    pub(crate) fn serve_sockets(&mut self) {
+        let mut space = std::mem::take(&mut self.sockets.space);
+        space.resize(SPACE_BYTES, 0);
+        for _ in 0..self.sockets.ready.len().min(SERVED_A_ROUND) {
+            let Some(id) = self.sockets.ready.pop_front() else { break };
+            self.with_socket(id, |hold, entry| {
+                entry.queued = false;
+                let events = std::mem::take(&mut entry.events);
+                match &mut entry.kind {
+                    Kind::Listener(listener) => listener.serve(hold, events),
+                    Kind::Tcp(tcp) => tcp.serve(hold, events, &mut space),
+                    Kind::Udp(udp) => udp.serve(hold, events, &mut space),
+                    #[cfg(unix)]
+                    Kind::Child(child) => child.serve(hold, events, &mut space),
+                }
+            });
+            if self.is_round_over() {
+                break;
+            }
+        }
+        self.sockets.space = space;
+    }
+
+    /// Writes what actors wrote in this round, and lets those go on whose actors have room again.
+    pub(crate) fn flush_sockets(&mut self) {
+        for id in std::mem::take(&mut self.sockets.dirty) {
+            self.with_socket(id, |hold, entry| {
+                entry.dirty = false;
+                match &mut entry.kind {
+                    Kind::Tcp(tcp) => tcp.flush(hold),
+                    #[cfg(unix)]
+                    Kind::Child(child) => child.flush(hold),
+                    Kind::Listener(_) | Kind::Udp(_) => Fate::Rest,
+                }
+            });
+        }
+        self.resume_stalled();
+    }
+
+    fn resume_stalled(&mut self) {
+        let owners: Vec<Key> = self.sockets.stalled.keys().copied().collect();
+        for owner in owners {
+            if self.slots.is_alive(owner) && !self.has_room(owner) {
+                continue;
+            }
+            let Some(stalled) = self.sockets.stalled.remove(&owner) else { continue };
+            for id in stalled.starved.into_iter().chain(stalled.fed) {
+                if let Some(entry) = self.sockets.entries.get_mut(&id) {
+                    entry.stalled = false;
+                }
+                self.sockets.queue(id);
+            }
+        }
+    }
+
+    /// The timer of a socket has fired.
+    pub(crate) fn socket_timer(&mut self, id: SocketId) {
+        self.with_socket(id, |hold, entry| {
+            hold.untime();
+            match &mut entry.kind {
+                Kind::Tcp(tcp) => tcp.on_timer(hold),
+                Kind::Listener(_) | Kind::Udp(_) => Fate::Again,
+                #[cfg(unix)]
+                Kind::Child(_) => Fate::Again,
+            }
+        });
+    }
+
+    /// The actor has taken the end of a socket: it writes no more.
+    pub(crate) fn socket_seen(&mut self, id: SocketId, owner: Key) {
+        self.with_own_tcp(id, owner, |tcp, hold| tcp.on_seen(hold));
+    }
+
+    /// Has `act` see a socket of an actor's.
+    pub(crate) fn with_own_socket(
+        &mut self,
+        id: SocketId,
+        owner: Key,
+        act: impl FnOnce(&mut Hold<'_>, &mut Kind) -> Fate,
+    ) {
+        if self.sockets.kind(id, owner).is_some() {
+            self.with_socket(id, |hold, entry| act(hold, &mut entry.kind));
+        }
+    }
+
+    /// As [`Core::with_own_socket`], for a connection.
+    pub(crate) fn with_own_tcp(
+        &mut self,
+        id: SocketId,
+        owner: Key,
+        act: impl FnOnce(&mut Tcp, &mut Hold<'_>) -> Fate,
+    ) {
+        self.with_own_socket(id, owner, |hold, kind| match kind {
+            Kind::Tcp(tcp) => act(tcp, hold),
+            _ => Fate::Rest,
+        });
+    }
+
+    /// An actor has ended: so do its sockets, but for those that are being closed.
+    pub(crate) fn bury_sockets(&mut self, ids: BTreeSet<SocketId>) {
+        for id in ids {
+            let Some(entry) = self.sockets.entries.get_mut(&id) else { continue };
+            entry.owner = None;
+            self.with_socket(id, |hold, entry| match &mut entry.kind {
+                Kind::Tcp(tcp) => tcp.finish(hold),
+                _ => Fate::Gone,
+            });
+        }
+    }
+}
+
+impl Hold<'_> {
+    /// Sets the one timer of the socket, or moves it.
+    pub(crate) fn time(&mut self, span: Duration) {
+        let until = self.core.now + span;
+        if !self.timer.is_some_and(|timer| self.core.wheel.push_back(timer, until)) {
+            self.timer = Some(self.core.wheel.insert(until, Due::Socket(self.id)));
+        }
+    }
+
+    pub(crate) fn untime(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            self.core.wheel.cancel(timer);
+        }
+    }
+
+    pub(crate) fn is_timed(&self) -> bool {
+        self.timer.is_some()
+    }
+}

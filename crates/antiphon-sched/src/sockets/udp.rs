@@ -1,0 +1,85 @@
+//! UDP sockets of actors.
+//!
+//! Invariant: nothing is read while the actor's mailbox is full; the system drops what comes meanwhile, as it may.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use mio::Interest;
+use mio::net::UdpSocket;
+
+use super::listener::bind;
+use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
+use super::tells::Tells;
+use super::{Endpoint, Udp};
+use crate::core::Core;
+use crate::egress;
+use crate::id::Key;
+use crate::io::Source;
+
+/// Datagrams read at once, before the others have their turn.
+const READS_A_ROUND: usize = 64;
+
+pub(crate) struct UdpPort {
+    socket: UdpSocket,
+    source: Source,
+    tells: Rc<dyn Tells<(SocketAddr, Vec<u8>)>>,
+    readable: bool,
+}
+
+impl Core {
+    pub(crate) fn open_udp(
+        &mut self,
+        owner: Key,
+        at: &impl Endpoint,
+        tells: Rc<dyn Tells<(SocketAddr, Vec<u8>)>>,
+    ) -> io::Result<Udp> {
+        self.io.check()?;
+        let mut socket = bind(at, UdpSocket::bind)?;
+        let local = socket.local_addr()?;
+        let id = self.sockets.next_unshown();
+        let source = self.watch_part(id, Part::Main, &mut socket, Interest::READABLE)?;
+        let port = UdpPort { socket, source, tells, readable: false };
+        self.insert_socket(id, owner, Kind::Udp(port));
+        Ok(Udp { id: id.0, local })
+    }
+
+    pub(crate) fn send_udp(&mut self, owner: Key, udp: Udp, to: SocketAddr, data: &[u8]) -> io::Result<()> {
+        egress::allowed(&to).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+        match self.sockets.kind(SocketId(udp.id), owner) {
+            Some(Kind::Udp(port)) => port.socket.send_to(data, to).map(|_| ()),
+            _ => Err(io::Error::new(io::ErrorKind::NotFound, "no UDP socket of this actor; was it closed?")),
+        }
+    }
+
+    pub(crate) fn close_udp(&mut self, owner: Key, udp: Udp) {
+        self.with_own_socket(SocketId(udp.id), owner, |_, _| Fate::Gone);
+    }
+}
+
+impl UdpPort {
+    pub(crate) fn serve(&mut self, hold: &mut Hold<'_>, events: Events, space: &mut [u8]) -> Fate {
+        let Some(owner) = hold.owner else { return Fate::Gone };
+        self.readable |= events.is_readable(Part::Main);
+        for read in 0..READS_A_ROUND {
+            if !self.readable {
+                return Fate::Rest;
+            }
+            if !hold.core.has_room(owner) {
+                return Fate::Full { fed: read > 0 };
+            }
+            match self.socket.recv_from(space) {
+                Ok((count, from)) => self.tells.tell(hold.core, owner, (from, space[..count].to_vec())),
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                // The news of a datagram that was not taken somewhere: no end of this socket.
+                Err(why) => tracing::debug!(%why, "a UDP socket"),
+            }
+        }
+        Fate::Again
+    }
+
+    pub(crate) fn leave(&mut self, core: &mut Core) {
+        core.io.part_with(self.source, &mut self.socket);
+    }
+}

@@ -1,0 +1,65 @@
+//! Joins the chat room of `chat_sock_server`: says the lines of its input, and prints what the others say.
+//!
+//! It ends at `quit`, at the end of its input, or when the server ends.
+
+use std::io;
+
+use antiphon::prelude::*;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Joins the chat room of chat_sock_server")]
+struct Args {
+    /// Where the server is
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// The server's TCP port
+    #[arg(long, default_value_t = 1234)]
+    port: u16,
+}
+
+enum Client {
+    Server(Conn, Socket),
+    Typed(Conn, Result<Option<io::Result<String>>, JobError>),
+}
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut events = Loop::new(LoopConfig::default())?;
+
+    let client = events.spawn(move |cx, event| {
+        match event {
+            Event::Start => {
+                let server = (args.host.as_str(), args.port);
+                cx.connect(server, Framing::Length4 { max: 65_536 }, secs(10), Client::Server);
+            }
+            Event::Message(Client::Server(server, Socket::Opened(_))) => read_line(cx, server),
+            Event::Message(Client::Server(_, Socket::Data(text))) => {
+                println!("{}", String::from_utf8_lossy(&text));
+            }
+            Event::Message(Client::Server(_, Socket::Closed(why))) => match why {
+                None => return stop(),
+                Some(why) => return fail(format!("the connection has ended: {why}")),
+            },
+            Event::Message(Client::Typed(server, line)) => match line? {
+                Some(Ok(line)) if line != "quit" => {
+                    cx.write(server, line);
+                    read_line(cx, server);
+                }
+                _ => cx.close(server),
+            },
+            _ => {}
+        }
+        receive()
+    });
+    // How the actor ends is how the program ends.
+    let client = events.joiner::<()>(client);
+    events.run()?;
+    Ok(client.join(secs(0))?)
+}
+
+/// Standard input blocks, so a helper thread reads it.
+fn read_line(cx: &mut Cx<Client>, server: Conn) {
+    cx.blocking(|| io::stdin().lines().next(), move |line| Client::Typed(server, line));
+}

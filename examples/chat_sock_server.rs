@@ -1,0 +1,81 @@
+//! A chat room over plain TCP, as any program can speak it: each message has four bytes of length before it.
+//!
+//! What one client says, all others hear. Start `chat_sock_client` beside it, a few times. It ends at `quit`, or
+//! at the end of its input. It needs no node: a loop alone runs its actors.
+
+use std::collections::BTreeSet;
+
+use antiphon::prelude::*;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "A chat room over plain TCP")]
+struct Args {
+    /// The TCP port to listen on; 0 picks a free one
+    #[arg(long, default_value_t = 1234)]
+    port: u16,
+}
+
+/// All that the room hears: what happens on a client's connection.
+struct Client(Conn, Socket);
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut events = Loop::new(LoopConfig::default())?;
+
+    let mut clients = BTreeSet::new();
+    let room = events.spawn(move |cx, event| {
+        match event {
+            Event::Start => {
+                cx.set_daemon(true);
+                let at = cx.listen(("127.0.0.1", args.port), Framing::Length4 { max: 65_536 }, Client)?;
+                println!("server at {at}");
+            }
+            Event::Message(Client(who, Socket::Opened(_))) => {
+                cx.write(who, format!("id: {who}"));
+                tell_others(cx, &clients, who, &format!("{who} joined"));
+                clients.insert(who);
+            }
+            Event::Message(Client(who, Socket::Data(line))) => {
+                let line = String::from_utf8_lossy(&line);
+                tell_others(cx, &clients, who, &format!("{who} says: {line}"));
+            }
+            Event::Message(Client(who, Socket::Closed(_))) => {
+                clients.remove(&who);
+                tell_others(cx, &clients, who, &format!("{who} left"));
+            }
+            _ => {}
+        }
+        receive()
+    });
+
+    // The room is a daemon, which does not keep the loop running; this actor does, until the input ends, or the room.
+    let host = events.spawn(move |cx, event| match event {
+        Event::Start => {
+            cx.monitor(room);
+            cx.blocking(input_is_over, |over| over);
+            receive()
+        }
+        Event::Message(Ok(false)) => {
+            cx.blocking(input_is_over, |over| over);
+            receive()
+        }
+        Event::Message(_) => stop(),
+        Event::Down(Down { why, .. }) => fail(why),
+        _ => receive(),
+    });
+    let host = events.joiner::<()>(host);
+    events.run()?;
+    Ok(host.join(secs(0))?)
+}
+
+fn tell_others(cx: &mut Cx<Client>, clients: &BTreeSet<Conn>, who: Conn, text: &str) {
+    for other in clients.iter().filter(|client| **client != who) {
+        cx.write(*other, text);
+    }
+}
+
+fn input_is_over() -> bool {
+    std::io::stdin().lines().next().and_then(Result::ok).is_none_or(|line| line.trim() == "quit")
+}

@@ -1,0 +1,158 @@
+//! As a user would send a file, and messages beside it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use antiphon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Files, folder_of};
+use crate::pair;
+
+const ECHO_BYTES: usize = 64;
+/// Round trips where no file tells when to end.
+const ALONE: usize = 20_000;
+const PATIENCE: Duration = Duration::from_secs(600);
+
+#[derive(Serialize, Deserialize)]
+enum Echo {
+    From(Addr<Bytes>),
+    Say(Bytes),
+}
+antiphon::wire!(Echo, "bench.files.echo/1", compact);
+
+/// A file by itself.
+pub(super) fn transfer() -> Vec<f64> {
+    pair::run(serve, |at, secret| {
+        let files = Files::new(at);
+        let (told, seconds) = channel();
+        let mut node = node(&secret, Some(at), None);
+        let source = files.source();
+        let mut begun = Instant::now();
+        node.spawn(move |cx, event| match event {
+            Event::Start => {
+                cx.peer(at, secs(10), |_| None);
+                receive()
+            }
+            Event::Message(None) => {
+                begun = Instant::now();
+                cx.send_file(at.into(), &source, FileOptions::default(), PATIENCE, Some);
+                receive()
+            }
+            Event::Message(Some(stored)) => {
+                stored?;
+                told.send(begun.elapsed().as_secs_f64())?;
+                stop()
+            }
+            _ => receive(),
+        });
+        node.run().expect("the node runs");
+        files.mib_a_second(seconds.recv().expect("the file was stored"))
+    })
+}
+
+/// Messages there and back while a file is sent.
+pub(super) fn round_trips_beside() -> Vec<f64> {
+    pair::run(serve, |at, secret| {
+        let files = Files::new(at);
+        let nanos = round_trips(&secret, at, Some(files.source()));
+        pair::percentiles(&nanos)
+    })
+}
+
+/// Messages there and back, and nothing else.
+pub(super) fn round_trips_alone() -> Vec<f64> {
+    pair::run(serve, |at, secret| {
+        let nanos = round_trips(&secret, at, None);
+        std::fs::remove_dir_all(folder_of(at)).expect("the folder is ours");
+        pair::percentiles(&nanos)
+    })
+}
+
+/// Takes files, and sends messages back.
+fn serve(secret: String, tell: &dyn Fn(SocketAddr)) {
+    // The folder is named by the port, which the node is told before it has it.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let at = free.expect("loopback has a free port");
+    let mut node = node(&secret, None, Some(at));
+    tell(at);
+    let mut back = None;
+    node.spawn(move |cx, event| {
+        match event {
+            Event::Start => cx.register("echo")?,
+            Event::Message(Echo::From(addr)) => back = Some(addr),
+            Event::Message(Echo::Say(bytes)) => cx.send(back.ok_or("nobody to answer")?, bytes)?,
+            _ => {}
+        }
+        receive()
+    });
+    node.serve().expect("the node runs");
+}
+
+enum Client {
+    Found(Result<Addr<Echo>, LocateError>),
+    Heard(Bytes),
+    Stored(Result<Stored, FileError>),
+}
+
+fn round_trips(secret: &str, at: SocketAddr, file: Option<PathBuf>) -> Vec<u64> {
+    let mut node = node(secret, Some(at), None);
+    let (told, nanos) = channel();
+    node.spawn_actor(client(told, at, file));
+    node.run().expect("the node runs");
+    nanos.recv().expect("the client measured")
+}
+
+fn client(told: Sender<Vec<u64>>, at: SocketAddr, file: Option<PathBuf>) -> impl Actor<Client> {
+    let mut nanos = Vec::new();
+    let mut echo = None;
+    let mut begun = Instant::now();
+    actor(move |cx: &mut Cx<Client>, event| {
+        match event {
+            Event::Start => cx.locate("echo", secs(10), Client::Found),
+            Event::Message(Client::Found(found)) => {
+                let found = found?;
+                echo = Some(found);
+                let ear = cx.me_as(Client::Heard);
+                cx.send(found, Echo::From(ear))?;
+                if let Some(file) = &file {
+                    cx.send_file(at.into(), file, FileOptions::default(), PATIENCE, Client::Stored);
+                }
+                begun = Instant::now();
+                cx.send(found, Echo::Say(vec![7; ECHO_BYTES].into()))?;
+            }
+            Event::Message(Client::Heard(bytes)) => {
+                nanos.push(begun.elapsed().as_nanos() as u64);
+                if file.is_none() && nanos.len() == ALONE {
+                    told.send(std::mem::take(&mut nanos))?;
+                    return stop();
+                }
+                begun = Instant::now();
+                cx.send(echo.ok_or("not yet found")?, Echo::Say(bytes))?;
+            }
+            Event::Message(Client::Stored(stored)) => {
+                stored?;
+                told.send(std::mem::take(&mut nanos))?;
+                return stop();
+            }
+            _ => {}
+        }
+        receive()
+    })
+}
+
+/// A node; `at` is where it listens, and takes files.
+fn node(secret: &str, peer: Option<SocketAddr>, at: Option<SocketAddr>) -> Node {
+    antiphon::log_to_stderr();
+    Node::new(Config {
+        secret: Some(secret.into()),
+        discover_peers: false,
+        peers: peer.into_iter().map(PeerAt::from).collect(),
+        tcp_port: at.map_or(0, |at| at.port()),
+        dest_path: at.map(folder_of),
+        ..Config::default()
+    })
+    .expect("loopback has a free port")
+}

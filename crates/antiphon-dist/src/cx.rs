@@ -144,7 +144,7 @@ pub trait NetCx<M: 'static> {
 
     /// Closes a channel: each actor that has subscribed is told by one `Event::Down` with the channel's id, and
     /// what is sent to it from now on is a dead letter.
-    fn close<T>(&mut self, channel: Channel<T>);
+    fn close_channel<T>(&mut self, channel: Channel<T>);
 
     /// Has `subscriber` receive what is sent to a channel: an actor (also by an address that `me_as` made), or
     /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions.
@@ -422,7 +422,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         Ok(())
     }
 
-    fn close<T>(&mut self, channel: Channel<T>) {
+    fn close_channel<T>(&mut self, channel: Channel<T>) {
         self.terminate(channel.id());
     }
 

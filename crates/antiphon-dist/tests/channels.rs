@@ -228,7 +228,7 @@ fn closing_tells_each_subscriber_once() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     let told: Vec<_> = [&here, &there, &here].map(|node| subscriber(node, channel).1).into();
-    here.step(move |cx| cx.close(channel));
+    here.step(move |cx| cx.close_channel(channel));
     for told in &told {
         assert_eq!(heard(told), Heard::Down(channel.id(), End::Terminated));
     }
@@ -273,7 +273,7 @@ fn an_ear_subscribes_and_its_actor_is_told_of_the_end() {
         all.push(told);
     }
     assert_eq!(heard(&all[0]), Ok(7));
-    there.step(move |cx| cx.close(news));
+    there.step(move |cx| cx.close_channel(news));
     for told in all {
         assert_eq!(heard(&told), Err(news.id()));
     }
@@ -339,7 +339,7 @@ fn a_channel_has_so_many_deliveries_under_way_and_no_more() {
     let _one = subscriber(&node, channel);
     (0..1024).for_each(|_| assert_eq!(heard(&told), Ok(1)));
     let waiting = delivering(&node, channel, "never", 9, PATIENCE);
-    node.step(move |cx| cx.close(channel));
+    node.step(move |cx| cx.close_channel(channel));
     assert_eq!(heard(&waiting), Err(DeliverError::Refused(Undelivered::NoActor)));
 }
 
@@ -444,8 +444,8 @@ fn names_of_channels_are_a_space_of_their_own() {
     });
     assert!(mine.0.is_ok() && mine.1.is_ok());
     let again = there.step(|cx| cx.channel::<u64>("mine"));
-    there.step(move |cx| cx.close(mine.0.expect("it was opened")));
-    there.step(move |cx| cx.close(again.expect("the name was free")));
+    there.step(move |cx| cx.close_channel(mine.0.expect("it was opened")));
+    there.step(move |cx| cx.close_channel(again.expect("the name was free")));
     wait_for("all to be as before", || (there.stats().actors == actors).then_some(()));
 }
 
@@ -476,7 +476,7 @@ fn channels_below_channels_pass_on_what_they_get() {
     here.step(move |cx| cx.unsubscribe(top, middle));
     wait_for("the branch to be cut", || (deliver(&here, top, "top", 0) == Ok(1)).then_some(()));
     // A channel that ends takes nobody along.
-    here.step(move |cx| cx.close(middle));
+    here.step(move |cx| cx.close_channel(middle));
     assert_eq!(heard(&told[1]), Heard::Down(middle.id(), End::Terminated));
     assert_eq!(deliver(&there, bottom, "alive", 1), Ok(1));
 }
@@ -530,7 +530,7 @@ fn after_a_thousand_rounds_all_tables_are_as_before() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     let closed = open(&there, "closed");
-    there.step(move |cx| cx.close(closed));
+    there.step(move |cx| cx.close_channel(closed));
     let before = |node: &TestNode| {
         let (stats, counts) = (node.stats(), node.counts());
         (
@@ -597,7 +597,7 @@ fn a_down_of_a_channel_is_the_only_one() {
                 cx.monitor(news);
                 let me = cx.me();
                 cx.subscribe(news, me);
-                cx.close(news);
+                cx.close_channel(news);
             }
             Event::Down(Down { who, .. }) => tell_test(&tell, who),
             _ => {}

@@ -49,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) monitors: u64,
     /// Actors that keep the loop running: all but daemons.
     pub(crate) citizens: usize,
+    /// The loop was asked to stop: who starts now is told at once.
+    pub(crate) stopping: bool,
     /// The actor whose step is running.
     pub(crate) current: Option<Key>,
     pub(crate) steps: u64,
@@ -97,6 +99,7 @@ impl Core {
             sides: FxHashMap::default(),
             monitors: 0,
             citizens: 0,
+            stopping: false,
             current: None,
             steps: 0,
             rng: fastrand::Rng::with_seed(seed),
@@ -121,6 +124,9 @@ impl Core {
         let key = self.slots.insert(Cell::new(Mailbox::<M>::new(), actor));
         self.citizens += 1;
         self.slots.enqueue(key.index());
+        if self.stopping {
+            self.push_system(key, System::Terminate);
+        }
         Addr::local(self.id(key))
     }
 

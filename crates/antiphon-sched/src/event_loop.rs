@@ -388,6 +388,7 @@ impl Loop {
     fn enter(&mut self) {
         if self.stop_is_fresh() {
             self.stopping = Some(self.core.now + self.stop_within);
+            self.core.stopping = true;
             for key in self.core.slots.keys() {
                 // Further addresses end with their owners.
                 if !self.core.slots.has(key.index(), Flag::EAR) {
@@ -604,6 +605,7 @@ impl Loop {
     /// Makes a loop that was stopped ready to run again.
     pub fn after_stop(&mut self) {
         if self.stopping.take().is_some() {
+            self.core.stopping = false;
             self.core.shared.stop.store(false, Ordering::Release);
         }
     }

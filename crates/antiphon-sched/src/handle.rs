@@ -241,7 +241,7 @@ impl Handle {
         }
     }
 
-    /// Ends the loop gracefully: every actor is terminated, and `run` returns.
+    /// Ends the loop gracefully: every actor is terminated, also one that starts meanwhile, and `run` returns.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake();

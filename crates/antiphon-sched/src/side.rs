@@ -187,10 +187,13 @@ impl Core {
     /// `watcher`, here, will be told of `who` under this number.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
         let watcher = self.owner_of(watcher);
-        let Some(mailbox) = self.any_mailbox(watcher) else { return };
-        if *mailbox.opened() == OPEN_MAX {
-            let watcher = self.id(watcher);
-            return self.dead.note(watcher, "a notify", Undelivered::Full);
+        let refusal = match self.any_mailbox(watcher) {
+            None => Some(Undelivered::NoActor),
+            Some(mailbox) => (*mailbox.opened() == OPEN_MAX).then_some(Undelivered::Full),
+        };
+        if let Some(why) = refusal {
+            self.dead.note(self.id(watcher), "a notify", why);
+            return;
         }
         let Some(side) = self.side(watcher) else { return };
         // Told twice, it is one monitor.

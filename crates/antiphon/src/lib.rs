@@ -30,8 +30,9 @@ pub use antiphon_sched::wire;
 /// All that programs of actors need: `use antiphon::prelude::*;`.
 pub mod prelude {
     pub use antiphon_dist::{
-        Config, DeliverError, LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerOptions,
-        PeerStatus, RegisterError, Secret, Status, UnknownNode, Watch,
+        CallError, Channel, Config, DeliverError, LocateError, Location, NetCx, Node, NodeError, PeerAt,
+        PeerError, PeerOptions, PeerStatus, Rci, RegisterError, Secret, Status, SubscribeError, Subscriber,
+        UnknownNode, Watch,
     };
     pub use antiphon_dist::{
         DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,

@@ -158,6 +158,12 @@ impl Cast {
         self.actors[role.0].stdin = None;
     }
 
+    /// Kills a process, as a crash would.
+    pub(super) fn kill(&mut self, role: Role) -> Result<(), String> {
+        let child = &mut self.actors[role.0].child;
+        child.kill().and_then(|()| child.wait()).map(drop).map_err(|why| why.to_string())
+    }
+
     /// Waits until a process has ended well, and shows the rest of what it printed.
     pub(super) fn wait_for_end(&mut self, role: Role) -> Result<(), String> {
         let status = self.wait_for_any_end(role)?;

@@ -4,7 +4,11 @@
 //! a UDP port and a secret of its own.
 
 mod cast;
+mod chat_chan;
 mod chat_sock;
+mod files;
+mod rci_monitor;
+mod remote_channel;
 mod remote_coro;
 mod tut;
 
@@ -43,6 +47,30 @@ const DEMOS: &[Demo] = &[
         about: "a server that only those find who know its secret",
         programs: &["remote_coro_server", "remote_coro_client"],
         play: remote_coro::play,
+    },
+    Demo {
+        name: "remote_channel",
+        about: "a channel between two processes; each delivery waits for both subscribers",
+        programs: &["remote_channel_server", "remote_channel_client"],
+        play: remote_channel::play,
+    },
+    Demo {
+        name: "chat_chan",
+        about: "a chat over a channel that edits what is said",
+        programs: &["chat_chan_server", "chat_chan_client"],
+        play: chat_chan::play,
+    },
+    Demo {
+        name: "rci_monitor",
+        about: "actors that are started on another node, and whose ends are told here",
+        programs: &["rci_monitor_server", "rci_monitor_client"],
+        play: rci_monitor::play,
+    },
+    Demo {
+        name: "files",
+        about: "a file is sent, sent again, replaced, interrupted, resumed and deleted",
+        programs: &["files_receiver", "files_sender"],
+        play: files::play,
     },
     Demo {
         name: "chat_sock",

@@ -120,11 +120,6 @@ struct NodeWanted {
 }
 
 impl Names {
-    /// Names that users registered; every node has its services besides.
-    pub(super) fn len(&self) -> usize {
-        self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
-    }
-
     /// Names that users gave: all but those of services.
     pub(super) fn given_len(&self) -> usize {
         self.registered.keys().filter(|(space, _)| *space != Space::Service).count()

@@ -48,3 +48,25 @@ fn a_flood_of_dead_letters_is_counted_in_full_and_shown_in_part() {
     assert_eq!(events.stats().dead_letters, 5_000);
     assert_eq!(log.take().split(' ').count(), 1_024);
 }
+
+#[test]
+fn a_notify_that_its_watcher_cannot_take_is_a_dead_letter() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let seen = log.clone();
+    let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
+    let busy = events.spawn(|cx: &mut Cx<u32>, event| {
+        if let Event::Start = event {
+            (0..65_535).for_each(|_| {
+                cx.after(secs(1_000), 0);
+            });
+        }
+        receive()
+    });
+    settle(&mut events);
+    events.on_dead_letter(move |letter| seen.note(format!("{}:{:?}", letter.what, letter.why)));
+    for watcher in [dead, busy] {
+        within(&mut events, move |cx| cx.notify(watcher));
+    }
+    assert_eq!(log.take(), "a notify:NoActor a notify:Full");
+}

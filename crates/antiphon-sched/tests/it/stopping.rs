@@ -113,13 +113,36 @@ fn a_stop_is_bounded_by_stop_within() {
     events.spawn_actor(hydra());
     settle(&mut events);
     events.handle().stop();
-    settle(&mut events);
+    (0..10).for_each(|_| events.work());
+    assert!(events.is_runnable() && !events.has_stopped());
+    events.advance_to(events.now() + millis(99));
     assert!(!events.has_stopped());
-    let deadline = events.next_deadline().expect("it wants to be looked at when its time is over");
-    events.advance_to(deadline);
+    events.advance_to(events.now() + millis(1));
     assert!(events.has_stopped());
     events.run().unwrap();
     assert!(events.has_citizens(), "run returned all the same");
+}
+
+#[test]
+fn an_actor_that_starts_while_the_loop_stops_starts_and_is_told_to_end() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let seen = log.clone();
+    events.spawn(move |cx: &mut Cx<u32>, event| {
+        if let Event::Terminate = event {
+            let seen = seen.clone();
+            cx.spawn(move |_: &mut Cx<u32>, event| {
+                tell(&seen, &event);
+                receive()
+            });
+        }
+        receive()
+    });
+    settle(&mut events);
+    events.handle().stop();
+    settle(&mut events);
+    assert_eq!(log.take(), "start terminate");
+    assert!(events.has_stopped(), "at once: nobody waits for the time to be over");
 }
 
 #[test]

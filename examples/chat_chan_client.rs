@@ -1,0 +1,115 @@
+//! Somebody in a chat: what is typed, all others read. Start `chat_chan_server` beside it.
+//!
+//! It ends at `quit`, at the end of its input, or when the server does.
+
+use std::io;
+
+use antiphon::prelude::*;
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+#[derive(Parser)]
+#[command(about = "Joins the chat of a `chat_chan_server`")]
+struct Args {
+    /// What server and clients share
+    #[arg(long, default_value = "key")]
+    secret: String,
+    /// The UDP port on which nodes find each other
+    #[arg(long, default_value_t = 51350)]
+    udp_port: u16,
+    /// How many seconds to wait for the server
+    #[arg(long, default_value_t = 10)]
+    timeout: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Chat {
+    Join(Reply<u32>),
+    Quit(u32),
+    Close,
+}
+antiphon::wire!(Chat, "chat_chan.chat/1");
+
+enum Client {
+    Server(Result<Addr<Chat>, LocateError>),
+    Joined(Result<u32, AskError>),
+    Channel(Result<Channel<(String, u32)>, LocateError>),
+    Subscribed(Result<(), SubscribeError>),
+    Heard((String, u32)),
+    Typed(Result<Option<io::Result<String>>, JobError>),
+}
+
+/// How far the client has come, and what it knows by then.
+#[derive(Copy, Clone)]
+enum Chatter {
+    Seeking,
+    Joining(Addr<Chat>),
+    Tuning(Addr<Chat>, u32),
+    Chatting(Addr<Chat>, u32, Channel<(String, u32)>),
+}
+use Chatter::*;
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut node = Node::new(Config {
+        secret: Some(args.secret.into()),
+        udp_port: Some(args.udp_port),
+        ..Config::default()
+    })?;
+    node.spawn_fsm(Seeking, move |cx, state, event| match (state, event) {
+        (Seeking, Event::Start) => {
+            cx.locate("chat_server", secs(args.timeout), Client::Server);
+            to(Seeking, receive())
+        }
+        (Seeking, Event::Message(Client::Server(server))) => {
+            let server = server?;
+            cx.ask(server, secs(5), Chat::Join, Client::Joined);
+            to(Joining(server), receive())
+        }
+        (Joining(server), Event::Message(Client::Joined(id))) => {
+            let home = cx.location_of(server.node())?;
+            cx.locate_at("chat_channel", home, secs(5), Client::Channel);
+            to(Tuning(server, id?), receive())
+        }
+        (Tuning(server, id), Event::Message(Client::Channel(channel))) => {
+            let (channel, ear) = (channel?, cx.me_as(Client::Heard));
+            cx.subscribe_within(channel, ear, secs(5), Client::Subscribed);
+            to(Chatting(server, id, channel), receive())
+        }
+        (Chatting(_, id, _), Event::Message(Client::Subscribed(done))) => {
+            done?;
+            println!("you are {id}; what you type, all others read");
+            read_line(cx);
+            to(state, receive())
+        }
+        (Chatting(_, id, _), Event::Message(Client::Heard((text, who)))) => {
+            if who != id {
+                println!("    {who} {text}");
+            }
+            to(state, receive())
+        }
+        (Chatting(server, id, channel), Event::Message(Client::Typed(line))) => match line? {
+            Some(Ok(line)) if line.trim() != "quit" => {
+                cx.send(channel, (line, id))?;
+                read_line(cx);
+                to(state, receive())
+            }
+            _ => {
+                cx.send(server, Chat::Quit(id))?;
+                stop()
+            }
+        },
+        (Chatting(_, _, channel), Event::Down(Down { who, why })) if who == channel.id() => {
+            println!("the chat is over: {why}");
+            stop()
+        }
+        (state, _) => to(state, receive()),
+    });
+    Ok(node.run()?)
+}
+
+/// Waits for the next line of the input, on a thread that may block.
+fn read_line(cx: &mut Cx<Client>) {
+    cx.blocking(|| io::stdin().lines().next(), Client::Typed);
+}

@@ -1,0 +1,54 @@
+//! Takes files from peers, into one folder and nowhere else. Start `files_sender` beside it.
+//!
+//! It ends at `quit`, or at the end of its input.
+
+use std::path::PathBuf;
+
+use antiphon::prelude::*;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Takes files from `files_sender`")]
+struct Args {
+    /// Where files are stored, and found again to be deleted
+    dest: PathBuf,
+    /// The largest file that is taken, in bytes; any that the disk has room for, if not given
+    #[arg(long)]
+    max_file_size: Option<u64>,
+    /// What receiver and senders share
+    #[arg(long, default_value = "key")]
+    secret: String,
+    /// The UDP port on which nodes find each other
+    #[arg(long, default_value_t = 51350)]
+    udp_port: u16,
+}
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    // With a `dest_path` a node takes files by itself: no actor is needed for it.
+    let mut node = Node::new(Config {
+        name: Some("receiver".into()),
+        secret: Some(args.secret.into()),
+        udp_port: Some(args.udp_port),
+        dest_path: Some(args.dest),
+        max_file_size: args.max_file_size,
+        ..Config::default()
+    })?;
+    println!("receiver at {}", node.location());
+
+    // Keeps the node running until the input ends.
+    node.spawn(|cx, event| match event {
+        Event::Start | Event::Message(Ok(false)) => {
+            cx.blocking(input_is_over, |over| over);
+            receive()
+        }
+        Event::Message(_) => stop(),
+        _ => receive(),
+    });
+    Ok(node.run()?)
+}
+
+fn input_is_over() -> bool {
+    std::io::stdin().lines().next().and_then(Result::ok).is_none_or(|line| line.trim() == "quit")
+}

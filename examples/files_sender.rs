@@ -1,0 +1,122 @@
+//! Sends a file to `files_receiver`, or has one deleted there. A progress bar shows how far it is.
+//!
+//! Interrupt it, and start it again: it goes on where it stopped.
+
+use std::path::PathBuf;
+
+use antiphon::prelude::*;
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+#[derive(Parser)]
+#[command(about = "Sends files to `files_receiver`")]
+struct Args {
+    /// What receiver and senders share
+    #[arg(long, default_value = "key")]
+    secret: String,
+    /// The UDP port on which nodes find each other
+    #[arg(long, default_value_t = 51350)]
+    udp_port: u16,
+    /// How many seconds all of it may take
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    #[command(subcommand)]
+    wish: Wish,
+}
+
+#[derive(Clone, Subcommand)]
+enum Wish {
+    /// Sends a file
+    Send {
+        file: PathBuf,
+        /// The folder that it goes to, beneath the receiver's own
+        #[arg(long, default_value = "")]
+        dir: PathBuf,
+        /// Replaces a different file of that name
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Deletes a file that was sent before
+    Delete {
+        file: PathBuf,
+        #[arg(long, default_value = "")]
+        dir: PathBuf,
+    },
+}
+
+enum Sender {
+    Found(Result<Location, LocateError>),
+    SendAgain(Location),
+    Progress(Progress),
+    Sent(Location, Result<Stored, FileError>),
+    Deleted(Result<(), DeleteError>),
+}
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut node = Node::new(Config {
+        name: Some("sender".into()),
+        secret: Some(args.secret.into()),
+        udp_port: Some(args.udp_port),
+        ..Config::default()
+    })?;
+    let timeout = secs(args.timeout);
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(
+        "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+    )?);
+    let mut resumed = 0;
+
+    node.spawn(move |cx, event| match event {
+        Event::Start => {
+            cx.locate_node("receiver", timeout, Sender::Found);
+            receive()
+        }
+        Event::Message(Sender::Found(at)) => {
+            let at = at?;
+            match &args.wish {
+                Wish::Send { .. } => cx.hand_self(Sender::SendAgain(at)),
+                Wish::Delete { file, dir } => cx.del_file(at, file, dir, timeout, Sender::Deleted),
+            }
+            receive()
+        }
+        Event::Message(Sender::SendAgain(at)) => {
+            if let Wish::Send { file, dir, overwrite } = args.wish.clone() {
+                let options = FileOptions { dir, overwrite, ..FileOptions::default() };
+                let transfer = cx.send_file(at, file, options, timeout, move |done| Sender::Sent(at, done));
+                cx.progress(transfer, millis(100), Sender::Progress);
+            }
+            receive()
+        }
+        Event::Message(Sender::Progress(progress)) => {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+            resumed = progress.resumed;
+            receive()
+        }
+        // The receiver has not yet noticed that an earlier sender of this file is gone.
+        Event::Message(Sender::Sent(at, Err(FileError::Refused(FileRefused::Busy)))) => {
+            cx.after(millis(200), Sender::SendAgain(at));
+            receive()
+        }
+        Event::Message(Sender::Sent(_, done)) => {
+            bar.finish_and_clear();
+            match done {
+                Ok(Stored::New) if resumed > 0 => println!("stored; {resumed} bytes were there already"),
+                Ok(Stored::New) => println!("stored"),
+                Ok(_) => println!("already there"),
+                Err(why) => println!("not stored: {why}"),
+            }
+            stop()
+        }
+        Event::Message(Sender::Deleted(done)) => {
+            match done {
+                Ok(()) => println!("deleted"),
+                Err(why) => println!("not deleted: {why}"),
+            }
+            stop()
+        }
+        _ => receive(),
+    });
+    Ok(node.run()?)
+}

@@ -1,0 +1,82 @@
+//! Has five actors started by another node's function, and is told how each ends. Start `rci_monitor_server` beside it.
+
+use antiphon::prelude::*;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Calls the function `rci_1` of the node `server` five times")]
+struct Args {
+    /// What server and clients share
+    #[arg(long, default_value = "test")]
+    secret: String,
+    /// The UDP port on which nodes find each other
+    #[arg(long, default_value_t = 51350)]
+    udp_port: u16,
+    /// How many seconds to wait for the server
+    #[arg(long, default_value_t = 10)]
+    timeout: u64,
+}
+
+/// It takes a text and a number, and starts an actor that takes texts.
+type Function = Rci<(String, u64), String>;
+
+enum Client {
+    Found(Result<Function, LocateError>),
+    Server(Result<Location, LocateError>),
+    FoundThere(Result<Function, LocateError>),
+    Born(u64, Result<Addr<String>, CallError>),
+}
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut node = Node::new(Config {
+        secret: Some(args.secret.into()),
+        udp_port: Some(args.udp_port),
+        ..Config::default()
+    })?;
+
+    let mut ends = 0;
+    let monitor = node.spawn(move |_cx: &mut Cx<()>, event| {
+        let Event::Down(Down { who, why }) = event else { return receive() };
+        match why {
+            Why::Done(value) => println!("{who} finished with: {}", value.get::<String>()?),
+            Why::Failed(text) => println!("{who} failed with: {text}"),
+            why => println!("{who} ended: {why}"),
+        }
+        ends += 1;
+        if ends == 5 { stop() } else { receive() }
+    });
+
+    let mut born = 0;
+    node.spawn(move |cx, event| match event {
+        Event::Start => {
+            cx.locate("rci_1", secs(args.timeout), Client::Found);
+            receive()
+        }
+        Event::Message(Client::Found(rci)) => {
+            println!("rci_1 is at {}", cx.location_of(rci?.node())?);
+            cx.locate_node("server", secs(5), Client::Server);
+            receive()
+        }
+        Event::Message(Client::Server(server)) => {
+            cx.locate_at("rci_1", server?, secs(5), Client::FoundThere);
+            receive()
+        }
+        Event::Message(Client::FoundThere(rci)) => {
+            let rci = rci?;
+            for b in 0..5 {
+                let arguments = (format!("test{b}"), b);
+                cx.call_monitored(rci, arguments, monitor, secs(5), move |actor| Client::Born(b, actor));
+            }
+            receive()
+        }
+        Event::Message(Client::Born(b, actor)) => {
+            cx.send(actor?, format!("msg:{b}"))?;
+            born += 1;
+            if born == 5 { stop() } else { receive() }
+        }
+        _ => receive(),
+    });
+    Ok(node.run()?)
+}

@@ -1,0 +1,59 @@
+//! A channel, `2clients`, and an actor that subscribes to it after a while. Start `remote_channel_client` beside it.
+//!
+//! It ends at the end of its input.
+
+use antiphon::prelude::*;
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+#[derive(Parser)]
+#[command(about = "Opens the channel `2clients`, and prints what is sent to it")]
+struct Args {
+    /// What server and clients share
+    #[arg(long, default_value = "key")]
+    secret: String,
+    /// The UDP port on which nodes find each other
+    #[arg(long, default_value_t = 51350)]
+    udp_port: u16,
+    /// How many milliseconds to wait before subscribing
+    #[arg(long, default_value_t = 2000)]
+    wait: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Line {
+    text: String,
+    sender: String,
+    from: ActorId,
+}
+antiphon::wire!(Line, "remote_channel.line/1");
+
+fn main() -> Result<(), Failure> {
+    antiphon::log_to_stderr();
+    let args = Args::parse();
+    let mut node = Node::new(Config {
+        secret: Some(args.secret.into()),
+        udp_port: Some(args.udp_port),
+        ..Config::default()
+    })?;
+    println!("server at {}", node.location());
+
+    let channel = node.channel("2clients")?; // of which type, the pattern below says
+    node.spawn(move |cx, event| match event {
+        Event::Start => {
+            cx.set_daemon(true);
+            sleep(millis(args.wait)) // until then, who wants to reach two subscribers waits
+        }
+        Event::Timeout => {
+            cx.subscribe(channel, cx.me());
+            receive()
+        }
+        Event::Message(Some(Line { text, sender, from })) => {
+            println!("Received {text:?} from {sender} at {}", cx.location_of(from.node())?);
+            receive()
+        }
+        _ => receive(),
+    });
+    node.run_with(|_| std::io::stdin().lines().map_while(Result::ok).for_each(drop))?;
+    Ok(())
+}

@@ -24,8 +24,8 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    CallError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status,
-    SubscribeError, SuitesFault, UnknownNode,
+    CallError, CloseError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
+    Status, SubscribeError, SuitesFault, UnknownNode, UnknownPeer,
 };
 
 mod files;
@@ -35,7 +35,7 @@ pub use files::{
 };
 
 mod location;
-pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
+pub use location::{Ignored, Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
 pub use net::Resolver;

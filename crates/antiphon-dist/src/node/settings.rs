@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use antiphon_wire::{DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
+use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
 use crate::config::Config;
 use crate::error::{NodeError, SuitesFault};
@@ -16,9 +16,15 @@ pub(crate) struct Settings {
     pub(crate) name: String,
     pub(crate) datagram_key: Option<DatagramKey>,
     pub(crate) discover: bool,
+    /// Whether connections are kept that nothing needs.
+    pub(crate) stream_send: bool,
     /// Where hosts are asked who is there, unless another port is named.
     pub(crate) udp_port: u16,
+    /// Of the configuration, and of actors.
     pub(crate) ignore: Vec<IpAddr>,
+    pub(crate) ignored: Vec<IpAddr>,
+    /// Whether nobody is met who is not met already, but by this node's own will.
+    pub(crate) ignores_strangers: bool,
     pub(crate) peers: Vec<PeerAt>,
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
     pub(crate) transfers_max: usize,
@@ -68,7 +74,7 @@ impl Settings {
             locations: locations(config.ext_ip_addr, location),
             suites: suites(config)?,
             keyring: config.keyring(),
-            flags: if config.discover_peers { 0 } else { UNDISCOVERED },
+            flags: flags(config),
             limits: config.timed_limits(),
         };
         profile.check()?;
@@ -78,8 +84,11 @@ impl Settings {
             name,
             datagram_key: config.keyring().datagram_key(),
             discover: config.discover_peers,
+            stream_send: config.stream_send,
             udp_port: config.discovery_port(),
             ignore: config.ignore_peers.clone(),
+            ignored: Vec::new(),
+            ignores_strangers: false,
             peers: config.peers.clone(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
             transfers_max: config.transfers_max,
@@ -92,7 +101,7 @@ impl Settings {
     }
 
     pub(crate) fn ignores(&self, ip: IpAddr) -> bool {
-        self.ignore.iter().any(|other| other.to_canonical() == ip.to_canonical())
+        self.ignore.iter().chain(&self.ignored).any(|other| other.to_canonical() == ip.to_canonical())
     }
 
     /// Whether a location is one of this node's own.
@@ -138,6 +147,12 @@ fn locations(ext_ip_addr: Option<IpAddr>, location: Location) -> Vec<SocketAddr>
     let ext = ext_ip_addr.map(|ip| SocketAddr::new(ip, location.addr().port()));
     let ext = ext.filter(|ext| *ext != location.addr());
     std::iter::once(location.addr()).chain(ext).collect()
+}
+
+/// What others should know of a node before they meet it.
+fn flags(config: &Config) -> u32 {
+    let undiscovered = if config.discover_peers { 0 } else { UNDISCOVERED };
+    undiscovered | if config.stream_send { 0 } else { CLOSES_WHEN_IDLE }
 }
 
 /// Two secrets of one number could not be told apart; and who proves nothing itself can demand no proof.

@@ -11,6 +11,9 @@
 
 mod caught;
 
+mod certificates;
+pub use certificates::TlsError;
+
 mod channels;
 pub use channels::{Channel, Subscriber};
 
@@ -22,8 +25,8 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    CallError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status,
-    SubscribeError, UnknownNode,
+    CallError, CloseError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
+    Status, SubscribeError, SuitesFault, UnknownNode, UnknownPeer,
 };
 
 mod files;
@@ -33,7 +36,7 @@ pub use files::{
 };
 
 mod location;
-pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
+pub use location::{Ignored, Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
 pub use net::Resolver;
@@ -49,4 +52,4 @@ pub use rci::Rci;
 mod runtime;
 pub use runtime::Node;
 
-pub use antiphon_wire::{Limits, Refusal, Secret};
+pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};

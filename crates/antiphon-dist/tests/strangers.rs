@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use antiphon_dist::{Config, DeliverError, Limits, LocateError, Node, NodeError, Secret, Status};
 use antiphon_sched::{Addr, Cx, Event, Undelivered, millis, receive, secs};
-use antiphon_wire::{Fresh, Handshake, NodeId, Profile, Standing, Suite, VERSION_MAX};
+use antiphon_wire::{Fresh, Handshake, Keyring, NodeId, Profile, Standing, Suite, VERSION_MAX};
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
 use socket2::{Domain, Socket, Type};
 
@@ -125,8 +125,7 @@ fn hello(net: &Net) -> Vec<u8> {
         name: "crafted".into(),
         locations: vec![([127, 0, 0, 1], 9).into()],
         suites: Suite::aead().to_vec(),
-        key_id: 0,
-        secret: Some(net.secret.clone()),
+        keyring: Keyring::new(0, net.secret.clone()),
         flags: 0,
         limits: Default::default(),
     };

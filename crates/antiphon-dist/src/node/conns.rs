@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire::{
-    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step,
+    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step, TlsFault,
 };
 use slab::Slab;
 
@@ -141,11 +141,39 @@ impl NodeCore {
             self.drop_conn(oldest, world);
         }
         let id = self.conns.add(remote, false, self.now);
+        // From now on, whatever is below the handshake: TLS has no time of its own.
+        self.limit(id, self.settings.limits().handshake_timeout);
         Some(id)
     }
 
-    pub(super) fn on_accepted(&mut self, conn: ConnId) {
-        self.limit(conn, self.settings.limits().handshake_timeout);
+    pub(super) fn on_accepted(&mut self, id: ConnId, exporter: Option<[u8; 32]>) {
+        if let Some(conn) = self.conns.get(id)
+            && matches!(conn.state, State::Shaking(_))
+        {
+            conn.state = State::Shaking(Box::new(Handshake::accept(exporter)));
+        }
+    }
+
+    /// Whether this node has dialled the connection.
+    pub fn is_dialled(&mut self, conn: ConnId) -> bool {
+        self.conns.get(conn).is_some_and(|conn| conn.dialled.is_some())
+    }
+
+    /// A connection without TLS where TLS is due is a handshake that failed; a session goes on without it.
+    pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, world: &mut impl World) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if matches!(conn.state, State::Live(_)) {
+            return self.on_closed(id, world);
+        }
+        // Nothing of it would be read.
+        conn.out.clear();
+        conn.written = 0;
+        let refusal = Refusal::Tls(fault);
+        let error = match fault.is_told_by_peer() {
+            true => HandshakeError::RefusedByPeer(refusal),
+            false => HandshakeError::Refused(refusal),
+        };
+        self.on_handshake_error(id, error, world);
     }
 
     /// Gives a connection so long to become live, or to be written out.
@@ -200,12 +228,12 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_connected(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn on_connected(&mut self, id: ConnId, exporter: Option<[u8; 32]>, world: &mut impl World) {
         let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
         let Some(fresh) = world.fresh() else { return self.fail_conn(id, world) };
         let standing = self.standing_for(at);
         let Some(conn) = self.conns.get(id) else { return };
-        let shake = Handshake::dial(&self.settings.profile, fresh, standing, None, &mut conn.out);
+        let shake = Handshake::dial(&self.settings.profile, fresh, standing, exporter, &mut conn.out);
         conn.state = State::Shaking(Box::new(shake));
         conn.since = self.now;
         self.limit(id, self.settings.limits().handshake_timeout);
@@ -319,7 +347,8 @@ impl NodeCore {
         }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
         let session = session.map(|link| &link.session);
-        let ignored = hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
+        let stranger = dialled.is_none() && session.is_none() && self.settings.ignores_strangers;
+        let ignored = stranger || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
         if ignored || self.leaving {
             let refusal = if ignored { Refusal::Ignored } else { Refusal::Leaving };
             shake.refuse(refusal, out);

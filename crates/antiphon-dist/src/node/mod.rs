@@ -14,9 +14,11 @@ mod contacts;
 mod dials;
 mod discovery;
 mod frames;
+mod idle;
 mod link;
 mod mail;
 mod names;
+mod partings;
 mod peers;
 mod post;
 mod probes;
@@ -236,8 +238,9 @@ impl NodeCore {
         self.now = self.now.max(now);
         match input {
             Input::Start => self.start(world),
-            Input::Accepted(conn) => self.on_accepted(conn),
-            Input::Connected(conn) => self.on_connected(conn, world),
+            Input::Accepted { conn, exporter } => self.on_accepted(conn, exporter),
+            Input::Connected { conn, exporter } => self.on_connected(conn, exporter, world),
+            Input::TlsFailed { conn, fault } => self.on_tls_failed(conn, fault, world),
             Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, world),
             Input::Received(conn, count) => self.on_received(conn, count, world),
             Input::Written(conn, count) => self.on_written(conn, count, world),
@@ -274,7 +277,9 @@ impl NodeCore {
     fn on_due(&mut self, due: Due, world: &mut impl World) {
         match due {
             Due::Session(node) => self.on_session_due(node, world),
+            Due::Idle(node) => self.on_idle_due(node, world),
             Due::Dial(at) => self.dials.wake(at),
+            Due::Parting(node) => self.on_parting_due(node, world),
             Due::Missing(node) => self.on_missing(node),
             Due::HalfOpen(conn) => self.on_half_open(conn, world),
             Due::Receipt(request) => self.on_receipt_due(request, world),

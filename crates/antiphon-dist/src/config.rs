@@ -45,6 +45,12 @@ pub struct Config {
     pub ignore_peers: Vec<IpAddr>,
     /// Peers to connect to, tried again for ever. Those without a port stand for all nodes on the host.
     pub peers: Vec<PeerAt>,
+    /// Whether connections with peers are kept while nothing is sent. Without it a connection is closed, by agreement,
+    /// when nothing has been sent for 2 s and nothing depends on it at either side (a monitor, a watcher of peers, a
+    /// question, an answer); whatever is sent next, by either side, dials again, and only then is it known whether the
+    /// peer is still there. One side is enough, if each can dial the other; [`NetCx::stream_send`](crate::NetCx::stream_send)
+    /// decides of one peer.
+    pub stream_send: bool,
     /// Networks, as address and prefix length, whose locations are dialled when other nodes tell of them;
     /// `None`: the networks of the own interfaces that the node listens on. What this node has asked for is dialled
     /// anyway: the nodes of a host that was contacted, and those that a peer tells of to be announced there.
@@ -90,6 +96,7 @@ impl Default for Config {
             discover_peers: true,
             ignore_peers: Vec::new(),
             peers: Vec::new(),
+            stream_send: true,
             dial_allow: None,
             peer_timeout: Duration::from_secs(15),
             dest_path: None,

@@ -9,10 +9,11 @@ use antiphon_sched::{
 
 use crate::channels::{self, Channel, Subscriber};
 use crate::error::{
-    CallError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError, UnknownNode,
+    CallError, CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError,
+    UnknownNode, UnknownPeer,
 };
 use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
-use crate::location::{Location, PeerAt, PeerOptions};
+use crate::location::{Ignored, Location, PeerAt, PeerOptions};
 use crate::node::{FoundName, Looked, NodeCore, Space};
 use crate::rci::{self, Rci};
 
@@ -279,6 +280,28 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     );
 
+    /// Whether the connections with the peers at a location are kept while nothing is sent, from now on; see
+    /// [`Config::stream_send`](crate::Config::stream_send). Port 0 stands for all that are known on the host.
+    ///
+    /// # Errors
+    /// No peer is known there, or there is no node.
+    fn stream_send(&mut self, at: Location, streams: bool) -> Result<(), UnknownPeer>;
+
+    /// Ends the session with the peer at a location, with goodbye, when all that was sent to it has arrived, or the time
+    /// is over. Everything open on it is answered, as when a node is lost. Afterwards neither side dials the other by
+    /// itself, also if it is configured to, nor heeds its announcements, until an actor of either contacts the other:
+    /// by `peer`, `locate_at`, or a message. A peer that is closed already is closed.
+    fn close_peer(
+        &mut self,
+        at: Location,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), CloseError>) -> M + 'static,
+    );
+
+    /// Ignores nodes from now on, besides those of the configuration: `true`, all that are no peers yet, unless this node
+    /// contacts them; addresses, all nodes there, whose sessions end with goodbye; `false`, nobody more.
+    fn ignore_peers(&mut self, whom: impl Into<Ignored>);
+
     /// Has this actor told of every peer that comes, is suspected or goes; first of each that is there.
     fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch;
 
@@ -532,6 +555,27 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, port| {
             core.contact(port, at, options, timeout)
         });
+    }
+
+    fn stream_send(&mut self, at: Location, streams: bool) -> Result<(), UnknownPeer> {
+        node(self).ok_or(UnknownPeer { at })?.stream_send(at, streams)
+    }
+
+    fn close_peer(
+        &mut self,
+        at: Location,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), CloseError>) -> M + 'static,
+    ) {
+        request(self, CloseError::TooManyOpen, CloseError::NoNode, answer, |core, port| {
+            core.close_peer(port, at, timeout)
+        });
+    }
+
+    fn ignore_peers(&mut self, whom: impl Into<Ignored>) {
+        if let Some(core) = node(self) {
+            core.ignore_peers(whom.into());
+        }
     }
 
     fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch {

@@ -307,6 +307,32 @@ pub struct UnknownNode {
     pub node: antiphon_sched::NodeId,
 }
 
+/// A location at which no peer is known.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[error("no peer at {at} is known here; contact it first, with `peer`")]
+pub struct UnknownPeer {
+    /// The location.
+    pub at: Location,
+}
+
+/// Why it is not known that a peer is closed in good order.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// No peer is known there.
+    #[error(transparent)]
+    Unknown(#[from] UnknownPeer),
+    /// What was sent to it has not arrived in time. The session has ended all the same.
+    #[error("the peer is closed, and did not acknowledge in time what was sent to it before")]
+    TimedOut,
+    /// The asker has 65,535 open requests already; nothing was closed.
+    #[error("too many open requests; wait for answers before asking more")]
+    TooManyOpen,
+    /// This actor is not part of a node.
+    #[error("this actor runs in a loop by itself; spawn it in a `Node` to have peers")]
+    NoNode,
+}
+
 /// What a node thinks of a peer, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {

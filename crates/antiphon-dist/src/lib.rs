@@ -21,8 +21,8 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    CallError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError, Status,
-    SubscribeError, UnknownNode,
+    CallError, CloseError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
+    Status, SubscribeError, UnknownNode, UnknownPeer,
 };
 
 mod files;
@@ -32,7 +32,7 @@ pub use files::{
 };
 
 mod location;
-pub use location::{Location, PeerAt, PeerAtError, PeerOptions};
+pub use location::{Ignored, Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
 pub use net::Resolver;

@@ -83,9 +83,41 @@ pub enum PeerAt {
 pub struct PeerOptions {
     /// The UDP port at which a host is asked for its nodes, when no TCP port is given; `None`: as of this node.
     pub udp_port: Option<u16>,
+    /// Whether the connection is kept while nothing is sent; `None`: as this node keeps all.
+    pub stream_send: Option<bool>,
     /// Whether the peer shall announce this node in its own network, for the nodes there that hear no announcement of
     /// this one, and tell this node of them. One peer of a network is enough.
     pub broadcast: bool,
+}
+
+/// Whom a node ignores: what [`NetCx::ignore_peers`](crate::NetCx::ignore_peers) takes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Ignored {
+    /// Nobody, besides those of the configuration; `false` stands for it.
+    Nobody,
+    /// Everybody who is not a peer already, unless this node contacts it; `true` stands for it.
+    Strangers,
+    /// Nodes at these addresses, besides others that are ignored.
+    At(Vec<IpAddr>),
+}
+
+impl From<bool> for Ignored {
+    fn from(strangers: bool) -> Self {
+        if strangers { Self::Strangers } else { Self::Nobody }
+    }
+}
+
+impl From<IpAddr> for Ignored {
+    fn from(ip: IpAddr) -> Self {
+        Self::At(vec![ip])
+    }
+}
+
+impl From<Vec<IpAddr>> for Ignored {
+    fn from(these: Vec<IpAddr>) -> Self {
+        Self::At(these)
+    }
 }
 
 impl From<Location> for PeerAt {

@@ -16,6 +16,10 @@ pub(super) enum Due {
     Session(NodeId),
     /// The next attempt at a location.
     Dial(SocketAddr),
+    /// A session that is being ended has taken long enough.
+    Parting(NodeId),
+    /// A connection may not be needed any more.
+    Idle(NodeId),
     /// The other side of a session without a connection should have dialled by now.
     Missing(NodeId),
     /// A handshake has taken too long.

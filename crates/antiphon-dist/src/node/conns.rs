@@ -287,7 +287,8 @@ impl NodeCore {
         }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
         let session = session.map(|link| &link.session);
-        let ignored = hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
+        let stranger = dialled.is_none() && session.is_none() && self.settings.ignores_strangers;
+        let ignored = stranger || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
         if ignored || self.leaving {
             let refusal = if ignored { Refusal::Ignored } else { Refusal::Leaving };
             shake.refuse(refusal, out);

@@ -13,6 +13,7 @@ use antiphon_wire::Refusal;
 use super::NodeCore;
 use super::agenda::Due;
 use super::dials::Query;
+use super::peers::Peer;
 use super::world::World;
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt, PeerOptions};
@@ -103,10 +104,20 @@ impl NodeCore {
         if let Err(why) = egress::allowed(&at) {
             return Some(Err(why.into()));
         }
+        if self.settings.ignores(at.ip()) {
+            return Some(Err(PeerError::Refused(Refusal::Ignored)));
+        }
         if self.settings.is_own(at) {
             return Some(Err(PeerError::Refused(Refusal::SelfConnection)));
         }
         if at.port() == 0 || !self.is_linked_at(at) {
+            return None;
+        }
+        if let Some(streams) = options.stream_send {
+            self.streams_of(at, streams);
+        }
+        if self.wakes_at(at) {
+            // Whether it is still there shows now.
             return None;
         }
         if options.broadcast {
@@ -216,9 +227,10 @@ impl NodeCore {
         self.answer_contact(port, result, world);
     }
 
-    /// Where the node is shown that is linked at a location.
+    /// Where the node is shown that is connected at a location.
     fn linked_location(&self, at: SocketAddr) -> Option<Location> {
-        self.peers.values().find(|peer| peer.is_linked_at(at))?.location()
+        let is_connected = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.conn.is_some());
+        self.peers.values().find(|peer| peer.is_linked_at(at) && is_connected(peer))?.location()
     }
 
     pub(super) fn answer_contact(
@@ -234,6 +246,9 @@ impl NodeCore {
             if !self.contacts.open.values().any(|other| other.hosts.contains(host)) {
                 self.forget_host(*host);
             }
+        }
+        if let Some(streams) = contact.options.stream_send {
+            result.iter().flatten().for_each(|at| self.streams_of(at.addr(), streams));
         }
         if let Some(first) = result.iter().flatten().next().filter(|_| contact.options.broadcast) {
             self.ask_relay(first.addr());

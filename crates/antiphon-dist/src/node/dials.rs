@@ -12,6 +12,7 @@ use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
 use super::agenda::{Agenda, Due};
+use super::link::Link;
 use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
@@ -160,9 +161,20 @@ impl NodeCore {
         }
     }
 
-    /// Whether there is a connection with the node at a location.
+    /// A location is not dialled any more, also if the configuration says so. A dial under way goes on, unless it is
+    /// `at_once`.
+    pub(super) fn give_up_dial(&mut self, at: SocketAddr, at_once: bool) {
+        let Some(dial) = self.dials.dials.get_mut(&at) else { return };
+        dial.forever = false;
+        if at_once && dial.conn.is_none() {
+            self.dials.dials.remove(&at);
+        }
+    }
+
+    /// Whether there is a connection with the node at a location, or none is needed.
     fn is_connected(&self, at: SocketAddr) -> bool {
-        let has_connection = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.conn.is_some());
+        let is_served = |link: &Link| link.conn.is_some() || link.idle.rests();
+        let has_connection = |peer: &Peer| peer.link.as_deref().is_some_and(is_served);
         self.peers.values().any(|peer| peer.is_linked_at(at) && has_connection(peer))
     }
 
@@ -245,10 +257,11 @@ impl NodeCore {
                 continue;
             };
             let is_needed = std::mem::take(&mut dial.renews) || !is_connected;
-            if is_needed && !self.leaving && egress::allowed(&at).is_ok() {
+            let is_ignored = self.settings.ignores(at.ip());
+            if is_needed && !is_ignored && !self.leaving && egress::allowed(&at).is_ok() {
                 // Dialled below.
-            } else if dial.forever && is_connected {
-                // It has dialled this node: looked at again, in case that connection goes.
+            } else if dial.forever && (is_connected || is_ignored) {
+                // It has dialled this node: looked at again, in case that connection goes. Or it is not ignored later.
                 self.agenda.add(self.now + PAUSE_LAST, Due::Dial(at));
                 continue;
             } else {

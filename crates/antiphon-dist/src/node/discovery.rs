@@ -79,6 +79,7 @@ impl NodeCore {
             return;
         }
         match Datagram::decode(self.settings.datagram_key.as_ref(), bytes) {
+            Ok(Datagram::Announce(_) | Datagram::Probe(_)) if self.settings.ignores_strangers => {}
             Ok(Datagram::Announce(presence)) => self.on_announce(&presence, from),
             Ok(Datagram::Probe(probe)) => self.on_probe(&probe, from, world),
             Ok(Datagram::Answer(answer)) => self.on_probe_answered(&answer, from),
@@ -90,7 +91,7 @@ impl NodeCore {
 
     fn on_announce(&mut self, presence: &Presence<'_>, from: SocketAddr) {
         let node = sched_node(presence.node);
-        let known = self.peers.get(&node).is_some_and(|peer| peer.link.is_some() || peer.gone);
+        let known = self.peers.get(&node).is_some_and(|peer| peer.link.is_some() || peer.gone || peer.apart);
         if !self.settings.discover || node == self.me || known {
             return;
         }

@@ -113,10 +113,9 @@ impl NodeCore {
             Frame::Found(found) => self.on_found(node, link, found, world),
             Frame::NodeAt(hint) => self.on_node_at(node, link, hint),
             Frame::Relay(relay) => self.on_relay(node, link, relay.request, world),
-            Frame::Goodbye(_) => return Fate::Leaves,
+            Frame::Goodbye(goodbye) => return Fate::Leaves(goodbye.reason),
             // The session's own, and the connection's: acted upon by the session, or by its closing.
             Frame::Tag(_)
-            | Frame::Close(_)
             | Frame::Begin(_)
             | Frame::Ack(_)
             | Frame::Credit(_)
@@ -125,11 +124,9 @@ impl NodeCore {
             | Frame::Pause(_)
             | Frame::Unpause(_)
             | Frame::Fragment(_) => {}
-            // This version neither offers nor asks for these, so nobody has reason to send them.
-            Frame::IdleProposed(_) | Frame::IdleAgreed(_) => {
-                tracing::debug!(%node, frame = frame.name(), "a frame that this version does not serve");
-                self.counts.refused_messages += 1;
-            }
+            Frame::IdleProposed(proposed) => self.on_idle_proposed(node, link, *proposed, world),
+            Frame::IdleAgreed(agreed) => Self::on_idle_agreed(link, *agreed),
+            Frame::Close(close) => Self::on_close(link, *close),
         }
         Fate::GoesOn
     }

@@ -14,7 +14,9 @@ use antiphon_wire::{Connection, Event, Frame, Session, SessionError};
 
 use super::agenda::Due;
 use super::conns::State;
+use super::idle::Idle;
 use super::mail::Parking;
+use super::partings::Parting;
 use super::peers::{PEERS_MAX, Peer};
 use super::world::{ConnId, Output, World};
 use super::{NOBODY, NodeCore, sched_key};
@@ -42,9 +44,28 @@ pub(super) struct Link {
     pub(super) dirty: bool,
     /// The peer said goodbye: the session ends when what it sent before is delivered.
     pub(super) leaves: bool,
+    pub(super) idle: Idle,
+    /// This side ends it.
+    pub(super) parting: Option<Parting>,
     armed: Option<Time>,
-    cut_at: Time,
-    refusals: u32,
+    pub(super) cut_at: Time,
+    pub(super) refusals: u32,
+}
+
+impl Link {
+    /// Whether there should be a connection, and is none.
+    fn is_missed(&self) -> bool {
+        self.conn.is_none() && !self.leaves && !self.idle.rests()
+    }
+
+    /// Whether nothing is under way on it, and nothing waits.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.session.is_idle()
+            && self.parking.is_empty()
+            && self.writers.is_empty()
+            && !self.leaves
+            && self.parting.is_none()
+    }
 }
 
 impl NodeCore {
@@ -74,7 +95,7 @@ impl NodeCore {
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
         (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
-        (peer.said, peer.undiscovered) = (said, undiscovered);
+        (peer.said, peer.undiscovered, peer.apart) = (said, undiscovered, false);
         let begins = peer.link.is_none();
         let limits = self.settings.limits();
         let link = peer.link.get_or_insert_with(|| {
@@ -86,6 +107,8 @@ impl NodeCore {
                 writers: BTreeSet::new(),
                 dirty: false,
                 leaves: false,
+                idle: Idle::new(self.now),
+                parting: None,
                 armed: None,
                 cut_at: self.now,
                 refusals: 0,
@@ -98,6 +121,7 @@ impl NodeCore {
             return false;
         }
         link.refusals = 0;
+        link.idle.talk(self.now);
         link.dialled = dialled.or(link.dialled);
         let old = link.conn.replace(id).filter(|old| *old != id);
         if let Some(conn) = self.conns.get(id) {
@@ -117,6 +141,7 @@ impl NodeCore {
             self.on_met(node, world);
         }
         self.answer_contacts(node, dialled);
+        self.watch_idle(node);
         self.mark_dirty(node);
         true
     }
@@ -176,8 +201,10 @@ impl NodeCore {
             Ok(Fate::GoesOn) => {
                 self.poll_events(node, world);
                 self.mark_dirty(node);
+                self.close_idle(node, world);
+                self.advance_parting(node, world);
             }
-            Ok(Fate::Leaves) => self.on_goodbye(node, world),
+            Ok(Fate::Leaves(reason)) => self.on_goodbye(node, reason, world),
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
                 tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends");
@@ -200,8 +227,9 @@ impl NodeCore {
     ) -> Result<Fate, SessionError> {
         while let Some(mut frames) = link.session.next_record(now, deframer)? {
             while let Some(incoming) = link.session.next_frame(now, &mut frames)? {
-                if self.on_frame(node, link, &incoming.frame(), world) == Fate::Leaves {
-                    return Ok(Fate::Leaves);
+                let fate = self.on_frame(node, link, &incoming.frame(), world);
+                if fate != Fate::GoesOn {
+                    return Ok(fate);
                 }
             }
         }
@@ -209,9 +237,16 @@ impl NodeCore {
     }
 
     /// The peer ends the session. What it sent before is delivered first, where mailboxes are full.
-    fn on_goodbye(&mut self, node: NodeId, world: &mut impl World) {
+    fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, world: &mut impl World) {
+        if reason != GoodbyeReason::Leaving {
+            self.keep_apart(node);
+        }
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
         if link.parking.is_empty() {
+            // What it sent has arrived, and it may wait to know.
+            link.session.acknowledge_now();
+            self.mark_dirty(node);
+            self.transmit(world);
             return self.lose(node, "the peer said goodbye", world);
         }
         link.leaves = true;
@@ -241,6 +276,10 @@ impl NodeCore {
             self.counts.cut_with_unacked += 1;
         }
         link.session.disconnected();
+        if self.parts_by_closing(node, world) {
+            return;
+        }
+        let Some(link) = self.peers.get(&node).and_then(|peer| peer.link.as_ref()) else { return };
         match link.dialled {
             _ if link.leaves => {}
             Some(at) => self.redial(node, at),
@@ -255,8 +294,7 @@ impl NodeCore {
         let now = self.now;
         let Some(peer) = self.peers.get(&node) else { return };
         // Connections may have come and gone since; each has its own time.
-        let is_missing =
-            |link: &Link| link.conn.is_none() && !link.leaves && now.since(link.cut_at) >= MISSING_AFTER;
+        let is_missing = |link: &Link| link.is_missed() && now.since(link.cut_at) >= MISSING_AFTER;
         if peer.link.as_deref().is_some_and(is_missing)
             && let Some(at) = peer.locations.first().copied()
         {
@@ -268,7 +306,7 @@ impl NodeCore {
     pub(super) fn on_location_refused(&mut self, node: NodeId, world: &mut impl World) {
         let now = self.now;
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
-        if link.conn.is_some() {
+        if !link.is_missed() {
             return;
         }
         link.refusals += 1;
@@ -303,10 +341,14 @@ impl NodeCore {
                     world.output(Output::Write(id));
                 }
             }
+            let is_needed = link.idle.rests() && !link.session.is_idle();
             if link.session.queued_bytes() < low {
                 for writer in std::mem::take(&mut link.writers) {
                     world.door().writable(writer, node);
                 }
+            }
+            if is_needed {
+                self.wake(node);
             }
             self.arm_session(node);
         }
@@ -316,7 +358,7 @@ impl NodeCore {
     }
 
     /// Puts a session's next deadline on the agenda.
-    fn arm_session(&mut self, node: NodeId) {
+    pub(super) fn arm_session(&mut self, node: NodeId) {
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
         let due = link.session.poll_timeout().map(|at| Time::from_nanos(at.as_nanos()));
         match (due, link.armed) {
@@ -428,11 +470,14 @@ impl NodeCore {
         if let Some(conn) = link.conn {
             self.drop_conn_quietly(conn, world);
         }
+        if self.peers.get(&node).is_some_and(|peer| peer.apart) {
+            self.keep_apart(node);
+        }
         self.set_status(node, Status::Offline, world);
     }
 
     /// Closes a connection after what is in its buffer.
-    fn drop_conn_quietly(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn drop_conn_quietly(&mut self, id: ConnId, world: &mut impl World) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.state = State::Ending;
         if let Some(at) = conn.dialled {
@@ -496,5 +541,5 @@ fn lost_with_session(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
 pub(super) enum Fate {
     GoesOn,
     /// The peer ends the session.
-    Leaves,
+    Leaves(GoodbyeReason),
 }

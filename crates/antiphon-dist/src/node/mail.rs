@@ -141,6 +141,11 @@ impl Receipts {
         self.open.len()
     }
 
+    /// Whether something that was sent to a node awaits its receipt.
+    pub(super) fn awaits(&self, node: NodeId) -> bool {
+        self.open.values().any(|open| open.node == node)
+    }
+
     pub(super) fn add(&mut self, request: u64, port: PortId, node: NodeId) {
         self.open.insert(request, Open { whose: Whose::Asked(port), node, until: None });
     }

@@ -12,9 +12,11 @@ mod contacts;
 mod dials;
 mod discovery;
 mod frames;
+mod idle;
 mod link;
 mod mail;
 mod names;
+mod partings;
 mod peers;
 mod post;
 mod probes;
@@ -272,7 +274,9 @@ impl NodeCore {
     fn on_due(&mut self, due: Due, world: &mut impl World) {
         match due {
             Due::Session(node) => self.on_session_due(node, world),
+            Due::Idle(node) => self.on_idle_due(node, world),
             Due::Dial(at) => self.dials.wake(at),
+            Due::Parting(node) => self.on_parting_due(node, world),
             Due::Missing(node) => self.on_missing(node),
             Due::HalfOpen(conn) => self.on_half_open(conn, world),
             Due::Receipt(request) => self.on_receipt_due(request, world),

@@ -130,6 +130,11 @@ impl Names {
         self.wants.len() + self.node_wants.len() + asked
     }
 
+    /// Whether somebody here looks for a name that the peer might have, or there for one of this node's.
+    pub(super) fn has_wants_with(&self, peer: NodeId) -> bool {
+        !self.wants.is_empty() || self.asked_by.get(&peer).is_some_and(|wants| !wants.is_empty())
+    }
+
     pub(super) fn forget_want_of(&mut self, peer: NodeId, request: u64) {
         let Some(wants) = self.asked_by.get_mut(&peer) else { return };
         if let Some(name) = wants.remove(&request) {
@@ -437,6 +442,10 @@ impl NodeCore {
         let nodes: Vec<NodeId> = self.peers.keys().copied().filter(|node| Some(*node) != answered).collect();
         for node in nodes {
             let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
+            if link.idle.rests() && link.session.is_idle() {
+                // It was not asked.
+                continue;
+            }
             if let Err(why) = link.session.send(&Unwant { request }.into()) {
                 tracing::debug!(%node, %why, "a question was not withdrawn; it ends with the session");
             }

@@ -32,6 +32,10 @@ pub(super) struct Peer {
     pub(super) waiting: Waiting,
     /// Another incarnation answers at its location: it will never come back.
     pub(super) gone: bool,
+    /// Whether its connection is kept while nothing needs it; `None`: as this node keeps all.
+    pub(super) streams: Option<bool>,
+    /// One of the two has ended their session, and neither has contacted the other since.
+    pub(super) apart: bool,
     /// Monitors of actors here on actors there.
     pub(super) watching: BTreeMap<MonitorId, (Key, ActorId)>,
     /// Monitors of actors there on actors here.
@@ -50,6 +54,8 @@ impl Peer {
             link: None,
             waiting: Waiting::default(),
             gone: false,
+            streams: None,
+            apart: false,
             watching: BTreeMap::new(),
             watched: BTreeSet::new(),
         }
@@ -78,6 +84,11 @@ impl Peer {
         self.watching.len() + self.watched.len()
     }
 
+    /// Whether no monitor crosses to this node, or back, and nothing waits for it.
+    pub(super) fn has_nothing_open(&self) -> bool {
+        self.monitors_len() == 0 && self.waiting.is_empty()
+    }
+
     pub(super) fn parked_bytes(&self) -> u64 {
         self.link.as_ref().map_or(0, |link| link.parking.bytes())
     }
@@ -86,6 +97,7 @@ impl Peer {
         if let Some(link) = &self.link {
             link.session.check();
             assert_eq!(link.conn.is_some(), link.session.is_connected(), "a session knows its connection");
+            assert!(!link.idle.rests() || link.conn.is_none(), "a session at rest has no connection");
         }
     }
 }

@@ -63,7 +63,9 @@ impl Outside for NodeCore {
         if peer.gone {
             return Err(Undelivered::NoActor);
         }
-        let Some(mut link) = peer.link.take() else { return self.post_later(node, parcel) };
+        let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
+            return self.post_later(node, parcel);
+        };
         let sent = self.post(node, &mut link, parcel);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.link = Some(link);
@@ -175,6 +177,16 @@ impl NodeCore {
             self.dial_once(at, until);
         }
         Ok(())
+    }
+
+    /// What waits for a session needs one.
+    pub(super) fn dial_for_waiting(&mut self, node: NodeId) {
+        let until = self.now + UNREACHED_AFTER;
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.waiting.is_empty()) else { return };
+        let Some(at) = peer.locations.first().copied() else { return };
+        peer.waiting.until = until;
+        self.agenda.add(until, Due::Unreached(node));
+        self.dial_once(at, until);
     }
 
     /// A session has begun: all that waited goes out, in order.

@@ -33,6 +33,11 @@ impl Replies {
         }
     }
 
+    /// Whether a request awaits an answer from a node.
+    pub(super) fn awaits(&self, node: NodeId) -> bool {
+        self.by_node.range((node, PortId::from_bits(0))..).next().is_some_and(|(other, _)| *other == node)
+    }
+
     /// A node will answer none of its requests any more.
     pub(super) fn take(&mut self, node: NodeId) -> Vec<PortId> {
         let ports =
@@ -66,6 +71,7 @@ mod tests {
         replies.check();
         assert_eq!(replies.take(one), ports[1..]);
         assert_eq!(replies.take(one), []);
+        assert_eq!([one, other].map(|node| replies.awaits(node)), [false, true]);
         assert_eq!(replies.take(other), ports[1..2]);
         replies.check();
         assert_eq!(replies.len(), 0);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use antiphon_wire::{DatagramKey, Limits, Profile, Secret, Suite, UNDISCOVERED};
+use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Secret, Suite, UNDISCOVERED};
 
 use crate::config::Config;
 use crate::error::NodeError;
@@ -15,9 +15,15 @@ pub(crate) struct Settings {
     pub(crate) name: String,
     pub(crate) datagram_key: Option<DatagramKey>,
     pub(crate) discover: bool,
+    /// Whether connections are kept that nothing needs.
+    pub(crate) stream_send: bool,
     /// Where hosts are asked who is there, unless another port is named.
     pub(crate) udp_port: u16,
+    /// Of the configuration, and of actors.
     pub(crate) ignore: Vec<IpAddr>,
+    pub(crate) ignored: Vec<IpAddr>,
+    /// Whether nobody is met who is not met already, but by this node's own will.
+    pub(crate) ignores_strangers: bool,
     pub(crate) peers: Vec<PeerAt>,
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
     pub(crate) transfers_max: usize,
@@ -62,7 +68,7 @@ impl Settings {
             suites: suites(config.secret.as_ref()),
             key_id: config.key_id,
             secret: config.secret.clone(),
-            flags: if config.discover_peers { 0 } else { UNDISCOVERED },
+            flags: flags(config),
             limits: config.timed_limits(),
         };
         profile.check()?;
@@ -72,8 +78,11 @@ impl Settings {
             name,
             datagram_key: config.secret.as_ref().map(|secret| DatagramKey::new(config.key_id, secret)),
             discover: config.discover_peers,
+            stream_send: config.stream_send,
             udp_port: config.discovery_port(),
             ignore: config.ignore_peers.clone(),
+            ignored: Vec::new(),
+            ignores_strangers: false,
             peers: config.peers.clone(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
             transfers_max: config.transfers_max,
@@ -86,7 +95,7 @@ impl Settings {
     }
 
     pub(crate) fn ignores(&self, ip: IpAddr) -> bool {
-        self.ignore.iter().any(|other| other.to_canonical() == ip.to_canonical())
+        self.ignore.iter().chain(&self.ignored).any(|other| other.to_canonical() == ip.to_canonical())
     }
 
     /// Whether a location is one of this node's own.
@@ -132,6 +141,12 @@ fn locations(ext_ip_addr: Option<IpAddr>, location: Location) -> Vec<SocketAddr>
     let ext = ext_ip_addr.map(|ip| SocketAddr::new(ip, location.addr().port()));
     let ext = ext.filter(|ext| *ext != location.addr());
     std::iter::once(location.addr()).chain(ext).collect()
+}
+
+/// What others should know of a node before they meet it.
+fn flags(config: &Config) -> u32 {
+    let undiscovered = if config.discover_peers { 0 } else { UNDISCOVERED };
+    undiscovered | if config.stream_send { 0 } else { CLOSES_WHEN_IDLE }
 }
 
 fn suites(secret: Option<&Secret>) -> Vec<Suite> {

@@ -26,7 +26,7 @@ impl NodeCore {
             return self.answer_signal(signal, Undelivered::NoActor);
         }
         let waits = !peer.waiting.is_empty();
-        let Some(mut link) = peer.link.take() else {
+        let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
             let is_met = peer.status.is_some();
             if waits || !ends_with_session(&signal, is_met) {
                 self.keep_signal(node, signal);

@@ -23,6 +23,7 @@ impl NodeCore {
     /// Has an actor told of every change; answers the present state.
     pub(crate) fn watch_peers(&mut self, watcher: Addr<PeerStatus>) -> Vec<PeerStatus> {
         self.watchers.watchers.push(watcher);
+        self.wake_all();
         let online = self.peers.iter().filter(|(_, peer)| peer.is_online());
         online.filter_map(|(node, peer)| status_of(*node, &peer.name, peer.location(), peer.status)).collect()
     }
@@ -30,6 +31,12 @@ impl NodeCore {
     /// Who is told.
     pub(crate) fn peer_watchers(&self) -> &[Addr<PeerStatus>] {
         &self.watchers.watchers
+    }
+
+    /// Forgets whoever is told and has ended.
+    pub(super) fn forget_ended_watchers(&mut self, world: &mut impl World) {
+        let door = world.door();
+        self.watchers.watchers.retain(|watcher| door.is_alive(watcher.id().key()));
     }
 
     /// The actor is no longer told.

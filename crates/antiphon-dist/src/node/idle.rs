@@ -1,0 +1,269 @@
+//! Connections that are closed by agreement, because nothing needs them: the session rests, and whatever is sent next, by
+//! either side, dials again.
+//!
+//! A side that wants it proposes when no numbered frame has moved for a while; the other agrees if nothing is open there
+//! either; then the first says so for the last time, and closes. Between these words anything may be sent: who is told
+//! of the end and still needs a connection dials one at once, so the agreement saves dials, and no frame hangs on it.
+//!
+//! Invariant: a session at rest has no connection, and nothing is open on it at this side.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_sched::{NodeId, Time};
+use antiphon_wire::Frame;
+use antiphon_wire::frame::{Close, CloseReason, IdleAgreed, IdleProposed};
+
+use super::NodeCore;
+use super::agenda::Due;
+use super::link::Link;
+use super::peers::Peer;
+use super::world::World;
+use crate::error::UnknownPeer;
+use crate::location::Location;
+
+/// How long nothing has moved before this side proposes; and how often it looks.
+const QUIET: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The longest pause between proposals that were not agreed to.
+const PAUSE_LAST: Duration = Duration::from_secs(32);
+
+/// How far a link is from being closed by agreement.
+#[derive(Debug)]
+pub(super) struct Idle {
+    stage: Stage,
+    /// Whether a look is on the agenda.
+    is_watched: bool,
+    /// Numbered frames sent and received, at the last look.
+    moved: (u64, u64),
+    /// When that was so for the first time.
+    since: Time,
+    /// How long nothing must have moved before the next proposal.
+    pause: Duration,
+}
+
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Stage {
+    /// The connection is needed, as far as is known.
+    Talks,
+    /// This side has proposed to close it.
+    Proposed,
+    /// The other side has agreed.
+    Agreed,
+    /// The other side closes it.
+    Told,
+    /// There is none, and none is missed.
+    Rests,
+}
+
+impl Idle {
+    pub(super) fn new(now: Time) -> Self {
+        Self { stage: Stage::Talks, is_watched: false, moved: (0, 0), since: now, pause: QUIET }
+    }
+
+    /// There is a new connection.
+    pub(super) fn talk(&mut self, now: Time) {
+        (self.stage, self.since, self.pause) = (Stage::Talks, now, QUIET);
+    }
+
+    pub(super) fn rests(&self) -> bool {
+        self.stage == Stage::Rests
+    }
+}
+
+fn moved(link: &Link) -> (u64, u64) {
+    (link.session.frames_sent(), link.session.frames_received())
+}
+
+impl NodeCore {
+    /// Keeps the connection with the peers at a location, or closes it when nothing needs it; of port 0, all on the host.
+    pub(crate) fn stream_send(&mut self, at: Location, streams: bool) -> Result<(), UnknownPeer> {
+        let there = self.nodes_at(at);
+        for node in &there {
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.streams = Some(streams);
+            }
+            self.watch_idle(*node);
+            if streams {
+                self.wake(*node);
+            }
+        }
+        if there.is_empty() { Err(UnknownPeer { at }) } else { Ok(()) }
+    }
+
+    /// As [`NodeCore::stream_send`], for a location at which somebody is.
+    pub(super) fn streams_of(&mut self, at: SocketAddr, streams: bool) {
+        if let Err(why) = self.stream_send(at.into(), streams) {
+            tracing::debug!(%why, "a connection is kept as all others");
+        }
+    }
+
+    /// Dials the peer at a location if its session is at rest; whether it was.
+    pub(super) fn wakes_at(&mut self, at: SocketAddr) -> bool {
+        let rests = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.idle.rests());
+        let found = self.peers.iter().find(|(_, peer)| rests(peer) && peer.is_linked_at(at));
+        let Some(node) = found.map(|(node, _)| *node) else { return false };
+        self.wake(node);
+        true
+    }
+
+    /// The peers at a location; of port 0, all on the host.
+    pub(super) fn nodes_at(&self, at: Location) -> Vec<NodeId> {
+        let at = at.addr();
+        let is_there = |peer: &Peer| match at.port() {
+            0 => peer.told.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
+            _ => peer.is_at(at) || peer.is_linked_at(at),
+        };
+        self.peers.iter().filter(|(_, peer)| !peer.gone && is_there(peer)).map(|(node, _)| *node).collect()
+    }
+
+    /// Looks now and then whether a connection is still needed, if somebody wants to know.
+    pub(super) fn watch_idle(&mut self, node: NodeId) {
+        let by_default = self.settings.stream_send;
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let streams = peer.streams.unwrap_or(by_default);
+        let Some(link) = peer.link.as_mut() else { return };
+        if !streams && link.conn.is_some() && !std::mem::replace(&mut link.idle.is_watched, true) {
+            self.agenda.add(now + LOOK_EVERY, Due::Idle(node));
+        }
+    }
+
+    pub(super) fn on_idle_due(&mut self, node: NodeId, world: &mut impl World) {
+        let now = self.now;
+        let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
+        link.idle.is_watched = false;
+        if moved(&link) != link.idle.moved {
+            (link.idle.moved, link.idle.since, link.idle.pause) = (moved(&link), now, QUIET);
+        }
+        let streams = self.peers.get(&node).and_then(|peer| peer.streams);
+        let wants = !streams.unwrap_or(self.settings.stream_send);
+        let is_due = now.since(link.idle.since) >= link.idle.pause;
+        if wants && is_due && self.needs_nothing(node, &link, world) {
+            let sent = link.session.frames_sent();
+            if link.session.send_control(&IdleProposed { sent }.into()).is_ok() {
+                link.idle.stage = Stage::Proposed;
+                link.idle.pause = now.since(link.idle.since) + (link.idle.pause * 2).min(PAUSE_LAST);
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.link = Some(link);
+        }
+        self.watch_idle(node);
+        self.mark_dirty(node);
+    }
+
+    /// Whether nothing at this side depends on the connection, and there is a way to another one.
+    fn needs_nothing(&mut self, node: NodeId, link: &Link, world: &mut impl World) -> bool {
+        self.forget_ended_watchers(world);
+        let Some(peer) = self.peers.get(&node) else { return false };
+        let has_way = link.dialled.is_some() || !peer.locations.is_empty();
+        has_way
+            && link.is_quiet()
+            && peer.has_nothing_open()
+            && self.peer_watchers().is_empty()
+            && !self.receipts.awaits(node)
+            && !self.replies.awaits(node)
+            && !self.names.has_wants_with(node)
+    }
+
+    /// The peer proposes to close the connection. It has heard all that was sent, or it would wait for something.
+    pub(super) fn on_idle_proposed(
+        &mut self,
+        node: NodeId,
+        link: &mut Link,
+        proposed: IdleProposed,
+        world: &mut impl World,
+    ) {
+        if proposed.sent != link.session.frames_received() || !self.needs_nothing(node, link, world) {
+            return;
+        }
+        let agreed = IdleAgreed { sent: link.session.frames_sent() };
+        if let Err(why) = link.session.send_control(&agreed.into()) {
+            tracing::debug!(%node, %why, "a proposal to close the connection is not answered");
+        }
+    }
+
+    /// The peer agrees. What has come with its word is looked at first.
+    pub(super) fn on_idle_agreed(link: &mut Link, agreed: IdleAgreed) {
+        if link.idle.stage == Stage::Proposed && agreed.sent == link.session.frames_received() {
+            link.idle.stage = Stage::Agreed;
+        }
+    }
+
+    pub(super) fn on_close(link: &mut Link, close: Close) {
+        if close.reason == CloseReason::Idle {
+            link.idle.stage = Stage::Told;
+        }
+    }
+
+    /// All that arrived is looked at: the connection may be closed now.
+    pub(super) fn close_idle(&mut self, node: NodeId, world: &mut impl World) {
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
+        let needs_nothing = match link.idle.stage {
+            Stage::Agreed => moved(&link) == link.idle.moved && self.needs_nothing(node, &link, world),
+            Stage::Told => self.needs_nothing(node, &link, world),
+            Stage::Talks | Stage::Proposed | Stage::Rests => false,
+        };
+        let stage = link.idle.stage;
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.link = Some(link);
+        }
+        match stage {
+            Stage::Agreed if needs_nothing => self.rest(node, true, world),
+            Stage::Agreed => self.talk_on(node),
+            Stage::Told => {
+                self.rest(node, false, world);
+                if !needs_nothing {
+                    self.wake(node);
+                }
+            }
+            Stage::Talks | Stage::Proposed | Stage::Rests => {}
+        }
+    }
+
+    fn talk_on(&mut self, node: NodeId) {
+        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) {
+            link.idle.stage = Stage::Talks;
+        }
+    }
+
+    /// Closes a connection, and keeps its session.
+    fn rest(&mut self, node: NodeId, tell: bool, world: &mut impl World) {
+        let now = self.wire_now();
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
+        let Some(id) = link.conn.take() else { return };
+        if tell && let Some(conn) = self.conns.get(id) {
+            let close: Frame<'_> = Close { reason: CloseReason::Idle }.into();
+            if let Err(why) = link.session.send_control(&close) {
+                tracing::debug!(%node, %why, "the peer is not told that the connection is closed");
+            }
+            while link.session.poll_transmit(now, &mut conn.out) {}
+        }
+        link.idle.stage = Stage::Rests;
+        link.session.rest();
+        tracing::debug!(%node, "the connection is closed until it is needed");
+        self.drop_conn_quietly(id, world);
+    }
+
+    /// The session with a node is needed again: its node is dialled, or lost.
+    pub(super) fn wake(&mut self, node: NodeId) {
+        let (now, wire_now) = (self.now, self.wire_now());
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let first = peer.locations.first().copied();
+        let Some(link) = peer.link.as_mut().filter(|link| link.idle.rests()) else { return };
+        link.idle.talk(now);
+        link.session.wake(wire_now);
+        (link.cut_at, link.refusals) = (now, 0);
+        if let Some(at) = link.dialled.or(first) {
+            self.redial(node, at);
+        }
+        self.arm_session(node);
+    }
+
+    /// Somebody wants to know who is there: of those at rest, nobody knows.
+    pub(super) fn wake_all(&mut self) {
+        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
+        nodes.into_iter().for_each(|node| self.wake(node));
+    }
+}

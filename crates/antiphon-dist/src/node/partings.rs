@@ -1,0 +1,181 @@
+//! Sessions that this node ends although both sides live: peers that are closed, and those that are ignored from now on.
+//!
+//! What was sent goes first, and has arrived when the goodbye is said. Then neither side dials the other by itself, nor
+//! heeds its announcements, until an actor of either contacts the other anew.
+//!
+//! Invariant: a parting ends by its time, and answers once; what is sent meanwhile waits for another session.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use antiphon_sched::{NodeId, PortId, Time};
+use antiphon_wire::frame::{Goodbye, GoodbyeReason};
+
+use super::NodeCore;
+use super::agenda::Due;
+use super::link::Link;
+use super::world::World;
+use crate::error::{CloseError, UnknownPeer};
+use crate::location::{Ignored, Location};
+
+/// How long those that are ignored from now on are waited for.
+const PART_WITHIN: Duration = Duration::from_secs(5);
+
+/// A session that is being ended.
+#[derive(Debug)]
+pub(super) struct Parting {
+    reason: GoodbyeReason,
+    /// Whether the goodbye is on its way; before that, whatever was sent earlier is.
+    said: bool,
+    until: Time,
+    /// Whoever waits for it.
+    ports: Vec<PortId>,
+}
+
+impl NodeCore {
+    /// Ends the session with the peer at a location, for an actor: answered now, or by the port.
+    pub(crate) fn close_peer(
+        &mut self,
+        port: PortId,
+        at: Location,
+        timeout: Duration,
+    ) -> Option<Result<(), CloseError>> {
+        let there = if at.addr().port() == 0 { Vec::new() } else { self.nodes_at(at) };
+        if there.is_empty() {
+            return Some(Err(UnknownPeer { at }.into()));
+        }
+        let mut port = Some(port);
+        for node in there {
+            if self.part_from(node, GoodbyeReason::Closed, timeout)
+                && let Some(parting) = self.parting_of(node)
+            {
+                parting.ports.extend(port.take());
+            }
+        }
+        port.map(|_| Ok(()))
+    }
+
+    /// From now on, these are ignored besides those of the configuration.
+    pub(crate) fn ignore_peers(&mut self, whom: Ignored) {
+        match whom {
+            Ignored::Nobody => {
+                self.settings.ignored.clear();
+                self.settings.ignores_strangers = false;
+            }
+            Ignored::Strangers => self.settings.ignores_strangers = true,
+            Ignored::At(these) => {
+                for ip in these {
+                    if !self.settings.ignores(ip) {
+                        self.settings.ignored.push(ip);
+                    }
+                }
+                self.part_from_ignored();
+            }
+        }
+    }
+
+    fn part_from_ignored(&mut self) {
+        let mut ignored = Vec::new();
+        for (node, peer) in &self.peers {
+            let dialled = peer.link.as_ref().and_then(|link| link.dialled);
+            let all = peer.said.iter().chain(&peer.locations).chain(&peer.told).chain(&dialled);
+            if all.map(SocketAddr::ip).any(|ip: IpAddr| self.settings.ignores(ip)) {
+                ignored.push(*node);
+            }
+        }
+        for node in ignored {
+            self.part_from(node, GoodbyeReason::Ignored, PART_WITHIN);
+        }
+    }
+
+    /// Begins to end a session; whether there is one.
+    fn part_from(&mut self, node: NodeId, reason: GoodbyeReason, within: Duration) -> bool {
+        // A peer whose session rests is told, too: it would lose what it sends next.
+        self.wake(node);
+        self.keep_apart(node);
+        let (now, until) = (self.now, self.now + within);
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return false };
+        if link.leaves {
+            return false;
+        }
+        if link.parting.is_none() {
+            link.parting = Some(Parting { reason, said: false, until, ports: Vec::new() });
+            self.agenda.add(until, Due::Parting(node));
+            // As soon as there is a world, in case that nothing is under way.
+            self.agenda.add(now, Due::Parting(node));
+        }
+        true
+    }
+
+    fn parting_of(&mut self, node: NodeId) -> Option<&mut Parting> {
+        self.peers.get_mut(&node)?.link.as_mut()?.parting.as_mut()
+    }
+
+    /// Neither side dials the other by itself any more.
+    pub(super) fn keep_apart(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.apart = true;
+        let dialled = peer.link.as_ref().and_then(|link| link.dialled);
+        let all: Vec<SocketAddr> = peer.locations.iter().chain(&peer.told).chain(&dialled).copied().collect();
+        let is_connected = peer.link.is_some();
+        all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
+    }
+
+    pub(super) fn on_parting_due(&mut self, node: NodeId, world: &mut impl World) {
+        let now = self.now;
+        let Some(until) = self.parting_of(node).map(|parting| parting.until) else { return };
+        if now < until {
+            return self.advance_parting(node, world);
+        }
+        self.say_goodbye(node);
+        self.transmit(world);
+        self.part(node, Err(CloseError::TimedOut), world);
+    }
+
+    /// Something has arrived, perhaps an acknowledgement: says goodbye when all before it has arrived, and ends when
+    /// the goodbye has.
+    pub(super) fn advance_parting(&mut self, node: NodeId, world: &mut impl World) {
+        let Some(link) = self.peers.get(&node).and_then(|peer| peer.link.as_ref()) else { return };
+        let Some(parting) = link.parting.as_ref().filter(|_| link.session.is_idle()) else { return };
+        if parting.said {
+            self.part(node, Ok(()), world);
+        } else {
+            self.say_goodbye(node);
+        }
+    }
+
+    fn say_goodbye(&mut self, node: NodeId) {
+        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
+        let Link { session, parting: Some(parting), .. } = link.as_mut() else { return };
+        if std::mem::replace(&mut parting.said, true) {
+            return;
+        }
+        if let Err(why) = session.send(&Goodbye { reason: parting.reason }.into()) {
+            tracing::debug!(%node, %why, "a peer is left without goodbye");
+        }
+        self.mark_dirty(node);
+    }
+
+    /// The connection is gone; whether that was the answer to the goodbye.
+    pub(super) fn parts_by_closing(&mut self, node: NodeId, world: &mut impl World) -> bool {
+        let is_over = self.parting_of(node).is_some_and(|parting| parting.said);
+        if is_over {
+            self.part(node, Ok(()), world);
+        }
+        is_over
+    }
+
+    fn part(&mut self, node: NodeId, result: Result<(), CloseError>, world: &mut impl World) {
+        let Some(parting) = self.parting_of(node) else { return };
+        let (until, ports) = (parting.until, std::mem::take(&mut parting.ports));
+        self.agenda.remove(until, Due::Parting(node));
+        self.lose(node, "this node has closed it", world);
+        for port in ports {
+            if let Err(why) = world.door().answer_port(port, result) {
+                tracing::debug!(%why, "nobody waits any more for a peer to be closed");
+            }
+        }
+        // What was sent meanwhile contacts it anew.
+        self.dial_for_waiting(node);
+    }
+}

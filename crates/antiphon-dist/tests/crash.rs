@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use antiphon_dist::{DeliverError, Location, NetCx, Node, Status};
+use antiphon_dist::{Config, DeliverError, Location, NetCx, Node, Status};
 use antiphon_sched::{Addr, AskError, Cx, Event, Reply, Undelivered, receive, secs};
 use common::process::{self, Process};
 use common::{End, Net, TestNode, heard, heard_until, wait_for};
@@ -117,6 +117,39 @@ fn a_server_that_was_found_by_announcement_and_killed_is_found_again() {
     let at = server.location();
     let stale = kill(&mut server, &client);
     come_back(&net, at, &client, stale);
+}
+
+#[test]
+fn a_peer_that_hangs_for_a_while_is_suspected_and_then_there_again_and_one_that_is_killed_is_gone() {
+    let net = Net { udp_port: 0, ..Net::new() };
+    let mut there = Process::start(&net, "there");
+    let at = there.location();
+    // Silence is suspicious after a fifth of it.
+    let config = Config { peer_timeout: secs(5), ..net.quiet("here", &[at]) };
+    let here = TestNode::start(config);
+    here.wait_for_peers(1);
+    let watchers = [here.statuses(), here.statuses(), here.statuses()];
+    let tell = |status| {
+        for watcher in &watchers {
+            assert_eq!(heard(watcher), ("there".into(), status));
+        }
+    };
+    tell(Status::Online);
+    there.freeze();
+    tell(Status::Suspect);
+    assert_eq!(here.step(|cx| cx.peers().len()), 1, "it may come back");
+    there.thaw();
+    tell(Status::Online);
+    there.freeze();
+    tell(Status::Suspect);
+    tell(Status::Offline);
+    assert_eq!(here.step(|cx| cx.peers().len()), 0);
+    // It comes back to life, and is told that it was lost.
+    there.thaw();
+    tell(Status::Online);
+    there.kill();
+    tell(Status::Offline);
+    assert!(watchers.iter().all(|watcher| watcher.try_recv().is_err()), "nothing else was told");
 }
 
 #[test]

@@ -5,10 +5,8 @@ mod common;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use antiphon_dist::{
-    Config, DeliverError, LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode,
-};
-use antiphon_sched::{Addr, Cx, Event, NodeId, Undelivered, Wire, exit, millis, receive, secs, stop};
+use antiphon_dist::{LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode};
+use antiphon_sched::{Addr, Cx, Event, NodeId, Wire, exit, millis, receive, secs, stop};
 use common::{End, Net, TestNode, heard, heard_until, tell_test, wait_for};
 
 /// Looks for something, as `look` says, and tells what comes of it.
@@ -285,86 +283,4 @@ fn watchers_of_peers_that_have_ended_are_forgotten() {
     }
     let watchers = node.counts().watchers;
     assert!(watchers <= 4, "{watchers} watchers");
-}
-
-/// The tables of a node that only grow when something leaks.
-fn tables(node: &TestNode) -> (antiphon_dist::Counts, [usize; 5]) {
-    let stats = node.stats();
-    let counts = antiphon_dist::Counts { refused_messages: 0, refused_handshakes: 0, ..node.counts() };
-    (counts, [stats.actors, stats.requests, stats.timers, stats.sources, stats.sides])
-}
-
-#[test]
-fn operations_that_fail_leave_nothing_behind() {
-    let net = Net::new();
-    let there = net.quiet_node("there", &[]);
-    let here = TestNode::start(Config { peers: vec![there.location.into()], ..net.quiet("here", &[]) });
-    here.wait_for_peers(1);
-    let _number = there.listener::<u64>("number");
-    let number: Addr<u64> = here.find("number");
-    let (tell, told) = channel();
-    let mortal = there.spawn(move |cx: &mut Cx<String>, event| match event {
-        Event::Start => {
-            tell_test(&tell, cx.register("mortal").is_ok());
-            receive()
-        }
-        Event::Message(_) => stop(),
-        _ => receive(),
-    });
-    assert!(heard(&told));
-    let dead: Addr<String> = here.find("mortal");
-    assert!(dead == mortal);
-    assert_eq!(here.deliver(dead, "end".into()), Ok(()));
-    assert_eq!(heard(&here.watch(dead)), End::NoActor);
-
-    let wrong: Addr<String> = Addr::of(number.id());
-    let round = |count: usize| {
-        let refused = |why| Err(DeliverError::Refused(why));
-        let rounds: Vec<_> = (0..count)
-            .map(|_| {
-                (
-                    locate::<String>(&here, "nobody", millis(50)),
-                    locate::<String>(&here, "number", secs(10)),
-                    look(&here, |cx| cx.locate_node("nobody", millis(50), |found| found)),
-                    here.delivering(dead, "hello".into(), secs(10)),
-                    here.delivering(wrong, "hello".into(), secs(10)),
-                    watch_once(&here, dead),
-                )
-            })
-            .collect();
-        for (nobody, number, node, to_dead, to_wrong, down) in rounds {
-            assert_eq!(heard(&nobody), Err(LocateError::TimedOut));
-            assert!(matches!(heard(&number), Err(LocateError::WrongType { .. })));
-            assert_eq!(heard(&node), Err(LocateError::TimedOut));
-            assert_eq!(heard(&to_dead), refused(Undelivered::NoActor));
-            assert_eq!(heard(&to_wrong), refused(Undelivered::WrongType));
-            assert_eq!(heard(&down), End::NoActor);
-        }
-    };
-    round(1);
-    wait_for("rest", || (tables(&here).0.wants + tables(&there).0.wants == 0).then_some(()));
-    let before = (tables(&here), tables(&there));
-    round(200);
-    let mut now = before;
-    wait_for("all to be as before", || {
-        now = (tables(&here), tables(&there));
-        (now == before).then_some(())
-    });
-}
-
-/// Monitors an actor, and ends when it is told.
-fn watch_once(node: &TestNode, who: Addr<String>) -> Receiver<End> {
-    let (tell, told) = channel();
-    node.spawn(move |cx: &mut Cx<()>, event| match event {
-        Event::Start => {
-            cx.monitor(who);
-            receive()
-        }
-        Event::Down(down) => {
-            tell_test(&tell, End::of(down));
-            stop()
-        }
-        _ => receive(),
-    });
-    told
 }

@@ -97,7 +97,7 @@ const OPERATIONS: &[Operation] = &[
     ("send what is too large", |place| {
         let to = place.text;
         let told = ask(&place.here, move |cx| {
-            let sent = cx.send(to, "x".repeat(MESSAGE_BYTES_MAX + 1));
+            let sent = cx.send(to, "x".repeat(2 * MESSAGE_BYTES_MAX));
             let me = cx.me();
             cx.tell(me, sent.map_err(drop_message));
         });
@@ -122,7 +122,9 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("end while a living actor elsewhere is monitored", |place| {
         let living = place.text.id();
-        done(place, move |cx| drop(cx.monitor(living)))
+        done(place, move |cx| {
+            cx.monitor(living);
+        })
     }),
     ("terminate, throw to and resume the dead", |place| {
         let dead = place.dead;

@@ -30,7 +30,7 @@ enum Wish {
     Send {
         file: PathBuf,
         /// The folder that it goes to, beneath the receiver's own
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = ".")]
         dir: PathBuf,
         /// Replaces a different file of that name
         #[arg(long)]
@@ -39,7 +39,7 @@ enum Wish {
     /// Deletes a file that was sent before
     Delete {
         file: PathBuf,
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = ".")]
         dir: PathBuf,
     },
 }
@@ -56,7 +56,6 @@ fn main() -> Result<(), Failure> {
     antiphon::log_to_stderr();
     let args = Args::parse();
     let mut node = Node::new(Config {
-        name: Some("sender".into()),
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
         ..Config::default()

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use antiphon_sched::LoopConfig;
-use antiphon_wire::{Limits, Secret};
+use antiphon_wire::{Keyring, Limits, Secret, Suite};
 
 use crate::location::{Location, PeerAt};
 
@@ -18,11 +18,31 @@ pub struct Config {
     pub name: Option<String>,
     /// What all nodes that may talk to each other share.
     pub secret: Option<Secret>,
-    /// The number of the secret: the same on all nodes.
+    /// The number of the secret: the same on all nodes, but while they change it.
     pub key_id: u32,
-    /// Beyond loopback: take a secret that could be guessed.
+    /// Further secrets, by their numbers, under which peers are let in too. So all nodes can change their secret one
+    /// after another, none of them without peers: first each is restarted with the new one in here; then each with the
+    /// new one as `secret` and the old one in here; then each without the old one.
+    pub other_secrets: Vec<(u32, Secret)>,
+    /// This node's certificate, as PEM; with it, all connections are TLS 1.3, and peers must present one too. The file may
+    /// hold the CA certificates between it and a root behind it, and the key.
+    pub certfile: Option<PathBuf>,
+    /// The key of the certificate, as PEM without a passphrase; `None`: it stands in `certfile`.
+    pub keyfile: Option<PathBuf>,
+    /// Files with the certificates of all nodes that may be peers, any number in each, as PEM. A peer is let in if its
+    /// certificate is one of them, byte for byte, and its dates hold. If there is neither this nor `ca_files`, the
+    /// certificate of this node is the one that all nodes share.
+    pub pinned: Vec<PathBuf>,
+    /// Files with the certificates of private CAs, as PEM. A peer is let in if one of them has signed its certificate. Its
+    /// names are not looked at: membership counts, wherever the node is dialled.
+    pub ca_files: Vec<PathBuf>,
+    /// How connections are protected, best first. `None` is what the rest of the configuration asks for: TLS with a
+    /// certificate, else [`Suite::aead`] with a secret, else `plain`. With a secret alone, `[Suite::Hmac]` makes records
+    /// authentic but readable.
+    pub suites: Option<Vec<Suite>>,
+    /// Beyond loopback, and without a certificate: take a secret that could be guessed.
     pub weak_secret: bool,
-    /// Beyond loopback: let everybody in, without a secret.
+    /// Beyond loopback: let everybody in, without a secret or a certificate.
     pub open: bool,
     /// The address to listen on, and to announce; 127.0.0.1 by default. Its interface is the one on which this node
     /// finds others by broadcast and multicast.
@@ -86,6 +106,12 @@ impl Default for Config {
             name: None,
             secret: None,
             key_id: 0,
+            other_secrets: Vec::new(),
+            certfile: None,
+            keyfile: None,
+            pinned: Vec::new(),
+            ca_files: Vec::new(),
+            suites: None,
             weak_secret: false,
             open: false,
             ip: Ipv4Addr::LOCALHOST.into(),
@@ -117,6 +143,13 @@ impl Config {
             None | Some(0) => UDP_PORT,
             Some(port) => port,
         }
+    }
+
+    /// The secrets, as the protocol takes them.
+    pub(crate) fn keyring(&self) -> Keyring {
+        let Some(secret) = &self.secret else { return Keyring::none() };
+        let used = Keyring::new(self.key_id, secret.clone());
+        self.other_secrets.iter().fold(used, |ring, (id, secret)| ring.accepting(*id, secret.clone()))
     }
 
     pub(crate) fn timed_limits(&self) -> Limits {

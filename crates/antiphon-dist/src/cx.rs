@@ -14,7 +14,7 @@ use crate::error::{
 };
 use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
-use crate::node::{FoundName, Looked, NodeCore, Space};
+use crate::node::{FoundName, Looked, NodeCore, Space, settle};
 use crate::rci::{self, Rci};
 
 /// What a name can stand for: an address, a channel or an RCI. The constructor's type picks it, and with it one of
@@ -392,13 +392,13 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         };
         let here = to.node() == self.id().node();
         match to.put(self.door(), message, Manner::Receipt(port)) {
-            Ok(()) if here => settle(self, port, Ok::<(), DeliverError>(())),
+            Ok(()) if here => settle(self.door(), port, Ok::<(), DeliverError>(())),
             Ok(()) => {
                 if let Some(core) = node(self) {
                     core.time_receipt(port, timeout);
                 }
             }
-            Err(error) => settle(self, port, Err::<(), _>(DeliverError::Refused(error.why()))),
+            Err(error) => settle(self.door(), port, Err::<(), _>(DeliverError::Refused(error.why()))),
         }
     }
 
@@ -623,9 +623,7 @@ pub(crate) fn register<M: Wire>(
     }
     for port in waiting {
         let found: Result<FoundName, LocateError> = Ok(FoundName { id: who.id() });
-        if let Err(why) = door.answer_port(port, found) {
-            tracing::debug!(%why, "nobody waits any more for a name");
-        }
+        settle(door, port, found);
     }
     Ok(())
 }
@@ -639,13 +637,6 @@ fn forget_dead_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
         if let Some(core) = node(cx) {
             dead.into_iter().for_each(|watcher| core.unwatch_peers(watcher));
         }
-    }
-}
-
-/// Answers a request that is open, at once.
-fn settle<M: 'static, R: 'static>(cx: &mut Cx<'_, M>, port: PortId, value: R) {
-    if let Err(why) = cx.door().answer_port(port, value) {
-        tracing::debug!(%why, "nobody waits any more for an answer");
     }
 }
 
@@ -666,7 +657,7 @@ fn request<M: 'static, R: 'static, E: 'static>(
         None => Some(Err(no_node)),
     };
     if let Some(result) = now {
-        settle(cx, port, result);
+        settle(cx.door(), port, result);
     }
 }
 

@@ -51,10 +51,10 @@ pub enum NodeError {
         /// The length of its prefix.
         bits: u8,
     },
-    /// The address is not loopback, and there is no secret.
+    /// The address is not loopback, and there is neither a secret nor a certificate.
     #[error(
-        "{ip} can be reached from other machines, and there is no secret: set `secret` \
-         (`Secret::generate()` makes one), or stay on loopback, or set `open: true` to let everybody in"
+        "{ip} can be reached from other machines, and nothing says who may come: set `secret` (`Secret::generate()` \
+         makes one), or `certfile` for TLS, or `open: true` to let everybody in; or stay on loopback"
     )]
     NoSecret {
         /// The address in the configuration.
@@ -69,6 +69,21 @@ pub enum NodeError {
         /// The address in the configuration.
         ip: std::net::IpAddr,
     },
+    /// There are other secrets, and none to use.
+    #[error("`other_secrets` are accepted beside the one in use: set `secret`, too")]
+    OnlyOtherSecrets,
+    /// Two secrets have the same number.
+    #[error("two secrets have the key id {id}: give each its own, here and on all other nodes")]
+    SameKeyId {
+        /// The number.
+        id: u32,
+    },
+    /// The suites do not fit the rest of the configuration.
+    #[error(transparent)]
+    Suites(#[from] SuitesFault),
+    /// A certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::certificates::TlsError),
     /// The folder for files cannot be used.
     #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
     DestPath {
@@ -89,6 +104,23 @@ pub enum NodeError {
     /// `run_with` could not start its thread, or the thread panicked.
     #[error("the thread beside the loop failed: {0}")]
     Thread(String),
+}
+
+/// What is wrong with the suites that a configuration names.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SuitesFault {
+    /// `tls`, and no certificate.
+    #[error("the suite `tls` needs a certificate: set `certfile`, or take it out of `suites`")]
+    NoCertificate,
+    /// A certificate, and suites that would protect a second time, or not at all.
+    #[error("with a certificate all connections are TLS: leave `suites` as `None`, or `certfile` out")]
+    BesidesTls,
+    /// A secret, and a suite that proves nothing.
+    #[error(
+        "the suite `plain` lets everybody in, secret or not: take it out of `suites`, or leave the secret out"
+    )]
+    PlainWithSecret,
 }
 
 /// Why nothing was found under a name.

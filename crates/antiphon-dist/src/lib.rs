@@ -10,6 +10,9 @@
 
 mod caught;
 
+mod certificates;
+pub use certificates::TlsError;
+
 mod channels;
 pub use channels::{Channel, Subscriber};
 
@@ -22,7 +25,7 @@ pub use cx::{Named, NetCx, Watch};
 mod error;
 pub use error::{
     CallError, CloseError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
-    Status, SubscribeError, UnknownNode, UnknownPeer,
+    Status, SubscribeError, SuitesFault, UnknownNode, UnknownPeer,
 };
 
 mod files;
@@ -48,4 +51,4 @@ pub use rci::Rci;
 mod runtime;
 pub use runtime::Node;
 
-pub use antiphon_wire::{Limits, Refusal, Secret};
+pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_dist::{Config, DeliverError, Location, NetCx, Node, Status};
 use antiphon_sched::{Addr, AskError, Cx, Event, Reply, Undelivered, receive, secs};
+use common::certs::Certs;
 use common::process::{self, Process};
 use common::{End, Net, TestNode, heard, heard_until, wait_for};
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,17 @@ fn come_back(net: &Net, at: Location, client: &TestNode, stale: Addr<Order>) {
 #[test]
 fn a_server_that_was_dialled_and_killed_is_lost_soon_and_found_again() {
     let net = Net { udp_port: 0, ..Net::new() };
+    let mut server = Process::start(&net, "server");
+    let at = server.location();
+    let client = net.quiet_node("client", &[at]);
+    let stale = kill(&mut server, &client);
+    come_back(&net, at, &client, stale);
+}
+
+#[test]
+fn a_server_that_was_dialled_by_tls_and_killed_is_lost_soon_and_found_again() {
+    let certs = Certs::new();
+    let net = Net { udp_port: 0, tls: Some(certs.node("shared").both), ..Net::new() };
     let mut server = Process::start(&net, "server");
     let at = server.location();
     let client = net.quiet_node("client", &[at]);

@@ -7,9 +7,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use antiphon_dist::{Config, DeliverError, LocateError, Node, NodeError, Secret, Status};
+use antiphon_dist::{Config, DeliverError, Limits, LocateError, Node, NodeError, Secret, Status};
 use antiphon_sched::{Addr, Cx, Event, Undelivered, millis, receive, secs};
-use antiphon_wire::{Fresh, Handshake, NodeId, Profile, Standing, Suite, VERSION_MAX};
+use antiphon_wire::{Fresh, Handshake, Keyring, NodeId, Profile, Standing, Suite, VERSION_MAX};
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
 use socket2::{Domain, Socket, Type};
 
@@ -125,8 +125,7 @@ fn hello(net: &Net) -> Vec<u8> {
         name: "crafted".into(),
         locations: vec![([127, 0, 0, 1], 9).into()],
         suites: Suite::aead().to_vec(),
-        key_id: 0,
-        secret: Some(net.secret.clone()),
+        keyring: Keyring::new(0, net.secret.clone()),
         flags: 0,
         limits: Default::default(),
     };
@@ -167,6 +166,28 @@ fn a_hello_that_comes_byte_by_byte_is_not_waited_for() {
     assert!(is_over, "the whole hello of {} bytes was heard within {:?}", hello.len(), begun.elapsed());
     assert!(begun.elapsed() < secs(8), "it took {:?}", begun.elapsed());
     members.go_on();
+}
+
+#[test]
+fn the_oldest_stranger_gives_way_at_the_configured_number_and_all_do_in_the_configured_time() {
+    let net = Net::new();
+    let limits = Limits { unproven_connections_max: 3, ..Limits::default() };
+    let node = TestNode::start(Config { limits, ..net.quiet("few", &[]) });
+    let mut strangers: Vec<TcpStream> = Vec::new();
+    for _ in 0..5 {
+        strangers.push(TcpStream::connect(node.location.addr()).expect("the node listens"));
+    }
+    let counts = node.wait_for_counts("two to give way", |counts| counts.refused_handshakes >= 2);
+    assert_eq!((counts.refused_handshakes, counts.connections), (2, 3), "{counts:?}");
+    for stranger in &mut strangers[..2] {
+        assert_eq!(stranger.read(&mut [0]).expect("it is closed"), 0);
+    }
+    let limits = Limits { handshake_timeout: millis(50), ..Limits::default() };
+    let node = TestNode::start(Config { limits, ..net.quiet("brief", &[]) });
+    let silent = TcpStream::connect(node.location.addr()).expect("the node listens");
+    let counts = node.wait_for_counts("it to be closed", |counts| counts.refused_handshakes > 0);
+    assert_eq!(counts.connections, 0, "{counts:?}");
+    drop(silent);
 }
 
 #[test]

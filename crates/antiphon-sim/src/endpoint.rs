@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_wire::{
-    Deframer, Epochs, Event, Handshake, Limits, NodeId, Profile, Secret, Session, SessionError, Standing,
-    Status, Suite, Time,
+    Deframer, Epochs, Event, Handshake, Keyring, Limits, NodeId, Profile, Secret, Session, SessionError,
+    Standing, Status, Suite, Time,
 };
 
 use crate::chance::Chance;
@@ -116,8 +116,7 @@ impl Endpoint {
             name: "endpoint".to_owned(),
             locations: Vec::new(),
             suites: vec![habits.suite],
-            key_id: 1,
-            secret: Some(Secret::from("key")),
+            keyring: Keyring::new(1, Secret::from("key")),
             flags: 0,
             limits: habits.limits,
         };

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Admission, Connection, Deframer, Epochs, Frame, Fresh, Handshake, Holding, Incoming, Key, Limits, NodeId,
-    Profile, Route, Secret, Session, Standing, Step, Suite, Time, msgpack,
+    Admission, Connection, Deframer, Epochs, Frame, Fresh, Handshake, Holding, Incoming, Key, Keyring,
+    Limits, NodeId, Profile, Route, Secret, Session, Standing, Step, Suite, Time, msgpack,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -93,8 +93,7 @@ fn meet(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> 
         name: "bench".to_owned(),
         locations: Vec::new(),
         suites: vec![suite],
-        key_id: 0,
-        secret: Some(Secret::from("bench")),
+        keyring: Keyring::new(0, Secret::from("bench")),
         flags: 0,
         limits: Limits::default(),
     };

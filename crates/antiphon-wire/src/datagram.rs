@@ -4,6 +4,7 @@
 //! anybody: the worst that one can bring about is one dial, whose handshake then tells the truth.
 
 use ring::{hkdf, hmac};
+use smallvec::{SmallVec, smallvec};
 use subtle::ConstantTimeEq;
 
 use crate::address::{Locations, Route};
@@ -58,11 +59,12 @@ pub struct Answer<'a> {
     pub siblings: Route<'a>,
 }
 
-/// Authenticates datagrams. Derived from the secret, and used for nothing else.
+/// Authenticates datagrams: those sent under one key, those received under any that is accepted. Derived from secrets,
+/// and used for nothing else.
 #[derive(Clone)]
 pub struct DatagramKey {
-    id: u32,
-    key: hmac::Key,
+    /// The first signs.
+    keys: SmallVec<[(u32, hmac::Key); 1]>,
 }
 
 /// Why a datagram is dropped. Count it; log it once an address.
@@ -108,13 +110,29 @@ impl DatagramKey {
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"antiphon datagrams");
         let extracted = salt.extract(secret.as_bytes());
         let key = extracted.expand(&[b"antiphon datagram key"], hmac::HMAC_SHA256);
-        DatagramKey { id, key: hmac::Key::from(key.expect("one digest is within what HKDF expands to")) }
+        let key = hmac::Key::from(key.expect("one digest is within what HKDF expands to"));
+        DatagramKey { keys: smallvec![(id, key)] }
+    }
+
+    /// Accepts datagrams under a further secret.
+    pub fn accepting(mut self, id: u32, secret: &Secret) -> DatagramKey {
+        self.keys.extend(DatagramKey::new(id, secret).keys);
+        self
+    }
+
+    /// What signs, and its id.
+    fn own(&self) -> &(u32, hmac::Key) {
+        self.keys.first().expect("a key is made of a secret")
+    }
+
+    fn of_id(&self, id: u32) -> Option<&hmac::Key> {
+        self.keys.iter().find(|(own, _)| *own == id).map(|(_, key)| key)
     }
 }
 
 impl std::fmt::Debug for DatagramKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DatagramKey").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("DatagramKey").field("id", &self.own().0).finish_non_exhaustive()
     }
 }
 
@@ -127,7 +145,7 @@ impl<'a> Datagram<'a> {
         out.clear();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[VERSION, self.kind()]);
-        key.map(|key| key.id).put(out);
+        key.map(|key| key.own().0).put(out);
         self.put(out);
         let tag_bytes = if key.is_some() { TAG_BYTES } else { 0 };
         let bytes = out.len() + tag_bytes;
@@ -139,7 +157,7 @@ impl<'a> Datagram<'a> {
             out.resize(DATAGRAM_BYTES_MAX - tag_bytes, 0);
         }
         if let Some(key) = key {
-            let tag = hmac::sign(&key.key, out);
+            let tag = hmac::sign(&key.own().1, out);
             out.extend_from_slice(tag.as_ref());
         }
         Ok(())
@@ -161,14 +179,14 @@ impl<'a> Datagram<'a> {
             return Err(DatagramError::Version { version });
         }
         let told: Option<u32> = Field::take(&mut reader)?;
-        let ours = key.map(|key| key.id);
-        if told != ours {
-            return Err(DatagramError::KeyId { told, ours });
+        let under = told.and_then(|told| key?.of_id(told));
+        if told.is_some() != key.is_some() || under.is_some() != key.is_some() {
+            return Err(DatagramError::KeyId { told, ours: key.map(|key| key.own().0) });
         }
         let mut body = reader.rest();
-        if let Some(key) = key {
+        if let Some(key) = under {
             let split = body.len().checked_sub(TAG_BYTES).ok_or(DatagramError::Unauthentic)?;
-            let tag = hmac::sign(&key.key, &bytes[..bytes.len() - TAG_BYTES]);
+            let tag = hmac::sign(key, &bytes[..bytes.len() - TAG_BYTES]);
             let is_same: bool = tag.as_ref().ct_eq(&body[split..]).into();
             if !is_same {
                 return Err(DatagramError::Unauthentic);
@@ -279,6 +297,8 @@ mod tests {
         Datagram::Announce(presence(&[])).encode(Some(&key), &mut bytes).expect("small");
         let other = DatagramKey::new(5, &Secret::from("other"));
         assert_eq!(Datagram::decode(Some(&other), &bytes), Err(DatagramError::Unauthentic));
+        let both = DatagramKey::new(6, &Secret::from("other")).accepting(5, &Secret::from("key"));
+        assert!(Datagram::decode(Some(&both), &bytes).is_ok());
         let other = DatagramKey::new(6, &Secret::from("key"));
         let differ = |ours| DatagramError::KeyId { told: Some(5), ours };
         assert_eq!(Datagram::decode(Some(&other), &bytes), Err(differ(Some(6))));

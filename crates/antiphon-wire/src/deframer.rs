@@ -78,6 +78,11 @@ impl Deframer {
         }
     }
 
+    /// Whether the next bytes are the beginning of a TLS handshake (RFC 8446, 5.1), where one of ours is due.
+    pub(crate) fn begins_as_tls(&self) -> bool {
+        self.buffer[self.start..self.end].starts_with(&[22, 3])
+    }
+
     /// The next handshake message, header included; `None` until it is whole.
     pub(crate) fn next_handshake(&mut self) -> Result<Option<&[u8]>, HandshakeFault> {
         let pending = &self.buffer[self.start..self.end];

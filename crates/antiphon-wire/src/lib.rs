@@ -1,7 +1,7 @@
 //! Antiphon's wire protocol, pure: bytes in, frames out, and back.
 //!
-//! No clock, no socket, no thread and (but for two named doors) no randomness: time and chance are arguments, so that the
-//! same bytes at the same times always do the same. docs/PROTOCOL.md describes the bytes; this crate is one implementation.
+//! No clock, no socket, no thread and (but for two named doors each, behind features) no randomness and no way to the
+//! system's files and variables: time and chance are arguments, so that the same bytes at the same times always do the same. docs/PROTOCOL.md describes the bytes; this crate is one implementation.
 //!
 //! A [`Handshake`] makes of a byte stream a proven [`Connection`]; a [`Session`] outlives connections and carries [`Frame`]s;
 //! a [`Deframer`] is the read buffer of one stream. Two nodes that meet in memory:
@@ -9,8 +9,8 @@
 //! ```
 //! use antiphon_wire::frame::Message;
 //! use antiphon_wire::{
-//!     Deframer, Epochs, Frame, Fresh, Handshake, Key, Limits, NodeId, Profile, Route, Session, Standing, Step, Suite,
-//!     Time,
+//!     Deframer, Epochs, Frame, Fresh, Handshake, Key, Keyring, Limits, NodeId, Profile, Route, Session, Standing, Step,
+//!     Suite, Time,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,8 +19,7 @@
 //!     name: format!("node {node}"),
 //!     locations: Vec::new(),
 //!     suites: Suite::aead().to_vec(),
-//!     key_id: 0,
-//!     secret: Some("key".into()),
+//!     keyring: Keyring::new(0, "key".into()),
 //!     flags: 0,
 //!     limits: Limits::default(),
 //! };
@@ -108,12 +107,16 @@ pub use fresh::{Fresh, NoRandomness};
 
 mod handshake;
 pub use handshake::{
-    CLOSES_WHEN_IDLE, Connection, Handshake, HandshakeError, HandshakeFault, Hello, Holding, Offer, Profile,
-    ProfileError, Refusal, Role, Standing, Step, UNDISCOVERED, VERSION_MAX, VERSION_MIN,
+    CLOSES_WHEN_IDLE, Connection, EXPORTER_LABEL, Handshake, HandshakeError, HandshakeFault, Hello, Holding,
+    Offer, Profile, ProfileError, Refusal, Role, Standing, Step, TlsFault, UNDISCOVERED, VERSION_MAX,
+    VERSION_MIN,
 };
 
 mod ids;
 pub use ids::{Key, NodeId, Pair, TagId};
+
+mod keyring;
+pub use keyring::Keyring;
 
 mod limits;
 pub use limits::{
@@ -128,6 +131,8 @@ pub use record::RecordError;
 
 mod secret;
 pub use secret::Secret;
+#[cfg(feature = "system-secrets")]
+pub use secret::{EnvironmentFault, FileFault, SecretError};
 
 mod session;
 pub use session::{

@@ -2,6 +2,11 @@
 //!
 //! A secret proves membership, not which member. It never appears in `Debug`, in errors or on the wire.
 
+#[cfg(feature = "system-secrets")]
+mod source;
+#[cfg(feature = "system-secrets")]
+pub use source::{EnvironmentFault, FileFault, SecretError};
+
 use std::fmt;
 
 use ring::digest;

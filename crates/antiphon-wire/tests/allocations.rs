@@ -7,8 +7,8 @@ use std::cell::Cell;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Deframer, Fresh, Handshake, Holding, Key, Limits, NodeId, Profile, Route, Session, Standing, Step, Suite,
-    Time,
+    Deframer, Fresh, Handshake, Holding, Key, Keyring, Limits, NodeId, Profile, Route, Session, Standing,
+    Step, Suite, Time,
 };
 
 struct Counting;
@@ -40,8 +40,7 @@ fn profile(node: u64) -> Profile {
         name: String::new(),
         locations: Vec::new(),
         suites: vec![Suite::Aes128Gcm],
-        key_id: 0,
-        secret: Some("key".into()),
+        keyring: Keyring::new(0, "key".into()),
         flags: 0,
         limits: Limits::default(),
     }

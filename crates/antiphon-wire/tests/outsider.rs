@@ -6,8 +6,8 @@ mod client;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Admission, Connection, Deframer, Epochs, Frame, Fresh, Handshake, HandshakeError, Key, Limits, NodeId,
-    Profile, Refusal, Route, Secret, Session, Step, Suite, Time,
+    Admission, Connection, Deframer, Epochs, Frame, Fresh, Handshake, HandshakeError, Key, Keyring, Limits,
+    NodeId, Profile, Refusal, Route, Secret, Session, Step, Suite, Time,
 };
 use client::{Chance, Hello, Records, derive, frame, frames, proof, take_message, transcript};
 
@@ -36,8 +36,7 @@ fn insider(suites: &[Suite]) -> Insider {
         name: "insider".to_owned(),
         locations: Vec::new(),
         suites: suites.to_vec(),
-        key_id: 3,
-        secret: Some(Secret::from("test")),
+        keyring: Keyring::new(3, Secret::from("test")),
         flags: 0,
         limits: Limits::default(),
     };

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 
 use antiphon_wire::frame::{Message, RawFrame};
 use antiphon_wire::{
-    Answer, Connection, Datagram, DatagramKey, Deframer, Frame, Fresh, Handshake, Holding, Key, Limits,
-    Locations, NodeId, Presence, Probe, Profile, Route, Secret, Session, Standing, Step, Suite, Time,
+    Answer, Connection, Datagram, DatagramKey, Deframer, Frame, Fresh, Handshake, Holding, Key, Keyring,
+    Limits, Locations, NodeId, Presence, Probe, Profile, Route, Secret, Session, Standing, Step, Suite, Time,
     msgpack,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -111,8 +111,7 @@ fn profile(node: u64, suite: Suite) -> Profile {
         name: format!("node {node}"),
         locations: if node == 1 { locations() } else { Vec::new() },
         suites: vec![suite],
-        key_id: 7,
-        secret: Some(Secret::from("test")),
+        keyring: Keyring::new(7, Secret::from("test")),
         flags: 0,
         limits: Limits::default(),
     }

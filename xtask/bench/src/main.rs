@@ -19,7 +19,7 @@ use clap::Parser;
 
 use crate::group::Group;
 
-const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP, files::GROUP];
+const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP, files::GROUP, remote::SECURE];
 
 /// Antiphon's benchmarks.
 #[derive(Parser)]

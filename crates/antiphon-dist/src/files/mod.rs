@@ -8,6 +8,10 @@
 //! every transfer is answered once; a file appears at its place whole or not at all.
 
 mod deleter;
+#[cfg(unix)]
+mod disk;
+#[cfg(not(unix))]
+#[path = "disk_absent.rs"]
 mod disk;
 mod keeper;
 mod messages;

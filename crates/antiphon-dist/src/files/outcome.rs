@@ -66,14 +66,12 @@ pub struct FileStat {
 }
 
 impl FileStat {
-    /// When the file was changed.
+    /// When the file was changed; 1970 where this system's clock does not reach.
     pub fn modified(&self) -> SystemTime {
-        let seconds = Duration::from_secs(self.seconds.unsigned_abs());
-        let nanos = Duration::from_nanos(self.nanos.into());
-        match self.seconds {
-            0.. => SystemTime::UNIX_EPOCH + seconds + nanos,
-            _ => SystemTime::UNIX_EPOCH - seconds + nanos,
-        }
+        let (zero, seconds) = (SystemTime::UNIX_EPOCH, Duration::from_secs(self.seconds.unsigned_abs()));
+        let second = if self.seconds < 0 { zero.checked_sub(seconds) } else { zero.checked_add(seconds) };
+        let whole = second.and_then(|second| second.checked_add(Duration::from_nanos(self.nanos.into())));
+        whole.unwrap_or(zero)
     }
 }
 
@@ -262,5 +260,6 @@ mod tests {
         let at = |seconds, nanos| FileStat { size: 0, seconds, nanos, permissions: 0 }.modified();
         assert_eq!(at(1, 5), SystemTime::UNIX_EPOCH + Duration::new(1, 5));
         assert_eq!(at(-1, 250_000_000), SystemTime::UNIX_EPOCH - Duration::from_millis(750));
+        assert_eq!(at(i64::MAX, u32::MAX), SystemTime::UNIX_EPOCH);
     }
 }

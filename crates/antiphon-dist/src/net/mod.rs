@@ -6,6 +6,7 @@
 
 mod interfaces;
 mod sockets;
+mod tls;
 mod udp;
 
 use std::io;
@@ -22,6 +23,7 @@ use crate::location::Location;
 use crate::node::{ConnId, Input, NodeCore, Output, Settings, World};
 use interfaces::Near;
 use sockets::Sockets;
+use tls::{Opening, Tls};
 use udp::Discovery;
 
 /// Looks a host up; runs on a helper thread.
@@ -78,8 +80,9 @@ impl Driver {
     ) -> Result<(Self, Location), NodeError> {
         Settings::check(config)?;
         let registry = registry_of(sched)?;
+        let tls = Tls::new(config)?;
         let near = Near::of(config.ip, config.scope_id);
-        let sockets = Sockets::listen(near.at(config.tcp_port), &registry)?;
+        let sockets = Sockets::listen(near.at(config.tcp_port), tls, &registry)?;
         let location = Location::new(sockets.local());
         let udp = Discovery::open(&near, config.discovery_port(), config.discover_peers, &registry)?;
         let networks = interfaces::own_networks(config.ip);
@@ -226,7 +229,9 @@ impl Driver {
             let conn = core.accept(now, remote, &mut Net { sched, outputs: &mut self.outputs });
             let Some(conn) = conn else { continue };
             match self.sockets.add(conn, stream, sched) {
-                Ok(()) => self.give(core, sched, Input::Accepted(conn)),
+                // Its first byte begins TLS.
+                Ok(()) if self.sockets.is_opening(conn) => {}
+                Ok(()) => self.give(core, sched, Input::Accepted { conn, exporter: None }),
                 Err(why) => {
                     tracing::warn!(%remote, %why, "a connection cannot be watched");
                     self.give(core, sched, Input::Closed(conn));
@@ -239,17 +244,54 @@ impl Driver {
         let Some(conn) = self.sockets.conn_of(foreign.token) else { return };
         if foreign.writable {
             match self.sockets.finish_dial(conn) {
-                Some(Ok(())) => self.give(core, sched, Input::Connected(conn)),
+                Some(Ok(())) if self.sockets.is_opening(conn) => {}
+                Some(Ok(())) => self.give(core, sched, Input::Connected { conn, exporter: None }),
                 Some(Err(why)) => {
                     let refused = why.kind() == io::ErrorKind::ConnectionRefused;
                     self.sockets.close(conn, sched);
                     return self.give(core, sched, Input::DialFailed { conn, refused });
                 }
-                None => self.write(core, sched, conn),
+                None => self.go_on_writing(core, sched, conn),
             }
         }
-        if foreign.readable {
+        if self.sockets.is_opening(conn) {
+            // What follows the last message of TLS was perhaps read with it.
+            if self.open_tls(core, sched, conn) {
+                self.read_socket(core, sched, conn, foreign.closed);
+            }
+        } else if foreign.readable {
             self.read_socket(core, sched, conn, foreign.closed);
+        }
+    }
+
+    /// Whether TLS is now agreed on.
+    fn open_tls(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) -> bool {
+        let exporter = match self.sockets.open(conn) {
+            Opening::Done(exporter) => Some(exporter),
+            Opening::Pending => return false,
+            Opening::Failed(fault) => {
+                self.give(core, sched, Input::TlsFailed { conn, fault });
+                return false;
+            }
+            Opening::Gone => {
+                self.give(core, sched, Input::Closed(conn));
+                return false;
+            }
+        };
+        let input = match core.is_dialled(conn) {
+            true => Input::Connected { conn, exporter },
+            false => Input::Accepted { conn, exporter },
+        };
+        self.give(core, sched, input);
+        true
+    }
+
+    fn go_on_writing(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
+        match self.sockets.flush(conn) {
+            Ok(()) => self.write(core, sched, conn),
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+            // Whoever reads next hears why.
+            Err(why) => tracing::debug!(%why, "what was sealed cannot be written"),
         }
     }
 
@@ -274,7 +316,10 @@ impl Driver {
                     return self.drain_outputs(core, sched);
                 }
                 Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.give(core, sched, Input::Closed(conn)),
+                Err(why) => {
+                    let failed = tls::fault_in(&why).map(|fault| Input::TlsFailed { conn, fault });
+                    return self.give(core, sched, failed.unwrap_or(Input::Closed(conn)));
+                }
             }
         }
         self.sockets.note_unfinished(conn);

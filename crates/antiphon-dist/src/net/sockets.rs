@@ -1,11 +1,11 @@
-//! TCP: the listener, and a socket for each connection.
+//! TCP: the listener, and a socket for each connection, with TLS on it if the node has a certificate.
 //!
 //! Readiness is edge-triggered: a socket is read until it is empty, or noted as unfinished.
 //!
 //! Invariant: without descriptors the listener pauses; a backlog that cannot be accepted never keeps the loop busy.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
+use super::tls::{Opening, Stream, Tls};
 use super::{FIRST_SOCKET, LISTENER};
 use crate::error::NodeError;
 use crate::node::ConnId;
@@ -22,13 +23,17 @@ use crate::node::ConnId;
 pub(super) const READS_A_ROUND: usize = 16;
 /// Strangers taken in one round.
 const ACCEPTS_A_ROUND: usize = 64;
+/// Steps of TLS handshakes in one round: each may take the 3.5 ms of an RSA signature.
+const OPENINGS_A_ROUND: usize = 2;
 /// How long to wait for descriptors when there are none.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Sockets {
     listener: TcpListener,
     local: SocketAddr,
+    tls: Option<Tls>,
     accepts_left: usize,
+    openings_left: usize,
     table: Slab<Socket>,
     places: BTreeMap<ConnId, usize>,
     unfinished: Vec<ConnId>,
@@ -39,12 +44,12 @@ pub(super) struct Sockets {
 
 struct Socket {
     conn: ConnId,
-    stream: TcpStream,
+    stream: Stream,
     connecting: bool,
 }
 
 impl Sockets {
-    pub(super) fn listen(at: SocketAddr, registry: &Registry) -> Result<Self, NodeError> {
+    pub(super) fn listen(at: SocketAddr, tls: Option<Tls>, registry: &Registry) -> Result<Self, NodeError> {
         let failed = |source| NodeError::Listen { at, source };
         let mut listener = TcpListener::bind(at).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
@@ -52,7 +57,9 @@ impl Sockets {
         Ok(Self {
             listener,
             local,
+            tls,
             accepts_left: ACCEPTS_A_ROUND,
+            openings_left: OPENINGS_A_ROUND,
             table: Slab::new(),
             places: BTreeMap::new(),
             unfinished: Vec::new(),
@@ -99,26 +106,21 @@ impl Sockets {
 
     pub(super) fn add(&mut self, conn: ConnId, stream: TcpStream, sched: &Loop) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        let stream = Stream::accepted(stream, self.tls.as_ref())?;
         self.insert(conn, stream, false, sched)
     }
 
     pub(super) fn dial(&mut self, conn: ConnId, to: SocketAddr, sched: &Loop) -> io::Result<()> {
         egress::allowed(&to).map_err(io::Error::other)?;
-        let stream = TcpStream::connect(to)?;
+        let stream = Stream::dialled(TcpStream::connect(to)?, self.tls.as_ref(), to.ip())?;
         self.insert(conn, stream, true, sched)
     }
 
-    fn insert(
-        &mut self,
-        conn: ConnId,
-        mut stream: TcpStream,
-        connecting: bool,
-        sched: &Loop,
-    ) -> io::Result<()> {
+    fn insert(&mut self, conn: ConnId, mut stream: Stream, connecting: bool, sched: &Loop) -> io::Result<()> {
         let registry = sched.registry().ok_or_else(|| io::Error::other("the loop has no sockets"))?;
         let entry = self.table.vacant_entry();
         let token = Token(FIRST_SOCKET + entry.key());
-        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(stream.tcp(), token, Interest::READABLE | Interest::WRITABLE)?;
         self.places.insert(conn, entry.key());
         entry.insert(Socket { conn, stream, connecting });
         Ok(())
@@ -136,18 +138,35 @@ impl Sockets {
     /// Whether a dial has connected; `None` when the connection was not being dialled, or still is.
     pub(super) fn finish_dial(&mut self, conn: ConnId) -> Option<io::Result<()>> {
         let socket = self.get(conn).filter(|socket| socket.connecting)?;
-        match socket.stream.take_error() {
+        let tcp = socket.stream.tcp();
+        match tcp.take_error() {
             Ok(Some(why)) | Err(why) => return Some(Err(why)),
             Ok(None) => {}
         }
-        match socket.stream.peer_addr() {
+        match tcp.peer_addr() {
             Ok(_) => {
+                let done = tcp.set_nodelay(true);
                 socket.connecting = false;
-                Some(socket.stream.set_nodelay(true))
+                Some(done)
             }
             Err(why) if why.kind() == io::ErrorKind::NotConnected => None,
             Err(why) => Some(Err(why)),
         }
+    }
+
+    /// Whether TLS is still to be agreed on, on a connection that stands.
+    pub(super) fn is_opening(&mut self, conn: ConnId) -> bool {
+        self.get(conn).is_some_and(|socket| !socket.connecting && socket.stream.is_opening())
+    }
+
+    /// Agrees on TLS as far as the peer has come; on few connections a round, the others come in the next.
+    pub(super) fn open(&mut self, conn: ConnId) -> Opening {
+        let Some(left) = self.openings_left.checked_sub(1) else {
+            self.note_unfinished(conn);
+            return Opening::Pending;
+        };
+        self.openings_left = left;
+        self.get(conn).map_or(Opening::Gone, |socket| socket.stream.open())
     }
 
     pub(super) fn read(&mut self, conn: ConnId, space: &mut [u8]) -> io::Result<usize> {
@@ -164,13 +183,24 @@ impl Sockets {
         }
     }
 
+    /// Writes what TLS has sealed and could not write before.
+    pub(super) fn flush(&mut self, conn: ConnId) -> io::Result<()> {
+        match self.get(conn) {
+            Some(socket) if !socket.connecting => socket.stream.flush(),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     pub(super) fn close(&mut self, conn: ConnId, sched: &Loop) {
         let Some(mut socket) = self.places.remove(&conn).and_then(|place| self.table.try_remove(place))
         else {
             return;
         };
+        if !socket.connecting {
+            socket.stream.finish();
+        }
         if let Some(registry) = sched.registry()
-            && let Err(why) = registry.deregister(&mut socket.stream)
+            && let Err(why) = registry.deregister(socket.stream.tcp())
         {
             tracing::debug!(%why, "a socket was not watched");
         }
@@ -186,6 +216,7 @@ impl Sockets {
 
     /// Sockets that were cut off by their share of the last round, and the listener after its pause.
     pub(super) fn take_unfinished(&mut self, now: Time) -> Vec<Foreign> {
+        self.openings_left = OPENINGS_A_ROUND;
         self.accept_again |= self.accept_at.take_if(|at| *at <= now).is_some();
         let listener = std::mem::take(&mut self.accept_again).then_some(Token(LISTENER));
         let places = &self.places;
@@ -218,7 +249,7 @@ mod tests {
     fn accepting_without_descriptors() {
         let poll = mio::Poll::new().unwrap();
         let at = (Ipv4Addr::LOCALHOST, 0).into();
-        let mut sockets = Sockets::listen(at, poll.registry()).unwrap();
+        let mut sockets = Sockets::listen(at, None, poll.registry()).unwrap();
         let peers: Vec<StdStream> = (0..10).map(|_| StdStream::connect(sockets.local()).unwrap()).collect();
         let mut hoard = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {

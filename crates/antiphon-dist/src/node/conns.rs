@@ -8,19 +8,15 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire::{
-    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step,
+    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step, TlsFault,
 };
 use slab::Slab;
 
-use super::agenda::Due;
+use super::agenda::{Agenda, Due};
 use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use super::{NodeCore, sched_node, wire_node};
 
-/// Connections without a proof.
-const HALF_OPEN_MAX: usize = 64;
-/// How long a handshake may take.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 const INDEX_BITS: u32 = 24;
 
 #[derive(Debug, Default)]
@@ -41,6 +37,8 @@ pub(super) struct Conn {
     pub(super) remote: SocketAddr,
     pub(super) dialled: Option<SocketAddr>,
     since: Time,
+    /// Closed then, unless it is live: on the agenda.
+    until: Option<Time>,
     /// Nothing has arrived since the last look.
     quiet: bool,
 }
@@ -79,6 +77,7 @@ impl Conns {
             remote,
             dialled: dialled.then_some(remote),
             since: now,
+            until: None,
             quiet: false,
         });
         id
@@ -90,12 +89,12 @@ impl Conns {
     }
 
     /// The stranger that gives way when there are too many: the oldest of the address that has most.
-    fn crowded_out(&self) -> Option<ConnId> {
+    fn crowded_out(&self, strangers_max: u32) -> Option<ConnId> {
         let strangers = || {
             let all = self.table.iter().map(|(_, conn)| conn);
             all.filter(|conn| conn.dialled.is_none() && matches!(conn.state, State::Shaking(_)))
         };
-        if strangers().count() < HALF_OPEN_MAX {
+        if strangers().count() < strangers_max as usize {
             return None;
         }
         let mut of_address = std::collections::BTreeMap::new();
@@ -105,6 +104,15 @@ impl Conns {
         strangers()
             .min_by_key(|conn| (std::cmp::Reverse(of_address[&conn.remote.ip()]), conn.since, conn.id))
             .map(|conn| conn.id)
+    }
+
+    pub(super) fn check(&self, agenda: &Agenda) {
+        for (_, conn) in &self.table {
+            let is_live = matches!(conn.state, State::Live(_));
+            let is_timed = conn.until.is_some_and(|at| agenda.has(at, Due::HalfOpen(conn.id)));
+            assert!(is_timed != is_live, "a connection is live, or its time is on the agenda");
+            assert!(conn.written <= conn.out.len(), "what is written was there");
+        }
     }
 }
 
@@ -128,16 +136,63 @@ impl NodeCore {
         if self.leaving || self.settings.ignores(remote.ip()) {
             return None;
         }
-        if let Some(oldest) = self.conns.crowded_out() {
+        if let Some(oldest) = self.conns.crowded_out(self.settings.limits().unproven_connections_max) {
             self.counts.refused_handshakes += 1;
             self.drop_conn(oldest, world);
         }
         let id = self.conns.add(remote, false, self.now);
+        // From now on, whatever is below the handshake: TLS has no time of its own.
+        self.limit(id, self.settings.limits().handshake_timeout);
         Some(id)
     }
 
-    pub(super) fn on_accepted(&mut self, conn: ConnId) {
-        self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(conn));
+    pub(super) fn on_accepted(&mut self, id: ConnId, exporter: Option<[u8; 32]>) {
+        if let Some(conn) = self.conns.get(id)
+            && matches!(conn.state, State::Shaking(_))
+        {
+            conn.state = State::Shaking(Box::new(Handshake::accept(exporter)));
+        }
+    }
+
+    /// Whether this node has dialled the connection.
+    pub fn is_dialled(&mut self, conn: ConnId) -> bool {
+        self.conns.get(conn).is_some_and(|conn| conn.dialled.is_some())
+    }
+
+    /// A connection without TLS where TLS is due is a handshake that failed; a session goes on without it.
+    pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, world: &mut impl World) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if matches!(conn.state, State::Live(_)) {
+            return self.on_closed(id, world);
+        }
+        // Nothing of it would be read.
+        conn.out.clear();
+        conn.written = 0;
+        let refusal = Refusal::Tls(fault);
+        let error = match fault.is_told_by_peer() {
+            true => HandshakeError::RefusedByPeer(refusal),
+            false => HandshakeError::Refused(refusal),
+        };
+        self.on_handshake_error(id, error, world);
+    }
+
+    /// Gives a connection so long to become live, or to be written out.
+    pub(super) fn limit(&mut self, id: ConnId, span: Duration) {
+        let until = self.now + span;
+        let Some(conn) = self.conns.get(id) else { return };
+        if let Some(before) = conn.until.replace(until) {
+            self.agenda.remove(before, Due::HalfOpen(id));
+        }
+        self.agenda.add(until, Due::HalfOpen(id));
+    }
+
+    /// Takes a connection out of the table, and its time off the agenda.
+    pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Conn> {
+        let conn = self.conns.remove(id)?;
+        if let Some(until) = conn.until {
+            self.agenda.remove(until, Due::HalfOpen(id));
+        }
+        Some(conn)
     }
 
     /// Where the driver reads into.
@@ -173,15 +228,15 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_connected(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn on_connected(&mut self, id: ConnId, exporter: Option<[u8; 32]>, world: &mut impl World) {
         let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
-        let Some(fresh) = world.fresh() else { return self.drop_conn(id, world) };
+        let Some(fresh) = world.fresh() else { return self.fail_conn(id, world) };
         let standing = self.standing_for(at);
         let Some(conn) = self.conns.get(id) else { return };
-        let shake = Handshake::dial(&self.settings.profile, fresh, standing, None, &mut conn.out);
+        let shake = Handshake::dial(&self.settings.profile, fresh, standing, exporter, &mut conn.out);
         conn.state = State::Shaking(Box::new(shake));
         conn.since = self.now;
-        self.agenda.add(self.now + HANDSHAKE_TIME, Due::HalfOpen(id));
+        self.limit(id, self.settings.limits().handshake_timeout);
         world.output(Output::Write(id));
     }
 
@@ -207,12 +262,17 @@ impl NodeCore {
     }
 
     pub(super) fn on_half_open(&mut self, id: ConnId, world: &mut impl World) {
-        if let Some(conn) = self.conns.get(id)
-            && matches!(conn.state, State::Shaking(_) | State::Dialling | State::Ending)
-        {
-            tracing::debug!(remote = %conn.remote, "a handshake took too long");
-            self.counts.refused_handshakes += 1;
-            self.fail_conn(id, world);
+        let Some(conn) = self.conns.get(id) else { return };
+        conn.until = None;
+        match conn.state {
+            State::Dialling | State::Shaking(_) => {
+                tracing::debug!(remote = %conn.remote, "a handshake took too long");
+                self.counts.refused_handshakes += 1;
+                self.fail_conn(id, world);
+            }
+            // The other side does not read what was left to be said.
+            State::Ending => self.drop_conn(id, world),
+            State::Live(_) => {}
         }
     }
 
@@ -343,7 +403,13 @@ impl NodeCore {
                 return false;
             }
         }
-        self.take_connection(id, node, connection, world)
+        let is_taken = self.take_connection(id, node, connection, world);
+        if let Some(conn) = self.conns.get(id).filter(|_| is_taken)
+            && let Some(until) = conn.until.take()
+        {
+            self.agenda.remove(until, Due::HalfOpen(id));
+        }
+        is_taken
     }
 
     fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, world: &mut impl World) {
@@ -388,13 +454,13 @@ impl NodeCore {
 
     /// Closes a connection, whatever its state; the session on it was told before.
     pub(super) fn drop_conn(&mut self, id: ConnId, world: &mut impl World) {
-        if self.conns.remove(id).is_some() {
+        if self.remove_conn(id).is_some() {
             world.output(Output::Close(id));
         }
     }
 
     pub(super) fn on_closed(&mut self, id: ConnId, world: &mut impl World) {
-        let Some(conn) = self.conns.remove(id) else { return };
+        let Some(conn) = self.remove_conn(id) else { return };
         world.output(Output::Close(id));
         match conn.state {
             State::Live(node) => self.on_disconnected(node, id, conn.dialled, world),

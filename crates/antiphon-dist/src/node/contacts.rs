@@ -10,11 +10,11 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, PortId, Time, egress};
 use antiphon_wire::Refusal;
 
-use super::NodeCore;
 use super::agenda::Due;
 use super::dials::Query;
 use super::peers::Peer;
 use super::world::World;
+use super::{NodeCore, settle};
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt, PeerOptions};
 
@@ -253,8 +253,6 @@ impl NodeCore {
         if let Some(first) = result.iter().flatten().next().filter(|_| contact.options.broadcast) {
             self.ask_relay(first.addr());
         }
-        if let Err(why) = world.door().answer_port(port, result) {
-            tracing::debug!(%why, "nobody waits any more for a peer");
-        }
+        settle(&mut world.door(), port, result);
     }
 }

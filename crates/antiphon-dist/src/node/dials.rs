@@ -126,7 +126,8 @@ impl NodeCore {
         match at {
             PeerAt::Location(at) => {
                 if at.addr().port() == 0 {
-                    let host = SocketAddr::new(at.addr().ip(), self.settings.udp_port);
+                    let mut host = at.addr();
+                    host.set_port(self.settings.udp_port);
                     self.ask_host(host, Time::MAX);
                 } else if self.want_dial(at.addr(), Time::MAX) {
                     self.dials.dials.entry(at.addr()).and_modify(|dial| dial.forever = true);
@@ -273,13 +274,13 @@ impl NodeCore {
                 dial.conn = Some(conn);
                 dial.attempts += 1;
             }
-            self.agenda.add(self.now + Duration::from_secs(5), Due::HalfOpen(conn));
+            self.limit(conn, self.settings.limits().handshake_timeout);
             world.output(Output::Dial(conn, at));
         }
     }
 
     pub(super) fn on_dial_failed(&mut self, conn: ConnId, refused: bool, world: &mut impl World) {
-        let Some(gone) = self.conns.remove(conn) else { return };
+        let Some(gone) = self.remove_conn(conn) else { return };
         let Some(at) = gone.dialled else { return };
         let node = self.dials.node_at(at);
         self.dial_again(at, conn);

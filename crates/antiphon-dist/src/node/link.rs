@@ -27,6 +27,8 @@ use crate::location::seen_from;
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// How long the side that was dialled waits before it dials itself.
 const MISSING_AFTER: Duration = Duration::from_secs(1);
+/// How long a connection that ends is written out.
+const LINGER: Duration = Duration::from_secs(1);
 /// A location that refused so often, for so long, has nobody behind it any more.
 const REFUSALS_MAX: u32 = 2;
 const REFUSED_FOR: Duration = Duration::from_millis(100);
@@ -486,7 +488,7 @@ impl NodeCore {
         if self.unwritten(id) == 0 {
             self.drop_conn(id, world);
         } else {
-            self.agenda.add(self.now + MISSING_AFTER, Due::HalfOpen(id));
+            self.limit(id, LINGER);
             world.output(Output::Write(id));
         }
     }

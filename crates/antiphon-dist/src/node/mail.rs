@@ -19,7 +19,7 @@ use super::agenda::{Agenda, Due};
 use super::frames::{Arrived, is_sound};
 use super::link::Link;
 use super::world::World;
-use super::{NodeCore, sched_key, wire_key};
+use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::DeliverError;
 
 /// Bytes for one actor over which its frames stay with the peer.
@@ -68,6 +68,14 @@ enum What {
 }
 
 impl Parking {
+    pub(super) fn check(&self) {
+        for lot in self.lots.values() {
+            let bytes: u64 = lot.queue.iter().map(|parked| parked.bytes).sum();
+            assert_eq!(lot.bytes, bytes, "what waits for a full mailbox is counted");
+            assert!(!lot.queue.is_empty(), "who holds up nothing has no lot");
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lots.is_empty()
     }
@@ -346,7 +354,7 @@ impl NodeCore {
             self.agenda.remove(until, Due::Receipt(request));
         }
         match (open.whose, result) {
-            (Whose::Asked(port), result) => tell(world, port, result),
+            (Whose::Asked(port), result) => settle(&mut world.door(), port, result),
             (Whose::Replies(replies), Err(DeliverError::Refused(why))) => {
                 replies.iter().for_each(|port| world.door().refuse_port(*port, why.into()));
             }
@@ -389,11 +397,5 @@ impl NodeCore {
         for request in lost {
             self.answer_receipt(request, Err(DeliverError::Unknown), world);
         }
-    }
-}
-
-fn tell(world: &mut impl World, port: PortId, result: Result<(), DeliverError>) {
-    if let Err(why) = world.door().answer_port(port, result) {
-        tracing::debug!(%why, "nobody waits any more for a receipt");
     }
 }

@@ -36,7 +36,7 @@ pub use world::{ConnId, Input, Output, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{ActorId, Key, MonitorId, NodeId, PortId, Time, Why};
+use antiphon_sched::{ActorId, Door, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
 use crate::files::Outbox;
@@ -236,8 +236,9 @@ impl NodeCore {
         self.now = self.now.max(now);
         match input {
             Input::Start => self.start(world),
-            Input::Accepted(conn) => self.on_accepted(conn),
-            Input::Connected(conn) => self.on_connected(conn, world),
+            Input::Accepted { conn, exporter } => self.on_accepted(conn, exporter),
+            Input::Connected { conn, exporter } => self.on_connected(conn, exporter, world),
+            Input::TlsFailed { conn, fault } => self.on_tls_failed(conn, fault, world),
             Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, world),
             Input::Received(conn, count) => self.on_received(conn, count, world),
             Input::Written(conn, count) => self.on_written(conn, count, world),
@@ -344,11 +345,19 @@ impl NodeCore {
         self.receipts.check(&self.agenda);
         self.replies.check();
         self.dials.check(&self.agenda);
+        self.conns.check(&self.agenda);
     }
 }
 
 /// No actor of any loop: also who sends from outside of all actors.
 const NOBODY: Key = Key::from_bits(u64::MAX);
+
+/// Answers a request of this node's, unless it is over: then its asker was told so.
+pub(crate) fn settle<R: 'static>(door: &mut Door<'_>, port: PortId, value: R) {
+    if let Err(why) = door.answer_port(port, value) {
+        tracing::debug!(%why, "nobody waits any more for an answer");
+    }
+}
 
 fn wire_key(key: Key) -> wire::Key {
     wire::Key(key.to_bits())

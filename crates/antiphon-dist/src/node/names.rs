@@ -14,7 +14,7 @@ use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
 use super::agenda::{Agenda, Due};
 use super::link::Link;
 use super::world::World;
-use super::{NodeCore, sched_key, wire_key};
+use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::{LocateError, RegisterError};
 use crate::location::Location;
 
@@ -456,7 +456,7 @@ impl NodeCore {
     pub(super) fn on_want_due(&mut self, request: u64, world: &mut impl World) {
         if let Some(want) = self.names.node_wants.remove(&request) {
             let nobody: Result<Location, LocateError> = Err(LocateError::TimedOut);
-            return answer(world, want.port, nobody);
+            return settle(&mut world.door(), want.port, nobody);
         }
         let answer_to = self.names.wants.get_mut(&request).map(|want| match &mut want.answer {
             WantedBy::One(port) => (*port, None),
@@ -467,7 +467,7 @@ impl NodeCore {
             Some((port, None)) => tell(world, port, Err(LocateError::TimedOut)),
             Some((port, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
-                answer(world, port, all);
+                settle(&mut world.door(), port, all);
             }
             None => {}
         }
@@ -510,7 +510,7 @@ impl NodeCore {
             if let Some(want) = self.names.node_wants.remove(&request) {
                 self.agenda.remove(want.until, Due::Want(request));
                 let found: Result<Location, LocateError> = Ok(location);
-                answer(world, want.port, found);
+                settle(&mut world.door(), want.port, found);
             }
         }
     }
@@ -542,11 +542,5 @@ fn fit(wanted: &str, found: &str) -> Result<(), LocateError> {
 }
 
 fn tell(world: &mut impl World, port: PortId, found: Result<FoundName, LocateError>) {
-    answer(world, port, found);
-}
-
-fn answer<R: 'static>(world: &mut impl World, port: PortId, value: R) {
-    if let Err(why) = world.door().answer_port(port, value) {
-        tracing::debug!(%why, "nobody waits any more for a name");
-    }
+    settle(&mut world.door(), port, found);
 }

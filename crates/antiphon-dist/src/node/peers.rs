@@ -94,8 +94,11 @@ impl Peer {
     }
 
     pub(super) fn check(&self) {
+        self.waiting.check();
         if let Some(link) = &self.link {
             link.session.check();
+            link.parking.check();
+            assert!(self.waiting.is_empty(), "nothing waits for a session that is there");
             assert_eq!(link.conn.is_some(), link.session.is_connected(), "a session knows its connection");
             assert!(!link.idle.rests() || link.conn.is_none(), "a session at rest has no connection");
         }

@@ -15,6 +15,7 @@ use super::agenda::Due;
 use super::frames::node_of;
 use super::link::Link;
 use super::peers::Peer;
+use super::signals::body_bytes;
 use super::world::World;
 use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
 
@@ -49,7 +50,22 @@ pub(super) enum Posted {
     Signal(Signal),
 }
 
+impl Posted {
+    fn bytes(&self) -> usize {
+        let body = match self {
+            Self::Message { body, .. } => body.len(),
+            Self::Signal(signal) => body_bytes(signal),
+        };
+        body + WAITING_OVERHEAD
+    }
+}
+
 impl Waiting {
+    pub(super) fn check(&self) {
+        let bytes: usize = self.queue.iter().map(Posted::bytes).sum();
+        assert_eq!(self.bytes, bytes, "what waits for a session is counted");
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -144,7 +160,7 @@ impl NodeCore {
             request,
             nodes: parcel.nodes.into(),
         };
-        let kept = self.keep(node, posted, parcel.body.len());
+        let kept = self.keep(node, posted);
         if kept.is_err() {
             if let Some(request) = request {
                 self.receipts.remove(request);
@@ -164,12 +180,12 @@ impl NodeCore {
             && (bytes <= limits.queue_bytes_high || self.all_queued() <= ALL_QUEUES_MAX)
     }
 
-    pub(super) fn keep(&mut self, node: NodeId, posted: Posted, bytes: usize) -> Result<(), Undelivered> {
+    pub(super) fn keep(&mut self, node: NodeId, posted: Posted) -> Result<(), Undelivered> {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
         let first = peer.waiting.queue.is_empty();
-        peer.waiting.bytes += bytes + WAITING_OVERHEAD;
+        peer.waiting.bytes += posted.bytes();
         peer.waiting.queue.push_back(posted);
         if first {
             peer.waiting.until = until;

@@ -1,11 +1,12 @@
 //! The configuration, checked, in the form that the core uses.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Secret, Suite, UNDISCOVERED};
+use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
 use crate::config::Config;
-use crate::error::NodeError;
+use crate::error::{NodeError, SuitesFault};
 use crate::location::{Location, PeerAt};
 
 #[derive(Debug)]
@@ -43,14 +44,20 @@ impl Settings {
         if let Some((network, bits)) = config.dial_allow.iter().flatten().find(too_long) {
             return Err(NodeError::Network { network: *network, bits: *bits });
         }
+        check_secrets(config)?;
+        suites(config)?;
         if ip.is_loopback() {
             return Ok(());
         }
-        match &config.secret {
-            None if !config.open => Err(NodeError::NoSecret { ip }),
-            Some(secret) if !secret.is_strong() && !config.weak_secret => Err(NodeError::WeakSecret { ip }),
-            Some(_) | None => Ok(antiphon_sched::egress::allowed(&SocketAddr::new(ip, 0))?),
+        let mut secrets = config.secret.iter().chain(config.other_secrets.iter().map(|(_, secret)| secret));
+        // Certificates let nobody in who has none, whatever becomes of a secret beside them.
+        if config.certfile.is_none() && !config.weak_secret && secrets.any(|secret| !secret.is_strong()) {
+            return Err(NodeError::WeakSecret { ip });
         }
+        if config.certfile.is_none() && config.secret.is_none() && !config.open {
+            return Err(NodeError::NoSecret { ip });
+        }
+        Ok(antiphon_sched::egress::allowed(&SocketAddr::new(ip, 0))?)
     }
 
     /// The settings of a node that listens at `location`.
@@ -65,9 +72,8 @@ impl Settings {
             node: antiphon_wire::NodeId(node),
             name: name.clone(),
             locations: locations(config.ext_ip_addr, location),
-            suites: suites(config.secret.as_ref()),
-            key_id: config.key_id,
-            secret: config.secret.clone(),
+            suites: suites(config)?,
+            keyring: config.keyring(),
             flags: flags(config),
             limits: config.timed_limits(),
         };
@@ -76,7 +82,7 @@ impl Settings {
             profile,
             location,
             name,
-            datagram_key: config.secret.as_ref().map(|secret| DatagramKey::new(config.key_id, secret)),
+            datagram_key: config.keyring().datagram_key(),
             discover: config.discover_peers,
             stream_send: config.stream_send,
             udp_port: config.discovery_port(),
@@ -149,10 +155,37 @@ fn flags(config: &Config) -> u32 {
     undiscovered | if config.stream_send { 0 } else { CLOSES_WHEN_IDLE }
 }
 
-fn suites(secret: Option<&Secret>) -> Vec<Suite> {
-    match secret {
-        Some(_) => Suite::aead().to_vec(),
-        None => vec![Suite::Plain],
+/// Two secrets of one number could not be told apart; and who proves nothing itself can demand no proof.
+fn check_secrets(config: &Config) -> Result<(), NodeError> {
+    if config.secret.is_none() && !config.other_secrets.is_empty() {
+        return Err(NodeError::OnlyOtherSecrets);
+    }
+    let mut ids = BTreeSet::from([config.key_id]);
+    match config.other_secrets.iter().find(|(id, _)| !ids.insert(*id)) {
+        Some((id, _)) => Err(NodeError::SameKeyId { id: *id }),
+        None => Ok(()),
+    }
+}
+
+/// The suites that are meant, or that the configuration names. TLS, secrets and neither exclude each other's.
+fn suites(config: &Config) -> Result<Vec<Suite>, SuitesFault> {
+    let is_tls = config.certfile.is_some();
+    let Some(suites) = &config.suites else {
+        return Ok(match &config.secret {
+            _ if is_tls => vec![Suite::Tls],
+            Some(_) => Suite::aead().to_vec(),
+            None => vec![Suite::Plain],
+        });
+    };
+    let has = |suite| suites.contains(&suite);
+    if is_tls && suites.iter().any(|suite| *suite != Suite::Tls) {
+        Err(SuitesFault::BesidesTls)
+    } else if !is_tls && has(Suite::Tls) {
+        Err(SuitesFault::NoCertificate)
+    } else if config.secret.is_some() && has(Suite::Plain) {
+        Err(SuitesFault::PlainWithSecret)
+    } else {
+        Ok(suites.clone())
     }
 }
 

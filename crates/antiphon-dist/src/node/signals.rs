@@ -48,11 +48,10 @@ impl NodeCore {
 
     /// Keeps a signal until there is a session, within the bound of messages.
     fn keep_signal(&mut self, node: NodeId, signal: Signal) {
-        let bytes = value_of(&signal).map_or(0, |(body, _)| body.len());
         let is_owed =
             matches!(signal, Signal::Down { .. } | Signal::Demonitor { .. } | Signal::ReplyDropped { .. });
-        let kept = match is_owed || self.has_room_for(node, bytes) {
-            true => self.keep(node, Posted::Signal(signal.clone()), bytes),
+        let kept = match is_owed || self.has_room_for(node, body_bytes(&signal)) {
+            true => self.keep(node, Posted::Signal(signal.clone())),
             false => Err(Undelivered::Busy),
         };
         if let Err(why) = kept {
@@ -190,6 +189,11 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         }
         _ => Ok(()),
     }
+}
+
+/// Bytes of the value that comes with a signal.
+pub(super) fn body_bytes(signal: &Signal) -> usize {
+    value_of(signal).map_or(0, |(body, _)| body.len())
 }
 
 /// The bytes of the value that comes with a signal, and the nodes that addresses in it name.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use antiphon_sched::Door;
-use antiphon_wire::Fresh;
+use antiphon_wire::{Fresh, TlsFault};
 
 /// A TCP connection, as core and driver call it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -16,10 +16,27 @@ pub struct ConnId(pub u64);
 pub enum Input<'a> {
     /// The node starts: announce, dial the configured peers.
     Start,
-    /// A stranger connected. The answer of [`NodeCore::accept`](super::NodeCore::accept).
-    Accepted(ConnId),
-    /// A dial of the core's has connected.
-    Connected(ConnId),
+    /// A stranger's bytes can come.
+    Accepted {
+        /// The answer of [`NodeCore::accept`](super::NodeCore::accept).
+        conn: ConnId,
+        /// What TLS exports for the proofs, if the bytes come by TLS.
+        exporter: Option<[u8; 32]>,
+    },
+    /// A dial of the core's has connected, with TLS if that is wanted.
+    Connected {
+        /// Which.
+        conn: ConnId,
+        /// As of `Accepted`.
+        exporter: Option<[u8; 32]>,
+    },
+    /// TLS came to nothing, before or after the connection's first bytes; both sides know.
+    TlsFailed {
+        /// Which connection.
+        conn: ConnId,
+        /// Why.
+        fault: TlsFault,
+    },
     /// A dial of the core's has failed; `refused` when somebody said no, rather than nobody anything.
     DialFailed {
         /// Which.

@@ -15,6 +15,7 @@ use antiphon_sched::{
 use super::message::{Answered, Born, RciCall, Watcher};
 use crate::caught::quietly;
 use crate::error::CallError;
+use crate::node::settle;
 
 /// A message to the witness: from itself only.
 pub(super) struct Witness<T>(Answered<T>);
@@ -60,9 +61,7 @@ impl<A: Wire, T: Wire> Witnessing<A, T> {
             Ok(Born::OverQuota(_) | Born::Panicked(_)) | Err(_) => None,
         };
         let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(answered);
-        if let Err(why) = cx.door().answer_port(self.port, result) {
-            tracing::debug!(%why, "a caller no longer waits for its call");
-        }
+        settle(cx.door(), self.port, result);
     }
 }
 

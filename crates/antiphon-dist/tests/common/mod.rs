@@ -2,11 +2,13 @@
 
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+pub(crate) mod certs;
 pub(crate) mod process;
 pub(crate) mod proxy;
 
 use std::fmt::Debug;
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -25,12 +27,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Net {
     pub(crate) secret: Secret,
     pub(crate) udp_port: u16,
+    /// The certificate that all share.
+    pub(crate) tls: Option<PathBuf>,
 }
 
 impl Net {
     pub(crate) fn new() -> Self {
         let secret = Secret::generate().expect("the system has random numbers");
-        Self { secret, udp_port: antiphon_sched::testing::free_udp_port() }
+        Self { secret, udp_port: antiphon_sched::testing::free_udp_port(), tls: None }
     }
 
     /// A node that finds the others by announcements.
@@ -39,6 +43,7 @@ impl Net {
             name: Some(name.to_owned()),
             secret: Some(self.secret.clone()),
             udp_port: Some(self.udp_port),
+            certfile: self.tls.clone(),
             ..Config::default()
         }
     }
@@ -307,6 +312,12 @@ impl Log {
             .with_writer(move || log.clone())
             .finish();
         tracing::subscriber::set_default(subscriber)
+    }
+
+    /// Waits for a line that holds `what`.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, what: &str) {
+        wait_for(&format!("{what:?} in the log"), || (!self.lines(what).is_empty()).then_some(()));
     }
 
     /// The lines that hold `what`.

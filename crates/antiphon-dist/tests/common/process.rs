@@ -70,7 +70,8 @@ impl Process {
         };
         command.args(["the_other_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
         let peer = peer.map(|at| at.to_string()).unwrap_or_default();
-        let told = format!("{role},{},{},{tcp_port},{peer}", net.secret.reveal(), net.udp_port);
+        let tls = net.tls.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+        let told = format!("{role},{},{},{tcp_port},{peer},{tls}", net.secret.reveal(), net.udp_port);
         command.env(ROLE, told).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the test program can be started again");
         let stdout = child.stdout.take().expect("its output is piped");
@@ -152,10 +153,14 @@ impl Drop for Process {
 pub(crate) fn role() -> Option<Role> {
     let told = std::env::var(ROLE).ok()?;
     let parts: Vec<&str> = told.split(',').collect();
-    let [name, secret, udp_port, tcp_port, peer] = parts[..] else { panic!("a role has five parts") };
+    let [name, secret, udp_port, tcp_port, peer, tls] = parts[..] else { panic!("a role has six parts") };
     Some(Role {
         name: name.to_owned(),
-        net: Net { secret: Secret::from(secret), udp_port: udp_port.parse().expect("a port") },
+        net: Net {
+            secret: Secret::from(secret),
+            udp_port: udp_port.parse().expect("a port"),
+            tls: (!tls.is_empty()).then(|| tls.into()),
+        },
         tcp_port: tcp_port.parse().expect("a port"),
         peer: (!peer.is_empty()).then(|| peer.parse().expect("a location")),
     })

@@ -27,6 +27,11 @@ struct Shared {
 
 impl Proxy {
     pub(crate) fn start(server: SocketAddr) -> Self {
+        Self::start_slower(server, 1)
+    }
+
+    /// Cuts so many times less often.
+    pub(crate) fn start_slower(server: SocketAddr, slower: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared::default());
@@ -47,7 +52,7 @@ impl Proxy {
                 if cutting.is_closed.load(Ordering::SeqCst) {
                     return;
                 }
-                std::thread::sleep(*pause);
+                std::thread::sleep(*pause * slower);
                 cutting.cut();
             }
         });

@@ -78,6 +78,16 @@ fn link_local() {
     let [a, b] = meet(&lab, ["fe80::a", "fe80::b"]);
     // Each is told with the interface by which the other sees it.
     assert!(a.starts_with("[fe80::a%") && b.starts_with("[fe80::b%"), "{a} {b}");
+    // With that they are contacted too, by port and by host.
+    let secret = secret();
+    let mut there = Player::start(&lab, "b", &format!("ip=fe80::b secret={secret}"));
+    let (interface, _) = b.rsplit_once(':').expect("a location has a port");
+    let location = there.location();
+    let (_, port) = location.rsplit_once(':').expect("a location has a port");
+    let seen = format!("{interface}:{port}");
+    let mut here = Player::start(&lab, "a", &format!("ip=fe80::a quiet secret={secret}"));
+    assert_eq!(here.peer(&format!("{interface}:0")), seen);
+    assert_eq!(here.peer(&seen), seen);
 }
 
 fn ipv6() {
@@ -185,6 +195,7 @@ fn dials_out() {
     let mut outside = Player::start(&lab, "c", &format!("ip=10.3.0.3 secret={secret}"));
     let mut inside = Player::start(&lab, "a", &format!("ip=192.168.7.1 secret={secret}"));
     let there = outside.location();
+    assert_eq!(inside.peer("10.3.0.3"), there, "the answer finds its way back");
     assert_eq!(inside.peer(&there), there);
     outside.wait("Online a at ");
     outside.send("a", "hello");

@@ -287,3 +287,32 @@ mod forged {
         assert_eq!((log.take(), told.take()), ("Ok(8)".into(), String::new()));
     }
 }
+
+#[test]
+fn a_further_address_that_is_closed_is_gone_and_its_actor_and_the_others_stay() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let seen = log.clone();
+    let made = std::rc::Rc::new(std::cell::Cell::new(None));
+    let told = made.clone();
+    let actor = events.spawn(move |cx, event: Event<u32>| {
+        tell(&seen, &event);
+        if matches!(event, Event::Start) {
+            told.set(Some((cx.me_as(|text: String| text.len() as u32), cx.me_as(|_: char| 7))));
+        }
+        receive()
+    });
+    settle(&mut events);
+    let (closed, kept) = made.get().expect("it has begun");
+    let before = events.stats().actors;
+    events.door().close_ear(closed);
+    events.door().close_ear(closed);
+    // No further address: nothing happens.
+    events.door().close_ear(actor);
+    assert_eq!(events.stats().actors, before - 1);
+    assert!(matches!(events.send(closed, "four".to_owned()), Err(SendError::NoActor(_))));
+    events.send(kept, 'x').expect("it is open");
+    events.send(actor, 1).expect("it lives");
+    settle(&mut events);
+    assert_eq!(log.take(), "start 7 1");
+}

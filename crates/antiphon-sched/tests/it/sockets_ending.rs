@@ -30,7 +30,6 @@ fn close_writes_all_that_was_written_and_tells_the_end_after_that() {
     let at = station.listen(Framing::Bytes);
     let mut peer = client(at);
     let conn = station.until_accepted();
-    // What the peer said and nobody read must not reset the connection.
     peer.write_all(&[1; 100_000]).unwrap();
     station.act(move |cx| {
         cx.write(conn, vec![7; BYTES]);
@@ -47,6 +46,25 @@ fn close_writes_all_that_was_written_and_tells_the_end_after_that() {
     station.until("the end of the socket", |station| station.events.stats().sockets == 1);
     let stats = station.events.stats();
     assert_eq!((stats.sources, stats.timers), (1, 0));
+}
+
+#[test]
+fn what_the_peer_said_and_nobody_read_does_not_cost_it_the_last_words() {
+    const BYTES: usize = 400_000;
+    let mut station = Station::new(nothing);
+    let at = station.listen(Framing::Bytes);
+    let mut peer = client(at);
+    let conn = station.until_accepted();
+    peer.write_all(&[1; 10_000]).unwrap();
+    station.act(move |cx| {
+        cx.write(conn, vec![7; BYTES]);
+        cx.close(conn);
+    });
+    // All that the system takes is written, most of it not yet sent: a reset now would lose it.
+    station.until("rest", |station| !station.events.is_runnable());
+    let reader = reading(peer);
+    station.until("all of it", |_| reader.is_finished());
+    assert_eq!(reader.join().unwrap().len(), BYTES);
 }
 
 #[test]

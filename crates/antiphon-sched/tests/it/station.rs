@@ -174,7 +174,7 @@ impl Station {
     pub(crate) fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let begun = std::time::Instant::now();
         while !holds(self) {
-            assert!(begun.elapsed() < secs(20), "{what} never came");
+            assert!(begun.elapsed() < secs(20), "{what} never came: {:?}", self.events.stats());
             let deadline = self.events.now() + millis(20);
             self.events.turn(Some(deadline)).unwrap();
         }

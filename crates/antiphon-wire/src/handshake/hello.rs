@@ -26,7 +26,7 @@ pub struct Hello {
     pub version_max: u16,
     /// Flags: the lower half must be understood, the upper may be ignored.
     pub flags: u32,
-    /// Which secret, a number from the configuration.
+    /// Which secret, a number from the configuration: the dialler chooses, the acceptor repeats it.
     pub key_id: u32,
     /// Which incarnation of which node.
     pub node: NodeId,

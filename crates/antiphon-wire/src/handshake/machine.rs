@@ -6,7 +6,7 @@ use crate::handshake::hello::{Hello, Offer, Standing};
 use crate::handshake::keys::{self, ResumeKey, Role, Schedule, Transcript};
 use crate::handshake::message::{self, Claim, MessageKind, Proof, Refusal};
 use crate::handshake::{
-    Connection, Grip, HandshakeError, HandshakeFault, Holding, Profile, VERSION_MAX, VERSION_MIN,
+    Connection, Grip, HandshakeError, HandshakeFault, Holding, Profile, TlsFault, VERSION_MAX, VERSION_MIN,
 };
 use crate::limits::HELLO_BYTES_MAX;
 use crate::record::{Opener, Sealer};
@@ -149,6 +149,9 @@ impl Handshake {
     }
 
     fn next_step(&mut self, profile: &Profile, input: &mut Deframer) -> Result<Step, HandshakeError> {
+        if input.begins_as_tls() {
+            return Err(HandshakeError::Refused(Refusal::Tls(TlsFault::OneSided)));
+        }
         let Some(message) = input.next_handshake()? else { return Ok(Step::Wait) };
         let left = self.budget.checked_sub(message.len());
         self.budget = left.ok_or(HandshakeFault::TooLong { length: HELLO_BYTES_MAX + 1 })?;
@@ -228,6 +231,9 @@ impl Handshake {
         (hello.version_min, hello.version_max) =
             (VERSION_MAX.min(peer.version_max), VERSION_MAX.min(peer.version_max));
         hello.suites = [suite].into_iter().collect();
+        if suite.is_proven() {
+            hello.key_id = peer.key_id;
+        }
         let mut mine = Vec::new();
         hello.put(MessageKind::AcceptorHello, &mut mine);
         let transcript = Transcript::of(&message, &mine, exporter_of(suite, &self.exporter)?);
@@ -345,13 +351,13 @@ fn choose(profile: &Profile, peer: &Hello, is_tls: bool) -> Result<Suite, Handsh
     let allows = |suite: &Suite| profile.suites.contains(suite) && (*suite != Suite::Tls || is_tls);
     let suite = peer.suites.iter().copied().find(allows);
     let Some(suite) = suite else { return refuse(Refusal::Suite) };
-    if suite.is_proven() && peer.key_id != profile.key_id {
+    if suite.is_proven() && !profile.keyring.knows(peer.key_id) {
         return refuse(Refusal::UnknownKey);
     }
     Ok(suite)
 }
 
-/// The acceptor's choice, as its hello tells the dialler.
+/// The acceptor's choice, as its hello tells the dialler. The key id is the dialler's own: it chooses.
 fn chosen(profile: &Profile, peer: &Hello) -> Result<Suite, HandshakeError> {
     if peer.node == profile.node {
         return Err(HandshakeError::Refused(Refusal::SelfConnection));
@@ -360,7 +366,7 @@ fn chosen(profile: &Profile, peer: &Hello) -> Result<Suite, HandshakeError> {
     let is_ours = (VERSION_MIN..=VERSION_MAX).contains(&peer.version_min);
     match peer.suites.first() {
         Some(suite) if is_one && is_ours && profile.suites.contains(suite) => {
-            if suite.is_proven() && peer.key_id != profile.key_id {
+            if suite.is_proven() && peer.key_id != profile.keyring.key_id() {
                 return Err(HandshakeError::Refused(Refusal::UnknownKey));
             }
             Ok(*suite)
@@ -390,7 +396,7 @@ fn agree(
     } else {
         [0; 32]
     };
-    Ok(Schedule::new(profile.secret.as_ref(), &shared, transcript))
+    Ok(Schedule::new(profile.keyring.secret(peer.key_id), &shared, transcript))
 }
 
 fn check_secret(

@@ -6,7 +6,7 @@
 use smallvec::SmallVec;
 
 use crate::bytes::{Field, Malformed, Reader};
-use crate::handshake::HandshakeFault;
+use crate::handshake::{HandshakeFault, TlsFault};
 
 /// The first bytes of every handshake message.
 pub(crate) const MAGIC: [u8; 4] = *b"ANTI";
@@ -41,7 +41,9 @@ pub enum Refusal {
         max: u16,
     },
     /// The key id names no secret of the acceptor's.
-    #[error("the key ids differ; give both nodes the same key id")]
+    #[error(
+        "the dialler's key id is unknown to the other node; give both the same, or have the other accept that one too"
+    )]
     UnknownKey,
     /// No suite in common: mostly one side has a secret and the other none.
     #[error("no suite in common; give both nodes a secret, or neither, and the same TLS setting")]
@@ -70,12 +72,22 @@ pub enum Refusal {
     /// The node leaves.
     #[error("the peer is leaving")]
     Leaving,
+    /// The TLS below came to nothing. Told to the other side only as [`TlsFault::OneSided`].
+    #[error(transparent)]
+    Tls(TlsFault),
     /// A reason of a later version.
     #[error("refused for reason {0}, which this version does not know; update this node")]
     Other(u8),
 }
 
 impl Refusal {
+    /// The whole message, for who refuses before there is a handshake: a node that speaks TLS to one that does not.
+    pub fn message(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.put(&mut bytes);
+        bytes
+    }
+
     pub(crate) fn put(self, out: &mut Vec<u8>) {
         let start = begin(MessageKind::Refused, out);
         let (code, min, max) = match self {
@@ -91,6 +103,7 @@ impl Refusal {
             Refusal::Ignored => (10, 0, 0),
             Refusal::Malformed => (11, 0, 0),
             Refusal::Leaving => (12, 0, 0),
+            Refusal::Tls(_) => (13, 0, 0),
             Refusal::Other(code) => (code, 0, 0),
         };
         out.extend_from_slice(&[code, 0]);
@@ -115,6 +128,7 @@ impl Refusal {
             10 => Refusal::Ignored,
             11 => Refusal::Malformed,
             12 => Refusal::Leaving,
+            13 => Refusal::Tls(TlsFault::OneSided),
             code => Refusal::Other(code),
         })
     }

@@ -7,11 +7,13 @@ mod hello;
 mod keys;
 mod machine;
 mod message;
+mod tls;
 
 pub use hello::{CLOSES_WHEN_IDLE, Hello, Offer, Standing, UNDISCOVERED};
 pub use keys::Role;
 pub use machine::{Handshake, Step};
 pub use message::Refusal;
+pub use tls::{EXPORTER_LABEL, TlsFault};
 
 pub(crate) use keys::ResumeKey;
 pub(crate) use message::{HANDSHAKE_HEADER_BYTES, MAGIC, RESUME_KEYS_MAX};
@@ -22,9 +24,9 @@ use smallvec::SmallVec;
 
 use crate::bytes::Malformed;
 use crate::ids::NodeId;
+use crate::keyring::Keyring;
 use crate::limits::{LOCATIONS_MAX, Limits, NAME_BYTES_MAX};
 use crate::record::{Allowance, Opener, Sealer};
-use crate::secret::Secret;
 use crate::suite::Suite;
 
 /// The oldest version of the protocol that this crate speaks.
@@ -43,10 +45,8 @@ pub struct Profile {
     pub locations: Vec<SocketAddr>,
     /// The suites that are allowed, best first; at most 8.
     pub suites: Vec<Suite>,
-    /// Which secret; the same number on both sides.
-    pub key_id: u32,
-    /// The shared secret. Without one, only [`Suite::Tls`] and [`Suite::Plain`] make sense.
-    pub secret: Option<Secret>,
+    /// The shared secrets. Without one, only [`Suite::Tls`] and [`Suite::Plain`] make sense.
+    pub keyring: Keyring,
     /// Such as [`CLOSES_WHEN_IDLE`].
     pub flags: u32,
     /// Sizes and wear.
@@ -69,7 +69,7 @@ impl Profile {
             return Err(ProfileError::Suites { count: self.suites.len() });
         }
         let needs_secret = |suite: &Suite| suite.key_bytes() > 0;
-        if self.secret.is_none() && self.suites.iter().any(needs_secret) {
+        if self.keyring.is_empty() && self.suites.iter().any(needs_secret) {
             return Err(ProfileError::NoSecret);
         }
         if self.suites.contains(&Suite::Plain) && self.suites.len() > 1 {
@@ -86,7 +86,7 @@ impl Profile {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
             flags: self.flags,
-            key_id: self.key_id,
+            key_id: self.keyring.key_id(),
             node: self.node,
             standing,
             offer: Offer::from(&self.limits),

@@ -11,8 +11,7 @@ fn profile(node: u64, suite: Suite) -> Profile {
         name: "n".to_owned(),
         locations: Vec::new(),
         suites: vec![suite],
-        key_id: 0,
-        secret: Some("key".into()),
+        keyring: Keyring::new(0, "key".into()),
         flags: 0,
         limits: Limits::default(),
     }
@@ -43,22 +42,30 @@ fn proven(
     exporters: [Option<[u8; 32]>; 2],
     spoil: impl Fn(&mut Vec<u8>),
 ) -> Result<Step, HandshakeError> {
-    let (here, there) = (profile(1, suite), profile(2, suite));
+    proven_between(&profile(1, suite), &profile(2, suite), exporters, spoil)
+}
+
+fn proven_between(
+    here: &Profile,
+    there: &Profile,
+    exporters: [Option<[u8; 32]>; 2],
+    spoil: impl Fn(&mut Vec<u8>),
+) -> Result<Step, HandshakeError> {
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let mut bytes = Vec::new();
-    let mut dialler = Handshake::dial(&here, fresh(1), Standing::unknown(1), exporters[0], &mut bytes);
+    let mut dialler = Handshake::dial(here, fresh(1), Standing::unknown(1), exporters[0], &mut bytes);
     let mut acceptor = Handshake::accept(exporters[1]);
     to_b.push(&bytes);
     bytes.clear();
-    acceptor.advance(&there, &mut to_b, &mut bytes)?;
-    acceptor.answer(&there, fresh(2), Standing::unknown(1), &mut bytes)?;
+    acceptor.advance(there, &mut to_b, &mut bytes)?;
+    acceptor.answer(there, fresh(2), Standing::unknown(1), &mut bytes)?;
     to_a.push(&bytes);
     bytes.clear();
-    dialler.advance(&here, &mut to_a, &mut bytes)?;
-    dialler.prove(&here, Holding::nothing(), &mut bytes)?;
+    dialler.advance(here, &mut to_a, &mut bytes)?;
+    dialler.prove(here, Holding::nothing(), &mut bytes)?;
     spoil(&mut bytes);
     to_b.push(&bytes);
-    acceptor.advance(&there, &mut to_b, &mut Vec::new())
+    acceptor.advance(there, &mut to_b, &mut Vec::new())
 }
 
 #[test]
@@ -108,6 +115,7 @@ fn every_refusal_comes_back_as_it_was_told() {
         Refusal::Ignored,
         Refusal::Malformed,
         Refusal::Leaving,
+        Refusal::Tls(TlsFault::OneSided),
         Refusal::Other(99),
     ];
     for refusal in all {
@@ -137,6 +145,34 @@ fn a_proof_binds_every_byte_of_itself_and_what_tls_exported() {
     );
     let bare = proven(Suite::Tls, [this, None], |_| {});
     assert_eq!(bare.err(), Some(HandshakeError::Refused(Refusal::Suite)), "no TLS there");
+}
+
+#[test]
+fn a_dialler_that_speaks_tls_is_told_that_this_side_does_not() {
+    let mut out = Vec::new();
+    let (_, step) = accept(&[22, 3, 1, 0, 200], &mut out);
+    let refusal = Refusal::Tls(TlsFault::OneSided);
+    assert_eq!(step.err(), Some(HandshakeError::Refused(refusal)));
+    assert_eq!(out, refusal.message());
+}
+
+#[test]
+fn an_acceptor_lets_a_dialler_in_under_any_secret_of_its_keyring_and_no_other() {
+    let both = Keyring::new(1, "one".into()).accepting(2, "two".into());
+    let suite = Suite::Aes128Gcm;
+    let meet = |keyring: Keyring| {
+        let here = Profile { keyring, ..profile(1, suite) };
+        let there = Profile { keyring: both.clone(), ..profile(2, suite) };
+        proven_between(&here, &there, [None, None], |_| {})
+    };
+    assert!(matches!(meet(Keyring::new(1, "one".into())), Ok(Step::Proven)));
+    assert!(matches!(meet(Keyring::new(2, "two".into())), Ok(Step::Proven)));
+    let refused = |refusal| Some(HandshakeError::Refused(refusal));
+    assert_eq!(meet(Keyring::new(2, "one".into())).err(), refused(Refusal::WrongSecret));
+    assert_eq!(meet(Keyring::new(3, "one".into())).err(), refused(Refusal::UnknownKey));
+    // The secret in use counts, not what the dialler would accept besides.
+    let dialling = Keyring::new(3, "three".into()).accepting(1, "one".into());
+    assert_eq!(meet(dialling).err(), refused(Refusal::UnknownKey));
 }
 
 #[test]
@@ -192,7 +228,7 @@ fn a_profile_that_no_hello_can_express_is_found_at_the_start() {
     assert_eq!(sound.check(), Ok(()));
     let open = Profile { suites: vec![Suite::Hmac, Suite::Plain], ..sound.clone() };
     assert_eq!(open.check(), Err(ProfileError::PlainBesides));
-    let bare = Profile { secret: None, suites: vec![Suite::Hmac], ..sound.clone() };
+    let bare = Profile { keyring: Keyring::none(), suites: vec![Suite::Hmac], ..sound.clone() };
     assert_eq!(bare.check(), Err(ProfileError::NoSecret));
     let long = Profile { name: "x".repeat(256), ..sound.clone() };
     assert_eq!(long.check(), Err(ProfileError::Name { bytes: 256 }));

@@ -25,10 +25,10 @@ antiphon::wire!(Echo, "bench.files.echo/1", compact);
 
 /// A file by itself.
 pub(super) fn transfer() -> Vec<f64> {
-    pair::run(serve, |at, secret| {
+    pair::run(serve, |at, shared| {
         let files = Files::new(at);
         let (told, seconds) = channel();
-        let mut node = node(&secret, Some(at), None);
+        let mut node = node(&shared.secret, Some(at), None);
         let source = files.source();
         let mut begun = Instant::now();
         node.spawn(move |cx, event| match event {
@@ -55,28 +55,28 @@ pub(super) fn transfer() -> Vec<f64> {
 
 /// Messages there and back while a file is sent.
 pub(super) fn round_trips_beside() -> Vec<f64> {
-    pair::run(serve, |at, secret| {
+    pair::run(serve, |at, shared| {
         let files = Files::new(at);
-        let nanos = round_trips(&secret, at, Some(files.source()));
+        let nanos = round_trips(&shared.secret, at, Some(files.source()));
         pair::percentiles(&nanos)
     })
 }
 
 /// Messages there and back, and nothing else.
 pub(super) fn round_trips_alone() -> Vec<f64> {
-    pair::run(serve, |at, secret| {
-        let nanos = round_trips(&secret, at, None);
+    pair::run(serve, |at, shared| {
+        let nanos = round_trips(&shared.secret, at, None);
         std::fs::remove_dir_all(folder_of(at)).expect("the folder is ours");
         pair::percentiles(&nanos)
     })
 }
 
 /// Takes files, and sends messages back.
-fn serve(secret: String, tell: &dyn Fn(SocketAddr)) {
+fn serve(shared: pair::Shared, tell: &dyn Fn(SocketAddr)) {
     // The folder is named by the port, which the node is told before it has it.
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let at = free.expect("loopback has a free port");
-    let mut node = node(&secret, None, Some(at));
+    let mut node = node(&shared.secret, None, Some(at));
     tell(at);
     let mut back = None;
     node.spawn(move |cx, event| {

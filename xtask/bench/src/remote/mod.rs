@@ -9,6 +9,7 @@ mod ours;
 mod raw;
 
 use crate::group::{Better, Group, Metric, Workload};
+use ours::Guard;
 
 /// Round trips, after as many to warm up as a tenth of them.
 pub(super) const ROUND_TRIPS: usize = 20_000;
@@ -32,17 +33,64 @@ pub(crate) const GROUP: Group = Group {
         Workload {
             name: "round-trip",
             metrics: &[micros("64 B p50"), micros("64 B p99")],
-            contestants: &[("ours", ours::round_trip), ("raw-mio", raw::round_trip)],
+            contestants: &[("ours", || ours::round_trip(Guard::Aead)), ("raw-mio", raw::round_trip)],
         },
         Workload {
             name: "one-way-small",
             metrics: &[rate("one way Small")],
-            contestants: &[("ours", ours::one_way_small), ("raw-aead", raw::one_way_small)],
+            contestants: &[("ours", || ours::one_way_small(Guard::Aead)), ("raw-aead", raw::one_way_small)],
         },
         Workload {
             name: "one-way-body",
             metrics: &[rate("one way Body")],
-            contestants: &[("ours", ours::one_way_body), ("raw-aead", raw::one_way_body)],
+            contestants: &[("ours", || ours::one_way_body(Guard::Aead)), ("raw-aead", raw::one_way_body)],
+        },
+    ],
+};
+
+/// The ways to protect a connection, side by side.
+pub(crate) const SECURE: Group = Group {
+    name: "secure",
+    workloads: &[
+        Workload {
+            name: "round-trip-plain",
+            metrics: &[micros("plain p50"), micros("plain p99")],
+            contestants: &[("ours", || ours::round_trip(Guard::Plain))],
+        },
+        Workload {
+            name: "round-trip-hmac",
+            metrics: &[micros("hmac p50"), micros("hmac p99")],
+            contestants: &[("ours", || ours::round_trip(Guard::Hmac))],
+        },
+        Workload {
+            name: "round-trip-aead",
+            metrics: &[micros("aead p50"), micros("aead p99")],
+            contestants: &[("ours", || ours::round_trip(Guard::Aead))],
+        },
+        Workload {
+            name: "round-trip-tls",
+            metrics: &[micros("tls p50"), micros("tls p99")],
+            contestants: &[("ours", || ours::round_trip(Guard::Tls))],
+        },
+        Workload {
+            name: "one-way-plain",
+            metrics: &[rate("plain one way")],
+            contestants: &[("ours", || ours::one_way_body(Guard::Plain))],
+        },
+        Workload {
+            name: "one-way-hmac",
+            metrics: &[rate("hmac one way")],
+            contestants: &[("ours", || ours::one_way_body(Guard::Hmac))],
+        },
+        Workload {
+            name: "one-way-aead",
+            metrics: &[rate("aead one way")],
+            contestants: &[("ours", || ours::one_way_body(Guard::Aead))],
+        },
+        Workload {
+            name: "one-way-tls",
+            metrics: &[rate("tls one way")],
+            contestants: &[("ours", || ours::one_way_body(Guard::Tls))],
         },
     ],
 };

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use antiphon::dist::Suite;
 use antiphon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -19,11 +20,20 @@ enum Echo {
 }
 antiphon::wire!(Echo, "bench.echo/1", compact);
 
+/// How the connection is protected.
+#[derive(Copy, Clone)]
+pub(super) enum Guard {
+    Plain,
+    Hmac,
+    Aead,
+    Tls,
+}
+
 /// A message under way, there and back.
-pub(super) fn round_trip() -> Vec<f64> {
+pub(super) fn round_trip(guard: Guard) -> Vec<f64> {
     pair::run(
-        |secret, tell| {
-            let mut node = node(&secret, None);
+        |shared, tell| {
+            let mut node = node(guard, shared, None);
             tell(node.location().addr());
             let mut back = None;
             node.spawn(move |cx, event| {
@@ -37,8 +47,8 @@ pub(super) fn round_trip() -> Vec<f64> {
             });
             node.serve().expect("the node runs");
         },
-        |at, secret| {
-            let mut node = node(&secret, Some(at));
+        |at, shared| {
+            let mut node = node(guard, shared, Some(at));
             let (told, nanos) = std::sync::mpsc::channel();
             node.spawn_actor(echo_client(told));
             node.run().expect("the node runs");
@@ -119,20 +129,20 @@ impl Counted for Body {
 }
 
 /// Three numbers.
-pub(super) fn one_way_small() -> Vec<f64> {
-    one_way::<Small>()
+pub(super) fn one_way_small(guard: Guard) -> Vec<f64> {
+    one_way::<Small>(guard)
 }
 
 /// Two numbers and 48 bytes.
-pub(super) fn one_way_body() -> Vec<f64> {
-    one_way::<Body>()
+pub(super) fn one_way_body(guard: Guard) -> Vec<f64> {
+    one_way::<Body>(guard)
 }
 
 /// As fast as they go, to an actor that counts them and then ends, which its monitor tells.
-fn one_way<M: Counted>() -> Vec<f64> {
+fn one_way<M: Counted>(guard: Guard) -> Vec<f64> {
     pair::run(
-        |secret, tell| {
-            let mut node = node(&secret, None);
+        |shared, tell| {
+            let mut node = node(guard, shared, None);
             tell(node.location().addr());
             let mut next = ONE_WAY;
             node.spawn(move |cx: &mut Cx<M>, event| {
@@ -146,8 +156,8 @@ fn one_way<M: Counted>() -> Vec<f64> {
             });
             node.serve().expect("the node runs");
         },
-        |at, secret| {
-            let mut node = node(&secret, Some(at));
+        |at, shared| {
+            let mut node = node(guard, shared, Some(at));
             let (told, rate) = std::sync::mpsc::channel();
             node.spawn_actor(producer::<M>(told));
             node.run().expect("the node runs");
@@ -200,13 +210,19 @@ fn producer<M: Counted>(told: std::sync::mpsc::Sender<Vec<f64>>) -> impl Actor<P
     })
 }
 
-fn node(secret: &str, peer: Option<SocketAddr>) -> Node {
+fn node(guard: Guard, shared: pair::Shared, peer: Option<SocketAddr>) -> Node {
     antiphon::log_to_stderr();
-    Node::new(Config {
-        secret: Some(secret.into()),
+    let config = Config {
+        secret: Some(shared.secret.into()),
         discover_peers: false,
         peers: peer.into_iter().map(PeerAt::from).collect(),
         ..Config::default()
-    })
-    .expect("loopback has a free port")
+    };
+    let config = match guard {
+        Guard::Plain => Config { secret: None, ..config },
+        Guard::Hmac => Config { suites: Some(vec![Suite::Hmac]), ..config },
+        Guard::Aead => config,
+        Guard::Tls => Config { certfile: Some(shared.pem), ..config },
+    };
+    Node::new(config).expect("loopback has a free port")
 }

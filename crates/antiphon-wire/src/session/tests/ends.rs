@@ -6,7 +6,7 @@ use crate::frame::{Frame, Message};
 use crate::handshake::{Connection, Handshake, HandshakeError, Profile, Refusal, Standing, Step};
 use crate::ids::{Key, NodeId, TagId};
 use crate::session::{Admission, Epochs, HeldCredit, Session};
-use crate::{Deframer, Fresh, Limits, Route, Secret, Suite, Time};
+use crate::{Deframer, Fresh, Keyring, Limits, Route, Secret, Suite, Time};
 
 /// One node with at most one session.
 pub(super) struct End {
@@ -25,8 +25,7 @@ pub(super) fn end(node: u64, suites: &[Suite], limits: Limits) -> End {
         name: format!("node {node}"),
         locations: vec!["127.0.0.1:4000".parse().expect("an address")],
         suites: suites.to_vec(),
-        key_id: 7,
-        secret: Some(Secret::from("key")),
+        keyring: Keyring::new(7, Secret::from("key")),
         flags: 0,
         limits,
     };

@@ -9,7 +9,7 @@ use crate::bytes::Field;
 use crate::frame::{Fragment, FragmentPart, Monitor, NameSpace, NodeAt, Want};
 use crate::handshake::Refusal;
 use crate::ids::Pair;
-use crate::{Locations, Secret};
+use crate::{Keyring, Locations, Secret};
 use ends::{Side, begun, end, meet, message, met, seconds, told};
 
 #[test]
@@ -37,10 +37,10 @@ fn another_secret_another_key_id_no_common_suite_and_oneself_are_refused_and_tol
     let suites = [Suite::Aes128Gcm];
     let mut a = end(1, &suites, Limits::default());
     let mut wrong = end(2, &suites, Limits::default());
-    wrong.profile.secret = Some(Secret::from("other"));
+    wrong.profile.keyring = Keyring::new(7, Secret::from("other"));
     assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::WrongSecret)));
     let mut wrong = end(2, &suites, Limits::default());
-    wrong.profile.key_id = 8;
+    wrong.profile.keyring = Keyring::new(8, Secret::from("key"));
     assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::UnknownKey)));
     let mut wrong = end(2, &[Suite::Hmac], Limits::default());
     assert_eq!(meet(&mut a, &mut wrong, Time::START), Err((Side::Acceptor, Refusal::Suite)));

@@ -1,0 +1,109 @@
+//! Certificates and keys, as the files of a configuration hold them.
+//!
+//! Invariant: what is wrong with one is said when the node starts, by the file's name and with the cure; and no error shows
+//! anything of a key.
+
+mod dates;
+mod pem;
+
+pub(crate) use dates::{Moment, Validity};
+pub(crate) use pem::{Identity, certificates, identity};
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a certificate, or the key of one, cannot be used. The node was not started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{} cannot be read ({source}); check the path, and that this user may read it", file.display())]
+    Unreadable {
+        /// Which.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is no PEM, or damaged.
+    #[error("{} is no PEM file, or a damaged one ({why}); copy it once more from where it was made", file.display())]
+    NotPem {
+        /// Which.
+        file: PathBuf,
+        /// What the parser said.
+        why: String,
+    },
+    /// A file holds no certificate.
+    #[error("{} holds no certificate; name a PEM file with `BEGIN CERTIFICATE` in it", file.display())]
+    NoCertificate {
+        /// Which.
+        file: PathBuf,
+    },
+    /// A certificate cannot be used.
+    #[error("a certificate in {} cannot be used ({why}); make a new one", file.display())]
+    BadCertificate {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The node's own certificate has expired.
+    #[error("the certificate in {} has expired at {at}; make a new one, and give it to the peers too", file.display())]
+    Expired {
+        /// The file.
+        file: PathBuf,
+        /// When.
+        at: String,
+    },
+    /// The node's own certificate is not valid yet.
+    #[error("the certificate in {} is not valid before {at}; check this machine's clock, or wait", file.display())]
+    NotYetValid {
+        /// The file.
+        file: PathBuf,
+        /// From when.
+        at: String,
+    },
+    /// There is no key.
+    #[error("{} holds no key; put it there, or name its file as `keyfile`", file.display())]
+    NoKey {
+        /// Where it was looked for.
+        file: PathBuf,
+    },
+    /// The key has a passphrase.
+    #[error(
+        "the key in {} is encrypted, and nobody is here to ask for the passphrase; take that away with \
+         `openssl pkey -in OLD -out NEW`, and make sure that only this user can read the result", file.display()
+    )]
+    EncryptedKey {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The key is of a kind that cannot be used.
+    #[error("the key in {} cannot be used ({why}); make one by RSA (2048 bits or more), P-256, P-384 or Ed25519", file.display())]
+    BadKey {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The key belongs to another certificate.
+    #[error(
+        "the key in {} is not that of the first certificate in {}; name the two that were made together",
+        keyfile.display(), certfile.display()
+    )]
+    KeyMismatch {
+        /// The certificate's file.
+        certfile: PathBuf,
+        /// The key's file.
+        keyfile: PathBuf,
+    },
+    /// A key, pinned certificates or CAs, and no certificate of the node's own.
+    #[error(
+        "`{field}` is set, and `certfile` is not: set it too, since both sides of TLS present a certificate"
+    )]
+    NoCertfile {
+        /// Which field of the configuration.
+        field: &'static str,
+    },
+}

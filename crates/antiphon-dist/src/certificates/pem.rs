@@ -1,0 +1,84 @@
+//! PEM files: the certificates and the key in them, in whatever order they stand.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use super::TlsError;
+
+/// A node's own certificate, with what stands between it and a root, and its key.
+pub(crate) struct Identity {
+    /// The node's first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+/// Reads the certificate and the key of a node, from one file or two.
+pub(crate) fn identity(certfile: &Path, keyfile: Option<&Path>) -> Result<Identity, TlsError> {
+    let chain = certificates(certfile)?;
+    let keyfile = keyfile.unwrap_or(certfile);
+    Ok(Identity { chain, key: private_key(keyfile)? })
+}
+
+/// Reads all certificates of a file, of which there must be one.
+pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(file)?;
+    let mut found = Vec::new();
+    for section in sections(&text) {
+        let (kind, der) = section.map_err(|why| not_pem(file, why))?;
+        if kind == SectionKind::Certificate {
+            found.push(CertificateDer::from(der));
+        }
+    }
+    if found.is_empty() {
+        return Err(TlsError::NoCertificate { file: file.to_owned() });
+    }
+    Ok(found)
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = read(file)?;
+    // Of the new form the parser knows nothing; the old one has a header where it expects base64.
+    let is_encrypted = |marker: &[u8]| text.windows(marker.len()).any(|window| window == marker);
+    if is_encrypted(b"BEGIN ENCRYPTED PRIVATE KEY") || is_encrypted(b"Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsError::EncryptedKey { file: file.to_owned() });
+    }
+    for section in sections(&text) {
+        let (kind, der) = section.map_err(|why| not_pem(file, why))?;
+        if let Some(key) = PrivateKeyDer::from_pem(kind, der) {
+            return Ok(key);
+        }
+    }
+    Err(TlsError::NoKey { file: file.to_owned() })
+}
+
+type Section = Result<(SectionKind, Vec<u8>), rustls_pki_types::pem::Error>;
+
+fn sections(text: &[u8]) -> impl Iterator<Item = Section> {
+    <(SectionKind, Vec<u8>)>::pem_slice_iter(text)
+}
+
+fn not_pem(file: &Path, why: rustls_pki_types::pem::Error) -> TlsError {
+    TlsError::NotPem { file: file.to_owned(), why: why.to_string() }
+}
+
+/// The content of a file that may hold a key: wiped when it was used.
+fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let failed = |source| TlsError::Unreadable { file: file.to_owned(), source };
+    let mut text = Zeroizing::new(Vec::new());
+    let opened = File::open(file).map_err(failed)?;
+    // Its size at once, so that no smaller buffer is left behind unwiped.
+    let bytes = opened.metadata().map_err(failed)?.len();
+    text.reserve_exact(usize::try_from(bytes.min(FILE_BYTES_MAX)).unwrap_or_default() + 1);
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4 MiB")));
+    }
+    Ok(text)
+}
+
+const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -1,0 +1,91 @@
+//! Where the system has no descriptors of folders: such a node sends files, and takes none.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_sched::Bytes;
+
+use super::outcome::{FileRefused, FileStat};
+use super::path::TargetPath;
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) struct Dest(Infallible);
+
+/// There is none.
+pub(crate) struct Partial(Infallible);
+
+pub(crate) enum Prepared {
+    AlreadyThere,
+    Different(FileStat),
+    Open(Box<Partial>),
+}
+
+pub(crate) enum Placed {
+    Stored,
+    Different(FileStat),
+}
+
+impl Dest {
+    pub(crate) fn open(_: &Path, _: Option<u64>, _: Duration) -> io::Result<Self> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this system can send files, and not take them"))
+    }
+
+    pub(crate) fn prepare(
+        self: &Arc<Self>,
+        _: &TargetPath,
+        _: FileStat,
+        _: bool,
+    ) -> Result<Prepared, FileRefused> {
+        match self.0 {}
+    }
+
+    pub(crate) fn delete(&self, _: &TargetPath) -> Result<bool, FileRefused> {
+        match self.0 {}
+    }
+
+    pub(crate) fn sweep(&self) {
+        match self.0 {}
+    }
+}
+
+impl Partial {
+    pub(crate) fn have(&self) -> u64 {
+        match self.0 {}
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        match self.0 {}
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn hash_some(&mut self) -> Result<bool, FileRefused> {
+        match self.0 {}
+    }
+
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        match self.0 {}
+    }
+
+    pub(crate) fn restart(&mut self) -> Result<(), FileRefused> {
+        match self.0 {}
+    }
+
+    pub(crate) fn write(self: Box<Self>, _: &[Bytes]) -> Result<Box<Self>, FileRefused> {
+        match self.0 {}
+    }
+
+    pub(crate) fn place(self, _: &[u8]) -> Result<Placed, FileRefused> {
+        match self.0 {}
+    }
+
+    pub(crate) fn discard(self) {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,123 @@
+//! Secrets from files and the environment: what is read, what is refused, and that nothing shows them.
+
+#![cfg(feature = "system-secrets")]
+
+use std::path::PathBuf;
+
+use antiphon_wire::{EnvironmentFault, FileFault, Keyring, Secret, SecretError};
+
+/// A file of this test, which goes with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str, content: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("antiphon-{}-{name}", std::process::id()));
+        std::fs::write(&path, content).expect("a temporary file can be written");
+        let scratch = Self(path);
+        scratch.set_mode(0o600);
+        scratch
+    }
+
+    #[cfg(unix)]
+    fn set_mode(&self, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&self.0, mode).expect("the file is this test's");
+    }
+
+    #[cfg(not(unix))]
+    fn set_mode(&self, _: u32) {}
+
+    fn fault(&self) -> FileFault {
+        match Secret::from_file(&self.0) {
+            Err(SecretError::File { file, fault }) if file == self.0 => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).expect("the file is this test's");
+    }
+}
+
+#[test]
+fn a_file_is_read_without_its_one_end_of_line() {
+    for (at, (content, wanted)) in [
+        ("hush", "hush"),
+        ("hush\n", "hush"),
+        ("hush\r\n", "hush"),
+        ("hush\n\n", "hush\n"),
+        (" hush ", " hush "),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = Scratch::new(&format!("read-{at}"), content.as_bytes());
+        let secret = Secret::from_file(&file.0).expect("it is readable");
+        assert_eq!(secret.reveal(), wanted);
+    }
+}
+
+#[test]
+fn files_that_hold_no_secret_are_refused_each_for_its_reason() {
+    assert!(matches!(Scratch::new("empty", b"").fault(), FileFault::Empty));
+    assert!(matches!(Scratch::new("line", b"\n").fault(), FileFault::Empty));
+    assert!(matches!(Scratch::new("bytes", b"\xff\xfe").fault(), FileFault::NotText));
+    assert!(matches!(Scratch::new("long", &[b'x'; 4097]).fault(), FileFault::TooLong));
+    let missing = Secret::from_file("no such file").map(|_| ());
+    assert!(matches!(missing, Err(SecretError::File { fault: FileFault::Unreadable(_), .. })));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_everybody_may_open_is_refused_with_the_cure() {
+    let file = Scratch::new("exposed", b"hush");
+    for mode in [0o644, 0o602, 0o601] {
+        file.set_mode(mode);
+        assert!(matches!(file.fault(), FileFault::Exposed { mode: told } if told == mode));
+    }
+    assert!(file.fault().to_string().contains("chmod o-rwx"));
+    file.set_mode(0o640);
+    assert!(Secret::from_file(&file.0).is_ok(), "the group may read it");
+}
+
+#[test]
+fn variables_are_read_or_refused_by_name() {
+    // Cargo sets this one for every test.
+    let name = Secret::from_env("CARGO_PKG_NAME").expect("cargo sets it");
+    assert_eq!(name.reveal(), "antiphon-wire");
+    match Secret::from_env("ANTIPHON_NO_SUCH_VARIABLE") {
+        Err(SecretError::Environment { variable, fault: EnvironmentFault::Unset }) => {
+            assert_eq!(variable, "ANTIPHON_NO_SUCH_VARIABLE");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_that_can_be_formatted_shows_a_secret() {
+    let file = Scratch::new("shown", b"hushhush\n");
+    let secret = Secret::from_file(&file.0).expect("it is readable");
+    let ring = Keyring::new(1, secret.clone()).accepting(2, "hushhush2".into());
+    let profile = antiphon_wire::Profile {
+        node: antiphon_wire::NodeId(1),
+        name: "n".into(),
+        locations: Vec::new(),
+        suites: vec![antiphon_wire::Suite::Hmac],
+        keyring: ring.clone(),
+        flags: 0,
+        limits: Default::default(),
+    };
+    file.set_mode(0o644);
+    let exposed = Secret::from_file(&file.0).expect_err("everybody may read it");
+    let fresh = antiphon_wire::Fresh::system().expect("the system has random numbers");
+    let standing = antiphon_wire::Standing::unknown(1);
+    let shake = antiphon_wire::Handshake::dial(&profile, fresh, standing, None, &mut Vec::new());
+    let shown = format!(
+        "{secret:?} {ring:?} {ring:#?} {:?} {profile:?} {shake:?} {exposed} {exposed:?}",
+        ring.datagram_key()
+    );
+    assert!(!shown.contains("hushhush"), "{shown}");
+}

@@ -7,6 +7,7 @@
 //! `node` is pure: bytes, times and chance in, bytes and wishes out. `net` is its driver, with the sockets.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods)]
 
 mod caught;
 

@@ -60,9 +60,9 @@ pub struct MonitorId {
     pub number: u64,
 }
 
-/// What passes between actors besides messages, in the same order.
+/// What passes between actors besides messages, in the same order. Whoever carries signals has to know each, so it is
+/// an error of its compilation when there is another.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum Signal {
     /// `watcher`, here, wants to be told when `target` ends.
     Monitor {

@@ -4,6 +4,7 @@
 //! way out: an [`Endpoint`], which is a session with its connections, or a [`SimNode`], a whole node with its actors.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods)]
 
 mod chance;
 pub use chance::Chance;

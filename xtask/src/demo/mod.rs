@@ -10,6 +10,7 @@ mod files;
 mod rci_monitor;
 mod remote_channel;
 mod remote_coro;
+mod tour;
 mod tut;
 
 use std::process::{Command, ExitCode};
@@ -77,6 +78,12 @@ const DEMOS: &[Demo] = &[
         about: "a chat room over plain TCP, whose clients type",
         programs: &["chat_sock_server", "chat_sock_client"],
         play: chat_sock::play,
+    },
+    Demo {
+        name: "tour",
+        about: "a walk through everything, by three nodes, one of which is killed and comes back",
+        programs: &["tour_hub", "tour_guest"],
+        play: tour::play,
     },
 ];
 

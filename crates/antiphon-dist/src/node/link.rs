@@ -534,7 +534,30 @@ fn lost_with_session(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
         Frame::Throw(throw) => Some((sched_key(throw.target), "a throw under way")),
         Frame::Resume(resume) => Some((sched_key(resume.target), "a resume under way")),
         Frame::Notify(notify) => Some((sched_key(notify.watcher), "a notify under way")),
-        _ => None,
+        Frame::Message(_)
+        | Frame::ReplyDropped(_)
+        | Frame::Receipt(_)
+        | Frame::Monitor(_)
+        | Frame::Demonitor(_)
+        | Frame::Down(_)
+        | Frame::Want(_)
+        | Frame::Unwant(_)
+        | Frame::Found(_)
+        | Frame::NodeAt(_)
+        | Frame::Goodbye(_)
+        | Frame::Relay(_)
+        | Frame::Tag(_)
+        | Frame::Fragment(_)
+        | Frame::Ack(_)
+        | Frame::Credit(_)
+        | Frame::Ping(_)
+        | Frame::Pong(_)
+        | Frame::Pause(_)
+        | Frame::Unpause(_)
+        | Frame::Close(_)
+        | Frame::IdleProposed(_)
+        | Frame::IdleAgreed(_)
+        | Frame::Begin(_) => None,
     }
 }
 

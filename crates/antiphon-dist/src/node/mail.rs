@@ -316,8 +316,7 @@ impl NodeCore {
                 tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name?");
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
-            // All that is left: no such actor.
-            _ => (Outcome::NoActor, Some(Undelivered::NoActor)),
+            Delivery::NoActor | _ => (Outcome::NoActor, Some(Undelivered::NoActor)),
         };
         if let Some(why) = why {
             self.counts.refused_messages += 1;

@@ -6,6 +6,8 @@
 //!
 //! Invariant: `handle` never fails and never blocks; whatever a peer sends changes only what is the peer's.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod agenda;
 mod conns;
 mod contacts;

@@ -98,7 +98,14 @@ impl Outside for NodeCore {
         match signal {
             Signal::Gone { who } => self.unregister_all(who),
             Signal::PortClosed { port } => self.replies.forget(port),
-            signal => self.signal_peer(signal),
+            Signal::Monitor { .. }
+            | Signal::Demonitor { .. }
+            | Signal::Notify { .. }
+            | Signal::Down { .. }
+            | Signal::Terminate { .. }
+            | Signal::Throw { .. }
+            | Signal::Resume { .. }
+            | Signal::ReplyDropped { .. } => self.signal_peer(signal),
         }
     }
 }
@@ -302,7 +309,7 @@ fn send_message(
     session.send(&frame).map_err(|why| match why {
         SendRefused::Busy { .. } => Undelivered::Busy,
         SendRefused::TooLarge { .. } | SendRefused::FieldTooLong => Undelivered::TooLarge,
-        _ => Undelivered::NoNode,
+        SendRefused::NotThisWay | _ => Undelivered::NoNode,
     })
 }
 

@@ -98,7 +98,11 @@ impl NodeCore {
             Signal::Throw { target, .. } => self.notes.push(Note::DeadLetter(target, "a throw", why)),
             Signal::Resume { target, .. } => self.notes.push(Note::DeadLetter(target, "a resume", why)),
             // Whom the others would tell is gone with its node.
-            _ => {}
+            Signal::Demonitor { .. }
+            | Signal::Down { .. }
+            | Signal::ReplyDropped { .. }
+            | Signal::PortClosed { .. }
+            | Signal::Gone { .. } => {}
         }
     }
 }
@@ -112,7 +116,7 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
         | Signal::Resume { target, .. } => Some(target.node()),
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
         Signal::ReplyDropped { node, .. } => Some(*node),
-        _ => None,
+        Signal::PortClosed { .. } | Signal::Gone { .. } => None,
     }
 }
 
@@ -126,7 +130,9 @@ fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
         | Signal::Resume { .. } => false,
         // The reply came by way of another node. Of a peer that is lost, the asker was told so.
         Signal::ReplyDropped { .. } => is_met,
-        _ => true,
+        Signal::Demonitor { .. } | Signal::Down { .. } | Signal::PortClosed { .. } | Signal::Gone { .. } => {
+            true
+        }
     }
 }
 
@@ -145,7 +151,12 @@ fn note_signal(peer: &mut Peer, signal: &Signal) {
         Signal::Down { id, who, .. } => {
             peer.watched.remove(&(who.key(), *id));
         }
-        _ => {}
+        Signal::Terminate { .. }
+        | Signal::Throw { .. }
+        | Signal::Resume { .. }
+        | Signal::ReplyDropped { .. }
+        | Signal::PortClosed { .. }
+        | Signal::Gone { .. } => {}
     }
 }
 
@@ -187,7 +198,8 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         Signal::ReplyDropped { port, .. } => {
             session.send(&ReplyDropped { port: antiphon_wire::Key(port.to_bits()) }.into())
         }
-        _ => Ok(()),
+        // They concern this node alone.
+        Signal::PortClosed { .. } | Signal::Gone { .. } => Ok(()),
     }
 }
 
@@ -202,7 +214,14 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         Signal::Throw { value, .. }
         | Signal::Resume { value, .. }
         | Signal::Down { why: Why::Done(value), .. } => value,
-        _ => return None,
+        Signal::Monitor { .. }
+        | Signal::Demonitor { .. }
+        | Signal::Notify { .. }
+        | Signal::Down { .. }
+        | Signal::Terminate { .. }
+        | Signal::ReplyDropped { .. }
+        | Signal::PortClosed { .. }
+        | Signal::Gone { .. } => return None,
     };
     value.as_encoded().map(|(_, body, nodes)| (body, nodes))
 }

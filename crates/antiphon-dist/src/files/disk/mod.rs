@@ -163,6 +163,7 @@ impl Dest {
     }
 
     /// Unfinished files and their ages, the youngest first.
+    #[expect(clippy::disallowed_methods, reason = "the ages of files are told in the system's time")]
     fn unfinished(&self) -> Result<Vec<(Duration, String)>, Errno> {
         let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.partials)? {

@@ -159,6 +159,7 @@ fn without_the_call_for_whole_ways_each_name_is_looked_at_by_itself() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the ages of files are told in the system's time")]
 fn unfinished_files_go_when_they_are_old_or_too_many_unless_somebody_writes_to_them() {
     let (folder, dest) = folder();
     let partials = folder.path().join(".antiphon/partial");

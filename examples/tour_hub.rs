@@ -91,7 +91,7 @@ fn main() -> Result<(), Failure> {
             Event::Message(Tour::Noted(done)) => {
                 done?;
                 println!("3 receipt: the note is in bob's mailbox");
-                cx.deliver_all(news, "the tour is on".into(), 2, secs(20), Tour::Heard);
+                cx.deliver_all(news, "the tour is on".to_owned(), 2, secs(20), Tour::Heard);
             }
 
             // A channel, once it has two subscribers.

@@ -30,9 +30,9 @@ pub use antiphon_sched::wire;
 /// All that programs of actors need: `use antiphon::prelude::*;`.
 pub mod prelude {
     pub use antiphon_dist::{
-        CallError, Channel, Config, DeliverError, LocateError, Location, NetCx, Node, NodeError, PeerAt,
-        PeerError, PeerOptions, PeerStatus, Rci, RegisterError, Secret, Status, SubscribeError, Subscriber,
-        UnknownNode, Watch,
+        CallError, Channel, CloseError, Config, DeliverError, Ignored, LocateError, Location, NetCx, Node,
+        NodeError, PeerAt, PeerError, PeerOptions, PeerStatus, Rci, RegisterError, Secret, Status,
+        SubscribeError, Subscriber, UnknownNode, UnknownPeer, Watch,
     };
     pub use antiphon_dist::{
         DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
@@ -74,3 +74,8 @@ pub struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guide.md")]
 pub struct Guide;
+
+/// The programs for those who come from asyncoro compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/coming-from-asyncoro.md")]
+pub struct ComingFromAsyncoro;

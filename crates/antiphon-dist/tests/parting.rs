@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use antiphon_dist::{
-    CloseError, Config, Counts, Ignored, Location, NetCx, PeerError, PeerOptions, Refusal, Status,
-    UnknownPeer,
+    CloseError, Config, Counts, DeliverError, Ignored, Location, NetCx, PeerError, PeerOptions, Refusal,
+    Status, UnknownPeer,
 };
 use antiphon_sched::{Addr, Cx, Event, receive, secs, stop};
 use common::{End, Net, TestNode, heard, heard_until};
@@ -176,6 +176,39 @@ fn what_is_sent_while_a_peer_is_being_closed_waits_for_another_session() {
     });
     assert_eq!(heard(&at_there), "before");
     assert_eq!(heard(&at_there), "after");
+}
+
+#[test]
+fn what_is_asked_while_a_peer_is_being_closed_is_answered_by_another_session() {
+    let net = Net::new();
+    let (there, here) = net.pair();
+    let at_there = there.listener::<String>("there");
+    let to: Addr<String> = here.find("there");
+    let at = there.location;
+    let (tell, told) = channel();
+    here.spawn(move |cx: &mut Cx<Option<Result<(), DeliverError>>>, event| match event {
+        Event::Start => {
+            cx.close_peer(at, secs(20), |_| None);
+            cx.deliver(to, "in between".into(), secs(20), Some);
+            receive()
+        }
+        Event::Message(Some(done)) => {
+            common::tell_test(&tell, done);
+            stop()
+        }
+        _ => receive(),
+    });
+    assert_eq!(heard(&told), Ok(()), "it was not under way when the session ended");
+    assert_eq!(heard(&at_there), "in between");
+}
+
+#[test]
+fn two_nodes_that_close_each_other_at_once_are_both_answered() {
+    let net = Net::new();
+    let (there, here) = net.pair();
+    let one = closing(&there, here.location, secs(20));
+    let other = closing(&here, there.location, secs(20));
+    assert_eq!([heard(&one), heard(&other)].map(|closed| closed.is_ok()), [true; 2]);
 }
 
 #[test]

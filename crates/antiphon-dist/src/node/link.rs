@@ -17,7 +17,7 @@ use super::conns::State;
 use super::idle::Idle;
 use super::mail::Parking;
 use super::partings::Parting;
-use super::peers::{PEERS_MAX, Peer};
+use super::peers::Peer;
 use super::world::{ConnId, Output, World};
 use super::{NOBODY, NodeCore, sched_key};
 use crate::error::Status;
@@ -92,8 +92,10 @@ impl NodeCore {
         // Whatever a peer says of itself, it is dialled only where the configuration allows, or where it was found.
         let locations: Vec<SocketAddr> =
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
-        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&node) {
-            self.forget_some_peer();
+        if !self.has_place_for(node) {
+            tracing::warn!(%node, "no more peers can be known; a connection is refused");
+            self.fail_conn(id, world);
+            return false;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
         (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
@@ -431,12 +433,17 @@ impl NodeCore {
     /// Ends the session with a node: everything open on it is answered, once.
     pub(super) fn lose(&mut self, node: NodeId, why: &str, world: &mut impl World) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let Some(link) = peer.link.take() else { return };
+        let Some(mut link) = peer.link.take() else { return };
+        let parting = link.parting.take();
         tracing::info!(%node, name = peer.name, why, "a peer is lost");
         self.epochs.ended(wire::NodeId(node.to_bits()));
         let watching = std::mem::take(&mut peer.watching);
         let watched = std::mem::take(&mut peer.watched);
-        let replies = self.replies.take(node);
+        // While a peer is being closed, what is sent to it waits for another session.
+        let (requests, spared) = peer.waiting.open();
+        let mut replies = self.replies.take(node);
+        replies.retain(|port| !spared.contains(port));
+        self.replies.add(node, &spared);
         if let Some(armed) = link.armed {
             self.agenda.remove(armed, Due::Session(node));
         }
@@ -467,7 +474,7 @@ impl NodeCore {
                 world.door().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
             });
         }
-        self.lose_receipts(node, world);
+        self.lose_receipts(node, &requests, world);
         self.names.forget_peer(node);
         if let Some(conn) = link.conn {
             self.drop_conn_quietly(conn, world);
@@ -476,6 +483,9 @@ impl NodeCore {
             self.keep_apart(node);
         }
         self.set_status(node, Status::Offline, world);
+        if let Some(parting) = parting {
+            self.conclude_parting(node, parting, world);
+        }
     }
 
     /// Closes a connection after what is in its buffer.

@@ -7,7 +7,7 @@
 //! Invariant: a receipt is answered once; the bytes that are parked are at most `PARKED_FREE`, and the peer's window
 //! of credit; what is parked is sound.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use antiphon_sched::{ActorId, Delivery, Key, NodeId, PortId, Time, Undelivered};
@@ -385,12 +385,13 @@ impl NodeCore {
     }
 
     /// The session with a node has ended: what was under way to it may have arrived.
-    pub(super) fn lose_receipts(&mut self, node: NodeId, world: &mut impl World) {
+    /// What is not under way yet is spared.
+    pub(super) fn lose_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, world: &mut impl World) {
         let lost: Vec<u64> = self
             .receipts
             .open
             .iter()
-            .filter(|(_, open)| open.node == node)
+            .filter(|(request, open)| open.node == node && !spared.contains(request))
             .map(|(request, _)| *request)
             .collect();
         for request in lost {

@@ -11,10 +11,10 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, PortId, Time};
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 
-use super::NodeCore;
 use super::agenda::Due;
 use super::link::Link;
 use super::world::World;
+use super::{NodeCore, settle};
 use crate::error::{CloseError, UnknownPeer};
 use crate::location::{Ignored, Location};
 
@@ -28,8 +28,9 @@ pub(super) struct Parting {
     /// Whether the goodbye is on its way; before that, whatever was sent earlier is.
     said: bool,
     until: Time,
-    /// Whoever waits for it.
+    /// Whoever waits for it, and what they are told when the session has ended, however it did.
     ports: Vec<PortId>,
+    outcome: Result<(), CloseError>,
 }
 
 impl NodeCore {
@@ -99,7 +100,7 @@ impl NodeCore {
             return false;
         }
         if link.parting.is_none() {
-            link.parting = Some(Parting { reason, said: false, until, ports: Vec::new() });
+            link.parting = Some(Parting { reason, said: false, until, ports: Vec::new(), outcome: Ok(()) });
             self.agenda.add(until, Due::Parting(node));
             // As soon as there is a world, in case that nothing is under way.
             self.agenda.add(now, Due::Parting(node));
@@ -123,13 +124,14 @@ impl NodeCore {
 
     pub(super) fn on_parting_due(&mut self, node: NodeId, world: &mut impl World) {
         let now = self.now;
-        let Some(until) = self.parting_of(node).map(|parting| parting.until) else { return };
-        if now < until {
+        let Some(parting) = self.parting_of(node) else { return };
+        if now < parting.until {
             return self.advance_parting(node, world);
         }
+        parting.outcome = Err(CloseError::TimedOut);
         self.say_goodbye(node);
         self.transmit(world);
-        self.part(node, Err(CloseError::TimedOut), world);
+        self.part(node, world);
     }
 
     /// Something has arrived, perhaps an acknowledgement: says goodbye when all before it has arrived, and ends when
@@ -138,7 +140,7 @@ impl NodeCore {
         let Some(link) = self.peers.get(&node).and_then(|peer| peer.link.as_ref()) else { return };
         let Some(parting) = link.parting.as_ref().filter(|_| link.session.is_idle()) else { return };
         if parting.said {
-            self.part(node, Ok(()), world);
+            self.part(node, world);
         } else {
             self.say_goodbye(node);
         }
@@ -160,20 +162,20 @@ impl NodeCore {
     pub(super) fn parts_by_closing(&mut self, node: NodeId, world: &mut impl World) -> bool {
         let is_over = self.parting_of(node).is_some_and(|parting| parting.said);
         if is_over {
-            self.part(node, Ok(()), world);
+            self.part(node, world);
         }
         is_over
     }
 
-    fn part(&mut self, node: NodeId, result: Result<(), CloseError>, world: &mut impl World) {
-        let Some(parting) = self.parting_of(node) else { return };
-        let (until, ports) = (parting.until, std::mem::take(&mut parting.ports));
-        self.agenda.remove(until, Due::Parting(node));
+    fn part(&mut self, node: NodeId, world: &mut impl World) {
         self.lose(node, "this node has closed it", world);
-        for port in ports {
-            if let Err(why) = world.door().answer_port(port, result) {
-                tracing::debug!(%why, "nobody waits any more for a peer to be closed");
-            }
+    }
+
+    /// The session that was being ended has ended.
+    pub(super) fn conclude_parting(&mut self, node: NodeId, parting: Parting, world: &mut impl World) {
+        self.agenda.remove(parting.until, Due::Parting(node));
+        for port in parting.ports {
+            settle(&mut world.door(), port, parting.outcome);
         }
         // What was sent meanwhile contacts it anew.
         self.dial_for_waiting(node);

@@ -98,7 +98,11 @@ impl Peer {
         if let Some(link) = &self.link {
             link.session.check();
             link.parking.check();
-            assert!(self.waiting.is_empty(), "nothing waits for a session that is there");
+            let waits = !self.waiting.is_empty();
+            assert!(
+                !waits || link.parting.is_some(),
+                "nothing waits for a session that is there and goes on"
+            );
             assert_eq!(link.conn.is_some(), link.session.is_connected(), "a session knows its connection");
             assert!(!link.idle.rests() || link.conn.is_none(), "a session at rest has no connection");
         }
@@ -130,21 +134,21 @@ impl NodeCore {
         if locations.is_empty() {
             return;
         }
-        if self.peers.len() >= PEERS_MAX {
-            self.forget_some_peer();
-        }
-        if self.peers.len() < PEERS_MAX {
+        if self.has_place_for(node) {
             self.peers.insert(node, Peer::new(name, locations));
         }
     }
 
-    /// Makes room by forgetting a peer on which nothing is open.
-    pub(super) fn forget_some_peer(&mut self) {
-        let idle = |peer: &Peer| peer.link.is_none() && peer.waiting.is_empty();
-        let some = self.peers.iter().find(|(_, peer)| idle(peer)).map(|(node, _)| *node);
-        if let Some(node) = some {
-            self.peers.remove(&node);
+    /// Whether there is a place for this node; if need be, a peer on which nothing is open makes room.
+    pub(super) fn has_place_for(&mut self, node: NodeId) -> bool {
+        if self.peers.contains_key(&node) || self.peers.len() < PEERS_MAX {
+            return true;
         }
+        // One that is there may be in the hands of whoever asks, and its link with it.
+        let idle = |peer: &Peer| peer.link.is_none() && peer.waiting.is_empty() && !peer.is_online();
+        let gone = self.peers.iter().find(|(_, peer)| peer.gone && idle(peer));
+        let some = gone.or_else(|| self.peers.iter().find(|(_, peer)| idle(peer))).map(|(node, _)| *node);
+        some.is_some_and(|some| self.peers.remove(&some).is_some())
     }
 
     /// Names of nodes are for people: two of one name both stay.

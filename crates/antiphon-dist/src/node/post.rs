@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{Destination, Key, Manner, NodeId, Outside, Parcel, Signal, Time, Undelivered};
+use antiphon_sched::{Destination, Key, Manner, NodeId, Outside, Parcel, PortId, Signal, Time, Undelivered};
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
 
@@ -46,8 +46,23 @@ pub(super) enum Posted {
         body: Box<[u8]>,
         request: Option<u64>,
         nodes: Box<[NodeId]>,
+        replies: Box<[PortId]>,
     },
     Signal(Signal),
+}
+
+impl Waiting {
+    /// The receipts and replies that wait with the messages.
+    pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<PortId>) {
+        let (mut receipts, mut ports) = (BTreeSet::new(), Vec::new());
+        for posted in &self.queue {
+            if let Posted::Message { request, replies, .. } = posted {
+                receipts.extend(request);
+                ports.extend(replies);
+            }
+        }
+        (receipts, ports)
+    }
 }
 
 impl Posted {
@@ -166,6 +181,7 @@ impl NodeCore {
             body: parcel.body.into(),
             request,
             nodes: parcel.nodes.into(),
+            replies: parcel.replies.into(),
         };
         let kept = self.keep(node, posted);
         if kept.is_err() {
@@ -222,7 +238,7 @@ impl NodeCore {
         for posted in waiting.queue {
             match posted {
                 Posted::Signal(signal) => self.signal_peer(signal),
-                Posted::Message { from, to, tag, body, request, nodes } => {
+                Posted::Message { from, to, tag, body, request, nodes, .. } => {
                     let route = self.route_of(node, &nodes);
                     let parcel = Parcel {
                         from,

@@ -221,7 +221,7 @@ fn bound() {
         assert!(node.location().starts_with("127.0.0.1:"));
         assert_eq!(listening(&lab, "a"), on_loopback, "{settings:?}");
     }
-    for (settings, why) in [("ip=10.1.0.1", "no secret"), ("ip=10.1.0.1 secret=key", "is weak")] {
+    for (settings, why) in [("ip=10.1.0.1", "who may come"), ("ip=10.1.0.1 secret=key", "is weak")] {
         let refused = Player::start(&lab, "a", settings).wait("refused ");
         assert!(refused.contains(why), "{refused}");
     }

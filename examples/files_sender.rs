@@ -66,7 +66,7 @@ fn main() -> Result<(), Failure> {
     )?);
     let mut resumed = 0;
 
-    node.spawn(move |cx, event| match event {
+    let sender = node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.locate_node("receiver", timeout, Sender::Found);
             receive()
@@ -117,5 +117,7 @@ fn main() -> Result<(), Failure> {
         }
         _ => receive(),
     });
-    Ok(node.run()?)
+    let sender = node.joiner::<()>(sender);
+    node.run()?;
+    Ok(sender.join(secs(0))?)
 }

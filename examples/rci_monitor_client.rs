@@ -36,20 +36,8 @@ fn main() -> Result<(), Failure> {
         ..Config::default()
     })?;
 
-    let mut ends = 0;
-    let monitor = node.spawn(move |_cx: &mut Cx<()>, event| {
-        let Event::Down(Down { who, why }) = event else { return receive() };
-        match why {
-            Why::Done(value) => println!("{who} finished with: {}", value.get::<String>()?),
-            Why::Failed(text) => println!("{who} failed with: {text}"),
-            why => println!("{who} ended: {why}"),
-        }
-        ends += 1;
-        if ends == 5 { stop() } else { receive() }
-    });
-
     let mut born = 0;
-    node.spawn(move |cx, event| match event {
+    let caller = node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.locate("rci_1", secs(args.timeout), Client::Found);
             receive()
@@ -65,6 +53,7 @@ fn main() -> Result<(), Failure> {
         }
         Event::Message(Client::FoundThere(rci)) => {
             let rci = rci?;
+            let monitor = cx.spawn_actor(monitor());
             for b in 0..5 {
                 let arguments = (format!("test{b}"), b);
                 cx.call_monitored(rci, arguments, monitor, secs(5), move |actor| Client::Born(b, actor));
@@ -78,5 +67,22 @@ fn main() -> Result<(), Failure> {
         }
         _ => receive(),
     });
-    Ok(node.run()?)
+    let caller = node.joiner::<()>(caller);
+    node.run()?;
+    Ok(caller.join(secs(0))?)
+}
+
+/// Tells how five actors end.
+fn monitor() -> impl Actor<()> {
+    let mut ends = 0;
+    actor(move |_cx, event| {
+        let Event::Down(Down { who, why }) = event else { return receive() };
+        match why {
+            Why::Done(value) => println!("{who} finished with: {}", value.get::<String>()?),
+            Why::Failed(text) => println!("{who} failed with: {text}"),
+            why => println!("{who} ended: {why}"),
+        }
+        ends += 1;
+        if ends == 5 { stop() } else { receive() }
+    })
 }

@@ -46,7 +46,7 @@ fn main() -> Result<(), Failure> {
         udp_port: Some(args.udp_port),
         ..Config::default()
     })?;
-    node.spawn(move |cx, event| match event {
+    let client = node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.locate("2clients", secs(args.timeout), Client::Found);
             receive()
@@ -58,7 +58,8 @@ fn main() -> Result<(), Failure> {
         }
         Event::Message(Client::Subscribed(channel, done)) => {
             done?;
-            cx.spawn_actor(sender(channel));
+            let sender = cx.spawn_actor(sender(channel));
+            cx.monitor(sender);
             receive()
         }
         Event::Message(Client::Heard(Some(line))) => {
@@ -66,9 +67,13 @@ fn main() -> Result<(), Failure> {
             receive()
         }
         Event::Message(Client::Heard(None)) => stop(), // its end ends its subscription
+        Event::Down(Down { why: Why::Done(_), .. }) => receive(), // the sender is through
+        Event::Down(down) => fail(down.why),           // or failed, or the channel is gone
         _ => receive(),
     });
-    Ok(node.run()?)
+    let client = node.joiner::<()>(client);
+    node.run()?;
+    Ok(client.join(secs(0))?)
 }
 
 /// Delivers ten messages, one after the other, and then sends that there are no more.

@@ -34,9 +34,10 @@ fn main() -> Result<(), Failure> {
 
     // One counter over all clients: they run on one thread, so it needs no lock.
     let ids = std::rc::Rc::new(std::cell::Cell::new(0));
+    let mut clients = Vec::new();
     for client in 0..10 {
         let ids = ids.clone();
-        node.spawn(move |cx, event| match event {
+        let actor = node.spawn(move |cx, event| match event {
             Event::Start => {
                 cx.locate("server_coro", secs(args.timeout), Client::Found);
                 receive()
@@ -50,10 +51,16 @@ fn main() -> Result<(), Failure> {
             }
             Event::Message(Client::Found(Err(why))) => {
                 println!("client {client} found no server: {why}");
-                stop()
+                fail(why)
             }
             _ => receive(),
         });
+        clients.push(node.joiner::<()>(actor));
     }
-    Ok(node.run()?)
+    node.run()?;
+    // How the actors ended is how the program ends.
+    for client in clients {
+        client.join(secs(0))?;
+    }
+    Ok(())
 }

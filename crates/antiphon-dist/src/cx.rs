@@ -168,7 +168,8 @@ pub trait NetCx<M: 'static> {
 
     /// Sends a message to a channel once there are `n` subscribers (0: at once, to those there are), and has told
     /// how many actors have it in their mailboxes, behind all channels below. While it waits for subscribers, what is
-    /// sent later overtakes it. The answer comes a second after `timeout` at the latest.
+    /// sent later overtakes it. The answer comes a second after `timeout` at the latest. At a channel of another node,
+    /// 64 deliveries of this node may wait for subscribers, each for a day.
     fn deliver_all<T: Wire>(
         &mut self,
         channel: Channel<T>,

@@ -344,6 +344,45 @@ fn a_channel_has_so_many_deliveries_under_way_and_no_more() {
 }
 
 #[test]
+fn a_peer_has_a_few_deliveries_waiting_and_others_still_have_theirs() {
+    let (there, here) = Net::new().pair();
+    let channel = open(&there, "news");
+    let (tell, told) = std::sync::mpsc::channel();
+    here.spawn(move |cx, event| {
+        match event {
+            Event::Start => {
+                for _ in 0..65 {
+                    cx.deliver_all(channel, String::new(), 1, Duration::MAX, |answer| answer);
+                }
+            }
+            Event::Message(answer) => tell_test(&tell, answer),
+            _ => {}
+        }
+        receive()
+    });
+    assert_eq!(heard(&told), Err(DeliverError::TooManyDeliveries));
+    let own = delivering(&there, channel, "own", 1, Duration::MAX);
+    assert_eq!(deliver(&there, channel, "at once", 0), Ok(0));
+    let _one = subscriber(&there, channel);
+    (0..64).for_each(|_| assert_eq!(heard(&told), Ok(1)));
+    assert_eq!(heard(&own), Ok(1));
+}
+
+#[test]
+fn subscribers_of_the_channels_own_node_cost_a_delivery_no_answers() {
+    const MANY: usize = 16_400;
+    let node = Net::new().quiet_node("alone", &[]);
+    let channel = open(&node, "news");
+    node.step(move |cx| {
+        for _ in 0..MANY {
+            let who = cx.spawn(|_cx, _event: Event<String>| receive());
+            cx.subscribe(channel, who);
+        }
+    });
+    assert_eq!(deliver(&node, channel, "to all", MANY), Ok(MANY));
+}
+
+#[test]
 fn a_transform_changes_or_drops_and_its_panic_costs_one_message() {
     let (there, here) = Net::new().pair();
     let channel = there.with(|node| {

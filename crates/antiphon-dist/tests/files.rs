@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime};
 
 use antiphon_dist::{
-    Config, DeleteError, FileError, FileOptions, FileRefused, Location, NetCx, PathError, Progress,
+    Config, DeleteError, FileError, FileOptions, FileRefused, Limits, Location, NetCx, PathError, Progress,
     SourceError, Stored, Transfer,
 };
 use antiphon_sched::{Cx, Event, millis, receive, secs, stop};
@@ -332,6 +332,15 @@ fn a_node_that_may_receive_no_more_says_so_as_does_one_that_may_send_no_more() {
     assert_eq!(pair.send(&file, &into("")), Err(FileRefused::TooManyTransfers { max: 0 }.into()));
     let told = send(&pair.there, pair.here.location, &file, &into(""), PATIENCE);
     assert_eq!(heard(&told), Err(FileError::TooManyTransfers { max: 0 }));
+}
+
+#[test]
+fn a_piece_that_is_over_the_limit_of_a_message_ends_the_transfer() {
+    let limits = Limits { message_bytes_max: 1024, ..Limits::default() };
+    let pair = Pair::with(|config| Config { limits, ..config });
+    let file = pair.file("f", 200_000, 1);
+    assert_eq!(pair.send(&file, &into("")), Err(FileError::PieceTooLarge));
+    assert_eq!(pair.send(&pair.file("small", 1000, 1), &into("")), Ok(Stored::New));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::any::type_name;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Addr, Cx, Monitor, Target, Wire};
+use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
 use super::message::{ChannelMessage, Delivered, Own};
 use crate::caught::{caught, quietly};
@@ -69,9 +69,13 @@ impl<T: Wire + Clone> Fan<T> {
         self.entries.contains_key(&who)
     }
 
-    /// The most answers that one delivery waits for.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    /// The answers that one delivery waits for: of branches, and of actors elsewhere than at `home`.
+    pub(super) fn answers(&self, home: NodeId) -> usize {
+        let answers = |receiver: &Receiver<T>| match receiver {
+            Receiver::Actor(addr) => addr.node() != home,
+            Receiver::Branch(..) => true,
+        };
+        self.entries.values().filter(|(receiver, _)| answers(receiver)).count()
     }
 
     pub(super) fn branches(&self) -> impl Iterator<Item = Addr<ChannelMessage<T>>> {

@@ -29,6 +29,8 @@ const HOPS_MAX: u8 = 2 * ABOVE_MAX as u8 + 2;
 const ANSWER_WITHIN: Duration = secs(5);
 /// How long a relay waits for its channel: longer than a node needs to notice that another is lost.
 const JOIN_WITHIN: Duration = secs(60);
+/// How long a delivery that another node ordered may wait for receivers.
+const WAIT_OF_PEERS_MAX: Duration = secs(24 * 3600);
 /// When to try again to tell a full mailbox how many receivers there are.
 const TELL_AGAIN: Duration = millis(20);
 
@@ -112,7 +114,8 @@ impl<T: Wire + Clone> Hub<T> {
         match message {
             Message::Send { message, hops } => self.pass_on(cx, message, hops),
             Message::Deliver { message, n, within, hops, reply } => {
-                let until = cx.now() + within;
+                let is_ours = reply.node() == cx.id().node();
+                let until = cx.now() + if is_ours { within } else { within.min(WAIT_OF_PEERS_MAX) };
                 self.order(cx, Order { message, n, until, hops, reply });
             }
             Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. } => {
@@ -185,7 +188,8 @@ impl<T: Wire + Clone> Hub<T> {
             return self.deliver(cx, order);
         }
         let left = order.until.since(cx.now());
-        if left.is_zero() || !self.waves.has_room(0) {
+        let has_room = self.waves.has_room(0) && self.waves.may_wait(order.reply.node(), cx.id().node());
+        if left.is_zero() || !has_room {
             let why = if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
             cx.answer(order.reply, why);
             return quietly(|| drop(order.message));
@@ -196,7 +200,7 @@ impl<T: Wire + Clone> Hub<T> {
     }
 
     fn deliver(&mut self, cx: &mut HubCx<'_, T>, order: Order<T>) {
-        if !self.waves.has_room(self.fan.len()) {
+        if !self.waves.has_room(self.fan.answers(cx.id().node())) {
             cx.answer(order.reply, Delivered::TooMany);
             return quietly(|| drop(order.message));
         }
@@ -407,7 +411,7 @@ impl<T: Wire + Clone> Hub<T> {
             () if ids.len() > ABOVE_MAX || (is_new && self.ups.len() >= ABOVE_MAX) => {
                 Some(SubscribeError::TooMany)
             }
-            () if !self.waves.has_room(self.fan.len()) => Some(SubscribeError::Busy),
+            () if !self.waves.has_room(self.fan.branches().count()) => Some(SubscribeError::Busy),
             () => None,
         };
         if let Some(why) = refusal {
@@ -554,7 +558,7 @@ impl<T: Wire + Clone> Actor<Message<T>> for Hub<T> {
             Event::Down(down) => self.on_down(cx, &down),
             Event::Terminate => self.tell_end(cx, &Why::Terminated),
             // Nobody has anything to throw at it.
-            Event::Thrown(thrown) => drop(thrown.take()),
+            Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
             _ => {}
         }
         if !self.is_over {

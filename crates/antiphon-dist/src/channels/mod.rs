@@ -184,7 +184,7 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
     let n = n as u64;
     let order = move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply };
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    cx.ask(channel.0, timeout + GRACE, order, move |answered: Result<Delivered, AskError>| {
+    cx.ask(channel.0, timeout.saturating_add(GRACE), order, move |answered: Result<Delivered, AskError>| {
         answer(match answered {
             Ok(Delivered::To(receivers)) => Ok(count(receivers)),
             Ok(Delivered::TooFew(few)) => Err(DeliverError::TooFew { subscribers: count(few) }),

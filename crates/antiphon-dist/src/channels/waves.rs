@@ -1,17 +1,19 @@
 //! What a channel waits for: receivers for a delivery, and answers from those below.
 //!
-//! Invariant: each order and each wave is answered once; there are at most `ORDERS_MAX` orders, and `ASKS_MAX`
-//! answers are waited for.
+//! Invariant: each order and each wave is answered once; there are at most `ORDERS_MAX` orders, few of each
+//! peer wait for receivers, and `ASKS_MAX` answers are waited for.
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Addr, Reply, Time, Timer};
+use antiphon_sched::{Addr, NodeId, Reply, Time, Timer};
 
 use super::message::{ChannelMessage, Delivered, Subscribed};
 use crate::error::SubscribeError;
 
 /// Deliveries that wait for receivers, and those under way.
 pub(super) const ORDERS_MAX: usize = 1024;
+/// Of those that wait for receivers, how many another node may have: their messages are as large as it likes.
+const WAITING_OF_PEER_MAX: usize = 64;
 /// Answers that are waited for: less than the requests that an actor may have, with what its receivers cost.
 pub(super) const ASKS_MAX: usize = 16_384;
 
@@ -66,6 +68,12 @@ impl<T> Waves<T> {
     /// Whether there is room for one more, of so many answers.
     pub(super) fn has_room(&self, asks: usize) -> bool {
         self.waiting.len() + self.waves.len() < ORDERS_MAX && self.asks + asks <= ASKS_MAX
+    }
+
+    /// Whether one more order of a node may wait.
+    pub(super) fn may_wait(&self, asker: NodeId, home: NodeId) -> bool {
+        let of_asker = || self.waiting.values().filter(|(order, _)| order.reply.node() == asker).count();
+        asker == home || of_asker() < WAITING_OF_PEER_MAX
     }
 
     /// Keeps an order until there are enough receivers.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use antiphon_sched::{Addr, AskError};
+use antiphon_sched::{Addr, AskError, Undelivered};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -100,6 +100,12 @@ pub enum FileError {
     /// The time was over. What was sent is kept for a while: send again to go on.
     #[error("the time was over; send again to go on where it stopped")]
     TimedOut,
+    /// A piece of the file, 128 KiB, could not be sent. What was sent is kept for a while.
+    #[error("a piece of the file could not be sent: {0}")]
+    Unsent(Undelivered),
+    /// A piece of the file, 128 KiB, is over the limit of a message.
+    #[error("a piece of the file is too large for a message; raise `limits.message_bytes_max` on both nodes")]
+    PieceTooLarge,
     /// The receiver's node was lost. What was sent may be kept: send again to go on.
     #[error("the receiver was lost; send again, when it is back, to go on where it stopped")]
     NodeLost,

@@ -162,7 +162,7 @@ impl Sender {
             Note::Rewound(source) => self.begin(cx, source?, 0),
             Note::Read(read) => {
                 let (source, piece) = read?;
-                self.send(cx, source, piece);
+                self.send(cx, source, piece)?;
             }
             Note::Peer(message) => return self.on_peer(cx, message),
             Note::Watch(watcher, every) => self.watch(cx, watcher, every),
@@ -256,17 +256,13 @@ impl Sender {
     }
 
     /// Sends a piece, if the way has room; and reads on, if the window has.
-    fn send(&mut self, cx: &mut Cx<'_, Note>, source: Source, piece: Piece) {
-        let Some(receiver) = self.receiver else { return };
+    fn send(&mut self, cx: &mut Cx<'_, Note>, source: Source, piece: Piece) -> Result<(), FileError> {
+        let Some(receiver) = self.receiver else { return Ok(()) };
         let (hash, count) = (piece.hash, piece.bytes.len() as u64);
         if count > 0
             && let Err(error) = cx.try_send(receiver, ToReceiver::Chunk(piece.bytes.into()))
         {
-            if let SendError::Busy(ToReceiver::Chunk(Bytes(bytes))) = error {
-                self.state = State::Held(source, Piece { bytes, hash });
-            }
-            // Else the receiver is gone, and its `Down` comes.
-            return;
+            return self.hold(source, hash, error);
         }
         self.flow.sent += count;
         match hash {
@@ -277,11 +273,31 @@ impl Sender {
             None if self.flow.has_room() => self.read(cx, source),
             None => self.state = State::Waiting(source),
         }
+        Ok(())
+    }
+
+    /// A piece did not go: it waits, or the transfer has no end but this.
+    fn hold(
+        &mut self,
+        source: Source,
+        hash: Option<[u8; 32]>,
+        error: SendError<ToReceiver>,
+    ) -> Result<(), FileError> {
+        match error {
+            SendError::Busy(ToReceiver::Chunk(Bytes(bytes))) => {
+                self.state = State::Held(source, Piece { bytes, hash });
+                Ok(())
+            }
+            // The receiver is gone, and its `Down` comes.
+            SendError::NoActor(_) | SendError::NoNode(_) => Ok(()),
+            SendError::TooLarge(_) => Err(FileError::PieceTooLarge),
+            other => Err(FileError::Unsent(other.why())),
+        }
     }
 
     fn on_writable(&mut self, cx: &mut Cx<'_, Note>) -> Result<Option<Stored>, FileError> {
         match std::mem::replace(&mut self.state, State::Busy) {
-            State::Held(source, piece) => self.send(cx, source, piece),
+            State::Held(source, piece) => self.send(cx, source, piece)?,
             state => self.state = state,
         }
         Ok(None)

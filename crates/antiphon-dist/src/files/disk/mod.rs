@@ -182,9 +182,20 @@ impl Dest {
     }
 
     fn remove_unfinished(&self, name: &str) {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(file) = rustix::fs::openat(&self.partials, name, flags, Mode::empty()) else { return };
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        let open = |access| {
+            let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.partials, name, flags, Mode::empty())
+        };
+        // Its permissions may keep its owner from writing, or out, if it was about to be moved to its place. What nobody
+        // can open, nobody goes on with: no lock is needed.
+        let is_free = match open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)) {
+            Ok(file) => {
+                rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| Some(file))
+            }
+            Err(Errno::ACCESS) => Ok(None),
+            Err(why) => Err(why),
+        };
+        if is_free.is_ok()
             && let Err(why) = rustix::fs::unlinkat(&self.partials, name, AtFlags::empty())
         {
             tracing::debug!(name, %why, "an old unfinished file stays");

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use antiphon_sched::Bytes;
@@ -133,31 +134,40 @@ impl Partial {
         look(&dir, name)?;
         let stat = rustix::fs::fstat(&self.file).map_err(refuse)?;
         Record::of(&stat).write_aside(&self.dest.records, &self.key)?;
-        let moved = match self.overwrite {
-            true => rustix::fs::renameat(&self.dest.partials, &self.key, &dir, name),
-            false => rename_new(&self.dest.partials, &self.key, &dir, name),
-        };
-        match moved {
-            Err(Errno::EXIST) => {
+        if let Err(why) = self.move_to(&dir, name) {
+            Record::drop_aside(&self.dest.records, &self.key);
+            if Errno::from_io_error(&why) == Some(Errno::EXIST) {
                 let there = look(&dir, name)?;
                 return self.meet(there);
             }
-            moved => moved.map_err(refuse)?,
+            return Err(refuse_io(&why));
         }
         Record::settle(&self.dest.records, &self.key);
         sync_dir(&dir)?;
         Ok(Placed::Stored)
     }
 
-    /// Gives the file its time and permissions, without special bits, and has it written to the disk.
+    /// Gives the file its time, and has it written to the disk.
     fn dress(&self) -> io::Result<()> {
-        let permissions = Mode::from_raw_mode((self.stat.permissions & 0o777) as rustix::fs::RawMode);
-        rustix::fs::fchmod(&self.file, permissions)?;
         let changed =
             Timespec { tv_sec: self.stat.seconds, tv_nsec: self.stat.nanos.min(999_999_999).into() };
         let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         rustix::fs::futimens(&self.file, &Timestamps { last_access: kept, last_modification: changed })?;
         self.file.sync_all()
+    }
+
+    /// Gives the file its permissions, without special bits, and moves it. They come last: what is interrupted
+    /// before is still a file that can be opened and written.
+    fn move_to(&self, dir: &OwnedFd, name: &str) -> io::Result<()> {
+        let permissions = Mode::from_raw_mode((self.stat.permissions & 0o777) as rustix::fs::RawMode);
+        rustix::fs::fchmod(&self.file, permissions)?;
+        // Its bytes are on the disk already: this is quick.
+        self.file.sync_all()?;
+        match self.overwrite {
+            true => rustix::fs::renameat(&self.dest.partials, &self.key, dir, name)?,
+            false => rename_new(&self.dest.partials, &self.key, dir, name)?,
+        }
+        Ok(())
     }
 
     /// Another file came first.
@@ -178,24 +188,59 @@ impl Partial {
 fn open_locked(dest: &Dest, key: &str) -> Result<File, FileRefused> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     for _ in 0..OPENED_AT_MOST {
-        let file =
-            rustix::fs::openat(&dest.partials, key, flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
+        let file = match rustix::fs::openat(&dest.partials, key, flags, OWN) {
+            Err(Errno::ACCESS) => {
+                make_writable(dest, key)?;
+                continue;
+            }
+            opened => opened.map_err(refuse)?,
+        };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Err(FileRefused::Busy),
             done => done.map_err(refuse)?,
         }
         // While it was locked by somebody else it may have been moved to its place: it is another file then.
-        let opened = rustix::fs::fstat(&file).map_err(refuse)?;
-        match rustix::fs::statat(&dest.partials, key, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(named) if (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino) => {
-                return Ok(file.into());
-            }
-            Ok(_) | Err(Errno::NOENT) => {}
-            Err(why) => return Err(refuse(why)),
+        if is_named(dest, key, &file)? {
+            return Ok(file.into());
         }
     }
     Err(FileRefused::Busy)
 }
+
+/// A partial file that was about to be moved to its place may have its permissions already, and these may keep its
+/// owner out. Nobody but this user gets into the folder: so it is ours to change.
+fn make_writable(dest: &Dest, key: &str) -> Result<(), FileRefused> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&dest.partials, key, flags, Mode::empty()) {
+        Ok(file) => match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(FileRefused::Busy),
+            Err(why) => Err(refuse(why)),
+            // Unless it has been moved meanwhile: then it is not ours any more.
+            Ok(()) if is_named(dest, key, &file)? => rustix::fs::fchmod(&file, OWN).map_err(refuse),
+            Ok(()) => Ok(()),
+        },
+        // It cannot even be read: it begins anew.
+        Err(Errno::ACCESS) => match rustix::fs::unlinkat(&dest.partials, key, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            done => done.map_err(refuse),
+        },
+        Err(Errno::NOENT) => Ok(()),
+        Err(why) => Err(refuse(why)),
+    }
+}
+
+/// Whether a file that was opened still has the name.
+fn is_named(dest: &Dest, key: &str, file: impl AsFd) -> Result<bool, FileRefused> {
+    let opened = rustix::fs::fstat(file).map_err(refuse)?;
+    match rustix::fs::statat(&dest.partials, key, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(why) => Err(refuse(why)),
+    }
+}
+
+/// The permissions of a file that is not whole.
+const OWN: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Each time, another transfer of the same path has begun and ended meanwhile.
 const OPENED_AT_MOST: usize = 8;

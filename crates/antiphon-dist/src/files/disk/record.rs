@@ -59,6 +59,13 @@ impl Record {
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|why| refuse_io(&why))
     }
 
+    /// The file did not come to its place: forgets what was written aside.
+    pub(super) fn drop_aside(records: &OwnedFd, key: &str) {
+        if let Err(why) = rustix::fs::unlinkat(records, aside(key), AtFlags::empty()) {
+            tracing::debug!(key, %why, "the record of a file that was not placed stays, and counts for nothing");
+        }
+    }
+
     /// The file is in its place: what was written aside takes the place of the old record. It needs no more room.
     pub(super) fn settle(records: &OwnedFd, key: &str) {
         let settled = rustix::fs::renameat(records, aside(key), records, key).map_err(refuse);

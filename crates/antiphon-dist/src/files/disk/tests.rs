@@ -73,6 +73,43 @@ fn an_unfinished_file_belongs_to_one_transfer_at_a_time_and_is_found_again() {
     assert_eq!(again.hash(), *blake3::hash(b"12345").as_bytes());
 }
 
+/// Its permissions do not keep the superuser out: for that one, this tests less.
+#[test]
+fn an_unfinished_file_that_keeps_its_owner_out_is_taken_again_and_swept() {
+    let (folder, dest) = folder();
+    let place = path(&["f"]);
+    let file = folder.path().join(".antiphon/partial").join(place.key());
+    for mode in [0o444, 0o000] {
+        let partial = open(&dest, &place, 10).expect("nobody has it");
+        drop(partial.write(&[Bytes(b"12345".to_vec())]).expect("there is room"));
+        let shut = || fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("it is ours");
+        shut();
+        let again = open(&dest, &place, 10).expect("nobody has it any more");
+        assert!([0, 5].contains(&again.have()), "{mode:o}");
+        drop(again);
+        shut();
+        dest.remove_unfinished(&place.key());
+        assert!(!file.exists(), "{mode:o}");
+    }
+}
+
+#[test]
+fn a_file_that_nobody_may_write_has_its_permissions_in_its_place_only() {
+    let (folder, dest) = folder();
+    let place = path(&["f"]);
+    let offered = FileStat { permissions: 0o444, ..stat(3) };
+    for _ in 0..2 {
+        let Ok(Prepared::Open(partial)) = dest.prepare(&place, offered, false) else {
+            panic!("nothing is there")
+        };
+        let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("there is room");
+        assert!(matches!(partial.place(blake3::hash(b"abc").as_bytes()), Ok(Placed::Stored)));
+        let there = fs::metadata(folder.path().join("f")).expect("it is there");
+        assert_eq!(there.permissions().mode() & 0o777, 0o444);
+        assert_eq!(dest.delete(&place), Ok(true));
+    }
+}
+
 #[test]
 fn what_does_not_have_its_hash_is_not_stored_and_not_kept() {
     let (folder, dest) = folder();
@@ -93,6 +130,10 @@ fn a_file_that_somebody_put_there_meanwhile_stays() {
     match partial.place(blake3::hash(b"abc").as_bytes()) {
         Ok(Placed::Different(there)) => assert_eq!(there.size, 10),
         _ => panic!("it was to stay"),
+    }
+    for dir in ["partial", "received"] {
+        let left = fs::read_dir(folder.path().join(".antiphon").join(dir)).expect("a folder").count();
+        assert_eq!(left, 0, "{dir}");
     }
     assert_eq!(fs::read(folder.path().join("f")).expect("it is there"), b"the user's");
 }

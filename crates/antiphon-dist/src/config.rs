@@ -80,7 +80,9 @@ pub struct Config {
     /// fifteenth.
     pub peer_timeout: Duration,
     /// The folder beneath which files from peers are stored, made if need be; `None`: none are taken. A folder
-    /// `.antiphon` in it remembers which files came from peers, and keeps unfinished ones to be resumed.
+    /// `.antiphon` in it remembers which files came from peers, and keeps unfinished ones to be resumed. It does not
+    /// keep the node running: a node that has no more to do than to take files is run by
+    /// [`Node::serve`](crate::Node::serve).
     pub dest_path: Option<PathBuf>,
     /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
     pub max_file_size: Option<u64>,

@@ -121,6 +121,10 @@ pub trait NetCx<M: 'static> {
 
     /// Opens a channel under a name. It lives until it is closed, or the node ends.
     ///
+    /// Order holds from one sender to one receiver, and a channel is a receiver and a sender of its own: what goes
+    /// through it may reach a subscriber after messages that the sender sent there itself later, or after the sender's
+    /// `Down`.
+    ///
     /// # Errors
     /// The node has a channel of that name, it is no name, or there are too many.
     fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError>;
@@ -150,7 +154,9 @@ pub trait NetCx<M: 'static> {
     /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions.
     ///
     /// An actor is told of a refusal, or of the channel's end, by one `Event::Down` with the channel's id. (One that
-    /// lives neither on this node nor on the channel's is told of nothing, and costs a copy of its own.)
+    /// lives neither on this node nor on the channel's is told of nothing, and costs a copy of its own.) That `Down` is
+    /// the subscription's own (`down.who == channel.id()`), besides those of monitors. On order, see
+    /// [`NetCx::channel`].
     fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>);
 
     /// As [`NetCx::subscribe`], with an answer: from then on everything that is sent to the channel comes. A refusal
@@ -211,7 +217,8 @@ pub trait NetCx<M: 'static> {
     );
 
     /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
-    /// stays until it is unregistered, or the node ends.
+    /// stays until it is unregistered, or the node ends. The actors that it starts are ordinary ones: they keep the node
+    /// running until they end.
     ///
     /// # Errors
     /// The node has an RCI of that name, it is no name, or there are too many.

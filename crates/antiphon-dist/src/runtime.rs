@@ -123,7 +123,9 @@ impl Node {
         self.sched.spawn_fsm(state, fold)
     }
 
-    /// Opens a channel under a name, for all of the node's life.
+    /// Opens a channel under a name, for all of the node's life. It does not keep the node running: [`Node::run`]
+    /// returns when only daemons are left, so use [`Node::serve`] where others are to find it. On order, see
+    /// [`NetCx::channel`](crate::NetCx::channel).
     ///
     /// # Errors
     /// The node has a channel of that name, it is no name, or there are too many.
@@ -143,12 +145,15 @@ impl Node {
         channels::open(&mut self.sched.door(), name, None, Some(Box::new(transform)))
     }
 
-    /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`.
+    /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`. Ask for it before
+    /// [`Node::run`]: of an actor that has ended by then, nothing is kept.
     pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
         self.sched.joiner(who)
     }
 
-    /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here.
+    /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
+    /// does not keep the node running, while the actors that it starts do: [`Node::run`] returns when only daemons are
+    /// left, so use [`Node::serve`] where others are to call it.
     ///
     /// # Errors
     /// The node has an RCI of that name, it is no name, or there are too many.
@@ -207,7 +212,10 @@ impl Node {
     }
 
     /// Runs until only daemons are left, or the node was stopped; then until what was sent has arrived, for
-    /// five seconds at most.
+    /// five seconds at most. Files under way end with their actor, and are not waited for.
+    ///
+    /// That actors failed is no error of the node's: the answer is `Ok` also then. Where the program's exit code is to
+    /// tell how an actor ended, ask its [`Node::joiner`].
     ///
     /// # Errors
     /// The system's event queue fails.

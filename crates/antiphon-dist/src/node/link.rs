@@ -152,6 +152,9 @@ impl NodeCore {
 
     /// A session has begun: what waited for it goes out, and whoever watches is told.
     fn on_met(&mut self, node: NodeId, world: &mut impl World) {
+        if let Some(peer) = self.peers.get(&node) {
+            tracing::info!(%node, name = peer.name, "a peer has come");
+        }
         self.warn_of_twins(node);
         self.set_status(node, Status::Online, world);
         self.repeat_wants_to(node);

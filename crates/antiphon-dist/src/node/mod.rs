@@ -344,6 +344,8 @@ impl NodeCore {
             assert_eq!(is_dirty, self.dirty.contains(node), "a link that is dirty is listed, once");
         }
         self.names.check(&self.agenda);
+        let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.link.is_some());
+        assert!(self.names.asked_peers().all(|node| is_linked(&node)), "who was asked is linked");
         self.receipts.check(&self.agenda);
         self.replies.check();
         self.dials.check(&self.agenda);

@@ -102,6 +102,8 @@ struct Wanted {
     at: Option<Location>,
     answer: WantedBy,
     until: Time,
+    /// The peers with which it was left, in sessions that last, and which have not answered.
+    asked: BTreeSet<NodeId>,
 }
 
 #[derive(Debug)]
@@ -170,7 +172,15 @@ impl Names {
         }
     }
 
+    /// The peers with which a question of this node's stands.
+    pub(super) fn asked_peers(&self) -> impl Iterator<Item = NodeId> {
+        self.wants.values().flat_map(|want| want.asked.iter().copied())
+    }
+
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
+        for want in self.wants.values_mut() {
+            want.asked.remove(&peer);
+        }
         for (request, name) in self.asked_by.remove(&peer).unwrap_or_default() {
             self.forget_asked(&name, peer, request);
         }
@@ -341,7 +351,9 @@ impl NodeCore {
         {
             self.dial_once(at.addr(), until);
         }
-        self.names.wants.insert(request, Wanted { space, name, tag, at, answer, until });
+        self.names
+            .wants
+            .insert(request, Wanted { space, name, tag, at, answer, until, asked: BTreeSet::new() });
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
             self.send_want(node, request);
@@ -350,15 +362,20 @@ impl NodeCore {
 
     /// Leaves a question with a peer, if it concerns that peer.
     fn send_want(&mut self, node: NodeId, request: u64) {
-        let Some(want) = self.names.wants.get(&request) else { return };
+        let Some(want) = self.names.wants.get_mut(&request) else { return };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let dialled = peer.link.as_ref().and_then(|link| link.dialled);
         let concerned = want.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(link) = peer.link.as_mut().filter(|_| concerned) else { return };
         let all = matches!(want.answer, WantedBy::All(..));
         let frame = Want { request, space: want.space.on_the_wire(), all, name: &want.name };
-        if let Err(why) = link.session.send(&frame.into()) {
-            tracing::debug!(%node, %why, "a question for a name was not sent; it is repeated when they meet again");
+        match link.session.send(&frame.into()) {
+            Ok(()) => {
+                want.asked.insert(node);
+            }
+            Err(why) => {
+                tracing::debug!(%node, %why, "a question for a name was not sent; it is repeated when they meet again");
+            }
         }
         self.mark_dirty(node);
     }
@@ -414,6 +431,8 @@ impl NodeCore {
             // Nobody asked this peer.
             return;
         }
+        // It has answered, and so forgotten the question.
+        want.asked.remove(&node);
         let id = ActorId::new(node, sched_key(key));
         let fits = fit(want.tag, told);
         match &mut want.answer {
@@ -425,27 +444,18 @@ impl NodeCore {
             }
             WantedBy::One(port) => {
                 let port = *port;
-                self.withdraw_but(found.request, Some(node));
+                self.withdraw(found.request);
                 tell(world, port, fits.map(|()| FoundName { id }));
             }
         }
     }
 
-    /// A question is over: the peers may forget it.
+    /// A question is over: the peers that were asked may forget it.
     fn withdraw(&mut self, request: u64) {
-        self.withdraw_but(request, None);
-    }
-
-    fn withdraw_but(&mut self, request: u64, answered: Option<NodeId>) {
         let Some(want) = self.names.wants.remove(&request) else { return };
         self.agenda.remove(want.until, Due::Want(request));
-        let nodes: Vec<NodeId> = self.peers.keys().copied().filter(|node| Some(*node) != answered).collect();
-        for node in nodes {
+        for node in want.asked {
             let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
-            if link.idle.rests() && link.session.is_idle() {
-                // It was not asked.
-                continue;
-            }
             if let Err(why) = link.session.send(&Unwant { request }.into()) {
                 tracing::debug!(%node, %why, "a question was not withdrawn; it ends with the session");
             }

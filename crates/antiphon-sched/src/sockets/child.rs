@@ -28,10 +28,10 @@ use crate::io::Source;
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) struct Child {
-    /// `None` once a thread waits for it.
+    /// `None` once a thread waits for it, or its end was told.
     process: Option<process::Child>,
-    /// Told by the system: it has ended, and was waited for.
-    status: Option<ExitStatus>,
+    /// Told by the system: it has ended, and was waited for; or it cannot be, since somebody else has.
+    status: Option<io::Result<ExitStatus>>,
     exit: Option<exit::Exit>,
     framing: Framing,
     tells: Rc<dyn Tells<(Conn, Process)>>,
@@ -40,6 +40,8 @@ pub(crate) struct Child {
     /// No more will be written: the pipe is closed when it is empty.
     closing: bool,
     outputs: [Option<Output>; 2],
+    /// The output that is read first next time, so that a flood on one does not starve the other.
+    first: usize,
     /// Why it was killed.
     failure: Option<io::Error>,
 }
@@ -72,6 +74,7 @@ impl Core {
             outlet: Outlet::new(true),
             closing: false,
             outputs: [None, None],
+            first: 0,
             failure: None,
         };
         if let Err(why) = child.watch(self, id) {
@@ -117,11 +120,20 @@ impl Child {
             output.inlet.readable |= events.is_readable(output.part);
         }
         self.look_for_end(hold);
-        for at in 0..self.outputs.len() {
+        let (first, count) = (self.first, self.outputs.len());
+        for turn in 0..count {
+            let at = (first + turn) % count;
             match self.read(hold, owner, at, space) {
                 Pulled::Dry => {}
-                Pulled::Cut => return Fate::Again,
-                Pulled::Full { fed } => return Fate::Full { fed },
+                Pulled::Cut => {
+                    self.first = (at + 1) % count;
+                    return Fate::Again;
+                }
+                Pulled::Full { fed } => {
+                    // One that told nothing keeps its turn.
+                    self.first = (at + usize::from(fed)) % count;
+                    return Fate::Full { fed };
+                }
                 Pulled::Ended(end) => {
                     self.end_output(hold.core, at);
                     if let Err(why) = end {
@@ -130,14 +142,12 @@ impl Child {
                 }
             }
         }
-        match self.status {
-            Some(status) => {
-                let end = self.failure.take().map_or(Ok(status), Err);
-                self.tells.tell(hold.core, owner, (Conn(hold.id.0), Process::Ended(end)));
-                Fate::Gone
-            }
-            None => Fate::Rest,
-        }
+        let Some(status) = self.status.take() else { return Fate::Rest };
+        // Nothing is left to be killed: its number may be another's by now.
+        self.process = None;
+        let end = self.failure.take().map_or(status, Err);
+        self.tells.tell(hold.core, owner, (Conn(hold.id.0), Process::Ended(end)));
+        Fate::Gone
     }
 
     fn look_for_end(&mut self, hold: &mut Hold<'_>) {
@@ -145,17 +155,17 @@ impl Child {
             return;
         }
         let Some(process) = &mut self.process else { return };
-        match process.try_wait() {
-            Ok(Some(status)) => {
-                self.status = Some(status);
-                // What it printed is there; what its own children print later is not waited for.
-                for output in self.outputs.iter_mut().flatten() {
-                    output.inlet.readable = true;
-                }
-            }
-            Ok(None) if self.exit.is_none() => hold.time(ASK_EVERY),
-            Ok(None) => {}
-            Err(why) => tracing::error!(%why, "a child process cannot be waited for"),
+        let status = match process.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) if self.exit.is_none() => return hold.time(ASK_EVERY),
+            Ok(None) => return,
+            // Somebody else has waited for it, or the program ignores SIGCHLD: it has ended, nobody knows how.
+            Err(why) => Err(why),
+        };
+        self.status = Some(status);
+        // What it printed is there; what its own children print later is not waited for.
+        for output in self.outputs.iter_mut().flatten() {
+            output.inlet.readable = true;
         }
     }
 

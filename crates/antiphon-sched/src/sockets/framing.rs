@@ -7,12 +7,15 @@ use std::collections::VecDeque;
 
 use super::error::SocketError;
 
-/// How a stream is cut into frames. What is written is framed in the same way: one `write`, one frame.
+/// How a stream is cut into frames. What is written is framed in the same way: one `write`, one frame (but see
+/// [`Framing::Lines`]).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Framing {
     /// Not at all: bytes as they come, at most 64 KiB at a time.
     Bytes,
-    /// Lines that end with `\n` or `\r\n`, told without it; the last may lack it. Writing appends `\n`.
+    /// Lines that end with `\n` or `\r\n`, told without it; the last may lack it. Writing appends `\n`, and leaves the
+    /// data as it is: with `\n` inside it is several lines, and a `\r` at its end is lost. Text that comes from others
+    /// is to be checked for them, or it may say lines that its writer never meant; else use `Length4`.
     Lines {
         /// The most bytes in a line, without its end.
         max: usize,

@@ -69,7 +69,8 @@ pub enum Process {
     Stderr(Vec<u8>),
     /// More than 1 MiB waited to be read by it; now it is less than 256 KiB.
     Writable,
-    /// It has ended, after all that it printed; or its output broke the framing, and it was killed.
+    /// It has ended, after all that it printed; or its output broke the framing, and it was killed. The system's
+    /// error if it cannot be waited for, since the program ignores SIGCHLD or waits for children by itself.
     Ended(io::Result<ExitStatus>),
 }
 

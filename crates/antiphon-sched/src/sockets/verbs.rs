@@ -83,6 +83,9 @@ impl<M: 'static> Cx<'_, M> {
     /// Writes one frame to a connection, or to a child's standard input. It goes out at the end of this round; what
     /// fails is told by [`Socket::Closed`], and what is written to a connection that has ended is dropped.
     ///
+    /// With [`Framing::Lines`], data with `\n` inside is several lines to who reads it: text that comes from others is
+    /// to be checked for it before.
+    ///
     /// At most 64 MiB wait for a peer, then the connection ends with
     /// [`SocketError::QueueFull`](super::SocketError::QueueFull). Who writes much pauses when [`Cx::unwritten`] is
     /// over 1 MiB, and goes on at [`Socket::Writable`].
@@ -144,6 +147,9 @@ impl<M: 'static> Cx<'_, M> {
     ///
     /// A child does not outlive its actor: it is killed then, for whoever would read and wait is gone. To end it
     /// in its own way, close its input, and go on until `Ended`.
+    ///
+    /// The loop stands still while the system starts the program: most often for about a millisecond, longer when
+    /// the program lies on a slow disk. Who starts many at once does so from a loop of their own.
     ///
     /// # Errors
     /// The program does not start; no descriptors; a virtual loop.

@@ -122,3 +122,30 @@ fn a_child_is_killed_with_its_actor_and_no_zombie_is_left() {
     station.until("the end of the child", |_| !Path::new(&process).exists());
     assert_eq!(station.events.stats().sockets, 0);
 }
+
+#[test]
+fn a_flood_of_output_does_not_starve_the_errors() {
+    let mut station = Station::new(nothing);
+    // The pipe of the flood is full whenever it is looked at.
+    let flood = station.shell("yes & read line; echo err >&2; wait");
+    station.until("the flood", |station| station.heard.has(flood, "y"));
+    station.write(flood, "on");
+    station.until("the error", |station| station.heard.has(flood, "error: err"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_that_somebody_else_has_waited_for_has_ended_with_an_error() {
+    use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+    let mut station = Station::new(nothing);
+    let child = station.shell("echo $$; exec sleep 60");
+    station.until("the child", |station| !station.heard.of(child).is_empty());
+    let pid = Pid::from_raw(station.heard.of(child)[0].parse().unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    waitpid(Some(pid), WaitOptions::empty()).unwrap();
+    let told = station.until_ended(child);
+    let nobody = std::io::Error::from(rustix::io::Errno::CHILD);
+    assert!(told.ends_with(&format!("ended: {nobody}")), "{told}");
+    assert_eq!(station.events.stats().sockets, 0);
+}

@@ -10,8 +10,8 @@ use std::fmt::Debug;
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{
-    CloseError, Config, Counts, DeliverError, Limits, LocateError, Location, NetCx, PeerAt, PeerError,
-    RegisterError,
+    CloseError, Config, Counts, DeliverError, FileError, FileOptions, Limits, LocateError, Location, NetCx,
+    PeerAt, PeerError, RegisterError, Stored,
 };
 use antiphon_sched::{
     ActorId, Addr, AskError, Cx, Event, Key, NodeId, Reply, SendError, Undelivered, millis, receive, secs,
@@ -72,6 +72,29 @@ const OPERATIONS: &[Operation] = &[
     ("locate a node that is not there", |place| {
         let told = ask(&place.here, |cx| cx.locate_node("nobody", millis(50), |found| found));
         expect(told, |found| *found == Err(LocateError::TimedOut))
+    }),
+    ("send a file to a node that takes none", |place| {
+        let at = place.there.location;
+        expect(sending(place, at, env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml"), Result::is_err)
+    }),
+    ("send a file that is not there", |place| {
+        expect(sending(place, place.there.location, "/no/such/file".into()), Result::is_err)
+    }),
+    ("send a file to where nobody is", |place| {
+        expect(
+            sending(place, place.closed, env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml"),
+            Result::is_err,
+        )
+    }),
+    ("delete a file at a node that takes none", |place| {
+        let at = place.there.location;
+        let told = ask(&place.here, move |cx| cx.del_file(at, "file", "", secs(20), |done| done));
+        expect(told, Result::is_err)
+    }),
+    ("delete a file outside of the folder", |place| {
+        let at = place.there.location;
+        let told = ask(&place.here, move |cx| cx.del_file(at, "file", "../..", secs(20), |done| done));
+        expect(told, Result::is_err)
     }),
     ("deliver to the dead", |place| {
         let told = place.here.delivering(place.dead, "hello".into(), secs(20));
@@ -249,6 +272,12 @@ fn watch_once(node: &TestNode, who: ActorId) -> Receiver<End> {
     told
 }
 
+fn sending(place: &Place, at: Location, file: String) -> Receiver<Result<Stored, FileError>> {
+    ask(&place.here, move |cx| {
+        cx.send_file(at, &file, FileOptions::default(), millis(500), |done| done);
+    })
+}
+
 /// What only grows when something leaks: counts of what was refused are left out.
 #[derive(Debug, PartialEq, Eq)]
 struct Tables {
@@ -289,8 +318,12 @@ impl Place {
     fn new() -> Self {
         let net = Net::new();
         let limits = Limits { message_bytes_max: MESSAGE_BYTES_MAX as u32, ..Limits::default() };
-        let there = TestNode::start(Config { limits, ..net.quiet("there", &[]) });
-        let here = TestNode::start(Config { limits, ..net.quiet("here", &[there.location]) });
+        let there = TestNode::start(Config { limits, transfers_max: 2 * BATCH, ..net.quiet("there", &[]) });
+        let here = TestNode::start(Config {
+            limits,
+            transfers_max: 2 * BATCH,
+            ..net.quiet("here", &[there.location])
+        });
         here.wait_for_peers(1);
         drop(there.listener::<u64>("number"));
         drop(there.listener::<String>("text"));

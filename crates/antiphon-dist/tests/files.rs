@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime};
 
 use antiphon_dist::{
@@ -402,6 +402,28 @@ fn progress_rises_to_the_whole_file() {
     assert!(seen.iter().all(|progress| progress.resumed == 0));
     let last = seen.last().expect("the last is told in any case");
     assert_eq!((last.done, last.total), (LARGE as u64, LARGE as u64));
+}
+
+#[test]
+fn who_asks_for_progress_as_the_transfer_ends_keeps_nothing_open() {
+    let pair = Pair::new();
+    let (to, file) = (pair.there.location, pair.file("f", 10, 1));
+    let (held, dropped) = channel::<()>();
+    let mut held = Some(held);
+    pair.here.spawn(move |cx, event| {
+        if let Event::Start = event {
+            let transfer = cx.send_file(to, &file, into(""), PATIENCE, Seen::Done);
+            cx.cancel_transfer(transfer);
+            let held = held.take();
+            cx.progress(transfer, millis(10), move |progress| {
+                assert!(held.is_some(), "it lives as long as this");
+                Seen::Progress(progress)
+            });
+        }
+        // The actor stays: what it opened does not end with it.
+        receive()
+    });
+    assert_eq!(dropped.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
 }
 
 #[test]

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{AskError, Cx, Loop};
+use antiphon_sched::{Addr, AskError, Cx, Loop};
 
 use crate::config::Config;
 use crate::cx::node_behind;
@@ -47,11 +47,13 @@ pub(crate) struct Outbox {
     /// Each sender holds one more.
     places: Arc<()>,
     max: usize,
+    /// Who wants a sender's progress, until the sender has heard of it: it may end first.
+    unheard: Vec<(Addr<Note>, Addr<Progress>)>,
 }
 
 impl Outbox {
     pub(crate) fn new(max: usize) -> Self {
-        Self { places: Arc::new(()), max }
+        Self { places: Arc::new(()), max, unheard: Vec::new() }
     }
 
     fn take_place(&self) -> Result<Arc<()>, FileError> {
@@ -59,6 +61,16 @@ impl Outbox {
             return Err(FileError::TooManyTransfers { max: self.max });
         }
         Ok(self.places.clone())
+    }
+
+    /// A sender has heard of somebody.
+    fn hear(&mut self, watcher: Addr<Progress>) {
+        self.unheard.retain(|(_, unheard)| *unheard != watcher);
+    }
+
+    /// A sender ends: who wanted its progress, and it has not heard of.
+    fn take_unheard(&mut self, sender: Addr<Note>) -> Vec<Addr<Progress>> {
+        self.unheard.extract_if(.., |(of, _)| *of == sender).map(|(_, watcher)| watcher).collect()
     }
 }
 
@@ -132,6 +144,8 @@ pub(crate) fn progress<M: 'static>(
     if cx.send(sender, Note::Watch(watcher, every)).is_err() {
         // It is over.
         cx.door().close_ear(watcher);
+    } else if let Some(core) = node_behind(cx.door()) {
+        core.outbox().unheard.push((sender, watcher));
     }
 }
 

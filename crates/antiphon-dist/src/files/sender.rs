@@ -15,7 +15,7 @@ use super::messages::{CHUNK_BYTES, KEEPER, Keeper, Offer, OfferAnswer, ToKeeper,
 use super::outcome::{FileError, Progress, SourceError, Stored};
 use super::path::TargetPath;
 use super::source::{Piece, Source};
-use crate::cx::NetCx;
+use crate::cx::{NetCx, node_behind};
 use crate::error::LocateError;
 use crate::location::Location;
 
@@ -329,6 +329,9 @@ impl Sender {
     }
 
     fn watch(&mut self, cx: &mut Cx<'_, Note>, watcher: Addr<Progress>, every: Duration) {
+        if let Some(core) = node_behind(cx.door()) {
+            core.outbox().hear(watcher);
+        }
         if self.watchers.len() >= WATCHERS_MAX {
             return cx.door().close_ear(watcher);
         }
@@ -351,6 +354,11 @@ impl Sender {
             if let Err(why) = cx.send(receiver, ToReceiver::Abort(is_useless)) {
                 tracing::debug!(%why, "a receiver is not told that its sender has gone; it sees it");
             }
+        }
+        // What waits in the mailbox is not taken any more.
+        let me = cx.me();
+        if let Some(core) = node_behind(cx.door()) {
+            self.watchers.extend(core.outbox().take_unheard(me));
         }
         for watcher in std::mem::take(&mut self.watchers) {
             if result == Ok(Stored::New) {

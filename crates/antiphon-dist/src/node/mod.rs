@@ -194,8 +194,8 @@ impl NodeCore {
     }
 
     /// The files that this node sends.
-    pub(crate) fn outbox(&self) -> &Outbox {
-        &self.outbox
+    pub(crate) fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
     }
 
     /// How many actors an RCI of this node keeps alive for one calling node.

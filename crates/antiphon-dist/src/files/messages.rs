@@ -13,7 +13,7 @@ use crate::node::Space;
 /// The name of the keeper, in the space of services.
 pub(crate) const KEEPER: &str = "files";
 /// What may be under way to a receiver's disk.
-pub(super) const WINDOW_BYTES: u64 = 512 * 1024;
+pub(super) const WINDOW_BYTES: u64 = 1024 * 1024;
 /// One chunk of a file.
 pub(super) const CHUNK_BYTES: usize = 128 * 1024;
 

@@ -10,8 +10,9 @@ use antiphon_wire::{
 };
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: (bool, bool, Vec<u8>)| {
-    let (dials, has_secret, bytes) = input;
+fuzz_target!(|input: &[u8]| {
+    let Some((flags, bytes)) = input.split_first() else { return };
+    let (dials, has_secret) = (flags & 1 != 0, flags & 2 != 0);
     let profile = profile(1, has_secret);
     let mut out = Vec::new();
     let mut handshake = match dials {
@@ -19,7 +20,7 @@ fuzz_target!(|input: (bool, bool, Vec<u8>)| {
         false => Handshake::accept(None),
     };
     let mut deframer = Deframer::new();
-    for piece in pieces(&bytes) {
+    for piece in pieces(bytes) {
         // What does not fit is more than anybody may say before the proof.
         deframer.push(piece);
         assert!(deframer.pending_bytes() <= HELLO_BYTES_MAX);

@@ -8,8 +8,9 @@ use antiphon_wire::{
 };
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: (bool, Vec<u8>)| {
-    let (has_secret, bytes) = input;
+fuzz_target!(|input: &[u8]| {
+    let Some((flags, bytes)) = input.split_first() else { return };
+    let has_secret = flags & 1 != 0;
     let mine = profile(1, has_secret);
     let mut now = Time::START;
     let connection = meet(&mine, &profile(2, has_secret));
@@ -17,7 +18,7 @@ fuzz_target!(|input: (bool, Vec<u8>)| {
     session.connected(now, connection).expect("the first connection of a session");
     let mut deframer = Deframer::new();
     let mut out = Vec::new();
-    for piece in pieces(&bytes) {
+    for piece in pieces(bytes) {
         let mut rest = piece;
         while !rest.is_empty() {
             let count = deframer.push(rest);

@@ -1,48 +1,65 @@
-//! Frames as an attacker makes them: the right kinds with wrong fields, wrong kinds, and values that were seen.
+//! Frames as an attacker makes them: right ones with values that were seen or guessed, and anything else.
 
+use antiphon_wire::Frame;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
 /// One frame.
 #[derive(Arbitrary, Debug)]
-pub struct Crafted {
-    /// Which kind, of those that exist, or any.
-    pub kind: Kind,
-    /// Its payload.
-    pub fields: Vec<Field>,
+pub enum Crafted {
+    /// To an actor, of a type that it may take.
+    Message(Number, Body, Option<Number>),
+    /// An answer to a request.
+    Answer(Number, Body),
+    /// Any kind that exists, with fields of the right sizes; this many bytes too many or too few at the end.
+    Known { kind: u8, numbers: [Number; 5], text: Text, body: Body, surplus: i8 },
+    /// Any kind, flags and payload; rarely, since it ends the session.
+    Any(u8, u8, Vec<u8>),
 }
 
-/// The kind of a frame.
-#[derive(Arbitrary, Debug)]
-pub enum Kind {
-    /// One that exists, by its place in the table.
-    Known(u8),
-    /// Any, with any flags.
-    Any(u8, u8),
-}
-
-/// Part of a payload.
-#[derive(Arbitrary, Debug)]
-pub enum Field {
-    /// One byte.
-    Byte(u8),
-    /// A small number of eight bytes.
-    Small(u8),
-    /// Any number of eight bytes.
-    Any(u64),
-    /// Four bytes: a tag, a stream, a length.
-    Word(u8),
+/// A number of eight bytes: a key, a request, a port, a count.
+#[derive(Arbitrary, Debug, Clone, Copy)]
+pub enum Number {
     /// An actor of the victim.
     Actor(u8),
-    /// A number that the victim has sent: a request, a port, a key.
+    /// What the victim has sent.
     Seen(u8),
     /// A node: the victim, or one of the attackers.
     Node(u8),
-    /// A text with its length before it.
+    /// A small one.
+    Small(u8),
+    /// Any.
+    Any(u64),
+}
+
+/// A text, often one that means something.
+#[derive(Arbitrary, Debug)]
+pub enum Text {
+    /// Of [`NAMES`].
+    Known(u8),
+    /// Any bytes.
+    Any(Vec<u8>),
+}
+
+/// Names that exist, are looked for, or are types.
+const NAMES: [&str; 8] = ["sink", "echo", "channel", "rci", "far", "str", "fuzz.ask/1", "files"];
+
+/// The content of a message.
+#[derive(Arbitrary, Debug)]
+pub enum Body {
+    /// To the channel.
+    Channel(u8, [Number; 4], bool),
+    /// To the function.
+    Call([Number; 4], bool),
+    /// To the actor that answers.
+    Ask(u8, [Number; 2]),
+    /// What answers hold: a kind and numbers.
+    Kinded(u8, [Number; 3]),
+    /// A text.
     Text(Vec<u8>),
-    /// As it is.
-    Raw(Vec<u8>),
-    /// MessagePack.
-    Body(Pack),
+    /// Any MessagePack, under any tag.
+    Any(u8, Pack),
+    /// Any bytes.
+    Raw(u8, Vec<u8>),
 }
 
 /// A value of MessagePack.
@@ -50,29 +67,15 @@ pub enum Field {
 pub enum Pack {
     /// nil
     Nil,
-    /// A byte's number.
-    Small(u8),
-    /// Any number.
-    Any(u64),
-    /// An actor of the victim, by its key.
-    Actor(u8),
-    /// A number that was seen.
-    Seen(u8),
-    /// A node.
-    Node(u8),
-    /// A text.
-    Text(String),
-    /// Bytes.
+    /// A number.
+    Number(Number),
+    /// A text or bytes.
     Bytes(Vec<u8>),
     /// An array.
     Array(Vec<Pack>),
-    /// Node and key: an address as it travels.
-    Addr(u8, u8),
-    /// Node and port: a reply as it travels.
-    Reply(u8, u8),
 }
 
-/// What stands for the numbers of [`Field`] and [`Pack`].
+/// What the numbers stand for.
 pub trait Numbers {
     /// An actor of the victim.
     fn actor(&self, which: u8) -> u64;
@@ -82,21 +85,76 @@ pub trait Numbers {
     fn node(&self, which: u8) -> u64;
 }
 
-/// The kinds that exist, as in the table of PROTOCOL.md.
-fn known(place: u8) -> u8 {
-    let kinds = antiphon_wire::Frame::KINDS;
-    kinds[usize::from(place) % kinds.len()].0
+impl Number {
+    fn of(self, numbers: &impl Numbers) -> u64 {
+        match self {
+            Self::Actor(which) => numbers.actor(which),
+            Self::Seen(which) => numbers.seen(which),
+            Self::Node(which) => numbers.node(which),
+            Self::Small(number) => number.into(),
+            Self::Any(number) => number,
+        }
+    }
+}
+
+/// The layout of a kind's payload, as PROTOCOL.md has it: `k` eight bytes, `w` four that are small, `1` one that is small, `?` an
+/// optional number, `r` a route of nobody, `t` a text, `l` one location, `g` a tag and its body, `b` a body alone.
+fn layout(kind: u8) -> &'static str {
+    match kind {
+        0x07 | 0x34 => "1",
+        0x20 => "wt",
+        0x21 => "w1b",
+        0x22 => "kk?rg",
+        0x23 => "kkrg",
+        0x25 => "k1",
+        0x26 | 0x27 | 0x29 => "kkk",
+        0x28 => "kkkk1b",
+        0x2a => "kk",
+        0x2b | 0x2c => "kkg",
+        0x30 => "k11t",
+        0x32 => "k1kw",
+        0x33 => "kktl",
+        _ => "k",
+    }
 }
 
 impl Crafted {
     /// Appends header and payload; what is too long for its length is cut.
     pub fn put(&self, numbers: &impl Numbers, out: &mut Vec<u8>) {
-        let (kind, flags) = match self.kind {
-            Kind::Known(place) => (known(place), 0),
-            Kind::Any(kind, flags) => (kind, flags),
-        };
         let mut payload = Vec::new();
-        self.fields.iter().for_each(|field| field.put(numbers, &mut payload));
+        let (kind, flags) = match self {
+            Self::Message(to, body, receipt) => {
+                let receipt = receipt.map(|receipt| receipt.of(numbers));
+                put_message(to.of(numbers), receipt, body, numbers, &mut payload);
+                (0x22, 0)
+            }
+            Self::Answer(to, body) => {
+                put_answer(to.of(numbers), body, numbers, &mut payload);
+                (0x23, 0)
+            }
+            Self::Known { kind, numbers: values, text, body, surplus } => {
+                let (kind, _) = Frame::KINDS[usize::from(*kind) % Frame::KINDS.len()];
+                let mut values = values.iter().map(|number| number.of(numbers));
+                let mut next = || values.next().unwrap_or_else(|| numbers.actor(0));
+                for part in layout(kind).chars() {
+                    put_part(part, &mut next, text, body, numbers, &mut payload);
+                }
+                // Mostly none: that is where the way goes on.
+                match *surplus {
+                    many @ 100.. => payload.resize(payload.len() + usize::from(many as u8) - 99, 0),
+                    few @ ..-100 => {
+                        payload.truncate(payload.len().saturating_sub(usize::from(few.unsigned_abs()) - 99))
+                    }
+                    -100..100 => {}
+                }
+                (kind, 0)
+            }
+            Self::Any(kind, flags, bytes) if bytes.len() % 8 == 7 => {
+                payload.extend(bytes);
+                (*kind, *flags)
+            }
+            Self::Any(..) => return,
+        };
         payload.truncate(16 * 1024);
         out.extend([kind, flags]);
         out.extend((payload.len() as u16).to_le_bytes());
@@ -104,67 +162,199 @@ impl Crafted {
     }
 }
 
-impl Field {
+fn put_message(to: u64, receipt: Option<u64>, body: &Body, numbers: &impl Numbers, out: &mut Vec<u8>) {
+    out.extend(to.to_le_bytes());
+    out.extend(9_u64.to_le_bytes());
+    out.extend(body.tag().to_le_bytes());
+    out.push(receipt.is_some().into());
+    receipt.iter().for_each(|receipt| out.extend(receipt.to_le_bytes()));
+    out.extend([0, 0]);
+    body.put(numbers, out);
+}
+
+fn put_answer(to: u64, body: &Body, numbers: &impl Numbers, out: &mut Vec<u8>) {
+    out.extend(to.to_le_bytes());
+    out.extend(9_u64.to_le_bytes());
+    out.extend(body.tag().to_le_bytes());
+    out.extend([0, 0]);
+    body.put(numbers, out);
+}
+
+fn put_part(
+    part: char,
+    next: &mut impl FnMut() -> u64,
+    text: &Text,
+    body: &Body,
+    numbers: &impl Numbers,
+    out: &mut Vec<u8>,
+) {
+    match part {
+        'k' => out.extend(next().to_le_bytes()),
+        'w' => out.extend((next() as u32 % 16).to_le_bytes()),
+        '1' => out.push(next() as u8 % 8),
+        '?' => {
+            let number = next();
+            out.push((number % 2) as u8);
+            if number % 2 == 1 {
+                out.extend(number.to_le_bytes());
+            }
+        }
+        'r' => out.extend([0, 0]),
+        't' => {
+            let text = match text {
+                Text::Known(which) => NAMES[usize::from(*which) % NAMES.len()].as_bytes(),
+                Text::Any(bytes) => &bytes[..bytes.len().min(300)],
+            };
+            out.extend((text.len() as u16).to_le_bytes());
+            out.extend(text);
+        }
+        'l' => out.extend([1, 4, 127, 0, 0, next() as u8, 7, 7]),
+        'g' => {
+            out.extend(body.tag().to_le_bytes());
+            body.put(numbers, out);
+        }
+        _ => body.put(numbers, out),
+    }
+}
+
+impl Body {
+    /// The number that [`TAGS`](crate::victim::TAGS) gives the type.
+    fn tag(&self) -> u32 {
+        match self {
+            Self::Text(_) => 0,
+            Self::Ask(..) => 1,
+            Self::Channel(..) => 2,
+            Self::Call(..) => 3,
+            Self::Kinded(kind, _) => 4 + u32::from(*kind % 4),
+            Self::Any(tag, _) | Self::Raw(tag, _) => (*tag % 12).into(),
+        }
+    }
+
     fn put(&self, numbers: &impl Numbers, out: &mut Vec<u8>) {
         match self {
-            Self::Byte(byte) => out.push(*byte),
-            Self::Small(number) => out.extend(u64::from(*number).to_le_bytes()),
-            Self::Any(number) => out.extend(number.to_le_bytes()),
-            Self::Word(number) => out.extend(u32::from(*number).to_le_bytes()),
-            Self::Actor(which) => out.extend(numbers.actor(*which).to_le_bytes()),
-            Self::Seen(which) => out.extend(numbers.seen(*which).to_le_bytes()),
-            Self::Node(which) => out.extend(numbers.node(*which).to_le_bytes()),
-            Self::Text(text) => {
-                let text = &text[..text.len().min(300)];
-                out.extend((text.len() as u16).to_le_bytes());
-                out.extend(text);
+            Self::Channel(kind, values, has_reply) => put_channel(*kind, values, *has_reply, numbers, out),
+            Self::Call([node, key, of, port], has_watcher) => {
+                out.extend([0x94, 0]);
+                match has_watcher {
+                    true => pair(*node, *key, numbers, out),
+                    false => out.push(0xc0),
+                }
+                pair(*of, *port, numbers, out);
+                text(b"end", out);
             }
-            Self::Raw(bytes) => out.extend(bytes),
-            Self::Body(pack) => pack.put(numbers, out),
+            Self::Ask(kind, [node, key]) => {
+                out.push(0x81);
+                match kind % 3 {
+                    0 => {
+                        text(b"Echo", out);
+                        out.push(0x92);
+                        text(b"hello", out);
+                    }
+                    1 => text(b"Tell", out),
+                    _ => text(b"Keep", out),
+                }
+                pair(*node, *key, numbers, out);
+            }
+            Self::Kinded(kind, values) => {
+                // Two parts are what most answers have.
+                let parts = 1 + usize::from(kind / 8) % 4;
+                out.extend([0x90 | (parts as u8 + 1), *kind % 8]);
+                values.iter().cycle().take(parts).for_each(|value| number(*value, numbers, out));
+            }
+            Self::Text(bytes) => text(&bytes[..bytes.len().min(200)], out),
+            Self::Any(_, pack) => pack.put(numbers, out),
+            Self::Raw(_, bytes) => out.extend(bytes),
         }
     }
 }
 
+/// What may be said to a channel: see `channels/message.rs` of antiphon-dist.
+fn put_channel(
+    kind: u8,
+    [a, b, c, d]: &[Number; 4],
+    has_reply: bool,
+    numbers: &impl Numbers,
+    out: &mut Vec<u8>,
+) {
+    let reply = |out: &mut Vec<u8>| {
+        out.push(0x90 | u8::from(has_reply));
+        if has_reply {
+            pair(*c, *d, numbers, out);
+        }
+    };
+    let kind = kind % 8;
+    let parts = [3, 4, 3, 4, 2, 3, 4, 2][usize::from(kind)];
+    out.extend([0x90 | parts, kind]);
+    match kind {
+        0 => {
+            number(*a, numbers, out);
+            text(b"to all", out);
+        }
+        1 => {
+            out.push(0x93);
+            [a, b, &Number::Small(0)].iter().for_each(|each| number(**each, numbers, out));
+            pair(*c, *d, numbers, out);
+            text(b"to all", out);
+        }
+        2 => {
+            pair(*a, *b, numbers, out);
+            reply(out);
+        }
+        3 => {
+            pair(*a, *b, numbers, out);
+            out.push(0xc2 | u8::from(has_reply));
+            reply(out);
+        }
+        4 | 7 => pair(*a, *b, numbers, out),
+        5 => {
+            pair(*a, *b, numbers, out);
+            number(*c, numbers, out);
+        }
+        _ => {
+            pair(*a, *b, numbers, out);
+            out.push(0x91);
+            pair(*a, *c, numbers, out);
+            reply(out);
+        }
+    }
+}
+
+/// An address or a reply, as they travel.
+fn pair(node: Number, key: Number, numbers: &impl Numbers, out: &mut Vec<u8>) {
+    out.push(0x92);
+    number(node, numbers, out);
+    number(key, numbers, out);
+}
+
+fn number(value: Number, numbers: &impl Numbers, out: &mut Vec<u8>) {
+    match value.of(numbers) {
+        small @ 0..0x80 => out.push(small as u8),
+        large => {
+            out.push(0xcf);
+            out.extend(large.to_be_bytes());
+        }
+    }
+}
+
+fn text(bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend([0xd9, bytes.len() as u8]);
+    out.extend(bytes);
+}
+
 impl Pack {
     fn put(&self, numbers: &impl Numbers, out: &mut Vec<u8>) {
-        let number = |number: u64, out: &mut Vec<u8>| {
-            out.push(0xcf);
-            out.extend(number.to_be_bytes());
-        };
         match self {
             Self::Nil => out.push(0xc0),
-            Self::Small(small) if *small < 0x80 => out.push(*small),
-            Self::Small(small) => out.extend([0xcc, *small]),
-            Self::Any(any) => number(*any, out),
-            Self::Actor(which) => number(numbers.actor(*which), out),
-            Self::Seen(which) => number(numbers.seen(*which), out),
-            Self::Node(which) => number(numbers.node(*which), out),
-            Self::Text(text) => {
-                out.push(0xda);
-                out.extend((text.len() as u16).to_be_bytes());
-                out.extend(text.as_bytes());
-            }
+            Self::Number(value) => number(*value, numbers, out),
             Self::Bytes(bytes) => {
                 out.push(0xc5);
                 out.extend((bytes.len() as u16).to_be_bytes());
                 out.extend(bytes);
             }
             Self::Array(items) => {
-                match items.len() {
-                    few @ 0..16 => out.push(0x90 | few as u8),
-                    many => out.extend([&[0xdc], &(many as u16).to_be_bytes()[..]].concat()),
-                }
+                out.push(0xdc);
+                out.extend((items.len() as u16).to_be_bytes());
                 items.iter().for_each(|item| item.put(numbers, out));
-            }
-            Self::Addr(node, actor) => {
-                out.push(0x92);
-                number(numbers.node(*node), out);
-                number(numbers.actor(*actor), out);
-            }
-            Self::Reply(node, port) => {
-                out.push(0x92);
-                number(numbers.node(*node), out);
-                number(numbers.seen(*port), out);
             }
         }
     }

@@ -1,0 +1,136 @@
+//! How each line of hostile.txt is refused, in one word that any implementation can compare.
+
+use antiphon_wire::frame::RawFrame;
+use antiphon_wire::msgpack::{self, MalformedBody};
+use antiphon_wire::{
+    Datagram, DatagramError, Deframer, Handshake, HandshakeError, Malformed, PeerFault, RecordError, Session,
+    SessionError, Standing, Step, Suite, Time,
+};
+
+use crate::{NONCE, PRIVATE, SUITES, fresh, meet, profile};
+
+/// The refusal that the bytes meet; `None` if they are taken.
+pub(crate) fn refusal(what: &str, bytes: &[u8]) -> Option<String> {
+    let (what, suite) = what.split_once(' ').unwrap_or((what, "Plain"));
+    let suite = SUITES.into_iter().find(|known| format!("{known:?}") == suite).expect("a suite");
+    let word = match what {
+        "frames" => frames(bytes)?,
+        "body" => body(bytes)?,
+        "datagram" => datagram(bytes)?,
+        "dialler" | "proof" | "acceptor" => return handshake(what, suite, bytes),
+        "record" => record(suite, bytes)?,
+        other => panic!("{other} is none of the kinds of hostile.txt"),
+    };
+    Some(word.to_owned())
+}
+
+fn malformed(why: Malformed) -> &'static str {
+    match why {
+        Malformed::Truncated { .. } => "truncated",
+        Malformed::Trailing { .. } => "trailing",
+        Malformed::NotUtf8 { .. } => "not UTF-8",
+        Malformed::Unknown { .. } => "unknown",
+        Malformed::TooLarge { .. } => "too large",
+        other => panic!("{other} has no word yet"),
+    }
+}
+
+fn frames(bytes: &[u8]) -> Option<&'static str> {
+    let mut rest = bytes;
+    loop {
+        match RawFrame::take_from(&mut rest) {
+            Ok(None) => return None,
+            Err(why) => return Some(malformed(why)),
+            Ok(Some(raw)) => {
+                if let Err(why) = raw.decode() {
+                    return Some(malformed(why));
+                }
+            }
+        }
+    }
+}
+
+fn body(bytes: &[u8]) -> Option<&'static str> {
+    Some(match msgpack::check(bytes, &msgpack::BodyLimits::default()).err()? {
+        MalformedBody::Truncated => "truncated",
+        MalformedBody::Declares { .. } => "declares too much",
+        MalformedBody::TooDeep { .. } => "too deep",
+        MalformedBody::TooMany { .. } => "too many",
+        MalformedBody::Trailing { .. } => "trailing",
+        MalformedBody::Reserved => "reserved",
+        other => panic!("{other} has no word yet"),
+    })
+}
+
+fn datagram(bytes: &[u8]) -> Option<&'static str> {
+    Some(match Datagram::decode(None, bytes).err()? {
+        DatagramError::NotAntiphon => "not Antiphon's",
+        DatagramError::Version { .. } => "version",
+        DatagramError::KeyId { .. } => "key id",
+        DatagramError::Malformed(why) => malformed(why),
+        other => panic!("{other} is no fault of a datagram without a key"),
+    })
+}
+
+/// As told to the other side: the code of the refusal, or nothing before the connection is closed.
+fn handshake(what: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
+    let met = meet(suite);
+    let (mut input, mut out) = (Deframer::new(), Vec::new());
+    let (mut machine, profile) = if what == "acceptor" {
+        let dialler = Handshake::dial(
+            &profile(1, suite),
+            fresh(PRIVATE.0, NONCE.0),
+            Standing::unknown(1),
+            met.exporter,
+            &mut out,
+        );
+        (dialler, profile(1, suite))
+    } else {
+        (Handshake::accept(met.exporter), profile(2, suite))
+    };
+    if what == "proof" {
+        input.push(&met.hello_a);
+        assert!(matches!(machine.advance(&profile, &mut input, &mut out), Ok(Step::Introduced)));
+        let standing = Standing { epoch: 3, known: 0, ordinal: 0 };
+        machine.answer(&profile, fresh(PRIVATE.1, NONCE.1), standing, &mut out).expect("at this step");
+    }
+    out.clear();
+    input.push(bytes);
+    match machine.advance(&profile, &mut input, &mut out) {
+        Ok(Step::Wait | Step::Introduced | Step::Proven | Step::Done(_)) => None,
+        Err(HandshakeError::CallerMisused) => panic!("the test is at fault"),
+        Err(_) if out.is_empty() => Some("closed".to_owned()),
+        // Header, then the code.
+        Err(_) => Some(format!("refused {}", out[8])),
+    }
+}
+
+/// What a dialler says after the handshake of handshake.txt.
+fn record(suite: Suite, bytes: &[u8]) -> Option<&'static str> {
+    let connection = meet(suite).at_b;
+    let (now, acceptor) = (Time::START, profile(2, suite));
+    let mut session = Session::begin(now, &acceptor.limits, acceptor.node, &connection);
+    session.connected(now, connection).expect("it begins");
+    let mut input = Deframer::new();
+    input.push(bytes);
+    Some(match take(&mut session, now, &mut input).err()? {
+        SessionError::Record(RecordError::Length { .. }) => "length",
+        SessionError::Record(RecordError::Header { .. }) => "header",
+        SessionError::Record(RecordError::Unauthentic) => "unauthentic",
+        SessionError::PeerMisbehaved(PeerFault::Malformed(why)) => malformed(why),
+        SessionError::PeerMisbehaved(PeerFault::FrameNumber { .. }) => "frame number",
+        SessionError::PeerMisbehaved(PeerFault::NotBegun) => "not begun",
+        SessionError::PeerMisbehaved(PeerFault::TagNumber { .. }) => "tag number",
+        SessionError::PeerMisbehaved(PeerFault::UnknownTag { .. }) => "unknown tag",
+        SessionError::PeerMisbehaved(PeerFault::Fragment { .. }) => "fragment",
+        SessionError::PeerMisbehaved(PeerFault::Reassembly { .. }) => "reassembly",
+        other => panic!("{other} has no word yet"),
+    })
+}
+
+fn take(session: &mut Session, now: Time, input: &mut Deframer) -> Result<(), SessionError> {
+    while let Some(mut frames) = session.next_record(now, input)? {
+        while session.next_frame(now, &mut frames)?.is_some() {}
+    }
+    Ok(())
+}

@@ -133,6 +133,8 @@ pub struct Counts {
     pub refused_messages: u64,
     /// Sessions that ended because the peer broke the protocol.
     pub misbehaved: u64,
+    /// Connections that ended because a record on them did not open: damaged, lost, repeated, or somebody else's.
+    pub broken_connections: u64,
     /// Connections that were lost while frames on them were not acknowledged.
     pub cut_with_unacked: u64,
 }

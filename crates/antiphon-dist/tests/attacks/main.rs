@@ -11,12 +11,14 @@ mod bounds;
 mod caller;
 mod crowds;
 mod datagrams;
+mod files;
 mod handshakes;
 mod member;
 mod members;
 mod middle;
 mod records;
 mod siege;
+mod tls;
 mod victim;
 
 #[test]

@@ -16,6 +16,7 @@ mod discovery;
 mod frames;
 mod idle;
 mod link;
+mod loads;
 mod mail;
 mod names;
 mod partings;
@@ -48,6 +49,7 @@ use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
+use loads::Loads;
 use mail::Receipts;
 use names::Names;
 use peers::Peer;
@@ -77,6 +79,7 @@ pub struct NodeCore {
     names: Names,
     subscriptions: Subscriptions,
     receipts: Receipts,
+    loads: Loads,
     replies: Replies,
     discovery: Discovery,
     probes: Probes,
@@ -158,6 +161,7 @@ impl NodeCore {
             names: Names::default(),
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
+            loads: Loads::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
@@ -349,6 +353,7 @@ impl NodeCore {
         let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.link.is_some());
         assert!(self.names.asked_peers().all(|node| is_linked(&node)), "who was asked is linked");
         self.receipts.check(&self.agenda);
+        self.loads.check();
         self.replies.check();
         self.dials.check(&self.agenda);
         self.conns.check(&self.agenda);

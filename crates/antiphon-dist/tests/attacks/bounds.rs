@@ -33,6 +33,11 @@ pub(crate) fn member(limits: &Limits) -> u64 {
     CONNECTION + held + limits.queue_bytes_cap + SLACK
 }
 
+/// Messages of all peers over 1 KiB that wait in mailboxes, in all; small ones are bounded by their number.
+pub(crate) fn mailboxes() -> u64 {
+    256 << 20
+}
+
 /// Names that a peer looks for, and that nobody has: each of up to 255 bytes is kept twice, with its question's number, in
 /// trees that are half full.
 pub(crate) const NAMES_MAX: u64 = 65_536;

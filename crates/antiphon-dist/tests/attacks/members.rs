@@ -117,3 +117,36 @@ fn calls_of_a_function_start_no_more_actors_than_its_quota() {
     assert_eq!(born.iter().filter(|born| **born == refusal).count(), calls - quota);
     siege.end("a flood of calls", bounds::member(&Limits::default()) + bounds::called(quota as u64));
 }
+
+#[test]
+fn large_messages_for_actors_that_sleep_stay_with_their_sender() {
+    let mut siege = Siege::quiet();
+    // What one peer has sent stays there when it goes, and others come.
+    for _ in 0..6 {
+        let mut member = Member::join(&siege.net, &siege.victim);
+        let (to, _) = member.find(NameSpace::Actor, "sleeper");
+        let tag = member.session.intern("bytes").expect("a tag");
+        let mut body = vec![0xc6, 0, 0x10, 0, 0];
+        body.resize(5 + (1 << 20), 7);
+        let delivered = Cell::new(0);
+        let mut count = |frame: &Frame<'_>| {
+            if matches!(frame, Frame::Receipt(receipt) if receipt.outcome == Outcome::Delivered) {
+                delivered.set(delivered.get() + 1);
+            }
+        };
+        let before = siege.victim.count("parked_bytes");
+        let mut request = 0;
+        wait_for("some of them to wait", || {
+            if member.session.queued_bytes() < 8 << 20 {
+                let (body, receipt) = (body.as_slice(), Some(request));
+                let message = Message { to, from: Key(1), tag, receipt, route: Route::NONE, body };
+                member.session.send(&message.into()).expect("there is room");
+                request += 1;
+            }
+            member.turn(&mut count).expect("the victim stays");
+            (siege.victim.count("parked_bytes") > before).then_some(())
+        });
+        assert!(delivered.get() <= 64, "{} of them are in the mailbox", delivered.get());
+    }
+    siege.end("large messages", bounds::member(&Limits::default()) + bounds::mailboxes());
+}

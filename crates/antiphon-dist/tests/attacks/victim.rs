@@ -143,6 +143,12 @@ pub(crate) fn play(role: &Role) {
         }
         receive()
     });
+    node.spawn(|cx: &mut Cx<antiphon_sched::Bytes>, event| {
+        if let Event::Start = event {
+            cx.register("sleeper")?;
+        }
+        antiphon_sched::sleep(PATIENCE)
+    });
     node.rci(CALLED, |_: u64| |_: &mut Cx<u64>, _| receive()).expect("it is the first of that name");
     process::say(node.location());
     let handle = node.handle();

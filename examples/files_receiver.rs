@@ -21,6 +21,9 @@ struct Args {
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
+    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    #[arg(long)]
+    tls: Option<PathBuf>,
 }
 
 fn main() -> Result<(), Failure> {
@@ -31,6 +34,7 @@ fn main() -> Result<(), Failure> {
         name: Some("receiver".into()),
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        certfile: args.tls,
         dest_path: Some(args.dest),
         max_file_size: args.max_file_size,
         ..Config::default()

@@ -17,6 +17,9 @@ struct Args {
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
+    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    #[arg(long)]
+    tls: Option<PathBuf>,
     /// How many seconds all of it may take
     #[arg(long, default_value_t = 600)]
     timeout: u64,
@@ -58,6 +61,7 @@ fn main() -> Result<(), Failure> {
     let mut node = Node::new(Config {
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        certfile: args.tls,
         ..Config::default()
     })?;
     let timeout = secs(args.timeout);

@@ -14,6 +14,9 @@ struct Args {
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
+    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    #[arg(long)]
+    tls: Option<std::path::PathBuf>,
     /// How many milliseconds a second of its actors has
     #[arg(long, default_value_t = 1000)]
     second: u64,
@@ -26,6 +29,7 @@ fn main() -> Result<(), Failure> {
         name: Some("server".into()),
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        certfile: args.tls,
         ..Config::default()
     })?;
     println!("server at {}", node.location());

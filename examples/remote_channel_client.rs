@@ -13,6 +13,9 @@ struct Args {
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
+    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    #[arg(long)]
+    tls: Option<std::path::PathBuf>,
     /// How many seconds to wait for the channel
     #[arg(long, default_value_t = 10)]
     timeout: u64,
@@ -44,6 +47,7 @@ fn main() -> Result<(), Failure> {
     let mut node = Node::new(Config {
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        certfile: args.tls,
         ..Config::default()
     })?;
     let client = node.spawn(move |cx, event| match event {

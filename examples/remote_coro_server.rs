@@ -14,6 +14,9 @@ struct Args {
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
+    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    #[arg(long)]
+    tls: Option<std::path::PathBuf>,
 }
 
 fn main() -> Result<(), Failure> {
@@ -22,6 +25,7 @@ fn main() -> Result<(), Failure> {
     let mut node = Node::new(Config {
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        certfile: args.tls,
         ..Config::default()
     })?;
     println!("server at {}", node.location());

@@ -15,6 +15,9 @@ struct Args {
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
+    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    #[arg(long)]
+    tls: Option<std::path::PathBuf>,
     /// The name of this guest
     #[arg(long)]
     name: String,
@@ -44,6 +47,7 @@ fn main() -> Result<(), Failure> {
         name: Some(args.name.clone()),
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        certfile: args.tls,
         dest_path: args.dest_path,
         ..Config::default()
     })?;

@@ -17,6 +17,9 @@ struct Args {
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
+    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    #[arg(long)]
+    tls: Option<std::path::PathBuf>,
     /// The file to send to bob
     #[arg(long, default_value = "Cargo.toml")]
     file: std::path::PathBuf,
@@ -56,6 +59,7 @@ fn main() -> Result<(), Failure> {
         name: Some("hub".into()),
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        certfile: args.tls,
         ..Config::default()
     })?;
     println!("hub at {}", node.location());

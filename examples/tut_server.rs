@@ -14,6 +14,9 @@ struct Args {
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
+    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    #[arg(long)]
+    tls: Option<std::path::PathBuf>,
     /// The TCP port to listen on; 0 picks a free one
     #[arg(long, default_value_t = 0)]
     tcp_port: u16,
@@ -26,6 +29,7 @@ fn main() -> Result<(), Failure> {
         name: Some("server".into()),
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        certfile: args.tls,
         tcp_port: args.tcp_port,
         ..Config::default()
     })?;

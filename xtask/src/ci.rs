@@ -75,6 +75,7 @@ const STEPS: &[Step] = &[
         common: false,
     },
     Step { name: "demos", arguments: &["xtask", "demo"], environment: &[], common: true },
+    Step { name: "demos by TLS", arguments: &["xtask", "demo", "--tls"], environment: &[], common: false },
 ];
 
 /// Runs the tests that need networks of their own, or those whose names hold a word.

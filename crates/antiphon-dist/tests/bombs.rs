@@ -15,6 +15,7 @@ use antiphon_sched::{
     Addr, AskError, Cx, DecodeError, EncodeError, Event, LoopConfig, Reply, Wire, exit, millis, receive,
     secs, sleep, stop,
 };
+use common::bombs::bombs;
 use common::{Net, TestNode, heard, tell_test};
 use serde::{Deserialize, Serialize};
 
@@ -78,29 +79,6 @@ impl Wire for Ask<Bomb> {
     fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
         antiphon_sched::__private::decode(from)
     }
-}
-
-/// Bodies, each with what is wrong with it.
-fn bombs() -> Vec<(&'static str, Vec<u8>)> {
-    // {"Nodes": [{"Nodes": [...
-    let nested_enum: Vec<u8> = b"\x81\xa5Nodes\x91".iter().copied().cycle().take(8 * 7_500).collect();
-    let claims: Vec<u8> = b"\xdd\xff\xff\xff\xff".iter().copied().cycle().take(8_000).collect();
-    let maps: Vec<u8> = b"\xdf\xff\xff\xff\xff".iter().copied().cycle().take(8_000).collect();
-    let mut trailing = Vec::new();
-    Tree::Leaf(1).encode(&mut trailing).expect("a leaf has an encoding");
-    trailing.push(0xc0);
-    vec![
-        ("60 kB of nested enums", nested_enum),
-        ("60 kB of nested arrays", vec![0x91; 60_000]),
-        ("a megabyte of nested arrays", vec![0x91; 1 << 20]),
-        ("array headers that claim 2^32 items", claims),
-        ("map headers that claim 2^32 items", maps),
-        ("a text that claims 4 GiB", b"\xdb\xff\xff\xff\xffhello".to_vec()),
-        ("bytes that claim 4 GiB", b"\xc6\xff\xff\xff\xffhello".to_vec()),
-        ("nothing at all", Vec::new()),
-        ("a byte too many", trailing),
-        ("a code that MessagePack does not have", vec![0xc1]),
-    ]
 }
 
 fn listener(node: &TestNode) -> std::sync::mpsc::Receiver<Tree> {

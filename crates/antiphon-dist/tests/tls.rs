@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -10,6 +9,7 @@ use antiphon_dist::{
     Config, Location, NetCx, Node, NodeError, PeerError, Refusal, Status, TlsError, TlsFault,
 };
 use antiphon_sched::{Addr, Bytes, Cx, Event, receive, stop};
+use common::bare_tls;
 use common::certs::{Certs, Files};
 use common::{Net, PATIENCE, TestNode, heard, heard_until, tell_test};
 
@@ -167,7 +167,7 @@ fn a_pinned_certificate_that_has_expired_or_is_not_valid_yet_is_refused_from_bot
         let node = TestNode::start(Config { pinned: vec![bad.cert.clone()], ..bare(&net, "node", &own) });
         let server = bare_tls::serve(&bad);
         assert_eq!(peer(&node, server), refused(fault));
-        let alert = bare_tls::knock(&node, Some(&bad));
+        let alert = bare_tls::knock(node.location.addr(), Some(&bad));
         assert!(alert.contains("CertificateExpired"), "{alert}");
         node.log.wait_for(&fault.to_string());
         assert_eq!(node.counts().connections, 0);
@@ -179,13 +179,13 @@ fn a_peer_without_a_certificate_or_without_its_key_is_refused() {
     let (net, certs) = (Net::new(), Certs::new());
     let own = certs.node("own");
     let node = TestNode::start(bare(&net, "node", &own));
-    let alert = bare_tls::knock(&node, None);
+    let alert = bare_tls::knock(node.location.addr(), None);
     assert!(alert.contains("CertificateRequired"), "{alert}");
     node.log.wait_for(&TlsFault::Missing.to_string());
 
     // The pinned certificate, which is no secret, and another key.
     let thief = Files { key: certs.node("thief").key, ..own };
-    let alert = bare_tls::knock(&node, Some(&thief));
+    let alert = bare_tls::knock(node.location.addr(), Some(&thief));
     assert!(alert.contains("DecryptError") || alert.contains("BadCertificate"), "{alert}");
     node.log.wait_for(&TlsFault::Unusable.to_string());
     assert_eq!(peer(&node, bare_tls::serve(&thief)), refused(TlsFault::Unusable));
@@ -369,213 +369,4 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
     let alone = Config { ca_files: vec![one.cert], ..Config::default() };
     let why = Node::new(alone).err();
     assert!(matches!(why, Some(NodeError::Tls(TlsError::NoCertfile { field: "ca_files" }))), "{why:?}");
-}
-
-/// TLS by hand, for peers as they should not be.
-mod bare_tls {
-    use std::io::{self, Read, Write};
-    use std::net::{Shutdown, TcpStream};
-    use std::sync::Arc;
-
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-    use rustls::sign::{CertifiedKey, SingleCertAndKey};
-    use rustls::{
-        ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName, Error,
-        ServerConfig, ServerConnection, SignatureScheme,
-    };
-    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-
-    use super::*;
-
-    /// Accepts everybody.
-    #[derive(Debug)]
-    struct Gullible;
-
-    fn schemes() -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-
-    impl ServerCertVerifier for Gullible {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            schemes()
-        }
-    }
-
-    impl ClientCertVerifier for Gullible {
-        fn root_hint_subjects(&self) -> &[DistinguishedName] {
-            &[]
-        }
-
-        fn verify_client_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: UnixTime,
-        ) -> Result<ClientCertVerified, Error> {
-            Ok(ClientCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            schemes()
-        }
-    }
-
-    /// A certificate with whatever key stands beside it.
-    fn presented(files: &Files) -> Arc<SingleCertAndKey> {
-        let key = rustls::crypto::ring::sign::any_supported_type(&files.private_key()).expect("a sound key");
-        Arc::new(CertifiedKey::new(files.chain(), key).into())
-    }
-
-    fn client(files: Option<&Files>) -> Connection {
-        let config = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3 is there")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Gullible));
-        let config = match files {
-            Some(files) => config.with_client_cert_resolver(presented(files)),
-            None => config.with_no_client_auth(),
-        };
-        let name = ServerName::try_from("localhost").expect("a name");
-        ClientConnection::new(config.into(), name).expect("a sound configuration").into()
-    }
-
-    fn server(files: &Files) -> Connection {
-        let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3 is there")
-            .with_client_cert_verifier(Arc::new(Gullible))
-            .with_cert_resolver(presented(files));
-        ServerConnection::new(config.into()).expect("a sound configuration").into()
-    }
-
-    /// A server that presents a certificate to whoever comes.
-    pub(super) fn serve(files: &Files) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let at = listener.local_addr().expect("it is bound");
-        let files = files.clone();
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let mut tls = server(&files);
-                // The dialler refuses it, and closes.
-                while tls.complete_io(&mut stream).is_ok_and(|(read, _)| read > 0) {}
-            }
-        });
-        at
-    }
-
-    /// What a node says to a dialler that presents a certificate, or none.
-    pub(super) fn knock(node: &TestNode, files: Option<&Files>) -> String {
-        let mut stream = TcpStream::connect(node.location.addr()).expect("the node listens");
-        let mut tls = client(files);
-        loop {
-            match tls.complete_io(&mut stream) {
-                Ok(_) if !tls.wants_read() => panic!("the node let it in"),
-                Ok(_) => {}
-                Err(why) => return why.to_string(),
-            }
-        }
-    }
-
-    /// Stands between whoever dials and a node, with TLS on both sides.
-    pub(super) fn relay(files: &Files, to: SocketAddr) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let at = listener.local_addr().expect("it is bound");
-        let files = files.clone();
-        std::thread::spawn(move || {
-            for dialler in listener.incoming().map_while(Result::ok) {
-                let there = TcpStream::connect(to).expect("the node listens");
-                // What ends a relay is what the test is about.
-                drop(carry((server(&files), dialler), (client(Some(&files)), there)));
-            }
-        });
-        at
-    }
-
-    type End = (Connection, TcpStream);
-
-    fn carry(mut near: End, mut far: End) -> io::Result<()> {
-        for (tls, stream) in [&mut near, &mut far] {
-            while tls.is_handshaking() {
-                tls.complete_io(stream)?;
-            }
-            stream.set_read_timeout(Some(std::time::Duration::from_millis(5)))?;
-        }
-        loop {
-            for (from, to) in [(true, false), (false, true)] {
-                debug_assert_ne!(from, to);
-                let (from, to) = if from { (&mut near, &mut far) } else { (&mut far, &mut near) };
-                let mut bytes = [0; 4096];
-                let count = match pull(from, &mut bytes) {
-                    Ok(0) => return to.1.shutdown(Shutdown::Both),
-                    Ok(count) => count,
-                    Err(why) if why.kind() == io::ErrorKind::WouldBlock => continue,
-                    Err(why) => return Err(why),
-                };
-                to.0.writer().write_all(&bytes[..count])?;
-                while to.0.wants_write() {
-                    to.0.write_tls(&mut to.1)?;
-                }
-            }
-        }
-    }
-
-    fn pull((tls, stream): &mut End, bytes: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match tls.reader().read(bytes) {
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
-            }
-            tls.read_tls(stream)?;
-            tls.process_new_packets().map_err(io::Error::other)?;
-        }
-    }
 }

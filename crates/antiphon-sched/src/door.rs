@@ -125,6 +125,13 @@ impl Door<'_> {
         self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full_of(max))
     }
 
+    /// The actor behind an address of this loop, which may be one of its ears, and how many messages and events wait for
+    /// it; `None` when it has ended.
+    pub fn backlog(&mut self, key: Key) -> Option<(Key, usize)> {
+        let owner = self.core.owner_of(key);
+        self.core.any_mailbox(owner).map(|mailbox| (owner, mailbox.waiting_in_all()))
+    }
+
     /// Answers a request of this loop with a value.
     ///
     /// # Errors

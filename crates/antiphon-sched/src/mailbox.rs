@@ -521,6 +521,8 @@ pub(crate) enum Fired {
 pub(crate) trait AnyMailbox {
     fn push_system(&mut self, system: System);
     fn is_full_of(&self, max: usize) -> bool;
+    /// Messages and events that wait.
+    fn waiting_in_all(&self) -> usize;
     /// The waiting of `receive_within` or `sleep` may be over.
     fn fire_wait(&mut self, now: Time) -> Fired;
     /// The timer in place `token` is due.
@@ -547,6 +549,10 @@ impl<M> AnyMailbox for Mailbox<M> {
 
     fn is_full_of(&self, max: usize) -> bool {
         self.is_full(max)
+    }
+
+    fn waiting_in_all(&self) -> usize {
+        self.waiting()
     }
 
     fn fire_wait(&mut self, now: Time) -> Fired {

@@ -193,13 +193,18 @@ impl<'a> Datagram<'a> {
             }
             body = &body[..split];
         }
+        if kind == PROBE && bytes.len() < DATAGRAM_BYTES_MAX {
+            // Whoever it names as the asker would be sent more than it cost to name them.
+            let missing = DATAGRAM_BYTES_MAX - bytes.len();
+            return Err(Malformed::Truncated { field: "a probe's padding", missing }.into());
+        }
         Ok(Datagram::take(kind, Reader::new(body))?)
     }
 
     fn kind(&self) -> u8 {
         match self {
             Datagram::Announce(_) => 1,
-            Datagram::Probe(_) => 2,
+            Datagram::Probe(_) => PROBE,
             Datagram::Answer(_) => 3,
             Datagram::Bye { .. } => 4,
         }
@@ -225,7 +230,7 @@ impl<'a> Datagram<'a> {
         let reader = &mut reader;
         Ok(match kind {
             1 => Datagram::Announce(Field::take(reader)?),
-            2 => Datagram::Probe(Probe { from: Field::take(reader)?, reply_to: Field::take(reader)? }),
+            PROBE => Datagram::Probe(Probe { from: Field::take(reader)?, reply_to: Field::take(reader)? }),
             3 => Datagram::Answer(Answer { from: Field::take(reader)?, siblings: Field::take(reader)? }),
             4 => Datagram::Bye { node: Field::take(reader)? },
             kind => return Err(Malformed::Unknown { field: "datagram kind", value: kind.into() }),
@@ -256,6 +261,7 @@ impl<'a> Field<'a> for Presence<'a> {
 
 const MAGIC: [u8; 4] = *b"ANTU";
 const VERSION: u8 = 1;
+const PROBE: u8 = 2;
 const TAG_BYTES: usize = 32;
 
 #[cfg(test)]
@@ -308,6 +314,20 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Datagram::decode(Some(&key), &damaged).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_probe_that_is_shorter_than_its_answer_may_be_is_refused() {
+        let mut bytes = Vec::new();
+        Datagram::Probe(Probe { from: presence(&[]), reply_to: None })
+            .encode(None, &mut bytes)
+            .expect("small");
+        assert!(Datagram::decode(None, &bytes).is_ok());
+        bytes.pop();
+        let short = Malformed::Truncated { field: "a probe's padding", missing: 1 };
+        assert_eq!(Datagram::decode(None, &bytes), Err(DatagramError::Malformed(short)));
+        bytes.truncate(40);
+        assert!(Datagram::decode(None, &bytes).is_err());
     }
 
     #[test]

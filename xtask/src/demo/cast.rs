@@ -1,7 +1,7 @@
 //! The processes of one demo: started, heard, and gone when it is over.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -12,10 +12,11 @@ use antiphon_wire::Secret;
 /// How long any one thing may take before the demo has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The processes of one demo, with a UDP port and a secret of their own.
+/// The processes of one demo, with a UDP port and a secret of their own, and a certificate if they talk by TLS.
 pub(super) struct Cast {
     udp_port: String,
     secret: String,
+    certificate: Option<String>,
     programs: PathBuf,
     actors: Vec<Process>,
     lines: Receiver<Heard>,
@@ -42,7 +43,7 @@ struct Heard {
 }
 
 impl Cast {
-    pub(super) fn new() -> Result<Self, String> {
+    pub(super) fn new(certificate: Option<&Path>) -> Result<Self, String> {
         let secret = Secret::generate().map_err(|why| why.to_string())?;
         let here = std::env::current_exe().map_err(|why| why.to_string())?;
         let folder = here.parent().ok_or("this program is in no folder")?;
@@ -50,6 +51,7 @@ impl Cast {
         Ok(Self {
             udp_port: antiphon_sched::testing::free_udp_port().to_string(),
             secret: secret.reveal().to_owned(),
+            certificate: certificate.map(|file| file.display().to_string()),
             programs: folder.join("examples"),
             actors: Vec::new(),
             lines,
@@ -76,9 +78,38 @@ impl Cast {
         secret: &str,
         arguments: &[&str],
     ) -> Result<Role, String> {
+        match self.certificate.clone() {
+            None => self.start_node(name, program, secret, arguments),
+            Some(file) => self.start_node(name, program, secret, &[&["--tls", &file], arguments].concat()),
+        }
+    }
+
+    /// As [`Cast::start`], a node without a certificate, whatever the others have.
+    pub(super) fn start_without_tls(
+        &mut self,
+        name: &'static str,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<Role, String> {
+        let secret = self.secret.clone();
+        self.start_node(name, program, &secret, arguments)
+    }
+
+    fn start_node(
+        &mut self,
+        name: &'static str,
+        program: &str,
+        secret: &str,
+        arguments: &[&str],
+    ) -> Result<Role, String> {
         let port = self.udp_port.clone();
         let node = ["--udp-port", &port, "--secret", secret];
         self.start_plain(name, program, &[&node, arguments].concat())
+    }
+
+    /// Whether the nodes talk by TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        self.certificate.is_some()
     }
 
     /// As [`Cast::start`], a program that is no node.

@@ -4,6 +4,7 @@
 //! a UDP port and a secret of its own.
 
 mod cast;
+mod certificate;
 mod chat_chan;
 mod chat_sock;
 mod files;
@@ -13,10 +14,12 @@ mod remote_coro;
 mod tour;
 mod tut;
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use cast::Cast;
+use certificate::Certificate;
 
 /// Which demos to run.
 #[derive(clap::Args)]
@@ -26,11 +29,16 @@ pub(crate) struct Options {
     /// Lists the demos.
     #[arg(long)]
     list: bool,
+    /// Makes a throw-away certificate, and has all nodes talk by TLS.
+    #[arg(long)]
+    tls: bool,
 }
 
 struct Demo {
     name: &'static str,
     about: &'static str,
+    /// Whether its programs are nodes, which can talk by TLS; the others use plain TCP.
+    has_nodes: bool,
     /// The programs under examples/ that it starts.
     programs: &'static [&'static str],
     play: fn(&mut Cast) -> Result<String, String>,
@@ -40,48 +48,56 @@ const DEMOS: &[Demo] = &[
     Demo {
         name: "tut",
         about: "ten clients find a server by name, and send it three messages each",
+        has_nodes: true,
         programs: &["tut_server", "tut_client"],
         play: tut::play,
     },
     Demo {
         name: "remote_coro",
         about: "a server that only those find who know its secret",
+        has_nodes: true,
         programs: &["remote_coro_server", "remote_coro_client"],
         play: remote_coro::play,
     },
     Demo {
         name: "remote_channel",
         about: "a channel between two processes; each delivery waits for both subscribers",
+        has_nodes: true,
         programs: &["remote_channel_server", "remote_channel_client"],
         play: remote_channel::play,
     },
     Demo {
         name: "chat_chan",
         about: "a chat over a channel that edits what is said",
+        has_nodes: true,
         programs: &["chat_chan_server", "chat_chan_client"],
         play: chat_chan::play,
     },
     Demo {
         name: "rci_monitor",
         about: "actors that are started on another node, and whose ends are told here",
+        has_nodes: true,
         programs: &["rci_monitor_server", "rci_monitor_client"],
         play: rci_monitor::play,
     },
     Demo {
         name: "files",
         about: "a file is sent, sent again, replaced, interrupted, resumed and deleted",
+        has_nodes: true,
         programs: &["files_receiver", "files_sender"],
         play: files::play,
     },
     Demo {
         name: "chat_sock",
         about: "a chat room over plain TCP, whose clients type",
+        has_nodes: false,
         programs: &["chat_sock_server", "chat_sock_client"],
         play: chat_sock::play,
     },
     Demo {
         name: "tour",
         about: "a walk through everything, by three nodes, one of which is killed and comes back",
+        has_nodes: true,
         programs: &["tour_hub", "tour_guest"],
         play: tour::play,
     },
@@ -93,21 +109,33 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         DEMOS.iter().for_each(|demo| println!("{:<16} {}", demo.name, demo.about));
         return ExitCode::SUCCESS;
     }
-    let wanted: Vec<&Demo> = match &options.name {
-        None => DEMOS.iter().collect(),
-        Some(name) => DEMOS.iter().filter(|demo| demo.name == name).collect(),
-    };
+    let named = |demo: &&Demo| options.name.as_ref().is_none_or(|name| demo.name == name);
+    let (wanted, left_out): (Vec<&Demo>, Vec<&Demo>) =
+        DEMOS.iter().filter(named).partition(|demo| demo.has_nodes || !options.tls);
+    for demo in &left_out {
+        println!("demo {}: left out, since it is plain TCP without a node: there is no TLS in it", demo.name);
+    }
     if wanted.is_empty() {
-        println!("there is no such demo; `cargo xtask demo --list` names them all");
+        if left_out.is_empty() {
+            println!("there is no such demo; `cargo xtask demo --list` names them all");
+        }
         return ExitCode::FAILURE;
     }
+    let certificate = match options.tls.then(Certificate::make).transpose() {
+        Ok(certificate) => certificate,
+        Err(why) => {
+            println!("no certificate could be made: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
     if let Err(why) = build(&wanted) {
         println!("the examples could not be built: {why}");
         return ExitCode::FAILURE;
     }
-    let outcomes: Vec<Outcome> = wanted.iter().map(|demo| play(demo)).collect();
+    let file = certificate.as_ref().map(Certificate::file);
+    let outcomes: Vec<Outcome> = wanted.iter().map(|demo| play(demo, file)).collect();
     if options.name.is_none() {
-        summarise(&outcomes);
+        summarise(&outcomes, &left_out, options.tls);
     }
     match outcomes.iter().all(|outcome| outcome.verdict.is_ok()) {
         true => ExitCode::SUCCESS,
@@ -134,28 +162,38 @@ fn build(demos: &[&Demo]) -> Result<(), String> {
     }
 }
 
-fn play(demo: &Demo) -> Outcome {
-    println!("demo {}: {}", demo.name, demo.about);
+fn play(demo: &Demo, certificate: Option<&Path>) -> Outcome {
+    let by = by(certificate.is_some());
+    println!("demo {}{by}: {}", demo.name, demo.about);
     let begun = Instant::now();
-    let verdict = Cast::new().and_then(|mut cast| (demo.play)(&mut cast));
+    let verdict = Cast::new(certificate).and_then(|mut cast| (demo.play)(&mut cast));
     let seconds = begun.elapsed().as_secs_f64();
     match &verdict {
-        Ok(seen) => println!("demo {}: passed ({seen}, {seconds:.1} s)", demo.name),
-        Err(why) => println!("demo {}: failed: {why}", demo.name),
+        Ok(seen) => println!("demo {}{by}: passed ({seen}, {seconds:.1} s)", demo.name),
+        Err(why) => println!("demo {}{by}: failed: {why}", demo.name),
     }
     Outcome { name: demo.name, seconds, verdict }
 }
 
-fn summarise(outcomes: &[Outcome]) {
+/// What is told of how the nodes talk.
+fn by(tls: bool) -> &'static str {
+    if tls { " by TLS" } else { "" }
+}
+
+fn summarise(outcomes: &[Outcome], left_out: &[&Demo], tls: bool) {
+    let by = by(tls);
     println!();
     println!("{:<16} {:>7}  verdict", "demo", "seconds");
     for outcome in outcomes {
         let verdict = if outcome.verdict.is_ok() { "passed" } else { "failed" };
-        println!("{:<16} {:>7.1}  {verdict}", outcome.name, outcome.seconds);
+        println!("{:<16} {:>7.1}  {verdict}{by}", outcome.name, outcome.seconds);
+    }
+    for demo in left_out {
+        println!("{:<16} {:>7}  left out: plain TCP", demo.name, "-");
     }
     let passed = outcomes.iter().filter(|outcome| outcome.verdict.is_ok()).count();
     match outcomes.len() - passed {
-        0 => println!("demos: {passed} passed"),
-        failed => println!("demos: {passed} passed, {failed} failed"),
+        0 => println!("demos{by}: {passed} passed"),
+        failed => println!("demos{by}: {passed} passed, {failed} failed"),
     }
 }

@@ -138,6 +138,8 @@ impl NodeCore {
         }
         if let Some(oldest) = self.conns.crowded_out(self.settings.limits().unproven_connections_max) {
             self.counts.refused_handshakes += 1;
+            let from = self.conns.get(oldest).map_or(remote, |conn| conn.remote);
+            self.log_refusal_of(from, "there were too many at a time, and the oldest gave way");
             self.drop_conn(oldest, world);
         }
         let id = self.conns.add(remote, false, self.now);
@@ -265,9 +267,15 @@ impl NodeCore {
         let Some(conn) = self.conns.get(id) else { return };
         conn.until = None;
         match conn.state {
-            State::Dialling | State::Shaking(_) => {
-                tracing::debug!(remote = %conn.remote, "a handshake took too long");
+            State::Dialling => {
+                tracing::debug!(remote = %conn.remote, "a dial took too long");
                 self.counts.refused_handshakes += 1;
+                self.fail_conn(id, world);
+            }
+            State::Shaking(_) => {
+                let remote = conn.remote;
+                self.counts.refused_handshakes += 1;
+                self.log_refusal_of(remote, "its handshake took too long");
                 self.fail_conn(id, world);
             }
             // The other side does not read what was left to be said.

@@ -56,6 +56,8 @@ struct Dial {
     attempts: u32,
     /// Wanted although there is a connection: its keys are used up.
     renews: bool,
+    /// Nobody but a datagram wants it: each attempt counts among those that datagrams cause.
+    hinted: bool,
 }
 
 /// For whom a host is looked up.
@@ -67,7 +69,16 @@ pub(super) enum Query {
 
 impl Dial {
     fn new(until: Time) -> Self {
-        Self { forever: false, until, node: None, answered: None, conn: None, attempts: 0, renews: false }
+        Self {
+            forever: false,
+            until,
+            node: None,
+            answered: None,
+            conn: None,
+            attempts: 0,
+            renews: false,
+            hinted: false,
+        }
     }
 }
 
@@ -103,9 +114,19 @@ impl Dials {
         }
     }
 
+    /// Whether a datagram may cause another attempt now; counts it.
+    fn may_hint(&mut self, now: Time) -> bool {
+        if now.since(self.hints_since) >= Duration::from_secs(1) {
+            (self.hints, self.hints_since) = (0, now);
+        }
+        let may = self.hints < HINTS_A_SECOND;
+        self.hints += u32::from(may);
+        may
+    }
+
     pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId) {
         if let Some(dial) = self.dials.get_mut(&at) {
-            (dial.conn, dial.node, dial.attempts) = (Some(conn), Some(node), 0);
+            (dial.conn, dial.node, dial.attempts, dial.hinted) = (Some(conn), Some(node), 0, false);
         }
     }
 }
@@ -210,6 +231,7 @@ impl NodeCore {
         }
         let dial = self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
         dial.until = dial.until.max(until);
+        dial.hinted = false;
         self.dials.wake(at);
         true
     }
@@ -220,15 +242,11 @@ impl NodeCore {
         if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
             return false;
         }
-        if self.now.since(self.dials.hints_since) >= Duration::from_secs(1) {
-            (self.dials.hints, self.dials.hints_since) = (0, self.now);
-        }
-        if self.dials.hints >= HINTS_A_SECOND {
+        if !self.dials.may_hint(self.now) {
             return false;
         }
-        self.dials.hints += 1;
         let until = self.now + after + Duration::from_secs(1);
-        self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
+        self.dials.dials.entry(at).or_insert_with(|| Dial { hinted: true, ..Dial::new(until) });
         self.agenda.add(self.now + after, Due::Dial(at));
         true
     }
@@ -297,12 +315,13 @@ impl NodeCore {
         let waits = dial.node.is_some_and(|node| {
             self.peers.get(&node).and_then(|peer| peer.link.as_ref()).is_some_and(|link| link.conn.is_none())
         });
-        if !dial.forever && self.now >= dial.until && !waits {
+        let is_over = !dial.forever && self.now >= dial.until && !waits;
+        let (is_hinted, attempts) = (dial.hinted, dial.attempts);
+        if is_over || (is_hinted && !self.dials.may_hint(self.now)) {
             self.dials.dials.remove(&at);
             return;
         }
-        let doubled =
-            PAUSE_FIRST.saturating_mul(1 << dial.attempts.saturating_sub(1).min(16)).min(PAUSE_LAST);
+        let doubled = PAUSE_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(PAUSE_LAST);
         // A little apart from others who try the same.
         let pause = doubled + doubled.mul_f64((random % 256) as f64 / 1024.0);
         self.agenda.add(self.now + pause, Due::Dial(at));
@@ -326,13 +345,20 @@ impl NodeCore {
         }
     }
 
+    /// A connection that was closed without a word.
+    pub(super) fn log_refusal_of(&mut self, remote: SocketAddr, why: &str) {
+        self.log_once(format!("{} {why}", remote.ip()), || {
+            tracing::warn!(%remote, why, "a connection was closed before its proof (logged once)");
+        });
+    }
+
     pub(super) fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
         self.log_once(format!("{} {error}", remote.ip()), || {
             tracing::warn!(%remote, %error, "no connection with this peer (logged once)");
         });
     }
 
-    fn log_once(&mut self, what: String, log: impl FnOnce()) {
+    pub(super) fn log_once(&mut self, what: String, log: impl FnOnce()) {
         if self.dials.logged.len() < LOGGED_MAX && self.dials.logged.insert(what) {
             log();
         }

@@ -218,7 +218,12 @@ impl NodeCore {
                 self.lose(node, "the peer broke the protocol", world);
             }
             Err(why) => {
-                tracing::warn!(%node, %why, "a connection broke; its session goes on over another one");
+                self.counts.broken_connections += 1;
+                self.log_once(format!("{node} {why}"), || {
+                    tracing::warn!(
+                        %node, %why, "a connection broke; its session goes on over another one (logged once)"
+                    );
+                });
                 self.on_closed(id, world);
             }
         }

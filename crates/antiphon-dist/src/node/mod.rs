@@ -16,6 +16,7 @@ mod discovery;
 mod frames;
 mod idle;
 mod link;
+mod loads;
 mod mail;
 mod names;
 mod partings;
@@ -48,6 +49,7 @@ use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
+use loads::Loads;
 use mail::Receipts;
 use names::Names;
 use peers::Peer;
@@ -77,6 +79,7 @@ pub struct NodeCore {
     names: Names,
     subscriptions: Subscriptions,
     receipts: Receipts,
+    loads: Loads,
     replies: Replies,
     discovery: Discovery,
     probes: Probes,
@@ -133,6 +136,8 @@ pub struct Counts {
     pub refused_messages: u64,
     /// Sessions that ended because the peer broke the protocol.
     pub misbehaved: u64,
+    /// Connections that ended because a record on them did not open: damaged, lost, repeated, or somebody else's.
+    pub broken_connections: u64,
     /// Connections that were lost while frames on them were not acknowledged.
     pub cut_with_unacked: u64,
 }
@@ -156,6 +161,7 @@ impl NodeCore {
             names: Names::default(),
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
+            loads: Loads::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
@@ -347,6 +353,7 @@ impl NodeCore {
         let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.link.is_some());
         assert!(self.names.asked_peers().all(|node| is_linked(&node)), "who was asked is linked");
         self.receipts.check(&self.agenda);
+        self.loads.check();
         self.replies.check();
         self.dials.check(&self.agenda);
         self.conns.check(&self.agenda);

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+pub(crate) mod bare_tls;
+pub(crate) mod bombs;
 pub(crate) mod certs;
 pub(crate) mod process;
 pub(crate) mod proxy;

@@ -4,13 +4,13 @@
 //! by lines that begin with a mark, and ends when its input does.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{Config, Location, Secret};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::{Net, heard};
+use super::{Log, Net, heard};
 
 const MARK: &str = "@@ ";
 const ROLE: &str = "ANTIPHON_TEST_ROLE";
@@ -60,7 +60,7 @@ impl Process {
         peer: Option<Location>,
     ) -> Self {
         let program = std::env::current_exe().expect("a test knows its program");
-        let mut command = match wrapper {
+        let command = match wrapper {
             [] => Command::new(program),
             [first, rest @ ..] => {
                 let mut command = Command::new(first);
@@ -68,6 +68,36 @@ impl Process {
                 command
             }
         };
+        Self::launch(command, net, role, tcp_port, peer).0
+    }
+
+    /// As [`Process::start`], with variables of its own; what it logs is kept.
+    pub(crate) fn start_logged(
+        net: &Net,
+        role: &str,
+        peer: Option<Location>,
+        variables: &[(&str, &str)],
+    ) -> (Self, Log) {
+        let mut command = Command::new(std::env::current_exe().expect("a test knows its program"));
+        command.envs(variables.iter().copied()).stderr(Stdio::piped());
+        let (process, child_log) = Self::launch(command, net, role, 0, peer);
+        let mut stderr = child_log.expect("its errors are piped");
+        let log = Log::default();
+        let mut written = log.clone();
+        std::thread::spawn(move || {
+            // It ends with the child.
+            drop(std::io::copy(&mut stderr, &mut written));
+        });
+        (process, log)
+    }
+
+    fn launch(
+        mut command: Command,
+        net: &Net,
+        role: &str,
+        tcp_port: u16,
+        peer: Option<Location>,
+    ) -> (Self, Option<ChildStderr>) {
         command.args(["the_other_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
         let peer = peer.map(|at| at.to_string()).unwrap_or_default();
         let tls = net.tls.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
@@ -85,7 +115,13 @@ impl Process {
                 }
             }
         });
-        Self { child, stdin, lines }
+        let stderr = child.stderr.take();
+        (Self { child, stdin, lines }, stderr)
+    }
+
+    /// The child's number.
+    pub(crate) fn number(&self) -> u32 {
+        self.child.id()
     }
 
     /// The next line that the child tells.

@@ -1,0 +1,149 @@
+//! Who dials a victim by hand: raw sockets from 127.0.0.2, and one handshake with every byte in view.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use antiphon_wire::{
+    Connection, Deframer, Epochs, Fresh, Handshake, HandshakeError, Keyring, Limits, NodeId, Profile,
+    Session, Standing, Step, Suite,
+};
+use socket2::{Domain, Socket, Type};
+
+use crate::common::{Net, PATIENCE};
+
+/// Magic, kind, zero, length.
+pub(crate) const HEADER_BYTES: usize = 8;
+
+/// A socket bound to 127.0.0.2.
+pub(crate) fn socket() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor is left");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("all of 127 is this machine");
+    socket
+}
+
+/// A connection from 127.0.0.2.
+pub(crate) fn connect(at: SocketAddr) -> TcpStream {
+    try_connect(at).expect("the victim listens")
+}
+
+pub(crate) fn try_connect(at: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket();
+    socket.connect_timeout(&at.into(), PATIENCE)?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Says something, and answers what is said until the other side closes.
+pub(crate) fn say(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect(at);
+    // The victim may have closed before it has read all.
+    drop(stream.write_all(bytes));
+    hear_to_the_end(&mut stream)
+}
+
+pub(crate) fn hear_to_the_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(why) if why.kind() != io::ErrorKind::ConnectionReset => {
+            panic!("the victim does not close: {why}")
+        }
+        Ok(_) | Err(_) => answer,
+    }
+}
+
+/// What a node tells that knows the secret.
+pub(crate) fn profile(net: &Net, suites: &[Suite]) -> Profile {
+    Profile {
+        node: NodeId(RandomState::new().build_hasher().finish()),
+        name: "caller".into(),
+        locations: Vec::new(),
+        suites: suites.to_vec(),
+        keyring: Keyring::new(0, net.secret.clone()),
+        flags: 0,
+        limits: Limits::default(),
+    }
+}
+
+/// A dialler's hello.
+pub(crate) fn hello(net: &Net) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let fresh = Fresh::system().expect("the system has random numbers");
+    drop(Handshake::dial(&profile(net, &Suite::aead()), fresh, Standing::unknown(1), None, &mut bytes));
+    bytes
+}
+
+/// The four messages of a handshake, in their order.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Message {
+    DiallerHello,
+    AcceptorHello,
+    DiallerProof,
+    AcceptorProof,
+}
+
+pub(crate) const MESSAGES: [Message; 4] =
+    [Message::DiallerHello, Message::AcceptorHello, Message::DiallerProof, Message::AcceptorProof];
+
+/// How a handshake ended that did not succeed.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The dialler refuses, or is told that the victim does.
+    Refused(HandshakeError),
+    /// The victim closed, or nothing more came in time.
+    Silence,
+}
+
+/// A handshake that succeeded.
+#[derive(Debug)]
+pub(crate) struct Proven {
+    pub(crate) stream: TcpStream,
+    pub(crate) connection: Box<Connection>,
+    pub(crate) input: Deframer,
+}
+
+/// An honest dialler's handshake, of which somebody in the middle changes each message as he likes.
+pub(crate) fn shake(
+    at: SocketAddr,
+    profile: &Profile,
+    patience: Duration,
+    mut change: impl FnMut(Message, &mut Vec<u8>),
+) -> Result<Proven, Failed> {
+    let mut stream = connect(at);
+    stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
+    let (mut epochs, mut input, mut out) = (Epochs::default(), Deframer::new(), Vec::new());
+    let fresh = Fresh::system().expect("the system has random numbers");
+    let standing = Standing::unknown(epochs.of_strangers());
+    let mut dialler = Handshake::dial(profile, fresh, standing, None, &mut out);
+    for [ours, theirs] in [[MESSAGES[0], MESSAGES[1]], [MESSAGES[2], MESSAGES[3]]] {
+        change(ours, &mut out);
+        stream.write_all(&out).map_err(|_| Failed::Silence)?;
+        out.clear();
+        let mut message = read_message(&mut stream).map_err(|_| Failed::Silence)?;
+        change(theirs, &mut message);
+        input.push(&message);
+        match dialler.advance(profile, &mut input, &mut out).map_err(Failed::Refused)? {
+            Step::Introduced => {
+                let holding = Session::prove_to(None, &mut epochs, &dialler).expect("they never met");
+                dialler.prove(profile, holding, &mut out).map_err(Failed::Refused)?;
+            }
+            Step::Done(connection) => return Ok(Proven { stream, connection, input }),
+            Step::Wait | Step::Proven => return Err(Failed::Silence),
+        }
+    }
+    Err(Failed::Silence)
+}
+
+/// One whole message of a handshake.
+pub(crate) fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; HEADER_BYTES];
+    stream.read_exact(&mut message)?;
+    let length = usize::from(u16::from_le_bytes([message[6], message[7]]));
+    message.resize(HEADER_BYTES + length, 0);
+    stream.read_exact(&mut message[HEADER_BYTES..])?;
+    Ok(message)
+}

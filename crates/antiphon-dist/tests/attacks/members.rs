@@ -1,0 +1,152 @@
+//! What a peer can do that knows the secret: floods of questions, monitors, calls and values; and bombs.
+
+use std::cell::Cell;
+use std::sync::mpsc::channel;
+
+use antiphon_dist::{CallError, Config, Limits, NetCx, Rci};
+use antiphon_sched::{Event, receive};
+use antiphon_wire::frame::{FoundWhat, Goodbye, GoodbyeReason, Message, Monitor, NameSpace, Outcome, Want};
+use antiphon_wire::{Frame, Key, Route};
+
+use crate::bounds;
+use crate::common::bombs::bombs;
+use crate::common::{PATIENCE, TestNode, heard, tell_test, wait_for};
+use crate::member::Member;
+use crate::siege::Siege;
+use crate::victim::CALLED;
+
+#[test]
+fn bombs_of_messagepack_are_refused_and_the_session_goes_on() {
+    let mut siege = Siege::quiet();
+    let mut member = Member::join(&siege.net, &siege.victim);
+    let (tally, _) = member.find(NameSpace::Actor, "tally");
+    let tag = member.session.intern("attack.tally/1").expect("a tag");
+    let mut request = 0;
+    for _ in 0..20 {
+        for (what, body) in bombs() {
+            request += 1;
+            let body: &[u8] = &body;
+            let message =
+                Message { to: tally, from: Key(1), tag, receipt: Some(request), route: Route::NONE, body };
+            member.send(&message.into(), |_| ());
+            let outcome = member.turn_until(|frame| match frame {
+                Frame::Receipt(receipt) if receipt.request == request => Some(receipt.outcome),
+                _ => None,
+            });
+            assert_eq!(outcome, Outcome::WrongType, "{what}");
+        }
+    }
+    siege.victim.wait_for_count("refused_messages", request);
+    assert_eq!(siege.victim.count("misbehaved"), 0, "its session goes on");
+    siege.end("bombs", bounds::member(&Limits::default()));
+}
+
+#[test]
+fn questions_for_names_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
+    let mut siege = Siege::quiet();
+    let mut member = Member::join(&siege.net, &siege.victim);
+    let (refused, asked) = (Cell::new(0), bounds::NAMES_MAX + 10_000);
+    let mut count = |frame: &Frame<'_>| {
+        if matches!(frame, Frame::Found(found) if found.what == FoundWhat::TooMany) {
+            refused.set(refused.get() + 1);
+        }
+    };
+    for request in 0..asked {
+        let name = format!("{request:0>255}");
+        member.send(&Want { request, space: NameSpace::Actor, all: false, name: &name }.into(), &mut count);
+    }
+    member.settle(&mut count);
+    wait_for("all refusals", || {
+        member.turn(&mut count).expect("the victim stays");
+        (refused.get() == asked - bounds::NAMES_MAX).then_some(())
+    });
+    assert_eq!(siege.victim.count("wants"), bounds::NAMES_MAX);
+    member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
+    wait_for("the end of its session", || member.turn(|_| ()).err());
+    assert_eq!(siege.victim.count("wants"), 0);
+    siege.end("a flood of names", bounds::member(&Limits::default()) + bounds::names());
+}
+
+#[test]
+fn monitors_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
+    let mut siege = Siege::quiet();
+    let mut member = Member::join(&siege.net, &siege.victim);
+    let (target, _) = member.find(NameSpace::Actor, "tally");
+    let over = 10;
+    for id in 0..bounds::MONITORS_MAX + over {
+        member.send(&Monitor { watcher: Key(id % 7), target, id }.into(), |_| ());
+    }
+    member.settle(|_| ());
+    siege.victim.wait_for_count("refused_messages", over);
+    assert_eq!(siege.victim.count("monitors"), bounds::MONITORS_MAX);
+    member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
+    wait_for("the end of its session", || member.turn(|_| ()).err());
+    assert_eq!(siege.victim.count("monitors"), 0);
+    siege.end("a flood of monitors", bounds::member(&Limits::default()) + bounds::monitors());
+}
+
+#[test]
+fn calls_of_a_function_start_no_more_actors_than_its_quota() {
+    let siege = Siege::quiet();
+    let config = Config { ip: [127, 0, 0, 2].into(), ..siege.net.quiet("flooder", &[siege.victim.location]) };
+    let quota = config.rci_actors_max;
+    let flooder = TestNode::start(config);
+    let calls = 10 * quota;
+    let (tell, told) = channel();
+    enum Flood {
+        Found(Rci<u64, u64>),
+        Born(Result<(), CallError>),
+    }
+    flooder.spawn(move |cx, event| {
+        match event {
+            Event::Start => cx.locate(CALLED, PATIENCE, |found| Flood::Found(found.expect("it is there"))),
+            Event::Message(Flood::Found(function)) => {
+                for argument in 0..calls as u64 {
+                    cx.call(function, argument, PATIENCE, |born| Flood::Born(born.map(drop)));
+                }
+            }
+            Event::Message(Flood::Born(born)) => tell_test(&tell, born),
+            _ => {}
+        }
+        receive()
+    });
+    let born: Vec<_> = (0..calls).map(|_| heard(&told)).collect();
+    let alive = born.iter().filter(|born| born.is_ok()).count();
+    assert_eq!(alive, quota);
+    let refusal = Err(CallError::OverQuota { max: quota });
+    assert_eq!(born.iter().filter(|born| **born == refusal).count(), calls - quota);
+    siege.end("a flood of calls", bounds::member(&Limits::default()) + bounds::called(quota as u64));
+}
+
+#[test]
+fn large_messages_for_actors_that_sleep_stay_with_their_sender() {
+    let mut siege = Siege::quiet();
+    // What one peer has sent stays there when it goes, and others come.
+    for _ in 0..6 {
+        let mut member = Member::join(&siege.net, &siege.victim);
+        let (to, _) = member.find(NameSpace::Actor, "sleeper");
+        let tag = member.session.intern("bytes").expect("a tag");
+        let mut body = vec![0xc6, 0, 0x10, 0, 0];
+        body.resize(5 + (1 << 20), 7);
+        let delivered = Cell::new(0);
+        let mut count = |frame: &Frame<'_>| {
+            if matches!(frame, Frame::Receipt(receipt) if receipt.outcome == Outcome::Delivered) {
+                delivered.set(delivered.get() + 1);
+            }
+        };
+        let before = siege.victim.count("parked_bytes");
+        let mut request = 0;
+        wait_for("some of them to wait", || {
+            if member.session.queued_bytes() < 8 << 20 {
+                let (body, receipt) = (body.as_slice(), Some(request));
+                let message = Message { to, from: Key(1), tag, receipt, route: Route::NONE, body };
+                member.session.send(&message.into()).expect("there is room");
+                request += 1;
+            }
+            member.turn(&mut count).expect("the victim stays");
+            (siege.victim.count("parked_bytes") > before).then_some(())
+        });
+        assert!(delivered.get() <= 64, "{} of them are in the mailbox", delivered.get());
+    }
+    siege.end("large messages", bounds::member(&Limits::default()) + bounds::mailboxes());
+}

@@ -190,7 +190,7 @@ impl NodeCore {
             return self.park(node, link, message);
         }
         let delivery = match link.session.tag_name(message.tag) {
-            Some(tag) if is_sound => world.door().deliver(to, tag, message.body),
+            Some(tag) if is_sound => world.door().deliver_from(node, to, tag, message.body),
             Some(_) | None => Delivery::Undecodable("it is not one sound MessagePack value".into()),
         };
         if delivery == Delivery::Full {
@@ -275,7 +275,7 @@ impl NodeCore {
         let expired = self.now.since(lot.moved) >= PARK_TIMEOUT;
         while let Some(parked) = lot.queue.pop_front() {
             let delivery = match &parked.what {
-                What::Message { tag, body, .. } => world.door().deliver(to, tag, body),
+                What::Message { tag, body, .. } => world.door().deliver_from(node, to, tag, body),
                 What::Signal(_) => Delivery::Delivered,
             };
             if delivery == Delivery::Full && !expired {

@@ -78,7 +78,8 @@ fn the_end_does_not_wait_for_what_a_child_left_running() {
 fn the_end_comes_also_while_what_a_child_left_running_prints_without_end() {
     let mut station = Station::new(nothing);
     // So many that the pipe is never empty. They die when it is closed.
-    let child = station.shell("for n in 1 2 3 4 5 6 7 8; do yes 0123456789012345678901234567890123456789 & done; exit 4");
+    let child = station
+        .shell("for n in 1 2 3 4 5 6 7 8; do yes 0123456789012345678901234567890123456789 & done; exit 4");
     let told = station.until_ended(child);
     assert!(told.ends_with("ended: exit status: 4"));
 }

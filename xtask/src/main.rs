@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod keygen;
 mod tidy;
 
@@ -22,6 +23,8 @@ enum Chore {
     Netns(ci::Picks),
     /// Measures speed and size, beside peers if asked.
     Bench(bench::Options),
+    /// Feeds hostile input to all that reads what others send, and reports what it finds.
+    Fuzz(fuzz::Options),
     /// Prints a new strong secret.
     Keygen,
     /// Reports files and functions that have grown long.
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Chore::Ci(options) => ci::run(&options),
         Chore::Netns(picks) => ci::netns(&picks),
         Chore::Bench(options) => bench::run(&options),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Keygen => keygen::run(),
         Chore::Tidy => tidy::run(),
     }

@@ -35,6 +35,10 @@ pub use files::{
     Transfer,
 };
 
+#[cfg(all(fuzzing, unix))]
+#[doc(hidden)]
+pub use files::fuzzing;
+
 mod location;
 pub use location::{Ignored, Location, PeerAt, PeerAtError, PeerOptions};
 

@@ -85,6 +85,16 @@ pub struct Outputs {
 }
 
 impl Outputs {
+    /// For a machine that is driven by hand. Its dials are numbered from `first`, in steps of two: so the others' may lie between.
+    pub fn new(first: u64) -> Outputs {
+        Outputs { list: Vec::new(), next_conn: first }
+    }
+
+    /// Takes what the machine has done since this was last called.
+    pub fn take(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.list)
+    }
+
     /// Dials, and answers the connection of which [`Input::Connected`] or [`Input::DialFailed`] will speak.
     pub fn dial(&mut self, to: SocketAddr) -> Conn {
         let conn = Conn(self.next_conn);

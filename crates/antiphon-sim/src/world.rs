@@ -254,7 +254,7 @@ impl<M: Machine> World<M> {
         let Some(host) = self.hosts.get_mut(&location).filter(|host| host.life == life) else { return };
         let Some(machine) = &mut host.machine else { return };
         self.trace.note("goes on", &[self.now.as_nanos(), location.port().into()], &[]);
-        let mut outputs = Outputs { list: Vec::new(), next_conn: self.next_link };
+        let mut outputs = Outputs::new(self.next_link);
         machine.stood_still(self.now, span, &mut outputs);
         machine.check();
         self.next_link = outputs.next_conn;
@@ -355,7 +355,7 @@ impl<M: Machine> World<M> {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         let Some(machine) = &mut host.machine else { return };
         note(&mut self.trace, self.now, location, &input);
-        let mut outputs = Outputs { list: Vec::new(), next_conn: self.next_link };
+        let mut outputs = Outputs::new(self.next_link);
         machine.handle(self.now, input, &mut outputs);
         machine.check();
         self.next_link = outputs.next_conn;

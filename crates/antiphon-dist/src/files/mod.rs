@@ -13,6 +13,8 @@ mod disk;
 #[cfg(not(unix))]
 #[path = "disk_absent.rs"]
 mod disk;
+#[cfg(all(fuzzing, unix))]
+pub mod fuzzing;
 mod keeper;
 mod messages;
 mod outcome;

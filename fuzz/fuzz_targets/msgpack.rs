@@ -1,0 +1,36 @@
+//! The structural check of bodies, with rmpv as oracle: what passes is one value, and what is one value within the limits passes.
+
+#![no_main]
+
+use antiphon_wire::msgpack::{BodyLimits, MalformedBody, check};
+use libfuzzer_sys::fuzz_target;
+use rmpv::ValueRef;
+
+/// Deeper than the check allows, so that it says so before the oracle does.
+const ORACLE_DEPTH: usize = 256;
+
+fuzz_target!(|body: &[u8]| {
+    let mut rest = body;
+    let value = rmpv::decode::read_value_ref_with_max_depth(&mut rest, ORACLE_DEPTH);
+    let is_one_value = value.is_ok() && rest.is_empty();
+    match check(body, &BodyLimits::default()) {
+        Ok(()) => assert!(is_one_value, "{value:?}, {} bytes left", rest.len()),
+        // The oracle takes the byte that is never used for nil.
+        Err(MalformedBody::Reserved) => {}
+        Err(MalformedBody::TooDeep { limit }) => {
+            assert!(value.as_ref().map_or(true, |value| depth(value) > limit) || !is_one_value);
+        }
+        Err(why) => assert!(!is_one_value, "{why}, but it is {value:?}"),
+    }
+});
+
+/// Arrays and maps within one another, of those that are not empty.
+fn depth(value: &ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Array(items) if !items.is_empty() => 1 + items.iter().map(depth).max().unwrap_or(0),
+        ValueRef::Map(pairs) if !pairs.is_empty() => {
+            1 + pairs.iter().flat_map(|(key, value)| [key, value]).map(depth).max().unwrap_or(0)
+        }
+        _ => 0,
+    }
+}

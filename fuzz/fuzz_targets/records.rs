@@ -1,0 +1,91 @@
+//! The stream of records of a proven connection: at a session without a secret, any frames get in; at others, none do.
+
+#![no_main]
+
+use antiphon_fuzz::{fresh, pieces, profile};
+use antiphon_wire::{
+    Connection, Deframer, Epochs, Handshake, Holding, Profile, Session, SessionError, Standing, Step, Time,
+};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: (bool, Vec<u8>)| {
+    let (has_secret, bytes) = input;
+    let mine = profile(1, has_secret);
+    let mut now = Time::START;
+    let connection = meet(&mine, &profile(2, has_secret));
+    let mut session = Session::begin(now, &mine.limits, mine.node, &connection);
+    session.connected(now, connection).expect("the first connection of a session");
+    let mut deframer = Deframer::new();
+    let mut out = Vec::new();
+    for piece in pieces(&bytes) {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            let count = deframer.push(rest);
+            rest = &rest[count..];
+            match take(&mut session, now, &mut deframer) {
+                Ok(frames) => assert!(frames == 0 || !has_secret, "a record that nobody sealed"),
+                Err(_) => return,
+            }
+            assert!(count > 0 || rest.is_empty(), "what is whole was taken");
+        }
+        session.check();
+        out.clear();
+        while session.poll_transmit(now, &mut out) && out.len() < 1 << 20 {}
+        while session.poll_event().is_some() {}
+        if let Some(due) = session.poll_timeout() {
+            now = due.max(now);
+            session.on_timeout(now);
+        }
+        if !session.is_connected() {
+            return;
+        }
+    }
+});
+
+fn take(session: &mut Session, now: Time, deframer: &mut Deframer) -> Result<usize, SessionError> {
+    let mut taken = 0;
+    while let Some(mut frames) = session.next_record(now, deframer)? {
+        while let Some(incoming) = session.next_frame(now, &mut frames)? {
+            taken += 1;
+            let _tag = incoming.frame().tag();
+            // Some are held for later.
+            if taken % 3 == 0 {
+                let held = session.hold();
+                session.release(held);
+            }
+        }
+    }
+    Ok(taken)
+}
+
+/// The acceptor's end of an honest handshake.
+fn meet(mine: &Profile, theirs: &Profile) -> Box<Connection> {
+    let (mut to_them, mut to_me) = (Deframer::new(), Deframer::new());
+    let (mut out, mut my_epochs, mut their_epochs) = (Vec::new(), Epochs::default(), Epochs::default());
+    let mut dialler =
+        Handshake::dial(theirs, fresh(), Standing::unknown(their_epochs.of_strangers()), None, &mut out);
+    let mut acceptor = Handshake::accept(None);
+    loop {
+        to_me.push(&out);
+        out.clear();
+        match acceptor.advance(mine, &mut to_me, &mut out).expect("an honest peer") {
+            Step::Introduced => {
+                let hello = acceptor.peer().expect("it has introduced itself");
+                let standing = Session::answer_to(None, &my_epochs, hello).expect("no session yet");
+                acceptor.answer(mine, fresh(), standing, &mut out).expect("it asked");
+            }
+            Step::Proven => {
+                let holding = Session::confirm_to(None, &mut my_epochs, &acceptor).expect("no session yet");
+                return acceptor.confirm(mine, &holding, &mut out).expect("it proved");
+            }
+            Step::Wait | Step::Done(_) => {}
+        }
+        to_them.push(&out);
+        out.clear();
+        if let Step::Introduced = dialler.advance(theirs, &mut to_them, &mut out).expect("an honest peer") {
+            let holding: Holding =
+                Session::prove_to(None, &mut their_epochs, &dialler).expect("no session yet");
+            dialler.prove(theirs, holding, &mut out).expect("it was asked");
+        }
+    }
+}

@@ -86,7 +86,8 @@ pub struct Config {
     pub dest_path: Option<PathBuf>,
     /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
     pub max_file_size: Option<u64>,
-    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 1 MiB of memory.
+    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 1 MiB of memory. Of those that are
+    /// received, one peer has at most three quarters (48), so that there are places for others.
     pub transfers_max: usize,
     /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
     pub partial_files_keep: Duration,

@@ -243,6 +243,11 @@ pub enum SubscribeError {
     /// The subscriber, a channel, is gone or does not answer.
     #[error("the channel that should subscribe is closed or cannot be reached; locate it again")]
     NoSubscriber,
+    /// A channel is put below another by an actor of either's node, and by nobody else.
+    #[error(
+        "neither of the two channels is this node's; have an actor on the node of either subscribe one to the other"
+    )]
+    NotYours,
     /// The channel's node was lost, or cannot be reached.
     #[error("the channel's node cannot be reached; wait until it is Online, and locate the channel again")]
     NodeLost,

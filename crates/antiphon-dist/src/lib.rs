@@ -56,4 +56,6 @@ pub use rci::Rci;
 mod runtime;
 pub use runtime::Node;
 
+mod told;
+
 pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};

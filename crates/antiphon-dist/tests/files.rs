@@ -314,7 +314,7 @@ fn what_a_node_received_before_its_restart_can_be_deleted_after_it() {
 
 #[test]
 fn twenty_transfers_at_once_arrive() {
-    let pair = Pair::with(|config| Config { transfers_max: 20, ..config });
+    let pair = Pair::with(|config| Config { transfers_max: 27, ..config });
     let files: Vec<PathBuf> = (0..20).map(|n| pair.file(&format!("f{n}"), 400_000 + n, n as u8)).collect();
     let to = pair.there.location;
     let told: Vec<_> = files.iter().map(|file| send(&pair.here, to, file, &into("many"), PATIENCE)).collect();

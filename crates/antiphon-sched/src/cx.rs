@@ -19,6 +19,7 @@ use crate::io::{Holder, Source};
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
 use crate::outside::{MonitorId, Signal};
 use crate::ports::{PortId, Question, Reply, Request};
+use crate::side::Guard;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
@@ -127,6 +128,13 @@ impl<'a, M: 'static> Cx<'a, M> {
             core.slots.set(me.index(), Flag::DAEMON, daemon);
             core.citizens = if daemon { core.citizens - 1 } else { core.citizens + 1 };
         }
+    }
+
+    /// Says what actors of other nodes may do to this one, once they know its address, besides sending to it and
+    /// monitoring it. By default whatever actors of its own node may.
+    pub fn set_guard(&mut self, guard: Guard) {
+        let me = self.me;
+        self.core().set_guard(me, guard);
     }
 
     /// A name for logs and the watchdog; nobody is found by it.

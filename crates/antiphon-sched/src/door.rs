@@ -9,6 +9,8 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
 use crate::ports::{PortId, Reply};
+use crate::scope;
+use crate::side::Guard;
 use crate::time::Time;
 use crate::value::Value;
 use crate::wire::Wire;
@@ -112,6 +114,17 @@ impl Door<'_> {
     /// Puts an encoded message into a mailbox.
     pub fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
         self.core.deliver(to, tag, body)
+    }
+
+    /// As [`Door::deliver`], for a message of an actor of `node`; who decodes it can ask for that: see
+    /// [`origin`](crate::origin).
+    pub fn deliver_from(&mut self, node: NodeId, to: Key, tag: &str, body: &[u8]) -> Delivery {
+        scope::coming_from(node, || self.core.deliver(to, tag, body))
+    }
+
+    /// What actors of other nodes may do to an actor of this loop, by its own word.
+    pub fn guard_of(&self, key: Key) -> Guard {
+        self.core.guard_of(key)
     }
 
     /// Whether an actor of this loop lives.

@@ -99,7 +99,11 @@ mod ports;
 pub use ports::{PortId, Reply};
 
 mod scope;
+pub use scope::origin;
+
 mod side;
+pub use side::Guard;
+
 #[cfg(unix)]
 mod signals;
 mod slots;

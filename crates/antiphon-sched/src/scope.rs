@@ -124,6 +124,29 @@ pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<H
     (decoded, HOMECOMING.with_borrow_mut(std::mem::take))
 }
 
+thread_local! {
+    static ORIGIN: std::cell::Cell<Option<NodeId>> = const { std::cell::Cell::new(None) };
+}
+
+/// The node from which the message came that is being decoded right now; `None` outside of decoding, and where the
+/// world outside did not say. To be asked by [`Wire::decode`](crate::Wire::decode): addresses and replies inside a
+/// message are what its sender wrote, this is who it was.
+pub fn origin() -> Option<NodeId> {
+    ORIGIN.get()
+}
+
+/// Runs `deliver` for a message that came from a node.
+pub(crate) fn coming_from<R>(node: NodeId, deliver: impl FnOnce() -> R) -> R {
+    struct Restore(Option<NodeId>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ORIGIN.set(self.0);
+        }
+    }
+    let _restore = Restore(ORIGIN.replace(Some(node)));
+    deliver()
+}
+
 /// The loop for which something is being decoded.
 #[cfg(feature = "serde")]
 pub(crate) fn decoding_home() -> Option<NodeId> {

@@ -25,12 +25,32 @@ pub(crate) struct Side {
     pub(crate) sources: Vec<u32>,
     pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) exposed: Option<Exposed>,
+    pub(crate) guard: Guard,
+    /// How many of `watching` actors elsewhere have had put there.
+    unasked: u16,
     named: bool,
 }
 
+/// What actors of other nodes may do to one of this loop that they can send to; they may always send and monitor.
+#[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub enum Guard {
+    /// Whatever actors may do to each other.
+    #[default]
+    Open,
+    /// They may end it; but neither throw at it, nor resume it, nor name it as one who is told of an end.
+    Closable,
+    /// Not even end it.
+    Closed,
+}
+
+/// How many ends an actor may be told of because actors elsewhere want it to be: the rest of its requests is its own.
+const UNASKED_MAX: u16 = OPEN_MAX / 2;
+
 impl Side {
     fn is_idle(&self) -> bool {
-        let Self { watchers, watching, ears, owner, sources, sockets, exposed, named } = self;
+        let Self { watchers, watching, ears, owner, sources, sockets, exposed, guard, unasked: _, named } =
+            self;
         watchers.is_empty()
             && watching.is_empty()
             && ears.is_empty()
@@ -38,6 +58,7 @@ impl Side {
             && sockets.is_empty()
             && owner.is_none()
             && exposed.is_none()
+            && *guard == Guard::Open
             && !named
     }
 }
@@ -64,6 +85,22 @@ impl Core {
             self.sides.get(&key.index()).and_then(|side| side.owner).unwrap_or(key)
         } else {
             key
+        }
+    }
+
+    /// What actors of other nodes may do to an actor, besides sending to it.
+    pub(crate) fn guard_of(&self, key: Key) -> Guard {
+        let key = self.owner_of(key);
+        self.sides
+            .get(&key.index())
+            .filter(|_| self.slots.is_alive(key))
+            .map_or(Guard::Open, |side| side.guard)
+    }
+
+    pub(crate) fn set_guard(&mut self, key: Key, guard: Guard) {
+        if let Some(side) = self.side(key) {
+            side.guard = guard;
+            self.drop_idle_side(key);
         }
     }
 
@@ -164,7 +201,10 @@ impl Core {
         if !self.slots.is_alive(watcher) {
             return None;
         }
-        let target = self.sides.get_mut(&watcher.index())?.watching.remove(&id)?;
+        let is_unasked = id.origin != self.home;
+        let side = self.sides.get_mut(&watcher.index())?;
+        let target = side.watching.remove(&id)?;
+        side.unasked -= u16::from(is_unasked);
         if let Some(mailbox) = self.any_mailbox(watcher) {
             *mailbox.opened() -= 1;
         }
@@ -187,8 +227,11 @@ impl Core {
     /// `watcher`, here, will be told of `who` under this number.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
         let watcher = self.owner_of(watcher);
+        let is_unasked = id.origin != self.home;
+        let unasked = self.sides.get(&watcher.index()).map_or(0, |side| side.unasked);
         let refusal = match self.any_mailbox(watcher) {
             None => Some(Undelivered::NoActor),
+            Some(_) if is_unasked && unasked >= UNASKED_MAX => Some(Undelivered::Full),
             Some(mailbox) => (*mailbox.opened() == OPEN_MAX).then_some(Undelivered::Full),
         };
         if let Some(why) = refusal {
@@ -197,9 +240,11 @@ impl Core {
         }
         let Some(side) = self.side(watcher) else { return };
         // Told twice, it is one monitor.
-        if side.watching.insert(id, who).is_none()
-            && let Some(mailbox) = self.any_mailbox(watcher)
-        {
+        if side.watching.insert(id, who).is_some() {
+            return;
+        }
+        side.unasked += u16::from(is_unasked);
+        if let Some(mailbox) = self.any_mailbox(watcher) {
             *mailbox.opened() += 1;
         }
     }

@@ -9,27 +9,40 @@ use std::time::Duration;
 
 use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
-use super::message::{ChannelMessage, Delivered, Own};
+use super::message::{ChannelMessage, Delivered, HubAddr, Own, own};
 use crate::caught::{caught, quietly};
 use crate::cx::NetCx;
+use crate::told::Told;
 
 /// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
 pub(super) const ENTRIES_MAX: usize = 32_768;
+/// Of these, how many one other node may have brought: most bring one, their relay.
+const ENTRIES_OF_PEER_MAX: usize = 8192;
+/// What a branch may say that is behind it: more than there can be, and little enough to be added up.
+const BELOW_MAX: u64 = 1 << 40;
 /// Of the time that is left for a delivery, what is left for those below: so that their answers still arrive.
 const SHARE_BELOW: (u32, u32) = (7, 8);
 
-type ChannelCx<'c, T> = Cx<'c, ChannelMessage<T>>;
+type ChannelCx<'c, T> = Cx<'c, Told<ChannelMessage<T>>>;
 
 /// The receivers of one channel or relay.
 pub(super) struct Fan<T> {
-    entries: BTreeMap<ActorId, (Receiver<T>, Monitor)>,
+    entries: BTreeMap<ActorId, Entry<T>>,
     total: u64,
+    by_peer: BTreeMap<NodeId, usize>,
+}
+
+struct Entry<T> {
+    receiver: Receiver<T>,
+    monitor: Monitor,
+    /// The other node that brought it.
+    by: Option<NodeId>,
 }
 
 pub(super) enum Receiver<T> {
     Actor(Addr<T>),
     /// A relay or another channel, with so many receivers behind it.
-    Branch(Addr<ChannelMessage<T>>, u64),
+    Branch(HubAddr<T>, u64),
 }
 
 impl<T> Receiver<T> {
@@ -50,7 +63,7 @@ impl<T> Receiver<T> {
 
 impl<T: Wire + Clone> Fan<T> {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), total: 0 }
+        Self { entries: BTreeMap::new(), total: 0, by_peer: BTreeMap::new() }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -61,8 +74,15 @@ impl<T: Wire + Clone> Fan<T> {
         self.entries.is_empty()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.entries.len() >= ENTRIES_MAX
+    /// Whether there is no room for one more that a node brings.
+    pub(super) fn is_full(&self, by: Option<NodeId>) -> bool {
+        let brought = by.and_then(|by| self.by_peer.get(&by).copied()).unwrap_or(0);
+        self.entries.len() >= ENTRIES_MAX || brought >= ENTRIES_OF_PEER_MAX
+    }
+
+    /// Whether another node has brought somebody.
+    pub(super) fn is_brought_by(&self, who: ActorId, node: NodeId) -> bool {
+        self.entries.get(&who).is_some_and(|entry| entry.by == Some(node))
     }
 
     pub(super) fn has(&self, who: ActorId) -> bool {
@@ -75,56 +95,68 @@ impl<T: Wire + Clone> Fan<T> {
             Receiver::Actor(addr) => addr.node() != home,
             Receiver::Branch(..) => true,
         };
-        self.entries.values().filter(|(receiver, _)| answers(receiver)).count()
+        self.entries.values().filter(|entry| answers(&entry.receiver)).count()
     }
 
-    pub(super) fn branches(&self) -> impl Iterator<Item = Addr<ChannelMessage<T>>> {
-        self.entries.values().filter_map(|(receiver, _)| match receiver {
+    pub(super) fn branches(&self) -> impl Iterator<Item = HubAddr<T>> {
+        self.entries.values().filter_map(|entry| match &entry.receiver {
             Receiver::Branch(addr, _) => Some(*addr),
             Receiver::Actor(_) => None,
         })
     }
 
     pub(super) fn actors(&self) -> impl Iterator<Item = Addr<T>> {
-        self.entries.values().filter_map(|(receiver, _)| match receiver {
+        self.entries.values().filter_map(|entry| match &entry.receiver {
             Receiver::Actor(addr) => Some(*addr),
             Receiver::Branch(..) => None,
         })
     }
 
-    pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>) {
+    /// Takes somebody in, who is not there yet.
+    pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>, by: Option<NodeId>) {
         let id = receiver.id();
+        self.remove(cx, id);
         let monitor = cx.monitor(id);
-        self.total = self.total.saturating_add(receiver.weight());
-        if let Some((old, monitor)) = self.entries.insert(id, (receiver, monitor)) {
-            self.total -= old.weight();
-            cx.demonitor(monitor);
+        self.total += receiver.weight();
+        if let Some(by) = by {
+            *self.by_peer.entry(by).or_default() += 1;
         }
+        self.entries.insert(id, Entry { receiver, monitor, by });
     }
 
     /// Takes somebody out, who may have ended.
     pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, who: ActorId) -> Option<Receiver<T>> {
-        let (receiver, monitor) = self.entries.remove(&who)?;
+        let Entry { receiver, monitor, by } = self.entries.remove(&who)?;
         cx.demonitor(monitor);
-        self.total = self.total.saturating_sub(receiver.weight());
+        self.total -= receiver.weight();
+        if let Some((by, brought)) = by.and_then(|by| self.by_peer.get_mut(&by).map(|brought| (by, brought)))
+        {
+            *brought -= 1;
+            if *brought == 0 {
+                self.by_peer.remove(&by);
+            }
+        }
         Some(receiver)
     }
 
     /// So many are behind a branch now.
     pub(super) fn set_count(&mut self, branch: ActorId, below: u64) {
-        if let Some((Receiver::Branch(_, known), _)) = self.entries.get_mut(&branch) {
-            self.total = self.total.saturating_sub(*known).saturating_add(below);
+        let below = below.min(BELOW_MAX);
+        if let Some(Entry { receiver: Receiver::Branch(_, known), .. }) = self.entries.get_mut(&branch) {
+            self.total = self.total - *known + below;
             *known = below;
         }
     }
 
     /// Passes a message on. What cannot be taken is a dead letter.
     pub(super) fn send(&mut self, cx: &mut ChannelCx<'_, T>, message: T, hops: u8) {
-        for (receiver, _) in self.entries.values() {
+        for Entry { receiver, .. } in self.entries.values() {
             let Some(copy) = copy_of(&message) else { break };
             match receiver {
                 Receiver::Actor(addr) => cx.tell(*addr, copy),
-                Receiver::Branch(addr, _) => cx.tell(*addr, ChannelMessage::Send { message: copy, hops }),
+                Receiver::Branch(addr, _) => {
+                    cx.tell(*addr, ChannelMessage::Send { message: copy, hops }.into())
+                }
             }
         }
         quietly(|| drop(message));
@@ -141,7 +173,7 @@ impl<T: Wire + Clone> Fan<T> {
         let (mut have, mut open) = (0, 0);
         let home = cx.id().node();
         let within = left * SHARE_BELOW.0 / SHARE_BELOW.1;
-        for (receiver, _) in self.entries.values() {
+        for Entry { receiver, .. } in self.entries.values() {
             let Some(copy) = copy_of(&message) else { break };
             match receiver {
                 Receiver::Actor(addr) if addr.node() == home => have += u64::from(hand(cx, *addr, copy)),
@@ -153,8 +185,9 @@ impl<T: Wire + Clone> Fan<T> {
                 }
                 Receiver::Branch(addr, _) => {
                     open += 1;
-                    let order =
-                        move |reply| ChannelMessage::Deliver { message: copy, n: 0, within, hops, reply };
+                    let order = move |reply| {
+                        ChannelMessage::Deliver { message: copy, n: 0, within, hops, reply }.into()
+                    };
                     cx.ask(*addr, within, order, move |answer: Result<Delivered, _>| {
                         acked(wave, answer.unwrap_or(Delivered::To(0)))
                     });
@@ -166,8 +199,8 @@ impl<T: Wire + Clone> Fan<T> {
     }
 }
 
-pub(super) fn acked<T>(wave: u64, outcome: Delivered) -> ChannelMessage<T> {
-    ChannelMessage::Own(Own::Acked { wave, outcome })
+pub(super) fn acked<T>(wave: u64, outcome: Delivered) -> Told<ChannelMessage<T>> {
+    own(Own::Acked { wave, outcome })
 }
 
 /// Puts a message into a mailbox of this node; false when it is a dead letter.

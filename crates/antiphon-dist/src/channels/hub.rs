@@ -10,19 +10,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Down, Event, Monitor, Reply, SendError, Step, Undelivered, Why, Wire, millis,
-    receive, secs, stop,
+    Actor, ActorId, Addr, Cx, Down, Event, Guard, Monitor, NodeId, Reply, SendError, Step, Undelivered, Why,
+    Wire, millis, receive, secs, stop,
 };
 
 use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
-use super::message::{ChannelMessage, Delivered, Own, Subscribed};
+use super::message::{ChannelMessage, Delivered, HubAddr, Own, Subscribed, own};
 use super::waves::{Order, Over, WaveEnd, Waves};
 use crate::caught::{caught, quietly};
 use crate::cx::node_behind;
 use crate::error::SubscribeError;
+use crate::told::Told;
 
 /// Channels above one channel, all levels together.
 const ABOVE_MAX: usize = 64;
+/// Channels that are directly above one channel, of one other node.
+const UPS_OF_PEER_MAX: usize = ABOVE_MAX / 2;
 /// Channels and relays that a message may come through: two for each level.
 const HOPS_MAX: u8 = 2 * ABOVE_MAX as u8 + 2;
 /// How long a branch may take to say what it thinks of what is above it.
@@ -33,9 +36,11 @@ const JOIN_WITHIN: Duration = secs(60);
 const WAIT_OF_PEERS_MAX: Duration = secs(24 * 3600);
 /// When to try again to tell a full mailbox how many receivers there are.
 const TELL_AGAIN: Duration = millis(20);
+/// When to try again to tell those below what is above them, after there was no room for that.
+const RETELL_AFTER: Duration = secs(1);
 
 type Message<T> = ChannelMessage<T>;
-type HubCx<'c, T> = Cx<'c, Message<T>>;
+type HubCx<'c, T> = Cx<'c, Told<Message<T>>>;
 
 /// Changes or drops what a channel passes on; it is told the channel's name.
 pub(super) type Transform<T> = dyn FnMut(&str, T) -> Option<T>;
@@ -46,12 +51,13 @@ pub(super) struct Hub<T> {
     ups: BTreeMap<ActorId, Up<T>>,
     waves: Waves<T>,
     recounting: bool,
+    retelling: bool,
     is_over: bool,
 }
 
 enum Role<T> {
     Channel { name: Box<str>, transform: Option<Box<Transform<T>>> },
-    Relay { of: Addr<Message<T>>, tag: &'static str, phase: Phase<T> },
+    Relay { of: HubAddr<T>, tag: &'static str, phase: Phase<T> },
 }
 
 enum Phase<T> {
@@ -64,7 +70,7 @@ enum Phase<T> {
 
 /// What this one is a branch of.
 struct Up<T> {
-    addr: Addr<Message<T>>,
+    addr: HubAddr<T>,
     /// All that is above, through this one, and this one.
     ids: Vec<ActorId>,
     /// How many receivers it was told of.
@@ -77,7 +83,7 @@ impl<T: Wire + Clone> Hub<T> {
         Self::new(Role::Channel { name: name.into(), transform })
     }
 
-    pub(super) fn relay(of: Addr<Message<T>>, tag: &'static str) -> Self {
+    pub(super) fn relay(of: HubAddr<T>, tag: &'static str) -> Self {
         Self::new(Role::Relay { of, tag, phase: Phase::Joining(Vec::new()) })
     }
 
@@ -88,6 +94,7 @@ impl<T: Wire + Clone> Hub<T> {
             ups: BTreeMap::new(),
             waves: Waves::new(),
             recounting: false,
+            retelling: false,
             is_over: false,
         }
     }
@@ -95,39 +102,73 @@ impl<T: Wire + Clone> Hub<T> {
     fn start(&mut self, cx: &mut HubCx<'_, T>) {
         cx.set_daemon(true);
         match &self.role {
-            Role::Channel { name, .. } => cx.set_name(&format!("channel {name}")),
+            Role::Channel { name, .. } => {
+                cx.set_name(&format!("channel {name}"));
+                cx.set_guard(Guard::Closable);
+            }
             Role::Relay { of, .. } => {
                 let of = *of;
                 cx.set_name("relay of a channel");
+                cx.set_guard(Guard::Closed);
                 let monitor = cx.monitor(of);
                 self.ups.insert(of.id(), Up { addr: of, ids: vec![of.id()], told: 0, monitor });
                 let branch = cx.me();
-                let attach = move |reply| Message::Attach { branch, is_relay: true, reply: Some(reply) };
+                let attach =
+                    move |reply| Message::Attach { branch, is_relay: true, reply: Some(reply) }.into();
                 cx.ask(of, JOIN_WITHIN, attach, |answer: Result<Subscribed, _>| {
-                    Message::Own(Own::Joined(answer.map_err(super::refusal)))
+                    own(Own::Joined(answer.map_err(super::refusal)))
                 });
             }
         }
     }
 
-    fn take(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>) {
+    fn take(&mut self, cx: &mut HubCx<'_, T>, told: Told<Message<T>>) {
+        let Told { what: message, by, bytes } = told;
+        if !self.admits(by, &message) {
+            tracing::debug!(
+                by = by.map(tracing::field::display),
+                "a node told a channel what is not its to tell"
+            );
+            return quietly(|| drop(message));
+        }
         match message {
             Message::Send { message, hops } => self.pass_on(cx, message, hops),
             Message::Deliver { message, n, within, hops, reply } => {
-                let is_ours = reply.node() == cx.id().node();
-                let until = cx.now() + if is_ours { within } else { within.min(WAIT_OF_PEERS_MAX) };
-                self.order(cx, Order { message, n, until, hops, reply });
+                let within = if by.is_none() { within } else { within.min(WAIT_OF_PEERS_MAX) };
+                let until = cx.now() + within;
+                self.order(cx, Order { message, n, until, hops, reply, by, bytes });
             }
             Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. } => {
-                self.manage(cx, message);
+                self.manage(cx, by, message);
             }
             Message::Count { branch, below } => {
                 self.fan.set_count(branch, below);
                 self.counted(cx);
             }
-            Message::Above { from, ids, reply } => self.on_above(cx, from, ids, reply),
+            Message::Above { from, ids, reply } => self.on_above(cx, by, from, ids, reply),
             Message::Detach { from } => self.detach(cx, from),
             Message::Own(own) => self.on_own(cx, own),
+        }
+    }
+
+    /// Whether a node, `None` for this one, may say that. Whoever is named in a message may be anybody's guess.
+    fn admits(&self, by: Option<NodeId>, message: &Message<T>) -> bool {
+        let Some(by) = by else { return true };
+        match (message, &self.role) {
+            (Message::Own(_), _) => false,
+            (Message::Count { branch, .. }, _) => by == branch.node(),
+            // A relay serves its own node, and hears from its channel alone.
+            (Message::Send { .. } | Message::Deliver { .. }, Role::Relay { of, .. }) => by == of.node(),
+            (Message::Above { from, .. }, Role::Relay { of, .. }) => from == of && by == of.node(),
+            (
+                Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. },
+                Role::Relay { .. },
+            ) => false,
+            (Message::Send { .. } | Message::Deliver { .. } | Message::Subscribe { .. }, _) => true,
+            (Message::Attach { branch, is_relay, .. }, _) => by == branch.node() || !is_relay,
+            (Message::Unsubscribe { who }, _) => by == who.node() || self.fan.is_brought_by(*who, by),
+            (Message::Above { from, .. }, _) => by == from.node(),
+            (Message::Detach { from }, _) => by == from.node(),
         }
     }
 
@@ -145,7 +186,14 @@ impl<T: Wire + Clone> Hub<T> {
                 }
             }
             Own::Recount => self.recount(cx),
-            Own::Joined(Ok(Subscribed::Done(above))) => self.joined(cx, above),
+            Own::Retell => {
+                self.retelling = false;
+                self.tell_all_below(cx);
+            }
+            Own::Joined(Ok(Subscribed::Done(above))) if above.len() <= ABOVE_MAX => self.joined(cx, above),
+            Own::Joined(Ok(Subscribed::Done(_))) => {
+                self.fail(cx, &super::why_of(SubscribeError::TooMany), SubscribeError::TooMany);
+            }
             Own::Joined(Ok(Subscribed::Refused(why)) | Err(why)) => self.fail(cx, &super::why_of(why), why),
             Own::End => self.is_over = true,
         }
@@ -188,19 +236,19 @@ impl<T: Wire + Clone> Hub<T> {
             return self.deliver(cx, order);
         }
         let left = order.until.since(cx.now());
-        let has_room = self.waves.has_room(0) && self.waves.may_wait(order.reply.node(), cx.id().node());
+        let has_room = self.waves.has_room(order.by, 0) && self.waves.may_wait(order.by, order.bytes);
         if left.is_zero() || !has_room {
             let why = if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
             cx.answer(order.reply, why);
             return quietly(|| drop(order.message));
         }
         let number = self.waves.next_number();
-        let timer = cx.after(left, Message::Own(Own::Due(number)));
+        let timer = cx.after(left, own(Own::Due(number)));
         self.waves.keep(number, order, timer);
     }
 
     fn deliver(&mut self, cx: &mut HubCx<'_, T>, order: Order<T>) {
-        if !self.waves.has_room(self.fan.answers(cx.id().node())) {
+        if !self.waves.has_room(order.by, self.fan.answers(cx.id().node())) {
             cx.answer(order.reply, Delivered::TooMany);
             return quietly(|| drop(order.message));
         }
@@ -210,11 +258,17 @@ impl<T: Wire + Clone> Hub<T> {
         let wave = self.waves.next_number();
         let left = order.until.since(cx.now());
         let (have, open) = self.fan.deliver(cx, message, (wave, order.hops + 1, left));
-        self.begin_wave(cx, (wave, open, have), WaveEnd::Answer(Some(order.reply)));
+        self.begin_wave(cx, order.by, (wave, open, have), WaveEnd::Answer(Some(order.reply)));
     }
 
-    fn begin_wave(&mut self, cx: &mut HubCx<'_, T>, (wave, open, have): (u64, usize, u64), end: WaveEnd<T>) {
-        if let Some(over) = self.waves.begin(wave, open, have, end) {
+    fn begin_wave(
+        &mut self,
+        cx: &mut HubCx<'_, T>,
+        by: Option<NodeId>,
+        (wave, open, have): (u64, usize, u64),
+        end: WaveEnd<T>,
+    ) {
+        if let Some(over) = self.waves.begin(wave, by, (open, have), end) {
             self.end_wave(cx, over);
         }
     }
@@ -229,7 +283,7 @@ impl<T: Wire + Clone> Hub<T> {
                 None => grant(cx, reply),
                 Some(why) => {
                     self.drop_receiver(cx, branch.id());
-                    self.refuse(cx, branch.id(), false, reply, why);
+                    refuse_branch(cx, branch.id(), reply, why);
                 }
             },
         }
@@ -238,7 +292,7 @@ impl<T: Wire + Clone> Hub<T> {
     // Who receives it.
 
     /// Somebody wants to receive what is passed on, or no longer.
-    fn manage(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>) {
+    fn manage(&mut self, cx: &mut HubCx<'_, T>, by: Option<NodeId>, message: Message<T>) {
         match &mut self.role {
             Role::Relay { phase: Phase::Joining(waiting), .. } => {
                 if waiting.len() >= ENTRIES_MAX {
@@ -253,30 +307,36 @@ impl<T: Wire + Clone> Hub<T> {
             Role::Relay { phase: Phase::Open, .. } | Role::Channel { .. } => {}
         }
         match message {
-            Message::Subscribe { who, reply } => self.subscribe(cx, who, reply),
-            Message::Attach { branch, is_relay, reply } => self.attach(cx, branch, is_relay, reply),
+            Message::Subscribe { who, reply } => self.subscribe(cx, by, who, reply),
+            Message::Attach { branch, is_relay, reply } => self.attach(cx, by, branch, is_relay, reply),
             Message::Unsubscribe { who } => self.drop_receiver(cx, who),
             _ => {}
         }
     }
 
     /// It came when this was no relay any more: there may be another, or will be.
-    fn send_on(&mut self, cx: &mut HubCx<'_, T>, of: Addr<Message<T>>, message: Message<T>) {
+    fn send_on(&mut self, cx: &mut HubCx<'_, T>, of: HubAddr<T>, message: Message<T>) {
         if !matches!(message, Message::Unsubscribe { .. }) {
             let relay = super::relay_for(cx.door(), of);
-            if let Err(error) = cx.send(relay, message) {
+            if let Err(error) = cx.send(relay, message.into()) {
                 let why = super::refusal(error.why().into());
-                self.turn_away(cx, error.into_message(), why);
+                self.turn_away(cx, error.into_message().what, why);
             }
         }
     }
 
-    fn subscribe(&mut self, cx: &mut HubCx<'_, T>, who: Addr<T>, reply: Option<Reply<Subscribed>>) {
+    fn subscribe(
+        &mut self,
+        cx: &mut HubCx<'_, T>,
+        by: Option<NodeId>,
+        who: Addr<T>,
+        reply: Option<Reply<Subscribed>>,
+    ) {
         if !self.fan.has(who.id()) {
-            if self.fan.is_full() {
-                return self.refuse(cx, who.id(), true, reply, SubscribeError::TooMany);
+            if self.fan.is_full(by) {
+                return self.refuse_actor(cx, by, who.id(), reply, SubscribeError::TooMany);
             }
-            self.fan.insert(cx, Receiver::Actor(who));
+            self.fan.insert(cx, Receiver::Actor(who), by);
             self.counted(cx);
         }
         grant(cx, reply);
@@ -285,7 +345,8 @@ impl<T: Wire + Clone> Hub<T> {
     fn attach(
         &mut self,
         cx: &mut HubCx<'_, T>,
-        branch: Addr<Message<T>>,
+        by: Option<NodeId>,
+        branch: HubAddr<T>,
         is_relay: bool,
         reply: Option<Reply<Subscribed>>,
     ) {
@@ -293,17 +354,19 @@ impl<T: Wire + Clone> Hub<T> {
         let above = self.above(cx.id());
         let refusal = match () {
             () if id == cx.id() || above.contains(&id) => Some(SubscribeError::Cycle),
-            () if self.fan.is_full() || above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
-            () if !is_relay && !self.waves.has_room(1) => Some(SubscribeError::Busy),
+            // Or anybody could weave all channels into one net, where a message multiplies at each knot.
+            () if by.is_some_and(|by| by != branch.node()) => Some(SubscribeError::NotYours),
+            () if self.fan.is_full(by) || above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
+            () if !is_relay && !self.waves.has_room(by, 1) => Some(SubscribeError::Busy),
             () => None,
         };
         if let Some(why) = refusal {
-            return self.refuse(cx, id, false, reply, why);
+            return refuse_branch(cx, id, reply, why);
         }
         if self.fan.has(id) {
             return grant(cx, reply);
         }
-        self.fan.insert(cx, Receiver::Branch(branch, 0));
+        self.fan.insert(cx, Receiver::Branch(branch, 0), by);
         if is_relay {
             if let Some(reply) = reply {
                 cx.answer(reply, Subscribed::Done(above));
@@ -312,41 +375,41 @@ impl<T: Wire + Clone> Hub<T> {
         }
         let wave = self.waves.next_number();
         tell_above(cx, branch, above, wave, Delivered::Refused(SubscribeError::NoSubscriber));
-        self.begin_wave(cx, (wave, 1, 0), WaveEnd::Attached { branch, reply });
+        self.begin_wave(cx, by, (wave, 1, 0), WaveEnd::Attached { branch, reply });
     }
 
     fn drop_receiver(&mut self, cx: &mut HubCx<'_, T>, who: ActorId) {
         let Some(receiver) = self.fan.remove(cx, who) else { return };
         if let Receiver::Branch(branch, _) = receiver {
             let from = cx.id();
-            cx.tell(branch, Message::Detach { from });
+            cx.tell(branch, Message::Detach { from }.into());
         }
         self.counted(cx);
     }
 
-    /// Tells who asked that it is not subscribed: by the answer, or an actor of this node by one `Down`.
-    fn refuse(
+    /// Tells an actor that it is not subscribed: by the answer, or by one `Down`, if its own node asked.
+    fn refuse_actor(
         &mut self,
         cx: &mut HubCx<'_, T>,
+        by: Option<NodeId>,
         who: ActorId,
-        is_actor: bool,
         reply: Option<Reply<Subscribed>>,
         why: SubscribeError,
     ) {
         match reply {
             Some(reply) => cx.answer(reply, Subscribed::Refused(why)),
-            None if is_actor => {
+            None if by.is_none() => {
                 let channel = self.channel_id(cx.id());
                 super::tell_closed(cx.door(), who, channel, super::why_of(why));
             }
-            None => tracing::warn!(subscriber = %who, %why, "a channel was not subscribed to another"),
+            None => tracing::debug!(subscriber = %who, %why, "an actor elsewhere was not subscribed"),
         }
     }
 
     fn turn_away(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>, why: SubscribeError) {
         match message {
-            Message::Subscribe { who, reply } => self.refuse(cx, who.id(), true, reply, why),
-            Message::Attach { branch, reply, .. } => self.refuse(cx, branch.id(), false, reply, why),
+            Message::Subscribe { who, reply } => self.refuse_actor(cx, None, who.id(), reply, why),
+            Message::Attach { branch, reply, .. } => refuse_branch(cx, branch.id(), reply, why),
             _ => {}
         }
     }
@@ -367,7 +430,7 @@ impl<T: Wire + Clone> Hub<T> {
         }
         let total = self.fan.total();
         if self.ups.values().any(|up| up.told != total) && !std::mem::replace(&mut self.recounting, true) {
-            cx.hand_self(Message::Own(Own::Recount));
+            cx.hand_self(own(Own::Recount));
         }
     }
 
@@ -376,14 +439,14 @@ impl<T: Wire + Clone> Hub<T> {
         self.recounting = false;
         let (branch, below) = (cx.id(), self.fan.total());
         for up in self.ups.values_mut().filter(|up| up.told != below) {
-            match cx.send(up.addr, Message::Count { branch, below }) {
+            match cx.send(up.addr, Message::Count { branch, below }.into()) {
                 Err(SendError::Full(_) | SendError::Busy(_)) => self.recounting = true,
                 // Who cannot be told for any other reason is gone.
                 Ok(()) | Err(_) => up.told = below,
             }
         }
         if self.recounting {
-            cx.after(TELL_AGAIN, Message::Own(Own::Recount));
+            cx.after(TELL_AGAIN, own(Own::Recount));
         }
     }
 
@@ -401,17 +464,20 @@ impl<T: Wire + Clone> Hub<T> {
     fn on_above(
         &mut self,
         cx: &mut HubCx<'_, T>,
-        from: Addr<Message<T>>,
+        by: Option<NodeId>,
+        from: HubAddr<T>,
         ids: Vec<ActorId>,
         reply: Option<Reply<Delivered>>,
     ) {
         let is_new = !self.ups.contains_key(&from.id());
+        let of_peer = || self.ups.values().filter(|up| up.addr.node() == from.node()).count();
         let refusal = match () {
             () if ids.contains(&cx.id()) => Some(SubscribeError::Cycle),
             () if ids.len() > ABOVE_MAX || (is_new && self.ups.len() >= ABOVE_MAX) => {
                 Some(SubscribeError::TooMany)
             }
-            () if !self.waves.has_room(self.fan.branches().count()) => Some(SubscribeError::Busy),
+            () if is_new && by.is_some() && of_peer() >= UPS_OF_PEER_MAX => Some(SubscribeError::TooMany),
+            () if !self.waves.has_room(by, self.fan.branches().count()) => Some(SubscribeError::Busy),
             () => None,
         };
         if let Some(why) = refusal {
@@ -428,7 +494,7 @@ impl<T: Wire + Clone> Hub<T> {
                 self.counted(cx);
             }
         }
-        self.tell_below(cx, reply);
+        self.tell_below(cx, by, reply);
     }
 
     fn detach(&mut self, cx: &mut HubCx<'_, T>, from: ActorId) {
@@ -437,19 +503,28 @@ impl<T: Wire + Clone> Hub<T> {
             && let Some(up) = self.ups.remove(&from)
         {
             cx.demonitor(up.monitor);
-            self.tell_below(cx, None);
+            self.tell_all_below(cx);
+        }
+    }
+
+    /// Tells all branches what is above them, as soon as there is room to wait for their answers.
+    fn tell_all_below(&mut self, cx: &mut HubCx<'_, T>) {
+        if self.waves.has_room(None, self.fan.branches().count()) {
+            self.tell_below(cx, None, None);
+        } else if !std::mem::replace(&mut self.retelling, true) {
+            cx.after(RETELL_AFTER, own(Own::Retell));
         }
     }
 
     /// Tells all branches what is above them, and then `reply` what they think of it.
-    fn tell_below(&mut self, cx: &mut HubCx<'_, T>, reply: Option<Reply<Delivered>>) {
+    fn tell_below(&mut self, cx: &mut HubCx<'_, T>, by: Option<NodeId>, reply: Option<Reply<Delivered>>) {
         let above = self.above(cx.id());
         let wave = self.waves.next_number();
-        let branches: Vec<Addr<Message<T>>> = self.fan.branches().collect();
+        let branches: Vec<HubAddr<T>> = self.fan.branches().collect();
         for branch in &branches {
             tell_above(cx, *branch, above.clone(), wave, Delivered::To(0));
         }
-        self.begin_wave(cx, (wave, branches.len(), 0), WaveEnd::Answer(reply));
+        self.begin_wave(cx, by, (wave, branches.len(), 0), WaveEnd::Answer(reply));
     }
 
     // Ends.
@@ -463,7 +538,7 @@ impl<T: Wire + Clone> Hub<T> {
             return;
         }
         match &self.role {
-            Role::Channel { .. } => self.tell_below(cx, None),
+            Role::Channel { .. } => self.tell_all_below(cx),
             Role::Relay { .. } => {
                 let lost = matches!(down.why, Why::NodeLost);
                 let why = if lost { SubscribeError::NodeLost } else { SubscribeError::NoChannel };
@@ -480,7 +555,7 @@ impl<T: Wire + Clone> Hub<T> {
         }
         let Phase::Joining(waiting) = std::mem::replace(phase, Phase::Open) else { return };
         for message in waiting {
-            self.manage(cx, message);
+            self.manage(cx, None, message);
         }
     }
 
@@ -524,7 +599,7 @@ impl<T: Wire + Clone> Hub<T> {
             if let Role::Relay { phase, .. } = &mut self.role {
                 *phase = Phase::Closing;
             }
-            cx.hand_self(Message::Own(Own::End));
+            cx.hand_self(own(Own::End));
         }
     }
 }
@@ -535,23 +610,35 @@ fn grant<T: Wire>(cx: &mut HubCx<'_, T>, reply: Option<Reply<Subscribed>>) {
     }
 }
 
+fn refuse_branch<T: Wire>(
+    cx: &mut HubCx<'_, T>,
+    branch: ActorId,
+    reply: Option<Reply<Subscribed>>,
+    why: SubscribeError,
+) {
+    match reply {
+        Some(reply) => cx.answer(reply, Subscribed::Refused(why)),
+        None => tracing::warn!(subscriber = %branch, %why, "a channel was not subscribed to another"),
+    }
+}
+
 /// Tells a branch what is above it; that it does not answer counts as `silence`.
 fn tell_above<T: Wire>(
     cx: &mut HubCx<'_, T>,
-    branch: Addr<Message<T>>,
+    branch: HubAddr<T>,
     ids: Vec<ActorId>,
     wave: u64,
     silence: Delivered,
 ) {
     let from = cx.me();
-    let above = move |reply| Message::Above { from, ids, reply: Some(reply) };
+    let above = move |reply| Message::Above { from, ids, reply: Some(reply) }.into();
     cx.ask(branch, ANSWER_WITHIN, above, move |answer: Result<Delivered, _>| {
         acked(wave, answer.unwrap_or(silence))
     });
 }
 
-impl<T: Wire + Clone> Actor<Message<T>> for Hub<T> {
-    fn step(&mut self, cx: &mut HubCx<'_, T>, event: Event<Message<T>>) -> Step<Message<T>> {
+impl<T: Wire + Clone> Actor<Told<Message<T>>> for Hub<T> {
+    fn step(&mut self, cx: &mut HubCx<'_, T>, event: Event<Told<Message<T>>>) -> Step<Told<Message<T>>> {
         match event {
             Event::Start => self.start(cx),
             Event::Message(message) => self.take(cx, message),

@@ -9,6 +9,10 @@ use antiphon_sched::{ActorId, Addr, DecodeError, EncodeError, Key, NodeId, Reply
 
 use crate::error::SubscribeError;
 use crate::packing;
+use crate::told::Told;
+
+/// The address of a channel or relay.
+pub(super) type HubAddr<T> = Addr<Told<ChannelMessage<T>>>;
 
 /// A message to a hidden actor that passes messages of type `T` on.
 pub enum ChannelMessage<T> {
@@ -19,13 +23,13 @@ pub enum ChannelMessage<T> {
     /// An actor is to receive all that is passed on.
     Subscribe { who: Addr<T>, reply: Option<Reply<Subscribed>> },
     /// Another channel, or a relay on its own behalf, is to receive it, and to pass it on.
-    Attach { branch: Addr<Self>, is_relay: bool, reply: Option<Reply<Subscribed>> },
+    Attach { branch: HubAddr<T>, is_relay: bool, reply: Option<Reply<Subscribed>> },
     /// That is over.
     Unsubscribe { who: ActorId },
     /// So many receivers are behind a branch.
     Count { branch: ActorId, below: u64 },
     /// To a branch: these are above it, if it comes to stand below `from`.
-    Above { from: Addr<Self>, ids: Vec<ActorId>, reply: Option<Reply<Delivered>> },
+    Above { from: HubAddr<T>, ids: Vec<ActorId>, reply: Option<Reply<Delivered>> },
     /// To a branch: `from` is no longer above it.
     Detach { from: ActorId },
     /// From the actor to itself.
@@ -40,10 +44,17 @@ pub enum Own {
     Due(u64),
     /// The number of receivers has changed, and is to be told above.
     Recount,
+    /// What is above has changed, and there was no room to tell those below.
+    Retell,
     /// What the channel answered to its relay.
     Joined(Result<Subscribed, SubscribeError>),
     /// All that was in the mailbox when the relay became idle has been taken.
     End,
+}
+
+/// What an actor tells itself.
+pub(super) fn own<T>(own: Own) -> Told<ChannelMessage<T>> {
+    ChannelMessage::Own(own).into()
 }
 
 /// The answer to a delivery, or to word of what is above.
@@ -229,7 +240,7 @@ fn millis_of(span: Duration) -> u64 {
 }
 
 /// The refusals that cross nodes; the others are the asker's own.
-const CODES: [SubscribeError; 7] = [
+const CODES: [SubscribeError; 8] = [
     SubscribeError::NoChannel,
     SubscribeError::Cycle,
     SubscribeError::TooMany,
@@ -237,6 +248,7 @@ const CODES: [SubscribeError; 7] = [
     SubscribeError::NodeLost,
     SubscribeError::Busy,
     SubscribeError::WrongType,
+    SubscribeError::NotYours,
 ];
 
 fn code_of(why: SubscribeError) -> u8 {

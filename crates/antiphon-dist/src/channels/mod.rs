@@ -23,7 +23,7 @@ use crate::cx::{Named, node_behind, register, sealed};
 use crate::error::{DeliverError, RegisterError, SubscribeError};
 use crate::node::Space;
 use hub::Hub;
-use message::{ChannelMessage, Delivered, Subscribed};
+use message::{ChannelMessage, Delivered, HubAddr, Subscribed};
 
 /// How much longer than its time a delivery is waited for: its channel may be elsewhere, and it is the channel
 /// that keeps the time.
@@ -32,7 +32,7 @@ const GRACE: Duration = secs(1);
 /// A channel that carries messages of type `T`: send to it as to an address, and all its subscribers receive it.
 ///
 /// 24 bytes, `Copy`; it can travel in messages, and be located by its name.
-pub struct Channel<T>(Addr<ChannelMessage<T>>);
+pub struct Channel<T>(HubAddr<T>);
 
 impl<T> Channel<T> {
     /// The channel, without the type of its messages: what a [`Down`](antiphon_sched::Down) names when it is closed.
@@ -94,20 +94,13 @@ pub(crate) fn open<T: Wire + Clone>(
 
 /// Whom a subscriber on `node` has to ask: the channel itself; for one of this node to a channel elsewhere, the
 /// channel's relay.
-fn holder<T: Wire + Clone>(
-    door: &mut Door<'_>,
-    channel: Channel<T>,
-    subscriber: ActorId,
-) -> Addr<ChannelMessage<T>> {
+fn holder<T: Wire + Clone>(door: &mut Door<'_>, channel: Channel<T>, subscriber: ActorId) -> HubAddr<T> {
     let home = door.home();
     if channel.node() != home && subscriber.node() == home { relay_for(door, channel.0) } else { channel.0 }
 }
 
 /// The relay of a channel elsewhere, started if need be.
-fn relay_for<T: Wire + Clone>(
-    door: &mut Door<'_>,
-    channel: Addr<ChannelMessage<T>>,
-) -> Addr<ChannelMessage<T>> {
+fn relay_for<T: Wire + Clone>(door: &mut Door<'_>, channel: HubAddr<T>) -> HubAddr<T> {
     let (home, tag) = (door.home(), door.tag_of::<T>());
     let known = node_behind(door).and_then(|core| core.relay_of(channel.id(), tag));
     if let Some(relay) = known.filter(|relay| door.is_alive(*relay)) {
@@ -127,9 +120,9 @@ pub(crate) fn subscribe<T: Wire + Clone>(
 ) {
     let who = subscriber.subscriber_id();
     let holder = holder(door, channel, who);
-    if let Err(error) = door.send(holder, subscriber.request(None)) {
+    if let Err(error) = door.send(holder, subscriber.request(None).into()) {
         let why = refusal(error.why().into());
-        match error.into_message() {
+        match error.into_message().what {
             ChannelMessage::Subscribe { .. } => tell_closed(door, who, channel.id(), why_of(why)),
             _ => tracing::warn!(subscriber = %who, %why, "a channel was not subscribed to another"),
         }
@@ -144,7 +137,7 @@ pub(crate) fn subscribe_within<M: 'static, T: Wire + Clone>(
     answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
 ) {
     let holder = holder(cx.door(), channel, subscriber.subscriber_id());
-    let request = move |reply| subscriber.request(Some(reply));
+    let request = move |reply| subscriber.request(Some(reply)).into();
     cx.ask(holder, timeout, request, move |answered: Result<Subscribed, AskError>| {
         answer(match answered {
             Ok(Subscribed::Done(_)) => Ok(()),
@@ -167,7 +160,7 @@ pub(crate) fn unsubscribe<T: Wire + Clone>(
     } else {
         channel.0
     };
-    if let Err(why) = door.send(holder, ChannelMessage::Unsubscribe { who }) {
+    if let Err(why) = door.send(holder, ChannelMessage::Unsubscribe { who }.into()) {
         // The channel is gone, or its node is: so is the subscription.
         tracing::debug!(%why, "a subscription was not taken back");
     }
@@ -182,7 +175,7 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
     answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
 ) {
     let n = n as u64;
-    let order = move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply };
+    let order = move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply }.into();
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     cx.ask(channel.0, timeout.saturating_add(GRACE), order, move |answered: Result<Delivered, AskError>| {
         answer(match answered {
@@ -242,9 +235,9 @@ impl<T: Wire> Target for Channel<T> {
     type Message = T;
 
     fn put(self, door: &mut Door<'_>, message: T, manner: Manner) -> Result<(), SendError<T>> {
-        let sent = self.0.put(door, ChannelMessage::Send { message, hops: 0 }, manner);
+        let sent = self.0.put(door, ChannelMessage::Send { message, hops: 0 }.into(), manner);
         sent.map_err(|error| {
-            error.map(|message| match message {
+            error.map(|told| match told.what {
                 ChannelMessage::Send { message, .. } => message,
                 _ => unreachable!("what could not be sent comes back as it was"),
             })

@@ -1,21 +1,32 @@
 //! What a channel waits for: receivers for a delivery, and answers from those below.
 //!
-//! Invariant: each order and each wave is answered once; there are at most `ORDERS_MAX` orders, few of each
-//! peer wait for receivers, and `ASKS_MAX` answers are waited for.
+//! Invariant: each order and each wave is answered once; there are at most `ORDERS_MAX` orders, and `ASKS_MAX`
+//! answers are waited for. Of both, other nodes have a share, and each of them a smaller one: so that none keeps the
+//! others from theirs, nor all of them the channel's own node. `loads` counts what stands in the tables.
 
 use std::collections::BTreeMap;
+use std::ops::{AddAssign, SubAssign};
 
-use antiphon_sched::{Addr, NodeId, Reply, Time, Timer};
+use antiphon_sched::{NodeId, Reply, Time, Timer};
 
-use super::message::{ChannelMessage, Delivered, Subscribed};
+use super::message::{Delivered, HubAddr, Subscribed};
 use crate::error::SubscribeError;
 
 /// Deliveries that wait for receivers, and those under way.
 pub(super) const ORDERS_MAX: usize = 1024;
-/// Of those that wait for receivers, how many another node may have: their messages are as large as it likes.
+/// Of these, those that other nodes may have together, and one of them.
+const ORDERS_OF_PEERS_MAX: usize = 768;
+const ORDERS_OF_PEER_MAX: usize = 512;
+/// Of those that wait for receivers, how many another node may have, and of how many bytes; one may always wait.
 const WAITING_OF_PEER_MAX: usize = 64;
+const WAITING_BYTES_OF_PEER_MAX: usize = 4 << 20;
+/// Bytes of all that other nodes have waiting.
+const WAITING_BYTES_OF_PEERS_MAX: usize = 64 << 20;
 /// Answers that are waited for: less than the requests that an actor may have, with what its receivers cost.
 pub(super) const ASKS_MAX: usize = 16_384;
+/// Of these, those for other nodes together, and for one of them; one delivery may be larger.
+const ASKS_OF_PEERS_MAX: usize = 12_288;
+const ASKS_OF_PEER_MAX: usize = 4096;
 
 /// A delivery that was ordered.
 pub(super) struct Order<T> {
@@ -24,6 +35,10 @@ pub(super) struct Order<T> {
     pub(super) until: Time,
     pub(super) hops: u8,
     pub(super) reply: Reply<Delivered>,
+    /// The other node that ordered it.
+    pub(super) by: Option<NodeId>,
+    /// Bytes that came from there.
+    pub(super) bytes: usize,
 }
 
 /// Who is told when a wave is over.
@@ -31,7 +46,7 @@ pub(super) enum WaveEnd<T> {
     Answer(Option<Reply<Delivered>>),
     /// The branch stays, unless it refused.
     Attached {
-        branch: Addr<ChannelMessage<T>>,
+        branch: HubAddr<T>,
         reply: Option<Reply<Subscribed>>,
     },
 }
@@ -45,19 +60,93 @@ pub(super) struct Over<T> {
 
 struct Wave<T> {
     open: usize,
+    by: Option<NodeId>,
     over: Over<T>,
+}
+
+/// What somebody has under way.
+#[derive(Copy, Clone, Default, PartialEq, Eq)]
+struct Load {
+    /// Orders and waves.
+    orders: usize,
+    /// Of these, the orders that wait, and their bytes.
+    waiting: usize,
+    bytes: usize,
+    asks: usize,
+}
+
+impl Load {
+    fn waiting(bytes: usize) -> Self {
+        Self { orders: 1, waiting: 1, bytes, asks: 0 }
+    }
+
+    fn wave(orders: usize, asks: usize) -> Self {
+        Self { orders, asks, ..Self::default() }
+    }
+}
+
+impl AddAssign for Load {
+    fn add_assign(&mut self, more: Self) {
+        self.orders += more.orders;
+        self.waiting += more.waiting;
+        self.bytes += more.bytes;
+        self.asks += more.asks;
+    }
+}
+
+impl SubAssign for Load {
+    fn sub_assign(&mut self, less: Self) {
+        self.orders -= less.orders;
+        self.waiting -= less.waiting;
+        self.bytes -= less.bytes;
+        self.asks -= less.asks;
+    }
+}
+
+/// What each node has under way; `None` is the channel's own.
+#[derive(Default)]
+struct Loads {
+    by_node: BTreeMap<Option<NodeId>, Load>,
+    all: Load,
+}
+
+impl Loads {
+    fn of(&self, node: Option<NodeId>) -> Load {
+        self.by_node.get(&node).copied().unwrap_or_default()
+    }
+
+    fn of_peers(&self) -> Load {
+        let mut peers = self.all;
+        peers -= self.of(None);
+        peers
+    }
+
+    fn add(&mut self, node: Option<NodeId>, more: Load) {
+        self.all += more;
+        *self.by_node.entry(node).or_default() += more;
+    }
+
+    fn take(&mut self, node: Option<NodeId>, less: Load) {
+        self.all -= less;
+        if let Some(load) = self.by_node.get_mut(&node) {
+            *load -= less;
+            if *load == Load::default() {
+                self.by_node.remove(&node);
+            }
+        }
+    }
 }
 
 pub(super) struct Waves<T> {
     waiting: BTreeMap<u64, (Order<T>, Timer)>,
     waves: BTreeMap<u64, Wave<T>>,
-    asks: usize,
+    loads: Loads,
     last: u64,
 }
 
 impl<T> Waves<T> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), waves: BTreeMap::new(), asks: 0, last: 0 }
+        Self { waiting: BTreeMap::new(), waves: BTreeMap::new(), loads: Loads::default(), last: 0 }
     }
 
     pub(super) fn next_number(&mut self) -> u64 {
@@ -65,19 +154,32 @@ impl<T> Waves<T> {
         self.last
     }
 
-    /// Whether there is room for one more, of so many answers.
-    pub(super) fn has_room(&self, asks: usize) -> bool {
-        self.waiting.len() + self.waves.len() < ORDERS_MAX && self.asks + asks <= ASKS_MAX
+    /// Whether there is room for one more that a node causes, of so many answers.
+    pub(super) fn has_room(&self, by: Option<NodeId>, asks: usize) -> bool {
+        let all = self.loads.all;
+        if all.orders >= ORDERS_MAX || all.asks + asks > ASKS_MAX {
+            return false;
+        }
+        let (own, peers) = (self.loads.of(by), self.loads.of_peers());
+        by.is_none()
+            || own.orders < ORDERS_OF_PEER_MAX
+                && peers.orders < ORDERS_OF_PEERS_MAX
+                && (own.asks == 0 || own.asks + asks <= ASKS_OF_PEER_MAX)
+                && peers.asks + asks <= ASKS_OF_PEERS_MAX
     }
 
-    /// Whether one more order of a node may wait.
-    pub(super) fn may_wait(&self, asker: NodeId, home: NodeId) -> bool {
-        let of_asker = || self.waiting.values().filter(|(order, _)| order.reply.node() == asker).count();
-        asker == home || of_asker() < WAITING_OF_PEER_MAX
+    /// Whether one more order of a node, of so many bytes, may wait.
+    pub(super) fn may_wait(&self, by: Option<NodeId>, bytes: usize) -> bool {
+        let own = self.loads.of(by);
+        by.is_none()
+            || own.waiting < WAITING_OF_PEER_MAX
+                && (own.waiting == 0 || own.bytes + bytes <= WAITING_BYTES_OF_PEER_MAX)
+                && self.loads.of_peers().bytes + bytes <= WAITING_BYTES_OF_PEERS_MAX
     }
 
     /// Keeps an order until there are enough receivers.
     pub(super) fn keep(&mut self, number: u64, order: Order<T>, timer: Timer) {
+        self.loads.add(order.by, Load::waiting(order.bytes));
         self.waiting.insert(number, (order, timer));
     }
 
@@ -85,32 +187,43 @@ impl<T> Waves<T> {
     pub(super) fn take_served(&mut self, total: u64) -> Option<(Order<T>, Timer)> {
         let served = self.waiting.iter().find(|(_, (order, _))| order.n <= total);
         let number = served.map(|(number, _)| *number)?;
-        self.waiting.remove(&number)
+        self.take(number)
     }
 
     pub(super) fn take_due(&mut self, number: u64) -> Option<Order<T>> {
-        self.waiting.remove(&number).map(|(order, _)| order)
+        self.take(number).map(|(order, _)| order)
     }
 
-    pub(super) fn take_all_waiting(&mut self) -> impl Iterator<Item = Order<T>> {
-        std::mem::take(&mut self.waiting).into_values().map(|(order, _)| order)
+    fn take(&mut self, number: u64) -> Option<(Order<T>, Timer)> {
+        let (order, timer) = self.waiting.remove(&number)?;
+        self.loads.take(order.by, Load::waiting(order.bytes));
+        Some((order, timer))
     }
 
-    /// A wave of so many answers has begun; it is over at once if there are none.
+    pub(super) fn take_all_waiting(&mut self) -> Vec<Order<T>> {
+        std::iter::from_fn(|| self.take_served(u64::MAX)).map(|(order, _)| order).collect()
+    }
+
+    /// A wave of so many answers has begun, because of a node; it is over at once if there are none.
     #[must_use]
-    pub(super) fn begin(&mut self, number: u64, open: usize, have: u64, end: WaveEnd<T>) -> Option<Over<T>> {
+    pub(super) fn begin(
+        &mut self,
+        number: u64,
+        by: Option<NodeId>,
+        (open, have): (usize, u64),
+        end: WaveEnd<T>,
+    ) -> Option<Over<T>> {
         let over = Over { have, refused: None, end };
         if open == 0 {
             return Some(over);
         }
-        self.asks += open;
-        self.waves.insert(number, Wave { open, over });
+        self.loads.add(by, Load::wave(1, open));
+        self.waves.insert(number, Wave { open, by, over });
         None
     }
 
     /// An answer to a wave; the last one ends it.
     pub(super) fn acknowledge(&mut self, number: u64, outcome: Delivered) -> Option<Over<T>> {
-        self.asks = self.asks.saturating_sub(1);
         let wave = self.waves.get_mut(&number)?;
         wave.open -= 1;
         match outcome {
@@ -118,7 +231,9 @@ impl<T> Waves<T> {
             Delivered::Refused(why) => wave.over.refused = Some(why),
             Delivered::TooFew(_) | Delivered::TooMany | Delivered::Closed => {}
         }
-        if wave.open > 0 {
+        let (by, is_over) = (wave.by, wave.open == 0);
+        self.loads.take(by, Load::wave(usize::from(is_over), 1));
+        if !is_over {
             return None;
         }
         self.waves.remove(&number).map(|wave| wave.over)

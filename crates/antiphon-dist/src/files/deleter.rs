@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_sched::{Actor, AskError, Cx, Event, Reply, Step, receive_within, stop};
+use antiphon_sched::{Actor, ActorId, AskError, Cx, Event, Reply, Step, receive, stop};
 
 use super::messages::{DeleteAnswer, KEEPER, Keeper, ToKeeper};
 use super::outcome::DeleteError;
@@ -17,18 +17,22 @@ pub(super) enum Note {
     Begin(Reply<Result<(), DeleteError>>),
     Keeper(Result<Keeper, LocateError>),
     Answered(Result<DeleteAnswer, AskError>),
+    Late,
 }
 
 pub(super) struct Deleter {
     at: Location,
     path: TargetPath,
     timeout: Duration,
+    /// Who wants it: this ends with that actor.
+    asker: ActorId,
+    looking: bool,
     answer: Option<Reply<Result<(), DeleteError>>>,
 }
 
 impl Deleter {
-    pub(super) fn new(at: Location, path: TargetPath, timeout: Duration) -> Self {
-        Self { at, path, timeout, answer: None }
+    pub(super) fn new(at: Location, path: TargetPath, timeout: Duration, asker: ActorId) -> Self {
+        Self { at, path, timeout, asker, looking: true, answer: None }
     }
 
     fn end(&mut self, cx: &mut Cx<'_, Note>, result: Result<(), DeleteError>) -> Step<Note> {
@@ -45,6 +49,8 @@ impl Actor<Note> for Deleter {
             Event::Start => {
                 cx.set_daemon(true);
                 cx.set_name("deleter of a file");
+                cx.after(self.timeout, Note::Late);
+                cx.monitor(self.asker);
             }
             Event::Message(Note::Begin(answer)) => {
                 self.answer = Some(answer);
@@ -52,7 +58,8 @@ impl Actor<Note> for Deleter {
             }
             Event::Message(Note::Keeper(Ok(Keeper(keeper)))) => {
                 let path = self.path.clone().into_names();
-                cx.ask(keeper, self.timeout, |reply| ToKeeper::Delete(path, reply), Note::Answered);
+                self.looking = false;
+                cx.ask(keeper, self.timeout, |reply| ToKeeper::Delete(path, reply).into(), Note::Answered);
             }
             Event::Message(Note::Keeper(Err(why))) => return self.end(cx, Err(of_locating(&why))),
             Event::Message(Note::Answered(done)) => {
@@ -64,10 +71,14 @@ impl Actor<Note> for Deleter {
                 };
                 return self.end(cx, result);
             }
-            Event::Timeout => return self.end(cx, Err(DeleteError::TimedOut)),
+            Event::Message(Note::Late) => {
+                let why = if self.looking { DeleteError::NoAnswer } else { DeleteError::TimedOut };
+                return self.end(cx, Err(why));
+            }
+            Event::Down(down) if down.who == self.asker => return stop(),
             _ => {}
         }
-        receive_within(self.timeout)
+        receive()
     }
 }
 

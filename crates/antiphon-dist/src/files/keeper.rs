@@ -1,12 +1,14 @@
 //! The keeper of a node's files: a hidden actor that every node has, which starts a receiver for each file that is
 //! offered, and has files deleted.
 //!
-//! Invariant: at most `transfers_max` receivers live at a time.
+//! Invariant: at most `transfers_max` receivers live at a time, and as many deletions are under way; one other node has at
+//! most three quarters of either. Whose they are is known from the session, not from what the node says.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Cx, Event, JobError, Loop, Reply, Step, receive};
+use antiphon_sched::{ActorId, Cx, Down, Event, Guard, JobError, Loop, NodeId, Reply, Step, receive};
 
 use super::disk::Dest;
 use super::messages::{DeleteAnswer, KEEPER, Offer, OfferAnswer, ToKeeper};
@@ -15,14 +17,18 @@ use super::path::TargetPath;
 use super::receiver::Receiver;
 use crate::cx::register;
 use crate::node::Space;
+use crate::told::Told;
 
 /// How often unfinished files that are too old are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
+/// Receivers that end before unfinished files are looked at besides: each may have left one.
+const ENDED_MAX: usize = 64;
+
 /// What a keeper is told.
 enum Note {
-    Peer(ToKeeper),
-    Deleted(Reply<DeleteAnswer>, Result<bool, FileRefused>),
+    Peer(Told<ToKeeper>),
+    Deleted(Option<NodeId>, Reply<DeleteAnswer>, Result<bool, FileRefused>),
     Sweep,
     Swept,
 }
@@ -30,13 +36,24 @@ enum Note {
 struct Keeper {
     /// `None`: this node takes no files.
     dest: Option<Arc<Dest>>,
-    transfers_max: usize,
-    receivers: usize,
+    places: Places,
+    receivers: BTreeMap<ActorId, Option<NodeId>>,
+    deletions: Places,
+    /// Receivers that have ended since unfinished files were looked at.
+    ended: usize,
+    sweeping: bool,
 }
 
 /// Starts the keeper of a node.
 pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize) {
-    let mut keeper = Keeper { dest: dest.map(Arc::new), transfers_max, receivers: 0 };
+    let mut keeper = Keeper {
+        dest: dest.map(Arc::new),
+        places: Places::new(transfers_max),
+        receivers: BTreeMap::new(),
+        deletions: Places::new(transfers_max.max(1)),
+        ended: 0,
+        sweeping: false,
+    };
     sched.spawn(move |cx, event| keeper.step(cx, event));
 }
 
@@ -46,28 +63,43 @@ impl Keeper {
             Event::Start => {
                 cx.set_daemon(true);
                 cx.set_name("keeper of files");
+                cx.set_guard(Guard::Closed);
                 let me = cx.me_as(Note::Peer);
-                let tag = cx.door().tag_of::<ToKeeper>();
+                let tag = cx.door().tag_of::<Told<ToKeeper>>();
                 register(cx.door(), (Space::Service, KEEPER), me, tag, None)?;
                 self.sweep(cx);
                 cx.every(SWEEP_EVERY, || Note::Sweep);
             }
-            Event::Message(Note::Peer(ToKeeper::Offer(offer, reply))) => self.on_offer(cx, offer, reply),
-            Event::Message(Note::Peer(ToKeeper::Delete(path, reply))) => self.on_delete(cx, path, reply),
-            Event::Message(Note::Deleted(reply, done)) => cx.answer(reply, DeleteAnswer(done)),
+            Event::Message(Note::Peer(Told { what: ToKeeper::Offer(offer, reply), by, .. })) => {
+                self.on_offer(cx, by, offer, reply);
+            }
+            Event::Message(Note::Peer(Told { what: ToKeeper::Delete(path, reply), by, .. })) => {
+                self.on_delete(cx, by, path, reply);
+            }
+            Event::Message(Note::Deleted(by, reply, done)) => {
+                self.deletions.leave(by);
+                cx.answer(reply, DeleteAnswer(done));
+            }
             Event::Message(Note::Sweep) => self.sweep(cx),
-            Event::Message(Note::Swept) => {}
-            Event::Down(_) => self.receivers -= 1,
+            Event::Message(Note::Swept) => self.sweeping = false,
+            Event::Down(down) => self.on_down(cx, &down),
             _ => {}
         }
         receive()
     }
 
-    fn on_offer(&mut self, cx: &mut Cx<'_, Note>, offer: Offer, reply: Reply<OfferAnswer>) {
-        match self.take(offer, reply) {
+    fn on_offer(
+        &mut self,
+        cx: &mut Cx<'_, Note>,
+        by: Option<NodeId>,
+        offer: Offer,
+        reply: Reply<OfferAnswer>,
+    ) {
+        match self.take(cx.id().node(), by, offer, reply) {
             Ok(receiver) => {
-                self.receivers += 1;
+                self.places.enter(by);
                 let receiver = cx.spawn_actor(receiver);
+                self.receivers.insert(receiver.id(), by);
                 cx.monitor(receiver);
             }
             Err((reply, why)) => cx.answer(reply, OfferAnswer::Refused(why)),
@@ -77,34 +109,105 @@ impl Keeper {
     /// The receiver of a file, unless there are too many.
     fn take(
         &self,
+        home: NodeId,
+        by: Option<NodeId>,
         offer: Offer,
         reply: Reply<OfferAnswer>,
     ) -> Result<Receiver, (Reply<OfferAnswer>, FileRefused)> {
         let Some(dest) = self.dest.clone() else { return Err((reply, FileRefused::NoDestPath)) };
-        if self.receivers >= self.transfers_max {
-            return Err((reply, FileRefused::TooManyTransfers { max: self.transfers_max as u64 }));
+        if let Err(max) = self.places.check(by) {
+            return Err((reply, FileRefused::TooManyTransfers { max: max as u64 }));
+        }
+        // Else somebody else would be told of what is not his.
+        if offer.sender.node() != by.unwrap_or(home) {
+            return Err((reply, FileRefused::Disorder));
         }
         match TargetPath::checked(offer.path.clone()) {
-            Ok(path) => Ok(Receiver::new(dest, path, &offer, reply)),
+            Ok(path) => Ok(Receiver::new(dest, path, &offer, by, reply)),
             Err(why) => Err((reply, FileRefused::BadPath(why))),
         }
     }
 
-    fn on_delete(&mut self, cx: &mut Cx<'_, Note>, path: Vec<String>, reply: Reply<DeleteAnswer>) {
+    /// A receiver has ended.
+    fn on_down(&mut self, cx: &mut Cx<'_, Note>, down: &Down) {
+        let Some(by) = self.receivers.remove(&down.who) else { return };
+        self.places.leave(by);
+        self.ended += 1;
+        if self.ended >= ENDED_MAX {
+            self.sweep(cx);
+        }
+    }
+
+    fn on_delete(
+        &mut self,
+        cx: &mut Cx<'_, Note>,
+        by: Option<NodeId>,
+        path: Vec<String>,
+        reply: Reply<DeleteAnswer>,
+    ) {
         let path = TargetPath::checked(path).map_err(FileRefused::BadPath);
-        let (dest, path) = match (self.dest.clone(), path) {
+        let room = self.deletions.check(by).map_err(|max| FileRefused::TooManyTransfers { max: max as u64 });
+        let (dest, path) = match (self.dest.clone(), room.and(path)) {
             (Some(dest), Ok(path)) => (dest, path),
             (None, _) => return cx.answer(reply, DeleteAnswer(Err(FileRefused::NoDestPath))),
             (Some(_), Err(why)) => return cx.answer(reply, DeleteAnswer(Err(why))),
         };
+        self.deletions.enter(by);
         let no_job = |why: JobError| Err(FileRefused::Disk(why.to_string()));
-        let deleted = move |done: Result<_, JobError>| Note::Deleted(reply, done.unwrap_or_else(no_job));
+        let deleted = move |done: Result<_, JobError>| Note::Deleted(by, reply, done.unwrap_or_else(no_job));
         cx.blocking(move || dest.delete(&path), deleted);
     }
 
+    /// Has what is too old or too much removed.
     fn sweep(&mut self, cx: &mut Cx<'_, Note>) {
-        if let Some(dest) = self.dest.clone() {
+        self.ended = 0;
+        if let Some(dest) = self.dest.clone()
+            && !std::mem::replace(&mut self.sweeping, true)
+        {
             cx.blocking(move || dest.sweep(), |_| Note::Swept);
+        }
+    }
+}
+
+/// Places for what nodes have under way here. Of several, one other node never has all.
+struct Places {
+    max: usize,
+    taken: usize,
+    by_peer: BTreeMap<NodeId, usize>,
+}
+
+impl Places {
+    fn new(max: usize) -> Self {
+        Self { max, taken: 0, by_peer: BTreeMap::new() }
+    }
+
+    /// Whether a node may have one more; the error is how many there are for it.
+    fn check(&self, by: Option<NodeId>) -> Result<(), usize> {
+        let share = if self.max > 1 { self.max - (self.max / 4).max(1) } else { self.max };
+        let has = by.and_then(|by| self.by_peer.get(&by).copied()).unwrap_or(0);
+        match () {
+            () if self.taken >= self.max => Err(self.max),
+            () if by.is_some() && has >= share => Err(share),
+            () => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, by: Option<NodeId>) {
+        self.taken += 1;
+        if let Some(by) = by {
+            *self.by_peer.entry(by).or_default() += 1;
+        }
+    }
+
+    fn leave(&mut self, by: Option<NodeId>) {
+        self.taken -= 1;
+        if let Some(by) = by
+            && let Some(has) = self.by_peer.get_mut(&by)
+        {
+            *has -= 1;
+            if *has == 0 {
+                self.by_peer.remove(&by);
+            }
         }
     }
 }

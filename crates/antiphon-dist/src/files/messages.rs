@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::outcome::{FileRefused, FileStat};
 use crate::cx::{Named, sealed};
 use crate::node::Space;
+use crate::told::Told;
 
 /// The name of the keeper, in the space of services.
 pub(crate) const KEEPER: &str = "files";
@@ -19,7 +20,7 @@ pub(super) const CHUNK_BYTES: usize = 128 * 1024;
 
 /// The keeper of a node's files, as it is located.
 #[derive(Copy, Clone)]
-pub(super) struct Keeper(pub(super) Addr<ToKeeper>);
+pub(super) struct Keeper(pub(super) Addr<Told<ToKeeper>>);
 
 impl sealed::Sealed for Keeper {}
 
@@ -51,7 +52,10 @@ pub(crate) struct Offer {
     pub(super) path: Vec<String>,
     pub(super) stat: FileStat,
     pub(super) overwrite: bool,
-    pub(super) sender: Addr<ToSender>,
+    pub(super) sender: Addr<Told<ToSender>>,
+    /// Milliseconds that the sender has; a later version may leave it out.
+    #[serde(default)]
+    pub(super) within: Option<u64>,
 }
 
 /// What became of an offer.
@@ -62,7 +66,7 @@ pub(crate) enum OfferAnswer {
     Refused(FileRefused),
     /// Send it there: all, or what comes after the first `have` bytes if these have this hash.
     Send {
-        receiver: Addr<ToReceiver>,
+        receiver: Addr<Told<ToReceiver>>,
         have: u64,
         hash: Bytes,
         window: u64,

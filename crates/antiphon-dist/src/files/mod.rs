@@ -173,7 +173,7 @@ pub(crate) fn del_file<M: 'static>(
         Ok(path) => path,
         Err(why) => return cx.hand_self(answer(Err(why.into()))),
     };
-    let deleter = cx.spawn_actor(Deleter::new(at, path, timeout));
+    let deleter = cx.spawn_actor(Deleter::new(at, path, timeout, cx.id()));
     let answer = move |done: Result<Result<(), DeleteError>, AskError>| {
         answer(done.unwrap_or_else(|why| Err(why.into())))
     };

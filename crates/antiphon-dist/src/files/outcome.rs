@@ -178,7 +178,7 @@ pub enum FileRefused {
         /// The largest size.
         max: u64,
     },
-    /// That node receives as many files as it may.
+    /// That node receives as many files as it may, or as it may from one node: three quarters of these.
     #[error("that node receives {max} files already; try again later, or raise its `transfers_max`")]
     TooManyTransfers {
         /// How many it may.

@@ -6,25 +6,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, JobError, Reply, Step, receive_within, stop};
+use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, Guard, JobError, NodeId, Reply, Step, receive, stop};
 
 use super::disk::{Dest, Partial, Placed, Prepared};
-use super::messages::{Offer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
+use super::messages::{CHUNK_BYTES, Offer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
+use crate::told::Told;
 
-/// How long a sender may say nothing.
+/// In each such span a sender has to send a piece, or come to the end: it holds a place that others want.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// How much longer than the sender says that it has.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a receiver is told.
 pub(super) enum Note {
-    Peer(ToReceiver),
+    Peer(Told<ToReceiver>),
     Prepared(Done<Prepared>),
     /// Some more of what was there is hashed; `true`: all.
     Hashed(Done<(Box<Partial>, bool)>),
     Written(Done<Box<Partial>>),
     Placed(Done<Placed>),
     Removed,
+    /// Another span is over.
+    Look,
+    /// The sender's time is over.
+    Late,
 }
 
 /// What became of a job.
@@ -35,7 +42,12 @@ pub(super) struct Receiver {
     path: TargetPath,
     stat: FileStat,
     overwrite: bool,
-    sender: Addr<ToSender>,
+    sender: Addr<Told<ToSender>>,
+    /// The sender's node, if it is another: nobody else is heard.
+    by: Option<NodeId>,
+    within: Option<Duration>,
+    /// What had come when it was last looked at.
+    seen: u64,
     state: State,
     /// Chunks that wait for the disk.
     queue: Vec<Bytes>,
@@ -60,13 +72,22 @@ enum State {
 }
 
 impl Receiver {
-    pub(super) fn new(dest: Arc<Dest>, path: TargetPath, offer: &Offer, reply: Reply<OfferAnswer>) -> Self {
+    pub(super) fn new(
+        dest: Arc<Dest>,
+        path: TargetPath,
+        offer: &Offer,
+        by: Option<NodeId>,
+        reply: Reply<OfferAnswer>,
+    ) -> Self {
         Self {
             dest,
             path,
             stat: offer.stat,
             overwrite: offer.overwrite,
             sender: offer.sender,
+            by,
+            within: offer.within.map(Duration::from_millis),
+            seen: 0,
             state: State::Preparing(reply),
             queue: Vec::new(),
             received: 0,
@@ -82,15 +103,11 @@ impl Actor<Note> for Receiver {
         let done = match event {
             Event::Start => self.start(cx),
             Event::Message(note) => self.on_note(cx, note),
-            Event::Down(_) => self.leave(cx, false),
-            // A job may take its time; a sender may not.
-            Event::Timeout if matches!(self.state, State::Ready(_) | State::Idle(_)) => {
-                Err(FileRefused::Disorder)
-            }
+            Event::Down(down) if down.who == self.sender.id() => self.leave(cx, false),
             _ => Ok(Goes::On),
         };
         match done {
-            Ok(Goes::On) => receive_within(SILENCE_MAX),
+            Ok(Goes::On) => receive(),
             Ok(Goes::Out) => stop(),
             Err(why) => self.fail(cx, why),
         }
@@ -107,7 +124,12 @@ impl Receiver {
     fn start(&mut self, cx: &mut Cx<'_, Note>) -> Done<Goes> {
         cx.set_daemon(true);
         cx.set_name("receiver of a file");
+        cx.set_guard(Guard::Closed);
         cx.monitor(self.sender);
+        cx.every(SILENCE_MAX, || Note::Look);
+        if let Some(within) = self.within {
+            cx.after(within.saturating_add(GRACE), Note::Late);
+        }
         let (dest, path, stat, overwrite) = (self.dest.clone(), self.path.clone(), self.stat, self.overwrite);
         run(cx, move || dest.prepare(&path, stat, overwrite), Note::Prepared);
         Ok(Goes::On)
@@ -115,7 +137,8 @@ impl Receiver {
 
     fn on_note(&mut self, cx: &mut Cx<'_, Note>, note: Note) -> Done<Goes> {
         match note {
-            Note::Peer(message) => self.on_peer(cx, message),
+            Note::Peer(told) if told.by == self.by => self.on_peer(cx, told.what),
+            Note::Peer(_) => Ok(Goes::On),
             Note::Prepared(prepared) => self.on_prepared(cx, prepared?),
             Note::Hashed(hashed) => self.on_hashed(cx, hashed?),
             Note::Written(written) => self.on_written(cx, written?),
@@ -124,11 +147,23 @@ impl Receiver {
                     Placed::Stored => ToSender::Stored,
                     Placed::Different(there) => ToSender::Different(there),
                 };
-                cx.tell(self.sender, told);
+                cx.tell(self.sender, told.into());
                 Ok(Goes::Out)
             }
             Note::Removed => Ok(Goes::Out),
+            Note::Look => self.look(),
+            Note::Late => self.leave(cx, false),
         }
+    }
+
+    /// Whether the sender sends. A job may take its time.
+    fn look(&mut self) -> Done<Goes> {
+        let is_waiting = matches!(self.state, State::Ready(_) | State::Idle(_));
+        let moved = self.received - std::mem::replace(&mut self.seen, self.received);
+        if is_waiting && moved < CHUNK_BYTES as u64 {
+            return Err(FileRefused::Disorder);
+        }
+        Ok(Goes::On)
     }
 
     fn on_peer(&mut self, cx: &mut Cx<'_, Note>, message: ToReceiver) -> Done<Goes> {
@@ -196,6 +231,10 @@ impl Receiver {
 
     fn on_chunk(&mut self, cx: &mut Cx<'_, Note>, bytes: Bytes) -> Done<Goes> {
         self.received += bytes.as_ref().len() as u64;
+        if bytes.as_ref().is_empty() {
+            // Nobody sends nothing but to have it remembered.
+            return Err(FileRefused::Disorder);
+        }
         let begun = matches!(self.state, State::Idle(_) | State::Busy);
         if !begun || self.end.is_some() || self.received - self.written > WINDOW_BYTES {
             return Err(FileRefused::Disorder);
@@ -203,8 +242,16 @@ impl Receiver {
         if self.received > self.stat.size {
             return Err(FileRefused::TooLarge { max: self.stat.size });
         }
-        self.queue.push(bytes);
+        self.keep(bytes);
         self.advance(cx)
+    }
+
+    /// Has a chunk wait for the disk. Small ones are put together, or a window of them would cost many times its bytes.
+    fn keep(&mut self, bytes: Bytes) {
+        match self.queue.last_mut() {
+            Some(last) if last.0.len() + bytes.0.len() <= CHUNK_BYTES => last.0.extend_from_slice(&bytes.0),
+            Some(_) | None => self.queue.push(bytes),
+        }
     }
 
     fn on_end(&mut self, cx: &mut Cx<'_, Note>, hash: Bytes) -> Done<Goes> {
@@ -221,7 +268,7 @@ impl Receiver {
             return self.let_go(cx, partial);
         }
         self.written = partial.written();
-        cx.tell(self.sender, ToSender::Written(self.written));
+        cx.tell(self.sender, ToSender::Written(self.written).into());
         self.state = State::Idle(partial);
         self.advance(cx)
     }
@@ -270,7 +317,7 @@ impl Receiver {
         match std::mem::replace(&mut self.state, State::Busy) {
             State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(why)),
             State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {
-                cx.tell(self.sender, ToSender::Failed(why));
+                cx.tell(self.sender, ToSender::Failed(why).into());
             }
             State::Ready(_) | State::Idle(_) | State::Busy => {}
         }

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, Reply, SendError, Step, receive, stop,
+    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, Guard, JobError, NodeId, Reply, SendError, Step,
+    receive, stop,
 };
 
 use super::messages::{CHUNK_BYTES, KEEPER, Keeper, Offer, OfferAnswer, ToKeeper, ToReceiver, ToSender};
-use super::outcome::{FileError, Progress, SourceError, Stored};
+use super::outcome::{FileError, FileRefused, Progress, SourceError, Stored};
 use super::path::TargetPath;
 use super::source::{Piece, Source};
 use crate::cx::{NetCx, node_behind};
 use crate::error::LocateError;
 use crate::location::Location;
+use crate::told::Told;
 
 /// Who may be told of one transfer's progress; further ones are not.
 const WATCHERS_MAX: usize = 64;
@@ -35,7 +37,7 @@ pub(crate) enum Note {
     Hashed(Done<(Source, bool)>),
     Rewound(Done<Source>),
     Read(Done<(Source, Piece)>),
-    Peer(ToSender),
+    Peer(Told<ToSender>),
     Watch(Addr<Progress>, Duration),
     Tell(Addr<Progress>),
     Cancel,
@@ -63,7 +65,9 @@ pub(crate) struct Sender {
     order: Order,
     answer: Option<Reply<Result<Stored, FileError>>>,
     watchers: Vec<Addr<Progress>>,
-    receiver: Option<Addr<ToReceiver>>,
+    receiver: Option<Addr<Told<ToReceiver>>>,
+    /// Where the file goes, once its keeper is found: nobody else is heard.
+    node: Option<NodeId>,
     state: State,
     flow: Flow,
 }
@@ -110,6 +114,7 @@ impl Sender {
             answer: None,
             watchers: Vec::new(),
             receiver: None,
+            node: None,
             state: State::Busy,
             flow: Flow::default(),
         }
@@ -126,7 +131,7 @@ impl Actor<Note> for Sender {
                 Err(FileError::NodeLost)
             }
             // Who wanted it has ended.
-            Event::Down(_) => Err(FileError::Cancelled),
+            Event::Down(down) if down.who == self.order.asker => Err(FileError::Cancelled),
             _ => Ok(None),
         };
         match done {
@@ -141,6 +146,7 @@ impl Sender {
     fn start(&mut self, cx: &mut Cx<'_, Note>) -> Result<Option<Stored>, FileError> {
         cx.set_daemon(true);
         cx.set_name("sender of a file");
+        cx.set_guard(Guard::Closed);
         cx.after(self.order.timeout, Note::Late);
         cx.monitor(self.order.asker);
         Ok(None)
@@ -164,7 +170,10 @@ impl Sender {
                 let (source, piece) = read?;
                 self.send(cx, source, piece)?;
             }
-            Note::Peer(message) => return self.on_peer(cx, message),
+            Note::Peer(told) if self.node == Some(told.by.unwrap_or(cx.id().node())) => {
+                return self.on_peer(cx, told.what);
+            }
+            Note::Peer(_) => {}
             Note::Watch(watcher, every) => self.watch(cx, watcher, every),
             Note::Tell(watcher) => self.tell(cx, watcher),
             Note::Cancel => return Err(FileError::Cancelled),
@@ -195,9 +204,11 @@ impl Sender {
             stat: source.stat,
             overwrite: self.order.overwrite,
             sender: cx.me_as(Note::Peer),
+            within: Some(u64::try_from(self.order.timeout.as_millis()).unwrap_or(u64::MAX)),
         };
+        self.node = Some(keeper.node());
         self.state = State::Offering(source);
-        cx.ask(keeper, self.order.timeout, |reply| ToKeeper::Offer(offer, reply), Note::Answered);
+        cx.ask(keeper, self.order.timeout, |reply| ToKeeper::Offer(offer, reply).into(), Note::Answered);
         Ok(())
     }
 
@@ -209,6 +220,9 @@ impl Sender {
             OfferAnswer::AlreadyThere => Ok(Some(Stored::AlreadyThere)),
             OfferAnswer::Different(there) => Err(FileError::Different { there }),
             OfferAnswer::Refused(why) => Err(why.into()),
+            OfferAnswer::Send { receiver, .. } if self.node != Some(receiver.node()) => {
+                Err(FileError::Refused(FileRefused::Disorder))
+            }
             OfferAnswer::Send { receiver, have, hash, window } => {
                 self.receiver = Some(receiver);
                 self.flow.window = window;
@@ -245,7 +259,7 @@ impl Sender {
     fn begin(&mut self, cx: &mut Cx<'_, Note>, source: Source, from: u64) {
         self.flow = Flow { sent: from, written: from, resumed: from, ..std::mem::take(&mut self.flow) };
         if let Some(receiver) = self.receiver {
-            cx.tell(receiver, ToReceiver::Begin(from));
+            cx.tell(receiver, ToReceiver::Begin(from).into());
         }
         self.read(cx, source);
     }
@@ -260,14 +274,14 @@ impl Sender {
         let Some(receiver) = self.receiver else { return Ok(()) };
         let (hash, count) = (piece.hash, piece.bytes.len() as u64);
         if count > 0
-            && let Err(error) = cx.try_send(receiver, ToReceiver::Chunk(piece.bytes.into()))
+            && let Err(error) = cx.try_send(receiver, ToReceiver::Chunk(piece.bytes.into()).into())
         {
             return self.hold(source, hash, error);
         }
         self.flow.sent += count;
         match hash {
             Some(hash) => {
-                cx.tell(receiver, ToReceiver::End(hash.to_vec().into()));
+                cx.tell(receiver, ToReceiver::End(hash.to_vec().into()).into());
                 self.state = State::Sent;
             }
             None if self.flow.has_room() => self.read(cx, source),
@@ -281,10 +295,10 @@ impl Sender {
         &mut self,
         source: Source,
         hash: Option<[u8; 32]>,
-        error: SendError<ToReceiver>,
+        error: SendError<Told<ToReceiver>>,
     ) -> Result<(), FileError> {
         match error {
-            SendError::Busy(ToReceiver::Chunk(Bytes(bytes))) => {
+            SendError::Busy(Told { what: ToReceiver::Chunk(Bytes(bytes)), .. }) => {
                 self.state = State::Held(source, Piece { bytes, hash });
                 Ok(())
             }
@@ -351,7 +365,7 @@ impl Sender {
     fn end(&mut self, cx: &mut Cx<'_, Note>, result: Result<Stored, FileError>) -> Step<Note> {
         if let Some(receiver) = self.receiver {
             let is_useless = matches!(result, Err(FileError::Source(SourceError::Changed)));
-            if let Err(why) = cx.send(receiver, ToReceiver::Abort(is_useless)) {
+            if let Err(why) = cx.send(receiver, ToReceiver::Abort(is_useless).into()) {
                 tracing::debug!(%why, "a receiver is not told that its sender has gone; it sees it");
             }
         }

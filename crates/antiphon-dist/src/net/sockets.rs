@@ -170,10 +170,12 @@ impl Sockets {
     }
 
     pub(super) fn read(&mut self, conn: ConnId, space: &mut [u8]) -> io::Result<usize> {
-        match self.get(conn) {
-            Some(socket) => socket.stream.read(space),
-            None => Err(io::ErrorKind::WouldBlock.into()),
+        let Some(socket) = self.get(conn) else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let read = socket.stream.read(space);
+        if socket.stream.take_cut() {
+            self.note_unfinished(conn);
         }
+        read
     }
 
     pub(super) fn write(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<usize> {

@@ -4,7 +4,7 @@
 //! whose addresses it was given.
 
 use antiphon_sched::{
-    ActorId, AskError, Destination, Key, MonitorId, NodeId, PortId, Undelivered, Value, Why,
+    ActorId, AskError, Destination, Guard, Key, MonitorId, NodeId, PortId, Undelivered, Value, Why,
 };
 use antiphon_wire::frame::{Answer, Down, DownWhy};
 use antiphon_wire::{Frame, Session, msgpack};
@@ -180,6 +180,8 @@ impl NodeCore {
     /// Does what a signal says. Actors that no address was given of are nobody for the peer.
     pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, world: &mut impl World) {
         let is_exposed = world.door().is_exposed(arrived.receiver());
+        let guard = world.door().guard_of(arrived.receiver());
+        let (is_open, may_end) = (guard == Guard::Open, guard != Guard::Closed);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match arrived {
             Arrived::Monitor { target, .. } if peer.monitors_len() >= MONITORS_MAX => {
@@ -197,7 +199,9 @@ impl NodeCore {
                     world.door().unwatch(target, id);
                 }
             }
-            Arrived::Notify { watcher, id, who } if is_exposed && peer.monitors_len() < MONITORS_MAX => {
+            Arrived::Notify { watcher, id, who }
+                if is_exposed && is_open && peer.monitors_len() < MONITORS_MAX =>
+            {
                 peer.watching.insert(id, (watcher, who));
                 world.door().expect_down(watcher, id, who);
             }
@@ -206,13 +210,13 @@ impl NodeCore {
                     world.door().down(watcher, id, who, why);
                 }
             }
-            Arrived::Terminate { target } if is_exposed => {
+            Arrived::Terminate { target } if is_exposed && may_end => {
                 world.door().terminate(ActorId::new(self.me, target));
             }
-            Arrived::Throw { target, value } if is_exposed => {
+            Arrived::Throw { target, value } if is_exposed && is_open => {
                 self.counts.refused_messages += u64::from(!world.door().throw_here(target, value));
             }
-            Arrived::Resume { target, value } if is_exposed => {
+            Arrived::Resume { target, value } if is_exposed && is_open => {
                 self.counts.refused_messages += u64::from(!world.door().resume_here(target, value));
             }
             Arrived::Notify { .. }

@@ -95,9 +95,9 @@ impl NodeCore {
     ) -> Delivery {
         let mut door = world.door();
         if body.len() <= LIGHT_BYTES {
-            return door.deliver(to, tag, body);
+            return door.deliver_from(node, to, tag, body);
         }
-        let Some((actor, waiting)) = door.backlog(to) else { return door.deliver(to, tag, body) };
+        let Some((actor, waiting)) = door.backlog(to) else { return door.deliver_from(node, to, tag, body) };
         let bytes = body.len() as u64;
         self.loads.on_backlog(actor, waiting);
         if !self.loads.has_room_for(node, bytes) || self.loads.of_actors.len() >= self.loads.sweep_at {
@@ -106,7 +106,7 @@ impl NodeCore {
         if waiting > 0 && !self.loads.has_room_for(node, bytes) {
             return Delivery::Full;
         }
-        let delivery = door.deliver(to, tag, body);
+        let delivery = door.deliver_from(node, to, tag, body);
         if delivery == Delivery::Delivered {
             self.loads.add(actor, node, bytes);
         }

@@ -5,16 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, NodeId, Step, Why, Wire, receive};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Door, Event, Guard, NodeId, Step, Why, Wire, receive};
 
 use super::message::{Born, RciCall};
 use crate::caught::{caught, quietly};
 use crate::cx::node_behind;
+use crate::told::Told;
 
 /// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
 const ALIVE_MAX: usize = 60_000;
 
-type FactoryCx<'c, A, T> = Cx<'c, RciCall<A, T>>;
+type FactoryCx<'c, A, T> = Cx<'c, Told<RciCall<A, T>>>;
 
 /// Makes an actor of arguments, and starts it; the error is the text of a panic.
 pub(super) type Starter<A, T> = dyn FnMut(&mut FactoryCx<'_, A, T>, A) -> Result<Addr<T>, String>;
@@ -36,9 +37,10 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         Self { name: name.into(), start: Box::new(start), alive: BTreeMap::new(), by_caller: BTreeMap::new() }
     }
 
-    fn call(&mut self, cx: &mut FactoryCx<'_, A, T>, call: RciCall<A, T>) {
-        let RciCall { arguments, watcher, reply } = call;
-        let caller = reply.node();
+    fn call(&mut self, cx: &mut FactoryCx<'_, A, T>, call: Told<RciCall<A, T>>) {
+        let Told { what: RciCall { arguments, watcher, reply }, by, .. } = call;
+        // Not whom the reply names: it may name anybody.
+        let caller = by.unwrap_or(cx.id().node());
         let max = node_behind(cx.door()).map_or(0, |core| core.rci_actors_max());
         let has = self.by_caller.get(&caller).copied().unwrap_or(0);
         if has >= max || self.alive.len() >= ALIVE_MAX {
@@ -54,8 +56,10 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         };
         // All before its first step: so that no end is missed.
         cx.monitor(actor);
-        if let Some(watcher) = &watcher {
-            cx.door().notify(actor.id().key(), watcher.id());
+        let watcher =
+            watcher.map(|watcher| watcher.id()).filter(|watcher| may_watch(cx.door(), by, *watcher));
+        if let Some(watcher) = watcher {
+            cx.door().notify(actor.id().key(), watcher);
         }
         self.alive.insert(actor.id(), (caller, watcher.is_some()));
         *self.by_caller.entry(caller).or_default() += 1;
@@ -77,11 +81,24 @@ impl<A: Wire, T: Wire> Factory<A, T> {
     }
 }
 
-impl<A: Wire, T: Wire> Actor<RciCall<A, T>> for Factory<A, T> {
-    fn step(&mut self, cx: &mut FactoryCx<'_, A, T>, event: Event<RciCall<A, T>>) -> Step<RciCall<A, T>> {
+/// Whether the caller may have somebody told. Of this node's actors another node may name those whose address left it;
+/// other nodes see to theirs.
+fn may_watch(door: &mut Door<'_>, by: Option<NodeId>, watcher: ActorId) -> bool {
+    let is_here = watcher.node() == door.home();
+    !(by.is_some() && is_here)
+        || (door.is_exposed(watcher.key()) && door.guard_of(watcher.key()) == Guard::Open)
+}
+
+impl<A: Wire, T: Wire> Actor<Told<RciCall<A, T>>> for Factory<A, T> {
+    fn step(
+        &mut self,
+        cx: &mut FactoryCx<'_, A, T>,
+        event: Event<Told<RciCall<A, T>>>,
+    ) -> Step<Told<RciCall<A, T>>> {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
+                cx.set_guard(Guard::Closed);
                 cx.set_name(&format!("RCI {}", self.name));
             }
             Event::Message(call) => self.call(cx, call),

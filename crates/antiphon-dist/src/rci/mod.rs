@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::cx::{Named, node_behind, register, sealed};
 use crate::error::{CallError, RegisterError};
 use crate::node::Space;
+use crate::told::Told;
 use factory::Factory;
 use message::{Answered, Born, RciCall, Watcher};
 use witness::Witnessing;
@@ -25,7 +26,7 @@ use witness::Witnessing;
 /// A registered function that takes `A`, and starts an actor that takes messages of type `T`.
 ///
 /// 24 bytes, `Copy`; it can travel in messages, and be located by its name.
-pub struct Rci<A, T>(Addr<RciCall<A, T>>);
+pub struct Rci<A, T>(Addr<Told<RciCall<A, T>>>);
 
 impl<A, T> Rci<A, T> {
     /// The hidden actor that takes the calls: to monitor it is to be told when the function is unregistered.
@@ -85,7 +86,7 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
         }
         other => {
             let watcher = other.map(Watcher::Known);
-            let request = move |reply| RciCall { arguments, watcher, reply };
+            let request = move |reply| RciCall { arguments, watcher, reply }.into();
             cx.ask(rci.0, timeout, request, move |answered| answer(result_of::<A, T>(answered)));
         }
     }

@@ -16,6 +16,7 @@ use super::message::{Answered, Born, RciCall, Watcher};
 use crate::caught::quietly;
 use crate::error::CallError;
 use crate::node::settle;
+use crate::told::Told;
 
 /// A message to the witness: from itself only.
 pub(super) struct Witness<T>(Answered<T>);
@@ -36,7 +37,7 @@ impl<T: Wire> Wire for Witness<T> {
 
 /// The actor that calls, and then watches.
 pub(super) struct Witnessing<A, T> {
-    pub(super) rci: Addr<RciCall<A, T>>,
+    pub(super) rci: Addr<Told<RciCall<A, T>>>,
     /// Until they are sent.
     pub(super) arguments: Option<A>,
     pub(super) timeout: Duration,
@@ -52,7 +53,7 @@ impl<A: Wire, T: Wire> Witnessing<A, T> {
         cx.set_name("witness of a call");
         let Some(arguments) = self.arguments.take() else { return };
         let watcher = Some(Watcher::Witness(cx.me()));
-        cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply }, Witness);
+        cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply }.into(), Witness);
     }
 
     fn answered(&mut self, cx: &mut Cx<'_, Witness<T>>, answered: Answered<T>) {

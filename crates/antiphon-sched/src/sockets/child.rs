@@ -27,6 +27,10 @@ use crate::io::Source;
 /// How often a child is asked whether it has ended, where the system does not tell.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
+/// What a pipe holds at most, unless a superuser made it larger: all that can be left of a child that has ended. What
+/// follows is of its own children, who may never stop.
+const PIPE_BYTES_MAX: usize = 1 << 20;
+
 pub(crate) struct Child {
     /// `None` once a thread waits for it, or its end was told.
     process: Option<process::Child>,
@@ -166,6 +170,7 @@ impl Child {
         // What it printed is there; what its own children print later is not waited for.
         for output in self.outputs.iter_mut().flatten() {
             output.inlet.readable = true;
+            output.inlet.limit(PIPE_BYTES_MAX);
         }
     }
 

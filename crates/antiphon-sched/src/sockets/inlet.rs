@@ -18,6 +18,8 @@ pub(crate) struct Inlet {
     /// There may be something to read; the system says when there is again.
     pub(crate) readable: bool,
     end: Option<io::Result<()>>,
+    /// Bytes that are still read before it is taken to be the end.
+    left: Option<usize>,
 }
 
 /// How far reading came.
@@ -34,7 +36,12 @@ pub(crate) enum Pulled {
 
 impl Inlet {
     pub(crate) fn new(framing: Framing) -> Self {
-        Self { deframer: Deframer::new(framing), readable: false, end: None }
+        Self { deframer: Deframer::new(framing), readable: false, end: None, left: None }
+    }
+
+    /// No more than so many bytes are to be read.
+    pub(crate) fn limit(&mut self, bytes: usize) {
+        self.left = Some(bytes);
     }
 
     /// Nothing more is to be read: what came is told, and then the end.
@@ -81,9 +88,13 @@ impl Inlet {
     }
 
     fn read(&mut self, from: &mut impl Read, space: &mut [u8]) {
-        match from.read(space) {
+        let most = self.left.map_or(space.len(), |left| left.min(space.len()));
+        match from.read(&mut space[..most]) {
             Ok(0) => self.end(),
-            Ok(count) => self.deframer.feed(&space[..count]),
+            Ok(count) => {
+                self.left = self.left.map(|left| left - count);
+                self.deframer.feed(&space[..count]);
+            }
             Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.readable = false,
             Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
             // What came before it is whole, and told first.

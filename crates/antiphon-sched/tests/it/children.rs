@@ -75,6 +75,16 @@ fn the_end_does_not_wait_for_what_a_child_left_running() {
 }
 
 #[test]
+fn the_end_comes_also_while_what_a_child_left_running_prints_without_end() {
+    let mut station = Station::new(nothing);
+    // So many that the pipe is never empty. They die when it is closed.
+    let child = station
+        .shell("for n in 1 2 3 4 5 6 7 8; do yes 0123456789012345678901234567890123456789 & done; exit 4");
+    let told = station.until_ended(child);
+    assert!(told.ends_with("ended: exit status: 4"));
+}
+
+#[test]
 fn a_child_that_reads_no_more_is_no_error() {
     let mut station = Station::new(nothing);
     let child = station.shell("read line; echo $line");

@@ -55,6 +55,17 @@ pub(super) fn open_dir(root: &OwnedFd, names: &[String], missing: Missing) -> Re
     }
 }
 
+/// Opens the innermost folder on that way that is there; true when it is the last.
+pub(super) fn open_deepest(root: &OwnedFd, names: &[String]) -> Result<(OwnedFd, bool), NoDir> {
+    for depth in (0..=names.len()).rev() {
+        match open_way(root, &names[..depth]) {
+            Err(NoDir::Missing) => {}
+            opened => return opened.map(|dir| (dir, depth == names.len())),
+        }
+    }
+    Err(NoDir::Missing)
+}
+
 /// All names at once where the system can, else one by one.
 fn open_way(root: &OwnedFd, names: &[String]) -> Result<OwnedFd, NoDir> {
     #[cfg(target_os = "linux")]

@@ -5,7 +5,7 @@
 //!
 //! What a node must remember stands in `.antiphon` beneath `dest_path`, which only its own user may enter:
 //! `partial/`, files that are not whole yet, each locked while a transfer writes to it; `received/`, one record for each
-//! file that came from a peer, which tells its inode, size and time. A file of that name which has others is not that file.
+//! file that came from a peer, which tells its inode, size, time and path. A file of that name which has others is not that file.
 
 mod beneath;
 mod partial;
@@ -21,6 +21,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
@@ -32,6 +33,8 @@ use record::Record;
 
 /// Unfinished files that are kept to be resumed; beyond it the oldest go.
 const PARTIALS_MAX: usize = 256;
+/// Records that one sweep looks at.
+const RECORDS_A_SWEEP: usize = 4096;
 /// Room that is left on the disk when a file has been taken.
 const ROOM_LEFT_BYTES: u64 = 64 * 1024;
 
@@ -43,6 +46,8 @@ pub(crate) struct Dest {
     records: OwnedFd,
     size_max: Option<u64>,
     keep: Duration,
+    /// How many records the last sweeps have looked at, since they began anew.
+    pruned: AtomicUsize,
 }
 
 /// What a file that is offered meets.
@@ -73,6 +78,7 @@ impl Dest {
             root,
             size_max,
             keep,
+            pruned: AtomicUsize::new(0),
         })
     }
 
@@ -84,8 +90,9 @@ impl Dest {
         overwrite: bool,
     ) -> Result<Prepared, FileRefused> {
         self.check_size(stat.size)?;
-        let dir = beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Make)?;
-        match look(&dir, path.name())? {
+        // Missing folders are made when the file is whole: an offer that comes to nothing leaves none.
+        let (dir, is_whole) = beneath::open_deepest(&self.root, path.dirs())?;
+        match if is_whole { look(&dir, path.name())? } else { None } {
             Some(there) if same(&there, &stat) => return Ok(Prepared::AlreadyThere),
             Some(there) if !overwrite => return Ok(Prepared::Different(there)),
             Some(_) | None => {}
@@ -148,8 +155,12 @@ impl Dest {
         Ok(true)
     }
 
-    /// Removes unfinished files that are too old or too many, and that nobody writes to.
+    /// Removes unfinished files that are too old or too many, and that nobody writes to; and records of files that are
+    /// gone, some each time.
     pub(crate) fn sweep(&self) {
+        if let Err(why) = self.prune_records() {
+            tracing::warn!(%why, "records of received files cannot be listed; all are kept");
+        }
         match self.unfinished() {
             Ok(found) => {
                 for (place, (age, name)) in found.iter().enumerate() {
@@ -162,19 +173,59 @@ impl Dest {
         }
     }
 
+    /// Forgets some files that are gone, or are not what was received any more; goes on from there the next time.
+    fn prune_records(&self) -> Result<(), Errno> {
+        let from = self.pruned.load(Ordering::Relaxed);
+        let mut seen = 0;
+        for entry in rustix::fs::Dir::read_from(&self.records)?.skip(from).take(RECORDS_A_SWEEP) {
+            seen += 1;
+            if let Ok(name) = entry?.file_name().to_str() {
+                self.prune_record(name);
+            }
+        }
+        let next = if seen < RECORDS_A_SWEEP { 0 } else { from + seen };
+        self.pruned.store(next, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn prune_record(&self, name: &str) {
+        if name.contains('.') {
+            // Written aside, and left by a crash; or the folder itself and the one above.
+            if rustix::fs::statat(&self.records, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| is_plain(&stat) && age_of(&stat) > self.keep)
+            {
+                Record::remove(&self.records, name);
+            }
+        } else if let Some((record, path)) = Record::read_with_path(&self.records, name)
+            && path.key() == name
+            && !self.has(&path, &record)
+        {
+            record.forget(&self.records, name);
+        }
+    }
+
+    /// Whether a file is there that was received; also when that cannot be told.
+    fn has(&self, path: &TargetPath, record: &Record) -> bool {
+        let dir = match beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Refuse) {
+            Ok(dir) => dir,
+            Err(why) => return !matches!(why, beneath::NoDir::Missing),
+        };
+        match rustix::fs::statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => record.is_of(&stat),
+            Err(why) => why != Errno::NOENT,
+        }
+    }
+
     /// Unfinished files and their ages, the youngest first.
-    #[expect(clippy::disallowed_methods, reason = "the ages of files are told in the system's time")]
     fn unfinished(&self) -> Result<Vec<(Duration, String)>, Errno> {
         let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.partials)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
             if let Ok(stat) = rustix::fs::statat(&self.partials, name, AtFlags::SYMLINK_NOFOLLOW)
-                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && is_plain(&stat)
             {
-                let changed = of_stat(&stat).modified();
-                let age = SystemTime::now().duration_since(changed).unwrap_or_default();
-                found.push((age, name.to_owned()));
+                found.push((age_of(&stat), name.to_owned()));
             }
         }
         found.sort();
@@ -223,9 +274,7 @@ fn private_dir(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
 /// The plain file of a name, if there is one.
 fn look(dir: &OwnedFd, name: &str) -> Result<Option<FileStat>, FileRefused> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-            Ok(Some(of_stat(&stat)))
-        }
+        Ok(stat) if is_plain(&stat) => Ok(Some(of_stat(&stat))),
         Ok(_) => Err(FileRefused::NotAFile),
         Err(Errno::NOENT) => Ok(None),
         Err(why) => Err(refuse(why)),
@@ -234,6 +283,20 @@ fn look(dir: &OwnedFd, name: &str) -> Result<Option<FileStat>, FileRefused> {
 
 fn stat_at(dir: &OwnedFd, name: &str) -> Result<Stat, FileRefused> {
     rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refuse)
+}
+
+fn is_plain(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// How long nothing was done to a file. By the time that the system keeps for itself: the other is the sender's to choose,
+/// and whole files have that already.
+#[expect(clippy::disallowed_methods, reason = "the ages of files are told in the system's time")]
+#[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
+fn age_of(stat: &Stat) -> Duration {
+    let nanos = u32::try_from(stat.st_ctime_nsec).unwrap_or(0);
+    let touched = FileStat { seconds: stat.st_ctime as i64, nanos, ..of_stat(stat) }.modified();
+    SystemTime::now().duration_since(touched).unwrap_or_default()
 }
 
 fn same(there: &FileStat, offered: &FileStat) -> bool {

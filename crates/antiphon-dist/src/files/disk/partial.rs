@@ -133,7 +133,7 @@ impl Partial {
         // A folder, or a symlink, is not replaced.
         look(&dir, name)?;
         let stat = rustix::fs::fstat(&self.file).map_err(refuse)?;
-        Record::of(&stat).write_aside(&self.dest.records, &self.key)?;
+        Record::of(&stat).write_aside(&self.dest.records, &self.path)?;
         if let Err(why) = self.move_to(&dir, name) {
             Record::drop_aside(&self.dest.records, &self.key);
             if Errno::from_io_error(&why) == Some(Errno::EXIST) {

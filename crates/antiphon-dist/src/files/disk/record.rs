@@ -8,10 +8,14 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
-use super::{FileRefused, of_stat, refuse, refuse_io, sync_dir};
+use super::{FileRefused, TargetPath, of_stat, refuse, refuse_io, rename_new, sync_dir};
 
-/// The first word of a record: its form.
-const FORM: &str = "antiphon-received/1";
+/// The first word of a record: its form. After its numbers comes the path, which may hold anything.
+const FORM: &str = "antiphon-received/2";
+/// The form without a path.
+const FORM_1: &str = "antiphon-received/1";
+/// Longer than any record.
+const BYTES_MAX: u64 = 2048;
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Record {
@@ -34,24 +38,41 @@ impl Record {
 
     /// The record under a key, if there is one that can be read.
     pub(super) fn read(records: &OwnedFd, key: &str) -> Option<Self> {
+        Self::read_text(records, key).map(|(record, _)| record)
+    }
+
+    /// The record, and of which file it is.
+    pub(super) fn read_with_path(records: &OwnedFd, key: &str) -> Option<(Self, TargetPath)> {
+        let (record, path) = Self::read_text(records, key)?;
+        let names = path?.split('/').map(str::to_owned).collect();
+        Some((record, TargetPath::checked(names).ok()?))
+    }
+
+    fn read_text(records: &OwnedFd, key: &str) -> Option<(Self, Option<String>)> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(records, key, flags, Mode::empty()).ok()?;
         let mut text = String::new();
-        File::from(file).take(256).read_to_string(&mut text).ok()?;
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let [FORM, inode, size, seconds, nanos] = words[..] else { return None };
-        Some(Self {
+        File::from(file).take(BYTES_MAX).read_to_string(&mut text).ok()?;
+        let words: Vec<&str> = text.strip_suffix('\n')?.splitn(6, ' ').collect();
+        let (inode, size, seconds, nanos, path) = match words[..] {
+            [FORM, inode, size, seconds, nanos, path] => (inode, size, seconds, nanos, Some(path.to_owned())),
+            [FORM_1, inode, size, seconds, nanos] => (inode, size, seconds, nanos, None),
+            _ => return None,
+        };
+        let record = Self {
             inode: inode.parse().ok()?,
             size: size.parse().ok()?,
             seconds: seconds.parse().ok()?,
             nanos: nanos.parse().ok()?,
-        })
+        };
+        Some((record, path))
     }
 
     /// Writes it beside the one that is there.
-    pub(super) fn write_aside(&self, records: &OwnedFd, key: &str) -> Result<(), FileRefused> {
+    pub(super) fn write_aside(&self, records: &OwnedFd, path: &TargetPath) -> Result<(), FileRefused> {
         let Self { inode, size, seconds, nanos } = self;
-        let text = format!("{FORM} {inode} {size} {seconds} {nanos}\n");
+        let (key, path) = (&path.key(), path.text());
+        let text = format!("{FORM} {inode} {size} {seconds} {nanos} {path}\n");
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat(records, aside(key), flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
@@ -72,6 +93,18 @@ impl Record {
         if let Err(why) = settled.and_then(|()| sync_dir(records)) {
             tracing::warn!(%why, "a file was received, and peers cannot delete it: that was not recorded");
         }
+    }
+
+    /// Forgets a file that is gone; unless another has come meanwhile, and this record is of that one.
+    pub(super) fn forget(&self, records: &OwnedFd, key: &str) {
+        let gone = format!("{key}.gone");
+        if rustix::fs::renameat(records, key, records, &gone).is_err() {
+            return;
+        }
+        if Self::read(records, &gone) != Some(*self) && rename_new(records, &gone, records, key).is_ok() {
+            return;
+        }
+        Self::remove(records, &gone);
     }
 
     /// Forgets it.

@@ -151,7 +151,7 @@ fn a_folder_that_becomes_a_symlink_while_a_file_arrives_leads_nowhere() {
     let elsewhere = tempfile::tempdir().expect("a folder");
     let partial = open(&dest, &path(&["d", "f"]), 3).expect("nobody has it");
     let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("there is room");
-    fs::remove_dir(folder.path().join("d")).expect("it is empty");
+    assert!(!folder.path().join("d").exists(), "it is made when the file is whole");
     symlink(elsewhere.path(), folder.path().join("d")).expect("a symlink");
     assert_eq!(partial.place(blake3::hash(b"abc").as_bytes()).err(), Some(FileRefused::NotAFile));
     assert_eq!(fs::read_dir(elsewhere.path()).expect("a folder").count(), 0);
@@ -203,26 +203,89 @@ fn without_the_call_for_whole_ways_each_name_is_looked_at_by_itself() {
 #[expect(clippy::disallowed_methods, reason = "the ages of files are told in the system's time")]
 fn unfinished_files_go_when_they_are_old_or_too_many_unless_somebody_writes_to_them() {
     let (folder, dest) = folder();
+    let old = Arc::new(Dest::open(folder.path(), None, Duration::ZERO).expect("it is ours"));
     let partials = folder.path().join(".antiphon/partial");
-    let age = |name: &str, days: u32| {
-        let changed = SystemTime::now() - DAY * days;
-        let file = File::options().create(true).append(true).open(partials.join(name));
-        file.and_then(|file| file.set_modified(changed)).expect("it is ours");
-    };
+    let leave = |name: &str| fs::write(partials.join(name), "").expect("it is ours");
     let held = open(&dest, &path(&["held"]), 10).expect("nobody has it");
     let held = held.write(&[Bytes(b"12345".to_vec())]).expect("there is room");
-    age(&path(&["held"]).key(), 3);
-    age("old", 2);
-    age("young", 0);
+    // Its time is the sender's to choose: that is not how old it is.
+    for (name, changed) in [("past", SystemTime::UNIX_EPOCH), ("future", SystemTime::now() + DAY * 1000)] {
+        leave(name);
+        let file = File::options().append(true).open(partials.join(name));
+        file.and_then(|file| file.set_modified(changed)).expect("it is ours");
+    }
     dest.sweep();
-    assert!(partials.join("young").exists());
-    assert!(!partials.join("old").exists());
+    assert!(partials.join("past").exists() && partials.join("future").exists());
+    old.sweep();
+    assert!(!partials.join("past").exists() && !partials.join("future").exists());
     assert!(partials.join(path(&["held"]).key()).exists());
     drop(held);
 
-    (0..PARTIALS_MAX).for_each(|n| age(&format!("{n}"), 0));
+    (0..PARTIALS_MAX).for_each(|n| leave(&format!("{n}")));
     dest.sweep();
     assert_eq!(fs::read_dir(&partials).expect("a folder").count(), PARTIALS_MAX);
+}
+
+#[test]
+fn records_of_files_that_are_gone_are_forgotten_and_others_kept() {
+    let (folder, dest) = folder();
+    let names = [&["kept"][..], &["gone"], &["d d\n", "gone too"], &["edited"]];
+    let places = names.map(path);
+    for place in &places {
+        assert_eq!(store(&dest, place, b"abc"), Ok(()));
+    }
+    let records = || fs::read_dir(folder.path().join(".antiphon/received")).expect("a folder").count();
+    dest.sweep();
+    assert_eq!(records(), 4);
+    fs::remove_file(folder.path().join("gone")).expect("it is there");
+    fs::remove_dir_all(folder.path().join("d d\n")).expect("it is there");
+    fs::write(folder.path().join("edited"), "by its user").expect("it is there");
+    dest.sweep();
+    assert_eq!(records(), 1);
+    assert_eq!(dest.delete(&places[0]), Ok(true));
+    assert_eq!(dest.delete(&places[3]), Err(FileRefused::NotReceived));
+}
+
+#[test]
+fn a_sweep_looks_at_some_records_and_the_next_ones_at_the_others() {
+    let (folder, dest) = folder();
+    let records = folder.path().join(".antiphon/received");
+    for n in 0..RECORDS_A_SWEEP + 10 {
+        let gone = path(&[&format!("{n}")]);
+        fs::write(records.join(gone.key()), format!("antiphon-received/2 1 2 3 4 {n}\n"))
+            .expect("it is ours");
+    }
+    let left = || fs::read_dir(&records).expect("a folder").count();
+    dest.sweep();
+    assert!(left() >= 10, "{} are left", left());
+    for _ in 0..3 {
+        dest.sweep();
+    }
+    assert_eq!(left(), 0);
+}
+
+#[test]
+fn a_record_of_the_first_form_still_lets_its_file_be_deleted() {
+    let (folder, dest) = folder();
+    let place = path(&["f"]);
+    assert_eq!(store(&dest, &place, b"abc"), Ok(()));
+    let record = folder.path().join(".antiphon/received").join(place.key());
+    let written = fs::read_to_string(&record).expect("it was written");
+    let first = written.replace("received/2", "received/1").replace(" f\n", "\n");
+    fs::write(&record, first).expect("it is ours");
+    dest.sweep();
+    assert_eq!(dest.delete(&place), Ok(true));
+}
+
+#[test]
+fn an_offer_that_comes_to_nothing_leaves_no_folder() {
+    let (folder, dest) = folder();
+    assert_eq!(open(&dest, &path(&["a", "b", "f"]), u64::MAX / 2).err(), Some(FileRefused::DiskFull));
+    open(&dest, &path(&["a", "b", "f"]), 3).expect("nobody has it").discard();
+    assert!(!folder.path().join("a").exists());
+    assert_eq!(store(&dest, &path(&["a", "b", "f"]), b"abc"), Ok(()));
+    fs::write(folder.path().join("a/file"), "").expect("it is ours");
+    assert_eq!(open(&dest, &path(&["a", "file", "b", "f"]), 3).err(), Some(FileRefused::NotAFile));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A connection's stream of bytes: TCP, or TLS over it.
 //!
-//! Invariant: whoever reads fewer bytes than there was room for has emptied the socket, since its readiness is told once;
-//! what was taken to be written and did not fit waits here, and then nothing more is taken.
+//! Invariant: whoever reads fewer bytes than there was room for has emptied the socket, since its readiness is told once,
+//! or is told by [`Stream::take_cut`] that more may be there; what was taken to be written and did not fit waits here, and then nothing more is taken.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -25,6 +25,8 @@ pub(in crate::net) struct TlsStream {
     tls: Connection,
     /// Bytes that the peer may still send until TLS is agreed on; `None` when it is.
     budget: Option<usize>,
+    /// The last read stopped for the others' sake.
+    cut: bool,
 }
 
 /// How far TLS has come.
@@ -54,7 +56,7 @@ impl Stream {
         let Some(tls) = tls else { return Ok(Self::Plain(tcp)) };
         let mut tls = tls.map_err(io::Error::other)?;
         tls.set_buffer_limit(Some(BUFFER_BYTES_MAX));
-        Ok(Self::Tls(Box::new(TlsStream { tcp, tls, budget: Some(HANDSHAKE_BYTES_MAX) })))
+        Ok(Self::Tls(Box::new(TlsStream { tcp, tls, budget: Some(HANDSHAKE_BYTES_MAX), cut: false })))
     }
 
     pub(in crate::net) fn tcp(&mut self) -> &mut TcpStream {
@@ -88,6 +90,14 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp.read(space),
             Self::Tls(stream) => stream.read(space),
+        }
+    }
+
+    /// Whether the last read stopped before the socket was empty: records without content could go on for ever.
+    pub(in crate::net) fn take_cut(&mut self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => std::mem::take(&mut stream.cut),
         }
     }
 
@@ -156,7 +166,7 @@ impl TlsStream {
     }
 
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
+        let (mut filled, mut received) = (0, 0);
         while filled < space.len() {
             match self.tls.reader().read(&mut space[filled..]) {
                 Ok(0) => break,
@@ -169,8 +179,12 @@ impl TlsStream {
                 Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => break,
                 Err(why) => return Err(why),
             }
+            if received >= RECEIVED_AT_ONCE {
+                self.cut = true;
+                break;
+            }
             match self.receive() {
-                Ok(_) => {}
+                Ok(count) => received += count,
                 Err(why) if filled > 0 && fault_in(&why).is_none() => break,
                 Err(why) => return Err(why),
             }
@@ -178,6 +192,8 @@ impl TlsStream {
         // What TLS itself has to answer. What was read counts, whether or not anybody hears the answer.
         match self.flush_some() {
             Err(why) if filled == 0 => Err(why),
+            // Not the end, which is what no bytes would mean.
+            Ok(()) if filled == 0 && self.cut => Err(io::ErrorKind::WouldBlock.into()),
             Ok(()) | Err(_) => Ok(filled),
         }
     }
@@ -234,5 +250,7 @@ impl TlsStream {
 
 /// More than the core has in its buffer for one connection, so that TLS takes it at once.
 const BUFFER_BYTES_MAX: usize = 512 * 1024;
+/// Read from the socket before the others have their turn, whatever it holds: enough to fill any space with full records.
+const RECEIVED_AT_ONCE: usize = 256 * 1024;
 /// What a peer may send until TLS is agreed on: a chain of certificates, and little more.
 const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;

@@ -151,7 +151,8 @@ pub trait NetCx<M: 'static> {
     fn close_channel<T>(&mut self, channel: Channel<T>);
 
     /// Has `subscriber` receive what is sent to a channel: an actor (also by an address that `me_as` made), or
-    /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions.
+    /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions. One
+    /// channel is subscribed to another by an actor on the node of either.
     ///
     /// An actor is told of a refusal, or of the channel's end, by one `Event::Down` with the channel's id. (One that
     /// lives neither on this node nor on the channel's is told of nothing, and costs a copy of its own.) That `Down` is

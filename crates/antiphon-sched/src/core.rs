@@ -87,6 +87,7 @@ impl Core {
         io: Io,
         helpers: Helpers,
     ) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
         Self {
             slots: Slots::new(),
             home,
@@ -95,14 +96,14 @@ impl Core {
             round_end: Time::MAX,
             mailbox_max,
             wheel: Wheel::new(),
-            ports: Ports::new(),
+            ports: Ports::new(rng.u64(..)),
             sides: FxHashMap::default(),
             monitors: 0,
             citizens: 0,
             stopping: false,
             current: None,
             steps: 0,
-            rng: fastrand::Rng::with_seed(seed),
+            rng,
             outside: Way::None,
             unsent: Vec::new(),
             scratch: Vec::new(),

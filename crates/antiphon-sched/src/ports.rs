@@ -3,8 +3,10 @@
 //! Whoever answers needs a port's number, never its closure or type. A reply is the right to answer once,
 //! from anywhere; dropped, it answers so.
 //!
-//! Invariant: a port is answered once; its number is not used again. The ports of one actor form a list,
+//! Invariant: a port is answered once; its number is not used again at once. The ports of one actor form a list,
 //! begun by its mailbox, so that they end with it.
+//!
+//! Whoever has a reply may answer from anywhere, so half of a port's number is drawn by lot: who has none can hardly guess it.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -80,6 +82,7 @@ pub(crate) struct Ports {
     ports: Vec<Port>,
     free: u32,
     open: usize,
+    rng: fastrand::Rng,
 }
 
 /// A port that was closed.
@@ -92,8 +95,8 @@ pub(crate) struct Closed {
 }
 
 impl Ports {
-    pub(crate) fn new() -> Self {
-        Self { ports: Vec::new(), free: NO_PORT, open: 0 }
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { ports: Vec::new(), free: NO_PORT, open: 0, rng: fastrand::Rng::with_seed(seed) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -111,7 +114,7 @@ impl Ports {
                     timer: None,
                     next: NO_PORT,
                     previous: NO_PORT,
-                    generation: 0,
+                    generation: self.rng.u32(..),
                 });
                 u32::try_from(self.ports.len() - 1).expect("fewer open requests than 2^32")
             }
@@ -163,7 +166,7 @@ impl Ports {
 
     /// Closes a port. Answers the new head of its owner's list, if that changed.
     pub(crate) fn close(&mut self, id: PortId) -> Option<(Closed, Option<u32>)> {
-        let free = self.free;
+        let (free, drawn) = (self.free, self.rng.u32(1..));
         let port = self.get(id)?;
         let closed = Closed {
             owner: port.owner.take(),
@@ -172,7 +175,7 @@ impl Ports {
             abroad: port.expects.take().is_some(),
         };
         let (next, previous) = (port.next, port.previous);
-        port.generation = port.generation.wrapping_add(1);
+        port.generation = port.generation.wrapping_add(drawn);
         port.next = free;
         self.free = id.index();
         self.open -= 1;
@@ -333,5 +336,41 @@ impl<R: Send + 'static> Waiting for FromThread<R> {
 
     fn fits(&self, value: &dyn Any) -> bool {
         value.is::<Option<R>>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Waiting for Nothing {
+        fn answer(self: Box<Self>, _: &mut Core, _: Key, _: &mut dyn Any) {}
+        fn refuse(self: Box<Self>, _: &mut Core, _: Key, _: AskError) {}
+        fn fits(&self, _: &dyn Any) -> bool {
+            true
+        }
+    }
+
+    /// The numbers of requests that are open one after the other.
+    fn numbers(seed: u64) -> Vec<PortId> {
+        let mut ports = Ports::new(seed);
+        let open_and_close = |_| {
+            let id = ports.open(None, Box::new(Nothing), NO_PORT);
+            assert!(ports.close(id).is_some() && ports.close(id).is_none(), "it is answered once");
+            id
+        };
+        (0..1000).map(open_and_close).collect()
+    }
+
+    #[test]
+    fn who_knows_a_requests_number_knows_neither_the_next_nor_another_loops() {
+        let (ours, theirs) = (numbers(1), numbers(2));
+        assert!(ours.iter().all(|id| id.index() == 0), "one slot is used again and again");
+        let steps = ours.windows(2).map(|two| two[1].generation().wrapping_sub(two[0].generation()));
+        let steps: std::collections::BTreeSet<u32> = steps.collect();
+        assert!(steps.len() > 990, "no step follows from those before: {} different ones", steps.len());
+        assert!(!ours.iter().any(|id| theirs.contains(id)), "each loop draws its own");
     }
 }

@@ -84,6 +84,9 @@ pub enum NodeError {
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::certificates::TlsError),
+    /// An audience cannot be meant.
+    #[error("an audience in the configuration admits nobody: {0}")]
+    Audience(#[from] crate::audience::AudienceError),
     /// The folder for files cannot be used.
     #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
     DestPath {

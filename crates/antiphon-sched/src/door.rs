@@ -9,6 +9,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
 use crate::ports::{PortId, Reply};
+use crate::scope::{self, Origin};
 use crate::time::Time;
 use crate::value::Value;
 use crate::wire::Wire;
@@ -32,6 +33,8 @@ pub enum Delivery {
     WrongType,
     /// The bytes are no such message, for this reason.
     Undecodable(String),
+    /// A reply is in it, and its node has as many open requests in this loop as it may.
+    Crowded,
 }
 
 impl Door<'_> {
@@ -112,6 +115,24 @@ impl Door<'_> {
     /// Puts an encoded message into a mailbox.
     pub fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
         self.core.deliver(to, tag, body)
+    }
+
+    /// As [`Door::deliver`], of bytes from another node: its requests are counted, and decoders can ask for it by
+    /// [`origin`](crate::origin).
+    pub fn deliver_from(&mut self, origin: &Origin, to: Key, tag: &str, body: &[u8]) -> Delivery {
+        let (delivery, is_crowded) = scope::coming_from(origin, || self.core.deliver(to, tag, body));
+        if is_crowded && matches!(delivery, Delivery::Undecodable(_)) { Delivery::Crowded } else { delivery }
+    }
+
+    /// The actor that a key means: its own, or that of which it is a further address.
+    pub fn owner_of(&self, key: Key) -> Key {
+        self.core.owner_of(key)
+    }
+
+    /// Has the world outside told of an actor's end ([`Signal::Gone`](crate::Signal::Gone)) also if no address of it
+    /// leaves this loop; false when it has ended.
+    pub fn tell_end(&mut self, key: Key) -> bool {
+        self.core.side(key).map(|side| side.is_known_outside = true).is_some()
     }
 
     /// Whether an actor of this loop lives.

@@ -99,6 +99,8 @@ mod ports;
 pub use ports::{PortId, Reply};
 
 mod scope;
+pub use scope::{Origin, origin};
+
 mod side;
 #[cfg(unix)]
 mod signals;

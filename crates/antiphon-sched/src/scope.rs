@@ -4,6 +4,8 @@
 //! of it an address does not serialise, because nobody could then make it reachable.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use smallvec::SmallVec;
 
@@ -128,6 +130,79 @@ pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<H
 #[cfg(feature = "serde")]
 pub(crate) fn decoding_home() -> Option<NodeId> {
     DECODING.get()
+}
+
+/// The node that bytes came from, and how many requests it may have open in this loop.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    node: NodeId,
+    requests: Arc<AtomicUsize>,
+    requests_max: usize,
+}
+
+impl Origin {
+    /// A node whose requests, so many at most, are counted from now on.
+    pub fn new(node: NodeId, requests_max: usize) -> Self {
+        Self { node, requests: Arc::default(), requests_max }
+    }
+
+    /// Its requests that actors of this loop hold the replies of.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// The place of one more request; `None` when it has as many as it may.
+    fn take_place(&self) -> Option<Place> {
+        if self.requests() >= self.requests_max {
+            return None;
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Some(Place(self.requests.clone()))
+    }
+}
+
+/// That a reply of another node's is held here: counted until it is used up, sent on or dropped.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    static ORIGIN: RefCell<Option<(Origin, bool)>> = const { RefCell::new(None) };
+}
+
+/// The node that the bytes came from which are being decoded on this thread; `None`: they are of this loop's own making.
+pub fn origin() -> Option<NodeId> {
+    ORIGIN.with_borrow(|origin| origin.as_ref().map(|(origin, _)| origin.node))
+}
+
+/// Runs `decode` on bytes of another node's. Answers as well whether there was no place for a request in them.
+pub(crate) fn coming_from<R>(origin: &Origin, decode: impl FnOnce() -> R) -> (R, bool) {
+    struct Restore(Option<(Origin, bool)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ORIGIN.set(self.0.take());
+        }
+    }
+    let restore = Restore(ORIGIN.replace(Some((origin.clone(), false))));
+    let decoded = decode();
+    let is_crowded = ORIGIN.with_borrow(|origin| origin.as_ref().is_some_and(|(_, is_crowded)| *is_crowded));
+    drop(restore);
+    (decoded, is_crowded)
+}
+
+/// The place of a reply that is being decoded; an error when its node has as many as it may.
+#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
+pub(crate) fn take_place() -> Result<Option<Place>, &'static str> {
+    ORIGIN.with_borrow_mut(|origin| {
+        let Some((origin, is_crowded)) = origin else { return Ok(None) };
+        let place = origin.take_place();
+        *is_crowded |= place.is_none();
+        place.map(Some).ok_or("its node has as many open requests here as it may")
+    })
 }
 
 /// The same name, the same pointer each time. Leaked: a program has only so many types.

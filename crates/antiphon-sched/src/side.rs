@@ -25,12 +25,15 @@ pub(crate) struct Side {
     pub(crate) sources: Vec<u32>,
     pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) exposed: Option<Exposed>,
+    /// The world outside keeps something about it, and wants to know of its end.
+    pub(crate) is_known_outside: bool,
     named: bool,
 }
 
 impl Side {
     fn is_idle(&self) -> bool {
-        let Self { watchers, watching, ears, owner, sources, sockets, exposed, named } = self;
+        let Self { watchers, watching, ears, owner, sources, sockets, exposed, is_known_outside, named } =
+            self;
         watchers.is_empty()
             && watching.is_empty()
             && ears.is_empty()
@@ -38,6 +41,7 @@ impl Side {
             && sockets.is_empty()
             && owner.is_none()
             && exposed.is_none()
+            && !is_known_outside
             && !named
     }
 }
@@ -257,7 +261,7 @@ impl Core {
             self.io.forget(source);
         }
         self.bury_sockets(side.sockets);
-        if side.exposed.is_some() {
+        if side.exposed.is_some() || side.is_known_outside {
             self.signal(Signal::Gone { who: key });
         }
     }

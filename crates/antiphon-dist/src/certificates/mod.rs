@@ -4,9 +4,11 @@
 //! anything of a key.
 
 mod dates;
+mod fingerprint;
 mod pem;
 
 pub(crate) use dates::{Moment, Validity};
+pub use fingerprint::{Fingerprint, FingerprintError};
 pub(crate) use pem::{Identity, certificates, identity};
 
 use std::io;

@@ -13,7 +13,8 @@ use super::messages::{DeleteAnswer, KEEPER, Offer, OfferAnswer, ToKeeper};
 use super::outcome::FileRefused;
 use super::path::TargetPath;
 use super::receiver::Receiver;
-use crate::cx::register;
+use crate::audience::Audience;
+use crate::cx::{open_to, register};
 use crate::node::Space;
 
 /// How often unfinished files that are too old are looked for.
@@ -32,11 +33,12 @@ struct Keeper {
     dest: Option<Arc<Dest>>,
     transfers_max: usize,
     receivers: usize,
+    audience: Audience,
 }
 
 /// Starts the keeper of a node.
-pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize) {
-    let mut keeper = Keeper { dest: dest.map(Arc::new), transfers_max, receivers: 0 };
+pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, audience: Audience) {
+    let mut keeper = Keeper { dest: dest.map(Arc::new), transfers_max, receivers: 0, audience };
     sched.spawn(move |cx, event| keeper.step(cx, event));
 }
 
@@ -46,6 +48,8 @@ impl Keeper {
             Event::Start => {
                 cx.set_daemon(true);
                 cx.set_name("keeper of files");
+                let own = cx.id();
+                open_to(cx.door(), own, self.audience.clone())?;
                 let me = cx.me_as(Note::Peer);
                 let tag = cx.door().tag_of::<ToKeeper>();
                 register(cx.door(), (Space::Service, KEEPER), me, tag, None)?;
@@ -69,6 +73,9 @@ impl Keeper {
                 self.receivers += 1;
                 let receiver = cx.spawn_actor(receiver);
                 cx.monitor(receiver);
+                if let Err(why) = open_to(cx.door(), receiver.id(), self.audience.clone()) {
+                    tracing::debug!(%why, "a receiver ended before it began");
+                }
             }
             Err((reply, why)) => cx.answer(reply, OfferAnswer::Refused(why)),
         }

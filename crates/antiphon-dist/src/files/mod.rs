@@ -81,7 +81,7 @@ pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> 
             .map_err(|source| NodeError::DestPath { path: path.to_owned(), source })
     };
     let dest = config.dest_path.as_deref().map(open).transpose()?;
-    keeper::spawn(sched, dest, config.transfers_max);
+    keeper::spawn(sched, dest, config.transfers_max, config.files_audience.clone());
     Ok(())
 }
 

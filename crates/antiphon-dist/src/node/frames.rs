@@ -47,6 +47,18 @@ impl Arrived {
         value.as_encoded().map_or(0, |(_, body, _)| body.len())
     }
 
+    /// Whether it follows from what was let in before, and so is not refused any more.
+    fn is_owed(&self) -> bool {
+        match self {
+            Self::Down { .. } | Self::Demonitor { .. } => true,
+            Self::Monitor { .. }
+            | Self::Notify { .. }
+            | Self::Terminate { .. }
+            | Self::Throw { .. }
+            | Self::Resume { .. } => false,
+        }
+    }
+
     /// The actor here that it is for.
     pub(super) fn receiver(&self) -> Key {
         match self {
@@ -108,7 +120,7 @@ impl NodeCore {
                 let arrived = value.map(|value| Arrived::Resume { target: sched_key(resume.target), value });
                 self.on_sound_signal(node, link, arrived, world);
             }
-            Frame::Want(want) => self.on_want(node, link, want),
+            Frame::Want(want) => self.on_want(node, link, want, world),
             Frame::Unwant(unwant) => self.names.forget_want_of(node, unwant.request),
             Frame::Found(found) => self.on_found(node, link, found, world),
             Frame::NodeAt(hint) => self.on_node_at(node, link, hint),
@@ -179,7 +191,8 @@ impl NodeCore {
 
     /// Does what a signal says. Actors that no address was given of are nobody for the peer.
     pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, world: &mut impl World) {
-        let is_exposed = world.door().is_exposed(arrived.receiver());
+        let to = arrived.receiver();
+        let is_exposed = world.door().is_exposed(to) && (arrived.is_owed() || self.admits(node, to, world));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match arrived {
             Arrived::Monitor { target, .. } if peer.monitors_len() >= MONITORS_MAX => {
@@ -237,6 +250,7 @@ impl NodeCore {
             DownWhy::Terminated => Why::Terminated,
             DownWhy::NodeLost => Why::NodeLost,
             DownWhy::NoActor => Why::NoActor,
+            DownWhy::Refused => Why::Refused,
         };
         self.on_signal(node, link, Arrived::Down { watcher, id, why }, world);
     }

@@ -80,9 +80,8 @@ impl NodeCore {
         world: &mut impl World,
     ) -> bool {
         let now = self.wire_now();
-        let Some((dialled, remote)) = self.conns.get(id).map(|conn| (conn.dialled, conn.remote)) else {
-            return false;
-        };
+        let Some(conn) = self.conns.get(id) else { return false };
+        let (dialled, remote, certificate) = (conn.dialled, conn.remote, conn.certificate);
         let hello = connection.peer();
         let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
         let said = seen_from(hello.locations.iter().copied(), remote);
@@ -100,6 +99,7 @@ impl NodeCore {
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
         (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
         (peer.said, peer.undiscovered, peer.apart) = (said, undiscovered, false);
+        peer.certificate = certificate;
         let begins = peer.link.is_none();
         let limits = self.settings.limits();
         let link = peer.link.get_or_insert_with(|| {

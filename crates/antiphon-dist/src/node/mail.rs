@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Delivery, Key, NodeId, PortId, Time, Undelivered};
+use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, PortId, Time, Undelivered};
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
@@ -185,18 +185,35 @@ impl NodeCore {
     ) {
         let to = sched_key(message.to);
         self.learn_route(message.route);
+        if !self.admits(node, to, world) {
+            return self.conclude(node, &mut link.session, to, message.receipt, &Delivery::NoActor, world);
+        }
         let is_sound = is_sound(message.body);
         if is_sound && link.parking.holds(to) {
             return self.park(node, link, message);
         }
         let delivery = match link.session.tag_name(message.tag) {
-            Some(tag) if is_sound => world.door().deliver(to, tag, message.body),
+            Some(tag) if is_sound => self.deliver_from(node, to, (tag, message.body), world),
             Some(_) | None => Delivery::Undecodable("it is not one sound MessagePack value".into()),
         };
         if delivery == Delivery::Full {
             return self.park(node, link, message);
         }
         self.conclude(node, &mut link.session, to, message.receipt, &delivery, world);
+    }
+
+    /// Puts a message of a peer's into a mailbox.
+    fn deliver_from(
+        &mut self,
+        node: NodeId,
+        to: Key,
+        (tag, body): (&str, &[u8]),
+        world: &mut impl World,
+    ) -> Delivery {
+        let requests_max = self.settings.peer_limits.requests_max;
+        let Some(peer) = self.peers.get_mut(&node) else { return Delivery::NoActor };
+        let origin = peer.origin.get_or_insert_with(|| Origin::new(node, requests_max));
+        world.door().deliver_from(origin, to, tag, body)
     }
 
     fn park(&mut self, node: NodeId, link: &mut Link, message: &Message<'_>) {
@@ -275,7 +292,7 @@ impl NodeCore {
         let expired = self.now.since(lot.moved) >= PARK_TIMEOUT;
         while let Some(parked) = lot.queue.pop_front() {
             let delivery = match &parked.what {
-                What::Message { tag, body, .. } => world.door().deliver(to, tag, body),
+                What::Message { tag, body, .. } => self.deliver_from(node, to, (tag, body), world),
                 What::Signal(_) => Delivery::Delivered,
             };
             if delivery == Delivery::Full && !expired {
@@ -316,6 +333,7 @@ impl NodeCore {
                 tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name?");
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
+            Delivery::Crowded => (Outcome::Busy, Some(Undelivered::Busy)),
             Delivery::NoActor | _ => (Outcome::NoActor, Some(Undelivered::NoActor)),
         };
         if let Some(why) = why {
@@ -343,6 +361,7 @@ impl NodeCore {
             Outcome::NoActor => Err(DeliverError::Refused(Undelivered::NoActor)),
             Outcome::Full => Err(DeliverError::Refused(Undelivered::Full)),
             Outcome::WrongType => Err(DeliverError::Refused(Undelivered::WrongType)),
+            Outcome::Busy => Err(DeliverError::Refused(Undelivered::Busy)),
         };
         self.answer_receipt(receipt.request, result, world);
     }

@@ -84,6 +84,9 @@ pub(super) struct Names {
     /// Questions of peers, by name.
     asked: BTreeMap<FullName, BTreeSet<(NodeId, u64)>>,
     asked_by: BTreeMap<NodeId, BTreeMap<u64, FullName>>,
+    /// Names that peers look for, and that came, or whose audience has changed, since the last tick: whoever registers one
+    /// can say in the same step to whom it is open.
+    fresh: BTreeSet<FullName>,
 }
 
 #[derive(Debug)]
@@ -122,6 +125,15 @@ struct NodeWanted {
 }
 
 impl Names {
+    /// Who looks for a name that there is may be admitted now.
+    pub(super) fn look_again(&mut self) {
+        self.fresh.extend(self.asked.keys().filter(|name| self.registered.contains_key(*name)).cloned());
+    }
+
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
     /// Names that users gave: all but those of services.
     pub(super) fn given_len(&self) -> usize {
         self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
@@ -204,7 +216,7 @@ impl NodeCore {
     }
 
     /// Registers an actor of this node. The ports of this node's own that looked for the name come back, to be
-    /// answered; peers are told.
+    /// answered; peers are told at the next tick.
     pub(crate) fn register(
         &mut self,
         (space, name): (Space, &str),
@@ -222,8 +234,8 @@ impl NodeCore {
         self.check_free(space, name)?;
         self.names.owned.entry(key).or_default().insert(full.clone());
         self.names.registered.insert(full.clone(), Registered { key, tag, owner });
-        for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
-            self.answer_want(peer, request, key, tag);
+        if self.names.asked.contains_key(&full) {
+            self.names.fresh.insert(full.clone());
         }
         Ok(self.settle_own_wants(&full, key, tag))
     }
@@ -388,8 +400,21 @@ impl NodeCore {
         }
     }
 
+    /// Answers the peers that look for names that have come, if those are open to them.
+    pub(super) fn answer_fresh(&mut self, world: &mut impl World) {
+        for full in std::mem::take(&mut self.names.fresh) {
+            let Some(registered) = self.names.registered.get(&full) else { continue };
+            let (key, tag) = (registered.key, registered.tag);
+            for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
+                if self.admits(peer, key, world) {
+                    self.answer_want(peer, request, key, tag);
+                }
+            }
+        }
+    }
+
     /// A peer looks for a name of this node's.
-    pub(super) fn on_want(&mut self, node: NodeId, link: &mut Link, want: &Want<'_>) {
+    pub(super) fn on_want(&mut self, node: NodeId, link: &mut Link, want: &Want<'_>, world: &mut impl World) {
         let request = want.request;
         // Where this version has no such names, the question stays open, as for any name that nobody has.
         let Some(space) = Space::from_the_wire(want.space) else { return };
@@ -402,7 +427,9 @@ impl NodeCore {
         let full: FullName = (space, want.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
-            return send_found(link, request, key, tag);
+            if self.admits(node, key, world) {
+                return send_found(link, request, key, tag);
+            }
         }
         self.names.forget_want_of(node, request);
         self.names.asked.entry(full.clone()).or_default().insert((node, request));

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{ActorId, Key, MonitorId, NodeId};
+use antiphon_sched::{ActorId, Key, MonitorId, NodeId, Origin};
 use antiphon_wire::Route;
 
 use super::link::Link;
 use super::post::Waiting;
 use super::{NodeCore, sched_node};
+use crate::certificates::Fingerprint;
 use crate::error::Status;
 use crate::location::Location;
 
@@ -25,6 +26,10 @@ pub(super) struct Peer {
     /// All that it says of that, for others; not to be told where it takes no part in discovery.
     pub(super) said: Vec<SocketAddr>,
     pub(super) undiscovered: bool,
+    /// What it has presented, where there is TLS; of no meaning while the node was never reached.
+    pub(super) certificate: Option<Fingerprint>,
+    /// Where what it sends comes from, with its open requests.
+    pub(super) origin: Option<Origin>,
     /// `None` while the node was never reached.
     pub(super) status: Option<Status>,
     pub(super) link: Option<Box<Link>>,
@@ -50,6 +55,8 @@ impl Peer {
             said: locations.clone(),
             undiscovered: false,
             locations,
+            certificate: None,
+            origin: None,
             status: None,
             link: None,
             waiting: Waiting::default(),

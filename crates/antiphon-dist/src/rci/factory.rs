@@ -9,7 +9,7 @@ use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, NodeId, Step, Why, Wire, r
 
 use super::message::{Born, RciCall};
 use crate::caught::{caught, quietly};
-use crate::cx::node_behind;
+use crate::cx::{node_behind, open_to};
 
 /// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
 const ALIVE_MAX: usize = 60_000;
@@ -52,14 +52,26 @@ impl<A: Wire, T: Wire> Factory<A, T> {
                 return cx.answer(reply, Born::Panicked(text));
             }
         };
-        // All before its first step: so that no end is missed.
+        // All before its first step: so that no end is missed, and nobody reaches it who could not call for it.
         cx.monitor(actor);
+        self.open_as_self(cx, actor.id());
         if let Some(watcher) = &watcher {
             cx.door().notify(actor.id().key(), watcher.id());
         }
         self.alive.insert(actor.id(), (caller, watcher.is_some()));
         *self.by_caller.entry(caller).or_default() += 1;
         cx.answer(reply, Born::At(actor));
+    }
+
+    /// A new actor is open to whom this one is.
+    fn open_as_self(&self, cx: &mut FactoryCx<'_, A, T>, actor: ActorId) {
+        let me = cx.id().key();
+        let audience = node_behind(cx.door()).map(|core| core.audience_of(me)).unwrap_or_default();
+        if !audience.is_everybody()
+            && let Err(why) = open_to(cx.door(), actor, audience)
+        {
+            tracing::debug!(%actor, %why, "an actor ended before it began");
+        }
     }
 
     fn ended(&mut self, who: ActorId, why: &Why) {

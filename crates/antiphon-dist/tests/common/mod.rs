@@ -415,6 +415,7 @@ pub(crate) enum End {
     Terminated,
     NodeLost,
     NoActor,
+    Refused,
 }
 
 impl End {
@@ -426,6 +427,7 @@ impl End {
             Why::Terminated => Self::Terminated,
             Why::NodeLost => Self::NodeLost,
             Why::NoActor => Self::NoActor,
+            Why::Refused => Self::Refused,
         }
     }
 }

@@ -29,7 +29,8 @@ pub struct Config {
     /// This node's certificate, as PEM; with it, all connections are TLS 1.3, and peers must present one too. The file may
     /// hold the CA certificates between it and a root behind it, and the key.
     pub certfile: Option<PathBuf>,
-    /// The key of the certificate, as PEM without a passphrase; `None`: it stands in `certfile`.
+    /// The key of the certificate, as PEM without a passphrase; `None`: it stands in `certfile`. On Unix, a file with a key
+    /// that others than its owner may open is refused.
     pub keyfile: Option<PathBuf>,
     /// Files with the certificates of all nodes that may be peers, any number in each, as PEM. A peer is let in if its
     /// certificate is one of them, byte for byte, and its dates hold. If there is neither this nor `ca_files`, the

@@ -42,7 +42,8 @@ impl Club {
         let guest = TestNode::start(of_host("guest", &guest));
         let outsider = TestNode::start(of_host("outsider", &outsider));
         host.wait_for_peers(2);
-        [&guest, &outsider].map(|node| node.wait_for_peers(1));
+        guest.wait_for_peers(1);
+        outsider.wait_for_peers(1);
         Self { net, certs, host, guest, outsider, guests }
     }
 

@@ -72,6 +72,17 @@ pub enum TlsError {
         /// Where it was looked for.
         file: PathBuf,
     },
+    /// Others than its owner may read or write the file with the key.
+    #[error(
+        "others than its owner may open {}, which holds a key (mode {mode:o}); take that away with `chmod 600`",
+        file.display()
+    )]
+    ExposedKey {
+        /// The file.
+        file: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// The key has a passphrase.
     #[error(
         "the key in {} is encrypted, and nobody is here to ask for the passphrase; take that away with \

@@ -89,6 +89,9 @@ pub struct Config {
     pub dest_path: Option<PathBuf>,
     /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
     pub max_file_size: Option<u64>,
+    /// Bytes of all files together that came from peers and are still as they came, and of unfinished ones; `None`: the disk
+    /// is the bound. A file that would go over it is refused with [`FileRefused::DestFull`](crate::FileRefused::DestFull).
+    pub dest_bytes_max: Option<u64>,
     /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 1 MiB of memory.
     pub transfers_max: usize,
     /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
@@ -139,6 +142,7 @@ impl Default for Config {
             peer_timeout: Duration::from_secs(15),
             dest_path: None,
             max_file_size: None,
+            dest_bytes_max: None,
             transfers_max: 64,
             partial_files_keep: Duration::from_secs(24 * 3600),
             rci_actors_max: 1024,

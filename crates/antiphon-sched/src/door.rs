@@ -162,6 +162,20 @@ impl Door<'_> {
         self.core.answer_encoded(port, tag, body)
     }
 
+    /// As [`Door::answer_encoded`], with bytes from that node, whose requests are counted.
+    ///
+    /// # Errors
+    /// As [`Door::answer_encoded`].
+    pub fn answer_from(
+        &mut self,
+        origin: &Origin,
+        port: PortId,
+        tag: &str,
+        body: &[u8],
+    ) -> Result<(), Undelivered> {
+        scope::coming_from(origin, || self.core.answer_encoded(port, tag, body)).0
+    }
+
     /// Closes a request of this loop without an answer; does nothing when it is closed already.
     pub fn refuse_port(&mut self, port: PortId, why: AskError) {
         self.core.refuse_port(port, why);
@@ -182,6 +196,12 @@ impl Door<'_> {
     /// `watcher`, elsewhere, is to be told when `target`, here, ends.
     pub fn watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
         self.core.watch_local(target, id, watcher);
+    }
+
+    /// `watcher`, elsewhere, is told that its monitor is not admitted.
+    pub fn refuse_watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
+        let who = self.core.id(target);
+        self.core.tell_down(watcher, id, who, Why::Refused);
     }
 
     /// That is no longer wanted.

@@ -215,7 +215,7 @@ impl Core {
         }
     }
 
-    fn tell_down(&mut self, watcher: ActorId, id: MonitorId, who: ActorId, why: Why) {
+    pub(crate) fn tell_down(&mut self, watcher: ActorId, id: MonitorId, who: ActorId, why: Why) {
         if watcher.node() == self.home {
             self.down(watcher.key(), id, who, why);
         } else {

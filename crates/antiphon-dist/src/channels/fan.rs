@@ -5,13 +5,15 @@
 
 use std::any::type_name;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
-use super::message::{ChannelMessage, Delivered, Own};
+use super::message::{By, ChannelMessage, Delivered, Own};
 use crate::caught::{caught, quietly};
-use crate::cx::NetCx;
+use crate::cx::{NetCx, node_behind};
+use crate::error::SubscribeError;
 
 /// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
 pub(super) const ENTRIES_MAX: usize = 32_768;
@@ -22,8 +24,23 @@ type ChannelCx<'c, T> = Cx<'c, ChannelMessage<T>>;
 
 /// The receivers of one channel or relay.
 pub(super) struct Fan<T> {
-    entries: BTreeMap<ActorId, (Receiver<T>, Monitor)>,
+    entries: BTreeMap<ActorId, Entry<T>>,
+    /// How many of them each peer has put here.
+    shares: BTreeMap<NodeId, usize>,
     total: u64,
+}
+
+struct Entry<T> {
+    receiver: Receiver<T>,
+    monitor: Monitor,
+    share: Option<Share>,
+}
+
+/// That a peer has put a receiver here: its part of this channel, and of all of this node.
+pub(super) struct Share {
+    by: NodeId,
+    /// Counted by being there.
+    _of_all: Arc<()>,
 }
 
 pub(super) enum Receiver<T> {
@@ -50,7 +67,7 @@ impl<T> Receiver<T> {
 
 impl<T: Wire + Clone> Fan<T> {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), total: 0 }
+        Self { entries: BTreeMap::new(), shares: BTreeMap::new(), total: 0 }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -61,8 +78,41 @@ impl<T: Wire + Clone> Fan<T> {
         self.entries.is_empty()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.entries.len() >= ENTRIES_MAX
+    /// A place for one more, that this node or a peer wants.
+    pub(super) fn take_share(
+        &mut self,
+        cx: &mut ChannelCx<'_, T>,
+        by: By,
+    ) -> Result<Option<Share>, SubscribeError> {
+        let core = node_behind(cx.door()).ok_or(SubscribeError::NoNode)?;
+        let taken = match by {
+            _ if self.entries.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
+            None => return Ok(None),
+            Some(by) => {
+                let has = self.shares.get(&by).copied().unwrap_or(0);
+                let of_all = core.take_subscription(by, has);
+                of_all.map(|of_all| Share { by, _of_all: of_all }).ok_or(SubscribeError::OverQuota)
+            }
+        };
+        match &taken {
+            Ok(share) => *self.shares.entry(share.by).or_default() += 1,
+            Err(_) => {
+                core.refusals().subscriptions += 1;
+                if let Some(by) = by {
+                    core.say_refused(by, "subscriptions", "subscribes more receivers than it may");
+                }
+            }
+        }
+        taken.map(Some)
+    }
+
+    fn return_share(&mut self, share: &Share) {
+        if let Some(has) = self.shares.get_mut(&share.by) {
+            *has -= 1;
+            if *has == 0 {
+                self.shares.remove(&share.by);
+            }
+        }
     }
 
     pub(super) fn has(&self, who: ActorId) -> bool {
@@ -75,44 +125,51 @@ impl<T: Wire + Clone> Fan<T> {
             Receiver::Actor(addr) => addr.node() != home,
             Receiver::Branch(..) => true,
         };
-        self.entries.values().filter(|(receiver, _)| answers(receiver)).count()
+        self.entries.values().filter(|entry| answers(&entry.receiver)).count()
     }
 
     pub(super) fn branches(&self) -> impl Iterator<Item = Addr<ChannelMessage<T>>> {
-        self.entries.values().filter_map(|(receiver, _)| match receiver {
+        self.entries.values().filter_map(|entry| match &entry.receiver {
             Receiver::Branch(addr, _) => Some(*addr),
             Receiver::Actor(_) => None,
         })
     }
 
     pub(super) fn actors(&self) -> impl Iterator<Item = Addr<T>> {
-        self.entries.values().filter_map(|(receiver, _)| match receiver {
+        self.entries.values().filter_map(|entry| match &entry.receiver {
             Receiver::Actor(addr) => Some(*addr),
             Receiver::Branch(..) => None,
         })
     }
 
-    pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>) {
+    pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>, share: Option<Share>) {
         let id = receiver.id();
         let monitor = cx.monitor(id);
         self.total = self.total.saturating_add(receiver.weight());
-        if let Some((old, monitor)) = self.entries.insert(id, (receiver, monitor)) {
-            self.total -= old.weight();
-            cx.demonitor(monitor);
+        if let Some(old) = self.entries.insert(id, Entry { receiver, monitor, share }) {
+            self.let_go(cx, old);
         }
+    }
+
+    /// Whoever is taken out weighs nothing more, and leaves its place.
+    fn let_go(&mut self, cx: &mut ChannelCx<'_, T>, entry: Entry<T>) -> Receiver<T> {
+        cx.demonitor(entry.monitor);
+        self.total = self.total.saturating_sub(entry.receiver.weight());
+        if let Some(share) = &entry.share {
+            self.return_share(share);
+        }
+        entry.receiver
     }
 
     /// Takes somebody out, who may have ended.
     pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, who: ActorId) -> Option<Receiver<T>> {
-        let (receiver, monitor) = self.entries.remove(&who)?;
-        cx.demonitor(monitor);
-        self.total = self.total.saturating_sub(receiver.weight());
-        Some(receiver)
+        let entry = self.entries.remove(&who)?;
+        Some(self.let_go(cx, entry))
     }
 
     /// So many are behind a branch now.
     pub(super) fn set_count(&mut self, branch: ActorId, below: u64) {
-        if let Some((Receiver::Branch(_, known), _)) = self.entries.get_mut(&branch) {
+        if let Some(Entry { receiver: Receiver::Branch(_, known), .. }) = self.entries.get_mut(&branch) {
             self.total = self.total.saturating_sub(*known).saturating_add(below);
             *known = below;
         }
@@ -120,7 +177,7 @@ impl<T: Wire + Clone> Fan<T> {
 
     /// Passes a message on. What cannot be taken is a dead letter.
     pub(super) fn send(&mut self, cx: &mut ChannelCx<'_, T>, message: T, hops: u8) {
-        for (receiver, _) in self.entries.values() {
+        for Entry { receiver, .. } in self.entries.values() {
             let Some(copy) = copy_of(&message) else { break };
             match receiver {
                 Receiver::Actor(addr) => cx.tell(*addr, copy),
@@ -141,7 +198,7 @@ impl<T: Wire + Clone> Fan<T> {
         let (mut have, mut open) = (0, 0);
         let home = cx.id().node();
         let within = left * SHARE_BELOW.0 / SHARE_BELOW.1;
-        for (receiver, _) in self.entries.values() {
+        for Entry { receiver, .. } in self.entries.values() {
             let Some(copy) = copy_of(&message) else { break };
             match receiver {
                 Receiver::Actor(addr) if addr.node() == home => have += u64::from(hand(cx, *addr, copy)),
@@ -153,8 +210,14 @@ impl<T: Wire + Clone> Fan<T> {
                 }
                 Receiver::Branch(addr, _) => {
                     open += 1;
-                    let order =
-                        move |reply| ChannelMessage::Deliver { message: copy, n: 0, within, hops, reply };
+                    let order = move |reply| ChannelMessage::Deliver {
+                        message: copy,
+                        n: 0,
+                        within,
+                        hops,
+                        reply,
+                        by: None,
+                    };
                     cx.ask(*addr, within, order, move |answer: Result<Delivered, _>| {
                         acked(wave, answer.unwrap_or(Delivered::To(0)))
                     });

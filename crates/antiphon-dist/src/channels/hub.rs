@@ -15,7 +15,7 @@ use antiphon_sched::{
 };
 
 use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
-use super::message::{ChannelMessage, Delivered, Own, Subscribed};
+use super::message::{By, ChannelMessage, Delivered, Own, Subscribed};
 use super::waves::{Order, Over, WaveEnd, Waves};
 use crate::caught::{caught, quietly};
 use crate::cx::node_behind;
@@ -102,7 +102,8 @@ impl<T: Wire + Clone> Hub<T> {
                 let monitor = cx.monitor(of);
                 self.ups.insert(of.id(), Up { addr: of, ids: vec![of.id()], told: 0, monitor });
                 let branch = cx.me();
-                let attach = move |reply| Message::Attach { branch, is_relay: true, reply: Some(reply) };
+                let attach =
+                    move |reply| Message::Attach { branch, is_relay: true, reply: Some(reply), by: None };
                 cx.ask(of, JOIN_WITHIN, attach, |answer: Result<Subscribed, _>| {
                     Message::Own(Own::Joined(answer.map_err(super::refusal)))
                 });
@@ -113,10 +114,10 @@ impl<T: Wire + Clone> Hub<T> {
     fn take(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>) {
         match message {
             Message::Send { message, hops } => self.pass_on(cx, message, hops),
-            Message::Deliver { message, n, within, hops, reply } => {
-                let is_ours = reply.node() == cx.id().node();
-                let until = cx.now() + if is_ours { within } else { within.min(WAIT_OF_PEERS_MAX) };
-                self.order(cx, Order { message, n, until, hops, reply });
+            Message::Deliver { message, n, within, hops, reply, by } => {
+                let within = if by.is_none() { within } else { within.min(WAIT_OF_PEERS_MAX) };
+                let until = cx.now() + within;
+                self.order(cx, Order { message, n, until, hops, reply, by });
             }
             Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. } => {
                 self.manage(cx, message);
@@ -188,7 +189,7 @@ impl<T: Wire + Clone> Hub<T> {
             return self.deliver(cx, order);
         }
         let left = order.until.since(cx.now());
-        let has_room = self.waves.has_room(0) && self.waves.may_wait(order.reply.node(), cx.id().node());
+        let has_room = self.waves.has_room(0) && self.waves.may_wait(order.by);
         if left.is_zero() || !has_room {
             let why = if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
             cx.answer(order.reply, why);
@@ -253,8 +254,10 @@ impl<T: Wire + Clone> Hub<T> {
             Role::Relay { phase: Phase::Open, .. } | Role::Channel { .. } => {}
         }
         match message {
-            Message::Subscribe { who, reply } => self.subscribe(cx, who, reply),
-            Message::Attach { branch, is_relay, reply } => self.attach(cx, branch, is_relay, reply),
+            Message::Subscribe { who, reply, by } => self.subscribe(cx, who, reply, by),
+            Message::Attach { branch, is_relay, reply, by } => {
+                self.attach(cx, branch, (is_relay, by), reply);
+            }
             Message::Unsubscribe { who } => self.drop_receiver(cx, who),
             _ => {}
         }
@@ -271,12 +274,13 @@ impl<T: Wire + Clone> Hub<T> {
         }
     }
 
-    fn subscribe(&mut self, cx: &mut HubCx<'_, T>, who: Addr<T>, reply: Option<Reply<Subscribed>>) {
+    fn subscribe(&mut self, cx: &mut HubCx<'_, T>, who: Addr<T>, reply: Option<Reply<Subscribed>>, by: By) {
         if !self.fan.has(who.id()) {
-            if self.fan.is_full() {
-                return self.refuse(cx, who.id(), true, reply, SubscribeError::TooMany);
-            }
-            self.fan.insert(cx, Receiver::Actor(who));
+            let share = match self.fan.take_share(cx, by) {
+                Ok(share) => share,
+                Err(why) => return self.refuse(cx, who.id(), true, reply, why),
+            };
+            self.fan.insert(cx, Receiver::Actor(who), share);
             self.counted(cx);
         }
         grant(cx, reply);
@@ -286,14 +290,14 @@ impl<T: Wire + Clone> Hub<T> {
         &mut self,
         cx: &mut HubCx<'_, T>,
         branch: Addr<Message<T>>,
-        is_relay: bool,
+        (is_relay, by): (bool, By),
         reply: Option<Reply<Subscribed>>,
     ) {
         let id = branch.id();
         let above = self.above(cx.id());
         let refusal = match () {
             () if id == cx.id() || above.contains(&id) => Some(SubscribeError::Cycle),
-            () if self.fan.is_full() || above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
+            () if above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
             () if !is_relay && !self.waves.has_room(1) => Some(SubscribeError::Busy),
             () => None,
         };
@@ -303,7 +307,11 @@ impl<T: Wire + Clone> Hub<T> {
         if self.fan.has(id) {
             return grant(cx, reply);
         }
-        self.fan.insert(cx, Receiver::Branch(branch, 0));
+        let share = match self.fan.take_share(cx, by) {
+            Ok(share) => share,
+            Err(why) => return self.refuse(cx, id, false, reply, why),
+        };
+        self.fan.insert(cx, Receiver::Branch(branch, 0), share);
         if is_relay {
             if let Some(reply) = reply {
                 cx.answer(reply, Subscribed::Done(above));
@@ -345,7 +353,7 @@ impl<T: Wire + Clone> Hub<T> {
 
     fn turn_away(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>, why: SubscribeError) {
         match message {
-            Message::Subscribe { who, reply } => self.refuse(cx, who.id(), true, reply, why),
+            Message::Subscribe { who, reply, .. } => self.refuse(cx, who.id(), true, reply, why),
             Message::Attach { branch, reply, .. } => self.refuse(cx, branch.id(), false, reply, why),
             _ => {}
         }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Addr, DecodeError, EncodeError, Key, NodeId, Reply, Wire};
+use antiphon_sched::{ActorId, Addr, DecodeError, EncodeError, Key, NodeId, Reply, Wire, origin};
 
 use crate::error::SubscribeError;
 use crate::packing;
@@ -15,11 +15,11 @@ pub enum ChannelMessage<T> {
     /// To be passed on. `hops` counts the channels that it came through.
     Send { message: T, hops: u8 },
     /// To be passed on once there are `n` receivers; the answer tells how many have it.
-    Deliver { message: T, n: u64, within: Duration, hops: u8, reply: Reply<Delivered> },
+    Deliver { message: T, n: u64, within: Duration, hops: u8, reply: Reply<Delivered>, by: By },
     /// An actor is to receive all that is passed on.
-    Subscribe { who: Addr<T>, reply: Option<Reply<Subscribed>> },
+    Subscribe { who: Addr<T>, reply: Option<Reply<Subscribed>>, by: By },
     /// Another channel, or a relay on its own behalf, is to receive it, and to pass it on.
-    Attach { branch: Addr<Self>, is_relay: bool, reply: Option<Reply<Subscribed>> },
+    Attach { branch: Addr<Self>, is_relay: bool, reply: Option<Reply<Subscribed>>, by: By },
     /// That is over.
     Unsubscribe { who: ActorId },
     /// So many receivers are behind a branch.
@@ -31,6 +31,9 @@ pub enum ChannelMessage<T> {
     /// From the actor to itself.
     Own(Own),
 }
+
+/// The node that a message came from, whatever nodes the addresses in it name; `None`: this one. It never travels.
+pub(super) type By = Option<NodeId>;
 
 /// What a channel or relay tells itself.
 pub enum Own {
@@ -81,18 +84,18 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 hops.encode(out)?;
                 message.encode(out)
             }
-            Self::Deliver { message, n, within, hops, reply } => {
+            Self::Deliver { message, n, within, hops, reply, by: _ } => {
                 packing::begin(out, 4, 1)?;
                 (*n, millis_of(*within), *hops).encode(out)?;
                 reply.encode(out)?;
                 message.encode(out)
             }
-            Self::Subscribe { who, reply } => {
+            Self::Subscribe { who, reply, by: _ } => {
                 packing::begin(out, 3, 2)?;
                 who.encode(out)?;
                 reply.encode(out)
             }
-            Self::Attach { branch, is_relay, reply } => {
+            Self::Attach { branch, is_relay, reply, by: _ } => {
                 packing::begin(out, 4, 3)?;
                 branch.encode(out)?;
                 is_relay.encode(out)?;
@@ -130,13 +133,14 @@ impl<T: Wire> Wire for ChannelMessage<T> {
             (4, 1) => {
                 let (n, millis, hops) = Wire::decode(from)?;
                 let (reply, message) = (Wire::decode(from)?, T::decode(from)?);
-                Self::Deliver { message, n, within: Duration::from_millis(millis), hops, reply }
+                Self::Deliver { message, n, within: Duration::from_millis(millis), hops, reply, by: origin() }
             }
-            (3, 2) => Self::Subscribe { who: Wire::decode(from)?, reply: Wire::decode(from)? },
+            (3, 2) => Self::Subscribe { who: Wire::decode(from)?, reply: Wire::decode(from)?, by: origin() },
             (4, 3) => Self::Attach {
                 branch: Wire::decode(from)?,
                 is_relay: Wire::decode(from)?,
                 reply: Wire::decode(from)?,
+                by: origin(),
             },
             (2, 4) => Self::Unsubscribe { who: id_of(Wire::decode(from)?) },
             (3, 5) => Self::Count { branch: id_of(Wire::decode(from)?), below: Wire::decode(from)? },
@@ -229,7 +233,7 @@ fn millis_of(span: Duration) -> u64 {
 }
 
 /// The refusals that cross nodes; the others are the asker's own.
-const CODES: [SubscribeError; 7] = [
+const CODES: [SubscribeError; 8] = [
     SubscribeError::NoChannel,
     SubscribeError::Cycle,
     SubscribeError::TooMany,
@@ -237,6 +241,7 @@ const CODES: [SubscribeError; 7] = [
     SubscribeError::NodeLost,
     SubscribeError::Busy,
     SubscribeError::WrongType,
+    SubscribeError::OverQuota,
 ];
 
 fn code_of(why: SubscribeError) -> u8 {

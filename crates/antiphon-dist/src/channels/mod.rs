@@ -57,7 +57,7 @@ pub trait Subscriber<T>: Copy + sealed::Sealed {
 
 impl<T> Subscriber<T> for Addr<T> {
     fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T> {
-        ChannelMessage::Subscribe { who: self, reply }
+        ChannelMessage::Subscribe { who: self, reply, by: None }
     }
 
     fn subscriber_id(self) -> ActorId {
@@ -67,7 +67,7 @@ impl<T> Subscriber<T> for Addr<T> {
 
 impl<T> Subscriber<T> for Channel<T> {
     fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T> {
-        ChannelMessage::Attach { branch: self.0, is_relay: false, reply }
+        ChannelMessage::Attach { branch: self.0, is_relay: false, reply, by: None }
     }
 
     fn subscriber_id(self) -> ActorId {
@@ -182,7 +182,8 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
     answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
 ) {
     let n = n as u64;
-    let order = move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply };
+    let order =
+        move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply, by: None };
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     cx.ask(channel.0, timeout.saturating_add(GRACE), order, move |answered: Result<Delivered, AskError>| {
         answer(match answered {

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Addr, NodeId, Reply, Time, Timer};
+use antiphon_sched::{Addr, Reply, Time, Timer};
 
-use super::message::{ChannelMessage, Delivered, Subscribed};
+use super::message::{By, ChannelMessage, Delivered, Subscribed};
 use crate::error::SubscribeError;
 
 /// Deliveries that wait for receivers, and those under way.
@@ -24,6 +24,7 @@ pub(super) struct Order<T> {
     pub(super) until: Time,
     pub(super) hops: u8,
     pub(super) reply: Reply<Delivered>,
+    pub(super) by: By,
 }
 
 /// Who is told when a wave is over.
@@ -71,9 +72,9 @@ impl<T> Waves<T> {
     }
 
     /// Whether one more order of a node may wait.
-    pub(super) fn may_wait(&self, asker: NodeId, home: NodeId) -> bool {
-        let of_asker = || self.waiting.values().filter(|(order, _)| order.reply.node() == asker).count();
-        asker == home || of_asker() < WAITING_OF_PEER_MAX
+    pub(super) fn may_wait(&self, by: By) -> bool {
+        let of_asker = || self.waiting.values().filter(|(order, _)| order.by == by).count();
+        by.is_none() || of_asker() < WAITING_OF_PEER_MAX
     }
 
     /// Keeps an order until there are enough receivers.

@@ -14,7 +14,7 @@ use super::outcome::FileRefused;
 use super::path::TargetPath;
 use super::receiver::Receiver;
 use crate::audience::Audience;
-use crate::cx::{open_to, register};
+use crate::cx::{node_behind, open_to, register};
 use crate::node::Space;
 
 /// How often unfinished files that are too old are looked for.
@@ -68,7 +68,8 @@ impl Keeper {
     }
 
     fn on_offer(&mut self, cx: &mut Cx<'_, Note>, offer: Offer, reply: Reply<OfferAnswer>) {
-        match self.take(offer, reply) {
+        let whom = node_behind(cx.door()).map(|core| core.party_of(offer.from)).unwrap_or_default();
+        match self.take(offer, whom, reply) {
             Ok(receiver) => {
                 self.receivers += 1;
                 let receiver = cx.spawn_actor(receiver);
@@ -85,6 +86,7 @@ impl Keeper {
     fn take(
         &self,
         offer: Offer,
+        whom: String,
         reply: Reply<OfferAnswer>,
     ) -> Result<Receiver, (Reply<OfferAnswer>, FileRefused)> {
         let Some(dest) = self.dest.clone() else { return Err((reply, FileRefused::NoDestPath)) };
@@ -92,7 +94,7 @@ impl Keeper {
             return Err((reply, FileRefused::TooManyTransfers { max: self.transfers_max as u64 }));
         }
         match TargetPath::checked(offer.path.clone()) {
-            Ok(path) => Ok(Receiver::new(dest, path, &offer, reply)),
+            Ok(path) => Ok(Receiver::new(dest, path, (&offer, whom), reply)),
             Err(why) => Err((reply, FileRefused::BadPath(why))),
         }
     }

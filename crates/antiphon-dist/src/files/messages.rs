@@ -3,7 +3,7 @@
 //! The sender asks the other node's keeper; a receiver, started for this one file, answers. Then the sender sends what the
 //! receiver's disk has room for: at most [`WINDOW_BYTES`] that are not reported as written.
 
-use antiphon_sched::{ActorId, Addr, Bytes, Door, Reply};
+use antiphon_sched::{ActorId, Addr, Bytes, Door, NodeId, Reply, origin};
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{FileRefused, FileStat};
@@ -52,6 +52,9 @@ pub(crate) struct Offer {
     pub(super) stat: FileStat,
     pub(super) overwrite: bool,
     pub(super) sender: Addr<ToSender>,
+    /// The node that it came from, whatever node the sender names; `None`: this one. It does not travel.
+    #[serde(skip, default = "origin")]
+    pub(super) from: Option<NodeId>,
 }
 
 /// What became of an offer.

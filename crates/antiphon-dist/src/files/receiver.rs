@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, JobError, Reply, Step, receive_within, stop};
+use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, JobError, NodeId, Reply, Step, receive_within, stop};
 
 use super::disk::{Dest, Partial, Placed, Prepared};
 use super::messages::{Offer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
+use crate::cx::node_behind;
 
 /// How long a sender may say nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
@@ -36,6 +37,9 @@ pub(super) struct Receiver {
     stat: FileStat,
     overwrite: bool,
     sender: Addr<ToSender>,
+    /// The node that offers it, and who is charged.
+    from: Option<NodeId>,
+    whom: String,
     state: State,
     /// Chunks that wait for the disk.
     queue: Vec<Bytes>,
@@ -60,13 +64,21 @@ enum State {
 }
 
 impl Receiver {
-    pub(super) fn new(dest: Arc<Dest>, path: TargetPath, offer: &Offer, reply: Reply<OfferAnswer>) -> Self {
+    /// `whom` an offer came from is charged.
+    pub(super) fn new(
+        dest: Arc<Dest>,
+        path: TargetPath,
+        (offer, whom): (&Offer, String),
+        reply: Reply<OfferAnswer>,
+    ) -> Self {
         Self {
             dest,
             path,
             stat: offer.stat,
             overwrite: offer.overwrite,
             sender: offer.sender,
+            from: offer.from,
+            whom,
             state: State::Preparing(reply),
             queue: Vec::new(),
             received: 0,
@@ -109,7 +121,8 @@ impl Receiver {
         cx.set_name("receiver of a file");
         cx.monitor(self.sender);
         let (dest, path, stat, overwrite) = (self.dest.clone(), self.path.clone(), self.stat, self.overwrite);
-        run(cx, move || dest.prepare(&path, stat, overwrite), Note::Prepared);
+        let whom = self.whom.clone();
+        run(cx, move || dest.prepare(&path, stat, overwrite, &whom), Note::Prepared);
         Ok(Goes::On)
     }
 
@@ -267,6 +280,14 @@ impl Receiver {
 
     /// Tells the sender, and ends.
     fn fail(&mut self, cx: &mut Cx<'_, Note>, why: FileRefused) -> Step<Note> {
+        if let (FileRefused::OverQuota { .. } | FileRefused::DestFull { .. }, Some(core)) =
+            (&why, node_behind(cx.door()))
+        {
+            core.refusals().files += 1;
+            if let Some(from) = self.from {
+                core.say_refused(from, "files", "sends more bytes of files than are taken");
+            }
+        }
         match std::mem::replace(&mut self.state, State::Busy) {
             State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(why)),
             State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {

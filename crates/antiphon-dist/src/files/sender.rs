@@ -195,6 +195,7 @@ impl Sender {
             stat: source.stat,
             overwrite: self.order.overwrite,
             sender: cx.me_as(Note::Peer),
+            from: None,
         };
         self.state = State::Offering(source);
         cx.ask(keeper, self.order.timeout, |reply| ToKeeper::Offer(offer, reply), Note::Answered);
@@ -380,6 +381,7 @@ impl FileError {
             LocateError::TimedOut => Self::NoAnswer,
             LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
             LocateError::TooManyOpen => Self::TooManyOpen,
+            LocateError::Refused => Self::TooManyOpen,
             LocateError::BadName | LocateError::NoNode => Self::NoNode,
         }
     }

@@ -13,8 +13,6 @@ use super::link::{Fate, Link};
 use super::world::World;
 use super::{NOBODY, NodeCore, sched_key};
 
-/// Monitors between this node and one peer.
-const MONITORS_MAX: usize = 262_144;
 /// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
 pub(super) const BY_TARGET: u64 = 1 << 63;
 
@@ -82,7 +80,7 @@ impl NodeCore {
     ) -> Fate {
         match frame {
             Frame::Message(message) => self.on_message(node, link, message, world),
-            Frame::Answer(answer) => self.on_answer(link, answer, world),
+            Frame::Answer(answer) => self.on_answer(node, link, answer, world),
             Frame::ReplyDropped(dropped) => {
                 let port = PortId::from_bits(dropped.port.0);
                 world.door().refuse_port_from_abroad(port, AskError::Dropped);
@@ -150,11 +148,14 @@ impl NodeCore {
         MonitorId { origin, number: number & !BY_TARGET }
     }
 
-    fn on_answer(&mut self, link: &mut Link, answer: &Answer<'_>, world: &mut impl World) {
+    fn on_answer(&mut self, node: NodeId, link: &mut Link, answer: &Answer<'_>, world: &mut impl World) {
         let port = PortId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
-            (Some(tag), true) => world.door().answer_encoded(port, tag, answer.body),
+            (Some(tag), true) => match self.origin_of(node) {
+                Some(origin) => world.door().answer_from(origin, port, tag, answer.body),
+                None => Err(Undelivered::NoNode),
+            },
             (_, _) => {
                 world.door().refuse_port_from_abroad(port, AskError::WrongType);
                 Err(Undelivered::Encode)
@@ -193,11 +194,15 @@ impl NodeCore {
     pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, world: &mut impl World) {
         let to = arrived.receiver();
         let is_exposed = world.door().is_exposed(to) && (arrived.is_owed() || self.admits(node, to, world));
+        let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match arrived {
-            Arrived::Monitor { target, .. } if peer.monitors_len() >= MONITORS_MAX => {
-                tracing::warn!(%node, %target, "a peer has set more monitors than it may");
-                self.counts.refused_messages += 1;
+            Arrived::Monitor { watcher, target, id } if peer.watched.len() >= monitors_max => {
+                self.refuse_monitor(node);
+                world.door().refuse_watch(target, id, ActorId::new(node, watcher));
+            }
+            Arrived::Notify { .. } if is_exposed && peer.watching.len() >= monitors_max => {
+                self.refuse_monitor(node);
             }
             Arrived::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NOBODY };
@@ -210,7 +215,7 @@ impl NodeCore {
                     world.door().unwatch(target, id);
                 }
             }
-            Arrived::Notify { watcher, id, who } if is_exposed && peer.monitors_len() < MONITORS_MAX => {
+            Arrived::Notify { watcher, id, who } if is_exposed => {
                 peer.watching.insert(id, (watcher, who));
                 world.door().expect_down(watcher, id, who);
             }
@@ -233,6 +238,11 @@ impl NodeCore {
             | Arrived::Throw { .. }
             | Arrived::Resume { .. } => self.counts.refused_messages += 1,
         }
+    }
+
+    fn refuse_monitor(&mut self, node: NodeId) {
+        self.counts.refusals.monitors += 1;
+        self.say_refused(node, "monitors", "sets more monitors than it may");
     }
 
     fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, world: &mut impl World) {

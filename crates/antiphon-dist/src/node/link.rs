@@ -99,7 +99,7 @@ impl NodeCore {
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
         (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
         (peer.said, peer.undiscovered, peer.apart) = (said, undiscovered, false);
-        peer.certificate = certificate;
+        (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
         let begins = peer.link.is_none();
         let limits = self.settings.limits();
         let link = peer.link.get_or_insert_with(|| {

@@ -202,6 +202,13 @@ impl NodeCore {
         self.conclude(node, &mut link.session, to, message.receipt, &delivery, world);
     }
 
+    /// Where the bytes of a peer come from, with the account of its requests.
+    pub(super) fn origin_of(&mut self, node: NodeId) -> Option<&Origin> {
+        let requests_max = self.settings.peer_limits.requests_max;
+        let peer = self.peers.get_mut(&node)?;
+        Some(peer.origin.get_or_insert_with(|| Origin::new(node, requests_max)))
+    }
+
     /// Puts a message of a peer's into a mailbox.
     fn deliver_from(
         &mut self,
@@ -210,9 +217,7 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         world: &mut impl World,
     ) -> Delivery {
-        let requests_max = self.settings.peer_limits.requests_max;
-        let Some(peer) = self.peers.get_mut(&node) else { return Delivery::NoActor };
-        let origin = peer.origin.get_or_insert_with(|| Origin::new(node, requests_max));
+        let Some(origin) = self.origin_of(node) else { return Delivery::NoActor };
         world.door().deliver_from(origin, to, tag, body)
     }
 
@@ -333,7 +338,11 @@ impl NodeCore {
                 tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name?");
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
-            Delivery::Crowded => (Outcome::Busy, Some(Undelivered::Busy)),
+            Delivery::Crowded => {
+                self.counts.refusals.requests += 1;
+                self.say_refused(node, "requests", "has more requests open than it may");
+                (Outcome::Busy, Some(Undelivered::Busy))
+            }
             Delivery::NoActor | _ => (Outcome::NoActor, Some(Undelivered::NoActor)),
         };
         if let Some(why) = why {

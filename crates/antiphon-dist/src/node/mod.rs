@@ -46,7 +46,7 @@ use antiphon_wire as wire;
 use crate::audience::Audience;
 use crate::files::Outbox;
 use crate::location::Location;
-use crate::peer_limits::{PeerLimits, Refusals};
+use crate::peer_limits::Refusals;
 use agenda::{Agenda, Due};
 use audiences::Audiences;
 use conns::Conns;
@@ -208,11 +208,6 @@ impl NodeCore {
     /// The files that this node sends.
     pub(crate) fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
-    }
-
-    /// What one peer may have.
-    pub(crate) fn peer_limits(&self) -> PeerLimits {
-        self.settings.peer_limits
     }
 
     /// What peers were refused: to be counted by whoever refuses them.

@@ -18,7 +18,7 @@ use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::{LocateError, RegisterError};
 use crate::location::Location;
 
-/// Names of one node, and open questions of one node or one peer.
+/// Names of one node, and its own open questions.
 const NAMES_MAX: usize = 65_536;
 const NAME_BYTES_MAX: usize = 255;
 
@@ -107,6 +107,8 @@ struct Wanted {
     until: Time,
     /// The peers with which it was left, in sessions that last, and which have not answered.
     asked: BTreeSet<NodeId>,
+    /// Somebody who was asked keeps no more questions of this node's.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -363,9 +365,9 @@ impl NodeCore {
         {
             self.dial_once(at.addr(), until);
         }
-        self.names
-            .wants
-            .insert(request, Wanted { space, name, tag, at, answer, until, asked: BTreeSet::new() });
+        let asked = BTreeSet::new();
+        let want = Wanted { space, name, tag, at, answer, until, asked, refused: false };
+        self.names.wants.insert(request, want);
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
             self.send_want(node, request);
@@ -420,8 +422,13 @@ impl NodeCore {
         let Some(space) = Space::from_the_wire(want.space) else { return };
         let refusal = (!check_name(want.name)).then_some(FoundWhat::BadName);
         let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
-        let refusal = refusal.or((asked >= NAMES_MAX).then_some(FoundWhat::TooMany));
+        let too_many = asked >= self.settings.peer_limits.wants_max;
+        let refusal = refusal.or(too_many.then_some(FoundWhat::TooMany));
         if let Some(what) = refusal {
+            if too_many {
+                self.counts.refusals.wants += 1;
+                self.say_refused(node, "wants", "looks for more names than it may");
+            }
             return reply(link, &Found { request, what });
         }
         let full: FullName = (space, want.name.into());
@@ -447,7 +454,9 @@ impl NodeCore {
 
     /// A peer has what this node looks for.
     pub(super) fn on_found(&mut self, node: NodeId, link: &mut Link, found: &Found, world: &mut impl World) {
-        let FoundWhat::Here { key, tag, .. } = found.what else { return };
+        let FoundWhat::Here { key, tag, .. } = found.what else {
+            return self.on_want_refused(node, found.request, world);
+        };
         let Some(want) = self.names.wants.get_mut(&found.request) else { return };
         let Some(told) = link.session.tag_name(tag) else { return };
         let is_there = |at: Location| {
@@ -477,6 +486,21 @@ impl NodeCore {
         }
     }
 
+    /// A peer that was asked keeps no more questions of this node's. Others may have the name, unless it was looked for there
+    /// alone.
+    fn on_want_refused(&mut self, node: NodeId, request: u64, world: &mut impl World) {
+        let Some(want) = self.names.wants.get_mut(&request) else { return };
+        if !want.asked.remove(&node) {
+            return;
+        }
+        want.refused = true;
+        if let (WantedBy::One(port), Some(_)) = (&want.answer, want.at) {
+            let port = *port;
+            self.withdraw(request);
+            tell(world, port, Err(LocateError::Refused));
+        }
+    }
+
     /// A question is over: the peers that were asked may forget it.
     fn withdraw(&mut self, request: u64) {
         let Some(want) = self.names.wants.remove(&request) else { return };
@@ -499,8 +523,10 @@ impl NodeCore {
             WantedBy::One(port) => (*port, None),
             WantedBy::All(port, found) => (*port, Some(std::mem::take(found))),
         });
+        let is_refused = self.names.wants.get(&request).is_some_and(|want| want.refused);
         self.withdraw(request);
         match answer_to {
+            Some((port, None)) if is_refused => tell(world, port, Err(LocateError::Refused)),
             Some((port, None)) => tell(world, port, Err(LocateError::TimedOut)),
             Some((port, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);

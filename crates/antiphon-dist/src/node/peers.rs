@@ -3,7 +3,8 @@
 //! Invariant: the table holds [`PEERS_MAX`] nodes at most; one on which nothing is open makes room for another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId, Origin};
 use antiphon_wire::Route;
@@ -28,8 +29,12 @@ pub(super) struct Peer {
     pub(super) undiscovered: bool,
     /// What it has presented, where there is TLS; of no meaning while the node was never reached.
     pub(super) certificate: Option<Fingerprint>,
+    /// The address that its last connection came from, or went to.
+    pub(super) remote: Option<IpAddr>,
     /// Where what it sends comes from, with its open requests.
     pub(super) origin: Option<Origin>,
+    /// Receivers that it has put into channels here: each holds one more.
+    pub(super) subscriptions: Arc<()>,
     /// `None` while the node was never reached.
     pub(super) status: Option<Status>,
     pub(super) link: Option<Box<Link>>,
@@ -56,7 +61,9 @@ impl Peer {
             undiscovered: false,
             locations,
             certificate: None,
+            remote: None,
             origin: None,
+            subscriptions: Arc::new(()),
             status: None,
             link: None,
             waiting: Waiting::default(),
@@ -117,6 +124,13 @@ impl Peer {
 }
 
 impl NodeCore {
+    /// Whom a peer belongs to: whoever has its certificate, or without TLS its address. Empty for this node.
+    pub(crate) fn party_of(&self, node: Option<NodeId>) -> String {
+        let Some(peer) = node.and_then(|node| self.peers.get(&node)) else { return String::new() };
+        let address = || peer.remote.map(|ip| ip.to_string());
+        peer.certificate.map(|certificate| certificate.to_string()).or_else(address).unwrap_or_default()
+    }
+
     /// Where a node can be dialled, as far as this one knows; also where this one may not, for those who may.
     pub(super) fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
         if node == self.me {

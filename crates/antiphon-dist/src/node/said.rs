@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use antiphon_sched::Time;
+use antiphon_sched::{NodeId, Time};
 
 use super::NodeCore;
 
@@ -64,6 +64,16 @@ impl NodeCore {
     /// Whether the log is to be told of this now; see [`Said::may`].
     pub(crate) fn may_say(&mut self, kind: &'static str, about: impl Display) -> bool {
         self.said.may(self.now, kind, about)
+    }
+}
+
+impl NodeCore {
+    /// Logs once that a peer goes over one of its limits.
+    pub(crate) fn say_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
+        if self.may_say(kind, node) {
+            let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
+            tracing::warn!(%node, name, "a peer {what}, and is refused (logged once)");
+        }
     }
 }
 

@@ -37,12 +37,16 @@ impl<A: Wire, T: Wire> Factory<A, T> {
     }
 
     fn call(&mut self, cx: &mut FactoryCx<'_, A, T>, call: RciCall<A, T>) {
-        let RciCall { arguments, watcher, reply } = call;
-        let caller = reply.node();
+        let RciCall { arguments, watcher, reply, from } = call;
+        let caller = from.unwrap_or(cx.id().node());
         let max = node_behind(cx.door()).map_or(0, |core| core.rci_actors_max());
         let has = self.by_caller.get(&caller).copied().unwrap_or(0);
         if has >= max || self.alive.len() >= ALIVE_MAX {
             quietly(|| drop(arguments));
+            if let Some(core) = node_behind(cx.door()) {
+                core.refusals().rci_actors += 1;
+                core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
+            }
             return cx.answer(reply, Born::OverQuota(max as u64));
         }
         let actor = match (self.start)(cx, arguments) {

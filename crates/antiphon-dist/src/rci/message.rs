@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use antiphon_sched::{ActorId, Addr, AskError, DecodeError, EncodeError, Key, NodeId, Reply, Wire};
+use antiphon_sched::{ActorId, Addr, AskError, DecodeError, EncodeError, Key, NodeId, Reply, Wire, origin};
 
 use super::witness::Witness;
 use crate::packing;
@@ -15,6 +15,8 @@ pub(super) struct RciCall<A, T> {
     pub(super) arguments: A,
     pub(super) watcher: Option<Watcher<T>>,
     pub(super) reply: Reply<Born<T>>,
+    /// The node that the call came from, whatever node the reply in it names; `None`: this one.
+    pub(super) from: Option<NodeId>,
 }
 
 /// Who is told when the new actor ends.
@@ -66,7 +68,8 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
                     Some(&NIL) => <()>::decode(from).map(|()| None)?,
                     Some(_) | None => Some(Watcher::Known(id_of(Wire::decode(from)?))),
                 };
-                Ok(Self { watcher, reply: Wire::decode(from)?, arguments: A::decode(from)? })
+                let (reply, arguments) = (Wire::decode(from)?, A::decode(from)?);
+                Ok(Self { watcher, reply, arguments, from: origin() })
             }
             other => packing::unknown("call", other),
         }

@@ -90,7 +90,7 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
         }
         other => {
             let watcher = other.map(Watcher::Known);
-            let request = move |reply| RciCall { arguments, watcher, reply };
+            let request = move |reply| RciCall { arguments, watcher, reply, from: None };
             cx.ask(rci.0, timeout, request, move |answered| answer(result_of::<A, T>(answered)));
         }
     }

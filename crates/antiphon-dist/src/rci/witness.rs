@@ -52,7 +52,7 @@ impl<A: Wire, T: Wire> Witnessing<A, T> {
         cx.set_name("witness of a call");
         let Some(arguments) = self.arguments.take() else { return };
         let watcher = Some(Watcher::Witness(cx.me()));
-        cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply }, Witness);
+        cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply, from: None }, Witness);
     }
 
     fn answered(&mut self, cx: &mut Cx<'_, Witness<T>>, answered: Answered<T>) {

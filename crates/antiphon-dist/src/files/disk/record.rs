@@ -8,10 +8,14 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
+use crate::files::path::TargetPath;
+
 use super::{FileRefused, of_stat, refuse, refuse_io, sync_dir};
 
 /// The first word of a record: its form.
 const FORM: &str = "antiphon-received/1";
+/// More than a path may have, and the numbers before it.
+const RECORD_BYTES_MAX: u64 = 2048;
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Record {
@@ -32,29 +36,43 @@ impl Record {
         *self == Self::of(stat)
     }
 
+    /// The size that the file has.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// The record under a key, if there is one that can be read.
     pub(super) fn read(records: &OwnedFd, key: &str) -> Option<Self> {
+        Self::read_with_path(records, key).map(|(record, _)| record)
+    }
+
+    /// As [`Self::read`], with the file's place, which older records lack.
+    pub(super) fn read_with_path(records: &OwnedFd, key: &str) -> Option<(Self, Option<TargetPath>)> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(records, key, flags, Mode::empty()).ok()?;
         let mut text = String::new();
-        File::from(file).take(256).read_to_string(&mut text).ok()?;
-        let words: Vec<&str> = text.split_whitespace().collect();
+        File::from(file).take(RECORD_BYTES_MAX).read_to_string(&mut text).ok()?;
+        let (first, place) = text.split_once('\n').unwrap_or((&text, ""));
+        let words: Vec<&str> = first.split_whitespace().collect();
         let [FORM, inode, size, seconds, nanos] = words[..] else { return None };
-        Some(Self {
+        let record = Self {
             inode: inode.parse().ok()?,
             size: size.parse().ok()?,
             seconds: seconds.parse().ok()?,
             nanos: nanos.parse().ok()?,
-        })
+        };
+        let place = TargetPath::checked(place.split('/').map(str::to_owned).collect());
+        Some((record, place.ok()))
     }
 
     /// Writes it beside the one that is there.
-    pub(super) fn write_aside(&self, records: &OwnedFd, key: &str) -> Result<(), FileRefused> {
+    pub(super) fn write_aside(&self, records: &OwnedFd, path: &TargetPath) -> Result<(), FileRefused> {
+        let key = path.key();
         let Self { inode, size, seconds, nanos } = self;
-        let text = format!("{FORM} {inode} {size} {seconds} {nanos}\n");
+        let text = format!("{FORM} {inode} {size} {seconds} {nanos}\n{}", path.text());
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
-            rustix::fs::openat(records, aside(key), flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
+            rustix::fs::openat(records, aside(&key), flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
         let mut file = File::from(file);
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|why| refuse_io(&why))
     }

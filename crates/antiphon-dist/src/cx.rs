@@ -1,5 +1,6 @@
 //! What an actor of a node can do besides what any actor can.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
@@ -629,6 +630,11 @@ pub(crate) fn node_behind<'c>(door: &'c mut Door<'_>) -> Option<&'c mut NodeCore
     let core = door.outside::<NodeCore>()?;
     core.advance(now);
     Some(core)
+}
+
+/// Whether the log is to be told of this now: whatever peers can bring about is told seldom.
+pub(crate) fn may_say(door: &mut Door<'_>, kind: &'static str, about: impl Display) -> bool {
+    node_behind(door).is_some_and(|core| core.may_say(kind, about))
 }
 
 /// Registers an actor of this loop under a name, opens it to the network, and tells whoever waits for the name.

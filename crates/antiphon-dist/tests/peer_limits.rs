@@ -307,3 +307,32 @@ fn actors_are_charged_to_the_node_that_the_call_came_from_whoever_is_to_be_answe
     let lines = there.log.lines("more actors than it may");
     assert!(lines.len() == 1 && lines[0].contains("liar"), "{lines:?}");
 }
+
+/// Says that it is a number.
+struct Nonsense;
+
+impl Wire for Nonsense {
+    fn name() -> Cow<'static, str> {
+        u64::name()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.push(0xc0);
+        Ok(())
+    }
+
+    fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
+        Err(DecodeError::new("nobody here takes it"))
+    }
+}
+
+#[test]
+fn what_a_peer_does_a_hundred_times_is_logged_once() {
+    let (strict, peer) = Net::new().pair();
+    let _told = strict.listener::<u64>("number");
+    let number: Addr<u64> = peer.find("number");
+    let nonsense: Addr<Nonsense> = Addr::of(number.id());
+    peer.step(move |cx| (0..100).for_each(|_| cx.tell(nonsense, Nonsense)));
+    strict.wait_for_counts("a hundred refusals", |counts| counts.refused_messages == 100);
+    assert_eq!(strict.log.lines("does not decode").len(), 1);
+}

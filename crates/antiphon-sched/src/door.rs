@@ -83,8 +83,13 @@ impl Door<'_> {
         if let Err(why) = reach(self, node, port, value)
             && why != Undelivered::NoActor
         {
-            // An asker that is gone, or was answered by its timeout, is no news; the rest is.
-            tracing::warn!(%node, %why, "an answer was lost");
+            // An asker that is gone, or was answered by its timeout, is no news; the rest is. A node that asks and takes no
+            // answers, or names one that nobody knows, can bring it about: it is said ever more seldom.
+            self.core.lost_answers += 1;
+            let times = self.core.lost_answers;
+            if times.is_power_of_two() {
+                tracing::warn!(%node, %why, times, "an answer was lost");
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
 use super::message::{By, ChannelMessage, Delivered, Own};
 use crate::caught::{caught, quietly};
-use crate::cx::{NetCx, node_behind};
+use crate::cx::{NetCx, may_say, node_behind};
 use crate::error::SubscribeError;
 
 /// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
@@ -178,7 +178,7 @@ impl<T: Wire + Clone> Fan<T> {
     /// Passes a message on. What cannot be taken is a dead letter.
     pub(super) fn send(&mut self, cx: &mut ChannelCx<'_, T>, message: T, hops: u8) {
         for Entry { receiver, .. } in self.entries.values() {
-            let Some(copy) = copy_of(&message) else { break };
+            let Some(copy) = copy_of(cx, &message) else { break };
             match receiver {
                 Receiver::Actor(addr) => cx.tell(*addr, copy),
                 Receiver::Branch(addr, _) => cx.tell(*addr, ChannelMessage::Send { message: copy, hops }),
@@ -199,7 +199,7 @@ impl<T: Wire + Clone> Fan<T> {
         let home = cx.id().node();
         let within = left * SHARE_BELOW.0 / SHARE_BELOW.1;
         for Entry { receiver, .. } in self.entries.values() {
-            let Some(copy) = copy_of(&message) else { break };
+            let Some(copy) = copy_of(cx, &message) else { break };
             match receiver {
                 Receiver::Actor(addr) if addr.node() == home => have += u64::from(hand(cx, *addr, copy)),
                 Receiver::Actor(addr) => {
@@ -246,14 +246,16 @@ fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
 }
 
 /// A copy by the user's own `Clone`; `None` when that panicked.
-fn copy_of<T: Clone>(message: &T) -> Option<T> {
+fn copy_of<T: Wire + Clone>(cx: &mut ChannelCx<'_, T>, message: &T) -> Option<T> {
     match caught(|| message.clone()) {
         Ok(copy) => Some(copy),
         Err(text) => {
-            tracing::error!(
-                text,
-                "the `clone` of a channel's message panicked; it is not passed on any further"
-            );
+            if may_say(cx.door(), "clone", type_name::<T>()) {
+                tracing::error!(
+                    text,
+                    "the `clone` of a channel's message panicked; it is not passed on any further (logged once)"
+                );
+            }
             None
         }
     }

@@ -18,7 +18,7 @@ use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
 use super::message::{By, ChannelMessage, Delivered, Own, Subscribed};
 use super::waves::{Order, Over, WaveEnd, Waves};
 use crate::caught::{caught, quietly};
-use crate::cx::node_behind;
+use crate::cx::{may_say, node_behind};
 use crate::error::SubscribeError;
 
 /// Channels above one channel, all levels together.
@@ -177,7 +177,9 @@ impl<T: Wire + Clone> Hub<T> {
             Ok(message) => message,
             Err(text) => {
                 let me = cx.id();
-                tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped");
+                if may_say(cx.door(), "transform", &*name) {
+                    tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (logged once)");
+                }
                 cx.door().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
                 None
             }
@@ -341,13 +343,17 @@ impl<T: Wire + Clone> Hub<T> {
         reply: Option<Reply<Subscribed>>,
         why: SubscribeError,
     ) {
+        let me = cx.id();
         match reply {
             Some(reply) => cx.answer(reply, Subscribed::Refused(why)),
             None if is_actor => {
-                let channel = self.channel_id(cx.id());
+                let channel = self.channel_id(me);
                 super::tell_closed(cx.door(), who, channel, super::why_of(why));
             }
-            None => tracing::warn!(subscriber = %who, %why, "a channel was not subscribed to another"),
+            None if may_say(cx.door(), "not subscribed", me) => {
+                tracing::warn!(subscriber = %who, %why, "a channel was not subscribed to another (logged once)");
+            }
+            None => {}
         }
     }
 

@@ -233,7 +233,9 @@ impl Driver {
                 Ok(()) if self.sockets.is_opening(conn) => {}
                 Ok(()) => self.give(core, sched, Input::Accepted { conn, tls: None }),
                 Err(why) => {
-                    tracing::warn!(%remote, %why, "a connection cannot be watched");
+                    if core.may_say("unwatched", remote.ip()) {
+                        tracing::warn!(%remote, %why, "a connection cannot be watched (logged once)");
+                    }
                     self.give(core, sched, Input::Closed(conn));
                 }
             }

@@ -92,7 +92,9 @@ impl NodeCore {
         let locations: Vec<SocketAddr> =
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
         if !self.has_place_for(node) {
-            tracing::warn!(%node, "no more peers can be known; a connection is refused");
+            if self.may_say("no place", remote.ip()) {
+                tracing::warn!(%node, %remote, "no more peers can be known; a connection is refused (logged once)");
+            }
             self.fail_conn(id, world);
             return false;
         }
@@ -119,7 +121,9 @@ impl NodeCore {
             })
         });
         if let Err(why) = link.session.connected(now, connection) {
-            tracing::warn!(%node, %why, "a proven connection does not fit its session");
+            if self.may_say("does not fit", node) {
+                tracing::warn!(%node, %why, "a proven connection does not fit its session (logged once)");
+            }
             self.lose(node, "the peer broke the protocol", world);
             self.fail_conn(id, world);
             return false;
@@ -152,7 +156,9 @@ impl NodeCore {
 
     /// A session has begun: what waited for it goes out, and whoever watches is told.
     fn on_met(&mut self, node: NodeId, world: &mut impl World) {
-        if let Some(peer) = self.peers.get(&node) {
+        if self.may_say("has come", node)
+            && let Some(peer) = self.peers.get(&node)
+        {
             tracing::info!(%node, name = peer.name, "a peer has come");
         }
         self.warn_of_twins(node);
@@ -214,11 +220,15 @@ impl NodeCore {
             Ok(Fate::Leaves(reason)) => self.on_goodbye(node, reason, world),
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
-                tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends");
+                if self.may_say("broke the protocol", node) {
+                    tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged once)");
+                }
                 self.lose(node, "the peer broke the protocol", world);
             }
             Err(why) => {
-                tracing::warn!(%node, %why, "a connection broke; its session goes on over another one");
+                if self.may_say("connection broke", node) {
+                    tracing::warn!(%node, %why, "a connection broke; its session goes on over another one (logged once)");
+                }
                 self.on_closed(id, world);
             }
         }
@@ -435,10 +445,14 @@ impl NodeCore {
 
     /// Ends the session with a node: everything open on it is answered, once.
     pub(super) fn lose(&mut self, node: NodeId, why: &str, world: &mut impl World) {
+        let is_said = self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
+            && self.may_say("is lost", format_args!("{node} {why}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut link) = peer.link.take() else { return };
         let parting = link.parting.take();
-        tracing::info!(%node, name = peer.name, why, "a peer is lost");
+        if is_said {
+            tracing::info!(%node, name = peer.name, why, "a peer is lost");
+        }
         self.epochs.ended(wire::NodeId(node.to_bits()));
         let watching = std::mem::take(&mut peer.watching);
         let watched = std::mem::take(&mut peer.watched);

@@ -335,7 +335,9 @@ impl NodeCore {
             Delivery::Full => (Outcome::Full, Some(Undelivered::Full)),
             Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
             Delivery::Undecodable(text) => {
-                tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name?");
+                if self.may_say("does not decode", format_args!("{node} {to}")) {
+                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name? (logged once)");
+                }
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
             Delivery::Crowded => {

@@ -585,7 +585,8 @@ fn send_found(link: &mut Link, request: u64, key: Key, tag: &str) {
             let what = FoundWhat::Here { key: wire_key(key), tag };
             reply(link, &Found { request, what });
         }
-        Err(why) => tracing::warn!(%why, "a name's type cannot be told to a peer"),
+        // The asker is told `TimedOut`.
+        Err(why) => tracing::debug!(%why, "a name's type cannot be told to a peer"),
     }
 }
 

@@ -173,14 +173,17 @@ impl NodeCore {
     }
 
     /// Names of nodes are for people: two of one name both stay.
-    pub(super) fn warn_of_twins(&self, node: NodeId) {
+    pub(super) fn warn_of_twins(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
+        let name = peer.name.clone();
         let here = (self.settings.name == peer.name).then_some(self.settings.location);
         let others = self.peers.iter().filter(|(id, _)| **id != node).map(|(_, other)| other);
         let mut twins = others.filter(|other| other.is_online() && other.name == peer.name);
         let twin = here.or_else(|| twins.find_map(Peer::location));
-        if let (Some(one), Some(other)) = (twin, peer.location()) {
-            tracing::warn!(name = peer.name, %one, %other, "two nodes have one name; both stay");
+        if let (Some(one), Some(other)) = (twin, peer.location())
+            && self.may_say("twins", format_args!("{name} {other}"))
+        {
+            tracing::warn!(name, %one, %other, "two nodes have one name; both stay");
         }
     }
 }

@@ -13,10 +13,10 @@ use super::NodeCore;
 /// How long the same is not said again of the same peer.
 const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// Lines of one kind, of whomever.
-const AT_ONCE: u32 = 64;
+const AT_ONCE: u32 = 256;
 const ONE_MORE_IN: Duration = Duration::from_secs(10);
 /// Lines that are remembered; when there are so many that are not old, nothing more is said.
-const SAID_MAX: usize = 8_192;
+const SAID_MAX: usize = 16_384;
 
 #[derive(Debug, Default)]
 pub(super) struct Said {

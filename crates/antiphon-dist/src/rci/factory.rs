@@ -9,7 +9,7 @@ use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, NodeId, Step, Why, Wire, r
 
 use super::message::{Born, RciCall};
 use crate::caught::{caught, quietly};
-use crate::cx::{node_behind, open_to};
+use crate::cx::{may_say, node_behind, open_to};
 
 /// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
 const ALIVE_MAX: usize = 60_000;
@@ -52,7 +52,9 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let actor = match (self.start)(cx, arguments) {
             Ok(actor) => actor,
             Err(text) => {
-                tracing::error!(rci = %self.name, text, "the function of an RCI panicked; its caller is told");
+                if may_say(cx.door(), "rci panic", format_args!("{} {caller}", self.name)) {
+                    tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (logged once)");
+                }
                 return cx.answer(reply, Born::Panicked(text));
             }
         };
@@ -78,7 +80,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         }
     }
 
-    fn ended(&mut self, who: ActorId, why: &Why) {
+    fn ended(&mut self, cx: &mut FactoryCx<'_, A, T>, who: ActorId, why: &Why) {
         let Some((caller, watched)) = self.alive.remove(&who) else { return };
         if let Some(count) = self.by_caller.get_mut(&caller) {
             *count -= 1;
@@ -87,8 +89,9 @@ impl<A: Wire, T: Wire> Factory<A, T> {
             }
         }
         // This monitor keeps the scheduler from saying so.
-        if !watched && matches!(why, Why::Failed(_) | Why::Panicked(_)) {
-            tracing::warn!(rci = %self.name, actor = %who, %why, "an actor ended that its caller did not monitor");
+        let failed = matches!(why, Why::Failed(_) | Why::Panicked(_));
+        if !watched && failed && may_say(cx.door(), "rci end", format_args!("{} {caller}", self.name)) {
+            tracing::warn!(rci = %self.name, actor = %who, %why, "an actor ended that its caller did not monitor (logged once)");
         }
     }
 }
@@ -101,7 +104,7 @@ impl<A: Wire, T: Wire> Actor<RciCall<A, T>> for Factory<A, T> {
                 cx.set_name(&format!("RCI {}", self.name));
             }
             Event::Message(call) => self.call(cx, call),
-            Event::Down(down) => self.ended(down.who, &down.why),
+            Event::Down(down) => self.ended(cx, down.who, &down.why),
             // Nobody has anything to throw at it.
             Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
             _ => {}

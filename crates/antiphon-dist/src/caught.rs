@@ -3,6 +3,7 @@
 //! What was thrown is dropped in a catch of its own: it may panic as well.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Runs `code`; the text of its panic is the error.
 pub(crate) fn caught<R>(code: impl FnOnce() -> R) -> Result<R, String> {
@@ -20,6 +21,13 @@ pub(crate) fn quietly(code: impl FnOnce()) {
     if let Err(thrown) = catch_unwind(AssertUnwindSafe(code)) {
         // Its own drop may panic as well: there is nothing left to do but to forget it.
         std::mem::forget(thrown);
-        tracing::error!("a value panicked while it was dropped; nothing else is affected");
+        let times = DROPS.fetch_add(1, Ordering::Relaxed) + 1;
+        // Peers may send such values: it is said ever more seldom.
+        if times.is_power_of_two() {
+            tracing::error!(times, "a value panicked while it was dropped; nothing else is affected");
+        }
     }
 }
+
+/// Values whose drop has panicked.
+static DROPS: AtomicU64 = AtomicU64::new(0);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use antiphon_sched::LoopConfig;
 use antiphon_wire::{Keyring, Limits, Secret, Suite};
 
+use crate::audience::Audience;
 use crate::location::{Location, PeerAt};
+use crate::peer_limits::PeerLimits;
 
 /// The settings of a node. Every field is public: write those that matter, and `..Config::default()`.
 ///
@@ -27,7 +29,8 @@ pub struct Config {
     /// This node's certificate, as PEM; with it, all connections are TLS 1.3, and peers must present one too. The file may
     /// hold the CA certificates between it and a root behind it, and the key.
     pub certfile: Option<PathBuf>,
-    /// The key of the certificate, as PEM without a passphrase; `None`: it stands in `certfile`.
+    /// The key of the certificate, as PEM without a passphrase; `None`: it stands in `certfile`. On Unix, a file with a key
+    /// that others than its owner may open is refused.
     pub keyfile: Option<PathBuf>,
     /// Files with the certificates of all nodes that may be peers, any number in each, as PEM. A peer is let in if its
     /// certificate is one of them, byte for byte, and its dates hold. If there is neither this nor `ca_files`, the
@@ -86,6 +89,9 @@ pub struct Config {
     pub dest_path: Option<PathBuf>,
     /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
     pub max_file_size: Option<u64>,
+    /// Bytes of all files together that came from peers and are still as they came, and of unfinished ones; `None`: the disk
+    /// is the bound. A file that would go over it is refused with [`FileRefused::DestFull`](crate::FileRefused::DestFull).
+    pub dest_bytes_max: Option<u64>,
     /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 1 MiB of memory. Of those that are
     /// received, one peer has at most three quarters (48), so that there are places for others.
     pub transfers_max: usize,
@@ -94,6 +100,13 @@ pub struct Config {
     /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
     /// default.
     pub rci_actors_max: usize,
+    /// Who may call a function that is registered here, unless [`NetCx::open_to`](crate::NetCx::open_to) says otherwise of
+    /// it; everybody by default. The actors that it starts are open to the same peers at first.
+    pub rci_audience: Audience,
+    /// Who may send files here, and have them deleted; everybody by default.
+    pub files_audience: Audience,
+    /// What one peer may have of this node.
+    pub peer_limits: PeerLimits,
     /// Limits of the protocol; its times are set from `peer_timeout`.
     pub limits: Limits,
     /// The scheduler below.
@@ -130,9 +143,13 @@ impl Default for Config {
             peer_timeout: Duration::from_secs(15),
             dest_path: None,
             max_file_size: None,
+            dest_bytes_max: None,
             transfers_max: 64,
             partial_files_keep: Duration::from_secs(24 * 3600),
             rci_actors_max: 1024,
+            rci_audience: Audience::everybody(),
+            files_audience: Audience::everybody(),
+            peer_limits: PeerLimits::default(),
             limits: Limits::default(),
             scheduler: LoopConfig::default(),
         }

@@ -1,5 +1,6 @@
 //! What an actor of a node can do besides what any actor can.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use antiphon_sched::{
     Actor, ActorId, Addr, Cx, Door, Event, Key, Manner, NodeId, PortId, Step, Target, Wire,
 };
 
+use crate::audience::{Audience, AudienceError};
 use crate::channels::{self, Channel, Subscriber};
 use crate::error::{
     CallError, CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError,
@@ -76,6 +78,17 @@ pub trait NetCx<M: 'static> {
     /// # Errors
     /// The name is not registered, or by another actor.
     fn unregister(&mut self, name: &str) -> Result<(), RegisterError>;
+
+    /// Opens an actor of this node (by its address), a channel or an RCI to these peers, and to no others: for those it is from now on
+    /// as if there were no such actor, and its name is not told to them. The audience is the actor's, so it holds for all of
+    /// its addresses; what it says in the step in which a name is registered holds before anybody hears of the name.
+    ///
+    /// Actors that an RCI starts are open to whom it was open then. Who has subscribed to a channel before stays
+    /// subscribed. The end of an actor is told to those who monitored it before.
+    ///
+    /// # Errors
+    /// It lives elsewhere or has ended, or the audience is by certificates where there is no TLS.
+    fn open_to(&mut self, what: impl Into<ActorId>, audience: Audience) -> Result<(), AudienceError>;
 
     /// Looks for a name: here first, then at all peers, also those that come later, until the time is over.
     fn locate<T: Named>(
@@ -339,6 +352,10 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         let me: Key = self.id().key();
         node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Actor, name, Some(me))?;
         Ok(())
+    }
+
+    fn open_to(&mut self, what: impl Into<ActorId>, audience: Audience) -> Result<(), AudienceError> {
+        open_to(self.door(), what.into(), audience)
     }
 
     fn locate<T: Named>(
@@ -616,6 +633,11 @@ pub(crate) fn node_behind<'c>(door: &'c mut Door<'_>) -> Option<&'c mut NodeCore
     Some(core)
 }
 
+/// Whether the log is to be told of this now: whatever peers can bring about is told seldom.
+pub(crate) fn may_say(door: &mut Door<'_>, kind: &'static str, about: impl Display) -> bool {
+    node_behind(door).is_some_and(|core| core.may_say(kind, about))
+}
+
 /// Registers an actor of this loop under a name, opens it to the network, and tells whoever waits for the name.
 pub(crate) fn register<M: Wire>(
     door: &mut Door<'_>,
@@ -634,6 +656,24 @@ pub(crate) fn register<M: Wire>(
         let found: Result<FoundName, LocateError> = Ok(FoundName { id: who.id() });
         settle(door, port, found);
     }
+    Ok(())
+}
+
+/// Opens an actor of this loop to these peers, and to no others.
+pub(crate) fn open_to(door: &mut Door<'_>, what: ActorId, audience: Audience) -> Result<(), AudienceError> {
+    let is_here = what.node() == door.home();
+    node_behind(door).ok_or(AudienceError::NoNode)?.check_audience(&audience)?;
+    if !is_here {
+        return Err(AudienceError::Elsewhere);
+    }
+    let actor = door.owner_of(what.key());
+    if !door.is_alive(actor) {
+        return Err(AudienceError::Ended);
+    }
+    if !audience.is_everybody() {
+        door.tell_end(actor);
+    }
+    node_behind(door).ok_or(AudienceError::NoNode)?.set_audience(actor, audience);
     Ok(())
 }
 

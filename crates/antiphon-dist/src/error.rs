@@ -84,6 +84,9 @@ pub enum NodeError {
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::certificates::TlsError),
+    /// An audience cannot be meant.
+    #[error("an audience in the configuration admits nobody: {0}")]
+    Audience(#[from] crate::audience::AudienceError),
     /// The folder for files cannot be used.
     #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
     DestPath {
@@ -141,6 +144,12 @@ pub enum LocateError {
     /// The asker has 65,535 open requests already, or the node 65,536 open questions.
     #[error("too many open requests; wait for answers before asking more")]
     TooManyOpen,
+    /// A node that was asked keeps no more questions of this node's; who else was asked does not have the name.
+    #[error(
+        "this node has as many names to find as another node admits; wait for answers, or raise \
+         `peer_limits.wants_max` over there"
+    )]
+    Refused,
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
@@ -240,6 +249,12 @@ pub enum SubscribeError {
         "the channel has as many subscribers or levels as it may; unsubscribe some, or add a channel below it"
     )]
     TooMany,
+    /// The asker's node has put as many receivers into that channel, or all of its node, as it may.
+    #[error(
+        "this node has as many receivers in that channel, or on its node, as it may; subscribe by a channel of this \
+         node's own, or raise `peer_limits` over there"
+    )]
+    OverQuota,
     /// The subscriber, a channel, is gone or does not answer.
     #[error("the channel that should subscribe is closed or cannot be reached; locate it again")]
     NoSubscriber,

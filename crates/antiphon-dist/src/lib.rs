@@ -9,10 +9,13 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
+mod audience;
+pub use audience::{Audience, AudienceError};
+
 mod caught;
 
 mod certificates;
-pub use certificates::TlsError;
+pub use certificates::{Fingerprint, FingerprintError, TlsError};
 
 mod channels;
 pub use channels::{Channel, Subscriber};
@@ -49,6 +52,9 @@ pub mod node;
 pub use node::Counts;
 
 mod packing;
+
+mod peer_limits;
+pub use peer_limits::{PeerLimits, Refusals};
 
 mod rci;
 pub use rci::Rci;

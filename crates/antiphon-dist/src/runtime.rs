@@ -10,8 +10,10 @@ use antiphon_sched::{
     Target, Wire, egress,
 };
 
+use crate::audience::{Audience, AudienceError};
 use crate::channels::{self, Channel};
 use crate::config::Config;
+use crate::cx::open_to;
 use crate::error::{NodeError, RegisterError};
 use crate::files;
 use crate::location::Location;
@@ -186,6 +188,15 @@ impl Node {
     /// There is no RCI of that name, or an actor has registered it.
     pub fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError> {
         rci::unregister(&mut self.sched.door(), name, None)
+    }
+
+    /// Opens an actor, a channel or an RCI of this node to these peers, and to no others; see
+    /// [`NetCx::open_to`](crate::NetCx::open_to).
+    ///
+    /// # Errors
+    /// It lives elsewhere or has ended, or the audience is by certificates where there is no TLS.
+    pub fn open_to(&mut self, what: impl Into<ActorId>, audience: Audience) -> Result<(), AudienceError> {
+        open_to(&mut self.sched.door(), what.into(), audience)
     }
 
     /// Sends from outside of all actors.

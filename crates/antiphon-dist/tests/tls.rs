@@ -10,7 +10,7 @@ use antiphon_dist::{
 };
 use antiphon_sched::{Addr, Bytes, Cx, Event, receive, stop};
 use common::bare_tls;
-use common::certs::{Certs, Files};
+use common::certs::{Certs, Files, set_mode};
 use common::{Net, PATIENCE, TestNode, heard, heard_until, tell_test};
 
 /// As TLS alone: no secret.
@@ -303,6 +303,36 @@ fn tls_without_a_secret_may_leave_loopback() {
     for choice in ["`secret`", "`certfile`", "`open: true`"] {
         assert!(said.contains(choice), "{said}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_that_others_may_open_is_refused_with_its_file_and_the_cure() {
+    let certs = Certs::new();
+    let own = certs.node("own");
+    let start = |certfile: &std::path::Path, keyfile: Option<&std::path::Path>| {
+        let (certfile, keyfile) = (Some(certfile.to_owned()), keyfile.map(Into::into));
+        Node::new(Config { certfile, keyfile, discover_peers: false, ..Config::default() }).map(drop)
+    };
+    for mode in [0o640, 0o604, 0o620, 0o602] {
+        set_mode(&own.both, mode);
+        set_mode(&own.key, mode);
+        for (started, file) in
+            [(start(&own.both, None), &own.both), (start(&own.cert, Some(&own.key)), &own.key)]
+        {
+            let why = started.expect_err("others may open it");
+            let is_told =
+                matches!(&why, NodeError::Tls(TlsError::ExposedKey { mode: told, .. }) if *told == mode);
+            assert!(is_told, "{why}");
+            let said = why.to_string();
+            assert!(said.contains(&file.display().to_string()) && said.contains("chmod 600"), "{said}");
+        }
+    }
+    set_mode(&own.both, 0o400);
+    set_mode(&own.key, 0o600);
+    set_mode(&own.cert, 0o644);
+    assert!(start(&own.both, None).is_ok());
+    assert!(start(&own.cert, Some(&own.key)).is_ok(), "a certificate is no secret");
 }
 
 #[test]

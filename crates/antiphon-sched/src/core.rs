@@ -47,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) ports: Ports,
     pub(crate) sides: FxHashMap<u32, Box<Side>>,
     pub(crate) monitors: u64,
+    /// Answers that did not go where they should.
+    pub(crate) lost_answers: u64,
     /// Actors that keep the loop running: all but daemons.
     pub(crate) citizens: usize,
     /// The loop was asked to stop: who starts now is told at once.
@@ -99,6 +101,7 @@ impl Core {
             ports: Ports::new(rng.u64(..)),
             sides: FxHashMap::default(),
             monitors: 0,
+            lost_answers: 0,
             citizens: 0,
             stopping: false,
             current: None,

@@ -9,7 +9,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
 use crate::ports::{PortId, Reply};
-use crate::scope;
+use crate::scope::{self, Origin};
 use crate::side::Guard;
 use crate::time::Time;
 use crate::value::Value;
@@ -34,6 +34,8 @@ pub enum Delivery {
     WrongType,
     /// The bytes are no such message, for this reason.
     Undecodable(String),
+    /// A reply is in it, and its node has as many open requests in this loop as it may.
+    Crowded,
 }
 
 impl Door<'_> {
@@ -82,8 +84,13 @@ impl Door<'_> {
         if let Err(why) = reach(self, node, port, value)
             && why != Undelivered::NoActor
         {
-            // An asker that is gone, or was answered by its timeout, is no news; the rest is.
-            tracing::warn!(%node, %why, "an answer was lost");
+            // An asker that is gone, or was answered by its timeout, is no news; the rest is. A node that asks and takes no
+            // answers, or names one that nobody knows, can bring it about: it is said ever more seldom.
+            self.core.lost_answers += 1;
+            let times = self.core.lost_answers;
+            if times.is_power_of_two() {
+                tracing::warn!(%node, %why, times, "an answer was lost");
+            }
         }
     }
 
@@ -116,10 +123,22 @@ impl Door<'_> {
         self.core.deliver(to, tag, body)
     }
 
-    /// As [`Door::deliver`], for a message of an actor of `node`; who decodes it can ask for that: see
+    /// As [`Door::deliver`], of bytes from another node: its requests are counted, and decoders can ask for it by
     /// [`origin`](crate::origin).
-    pub fn deliver_from(&mut self, node: NodeId, to: Key, tag: &str, body: &[u8]) -> Delivery {
-        scope::coming_from(node, || self.core.deliver(to, tag, body))
+    pub fn deliver_from(&mut self, origin: &mut Option<Origin>, to: Key, tag: &str, body: &[u8]) -> Delivery {
+        let (delivery, is_crowded) = scope::coming_from(origin, || self.core.deliver(to, tag, body));
+        if is_crowded && matches!(delivery, Delivery::Undecodable(_)) { Delivery::Crowded } else { delivery }
+    }
+
+    /// The actor that a key means: its own, or that of which it is a further address.
+    pub fn owner_of(&self, key: Key) -> Key {
+        self.core.owner_of(key)
+    }
+
+    /// Has the world outside told of an actor's end ([`Signal::Gone`](crate::Signal::Gone)) also if no address of it
+    /// leaves this loop; false when it has ended.
+    pub fn tell_end(&mut self, key: Key) -> bool {
+        self.core.side(key).map(|side| side.is_known_outside = true).is_some()
     }
 
     /// What actors of other nodes may do to an actor of this loop, by its own word.
@@ -161,6 +180,20 @@ impl Door<'_> {
         self.core.answer_encoded(port, tag, body)
     }
 
+    /// As [`Door::answer_encoded`], with bytes from that node, whose requests are counted.
+    ///
+    /// # Errors
+    /// As [`Door::answer_encoded`].
+    pub fn answer_from(
+        &mut self,
+        origin: &mut Option<Origin>,
+        port: PortId,
+        tag: &str,
+        body: &[u8],
+    ) -> Result<(), Undelivered> {
+        scope::coming_from(origin, || self.core.answer_encoded(port, tag, body)).0
+    }
+
     /// Closes a request of this loop without an answer; does nothing when it is closed already.
     pub fn refuse_port(&mut self, port: PortId, why: AskError) {
         self.core.refuse_port(port, why);
@@ -181,6 +214,12 @@ impl Door<'_> {
     /// `watcher`, elsewhere, is to be told when `target`, here, ends.
     pub fn watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
         self.core.watch_local(target, id, watcher);
+    }
+
+    /// `watcher`, elsewhere, is told that its monitor is not admitted.
+    pub fn refuse_watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
+        let who = self.core.id(target);
+        self.core.tell_down(watcher, id, who, Why::Refused);
     }
 
     /// That is no longer wanted.

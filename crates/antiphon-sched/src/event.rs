@@ -76,6 +76,9 @@ pub enum Why {
     NodeLost,
     /// There was no such actor when the monitor was set.
     NoActor,
+    /// The watcher's node has set as many monitors at the actor's as that one admits; what becomes of the actor will
+    /// not be told.
+    Refused,
 }
 
 impl fmt::Display for Why {
@@ -87,6 +90,7 @@ impl fmt::Display for Why {
             Self::Terminated => f.write_str("terminated"),
             Self::NodeLost => f.write_str("its node was lost"),
             Self::NoActor => f.write_str("no such actor"),
+            Self::Refused => f.write_str("its node admits no more monitors of this node"),
         }
     }
 }

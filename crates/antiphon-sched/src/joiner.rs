@@ -50,7 +50,7 @@ impl<V: Wire + Send> Joiner<V> {
 pub(crate) fn value_of<V: Wire>(why: Why) -> Result<V, JoinError> {
     match why {
         Why::Done(value) => value.get::<V>().map_err(|why: ValueError| why.into()),
-        Why::Failed(_) | Why::Panicked(_) | Why::Terminated | Why::NodeLost | Why::NoActor => {
+        Why::Failed(_) | Why::Panicked(_) | Why::Terminated | Why::NodeLost | Why::NoActor | Why::Refused => {
             Err(JoinError::Ended(why.to_string()))
         }
     }

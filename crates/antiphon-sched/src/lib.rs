@@ -99,7 +99,7 @@ mod ports;
 pub use ports::{PortId, Reply};
 
 mod scope;
-pub use scope::origin;
+pub use scope::{Origin, origin};
 
 mod side;
 pub use side::Guard;

@@ -19,6 +19,7 @@ use crate::drops;
 use crate::error::{AskError, Undelivered};
 use crate::id::{Key, NodeId};
 use crate::mailbox::NO_PORT;
+use crate::scope::Place;
 use crate::timers::TimerKey;
 
 /// The number of an open request. Unique within its loop.
@@ -216,6 +217,9 @@ pub struct Reply<R> {
     pub(crate) port: PortId,
     /// The loop that is to be told when this copy is dropped; `None` once another copy took its place.
     pub(crate) home: Cell<Option<NodeId>>,
+    /// That it is held here, if it came from another node.
+    #[expect(dead_code, reason = "it counts as long as it is here")]
+    pub(crate) place: Option<Place>,
     pub(crate) reach: ReplyReach<R>,
 }
 
@@ -223,7 +227,7 @@ pub(crate) type ReplyReach<R> = fn(&mut Door<'_>, NodeId, PortId, R) -> Result<(
 
 impl<R: 'static> Reply<R> {
     pub(crate) fn new(node: NodeId, port: PortId) -> Self {
-        Self { node, port, home: Cell::new(Some(node)), reach: reach_local::<R> }
+        Self { node, port, home: Cell::new(Some(node)), place: None, reach: reach_local::<R> }
     }
 }
 

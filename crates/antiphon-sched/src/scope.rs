@@ -4,6 +4,8 @@
 //! of it an address does not serialise, because nobody could then make it reachable.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use smallvec::SmallVec;
 
@@ -124,33 +126,96 @@ pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<H
     (decoded, HOMECOMING.with_borrow_mut(std::mem::take))
 }
 
-thread_local! {
-    static ORIGIN: std::cell::Cell<Option<NodeId>> = const { std::cell::Cell::new(None) };
-}
-
-/// The node from which the message came that is being decoded right now; `None` outside of decoding, and where the
-/// world outside did not say. To be asked by [`Wire::decode`](crate::Wire::decode): addresses and replies inside a
-/// message are what its sender wrote, this is who it was.
-pub fn origin() -> Option<NodeId> {
-    ORIGIN.get()
-}
-
-/// Runs `deliver` for a message that came from a node.
-pub(crate) fn coming_from<R>(node: NodeId, deliver: impl FnOnce() -> R) -> R {
-    struct Restore(Option<NodeId>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            ORIGIN.set(self.0);
-        }
-    }
-    let _restore = Restore(ORIGIN.replace(Some(node)));
-    deliver()
-}
-
 /// The loop for which something is being decoded.
 #[cfg(feature = "serde")]
 pub(crate) fn decoding_home() -> Option<NodeId> {
     DECODING.get()
+}
+
+/// The node that bytes came from, and how many requests it may have open in this loop.
+#[derive(Debug)]
+pub struct Origin {
+    node: NodeId,
+    requests_max: usize,
+    /// Shared with each of them, which may be dropped on other threads.
+    requests: Arc<AtomicUsize>,
+}
+
+impl Origin {
+    /// A node whose requests, so many at most, are counted from now on.
+    pub fn new(node: NodeId, requests_max: usize) -> Self {
+        Self { node, requests_max, requests: Arc::default() }
+    }
+
+    /// Its requests that actors of this loop hold the replies of.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// The place of one more request; `None` when it has as many as it may.
+    fn take_place(&self) -> Option<Place> {
+        if self.requests() >= self.requests_max {
+            return None;
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Some(Place(self.requests.clone()))
+    }
+}
+
+/// That a reply of another node's is held here: counted until it is used up, sent on or dropped.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whose bytes are being decoded, and whether there was no place for a request in them.
+struct Decoding {
+    origin: Origin,
+    is_crowded: bool,
+}
+
+thread_local! {
+    static ORIGIN: RefCell<Option<Decoding>> = const { RefCell::new(None) };
+}
+
+/// The node that the bytes came from which are being decoded on this thread; `None`: they are of this loop's own making, or
+/// the world outside did not say. To be asked by [`Wire::decode`](crate::Wire::decode): addresses and replies inside a message
+/// are what its sender wrote, this is who it was.
+pub fn origin() -> Option<NodeId> {
+    ORIGIN.with_borrow(|decoding| decoding.as_ref().map(|decoding| decoding.origin.node))
+}
+
+/// Runs `decode` on bytes of another node's. Answers as well whether there was no place for a request in them.
+///
+/// The origin moves into reach of the decoders, and back: counting references would cost as much as a small message.
+pub(crate) fn coming_from<R>(origin: &mut Option<Origin>, decode: impl FnOnce() -> R) -> (R, bool) {
+    /// What was there before, and where the origin belongs.
+    struct Restore<'o>(Option<Decoding>, &'o mut Option<Origin>);
+    impl Drop for Restore<'_> {
+        fn drop(&mut self) {
+            *self.1 = ORIGIN.replace(self.0.take()).map(|decoding| decoding.origin);
+        }
+    }
+    let decoding = origin.take().map(|origin| Decoding { origin, is_crowded: false });
+    let restore = Restore(ORIGIN.replace(decoding), origin);
+    let decoded = decode();
+    let is_crowded = ORIGIN.with_borrow(|decoding| decoding.as_ref().is_some_and(|each| each.is_crowded));
+    drop(restore);
+    (decoded, is_crowded)
+}
+
+/// The place of a reply that is being decoded; an error when its node has as many as it may.
+#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
+pub(crate) fn take_place() -> Result<Option<Place>, &'static str> {
+    ORIGIN.with_borrow_mut(|origin| {
+        let Some(Decoding { origin, is_crowded }) = origin else { return Ok(None) };
+        let place = origin.take_place();
+        *is_crowded |= place.is_none();
+        place.map(Some).ok_or("its node has as many open requests here as it may")
+    })
 }
 
 /// The same name, the same pointer each time. Leaked: a program has only so many types.

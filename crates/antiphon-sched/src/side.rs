@@ -28,6 +28,8 @@ pub(crate) struct Side {
     pub(crate) guard: Guard,
     /// How many of `watching` actors elsewhere have had put there.
     unasked: u16,
+    /// The world outside keeps something about it, and wants to know of its end.
+    pub(crate) is_known_outside: bool,
     named: bool,
 }
 
@@ -49,8 +51,19 @@ const UNASKED_MAX: u16 = OPEN_MAX / 2;
 
 impl Side {
     fn is_idle(&self) -> bool {
-        let Self { watchers, watching, ears, owner, sources, sockets, exposed, guard, unasked: _, named } =
-            self;
+        let Self {
+            watchers,
+            watching,
+            ears,
+            owner,
+            sources,
+            sockets,
+            exposed,
+            guard,
+            is_known_outside,
+            unasked: _,
+            named,
+        } = self;
         watchers.is_empty()
             && watching.is_empty()
             && ears.is_empty()
@@ -59,6 +72,7 @@ impl Side {
             && owner.is_none()
             && exposed.is_none()
             && *guard == Guard::Open
+            && !is_known_outside
             && !named
     }
 }
@@ -256,7 +270,7 @@ impl Core {
         }
     }
 
-    fn tell_down(&mut self, watcher: ActorId, id: MonitorId, who: ActorId, why: Why) {
+    pub(crate) fn tell_down(&mut self, watcher: ActorId, id: MonitorId, who: ActorId, why: Why) {
         if watcher.node() == self.home {
             self.down(watcher.key(), id, who, why);
         } else {
@@ -302,7 +316,7 @@ impl Core {
             self.io.forget(source);
         }
         self.bury_sockets(side.sockets);
-        if side.exposed.is_some() {
+        if side.exposed.is_some() || side.is_known_outside {
             self.signal(Signal::Gone { who: key });
         }
     }

@@ -398,7 +398,8 @@ impl<'de, R: Wire> Deserialize<'de> for Reply<R> {
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
         let (node, port) = (NodeId::from_bits(node), PortId::from_bits(port));
         scope::come_home(node, Homecoming::Port(port));
-        Ok(Self { node, port, home: Cell::new(Some(home)), reach: reply_wire::<R> })
+        let place = scope::take_place().map_err(D::Error::custom)?;
+        Ok(Self { node, port, home: Cell::new(Some(home)), place, reach: reply_wire::<R> })
     }
 }
 

@@ -224,7 +224,7 @@ impl SimNode {
             Some(id) => {
                 self.conns.insert(id, conn);
                 self.ids.insert(conn, id);
-                self.give(dist::Input::Accepted { conn: id, exporter: None }, out);
+                self.give(dist::Input::Accepted { conn: id, tls: None }, out);
             }
             None => out.push(Output::Close(conn)),
         }
@@ -247,7 +247,7 @@ impl Machine for SimNode {
             Input::Accepted { conn, from } => self.accept(conn, from, out),
             Input::Connected(conn) => {
                 if let Some(id) = self.ids.get(&conn).copied() {
-                    self.give(dist::Input::Connected { conn: id, exporter: None }, out);
+                    self.give(dist::Input::Connected { conn: id, tls: None }, out);
                 }
             }
             Input::DialFailed(conn) => {

@@ -72,15 +72,15 @@ fn files_that_hold_no_secret_are_refused_each_for_its_reason() {
 
 #[cfg(unix)]
 #[test]
-fn a_file_that_everybody_may_open_is_refused_with_the_cure() {
+fn a_file_that_others_may_open_is_refused_with_the_cure() {
     let file = Scratch::new("exposed", b"hush");
-    for mode in [0o644, 0o602, 0o601] {
+    for mode in [0o644, 0o602, 0o601, 0o640, 0o620] {
         file.set_mode(mode);
         assert!(matches!(file.fault(), FileFault::Exposed { mode: told } if told == mode));
     }
-    assert!(file.fault().to_string().contains("chmod o-rwx"));
-    file.set_mode(0o640);
-    assert!(Secret::from_file(&file.0).is_ok(), "the group may read it");
+    assert!(file.fault().to_string().contains("chmod 600"));
+    file.set_mode(0o400);
+    assert!(Secret::from_file(&file.0).is_ok(), "its owner may read it");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn nothing_that_can_be_formatted_shows_a_secret() {
         limits: Default::default(),
     };
     file.set_mode(0o644);
-    let exposed = Secret::from_file(&file.0).expect_err("everybody may read it");
+    let exposed = Secret::from_file(&file.0).expect_err("others may read it");
     let fresh = antiphon_wire::Fresh::system().expect("the system has random numbers");
     let standing = antiphon_wire::Standing::unknown(1);
     let shake = antiphon_wire::Handshake::dial(&profile, fresh, standing, None, &mut Vec::new());

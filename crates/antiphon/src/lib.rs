@@ -30,9 +30,10 @@ pub use antiphon_sched::wire;
 /// All that programs of actors need: `use antiphon::prelude::*;`.
 pub mod prelude {
     pub use antiphon_dist::{
-        CallError, Channel, CloseError, Config, DeliverError, Ignored, LocateError, Location, NetCx, Node,
-        NodeError, PeerAt, PeerError, PeerOptions, PeerStatus, Rci, RegisterError, Secret, Status,
-        SubscribeError, Subscriber, UnknownNode, UnknownPeer, Watch,
+        Audience, AudienceError, CallError, Channel, CloseError, Config, DeliverError, Fingerprint, Ignored,
+        LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerLimits, PeerOptions,
+        PeerStatus, Rci, RegisterError, Secret, Status, SubscribeError, Subscriber, UnknownNode, UnknownPeer,
+        Watch,
     };
     pub use antiphon_dist::{
         DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,

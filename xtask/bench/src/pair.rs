@@ -44,6 +44,10 @@ fn certificate(folder: &Path) -> PathBuf {
     let pem = folder.join("shared.pem");
     let text = made.signing_key.serialize_pem() + &made.cert.pem();
     std::fs::write(&pem, text).expect("a temporary file can be written");
+    // Nodes take no key that others may read.
+    #[cfg(unix)]
+    std::fs::set_permissions(&pem, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("the file is this program's");
     pem
 }
 

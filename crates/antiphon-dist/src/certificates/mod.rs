@@ -4,9 +4,11 @@
 //! anything of a key.
 
 mod dates;
+mod fingerprint;
 mod pem;
 
 pub(crate) use dates::{Moment, Validity};
+pub use fingerprint::{Fingerprint, FingerprintError};
 pub(crate) use pem::{Identity, certificates, identity};
 
 use std::io;
@@ -69,6 +71,17 @@ pub enum TlsError {
     NoKey {
         /// Where it was looked for.
         file: PathBuf,
+    },
+    /// Others than its owner may read or write the file with the key.
+    #[error(
+        "others than its owner may open {}, which holds a key (mode {mode:o}); take that away with `chmod 600`",
+        file.display()
+    )]
+    ExposedKey {
+        /// The file.
+        file: PathBuf,
+        /// Its permission bits.
+        mode: u32,
     },
     /// The key has a passphrase.
     #[error(

@@ -26,7 +26,8 @@ pub(crate) fn identity(certfile: &Path, keyfile: Option<&Path>) -> Result<Identi
 
 /// Reads all certificates of a file, of which there must be one.
 pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(file)?;
+    let opened = File::open(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })?;
+    let text = read(file, &opened)?;
     let mut found = Vec::new();
     for section in sections(&text) {
         let (kind, der) = section.map_err(|why| not_pem(file, why))?;
@@ -41,7 +42,9 @@ pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = read(file)?;
+    let failed = |source| TlsError::Unreadable { file: file.to_owned(), source };
+    let opened = File::open(file).map_err(failed)?;
+    let text = read(file, &opened)?;
     // Of the new form the parser knows nothing; the old one has a header where it expects base64.
     let is_encrypted = |marker: &[u8]| text.windows(marker.len()).any(|window| window == marker);
     if is_encrypted(b"BEGIN ENCRYPTED PRIVATE KEY") || is_encrypted(b"Proc-Type: 4,ENCRYPTED") {
@@ -50,6 +53,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     for section in sections(&text) {
         let (kind, der) = section.map_err(|why| not_pem(file, why))?;
         if let Some(key) = PrivateKeyDer::from_pem(kind, der) {
+            check_mode(file, &opened)?;
             return Ok(key);
         }
     }
@@ -67,10 +71,9 @@ fn not_pem(file: &Path, why: rustls_pki_types::pem::Error) -> TlsError {
 }
 
 /// The content of a file that may hold a key: wiped when it was used.
-fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+fn read(file: &Path, opened: &File) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let failed = |source| TlsError::Unreadable { file: file.to_owned(), source };
     let mut text = Zeroizing::new(Vec::new());
-    let opened = File::open(file).map_err(failed)?;
     // Its size at once, so that no smaller buffer is left behind unwiped.
     let bytes = opened.metadata().map_err(failed)?.len();
     text.reserve_exact(usize::try_from(bytes.min(FILE_BYTES_MAX)).unwrap_or_default() + 1);
@@ -79,6 +82,21 @@ fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
         return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4 MiB")));
     }
     Ok(text)
+}
+
+/// Refuses a key that others on this machine have read, or may. Of the file that was opened: the path may mean another by now.
+#[cfg(unix)]
+fn check_mode(file: &Path, opened: &File) -> Result<(), TlsError> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let failed = |source| TlsError::Unreadable { file: file.to_owned(), source };
+    let mode = opened.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 { Err(TlsError::ExposedKey { file: file.to_owned(), mode }) } else { Ok(()) }
+}
+
+#[cfg(not(unix))]
+fn check_mode(_: &Path, _: &File) -> Result<(), TlsError> {
+    Ok(())
 }
 
 const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -5,19 +5,19 @@
 
 use std::any::type_name;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
 use super::message::{ChannelMessage, Delivered, HubAddr, Own, own};
 use crate::caught::{caught, quietly};
-use crate::cx::NetCx;
+use crate::cx::{NetCx, may_say, node_behind};
+use crate::error::SubscribeError;
 use crate::told::Told;
 
 /// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
 pub(super) const ENTRIES_MAX: usize = 32_768;
-/// Of these, how many one other node may have brought: most bring one, their relay.
-const ENTRIES_OF_PEER_MAX: usize = 8192;
 /// What a branch may say that is behind it: more than there can be, and little enough to be added up.
 const BELOW_MAX: u64 = 1 << 40;
 /// Of the time that is left for a delivery, what is left for those below: so that their answers still arrive.
@@ -29,14 +29,21 @@ type ChannelCx<'c, T> = Cx<'c, Told<ChannelMessage<T>>>;
 pub(super) struct Fan<T> {
     entries: BTreeMap<ActorId, Entry<T>>,
     total: u64,
-    by_peer: BTreeMap<NodeId, usize>,
+    /// How many of them each peer has put here.
+    shares: BTreeMap<NodeId, usize>,
 }
 
 struct Entry<T> {
     receiver: Receiver<T>,
     monitor: Monitor,
-    /// The other node that brought it.
-    by: Option<NodeId>,
+    share: Option<Share>,
+}
+
+/// That a peer has put a receiver here: its part of this channel, and of all of this node.
+pub(super) struct Share {
+    by: NodeId,
+    /// Counted by being there.
+    _of_all: Arc<()>,
 }
 
 pub(super) enum Receiver<T> {
@@ -63,7 +70,7 @@ impl<T> Receiver<T> {
 
 impl<T: Wire + Clone> Fan<T> {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), total: 0, by_peer: BTreeMap::new() }
+        Self { entries: BTreeMap::new(), total: 0, shares: BTreeMap::new() }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -74,15 +81,46 @@ impl<T: Wire + Clone> Fan<T> {
         self.entries.is_empty()
     }
 
-    /// Whether there is no room for one more that a node brings.
-    pub(super) fn is_full(&self, by: Option<NodeId>) -> bool {
-        let brought = by.and_then(|by| self.by_peer.get(&by).copied()).unwrap_or(0);
-        self.entries.len() >= ENTRIES_MAX || brought >= ENTRIES_OF_PEER_MAX
+    /// A place for one more, that this node or a peer wants.
+    pub(super) fn take_share(
+        &mut self,
+        cx: &mut ChannelCx<'_, T>,
+        by: Option<NodeId>,
+    ) -> Result<Option<Share>, SubscribeError> {
+        let core = node_behind(cx.door()).ok_or(SubscribeError::NoNode)?;
+        let taken = match by {
+            _ if self.entries.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
+            None => return Ok(None),
+            Some(by) => {
+                let has = self.shares.get(&by).copied().unwrap_or(0);
+                let of_all = core.take_subscription(by, has);
+                of_all.map(|of_all| Share { by, _of_all: of_all }).ok_or(SubscribeError::OverQuota)
+            }
+        };
+        match &taken {
+            Ok(share) => *self.shares.entry(share.by).or_default() += 1,
+            Err(_) => {
+                core.refusals().subscriptions += 1;
+                if let Some(by) = by {
+                    core.say_refused(by, "subscriptions", "subscribes more receivers than it may");
+                }
+            }
+        }
+        taken.map(Some)
+    }
+
+    fn return_share(&mut self, share: &Share) {
+        if let Some(has) = self.shares.get_mut(&share.by) {
+            *has -= 1;
+            if *has == 0 {
+                self.shares.remove(&share.by);
+            }
+        }
     }
 
     /// Whether another node has brought somebody.
     pub(super) fn is_brought_by(&self, who: ActorId, node: NodeId) -> bool {
-        self.entries.get(&who).is_some_and(|entry| entry.by == Some(node))
+        self.entries.get(&who).and_then(|entry| entry.share.as_ref()).is_some_and(|share| share.by == node)
     }
 
     pub(super) fn has(&self, who: ActorId) -> bool {
@@ -113,28 +151,21 @@ impl<T: Wire + Clone> Fan<T> {
     }
 
     /// Takes somebody in, who is not there yet.
-    pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>, by: Option<NodeId>) {
+    pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>, share: Option<Share>) {
         let id = receiver.id();
         self.remove(cx, id);
         let monitor = cx.monitor(id);
         self.total += receiver.weight();
-        if let Some(by) = by {
-            *self.by_peer.entry(by).or_default() += 1;
-        }
-        self.entries.insert(id, Entry { receiver, monitor, by });
+        self.entries.insert(id, Entry { receiver, monitor, share });
     }
 
     /// Takes somebody out, who may have ended.
     pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, who: ActorId) -> Option<Receiver<T>> {
-        let Entry { receiver, monitor, by } = self.entries.remove(&who)?;
+        let Entry { receiver, monitor, share } = self.entries.remove(&who)?;
         cx.demonitor(monitor);
         self.total -= receiver.weight();
-        if let Some((by, brought)) = by.and_then(|by| self.by_peer.get_mut(&by).map(|brought| (by, brought)))
-        {
-            *brought -= 1;
-            if *brought == 0 {
-                self.by_peer.remove(&by);
-            }
+        if let Some(share) = &share {
+            self.return_share(share);
         }
         Some(receiver)
     }
@@ -151,7 +182,7 @@ impl<T: Wire + Clone> Fan<T> {
     /// Passes a message on. What cannot be taken is a dead letter.
     pub(super) fn send(&mut self, cx: &mut ChannelCx<'_, T>, message: T, hops: u8) {
         for Entry { receiver, .. } in self.entries.values() {
-            let Some(copy) = copy_of(&message) else { break };
+            let Some(copy) = copy_of(cx, &message) else { break };
             match receiver {
                 Receiver::Actor(addr) => cx.tell(*addr, copy),
                 Receiver::Branch(addr, _) => {
@@ -174,7 +205,7 @@ impl<T: Wire + Clone> Fan<T> {
         let home = cx.id().node();
         let within = left * SHARE_BELOW.0 / SHARE_BELOW.1;
         for Entry { receiver, .. } in self.entries.values() {
-            let Some(copy) = copy_of(&message) else { break };
+            let Some(copy) = copy_of(cx, &message) else { break };
             match receiver {
                 Receiver::Actor(addr) if addr.node() == home => have += u64::from(hand(cx, *addr, copy)),
                 Receiver::Actor(addr) => {
@@ -216,14 +247,16 @@ fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
 }
 
 /// A copy by the user's own `Clone`; `None` when that panicked.
-fn copy_of<T: Clone>(message: &T) -> Option<T> {
+fn copy_of<T: Wire + Clone>(cx: &mut ChannelCx<'_, T>, message: &T) -> Option<T> {
     match caught(|| message.clone()) {
         Ok(copy) => Some(copy),
         Err(text) => {
-            tracing::error!(
-                text,
-                "the `clone` of a channel's message panicked; it is not passed on any further"
-            );
+            if may_say(cx.door(), "clone", type_name::<T>()) {
+                tracing::error!(
+                    text,
+                    "the `clone` of a channel's message panicked; it is not passed on any further (logged once)"
+                );
+            }
             None
         }
     }

@@ -333,10 +333,11 @@ impl<T: Wire + Clone> Hub<T> {
         reply: Option<Reply<Subscribed>>,
     ) {
         if !self.fan.has(who.id()) {
-            if self.fan.is_full(by) {
-                return self.refuse_actor(cx, by, who.id(), reply, SubscribeError::TooMany);
-            }
-            self.fan.insert(cx, Receiver::Actor(who), by);
+            let share = match self.fan.take_share(cx, by) {
+                Ok(share) => share,
+                Err(why) => return self.refuse_actor(cx, by, who.id(), reply, why),
+            };
+            self.fan.insert(cx, Receiver::Actor(who), share);
             self.counted(cx);
         }
         grant(cx, reply);
@@ -356,7 +357,7 @@ impl<T: Wire + Clone> Hub<T> {
             () if id == cx.id() || above.contains(&id) => Some(SubscribeError::Cycle),
             // Or anybody could weave all channels into one net, where a message multiplies at each knot.
             () if by.is_some_and(|by| by != branch.node()) => Some(SubscribeError::NotYours),
-            () if self.fan.is_full(by) || above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
+            () if above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
             () if !is_relay && !self.waves.has_room(by, 1) => Some(SubscribeError::Busy),
             () => None,
         };
@@ -366,7 +367,11 @@ impl<T: Wire + Clone> Hub<T> {
         if self.fan.has(id) {
             return grant(cx, reply);
         }
-        self.fan.insert(cx, Receiver::Branch(branch, 0), by);
+        let share = match self.fan.take_share(cx, by) {
+            Ok(share) => share,
+            Err(why) => return refuse_branch(cx, id, reply, why),
+        };
+        self.fan.insert(cx, Receiver::Branch(branch, 0), share);
         if is_relay {
             if let Some(reply) = reply {
                 cx.answer(reply, Subscribed::Done(above));

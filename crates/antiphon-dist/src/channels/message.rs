@@ -240,7 +240,7 @@ fn millis_of(span: Duration) -> u64 {
 }
 
 /// The refusals that cross nodes; the others are the asker's own.
-const CODES: [SubscribeError; 8] = [
+const CODES: [SubscribeError; 9] = [
     SubscribeError::NoChannel,
     SubscribeError::Cycle,
     SubscribeError::TooMany,
@@ -249,6 +249,7 @@ const CODES: [SubscribeError; 8] = [
     SubscribeError::Busy,
     SubscribeError::WrongType,
     SubscribeError::NotYours,
+    SubscribeError::OverQuota,
 ];
 
 fn code_of(why: SubscribeError) -> u8 {

@@ -87,6 +87,7 @@ fn of_locating(why: &LocateError) -> DeleteError {
         LocateError::TimedOut => DeleteError::NoAnswer,
         LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => DeleteError::Version,
         LocateError::TooManyOpen => DeleteError::TooManyOpen,
+        LocateError::Refused => DeleteError::TooManyOpen,
         LocateError::BadName | LocateError::NoNode => DeleteError::NoNode,
     }
 }

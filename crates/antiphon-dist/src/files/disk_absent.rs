@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use antiphon_sched::Bytes;
 
+use super::Rules;
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
 
@@ -30,7 +30,7 @@ pub(crate) enum Placed {
 }
 
 impl Dest {
-    pub(crate) fn open(_: &Path, _: Option<u64>, _: Duration) -> io::Result<Self> {
+    pub(crate) fn open(_: &Path, _: Rules) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "this system can send files, and not take them"))
     }
 
@@ -39,6 +39,7 @@ impl Dest {
         _: &TargetPath,
         _: FileStat,
         _: bool,
+        _: &str,
     ) -> Result<Prepared, FileRefused> {
         match self.0 {}
     }

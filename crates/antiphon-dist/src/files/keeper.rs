@@ -15,7 +15,8 @@ use super::messages::{DeleteAnswer, KEEPER, Offer, OfferAnswer, ToKeeper};
 use super::outcome::FileRefused;
 use super::path::TargetPath;
 use super::receiver::Receiver;
-use crate::cx::register;
+use crate::audience::Audience;
+use crate::cx::{node_behind, open_to, register};
 use crate::node::Space;
 use crate::told::Told;
 
@@ -42,10 +43,11 @@ struct Keeper {
     /// Receivers that have ended since unfinished files were looked at.
     ended: usize,
     sweeping: bool,
+    audience: Audience,
 }
 
 /// Starts the keeper of a node.
-pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize) {
+pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, audience: Audience) {
     let mut keeper = Keeper {
         dest: dest.map(Arc::new),
         places: Places::new(transfers_max),
@@ -53,6 +55,7 @@ pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize) 
         deletions: Places::new(transfers_max.max(1)),
         ended: 0,
         sweeping: false,
+        audience,
     };
     sched.spawn(move |cx, event| keeper.step(cx, event));
 }
@@ -64,6 +67,8 @@ impl Keeper {
                 cx.set_daemon(true);
                 cx.set_name("keeper of files");
                 cx.set_guard(Guard::Closed);
+                let own = cx.id();
+                open_to(cx.door(), own, self.audience.clone())?;
                 let me = cx.me_as(Note::Peer);
                 let tag = cx.door().tag_of::<Told<ToKeeper>>();
                 register(cx.door(), (Space::Service, KEEPER), me, tag, None)?;
@@ -95,12 +100,16 @@ impl Keeper {
         offer: Offer,
         reply: Reply<OfferAnswer>,
     ) {
-        match self.take(cx.id().node(), by, offer, reply) {
+        let whom = node_behind(cx.door()).map(|core| core.party_of(by)).unwrap_or_default();
+        match self.take((cx.id().node(), by), offer, whom, reply) {
             Ok(receiver) => {
                 self.places.enter(by);
                 let receiver = cx.spawn_actor(receiver);
                 self.receivers.insert(receiver.id(), by);
                 cx.monitor(receiver);
+                if let Err(why) = open_to(cx.door(), receiver.id(), self.audience.clone()) {
+                    tracing::debug!(%why, "a receiver ended before it began");
+                }
             }
             Err((reply, why)) => cx.answer(reply, OfferAnswer::Refused(why)),
         }
@@ -109,9 +118,9 @@ impl Keeper {
     /// The receiver of a file, unless there are too many.
     fn take(
         &self,
-        home: NodeId,
-        by: Option<NodeId>,
+        (home, by): (NodeId, Option<NodeId>),
         offer: Offer,
+        whom: String,
         reply: Reply<OfferAnswer>,
     ) -> Result<Receiver, (Reply<OfferAnswer>, FileRefused)> {
         let Some(dest) = self.dest.clone() else { return Err((reply, FileRefused::NoDestPath)) };
@@ -123,7 +132,7 @@ impl Keeper {
             return Err((reply, FileRefused::Disorder));
         }
         match TargetPath::checked(offer.path.clone()) {
-            Ok(path) => Ok(Receiver::new(dest, path, &offer, by, reply)),
+            Ok(path) => Ok(Receiver::new(dest, path, &offer, (by, whom), reply)),
             Err(why) => Err((reply, FileRefused::BadPath(why))),
         }
     }

@@ -43,6 +43,19 @@ use disk::Dest;
 use path::TargetPath;
 use sender::{Note, Order, Sender};
 
+/// What is taken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    /// Of one file.
+    file_bytes_max: Option<u64>,
+    /// From one peer since the node's start.
+    peer_bytes_max: Option<u64>,
+    /// Of all files that came from peers, and of unfinished ones.
+    dest_bytes_max: Option<u64>,
+    /// How long unfinished files are kept.
+    keep: Duration,
+}
+
 /// How many files a node sends at a time.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -79,11 +92,16 @@ impl Outbox {
 /// Opens the folder for files, and starts the keeper.
 pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> {
     let open = |path: &Path| {
-        Dest::open(path, config.max_file_size, config.partial_files_keep)
-            .map_err(|source| NodeError::DestPath { path: path.to_owned(), source })
+        let rules = Rules {
+            file_bytes_max: config.max_file_size,
+            peer_bytes_max: config.peer_limits.file_bytes_max,
+            dest_bytes_max: config.dest_bytes_max,
+            keep: config.partial_files_keep,
+        };
+        Dest::open(path, rules).map_err(|source| NodeError::DestPath { path: path.to_owned(), source })
     };
     let dest = config.dest_path.as_deref().map(open).transpose()?;
-    keeper::spawn(sched, dest, config.transfers_max);
+    keeper::spawn(sched, dest, config.transfers_max, config.files_audience.clone());
     Ok(())
 }
 

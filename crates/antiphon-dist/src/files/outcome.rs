@@ -184,6 +184,22 @@ pub enum FileRefused {
         /// How many it may.
         max: u64,
     },
+    /// So many bytes have come from this node, or others of its certificate or address, as that node takes.
+    #[error(
+        "that node takes {max} bytes from this one until it starts anew; raise its `peer_limits.file_bytes_max`"
+    )]
+    OverQuota {
+        /// How many it takes.
+        max: u64,
+    },
+    /// That node has as many bytes of peers' files as it takes.
+    #[error(
+        "that node has as many bytes of files as it takes ({max}); have some deleted, or raise its `dest_bytes_max`"
+    )]
+    DestFull {
+        /// How many it takes.
+        max: u64,
+    },
     /// Another transfer to the same place is under way.
     #[error("another transfer to the same file is under way; wait for its end")]
     Busy,

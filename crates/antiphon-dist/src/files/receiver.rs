@@ -12,6 +12,7 @@ use super::disk::{Dest, Partial, Placed, Prepared};
 use super::messages::{CHUNK_BYTES, Offer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
+use crate::cx::node_behind;
 use crate::told::Told;
 
 /// In each such span a sender has to send a piece, or come to the end: it holds a place that others want.
@@ -45,6 +46,8 @@ pub(super) struct Receiver {
     sender: Addr<Told<ToSender>>,
     /// The sender's node, if it is another: nobody else is heard.
     by: Option<NodeId>,
+    /// Who is charged for its bytes.
+    whom: String,
     within: Option<Duration>,
     /// What had come when it was last looked at.
     seen: u64,
@@ -72,11 +75,12 @@ enum State {
 }
 
 impl Receiver {
+    /// `whom` an offer came from is charged.
     pub(super) fn new(
         dest: Arc<Dest>,
         path: TargetPath,
         offer: &Offer,
-        by: Option<NodeId>,
+        (by, whom): (Option<NodeId>, String),
         reply: Reply<OfferAnswer>,
     ) -> Self {
         Self {
@@ -86,6 +90,7 @@ impl Receiver {
             overwrite: offer.overwrite,
             sender: offer.sender,
             by,
+            whom,
             within: offer.within.map(Duration::from_millis),
             seen: 0,
             state: State::Preparing(reply),
@@ -131,7 +136,8 @@ impl Receiver {
             cx.after(within.saturating_add(GRACE), Note::Late);
         }
         let (dest, path, stat, overwrite) = (self.dest.clone(), self.path.clone(), self.stat, self.overwrite);
-        run(cx, move || dest.prepare(&path, stat, overwrite), Note::Prepared);
+        let whom = self.whom.clone();
+        run(cx, move || dest.prepare(&path, stat, overwrite, &whom), Note::Prepared);
         Ok(Goes::On)
     }
 
@@ -314,6 +320,14 @@ impl Receiver {
 
     /// Tells the sender, and ends.
     fn fail(&mut self, cx: &mut Cx<'_, Note>, why: FileRefused) -> Step<Note> {
+        if let (FileRefused::OverQuota { .. } | FileRefused::DestFull { .. }, Some(core)) =
+            (&why, node_behind(cx.door()))
+        {
+            core.refusals().files += 1;
+            if let Some(from) = self.by {
+                core.say_refused(from, "files", "sends more bytes of files than are taken");
+            }
+        }
         match std::mem::replace(&mut self.state, State::Busy) {
             State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(why)),
             State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {

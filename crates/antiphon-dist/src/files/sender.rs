@@ -394,6 +394,7 @@ impl FileError {
             LocateError::TimedOut => Self::NoAnswer,
             LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
             LocateError::TooManyOpen => Self::TooManyOpen,
+            LocateError::Refused => Self::TooManyOpen,
             LocateError::BadName | LocateError::NoNode => Self::NoNode,
         }
     }

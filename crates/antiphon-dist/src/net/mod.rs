@@ -231,9 +231,11 @@ impl Driver {
             match self.sockets.add(conn, stream, sched) {
                 // Its first byte begins TLS.
                 Ok(()) if self.sockets.is_opening(conn) => {}
-                Ok(()) => self.give(core, sched, Input::Accepted { conn, exporter: None }),
+                Ok(()) => self.give(core, sched, Input::Accepted { conn, tls: None }),
                 Err(why) => {
-                    tracing::warn!(%remote, %why, "a connection cannot be watched");
+                    if core.may_say("unwatched", remote.ip()) {
+                        tracing::warn!(%remote, %why, "a connection cannot be watched (logged once)");
+                    }
                     self.give(core, sched, Input::Closed(conn));
                 }
             }
@@ -245,7 +247,7 @@ impl Driver {
         if foreign.writable {
             match self.sockets.finish_dial(conn) {
                 Some(Ok(())) if self.sockets.is_opening(conn) => {}
-                Some(Ok(())) => self.give(core, sched, Input::Connected { conn, exporter: None }),
+                Some(Ok(())) => self.give(core, sched, Input::Connected { conn, tls: None }),
                 Some(Err(why)) => {
                     let refused = why.kind() == io::ErrorKind::ConnectionRefused;
                     self.sockets.close(conn, sched);
@@ -266,8 +268,8 @@ impl Driver {
 
     /// Whether TLS is now agreed on.
     fn open_tls(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) -> bool {
-        let exporter = match self.sockets.open(conn) {
-            Opening::Done(exporter) => Some(exporter),
+        let tls = match self.sockets.open(conn) {
+            Opening::Done(told) => Some(told),
             Opening::Pending => return false,
             Opening::Failed(fault) => {
                 self.give(core, sched, Input::TlsFailed { conn, fault });
@@ -279,8 +281,8 @@ impl Driver {
             }
         };
         let input = match core.is_dialled(conn) {
-            true => Input::Connected { conn, exporter },
-            false => Input::Accepted { conn, exporter },
+            true => Input::Connected { conn, tls },
+            false => Input::Accepted { conn, tls },
         };
         self.give(core, sched, input);
         true

@@ -40,6 +40,8 @@ pub(super) struct Sockets {
     accept_again: bool,
     /// There were no descriptors: when to try again.
     accept_at: Option<Time>,
+    /// How often there were no descriptors left.
+    exhausted: u64,
 }
 
 struct Socket {
@@ -65,6 +67,7 @@ impl Sockets {
             unfinished: Vec::new(),
             accept_again: false,
             accept_at: None,
+            exhausted: 0,
         })
     }
 
@@ -88,7 +91,11 @@ impl Sockets {
                     return None;
                 }
                 Err(why) if is_exhausted(&why) => {
-                    tracing::warn!(%why, "connections wait; raise the limit of open files");
+                    self.exhausted += 1;
+                    if self.exhausted.is_power_of_two() {
+                        let times = self.exhausted;
+                        tracing::warn!(%why, times, "connections wait; raise the limit of open files");
+                    }
                     self.accepts_left = ACCEPTS_A_ROUND;
                     self.accept_at = Some(now + ACCEPT_PAUSE);
                 }

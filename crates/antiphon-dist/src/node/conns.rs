@@ -14,8 +14,9 @@ use slab::Slab;
 
 use super::agenda::{Agenda, Due};
 use super::peers::Peer;
-use super::world::{ConnId, Output, World};
+use super::world::{ConnId, Output, OverTls, World};
 use super::{NodeCore, sched_node, wire_node};
+use crate::certificates::Fingerprint;
 
 const INDEX_BITS: u32 = 24;
 
@@ -36,6 +37,8 @@ pub(super) struct Conn {
     /// Who is at the other end; where this side dialled, if it did.
     pub(super) remote: SocketAddr,
     pub(super) dialled: Option<SocketAddr>,
+    /// What the other end has presented, where there is TLS.
+    pub(super) certificate: Option<Fingerprint>,
     since: Time,
     /// Closed then, unless it is live: on the agenda.
     until: Option<Time>,
@@ -76,6 +79,7 @@ impl Conns {
             written: 0,
             remote,
             dialled: dialled.then_some(remote),
+            certificate: None,
             since: now,
             until: None,
             quiet: false,
@@ -148,11 +152,12 @@ impl NodeCore {
         Some(id)
     }
 
-    pub(super) fn on_accepted(&mut self, id: ConnId, exporter: Option<[u8; 32]>) {
+    pub(super) fn on_accepted(&mut self, id: ConnId, tls: Option<OverTls>) {
         if let Some(conn) = self.conns.get(id)
             && matches!(conn.state, State::Shaking(_))
         {
-            conn.state = State::Shaking(Box::new(Handshake::accept(exporter)));
+            conn.certificate = tls.map(|tls| tls.certificate);
+            conn.state = State::Shaking(Box::new(Handshake::accept(tls.map(|tls| tls.exporter))));
         }
     }
 
@@ -230,11 +235,13 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_connected(&mut self, id: ConnId, exporter: Option<[u8; 32]>, world: &mut impl World) {
+    pub(super) fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, world: &mut impl World) {
         let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
         let Some(fresh) = world.fresh() else { return self.fail_conn(id, world) };
         let standing = self.standing_for(at);
         let Some(conn) = self.conns.get(id) else { return };
+        conn.certificate = tls.map(|tls| tls.certificate);
+        let exporter = tls.map(|tls| tls.exporter);
         let shake = Handshake::dial(&self.settings.profile, fresh, standing, exporter, &mut conn.out);
         conn.state = State::Shaking(Box::new(shake));
         conn.since = self.now;
@@ -309,12 +316,12 @@ impl NodeCore {
             return false;
         };
         let mut out = std::mem::take(&mut conn.out);
-        let dialled = conn.dialled;
+        let (dialled, certificate) = (conn.dialled, conn.certificate);
         let profile = &self.settings.profile;
         let stepped = shake.advance(profile, &mut conn.deframer, &mut out);
         let next = match stepped {
             Ok(Step::Wait) => Ok(Next::Wait),
-            Ok(Step::Introduced) => self.introduce(&mut shake, dialled, &mut out, world),
+            Ok(Step::Introduced) => self.introduce(&mut shake, dialled, certificate, &mut out, world),
             Ok(Step::Proven) => self.confirm(&mut shake, &mut out),
             Ok(Step::Done(connection)) => Ok(Next::Proven(connection)),
             Err(error) => Err(error),
@@ -346,10 +353,12 @@ impl NodeCore {
         &mut self,
         shake: &mut Handshake,
         dialled: Option<SocketAddr>,
+        certificate: Option<Fingerprint>,
         out: &mut Vec<u8>,
         world: &mut impl World,
     ) -> Result<Next, HandshakeError> {
         let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
+        let is_other = self.is_known_otherwise(sched_node(hello.node), certificate);
         if let Some(at) = dialled {
             self.dials.answered(at, sched_node(hello.node));
         }
@@ -357,8 +366,13 @@ impl NodeCore {
         let session = session.map(|link| &link.session);
         let stranger = dialled.is_none() && session.is_none() && self.settings.ignores_strangers;
         let ignored = stranger || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
-        if ignored || self.leaving {
-            let refusal = if ignored { Refusal::Ignored } else { Refusal::Leaving };
+        if ignored || self.leaving || is_other {
+            self.counts.refusals.certificates += u64::from(is_other);
+            let refusal = match () {
+                () if ignored => Refusal::Ignored,
+                () if self.leaving => Refusal::Leaving,
+                () => Refusal::Certificate,
+            };
             shake.refuse(refusal, out);
             return Err(HandshakeError::Refused(refusal));
         }
@@ -381,6 +395,12 @@ impl NodeCore {
         Err(HandshakeError::Refused(refusal))
     }
 
+    /// Whether a node was met with another certificate than this. An incarnation has one all its life: whoever comes
+    /// with another is another member, which says that it was that node.
+    fn is_known_otherwise(&self, node: NodeId, certificate: Option<Fingerprint>) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.status.is_some() && peer.certificate != certificate)
+    }
+
     /// The dialler has proven itself to this side, which proves itself in turn.
     fn confirm(&mut self, shake: &mut Handshake, out: &mut Vec<u8>) -> Result<Next, HandshakeError> {
         let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
@@ -397,6 +417,13 @@ impl NodeCore {
     /// A connection is proven; false when it is not taken.
     fn on_proven(&mut self, id: ConnId, connection: Box<Connection>, world: &mut impl World) -> bool {
         let node = sched_node(connection.peer().node);
+        let certificate = self.conns.get(id).and_then(|conn| conn.certificate);
+        if self.is_known_otherwise(node, certificate) {
+            // It was met on another connection while this one was proven.
+            self.counts.refusals.certificates += 1;
+            self.fail_conn(id, world);
+            return false;
+        }
         let session = self.peers.get(&node).and_then(|peer| peer.link.as_ref()).map(|link| &link.session);
         match Session::admit(session, &self.epochs, &connection) {
             Admission::Takes => {}

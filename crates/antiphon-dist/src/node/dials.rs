@@ -25,8 +25,6 @@ const PAUSE_LAST: Duration = Duration::from_secs(2);
 const HINTS_A_SECOND: u32 = 10;
 /// How long a location is dialled that a peer was asked for.
 const TOLD_FOR: Duration = Duration::from_secs(3);
-/// Refusals are logged once for each location, up to so many.
-const LOGGED_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Dials {
@@ -37,7 +35,6 @@ pub(super) struct Dials {
     pub(super) queries: BTreeMap<u64, Query>,
     /// Look-ups that were not yet asked for.
     pub(super) unasked: Vec<(u64, String, u16)>,
-    logged: std::collections::BTreeSet<String>,
     hints: u32,
     hints_since: Time,
 }
@@ -347,20 +344,14 @@ impl NodeCore {
 
     /// A connection that was closed without a word.
     pub(super) fn log_refusal_of(&mut self, remote: SocketAddr, why: &str) {
-        self.log_once(format!("{} {why}", remote.ip()), || {
+        if self.may_say("no proof", format_args!("{} {why}", remote.ip())) {
             tracing::warn!(%remote, why, "a connection was closed before its proof (logged once)");
-        });
+        }
     }
 
     pub(super) fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
-        self.log_once(format!("{} {error}", remote.ip()), || {
+        if self.may_say("no connection", format_args!("{} {error}", remote.ip())) {
             tracing::warn!(%remote, %error, "no connection with this peer (logged once)");
-        });
-    }
-
-    pub(super) fn log_once(&mut self, what: String, log: impl FnOnce()) {
-        if self.dials.logged.len() < LOGGED_MAX && self.dials.logged.insert(what) {
-            log();
         }
     }
 
@@ -380,11 +371,11 @@ impl NodeCore {
                 all.into_iter().for_each(|at| self.dial_for_ever(PeerAt::Location(at.into())));
             }
             (Some(Query::Configured(at)), Err(why)) => {
-                self.log_once(format!("{at} {why}"), || {
+                if self.may_say("not looked up", format_args!("{at} {why}")) {
                     tracing::warn!(
                         %at, why, "a configured peer cannot be looked up (logged once); tried again for ever"
                     );
-                });
+                }
                 self.dials.queries.insert(query, Query::Configured(at));
                 self.agenda.add(self.now + PAUSE_LAST, Due::LookUp(query));
             }

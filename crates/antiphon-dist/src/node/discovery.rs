@@ -20,13 +20,10 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
 const SPREAD: Duration = Duration::from_millis(1);
 /// Below so many peers nobody needs to wait.
 const SPREAD_OVER: usize = 16;
-/// Datagrams that are refused are logged once for each address, up to so many.
-const LOGGED_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Discovery {
     announced: usize,
-    logged: std::collections::BTreeSet<String>,
 }
 
 impl NodeCore {
@@ -114,8 +111,7 @@ impl NodeCore {
 
     fn refuse_datagram(&mut self, from: SocketAddr, why: &DatagramError) {
         self.counts.refused_datagrams += 1;
-        let text = format!("{} {why}", from.ip());
-        if self.discovery.logged.len() < LOGGED_MAX && self.discovery.logged.insert(text) {
+        if self.may_say("datagram", format_args!("{} {why}", from.ip())) {
             tracing::warn!(%from, %why, "a datagram was dropped (logged once)");
         }
     }

@@ -13,8 +13,6 @@ use super::link::{Fate, Link};
 use super::world::World;
 use super::{NOBODY, NodeCore, sched_key};
 
-/// Monitors between this node and one peer.
-const MONITORS_MAX: usize = 262_144;
 /// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
 pub(super) const BY_TARGET: u64 = 1 << 63;
 
@@ -47,6 +45,18 @@ impl Arrived {
         value.as_encoded().map_or(0, |(_, body, _)| body.len())
     }
 
+    /// Whether it follows from what was let in before, and so is not refused any more.
+    fn is_owed(&self) -> bool {
+        match self {
+            Self::Down { .. } | Self::Demonitor { .. } => true,
+            Self::Monitor { .. }
+            | Self::Notify { .. }
+            | Self::Terminate { .. }
+            | Self::Throw { .. }
+            | Self::Resume { .. } => false,
+        }
+    }
+
     /// The actor here that it is for.
     pub(super) fn receiver(&self) -> Key {
         match self {
@@ -70,7 +80,7 @@ impl NodeCore {
     ) -> Fate {
         match frame {
             Frame::Message(message) => self.on_message(node, link, message, world),
-            Frame::Answer(answer) => self.on_answer(link, answer, world),
+            Frame::Answer(answer) => self.on_answer(node, link, answer, world),
             Frame::ReplyDropped(dropped) => {
                 let port = PortId::from_bits(dropped.port.0);
                 world.door().refuse_port_from_abroad(port, AskError::Dropped);
@@ -108,7 +118,7 @@ impl NodeCore {
                 let arrived = value.map(|value| Arrived::Resume { target: sched_key(resume.target), value });
                 self.on_sound_signal(node, link, arrived, world);
             }
-            Frame::Want(want) => self.on_want(node, link, want),
+            Frame::Want(want) => self.on_want(node, link, want, world),
             Frame::Unwant(unwant) => self.names.forget_want_of(node, unwant.request),
             Frame::Found(found) => self.on_found(node, link, found, world),
             Frame::NodeAt(hint) => self.on_node_at(node, link, hint),
@@ -138,11 +148,14 @@ impl NodeCore {
         MonitorId { origin, number: number & !BY_TARGET }
     }
 
-    fn on_answer(&mut self, link: &mut Link, answer: &Answer<'_>, world: &mut impl World) {
+    fn on_answer(&mut self, node: NodeId, link: &mut Link, answer: &Answer<'_>, world: &mut impl World) {
         let port = PortId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
-            (Some(tag), true) => world.door().answer_encoded(port, tag, answer.body),
+            (Some(tag), true) => match self.origin_of(node) {
+                Some(origin) => world.door().answer_from(origin, port, tag, answer.body),
+                None => Err(Undelivered::NoNode),
+            },
             (_, _) => {
                 world.door().refuse_port_from_abroad(port, AskError::WrongType);
                 Err(Undelivered::Encode)
@@ -179,14 +192,19 @@ impl NodeCore {
 
     /// Does what a signal says. Actors that no address was given of are nobody for the peer.
     pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, world: &mut impl World) {
-        let is_exposed = world.door().is_exposed(arrived.receiver());
-        let guard = world.door().guard_of(arrived.receiver());
+        let to = arrived.receiver();
+        let is_exposed = world.door().is_exposed(to) && (arrived.is_owed() || self.admits(node, to, world));
+        let guard = world.door().guard_of(to);
         let (is_open, may_end) = (guard == Guard::Open, guard != Guard::Closed);
+        let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match arrived {
-            Arrived::Monitor { target, .. } if peer.monitors_len() >= MONITORS_MAX => {
-                tracing::warn!(%node, %target, "a peer has set more monitors than it may");
-                self.counts.refused_messages += 1;
+            Arrived::Monitor { watcher, target, id } if peer.watched.len() >= monitors_max => {
+                self.refuse_monitor(node);
+                world.door().refuse_watch(target, id, ActorId::new(node, watcher));
+            }
+            Arrived::Notify { .. } if is_exposed && peer.watching.len() >= monitors_max => {
+                self.refuse_monitor(node);
             }
             Arrived::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NOBODY };
@@ -199,9 +217,7 @@ impl NodeCore {
                     world.door().unwatch(target, id);
                 }
             }
-            Arrived::Notify { watcher, id, who }
-                if is_exposed && is_open && peer.monitors_len() < MONITORS_MAX =>
-            {
+            Arrived::Notify { watcher, id, who } if is_exposed && is_open => {
                 peer.watching.insert(id, (watcher, who));
                 world.door().expect_down(watcher, id, who);
             }
@@ -226,6 +242,11 @@ impl NodeCore {
         }
     }
 
+    fn refuse_monitor(&mut self, node: NodeId) {
+        self.counts.refusals.monitors += 1;
+        self.say_refused(node, "monitors", "sets more monitors than it may");
+    }
+
     fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, world: &mut impl World) {
         let id = self.monitor_id(node, down.id, false);
         // Only whom it was set on may end it.
@@ -241,6 +262,7 @@ impl NodeCore {
             DownWhy::Terminated => Why::Terminated,
             DownWhy::NodeLost => Why::NodeLost,
             DownWhy::NoActor => Why::NoActor,
+            DownWhy::Refused => Why::Refused,
         };
         self.on_signal(node, link, Arrived::Down { watcher, id, why }, world);
     }

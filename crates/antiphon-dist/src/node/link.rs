@@ -80,9 +80,8 @@ impl NodeCore {
         world: &mut impl World,
     ) -> bool {
         let now = self.wire_now();
-        let Some((dialled, remote)) = self.conns.get(id).map(|conn| (conn.dialled, conn.remote)) else {
-            return false;
-        };
+        let Some(conn) = self.conns.get(id) else { return false };
+        let (dialled, remote, certificate) = (conn.dialled, conn.remote, conn.certificate);
         let hello = connection.peer();
         let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
         let said = seen_from(hello.locations.iter().copied(), remote);
@@ -93,13 +92,16 @@ impl NodeCore {
         let locations: Vec<SocketAddr> =
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
         if !self.has_place_for(node) {
-            tracing::warn!(%node, "no more peers can be known; a connection is refused");
+            if self.may_say("no place", remote.ip()) {
+                tracing::warn!(%node, %remote, "no more peers can be known; a connection is refused (logged once)");
+            }
             self.fail_conn(id, world);
             return false;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
         (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
         (peer.said, peer.undiscovered, peer.apart) = (said, undiscovered, false);
+        (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
         let begins = peer.link.is_none();
         let limits = self.settings.limits();
         let link = peer.link.get_or_insert_with(|| {
@@ -119,7 +121,9 @@ impl NodeCore {
             })
         });
         if let Err(why) = link.session.connected(now, connection) {
-            tracing::warn!(%node, %why, "a proven connection does not fit its session");
+            if self.may_say("does not fit", node) {
+                tracing::warn!(%node, %why, "a proven connection does not fit its session (logged once)");
+            }
             self.lose(node, "the peer broke the protocol", world);
             self.fail_conn(id, world);
             return false;
@@ -152,7 +156,9 @@ impl NodeCore {
 
     /// A session has begun: what waited for it goes out, and whoever watches is told.
     fn on_met(&mut self, node: NodeId, world: &mut impl World) {
-        if let Some(peer) = self.peers.get(&node) {
+        if self.may_say("has come", node)
+            && let Some(peer) = self.peers.get(&node)
+        {
             tracing::info!(%node, name = peer.name, "a peer has come");
         }
         self.warn_of_twins(node);
@@ -214,16 +220,16 @@ impl NodeCore {
             Ok(Fate::Leaves(reason)) => self.on_goodbye(node, reason, world),
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
-                tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends");
+                if self.may_say("broke the protocol", node) {
+                    tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged once)");
+                }
                 self.lose(node, "the peer broke the protocol", world);
             }
             Err(why) => {
                 self.counts.broken_connections += 1;
-                self.log_once(format!("{node} {why}"), || {
-                    tracing::warn!(
-                        %node, %why, "a connection broke; its session goes on over another one (logged once)"
-                    );
-                });
+                if self.may_say("connection broke", node) {
+                    tracing::warn!(%node, %why, "a connection broke; its session goes on over another one (logged once)");
+                }
                 self.on_closed(id, world);
             }
         }
@@ -440,10 +446,14 @@ impl NodeCore {
 
     /// Ends the session with a node: everything open on it is answered, once.
     pub(super) fn lose(&mut self, node: NodeId, why: &str, world: &mut impl World) {
+        let is_said = self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
+            && self.may_say("is lost", format_args!("{node} {why}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut link) = peer.link.take() else { return };
         let parting = link.parting.take();
-        tracing::info!(%node, name = peer.name, why, "a peer is lost");
+        if is_said {
+            tracing::info!(%node, name = peer.name, why, "a peer is lost");
+        }
         self.epochs.ended(wire::NodeId(node.to_bits()));
         let watching = std::mem::take(&mut peer.watching);
         let watched = std::mem::take(&mut peer.watched);

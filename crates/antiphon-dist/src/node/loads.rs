@@ -93,21 +93,22 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         world: &mut impl World,
     ) -> Delivery {
-        let mut door = world.door();
-        if body.len() <= LIGHT_BYTES {
-            return door.deliver_from(node, to, tag, body);
+        let (mut door, bytes) = (world.door(), body.len() as u64);
+        let backlog = if body.len() > LIGHT_BYTES { door.backlog(to) } else { None };
+        if let Some((actor, waiting)) = backlog {
+            self.loads.on_backlog(actor, waiting);
+            if !self.loads.has_room_for(node, bytes) || self.loads.of_actors.len() >= self.loads.sweep_at {
+                self.loads.sweep(&mut door);
+            }
+            if waiting > 0 && !self.loads.has_room_for(node, bytes) {
+                return Delivery::Full;
+            }
         }
-        let Some((actor, waiting)) = door.backlog(to) else { return door.deliver_from(node, to, tag, body) };
-        let bytes = body.len() as u64;
-        self.loads.on_backlog(actor, waiting);
-        if !self.loads.has_room_for(node, bytes) || self.loads.of_actors.len() >= self.loads.sweep_at {
-            self.loads.sweep(&mut door);
-        }
-        if waiting > 0 && !self.loads.has_room_for(node, bytes) {
-            return Delivery::Full;
-        }
-        let delivery = door.deliver_from(node, to, tag, body);
-        if delivery == Delivery::Delivered {
+        let Some(origin) = self.origin_of(node) else { return Delivery::NoActor };
+        let delivery = door.deliver_from(origin, to, tag, body);
+        if let Some((actor, _)) = backlog
+            && delivery == Delivery::Delivered
+        {
             self.loads.add(actor, node, bytes);
         }
         delivery

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Delivery, Key, NodeId, PortId, Time, Undelivered};
+use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, PortId, Time, Undelivered};
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
@@ -185,6 +185,9 @@ impl NodeCore {
     ) {
         let to = sched_key(message.to);
         self.learn_route(message.route);
+        if !self.admits(node, to, world) {
+            return self.conclude(node, &mut link.session, to, message.receipt, &Delivery::NoActor, world);
+        }
         let is_sound = is_sound(message.body);
         if is_sound && link.parking.holds(to) {
             return self.park(node, link, message);
@@ -197,6 +200,14 @@ impl NodeCore {
             return self.park(node, link, message);
         }
         self.conclude(node, &mut link.session, to, message.receipt, &delivery, world);
+    }
+
+    /// Where the bytes of a peer come from, with the account of its requests; `None` when it is not known any more.
+    pub(super) fn origin_of(&mut self, node: NodeId) -> Option<&mut Option<Origin>> {
+        let requests_max = self.settings.peer_limits.requests_max;
+        let origin = &mut self.peers.get_mut(&node)?.origin;
+        origin.get_or_insert_with(|| Origin::new(node, requests_max));
+        Some(origin)
     }
 
     fn park(&mut self, node: NodeId, link: &mut Link, message: &Message<'_>) {
@@ -313,8 +324,15 @@ impl NodeCore {
             Delivery::Full => (Outcome::Full, Some(Undelivered::Full)),
             Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
             Delivery::Undecodable(text) => {
-                tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name?");
+                if self.may_say("does not decode", format_args!("{node} {to}")) {
+                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name? (logged once)");
+                }
                 (Outcome::WrongType, Some(Undelivered::Encode))
+            }
+            Delivery::Crowded => {
+                self.counts.refusals.requests += 1;
+                self.say_refused(node, "requests", "has more requests open than it may");
+                (Outcome::Busy, Some(Undelivered::Busy))
             }
             Delivery::NoActor | _ => (Outcome::NoActor, Some(Undelivered::NoActor)),
         };
@@ -343,6 +361,7 @@ impl NodeCore {
             Outcome::NoActor => Err(DeliverError::Refused(Undelivered::NoActor)),
             Outcome::Full => Err(DeliverError::Refused(Undelivered::Full)),
             Outcome::WrongType => Err(DeliverError::Refused(Undelivered::WrongType)),
+            Outcome::Busy => Err(DeliverError::Refused(Undelivered::Busy)),
         };
         self.answer_receipt(receipt.request, result, world);
     }

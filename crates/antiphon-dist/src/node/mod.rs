@@ -9,6 +9,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod agenda;
+mod audiences;
 mod conns;
 mod contacts;
 mod dials;
@@ -25,6 +26,7 @@ mod post;
 mod probes;
 mod relays;
 mod replies;
+mod said;
 mod settings;
 mod signals;
 mod status;
@@ -34,7 +36,7 @@ mod world;
 pub use names::Space;
 pub(crate) use names::{FoundName, Looked};
 pub(crate) use settings::Settings;
-pub use world::{ConnId, Input, Output, World};
+pub use world::{ConnId, Input, Output, OverTls, World};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -42,9 +44,12 @@ use std::net::SocketAddr;
 use antiphon_sched::{ActorId, Door, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
+use crate::audience::Audience;
 use crate::files::Outbox;
 use crate::location::Location;
+use crate::peer_limits::Refusals;
 use agenda::{Agenda, Due};
+use audiences::Audiences;
 use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
@@ -56,6 +61,7 @@ use peers::Peer;
 use probes::Probes;
 use relays::Relays;
 use replies::Replies;
+use said::Said;
 use status::Watchers;
 use subscriptions::Subscriptions;
 
@@ -77,6 +83,7 @@ pub struct NodeCore {
     dials: Dials,
     contacts: Contacts,
     names: Names,
+    audiences: Audiences,
     subscriptions: Subscriptions,
     receipts: Receipts,
     loads: Loads,
@@ -85,6 +92,7 @@ pub struct NodeCore {
     probes: Probes,
     relays: Relays,
     watchers: Watchers,
+    said: Said,
     outbox: Outbox,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
@@ -140,6 +148,8 @@ pub struct Counts {
     pub broken_connections: u64,
     /// Connections that were lost while frames on them were not acknowledged.
     pub cut_with_unacked: u64,
+    /// What peers were refused because they may not have it.
+    pub refusals: Refusals,
 }
 
 impl NodeCore {
@@ -159,6 +169,7 @@ impl NodeCore {
             dials: Dials::default(),
             contacts: Contacts::default(),
             names: Names::default(),
+            audiences: Audiences::default(),
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
             loads: Loads::default(),
@@ -167,6 +178,7 @@ impl NodeCore {
             probes: Probes::default(),
             relays: Relays::default(),
             watchers: Watchers::default(),
+            said: Said::default(),
             notes: Vec::new(),
             resolved: Vec::new(),
             counts: Counts::default(),
@@ -204,6 +216,16 @@ impl NodeCore {
         &mut self.outbox
     }
 
+    /// What peers were refused: to be counted by whoever refuses them.
+    pub(crate) fn refusals(&mut self) -> &mut Refusals {
+        &mut self.counts.refusals
+    }
+
+    /// Who may call an RCI that says nothing else.
+    pub(crate) fn rci_audience(&self) -> Audience {
+        self.settings.rci_audience.clone()
+    }
+
     /// How many actors an RCI of this node keeps alive for one calling node.
     pub(crate) fn rci_actors_max(&self) -> usize {
         self.settings.rci_actors_max
@@ -236,6 +258,7 @@ impl NodeCore {
         !self.dirty.is_empty()
             || !self.notes.is_empty()
             || !self.resolved.is_empty()
+            || self.names.has_fresh()
             || self.dials.has_fresh()
     }
 
@@ -244,8 +267,8 @@ impl NodeCore {
         self.now = self.now.max(now);
         match input {
             Input::Start => self.start(world),
-            Input::Accepted { conn, exporter } => self.on_accepted(conn, exporter),
-            Input::Connected { conn, exporter } => self.on_connected(conn, exporter, world),
+            Input::Accepted { conn, tls } => self.on_accepted(conn, tls),
+            Input::Connected { conn, tls } => self.on_connected(conn, tls, world),
             Input::TlsFailed { conn, fault } => self.on_tls_failed(conn, fault, world),
             Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, world),
             Input::Received(conn, count) => self.on_received(conn, count, world),
@@ -275,6 +298,7 @@ impl NodeCore {
         while let Some(due) = self.agenda.take_due(self.now) {
             self.on_due(due, world);
         }
+        self.answer_fresh(world);
         self.tell_notes(world);
         self.start_dials(world);
         self.transmit(world);

@@ -18,7 +18,7 @@ use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::{LocateError, RegisterError};
 use crate::location::Location;
 
-/// Names of one node, and open questions of one node or one peer.
+/// Names of one node, and its own open questions.
 const NAMES_MAX: usize = 65_536;
 const NAME_BYTES_MAX: usize = 255;
 
@@ -84,6 +84,9 @@ pub(super) struct Names {
     /// Questions of peers, by name.
     asked: BTreeMap<FullName, BTreeSet<(NodeId, u64)>>,
     asked_by: BTreeMap<NodeId, BTreeMap<u64, FullName>>,
+    /// Names that peers look for, and that came, or whose audience has changed, since the last tick: whoever registers one
+    /// can say in the same step to whom it is open.
+    fresh: BTreeSet<FullName>,
 }
 
 #[derive(Debug)]
@@ -104,6 +107,8 @@ struct Wanted {
     until: Time,
     /// The peers with which it was left, in sessions that last, and which have not answered.
     asked: BTreeSet<NodeId>,
+    /// Somebody who was asked keeps no more questions of this node's.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -122,6 +127,15 @@ struct NodeWanted {
 }
 
 impl Names {
+    /// Who looks for a name that there is may be admitted now.
+    pub(super) fn look_again(&mut self) {
+        self.fresh.extend(self.asked.keys().filter(|name| self.registered.contains_key(*name)).cloned());
+    }
+
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
     /// Names that users gave: all but those of services.
     pub(super) fn given_len(&self) -> usize {
         self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
@@ -204,7 +218,7 @@ impl NodeCore {
     }
 
     /// Registers an actor of this node. The ports of this node's own that looked for the name come back, to be
-    /// answered; peers are told.
+    /// answered; peers are told at the next tick.
     pub(crate) fn register(
         &mut self,
         (space, name): (Space, &str),
@@ -222,8 +236,8 @@ impl NodeCore {
         self.check_free(space, name)?;
         self.names.owned.entry(key).or_default().insert(full.clone());
         self.names.registered.insert(full.clone(), Registered { key, tag, owner });
-        for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
-            self.answer_want(peer, request, key, tag);
+        if self.names.asked.contains_key(&full) {
+            self.names.fresh.insert(full.clone());
         }
         Ok(self.settle_own_wants(&full, key, tag))
     }
@@ -351,9 +365,9 @@ impl NodeCore {
         {
             self.dial_once(at.addr(), until);
         }
-        self.names
-            .wants
-            .insert(request, Wanted { space, name, tag, at, answer, until, asked: BTreeSet::new() });
+        let asked = BTreeSet::new();
+        let want = Wanted { space, name, tag, at, answer, until, asked, refused: false };
+        self.names.wants.insert(request, want);
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
             self.send_want(node, request);
@@ -388,21 +402,41 @@ impl NodeCore {
         }
     }
 
+    /// Answers the peers that look for names that have come, if those are open to them.
+    pub(super) fn answer_fresh(&mut self, world: &mut impl World) {
+        for full in std::mem::take(&mut self.names.fresh) {
+            let Some(registered) = self.names.registered.get(&full) else { continue };
+            let (key, tag) = (registered.key, registered.tag);
+            for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
+                if self.admits(peer, key, world) {
+                    self.answer_want(peer, request, key, tag);
+                }
+            }
+        }
+    }
+
     /// A peer looks for a name of this node's.
-    pub(super) fn on_want(&mut self, node: NodeId, link: &mut Link, want: &Want<'_>) {
+    pub(super) fn on_want(&mut self, node: NodeId, link: &mut Link, want: &Want<'_>, world: &mut impl World) {
         let request = want.request;
         // Where this version has no such names, the question stays open, as for any name that nobody has.
         let Some(space) = Space::from_the_wire(want.space) else { return };
         let refusal = (!check_name(want.name)).then_some(FoundWhat::BadName);
         let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
-        let refusal = refusal.or((asked >= NAMES_MAX).then_some(FoundWhat::TooMany));
+        let too_many = asked >= self.settings.peer_limits.wants_max;
+        let refusal = refusal.or(too_many.then_some(FoundWhat::TooMany));
         if let Some(what) = refusal {
+            if too_many {
+                self.counts.refusals.wants += 1;
+                self.say_refused(node, "wants", "looks for more names than it may");
+            }
             return reply(link, &Found { request, what });
         }
         let full: FullName = (space, want.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
-            return send_found(link, request, key, tag);
+            if self.admits(node, key, world) {
+                return send_found(link, request, key, tag);
+            }
         }
         self.names.forget_want_of(node, request);
         self.names.asked.entry(full.clone()).or_default().insert((node, request));
@@ -420,7 +454,9 @@ impl NodeCore {
 
     /// A peer has what this node looks for.
     pub(super) fn on_found(&mut self, node: NodeId, link: &mut Link, found: &Found, world: &mut impl World) {
-        let FoundWhat::Here { key, tag, .. } = found.what else { return };
+        let FoundWhat::Here { key, tag, .. } = found.what else {
+            return self.on_want_refused(node, found.request, world);
+        };
         let Some(want) = self.names.wants.get_mut(&found.request) else { return };
         let Some(told) = link.session.tag_name(tag) else { return };
         let is_there = |at: Location| {
@@ -450,6 +486,21 @@ impl NodeCore {
         }
     }
 
+    /// A peer that was asked keeps no more questions of this node's. Others may have the name, unless it was looked for there
+    /// alone.
+    fn on_want_refused(&mut self, node: NodeId, request: u64, world: &mut impl World) {
+        let Some(want) = self.names.wants.get_mut(&request) else { return };
+        if !want.asked.remove(&node) {
+            return;
+        }
+        want.refused = true;
+        if let (WantedBy::One(port), Some(_)) = (&want.answer, want.at) {
+            let port = *port;
+            self.withdraw(request);
+            tell(world, port, Err(LocateError::Refused));
+        }
+    }
+
     /// A question is over: the peers that were asked may forget it.
     fn withdraw(&mut self, request: u64) {
         let Some(want) = self.names.wants.remove(&request) else { return };
@@ -472,8 +523,10 @@ impl NodeCore {
             WantedBy::One(port) => (*port, None),
             WantedBy::All(port, found) => (*port, Some(std::mem::take(found))),
         });
+        let is_refused = self.names.wants.get(&request).is_some_and(|want| want.refused);
         self.withdraw(request);
         match answer_to {
+            Some((port, None)) if is_refused => tell(world, port, Err(LocateError::Refused)),
             Some((port, None)) => tell(world, port, Err(LocateError::TimedOut)),
             Some((port, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
@@ -532,7 +585,8 @@ fn send_found(link: &mut Link, request: u64, key: Key, tag: &str) {
             let what = FoundWhat::Here { key: wire_key(key), tag };
             reply(link, &Found { request, what });
         }
-        Err(why) => tracing::warn!(%why, "a name's type cannot be told to a peer"),
+        // The asker is told `TimedOut`.
+        Err(why) => tracing::debug!(%why, "a name's type cannot be told to a peer"),
     }
 }
 

@@ -3,14 +3,16 @@
 //! Invariant: the table holds [`PEERS_MAX`] nodes at most; one on which nothing is open makes room for another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use antiphon_sched::{ActorId, Key, MonitorId, NodeId};
+use antiphon_sched::{ActorId, Key, MonitorId, NodeId, Origin};
 use antiphon_wire::Route;
 
 use super::link::Link;
 use super::post::Waiting;
 use super::{NodeCore, sched_node};
+use crate::certificates::Fingerprint;
 use crate::error::Status;
 use crate::location::Location;
 
@@ -25,6 +27,14 @@ pub(super) struct Peer {
     /// All that it says of that, for others; not to be told where it takes no part in discovery.
     pub(super) said: Vec<SocketAddr>,
     pub(super) undiscovered: bool,
+    /// What it has presented, where there is TLS; of no meaning while the node was never reached.
+    pub(super) certificate: Option<Fingerprint>,
+    /// The address that its last connection came from, or went to.
+    pub(super) remote: Option<IpAddr>,
+    /// Where what it sends comes from, with its open requests.
+    pub(super) origin: Option<Origin>,
+    /// Receivers that it has put into channels here: each holds one more.
+    pub(super) subscriptions: Arc<()>,
     /// `None` while the node was never reached.
     pub(super) status: Option<Status>,
     pub(super) link: Option<Box<Link>>,
@@ -50,6 +60,10 @@ impl Peer {
             said: locations.clone(),
             undiscovered: false,
             locations,
+            certificate: None,
+            remote: None,
+            origin: None,
+            subscriptions: Arc::new(()),
             status: None,
             link: None,
             waiting: Waiting::default(),
@@ -110,6 +124,13 @@ impl Peer {
 }
 
 impl NodeCore {
+    /// Whom a peer belongs to: whoever has its certificate, or without TLS its address. Empty for this node.
+    pub(crate) fn party_of(&self, node: Option<NodeId>) -> String {
+        let Some(peer) = node.and_then(|node| self.peers.get(&node)) else { return String::new() };
+        let address = || peer.remote.map(|ip| ip.to_string());
+        peer.certificate.map(|certificate| certificate.to_string()).or_else(address).unwrap_or_default()
+    }
+
     /// Where a node can be dialled, as far as this one knows; also where this one may not, for those who may.
     pub(super) fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
         if node == self.me {
@@ -152,14 +173,17 @@ impl NodeCore {
     }
 
     /// Names of nodes are for people: two of one name both stay.
-    pub(super) fn warn_of_twins(&self, node: NodeId) {
+    pub(super) fn warn_of_twins(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
+        let name = peer.name.clone();
         let here = (self.settings.name == peer.name).then_some(self.settings.location);
         let others = self.peers.iter().filter(|(id, _)| **id != node).map(|(_, other)| other);
         let mut twins = others.filter(|other| other.is_online() && other.name == peer.name);
         let twin = here.or_else(|| twins.find_map(Peer::location));
-        if let (Some(one), Some(other)) = (twin, peer.location()) {
-            tracing::warn!(name = peer.name, %one, %other, "two nodes have one name; both stay");
+        if let (Some(one), Some(other)) = (twin, peer.location())
+            && self.may_say("twins", format_args!("{name} {other}"))
+        {
+            tracing::warn!(name, %one, %other, "two nodes have one name; both stay");
         }
     }
 }

@@ -111,7 +111,10 @@ impl Outside for NodeCore {
     fn signal(&mut self, now: Time, signal: Signal) {
         self.now = self.now.max(now);
         match signal {
-            Signal::Gone { who } => self.unregister_all(who),
+            Signal::Gone { who } => {
+                self.unregister_all(who);
+                self.audiences.forget(who);
+            }
             Signal::PortClosed { port } => self.replies.forget(port),
             Signal::Monitor { .. }
             | Signal::Demonitor { .. }

@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
+use crate::audience::{Audience, AudienceError};
 use crate::config::Config;
 use crate::error::{NodeError, SuitesFault};
 use crate::location::{Location, PeerAt};
+use crate::peer_limits::PeerLimits;
 
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -29,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
     pub(crate) transfers_max: usize,
     pub(crate) rci_actors_max: usize,
+    pub(crate) rci_audience: Audience,
+    pub(crate) peer_limits: PeerLimits,
 }
 
 impl Settings {
@@ -46,6 +50,10 @@ impl Settings {
         }
         check_secrets(config)?;
         suites(config)?;
+        let audiences = [&config.rci_audience, &config.files_audience];
+        if config.certfile.is_none() && audiences.into_iter().any(Audience::needs_tls) {
+            return Err(AudienceError::NoTls.into());
+        }
         if ip.is_loopback() {
             return Ok(());
         }
@@ -93,11 +101,18 @@ impl Settings {
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
             transfers_max: config.transfers_max,
             rci_actors_max: config.rci_actors_max,
+            rci_audience: config.rci_audience.clone(),
+            peer_limits: config.peer_limits,
         })
     }
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.profile.limits
+    }
+
+    /// Whether all connections are TLS, so that each peer presents a certificate.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.profile.suites.contains(&Suite::Tls)
     }
 
     pub(crate) fn ignores(&self, ip: IpAddr) -> bool {

@@ -265,6 +265,7 @@ fn send_down(
         Why::Terminated => DownWhy::Terminated,
         Why::NodeLost => DownWhy::NodeLost,
         Why::NoActor => DownWhy::NoActor,
+        Why::Refused => DownWhy::Refused,
     };
     let frame =
         Down { watcher: wire_key(watcher), who: wire_key(who.key()), node: wire_node(who.node()), id, why };

@@ -4,8 +4,9 @@
 //! still comes to it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use antiphon_sched::{ActorId, Key};
+use antiphon_sched::{ActorId, Key, NodeId};
 
 use super::NodeCore;
 
@@ -23,6 +24,16 @@ impl Subscriptions {
 }
 
 impl NodeCore {
+    /// A place for one more receiver that a peer puts into a channel of this node, where it has so many; `None` when it has
+    /// as many as it may. It is free again when the place is dropped.
+    pub(crate) fn take_subscription(&mut self, by: NodeId, has: usize) -> Option<Arc<()>> {
+        let limits = self.settings.peer_limits;
+        let subscriptions = &self.peers.get(&by)?.subscriptions;
+        let has_of_all = Arc::strong_count(subscriptions) - 1;
+        let is_full = has >= limits.channel_subscriptions_max || has_of_all >= limits.subscriptions_max;
+        (!is_full).then(|| subscriptions.clone())
+    }
+
     /// The relay of a channel, if there is one; it may have ended.
     pub(crate) fn relay_of(&self, channel: ActorId, tag: &'static str) -> Option<Key> {
         self.subscriptions.by_channel.get(&(channel, tag)).copied()

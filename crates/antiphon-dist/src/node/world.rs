@@ -5,9 +5,20 @@ use std::net::SocketAddr;
 use antiphon_sched::Door;
 use antiphon_wire::{Fresh, TlsFault};
 
+use crate::certificates::Fingerprint;
+
 /// A TCP connection, as core and driver call it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
+
+/// What TLS tells of a connection that stands.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct OverTls {
+    /// What it exports for the proofs.
+    pub exporter: [u8; 32],
+    /// The certificate of the other end, which has shown that it has the key.
+    pub certificate: Fingerprint,
+}
 
 /// What happened outside. Bytes that arrive on a connection do not pass through here: the driver reads them
 /// into [`NodeCore::space`](super::NodeCore::space).
@@ -20,15 +31,15 @@ pub enum Input<'a> {
     Accepted {
         /// The answer of [`NodeCore::accept`](super::NodeCore::accept).
         conn: ConnId,
-        /// What TLS exports for the proofs, if the bytes come by TLS.
-        exporter: Option<[u8; 32]>,
+        /// What TLS tells, if the bytes come by it.
+        tls: Option<OverTls>,
     },
     /// A dial of the core's has connected, with TLS if that is wanted.
     Connected {
         /// Which.
         conn: ConnId,
         /// As of `Accepted`.
-        exporter: Option<[u8; 32]>,
+        tls: Option<OverTls>,
     },
     /// TLS came to nothing, before or after the connection's first bytes; both sides know.
     TlsFailed {

@@ -9,7 +9,7 @@ use antiphon_sched::{Actor, ActorId, Addr, Cx, Door, Event, Guard, NodeId, Step,
 
 use super::message::{Born, RciCall};
 use crate::caught::{caught, quietly};
-use crate::cx::node_behind;
+use crate::cx::{may_say, node_behind, open_to};
 use crate::told::Told;
 
 /// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
@@ -45,17 +45,24 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let has = self.by_caller.get(&caller).copied().unwrap_or(0);
         if has >= max || self.alive.len() >= ALIVE_MAX {
             quietly(|| drop(arguments));
+            if let Some(core) = node_behind(cx.door()) {
+                core.refusals().rci_actors += 1;
+                core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
+            }
             return cx.answer(reply, Born::OverQuota(max as u64));
         }
         let actor = match (self.start)(cx, arguments) {
             Ok(actor) => actor,
             Err(text) => {
-                tracing::error!(rci = %self.name, text, "the function of an RCI panicked; its caller is told");
+                if may_say(cx.door(), "rci panic", format_args!("{} {caller}", self.name)) {
+                    tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (logged once)");
+                }
                 return cx.answer(reply, Born::Panicked(text));
             }
         };
-        // All before its first step: so that no end is missed.
+        // All before its first step: so that no end is missed, and nobody reaches it who could not call for it.
         cx.monitor(actor);
+        self.open_as_self(cx, actor.id());
         let watcher =
             watcher.map(|watcher| watcher.id()).filter(|watcher| may_watch(cx.door(), by, *watcher));
         if let Some(watcher) = watcher {
@@ -66,7 +73,18 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         cx.answer(reply, Born::At(actor));
     }
 
-    fn ended(&mut self, who: ActorId, why: &Why) {
+    /// A new actor is open to whom this one is.
+    fn open_as_self(&self, cx: &mut FactoryCx<'_, A, T>, actor: ActorId) {
+        let me = cx.id().key();
+        let audience = node_behind(cx.door()).map(|core| core.audience_of(me)).unwrap_or_default();
+        if !audience.is_everybody()
+            && let Err(why) = open_to(cx.door(), actor, audience)
+        {
+            tracing::debug!(%actor, %why, "an actor ended before it began");
+        }
+    }
+
+    fn ended(&mut self, cx: &mut FactoryCx<'_, A, T>, who: ActorId, why: &Why) {
         let Some((caller, watched)) = self.alive.remove(&who) else { return };
         if let Some(count) = self.by_caller.get_mut(&caller) {
             *count -= 1;
@@ -75,8 +93,9 @@ impl<A: Wire, T: Wire> Factory<A, T> {
             }
         }
         // This monitor keeps the scheduler from saying so.
-        if !watched && matches!(why, Why::Failed(_) | Why::Panicked(_)) {
-            tracing::warn!(rci = %self.name, actor = %who, %why, "an actor ended that its caller did not monitor");
+        let failed = matches!(why, Why::Failed(_) | Why::Panicked(_));
+        if !watched && failed && may_say(cx.door(), "rci end", format_args!("{} {caller}", self.name)) {
+            tracing::warn!(rci = %self.name, actor = %who, %why, "an actor ended that its caller did not monitor (logged once)");
         }
     }
 }
@@ -102,7 +121,7 @@ impl<A: Wire, T: Wire> Actor<Told<RciCall<A, T>>> for Factory<A, T> {
                 cx.set_name(&format!("RCI {}", self.name));
             }
             Event::Message(call) => self.call(cx, call),
-            Event::Down(down) => self.ended(down.who, &down.why),
+            Event::Down(down) => self.ended(cx, down.who, &down.why),
             // Nobody has anything to throw at it.
             Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
             _ => {}

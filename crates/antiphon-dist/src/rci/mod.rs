@@ -15,7 +15,7 @@ use std::time::Duration;
 use antiphon_sched::{Actor, ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, Key, NodeId, Wire};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::cx::{Named, node_behind, register, sealed};
+use crate::cx::{Named, node_behind, open_to, register, sealed};
 use crate::error::{CallError, RegisterError};
 use crate::node::Space;
 use crate::told::Told;
@@ -50,6 +50,11 @@ pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
     node_behind(door).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
     let tag = Rci::<A, T>::tag(door);
     let factory = door.spawn_actor(Factory::new(name, make));
+    let audience = node_behind(door).ok_or(RegisterError::NoNode)?.rci_audience();
+    if open_to(door, factory.id(), audience).is_err() {
+        // The configuration was checked, so there is no such actor.
+        return Err(RegisterError::NoNode);
+    }
     if let Err(why) = register(door, (Space::Rci, name), factory, tag, owner) {
         door.terminate(factory);
         return Err(why);

@@ -37,6 +37,7 @@ impl Certs {
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         std::fs::write(&path, text).expect("a temporary file can be written");
+        set_mode(&path, 0o600);
         path
     }
 
@@ -75,6 +76,18 @@ impl Certs {
         let cert = params(name).signed_by(&key, &ca.issuer).expect("sound parameters");
         self.files(name, &cert.pem(), &key)
     }
+}
+
+/// Who may open a file, where there is such a thing.
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, mode).expect("the file is this test's");
+    }
+    #[cfg(not(unix))]
+    drop((path, mode));
 }
 
 impl Files {

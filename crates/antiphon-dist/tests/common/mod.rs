@@ -417,6 +417,7 @@ pub(crate) enum End {
     Terminated,
     NodeLost,
     NoActor,
+    Refused,
 }
 
 impl End {
@@ -428,6 +429,7 @@ impl End {
             Why::Terminated => Self::Terminated,
             Why::NodeLost => Self::NodeLost,
             Why::NoActor => Self::NoActor,
+            Why::Refused => Self::Refused,
         }
     }
 }

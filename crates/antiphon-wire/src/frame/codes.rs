@@ -45,6 +45,8 @@ codes! {
         Full = 2,
         /// The actor takes another type, or the body is not of the type that its tag names.
         WrongType = 3,
+        /// The sender's node has as many requests open here as it may.
+        Busy = 4,
     }
     /// Why a connection ends while its session goes on or has been ended.
     CloseReason {
@@ -138,6 +140,8 @@ pub enum DownWhy<'a> {
     NodeLost,
     /// There was no such actor.
     NoActor,
+    /// The watcher's node has set as many monitors here as it may.
+    Refused,
 }
 
 impl<'a> Field<'a> for DownWhy<'a> {
@@ -145,7 +149,11 @@ impl<'a> Field<'a> for DownWhy<'a> {
         match self {
             DownWhy::Done(Some((tag, body))) => 1 + tag.size() + body.len(),
             DownWhy::Failed(text) | DownWhy::Panicked(text) => 1 + text.len(),
-            DownWhy::Done(None) | DownWhy::Terminated | DownWhy::NodeLost | DownWhy::NoActor => 1,
+            DownWhy::Done(None)
+            | DownWhy::Terminated
+            | DownWhy::NodeLost
+            | DownWhy::NoActor
+            | DownWhy::Refused => 1,
         }
     }
 
@@ -168,6 +176,7 @@ impl<'a> Field<'a> for DownWhy<'a> {
             DownWhy::Terminated => out.push(4),
             DownWhy::NodeLost => out.push(5),
             DownWhy::NoActor => out.push(6),
+            DownWhy::Refused => out.push(7),
         }
     }
 
@@ -180,6 +189,7 @@ impl<'a> Field<'a> for DownWhy<'a> {
             4 => DownWhy::Terminated,
             5 => DownWhy::NodeLost,
             6 => DownWhy::NoActor,
+            7 => DownWhy::Refused,
             value => return Err(Malformed::Unknown { field: "DownWhy", value: value.into() }),
         })
     }
@@ -191,7 +201,8 @@ impl<'a> Field<'a> for DownWhy<'a> {
             | DownWhy::Panicked(_)
             | DownWhy::Terminated
             | DownWhy::NodeLost
-            | DownWhy::NoActor => None,
+            | DownWhy::NoActor
+            | DownWhy::Refused => None,
         }
     }
 }

@@ -72,6 +72,9 @@ pub enum Refusal {
     /// The node leaves.
     #[error("the peer is leaving")]
     Leaving,
+    /// The node is known by another certificate than this connection's.
+    #[error("that node is known by another certificate; if it is the same program, start it anew")]
+    Certificate,
     /// The TLS below came to nothing. Told to the other side only as [`TlsFault::OneSided`].
     #[error(transparent)]
     Tls(TlsFault),
@@ -104,6 +107,7 @@ impl Refusal {
             Refusal::Malformed => (11, 0, 0),
             Refusal::Leaving => (12, 0, 0),
             Refusal::Tls(_) => (13, 0, 0),
+            Refusal::Certificate => (14, 0, 0),
             Refusal::Other(code) => (code, 0, 0),
         };
         out.extend_from_slice(&[code, 0]);
@@ -129,6 +133,7 @@ impl Refusal {
             11 => Refusal::Malformed,
             12 => Refusal::Leaving,
             13 => Refusal::Tls(TlsFault::OneSided),
+            14 => Refusal::Certificate,
             code => Refusal::Other(code),
         })
     }

@@ -41,8 +41,8 @@ pub enum FileFault {
     /// It cannot be read.
     #[error("{0}; check the path, and that this user may read it")]
     Unreadable(#[from] io::Error),
-    /// Everybody on this machine may read or write it.
-    #[error("everybody on this machine may open it (mode {mode:o}); take that away with `chmod o-rwx`")]
+    /// Others than its owner may read or write it.
+    #[error("others than its owner may open it (mode {mode:o}); take that away with `chmod 600`")]
     Exposed {
         /// Its permission bits.
         mode: u32,
@@ -76,7 +76,7 @@ pub enum EnvironmentFault {
 impl Secret {
     /// The secret that a file holds, without one end of line after it.
     ///
-    /// On Unix, a file that others than its owner and its group may open is refused.
+    /// On Unix, a file that others than its owner may open is refused.
     ///
     /// # Errors
     /// [`SecretError::File`] names the file, what is wrong with it and what to do.
@@ -122,7 +122,7 @@ fn check_mode(file: &File) -> Result<(), FileFault> {
     use std::os::unix::fs::PermissionsExt;
 
     let mode = file.metadata()?.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 { Err(FileFault::Exposed { mode }) } else { Ok(()) }
+    if mode & 0o077 != 0 { Err(FileFault::Exposed { mode }) } else { Ok(()) }
 }
 
 #[cfg(not(unix))]

@@ -8,6 +8,7 @@
 //! file that came from a peer, which tells its inode, size, time and path. A file of that name which has others is not that file.
 
 mod beneath;
+mod ledger;
 mod partial;
 mod record;
 
@@ -20,15 +21,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
+use super::Rules;
 use super::outcome::{FileRefused, FileStat};
 use super::path::{STATE_DIR, TargetPath};
+use ledger::Ledger;
 use record::Record;
 
 /// Unfinished files that are kept to be resumed; beyond it the oldest go.
@@ -44,8 +47,8 @@ pub(crate) struct Dest {
     root: OwnedFd,
     partials: OwnedFd,
     records: OwnedFd,
-    size_max: Option<u64>,
-    keep: Duration,
+    rules: Rules,
+    ledger: Mutex<Ledger>,
     /// How many records the last sweeps have looked at, since they began anew.
     pruned: AtomicUsize,
 }
@@ -67,19 +70,23 @@ pub(crate) enum Placed {
 
 impl Dest {
     /// Opens the folder, and makes it if need be.
-    pub(crate) fn open(path: &Path, size_max: Option<u64>, keep: Duration) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, rules: Rules) -> io::Result<Self> {
         std::fs::create_dir_all(path)?;
         let root =
             rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
         let state = private_dir(&root, STATE_DIR)?;
-        Ok(Self {
+        let dest = Self {
             partials: private_dir(&state, "partial")?,
             records: private_dir(&state, "received")?,
             root,
-            size_max,
-            keep,
+            rules,
+            ledger: Mutex::default(),
             pruned: AtomicUsize::new(0),
-        })
+        };
+        if dest.rules.dest_bytes_max.is_some() {
+            dest.recount();
+        }
+        Ok(dest)
     }
 
     /// Looks at what is there, and makes room for a file that is offered.
@@ -88,6 +95,7 @@ impl Dest {
         path: &TargetPath,
         stat: FileStat,
         overwrite: bool,
+        whom: &str,
     ) -> Result<Prepared, FileRefused> {
         self.check_size(stat.size)?;
         // Missing folders are made when the file is whole: an offer that comes to nothing leaves none.
@@ -98,7 +106,7 @@ impl Dest {
             Some(_) | None => {}
         }
         rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty()).map_err(refuse)?;
-        let partial = Partial::open(self.clone(), path, stat, overwrite)?;
+        let partial = Partial::open(self.clone(), path, stat, (overwrite, whom))?;
         if let Err(why) = self.check_room(stat.size - partial.have()) {
             if partial.is_empty() {
                 partial.discard();
@@ -109,10 +117,55 @@ impl Dest {
     }
 
     fn check_size(&self, size: u64) -> Result<(), FileRefused> {
-        match self.size_max {
+        match self.rules.file_bytes_max {
             Some(max) if size > max => Err(FileRefused::TooLarge { max }),
             Some(_) | None => Ok(()),
         }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // Sums are whole after each step.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place in the ledger for a file of somebody's; when all is full, what is here is counted anew first.
+    fn charge(&self, key: &str, whom: &str, sizes: (u64, u64)) -> Result<(), FileRefused> {
+        let charged = self.ledger().begin(key, whom, sizes, &self.rules);
+        if !matches!(charged, Err(FileRefused::DestFull { .. })) {
+            return charged;
+        }
+        self.recount();
+        self.ledger().begin(key, whom, sizes, &self.rules)
+    }
+
+    /// Counts what is here: files that are still as they came, and unfinished ones that nobody writes.
+    fn recount(&self) {
+        let received = || {
+            let of = |key: &String| self.bytes_of(key);
+            Ok::<u64, Errno>(names_in(&self.records)?.iter().filter_map(of).sum())
+        };
+        let unfinished = || {
+            let mut sum = 0;
+            for name in names_in(&self.partials)? {
+                if !self.ledger().is_live(&name)
+                    && let Ok(stat) = rustix::fs::statat(&self.partials, &name, AtFlags::SYMLINK_NOFOLLOW)
+                {
+                    sum += of_stat(&stat).size;
+                }
+            }
+            Ok::<u64, Errno>(sum)
+        };
+        match received().and_then(|received| Ok(received + unfinished()?)) {
+            Ok(kept) => self.ledger().recount(kept),
+            Err(why) => tracing::warn!(%why, "the files that came from peers cannot be counted"),
+        }
+    }
+
+    /// The bytes of a file that came from a peer, if it is still there as it came.
+    fn bytes_of(&self, key: &str) -> Option<u64> {
+        let (record, path) = Record::read_with_path(&self.records, key)?;
+        let dir = beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Refuse).ok()?;
+        record.is_of(&stat_at(&dir, path.name()).ok()?).then(|| record.size())
     }
 
     fn check_room(&self, bytes: u64) -> Result<(), FileRefused> {
@@ -151,6 +204,7 @@ impl Dest {
         }
         rustix::fs::unlinkat(&self.partials, &hidden, AtFlags::empty()).map_err(refuse)?;
         Record::remove(&self.records, &key);
+        self.ledger().gone(record.size());
         sync_dir(&dir)?;
         Ok(true)
     }
@@ -164,7 +218,7 @@ impl Dest {
         match self.unfinished() {
             Ok(found) => {
                 for (place, (age, name)) in found.iter().enumerate() {
-                    if *age > self.keep || place >= PARTIALS_MAX {
+                    if *age > self.rules.keep || place >= PARTIALS_MAX {
                         self.remove_unfinished(name);
                     }
                 }
@@ -192,7 +246,7 @@ impl Dest {
         if name.contains('.') {
             // Written aside, and left by a crash; or the folder itself and the one above.
             if rustix::fs::statat(&self.records, name, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| is_plain(&stat) && age_of(&stat) > self.keep)
+                .is_ok_and(|stat| is_plain(&stat) && age_of(&stat) > self.rules.keep)
             {
                 Record::remove(&self.records, name);
             }
@@ -252,6 +306,19 @@ impl Dest {
             tracing::debug!(name, %why, "an old unfinished file stays");
         }
     }
+}
+
+/// The names of what is in a folder of this node's own.
+fn names_in(dir: &OwnedFd) -> Result<Vec<String>, Errno> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        if let Ok(name) = entry?.file_name().to_str()
+            && !matches!(name, "." | "..")
+        {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// A folder that only this user may enter.

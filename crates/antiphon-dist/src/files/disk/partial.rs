@@ -32,6 +32,21 @@ pub(crate) struct Partial {
     at: u64,
     /// Bytes that an earlier transfer had brought.
     have: u64,
+    account: Account,
+}
+
+/// A file's place in the ledger, until its transfer ends.
+struct Account {
+    dest: Arc<Dest>,
+    key: String,
+    /// What it leaves.
+    left: u64,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.dest.ledger().end(&self.key, self.left);
+    }
 }
 
 impl Partial {
@@ -40,7 +55,7 @@ impl Partial {
         dest: Arc<Dest>,
         path: &TargetPath,
         stat: FileStat,
-        overwrite: bool,
+        (overwrite, whom): (bool, &str),
     ) -> Result<Self, FileRefused> {
         let key = path.key();
         let file = open_locked(&dest, &key)?;
@@ -50,8 +65,15 @@ impl Partial {
             file.set_len(0).map_err(|why| refuse_io(&why))?;
             have = 0;
         }
+        if let Err(why) = dest.charge(&key, whom, (stat.size, have)) {
+            if have == 0 {
+                remove(&dest, &key);
+            }
+            return Err(why);
+        }
+        let account = Account { dest: dest.clone(), key: key.clone(), left: have };
         let path = path.clone();
-        Ok(Self { dest, path, key, stat, overwrite, file, hasher: Box::default(), at: 0, have })
+        Ok(Self { dest, path, key, stat, overwrite, file, hasher: Box::default(), at: 0, have, account })
     }
 
     /// Bytes that are there.
@@ -85,6 +107,7 @@ impl Partial {
         self.hasher.reset();
         self.at = 0;
         self.have = 0;
+        self.account.left = 0;
         self.file.set_len(0).map_err(|why| refuse_io(&why))
     }
 
@@ -107,6 +130,7 @@ impl Partial {
             self.file.write_all(chunk.as_ref())?;
             self.hasher.update(chunk.as_ref());
             self.at += chunk.as_ref().len() as u64;
+            self.account.left = self.account.left.max(self.at);
         }
         Ok(())
     }
@@ -177,10 +201,15 @@ impl Partial {
     }
 
     /// Removes the file.
-    pub(crate) fn discard(self) {
-        if let Err(why) = rustix::fs::unlinkat(&self.dest.partials, &self.key, AtFlags::empty()) {
-            tracing::debug!(key = self.key, %why, "an unfinished file stays until it is old");
-        }
+    pub(crate) fn discard(mut self) {
+        self.account.left = 0;
+        remove(&self.dest, &self.key);
+    }
+}
+
+fn remove(dest: &Dest, key: &str) {
+    if let Err(why) = rustix::fs::unlinkat(&dest.partials, key, AtFlags::empty()) {
+        tracing::debug!(key, %why, "an unfinished file stays until it is old");
     }
 }
 

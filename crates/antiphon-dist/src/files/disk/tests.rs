@@ -12,7 +12,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn folder() -> (tempfile::TempDir, Arc<Dest>) {
     let folder = tempfile::tempdir().expect("a folder");
-    let dest = Dest::open(folder.path(), None, DAY).expect("it is ours");
+    let dest = Dest::open(folder.path(), Rules { keep: DAY, ..Rules::default() }).expect("it is ours");
     (folder, Arc::new(dest))
 }
 
@@ -25,7 +25,7 @@ fn stat(size: u64) -> FileStat {
 }
 
 fn open(dest: &Arc<Dest>, path: &TargetPath, size: u64) -> Result<Box<Partial>, FileRefused> {
-    match dest.prepare(path, stat(size), false)? {
+    match dest.prepare(path, stat(size), false, "somebody")? {
         Prepared::Open(partial) => Ok(partial),
         Prepared::AlreadyThere | Prepared::Different(_) => panic!("nothing is there"),
     }
@@ -54,7 +54,7 @@ fn a_symlink_in_the_place_of_its_own_folder_is_not_followed() {
     let (folder, elsewhere) =
         (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     symlink(elsewhere.path(), folder.path().join(".antiphon")).expect("a symlink");
-    assert!(Dest::open(folder.path(), None, DAY).is_err());
+    assert!(Dest::open(folder.path(), Rules { keep: DAY, ..Rules::default() }).is_err());
     assert_eq!(fs::read_dir(elsewhere.path()).expect("a folder").count(), 0);
 }
 
@@ -99,7 +99,7 @@ fn a_file_that_nobody_may_write_has_its_permissions_in_its_place_only() {
     let place = path(&["f"]);
     let offered = FileStat { permissions: 0o444, ..stat(3) };
     for _ in 0..2 {
-        let Ok(Prepared::Open(partial)) = dest.prepare(&place, offered, false) else {
+        let Ok(Prepared::Open(partial)) = dest.prepare(&place, offered, false, "somebody") else {
             panic!("nothing is there")
         };
         let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("there is room");
@@ -161,7 +161,9 @@ fn a_folder_that_becomes_a_symlink_while_a_file_arrives_leads_nowhere() {
 #[test]
 fn nothing_leaves_the_folder_while_a_folder_and_a_symlink_swap_places() {
     let folder = tempfile::tempdir().expect("a folder");
-    let dest = Dest::open(&folder.path().join("dest"), None, DAY).map(Arc::new).expect("it is ours");
+    let dest = Dest::open(&folder.path().join("dest"), Rules { keep: DAY, ..Rules::default() })
+        .map(Arc::new)
+        .expect("it is ours");
     let (way, other) = (folder.path().join("dest/d"), folder.path().join("dest/other"));
     let beyond = folder.path().join("elsewhere/e");
     fs::create_dir_all(way.join("e")).and_then(|()| fs::create_dir_all(&beyond)).expect("it is ours");
@@ -203,7 +205,9 @@ fn without_the_call_for_whole_ways_each_name_is_looked_at_by_itself() {
 #[expect(clippy::disallowed_methods, reason = "the ages of files are told in the system's time")]
 fn unfinished_files_go_when_they_are_old_or_too_many_unless_somebody_writes_to_them() {
     let (folder, dest) = folder();
-    let old = Arc::new(Dest::open(folder.path(), None, Duration::ZERO).expect("it is ours"));
+    let old = Arc::new(
+        Dest::open(folder.path(), Rules { keep: Duration::ZERO, ..Rules::default() }).expect("it is ours"),
+    );
     let partials = folder.path().join(".antiphon/partial");
     let leave = |name: &str| fs::write(partials.join(name), "").expect("it is ours");
     let held = open(&dest, &path(&["held"]), 10).expect("nobody has it");

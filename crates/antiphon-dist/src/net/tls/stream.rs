@@ -12,6 +12,8 @@ use rustls::Connection;
 
 use super::Tls;
 use super::judge::fault_of;
+use crate::certificates::Fingerprint;
+use crate::node::OverTls;
 
 /// A stream of bytes in both directions.
 pub(in crate::net) enum Stream {
@@ -33,8 +35,8 @@ pub(in crate::net) struct TlsStream {
 pub(in crate::net) enum Opening {
     /// It waits for the peer.
     Pending,
-    /// It is agreed on; what it exports for the proofs.
-    Done([u8; 32]),
+    /// It is agreed on, and tells this.
+    Done(OverTls),
     /// It failed; the peer was told.
     Failed(TlsFault),
     /// The peer has gone.
@@ -136,9 +138,8 @@ impl TlsStream {
         loop {
             self.flush_some()?;
             if !self.tls.is_handshaking() {
-                let exported = self.tls.export_keying_material([0; 32], EXPORTER_LABEL, None);
                 self.budget = None;
-                return exported.map(Opening::Done).map_err(|why| self.fail(&why));
+                return self.told().map(Opening::Done).map_err(|why| self.fail(&why));
             }
             self.refuse_plain()?;
             let count = self.receive()?;
@@ -149,6 +150,15 @@ impl TlsStream {
                 None => return Err(io::Error::other(TlsFault::Broken)),
             }
         }
+    }
+
+    /// What TLS tells the core.
+    fn told(&mut self) -> Result<OverTls, rustls::Error> {
+        let presented = self.tls.peer_certificates().and_then(|chain| chain.first());
+        let certificate = presented.map(|own| Fingerprint::of(own));
+        let certificate = certificate.ok_or(rustls::Error::NoCertificatesPresented)?;
+        let exporter = self.tls.export_keying_material([0; 32], EXPORTER_LABEL, None)?;
+        Ok(OverTls { exporter, certificate })
     }
 
     /// A peer that does not speak TLS says so with its first byte, and is told in the same language.

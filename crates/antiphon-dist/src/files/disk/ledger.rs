@@ -1,0 +1,114 @@
+//! How many bytes peers have on the disk here: all of them together, and each.
+//!
+//! Invariant: a file that is being received counts with its whole size, under its key; when its transfer ends, with what it
+//! leaves. It may count too much, when files are replaced or removed by hand: who counts anew puts that right.
+
+use std::collections::BTreeMap;
+
+use crate::files::Rules;
+use crate::files::outcome::FileRefused;
+
+/// Peers that are told apart; those beyond share one account.
+const PEERS_MAX: usize = 4_096;
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Bytes of files that are whole, and of unfinished ones that nobody writes.
+    kept: u64,
+    live: BTreeMap<String, Live>,
+    /// Bytes that came from each peer since the node's start, in transfers that have ended.
+    of: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Live {
+    whom: String,
+    size: u64,
+    /// What an earlier transfer had brought.
+    have: u64,
+}
+
+impl Ledger {
+    /// A file of so many bytes is to come from somebody, `have` of which are here. Nothing is changed by an error.
+    pub(super) fn begin(
+        &mut self,
+        key: &str,
+        whom: &str,
+        (size, have): (u64, u64),
+        rules: &Rules,
+    ) -> Result<(), FileRefused> {
+        let all: u64 = self.live.values().map(|live| live.size).sum();
+        let all = self.kept.saturating_sub(have).saturating_add(all).saturating_add(size);
+        if let Some(max) = rules.dest_bytes_max.filter(|max| all > *max) {
+            return Err(FileRefused::DestFull { max });
+        }
+        let under_way = self.live.values().filter(|live| live.whom == whom);
+        let under_way: u64 = under_way.map(|live| live.size - live.have).sum();
+        let came = self.of.get(whom).copied().unwrap_or(0);
+        let came = came.saturating_add(under_way).saturating_add(size - have);
+        if let Some(max) = rules.peer_bytes_max.filter(|max| came > *max && !whom.is_empty()) {
+            return Err(FileRefused::OverQuota { max });
+        }
+        self.kept = self.kept.saturating_sub(have);
+        self.live.insert(key.to_owned(), Live { whom: whom.to_owned(), size, have });
+        Ok(())
+    }
+
+    /// A transfer is over, and leaves so many bytes.
+    pub(super) fn end(&mut self, key: &str, left: u64) {
+        let Some(live) = self.live.remove(key) else { return };
+        self.kept = self.kept.saturating_add(left);
+        let is_known = self.of.contains_key(&live.whom) || self.of.len() < PEERS_MAX;
+        let of = self.of.entry(if is_known { live.whom } else { String::new() }).or_default();
+        *of = of.saturating_add(left.saturating_sub(live.have));
+    }
+
+    /// A file that was here is not any more.
+    pub(super) fn gone(&mut self, bytes: u64) {
+        self.kept = self.kept.saturating_sub(bytes);
+    }
+
+    /// So many bytes are here, besides what is being received.
+    pub(super) fn recount(&mut self, kept: u64) {
+        self.kept = kept;
+    }
+
+    pub(super) fn is_live(&self, key: &str) -> bool {
+        self.live.contains_key(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(peer_bytes_max: u64, dest_bytes_max: u64) -> Rules {
+        Rules {
+            peer_bytes_max: Some(peer_bytes_max),
+            dest_bytes_max: Some(dest_bytes_max),
+            ..Rules::default()
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_counts_whole_and_what_has_ended_with_what_it_left() {
+        let (rules, mut ledger) = (rules(100, 150), Ledger::default());
+        assert_eq!(ledger.begin("a", "peer", (60, 0), &rules), Ok(()));
+        assert_eq!(ledger.begin("b", "peer", (60, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
+        assert_eq!(ledger.begin("b", "other", (60, 0), &rules), Ok(()));
+        assert_eq!(ledger.begin("c", "third", (60, 0), &rules), Err(FileRefused::DestFull { max: 150 }));
+        // It was interrupted, and goes on: what it has does not count twice.
+        ledger.end("a", 50);
+        assert_eq!(ledger.begin("a", "peer", (90, 50), &rules), Ok(()));
+        ledger.end("a", 90);
+        assert_eq!(ledger.begin("c", "peer", (10, 0), &rules), Err(FileRefused::DestFull { max: 150 }));
+        ledger.end("b", 0);
+        assert_eq!(ledger.begin("c", "peer", (10, 0), &rules), Ok(()));
+        ledger.end("c", 10);
+        assert_eq!(ledger.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
+        // Of files that are deleted, the room is free again; what came from a peer has come.
+        ledger.gone(100);
+        assert_eq!(ledger.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
+        assert_eq!(ledger.begin("d", "other", (100, 0), &rules), Ok(()));
+    }
+}

@@ -1,0 +1,68 @@
+//! Which actors of this node are not open to all peers.
+//!
+//! Invariant: the table holds living actors only, each by its own key, never by that of a further address; whoever is not in
+//! it is open to everybody.
+
+use std::collections::BTreeMap;
+
+use antiphon_sched::{Key, NodeId};
+
+use super::NodeCore;
+use super::world::World;
+use crate::audience::{Audience, AudienceError};
+
+#[derive(Debug, Default)]
+pub(super) struct Audiences {
+    of: BTreeMap<Key, Audience>,
+}
+
+impl Audiences {
+    pub(super) fn forget(&mut self, actor: Key) {
+        self.of.remove(&actor);
+    }
+}
+
+impl NodeCore {
+    /// Whether an audience can be meant.
+    pub(crate) fn check_audience(&self, audience: &Audience) -> Result<(), AudienceError> {
+        if audience.needs_tls() && !self.settings.is_tls() { Err(AudienceError::NoTls) } else { Ok(()) }
+    }
+
+    /// From now on these peers reach an actor, and no others. Its end is told by `Signal::Gone`.
+    pub(crate) fn set_audience(&mut self, actor: Key, audience: Audience) {
+        let before = match audience.is_everybody() {
+            true => self.audiences.of.remove(&actor),
+            false => self.audiences.of.insert(actor, audience),
+        };
+        if before.is_some() {
+            self.names.look_again();
+        }
+    }
+
+    /// Who reaches an actor.
+    pub(crate) fn audience_of(&self, actor: Key) -> Audience {
+        self.audiences.of.get(&actor).cloned().unwrap_or_default()
+    }
+
+    /// Whether an actor, by any of its keys, is open to a peer.
+    pub(super) fn is_open_to(&self, node: NodeId, to: Key, world: &mut impl World) -> bool {
+        if self.audiences.of.is_empty() {
+            return true;
+        }
+        let Some(audience) = self.audiences.of.get(&world.door().owner_of(to)) else { return true };
+        self.peers.get(&node).is_some_and(|peer| audience.admits(&peer.name, peer.certificate))
+    }
+
+    /// As [`Self::is_open_to`]; a refusal is counted, and logged once.
+    pub(super) fn admits(&mut self, node: NodeId, to: Key, world: &mut impl World) -> bool {
+        let is_open = self.is_open_to(node, to, world);
+        if !is_open {
+            self.counts.refusals.audience += 1;
+            if self.may_say("audience", node) {
+                let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
+                tracing::warn!(%node, name, %to, "a peer is refused by an actor that is not open to it (logged once)");
+            }
+        }
+        is_open
+    }
+}

@@ -1,0 +1,346 @@
+//! Actors, names, channels, RCIs and files that are open to some peers and closed to others.
+
+mod common;
+
+use std::sync::mpsc::{Receiver, channel};
+
+use antiphon_dist::{
+    Audience, AudienceError, CallError, Channel, Config, DeliverError, FileError, FileOptions, Fingerprint,
+    LocateError, Named, NetCx, Node, NodeError, PeerError, Rci, Refusal, Stored, SubscribeError,
+};
+use antiphon_sched::{Actor, Addr, Cx, Event, LoopConfig, NodeId, Undelivered, exit, receive, secs, stop};
+use common::certs::{Certs, Files};
+use common::{End, Net, PATIENCE, TestNode, heard, tell_test};
+
+/// A node that serves, and two members: one that is let in, and one that is not.
+struct Club {
+    net: Net,
+    certs: Certs,
+    host: TestNode,
+    guest: TestNode,
+    outsider: TestNode,
+    guests: Audience,
+}
+
+impl Club {
+    fn new() -> Self {
+        Self::with(|_, config| config)
+    }
+
+    fn with(change: impl FnOnce(&Audience, Config) -> Config) -> Self {
+        let (net, certs) = (Net::new(), Certs::new());
+        let [host, guest, outsider] = ["host", "guest", "outsider"].map(|name| certs.node(name));
+        let guests = Audience::certificates([Fingerprint::of_file(&guest.both).expect("it holds one")]);
+        let pinned = vec![host.cert.clone(), guest.cert.clone(), outsider.cert.clone()];
+        let config = |name, own: &Files| Config {
+            certfile: Some(own.both.clone()),
+            pinned: pinned.clone(),
+            ..net.quiet(name, &[])
+        };
+        let host = TestNode::start(change(&guests, config("host", &host)));
+        let of_host = |name, own| Config { peers: vec![host.location.into()], ..config(name, own) };
+        let guest = TestNode::start(of_host("guest", &guest));
+        let outsider = TestNode::start(of_host("outsider", &outsider));
+        host.wait_for_peers(2);
+        guest.wait_for_peers(1);
+        outsider.wait_for_peers(1);
+        Self { net, certs, host, guest, outsider, guests }
+    }
+
+    /// Waits until the host has refused somebody so often because of an audience.
+    fn wait_for_refusals(&self, count: u64) {
+        self.host.wait_for_counts("refusals", |counts| counts.refusals.audience >= count);
+    }
+}
+
+/// Looks for a name; what came of it is told.
+fn seek<T: Named + Send>(node: &TestNode, name: &'static str) -> Receiver<Result<T, LocateError>> {
+    ask(node, move |cx| cx.locate(name, PATIENCE, |found| found))
+}
+
+/// Has an actor ask something; the answer is told.
+fn ask<M: Send + 'static>(node: &TestNode, act: impl FnOnce(&mut Cx<'_, M>) + Send + 'static) -> Receiver<M> {
+    let (tell, told) = channel();
+    let mut act = Some(act);
+    node.spawn(move |cx: &mut Cx<M>, event| match event {
+        Event::Message(answer) => {
+            tell_test(&tell, answer);
+            stop()
+        }
+        _ => {
+            if let Some(act) = act.take() {
+                act(cx);
+            }
+            receive()
+        }
+    });
+    told
+}
+
+/// An actor that is open to some only, and registered as "listener".
+fn open_listener(node: &TestNode, audience: Audience) -> (Addr<String>, Receiver<String>) {
+    let (tell, told) = channel();
+    let (ready, registered) = channel();
+    let who = node.spawn(move |cx: &mut Cx<String>, event| {
+        match event {
+            Event::Start => {
+                // In this order: what is said in one step holds before anybody hears of it.
+                cx.register("listener")?;
+                let me = cx.me();
+                cx.open_to(me, audience.clone())?;
+                tell_test(&ready, ());
+            }
+            Event::Message(text) => tell_test(&tell, text),
+            Event::Thrown(thrown) => drop(thrown.take()),
+            _ => {}
+        }
+        receive()
+    });
+    heard(&registered);
+    // As any node may use it that knows the number, however it came to know it.
+    (Addr::of(who.id()), told)
+}
+
+const NOBODY: Result<(), DeliverError> = Err(DeliverError::Refused(Undelivered::NoActor));
+
+#[test]
+fn a_name_is_found_by_those_to_whom_its_actor_is_open_and_by_others_when_that_changes() {
+    let club = Club::new();
+    // Both ask before there is the name, and one again afterwards.
+    let early = [&club.guest, &club.outsider].map(|node| seek::<Addr<String>>(node, "listener"));
+    club.host.wait_for_counts("two questions", |counts| counts.wants == 2);
+    let (who, _told) = open_listener(&club.host, club.guests.clone());
+    assert_eq!(heard(&early[0]), Ok(who));
+    assert_eq!(heard(&seek(&club.guest, "listener")), Ok(who));
+    let late = seek::<Addr<String>>(&club.outsider, "listener");
+    club.wait_for_refusals(2);
+    assert!(early[1].try_recv().is_err() && late.try_recv().is_err(), "as if nobody had the name");
+    assert_eq!(club.host.step(move |cx| cx.open_to(who, Audience::everybody())), Ok(()));
+    assert_eq!([heard(&early[1]), heard(&late)], [Ok(who), Ok(who)]);
+    let lines = club.host.log.lines("is not open to it");
+    assert!(lines.len() == 1 && lines[0].contains("outsider"), "{lines:?}");
+}
+
+#[test]
+fn whatever_an_outsider_sends_to_a_guessed_address_reaches_nobody() {
+    let club = Club::new();
+    let (who, told) = open_listener(&club.host, club.guests.clone());
+    // The address reaches the outsider by another way than by its name: no search is needed to guess one.
+    assert_eq!(club.outsider.deliver(who, "let me in".into()), NOBODY);
+    assert_eq!(heard(&club.outsider.watch(who)), End::NoActor);
+    club.outsider.step(move |cx| {
+        cx.terminate(who);
+        cx.throw(who, 1_u64);
+        cx.resume(who, 1_u64);
+        drop(cx.send(who, "and now?".into()));
+    });
+    club.wait_for_refusals(6);
+    assert_eq!(club.guest.deliver(who, "hello".into()), Ok(()));
+    assert_eq!(heard(&told), "hello", "it lives, and heard nothing else");
+    let counts = club.host.counts();
+    assert_eq!(
+        (counts.refusals.audience, counts.refused_messages),
+        (6, 5),
+        "a monitor is answered: it is no message"
+    );
+
+    // Nobody but this node.
+    assert_eq!(club.host.step(move |cx| cx.open_to(who, Audience::nobody())), Ok(()));
+    assert_eq!(club.guest.deliver(who, "again".into()), NOBODY);
+    assert_eq!(club.host.deliver(who, "at home".into()), Ok(()));
+    assert_eq!(heard(&told), "at home");
+    // It is forgotten with the actor, and its end is told to who watches it from here.
+    let end = club.host.watch(who);
+    club.host.step(move |cx| cx.terminate(who));
+    assert_eq!(heard(&end), End::Terminated);
+    assert_eq!(club.host.step(move |cx| cx.open_to(who, Audience::everybody())), Err(AudienceError::Ended));
+}
+
+#[test]
+fn further_addresses_of_an_actor_are_closed_with_it() {
+    let club = Club::new();
+    let (tell, told) = channel();
+    let guests = club.guests.clone();
+    club.host.spawn(move |cx: &mut Cx<u64>, event| {
+        match event {
+            Event::Start => {
+                let ear: Addr<String> = cx.me_as(|text: String| text.len() as u64);
+                cx.open_to(ear, guests.clone())?;
+                let me = cx.me();
+                cx.register("number")?;
+                // It leaves this node only so.
+                assert!(cx.door().expose(ear));
+                tell_test(&tell, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(ear.id()))));
+            }
+            Event::Message(number) => tell_test(&tell, Err(number)),
+            _ => {}
+        }
+        receive()
+    });
+    let Ok((me, ear)) = heard(&told) else { panic!("the addresses come first") };
+    assert_eq!(club.outsider.deliver(ear, "four".into()), NOBODY);
+    assert_eq!(club.outsider.deliver(me, 4), NOBODY);
+    assert_eq!(club.guest.deliver(ear, "four".into()), Ok(()));
+    assert_eq!(club.guest.deliver(me, 5), Ok(()));
+    assert_eq!([heard(&told).err(), heard(&told).err()], [Some(4), Some(5)]);
+}
+
+#[test]
+fn a_channel_is_open_to_some_only() {
+    let club = Club::new();
+    let news: Channel<String> = club.host.with(|node| node.channel("news")).expect("the name is free");
+    let guests = club.guests.clone();
+    assert_eq!(club.host.with(move |node| node.open_to(news, guests)), Ok(()));
+    assert_eq!(heard(&seek(&club.guest, "news")), Ok(news));
+
+    let [(guest, told), (outsider, _)] = [&club.guest, &club.outsider].map(|node| {
+        let (tell, told) = channel();
+        let who = node.spawn(move |_cx: &mut Cx<String>, event| {
+            if let Event::Message(text) = event {
+                tell_test(&tell, text);
+            }
+            receive()
+        });
+        (who, told)
+    });
+    let subscribe = |node: &TestNode, who| {
+        heard(&ask(node, move |cx| cx.subscribe_within(news, who, PATIENCE, |done| done)))
+    };
+    assert_eq!(subscribe(&club.guest, guest), Ok(()));
+    assert_eq!(subscribe(&club.outsider, outsider), Err(SubscribeError::NoChannel));
+    let deliver = |node: &TestNode| {
+        heard(&ask(node, move |cx| cx.deliver_all(news, "hello".into(), 0, PATIENCE, |count| count)))
+    };
+    assert_eq!(deliver(&club.outsider), Err(DeliverError::Refused(Undelivered::NoActor)));
+    assert_eq!(deliver(&club.guest), Ok(1));
+    assert_eq!(heard(&told), "hello");
+    assert!(told.try_recv().is_err(), "nothing else was passed on");
+}
+
+/// Ends with the text that it hears.
+fn echo(_: u64) -> impl Actor<String> {
+    antiphon_sched::actor(|_cx, event| match event {
+        Event::Message(text) => exit(text),
+        _ => receive(),
+    })
+}
+
+fn call(node: &TestNode, rci: Rci<u64, String>) -> Result<Addr<String>, CallError> {
+    heard(&ask(node, move |cx| cx.call(rci, 1, PATIENCE, |born| born)))
+}
+
+#[test]
+fn an_rci_is_open_to_one_certificate_and_so_are_the_actors_that_it_starts() {
+    let club = Club::new();
+    let rci = club.host.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
+    let guests = club.guests.clone();
+    assert_eq!(club.host.with(move |node| node.open_to(rci, guests)), Ok(()));
+    assert_eq!(heard(&seek(&club.guest, "echo")), Ok(rci));
+    let asked = seek::<Rci<u64, String>>(&club.outsider, "echo");
+    club.wait_for_refusals(1);
+    assert!(asked.try_recv().is_err(), "nobody has told it the name");
+    assert_eq!(call(&club.outsider, rci), Err(CallError::NotRegistered));
+    let born = call(&club.guest, rci).expect("it is open to this one");
+    assert_eq!(club.outsider.deliver(born, "steal".into()), NOBODY);
+    let end = club.guest.watch(born);
+    assert_eq!(club.guest.deliver(born, "mine".into()), Ok(()));
+    assert_eq!(heard(&end), End::Value("mine".into()));
+}
+
+#[test]
+fn the_configuration_says_who_may_call_what_says_nothing_else() {
+    let club = Club::with(|guests, config| Config { rci_audience: guests.clone(), ..config });
+    let rci = club.host.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
+    assert!(call(&club.guest, rci).is_ok());
+    assert_eq!(call(&club.outsider, rci), Err(CallError::NotRegistered));
+    assert_eq!(club.host.with(move |node| node.open_to(rci, Audience::everybody())), Ok(()));
+    let born = call(&club.outsider, rci).expect("it is open to all");
+    assert_eq!(club.guest.deliver(born, "to all".into()), Ok(()), "and so is what it starts");
+}
+
+#[test]
+fn files_are_taken_from_some_only() {
+    let dest = tempfile::TempDir::new().expect("a temporary folder can be made");
+    let path = dest.path().to_owned();
+    let club = Club::with(move |guests, config| Config {
+        files_audience: guests.clone(),
+        dest_path: Some(path),
+        ..config
+    });
+    let file = club.certs.write("report.txt", "all is well");
+    let send = |node: &TestNode| {
+        let (at, file) = (club.host.location, file.clone());
+        ask(node, move |cx| {
+            cx.send_file(at, file, FileOptions::default(), secs(20), |done| done);
+        })
+    };
+    let refused: Receiver<Result<Stored, FileError>> = send(&club.outsider);
+    club.wait_for_refusals(1);
+    assert_eq!(heard(&send(&club.guest)), Ok(Stored::New));
+    assert!(refused.try_recv().is_err());
+    assert_eq!(std::fs::read_to_string(dest.path().join("report.txt")).ok().as_deref(), Some("all is well"));
+}
+
+#[test]
+fn without_tls_an_audience_is_by_names() {
+    let net = Net::new();
+    let (first, second) = net.pair();
+    let third = net.quiet_node("third", &[first.location]);
+    third.wait_for_peers(1);
+    let (who, told) = open_listener(&first, Audience::names(["second"]));
+    assert_eq!(heard(&seek(&second, "listener")), Ok(who));
+    assert_eq!(second.deliver(who, "by name".into()), Ok(()));
+    assert_eq!(heard(&told), "by name");
+    assert_eq!(third.deliver(who, "by no name".into()), NOBODY);
+    // A member calls itself what it likes.
+    let liar = net.quiet_node("second", &[first.location]);
+    liar.wait_for_peers(1);
+    assert_eq!(liar.deliver(who, "by another's name".into()), Ok(()));
+}
+
+#[test]
+fn an_audience_that_cannot_be_meant_is_refused() {
+    let net = Net::new();
+    let (first, second) = net.pair();
+    let (who, _told) = open_listener(&first, Audience::everybody());
+    let somebody = || Audience::certificates([Fingerprint::from_bytes([7; 32])]);
+    assert_eq!(first.step(move |cx| cx.open_to(who, somebody())), Err(AudienceError::NoTls));
+    assert_eq!(second.step(move |cx| cx.open_to(who, Audience::nobody())), Err(AudienceError::Elsewhere));
+    for config in [
+        Config { rci_audience: somebody(), ..net.quiet("third", &[]) },
+        Config { files_audience: somebody(), ..net.quiet("third", &[]) },
+    ] {
+        let why = Node::new(config).expect_err("nobody could come");
+        assert!(matches!(why, NodeError::Audience(AudienceError::NoTls)), "{why}");
+    }
+}
+
+#[test]
+fn a_member_that_says_it_is_a_node_known_by_another_certificate_is_refused_and_nobody_notices() {
+    let club = Club::new();
+    let (who, told) = open_listener(&club.host, club.guests.clone());
+    assert_eq!(club.guest.deliver(who, "first".into()), Ok(()));
+    let claim = club.guest.handle.home();
+    // It has the certificate of the outsider, the secret, and the number of the guest.
+    let liar = club.liar(claim);
+    let at = club.host.location;
+    let answer = heard(&ask(&liar, move |cx| cx.peer(at, PATIENCE, |answer| answer)));
+    assert_eq!(answer, Err(PeerError::Refused(Refusal::Certificate)));
+    club.host.wait_for_counts("the refusal", |counts| counts.refusals.certificates >= 1);
+    assert_eq!(club.guest.deliver(who, "second".into()), Ok(()));
+    assert_eq!([heard(&told), heard(&told)], ["first", "second"]);
+    assert_eq!(club.host.counts().cut_with_unacked, 0);
+}
+
+impl Club {
+    /// A member that has the outsider's certificate, and another's number.
+    fn liar(&self, claim: NodeId) -> TestNode {
+        let file = |name: &str| self.certs.path().join(name);
+        TestNode::start(Config {
+            certfile: Some(file("outsider.pem")),
+            pinned: vec![file("host.crt")],
+            scheduler: LoopConfig { home: Some(claim), ..LoopConfig::default() },
+            ..self.net.quiet("guest", &[])
+        })
+    }
+}

@@ -25,12 +25,15 @@ pub(crate) fn datagrams() -> u64 {
 }
 
 /// Of one session, whatever its peer sends: the buffers of a connection, messages that are being put together, what waits
-/// for full mailboxes (8 MiB, then within the window), what the peer may send ahead, and what waits to be sent to it.
+/// for full mailboxes (8 MiB, then within the window), what the peer may send ahead, type tags, and what waits to be sent
+/// to it.
 pub(crate) fn member(limits: &Limits) -> u64 {
     const CONNECTION: u64 = 2 * 256 * 1024;
     const PARKED: u64 = 8 << 20;
-    let held = u64::from(limits.reassembly_bytes_max) + PARKED + u64::from(limits.window_bytes);
-    CONNECTION + held + limits.queue_bytes_cap + SLACK
+    const TAG: u64 = 255 + 64;
+    // What is put together grows by doubling.
+    let held = 2 * u64::from(limits.reassembly_bytes_max) + PARKED + u64::from(limits.window_bytes);
+    CONNECTION + held + limits.queue_bytes_cap + u64::from(limits.tags_max) * TAG + SLACK
 }
 
 /// Messages of all peers over 1 KiB that wait in mailboxes, in all; small ones are bounded by their number.

@@ -11,7 +11,7 @@ use antiphon_wire::{Deframer, Fresh, Handshake, HandshakeError, Standing};
 
 use crate::bounds;
 use crate::caller::{Failed, HEADER_BYTES, MESSAGES, Message, profile, read_message, say, shake};
-use crate::common::{Net, PATIENCE};
+use crate::common::{Net, PATIENCE, wait_for};
 use crate::middle::{self, Passed, Way};
 use crate::siege::Siege;
 use crate::victim::{Echo, Traits};
@@ -46,6 +46,7 @@ fn a_recorded_handshake_is_worth_nothing_during_its_session_and_after_it() {
     assert_eq!(ask(2), Ok(2), "which goes on");
     let peers = siege.victim.count("peers");
     peer.stop();
+    wait_for("the victim to hear the goodbye", || (say(at, &recorded)[KIND] != REFUSED).then_some(()));
     for _ in 0..10 {
         // A hello of the victim, and a refusal of the old proof.
         let answer = say(at, &recorded);

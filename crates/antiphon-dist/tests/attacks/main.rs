@@ -4,6 +4,9 @@
 //! Each attack is refused, counted, and logged once; the node's memory stays within what [`bounds`] computes from the
 //! limits; the peer notices nothing; and a new peer still gets in. [`siege`] holds what all of them share.
 
+// Memory is read from /proc, and all of 127.0.0.0/8 is this machine.
+#![cfg(target_os = "linux")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

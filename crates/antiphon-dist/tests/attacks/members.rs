@@ -5,8 +5,11 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{CallError, Config, Limits, NetCx, Rci};
 use antiphon_sched::{Event, receive};
-use antiphon_wire::frame::{FoundWhat, Goodbye, GoodbyeReason, Message, Monitor, NameSpace, Outcome, Want};
-use antiphon_wire::{Frame, Key, Route};
+use antiphon_wire::frame::{
+    FoundWhat, Fragment, FragmentPart, Goodbye, GoodbyeReason, Message, Monitor, NameSpace, Outcome, Tag,
+    Want,
+};
+use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
 
 use crate::bounds;
 use crate::common::bombs::bombs;
@@ -150,3 +153,45 @@ fn large_messages_for_actors_that_sleep_stay_with_their_sender() {
     }
     siege.end("large messages", bounds::member(&Limits::default()) + bounds::mailboxes());
 }
+
+#[test]
+fn messages_that_are_never_whole_and_types_that_nobody_has_end_at_their_limits() {
+    let mut siege = Siege::quiet();
+    let limits = Limits::default();
+    let mut member = Member::join(&siege.net, &siege.victim);
+    for id in 0..limits.tags_max {
+        let name = format!("{id:0>255}");
+        member.send(&Tag { id: TagId(id), name: &name }.into(), |_| ());
+    }
+    // Each lacks its last byte.
+    let (total, data) = (limits.message_bytes_max, [7; FRAGMENT_BYTES_MAX - 64]);
+    let streams = limits.reassembly_bytes_max / total;
+    for stream in 0..streams {
+        let mut left = total as usize - 1;
+        let mut part = FragmentPart::First { kind: MESSAGE, total };
+        while left > 0 {
+            let data = &data[..left.min(data.len())];
+            left -= data.len();
+            member.send(&Fragment { stream, part, data }.into(), |_| ());
+            part = FragmentPart::Next;
+        }
+    }
+    member.settle(|_| ());
+    siege.let_a_new_peer_in();
+    assert_eq!(siege.victim.count("misbehaved"), 0, "all of it is allowed");
+    let used = siege.victim.used_bytes();
+    let part = FragmentPart::First { kind: MESSAGE, total };
+    member.send(&Fragment { stream: streams, part, data: &data }.into(), |_| ());
+    wait_for("the end of its session", || member.turn(|_| ()).err());
+    siege.victim.wait_for_count("misbehaved", 1);
+    siege.victim.has_logged_once("a peer broke the protocol");
+    let kept = siege.victim.used_bytes();
+    assert!(
+        kept + u64::from(limits.reassembly_bytes_max) / 2 < used,
+        "{kept} bytes of {used} are still used"
+    );
+    siege.end("messages that are never whole", bounds::member(&limits));
+}
+
+/// The kind of a message's frame.
+const MESSAGE: u8 = 0x22;

@@ -283,14 +283,17 @@ fn live(seed: u64, steps: u64) {
                 events.door().terminate(addr);
             }
         }
-        // Who is suspended would stay so.
-        for addr in actors.iter().rev().take(40) {
+        // Who is suspended would stay so, and who waits for a message, too.
+        let idle: Vec<_> = actors.clone();
+        drop(actors);
+        for addr in idle {
             let mut door = events.door();
-            if door.random().is_multiple_of(4) {
-                door.resume_here(addr.id().key(), Value::new(()));
+            match door.random() % 16 {
+                0..4 => drop(door.resume_here(addr.id().key(), Value::new(()))),
+                4 => drop(door.send(addr, Note::new(&world, 2))),
+                _ => {}
             }
         }
-        drop(actors);
         for _ in 0..5 {
             events.work();
         }

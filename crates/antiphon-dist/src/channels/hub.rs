@@ -18,7 +18,7 @@ use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
 use super::message::{ChannelMessage, Delivered, HubAddr, Own, Subscribed, own};
 use super::waves::{Order, Over, WaveEnd, Waves};
 use crate::caught::{caught, quietly};
-use crate::cx::node_behind;
+use crate::cx::{may_say, node_behind};
 use crate::error::SubscribeError;
 use crate::told::Told;
 
@@ -224,7 +224,9 @@ impl<T: Wire + Clone> Hub<T> {
             Ok(message) => message,
             Err(text) => {
                 let me = cx.id();
-                tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped");
+                if may_say(cx.door(), "transform", &*name) {
+                    tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (logged once)");
+                }
                 cx.door().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
                 None
             }
@@ -623,7 +625,10 @@ fn refuse_branch<T: Wire>(
 ) {
     match reply {
         Some(reply) => cx.answer(reply, Subscribed::Refused(why)),
-        None => tracing::warn!(subscriber = %branch, %why, "a channel was not subscribed to another"),
+        None if may_say(cx.door(), "not subscribed", branch) => {
+            tracing::warn!(subscriber = %branch, %why, "a channel was not subscribed to another (logged once)");
+        }
+        None => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an attacker can make a node hold in memory, computed from the limits. SECURITY.md shows the same sums.
 
-use antiphon_dist::Limits;
+use antiphon_dist::{Limits, PeerLimits};
 use antiphon_wire::HELLO_BYTES_MAX;
 
 /// What an allocator keeps beside what it gave, and the first use of code and stacks: on top of each sum.
@@ -43,17 +43,13 @@ pub(crate) fn mailboxes() -> u64 {
 
 /// Names that a peer looks for, and that nobody has: each of up to 255 bytes is kept twice, with its question's number, in
 /// trees that are half full.
-pub(crate) const NAMES_MAX: u64 = 65_536;
-
-pub(crate) fn names() -> u64 {
-    NAMES_MAX * 4 * 256
+pub(crate) fn names(limits: &PeerLimits) -> u64 {
+    limits.wants_max as u64 * 4 * 256
 }
 
 /// Monitors between a node and one peer: each stands in the node's table, and in the loop's beside its actor.
-pub(crate) const MONITORS_MAX: u64 = 262_144;
-
-pub(crate) fn monitors() -> u64 {
-    MONITORS_MAX * 256
+pub(crate) fn monitors(limits: &PeerLimits) -> u64 {
+    limits.monitors_max as u64 * 256
 }
 
 /// Actors that a peer may start by one function, each as large as the one of these tests.

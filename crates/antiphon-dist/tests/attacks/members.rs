@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::mpsc::channel;
 
-use antiphon_dist::{CallError, Config, Limits, NetCx, Rci};
+use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci};
 use antiphon_sched::{Event, receive};
 use antiphon_wire::frame::{
     FoundWhat, Fragment, FragmentPart, Goodbye, GoodbyeReason, Message, Monitor, NameSpace, Outcome, Tag,
@@ -40,6 +40,7 @@ fn bombs_of_messagepack_are_refused_and_the_session_goes_on() {
         }
     }
     siege.victim.wait_for_count("refused_messages", request);
+    siege.victim.has_logged_once("does not decode");
     assert_eq!(siege.victim.count("misbehaved"), 0, "its session goes on");
     siege.end("bombs", bounds::member(&Limits::default()));
 }
@@ -48,7 +49,9 @@ fn bombs_of_messagepack_are_refused_and_the_session_goes_on() {
 fn questions_for_names_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     let mut siege = Siege::quiet();
     let mut member = Member::join(&siege.net, &siege.victim);
-    let (refused, asked) = (Cell::new(0), bounds::NAMES_MAX + 10_000);
+    let limits = PeerLimits::default();
+    let (most, refused) = (limits.wants_max as u64, Cell::new(0));
+    let asked = most + 10_000;
     let mut count = |frame: &Frame<'_>| {
         if matches!(frame, Frame::Found(found) if found.what == FoundWhat::TooMany) {
             refused.set(refused.get() + 1);
@@ -61,13 +64,15 @@ fn questions_for_names_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     member.settle(&mut count);
     wait_for("all refusals", || {
         member.turn(&mut count).expect("the victim stays");
-        (refused.get() == asked - bounds::NAMES_MAX).then_some(())
+        (refused.get() == asked - most).then_some(())
     });
-    assert_eq!(siege.victim.count("wants"), bounds::NAMES_MAX);
+    assert_eq!(siege.victim.count_within("refusals", "wants"), asked - most);
+    siege.victim.has_logged_once("looks for more names");
+    assert_eq!(siege.victim.count("wants"), most);
     member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
     wait_for("the end of its session", || member.turn(|_| ()).err());
     assert_eq!(siege.victim.count("wants"), 0);
-    siege.end("a flood of names", bounds::member(&Limits::default()) + bounds::names());
+    siege.end("a flood of names", bounds::member(&Limits::default()) + bounds::names(&limits));
 }
 
 #[test]
@@ -75,17 +80,19 @@ fn monitors_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     let mut siege = Siege::quiet();
     let mut member = Member::join(&siege.net, &siege.victim);
     let (target, _) = member.find(NameSpace::Actor, "tally");
-    let over = 10;
-    for id in 0..bounds::MONITORS_MAX + over {
+    let limits = PeerLimits::default();
+    let (most, over) = (limits.monitors_max as u64, 10);
+    for id in 0..most + over {
         member.send(&Monitor { watcher: Key(id % 7), target, id }.into(), |_| ());
     }
     member.settle(|_| ());
-    siege.victim.wait_for_count("refused_messages", over);
-    assert_eq!(siege.victim.count("monitors"), bounds::MONITORS_MAX);
+    wait_for("all refusals", || (siege.victim.count_within("refusals", "monitors") >= over).then_some(()));
+    siege.victim.has_logged_once("sets more monitors");
+    assert_eq!(siege.victim.count("monitors"), most);
     member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
     wait_for("the end of its session", || member.turn(|_| ()).err());
     assert_eq!(siege.victim.count("monitors"), 0);
-    siege.end("a flood of monitors", bounds::member(&Limits::default()) + bounds::monitors());
+    siege.end("a flood of monitors", bounds::member(&Limits::default()) + bounds::monitors(&limits));
 }
 
 #[test]

@@ -65,10 +65,15 @@ impl Victim {
     pub(crate) fn count(&mut self, field: &str) -> u64 {
         self.process.say("counts");
         let counts = self.process.line();
-        let value = counts.split_once(&format!(" {field}: ")).map(|(_, rest)| rest);
-        let digits = value.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
-        let number = digits.and_then(|digits| digits.parse().ok());
-        number.unwrap_or_else(|| panic!("there is no count {field} in {counts}"))
+        number_of(&counts, field)
+    }
+
+    /// One of a group of its counts.
+    pub(crate) fn count_within(&mut self, group: &str, field: &str) -> u64 {
+        self.process.say("counts");
+        let counts = self.process.line();
+        let inner = counts.split_once(&format!(" {group}: ")).map(|(_, rest)| rest);
+        number_of(inner.unwrap_or_default(), field)
     }
 
     /// Waits until a count is so high.
@@ -107,6 +112,14 @@ impl Victim {
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
         kib * 1024
     }
+}
+
+/// The number after the name of a field.
+fn number_of(counts: &str, field: &str) -> u64 {
+    let value = counts.split_once(&format!(" {field}: ")).map(|(_, rest)| rest);
+    let digits = value.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    let number = digits.and_then(|digits| digits.parse().ok());
+    number.unwrap_or_else(|| panic!("there is no count {field} in {counts}"))
 }
 
 /// The victim's own part.

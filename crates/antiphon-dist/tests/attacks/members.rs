@@ -97,7 +97,7 @@ fn monitors_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
 
 #[test]
 fn calls_of_a_function_start_no_more_actors_than_its_quota() {
-    let siege = Siege::quiet();
+    let mut siege = Siege::quiet();
     let config = Config { ip: [127, 0, 0, 2].into(), ..siege.net.quiet("flooder", &[siege.victim.location]) };
     let quota = config.rci_actors_max;
     let flooder = TestNode::start(config);
@@ -125,6 +125,8 @@ fn calls_of_a_function_start_no_more_actors_than_its_quota() {
     assert_eq!(alive, quota);
     let refusal = Err(CallError::OverQuota { max: quota });
     assert_eq!(born.iter().filter(|born| **born == refusal).count(), calls - quota);
+    assert_eq!(siege.victim.count_within("refusals", "rci_actors"), (calls - quota) as u64);
+    siege.victim.has_logged_once("calls for more actors");
     siege.end("a flood of calls", bounds::member(&Limits::default()) + bounds::called(quota as u64));
 }
 

@@ -80,7 +80,7 @@ impl Record {
         let text = format!("{FORM} {inode} {size} {seconds} {nanos} {path}\n");
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
-            rustix::fs::openat(records, aside(&key), flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
+            rustix::fs::openat(records, aside(key), flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
         let mut file = File::from(file);
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|why| refuse_io(&why))
     }

@@ -86,7 +86,7 @@ fn build(root: &Path, targets: &[&str]) -> Result<PathBuf, String> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root.join("fuzz"));
     // A target that is named keeps the flags from build scripts and macros.
-    cargo.args(["build", "--quiet", "--release", "--locked", "--target", &triple]);
+    cargo.args(["build", "--quiet", "--release", "--target", &triple]);
     for target in targets {
         cargo.args(["--bin", target]);
     }

@@ -92,7 +92,7 @@ pub struct Config {
     /// Bytes of all files together that came from peers and are still as they came, and of unfinished ones; `None`: the disk
     /// is the bound. A file that would go over it is refused with [`FileRefused::DestFull`](crate::FileRefused::DestFull).
     pub dest_bytes_max: Option<u64>,
-    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 1 MiB of memory. Of those that are
+    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 2 MiB of memory. Of those that are
     /// received, one peer has at most three quarters (48), so that there are places for others.
     pub transfers_max: usize,
     /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.

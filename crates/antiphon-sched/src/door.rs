@@ -183,7 +183,8 @@ impl Door<'_> {
     /// As [`Door::answer_encoded`], with bytes from that node, whose requests are counted.
     ///
     /// # Errors
-    /// As [`Door::answer_encoded`].
+    /// As [`Door::answer_encoded`]; and [`Undelivered::Busy`] when there was a reply in it, and that node has as many open
+    /// requests in this loop as it may.
     pub fn answer_from(
         &mut self,
         origin: &mut Option<Origin>,
@@ -191,7 +192,8 @@ impl Door<'_> {
         tag: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
-        scope::coming_from(origin, || self.core.answer_encoded(port, tag, body)).0
+        let (result, is_crowded) = scope::coming_from(origin, || self.core.answer_encoded(port, tag, body));
+        if is_crowded { result.map_err(|_| Undelivered::Busy) } else { result }
     }
 
     /// Closes a request of this loop without an answer; does nothing when it is closed already.

@@ -91,8 +91,10 @@ pub enum Undelivered {
     /// The actor's mailbox is full.
     #[error("the actor's mailbox is full; send less, or ask and wait for its answers")]
     Full,
-    /// Too many bytes wait for the actor's node.
-    #[error("too many bytes wait for the actor's node; use `try_send` and go on at `Event::Writable`")]
+    /// Too many bytes wait for the actor's node; or that node has as many open requests of this one as it takes.
+    #[error(
+        "too many bytes or requests wait at or for the actor's node; use `try_send` and go on at `Event::Writable`, or when answers have come"
+    )]
     Busy,
     /// The actor takes messages of another type.
     #[error("the actor takes messages of another type; check the type of the address")]
@@ -126,8 +128,11 @@ pub enum AskError {
     /// The request did not go: the actor's mailbox is full, or the loop's inbox.
     #[error("the mailbox is full; ask less at once")]
     Full,
-    /// The request did not go: too many bytes wait for the actor's node.
-    #[error("too many bytes wait for the actor's node; go on at `Event::Writable`")]
+    /// The actor never had the request: too many bytes wait for its node, or that node has as many open requests of this
+    /// one as it takes.
+    #[error(
+        "too many bytes or requests wait at or for the actor's node; go on at `Event::Writable`, or when answers have come"
+    )]
     Busy,
     /// The request did not go: the actor takes messages of another type, or its encoding failed.
     #[error("the request does not fit the actor; check the types on both sides")]

@@ -6,7 +6,8 @@
 //! Invariant: a port is answered once; its number is not used again at once. The ports of one actor form a list,
 //! begun by its mailbox, so that they end with it.
 //!
-//! Whoever has a reply may answer from anywhere, so half of a port's number is drawn by lot: who has none can hardly guess it.
+//! Whoever has a reply may answer from anywhere, so half of a port's number is drawn by lot: it cannot be counted up from
+//! others. The lot is no cryptographic one.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -22,7 +23,7 @@ use crate::mailbox::NO_PORT;
 use crate::scope::Place;
 use crate::timers::TimerKey;
 
-/// The number of an open request. Unique within its loop.
+/// The number of an open request. No other open request of its loop has it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PortId(u64);
 
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_a_requests_number_knows_neither_the_next_nor_another_loops() {
+    fn numbers_of_requests_are_not_counted_up_and_differ_between_loops() {
         let (ours, theirs) = (numbers(1), numbers(2));
         assert!(ours.iter().all(|id| id.index() == 0), "one slot is used again and again");
         let steps = ours.windows(2).map(|two| two[1].generation().wrapping_sub(two[0].generation()));

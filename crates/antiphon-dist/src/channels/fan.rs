@@ -100,8 +100,8 @@ impl<T: Wire + Clone> Fan<T> {
         match &taken {
             Ok(share) => *self.shares.entry(share.by).or_default() += 1,
             Err(_) => {
-                core.refusals().subscriptions += 1;
                 if let Some(by) = by {
+                    core.refusals().subscriptions += 1;
                     core.say_refused(by, "subscriptions", "subscribes more receivers than it may");
                 }
             }
@@ -254,7 +254,7 @@ fn copy_of<T: Wire + Clone>(cx: &mut ChannelCx<'_, T>, message: &T) -> Option<T>
             if may_say(cx.door(), "clone", type_name::<T>()) {
                 tracing::error!(
                     text,
-                    "the `clone` of a channel's message panicked; it is not passed on any further (logged once)"
+                    "the `clone` of a channel's message panicked; it is not passed on any further (said once an hour)"
                 );
             }
             None

@@ -225,7 +225,7 @@ impl<T: Wire + Clone> Hub<T> {
             Err(text) => {
                 let me = cx.id();
                 if may_say(cx.door(), "transform", &*name) {
-                    tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (logged once)");
+                    tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (said once an hour)");
                 }
                 cx.door().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
                 None
@@ -626,7 +626,7 @@ fn refuse_branch<T: Wire>(
     match reply {
         Some(reply) => cx.answer(reply, Subscribed::Refused(why)),
         None if may_say(cx.door(), "not subscribed", branch) => {
-            tracing::warn!(subscriber = %branch, %why, "a channel was not subscribed to another (logged once)");
+            tracing::warn!(subscriber = %branch, %why, "a channel was not subscribed to another (said once an hour)");
         }
         None => {}
     }

@@ -86,8 +86,7 @@ fn of_locating(why: &LocateError) -> DeleteError {
     match why {
         LocateError::TimedOut => DeleteError::NoAnswer,
         LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => DeleteError::Version,
-        LocateError::TooManyOpen => DeleteError::TooManyOpen,
-        LocateError::Refused => DeleteError::TooManyOpen,
+        LocateError::TooManyOpen | LocateError::Refused => DeleteError::TooManyOpen,
         LocateError::BadName | LocateError::NoNode => DeleteError::NoNode,
     }
 }

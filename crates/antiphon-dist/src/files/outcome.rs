@@ -118,8 +118,8 @@ pub enum FileError {
         /// How many it may.
         max: usize,
     },
-    /// The asker has 65,535 open requests already.
-    #[error("too many open requests; wait for answers before sending more")]
+    /// The asker has 65,535 open requests already; or that node takes no more questions of this one.
+    #[error("too many open requests here, or of this node there; wait for answers before sending more")]
     TooManyOpen,
     /// This actor is not part of a node.
     #[error("this actor runs in a loop by itself; spawn it in a `Node` to send files")]
@@ -151,8 +151,8 @@ pub enum DeleteError {
     /// The node was lost; the file may be deleted.
     #[error("the node was lost; the file may be deleted")]
     NodeLost,
-    /// The asker has 65,535 open requests already.
-    #[error("too many open requests; wait for answers before asking more")]
+    /// The asker has 65,535 open requests already; or that node takes no more questions of this one.
+    #[error("too many open requests here, or of this node there; wait for answers before asking more")]
     TooManyOpen,
     /// This actor is not part of a node.
     #[error("this actor runs in a loop by itself; spawn it in a `Node` to delete files of others")]
@@ -178,8 +178,8 @@ pub enum FileRefused {
         /// The largest size.
         max: u64,
     },
-    /// That node receives as many files as it may, or as it may from one node: three quarters of these.
-    #[error("that node receives {max} files already; try again later, or raise its `transfers_max`")]
+    /// That node receives, or deletes, as many files as it may, or as it may for one node: three quarters of these.
+    #[error("that node has {max} files or deletions under way; try again later, or raise its `transfers_max`")]
     TooManyTransfers {
         /// How many it may.
         max: u64,

@@ -323,8 +323,8 @@ impl Receiver {
         if let (FileRefused::OverQuota { .. } | FileRefused::DestFull { .. }, Some(core)) =
             (&why, node_behind(cx.door()))
         {
-            core.refusals().files += 1;
             if let Some(from) = self.by {
+                core.refusals().files += 1;
                 core.say_refused(from, "files", "sends more bytes of files than are taken");
             }
         }

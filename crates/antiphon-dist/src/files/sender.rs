@@ -393,8 +393,7 @@ impl FileError {
         match why {
             LocateError::TimedOut => Self::NoAnswer,
             LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
-            LocateError::TooManyOpen => Self::TooManyOpen,
-            LocateError::Refused => Self::TooManyOpen,
+            LocateError::TooManyOpen | LocateError::Refused => Self::TooManyOpen,
             LocateError::BadName | LocateError::NoNode => Self::NoNode,
         }
     }

@@ -234,7 +234,7 @@ impl Driver {
                 Ok(()) => self.give(core, sched, Input::Accepted { conn, tls: None }),
                 Err(why) => {
                     if core.may_say("unwatched", remote.ip()) {
-                        tracing::warn!(%remote, %why, "a connection cannot be watched (logged once)");
+                        tracing::warn!(%remote, %why, "a connection cannot be watched (said once an hour)");
                     }
                     self.give(core, sched, Input::Closed(conn));
                 }

@@ -60,7 +60,7 @@ impl NodeCore {
             self.counts.refusals.audience += 1;
             if self.may_say("audience", node) {
                 let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
-                tracing::warn!(%node, name, %to, "a peer is refused by an actor that is not open to it (logged once)");
+                tracing::warn!(%node, name, %to, "a peer is refused by an actor that is not open to it (said once an hour)");
             }
         }
         is_open

@@ -345,13 +345,13 @@ impl NodeCore {
     /// A connection that was closed without a word.
     pub(super) fn log_refusal_of(&mut self, remote: SocketAddr, why: &str) {
         if self.may_say("no proof", format_args!("{} {why}", remote.ip())) {
-            tracing::warn!(%remote, why, "a connection was closed before its proof (logged once)");
+            tracing::warn!(%remote, why, "a connection was closed before its proof (said once an hour)");
         }
     }
 
     pub(super) fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
         if self.may_say("no connection", format_args!("{} {error}", remote.ip())) {
-            tracing::warn!(%remote, %error, "no connection with this peer (logged once)");
+            tracing::warn!(%remote, %error, "no connection with this peer (said once an hour)");
         }
     }
 
@@ -373,7 +373,7 @@ impl NodeCore {
             (Some(Query::Configured(at)), Err(why)) => {
                 if self.may_say("not looked up", format_args!("{at} {why}")) {
                     tracing::warn!(
-                        %at, why, "a configured peer cannot be looked up (logged once); tried again for ever"
+                        %at, why, "a configured peer cannot be looked up (said once an hour); tried again for ever"
                     );
                 }
                 self.dials.queries.insert(query, Query::Configured(at));

@@ -112,7 +112,7 @@ impl NodeCore {
     fn refuse_datagram(&mut self, from: SocketAddr, why: &DatagramError) {
         self.counts.refused_datagrams += 1;
         if self.may_say("datagram", format_args!("{} {why}", from.ip())) {
-            tracing::warn!(%from, %why, "a datagram was dropped (logged once)");
+            tracing::warn!(%from, %why, "a datagram was dropped (said once an hour)");
         }
     }
 }

@@ -161,6 +161,9 @@ impl NodeCore {
                 Err(Undelivered::Encode)
             }
         };
+        if result == Err(Undelivered::Busy) {
+            self.refuse_request(node);
+        }
         if let Err(why) = result {
             // Most are late: the asker was told `TimedOut` before.
             tracing::debug!(%why, "an answer reached nobody");
@@ -240,6 +243,12 @@ impl NodeCore {
             | Arrived::Throw { .. }
             | Arrived::Resume { .. } => self.counts.refused_messages += 1,
         }
+    }
+
+    /// A reply in what a peer sent finds no place.
+    pub(super) fn refuse_request(&mut self, node: NodeId) {
+        self.counts.refusals.requests += 1;
+        self.say_refused(node, "requests", "has more requests open than it may");
     }
 
     fn refuse_monitor(&mut self, node: NodeId) {

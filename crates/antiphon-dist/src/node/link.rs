@@ -93,7 +93,7 @@ impl NodeCore {
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
         if !self.has_place_for(node) {
             if self.may_say("no place", remote.ip()) {
-                tracing::warn!(%node, %remote, "no more peers can be known; a connection is refused (logged once)");
+                tracing::warn!(%node, %remote, "no more peers can be known; a connection is refused (said once an hour)");
             }
             self.fail_conn(id, world);
             return false;
@@ -122,7 +122,7 @@ impl NodeCore {
         });
         if let Err(why) = link.session.connected(now, connection) {
             if self.may_say("does not fit", node) {
-                tracing::warn!(%node, %why, "a proven connection does not fit its session (logged once)");
+                tracing::warn!(%node, %why, "a proven connection does not fit its session (said once an hour)");
             }
             self.lose(node, "the peer broke the protocol", world);
             self.fail_conn(id, world);
@@ -221,14 +221,14 @@ impl NodeCore {
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
                 if self.may_say("broke the protocol", node) {
-                    tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged once)");
+                    tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (said once an hour)");
                 }
                 self.lose(node, "the peer broke the protocol", world);
             }
             Err(why) => {
                 self.counts.broken_connections += 1;
                 if self.may_say("connection broke", node) {
-                    tracing::warn!(%node, %why, "a connection broke; its session goes on over another one (logged once)");
+                    tracing::warn!(%node, %why, "a connection broke; its session goes on over another one (said once an hour)");
                 }
                 self.on_closed(id, world);
             }

@@ -16,10 +16,10 @@ use super::world::World;
 
 /// Bodies up to here are not counted: the bound on messages is enough.
 const LIGHT_BYTES: usize = 1024;
-/// Large messages of one peer that may wait in mailboxes; an actor for which nothing waits is sent one more.
-const OF_PEER_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of large messages of one peer that may wait in mailboxes; an actor for which nothing waits is sent one more.
+const OF_PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// And of all peers, those that are gone among them.
-const OF_ALL_MAX: u64 = 256 * 1024 * 1024;
+const OF_ALL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Actors that are kept in mind before those that have ended are forgotten.
 const SWEEP_FIRST: usize = 64;
 
@@ -54,7 +54,7 @@ impl Loads {
 
     fn has_room_for(&self, node: NodeId, bytes: u64) -> bool {
         let of_peer = self.of_peers.get(&node).copied().unwrap_or(0);
-        of_peer + bytes <= OF_PEER_MAX && self.all + bytes <= OF_ALL_MAX
+        of_peer + bytes <= OF_PEER_BYTES_MAX && self.all + bytes <= OF_ALL_BYTES_MAX
     }
 
     fn add(&mut self, actor: Key, node: NodeId, bytes: u64) {

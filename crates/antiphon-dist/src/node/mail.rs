@@ -325,13 +325,12 @@ impl NodeCore {
             Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
             Delivery::Undecodable(text) => {
                 if self.may_say("does not decode", format_args!("{node} {to}")) {
-                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name? (logged once)");
+                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name? (said once an hour)");
                 }
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
             Delivery::Crowded => {
-                self.counts.refusals.requests += 1;
-                self.say_refused(node, "requests", "has more requests open than it may");
+                self.refuse_request(node);
                 (Outcome::Busy, Some(Undelivered::Busy))
             }
             Delivery::NoActor | _ => (Outcome::NoActor, Some(Undelivered::NoActor)),

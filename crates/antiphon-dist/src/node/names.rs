@@ -454,8 +454,11 @@ impl NodeCore {
 
     /// A peer has what this node looks for.
     pub(super) fn on_found(&mut self, node: NodeId, link: &mut Link, found: &Found, world: &mut impl World) {
-        let FoundWhat::Here { key, tag, .. } = found.what else {
-            return self.on_want_refused(node, found.request, world);
+        let (key, tag) = match found.what {
+            FoundWhat::Here { key, tag } => (key, tag),
+            FoundWhat::TooMany | FoundWhat::BadName => {
+                return self.on_want_refused(node, found.request, world);
+            }
         };
         let Some(want) = self.names.wants.get_mut(&found.request) else { return };
         let Some(told) = link.session.tag_name(tag) else { return };

@@ -126,9 +126,11 @@ impl Peer {
 impl NodeCore {
     /// Whom a peer belongs to: whoever has its certificate, or without TLS its address. Empty for this node.
     pub(crate) fn party_of(&self, node: Option<NodeId>) -> String {
-        let Some(peer) = node.and_then(|node| self.peers.get(&node)) else { return String::new() };
+        let Some(node) = node else { return String::new() };
+        let unknown = || node.to_string();
+        let Some(peer) = self.peers.get(&node) else { return unknown() };
         let address = || peer.remote.map(|ip| ip.to_string());
-        peer.certificate.map(|certificate| certificate.to_string()).or_else(address).unwrap_or_default()
+        peer.certificate.map(|certificate| certificate.to_string()).or_else(address).unwrap_or_else(unknown)
     }
 
     /// Where a node can be dialled, as far as this one knows; also where this one may not, for those who may.

@@ -65,14 +65,12 @@ impl NodeCore {
     pub(crate) fn may_say(&mut self, kind: &'static str, about: impl Display) -> bool {
         self.said.may(self.now, kind, about)
     }
-}
 
-impl NodeCore {
-    /// Logs once that a peer goes over one of its limits.
+    /// Logs that a peer goes over one of its limits.
     pub(crate) fn say_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
         if self.may_say(kind, node) {
             let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
-            tracing::warn!(%node, name, "a peer {what}, and is refused (logged once)");
+            tracing::warn!(%node, name, "a peer {what}, and is refused (said once an hour)");
         }
     }
 }

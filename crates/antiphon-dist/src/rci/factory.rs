@@ -45,7 +45,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let has = self.by_caller.get(&caller).copied().unwrap_or(0);
         if has >= max || self.alive.len() >= ALIVE_MAX {
             quietly(|| drop(arguments));
-            if let Some(core) = node_behind(cx.door()) {
+            if let (Some(_), Some(core)) = (by, node_behind(cx.door())) {
                 core.refusals().rci_actors += 1;
                 core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
             }
@@ -55,7 +55,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
             Ok(actor) => actor,
             Err(text) => {
                 if may_say(cx.door(), "rci panic", format_args!("{} {caller}", self.name)) {
-                    tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (logged once)");
+                    tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (said once an hour)");
                 }
                 return cx.answer(reply, Born::Panicked(text));
             }
@@ -95,7 +95,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         // This monitor keeps the scheduler from saying so.
         let failed = matches!(why, Why::Failed(_) | Why::Panicked(_));
         if !watched && failed && may_say(cx.door(), "rci end", format_args!("{} {caller}", self.name)) {
-            tracing::warn!(rci = %self.name, actor = %who, %why, "an actor ended that its caller did not monitor (logged once)");
+            tracing::warn!(rci = %self.name, actor = %who, %why, "an actor ended that its caller did not monitor (said once an hour)");
         }
     }
 }

@@ -19,9 +19,9 @@ pub(crate) fn strangers(limits: &Limits, has_tls: bool) -> u64 {
 }
 
 /// Datagrams are read one by one into one buffer; nothing of them is kept but the addresses and texts of what was logged
-/// (1,024), the dials of a second or two (10 a second), and addresses that were answered (64).
+/// (16,384), the dials of a second or two (10 a second), and addresses that were answered (64).
 pub(crate) fn datagrams() -> u64 {
-    1024 * 512 + SLACK
+    16_384 * 512 + SLACK
 }
 
 /// Of one session, whatever its peer sends: the buffers of a connection, messages that are being put together, what waits

@@ -9,7 +9,9 @@ use crate::files::Rules;
 use crate::files::outcome::FileRefused;
 
 /// Peers that are told apart; those beyond share one account.
-const PEERS_MAX: usize = 4_096;
+const PEERS_MAX: usize = if cfg!(test) { 4 } else { 4_096 };
+/// The account of the others. (That of this node is empty, and has no bound.)
+const THE_REST: &str = "the rest";
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -42,6 +44,7 @@ impl Ledger {
         if let Some(max) = rules.dest_bytes_max.filter(|max| all > *max) {
             return Err(FileRefused::DestFull { max });
         }
+        let whom = self.account(whom);
         let under_way = self.live.values().filter(|live| live.whom == whom);
         let under_way: u64 = under_way.map(|live| live.size - live.have).sum();
         let came = self.of.get(whom).copied().unwrap_or(0);
@@ -50,16 +53,23 @@ impl Ledger {
             return Err(FileRefused::OverQuota { max });
         }
         self.kept = self.kept.saturating_sub(have);
-        self.live.insert(key.to_owned(), Live { whom: whom.to_owned(), size, have });
+        let whom = whom.to_owned();
+        self.of.entry(whom.clone()).or_default();
+        self.live.insert(key.to_owned(), Live { whom, size, have });
         Ok(())
+    }
+
+    /// The account to which somebody's bytes go.
+    fn account<'w>(&self, whom: &'w str) -> &'w str {
+        let is_known = whom.is_empty() || self.of.contains_key(whom) || self.of.len() < PEERS_MAX;
+        if is_known { whom } else { THE_REST }
     }
 
     /// A transfer is over, and leaves so many bytes.
     pub(super) fn end(&mut self, key: &str, left: u64) {
         let Some(live) = self.live.remove(key) else { return };
         self.kept = self.kept.saturating_add(left);
-        let is_known = self.of.contains_key(&live.whom) || self.of.len() < PEERS_MAX;
-        let of = self.of.entry(if is_known { live.whom } else { String::new() }).or_default();
+        let of = self.of.entry(live.whom).or_default();
         *of = of.saturating_add(left.saturating_sub(live.have));
     }
 
@@ -110,5 +120,19 @@ mod tests {
         ledger.gone(100);
         assert_eq!(ledger.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
         assert_eq!(ledger.begin("d", "other", (100, 0), &rules), Ok(()));
+    }
+
+    #[test]
+    fn those_beyond_the_peers_that_are_told_apart_have_one_share_together() {
+        let (rules, mut ledger) = (rules(100, 100_000), Ledger::default());
+        for peer in 0..PEERS_MAX + 2 {
+            let whom = format!("peer {peer}");
+            let is_told_apart = peer < PEERS_MAX;
+            let offered = ledger.begin(&whom, &whom, (60, 0), &rules);
+            // The first of the rest has the share, and the second finds it used up.
+            assert_eq!(offered.is_ok(), is_told_apart || peer == PEERS_MAX, "{whom}: {offered:?}");
+            ledger.end(&whom, 60);
+        }
+        assert_eq!(ledger.begin("own", "", (1000, 0), &rules), Ok(()), "this node's own have no bound");
     }
 }

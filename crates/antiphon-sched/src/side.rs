@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::core::Core;
 use crate::error::Undelivered;
 use crate::event::{Down, System, Why};
-use crate::id::{ActorId, Key};
+use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
 use crate::outside::{MonitorId, Signal};
 use crate::scope::Exposed;
@@ -26,7 +26,7 @@ pub(crate) struct Side {
     pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) exposed: Option<Exposed>,
     pub(crate) guard: Guard,
-    /// How many of `watching` actors elsewhere have had put there.
+    /// How many of `watching` others have had put there.
     unasked: u16,
     /// The world outside keeps something about it, and wants to know of its end.
     pub(crate) is_known_outside: bool,
@@ -46,8 +46,15 @@ pub enum Guard {
     Closed,
 }
 
-/// How many ends an actor may be told of because actors elsewhere want it to be: the rest of its requests is its own.
+/// How many ends an actor may be told of because others want it to be: the rest of its requests is its own.
 const UNASKED_MAX: u16 = OPEN_MAX / 2;
+/// The bit in a monitor's number that says that its watcher, of the same loop, has not set it.
+const UNASKED: u64 = 1 << 62;
+
+/// Whether somebody else wants an actor of `home` to be told.
+fn is_unasked(id: MonitorId, home: NodeId) -> bool {
+    id.origin != home || id.number & UNASKED != 0
+}
 
 impl Side {
     fn is_idle(&self) -> bool {
@@ -215,7 +222,7 @@ impl Core {
         if !self.slots.is_alive(watcher) {
             return None;
         }
-        let is_unasked = id.origin != self.home;
+        let is_unasked = is_unasked(id, self.home);
         let side = self.sides.get_mut(&watcher.index())?;
         let target = side.watching.remove(&id)?;
         side.unasked -= u16::from(is_unasked);
@@ -228,9 +235,10 @@ impl Core {
 
     /// Has `watcher` told when `who`, here, ends.
     pub(crate) fn notify(&mut self, watcher: ActorId, who: Key) {
-        let id = self.next_monitor();
+        let mut id = self.next_monitor();
         let target = self.id(who);
         if watcher.node() == self.home {
+            id.number |= UNASKED;
             self.expect_down(watcher.key(), id, target);
         } else {
             self.signal(Signal::Notify { watcher, id, who });
@@ -241,7 +249,7 @@ impl Core {
     /// `watcher`, here, will be told of `who` under this number.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
         let watcher = self.owner_of(watcher);
-        let is_unasked = id.origin != self.home;
+        let is_unasked = is_unasked(id, self.home);
         let unasked = self.sides.get(&watcher.index()).map_or(0, |side| side.unasked);
         let refusal = match self.any_mailbox(watcher) {
             None => Some(Undelivered::NoActor),

@@ -18,6 +18,9 @@ use crate::told::Told;
 
 /// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
 pub(super) const ENTRIES_MAX: usize = 32_768;
+/// Of these, how many all other nodes together may have brought: each costs an answer of a delivery, and the channel's own node
+/// can then still deliver.
+const ENTRIES_OF_PEERS_MAX: usize = 12_288;
 /// What a branch may say that is behind it: more than there can be, and little enough to be added up.
 const BELOW_MAX: u64 = 1 << 40;
 /// Of the time that is left for a delivery, what is left for those below: so that their answers still arrive.
@@ -31,6 +34,8 @@ pub(super) struct Fan<T> {
     total: u64,
     /// How many of them each peer has put here.
     shares: BTreeMap<NodeId, usize>,
+    /// And all of them.
+    brought: usize,
 }
 
 struct Entry<T> {
@@ -70,7 +75,7 @@ impl<T> Receiver<T> {
 
 impl<T: Wire + Clone> Fan<T> {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), total: 0, shares: BTreeMap::new() }
+        Self { entries: BTreeMap::new(), total: 0, shares: BTreeMap::new(), brought: 0 }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -90,6 +95,7 @@ impl<T: Wire + Clone> Fan<T> {
         let core = node_behind(cx.door()).ok_or(SubscribeError::NoNode)?;
         let taken = match by {
             _ if self.entries.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
+            Some(_) if self.brought >= ENTRIES_OF_PEERS_MAX => Err(SubscribeError::TooMany),
             None => return Ok(None),
             Some(by) => {
                 let has = self.shares.get(&by).copied().unwrap_or(0);
@@ -98,7 +104,10 @@ impl<T: Wire + Clone> Fan<T> {
             }
         };
         match &taken {
-            Ok(share) => *self.shares.entry(share.by).or_default() += 1,
+            Ok(share) => {
+                *self.shares.entry(share.by).or_default() += 1;
+                self.brought += 1;
+            }
             Err(_) => {
                 if let Some(by) = by {
                     core.refusals().subscriptions += 1;
@@ -110,6 +119,7 @@ impl<T: Wire + Clone> Fan<T> {
     }
 
     fn return_share(&mut self, share: &Share) {
+        self.brought -= 1;
         if let Some(has) = self.shares.get_mut(&share.by) {
             *has -= 1;
             if *has == 0 {
@@ -121,6 +131,14 @@ impl<T: Wire + Clone> Fan<T> {
     /// Whether another node has brought somebody.
     pub(super) fn is_brought_by(&self, who: ActorId, node: NodeId) -> bool {
         self.entries.get(&who).and_then(|entry| entry.share.as_ref()).is_some_and(|share| share.by == node)
+    }
+
+    /// Whether somebody is here as an actor or as a branch, by the wish of this node or a peer.
+    pub(super) fn is_held(&self, who: ActorId, by: Option<NodeId>, as_branch: bool) -> bool {
+        self.entries.get(&who).is_some_and(|entry| {
+            let is_branch = matches!(entry.receiver, Receiver::Branch(..));
+            is_branch == as_branch && entry.share.as_ref().map(|share| share.by) == by
+        })
     }
 
     pub(super) fn has(&self, who: ActorId) -> bool {

@@ -334,7 +334,9 @@ impl<T: Wire + Clone> Hub<T> {
         who: Addr<T>,
         reply: Option<Reply<Subscribed>>,
     ) {
-        if !self.fan.has(who.id()) {
+        // Others may have subscribed it before: whose it is, has the say.
+        let is_own = by.is_none_or(|by| by == who.node());
+        if !self.fan.has(who.id()) || (is_own && !self.fan.is_held(who.id(), by, false)) {
             let share = match self.fan.take_share(cx, by) {
                 Ok(share) => share,
                 Err(why) => return self.refuse_actor(cx, by, who.id(), reply, why),
@@ -366,7 +368,7 @@ impl<T: Wire + Clone> Hub<T> {
         if let Some(why) = refusal {
             return refuse_branch(cx, id, reply, why);
         }
-        if self.fan.has(id) {
+        if self.fan.is_held(id, by, true) {
             return grant(cx, reply);
         }
         let share = match self.fan.take_share(cx, by) {

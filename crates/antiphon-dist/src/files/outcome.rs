@@ -179,7 +179,9 @@ pub enum FileRefused {
         max: u64,
     },
     /// That node receives, or deletes, as many files as it may, or as it may for one node: three quarters of these.
-    #[error("that node has {max} files or deletions under way; try again later, or raise its `transfers_max`")]
+    #[error(
+        "that node has {max} files or deletions under way; try again later, or raise its `transfers_max`"
+    )]
     TooManyTransfers {
         /// How many it may.
         max: u64,

@@ -31,18 +31,17 @@ pub(super) enum Arrived {
 impl Arrived {
     /// Bytes of the value that comes with it.
     pub(super) fn body_bytes(&self) -> usize {
-        let value = match self {
+        match self {
             Self::Throw { value, .. }
             | Self::Resume { value, .. }
-            | Self::Down { why: Why::Done(value), .. } => value,
-            Self::Down { why: Why::Failed(text) | Why::Panicked(text), .. } => return text.len(),
+            | Self::Down { why: Why::Done(value), .. } => bytes_of(value),
+            Self::Down { why: Why::Failed(text) | Why::Panicked(text), .. } => text.len(),
             Self::Monitor { .. }
             | Self::Demonitor { .. }
             | Self::Notify { .. }
             | Self::Terminate { .. }
-            | Self::Down { .. } => return 0,
-        };
-        value.as_encoded().map_or(0, |(_, body, _)| body.len())
+            | Self::Down { .. } => 0,
+        }
     }
 
     /// Whether it follows from what was let in before, and so is not refused any more.
@@ -202,6 +201,8 @@ impl NodeCore {
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match arrived {
+            // Setting one twice is setting it once.
+            Arrived::Monitor { target, id, .. } if peer.watched.contains(&(target, id)) => {}
             Arrived::Monitor { watcher, target, id } if peer.watched.len() >= monitors_max => {
                 self.refuse_monitor(node);
                 world.door().refuse_watch(target, id, ActorId::new(node, watcher));
@@ -220,28 +221,58 @@ impl NodeCore {
                     world.door().unwatch(target, id);
                 }
             }
-            Arrived::Notify { watcher, id, who } if is_exposed && is_open => {
+            // A number that stands for one already would lose that one.
+            Arrived::Notify { watcher, id, who }
+                if is_exposed && is_open && !peer.watching.contains_key(&id) =>
+            {
+                let watcher = world.door().owner_of(watcher);
                 peer.watching.insert(id, (watcher, who));
                 world.door().expect_down(watcher, id, who);
             }
             Arrived::Down { watcher, id, why } => {
                 if let Some((_, who)) = peer.watching.remove(&id) {
+                    let bytes = if let Why::Done(value) = &why { bytes_of(value) } else { 0 };
+                    let has_room = self.has_room_here(node, watcher, bytes, world);
+                    // The end is told in any case; what it came to, if there is room for it.
+                    let why = if has_room { why } else { Why::Done(Value::opaque()) };
                     world.door().down(watcher, id, who, why);
+                    self.note_load(node, watcher, if has_room { bytes } else { 0 }, world);
                 }
             }
             Arrived::Terminate { target } if is_exposed && may_end => {
                 world.door().terminate(ActorId::new(self.me, target));
             }
             Arrived::Throw { target, value } if is_exposed && is_open => {
-                self.counts.refused_messages += u64::from(!world.door().throw_here(target, value));
+                let bytes = bytes_of(&value);
+                let is_taken =
+                    self.has_room_here(node, target, bytes, world) && world.door().throw_here(target, value);
+                self.note_value(node, target, bytes, is_taken, world);
             }
             Arrived::Resume { target, value } if is_exposed && is_open => {
-                self.counts.refused_messages += u64::from(!world.door().resume_here(target, value));
+                let bytes = bytes_of(&value);
+                let is_taken =
+                    self.has_room_here(node, target, bytes, world) && world.door().resume_here(target, value);
+                self.note_value(node, target, bytes, is_taken, world);
             }
             Arrived::Notify { .. }
             | Arrived::Terminate { .. }
             | Arrived::Throw { .. }
             | Arrived::Resume { .. } => self.counts.refused_messages += 1,
+        }
+    }
+
+    /// A value that a peer sent is in a mailbox, or is refused.
+    fn note_value(
+        &mut self,
+        node: NodeId,
+        target: Key,
+        bytes: usize,
+        is_taken: bool,
+        world: &mut impl World,
+    ) {
+        match is_taken {
+            true => self.note_load(node, target, bytes, world),
+            false => self.counts.refused_messages += 1,
         }
     }
 
@@ -275,6 +306,11 @@ impl NodeCore {
         };
         self.on_signal(node, link, Arrived::Down { watcher, id, why }, world);
     }
+}
+
+/// Bytes of a value that came from a peer.
+fn bytes_of(value: &Value) -> usize {
+    value.as_encoded().map_or(0, |(_, body, _)| body.len())
 }
 
 /// Whether a body is one MessagePack value within bounds.

@@ -18,6 +18,8 @@ use super::world::World;
 const LIGHT_BYTES: usize = 1024;
 /// Bytes of large messages of one peer that may wait in mailboxes; an actor for which nothing waits is sent one more.
 const OF_PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What each has, however much of the others' waits.
+const OF_PEER_BYTES_LEAST: u64 = 1024 * 1024;
 /// And of all peers, those that are gone among them.
 const OF_ALL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Actors that are kept in mind before those that have ended are forgotten.
@@ -54,7 +56,8 @@ impl Loads {
 
     fn has_room_for(&self, node: NodeId, bytes: u64) -> bool {
         let of_peer = self.of_peers.get(&node).copied().unwrap_or(0);
-        of_peer + bytes <= OF_PEER_BYTES_MAX && self.all + bytes <= OF_ALL_BYTES_MAX
+        let is_small_share = of_peer + bytes <= OF_PEER_BYTES_LEAST;
+        of_peer + bytes <= OF_PEER_BYTES_MAX && (is_small_share || self.all + bytes <= OF_ALL_BYTES_MAX)
     }
 
     fn add(&mut self, actor: Key, node: NodeId, bytes: u64) {
@@ -93,24 +96,49 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         world: &mut impl World,
     ) -> Delivery {
-        let (mut door, bytes) = (world.door(), body.len() as u64);
-        let backlog = if body.len() > LIGHT_BYTES { door.backlog(to) } else { None };
-        if let Some((actor, waiting)) = backlog {
-            self.loads.on_backlog(actor, waiting);
-            if !self.loads.has_room_for(node, bytes) || self.loads.of_actors.len() >= self.loads.sweep_at {
-                self.loads.sweep(&mut door);
-            }
-            if waiting > 0 && !self.loads.has_room_for(node, bytes) {
-                return Delivery::Full;
-            }
+        if body.len() > LIGHT_BYTES
+            && world.door().backlog(to).is_some_and(|(_, waiting)| waiting > 0)
+            && !self.has_room_here(node, to, body.len(), world)
+        {
+            return Delivery::Full;
         }
         let Some(origin) = self.origin_of(node) else { return Delivery::NoActor };
-        let delivery = door.deliver_from(origin, to, tag, body);
-        if let Some((actor, _)) = backlog
-            && delivery == Delivery::Delivered
-        {
-            self.loads.add(actor, node, bytes);
+        let delivery = world.door().deliver_from(origin, to, tag, body);
+        if delivery == Delivery::Delivered {
+            self.note_load(node, to, body.len(), world);
         }
         delivery
+    }
+
+    /// Whether so many bytes of a peer's may wait for an actor besides what does already.
+    pub(super) fn has_room_here(
+        &mut self,
+        node: NodeId,
+        to: Key,
+        bytes: usize,
+        world: &mut impl World,
+    ) -> bool {
+        if bytes <= LIGHT_BYTES {
+            return true;
+        }
+        let (mut door, bytes) = (world.door(), bytes as u64);
+        if let Some((actor, waiting)) = door.backlog(to) {
+            self.loads.on_backlog(actor, waiting);
+        }
+        if !self.loads.has_room_for(node, bytes) || self.loads.of_actors.len() >= self.loads.sweep_at {
+            self.loads.sweep(&mut door);
+        }
+        self.loads.has_room_for(node, bytes)
+    }
+
+    /// So many bytes of a peer's have been put into an actor's mailbox.
+    pub(super) fn note_load(&mut self, node: NodeId, to: Key, bytes: usize, world: &mut impl World) {
+        if bytes <= LIGHT_BYTES {
+            return;
+        }
+        if let Some((actor, waiting)) = world.door().backlog(to) {
+            self.loads.on_backlog(actor, waiting.saturating_sub(1));
+            self.loads.add(actor, node, bytes as u64);
+        }
     }
 }

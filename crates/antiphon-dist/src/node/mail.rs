@@ -184,10 +184,10 @@ impl NodeCore {
         world: &mut impl World,
     ) {
         let to = sched_key(message.to);
-        self.learn_route(message.route);
         if !self.admits(node, to, world) {
             return self.conclude(node, &mut link.session, to, message.receipt, &Delivery::NoActor, world);
         }
+        self.learn_route(message.route);
         let is_sound = is_sound(message.body);
         if is_sound && link.parking.holds(to) {
             return self.park(node, link, message);
@@ -286,6 +286,8 @@ impl NodeCore {
         let expired = self.now.since(lot.moved) >= PARK_TIMEOUT;
         while let Some(parked) = lot.queue.pop_front() {
             let delivery = match &parked.what {
+                // It may have been closed to the peer meanwhile.
+                What::Message { .. } if !self.is_open_to(node, to, world) => Delivery::NoActor,
                 What::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), world),
                 What::Signal(_) => Delivery::Delivered,
             };

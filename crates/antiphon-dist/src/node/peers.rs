@@ -153,11 +153,12 @@ impl NodeCore {
         if node == self.me || self.peers.contains_key(&node) {
             return;
         }
-        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
-        if locations.is_empty() {
+        // Hearsay takes a free place; nobody makes room for it.
+        if self.peers.len() >= PEERS_MAX {
             return;
         }
-        if self.has_place_for(node) {
+        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
+        if !locations.is_empty() {
             self.peers.insert(node, Peer::new(name, locations));
         }
     }

@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci};
 use antiphon_sched::{Event, receive};
 use antiphon_wire::frame::{
-    FoundWhat, Fragment, FragmentPart, Goodbye, GoodbyeReason, Message, Monitor, NameSpace, Outcome, Tag,
-    Want,
+    DownWhy, FoundWhat, Fragment, FragmentPart, Goodbye, GoodbyeReason, Message, Monitor, NameSpace, Outcome,
+    Tag, Want,
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
 
@@ -88,6 +88,21 @@ fn monitors_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     member.settle(|_| ());
     wait_for("all refusals", || (siege.victim.count_within("refusals", "monitors") >= over).then_some(()));
     siege.victim.has_logged_once("sets more monitors");
+    // Setting those again that stand makes no room for others.
+    let later = most + over..most + over + 8;
+    for id in (0..8).chain(later.clone()) {
+        member.send(&Monitor { watcher: Key(id % 7), target, id }.into(), |_| ());
+    }
+    let mut told = 0;
+    member.turn_until(|frame| {
+        if let Frame::Down(down) = frame
+            && later.contains(&down.id)
+        {
+            assert_eq!(down.why, DownWhy::Refused);
+            told += 1;
+        }
+        (told == 8).then_some(())
+    });
     assert_eq!(siege.victim.count("monitors"), most);
     member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
     wait_for("the end of its session", || member.turn(|_| ()).err());

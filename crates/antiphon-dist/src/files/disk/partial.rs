@@ -21,6 +21,8 @@ use crate::files::source::{HASHED_AT_ONCE, hash_some};
 
 /// A file that is not whole yet. It is locked as long as this lives.
 pub(crate) struct Partial {
+    /// Before the file, and so closed before the lock is given up: the next transfer has its own.
+    account: Account,
     dest: Arc<Dest>,
     path: TargetPath,
     key: String,
@@ -32,7 +34,6 @@ pub(crate) struct Partial {
     at: u64,
     /// Bytes that an earlier transfer had brought.
     have: u64,
-    account: Account,
 }
 
 /// A file's place in the ledger, until its transfer ends.

@@ -320,13 +320,11 @@ impl Receiver {
 
     /// Tells the sender, and ends.
     fn fail(&mut self, cx: &mut Cx<'_, Note>, why: FileRefused) -> Step<Note> {
-        if let (FileRefused::OverQuota { .. } | FileRefused::DestFull { .. }, Some(core)) =
-            (&why, node_behind(cx.door()))
+        if let FileRefused::OverQuota { .. } | FileRefused::DestFull { .. } = why
+            && let (Some(from), Some(core)) = (self.by, node_behind(cx.door()))
         {
-            if let Some(from) = self.by {
-                core.refusals().files += 1;
-                core.say_refused(from, "files", "sends more bytes of files than are taken");
-            }
+            core.refusals().files += 1;
+            core.say_refused(from, "files", "sends more bytes of files than are taken");
         }
         match std::mem::replace(&mut self.state, State::Busy) {
             State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(why)),

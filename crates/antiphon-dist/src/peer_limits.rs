@@ -26,7 +26,8 @@ pub struct PeerLimits {
     /// Receivers that it has put into all channels of this node together: 16,384.
     pub subscriptions_max: usize,
     /// Bytes of files that came from it since this node's start, and of those that it has begun to send: none by default, so the disk
-    /// is the bound. Beyond it a file is refused with [`FileRefused::OverQuota`](crate::FileRefused::OverQuota).
+    /// is the bound. It is a total: deleting gives nothing back; for what lies on the disk at a time see
+    /// [`Config::dest_bytes_max`](crate::Config::dest_bytes_max). Beyond it a file is refused with [`FileRefused::OverQuota`](crate::FileRefused::OverQuota).
     pub file_bytes_max: Option<u64>,
 }
 

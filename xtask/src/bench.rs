@@ -3,7 +3,7 @@
 //! They are a package of their own, so that the peers they compare with are built for nobody else.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -29,7 +29,7 @@ pub(crate) struct Options {
 
 /// Runs the benchmarks.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = crate::cargo();
     cargo.args(["run", "--quiet", "--release", "--package", "antiphon-bench", "--"]);
     cargo.args(&options.group);
     if options.peers {

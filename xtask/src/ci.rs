@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: all that must pass, in the order in which a failure is soonest seen.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 /// What to leave out.
@@ -80,7 +80,7 @@ const STEPS: &[Step] = &[
 
 /// Runs the tests that need networks of their own, or those whose names hold a word.
 pub(crate) fn netns(options: &Picks) -> ExitCode {
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = crate::cargo();
     match cargo.args(NETNS).arg("--").args(&options.names).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
@@ -97,7 +97,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     for step in wanted {
         let begun = Instant::now();
         println!("ci: {}", step.name);
-        let mut cargo = Command::new(env!("CARGO"));
+        let mut cargo = crate::cargo();
         cargo.args(step.arguments).envs(step.environment.iter().copied());
         match cargo.status() {
             Ok(status) if status.success() => {

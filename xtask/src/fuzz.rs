@@ -83,7 +83,7 @@ fn fuzz(options: &Options) -> Result<bool, String> {
 /// Builds the targets; answers the folder of the programs.
 fn build(root: &Path, targets: &[&str]) -> Result<PathBuf, String> {
     let triple = host_triple()?;
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = crate::cargo();
     cargo.current_dir(root.join("fuzz"));
     // A target that is named keeps the flags from build scripts and macros.
     cargo.args(["build", "--quiet", "--release", "--target", &triple]);

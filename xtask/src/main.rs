@@ -42,3 +42,15 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(),
     }
 }
+
+/// Cargo, as from a shell. What it told this program about itself would otherwise pass for a change to build scripts that look at
+/// it (ring's does), and half of the workspace would be built anew each time.
+fn cargo() -> std::process::Command {
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    let told = std::env::vars_os().map(|(name, _)| name);
+    for name in told.filter(|name| name.to_string_lossy().starts_with("CARGO_PKG_")) {
+        cargo.env_remove(name);
+    }
+    cargo.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
+    cargo
+}

@@ -15,7 +15,7 @@ mod tour;
 mod tut;
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use cast::Cast;
@@ -150,7 +150,7 @@ struct Outcome {
 }
 
 fn build(demos: &[&Demo]) -> Result<(), String> {
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = crate::cargo();
     cargo.args(["build", "--quiet", "--package", "antiphon"]);
     for program in demos.iter().flat_map(|demo| demo.programs) {
         cargo.args(["--example", program]);

@@ -53,7 +53,7 @@ impl NodeCore {
         self.peers.get(&node).is_some_and(|peer| audience.admits(&peer.name, peer.certificate))
     }
 
-    /// As [`Self::is_open_to`]; a refusal is counted, and logged once.
+    /// As [`Self::is_open_to`]; a refusal is counted, and the log told seldom.
     pub(super) fn admits(&mut self, node: NodeId, to: Key, world: &mut impl World) -> bool {
         let is_open = self.is_open_to(node, to, world);
         if !is_open {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use antiphon_sched::{ActorId, Cx, Down, Event, Guard, JobError, Loop, NodeId, Reply, Step, receive};
 
+use super::count_refusal;
 use super::disk::Dest;
 use super::messages::{DeleteAnswer, KEEPER, Offer, OfferAnswer, ToKeeper};
 use super::outcome::FileRefused;
@@ -83,7 +84,7 @@ impl Keeper {
             }
             Event::Message(Note::Deleted(by, reply, done)) => {
                 self.deletions.leave(by);
-                cx.answer(reply, DeleteAnswer(done));
+                answer_deletion(cx, by, reply, done);
             }
             Event::Message(Note::Sweep) => self.sweep(cx),
             Event::Message(Note::Swept) => self.sweeping = false,
@@ -111,7 +112,10 @@ impl Keeper {
                     tracing::debug!(%why, "a receiver ended before it began");
                 }
             }
-            Err((reply, why)) => cx.answer(reply, OfferAnswer::Refused(why)),
+            Err((reply, why)) => {
+                count_refusal(cx.door(), by, &why);
+                cx.answer(reply, OfferAnswer::Refused(why));
+            }
         }
     }
 
@@ -158,8 +162,8 @@ impl Keeper {
         let room = self.deletions.check(by).map_err(|max| FileRefused::TooManyTransfers { max: max as u64 });
         let (dest, path) = match (self.dest.clone(), room.and(path)) {
             (Some(dest), Ok(path)) => (dest, path),
-            (None, _) => return cx.answer(reply, DeleteAnswer(Err(FileRefused::NoDestPath))),
-            (Some(_), Err(why)) => return cx.answer(reply, DeleteAnswer(Err(why))),
+            (None, _) => return answer_deletion(cx, by, reply, Err(FileRefused::NoDestPath)),
+            (Some(_), Err(why)) => return answer_deletion(cx, by, reply, Err(why)),
         };
         self.deletions.enter(by);
         let no_job = |why: JobError| Err(FileRefused::Disk(why.to_string()));
@@ -176,6 +180,18 @@ impl Keeper {
             cx.blocking(move || dest.sweep(), |_| Note::Swept);
         }
     }
+}
+
+fn answer_deletion(
+    cx: &mut Cx<'_, Note>,
+    by: Option<NodeId>,
+    reply: Reply<DeleteAnswer>,
+    done: Result<bool, FileRefused>,
+) {
+    if let Err(why) = &done {
+        count_refusal(cx.door(), by, why);
+    }
+    cx.answer(reply, DeleteAnswer(done));
 }
 
 /// Places for what nodes have under way here. Of several, one other node never has all.

@@ -270,6 +270,66 @@ fn channels_are_joined_by_the_nodes_of_either_and_by_nobody_else() {
 }
 
 #[test]
+fn whoever_others_have_subscribed_is_subscribed_anew_by_its_own_node() {
+    let cast = Cast::new();
+    let channel = open(&cast.there);
+    let hub: Addr<ToHub> = believed(channel.id());
+    let subscribe = |who| ToHub(packed((2_u8, bits(who), NO_REPLY)));
+    let listens = cast.here.listener::<String>("actor");
+    let relays = cast.here.listener::<ToHub>("branch");
+    let actor = cast.hostile.find::<String>("actor").id();
+    let branch = cast.hostile.find::<ToHub>("branch").id();
+    cast.forge(&cast.there, vec![(hub, subscribe(actor)), (hub, subscribe(branch))]);
+    // Now those nodes themselves: the one as what it is, the other as a relay.
+    let attach = ToHub(packed((3_u8, bits(branch), true, NO_REPLY)));
+    let own = vec![(hub, subscribe(actor)), (hub, attach)];
+    cast.here.step(move |cx| own.into_iter().for_each(|(to, message)| cx.tell(to, message)));
+    wait_for("a branch", || {
+        let (tell, told) = (ToHub(packed((5_u8, bits(branch), 7_u64))), channel);
+        cast.here.step(move |cx| cx.tell(hub, tell));
+        let sent = delivering(&cast.there, told, ("few".to_owned(), 50), millis(1));
+        (heard(&sent) == Err(DeliverError::TooFew { subscribers: 1 + 7 })).then_some(())
+    });
+    // Who brought them first has no say any more.
+    let over = [actor, branch].map(|who| (hub, ToHub(packed((4_u8, bits(who))))));
+    cast.forge(&cast.there, over.into());
+    cast.there.step(move |cx| drop(cx.send(channel, "news".to_owned())));
+    assert_eq!(heard(&listens), "news");
+    let ToHub(passed_on) = heard(&relays);
+    assert_eq!(passed_on, packed((0_u8, 1_u8, "news".to_owned())), "it comes as to a relay");
+}
+
+#[test]
+fn what_a_member_claims_to_be_above_a_channel_keeps_no_actor_from_subscribing() {
+    let cast = Cast::new();
+    let channel = open(&cast.there);
+    let hub: Addr<ToHub> = believed(channel.id());
+    let _above = cast.hostile.listener::<ToHub>("above");
+    let above = bits(cast.hostile.find::<ToHub>("above").id());
+    let claimed: Vec<Bits> = (0..64).map(|n| (above.0, 1000 + n)).collect();
+    cast.forge(&cast.there, vec![(hub, ToHub(packed((6_u8, above, claimed, NO_REPLY))))]);
+    let told = [subscriber(&cast.here, channel), subscriber(&cast.there, channel)];
+    let sent = delivering(&cast.here, channel, ("news".to_owned(), 2), PATIENCE);
+    assert_eq!(heard(&sent), Ok(2));
+    told.iter().for_each(|told| assert_eq!(heard(told), Ok("news".to_owned())));
+    // A channel is kept from it: nobody knows what is above.
+    let (tell, refused) = std::sync::mpsc::channel();
+    let below: Channel<String> = cast.here.with(|node| node.channel("below")).expect("the name is free");
+    cast.here.spawn(move |cx, event| match event {
+        Event::Start => {
+            cx.subscribe_within(channel, below, PATIENCE, |answer| answer);
+            receive()
+        }
+        Event::Message(answer) => {
+            tell_test(&tell, answer);
+            stop()
+        }
+        _ => receive(),
+    });
+    assert_eq!(heard(&refused), Err(antiphon_dist::SubscribeError::TooMany));
+}
+
+#[test]
 fn a_member_has_its_share_of_an_rci_whomever_its_calls_name_and_names_no_private_actor() {
     let cast = Cast::with(|config| Config { rci_actors_max: 2, ..config });
     let born = Arc::new(AtomicUsize::new(0));

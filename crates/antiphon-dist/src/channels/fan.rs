@@ -168,7 +168,7 @@ impl<T: Wire + Clone> Fan<T> {
         })
     }
 
-    /// Takes somebody in, who is not there yet.
+    /// Takes somebody in, in the place of whatever was known of the same.
     pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>, share: Option<Share>) {
         let id = receiver.id();
         self.remove(cx, id);

@@ -341,3 +341,7 @@ fn run<T: Send + 'static>(
     let no_job = |why: JobError| Err(FileRefused::Disk(why.to_string()));
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
 }
+
+#[cfg(test)]
+#[path = "receiver_tests.rs"]
+mod tests;

@@ -344,3 +344,27 @@ impl Club {
         })
     }
 }
+
+#[test]
+fn an_audience_by_the_certificate_that_all_share_is_told_of_once() {
+    let (net, certs) = (Net::new(), Certs::new());
+    let [shared, own] = ["shared", "own"].map(|name| certs.node(name));
+    let all = Audience::certificates([Fingerprint::of_file(&shared.cert).expect("it holds one")]);
+    let words = "lets everybody in";
+    let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.quiet("node", &[]) };
+    let open_to = |node: &TestNode, audience: Audience| {
+        let who = node.spawn(|_: &mut Cx<()>, _| receive());
+        assert_eq!(node.with(move |node| node.open_to(who, audience)), Ok(()));
+    };
+    let node = TestNode::start(config(&shared));
+    for audience in [Audience::everybody(), Audience::nobody()] {
+        open_to(&node, audience);
+    }
+    assert_eq!(node.log.lines(words), [""; 0]);
+    [all.clone(), all.clone()].into_iter().for_each(|audience| open_to(&node, audience));
+    assert_eq!(node.log.lines(words).len(), 1, "{:?}", node.log.lines(""));
+    // Where each has its own, it names some.
+    let node = TestNode::start(Config { pinned: vec![shared.cert], ..config(&own) });
+    open_to(&node, all);
+    assert_eq!(node.log.lines(words), [""; 0]);
+}

@@ -139,7 +139,7 @@ fn a_deletion_ends_with_the_actor_that_wanted_it() {
     let at = pair.there.location;
     let asker = pair.here.spawn(move |cx: &mut Cx<()>, event| {
         if let Event::Start = event {
-            cx.del_file(at, "f", "", PATIENCE, |_| ());
+            cx.del_file(at, "f", "", 3 * PATIENCE, |_| ());
             return receive();
         }
         stop()

@@ -17,7 +17,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, InconsistentKeys, ServerConfig};
 use rustls_pki_types::ServerName;
 
-use crate::certificates::{self, Identity, Moment, TlsError, Validity};
+use crate::certificates::{self, Fingerprint, Identity, Moment, TlsError, Validity};
 use crate::config::Config;
 use judge::Judge;
 
@@ -25,6 +25,8 @@ use judge::Judge;
 pub(super) struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    /// The certificate that this node and all its peers present, if there is one for all.
+    shared: Option<Fingerprint>,
 }
 
 impl Tls {
@@ -41,10 +43,16 @@ impl Tls {
         check_dates(certfile, &identity)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let judge = Arc::new(Judge::new(config, &identity, &provider)?);
+        let own = identity.chain.first().filter(|own| judge.admits_only(own));
+        let shared = own.map(|own| Fingerprint::of(own));
         let keyfile = keyfile.unwrap_or(certfile);
         let (client, server) =
             configs(identity, provider, judge).map_err(|why| blame(certfile, keyfile, why))?;
-        Ok(Some(Self { client: Arc::new(client), server: Arc::new(server) }))
+        Ok(Some(Self { client: Arc::new(client), server: Arc::new(server), shared }))
+    }
+
+    pub(super) fn shared(&self) -> Option<Fingerprint> {
+        self.shared
     }
 
     fn dial(&self, to: IpAddr) -> Result<rustls::Connection, rustls::Error> {

@@ -154,7 +154,7 @@ fn count_refusal(door: &mut Door<'_>, by: Option<NodeId>, why: &FileRefused) {
         | FileRefused::TooManyTransfers { .. }
         | FileRefused::Disorder => {
             core.refusals().files += 1;
-            core.say_refused(by, "files", "sends more files, or more of one, than it may");
+            core.say_refused(by, "files", "sends files out of order, or more of them than it may");
         }
         FileRefused::BadPath(_)
         | FileRefused::NotAFile

@@ -342,6 +342,6 @@ fn run<T: Send + 'static>(
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 #[path = "receiver_tests.rs"]
 mod tests;

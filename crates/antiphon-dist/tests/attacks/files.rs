@@ -207,6 +207,6 @@ fn whoever_sends_more_of_a_file_than_he_may_fills_neither_memory_nor_disk() {
         offers.filter(|answer| matches!(answer, Answer::Refused(FileRefused::TooManyTransfers { max: 48 })));
     assert_eq!(refused.count(), 64 - 48);
     assert_eq!(attack.siege.victim.count_within("refusals", "files"), 2 + 64 - 48);
-    attack.siege.victim.has_logged_once("sends more files, or more of one, than it may");
+    attack.siege.victim.has_logged_once("sends files out of order, or more of them than it may");
     attack.siege.end("more of a file than was offered", bounds::member(&Limits::default()));
 }

@@ -218,7 +218,7 @@ fn the_deliveries_of_one_member_leave_room_for_those_of_the_channels_own_node() 
         let order = |of: u64| packed((1_u8, (n, 3_600_000_u64, 0_u8), (1000 + of, of), "much".to_owned()));
         cast.forge(&cast.there, (0..1100).map(|of| (hub, ToHub(order(of)))).collect());
     }
-    let own = delivering(&cast.there, channel, ("own".to_owned(), 1), secs(15));
+    let own = delivering(&cast.there, channel, ("own".to_owned(), 1), secs(4));
     let told = subscriber(&cast.there, channel);
     assert_eq!(heard(&own), Ok(1));
     assert_eq!(heard(&told), Ok("own".to_owned()));

@@ -218,7 +218,7 @@ fn the_deliveries_of_one_member_leave_room_for_those_of_the_channels_own_node() 
         let order = |of: u64| packed((1_u8, (n, 3_600_000_u64, 0_u8), (1000 + of, of), "much".to_owned()));
         cast.forge(&cast.there, (0..1100).map(|of| (hub, ToHub(order(of)))).collect());
     }
-    let own = delivering(&cast.there, channel, ("own".to_owned(), 1), secs(1));
+    let own = delivering(&cast.there, channel, ("own".to_owned(), 1), secs(4));
     let told = subscriber(&cast.there, channel);
     assert_eq!(heard(&own), Ok(1));
     assert_eq!(heard(&told), Ok("own".to_owned()));
@@ -566,8 +566,8 @@ fn a_sender_that_keeps_no_order_is_refused_and_costs_nobody_else_anything() {
         (vec![ToReceiver::Begin(0), ToReceiver::Begin(0)], disorder()),
         (vec![ToReceiver::Begin(0), chunk(0)], disorder()),
         (vec![ToReceiver::Begin(0), end()], disorder()),
-        // More than the window, at once.
-        (vec![ToReceiver::Begin(0), chunk(1 << 20), chunk(1 << 20), chunk(1 << 20)], disorder()),
+        // More than the window, in one: of several the first may be written before the last is there.
+        (vec![ToReceiver::Begin(0), chunk((1 << 20) + 1)], disorder()),
         (vec![ToReceiver::Begin(0), chunk(100), chunk(5_000_000)], disorder()),
     ];
     for (n, (messages, want)) in cases.into_iter().enumerate() {

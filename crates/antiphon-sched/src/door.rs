@@ -9,7 +9,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
 use crate::ports::{PortId, Reply};
-use crate::scope::{self, Origin};
+use crate::scope;
 use crate::side::Guard;
 use crate::time::Time;
 use crate::value::Value;
@@ -118,16 +118,13 @@ impl Door<'_> {
         self.core.tag_of::<M>()
     }
 
-    /// Puts an encoded message into a mailbox.
+    /// Puts an encoded message into a mailbox. `body` is one MessagePack value: whoever takes bytes from a network checks that
+    /// before, by `antiphon_wire::msgpack::check` for example. Where it came from is said by [`coming_from`](crate::coming_from).
     pub fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
-        self.core.deliver(to, tag, body)
-    }
-
-    /// As [`Door::deliver`], of bytes from another node: its requests are counted, and decoders can ask for it by
-    /// [`origin`](crate::origin).
-    pub fn deliver_from(&mut self, origin: &mut Option<Origin>, to: Key, tag: &str, body: &[u8]) -> Delivery {
-        let (delivery, is_crowded) = scope::coming_from(origin, || self.core.deliver(to, tag, body));
-        if is_crowded && matches!(delivery, Delivery::Undecodable(_)) { Delivery::Crowded } else { delivery }
+        match self.core.deliver(to, tag, body) {
+            Delivery::Undecodable(_) if scope::was_crowded() => Delivery::Crowded,
+            delivery => delivery,
+        }
     }
 
     /// The actor that a key means: its own, or that of which it is a further address.
@@ -172,28 +169,17 @@ impl Door<'_> {
         self.core.answer_port(port, value)
     }
 
-    /// Answers a request of this loop with bytes from the network.
+    /// Answers a request of this loop with bytes from the network; `body` is as for [`Door::deliver`]. Where they came from is said by
+    /// [`coming_from`](crate::coming_from).
     ///
     /// # Errors
-    /// The request is closed, its reply never left this loop, or the bytes are of another type.
+    /// The request is closed, its reply never left this loop, or the bytes are of another type; [`Undelivered::Busy`] when
+    /// there was a reply in them, and their node has as many open requests in this loop as it may.
     pub fn answer_encoded(&mut self, port: PortId, tag: &str, body: &[u8]) -> Result<(), Undelivered> {
-        self.core.answer_encoded(port, tag, body)
-    }
-
-    /// As [`Door::answer_encoded`], with bytes from that node, whose requests are counted.
-    ///
-    /// # Errors
-    /// As [`Door::answer_encoded`]; and [`Undelivered::Busy`] when there was a reply in it, and that node has as many open
-    /// requests in this loop as it may.
-    pub fn answer_from(
-        &mut self,
-        origin: &mut Option<Origin>,
-        port: PortId,
-        tag: &str,
-        body: &[u8],
-    ) -> Result<(), Undelivered> {
-        let (result, is_crowded) = scope::coming_from(origin, || self.core.answer_encoded(port, tag, body));
-        if is_crowded { result.map_err(|_| Undelivered::Busy) } else { result }
+        match self.core.answer_encoded(port, tag, body) {
+            Err(_) if scope::was_crowded() => Err(Undelivered::Busy),
+            result => result,
+        }
     }
 
     /// Closes a request of this loop without an answer; does nothing when it is closed already.

@@ -99,7 +99,7 @@ mod ports;
 pub use ports::{PortId, Reply};
 
 mod scope;
-pub use scope::{Origin, origin};
+pub use scope::{Origin, coming_from, origin};
 
 mod side;
 pub use side::Guard;

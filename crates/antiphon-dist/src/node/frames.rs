@@ -151,10 +151,7 @@ impl NodeCore {
         let port = PortId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
-            (Some(tag), true) => match self.origin_of(node) {
-                Some(origin) => world.door().answer_from(origin, port, tag, answer.body),
-                None => Err(Undelivered::NoNode),
-            },
+            (Some(tag), true) => world.door().answer_encoded(port, tag, answer.body),
             (_, _) => {
                 world.door().refuse_port_from_abroad(port, AskError::WrongType);
                 Err(Undelivered::Encode)

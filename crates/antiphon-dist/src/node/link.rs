@@ -203,7 +203,8 @@ impl NodeCore {
         let Some(conn) = self.conns.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
-        let taken = self.take_records(now, node, &mut link, &mut deframer, world);
+        let taken =
+            self.take_from(node, |core| core.take_records(now, node, &mut link, &mut deframer, world));
         if let Some(conn) = self.conns.get(id) {
             conn.deframer = deframer;
         }

@@ -102,8 +102,7 @@ impl NodeCore {
         {
             return Delivery::Full;
         }
-        let Some(origin) = self.origin_of(node) else { return Delivery::NoActor };
-        let delivery = world.door().deliver_from(origin, to, tag, body);
+        let delivery = world.door().deliver(to, tag, body);
         if delivery == Delivery::Delivered {
             self.note_load(node, to, body.len(), world);
         }

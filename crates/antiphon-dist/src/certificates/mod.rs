@@ -85,7 +85,9 @@ pub enum TlsError {
     },
     /// A file of certificates to be trusted holds a key too, and is not the node's own `certfile`.
     #[error(
-        "{} holds a private key, and `{field}` is for certificates alone; name a file without the key          (`openssl x509 -in OLD -out NEW`). If it is the key of a peer, it should never have come here: make that peer          another key and certificate", file.display()
+        "{} holds a private key, and `{field}` is for certificates alone; name a file without the key \
+         (`openssl x509 -in OLD -out NEW`). If it is the key of a peer, it should never have come here: make that peer \
+         another key and certificate", file.display()
     )]
     StrayKey {
         /// The file.

@@ -19,6 +19,7 @@ use super::receiver::Receiver;
 use crate::audience::Audience;
 use crate::cx::{node_behind, open_to, register};
 use crate::node::Space;
+use crate::shares::Shares;
 use crate::told::Told;
 
 /// How often unfinished files that are too old are looked for.
@@ -197,42 +198,29 @@ fn answer_deletion(
 /// Places for what nodes have under way here. Of several, one other node never has all.
 struct Places {
     max: usize,
-    taken: usize,
-    by_peer: BTreeMap<NodeId, usize>,
+    taken: Shares<Option<NodeId>>,
 }
 
 impl Places {
     fn new(max: usize) -> Self {
-        Self { max, taken: 0, by_peer: BTreeMap::new() }
+        Self { max, taken: Shares::default() }
     }
 
     /// Whether a node may have one more; the error is how many there are for it.
     fn check(&self, by: Option<NodeId>) -> Result<(), usize> {
         let share = if self.max > 1 { self.max - (self.max / 4).max(1) } else { self.max };
-        let has = by.and_then(|by| self.by_peer.get(&by).copied()).unwrap_or(0);
         match () {
-            () if self.taken >= self.max => Err(self.max),
-            () if by.is_some() && has >= share => Err(share),
+            () if self.taken.all() >= self.max => Err(self.max),
+            () if by.is_some() && self.taken.of(&by) >= share => Err(share),
             () => Ok(()),
         }
     }
 
     fn enter(&mut self, by: Option<NodeId>) {
-        self.taken += 1;
-        if let Some(by) = by {
-            *self.by_peer.entry(by).or_default() += 1;
-        }
+        self.taken.add(by, 1);
     }
 
     fn leave(&mut self, by: Option<NodeId>) {
-        self.taken -= 1;
-        if let Some(by) = by
-            && let Some(has) = self.by_peer.get_mut(&by)
-        {
-            *has -= 1;
-            if *has == 0 {
-                self.by_peer.remove(&by);
-            }
-        }
+        self.taken.take(&by, 1);
     }
 }

@@ -1,5 +1,6 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
+use crate::account::Charge;
 use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
 use crate::core::{Core, Way};
@@ -130,6 +131,16 @@ impl Door<'_> {
         if is_crowded && matches!(delivery, Delivery::Undecodable(_)) { Delivery::Crowded } else { delivery }
     }
 
+    /// Puts one thing into a mailbox by `put`: an encoded message, a value, the end of an actor. It is charged until it is
+    /// taken, or dropped.
+    pub fn charging<R>(&mut self, charge: Option<Charge>, put: impl FnOnce(&mut Self) -> R) -> R {
+        self.core.charge = charge;
+        let put = put(self);
+        // Where nothing was put there, nothing waits.
+        self.core.charge = None;
+        put
+    }
+
     /// The actor that a key means: its own, or that of which it is a further address.
     pub fn owner_of(&self, key: Key) -> Key {
         self.core.owner_of(key)
@@ -157,11 +168,10 @@ impl Door<'_> {
         self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full_of(max))
     }
 
-    /// The actor behind an address of this loop, which may be one of its ears, and how many messages and events wait for
-    /// it; `None` when it has ended.
-    pub fn backlog(&mut self, key: Key) -> Option<(Key, usize)> {
+    /// How many messages and events wait for an actor of this loop; `None` when it has ended.
+    pub fn backlog(&mut self, key: Key) -> Option<usize> {
         let owner = self.core.owner_of(key);
-        self.core.any_mailbox(owner).map(|mailbox| (owner, mailbox.waiting_in_all()))
+        self.core.any_mailbox(owner).map(|mailbox| mailbox.waiting_in_all())
     }
 
     /// Answers a request of this loop with a value.
@@ -260,13 +270,19 @@ impl Door<'_> {
     /// Throws an exception into an actor of this loop; false when it has ended, or its mailbox holds twice as much as
     /// it takes of messages.
     pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
-        !self.is_flooded(target) && self.core.push_system(target, System::Thrown(value))
+        !self.is_flooded(target) && {
+            let thrown = self.core.charged(System::Thrown(value));
+            self.core.push_system(target, thrown)
+        }
     }
 
     /// Wakes an actor of this loop; false when it has ended, or its mailbox holds twice as much as it takes of
     /// messages.
     pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
-        !self.is_flooded(target) && self.core.push_system(target, System::Resumed(value))
+        !self.is_flooded(target) && {
+            let resumed = self.core.charged(System::Resumed(value));
+            self.core.push_system(target, resumed)
+        }
     }
 
     /// Values come also where messages do not, so that who sleeps on a full mailbox can be woken; but not for ever.

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
+use crate::account::Charge;
 use crate::actor::Actor;
 use crate::id::{ActorId, NodeId};
 use crate::io::Ready;
@@ -144,4 +145,6 @@ pub(crate) enum System {
     SocketSeen(SocketId),
     /// A repeated timer, by its place in the mailbox.
     Tick(u32),
+    /// Another, at somebody's cost until it is taken.
+    Charged(Box<System>, Charge),
 }

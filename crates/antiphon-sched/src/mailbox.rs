@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
+use crate::account::Charge;
 use crate::cell::RunState;
 use crate::event::System;
 use crate::step::Admit;
@@ -70,6 +71,8 @@ enum Item<M> {
     System(Box<System>),
     /// A tick whose message was made to be shown to a predicate, with the timer's place.
     Made(Box<(u32, M)>),
+    /// A message at somebody's cost until it is taken.
+    Charged(Box<(Charge, M)>),
 }
 
 /// What an actor waits for.
@@ -127,7 +130,7 @@ impl<M> Mailbox<M> {
     pub(crate) fn held(&mut self) -> Option<&mut M> {
         match &mut self.first {
             Some(Item::Message(content)) => Some(content),
-            Some(Item::System(_) | Item::Made(_)) | None => None,
+            Some(Item::System(_) | Item::Made(_) | Item::Charged(_)) | None => None,
         }
     }
 
@@ -174,6 +177,14 @@ impl<M> Mailbox<M> {
             self.first = Some(Item::Message(message));
         } else {
             self.push_behind(Item::Message(message));
+        }
+    }
+
+    /// As [`Mailbox::push`], at somebody's cost.
+    pub(crate) fn push_with(&mut self, message: M, charge: Option<Charge>) {
+        match charge {
+            Some(charge) => self.push_item(Item::Charged(Box::new((charge, message)))),
+            None => self.push(message),
         }
     }
 
@@ -240,6 +251,7 @@ impl<M> Mailbox<M> {
             match item {
                 None => return Taken::Nothing,
                 Some(Item::Message(message)) => return Taken::Message(message),
+                Some(Item::Charged(charged)) => return Taken::Message(charged.1),
                 Some(Item::Made(made)) => {
                     let (token, message) = *made;
                     if self.end_tick(token) {
@@ -339,6 +351,7 @@ impl<M> Mailbox<M> {
                 _ => Taken::System(system),
             },
             Some(Item::Message(message)) => Taken::Message(message),
+            Some(Item::Charged(charged)) => Taken::Message(charged.1),
             None => Taken::Nothing,
         }
     }
@@ -483,6 +496,7 @@ fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item
     }
     let admitted = match item {
         Item::Message(message) => admit(message),
+        Item::Charged(charged) => admit(&charged.1),
         Item::Made(made) => {
             let timer = timers.get(made.0 as usize);
             !matches!(timer, Some(Pending::Every { .. })) || admit(&made.1)
@@ -493,14 +507,23 @@ fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item
 }
 
 fn wakes(system: &System) -> bool {
-    matches!(system, System::Terminate | System::Resumed(_) | System::Thrown(_))
+    match system {
+        System::Terminate | System::Resumed(_) | System::Thrown(_) => true,
+        System::Charged(system, _) => wakes(system),
+        System::Down(_)
+        | System::Offer(_)
+        | System::Writable(_)
+        | System::Ready(_)
+        | System::SocketSeen(_)
+        | System::Tick(_) => false,
+    }
 }
 
 impl<M> Item<M> {
     fn system(self) -> Option<Box<System>> {
         match self {
             Self::System(system) => Some(system),
-            Self::Message(_) | Self::Made(_) => None,
+            Self::Message(_) | Self::Made(_) | Self::Charged(_) => None,
         }
     }
 }

@@ -274,7 +274,8 @@ impl Core {
     /// Tells `watcher`, here, once.
     pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
         if self.forget_watching(watcher, id).is_some() {
-            self.push_system(watcher, System::Down(Down { who, why }));
+            let down = self.charged(System::Down(Down { who, why }));
+            self.push_system(watcher, down);
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use antiphon_sched::{ActorId, Key, MonitorId, NodeId, Origin};
+use antiphon_sched::{Account, ActorId, Key, MonitorId, NodeId, Origin};
 use antiphon_wire::Route;
 
 use super::link::Link;
@@ -33,6 +33,8 @@ pub(super) struct Peer {
     pub(super) remote: Option<IpAddr>,
     /// Where what it sends comes from, with its open requests.
     pub(super) origin: Option<Origin>,
+    /// Of its messages and values, what waits in mailboxes here.
+    pub(super) load: Option<Account>,
     /// Receivers that it has put into channels here: each holds one more.
     pub(super) subscriptions: Arc<()>,
     /// `None` while the node was never reached.
@@ -63,6 +65,7 @@ impl Peer {
             certificate: None,
             remote: None,
             origin: None,
+            load: None,
             subscriptions: Arc::new(()),
             status: None,
             link: None,

@@ -903,3 +903,45 @@ fn writable_is_told_after_busy() {
     assert_eq!(log.take(), "Err(Busy) true");
     assert_eq!(net.deliveries, [Delivery::Delivered]);
 }
+
+#[test]
+fn what_is_charged_wakes_and_is_told_like_anything_else_and_costs_until_then() {
+    let mut events = Loop::new(virtual_config()).unwrap();
+    let log = Log::default();
+    let out = log.clone();
+    let sleeper = events.spawn(move |_: &mut Cx<String>, event| {
+        match event {
+            Event::Message(text) => out.note(text),
+            Event::Resumed(value) => out.note(value.get::<String>().unwrap()),
+            Event::Thrown(thrown) => {
+                out.note(thrown.take().get::<String>().unwrap());
+                return receive();
+            }
+            _ => {}
+        }
+        suspend()
+    });
+    assert!(events.door().expose(sleeper));
+    settle(&mut events);
+    let all = Account::default();
+    let [one, other] = [(); 2].map(|()| Account::below(&all));
+    let key = sleeper.id().key();
+    let mut body = Vec::new();
+    "told".to_owned().encode(&mut body).unwrap();
+    let told = events.door().charging(Some(one.charge(5)), |door| door.deliver(key, "str", &body));
+    assert_eq!(told, Delivery::Delivered);
+    settle(&mut events);
+    assert_eq!((log.take().as_str(), all.bytes(), one.bytes()), ("", 5, 5));
+    let value = |text: &str| Value::new(text.to_owned());
+    let resume = |door: &mut Door<'_>| door.resume_here(key, value("resumed"));
+    assert!(events.door().charging(Some(other.charge(7)), resume));
+    assert_eq!(all.bytes(), 12);
+    settle(&mut events);
+    assert_eq!((log.take().as_str(), all.bytes(), other.bytes()), ("resumed", 5, 0));
+    assert!(events.door().charging(Some(one.charge(9)), |door| door.throw_here(key, value("thrown"))));
+    settle(&mut events);
+    assert_eq!((log.take().as_str(), all.bytes()), ("thrown told", 0));
+    // What is not put anywhere is not charged, nor what comes after it.
+    let refused = events.door().charging(Some(one.charge(5)), |door| door.deliver(key, "u64", &body));
+    assert_eq!((refused, all.bytes()), (Delivery::WrongType, 0));
+}

@@ -239,9 +239,17 @@ impl Door<'_> {
         self.core.unwatch_local(target, id);
     }
 
-    /// `watcher`, here, will be told under this number when `who`, elsewhere, ends.
-    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
-        self.core.expect_down(watcher, id, who);
+    /// `watcher`, here, will be told under this number when `who`, elsewhere, ends. False when it will not, because it has
+    /// ended, or is to be told of as many ends as it may by the wish of others: then it is told so, as by
+    /// [`Door::refuse_notify`].
+    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) -> bool {
+        self.core.expect_down(watcher, id, who)
+    }
+
+    /// `watcher`, here, is told by a [`Down`] that it will not hear of the end of `who`, although `who` wanted it to: as a
+    /// message, if it has room for one. Else there is a dead letter.
+    pub fn refuse_notify(&mut self, watcher: Key, who: ActorId) {
+        self.core.refuse_notify(watcher, who);
     }
 
     /// `who`, elsewhere, has ended. A watcher that was told already is not told again.

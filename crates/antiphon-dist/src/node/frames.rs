@@ -194,37 +194,40 @@ impl NodeCore {
         let (is_open, may_end) = (guard == Guard::Open, guard != Guard::Closed);
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (watching, watched) = peer.monitors.asked_by_peer();
         match arrived {
             // Setting one twice is setting it once.
-            Arrived::Monitor { target, id, .. } if peer.watched.contains(&(target, id)) => {}
-            Arrived::Monitor { watcher, target, id } if peer.watched.len() >= monitors_max => {
+            Arrived::Monitor { target, id, .. } if peer.monitors.is_watched(target, id) => {}
+            Arrived::Monitor { watcher, target, id } if watched >= monitors_max => {
                 self.refuse_monitor(node);
                 world.door().refuse_watch(target, id, ActorId::new(node, watcher));
             }
-            Arrived::Notify { .. } if is_exposed && peer.watching.len() >= monitors_max => {
-                self.refuse_monitor(node);
-            }
             Arrived::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NOBODY };
-                peer.watched.insert((target, id));
+                peer.monitors.be_watched(target, id);
                 world.door().watch(target, id, ActorId::new(node, watcher));
             }
             Arrived::Demonitor { target, id } => {
                 // Only what this peer has set can it take back.
-                if peer.watched.remove(&(target, id)) {
+                if peer.monitors.be_unwatched(target, id) {
                     world.door().unwatch(target, id);
                 }
             }
             // A number that stands for one already would lose that one.
             Arrived::Notify { watcher, id, who }
-                if is_exposed && is_open && !peer.watching.contains_key(&id) =>
+                if is_exposed && is_open && peer.monitors.watcher(id).is_none() =>
             {
-                let watcher = world.door().owner_of(watcher);
-                peer.watching.insert(id, (watcher, who));
-                world.door().expect_down(watcher, id, who);
+                let (mut door, is_admitted) = (world.door(), watching < monitors_max);
+                let watcher = door.owner_of(watcher);
+                if !is_admitted {
+                    door.refuse_notify(watcher, who);
+                } else if door.expect_down(watcher, id, who) {
+                    return peer.monitors.watch(watcher, id, who);
+                }
+                self.refuse_monitor(node);
             }
             Arrived::Down { watcher, id, why } => {
-                if let Some((_, who)) = peer.watching.remove(&id) {
+                if let Some((_, who)) = peer.monitors.unwatch(id) {
                     // The end is told in any case; what it came to, if there is room for it.
                     let why = if self.has_room_here(node, bytes) { why } else { without_its_value(why) };
                     let bytes = bytes_of_why(&why);
@@ -266,8 +269,8 @@ impl NodeCore {
     fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, world: &mut impl World) {
         let id = self.monitor_id(node, down.id, false);
         // Only whom it was set on may end it.
-        let watching = self.peers.get(&node).and_then(|peer| peer.watching.get(&id));
-        let Some(&(watcher, _)) = watching else { return };
+        let watching = self.peers.get(&node).and_then(|peer| peer.monitors.watcher(id));
+        let Some((watcher, _)) = watching else { return };
         let why = match down.why {
             DownWhy::Done(None) => Why::Done(Value::opaque()),
             DownWhy::Done(Some((tag, body))) => {

@@ -16,9 +16,12 @@ mod dials;
 mod discovery;
 mod frames;
 mod idle;
+#[cfg(test)]
+mod limits;
 mod link;
 mod loads;
 mod mail;
+mod monitors;
 mod names;
 mod partings;
 mod peers;

@@ -53,7 +53,7 @@ impl Alone {
     /// A peer that is known, and that nothing can be sent to.
     pub(super) fn peer(&mut self, number: u64) -> NodeId {
         let node = NodeId::from_bits(number);
-        self.core.peers.insert(node, Peer::new("peer", Vec::new()));
+        self.core.peers.insert(node, Peer::new(node, "peer", Vec::new()));
         node
     }
 

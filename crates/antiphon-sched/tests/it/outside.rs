@@ -141,7 +141,7 @@ fn arrive(door: &mut Door<'_>, from: NodeId, frame: Frame) -> Option<Delivery> {
             }
             Signal::Demonitor { target, id, .. } => door.unwatch(target.key(), id),
             Signal::Notify { watcher, id, who } => {
-                drop(door.expect_down(watcher.key(), id, ActorId::new(from, who)))
+                door.expect_down(watcher.key(), id, ActorId::new(from, who));
             }
             Signal::Down { watcher, id, who, why } => door.down(watcher.key(), id, who, why),
             Signal::Terminate { target, .. } => door.terminate(target),

@@ -1,5 +1,7 @@
 //! What a peer's frames and hearsay may change, by the core alone. Tests only.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "the ends that these tests mean are few")]
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

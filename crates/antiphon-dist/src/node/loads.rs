@@ -83,6 +83,7 @@ impl NodeCore {
 }
 
 #[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "actors of tests let events pass")]
 mod tests {
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
@@ -111,12 +112,12 @@ mod tests {
 
     /// An actor that takes 64 of a millisecond, however many wait, and what it has taken.
     fn busy(alone: &mut Alone) -> (Key, Rc<Cell<usize>>) {
-        let taken = Rc::new(Cell::new(0));
+        let taken = Rc::new(Cell::new(0_usize));
         let count = taken.clone();
         let (_, busy) = alone.actor(move |_cx: &mut Cx<Bytes>, event| match event {
             Event::Message(_) => {
                 count.set(count.get() + 1);
-                if count.get() % 64 == 0 { sleep(millis(1)) } else { receive() }
+                if count.get().is_multiple_of(64) { sleep(millis(1)) } else { receive() }
             }
             _ => receive(),
         });

@@ -6,21 +6,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId};
 
+/// Who here is told of whom there, by the number of the monitor.
+type Watching = BTreeMap<MonitorId, (Key, ActorId)>;
+/// Who here is watched from there, and under which numbers.
+type Watched = BTreeSet<(Key, MonitorId)>;
+
 /// Monitors by which actors of one node are told of the ends of the other's.
 #[derive(Debug)]
 pub(super) struct Monitors {
     peer: NodeId,
     /// Of actors here on actors there.
-    watching: BTreeMap<MonitorId, (Key, ActorId)>,
+    watching: Watching,
     /// Of actors there on actors here.
-    watched: BTreeSet<(Key, MonitorId)>,
+    watched: Watched,
     /// How many of each the peer has had set: by a notify, and by a monitor. It has numbered them.
     asked: (usize, usize),
 }
 
 impl Monitors {
     pub(super) fn new(peer: NodeId) -> Self {
-        Self { peer, watching: BTreeMap::new(), watched: BTreeSet::new(), asked: (0, 0) }
+        Self { peer, watching: Watching::new(), watched: Watched::new(), asked: (0, 0) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -75,7 +80,7 @@ impl Monitors {
     }
 
     /// All that there is, when the session has ended.
-    pub(super) fn take(&mut self) -> (BTreeMap<MonitorId, (Key, ActorId)>, BTreeSet<(Key, MonitorId)>) {
+    pub(super) fn take(&mut self) -> (Watching, Watched) {
         let all = std::mem::replace(self, Self::new(self.peer));
         (all.watching, all.watched)
     }

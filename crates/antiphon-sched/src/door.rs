@@ -1,5 +1,6 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
+use crate::account::Charge;
 use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
 use crate::core::{Core, Way};
@@ -127,6 +128,16 @@ impl Door<'_> {
         }
     }
 
+    /// Puts one thing into a mailbox by `put`: an encoded message, a value, the end of an actor. It is charged until it is
+    /// taken, or dropped.
+    pub fn charging<R>(&mut self, charge: Option<Charge>, put: impl FnOnce(&mut Self) -> R) -> R {
+        self.core.charge = charge;
+        let put = put(self);
+        // Where nothing was put there, nothing waits.
+        self.core.charge = None;
+        put
+    }
+
     /// The actor that a key means: its own, or that of which it is a further address.
     pub fn owner_of(&self, key: Key) -> Key {
         self.core.owner_of(key)
@@ -154,11 +165,10 @@ impl Door<'_> {
         self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full_of(max))
     }
 
-    /// The actor behind an address of this loop, which may be one of its ears, and how many messages and events wait for
-    /// it; `None` when it has ended.
-    pub fn backlog(&mut self, key: Key) -> Option<(Key, usize)> {
+    /// How many messages and events wait for an actor of this loop; `None` when it has ended.
+    pub fn backlog(&mut self, key: Key) -> Option<usize> {
         let owner = self.core.owner_of(key);
-        self.core.any_mailbox(owner).map(|mailbox| (owner, mailbox.waiting_in_all()))
+        self.core.any_mailbox(owner).map(|mailbox| mailbox.waiting_in_all())
     }
 
     /// Answers a request of this loop with a value.
@@ -215,9 +225,17 @@ impl Door<'_> {
         self.core.unwatch_local(target, id);
     }
 
-    /// `watcher`, here, will be told under this number when `who`, elsewhere, ends.
-    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
-        self.core.expect_down(watcher, id, who);
+    /// `watcher`, here, will be told under this number when `who`, elsewhere, ends. False when it will not, because it has
+    /// ended, or is to be told of as many ends as it may by the wish of others: then it is told so, as by
+    /// [`Door::refuse_notify`].
+    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) -> bool {
+        self.core.expect_down(watcher, id, who)
+    }
+
+    /// `watcher`, here, is told by a [`Down`] that it will not hear of the end of `who`, although `who` wanted it to: as a
+    /// message, if it has room for one. Else there is a dead letter.
+    pub fn refuse_notify(&mut self, watcher: Key, who: ActorId) {
+        self.core.refuse_notify(watcher, who);
     }
 
     /// `who`, elsewhere, has ended. A watcher that was told already is not told again.
@@ -246,13 +264,19 @@ impl Door<'_> {
     /// Throws an exception into an actor of this loop; false when it has ended, or its mailbox holds twice as much as
     /// it takes of messages.
     pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
-        !self.is_flooded(target) && self.core.push_system(target, System::Thrown(value))
+        !self.is_flooded(target) && {
+            let thrown = self.core.charged(System::Thrown(value));
+            self.core.push_system(target, thrown)
+        }
     }
 
     /// Wakes an actor of this loop; false when it has ended, or its mailbox holds twice as much as it takes of
     /// messages.
     pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
-        !self.is_flooded(target) && self.core.push_system(target, System::Resumed(value))
+        !self.is_flooded(target) && {
+            let resumed = self.core.charged(System::Resumed(value));
+            self.core.push_system(target, resumed)
+        }
     }
 
     /// Values come also where messages do not, so that who sleeps on a full mailbox can be woken; but not for ever.

@@ -32,6 +32,9 @@
 
 #![cfg_attr(feature = "safe", forbid(unsafe_code))]
 
+mod account;
+pub use account::{Account, Charge};
+
 mod actor;
 pub use actor::{Actor, actor};
 

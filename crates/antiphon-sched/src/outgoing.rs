@@ -275,7 +275,7 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
         return Delivery::Undecodable(FORGED.to_owned());
     }
     match decoded {
-        Ok(Ok(message)) => match core.push_local(id, message) {
+        Ok(Ok(message)) => match core.push_charged(id, message) {
             Ok(()) => Delivery::Delivered,
             Err(SendError::Full(_)) => Delivery::Full,
             Err(SendError::WrongType(_)) => Delivery::WrongType,

@@ -50,23 +50,31 @@ fn a_flood_of_dead_letters_is_counted_in_full_and_shown_in_part() {
 }
 
 #[test]
-fn a_notify_that_its_watcher_cannot_take_is_a_dead_letter() {
-    let mut events = virtual_loop();
+fn a_notify_that_its_watcher_cannot_take_is_told_to_it_or_is_a_dead_letter() {
+    let config = LoopConfig { mailbox_max: 2, ..virtual_config() };
+    let mut events = Loop::new(config).expect("it needs nothing of the system");
     let log = Log::default();
-    let seen = log.clone();
+    let (seen, heard) = (log.clone(), log.clone());
     let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
-    let busy = events.spawn(|cx: &mut Cx<u32>, event| {
-        if let Event::Start = event {
-            (0..65_535).for_each(|_| {
+    let busy = events.spawn(move |cx: &mut Cx<u32>, event| {
+        match event {
+            Event::Start => (0..65_535).for_each(|_| {
                 cx.after(secs(1_000), 0);
-            });
+            }),
+            Event::Down(down) => heard.note(format!("{:?}", down.why)),
+            _ => {}
         }
         receive()
     });
     settle(&mut events);
     events.on_dead_letter(move |letter| seen.note(format!("{}:{:?}", letter.what, letter.why)));
-    for watcher in [dead, busy] {
-        within(&mut events, move |cx| cx.notify(watcher));
-    }
-    assert_eq!(log.take(), "a notify:NoActor a notify:Full");
+    within(&mut events, move |cx| cx.notify(dead));
+    assert_eq!(log.take(), "a notify:NoActor");
+    within(&mut events, move |cx| cx.notify(busy));
+    assert_eq!(log.take(), "Refused");
+    within(&mut events, move |cx| {
+        (0..2).for_each(|n| cx.tell(busy, n));
+        cx.notify(busy);
+    });
+    assert_eq!(log.take(), "a notify:Full");
 }

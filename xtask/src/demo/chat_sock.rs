@@ -46,6 +46,8 @@ fn refuse_outsiders(cast: &mut Cast, port: &str) -> Result<(), String> {
     let other = other.file().display().to_string();
     let bare = cast.start_plain("bare", "chat_sock_client", &["--port", port])?;
     let stranger = cast.start_plain("stranger", "chat_sock_client", &["--port", port, "--tls", &other])?;
+    // It opens a plain connection, and what it says is no TLS.
+    cast.say(bare, "is anybody there?")?;
     for outsider in [bare, stranger] {
         cast.wait_for_bad_end(outsider)?;
         check(cast, outsider, &[])?;

@@ -192,6 +192,14 @@ impl Stage {
         self.events.turn(Some(deadline)).expect("the system has an event queue");
     }
 
+    /// Turns until nothing is left to be done at once.
+    pub(crate) fn settle(&mut self) {
+        self.until("rest", |stage| {
+            stage.turn(0);
+            !stage.events.is_runnable()
+        });
+    }
+
     /// Turns for some time, in which all could happen that is not to happen.
     pub(crate) fn linger(&mut self) {
         for _ in 0..100 {

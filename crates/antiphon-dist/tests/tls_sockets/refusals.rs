@@ -77,6 +77,15 @@ fn a_peer_without_tls_is_told_by_a_listener_as_far_as_tls_can_and_a_dialler_is_t
     stage.until_logged(TlsFault::OneSided);
     assert!(secure.has_heard_nothing());
 
+    // Also one that has said more than is read, who would hear of a reset if the rest were left.
+    let peer = std::thread::spawn(move || {
+        let mut peer = stranger(at, &vec![0; 200_000]);
+        let mut answer = Vec::new();
+        peer.read_to_end(&mut answer).expect("a good end");
+        answer
+    });
+    assert_eq!(stage.join(peer)[0], 21, "an alert");
+
     // One that hears a frame of two hundred megabytes closes.
     let at = stage.listen(&plain, "127.0.0.1:0");
     let conn = stage.connect(&client, tls.at(at));

@@ -61,6 +61,24 @@ fn frames_of_a_megabyte_go_both_ways_in_order_and_nothing_is_read_while_a_mailbo
 }
 
 #[test]
+fn what_is_sealed_when_the_peer_takes_no_more_goes_out_later_without_another_word() {
+    let Pair { mut stage, server, client, there, here } = pair(Stage::with_mailboxes(4), nothing);
+    stage.doze(&server);
+    let mut count = 0;
+    // Frames of one record, until the first that does not fit: all of it is sealed, and a part waits.
+    while stage.act(&client, move |cx| cx.unwritten(here)) == 0 {
+        assert!(count < 10_000, "somebody takes more than 100 MB");
+        stage.write(&client, here, frame(count, 10_000));
+        count += 1;
+        stage.settle();
+    }
+    stage.wake(&server);
+    stage.until("all frames", |_| server.count() == 1 + count as usize);
+    assert_eq!(server.of(there).last(), Some(&data(frame(count - 1, 10_000))));
+    assert_eq!(stage.act(&client, move |cx| cx.unwritten(here)), 0);
+}
+
+#[test]
 fn what_is_written_before_it_is_open_goes_out_then() {
     let (mut stage, certs) = (Stage::new(), Certs::new());
     let tls = tls(&certs.node("shared"), &[]);
@@ -228,6 +246,7 @@ fn strangers_go_with_their_listener_and_open_connections_stay() {
     assert!(stage.act(&server, move |cx| cx.unlisten(at)));
     stage.until_left(2);
     assert!(matches!(stranger.read(&mut [0]), Ok(0)), "it was closed");
+    assert!(stage.log.lines("in time").is_empty(), "it had time left");
     stage.write(&client, here, "on");
     stage.until("the echo", |_| client.has(here, &data("on")));
 }

@@ -57,9 +57,7 @@ impl Tcp {
             return Fate::Full { fed: false };
         }
         self.state = State::Open;
-        // What follows its last word was perhaps read with it, and its own news of the socket were for it.
-        self.inlet.readable = true;
-        self.outlet.writable = true;
+        // What news of the socket there were meanwhile is noted: what came with the layer's last word is read now.
         self.tell_opened(hold);
         self.run(hold, space)
     }

@@ -154,6 +154,22 @@ fn an_actor_that_ends_has_said_all_that_it_wrote_and_its_peer_is_told_a_good_end
 }
 
 #[test]
+fn a_loop_that_ends_has_its_connections_end_well() {
+    let certs = Certs::new();
+    let tls = tls(&certs.node("shared"), &[]);
+    let (mut theirs, mut stage) = (Stage::new(), Stage::new());
+    let (server, client) = (theirs.player(nothing), stage.player(nothing));
+    let at = theirs.listen(&server, tls.at("127.0.0.1:0"));
+    let here = stage.connect(&client, tls.at(at));
+    stage.until("both sides' news", |_| {
+        theirs.settle();
+        client.has(here, &Told::Opened) && server.count() == 1
+    });
+    drop(theirs);
+    assert_eq!(stage.until_ended(&client, here), [Told::Opened, Told::Closed]);
+}
+
+#[test]
 fn who_ends_its_half_first_still_hears_the_answer_and_a_good_end() {
     let (mut stage, certs) = (Stage::new(), Certs::new());
     let shared = certs.node("shared");

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a layer does no input or output but through the stream that it is handed, and never waits: what that
 //! stream cannot do at once, it answers with [`WouldBlock`](io::ErrorKind::WouldBlock), and is called again.
+//! Nothing catches its panics: it is no code of an actor's.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;

@@ -189,10 +189,15 @@ impl Sockets {
         }
     }
 
-    /// Drops all, each in a catch of its own: constructors are the users'.
+    /// The loop ends. Drops all, each in a catch of its own: constructors are the users'.
     pub(crate) fn drop_all(&mut self) {
-        for (_, entry) in self.entries.drain() {
-            catch::quietly(|| drop(entry));
+        for (_, mut entry) in self.entries.drain() {
+            catch::quietly(|| {
+                if let Kind::Tcp(tcp) = &mut entry.kind {
+                    tcp.say_end();
+                }
+                drop(entry);
+            });
         }
     }
 }

@@ -409,9 +409,12 @@ impl Tcp {
     }
 
     /// Where all was written, the end is no accident, and a layer has a word for that.
-    fn say_end(&mut self) {
-        if let Some(stream) =
-            self.stream.as_mut().filter(|_| self.outlet.len() == 0 && self.failure.is_none())
+    pub(crate) fn say_end(&mut self) {
+        let is_open = !matches!(self.state, State::Dialling | State::Agreeing | State::Draining);
+        if is_open
+            && self.outlet.len() == 0
+            && self.failure.is_none()
+            && let Some(stream) = &mut self.stream
         {
             // The stream ends in any case; a peer that is not told takes it for cut short.
             drop(stream.finish());

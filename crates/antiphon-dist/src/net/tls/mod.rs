@@ -31,9 +31,9 @@ use judge::Judge;
 /// TLS 1.3 with certificates on both sides, for the sockets of actors: [`Tls::at`] goes where a place goes.
 ///
 /// A connection is told of as [`Opened`](antiphon_sched::Socket::Opened) when TLS is agreed on, within the timeout of `connect`.
-/// What came to nothing ends with [`Closed`](antiphon_sched::Socket::Closed) and an error that holds a [`TlsFault`], which says why, and
+/// What came to nothing ends with [`Closed`](antiphon_sched::Socket::Closed) and an error that holds a [`TlsFault`](crate::TlsFault), which says why, and
 /// what to do. Who dials learns last whether its own certificate is trusted: TLS 1.3 has it done by then, so `Opened` may be
-/// followed by [`TlsFault::Rejected`]. A peer that ends without TLS's own word of it is told as [`TlsFault::CutShort`]: the connection
+/// followed by [`TlsFault::Rejected`](crate::TlsFault::Rejected). A peer that ends without TLS's own word of it is told as [`TlsFault::CutShort`](crate::TlsFault::CutShort): the connection
 /// may have been cut by anybody, and what is missing is not known.
 ///
 /// A clone is cheap, and the files are read once, here.

@@ -43,6 +43,23 @@ const STEPS: &[Step] = &[
         environment: &[],
         common: false,
     },
+    // Without libFuzzer itself, which only a C++ compiler builds.
+    Step {
+        name: "fuzz targets compile",
+        arguments: &[
+            "check",
+            "--manifest-path",
+            "fuzz/Cargo.toml",
+            "--bins",
+            "--locked",
+            "--no-default-features",
+            "--quiet",
+            "--target-dir",
+            "target/fuzz",
+        ],
+        environment: &[("RUSTFLAGS", "--cfg fuzzing -D warnings")],
+        common: false,
+    },
     Step { name: "test", arguments: &["test", "--quiet"], environment: &[], common: true },
     Step {
         name: "test, safe twin of the scheduler",

@@ -36,6 +36,9 @@ impl Audience {
     }
 
     /// The peers that present one of these certificates. It needs TLS, and no trust in what peers say of themselves.
+    ///
+    /// Where all nodes share one certificate (no `pinned`, no `ca_files`), that one names everybody: the log warns of it. Give
+    /// each node a certificate of its own, to tell peers apart.
     pub fn certificates(of: impl IntoIterator<Item = Fingerprint>) -> Self {
         Self(Who::Certificates(of.into_iter().collect()))
     }
@@ -57,6 +60,11 @@ impl Audience {
 
     pub(crate) fn is_everybody(&self) -> bool {
         self.0 == Who::Everybody
+    }
+
+    /// Whether it is by certificates, and this one is among them.
+    pub(crate) fn names_certificate(&self, certificate: &Fingerprint) -> bool {
+        matches!(&self.0, Who::Certificates(of) if of.contains(certificate))
     }
 
     /// Whether a peer without a certificate could never be in it, though one is meant to be.

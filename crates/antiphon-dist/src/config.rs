@@ -33,10 +33,11 @@ pub struct Config {
     /// that others than its owner may open is refused.
     pub keyfile: Option<PathBuf>,
     /// Files with the certificates of all nodes that may be peers, any number in each, as PEM. A peer is let in if its
-    /// certificate is one of them, byte for byte, and its dates hold. If there is neither this nor `ca_files`, the
+    /// certificate is one of them, byte for byte, and its dates hold. A file that holds a key is refused here, unless it is
+    /// the `certfile` that all nodes share. If there is neither this nor `ca_files`, the
     /// certificate of this node is the one that all nodes share.
     pub pinned: Vec<PathBuf>,
-    /// Files with the certificates of private CAs, as PEM. A peer is let in if one of them has signed its certificate. Its
+    /// Files with the certificates of private CAs, as PEM, and without their keys. A peer is let in if one of them has signed its certificate. Its
     /// names are not looked at: membership counts, wherever the node is dialled.
     pub ca_files: Vec<PathBuf>,
     /// How connections are protected, best first. `None` is what the rest of the configuration asks for: TLS with a

@@ -62,6 +62,7 @@ pub use rci::Rci;
 mod runtime;
 pub use runtime::Node;
 
+mod shares;
 mod told;
 
 pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};

@@ -61,6 +61,10 @@ pub struct Refusals {
     pub subscriptions: u64,
     /// Calls of RCIs, over `rci_actors_max` or all that an RCI may have.
     pub rci_actors: u64,
-    /// Files, over `file_bytes_max` or `dest_bytes_max`.
+    /// Files over `file_bytes_max`, `dest_bytes_max`, `max_file_size` or the peer's share of `transfers_max`; and transfers
+    /// whose sender sent more than was offered or granted, out of order, or nothing for ten minutes.
     pub files: u64,
+    /// Offers and deletions of what no peer may write or delete: paths that lead elsewhere, what is no plain file, what did
+    /// not come from a peer.
+    pub file_paths: u64,
 }

@@ -8,7 +8,9 @@ use antiphon_dist::{
     Audience, AudienceError, CallError, Channel, Config, DeliverError, FileError, FileOptions, Fingerprint,
     LocateError, Named, NetCx, Node, NodeError, PeerError, Rci, Refusal, Stored, SubscribeError,
 };
-use antiphon_sched::{Actor, Addr, Cx, Event, LoopConfig, NodeId, Undelivered, exit, receive, secs, stop};
+use antiphon_sched::{
+    Actor, Addr, Cx, Event, LoopConfig, NodeId, Undelivered, exit, receive, secs, stop, suspend,
+};
 use common::certs::{Certs, Files};
 use common::{End, Net, PATIENCE, TestNode, heard, tell_test};
 
@@ -299,6 +301,44 @@ fn without_tls_an_audience_is_by_names() {
 }
 
 #[test]
+fn what_waits_for_a_full_mailbox_is_not_let_in_once_its_actor_is_closed_to_the_sender() {
+    let net = Net::new();
+    let scheduler = LoopConfig { mailbox_max: 4, ..LoopConfig::default() };
+    let first = TestNode::start(Config { scheduler, ..net.quiet("first", &[]) });
+    let second = net.quiet_node("second", &[first.location]);
+    second.wait_for_peers(1);
+    let (tell, told) = channel();
+    let (ready, registered) = channel();
+    let mut woken = false;
+    // Takes nothing until it is woken.
+    let who = first.spawn(move |cx: &mut Cx<String>, event| {
+        match event {
+            Event::Start => {
+                cx.register("sleeper")?;
+                tell_test(&ready, ());
+            }
+            Event::Message(text) => tell_test(&tell, text),
+            Event::Resumed(_) => woken = true,
+            _ => {}
+        }
+        if woken { receive() } else { suspend() }
+    });
+    heard(&registered);
+    let who: Addr<String> = Addr::of(who.id());
+    assert_eq!(heard(&seek(&second, "sleeper")), Ok(who));
+    let mut receipts: Vec<_> = (0..10).map(|n| second.delivering(who, n.to_string(), PATIENCE)).collect();
+    let waiting = receipts.split_off(4);
+    // They come in the order in which their actors were started.
+    assert_eq!(receipts.iter().map(heard).collect::<Vec<_>>(), vec![Ok(()); 4]);
+    first.wait_for_counts("six that wait", |counts| counts.parked_bytes >= 6 * 64);
+    assert_eq!(first.step(move |cx| cx.open_to(who, Audience::nobody())), Ok(()));
+    first.step(move |cx| cx.resume(who, 1_u64));
+    assert_eq!(waiting.iter().map(heard).collect::<Vec<_>>(), vec![NOBODY; 6]);
+    assert_eq!((0..4).map(|_| heard(&told)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
 fn an_audience_that_cannot_be_meant_is_refused() {
     let net = Net::new();
     let (first, second) = net.pair();
@@ -343,4 +383,28 @@ impl Club {
             ..self.net.quiet("guest", &[])
         })
     }
+}
+
+#[test]
+fn an_audience_by_the_certificate_that_all_share_is_told_of_once() {
+    let (net, certs) = (Net::new(), Certs::new());
+    let [shared, own] = ["shared", "own"].map(|name| certs.node(name));
+    let all = Audience::certificates([Fingerprint::of_file(&shared.cert).expect("it holds one")]);
+    let words = "lets everybody in";
+    let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.quiet("node", &[]) };
+    let open_to = |node: &TestNode, audience: Audience| {
+        let who = node.spawn(|_: &mut Cx<()>, _| receive());
+        assert_eq!(node.with(move |node| node.open_to(who, audience)), Ok(()));
+    };
+    let node = TestNode::start(config(&shared));
+    for audience in [Audience::everybody(), Audience::nobody()] {
+        open_to(&node, audience);
+    }
+    assert_eq!(node.log.lines(words), [""; 0]);
+    [all.clone(), all.clone()].into_iter().for_each(|audience| open_to(&node, audience));
+    assert_eq!(node.log.lines(words).len(), 1, "{:?}", node.log.lines(""));
+    // Where each has its own, it names some.
+    let node = TestNode::start(Config { pinned: vec![shared.cert], ..config(&own) });
+    open_to(&node, all);
+    assert_eq!(node.log.lines(words), [""; 0]);
 }

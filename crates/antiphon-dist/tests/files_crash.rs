@@ -29,11 +29,14 @@ fn the_other_process() {
     }
 }
 
-/// Takes files; the first line that it is told is its `dest_path`.
+/// Takes files; the first line that it is told is its `dest_path`. It tells where it is, or why it does not start.
 fn receiver(config: Config) {
     let told = process::commands();
     let dest = PathBuf::from(heard(&told));
-    let mut node = Node::new(Config { dest_path: Some(dest), ..config }).expect("a node can start");
+    let mut node = match Node::new(Config { dest_path: Some(dest), ..config }) {
+        Ok(node) => node,
+        Err(why) => return process::say(why),
+    };
     process::say(node.location());
     let ran = node.run_with(move |handle| {
         told.iter().for_each(drop);
@@ -251,4 +254,75 @@ fn a_folder_that_may_not_be_written_is_told_before_anything_is_sent() {
     assert_eq!(done, Err(FileRefused::ReadOnly.into()));
     assert_eq!(done_deeper, Err(FileRefused::ReadOnly.into()));
     assert_eq!(fs::read(locked.join("f")).expect("it is there"), b"old");
+}
+
+/// Runs a program where a folder is mounted over itself: read-only at once, or as soon as a file of that name and `.close` is there,
+/// which is told by one with `.closed`. The folder's name is the first argument; the second, whether at once.
+#[cfg(target_os = "linux")]
+const READ_ONLY: &str = r#"
+dest=$1; at_once=$2; shift 2
+mount --bind "$dest" "$dest" || exit 1
+close() { mount -o remount,ro,bind "$dest" && : > "$dest.closed"; }
+if [ "$at_once" = yes ]; then close || exit 1; else
+    (for _ in $(seq 400); do [ -e "$dest.close" ] && close && exit; sleep 0.05; done) > /dev/null &
+fi
+exec "$@"
+"#;
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_is_or_becomes_read_only_is_told_and_keeps_what_it_has() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dest = folder.path().join("dest");
+    let named = dest.to_str().expect("a name in ASCII");
+    fs::create_dir(&dest).expect("it is ours");
+    let under = |at_once| ["unshare", "-Urm", "sh", "-c", READ_ONLY, "sh", named, at_once];
+    let [program, arguments @ ..] = under("yes");
+    match Command::new(program).args(arguments).arg("true").output() {
+        Ok(tried) if tried.status.success() => fs::remove_file(folder.path().join("dest.closed")),
+        Ok(tried) => {
+            let why = String::from_utf8_lossy(&tried.stderr).into_owned();
+            return println!("read-only folders: 0 ran, 1 skipped: nothing can be mounted here: {why}");
+        }
+        Err(why) => {
+            return println!("read-only folders: 0 ran, 1 skipped: there is no `unshare` here: {why}");
+        }
+    }
+    .expect("it was made by the trial");
+    let net = quiet();
+
+    let mut refused = Process::start_under(&under("yes"), &net, "receiver", 0, None);
+    refused.say(named);
+    let why = refused.line();
+    assert!(why.contains(named) && why.contains("Read-only"), "{why}");
+    drop(refused);
+    fs::remove_file(folder.path().join("dest.closed")).expect("it was made meanwhile");
+
+    let file = large_file(&folder, 1 << 20);
+    let here = net.quiet_node("here", &[]);
+    let (_there, location) = start_receiver(&under("no"), &net, &dest, 0);
+    assert_eq!(send(&here, location, &file).0, Ok(Stored::New));
+    fs::write(folder.path().join("dest.close"), "").expect("it is ours");
+    wait_for("the folder to be closed", || folder.path().join("dest.closed").exists().then_some(()));
+    let read_only = || Err(FileRefused::ReadOnly.into());
+    let other = folder.path().join("g");
+    fs::write(&other, "another").expect("it is ours");
+    assert_eq!(send(&here, location, &other).0, read_only());
+    let replacing = FileOptions { overwrite: true, name: Some("f".to_owned()), ..FileOptions::default() };
+    assert_eq!(send_into(&here, location, &other, &replacing).0, read_only());
+    let (tell, told) = channel();
+    here.spawn(move |cx, event| match event {
+        Event::Start => {
+            cx.del_file(location, "f", "", PATIENCE, |done| done);
+            receive()
+        }
+        Event::Message(done) => {
+            tell_test(&tell, done);
+            antiphon_sched::stop()
+        }
+        _ => receive(),
+    });
+    assert_eq!(heard(&told), Err(FileRefused::ReadOnly.into()));
+    assert_eq!(send(&here, location, &file).0, Ok(Stored::AlreadyThere));
+    assert_same(&file, &dest.join("f"));
 }

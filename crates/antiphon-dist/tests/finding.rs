@@ -146,7 +146,7 @@ fn all_that_bear_a_name_are_collected() {
     let _other = nodes[0].listener::<u64>("number");
     type All = Result<Vec<Addr<String>>, LocateError>;
     let all =
-        |name: &'static str| look(&nodes[0], move |cx| cx.locate_all(name, millis(500), |found: All| found));
+        |name: &'static str| look(&nodes[0], move |cx| cx.locate_all(name, secs(2), |found: All| found));
     let found = heard(&all("name")).expect("they are there");
     let mut homes: Vec<NodeId> = found.iter().map(|addr| addr.node()).collect();
     homes.sort_unstable();

@@ -68,7 +68,10 @@ fn nodes_that_share_one_file_talk_with_a_secret_and_without() {
     for secret in [None, Some(net.secret.clone())] {
         let config = |name| Config { secret: secret.clone(), ..bare(&net, name, &shared) };
         let first = TestNode::start(config("first"));
-        let second = TestNode::start(with_peer(config("second"), &first));
+        // Also where the file is pinned by name: that of the node itself, with its key.
+        let pinned =
+            vec![certs.path().join("../").join(certs.path().file_name().expect("a name")).join("shared.pem")];
+        let second = TestNode::start(with_peer(Config { pinned, ..config("second") }, &first));
         talk(&first, &second);
     }
 }
@@ -396,6 +399,29 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
     assert!(
         matches!(Node::new(pinned).err(), Some(NodeError::Tls(TlsError::NoCertificate { file })) if file == empty)
     );
+    // Keys of others, of whatever kind, among what is trusted.
+    let both = |text: &str| {
+        let cert = std::fs::read_to_string(&other.cert).expect("it was written so");
+        certs.write("stray.pem", format!("{cert}{text}"))
+    };
+    let keys =
+        [&other.key, &modern, &ancient].map(|key| std::fs::read_to_string(key).expect("it was written so"));
+    for key in keys {
+        let stray = both(&key);
+        for field in ["pinned", "ca_files"] {
+            let mut config = Config { certfile: Some(one.both.clone()), ..Config::default() };
+            if field == "pinned" {
+                config.pinned = vec![stray.clone()]
+            } else {
+                config.ca_files = vec![stray.clone()]
+            }
+            let why = Node::new(config).err();
+            assert!(
+                matches!(&why, Some(NodeError::Tls(TlsError::StrayKey { file, field: told })) if *file == stray && *told == field),
+                "{field}: {why:?}"
+            );
+        }
+    }
     let alone = Config { ca_files: vec![one.cert], ..Config::default() };
     let why = Node::new(alone).err();
     assert!(matches!(why, Some(NodeError::Tls(TlsError::NoCertfile { field: "ca_files" }))), "{why:?}");

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
+use crate::account::Charge;
 use crate::actor::Actor;
 use crate::addr::Addr;
 use crate::cell::{self, Cell};
@@ -58,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) steps: u64,
     pub(crate) rng: fastrand::Rng,
     pub(crate) outside: Way,
+    /// Of what is being put into a mailbox just now.
+    pub(crate) charge: Option<Charge>,
     /// Signals for an outside that is away.
     pub(crate) unsent: Vec<Signal>,
     pub(crate) scratch: Vec<u8>,
@@ -108,6 +111,7 @@ impl Core {
             steps: 0,
             rng,
             outside: Way::None,
+            charge: None,
             unsent: Vec::new(),
             scratch: Vec::new(),
             tags: FxHashMap::default(),

@@ -1,5 +1,6 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
+use crate::account::Charge;
 use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
 use crate::core::{Core, Way};
@@ -9,7 +10,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
 use crate::ports::{PortId, Reply};
-use crate::scope::{self, Origin};
+use crate::scope;
 use crate::side::Guard;
 use crate::time::Time;
 use crate::value::Value;
@@ -118,16 +119,23 @@ impl Door<'_> {
         self.core.tag_of::<M>()
     }
 
-    /// Puts an encoded message into a mailbox.
+    /// Puts an encoded message into a mailbox. `body` is one MessagePack value: whoever takes bytes from a network checks that
+    /// before, by `antiphon_wire::msgpack::check` for example. Where it came from is said by [`coming_from`](crate::coming_from).
     pub fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
-        self.core.deliver(to, tag, body)
+        match self.core.deliver(to, tag, body) {
+            Delivery::Undecodable(_) if scope::was_crowded() => Delivery::Crowded,
+            delivery => delivery,
+        }
     }
 
-    /// As [`Door::deliver`], of bytes from another node: its requests are counted, and decoders can ask for it by
-    /// [`origin`](crate::origin).
-    pub fn deliver_from(&mut self, origin: &mut Option<Origin>, to: Key, tag: &str, body: &[u8]) -> Delivery {
-        let (delivery, is_crowded) = scope::coming_from(origin, || self.core.deliver(to, tag, body));
-        if is_crowded && matches!(delivery, Delivery::Undecodable(_)) { Delivery::Crowded } else { delivery }
+    /// Puts one thing into a mailbox by `put`: an encoded message, a value, the end of an actor. It is charged until it is
+    /// taken, or dropped.
+    pub fn charging<R>(&mut self, charge: Option<Charge>, put: impl FnOnce(&mut Self) -> R) -> R {
+        self.core.charge = charge;
+        let put = put(self);
+        // Where nothing was put there, nothing waits.
+        self.core.charge = None;
+        put
     }
 
     /// The actor that a key means: its own, or that of which it is a further address.
@@ -157,11 +165,10 @@ impl Door<'_> {
         self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full_of(max))
     }
 
-    /// The actor behind an address of this loop, which may be one of its ears, and how many messages and events wait for
-    /// it; `None` when it has ended.
-    pub fn backlog(&mut self, key: Key) -> Option<(Key, usize)> {
+    /// How many messages and events wait for an actor of this loop; `None` when it has ended.
+    pub fn backlog(&mut self, key: Key) -> Option<usize> {
         let owner = self.core.owner_of(key);
-        self.core.any_mailbox(owner).map(|mailbox| (owner, mailbox.waiting_in_all()))
+        self.core.any_mailbox(owner).map(|mailbox| mailbox.waiting_in_all())
     }
 
     /// Answers a request of this loop with a value.
@@ -172,28 +179,17 @@ impl Door<'_> {
         self.core.answer_port(port, value)
     }
 
-    /// Answers a request of this loop with bytes from the network.
+    /// Answers a request of this loop with bytes from the network; `body` is as for [`Door::deliver`]. Where they came from is said by
+    /// [`coming_from`](crate::coming_from).
     ///
     /// # Errors
-    /// The request is closed, its reply never left this loop, or the bytes are of another type.
+    /// The request is closed, its reply never left this loop, or the bytes are of another type; [`Undelivered::Busy`] when
+    /// there was a reply in them, and their node has as many open requests in this loop as it may.
     pub fn answer_encoded(&mut self, port: PortId, tag: &str, body: &[u8]) -> Result<(), Undelivered> {
-        self.core.answer_encoded(port, tag, body)
-    }
-
-    /// As [`Door::answer_encoded`], with bytes from that node, whose requests are counted.
-    ///
-    /// # Errors
-    /// As [`Door::answer_encoded`]; and [`Undelivered::Busy`] when there was a reply in it, and that node has as many open
-    /// requests in this loop as it may.
-    pub fn answer_from(
-        &mut self,
-        origin: &mut Option<Origin>,
-        port: PortId,
-        tag: &str,
-        body: &[u8],
-    ) -> Result<(), Undelivered> {
-        let (result, is_crowded) = scope::coming_from(origin, || self.core.answer_encoded(port, tag, body));
-        if is_crowded { result.map_err(|_| Undelivered::Busy) } else { result }
+        match self.core.answer_encoded(port, tag, body) {
+            Err(_) if scope::was_crowded() => Err(Undelivered::Busy),
+            result => result,
+        }
     }
 
     /// Closes a request of this loop without an answer; does nothing when it is closed already.
@@ -229,9 +225,17 @@ impl Door<'_> {
         self.core.unwatch_local(target, id);
     }
 
-    /// `watcher`, here, will be told under this number when `who`, elsewhere, ends.
-    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
-        self.core.expect_down(watcher, id, who);
+    /// `watcher`, here, will be told under this number when `who`, elsewhere, ends. False when it will not, because it has
+    /// ended, or is to be told of as many ends as it may by the wish of others: then it is told so, as by
+    /// [`Door::refuse_notify`].
+    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) -> bool {
+        self.core.expect_down(watcher, id, who)
+    }
+
+    /// `watcher`, here, is told by a [`Down`] that it will not hear of the end of `who`, although `who` wanted it to: as a
+    /// message, if it has room for one. Else there is a dead letter.
+    pub fn refuse_notify(&mut self, watcher: Key, who: ActorId) {
+        self.core.refuse_notify(watcher, who);
     }
 
     /// `who`, elsewhere, has ended. A watcher that was told already is not told again.
@@ -260,13 +264,19 @@ impl Door<'_> {
     /// Throws an exception into an actor of this loop; false when it has ended, or its mailbox holds twice as much as
     /// it takes of messages.
     pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
-        !self.is_flooded(target) && self.core.push_system(target, System::Thrown(value))
+        !self.is_flooded(target) && {
+            let thrown = self.core.charged(System::Thrown(value));
+            self.core.push_system(target, thrown)
+        }
     }
 
     /// Wakes an actor of this loop; false when it has ended, or its mailbox holds twice as much as it takes of
     /// messages.
     pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
-        !self.is_flooded(target) && self.core.push_system(target, System::Resumed(value))
+        !self.is_flooded(target) && {
+            let resumed = self.core.charged(System::Resumed(value));
+            self.core.push_system(target, resumed)
+        }
     }
 
     /// Values come also where messages do not, so that who sleeps on a full mailbox can be woken; but not for ever.

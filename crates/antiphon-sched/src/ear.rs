@@ -43,7 +43,7 @@ impl<T> Ear<T> {
 
 impl<T, M: 'static, F: FnMut(T) -> M + 'static> Hears<T> for Turn<F, M> {
     fn hear(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>> {
-        let max = core.mailbox_max;
+        let (max, charge) = (core.mailbox_max, core.charge.take());
         match core.mailbox::<M>(owner) {
             None => return Err(SendError::NoActor(heard)),
             Some(mailbox) if mailbox.is_full(max) => return Err(SendError::Full(heard)),
@@ -52,7 +52,7 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Hears<T> for Turn<F, M> {
         match catch::catching(|| (self.turn)(heard)) {
             Ok(message) => {
                 if let Some(mailbox) = core.mailbox::<M>(owner) {
-                    mailbox.push(message);
+                    mailbox.push_with(message, charge);
                     core.slots.enqueue(owner.index());
                 }
             }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
+use crate::account::Charge;
 use crate::actor::Actor;
 use crate::id::{ActorId, NodeId};
 use crate::io::Ready;
@@ -77,7 +78,8 @@ pub enum Why {
     /// There was no such actor when the monitor was set.
     NoActor,
     /// The watcher's node has set as many monitors at the actor's as that one admits; what becomes of the actor will
-    /// not be told.
+    /// not be told. Or the actor wanted this watcher to be told, which had as many such places taken as it may: what becomes
+    /// of it will not be told either.
     Refused,
 }
 
@@ -90,7 +92,7 @@ impl fmt::Display for Why {
             Self::Terminated => f.write_str("terminated"),
             Self::NodeLost => f.write_str("its node was lost"),
             Self::NoActor => f.write_str("no such actor"),
-            Self::Refused => f.write_str("its node admits no more monitors of this node"),
+            Self::Refused => f.write_str("no more monitors are admitted"),
         }
     }
 }
@@ -144,4 +146,6 @@ pub(crate) enum System {
     SocketSeen(SocketId),
     /// A repeated timer, by its place in the mailbox.
     Tick(u32),
+    /// Another, at somebody's cost until it is taken.
+    Charged(Box<System>, Charge),
 }

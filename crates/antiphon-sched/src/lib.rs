@@ -32,6 +32,9 @@
 
 #![cfg_attr(feature = "safe", forbid(unsafe_code))]
 
+mod account;
+pub use account::{Account, Charge};
+
 mod actor;
 pub use actor::{Actor, actor};
 
@@ -99,7 +102,7 @@ mod ports;
 pub use ports::{PortId, Reply};
 
 mod scope;
-pub use scope::{Origin, origin};
+pub use scope::{Origin, coming_from, origin};
 
 mod side;
 pub use side::Guard;

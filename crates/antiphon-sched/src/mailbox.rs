@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
+use crate::account::Charge;
 use crate::cell::RunState;
 use crate::event::System;
 use crate::step::Admit;
@@ -68,8 +69,16 @@ pub(crate) type Make<M> = Box<dyn FnMut() -> M>;
 enum Item<M> {
     Message(M),
     System(Box<System>),
-    /// A tick whose message was made to be shown to a predicate, with the timer's place.
-    Made(Box<(u32, M)>),
+    /// With what belongs to it. One variant for both: plain messages pay for each, by an instruction or two.
+    Laden(Box<(Load, M)>),
+}
+
+/// What lies in the mailbox beside a message.
+enum Load {
+    /// The place of the timer at whose tick it was made, to be shown to a predicate.
+    Tick(u32),
+    /// What somebody pays until it is taken.
+    Charge(Charge),
 }
 
 /// What an actor waits for.
@@ -127,7 +136,7 @@ impl<M> Mailbox<M> {
     pub(crate) fn held(&mut self) -> Option<&mut M> {
         match &mut self.first {
             Some(Item::Message(content)) => Some(content),
-            Some(Item::System(_) | Item::Made(_)) | None => None,
+            Some(Item::System(_) | Item::Laden(_)) | None => None,
         }
     }
 
@@ -174,6 +183,14 @@ impl<M> Mailbox<M> {
             self.first = Some(Item::Message(message));
         } else {
             self.push_behind(Item::Message(message));
+        }
+    }
+
+    /// As [`Mailbox::push`], at somebody's cost.
+    pub(crate) fn push_with(&mut self, message: M, charge: Option<Charge>) {
+        match charge {
+            Some(charge) => self.push_item(Item::Laden(Box::new((Load::Charge(charge), message)))),
+            None => self.push(message),
         }
     }
 
@@ -240,9 +257,9 @@ impl<M> Mailbox<M> {
             match item {
                 None => return Taken::Nothing,
                 Some(Item::Message(message)) => return Taken::Message(message),
-                Some(Item::Made(made)) => {
-                    let (token, message) = *made;
-                    if self.end_tick(token) {
+                Some(Item::Laden(laden)) => {
+                    let (load, message) = *laden;
+                    if self.unload(load) {
                         return Taken::Message(message);
                     }
                 }
@@ -327,9 +344,9 @@ impl<M> Mailbox<M> {
     /// What an item is for the actor; `Nothing` when it is the tick of a cancelled timer.
     fn take_one(&mut self, item: Option<Item<M>>) -> Taken<M> {
         match item {
-            Some(Item::Made(made)) => {
-                let (token, message) = *made;
-                if self.end_tick(token) { Taken::Message(message) } else { Taken::Nothing }
+            Some(Item::Laden(laden)) => {
+                let (load, message) = *laden;
+                if self.unload(load) { Taken::Message(message) } else { Taken::Nothing }
             }
             Some(Item::System(system)) => match *system {
                 System::Tick(token) => {
@@ -360,6 +377,17 @@ impl<M> Mailbox<M> {
             *left -= 1;
             if *left == 0 {
                 self.remove_timer(token);
+            }
+        }
+    }
+
+    /// A message is taken from beside this; false when it is of a timer that was cancelled.
+    fn unload(&mut self, load: Load) -> bool {
+        match load {
+            Load::Tick(token) => self.end_tick(token),
+            Load::Charge(charge) => {
+                drop(charge);
+                true
             }
         }
     }
@@ -479,13 +507,16 @@ fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item
         && let System::Tick(token) = **system
         && let Some(Pending::Every { make: Some(make), .. }) = timers.get_mut(token as usize)
     {
-        *item = Item::Made(Box::new((token, make())));
+        *item = Item::Laden(Box::new((Load::Tick(token), make())));
     }
     let admitted = match item {
         Item::Message(message) => admit(message),
-        Item::Made(made) => {
-            let timer = timers.get(made.0 as usize);
-            !matches!(timer, Some(Pending::Every { .. })) || admit(&made.1)
+        Item::Laden(laden) => {
+            let is_stale = match &laden.0 {
+                Load::Tick(token) => !matches!(timers.get(*token as usize), Some(Pending::Every { .. })),
+                Load::Charge(_) => false,
+            };
+            is_stale || admit(&laden.1)
         }
         Item::System(_) => true,
     };
@@ -493,14 +524,23 @@ fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item
 }
 
 fn wakes(system: &System) -> bool {
-    matches!(system, System::Terminate | System::Resumed(_) | System::Thrown(_))
+    match system {
+        System::Terminate | System::Resumed(_) | System::Thrown(_) => true,
+        System::Charged(system, _) => wakes(system),
+        System::Down(_)
+        | System::Offer(_)
+        | System::Writable(_)
+        | System::Ready(_)
+        | System::SocketSeen(_)
+        | System::Tick(_) => false,
+    }
 }
 
 impl<M> Item<M> {
     fn system(self) -> Option<Box<System>> {
         match self {
             Self::System(system) => Some(system),
-            Self::Message(_) | Self::Made(_) => None,
+            Self::Message(_) | Self::Laden(_) => None,
         }
     }
 }

@@ -269,13 +269,13 @@ impl Core {
 /// Decodes a message of type `M` into the mailbox of `to`.
 pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Delivery {
     let id = core.id(to);
-    let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| M::decode_all(body)));
+    let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| M::decode_sound(body)));
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
         return Delivery::Undecodable(FORGED.to_owned());
     }
     match decoded {
-        Ok(Ok(message)) => match core.push_local(id, message) {
+        Ok(Ok(message)) => match core.push_charged(id, message) {
             Ok(()) => Delivery::Delivered,
             Err(SendError::Full(_)) => Delivery::Full,
             Err(SendError::WrongType(_)) => Delivery::WrongType,
@@ -288,7 +288,7 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
 
 /// Decodes an answer of type `R` for the request `port`.
 pub(crate) fn answer_as<R: Wire>(core: &mut Core, port: PortId, body: &[u8]) -> Result<(), Undelivered> {
-    let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| R::decode_all(body)));
+    let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| R::decode_sound(body)));
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
         core.refuse_port(port, AskError::WrongType);

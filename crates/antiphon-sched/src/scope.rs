@@ -171,7 +171,7 @@ impl Drop for Place {
     }
 }
 
-/// Whose bytes are being decoded, and whether there was no place for a request in them.
+/// Whose bytes are being decoded, and whether there was no place for a request in the last of them.
 struct Decoding {
     origin: Origin,
     is_crowded: bool,
@@ -188,23 +188,30 @@ pub fn origin() -> Option<NodeId> {
     ORIGIN.with_borrow(|decoding| decoding.as_ref().map(|decoding| decoding.origin.node))
 }
 
-/// Runs `decode` on bytes of another node's. Answers as well whether there was no place for a request in them.
+/// Runs `take`, which delivers what has come from another node, and gives the origin back: until then what is decoded on
+/// this thread has [come from there](origin), and its requests are counted.
 ///
-/// The origin moves into reach of the decoders, and back: counting references would cost as much as a small message.
-pub(crate) fn coming_from<R>(origin: &mut Option<Origin>, decode: impl FnOnce() -> R) -> (R, bool) {
-    /// What was there before, and where the origin belongs.
-    struct Restore<'o>(Option<Decoding>, &'o mut Option<Origin>);
-    impl Drop for Restore<'_> {
+/// For all that came at once: one message may cost less than to say whose it is.
+pub fn coming_from<R>(origin: Origin, take: impl FnOnce() -> R) -> (R, Option<Origin>) {
+    /// What was there before.
+    struct Restore(Option<Decoding>);
+    impl Drop for Restore {
         fn drop(&mut self) {
-            *self.1 = ORIGIN.replace(self.0.take()).map(|decoding| decoding.origin);
+            ORIGIN.set(self.0.take());
         }
     }
-    let decoding = origin.take().map(|origin| Decoding { origin, is_crowded: false });
-    let restore = Restore(ORIGIN.replace(decoding), origin);
-    let decoded = decode();
-    let is_crowded = ORIGIN.with_borrow(|decoding| decoding.as_ref().is_some_and(|each| each.is_crowded));
+    let restore = Restore(ORIGIN.replace(Some(Decoding { origin, is_crowded: false })));
+    let result = take();
+    let origin = ORIGIN.take().map(|decoding| decoding.origin);
     drop(restore);
-    (decoded, is_crowded)
+    (result, origin)
+}
+
+/// Whether there was no place for a request in what was decoded last, and did not decode.
+pub(crate) fn was_crowded() -> bool {
+    ORIGIN.with_borrow_mut(|decoding| {
+        decoding.as_mut().is_some_and(|each| std::mem::take(&mut each.is_crowded))
+    })
 }
 
 /// The place of a reply that is being decoded; an error when its node has as many as it may.

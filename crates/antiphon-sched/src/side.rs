@@ -26,8 +26,8 @@ pub(crate) struct Side {
     pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) exposed: Option<Exposed>,
     pub(crate) guard: Guard,
-    /// How many of `watching` others have had put there.
-    unasked: u16,
+    /// How many of `watching` others have had put there: of this loop, and of others.
+    unasked: [u16; 2],
     /// The world outside keeps something about it, and wants to know of its end.
     pub(crate) is_known_outside: bool,
     named: bool,
@@ -46,14 +46,18 @@ pub enum Guard {
     Closed,
 }
 
-/// How many ends an actor may be told of because others want it to be: the rest of its requests is its own.
-const UNASKED_MAX: u16 = OPEN_MAX / 2;
+/// How many ends an actor may be told of because others want it to be, of this loop, and of others: neither leaves the other
+/// without, and the rest of its requests is its own.
+const UNASKED_MAX: [u16; 2] = [OPEN_MAX / 4, OPEN_MAX / 2];
 /// The bit in a monitor's number that says that its watcher, of the same loop, has not set it.
 const UNASKED: u64 = 1 << 62;
 
-/// Whether somebody else wants an actor of `home` to be told.
-fn is_unasked(id: MonitorId, home: NodeId) -> bool {
-    id.origin != home || id.number & UNASKED != 0
+/// Who else wants an actor of `home` to be told: somebody there, or elsewhere, by the places in [`Side::unasked`].
+fn unasked_by(id: MonitorId, home: NodeId) -> Option<usize> {
+    match id.origin == home {
+        true => (id.number & UNASKED != 0).then_some(0),
+        false => Some(1),
+    }
 }
 
 impl Side {
@@ -222,10 +226,12 @@ impl Core {
         if !self.slots.is_alive(watcher) {
             return None;
         }
-        let is_unasked = is_unasked(id, self.home);
+        let unasked_by = unasked_by(id, self.home);
         let side = self.sides.get_mut(&watcher.index())?;
         let target = side.watching.remove(&id)?;
-        side.unasked -= u16::from(is_unasked);
+        if let Some(by) = unasked_by {
+            side.unasked[by] -= 1;
+        }
         if let Some(mailbox) = self.any_mailbox(watcher) {
             *mailbox.opened() -= 1;
         }
@@ -246,35 +252,45 @@ impl Core {
         self.watch_local(who, id, watcher);
     }
 
-    /// `watcher`, here, will be told of `who` under this number.
-    pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
+    /// `watcher`, here, will be told of `who` under this number; false when it will not, and is told so.
+    pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) -> bool {
         let watcher = self.owner_of(watcher);
-        let is_unasked = is_unasked(id, self.home);
-        let unasked = self.sides.get(&watcher.index()).map_or(0, |side| side.unasked);
-        let refusal = match self.any_mailbox(watcher) {
-            None => Some(Undelivered::NoActor),
-            Some(_) if is_unasked && unasked >= UNASKED_MAX => Some(Undelivered::Full),
-            Some(mailbox) => (*mailbox.opened() == OPEN_MAX).then_some(Undelivered::Full),
+        let unasked_by = unasked_by(id, self.home);
+        let is_overdrawn = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.opened() == OPEN_MAX);
+        let side = if is_overdrawn { None } else { self.side(watcher) };
+        let may = |side: &&mut Side| unasked_by.is_none_or(|by| side.unasked[by] < UNASKED_MAX[by]);
+        let Some(side) = side.filter(may) else {
+            self.refuse_notify(watcher, who);
+            return false;
         };
-        if let Some(why) = refusal {
-            self.dead.note(self.id(watcher), "a notify", why);
-            return;
-        }
-        let Some(side) = self.side(watcher) else { return };
         // Told twice, it is one monitor.
-        if side.watching.insert(id, who).is_some() {
-            return;
+        if side.watching.insert(id, who).is_none() {
+            if let Some(by) = unasked_by {
+                side.unasked[by] += 1;
+            }
+            if let Some(mailbox) = self.any_mailbox(watcher) {
+                *mailbox.opened() += 1;
+            }
         }
-        side.unasked += u16::from(is_unasked);
-        if let Some(mailbox) = self.any_mailbox(watcher) {
-            *mailbox.opened() += 1;
+        true
+    }
+
+    /// `watcher`, here, is told that it will not hear of the end of `who`. It has no place reserved for that, so it is told
+    /// as by a message, which takes up room.
+    pub(crate) fn refuse_notify(&mut self, watcher: Key, who: ActorId) {
+        let (watcher, max) = (self.owner_of(watcher), self.mailbox_max);
+        match self.any_mailbox(watcher).map(|mailbox| mailbox.is_full_of(max)) {
+            Some(false) => drop(self.push_system(watcher, System::Down(Down { who, why: Why::Refused }))),
+            Some(true) => self.dead.note(self.id(watcher), "a notify", Undelivered::Full),
+            None => self.dead.note(self.id(watcher), "a notify", Undelivered::NoActor),
         }
     }
 
     /// Tells `watcher`, here, once.
     pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
         if self.forget_watching(watcher, id).is_some() {
-            self.push_system(watcher, System::Down(Down { who, why }));
+            let down = self.charged(System::Down(Down { who, why }));
+            self.push_system(watcher, down);
         }
     }
 

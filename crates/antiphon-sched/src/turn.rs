@@ -188,6 +188,10 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<
             return None;
         }
         System::Tick(token) => Event::Message(tick(core, me, token)?),
+        System::Charged(system, charge) => {
+            drop(charge);
+            return system_event(core, me, *system);
+        }
     };
     Some((event, None))
 }

@@ -73,6 +73,9 @@ macro_rules! wire {
         fn decode_all(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
             $crate::__private::decode_all(bytes)
         }
+        fn decode_sound(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
+            $crate::__private::decode_sound(bytes)
+        }
     };
     (@coding compact) => {
         fn encode(&self, out: &mut ::std::vec::Vec<u8>) -> ::std::result::Result<(), $crate::EncodeError> {
@@ -83,6 +86,9 @@ macro_rules! wire {
         }
         fn decode_all(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
             $crate::__private::decode_all(bytes)
+        }
+        fn decode_sound(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
+            $crate::__private::decode_sound(bytes)
         }
     };
     (@coding $other:ident) => {
@@ -134,18 +140,19 @@ pub mod private {
         let len = value_bytes(from)?;
         let (value, rest) = from.split_at(len);
         *from = rest;
-        deserialize(value)
+        decode_sound(value)
     }
 
     /// The value that `bytes` are.
     pub fn decode_all<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         match bytes.len() - value_bytes(bytes)? {
-            0 => deserialize(bytes),
+            0 => decode_sound(bytes),
             more => Err(DecodeError::new(format_args!("{more} bytes are left over"))),
         }
     }
 
-    fn deserialize<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    /// The value that `bytes` are, which are known to be exactly one.
+    pub fn decode_sound<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         T::deserialize(&mut rmp_serde::Deserializer::from_read_ref(bytes)).map_err(DecodeError::new)
     }
 

@@ -9,7 +9,7 @@ mod pem;
 
 pub(crate) use dates::{Moment, Validity};
 pub use fingerprint::{Fingerprint, FingerprintError};
-pub(crate) use pem::{Identity, certificates, identity};
+pub(crate) use pem::{Identity, certificates, identity, trusted};
 
 use std::io;
 use std::path::PathBuf;
@@ -82,6 +82,18 @@ pub enum TlsError {
         file: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// A file of certificates to be trusted holds a key too, and is not the node's own `certfile`.
+    #[error(
+        "{} holds a private key, and `{field}` is for certificates alone; name a file without the key \
+         (`openssl x509 -in OLD -out NEW`). If it is the key of a peer, it should never have come here: make that peer \
+         another key and certificate", file.display()
+    )]
+    StrayKey {
+        /// The file.
+        file: PathBuf,
+        /// Which field of the configuration names it.
+        field: &'static str,
     },
     /// The key has a passphrase.
     #[error(

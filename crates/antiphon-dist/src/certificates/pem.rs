@@ -26,10 +26,30 @@ pub(crate) fn identity(certfile: &Path, keyfile: Option<&Path>) -> Result<Identi
 
 /// Reads all certificates of a file, of which there must be one.
 pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let opened = File::open(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })?;
-    let text = read(file, &opened)?;
+    certificates_in(file, &read_whole(file)?)
+}
+
+/// As [`certificates`], of a file that `field` of the configuration names as trusted. It holds no key: a peer's is the peer's
+/// alone. Only the file that all nodes share, and that is this node's own, may.
+pub(crate) fn trusted(
+    file: &Path,
+    field: &'static str,
+    certfile: Option<&Path>,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read_whole(file)?;
+    if holds(&text, b" PRIVATE KEY-----") && !certfile.is_some_and(|own| is_same(own, file)) {
+        return Err(TlsError::StrayKey { file: file.to_owned(), field });
+    }
+    certificates_in(file, &text)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+fn certificates_in(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let mut found = Vec::new();
-    for section in sections(&text) {
+    for section in sections(text) {
         let (kind, der) = section.map_err(|why| not_pem(file, why))?;
         if kind == SectionKind::Certificate {
             found.push(CertificateDer::from(der));
@@ -46,8 +66,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let opened = File::open(file).map_err(failed)?;
     let text = read(file, &opened)?;
     // Of the new form the parser knows nothing; the old one has a header where it expects base64.
-    let is_encrypted = |marker: &[u8]| text.windows(marker.len()).any(|window| window == marker);
-    if is_encrypted(b"BEGIN ENCRYPTED PRIVATE KEY") || is_encrypted(b"Proc-Type: 4,ENCRYPTED") {
+    if holds(&text, b"BEGIN ENCRYPTED PRIVATE KEY") || holds(&text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::EncryptedKey { file: file.to_owned() });
     }
     for section in sections(&text) {
@@ -68,6 +87,15 @@ fn sections(text: &[u8]) -> impl Iterator<Item = Section> {
 
 fn not_pem(file: &Path, why: rustls_pki_types::pem::Error) -> TlsError {
     TlsError::NotPem { file: file.to_owned(), why: why.to_string() }
+}
+
+fn holds(text: &[u8], marker: &[u8]) -> bool {
+    text.windows(marker.len()).any(|window| window == marker)
+}
+
+fn read_whole(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let opened = File::open(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })?;
+    read(file, &opened)
 }
 
 /// The content of a file that may hold a key: wiped when it was used.

@@ -14,6 +14,7 @@ use super::message::{ChannelMessage, Delivered, HubAddr, Own, own};
 use crate::caught::{caught, quietly};
 use crate::cx::{NetCx, may_say, node_behind};
 use crate::error::SubscribeError;
+use crate::shares::Shares;
 use crate::told::Told;
 
 /// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
@@ -33,9 +34,7 @@ pub(super) struct Fan<T> {
     entries: BTreeMap<ActorId, Entry<T>>,
     total: u64,
     /// How many of them each peer has put here.
-    shares: BTreeMap<NodeId, usize>,
-    /// And all of them.
-    brought: usize,
+    brought: Shares<NodeId>,
 }
 
 struct Entry<T> {
@@ -75,7 +74,7 @@ impl<T> Receiver<T> {
 
 impl<T: Wire + Clone> Fan<T> {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), total: 0, shares: BTreeMap::new(), brought: 0 }
+        Self { entries: BTreeMap::new(), total: 0, brought: Shares::default() }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -95,19 +94,15 @@ impl<T: Wire + Clone> Fan<T> {
         let core = node_behind(cx.door()).ok_or(SubscribeError::NoNode)?;
         let taken = match by {
             _ if self.entries.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
-            Some(_) if self.brought >= ENTRIES_OF_PEERS_MAX => Err(SubscribeError::TooMany),
+            Some(_) if self.brought.all() >= ENTRIES_OF_PEERS_MAX => Err(SubscribeError::TooMany),
             None => return Ok(None),
             Some(by) => {
-                let has = self.shares.get(&by).copied().unwrap_or(0);
-                let of_all = core.take_subscription(by, has);
+                let of_all = core.take_subscription(by, self.brought.of(&by));
                 of_all.map(|of_all| Share { by, _of_all: of_all }).ok_or(SubscribeError::OverQuota)
             }
         };
         match &taken {
-            Ok(share) => {
-                *self.shares.entry(share.by).or_default() += 1;
-                self.brought += 1;
-            }
+            Ok(share) => self.brought.add(share.by, 1),
             Err(_) => {
                 if let Some(by) = by {
                     core.refusals().subscriptions += 1;
@@ -116,16 +111,6 @@ impl<T: Wire + Clone> Fan<T> {
             }
         }
         taken.map(Some)
-    }
-
-    fn return_share(&mut self, share: &Share) {
-        self.brought -= 1;
-        if let Some(has) = self.shares.get_mut(&share.by) {
-            *has -= 1;
-            if *has == 0 {
-                self.shares.remove(&share.by);
-            }
-        }
     }
 
     /// Whether another node has brought somebody.
@@ -168,7 +153,7 @@ impl<T: Wire + Clone> Fan<T> {
         })
     }
 
-    /// Takes somebody in, who is not there yet.
+    /// Takes somebody in, in the place of whatever was known of the same.
     pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>, share: Option<Share>) {
         let id = receiver.id();
         self.remove(cx, id);
@@ -183,7 +168,7 @@ impl<T: Wire + Clone> Fan<T> {
         cx.demonitor(monitor);
         self.total -= receiver.weight();
         if let Some(share) = &share {
-            self.return_share(share);
+            self.brought.take(&share.by, 1);
         }
         Some(receiver)
     }

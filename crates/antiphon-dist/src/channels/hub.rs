@@ -190,10 +190,7 @@ impl<T: Wire + Clone> Hub<T> {
                 self.retelling = false;
                 self.tell_all_below(cx);
             }
-            Own::Joined(Ok(Subscribed::Done(above))) if above.len() <= ABOVE_MAX => self.joined(cx, above),
-            Own::Joined(Ok(Subscribed::Done(_))) => {
-                self.fail(cx, &super::why_of(SubscribeError::TooMany), SubscribeError::TooMany);
-            }
+            Own::Joined(Ok(Subscribed::Done(above))) => self.joined(cx, told(above)),
             Own::Joined(Ok(Subscribed::Refused(why)) | Err(why)) => self.fail(cx, &super::why_of(why), why),
             Own::End => self.is_over = true,
         }
@@ -361,7 +358,8 @@ impl<T: Wire + Clone> Hub<T> {
             () if id == cx.id() || above.contains(&id) => Some(SubscribeError::Cycle),
             // Or anybody could weave all channels into one net, where a message multiplies at each knot.
             () if by.is_some_and(|by| by != branch.node()) => Some(SubscribeError::NotYours),
-            () if above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
+            // A relay brings actors, which are below no channel: they are not to suffer from what is claimed to be above.
+            () if !is_relay && above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
             () if !is_relay && !self.waves.has_room(by, 1) => Some(SubscribeError::Busy),
             () => None,
         };
@@ -378,12 +376,12 @@ impl<T: Wire + Clone> Hub<T> {
         self.fan.insert(cx, Receiver::Branch(branch, 0), share);
         if is_relay {
             if let Some(reply) = reply {
-                cx.answer(reply, Subscribed::Done(above));
+                cx.answer(reply, Subscribed::Done(told(above)));
             }
             return;
         }
         let wave = self.waves.next_number();
-        tell_above(cx, branch, above, wave, Delivered::Refused(SubscribeError::NoSubscriber));
+        tell_above(cx, branch, told(above), wave, Delivered::Refused(SubscribeError::NoSubscriber));
         self.begin_wave(cx, by, (wave, 1, 0), WaveEnd::Attached { branch, reply });
     }
 
@@ -527,7 +525,7 @@ impl<T: Wire + Clone> Hub<T> {
 
     /// Tells all branches what is above them, and then `reply` what they think of it.
     fn tell_below(&mut self, cx: &mut HubCx<'_, T>, by: Option<NodeId>, reply: Option<Reply<Delivered>>) {
-        let above = self.above(cx.id());
+        let above = told(self.above(cx.id()));
         let wave = self.waves.next_number();
         let branches: Vec<HubAddr<T>> = self.fan.branches().collect();
         for branch in &branches {
@@ -611,6 +609,12 @@ impl<T: Wire + Clone> Hub<T> {
             cx.hand_self(own(Own::End));
         }
     }
+}
+
+/// Of what is above, as much as says that it is too much.
+fn told(mut above: Vec<ActorId>) -> Vec<ActorId> {
+    above.truncate(ABOVE_MAX + 1);
+    above
 }
 
 fn grant<T: Wire>(cx: &mut HubCx<'_, T>, reply: Option<Reply<Subscribed>>) {

@@ -11,6 +11,7 @@ use antiphon_sched::{NodeId, Reply, Time, Timer};
 
 use super::message::{Delivered, HubAddr, Subscribed};
 use crate::error::SubscribeError;
+use crate::shares::Shares;
 
 /// Deliveries that wait for receivers, and those under way.
 pub(super) const ORDERS_MAX: usize = 1024;
@@ -103,50 +104,24 @@ impl SubAssign for Load {
     }
 }
 
-/// What each node has under way; `None` is the channel's own.
-#[derive(Default)]
-struct Loads {
-    by_node: BTreeMap<Option<NodeId>, Load>,
-    all: Load,
-}
-
-impl Loads {
-    fn of(&self, node: Option<NodeId>) -> Load {
-        self.by_node.get(&node).copied().unwrap_or_default()
-    }
-
-    fn of_peers(&self) -> Load {
-        let mut peers = self.all;
-        peers -= self.of(None);
-        peers
-    }
-
-    fn add(&mut self, node: Option<NodeId>, more: Load) {
-        self.all += more;
-        *self.by_node.entry(node).or_default() += more;
-    }
-
-    fn take(&mut self, node: Option<NodeId>, less: Load) {
-        self.all -= less;
-        if let Some(load) = self.by_node.get_mut(&node) {
-            *load -= less;
-            if *load == Load::default() {
-                self.by_node.remove(&node);
-            }
-        }
-    }
-}
-
 pub(super) struct Waves<T> {
     waiting: BTreeMap<u64, (Order<T>, Timer)>,
     waves: BTreeMap<u64, Wave<T>>,
-    loads: Loads,
+    /// What each node has under way; `None` is the channel's own.
+    loads: Shares<Option<NodeId>, Load>,
     last: u64,
 }
 
 impl<T> Waves<T> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), waves: BTreeMap::new(), loads: Loads::default(), last: 0 }
+        Self { waiting: BTreeMap::new(), waves: BTreeMap::new(), loads: Shares::default(), last: 0 }
+    }
+
+    /// What all peers have under way.
+    fn of_peers(&self) -> Load {
+        let mut peers = self.loads.all();
+        peers -= self.loads.of(&None);
+        peers
     }
 
     pub(super) fn next_number(&mut self) -> u64 {
@@ -156,11 +131,11 @@ impl<T> Waves<T> {
 
     /// Whether there is room for one more that a node causes, of so many answers.
     pub(super) fn has_room(&self, by: Option<NodeId>, asks: usize) -> bool {
-        let all = self.loads.all;
+        let all = self.loads.all();
         if all.orders >= ORDERS_MAX || all.asks + asks > ASKS_MAX {
             return false;
         }
-        let (own, peers) = (self.loads.of(by), self.loads.of_peers());
+        let (own, peers) = (self.loads.of(&by), self.of_peers());
         by.is_none()
             || own.orders < ORDERS_OF_PEER_MAX
                 && peers.orders < ORDERS_OF_PEERS_MAX
@@ -170,11 +145,11 @@ impl<T> Waves<T> {
 
     /// Whether one more order of a node, of so many bytes, may wait.
     pub(super) fn may_wait(&self, by: Option<NodeId>, bytes: usize) -> bool {
-        let own = self.loads.of(by);
+        let own = self.loads.of(&by);
         by.is_none()
             || own.waiting < WAITING_OF_PEER_MAX
                 && (own.waiting == 0 || own.bytes + bytes <= WAITING_BYTES_OF_PEER_MAX)
-                && self.loads.of_peers().bytes + bytes <= WAITING_BYTES_OF_PEERS_MAX
+                && self.of_peers().bytes + bytes <= WAITING_BYTES_OF_PEERS_MAX
     }
 
     /// Keeps an order until there are enough receivers.
@@ -196,7 +171,7 @@ impl<T> Waves<T> {
 
     fn take(&mut self, number: u64) -> Option<(Order<T>, Timer)> {
         let (order, timer) = self.waiting.remove(&number)?;
-        self.loads.take(order.by, Load::waiting(order.bytes));
+        self.loads.take(&order.by, Load::waiting(order.bytes));
         Some((order, timer))
     }
 
@@ -232,7 +207,7 @@ impl<T> Waves<T> {
             Delivered::TooFew(_) | Delivered::TooMany | Delivered::Closed => {}
         }
         let (by, is_over) = (wave.by, wave.open == 0);
-        self.loads.take(by, Load::wave(usize::from(is_over), 1));
+        self.loads.take(&by, Load::wave(usize::from(is_over), 1));
         if !is_over {
             return None;
         }

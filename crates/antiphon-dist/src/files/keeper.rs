@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use antiphon_sched::{ActorId, Cx, Down, Event, Guard, JobError, Loop, NodeId, Reply, Step, receive};
 
+use super::count_refusal;
 use super::disk::Dest;
 use super::messages::{DeleteAnswer, KEEPER, Offer, OfferAnswer, ToKeeper};
 use super::outcome::FileRefused;
@@ -18,6 +19,7 @@ use super::receiver::Receiver;
 use crate::audience::Audience;
 use crate::cx::{node_behind, open_to, register};
 use crate::node::Space;
+use crate::shares::Shares;
 use crate::told::Told;
 
 /// How often unfinished files that are too old are looked for.
@@ -83,7 +85,7 @@ impl Keeper {
             }
             Event::Message(Note::Deleted(by, reply, done)) => {
                 self.deletions.leave(by);
-                cx.answer(reply, DeleteAnswer(done));
+                answer_deletion(cx, by, reply, done);
             }
             Event::Message(Note::Sweep) => self.sweep(cx),
             Event::Message(Note::Swept) => self.sweeping = false,
@@ -111,7 +113,10 @@ impl Keeper {
                     tracing::debug!(%why, "a receiver ended before it began");
                 }
             }
-            Err((reply, why)) => cx.answer(reply, OfferAnswer::Refused(why)),
+            Err((reply, why)) => {
+                count_refusal(cx.door(), by, &why);
+                cx.answer(reply, OfferAnswer::Refused(why));
+            }
         }
     }
 
@@ -158,8 +163,8 @@ impl Keeper {
         let room = self.deletions.check(by).map_err(|max| FileRefused::TooManyTransfers { max: max as u64 });
         let (dest, path) = match (self.dest.clone(), room.and(path)) {
             (Some(dest), Ok(path)) => (dest, path),
-            (None, _) => return cx.answer(reply, DeleteAnswer(Err(FileRefused::NoDestPath))),
-            (Some(_), Err(why)) => return cx.answer(reply, DeleteAnswer(Err(why))),
+            (None, _) => return answer_deletion(cx, by, reply, Err(FileRefused::NoDestPath)),
+            (Some(_), Err(why)) => return answer_deletion(cx, by, reply, Err(why)),
         };
         self.deletions.enter(by);
         let no_job = |why: JobError| Err(FileRefused::Disk(why.to_string()));
@@ -178,45 +183,44 @@ impl Keeper {
     }
 }
 
+fn answer_deletion(
+    cx: &mut Cx<'_, Note>,
+    by: Option<NodeId>,
+    reply: Reply<DeleteAnswer>,
+    done: Result<bool, FileRefused>,
+) {
+    if let Err(why) = &done {
+        count_refusal(cx.door(), by, why);
+    }
+    cx.answer(reply, DeleteAnswer(done));
+}
+
 /// Places for what nodes have under way here. Of several, one other node never has all.
 struct Places {
     max: usize,
-    taken: usize,
-    by_peer: BTreeMap<NodeId, usize>,
+    taken: Shares<Option<NodeId>>,
 }
 
 impl Places {
     fn new(max: usize) -> Self {
-        Self { max, taken: 0, by_peer: BTreeMap::new() }
+        Self { max, taken: Shares::default() }
     }
 
     /// Whether a node may have one more; the error is how many there are for it.
     fn check(&self, by: Option<NodeId>) -> Result<(), usize> {
         let share = if self.max > 1 { self.max - (self.max / 4).max(1) } else { self.max };
-        let has = by.and_then(|by| self.by_peer.get(&by).copied()).unwrap_or(0);
         match () {
-            () if self.taken >= self.max => Err(self.max),
-            () if by.is_some() && has >= share => Err(share),
+            () if self.taken.all() >= self.max => Err(self.max),
+            () if by.is_some() && self.taken.of(&by) >= share => Err(share),
             () => Ok(()),
         }
     }
 
     fn enter(&mut self, by: Option<NodeId>) {
-        self.taken += 1;
-        if let Some(by) = by {
-            *self.by_peer.entry(by).or_default() += 1;
-        }
+        self.taken.add(by, 1);
     }
 
     fn leave(&mut self, by: Option<NodeId>) {
-        self.taken -= 1;
-        if let Some(by) = by
-            && let Some(has) = self.by_peer.get_mut(&by)
-        {
-            *has -= 1;
-            if *has == 0 {
-                self.by_peer.remove(&by);
-            }
-        }
+        self.taken.take(&by, 1);
     }
 }

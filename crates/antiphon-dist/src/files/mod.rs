@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, AskError, Cx, Loop};
+use antiphon_sched::{Addr, AskError, Cx, Door, Loop, NodeId};
 
 use crate::config::Config;
 use crate::cx::node_behind;
@@ -142,6 +142,34 @@ fn order<M: 'static>(
     let asker = cx.id();
     let overwrite = options.overwrite;
     Ok(Order { file: file.to_owned(), target, overwrite, to, timeout, asker, place })
+}
+
+/// Counts a refusal that tells of a limit or of a trick, and has the log told, if a peer is refused.
+fn count_refusal(door: &mut Door<'_>, by: Option<NodeId>, why: &FileRefused) {
+    let (Some(by), Some(core)) = (by, node_behind(door)) else { return };
+    match why {
+        FileRefused::OverQuota { .. }
+        | FileRefused::DestFull { .. }
+        | FileRefused::TooLarge { .. }
+        | FileRefused::TooManyTransfers { .. }
+        | FileRefused::Disorder => {
+            core.refusals().files += 1;
+            core.say_refused(by, "files", "sends files out of order, or more of them than it may");
+        }
+        FileRefused::BadPath(_)
+        | FileRefused::NotAFile
+        | FileRefused::OtherFileSystem
+        | FileRefused::NotReceived => {
+            core.refusals().file_paths += 1;
+            core.say_refused(by, "file paths", "names files that no peer may write or delete");
+        }
+        FileRefused::NoDestPath
+        | FileRefused::Busy
+        | FileRefused::DiskFull
+        | FileRefused::ReadOnly
+        | FileRefused::Corrupt
+        | FileRefused::Disk(_) => {}
+    }
 }
 
 fn of_own_sender(why: AskError) -> FileError {

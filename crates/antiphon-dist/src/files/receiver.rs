@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, Guard, JobError, NodeId, Reply, Step, receive, stop};
 
+use super::count_refusal;
 use super::disk::{Dest, Partial, Placed, Prepared};
 use super::messages::{CHUNK_BYTES, Offer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
-use crate::cx::node_behind;
 use crate::told::Told;
 
 /// In each such span a sender has to send a piece, or come to the end: it holds a place that others want.
@@ -320,12 +320,7 @@ impl Receiver {
 
     /// Tells the sender, and ends.
     fn fail(&mut self, cx: &mut Cx<'_, Note>, why: FileRefused) -> Step<Note> {
-        if let FileRefused::OverQuota { .. } | FileRefused::DestFull { .. } = why
-            && let (Some(from), Some(core)) = (self.by, node_behind(cx.door()))
-        {
-            core.refusals().files += 1;
-            core.say_refused(from, "files", "sends more bytes of files than are taken");
-        }
+        count_refusal(cx.door(), self.by, &why);
         match std::mem::replace(&mut self.state, State::Busy) {
             State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(why)),
             State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {
@@ -346,3 +341,7 @@ fn run<T: Send + 'static>(
     let no_job = |why: JobError| Err(FileRefused::Disk(why.to_string()));
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
 }
+
+#[cfg(all(test, unix))]
+#[path = "receiver_tests.rs"]
+mod tests;

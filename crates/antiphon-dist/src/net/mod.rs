@@ -82,12 +82,14 @@ impl Driver {
         Settings::check(config)?;
         let registry = registry_of(sched)?;
         let tls = Tls::of(config)?;
+        let shared_certificate = tls.as_ref().and_then(Tls::shared);
         let near = Near::of(config.ip, config.scope_id);
         let sockets = Sockets::listen(near.at(config.tcp_port), tls, &registry)?;
         let location = Location::new(sockets.local());
         let udp = Discovery::open(&near, config.discovery_port(), config.discover_peers, &registry)?;
         let networks = interfaces::own_networks(config.ip);
         let settings = Settings::new(config, sched.home().to_bits(), location, networks)?;
+        let settings = Settings { shared_certificate, ..settings };
         sched.set_outside(Box::new(NodeCore::new(sched.home(), settings)));
         let resolver = spawn_resolver(sched, resolve);
         let driver = Self {

@@ -23,9 +23,22 @@ impl Audiences {
 }
 
 impl NodeCore {
-    /// Whether an audience can be meant.
-    pub(crate) fn check_audience(&self, audience: &Audience) -> Result<(), AudienceError> {
-        if audience.needs_tls() && !self.settings.is_tls() { Err(AudienceError::NoTls) } else { Ok(()) }
+    /// Whether an audience can be meant. One that separates nobody can, and the log is told.
+    pub(crate) fn check_audience(&mut self, audience: &Audience) -> Result<(), AudienceError> {
+        if audience.needs_tls() && !self.settings.is_tls() {
+            return Err(AudienceError::NoTls);
+        }
+        if let Some(shared) =
+            self.settings.shared_certificate.filter(|shared| audience.names_certificate(shared))
+            && self.may_say("audience of all", shared)
+        {
+            tracing::warn!(
+                certificate = %shared,
+                "an audience names the certificate that all nodes share, and so lets everybody in: give each node its own \
+                 (`pinned`, `ca_files`) to tell peers apart (said once an hour)"
+            );
+        }
+        Ok(())
     }
 
     /// From now on these peers reach an actor, and no others. Its end is told by `Signal::Gone`.

@@ -32,15 +32,9 @@ impl Arrived {
     /// Bytes of the value that comes with it.
     pub(super) fn body_bytes(&self) -> usize {
         match self {
-            Self::Throw { value, .. }
-            | Self::Resume { value, .. }
-            | Self::Down { why: Why::Done(value), .. } => bytes_of(value),
-            Self::Down { why: Why::Failed(text) | Why::Panicked(text), .. } => text.len(),
-            Self::Monitor { .. }
-            | Self::Demonitor { .. }
-            | Self::Notify { .. }
-            | Self::Terminate { .. }
-            | Self::Down { .. } => 0,
+            Self::Throw { value, .. } | Self::Resume { value, .. } => bytes_of(value),
+            Self::Down { why, .. } => bytes_of_why(why),
+            Self::Monitor { .. } | Self::Demonitor { .. } | Self::Notify { .. } | Self::Terminate { .. } => 0,
         }
     }
 
@@ -151,10 +145,7 @@ impl NodeCore {
         let port = PortId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
-            (Some(tag), true) => match self.origin_of(node) {
-                Some(origin) => world.door().answer_from(origin, port, tag, answer.body),
-                None => Err(Undelivered::NoNode),
-            },
+            (Some(tag), true) => world.door().answer_encoded(port, tag, answer.body),
             (_, _) => {
                 world.door().refuse_port_from_abroad(port, AskError::WrongType);
                 Err(Undelivered::Encode)
@@ -194,85 +185,70 @@ impl NodeCore {
 
     /// Does what a signal says. Actors that no address was given of are nobody for the peer.
     pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, world: &mut impl World) {
-        let to = arrived.receiver();
+        let (to, bytes) = (arrived.receiver(), arrived.body_bytes());
         let is_exposed = world.door().is_exposed(to) && (arrived.is_owed() || self.admits(node, to, world));
         let guard = world.door().guard_of(to);
         let (is_open, may_end) = (guard == Guard::Open, guard != Guard::Closed);
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (watching, watched) = peer.monitors.asked_by_peer();
         match arrived {
             // Setting one twice is setting it once.
-            Arrived::Monitor { target, id, .. } if peer.watched.contains(&(target, id)) => {}
-            Arrived::Monitor { watcher, target, id } if peer.watched.len() >= monitors_max => {
+            Arrived::Monitor { target, id, .. } if peer.monitors.is_watched(target, id) => {}
+            Arrived::Monitor { watcher, target, id } if watched >= monitors_max => {
                 self.refuse_monitor(node);
                 world.door().refuse_watch(target, id, ActorId::new(node, watcher));
             }
-            Arrived::Notify { .. } if is_exposed && peer.watching.len() >= monitors_max => {
-                self.refuse_monitor(node);
-            }
             Arrived::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NOBODY };
-                peer.watched.insert((target, id));
+                peer.monitors.be_watched(target, id);
                 world.door().watch(target, id, ActorId::new(node, watcher));
             }
             Arrived::Demonitor { target, id } => {
                 // Only what this peer has set can it take back.
-                if peer.watched.remove(&(target, id)) {
+                if peer.monitors.be_unwatched(target, id) {
                     world.door().unwatch(target, id);
                 }
             }
             // A number that stands for one already would lose that one.
             Arrived::Notify { watcher, id, who }
-                if is_exposed && is_open && !peer.watching.contains_key(&id) =>
+                if is_exposed && is_open && peer.monitors.watcher(id).is_none() =>
             {
-                let watcher = world.door().owner_of(watcher);
-                peer.watching.insert(id, (watcher, who));
-                world.door().expect_down(watcher, id, who);
+                let (mut door, is_admitted) = (world.door(), watching < monitors_max);
+                let watcher = door.owner_of(watcher);
+                if !is_admitted {
+                    door.refuse_notify(watcher, who);
+                } else if door.expect_down(watcher, id, who) {
+                    return peer.monitors.watch(watcher, id, who);
+                }
+                self.refuse_monitor(node);
             }
             Arrived::Down { watcher, id, why } => {
-                if let Some((_, who)) = peer.watching.remove(&id) {
-                    let bytes = if let Why::Done(value) = &why { bytes_of(value) } else { 0 };
-                    let has_room = self.has_room_here(node, watcher, bytes, world);
+                if let Some((_, who)) = peer.monitors.unwatch(id) {
                     // The end is told in any case; what it came to, if there is room for it.
-                    let why = if has_room { why } else { Why::Done(Value::opaque()) };
-                    world.door().down(watcher, id, who, why);
-                    self.note_load(node, watcher, if has_room { bytes } else { 0 }, world);
+                    let why = if self.has_room_here(node, bytes) { why } else { without_its_value(why) };
+                    let bytes = bytes_of_why(&why);
+                    self.put_value(node, bytes, world, |door| {
+                        door.down(watcher, id, who, why);
+                        true
+                    });
                 }
             }
             Arrived::Terminate { target } if is_exposed && may_end => {
                 world.door().terminate(ActorId::new(self.me, target));
             }
             Arrived::Throw { target, value } if is_exposed && is_open => {
-                let bytes = bytes_of(&value);
-                let is_taken =
-                    self.has_room_here(node, target, bytes, world) && world.door().throw_here(target, value);
-                self.note_value(node, target, bytes, is_taken, world);
+                let is_taken = self.put_value(node, bytes, world, |door| door.throw_here(target, value));
+                self.counts.refused_messages += u64::from(!is_taken);
             }
             Arrived::Resume { target, value } if is_exposed && is_open => {
-                let bytes = bytes_of(&value);
-                let is_taken =
-                    self.has_room_here(node, target, bytes, world) && world.door().resume_here(target, value);
-                self.note_value(node, target, bytes, is_taken, world);
+                let is_taken = self.put_value(node, bytes, world, |door| door.resume_here(target, value));
+                self.counts.refused_messages += u64::from(!is_taken);
             }
             Arrived::Notify { .. }
             | Arrived::Terminate { .. }
             | Arrived::Throw { .. }
             | Arrived::Resume { .. } => self.counts.refused_messages += 1,
-        }
-    }
-
-    /// A value that a peer sent is in a mailbox, or is refused.
-    fn note_value(
-        &mut self,
-        node: NodeId,
-        target: Key,
-        bytes: usize,
-        is_taken: bool,
-        world: &mut impl World,
-    ) {
-        match is_taken {
-            true => self.note_load(node, target, bytes, world),
-            false => self.counts.refused_messages += 1,
         }
     }
 
@@ -290,8 +266,8 @@ impl NodeCore {
     fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, world: &mut impl World) {
         let id = self.monitor_id(node, down.id, false);
         // Only whom it was set on may end it.
-        let watching = self.peers.get(&node).and_then(|peer| peer.watching.get(&id));
-        let Some(&(watcher, _)) = watching else { return };
+        let watching = self.peers.get(&node).and_then(|peer| peer.monitors.watcher(id));
+        let Some((watcher, _)) = watching else { return };
         let why = match down.why {
             DownWhy::Done(None) => Why::Done(Value::opaque()),
             DownWhy::Done(Some((tag, body))) => {
@@ -311,6 +287,25 @@ impl NodeCore {
 /// Bytes of a value that came from a peer.
 fn bytes_of(value: &Value) -> usize {
     value.as_encoded().map_or(0, |(_, body, _)| body.len())
+}
+
+/// Bytes of the value or text with which an actor has ended.
+pub(super) fn bytes_of_why(why: &Why) -> usize {
+    match why {
+        Why::Done(value) => bytes_of(value),
+        Why::Failed(text) | Why::Panicked(text) => text.len(),
+        Why::Terminated | Why::NodeLost | Why::NoActor | Why::Refused => 0,
+    }
+}
+
+/// The same end, for whom there is no room for more.
+fn without_its_value(why: Why) -> Why {
+    match why {
+        Why::Done(_) => Why::Done(Value::opaque()),
+        Why::Failed(_) => Why::Failed(String::new()),
+        Why::Panicked(_) => Why::Panicked(String::new()),
+        Why::Terminated | Why::NodeLost | Why::NoActor | Why::Refused => why,
+    }
 }
 
 /// Whether a body is one MessagePack value within bounds.

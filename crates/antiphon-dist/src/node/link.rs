@@ -98,7 +98,7 @@ impl NodeCore {
             self.fail_conn(id, world);
             return false;
         }
-        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(&name, Vec::new()));
+        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
         (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
         (peer.said, peer.undiscovered, peer.apart) = (said, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
@@ -203,7 +203,8 @@ impl NodeCore {
         let Some(conn) = self.conns.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
-        let taken = self.take_records(now, node, &mut link, &mut deframer, world);
+        let taken =
+            self.take_from(node, |core| core.take_records(now, node, &mut link, &mut deframer, world));
         if let Some(conn) = self.conns.get(id) {
             conn.deframer = deframer;
         }
@@ -455,8 +456,7 @@ impl NodeCore {
             tracing::info!(%node, name = peer.name, why, "a peer is lost");
         }
         self.epochs.ended(wire::NodeId(node.to_bits()));
-        let watching = std::mem::take(&mut peer.watching);
-        let watched = std::mem::take(&mut peer.watched);
+        let (watching, watched) = peer.monitors.take();
         // While a peer is being closed, what is sent to it waits for another session.
         let (requests, spared) = peer.waiting.open();
         let mut replies = self.replies.take(node);

@@ -3,13 +3,10 @@
 //! A mailbox is bounded in messages, which says nothing of their bytes: 65,536 of 16 MiB each would be any machine's end.
 //! So large ones are counted by bytes as well, and what is too much waits as for a full mailbox: with the peer, in the end.
 //!
-//! Invariant: messages are taken in the order in which they came, so the large ones that wait for an actor are among the
-//! last that came, and no more than all that wait for it. What is counted here is never less than what waits, but where an
-//! actor picks messages by a predicate.
+//! Invariant: what is counted is what waits, of large messages and of values: each lies in its mailbox with its charge, and
+//! is on the account of its peer and on that of all until it is taken or dropped.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use antiphon_sched::{Delivery, Door, Key, NodeId};
+use antiphon_sched::{Account, Charge, Delivery, Door, Key, NodeId};
 
 use super::NodeCore;
 use super::world::World;
@@ -22,70 +19,6 @@ const OF_PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const OF_PEER_BYTES_LEAST: u64 = 1024 * 1024;
 /// And of all peers, those that are gone among them.
 const OF_ALL_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Actors that are kept in mind before those that have ended are forgotten.
-const SWEEP_FIRST: usize = 64;
-
-#[derive(Debug, Default)]
-pub(super) struct Loads {
-    /// For each actor, the large messages that may wait for it: whose, and how large; the oldest first.
-    of_actors: BTreeMap<Key, VecDeque<(NodeId, u64)>>,
-    of_peers: BTreeMap<NodeId, u64>,
-    all: u64,
-    /// So many actors, and it is time to look at all again.
-    sweep_at: usize,
-}
-
-impl Loads {
-    /// No more than so many messages wait for an actor.
-    fn on_backlog(&mut self, actor: Key, waiting: usize) {
-        let Some(bodies) = self.of_actors.get_mut(&actor) else { return };
-        let taken = bodies.len().saturating_sub(waiting);
-        for (node, bytes) in bodies.drain(..taken) {
-            self.all -= bytes;
-            if let Some(of_peer) = self.of_peers.get_mut(&node) {
-                *of_peer -= bytes;
-                if *of_peer == 0 {
-                    self.of_peers.remove(&node);
-                }
-            }
-        }
-        if bodies.is_empty() {
-            self.of_actors.remove(&actor);
-        }
-    }
-
-    fn has_room_for(&self, node: NodeId, bytes: u64) -> bool {
-        let of_peer = self.of_peers.get(&node).copied().unwrap_or(0);
-        let is_small_share = of_peer + bytes <= OF_PEER_BYTES_LEAST;
-        of_peer + bytes <= OF_PEER_BYTES_MAX && (is_small_share || self.all + bytes <= OF_ALL_BYTES_MAX)
-    }
-
-    fn add(&mut self, actor: Key, node: NodeId, bytes: u64) {
-        self.of_actors.entry(actor).or_default().push_back((node, bytes));
-        *self.of_peers.entry(node).or_default() += bytes;
-        self.all += bytes;
-    }
-
-    /// Looks at all mailboxes again.
-    fn sweep(&mut self, door: &mut Door<'_>) {
-        let actors: Vec<Key> = self.of_actors.keys().copied().collect();
-        for actor in actors {
-            let waiting = door.backlog(actor).map_or(0, |(_, waiting)| waiting);
-            self.on_backlog(actor, waiting);
-        }
-        self.sweep_at = (2 * self.of_actors.len()).max(SWEEP_FIRST);
-    }
-
-    pub(super) fn check(&self) {
-        let sum = |bodies: &VecDeque<(NodeId, u64)>| bodies.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        assert_eq!(self.all, self.of_actors.values().map(sum).sum::<u64>(), "what waits is counted");
-        assert_eq!(self.all, self.of_peers.values().sum::<u64>(), "and is somebody's");
-        assert!(
-            self.of_actors.values().all(|bodies| !bodies.is_empty()),
-            "who waits for nothing is forgotten"
-        );
-    }
-}
 
 impl NodeCore {
     /// Puts a peer's message into a mailbox, unless that is full, or the peer has too much in mailboxes already.
@@ -96,49 +29,239 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         world: &mut impl World,
     ) -> Delivery {
-        if body.len() > LIGHT_BYTES
-            && world.door().backlog(to).is_some_and(|(_, waiting)| waiting > 0)
-            && !self.has_room_here(node, to, body.len(), world)
+        if !self.has_room_here(node, body.len())
+            && world.door().backlog(to).is_some_and(|waiting| waiting > 0)
         {
             return Delivery::Full;
         }
-        let Some(origin) = self.origin_of(node) else { return Delivery::NoActor };
-        let delivery = world.door().deliver_from(origin, to, tag, body);
-        if delivery == Delivery::Delivered {
-            self.note_load(node, to, body.len(), world);
-        }
-        delivery
+        let charge = self.charge(node, body.len());
+        world.door().charging(charge, |door| door.deliver(to, tag, body))
     }
 
-    /// Whether so many bytes of a peer's may wait for an actor besides what does already.
-    pub(super) fn has_room_here(
+    /// Puts a value of so many bytes that a peer has sent into a mailbox, if there is room; whether it is there.
+    pub(super) fn put_value(
         &mut self,
         node: NodeId,
-        to: Key,
         bytes: usize,
         world: &mut impl World,
+        put: impl FnOnce(&mut Door<'_>) -> bool,
     ) -> bool {
+        self.has_room_here(node, bytes) && {
+            let charge = self.charge(node, bytes);
+            world.door().charging(charge, put)
+        }
+    }
+
+    /// Whether so many bytes of a peer's may wait in mailboxes besides what does already.
+    pub(super) fn has_room_here(&self, node: NodeId, bytes: usize) -> bool {
         if bytes <= LIGHT_BYTES {
             return true;
         }
-        let (mut door, bytes) = (world.door(), bytes as u64);
-        if let Some((actor, waiting)) = door.backlog(to) {
-            self.loads.on_backlog(actor, waiting);
-        }
-        if !self.loads.has_room_for(node, bytes) || self.loads.of_actors.len() >= self.loads.sweep_at {
-            self.loads.sweep(&mut door);
-        }
-        self.loads.has_room_for(node, bytes)
+        let bytes = bytes as u64;
+        let of_peer = self.peers.get(&node).and_then(|peer| peer.load.as_ref()).map_or(0, Account::bytes);
+        let is_small_share = of_peer + bytes <= OF_PEER_BYTES_LEAST;
+        let has_room_for_all = is_small_share || self.load.bytes() + bytes <= OF_ALL_BYTES_MAX;
+        of_peer + bytes <= OF_PEER_BYTES_MAX && has_room_for_all
     }
 
-    /// So many bytes of a peer's have been put into an actor's mailbox.
-    pub(super) fn note_load(&mut self, node: NodeId, to: Key, bytes: usize, world: &mut impl World) {
+    /// So many bytes on a peer's account, if they are counted.
+    fn charge(&mut self, node: NodeId, bytes: usize) -> Option<Charge> {
         if bytes <= LIGHT_BYTES {
-            return;
+            return None;
         }
-        if let Some((actor, waiting)) = world.door().backlog(to) {
-            self.loads.on_backlog(actor, waiting.saturating_sub(1));
-            self.loads.add(actor, node, bytes as u64);
+        let load = &mut self.peers.get_mut(&node)?.load;
+        let load = load.get_or_insert_with(|| Account::below(&self.load));
+        Some(load.charge(bytes as u64))
+    }
+
+    pub(super) fn check_loads(&self) {
+        let of_peers = self.peers.values().filter_map(|peer| peer.load.as_ref());
+        let sum: u64 = of_peers.map(Account::bytes).sum();
+        assert!(sum <= self.load.bytes(), "what waits of peers is on the account of all");
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "actors of tests let events pass")]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
+
+    use antiphon_sched::{
+        ActorId, Addr, Bytes, Cx, Event, MonitorId, Value, Why, Wire, millis, receive, receive_if, sleep,
+        suspend,
+    };
+
+    use super::super::frames::{Arrived, bytes_of_why};
+    use super::super::testing::Alone;
+    use super::*;
+
+    /// A message of so many bytes, as it is on the way.
+    fn body_of(bytes: usize) -> Vec<u8> {
+        let mut body = Vec::new();
+        Bytes(vec![0; bytes]).encode(&mut body).expect("bytes have an encoding");
+        body
+    }
+
+    impl Alone {
+        fn hear(&mut self, node: NodeId, to: Key, body: &[u8]) -> Delivery {
+            self.core.deliver_here(node, to, ("bytes", body), &mut self.ground)
         }
+    }
+
+    /// An actor that takes 64 of a millisecond, however many wait, and what it has taken.
+    fn busy(alone: &mut Alone) -> (Key, Rc<Cell<usize>>) {
+        let taken = Rc::new(Cell::new(0_usize));
+        let count = taken.clone();
+        let (_, busy) = alone.actor(move |_cx: &mut Cx<Bytes>, event| match event {
+            Event::Message(_) => {
+                count.set(count.get() + 1);
+                if count.get().is_multiple_of(64) { sleep(millis(1)) } else { receive() }
+            }
+            _ => receive(),
+        });
+        (busy, taken)
+    }
+
+    #[test]
+    fn a_busy_actor_takes_whatever_a_peer_sends_as_long_as_little_of_it_waits() {
+        let mut alone = Alone::new();
+        let node = alone.peer(5);
+        let (busy, taken) = busy(&mut alone);
+        let (small, large) = (body_of(8), body_of(64 << 10));
+        (0..2000).for_each(|_| assert_eq!(alone.hear(node, busy, &small), Delivery::Delivered));
+        for round in 0..400 {
+            for nth in 0..64 {
+                let body = if nth < 8 { &large } else { &small };
+                assert_eq!(alone.hear(node, busy, body), Delivery::Delivered, "in round {round}");
+            }
+            alone.pass();
+        }
+        assert!(alone.core.load.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
+        (0..100).for_each(|_| alone.pass());
+        assert_eq!((taken.get(), alone.core.load.bytes()), (2000 + 400 * 64, 0));
+    }
+
+    #[test]
+    fn what_waits_of_one_peer_is_bounded_and_what_is_taken_or_dropped_makes_room() {
+        let mut alone = Alone::new();
+        let (node, other) = (alone.peer(5), alone.peer(6));
+        let (busy, _) = busy(&mut alone);
+        let (idle, idle_key) = alone.actor(|_cx: &mut Cx<Bytes>, _| suspend());
+        let body = body_of(15 << 20);
+        alone.pass();
+        for to in [busy, idle_key, idle_key, busy] {
+            assert_eq!(alone.hear(node, to, &body), Delivery::Delivered);
+        }
+        assert_eq!([idle_key, busy].map(|to| alone.hear(node, to, &body)), [Delivery::Full, Delivery::Full]);
+        assert_eq!(alone.core.load.bytes(), 4 * body.len() as u64);
+        let (_, empty) = alone.actor(|_cx: &mut Cx<Bytes>, _| suspend());
+        assert_eq!(alone.hear(node, empty, &body), Delivery::Delivered, "for it, nothing waited");
+        assert_eq!(alone.hear(node, empty, &body_of(LIGHT_BYTES / 2)), Delivery::Delivered);
+        assert_eq!(alone.hear(other, busy, &body), Delivery::Delivered, "each has its own");
+        // The busy one takes three, and the idle one ends with two.
+        alone.pass();
+        assert_eq!(alone.core.load.bytes(), 3 * body.len() as u64);
+        alone.ground.sched.door().terminate(idle);
+        alone.pass();
+        assert_eq!(alone.core.load.bytes(), body.len() as u64);
+        for _ in 0..3 {
+            assert_eq!(alone.hear(node, empty, &body), Delivery::Delivered);
+        }
+        assert_eq!(alone.hear(node, empty, &body), Delivery::Full);
+    }
+
+    #[test]
+    fn what_a_predicate_leaves_or_an_ear_hears_is_counted_until_it_is_taken() {
+        let mut alone = Alone::new();
+        let node = alone.peer(5);
+        let (addr, picky) = alone.actor(|_cx: &mut Cx<Bytes>, event| match event {
+            // Leaves what is large, until it has heard something small.
+            Event::Start => receive_if(|bytes: &Bytes| bytes.0.len() < 10_000),
+            _ => receive(),
+        });
+        let heard = body_of(2000);
+        let ear: Rc<Cell<Option<Key>>> = Rc::default();
+        let place = ear.clone();
+        alone.ground.sched.spawn(move |cx: &mut Cx<()>, event| {
+            if matches!(event, Event::Start) {
+                let hears: Addr<Bytes> = cx.me_as(|_| ());
+                assert!(cx.door().expose(hears));
+                place.set(Some(hears.id().key()));
+            }
+            if matches!(event, Event::Resumed(_)) { receive() } else { suspend() }
+        });
+        alone.pass();
+        let ear = ear.get().expect("it has started");
+        for (to, bytes) in [(picky, 20_000), (picky, 5000), (picky, 30_000), (ear, 2000)] {
+            assert_eq!(alone.hear(node, to, &body_of(bytes)), Delivery::Delivered);
+        }
+        let all: usize = [20_000, 5000, 30_000, 2000].map(|bytes| body_of(bytes).len()).iter().sum();
+        assert_eq!(alone.core.load.bytes(), all as u64);
+        alone.pass();
+        assert_eq!(
+            alone.core.load.bytes(),
+            heard.len() as u64,
+            "{addr:?} has taken the small one, and then all"
+        );
+        let owner = alone.ground.sched.door().owner_of(ear);
+        assert!(alone.ground.sched.door().resume_here(owner, Value::new(())));
+        alone.pass();
+        assert_eq!(alone.core.load.bytes(), 0);
+    }
+
+    #[test]
+    fn values_that_are_thrown_or_resumed_with_and_ends_are_counted_like_messages() {
+        let mut alone = Alone::new();
+        let node = alone.peer(5);
+        // Wakes for neither: it has not begun.
+        let (_, sleeper) = alone.actor(|_cx: &mut Cx<Bytes>, _| receive());
+        let body = body_of(15 << 20);
+        let value = || Value::encoded("bytes", &body);
+        let refused = |alone: &Alone| alone.core.counts.refused_messages;
+        for _ in 0..10 {
+            alone.core.take_effect(
+                node,
+                Arrived::Throw { target: sleeper, value: value() },
+                &mut alone.ground,
+            );
+        }
+        assert_eq!((refused(&alone), alone.core.load.bytes()), (6, 4 * body.len() as u64));
+        for _ in 0..10 {
+            alone.core.take_effect(
+                node,
+                Arrived::Resume { target: sleeper, value: value() },
+                &mut alone.ground,
+            );
+        }
+        assert_eq!((refused(&alone), alone.core.load.bytes()), (16, 4 * body.len() as u64));
+        // The actor ends with all that was thrown at it.
+        alone.ground.sched.door().terminate(ActorId::new(alone.core.me(), sleeper));
+        alone.pass();
+        assert_eq!(alone.core.load.bytes(), 0);
+
+        let downs: Rc<RefCell<Vec<usize>>> = Rc::default();
+        let told = downs.clone();
+        let (_, watcher) = alone.actor(move |_cx: &mut Cx<Bytes>, event| {
+            if let Event::Down(down) = event {
+                told.borrow_mut().push(bytes_of_why(&down.why));
+            }
+            receive()
+        });
+        for number in 0..10 {
+            let id = MonitorId { origin: node, number };
+            let who = ActorId::new(node, Key::from_bits(number));
+            alone.core.take_effect(node, Arrived::Notify { watcher, id, who }, &mut alone.ground);
+        }
+        for number in 0..10 {
+            let id = MonitorId { origin: node, number };
+            let why = if number % 2 == 0 { Why::Done(value()) } else { Why::Failed("x".repeat(body.len())) };
+            alone.core.take_effect(node, Arrived::Down { watcher, id, why }, &mut alone.ground);
+        }
+        assert_eq!(alone.core.load.bytes(), 4 * body.len() as u64);
+        alone.pass();
+        let mut expected = vec![body.len(); 4];
+        expected.resize(10, 0);
+        assert_eq!((&*downs.borrow(), alone.core.load.bytes()), (&expected, 0), "each is told, once");
     }
 }

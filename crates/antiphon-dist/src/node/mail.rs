@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, PortId, Time, Undelivered};
+use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, PortId, Time, Undelivered, coming_from};
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
@@ -202,12 +202,15 @@ impl NodeCore {
         self.conclude(node, &mut link.session, to, message.receipt, &delivery, world);
     }
 
-    /// Where the bytes of a peer come from, with the account of its requests; `None` when it is not known any more.
-    pub(super) fn origin_of(&mut self, node: NodeId) -> Option<&mut Option<Origin>> {
-        let requests_max = self.settings.peer_limits.requests_max;
-        let origin = &mut self.peers.get_mut(&node)?.origin;
-        origin.get_or_insert_with(|| Origin::new(node, requests_max));
-        Some(origin)
+    /// Takes what has come from a peer, on the account of its requests.
+    pub(super) fn take_from<R>(&mut self, node: NodeId, take: impl FnOnce(&mut Self) -> R) -> R {
+        let known = self.peers.get_mut(&node).and_then(|peer| peer.origin.take());
+        let origin = known.unwrap_or_else(|| Origin::new(node, self.settings.peer_limits.requests_max));
+        let (result, origin) = coming_from(origin, || take(self));
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.origin = origin;
+        }
+        result
     }
 
     fn park(&mut self, node: NodeId, link: &mut Link, message: &Message<'_>) {
@@ -250,13 +253,15 @@ impl NodeCore {
     fn retry_parked(&mut self, node: NodeId, world: &mut impl World) {
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
         let mut lots = std::mem::take(&mut link.parking.lots);
-        lots.retain(|to, lot| {
-            self.drain_lot(node, &mut link.session, *to, lot, world);
-            if lot.paused && lot.bytes <= PAUSE_OVER / 2 {
-                lot.paused = false;
-                link.session.unpause(wire_key(*to));
-            }
-            !lot.queue.is_empty()
+        self.take_from(node, |core| {
+            lots.retain(|to, lot| {
+                core.drain_lot(node, &mut link.session, *to, lot, world);
+                if lot.paused && lot.bytes <= PAUSE_OVER / 2 {
+                    lot.paused = false;
+                    link.session.unpause(wire_key(*to));
+                }
+                !lot.queue.is_empty()
+            });
         });
         if !lots.is_empty() {
             self.parked.insert(node);

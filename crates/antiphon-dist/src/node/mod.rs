@@ -16,9 +16,12 @@ mod dials;
 mod discovery;
 mod frames;
 mod idle;
+#[cfg(test)]
+mod limits;
 mod link;
 mod loads;
 mod mail;
+mod monitors;
 mod names;
 mod partings;
 mod peers;
@@ -31,6 +34,8 @@ mod settings;
 mod signals;
 mod status;
 mod subscriptions;
+#[cfg(test)]
+mod testing;
 mod world;
 
 pub use names::Space;
@@ -41,7 +46,7 @@ pub use world::{ConnId, Input, Output, OverTls, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{ActorId, Door, Key, MonitorId, NodeId, PortId, Time, Why};
+use antiphon_sched::{Account, ActorId, Door, Key, MonitorId, NodeId, PortId, Time, Why};
 use antiphon_wire as wire;
 
 use crate::audience::Audience;
@@ -54,7 +59,6 @@ use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
-use loads::Loads;
 use mail::Receipts;
 use names::Names;
 use peers::Peer;
@@ -86,7 +90,8 @@ pub struct NodeCore {
     audiences: Audiences,
     subscriptions: Subscriptions,
     receipts: Receipts,
-    loads: Loads,
+    /// Of peers' messages and values, what waits in mailboxes.
+    load: Account,
     replies: Replies,
     discovery: Discovery,
     probes: Probes,
@@ -172,7 +177,7 @@ impl NodeCore {
             audiences: Audiences::default(),
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
-            loads: Loads::default(),
+            load: Account::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
@@ -377,7 +382,7 @@ impl NodeCore {
         let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.link.is_some());
         assert!(self.names.asked_peers().all(|node| is_linked(&node)), "who was asked is linked");
         self.receipts.check(&self.agenda);
-        self.loads.check();
+        self.check_loads();
         self.replies.check();
         self.dials.check(&self.agenda);
         self.conns.check(&self.agenda);

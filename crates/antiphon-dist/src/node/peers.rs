@@ -2,14 +2,14 @@
 //!
 //! Invariant: the table holds [`PEERS_MAX`] nodes at most; one on which nothing is open makes room for another.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use antiphon_sched::{ActorId, Key, MonitorId, NodeId, Origin};
+use antiphon_sched::{Account, NodeId, Origin};
 use antiphon_wire::Route;
 
 use super::link::Link;
+use super::monitors::Monitors;
 use super::post::Waiting;
 use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
@@ -33,6 +33,8 @@ pub(super) struct Peer {
     pub(super) remote: Option<IpAddr>,
     /// Where what it sends comes from, with its open requests.
     pub(super) origin: Option<Origin>,
+    /// Of its messages and values, what waits in mailboxes here.
+    pub(super) load: Option<Account>,
     /// Receivers that it has put into channels here: each holds one more.
     pub(super) subscriptions: Arc<()>,
     /// `None` while the node was never reached.
@@ -46,14 +48,11 @@ pub(super) struct Peer {
     pub(super) streams: Option<bool>,
     /// One of the two has ended their session, and neither has contacted the other since.
     pub(super) apart: bool,
-    /// Monitors of actors here on actors there.
-    pub(super) watching: BTreeMap<MonitorId, (Key, ActorId)>,
-    /// Monitors of actors there on actors here.
-    pub(super) watched: BTreeSet<(Key, MonitorId)>,
+    pub(super) monitors: Monitors,
 }
 
 impl Peer {
-    pub(super) fn new(name: &str, locations: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(node: NodeId, name: &str, locations: Vec<SocketAddr>) -> Self {
         Self {
             name: name.to_owned(),
             told: locations.first().copied(),
@@ -63,6 +62,7 @@ impl Peer {
             certificate: None,
             remote: None,
             origin: None,
+            load: None,
             subscriptions: Arc::new(()),
             status: None,
             link: None,
@@ -70,8 +70,7 @@ impl Peer {
             gone: false,
             streams: None,
             apart: false,
-            watching: BTreeMap::new(),
-            watched: BTreeSet::new(),
+            monitors: Monitors::new(node),
         }
     }
 
@@ -95,7 +94,7 @@ impl Peer {
     }
 
     pub(super) fn monitors_len(&self) -> usize {
-        self.watching.len() + self.watched.len()
+        self.monitors.len()
     }
 
     /// Whether no monitor crosses to this node, or back, and nothing waits for it.
@@ -109,6 +108,7 @@ impl Peer {
 
     pub(super) fn check(&self) {
         self.waiting.check();
+        self.monitors.check();
         if let Some(link) = &self.link {
             link.session.check();
             link.parking.check();
@@ -159,7 +159,7 @@ impl NodeCore {
         }
         let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
         if !locations.is_empty() {
-            self.peers.insert(node, Peer::new(name, locations));
+            self.peers.insert(node, Peer::new(node, name, locations));
         }
     }
 

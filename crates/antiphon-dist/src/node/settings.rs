@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
 use crate::audience::{Audience, AudienceError};
+use crate::certificates::Fingerprint;
 use crate::config::Config;
 use crate::error::{NodeError, SuitesFault};
 use crate::location::{Location, PeerAt};
@@ -33,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) rci_actors_max: usize,
     pub(crate) rci_audience: Audience,
     pub(crate) peer_limits: PeerLimits,
+    /// The certificate that this node and all peers present, where there is one for all.
+    pub(crate) shared_certificate: Option<Fingerprint>,
 }
 
 impl Settings {
@@ -103,6 +106,7 @@ impl Settings {
             rci_actors_max: config.rci_actors_max,
             rci_audience: config.rci_audience.clone(),
             peer_limits: config.peer_limits,
+            shared_certificate: None,
         })
     }
 

@@ -82,13 +82,13 @@ impl NodeCore {
             Signal::Monitor { target, id, watcher } => {
                 let gone = if why == Undelivered::NoActor { Why::NoActor } else { Why::NodeLost };
                 if let Some(peer) = self.peers.get_mut(&target.node()) {
-                    peer.watching.remove(&id);
+                    peer.monitors.unwatch(id);
                 }
                 self.notes.push(Note::Down { watcher, id, who: target, why: gone });
             }
             Signal::Notify { watcher, id, who } => {
                 if let Some(peer) = self.peers.get_mut(&watcher.node()) {
-                    peer.watched.remove(&(who, id));
+                    peer.monitors.be_unwatched(who, id);
                 }
                 self.notes.push(Note::DeadLetter(watcher, "a notify", why));
             }
@@ -140,16 +140,16 @@ fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
 fn note_signal(peer: &mut Peer, signal: &Signal) {
     match signal {
         Signal::Monitor { target, id, watcher } => {
-            peer.watching.insert(*id, (*watcher, *target));
+            peer.monitors.watch(*watcher, *id, *target);
         }
         Signal::Demonitor { id, .. } => {
-            peer.watching.remove(id);
+            peer.monitors.unwatch(*id);
         }
         Signal::Notify { id, who, .. } => {
-            peer.watched.insert((*who, *id));
+            peer.monitors.be_watched(*who, *id);
         }
         Signal::Down { id, who, .. } => {
-            peer.watched.remove(&(who.key(), *id));
+            peer.monitors.be_unwatched(who.key(), *id);
         }
         Signal::Terminate { .. }
         | Signal::Throw { .. }

@@ -10,6 +10,7 @@ use antiphon_sched::{Actor, ActorId, Addr, Cx, Door, Event, Guard, NodeId, Step,
 use super::message::{Born, RciCall};
 use crate::caught::{caught, quietly};
 use crate::cx::{may_say, node_behind, open_to};
+use crate::shares::Shares;
 use crate::told::Told;
 
 /// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
@@ -25,7 +26,7 @@ pub(super) struct Factory<A, T> {
     start: Box<Starter<A, T>>,
     /// The node that called for it, and whether somebody watches it.
     alive: BTreeMap<ActorId, (NodeId, bool)>,
-    by_caller: BTreeMap<NodeId, usize>,
+    by_caller: Shares<NodeId>,
 }
 
 impl<A: Wire, T: Wire> Factory<A, T> {
@@ -34,7 +35,12 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let start = move |cx: &mut FactoryCx<'_, A, T>, arguments| {
             caught(|| make(arguments)).map(|actor| Addr::of(cx.spawn_actor(actor).id()))
         };
-        Self { name: name.into(), start: Box::new(start), alive: BTreeMap::new(), by_caller: BTreeMap::new() }
+        Self {
+            name: name.into(),
+            start: Box::new(start),
+            alive: BTreeMap::new(),
+            by_caller: Shares::default(),
+        }
     }
 
     fn call(&mut self, cx: &mut FactoryCx<'_, A, T>, call: Told<RciCall<A, T>>) {
@@ -42,8 +48,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         // Not whom the reply names: it may name anybody.
         let caller = by.unwrap_or(cx.id().node());
         let max = node_behind(cx.door()).map_or(0, |core| core.rci_actors_max());
-        let has = self.by_caller.get(&caller).copied().unwrap_or(0);
-        if has >= max || self.alive.len() >= ALIVE_MAX {
+        if self.by_caller.of(&caller) >= max || self.alive.len() >= ALIVE_MAX {
             quietly(|| drop(arguments));
             if let (Some(_), Some(core)) = (by, node_behind(cx.door())) {
                 core.refusals().rci_actors += 1;
@@ -69,7 +74,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
             cx.door().notify(actor.id().key(), watcher);
         }
         self.alive.insert(actor.id(), (caller, watcher.is_some()));
-        *self.by_caller.entry(caller).or_default() += 1;
+        self.by_caller.add(caller, 1);
         cx.answer(reply, Born::At(actor));
     }
 
@@ -86,12 +91,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
 
     fn ended(&mut self, cx: &mut FactoryCx<'_, A, T>, who: ActorId, why: &Why) {
         let Some((caller, watched)) = self.alive.remove(&who) else { return };
-        if let Some(count) = self.by_caller.get_mut(&caller) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_caller.remove(&caller);
-            }
-        }
+        self.by_caller.take(&caller, 1);
         // This monitor keeps the scheduler from saying so.
         let failed = matches!(why, Why::Failed(_) | Why::Panicked(_));
         if !watched && failed && may_say(cx.door(), "rci end", format_args!("{} {caller}", self.name)) {

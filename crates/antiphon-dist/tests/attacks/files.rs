@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use antiphon_dist::{Config, FileRefused, FileStat, Limits};
@@ -117,6 +118,7 @@ fn tricks() -> Vec<Vec<String>> {
         &["link", "new"],
         &["link"],
         &["file", "beneath"],
+        &["socket"],
         &[".antiphon"],
         &[".antiphon", "partial", "x"],
         &[".ANTIPHON", "record"],
@@ -136,14 +138,20 @@ fn no_path_of_an_offer_or_a_deletion_leads_out_of_the_folder() {
     fs::write(outside.join("kept"), "kept").expect("the folder is ours");
     fs::write(dest.join("file"), "not from a peer").expect("the folder is ours");
     symlink(&outside, dest.join("link")).expect("the folder is ours");
-    let attack = Attack::begin(&dest);
+    let _special = UnixListener::bind(dest.join("socket")).expect("the folder is ours");
+    let mut attack = Attack::begin(&dest);
     let sender = attack.attacker.spawn(|_: &mut Cx<ToSender>, _| receive());
+    let mut refused = 0;
     for path in tricks() {
         let answer = attack.offer(path.clone(), 10, sender);
         assert!(matches!(answer, Answer::Refused(_)), "{path:?} offered: {answer:?}");
         let deleted = attack.delete(path.clone());
         assert!(matches!(deleted, Deleted(Err(_) | Ok(false))), "{path:?} deleted: {deleted:?}");
+        refused += 1 + u64::from(deleted.0.is_err());
     }
+    let deleted = attack.delete(vec!["file".into()]);
+    assert!(matches!(deleted, Deleted(Err(FileRefused::NotReceived))), "{deleted:?}");
+    refused += 1;
     let names = |path: &Path| {
         let entries = fs::read_dir(path).expect("the folder is ours");
         let mut names: Vec<_> = entries.map(|entry| entry.expect("it is read").file_name()).collect();
@@ -156,13 +164,16 @@ fn no_path_of_an_offer_or_a_deletion_leads_out_of_the_folder() {
     assert_eq!(fs::read(dest.join("file")).expect("it is there"), b"not from a peer");
     let answer = attack.offer(vec!["a".into(), "fine".into()], 10, sender);
     assert!(matches!(answer, Answer::Send { .. }), "what is in order is taken: {answer:?}");
+    let counted = |name| attack.siege.victim.count_within("refusals", name);
+    assert_eq!(["file_paths", "files"].map(counted), [refused, 0]);
+    attack.siege.victim.has_logged_once("names files that no peer may write or delete");
     attack.siege.end("tricks with paths", bounds::member(&Limits::default()));
 }
 
 #[test]
 fn whoever_sends_more_of_a_file_than_he_may_fills_neither_memory_nor_disk() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let attack = Attack::begin(folder.path());
+    let mut attack = Attack::begin(folder.path());
     let (tell, told) = std::sync::mpsc::channel();
     let sender = attack.attacker.spawn(move |_: &mut Cx<ToSender>, event| {
         if let Event::Message(said) = event {
@@ -190,5 +201,12 @@ fn whoever_sends_more_of_a_file_than_he_may_fills_neither_memory_nor_disk() {
         println!("{name}: {refused}");
         assert!(!folder.path().join(name).exists(), "nothing stands where the file would be");
     }
+    // More of them than there are places for one: the two that were refused have left theirs.
+    let offers = (0..64).map(|n| attack.offer(vec![format!("squat {n}")], 1, sender));
+    let refused =
+        offers.filter(|answer| matches!(answer, Answer::Refused(FileRefused::TooManyTransfers { max: 48 })));
+    assert_eq!(refused.count(), 64 - 48);
+    assert_eq!(attack.siege.victim.count_within("refusals", "files"), 2 + 64 - 48);
+    attack.siege.victim.has_logged_once("sends files out of order, or more of them than it may");
     attack.siege.end("more of a file than was offered", bounds::member(&Limits::default()));
 }

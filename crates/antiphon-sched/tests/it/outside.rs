@@ -141,7 +141,7 @@ fn arrive(door: &mut Door<'_>, from: NodeId, frame: Frame) -> Option<Delivery> {
             }
             Signal::Demonitor { target, id, .. } => door.unwatch(target.key(), id),
             Signal::Notify { watcher, id, who } => {
-                door.expect_down(watcher.key(), id, ActorId::new(from, who))
+                door.expect_down(watcher.key(), id, ActorId::new(from, who));
             }
             Signal::Down { watcher, id, who, why } => door.down(watcher.key(), id, who, why),
             Signal::Terminate { target, .. } => door.terminate(target),
@@ -447,7 +447,8 @@ fn deliver_tells_wrong_type_undecodable_full_and_nobody() {
     let (hidden, open) = (hidden.id().key(), open.id().key());
     let mut door = events.door();
     assert_eq!(door.deliver(open, "bytes", b"\xa1x"), Delivery::WrongType);
-    for hostile in [&b"\xa1"[..], b"\x01", b"", b"\xa1xx", b"\xdb\xff\xff\xff\xff"] {
+    // That it is one value and no more has been checked before, by whoever takes bytes from a network.
+    for hostile in [&b"\xa1"[..], b"\x01", b"", b"\xdb\xff\xff\xff\xff"] {
         assert!(matches!(door.deliver(open, "str", hostile), Delivery::Undecodable(_)), "{hostile:?}");
     }
     assert_eq!(door.deliver(open, "str", b"\xa1a"), Delivery::Delivered);
@@ -902,4 +903,82 @@ fn writable_is_told_after_busy() {
     net.settle();
     assert_eq!(log.take(), "Err(Busy) true");
     assert_eq!(net.deliveries, [Delivery::Delivered]);
+}
+
+#[test]
+fn what_is_charged_wakes_and_is_told_like_anything_else_and_costs_until_then() {
+    let mut events = Loop::new(virtual_config()).unwrap();
+    let log = Log::default();
+    let out = log.clone();
+    let sleeper = events.spawn(move |_: &mut Cx<String>, event| {
+        match event {
+            Event::Message(text) => out.note(text),
+            Event::Resumed(value) => out.note(value.get::<String>().unwrap()),
+            Event::Thrown(thrown) => {
+                out.note(thrown.take().get::<String>().unwrap());
+                return receive();
+            }
+            _ => {}
+        }
+        suspend()
+    });
+    assert!(events.door().expose(sleeper));
+    settle(&mut events);
+    let all = Account::default();
+    let [one, other] = [(); 2].map(|()| Account::below(&all));
+    let key = sleeper.id().key();
+    let mut body = Vec::new();
+    "told".to_owned().encode(&mut body).unwrap();
+    let told = events.door().charging(Some(one.charge(5)), |door| door.deliver(key, "str", &body));
+    assert_eq!(told, Delivery::Delivered);
+    settle(&mut events);
+    assert_eq!((log.take().as_str(), all.bytes(), one.bytes()), ("", 5, 5));
+    let value = |text: &str| Value::new(text.to_owned());
+    let resume = |door: &mut Door<'_>| door.resume_here(key, value("resumed"));
+    assert!(events.door().charging(Some(other.charge(7)), resume));
+    assert_eq!(all.bytes(), 12);
+    settle(&mut events);
+    assert_eq!((log.take().as_str(), all.bytes(), other.bytes()), ("resumed", 5, 0));
+    assert!(events.door().charging(Some(one.charge(9)), |door| door.throw_here(key, value("thrown"))));
+    settle(&mut events);
+    assert_eq!((log.take().as_str(), all.bytes()), ("thrown told", 0));
+    // What is not put anywhere is not charged, nor what comes after it.
+    let refused = events.door().charging(Some(one.charge(5)), |door| door.deliver(key, "u64", &body));
+    assert_eq!((refused, all.bytes()), (Delivery::WrongType, 0));
+}
+
+#[test]
+fn the_ends_that_others_want_an_actor_told_of_leave_room_for_those_of_its_own_loop() {
+    let mut events = Loop::new(virtual_config()).unwrap();
+    let log = Log::default();
+    let out = log.clone();
+    let watcher = events.spawn(move |_: &mut Cx<()>, event| {
+        if let Event::Down(down) = event {
+            out.note(format!("{}", down.why));
+        }
+        receive()
+    });
+    let key = watcher.id().key();
+    let elsewhere = NodeId::from_bits(77);
+    let want = |events: &mut Loop, number| {
+        let id = MonitorId { origin: elsewhere, number };
+        events.door().expect_down(key, id, ActorId::new(elsewhere, Key::from_bits(number)))
+    };
+    let admitted = (0..40_000).filter(|number| want(&mut events, *number)).count();
+    assert_eq!(admitted, 32_767);
+    settle(&mut events);
+    assert_eq!(log.take().matches("no more monitors are admitted").count(), 40_000 - 32_767);
+    // One of its own loop has room still.
+    let brief = events.spawn(|_: &mut Cx<()>, _| stop());
+    events.door().notify(brief.id().key(), watcher.id());
+    settle(&mut events);
+    assert_eq!(log.take(), "done");
+    // Those are bounded by themselves, and what is over makes room.
+    let lasting = events.spawn(|_: &mut Cx<()>, _| receive());
+    (0..20_000).for_each(|_| events.door().notify(lasting.id().key(), watcher.id()));
+    settle(&mut events);
+    assert_eq!(log.take().matches("no more monitors are admitted").count(), 20_000 - 16_383);
+    let id = MonitorId { origin: elsewhere, number: 1 };
+    events.door().down(key, id, ActorId::new(elsewhere, Key::from_bits(1)), Why::Terminated);
+    assert!(want(&mut events, 50_000) && !want(&mut events, 50_001));
 }

@@ -1,15 +1,21 @@
 //! How many bytes peers have on the disk here: all of them together, and each.
 //!
 //! Invariant: a file that is being received counts with its whole size, under its key; when its transfer ends, with what it
-//! leaves. It may count too much, when files are replaced or removed by hand: who counts anew puts that right.
+//! leaves. It may count too much, when files are replaced or removed by hand: who counts anew puts that right. Nobody counts
+//! while another does, nor soon after; and nothing here waits for a disk, since the loop's thread comes here too.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use crate::files::Rules;
 use crate::files::outcome::FileRefused;
 
 /// Peers that are told apart; those beyond share one account.
 const PEERS_MAX: usize = if cfg!(test) { 4 } else { 4_096 };
+/// After a count, for how long there is no other.
+const COUNT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// And how many times as long as it took: so the disk is free most of the time, however many offers are refused.
+const COUNT_REST: u32 = 20;
 /// The account of the others. (That of this node is empty, and has no bound.)
 const THE_REST: &str = "the rest";
 
@@ -20,6 +26,16 @@ pub(super) struct Ledger {
     live: BTreeMap<String, Live>,
     /// Bytes that came from each peer since the node's start, in transfers that have ended.
     of: BTreeMap<String, u64>,
+    counting: Counting,
+}
+
+#[derive(Debug, Default)]
+enum Counting {
+    #[default]
+    Never,
+    /// Since when; and the bytes of transfers that have ended meanwhile, which the count may have missed.
+    Now(Instant, u64),
+    NotBefore(Instant),
 }
 
 #[derive(Debug)]
@@ -31,19 +47,21 @@ struct Live {
 }
 
 impl Ledger {
-    /// A file of so many bytes is to come from somebody, `have` of which are here. Nothing is changed by an error.
+    /// A file of so many bytes is to come from somebody, and an unfinished one of `there` bytes is in its place. Nothing is
+    /// changed by an error.
     pub(super) fn begin(
         &mut self,
         key: &str,
         whom: &str,
-        (size, have): (u64, u64),
+        (size, there): (u64, u64),
         rules: &Rules,
     ) -> Result<(), FileRefused> {
         let all: u64 = self.live.values().map(|live| live.size).sum();
-        let all = self.kept.saturating_sub(have).saturating_add(all).saturating_add(size);
+        let all = self.kept.saturating_sub(there).saturating_add(all).saturating_add(size);
         if let Some(max) = rules.dest_bytes_max.filter(|max| all > *max) {
             return Err(FileRefused::DestFull { max });
         }
+        let have = of_use(there, size);
         let whom = self.account(whom);
         let under_way = self.live.values().filter(|live| live.whom == whom);
         let under_way: u64 = under_way.map(|live| live.size - live.have).sum();
@@ -52,7 +70,7 @@ impl Ledger {
         if let Some(max) = rules.peer_bytes_max.filter(|max| came > *max && !whom.is_empty()) {
             return Err(FileRefused::OverQuota { max });
         }
-        self.kept = self.kept.saturating_sub(have);
+        self.kept = self.kept.saturating_sub(there);
         let whom = whom.to_owned();
         self.of.entry(whom.clone()).or_default();
         self.live.insert(key.to_owned(), Live { whom, size, have });
@@ -69,6 +87,9 @@ impl Ledger {
     pub(super) fn end(&mut self, key: &str, left: u64) {
         let Some(live) = self.live.remove(key) else { return };
         self.kept = self.kept.saturating_add(left);
+        if let Counting::Now(_, ended) = &mut self.counting {
+            *ended = ended.saturating_add(left);
+        }
         let of = self.of.entry(live.whom).or_default();
         *of = of.saturating_add(left.saturating_sub(live.have));
     }
@@ -78,14 +99,44 @@ impl Ledger {
         self.kept = self.kept.saturating_sub(bytes);
     }
 
-    /// So many bytes are here, besides what is being received.
-    pub(super) fn recount(&mut self, kept: u64) {
-        self.kept = kept;
+    /// Whether to count now what is here; whoever is told so says when it is done.
+    pub(super) fn begin_count(&mut self, now: Instant) -> bool {
+        let may = match self.counting {
+            Counting::Never => true,
+            Counting::Now(..) => false,
+            Counting::NotBefore(then) => now >= then,
+        };
+        if may {
+            self.counting = Counting::Now(now, 0);
+        }
+        may
+    }
+
+    /// So many bytes are here, besides what is being received; `None`: they could not be counted.
+    pub(super) fn end_count(&mut self, now: Instant, kept: Option<u64>) {
+        let Counting::Now(begun, ended) = self.counting else { return };
+        if let Some(kept) = kept {
+            self.kept = kept.saturating_add(ended);
+        }
+        let rest = now.duration_since(begun).saturating_mul(COUNT_REST).max(COUNT_AGAIN_AFTER);
+        self.counting = Counting::NotBefore(now.checked_add(rest).unwrap_or(now));
+    }
+
+    /// Bytes that are here, besides what is being received.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> u64 {
+        self.kept
     }
 
     pub(super) fn is_live(&self, key: &str) -> bool {
         self.live.contains_key(key)
     }
+}
+
+/// Of the bytes of an unfinished file, how many a file of that size can go on with, if their hash fits: longer ones are of
+/// another file.
+pub(super) fn of_use(there: u64, size: u64) -> u64 {
+    if there > size { 0 } else { there }
 }
 
 #[cfg(test)]
@@ -120,6 +171,45 @@ mod tests {
         ledger.gone(100);
         assert_eq!(ledger.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
         assert_eq!(ledger.begin("d", "other", (100, 0), &rules), Ok(()));
+    }
+
+    #[test]
+    fn a_longer_unfinished_file_makes_room_for_the_one_that_takes_its_place() {
+        let (rules, mut ledger) = (rules(100, 100), Ledger::default());
+        assert_eq!(ledger.begin("a", "peer", (90, 0), &rules), Ok(()));
+        ledger.end("a", 80);
+        assert_eq!(ledger.begin("b", "other", (60, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
+        assert_eq!(ledger.begin("a", "other", (60, 80), &rules), Ok(()), "80 go, 60 come");
+        ledger.end("a", 60);
+        assert_eq!(ledger.begin("b", "other", (41, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
+        assert_eq!(ledger.begin("b", "other", (40, 0), &rules), Ok(()), "all 60 were its own");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "some time, to be added to")]
+    fn who_counts_is_alone_and_rests_twenty_times_as_long() {
+        let (mut ledger, begun) = (Ledger::default(), Instant::now());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        assert!(ledger.begin_count(begun));
+        assert!(!ledger.begin_count(at(1000)), "somebody does already");
+        ledger.end_count(at(3), Some(100));
+        assert!(!ledger.begin_count(at(62)));
+        assert!(ledger.begin_count(at(63)));
+        // A look that takes no time, and fails.
+        ledger.end_count(at(63), None);
+        assert!(!ledger.begin_count(at(63)));
+        assert!(ledger.begin_count(at(64)));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "some time")]
+    fn what_comes_while_somebody_counts_is_not_forgotten() {
+        let (rules, mut ledger, now) = (rules(1000, 100), Ledger::default(), Instant::now());
+        assert_eq!(ledger.begin("a", "peer", (60, 0), &rules), Ok(()));
+        assert!(ledger.begin_count(now));
+        ledger.end("a", 60);
+        ledger.end_count(now, Some(0));
+        assert_eq!(ledger.begin("b", "peer", (60, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
     }
 
     #[test]

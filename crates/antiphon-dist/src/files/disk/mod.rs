@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
@@ -107,12 +107,6 @@ impl Dest {
         }
         rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty()).map_err(refuse)?;
         let partial = Partial::open(self.clone(), path, stat, (overwrite, whom))?;
-        if let Err(why) = self.check_room(stat.size - partial.have()) {
-            if partial.is_empty() {
-                partial.discard();
-            }
-            return Err(why);
-        }
         Ok(Prepared::Open(Box::new(partial)))
     }
 
@@ -128,18 +122,32 @@ impl Dest {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place in the ledger for a file of somebody's; when all is full, what is here is counted anew first.
+    /// A place in the ledger for a file of somebody's; when all is full, what is here is counted anew first, if that was not
+    /// done just now.
     fn charge(&self, key: &str, whom: &str, sizes: (u64, u64)) -> Result<(), FileRefused> {
         let charged = self.ledger().begin(key, whom, sizes, &self.rules);
         if !matches!(charged, Err(FileRefused::DestFull { .. })) {
             return charged;
         }
-        self.recount();
-        self.ledger().begin(key, whom, sizes, &self.rules)
+        if self.recount() { self.ledger().begin(key, whom, sizes, &self.rules) } else { charged }
     }
 
-    /// Counts what is here: files that are still as they came, and unfinished ones that nobody writes.
-    fn recount(&self) {
+    /// Counts what is here: files that are still as they came, and unfinished ones that nobody writes. False if it is too soon
+    /// for that.
+    #[expect(clippy::disallowed_methods, reason = "disks are looked at in the time of the system")]
+    fn recount(&self) -> bool {
+        if !self.ledger().begin_count(Instant::now()) {
+            return false;
+        }
+        let counted = self.count();
+        if let Err(why) = &counted {
+            tracing::warn!(%why, "the files that came from peers cannot be counted");
+        }
+        self.ledger().end_count(Instant::now(), counted.ok());
+        true
+    }
+
+    fn count(&self) -> Result<u64, Errno> {
         let received = || {
             let of = |key: &String| self.bytes_of(key);
             Ok::<u64, Errno>(names_in(&self.records)?.iter().filter_map(of).sum())
@@ -147,7 +155,9 @@ impl Dest {
         let unfinished = || {
             let mut sum = 0;
             for name in names_in(&self.partials)? {
-                if !self.ledger().is_live(&name)
+                // By itself: nobody waits for the ledger while a disk is looked at.
+                let is_live = self.ledger().is_live(&name);
+                if !is_live
                     && let Ok(stat) = rustix::fs::statat(&self.partials, &name, AtFlags::SYMLINK_NOFOLLOW)
                 {
                     sum += of_stat(&stat).size;
@@ -155,10 +165,7 @@ impl Dest {
             }
             Ok::<u64, Errno>(sum)
         };
-        match received().and_then(|received| Ok(received + unfinished()?)) {
-            Ok(kept) => self.ledger().recount(kept),
-            Err(why) => tracing::warn!(%why, "the files that came from peers cannot be counted"),
-        }
+        Ok(received()? + unfinished()?)
     }
 
     /// The bytes of a file that came from a peer, if it is still there as it came.
@@ -300,10 +307,14 @@ impl Dest {
             Err(Errno::ACCESS) => Ok(None),
             Err(why) => Err(why),
         };
-        if is_free.is_ok()
-            && let Err(why) = rustix::fs::unlinkat(&self.partials, name, AtFlags::empty())
-        {
-            tracing::debug!(name, %why, "an old unfinished file stays");
+        let Ok(file) = is_free else { return };
+        match rustix::fs::unlinkat(&self.partials, name, AtFlags::empty()) {
+            Ok(()) => {
+                let bytes =
+                    file.and_then(|file| rustix::fs::fstat(file).ok()).map_or(0, |stat| of_stat(&stat).size);
+                self.ledger().gone(bytes);
+            }
+            Err(why) => tracing::debug!(name, %why, "an old unfinished file stays"),
         }
     }
 }

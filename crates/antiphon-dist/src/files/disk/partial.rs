@@ -13,6 +13,7 @@ use blake3::Hasher;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
+use super::ledger::of_use;
 use super::record::Record;
 use super::{Dest, Placed, beneath, look, refuse, refuse_io, rename_new, sync_dir};
 use crate::files::outcome::{FileRefused, FileStat};
@@ -60,19 +61,21 @@ impl Partial {
     ) -> Result<Self, FileRefused> {
         let key = path.key();
         let file = open_locked(&dest, &key)?;
-        let mut have = file.metadata().map_err(|why| refuse_io(&why))?.len();
-        if have > stat.size {
-            // Of another file; what fits in size is told by its hash.
-            file.set_len(0).map_err(|why| refuse_io(&why))?;
-            have = 0;
-        }
-        if let Err(why) = dest.charge(&key, whom, (stat.size, have)) {
-            if have == 0 {
+        let there = file.metadata().map_err(|why| refuse_io(&why))?.len();
+        let room = dest.check_room(stat.size.saturating_sub(there));
+        if let Err(why) = room.and_then(|()| dest.charge(&key, whom, (stat.size, there))) {
+            // What an earlier transfer left stays: the next offer may be of that file again.
+            if there == 0 {
                 remove(&dest, &key);
             }
             return Err(why);
         }
-        let account = Account { dest: dest.clone(), key: key.clone(), left: have };
+        let mut account = Account { dest: dest.clone(), key: key.clone(), left: there };
+        let have = of_use(there, stat.size);
+        if have < there {
+            file.set_len(have).map_err(|why| refuse_io(&why))?;
+            account.left = have;
+        }
         let path = path.clone();
         Ok(Self { dest, path, key, stat, overwrite, file, hasher: Box::default(), at: 0, have, account })
     }
@@ -159,6 +162,7 @@ impl Partial {
         look(&dir, name)?;
         let stat = rustix::fs::fstat(&self.file).map_err(refuse)?;
         Record::of(&stat).write_aside(&self.dest.records, &self.path)?;
+        let replaced = self.overwrite.then(|| self.dest.bytes_of(&self.key)).flatten().unwrap_or(0);
         if let Err(why) = self.move_to(&dir, name) {
             Record::drop_aside(&self.dest.records, &self.key);
             if Errno::from_io_error(&why) == Some(Errno::EXIST) {
@@ -167,6 +171,7 @@ impl Partial {
             }
             return Err(refuse_io(&why));
         }
+        self.dest.ledger().gone(replaced);
         Record::settle(&self.dest.records, &self.key);
         sync_dir(&dir)?;
         Ok(Placed::Stored)

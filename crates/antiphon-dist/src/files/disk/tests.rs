@@ -145,6 +145,115 @@ fn a_disk_without_room_is_told_before_anything_is_sent() {
     assert_eq!(fs::read_dir(folder.path().join(".antiphon/partial")).expect("a folder").count(), 0);
 }
 
+/// A folder that takes no more than so many bytes, of all peers and of one.
+fn narrow(dest_bytes_max: u64, peer_bytes_max: u64) -> (tempfile::TempDir, Arc<Dest>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (dest_bytes_max, peer_bytes_max) = (Some(dest_bytes_max), Some(peer_bytes_max));
+    let rules = Rules { keep: DAY, dest_bytes_max, peer_bytes_max, ..Rules::default() };
+    let dest = Dest::open(folder.path(), rules).expect("it is ours");
+    (folder, Arc::new(dest))
+}
+
+/// Leaves an unfinished file, as a transfer that is interrupted does.
+fn leave_some(dest: &Arc<Dest>, path: &TargetPath, bytes: u8) {
+    let partial = open(dest, path, 90).expect("there is room");
+    let content = (0..bytes).collect();
+    drop(partial.write(&[Bytes(content)]).expect("there is room"));
+}
+
+#[test]
+fn an_offer_that_is_refused_for_its_bytes_leaves_what_an_earlier_transfer_left() {
+    let (folder, dest) = narrow(1000, 100);
+    let place = path(&["f"]);
+    leave_some(&dest, &place, 40);
+    let left =
+        || fs::metadata(folder.path().join(".antiphon/partial").join(place.key())).map(|meta| meta.len());
+    // Shorter than what is there, and so another file; and one that could go on with it.
+    for size in [30, 200] {
+        let other = open(&dest, &path(&["other"]), 50).expect("there is room");
+        assert_eq!(open(&dest, &place, size).err(), Some(FileRefused::OverQuota { max: 100 }));
+        drop(other);
+        assert_eq!(left().ok(), Some(40), "{size}");
+    }
+    let (dest_bytes_max, keep) = (Some(20), DAY);
+    let smaller = Dest::open(folder.path(), Rules { dest_bytes_max, keep, ..Rules::default() });
+    let smaller = Arc::new(smaller.expect("it is ours"));
+    assert_eq!(open(&smaller, &place, 30).err(), Some(FileRefused::DestFull { max: 20 }));
+    assert_eq!(left().ok(), Some(40));
+    assert_eq!(open(&dest, &place, 50).map(|partial| partial.have()), Ok(40), "it goes on");
+    assert_eq!(
+        open(&dest, &place, 30).map(|partial| partial.have()),
+        Ok(0),
+        "what is of no use goes when one is taken"
+    );
+    assert!(left().is_ok_and(|left| left == 0));
+}
+
+#[test]
+fn a_transfer_settles_its_account_before_another_has_the_file() {
+    let (folder, dest) = narrow(1000, 1000);
+    let place = path(&["f"]);
+    leave_some(&dest, &place, 40);
+    let partial = open(&dest, &place, 90).expect("nobody has it");
+    let key = place.key();
+    std::thread::scope(|scope| {
+        // Who ends waits for the ledger, as long as this looks.
+        let ledger = dest.ledger();
+        scope.spawn(move || drop(partial));
+        for _ in 0..2000 {
+            assert!(ledger.is_live(&key));
+            let file = File::open(folder.path().join(".antiphon/partial").join(&key)).expect("it is there");
+            let lock = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+            assert_eq!(lock, Err(Errno::WOULDBLOCK), "the file is free, and its bytes are not accounted for");
+            std::thread::yield_now();
+        }
+        drop(ledger);
+    });
+    assert!(!dest.ledger().is_live(&key));
+    assert_eq!(open(&dest, &place, 90).map(|partial| partial.have()), Ok(40));
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "some time")]
+fn while_somebody_counts_offers_are_refused_without_another_look() {
+    let (folder, dest) = narrow(100, 1000);
+    assert_eq!(store(&dest, &path(&["f"]), &[7; 60]), Ok(()));
+    fs::remove_file(folder.path().join("f")).expect("it is there");
+    let now = Instant::now() + DAY;
+    assert!(dest.ledger().begin_count(now));
+    for _ in 0..10 {
+        assert_eq!(open(&dest, &path(&["g"]), 60).err(), Some(FileRefused::DestFull { max: 100 }));
+    }
+    // The count is over, and just now: still nobody looks.
+    dest.ledger().end_count(now, None);
+    assert_eq!(open(&dest, &path(&["g"]), 60).err(), Some(FileRefused::DestFull { max: 100 }));
+    // Two days later.
+    assert!(dest.ledger().begin_count(now + DAY));
+    dest.ledger().end_count(now, dest.count().ok());
+    open(&dest, &path(&["g"]), 60).expect("what was removed has made room");
+}
+
+#[test]
+fn what_is_replaced_or_swept_makes_room_without_a_count() {
+    let (_folder, dest) = narrow(200, 1000);
+    let place = path(&["f"]);
+    assert_eq!(store(&dest, &place, &[7; 90]), Ok(()));
+    for bytes in [91, 92] {
+        let Ok(Prepared::Open(partial)) = dest.prepare(&place, stat(bytes), true, "somebody") else {
+            panic!("it may be replaced")
+        };
+        let content = vec![7; bytes as usize];
+        let partial = partial.write(&[Bytes(content.clone())]).expect("there is room");
+        assert!(matches!(partial.place(blake3::hash(&content).as_bytes()), Ok(Placed::Stored)));
+    }
+    let key = path(&["g"]).key();
+    leave_some(&dest, &path(&["g"]), 18);
+    assert_eq!(dest.ledger().kept(), 92 + 18);
+    dest.remove_unfinished(&key);
+    assert_eq!(dest.ledger().kept(), 92);
+    assert_eq!(dest.count(), Ok(92));
+}
+
 #[test]
 fn a_folder_that_becomes_a_symlink_while_a_file_arrives_leads_nowhere() {
     let (folder, dest) = folder();

@@ -43,7 +43,7 @@ impl Judge {
     ) -> Result<Self, TlsError> {
         let mut pinned = Vec::new();
         for file in &config.pinned {
-            let found = certificates::certificates(file)?;
+            let found = certificates::trusted(file, "pinned", Some(&config.certfile))?;
             found.iter().for_each(|certificate| warn_of_dates(file, certificate));
             pinned.extend(found);
         }
@@ -53,6 +53,11 @@ impl Judge {
         }
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self { pinned, cas: Cas::new(config, provider)?, algorithms })
+    }
+
+    /// Whether all peers that are let in present this certificate.
+    pub(super) fn admits_only(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.cas.is_none() && self.pinned.iter().all(|pinned| pinned.as_ref() == certificate.as_ref())
     }
 
     /// What is to be said of a certificate without its chain; `None`: that its chain decides.
@@ -71,7 +76,7 @@ impl Cas {
         let bad = |file: &Path, why: String| TlsError::BadCertificate { file: file.to_owned(), why };
         let mut roots = RootCertStore::empty();
         for file in &config.ca_files {
-            for certificate in certificates::certificates(file)? {
+            for certificate in certificates::trusted(file, "ca_files", Some(&config.certfile))? {
                 roots.add(certificate).map_err(|why| bad(file, why.to_string()))?;
             }
         }

@@ -24,7 +24,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, InconsistentKeys, ServerConfig};
 use rustls_pki_types::ServerName;
 
-use crate::certificates::{self, Identity, Moment, TlsError, Validity};
+use crate::certificates::{self, Fingerprint, Identity, Moment, TlsError, Validity};
 use crate::config::Config;
 use judge::Judge;
 
@@ -64,6 +64,8 @@ use judge::Judge;
 pub struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    /// The certificate that this node and all its peers present, if there is one for all.
+    shared: Option<Fingerprint>,
 }
 
 impl Tls {
@@ -80,10 +82,12 @@ impl Tls {
         check_dates(certfile, &identity)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let judge = Arc::new(Judge::new(config, &identity, &provider)?);
+        let own = identity.chain.first().filter(|own| judge.admits_only(own));
+        let shared = own.map(|own| Fingerprint::of(own));
         let keyfile = keyfile.as_ref().unwrap_or(certfile);
         let (client, server) =
             configs(identity, provider, judge).map_err(|why| blame(certfile, keyfile, why))?;
-        Ok(Self { client: Arc::new(client), server: Arc::new(server) })
+        Ok(Self { client: Arc::new(client), server: Arc::new(server), shared })
     }
 
     /// What a node's configuration asks for; `None`: no TLS.
@@ -93,6 +97,10 @@ impl Tls {
             Err(Some(field)) => Err(TlsError::NoCertfile { field }),
             Err(None) => Ok(None),
         }
+    }
+
+    pub(super) fn shared(&self) -> Option<Fingerprint> {
+        self.shared
     }
 
     fn dial(&self, to: IpAddr) -> Result<rustls::Connection, rustls::Error> {

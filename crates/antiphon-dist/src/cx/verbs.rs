@@ -1,0 +1,366 @@
+//! The verbs, each of which asks the node core, or the hidden actors above it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, Manner, NodeId, PortId, Step, Target, Wire};
+
+use super::behind::{node_behind, open_to, register};
+use super::{Named, NetCx, Watch};
+use crate::audience::{Audience, AudienceError};
+use crate::channels::{self, Channel, Subscriber};
+use crate::error::{
+    CallError, CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError,
+    UnknownNode, UnknownPeer,
+};
+use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
+use crate::location::{Ignored, Location, PeerAt, PeerOptions};
+use crate::node::{FoundName, Looked, NodeCore, Space, settle};
+use crate::rci::{self, Rci};
+
+impl<M: 'static> NetCx<M> for Cx<'_, M> {
+    fn location(&mut self) -> Option<Location> {
+        node(self).map(|node| node.location())
+    }
+
+    fn location_of(&mut self, node_id: NodeId) -> Result<Location, UnknownNode> {
+        node(self).ok_or(UnknownNode { node: node_id })?.location_of(node_id)
+    }
+
+    fn register(&mut self, name: &str) -> Result<(), RegisterError>
+    where
+        M: Wire,
+    {
+        let (me, tag) = (self.me(), self.door().tag_of::<M>());
+        register(self.door(), (Space::Actor, name), me, tag, Some(me.id().key()))
+    }
+
+    fn unregister(&mut self, name: &str) -> Result<(), RegisterError> {
+        let me: Key = self.id().key();
+        node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Actor, name, Some(me))?;
+        Ok(())
+    }
+
+    fn open_to(&mut self, what: impl Into<ActorId>, audience: Audience) -> Result<(), AudienceError> {
+        open_to(self.door(), what.into(), audience)
+    }
+
+    fn locate<T: Named>(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
+    ) {
+        locate(self, name, None, timeout, answer);
+    }
+
+    fn locate_at<T: Named>(
+        &mut self,
+        name: &str,
+        location: Location,
+        timeout: Duration,
+        answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
+    ) {
+        locate(self, name, Some(location), timeout, answer);
+    }
+
+    fn locate_all<T: Named>(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<T>, LocateError>) -> M + 'static,
+    ) {
+        let all = |found: Vec<FoundName>| found.into_iter().map(|found| T::from_found(found.id)).collect();
+        let tag = T::tag(self.door());
+        request(
+            self,
+            LocateError::TooManyOpen,
+            LocateError::NoNode,
+            move |found: Result<Vec<FoundName>, LocateError>| answer(found.map(all)),
+            |core, port| core.locate_all(port, (T::SPACE, name), tag, timeout).err().map(Err),
+        );
+    }
+
+    fn locate_node(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Location, LocateError>) -> M + 'static,
+    ) {
+        request(self, LocateError::TooManyOpen, LocateError::NoNode, answer, |core, port| {
+            core.locate_node(port, name, timeout)
+        });
+    }
+
+    fn deliver<T: 'static>(
+        &mut self,
+        to: Addr<T>,
+        message: T,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeliverError>) -> M + 'static,
+    ) {
+        let port = match self.open(answer) {
+            Ok(port) => port,
+            Err(answer) => return self.hand_self(answer(Err(DeliverError::TooManyOpen))),
+        };
+        let here = to.node() == self.id().node();
+        match to.put(self.door(), message, Manner::Receipt(port)) {
+            Ok(()) if here => settle(self.door(), port, Ok::<(), DeliverError>(())),
+            Ok(()) => {
+                if let Some(core) = node(self) {
+                    core.time_receipt(port, timeout);
+                }
+            }
+            Err(error) => settle(self.door(), port, Err::<(), _>(DeliverError::Refused(error.why()))),
+        }
+    }
+
+    fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError> {
+        let me = self.id().key();
+        channels::open(self.door(), name, Some(me), None)
+    }
+
+    fn channel_with<T: Wire + Clone>(
+        &mut self,
+        name: &str,
+        transform: impl FnMut(&str, T) -> Option<T> + 'static,
+    ) -> Result<Channel<T>, RegisterError> {
+        let me = self.id().key();
+        channels::open(self.door(), name, Some(me), Some(Box::new(transform)))
+    }
+
+    fn unregister_channel(&mut self, name: &str) -> Result<(), RegisterError> {
+        let me = self.id().key();
+        node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Channel, name, Some(me))?;
+        Ok(())
+    }
+
+    fn close_channel<T>(&mut self, channel: Channel<T>) {
+        self.terminate(channel.id());
+    }
+
+    fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>) {
+        channels::subscribe(self.door(), channel, subscriber);
+    }
+
+    fn subscribe_within<T: Wire + Clone>(
+        &mut self,
+        channel: Channel<T>,
+        subscriber: impl Subscriber<T>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
+    ) {
+        channels::subscribe_within(self, channel, subscriber, timeout, answer);
+    }
+
+    fn unsubscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>) {
+        channels::unsubscribe(self.door(), channel, subscriber);
+    }
+
+    fn deliver_all<T: Wire>(
+        &mut self,
+        channel: Channel<T>,
+        message: T,
+        n: usize,
+        timeout: Duration,
+        answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
+    ) {
+        channels::deliver_all(self, channel, message, n, timeout, answer);
+    }
+
+    fn send_file(
+        &mut self,
+        to: Location,
+        file: impl AsRef<Path>,
+        options: FileOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
+    ) -> Transfer {
+        files::send_file(self, to, file.as_ref(), &options, timeout, answer)
+    }
+
+    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static) {
+        files::progress(self, transfer, every, each);
+    }
+
+    fn cancel_transfer(&mut self, transfer: Transfer) {
+        files::cancel(self, transfer);
+    }
+
+    fn del_file(
+        &mut self,
+        at: Location,
+        file: impl AsRef<Path>,
+        dir: impl AsRef<Path>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
+    ) {
+        files::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
+    }
+
+    fn rci<A: Wire, T: Wire, F>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> F + 'static,
+    ) -> Result<Rci<A, T>, RegisterError>
+    where
+        F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
+    {
+        self.rci_actor(name, function)
+    }
+
+    fn rci_actor<A: Wire, T: Wire, W: Actor<T>>(
+        &mut self,
+        name: &str,
+        function: impl FnMut(A) -> W + 'static,
+    ) -> Result<Rci<A, T>, RegisterError> {
+        let me = self.id().key();
+        rci::open(self.door(), name, Some(me), function)
+    }
+
+    fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError> {
+        let me = self.id().key();
+        rci::unregister(self.door(), name, Some(me))
+    }
+
+    fn call<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    ) {
+        rci::call(self, rci, arguments, None, timeout, answer);
+    }
+
+    fn call_monitored<A: Wire, T: Wire>(
+        &mut self,
+        rci: Rci<A, T>,
+        arguments: A,
+        watcher: impl Into<ActorId>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
+    ) {
+        rci::call(self, rci, arguments, Some(watcher.into()), timeout, answer);
+    }
+
+    fn peers(&mut self) -> Vec<Location> {
+        node(self).map(|core| core.online()).unwrap_or_default()
+    }
+
+    fn peer(
+        &mut self,
+        at: impl Into<PeerAt>,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    ) {
+        self.peer_with(at, PeerOptions::default(), timeout, answer);
+    }
+
+    fn peer_with(
+        &mut self,
+        at: impl Into<PeerAt>,
+        options: PeerOptions,
+        timeout: Duration,
+        answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
+    ) {
+        let at = at.into();
+        request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, port| {
+            core.contact(port, at, options, timeout)
+        });
+    }
+
+    fn stream_send(&mut self, at: Location, streams: bool) -> Result<(), UnknownPeer> {
+        node(self).ok_or(UnknownPeer { at })?.stream_send(at, streams)
+    }
+
+    fn close_peer(
+        &mut self,
+        at: Location,
+        timeout: Duration,
+        answer: impl FnOnce(Result<(), CloseError>) -> M + 'static,
+    ) {
+        request(self, CloseError::TooManyOpen, CloseError::NoNode, answer, |core, port| {
+            core.close_peer(port, at, timeout)
+        });
+    }
+
+    fn ignore_peers(&mut self, whom: impl Into<Ignored>) {
+        if let Some(core) = node(self) {
+            core.ignore_peers(whom.into());
+        }
+    }
+
+    fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch {
+        let ear = self.me_as(each);
+        forget_dead_watchers(self);
+        let present = node(self).map(|core| core.watch_peers(ear)).unwrap_or_default();
+        for status in present {
+            self.tell(ear, status);
+        }
+        Watch(ear)
+    }
+
+    fn unwatch(&mut self, watch: Watch) {
+        if let Some(core) = node(self) {
+            core.unwatch_peers(watch.0);
+        }
+    }
+}
+
+fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
+    node_behind(cx.door())
+}
+
+/// Watchers that have ended are forgotten before the table of them grows beyond a power of two.
+fn forget_dead_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
+    let watchers = node(cx).map(|core| core.peer_watchers().to_vec()).unwrap_or_default();
+    if watchers.len().is_power_of_two() {
+        let dead = watchers.into_iter().filter(|watcher| !cx.door().is_alive(watcher.id().key()));
+        let dead: Vec<Addr<PeerStatus>> = dead.collect();
+        if let Some(core) = node(cx) {
+            dead.into_iter().for_each(|watcher| core.unwatch_peers(watcher));
+        }
+    }
+}
+
+/// Opens a request, and puts it to the node: which answers now, or later by the port.
+fn request<M: 'static, R: 'static, E: 'static>(
+    cx: &mut Cx<'_, M>,
+    too_many: E,
+    no_node: E,
+    answer: impl FnOnce(Result<R, E>) -> M + 'static,
+    put: impl FnOnce(&mut NodeCore, PortId) -> Option<Result<R, E>>,
+) {
+    let port = match cx.open(answer) {
+        Ok(port) => port,
+        Err(answer) => return cx.hand_self(answer(Err(too_many))),
+    };
+    let now = match node(cx) {
+        Some(core) => put(core, port),
+        None => Some(Err(no_node)),
+    };
+    if let Some(result) = now {
+        settle(cx.door(), port, result);
+    }
+}
+
+fn locate<M: 'static, T: Named>(
+    cx: &mut Cx<'_, M>,
+    name: &str,
+    at: Option<Location>,
+    timeout: Duration,
+    answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
+) {
+    let tag = T::tag(cx.door());
+    request(
+        cx,
+        LocateError::TooManyOpen,
+        LocateError::NoNode,
+        move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
+        |core, port| match core.locate(port, (T::SPACE, name), tag, at, timeout) {
+            Looked::Now(result) => Some(result),
+            Looked::Later => None,
+        },
+    );
+}

@@ -1,0 +1,74 @@
+//! A core by itself, for unit tests: a virtual loop, peers without connections, and no network.
+
+use antiphon_sched::{Actor, Addr, Door, Key, Loop, LoopConfig, NodeId, Park, Wire, millis};
+use antiphon_wire::Fresh;
+
+use super::peers::Peer;
+use super::{NodeCore, Output, World};
+use crate::config::Config;
+use crate::location::Location;
+use crate::peer_limits::PeerLimits;
+
+/// What the core stands on.
+pub(super) struct Ground {
+    pub(super) sched: Loop,
+    pub(super) outputs: Vec<Output>,
+}
+
+impl World for Ground {
+    fn door(&mut self) -> Door<'_> {
+        self.sched.door()
+    }
+
+    fn output(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    fn fresh(&mut self) -> Option<Fresh> {
+        None
+    }
+}
+
+/// A core that stands in no loop, so that a test can call it; signals of actors wait in the loop.
+pub(super) struct Alone {
+    pub(super) core: NodeCore,
+    pub(super) ground: Ground,
+}
+
+impl Alone {
+    pub(super) fn new() -> Self {
+        Self::with(PeerLimits::default())
+    }
+
+    pub(super) fn with(peer_limits: PeerLimits) -> Self {
+        let config = Config { peer_limits, ..Config::default() };
+        let virtual_loop =
+            LoopConfig { park: Park::Virtual, seed: Some(1), watchdog: None, ..LoopConfig::default() };
+        let sched = Loop::new(virtual_loop).expect("a virtual loop needs nothing of the system");
+        let location = Location::new(([127, 0, 0, 1], 7).into());
+        let core = NodeCore::simulated(&config, sched.home(), location, Vec::new());
+        Self { core: core.expect("a sound configuration"), ground: Ground { sched, outputs: Vec::new() } }
+    }
+
+    /// A peer that is known, and that nothing can be sent to.
+    pub(super) fn peer(&mut self, number: u64) -> NodeId {
+        let node = NodeId::from_bits(number);
+        self.core.peers.insert(node, Peer::new(node, "peer", Vec::new()));
+        node
+    }
+
+    /// An actor that peers reach.
+    pub(super) fn actor<M: Wire>(&mut self, actor: impl Actor<M>) -> (Addr<M>, Key) {
+        let addr = self.ground.sched.spawn_actor(actor);
+        assert!(self.ground.sched.door().expose(addr));
+        (addr, addr.id().key())
+    }
+
+    /// Lets time pass: two milliseconds, so that what was to be in one is due.
+    pub(super) fn pass(&mut self) {
+        let later = self.ground.sched.now() + millis(2);
+        self.ground.sched.advance_to(later);
+        self.ground.sched.work();
+        self.core.check();
+    }
+}

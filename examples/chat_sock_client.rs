@@ -16,7 +16,13 @@ struct Args {
     /// The server's TCP port
     #[arg(long, default_value_t = 1234)]
     port: u16,
+    /// A PEM file with a certificate and its key, the same one at server and clients: they talk by TLS
+    #[arg(long)]
+    tls: Option<std::path::PathBuf>,
 }
+
+/// Four bytes of length before each message.
+const FRAMES: Framing = Framing::Length4 { max: 65_536 };
 
 enum Client {
     Server(Conn, Socket),
@@ -28,11 +34,16 @@ fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let mut events = Loop::new(LoopConfig::default())?;
 
+    let tls =
+        args.tls.map(|certfile| Tls::new(&TlsConfig { certfile, ..TlsConfig::default() })).transpose()?;
     let client = events.spawn(move |cx, event| {
         match event {
             Event::Start => {
                 let server = (args.host.as_str(), args.port);
-                cx.connect(server, Framing::Length4 { max: 65_536 }, secs(10), Client::Server);
+                match &tls {
+                    Some(tls) => cx.connect(tls.at(server), FRAMES, secs(10), Client::Server),
+                    None => cx.connect(server, FRAMES, secs(10), Client::Server),
+                };
             }
             Event::Message(Client::Server(server, Socket::Opened(_))) => read_line(cx, server),
             Event::Message(Client::Server(_, Socket::Data(text))) => {

@@ -1,4 +1,5 @@
-//! A chat room over plain TCP, as any program can speak it: each message has four bytes of length before it.
+//! A chat room over TCP, as any program can speak it: each message has four bytes of length before it. With `--tls`, all of it
+//! goes by TLS 1.3.
 //!
 //! What one client says, all others hear. Start `chat_sock_client` beside it, a few times. It ends at `quit`, or
 //! at the end of its input. It needs no node: a loop alone runs its actors.
@@ -9,12 +10,18 @@ use antiphon::prelude::*;
 use clap::Parser;
 
 #[derive(Parser)]
-#[command(about = "A chat room over plain TCP")]
+#[command(about = "A chat room over TCP, or TLS")]
 struct Args {
     /// The TCP port to listen on; 0 picks a free one
     #[arg(long, default_value_t = 1234)]
     port: u16,
+    /// A PEM file with a certificate and its key, the same one at server and clients: they talk by TLS
+    #[arg(long)]
+    tls: Option<std::path::PathBuf>,
 }
+
+/// Four bytes of length before each message.
+const FRAMES: Framing = Framing::Length4 { max: 65_536 };
 
 /// All that the room hears: what happens on a client's connection.
 struct Client(Conn, Socket);
@@ -24,12 +31,18 @@ fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let mut events = Loop::new(LoopConfig::default())?;
 
+    let tls =
+        args.tls.map(|certfile| Tls::new(&TlsConfig { certfile, ..TlsConfig::default() })).transpose()?;
     let mut clients = BTreeSet::new();
     let room = events.spawn(move |cx, event| {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
-                let at = cx.listen(("127.0.0.1", args.port), Framing::Length4 { max: 65_536 }, Client)?;
+                let place = ("127.0.0.1", args.port);
+                let at = match &tls {
+                    Some(tls) => cx.listen(tls.at(place), FRAMES, Client)?,
+                    None => cx.listen(place, FRAMES, Client)?,
+                };
                 println!("server at {at}");
             }
             Event::Message(Client(who, Socket::Opened(_))) => {

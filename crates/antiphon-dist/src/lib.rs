@@ -46,7 +46,7 @@ mod location;
 pub use location::{Ignored, Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
-pub use net::Resolver;
+pub use net::{Resolver, Tls, TlsAt, TlsConfig};
 
 pub mod node;
 pub use node::Counts;

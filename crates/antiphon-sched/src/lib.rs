@@ -112,7 +112,9 @@ mod signals;
 mod slots;
 
 mod sockets;
-pub use sockets::{Conn, Endpoint, Framing, Host, Process, Socket, SocketError, Udp, is_exhausted};
+pub use sockets::{
+    Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, Process, Socket, SocketError, Udp, is_exhausted,
+};
 
 mod step;
 pub use step::{

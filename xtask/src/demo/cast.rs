@@ -107,12 +107,25 @@ impl Cast {
         self.start_plain(name, program, &[&node, arguments].concat())
     }
 
-    /// Whether the nodes talk by TLS.
+    /// Whether the programs talk by TLS.
     pub(super) fn has_tls(&self) -> bool {
         self.certificate.is_some()
     }
 
     /// As [`Cast::start`], a program that is no node.
+    pub(super) fn start_alone(
+        &mut self,
+        name: &'static str,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<Role, String> {
+        match self.certificate.clone() {
+            None => self.start_plain(name, program, arguments),
+            Some(file) => self.start_plain(name, program, &[&["--tls", &file], arguments].concat()),
+        }
+    }
+
+    /// As [`Cast::start_alone`], with these arguments and no others: without TLS, unless they ask for it.
     pub(super) fn start_plain(
         &mut self,
         name: &'static str,

@@ -1,10 +1,12 @@
-//! `chat_sock`: a chat room over plain TCP, with three clients.
+//! `chat_sock`: a chat room over sockets, with three clients. With TLS, one that lacks it and one with another certificate do not
+//! get in.
 
 use super::cast::{Cast, Role};
+use super::certificate::Certificate;
 
 /// Three clients join, speak, and leave in three ways: by `quit`, by the end of the input, with the server.
 pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
-    let server = cast.start_plain("server", "chat_sock_server", &["--port", "0"])?;
+    let server = cast.start_alone("server", "chat_sock_server", &["--port", "0"])?;
     cast.listen_until("the server's address", |cast| port(cast.printed(server)).is_some())?;
     let port = port(cast.printed(server)).ok_or("the server told no port")?;
     let anna = join(cast, "anna", &port, "id: 1")?;
@@ -14,6 +16,9 @@ pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
     cast.listen_until("cleo's arrival", |cast| {
         hears(cast, anna, "3 joined") && hears(cast, ben, "3 joined")
     })?;
+    if cast.has_tls() {
+        refuse_outsiders(cast, &port)?;
+    }
     cast.say(anna, "hello")?;
     cast.listen_until("the greeting", |cast| {
         hears(cast, ben, "1 says: hello") && hears(cast, cleo, "1 says: hello")
@@ -31,11 +36,27 @@ pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
     check(cast, anna, &["id: 1", "2 joined", "3 joined", "2 says: hello yourself", "2 left", "3 left"])?;
     check(cast, ben, &["id: 2", "3 joined", "1 says: hello"])?;
     check(cast, cleo, &["id: 3", "1 says: hello", "2 says: hello yourself", "2 left"])?;
-    Ok("three clients, each heard the others and not itself".into())
+    let outsiders = if cast.has_tls() { "; nobody heard those without the certificate" } else { "" };
+    Ok(format!("three clients, each heard the others and not itself{outsiders}"))
+}
+
+/// Who has no certificate, or another, ends without having joined.
+fn refuse_outsiders(cast: &mut Cast, port: &str) -> Result<(), String> {
+    let other = Certificate::make()?;
+    let other = other.file().display().to_string();
+    let bare = cast.start_plain("bare", "chat_sock_client", &["--port", port])?;
+    let stranger = cast.start_plain("stranger", "chat_sock_client", &["--port", port, "--tls", &other])?;
+    // It opens a plain connection, and what it says is no TLS.
+    cast.say(bare, "is anybody there?")?;
+    for outsider in [bare, stranger] {
+        cast.wait_for_bad_end(outsider)?;
+        check(cast, outsider, &[])?;
+    }
+    Ok(())
 }
 
 fn join(cast: &mut Cast, name: &'static str, port: &str, greeting: &str) -> Result<Role, String> {
-    let client = cast.start_plain(name, "chat_sock_client", &["--port", port])?;
+    let client = cast.start_alone(name, "chat_sock_client", &["--port", port])?;
     cast.listen_until("a number", |cast| hears(cast, client, greeting))?;
     Ok(client)
 }

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Lists the demos.
     #[arg(long)]
     list: bool,
-    /// Makes a throw-away certificate, and has all nodes talk by TLS.
+    /// Makes a throw-away certificate, and has all programs talk by TLS.
     #[arg(long)]
     tls: bool,
 }
@@ -37,8 +37,6 @@ pub(crate) struct Options {
 struct Demo {
     name: &'static str,
     about: &'static str,
-    /// Whether its programs are nodes, which can talk by TLS; the others use plain TCP.
-    has_nodes: bool,
     /// The programs under examples/ that it starts.
     programs: &'static [&'static str],
     play: fn(&mut Cast) -> Result<String, String>,
@@ -48,56 +46,48 @@ const DEMOS: &[Demo] = &[
     Demo {
         name: "tut",
         about: "ten clients find a server by name, and send it three messages each",
-        has_nodes: true,
         programs: &["tut_server", "tut_client"],
         play: tut::play,
     },
     Demo {
         name: "remote_coro",
         about: "a server that only those find who know its secret",
-        has_nodes: true,
         programs: &["remote_coro_server", "remote_coro_client"],
         play: remote_coro::play,
     },
     Demo {
         name: "remote_channel",
         about: "a channel between two processes; each delivery waits for both subscribers",
-        has_nodes: true,
         programs: &["remote_channel_server", "remote_channel_client"],
         play: remote_channel::play,
     },
     Demo {
         name: "chat_chan",
         about: "a chat over a channel that edits what is said",
-        has_nodes: true,
         programs: &["chat_chan_server", "chat_chan_client"],
         play: chat_chan::play,
     },
     Demo {
         name: "rci_monitor",
         about: "actors that are started on another node, and whose ends are told here",
-        has_nodes: true,
         programs: &["rci_monitor_server", "rci_monitor_client"],
         play: rci_monitor::play,
     },
     Demo {
         name: "files",
         about: "a file is sent, sent again, replaced, interrupted, resumed and deleted",
-        has_nodes: true,
         programs: &["files_receiver", "files_sender"],
         play: files::play,
     },
     Demo {
         name: "chat_sock",
-        about: "a chat room over plain TCP, whose clients type",
-        has_nodes: false,
+        about: "a chat room over sockets, whose clients type",
         programs: &["chat_sock_server", "chat_sock_client"],
         play: chat_sock::play,
     },
     Demo {
         name: "tour",
         about: "a walk through everything, by three nodes, one of which is killed and comes back",
-        has_nodes: true,
         programs: &["tour_hub", "tour_guest"],
         play: tour::play,
     },
@@ -110,15 +100,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let named = |demo: &&Demo| options.name.as_ref().is_none_or(|name| demo.name == name);
-    let (wanted, left_out): (Vec<&Demo>, Vec<&Demo>) =
-        DEMOS.iter().filter(named).partition(|demo| demo.has_nodes || !options.tls);
-    for demo in &left_out {
-        println!("demo {}: left out, since it is plain TCP without a node: there is no TLS in it", demo.name);
-    }
+    let wanted: Vec<&Demo> = DEMOS.iter().filter(named).collect();
     if wanted.is_empty() {
-        if left_out.is_empty() {
-            println!("there is no such demo; `cargo xtask demo --list` names them all");
-        }
+        println!("there is no such demo; `cargo xtask demo --list` names them all");
         return ExitCode::FAILURE;
     }
     let certificate = match options.tls.then(Certificate::make).transpose() {
@@ -135,7 +119,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let file = certificate.as_ref().map(Certificate::file);
     let outcomes: Vec<Outcome> = wanted.iter().map(|demo| play(demo, file)).collect();
     if options.name.is_none() {
-        summarise(&outcomes, &left_out, options.tls);
+        summarise(&outcomes, options.tls);
     }
     match outcomes.iter().all(|outcome| outcome.verdict.is_ok()) {
         true => ExitCode::SUCCESS,
@@ -175,21 +159,18 @@ fn play(demo: &Demo, certificate: Option<&Path>) -> Outcome {
     Outcome { name: demo.name, seconds, verdict }
 }
 
-/// What is told of how the nodes talk.
+/// What is told of how the programs talk.
 fn by(tls: bool) -> &'static str {
     if tls { " by TLS" } else { "" }
 }
 
-fn summarise(outcomes: &[Outcome], left_out: &[&Demo], tls: bool) {
+fn summarise(outcomes: &[Outcome], tls: bool) {
     let by = by(tls);
     println!();
     println!("{:<16} {:>7}  verdict", "demo", "seconds");
     for outcome in outcomes {
         let verdict = if outcome.verdict.is_ok() { "passed" } else { "failed" };
         println!("{:<16} {:>7.1}  {verdict}{by}", outcome.name, outcome.seconds);
-    }
-    for demo in left_out {
-        println!("{:<16} {:>7}  left out: plain TCP", demo.name, "-");
     }
     let passed = outcomes.iter().filter(|outcome| outcome.verdict.is_ok()).count();
     match outcomes.len() - passed {

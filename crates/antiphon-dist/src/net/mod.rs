@@ -23,7 +23,8 @@ use crate::location::Location;
 use crate::node::{ConnId, Input, NodeCore, Output, Settings, World};
 use interfaces::Near;
 use sockets::Sockets;
-use tls::{Opening, Tls};
+use tls::Opening;
+pub use tls::{Tls, TlsAt, TlsConfig};
 use udp::Discovery;
 
 /// Looks a host up; runs on a helper thread.
@@ -80,7 +81,7 @@ impl Driver {
     ) -> Result<(Self, Location), NodeError> {
         Settings::check(config)?;
         let registry = registry_of(sched)?;
-        let tls = Tls::new(config)?;
+        let tls = Tls::of(config)?;
         let shared_certificate = tls.as_ref().and_then(Tls::shared);
         let near = Near::of(config.ip, config.scope_id);
         let sockets = Sockets::listen(near.at(config.tcp_port), tls, &registry)?;

@@ -9,7 +9,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName, Error,
-    ServerConfig, ServerConnection, SignatureScheme,
+    ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -137,6 +137,19 @@ pub(crate) fn serve(files: &Files) -> SocketAddr {
         }
     });
     at
+}
+
+/// A conversation with whoever listens, begun.
+pub(crate) fn dial(at: SocketAddr, files: &Files) -> StreamOwned<ClientConnection, TcpStream> {
+    begin(TcpStream::connect(at).expect("somebody listens"), files)
+}
+
+/// As `dial`, on a connection that stands.
+pub(crate) fn begin(mut stream: TcpStream, files: &Files) -> StreamOwned<ClientConnection, TcpStream> {
+    stream.set_read_timeout(Some(super::PATIENCE)).expect("a sound timeout");
+    let Connection::Client(mut tls) = client(Some(files)) else { unreachable!("it dials") };
+    tls.complete_io(&mut stream).expect("the listener agrees");
+    StreamOwned::new(tls, stream)
 }
 
 /// What a node says to a dialler that presents a certificate, or none.

@@ -307,10 +307,15 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Has the log of this thread written here.
     pub(crate) fn attach(&self) -> tracing::subscriber::DefaultGuard {
+        self.attach_at(tracing::Level::WARN)
+    }
+
+    /// As `attach`, down to a level.
+    pub(crate) fn attach_at(&self, level: tracing::Level) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
-            .with_max_level(tracing::Level::WARN)
+            .with_max_level(level)
             .with_writer(move || log.clone())
             .finish();
         tracing::subscriber::set_default(subscriber)

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::rc::Rc;
+
+use super::layer::Layer;
 
 /// Where to connect to or listen: whatever the standard library takes for it. Names are looked up on a helper
 /// thread, never by the loop.
@@ -15,6 +18,11 @@ pub trait Endpoint {
     /// # Errors
     /// It is a text without a port.
     fn host(&self) -> io::Result<Host>;
+
+    /// What lies over TCP there: nothing, unless it says so.
+    fn layer(&self) -> Option<Rc<dyn Layer>> {
+        None
+    }
 }
 
 /// An [`Endpoint`], as far as it is known without a look-up.
@@ -83,6 +91,10 @@ impl Endpoint for (String, u16) {
 impl<T: Endpoint + ?Sized> Endpoint for &T {
     fn host(&self) -> io::Result<Host> {
         (**self).host()
+    }
+
+    fn layer(&self) -> Option<Rc<dyn Layer>> {
+        (**self).layer()
     }
 }
 

@@ -26,6 +26,14 @@ pub enum SocketError {
     /// The connection could not be made in time.
     #[error("no connection in time; is anybody listening there?")]
     ConnectTimedOut,
+    /// TCP connected, and what lies over it could not be agreed on in time.
+    #[error(
+        "somebody listens there, and did not agree on TLS (or another layer) in time; does the peer speak it?"
+    )]
+    LayerTimedOut,
+    /// A socket for datagrams was to have a layer.
+    #[error("TLS, as any layer, lies over TCP: use `cx.connect` and `cx.listen`, or datagrams without it")]
+    LayerOverUdp,
     /// The connection was being closed, and the peer took nothing of the rest for ten seconds.
     #[error("the peer did not take the rest in time; it is lost")]
     CloseTimedOut,
@@ -40,8 +48,10 @@ impl From<SocketError> for io::Error {
             SocketError::FrameTooLong { .. } => io::ErrorKind::InvalidData,
             SocketError::Truncated => io::ErrorKind::UnexpectedEof,
             SocketError::QueueFull { .. } => io::ErrorKind::OutOfMemory,
-            SocketError::ConnectTimedOut | SocketError::CloseTimedOut => io::ErrorKind::TimedOut,
-            SocketError::ListenName => io::ErrorKind::InvalidInput,
+            SocketError::ConnectTimedOut | SocketError::LayerTimedOut | SocketError::CloseTimedOut => {
+                io::ErrorKind::TimedOut
+            }
+            SocketError::LayerOverUdp | SocketError::ListenName => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, why)
     }

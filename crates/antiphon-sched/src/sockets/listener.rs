@@ -11,6 +11,9 @@ use mio::Interest;
 use mio::net::{TcpListener, TcpStream};
 
 use super::framing::Framing;
+use super::layer::Layer;
+use super::strangers::Strangers;
+use super::stream::Stream;
 use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
 use super::tcp::Tcp;
 use super::tells::Tells;
@@ -31,6 +34,8 @@ pub(crate) struct Listener {
     local: SocketAddr,
     framing: Framing,
     tells: Rc<dyn Tells<(Conn, Socket)>>,
+    layer: Option<Rc<dyn Layer>>,
+    strangers: Strangers,
     readable: bool,
 }
 
@@ -47,7 +52,16 @@ impl Core {
         let local = socket.local_addr()?;
         let id = self.sockets.next_unshown();
         let source = self.watch_part(id, Part::Main, &mut socket, Interest::READABLE)?;
-        let listener = Listener { socket, source, local, framing, tells, readable: false };
+        let listener = Listener {
+            socket,
+            source,
+            local,
+            framing,
+            tells,
+            layer: at.layer(),
+            strangers: Strangers::default(),
+            readable: false,
+        };
         self.insert_socket(id, owner, Kind::Listener(listener));
         Ok(local)
     }
@@ -98,9 +112,7 @@ impl Listener {
                 return Fate::Full { fed: accepted > 0 };
             }
             match self.socket.accept() {
-                Ok((stream, peer)) => {
-                    hold.core.accepted(owner, stream, peer, self.framing, self.tells.clone());
-                }
+                Ok((socket, peer)) => self.accepted(hold, owner, socket, peer),
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(why) if is_exhausted(&why) => {
                     tracing::warn!(%why, at = %self.local, "connections wait; close some, or raise the limit");
@@ -113,28 +125,43 @@ impl Listener {
         Fate::Again
     }
 
-    pub(crate) fn leave(&mut self, core: &mut Core) {
-        core.io.part_with(self.source, &mut self.socket);
-    }
-}
-
-impl Core {
-    fn accepted(
-        &mut self,
-        owner: Key,
-        stream: TcpStream,
-        peer: SocketAddr,
-        framing: Framing,
-        tells: Rc<dyn Tells<(Conn, Socket)>>,
-    ) {
-        let id = self.sockets.next_conn();
-        match Tcp::accepted(self, id, stream, framing, tells.clone()) {
+    fn accepted(&mut self, hold: &mut Hold<'_>, owner: Key, socket: TcpStream, peer: SocketAddr) {
+        let (core, listener) = (&mut *hold.core, hold.id);
+        let id = core.sockets.next_conn();
+        let made = Stream::accepted(core, id, socket, self.layer.as_deref());
+        let stranger_of = self.layer.as_ref().map(|_| listener);
+        let tells = self.tells.clone();
+        match made.map(|stream| Tcp::accepted(stream, peer, self.framing, tells, stranger_of)) {
             Ok(tcp) => {
-                if self.insert_socket(id, owner, Kind::Tcp(Box::new(tcp))) {
-                    tells.tell(self, owner, (Conn(id.0), Socket::Opened(peer)));
+                if core.insert_socket(id, owner, Kind::Tcp(Box::new(tcp))) {
+                    self.count_stranger(core, id, peer);
+                    core.with_own_tcp(id, owner, Tcp::begin);
                 }
             }
-            Err(why) => tracing::debug!(%why, %peer, "a connection could not be watched"),
+            Err(why) => tracing::debug!(%why, %peer, "a connection could not be opened"),
+        }
+    }
+
+    fn count_stranger(&mut self, core: &mut Core, id: SocketId, peer: SocketAddr) {
+        if self.layer.is_none() {
+            return;
+        }
+        self.strangers.insert(id, peer.ip());
+        if let Some(oldest) = self.strangers.take_surplus() {
+            tracing::debug!(at = %self.local, "a connection gives way to another before it was opened");
+            core.drop_untold(oldest);
+        }
+    }
+
+    /// A connection is no stranger any more.
+    pub(super) fn forget(&mut self, stranger: SocketId) {
+        self.strangers.remove(stranger);
+    }
+
+    pub(crate) fn leave(&mut self, core: &mut Core) {
+        core.io.part_with(self.source, &mut self.socket);
+        for stranger in self.strangers.take_all() {
+            core.drop_untold(stranger);
         }
     }
 }

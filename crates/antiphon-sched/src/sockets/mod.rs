@@ -14,8 +14,11 @@ mod endpoint;
 mod error;
 mod framing;
 mod inlet;
+mod layer;
 mod listener;
 mod outlet;
+mod strangers;
+mod stream;
 mod table;
 mod tcp;
 mod tells;
@@ -30,6 +33,7 @@ use std::process::ExitStatus;
 pub use endpoint::{Endpoint, Host};
 pub use error::SocketError;
 pub use framing::Framing;
+pub use layer::{Duplex, Layer, Layered};
 pub use listener::is_exhausted;
 pub(crate) use table::{Part, SocketId, Sockets};
 
@@ -48,14 +52,14 @@ pub struct Udp {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Socket {
-    /// It is there, and leads to this address.
+    /// It is there, and leads to this address; where a layer such as TLS lies over TCP, that is agreed on.
     Opened(SocketAddr),
     /// A frame of the connection's [`Framing`].
     Data(Vec<u8>),
     /// More than 1 MiB waited to be written; now it is less than 256 KiB.
     Writable,
     /// It has ended: by the peer's word or this side's `close`, after all that came before; or with an error. The
-    /// errors that are not the system's are a [`SocketError`] inside.
+    /// errors that are not the system's are a [`SocketError`] inside, or one of the layer's.
     Closed(Option<io::Error>),
 }
 

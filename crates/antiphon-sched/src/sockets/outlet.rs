@@ -82,7 +82,20 @@ impl Outlet {
         if self.queue.capacity() > KEPT_MAX {
             self.queue = VecDeque::new();
         }
-        Flushed::All
+        let flushed = to.flush();
+        self.after(flushed)
+    }
+
+    /// What a flush of the stream itself means, when nothing waits here.
+    pub(crate) fn after(&mut self, flushed: io::Result<()>) -> Flushed {
+        match flushed {
+            Ok(()) => Flushed::All,
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                Flushed::Blocked
+            }
+            Err(why) => self.fail(why),
+        }
     }
 
     fn fail(&mut self, why: io::Error) -> Flushed {

@@ -181,10 +181,23 @@ impl Sockets {
         self.entries.get(&id).filter(|entry| entry.owner == Some(owner)).map(|entry| &entry.kind)
     }
 
-    /// Drops all, each in a catch of its own: constructors are the users'.
+    /// A listener, unless it is being served.
+    pub(crate) fn listener(&mut self, id: SocketId) -> Option<&mut Listener> {
+        match &mut self.entries.get_mut(&id)?.kind {
+            Kind::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
+    /// The loop ends. Drops all, each in a catch of its own: constructors are the users'.
     pub(crate) fn drop_all(&mut self) {
-        for (_, entry) in self.entries.drain() {
-            catch::quietly(|| drop(entry));
+        for (_, mut entry) in self.entries.drain() {
+            catch::quietly(|| {
+                if let Kind::Tcp(tcp) = &mut entry.kind {
+                    tcp.say_end();
+                }
+                drop(entry);
+            });
         }
     }
 }
@@ -266,7 +279,7 @@ impl Core {
         self.disown(id, &mut entry);
         match &mut entry.kind {
             Kind::Listener(listener) => listener.leave(self),
-            Kind::Tcp(tcp) => tcp.leave(self),
+            Kind::Tcp(tcp) => tcp.leave(self, id),
             Kind::Udp(udp) => udp.leave(self),
             #[cfg(unix)]
             Kind::Child(child) => child.leave(self),
@@ -357,6 +370,11 @@ impl Core {
     /// The actor has taken the end of a socket: it writes no more.
     pub(crate) fn socket_seen(&mut self, id: SocketId, owner: Key) {
         self.with_own_tcp(id, owner, |tcp, hold| tcp.on_seen(hold));
+    }
+
+    /// Ends a socket of which nobody was told.
+    pub(crate) fn drop_untold(&mut self, id: SocketId) {
+        self.with_socket(id, |_, _| Fate::Gone);
     }
 
     /// Has `act` see a socket of an actor's.

@@ -1,20 +1,24 @@
-//! One TCP connection: dialled or accepted, open, closed in good order.
+//! One TCP connection: dialled or accepted, agreed on, open, closed in good order.
+//!
+//! What lies over it, TLS perhaps, is agreed on before anybody is told that it is open. Of one that was dialled the end is
+//! told in any case; of one that was accepted only what comes after.
 //!
 //! Closing takes both sides. Where the peer ends first, the actor may still answer what it was sent, until it has
 //! taken `Closed`. Where the actor ends first, what it wrote goes out, and what the peer sends meanwhile is read
 //! and dropped: a socket that is closed with unread bytes would be reset, and the peer lose the actor's last words.
+
+mod agreeing;
 
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::time::Duration;
 
-use mio::Interest;
-use mio::net::TcpStream;
-
 use super::framing::Framing;
 use super::inlet::{Inlet, Pulled};
+use super::layer::Layer;
 use super::outlet::{Flushed, Outlet};
+use super::stream::Stream;
 use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
 use super::tells::Tells;
 use super::{Conn, Host, Socket, SocketError};
@@ -23,7 +27,6 @@ use crate::egress;
 use crate::error::JobError;
 use crate::event::System;
 use crate::id::Key;
-use crate::io::Source;
 
 /// How long a peer may take nothing of what is left to write.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -31,8 +34,6 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// Reads of what nobody wants, before the others have their turn.
 const DRAINS_A_ROUND: usize = 16;
-
-const READ_WRITE: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 type Connected = Rc<dyn Tells<(Conn, Socket)>>;
 
@@ -43,6 +44,12 @@ pub(crate) struct Tcp {
     stream: Option<Stream>,
     inlet: Inlet,
     outlet: Outlet,
+    /// What is to lie over the stream once that has connected.
+    layer: Option<Rc<dyn Layer>>,
+    /// Where it leads, once that is known.
+    peer: Option<SocketAddr>,
+    /// The listener that counts it among its strangers.
+    stranger_of: Option<SocketId>,
     /// Addresses not yet tried.
     addrs: std::vec::IntoIter<SocketAddr>,
     /// Why the last address failed; or why nothing can be written any more.
@@ -53,6 +60,8 @@ pub(crate) struct Tcp {
 enum State {
     /// A name is looked up, or an address is dialled.
     Dialling,
+    /// The stream is there; what lies over it is not agreed on, or the actor has no room to be told so.
+    Agreeing,
     Open,
     /// The peer has ended; the actor has been told, and may not have taken it yet.
     PeerDone,
@@ -64,22 +73,18 @@ enum State {
     Draining,
 }
 
-struct Stream {
-    socket: TcpStream,
-    source: Source,
-}
-
 impl Core {
     pub(crate) fn connect(
         &mut self,
         owner: Key,
         to: io::Result<Host>,
+        layer: Option<Rc<dyn Layer>>,
         framing: Framing,
         timeout: Duration,
         tells: Connected,
     ) -> Conn {
         let id = self.sockets.next_conn();
-        let tcp = Tcp::new(framing, tells, State::Dialling, None);
+        let tcp = Tcp { layer, ..Tcp::new(framing, tells, State::Dialling, None) };
         self.insert_socket(id, owner, Kind::Tcp(Box::new(tcp)));
         self.with_own_tcp(id, owner, |tcp, hold| {
             hold.time(timeout);
@@ -103,21 +108,27 @@ impl Core {
 
 impl Tcp {
     fn new(framing: Framing, tells: Connected, state: State, stream: Option<Stream>) -> Self {
-        let outlet = Outlet::new(state == State::Open);
+        let outlet = Outlet::new(stream.is_some());
         let inlet = Inlet::new(framing);
-        Self { framing, tells, state, stream, inlet, outlet, addrs: Vec::new().into_iter(), failure: None }
+        Self {
+            framing,
+            tells,
+            state,
+            stream,
+            inlet,
+            outlet,
+            layer: None,
+            peer: None,
+            stranger_of: None,
+            addrs: Vec::new().into_iter(),
+            failure: None,
+        }
     }
 
-    pub(crate) fn accepted(
-        core: &mut Core,
-        id: SocketId,
-        mut socket: TcpStream,
-        framing: Framing,
-        tells: Connected,
-    ) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
-        let source = core.watch_part(id, Part::Main, &mut socket, READ_WRITE)?;
-        Ok(Self::new(framing, tells, State::Open, Some(Stream { socket, source })))
+    fn tell_opened(&self, hold: &mut Hold<'_>) {
+        if let Some(peer) = self.peer {
+            self.tell(hold, Socket::Opened(peer));
+        }
     }
 
     fn tell(&self, hold: &mut Hold<'_>, what: Socket) {
@@ -175,6 +186,7 @@ impl Tcp {
         self.outlet.writable |= events.is_writable(Part::Main);
         match self.state {
             State::Dialling => self.on_dialled(hold, space),
+            State::Agreeing => self.agree(hold, space),
             State::Open => self.run(hold, space),
             State::PeerDone | State::Closing | State::Finishing => self.flush(hold),
             State::Draining => self.drain(space),
@@ -182,18 +194,22 @@ impl Tcp {
     }
 
     fn on_dialled(&mut self, hold: &mut Hold<'_>, space: &mut [u8]) -> Fate {
-        match self.stream.as_ref().and_then(Stream::connected) {
+        let Some(stream) = &mut self.stream else { return Fate::Rest };
+        match stream.connected() {
             None => Fate::Rest,
             Some(Ok(peer)) => {
-                hold.untime();
                 self.failure = None;
-                self.state = State::Open;
-                self.tell(hold, Socket::Opened(peer));
-                self.run(hold, space)
+                self.peer = Some(peer);
+                let layer = self.layer.take();
+                if let Some(Err(why)) = layer.map(|layer| stream.lay(&*layer, peer)) {
+                    return self.end(hold, Some(why));
+                }
+                self.state = State::Agreeing;
+                self.agree(hold, space)
             }
             Some(Err(why)) => {
                 self.failure = Some(why);
-                self.leave(hold.core);
+                self.leave(hold.core, hold.id);
                 self.dial(hold)
             }
         }
@@ -205,7 +221,7 @@ impl Tcp {
         let (Some(stream), Some(owner)) = (&mut self.stream, hold.owner) else { return Fate::Gone };
         let (tells, conn) = (&self.tells, Conn(hold.id.0));
         let tell = |core: &mut Core, frame| tells.tell(core, owner, (conn, Socket::Data(frame)));
-        match self.inlet.pull(hold.core, owner, &mut stream.socket, space, tell) {
+        match self.inlet.pull(hold.core, owner, stream, space, tell) {
             Pulled::Cut => Fate::Again,
             Pulled::Full { fed } => Fate::Full { fed },
             Pulled::Dry if self.failure.is_none() => Fate::Rest,
@@ -226,7 +242,7 @@ impl Tcp {
 
     fn write(&mut self, hold: &mut Hold<'_>) {
         let Some(stream) = &mut self.stream else { return };
-        match self.outlet.flush(&mut stream.socket) {
+        match self.outlet.flush(stream) {
             Flushed::All | Flushed::Blocked => {}
             Flushed::Cut => hold.writes_on = true,
             Flushed::Failed(why) => {
@@ -248,14 +264,18 @@ impl Tcp {
                 if self.failure.is_some() && self.state == State::Open { Fate::Again } else { Fate::Rest }
             }
             State::Closing | State::Finishing => self.write_rest(hold),
-            State::Dialling | State::Draining => Fate::Rest,
+            State::Dialling | State::Agreeing | State::Draining => Fate::Rest,
         }
     }
 
     fn write_rest(&mut self, hold: &mut Hold<'_>) -> Fate {
         let Some(stream) = &mut self.stream else { return Fate::Gone };
         let before = self.outlet.len();
-        match self.outlet.flush(&mut stream.socket) {
+        let flushed = match self.outlet.flush(stream) {
+            Flushed::All => self.outlet.after(stream.finish()),
+            flushed => flushed,
+        };
+        match flushed {
             Flushed::All => self.on_rest_written(hold),
             Flushed::Failed(why) => self.end_closing(hold, Some(why)),
             Flushed::Blocked => {
@@ -277,8 +297,13 @@ impl Tcp {
             // The peer has ended already: there is nothing to wait for.
             return Fate::Gone;
         }
-        let ended = self.stream.as_ref().map(|stream| stream.socket.shutdown(Shutdown::Write));
         self.tell(hold, Socket::Closed(None));
+        self.end_half(hold)
+    }
+
+    /// Ends this side's half, and waits a while for the peer to end the other.
+    fn end_half(&mut self, hold: &mut Hold<'_>) -> Fate {
+        let ended = self.stream.as_ref().map(|stream| stream.socket.shutdown(Shutdown::Write));
         if !matches!(ended, Some(Ok(()))) {
             return Fate::Gone;
         }
@@ -313,6 +338,7 @@ impl Tcp {
     pub(crate) fn on_timer(&mut self, hold: &mut Hold<'_>) -> Fate {
         match self.state {
             State::Dialling => self.end(hold, Some(SocketError::ConnectTimedOut.into())),
+            State::Agreeing => self.on_silence(hold),
             State::Closing => self.end(hold, Some(SocketError::CloseTimedOut.into())),
             State::Finishing | State::Draining => Fate::Gone,
             State::Open | State::PeerDone => Fate::Rest,
@@ -335,14 +361,16 @@ impl Tcp {
     pub(crate) fn push(&mut self, hold: &mut Hold<'_>, data: &[u8]) -> Fate {
         match self.state {
             State::Open if self.failure.is_some() => Fate::Rest,
-            State::Dialling | State::Open | State::PeerDone => match self.outlet.push(self.framing, data) {
-                Ok(()) => {
-                    hold.writes_on = true;
-                    Fate::Rest
+            State::Dialling | State::Agreeing | State::Open | State::PeerDone => {
+                match self.outlet.push(self.framing, data) {
+                    Ok(()) => {
+                        hold.writes_on = true;
+                        Fate::Rest
+                    }
+                    Err(_) if self.state == State::PeerDone => Fate::Gone,
+                    Err(why) => self.end(hold, Some(why.into())),
                 }
-                Err(_) if self.state == State::PeerDone => Fate::Gone,
-                Err(why) => self.end(hold, Some(why.into())),
-            },
+            }
             State::Closing | State::Finishing | State::Draining => Fate::Rest,
         }
     }
@@ -350,7 +378,7 @@ impl Tcp {
     /// The actor closes.
     pub(crate) fn close(&mut self, hold: &mut Hold<'_>) -> Fate {
         match self.state {
-            State::Dialling => return self.end(hold, None),
+            State::Dialling | State::Agreeing => return self.end(hold, None),
             State::Open => match self.failure.take() {
                 Some(why) => return self.end(hold, Some(why)),
                 None => self.state = State::Closing,
@@ -365,9 +393,10 @@ impl Tcp {
     /// The actor has ended: what it wrote goes out once more, and to its end if the connection was closing.
     pub(crate) fn finish(&mut self, hold: &mut Hold<'_>) -> Fate {
         match self.state {
-            State::Dialling => Fate::Gone,
+            State::Dialling | State::Agreeing => Fate::Gone,
             State::Open => {
                 self.write(hold);
+                self.say_end();
                 Fate::Gone
             }
             State::PeerDone => {
@@ -379,36 +408,28 @@ impl Tcp {
         }
     }
 
+    /// Where all was written, the end is no accident, and a layer has a word for that.
+    pub(crate) fn say_end(&mut self) {
+        let is_open = !matches!(self.state, State::Dialling | State::Agreeing | State::Draining);
+        if is_open
+            && self.outlet.len() == 0
+            && self.failure.is_none()
+            && let Some(stream) = &mut self.stream
+        {
+            // The stream ends in any case; a peer that is not told takes it for cut short.
+            drop(stream.finish());
+        }
+    }
+
     /// How much waits to be written.
     pub(crate) fn unwritten(&self) -> usize {
-        self.outlet.len()
+        self.outlet.len() + self.stream.as_ref().map_or(0, Stream::unwritten)
     }
 
-    pub(crate) fn leave(&mut self, core: &mut Core) {
-        if let Some(mut stream) = self.stream.take() {
-            core.io.part_with(stream.source, &mut stream.socket);
-        }
-    }
-}
-
-impl Stream {
-    fn dial(hold: &mut Hold<'_>, addr: SocketAddr) -> io::Result<Self> {
-        egress::allowed(&addr).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
-        let mut socket = TcpStream::connect(addr)?;
-        let source = hold.core.watch_part(hold.id, Part::Main, &mut socket, READ_WRITE)?;
-        Ok(Self { socket, source })
-    }
-
-    /// Where a dialled stream leads; `None` while that is open.
-    fn connected(&self) -> Option<io::Result<SocketAddr>> {
-        match self.socket.take_error() {
-            Ok(Some(why)) | Err(why) => return Some(Err(why)),
-            Ok(None) => {}
-        }
-        match self.socket.peer_addr() {
-            Ok(peer) => Some(self.socket.set_nodelay(true).map(|()| peer)),
-            Err(why) if why.kind() == io::ErrorKind::NotConnected => None,
-            Err(why) => Some(Err(why)),
+    pub(crate) fn leave(&mut self, core: &mut Core, id: SocketId) {
+        self.forget_stranger(core, id);
+        if let Some(stream) = self.stream.take() {
+            stream.leave(core);
         }
     }
 }

@@ -12,7 +12,7 @@ use mio::net::UdpSocket;
 use super::listener::bind;
 use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
 use super::tells::Tells;
-use super::{Endpoint, Udp};
+use super::{Endpoint, SocketError, Udp};
 use crate::core::Core;
 use crate::egress;
 use crate::id::Key;
@@ -36,6 +36,9 @@ impl Core {
         tells: Rc<dyn Tells<(SocketAddr, Vec<u8>)>>,
     ) -> io::Result<Udp> {
         self.io.check()?;
+        if at.layer().is_some() {
+            return Err(SocketError::LayerOverUdp.into());
+        }
         let mut socket = bind(at, UdpSocket::bind)?;
         let local = socket.local_addr()?;
         let id = self.sockets.next_unshown();

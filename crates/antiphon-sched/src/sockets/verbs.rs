@@ -47,6 +47,10 @@ impl<M: 'static> Cx<'_, M> {
     /// Listens for TCP connections, and answers where: port 0 picks a free one. Each connection is told as
     /// [`Socket::Opened`], and goes on with the same constructor. Wants an address or `localhost`.
     ///
+    /// Where the endpoint brings a [layer](Endpoint::layer) such as TLS, a connection is told of when that is agreed on.
+    /// Those that do not get so far are not told of, but logged (`debug`): they are closed after five seconds, or when there are 64 of
+    /// them and one more comes, the oldest of the address that has most.
+    ///
     /// # Errors
     /// The system refuses, or [`egress`](crate::egress) does; a host's name; a virtual loop.
     pub fn listen(
@@ -59,7 +63,7 @@ impl<M: 'static> Cx<'_, M> {
         core.listen(me, &at, framing, tells(move |(conn, what)| event(conn, what)))
     }
 
-    /// Listens no more at an address that [`Cx::listen`] answered; its connections stay. False when this actor did
+    /// Listens no more at an address that [`Cx::listen`] answered; its connections stay, but for those of which nothing was told yet. False when this actor did
     /// not listen there.
     pub fn unlisten(&mut self, at: SocketAddr) -> bool {
         let (core, me) = self.parts();
@@ -67,7 +71,7 @@ impl<M: 'static> Cx<'_, M> {
     }
 
     /// Makes a TCP connection; names are looked up on a helper thread, and all their addresses tried in turn.
-    /// What comes of it within `timeout` is told: `Opened`, or `Closed` with the reason. What is written before
+    /// What comes of it within `timeout`, TLS included, is told: `Opened`, or `Closed` with the reason. What is written before
     /// goes out then.
     pub fn connect(
         &mut self,
@@ -77,7 +81,8 @@ impl<M: 'static> Cx<'_, M> {
         mut event: impl FnMut(Conn, Socket) -> M + 'static,
     ) -> Conn {
         let (core, me) = self.parts();
-        core.connect(me, to.host(), framing, timeout, tells(move |(conn, what)| event(conn, what)))
+        let (host, layer) = (to.host(), to.layer());
+        core.connect(me, host, layer, framing, timeout, tells(move |(conn, what)| event(conn, what)))
     }
 
     /// Writes one frame to a connection, or to a child's standard input. It goes out at the end of this round; what

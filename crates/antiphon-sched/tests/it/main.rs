@@ -15,6 +15,7 @@ mod events;
 mod fairness;
 mod handles;
 mod helpers;
+mod layers;
 mod model;
 mod monitors;
 #[cfg(feature = "serde")]

@@ -8,11 +8,11 @@ pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-antiphon";
 #[non_exhaustive]
 pub enum TlsFault {
     /// One side speaks TLS and the other does not.
-    #[error("only one of the two nodes uses TLS; give both a certificate, or neither")]
+    #[error("only one of the two sides uses TLS; give both a certificate, or neither")]
     OneSided,
     /// The peer's certificate is not trusted here.
     #[error(
-        "the peer's certificate is neither pinned here nor signed by a CA of this node; add it, if it is the right one"
+        "the peer's certificate is neither pinned here nor signed by a CA of this side; add it, if it is the right one"
     )]
     Stranger,
     /// The peer's certificate has expired.
@@ -29,17 +29,20 @@ pub enum TlsFault {
     Missing,
     /// The peer does not trust this side's certificate.
     #[error(
-        "the peer does not trust this node's certificate; pin it there, or sign it by the CA that the peer trusts"
+        "the peer does not trust this side's certificate; pin it there, or sign it by the CA that the peer trusts"
     )]
     Rejected,
     /// The peer finds this side's certificate expired.
     #[error(
-        "the peer finds this node's certificate expired; make a new one, or check the clocks of both machines"
+        "the peer finds this side's certificate expired; make a new one, or check the clocks of both machines"
     )]
     RejectedExpired,
     /// Anything else: another version of TLS, nothing in common, no TLS at all.
-    #[error("TLS 1.3 could not be agreed on; is an Antiphon node there?")]
+    #[error("TLS 1.3 could not be agreed on; does the other side speak it? Its log may say more")]
     Broken,
+    /// The peer's stream ended before the peer said so, on a socket of an actor: a node sends what was lost again.
+    #[error("the stream was cut short: what the peer sent last may be missing; see whether it has crashed")]
+    CutShort,
 }
 
 impl TlsFault {

@@ -1,4 +1,4 @@
-//! Whom this node trusts: peers whose certificate is pinned, or signed by one of its CAs.
+//! Whom this side trusts: peers whose certificate is pinned, or signed by one of its CAs.
 //!
 //! Invariant: whatever is trusted, its dates hold, and rustls verifies that the peer has the certificate's key.
 
@@ -17,8 +17,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::TlsConfig;
 use crate::certificates::{self, Identity, Moment, TlsError, Validity};
-use crate::config::Config;
 
 /// Judges the certificates of peers, whoever has dialled.
 #[derive(Debug)]
@@ -37,13 +37,13 @@ struct Cas {
 
 impl Judge {
     pub(super) fn new(
-        config: &Config,
+        config: &TlsConfig,
         identity: &Identity,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsError> {
         let mut pinned = Vec::new();
         for file in &config.pinned {
-            let found = certificates::trusted(file, "pinned", config.certfile.as_deref())?;
+            let found = certificates::trusted(file, "pinned", Some(&config.certfile))?;
             found.iter().for_each(|certificate| warn_of_dates(file, certificate));
             pinned.extend(found);
         }
@@ -71,12 +71,12 @@ impl Judge {
 }
 
 impl Cas {
-    fn new(config: &Config, provider: &Arc<CryptoProvider>) -> Result<Option<Self>, TlsError> {
+    fn new(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Option<Self>, TlsError> {
         let Some(first) = config.ca_files.first() else { return Ok(None) };
         let bad = |file: &Path, why: String| TlsError::BadCertificate { file: file.to_owned(), why };
         let mut roots = RootCertStore::empty();
         for file in &config.ca_files {
-            for certificate in certificates::trusted(file, "ca_files", config.certfile.as_deref())? {
+            for certificate in certificates::trusted(file, "ca_files", Some(&config.certfile))? {
                 roots.add(certificate).map_err(|why| bad(file, why.to_string()))?;
             }
         }
@@ -200,7 +200,7 @@ fn warn_of_dates(file: &Path, certificate: &[u8]) {
     }
 }
 
-/// What an error of TLS means to whoever runs the node.
+/// What an error of TLS means to whoever runs this side.
 pub(super) fn fault_of(error: &Error) -> TlsFault {
     match error {
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {

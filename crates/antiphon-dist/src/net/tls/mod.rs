@@ -1,13 +1,20 @@
-//! TLS 1.3 below the protocol: who this node is, whom it trusts, and the streams.
+//! TLS 1.3, below the protocol and on the sockets of actors: who this side is, whom it trusts, and the streams.
 //!
 //! Invariant: whatever the configuration leaves out, both sides present a certificate, and rustls verifies each handshake's
 //! signature; what this crate decides is only which certificates are trusted.
 
+mod config;
 mod judge;
+mod layer;
+mod session;
 mod stream;
 
-pub(super) use stream::{Opening, Stream, fault_in};
+pub use config::TlsConfig;
+pub use layer::TlsAt;
+pub(super) use session::fault_in;
+pub(super) use stream::{Opening, Stream};
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,8 +28,40 @@ use crate::certificates::{self, Fingerprint, Identity, Moment, TlsError, Validit
 use crate::config::Config;
 use judge::Judge;
 
-/// What a node needs to begin TLS in either direction.
-pub(super) struct Tls {
+/// TLS 1.3 with certificates on both sides, for the sockets of actors: [`Tls::at`] goes where a place goes.
+///
+/// A connection is told of as [`Opened`](antiphon_sched::Socket::Opened) when TLS is agreed on, within the timeout of `connect`.
+/// What came to nothing ends with [`Closed`](antiphon_sched::Socket::Closed) and an error that holds a [`TlsFault`](crate::TlsFault), which says why, and
+/// what to do. Who dials learns last whether its own certificate is trusted: TLS 1.3 has it done by then, so `Opened` may be
+/// followed by [`TlsFault::Rejected`](crate::TlsFault::Rejected). A peer that ends without TLS's own word of it is told as [`TlsFault::CutShort`](crate::TlsFault::CutShort): the connection
+/// may have been cut by anybody, and what is missing is not known.
+///
+/// A clone is cheap, and the files are read once, here.
+///
+/// ```no_run
+/// use antiphon_dist::{Tls, TlsConfig};
+/// use antiphon_sched::{Conn, Event, Framing, Loop, LoopConfig, Socket, receive, secs, stop};
+///
+/// struct Heard(Conn, Socket);
+///
+/// let tls = Tls::new(&TlsConfig { certfile: "own.pem".into(), ..TlsConfig::default() })?;
+/// let mut events = Loop::new(LoopConfig::default())?;
+/// events.spawn(move |cx, event| match event {
+///     Event::Start => {
+///         cx.connect(tls.at(("127.0.0.1", 1234)), Framing::Length4 { max: 65_536 }, secs(5), Heard);
+///         receive()
+///     }
+///     Event::Message(Heard(conn, Socket::Opened(_))) => {
+///         cx.write(conn, "hello");
+///         receive()
+///     }
+///     _ => stop(),
+/// });
+/// events.run()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     /// The certificate that this node and all its peers present, if there is one for all.
@@ -30,25 +69,34 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// What the configuration asks for; `None`: no TLS.
-    pub(super) fn new(config: &Config) -> Result<Option<Self>, TlsError> {
-        let Some(certfile) = config.certfile.as_deref() else {
-            return match alone(config) {
-                Some(field) => Err(TlsError::NoCertfile { field }),
-                None => Ok(None),
-            };
-        };
-        let keyfile = config.keyfile.as_deref();
-        let identity = certificates::identity(certfile, keyfile)?;
+    /// Reads the files, and looks that they are of use.
+    ///
+    /// # Errors
+    /// A file cannot be read or used, or the own certificate has expired: what to do is said.
+    pub fn new(config: &TlsConfig) -> Result<Self, TlsError> {
+        let TlsConfig { certfile, keyfile, .. } = config;
+        if certfile.as_os_str().is_empty() {
+            return Err(TlsError::NoCertfile { field: config.alone().unwrap_or("TlsConfig") });
+        }
+        let identity = certificates::identity(certfile, keyfile.as_deref())?;
         check_dates(certfile, &identity)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let judge = Arc::new(Judge::new(config, &identity, &provider)?);
         let own = identity.chain.first().filter(|own| judge.admits_only(own));
         let shared = own.map(|own| Fingerprint::of(own));
-        let keyfile = keyfile.unwrap_or(certfile);
+        let keyfile = keyfile.as_ref().unwrap_or(certfile);
         let (client, server) =
             configs(identity, provider, judge).map_err(|why| blame(certfile, keyfile, why))?;
-        Ok(Some(Self { client: Arc::new(client), server: Arc::new(server), shared }))
+        Ok(Self { client: Arc::new(client), server: Arc::new(server), shared })
+    }
+
+    /// What a node's configuration asks for; `None`: no TLS.
+    pub(super) fn of(config: &Config) -> Result<Option<Self>, TlsError> {
+        match TlsConfig::of(config) {
+            Ok(config) => Self::new(&config).map(Some),
+            Err(Some(field)) => Err(TlsError::NoCertfile { field }),
+            Err(None) => Ok(None),
+        }
     }
 
     pub(super) fn shared(&self) -> Option<Fingerprint> {
@@ -66,14 +114,10 @@ impl Tls {
     }
 }
 
-/// A field that makes sense only beside a certificate.
-fn alone(config: &Config) -> Option<&'static str> {
-    let fields = [
-        ("keyfile", config.keyfile.is_some()),
-        ("pinned", !config.pinned.is_empty()),
-        ("ca_files", !config.ca_files.is_empty()),
-    ];
-    fields.into_iter().find(|(_, is_set)| *is_set).map(|(field, _)| field)
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
 }
 
 fn configs(

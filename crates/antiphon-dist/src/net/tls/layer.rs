@@ -1,0 +1,87 @@
+//! TLS on the sockets of actors.
+//!
+//! Invariant: that of [`Session`]; and here an end without TLS's own word is an error, since nobody sends again what is missing.
+
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use antiphon_sched::{Duplex, Endpoint, Host, Layer, Layered};
+use antiphon_wire::TlsFault;
+
+use super::Tls;
+use super::session::{Session, fault_in};
+
+/// A place to connect to or listen at by TLS: what [`Tls::at`] makes.
+#[derive(Clone, Debug)]
+pub struct TlsAt<E> {
+    tls: Tls,
+    place: E,
+}
+
+impl Tls {
+    /// A place to [connect](antiphon_sched::Cx::connect) to or [listen](antiphon_sched::Cx::listen) at by TLS.
+    pub fn at<E: Endpoint>(&self, place: E) -> TlsAt<E> {
+        TlsAt { tls: self.clone(), place }
+    }
+}
+
+impl<E: Endpoint> Endpoint for TlsAt<E> {
+    fn host(&self) -> io::Result<Host> {
+        self.place.host()
+    }
+
+    fn layer(&self) -> Option<Rc<dyn Layer>> {
+        Some(Rc::new(self.tls.clone()))
+    }
+}
+
+impl Layer for Tls {
+    fn dialled(&self, to: IpAddr) -> io::Result<Box<dyn Layered>> {
+        let tls = self.dial(to).map_err(io::Error::other)?;
+        Ok(Box::new(Session::new(tls, WRITE_BYTES_MAX)))
+    }
+
+    fn accepted(&self) -> io::Result<Box<dyn Layered>> {
+        let tls = self.accept().map_err(io::Error::other)?;
+        Ok(Box::new(Session::new(tls, WRITE_BYTES_MAX)))
+    }
+}
+
+impl Layered for Session {
+    fn open(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+        match self.agree(below) {
+            // Whoever reads what it does not understand most often closes; the system then tells of a reset, or nothing.
+            Err(why) if fault_in(&why).is_none() && why.kind() != io::ErrorKind::WouldBlock => {
+                tracing::debug!(%why, "the peer ended while TLS was being agreed on");
+                Err(io::Error::other(TlsFault::Broken))
+            }
+            agreed => agreed,
+        }
+    }
+
+    fn read(&mut self, below: &mut dyn Duplex, space: &mut [u8]) -> io::Result<usize> {
+        let read = Session::read(self, below, space);
+        let would_block = matches!(&read, Err(why) if why.kind() == io::ErrorKind::WouldBlock);
+        if self.take_cut() && would_block { Err(io::ErrorKind::Interrupted.into()) } else { read }
+    }
+
+    fn write(&mut self, below: &mut dyn Duplex, bytes: &[u8]) -> io::Result<usize> {
+        Session::write(self, below, bytes)
+    }
+
+    fn flush(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+        Session::flush(self, below)
+    }
+
+    fn finish(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+        Session::finish(self, below)
+    }
+
+    fn unwritten(&self) -> usize {
+        Session::unwritten(self)
+    }
+}
+
+/// Sealed at once, and so what may wait here besides what waits in clear.
+const WRITE_BYTES_MAX: usize = 64 * 1024;

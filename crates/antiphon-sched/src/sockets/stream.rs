@@ -1,0 +1,101 @@
+//! The stream below a connection's frames: a socket, and what lies over it.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use mio::Interest;
+use mio::net::TcpStream;
+
+use super::layer::{Layer, Layered};
+use super::table::{Hold, Part, SocketId};
+use crate::core::Core;
+use crate::egress;
+use crate::io::Source;
+
+const READ_WRITE: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+pub(super) struct Stream {
+    pub(super) socket: TcpStream,
+    source: Source,
+    layered: Option<Box<dyn Layered>>,
+}
+
+impl Stream {
+    pub(super) fn dial(hold: &mut Hold<'_>, addr: SocketAddr) -> io::Result<Self> {
+        egress::allowed(&addr).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+        let mut socket = TcpStream::connect(addr)?;
+        let source = hold.core.watch_part(hold.id, Part::Main, &mut socket, READ_WRITE)?;
+        Ok(Self { socket, source, layered: None })
+    }
+
+    pub(super) fn accepted(
+        core: &mut Core,
+        id: SocketId,
+        mut socket: TcpStream,
+        layer: Option<&dyn Layer>,
+    ) -> io::Result<Self> {
+        let layered = layer.map(Layer::accepted).transpose()?;
+        socket.set_nodelay(true)?;
+        let source = core.watch_part(id, Part::Main, &mut socket, READ_WRITE)?;
+        Ok(Self { socket, source, layered })
+    }
+
+    /// Where a dialled stream leads; `None` while that is open.
+    pub(super) fn connected(&self) -> Option<io::Result<SocketAddr>> {
+        match self.socket.take_error() {
+            Ok(Some(why)) | Err(why) => return Some(Err(why)),
+            Ok(None) => {}
+        }
+        match self.socket.peer_addr() {
+            Ok(peer) => Some(self.socket.set_nodelay(true).map(|()| peer)),
+            Err(why) if why.kind() == io::ErrorKind::NotConnected => None,
+            Err(why) => Some(Err(why)),
+        }
+    }
+
+    /// Lays something over a dialled stream that has connected.
+    pub(super) fn lay(&mut self, layer: &dyn Layer, to: SocketAddr) -> io::Result<()> {
+        self.layered = Some(layer.dialled(to.ip())?);
+        Ok(())
+    }
+
+    /// Whether what lies over it is agreed on; `WouldBlock` until then.
+    pub(super) fn open(&mut self) -> io::Result<()> {
+        self.layered.as_mut().map_or(Ok(()), |layered| layered.open(&mut self.socket))
+    }
+
+    /// Says to the peer that nothing more comes, where there is a word for it. May be called again.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.layered.as_mut().map_or(Ok(()), |layered| layered.finish(&mut self.socket))
+    }
+
+    pub(super) fn unwritten(&self) -> usize {
+        self.layered.as_ref().map_or(0, |layered| layered.unwritten())
+    }
+
+    pub(super) fn leave(mut self, core: &mut Core) {
+        core.io.part_with(self.source, &mut self.socket);
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        match &mut self.layered {
+            Some(layered) => layered.read(&mut self.socket, space),
+            None => self.socket.read(space),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.layered {
+            Some(layered) => layered.write(&mut self.socket, bytes),
+            None => self.socket.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.layered.as_mut().map_or(Ok(()), |layered| layered.flush(&mut self.socket))
+    }
+}

@@ -6,9 +6,9 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{
-    Config, Location, NetCx, Node, NodeError, PeerError, Refusal, Status, TlsError, TlsFault,
+    Config, Location, NetCx, Node, NodeError, PeerError, Refusal, Status, Tls, TlsConfig, TlsError, TlsFault,
 };
-use antiphon_sched::{Addr, Bytes, Cx, Event, receive, stop};
+use antiphon_sched::{Addr, Bytes, Cx, Event, Framing, Socket, receive, stop};
 use common::bare_tls;
 use common::certs::{Certs, Files, set_mode};
 use common::{Net, PATIENCE, TestNode, heard, heard_until, tell_test};
@@ -425,4 +425,34 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
     let alone = Config { ca_files: vec![one.cert], ..Config::default() };
     let why = Node::new(alone).err();
     assert!(matches!(why, Some(NodeError::Tls(TlsError::NoCertfile { field: "ca_files" }))), "{why:?}");
+}
+
+#[test]
+fn a_node_and_a_socket_that_share_a_certificate_are_not_taken_for_one_another() {
+    let (net, certs) = (Net::new(), Certs::new());
+    let shared = certs.node("shared");
+    let node = TestNode::start(bare(&net, "node", &shared));
+    let tls =
+        Tls::new(&TlsConfig { certfile: shared.both.clone(), ..TlsConfig::default() }).expect("sound files");
+    let (tell, told) = channel();
+    let (tell_place, place) = channel();
+    let to = node.location.addr();
+    node.spawn(move |cx: &mut Cx<Socket>, event| {
+        match event {
+            Event::Start => {
+                let framing = Framing::Lines { max: 1000 };
+                let at = cx.listen(tls.at("127.0.0.1:0"), framing, |_, what| what)?;
+                tell_test(&tell_place, at);
+                cx.connect(tls.at(to), framing, PATIENCE, |_, what| what);
+            }
+            Event::Message(Socket::Closed(why)) => {
+                tell_test(&tell, why.and_then(|why| why.get_ref()?.downcast_ref::<TlsFault>().copied()));
+            }
+            _ => {}
+        }
+        receive()
+    });
+    assert_eq!(heard(&told), Some(TlsFault::OtherProtocol));
+    assert_eq!(peer(&node, heard(&place)), refused(TlsFault::OtherProtocol));
+    assert_eq!(node.counts().peers, 0);
 }

@@ -37,6 +37,11 @@ pub enum TlsFault {
         "the peer finds this side's certificate expired; make a new one, or check the clocks of both machines"
     )]
     RejectedExpired,
+    /// Both sides speak TLS, and something else inside it.
+    #[error(
+        "the other side speaks something else inside TLS; check that this is the port of a node, or of an actor's socket"
+    )]
+    OtherProtocol,
     /// Anything else: another version of TLS, nothing in common, no TLS at all.
     #[error("TLS 1.3 could not be agreed on; does the other side speak it? Its log may say more")]
     Broken,

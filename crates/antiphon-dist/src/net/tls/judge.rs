@@ -212,6 +212,7 @@ pub(super) fn fault_of(error: &Error) -> TlsFault {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => TlsFault::Stranger,
         Error::InvalidCertificate(_) => TlsFault::Unusable,
         Error::NoCertificatesPresented => TlsFault::Missing,
+        Error::NoApplicationProtocol => TlsFault::OtherProtocol,
         Error::AlertReceived(alert) => fault_told(*alert),
         _ => TlsFault::Broken,
     }
@@ -220,6 +221,7 @@ pub(super) fn fault_of(error: &Error) -> TlsFault {
 fn fault_told(alert: AlertDescription) -> TlsFault {
     match alert {
         AlertDescription::CertificateExpired => TlsFault::RejectedExpired,
+        AlertDescription::NoApplicationProtocol => TlsFault::OtherProtocol,
         AlertDescription::UnknownCA
         | AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate

@@ -68,12 +68,21 @@ pub struct Tls {
     shared: Option<Fingerprint>,
 }
 
+/// What a node and an actor's socket say that they speak (ALPN, RFC 7301). One certificate may serve both: whoever sits in the
+/// middle must not connect one to the other. A side that says nothing is let in, as programs of other kinds are.
+const OF_NODES: &[u8] = b"antiphon/1";
+const OF_SOCKETS: &[u8] = b"antiphon-socket/1";
+
 impl Tls {
     /// Reads the files, and looks that they are of use.
     ///
     /// # Errors
     /// A file cannot be read or used, or the own certificate has expired: what to do is said.
     pub fn new(config: &TlsConfig) -> Result<Self, TlsError> {
+        Self::speaking(OF_SOCKETS, config)
+    }
+
+    fn speaking(protocol: &[u8], config: &TlsConfig) -> Result<Self, TlsError> {
         let TlsConfig { certfile, keyfile, .. } = config;
         if certfile.as_os_str().is_empty() {
             return Err(TlsError::NoCertfile { field: config.alone().unwrap_or("TlsConfig") });
@@ -85,15 +94,17 @@ impl Tls {
         let own = identity.chain.first().filter(|own| judge.admits_only(own));
         let shared = own.map(|own| Fingerprint::of(own));
         let keyfile = keyfile.as_ref().unwrap_or(certfile);
-        let (client, server) =
+        let (mut client, mut server) =
             configs(identity, provider, judge).map_err(|why| blame(certfile, keyfile, why))?;
+        client.alpn_protocols = vec![protocol.to_vec()];
+        server.alpn_protocols = vec![protocol.to_vec()];
         Ok(Self { client: Arc::new(client), server: Arc::new(server), shared })
     }
 
     /// What a node's configuration asks for; `None`: no TLS.
     pub(super) fn of(config: &Config) -> Result<Option<Self>, TlsError> {
         match TlsConfig::of(config) {
-            Ok(config) => Self::new(&config).map(Some),
+            Ok(config) => Self::speaking(OF_NODES, &config).map(Some),
             Err(Some(field)) => Err(TlsError::NoCertfile { field }),
             Err(None) => Ok(None),
         }

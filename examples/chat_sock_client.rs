@@ -39,11 +39,8 @@ fn main() -> Result<(), Failure> {
     let client = events.spawn(move |cx, event| {
         match event {
             Event::Start => {
-                let server = (args.host.as_str(), args.port);
-                match &tls {
-                    Some(tls) => cx.connect(tls.at(server), FRAMES, secs(10), Client::Server),
-                    None => cx.connect(server, FRAMES, secs(10), Client::Server),
-                };
+                let server = TlsAt::new(tls.as_ref(), (args.host.as_str(), args.port));
+                cx.connect(server, FRAMES, secs(10), Client::Server);
             }
             Event::Message(Client::Server(server, Socket::Opened(_))) => read_line(cx, server),
             Event::Message(Client::Server(_, Socket::Data(text))) => {

@@ -12,6 +12,9 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "A chat room over TCP, or TLS")]
 struct Args {
+    /// The address to listen on; for other machines too: that of an interface, with `--tls`
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
     /// The TCP port to listen on; 0 picks a free one
     #[arg(long, default_value_t = 1234)]
     port: u16,
@@ -38,11 +41,8 @@ fn main() -> Result<(), Failure> {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
-                let place = ("127.0.0.1", args.port);
-                let at = match &tls {
-                    Some(tls) => cx.listen(tls.at(place), FRAMES, Client)?,
-                    None => cx.listen(place, FRAMES, Client)?,
-                };
+                let place = TlsAt::new(tls.as_ref(), (args.host.as_str(), args.port));
+                let at = cx.listen(place, FRAMES, Client)?;
                 println!("server at {at}");
             }
             Event::Message(Client(who, Socket::Opened(_))) => {

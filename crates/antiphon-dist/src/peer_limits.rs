@@ -4,7 +4,7 @@
 //! over one is refused, and told so.
 
 /// What one peer may have of this node at a time, beside what is fixed: 64 MiB of messages over 1 KiB in mailboxes (256 MiB of
-/// all peers), and what [`Limits`](crate::Limits) bounds. Each refusal is counted in [`Refusals`], and logged seldom.
+/// all peers; twice as much, where each is for an actor for which nothing waits), and what [`Limits`](crate::Limits) bounds. Each refusal is counted in [`Refusals`], and logged seldom.
 ///
 /// A peer is one start of a node: one incarnation. Of files it is whom its certificate names, or all nodes at its IP
 /// address where there is no TLS.
@@ -15,7 +15,7 @@ pub struct PeerLimits {
     pub wants_max: usize,
     /// Monitors that its actors have on actors here, and as many the other way round that it has asked for: 65,536.
     /// Beyond them a monitor is answered [`Why::Refused`](antiphon_sched::Why::Refused); who would have one set the other way
-    /// round is told nothing.
+    /// round is told nothing, and the actor here is told [`Why::Refused`](antiphon_sched::Why::Refused), if its mailbox has room.
     pub monitors_max: usize,
     /// Requests of it that wait here: in mailboxes, in the state of actors, anywhere. 65,536. Beyond them requests are answered
     /// [`AskError::Busy`](antiphon_sched::AskError::Busy).

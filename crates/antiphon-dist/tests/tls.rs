@@ -446,7 +446,7 @@ fn a_node_and_a_socket_that_share_a_certificate_are_not_taken_for_one_another() 
                 cx.connect(tls.at(to), framing, PATIENCE, |_, what| what);
             }
             Event::Message(Socket::Closed(why)) => {
-                tell_test(&tell, why.and_then(|why| why.get_ref()?.downcast_ref::<TlsFault>().copied()));
+                tell_test(&tell, why.as_ref().and_then(TlsFault::of));
             }
             _ => {}
         }

@@ -187,7 +187,7 @@ impl Door<'_> {
     /// there was a reply in them, and their node has as many open requests in this loop as it may.
     pub fn answer_encoded(&mut self, port: PortId, tag: &str, body: &[u8]) -> Result<(), Undelivered> {
         match self.core.answer_encoded(port, tag, body) {
-            Err(_) if scope::was_crowded() => Err(Undelivered::Busy),
+            Err(Undelivered::Encode) if scope::was_crowded() => Err(Undelivered::Busy),
             result => result,
         }
     }

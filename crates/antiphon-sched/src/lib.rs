@@ -114,6 +114,7 @@ mod slots;
 mod sockets;
 pub use sockets::{
     Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, Process, Socket, SocketError, Udp, is_exhausted,
+    site_of,
 };
 
 mod step;

@@ -121,6 +121,7 @@ pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<H
         }
     }
     let restore = Restore(DECODING.replace(Some(home)));
+    IS_CROWDED.set(false);
     let decoded = decode();
     drop(restore);
     (decoded, HOMECOMING.with_borrow_mut(std::mem::take))
@@ -171,56 +172,55 @@ impl Drop for Place {
     }
 }
 
-/// Whose bytes are being decoded, and whether there was no place for a request in the last of them.
-struct Decoding {
-    origin: Origin,
-    is_crowded: bool,
-}
-
 thread_local! {
-    static ORIGIN: RefCell<Option<Decoding>> = const { RefCell::new(None) };
+    /// Whose bytes are being decoded.
+    static ORIGIN: RefCell<Option<Origin>> = const { RefCell::new(None) };
+    /// Whether there was no place for a request in what was decoded last.
+    static IS_CROWDED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// The node that the bytes came from which are being decoded on this thread; `None`: they are of this loop's own making, or
 /// the world outside did not say. To be asked by [`Wire::decode`](crate::Wire::decode): addresses and replies inside a message
 /// are what its sender wrote, this is who it was.
 pub fn origin() -> Option<NodeId> {
-    ORIGIN.with_borrow(|decoding| decoding.as_ref().map(|decoding| decoding.origin.node))
+    DECODING.get()?;
+    ORIGIN.with_borrow(|origin| origin.as_ref().map(|origin| origin.node))
 }
 
 /// Runs `take`, which delivers what has come from another node, and gives the origin back: until then what is decoded on
-/// this thread has [come from there](origin), and its requests are counted.
+/// this thread, of messages and answers, has [come from there](origin), and its requests are counted. (It is `None` for who takes it away within, which
+/// nothing here does.)
 ///
 /// For all that came at once: one message may cost less than to say whose it is.
 pub fn coming_from<R>(origin: Origin, take: impl FnOnce() -> R) -> (R, Option<Origin>) {
     /// What was there before.
-    struct Restore(Option<Decoding>);
+    struct Restore(Option<Origin>);
     impl Drop for Restore {
         fn drop(&mut self) {
             ORIGIN.set(self.0.take());
         }
     }
-    let restore = Restore(ORIGIN.replace(Some(Decoding { origin, is_crowded: false })));
+    let restore = Restore(ORIGIN.replace(Some(origin)));
     let result = take();
-    let origin = ORIGIN.take().map(|decoding| decoding.origin);
+    let origin = ORIGIN.take();
     drop(restore);
     (result, origin)
 }
 
-/// Whether there was no place for a request in what was decoded last, and did not decode.
+/// Whether there was no place for a request in what was [decoded](decoding) last.
 pub(crate) fn was_crowded() -> bool {
-    ORIGIN.with_borrow_mut(|decoding| {
-        decoding.as_mut().is_some_and(|each| std::mem::take(&mut each.is_crowded))
-    })
+    IS_CROWDED.get()
 }
 
 /// The place of a reply that is being decoded; an error when its node has as many as it may.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
 pub(crate) fn take_place() -> Result<Option<Place>, &'static str> {
-    ORIGIN.with_borrow_mut(|origin| {
-        let Some(Decoding { origin, is_crowded }) = origin else { return Ok(None) };
+    ORIGIN.with_borrow(|origin| {
+        let Some(origin) = origin.as_ref().filter(|_| DECODING.get().is_some()) else { return Ok(None) };
         let place = origin.take_place();
-        *is_crowded |= place.is_none();
+        if place.is_none() {
+            IS_CROWDED.set(true);
+        }
         place.map(Some).ok_or("its node has as many open requests here as it may")
     })
 }

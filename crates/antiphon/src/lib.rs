@@ -40,7 +40,7 @@ pub mod prelude {
         Transfer,
     };
     /// TLS on those sockets.
-    pub use antiphon_dist::{Tls, TlsConfig, TlsError, TlsFault};
+    pub use antiphon_dist::{Tls, TlsAt, TlsConfig, TlsError, TlsFault};
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, Failure, Fold, Handle, JobError, JoinError,
         Joiner, Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Why, Wire, actor,

@@ -1,6 +1,6 @@
 //! Certificates and keys, as the files of a configuration hold them.
 //!
-//! Invariant: what is wrong with one is said when the node starts, by the file's name and with the cure; and no error shows
+//! Invariant: what is wrong with one is said when it is read, by the file's name and with the cure; and no error shows
 //! anything of a key.
 
 mod dates;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why a certificate, or the key of one, cannot be used. The node was not started.
+/// Why a certificate, or the key of one, cannot be used. Nothing was started with it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{Addr, Door, Event, FOREIGN_TOKENS, Foreign, Loop, Time, receive};
-use antiphon_wire::Fresh;
+use antiphon_wire::{Fresh, TlsFault};
 use mio::Registry;
 
 use crate::config::Config;
@@ -322,7 +322,7 @@ impl Driver {
                 }
                 Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
                 Err(why) => {
-                    let failed = tls::fault_in(&why).map(|fault| Input::TlsFailed { conn, fault });
+                    let failed = TlsFault::of(&why).map(|fault| Input::TlsFailed { conn, fault });
                     return self.give(core, sched, failed.unwrap_or(Input::Closed(conn)));
                 }
             }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, Time};
+use antiphon_sched::{NodeId, Time, site_of};
 use antiphon_wire::{
     Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step, TlsFault,
 };
@@ -103,10 +103,12 @@ impl Conns {
         }
         let mut of_address = std::collections::BTreeMap::new();
         for conn in strangers() {
-            *of_address.entry(conn.remote.ip()).or_insert(0u32) += 1;
+            *of_address.entry(site_of(conn.remote.ip())).or_insert(0u32) += 1;
         }
         strangers()
-            .min_by_key(|conn| (std::cmp::Reverse(of_address[&conn.remote.ip()]), conn.since, conn.id))
+            .min_by_key(|conn| {
+                (std::cmp::Reverse(of_address[&site_of(conn.remote.ip())]), conn.since, conn.id)
+            })
             .map(|conn| conn.id)
     }
 

@@ -228,21 +228,20 @@ impl NodeCore {
                     // The end is told in any case; what it came to, if there is room for it.
                     let why = if self.has_room_here(node, bytes) { why } else { without_its_value(why) };
                     let bytes = bytes_of_why(&why);
-                    self.put_value(node, bytes, world, |door| {
-                        door.down(watcher, id, who, why);
-                        true
-                    });
+                    self.put_value(node, bytes, world, |door| door.down(watcher, id, who, why));
                 }
             }
             Arrived::Terminate { target } if is_exposed && may_end => {
                 world.door().terminate(ActorId::new(self.me, target));
             }
             Arrived::Throw { target, value } if is_exposed && is_open => {
-                let is_taken = self.put_value(node, bytes, world, |door| door.throw_here(target, value));
+                let is_taken = self.has_room_here(node, bytes)
+                    && self.put_value(node, bytes, world, |door| door.throw_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
             Arrived::Resume { target, value } if is_exposed && is_open => {
-                let is_taken = self.put_value(node, bytes, world, |door| door.resume_here(target, value));
+                let is_taken = self.has_room_here(node, bytes)
+                    && self.put_value(node, bytes, world, |door| door.resume_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
             Arrived::Notify { .. }

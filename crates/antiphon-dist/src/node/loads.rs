@@ -13,12 +13,15 @@ use super::world::World;
 
 /// Bodies up to here are not counted: the bound on messages is enough.
 const LIGHT_BYTES: usize = 1024;
-/// Bytes of large messages of one peer that may wait in mailboxes; an actor for which nothing waits is sent one more.
+/// Bytes of large messages of one peer that may wait in mailboxes.
 const OF_PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What each has, however much of the others' waits.
 const OF_PEER_BYTES_LEAST: u64 = 1024 * 1024;
 /// And of all peers, those that are gone among them.
 const OF_ALL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// So many times as much may wait, where each large message goes to an actor for which nothing waits: one that is slow must not
+/// keep the others from theirs.
+const FOR_IDLE: u64 = 2;
 
 impl NodeCore {
     /// Puts a peer's message into a mailbox, unless that is full, or the peer has too much in mailboxes already.
@@ -29,39 +32,40 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         world: &mut impl World,
     ) -> Delivery {
-        if !self.has_room_here(node, body.len())
-            && world.door().backlog(to).is_some_and(|waiting| waiting > 0)
-        {
-            return Delivery::Full;
+        if !self.has_room_here(node, body.len()) {
+            let may_take_one = self.has_room_within(node, body.len(), FOR_IDLE);
+            if world.door().backlog(to).is_some_and(|waiting| waiting > 0 || !may_take_one) {
+                return Delivery::Full;
+            }
         }
         let charge = self.charge(node, body.len());
         world.door().charging(charge, |door| door.deliver(to, tag, body))
     }
 
-    /// Puts a value of so many bytes that a peer has sent into a mailbox, if there is room; whether it is there.
-    pub(super) fn put_value(
+    /// Puts a value of so many bytes that a peer has sent into a mailbox.
+    pub(super) fn put_value<R>(
         &mut self,
         node: NodeId,
         bytes: usize,
         world: &mut impl World,
-        put: impl FnOnce(&mut Door<'_>) -> bool,
-    ) -> bool {
-        self.has_room_here(node, bytes) && {
-            let charge = self.charge(node, bytes);
-            world.door().charging(charge, put)
-        }
+        put: impl FnOnce(&mut Door<'_>) -> R,
+    ) -> R {
+        let charge = self.charge(node, bytes);
+        world.door().charging(charge, put)
     }
 
     /// Whether so many bytes of a peer's may wait in mailboxes besides what does already.
     pub(super) fn has_room_here(&self, node: NodeId, bytes: usize) -> bool {
-        if bytes <= LIGHT_BYTES {
-            return true;
-        }
+        bytes <= LIGHT_BYTES || self.has_room_within(node, bytes, 1)
+    }
+
+    /// As [`Self::has_room_here`], of so many times what there is for each.
+    fn has_room_within(&self, node: NodeId, bytes: usize, times: u64) -> bool {
         let bytes = bytes as u64;
         let of_peer = self.peers.get(&node).and_then(|peer| peer.load.as_ref()).map_or(0, Account::bytes);
         let is_small_share = of_peer + bytes <= OF_PEER_BYTES_LEAST;
-        let has_room_for_all = is_small_share || self.load.bytes() + bytes <= OF_ALL_BYTES_MAX;
-        of_peer + bytes <= OF_PEER_BYTES_MAX && has_room_for_all
+        let has_room_for_all = is_small_share || self.load.bytes() + bytes <= times * OF_ALL_BYTES_MAX;
+        of_peer + bytes <= times * OF_PEER_BYTES_MAX && has_room_for_all
     }
 
     /// So many bytes on a peer's account, if they are counted.
@@ -169,6 +173,18 @@ mod tests {
             assert_eq!(alone.hear(node, empty, &body), Delivery::Delivered);
         }
         assert_eq!(alone.hear(node, empty, &body), Delivery::Full);
+    }
+
+    #[test]
+    fn many_actors_that_sleep_take_no_more_than_twice_what_one_peer_may_have_waiting() {
+        let mut alone = Alone::new();
+        let node = alone.peer(5);
+        let body = body_of(15 << 20);
+        let taken = (0..20).filter(|_| {
+            let (_, sleeper) = alone.actor(|_cx: &mut Cx<Bytes>, _| suspend());
+            alone.hear(node, sleeper, &body) == Delivery::Delivered
+        });
+        assert_eq!(taken.count(), 8);
     }
 
     #[test]

@@ -36,9 +36,10 @@ pub(crate) fn member(limits: &Limits) -> u64 {
     CONNECTION + held + limits.queue_bytes_cap + u64::from(limits.tags_max) * TAG + SLACK
 }
 
-/// Messages of all peers over 1 KiB that wait in mailboxes, in all; small ones are bounded by their number.
+/// Messages of all peers over 1 KiB that wait in mailboxes, in all, however many actors they are for; small ones are bounded by
+/// their number.
 pub(crate) fn mailboxes() -> u64 {
-    256 << 20
+    2 * (256 << 20)
 }
 
 /// Names that a peer looks for, and that nobody has: each of up to 255 bytes is kept twice, with its question's number, in

@@ -87,9 +87,8 @@ impl Told {
     }
 
     fn reason(why: &io::Error) -> Self {
-        let inner = why.get_ref();
-        let fault = inner.and_then(|inner| inner.downcast_ref()).copied().map(Self::Tls);
-        let error = inner.and_then(|inner| inner.downcast_ref()).copied().map(Self::Socket);
+        let fault = TlsFault::of(why).map(Self::Tls);
+        let error = why.get_ref().and_then(|inner| inner.downcast_ref()).copied().map(Self::Socket);
         fault.or(error).unwrap_or(Self::Error(why.kind()))
     }
 

@@ -57,7 +57,7 @@ pub trait Layered {
     /// `WouldBlock`: some still waits. Any other: it will for ever.
     fn flush(&mut self, below: &mut dyn Duplex) -> io::Result<()>;
 
-    /// Tells the peer that nothing more comes, once, and writes what waits here.
+    /// Tells the peer that nothing more comes, and writes what waits here. It may be asked again, and says it once.
     ///
     /// # Errors
     /// As [`Layered::flush`].

@@ -35,6 +35,7 @@ pub use error::SocketError;
 pub use framing::Framing;
 pub use layer::{Duplex, Layer, Layered};
 pub use listener::is_exhausted;
+pub use strangers::site_of;
 pub(crate) use table::{Part, SocketId, Sockets};
 
 /// A connection of an actor's, or a child process: a small number that is used once in its loop.

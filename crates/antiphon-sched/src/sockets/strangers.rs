@@ -17,7 +17,7 @@ pub(super) struct Strangers(BTreeMap<SocketId, IpAddr>);
 
 impl Strangers {
     pub(super) fn insert(&mut self, id: SocketId, from: IpAddr) {
-        self.0.insert(id, from);
+        self.0.insert(id, site_of(from));
     }
 
     /// It is none any more.
@@ -44,6 +44,14 @@ impl Strangers {
     }
 }
 
+/// The network that somebody has who has this address: with one of IPv6 comes all that shares its first 64 bits.
+pub fn site_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => std::net::Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +72,16 @@ mod tests {
         strangers.insert(SocketId(200), one);
         assert_eq!(strangers.take_surplus(), Some(SocketId(137)), "not the one that is alone");
         assert_eq!(strangers.take_all().count(), STRANGERS_MAX);
+    }
+
+    #[test]
+    fn addresses_of_one_network_of_ipv6_count_as_one() {
+        let mut strangers = Strangers::default();
+        strangers.insert(SocketId(0), "2001:db8::1".parse().expect("an address"));
+        for id in 1..=STRANGERS_MAX as u16 {
+            strangers.insert(SocketId(id.into()), [0x2001, 0xdb8, 0, 1, 0, 0, 0, id].into());
+        }
+        assert_eq!(strangers.take_surplus(), Some(SocketId(1)));
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::timers::{Due, TimerKey};
 
 /// Sockets served in one round, unless the time is over before.
 const SERVED_A_ROUND: usize = 1024;
+/// Of them, connections that are being agreed on: a step of TLS may take milliseconds.
+const AGREEING_A_ROUND: usize = 2;
 /// Read at once.
 const SPACE_BYTES: usize = 64 << 10;
 /// From here on numbers are of what is no `Conn`, so that those stay small.
@@ -181,6 +183,10 @@ impl Sockets {
         self.entries.get(&id).filter(|entry| entry.owner == Some(owner)).map(|entry| &entry.kind)
     }
 
+    fn is_agreeing(&self, id: SocketId) -> bool {
+        matches!(self.entries.get(&id), Some(Entry { kind: Kind::Tcp(tcp), .. }) if tcp.is_agreeing())
+    }
+
     /// A listener, unless it is being served.
     pub(crate) fn listener(&mut self, id: SocketId) -> Option<&mut Listener> {
         match &mut self.entries.get_mut(&id)?.kind {
@@ -302,24 +308,40 @@ impl Core {
     pub(crate) fn serve_sockets(&mut self) {
         let mut space = std::mem::take(&mut self.sockets.space);
         space.resize(SPACE_BYTES, 0);
+        let mut agreeing = Vec::new();
         for _ in 0..self.sockets.ready.len().min(SERVED_A_ROUND) {
             let Some(id) = self.sockets.ready.pop_front() else { break };
-            self.with_socket(id, |hold, entry| {
-                entry.queued = false;
-                let events = std::mem::take(&mut entry.events);
-                match &mut entry.kind {
-                    Kind::Listener(listener) => listener.serve(hold, events),
-                    Kind::Tcp(tcp) => tcp.serve(hold, events, &mut space),
-                    Kind::Udp(udp) => udp.serve(hold, events, &mut space),
-                    #[cfg(unix)]
-                    Kind::Child(child) => child.serve(hold, events, &mut space),
-                }
-            });
+            if self.sockets.is_agreeing(id) {
+                agreeing.push(id);
+                continue;
+            }
+            self.serve_socket(id, &mut space);
             if self.is_round_over() {
                 break;
             }
         }
+        // After the others, and few: a step of theirs may take longer than all that the others want.
+        for (nth, id) in agreeing.into_iter().enumerate() {
+            match nth < AGREEING_A_ROUND {
+                true => self.serve_socket(id, &mut space),
+                false => self.sockets.ready.push_back(id),
+            }
+        }
         self.sockets.space = space;
+    }
+
+    fn serve_socket(&mut self, id: SocketId, space: &mut [u8]) {
+        self.with_socket(id, |hold, entry| {
+            entry.queued = false;
+            let events = std::mem::take(&mut entry.events);
+            match &mut entry.kind {
+                Kind::Listener(listener) => listener.serve(hold, events),
+                Kind::Tcp(tcp) => tcp.serve(hold, events, space),
+                Kind::Udp(udp) => udp.serve(hold, events, space),
+                #[cfg(unix)]
+                Kind::Child(child) => child.serve(hold, events, space),
+            }
+        });
     }
 
     /// Writes what actors wrote in this round, and lets those go on whose actors have room again.

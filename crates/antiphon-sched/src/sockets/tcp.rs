@@ -50,6 +50,10 @@ pub(crate) struct Tcp {
     peer: Option<SocketAddr>,
     /// The listener that counts it among its strangers.
     stranger_of: Option<SocketId>,
+    /// Whether it was a listener's: then nobody has been told of it before it is open.
+    accepted: bool,
+    /// So many reads more of what nobody wants.
+    drains_max: usize,
     /// Addresses not yet tried.
     addrs: std::vec::IntoIter<SocketAddr>,
     /// Why the last address failed; or why nothing can be written any more.
@@ -120,6 +124,8 @@ impl Tcp {
             layer: None,
             peer: None,
             stranger_of: None,
+            accepted: false,
+            drains_max: usize::MAX,
             addrs: Vec::new().into_iter(),
             failure: None,
         }
@@ -324,6 +330,10 @@ impl Tcp {
             if !self.inlet.readable {
                 return Fate::Rest;
             }
+            if self.drains_max == 0 {
+                return Fate::Gone;
+            }
+            self.drains_max -= 1;
             match stream.socket.read(space) {
                 Ok(0) => return Fate::Gone,
                 Ok(_) => {}

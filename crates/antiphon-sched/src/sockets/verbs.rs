@@ -70,9 +70,9 @@ impl<M: 'static> Cx<'_, M> {
         core.unlisten(me, at)
     }
 
-    /// Makes a TCP connection; names are looked up on a helper thread, and all their addresses tried in turn.
-    /// What comes of it within `timeout`, TLS included, is told: `Opened`, or `Closed` with the reason. What is written before
-    /// goes out then.
+    /// Makes a TCP connection; names are looked up on a helper thread, and all their addresses tried in turn, until one
+    /// connects. What comes of it within `timeout`, TLS included, is told: `Opened`, or `Closed` with the reason. What is written
+    /// before goes out then.
     pub fn connect(
         &mut self,
         to: impl Endpoint,

@@ -51,6 +51,11 @@ pub enum TlsFault {
 }
 
 impl TlsFault {
+    /// The fault inside an error of a stream, such as a socket is closed with; `None` when it is about something else.
+    pub fn of(error: &std::io::Error) -> Option<TlsFault> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+
     /// Whether it was the other side that refused.
     pub fn is_told_by_peer(self) -> bool {
         matches!(self, TlsFault::Rejected | TlsFault::RejectedExpired)

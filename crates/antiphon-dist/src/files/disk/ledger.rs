@@ -83,15 +83,15 @@ impl Ledger {
         if is_known { whom } else { THE_REST }
     }
 
-    /// A transfer is over, and leaves so many bytes.
-    pub(super) fn end(&mut self, key: &str, left: u64) {
+    /// A transfer is over: it leaves so many bytes, and so many have come, which may have been of no use.
+    pub(super) fn end(&mut self, key: &str, (left, came): (u64, u64)) {
         let Some(live) = self.live.remove(key) else { return };
         self.kept = self.kept.saturating_add(left);
         if let Counting::Now(_, ended) = &mut self.counting {
             *ended = ended.saturating_add(left);
         }
         let of = self.of.entry(live.whom).or_default();
-        *of = of.saturating_add(left.saturating_sub(live.have));
+        *of = of.saturating_add(came);
     }
 
     /// A file that was here is not any more.
@@ -159,28 +159,29 @@ mod tests {
         assert_eq!(ledger.begin("b", "other", (60, 0), &rules), Ok(()));
         assert_eq!(ledger.begin("c", "third", (60, 0), &rules), Err(FileRefused::DestFull { max: 150 }));
         // It was interrupted, and goes on: what it has does not count twice.
-        ledger.end("a", 50);
+        ledger.end("a", (50, 50));
         assert_eq!(ledger.begin("a", "peer", (90, 50), &rules), Ok(()));
-        ledger.end("a", 90);
+        ledger.end("a", (90, 40));
         assert_eq!(ledger.begin("c", "peer", (10, 0), &rules), Err(FileRefused::DestFull { max: 150 }));
-        ledger.end("b", 0);
+        ledger.end("b", (0, 7));
         assert_eq!(ledger.begin("c", "peer", (10, 0), &rules), Ok(()));
-        ledger.end("c", 10);
+        ledger.end("c", (10, 10));
         assert_eq!(ledger.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
         // Of files that are deleted, the room is free again; what came from a peer has come.
         ledger.gone(100);
         assert_eq!(ledger.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
-        assert_eq!(ledger.begin("d", "other", (100, 0), &rules), Ok(()));
+        assert_eq!(ledger.begin("d", "other", (94, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
+        assert_eq!(ledger.begin("d", "other", (93, 0), &rules), Ok(()), "7 came that were thrown away");
     }
 
     #[test]
     fn a_longer_unfinished_file_makes_room_for_the_one_that_takes_its_place() {
         let (rules, mut ledger) = (rules(100, 100), Ledger::default());
         assert_eq!(ledger.begin("a", "peer", (90, 0), &rules), Ok(()));
-        ledger.end("a", 80);
+        ledger.end("a", (80, 80));
         assert_eq!(ledger.begin("b", "other", (60, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
         assert_eq!(ledger.begin("a", "other", (60, 80), &rules), Ok(()), "80 go, 60 come");
-        ledger.end("a", 60);
+        ledger.end("a", (60, 60));
         assert_eq!(ledger.begin("b", "other", (41, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
         assert_eq!(ledger.begin("b", "other", (40, 0), &rules), Ok(()), "all 60 were its own");
     }
@@ -207,7 +208,7 @@ mod tests {
         let (rules, mut ledger, now) = (rules(1000, 100), Ledger::default(), Instant::now());
         assert_eq!(ledger.begin("a", "peer", (60, 0), &rules), Ok(()));
         assert!(ledger.begin_count(now));
-        ledger.end("a", 60);
+        ledger.end("a", (60, 60));
         ledger.end_count(now, Some(0));
         assert_eq!(ledger.begin("b", "peer", (60, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
     }
@@ -221,7 +222,7 @@ mod tests {
             let offered = ledger.begin(&whom, &whom, (60, 0), &rules);
             // The first of the rest has the share, and the second finds it used up.
             assert_eq!(offered.is_ok(), is_told_apart || peer == PEERS_MAX, "{whom}: {offered:?}");
-            ledger.end(&whom, 60);
+            ledger.end(&whom, (60, 60));
         }
         assert_eq!(ledger.begin("own", "", (1000, 0), &rules), Ok(()), "this node's own have no bound");
     }

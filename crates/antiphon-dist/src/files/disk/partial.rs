@@ -43,11 +43,13 @@ struct Account {
     key: String,
     /// What it leaves.
     left: u64,
+    /// What has come, whatever became of it.
+    came: u64,
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.dest.ledger().end(&self.key, self.left);
+        self.dest.ledger().end(&self.key, (self.left, self.came));
     }
 }
 
@@ -70,7 +72,7 @@ impl Partial {
             }
             return Err(why);
         }
-        let mut account = Account { dest: dest.clone(), key: key.clone(), left: there };
+        let mut account = Account { dest: dest.clone(), key: key.clone(), left: there, came: 0 };
         let have = of_use(there, stat.size);
         if have < there {
             file.set_len(have).map_err(|why| refuse_io(&why))?;
@@ -135,6 +137,7 @@ impl Partial {
             self.hasher.update(chunk.as_ref());
             self.at += chunk.as_ref().len() as u64;
             self.account.left = self.account.left.max(self.at);
+            self.account.came += chunk.as_ref().len() as u64;
         }
         Ok(())
     }

@@ -10,19 +10,26 @@ use antiphon_sched::{Duplex, Endpoint, Host, Layer, Layered};
 use antiphon_wire::TlsFault;
 
 use super::Tls;
-use super::session::{Session, fault_in};
+use super::session::Session;
 
 /// A place to connect to or listen at by TLS: what [`Tls::at`] makes.
 #[derive(Clone, Debug)]
 pub struct TlsAt<E> {
-    tls: Tls,
+    tls: Option<Tls>,
     place: E,
+}
+
+impl<E: Endpoint> TlsAt<E> {
+    /// As [`Tls::at`], for programs that leave TLS to whoever runs them; `None`: the plain place.
+    pub fn new(tls: Option<&Tls>, place: E) -> Self {
+        Self { tls: tls.cloned(), place }
+    }
 }
 
 impl Tls {
     /// A place to [connect](antiphon_sched::Cx::connect) to or [listen](antiphon_sched::Cx::listen) at by TLS.
     pub fn at<E: Endpoint>(&self, place: E) -> TlsAt<E> {
-        TlsAt { tls: self.clone(), place }
+        TlsAt::new(Some(self), place)
     }
 }
 
@@ -32,7 +39,8 @@ impl<E: Endpoint> Endpoint for TlsAt<E> {
     }
 
     fn layer(&self) -> Option<Rc<dyn Layer>> {
-        Some(Rc::new(self.tls.clone()))
+        let tls = self.tls.clone()?;
+        Some(Rc::new(tls))
     }
 }
 
@@ -52,7 +60,7 @@ impl Layered for Session {
     fn open(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         match self.agree(below) {
             // Whoever reads what it does not understand most often closes; the system then tells of a reset, or nothing.
-            Err(why) if fault_in(&why).is_none() && why.kind() != io::ErrorKind::WouldBlock => {
+            Err(why) if TlsFault::of(&why).is_none() && why.kind() != io::ErrorKind::WouldBlock => {
                 tracing::debug!(%why, "the peer ended while TLS was being agreed on");
                 Err(io::Error::other(TlsFault::Broken))
             }

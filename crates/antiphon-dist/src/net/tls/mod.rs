@@ -11,7 +11,6 @@ mod stream;
 
 pub use config::TlsConfig;
 pub use layer::TlsAt;
-pub(super) use session::fault_in;
 pub(super) use stream::{Opening, Stream};
 
 use std::fmt;
@@ -35,6 +34,9 @@ use judge::Judge;
 /// what to do. Who dials learns last whether its own certificate is trusted: TLS 1.3 has it done by then, so `Opened` may be
 /// followed by [`TlsFault::Rejected`](crate::TlsFault::Rejected). A peer that ends without TLS's own word of it is told as [`TlsFault::CutShort`](crate::TlsFault::CutShort): the connection
 /// may have been cut by anybody, and what is missing is not known.
+///
+/// Both sides present a certificate, and name their protocol as `antiphon-socket/1` (ALPN): a peer of another kind takes part if
+/// it names the same or none. [`TlsFault::of`](crate::TlsFault::of) finds the fault inside an error that a socket is closed with.
 ///
 /// A clone is cheap, and the files are read once, here.
 ///

@@ -103,7 +103,9 @@ impl Session {
             match self.receive(below) {
                 Ok(count) => received += count,
                 // Records that came before a bad one are sound: what they held is read first.
-                Err(why) if self.failed.is_none() && fault_in(&why).is_some() => self.failed = fault_in(&why),
+                Err(why) if self.failed.is_none() && TlsFault::of(&why).is_some() => {
+                    self.failed = TlsFault::of(&why)
+                }
                 Err(why) if filled == 0 => return Err(why),
                 Err(_) => {
                     self.cut |= self.failed.is_some();
@@ -192,11 +194,6 @@ impl Session {
     pub(super) fn unwritten(&self) -> usize {
         self.unwritten
     }
-}
-
-/// Why TLS failed, if that is what an error of a stream is about.
-pub(in crate::net) fn fault_in(why: &io::Error) -> Option<TlsFault> {
-    why.get_ref()?.downcast_ref().copied()
 }
 
 /// Read from below before the others have their turn, whatever it holds: enough to fill any space with full records.

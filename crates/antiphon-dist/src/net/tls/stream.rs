@@ -10,7 +10,7 @@ use mio::net::TcpStream;
 use rustls::Connection;
 
 use super::Tls;
-use super::session::{Session, fault_in};
+use super::session::Session;
 use crate::node::OverTls;
 
 /// A stream of bytes in both directions.
@@ -73,7 +73,7 @@ impl Stream {
     pub(in crate::net) fn open(&mut self) -> Opening {
         match self {
             Self::Plain(_) => Opening::Pending,
-            Self::Tls(stream) => stream.open().unwrap_or_else(|why| match fault_in(&why) {
+            Self::Tls(stream) => stream.open().unwrap_or_else(|why| match TlsFault::of(&why) {
                 Some(fault) => Opening::Failed(fault),
                 None if why.kind() == io::ErrorKind::WouldBlock => Opening::Pending,
                 None => Opening::Gone,
@@ -85,7 +85,7 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp.read(space),
             Self::Tls(stream) => match stream.session.read(&mut stream.tcp, space) {
-                Err(why) if fault_in(&why) == Some(TlsFault::CutShort) => Ok(0),
+                Err(why) if TlsFault::of(&why) == Some(TlsFault::CutShort) => Ok(0),
                 read => read,
             },
         }

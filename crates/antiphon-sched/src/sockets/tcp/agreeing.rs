@@ -16,6 +16,8 @@ use crate::sockets::table::{Fate, Hold, SocketId};
 
 /// How long a stranger may take.
 const AGREE_WITHIN: Duration = Duration::from_secs(5);
+/// How many reads of what is left of one that was refused.
+const STRANGER_DRAINS_MAX: usize = 1;
 
 impl Tcp {
     /// A connection that was accepted; it is its listener's stranger until its layer is agreed on.
@@ -27,7 +29,12 @@ impl Tcp {
         stranger_of: Option<SocketId>,
     ) -> Self {
         let state = if stranger_of.is_some() { State::Agreeing } else { State::Open };
-        Self { peer: Some(peer), stranger_of, ..Self::new(framing, tells, state, Some(stream)) }
+        Self {
+            peer: Some(peer),
+            stranger_of,
+            accepted: true,
+            ..Self::new(framing, tells, state, Some(stream))
+        }
     }
 
     /// Begins what was accepted: tells of it, or gives the stranger its time.
@@ -37,6 +44,11 @@ impl Tcp {
             _ => hold.time(AGREE_WITHIN),
         }
         Fate::Rest
+    }
+
+    /// Whether it costs more to serve it than to read: what lies over it is being agreed on.
+    pub(in crate::sockets) fn is_agreeing(&self) -> bool {
+        self.state == State::Agreeing
     }
 
     /// Agrees on what lies over the stream, as far as the peer has come.
@@ -63,18 +75,19 @@ impl Tcp {
     }
 
     fn on_disagreed(&mut self, hold: &mut Hold<'_>, why: io::Error) -> Fate {
-        if self.stranger_of.is_none() {
+        if !self.accepted {
             return self.end(hold, Some(why));
         }
         let peer = self.peer;
         tracing::debug!(%why, ?peer, "a connection came to nothing before it was opened");
         // It is to hear why, and would of a reset instead if anything were left unread.
+        self.drains_max = STRANGER_DRAINS_MAX;
         self.end_half(hold)
     }
 
     /// The peer took too long to agree.
     pub(super) fn on_silence(&self, hold: &mut Hold<'_>) -> Fate {
-        if self.stranger_of.is_none() {
+        if !self.accepted {
             return self.end(hold, Some(SocketError::LayerTimedOut.into()));
         }
         let (why, peer) = (SocketError::LayerTimedOut, self.peer);

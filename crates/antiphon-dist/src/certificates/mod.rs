@@ -50,7 +50,7 @@ pub enum TlsError {
         /// What is wrong with it.
         why: String,
     },
-    /// The node's own certificate has expired.
+    /// The own certificate has expired.
     #[error("the certificate in {} has expired at {at}; make a new one, and give it to the peers too", file.display())]
     Expired {
         /// The file.
@@ -58,7 +58,7 @@ pub enum TlsError {
         /// When.
         at: String,
     },
-    /// The node's own certificate is not valid yet.
+    /// The own certificate is not valid yet.
     #[error("the certificate in {} is not valid before {at}; check this machine's clock, or wait", file.display())]
     NotYetValid {
         /// The file.
@@ -83,7 +83,7 @@ pub enum TlsError {
         /// Its permission bits.
         mode: u32,
     },
-    /// A file of certificates to be trusted holds a key too, and is not the node's own `certfile`.
+    /// A file of certificates to be trusted holds a key too, and is not the own `certfile`.
     #[error(
         "{} holds a private key, and `{field}` is for certificates alone; name a file without the key \
          (`openssl x509 -in OLD -out NEW`). If it is the key of a peer, it should never have come here: make that peer \
@@ -123,7 +123,7 @@ pub enum TlsError {
         /// The key's file.
         keyfile: PathBuf,
     },
-    /// A key, pinned certificates or CAs, and no certificate of the node's own.
+    /// A key, pinned certificates or CAs, and no certificate of one's own.
     #[error(
         "`{field}` is set, and `certfile` is not: set it too, since both sides of TLS present a certificate"
     )]

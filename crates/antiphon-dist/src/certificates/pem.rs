@@ -34,10 +34,10 @@ pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, 
 pub(crate) fn trusted(
     file: &Path,
     field: &'static str,
-    certfile: Option<&Path>,
+    certfile: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read_whole(file)?;
-    if holds(&text, b" PRIVATE KEY-----") && !certfile.is_some_and(|own| is_same(own, file)) {
+    if holds(&text, b" PRIVATE KEY-----") && !is_same(certfile, file) {
         return Err(TlsError::StrayKey { file: file.to_owned(), field });
     }
     certificates_in(file, &text)

@@ -9,6 +9,8 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod agenda;
+#[cfg(test)]
+mod asked_tests;
 mod audiences;
 mod conns;
 mod contacts;
@@ -16,8 +18,6 @@ mod dials;
 mod discovery;
 mod frames;
 mod idle;
-#[cfg(test)]
-mod limits;
 mod link;
 mod loads;
 mod mail;

@@ -43,7 +43,7 @@ impl Judge {
     ) -> Result<Self, TlsError> {
         let mut pinned = Vec::new();
         for file in &config.pinned {
-            let found = certificates::trusted(file, "pinned", Some(&config.certfile))?;
+            let found = certificates::trusted(file, "pinned", &config.certfile)?;
             found.iter().for_each(|certificate| warn_of_dates(file, certificate));
             pinned.extend(found);
         }
@@ -76,7 +76,7 @@ impl Cas {
         let bad = |file: &Path, why: String| TlsError::BadCertificate { file: file.to_owned(), why };
         let mut roots = RootCertStore::empty();
         for file in &config.ca_files {
-            for certificate in certificates::trusted(file, "ca_files", Some(&config.certfile))? {
+            for certificate in certificates::trusted(file, "ca_files", &config.certfile)? {
                 roots.add(certificate).map_err(|why| bad(file, why.to_string()))?;
             }
         }

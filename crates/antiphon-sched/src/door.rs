@@ -131,6 +131,9 @@ impl Door<'_> {
     /// Puts one thing into a mailbox by `put`: an encoded message, a value, the end of an actor. It is charged until it is
     /// taken, or dropped.
     pub fn charging<R>(&mut self, charge: Option<Charge>, put: impl FnOnce(&mut Self) -> R) -> R {
+        if charge.is_none() {
+            return put(self);
+        }
         self.core.charge = charge;
         let put = put(self);
         // Where nothing was put there, nothing waits.

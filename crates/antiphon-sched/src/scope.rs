@@ -188,8 +188,8 @@ pub fn origin() -> Option<NodeId> {
 }
 
 /// Runs `take`, which delivers what has come from another node, and gives the origin back: until then what is decoded on
-/// this thread, of messages and answers, has [come from there](origin), and its requests are counted. (It is `None` for who takes it away within, which
-/// nothing here does.)
+/// this thread, of messages and answers, has [come from there](origin), and its requests are counted. (It is `None`
+/// for who takes it away within, which nothing here does.)
 ///
 /// For all that came at once: one message may cost less than to say whose it is.
 pub fn coming_from<R>(origin: Origin, take: impl FnOnce() -> R) -> (R, Option<Origin>) {

@@ -62,8 +62,8 @@ pub const DEPTH_MAX: usize = 48;
 
 /// Checks that `body` is exactly one well-formed value within the limits.
 ///
-/// Takes constant stack, no memory, and looks at each header once, or twice where the body is nested deeply: about 20 ns for
-/// a small message.
+/// Takes constant stack, no memory, and looks at each header once, or twice where the body is nested deeply: some 140
+/// instructions for a struct of three numbers.
 ///
 /// # Errors
 /// [`MalformedBody`], at the first fault.

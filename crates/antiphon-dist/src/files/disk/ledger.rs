@@ -11,7 +11,7 @@ use crate::files::Rules;
 use crate::files::outcome::FileRefused;
 
 /// Peers that are told apart; those beyond share one account.
-const PEERS_MAX: usize = if cfg!(test) { 4 } else { 4_096 };
+const PEERS_MAX: usize = 4_096;
 /// After a count, for how long there is no other.
 const COUNT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// And how many times as long as it took: so the disk is free most of the time, however many offers are refused.
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn those_beyond_the_peers_that_are_told_apart_have_one_share_together() {
-        let (rules, mut ledger) = (rules(100, 100_000), Ledger::default());
+        let (rules, mut ledger) = (rules(100, 1_000_000), Ledger::default());
         for peer in 0..PEERS_MAX + 2 {
             let whom = format!("peer {peer}");
             let is_told_apart = peer < PEERS_MAX;

@@ -23,11 +23,13 @@ pub struct TlsConfig {
 impl TlsConfig {
     /// What a node's configuration says of TLS; `Err` with a field that makes no sense without a certificate, if there is one.
     pub(super) fn of(config: &Config) -> Result<Self, Option<&'static str>> {
-        let Config { certfile, keyfile, pinned, ca_files, .. } = config.clone();
-        match certfile {
-            Some(certfile) => Ok(Self { certfile, keyfile, pinned, ca_files }),
-            None => Err(Self { certfile: PathBuf::new(), keyfile, pinned, ca_files }.alone()),
-        }
+        let of = Self {
+            certfile: config.certfile.clone().unwrap_or_default(),
+            keyfile: config.keyfile.clone(),
+            pinned: config.pinned.clone(),
+            ca_files: config.ca_files.clone(),
+        };
+        if config.certfile.is_some() { Ok(of) } else { Err(of.alone()) }
     }
 
     /// A field that makes sense only beside a certificate.

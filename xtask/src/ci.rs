@@ -83,6 +83,12 @@ const STEPS: &[Step] = &[
         environment: &[("RUSTFLAGS", "--cfg loom")],
         common: false,
     },
+    Step {
+        name: "fingerprint, ten seeds",
+        arguments: &["xtask", "fingerprint", "--traces", "--seeds", "10"],
+        environment: &[],
+        common: false,
+    },
     // Says how many of them ran, and how many were skipped.
     Step { name: "nodes in several networks", arguments: NETNS, environment: &[], common: false },
     Step {

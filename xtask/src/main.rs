@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod fingerprint;
 mod fuzz;
 mod keygen;
 mod tidy;
@@ -25,6 +26,8 @@ enum Chore {
     Bench(bench::Options),
     /// Feeds hostile input to all that reads what others send, and reports what it finds.
     Fuzz(fuzz::Options),
+    /// Compares trace hashes and instruction counts with the recorded ones.
+    Fingerprint(fingerprint::Options),
     /// Prints a new strong secret.
     Keygen,
     /// Reports files and functions that have grown long.
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Chore::Netns(picks) => ci::netns(&picks),
         Chore::Bench(options) => bench::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
+        Chore::Fingerprint(options) => fingerprint::run(&options),
         Chore::Keygen => keygen::run(),
         Chore::Tidy => tidy::run(),
     }

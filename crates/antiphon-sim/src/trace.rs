@@ -1,5 +1,7 @@
 //! The trace of a run, as one hash: two runs that did the same have the same.
 
+use std::io::Write as _;
+
 /// FNV-1a, a word at a time, over everything that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
@@ -26,6 +28,17 @@ impl Trace {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
             self.hash = (self.hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    /// Appends this test's name, the seed and the hash to the file that `ANTIPHON_TRACE_FILE` names, if it names one.
+    pub(crate) fn record(&self, seed: u64) {
+        let Some(path) = std::env::var_os("ANTIPHON_TRACE_FILE") else { return };
+        let thread = std::thread::current();
+        let line = format!("{} {seed} {:016x}\n", thread.name().unwrap_or("unnamed"), self.hash);
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+            eprintln!("the trace hash could not be recorded: {error}");
         }
     }
 

@@ -17,6 +17,7 @@ use crate::trace::Trace;
 
 /// A world of machines.
 pub struct World<M> {
+    seed: u64,
     now: Time,
     chance: Chance,
     faults: Faults,
@@ -86,6 +87,7 @@ impl<M: Machine> World<M> {
     /// An empty world.
     pub fn new(seed: u64, faults: Faults) -> World<M> {
         let mut world = World {
+            seed,
             now: Time::START,
             chance: Chance::new(seed),
             faults,
@@ -430,6 +432,13 @@ impl<M: Machine> World<M> {
 
     fn latency(&mut self) -> Duration {
         self.faults.latency + self.chance.span(self.faults.jitter)
+    }
+}
+
+/// Records the trace hash, for `cargo xtask fingerprint`.
+impl<M> Drop for World<M> {
+    fn drop(&mut self) {
+        self.trace.record(self.seed);
     }
 }
 

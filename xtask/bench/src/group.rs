@@ -1,6 +1,7 @@
 //! What there is to measure, as tables of functions.
 
 /// Workloads that are measured together.
+#[derive(Copy, Clone)]
 pub(crate) struct Group {
     pub(crate) name: &'static str,
     pub(crate) workloads: &'static [Workload],

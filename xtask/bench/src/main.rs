@@ -20,6 +20,8 @@ use clap::Parser;
 use crate::group::Group;
 
 const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP, files::GROUP, remote::SECURE];
+/// What `cargo xtask fingerprint` counts the instructions of, beside the groups above.
+const COUNTED: &[Group] = &[remote::SIMULATED];
 
 /// Antiphon's benchmarks.
 #[derive(Parser)]
@@ -49,7 +51,11 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let done = if options.one.is_empty() { measure(&options) } else { run::one(GROUPS, &options.one) };
+    let done = if options.one.is_empty() {
+        measure(&options)
+    } else {
+        run::one(&[GROUPS, COUNTED].concat(), &options.one)
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -7,6 +7,7 @@
 
 mod ours;
 mod raw;
+mod simulated;
 
 use crate::group::{Better, Group, Metric, Workload};
 use ours::Guard;
@@ -91,6 +92,23 @@ pub(crate) const SECURE: Group = Group {
             name: "one-way-tls",
             metrics: &[rate("tls one way")],
             contestants: &[("ours", || ours::one_way_body(Guard::Tls))],
+        },
+    ],
+};
+
+/// The same actors between two simulated nodes: no sockets and no clock, so the number of instructions is always the same.
+pub(crate) const SIMULATED: Group = Group {
+    name: "simulated",
+    workloads: &[
+        Workload {
+            name: "round-trip",
+            metrics: &[micros("64 B p50"), micros("64 B p99")],
+            contestants: &[("ours", simulated::round_trip)],
+        },
+        Workload {
+            name: "one-way-small",
+            metrics: &[rate("one way Small")],
+            contestants: &[("ours", simulated::one_way_small)],
         },
     ],
 };

@@ -1,6 +1,7 @@
 //! Actors of two nodes, as a user would write them: a name is located, and messages are sent.
 
 use std::net::SocketAddr;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 use antiphon::dist::Suite;
@@ -14,7 +15,7 @@ use crate::pair;
 const BATCH: u64 = 1_000;
 
 #[derive(Serialize, Deserialize)]
-enum Echo {
+pub(super) enum Echo {
     From(Addr<Bytes>),
     Say(Bytes),
 }
@@ -35,34 +36,38 @@ pub(super) fn round_trip(guard: Guard) -> Vec<f64> {
         |shared, tell| {
             let mut node = node(guard, shared, None);
             tell(node.location().addr());
-            let mut back = None;
-            node.spawn(move |cx, event| {
-                match event {
-                    Event::Start => cx.register("echo")?,
-                    Event::Message(Echo::From(addr)) => back = Some(addr),
-                    Event::Message(Echo::Say(bytes)) => cx.send(back.ok_or("nobody to answer")?, bytes)?,
-                    _ => {}
-                }
-                receive()
-            });
+            node.spawn_actor(echo_server());
             node.serve().expect("the node runs");
         },
         |at, shared| {
             let mut node = node(guard, shared, Some(at));
-            let (told, nanos) = std::sync::mpsc::channel();
-            node.spawn_actor(echo_client(told));
+            let (results, nanos) = channel();
+            node.spawn_actor(echo_client(results));
             node.run().expect("the node runs");
             pair::percentiles(&nanos.recv().expect("the client measured"))
         },
     )
 }
 
-enum EchoClient {
+pub(super) fn echo_server() -> impl Actor<Echo> {
+    let mut back = None;
+    actor(move |cx: &mut Cx<Echo>, event| {
+        match event {
+            Event::Start => cx.register("echo")?,
+            Event::Message(Echo::From(addr)) => back = Some(addr),
+            Event::Message(Echo::Say(bytes)) => cx.send(back.ok_or("nobody to answer")?, bytes)?,
+            _ => {}
+        }
+        receive()
+    })
+}
+
+pub(super) enum EchoClient {
     Found(Result<Addr<Echo>, LocateError>),
     Heard(Bytes),
 }
 
-fn echo_client(told: std::sync::mpsc::Sender<Vec<u64>>) -> impl Actor<EchoClient> {
+pub(super) fn echo_client(results: Sender<Vec<u64>>) -> impl Actor<EchoClient> {
     let mut nanos = Vec::with_capacity(ROUND_TRIPS);
     let mut server = None;
     let mut begun = Instant::now();
@@ -83,7 +88,7 @@ fn echo_client(told: std::sync::mpsc::Sender<Vec<u64>>) -> impl Actor<EchoClient
         Event::Message(EchoClient::Heard(bytes)) => {
             nanos.push(begun.elapsed().as_nanos() as u64);
             if nanos.len() == ROUND_TRIPS {
-                told.send(std::mem::take(&mut nanos))?;
+                results.send(std::mem::take(&mut nanos))?;
                 return stop();
             }
             begun = Instant::now();
@@ -95,7 +100,7 @@ fn echo_client(told: std::sync::mpsc::Sender<Vec<u64>>) -> impl Actor<EchoClient
 }
 
 #[derive(Serialize, Deserialize)]
-struct Small(u64, u64, u64);
+pub(super) struct Small(u64, u64, u64);
 antiphon::wire!(Small, "bench.small/1", compact);
 
 #[derive(Serialize, Deserialize)]
@@ -103,7 +108,7 @@ struct Body(u64, u32, Bytes);
 antiphon::wire!(Body, "bench.body/1", compact);
 
 /// A message that counts down to 1.
-trait Counted: Wire {
+pub(super) trait Counted: Wire {
     fn make(left: u64) -> Self;
     fn left(&self) -> u64;
 }
@@ -144,34 +149,38 @@ fn one_way<M: Counted>(guard: Guard) -> Vec<f64> {
         |shared, tell| {
             let mut node = node(guard, shared, None);
             tell(node.location().addr());
-            let mut next = ONE_WAY;
-            node.spawn(move |cx: &mut Cx<M>, event| {
-                match event {
-                    Event::Start => cx.register("counter")?,
-                    Event::Message(message) if message.left() != next => return fail("out of order"),
-                    Event::Message(_) => next -= 1,
-                    _ => {}
-                }
-                if next == 0 { stop() } else { receive() }
-            });
+            node.spawn_actor(counter::<M>());
             node.serve().expect("the node runs");
         },
         |at, shared| {
             let mut node = node(guard, shared, Some(at));
-            let (told, rate) = std::sync::mpsc::channel();
-            node.spawn_actor(producer::<M>(told));
+            let (results, rate) = channel();
+            node.spawn_actor(producer::<M>(results));
             node.run().expect("the node runs");
             rate.recv().expect("the producer measured")
         },
     )
 }
 
-enum Producer<M: 'static> {
+pub(super) fn counter<M: Counted>() -> impl Actor<M> {
+    let mut next = ONE_WAY;
+    actor(move |cx: &mut Cx<M>, event| {
+        match event {
+            Event::Start => cx.register("counter")?,
+            Event::Message(message) if message.left() != next => return fail("out of order"),
+            Event::Message(_) => next -= 1,
+            _ => {}
+        }
+        if next == 0 { stop() } else { receive() }
+    })
+}
+
+pub(super) enum Producer<M: 'static> {
     Found(Result<Addr<M>, LocateError>),
     GoOn,
 }
 
-fn producer<M: Counted>(told: std::sync::mpsc::Sender<Vec<f64>>) -> impl Actor<Producer<M>> {
+pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Producer<M>> {
     let mut counter = None;
     let mut left = ONE_WAY;
     let mut begun = Instant::now();
@@ -200,7 +209,7 @@ fn producer<M: Counted>(told: std::sync::mpsc::Sender<Vec<f64>>) -> impl Actor<P
                 }
             }
             Event::Down(Down { why: Why::Done(_), .. }) => {
-                told.send(pair::rate(ONE_WAY, begun))?;
+                results.send(pair::rate(ONE_WAY, begun))?;
                 return stop();
             }
             Event::Down(Down { why, .. }) => return fail(why),

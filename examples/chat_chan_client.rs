@@ -87,9 +87,9 @@ fn main() -> Result<(), Failure> {
             read_line(cx);
             to(state, receive())
         }
-        (Chatting(_, id, _), Event::Message(Client::Heard((text, who)))) => {
-            if who != id {
-                println!("    {who} {text}");
+        (Chatting(_, id, _), Event::Message(Client::Heard((text, actor)))) => {
+            if actor != id {
+                println!("    {actor} {text}");
             }
             to(state, receive())
         }
@@ -104,8 +104,8 @@ fn main() -> Result<(), Failure> {
                 stop()
             }
         },
-        (Chatting(_, _, channel), Event::Down(Down { who, why })) if who == channel.id() => {
-            println!("the chat is over: {why}");
+        (Chatting(_, _, channel), Event::Down(Down { actor, reason })) if actor == channel.id() => {
+            println!("the chat is over: {reason}");
             stop()
         }
         (state, _) => to(state, receive()),

@@ -46,9 +46,9 @@ fn main() -> Result<(), Failure> {
             Event::Message(Client::Server(_, Socket::Data(text))) => {
                 println!("{}", String::from_utf8_lossy(&text));
             }
-            Event::Message(Client::Server(_, Socket::Closed(why))) => match why {
+            Event::Message(Client::Server(_, Socket::Closed(reason))) => match reason {
                 None => return stop(),
-                Some(why) => return fail(format!("the connection has ended: {why}")),
+                Some(reason) => return fail(format!("the connection has ended: {reason}")),
             },
             Event::Message(Client::Typed(server, line)) => match line? {
                 Some(Ok(line)) if line != "quit" => {

@@ -45,18 +45,18 @@ fn main() -> Result<(), Failure> {
                 let at = cx.listen(place, FRAMES, Client)?;
                 println!("server at {at}");
             }
-            Event::Message(Client(who, Socket::Opened(_))) => {
-                cx.write(who, format!("id: {who}"));
-                tell_others(cx, &clients, who, &format!("{who} joined"));
-                clients.insert(who);
+            Event::Message(Client(actor, Socket::Opened(_))) => {
+                cx.write(actor, format!("id: {actor}"));
+                tell_others(cx, &clients, actor, &format!("{actor} joined"));
+                clients.insert(actor);
             }
-            Event::Message(Client(who, Socket::Data(line))) => {
+            Event::Message(Client(actor, Socket::Data(line))) => {
                 let line = String::from_utf8_lossy(&line);
-                tell_others(cx, &clients, who, &format!("{who} says: {line}"));
+                tell_others(cx, &clients, actor, &format!("{actor} says: {line}"));
             }
-            Event::Message(Client(who, Socket::Closed(_))) => {
-                clients.remove(&who);
-                tell_others(cx, &clients, who, &format!("{who} left"));
+            Event::Message(Client(actor, Socket::Closed(_))) => {
+                clients.remove(&actor);
+                tell_others(cx, &clients, actor, &format!("{actor} left"));
             }
             _ => {}
         }
@@ -75,7 +75,7 @@ fn main() -> Result<(), Failure> {
             receive()
         }
         Event::Message(_) => stop(),
-        Event::Down(Down { why, .. }) => fail(why),
+        Event::Down(Down { reason, .. }) => fail(reason),
         _ => receive(),
     });
     let host = events.joiner::<()>(host);
@@ -83,8 +83,8 @@ fn main() -> Result<(), Failure> {
     Ok(host.join(secs(0))?)
 }
 
-fn tell_others(cx: &mut Cx<Client>, clients: &BTreeSet<Conn>, who: Conn, text: &str) {
-    for other in clients.iter().filter(|client| **client != who) {
+fn tell_others(cx: &mut Cx<Client>, clients: &BTreeSet<Conn>, actor: Conn, text: &str) {
+    for other in clients.iter().filter(|client| **client != actor) {
         cx.write(*other, text);
     }
 }

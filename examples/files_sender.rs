@@ -108,14 +108,14 @@ fn main() -> Result<(), Failure> {
                 Ok(Stored::New) if resumed > 0 => println!("stored; {resumed} bytes were there already"),
                 Ok(Stored::New) => println!("stored"),
                 Ok(_) => println!("already there"),
-                Err(why) => println!("not stored: {why}"),
+                Err(reason) => println!("not stored: {reason}"),
             }
             stop()
         }
         Event::Message(Sender::Deleted(done)) => {
             match done {
                 Ok(()) => println!("deleted"),
-                Err(why) => println!("not deleted: {why}"),
+                Err(reason) => println!("not deleted: {reason}"),
             }
             stop()
         }

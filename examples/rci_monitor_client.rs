@@ -80,11 +80,11 @@ fn main() -> Result<(), Failure> {
 fn monitor() -> impl Actor<()> {
     let mut ends = 0;
     actor(move |_cx, event| {
-        let Event::Down(Down { who, why }) = event else { return receive() };
-        match why {
-            Why::Done(value) => println!("{who} finished with: {}", value.get::<String>()?),
-            Why::Failed(text) => println!("{who} failed with: {text}"),
-            why => println!("{who} ended: {why}"),
+        let Event::Down(Down { actor, reason }) = event else { return receive() };
+        match reason {
+            ExitReason::Done(value) => println!("{actor} finished with: {}", value.get::<String>()?),
+            ExitReason::Failed(text) => println!("{actor} failed with: {text}"),
+            reason => println!("{actor} ended: {reason}"),
         }
         ends += 1;
         if ends == 5 { stop() } else { receive() }

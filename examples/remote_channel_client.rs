@@ -71,8 +71,8 @@ fn main() -> Result<(), Failure> {
             receive()
         }
         Event::Message(Client::Heard(None)) => stop(), // its end ends its subscription
-        Event::Down(Down { why: Why::Done(_), .. }) => receive(), // the sender is through
-        Event::Down(down) => fail(down.why),           // or failed, or the channel is gone
+        Event::Down(Down { reason: ExitReason::Done(_), .. }) => receive(), // the sender is through
+        Event::Down(down) => fail(down.reason),        // or failed, or the channel is gone
         _ => receive(),
     });
     let client = node.joiner::<()>(client);

@@ -52,9 +52,9 @@ fn main() -> Result<(), Failure> {
     // How the actor ends is how the program ends; `run` flushes what was sent before it returns.
     let client = node.joiner::<()>(client);
     node.run()?;
-    if let Err(why) = client.join(secs(0)) {
-        println!("nothing sent: {why}");
-        return Err(why.into());
+    if let Err(reason) = client.join(secs(0)) {
+        println!("nothing sent: {reason}");
+        return Err(reason.into());
     }
     Ok(())
 }

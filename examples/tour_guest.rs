@@ -66,9 +66,9 @@ fn main() -> Result<(), Failure> {
                 cx.set_daemon(true);
                 cx.register(&desk)?;
             }
-            Event::Message(Guest::Greet(who, reply)) => {
-                println!("greeted by {who}");
-                cx.answer(reply, format!("{name} greets {who}"));
+            Event::Message(Guest::Greet(actor, reply)) => {
+                println!("greeted by {actor}");
+                cx.answer(reply, format!("{name} greets {actor}"));
             }
             Event::Message(Guest::Note(text)) => println!("note: {text}"),
             _ => {}

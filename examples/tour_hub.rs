@@ -110,7 +110,7 @@ fn main() -> Result<(), Failure> {
                 cx.call_monitored(function?, 100, me, secs(5), Tour::Started);
             }
             Event::Message(Tour::Started(actor)) => drop(actor?),
-            Event::Down(Down { why: Why::Done(sum), .. }) => {
+            Event::Down(Down { reason: ExitReason::Done(sum), .. }) => {
                 println!("5 invocation: 1 to 100 make {}", sum.get::<u64>()?);
                 let bob = cx.location_of(guests[1].node())?;
                 cx.send_file(bob, &args.file, FileOptions::default(), secs(20), Tour::Sent);
@@ -123,7 +123,7 @@ fn main() -> Result<(), Failure> {
                 println!("7 failure: kill ada now, and start her again");
             }
             Event::Down(down) => {
-                println!("7 failure: {}", down.why);
+                println!("7 failure: {}", down.reason);
                 cx.locate("desk_of_ada", secs(60), Tour::AdaAgain);
             }
             Event::Message(Tour::AdaAgain(ada)) => greet(cx, ada?, Tour::GreetedAgain),

@@ -53,9 +53,9 @@ fn main() -> Result<(), Failure> {
                 }
                 stop()
             }
-            Event::Message(Client::Found(Err(why))) => {
-                println!("client {client} found no server: {why}");
-                fail(why)
+            Event::Message(Client::Found(Err(reason))) => {
+                println!("client {client} found no server: {reason}");
+                fail(reason)
             }
             _ => receive(),
         });

@@ -20,7 +20,7 @@ fuzz_target!(|body: &[u8]| {
         Err(MalformedBody::TooDeep { limit }) => {
             assert!(value.as_ref().map_or(true, |value| depth(value) > limit) || !is_one_value);
         }
-        Err(why) => assert!(!is_one_value, "{why}, but it is {value:?}"),
+        Err(reason) => assert!(!is_one_value, "{reason}, but it is {value:?}"),
     }
 });
 

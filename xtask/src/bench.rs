@@ -50,8 +50,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     match cargo.status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
-        Err(why) => {
-            eprintln!("cargo could not be started: {why}");
+        Err(reason) => {
+            eprintln!("cargo could not be started: {reason}");
             ExitCode::FAILURE
         }
     }

@@ -107,8 +107,8 @@ pub(crate) fn netns(options: &Picks) -> ExitCode {
     match cargo.args(NETNS).arg("--").args(&options.names).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
-        Err(why) => {
-            println!("cargo could not be started: {why}");
+        Err(reason) => {
+            println!("cargo could not be started: {reason}");
             ExitCode::FAILURE
         }
     }
@@ -130,8 +130,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
                 println!("ci: {}: failed", step.name);
                 return ExitCode::FAILURE;
             }
-            Err(why) => {
-                println!("ci: {}: cargo could not be started: {why}", step.name);
+            Err(reason) => {
+                println!("ci: {}: cargo could not be started: {reason}", step.name);
                 return ExitCode::FAILURE;
             }
         }

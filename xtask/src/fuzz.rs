@@ -47,8 +47,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     match fuzz(options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(why) => {
-            eprintln!("{why}");
+        Err(reason) => {
+            eprintln!("{reason}");
             ExitCode::FAILURE
         }
     }
@@ -102,7 +102,7 @@ fn host_triple() -> Result<String, String> {
     let said = Command::new("rustc")
         .arg("-vV")
         .output()
-        .map_err(|why| format!("rustc could not be started: {why}"))?;
+        .map_err(|reason| format!("rustc could not be started: {reason}"))?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     let host = said.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).ok_or_else(|| "rustc does not say for which host it compiles".to_owned())
@@ -114,7 +114,8 @@ fn run_one(options: &Options, root: &Path, program: &Path, target: &str) -> Resu
     let (found, failures) = (fuzz_dir.join("corpus").join(target), fuzz_dir.join("failures"));
     let seeds = root.join("fuzz/corpus").join(target);
     for dir in [&found, &failures, &seeds] {
-        std::fs::create_dir_all(dir).map_err(|why| format!("{} cannot be made: {why}", dir.display()))?;
+        std::fs::create_dir_all(dir)
+            .map_err(|reason| format!("{} cannot be made: {reason}", dir.display()))?;
     }
     let mut fuzzer = Command::new(program);
     quiet_leaks(&mut fuzzer, root);
@@ -145,7 +146,7 @@ fn succeed(command: &mut Command) -> Result<bool, String> {
     command
         .status()
         .map(|status| status.success())
-        .map_err(|why| format!("{program} could not be started: {why}"))
+        .map_err(|reason| format!("{program} could not be started: {reason}"))
 }
 
 /// What is kept for good on purpose is no leak.

@@ -11,8 +11,8 @@ pub(crate) fn run() -> ExitCode {
             println!("{}", secret.reveal());
             ExitCode::SUCCESS
         }
-        Err(why) => {
-            eprintln!("{why}");
+        Err(reason) => {
+            eprintln!("{reason}");
             ExitCode::FAILURE
         }
     }

@@ -333,12 +333,12 @@ pub enum PeerError {
     #[error("no answer in time; is a node running there?")]
     NoAnswer,
     /// The host could not be looked up.
-    #[error("{at} cannot be looked up: {why}; check the name, or give its IP address")]
+    #[error("{at} cannot be looked up: {reason}; check the name, or give its IP address")]
     UnknownHost {
         /// What was to be looked up.
         at: PeerAt,
         /// What the resolver said.
-        why: String,
+        reason: String,
     },
     /// This process is confined to loopback.
     #[error(transparent)]

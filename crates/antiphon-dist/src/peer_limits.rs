@@ -14,8 +14,8 @@ pub struct PeerLimits {
     /// [`LocateError::Refused`](crate::LocateError::Refused).
     pub wants_max: usize,
     /// Monitors that its actors have on actors here, and as many the other way round that it has asked for: 65,536.
-    /// Beyond them a monitor is answered [`Why::Refused`](antiphon_sched::Why::Refused); who would have one set the other way
-    /// round is told nothing, and the actor here is told [`Why::Refused`](antiphon_sched::Why::Refused), if its mailbox has room.
+    /// Beyond them a monitor is answered [`ExitReason::Refused`](antiphon_sched::ExitReason::Refused); who would have one set the other way
+    /// round is told nothing, and the actor here is told [`ExitReason::Refused`](antiphon_sched::ExitReason::Refused), if its mailbox has room.
     pub monitors_max: usize,
     /// Requests of it that wait here: in mailboxes, in the state of actors, anywhere. 65,536. Beyond them requests are answered
     /// [`AskError::Busy`](antiphon_sched::AskError::Busy).

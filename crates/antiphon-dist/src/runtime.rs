@@ -149,8 +149,8 @@ impl Node {
 
     /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`. Ask for it before
     /// [`Node::run`]: of an actor that has ended by then, nothing is kept.
-    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
-        self.sched.joiner(who)
+    pub fn joiner<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> Joiner<V> {
+        self.sched.joiner(actor)
     }
 
     /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
@@ -256,7 +256,7 @@ impl Node {
                 let _told = Told { done: &done, handle: handle.clone() };
                 main(handle.clone())
             });
-            let beside = beside.map_err(|why| NodeError::Thread(why.to_string()))?;
+            let beside = beside.map_err(|reason| NodeError::Thread(reason.to_string()))?;
             let ran = self.run_until(|sched| done.load(Ordering::Acquire) && !sched.has_citizens());
             let value = beside.join().map_err(|payload| NodeError::Thread(panic_text(&*payload)))?;
             ran.map(|()| value)
@@ -337,8 +337,8 @@ impl Drop for Node {
             return;
         }
         self.driver.input(&mut self.sched, Input::Leave);
-        if let Err(why) = self.flush(LEAVE_WITHIN) {
-            tracing::debug!(%why, "the node leaves without goodbye");
+        if let Err(reason) = self.flush(LEAVE_WITHIN) {
+            tracing::debug!(%reason, "the node leaves without goodbye");
         }
     }
 }

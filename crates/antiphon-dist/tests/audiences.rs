@@ -83,7 +83,7 @@ fn ask<M: Send + 'static>(node: &TestNode, act: impl FnOnce(&mut Cx<'_, M>) + Se
 fn open_listener(node: &TestNode, audience: Audience) -> (Addr<String>, Receiver<String>) {
     let (tell, told) = channel();
     let (ready, registered) = channel();
-    let who = node.spawn(move |cx: &mut Cx<String>, event| {
+    let actor = node.spawn(move |cx: &mut Cx<String>, event| {
         match event {
             Event::Start => {
                 // In this order: what is said in one step holds before anybody hears of it.
@@ -100,7 +100,7 @@ fn open_listener(node: &TestNode, audience: Audience) -> (Addr<String>, Receiver
     });
     heard(&registered);
     // As any node may use it that knows the number, however it came to know it.
-    (Addr::of(who.id()), told)
+    (Addr::of(actor.id()), told)
 }
 
 const NOBODY: Result<(), DeliverError> = Err(DeliverError::Refused(Undelivered::NoActor));
@@ -111,14 +111,14 @@ fn a_name_is_found_by_those_to_whom_its_actor_is_open_and_by_others_when_that_ch
     // Both ask before there is the name, and one again afterwards.
     let early = [&club.guest, &club.outsider].map(|node| seek::<Addr<String>>(node, "listener"));
     club.host.wait_for_counts("two questions", |counts| counts.wants == 2);
-    let (who, _told) = open_listener(&club.host, club.guests.clone());
-    assert_eq!(heard(&early[0]), Ok(who));
-    assert_eq!(heard(&seek(&club.guest, "listener")), Ok(who));
+    let (actor, _told) = open_listener(&club.host, club.guests.clone());
+    assert_eq!(heard(&early[0]), Ok(actor));
+    assert_eq!(heard(&seek(&club.guest, "listener")), Ok(actor));
     let late = seek::<Addr<String>>(&club.outsider, "listener");
     club.wait_for_refusals(2);
     assert!(early[1].try_recv().is_err() && late.try_recv().is_err(), "as if nobody had the name");
-    assert_eq!(club.host.step(move |cx| cx.open_to(who, Audience::everybody())), Ok(()));
-    assert_eq!([heard(&early[1]), heard(&late)], [Ok(who), Ok(who)]);
+    assert_eq!(club.host.step(move |cx| cx.open_to(actor, Audience::everybody())), Ok(()));
+    assert_eq!([heard(&early[1]), heard(&late)], [Ok(actor), Ok(actor)]);
     let lines = club.host.log.lines("is not open to it");
     assert!(lines.len() == 1 && lines[0].contains("outsider"), "{lines:?}");
 }
@@ -126,18 +126,18 @@ fn a_name_is_found_by_those_to_whom_its_actor_is_open_and_by_others_when_that_ch
 #[test]
 fn whatever_an_outsider_sends_to_a_guessed_address_reaches_nobody() {
     let club = Club::new();
-    let (who, told) = open_listener(&club.host, club.guests.clone());
+    let (actor, told) = open_listener(&club.host, club.guests.clone());
     // The address reaches the outsider by another way than by its name: no search is needed to guess one.
-    assert_eq!(club.outsider.deliver(who, "let me in".into()), NOBODY);
-    assert_eq!(heard(&club.outsider.watch(who)), End::NoActor);
+    assert_eq!(club.outsider.deliver(actor, "let me in".into()), NOBODY);
+    assert_eq!(heard(&club.outsider.watch(actor)), End::NoActor);
     club.outsider.step(move |cx| {
-        cx.terminate(who);
-        cx.throw(who, 1_u64);
-        cx.resume(who, 1_u64);
-        drop(cx.send(who, "and now?".into()));
+        cx.terminate(actor);
+        cx.throw(actor, 1_u64);
+        cx.resume(actor, 1_u64);
+        drop(cx.send(actor, "and now?".into()));
     });
     club.wait_for_refusals(6);
-    assert_eq!(club.guest.deliver(who, "hello".into()), Ok(()));
+    assert_eq!(club.guest.deliver(actor, "hello".into()), Ok(()));
     assert_eq!(heard(&told), "hello", "it lives, and heard nothing else");
     let counts = club.host.counts();
     assert_eq!(
@@ -147,15 +147,15 @@ fn whatever_an_outsider_sends_to_a_guessed_address_reaches_nobody() {
     );
 
     // Nobody but this node.
-    assert_eq!(club.host.step(move |cx| cx.open_to(who, Audience::nobody())), Ok(()));
-    assert_eq!(club.guest.deliver(who, "again".into()), NOBODY);
-    assert_eq!(club.host.deliver(who, "at home".into()), Ok(()));
+    assert_eq!(club.host.step(move |cx| cx.open_to(actor, Audience::nobody())), Ok(()));
+    assert_eq!(club.guest.deliver(actor, "again".into()), NOBODY);
+    assert_eq!(club.host.deliver(actor, "at home".into()), Ok(()));
     assert_eq!(heard(&told), "at home");
     // It is forgotten with the actor, and its end is told to who watches it from here.
-    let end = club.host.watch(who);
-    club.host.step(move |cx| cx.terminate(who));
+    let end = club.host.watch(actor);
+    club.host.step(move |cx| cx.terminate(actor));
     assert_eq!(heard(&end), End::Terminated);
-    assert_eq!(club.host.step(move |cx| cx.open_to(who, Audience::everybody())), Err(AudienceError::Ended));
+    assert_eq!(club.host.step(move |cx| cx.open_to(actor, Audience::everybody())), Err(AudienceError::Ended));
 }
 
 #[test]
@@ -197,16 +197,16 @@ fn a_channel_is_open_to_some_only() {
 
     let [(guest, told), (outsider, _)] = [&club.guest, &club.outsider].map(|node| {
         let (tell, told) = channel();
-        let who = node.spawn(move |_cx: &mut Cx<String>, event| {
+        let actor = node.spawn(move |_cx: &mut Cx<String>, event| {
             if let Event::Message(text) = event {
                 tell_test(&tell, text);
             }
             receive()
         });
-        (who, told)
+        (actor, told)
     });
-    let subscribe = |node: &TestNode, who| {
-        heard(&ask(node, move |cx| cx.subscribe_within(news, who, PATIENCE, |done| done)))
+    let subscribe = |node: &TestNode, actor| {
+        heard(&ask(node, move |cx| cx.subscribe_within(news, actor, PATIENCE, |done| done)))
     };
     assert_eq!(subscribe(&club.guest, guest), Ok(()));
     assert_eq!(subscribe(&club.outsider, outsider), Err(SubscribeError::NoChannel));
@@ -289,15 +289,15 @@ fn without_tls_an_audience_is_by_names() {
     let (first, second) = net.pair();
     let third = net.quiet_node("third", &[first.location]);
     third.wait_for_peers(1);
-    let (who, told) = open_listener(&first, Audience::names(["second"]));
-    assert_eq!(heard(&seek(&second, "listener")), Ok(who));
-    assert_eq!(second.deliver(who, "by name".into()), Ok(()));
+    let (actor, told) = open_listener(&first, Audience::names(["second"]));
+    assert_eq!(heard(&seek(&second, "listener")), Ok(actor));
+    assert_eq!(second.deliver(actor, "by name".into()), Ok(()));
     assert_eq!(heard(&told), "by name");
-    assert_eq!(third.deliver(who, "by no name".into()), NOBODY);
+    assert_eq!(third.deliver(actor, "by no name".into()), NOBODY);
     // A member calls itself what it likes.
     let liar = net.quiet_node("second", &[first.location]);
     liar.wait_for_peers(1);
-    assert_eq!(liar.deliver(who, "by another's name".into()), Ok(()));
+    assert_eq!(liar.deliver(actor, "by another's name".into()), Ok(()));
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn what_waits_for_a_full_mailbox_is_not_let_in_once_its_actor_is_closed_to_the_s
     let (ready, registered) = channel();
     let mut woken = false;
     // Takes nothing until it is woken.
-    let who = first.spawn(move |cx: &mut Cx<String>, event| {
+    let actor = first.spawn(move |cx: &mut Cx<String>, event| {
         match event {
             Event::Start => {
                 cx.register("sleeper")?;
@@ -324,15 +324,15 @@ fn what_waits_for_a_full_mailbox_is_not_let_in_once_its_actor_is_closed_to_the_s
         if woken { receive() } else { suspend() }
     });
     heard(&registered);
-    let who: Addr<String> = Addr::of(who.id());
-    assert_eq!(heard(&seek(&second, "sleeper")), Ok(who));
-    let mut receipts: Vec<_> = (0..10).map(|n| second.delivering(who, n.to_string(), PATIENCE)).collect();
+    let actor: Addr<String> = Addr::of(actor.id());
+    assert_eq!(heard(&seek(&second, "sleeper")), Ok(actor));
+    let mut receipts: Vec<_> = (0..10).map(|n| second.delivering(actor, n.to_string(), PATIENCE)).collect();
     let waiting = receipts.split_off(4);
     // They come in the order in which their actors were started.
     assert_eq!(receipts.iter().map(heard).collect::<Vec<_>>(), vec![Ok(()); 4]);
     first.wait_for_counts("six that wait", |counts| counts.parked_bytes >= 6 * 64);
-    assert_eq!(first.step(move |cx| cx.open_to(who, Audience::nobody())), Ok(()));
-    first.step(move |cx| cx.resume(who, 1_u64));
+    assert_eq!(first.step(move |cx| cx.open_to(actor, Audience::nobody())), Ok(()));
+    first.step(move |cx| cx.resume(actor, 1_u64));
     assert_eq!(waiting.iter().map(heard).collect::<Vec<_>>(), vec![NOBODY; 6]);
     assert_eq!((0..4).map(|_| heard(&told)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
     assert!(told.try_recv().is_err());
@@ -342,24 +342,24 @@ fn what_waits_for_a_full_mailbox_is_not_let_in_once_its_actor_is_closed_to_the_s
 fn an_audience_that_cannot_be_meant_is_refused() {
     let net = Net::new();
     let (first, second) = net.pair();
-    let (who, _told) = open_listener(&first, Audience::everybody());
+    let (actor, _told) = open_listener(&first, Audience::everybody());
     let somebody = || Audience::certificates([Fingerprint::from_bytes([7; 32])]);
-    assert_eq!(first.step(move |cx| cx.open_to(who, somebody())), Err(AudienceError::NoTls));
-    assert_eq!(second.step(move |cx| cx.open_to(who, Audience::nobody())), Err(AudienceError::Elsewhere));
+    assert_eq!(first.step(move |cx| cx.open_to(actor, somebody())), Err(AudienceError::NoTls));
+    assert_eq!(second.step(move |cx| cx.open_to(actor, Audience::nobody())), Err(AudienceError::Elsewhere));
     for config in [
         Config { rci_audience: somebody(), ..net.quiet("third", &[]) },
         Config { files_audience: somebody(), ..net.quiet("third", &[]) },
     ] {
-        let why = Node::new(config).expect_err("nobody could come");
-        assert!(matches!(why, NodeError::Audience(AudienceError::NoTls)), "{why}");
+        let reason = Node::new(config).expect_err("nobody could come");
+        assert!(matches!(reason, NodeError::Audience(AudienceError::NoTls)), "{reason}");
     }
 }
 
 #[test]
 fn a_member_that_says_it_is_a_node_known_by_another_certificate_is_refused_and_nobody_notices() {
     let club = Club::new();
-    let (who, told) = open_listener(&club.host, club.guests.clone());
-    assert_eq!(club.guest.deliver(who, "first".into()), Ok(()));
+    let (actor, told) = open_listener(&club.host, club.guests.clone());
+    assert_eq!(club.guest.deliver(actor, "first".into()), Ok(()));
     let claim = club.guest.handle.home();
     // It has the certificate of the outsider, the secret, and the number of the guest.
     let liar = club.liar(claim);
@@ -367,7 +367,7 @@ fn a_member_that_says_it_is_a_node_known_by_another_certificate_is_refused_and_n
     let answer = heard(&ask(&liar, move |cx| cx.peer(at, PATIENCE, |answer| answer)));
     assert_eq!(answer, Err(PeerError::Refused(Refusal::Certificate)));
     club.host.wait_for_counts("the refusal", |counts| counts.refusals.certificates >= 1);
-    assert_eq!(club.guest.deliver(who, "second".into()), Ok(()));
+    assert_eq!(club.guest.deliver(actor, "second".into()), Ok(()));
     assert_eq!([heard(&told), heard(&told)], ["first", "second"]);
     assert_eq!(club.host.counts().cut_with_unacked, 0);
 }
@@ -393,8 +393,8 @@ fn an_audience_by_the_certificate_that_all_share_is_told_of_once() {
     let words = "lets everybody in";
     let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.quiet("node", &[]) };
     let open_to = |node: &TestNode, audience: Audience| {
-        let who = node.spawn(|_: &mut Cx<()>, _| receive());
-        assert_eq!(node.with(move |node| node.open_to(who, audience)), Ok(()));
+        let actor = node.spawn(|_: &mut Cx<()>, _| receive());
+        assert_eq!(node.with(move |node| node.open_to(actor, audience)), Ok(()));
     };
     let node = TestNode::start(config(&shared));
     for audience in [Audience::everybody(), Audience::nobody()] {

@@ -160,8 +160,8 @@ fn as_value(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) {
             receive()
         }
         Event::Down(down) => {
-            let value = match down.why {
-                antiphon_sched::Why::Done(value) => value.get::<Tree>().map_err(drop),
+            let value = match down.reason {
+                antiphon_sched::ExitReason::Done(value) => value.get::<Tree>().map_err(drop),
                 other => panic!("it ended otherwise: {other}"),
             };
             tell_test(&told, value);

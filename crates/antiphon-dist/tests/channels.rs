@@ -33,7 +33,7 @@ fn open(node: &TestNode, name: &'static str) -> Channel<String> {
 /// An actor that tells what it hears.
 fn listener(node: &TestNode) -> (Addr<String>, Receiver<Heard>) {
     let (tell, told) = channel();
-    let who = node.spawn(move |_cx, event| {
+    let actor = node.spawn(move |_cx, event| {
         match event {
             Event::Message(text) => {
                 if text == "stop" {
@@ -41,33 +41,33 @@ fn listener(node: &TestNode) -> (Addr<String>, Receiver<Heard>) {
                 }
                 tell_test(&tell, Text(text));
             }
-            Event::Down(down) => tell_test(&tell, Heard::Down(down.who, End::of(down))),
+            Event::Down(down) => tell_test(&tell, Heard::Down(down.actor, End::of(down))),
             _ => {}
         }
         receive()
     });
-    (who, told)
+    (actor, told)
 }
 
 /// Subscribes, and answers what came of it.
 fn join<T: Wire + Clone>(
     node: &TestNode,
     channel: Channel<T>,
-    who: impl Subscriber<T> + Send + 'static,
+    actor: impl Subscriber<T> + Send + 'static,
 ) -> Result<(), SubscribeError> {
-    heard(&joining(node, channel, who, PATIENCE))
+    heard(&joining(node, channel, actor, PATIENCE))
 }
 
 fn joining<T: Wire + Clone>(
     node: &TestNode,
     to: Channel<T>,
-    who: impl Subscriber<T> + Send + 'static,
+    actor: impl Subscriber<T> + Send + 'static,
     timeout: Duration,
 ) -> Receiver<Result<(), SubscribeError>> {
     let (tell, told) = channel();
     node.spawn(move |cx, event| match event {
         Event::Start => {
-            cx.subscribe_within(to, who, timeout, |answer| answer);
+            cx.subscribe_within(to, actor, timeout, |answer| answer);
             receive()
         }
         Event::Message(answer) => {
@@ -81,9 +81,9 @@ fn joining<T: Wire + Clone>(
 
 /// An actor that has subscribed.
 fn subscriber(node: &TestNode, channel: Channel<String>) -> (Addr<String>, Receiver<Heard>) {
-    let (who, told) = listener(node);
-    assert_eq!(join(node, channel, who), Ok(()));
-    (who, told)
+    let (actor, told) = listener(node);
+    assert_eq!(join(node, channel, actor), Ok(()));
+    (actor, told)
 }
 
 type Outcome = Result<usize, DeliverError>;
@@ -116,7 +116,7 @@ fn deliver(node: &TestNode, to: Channel<String>, text: &'static str, n: usize) -
 
 fn send(node: &TestNode, to: Channel<String>, text: impl ToString) {
     let text = text.to_string();
-    node.step(move |cx| cx.send(to, text).map_err(|why| why.why())).expect("it can be sent");
+    node.step(move |cx| cx.send(to, text).map_err(|reason| reason.reason())).expect("it can be sent");
 }
 
 fn locate<T: Wire>(node: &TestNode, name: &'static str) -> Result<Channel<T>, LocateError> {
@@ -182,13 +182,13 @@ fn one_copy_goes_to_a_node_with_many_subscribers() {
     let (tell, told) = channel();
     for _ in 0..20 {
         let tell = tell.clone();
-        let who = here.spawn(move |_cx: &mut Cx<Counted>, event| {
+        let actor = here.spawn(move |_cx: &mut Cx<Counted>, event| {
             if matches!(event, Event::Message(_)) {
                 tell_test(&tell, ());
             }
             receive()
         });
-        assert_eq!(join(&here, news, who), Ok(()));
+        assert_eq!(join(&here, news, actor), Ok(()));
     }
     assert_eq!(here.counts().relays, 1);
     there.step(move |cx| (0..10).try_for_each(|_| cx.send(news, Counted)).is_ok());
@@ -201,23 +201,23 @@ fn subscribing_twice_is_once_and_unsubscribing_ends_it() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     for node in [&here, &there] {
-        let (who, told) = subscriber(node, channel);
-        assert_eq!(join(node, channel, who), Ok(()));
-        node.step(move |cx| cx.subscribe(channel, who));
+        let (actor, told) = subscriber(node, channel);
+        assert_eq!(join(node, channel, actor), Ok(()));
+        node.step(move |cx| cx.subscribe(channel, actor));
         assert_eq!(deliver(node, channel, "once", 1), Ok(1));
         assert_eq!(heard(&told), text("once"));
-        node.step(move |cx| cx.unsubscribe(channel, who));
+        node.step(move |cx| cx.unsubscribe(channel, actor));
         // Once the channel knows of it, nobody is there.
         wait_for("nobody to be there", || (deliver(node, channel, "late", 0) == Ok(0)).then_some(()));
         send(node, channel, "unheard");
-        assert_eq!(join(node, channel, who), Ok(()));
+        assert_eq!(join(node, channel, actor), Ok(()));
         send(node, channel, "heard");
         let last = heard_until(&told, |heard| *heard == text("heard"));
         assert!(
             !last.contains(&text("unheard"))
                 && last.iter().filter(|what| **what == text("heard")).count() == 1
         );
-        node.step(move |cx| cx.unsubscribe(channel, who));
+        node.step(move |cx| cx.unsubscribe(channel, actor));
         assert!(told.recv_timeout(millis(20)).is_err(), "to unsubscribe is no end");
     }
     here.wait_for_counts("no relay", |counts| counts.relays == 0);
@@ -237,8 +237,8 @@ fn closing_tells_each_subscriber_once() {
             (join(node, channel, listener(node).0) == Err(SubscribeError::NoChannel)).then_some(())
         });
         assert_eq!(deliver(node, channel, "late", 0), Err(DeliverError::Refused(Undelivered::NoActor)));
-        let (who, plain) = listener(node);
-        node.step(move |cx| cx.subscribe(channel, who));
+        let (actor, plain) = listener(node);
+        node.step(move |cx| cx.subscribe(channel, actor));
         assert_eq!(heard(&plain), Heard::Down(channel.id(), End::NoActor));
     }
     let back = there.step(move |cx| cx.send(channel, "mine".to_owned()));
@@ -263,7 +263,7 @@ fn an_ear_subscribes_and_its_actor_is_told_of_the_end() {
                     cx.subscribe(news, ear);
                 }
                 Event::Message(len) => tell_test(&tell, Ok(len)),
-                Event::Down(down) => tell_test(&tell, Err(down.who)),
+                Event::Down(down) => tell_test(&tell, Err(down.actor)),
                 _ => {}
             }
             receive()
@@ -375,8 +375,8 @@ fn subscribers_of_the_channels_own_node_cost_a_delivery_no_answers() {
     let channel = open(&node, "news");
     node.step(move |cx| {
         for _ in 0..MANY {
-            let who = cx.spawn(|_cx, _event: Event<String>| receive());
-            cx.subscribe(channel, who);
+            let actor = cx.spawn(|_cx, _event: Event<String>| receive());
+            cx.subscribe(channel, actor);
         }
     });
     assert_eq!(deliver(&node, channel, "to all", MANY), Ok(MANY));
@@ -414,9 +414,9 @@ fn the_ends_of_subscribers_end_their_subscriptions_also_under_way() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     let others: Vec<_> = [&here, &there, &here].map(|node| subscriber(node, channel)).into();
-    for (node, (who, _)) in [&there, &here].into_iter().zip(&others[1..]) {
-        let who = *who;
-        node.step(move |cx| cx.terminate(who));
+    for (node, (actor, _)) in [&there, &here].into_iter().zip(&others[1..]) {
+        let actor = *actor;
+        node.step(move |cx| cx.terminate(actor));
     }
     // Some of these find them dying; none hangs, and none counts the dead.
     wait_for("the dead to be forgotten", || {
@@ -436,7 +436,7 @@ fn a_subscriber_on_a_third_node_receives_its_own_copy() {
     let third = net.quiet_node("third", &[there.location, here.location]);
     third.wait_for_peers(2);
     let channel = open(&there, "news");
-    let (who, told) = listener(&third);
+    let (actor, told) = listener(&third);
     third.spawn(move |cx: &mut Cx<Addr<String>>, event| match event {
         Event::Start => {
             cx.register("gate")?;
@@ -448,14 +448,14 @@ fn a_subscriber_on_a_third_node_receives_its_own_copy() {
     let gate = here.spawn(move |cx: &mut Cx<Addr<String>>, event| {
         match event {
             Event::Start => cx.register("desk")?,
-            Event::Message(who) => cx.subscribe(channel, who),
+            Event::Message(actor) => cx.subscribe(channel, actor),
             _ => {}
         }
         receive()
     });
     let desk: Addr<Addr<String>> = third.find("desk");
     assert_eq!(desk.id(), gate.id());
-    third.step(move |cx| cx.send(desk, who).is_ok());
+    third.step(move |cx| cx.send(desk, actor).is_ok());
     assert_eq!(deliver(&here, channel, "far", 1), Ok(1));
     assert_eq!(heard(&told), text("far"));
     assert_eq!(here.counts().relays + third.counts().relays, 0);
@@ -482,7 +482,7 @@ fn names_of_channels_are_a_space_of_their_own() {
     assert_eq!(there.step(|cx| cx.unregister_channel("name")), Err(not_owner.clone()));
     assert_eq!(there.step(|cx| cx.unregister("name")), Err(not_owner));
     let mine = there.step(|cx| {
-        let mine = cx.channel::<u64>("mine").map_err(|why| why.to_string());
+        let mine = cx.channel::<u64>("mine").map_err(|reason| reason.to_string());
         (mine, cx.unregister_channel("mine"))
     });
     assert!(mine.0.is_ok() && mine.1.is_ok());
@@ -562,7 +562,7 @@ fn two_that_subscribe_to_each_other_at_once_do_not_stay_so() {
         let answers = [joining(&there, a, b, PATIENCE), joining(&here, b, a, PATIENCE)];
         let joined: Vec<_> = answers.iter().map(heard).collect();
         assert!(joined.iter().any(Result::is_err), "{joined:?}");
-        assert!(joined.iter().flat_map(|joined| joined.err()).all(|why| why == SubscribeError::Cycle));
+        assert!(joined.iter().flat_map(|joined| joined.err()).all(|reason| reason == SubscribeError::Cycle));
         send(&here, b, "end");
         assert_eq!(heard(&told), text("end"));
         assert!(told.recv_timeout(millis(10)).is_err(), "nothing goes in circles");
@@ -643,7 +643,7 @@ fn a_down_of_a_channel_is_the_only_one() {
                 cx.subscribe(news, me);
                 cx.close_channel(news);
             }
-            Event::Down(Down { who, .. }) => tell_test(&tell, who),
+            Event::Down(Down { actor, .. }) => tell_test(&tell, actor),
             _ => {}
         }
         receive()

@@ -92,7 +92,7 @@ fn serve(name: &str, cx: &mut Cx<'_, Order>, event: Event<Order>) -> Step<Order>
         Event::Message(Order::Watch(task, to)) => {
             cx.spawn(move |cx: &mut Cx<()>, event| match event {
                 Event::Down(down) => {
-                    cx.send(to, Heard::Text(down.why.to_string()))?;
+                    cx.send(to, Heard::Text(down.reason.to_string()))?;
                     stop()
                 }
                 _ => {

@@ -104,7 +104,7 @@ fn end(
                 receive()
             });
         }
-        let step = end.step(cx, event).inspect_err(|why| say(format!("fault: {why:?}")));
+        let step = end.step(cx, event).inspect_err(|reason| say(format!("fault: {reason:?}")));
         if end.is_done() && !std::mem::replace(&mut is_told, true) {
             let cuts = cx.door().outside::<NodeCore>().map(|core| core.counts().cut_with_unacked);
             say(format!("done {}", cuts.unwrap_or_default()));

@@ -35,7 +35,7 @@ fn receiver(config: Config) {
     let dest = PathBuf::from(heard(&told));
     let mut node = match Node::new(Config { dest_path: Some(dest), ..config }) {
         Ok(node) => node,
-        Err(why) => return process::say(why),
+        Err(reason) => return process::say(reason),
     };
     process::say(node.location());
     let ran = node.run_with(move |handle| {
@@ -281,11 +281,11 @@ fn a_folder_that_is_or_becomes_read_only_is_told_and_keeps_what_it_has() {
     match Command::new(program).args(arguments).arg("true").output() {
         Ok(tried) if tried.status.success() => fs::remove_file(folder.path().join("dest.closed")),
         Ok(tried) => {
-            let why = String::from_utf8_lossy(&tried.stderr).into_owned();
-            return println!("read-only folders: 0 ran, 1 skipped: nothing can be mounted here: {why}");
+            let reason = String::from_utf8_lossy(&tried.stderr).into_owned();
+            return println!("read-only folders: 0 ran, 1 skipped: nothing can be mounted here: {reason}");
         }
-        Err(why) => {
-            return println!("read-only folders: 0 ran, 1 skipped: there is no `unshare` here: {why}");
+        Err(reason) => {
+            return println!("read-only folders: 0 ran, 1 skipped: there is no `unshare` here: {reason}");
         }
     }
     .expect("it was made by the trial");
@@ -293,8 +293,8 @@ fn a_folder_that_is_or_becomes_read_only_is_told_and_keeps_what_it_has() {
 
     let mut refused = Process::start_under(&under("yes"), &net, "receiver", 0, None);
     refused.say(named);
-    let why = refused.line();
-    assert!(why.contains(named) && why.contains("Read-only"), "{why}");
+    let reason = refused.line();
+    assert!(reason.contains(named) && reason.contains("Read-only"), "{reason}");
     drop(refused);
     fs::remove_file(folder.path().join("dest.closed")).expect("it was made meanwhile");
 

@@ -124,7 +124,7 @@ fn open(node: &TestNode) -> Channel<String> {
 fn subscriber(node: &TestNode, channel: Channel<String>) -> Receiver<Result<String, End>> {
     let (tell, told) = std::sync::mpsc::channel();
     let (tell_done, done) = std::sync::mpsc::channel();
-    let who = node.spawn(move |_cx, event| {
+    let actor = node.spawn(move |_cx, event| {
         match event {
             Event::Message(text) => tell_test(&tell, Ok(text)),
             Event::Down(down) => tell_test(&tell, Err(End::of(down))),
@@ -134,7 +134,7 @@ fn subscriber(node: &TestNode, channel: Channel<String>) -> Receiver<Result<Stri
     });
     node.spawn(move |cx, event| match event {
         Event::Start => {
-            cx.subscribe_within(channel, who, PATIENCE, |answer| answer);
+            cx.subscribe_within(channel, actor, PATIENCE, |answer| answer);
             receive()
         }
         Event::Message(answer) => {
@@ -178,9 +178,9 @@ fn nobody_speaks_to_a_channel_for_another_node_nor_to_its_relay_for_the_channel(
     let told = [subscriber(&cast.here, channel), subscriber(&cast.there, channel)];
     let (here, hostile) = (cast.here.step(|cx| cx.id().node()), cast.hostile.step(|cx| cx.id().node()));
     let hub = believed(channel.id());
-    let to_hub = guesses(here).chain(guesses(channel.node())).flat_map(|who| {
-        let (who, branch) = (packed((4_u8, bits(who))), packed((5_u8, bits(who), 1000_u64)));
-        [(hub, ToHub(who)), (hub, ToHub(branch))]
+    let to_hub = guesses(here).chain(guesses(channel.node())).flat_map(|actor| {
+        let (actor, branch) = (packed((4_u8, bits(actor))), packed((5_u8, bits(actor), 1000_u64)));
+        [(hub, ToHub(actor)), (hub, ToHub(branch))]
     });
     let stranger = (hostile.to_bits(), 7_u64);
     let to_relay = guesses(here).flat_map(|relay| {
@@ -274,7 +274,7 @@ fn whoever_others_have_subscribed_is_subscribed_anew_by_its_own_node() {
     let cast = Cast::new();
     let channel = open(&cast.there);
     let hub: Addr<ToHub> = believed(channel.id());
-    let subscribe = |who| ToHub(packed((2_u8, bits(who), NO_REPLY)));
+    let subscribe = |actor| ToHub(packed((2_u8, bits(actor), NO_REPLY)));
     let listens = cast.here.listener::<String>("actor");
     let relays = cast.here.listener::<ToHub>("branch");
     let actor = cast.hostile.find::<String>("actor").id();
@@ -291,7 +291,7 @@ fn whoever_others_have_subscribed_is_subscribed_anew_by_its_own_node() {
         (heard(&sent) == Err(DeliverError::TooFew { subscribers: 1 + 7 })).then_some(())
     });
     // Who brought them first has no say any more.
-    let over = [actor, branch].map(|who| (hub, ToHub(packed((4_u8, bits(who))))));
+    let over = [actor, branch].map(|actor| (hub, ToHub(packed((4_u8, bits(actor))))));
     cast.forge(&cast.there, over.into());
     cast.there.step(move |cx| drop(cx.send(channel, "news".to_owned())));
     assert_eq!(heard(&listens), "news");
@@ -345,7 +345,7 @@ fn a_member_has_its_share_of_an_rci_whomever_its_calls_name_and_names_no_private
     let (tell, downs) = channel();
     let private = cast.there.spawn(move |_cx: &mut Cx<()>, event| {
         if let Event::Down(down) = event {
-            tell_test(&tell, down.who);
+            tell_test(&tell, down.actor);
         }
         receive()
     });
@@ -384,9 +384,9 @@ fn hidden_actors_are_not_ended_from_elsewhere() {
     // It has a name, so it may be ended: by a guess that arrives after it began, too.
     let behind = cast.behind(&cast.there);
     cast.hostile.step(move |cx| {
-        for who in guesses(node).filter(|who| *who != behind.id()) {
-            cx.terminate(who);
-            cx.throw(who, "away".to_owned());
+        for actor in guesses(node).filter(|actor| *actor != behind.id()) {
+            cx.terminate(actor);
+            cx.throw(actor, "away".to_owned());
         }
     });
     cast.wait_until_heard(behind);
@@ -533,7 +533,7 @@ fn offer(
                 );
             }
             Event::Message(Ok(OfferAnswer::Send { receiver, .. })) => tell_test(&tell, Ok(receiver)),
-            Event::Message(Ok(OfferAnswer::Refused(why))) => tell_test(&tell, Err(why)),
+            Event::Message(Ok(OfferAnswer::Refused(reason))) => tell_test(&tell, Err(reason)),
             Event::Message(Ok(_)) => tell_test(&tell, Err(FileRefused::Corrupt)),
             Event::Message(Err(told)) => tell_test(&tell_sender, told),
             _ => {}
@@ -584,10 +584,10 @@ fn a_sender_that_keeps_no_order_is_refused_and_costs_nobody_else_anything() {
         let messages = vec![ToReceiver::Begin(0), chunk(bytes), end(), chunk(1), end()];
         cast.hostile.step(move |cx| messages.into_iter().for_each(|message| cx.tell(receiver, message)));
         let told = common::heard_until(&told, |told| matches!(told, ToSender::Failed(_)));
-        let why = told.last().expect("one that failed");
+        let reason = told.last().expect("one that failed");
         // What follows the end is out of order, and one byte too many.
         let too_large = ToSender::Failed(FileRefused::TooLarge { max: 10 });
-        assert!([ToSender::Failed(want), disorder(), too_large].contains(why), "{why:?}");
+        assert!([ToSender::Failed(want), disorder(), too_large].contains(reason), "{reason:?}");
     }
     assert_eq!(send(&cast.here, &cast.there, "honest"), Ok(Stored::New));
     let names: Vec<_> = std::fs::read_dir(dest.path()).expect("a folder").flatten().collect();

@@ -132,9 +132,9 @@ fn a_peer_with_too_many_open_requests_is_told_so_until_some_are_answered() {
     is_logged_once(&strict, "has more requests open");
 }
 
-fn subscribe(node: &TestNode, to: Channel<String>, who: ActorId) -> Result<(), SubscribeError> {
-    let who: Addr<String> = Addr::of(who);
-    heard(&ask(node, move |cx| cx.subscribe_within(to, who, PATIENCE, |done| done)))
+fn subscribe(node: &TestNode, to: Channel<String>, actor: ActorId) -> Result<(), SubscribeError> {
+    let actor: Addr<String> = Addr::of(actor);
+    heard(&ask(node, move |cx| cx.subscribe_within(to, actor, PATIENCE, |done| done)))
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_peer_fills_only_its_share_of_a_channel_and_of_all() {
         (peer.find::<String>(name).id(), told)
     });
     let [a, b, c, d] = [0, 1, 2, 3].map(|place: usize| whom[place].0);
-    assert_eq!([a, b, a].map(|who| subscribe(&peer, first, who)), [Ok(()); 3], "twice is once");
+    assert_eq!([a, b, a].map(|actor| subscribe(&peer, first, actor)), [Ok(()); 3], "twice is once");
     assert_eq!(subscribe(&peer, first, c), Err(SubscribeError::OverQuota));
     assert_eq!(subscribe(&peer, second, c), Ok(()));
     assert_eq!(subscribe(&peer, second, d), Err(SubscribeError::OverQuota), "three of all channels");

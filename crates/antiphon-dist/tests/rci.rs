@@ -54,7 +54,7 @@ fn calling<A: Wire + Send, T: Wire>(
     let (tell_end, end) = channel();
     let watcher = node.spawn(move |_cx: &mut Cx<()>, event| {
         if let Event::Down(down) = event {
-            tell_test(&tell_end, (down.who, End::of(down)));
+            tell_test(&tell_end, (down.actor, End::of(down)));
         }
         receive()
     });
@@ -275,8 +275,11 @@ fn a_call_to_a_node_that_is_lost_is_answered_and_so_is_the_watcher() {
     there.stop();
     assert_eq!(heard(&end), (born.expect("it was started").id(), End::NodeLost));
     let (born, _) = calling(&here, rci, 2, millis(100));
-    let why = heard(&born).expect_err("nobody is there");
-    assert!(matches!(why, CallError::TimedOut | CallError::NodeLost | CallError::NotRegistered), "{why}");
+    let reason = heard(&born).expect_err("nobody is there");
+    assert!(
+        matches!(reason, CallError::TimedOut | CallError::NodeLost | CallError::NotRegistered),
+        "{reason}"
+    );
     // A node that nobody ever met.
     let stranger: Shout = believed(ActorId::new(NodeId::from_bits(7), rci.id().key()));
     assert_eq!(call(&here, stranger, 2).0, Err(CallError::NodeLost));

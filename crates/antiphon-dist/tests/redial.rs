@@ -131,7 +131,7 @@ fn hosts_are_looked_up_and_all_their_addresses_tried() {
     let config = Config { peers: vec![host("late.test")], ..net.quiet("late", &[]) };
     let late = TestNode::resolving(config, resolve);
     let answer = contact(&late, unknown.clone());
-    assert_eq!(answer, Err(PeerError::UnknownHost { at: unknown.clone(), why: "no such host".into() }));
+    assert_eq!(answer, Err(PeerError::UnknownHost { at: unknown.clone(), reason: "no such host".into() }));
     late.wait_for_peers(1);
     assert_eq!(late.log.lines("late.test").len(), 1, "{:?}", late.log.lines(""));
 

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{Config, DeliverError, Limits, NetCx, Status};
 use antiphon_sched::{
-    Addr, AskError, Bytes, Cx, Event, LoopConfig, Reply, Undelivered, Why, exit, fail, millis, receive, secs,
-    stop,
+    Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, Reply, Undelivered, exit, fail, millis,
+    receive, secs, stop,
 };
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ fn an_address_in_an_exit_value_is_dialled_when_it_is_used() {
             receive()
         }
         Event::Down(down) => {
-            let Why::Done(value) = down.why else { return fail(down.why) };
+            let ExitReason::Done(value) = down.reason else { return fail(down.reason) };
             cx.send(value.get::<Addr<u64>>()?, 0)?;
             stop()
         }
@@ -159,7 +159,7 @@ fn try_all(node: &TestNode, to: Addr<u64>, count: u64) -> Receiver<u32> {
         while next < count {
             match cx.try_send(to, next) {
                 Ok(()) => next += 1,
-                Err(error) if error.why() == Undelivered::Busy => {
+                Err(error) if error.reason() == Undelivered::Busy => {
                     busy += 1;
                     return receive();
                 }
@@ -219,7 +219,7 @@ fn a_message_over_the_limit_comes_back() {
     let (there, here) = Net::new().pair();
     let _told = there.listener::<Bytes>("bytes");
     let to: Addr<Bytes> = here.find("bytes");
-    let error = here.step(move |cx| cx.send(to, Bytes(vec![0; 17 << 20])).map_err(|error| error.why()));
+    let error = here.step(move |cx| cx.send(to, Bytes(vec![0; 17 << 20])).map_err(|error| error.reason()));
     assert_eq!(error, Err(Undelivered::TooLarge));
 }
 

@@ -20,7 +20,9 @@ fn say_to(node: &TestNode, bytes: &[u8]) -> Vec<u8> {
     drop(stream.write_all(bytes));
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
-        Err(why) if why.kind() != ErrorKind::ConnectionReset => panic!("the node does not close: {why}"),
+        Err(reason) if reason.kind() != ErrorKind::ConnectionReset => {
+            panic!("the node does not close: {reason}")
+        }
         Ok(_) | Err(_) => answer,
     }
 }

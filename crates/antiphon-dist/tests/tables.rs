@@ -213,7 +213,7 @@ const OPERATIONS: &[Operation] = &[
 ];
 
 fn drop_message<M>(error: SendError<M>) -> Undelivered {
-    error.why()
+    error.reason()
 }
 
 /// Begins something in an actor of its own, which tells what comes of it.
@@ -256,11 +256,11 @@ fn expect<R: Debug + 'static>(told: Receiver<R>, wanted: fn(&R) -> bool) -> Wait
     })
 }
 
-fn watch_once(node: &TestNode, who: ActorId) -> Receiver<End> {
+fn watch_once(node: &TestNode, actor: ActorId) -> Receiver<End> {
     let (tell, told) = channel();
     node.spawn(move |cx: &mut Cx<()>, event| match event {
         Event::Start => {
-            cx.monitor(who);
+            cx.monitor(actor);
             receive()
         }
         Event::Down(down) => {

@@ -323,11 +323,11 @@ fn a_key_that_others_may_open_is_refused_with_its_file_and_the_cure() {
         for (started, file) in
             [(start(&own.both, None), &own.both), (start(&own.cert, Some(&own.key)), &own.key)]
         {
-            let why = started.expect_err("others may open it");
+            let reason = started.expect_err("others may open it");
             let is_told =
-                matches!(&why, NodeError::Tls(TlsError::ExposedKey { mode: told, .. }) if *told == mode);
-            assert!(is_told, "{why}");
-            let said = why.to_string();
+                matches!(&reason, NodeError::Tls(TlsError::ExposedKey { mode: told, .. }) if *told == mode);
+            assert!(is_told, "{reason}");
+            let said = reason.to_string();
             assert!(said.contains(&file.display().to_string()) && said.contains("chmod 600"), "{said}");
         }
     }
@@ -351,12 +351,12 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
             ..Config::default()
         };
         match Node::new(config).expect_err("the file is of no use") {
-            NodeError::Tls(why) => why,
+            NodeError::Tls(reason) => reason,
             other => panic!("{other:?}"),
         }
     };
-    let said = |why: &TlsError, file: &std::path::Path| {
-        assert!(why.to_string().contains(&file.display().to_string()), "{why}");
+    let said = |reason: &TlsError, file: &std::path::Path| {
+        assert!(reason.to_string().contains(&file.display().to_string()), "{reason}");
     };
     let old = certs.node_with("old", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1)).both;
     let early = certs.node_with("early", |params| params.not_before = rcgen::date_time_ymd(3020, 1, 1)).both;
@@ -374,9 +374,9 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
     let bad_key = certs.write("bad.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     macro_rules! refused {
         ($cert:expr, $key:expr, $named:expr, $error:pat) => {{
-            let why = start($cert, $key);
-            assert!(matches!(why, $error), "{why:?}");
-            said(&why, $named);
+            let reason = start($cert, $key);
+            assert!(matches!(reason, $error), "{reason:?}");
+            said(&reason, $named);
         }};
     }
     refused!(&old, None, &old, TlsError::Expired { .. });
@@ -415,16 +415,16 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
             } else {
                 config.ca_files = vec![stray.clone()]
             }
-            let why = Node::new(config).err();
+            let reason = Node::new(config).err();
             assert!(
-                matches!(&why, Some(NodeError::Tls(TlsError::StrayKey { file, field: told })) if *file == stray && *told == field),
-                "{field}: {why:?}"
+                matches!(&reason, Some(NodeError::Tls(TlsError::StrayKey { file, field: told })) if *file == stray && *told == field),
+                "{field}: {reason:?}"
             );
         }
     }
     let alone = Config { ca_files: vec![one.cert], ..Config::default() };
-    let why = Node::new(alone).err();
-    assert!(matches!(why, Some(NodeError::Tls(TlsError::NoCertfile { field: "ca_files" }))), "{why:?}");
+    let reason = Node::new(alone).err();
+    assert!(matches!(reason, Some(NodeError::Tls(TlsError::NoCertfile { field: "ca_files" }))), "{reason:?}");
 }
 
 #[test]
@@ -445,8 +445,8 @@ fn a_node_and_a_socket_that_share_a_certificate_are_not_taken_for_one_another() 
                 tell_test(&tell_place, at);
                 cx.connect(tls.at(to), framing, PATIENCE, |_, what| what);
             }
-            Event::Message(Socket::Closed(why)) => {
-                tell_test(&tell, why.as_ref().and_then(TlsFault::of));
+            Event::Message(Socket::Closed(reason)) => {
+                tell_test(&tell, reason.as_ref().and_then(TlsFault::of));
             }
             _ => {}
         }

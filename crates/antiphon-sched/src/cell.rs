@@ -24,7 +24,7 @@ use std::ptr::{NonNull, addr_of_mut};
 use crate::actor::Actor;
 use crate::catch;
 use crate::core::Core;
-use crate::event::Why;
+use crate::event::ExitReason;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::turn::{self, After, Turned};
@@ -170,7 +170,7 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
                 }
                 Turned::More
             }
-            Err(payload) => Turned::Ended(Box::new(Why::Panicked(catch::text_of(payload)))),
+            Err(payload) => Turned::Ended(Box::new(ExitReason::Panicked(catch::text_of(payload)))),
         }
     }
 

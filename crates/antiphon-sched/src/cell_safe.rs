@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::actor::Actor;
 use crate::catch;
 use crate::core::Core;
-use crate::event::Why;
+use crate::event::ExitReason;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::turn::{self, After, Turned};
@@ -113,7 +113,7 @@ impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
                 }
                 Turned::More
             }
-            Err(payload) => Turned::Ended(Box::new(Why::Panicked(catch::text_of(payload)))),
+            Err(payload) => Turned::Ended(Box::new(ExitReason::Panicked(catch::text_of(payload)))),
         }
     }
 }

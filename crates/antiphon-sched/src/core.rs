@@ -17,7 +17,7 @@ use crate::dead::DeadLetters;
 use crate::door::Delivery;
 use crate::ear::Ear;
 use crate::error::{SendError, Undelivered};
-use crate::event::{System, Why};
+use crate::event::{ExitReason, System};
 use crate::handle::Shared;
 use crate::helpers::Helpers;
 use crate::id::{ActorId, Key, NodeId};
@@ -200,7 +200,7 @@ impl Core {
                     self.slots.enqueue(owner.index());
                 }
             }
-            Err(text) => self.bury(owner, Why::Panicked(text)),
+            Err(text) => self.bury(owner, ExitReason::Panicked(text)),
         }
     }
 
@@ -235,7 +235,7 @@ impl Core {
     /// What a loop without a world outside answers.
     fn signal_nobody(&mut self, signal: Signal) {
         match signal {
-            Signal::Monitor { target, id, watcher } => self.down(watcher, id, target, Why::NodeLost),
+            Signal::Monitor { target, id, watcher } => self.down(watcher, id, target, ExitReason::NodeLost),
             Signal::Terminate { target, .. }
             | Signal::Throw { target, .. }
             | Signal::Resume { target, .. } => {
@@ -284,8 +284,8 @@ impl Core {
     fn end_turn(&mut self, key: Key, turned: Turned) {
         self.current = None;
         match turned {
-            Turned::Stopped => self.bury(key, Why::Done(Value::unit())),
-            Turned::Ended(why) => self.bury(key, *why),
+            Turned::Stopped => self.bury(key, ExitReason::Done(Value::unit())),
+            Turned::Ended(reason) => self.bury(key, *reason),
             Turned::IdleAfterBurst => self.note_trim(key),
             Turned::Idle | Turned::More | Turned::Dead => {}
         }
@@ -353,8 +353,8 @@ impl Core {
     }
 
     /// Ends an actor, now: its address is stale, whoever watches is told, all that it holds is dropped.
-    pub(crate) fn bury(&mut self, key: Key, why: Why) {
-        let Some(mut cell) = self.slots.remove(key) else { return crate::catch::quietly(|| drop(why)) };
+    pub(crate) fn bury(&mut self, key: Key, reason: ExitReason) {
+        let Some(mut cell) = self.slots.remove(key) else { return crate::catch::quietly(|| drop(reason)) };
         let index = key.index();
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
@@ -379,11 +379,11 @@ impl Core {
         self.slots.free(index);
         drop(cell);
         match side {
-            Some(side) => self.bury_side(key, *side, &why),
-            None => self.log_end(key, &why, is_ear),
+            Some(side) => self.bury_side(key, *side, &reason),
+            None => self.log_end(key, &reason, is_ear),
         }
         // What it ended with may be the user's.
-        crate::catch::quietly(|| drop(why));
+        crate::catch::quietly(|| drop(reason));
     }
 
     /// Marks the mailbox of an actor that had a burst, to be trimmed later.

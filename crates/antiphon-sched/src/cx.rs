@@ -105,7 +105,7 @@ impl<'a, M: 'static> Cx<'a, M> {
                 }
             }
             // It has ended itself in this very step.
-            None => core.bury(key, crate::event::Why::Terminated),
+            None => core.bury(key, crate::event::ExitReason::Terminated),
         }
         Addr::local(core.id(key))
     }
@@ -188,7 +188,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// Sends a message; what cannot be taken is a dead letter, counted and observable.
     pub fn tell<T: Target>(&mut self, to: T, message: T::Message) {
         if let Err(error) = self.send(to, message) {
-            self.door.dead_letter(to.target_id(), type_name::<T::Message>(), error.why());
+            self.door.dead_letter(to.target_id(), type_name::<T::Message>(), error.reason());
         }
     }
 
@@ -212,7 +212,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         core.time_port(port, timeout);
         let reply = Reply::new(core.home, port);
         if let Err(error) = to.put(&mut self.door, request(reply), Manner::Send) {
-            self.door.refuse_port(port, error.why().into());
+            self.door.refuse_port(port, error.reason().into());
         }
     }
 
@@ -309,11 +309,11 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.core().mailbox::<M>(me)?.timer_key(timer.token, timer.name)
     }
 
-    /// Has this actor told, by one [`Event::Down`], when `who` ends, or its node is lost; at once if it has
+    /// Has this actor told, by one [`Event::Down`], when `actor` ends, or its node is lost; at once if it has
     /// ended already.
-    pub fn monitor(&mut self, who: impl Into<ActorId>) -> Monitor {
+    pub fn monitor(&mut self, actor: impl Into<ActorId>) -> Monitor {
         let me = self.me;
-        Monitor(self.core().monitor(me, who.into()))
+        Monitor(self.core().monitor(me, actor.into()))
     }
 
     /// Takes a monitor back.
@@ -329,54 +329,54 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     /// Asks an actor to end, wherever it is: it gets [`Event::Terminate`], and ends after that step.
-    pub fn terminate(&mut self, who: impl Into<ActorId>) {
-        self.door.terminate(who);
+    pub fn terminate(&mut self, actor: impl Into<ActorId>) {
+        self.door.terminate(actor);
     }
 
     /// Wakes an actor from `sleep` or `suspend`, wherever it is: it gets [`Event::Resumed`].
-    pub fn resume(&mut self, who: impl Into<ActorId>, value: impl Wire) {
-        self.signal_value(who.into(), Value::new(value), System::Resumed, |from, target, value| {
+    pub fn resume(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
+        self.signal_value(actor.into(), Value::new(value), System::Resumed, |from, target, value| {
             Signal::Resume { from: Some(from), target, value }
         });
     }
 
     /// Throws an exception into an actor, wherever it is: it gets [`Event::Thrown`], and fails unless it
     /// handles it.
-    pub fn throw(&mut self, who: impl Into<ActorId>, value: impl Wire) {
-        self.signal_value(who.into(), Value::new(value), System::Thrown, |from, target, value| {
+    pub fn throw(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
+        self.signal_value(actor.into(), Value::new(value), System::Thrown, |from, target, value| {
             Signal::Throw { from: Some(from), target, value }
         });
     }
 
     fn signal_value(
         &mut self,
-        who: ActorId,
+        actor: ActorId,
         value: Value,
         here: impl FnOnce(Value) -> System,
         there: impl FnOnce(Key, ActorId, Value) -> Signal,
     ) {
         let me = self.me;
         let core = self.core();
-        if who.node() != core.home {
+        if actor.node() != core.home {
             let value = core.export(value);
-            core.signal(there(me, who, value));
-        } else if !core.push_system(who.key(), here(value)) {
-            core.dead.note(who, "resume or throw", Undelivered::NoActor);
+            core.signal(there(me, actor, value));
+        } else if !core.push_system(actor.key(), here(value)) {
+            core.dead.note(actor, "resume or throw", Undelivered::NoActor);
         }
     }
 
     /// Offers an actor of this loop another behaviour: it gets [`Event::Swap`], and takes it or not.
-    pub fn swap<T: 'static, F>(&mut self, who: Addr<T>, next: F)
+    pub fn swap<T: 'static, F>(&mut self, actor: Addr<T>, next: F)
     where
         F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
     {
         let core = self.core();
-        let fits = who.node() == core.home && core.mailbox::<T>(who.id().key()).is_some();
+        let fits = actor.node() == core.home && core.mailbox::<T>(actor.id().key()).is_some();
         if fits {
             let offer = Offer::<T>(Box::new(next));
-            core.push_system(who.id().key(), System::Offer(Box::new(offer)));
+            core.push_system(actor.id().key(), System::Offer(Box::new(offer)));
         } else {
-            core.dead.note(who.id(), "swap", Undelivered::NoActor);
+            core.dead.note(actor.id(), "swap", Undelivered::NoActor);
         }
     }
 

@@ -11,7 +11,7 @@ pub struct DeadLetter {
     /// What it was: the Rust type of the message, or the kind of signal.
     pub what: &'static str,
     /// Why it did not arrive.
-    pub why: Undelivered,
+    pub reason: Undelivered,
 }
 
 pub(crate) type Watch = Box<dyn FnMut(&DeadLetter)>;
@@ -28,13 +28,13 @@ pub(crate) struct DeadLetters {
 const FRESH_MAX: usize = 1024;
 
 impl DeadLetters {
-    pub(crate) fn note(&mut self, to: ActorId, what: &'static str, why: Undelivered) {
+    pub(crate) fn note(&mut self, to: ActorId, what: &'static str, reason: Undelivered) {
         self.count += 1;
         if self.count.is_power_of_two() {
-            tracing::debug!(%to, what, %why, count = self.count, "dead letter (logged at powers of two)");
+            tracing::debug!(%to, what, %reason, count = self.count, "dead letter (logged at powers of two)");
         }
         if self.watch.is_some() && self.fresh.len() < FRESH_MAX {
-            self.fresh.push(DeadLetter { to, what, why });
+            self.fresh.push(DeadLetter { to, what, reason });
         }
     }
 

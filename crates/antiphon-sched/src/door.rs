@@ -5,7 +5,7 @@ use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
 use crate::core::{Core, Way};
 use crate::error::{AskError, SendError, Undelivered};
-use crate::event::{Down, System, Why};
+use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
@@ -82,15 +82,15 @@ impl Door<'_> {
     /// Answers a request.
     pub fn answer<R>(&mut self, reply: Reply<R>, value: R) {
         let (node, port, reach) = reply.use_up();
-        if let Err(why) = reach(self, node, port, value)
-            && why != Undelivered::NoActor
+        if let Err(reason) = reach(self, node, port, value)
+            && reason != Undelivered::NoActor
         {
             // An asker that is gone, or was answered by its timeout, is no news; the rest is. A node that asks and takes no
             // answers, or names one that nobody knows, can bring it about: it is said ever more seldom.
             self.core.lost_answers += 1;
             let times = self.core.lost_answers;
             if times.is_power_of_two() {
-                tracing::warn!(%node, %why, times, "an answer was lost");
+                tracing::warn!(%node, %reason, times, "an answer was lost");
             }
         }
     }
@@ -196,14 +196,14 @@ impl Door<'_> {
     }
 
     /// Closes a request of this loop without an answer; does nothing when it is closed already.
-    pub fn refuse_port(&mut self, port: PortId, why: AskError) {
-        self.core.refuse_port(port, why);
+    pub fn refuse_port(&mut self, port: PortId, reason: AskError) {
+        self.core.refuse_port(port, reason);
     }
 
     /// As [`Door::refuse_port`], by the word of another node: closes only a request whose reply left this loop.
-    pub fn refuse_port_from_abroad(&mut self, port: PortId, why: AskError) {
+    pub fn refuse_port_from_abroad(&mut self, port: PortId, reason: AskError) {
         if self.core.ports.expects(port).is_some() {
-            self.core.refuse_port(port, why);
+            self.core.refuse_port(port, reason);
         }
     }
 
@@ -219,8 +219,8 @@ impl Door<'_> {
 
     /// `watcher`, elsewhere, is told that its monitor is not admitted.
     pub fn refuse_watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
-        let who = self.core.id(target);
-        self.core.tell_down(watcher, id, who, Why::Refused);
+        let actor = self.core.id(target);
+        self.core.tell_down(watcher, id, actor, ExitReason::Refused);
     }
 
     /// That is no longer wanted.
@@ -228,35 +228,35 @@ impl Door<'_> {
         self.core.unwatch_local(target, id);
     }
 
-    /// `watcher`, here, will be told under this number when `who`, elsewhere, ends. False when it will not, because it has
+    /// `watcher`, here, will be told under this number when `actor`, elsewhere, ends. False when it will not, because it has
     /// ended, or is to be told of as many ends as it may by the wish of others: then it is told so, as by
     /// [`Door::refuse_notify`].
-    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) -> bool {
-        self.core.expect_down(watcher, id, who)
+    pub fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
+        self.core.expect_down(watcher, id, actor)
     }
 
-    /// `watcher`, here, is told by a [`Down`] that it will not hear of the end of `who`, although `who` wanted it to: as a
+    /// `watcher`, here, is told by a [`Down`] that it will not hear of the end of `actor`, although `actor` wanted it to: as a
     /// message, if it has room for one. Else there is a dead letter.
-    pub fn refuse_notify(&mut self, watcher: Key, who: ActorId) {
-        self.core.refuse_notify(watcher, who);
+    pub fn refuse_notify(&mut self, watcher: Key, actor: ActorId) {
+        self.core.refuse_notify(watcher, actor);
     }
 
-    /// `who`, elsewhere, has ended. A watcher that was told already is not told again.
-    pub fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
-        self.core.down(watcher, id, who, why);
+    /// `actor`, elsewhere, has ended. A watcher that was told already is not told again.
+    pub fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
+        self.core.down(watcher, id, actor, reason);
     }
 
-    /// Has `watcher`, wherever it is, told by one [`Down`] when `who`, here, ends: as if `who` had called
+    /// Has `watcher`, wherever it is, told by one [`Down`] when `actor`, here, ends: as if `actor` had called
     /// [`Cx::notify`](crate::Cx::notify) itself, before its first step if need be.
-    pub fn notify(&mut self, who: Key, watcher: ActorId) {
-        self.core.notify(watcher, who);
+    pub fn notify(&mut self, actor: Key, watcher: ActorId) {
+        self.core.notify(watcher, actor);
     }
 
-    /// Tells an actor of this loop, by one [`Event::Down`](crate::Event::Down), that `who` has ended, although
+    /// Tells an actor of this loop, by one [`Event::Down`](crate::Event::Down), that `actor` has ended, although
     /// it set no monitor: a subscription that was refused ends so. False when the actor itself has ended, or its
     /// mailbox holds twice as much as it takes of messages.
-    pub fn tell_down(&mut self, watcher: Key, who: ActorId, why: Why) -> bool {
-        !self.is_flooded(watcher) && self.core.push_system(watcher, System::Down(Down { who, why }))
+    pub fn tell_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason) -> bool {
+        !self.is_flooded(watcher) && self.core.push_system(watcher, System::Down(Down { actor, reason }))
     }
 
     /// Asks an actor to end, wherever it is.
@@ -290,12 +290,12 @@ impl Door<'_> {
     }
 
     /// Tells an actor of this loop that it may send to `node` again.
-    pub fn writable(&mut self, who: Key, node: NodeId) {
-        self.core.push_system(who, System::Writable(node));
+    pub fn writable(&mut self, actor: Key, node: NodeId) {
+        self.core.push_system(actor, System::Writable(node));
     }
 
     /// Counts a message or signal that could not be delivered.
-    pub fn dead_letter(&mut self, to: ActorId, what: &'static str, why: Undelivered) {
-        self.core.dead.note(to, what, why);
+    pub fn dead_letter(&mut self, to: ActorId, what: &'static str, reason: Undelivered) {
+        self.core.dead.note(to, what, reason);
     }
 }

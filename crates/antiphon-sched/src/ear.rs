@@ -6,7 +6,7 @@
 use crate::catch;
 use crate::core::Core;
 use crate::error::SendError;
-use crate::event::Why;
+use crate::event::ExitReason;
 use crate::id::Key;
 
 /// The only content of an ear's mailbox.
@@ -56,7 +56,7 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Hears<T> for Turn<F, M> {
                     core.slots.enqueue(owner.index());
                 }
             }
-            Err(text) => core.bury(owner, Why::Panicked(text)),
+            Err(text) => core.bury(owner, ExitReason::Panicked(text)),
         }
         Ok(())
     }

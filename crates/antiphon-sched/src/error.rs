@@ -38,7 +38,7 @@ impl<M> SendError<M> {
     }
 
     /// The reason without the message.
-    pub fn why(&self) -> Undelivered {
+    pub fn reason(&self) -> Undelivered {
         match self {
             Self::NoActor(_) => Undelivered::NoActor,
             Self::Full(_) => Undelivered::Full,
@@ -59,22 +59,22 @@ impl<M> SendError<M> {
             Self::WrongType(m) => SendError::WrongType(turn(m)),
             Self::NoNode(m) => SendError::NoNode(turn(m)),
             Self::TooLarge(m) => SendError::TooLarge(turn(m)),
-            Self::Encode(m, why) => SendError::Encode(turn(m), why),
+            Self::Encode(m, reason) => SendError::Encode(turn(m), reason),
         }
     }
 }
 
 impl<M> fmt::Debug for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.why(), f)
+        fmt::Debug::fmt(&self.reason(), f)
     }
 }
 
 impl<M> fmt::Display for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Encode(_, why) => write!(f, "{}: {why}", self.why()),
-            _ => self.why().fmt(f),
+            Self::Encode(_, reason) => write!(f, "{}: {reason}", self.reason()),
+            _ => self.reason().fmt(f),
         }
     }
 }
@@ -149,8 +149,8 @@ pub enum AskError {
 }
 
 impl From<Undelivered> for AskError {
-    fn from(why: Undelivered) -> Self {
-        match why {
+    fn from(reason: Undelivered) -> Self {
+        match reason {
             Undelivered::NoActor => Self::NoActor,
             Undelivered::Full => Self::Full,
             Undelivered::Busy => Self::Busy,
@@ -203,29 +203,29 @@ pub enum ValueError {
 
 /// Why a value could not be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("cannot be encoded: {why}")]
+#[error("cannot be encoded: {reason}")]
 pub struct EncodeError {
-    why: String,
+    reason: String,
 }
 
 impl EncodeError {
-    /// An error with the reason that `why` prints.
-    pub fn new(why: impl fmt::Display) -> Self {
-        Self { why: why.to_string() }
+    /// An error with the reason that `reason` prints.
+    pub fn new(reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string() }
     }
 }
 
 /// Why bytes could not be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("cannot be decoded: {why}")]
+#[error("cannot be decoded: {reason}")]
 pub struct DecodeError {
-    why: String,
+    reason: String,
 }
 
 impl DecodeError {
-    /// An error with the reason that `why` prints.
-    pub fn new(why: impl fmt::Display) -> Self {
-        Self { why: why.to_string() }
+    /// An error with the reason that `reason` prints.
+    pub fn new(reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string() }
     }
 }
 

@@ -57,14 +57,14 @@ impl<M: fmt::Debug> fmt::Debug for Event<M> {
 #[derive(Clone, Debug)]
 pub struct Down {
     /// The actor that was monitored.
-    pub who: ActorId,
+    pub actor: ActorId,
     /// How it ended.
-    pub why: Why,
+    pub reason: ExitReason,
 }
 
 /// How an actor ended.
 #[derive(Clone, Debug)]
-pub enum Why {
+pub enum ExitReason {
     /// It stopped, or exited with this value; `stop` gives the value `()`.
     Done(Value),
     /// Its step answered with a failure, with this text.
@@ -83,7 +83,7 @@ pub enum Why {
     Refused,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done(_) => f.write_str("done"),

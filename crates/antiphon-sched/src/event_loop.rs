@@ -250,8 +250,8 @@ impl Loop {
     }
 
     /// The end of an actor of this loop, with the value that it will exit with; `()` for `stop`.
-    pub fn joiner<V: Wire + Send>(&mut self, who: impl Into<ActorId>) -> Joiner<V> {
-        Joiner::of(&mut self.core, who.into())
+    pub fn joiner<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> Joiner<V> {
+        Joiner::of(&mut self.core, actor.into())
     }
 
     /// A handle for other threads.
@@ -526,7 +526,7 @@ impl Loop {
     fn poll_once(&mut self, timeout: Option<Duration>) -> Result<(), LoopError> {
         let Some(poll) = &mut self.poll else { return Ok(()) };
         match poll.poll(&mut self.events, timeout) {
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {
+            Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {
                 self.events.clear();
                 Ok(())
             }

@@ -18,7 +18,7 @@ use crate::cx::Cx;
 use crate::door::Door;
 use crate::drops::Dropped;
 use crate::error::{AskError, JoinError, SendError};
-use crate::event::{Event, Why};
+use crate::event::{Event, ExitReason};
 use crate::id::{ActorId, Key, NodeId};
 use crate::joiner::value_of;
 use crate::outside::{MonitorId, Signal};
@@ -91,9 +91,9 @@ impl Shared {
     pub(crate) fn wake(&self) {
         if self.armed.take()
             && let Some(waker) = &self.waker
-            && let Err(why) = waker.wake()
+            && let Err(reason) = waker.wake()
         {
-            tracing::error!(%why, "the loop could not be woken; it goes on at its next timer");
+            tracing::error!(%reason, "the loop could not be woken; it goes on at its next timer");
         }
     }
 
@@ -154,7 +154,7 @@ impl Handle {
             let reply = Reply::new(core.home, port);
             let mut door = Door { core };
             if let Err(error) = to.put(&mut door, request(reply), Manner::Send) {
-                door.refuse_port(port, error.why().into());
+                door.refuse_port(port, error.reason().into());
             }
         };
         match self.call(question, timeout, &answered) {
@@ -172,8 +172,8 @@ impl Handle {
     /// # Errors
     /// It ended otherwise, or with a value of another type; or it has not ended in time, and then nobody
     /// watches it any more.
-    pub fn join<V: Wire + Send>(&self, who: impl Into<ActorId>, timeout: Duration) -> Result<V, JoinError> {
-        let who = who.into();
+    pub fn join<V: Wire + Send>(&self, actor: impl Into<ActorId>, timeout: Duration) -> Result<V, JoinError> {
+        let actor = actor.into();
         let (answer, answered) = bounded(1);
         let post = Arc::new(Mutex::new(Post::Asked));
         let posted = post.clone();
@@ -182,19 +182,19 @@ impl Handle {
                 return;
             }
             // A thread that waits no longer has been told `TimedOut`.
-            let tell = move |why: Why| drop(answer.try_send(value_of(why)));
-            if who.node() == core.home {
-                let id = core.watch_from_outside(who.key(), Box::new(tell));
+            let tell = move |reason: ExitReason| drop(answer.try_send(value_of(reason)));
+            if actor.node() == core.home {
+                let id = core.watch_from_outside(actor.key(), Box::new(tell));
                 *posted.lock() = Post::Set(id);
             } else {
-                tell(Why::NoActor);
+                tell(ExitReason::NoActor);
             }
         };
         match self.call(watch, timeout, &answered) {
             Ok(result) => result,
             Err(NoCall::Full) => Err(JoinError::Full),
             Err(NoCall::TimedOut) => {
-                self.unwatch(who, post);
+                self.unwatch(actor, post);
                 Err(JoinError::TimedOut)
             }
             Err(NoCall::NoLoop) => Err(JoinError::NoLoop),
@@ -202,11 +202,11 @@ impl Handle {
     }
 
     /// Takes the watcher of a join that has timed out back, or has it not be set at all.
-    fn unwatch(&self, who: ActorId, post: Arc<Mutex<Post>>) {
+    fn unwatch(&self, actor: ActorId, post: Arc<Mutex<Post>>) {
         self.shared.post_urgent(Box::new(Job(move |core: &mut Core| {
             let before = std::mem::replace(&mut *post.lock(), Post::GivenUp);
             if let Post::Set(id) = before {
-                core.unwatch_local(who.key(), id);
+                core.unwatch_local(actor.key(), id);
             }
         })));
     }
@@ -274,7 +274,7 @@ impl Handle {
             Duration::MAX => answered.recv().map_err(|_| RecvTimeoutError::Disconnected),
             timeout => answered.recv_timeout(timeout),
         };
-        received.map_err(|why| match why {
+        received.map_err(|reason| match reason {
             RecvTimeoutError::Timeout => NoCall::TimedOut,
             RecvTimeoutError::Disconnected => NoCall::NoLoop,
         })
@@ -333,7 +333,7 @@ where
         let Self { to, message } = *self;
         let mut door = Door { core };
         if let Err(error) = door.send(to, message) {
-            door.dead_letter(to.target_id(), std::any::type_name::<T::Message>(), error.why());
+            door.dead_letter(to.target_id(), std::any::type_name::<T::Message>(), error.reason());
         }
     }
 }

@@ -63,8 +63,8 @@ impl Core {
         job: impl FnOnce() -> R + Send + 'static,
     ) {
         self.run_then(job, move |core, result| {
-            if let Err(why) = core.answer_port(port, result) {
-                tracing::debug!(%why, "nobody waits any more for the result of a job");
+            if let Err(reason) = core.answer_port(port, result) {
+                tracing::debug!(%reason, "nobody waits any more for the result of a job");
             }
         });
     }
@@ -75,8 +75,8 @@ impl Core {
         job: impl FnOnce() -> R + Send + 'static,
         then: impl FnOnce(&mut Self, Result<R, JobError>) + Send + 'static,
     ) {
-        if let Err(why) = self.helpers.prepare() {
-            return then(self, Err(why));
+        if let Err(reason) = self.helpers.prepare() {
+            return then(self, Err(reason));
         }
         let shared = self.shared.clone();
         let work = move || {

@@ -158,9 +158,9 @@ impl Io {
 
     /// Ends a registration of the loop's own.
     pub(crate) fn part_with(&mut self, id: Source, source: &mut (impl mio::event::Source + ?Sized)) {
-        if let Err(why) = self.deregister(id, source) {
+        if let Err(reason) = self.deregister(id, source) {
             // Its descriptor is closed next, which ends it as well.
-            tracing::debug!(%why, "a socket was not watched");
+            tracing::debug!(%reason, "a socket was not watched");
             self.forget(Self::index_of(id));
         }
     }

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::core::Core;
 use crate::error::{JoinError, ValueError};
-use crate::event::Why;
+use crate::event::ExitReason;
 use crate::id::ActorId;
 use crate::wire::Wire;
 
@@ -22,14 +22,14 @@ pub struct Joiner<V> {
 }
 
 impl<V: Wire + Send> Joiner<V> {
-    pub(crate) fn of(core: &mut Core, who: ActorId) -> Self {
+    pub(crate) fn of(core: &mut Core, actor: ActorId) -> Self {
         let (tell, ended) = bounded(1);
         // Nobody listens any more when the joiner was dropped.
-        let watch = move |why: Why| drop(tell.try_send(value_of(why)));
-        if who.node() == core.home {
-            core.watch_from_outside(who.key(), Box::new(watch));
+        let watch = move |reason: ExitReason| drop(tell.try_send(value_of(reason)));
+        if actor.node() == core.home {
+            core.watch_from_outside(actor.key(), Box::new(watch));
         } else {
-            watch(Why::NoActor);
+            watch(ExitReason::NoActor);
         }
         Self { ended }
     }
@@ -47,11 +47,14 @@ impl<V: Wire + Send> Joiner<V> {
 }
 
 /// What a thread is told of an actor's end.
-pub(crate) fn value_of<V: Wire>(why: Why) -> Result<V, JoinError> {
-    match why {
-        Why::Done(value) => value.get::<V>().map_err(|why: ValueError| why.into()),
-        Why::Failed(_) | Why::Panicked(_) | Why::Terminated | Why::NodeLost | Why::NoActor | Why::Refused => {
-            Err(JoinError::Ended(why.to_string()))
-        }
+pub(crate) fn value_of<V: Wire>(reason: ExitReason) -> Result<V, JoinError> {
+    match reason {
+        ExitReason::Done(value) => value.get::<V>().map_err(|reason: ValueError| reason.into()),
+        ExitReason::Failed(_)
+        | ExitReason::Panicked(_)
+        | ExitReason::Terminated
+        | ExitReason::NodeLost
+        | ExitReason::NoActor
+        | ExitReason::Refused => Err(JoinError::Ended(reason.to_string())),
     }
 }

@@ -73,7 +73,7 @@ pub use error::{
 };
 
 mod event;
-pub use event::{Down, Event, Offer, Thrown, Why};
+pub use event::{Down, Event, ExitReason, Offer, Thrown};
 
 mod event_loop;
 pub use event_loop::{Foreign, Loop, LoopConfig, LoopError, LoopStats, Park};

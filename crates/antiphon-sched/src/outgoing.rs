@@ -33,7 +33,7 @@ pub(crate) fn reach_wire<M: Wire>(
             Err(SendError::Encode(message, EncodeError::new("its type cannot be told to that node")))
         }
         Err(Unsent::Way(_)) => Err(SendError::NoNode(message)),
-        Err(Unsent::Encode(why)) => Err(SendError::Encode(message, why)),
+        Err(Unsent::Encode(reason)) => Err(SendError::Encode(message, reason)),
     }
 }
 
@@ -50,11 +50,11 @@ pub(crate) fn reply_wire<R: Wire>(
     }
     match door.core.send_out(Destination::Port(node, port), &value, Manner::Send) {
         Ok(()) => Ok(()),
-        Err(why) => {
+        Err(reason) => {
             // The asker is told at once that no answer comes; better than its timeout.
             door.core.signal(Signal::ReplyDropped { node, port });
-            Err(match why {
-                Unsent::Way(why) => why,
+            Err(match reason {
+                Unsent::Way(reason) => reason,
                 Unsent::Encode(_) => Undelivered::Encode,
             })
         }
@@ -92,7 +92,7 @@ impl Core {
             scope::within(self.home, Mode::Send, || encode_with(|| message.encode(&mut body)));
         let sent = match encoded {
             Ok(()) => self.hand_out(to, tag, &body, manner, &met).map_err(Unsent::Way),
-            Err(why) => Err(Unsent::Encode(why)),
+            Err(reason) => Err(Unsent::Encode(reason)),
         };
         if sent.is_err() && met.disarmed {
             body.clear();
@@ -181,8 +181,8 @@ impl Core {
                 Value::travelling(&tag, &body, &met.nodes)
             }
             Ok(None) => Value::opaque(),
-            Err(why) => {
-                tracing::warn!(%why, "a value that should cross the wire has no encoding; it arrives as opaque");
+            Err(reason) => {
+                tracing::warn!(%reason, "a value that should cross the wire has no encoding; it arrives as opaque");
                 Value::opaque()
             }
         }
@@ -249,9 +249,9 @@ impl Core {
     }
 
     /// Tells a request of this loop that there is no answer; nothing happens if it has one already.
-    pub(crate) fn refuse_port(&mut self, port: PortId, why: AskError) {
+    pub(crate) fn refuse_port(&mut self, port: PortId, reason: AskError) {
         if let Some((owner, waiting)) = self.close_port(port) {
-            waiting.refuse(self, owner, why);
+            waiting.refuse(self, owner, reason);
         }
     }
 
@@ -281,7 +281,7 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
             Err(SendError::WrongType(_)) => Delivery::WrongType,
             Err(_) => Delivery::NoActor,
         },
-        Ok(Err(why)) => Delivery::Undecodable(why.to_string()),
+        Ok(Err(reason)) => Delivery::Undecodable(reason.to_string()),
         Err(text) => Delivery::Undecodable(text),
     }
 }

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use crate::addr::Manner;
 use crate::error::Undelivered;
-use crate::event::Why;
+use crate::event::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
 use crate::ports::PortId;
 use crate::time::Time;
@@ -82,25 +82,25 @@ pub enum Signal {
         /// The monitor.
         id: MonitorId,
     },
-    /// `who`, here, wants `watcher` to be told when it ends.
+    /// `actor`, here, wants `watcher` to be told when it ends.
     Notify {
         /// Who is to be told, elsewhere.
         watcher: ActorId,
         /// The monitor.
         id: MonitorId,
         /// Who is watched.
-        who: Key,
+        actor: Key,
     },
-    /// `who`, here, has ended; answers a monitor.
+    /// `actor`, here, has ended; answers a monitor.
     Down {
         /// Who is told, elsewhere.
         watcher: ActorId,
         /// The monitor.
         id: MonitorId,
         /// Who has ended.
-        who: ActorId,
+        actor: ActorId,
         /// How; a value in it is encoded.
-        why: Why,
+        reason: ExitReason,
     },
     /// `target` is to end.
     Terminate {
@@ -142,6 +142,6 @@ pub enum Signal {
     /// An actor of this loop that could be reached from outside has ended.
     Gone {
         /// The actor.
-        who: Key,
+        actor: Key,
     },
 }

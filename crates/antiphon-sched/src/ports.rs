@@ -65,7 +65,7 @@ pub(crate) struct Expects {
 pub(crate) trait Waiting {
     /// `value` holds an `Option<R>`.
     fn answer(self: Box<Self>, core: &mut Core, owner: Key, value: &mut dyn Any);
-    fn refuse(self: Box<Self>, core: &mut Core, owner: Key, why: AskError);
+    fn refuse(self: Box<Self>, core: &mut Core, owner: Key, reason: AskError);
     fn fits(&self, value: &dyn Any) -> bool;
 }
 
@@ -288,8 +288,8 @@ where
         }
     }
 
-    fn refuse(self: Box<Self>, core: &mut Core, owner: Key, why: AskError) {
-        core.hand_answer(owner, move || (self.answer)(Err(why)));
+    fn refuse(self: Box<Self>, core: &mut Core, owner: Key, reason: AskError) {
+        core.hand_answer(owner, move || (self.answer)(Err(reason)));
     }
 
     fn fits(&self, value: &dyn Any) -> bool {
@@ -335,8 +335,8 @@ impl<R: Send + 'static> Waiting for FromThread<R> {
         }
     }
 
-    fn refuse(self: Box<Self>, _: &mut Core, _: Key, why: AskError) {
-        drop(self.answer.try_send(Err(why)));
+    fn refuse(self: Box<Self>, _: &mut Core, _: Key, reason: AskError) {
+        drop(self.answer.try_send(Err(reason)));
     }
 
     fn fits(&self, value: &dyn Any) -> bool {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::Core;
 use crate::error::Undelivered;
-use crate::event::{Down, System, Why};
+use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
 use crate::outside::{MonitorId, Signal};
@@ -91,7 +91,7 @@ impl Side {
 enum Watcher {
     Actor(ActorId),
     /// A thread, or other code outside of all actors.
-    Outsider(Box<dyn FnOnce(Why)>),
+    Outsider(Box<dyn FnOnce(ExitReason)>),
 }
 
 impl Core {
@@ -176,20 +176,20 @@ impl Core {
                 side.watchers.insert(id, Watcher::Actor(watcher));
             }
             None => {
-                let who = self.id(target);
-                self.tell_down(watcher, id, who, Why::NoActor);
+                let actor = self.id(target);
+                self.tell_down(watcher, id, actor, ExitReason::NoActor);
             }
         }
     }
 
     /// Code outside of all actors is told when `target`, here, ends.
-    pub(crate) fn watch_from_outside(&mut self, target: Key, tell: Box<dyn FnOnce(Why)>) -> MonitorId {
+    pub(crate) fn watch_from_outside(&mut self, target: Key, tell: Box<dyn FnOnce(ExitReason)>) -> MonitorId {
         let id = self.next_monitor();
         match self.side(target) {
             Some(side) => {
                 side.watchers.insert(id, Watcher::Outsider(tell));
             }
-            None => crate::catch::quietly(|| tell(Why::NoActor)),
+            None => crate::catch::quietly(|| tell(ExitReason::NoActor)),
         }
         id
     }
@@ -239,32 +239,32 @@ impl Core {
         Some(target)
     }
 
-    /// Has `watcher` told when `who`, here, ends.
-    pub(crate) fn notify(&mut self, watcher: ActorId, who: Key) {
+    /// Has `watcher` told when `actor`, here, ends.
+    pub(crate) fn notify(&mut self, watcher: ActorId, actor: Key) {
         let mut id = self.next_monitor();
-        let target = self.id(who);
+        let target = self.id(actor);
         if watcher.node() == self.home {
             id.number |= UNASKED;
             self.expect_down(watcher.key(), id, target);
         } else {
-            self.signal(Signal::Notify { watcher, id, who });
+            self.signal(Signal::Notify { watcher, id, actor });
         }
-        self.watch_local(who, id, watcher);
+        self.watch_local(actor, id, watcher);
     }
 
-    /// `watcher`, here, will be told of `who` under this number; false when it will not, and is told so.
-    pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, who: ActorId) -> bool {
+    /// `watcher`, here, will be told of `actor` under this number; false when it will not, and is told so.
+    pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         let watcher = self.owner_of(watcher);
         let unasked_by = unasked_by(id, self.home);
         let is_overdrawn = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.opened() == OPEN_MAX);
         let side = if is_overdrawn { None } else { self.side(watcher) };
         let may = |side: &&mut Side| unasked_by.is_none_or(|by| side.unasked[by] < UNASKED_MAX[by]);
         let Some(side) = side.filter(may) else {
-            self.refuse_notify(watcher, who);
+            self.refuse_notify(watcher, actor);
             return false;
         };
         // Told twice, it is one monitor.
-        if side.watching.insert(id, who).is_none() {
+        if side.watching.insert(id, actor).is_none() {
             if let Some(by) = unasked_by {
                 side.unasked[by] += 1;
             }
@@ -275,47 +275,49 @@ impl Core {
         true
     }
 
-    /// `watcher`, here, is told that it will not hear of the end of `who`. It has no place reserved for that, so it is told
+    /// `watcher`, here, is told that it will not hear of the end of `actor`. It has no place reserved for that, so it is told
     /// as by a message, which takes up room.
-    pub(crate) fn refuse_notify(&mut self, watcher: Key, who: ActorId) {
+    pub(crate) fn refuse_notify(&mut self, watcher: Key, actor: ActorId) {
         let (watcher, max) = (self.owner_of(watcher), self.mailbox_max);
         match self.any_mailbox(watcher).map(|mailbox| mailbox.is_full_of(max)) {
-            Some(false) => drop(self.push_system(watcher, System::Down(Down { who, why: Why::Refused }))),
+            Some(false) => {
+                drop(self.push_system(watcher, System::Down(Down { actor, reason: ExitReason::Refused })))
+            }
             Some(true) => self.dead.note(self.id(watcher), "a notify", Undelivered::Full),
             None => self.dead.note(self.id(watcher), "a notify", Undelivered::NoActor),
         }
     }
 
     /// Tells `watcher`, here, once.
-    pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, who: ActorId, why: Why) {
+    pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
         if self.forget_watching(watcher, id).is_some() {
-            let down = self.charged(System::Down(Down { who, why }));
+            let down = self.charged(System::Down(Down { actor, reason }));
             self.push_system(watcher, down);
         }
     }
 
-    pub(crate) fn tell_down(&mut self, watcher: ActorId, id: MonitorId, who: ActorId, why: Why) {
+    pub(crate) fn tell_down(&mut self, watcher: ActorId, id: MonitorId, actor: ActorId, reason: ExitReason) {
         if watcher.node() == self.home {
-            self.down(watcher.key(), id, who, why);
+            self.down(watcher.key(), id, actor, reason);
         } else {
-            let why = self.export_why(why);
-            self.signal(Signal::Down { watcher, id, who, why });
+            let reason = self.export_reason(reason);
+            self.signal(Signal::Down { watcher, id, actor, reason });
         }
     }
 
-    fn export_why(&mut self, why: Why) -> Why {
-        match why {
-            Why::Done(value) => Why::Done(self.export(value)),
+    fn export_reason(&mut self, reason: ExitReason) -> ExitReason {
+        match reason {
+            ExitReason::Done(value) => ExitReason::Done(self.export(value)),
             other => other,
         }
     }
 
     /// All that was known of an actor that has ended.
-    pub(crate) fn bury_side(&mut self, key: Key, side: Side, why: &Why) {
-        let who = self.id(key);
+    pub(crate) fn bury_side(&mut self, key: Key, side: Side, reason: &ExitReason) {
+        let actor = self.id(key);
         let watched = side.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
         if !watched {
-            self.log_end(key, why, side.owner.is_some());
+            self.log_end(key, reason, side.owner.is_some());
         }
         if side.named {
             self.shared.names.lock().remove(&key);
@@ -329,19 +331,19 @@ impl Core {
         }
         for (id, watcher) in side.watchers {
             match watcher {
-                Watcher::Actor(watcher) => self.tell_down(watcher, id, who, why.clone()),
-                Watcher::Outsider(tell) => crate::catch::quietly(|| tell(why.clone())),
+                Watcher::Actor(watcher) => self.tell_down(watcher, id, actor, reason.clone()),
+                Watcher::Outsider(tell) => crate::catch::quietly(|| tell(reason.clone())),
             }
         }
         for ear in side.ears {
-            self.bury(ear, why.clone());
+            self.bury(ear, reason.clone());
         }
         for source in side.sources {
             self.io.forget(source);
         }
         self.bury_sockets(side.sockets);
         if side.exposed.is_some() || side.is_known_outside {
-            self.signal(Signal::Gone { who: key });
+            self.signal(Signal::Gone { actor: key });
         }
     }
 
@@ -354,13 +356,13 @@ impl Core {
         if let Some(side) = self.sides.get_mut(&owner.index()) {
             side.ears.retain(|ear| *ear != key);
         }
-        self.bury(key, Why::Done(crate::value::Value::unit()));
+        self.bury(key, ExitReason::Done(crate::value::Value::unit()));
     }
 
     /// A failure that nobody watches is logged.
-    pub(crate) fn log_end(&self, key: Key, why: &Why, quiet: bool) {
-        if !quiet && matches!(why, Why::Failed(_) | Why::Panicked(_)) {
-            tracing::warn!(actor = %self.describe(key), %why, "an actor ended that nobody monitors");
+    pub(crate) fn log_end(&self, key: Key, reason: &ExitReason, quiet: bool) {
+        if !quiet && matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
+            tracing::warn!(actor = %self.describe(key), %reason, "an actor ended that nobody monitors");
         }
     }
 
@@ -368,7 +370,7 @@ impl Core {
     pub(crate) fn overdrawn(&mut self, key: Key) {
         let text =
             format!("more than {OPEN_MAX} open requests; cancel timers and monitors that are not needed");
-        self.bury(key, Why::Failed(text));
+        self.bury(key, ExitReason::Failed(text));
     }
 
     /// Asks an actor to end, wherever it is.

@@ -56,8 +56,8 @@ impl Failure {
 }
 
 impl<E: fmt::Display> From<E> for Failure {
-    fn from(why: E) -> Self {
-        Self(why.to_string().into())
+    fn from(reason: E) -> Self {
+        Self(reason.to_string().into())
     }
 }
 
@@ -108,7 +108,7 @@ pub fn swap_actor<M: 'static>(next: impl Actor<M>) -> Step<M> {
     Ok(Next(Then::Swap(Box::new(next))))
 }
 
-/// Ends; whoever monitors is told [`Why::Done`](crate::Why::Done) with `()`.
+/// Ends; whoever monitors is told [`ExitReason::Done`](crate::ExitReason::Done) with `()`.
 pub fn stop<N: Ends>() -> Result<N, Failure> {
     Ok(N::end(None))
 }
@@ -124,8 +124,8 @@ pub fn exit_local<N: Ends>(value: impl Any) -> Result<N, Failure> {
 }
 
 /// Ends with a failure.
-pub fn fail<N>(why: impl fmt::Display) -> Result<N, Failure> {
-    Err(Failure::from(why))
+pub fn fail<N>(reason: impl fmt::Display) -> Result<N, Failure> {
+    Err(Failure::from(reason))
 }
 
 /// A fold's next state, and what it waits for in it.

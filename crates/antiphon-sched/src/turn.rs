@@ -8,7 +8,7 @@ use crate::actor::Actor;
 use crate::cell::Running;
 use crate::core::Core;
 use crate::cx::Cx;
-use crate::event::{Event, Offer, System, Thrown, Why};
+use crate::event::{Event, ExitReason, Offer, System, Thrown};
 use crate::id::Key;
 use crate::mailbox::{Mailbox, Pending, Taken, Wait};
 use crate::step::{Next, Step, Then};
@@ -29,7 +29,7 @@ pub(crate) enum Turned {
     /// It answered that it ends, with no value.
     Stopped,
     /// It answered with its end, or panicked.
-    Ended(Box<Why>),
+    Ended(Box<ExitReason>),
 }
 
 /// [`Turned`], or another behaviour, which only the cell can put in place.
@@ -131,21 +131,23 @@ fn unusual_step<M: 'static, A: Actor<M>>(
     core.begin_step();
     let step = actor.step(&mut Cx::new(core, me), event);
     match fate.and_then(Fate::ends) {
-        Some(why) => {
+        Some(reason) => {
             // Not at the end: a drop that panics there leaks the answer (rust-lang/rust#47949).
             crate::catch::quietly(|| drop(step));
-            ControlFlow::Break(Turned::Ended(Box::new(why)))
+            ControlFlow::Break(Turned::Ended(Box::new(reason)))
         }
         None => ControlFlow::Continue(step),
     }
 }
 
 impl Fate {
-    fn ends(self) -> Option<Why> {
+    fn ends(self) -> Option<ExitReason> {
         match self {
-            Self::Terminated => Some(Why::Terminated),
+            Self::Terminated => Some(ExitReason::Terminated),
             Self::Thrown(handled) if handled.get() => None,
-            Self::Thrown(_) => Some(Why::Failed("an exception was thrown into it, and not handled".into())),
+            Self::Thrown(_) => {
+                Some(ExitReason::Failed("an exception was thrown into it, and not handled".into()))
+            }
         }
     }
 }
@@ -221,7 +223,7 @@ fn pending<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<&mut Pend
 fn settle<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<After<M>> {
     let then = match step {
         Ok(Next(then)) => then,
-        Err(failure) => return Some(ended(Why::Failed(failure.into_text()))),
+        Err(failure) => return Some(ended(ExitReason::Failed(failure.into_text()))),
     };
     match then {
         Then::Receive => {}
@@ -231,11 +233,11 @@ fn settle<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<After<M
         Then::Suspend => core.mailbox::<M>(me).map(Mailbox::await_resume)?,
         Then::Swap(next) => return Some(After::Swapped(Box::new(next))),
         Then::Exit(None) => return Some(After::Turned(Turned::Stopped)),
-        Then::Exit(Some(value)) => return Some(ended(Why::Done(*value))),
+        Then::Exit(Some(value)) => return Some(ended(ExitReason::Done(*value))),
     }
     None
 }
 
-fn ended<M>(why: Why) -> After<M> {
-    After::Turned(Turned::Ended(Box::new(why)))
+fn ended<M>(reason: ExitReason) -> After<M> {
+    After::Turned(Turned::Ended(Box::new(reason)))
 }

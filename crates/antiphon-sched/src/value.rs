@@ -165,7 +165,7 @@ fn copy_of<T: Wire>(shared: &T) -> Result<T, ValueError> {
     // Addresses in it need a scope; that of no loop, since the copy stays on this node.
     let nobody = NodeId::from_bits(0);
     let (encoded, _) = scope::within(nobody, Mode::Value, || shared.encode(&mut bytes));
-    encoded.map_err(|why| ValueError::Decode(DecodeError::new(why)))?;
+    encoded.map_err(|reason| ValueError::Decode(DecodeError::new(reason)))?;
     T::decode_all(&bytes).map_err(ValueError::Decode)
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn start(shared: &Arc<Shared>, patience: Duration) {
         thread::Builder::new().name("antiphon-watchdog".into()).spawn(move || watch(&watched, patience));
     match spawned {
         Ok(thread) => *shared.pulse.thread.lock() = Some(thread.thread().clone()),
-        Err(why) => tracing::warn!(%why, "no watchdog: its thread could not be started"),
+        Err(reason) => tracing::warn!(%reason, "no watchdog: its thread could not be started"),
     }
 }
 

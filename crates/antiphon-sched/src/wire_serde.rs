@@ -346,7 +346,7 @@ impl<M: Wire> Serialize for Addr<M> {
             Ok(())
         })
         .ok_or_else(|| S::Error::custom(NO_SCOPE))?
-        .map_err(|why: EncodeError| S::Error::custom(why))?;
+        .map_err(|reason: EncodeError| S::Error::custom(reason))?;
         id.serialize(serializer)
     }
 }

@@ -169,13 +169,13 @@ impl Actress {
         pick: impl Fn(&mut Cx<'_, Note>) -> Addr<Note>,
     ) {
         let dice = cx.random();
-        let who = pick(cx);
+        let actor = pick(cx);
         match what {
             0..=3 => drop(cx.send(cx.me(), Note::new(world, dice))),
-            4..=7 => drop(cx.send(who, Note::new(world, dice))),
-            8 => cx.tell(who, Note::new(world, dice)),
+            4..=7 => drop(cx.send(actor, Note::new(world, dice))),
+            8 => cx.tell(actor, Note::new(world, dice)),
             9 | 10 => _ = cx.spawn_actor(actress(world, dice)),
-            11 => cx.terminate(who),
+            11 => cx.terminate(actor),
             12 => {
                 // Death by one's own ear, in the middle of a step.
                 let me = cx.me_as(|_: ()| panic!("an ear that kills"));
@@ -190,14 +190,14 @@ impl Actress {
             14 => {
                 let offered = actress(world, dice);
                 let mut offered = Some(offered);
-                cx.swap(who, move |cx: &mut Cx<'_, Note>, event| match &mut offered {
+                cx.swap(actor, move |cx: &mut Cx<'_, Note>, event| match &mut offered {
                     Some(actress) => actress.step(cx, event),
                     None => stop(),
                 });
             }
             15 => {
-                cx.monitor(who);
-                cx.notify(who);
+                cx.monitor(actor);
+                cx.notify(actor);
             }
             16 => {
                 let timer = cx.after(millis(dice % 30), Note::new(world, dice));
@@ -250,8 +250,8 @@ impl Actress {
                     move |_| Note::new(&of, dice),
                 );
             }
-            _ if dice.is_multiple_of(2) => cx.resume(who, ()),
-            _ => cx.throw(who, ()),
+            _ if dice.is_multiple_of(2) => cx.resume(actor, ()),
+            _ => cx.throw(actor, ()),
         }
     }
 }

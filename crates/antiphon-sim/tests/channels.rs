@@ -206,8 +206,8 @@ fn crashes_answer_each_delivery_once_and_all_find_the_channel_again() {
             .borrow()
             .heard
             .keys()
-            .filter(|(who, source)| {
-                living.contains(&who.node()) && living.contains(&NodeId::from_bits(*source))
+            .filter(|(actor, source)| {
+                living.contains(&actor.node()) && living.contains(&NodeId::from_bits(*source))
             })
             .count();
         assert_eq!(heard, SUBSCRIBERS * usize::from(NODES));

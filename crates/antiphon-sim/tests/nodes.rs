@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use antiphon_dist::{Config, DeliverError, LocateError, NetCx, PeerStatus, Status};
-use antiphon_sched::{Addr, Cx, Down, Event, Loop, NodeId, Why, millis, receive, receive_within, secs};
+use antiphon_sched::{
+    Addr, Cx, Down, Event, ExitReason, Loop, NodeId, millis, receive, receive_within, secs,
+};
 use antiphon_sim::{Faults, Replay, SimNode, World, seeds};
 
 /// One start of a source: its node's incarnation, and where it sends.
@@ -104,14 +106,17 @@ fn source(sched: &mut Loop, to: u16, book: &Shared) {
                     book.suspicious.insert(me.0);
                 }
             }
-            Event::Down(Down { who, why }) => {
-                assert!(matches!(why, Why::NodeLost | Why::NoActor), "sinks end with their nodes: {why}");
+            Event::Down(Down { actor, reason }) => {
+                assert!(
+                    matches!(reason, ExitReason::NodeLost | ExitReason::NoActor),
+                    "sinks end with their nodes: {reason}"
+                );
                 let mut book = book.borrow_mut();
                 book.downs += 1;
                 let open = book.monitors.entry(me).or_default();
                 assert_eq!(*open, 1, "one Down a monitor");
                 *open -= 1;
-                assert_eq!(sink.map(|sink| sink.id()), Some(who));
+                assert_eq!(sink.map(|sink| sink.id()), Some(actor));
                 sink = None;
                 cx.locate(&name(to), secs(600), Source::Found);
             }

@@ -281,10 +281,10 @@ fn everything_hostile_in_the_vectors_meets_the_refusal_that_they_name() {
             continue;
         };
         let mut parts = name.split('|').map(str::trim);
-        let (what, why) = (parts.next().expect("what"), parts.next_back().expect("why"));
+        let (what, reason) = (parts.next().expect("what"), parts.next_back().expect("why"));
         let word = hostile::refusal(what, &unhex(bytes.trim()));
-        let word = word.unwrap_or_else(|| panic!("{what}: {why}: this was taken"));
-        let _infallible = writeln!(text, "{what} | {word} | {why}:{bytes}");
+        let word = word.unwrap_or_else(|| panic!("{what}: {reason}: this was taken"));
+        let _infallible = writeln!(text, "{what} | {word} | {reason}:{bytes}");
         refused += 1;
     }
     assert!(refused > 90, "{refused} lines");

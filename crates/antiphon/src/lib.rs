@@ -42,10 +42,10 @@ pub mod prelude {
     /// TLS on those sockets.
     pub use antiphon_dist::{Tls, TlsAt, TlsConfig, TlsError, TlsFault};
     pub use antiphon_sched::{
-        Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, Failure, Fold, Handle, JobError, JoinError,
-        Joiner, Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Why, Wire, actor,
-        exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop, suspend,
-        swap, swap_actor, to,
+        Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, ExitReason, Failure, Fold, Handle, JobError,
+        JoinError, Joiner, Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Wire,
+        actor, exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop,
+        suspend, swap, swap_actor, to,
     };
     /// A loop without a node, and the sockets and child processes of actors.
     pub use antiphon_sched::{

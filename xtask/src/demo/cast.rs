@@ -44,8 +44,8 @@ struct Heard {
 
 impl Cast {
     pub(super) fn new(certificate: Option<&Path>) -> Result<Self, String> {
-        let secret = Secret::generate().map_err(|why| why.to_string())?;
-        let here = std::env::current_exe().map_err(|why| why.to_string())?;
+        let secret = Secret::generate().map_err(|reason| reason.to_string())?;
+        let here = std::env::current_exe().map_err(|reason| reason.to_string())?;
         let folder = here.parent().ok_or("this program is in no folder")?;
         let (tell, lines) = channel();
         Ok(Self {
@@ -136,7 +136,8 @@ impl Cast {
         command.args(arguments);
         command.env("ANTIPHON_LOOPBACK_ONLY", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|why| format!("{program} could not be started: {why}"))?;
+        let mut child =
+            command.spawn().map_err(|reason| format!("{program} could not be started: {reason}"))?;
         let role = self.actors.len();
         if let Some(stdout) = child.stdout.take() {
             self.listen(role, stdout, true);
@@ -194,7 +195,7 @@ impl Cast {
         let Process { name, stdin, .. } = &mut self.actors[role.0];
         let stdin = stdin.as_mut().ok_or_else(|| format!("{name}'s input has ended"))?;
         println!("{name:>10} > {line}");
-        writeln!(stdin, "{line}").map_err(|why| format!("{name} does not listen: {why}"))
+        writeln!(stdin, "{line}").map_err(|reason| format!("{name} does not listen: {reason}"))
     }
 
     /// Closes a process's input.
@@ -205,7 +206,7 @@ impl Cast {
     /// Kills a process, as a crash would.
     pub(super) fn kill(&mut self, role: Role) -> Result<(), String> {
         let child = &mut self.actors[role.0].child;
-        child.kill().and_then(|()| child.wait()).map(drop).map_err(|why| why.to_string())
+        child.kill().and_then(|()| child.wait()).map(drop).map_err(|reason| reason.to_string())
     }
 
     /// Waits until a process has ended well, and shows the rest of what it printed.
@@ -250,7 +251,7 @@ impl Cast {
     }
 
     fn try_wait(&mut self, role: Role) -> Result<Option<ExitStatus>, String> {
-        self.actors[role.0].child.try_wait().map_err(|why| why.to_string())
+        self.actors[role.0].child.try_wait().map_err(|reason| reason.to_string())
     }
 }
 
@@ -260,8 +261,8 @@ impl Drop for Cast {
         for process in &mut self.actors {
             if matches!(process.child.try_wait(), Ok(None)) {
                 let ended = process.child.kill().and_then(|()| process.child.wait());
-                if let Err(why) = ended {
-                    println!("{} could not be ended: {why}", process.name);
+                if let Err(reason) = ended {
+                    println!("{} could not be ended: {reason}", process.name);
                 }
             }
         }

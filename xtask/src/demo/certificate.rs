@@ -14,10 +14,10 @@ pub(super) struct Certificate {
 
 impl Certificate {
     pub(super) fn make() -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|why| why.to_string())?;
+        let folder = tempfile::tempdir().map_err(|reason| reason.to_string())?;
         let file = folder.path().join("demo.pem");
-        let pem = pem().map_err(|why| why.to_string())?;
-        write(&file, &pem).map_err(|why| format!("{}: {why}", file.display()))?;
+        let pem = pem().map_err(|reason| reason.to_string())?;
+        write(&file, &pem).map_err(|reason| format!("{}: {reason}", file.display()))?;
         Ok(Self { _folder: folder, file })
     }
 

@@ -74,6 +74,6 @@ fn name(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn text(why: std::io::Error) -> String {
-    why.to_string()
+fn text(reason: std::io::Error) -> String {
+    reason.to_string()
 }

@@ -107,13 +107,13 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
     let certificate = match options.tls.then(Certificate::make).transpose() {
         Ok(certificate) => certificate,
-        Err(why) => {
-            println!("no certificate could be made: {why}");
+        Err(reason) => {
+            println!("no certificate could be made: {reason}");
             return ExitCode::FAILURE;
         }
     };
-    if let Err(why) = build(&wanted) {
-        println!("the examples could not be built: {why}");
+    if let Err(reason) = build(&wanted) {
+        println!("the examples could not be built: {reason}");
         return ExitCode::FAILURE;
     }
     let file = certificate.as_ref().map(Certificate::file);
@@ -142,7 +142,7 @@ fn build(demos: &[&Demo]) -> Result<(), String> {
     match cargo.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("cargo ended with {status}")),
-        Err(why) => Err(why.to_string()),
+        Err(reason) => Err(reason.to_string()),
     }
 }
 
@@ -154,7 +154,7 @@ fn play(demo: &Demo, certificate: Option<&Path>) -> Outcome {
     let seconds = begun.elapsed().as_secs_f64();
     match &verdict {
         Ok(seen) => println!("demo {}{by}: passed ({seen}, {seconds:.1} s)", demo.name),
-        Err(why) => println!("demo {}{by}: failed: {why}", demo.name),
+        Err(reason) => println!("demo {}{by}: failed: {reason}", demo.name),
     }
     Outcome { name: demo.name, seconds, verdict }
 }

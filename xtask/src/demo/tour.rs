@@ -5,16 +5,16 @@ use std::fs;
 use super::cast::{Cast, Role};
 
 pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
-    let folder = tempfile::tempdir().map_err(|why| why.to_string())?;
+    let folder = tempfile::tempdir().map_err(|reason| reason.to_string())?;
     let (file, dest) = (folder.path().join("letter"), folder.path().join("taken"));
-    fs::write(&file, "dear bob").map_err(|why| why.to_string())?;
+    fs::write(&file, "dear bob").map_err(|reason| reason.to_string())?;
 
     let hub = cast.start("hub", "tour_hub", &["--file", &file.display().to_string()])?;
     let ada = cast.start("ada", "tour_guest", &["--name", "ada"])?;
     let taken = dest.display().to_string();
     let bob = cast.start("bob", "tour_guest", &["--name", "bob", "--dest-path", &taken])?;
     cast.listen_until("the moment to kill ada", |cast| has(cast, hub, "7 failure: kill ada now"))?;
-    if fs::read(dest.join("letter")).map_err(|why| why.to_string())? != b"dear bob" {
+    if fs::read(dest.join("letter")).map_err(|reason| reason.to_string())? != b"dear bob" {
         return Err("another letter arrived".into());
     }
     cast.kill(ada)?;

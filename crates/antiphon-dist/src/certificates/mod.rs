@@ -29,12 +29,12 @@ pub enum TlsError {
         source: io::Error,
     },
     /// A file is no PEM, or damaged.
-    #[error("{} is no PEM file, or a damaged one ({why}); copy it once more from where it was made", file.display())]
+    #[error("{} is no PEM file, or a damaged one ({reason}); copy it once more from where it was made", file.display())]
     NotPem {
         /// Which.
         file: PathBuf,
         /// What the parser said.
-        why: String,
+        reason: String,
     },
     /// A file holds no certificate.
     #[error("{} holds no certificate; name a PEM file with `BEGIN CERTIFICATE` in it", file.display())]
@@ -43,12 +43,12 @@ pub enum TlsError {
         file: PathBuf,
     },
     /// A certificate cannot be used.
-    #[error("a certificate in {} cannot be used ({why}); make a new one", file.display())]
+    #[error("a certificate in {} cannot be used ({reason}); make a new one", file.display())]
     BadCertificate {
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
-        why: String,
+        reason: String,
     },
     /// The own certificate has expired.
     #[error("the certificate in {} has expired at {at}; make a new one, and give it to the peers too", file.display())]
@@ -105,12 +105,12 @@ pub enum TlsError {
         file: PathBuf,
     },
     /// The key is of a kind that cannot be used.
-    #[error("the key in {} cannot be used ({why}); make one by RSA (2048 bits or more), P-256, P-384 or Ed25519", file.display())]
+    #[error("the key in {} cannot be used ({reason}); make one by RSA (2048 bits or more), P-256, P-384 or Ed25519", file.display())]
     BadKey {
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
-        why: String,
+        reason: String,
     },
     /// The key belongs to another certificate.
     #[error(

@@ -50,7 +50,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
 fn certificates_in(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let mut found = Vec::new();
     for section in sections(text) {
-        let (kind, der) = section.map_err(|why| not_pem(file, why))?;
+        let (kind, der) = section.map_err(|reason| not_pem(file, reason))?;
         if kind == SectionKind::Certificate {
             found.push(CertificateDer::from(der));
         }
@@ -70,7 +70,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         return Err(TlsError::EncryptedKey { file: file.to_owned() });
     }
     for section in sections(&text) {
-        let (kind, der) = section.map_err(|why| not_pem(file, why))?;
+        let (kind, der) = section.map_err(|reason| not_pem(file, reason))?;
         if let Some(key) = PrivateKeyDer::from_pem(kind, der) {
             check_mode(file, &opened)?;
             return Ok(key);
@@ -85,8 +85,8 @@ fn sections(text: &[u8]) -> impl Iterator<Item = Section> {
     <(SectionKind, Vec<u8>)>::pem_slice_iter(text)
 }
 
-fn not_pem(file: &Path, why: rustls_pki_types::pem::Error) -> TlsError {
-    TlsError::NotPem { file: file.to_owned(), why: why.to_string() }
+fn not_pem(file: &Path, reason: rustls_pki_types::pem::Error) -> TlsError {
+    TlsError::NotPem { file: file.to_owned(), reason: reason.to_string() }
 }
 
 fn holds(text: &[u8], marker: &[u8]) -> bool {

@@ -114,20 +114,20 @@ impl<T: Wire + Clone> Fan<T> {
     }
 
     /// Whether another node has brought somebody.
-    pub(super) fn is_brought_by(&self, who: ActorId, node: NodeId) -> bool {
-        self.entries.get(&who).and_then(|entry| entry.share.as_ref()).is_some_and(|share| share.by == node)
+    pub(super) fn is_brought_by(&self, actor: ActorId, node: NodeId) -> bool {
+        self.entries.get(&actor).and_then(|entry| entry.share.as_ref()).is_some_and(|share| share.by == node)
     }
 
     /// Whether somebody is here as an actor or as a branch, by the wish of this node or a peer.
-    pub(super) fn is_held(&self, who: ActorId, by: Option<NodeId>, as_branch: bool) -> bool {
-        self.entries.get(&who).is_some_and(|entry| {
+    pub(super) fn is_held(&self, actor: ActorId, by: Option<NodeId>, as_branch: bool) -> bool {
+        self.entries.get(&actor).is_some_and(|entry| {
             let is_branch = matches!(entry.receiver, Receiver::Branch(..));
             is_branch == as_branch && entry.share.as_ref().map(|share| share.by) == by
         })
     }
 
-    pub(super) fn has(&self, who: ActorId) -> bool {
-        self.entries.contains_key(&who)
+    pub(super) fn has(&self, actor: ActorId) -> bool {
+        self.entries.contains_key(&actor)
     }
 
     /// The answers that one delivery waits for: of branches, and of actors elsewhere than at `home`.
@@ -163,8 +163,8 @@ impl<T: Wire + Clone> Fan<T> {
     }
 
     /// Takes somebody out, who may have ended.
-    pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, who: ActorId) -> Option<Receiver<T>> {
-        let Entry { receiver, monitor, share } = self.entries.remove(&who)?;
+    pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, actor: ActorId) -> Option<Receiver<T>> {
+        let Entry { receiver, monitor, share } = self.entries.remove(&actor)?;
         cx.demonitor(monitor);
         self.total -= receiver.weight();
         if let Some(share) = &share {
@@ -242,7 +242,7 @@ fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
     match cx.send(to, message) {
         Ok(()) => true,
         Err(error) => {
-            cx.door().dead_letter(to.target_id(), type_name::<T>(), error.why());
+            cx.door().dead_letter(to.target_id(), type_name::<T>(), error.reason());
             quietly(|| drop(error));
             false
         }

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Down, Event, Guard, Monitor, NodeId, Reply, SendError, Step, Undelivered, Why,
-    Wire, millis, receive, secs, stop,
+    Actor, ActorId, Addr, Cx, Down, Event, ExitReason, Guard, Monitor, NodeId, Reply, SendError, Step,
+    Undelivered, Wire, millis, receive, secs, stop,
 };
 
 use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
@@ -166,7 +166,7 @@ impl<T: Wire + Clone> Hub<T> {
             ) => false,
             (Message::Send { .. } | Message::Deliver { .. } | Message::Subscribe { .. }, _) => true,
             (Message::Attach { branch, is_relay, .. }, _) => by == branch.node() || !is_relay,
-            (Message::Unsubscribe { who }, _) => by == who.node() || self.fan.is_brought_by(*who, by),
+            (Message::Unsubscribe { actor }, _) => by == actor.node() || self.fan.is_brought_by(*actor, by),
             (Message::Above { from, .. }, _) => by == from.node(),
             (Message::Detach { from }, _) => by == from.node(),
         }
@@ -191,7 +191,9 @@ impl<T: Wire + Clone> Hub<T> {
                 self.tell_all_below(cx);
             }
             Own::Joined(Ok(Subscribed::Done(above))) => self.joined(cx, told(above)),
-            Own::Joined(Ok(Subscribed::Refused(why)) | Err(why)) => self.fail(cx, &super::why_of(why), why),
+            Own::Joined(Ok(Subscribed::Refused(reason)) | Err(reason)) => {
+                self.fail(cx, &super::reason_of(reason), reason)
+            }
             Own::End => self.is_over = true,
         }
     }
@@ -237,8 +239,9 @@ impl<T: Wire + Clone> Hub<T> {
         let left = order.until.since(cx.now());
         let has_room = self.waves.has_room(order.by, 0) && self.waves.may_wait(order.by, order.bytes);
         if left.is_zero() || !has_room {
-            let why = if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
-            cx.answer(order.reply, why);
+            let reason =
+                if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
+            cx.answer(order.reply, reason);
             return quietly(|| drop(order.message));
         }
         let number = self.waves.next_number();
@@ -280,9 +283,9 @@ impl<T: Wire + Clone> Hub<T> {
             }
             WaveEnd::Attached { branch, reply } => match over.refused {
                 None => grant(cx, reply),
-                Some(why) => {
+                Some(reason) => {
                     self.drop_receiver(cx, branch.id());
-                    refuse_branch(cx, branch.id(), reply, why);
+                    refuse_branch(cx, branch.id(), reply, reason);
                 }
             },
         }
@@ -306,9 +309,9 @@ impl<T: Wire + Clone> Hub<T> {
             Role::Relay { phase: Phase::Open, .. } | Role::Channel { .. } => {}
         }
         match message {
-            Message::Subscribe { who, reply } => self.subscribe(cx, by, who, reply),
+            Message::Subscribe { actor, reply } => self.subscribe(cx, by, actor, reply),
             Message::Attach { branch, is_relay, reply } => self.attach(cx, by, branch, is_relay, reply),
-            Message::Unsubscribe { who } => self.drop_receiver(cx, who),
+            Message::Unsubscribe { actor } => self.drop_receiver(cx, actor),
             _ => {}
         }
     }
@@ -318,8 +321,8 @@ impl<T: Wire + Clone> Hub<T> {
         if !matches!(message, Message::Unsubscribe { .. }) {
             let relay = super::relay_for(cx.door(), of);
             if let Err(error) = cx.send(relay, message.into()) {
-                let why = super::refusal(error.why().into());
-                self.turn_away(cx, error.into_message().what, why);
+                let reason = super::refusal(error.reason().into());
+                self.turn_away(cx, error.into_message().what, reason);
             }
         }
     }
@@ -328,17 +331,17 @@ impl<T: Wire + Clone> Hub<T> {
         &mut self,
         cx: &mut HubCx<'_, T>,
         by: Option<NodeId>,
-        who: Addr<T>,
+        actor: Addr<T>,
         reply: Option<Reply<Subscribed>>,
     ) {
         // Others may have subscribed it before: whose it is, has the say.
-        let is_own = by.is_none_or(|by| by == who.node());
-        if !self.fan.has(who.id()) || (is_own && !self.fan.is_held(who.id(), by, false)) {
+        let is_own = by.is_none_or(|by| by == actor.node());
+        if !self.fan.has(actor.id()) || (is_own && !self.fan.is_held(actor.id(), by, false)) {
             let share = match self.fan.take_share(cx, by) {
                 Ok(share) => share,
-                Err(why) => return self.refuse_actor(cx, by, who.id(), reply, why),
+                Err(reason) => return self.refuse_actor(cx, by, actor.id(), reply, reason),
             };
-            self.fan.insert(cx, Receiver::Actor(who), share);
+            self.fan.insert(cx, Receiver::Actor(actor), share);
             self.counted(cx);
         }
         grant(cx, reply);
@@ -363,15 +366,15 @@ impl<T: Wire + Clone> Hub<T> {
             () if !is_relay && !self.waves.has_room(by, 1) => Some(SubscribeError::Busy),
             () => None,
         };
-        if let Some(why) = refusal {
-            return refuse_branch(cx, id, reply, why);
+        if let Some(reason) = refusal {
+            return refuse_branch(cx, id, reply, reason);
         }
         if self.fan.is_held(id, by, true) {
             return grant(cx, reply);
         }
         let share = match self.fan.take_share(cx, by) {
             Ok(share) => share,
-            Err(why) => return refuse_branch(cx, id, reply, why),
+            Err(reason) => return refuse_branch(cx, id, reply, reason),
         };
         self.fan.insert(cx, Receiver::Branch(branch, 0), share);
         if is_relay {
@@ -385,8 +388,8 @@ impl<T: Wire + Clone> Hub<T> {
         self.begin_wave(cx, by, (wave, 1, 0), WaveEnd::Attached { branch, reply });
     }
 
-    fn drop_receiver(&mut self, cx: &mut HubCx<'_, T>, who: ActorId) {
-        let Some(receiver) = self.fan.remove(cx, who) else { return };
+    fn drop_receiver(&mut self, cx: &mut HubCx<'_, T>, actor: ActorId) {
+        let Some(receiver) = self.fan.remove(cx, actor) else { return };
         if let Receiver::Branch(branch, _) = receiver {
             let from = cx.id();
             cx.tell(branch, Message::Detach { from }.into());
@@ -399,24 +402,24 @@ impl<T: Wire + Clone> Hub<T> {
         &mut self,
         cx: &mut HubCx<'_, T>,
         by: Option<NodeId>,
-        who: ActorId,
+        actor: ActorId,
         reply: Option<Reply<Subscribed>>,
-        why: SubscribeError,
+        reason: SubscribeError,
     ) {
         match reply {
-            Some(reply) => cx.answer(reply, Subscribed::Refused(why)),
+            Some(reply) => cx.answer(reply, Subscribed::Refused(reason)),
             None if by.is_none() => {
                 let channel = self.channel_id(cx.id());
-                super::tell_closed(cx.door(), who, channel, super::why_of(why));
+                super::tell_closed(cx.door(), actor, channel, super::reason_of(reason));
             }
-            None => tracing::debug!(subscriber = %who, %why, "an actor elsewhere was not subscribed"),
+            None => tracing::debug!(subscriber = %actor, %reason, "an actor elsewhere was not subscribed"),
         }
     }
 
-    fn turn_away(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>, why: SubscribeError) {
+    fn turn_away(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>, reason: SubscribeError) {
         match message {
-            Message::Subscribe { who, reply } => self.refuse_actor(cx, None, who.id(), reply, why),
-            Message::Attach { branch, reply, .. } => refuse_branch(cx, branch.id(), reply, why),
+            Message::Subscribe { actor, reply } => self.refuse_actor(cx, None, actor.id(), reply, reason),
+            Message::Attach { branch, reply, .. } => refuse_branch(cx, branch.id(), reply, reason),
             _ => {}
         }
     }
@@ -487,9 +490,9 @@ impl<T: Wire + Clone> Hub<T> {
             () if !self.waves.has_room(by, self.fan.branches().count()) => Some(SubscribeError::Busy),
             () => None,
         };
-        if let Some(why) = refusal {
+        if let Some(reason) = refusal {
             if let Some(reply) = reply {
-                cx.answer(reply, Delivered::Refused(why));
+                cx.answer(reply, Delivered::Refused(reason));
             }
             return;
         }
@@ -537,19 +540,19 @@ impl<T: Wire + Clone> Hub<T> {
     // Ends.
 
     fn on_down(&mut self, cx: &mut HubCx<'_, T>, down: &Down) {
-        if self.fan.remove(cx, down.who).is_some() {
-            tracing::debug!(subscriber = %down.who, why = %down.why, "a subscriber has ended");
+        if self.fan.remove(cx, down.actor).is_some() {
+            tracing::debug!(subscriber = %down.actor, reason = %down.reason, "a subscriber has ended");
             self.counted(cx);
         }
-        if self.ups.remove(&down.who).is_none() {
+        if self.ups.remove(&down.actor).is_none() {
             return;
         }
         match &self.role {
             Role::Channel { .. } => self.tell_all_below(cx),
             Role::Relay { .. } => {
-                let lost = matches!(down.why, Why::NodeLost);
-                let why = if lost { SubscribeError::NodeLost } else { SubscribeError::NoChannel };
-                self.fail(cx, &down.why, why);
+                let lost = matches!(down.reason, ExitReason::NodeLost);
+                let reason = if lost { SubscribeError::NodeLost } else { SubscribeError::NoChannel };
+                self.fail(cx, &down.reason, reason);
             }
         }
     }
@@ -567,21 +570,21 @@ impl<T: Wire + Clone> Hub<T> {
     }
 
     /// The relay has no channel any more: its subscribers are told, once.
-    fn fail(&mut self, cx: &mut HubCx<'_, T>, why: &Why, refusal: SubscribeError) {
+    fn fail(&mut self, cx: &mut HubCx<'_, T>, reason: &ExitReason, refusal: SubscribeError) {
         let Role::Relay { phase, .. } = &mut self.role else { return };
         if let Phase::Joining(waiting) = std::mem::replace(phase, Phase::Open) {
             for message in waiting {
                 self.turn_away(cx, message, refusal);
             }
         }
-        self.tell_end(cx, why);
+        self.tell_end(cx, reason);
     }
 
     /// Tells all actors of this node that receive from here that nothing more comes.
-    fn tell_end(&mut self, cx: &mut HubCx<'_, T>, why: &Why) {
+    fn tell_end(&mut self, cx: &mut HubCx<'_, T>, reason: &ExitReason) {
         let channel = self.channel_id(cx.id());
         for actor in self.fan.actors() {
-            super::tell_closed(cx.door(), actor.id(), channel, why.clone());
+            super::tell_closed(cx.door(), actor.id(), channel, reason.clone());
         }
         for order in self.waves.take_all_waiting() {
             cx.answer(order.reply, Delivered::Closed);
@@ -627,12 +630,12 @@ fn refuse_branch<T: Wire>(
     cx: &mut HubCx<'_, T>,
     branch: ActorId,
     reply: Option<Reply<Subscribed>>,
-    why: SubscribeError,
+    reason: SubscribeError,
 ) {
     match reply {
-        Some(reply) => cx.answer(reply, Subscribed::Refused(why)),
+        Some(reply) => cx.answer(reply, Subscribed::Refused(reason)),
         None if may_say(cx.door(), "not subscribed", branch) => {
-            tracing::warn!(subscriber = %branch, %why, "a channel was not subscribed to another (said once an hour)");
+            tracing::warn!(subscriber = %branch, %reason, "a channel was not subscribed to another (said once an hour)");
         }
         None => {}
     }
@@ -659,7 +662,7 @@ impl<T: Wire + Clone> Actor<Told<Message<T>>> for Hub<T> {
             Event::Start => self.start(cx),
             Event::Message(message) => self.take(cx, message),
             Event::Down(down) => self.on_down(cx, &down),
-            Event::Terminate => self.tell_end(cx, &Why::Terminated),
+            Event::Terminate => self.tell_end(cx, &ExitReason::Terminated),
             // Nobody has anything to throw at it.
             Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
             _ => {}

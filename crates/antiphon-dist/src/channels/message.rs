@@ -21,11 +21,11 @@ pub enum ChannelMessage<T> {
     /// To be passed on once there are `n` receivers; the answer tells how many have it.
     Deliver { message: T, n: u64, within: Duration, hops: u8, reply: Reply<Delivered> },
     /// An actor is to receive all that is passed on.
-    Subscribe { who: Addr<T>, reply: Option<Reply<Subscribed>> },
+    Subscribe { actor: Addr<T>, reply: Option<Reply<Subscribed>> },
     /// Another channel, or a relay on its own behalf, is to receive it, and to pass it on.
     Attach { branch: HubAddr<T>, is_relay: bool, reply: Option<Reply<Subscribed>> },
     /// That is over.
-    Unsubscribe { who: ActorId },
+    Unsubscribe { actor: ActorId },
     /// So many receivers are behind a branch.
     Count { branch: ActorId, below: u64 },
     /// To a branch: these are above it, if it comes to stand below `from`.
@@ -98,9 +98,9 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 reply.encode(out)?;
                 message.encode(out)
             }
-            Self::Subscribe { who, reply } => {
+            Self::Subscribe { actor, reply } => {
                 packing::begin(out, 3, 2)?;
-                who.encode(out)?;
+                actor.encode(out)?;
                 reply.encode(out)
             }
             Self::Attach { branch, is_relay, reply } => {
@@ -109,9 +109,9 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 is_relay.encode(out)?;
                 reply.encode(out)
             }
-            Self::Unsubscribe { who } => {
+            Self::Unsubscribe { actor } => {
                 packing::begin(out, 2, 4)?;
-                bits(*who).encode(out)
+                bits(*actor).encode(out)
             }
             Self::Count { branch, below } => {
                 packing::begin(out, 3, 5)?;
@@ -143,13 +143,13 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 let (reply, message) = (Wire::decode(from)?, T::decode(from)?);
                 Self::Deliver { message, n, within: Duration::from_millis(millis), hops, reply }
             }
-            (3, 2) => Self::Subscribe { who: Wire::decode(from)?, reply: Wire::decode(from)? },
+            (3, 2) => Self::Subscribe { actor: Wire::decode(from)?, reply: Wire::decode(from)? },
             (4, 3) => Self::Attach {
                 branch: Wire::decode(from)?,
                 is_relay: Wire::decode(from)?,
                 reply: Wire::decode(from)?,
             },
-            (2, 4) => Self::Unsubscribe { who: id_of(Wire::decode(from)?) },
+            (2, 4) => Self::Unsubscribe { actor: id_of(Wire::decode(from)?) },
             (3, 5) => Self::Count { branch: id_of(Wire::decode(from)?), below: Wire::decode(from)? },
             (4, 6) => {
                 let (from_whom, ids) = (Wire::decode(from)?, Vec::<Bits>::decode(from)?);
@@ -173,7 +173,7 @@ impl Wire for Delivered {
             Self::TooFew(count) => (1, *count),
             Self::TooMany => (2, 0),
             Self::Closed => (3, 0),
-            Self::Refused(why) => (4, u64::from(code_of(*why))),
+            Self::Refused(reason) => (4, u64::from(code_of(*reason))),
         };
         packing::begin(out, 2, kind)?;
         number.encode(out)
@@ -204,9 +204,9 @@ impl Wire for Subscribed {
                 packing::begin(out, 2, 0)?;
                 all_bits(above).encode(out)
             }
-            Self::Refused(why) => {
+            Self::Refused(reason) => {
                 packing::begin(out, 2, 1)?;
-                code_of(*why).encode(out)
+                code_of(*reason).encode(out)
             }
         }
     }
@@ -252,8 +252,8 @@ const CODES: [SubscribeError; 9] = [
     SubscribeError::OverQuota,
 ];
 
-fn code_of(why: SubscribeError) -> u8 {
-    let code = CODES.iter().position(|known| *known == why);
+fn code_of(reason: SubscribeError) -> u8 {
+    let code = CODES.iter().position(|known| *known == reason);
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
@@ -275,9 +275,9 @@ mod tests {
 
     #[test]
     fn answers_and_refusals_come_back_as_they_were() {
-        for why in CODES {
-            assert_eq!(again(&Subscribed::Refused(why)), Subscribed::Refused(why));
-            assert_eq!(again(&Delivered::Refused(why)), Delivered::Refused(why));
+        for reason in CODES {
+            assert_eq!(again(&Subscribed::Refused(reason)), Subscribed::Refused(reason));
+            assert_eq!(again(&Delivered::Refused(reason)), Delivered::Refused(reason));
         }
         let above = vec![id_of((1, 2)), id_of((u64::MAX, 3))];
         assert_eq!(again(&Subscribed::Done(above.clone())), Subscribed::Done(above));

@@ -14,8 +14,8 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, Key, Manner, NodeId, Reply, SendError,
-    Target, Undelivered, Why, Wire, secs,
+    ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, ExitReason, Key, Manner, NodeId, Reply,
+    SendError, Target, Undelivered, Wire, secs,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -57,7 +57,7 @@ pub trait Subscriber<T>: Copy + sealed::Sealed {
 
 impl<T> Subscriber<T> for Addr<T> {
     fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T> {
-        ChannelMessage::Subscribe { who: self, reply }
+        ChannelMessage::Subscribe { actor: self, reply }
     }
 
     fn subscriber_id(self) -> ActorId {
@@ -85,9 +85,9 @@ pub(crate) fn open<T: Wire + Clone>(
     node_behind(door).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
     let tag = door.tag_of::<T>();
     let hub = door.spawn_actor(Hub::channel(name, transform));
-    if let Err(why) = register(door, (Space::Channel, name), hub, tag, owner) {
+    if let Err(reason) = register(door, (Space::Channel, name), hub, tag, owner) {
         door.terminate(hub);
-        return Err(why);
+        return Err(reason);
     }
     Ok(Channel(Addr::of(hub.id())))
 }
@@ -118,13 +118,13 @@ pub(crate) fn subscribe<T: Wire + Clone>(
     channel: Channel<T>,
     subscriber: impl Subscriber<T>,
 ) {
-    let who = subscriber.subscriber_id();
-    let holder = holder(door, channel, who);
+    let actor = subscriber.subscriber_id();
+    let holder = holder(door, channel, actor);
     if let Err(error) = door.send(holder, subscriber.request(None).into()) {
-        let why = refusal(error.why().into());
+        let reason = refusal(error.reason().into());
         match error.into_message().what {
-            ChannelMessage::Subscribe { .. } => tell_closed(door, who, channel.id(), why_of(why)),
-            _ => tracing::warn!(subscriber = %who, %why, "a channel was not subscribed to another"),
+            ChannelMessage::Subscribe { .. } => tell_closed(door, actor, channel.id(), reason_of(reason)),
+            _ => tracing::warn!(subscriber = %actor, %reason, "a channel was not subscribed to another"),
         }
     }
 }
@@ -141,8 +141,8 @@ pub(crate) fn subscribe_within<M: 'static, T: Wire + Clone>(
     cx.ask(holder, timeout, request, move |answered: Result<Subscribed, AskError>| {
         answer(match answered {
             Ok(Subscribed::Done(_)) => Ok(()),
-            Ok(Subscribed::Refused(why)) => Err(why),
-            Err(why) => Err(refusal(why)),
+            Ok(Subscribed::Refused(reason)) => Err(reason),
+            Err(reason) => Err(refusal(reason)),
         })
     });
 }
@@ -152,17 +152,17 @@ pub(crate) fn unsubscribe<T: Wire + Clone>(
     channel: Channel<T>,
     subscriber: impl Subscriber<T>,
 ) {
-    let who = subscriber.subscriber_id();
+    let actor = subscriber.subscriber_id();
     let (home, tag) = (door.home(), door.tag_of::<T>());
-    let holder = if channel.node() != home && who.node() == home {
+    let holder = if channel.node() != home && actor.node() == home {
         let Some(relay) = node_behind(door).and_then(|core| core.relay_of(channel.id(), tag)) else { return };
         Addr::of(ActorId::new(home, relay))
     } else {
         channel.0
     };
-    if let Err(why) = door.send(holder, ChannelMessage::Unsubscribe { who }.into()) {
+    if let Err(reason) = door.send(holder, ChannelMessage::Unsubscribe { actor }.into()) {
         // The channel is gone, or its node is: so is the subscription.
-        tracing::debug!(%why, "a subscription was not taken back");
+        tracing::debug!(%reason, "a subscription was not taken back");
     }
 }
 
@@ -184,21 +184,21 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
             Ok(Delivered::TooMany) => Err(DeliverError::TooManyDeliveries),
             Ok(Delivered::Closed) => Err(DeliverError::Refused(Undelivered::NoActor)),
             Ok(Delivered::Refused(_)) => Err(DeliverError::Unknown),
-            Err(why) => Err(undelivered(why)),
+            Err(reason) => Err(undelivered(reason)),
         })
     });
 }
 
 /// Tells an actor of this node, once, that it receives nothing more from a channel.
-fn tell_closed(door: &mut Door<'_>, subscriber: ActorId, channel: ActorId, why: Why) {
+fn tell_closed(door: &mut Door<'_>, subscriber: ActorId, channel: ActorId, reason: ExitReason) {
     if subscriber.node() == door.home() {
-        door.tell_down(subscriber.key(), channel, why);
+        door.tell_down(subscriber.key(), channel, reason);
     }
 }
 
 /// What an ask that has no answer means for a subscription.
-fn refusal(why: AskError) -> SubscribeError {
-    match why {
+fn refusal(reason: AskError) -> SubscribeError {
+    match reason {
         AskError::TimedOut => SubscribeError::TimedOut,
         AskError::Full | AskError::Busy => SubscribeError::Busy,
         AskError::WrongType => SubscribeError::WrongType,
@@ -210,16 +210,16 @@ fn refusal(why: AskError) -> SubscribeError {
 }
 
 /// What a refusal looks like in a `Down`.
-fn why_of(why: SubscribeError) -> Why {
-    match why {
-        SubscribeError::NoChannel => Why::NoActor,
-        SubscribeError::NodeLost | SubscribeError::TimedOut => Why::NodeLost,
-        other => Why::Failed(other.to_string()),
+fn reason_of(reason: SubscribeError) -> ExitReason {
+    match reason {
+        SubscribeError::NoChannel => ExitReason::NoActor,
+        SubscribeError::NodeLost | SubscribeError::TimedOut => ExitReason::NodeLost,
+        other => ExitReason::Failed(other.to_string()),
     }
 }
 
-fn undelivered(why: AskError) -> DeliverError {
-    match why {
+fn undelivered(reason: AskError) -> DeliverError {
+    match reason {
         AskError::TimedOut => DeliverError::TimedOut,
         AskError::NoActor => DeliverError::Refused(Undelivered::NoActor),
         AskError::Full => DeliverError::Refused(Undelivered::Full),

@@ -203,7 +203,7 @@ impl<T> Waves<T> {
         wave.open -= 1;
         match outcome {
             Delivered::To(count) => wave.over.have = wave.over.have.saturating_add(count),
-            Delivered::Refused(why) => wave.over.refused = Some(why),
+            Delivered::Refused(reason) => wave.over.refused = Some(reason),
             Delivered::TooFew(_) | Delivered::TooMany | Delivered::Closed => {}
         }
         let (by, is_over) = (wave.by, wave.open == 0);

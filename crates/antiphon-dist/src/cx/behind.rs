@@ -25,18 +25,18 @@ pub(crate) fn may_say(door: &mut Door<'_>, kind: &'static str, about: impl Displ
 pub(crate) fn register<M: Wire>(
     door: &mut Door<'_>,
     (space, name): (Space, &str),
-    who: Addr<M>,
+    actor: Addr<M>,
     tag: &'static str,
     owner: Option<Key>,
 ) -> Result<(), RegisterError> {
     let core = node_behind(door).ok_or(RegisterError::NoNode)?;
-    let waiting = core.register((space, name), who.id().key(), tag, owner)?;
-    if !door.expose(who) {
+    let waiting = core.register((space, name), actor.id().key(), tag, owner)?;
+    if !door.expose(actor) {
         // It was ended within this very step: nobody would take the name back later.
         node_behind(door).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
     }
     for port in waiting {
-        let found: Result<FoundName, LocateError> = Ok(FoundName { id: who.id() });
+        let found: Result<FoundName, LocateError> = Ok(FoundName { id: actor.id() });
         settle(door, port, found);
     }
     Ok(())

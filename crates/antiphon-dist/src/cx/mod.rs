@@ -171,7 +171,7 @@ pub trait NetCx<M: 'static> {
     ///
     /// An actor is told of a refusal, or of the channel's end, by one `Event::Down` with the channel's id. (One that
     /// lives neither on this node nor on the channel's is told of nothing, and costs a copy of its own.) That `Down` is
-    /// the subscription's own (`down.who == channel.id()`), besides those of monitors. On order, see
+    /// the subscription's own (`down.actor == channel.id()`), besides those of monitors. On order, see
     /// [`NetCx::channel`].
     fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>);
 

@@ -111,7 +111,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
                     core.time_receipt(port, timeout);
                 }
             }
-            Err(error) => settle(self.door(), port, Err::<(), _>(DeliverError::Refused(error.why()))),
+            Err(error) => settle(self.door(), port, Err::<(), _>(DeliverError::Refused(error.reason()))),
         }
     }
 

@@ -61,29 +61,29 @@ impl Actor<Note> for Deleter {
                 self.looking = false;
                 cx.ask(keeper, self.timeout, |reply| ToKeeper::Delete(path, reply).into(), Note::Answered);
             }
-            Event::Message(Note::Keeper(Err(why))) => return self.end(cx, Err(of_locating(&why))),
+            Event::Message(Note::Keeper(Err(reason))) => return self.end(cx, Err(of_locating(&reason))),
             Event::Message(Note::Answered(done)) => {
                 let result = match done {
                     Ok(DeleteAnswer(Ok(true))) => Ok(()),
                     Ok(DeleteAnswer(Ok(false))) => Err(DeleteError::NotFound),
-                    Ok(DeleteAnswer(Err(why))) => Err(why.into()),
-                    Err(why) => Err(why.into()),
+                    Ok(DeleteAnswer(Err(reason))) => Err(reason.into()),
+                    Err(reason) => Err(reason.into()),
                 };
                 return self.end(cx, result);
             }
             Event::Message(Note::Late) => {
-                let why = if self.looking { DeleteError::NoAnswer } else { DeleteError::TimedOut };
-                return self.end(cx, Err(why));
+                let reason = if self.looking { DeleteError::NoAnswer } else { DeleteError::TimedOut };
+                return self.end(cx, Err(reason));
             }
-            Event::Down(down) if down.who == self.asker => return stop(),
+            Event::Down(down) if down.actor == self.asker => return stop(),
             _ => {}
         }
         receive()
     }
 }
 
-fn of_locating(why: &LocateError) -> DeleteError {
-    match why {
+fn of_locating(reason: &LocateError) -> DeleteError {
+    match reason {
         LocateError::TimedOut => DeleteError::NoAnswer,
         LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => DeleteError::Version,
         LocateError::TooManyOpen | LocateError::Refused => DeleteError::TooManyOpen,

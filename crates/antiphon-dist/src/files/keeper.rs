@@ -109,13 +109,13 @@ impl Keeper {
                 let receiver = cx.spawn_actor(receiver);
                 self.receivers.insert(receiver.id(), by);
                 cx.monitor(receiver);
-                if let Err(why) = open_to(cx.door(), receiver.id(), self.audience.clone()) {
-                    tracing::debug!(%why, "a receiver ended before it began");
+                if let Err(reason) = open_to(cx.door(), receiver.id(), self.audience.clone()) {
+                    tracing::debug!(%reason, "a receiver ended before it began");
                 }
             }
-            Err((reply, why)) => {
-                count_refusal(cx.door(), by, &why);
-                cx.answer(reply, OfferAnswer::Refused(why));
+            Err((reply, reason)) => {
+                count_refusal(cx.door(), by, &reason);
+                cx.answer(reply, OfferAnswer::Refused(reason));
             }
         }
     }
@@ -138,13 +138,13 @@ impl Keeper {
         }
         match TargetPath::checked(offer.path.clone()) {
             Ok(path) => Ok(Receiver::new(dest, path, &offer, (by, whom), reply)),
-            Err(why) => Err((reply, FileRefused::BadPath(why))),
+            Err(reason) => Err((reply, FileRefused::BadPath(reason))),
         }
     }
 
     /// A receiver has ended.
     fn on_down(&mut self, cx: &mut Cx<'_, Note>, down: &Down) {
-        let Some(by) = self.receivers.remove(&down.who) else { return };
+        let Some(by) = self.receivers.remove(&down.actor) else { return };
         self.places.leave(by);
         self.ended += 1;
         if self.ended >= ENDED_MAX {
@@ -164,10 +164,10 @@ impl Keeper {
         let (dest, path) = match (self.dest.clone(), room.and(path)) {
             (Some(dest), Ok(path)) => (dest, path),
             (None, _) => return answer_deletion(cx, by, reply, Err(FileRefused::NoDestPath)),
-            (Some(_), Err(why)) => return answer_deletion(cx, by, reply, Err(why)),
+            (Some(_), Err(reason)) => return answer_deletion(cx, by, reply, Err(reason)),
         };
         self.deletions.enter(by);
-        let no_job = |why: JobError| Err(FileRefused::Disk(why.to_string()));
+        let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
         let deleted = move |done: Result<_, JobError>| Note::Deleted(by, reply, done.unwrap_or_else(no_job));
         cx.blocking(move || dest.delete(&path), deleted);
     }
@@ -189,8 +189,8 @@ fn answer_deletion(
     reply: Reply<DeleteAnswer>,
     done: Result<bool, FileRefused>,
 ) {
-    if let Err(why) = &done {
-        count_refusal(cx.door(), by, why);
+    if let Err(reason) = &done {
+        count_refusal(cx.door(), by, reason);
     }
     cx.answer(reply, DeleteAnswer(done));
 }

@@ -116,13 +116,13 @@ pub(crate) fn send_file<M: 'static>(
 ) -> Transfer {
     let sender = match order(cx, to, file, options, timeout) {
         Ok(order) => cx.spawn_actor(Sender::new(order)),
-        Err(why) => {
-            cx.hand_self(answer(Err(why)));
+        Err(reason) => {
+            cx.hand_self(answer(Err(reason)));
             return Transfer(None);
         }
     };
     let answer = move |done: Result<Result<Stored, FileError>, AskError>| {
-        answer(done.unwrap_or_else(|why| Err(of_own_sender(why))))
+        answer(done.unwrap_or_else(|reason| Err(of_own_sender(reason))))
     };
     // The sender answers in time; this is for the case that it cannot.
     cx.ask(sender, timeout.saturating_add(GRACE), Note::Begin, answer);
@@ -145,9 +145,9 @@ fn order<M: 'static>(
 }
 
 /// Counts a refusal that tells of a limit or of a trick, and has the log told, if a peer is refused.
-fn count_refusal(door: &mut Door<'_>, by: Option<NodeId>, why: &FileRefused) {
+fn count_refusal(door: &mut Door<'_>, by: Option<NodeId>, reason: &FileRefused) {
     let (Some(by), Some(core)) = (by, node_behind(door)) else { return };
-    match why {
+    match reason {
         FileRefused::OverQuota { .. }
         | FileRefused::DestFull { .. }
         | FileRefused::TooLarge { .. }
@@ -172,8 +172,8 @@ fn count_refusal(door: &mut Door<'_>, by: Option<NodeId>, why: &FileRefused) {
     }
 }
 
-fn of_own_sender(why: AskError) -> FileError {
-    match why {
+fn of_own_sender(reason: AskError) -> FileError {
+    match reason {
         AskError::TooManyOpen => FileError::TooManyOpen,
         AskError::TimedOut => FileError::TimedOut,
         _ => FileError::Cancelled,
@@ -200,9 +200,9 @@ pub(crate) fn progress<M: 'static>(
 /// What `NetCx::cancel_transfer` does.
 pub(crate) fn cancel<M: 'static>(cx: &mut Cx<'_, M>, transfer: Transfer) {
     if let Some(sender) = transfer.0
-        && let Err(why) = cx.send(sender, Note::Cancel)
+        && let Err(reason) = cx.send(sender, Note::Cancel)
     {
-        tracing::debug!(%why, "a transfer that is to be cancelled is over");
+        tracing::debug!(%reason, "a transfer that is to be cancelled is over");
     }
 }
 
@@ -217,11 +217,11 @@ pub(crate) fn del_file<M: 'static>(
 ) {
     let path = match TargetPath::new(dir, file) {
         Ok(path) => path,
-        Err(why) => return cx.hand_self(answer(Err(why.into()))),
+        Err(reason) => return cx.hand_self(answer(Err(reason.into()))),
     };
     let deleter = cx.spawn_actor(Deleter::new(at, path, timeout, cx.id()));
     let answer = move |done: Result<Result<(), DeleteError>, AskError>| {
-        answer(done.unwrap_or_else(|why| Err(why.into())))
+        answer(done.unwrap_or_else(|reason| Err(reason.into())))
     };
     cx.ask(deleter, timeout.saturating_add(GRACE), deleter::Note::Begin, answer);
 }

@@ -252,8 +252,8 @@ pub enum SourceError {
 }
 
 impl From<AskError> for FileError {
-    fn from(why: AskError) -> Self {
-        match why {
+    fn from(reason: AskError) -> Self {
+        match reason {
             AskError::TimedOut => Self::TimedOut,
             AskError::TooManyOpen => Self::TooManyOpen,
             AskError::WrongType => Self::Version,
@@ -264,8 +264,8 @@ impl From<AskError> for FileError {
 }
 
 impl From<AskError> for DeleteError {
-    fn from(why: AskError) -> Self {
-        match why {
+    fn from(reason: AskError) -> Self {
+        match reason {
             AskError::TimedOut => Self::TimedOut,
             AskError::TooManyOpen => Self::TooManyOpen,
             AskError::WrongType => Self::Version,

@@ -108,13 +108,13 @@ impl Actor<Note> for Receiver {
         let done = match event {
             Event::Start => self.start(cx),
             Event::Message(note) => self.on_note(cx, note),
-            Event::Down(down) if down.who == self.sender.id() => self.leave(cx, false),
+            Event::Down(down) if down.actor == self.sender.id() => self.leave(cx, false),
             _ => Ok(Goes::On),
         };
         match done {
             Ok(Goes::On) => receive(),
             Ok(Goes::Out) => stop(),
-            Err(why) => self.fail(cx, why),
+            Err(reason) => self.fail(cx, reason),
         }
     }
 }
@@ -319,12 +319,12 @@ impl Receiver {
     }
 
     /// Tells the sender, and ends.
-    fn fail(&mut self, cx: &mut Cx<'_, Note>, why: FileRefused) -> Step<Note> {
-        count_refusal(cx.door(), self.by, &why);
+    fn fail(&mut self, cx: &mut Cx<'_, Note>, reason: FileRefused) -> Step<Note> {
+        count_refusal(cx.door(), self.by, &reason);
         match std::mem::replace(&mut self.state, State::Busy) {
-            State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(why)),
+            State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(reason)),
             State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {
-                cx.tell(self.sender, ToSender::Failed(why).into());
+                cx.tell(self.sender, ToSender::Failed(reason).into());
             }
             State::Ready(_) | State::Idle(_) | State::Busy => {}
         }
@@ -338,7 +338,7 @@ fn run<T: Send + 'static>(
     job: impl FnOnce() -> Done<T> + Send + 'static,
     answer: impl FnOnce(Done<T>) -> Note + 'static,
 ) {
-    let no_job = |why: JobError| Err(FileRefused::Disk(why.to_string()));
+    let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
 }
 

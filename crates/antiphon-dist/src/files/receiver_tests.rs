@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use antiphon_sched::{AskError, Loop, LoopConfig, Park, Time, Why};
+use antiphon_sched::{AskError, ExitReason, Loop, LoopConfig, Park, Time};
 
 use super::*;
 use crate::files::Rules;
@@ -63,7 +63,7 @@ impl Stage {
                 }
                 Event::Message(Heard::Said(said)) => told.said.borrow_mut().push(said.what),
                 Event::Down(down) => {
-                    assert!(matches!(down.why, Why::Done(_)), "{}", down.why);
+                    assert!(matches!(down.reason, ExitReason::Done(_)), "{}", down.reason);
                     told.ended.set(true);
                 }
                 _ => {}

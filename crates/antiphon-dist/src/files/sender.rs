@@ -127,17 +127,17 @@ impl Actor<Note> for Sender {
             Event::Start => self.start(cx),
             Event::Message(note) => self.on_note(cx, note),
             Event::Writable(_) => self.on_writable(cx),
-            Event::Down(down) if self.receiver.is_some_and(|receiver| receiver == down.who) => {
+            Event::Down(down) if self.receiver.is_some_and(|receiver| receiver == down.actor) => {
                 Err(FileError::NodeLost)
             }
             // Who wanted it has ended.
-            Event::Down(down) if down.who == self.order.asker => Err(FileError::Cancelled),
+            Event::Down(down) if down.actor == self.order.asker => Err(FileError::Cancelled),
             _ => Ok(None),
         };
         match done {
             Ok(None) => receive(),
             Ok(Some(stored)) => self.end(cx, Ok(stored)),
-            Err(why) => self.end(cx, Err(why)),
+            Err(reason) => self.end(cx, Err(reason)),
         }
     }
 }
@@ -219,7 +219,7 @@ impl Sender {
         match answer {
             OfferAnswer::AlreadyThere => Ok(Some(Stored::AlreadyThere)),
             OfferAnswer::Different(there) => Err(FileError::Different { there }),
-            OfferAnswer::Refused(why) => Err(why.into()),
+            OfferAnswer::Refused(reason) => Err(reason.into()),
             OfferAnswer::Send { receiver, .. } if self.node != Some(receiver.node()) => {
                 Err(FileError::Refused(FileRefused::Disorder))
             }
@@ -305,7 +305,7 @@ impl Sender {
             // The receiver is gone, and its `Down` comes.
             SendError::NoActor(_) | SendError::NoNode(_) => Ok(()),
             SendError::TooLarge(_) => Err(FileError::PieceTooLarge),
-            other => Err(FileError::Unsent(other.why())),
+            other => Err(FileError::Unsent(other.reason())),
         }
     }
 
@@ -335,9 +335,9 @@ impl Sender {
                 self.receiver = None;
                 Err(FileError::Different { there })
             }
-            ToSender::Failed(why) => {
+            ToSender::Failed(reason) => {
                 self.receiver = None;
-                Err(why.into())
+                Err(reason.into())
             }
         }
     }
@@ -356,8 +356,8 @@ impl Sender {
     fn tell(&self, cx: &mut Cx<'_, Note>, watcher: Addr<Progress>) {
         let Flow { size, written, resumed, .. } = self.flow;
         let now = Progress { done: written, total: size, resumed };
-        if let Err(why) = cx.send(watcher, now) {
-            tracing::debug!(%why, "nobody is told of a transfer's progress");
+        if let Err(reason) = cx.send(watcher, now) {
+            tracing::debug!(%reason, "nobody is told of a transfer's progress");
         }
     }
 
@@ -365,8 +365,8 @@ impl Sender {
     fn end(&mut self, cx: &mut Cx<'_, Note>, result: Result<Stored, FileError>) -> Step<Note> {
         if let Some(receiver) = self.receiver {
             let is_useless = matches!(result, Err(FileError::Source(SourceError::Changed)));
-            if let Err(why) = cx.send(receiver, ToReceiver::Abort(is_useless).into()) {
-                tracing::debug!(%why, "a receiver is not told that its sender has gone; it sees it");
+            if let Err(reason) = cx.send(receiver, ToReceiver::Abort(is_useless).into()) {
+                tracing::debug!(%reason, "a receiver is not told that its sender has gone; it sees it");
             }
         }
         // What waits in the mailbox is not taken any more.
@@ -389,8 +389,8 @@ impl Sender {
 }
 
 impl FileError {
-    fn of_locating(why: LocateError) -> Self {
-        match why {
+    fn of_locating(reason: LocateError) -> Self {
+        match reason {
             LocateError::TimedOut => Self::NoAnswer,
             LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
             LocateError::TooManyOpen | LocateError::Refused => Self::TooManyOpen,
@@ -410,6 +410,6 @@ fn run<T: Send + 'static>(
     job: impl FnOnce() -> Done<T> + Send + 'static,
     answer: impl FnOnce(Done<T>) -> Note + 'static,
 ) {
-    let no_job = |why: JobError| Err(SourceError::Unreadable(why.to_string()));
+    let no_job = |reason: JobError| Err(SourceError::Unreadable(reason.to_string()));
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
 }

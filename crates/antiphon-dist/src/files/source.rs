@@ -41,7 +41,7 @@ impl Source {
             // Or a pipe would wait for its writer.
             options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
         }
-        let file = options.open(path).map_err(|why| refused(&why))?;
+        let file = options.open(path).map_err(|reason| refused(&reason))?;
         let stat = stat_of(&file)?;
         Ok(Self { file, hasher: Box::default(), at: 0, stat })
     }
@@ -54,7 +54,7 @@ impl Source {
     /// Hashes on towards `to`, without handing bytes out; true when it is there.
     pub(super) fn hash_towards(&mut self, to: u64) -> Result<bool, SourceError> {
         let count = (to - self.at).min(HASHED_AT_ONCE);
-        let copied = hash_some(&mut self.file, &mut self.hasher, count).map_err(|why| refused(&why))?;
+        let copied = hash_some(&mut self.file, &mut self.hasher, count).map_err(|reason| refused(&reason))?;
         self.at += copied;
         if copied < count { Err(SourceError::Changed) } else { Ok(self.at == to) }
     }
@@ -66,7 +66,7 @@ impl Source {
 
     /// Begins again.
     pub(super) fn rewind(&mut self) -> Result<(), SourceError> {
-        self.file.rewind().map_err(|why| refused(&why))?;
+        self.file.rewind().map_err(|reason| refused(&reason))?;
         self.hasher.reset();
         self.at = 0;
         Ok(())
@@ -76,7 +76,7 @@ impl Source {
     pub(super) fn read(&mut self) -> Result<Piece, SourceError> {
         let count = (self.stat.size - self.at).min(CHUNK_BYTES as u64);
         let mut bytes = Vec::with_capacity(count as usize);
-        self.file.by_ref().take(count).read_to_end(&mut bytes).map_err(|why| refused(&why))?;
+        self.file.by_ref().take(count).read_to_end(&mut bytes).map_err(|reason| refused(&reason))?;
         if bytes.len() as u64 != count {
             return Err(SourceError::Changed);
         }
@@ -104,19 +104,19 @@ pub(super) fn hash_some(file: &mut File, hasher: &mut Hasher, count: u64) -> io:
                 hasher.update(&buffer[..read]);
                 left -= read as u64;
             }
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            Err(why) => return Err(why),
+            Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
+            Err(reason) => return Err(reason),
         }
     }
     Ok(count - left)
 }
 
 fn stat_of(file: &File) -> Result<FileStat, SourceError> {
-    let meta = file.metadata().map_err(|why| refused(&why))?;
+    let meta = file.metadata().map_err(|reason| refused(&reason))?;
     if !meta.is_file() {
         return Err(SourceError::NotAFile);
     }
-    let (seconds, nanos) = since_1970(meta.modified().map_err(|why| refused(&why))?);
+    let (seconds, nanos) = since_1970(meta.modified().map_err(|reason| refused(&reason))?);
     Ok(FileStat { size: meta.len(), seconds, nanos, permissions: permissions_of(&meta) })
 }
 
@@ -145,11 +145,11 @@ fn permissions_of(meta: &Metadata) -> u32 {
     if meta.permissions().readonly() { 0o444 } else { 0o644 }
 }
 
-fn refused(why: &io::Error) -> SourceError {
-    match why.kind() {
+fn refused(reason: &io::Error) -> SourceError {
+    match reason.kind() {
         io::ErrorKind::NotFound => SourceError::NotFound,
         io::ErrorKind::IsADirectory => SourceError::NotAFile,
-        _ => SourceError::Unreadable(why.to_string()),
+        _ => SourceError::Unreadable(reason.to_string()),
     }
 }
 

@@ -67,8 +67,8 @@ pub(super) fn own_networks(ip: IpAddr) -> Vec<(IpAddr, u8)> {
 }
 
 fn interfaces() -> Vec<Interface> {
-    if_addrs::get_if_addrs().unwrap_or_else(|why| {
-        tracing::warn!(%why, "the interfaces of this machine cannot be listed");
+    if_addrs::get_if_addrs().unwrap_or_else(|reason| {
+        tracing::warn!(%reason, "the interfaces of this machine cannot be listed");
         Vec::new()
     })
 }

@@ -68,7 +68,7 @@ impl World for Net<'_> {
     }
 
     fn fresh(&mut self) -> Option<Fresh> {
-        Fresh::system().inspect_err(|why| tracing::error!(%why, "no handshake is possible")).ok()
+        Fresh::system().inspect_err(|reason| tracing::error!(%reason, "no handshake is possible")).ok()
     }
 }
 
@@ -169,8 +169,8 @@ impl Driver {
         match output {
             Output::Write(conn) => self.write(core, sched, conn),
             Output::Dial(conn, to) => {
-                if let Err(why) = self.sockets.dial(conn, to, sched) {
-                    let refused = why.kind() == io::ErrorKind::ConnectionRefused;
+                if let Err(reason) = self.sockets.dial(conn, to, sched) {
+                    let refused = reason.kind() == io::ErrorKind::ConnectionRefused;
                     handle(core, sched, &mut self.outputs, Input::DialFailed { conn, refused });
                 }
             }
@@ -196,7 +196,7 @@ impl Driver {
             match self.sockets.write(conn, bytes) {
                 Ok(0) => return,
                 Ok(count) => handle(core, sched, &mut self.outputs, Input::Written(conn, count)),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return handle(core, sched, &mut self.outputs, Input::Closed(conn)),
             }
         }
@@ -235,9 +235,9 @@ impl Driver {
                 // Its first byte begins TLS.
                 Ok(()) if self.sockets.is_opening(conn) => {}
                 Ok(()) => self.give(core, sched, Input::Accepted { conn, tls: None }),
-                Err(why) => {
+                Err(reason) => {
                     if core.may_say("unwatched", remote.ip()) {
-                        tracing::warn!(%remote, %why, "a connection cannot be watched (said once an hour)");
+                        tracing::warn!(%remote, %reason, "a connection cannot be watched (said once an hour)");
                     }
                     self.give(core, sched, Input::Closed(conn));
                 }
@@ -251,8 +251,8 @@ impl Driver {
             match self.sockets.finish_dial(conn) {
                 Some(Ok(())) if self.sockets.is_opening(conn) => {}
                 Some(Ok(())) => self.give(core, sched, Input::Connected { conn, tls: None }),
-                Some(Err(why)) => {
-                    let refused = why.kind() == io::ErrorKind::ConnectionRefused;
+                Some(Err(reason)) => {
+                    let refused = reason.kind() == io::ErrorKind::ConnectionRefused;
                     self.sockets.close(conn, sched);
                     return self.give(core, sched, Input::DialFailed { conn, refused });
                 }
@@ -294,9 +294,9 @@ impl Driver {
     fn go_on_writing(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
         match self.sockets.flush(conn) {
             Ok(()) => self.write(core, sched, conn),
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {}
             // Whoever reads next hears why.
-            Err(why) => tracing::debug!(%why, "what was sealed cannot be written"),
+            Err(reason) => tracing::debug!(%reason, "what was sealed cannot be written"),
         }
     }
 
@@ -317,12 +317,12 @@ impl Driver {
                         return self.drain_outputs(core, sched);
                     }
                 }
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
                     return self.drain_outputs(core, sched);
                 }
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(why) => {
-                    let failed = TlsFault::of(&why).map(|fault| Input::TlsFailed { conn, fault });
+                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
+                Err(reason) => {
+                    let failed = TlsFault::of(&reason).map(|fault| Input::TlsFailed { conn, fault });
                     return self.give(core, sched, failed.unwrap_or(Input::Closed(conn)));
                 }
             }
@@ -358,7 +358,7 @@ fn registry_of(sched: &Loop) -> Result<Registry, NodeError> {
     let cloned = sched.registry().map(Registry::try_clone);
     match cloned {
         Some(Ok(registry)) => Ok(registry),
-        Some(Err(why)) => Err(antiphon_sched::LoopError::Poll(why).into()),
+        Some(Err(reason)) => Err(antiphon_sched::LoopError::Poll(reason).into()),
         None => Err(antiphon_sched::LoopError::Poll(io::Error::new(
             io::ErrorKind::Unsupported,
             "a node needs a loop on `Park::Mio`; simulate it with antiphon-sim",
@@ -382,8 +382,8 @@ fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<Lookup> {
                 cx.set_name("resolver");
             }
             Event::Message(Lookup::Ask(query, host, port)) => cx.blocking(
-                move || resolve(&host, port).map_err(|why| why.to_string()),
-                move |done| Lookup::Done(query, done.unwrap_or_else(|why| Err(why.to_string()))),
+                move || resolve(&host, port).map_err(|reason| reason.to_string()),
+                move |done| Lookup::Done(query, done.unwrap_or_else(|reason| Err(reason.to_string()))),
             ),
             Event::Message(Lookup::Done(query, found)) => {
                 if let Some(core) = cx.door().outside::<NodeCore>() {

@@ -86,21 +86,21 @@ impl Sockets {
             self.accepts_left -= 1;
             match self.listener.accept() {
                 Ok(accepted) => return Some(accepted),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
                     self.accepts_left = ACCEPTS_A_ROUND;
                     return None;
                 }
-                Err(why) if is_exhausted(&why) => {
+                Err(reason) if is_exhausted(&reason) => {
                     self.exhausted += 1;
                     if self.exhausted.is_power_of_two() {
                         let times = self.exhausted;
-                        tracing::warn!(%why, times, "connections wait; raise the limit of open files");
+                        tracing::warn!(%reason, times, "connections wait; raise the limit of open files");
                     }
                     self.accepts_left = ACCEPTS_A_ROUND;
                     self.accept_at = Some(now + ACCEPT_PAUSE);
                 }
                 // The stranger has gone again: others may follow.
-                Err(why) => tracing::debug!(%why, "a connection was not accepted"),
+                Err(reason) => tracing::debug!(%reason, "a connection was not accepted"),
             }
         }
         None
@@ -147,7 +147,7 @@ impl Sockets {
         let socket = self.get(conn).filter(|socket| socket.connecting)?;
         let tcp = socket.stream.tcp();
         match tcp.take_error() {
-            Ok(Some(why)) | Err(why) => return Some(Err(why)),
+            Ok(Some(reason)) | Err(reason) => return Some(Err(reason)),
             Ok(None) => {}
         }
         match tcp.peer_addr() {
@@ -156,8 +156,8 @@ impl Sockets {
                 socket.connecting = false;
                 Some(done)
             }
-            Err(why) if why.kind() == io::ErrorKind::NotConnected => None,
-            Err(why) => Some(Err(why)),
+            Err(reason) if reason.kind() == io::ErrorKind::NotConnected => None,
+            Err(reason) => Some(Err(reason)),
         }
     }
 
@@ -209,9 +209,9 @@ impl Sockets {
             socket.stream.finish();
         }
         if let Some(registry) = sched.registry()
-            && let Err(why) = registry.deregister(socket.stream.tcp())
+            && let Err(reason) = registry.deregister(socket.stream.tcp())
         {
-            tracing::debug!(%why, "a socket was not watched");
+            tracing::debug!(%reason, "a socket was not watched");
         }
     }
 

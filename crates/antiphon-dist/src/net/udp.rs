@@ -89,7 +89,7 @@ impl Discovery {
     fn join_host(&mut self, on_host: SocketAddr, near: &Near, registry: &Registry) {
         match shared(on_host, None, near).and_then(|socket| self.add(socket, registry)) {
             Ok(place) => self.siblings = Some((place, on_host)),
-            Err(why) => tracing::warn!(%why, "other nodes on this host cannot be told of questions"),
+            Err(reason) => tracing::warn!(%reason, "other nodes on this host cannot be told of questions"),
         }
     }
 
@@ -100,7 +100,9 @@ impl Discovery {
         };
         match shared(group, Some(group.ip()), near).and_then(|socket| self.add(socket, registry)) {
             Ok(_) => self.everybody.push((one, group)),
-            Err(why) => tracing::warn!(%group, %why, "no multicast here; peers are found by other ways"),
+            Err(reason) => {
+                tracing::warn!(%group, %reason, "no multicast here; peers are found by other ways")
+            }
         }
     }
 
@@ -115,7 +117,7 @@ impl Discovery {
         for at in all.into_iter().flatten() {
             match StdSocket::bind(at).and_then(|socket| self.add_asking(socket, registry)) {
                 Ok(place) => self.asks.push((place, at.is_ipv4())),
-                Err(why) => tracing::debug!(%at, %why, "this node cannot ask from there"),
+                Err(reason) => tracing::debug!(%at, %reason, "this node cannot ask from there"),
             }
         }
     }
@@ -164,8 +166,8 @@ impl Discovery {
         if egress::allowed(&to).is_err() {
             return;
         }
-        if let Err(why) = self.sockets[place].send_to(bytes, to) {
-            tracing::debug!(%to, %why, "a datagram was not sent; the next one may be");
+        if let Err(reason) = self.sockets[place].send_to(bytes, to) {
+            tracing::debug!(%to, %reason, "a datagram was not sent; the next one may be");
         }
     }
 
@@ -176,8 +178,8 @@ impl Discovery {
         for _ in 0..READS_A_ROUND {
             match socket.recv_from(bytes) {
                 Ok(received) => return Some(received),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(why) => tracing::debug!(%why, "a datagram was not read"),
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(reason) => tracing::debug!(%reason, "a datagram was not read"),
             }
         }
         None

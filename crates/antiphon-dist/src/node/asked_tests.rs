@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use antiphon_sched::{ActorId, Cx, Event, Key, MonitorId, NodeId, Signal, Why, receive};
+use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, receive};
 
 use super::frames::Arrived;
 use super::peers::PEERS_MAX;
@@ -31,12 +31,12 @@ fn watcher(alone: &mut Alone) -> (Key, Told) {
     let tell = told.clone();
     let (_, watcher) = alone.actor(move |_cx: &mut Cx<String>, event| {
         if let Event::Down(down) = event {
-            let kind = match down.why {
-                Why::Terminated => Some("terminated"),
-                Why::Refused => Some("refused"),
+            let kind = match down.reason {
+                ExitReason::Terminated => Some("terminated"),
+                ExitReason::Refused => Some("refused"),
                 _ => None,
             };
-            tell.borrow_mut().push((down.who, kind));
+            tell.borrow_mut().push((down.actor, kind));
         }
         receive()
     });
@@ -50,11 +50,11 @@ fn a_notify_under_a_number_that_is_in_use_does_not_take_the_place_of_the_other()
     let node = alone.peer(5);
     let (watcher, told) = watcher(&mut alone);
     let id = MonitorId { origin: node, number: 1 };
-    for who in [far(node, 1), far(node, 2)] {
-        alone.effect(node, Arrived::Notify { watcher, id, who });
+    for actor in [far(node, 1), far(node, 2)] {
+        alone.effect(node, Arrived::Notify { watcher, id, actor });
     }
     assert_eq!(alone.core.counts().refused_messages, 1);
-    alone.effect(node, Arrived::Down { watcher, id, why: Why::Terminated });
+    alone.effect(node, Arrived::Down { watcher, id, reason: ExitReason::Terminated });
     alone.pass();
     assert_eq!(*told.borrow(), [(far(node, 1), Some("terminated"))]);
 }
@@ -66,7 +66,7 @@ fn a_watcher_is_told_of_a_notify_that_is_refused() {
     let (watcher, told) = watcher(&mut alone);
     for number in 1..=3 {
         let id = MonitorId { origin: node, number };
-        alone.effect(node, Arrived::Notify { watcher, id, who: far(node, number) });
+        alone.effect(node, Arrived::Notify { watcher, id, actor: far(node, number) });
     }
     alone.pass();
     assert_eq!(*told.borrow(), [(far(node, 3), Some("refused"))]);
@@ -74,8 +74,8 @@ fn a_watcher_is_told_of_a_notify_that_is_refused() {
     assert_eq!((counts.refusals.monitors, counts.monitors), (1, 2));
     // When one is over, there is room again.
     let id = MonitorId { origin: node, number: 1 };
-    alone.effect(node, Arrived::Down { watcher, id, why: Why::Terminated });
-    alone.effect(node, Arrived::Notify { watcher, id, who: far(node, 4) });
+    alone.effect(node, Arrived::Down { watcher, id, reason: ExitReason::Terminated });
+    alone.effect(node, Arrived::Notify { watcher, id, actor: far(node, 4) });
     alone.pass();
     assert_eq!(told.borrow().len(), 2);
     assert_eq!(alone.core.counts().monitors, 2);
@@ -96,9 +96,9 @@ fn monitors_of_actors_here_use_up_nothing_of_a_peers_and_the_other_way_round() {
         peer.monitors.be_watched(watcher, own(number));
     }
     for number in 1..=2 {
-        let who = far(node, number);
-        alone.effect(node, Arrived::Notify { watcher, id: theirs(number), who });
-        alone.effect(node, Arrived::Monitor { watcher: who.key(), target: watcher, id: theirs(number) });
+        let actor = far(node, number);
+        alone.effect(node, Arrived::Notify { watcher, id: theirs(number), actor });
+        alone.effect(node, Arrived::Monitor { watcher: actor.key(), target: watcher, id: theirs(number) });
     }
     alone.pass();
     let counts = alone.core.counts();

@@ -463,10 +463,10 @@ impl NodeCore {
             self.counts.refused_handshakes += 1;
             self.log_refusal(remote, &error);
         }
-        if let (Some(at), HandshakeError::Refused(why) | HandshakeError::RefusedByPeer(why)) =
+        if let (Some(at), HandshakeError::Refused(reason) | HandshakeError::RefusedByPeer(reason)) =
             (dialled, error)
         {
-            self.on_dial_refused(at, why, matches!(error, HandshakeError::Refused(_)));
+            self.on_dial_refused(at, reason, matches!(error, HandshakeError::Refused(_)));
         }
         match self.conns.get(id) {
             Some(conn) if conn.out.len() > conn.written => {

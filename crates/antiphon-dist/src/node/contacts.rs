@@ -101,8 +101,8 @@ impl NodeCore {
         at: SocketAddr,
         options: PeerOptions,
     ) -> Option<Result<Vec<Location>, PeerError>> {
-        if let Err(why) = egress::allowed(&at) {
-            return Some(Err(why.into()));
+        if let Err(reason) = egress::allowed(&at) {
+            return Some(Err(reason.into()));
         }
         if self.settings.ignores(at.ip()) {
             return Some(Err(PeerError::Refused(Refusal::Ignored)));
@@ -149,9 +149,9 @@ impl NodeCore {
     ) {
         let refused = all.iter().find_map(|at| egress::allowed(at).err());
         let allowed: Vec<SocketAddr> = all.into_iter().filter(|at| egress::allowed(at).is_ok()).collect();
-        if let Some(why) = refused.filter(|_| allowed.is_empty()) {
+        if let Some(reason) = refused.filter(|_| allowed.is_empty()) {
             tracing::debug!(%at, "all its addresses are refused");
-            return self.answer_contact(port, Err(why.into()), world);
+            return self.answer_contact(port, Err(reason.into()), world);
         }
         if let Some(there) = allowed.iter().find(|at| at.port() != 0 && self.is_linked_at(**at)) {
             return self.answer_contact(port, Ok(vec![Location::new(*there)]), world);
@@ -184,9 +184,9 @@ impl NodeCore {
     }
 
     /// A dial of a location was refused for a reason that stays.
-    pub(super) fn refuse_contacts(&mut self, at: SocketAddr, why: Refusal) {
+    pub(super) fn refuse_contacts(&mut self, at: SocketAddr, reason: Refusal) {
         for contact in self.contacts.open.values_mut().filter(|contact| contact.at.contains(&at)) {
-            contact.refused = Some(why);
+            contact.refused = Some(reason);
         }
     }
 

@@ -325,14 +325,14 @@ impl NodeCore {
     }
 
     /// A dial was refused: by this side, which knows, or by the word of the other, which is not proven.
-    pub(super) fn on_dial_refused(&mut self, at: SocketAddr, why: Refusal, by_us: bool) {
+    pub(super) fn on_dial_refused(&mut self, at: SocketAddr, reason: Refusal, by_us: bool) {
         let harmless =
-            matches!(why, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
+            matches!(reason, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
         if !harmless {
-            self.refuse_contacts(at, why);
+            self.refuse_contacts(at, reason);
         }
         self.hurry_contacts(at);
-        if why == Refusal::SelfConnection && by_us {
+        if reason == Refusal::SelfConnection && by_us {
             self.dials.dials.remove(&at);
         } else if let Some(dial) = self.dials.dials.get_mut(&at)
             && !harmless
@@ -343,9 +343,9 @@ impl NodeCore {
     }
 
     /// A connection that was closed without a word.
-    pub(super) fn log_refusal_of(&mut self, remote: SocketAddr, why: &str) {
-        if self.may_say("no proof", format_args!("{} {why}", remote.ip())) {
-            tracing::warn!(%remote, why, "a connection was closed before its proof (said once an hour)");
+    pub(super) fn log_refusal_of(&mut self, remote: SocketAddr, reason: &str) {
+        if self.may_say("no proof", format_args!("{} {reason}", remote.ip())) {
+            tracing::warn!(%remote, reason, "a connection was closed before its proof (said once an hour)");
         }
     }
 
@@ -370,18 +370,18 @@ impl NodeCore {
             (Some(Query::Configured(_)), Ok(all)) => {
                 all.into_iter().for_each(|at| self.dial_for_ever(PeerAt::Location(at.into())));
             }
-            (Some(Query::Configured(at)), Err(why)) => {
-                if self.may_say("not looked up", format_args!("{at} {why}")) {
+            (Some(Query::Configured(at)), Err(reason)) => {
+                if self.may_say("not looked up", format_args!("{at} {reason}")) {
                     tracing::warn!(
-                        %at, why, "a configured peer cannot be looked up (said once an hour); tried again for ever"
+                        %at, reason, "a configured peer cannot be looked up (said once an hour); tried again for ever"
                     );
                 }
                 self.dials.queries.insert(query, Query::Configured(at));
                 self.agenda.add(self.now + PAUSE_LAST, Due::LookUp(query));
             }
             (Some(Query::Contact(port, at)), Ok(all)) => self.contact_host(port, at, all, world),
-            (Some(Query::Contact(port, at)), Err(why)) => {
-                self.answer_contact(port, Err(PeerError::UnknownHost { at, why }), world);
+            (Some(Query::Contact(port, at)), Err(reason)) => {
+                self.answer_contact(port, Err(PeerError::UnknownHost { at, reason }), world);
             }
             (None, _) => {}
         }

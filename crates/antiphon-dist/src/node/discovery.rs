@@ -64,8 +64,8 @@ impl NodeCore {
         let mut bytes = Vec::new();
         match datagram.encode(self.settings.datagram_key.as_ref(), &mut bytes) {
             Ok(()) => Some(bytes),
-            Err(why) => {
-                tracing::warn!(%why, "a datagram cannot be sent");
+            Err(reason) => {
+                tracing::warn!(%reason, "a datagram cannot be sent");
                 None
             }
         }
@@ -82,7 +82,7 @@ impl NodeCore {
             Ok(Datagram::Answer(answer)) => self.on_probe_answered(&answer, from),
             // A peer that leaves says goodbye in its session; a datagram ends nothing.
             Ok(Datagram::Bye { .. }) => {}
-            Err(why) => self.refuse_datagram(from, &why),
+            Err(reason) => self.refuse_datagram(from, &reason),
         }
     }
 
@@ -109,10 +109,10 @@ impl NodeCore {
         most.mul_f64((self.me.to_bits() ^ about) as f64 / u64::MAX as f64)
     }
 
-    fn refuse_datagram(&mut self, from: SocketAddr, why: &DatagramError) {
+    fn refuse_datagram(&mut self, from: SocketAddr, reason: &DatagramError) {
         self.counts.refused_datagrams += 1;
-        if self.may_say("datagram", format_args!("{} {why}", from.ip())) {
-            tracing::warn!(%from, %why, "a datagram was dropped (said once an hour)");
+        if self.may_say("datagram", format_args!("{} {reason}", from.ip())) {
+            tracing::warn!(%from, %reason, "a datagram was dropped (said once an hour)");
         }
     }
 }

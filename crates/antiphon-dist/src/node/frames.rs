@@ -4,9 +4,9 @@
 //! whose addresses it was given.
 
 use antiphon_sched::{
-    ActorId, AskError, Destination, Guard, Key, MonitorId, NodeId, PortId, Undelivered, Value, Why,
+    ActorId, AskError, Destination, ExitReason, Guard, Key, MonitorId, NodeId, PortId, Undelivered, Value,
 };
-use antiphon_wire::frame::{Answer, Down, DownWhy};
+use antiphon_wire::frame::{Answer, Down, DownReason};
 use antiphon_wire::{Frame, Session, msgpack};
 
 use super::link::{Fate, Link};
@@ -21,8 +21,8 @@ pub(super) const BY_TARGET: u64 = 1 << 63;
 pub(super) enum Arrived {
     Monitor { watcher: Key, target: Key, id: MonitorId },
     Demonitor { target: Key, id: MonitorId },
-    Notify { watcher: Key, id: MonitorId, who: ActorId },
-    Down { watcher: Key, id: MonitorId, why: Why },
+    Notify { watcher: Key, id: MonitorId, actor: ActorId },
+    Down { watcher: Key, id: MonitorId, reason: ExitReason },
     Terminate { target: Key },
     Throw { target: Key, value: Value },
     Resume { target: Key, value: Value },
@@ -33,7 +33,7 @@ impl Arrived {
     pub(super) fn body_bytes(&self) -> usize {
         match self {
             Self::Throw { value, .. } | Self::Resume { value, .. } => bytes_of(value),
-            Self::Down { why, .. } => bytes_of_why(why),
+            Self::Down { reason, .. } => bytes_of_reason(reason),
             Self::Monitor { .. } | Self::Demonitor { .. } | Self::Notify { .. } | Self::Terminate { .. } => 0,
         }
     }
@@ -93,8 +93,8 @@ impl NodeCore {
             Frame::Down(down) => self.on_down(node, link, down, world),
             Frame::Notify(notify) => {
                 let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
-                let who = ActorId::new(node, sched_key(notify.target));
-                let arrived = Arrived::Notify { watcher: sched_key(notify.watcher), id, who };
+                let actor = ActorId::new(node, sched_key(notify.target));
+                let arrived = Arrived::Notify { watcher: sched_key(notify.watcher), id, actor };
                 self.on_signal(node, link, arrived, world);
             }
             Frame::Terminate(terminate) => {
@@ -154,9 +154,9 @@ impl NodeCore {
         if result == Err(Undelivered::Busy) {
             self.refuse_request(node);
         }
-        if let Err(why) = result {
+        if let Err(reason) = result {
             // Most are late: the asker was told `TimedOut` before.
-            tracing::debug!(%why, "an answer reached nobody");
+            tracing::debug!(%reason, "an answer reached nobody");
             self.counts.refused_messages += 1;
         }
     }
@@ -211,24 +211,25 @@ impl NodeCore {
                 }
             }
             // A number that stands for one already would lose that one.
-            Arrived::Notify { watcher, id, who }
+            Arrived::Notify { watcher, id, actor }
                 if is_exposed && is_open && peer.monitors.watcher(id).is_none() =>
             {
                 let (mut door, is_admitted) = (world.door(), watching < monitors_max);
                 let watcher = door.owner_of(watcher);
                 if !is_admitted {
-                    door.refuse_notify(watcher, who);
-                } else if door.expect_down(watcher, id, who) {
-                    return peer.monitors.watch(watcher, id, who);
+                    door.refuse_notify(watcher, actor);
+                } else if door.expect_down(watcher, id, actor) {
+                    return peer.monitors.watch(watcher, id, actor);
                 }
                 self.refuse_monitor(node);
             }
-            Arrived::Down { watcher, id, why } => {
-                if let Some((_, who)) = peer.monitors.unwatch(id) {
+            Arrived::Down { watcher, id, reason } => {
+                if let Some((_, actor)) = peer.monitors.unwatch(id) {
                     // The end is told in any case; what it came to, if there is room for it.
-                    let why = if self.has_room_here(node, bytes) { why } else { without_its_value(why) };
-                    let bytes = bytes_of_why(&why);
-                    self.put_value(node, bytes, world, |door| door.down(watcher, id, who, why));
+                    let reason =
+                        if self.has_room_here(node, bytes) { reason } else { without_its_value(reason) };
+                    let bytes = bytes_of_reason(&reason);
+                    self.put_value(node, bytes, world, |door| door.down(watcher, id, actor, reason));
                 }
             }
             Arrived::Terminate { target } if is_exposed && may_end => {
@@ -267,19 +268,19 @@ impl NodeCore {
         // Only whom it was set on may end it.
         let watching = self.peers.get(&node).and_then(|peer| peer.monitors.watcher(id));
         let Some((watcher, _)) = watching else { return };
-        let why = match down.why {
-            DownWhy::Done(None) => Why::Done(Value::opaque()),
-            DownWhy::Done(Some((tag, body))) => {
-                Why::Done(value_of(&link.session, tag, body).unwrap_or_else(Value::opaque))
+        let reason = match down.reason {
+            DownReason::Done(None) => ExitReason::Done(Value::opaque()),
+            DownReason::Done(Some((tag, body))) => {
+                ExitReason::Done(value_of(&link.session, tag, body).unwrap_or_else(Value::opaque))
             }
-            DownWhy::Failed(text) => Why::Failed(text.to_owned()),
-            DownWhy::Panicked(text) => Why::Panicked(text.to_owned()),
-            DownWhy::Terminated => Why::Terminated,
-            DownWhy::NodeLost => Why::NodeLost,
-            DownWhy::NoActor => Why::NoActor,
-            DownWhy::Refused => Why::Refused,
+            DownReason::Failed(text) => ExitReason::Failed(text.to_owned()),
+            DownReason::Panicked(text) => ExitReason::Panicked(text.to_owned()),
+            DownReason::Terminated => ExitReason::Terminated,
+            DownReason::NodeLost => ExitReason::NodeLost,
+            DownReason::NoActor => ExitReason::NoActor,
+            DownReason::Refused => ExitReason::Refused,
         };
-        self.on_signal(node, link, Arrived::Down { watcher, id, why }, world);
+        self.on_signal(node, link, Arrived::Down { watcher, id, reason }, world);
     }
 }
 
@@ -289,21 +290,21 @@ fn bytes_of(value: &Value) -> usize {
 }
 
 /// Bytes of the value or text with which an actor has ended.
-pub(super) fn bytes_of_why(why: &Why) -> usize {
-    match why {
-        Why::Done(value) => bytes_of(value),
-        Why::Failed(text) | Why::Panicked(text) => text.len(),
-        Why::Terminated | Why::NodeLost | Why::NoActor | Why::Refused => 0,
+pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
+    match reason {
+        ExitReason::Done(value) => bytes_of(value),
+        ExitReason::Failed(text) | ExitReason::Panicked(text) => text.len(),
+        ExitReason::Terminated | ExitReason::NodeLost | ExitReason::NoActor | ExitReason::Refused => 0,
     }
 }
 
 /// The same end, for whom there is no room for more.
-fn without_its_value(why: Why) -> Why {
-    match why {
-        Why::Done(_) => Why::Done(Value::opaque()),
-        Why::Failed(_) => Why::Failed(String::new()),
-        Why::Panicked(_) => Why::Panicked(String::new()),
-        Why::Terminated | Why::NodeLost | Why::NoActor | Why::Refused => why,
+fn without_its_value(reason: ExitReason) -> ExitReason {
+    match reason {
+        ExitReason::Done(_) => ExitReason::Done(Value::opaque()),
+        ExitReason::Failed(_) => ExitReason::Failed(String::new()),
+        ExitReason::Panicked(_) => ExitReason::Panicked(String::new()),
+        ExitReason::Terminated | ExitReason::NodeLost | ExitReason::NoActor | ExitReason::Refused => reason,
     }
 }
 

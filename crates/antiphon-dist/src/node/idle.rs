@@ -93,8 +93,8 @@ impl NodeCore {
 
     /// As [`NodeCore::stream_send`], for a location at which somebody is.
     pub(super) fn streams_of(&mut self, at: SocketAddr, streams: bool) {
-        if let Err(why) = self.stream_send(at.into(), streams) {
-            tracing::debug!(%why, "a connection is kept as all others");
+        if let Err(reason) = self.stream_send(at.into(), streams) {
+            tracing::debug!(%reason, "a connection is kept as all others");
         }
     }
 
@@ -179,8 +179,8 @@ impl NodeCore {
             return;
         }
         let agreed = IdleAgreed { sent: link.session.frames_sent() };
-        if let Err(why) = link.session.send_control(&agreed.into()) {
-            tracing::debug!(%node, %why, "a proposal to close the connection is not answered");
+        if let Err(reason) = link.session.send_control(&agreed.into()) {
+            tracing::debug!(%node, %reason, "a proposal to close the connection is not answered");
         }
     }
 
@@ -235,8 +235,8 @@ impl NodeCore {
         let Some(id) = link.conn.take() else { return };
         if tell && let Some(conn) = self.conns.get(id) {
             let close: Frame<'_> = Close { reason: CloseReason::Idle }.into();
-            if let Err(why) = link.session.send_control(&close) {
-                tracing::debug!(%node, %why, "the peer is not told that the connection is closed");
+            if let Err(reason) = link.session.send_control(&close) {
+                tracing::debug!(%node, %reason, "the peer is not told that the connection is closed");
             }
             while link.session.poll_transmit(now, &mut conn.out) {}
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, AskError, Key, NodeId, Time, Undelivered, Why};
+use antiphon_sched::{ActorId, AskError, ExitReason, Key, NodeId, Time, Undelivered};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 use antiphon_wire::{Connection, Event, Frame, Session, SessionError};
@@ -120,9 +120,9 @@ impl NodeCore {
                 refusals: 0,
             })
         });
-        if let Err(why) = link.session.connected(now, connection) {
+        if let Err(reason) = link.session.connected(now, connection) {
             if self.may_say("does not fit", node) {
-                tracing::warn!(%node, %why, "a proven connection does not fit its session (said once an hour)");
+                tracing::warn!(%node, %reason, "a proven connection does not fit its session (said once an hour)");
             }
             self.lose(node, "the peer broke the protocol", world);
             self.fail_conn(id, world);
@@ -226,10 +226,10 @@ impl NodeCore {
                 }
                 self.lose(node, "the peer broke the protocol", world);
             }
-            Err(why) => {
+            Err(reason) => {
                 self.counts.broken_connections += 1;
                 if self.may_say("connection broke", node) {
-                    tracing::warn!(%node, %why, "a connection broke; its session goes on over another one (said once an hour)");
+                    tracing::warn!(%node, %reason, "a connection broke; its session goes on over another one (said once an hour)");
                 }
                 self.on_closed(id, world);
             }
@@ -446,14 +446,14 @@ impl NodeCore {
     }
 
     /// Ends the session with a node: everything open on it is answered, once.
-    pub(super) fn lose(&mut self, node: NodeId, why: &str, world: &mut impl World) {
+    pub(super) fn lose(&mut self, node: NodeId, reason: &str, world: &mut impl World) {
         let is_said = self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
-            && self.may_say("is lost", format_args!("{node} {why}"));
+            && self.may_say("is lost", format_args!("{node} {reason}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut link) = peer.link.take() else { return };
         let parting = link.parting.take();
         if is_said {
-            tracing::info!(%node, name = peer.name, why, "a peer is lost");
+            tracing::info!(%node, name = peer.name, reason, "a peer is lost");
         }
         self.epochs.ended(wire::NodeId(node.to_bits()));
         let (watching, watched) = peer.monitors.take();
@@ -469,8 +469,8 @@ impl NodeCore {
             self.forget_dialled(at, node);
         }
         let mut door = world.door();
-        for (id, (watcher, who)) in watching {
-            door.down(watcher, id, who, Why::NodeLost);
+        for (id, (watcher, actor)) in watching {
+            door.down(watcher, id, actor, ExitReason::NodeLost);
         }
         for (target, id) in watched {
             door.unwatch(target, id);
@@ -527,8 +527,8 @@ impl NodeCore {
         for node in nodes {
             let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
             let goodbye = Goodbye { reason: GoodbyeReason::Leaving };
-            if let Err(why) = link.session.send(&goodbye.into()) {
-                tracing::debug!(%node, %why, "a peer is left without goodbye");
+            if let Err(reason) = link.session.send(&goodbye.into()) {
+                tracing::debug!(%node, %reason, "a peer is left without goodbye");
             }
             self.mark_dirty(node);
         }

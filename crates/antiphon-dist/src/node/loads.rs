@@ -92,11 +92,11 @@ mod tests {
     use std::rc::Rc;
 
     use antiphon_sched::{
-        ActorId, Addr, Bytes, Cx, Event, MonitorId, Value, Why, Wire, millis, receive, receive_if, sleep,
-        suspend,
+        ActorId, Addr, Bytes, Cx, Event, ExitReason, MonitorId, Value, Wire, millis, receive, receive_if,
+        sleep, suspend,
     };
 
-    use super::super::frames::{Arrived, bytes_of_why};
+    use super::super::frames::{Arrived, bytes_of_reason};
     use super::super::testing::Alone;
     use super::*;
 
@@ -260,19 +260,23 @@ mod tests {
         let told = downs.clone();
         let (_, watcher) = alone.actor(move |_cx: &mut Cx<Bytes>, event| {
             if let Event::Down(down) = event {
-                told.borrow_mut().push(bytes_of_why(&down.why));
+                told.borrow_mut().push(bytes_of_reason(&down.reason));
             }
             receive()
         });
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
-            let who = ActorId::new(node, Key::from_bits(number));
-            alone.core.take_effect(node, Arrived::Notify { watcher, id, who }, &mut alone.ground);
+            let actor = ActorId::new(node, Key::from_bits(number));
+            alone.core.take_effect(node, Arrived::Notify { watcher, id, actor }, &mut alone.ground);
         }
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
-            let why = if number % 2 == 0 { Why::Done(value()) } else { Why::Failed("x".repeat(body.len())) };
-            alone.core.take_effect(node, Arrived::Down { watcher, id, why }, &mut alone.ground);
+            let reason = if number % 2 == 0 {
+                ExitReason::Done(value())
+            } else {
+                ExitReason::Failed("x".repeat(body.len()))
+            };
+            alone.core.take_effect(node, Arrived::Down { watcher, id, reason }, &mut alone.ground);
         }
         assert_eq!(alone.core.load.bytes(), 4 * body.len() as u64);
         alone.pass();

@@ -326,7 +326,7 @@ impl NodeCore {
         delivery: &Delivery,
         world: &mut impl World,
     ) {
-        let (outcome, why) = match delivery {
+        let (outcome, reason) = match delivery {
             Delivery::Delivered => (Outcome::Delivered, None),
             Delivery::Full => (Outcome::Full, Some(Undelivered::Full)),
             Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
@@ -342,17 +342,17 @@ impl NodeCore {
             }
             Delivery::NoActor | _ => (Outcome::NoActor, Some(Undelivered::NoActor)),
         };
-        if let Some(why) = why {
+        if let Some(reason) = reason {
             self.counts.refused_messages += 1;
             if receipt.is_none() {
-                world.door().dead_letter(ActorId::new(self.me, to), "a message from another node", why);
+                world.door().dead_letter(ActorId::new(self.me, to), "a message from another node", reason);
             }
         }
         if let Some(request) = receipt
-            && let Err(why) = session.send(&Receipt { request, outcome }.into())
+            && let Err(reason) = session.send(&Receipt { request, outcome }.into())
         {
             // Its sender is told `TimedOut`.
-            tracing::debug!(%node, %why, "a receipt was not sent");
+            tracing::debug!(%node, %reason, "a receipt was not sent");
         }
     }
 
@@ -379,8 +379,8 @@ impl NodeCore {
         }
         match (open.whose, result) {
             (Whose::Asked(port), result) => settle(&mut world.door(), port, result),
-            (Whose::Replies(replies), Err(DeliverError::Refused(why))) => {
-                replies.iter().for_each(|port| world.door().refuse_port(*port, why.into()));
+            (Whose::Replies(replies), Err(DeliverError::Refused(reason))) => {
+                replies.iter().for_each(|port| world.door().refuse_port(*port, reason.into()));
             }
             // It arrived, and its receiver answers; or the session has ended, which answers them all.
             (Whose::Replies(_), Ok(()) | Err(_)) => {}
@@ -401,8 +401,8 @@ impl NodeCore {
     }
 
     /// The message was never sent.
-    pub(super) fn refuse_receipt(&mut self, request: u64, why: Undelivered, world: &mut impl World) {
-        self.answer_receipt(request, Err(DeliverError::Refused(why)), world);
+    pub(super) fn refuse_receipt(&mut self, request: u64, reason: Undelivered, world: &mut impl World) {
+        self.answer_receipt(request, Err(DeliverError::Refused(reason)), world);
     }
 
     pub(super) fn on_receipt_due(&mut self, request: u64, world: &mut impl World) {

@@ -46,7 +46,7 @@ pub use world::{ConnId, Input, Output, OverTls, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{Account, ActorId, Door, Key, MonitorId, NodeId, PortId, Time, Why};
+use antiphon_sched::{Account, ActorId, Door, ExitReason, Key, MonitorId, NodeId, PortId, Time};
 use antiphon_wire as wire;
 
 use crate::audience::Audience;
@@ -111,7 +111,7 @@ pub struct NodeCore {
 /// Something to tell the loop as soon as there is a door.
 #[derive(Debug)]
 enum Note {
-    Down { watcher: Key, id: MonitorId, who: ActorId, why: Why },
+    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
     Refuse(PortId, antiphon_sched::AskError),
     DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
     Receipt(u64, antiphon_sched::Undelivered),
@@ -332,10 +332,10 @@ impl NodeCore {
     fn tell_notes(&mut self, world: &mut impl World) {
         for note in std::mem::take(&mut self.notes) {
             match note {
-                Note::Down { watcher, id, who, why } => world.door().down(watcher, id, who, why),
-                Note::Refuse(port, why) => world.door().refuse_port(port, why),
-                Note::DeadLetter(to, what, why) => world.door().dead_letter(to, what, why),
-                Note::Receipt(request, why) => self.refuse_receipt(request, why, world),
+                Note::Down { watcher, id, actor, reason } => world.door().down(watcher, id, actor, reason),
+                Note::Refuse(port, reason) => world.door().refuse_port(port, reason),
+                Note::DeadLetter(to, what, reason) => world.door().dead_letter(to, what, reason),
+                Note::Receipt(request, reason) => self.refuse_receipt(request, reason, world),
                 Note::Writable(writer, node) => world.door().writable(writer, node),
             }
         }
@@ -394,8 +394,8 @@ const NOBODY: Key = Key::from_bits(u64::MAX);
 
 /// Answers a request of this node's, unless it is over: then its asker was told so.
 pub(crate) fn settle<R: 'static>(door: &mut Door<'_>, port: PortId, value: R) {
-    if let Err(why) = door.answer_port(port, value) {
-        tracing::debug!(%why, "nobody waits any more for an answer");
+    if let Err(reason) = door.answer_port(port, value) {
+        tracing::debug!(%reason, "nobody waits any more for an answer");
     }
 }
 

@@ -41,9 +41,9 @@ impl Monitors {
         usize::from(id.origin == self.peer)
     }
 
-    /// `watcher`, here, is to be told of `who`.
-    pub(super) fn watch(&mut self, watcher: Key, id: MonitorId, who: ActorId) {
-        if self.watching.insert(id, (watcher, who)).is_none() {
+    /// `watcher`, here, is to be told of `actor`.
+    pub(super) fn watch(&mut self, watcher: Key, id: MonitorId, actor: ActorId) {
+        if self.watching.insert(id, (watcher, actor)).is_none() {
             self.asked.0 += self.is_asked(id);
         }
     }

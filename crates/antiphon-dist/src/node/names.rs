@@ -387,8 +387,8 @@ impl NodeCore {
             Ok(()) => {
                 want.asked.insert(node);
             }
-            Err(why) => {
-                tracing::debug!(%node, %why, "a question for a name was not sent; it is repeated when they meet again");
+            Err(reason) => {
+                tracing::debug!(%node, %reason, "a question for a name was not sent; it is repeated when they meet again");
             }
         }
         self.mark_dirty(node);
@@ -510,8 +510,8 @@ impl NodeCore {
         self.agenda.remove(want.until, Due::Want(request));
         for node in want.asked {
             let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
-            if let Err(why) = link.session.send(&Unwant { request }.into()) {
-                tracing::debug!(%node, %why, "a question was not withdrawn; it ends with the session");
+            if let Err(reason) = link.session.send(&Unwant { request }.into()) {
+                tracing::debug!(%node, %reason, "a question was not withdrawn; it ends with the session");
             }
             self.mark_dirty(node);
         }
@@ -589,14 +589,14 @@ fn send_found(link: &mut Link, request: u64, key: Key, tag: &str) {
             reply(link, &Found { request, what });
         }
         // The asker is told `TimedOut`.
-        Err(why) => tracing::debug!(%why, "a name's type cannot be told to a peer"),
+        Err(reason) => tracing::debug!(%reason, "a name's type cannot be told to a peer"),
     }
 }
 
 fn reply(link: &mut Link, found: &Found) {
-    if let Err(why) = link.session.send(&(*found).into()) {
+    if let Err(reason) = link.session.send(&(*found).into()) {
         // The asker is told `TimedOut`.
-        tracing::debug!(%why, "an answer to a question for a name was not sent");
+        tracing::debug!(%reason, "an answer to a question for a name was not sent");
     }
 }
 

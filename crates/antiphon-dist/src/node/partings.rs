@@ -152,8 +152,8 @@ impl NodeCore {
         if std::mem::replace(&mut parting.said, true) {
             return;
         }
-        if let Err(why) = session.send(&Goodbye { reason: parting.reason }.into()) {
-            tracing::debug!(%node, %why, "a peer is left without goodbye");
+        if let Err(reason) = session.send(&Goodbye { reason: parting.reason }.into()) {
+            tracing::debug!(%node, %reason, "a peer is left without goodbye");
         }
         self.mark_dirty(node);
     }

@@ -111,9 +111,9 @@ impl Outside for NodeCore {
     fn signal(&mut self, now: Time, signal: Signal) {
         self.now = self.now.max(now);
         match signal {
-            Signal::Gone { who } => {
-                self.unregister_all(who);
-                self.audiences.forget(who);
+            Signal::Gone { actor } => {
+                self.unregister_all(actor);
+                self.audiences.forget(actor);
             }
             Signal::PortClosed { port } => self.replies.forget(port),
             Signal::Monitor { .. }
@@ -255,8 +255,8 @@ impl NodeCore {
                     let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else {
                         return;
                     };
-                    if let Err(why) = send_message(&mut link.session, &parcel, request, &route) {
-                        self.give_up(to, request, why);
+                    if let Err(reason) = send_message(&mut link.session, &parcel, request, &route) {
+                        self.give_up(to, request, reason);
                     }
                 }
             }
@@ -273,7 +273,7 @@ impl NodeCore {
     }
 
     /// What waits for a node will not be sent any more.
-    pub(super) fn drop_waiting(&mut self, node: NodeId, why: Undelivered) {
+    pub(super) fn drop_waiting(&mut self, node: NodeId, reason: Undelivered) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.link.is_some() {
             return;
@@ -283,20 +283,20 @@ impl NodeCore {
         self.notes.extend(waiting.writers.into_iter().map(|writer| Note::Writable(writer, node)));
         for posted in waiting.queue {
             match posted {
-                Posted::Message { to, request, .. } => self.give_up(to, request, why),
-                Posted::Signal(signal) => self.answer_signal(signal, why),
+                Posted::Message { to, request, .. } => self.give_up(to, request, reason),
+                Posted::Signal(signal) => self.answer_signal(signal, reason),
             }
         }
-        self.notes.extend(replies.into_iter().map(|port| Note::Refuse(port, why.into())));
+        self.notes.extend(replies.into_iter().map(|port| Note::Refuse(port, reason.into())));
     }
 
     /// A message is not sent any more.
-    fn give_up(&mut self, to: Destination, request: Option<u64>, why: Undelivered) {
+    fn give_up(&mut self, to: Destination, request: Option<u64>, reason: Undelivered) {
         match (to, request) {
             (Destination::Port(..), _) => {}
-            (Destination::Actor(_), Some(request)) => self.notes.push(Note::Receipt(request, why)),
+            (Destination::Actor(_), Some(request)) => self.notes.push(Note::Receipt(request, reason)),
             (Destination::Actor(to), None) => {
-                self.notes.push(Note::DeadLetter(to, "a message that waited", why))
+                self.notes.push(Note::DeadLetter(to, "a message that waited", reason))
             }
         }
     }
@@ -325,7 +325,7 @@ fn send_message(
             Answer { to: wire::Key(port.to_bits()), from, tag, route, body: parcel.body }.into()
         }
     };
-    session.send(&frame).map_err(|why| match why {
+    session.send(&frame).map_err(|reason| match reason {
         SendRefused::Busy { .. } => Undelivered::Busy,
         SendRefused::TooLarge { .. } | SendRefused::FieldTooLong => Undelivered::TooLarge,
         SendRefused::NotThisWay | _ => Undelivered::NoNode,

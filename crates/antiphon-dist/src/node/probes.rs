@@ -140,8 +140,8 @@ impl NodeCore {
             let mut bytes = Vec::new();
             match Datagram::Answer(answer).encode(self.settings.datagram_key.as_ref(), &mut bytes) {
                 Ok(()) => return world.output(Output::Datagram(to, bytes)),
-                Err(why) if siblings.pop().is_none() => {
-                    return tracing::warn!(%why, "this node cannot tell where it is");
+                Err(reason) if siblings.pop().is_none() => {
+                    return tracing::warn!(%reason, "this node cannot tell where it is");
                 }
                 Err(_) => {}
             }

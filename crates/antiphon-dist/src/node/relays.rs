@@ -49,8 +49,8 @@ impl NodeCore {
             return;
         };
         let (node, Some(link)) = (*node, peer.link.as_mut()) else { return };
-        if let Err(why) = link.session.send(&Relay { request }.into()) {
-            return tracing::warn!(%at, %why, "a peer cannot be asked to announce this node");
+        if let Err(reason) = link.session.send(&Relay { request }.into()) {
+            return tracing::warn!(%at, %reason, "a peer cannot be asked to announce this node");
         }
         let now = self.now;
         self.relays.asked.retain(|_, asked| now < asked.until);
@@ -76,8 +76,8 @@ impl NodeCore {
         for (id, peer) in told.take(TOLD_MAX as usize) {
             let locations = Locations::Plain(&peer.said);
             let hint = NodeAt { request, node: wire_node(*id), name: &peer.name, locations };
-            if let Err(why) = link.session.send(&hint.into()) {
-                return tracing::debug!(%node, %why, "a peer is not told of all peers here");
+            if let Err(reason) = link.session.send(&hint.into()) {
+                return tracing::debug!(%node, %reason, "a peer is not told of all peers here");
             }
         }
     }

@@ -3,9 +3,9 @@
 //! Invariant: a signal that cannot go is answered, or told as a dead letter; what a peer is owed (that an actor has
 //! ended, that nobody will answer) is bounded by what the peer asked for, and never refused.
 
-use antiphon_sched::{ActorId, Key, MonitorId, NodeId, Signal, Undelivered, Value, Why};
+use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
 use antiphon_wire::frame::{
-    Demonitor, Down, DownWhy, Monitor, NodeAt, Notify, ReplyDropped, Resume, Terminate, Throw,
+    Demonitor, Down, DownReason, Monitor, NodeAt, Notify, ReplyDropped, Resume, Terminate, Throw,
 };
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
@@ -40,8 +40,8 @@ impl NodeCore {
             peer.link = Some(link);
         }
         self.mark_dirty(node);
-        if let Err(why) = sent {
-            tracing::debug!(%node, %why, "a signal was not sent");
+        if let Err(reason) = sent {
+            tracing::debug!(%node, %reason, "a signal was not sent");
             self.answer_signal(signal, Undelivered::Busy);
         }
     }
@@ -54,8 +54,8 @@ impl NodeCore {
             true => self.keep(node, Posted::Signal(signal.clone())),
             false => Err(Undelivered::Busy),
         };
-        if let Err(why) = kept {
-            self.answer_signal(signal, why);
+        if let Err(reason) = kept {
+            self.answer_signal(signal, reason);
         }
     }
 
@@ -70,33 +70,34 @@ impl NodeCore {
             let name = self.peers.get(node).map_or("", |peer| peer.name.as_str());
             let hint =
                 NodeAt { request: 0, node: wire_node(*node), name, locations: Locations::Plain(&locations) };
-            if let Err(why) = link.session.send(&hint.into()) {
-                tracing::debug!(%peer, %node, %why, "a peer is not told where a node is");
+            if let Err(reason) = link.session.send(&hint.into()) {
+                tracing::debug!(%peer, %node, %reason, "a peer is not told where a node is");
             }
         }
     }
 
     /// What a signal that goes nowhere means for who sent it.
-    pub(super) fn answer_signal(&mut self, signal: Signal, why: Undelivered) {
+    pub(super) fn answer_signal(&mut self, signal: Signal, reason: Undelivered) {
         match signal {
             Signal::Monitor { target, id, watcher } => {
-                let gone = if why == Undelivered::NoActor { Why::NoActor } else { Why::NodeLost };
+                let gone =
+                    if reason == Undelivered::NoActor { ExitReason::NoActor } else { ExitReason::NodeLost };
                 if let Some(peer) = self.peers.get_mut(&target.node()) {
                     peer.monitors.unwatch(id);
                 }
-                self.notes.push(Note::Down { watcher, id, who: target, why: gone });
+                self.notes.push(Note::Down { watcher, id, actor: target, reason: gone });
             }
-            Signal::Notify { watcher, id, who } => {
+            Signal::Notify { watcher, id, actor } => {
                 if let Some(peer) = self.peers.get_mut(&watcher.node()) {
-                    peer.monitors.be_unwatched(who, id);
+                    peer.monitors.be_unwatched(actor, id);
                 }
-                self.notes.push(Note::DeadLetter(watcher, "a notify", why));
+                self.notes.push(Note::DeadLetter(watcher, "a notify", reason));
             }
             Signal::Terminate { target, .. } => {
-                self.notes.push(Note::DeadLetter(target, "a terminate", why));
+                self.notes.push(Note::DeadLetter(target, "a terminate", reason));
             }
-            Signal::Throw { target, .. } => self.notes.push(Note::DeadLetter(target, "a throw", why)),
-            Signal::Resume { target, .. } => self.notes.push(Note::DeadLetter(target, "a resume", why)),
+            Signal::Throw { target, .. } => self.notes.push(Note::DeadLetter(target, "a throw", reason)),
+            Signal::Resume { target, .. } => self.notes.push(Note::DeadLetter(target, "a resume", reason)),
             // Whom the others would tell is gone with its node.
             Signal::Demonitor { .. }
             | Signal::Down { .. }
@@ -145,11 +146,11 @@ fn note_signal(peer: &mut Peer, signal: &Signal) {
         Signal::Demonitor { id, .. } => {
             peer.monitors.unwatch(*id);
         }
-        Signal::Notify { id, who, .. } => {
-            peer.monitors.be_watched(*who, *id);
+        Signal::Notify { id, actor, .. } => {
+            peer.monitors.be_watched(*actor, *id);
         }
-        Signal::Down { id, who, .. } => {
-            peer.monitors.be_unwatched(who.key(), *id);
+        Signal::Down { id, actor, .. } => {
+            peer.monitors.be_unwatched(actor.key(), *id);
         }
         Signal::Terminate { .. }
         | Signal::Throw { .. }
@@ -179,12 +180,13 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
                 .into(),
             )
         }
-        Signal::Notify { watcher, id, who } => session.send(
-            &Notify { watcher: wire_key(watcher.key()), target: wire_key(*who), id: number(id, true) }.into(),
+        Signal::Notify { watcher, id, actor } => session.send(
+            &Notify { watcher: wire_key(watcher.key()), target: wire_key(*actor), id: number(id, true) }
+                .into(),
         ),
-        Signal::Down { watcher, id, who, why } => {
-            let by_target = id.origin == who.node();
-            send_down(session, watcher.key(), *who, number(id, by_target), why)
+        Signal::Down { watcher, id, actor, reason } => {
+            let by_target = id.origin == actor.node();
+            send_down(session, watcher.key(), *actor, number(id, by_target), reason)
         }
         Signal::Terminate { from, target } => {
             session.send(&Terminate { from: sender(from), target: wire_key(target.key()) }.into())
@@ -213,7 +215,7 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
     let value = match signal {
         Signal::Throw { value, .. }
         | Signal::Resume { value, .. }
-        | Signal::Down { why: Why::Done(value), .. } => value,
+        | Signal::Down { reason: ExitReason::Done(value), .. } => value,
         Signal::Monitor { .. }
         | Signal::Demonitor { .. }
         | Signal::Notify { .. }
@@ -251,27 +253,34 @@ fn cut(text: &str) -> &str {
 fn send_down(
     session: &mut Session,
     watcher: Key,
-    who: ActorId,
+    actor: ActorId,
     id: u64,
-    why: &Why,
+    reason: &ExitReason,
 ) -> Result<(), SendRefused> {
-    let why = match why {
-        Why::Done(value) => DownWhy::Done(match value.as_encoded() {
+    let reason = match reason {
+        ExitReason::Done(value) => DownReason::Done(match value.as_encoded() {
             Some((tag, body, _)) => session.intern(tag).ok().map(|tag| (tag, body)),
             None => None,
         }),
-        Why::Failed(text) => DownWhy::Failed(cut(text)),
-        Why::Panicked(text) => DownWhy::Panicked(cut(text)),
-        Why::Terminated => DownWhy::Terminated,
-        Why::NodeLost => DownWhy::NodeLost,
-        Why::NoActor => DownWhy::NoActor,
-        Why::Refused => DownWhy::Refused,
+        ExitReason::Failed(text) => DownReason::Failed(cut(text)),
+        ExitReason::Panicked(text) => DownReason::Panicked(cut(text)),
+        ExitReason::Terminated => DownReason::Terminated,
+        ExitReason::NodeLost => DownReason::NodeLost,
+        ExitReason::NoActor => DownReason::NoActor,
+        ExitReason::Refused => DownReason::Refused,
     };
-    let frame =
-        Down { watcher: wire_key(watcher), who: wire_key(who.key()), node: wire_node(who.node()), id, why };
+    let frame = Down {
+        watcher: wire_key(watcher),
+        actor: wire_key(actor.key()),
+        node: wire_node(actor.node()),
+        id,
+        reason,
+    };
     match session.send(&frame.into()) {
         // The value does not fit; that the actor has ended does.
-        Err(SendRefused::TooLarge { .. }) => session.send(&Down { why: DownWhy::Done(None), ..frame }.into()),
+        Err(SendRefused::TooLarge { .. }) => {
+            session.send(&Down { reason: DownReason::Done(None), ..frame }.into())
+        }
         sent => sent,
     }
 }

@@ -62,9 +62,9 @@ impl NodeCore {
         let mut door = world.door();
         self.watchers.watchers.retain(|watcher| match door.send(*watcher, told.clone()) {
             Ok(()) => true,
-            Err(error) if error.why() == Undelivered::NoActor => false,
+            Err(error) if error.reason() == Undelivered::NoActor => false,
             Err(error) => {
-                door.dead_letter(watcher.id(), "a peer's status", error.why());
+                door.dead_letter(watcher.id(), "a peer's status", error.reason());
                 true
             }
         });

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Door, Event, Guard, NodeId, Step, Why, Wire, receive};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Door, Event, ExitReason, Guard, NodeId, Step, Wire, receive};
 
 use super::message::{Born, RciCall};
 use crate::caught::{caught, quietly};
@@ -83,19 +83,19 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let me = cx.id().key();
         let audience = node_behind(cx.door()).map(|core| core.audience_of(me)).unwrap_or_default();
         if !audience.is_everybody()
-            && let Err(why) = open_to(cx.door(), actor, audience)
+            && let Err(reason) = open_to(cx.door(), actor, audience)
         {
-            tracing::debug!(%actor, %why, "an actor ended before it began");
+            tracing::debug!(%actor, %reason, "an actor ended before it began");
         }
     }
 
-    fn ended(&mut self, cx: &mut FactoryCx<'_, A, T>, who: ActorId, why: &Why) {
-        let Some((caller, watched)) = self.alive.remove(&who) else { return };
+    fn ended(&mut self, cx: &mut FactoryCx<'_, A, T>, actor: ActorId, reason: &ExitReason) {
+        let Some((caller, watched)) = self.alive.remove(&actor) else { return };
         self.by_caller.take(&caller, 1);
         // This monitor keeps the scheduler from saying so.
-        let failed = matches!(why, Why::Failed(_) | Why::Panicked(_));
+        let failed = matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_));
         if !watched && failed && may_say(cx.door(), "rci end", format_args!("{} {caller}", self.name)) {
-            tracing::warn!(rci = %self.name, actor = %who, %why, "an actor ended that its caller did not monitor (said once an hour)");
+            tracing::warn!(rci = %self.name, actor = %actor, %reason, "an actor ended that its caller did not monitor (said once an hour)");
         }
     }
 }
@@ -121,7 +121,7 @@ impl<A: Wire, T: Wire> Actor<Told<RciCall<A, T>>> for Factory<A, T> {
                 cx.set_name(&format!("RCI {}", self.name));
             }
             Event::Message(call) => self.call(cx, call),
-            Event::Down(down) => self.ended(cx, down.who, &down.why),
+            Event::Down(down) => self.ended(cx, down.actor, &down.reason),
             // Nobody has anything to throw at it.
             Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
             _ => {}

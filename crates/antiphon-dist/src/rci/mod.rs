@@ -55,9 +55,9 @@ pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
         // The configuration was checked, so there is no such actor.
         return Err(RegisterError::NoNode);
     }
-    if let Err(why) = register(door, (Space::Rci, name), factory, tag, owner) {
+    if let Err(reason) = register(door, (Space::Rci, name), factory, tag, owner) {
         door.terminate(factory);
-        return Err(why);
+        return Err(reason);
     }
     Ok(Rci(Addr::of(factory.id())))
 }

@@ -74,8 +74,8 @@ impl<A: Wire, T: Wire> Actor<Witness<T>> for Witnessing<A, T> {
                 self.answered(cx, answered);
                 return if self.born.is_some() { receive() } else { stop() };
             }
-            Event::Down(down) if self.born == Some(down.who) => {
-                cx.door().tell_down(self.watcher.key(), down.who, down.why);
+            Event::Down(down) if self.born == Some(down.actor) => {
+                cx.door().tell_down(self.watcher.key(), down.actor, down.reason);
                 return stop();
             }
             Event::Thrown(thrown) => quietly(|| drop(thrown.take())),

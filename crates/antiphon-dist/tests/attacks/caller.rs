@@ -49,8 +49,8 @@ pub(crate) fn say(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 pub(crate) fn hear_to_the_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
-        Err(why) if why.kind() != io::ErrorKind::ConnectionReset => {
-            panic!("the victim does not close: {why}")
+        Err(reason) if reason.kind() != io::ErrorKind::ConnectionReset => {
+            panic!("the victim does not close: {reason}")
         }
         Ok(_) | Err(_) => answer,
     }

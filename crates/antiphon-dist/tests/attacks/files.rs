@@ -193,7 +193,7 @@ fn whoever_sends_more_of_a_file_than_he_may_fills_neither_memory_nor_disk() {
         }
         let refused = loop {
             match heard(&told) {
-                ToSender::Failed(why) => break why,
+                ToSender::Failed(reason) => break reason,
                 ToSender::Written(_) => {}
                 said @ (ToSender::Stored | ToSender::Different(_)) => panic!("{said:?}"),
             }

@@ -140,11 +140,14 @@ fn nobody_in_the_middle_can_have_a_weaker_suite_chosen() {
     for which in [Message::DiallerHello, Message::AcceptorHello] {
         let refused = dial(&net, &weaken(which, hmac));
         let secrets = HandshakeError::RefusedByPeer(Refusal::WrongSecret);
-        assert!(matches!(&refused, Err(Failed::Refused(why)) if *why == secrets), "{which:?}: {refused:?}");
+        assert!(
+            matches!(&refused, Err(Failed::Refused(reason)) if *reason == secrets),
+            "{which:?}: {refused:?}"
+        );
     }
     let refused = dial(&net, &weaken(Message::DiallerHello, &[Suite::Plain]));
     let no_suite = HandshakeError::RefusedByPeer(Refusal::Suite);
-    assert!(matches!(&refused, Err(Failed::Refused(why)) if *why == no_suite), "{refused:?}");
+    assert!(matches!(&refused, Err(Failed::Refused(reason)) if *reason == no_suite), "{refused:?}");
     let refused = dial(&net, &weaken(Message::AcceptorHello, &[Suite::Plain]));
     assert!(matches!(&refused, Err(Failed::Refused(HandshakeError::PeerMisbehaved(_)))), "{refused:?}");
 
@@ -176,8 +179,8 @@ fn a_bit_flipped_in_any_byte_of_any_message_ends_the_handshake() {
                 }
             });
             match failed {
-                Err(Failed::Refused(why)) => {
-                    told += u64::from(matches!(why, HandshakeError::RefusedByPeer(_)))
+                Err(Failed::Refused(reason)) => {
+                    told += u64::from(matches!(reason, HandshakeError::RefusedByPeer(_)))
                 }
                 Err(Failed::Silence) if is_length => {}
                 other => panic!("byte {byte} of {which:?}: {other:?}"),

@@ -52,8 +52,8 @@ impl Member {
         match self.stream.read(self.input.space()) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => self.input.filled(count),
-            Err(why) if matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-            Err(why) => return Err(why),
+            Err(reason) if matches!(reason.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(reason) => return Err(reason),
         }
         while let Some(mut frames) =
             self.session.next_record(now, &mut self.input).map_err(io::Error::other)?

@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci};
 use antiphon_sched::{Event, receive};
 use antiphon_wire::frame::{
-    DownWhy, FoundWhat, Fragment, FragmentPart, Goodbye, GoodbyeReason, Message, Monitor, NameSpace, Outcome,
-    Tag, Want,
+    DownReason, FoundWhat, Fragment, FragmentPart, Goodbye, GoodbyeReason, Message, Monitor, NameSpace,
+    Outcome, Tag, Want,
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
 
@@ -98,7 +98,7 @@ fn monitors_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
         if let Frame::Down(down) = frame
             && later.contains(&down.id)
         {
-            assert_eq!(down.why, DownWhy::Refused);
+            assert_eq!(down.reason, DownReason::Refused);
             told += 1;
         }
         (told == 8).then_some(())

@@ -160,7 +160,7 @@ pub(crate) fn knock(at: SocketAddr, files: Option<&Files>) -> String {
         match tls.complete_io(&mut stream) {
             Ok(_) if !tls.wants_read() => panic!("the node let it in"),
             Ok(_) => {}
-            Err(why) => return why.to_string(),
+            Err(reason) => return reason.to_string(),
         }
     }
 }
@@ -204,8 +204,8 @@ fn carry(mut near: End, mut far: End) -> io::Result<()> {
             let count = match pull(from, &mut bytes) {
                 Ok(0) => return to.1.shutdown(Shutdown::Both),
                 Ok(count) => count,
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(why) => return Err(why),
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(reason) => return Err(reason),
             };
             to.0.writer().write_all(&bytes[..count])?;
             while to.0.wants_write() {
@@ -218,7 +218,7 @@ fn carry(mut near: End, mut far: End) -> io::Result<()> {
 fn pull((tls, stream): &mut End, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         match tls.reader().read(bytes) {
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {}
             other => return other,
         }
         tls.read_tls(stream)?;

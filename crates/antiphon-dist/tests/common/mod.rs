@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use antiphon_dist::{
     Config, Counts, DeliverError, Location, NetCx, Node, NodeError, PeerAt, Resolver, Secret, Status,
 };
-use antiphon_sched::{ActorId, Addr, Cx, Down, Event, Handle, LoopStats, Step, Why, receive};
+use antiphon_sched::{ActorId, Addr, Cx, Down, Event, ExitReason, Handle, LoopStats, Step, receive};
 
 /// How long anything that must happen may take, on the slowest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -265,7 +265,7 @@ pub(crate) fn tell_test<T>(to: &Sender<T>, what: T) {
 pub(crate) fn heard<T>(from: &Receiver<T>) -> T {
     match from.recv_timeout(PATIENCE) {
         Ok(value) => value,
-        Err(why) => panic!("waited {PATIENCE:?} to be told: {why}"),
+        Err(reason) => panic!("waited {PATIENCE:?} to be told: {reason}"),
     }
 }
 
@@ -295,7 +295,7 @@ pub(crate) fn heard_until<T: Debug>(from: &Receiver<T>, mut wanted: impl FnMut(&
                     return all;
                 }
             }
-            Err(why) => panic!("waited {PATIENCE:?}: {why}; so far {all:?}"),
+            Err(reason) => panic!("waited {PATIENCE:?}: {reason}; so far {all:?}"),
         }
     }
 }
@@ -379,13 +379,13 @@ impl TestNode {
     }
 
     /// Monitors an actor; how it ends is told.
-    pub(crate) fn watch(&self, who: impl Into<ActorId>) -> Receiver<End> {
+    pub(crate) fn watch(&self, actor: impl Into<ActorId>) -> Receiver<End> {
         let (tell, told) = channel();
-        let who = who.into();
+        let actor = actor.into();
         self.spawn(move |cx: &mut Cx<()>, event| {
             match event {
                 Event::Start => {
-                    cx.monitor(who);
+                    cx.monitor(actor);
                 }
                 Event::Down(down) => tell_test(&tell, End::of(down)),
                 _ => {}
@@ -427,14 +427,14 @@ pub(crate) enum End {
 
 impl End {
     pub(crate) fn of(down: Down) -> Self {
-        match down.why {
-            Why::Done(value) => value.get::<String>().map_or(Self::Done, Self::Value),
-            Why::Failed(text) => Self::Failed(text),
-            Why::Panicked(text) => Self::Panicked(text),
-            Why::Terminated => Self::Terminated,
-            Why::NodeLost => Self::NodeLost,
-            Why::NoActor => Self::NoActor,
-            Why::Refused => Self::Refused,
+        match down.reason {
+            ExitReason::Done(value) => value.get::<String>().map_or(Self::Done, Self::Value),
+            ExitReason::Failed(text) => Self::Failed(text),
+            ExitReason::Panicked(text) => Self::Panicked(text),
+            ExitReason::Terminated => Self::Terminated,
+            ExitReason::NodeLost => Self::NodeLost,
+            ExitReason::NoActor => Self::NoActor,
+            ExitReason::Refused => Self::Refused,
         }
     }
 }

@@ -221,9 +221,9 @@ fn bound() {
         assert!(node.location().starts_with("127.0.0.1:"));
         assert_eq!(listening(&lab, "a"), on_loopback, "{settings:?}");
     }
-    for (settings, why) in [("ip=10.1.0.1", "who may come"), ("ip=10.1.0.1 secret=key", "is weak")] {
+    for (settings, reason) in [("ip=10.1.0.1", "who may come"), ("ip=10.1.0.1 secret=key", "is weak")] {
         let refused = Player::start(&lab, "a", settings).wait("refused ");
-        assert!(refused.contains(why), "{refused}");
+        assert!(refused.contains(reason), "{refused}");
     }
     let named = set(&["10.1.0.1", "10.1.0.255", "239.255.97.110", "127.255.255.255"]);
     for settings in [format!("ip=10.1.0.1 secret={}", secret()), "ip=10.1.0.1 open".to_owned()] {

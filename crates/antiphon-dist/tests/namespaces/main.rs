@@ -38,13 +38,13 @@ fn outside() -> ExitCode {
         command
     };
     let tried = unshare().arg("true").stdout(Stdio::null()).stderr(Stdio::piped()).output();
-    let why = match tried {
+    let reason = match tried {
         Ok(tried) if tried.status.success() => None,
         Ok(tried) => Some(String::from_utf8_lossy(&tried.stderr).trim().to_owned()),
-        Err(why) => Some(format!("unshare cannot be started: {why}")),
+        Err(reason) => Some(format!("unshare cannot be started: {reason}")),
     };
-    if let Some(why) = why {
-        println!("no namespaces here: {why}");
+    if let Some(reason) = reason {
+        println!("no namespaces here: {reason}");
         println!("namespaces: 0 ran, {} skipped", CASES.len());
         return ExitCode::SUCCESS;
     }
@@ -53,8 +53,8 @@ fn outside() -> ExitCode {
     match unshare().arg(program).args(std::env::args().skip(1)).env(INSIDE, home).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
-        Err(why) => {
-            println!("namespaces work here, and these tests did not run: {why}");
+        Err(reason) => {
+            println!("namespaces work here, and these tests did not run: {reason}");
             ExitCode::FAILURE
         }
     }

@@ -73,7 +73,9 @@ impl Player {
             }
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.told.push(line),
-                Err(why) => panic!("waited for a line with {begin:?} ({why}), and heard {:?}", self.told),
+                Err(reason) => {
+                    panic!("waited for a line with {begin:?} ({reason}), and heard {:?}", self.told)
+                }
             }
         }
     }
@@ -120,8 +122,8 @@ pub(crate) fn play() -> ExitCode {
     let name = config.name.clone().expect("a player is named");
     let mut node = match Node::new(config) {
         Ok(node) => node,
-        Err(why) => {
-            println!("refused {why}");
+        Err(reason) => {
+            println!("refused {reason}");
             return ExitCode::SUCCESS;
         }
     };
@@ -181,7 +183,7 @@ fn obey(cx: &mut Cx<'_, Told>, line: &str) -> antiphon_sched::Step<Told> {
 fn tell(cx: &mut Cx<'_, Told>, told: Told) {
     let or_why = |result: Result<&str, &dyn Display>| match result {
         Ok(text) => text.to_owned(),
-        Err(why) => why.to_string(),
+        Err(reason) => reason.to_string(),
     };
     match told {
         Told::Line(_) => {}
@@ -190,11 +192,14 @@ fn tell(cx: &mut Cx<'_, Told>, told: Told) {
             let all: Vec<String> = all.iter().map(Location::to_string).collect();
             println!("peer {}", all.join(" "));
         }
-        Told::Contacted(Err(why)) => println!("peer {why}"),
+        Told::Contacted(Err(reason)) => println!("peer {reason}"),
         Told::Found(Ok(addr), text) => cx.deliver(addr, text, secs(10), Told::Sent),
-        Told::Found(Err(why), _) => println!("sent {why}"),
+        Told::Found(Err(reason), _) => println!("sent {reason}"),
         Told::Sent(sent) => {
-            println!("sent {}", or_why(sent.as_ref().map(|()| "in the mailbox").map_err(|why| why as _)))
+            println!(
+                "sent {}",
+                or_why(sent.as_ref().map(|()| "in the mailbox").map_err(|reason| reason as _))
+            )
         }
     }
 }

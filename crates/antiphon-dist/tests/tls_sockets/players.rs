@@ -81,15 +81,15 @@ impl Told {
             Socket::Data(data) => Self::Data(data),
             Socket::Writable => Self::Writable,
             Socket::Closed(None) => Self::Closed,
-            Socket::Closed(Some(why)) => Self::reason(&why),
+            Socket::Closed(Some(reason)) => Self::reason(&reason),
             other => panic!("{other:?}"),
         }
     }
 
-    fn reason(why: &io::Error) -> Self {
-        let fault = TlsFault::of(why).map(Self::Tls);
-        let error = why.get_ref().and_then(|inner| inner.downcast_ref()).copied().map(Self::Socket);
-        fault.or(error).unwrap_or(Self::Error(why.kind()))
+    fn reason(reason: &io::Error) -> Self {
+        let fault = TlsFault::of(reason).map(Self::Tls);
+        let error = reason.get_ref().and_then(|inner| inner.downcast_ref()).copied().map(Self::Socket);
+        fault.or(error).unwrap_or(Self::Error(reason.kind()))
     }
 
     pub(crate) fn is_end(&self) -> bool {
@@ -140,7 +140,7 @@ impl Stage {
         self.until("room for an act", |stage| {
             match act.take().map(|act| stage.events.send(player.addr, act)) {
                 Some(Err(SendError::Full(back))) => act = Some(back),
-                Some(Err(why)) => panic!("the player lives: {why}"),
+                Some(Err(reason)) => panic!("the player lives: {reason}"),
                 Some(Ok(())) | None => {}
             }
             act.is_none()

@@ -116,9 +116,9 @@ fn datagrams_have_no_tls_and_the_error_says_what_has() {
     let (mut stage, certs) = (Stage::new(), Certs::new());
     let at = tls(&certs.node("shared"), &[]).at("127.0.0.1:0");
     let player = stage.player(nothing);
-    let why = stage.act(&player, |cx| cx.udp(at, |_, _| panic!("nothing comes")).map(drop));
-    let why = why.expect_err("there is no such thing");
-    assert!(why.to_string().contains("`cx.connect`"), "{why}");
+    let reason = stage.act(&player, |cx| cx.udp(at, |_, _| panic!("nothing comes")).map(drop));
+    let reason = reason.expect_err("there is no such thing");
+    assert!(reason.to_string().contains("`cx.connect`"), "{reason}");
 }
 
 /// A stranger that has sent so much, and waits.

@@ -81,9 +81,9 @@ impl Core {
             first: 0,
             failure: None,
         };
-        if let Err(why) = child.watch(self, id) {
+        if let Err(reason) = child.watch(self, id) {
             child.leave(self);
-            return Err(why);
+            return Err(reason);
         }
         let is_told = child.exit.is_some();
         self.insert_socket(id, owner, Kind::Child(Box::new(child)));
@@ -140,8 +140,8 @@ impl Child {
                 }
                 Pulled::Ended(end) => {
                     self.end_output(hold.core, at);
-                    if let Err(why) = end {
-                        self.fail(why);
+                    if let Err(reason) = end {
+                        self.fail(reason);
                     }
                 }
             }
@@ -164,7 +164,7 @@ impl Child {
             Ok(None) if self.exit.is_none() => return hold.time(ASK_EVERY),
             Ok(None) => return,
             // Somebody else has waited for it, or the program ignores SIGCHLD: it has ended, nobody knows how.
-            Err(why) => Err(why),
+            Err(reason) => Err(reason),
         };
         self.status = Some(status);
         // What it printed is there; what its own children print later is not waited for.
@@ -195,8 +195,8 @@ impl Child {
         }
     }
 
-    fn fail(&mut self, why: io::Error) {
-        self.failure.get_or_insert(why);
+    fn fail(&mut self, reason: io::Error) {
+        self.failure.get_or_insert(reason);
         self.kill();
     }
 
@@ -204,9 +204,9 @@ impl Child {
     pub(crate) fn kill(&mut self) {
         if self.status.is_none()
             && let Some(process) = &mut self.process
-            && let Err(why) = process.kill()
+            && let Err(reason) = process.kill()
         {
-            tracing::warn!(%why, "a child process could not be killed");
+            tracing::warn!(%reason, "a child process could not be killed");
         }
     }
 
@@ -214,7 +214,7 @@ impl Child {
         if self.stdin.is_some() && !self.closing {
             match self.outlet.push(self.framing, data) {
                 Ok(()) => hold.writes_on = true,
-                Err(why) => self.fail(why.into()),
+                Err(reason) => self.fail(reason.into()),
             }
         }
         Fate::Rest
@@ -285,8 +285,8 @@ impl Drop for Child {
         }
         let pid = process.id();
         let wait = move || drop(process.wait());
-        if let Err(why) = thread::Builder::new().name("antiphon-reaper".into()).spawn(wait) {
-            tracing::error!(%why, pid, "nobody waits for a killed child process");
+        if let Err(reason) = thread::Builder::new().name("antiphon-reaper".into()).spawn(wait) {
+            tracing::error!(%reason, pid, "nobody waits for a killed child process");
         }
     }
 }

@@ -43,8 +43,8 @@ pub enum SocketError {
 }
 
 impl From<SocketError> for io::Error {
-    fn from(why: SocketError) -> Self {
-        let kind = match why {
+    fn from(reason: SocketError) -> Self {
+        let kind = match reason {
             SocketError::FrameTooLong { .. } => io::ErrorKind::InvalidData,
             SocketError::Truncated => io::ErrorKind::UnexpectedEof,
             SocketError::QueueFull { .. } => io::ErrorKind::OutOfMemory,
@@ -53,6 +53,6 @@ impl From<SocketError> for io::Error {
             }
             SocketError::LayerOverUdp | SocketError::ListenName => io::ErrorKind::InvalidInput,
         };
-        Self::new(kind, why)
+        Self::new(kind, reason)
     }
 }

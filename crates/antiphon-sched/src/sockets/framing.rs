@@ -164,7 +164,7 @@ mod tests {
                 match deframer.next() {
                     Ok(Some(frame)) => frames.push(frame),
                     Ok(None) => break,
-                    Err(why) => return (frames, Some(why)),
+                    Err(reason) => return (frames, Some(reason)),
                 }
             }
         }
@@ -199,10 +199,10 @@ mod tests {
 
     #[test]
     fn a_counted_frame_over_the_limit_is_told_by_its_length_alone() {
-        let (frames, why) = cut(LENGTH4, &[&[0, 0, 0, 1, 7, 0, 0, 0, 6]]);
-        assert_eq!((frames, why), (vec![vec![7]], Some(SocketError::FrameTooLong { max: 5 })));
-        let (frames, why) = cut(LENGTH4, &[&[0xff; 4]]);
-        assert_eq!((frames, why), (vec![], Some(SocketError::FrameTooLong { max: 5 })));
+        let (frames, reason) = cut(LENGTH4, &[&[0, 0, 0, 1, 7, 0, 0, 0, 6]]);
+        assert_eq!((frames, reason), (vec![vec![7]], Some(SocketError::FrameTooLong { max: 5 })));
+        let (frames, reason) = cut(LENGTH4, &[&[0xff; 4]]);
+        assert_eq!((frames, reason), (vec![], Some(SocketError::FrameTooLong { max: 5 })));
     }
 
     #[test]

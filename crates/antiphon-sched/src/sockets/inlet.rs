@@ -72,7 +72,7 @@ impl Inlet {
                 match self.deframer.next() {
                     Ok(Some(frame)) => tell(core, frame),
                     Ok(None) => break,
-                    Err(why) => return Pulled::Ended(Err(why.into())),
+                    Err(reason) => return Pulled::Ended(Err(reason.into())),
                 }
                 frames += 1;
             }
@@ -95,10 +95,10 @@ impl Inlet {
                 self.left = self.left.map(|left| left - count);
                 self.deframer.feed(&space[..count]);
             }
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
             // What came before it is whole, and told first.
-            Err(why) => self.end = Some(Err(why)),
+            Err(reason) => self.end = Some(Err(reason)),
         }
     }
 }

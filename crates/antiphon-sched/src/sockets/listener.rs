@@ -83,10 +83,10 @@ pub(super) fn bind<T>(at: &impl Endpoint, bind: impl Fn(SocketAddr) -> io::Resul
     let Host::Addrs(addrs) = at.host()? else { return Err(SocketError::ListenName.into()) };
     let mut failure = io::ErrorKind::InvalidInput.into();
     for addr in addrs {
-        egress::allowed(&addr).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+        egress::allowed(&addr).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         match bind(addr) {
             Ok(socket) => return Ok(socket),
-            Err(why) => failure = why,
+            Err(reason) => failure = reason,
         }
     }
     Err(failure)
@@ -94,10 +94,10 @@ pub(super) fn bind<T>(at: &impl Endpoint, bind: impl Fn(SocketAddr) -> io::Resul
 
 /// Whether an error of `accept` says that no connection can be accepted until something is closed: the process, or
 /// the system, has no descriptor left, or no memory. Whoever tries again at once keeps a processor busy with it.
-pub fn is_exhausted(why: &io::Error) -> bool {
+pub fn is_exhausted(reason: &io::Error) -> bool {
     // ENFILE, EMFILE, ENOBUFS and ENOMEM; no two systems number the last ones alike.
-    why.kind() == io::ErrorKind::OutOfMemory
-        || matches!(why.raw_os_error(), Some(23 | 24 | 55 | 105 | 10024 | 10055))
+    reason.kind() == io::ErrorKind::OutOfMemory
+        || matches!(reason.raw_os_error(), Some(23 | 24 | 55 | 105 | 10024 | 10055))
 }
 
 impl Listener {
@@ -113,13 +113,13 @@ impl Listener {
             }
             match self.socket.accept() {
                 Ok((socket, peer)) => self.accepted(hold, owner, socket, peer),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(why) if is_exhausted(&why) => {
-                    tracing::warn!(%why, at = %self.local, "connections wait; close some, or raise the limit");
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(reason) if is_exhausted(&reason) => {
+                    tracing::warn!(%reason, at = %self.local, "connections wait; close some, or raise the limit");
                     hold.time(PAUSE);
                 }
                 // The stranger has gone again; others may follow.
-                Err(why) => tracing::debug!(%why, "a connection was not accepted"),
+                Err(reason) => tracing::debug!(%reason, "a connection was not accepted"),
             }
         }
         Fate::Again
@@ -138,7 +138,7 @@ impl Listener {
                     core.with_own_tcp(id, owner, Tcp::begin);
                 }
             }
-            Err(why) => tracing::debug!(%why, %peer, "a connection could not be opened"),
+            Err(reason) => tracing::debug!(%reason, %peer, "a connection could not be opened"),
         }
     }
 

@@ -74,9 +74,9 @@ impl Outlet {
                     self.queue.drain(..count);
                     left -= count;
                 }
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(why) => return self.fail(why),
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
+                Err(reason) => return self.fail(reason),
             }
         }
         if self.queue.capacity() > KEPT_MAX {
@@ -90,18 +90,18 @@ impl Outlet {
     pub(crate) fn after(&mut self, flushed: io::Result<()>) -> Flushed {
         match flushed {
             Ok(()) => Flushed::All,
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
                 self.writable = false;
                 Flushed::Blocked
             }
-            Err(why) => self.fail(why),
+            Err(reason) => self.fail(reason),
         }
     }
 
-    fn fail(&mut self, why: io::Error) -> Flushed {
+    fn fail(&mut self, reason: io::Error) -> Flushed {
         self.queue = VecDeque::new();
         self.over_mark = false;
-        Flushed::Failed(why)
+        Flushed::Failed(reason)
     }
 
     /// Whether a writer that was above the mark is to be told that there is room; once.

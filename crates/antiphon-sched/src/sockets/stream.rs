@@ -22,7 +22,7 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn dial(hold: &mut Hold<'_>, addr: SocketAddr) -> io::Result<Self> {
-        egress::allowed(&addr).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+        egress::allowed(&addr).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         let mut socket = TcpStream::connect(addr)?;
         let source = hold.core.watch_part(hold.id, Part::Main, &mut socket, READ_WRITE)?;
         Ok(Self { socket, source, layered: None })
@@ -43,13 +43,13 @@ impl Stream {
     /// Where a dialled stream leads; `None` while that is open.
     pub(super) fn connected(&self) -> Option<io::Result<SocketAddr>> {
         match self.socket.take_error() {
-            Ok(Some(why)) | Err(why) => return Some(Err(why)),
+            Ok(Some(reason)) | Err(reason) => return Some(Err(reason)),
             Ok(None) => {}
         }
         match self.socket.peer_addr() {
             Ok(peer) => Some(self.socket.set_nodelay(true).map(|()| peer)),
-            Err(why) if why.kind() == io::ErrorKind::NotConnected => None,
-            Err(why) => Some(Err(why)),
+            Err(reason) if reason.kind() == io::ErrorKind::NotConnected => None,
+            Err(reason) => Some(Err(reason)),
         }
     }
 

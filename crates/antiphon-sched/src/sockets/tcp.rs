@@ -99,13 +99,13 @@ impl Core {
 
     /// A name was looked up for a connection.
     fn looked_up(&mut self, id: SocketId, owner: Key, found: Result<io::Result<Vec<SocketAddr>>, JobError>) {
-        let found = found.unwrap_or_else(|why| Err(io::Error::other(why)));
+        let found = found.unwrap_or_else(|reason| Err(io::Error::other(reason)));
         self.with_own_tcp(id, owner, |tcp, hold| match found {
             Ok(addrs) => {
                 tcp.addrs = addrs.into_iter();
                 tcp.dial(hold)
             }
-            Err(why) => tcp.end(hold, Some(why)),
+            Err(reason) => tcp.end(hold, Some(reason)),
         });
     }
 }
@@ -143,21 +143,21 @@ impl Tcp {
         }
     }
 
-    fn end(&self, hold: &mut Hold<'_>, why: Option<io::Error>) -> Fate {
-        self.tell(hold, Socket::Closed(why));
+    fn end(&self, hold: &mut Hold<'_>, reason: Option<io::Error>) -> Fate {
+        self.tell(hold, Socket::Closed(reason));
         Fate::Gone
     }
 
     fn start(&mut self, hold: &mut Hold<'_>, to: io::Result<Host>) -> Fate {
         match hold.core.io.check().and(to) {
-            Err(why) => self.end(hold, Some(why)),
+            Err(reason) => self.end(hold, Some(reason)),
             Ok(Host::Addrs(addrs)) => {
                 self.addrs = addrs.into_iter();
                 self.dial(hold)
             }
             Ok(Host::Name(host, port)) => {
-                if let Err(why) = egress::allowed_name(&host) {
-                    return self.end(hold, Some(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+                if let Err(reason) = egress::allowed_name(&host) {
+                    return self.end(hold, Some(io::Error::new(io::ErrorKind::PermissionDenied, reason)));
                 }
                 let (id, owner) = (hold.id, hold.owner);
                 let look_up = move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
@@ -179,12 +179,12 @@ impl Tcp {
                     self.stream = Some(stream);
                     return Fate::Rest;
                 }
-                Err(why) => self.failure = Some(why),
+                Err(reason) => self.failure = Some(reason),
             }
         }
         let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        let why = self.failure.take().unwrap_or_else(nowhere);
-        self.end(hold, Some(why))
+        let reason = self.failure.take().unwrap_or_else(nowhere);
+        self.end(hold, Some(reason))
     }
 
     pub(crate) fn serve(&mut self, hold: &mut Hold<'_>, events: Events, space: &mut [u8]) -> Fate {
@@ -207,14 +207,14 @@ impl Tcp {
                 self.failure = None;
                 self.peer = Some(peer);
                 let layer = self.layer.take();
-                if let Some(Err(why)) = layer.map(|layer| stream.lay(&*layer, peer)) {
-                    return self.end(hold, Some(why));
+                if let Some(Err(reason)) = layer.map(|layer| stream.lay(&*layer, peer)) {
+                    return self.end(hold, Some(reason));
                 }
                 self.state = State::Agreeing;
                 self.agree(hold, space)
             }
-            Some(Err(why)) => {
-                self.failure = Some(why);
+            Some(Err(reason)) => {
+                self.failure = Some(reason);
                 self.leave(hold.core, hold.id);
                 self.dial(hold)
             }
@@ -239,10 +239,10 @@ impl Tcp {
                 Fate::Rest
             }
             Pulled::Dry | Pulled::Ended(Ok(())) => {
-                let why = self.failure.take();
-                self.end(hold, why)
+                let reason = self.failure.take();
+                self.end(hold, reason)
             }
-            Pulled::Ended(Err(why)) => self.end(hold, Some(why)),
+            Pulled::Ended(Err(reason)) => self.end(hold, Some(reason)),
         }
     }
 
@@ -251,9 +251,9 @@ impl Tcp {
         match self.outlet.flush(stream) {
             Flushed::All | Flushed::Blocked => {}
             Flushed::Cut => hold.writes_on = true,
-            Flushed::Failed(why) => {
+            Flushed::Failed(reason) => {
                 // What the peer sent before it went is read first.
-                self.failure.get_or_insert(why);
+                self.failure.get_or_insert(reason);
                 self.inlet.readable = true;
             }
         }
@@ -283,7 +283,7 @@ impl Tcp {
         };
         match flushed {
             Flushed::All => self.on_rest_written(hold),
-            Flushed::Failed(why) => self.end_closing(hold, Some(why)),
+            Flushed::Failed(reason) => self.end_closing(hold, Some(reason)),
             Flushed::Blocked => {
                 if self.outlet.len() < before || !hold.is_timed() {
                     hold.time(CLOSE_WITHIN);
@@ -319,8 +319,8 @@ impl Tcp {
         Fate::Orphan
     }
 
-    fn end_closing(&self, hold: &mut Hold<'_>, why: Option<io::Error>) -> Fate {
-        if self.state == State::Closing { self.end(hold, why) } else { Fate::Gone }
+    fn end_closing(&self, hold: &mut Hold<'_>, reason: Option<io::Error>) -> Fate {
+        if self.state == State::Closing { self.end(hold, reason) } else { Fate::Gone }
     }
 
     /// Reads what nobody wants, until the peer ends.
@@ -337,8 +337,8 @@ impl Tcp {
             match stream.socket.read(space) {
                 Ok(0) => return Fate::Gone,
                 Ok(_) => {}
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.inlet.readable = false,
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.inlet.readable = false,
+                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Fate::Gone,
             }
         }
@@ -378,7 +378,7 @@ impl Tcp {
                         Fate::Rest
                     }
                     Err(_) if self.state == State::PeerDone => Fate::Gone,
-                    Err(why) => self.end(hold, Some(why.into())),
+                    Err(reason) => self.end(hold, Some(reason.into())),
                 }
             }
             State::Closing | State::Finishing | State::Draining => Fate::Rest,
@@ -390,7 +390,7 @@ impl Tcp {
         match self.state {
             State::Dialling | State::Agreeing => return self.end(hold, None),
             State::Open => match self.failure.take() {
-                Some(why) => return self.end(hold, Some(why)),
+                Some(reason) => return self.end(hold, Some(reason)),
                 None => self.state = State::Closing,
             },
             State::PeerDone => self.state = State::Finishing,

@@ -49,7 +49,7 @@ impl Core {
     }
 
     pub(crate) fn send_udp(&mut self, owner: Key, udp: Udp, to: SocketAddr, data: &[u8]) -> io::Result<()> {
-        egress::allowed(&to).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+        egress::allowed(&to).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         match self.sockets.kind(SocketId(udp.id), owner) {
             Some(Kind::Udp(port)) => port.socket.send_to(data, to).map(|_| ()),
             _ => Err(io::Error::new(io::ErrorKind::NotFound, "no UDP socket of this actor; was it closed?")),
@@ -74,9 +74,9 @@ impl UdpPort {
             }
             match self.socket.recv_from(space) {
                 Ok((count, from)) => self.tells.tell(hold.core, owner, (from, space[..count].to_vec())),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 // The news of a datagram that was not taken somewhere: no end of this socket.
-                Err(why) => tracing::debug!(%why, "a UDP socket"),
+                Err(reason) => tracing::debug!(%reason, "a UDP socket"),
             }
         }
         Fate::Again

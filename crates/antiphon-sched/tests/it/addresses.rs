@@ -33,7 +33,7 @@ fn a_mailbox_takes_exactly_its_limit_and_then_gives_messages_back() {
         let log = Log::default();
         let actor = scribe(&mut events, &log);
         for n in 0..limit {
-            events.send(actor, n).unwrap_or_else(|why| panic!("{n} of {limit}: {why}"));
+            events.send(actor, n).unwrap_or_else(|reason| panic!("{n} of {limit}: {reason}"));
         }
         assert!(matches!(events.send(actor, 77), Err(SendError::Full(77))), "limit {limit}");
         settle(&mut events);
@@ -168,7 +168,7 @@ fn a_further_address_tells_its_watchers_the_owners_reason_and_their_own_name_for
                 cx.notify(ear);
             }
             Event::Down(down) => {
-                seen.note(format!("{} {}", down.why, down.who == ear.id() || down.who == actor.id()))
+                seen.note(format!("{} {}", down.reason, down.actor == ear.id() || down.actor == actor.id()))
             }
             _ => {}
         }

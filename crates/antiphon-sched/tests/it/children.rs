@@ -56,11 +56,11 @@ fn a_child_that_dies_or_is_killed_is_told_as_such() {
 #[test]
 fn a_program_that_does_not_exist_is_an_error_at_once() {
     let mut station = Station::new(nothing);
-    let why = station.act(|cx| cx.child(Command::new("/no/such/program"), LINES, Net::Child).unwrap_err());
-    assert_eq!(why.kind(), std::io::ErrorKind::NotFound);
+    let reason = station.act(|cx| cx.child(Command::new("/no/such/program"), LINES, Net::Child).unwrap_err());
+    assert_eq!(reason.kind(), std::io::ErrorKind::NotFound);
     let mut nowhere = Station::on(virtual_loop(), nothing);
-    let why = nowhere.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap_err());
-    assert_eq!(why.kind(), std::io::ErrorKind::Unsupported);
+    let reason = nowhere.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap_err());
+    assert_eq!(reason.kind(), std::io::ErrorKind::Unsupported);
 }
 
 #[test]

@@ -59,16 +59,16 @@ pub(crate) fn pass(events: &mut Loop, span: Duration) {
     settle(events);
 }
 
-/// Has `log` told how `who` ends, by a daemon.
-pub(crate) fn log_end(events: &mut Loop, log: &Log, who: impl Into<ActorId>) {
-    let (log, who) = (log.clone(), who.into());
+/// Has `log` told how `actor` ends, by a daemon.
+pub(crate) fn log_end(events: &mut Loop, log: &Log, actor: impl Into<ActorId>) {
+    let (log, actor) = (log.clone(), actor.into());
     events.spawn(move |cx: &mut Cx<()>, event| {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
-                cx.monitor(who);
+                cx.monitor(actor);
             }
-            Event::Down(down) => log.note(format!("[{}]", down.why)),
+            Event::Down(down) => log.note(format!("[{}]", down.reason)),
             _ => {}
         }
         receive()
@@ -90,7 +90,7 @@ pub(crate) fn tell<M: Display>(log: &Log, event: &Event<M>) {
         Event::Start => log.note("start"),
         Event::Message(message) => log.note(message),
         Event::Timeout => log.note("timeout"),
-        Event::Down(down) => log.note(format!("down:{}", down.why)),
+        Event::Down(down) => log.note(format!("down:{}", down.reason)),
         Event::Terminate => log.note("terminate"),
         Event::Resumed(_) => log.note("resumed"),
         Event::Thrown(_) => log.note("thrown"),

@@ -14,7 +14,7 @@ fn what_tell_cannot_deliver_is_counted_and_shown() {
     settle(&mut events);
     events.on_dead_letter(move |letter| {
         let to = if letter.to == dead.id() { "dead" } else { "full" };
-        seen.note(format!("{to}:{}:{:?}", letter.what, letter.why));
+        seen.note(format!("{to}:{}:{:?}", letter.what, letter.reason));
     });
     within(&mut events, move |cx| {
         cx.tell(dead, 1);
@@ -61,13 +61,13 @@ fn a_notify_that_its_watcher_cannot_take_is_told_to_it_or_is_a_dead_letter() {
             Event::Start => (0..65_535).for_each(|_| {
                 cx.after(secs(1_000), 0);
             }),
-            Event::Down(down) => heard.note(format!("{:?}", down.why)),
+            Event::Down(down) => heard.note(format!("{:?}", down.reason)),
             _ => {}
         }
         receive()
     });
     settle(&mut events);
-    events.on_dead_letter(move |letter| seen.note(format!("{}:{:?}", letter.what, letter.why)));
+    events.on_dead_letter(move |letter| seen.note(format!("{}:{:?}", letter.what, letter.reason)));
     within(&mut events, move |cx| cx.notify(dead));
     assert_eq!(log.take(), "a notify:NoActor");
     within(&mut events, move |cx| cx.notify(busy));

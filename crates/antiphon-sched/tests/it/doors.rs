@@ -128,8 +128,8 @@ fn a_fold_that_panics_or_fails_ends_like_any_actor() {
     let fails = events.spawn_fsm(1, |_: &mut Cx<()>, _, _| fail("out of order"));
     let panics = events.spawn_fsm(1, |_: &mut Cx<()>, _, _| panic!("folded"));
     let exits = events.spawn_fsm(1, |_: &mut Cx<()>, n, _| exit_local(n));
-    for who in [fails.id(), panics.id(), exits.id()] {
-        log_end(&mut events, &log, who);
+    for actor in [fails.id(), panics.id(), exits.id()] {
+        log_end(&mut events, &log, actor);
     }
     settle(&mut events);
     assert_eq!(

@@ -152,12 +152,12 @@ fn each_way_to_end_tells_its_reason() {
                 receive()
             }
             Event::Down(down) => {
-                seen.note(match down.why {
-                    Why::Done(value) => match value.clone().get_local::<&str>() {
+                seen.note(match down.reason {
+                    ExitReason::Done(value) => match value.clone().get_local::<&str>() {
                         Ok(text) => text.to_string(),
                         Err(_) => format!("{:?}", value.get::<()>()),
                     },
-                    why => why.to_string(),
+                    reason => reason.to_string(),
                 });
                 stop()
             }

@@ -38,7 +38,7 @@ fn many_threads_send_and_each_message_arrives_once_in_order() {
                         match handle.send(sink, message) {
                             Ok(()) => break,
                             Err(SendError::Full(back)) => message = back,
-                            Err(why) => panic!("{why}"),
+                            Err(reason) => panic!("{reason}"),
                         }
                         thread::yield_now();
                     }
@@ -189,7 +189,7 @@ fn a_loop_that_is_dropped_frees_all_who_wait_for_it() {
                     three.send(()).unwrap();
                     spawns
                         .spawn(|_: &mut Cx<()>, _| stop())
-                        .map_or_else(|why| why.to_string(), |_| "spawned".into())
+                        .map_or_else(|reason| reason.to_string(), |_| "spawned".into())
                 }),
             ]
         };
@@ -261,8 +261,8 @@ fn joins_that_timed_out_leave_no_watcher_behind() {
         settle(&mut events);
         let joiner = thread::spawn(move || {
             for _ in 0..20 {
-                let why = handle.join::<()>(sink, millis(2)).unwrap_err();
-                assert!(matches!(why, JoinError::TimedOut), "{why}");
+                let reason = handle.join::<()>(sink, millis(2)).unwrap_err();
+                assert!(matches!(reason, JoinError::TimedOut), "{reason}");
             }
         });
         while !joiner.is_finished() {
@@ -291,7 +291,7 @@ fn a_joiner_is_told_of_an_end_that_came_long_before() {
     sched.run().expect("the loop runs");
     drop(sched);
     early.join(secs(0)).expect("it has ended");
-    let why = failing.join(secs(0)).expect_err("it failed").to_string();
-    assert!(why.contains("on purpose"), "{why}");
+    let reason = failing.join(secs(0)).expect_err("it failed").to_string();
+    assert!(reason.contains("on purpose"), "{reason}");
     assert!(matches!(endless.join(secs(5)), Err(JoinError::NoLoop)));
 }

@@ -107,7 +107,7 @@ fn a_virtual_loop_runs_jobs_inline_and_in_order() {
                 }
                 cx.blocking(|| panic!("inline"), |result| result);
             }
-            Event::Message(result) => seen.note(result.unwrap_or_else(|why| why.to_string())),
+            Event::Message(result) => seen.note(result.unwrap_or_else(|reason| reason.to_string())),
             _ => {}
         }
         receive()

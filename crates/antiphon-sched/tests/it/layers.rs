@@ -141,6 +141,6 @@ fn an_end_without_the_layers_word_is_told_as_an_error_after_all_that_came() {
 #[test]
 fn datagrams_have_no_layer() {
     let mut station = Station::new(nothing);
-    let why = station.act(|cx| cx.udp(Shaken("127.0.0.1:0"), Net::Datagram).unwrap_err());
-    assert_eq!(why.to_string(), SocketError::LayerOverUdp.to_string());
+    let reason = station.act(|cx| cx.udp(Shaken("127.0.0.1:0"), Net::Datagram).unwrap_err());
+    assert_eq!(reason.to_string(), SocketError::LayerOverUdp.to_string());
 }

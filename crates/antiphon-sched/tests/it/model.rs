@@ -164,7 +164,7 @@ proptest! {
                     // A Down of somebody else, by the way in that a node uses.
                     let id = MonitorId { origin: events.home(), number: 1_000_000 + n as u64 };
                     events.door().expect_down(actor.id().key(), id, dead.id());
-                    events.door().down(actor.id().key(), id, dead.id(), Why::Terminated);
+                    events.door().down(actor.id().key(), id, dead.id(), ExitReason::Terminated);
                     model.queue.push_back("down".into());
                 }
                 Act::Pass(span) => {

@@ -22,8 +22,8 @@ fn each_of_many_monitors_gets_exactly_one_down() {
                     }
                 }
                 Event::Down(down) => {
-                    assert_eq!(down.who, victim);
-                    seen.note(format!("{n}:{}", down.why));
+                    assert_eq!(down.actor, victim);
+                    seen.note(format!("{n}:{}", down.reason));
                 }
                 _ => {}
             }
@@ -143,8 +143,8 @@ fn actors_that_watch_each_other_and_themselves_end_cleanly() {
         .map(|n| {
             let log = log.clone();
             events.spawn(move |cx, event| match event {
-                Event::Message(Some(who)) => {
-                    cx.monitor(who);
+                Event::Message(Some(actor)) => {
+                    cx.monitor(actor);
                     receive()
                 }
                 Event::Message(None) => stop(),
@@ -193,7 +193,7 @@ fn several_watchers_share_one_local_value() {
         events.spawn(move |cx: &mut Cx<()>, event| {
             match event {
                 Event::Start => drop(cx.monitor(victim)),
-                Event::Down(Down { why: Why::Done(shared), .. }) => {
+                Event::Down(Down { reason: ExitReason::Done(shared), .. }) => {
                     let shared = shared.get_local::<Rc<Cell<u32>>>().unwrap();
                     shared.set(shared.get() + 1);
                 }
@@ -222,7 +222,7 @@ fn several_watchers_each_get_the_value_also_when_it_holds_an_address() {
         events.spawn(move |cx: &mut Cx<()>, event| {
             match event {
                 Event::Start => drop(cx.monitor(victim)),
-                Event::Down(Down { why: Why::Done(value), .. }) => {
+                Event::Down(Down { reason: ExitReason::Done(value), .. }) => {
                     let (text, sink) = value.get::<(String, Addr<String>)>()?;
                     cx.send(sink, text)?;
                 }
@@ -258,8 +258,9 @@ fn a_thread_joins_an_actor_whatever_its_end() {
             Event::Message(()) => end(),
             _ => receive(),
         });
-        let joining =
-            std::thread::spawn(move || handle.join::<()>(actor, secs(60)).map_err(|why| why.to_string()));
+        let joining = std::thread::spawn(move || {
+            handle.join::<()>(actor, secs(60)).map_err(|reason| reason.to_string())
+        });
         // The join is there when the actor has an entry for its watchers.
         while events.stats().sides == 0 {
             events.work();
@@ -302,10 +303,10 @@ fn a_down_can_be_told_without_a_monitor_and_not_to_the_dead() {
     let listener = scribe::<u32>(&mut events, &log);
     let channel = scribe::<u32>(&mut events, &Log::default()).id();
     settle(&mut events);
-    assert!(events.door().tell_down(listener.id().key(), channel, Why::Failed("closed".into())));
+    assert!(events.door().tell_down(listener.id().key(), channel, ExitReason::Failed("closed".into())));
     within(&mut events, move |cx| cx.terminate(listener));
     assert_eq!(log.take(), "start down:failed: closed terminate");
-    assert!(!events.door().tell_down(listener.id().key(), channel, Why::NoActor));
+    assert!(!events.door().tell_down(listener.id().key(), channel, ExitReason::NoActor));
 }
 
 #[test]

@@ -37,8 +37,8 @@ struct Fake(Rc<RefCell<Wires>>);
 impl Outside for Fake {
     fn parcel(&mut self, _: Time, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
         let mut wires = self.0.borrow_mut();
-        if let Some(why) = wires.refusals.pop_front() {
-            return Err(why);
+        if let Some(reason) = wires.refusals.pop_front() {
+            return Err(reason);
         }
         wires.named.extend(parcel.nodes);
         wires.replies += parcel.replies.len();
@@ -54,7 +54,7 @@ impl Outside for Fake {
         let mut wires = self.0.borrow_mut();
         match signal {
             Signal::PortClosed { port } => wires.closed.push(port),
-            Signal::Gone { who } => wires.gone.push(who),
+            Signal::Gone { actor } => wires.gone.push(actor),
             signal => wires.frames.push_back(Frame::Signal(signal)),
         }
     }
@@ -140,10 +140,10 @@ fn arrive(door: &mut Door<'_>, from: NodeId, frame: Frame) -> Option<Delivery> {
                 door.watch(target.key(), id, ActorId::new(from, watcher))
             }
             Signal::Demonitor { target, id, .. } => door.unwatch(target.key(), id),
-            Signal::Notify { watcher, id, who } => {
-                door.expect_down(watcher.key(), id, ActorId::new(from, who));
+            Signal::Notify { watcher, id, actor } => {
+                door.expect_down(watcher.key(), id, ActorId::new(from, actor));
             }
-            Signal::Down { watcher, id, who, why } => door.down(watcher.key(), id, who, why),
+            Signal::Down { watcher, id, actor, reason } => door.down(watcher.key(), id, actor, reason),
             Signal::Terminate { target, .. } => door.terminate(target),
             Signal::Throw { target, value, .. } => drop(door.throw_here(target.key(), value)),
             Signal::Resume { target, value, .. } => drop(door.resume_here(target.key(), value)),
@@ -169,7 +169,7 @@ fn server(net: &mut Net) -> Addr<Job> {
         match event {
             Event::Message(Job::Add(0, reply)) => drop(reply),
             Event::Message(Job::Add(n, reply)) => cx.answer(reply, n + 1),
-            Event::Message(Job::TellTo(who, text)) => cx.send(who, text)?,
+            Event::Message(Job::TellTo(actor, text)) => cx.send(actor, text)?,
             Event::Message(Job::Stop) => return exit("over".to_owned()),
             _ => {}
         }
@@ -655,7 +655,7 @@ fn an_exit_value_whose_types_name_is_too_long_arrives_opaque() {
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
             Event::Start => _ = cx.monitor(there),
-            Event::Down(Down { why: Why::Done(value), .. }) => {
+            Event::Down(Down { reason: ExitReason::Done(value), .. }) => {
                 seen.note(value.get::<Option<Longest>>().err().unwrap());
             }
             _ => {}
@@ -682,8 +682,8 @@ fn monitors_across_nodes_tell_once_with_each_reason() {
                     let taken_back = cx.monitor(server);
                     cx.demonitor(taken_back);
                 }
-                Event::Down(Down { who, why: Why::Done(value) }) => {
-                    seen.note(format!("{} {}", who == server.id(), value.get::<String>()?));
+                Event::Down(Down { actor, reason: ExitReason::Done(value) }) => {
+                    seen.note(format!("{} {}", actor == server.id(), value.get::<String>()?));
                 }
                 _ => {}
             }
@@ -712,7 +712,7 @@ fn a_value_that_cannot_cross_arrives_opaque() {
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
             Event::Start => _ = cx.monitor(there),
-            Event::Down(Down { why: Why::Done(value), .. }) => {
+            Event::Down(Down { reason: ExitReason::Done(value), .. }) => {
                 seen.note(value.clone().get::<String>().unwrap_err());
                 seen.note(value.get_local::<&str>().unwrap_err());
             }
@@ -739,7 +739,7 @@ fn an_exit_value_with_an_address_makes_it_reachable() {
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
             Event::Start => _ = cx.monitor(there),
-            Event::Down(Down { why: Why::Done(value), .. }) => {
+            Event::Down(Down { reason: ExitReason::Done(value), .. }) => {
                 cx.send(value.get::<Addr<String>>()?, "found".into())?;
             }
             _ => {}
@@ -954,7 +954,7 @@ fn the_ends_that_others_want_an_actor_told_of_leave_room_for_those_of_its_own_lo
     let out = log.clone();
     let watcher = events.spawn(move |_: &mut Cx<()>, event| {
         if let Event::Down(down) = event {
-            out.note(format!("{}", down.why));
+            out.note(format!("{}", down.reason));
         }
         receive()
     });
@@ -979,6 +979,6 @@ fn the_ends_that_others_want_an_actor_told_of_leave_room_for_those_of_its_own_lo
     settle(&mut events);
     assert_eq!(log.take().matches("no more monitors are admitted").count(), 20_000 - 16_383);
     let id = MonitorId { origin: elsewhere, number: 1 };
-    events.door().down(key, id, ActorId::new(elsewhere, Key::from_bits(1)), Why::Terminated);
+    events.door().down(key, id, ActorId::new(elsewhere, Key::from_bits(1)), ExitReason::Terminated);
     assert!(want(&mut events, 50_000) && !want(&mut events, 50_001));
 }

@@ -85,8 +85,8 @@ fn echo(mut stream: TcpStream) -> impl Actor<()> {
                 match stream.read(&mut bytes) {
                     Ok(0) => return stop(),
                     Ok(n) => stream.write_all(&bytes[..n])?,
-                    Err(why) if why.kind() == ErrorKind::WouldBlock => return receive(),
-                    Err(why) => Err(why)?,
+                    Err(reason) if reason.kind() == ErrorKind::WouldBlock => return receive(),
+                    Err(reason) => Err(reason)?,
                 }
             }
         }

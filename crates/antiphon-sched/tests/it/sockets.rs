@@ -236,8 +236,8 @@ fn frames_over_the_limit_close_the_connection_with_a_typed_error() {
         if let Net::On(conn, Socket::Opened(_)) = message {
             cx.write(*conn, "too long");
         }
-        if let Net::On(_, Socket::Closed(Some(why))) = message {
-            let inner = why.get_ref().and_then(|inner| inner.downcast_ref::<SocketError>());
+        if let Net::On(_, Socket::Closed(Some(reason))) = message {
+            let inner = reason.get_ref().and_then(|inner| inner.downcast_ref::<SocketError>());
             assert_eq!(inner, Some(&SocketError::FrameTooLong { max: 5 }));
         }
     });

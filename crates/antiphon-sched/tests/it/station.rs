@@ -49,7 +49,7 @@ impl Heard {
                 Socket::Data(data) => String::from_utf8_lossy(&data).into_owned(),
                 Socket::Writable => "writable".into(),
                 Socket::Closed(None) => "closed".into(),
-                Socket::Closed(Some(why)) => format!("closed: {why}"),
+                Socket::Closed(Some(reason)) => format!("closed: {reason}"),
                 what => panic!("{what:?}"),
             },
         );
@@ -63,7 +63,7 @@ impl Heard {
                 Process::Stderr(data) => format!("error: {}", String::from_utf8_lossy(&data)),
                 Process::Writable => "writable".into(),
                 Process::Ended(Ok(status)) => format!("ended: {status}"),
-                Process::Ended(Err(why)) => format!("ended: {why}"),
+                Process::Ended(Err(reason)) => format!("ended: {reason}"),
                 what => panic!("{what:?}"),
             },
         );

@@ -127,7 +127,7 @@ impl<'a> Field<'a> for FragmentPart {
 
 /// How an actor ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum DownWhy<'a> {
+pub enum DownReason<'a> {
     /// It ended by itself; with a value if the watcher can read it.
     Done(Option<(TagId, &'a [u8])>),
     /// It failed, and says why.
@@ -144,65 +144,65 @@ pub enum DownWhy<'a> {
     Refused,
 }
 
-impl<'a> Field<'a> for DownWhy<'a> {
+impl<'a> Field<'a> for DownReason<'a> {
     fn size(&self) -> usize {
         match self {
-            DownWhy::Done(Some((tag, body))) => 1 + tag.size() + body.len(),
-            DownWhy::Failed(text) | DownWhy::Panicked(text) => 1 + text.len(),
-            DownWhy::Done(None)
-            | DownWhy::Terminated
-            | DownWhy::NodeLost
-            | DownWhy::NoActor
-            | DownWhy::Refused => 1,
+            DownReason::Done(Some((tag, body))) => 1 + tag.size() + body.len(),
+            DownReason::Failed(text) | DownReason::Panicked(text) => 1 + text.len(),
+            DownReason::Done(None)
+            | DownReason::Terminated
+            | DownReason::NodeLost
+            | DownReason::NoActor
+            | DownReason::Refused => 1,
         }
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         match self {
-            DownWhy::Done(None) => out.push(0),
-            DownWhy::Done(Some((tag, body))) => {
+            DownReason::Done(None) => out.push(0),
+            DownReason::Done(Some((tag, body))) => {
                 out.push(1);
                 tag.put(out);
                 body.put(out);
             }
-            DownWhy::Failed(text) => {
+            DownReason::Failed(text) => {
                 out.push(2);
                 text.as_bytes().put(out);
             }
-            DownWhy::Panicked(text) => {
+            DownReason::Panicked(text) => {
                 out.push(3);
                 text.as_bytes().put(out);
             }
-            DownWhy::Terminated => out.push(4),
-            DownWhy::NodeLost => out.push(5),
-            DownWhy::NoActor => out.push(6),
-            DownWhy::Refused => out.push(7),
+            DownReason::Terminated => out.push(4),
+            DownReason::NodeLost => out.push(5),
+            DownReason::NoActor => out.push(6),
+            DownReason::Refused => out.push(7),
         }
     }
 
-    fn take(reader: &mut Reader<'a>) -> Result<DownWhy<'a>, Malformed> {
+    fn take(reader: &mut Reader<'a>) -> Result<DownReason<'a>, Malformed> {
         Ok(match u8::take(reader)? {
-            0 => DownWhy::Done(None),
-            1 => DownWhy::Done(Some((TagId::take(reader)?, reader.rest()))),
-            2 => DownWhy::Failed(rest_of_text(reader)?),
-            3 => DownWhy::Panicked(rest_of_text(reader)?),
-            4 => DownWhy::Terminated,
-            5 => DownWhy::NodeLost,
-            6 => DownWhy::NoActor,
-            7 => DownWhy::Refused,
-            value => return Err(Malformed::Unknown { field: "DownWhy", value: value.into() }),
+            0 => DownReason::Done(None),
+            1 => DownReason::Done(Some((TagId::take(reader)?, reader.rest()))),
+            2 => DownReason::Failed(rest_of_text(reader)?),
+            3 => DownReason::Panicked(rest_of_text(reader)?),
+            4 => DownReason::Terminated,
+            5 => DownReason::NodeLost,
+            6 => DownReason::NoActor,
+            7 => DownReason::Refused,
+            value => return Err(Malformed::Unknown { field: "DownReason", value: value.into() }),
         })
     }
 
     fn tag(&self) -> Option<TagId> {
         match self {
-            DownWhy::Done(value) => value.map(|(tag, _)| tag),
-            DownWhy::Failed(_)
-            | DownWhy::Panicked(_)
-            | DownWhy::Terminated
-            | DownWhy::NodeLost
-            | DownWhy::NoActor
-            | DownWhy::Refused => None,
+            DownReason::Done(value) => value.map(|(tag, _)| tag),
+            DownReason::Failed(_)
+            | DownReason::Panicked(_)
+            | DownReason::Terminated
+            | DownReason::NodeLost
+            | DownReason::NoActor
+            | DownReason::Refused => None,
         }
     }
 }

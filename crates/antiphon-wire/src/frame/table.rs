@@ -4,7 +4,9 @@
 
 use crate::address::{Locations, Route};
 use crate::bytes::{Field, Malformed, Reader};
-use crate::frame::codes::{CloseReason, DownWhy, FoundWhat, FragmentPart, GoodbyeReason, NameSpace, Outcome};
+use crate::frame::codes::{
+    CloseReason, DownReason, FoundWhat, FragmentPart, GoodbyeReason, NameSpace, Outcome,
+};
 use crate::ids::{Key, NodeId, Pair, TagId};
 
 /// Declares one struct a frame and the enum of them all. `[from => to]` names the fields that put the frame in the order
@@ -239,17 +241,17 @@ frames! {
         id: u64,
     }
     /// A monitored actor has ended.
-    Down<'a> = 0x28 [who => watcher] {
+    Down<'a> = 0x28 [actor => watcher] {
         /// The actor that is told; an actor of the frame's receiver.
         watcher: Key,
         /// What ended.
-        who: Key,
+        actor: Key,
         /// The node of what ended: the frame's sender, or one that it lost.
         node: NodeId,
         /// As in the monitor.
         id: u64,
         /// How it ended.
-        why: DownWhy<'a>,
+        reason: DownReason<'a>,
     }
     /// `target`, an actor of the frame's sender, lets `watcher` monitor it.
     Notify = 0x29 [target => watcher] {

@@ -34,7 +34,7 @@ fn actor_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
     let (to, from, tag) = (Key(0x0201), Key(0x0403), TagId(5));
     let (watcher, target, id) = (Key(1), Key(2), 3);
     let route = Route::Plain(hops);
-    let down = |why| Frame::from(Down { watcher, who: target, node: NodeId(9), id, why });
+    let down = |reason| Frame::from(Down { watcher, actor: target, node: NodeId(9), id, reason });
     vec![
         Tag { id: TagId(0), name: "vec<opt<acme.é/1>>" }.into(),
         Fragment { stream: 1, part: FragmentPart::First { kind: 0x22, total: 70_000 }, data: &[1, 2] }.into(),
@@ -48,14 +48,14 @@ fn actor_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
         Receipt { request: 99, outcome: Outcome::Busy }.into(),
         Monitor { watcher, target, id }.into(),
         Demonitor { watcher, target, id }.into(),
-        down(DownWhy::Done(None)),
-        down(DownWhy::Done(Some((tag, &[0xc0])))),
-        down(DownWhy::Failed("no such file")),
-        down(DownWhy::Panicked("oh")),
-        down(DownWhy::Terminated),
-        down(DownWhy::NodeLost),
-        down(DownWhy::NoActor),
-        down(DownWhy::Refused),
+        down(DownReason::Done(None)),
+        down(DownReason::Done(Some((tag, &[0xc0])))),
+        down(DownReason::Failed("no such file")),
+        down(DownReason::Panicked("oh")),
+        down(DownReason::Terminated),
+        down(DownReason::NodeLost),
+        down(DownReason::NoActor),
+        down(DownReason::Refused),
         Notify { watcher, target, id }.into(),
         Terminate { from, target }.into(),
         Throw { from, target, tag, body: &[0xa1, b'x'] }.into(),

@@ -24,8 +24,8 @@ pub(crate) fn refusal(what: &str, bytes: &[u8]) -> Option<String> {
     Some(word.to_owned())
 }
 
-fn malformed(why: Malformed) -> &'static str {
-    match why {
+fn malformed(reason: Malformed) -> &'static str {
+    match reason {
         Malformed::Truncated { .. } => "truncated",
         Malformed::Trailing { .. } => "trailing",
         Malformed::NotUtf8 { .. } => "not UTF-8",
@@ -40,10 +40,10 @@ fn frames(bytes: &[u8]) -> Option<&'static str> {
     loop {
         match RawFrame::take_from(&mut rest) {
             Ok(None) => return None,
-            Err(why) => return Some(malformed(why)),
+            Err(reason) => return Some(malformed(reason)),
             Ok(Some(raw)) => {
-                if let Err(why) = raw.decode() {
-                    return Some(malformed(why));
+                if let Err(reason) = raw.decode() {
+                    return Some(malformed(reason));
                 }
             }
         }
@@ -67,7 +67,7 @@ fn datagram(bytes: &[u8]) -> Option<&'static str> {
         DatagramError::NotAntiphon => "not Antiphon's",
         DatagramError::Version { .. } => "version",
         DatagramError::KeyId { .. } => "key id",
-        DatagramError::Malformed(why) => malformed(why),
+        DatagramError::Malformed(reason) => malformed(reason),
         other => panic!("{other} is no fault of a datagram without a key"),
     })
 }
@@ -117,7 +117,7 @@ fn record(suite: Suite, bytes: &[u8]) -> Option<&'static str> {
         SessionError::Record(RecordError::Length { .. }) => "length",
         SessionError::Record(RecordError::Header { .. }) => "header",
         SessionError::Record(RecordError::Unauthentic) => "unauthentic",
-        SessionError::PeerMisbehaved(PeerFault::Malformed(why)) => malformed(why),
+        SessionError::PeerMisbehaved(PeerFault::Malformed(reason)) => malformed(reason),
         SessionError::PeerMisbehaved(PeerFault::FrameNumber { .. }) => "frame number",
         SessionError::PeerMisbehaved(PeerFault::NotBegun) => "not begun",
         SessionError::PeerMisbehaved(PeerFault::TagNumber { .. }) => "tag number",

@@ -82,8 +82,8 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        if let Err(why) = std::fs::remove_dir_all(&self.there) {
-            eprintln!("{} stays: {why}", self.there.display());
+        if let Err(reason) = std::fs::remove_dir_all(&self.there) {
+            eprintln!("{} stays: {reason}", self.there.display());
         }
     }
 }

@@ -208,11 +208,11 @@ pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Prod
                     cx.hand_self(Producer::GoOn);
                 }
             }
-            Event::Down(Down { why: Why::Done(_), .. }) => {
+            Event::Down(Down { reason: ExitReason::Done(_), .. }) => {
                 results.send(pair::rate(ONE_WAY, begun))?;
                 return stop();
             }
-            Event::Down(Down { why, .. }) => return fail(why),
+            Event::Down(Down { reason, .. }) => return fail(reason),
             _ => {}
         }
         receive()

@@ -123,7 +123,7 @@ impl Wire {
             match self.stream.read(&mut space) {
                 Ok(0) => return None,
                 Ok(count) => self.buffer.extend_from_slice(&space[..count]),
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
                     self.poll.poll(&mut self.events, None).expect("the event queue works");
                 }
                 Err(_) => return None,

@@ -117,7 +117,7 @@ fn producer(to: Addr<u64>, mut left: u64) -> impl Actor<()> {
                     kept = Some(message);
                     break;
                 }
-                Err(why) => return Err(Failure::from(why)),
+                Err(reason) => return Err(Failure::from(reason)),
             }
         }
         if left == 0 {

@@ -211,7 +211,8 @@ pub(super) fn skynet() -> Vec<f64> {
     let stakker = &mut stakker;
     let done = Rc::new(Cell::new(false));
     let told = done.clone();
-    let notify = Ret::new(move |why: Option<StopCause>| told.set(matches!(why, Some(StopCause::Stopped))));
+    let notify =
+        Ret::new(move |reason: Option<StopCause>| told.set(matches!(reason, Some(StopCause::Stopped))));
     let watch = Watch::start();
     let _root = actor!(stakker, Branch::init(None, 0, SKYNET_LEAVES), notify);
     settle(stakker);

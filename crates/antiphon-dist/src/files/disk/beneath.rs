@@ -25,16 +25,16 @@ pub(super) enum NoDir {
 }
 
 impl From<Errno> for NoDir {
-    fn from(why: Errno) -> Self {
-        if why == Errno::NOENT { Self::Missing } else { Self::Refused(why) }
+    fn from(reason: Errno) -> Self {
+        if reason == Errno::NOENT { Self::Missing } else { Self::Refused(reason) }
     }
 }
 
 impl From<NoDir> for FileRefused {
-    fn from(why: NoDir) -> Self {
-        match why {
+    fn from(reason: NoDir) -> Self {
+        match reason {
             NoDir::Missing => refuse(Errno::NOENT),
-            NoDir::Refused(why) => refuse(why),
+            NoDir::Refused(reason) => refuse(reason),
         }
     }
 }
@@ -100,7 +100,7 @@ fn make_way(root: &OwnedFd, names: &[String]) -> Result<(), NoDir> {
         let parent = open_way(root, &names[..depth])?;
         match rustix::fs::mkdirat(&parent, name.as_str(), Mode::from_raw_mode(0o777)) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(why) => return Err(NoDir::Refused(why)),
+            Err(reason) => return Err(NoDir::Refused(reason)),
         }
     }
     Ok(())

@@ -140,8 +140,8 @@ impl Dest {
             return false;
         }
         let counted = self.count();
-        if let Err(why) = &counted {
-            tracing::warn!(%why, "the files that came from peers cannot be counted");
+        if let Err(reason) = &counted {
+            tracing::warn!(%reason, "the files that came from peers cannot be counted");
         }
         self.ledger().end_count(Instant::now(), counted.ok());
         true
@@ -189,7 +189,7 @@ impl Dest {
         let dir = match beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Refuse) {
             Ok(dir) => dir,
             Err(beneath::NoDir::Missing) => return Ok(false),
-            Err(why) => return Err(why.into()),
+            Err(reason) => return Err(reason.into()),
         };
         if look(&dir, path.name())?.is_none() {
             return Ok(false);
@@ -219,8 +219,8 @@ impl Dest {
     /// Removes unfinished files that are too old or too many, and that nobody writes to; and records of files that are
     /// gone, some each time.
     pub(crate) fn sweep(&self) {
-        if let Err(why) = self.prune_records() {
-            tracing::warn!(%why, "records of received files cannot be listed; all are kept");
+        if let Err(reason) = self.prune_records() {
+            tracing::warn!(%reason, "records of received files cannot be listed; all are kept");
         }
         match self.unfinished() {
             Ok(found) => {
@@ -230,7 +230,7 @@ impl Dest {
                     }
                 }
             }
-            Err(why) => tracing::warn!(%why, "unfinished files cannot be listed; old ones are kept"),
+            Err(reason) => tracing::warn!(%reason, "unfinished files cannot be listed; old ones are kept"),
         }
     }
 
@@ -269,11 +269,11 @@ impl Dest {
     fn has(&self, path: &TargetPath, record: &Record) -> bool {
         let dir = match beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Refuse) {
             Ok(dir) => dir,
-            Err(why) => return !matches!(why, beneath::NoDir::Missing),
+            Err(reason) => return !matches!(reason, beneath::NoDir::Missing),
         };
         match rustix::fs::statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => record.is_of(&stat),
-            Err(why) => why != Errno::NOENT,
+            Err(reason) => reason != Errno::NOENT,
         }
     }
 
@@ -305,7 +305,7 @@ impl Dest {
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| Some(file))
             }
             Err(Errno::ACCESS) => Ok(None),
-            Err(why) => Err(why),
+            Err(reason) => Err(reason),
         };
         let Ok(file) = is_free else { return };
         match rustix::fs::unlinkat(&self.partials, name, AtFlags::empty()) {
@@ -314,7 +314,7 @@ impl Dest {
                     file.and_then(|file| rustix::fs::fstat(file).ok()).map_or(0, |stat| of_stat(&stat).size);
                 self.ledger().gone(bytes);
             }
-            Err(why) => tracing::debug!(name, %why, "an old unfinished file stays"),
+            Err(reason) => tracing::debug!(name, %reason, "an old unfinished file stays"),
         }
     }
 }
@@ -337,7 +337,7 @@ fn private_dir(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     let mode = Mode::from_raw_mode(0o700);
     match rustix::fs::mkdirat(parent, name, mode) {
         Ok(()) | Err(Errno::EXIST) => {}
-        Err(why) => return Err(why.into()),
+        Err(reason) => return Err(reason.into()),
     }
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
@@ -355,7 +355,7 @@ fn look(dir: &OwnedFd, name: &str) -> Result<Option<FileStat>, FileRefused> {
         Ok(stat) if is_plain(&stat) => Ok(Some(of_stat(&stat))),
         Ok(_) => Err(FileRefused::NotAFile),
         Err(Errno::NOENT) => Ok(None),
-        Err(why) => Err(refuse(why)),
+        Err(reason) => Err(refuse(reason)),
     }
 }
 
@@ -405,16 +405,16 @@ fn rename_new(from: &OwnedFd, name: &str, to: &OwnedFd, new: &str) -> Result<(),
 
 /// What was done in a folder outlives a power cut.
 fn sync_dir(dir: &OwnedFd) -> Result<(), FileRefused> {
-    let dir = dir.as_fd().try_clone_to_owned().map_err(|why| refuse_io(&why))?;
-    File::from(dir).sync_all().map_err(|why| refuse_io(&why))
+    let dir = dir.as_fd().try_clone_to_owned().map_err(|reason| refuse_io(&reason))?;
+    File::from(dir).sync_all().map_err(|reason| refuse_io(&reason))
 }
 
-fn refuse_io(why: &io::Error) -> FileRefused {
-    Errno::from_io_error(why).map_or_else(|| FileRefused::Disk(why.to_string()), refuse)
+fn refuse_io(reason: &io::Error) -> FileRefused {
+    Errno::from_io_error(reason).map_or_else(|| FileRefused::Disk(reason.to_string()), refuse)
 }
 
-fn refuse(why: Errno) -> FileRefused {
-    match why {
+fn refuse(reason: Errno) -> FileRefused {
+    match reason {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => FileRefused::DiskFull,
         Errno::ROFS | Errno::ACCESS | Errno::PERM => FileRefused::ReadOnly,
         Errno::LOOP | Errno::NOTDIR | Errno::ISDIR => FileRefused::NotAFile,

@@ -63,19 +63,19 @@ impl Partial {
     ) -> Result<Self, FileRefused> {
         let key = path.key();
         let file = open_locked(&dest, &key)?;
-        let there = file.metadata().map_err(|why| refuse_io(&why))?.len();
+        let there = file.metadata().map_err(|reason| refuse_io(&reason))?.len();
         let room = dest.check_room(stat.size.saturating_sub(there));
-        if let Err(why) = room.and_then(|()| dest.charge(&key, whom, (stat.size, there))) {
+        if let Err(reason) = room.and_then(|()| dest.charge(&key, whom, (stat.size, there))) {
             // What an earlier transfer left stays: the next offer may be of that file again.
             if there == 0 {
                 remove(&dest, &key);
             }
-            return Err(why);
+            return Err(reason);
         }
         let mut account = Account { dest: dest.clone(), key: key.clone(), left: there, came: 0 };
         let have = of_use(there, stat.size);
         if have < there {
-            file.set_len(have).map_err(|why| refuse_io(&why))?;
+            file.set_len(have).map_err(|reason| refuse_io(&reason))?;
             account.left = have;
         }
         let path = path.clone();
@@ -95,7 +95,8 @@ impl Partial {
     /// Hashes some of what is there; true when all is hashed.
     pub(crate) fn hash_some(&mut self) -> Result<bool, FileRefused> {
         let count = (self.have - self.at).min(HASHED_AT_ONCE);
-        let hashed = hash_some(&mut self.file, &mut self.hasher, count).map_err(|why| refuse_io(&why))?;
+        let hashed =
+            hash_some(&mut self.file, &mut self.hasher, count).map_err(|reason| refuse_io(&reason))?;
         self.at += hashed;
         if hashed < count {
             return Err(FileRefused::Disk("an unfinished file was cut short by somebody".to_owned()));
@@ -114,7 +115,7 @@ impl Partial {
         self.at = 0;
         self.have = 0;
         self.account.left = 0;
-        self.file.set_len(0).map_err(|why| refuse_io(&why))
+        self.file.set_len(0).map_err(|reason| refuse_io(&reason))
     }
 
     /// Whether there is nothing to go on with.
@@ -126,7 +127,7 @@ impl Partial {
     pub(crate) fn write(mut self: Box<Self>, chunks: &[Bytes]) -> Result<Box<Self>, FileRefused> {
         match self.append(chunks) {
             Ok(()) => Ok(self),
-            Err(why) => Err(self.give_up(&why)),
+            Err(reason) => Err(self.give_up(&reason)),
         }
     }
 
@@ -142,12 +143,12 @@ impl Partial {
         Ok(())
     }
 
-    fn give_up(self, why: &io::Error) -> FileRefused {
-        let why = refuse_io(why);
-        if why == FileRefused::DiskFull {
+    fn give_up(self, reason: &io::Error) -> FileRefused {
+        let reason = refuse_io(reason);
+        if reason == FileRefused::DiskFull {
             self.discard();
         }
-        why
+        reason
     }
 
     /// Puts the file, which is whole, in its place; what is no such file is removed.
@@ -156,8 +157,8 @@ impl Partial {
             self.discard();
             return Err(FileRefused::Corrupt);
         }
-        if let Err(why) = self.dress() {
-            return Err(self.give_up(&why));
+        if let Err(reason) = self.dress() {
+            return Err(self.give_up(&reason));
         }
         let dir = beneath::open_dir(&self.dest.root, self.path.dirs(), beneath::Missing::Make)?;
         let name = self.path.name();
@@ -166,13 +167,13 @@ impl Partial {
         let stat = rustix::fs::fstat(&self.file).map_err(refuse)?;
         Record::of(&stat).write_aside(&self.dest.records, &self.path)?;
         let replaced = self.overwrite.then(|| self.dest.bytes_of(&self.key)).flatten().unwrap_or(0);
-        if let Err(why) = self.move_to(&dir, name) {
+        if let Err(reason) = self.move_to(&dir, name) {
             Record::drop_aside(&self.dest.records, &self.key);
-            if Errno::from_io_error(&why) == Some(Errno::EXIST) {
+            if Errno::from_io_error(&reason) == Some(Errno::EXIST) {
                 let there = look(&dir, name)?;
                 return self.meet(there);
             }
-            return Err(refuse_io(&why));
+            return Err(refuse_io(&reason));
         }
         self.dest.ledger().gone(replaced);
         Record::settle(&self.dest.records, &self.key);
@@ -217,8 +218,8 @@ impl Partial {
 }
 
 fn remove(dest: &Dest, key: &str) {
-    if let Err(why) = rustix::fs::unlinkat(&dest.partials, key, AtFlags::empty()) {
-        tracing::debug!(key, %why, "an unfinished file stays until it is old");
+    if let Err(reason) = rustix::fs::unlinkat(&dest.partials, key, AtFlags::empty()) {
+        tracing::debug!(key, %reason, "an unfinished file stays until it is old");
     }
 }
 
@@ -252,7 +253,7 @@ fn make_writable(dest: &Dest, key: &str) -> Result<(), FileRefused> {
     match rustix::fs::openat(&dest.partials, key, flags, Mode::empty()) {
         Ok(file) => match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => Err(FileRefused::Busy),
-            Err(why) => Err(refuse(why)),
+            Err(reason) => Err(refuse(reason)),
             // Unless it has been moved meanwhile: then it is not ours any more.
             Ok(()) if is_named(dest, key, &file)? => rustix::fs::fchmod(&file, OWN).map_err(refuse),
             Ok(()) => Ok(()),
@@ -263,7 +264,7 @@ fn make_writable(dest: &Dest, key: &str) -> Result<(), FileRefused> {
             done => done.map_err(refuse),
         },
         Err(Errno::NOENT) => Ok(()),
-        Err(why) => Err(refuse(why)),
+        Err(reason) => Err(refuse(reason)),
     }
 }
 
@@ -273,7 +274,7 @@ fn is_named(dest: &Dest, key: &str, file: impl AsFd) -> Result<bool, FileRefused
     match rustix::fs::statat(&dest.partials, key, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(named) => Ok((named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)),
         Err(Errno::NOENT) => Ok(false),
-        Err(why) => Err(refuse(why)),
+        Err(reason) => Err(refuse(reason)),
     }
 }
 

@@ -82,21 +82,21 @@ impl Record {
         let file =
             rustix::fs::openat(records, aside(key), flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
         let mut file = File::from(file);
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|why| refuse_io(&why))
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|reason| refuse_io(&reason))
     }
 
     /// The file did not come to its place: forgets what was written aside.
     pub(super) fn drop_aside(records: &OwnedFd, key: &str) {
-        if let Err(why) = rustix::fs::unlinkat(records, aside(key), AtFlags::empty()) {
-            tracing::debug!(key, %why, "the record of a file that was not placed stays, and counts for nothing");
+        if let Err(reason) = rustix::fs::unlinkat(records, aside(key), AtFlags::empty()) {
+            tracing::debug!(key, %reason, "the record of a file that was not placed stays, and counts for nothing");
         }
     }
 
     /// The file is in its place: what was written aside takes the place of the old record. It needs no more room.
     pub(super) fn settle(records: &OwnedFd, key: &str) {
         let settled = rustix::fs::renameat(records, aside(key), records, key).map_err(refuse);
-        if let Err(why) = settled.and_then(|()| sync_dir(records)) {
-            tracing::warn!(%why, "a file was received, and peers cannot delete it: that was not recorded");
+        if let Err(reason) = settled.and_then(|()| sync_dir(records)) {
+            tracing::warn!(%reason, "a file was received, and peers cannot delete it: that was not recorded");
         }
     }
 
@@ -114,9 +114,9 @@ impl Record {
 
     /// Forgets it.
     pub(super) fn remove(records: &OwnedFd, key: &str) {
-        if let Err(why) = rustix::fs::unlinkat(records, key, AtFlags::empty()) {
+        if let Err(reason) = rustix::fs::unlinkat(records, key, AtFlags::empty()) {
             // It fits no file any more.
-            tracing::debug!(key, %why, "the record of a deleted file stays");
+            tracing::debug!(key, %reason, "the record of a deleted file stays");
         }
     }
 }

@@ -73,16 +73,16 @@ impl Judge {
 impl Cas {
     fn new(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Option<Self>, TlsError> {
         let Some(first) = config.ca_files.first() else { return Ok(None) };
-        let bad = |file: &Path, why: String| TlsError::BadCertificate { file: file.to_owned(), why };
+        let bad = |file: &Path, reason: String| TlsError::BadCertificate { file: file.to_owned(), reason };
         let mut roots = RootCertStore::empty();
         for file in &config.ca_files {
             for certificate in certificates::trusted(file, "ca_files", &config.certfile)? {
-                roots.add(certificate).map_err(|why| bad(file, why.to_string()))?;
+                roots.add(certificate).map_err(|reason| bad(file, reason.to_string()))?;
             }
         }
         let roots = Arc::new(roots);
         let of_diallers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
-        let of_diallers = of_diallers.build().map_err(|why| bad(first, why.to_string()))?;
+        let of_diallers = of_diallers.build().map_err(|reason| bad(first, reason.to_string()))?;
         Ok(Some(Self { roots, of_diallers }))
     }
 }

@@ -60,8 +60,8 @@ impl Layered for Session {
     fn open(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         match self.agree(below) {
             // Whoever reads what it does not understand most often closes; the system then tells of a reset, or nothing.
-            Err(why) if TlsFault::of(&why).is_none() && why.kind() != io::ErrorKind::WouldBlock => {
-                tracing::debug!(%why, "the peer ended while TLS was being agreed on");
+            Err(reason) if TlsFault::of(&reason).is_none() && reason.kind() != io::ErrorKind::WouldBlock => {
+                tracing::debug!(%reason, "the peer ended while TLS was being agreed on");
                 Err(io::Error::other(TlsFault::Broken))
             }
             agreed => agreed,
@@ -70,7 +70,7 @@ impl Layered for Session {
 
     fn read(&mut self, below: &mut dyn Duplex, space: &mut [u8]) -> io::Result<usize> {
         let read = Session::read(self, below, space);
-        let would_block = matches!(&read, Err(why) if why.kind() == io::ErrorKind::WouldBlock);
+        let would_block = matches!(&read, Err(reason) if reason.kind() == io::ErrorKind::WouldBlock);
         if self.take_cut() && would_block { Err(io::ErrorKind::Interrupted.into()) } else { read }
     }
 

@@ -97,7 +97,7 @@ impl Tls {
         let shared = own.map(|own| Fingerprint::of(own));
         let keyfile = keyfile.as_ref().unwrap_or(certfile);
         let (mut client, mut server) =
-            configs(identity, provider, judge).map_err(|why| blame(certfile, keyfile, why))?;
+            configs(identity, provider, judge).map_err(|reason| blame(certfile, keyfile, reason))?;
         client.alpn_protocols = vec![protocol.to_vec()];
         server.alpn_protocols = vec![protocol.to_vec()];
         Ok(Self { client: Arc::new(client), server: Arc::new(server), shared })
@@ -158,22 +158,22 @@ fn configs(
 }
 
 /// Which file is to blame for what rustls refuses.
-fn blame(certfile: &Path, keyfile: &Path, why: rustls::Error) -> TlsError {
-    match why {
+fn blame(certfile: &Path, keyfile: &Path, reason: rustls::Error) -> TlsError {
+    match reason {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             TlsError::KeyMismatch { certfile: certfile.to_owned(), keyfile: keyfile.to_owned() }
         }
-        rustls::Error::InvalidCertificate(why) => {
-            TlsError::BadCertificate { file: certfile.to_owned(), why: why.to_string() }
+        rustls::Error::InvalidCertificate(reason) => {
+            TlsError::BadCertificate { file: certfile.to_owned(), reason: reason.to_string() }
         }
-        why => TlsError::BadKey { file: keyfile.to_owned(), why: why.to_string() },
+        reason => TlsError::BadKey { file: keyfile.to_owned(), reason: reason.to_string() },
     }
 }
 
 fn check_dates(certfile: &Path, identity: &Identity) -> Result<(), TlsError> {
     let file = certfile.to_owned();
     let Some(validity) = identity.chain.first().and_then(|own| Validity::of(own)) else {
-        return Err(TlsError::BadCertificate { file, why: "its dates cannot be read".to_owned() });
+        return Err(TlsError::BadCertificate { file, reason: "its dates cannot be read".to_owned() });
     };
     let now = now();
     if now > validity.not_after {

@@ -68,7 +68,7 @@ impl Session {
 
     /// What TLS tells of the peer, once it is agreed on.
     pub(super) fn told(&mut self, below: &mut dyn Duplex) -> io::Result<OverTls> {
-        self.export().map_err(|why| self.fail(below, &why))
+        self.export().map_err(|reason| self.fail(below, &reason))
     }
 
     fn export(&self) -> Result<OverTls, Error> {
@@ -89,12 +89,12 @@ impl Session {
                     filled += count;
                     continue;
                 }
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
-                Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => {
-                    end = Some(io::Error::new(why.kind(), TlsFault::CutShort));
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {}
+                Err(reason) if reason.kind() == io::ErrorKind::UnexpectedEof => {
+                    end = Some(io::Error::new(reason.kind(), TlsFault::CutShort));
                     break;
                 }
-                Err(why) => return Err(why),
+                Err(reason) => return Err(reason),
             }
             if received >= RECEIVED_AT_ONCE {
                 self.cut = true;
@@ -103,10 +103,10 @@ impl Session {
             match self.receive(below) {
                 Ok(count) => received += count,
                 // Records that came before a bad one are sound: what they held is read first.
-                Err(why) if self.failed.is_none() && TlsFault::of(&why).is_some() => {
-                    self.failed = TlsFault::of(&why)
+                Err(reason) if self.failed.is_none() && TlsFault::of(&reason).is_some() => {
+                    self.failed = TlsFault::of(&reason)
                 }
-                Err(why) if filled == 0 => return Err(why),
+                Err(reason) if filled == 0 => return Err(reason),
                 Err(_) => {
                     self.cut |= self.failed.is_some();
                     break;
@@ -117,7 +117,7 @@ impl Session {
         let flushed = self.flush_some(below);
         match end {
             _ if filled > 0 => Ok(filled),
-            Some(why) => Err(why),
+            Some(reason) => Err(reason),
             // Not the end, which is what no bytes would mean.
             None if self.cut => flushed.and(Err(io::ErrorKind::WouldBlock.into())),
             None => flushed.map(|()| 0),
@@ -136,21 +136,21 @@ impl Session {
         }
         let count = loop {
             match self.tls.read_tls(below) {
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }
         };
         match self.tls.process_new_packets() {
             Ok(_) => Ok(count),
-            Err(why) => Err(self.fail(below, &why)),
+            Err(reason) => Err(self.fail(below, &reason)),
         }
     }
 
     /// Tells the peer of a failure, as far as that can be done at once.
-    fn fail(&mut self, below: &mut dyn Duplex, why: &Error) -> io::Error {
-        let is_no_tls = matches!(why, Error::InvalidMessage(InvalidMessage::InvalidContentType));
-        let fault = if is_no_tls && self.is_untouched() { TlsFault::OneSided } else { fault_of(why) };
-        tracing::debug!(%why, "TLS failed");
+    fn fail(&mut self, below: &mut dyn Duplex, reason: &Error) -> io::Error {
+        let is_no_tls = matches!(reason, Error::InvalidMessage(InvalidMessage::InvalidContentType));
+        let fault = if is_no_tls && self.is_untouched() { TlsFault::OneSided } else { fault_of(reason) };
+        tracing::debug!(%reason, "TLS failed");
         drop(self.flush(below));
         io::Error::other(fault)
     }
@@ -168,8 +168,8 @@ impl Session {
             match self.tls.write_tls(below) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(why) => return Err(why),
+                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
+                Err(reason) => return Err(reason),
             }
         }
         self.unwritten = 0;
@@ -179,7 +179,7 @@ impl Session {
     /// As `flush`; what does not fit goes when the stream below says that it is writable.
     pub(super) fn flush_some(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         match self.flush(below) {
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Ok(()),
             flushed => flushed,
         }
     }

@@ -73,9 +73,9 @@ impl Stream {
     pub(in crate::net) fn open(&mut self) -> Opening {
         match self {
             Self::Plain(_) => Opening::Pending,
-            Self::Tls(stream) => stream.open().unwrap_or_else(|why| match TlsFault::of(&why) {
+            Self::Tls(stream) => stream.open().unwrap_or_else(|reason| match TlsFault::of(&reason) {
                 Some(fault) => Opening::Failed(fault),
-                None if why.kind() == io::ErrorKind::WouldBlock => Opening::Pending,
+                None if reason.kind() == io::ErrorKind::WouldBlock => Opening::Pending,
                 None => Opening::Gone,
             }),
         }
@@ -85,7 +85,7 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp.read(space),
             Self::Tls(stream) => match stream.session.read(&mut stream.tcp, space) {
-                Err(why) if TlsFault::of(&why) == Some(TlsFault::CutShort) => Ok(0),
+                Err(reason) if TlsFault::of(&reason) == Some(TlsFault::CutShort) => Ok(0),
                 read => read,
             },
         }

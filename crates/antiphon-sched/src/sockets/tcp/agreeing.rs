@@ -56,9 +56,9 @@ impl Tcp {
         let Some(stream) = &mut self.stream else { return Fate::Gone };
         match stream.open() {
             Ok(()) => self.on_agreed(hold, space),
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => Fate::Rest,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => Fate::Again,
-            Err(why) => self.on_disagreed(hold, why),
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Fate::Rest,
+            Err(reason) if reason.kind() == io::ErrorKind::Interrupted => Fate::Again,
+            Err(reason) => self.on_disagreed(hold, reason),
         }
     }
 
@@ -74,12 +74,12 @@ impl Tcp {
         self.run(hold, space)
     }
 
-    fn on_disagreed(&mut self, hold: &mut Hold<'_>, why: io::Error) -> Fate {
+    fn on_disagreed(&mut self, hold: &mut Hold<'_>, reason: io::Error) -> Fate {
         if !self.accepted {
-            return self.end(hold, Some(why));
+            return self.end(hold, Some(reason));
         }
         let peer = self.peer;
-        tracing::debug!(%why, ?peer, "a connection came to nothing before it was opened");
+        tracing::debug!(%reason, ?peer, "a connection came to nothing before it was opened");
         // It is to hear why, and would of a reset instead if anything were left unread.
         self.drains_max = STRANGER_DRAINS_MAX;
         self.end_half(hold)
@@ -90,8 +90,8 @@ impl Tcp {
         if !self.accepted {
             return self.end(hold, Some(SocketError::LayerTimedOut.into()));
         }
-        let (why, peer) = (SocketError::LayerTimedOut, self.peer);
-        tracing::debug!(%why, ?peer, "a connection was never opened");
+        let (reason, peer) = (SocketError::LayerTimedOut, self.peer);
+        tracing::debug!(%reason, ?peer, "a connection was never opened");
         Fate::Gone
     }
 

@@ -208,8 +208,8 @@ fn the_queue_has_a_cap_and_tells_when_it_has_drained() {
     assert_eq!(taken, 9);
     assert!(matches!(a.session().send(&message(1, 2, &body)), Err(SendRefused::Busy { .. })));
     let text = "x".repeat(15_000);
-    let why = crate::frame::DownWhy::Failed(&text);
-    let down = crate::frame::Down { watcher: Key(1), who: Key(2), node: NodeId(3), id: 4, why };
+    let reason = crate::frame::DownReason::Failed(&text);
+    let down = crate::frame::Down { watcher: Key(1), actor: Key(2), node: NodeId(3), id: 4, reason };
     assert_eq!(a.session().send(&down.into()), Ok(()), "what the peer waits for is not held back");
     assert_eq!(a.session().poll_event(), None);
     a.talk(Time::START, &mut b);

@@ -27,7 +27,7 @@ struct Args {
 
 #[derive(Serialize, Deserialize)]
 enum Chat {
-    Join(Reply<u32>),
+    Join(ReplyTo<u32>),
     Quit(u32),
     Close,
 }

@@ -22,7 +22,7 @@ struct Args {
 
 #[derive(Serialize, Deserialize)]
 enum Chat {
-    Join(Reply<u32>),
+    Join(ReplyTo<u32>),
     Quit(u32),
     Close,
 }
@@ -48,7 +48,7 @@ fn main() -> Result<(), Failure> {
             Event::Message(Chat::Join(reply)) => {
                 let id = ids.next().ok_or("out of ids")?;
                 cx.send(channel, ("joined".into(), id))?;
-                cx.answer(reply, id);
+                cx.reply(reply, id);
             }
             Event::Message(Chat::Quit(id)) => cx.send(channel, ("bye".into(), id))?,
             Event::Message(Chat::Close) => return stop(),

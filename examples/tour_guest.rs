@@ -29,7 +29,7 @@ struct Args {
 /// What a guest takes; the hub has the same.
 #[derive(Serialize, Deserialize)]
 enum Guest {
-    Greet(String, Reply<String>),
+    Greet(String, ReplyTo<String>),
     Note(String),
 }
 antiphon::wire!(Guest, "tour.guest/1");
@@ -68,7 +68,7 @@ fn main() -> Result<(), Failure> {
             }
             Event::Message(Guest::Greet(actor, reply)) => {
                 println!("greeted by {actor}");
-                cx.answer(reply, format!("{name} greets {actor}"));
+                cx.reply(reply, format!("{name} greets {actor}"));
             }
             Event::Message(Guest::Note(text)) => println!("note: {text}"),
             _ => {}

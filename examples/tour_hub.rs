@@ -28,7 +28,7 @@ struct Args {
 /// What a guest takes; the guests have the same.
 #[derive(Serialize, Deserialize)]
 enum Guest {
-    Greet(String, Reply<String>),
+    Greet(String, ReplyTo<String>),
     Note(String),
 }
 antiphon::wire!(Guest, "tour.guest/1");

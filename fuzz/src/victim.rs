@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_dist::{Channel, Config, LocateError, NetCx, Rci};
-use antiphon_sched::{Addr, Cx, Event, Loop, Reply, millis, receive, secs, stop};
+use antiphon_sched::{Addr, Cx, Event, Loop, ReplyTo, millis, receive, secs, stop};
 use antiphon_sim::{Chance, Conn, Input, Machine, Output, Outputs, SimNode};
 use antiphon_wire::frame::{Begin, Found, FoundWhat, NameSpace, RawFrame, Tag, Want};
 use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, Standing, Step, TagId, Time};
@@ -84,9 +84,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Serialize, Deserialize)]
 enum Ask {
-    Echo(String, Reply<String>),
+    Echo(String, ReplyTo<String>),
     Tell(Addr<String>),
-    Keep(Reply<String>),
+    Keep(ReplyTo<String>),
     Forget,
 }
 antiphon_sched::wire!(Ask, "fuzz.ask/1");
@@ -342,7 +342,7 @@ fn echo(sched: &mut Loop) -> u64 {
     let echo = sched.spawn(move |cx: &mut Cx<Ask>, event| {
         match event {
             Event::Start => cx.register("echo")?,
-            Event::Message(Ask::Echo(text, reply)) => cx.answer(reply, text),
+            Event::Message(Ask::Echo(text, reply)) => cx.reply(reply, text),
             Event::Message(Ask::Tell(to)) => {
                 cx.monitor(to);
                 // Whoever it is may be gone, or nobody.

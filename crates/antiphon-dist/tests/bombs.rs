@@ -12,7 +12,7 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{Config, DeliverError, NetCx};
 use antiphon_sched::{
-    Addr, AskError, Cx, DecodeError, EncodeError, Event, LoopConfig, Reply, Wire, exit, millis, receive,
+    Addr, AskError, Cx, DecodeError, EncodeError, Event, LoopConfig, ReplyTo, Wire, exit, millis, receive,
     secs, sleep, stop,
 };
 use common::bombs::bombs;
@@ -49,7 +49,7 @@ impl Wire for Bomb {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Ask<T>(#[serde(bound = "T: Wire")] Reply<T>)
+struct Ask<T>(#[serde(bound = "T: Wire")] ReplyTo<T>)
 where
     T: Wire;
 
@@ -126,7 +126,7 @@ fn as_answer(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) -> Result<Tree, As
             receive()
         }
         Event::Message(Ask(reply)) => {
-            cx.answer(reply, Bomb(bytes.take().unwrap_or_default()));
+            cx.reply(reply, Bomb(bytes.take().unwrap_or_default()));
             stop()
         }
         _ => receive(),

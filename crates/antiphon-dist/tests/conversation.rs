@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{DeliverError, LocateError, Location, NetCx, Node};
 use antiphon_sched::{
-    Addr, AskError, Cx, Event, Reply, Step, Undelivered, exit, fail, receive, secs, stop, suspend,
+    Addr, AskError, Cx, Event, ReplyTo, Step, Undelivered, exit, fail, receive, secs, stop, suspend,
 };
 use common::process::{self, Process};
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 /// What the server takes.
 #[derive(Serialize, Deserialize)]
 enum Order {
-    Echo(String, Reply<String>),
-    Swallow(Reply<String>),
+    Echo(String, ReplyTo<String>),
+    Swallow(ReplyTo<String>),
     /// Start an actor that does as it is told.
-    Hire(Reply<Addr<Task>>),
+    Hire(ReplyTo<Addr<Task>>),
     /// Tell this actor so many numbers, then end.
     Count(u64, Addr<Heard>),
     /// Give the reply to another server.
-    PassOn(Addr<Order>, String, Reply<String>),
+    PassOn(Addr<Order>, String, ReplyTo<String>),
     /// Look for another server by its name.
-    Find(String, Reply<Addr<Order>>),
+    Find(String, ReplyTo<Addr<Order>>),
     /// Watch this actor, have it fail, and tell how it ended.
     Watch(Addr<Task>, Addr<Heard>),
 }
@@ -58,11 +58,11 @@ antiphon_sched::wire!(Heard, "test.heard/1");
 fn serve(name: &str, cx: &mut Cx<'_, Order>, event: Event<Order>) -> Step<Order> {
     match event {
         Event::Start => cx.register(name)?,
-        Event::Message(Order::Echo(text, reply)) => cx.answer(reply, text),
+        Event::Message(Order::Echo(text, reply)) => cx.reply(reply, text),
         Event::Message(Order::Swallow(reply)) => drop(reply),
         Event::Message(Order::Hire(reply)) => {
             let hired = cx.spawn(work());
-            cx.answer(reply, hired);
+            cx.reply(reply, hired);
         }
         Event::Message(Order::Count(count, to)) => {
             cx.spawn(move |cx: &mut Cx<()>, _| {
@@ -79,7 +79,7 @@ fn serve(name: &str, cx: &mut Cx<'_, Order>, event: Event<Order>) -> Step<Order>
             cx.spawn(move |cx: &mut Cx<Result<Addr<Order>, LocateError>>, event| match event {
                 Event::Message(found) => {
                     if let Some(reply) = reply.take() {
-                        cx.answer(reply, found?);
+                        cx.reply(reply, found?);
                     }
                     stop()
                 }
@@ -227,7 +227,7 @@ fn an_ask_that_nobody_can_answer_is_told_why_at_once() {
     let ended: Addr<Order> = Addr::of(task.id());
     let told = talk.here.handle.ask(ended, secs(1000), Order::Hire);
     assert_eq!(told.map(|_| ()), Err(AskError::NoActor));
-    let wrong: Addr<Reply<String>> = Addr::of(talk.server.id());
+    let wrong: Addr<ReplyTo<String>> = Addr::of(talk.server.id());
     let told = talk.here.handle.ask(wrong, secs(1000), |reply| reply);
     assert_eq!(told, Err(AskError::WrongType));
 }

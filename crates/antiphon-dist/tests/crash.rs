@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use antiphon_dist::{Config, DeliverError, Location, NetCx, Node, Status};
-use antiphon_sched::{Addr, AskError, Cx, Event, Reply, Undelivered, receive, secs};
+use antiphon_sched::{Addr, AskError, Cx, Event, ReplyTo, Undelivered, receive, secs};
 use common::certs::Certs;
 use common::process::{self, Process};
 use common::{End, Net, TestNode, heard, heard_until, wait_for};
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
 enum Order {
-    Echo(String, Reply<String>),
-    Keep(Reply<String>),
+    Echo(String, ReplyTo<String>),
+    Keep(ReplyTo<String>),
     Text(String),
 }
 antiphon_sched::wire!(Order, "test.order/1");
@@ -32,7 +32,7 @@ fn the_other_process() {
                 cx.register("server")?;
                 cx.peer_status(|status| Order::Text(format!("{} {:?}", status.name, status.status)));
             }
-            Event::Message(Order::Echo(text, reply)) => cx.answer(reply, text),
+            Event::Message(Order::Echo(text, reply)) => cx.reply(reply, text),
             Event::Message(Order::Keep(reply)) => kept.push(reply),
             Event::Message(Order::Text(text)) => process::say(text),
             _ => {}

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use antiphon_dist::{Channel, Config, DeliverError, FileOptions, FileRefused, FileStat, NetCx, Stored};
 use antiphon_sched::{
-    ActorId, Addr, Bytes, Cx, DecodeError, EncodeError, Event, Key, NodeId, Reply, Wire, millis, receive,
+    ActorId, Addr, Bytes, Cx, DecodeError, EncodeError, Event, Key, NodeId, ReplyTo, Wire, millis, receive,
     secs, stop,
 };
 use common::{End, Net, PATIENCE, TestNode, heard, tell_test, wait_for};
@@ -446,8 +446,8 @@ fn the_ends_that_a_member_wants_an_actor_told_of_leave_it_requests_of_its_own() 
 
 #[derive(Serialize, Deserialize)]
 enum ToKeeper {
-    Offer(Offer, Reply<OfferAnswer>),
-    Delete(Vec<String>, Reply<Deleted>),
+    Offer(Offer, ReplyTo<OfferAnswer>),
+    Delete(Vec<String>, ReplyTo<Deleted>),
 }
 antiphon_sched::wire!(ToKeeper, "antiphon.files.keeper/1");
 

@@ -11,7 +11,7 @@ use antiphon_dist::{
     Refusals, Stored, SubscribeError,
 };
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, DecodeError, EncodeError, Event, Reply, Wire, millis, receive, stop,
+    ActorId, Addr, AskError, Cx, DecodeError, EncodeError, Event, ReplyTo, Wire, millis, receive, stop,
 };
 use common::{End, Net, PATIENCE, TestNode, heard, tell_test, wait_for};
 use tempfile::TempDir;
@@ -99,7 +99,7 @@ fn a_peer_with_too_many_open_requests_is_told_so_until_some_are_answered() {
     // Keeps replies until it has three and a `None`, by whichever way they are let go.
     let mut kept = Vec::new();
     let (ready, registered) = channel();
-    strict.spawn(move |cx: &mut Cx<Option<Reply<u64>>>, event| {
+    strict.spawn(move |cx: &mut Cx<Option<ReplyTo<u64>>>, event| {
         match event {
             Event::Start => {
                 cx.register("keeper")?;
@@ -108,7 +108,7 @@ fn a_peer_with_too_many_open_requests_is_told_so_until_some_are_answered() {
             Event::Message(Some(reply)) => kept.push(reply),
             Event::Message(None) => {
                 if let Some(reply) = kept.pop() {
-                    cx.answer(reply, 7);
+                    cx.reply(reply, 7);
                 }
                 kept.clear();
             }
@@ -117,7 +117,7 @@ fn a_peer_with_too_many_open_requests_is_told_so_until_some_are_answered() {
         receive()
     });
     heard(&registered);
-    let keeper: Addr<Option<Reply<u64>>> = peer.find("keeper");
+    let keeper: Addr<Option<ReplyTo<u64>>> = peer.find("keeper");
     let question = || ask(&peer, move |cx| cx.ask(keeper, PATIENCE, Some, |answer: Result<u64, _>| answer));
     for _ in 0..3 {
         let open = [question(), question()];
@@ -233,7 +233,7 @@ fn all_files_of_peers_together_have_a_bound_that_outlives_the_node() {
 }
 
 /// A call of an RCI as somebody might write it who puts another's reply into it.
-struct Forged(Reply<Born>);
+struct Forged(ReplyTo<Born>);
 
 impl Wire for Forged {
     fn name() -> Cow<'static, str> {
@@ -282,7 +282,7 @@ fn actors_are_charged_to_the_node_that_the_call_came_from_whoever_is_to_be_answe
     // Another's reply comes into the liar's hands.
     let forge: Addr<Forged> = Addr::of(rci.id());
     let (ready, registered) = channel();
-    liar.spawn(move |cx: &mut Cx<Reply<Born>>, event| {
+    liar.spawn(move |cx: &mut Cx<ReplyTo<Born>>, event| {
         match event {
             Event::Start => {
                 cx.register("helpful")?;
@@ -297,7 +297,7 @@ fn actors_are_charged_to_the_node_that_the_call_came_from_whoever_is_to_be_answe
     let at = liar.location;
     let introduced = heard(&ask(&other, move |cx| cx.peer(at, PATIENCE, |answer| answer)));
     assert_eq!(introduced, Ok(vec![at]));
-    let helpful: Addr<Reply<Born>> = other.find("helpful");
+    let helpful: Addr<ReplyTo<Born>> = other.find("helpful");
     let born = || heard(&ask(&other, move |cx| cx.ask(helpful, PATIENCE, |reply| reply, |born| born)));
     assert_eq!(born(), Ok(Born(0)), "the liar has one now");
     assert_eq!(born(), Ok(Born(1)), "and no more");

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{Config, DeliverError, Limits, NetCx, Status};
 use antiphon_sched::{
-    Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, Reply, Undelivered, exit, fail, millis,
+    Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, ReplyTo, Undelivered, exit, fail, millis,
     receive, secs, stop,
 };
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
@@ -52,7 +52,7 @@ fn a_hundred_thousand_sends_in_a_naive_loop_all_arrive() {
 
 #[derive(Serialize, Deserialize)]
 enum Where {
-    Is(Reply<Addr<u64>>),
+    Is(ReplyTo<Addr<u64>>),
 }
 antiphon_sched::wire!(Where, "test.where/1");
 
@@ -76,7 +76,7 @@ fn strangers_within(
     hub.spawn(move |cx: &mut Cx<Where>, event| {
         match event {
             Event::Start => cx.register("where")?,
-            Event::Message(Where::Is(reply)) => cx.answer(reply, counter),
+            Event::Message(Where::Is(reply)) => cx.reply(reply, counter),
             _ => {}
         }
         receive()
@@ -257,7 +257,7 @@ fn what_waits_for_a_node_that_was_restarted_is_answered_when_the_new_one_is_know
     assert_eq!(heard(&receipt), Err(DeliverError::Refused(Undelivered::NoActor)));
     assert_eq!(heard(&down), End::NoActor);
     assert_eq!(client.deliver(stale, "still?".into()), Err(DeliverError::Refused(Undelivered::NoActor)));
-    let asked = client.handle.ask(stale, secs(10), |_: Reply<()>| "and now?".to_owned());
+    let asked = client.handle.ask(stale, secs(10), |_: ReplyTo<()>| "and now?".to_owned());
     assert!(matches!(asked, Err(AskError::NoActor | AskError::Dropped)), "{asked:?}");
     drop(server);
 }

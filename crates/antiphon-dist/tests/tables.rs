@@ -14,7 +14,7 @@ use antiphon_dist::{
     PeerAt, PeerError, RegisterError, Stored,
 };
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, Event, Key, NodeId, Reply, SendError, Undelivered, millis, receive, secs,
+    ActorId, Addr, AskError, Cx, Event, Key, NodeId, ReplyTo, SendError, Undelivered, millis, receive, secs,
     stop,
 };
 use common::{End, Net, TestNode, heard, tell_test, wait_for};
@@ -33,7 +33,7 @@ struct Place {
     /// Takes texts, and is registered as "text".
     text: Addr<String>,
     /// Drops the replies that it gets.
-    silent: Addr<Reply<u64>>,
+    silent: Addr<ReplyTo<u64>>,
     /// Has ended.
     dead: Addr<String>,
     /// Nobody listens there.
@@ -127,7 +127,7 @@ const OPERATIONS: &[Operation] = &[
         expect(told, |told| *told == Err(Undelivered::TooLarge))
     }),
     ("ask the dead", |place| {
-        let dead: Addr<Reply<u64>> = Addr::of(place.dead.id());
+        let dead: Addr<ReplyTo<u64>> = Addr::of(place.dead.id());
         let told = ask(&place.here, move |cx| cx.ask(dead, secs(20), |reply| reply, |answer| answer));
         expect(told, |told| *told == Err(AskError::NoActor))
     }),
@@ -327,7 +327,7 @@ impl Place {
         here.wait_for_peers(1);
         drop(there.listener::<u64>("number"));
         drop(there.listener::<String>("text"));
-        drop(there.listener::<Reply<u64>>("silent"));
+        drop(there.listener::<ReplyTo<u64>>("silent"));
         let (tell, ended) = channel();
         there.spawn(move |cx: &mut Cx<String>, event| match event {
             Event::Start => {

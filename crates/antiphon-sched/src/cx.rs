@@ -18,7 +18,7 @@ use crate::id::{ActorId, Key};
 use crate::io::{Holder, Source};
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
 use crate::outside::{MonitorId, Signal};
-use crate::ports::{PortId, Question, Reply, Request};
+use crate::ports::{PortId, Question, ReplyTo, Request};
 use crate::side::Guard;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
@@ -199,7 +199,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         &mut self,
         to: Addr<T>,
         timeout: Duration,
-        request: impl FnOnce(Reply<R>) -> T,
+        request: impl FnOnce(ReplyTo<R>) -> T,
         answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
     ) {
         let me = self.me;
@@ -210,7 +210,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let question = Question { answer, types: PhantomData::<fn(R) -> M> };
         let Some(port) = core.open_port::<M>(me, Box::new(question)) else { return };
         core.time_port(port, timeout);
-        let reply = Reply::new(core.home, port);
+        let reply = ReplyTo::new(core.home, port);
         if let Err(error) = to.put(&mut self.door, request(reply), Manner::Send) {
             self.door.refuse_port(port, error.reason().into());
         }
@@ -241,8 +241,8 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     /// Answers a request.
-    pub fn answer<R>(&mut self, reply: Reply<R>, value: R) {
-        self.door.answer(reply, value);
+    pub fn reply<R>(&mut self, reply: ReplyTo<R>, value: R) {
+        self.door.reply(reply, value);
     }
 
     /// Sends `message` to this actor after `span`.

@@ -9,7 +9,7 @@ use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
-use crate::ports::{PortId, Reply};
+use crate::ports::{PortId, ReplyTo};
 use crate::scope;
 use crate::side::Guard;
 use crate::time::Time;
@@ -80,7 +80,7 @@ impl Door<'_> {
     }
 
     /// Answers a request.
-    pub fn answer<R>(&mut self, reply: Reply<R>, value: R) {
+    pub fn reply<R>(&mut self, reply: ReplyTo<R>, value: R) {
         let (node, port, reach) = reply.use_up();
         if let Err(reason) = reach(self, node, port, value)
             && reason != Undelivered::NoActor

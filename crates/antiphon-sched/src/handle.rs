@@ -22,7 +22,7 @@ use crate::event::{Event, ExitReason};
 use crate::id::{ActorId, Key, NodeId};
 use crate::joiner::value_of;
 use crate::outside::{MonitorId, Signal};
-use crate::ports::{FromThread, Reply};
+use crate::ports::{FromThread, ReplyTo};
 use crate::step::Step;
 use crate::watchdog::Pulse;
 use crate::wire::Wire;
@@ -141,7 +141,7 @@ impl Handle {
         &self,
         to: Addr<T>,
         timeout: Duration,
-        request: impl FnOnce(Reply<R>) -> T + Send + 'static,
+        request: impl FnOnce(ReplyTo<R>) -> T + Send + 'static,
     ) -> Result<R, AskError>
     where
         T: Send + 'static,
@@ -151,7 +151,7 @@ impl Handle {
         let question = move |core: &mut Core| {
             let port = core.open_ownerless(Box::new(FromThread { answer }));
             core.time_port(port, timeout);
-            let reply = Reply::new(core.home, port);
+            let reply = ReplyTo::new(core.home, port);
             let mut door = Door { core };
             if let Err(error) = to.put(&mut door, request(reply), Manner::Send) {
                 door.refuse_port(port, error.reason().into());

@@ -99,7 +99,7 @@ mod outside;
 pub use outside::{Destination, MonitorId, Outside, Parcel, Signal};
 
 mod ports;
-pub use ports::{PortId, Reply};
+pub use ports::{PortId, ReplyTo};
 
 mod scope;
 pub use scope::{Origin, coming_from, origin};

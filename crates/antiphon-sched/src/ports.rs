@@ -211,9 +211,9 @@ impl Ports {
 
 /// The right to answer a request, once; from this node or from another.
 ///
-/// `cx.answer(reply, value)` uses it up. Dropped without an answer, it tells the asker at once.
+/// `cx.reply(reply, value)` uses it up. Dropped without an answer, it tells the asker at once.
 #[must_use = "dropped, it tells the asker that there is no answer"]
-pub struct Reply<R> {
+pub struct ReplyTo<R> {
     pub(crate) node: NodeId,
     pub(crate) port: PortId,
     /// The loop that is to be told when this copy is dropped; `None` once another copy took its place.
@@ -221,24 +221,24 @@ pub struct Reply<R> {
     /// That it is held here, if it came from another node.
     #[expect(dead_code, reason = "it counts as long as it is here")]
     pub(crate) place: Option<Place>,
-    pub(crate) reach: ReplyReach<R>,
+    pub(crate) reach: ReplyFn<R>,
 }
 
-pub(crate) type ReplyReach<R> = fn(&mut Door<'_>, NodeId, PortId, R) -> Result<(), Undelivered>;
+pub(crate) type ReplyFn<R> = fn(&mut Door<'_>, NodeId, PortId, R) -> Result<(), Undelivered>;
 
-impl<R: 'static> Reply<R> {
+impl<R: 'static> ReplyTo<R> {
     pub(crate) fn new(node: NodeId, port: PortId) -> Self {
         Self { node, port, home: Cell::new(Some(node)), place: None, reach: reach_local::<R> }
     }
 }
 
-impl<R> Reply<R> {
+impl<R> ReplyTo<R> {
     /// The node that asked.
     pub fn node(&self) -> NodeId {
         self.node
     }
 
-    pub(crate) fn use_up(self) -> (NodeId, PortId, ReplyReach<R>) {
+    pub(crate) fn use_up(self) -> (NodeId, PortId, ReplyFn<R>) {
         self.home.set(None);
         (self.node, self.port, self.reach)
     }
@@ -256,7 +256,7 @@ fn reach_local<R: 'static>(
     door.core.answer_port(port, value)
 }
 
-impl<R> Drop for Reply<R> {
+impl<R> Drop for ReplyTo<R> {
     fn drop(&mut self) {
         if let Some(home) = self.home.get() {
             drops::note(home, self.node, self.port);
@@ -264,7 +264,7 @@ impl<R> Drop for Reply<R> {
     }
 }
 
-impl<R> fmt::Debug for Reply<R> {
+impl<R> fmt::Debug for ReplyTo<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reply<{}>({} of {})", std::any::type_name::<R>(), self.port.0, self.node)
     }

@@ -14,7 +14,7 @@ use crate::addr::Addr;
 use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::{deliver_as, expects_as, reach_wire, reply_wire, takes};
-use crate::ports::{PortId, Reply};
+use crate::ports::{PortId, ReplyTo};
 use crate::scope::{self, Exposed, Homecoming, Mode};
 use crate::wire::{Wire, check_type_name};
 
@@ -374,7 +374,7 @@ impl<M: Wire> Wire for Addr<M> {
 }
 
 /// From here on the copy that travels has the right to answer; this one no longer tells when it is dropped.
-impl<R: Wire> Serialize for Reply<R> {
+impl<R: Wire> Serialize for ReplyTo<R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         scope::meet(|home, mode, met| match mode {
             Mode::Value => Err(S::Error::custom(NO_VALUE)),
@@ -398,7 +398,7 @@ impl<R: Wire> Serialize for Reply<R> {
     }
 }
 
-impl<'de, R: Wire> Deserialize<'de> for Reply<R> {
+impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (node, port) = Deserialize::deserialize(deserializer)?;
         let home = scope::decoding_home()
@@ -410,7 +410,7 @@ impl<'de, R: Wire> Deserialize<'de> for Reply<R> {
     }
 }
 
-impl<R: Wire> Wire for Reply<R> {
+impl<R: Wire> Wire for ReplyTo<R> {
     fn name() -> Cow<'static, str> {
         Cow::Owned(private::composed("reply", &[R::name()]))
     }

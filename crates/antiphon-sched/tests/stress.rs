@@ -22,7 +22,7 @@ use antiphon_sched::*;
 struct World {
     actors: RefCell<Vec<Addr<Note>>>,
     ears: RefCell<Vec<Addr<u64>>>,
-    replies: RefCell<Vec<Reply<Note>>>,
+    replies: RefCell<Vec<ReplyTo<Note>>>,
     handle: Handle,
     /// Messages alive; at the end there must be none.
     notes: Cell<i64>,
@@ -219,7 +219,7 @@ impl Actress {
                 // A request whose answer comes later, or never, by a reply that anybody may hold.
                 let of = world.clone();
                 let keep = world.clone();
-                let to = cx.me_as(move |reply: Reply<Note>| {
+                let to = cx.me_as(move |reply: ReplyTo<Note>| {
                     let mut replies = keep.replies.borrow_mut();
                     if replies.len() < 50 {
                         replies.push(reply);
@@ -239,7 +239,7 @@ impl Actress {
             20 => {
                 let reply = world.replies.borrow_mut().pop();
                 if let Some(reply) = reply {
-                    cx.answer(reply, Note::new(world, dice));
+                    cx.reply(reply, Note::new(world, dice));
                 }
             }
             21 => drop(world.replies.borrow_mut().pop()),

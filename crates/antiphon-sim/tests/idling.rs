@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use antiphon_dist::{Config, LocateError, NetCx, PeerStatus, Status};
 use antiphon_sched::{
-    Addr, AskError, Cx, Event, Loop, Reply, Step, millis, receive, receive_within, secs, sleep, stop,
+    Addr, AskError, Cx, Event, Loop, ReplyTo, Step, millis, receive, receive_within, secs, sleep, stop,
 };
 use antiphon_sim::{Faults, Replay, SimNode, World, seeds};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ fn at(port: u16) -> SocketAddr {
 #[derive(Serialize, Deserialize)]
 enum Word {
     Number(u16, u64),
-    Ask(Reply<u64>),
+    Ask(ReplyTo<u64>),
     End,
 }
 antiphon_sched::wire!(Word, "test.word/1");
@@ -30,7 +30,7 @@ antiphon_sched::wire!(Word, "test.word/1");
 struct Book {
     sent: BTreeMap<(u16, u16), u64>,
     heard: BTreeMap<(u16, u16), u64>,
-    kept: Vec<Reply<u64>>,
+    kept: Vec<ReplyTo<u64>>,
     statuses: Vec<Status>,
     answers: Vec<Result<u64, AskError>>,
     quiet: bool,

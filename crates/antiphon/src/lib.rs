@@ -43,7 +43,7 @@ pub mod prelude {
     pub use antiphon_dist::{Tls, TlsAt, TlsConfig, TlsError, TlsFault};
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, ExitReason, Failure, Fold, Handle, JobError,
-        JoinError, Joiner, Monitor, NodeId, Reply, SendError, Step, Time, Timer, Undelivered, Value, Wire,
+        JoinError, Joiner, Monitor, NodeId, ReplyTo, SendError, Step, Time, Timer, Undelivered, Value, Wire,
         actor, exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop,
         suspend, swap, swap_actor, to,
     };

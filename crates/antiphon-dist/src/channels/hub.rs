@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Down, Event, ExitReason, Guard, Monitor, NodeId, Reply, SendError, Step,
+    Actor, ActorId, Addr, Cx, Down, Event, ExitReason, Guard, Monitor, NodeId, ReplyTo, SendError, Step,
     Undelivered, Wire, millis, receive, secs, stop,
 };
 
@@ -181,7 +181,7 @@ impl<T: Wire + Clone> Hub<T> {
             }
             Own::Due(number) => {
                 if let Some(order) = self.waves.take_due(number) {
-                    cx.answer(order.reply, Delivered::TooFew(self.fan.total()));
+                    cx.reply(order.reply, Delivered::TooFew(self.fan.total()));
                     quietly(|| drop(order.message));
                 }
             }
@@ -241,7 +241,7 @@ impl<T: Wire + Clone> Hub<T> {
         if left.is_zero() || !has_room {
             let reason =
                 if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
-            cx.answer(order.reply, reason);
+            cx.reply(order.reply, reason);
             return quietly(|| drop(order.message));
         }
         let number = self.waves.next_number();
@@ -251,11 +251,11 @@ impl<T: Wire + Clone> Hub<T> {
 
     fn deliver(&mut self, cx: &mut HubCx<'_, T>, order: Order<T>) {
         if !self.waves.has_room(order.by, self.fan.answers(cx.id().node())) {
-            cx.answer(order.reply, Delivered::TooMany);
+            cx.reply(order.reply, Delivered::TooMany);
             return quietly(|| drop(order.message));
         }
         let Some(message) = self.transformed(cx, order.message, order.hops) else {
-            return cx.answer(order.reply, Delivered::To(0));
+            return cx.reply(order.reply, Delivered::To(0));
         };
         let wave = self.waves.next_number();
         let left = order.until.since(cx.now());
@@ -279,7 +279,7 @@ impl<T: Wire + Clone> Hub<T> {
         match over.end {
             WaveEnd::Answer(None) => {}
             WaveEnd::Answer(Some(reply)) => {
-                cx.answer(reply, over.refused.map_or(Delivered::To(over.have), Delivered::Refused));
+                cx.reply(reply, over.refused.map_or(Delivered::To(over.have), Delivered::Refused));
             }
             WaveEnd::Attached { branch, reply } => match over.refused {
                 None => grant(cx, reply),
@@ -332,7 +332,7 @@ impl<T: Wire + Clone> Hub<T> {
         cx: &mut HubCx<'_, T>,
         by: Option<NodeId>,
         actor: Addr<T>,
-        reply: Option<Reply<Subscribed>>,
+        reply: Option<ReplyTo<Subscribed>>,
     ) {
         // Others may have subscribed it before: whose it is, has the say.
         let is_own = by.is_none_or(|by| by == actor.node());
@@ -353,7 +353,7 @@ impl<T: Wire + Clone> Hub<T> {
         by: Option<NodeId>,
         branch: HubAddr<T>,
         is_relay: bool,
-        reply: Option<Reply<Subscribed>>,
+        reply: Option<ReplyTo<Subscribed>>,
     ) {
         let id = branch.id();
         let above = self.above(cx.id());
@@ -379,7 +379,7 @@ impl<T: Wire + Clone> Hub<T> {
         self.fan.insert(cx, Receiver::Branch(branch, 0), share);
         if is_relay {
             if let Some(reply) = reply {
-                cx.answer(reply, Subscribed::Done(told(above)));
+                cx.reply(reply, Subscribed::Done(told(above)));
             }
             return;
         }
@@ -403,11 +403,11 @@ impl<T: Wire + Clone> Hub<T> {
         cx: &mut HubCx<'_, T>,
         by: Option<NodeId>,
         actor: ActorId,
-        reply: Option<Reply<Subscribed>>,
+        reply: Option<ReplyTo<Subscribed>>,
         reason: SubscribeError,
     ) {
         match reply {
-            Some(reply) => cx.answer(reply, Subscribed::Refused(reason)),
+            Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
             None if by.is_none() => {
                 let channel = self.channel_id(cx.id());
                 super::tell_closed(cx.door(), actor, channel, super::reason_of(reason));
@@ -477,7 +477,7 @@ impl<T: Wire + Clone> Hub<T> {
         by: Option<NodeId>,
         from: HubAddr<T>,
         ids: Vec<ActorId>,
-        reply: Option<Reply<Delivered>>,
+        reply: Option<ReplyTo<Delivered>>,
     ) {
         let is_new = !self.ups.contains_key(&from.id());
         let of_peer = || self.ups.values().filter(|up| up.addr.node() == from.node()).count();
@@ -492,7 +492,7 @@ impl<T: Wire + Clone> Hub<T> {
         };
         if let Some(reason) = refusal {
             if let Some(reply) = reply {
-                cx.answer(reply, Delivered::Refused(reason));
+                cx.reply(reply, Delivered::Refused(reason));
             }
             return;
         }
@@ -527,7 +527,7 @@ impl<T: Wire + Clone> Hub<T> {
     }
 
     /// Tells all branches what is above them, and then `reply` what they think of it.
-    fn tell_below(&mut self, cx: &mut HubCx<'_, T>, by: Option<NodeId>, reply: Option<Reply<Delivered>>) {
+    fn tell_below(&mut self, cx: &mut HubCx<'_, T>, by: Option<NodeId>, reply: Option<ReplyTo<Delivered>>) {
         let above = told(self.above(cx.id()));
         let wave = self.waves.next_number();
         let branches: Vec<HubAddr<T>> = self.fan.branches().collect();
@@ -587,7 +587,7 @@ impl<T: Wire + Clone> Hub<T> {
             super::tell_closed(cx.door(), actor.id(), channel, reason.clone());
         }
         for order in self.waves.take_all_waiting() {
-            cx.answer(order.reply, Delivered::Closed);
+            cx.reply(order.reply, Delivered::Closed);
             quietly(|| drop(order.message));
         }
         self.leave_table(cx);
@@ -620,20 +620,20 @@ fn told(mut above: Vec<ActorId>) -> Vec<ActorId> {
     above
 }
 
-fn grant<T: Wire>(cx: &mut HubCx<'_, T>, reply: Option<Reply<Subscribed>>) {
+fn grant<T: Wire>(cx: &mut HubCx<'_, T>, reply: Option<ReplyTo<Subscribed>>) {
     if let Some(reply) = reply {
-        cx.answer(reply, Subscribed::Done(Vec::new()));
+        cx.reply(reply, Subscribed::Done(Vec::new()));
     }
 }
 
 fn refuse_branch<T: Wire>(
     cx: &mut HubCx<'_, T>,
     branch: ActorId,
-    reply: Option<Reply<Subscribed>>,
+    reply: Option<ReplyTo<Subscribed>>,
     reason: SubscribeError,
 ) {
     match reply {
-        Some(reply) => cx.answer(reply, Subscribed::Refused(reason)),
+        Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
         None if may_say(cx.door(), "not subscribed", branch) => {
             tracing::warn!(subscriber = %branch, %reason, "a channel was not subscribed to another (said once an hour)");
         }

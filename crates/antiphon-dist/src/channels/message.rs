@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Addr, DecodeError, EncodeError, Key, NodeId, Reply, Wire};
+use antiphon_sched::{ActorId, Addr, DecodeError, EncodeError, Key, NodeId, ReplyTo, Wire};
 
 use crate::error::SubscribeError;
 use crate::packing;
@@ -19,17 +19,17 @@ pub enum ChannelMessage<T> {
     /// To be passed on. `hops` counts the channels that it came through.
     Send { message: T, hops: u8 },
     /// To be passed on once there are `n` receivers; the answer tells how many have it.
-    Deliver { message: T, n: u64, within: Duration, hops: u8, reply: Reply<Delivered> },
+    Deliver { message: T, n: u64, within: Duration, hops: u8, reply: ReplyTo<Delivered> },
     /// An actor is to receive all that is passed on.
-    Subscribe { actor: Addr<T>, reply: Option<Reply<Subscribed>> },
+    Subscribe { actor: Addr<T>, reply: Option<ReplyTo<Subscribed>> },
     /// Another channel, or a relay on its own behalf, is to receive it, and to pass it on.
-    Attach { branch: HubAddr<T>, is_relay: bool, reply: Option<Reply<Subscribed>> },
+    Attach { branch: HubAddr<T>, is_relay: bool, reply: Option<ReplyTo<Subscribed>> },
     /// That is over.
     Unsubscribe { actor: ActorId },
     /// So many receivers are behind a branch.
     Count { branch: ActorId, below: u64 },
     /// To a branch: these are above it, if it comes to stand below `from`.
-    Above { from: HubAddr<T>, ids: Vec<ActorId>, reply: Option<Reply<Delivered>> },
+    Above { from: HubAddr<T>, ids: Vec<ActorId>, reply: Option<ReplyTo<Delivered>> },
     /// To a branch: `from` is no longer above it.
     Detach { from: ActorId },
     /// From the actor to itself.

@@ -14,7 +14,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, ExitReason, Key, Manner, NodeId, Reply,
+    ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, ExitReason, Key, Manner, NodeId, ReplyTo,
     SendError, Target, Undelivered, Wire, secs,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -49,14 +49,14 @@ impl<T> Channel<T> {
 /// What can subscribe to a channel: an actor, by its address, or another channel.
 pub trait Subscriber<T>: Copy + sealed::Sealed {
     #[doc(hidden)]
-    fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T>;
+    fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T>;
 
     #[doc(hidden)]
     fn subscriber_id(self) -> ActorId;
 }
 
 impl<T> Subscriber<T> for Addr<T> {
-    fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T> {
+    fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T> {
         ChannelMessage::Subscribe { actor: self, reply }
     }
 
@@ -66,7 +66,7 @@ impl<T> Subscriber<T> for Addr<T> {
 }
 
 impl<T> Subscriber<T> for Channel<T> {
-    fn request(self, reply: Option<Reply<Subscribed>>) -> ChannelMessage<T> {
+    fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T> {
         ChannelMessage::Attach { branch: self.0, is_relay: false, reply }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, SubAssign};
 
-use antiphon_sched::{NodeId, Reply, Time, Timer};
+use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
 
 use super::message::{Delivered, HubAddr, Subscribed};
 use crate::error::SubscribeError;
@@ -35,7 +35,7 @@ pub(super) struct Order<T> {
     pub(super) n: u64,
     pub(super) until: Time,
     pub(super) hops: u8,
-    pub(super) reply: Reply<Delivered>,
+    pub(super) reply: ReplyTo<Delivered>,
     /// The other node that ordered it.
     pub(super) by: Option<NodeId>,
     /// Bytes that came from there.
@@ -44,11 +44,11 @@ pub(super) struct Order<T> {
 
 /// Who is told when a wave is over.
 pub(super) enum WaveEnd<T> {
-    Answer(Option<Reply<Delivered>>),
+    Answer(Option<ReplyTo<Delivered>>),
     /// The branch stays, unless it refused.
     Attached {
         branch: HubAddr<T>,
-        reply: Option<Reply<Subscribed>>,
+        reply: Option<ReplyTo<Subscribed>>,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_sched::{Actor, ActorId, AskError, Cx, Event, Reply, Step, receive, stop};
+use antiphon_sched::{Actor, ActorId, AskError, Cx, Event, ReplyTo, Step, receive, stop};
 
 use super::messages::{DeleteAnswer, KEEPER, Keeper, ToKeeper};
 use super::outcome::DeleteError;
@@ -14,7 +14,7 @@ use crate::location::Location;
 /// What a deleter is told.
 pub(super) enum Note {
     /// Who wants the file deleted waits for this answer.
-    Begin(Reply<Result<(), DeleteError>>),
+    Begin(ReplyTo<Result<(), DeleteError>>),
     Keeper(Result<Keeper, LocateError>),
     Answered(Result<DeleteAnswer, AskError>),
     Late,
@@ -27,7 +27,7 @@ pub(super) struct Deleter {
     /// Who wants it: this ends with that actor.
     asker: ActorId,
     looking: bool,
-    answer: Option<Reply<Result<(), DeleteError>>>,
+    answer: Option<ReplyTo<Result<(), DeleteError>>>,
 }
 
 impl Deleter {
@@ -37,7 +37,7 @@ impl Deleter {
 
     fn end(&mut self, cx: &mut Cx<'_, Note>, result: Result<(), DeleteError>) -> Step<Note> {
         if let Some(answer) = self.answer.take() {
-            cx.answer(answer, result);
+            cx.reply(answer, result);
         }
         stop()
     }

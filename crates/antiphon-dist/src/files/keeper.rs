@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Cx, Down, Event, Guard, JobError, Loop, NodeId, Reply, Step, receive};
+use antiphon_sched::{ActorId, Cx, Down, Event, Guard, JobError, Loop, NodeId, ReplyTo, Step, receive};
 
 use super::count_refusal;
 use super::disk::Dest;
@@ -31,7 +31,7 @@ const ENDED_MAX: usize = 64;
 /// What a keeper is told.
 enum Note {
     Peer(Told<ToKeeper>),
-    Deleted(Option<NodeId>, Reply<DeleteAnswer>, Result<bool, FileRefused>),
+    Deleted(Option<NodeId>, ReplyTo<DeleteAnswer>, Result<bool, FileRefused>),
     Sweep,
     Swept,
 }
@@ -100,7 +100,7 @@ impl Keeper {
         cx: &mut Cx<'_, Note>,
         by: Option<NodeId>,
         offer: Offer,
-        reply: Reply<OfferAnswer>,
+        reply: ReplyTo<OfferAnswer>,
     ) {
         let whom = node_behind(cx.door()).map(|core| core.party_of(by)).unwrap_or_default();
         match self.take((cx.id().node(), by), offer, whom, reply) {
@@ -115,7 +115,7 @@ impl Keeper {
             }
             Err((reply, reason)) => {
                 count_refusal(cx.door(), by, &reason);
-                cx.answer(reply, OfferAnswer::Refused(reason));
+                cx.reply(reply, OfferAnswer::Refused(reason));
             }
         }
     }
@@ -126,8 +126,8 @@ impl Keeper {
         (home, by): (NodeId, Option<NodeId>),
         offer: Offer,
         whom: String,
-        reply: Reply<OfferAnswer>,
-    ) -> Result<Receiver, (Reply<OfferAnswer>, FileRefused)> {
+        reply: ReplyTo<OfferAnswer>,
+    ) -> Result<Receiver, (ReplyTo<OfferAnswer>, FileRefused)> {
         let Some(dest) = self.dest.clone() else { return Err((reply, FileRefused::NoDestPath)) };
         if let Err(max) = self.places.check(by) {
             return Err((reply, FileRefused::TooManyTransfers { max: max as u64 }));
@@ -157,7 +157,7 @@ impl Keeper {
         cx: &mut Cx<'_, Note>,
         by: Option<NodeId>,
         path: Vec<String>,
-        reply: Reply<DeleteAnswer>,
+        reply: ReplyTo<DeleteAnswer>,
     ) {
         let path = TargetPath::checked(path).map_err(FileRefused::BadPath);
         let room = self.deletions.check(by).map_err(|max| FileRefused::TooManyTransfers { max: max as u64 });
@@ -186,13 +186,13 @@ impl Keeper {
 fn answer_deletion(
     cx: &mut Cx<'_, Note>,
     by: Option<NodeId>,
-    reply: Reply<DeleteAnswer>,
+    reply: ReplyTo<DeleteAnswer>,
     done: Result<bool, FileRefused>,
 ) {
     if let Err(reason) = &done {
         count_refusal(cx.door(), by, reason);
     }
-    cx.answer(reply, DeleteAnswer(done));
+    cx.reply(reply, DeleteAnswer(done));
 }
 
 /// Places for what nodes have under way here. Of several, one other node never has all.

@@ -3,7 +3,7 @@
 //! The sender asks the other node's keeper; a receiver, started for this one file, answers. Then the sender sends what the
 //! receiver's disk has room for: at most [`WINDOW_BYTES`] that are not reported as written.
 
-use antiphon_sched::{ActorId, Addr, Bytes, Door, Reply};
+use antiphon_sched::{ActorId, Addr, Bytes, Door, ReplyTo};
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{FileRefused, FileStat};
@@ -40,9 +40,9 @@ impl Named for Keeper {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum ToKeeper {
     /// A file is offered.
-    Offer(Offer, Reply<OfferAnswer>),
+    Offer(Offer, ReplyTo<OfferAnswer>),
     /// A file that was received is to be deleted; `Ok(false)`: there is none.
-    Delete(Vec<String>, Reply<DeleteAnswer>),
+    Delete(Vec<String>, ReplyTo<DeleteAnswer>),
 }
 antiphon_sched::wire!(ToKeeper, "antiphon.files.keeper/1");
 

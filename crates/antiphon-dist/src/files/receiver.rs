@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, Guard, JobError, NodeId, Reply, Step, receive, stop};
+use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, Guard, JobError, NodeId, ReplyTo, Step, receive, stop};
 
 use super::count_refusal;
 use super::disk::{Dest, Partial, Placed, Prepared};
@@ -65,7 +65,7 @@ pub(super) struct Receiver {
 
 enum State {
     /// A job looks at what is there, and hashes it; then the offer is answered.
-    Preparing(Reply<OfferAnswer>),
+    Preparing(ReplyTo<OfferAnswer>),
     /// Waits for `Begin`.
     Ready(Box<Partial>),
     /// Waits for chunks.
@@ -81,7 +81,7 @@ impl Receiver {
         path: TargetPath,
         offer: &Offer,
         (by, whom): (Option<NodeId>, String),
-        reply: Reply<OfferAnswer>,
+        reply: ReplyTo<OfferAnswer>,
     ) -> Self {
         Self {
             dest,
@@ -214,7 +214,7 @@ impl Receiver {
 
     fn answer(&mut self, cx: &mut Cx<'_, Note>, answer: OfferAnswer) {
         if let State::Preparing(reply) = std::mem::replace(&mut self.state, State::Busy) {
-            cx.answer(reply, answer);
+            cx.reply(reply, answer);
         }
     }
 
@@ -322,7 +322,7 @@ impl Receiver {
     fn fail(&mut self, cx: &mut Cx<'_, Note>, reason: FileRefused) -> Step<Note> {
         count_refusal(cx.door(), self.by, &reason);
         match std::mem::replace(&mut self.state, State::Busy) {
-            State::Preparing(reply) => cx.answer(reply, OfferAnswer::Refused(reason)),
+            State::Preparing(reply) => cx.reply(reply, OfferAnswer::Refused(reason)),
             State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {
                 cx.tell(self.sender, ToSender::Failed(reason).into());
             }

@@ -37,7 +37,7 @@ impl Stage {
         let config = LoopConfig { park: Park::Virtual, watchdog: None, ..LoopConfig::default() };
         let mut sched = Loop::new(config).expect("it needs nothing of the system");
         // In the place of the keeper.
-        let keeper = sched.spawn(move |cx: &mut Cx<'_, (Offer, Reply<OfferAnswer>)>, event| {
+        let keeper = sched.spawn(move |cx: &mut Cx<'_, (Offer, ReplyTo<OfferAnswer>)>, event| {
             if let Event::Message((offer, reply)) = event {
                 let path = TargetPath::checked(offer.path.clone()).expect("plain names");
                 cx.spawn_actor(Receiver::new(dest.clone(), path, &offer, (None, String::new()), reply));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, Guard, JobError, NodeId, Reply, SendError, Step,
+    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, Guard, JobError, NodeId, ReplyTo, SendError, Step,
     receive, stop,
 };
 
@@ -29,7 +29,7 @@ const TELL_EVERY_LEAST: Duration = Duration::from_millis(10);
 /// What a sender is told.
 pub(crate) enum Note {
     /// Who sent the file waits for this answer.
-    Begin(Reply<Result<Stored, FileError>>),
+    Begin(ReplyTo<Result<Stored, FileError>>),
     Opened(Done<Source>),
     Keeper(Result<Keeper, LocateError>),
     Answered(Result<OfferAnswer, AskError>),
@@ -63,7 +63,7 @@ pub(crate) struct Order {
 
 pub(crate) struct Sender {
     order: Order,
-    answer: Option<Reply<Result<Stored, FileError>>>,
+    answer: Option<ReplyTo<Result<Stored, FileError>>>,
     watchers: Vec<Addr<Progress>>,
     receiver: Option<Addr<Told<ToReceiver>>>,
     /// Where the file goes, once its keeper is found: nobody else is heard.
@@ -152,7 +152,7 @@ impl Sender {
         Ok(None)
     }
 
-    fn open(&mut self, cx: &mut Cx<'_, Note>, answer: Reply<Result<Stored, FileError>>) {
+    fn open(&mut self, cx: &mut Cx<'_, Note>, answer: ReplyTo<Result<Stored, FileError>>) {
         self.answer = Some(answer);
         let path = self.order.file.clone();
         run(cx, move || Source::open(&path), Note::Opened);
@@ -382,7 +382,7 @@ impl Sender {
             cx.door().close_ear(watcher);
         }
         if let Some(answer) = self.answer.take() {
-            cx.answer(answer, result);
+            cx.reply(answer, result);
         }
         stop()
     }

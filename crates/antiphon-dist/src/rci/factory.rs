@@ -54,7 +54,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
                 core.refusals().rci_actors += 1;
                 core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
             }
-            return cx.answer(reply, Born::OverQuota(max as u64));
+            return cx.reply(reply, Born::OverQuota(max as u64));
         }
         let actor = match (self.start)(cx, arguments) {
             Ok(actor) => actor,
@@ -62,7 +62,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
                 if may_say(cx.door(), "rci panic", format_args!("{} {caller}", self.name)) {
                     tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (said once an hour)");
                 }
-                return cx.answer(reply, Born::Panicked(text));
+                return cx.reply(reply, Born::Panicked(text));
             }
         };
         // All before its first step: so that no end is missed, and nobody reaches it who could not call for it.
@@ -75,7 +75,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         }
         self.alive.insert(actor.id(), (caller, watcher.is_some()));
         self.by_caller.add(caller, 1);
-        cx.answer(reply, Born::At(actor));
+        cx.reply(reply, Born::At(actor));
     }
 
     /// A new actor is open to whom this one is.

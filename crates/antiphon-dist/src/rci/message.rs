@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use antiphon_sched::{ActorId, Addr, AskError, DecodeError, EncodeError, Key, NodeId, Reply, Wire};
+use antiphon_sched::{ActorId, Addr, AskError, DecodeError, EncodeError, Key, NodeId, ReplyTo, Wire};
 
 use super::witness::Witness;
 use crate::packing;
@@ -14,7 +14,7 @@ use crate::packing;
 pub(super) struct RciCall<A, T> {
     pub(super) arguments: A,
     pub(super) watcher: Option<Watcher<T>>,
-    pub(super) reply: Reply<Born<T>>,
+    pub(super) reply: ReplyTo<Born<T>>,
 }
 
 /// Who is told when the new actor ends.

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use antiphon_dist::{Config, FileRefused, FileStat, Limits};
-use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, NodeId, Reply, receive};
+use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, NodeId, ReplyTo, receive};
 use antiphon_wire::frame::NameSpace;
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,8 @@ use crate::victim::Traits;
 /// What a keeper of files takes, as `src/files/messages.rs` has it: whoever speaks the protocol can send it.
 #[derive(Serialize, Deserialize)]
 enum ToKeeper {
-    Offer(Offer, Reply<Answer>),
-    Delete(Vec<String>, Reply<Deleted>),
+    Offer(Offer, ReplyTo<Answer>),
+    Delete(Vec<String>, ReplyTo<Deleted>),
 }
 antiphon_sched::wire!(ToKeeper, "antiphon.files.keeper/1");
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use antiphon_dist::node::NodeCore;
 use antiphon_dist::{Config, Location, NetCx, Node, Suite};
-use antiphon_sched::{Cx, Event, Reply, receive};
+use antiphon_sched::{Cx, Event, ReplyTo, receive};
 use serde::{Deserialize, Serialize};
 
 use crate::common::process::{self, Process, Role};
@@ -13,14 +13,14 @@ use crate::common::{Log, Net, PATIENCE, wait_for};
 
 /// What a peer asks, again and again; the answer is the same number.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Echo(pub(crate) u64, pub(crate) Reply<u64>);
+pub(crate) struct Echo(pub(crate) u64, pub(crate) ReplyTo<u64>);
 antiphon_sched::wire!(Echo, "attack.echo/1");
 
 /// Numbers that must come in order, each once; and how many have come.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Tally {
     Number(u64),
-    Total(Reply<u64>),
+    Total(ReplyTo<u64>),
 }
 antiphon_sched::wire!(Tally, "attack.tally/1");
 
@@ -130,17 +130,17 @@ pub(crate) fn play(role: &Role) {
         .with_writer(std::io::stderr)
         .init();
     let mut node = Node::new(config(role)).expect("a node can start");
-    let counts = node.spawn(|cx: &mut Cx<Reply<String>>, event| {
+    let counts = node.spawn(|cx: &mut Cx<ReplyTo<String>>, event| {
         if let Event::Message(reply) = event {
             let counts = cx.door().outside::<NodeCore>().map(|core| format!("{:?}", core.counts()));
-            cx.answer(reply, counts.unwrap_or_default());
+            cx.reply(reply, counts.unwrap_or_default());
         }
         receive()
     });
     node.spawn(|cx: &mut Cx<Echo>, event| {
         match event {
             Event::Start => cx.register("echo")?,
-            Event::Message(Echo(number, reply)) => cx.answer(reply, number),
+            Event::Message(Echo(number, reply)) => cx.reply(reply, number),
             _ => {}
         }
         receive()
@@ -151,7 +151,7 @@ pub(crate) fn play(role: &Role) {
             Event::Start => cx.register("tally")?,
             Event::Message(Tally::Number(number)) if number == total => total += 1,
             Event::Message(Tally::Number(number)) => tracing::error!(number, total, "out of order"),
-            Event::Message(Tally::Total(reply)) => cx.answer(reply, total),
+            Event::Message(Tally::Total(reply)) => cx.reply(reply, total),
             _ => {}
         }
         receive()

@@ -54,7 +54,7 @@ fn answers_timers_and_downs_never_meet_a_full_mailbox() {
             Event::Start => {
                 cx.monitor(dead);
                 cx.after(millis(1), 10);
-                cx.ask(cx.me(), millis(1), |_: Reply<()>| 11, |_| 12);
+                cx.ask(cx.me(), millis(1), |_: ReplyTo<()>| 11, |_| 12);
                 sleep(millis(50))
             }
             _ => receive(),
@@ -257,7 +257,7 @@ mod forged {
         let seen = log.clone();
         let (port, told) = (std::rc::Rc::new(std::cell::Cell::new(None)), Log::default());
         let place = port.clone();
-        let sink = events.spawn(move |_, event: Event<Reply<u32>>| {
+        let sink = events.spawn(move |_, event: Event<ReplyTo<u32>>| {
             if let Event::Message(reply) = event {
                 place.set(Some(reply));
             }
@@ -282,7 +282,7 @@ mod forged {
             events.door().answer_port(PortId::from_bits(number + 1), 1_u32),
             Err(Undelivered::NoActor)
         );
-        events.door().answer(reply, 8);
+        events.door().reply(reply, 8);
         settle(&mut events);
         assert_eq!((log.take(), told.take()), ("Ok(8)".into(), String::new()));
     }

@@ -9,14 +9,14 @@ use crate::common::*;
 
 type Answer = Result<u32, AskError>;
 /// Where a request that is not answered yet is kept.
-type Kept = Rc<Cell<Option<Reply<u32>>>>;
+type Kept = Rc<Cell<Option<ReplyTo<u32>>>>;
 
 /// An actor that asks `to`, and logs what it is answered.
 fn asker<T: 'static>(
     events: &mut Loop,
     log: &Log,
     to: Addr<T>,
-    request: impl FnOnce(Reply<u32>) -> T + 'static,
+    request: impl FnOnce(ReplyTo<u32>) -> T + 'static,
 ) -> Addr<Answer> {
     let (log, mut request) = (log.clone(), Some(request));
     events.spawn(move |cx, event: Event<Answer>| {
@@ -30,10 +30,10 @@ fn asker<T: 'static>(
 }
 
 /// An actor that keeps the last request that it was sent.
-fn keeper(events: &mut Loop) -> (Addr<Reply<u32>>, Kept) {
+fn keeper(events: &mut Loop) -> (Addr<ReplyTo<u32>>, Kept) {
     let kept = Rc::new(Cell::new(None));
     let place = kept.clone();
-    let addr = events.spawn(move |_, event: Event<Reply<u32>>| {
+    let addr = events.spawn(move |_, event: Event<ReplyTo<u32>>| {
         if let Event::Message(reply) = event {
             place.set(Some(reply));
         }
@@ -50,9 +50,9 @@ fn tables(events: &Loop) -> (usize, usize) {
 fn an_answer_arrives_once_and_closes_the_request() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let echo = events.spawn(|cx, event: Event<(u32, Reply<u32>)>| {
+    let echo = events.spawn(|cx, event: Event<(u32, ReplyTo<u32>)>| {
         if let Event::Message((n, reply)) = event {
-            cx.answer(reply, n + 1);
+            cx.reply(reply, n + 1);
         }
         receive()
     });
@@ -66,7 +66,7 @@ fn an_answer_arrives_once_and_closes_the_request() {
 fn a_reply_dropped_in_the_loop_answers_at_once() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let dropper = events.spawn(|_: &mut Cx<Reply<u32>>, _| receive());
+    let dropper = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| receive());
     asker(&mut events, &log, dropper, |reply| reply);
     settle(&mut events);
     assert_eq!(log.take(), "Err(Dropped)");
@@ -92,7 +92,7 @@ fn a_reply_dropped_on_another_thread_answers() {
     let mut events = real_loop();
     let log = Log::default();
     let seen = log.clone();
-    let sender = events.spawn(|_, event: Event<Reply<u32>>| {
+    let sender = events.spawn(|_, event: Event<ReplyTo<u32>>| {
         if let Event::Message(reply) = event {
             std::thread::spawn(move || drop(reply));
         }
@@ -120,7 +120,7 @@ fn the_end_and_the_panic_of_the_asked_answer_dropped() {
         let mut events = virtual_loop();
         let log = Log::default();
         let (addr, kept) = keeper(&mut events);
-        let holder = events.spawn(move |_, event: Event<Reply<u32>>| match event {
+        let holder = events.spawn(move |_, event: Event<ReplyTo<u32>>| match event {
             Event::Message(_reply) if panics => panic!("with a reply in hand"),
             _ => receive_if(|_| false),
         });
@@ -146,7 +146,7 @@ fn a_reply_that_nobody_gives_times_out_and_a_late_answer_is_nothing() {
     assert_eq!(log.take(), "");
     pass(&mut events, millis(12));
     assert_eq!(log.take(), "Err(TimedOut)");
-    events.door().answer(kept.take().unwrap(), 7);
+    events.door().reply(kept.take().unwrap(), 7);
     settle(&mut events);
     assert_eq!(log.take(), "");
     assert_eq!(tables(&events), (0, 0));
@@ -156,11 +156,11 @@ fn a_reply_that_nobody_gives_times_out_and_a_late_answer_is_nothing() {
 fn a_request_that_does_not_go_is_answered_why() {
     let mut events = Loop::new(LoopConfig { mailbox_max: 1, ..virtual_config() }).unwrap();
     let log = Log::default();
-    let dead = events.spawn(|_: &mut Cx<Reply<u32>>, _| stop());
-    let full = events.spawn(|_: &mut Cx<(Option<Reply<u32>>,)>, _| suspend());
+    let dead = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| stop());
+    let full = events.spawn(|_: &mut Cx<(Option<ReplyTo<u32>>,)>, _| suspend());
     settle(&mut events);
     events.send(full, (None,)).unwrap();
-    let elsewhere = virtual_loop().spawn(|_: &mut Cx<Reply<u32>>, _| receive());
+    let elsewhere = virtual_loop().spawn(|_: &mut Cx<ReplyTo<u32>>, _| receive());
     asker(&mut events, &log, dead, |reply| reply);
     asker(&mut events, &log, full, |reply| (Some(reply),));
     asker(&mut events, &log, elsewhere, |reply| reply);
@@ -176,7 +176,7 @@ fn the_request_after_65_535_open_ones_is_refused_and_then_it_goes_on() {
     let seen = log.clone();
     let kept = Rc::new(std::cell::RefCell::new(Vec::new()));
     let place = kept.clone();
-    let keeper = events.spawn(move |_, event: Event<Reply<u32>>| {
+    let keeper = events.spawn(move |_, event: Event<ReplyTo<u32>>| {
         if let Event::Message(reply) = event {
             place.borrow_mut().push(reply);
         }
@@ -199,7 +199,7 @@ fn the_request_after_65_535_open_ones_is_refused_and_then_it_goes_on() {
     assert_eq!(log.take(), "Err(TooManyOpen)");
     assert_eq!(events.stats().requests, 65_535);
     let reply = kept.borrow_mut().pop().unwrap();
-    events.door().answer(reply, 1);
+    events.door().reply(reply, 1);
     settle(&mut events);
     events.send(asker, None).unwrap();
     settle(&mut events);
@@ -221,7 +221,7 @@ fn requests_end_with_their_asker() {
     assert_eq!(tables(&events), (1, 1));
     within(&mut events, move |cx| cx.terminate(asker));
     assert_eq!(tables(&events), (0, 0));
-    events.door().answer(kept.take().unwrap(), 3);
+    events.door().reply(kept.take().unwrap(), 3);
     settle(&mut events);
     assert_eq!(log.take(), "");
 }
@@ -232,13 +232,13 @@ fn an_actor_may_ask_itself() {
     let log = Log::default();
     let seen = log.clone();
     enum Own {
-        Question(Reply<u32>),
+        Question(ReplyTo<u32>),
         Answer(Answer),
     }
     events.spawn(move |cx, event: Event<Own>| {
         match event {
             Event::Start => cx.ask(cx.me(), secs(1), Own::Question, Own::Answer),
-            Event::Message(Own::Question(reply)) => cx.answer(reply, 5),
+            Event::Message(Own::Question(reply)) => cx.reply(reply, 5),
             Event::Message(Own::Answer(answer)) => seen.note(format!("{answer:?}")),
             _ => {}
         }
@@ -257,7 +257,7 @@ fn a_reply_dropped_while_an_answer_is_made_is_told_in_the_same_rest() {
     asker(&mut events, &log, outer, |reply| reply);
     settle(&mut events);
     let inner = kept.take().unwrap();
-    let dropper = events.spawn(|_: &mut Cx<Reply<u32>>, _| receive());
+    let dropper = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| receive());
     let mut inner = Some(inner);
     events.spawn(move |cx, event: Event<()>| {
         if let Event::Start = event {

@@ -80,15 +80,15 @@ fn an_actor_spawns_actors_by_each_door() {
 #[test]
 fn another_thread_spawns_by_closure_and_by_trait() {
     struct Adder(u32);
-    impl Actor<(u32, Reply<u32>)> for Adder {
+    impl Actor<(u32, ReplyTo<u32>)> for Adder {
         fn step(
             &mut self,
-            cx: &mut Cx<'_, (u32, Reply<u32>)>,
-            event: Event<(u32, Reply<u32>)>,
-        ) -> Step<(u32, Reply<u32>)> {
+            cx: &mut Cx<'_, (u32, ReplyTo<u32>)>,
+            event: Event<(u32, ReplyTo<u32>)>,
+        ) -> Step<(u32, ReplyTo<u32>)> {
             match event {
                 Event::Message((n, reply)) => {
-                    cx.answer(reply, self.0 + n);
+                    cx.reply(reply, self.0 + n);
                     stop()
                 }
                 _ => receive(),
@@ -105,9 +105,9 @@ fn another_thread_spawns_by_closure_and_by_trait() {
         let adder = handle.spawn_actor(Adder(5)).unwrap();
         let sum = handle.ask(adder, secs(20), |reply| (2, reply)).unwrap();
         let twice = handle
-            .spawn(|cx: &mut Cx<(u32, Reply<u32>)>, event| match event {
+            .spawn(|cx: &mut Cx<(u32, ReplyTo<u32>)>, event| match event {
                 Event::Message((n, reply)) => {
-                    cx.answer(reply, 2 * n);
+                    cx.reply(reply, 2 * n);
                     stop()
                 }
                 _ => receive(),

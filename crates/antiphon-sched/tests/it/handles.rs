@@ -86,7 +86,7 @@ fn a_full_inbox_gives_the_message_back_and_refuses_questions() {
     let refused = thread::spawn({
         let handle = handle.clone();
         move || {
-            let asked = handle.ask(sink, secs(1), |_: Reply<()>| 4);
+            let asked = handle.ask(sink, secs(1), |_: ReplyTo<()>| 4);
             let spawned = handle.spawn(|_: &mut Cx<()>, _| stop()).map(|_| ());
             (asked, spawned, matches!(handle.join::<()>(sink, secs(1)), Err(JoinError::Full)))
         }
@@ -105,7 +105,7 @@ fn the_loops_own_thread_is_refused_what_would_block_it_also_before_it_runs() {
     let handle = events.handle();
     let sink = scribe::<u32>(&mut events, &Log::default());
     let blocked = |handle: &Handle| {
-        assert_eq!(handle.ask(sink, secs(1), |_: Reply<()>| 4), Err(AskError::NoLoop));
+        assert_eq!(handle.ask(sink, secs(1), |_: ReplyTo<()>| 4), Err(AskError::NoLoop));
         assert_eq!(handle.spawn(|_: &mut Cx<()>, _| stop()), Err(AskError::NoLoop));
         assert!(matches!(handle.join::<()>(sink, secs(1)), Err(JoinError::NoLoop)));
     };
@@ -115,7 +115,7 @@ fn the_loops_own_thread_is_refused_what_would_block_it_also_before_it_runs() {
     let (told, inside) = (handle.clone(), Log::default());
     let seen = inside.clone();
     within(&mut events, move |_| {
-        assert_eq!(told.ask(sink, secs(1), |_: Reply<()>| 4), Err(AskError::NoLoop));
+        assert_eq!(told.ask(sink, secs(1), |_: ReplyTo<()>| 4), Err(AskError::NoLoop));
         seen.note("refused");
     });
     assert_eq!(inside.take(), "refused");
@@ -126,23 +126,23 @@ fn a_question_of_a_thread_has_each_kind_of_answer() {
     let mut events =
         Loop::new(LoopConfig { mailbox_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
     let handle = events.handle();
-    let echo = events.spawn(|cx, event: Event<Option<Reply<u32>>>| match event {
+    let echo = events.spawn(|cx, event: Event<Option<ReplyTo<u32>>>| match event {
         Event::Message(Some(reply)) => {
-            cx.answer(reply, 6);
+            cx.reply(reply, 6);
             receive()
         }
         Event::Message(None) => stop(),
         _ => receive(),
     });
-    let dropper = events.spawn(|cx: &mut Cx<Reply<u32>>, _| {
+    let dropper = events.spawn(|cx: &mut Cx<ReplyTo<u32>>, _| {
         cx.set_daemon(true);
         receive()
     });
-    let full = events.spawn(|cx: &mut Cx<Option<Reply<u32>>>, _| {
+    let full = events.spawn(|cx: &mut Cx<Option<ReplyTo<u32>>>, _| {
         cx.set_daemon(true);
         suspend()
     });
-    let dead = events.spawn(|_: &mut Cx<Reply<u32>>, _| stop());
+    let dead = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| stop());
     let thread = thread::spawn(move || {
         let answered = handle.ask(echo, secs(20), Some);
         let dropped = handle.ask(dropper, secs(20), |reply| reply);
@@ -168,7 +168,7 @@ fn a_question_of_a_thread_has_each_kind_of_answer() {
 fn a_loop_that_is_dropped_frees_all_who_wait_for_it() {
     let mut events = virtual_loop();
     let handle = events.handle();
-    let sink = events.spawn(|_: &mut Cx<Reply<u32>>, _| suspend());
+    let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
     settle(&mut events);
     let (told, begun) = mpsc::channel();
     // What is taken before the end is freed by the tables' end, the rest by the inbox's.

@@ -156,7 +156,7 @@ fn arrive(door: &mut Door<'_>, from: NodeId, frame: Frame) -> Option<Delivery> {
 
 #[derive(Serialize, Deserialize, Debug)]
 enum Job {
-    Add(u32, Reply<u32>),
+    Add(u32, ReplyTo<u32>),
     /// Answer to a third party's address.
     TellTo(Addr<String>, String),
     Stop,
@@ -168,7 +168,7 @@ fn server(net: &mut Net) -> Addr<Job> {
     let server = net.nodes[1].spawn(|cx, event| {
         match event {
             Event::Message(Job::Add(0, reply)) => drop(reply),
-            Event::Message(Job::Add(n, reply)) => cx.answer(reply, n + 1),
+            Event::Message(Job::Add(n, reply)) => cx.reply(reply, n + 1),
             Event::Message(Job::TellTo(actor, text)) => cx.send(actor, text)?,
             Event::Message(Job::Stop) => return exit("over".to_owned()),
             _ => {}
@@ -368,7 +368,7 @@ fn a_request_whose_reply_never_left_cannot_be_answered_from_the_network() {
     let mut net = net();
     let log = Log::default();
     let seen = log.clone();
-    let quiet = net.nodes[0].spawn(|_: &mut Cx<Reply<u32>>, _| suspend());
+    let quiet = net.nodes[0].spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
     net.nodes[0].spawn(move |cx, event: Event<Result<u32, AskError>>| {
         match event {
             Event::Start => cx.ask(quiet, secs(1), |reply| reply, |answer| answer),
@@ -616,7 +616,7 @@ impl Wire for Longest {
 #[derive(Serialize, Deserialize)]
 enum Carrier {
     Address(Addr<Option<Longest>>),
-    Reply(Reply<Option<Longest>>),
+    ReplyTo(ReplyTo<Option<Longest>>),
 }
 wire!(Carrier, "test.carrier/1");
 
@@ -633,7 +633,7 @@ fn a_type_whose_composed_name_is_too_long_is_refused_where_it_is_used() {
         seen.note(cx.send(Addr::of(far), Some(Longest)).unwrap_err());
         seen.note(cx.send(Addr::of(far), Carrier::Address(here)).unwrap_err());
         let noted = seen.clone();
-        cx.ask(Addr::of(far), secs(9), Carrier::Reply, move |answer| noted.note(answer.err().unwrap()));
+        cx.ask(Addr::of(far), secs(9), Carrier::ReplyTo, move |answer| noted.note(answer.err().unwrap()));
     });
     let told = log.take();
     assert_eq!(told.matches("composed of 260 bytes, where 255 are possible").count(), 2, "{told}");
@@ -802,7 +802,7 @@ fn a_reply_inside_a_value_is_refused_and_told_as_dropped() {
     net.nodes[0].spawn(move |cx, event: Event<Result<u32, AskError>>| {
         match event {
             Event::Start => {
-                let agent = cx.spawn(move |cx: &mut Cx<Reply<u32>>, event| {
+                let agent = cx.spawn(move |cx: &mut Cx<ReplyTo<u32>>, event| {
                     if let Event::Message(reply) = event {
                         cx.resume(far, reply);
                     }

@@ -66,15 +66,15 @@ fn in_a_predicate() {
 #[test]
 fn in_the_constructor_of_an_answer_wherever_the_answer_comes_from() {
     let told = others_go_on(|events, log| {
-        let echo = events.spawn(|cx: &mut Cx<Reply<u32>>, event| {
+        let echo = events.spawn(|cx: &mut Cx<ReplyTo<u32>>, event| {
             if let Event::Message(reply) = event {
-                cx.answer(reply, 1);
+                cx.reply(reply, 1);
             }
             receive()
         });
-        let dropper = events.spawn(|_: &mut Cx<Reply<u32>>, _| receive());
-        let sleeper = events.spawn(|_: &mut Cx<Reply<u32>>, _| suspend());
-        let dead = events.spawn(|_: &mut Cx<Reply<u32>>, _| stop());
+        let dropper = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| receive());
+        let sleeper = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
+        let dead = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| stop());
         settle(events);
         for target in [echo, dropper, sleeper, dead] {
             let bad = events.spawn(move |cx: &mut Cx<()>, event| {
@@ -157,7 +157,7 @@ fn in_the_drop_of_messages_each_of_them() {
 #[test]
 fn in_the_drop_of_the_actor_and_of_all_that_it_holds() {
     let told = others_go_on(|events, log| {
-        let sink = events.spawn(|_: &mut Cx<Reply<u32>>, _| suspend());
+        let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
         let bombs = [(); 3].map(|()| Bomb);
         let bad = events.spawn(move |cx: &mut Cx<Bomb>, event| {
             let _ = &bombs;
@@ -263,7 +263,7 @@ fn in_the_display_of_an_error() {
 fn in_what_another_thread_wants_done() {
     let mut events = real_loop();
     let handle = events.handle();
-    let sink = events.spawn(|_: &mut Cx<Reply<u32>>, event| match event {
+    let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, event| match event {
         Event::Message(_) => stop(),
         _ => receive(),
     });
@@ -298,7 +298,7 @@ fn in_whoever_watches_dead_letters() {
 fn in_all_that_is_dropped_with_the_loop() {
     let mut events = virtual_loop();
     let handle = events.handle();
-    let sink = events.spawn(|_: &mut Cx<Reply<u32>>, _| suspend());
+    let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
     let bomb = Bomb;
     let holder = events.spawn(move |cx: &mut Cx<Bomb>, event| {
         let _ = &bomb;
@@ -337,7 +337,7 @@ fn an_actor_that_was_overdrawn_in_its_step_and_goes_on_harms_nobody() {
             cx.notify(me);
             cx.set_daemon(true);
             cx.set_name("ghost");
-            cx.ask(me, secs(1), |_: Reply<u32>| 1, |_| 2);
+            cx.ask(me, secs(1), |_: ReplyTo<u32>| 1, |_| 2);
             cx.blocking(|| 3, |_| 4);
             cx.every(secs(1), || 5);
             cx.me_as(|_: u16| 6);

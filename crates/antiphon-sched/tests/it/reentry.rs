@@ -13,7 +13,7 @@ fn meddle(handle: &Handle, sink: Addr<&'static str>, from: &'static str) {
     assert_eq!(spawned.unwrap_err(), AskError::NoLoop, "the loop's own thread must not block");
     let joined = handle.join::<()>(sink, secs(1));
     assert!(matches!(joined, Err(JoinError::NoLoop)), "{joined:?}");
-    let asked = handle.ask(sink, secs(1), |_: Reply<()>| "asked");
+    let asked = handle.ask(sink, secs(1), |_: ReplyTo<()>| "asked");
     assert_eq!(asked, Err(AskError::NoLoop));
 }
 
@@ -72,9 +72,9 @@ fn from_a_predicate() {
 #[test]
 fn from_the_constructor_of_an_answer_and_the_maker_of_a_request() {
     let (mut events, log, sink, _) = place();
-    let echo = events.spawn(|cx: &mut Cx<Reply<u32>>, event| {
+    let echo = events.spawn(|cx: &mut Cx<ReplyTo<u32>>, event| {
         if let Event::Message(reply) = event {
-            cx.answer(reply, 1);
+            cx.reply(reply, 1);
         }
         receive()
     });
@@ -145,7 +145,7 @@ fn from_the_drop_of_a_message_taken_refused_and_left_behind() {
 #[test]
 fn from_the_drop_of_a_behaviour_a_predicate_a_timer_a_request_and_a_value() {
     let (mut events, log, _, meddler) = place();
-    let sink = events.spawn(|_: &mut Cx<Reply<u32>>, _| suspend());
+    let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
     let captured = meddler("behaviour");
     let actor = events.spawn(move |cx: &mut Cx<Meddler>, event| {
         let _ = &captured;

@@ -10,7 +10,7 @@ fn a_swap_keeps_mailbox_address_timers_monitors_and_ports() {
     let log = Log::default();
     let seen = log.clone();
     let victim = scribe::<u32>(&mut events, &Log::default());
-    let sink = events.spawn(|_: &mut Cx<Reply<u32>>, _| suspend());
+    let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
     let actor = events.spawn(move |cx, event: Event<u32>| {
         let next = seen.clone();
         match event {

@@ -61,7 +61,7 @@ fn names_are_given_or_composed() {
         (<(char,)>::name(), "(char)"),
         (<Pair<u8, Vec<Point>>>::name(), "test.pair/1<u8,vec<test.point/1>>"),
         (<Addr<Point>>::name(), "addr<test.point/1>"),
-        (<Reply<()>>::name(), "reply<()>"),
+        (<ReplyTo<()>>::name(), "reply<()>"),
         (ActorId::name(), "actor"),
     ];
     for (name, expected) in names {
@@ -176,7 +176,7 @@ proptest! {
         read::<Vec<Option<(u8, String)>>>(&bytes);
         read::<Pair<Shape, Bytes>>(&bytes);
         read::<Addr<Point>>(&bytes);
-        read::<Reply<u8>>(&bytes);
+        read::<ReplyTo<u8>>(&bytes);
         read::<Small>(&bytes);
     }
 
@@ -196,6 +196,6 @@ fn an_address_or_reply_outside_of_a_message_does_not_encode() {
     assert!(error.to_string().contains("only be encoded in a message that is being sent"), "{error}");
     let id = bytes_of(&addr.id());
     assert_eq!(<Addr<u32>>::decode_all(&id).unwrap(), addr, "but it decodes anywhere");
-    let error = <Reply<u32>>::decode_all(&id).unwrap_err();
+    let error = <ReplyTo<u32>>::decode_all(&id).unwrap_err();
     assert!(error.to_string().contains("only be decoded by a loop"), "{error}");
 }

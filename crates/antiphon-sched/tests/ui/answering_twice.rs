@@ -1,12 +1,12 @@
 //! A reply answers once.
-use antiphon_sched::{Cx, Event, Loop, Reply, receive};
+use antiphon_sched::{Cx, Event, Loop, ReplyTo, receive};
 
 fn main() {
     let mut events = Loop::new(Default::default()).unwrap();
-    events.spawn(|cx: &mut Cx<Reply<u32>>, event| {
+    events.spawn(|cx: &mut Cx<ReplyTo<u32>>, event| {
         if let Event::Message(reply) = event {
-            cx.answer(reply, 5);
-            cx.answer(reply, 6);
+            cx.reply(reply, 5);
+            cx.reply(reply, 6);
         }
         receive()
     });

@@ -1,9 +1,9 @@
 //! A reply is answered, not sent to.
-use antiphon_sched::{Cx, Event, Loop, Reply, receive};
+use antiphon_sched::{Cx, Event, Loop, ReplyTo, receive};
 
 fn main() {
     let mut events = Loop::new(Default::default()).unwrap();
-    events.spawn(|cx: &mut Cx<Reply<u32>>, event| {
+    events.spawn(|cx: &mut Cx<ReplyTo<u32>>, event| {
         if let Event::Message(reply) = event {
             cx.send(reply, 5);
         }

@@ -1,5 +1,5 @@
 //! The constructor of an answer takes a result.
-use antiphon_sched::{Addr, Cx, Event, Loop, Reply, receive, secs};
+use antiphon_sched::{Addr, Cx, Event, Loop, ReplyTo, receive, secs};
 
 enum Client {
     Answer(u32),
@@ -7,7 +7,7 @@ enum Client {
 
 fn main() {
     let mut events = Loop::new(Default::default()).unwrap();
-    let server: Addr<Reply<u32>> = events.spawn(|_: &mut Cx<Reply<u32>>, _| receive());
+    let server: Addr<ReplyTo<u32>> = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| receive());
     events.spawn(move |cx: &mut Cx<Client>, event| {
         if let Event::Start = event {
             cx.ask(server, secs(1), |reply| reply, Client::Answer);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, Addr, AskError, Cx, Event, Failure, Loop, LoopConfig, Reply, SendError, Timer, actor, receive,
+    Actor, Addr, AskError, Cx, Event, Failure, Loop, LoopConfig, ReplyTo, SendError, Timer, actor, receive,
     secs, stop,
 };
 
@@ -253,13 +253,13 @@ pub(super) fn idle() -> Vec<f64> {
 
 pub(super) fn ask() -> Vec<f64> {
     let mut events = new_loop();
-    let server = events.spawn(|cx: &mut Cx<(u64, Reply<u64>)>, event| match event {
+    let server = events.spawn(|cx: &mut Cx<(u64, ReplyTo<u64>)>, event| match event {
         Event::Start => {
             cx.set_daemon(true);
             receive()
         }
         Event::Message((n, reply)) => {
-            cx.answer(reply, n + 1);
+            cx.reply(reply, n + 1);
             receive()
         }
         _ => receive(),

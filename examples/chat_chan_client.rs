@@ -77,8 +77,8 @@ fn main() -> Result<(), Failure> {
             to(Tuning(server, id?), receive())
         }
         (Tuning(server, id), Event::Message(Client::Channel(channel))) => {
-            let (channel, ear) = (channel?, cx.me_as(Client::Heard));
-            cx.subscribe_within(channel, ear, secs(5), Client::Subscribed);
+            let (channel, adapter) = (channel?, cx.adapter(Client::Heard));
+            cx.subscribe_within(channel, adapter, secs(5), Client::Subscribed);
             to(Chatting(server, id, channel), receive())
         }
         (Chatting(_, id, _), Event::Message(Client::Subscribed(done))) => {

@@ -56,8 +56,8 @@ fn main() -> Result<(), Failure> {
             receive()
         }
         Event::Message(Client::Found(channel)) => {
-            let (channel, ear) = (channel?, cx.me_as(Client::Heard));
-            cx.subscribe_within(channel, ear, secs(5), move |done| Client::Subscribed(channel, done));
+            let (channel, adapter) = (channel?, cx.adapter(Client::Heard));
+            cx.subscribe_within(channel, adapter, secs(5), move |done| Client::Subscribed(channel, done));
             receive()
         }
         Event::Message(Client::Subscribed(channel, done)) => {

@@ -49,7 +49,7 @@ fn main() -> Result<(), Failure> {
             sleep(millis(args.wait)) // until then, who wants to reach two subscribers waits
         }
         Event::Timeout => {
-            cx.subscribe(channel, cx.me());
+            cx.subscribe(channel, cx.addr());
             receive()
         }
         Event::Message(Some(Line { text, sender, from })) => {

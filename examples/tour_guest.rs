@@ -81,8 +81,8 @@ fn main() -> Result<(), Failure> {
         match event {
             Event::Start => cx.locate("news", secs(20), Listener::Found),
             Event::Message(Listener::Found(channel)) => {
-                let ear = cx.me_as(Listener::News);
-                cx.subscribe(channel?, ear);
+                let adapter = cx.adapter(Listener::News);
+                cx.subscribe(channel?, adapter);
             }
             Event::Message(Listener::News(text)) => println!("news: {text}"),
             Event::Down(_) => return stop(),

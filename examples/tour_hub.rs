@@ -106,7 +106,7 @@ fn main() -> Result<(), Failure> {
 
             // An actor started on another node; its end brings the result.
             Event::Message(Tour::Function(function)) => {
-                let me = cx.me();
+                let me = cx.addr();
                 cx.call_monitored(function?, 100, me, secs(5), Tour::Started);
             }
             Event::Message(Tour::Started(actor)) => drop(actor?),

@@ -368,7 +368,7 @@ fn host(sched: &mut Loop) -> u64 {
     let host = sched.spawn(|cx: &mut Cx<String>, event| {
         if let Event::Start = event {
             let channel: Channel<String> = cx.channel("channel")?;
-            cx.subscribe(channel, cx.me());
+            cx.subscribe(channel, cx.addr());
             cx.rci("rci", |text: String| {
                 move |_: &mut Cx<String>, event: Event<String>| match event {
                     Event::Message(_) => stop(),
@@ -401,12 +401,12 @@ fn spawn_client(sched: &mut Loop) -> Addr<Client> {
                 cx.deliver(far, Ask::Tell(Addr::of(far.id())), secs(3), |_| Client::Told);
             }
             Event::Message(Client::Channel(Ok(far))) => {
-                let ear = cx.me_as(|_: String| Client::Told);
-                cx.subscribe(far, ear);
+                let adapter = cx.adapter(|_: String| Client::Told);
+                cx.subscribe(far, adapter);
                 cx.deliver_all(far, "to all".to_owned(), 1, millis(500), |_| Client::Told);
             }
             Event::Message(Client::Rci(Ok(far))) => {
-                let me = cx.me();
+                let me = cx.addr();
                 cx.call_monitored(far, "from afar".to_owned(), me, secs(3), |_| Client::Told);
             }
             Event::Message(Client::Stop) => return stop(),

@@ -88,7 +88,7 @@ fn open_listener(node: &TestNode, audience: Audience) -> (Addr<String>, Receiver
             Event::Start => {
                 // In this order: what is said in one step holds before anybody hears of it.
                 cx.register("listener")?;
-                let me = cx.me();
+                let me = cx.addr();
                 cx.open_to(me, audience.clone())?;
                 tell_test(&ready, ());
             }
@@ -166,23 +166,23 @@ fn further_addresses_of_an_actor_are_closed_with_it() {
     club.host.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
             Event::Start => {
-                let ear: Addr<String> = cx.me_as(|text: String| text.len() as u64);
-                cx.open_to(ear, guests.clone())?;
-                let me = cx.me();
+                let adapter: Addr<String> = cx.adapter(|text: String| text.len() as u64);
+                cx.open_to(adapter, guests.clone())?;
+                let me = cx.addr();
                 cx.register("number")?;
                 // It leaves this node only so.
-                assert!(cx.door().expose(ear));
-                tell_test(&tell, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(ear.id()))));
+                assert!(cx.door().expose(adapter));
+                tell_test(&tell, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(adapter.id()))));
             }
             Event::Message(number) => tell_test(&tell, Err(number)),
             _ => {}
         }
         receive()
     });
-    let Ok((me, ear)) = heard(&told) else { panic!("the addresses come first") };
-    assert_eq!(club.outsider.deliver(ear, "four".into()), NOBODY);
+    let Ok((me, adapter)) = heard(&told) else { panic!("the addresses come first") };
+    assert_eq!(club.outsider.deliver(adapter, "four".into()), NOBODY);
     assert_eq!(club.outsider.deliver(me, 4), NOBODY);
-    assert_eq!(club.guest.deliver(ear, "four".into()), Ok(()));
+    assert_eq!(club.guest.deliver(adapter, "four".into()), Ok(()));
     assert_eq!(club.guest.deliver(me, 5), Ok(()));
     assert_eq!([heard(&told).err(), heard(&told).err()], [Some(4), Some(5)]);
 }

@@ -259,8 +259,8 @@ fn an_ear_subscribes_and_its_actor_is_told_of_the_end() {
         node.spawn(move |cx: &mut Cx<usize>, event| {
             match event {
                 Event::Start => {
-                    let ear = cx.me_as(|text: String| text.len());
-                    cx.subscribe(news, ear);
+                    let adapter = cx.adapter(|text: String| text.len());
+                    cx.subscribe(news, adapter);
                 }
                 Event::Message(len) => tell_test(&tell, Ok(len)),
                 Event::Down(down) => tell_test(&tell, Err(down.actor)),
@@ -639,7 +639,7 @@ fn a_down_of_a_channel_is_the_only_one() {
         match event {
             Event::Start => {
                 cx.monitor(news);
-                let me = cx.me();
+                let me = cx.addr();
                 cx.subscribe(news, me);
                 cx.close_channel(news);
             }

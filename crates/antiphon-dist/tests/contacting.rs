@@ -173,14 +173,14 @@ fn a_peer_announces_who_asks_it_and_tells_who_is_there() {
 fn nodes_behind_a_peer_hear_of_who_asks_it() {
     let net = Net::new();
     let relay = net.node("relay");
-    let ear = shared_ear(net.udp_port);
+    let adapter = shared_ear(net.udp_port);
     let here = outsider(&net, "here");
     let relayed = PeerOptions { broadcast: true, ..at_port_of(&net) };
     assert_eq!(heard(&contact(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
     let key = DatagramKey::new(0, &net.secret);
     let mut bytes = [0; 2048];
     wait_for("the announcement of who asked", || {
-        let (count, _) = ear.recv_from(&mut bytes).expect("the relay announces");
+        let (count, _) = adapter.recv_from(&mut bytes).expect("the relay announces");
         let said = Datagram::decode(Some(&key), &bytes[..count]).expect("the net's own");
         match said {
             Datagram::Announce(said) if said.name == "here" => {
@@ -196,14 +196,14 @@ fn nodes_behind_a_peer_hear_of_who_asks_it() {
 /// A socket that hears what nodes on loopback announce, beside them.
 fn shared_ear(udp_port: u16) -> UdpSocket {
     use socket2::{Domain, Socket, Type};
-    let ear = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
-    ear.set_reuse_address(true).expect("it is new");
+    let adapter = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+    adapter.set_reuse_address(true).expect("it is new");
     #[cfg(unix)]
-    ear.set_reuse_port(true).expect("it is new");
-    ear.set_read_timeout(Some(common::PATIENCE)).expect("it is new");
+    adapter.set_reuse_port(true).expect("it is new");
+    adapter.set_read_timeout(Some(common::PATIENCE)).expect("it is new");
     let at: SocketAddr = ([127, 255, 255, 255], udp_port).into();
-    ear.bind(&at.into()).expect("the port is shared");
-    ear.into()
+    adapter.bind(&at.into()).expect("the port is shared");
+    adapter.into()
 }
 
 #[test]

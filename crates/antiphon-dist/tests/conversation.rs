@@ -186,9 +186,9 @@ impl Talk {
     }
 
     /// An actor here that tells the test what it hears, with an address for others.
-    fn ear(&self) -> (Addr<Heard>, std::sync::mpsc::Receiver<Result<Heard, End>>) {
+    fn adapter(&self) -> (Addr<Heard>, std::sync::mpsc::Receiver<Result<Heard, End>>) {
         let (tell, told) = channel();
-        let ear = self.here.spawn(move |_cx, event| {
+        let adapter = self.here.spawn(move |_cx, event| {
             match event {
                 Event::Message(heard) => tell_test(&tell, Ok(heard)),
                 Event::Down(down) => tell_test(&tell, Err(End::of(down))),
@@ -196,7 +196,7 @@ impl Talk {
             }
             receive()
         });
-        (ear, told)
+        (adapter, told)
     }
 
     fn tell(&self, task: Addr<Task>, what: Task) {
@@ -269,9 +269,9 @@ fn a_monitor_is_told_each_reason_with_its_value() {
 #[test]
 fn an_actor_that_was_told_to_notify_does() {
     let talk = Talk::begin();
-    let (ear, told) = talk.ear();
+    let (adapter, told) = talk.adapter();
     let hired = talk.hire();
-    talk.tell(hired, Task::Notify(ear));
+    talk.tell(hired, Task::Notify(adapter));
     talk.tell(hired, Task::Exit("done".into()));
     assert_eq!(heard(&told), Err(End::Value("done".into())));
 }
@@ -279,24 +279,24 @@ fn an_actor_that_was_told_to_notify_does() {
 #[test]
 fn terminate_throw_and_resume_reach_an_actor_elsewhere() {
     let talk = Talk::begin();
-    let (ear, told) = talk.ear();
+    let (adapter, told) = talk.adapter();
     let next = || heard(&told);
 
     let hired = talk.hire();
-    talk.tell(hired, Task::Suspend(ear));
+    talk.tell(hired, Task::Suspend(adapter));
     assert_eq!(next(), Ok(Heard::Text("suspended".into())));
     talk.here.step(move |cx| cx.resume(hired, "good morning".to_owned()));
     assert_eq!(next(), Ok(Heard::Text("good morning".into())));
 
     talk.here.step(move |cx| {
-        cx.tell(hired, Task::Catch(ear));
+        cx.tell(hired, Task::Catch(adapter));
         cx.throw(hired, "catch".to_owned());
     });
     assert_eq!(next(), Ok(Heard::Text("catch".into())));
 
     let ended = talk.here.watch(hired);
     talk.here.step(move |cx| {
-        cx.tell(hired, Task::Mourn(ear));
+        cx.tell(hired, Task::Mourn(adapter));
         cx.terminate(hired);
     });
     assert_eq!(next(), Ok(Heard::Text("terminated".into())));
@@ -311,8 +311,8 @@ fn terminate_throw_and_resume_reach_an_actor_elsewhere() {
 #[test]
 fn messages_come_in_order_and_down_after_the_last() {
     let talk = Talk::begin();
-    let (ear, told) = talk.ear();
-    talk.here.handle.send(talk.server, Order::Count(20_000, ear)).expect("the node runs");
+    let (adapter, told) = talk.adapter();
+    talk.here.handle.send(talk.server, Order::Count(20_000, adapter)).expect("the node runs");
     for number in 0..20_000 {
         assert_eq!(heard(&told), Ok(Heard::Number(number)));
     }
@@ -322,9 +322,9 @@ fn messages_come_in_order_and_down_after_the_last() {
 #[test]
 fn an_actor_elsewhere_watches_one_here() {
     let talk = Talk::begin();
-    let (ear, told) = talk.ear();
+    let (adapter, told) = talk.adapter();
     let here = talk.here.spawn(work());
-    talk.here.handle.send(talk.server, Order::Watch(here, ear)).expect("the node runs");
+    talk.here.handle.send(talk.server, Order::Watch(here, adapter)).expect("the node runs");
     assert_eq!(heard(&told), Ok(Heard::Text("failed: as told".into())));
 }
 

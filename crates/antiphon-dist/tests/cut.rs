@@ -94,11 +94,11 @@ fn end(
     let mut is_told = false;
     move |cx, event| {
         if matches!(event, Event::Start) {
-            let ear = cx.me_as(Own::Line);
+            let adapter = cx.adapter(Own::Line);
             cx.spawn(move |cx: &mut Cx<Line>, event| {
                 match event {
                     Event::Start => cx.register(name)?,
-                    Event::Message(line) => cx.send(ear, line)?,
+                    Event::Message(line) => cx.send(adapter, line)?,
                     _ => {}
                 }
                 receive()

@@ -524,7 +524,8 @@ fn offer(
         match event {
             Event::Start => {
                 let stat = FileStat { size, seconds: 1, nanos: 0, permissions: 0o644 };
-                let offer = Offer { path: vec![name.clone()], stat, overwrite: false, sender: cx.me_as(Err) };
+                let offer =
+                    Offer { path: vec![name.clone()], stat, overwrite: false, sender: cx.adapter(Err) };
                 cx.ask(
                     keeper,
                     PATIENCE,

@@ -317,7 +317,7 @@ fn after_a_thousand_calls_of_each_outcome_all_tables_are_as_before() {
         node.spawn(move |cx: &mut Cx<()>, event| {
             match event {
                 Event::Start => {
-                    let me = cx.me();
+                    let me = cx.addr();
                     for _ in 0..1000 {
                         cx.call_monitored(rci, 0, me, secs(20), |_| ());
                         cx.call_monitored(rci, 13, me, secs(20), |_| ());

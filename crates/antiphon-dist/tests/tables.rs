@@ -121,7 +121,7 @@ const OPERATIONS: &[Operation] = &[
         let to = place.text;
         let told = ask(&place.here, move |cx| {
             let sent = cx.send(to, "x".repeat(2 * MESSAGE_BYTES_MAX));
-            let me = cx.me();
+            let me = cx.addr();
             cx.tell(me, sent.map_err(drop_message));
         });
         expect(told, |told| *told == Err(Undelivered::TooLarge))
@@ -160,7 +160,7 @@ const OPERATIONS: &[Operation] = &[
     ("register a name that is taken", |place| {
         let told = ask(&place.there, |cx: &mut Cx<'_, bool>| {
             let refused = cx.register("text");
-            let me = cx.me();
+            let me = cx.addr();
             cx.tell(me, matches!(refused, Err(RegisterError::Taken { .. })));
         });
         expect(told, |is_refused| *is_refused)
@@ -168,7 +168,7 @@ const OPERATIONS: &[Operation] = &[
     ("unregister another's name", |place| {
         let told = ask(&place.there, |cx| {
             let refused = cx.unregister("text");
-            let me = cx.me();
+            let me = cx.addr();
             cx.tell(me, refused);
         });
         expect(told, |told| matches!(told, Err(RegisterError::NotOwner { .. })))
@@ -177,7 +177,7 @@ const OPERATIONS: &[Operation] = &[
         let told = ask(&place.there, |cx: &mut Cx<'_, u64>| {
             // Another round may have it just now.
             drop(cx.register("brief"));
-            let me = cx.me();
+            let me = cx.addr();
             cx.tell(me, 1);
         });
         expect(told, |told| *told == 1)
@@ -243,7 +243,7 @@ fn ask<R: Send + 'static>(
 fn done(place: &Place, act: impl FnOnce(&mut Cx<'_, ()>) + Send + 'static) -> Wait {
     let told = ask(&place.here, move |cx: &mut Cx<'_, ()>| {
         act(cx);
-        let me = cx.me();
+        let me = cx.addr();
         cx.tell(me, ());
     });
     expect(told, |()| true)

@@ -76,7 +76,7 @@ fn reach_local<M: 'static>(
 #[diagnostic::on_unimplemented(
     message = "nothing can be sent to `{Self}`",
     label = "not an address or a channel",
-    note = "to answer a request, use `cx.answer(reply, value)`; everything else is sent to an `Addr<M>` or a `Channel<T>`"
+    note = "to answer a request, use `cx.reply(reply, value)`; everything else is sent to an `Addr<M>` or a `Channel<T>`"
 )]
 pub trait Target: Copy {
     /// The messages that it takes.

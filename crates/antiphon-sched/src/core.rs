@@ -11,11 +11,11 @@ use rustc_hash::FxHashMap;
 
 use crate::account::Charge;
 use crate::actor::Actor;
+use crate::adapter::Adapter;
 use crate::addr::Addr;
 use crate::cell::{self, Cell};
 use crate::dead::DeadLetters;
 use crate::door::Delivery;
-use crate::ear::Ear;
 use crate::error::{SendError, Undelivered};
 use crate::event::{ExitReason, System};
 use crate::handle::Shared;
@@ -169,14 +169,14 @@ impl Core {
     /// As [`Core::push_local`], where the mailbox is of another type: the address is an ear's, or forged.
     #[inline(never)]
     fn push_odd<M: 'static>(&mut self, key: Key, message: M) -> Result<(), SendError<M>> {
-        let Some(ear) = self.mailbox::<Ear<M>>(key).and_then(Mailbox::held) else {
+        let Some(adapter) = self.mailbox::<Adapter<M>>(key).and_then(Mailbox::held) else {
             return Err(SendError::WrongType(message));
         };
-        let (owner, turn) = ear.take();
+        let (owner, turn) = adapter.take();
         let Some(mut turn) = turn else { return Err(SendError::NoActor(message)) };
-        let result = turn.hear(self, owner, message);
-        match self.mailbox::<Ear<M>>(key).and_then(Mailbox::held) {
-            Some(ear) => ear.give_back(turn),
+        let result = turn.convert(self, owner, message);
+        match self.mailbox::<Adapter<M>>(key).and_then(Mailbox::held) {
+            Some(adapter) => adapter.give_back(turn),
             None => crate::catch::quietly(|| drop(turn)),
         }
         result
@@ -358,7 +358,7 @@ impl Core {
         let index = key.index();
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
-        let is_ear = self.slots.has(index, Flag::EAR);
+        let is_ear = self.slots.has(index, Flag::ADAPTER);
         for timer in timers {
             self.wheel.cancel(timer);
         }

@@ -6,11 +6,11 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::actor::{Actor, Machine};
+use crate::adapter::Adapter;
 use crate::addr::{Addr, Manner, Target};
 use crate::cell::Cell;
 use crate::core::Core;
 use crate::door::Door;
-use crate::ear::Ear;
 use crate::error::{AskError, JobError, SendError, Undelivered};
 use crate::event::{Event, Offer, System};
 use crate::handle::Handle;
@@ -62,7 +62,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     /// This actor's address.
-    pub fn me(&self) -> Addr<M> {
+    pub fn addr(&self) -> Addr<M> {
         Addr::local(self.id())
     }
 
@@ -83,25 +83,26 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// # let station = events.spawn(|_: &mut Cx<Addr<u32>>, _| receive());
     /// events.spawn(move |cx, event| {
     ///     if let Event::Start = event {
-    ///         let ear = cx.me_as(Client::Heard);
-    ///         cx.send(station, ear)?;
+    ///         let adapter = cx.adapter(Client::Heard);
+    ///         cx.send(station, adapter)?;
     ///     }
     ///     receive()
     /// });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn me_as<T: 'static>(&mut self, turn: impl FnMut(T) -> M + 'static) -> Addr<T> {
+    pub fn adapter<T: 'static>(&mut self, turn: impl FnMut(T) -> M + 'static) -> Addr<T> {
         let me = self.me;
         let core = self.core();
-        let ear = Mailbox::holding(Ear::new(me, turn));
-        let never_run = |_: &mut Cx<'_, Ear<T>>, _: Event<Ear<T>>| -> Step<Ear<T>> { crate::step::suspend() };
-        let key = core.slots.insert(Cell::new(ear, never_run));
-        core.slots.set(key.index(), Flag::EAR, true);
+        let adapter = Mailbox::holding(Adapter::new(me, turn));
+        let never_run =
+            |_: &mut Cx<'_, Adapter<T>>, _: Event<Adapter<T>>| -> Step<Adapter<T>> { crate::step::suspend() };
+        let key = core.slots.insert(Cell::new(adapter, never_run));
+        core.slots.set(key.index(), Flag::ADAPTER, true);
         match core.side(me) {
             Some(side) => {
-                side.ears.push(key);
-                if let Some(ear) = core.side(key) {
-                    ear.owner = Some(me);
+                side.adapters.push(key);
+                if let Some(adapter) = core.side(key) {
+                    adapter.owner = Some(me);
                 }
             }
             // It has ended itself in this very step.

@@ -95,11 +95,11 @@ impl Door<'_> {
         }
     }
 
-    /// Ends an address that [`Cx::me_as`](crate::Cx::me_as) made, before its actor ends; does nothing to any other.
-    pub fn close_ear(&mut self, ear: impl Into<ActorId>) {
-        let ear = ear.into();
-        if ear.node() == self.core.home {
-            self.core.close_ear(ear.key());
+    /// Ends an address that [`Cx::adapter`](crate::Cx::adapter) made, before its actor ends; does nothing to any other.
+    pub fn close_adapter(&mut self, adapter: impl Into<ActorId>) {
+        let adapter = adapter.into();
+        if adapter.node() == self.core.home {
+            self.core.close_adapter(adapter.key());
         }
     }
 

@@ -391,7 +391,7 @@ impl Loop {
             self.core.stopping = true;
             for key in self.core.slots.keys() {
                 // Further addresses end with their owners.
-                if !self.core.slots.has(key.index(), Flag::EAR) {
+                if !self.core.slots.has(key.index(), Flag::ADAPTER) {
                     self.core.push_system(key, System::Terminate);
                 }
             }

@@ -63,8 +63,8 @@ pub use dead::DeadLetter;
 mod door;
 pub use door::{Delivery, Door};
 
+mod adapter;
 mod drops;
-mod ear;
 pub mod egress;
 
 mod error;

@@ -310,7 +310,7 @@ pub(crate) fn exposed_as<M: Wire>(core: &mut Core) -> Exposed {
 
 /// Whether an actor, or a further address of one, takes messages of type `M`.
 pub(crate) fn takes<M: 'static>(core: &mut Core, key: Key) -> bool {
-    core.mailbox::<M>(key).is_some() || core.mailbox::<crate::ear::Ear<M>>(key).is_some()
+    core.mailbox::<M>(key).is_some() || core.mailbox::<crate::adapter::Adapter<M>>(key).is_some()
 }
 
 const FORGED: &str = "it names an actor or a request of this node whose address never left it";

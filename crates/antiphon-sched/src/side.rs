@@ -19,7 +19,7 @@ use crate::sockets::SocketId;
 pub(crate) struct Side {
     watchers: BTreeMap<MonitorId, Watcher>,
     watching: BTreeMap<MonitorId, ActorId>,
-    pub(crate) ears: Vec<Key>,
+    pub(crate) adapters: Vec<Key>,
     /// Whose further address this is, if it is one.
     pub(crate) owner: Option<Key>,
     pub(crate) sources: Vec<u32>,
@@ -65,7 +65,7 @@ impl Side {
         let Self {
             watchers,
             watching,
-            ears,
+            adapters,
             owner,
             sources,
             sockets,
@@ -77,7 +77,7 @@ impl Side {
         } = self;
         watchers.is_empty()
             && watching.is_empty()
-            && ears.is_empty()
+            && adapters.is_empty()
             && sources.is_empty()
             && sockets.is_empty()
             && owner.is_none()
@@ -106,7 +106,7 @@ impl Core {
 
     /// The actor that a key means: its own, or that of which it is a further address.
     pub(crate) fn owner_of(&self, key: Key) -> Key {
-        if self.slots.is_alive(key) && self.slots.has(key.index(), Flag::EAR) {
+        if self.slots.is_alive(key) && self.slots.has(key.index(), Flag::ADAPTER) {
             self.sides.get(&key.index()).and_then(|side| side.owner).unwrap_or(key)
         } else {
             key
@@ -335,8 +335,8 @@ impl Core {
                 Watcher::Outsider(tell) => crate::catch::quietly(|| tell(reason.clone())),
             }
         }
-        for ear in side.ears {
-            self.bury(ear, reason.clone());
+        for adapter in side.adapters {
+            self.bury(adapter, reason.clone());
         }
         for source in side.sources {
             self.io.forget(source);
@@ -348,13 +348,13 @@ impl Core {
     }
 
     /// Ends a further address of an actor, and nothing else.
-    pub(crate) fn close_ear(&mut self, key: Key) {
+    pub(crate) fn close_adapter(&mut self, key: Key) {
         let owner = self.owner_of(key);
         if owner == key {
             return;
         }
         if let Some(side) = self.sides.get_mut(&owner.index()) {
-            side.ears.retain(|ear| *ear != key);
+            side.adapters.retain(|adapter| *adapter != key);
         }
         self.bury(key, ExitReason::Done(crate::value::Value::unit()));
     }

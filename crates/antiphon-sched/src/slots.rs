@@ -24,7 +24,7 @@ impl Flag {
     /// Is to be looked at by the next trimming.
     pub(crate) const TRIM: Self = Self(4);
     /// Is no actor, but a further address of one.
-    pub(crate) const EAR: Self = Self(8);
+    pub(crate) const ADAPTER: Self = Self(8);
 }
 
 struct Slot {

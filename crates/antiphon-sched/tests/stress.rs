@@ -21,7 +21,7 @@ use antiphon_sched::*;
 /// What all actors of a world know.
 struct World {
     actors: RefCell<Vec<Addr<Note>>>,
-    ears: RefCell<Vec<Addr<u64>>>,
+    adapters: RefCell<Vec<Addr<u64>>>,
     replies: RefCell<Vec<ReplyTo<Note>>>,
     handle: Handle,
     /// Messages alive; at the end there must be none.
@@ -56,10 +56,10 @@ impl Drop for Note {
 
 /// What crosses threads: only a number, to be turned into a note by an ear.
 fn poke(world: &World, n: u64) {
-    let ears = world.ears.borrow();
-    if let Some(ear) = ears.get(n as usize % ears.len().max(1)) {
+    let adapters = world.adapters.borrow();
+    if let Some(adapter) = adapters.get(n as usize % adapters.len().max(1)) {
         // A full inbox is as good.
-        drop(world.handle.send(*ear, n));
+        drop(world.handle.send(*adapter, n));
     }
 }
 
@@ -110,16 +110,16 @@ impl Actor<Note> for Actress {
         match event {
             Event::Start => {
                 let of = world.clone();
-                let ear = cx.me_as(move |n: u64| {
+                let adapter = cx.adapter(move |n: u64| {
                     assert!(n % 97 != 5, "an ear hurts");
                     Note::new(&of, n)
                 });
-                let mut ears = world.ears.borrow_mut();
-                if ears.len() > 64 {
-                    ears.swap_remove((dice % 64) as usize);
+                let mut adapters = world.adapters.borrow_mut();
+                if adapters.len() > 64 {
+                    adapters.swap_remove((dice % 64) as usize);
                 }
-                ears.push(ear);
-                world.actors.borrow_mut().push(cx.me());
+                adapters.push(adapter);
+                world.actors.borrow_mut().push(cx.addr());
             }
             Event::Swap(offer) if dice.is_multiple_of(2) => return swap_actor(offer),
             Event::Thrown(thrown) if dice.is_multiple_of(2) => drop(thrown.take()),
@@ -171,20 +171,20 @@ impl Actress {
         let dice = cx.random();
         let actor = pick(cx);
         match what {
-            0..=3 => drop(cx.send(cx.me(), Note::new(world, dice))),
+            0..=3 => drop(cx.send(cx.addr(), Note::new(world, dice))),
             4..=7 => drop(cx.send(actor, Note::new(world, dice))),
             8 => cx.tell(actor, Note::new(world, dice)),
             9 | 10 => _ = cx.spawn_actor(actress(world, dice)),
             11 => cx.terminate(actor),
             12 => {
                 // Death by one's own ear, in the middle of a step.
-                let me = cx.me_as(|_: ()| panic!("an ear that kills"));
+                let me = cx.adapter(|_: ()| panic!("an ear that kills"));
                 drop(cx.send(me, ()));
             }
             13 => {
-                let ear = world.ears.borrow().first().copied();
-                if let Some(ear) = ear {
-                    drop(cx.send(ear, dice));
+                let adapter = world.adapters.borrow().first().copied();
+                if let Some(adapter) = adapter {
+                    drop(cx.send(adapter, dice));
                 }
             }
             14 => {
@@ -219,7 +219,7 @@ impl Actress {
                 // A request whose answer comes later, or never, by a reply that anybody may hold.
                 let of = world.clone();
                 let keep = world.clone();
-                let to = cx.me_as(move |reply: ReplyTo<Note>| {
+                let to = cx.adapter(move |reply: ReplyTo<Note>| {
                     let mut replies = keep.replies.borrow_mut();
                     if replies.len() < 50 {
                         replies.push(reply);
@@ -262,7 +262,7 @@ fn live(seed: u64, steps: u64) {
     let mut events = Loop::new(config).unwrap();
     let world = Rc::new(World {
         actors: RefCell::default(),
-        ears: RefCell::default(),
+        adapters: RefCell::default(),
         replies: RefCell::default(),
         handle: events.handle(),
         notes: Cell::new(0),

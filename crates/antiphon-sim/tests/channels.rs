@@ -47,16 +47,16 @@ enum Listener {
 /// Subscribes, and does so again when it is told that the channel is gone.
 fn listener(sched: &mut Loop, book: &Shared) {
     let book = book.clone();
-    let mut ear = None;
+    let mut adapter = None;
     sched.spawn(move |cx: &mut Cx<Listener>, event| {
         match event {
             Event::Start => {
-                ear = Some(cx.me_as(Listener::Heard));
+                adapter = Some(cx.adapter(Listener::Heard));
                 cx.locate("numbers", secs(600), Listener::Found);
             }
             Event::Message(Listener::Found(channel)) => {
-                if let Some(ear) = ear {
-                    cx.subscribe_within(channel?, ear, secs(30), Listener::Subscribed);
+                if let Some(adapter) = adapter {
+                    cx.subscribe_within(channel?, adapter, secs(30), Listener::Subscribed);
                 }
             }
             Event::Message(Listener::Subscribed(Ok(()))) => {}

@@ -112,7 +112,7 @@ impl<T: Wire + Clone> Hub<T> {
                 cx.set_guard(Guard::Closed);
                 let monitor = cx.monitor(of);
                 self.ups.insert(of.id(), Up { addr: of, ids: vec![of.id()], told: 0, monitor });
-                let branch = cx.me();
+                let branch = cx.addr();
                 let attach =
                     move |reply| Message::Attach { branch, is_relay: true, reply: Some(reply) }.into();
                 cx.ask(of, JOIN_WITHIN, attach, |answer: Result<Subscribed, _>| {
@@ -649,7 +649,7 @@ fn tell_above<T: Wire>(
     wave: u64,
     silence: Delivered,
 ) {
-    let from = cx.me();
+    let from = cx.addr();
     let above = move |reply| Message::Above { from, ids, reply: Some(reply) }.into();
     cx.ask(branch, ANSWER_WITHIN, above, move |answer: Result<Delivered, _>| {
         acked(wave, answer.unwrap_or(silence))

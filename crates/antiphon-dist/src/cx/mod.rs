@@ -165,7 +165,7 @@ pub trait NetCx<M: 'static> {
     /// what is sent to it from now on is a dead letter.
     fn close_channel<T>(&mut self, channel: Channel<T>);
 
-    /// Has `subscriber` receive what is sent to a channel: an actor (also by an address that `me_as` made), or
+    /// Has `subscriber` receive what is sent to a channel: an actor (also by an address that `adapter` made), or
     /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions. One
     /// channel is subscribed to another by an actor on the node of either.
     ///

@@ -31,7 +31,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     where
         M: Wire,
     {
-        let (me, tag) = (self.me(), self.door().tag_of::<M>());
+        let (me, tag) = (self.addr(), self.door().tag_of::<M>());
         register(self.door(), (Space::Actor, name), me, tag, Some(me.id().key()))
     }
 
@@ -292,13 +292,13 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 
     fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch {
-        let ear = self.me_as(each);
+        let adapter = self.adapter(each);
         forget_dead_watchers(self);
-        let present = node(self).map(|core| core.watch_peers(ear)).unwrap_or_default();
+        let present = node(self).map(|core| core.watch_peers(adapter)).unwrap_or_default();
         for status in present {
-            self.tell(ear, status);
+            self.tell(adapter, status);
         }
-        Watch(ear)
+        Watch(adapter)
     }
 
     fn unwatch(&mut self, watch: Watch) {

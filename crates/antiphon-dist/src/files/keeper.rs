@@ -71,7 +71,7 @@ impl Keeper {
                 cx.set_guard(Guard::Closed);
                 let own = cx.id();
                 open_to(cx.door(), own, self.audience.clone())?;
-                let me = cx.me_as(Note::Peer);
+                let me = cx.adapter(Note::Peer);
                 let tag = cx.door().tag_of::<Told<ToKeeper>>();
                 register(cx.door(), (Space::Service, KEEPER), me, tag, None)?;
                 self.sweep(cx);

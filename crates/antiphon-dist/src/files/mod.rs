@@ -188,10 +188,10 @@ pub(crate) fn progress<M: 'static>(
     each: impl FnMut(Progress) -> M + 'static,
 ) {
     let Some(sender) = transfer.0 else { return };
-    let watcher = cx.me_as(each);
+    let watcher = cx.adapter(each);
     if cx.send(sender, Note::Watch(watcher, every)).is_err() {
         // It is over.
-        cx.door().close_ear(watcher);
+        cx.door().close_adapter(watcher);
     } else if let Some(core) = node_behind(cx.door()) {
         core.outbox().unheard.push((sender, watcher));
     }

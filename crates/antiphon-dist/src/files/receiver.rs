@@ -205,7 +205,7 @@ impl Receiver {
         if !is_all || self.leaving.is_some() {
             return self.hash(cx, partial);
         }
-        let receiver = cx.me_as(Note::Peer);
+        let receiver = cx.adapter(Note::Peer);
         let (have, hash) = (partial.have(), partial.hash().to_vec().into());
         self.answer(cx, OfferAnswer::Send { receiver, have, hash, window: WINDOW_BYTES });
         self.state = State::Ready(partial);

@@ -52,7 +52,7 @@ impl Stage {
                     let stat = FileStat { size: 1 << 20, seconds: 1, nanos: 0, permissions: 0o644 };
                     let within =
                         within.map(|within| u64::try_from(within.as_millis()).expect("it is not long"));
-                    let sender = cx.me_as(Heard::Said);
+                    let sender = cx.adapter(Heard::Said);
                     let offer = Offer { path: vec!["f".to_owned()], stat, overwrite: false, sender, within };
                     cx.ask(keeper, Duration::from_secs(1), |reply| (offer, reply), Heard::Answer);
                 }

@@ -203,7 +203,7 @@ impl Sender {
             path: self.order.target.clone().into_names(),
             stat: source.stat,
             overwrite: self.order.overwrite,
-            sender: cx.me_as(Note::Peer),
+            sender: cx.adapter(Note::Peer),
             within: Some(u64::try_from(self.order.timeout.as_millis()).unwrap_or(u64::MAX)),
         };
         self.node = Some(keeper.node());
@@ -347,7 +347,7 @@ impl Sender {
             core.outbox().hear(watcher);
         }
         if self.watchers.len() >= WATCHERS_MAX {
-            return cx.door().close_ear(watcher);
+            return cx.door().close_adapter(watcher);
         }
         self.watchers.push(watcher);
         cx.every(every.max(TELL_EVERY_LEAST), move || Note::Tell(watcher));
@@ -370,7 +370,7 @@ impl Sender {
             }
         }
         // What waits in the mailbox is not taken any more.
-        let me = cx.me();
+        let me = cx.addr();
         if let Some(core) = node_behind(cx.door()) {
             self.watchers.extend(core.outbox().take_unheard(me));
         }
@@ -379,7 +379,7 @@ impl Sender {
                 self.flow.written = self.flow.size;
                 self.tell(cx, watcher);
             }
-            cx.door().close_ear(watcher);
+            cx.door().close_adapter(watcher);
         }
         if let Some(answer) = self.answer.take() {
             cx.reply(answer, result);

@@ -197,19 +197,19 @@ mod tests {
             _ => receive(),
         });
         let heard = body_of(2000);
-        let ear: Rc<Cell<Option<Key>>> = Rc::default();
-        let place = ear.clone();
+        let adapter: Rc<Cell<Option<Key>>> = Rc::default();
+        let place = adapter.clone();
         alone.ground.sched.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
-                let hears: Addr<Bytes> = cx.me_as(|_| ());
+                let hears: Addr<Bytes> = cx.adapter(|_| ());
                 assert!(cx.door().expose(hears));
                 place.set(Some(hears.id().key()));
             }
             if matches!(event, Event::Resumed(_)) { receive() } else { suspend() }
         });
         alone.pass();
-        let ear = ear.get().expect("it has started");
-        for (to, bytes) in [(picky, 20_000), (picky, 5000), (picky, 30_000), (ear, 2000)] {
+        let adapter = adapter.get().expect("it has started");
+        for (to, bytes) in [(picky, 20_000), (picky, 5000), (picky, 30_000), (adapter, 2000)] {
             assert_eq!(alone.hear(node, to, &body_of(bytes)), Delivery::Delivered);
         }
         let all: usize = [20_000, 5000, 30_000, 2000].map(|bytes| body_of(bytes).len()).iter().sum();
@@ -220,7 +220,7 @@ mod tests {
             heard.len() as u64,
             "{addr:?} has taken the small one, and then all"
         );
-        let owner = alone.ground.sched.door().owner_of(ear);
+        let owner = alone.ground.sched.door().owner_of(adapter);
         assert!(alone.ground.sched.door().resume_here(owner, Value::new(())));
         alone.pass();
         assert_eq!(alone.core.load.bytes(), 0);

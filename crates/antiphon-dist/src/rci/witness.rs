@@ -52,7 +52,7 @@ impl<A: Wire, T: Wire> Witnessing<A, T> {
         cx.set_daemon(true);
         cx.set_name("witness of a call");
         let Some(arguments) = self.arguments.take() else { return };
-        let watcher = Some(Watcher::Witness(cx.me()));
+        let watcher = Some(Watcher::Witness(cx.addr()));
         cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply }.into(), Witness);
     }
 

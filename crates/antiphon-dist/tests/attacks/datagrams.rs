@@ -110,12 +110,12 @@ fn eavesdropper(net: &Net) -> UdpSocket {
 #[test]
 fn a_replayed_announcement_costs_ten_dials_a_second_and_a_replayed_goodbye_nothing() {
     let mut siege = siege("");
-    let ear = eavesdropper(&siege.net);
+    let adapter = eavesdropper(&siege.net);
     let ghost = siege.net.node("ghost");
     let record = |kind: u8| {
         let mut bytes = [0; 2 * DATAGRAM_BYTES_MAX];
         wait_for("a datagram of the ghost", || {
-            let (count, from) = ear.recv_from(&mut bytes).expect("datagrams come");
+            let (count, from) = adapter.recv_from(&mut bytes).expect("datagrams come");
             (from.ip() == ghost.location.addr().ip() && bytes[5] == kind).then(|| bytes[..count].to_vec())
         })
     };
@@ -126,7 +126,7 @@ fn a_replayed_announcement_costs_ten_dials_a_second_and_a_replayed_goodbye_nothi
     let goodbye = {
         let mut bytes = [0; 2 * DATAGRAM_BYTES_MAX];
         wait_for("its goodbye", || {
-            let (count, _) = ear.recv_from(&mut bytes).expect("datagrams come");
+            let (count, _) = adapter.recv_from(&mut bytes).expect("datagrams come");
             (bytes[5] == 4).then(|| bytes[..count].to_vec())
         })
     };

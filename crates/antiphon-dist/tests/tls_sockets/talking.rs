@@ -146,7 +146,7 @@ fn an_actor_that_ends_has_said_all_that_it_wrote_and_its_peer_is_told_a_good_end
     let Pair { mut stage, server, client, here, there } = pair(Stage::new(), nothing);
     stage.act(&server, move |cx| {
         cx.write(there, "last");
-        let me = cx.me();
+        let me = cx.addr();
         cx.terminate(me);
     });
     assert_eq!(stage.until_ended(&client, here), [Told::Opened, data("last"), Told::Closed]);

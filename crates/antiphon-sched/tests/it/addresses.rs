@@ -54,7 +54,7 @@ fn answers_timers_and_downs_never_meet_a_full_mailbox() {
             Event::Start => {
                 cx.monitor(dead);
                 cx.after(millis(1), 10);
-                cx.ask(cx.me(), millis(1), |_: ReplyTo<()>| 11, |_| 12);
+                cx.ask(cx.addr(), millis(1), |_: ReplyTo<()>| 11, |_| 12);
                 sleep(millis(50))
             }
             _ => receive(),
@@ -79,8 +79,8 @@ fn further_addresses_keep_the_order_of_one_sender() {
     let actor = events.spawn(move |cx, event: Event<String>| {
         match event {
             Event::Start => {
-                let number = cx.me_as(|n: u32| format!("n{n}"));
-                let flag = cx.me_as(|b: bool| format!("b{b}"));
+                let number = cx.adapter(|n: u32| format!("n{n}"));
+                let flag = cx.adapter(|b: bool| format!("b{b}"));
                 place.set(Some((number, flag)));
             }
             event => tell(&seen, &event),
@@ -107,7 +107,7 @@ fn with_ear(events: &mut Loop, log: &Log) -> (Addr<String>, Addr<u32>) {
     let actor = events.spawn(move |cx, event: Event<String>| {
         tell(&seen, &event);
         if let Event::Start = event {
-            told.set(Some(cx.me_as(|n: u32| format!("n{n}"))));
+            told.set(Some(cx.adapter(|n: u32| format!("n{n}"))));
         }
         receive()
     });
@@ -119,15 +119,15 @@ fn with_ear(events: &mut Loop, log: &Log) -> (Addr<String>, Addr<u32>) {
 fn a_further_address_has_the_limit_and_the_life_of_its_owner() {
     let mut events = Loop::new(LoopConfig { mailbox_max: 3, ..virtual_config() }).unwrap();
     let log = Log::default();
-    let (actor, ear) = with_ear(&mut events, &log);
+    let (actor, adapter) = with_ear(&mut events, &log);
     for n in 0..3 {
-        events.send(ear, n).unwrap();
+        events.send(adapter, n).unwrap();
     }
-    assert!(matches!(events.send(ear, 9), Err(SendError::Full(9))));
+    assert!(matches!(events.send(adapter, 9), Err(SendError::Full(9))));
     settle(&mut events);
     assert_eq!(log.take(), "start n0 n1 n2");
     within(&mut events, move |cx| cx.terminate(actor));
-    assert!(matches!(events.send(ear, 9), Err(SendError::NoActor(9))));
+    assert!(matches!(events.send(adapter, 9), Err(SendError::NoActor(9))));
     assert_eq!(events.stats().actors, 0, "ears end with their owner");
 }
 
@@ -135,12 +135,12 @@ fn a_further_address_has_the_limit_and_the_life_of_its_owner() {
 fn whoever_knows_only_a_further_address_can_watch_and_end_and_wake_the_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let (_, ear) = with_ear(&mut events, &log);
-    log_end(&mut events, &log, ear);
-    within(&mut events, move |cx| cx.resume(ear, ()));
+    let (_, adapter) = with_ear(&mut events, &log);
+    log_end(&mut events, &log, adapter);
+    within(&mut events, move |cx| cx.resume(adapter, ()));
     assert_eq!(log.take(), "start resumed");
-    events.send(ear, 5).unwrap();
-    within(&mut events, move |cx| cx.terminate(ear));
+    events.send(adapter, 5).unwrap();
+    within(&mut events, move |cx| cx.terminate(adapter));
     assert_eq!(log.take(), "n5 terminate [terminated]");
     assert_eq!(events.stats().actors, 1, "only the watcher is left");
 }
@@ -153,23 +153,25 @@ fn a_further_address_tells_its_watchers_the_owners_reason_and_their_own_name_for
     let told = place.clone();
     let actor = events.spawn(move |cx, event: Event<String>| match event {
         Event::Start => {
-            told.set(Some(cx.me_as(|n: u32| format!("n{n}"))));
+            told.set(Some(cx.adapter(|n: u32| format!("n{n}"))));
             receive()
         }
         _ => fail("enough"),
     });
     settle(&mut events);
-    let ear: Addr<u32> = place.get().unwrap();
+    let adapter: Addr<u32> = place.get().unwrap();
     let seen = log.clone();
     events.spawn(move |cx: &mut Cx<()>, event| {
         match event {
             Event::Start => {
-                cx.monitor(ear);
-                cx.notify(ear);
+                cx.monitor(adapter);
+                cx.notify(adapter);
             }
-            Event::Down(down) => {
-                seen.note(format!("{} {}", down.reason, down.actor == ear.id() || down.actor == actor.id()))
-            }
+            Event::Down(down) => seen.note(format!(
+                "{} {}",
+                down.reason,
+                down.actor == adapter.id() || down.actor == actor.id()
+            )),
             _ => {}
         }
         receive()
@@ -220,9 +222,9 @@ mod forged {
     fn an_ear_forged_with_another_type_is_refused_too() {
         let mut events = virtual_loop();
         let log = Log::default();
-        let (_, ear) = with_ear(&mut events, &log);
-        assert!(matches!(events.send(forge::<u64>(ear.id()), 7), Err(SendError::WrongType(7))));
-        events.send(forge::<u32>(ear.id()), 7).unwrap();
+        let (_, adapter) = with_ear(&mut events, &log);
+        assert!(matches!(events.send(forge::<u64>(adapter.id()), 7), Err(SendError::WrongType(7))));
+        events.send(forge::<u32>(adapter.id()), 7).unwrap();
         settle(&mut events);
         assert_eq!(log.take(), "start n7");
     }
@@ -298,17 +300,17 @@ fn a_further_address_that_is_closed_is_gone_and_its_actor_and_the_others_stay() 
     let actor = events.spawn(move |cx, event: Event<u32>| {
         tell(&seen, &event);
         if matches!(event, Event::Start) {
-            told.set(Some((cx.me_as(|text: String| text.len() as u32), cx.me_as(|_: char| 7))));
+            told.set(Some((cx.adapter(|text: String| text.len() as u32), cx.adapter(|_: char| 7))));
         }
         receive()
     });
     settle(&mut events);
     let (closed, kept) = made.get().expect("it has begun");
     let before = events.stats().actors;
-    events.door().close_ear(closed);
-    events.door().close_ear(closed);
+    events.door().close_adapter(closed);
+    events.door().close_adapter(closed);
     // No further address: nothing happens.
-    events.door().close_ear(actor);
+    events.door().close_adapter(actor);
     assert_eq!(events.stats().actors, before - 1);
     assert!(matches!(events.send(closed, "four".to_owned()), Err(SendError::NoActor(_))));
     events.send(kept, 'x').expect("it is open");

@@ -237,7 +237,7 @@ fn an_actor_may_ask_itself() {
     }
     events.spawn(move |cx, event: Event<Own>| {
         match event {
-            Event::Start => cx.ask(cx.me(), secs(1), Own::Question, Own::Answer),
+            Event::Start => cx.ask(cx.addr(), secs(1), Own::Question, Own::Answer),
             Event::Message(Own::Question(reply)) => cx.reply(reply, 5),
             Event::Message(Own::Answer(answer)) => seen.note(format!("{answer:?}")),
             _ => {}

@@ -128,7 +128,7 @@ fn a_child_is_killed_with_its_actor_and_no_zombie_is_left() {
     let process = format!("/proc/{}", station.heard.of(child)[0]);
     let has_proc = Path::new("/proc/self").exists();
     assert!(!has_proc || Path::new(&process).exists());
-    station.act(|cx| cx.terminate(cx.me()));
+    station.act(|cx| cx.terminate(cx.addr()));
     station.until("the end of the child", |_| !Path::new(&process).exists());
     assert_eq!(station.events.stats().sockets, 0);
 }

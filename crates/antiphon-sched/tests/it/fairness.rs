@@ -12,11 +12,11 @@ use crate::common::*;
 fn glutton(events: &mut Loop) -> Addr<u32> {
     events.spawn(|cx: &mut Cx<u32>, event| {
         match event {
-            Event::Start => cx.send(cx.me(), 0)?,
+            Event::Start => cx.send(cx.addr(), 0)?,
             Event::Message(n) => {
-                cx.send(cx.me(), n + 1)?;
+                cx.send(cx.addr(), n + 1)?;
                 if n < 1000 {
-                    cx.send(cx.me(), n + 1)?;
+                    cx.send(cx.addr(), n + 1)?;
                 }
             }
             _ => {}
@@ -30,7 +30,7 @@ fn a_self_sender_starves_neither_neighbours_nor_the_inbox_nor_timers() {
     let mut events = Loop::new(LoopConfig { mailbox_max: 1_000_000, ..virtual_config() }).unwrap();
     let log = Log::default();
     events.spawn(|cx: &mut Cx<u32>, _| {
-        cx.send(cx.me(), 0)?;
+        cx.send(cx.addr(), 0)?;
         receive()
     });
     let seen = log.clone();
@@ -118,11 +118,11 @@ fn what_an_actor_sends_to_itself_waits_for_its_next_turn() {
             match event {
                 Event::Message(4) => stop(),
                 Event::Message(n) => {
-                    cx.send(cx.me(), n + 1)?;
+                    cx.send(cx.addr(), n + 1)?;
                     receive()
                 }
                 _ => {
-                    cx.send(cx.me(), 1)?;
+                    cx.send(cx.addr(), 1)?;
                     receive()
                 }
             }

@@ -77,11 +77,11 @@ type Script = std::rc::Rc<std::cell::RefCell<(Vec<Answer>, usize)>>;
 fn scripted(
     script: Script,
     log: Log,
-    ear: std::rc::Rc<std::cell::Cell<Option<Addr<u8>>>>,
+    adapter: std::rc::Rc<std::cell::Cell<Option<Addr<u8>>>>,
 ) -> impl Actor<u32> {
     actor(move |cx: &mut Cx<u32>, event: Event<u32>| {
         if let Event::Start = event {
-            ear.set(Some(cx.me_as(u32::from)));
+            adapter.set(Some(cx.adapter(u32::from)));
         } else if let Event::Down(_) = event {
             log.note("down");
         } else {
@@ -102,7 +102,7 @@ fn scripted(
             Answer::Within(span) => receive_within(millis(span)),
             Answer::Sleep(span) => sleep(millis(span)),
             Answer::Suspend => suspend(),
-            Answer::Swap => swap_actor(scripted(script.clone(), log.clone(), ear.clone())),
+            Answer::Swap => swap_actor(scripted(script.clone(), log.clone(), adapter.clone())),
         }
     })
 }
@@ -138,11 +138,11 @@ proptest! {
         let mut events = virtual_loop();
         let log = Log::default();
         let script = std::rc::Rc::new(std::cell::RefCell::new((answers.clone(), 0)));
-        let ear = std::rc::Rc::new(std::cell::Cell::new(None));
-        let actor = events.spawn_actor(scripted(script, log.clone(), ear.clone()));
+        let adapter = std::rc::Rc::new(std::cell::Cell::new(None));
+        let actor = events.spawn_actor(scripted(script, log.clone(), adapter.clone()));
         let dead = events.spawn(|_: &mut Cx<()>, _| stop());
         settle(&mut events);
-        let ear: Addr<u8> = ear.get().expect("it has started");
+        let adapter: Addr<u8> = adapter.get().expect("it has started");
         let mut model = Model {
             queue: VecDeque::new(), waits: Answer::Receive, until: None, now: 0, answers, told: 0, log: Vec::new(),
         };
@@ -153,7 +153,7 @@ proptest! {
                     model.queue.push_back(n.to_string());
                 }
                 Act::SendEar(n) => {
-                    events.send(ear, n as u8).expect("room");
+                    events.send(adapter, n as u8).expect("room");
                     model.queue.push_back(n.to_string());
                 }
                 Act::Resume => {

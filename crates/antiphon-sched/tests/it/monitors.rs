@@ -93,7 +93,7 @@ fn a_down_does_not_overtake_the_last_message() {
     events.spawn(move |cx, event: Event<u32>| {
         tell(&seen, &event);
         if let Event::Start = event {
-            let me = cx.me();
+            let me = cx.addr();
             let child = cx.spawn(move |cx: &mut Cx<()>, _| {
                 cx.send(me, 1)?;
                 cx.send(me, 2)?;

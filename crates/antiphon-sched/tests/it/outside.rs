@@ -255,7 +255,7 @@ fn a_reply_in_a_message_that_was_refused_is_alive_again() {
             Event::Start => {
                 // The message takes the long way: through the hands of the asker, which is told Busy.
                 let place = place.clone();
-                let me = cx.me();
+                let me = cx.addr();
                 let agent = cx.spawn(move |cx: &mut Cx<Job>, event| {
                     if let Event::Message(job) = event {
                         let error = cx.send(server, job).unwrap_err();
@@ -412,8 +412,8 @@ fn a_further_address_can_travel_too() {
     net.nodes[0].spawn(move |cx, event: Event<(u8, String)>| {
         match event {
             Event::Start => {
-                let ear = cx.me_as(|text: String| (7, text));
-                cx.send(server, Job::TellTo(ear, "hello".into()))?;
+                let adapter = cx.adapter(|text: String| (7, text));
+                cx.send(server, Job::TellTo(adapter, "hello".into()))?;
             }
             Event::Message((n, text)) => seen.note(format!("{n}{text}")),
             _ => {}
@@ -537,20 +537,20 @@ fn a_full_owner_makes_its_further_address_full_without_dropping_the_reply_in_the
     let told = place.clone();
     let owner = net.nodes[1].spawn(move |cx: &mut Cx<u32>, event| {
         if let Event::Start = event {
-            told.set(Some(cx.me_as(|_: Job| 1)));
+            told.set(Some(cx.adapter(|_: Job| 1)));
         }
         suspend()
     });
     net.settle();
-    let ear: Addr<Job> = place.get().unwrap();
-    net.nodes[1].door().expose(ear);
+    let adapter: Addr<Job> = place.get().unwrap();
+    net.nodes[1].door().expose(adapter);
     net.nodes[1].send(owner, 0).unwrap();
     let log = Log::default();
-    let ear = Addr::of(ear.id());
-    ask(&mut net, &log, ear, 5);
+    let adapter = Addr::of(adapter.id());
+    ask(&mut net, &log, adapter, 5);
     assert_eq!(net.deliveries, [Delivery::Full], "it is to come again");
     assert_eq!(log.take(), "", "so nobody has dropped the reply");
-    assert_eq!(net.nodes[1].door().has_room(ear.id().key()), Some(false));
+    assert_eq!(net.nodes[1].door().has_room(adapter.id().key()), Some(false));
 }
 
 #[test]

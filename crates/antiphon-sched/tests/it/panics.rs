@@ -101,17 +101,17 @@ fn in_the_function_of_a_further_address_it_ends_the_owner_not_the_sender() {
         let told = place.clone();
         let owner = events.spawn(move |cx: &mut Cx<u32>, event| {
             if let Event::Start = event {
-                told.set(Some(cx.me_as(|_: &str| panic!("deaf"))));
+                told.set(Some(cx.adapter(|_: &str| panic!("deaf"))));
             }
             receive()
         });
         log_end(events, log, owner);
         settle(events);
-        let ear = place.get().unwrap();
+        let adapter = place.get().unwrap();
         let seen = log.clone();
         within(events, move |cx| {
-            seen.note(cx.send(ear, "hello").is_ok());
-            seen.note(cx.send(ear, "hello").is_ok());
+            seen.note(cx.send(adapter, "hello").is_ok());
+            seen.note(cx.send(adapter, "hello").is_ok());
         });
         assert_empty(events);
     });
@@ -171,7 +171,7 @@ fn in_the_drop_of_the_actor_and_of_all_that_it_holds() {
                 let held = Bomb;
                 cx.ask(sink, secs(9), |reply| reply, move |_| held);
                 let held = Bomb;
-                cx.me_as(move |_: u8| {
+                cx.adapter(move |_: u8| {
                     let _ = &held;
                     Bomb
                 });
@@ -212,8 +212,8 @@ fn in_the_drop_of_a_behaviour_that_is_swapped_out_or_never_put_in() {
         settle(events);
         let mut bomb = Some(Bomb);
         events.spawn(move |cx: &mut Cx<u32>, _| {
-            let ear = cx.me_as(|_: u8| panic!("it dies of this"));
-            cx.send(ear, 1)?;
+            let adapter = cx.adapter(|_: u8| panic!("it dies of this"));
+            cx.send(adapter, 1)?;
             let bomb = bomb.take();
             swap(move |_, _| {
                 let _ = &bomb;
@@ -326,10 +326,10 @@ fn in_all_that_is_dropped_with_the_loop() {
 fn an_actor_that_was_overdrawn_in_its_step_and_goes_on_harms_nobody() {
     others_go_on(|events, _| {
         events.spawn(|cx: &mut Cx<u32>, _| {
-            let ear = cx.me_as(|_: u8| panic!("it dies of this"));
-            cx.send(ear, 1)?;
+            let adapter = cx.adapter(|_: u8| panic!("it dies of this"));
+            cx.send(adapter, 1)?;
             // All of this is done by the dead.
-            let me = cx.me();
+            let me = cx.addr();
             let timer = cx.after(secs(1), 1);
             assert!(!cx.cancel(timer), "the dead have no timers");
             let monitor = cx.monitor(me);
@@ -340,7 +340,7 @@ fn an_actor_that_was_overdrawn_in_its_step_and_goes_on_harms_nobody() {
             cx.ask(me, secs(1), |_: ReplyTo<u32>| 1, |_| 2);
             cx.blocking(|| 3, |_| 4);
             cx.every(secs(1), || 5);
-            cx.me_as(|_: u16| 6);
+            cx.adapter(|_: u16| 6);
             cx.hand_self(7);
             assert!(cx.send(me, 8).is_err(), "its address is stale");
             receive_within(secs(1))

@@ -106,11 +106,11 @@ fn from_the_function_of_a_further_address_and_the_maker_of_a_tick() {
     events.spawn(move |cx: &mut Cx<u32>, event| {
         if let Event::Start = event {
             let (one, two) = (cx.handle(), cx.handle());
-            let ear = cx.me_as(move |n| {
+            let adapter = cx.adapter(move |n| {
                 meddle(&one, sink, "ear");
                 n
             });
-            cx.send(ear, 1)?;
+            cx.send(adapter, 1)?;
             cx.every(millis(10), move || {
                 meddle(&two, sink, "tick");
                 2

@@ -318,7 +318,7 @@ fn neither_a_flood_of_bytes_nor_an_actor_that_talks_to_itself_starves_the_other(
     let at = station.listen(LINES);
     let talker = station.events.spawn(move |cx, event: Event<()>| {
         if let Event::Message(()) | Event::Start = event {
-            cx.tell(cx.me(), ());
+            cx.tell(cx.addr(), ());
         }
         receive()
     });

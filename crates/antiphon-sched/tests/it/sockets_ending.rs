@@ -86,7 +86,7 @@ fn what_an_actor_wrote_in_its_last_step_goes_out_and_its_sockets_end_with_it() {
     let mut station = Station::new(|cx, message| {
         if let Net::On(conn, Socket::Data(_)) = message {
             cx.write(*conn, "farewell");
-            cx.terminate(cx.me());
+            cx.terminate(cx.addr());
         }
     });
     let at = station.listen(LINES);
@@ -110,7 +110,7 @@ fn a_connection_that_was_closed_writes_on_when_its_actor_has_ended() {
     station.act(move |cx| {
         cx.write(conn, vec![7; BYTES]);
         cx.close(conn);
-        cx.terminate(cx.me());
+        cx.terminate(cx.addr());
     });
     station.until("the end of the actor", |station| station.events.stats().actors == 0);
     assert_eq!(station.events.stats().sockets, 1, "it writes on");
@@ -129,7 +129,7 @@ fn a_peer_that_takes_nothing_ends_with_its_actor_unless_it_was_closed() {
     let conn = station.until_accepted();
     station.act(move |cx| {
         cx.write(conn, vec![7; 16 << 20]);
-        cx.terminate(cx.me());
+        cx.terminate(cx.addr());
     });
     station.until("the end of the actor", |station| station.events.stats().actors == 0);
     assert_eq!(station.events.stats().sockets, 0);

@@ -74,7 +74,7 @@ fn a_stop_from_another_thread_lets_every_actor_clean_up() {
             match event {
                 Event::Start => {
                     cx.set_daemon(n == 0);
-                    place.set(Some(cx.me_as(|n: u8| u32::from(n))));
+                    place.set(Some(cx.adapter(|n: u8| u32::from(n))));
                     told.send(())?;
                 }
                 Event::Terminate => {

@@ -124,7 +124,7 @@ fn a_swap_to_itself_many_times_leaks_nothing_and_lets_others_run() {
                 stop()
             }
             _ => {
-                cx.send(cx.me(), left)?;
+                cx.send(cx.addr(), left)?;
                 swap_actor(next(left - 1, log.clone()))
             }
         })
@@ -142,8 +142,8 @@ fn an_actor_that_was_killed_in_its_step_and_answers_with_a_swap_is_dead() {
     let log = Log::default();
     for _ in 0..3 {
         events.spawn(|cx: &mut Cx<u32>, _| {
-            let ear = cx.me_as(|_: u8| panic!("no ear for that"));
-            cx.send(ear, 1)?;
+            let adapter = cx.adapter(|_: u8| panic!("no ear for that"));
+            cx.send(adapter, 1)?;
             swap(|_, _| panic!("the dead do not run"))
         });
     }
@@ -165,8 +165,8 @@ fn an_actor_that_was_killed_in_the_last_step_of_its_turn_is_dead() {
     let log = Log::default();
     let actor = events.spawn(|cx: &mut Cx<u32>, event| {
         if let Event::Message(62) = event {
-            let ear = cx.me_as(|_: u8| panic!("no ear for that"));
-            cx.send(ear, 1)?;
+            let adapter = cx.adapter(|_: u8| panic!("no ear for that"));
+            cx.send(adapter, 1)?;
         }
         receive()
     });

@@ -115,8 +115,8 @@ fn client(told: Sender<Vec<u64>>, at: SocketAddr, file: Option<PathBuf>) -> impl
             Event::Message(Client::Found(found)) => {
                 let found = found?;
                 echo = Some(found);
-                let ear = cx.me_as(Client::Heard);
-                cx.send(found, Echo::From(ear))?;
+                let adapter = cx.adapter(Client::Heard);
+                cx.send(found, Echo::From(adapter))?;
                 if let Some(file) = &file {
                     cx.send_file(at.into(), file, FileOptions::default(), PATIENCE, Client::Stored);
                 }

@@ -79,8 +79,8 @@ pub(super) fn echo_client(results: Sender<Vec<u64>>) -> impl Actor<EchoClient> {
         Event::Message(EchoClient::Found(found)) => {
             let found = found?;
             server = Some(found);
-            let ear = cx.me_as(EchoClient::Heard);
-            cx.send(found, Echo::From(ear))?;
+            let adapter = cx.adapter(EchoClient::Heard);
+            cx.send(found, Echo::From(adapter))?;
             begun = Instant::now();
             cx.send(found, Echo::Say(vec![7; ECHO_BYTES].into()))?;
             receive()

@@ -35,7 +35,7 @@ pub(super) fn ping_pong() -> Vec<f64> {
     let mut pong = None;
     events.spawn(move |cx: &mut Cx<u64>, event| match event {
         Event::Start => {
-            let ping = cx.me();
+            let ping = cx.addr();
             let to = cx.spawn(move |cx, event| match event {
                 Event::Message(n) => {
                     cx.send(ping, n)?;
@@ -123,7 +123,7 @@ fn producer(to: Addr<u64>, mut left: u64) -> impl Actor<()> {
         if left == 0 {
             return stop();
         }
-        cx.send(cx.me(), ())?;
+        cx.send(cx.addr(), ())?;
         receive()
     })
 }
@@ -164,7 +164,7 @@ fn branch<M: 'static>(cx: &mut Cx<M>, parent: Addr<u64>, first: u64, size: u64) 
         Event::Start => {
             let size = size / 10;
             for child in 0..10 {
-                branch(cx, cx.me(), first + child * size, size);
+                branch(cx, cx.addr(), first + child * size, size);
             }
             receive()
         }
@@ -185,7 +185,7 @@ pub(super) fn skynet() -> Vec<f64> {
     let mut events = new_loop();
     events.spawn(|cx, event| match event {
         Event::Start => {
-            branch(cx, cx.me(), 0, SKYNET_LEAVES);
+            branch(cx, cx.addr(), 0, SKYNET_LEAVES);
             receive()
         }
         Event::Message(sum) => {
@@ -224,7 +224,7 @@ pub(super) fn idle() -> Vec<f64> {
         if !missing {
             return stop();
         }
-        cx.send(cx.me(), ())?;
+        cx.send(cx.addr(), ())?;
         receive()
     });
     settle(&mut events);
@@ -242,7 +242,7 @@ pub(super) fn idle() -> Vec<f64> {
         if sent == addresses.len() {
             return stop();
         }
-        cx.send(cx.me(), ())?;
+        cx.send(cx.addr(), ())?;
         receive()
     });
     settle(&mut events);

@@ -10,39 +10,39 @@ use crate::event::ExitReason;
 use crate::id::Key;
 
 /// The only content of an ear's mailbox.
-pub(crate) struct Ear<T> {
+pub(crate) struct Adapter<T> {
     owner: Key,
-    turn: Option<Box<dyn Hears<T>>>,
+    turn: Option<Box<dyn Convert<T>>>,
 }
 
-pub(crate) trait Hears<T> {
-    fn hear(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>>;
+pub(crate) trait Convert<T> {
+    fn convert(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>>;
 }
 
-struct Turn<F, M> {
+struct Conversion<F, M> {
     turn: F,
     owner_type: std::marker::PhantomData<fn() -> M>,
 }
 
-impl<T> Ear<T> {
+impl<T> Adapter<T> {
     pub(crate) fn new<M: 'static>(owner: Key, turn: impl FnMut(T) -> M + 'static) -> Self
     where
         T: 'static,
     {
-        Self { owner, turn: Some(Box::new(Turn { turn, owner_type: std::marker::PhantomData })) }
+        Self { owner, turn: Some(Box::new(Conversion { turn, owner_type: std::marker::PhantomData })) }
     }
 
-    pub(crate) fn take(&mut self) -> (Key, Option<Box<dyn Hears<T>>>) {
+    pub(crate) fn take(&mut self) -> (Key, Option<Box<dyn Convert<T>>>) {
         (self.owner, self.turn.take())
     }
 
-    pub(crate) fn give_back(&mut self, turn: Box<dyn Hears<T>>) {
+    pub(crate) fn give_back(&mut self, turn: Box<dyn Convert<T>>) {
         self.turn = Some(turn);
     }
 }
 
-impl<T, M: 'static, F: FnMut(T) -> M + 'static> Hears<T> for Turn<F, M> {
-    fn hear(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>> {
+impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> {
+    fn convert(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>> {
         let (max, charge) = (core.mailbox_max, core.charge.take());
         match core.mailbox::<M>(owner) {
             None => return Err(SendError::NoActor(heard)),

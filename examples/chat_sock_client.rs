@@ -62,7 +62,7 @@ fn main() -> Result<(), Failure> {
         receive()
     });
     // How the actor ends is how the program ends.
-    let client = events.joiner::<()>(client);
+    let client = events.join_handle::<()>(client);
     events.run()?;
     Ok(client.join(secs(0))?)
 }

@@ -78,7 +78,7 @@ fn main() -> Result<(), Failure> {
         Event::Down(Down { reason, .. }) => fail(reason),
         _ => receive(),
     });
-    let host = events.joiner::<()>(host);
+    let host = events.join_handle::<()>(host);
     events.run()?;
     Ok(host.join(secs(0))?)
 }

@@ -121,7 +121,7 @@ fn main() -> Result<(), Failure> {
         }
         _ => receive(),
     });
-    let sender = node.joiner::<()>(sender);
+    let sender = node.join_handle::<()>(sender);
     node.run()?;
     Ok(sender.join(secs(0))?)
 }

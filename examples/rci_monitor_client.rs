@@ -71,7 +71,7 @@ fn main() -> Result<(), Failure> {
         }
         _ => receive(),
     });
-    let caller = node.joiner::<()>(caller);
+    let caller = node.join_handle::<()>(caller);
     node.run()?;
     Ok(caller.join(secs(0))?)
 }

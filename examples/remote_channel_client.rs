@@ -75,7 +75,7 @@ fn main() -> Result<(), Failure> {
         Event::Down(down) => fail(down.reason),        // or failed, or the channel is gone
         _ => receive(),
     });
-    let client = node.joiner::<()>(client);
+    let client = node.join_handle::<()>(client);
     node.run()?;
     Ok(client.join(secs(0))?)
 }

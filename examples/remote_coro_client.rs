@@ -50,7 +50,7 @@ fn main() -> Result<(), Failure> {
     });
 
     // How the actor ends is how the program ends; `run` flushes what was sent before it returns.
-    let client = node.joiner::<()>(client);
+    let client = node.join_handle::<()>(client);
     node.run()?;
     if let Err(reason) = client.join(secs(0)) {
         println!("nothing sent: {reason}");

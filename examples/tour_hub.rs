@@ -137,7 +137,7 @@ fn main() -> Result<(), Failure> {
         receive()
     });
 
-    let tour = node.joiner::<()>(tour);
+    let tour = node.join_handle::<()>(tour);
     node.run()?;
     Ok(tour.join(secs(0))?)
 }

@@ -59,7 +59,7 @@ fn main() -> Result<(), Failure> {
             }
             _ => receive(),
         });
-        clients.push(node.joiner::<()>(actor));
+        clients.push(node.join_handle::<()>(actor));
     }
     node.run()?;
     // How the actors ended is how the program ends.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, DeadLetter, Event, Fold, Handle, Joiner, Loop, LoopStats, SendError, Step,
+    Actor, ActorId, Addr, Cx, DeadLetter, Event, Fold, Handle, JoinHandle, Loop, LoopStats, SendError, Step,
     Target, Wire, egress,
 };
 
@@ -149,8 +149,8 @@ impl Node {
 
     /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`. Ask for it before
     /// [`Node::run`]: of an actor that has ended by then, nothing is kept.
-    pub fn joiner<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> Joiner<V> {
-        self.sched.joiner(actor)
+    pub fn join_handle<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> JoinHandle<V> {
+        self.sched.join_handle(actor)
     }
 
     /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
@@ -226,7 +226,7 @@ impl Node {
     /// five seconds at most. Files under way end with their actor, and are not waited for.
     ///
     /// That actors failed is no error of the node's: the answer is `Ok` also then. Where the program's exit code is to
-    /// tell how an actor ended, ask its [`Node::joiner`].
+    /// tell how an actor ended, ask its [`Node::join_handle`].
     ///
     /// # Errors
     /// The system's event queue fails.

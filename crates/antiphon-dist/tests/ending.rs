@@ -38,13 +38,13 @@ fn an_exit_value_is_read_by_the_main_thread_and_by_an_actor_elsewhere() {
         Event::Message(number) => exit(format!("{number} apples")),
         _ => receive(),
     });
-    let joiner = here.joiner::<String>(worker);
+    let join_handle = here.join_handle::<String>(worker);
     let read = here.run_with(|handle| {
         let elsewhere: Addr<u32> = there.find("worker");
         assert!(elsewhere == worker);
         let ended = there.watch(elsewhere);
         assert_eq!(there.step(move |cx| cx.send(elsewhere, 3)).map_err(|error| error.reason()), Ok(()));
-        let waited = joiner.join(PATIENCE);
+        let waited = join_handle.join(PATIENCE);
         assert_eq!(heard(&ended), End::Value("3 apples".into()));
         assert!(handle.join::<String>(worker, secs(5)).is_err(), "it has ended before");
         waited

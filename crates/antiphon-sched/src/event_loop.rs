@@ -28,7 +28,7 @@ use crate::helpers::Helpers;
 use crate::id::ActorId;
 use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
-use crate::joiner::Joiner;
+use crate::join_handle::JoinHandle;
 use crate::outside::Outside;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
@@ -250,8 +250,8 @@ impl Loop {
     }
 
     /// The end of an actor of this loop, with the value that it will exit with; `()` for `stop`.
-    pub fn joiner<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> Joiner<V> {
-        Joiner::of(&mut self.core, actor.into())
+    pub fn join_handle<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> JoinHandle<V> {
+        JoinHandle::of(&mut self.core, actor.into())
     }
 
     /// A handle for other threads.

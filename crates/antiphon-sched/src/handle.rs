@@ -20,7 +20,7 @@ use crate::drops::Dropped;
 use crate::error::{AskError, JoinError, SendError};
 use crate::event::{Event, ExitReason};
 use crate::id::{ActorId, Key, NodeId};
-use crate::joiner::value_of;
+use crate::join_handle::value_of;
 use crate::outside::{MonitorId, Signal};
 use crate::ports::{FromThread, ReplyTo};
 use crate::step::Step;
@@ -167,7 +167,7 @@ impl Handle {
 
     /// Waits for an actor of this loop to end with a value. Not for the loop's own thread.
     ///
-    /// An actor that may have ended before is better watched from its birth: see [`Joiner`](crate::Joiner).
+    /// An actor that may have ended before is better watched from its birth: see [`JoinHandle`](crate::JoinHandle).
     ///
     /// # Errors
     /// It ended otherwise, or with a value of another type; or it has not ended in time, and then nobody

@@ -89,8 +89,8 @@ pub use id::{ActorId, Key, NodeId};
 mod io;
 pub use io::{FOREIGN_TOKENS, Ready, Source};
 
-mod joiner;
-pub use joiner::Joiner;
+mod join_handle;
+pub use join_handle::JoinHandle;
 
 mod mailbox;
 mod outgoing;

@@ -43,8 +43,8 @@ pub mod prelude {
     pub use antiphon_dist::{Tls, TlsAt, TlsConfig, TlsError, TlsFault};
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, ExitReason, Failure, Fold, Handle, JobError,
-        JoinError, Joiner, Monitor, NodeId, ReplyTo, SendError, Step, Time, Timer, Undelivered, Value, Wire,
-        actor, exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop,
+        JoinError, JoinHandle, Monitor, NodeId, ReplyTo, SendError, Step, Time, Timer, Undelivered, Value,
+        Wire, actor, exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop,
         suspend, swap, swap_actor, to,
     };
     /// A loop without a node, and the sockets and child processes of actors.

@@ -259,19 +259,19 @@ fn joins_that_timed_out_leave_no_watcher_behind() {
         let handle = events.handle();
         let sink = sink_of(&mut events);
         settle(&mut events);
-        let joiner = thread::spawn(move || {
+        let join_handle = thread::spawn(move || {
             for _ in 0..20 {
                 let reason = handle.join::<()>(sink, millis(2)).unwrap_err();
                 assert!(matches!(reason, JoinError::TimedOut), "{reason}");
             }
         });
-        while !joiner.is_finished() {
+        while !join_handle.is_finished() {
             if runs_meanwhile {
                 events.work();
             }
             thread::yield_now();
         }
-        joiner.join().unwrap();
+        join_handle.join().unwrap();
         settle(&mut events);
         assert_eq!(events.stats().sides, 0, "runs meanwhile: {runs_meanwhile}");
     }
@@ -282,12 +282,12 @@ fn a_joiner_is_told_of_an_end_that_came_long_before() {
     let mut sched = Loop::new(LoopConfig::default()).expect("a loop");
     let early = sched.spawn(|_: &mut Cx<()>, _| stop());
     let failing = sched.spawn(|_: &mut Cx<()>, _| fail("on purpose"));
-    let (early, failing) = (sched.joiner::<()>(early), sched.joiner::<()>(failing));
+    let (early, failing) = (sched.join_handle::<()>(early), sched.join_handle::<()>(failing));
     let endless = sched.spawn(|cx: &mut Cx<()>, _| {
         cx.set_daemon(true);
         receive()
     });
-    let endless = sched.joiner::<()>(endless);
+    let endless = sched.join_handle::<()>(endless);
     sched.run().expect("the loop runs");
     drop(sched);
     early.join(secs(0)).expect("it has ended");

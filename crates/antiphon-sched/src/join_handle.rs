@@ -14,14 +14,14 @@ use crate::wire::Wire;
 
 /// The end of an actor, to be awaited on any thread but the loop's; or asked for after `run`, with no time to wait.
 ///
-/// Made by `joiner`, on the loop's thread, before the actor runs: so it misses nothing, where
+/// Made by `join_handle`, on the loop's thread, before the actor runs: so it misses nothing, where
 /// [`Handle::join`](crate::Handle::join) comes too late for an actor that has ended already.
 #[derive(Debug)]
-pub struct Joiner<V> {
+pub struct JoinHandle<V> {
     ended: Receiver<Result<V, JoinError>>,
 }
 
-impl<V: Wire + Send> Joiner<V> {
+impl<V: Wire + Send> JoinHandle<V> {
     pub(crate) fn of(core: &mut Core, actor: ActorId) -> Self {
         let (tell, ended) = bounded(1);
         // Nobody listens any more when the joiner was dropped.

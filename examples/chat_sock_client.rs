@@ -22,7 +22,7 @@ struct Args {
 }
 
 /// Four bytes of length before each message.
-const FRAMES: Framing = Framing::Length4 { max: 65_536 };
+const FRAMES: Framing = Framing::LengthPrefixed { max: 65_536 };
 
 enum Client {
     Server(Conn, Socket),

@@ -24,7 +24,7 @@ struct Args {
 }
 
 /// Four bytes of length before each message.
-const FRAMES: Framing = Framing::Length4 { max: 65_536 };
+const FRAMES: Framing = Framing::LengthPrefixed { max: 65_536 };
 
 /// All that the room hears: what happens on a client's connection.
 struct Client(Conn, Socket);

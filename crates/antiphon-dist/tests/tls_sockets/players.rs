@@ -16,7 +16,7 @@ use tracing::subscriber::DefaultGuard;
 use crate::common::certs::Files;
 use crate::common::{Log, PATIENCE};
 
-pub(crate) const FRAMES: Framing = Framing::Length4 { max: 1 << 20 };
+pub(crate) const FRAMES: Framing = Framing::LengthPrefixed { max: 1 << 20 };
 
 /// What was told of a connection; errors by what is inside.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -15,13 +15,13 @@ pub enum Framing {
     Bytes,
     /// Lines that end with `\n` or `\r\n`, told without it; the last may lack it. Writing appends `\n`, and leaves the
     /// data as it is: with `\n` inside it is several lines, and a `\r` at its end is lost. Text that comes from others
-    /// is to be checked for them, or it may say lines that its writer never meant; else use `Length4`.
+    /// is to be checked for them, or it may say lines that its writer never meant; else use `LengthPrefixed`.
     Lines {
         /// The most bytes in a line, without its end.
         max: usize,
     },
     /// Four bytes of length, big-endian, before each frame.
-    Length4 {
+    LengthPrefixed {
         /// The most bytes in a frame, without the length.
         max: usize,
     },
@@ -37,7 +37,7 @@ impl Framing {
                 out.extend(data);
                 out.push_back(b'\n');
             }
-            Self::Length4 { max } => match u32::try_from(data.len()) {
+            Self::LengthPrefixed { max } => match u32::try_from(data.len()) {
                 Ok(length) if data.len() <= max => {
                     out.extend(length.to_be_bytes());
                     out.extend(data);
@@ -84,7 +84,7 @@ impl Deframer {
         match self.framing {
             Framing::Bytes => Ok(self.take_all()),
             Framing::Lines { max } => self.next_line(max),
-            Framing::Length4 { max } => self.next_counted(max),
+            Framing::LengthPrefixed { max } => self.next_counted(max),
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     const LINES: Framing = Framing::Lines { max: 5 };
-    const LENGTH4: Framing = Framing::Length4 { max: 5 };
+    const LENGTH4: Framing = Framing::LengthPrefixed { max: 5 };
 
     /// Feeds pieces, and gives all frames, and how it ended.
     fn cut(framing: Framing, pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<SocketError>) {
@@ -233,7 +233,7 @@ mod tests {
             frames in lines(), lengths in vec(1_usize..50, 1..20), counted in any::<bool>(),
         ) {
             let framing =
-                if counted { Framing::Length4 { max: 200 } } else { Framing::Lines { max: 200 } };
+                if counted { Framing::LengthPrefixed { max: 200 } } else { Framing::Lines { max: 200 } };
             let bytes = encoded(framing, &frames);
             let mut rest = &bytes[..];
             let mut pieces = Vec::new();
@@ -250,7 +250,7 @@ mod tests {
 
         #[test]
         fn any_bytes_at_all_give_frames_within_the_limit(bytes in vec(any::<u8>(), 0..500), max in 0_usize..40) {
-            for framing in [Framing::Bytes, Framing::Lines { max }, Framing::Length4 { max }] {
+            for framing in [Framing::Bytes, Framing::Lines { max }, Framing::LengthPrefixed { max }] {
                 let (frames, _) = cut(framing, &[&bytes]);
                 prop_assert!(framing == Framing::Bytes || frames.iter().all(|frame| frame.len() <= max));
             }

@@ -151,8 +151,8 @@ mod tests {
     fn no_more_waits_than_the_cap() {
         let mut outlet = Outlet::new(true);
         let full = Err(SocketError::QueueFull { max: QUEUE_MAX });
-        assert_eq!(outlet.push(Framing::Length4 { max: usize::MAX }, &vec![0; QUEUE_MAX - 3]), full);
-        assert_eq!(outlet.push(Framing::Length4 { max: usize::MAX }, &vec![0; QUEUE_MAX - 4]), Ok(()));
+        assert_eq!(outlet.push(Framing::LengthPrefixed { max: usize::MAX }, &vec![0; QUEUE_MAX - 3]), full);
+        assert_eq!(outlet.push(Framing::LengthPrefixed { max: usize::MAX }, &vec![0; QUEUE_MAX - 4]), Ok(()));
         assert_eq!(outlet.len(), QUEUE_MAX);
         assert_eq!(outlet.push(Framing::Bytes, &[0]), full);
     }

@@ -26,7 +26,7 @@ fn nowhere() -> SocketAddr {
 
 #[test]
 fn what_is_framed_comes_back_framed_also_after_the_peer_has_ended_its_half() {
-    let counted = Framing::Length4 { max: 100 };
+    let counted = Framing::LengthPrefixed { max: 100 };
     for (framing, sent, back) in [
         (Framing::Bytes, &b"any bytes\0"[..], &b"any bytes\0"[..]),
         (LINES, b"one\r\ntwo\nthree", b"one\ntwo\nthree\n"),
@@ -222,7 +222,7 @@ fn a_peer_that_dies_closes_the_connection_with_an_error() {
 fn frames_over_the_limit_close_the_connection_with_a_typed_error() {
     for (framing, bytes) in [
         (Framing::Lines { max: 5 }, &b"short\ntoo long\nshort\n"[..]),
-        (Framing::Length4 { max: 5 }, b"\0\0\0\x05short\xff\xff\xff\xff"),
+        (Framing::LengthPrefixed { max: 5 }, b"\0\0\0\x05short\xff\xff\xff\xff"),
     ] {
         let mut station = Station::new(nothing);
         let at = station.listen(framing);
@@ -241,7 +241,7 @@ fn frames_over_the_limit_close_the_connection_with_a_typed_error() {
             assert_eq!(inner, Some(&SocketError::FrameTooLong { max: 5 }));
         }
     });
-    let at = station.listen(Framing::Length4 { max: 5 });
+    let at = station.listen(Framing::LengthPrefixed { max: 5 });
     let mut peer = client(at);
     let conn = station.until_accepted();
     station.until_ended(conn);

@@ -50,7 +50,7 @@ use judge::Judge;
 /// let mut events = Loop::new(LoopConfig::default())?;
 /// events.spawn(move |cx, event| match event {
 ///     Event::Start => {
-///         cx.connect(tls.at(("127.0.0.1", 1234)), Framing::Length4 { max: 65_536 }, secs(5), Heard);
+///         cx.connect(tls.at(("127.0.0.1", 1234)), Framing::LengthPrefixed { max: 65_536 }, secs(5), Heard);
 ///         receive()
 ///     }
 ///     Event::Message(Heard(conn, Socket::Opened(_))) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use antiphon_sched::LoopConfig;
 use antiphon_wire::{Keyring, Limits, Secret, Suite};
 
-use crate::audience::Audience;
+use crate::access::AccessPolicy;
 use crate::location::{Location, PeerAt};
 use crate::peer_limits::PeerLimits;
 
@@ -101,11 +101,11 @@ pub struct Config {
     /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
     /// default.
     pub rci_actors_max: usize,
-    /// Who may call a function that is registered here, unless [`NetCx::open_to`](crate::NetCx::open_to) says otherwise of
+    /// Who may call a function that is registered here, unless [`NetCx::allow`](crate::NetCx::allow) says otherwise of
     /// it; everybody by default. The actors that it starts are open to the same peers at first.
-    pub rci_audience: Audience,
+    pub rci_access: AccessPolicy,
     /// Who may send files here, and have them deleted; everybody by default.
-    pub files_audience: Audience,
+    pub files_access: AccessPolicy,
     /// What one peer may have of this node.
     pub peer_limits: PeerLimits,
     /// Limits of the protocol; its times are set from `peer_timeout`.
@@ -148,8 +148,8 @@ impl Default for Config {
             transfers_max: 64,
             partial_files_keep: Duration::from_secs(24 * 3600),
             rci_actors_max: 1024,
-            rci_audience: Audience::everybody(),
-            files_audience: Audience::everybody(),
+            rci_access: AccessPolicy::everybody(),
+            files_access: AccessPolicy::everybody(),
             peer_limits: PeerLimits::default(),
             limits: Limits::default(),
             scheduler: LoopConfig::default(),

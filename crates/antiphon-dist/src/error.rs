@@ -86,7 +86,7 @@ pub enum NodeError {
     Tls(#[from] crate::certificates::TlsError),
     /// An audience cannot be meant.
     #[error("an audience in the configuration admits nobody: {0}")]
-    Audience(#[from] crate::audience::AudienceError),
+    AccessPolicy(#[from] crate::access::AccessError),
     /// The folder for files cannot be used.
     #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
     DestPath {

@@ -9,8 +9,8 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-mod audience;
-pub use audience::{Audience, AudienceError};
+mod access;
+pub use access::{AccessError, AccessPolicy};
 
 mod caught;
 

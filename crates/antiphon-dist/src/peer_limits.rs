@@ -48,7 +48,7 @@ impl Default for PeerLimits {
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
     /// Messages, signals and questions for a name, to actors that are not open to that peer.
-    pub audience: u64,
+    pub access: u64,
     /// Connections of a node that is known by another certificate.
     pub certificates: u64,
     /// Questions for names, over `wants_max`.

@@ -10,10 +10,10 @@ use antiphon_sched::{
     Target, Wire, egress,
 };
 
-use crate::audience::{Audience, AudienceError};
+use crate::access::{AccessError, AccessPolicy};
 use crate::channels::{self, Channel};
 use crate::config::Config;
-use crate::cx::open_to;
+use crate::cx::allow;
 use crate::error::{NodeError, RegisterError};
 use crate::files;
 use crate::location::Location;
@@ -132,7 +132,7 @@ impl Node {
     /// # Errors
     /// The node has a channel of that name, it is no name, or there are too many.
     pub fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError> {
-        channels::open(&mut self.sched.door(), name, None, None)
+        channels::open(&mut self.sched.loop_ref(), name, None, None)
     }
 
     /// As [`Node::channel`]; each message is passed on as `transform` makes it, or dropped if it answers `None`.
@@ -144,7 +144,7 @@ impl Node {
         name: &str,
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError> {
-        channels::open(&mut self.sched.door(), name, None, Some(Box::new(transform)))
+        channels::open(&mut self.sched.loop_ref(), name, None, Some(Box::new(transform)))
     }
 
     /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`. Ask for it before
@@ -179,7 +179,7 @@ impl Node {
         name: &str,
         function: impl FnMut(A) -> W + 'static,
     ) -> Result<Rci<A, T>, RegisterError> {
-        rci::open(&mut self.sched.door(), name, None, function)
+        rci::open(&mut self.sched.loop_ref(), name, None, function)
     }
 
     /// Takes a function back that the node has registered; actors that it started go on.
@@ -187,16 +187,16 @@ impl Node {
     /// # Errors
     /// There is no RCI of that name, or an actor has registered it.
     pub fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError> {
-        rci::unregister(&mut self.sched.door(), name, None)
+        rci::unregister(&mut self.sched.loop_ref(), name, None)
     }
 
     /// Opens an actor, a channel or an RCI of this node to these peers, and to no others; see
-    /// [`NetCx::open_to`](crate::NetCx::open_to).
+    /// [`NetCx::allow`](crate::NetCx::allow).
     ///
     /// # Errors
     /// It lives elsewhere or has ended, or the audience is by certificates where there is no TLS.
-    pub fn open_to(&mut self, what: impl Into<ActorId>, audience: Audience) -> Result<(), AudienceError> {
-        open_to(&mut self.sched.door(), what.into(), audience)
+    pub fn allow(&mut self, what: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError> {
+        allow(&mut self.sched.loop_ref(), what.into(), access)
     }
 
     /// Sends from outside of all actors.
@@ -219,7 +219,7 @@ impl Node {
 
     /// How the node is doing.
     pub fn counts(&mut self) -> Counts {
-        self.sched.door().outside::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
+        self.sched.loop_ref().outside::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
     }
 
     /// Runs until only daemons are left, or the node was stopped; then until what was sent has arrived, for
@@ -231,7 +231,7 @@ impl Node {
     /// # Errors
     /// The system's event queue fails.
     pub fn run(&mut self) -> Result<(), NodeError> {
-        self.run_until(|sched| !sched.has_citizens())
+        self.run_until(|sched| !sched.has_live_actors())
     }
 
     /// Runs until the node is stopped: by a handle, SIGINT or SIGTERM; also with daemons only, or no actor.
@@ -257,7 +257,7 @@ impl Node {
                 main(handle.clone())
             });
             let beside = beside.map_err(|reason| NodeError::Thread(reason.to_string()))?;
-            let ran = self.run_until(|sched| done.load(Ordering::Acquire) && !sched.has_citizens());
+            let ran = self.run_until(|sched| done.load(Ordering::Acquire) && !sched.has_live_actors());
             let value = beside.join().map_err(|payload| NodeError::Thread(panic_text(&*payload)))?;
             ran.map(|()| value)
         })
@@ -302,7 +302,7 @@ impl Node {
     }
 
     fn is_flushed(&mut self) -> bool {
-        self.sched.door().outside::<NodeCore>().is_none_or(|core| core.is_flushed())
+        self.sched.loop_ref().outside::<NodeCore>().is_none_or(|core| core.is_flushed())
     }
 }
 

@@ -46,7 +46,7 @@ impl Pair {
     /// Keeps all helper threads of the receiver busy, as long as what it answers lives.
     fn occupy(&self) -> Vec<Sender<()>> {
         let (holds, waits): (Vec<_>, Vec<_>) =
-            (0..LoopConfig::default().helpers_max).map(|_| channel::<()>()).unzip();
+            (0..LoopConfig::default().blocking_threads_max).map(|_| channel::<()>()).unzip();
         let (tell, begun) = channel();
         for wait in waits {
             let tell = tell.clone();

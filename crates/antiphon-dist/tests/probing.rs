@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_dist::node::{Input, NodeCore, Output, World};
 use antiphon_dist::{Config, Location, NetCx, PeerError, Secret};
-use antiphon_sched::{Cx, Door, Event, Loop, LoopConfig, Park, Time, receive, secs};
+use antiphon_sched::{Cx, Event, Loop, LoopConfig, LoopRef, Park, Time, receive, secs};
 use antiphon_wire::{Answer, Datagram, DatagramKey, Fresh, Locations, NodeId, Presence, Probe, Route};
 
 struct Ground {
@@ -14,8 +14,8 @@ struct Ground {
 }
 
 impl World for Ground {
-    fn door(&mut self) -> Door<'_> {
-        self.sched.door()
+    fn loop_ref(&mut self) -> LoopRef<'_> {
+        self.sched.loop_ref()
     }
 
     fn output(&mut self, output: Output) {

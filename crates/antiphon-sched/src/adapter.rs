@@ -43,7 +43,7 @@ impl<T> Adapter<T> {
 
 impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> {
     fn convert(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>> {
-        let (max, charge) = (core.mailbox_max, core.charge.take());
+        let (max, permit) = (core.mailbox_max, core.permit.take());
         match core.mailbox::<M>(owner) {
             None => return Err(SendError::NoActor(heard)),
             Some(mailbox) if mailbox.is_full(max) => return Err(SendError::Full(heard)),
@@ -52,7 +52,7 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> 
         match catch::catching(|| (self.turn)(heard)) {
             Ok(message) => {
                 if let Some(mailbox) = core.mailbox::<M>(owner) {
-                    mailbox.push_with(message, charge);
+                    mailbox.push_with(message, permit);
                     core.slots.enqueue(owner.index());
                 }
             }

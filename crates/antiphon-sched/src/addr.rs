@@ -6,9 +6,9 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use crate::door::Door;
 use crate::error::SendError;
 use crate::id::{ActorId, NodeId};
+use crate::loop_ref::LoopRef;
 use crate::outgoing::reach_wire;
 use crate::ports::PortId;
 use crate::wire::Wire;
@@ -26,7 +26,7 @@ pub enum Manner {
 }
 
 /// The function that knows how messages of type `M` reach an actor.
-pub(crate) type Reach<M> = fn(&mut Door<'_>, ActorId, M, Manner) -> Result<(), SendError<M>>;
+pub(crate) type Reach<M> = fn(&mut LoopRef<'_>, ActorId, M, Manner) -> Result<(), SendError<M>>;
 
 /// The address of an actor that takes messages of type `M`.
 ///
@@ -64,12 +64,12 @@ impl<M: Wire> Addr<M> {
 }
 
 fn reach_local<M: 'static>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     to: ActorId,
     message: M,
     _: Manner,
 ) -> Result<(), SendError<M>> {
-    door.core.push_local(to, message)
+    loop_ref.core.push_local(to, message)
 }
 
 /// What a message can be sent to: an [`Addr`], or a channel.
@@ -88,7 +88,7 @@ pub trait Target: Copy {
     /// The message comes back, with the reason; nothing was queued.
     fn put(
         self,
-        door: &mut Door<'_>,
+        loop_ref: &mut LoopRef<'_>,
         message: Self::Message,
         manner: Manner,
     ) -> Result<(), SendError<Self::Message>>;
@@ -101,8 +101,8 @@ impl<M> Target for Addr<M> {
     type Message = M;
 
     #[inline]
-    fn put(self, door: &mut Door<'_>, message: M, manner: Manner) -> Result<(), SendError<M>> {
-        (self.reach)(door, self.id, message, manner)
+    fn put(self, loop_ref: &mut LoopRef<'_>, message: M, manner: Manner) -> Result<(), SendError<M>> {
+        (self.reach)(loop_ref, self.id, message, manner)
     }
 
     fn target_id(self) -> ActorId {

@@ -9,19 +9,19 @@ use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
-use crate::account::Charge;
 use crate::actor::Actor;
 use crate::adapter::Adapter;
 use crate::addr::Addr;
+use crate::blocking_pool::BlockingPool;
+use crate::budget::Permit;
 use crate::cell::{self, Cell};
 use crate::dead::DeadLetters;
-use crate::door::Delivery;
 use crate::error::{SendError, Undelivered};
 use crate::event::{ExitReason, System};
 use crate::handle::Shared;
-use crate::helpers::Helpers;
 use crate::id::{ActorId, Key, NodeId};
 use crate::io::{Io, Noted};
+use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::outside::{Outside, Signal};
 use crate::ports::Ports;
@@ -51,7 +51,7 @@ pub(crate) struct Core {
     /// Answers that did not go where they should.
     pub(crate) lost_answers: u64,
     /// Actors that keep the loop running: all but daemons.
-    pub(crate) citizens: usize,
+    pub(crate) live_actors: usize,
     /// The loop was asked to stop: who starts now is told at once.
     pub(crate) stopping: bool,
     /// The actor whose step is running.
@@ -60,14 +60,14 @@ pub(crate) struct Core {
     pub(crate) rng: fastrand::Rng,
     pub(crate) outside: Way,
     /// Of what is being put into a mailbox just now.
-    pub(crate) charge: Option<Charge>,
+    pub(crate) permit: Option<Permit>,
     /// Signals for an outside that is away.
     pub(crate) unsent: Vec<Signal>,
     pub(crate) scratch: Vec<u8>,
     tags: FxHashMap<TypeId, &'static str>,
     pub(crate) io: Io,
     pub(crate) sockets: Sockets,
-    pub(crate) helpers: Helpers,
+    pub(crate) blocking_pool: BlockingPool,
     pub(crate) dead: DeadLetters,
     pub(crate) trims: Vec<Key>,
     pub(crate) shared: Arc<Shared>,
@@ -90,7 +90,7 @@ impl Core {
         mailbox_max: usize,
         shared: Arc<Shared>,
         io: Io,
-        helpers: Helpers,
+        blocking_pool: BlockingPool,
     ) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
@@ -105,19 +105,19 @@ impl Core {
             sides: FxHashMap::default(),
             monitors: 0,
             lost_answers: 0,
-            citizens: 0,
+            live_actors: 0,
             stopping: false,
             current: None,
             steps: 0,
             rng,
             outside: Way::None,
-            charge: None,
+            permit: None,
             unsent: Vec::new(),
             scratch: Vec::new(),
             tags: FxHashMap::default(),
             io,
             sockets: Sockets::default(),
-            helpers,
+            blocking_pool,
             dead: DeadLetters::default(),
             trims: Vec::new(),
             shared,
@@ -130,7 +130,7 @@ impl Core {
 
     pub(crate) fn spawn<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
         let key = self.slots.insert(Cell::new(Mailbox::<M>::new(), actor));
-        self.citizens += 1;
+        self.live_actors += 1;
         self.slots.enqueue(key.index());
         if self.stopping {
             self.push_system(key, System::Terminate);
@@ -373,7 +373,7 @@ impl Core {
             }
         }
         if !is_ear && !self.slots.has(index, Flag::DAEMON) {
-            self.citizens -= 1;
+            self.live_actors -= 1;
         }
         let side = if self.slots.has(index, Flag::SIDE) { self.sides.remove(&index) } else { None };
         self.slots.free(index);

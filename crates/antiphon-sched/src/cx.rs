@@ -10,12 +10,12 @@ use crate::adapter::Adapter;
 use crate::addr::{Addr, Manner, Target};
 use crate::cell::Cell;
 use crate::core::Core;
-use crate::door::Door;
 use crate::error::{AskError, JobError, SendError, Undelivered};
 use crate::event::{Event, Offer, System};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
 use crate::io::{Holder, Source};
+use crate::loop_ref::LoopRef;
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
 use crate::outside::{MonitorId, Signal};
 use crate::ports::{PortId, Question, ReplyTo, Request};
@@ -29,7 +29,7 @@ use crate::wire::Wire;
 
 /// An actor's own view of its loop, for one step. `M` is the type of its messages.
 pub struct Cx<'a, M> {
-    door: Door<'a>,
+    loop_ref: LoopRef<'a>,
     me: Key,
     messages: PhantomData<fn(M)>,
 }
@@ -49,16 +49,16 @@ pub struct Monitor(MonitorId);
 impl<'a, M: 'static> Cx<'a, M> {
     #[inline]
     pub(crate) fn new(core: &'a mut Core, me: Key) -> Self {
-        Self { door: Door { core }, me, messages: PhantomData }
+        Self { loop_ref: LoopRef { core }, me, messages: PhantomData }
     }
 
     fn core(&mut self) -> &mut Core {
-        self.door.core
+        self.loop_ref.core
     }
 
     /// The loop, as whoever embeds it sees it: for crates that add verbs to `Cx`.
-    pub fn door(&mut self) -> &mut Door<'a> {
-        &mut self.door
+    pub fn loop_ref(&mut self) -> &mut LoopRef<'a> {
+        &mut self.loop_ref
     }
 
     /// This actor's address.
@@ -68,7 +68,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// This actor, without the type of its messages.
     pub fn id(&self) -> ActorId {
-        self.door.core.id(self.me)
+        self.loop_ref.core.id(self.me)
     }
 
     /// This actor as a receiver of another type: what is sent there arrives as `turn` makes it.
@@ -113,12 +113,12 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// The time of this turn; it stands still while the actor runs.
     pub fn now(&self) -> Time {
-        self.door.core.now
+        self.loop_ref.core.now
     }
 
     /// A random number, from the loop's seed.
     pub fn random(&mut self) -> u64 {
-        self.door.random()
+        self.loop_ref.random()
     }
 
     /// A daemon does not keep the loop running.
@@ -127,7 +127,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let core = self.core();
         if core.slots.is_alive(me) && core.slots.has(me.index(), Flag::DAEMON) != daemon {
             core.slots.set(me.index(), Flag::DAEMON, daemon);
-            core.citizens = if daemon { core.citizens - 1 } else { core.citizens + 1 };
+            core.live_actors = if daemon { core.live_actors - 1 } else { core.live_actors + 1 };
         }
     }
 
@@ -174,7 +174,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// The message comes back, with the reason.
     #[inline]
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
-        to.put(&mut self.door, message, Manner::Send)
+        to.put(&mut self.loop_ref, message, Manner::Send)
     }
 
     /// Sends a message, but keeps to the high mark of the way to another node: after
@@ -183,13 +183,13 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// # Errors
     /// The message comes back, with the reason.
     pub fn try_send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
-        to.put(&mut self.door, message, Manner::Try)
+        to.put(&mut self.loop_ref, message, Manner::Try)
     }
 
     /// Sends a message; what cannot be taken is a dead letter, counted and observable.
     pub fn tell<T: Target>(&mut self, to: T, message: T::Message) {
         if let Err(error) = self.send(to, message) {
-            self.door.dead_letter(to.target_id(), type_name::<T::Message>(), error.reason());
+            self.loop_ref.dead_letter(to.target_id(), type_name::<T::Message>(), error.reason());
         }
     }
 
@@ -204,7 +204,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
     ) {
         let me = self.me;
-        let core = &mut *self.door.core;
+        let core = &mut *self.loop_ref.core;
         if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
             return core.hand_answer(me, || answer(Err(AskError::TooManyOpen)));
         }
@@ -212,8 +212,8 @@ impl<'a, M: 'static> Cx<'a, M> {
         let Some(port) = core.open_port::<M>(me, Box::new(question)) else { return };
         core.time_port(port, timeout);
         let reply = ReplyTo::new(core.home, port);
-        if let Err(error) = to.put(&mut self.door, request(reply), Manner::Send) {
-            self.door.refuse_port(port, error.reason().into());
+        if let Err(error) = to.put(&mut self.loop_ref, request(reply), Manner::Send) {
+            self.loop_ref.refuse_port(port, error.reason().into());
         }
     }
 
@@ -243,7 +243,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Answers a request.
     pub fn reply<R>(&mut self, reply: ReplyTo<R>, value: R) {
-        self.door.reply(reply, value);
+        self.loop_ref.reply(reply, value);
     }
 
     /// Sends `message` to this actor after `span`.
@@ -265,7 +265,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     fn add_timer(&mut self, span: Duration, pending: impl FnOnce(TimerKey) -> Pending<M>) -> Timer {
         let me = self.me;
-        let core = &mut *self.door.core;
+        let core = &mut *self.loop_ref.core;
         let until = core.now + span;
         let token = match core.mailbox::<M>(me) {
             Some(mailbox) if mailbox.open < OPEN_MAX => mailbox.next_timer(),
@@ -331,7 +331,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Asks an actor to end, wherever it is: it gets [`Event::Terminate`], and ends after that step.
     pub fn terminate(&mut self, actor: impl Into<ActorId>) {
-        self.door.terminate(actor);
+        self.loop_ref.terminate(actor);
     }
 
     /// Wakes an actor from `sleep` or `suspend`, wherever it is: it gets [`Event::Resumed`].
@@ -395,7 +395,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// A handle of this loop, for other threads.
     pub fn handle(&self) -> Handle {
-        Handle::of(&self.door.core.shared)
+        Handle::of(&self.loop_ref.core.shared)
     }
 
     /// Has this actor told by [`Event::Ready`] when `source` is ready. The actor owns the source; when it
@@ -454,7 +454,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     fn own_source(&mut self, id: Source) -> io::Result<()> {
-        if self.door.core.io.is_of(id, self.me) {
+        if self.loop_ref.core.io.is_of(id, self.me) {
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered by this actor"))

@@ -234,7 +234,7 @@ impl DecodeError {
 #[non_exhaustive]
 pub enum JobError {
     /// The queue of the helper threads is full; the job did not run.
-    #[error("the queue of the helper threads is full; run fewer jobs at once, or raise `helper_queue_max`")]
+    #[error("the queue of the helper threads is full; run fewer jobs at once, or raise `blocking_queue_max`")]
     Full,
     /// The asker has too many open requests; the job did not run.
     #[error("too many open requests; wait for answers first")]

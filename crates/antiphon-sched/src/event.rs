@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
-use crate::account::Charge;
 use crate::actor::Actor;
+use crate::budget::Permit;
 use crate::id::{ActorId, NodeId};
 use crate::io::Ready;
 use crate::sockets::SocketId;
@@ -147,5 +147,5 @@ pub(crate) enum System {
     /// A repeated timer, by its place in the mailbox.
     Tick(u32),
     /// Another, at somebody's cost until it is taken.
-    Charged(Box<System>, Charge),
+    Metered(Box<System>, Permit),
 }

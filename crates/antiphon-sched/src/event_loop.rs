@@ -15,20 +15,20 @@ use thiserror::Error;
 
 use crate::actor::{Actor, Machine};
 use crate::addr::{Addr, Target};
+use crate::blocking_pool::BlockingPool;
 use crate::catch;
 use crate::core::{Core, Way};
 use crate::cx::Cx;
 use crate::dead::DeadLetter;
-use crate::door::Door;
 use crate::drops::{self, Dropped};
 use crate::error::SendError;
 use crate::event::{Event, System};
 use crate::handle::{Handle, Mail, Shared};
-use crate::helpers::Helpers;
 use crate::id::ActorId;
 use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
 use crate::join_handle::JoinHandle;
+use crate::loop_ref::LoopRef;
 use crate::outside::Outside;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
@@ -76,9 +76,9 @@ pub struct LoopConfig {
     /// The most mail from other threads that waits: 65,536.
     pub inbox_max: usize,
     /// The most threads for blocking jobs: 4.
-    pub helpers_max: usize,
+    pub blocking_threads_max: usize,
     /// The most blocking jobs that wait for a thread: 1,024.
-    pub helper_queue_max: usize,
+    pub blocking_queue_max: usize,
     /// Steps that take longer than this, 10 ms, are told of; `None` does without the watchdog and its thread.
     pub watchdog: Option<Duration>,
     /// How long actors may take to end after `stop`: 5 s.
@@ -93,8 +93,8 @@ impl Default for LoopConfig {
             seed: None,
             mailbox_max: 65_536,
             inbox_max: 65_536,
-            helpers_max: 4,
-            helper_queue_max: 1024,
+            blocking_threads_max: 4,
+            blocking_queue_max: 1024,
             watchdog: Some(Duration::from_millis(10)),
             stop_within: Duration::from_secs(5),
         }
@@ -198,9 +198,13 @@ impl Loop {
         if let (Park::Mio, Some(patience)) = (config.park, config.watchdog) {
             watchdog::start(&shared, patience);
         }
-        let helpers = Helpers::new(config.helpers_max, config.helper_queue_max, config.park == Park::Virtual);
+        let blocking_pool = BlockingPool::new(
+            config.blocking_threads_max,
+            config.blocking_queue_max,
+            config.park == Park::Virtual,
+        );
         let clock = poll.is_some().then(Instant::now);
-        let core = Core::new(home, seed, clock, config.mailbox_max, shared, Io::new(registry), helpers);
+        let core = Core::new(home, seed, clock, config.mailbox_max, shared, Io::new(registry), blocking_pool);
         Ok(Self {
             core,
             inbox,
@@ -246,7 +250,7 @@ impl Loop {
     /// # Errors
     /// The message comes back, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
-        self.door().send(to, message)
+        self.loop_ref().send(to, message)
     }
 
     /// The end of an actor of this loop, with the value that it will exit with; `()` for `stop`.
@@ -260,8 +264,8 @@ impl Loop {
     }
 
     /// The loop, held for a moment.
-    pub fn door(&mut self) -> Door<'_> {
-        Door { core: &mut self.core }
+    pub fn loop_ref(&mut self) -> LoopRef<'_> {
+        LoopRef { core: &mut self.core }
     }
 
     /// The incarnation of this loop.
@@ -325,8 +329,8 @@ impl Loop {
     }
 
     /// Whether an actor lives that is no daemon.
-    pub fn has_citizens(&self) -> bool {
-        self.core.citizens > 0
+    pub fn has_live_actors(&self) -> bool {
+        self.core.live_actors > 0
     }
 
     /// Whether anything can run right now.
@@ -587,7 +591,7 @@ impl Loop {
             self.work();
             let over = match self.stopping {
                 Some(_) => self.has_stopped(),
-                None => self.core.citizens == 0,
+                None => self.core.live_actors == 0,
             };
             if over {
                 break;

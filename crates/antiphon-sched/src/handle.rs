@@ -15,12 +15,12 @@ use crate::addr::{Addr, Manner, Target};
 use crate::armed::Armed;
 use crate::core::Core;
 use crate::cx::Cx;
-use crate::door::Door;
 use crate::drops::Dropped;
 use crate::error::{AskError, JoinError, SendError};
 use crate::event::{Event, ExitReason};
 use crate::id::{ActorId, Key, NodeId};
 use crate::join_handle::value_of;
+use crate::loop_ref::LoopRef;
 use crate::outside::{MonitorId, Signal};
 use crate::ports::{FromThread, ReplyTo};
 use crate::step::Step;
@@ -152,9 +152,9 @@ impl Handle {
             let port = core.open_ownerless(Box::new(FromThread { answer }));
             core.time_port(port, timeout);
             let reply = ReplyTo::new(core.home, port);
-            let mut door = Door { core };
-            if let Err(error) = to.put(&mut door, request(reply), Manner::Send) {
-                door.refuse_port(port, error.reason().into());
+            let mut loop_ref = LoopRef { core };
+            if let Err(error) = to.put(&mut loop_ref, request(reply), Manner::Send) {
+                loop_ref.refuse_port(port, error.reason().into());
             }
         };
         match self.call(question, timeout, &answered) {
@@ -331,9 +331,9 @@ where
 {
     fn open(self: Box<Self>, core: &mut Core) {
         let Self { to, message } = *self;
-        let mut door = Door { core };
-        if let Err(error) = door.send(to, message) {
-            door.dead_letter(to.target_id(), std::any::type_name::<T::Message>(), error.reason());
+        let mut loop_ref = LoopRef { core };
+        if let Err(error) = loop_ref.send(to, message) {
+            loop_ref.dead_letter(to.target_id(), std::any::type_name::<T::Message>(), error.reason());
         }
     }
 }

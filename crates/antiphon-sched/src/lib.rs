@@ -32,8 +32,8 @@
 
 #![cfg_attr(feature = "safe", forbid(unsafe_code))]
 
-mod account;
-pub use account::{Account, Charge};
+mod budget;
+pub use budget::{Budget, Permit};
 
 mod actor;
 pub use actor::{Actor, actor};
@@ -60,8 +60,8 @@ pub use cx::{Cx, Monitor, Timer};
 mod dead;
 pub use dead::DeadLetter;
 
-mod door;
-pub use door::{Delivery, Door};
+mod loop_ref;
+pub use loop_ref::{Delivery, LoopRef};
 
 mod adapter;
 mod drops;
@@ -81,7 +81,7 @@ pub use event_loop::{Foreign, Loop, LoopConfig, LoopError, LoopStats, Park};
 mod handle;
 pub use handle::Handle;
 
-mod helpers;
+mod blocking_pool;
 
 mod id;
 pub use id::{ActorId, Key, NodeId};

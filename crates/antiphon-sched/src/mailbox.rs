@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
-use crate::account::Charge;
+use crate::budget::Permit;
 use crate::cell::RunState;
 use crate::event::System;
 use crate::step::Admit;
@@ -78,7 +78,7 @@ enum Load {
     /// The place of the timer at whose tick it was made, to be shown to a predicate.
     Tick(u32),
     /// What somebody pays until it is taken.
-    Charge(Charge),
+    Permit(Permit),
 }
 
 /// What an actor waits for.
@@ -187,9 +187,9 @@ impl<M> Mailbox<M> {
     }
 
     /// As [`Mailbox::push`], at somebody's cost.
-    pub(crate) fn push_with(&mut self, message: M, charge: Option<Charge>) {
-        match charge {
-            Some(charge) => self.push_item(Item::Laden(Box::new((Load::Charge(charge), message)))),
+    pub(crate) fn push_with(&mut self, message: M, permit: Option<Permit>) {
+        match permit {
+            Some(permit) => self.push_item(Item::Laden(Box::new((Load::Permit(permit), message)))),
             None => self.push(message),
         }
     }
@@ -385,8 +385,8 @@ impl<M> Mailbox<M> {
     fn unload(&mut self, load: Load) -> bool {
         match load {
             Load::Tick(token) => self.end_tick(token),
-            Load::Charge(charge) => {
-                drop(charge);
+            Load::Permit(permit) => {
+                drop(permit);
                 true
             }
         }
@@ -514,7 +514,7 @@ fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item
         Item::Laden(laden) => {
             let is_stale = match &laden.0 {
                 Load::Tick(token) => !matches!(timers.get(*token as usize), Some(Pending::Every { .. })),
-                Load::Charge(_) => false,
+                Load::Permit(_) => false,
             };
             is_stale || admit(&laden.1)
         }
@@ -526,7 +526,7 @@ fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item
 fn wakes(system: &System) -> bool {
     match system {
         System::Terminate | System::Resumed(_) | System::Thrown(_) => true,
-        System::Charged(system, _) => wakes(system),
+        System::Metered(system, _) => wakes(system),
         System::Down(_)
         | System::Offer(_)
         | System::Writable(_)

@@ -4,9 +4,9 @@ use std::any::Any;
 
 use crate::addr::Manner;
 use crate::core::{Core, Way};
-use crate::door::{Delivery, Door};
 use crate::error::{AskError, EncodeError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
+use crate::loop_ref::{Delivery, LoopRef};
 use crate::outside::{Destination, Parcel, Signal};
 use crate::ports::{Expects, PortId, Waiting};
 use crate::scope::{self, Exposed, Homecoming, Met, Mode};
@@ -16,15 +16,15 @@ use crate::wire::{Wire, check_type_name};
 
 /// How an address that crossed the wire, or can, reaches its actor.
 pub(crate) fn reach_wire<M: Wire>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     to: ActorId,
     message: M,
     manner: Manner,
 ) -> Result<(), SendError<M>> {
-    if to.node() == door.core.home {
-        return door.core.push_local(to, message);
+    if to.node() == loop_ref.core.home {
+        return loop_ref.core.push_local(to, message);
     }
-    match door.core.send_out(Destination::Actor(to), &message, manner) {
+    match loop_ref.core.send_out(Destination::Actor(to), &message, manner) {
         Ok(()) => Ok(()),
         Err(Unsent::Way(Undelivered::Busy)) => Err(SendError::Busy(message)),
         Err(Unsent::Way(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
@@ -40,19 +40,19 @@ pub(crate) fn reach_wire<M: Wire>(
 /// How a reply that crossed the wire, or can, reaches who asked.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
 pub(crate) fn reply_wire<R: Wire>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     node: NodeId,
     port: PortId,
     value: R,
 ) -> Result<(), Undelivered> {
-    if node == door.core.home {
-        return door.core.answer_port(port, value);
+    if node == loop_ref.core.home {
+        return loop_ref.core.answer_port(port, value);
     }
-    match door.core.send_out(Destination::Port(node, port), &value, Manner::Send) {
+    match loop_ref.core.send_out(Destination::Port(node, port), &value, Manner::Send) {
         Ok(()) => Ok(()),
         Err(reason) => {
             // The asker is told at once that no answer comes; better than its timeout.
-            door.core.signal(Signal::ReplyDropped { node, port });
+            loop_ref.core.signal(Signal::ReplyDropped { node, port });
             Err(match reason {
                 Unsent::Way(reason) => reason,
                 Unsent::Encode(_) => Undelivered::Encode,
@@ -275,7 +275,7 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
         return Delivery::Undecodable(FORGED.to_owned());
     }
     match decoded {
-        Ok(Ok(message)) => match core.push_charged(id, message) {
+        Ok(Ok(message)) => match core.push_metered(id, message) {
             Ok(()) => Delivery::Delivered,
             Err(SendError::Full(_)) => Delivery::Full,
             Err(SendError::WrongType(_)) => Delivery::WrongType,

@@ -15,10 +15,10 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use crate::core::Core;
-use crate::door::Door;
 use crate::drops;
 use crate::error::{AskError, Undelivered};
 use crate::id::{Key, NodeId};
+use crate::loop_ref::LoopRef;
 use crate::mailbox::NO_PORT;
 use crate::scope::Place;
 use crate::timers::TimerKey;
@@ -224,7 +224,7 @@ pub struct ReplyTo<R> {
     pub(crate) reach: ReplyFn<R>,
 }
 
-pub(crate) type ReplyFn<R> = fn(&mut Door<'_>, NodeId, PortId, R) -> Result<(), Undelivered>;
+pub(crate) type ReplyFn<R> = fn(&mut LoopRef<'_>, NodeId, PortId, R) -> Result<(), Undelivered>;
 
 impl<R: 'static> ReplyTo<R> {
     pub(crate) fn new(node: NodeId, port: PortId) -> Self {
@@ -245,15 +245,15 @@ impl<R> ReplyTo<R> {
 }
 
 fn reach_local<R: 'static>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     node: NodeId,
     port: PortId,
     value: R,
 ) -> Result<(), Undelivered> {
-    if node != door.core.home {
+    if node != loop_ref.core.home {
         return Err(Undelivered::NoNode);
     }
-    door.core.answer_port(port, value)
+    loop_ref.core.answer_port(port, value)
 }
 
 impl<R> Drop for ReplyTo<R> {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use smallvec::SmallVec;
 
 use crate::core::Core;
-use crate::door::Delivery;
 use crate::id::{Key, NodeId};
+use crate::loop_ref::Delivery;
 use crate::ports::{Expects, PortId};
 
 /// Decodes a message that came over the wire, and puts it into the mailbox.

@@ -291,7 +291,7 @@ impl Core {
     /// Tells `watcher`, here, once.
     pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
         if self.forget_watching(watcher, id).is_some() {
-            let down = self.charged(System::Down(Down { actor, reason }));
+            let down = self.metered(System::Down(Down { actor, reason }));
             self.push_system(watcher, down);
         }
     }

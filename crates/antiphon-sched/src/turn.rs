@@ -190,8 +190,8 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<
             return None;
         }
         System::Tick(token) => Event::Message(tick(core, me, token)?),
-        System::Charged(system, charge) => {
-            drop(charge);
+        System::Metered(system, permit) => {
+            drop(permit);
             return system_event(core, me, *system);
         }
     };

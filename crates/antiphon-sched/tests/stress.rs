@@ -280,17 +280,17 @@ fn live(seed: u64, steps: u64) {
         let crowd = actors.len();
         if crowd > 200 {
             for addr in actors.drain(..crowd - 150) {
-                events.door().terminate(addr);
+                events.loop_ref().terminate(addr);
             }
         }
         // Who is suspended would stay so, and who waits for a message, too.
         let idle: Vec<_> = actors.clone();
         drop(actors);
         for addr in idle {
-            let mut door = events.door();
-            match door.random() % 16 {
-                0..4 => drop(door.resume_here(addr.id().key(), Value::new(()))),
-                4 => drop(door.send(addr, Note::new(&world, 2))),
+            let mut loop_ref = events.loop_ref();
+            match loop_ref.random() % 16 {
+                0..4 => drop(loop_ref.resume_here(addr.id().key(), Value::new(()))),
+                4 => drop(loop_ref.send(addr, Note::new(&world, 2))),
                 _ => {}
             }
         }
@@ -306,7 +306,7 @@ fn live(seed: u64, steps: u64) {
         // Half of the worlds end by their actors' ends, half by the loop's.
         for key in 0..100 {
             let all: Vec<_> = world.actors.borrow().clone();
-            all.iter().for_each(|addr| events.door().terminate(*addr));
+            all.iter().for_each(|addr| events.loop_ref().terminate(*addr));
             let now = events.now() + secs(key);
             events.advance_to(now);
             events.work();

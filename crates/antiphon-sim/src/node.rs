@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use antiphon_dist::node::{self as dist, ConnId, NodeCore};
 use antiphon_dist::{Config, Location};
-use antiphon_sched::{Door, Loop, LoopConfig, LoopStats, NodeId, Park, Time as LoopTime};
+use antiphon_sched::{Loop, LoopConfig, LoopRef, LoopStats, NodeId, Park, Time as LoopTime};
 use antiphon_wire::{Fresh, Time};
 
 use crate::chance::Chance;
@@ -37,8 +37,8 @@ struct Ground<'a> {
 }
 
 impl dist::World for Ground<'_> {
-    fn door(&mut self) -> Door<'_> {
-        self.sched.door()
+    fn loop_ref(&mut self) -> LoopRef<'_> {
+        self.sched.loop_ref()
     }
 
     fn output(&mut self, output: dist::Output) {
@@ -105,7 +105,7 @@ impl SimNode {
 
     /// How the node is doing.
     pub fn counts(&mut self) -> antiphon_dist::Counts {
-        self.sched.door().outside::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
+        self.sched.loop_ref().outside::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
     }
 
     /// Takes the core out of the loop for a moment.

@@ -30,8 +30,8 @@ pub use antiphon_sched::wire;
 /// All that programs of actors need: `use antiphon::prelude::*;`.
 pub mod prelude {
     pub use antiphon_dist::{
-        Audience, AudienceError, CallError, Channel, CloseError, Config, DeliverError, Fingerprint, Ignored,
-        LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerLimits, PeerOptions,
+        AccessError, AccessPolicy, CallError, Channel, CloseError, Config, DeliverError, Fingerprint,
+        Ignored, LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerLimits, PeerOptions,
         PeerStatus, Rci, RegisterError, Secret, Status, SubscribeError, Subscriber, UnknownNode, UnknownPeer,
         Watch,
     };

@@ -91,7 +91,7 @@ impl<T: Wire + Clone> Fan<T> {
         cx: &mut ChannelCx<'_, T>,
         by: Option<NodeId>,
     ) -> Result<Option<Share>, SubscribeError> {
-        let core = node_behind(cx.door()).ok_or(SubscribeError::NoNode)?;
+        let core = node_behind(cx.loop_ref()).ok_or(SubscribeError::NoNode)?;
         let taken = match by {
             _ if self.entries.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
             Some(_) if self.brought.all() >= ENTRIES_OF_PEERS_MAX => Err(SubscribeError::TooMany),
@@ -242,7 +242,7 @@ fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
     match cx.send(to, message) {
         Ok(()) => true,
         Err(error) => {
-            cx.door().dead_letter(to.target_id(), type_name::<T>(), error.reason());
+            cx.loop_ref().dead_letter(to.target_id(), type_name::<T>(), error.reason());
             quietly(|| drop(error));
             false
         }
@@ -254,7 +254,7 @@ fn copy_of<T: Wire + Clone>(cx: &mut ChannelCx<'_, T>, message: &T) -> Option<T>
     match caught(|| message.clone()) {
         Ok(copy) => Some(copy),
         Err(text) => {
-            if may_say(cx.door(), "clone", type_name::<T>()) {
+            if may_say(cx.loop_ref(), "clone", type_name::<T>()) {
                 tracing::error!(
                     text,
                     "the `clone` of a channel's message panicked; it is not passed on any further (said once an hour)"

@@ -210,7 +210,7 @@ impl<T: Wire + Clone> Hub<T> {
     fn transformed(&mut self, cx: &mut HubCx<'_, T>, message: T, hops: u8) -> Option<T> {
         if hops >= HOPS_MAX {
             let me = cx.id();
-            cx.door().dead_letter(
+            cx.loop_ref().dead_letter(
                 me,
                 "a message that went in circles through channels",
                 Undelivered::NoActor,
@@ -223,10 +223,10 @@ impl<T: Wire + Clone> Hub<T> {
             Ok(message) => message,
             Err(text) => {
                 let me = cx.id();
-                if may_say(cx.door(), "transform", &*name) {
+                if may_say(cx.loop_ref(), "transform", &*name) {
                     tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (said once an hour)");
                 }
-                cx.door().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
+                cx.loop_ref().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
                 None
             }
         }
@@ -319,7 +319,7 @@ impl<T: Wire + Clone> Hub<T> {
     /// It came when this was no relay any more: there may be another, or will be.
     fn send_on(&mut self, cx: &mut HubCx<'_, T>, of: HubAddr<T>, message: Message<T>) {
         if !matches!(message, Message::Unsubscribe { .. }) {
-            let relay = super::relay_for(cx.door(), of);
+            let relay = super::relay_for(cx.loop_ref(), of);
             if let Err(error) = cx.send(relay, message.into()) {
                 let reason = super::refusal(error.reason().into());
                 self.turn_away(cx, error.into_message().what, reason);
@@ -410,7 +410,7 @@ impl<T: Wire + Clone> Hub<T> {
             Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
             None if by.is_none() => {
                 let channel = self.channel_id(cx.id());
-                super::tell_closed(cx.door(), actor, channel, super::reason_of(reason));
+                super::tell_closed(cx.loop_ref(), actor, channel, super::reason_of(reason));
             }
             None => tracing::debug!(subscriber = %actor, %reason, "an actor elsewhere was not subscribed"),
         }
@@ -584,7 +584,7 @@ impl<T: Wire + Clone> Hub<T> {
     fn tell_end(&mut self, cx: &mut HubCx<'_, T>, reason: &ExitReason) {
         let channel = self.channel_id(cx.id());
         for actor in self.fan.actors() {
-            super::tell_closed(cx.door(), actor.id(), channel, reason.clone());
+            super::tell_closed(cx.loop_ref(), actor.id(), channel, reason.clone());
         }
         for order in self.waves.take_all_waiting() {
             cx.reply(order.reply, Delivered::Closed);
@@ -597,7 +597,7 @@ impl<T: Wire + Clone> Hub<T> {
     fn leave_table(&mut self, cx: &mut HubCx<'_, T>) {
         let Role::Relay { of, tag, .. } = &self.role else { return };
         let me = cx.id().key();
-        if let Some(core) = node_behind(cx.door()) {
+        if let Some(core) = node_behind(cx.loop_ref()) {
             core.remove_relay(of.id(), tag, me);
         }
     }
@@ -634,7 +634,7 @@ fn refuse_branch<T: Wire>(
 ) {
     match reply {
         Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
-        None if may_say(cx.door(), "not subscribed", branch) => {
+        None if may_say(cx.loop_ref(), "not subscribed", branch) => {
             tracing::warn!(subscriber = %branch, %reason, "a channel was not subscribed to another (said once an hour)");
         }
         None => {}

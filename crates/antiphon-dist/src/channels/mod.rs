@@ -14,7 +14,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, ExitReason, Key, Manner, NodeId, ReplyTo,
+    ActorId, Addr, AskError, Cx, DecodeError, EncodeError, ExitReason, Key, LoopRef, Manner, NodeId, ReplyTo,
     SendError, Target, Undelivered, Wire, secs,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -77,16 +77,16 @@ impl<T> Subscriber<T> for Channel<T> {
 
 /// Opens a channel under a name, for `owner`, or for the node itself.
 pub(crate) fn open<T: Wire + Clone>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     name: &str,
     owner: Option<Key>,
     transform: Option<Box<hub::Transform<T>>>,
 ) -> Result<Channel<T>, RegisterError> {
-    node_behind(door).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
-    let tag = door.tag_of::<T>();
-    let hub = door.spawn_actor(Hub::channel(name, transform));
-    if let Err(reason) = register(door, (Space::Channel, name), hub, tag, owner) {
-        door.terminate(hub);
+    node_behind(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
+    let tag = loop_ref.tag_of::<T>();
+    let hub = loop_ref.spawn_actor(Hub::channel(name, transform));
+    if let Err(reason) = register(loop_ref, (Space::Channel, name), hub, tag, owner) {
+        loop_ref.terminate(hub);
         return Err(reason);
     }
     Ok(Channel(Addr::of(hub.id())))
@@ -94,36 +94,44 @@ pub(crate) fn open<T: Wire + Clone>(
 
 /// Whom a subscriber on `node` has to ask: the channel itself; for one of this node to a channel elsewhere, the
 /// channel's relay.
-fn holder<T: Wire + Clone>(door: &mut Door<'_>, channel: Channel<T>, subscriber: ActorId) -> HubAddr<T> {
-    let home = door.home();
-    if channel.node() != home && subscriber.node() == home { relay_for(door, channel.0) } else { channel.0 }
+fn holder<T: Wire + Clone>(
+    loop_ref: &mut LoopRef<'_>,
+    channel: Channel<T>,
+    subscriber: ActorId,
+) -> HubAddr<T> {
+    let home = loop_ref.home();
+    if channel.node() != home && subscriber.node() == home {
+        relay_for(loop_ref, channel.0)
+    } else {
+        channel.0
+    }
 }
 
 /// The relay of a channel elsewhere, started if need be.
-fn relay_for<T: Wire + Clone>(door: &mut Door<'_>, channel: HubAddr<T>) -> HubAddr<T> {
-    let (home, tag) = (door.home(), door.tag_of::<T>());
-    let known = node_behind(door).and_then(|core| core.relay_of(channel.id(), tag));
-    if let Some(relay) = known.filter(|relay| door.is_alive(*relay)) {
+fn relay_for<T: Wire + Clone>(loop_ref: &mut LoopRef<'_>, channel: HubAddr<T>) -> HubAddr<T> {
+    let (home, tag) = (loop_ref.home(), loop_ref.tag_of::<T>());
+    let known = node_behind(loop_ref).and_then(|core| core.relay_of(channel.id(), tag));
+    if let Some(relay) = known.filter(|relay| loop_ref.is_alive(*relay)) {
         return Addr::of(ActorId::new(home, relay));
     }
-    let relay = door.spawn_actor(Hub::relay(channel, tag));
-    if let Some(core) = node_behind(door) {
+    let relay = loop_ref.spawn_actor(Hub::relay(channel, tag));
+    if let Some(core) = node_behind(loop_ref) {
         core.add_relay(channel.id(), tag, relay.id().key());
     }
     relay
 }
 
 pub(crate) fn subscribe<T: Wire + Clone>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     channel: Channel<T>,
     subscriber: impl Subscriber<T>,
 ) {
     let actor = subscriber.subscriber_id();
-    let holder = holder(door, channel, actor);
-    if let Err(error) = door.send(holder, subscriber.request(None).into()) {
+    let holder = holder(loop_ref, channel, actor);
+    if let Err(error) = loop_ref.send(holder, subscriber.request(None).into()) {
         let reason = refusal(error.reason().into());
         match error.into_message().what {
-            ChannelMessage::Subscribe { .. } => tell_closed(door, actor, channel.id(), reason_of(reason)),
+            ChannelMessage::Subscribe { .. } => tell_closed(loop_ref, actor, channel.id(), reason_of(reason)),
             _ => tracing::warn!(subscriber = %actor, %reason, "a channel was not subscribed to another"),
         }
     }
@@ -136,7 +144,7 @@ pub(crate) fn subscribe_within<M: 'static, T: Wire + Clone>(
     timeout: Duration,
     answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
 ) {
-    let holder = holder(cx.door(), channel, subscriber.subscriber_id());
+    let holder = holder(cx.loop_ref(), channel, subscriber.subscriber_id());
     let request = move |reply| subscriber.request(Some(reply)).into();
     cx.ask(holder, timeout, request, move |answered: Result<Subscribed, AskError>| {
         answer(match answered {
@@ -148,19 +156,21 @@ pub(crate) fn subscribe_within<M: 'static, T: Wire + Clone>(
 }
 
 pub(crate) fn unsubscribe<T: Wire + Clone>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     channel: Channel<T>,
     subscriber: impl Subscriber<T>,
 ) {
     let actor = subscriber.subscriber_id();
-    let (home, tag) = (door.home(), door.tag_of::<T>());
+    let (home, tag) = (loop_ref.home(), loop_ref.tag_of::<T>());
     let holder = if channel.node() != home && actor.node() == home {
-        let Some(relay) = node_behind(door).and_then(|core| core.relay_of(channel.id(), tag)) else { return };
+        let Some(relay) = node_behind(loop_ref).and_then(|core| core.relay_of(channel.id(), tag)) else {
+            return;
+        };
         Addr::of(ActorId::new(home, relay))
     } else {
         channel.0
     };
-    if let Err(reason) = door.send(holder, ChannelMessage::Unsubscribe { actor }.into()) {
+    if let Err(reason) = loop_ref.send(holder, ChannelMessage::Unsubscribe { actor }.into()) {
         // The channel is gone, or its node is: so is the subscription.
         tracing::debug!(%reason, "a subscription was not taken back");
     }
@@ -190,9 +200,9 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
 }
 
 /// Tells an actor of this node, once, that it receives nothing more from a channel.
-fn tell_closed(door: &mut Door<'_>, subscriber: ActorId, channel: ActorId, reason: ExitReason) {
-    if subscriber.node() == door.home() {
-        door.tell_down(subscriber.key(), channel, reason);
+fn tell_closed(loop_ref: &mut LoopRef<'_>, subscriber: ActorId, channel: ActorId, reason: ExitReason) {
+    if subscriber.node() == loop_ref.home() {
+        loop_ref.tell_down(subscriber.key(), channel, reason);
     }
 }
 
@@ -234,8 +244,8 @@ fn undelivered(reason: AskError) -> DeliverError {
 impl<T: Wire> Target for Channel<T> {
     type Message = T;
 
-    fn put(self, door: &mut Door<'_>, message: T, manner: Manner) -> Result<(), SendError<T>> {
-        let sent = self.0.put(door, ChannelMessage::Send { message, hops: 0 }.into(), manner);
+    fn put(self, loop_ref: &mut LoopRef<'_>, message: T, manner: Manner) -> Result<(), SendError<T>> {
+        let sent = self.0.put(loop_ref, ChannelMessage::Send { message, hops: 0 }.into(), manner);
         sent.map_err(|error| {
             error.map(|told| match told.what {
                 ChannelMessage::Send { message, .. } => message,
@@ -252,8 +262,8 @@ impl<T: Wire> Target for Channel<T> {
 impl<T: Wire> Named for Channel<T> {
     const SPACE: Space = Space::Channel;
 
-    fn tag(door: &mut Door<'_>) -> &'static str {
-        door.tag_of::<T>()
+    fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
+        loop_ref.tag_of::<T>()
     }
 
     fn from_found(id: ActorId) -> Self {

@@ -2,60 +2,64 @@
 
 use std::fmt::Display;
 
-use antiphon_sched::{ActorId, Addr, Door, Key, Wire};
+use antiphon_sched::{ActorId, Addr, Key, LoopRef, Wire};
 
-use crate::audience::{Audience, AudienceError};
+use crate::access::{AccessError, AccessPolicy};
 use crate::error::{LocateError, RegisterError};
 use crate::node::{FoundName, NodeCore, Space, settle};
 
 /// The node that a loop is part of.
-pub(crate) fn node_behind<'c>(door: &'c mut Door<'_>) -> Option<&'c mut NodeCore> {
-    let now = door.now();
-    let core = door.outside::<NodeCore>()?;
+pub(crate) fn node_behind<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut NodeCore> {
+    let now = loop_ref.now();
+    let core = loop_ref.outside::<NodeCore>()?;
     core.advance(now);
     Some(core)
 }
 
 /// Whether the log is to be told of this now: whatever peers can bring about is told seldom.
-pub(crate) fn may_say(door: &mut Door<'_>, kind: &'static str, about: impl Display) -> bool {
-    node_behind(door).is_some_and(|core| core.may_say(kind, about))
+pub(crate) fn may_say(loop_ref: &mut LoopRef<'_>, kind: &'static str, about: impl Display) -> bool {
+    node_behind(loop_ref).is_some_and(|core| core.may_say(kind, about))
 }
 
 /// Registers an actor of this loop under a name, opens it to the network, and tells whoever waits for the name.
 pub(crate) fn register<M: Wire>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     (space, name): (Space, &str),
     actor: Addr<M>,
     tag: &'static str,
     owner: Option<Key>,
 ) -> Result<(), RegisterError> {
-    let core = node_behind(door).ok_or(RegisterError::NoNode)?;
+    let core = node_behind(loop_ref).ok_or(RegisterError::NoNode)?;
     let waiting = core.register((space, name), actor.id().key(), tag, owner)?;
-    if !door.expose(actor) {
+    if !loop_ref.expose(actor) {
         // It was ended within this very step: nobody would take the name back later.
-        node_behind(door).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
+        node_behind(loop_ref).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
     }
     for port in waiting {
         let found: Result<FoundName, LocateError> = Ok(FoundName { id: actor.id() });
-        settle(door, port, found);
+        settle(loop_ref, port, found);
     }
     Ok(())
 }
 
 /// Opens an actor of this loop to these peers, and to no others.
-pub(crate) fn open_to(door: &mut Door<'_>, what: ActorId, audience: Audience) -> Result<(), AudienceError> {
-    let is_here = what.node() == door.home();
-    node_behind(door).ok_or(AudienceError::NoNode)?.check_audience(&audience)?;
+pub(crate) fn allow(
+    loop_ref: &mut LoopRef<'_>,
+    what: ActorId,
+    access: AccessPolicy,
+) -> Result<(), AccessError> {
+    let is_here = what.node() == loop_ref.home();
+    node_behind(loop_ref).ok_or(AccessError::NoNode)?.check_access(&access)?;
     if !is_here {
-        return Err(AudienceError::Elsewhere);
+        return Err(AccessError::Elsewhere);
     }
-    let actor = door.owner_of(what.key());
-    if !door.is_alive(actor) {
-        return Err(AudienceError::Ended);
+    let actor = loop_ref.owner_of(what.key());
+    if !loop_ref.is_alive(actor) {
+        return Err(AccessError::Ended);
     }
-    if !audience.is_everybody() {
-        door.tell_end(actor);
+    if !access.is_everybody() {
+        loop_ref.tell_end(actor);
     }
-    node_behind(door).ok_or(AudienceError::NoNode)?.set_audience(actor, audience);
+    node_behind(loop_ref).ok_or(AccessError::NoNode)?.set_access(actor, access);
     Ok(())
 }

@@ -6,9 +6,9 @@ mod verbs;
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Door, Event, NodeId, Step, Wire};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, LoopRef, NodeId, Step, Wire};
 
-use crate::audience::{Audience, AudienceError};
+use crate::access::{AccessError, AccessPolicy};
 use crate::channels::{Channel, Subscriber};
 use crate::error::{
     CallError, CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError,
@@ -19,7 +19,7 @@ use crate::location::{Ignored, Location, PeerAt, PeerOptions};
 use crate::node::Space;
 use crate::rci::Rci;
 
-pub(crate) use behind::{may_say, node_behind, open_to, register};
+pub(crate) use behind::{allow, may_say, node_behind, register};
 
 /// What a name can stand for: an address, a channel or an RCI. The constructor's type picks it, and with it one of
 /// three spaces of names, which never meet.
@@ -29,7 +29,7 @@ pub trait Named: Copy + sealed::Sealed + 'static {
 
     /// The name of the type that the users of it agree on.
     #[doc(hidden)]
-    fn tag(door: &mut Door<'_>) -> &'static str;
+    fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str;
 
     #[doc(hidden)]
     fn from_found(id: ActorId) -> Self;
@@ -38,8 +38,8 @@ pub trait Named: Copy + sealed::Sealed + 'static {
 impl<M: Wire> Named for Addr<M> {
     const SPACE: Space = Space::Actor;
 
-    fn tag(door: &mut Door<'_>) -> &'static str {
-        door.tag_of::<M>()
+    fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
+        loop_ref.tag_of::<M>()
     }
 
     fn from_found(id: ActorId) -> Self {
@@ -90,7 +90,7 @@ pub trait NetCx<M: 'static> {
     ///
     /// # Errors
     /// It lives elsewhere or has ended, or the audience is by certificates where there is no TLS.
-    fn open_to(&mut self, what: impl Into<ActorId>, audience: Audience) -> Result<(), AudienceError>;
+    fn allow(&mut self, what: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError>;
 
     /// Looks for a name: here first, then at all peers, also those that come later, until the time is over.
     fn locate<T: Named>(

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, Manner, NodeId, PortId, Step, Target, Wire};
 
-use super::behind::{node_behind, open_to, register};
+use super::behind::{allow, node_behind, register};
 use super::{Named, NetCx, Watch};
-use crate::audience::{Audience, AudienceError};
+use crate::access::{AccessError, AccessPolicy};
 use crate::channels::{self, Channel, Subscriber};
 use crate::error::{
     CallError, CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError,
@@ -31,8 +31,8 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     where
         M: Wire,
     {
-        let (me, tag) = (self.addr(), self.door().tag_of::<M>());
-        register(self.door(), (Space::Actor, name), me, tag, Some(me.id().key()))
+        let (me, tag) = (self.addr(), self.loop_ref().tag_of::<M>());
+        register(self.loop_ref(), (Space::Actor, name), me, tag, Some(me.id().key()))
     }
 
     fn unregister(&mut self, name: &str) -> Result<(), RegisterError> {
@@ -41,8 +41,8 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         Ok(())
     }
 
-    fn open_to(&mut self, what: impl Into<ActorId>, audience: Audience) -> Result<(), AudienceError> {
-        open_to(self.door(), what.into(), audience)
+    fn allow(&mut self, what: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError> {
+        allow(self.loop_ref(), what.into(), access)
     }
 
     fn locate<T: Named>(
@@ -71,7 +71,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         answer: impl FnOnce(Result<Vec<T>, LocateError>) -> M + 'static,
     ) {
         let all = |found: Vec<FoundName>| found.into_iter().map(|found| T::from_found(found.id)).collect();
-        let tag = T::tag(self.door());
+        let tag = T::tag(self.loop_ref());
         request(
             self,
             LocateError::TooManyOpen,
@@ -104,20 +104,20 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
             Err(answer) => return self.hand_self(answer(Err(DeliverError::TooManyOpen))),
         };
         let here = to.node() == self.id().node();
-        match to.put(self.door(), message, Manner::Receipt(port)) {
-            Ok(()) if here => settle(self.door(), port, Ok::<(), DeliverError>(())),
+        match to.put(self.loop_ref(), message, Manner::Receipt(port)) {
+            Ok(()) if here => settle(self.loop_ref(), port, Ok::<(), DeliverError>(())),
             Ok(()) => {
                 if let Some(core) = node(self) {
                     core.time_receipt(port, timeout);
                 }
             }
-            Err(error) => settle(self.door(), port, Err::<(), _>(DeliverError::Refused(error.reason()))),
+            Err(error) => settle(self.loop_ref(), port, Err::<(), _>(DeliverError::Refused(error.reason()))),
         }
     }
 
     fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError> {
         let me = self.id().key();
-        channels::open(self.door(), name, Some(me), None)
+        channels::open(self.loop_ref(), name, Some(me), None)
     }
 
     fn channel_with<T: Wire + Clone>(
@@ -126,7 +126,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError> {
         let me = self.id().key();
-        channels::open(self.door(), name, Some(me), Some(Box::new(transform)))
+        channels::open(self.loop_ref(), name, Some(me), Some(Box::new(transform)))
     }
 
     fn unregister_channel(&mut self, name: &str) -> Result<(), RegisterError> {
@@ -140,7 +140,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 
     fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>) {
-        channels::subscribe(self.door(), channel, subscriber);
+        channels::subscribe(self.loop_ref(), channel, subscriber);
     }
 
     fn subscribe_within<T: Wire + Clone>(
@@ -154,7 +154,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 
     fn unsubscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>) {
-        channels::unsubscribe(self.door(), channel, subscriber);
+        channels::unsubscribe(self.loop_ref(), channel, subscriber);
     }
 
     fn deliver_all<T: Wire>(
@@ -215,12 +215,12 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         function: impl FnMut(A) -> W + 'static,
     ) -> Result<Rci<A, T>, RegisterError> {
         let me = self.id().key();
-        rci::open(self.door(), name, Some(me), function)
+        rci::open(self.loop_ref(), name, Some(me), function)
     }
 
     fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError> {
         let me = self.id().key();
-        rci::unregister(self.door(), name, Some(me))
+        rci::unregister(self.loop_ref(), name, Some(me))
     }
 
     fn call<A: Wire, T: Wire>(
@@ -309,14 +309,14 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
 }
 
 fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
-    node_behind(cx.door())
+    node_behind(cx.loop_ref())
 }
 
 /// Watchers that have ended are forgotten before the table of them grows beyond a power of two.
 fn forget_dead_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
     let watchers = node(cx).map(|core| core.peer_watchers().to_vec()).unwrap_or_default();
     if watchers.len().is_power_of_two() {
-        let dead = watchers.into_iter().filter(|watcher| !cx.door().is_alive(watcher.id().key()));
+        let dead = watchers.into_iter().filter(|watcher| !cx.loop_ref().is_alive(watcher.id().key()));
         let dead: Vec<Addr<PeerStatus>> = dead.collect();
         if let Some(core) = node(cx) {
             dead.into_iter().for_each(|watcher| core.unwatch_peers(watcher));
@@ -341,7 +341,7 @@ fn request<M: 'static, R: 'static, E: 'static>(
         None => Some(Err(no_node)),
     };
     if let Some(result) = now {
-        settle(cx.door(), port, result);
+        settle(cx.loop_ref(), port, result);
     }
 }
 
@@ -352,7 +352,7 @@ fn locate<M: 'static, T: Named>(
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
 ) {
-    let tag = T::tag(cx.door());
+    let tag = T::tag(cx.loop_ref());
     request(
         cx,
         LocateError::TooManyOpen,

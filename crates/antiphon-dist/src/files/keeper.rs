@@ -16,8 +16,8 @@ use super::messages::{DeleteAnswer, KEEPER, Offer, OfferAnswer, ToKeeper};
 use super::outcome::FileRefused;
 use super::path::TargetPath;
 use super::receiver::Receiver;
-use crate::audience::Audience;
-use crate::cx::{node_behind, open_to, register};
+use crate::access::AccessPolicy;
+use crate::cx::{allow, node_behind, register};
 use crate::node::Space;
 use crate::shares::Shares;
 use crate::told::Told;
@@ -45,11 +45,11 @@ struct Keeper {
     /// Receivers that have ended since unfinished files were looked at.
     ended: usize,
     sweeping: bool,
-    audience: Audience,
+    access: AccessPolicy,
 }
 
 /// Starts the keeper of a node.
-pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, audience: Audience) {
+pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, access: AccessPolicy) {
     let mut keeper = Keeper {
         dest: dest.map(Arc::new),
         places: Places::new(transfers_max),
@@ -57,7 +57,7 @@ pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, 
         deletions: Places::new(transfers_max.max(1)),
         ended: 0,
         sweeping: false,
-        audience,
+        access,
     };
     sched.spawn(move |cx, event| keeper.step(cx, event));
 }
@@ -70,10 +70,10 @@ impl Keeper {
                 cx.set_name("keeper of files");
                 cx.set_guard(Guard::Closed);
                 let own = cx.id();
-                open_to(cx.door(), own, self.audience.clone())?;
+                allow(cx.loop_ref(), own, self.access.clone())?;
                 let me = cx.adapter(Note::Peer);
-                let tag = cx.door().tag_of::<Told<ToKeeper>>();
-                register(cx.door(), (Space::Service, KEEPER), me, tag, None)?;
+                let tag = cx.loop_ref().tag_of::<Told<ToKeeper>>();
+                register(cx.loop_ref(), (Space::Service, KEEPER), me, tag, None)?;
                 self.sweep(cx);
                 cx.every(SWEEP_EVERY, || Note::Sweep);
             }
@@ -102,19 +102,19 @@ impl Keeper {
         offer: Offer,
         reply: ReplyTo<OfferAnswer>,
     ) {
-        let whom = node_behind(cx.door()).map(|core| core.party_of(by)).unwrap_or_default();
+        let whom = node_behind(cx.loop_ref()).map(|core| core.party_of(by)).unwrap_or_default();
         match self.take((cx.id().node(), by), offer, whom, reply) {
             Ok(receiver) => {
                 self.places.enter(by);
                 let receiver = cx.spawn_actor(receiver);
                 self.receivers.insert(receiver.id(), by);
                 cx.monitor(receiver);
-                if let Err(reason) = open_to(cx.door(), receiver.id(), self.audience.clone()) {
+                if let Err(reason) = allow(cx.loop_ref(), receiver.id(), self.access.clone()) {
                     tracing::debug!(%reason, "a receiver ended before it began");
                 }
             }
             Err((reply, reason)) => {
-                count_refusal(cx.door(), by, &reason);
+                count_refusal(cx.loop_ref(), by, &reason);
                 cx.reply(reply, OfferAnswer::Refused(reason));
             }
         }
@@ -190,7 +190,7 @@ fn answer_deletion(
     done: Result<bool, FileRefused>,
 ) {
     if let Err(reason) = &done {
-        count_refusal(cx.door(), by, reason);
+        count_refusal(cx.loop_ref(), by, reason);
     }
     cx.reply(reply, DeleteAnswer(done));
 }

@@ -3,7 +3,7 @@
 //! The sender asks the other node's keeper; a receiver, started for this one file, answers. Then the sender sends what the
 //! receiver's disk has room for: at most [`WINDOW_BYTES`] that are not reported as written.
 
-use antiphon_sched::{ActorId, Addr, Bytes, Door, ReplyTo};
+use antiphon_sched::{ActorId, Addr, Bytes, LoopRef, ReplyTo};
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{FileRefused, FileStat};
@@ -27,8 +27,8 @@ impl sealed::Sealed for Keeper {}
 impl Named for Keeper {
     const SPACE: Space = Space::Service;
 
-    fn tag(door: &mut Door<'_>) -> &'static str {
-        door.tag_of::<ToKeeper>()
+    fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
+        loop_ref.tag_of::<ToKeeper>()
     }
 
     fn from_found(id: ActorId) -> Self {

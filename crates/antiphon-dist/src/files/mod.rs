@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, AskError, Cx, Door, Loop, NodeId};
+use antiphon_sched::{Addr, AskError, Cx, Loop, LoopRef, NodeId};
 
 use crate::config::Config;
 use crate::cx::node_behind;
@@ -101,7 +101,7 @@ pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> 
         Dest::open(path, rules).map_err(|source| NodeError::DestPath { path: path.to_owned(), source })
     };
     let dest = config.dest_path.as_deref().map(open).transpose()?;
-    keeper::spawn(sched, dest, config.transfers_max, config.files_audience.clone());
+    keeper::spawn(sched, dest, config.transfers_max, config.files_access.clone());
     Ok(())
 }
 
@@ -136,7 +136,7 @@ fn order<M: 'static>(
     options: &FileOptions,
     timeout: Duration,
 ) -> Result<Order, FileError> {
-    let place = node_behind(cx.door()).ok_or(FileError::NoNode)?.outbox().take_place()?;
+    let place = node_behind(cx.loop_ref()).ok_or(FileError::NoNode)?.outbox().take_place()?;
     let name = options.name.as_ref().map_or_else(|| sender::own_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
     let asker = cx.id();
@@ -145,8 +145,8 @@ fn order<M: 'static>(
 }
 
 /// Counts a refusal that tells of a limit or of a trick, and has the log told, if a peer is refused.
-fn count_refusal(door: &mut Door<'_>, by: Option<NodeId>, reason: &FileRefused) {
-    let (Some(by), Some(core)) = (by, node_behind(door)) else { return };
+fn count_refusal(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, reason: &FileRefused) {
+    let (Some(by), Some(core)) = (by, node_behind(loop_ref)) else { return };
     match reason {
         FileRefused::OverQuota { .. }
         | FileRefused::DestFull { .. }
@@ -191,8 +191,8 @@ pub(crate) fn progress<M: 'static>(
     let watcher = cx.adapter(each);
     if cx.send(sender, Note::Watch(watcher, every)).is_err() {
         // It is over.
-        cx.door().close_adapter(watcher);
-    } else if let Some(core) = node_behind(cx.door()) {
+        cx.loop_ref().close_adapter(watcher);
+    } else if let Some(core) = node_behind(cx.loop_ref()) {
         core.outbox().unheard.push((sender, watcher));
     }
 }

@@ -320,7 +320,7 @@ impl Receiver {
 
     /// Tells the sender, and ends.
     fn fail(&mut self, cx: &mut Cx<'_, Note>, reason: FileRefused) -> Step<Note> {
-        count_refusal(cx.door(), self.by, &reason);
+        count_refusal(cx.loop_ref(), self.by, &reason);
         match std::mem::replace(&mut self.state, State::Busy) {
             State::Preparing(reply) => cx.reply(reply, OfferAnswer::Refused(reason)),
             State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {

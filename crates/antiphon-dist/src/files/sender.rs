@@ -343,11 +343,11 @@ impl Sender {
     }
 
     fn watch(&mut self, cx: &mut Cx<'_, Note>, watcher: Addr<Progress>, every: Duration) {
-        if let Some(core) = node_behind(cx.door()) {
+        if let Some(core) = node_behind(cx.loop_ref()) {
             core.outbox().hear(watcher);
         }
         if self.watchers.len() >= WATCHERS_MAX {
-            return cx.door().close_adapter(watcher);
+            return cx.loop_ref().close_adapter(watcher);
         }
         self.watchers.push(watcher);
         cx.every(every.max(TELL_EVERY_LEAST), move || Note::Tell(watcher));
@@ -371,7 +371,7 @@ impl Sender {
         }
         // What waits in the mailbox is not taken any more.
         let me = cx.addr();
-        if let Some(core) = node_behind(cx.door()) {
+        if let Some(core) = node_behind(cx.loop_ref()) {
             self.watchers.extend(core.outbox().take_unheard(me));
         }
         for watcher in std::mem::take(&mut self.watchers) {
@@ -379,7 +379,7 @@ impl Sender {
                 self.flow.written = self.flow.size;
                 self.tell(cx, watcher);
             }
-            cx.door().close_adapter(watcher);
+            cx.loop_ref().close_adapter(watcher);
         }
         if let Some(answer) = self.answer.take() {
             cx.reply(answer, result);

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, Door, Event, FOREIGN_TOKENS, Foreign, Loop, Time, receive};
+use antiphon_sched::{Addr, Event, FOREIGN_TOKENS, Foreign, Loop, LoopRef, Time, receive};
 use antiphon_wire::{Fresh, TlsFault};
 use mio::Registry;
 
@@ -59,8 +59,8 @@ struct Net<'a> {
 }
 
 impl World for Net<'_> {
-    fn door(&mut self) -> Door<'_> {
-        self.sched.door()
+    fn loop_ref(&mut self) -> LoopRef<'_> {
+        self.sched.loop_ref()
     }
 
     fn output(&mut self, output: Output) {
@@ -147,8 +147,8 @@ impl Driver {
         // Signals that arose meanwhile reach the core now.
         sched.set_outside(core);
         let now = sched.now();
-        let mut door = sched.door();
-        let core = door.outside::<NodeCore>();
+        let mut loop_ref = sched.loop_ref();
+        let core = loop_ref.outside::<NodeCore>();
         self.next_timeout =
             core.and_then(|core| if core.is_dirty() { Some(now) } else { core.next_timeout() });
     }
@@ -386,7 +386,7 @@ fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<Lookup> {
                 move |done| Lookup::Done(query, done.unwrap_or_else(|reason| Err(reason.to_string()))),
             ),
             Event::Message(Lookup::Done(query, found)) => {
-                if let Some(core) = cx.door().outside::<NodeCore>() {
+                if let Some(core) = cx.loop_ref().outside::<NodeCore>() {
                     core.resolved(query, found);
                 }
             }

@@ -253,6 +253,6 @@ impl NodeCore {
         if let Some(first) = result.iter().flatten().next().filter(|_| contact.options.broadcast) {
             self.ask_relay(first.addr());
         }
-        settle(&mut world.door(), port, result);
+        settle(&mut world.loop_ref(), port, result);
     }
 }

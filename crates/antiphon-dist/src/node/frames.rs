@@ -76,7 +76,7 @@ impl NodeCore {
             Frame::Answer(answer) => self.on_answer(node, link, answer, world),
             Frame::ReplyDropped(dropped) => {
                 let port = PortId::from_bits(dropped.port.0);
-                world.door().refuse_port_from_abroad(port, AskError::Dropped);
+                world.loop_ref().refuse_port_from_abroad(port, AskError::Dropped);
             }
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, world),
             Frame::Monitor(monitor) => {
@@ -145,9 +145,9 @@ impl NodeCore {
         let port = PortId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
-            (Some(tag), true) => world.door().answer_encoded(port, tag, answer.body),
+            (Some(tag), true) => world.loop_ref().answer_encoded(port, tag, answer.body),
             (_, _) => {
-                world.door().refuse_port_from_abroad(port, AskError::WrongType);
+                world.loop_ref().refuse_port_from_abroad(port, AskError::WrongType);
                 Err(Undelivered::Encode)
             }
         };
@@ -186,8 +186,9 @@ impl NodeCore {
     /// Does what a signal says. Actors that no address was given of are nobody for the peer.
     pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, world: &mut impl World) {
         let (to, bytes) = (arrived.receiver(), arrived.body_bytes());
-        let is_exposed = world.door().is_exposed(to) && (arrived.is_owed() || self.admits(node, to, world));
-        let guard = world.door().guard_of(to);
+        let is_exposed =
+            world.loop_ref().is_exposed(to) && (arrived.is_owed() || self.allows(node, to, world));
+        let guard = world.loop_ref().guard_of(to);
         let (is_open, may_end) = (guard == Guard::Open, guard != Guard::Closed);
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -197,28 +198,28 @@ impl NodeCore {
             Arrived::Monitor { target, id, .. } if peer.monitors.is_watched(target, id) => {}
             Arrived::Monitor { watcher, target, id } if watched >= monitors_max => {
                 self.refuse_monitor(node);
-                world.door().refuse_watch(target, id, ActorId::new(node, watcher));
+                world.loop_ref().refuse_watch(target, id, ActorId::new(node, watcher));
             }
             Arrived::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NOBODY };
                 peer.monitors.be_watched(target, id);
-                world.door().watch(target, id, ActorId::new(node, watcher));
+                world.loop_ref().watch(target, id, ActorId::new(node, watcher));
             }
             Arrived::Demonitor { target, id } => {
                 // Only what this peer has set can it take back.
                 if peer.monitors.be_unwatched(target, id) {
-                    world.door().unwatch(target, id);
+                    world.loop_ref().unwatch(target, id);
                 }
             }
             // A number that stands for one already would lose that one.
             Arrived::Notify { watcher, id, actor }
                 if is_exposed && is_open && peer.monitors.watcher(id).is_none() =>
             {
-                let (mut door, is_admitted) = (world.door(), watching < monitors_max);
-                let watcher = door.owner_of(watcher);
+                let (mut loop_ref, is_admitted) = (world.loop_ref(), watching < monitors_max);
+                let watcher = loop_ref.owner_of(watcher);
                 if !is_admitted {
-                    door.refuse_notify(watcher, actor);
-                } else if door.expect_down(watcher, id, actor) {
+                    loop_ref.refuse_notify(watcher, actor);
+                } else if loop_ref.expect_down(watcher, id, actor) {
                     return peer.monitors.watch(watcher, id, actor);
                 }
                 self.refuse_monitor(node);
@@ -229,20 +230,20 @@ impl NodeCore {
                     let reason =
                         if self.has_room_here(node, bytes) { reason } else { without_its_value(reason) };
                     let bytes = bytes_of_reason(&reason);
-                    self.put_value(node, bytes, world, |door| door.down(watcher, id, actor, reason));
+                    self.put_value(node, bytes, world, |loop_ref| loop_ref.down(watcher, id, actor, reason));
                 }
             }
             Arrived::Terminate { target } if is_exposed && may_end => {
-                world.door().terminate(ActorId::new(self.me, target));
+                world.loop_ref().terminate(ActorId::new(self.me, target));
             }
             Arrived::Throw { target, value } if is_exposed && is_open => {
                 let is_taken = self.has_room_here(node, bytes)
-                    && self.put_value(node, bytes, world, |door| door.throw_here(target, value));
+                    && self.put_value(node, bytes, world, |loop_ref| loop_ref.throw_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
             Arrived::Resume { target, value } if is_exposed && is_open => {
                 let is_taken = self.has_room_here(node, bytes)
-                    && self.put_value(node, bytes, world, |door| door.resume_here(target, value));
+                    && self.put_value(node, bytes, world, |loop_ref| loop_ref.resume_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
             Arrived::Notify { .. }

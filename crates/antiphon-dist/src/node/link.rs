@@ -363,7 +363,7 @@ impl NodeCore {
             let is_needed = link.idle.rests() && !link.session.is_idle();
             if link.session.queued_bytes() < low {
                 for writer in std::mem::take(&mut link.writers) {
-                    world.door().writable(writer, node);
+                    world.loop_ref().writable(writer, node);
                 }
             }
             if is_needed {
@@ -468,28 +468,28 @@ impl NodeCore {
         if let Some(at) = link.dialled {
             self.forget_dialled(at, node);
         }
-        let mut door = world.door();
+        let mut loop_ref = world.loop_ref();
         for (id, (watcher, actor)) in watching {
-            door.down(watcher, id, actor, ExitReason::NodeLost);
+            loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
         }
         for (target, id) in watched {
-            door.unwatch(target, id);
+            loop_ref.unwatch(target, id);
         }
         for port in replies {
-            door.refuse_port(port, AskError::NodeLost);
+            loop_ref.refuse_port(port, AskError::NodeLost);
         }
         for writer in &link.writers {
-            door.writable(*writer, node);
+            loop_ref.writable(*writer, node);
         }
         link.session.undelivered(|frame, _| {
             if let Some((to, what)) = lost_with_session(frame) {
-                door.dead_letter(ActorId::new(node, to), what, Undelivered::NoNode);
+                loop_ref.dead_letter(ActorId::new(node, to), what, Undelivered::NoNode);
             }
         });
         for (to, messages) in link.parking.lost() {
             let to = ActorId::new(self.me, to);
             (0..messages).for_each(|_| {
-                world.door().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
+                world.loop_ref().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
             });
         }
         self.lose_receipts(node, &requests, world);

@@ -6,7 +6,7 @@
 //! Invariant: what is counted is what waits, of large messages and of values: each lies in its mailbox with its charge, and
 //! is on the account of its peer and on that of all until it is taken or dropped.
 
-use antiphon_sched::{Account, Charge, Delivery, Door, Key, NodeId};
+use antiphon_sched::{Budget, Delivery, Key, LoopRef, NodeId, Permit};
 
 use super::NodeCore;
 use super::world::World;
@@ -34,12 +34,12 @@ impl NodeCore {
     ) -> Delivery {
         if !self.has_room_here(node, body.len()) {
             let may_take_one = self.has_room_within(node, body.len(), FOR_IDLE);
-            if world.door().backlog(to).is_some_and(|waiting| waiting > 0 || !may_take_one) {
+            if world.loop_ref().backlog(to).is_some_and(|waiting| waiting > 0 || !may_take_one) {
                 return Delivery::Full;
             }
         }
         let charge = self.charge(node, body.len());
-        world.door().charging(charge, |door| door.deliver(to, tag, body))
+        world.loop_ref().with_permit(charge, |loop_ref| loop_ref.deliver(to, tag, body))
     }
 
     /// Puts a value of so many bytes that a peer has sent into a mailbox.
@@ -48,10 +48,10 @@ impl NodeCore {
         node: NodeId,
         bytes: usize,
         world: &mut impl World,
-        put: impl FnOnce(&mut Door<'_>) -> R,
+        put: impl FnOnce(&mut LoopRef<'_>) -> R,
     ) -> R {
         let charge = self.charge(node, bytes);
-        world.door().charging(charge, put)
+        world.loop_ref().with_permit(charge, put)
     }
 
     /// Whether so many bytes of a peer's may wait in mailboxes besides what does already.
@@ -62,25 +62,25 @@ impl NodeCore {
     /// As [`Self::has_room_here`], of so many times what there is for each.
     fn has_room_within(&self, node: NodeId, bytes: usize, times: u64) -> bool {
         let bytes = bytes as u64;
-        let of_peer = self.peers.get(&node).and_then(|peer| peer.load.as_ref()).map_or(0, Account::bytes);
+        let of_peer = self.peers.get(&node).and_then(|peer| peer.load.as_ref()).map_or(0, Budget::bytes);
         let is_small_share = of_peer + bytes <= OF_PEER_BYTES_LEAST;
         let has_room_for_all = is_small_share || self.load.bytes() + bytes <= times * OF_ALL_BYTES_MAX;
         of_peer + bytes <= times * OF_PEER_BYTES_MAX && has_room_for_all
     }
 
     /// So many bytes on a peer's account, if they are counted.
-    fn charge(&mut self, node: NodeId, bytes: usize) -> Option<Charge> {
+    fn charge(&mut self, node: NodeId, bytes: usize) -> Option<Permit> {
         if bytes <= LIGHT_BYTES {
             return None;
         }
         let load = &mut self.peers.get_mut(&node)?.load;
-        let load = load.get_or_insert_with(|| Account::below(&self.load));
-        Some(load.charge(bytes as u64))
+        let load = load.get_or_insert_with(|| Budget::child_of(&self.load));
+        Some(load.acquire(bytes as u64))
     }
 
     pub(super) fn check_loads(&self) {
         let of_peers = self.peers.values().filter_map(|peer| peer.load.as_ref());
-        let sum: u64 = of_peers.map(Account::bytes).sum();
+        let sum: u64 = of_peers.map(Budget::bytes).sum();
         assert!(sum <= self.load.bytes(), "what waits of peers is on the account of all");
     }
 }
@@ -166,7 +166,7 @@ mod tests {
         // The busy one takes three, and the idle one ends with two.
         alone.pass();
         assert_eq!(alone.core.load.bytes(), 3 * body.len() as u64);
-        alone.ground.sched.door().terminate(idle);
+        alone.ground.sched.loop_ref().terminate(idle);
         alone.pass();
         assert_eq!(alone.core.load.bytes(), body.len() as u64);
         for _ in 0..3 {
@@ -202,7 +202,7 @@ mod tests {
         alone.ground.sched.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
                 let hears: Addr<Bytes> = cx.adapter(|_| ());
-                assert!(cx.door().expose(hears));
+                assert!(cx.loop_ref().expose(hears));
                 place.set(Some(hears.id().key()));
             }
             if matches!(event, Event::Resumed(_)) { receive() } else { suspend() }
@@ -220,8 +220,8 @@ mod tests {
             heard.len() as u64,
             "{addr:?} has taken the small one, and then all"
         );
-        let owner = alone.ground.sched.door().owner_of(adapter);
-        assert!(alone.ground.sched.door().resume_here(owner, Value::new(())));
+        let owner = alone.ground.sched.loop_ref().owner_of(adapter);
+        assert!(alone.ground.sched.loop_ref().resume_here(owner, Value::new(())));
         alone.pass();
         assert_eq!(alone.core.load.bytes(), 0);
     }
@@ -252,7 +252,7 @@ mod tests {
         }
         assert_eq!((refused(&alone), alone.core.load.bytes()), (16, 4 * body.len() as u64));
         // The actor ends with all that was thrown at it.
-        alone.ground.sched.door().terminate(ActorId::new(alone.core.me(), sleeper));
+        alone.ground.sched.loop_ref().terminate(ActorId::new(alone.core.me(), sleeper));
         alone.pass();
         assert_eq!(alone.core.load.bytes(), 0);
 

@@ -184,7 +184,7 @@ impl NodeCore {
         world: &mut impl World,
     ) {
         let to = sched_key(message.to);
-        if !self.admits(node, to, world) {
+        if !self.allows(node, to, world) {
             return self.conclude(node, &mut link.session, to, message.receipt, &Delivery::NoActor, world);
         }
         self.learn_route(message.route);
@@ -345,7 +345,11 @@ impl NodeCore {
         if let Some(reason) = reason {
             self.counts.refused_messages += 1;
             if receipt.is_none() {
-                world.door().dead_letter(ActorId::new(self.me, to), "a message from another node", reason);
+                world.loop_ref().dead_letter(
+                    ActorId::new(self.me, to),
+                    "a message from another node",
+                    reason,
+                );
             }
         }
         if let Some(request) = receipt
@@ -378,9 +382,9 @@ impl NodeCore {
             self.agenda.remove(until, Due::Receipt(request));
         }
         match (open.whose, result) {
-            (Whose::Asked(port), result) => settle(&mut world.door(), port, result),
+            (Whose::Asked(port), result) => settle(&mut world.loop_ref(), port, result),
             (Whose::Replies(replies), Err(DeliverError::Refused(reason))) => {
-                replies.iter().for_each(|port| world.door().refuse_port(*port, reason.into()));
+                replies.iter().for_each(|port| world.loop_ref().refuse_port(*port, reason.into()));
             }
             // It arrived, and its receiver answers; or the session has ended, which answers them all.
             (Whose::Replies(_), Ok(()) | Err(_)) => {}

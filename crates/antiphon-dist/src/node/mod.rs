@@ -8,10 +8,10 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod access_table;
 mod agenda;
 #[cfg(test)]
 mod asked_tests;
-mod audiences;
 mod conns;
 mod contacts;
 mod dials;
@@ -46,15 +46,15 @@ pub use world::{ConnId, Input, Output, OverTls, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{Account, ActorId, Door, ExitReason, Key, MonitorId, NodeId, PortId, Time};
+use antiphon_sched::{ActorId, Budget, ExitReason, Key, LoopRef, MonitorId, NodeId, PortId, Time};
 use antiphon_wire as wire;
 
-use crate::audience::Audience;
+use crate::access::AccessPolicy;
 use crate::files::Outbox;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
+use access_table::AccessTable;
 use agenda::{Agenda, Due};
-use audiences::Audiences;
 use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
@@ -87,11 +87,11 @@ pub struct NodeCore {
     dials: Dials,
     contacts: Contacts,
     names: Names,
-    audiences: Audiences,
+    access: AccessTable,
     subscriptions: Subscriptions,
     receipts: Receipts,
     /// Of peers' messages and values, what waits in mailboxes.
-    load: Account,
+    load: Budget,
     replies: Replies,
     discovery: Discovery,
     probes: Probes,
@@ -174,10 +174,10 @@ impl NodeCore {
             dials: Dials::default(),
             contacts: Contacts::default(),
             names: Names::default(),
-            audiences: Audiences::default(),
+            access: AccessTable::default(),
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
-            load: Account::default(),
+            load: Budget::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
@@ -227,8 +227,8 @@ impl NodeCore {
     }
 
     /// Who may call an RCI that says nothing else.
-    pub(crate) fn rci_audience(&self) -> Audience {
-        self.settings.rci_audience.clone()
+    pub(crate) fn rci_access(&self) -> AccessPolicy {
+        self.settings.rci_access.clone()
     }
 
     /// How many actors an RCI of this node keeps alive for one calling node.
@@ -332,11 +332,13 @@ impl NodeCore {
     fn tell_notes(&mut self, world: &mut impl World) {
         for note in std::mem::take(&mut self.notes) {
             match note {
-                Note::Down { watcher, id, actor, reason } => world.door().down(watcher, id, actor, reason),
-                Note::Refuse(port, reason) => world.door().refuse_port(port, reason),
-                Note::DeadLetter(to, what, reason) => world.door().dead_letter(to, what, reason),
+                Note::Down { watcher, id, actor, reason } => {
+                    world.loop_ref().down(watcher, id, actor, reason)
+                }
+                Note::Refuse(port, reason) => world.loop_ref().refuse_port(port, reason),
+                Note::DeadLetter(to, what, reason) => world.loop_ref().dead_letter(to, what, reason),
                 Note::Receipt(request, reason) => self.refuse_receipt(request, reason, world),
-                Note::Writable(writer, node) => world.door().writable(writer, node),
+                Note::Writable(writer, node) => world.loop_ref().writable(writer, node),
             }
         }
     }
@@ -393,8 +395,8 @@ impl NodeCore {
 const NOBODY: Key = Key::from_bits(u64::MAX);
 
 /// Answers a request of this node's, unless it is over: then its asker was told so.
-pub(crate) fn settle<R: 'static>(door: &mut Door<'_>, port: PortId, value: R) {
-    if let Err(reason) = door.answer_port(port, value) {
+pub(crate) fn settle<R: 'static>(loop_ref: &mut LoopRef<'_>, port: PortId, value: R) {
+    if let Err(reason) = loop_ref.answer_port(port, value) {
         tracing::debug!(%reason, "nobody waits any more for an answer");
     }
 }

@@ -408,7 +408,7 @@ impl NodeCore {
             let Some(registered) = self.names.registered.get(&full) else { continue };
             let (key, tag) = (registered.key, registered.tag);
             for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
-                if self.admits(peer, key, world) {
+                if self.allows(peer, key, world) {
                     self.answer_want(peer, request, key, tag);
                 }
             }
@@ -434,7 +434,7 @@ impl NodeCore {
         let full: FullName = (space, want.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
-            if self.admits(node, key, world) {
+            if self.allows(node, key, world) {
                 return send_found(link, request, key, tag);
             }
         }
@@ -520,7 +520,7 @@ impl NodeCore {
     pub(super) fn on_want_due(&mut self, request: u64, world: &mut impl World) {
         if let Some(want) = self.names.node_wants.remove(&request) {
             let nobody: Result<Location, LocateError> = Err(LocateError::TimedOut);
-            return settle(&mut world.door(), want.port, nobody);
+            return settle(&mut world.loop_ref(), want.port, nobody);
         }
         let answer_to = self.names.wants.get_mut(&request).map(|want| match &mut want.answer {
             WantedBy::One(port) => (*port, None),
@@ -533,7 +533,7 @@ impl NodeCore {
             Some((port, None)) => tell(world, port, Err(LocateError::TimedOut)),
             Some((port, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
-                settle(&mut world.door(), port, all);
+                settle(&mut world.loop_ref(), port, all);
             }
             None => {}
         }
@@ -576,7 +576,7 @@ impl NodeCore {
             if let Some(want) = self.names.node_wants.remove(&request) {
                 self.agenda.remove(want.until, Due::Want(request));
                 let found: Result<Location, LocateError> = Ok(location);
-                settle(&mut world.door(), want.port, found);
+                settle(&mut world.loop_ref(), want.port, found);
             }
         }
     }
@@ -609,5 +609,5 @@ fn fit(wanted: &str, found: &str) -> Result<(), LocateError> {
 }
 
 fn tell(world: &mut impl World, port: PortId, found: Result<FoundName, LocateError>) {
-    settle(&mut world.door(), port, found);
+    settle(&mut world.loop_ref(), port, found);
 }

@@ -175,7 +175,7 @@ impl NodeCore {
     pub(super) fn conclude_parting(&mut self, node: NodeId, parting: Parting, world: &mut impl World) {
         self.agenda.remove(parting.until, Due::Parting(node));
         for port in parting.ports {
-            settle(&mut world.door(), port, parting.outcome);
+            settle(&mut world.loop_ref(), port, parting.outcome);
         }
         // What was sent meanwhile contacts it anew.
         self.dial_for_waiting(node);

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use antiphon_sched::{Account, NodeId, Origin};
+use antiphon_sched::{Budget, NodeId, Origin};
 use antiphon_wire::Route;
 
 use super::link::Link;
@@ -34,7 +34,7 @@ pub(super) struct Peer {
     /// Where what it sends comes from, with its open requests.
     pub(super) origin: Option<Origin>,
     /// Of its messages and values, what waits in mailboxes here.
-    pub(super) load: Option<Account>,
+    pub(super) load: Option<Budget>,
     /// Receivers that it has put into channels here: each holds one more.
     pub(super) subscriptions: Arc<()>,
     /// `None` while the node was never reached.

@@ -113,7 +113,7 @@ impl Outside for NodeCore {
         match signal {
             Signal::Gone { actor } => {
                 self.unregister_all(actor);
-                self.audiences.forget(actor);
+                self.access.forget(actor);
             }
             Signal::PortClosed { port } => self.replies.forget(port),
             Signal::Monitor { .. }

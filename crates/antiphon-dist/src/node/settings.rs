@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
-use crate::audience::{Audience, AudienceError};
+use crate::access::{AccessError, AccessPolicy};
 use crate::certificates::Fingerprint;
 use crate::config::Config;
 use crate::error::{NodeError, SuitesFault};
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
     pub(crate) transfers_max: usize,
     pub(crate) rci_actors_max: usize,
-    pub(crate) rci_audience: Audience,
+    pub(crate) rci_access: AccessPolicy,
     pub(crate) peer_limits: PeerLimits,
     /// The certificate that this node and all peers present, where there is one for all.
     pub(crate) shared_certificate: Option<Fingerprint>,
@@ -53,9 +53,9 @@ impl Settings {
         }
         check_secrets(config)?;
         suites(config)?;
-        let audiences = [&config.rci_audience, &config.files_audience];
-        if config.certfile.is_none() && audiences.into_iter().any(Audience::needs_tls) {
-            return Err(AudienceError::NoTls.into());
+        let access = [&config.rci_access, &config.files_access];
+        if config.certfile.is_none() && access.into_iter().any(AccessPolicy::needs_tls) {
+            return Err(AccessError::NoTls.into());
         }
         if ip.is_loopback() {
             return Ok(());
@@ -104,7 +104,7 @@ impl Settings {
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
             transfers_max: config.transfers_max,
             rci_actors_max: config.rci_actors_max,
-            rci_audience: config.rci_audience.clone(),
+            rci_access: config.rci_access.clone(),
             peer_limits: config.peer_limits,
             shared_certificate: None,
         })

@@ -35,8 +35,8 @@ impl NodeCore {
 
     /// Forgets whoever is told and has ended.
     pub(super) fn forget_ended_watchers(&mut self, world: &mut impl World) {
-        let door = world.door();
-        self.watchers.watchers.retain(|watcher| door.is_alive(watcher.id().key()));
+        let loop_ref = world.loop_ref();
+        self.watchers.watchers.retain(|watcher| loop_ref.is_alive(watcher.id().key()));
     }
 
     /// The actor is no longer told.
@@ -59,12 +59,12 @@ impl NodeCore {
         }
         peer.status = Some(status);
         let Some(told) = status_of(node, &peer.name, peer.location(), peer.status) else { return };
-        let mut door = world.door();
-        self.watchers.watchers.retain(|watcher| match door.send(*watcher, told.clone()) {
+        let mut loop_ref = world.loop_ref();
+        self.watchers.watchers.retain(|watcher| match loop_ref.send(*watcher, told.clone()) {
             Ok(()) => true,
             Err(error) if error.reason() == Undelivered::NoActor => false,
             Err(error) => {
-                door.dead_letter(watcher.id(), "a peer's status", error.reason());
+                loop_ref.dead_letter(watcher.id(), "a peer's status", error.reason());
                 true
             }
         });

@@ -1,6 +1,6 @@
 //! A core by itself, for unit tests: a virtual loop, peers without connections, and no network.
 
-use antiphon_sched::{Actor, Addr, Door, Key, Loop, LoopConfig, NodeId, Park, Wire, millis};
+use antiphon_sched::{Actor, Addr, Key, Loop, LoopConfig, LoopRef, NodeId, Park, Wire, millis};
 use antiphon_wire::Fresh;
 
 use super::peers::Peer;
@@ -16,8 +16,8 @@ pub(super) struct Ground {
 }
 
 impl World for Ground {
-    fn door(&mut self) -> Door<'_> {
-        self.sched.door()
+    fn loop_ref(&mut self) -> LoopRef<'_> {
+        self.sched.loop_ref()
     }
 
     fn output(&mut self, output: Output) {
@@ -60,7 +60,7 @@ impl Alone {
     /// An actor that peers reach.
     pub(super) fn actor<M: Wire>(&mut self, actor: impl Actor<M>) -> (Addr<M>, Key) {
         let addr = self.ground.sched.spawn_actor(actor);
-        assert!(self.ground.sched.door().expose(addr));
+        assert!(self.ground.sched.loop_ref().expose(addr));
         (addr, addr.id().key())
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use antiphon_sched::Door;
+use antiphon_sched::LoopRef;
 use antiphon_wire::{Fresh, TlsFault};
 
 use crate::certificates::Fingerprint;
@@ -103,7 +103,7 @@ pub enum Output {
 /// What the core stands on: implemented by the driver, the simulator and tests.
 pub trait World {
     /// The loop in which the actors live.
-    fn door(&mut self) -> Door<'_>;
+    fn loop_ref(&mut self) -> LoopRef<'_>;
 
     /// Takes what the core wants done. Must not call back.
     fn output(&mut self, output: Output);

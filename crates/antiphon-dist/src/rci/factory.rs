@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Door, Event, ExitReason, Guard, NodeId, Step, Wire, receive};
+use antiphon_sched::{
+    Actor, ActorId, Addr, Cx, Event, ExitReason, Guard, LoopRef, NodeId, Step, Wire, receive,
+};
 
 use super::message::{Born, RciCall};
 use crate::caught::{caught, quietly};
-use crate::cx::{may_say, node_behind, open_to};
+use crate::cx::{allow, may_say, node_behind};
 use crate::shares::Shares;
 use crate::told::Told;
 
@@ -47,10 +49,10 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let Told { what: RciCall { arguments, watcher, reply }, by, .. } = call;
         // Not whom the reply names: it may name anybody.
         let caller = by.unwrap_or(cx.id().node());
-        let max = node_behind(cx.door()).map_or(0, |core| core.rci_actors_max());
+        let max = node_behind(cx.loop_ref()).map_or(0, |core| core.rci_actors_max());
         if self.by_caller.of(&caller) >= max || self.alive.len() >= ALIVE_MAX {
             quietly(|| drop(arguments));
-            if let (Some(_), Some(core)) = (by, node_behind(cx.door())) {
+            if let (Some(_), Some(core)) = (by, node_behind(cx.loop_ref())) {
                 core.refusals().rci_actors += 1;
                 core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
             }
@@ -59,7 +61,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let actor = match (self.start)(cx, arguments) {
             Ok(actor) => actor,
             Err(text) => {
-                if may_say(cx.door(), "rci panic", format_args!("{} {caller}", self.name)) {
+                if may_say(cx.loop_ref(), "rci panic", format_args!("{} {caller}", self.name)) {
                     tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (said once an hour)");
                 }
                 return cx.reply(reply, Born::Panicked(text));
@@ -69,9 +71,9 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         cx.monitor(actor);
         self.open_as_self(cx, actor.id());
         let watcher =
-            watcher.map(|watcher| watcher.id()).filter(|watcher| may_watch(cx.door(), by, *watcher));
+            watcher.map(|watcher| watcher.id()).filter(|watcher| may_watch(cx.loop_ref(), by, *watcher));
         if let Some(watcher) = watcher {
-            cx.door().notify(actor.id().key(), watcher);
+            cx.loop_ref().notify(actor.id().key(), watcher);
         }
         self.alive.insert(actor.id(), (caller, watcher.is_some()));
         self.by_caller.add(caller, 1);
@@ -81,9 +83,9 @@ impl<A: Wire, T: Wire> Factory<A, T> {
     /// A new actor is open to whom this one is.
     fn open_as_self(&self, cx: &mut FactoryCx<'_, A, T>, actor: ActorId) {
         let me = cx.id().key();
-        let audience = node_behind(cx.door()).map(|core| core.audience_of(me)).unwrap_or_default();
-        if !audience.is_everybody()
-            && let Err(reason) = open_to(cx.door(), actor, audience)
+        let access = node_behind(cx.loop_ref()).map(|core| core.access_of(me)).unwrap_or_default();
+        if !access.is_everybody()
+            && let Err(reason) = allow(cx.loop_ref(), actor, access)
         {
             tracing::debug!(%actor, %reason, "an actor ended before it began");
         }
@@ -94,7 +96,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         self.by_caller.take(&caller, 1);
         // This monitor keeps the scheduler from saying so.
         let failed = matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_));
-        if !watched && failed && may_say(cx.door(), "rci end", format_args!("{} {caller}", self.name)) {
+        if !watched && failed && may_say(cx.loop_ref(), "rci end", format_args!("{} {caller}", self.name)) {
             tracing::warn!(rci = %self.name, actor = %actor, %reason, "an actor ended that its caller did not monitor (said once an hour)");
         }
     }
@@ -102,10 +104,10 @@ impl<A: Wire, T: Wire> Factory<A, T> {
 
 /// Whether the caller may have somebody told. Of this node's actors another node may name those whose address left it;
 /// other nodes see to theirs.
-fn may_watch(door: &mut Door<'_>, by: Option<NodeId>, watcher: ActorId) -> bool {
-    let is_here = watcher.node() == door.home();
+fn may_watch(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, watcher: ActorId) -> bool {
+    let is_here = watcher.node() == loop_ref.home();
     !(by.is_some() && is_here)
-        || (door.is_exposed(watcher.key()) && door.guard_of(watcher.key()) == Guard::Open)
+        || (loop_ref.is_exposed(watcher.key()) && loop_ref.guard_of(watcher.key()) == Guard::Open)
 }
 
 impl<A: Wire, T: Wire> Actor<Told<RciCall<A, T>>> for Factory<A, T> {

@@ -12,10 +12,12 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use antiphon_sched::{Actor, ActorId, Addr, AskError, Cx, DecodeError, Door, EncodeError, Key, NodeId, Wire};
+use antiphon_sched::{
+    Actor, ActorId, Addr, AskError, Cx, DecodeError, EncodeError, Key, LoopRef, NodeId, Wire,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::cx::{Named, node_behind, open_to, register, sealed};
+use crate::cx::{Named, allow, node_behind, register, sealed};
 use crate::error::{CallError, RegisterError};
 use crate::node::Space;
 use crate::told::Told;
@@ -42,32 +44,36 @@ impl<A, T> Rci<A, T> {
 
 /// Registers a function under a name, for `owner`, or for the node itself.
 pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
-    door: &mut Door<'_>,
+    loop_ref: &mut LoopRef<'_>,
     name: &str,
     owner: Option<Key>,
     make: impl FnMut(A) -> W + 'static,
 ) -> Result<Rci<A, T>, RegisterError> {
-    node_behind(door).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
-    let tag = Rci::<A, T>::tag(door);
-    let factory = door.spawn_actor(Factory::new(name, make));
-    let audience = node_behind(door).ok_or(RegisterError::NoNode)?.rci_audience();
-    if open_to(door, factory.id(), audience).is_err() {
+    node_behind(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
+    let tag = Rci::<A, T>::tag(loop_ref);
+    let factory = loop_ref.spawn_actor(Factory::new(name, make));
+    let access = node_behind(loop_ref).ok_or(RegisterError::NoNode)?.rci_access();
+    if allow(loop_ref, factory.id(), access).is_err() {
         // The configuration was checked, so there is no such actor.
         return Err(RegisterError::NoNode);
     }
-    if let Err(reason) = register(door, (Space::Rci, name), factory, tag, owner) {
-        door.terminate(factory);
+    if let Err(reason) = register(loop_ref, (Space::Rci, name), factory, tag, owner) {
+        loop_ref.terminate(factory);
         return Err(reason);
     }
     Ok(Rci(Addr::of(factory.id())))
 }
 
 /// Takes a function back from its owner; what it has started goes on.
-pub(crate) fn unregister(door: &mut Door<'_>, name: &str, owner: Option<Key>) -> Result<(), RegisterError> {
-    let core = node_behind(door).ok_or(RegisterError::NoNode)?;
+pub(crate) fn unregister(
+    loop_ref: &mut LoopRef<'_>,
+    name: &str,
+    owner: Option<Key>,
+) -> Result<(), RegisterError> {
+    let core = node_behind(loop_ref).ok_or(RegisterError::NoNode)?;
     let factory = core.unregister(Space::Rci, name, owner)?;
-    let home = door.home();
-    door.terminate(ActorId::new(home, factory));
+    let home = loop_ref.home();
+    loop_ref.terminate(ActorId::new(home, factory));
     Ok(())
 }
 
@@ -131,8 +137,8 @@ impl<A: Wire, T: Wire> Wire for Function<A, T> {
 impl<A: Wire, T: Wire> Named for Rci<A, T> {
     const SPACE: Space = Space::Rci;
 
-    fn tag(door: &mut Door<'_>) -> &'static str {
-        door.tag_of::<Function<A, T>>()
+    fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
+        loop_ref.tag_of::<Function<A, T>>()
     }
 
     fn from_found(id: ActorId) -> Self {

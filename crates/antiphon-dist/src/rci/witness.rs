@@ -62,7 +62,7 @@ impl<A: Wire, T: Wire> Witnessing<A, T> {
             Ok(Born::OverQuota(_) | Born::Panicked(_)) | Err(_) => None,
         };
         let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(answered);
-        settle(cx.door(), self.port, result);
+        settle(cx.loop_ref(), self.port, result);
     }
 }
 
@@ -75,7 +75,7 @@ impl<A: Wire, T: Wire> Actor<Witness<T>> for Witnessing<A, T> {
                 return if self.born.is_some() { receive() } else { stop() };
             }
             Event::Down(down) if self.born == Some(down.actor) => {
-                cx.door().tell_down(self.watcher.key(), down.actor, down.reason);
+                cx.loop_ref().tell_down(self.watcher.key(), down.actor, down.reason);
                 return stop();
             }
             Event::Thrown(thrown) => quietly(|| drop(thrown.take())),

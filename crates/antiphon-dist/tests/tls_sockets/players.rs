@@ -210,7 +210,7 @@ impl Stage {
     #[track_caller]
     pub(crate) fn until_full(&mut self, player: &Player) {
         let key = player.addr.id().key();
-        self.until("a full mailbox", |stage| stage.events.door().has_room(key) == Some(false));
+        self.until("a full mailbox", |stage| stage.events.loop_ref().has_room(key) == Some(false));
         self.linger();
     }
 

@@ -183,7 +183,7 @@ impl<M: 'static> Cx<'_, M> {
 
     fn parts(&mut self) -> (&mut Core, Key) {
         let me = self.id().key();
-        (self.door().core, me)
+        (self.loop_ref().core, me)
     }
 }
 

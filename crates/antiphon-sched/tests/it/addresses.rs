@@ -246,7 +246,7 @@ mod forged {
                 let monitor = cx.monitor(forged);
                 cx.demonitor(monitor);
             });
-            assert!(events.door().has_room(forged.key()).is_none());
+            assert!(events.loop_ref().has_room(forged.key()).is_none());
         }
         assert_eq!(log.take(), "start");
         assert_eq!(events.stats().actors, 1);
@@ -278,13 +278,13 @@ mod forged {
         let wrong = format!("{reply:?}");
         assert!(wrong.starts_with("Reply<u32>"), "{wrong}");
         let number: u64 = wrong.split(['(', ' ']).nth(1).unwrap().parse().unwrap();
-        let refused = events.door().answer_port(PortId::from_bits(number), "text");
+        let refused = events.loop_ref().answer_port(PortId::from_bits(number), "text");
         assert_eq!(refused, Err(Undelivered::WrongType));
         assert_eq!(
-            events.door().answer_port(PortId::from_bits(number + 1), 1_u32),
+            events.loop_ref().answer_port(PortId::from_bits(number + 1), 1_u32),
             Err(Undelivered::NoActor)
         );
-        events.door().reply(reply, 8);
+        events.loop_ref().reply(reply, 8);
         settle(&mut events);
         assert_eq!((log.take(), told.take()), ("Ok(8)".into(), String::new()));
     }
@@ -307,10 +307,10 @@ fn a_further_address_that_is_closed_is_gone_and_its_actor_and_the_others_stay() 
     settle(&mut events);
     let (closed, kept) = made.get().expect("it has begun");
     let before = events.stats().actors;
-    events.door().close_adapter(closed);
-    events.door().close_adapter(closed);
+    events.loop_ref().close_adapter(closed);
+    events.loop_ref().close_adapter(closed);
     // No further address: nothing happens.
-    events.door().close_adapter(actor);
+    events.loop_ref().close_adapter(actor);
     assert_eq!(events.stats().actors, before - 1);
     assert!(matches!(events.send(closed, "four".to_owned()), Err(SendError::NoActor(_))));
     events.send(kept, 'x').expect("it is open");

@@ -146,7 +146,7 @@ fn a_reply_that_nobody_gives_times_out_and_a_late_answer_is_nothing() {
     assert_eq!(log.take(), "");
     pass(&mut events, millis(12));
     assert_eq!(log.take(), "Err(TimedOut)");
-    events.door().reply(kept.take().unwrap(), 7);
+    events.loop_ref().reply(kept.take().unwrap(), 7);
     settle(&mut events);
     assert_eq!(log.take(), "");
     assert_eq!(tables(&events), (0, 0));
@@ -199,7 +199,7 @@ fn the_request_after_65_535_open_ones_is_refused_and_then_it_goes_on() {
     assert_eq!(log.take(), "Err(TooManyOpen)");
     assert_eq!(events.stats().requests, 65_535);
     let reply = kept.borrow_mut().pop().unwrap();
-    events.door().reply(reply, 1);
+    events.loop_ref().reply(reply, 1);
     settle(&mut events);
     events.send(asker, None).unwrap();
     settle(&mut events);
@@ -221,7 +221,7 @@ fn requests_end_with_their_asker() {
     assert_eq!(tables(&events), (1, 1));
     within(&mut events, move |cx| cx.terminate(asker));
     assert_eq!(tables(&events), (0, 0));
-    events.door().reply(kept.take().unwrap(), 3);
+    events.loop_ref().reply(kept.take().unwrap(), 3);
     settle(&mut events);
     assert_eq!(log.take(), "");
 }

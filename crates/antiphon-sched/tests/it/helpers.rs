@@ -31,7 +31,7 @@ fn a_job_runs_elsewhere_and_answers_with_its_result() {
 #[test]
 fn a_panic_in_a_job_is_its_result_and_the_helper_lives() {
     let mut events =
-        Loop::new(LoopConfig { helpers_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
+        Loop::new(LoopConfig { blocking_threads_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
     let log = Log::default();
     let seen = log.clone();
     let mut left = 2;
@@ -54,7 +54,12 @@ fn a_panic_in_a_job_is_its_result_and_the_helper_lives() {
 
 #[test]
 fn a_full_queue_refuses_the_job_with_an_answer() {
-    let config = LoopConfig { helpers_max: 1, helper_queue_max: 1, watchdog: None, ..LoopConfig::default() };
+    let config = LoopConfig {
+        blocking_threads_max: 1,
+        blocking_queue_max: 1,
+        watchdog: None,
+        ..LoopConfig::default()
+    };
     let mut events = Loop::new(config).unwrap();
     let log = Log::default();
     let seen = log.clone();

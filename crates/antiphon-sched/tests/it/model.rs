@@ -157,14 +157,14 @@ proptest! {
                     model.queue.push_back(n.to_string());
                 }
                 Act::Resume => {
-                    events.door().resume_here(actor.id().key(), Value::new(()));
+                    events.loop_ref().resume_here(actor.id().key(), Value::new(()));
                     model.queue.push_back("resumed".into());
                 }
                 Act::Notice => {
                     // A Down of somebody else, by the way in that a node uses.
                     let id = MonitorId { origin: events.home(), number: 1_000_000 + n as u64 };
-                    events.door().expect_down(actor.id().key(), id, dead.id());
-                    events.door().down(actor.id().key(), id, dead.id(), ExitReason::Terminated);
+                    events.loop_ref().expect_down(actor.id().key(), id, dead.id());
+                    events.loop_ref().down(actor.id().key(), id, dead.id(), ExitReason::Terminated);
                     model.queue.push_back("down".into());
                 }
                 Act::Pass(span) => {

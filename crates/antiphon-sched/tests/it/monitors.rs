@@ -303,10 +303,10 @@ fn a_down_can_be_told_without_a_monitor_and_not_to_the_dead() {
     let listener = scribe::<u32>(&mut events, &log);
     let channel = scribe::<u32>(&mut events, &Log::default()).id();
     settle(&mut events);
-    assert!(events.door().tell_down(listener.id().key(), channel, ExitReason::Failed("closed".into())));
+    assert!(events.loop_ref().tell_down(listener.id().key(), channel, ExitReason::Failed("closed".into())));
     within(&mut events, move |cx| cx.terminate(listener));
     assert_eq!(log.take(), "start down:failed: closed terminate");
-    assert!(!events.door().tell_down(listener.id().key(), channel, ExitReason::NoActor));
+    assert!(!events.loop_ref().tell_down(listener.id().key(), channel, ExitReason::NoActor));
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Net {
                 while let Some(frame) = { self.wires[from].borrow_mut().frames.pop_front() } {
                     moved = true;
                     let home = self.nodes[from].home();
-                    let told = arrive(&mut self.nodes[1 - from].door(), home, frame);
+                    let told = arrive(&mut self.nodes[1 - from].loop_ref(), home, frame);
                     self.deliveries.extend(told);
                 }
             }
@@ -112,7 +112,7 @@ impl Net {
     /// An actor of node 1 that node 0 has an address of.
     fn far<M: Wire + std::fmt::Display>(&mut self, log: &Log) -> Addr<M> {
         let addr = scribe::<M>(&mut self.nodes[1], log);
-        assert!(self.nodes[1].door().expose(addr));
+        assert!(self.nodes[1].loop_ref().expose(addr));
         Addr::of(addr.id())
     }
 
@@ -126,28 +126,28 @@ impl Net {
 }
 
 /// What a node does with what arrives.
-fn arrive(door: &mut Door<'_>, from: NodeId, frame: Frame) -> Option<Delivery> {
+fn arrive(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: Frame) -> Option<Delivery> {
     match frame {
         Frame::Parcel { to: Destination::Actor(id), tag, body } => {
-            return Some(door.deliver(id.key(), tag, &body));
+            return Some(loop_ref.deliver(id.key(), tag, &body));
         }
         Frame::Parcel { to: Destination::Port(node, port), tag, body } => {
-            assert_eq!(node, door.home());
-            let _ = door.answer_encoded(port, tag, &body);
+            assert_eq!(node, loop_ref.home());
+            let _ = loop_ref.answer_encoded(port, tag, &body);
         }
         Frame::Signal(signal) => match signal {
             Signal::Monitor { target, id, watcher } => {
-                door.watch(target.key(), id, ActorId::new(from, watcher))
+                loop_ref.watch(target.key(), id, ActorId::new(from, watcher))
             }
-            Signal::Demonitor { target, id, .. } => door.unwatch(target.key(), id),
+            Signal::Demonitor { target, id, .. } => loop_ref.unwatch(target.key(), id),
             Signal::Notify { watcher, id, actor } => {
-                door.expect_down(watcher.key(), id, ActorId::new(from, actor));
+                loop_ref.expect_down(watcher.key(), id, ActorId::new(from, actor));
             }
-            Signal::Down { watcher, id, actor, reason } => door.down(watcher.key(), id, actor, reason),
-            Signal::Terminate { target, .. } => door.terminate(target),
-            Signal::Throw { target, value, .. } => drop(door.throw_here(target.key(), value)),
-            Signal::Resume { target, value, .. } => drop(door.resume_here(target.key(), value)),
-            Signal::ReplyDropped { port, .. } => door.refuse_port(port, AskError::Dropped),
+            Signal::Down { watcher, id, actor, reason } => loop_ref.down(watcher.key(), id, actor, reason),
+            Signal::Terminate { target, .. } => loop_ref.terminate(target),
+            Signal::Throw { target, value, .. } => drop(loop_ref.throw_here(target.key(), value)),
+            Signal::Resume { target, value, .. } => drop(loop_ref.resume_here(target.key(), value)),
+            Signal::ReplyDropped { port, .. } => loop_ref.refuse_port(port, AskError::Dropped),
             other => panic!("not for another node: {other:?}"),
         },
     }
@@ -175,7 +175,7 @@ fn server(net: &mut Net) -> Addr<Job> {
         }
         receive()
     });
-    assert!(net.nodes[1].door().expose(server));
+    assert!(net.nodes[1].loop_ref().expose(server));
     Addr::of(server.id())
 }
 
@@ -311,7 +311,7 @@ fn a_foreign_reply_that_could_not_be_forwarded_still_tells_when_it_is_dropped() 
         }
         receive()
     });
-    assert!(net.nodes[1].door().expose(forwarder));
+    assert!(net.nodes[1].loop_ref().expose(forwarder));
     net.wires[1].borrow_mut().refusals.push_back(Undelivered::Busy);
     let forwarder = Addr::of(forwarder.id());
     ask(&mut net, &log, forwarder, 41);
@@ -323,7 +323,7 @@ fn a_late_answer_from_elsewhere_is_nothing() {
     let mut net = net();
     let log = Log::default();
     let slow = net.nodes[1].spawn(|_: &mut Cx<Job>, _| sleep(secs(5)));
-    assert!(net.nodes[1].door().expose(slow));
+    assert!(net.nodes[1].loop_ref().expose(slow));
     let slow = Addr::of(slow.id());
     ask(&mut net, &log, slow, 41);
     net.pass(secs(2));
@@ -353,13 +353,13 @@ fn an_answer_of_another_type_or_undecodable_is_refused_with_an_answer() {
             panic!("the request is on its way")
         };
         let port = port_in(&body);
-        assert!(net.nodes[0].door().is_open(port), "its number travels in it");
+        assert!(net.nodes[0].loop_ref().is_open(port), "its number travels in it");
         let (tag, body): (_, &[u8]) = if wrong_tag { ("str", b"\xa0") } else { ("u32", b"\xc1") };
-        let result = net.nodes[0].door().answer_encoded(port, tag, body);
+        let result = net.nodes[0].loop_ref().answer_encoded(port, tag, body);
         assert_eq!(result, Err(if wrong_tag { Undelivered::WrongType } else { Undelivered::Encode }));
         net.settle();
         assert_eq!(log.take(), "Err(WrongType)");
-        assert_eq!(net.nodes[0].door().answer_encoded(port, "u32", b"\x01"), Err(Undelivered::NoActor));
+        assert_eq!(net.nodes[0].loop_ref().answer_encoded(port, "u32", b"\x01"), Err(Undelivered::NoActor));
     }
 }
 
@@ -378,7 +378,7 @@ fn a_request_whose_reply_never_left_cannot_be_answered_from_the_network() {
         receive()
     });
     net.settle();
-    let refused = net.nodes[0].door().answer_encoded(PortId::from_bits(0), "u32", b"\x05");
+    let refused = net.nodes[0].loop_ref().answer_encoded(PortId::from_bits(0), "u32", b"\x05");
     assert_eq!(refused, Err(Undelivered::NoActor));
     net.settle();
     assert_eq!(log.take(), "");
@@ -392,15 +392,19 @@ fn addresses_inside_messages_become_reachable_and_name_their_nodes() {
     let near = scribe::<String>(&mut net.nodes[0], &log);
     net.settle();
     let body = b"\xa5hello";
-    assert_eq!(net.nodes[0].door().deliver(near.id().key(), "str", body), Delivery::NoActor, "it never left");
+    assert_eq!(
+        net.nodes[0].loop_ref().deliver(near.id().key(), "str", body),
+        Delivery::NoActor,
+        "it never left"
+    );
     net.act(0, move |cx| cx.send(server, Job::TellTo(near, "hello".into())).unwrap());
     assert_eq!(log.take(), "start hello");
     assert_eq!(net.wires[0].borrow().named, [net.nodes[0].home()]);
-    assert_eq!(net.nodes[0].door().deliver(near.id().key(), "str", body), Delivery::Delivered);
+    assert_eq!(net.nodes[0].loop_ref().deliver(near.id().key(), "str", body), Delivery::Delivered);
     net.settle();
     net.act(0, move |cx| cx.terminate(near));
     assert_eq!(net.wires[0].borrow().gone, [near.id().key()], "the node can forget the address");
-    assert_eq!(net.nodes[0].door().deliver(near.id().key(), "str", body), Delivery::NoActor);
+    assert_eq!(net.nodes[0].loop_ref().deliver(near.id().key(), "str", body), Delivery::NoActor);
 }
 
 #[test]
@@ -433,7 +437,7 @@ fn an_address_in_a_message_that_was_not_taken_exposes_nobody() {
     net.act(0, move |cx| {
         assert!(matches!(cx.send(server, Job::TellTo(near, String::new())), Err(SendError::Busy(_))));
     });
-    assert_eq!(net.nodes[0].door().deliver(near.id().key(), "str", b"\xa0"), Delivery::NoActor);
+    assert_eq!(net.nodes[0].loop_ref().deliver(near.id().key(), "str", b"\xa0"), Delivery::NoActor);
 }
 
 #[test]
@@ -443,29 +447,29 @@ fn deliver_tells_wrong_type_undecodable_full_and_nobody() {
     let log = Log::default();
     let hidden = scribe::<String>(events, &Log::default());
     let open = scribe::<String>(events, &log);
-    events.door().expose(open);
+    events.loop_ref().expose(open);
     let (hidden, open) = (hidden.id().key(), open.id().key());
-    let mut door = events.door();
-    assert_eq!(door.deliver(open, "bytes", b"\xa1x"), Delivery::WrongType);
+    let mut loop_ref = events.loop_ref();
+    assert_eq!(loop_ref.deliver(open, "bytes", b"\xa1x"), Delivery::WrongType);
     // That it is one value and no more has been checked before, by whoever takes bytes from a network.
     for hostile in [&b"\xa1"[..], b"\x01", b"", b"\xdb\xff\xff\xff\xff"] {
-        assert!(matches!(door.deliver(open, "str", hostile), Delivery::Undecodable(_)), "{hostile:?}");
+        assert!(matches!(loop_ref.deliver(open, "str", hostile), Delivery::Undecodable(_)), "{hostile:?}");
     }
-    assert_eq!(door.deliver(open, "str", b"\xa1a"), Delivery::Delivered);
-    assert_eq!(door.has_room(open), Some(true));
-    assert_eq!(door.deliver(open, "str", b"\xa1b"), Delivery::Delivered);
-    assert_eq!(door.has_room(open), Some(false));
-    assert_eq!(door.deliver(open, "str", b"\xa1c"), Delivery::Full);
+    assert_eq!(loop_ref.deliver(open, "str", b"\xa1a"), Delivery::Delivered);
+    assert_eq!(loop_ref.has_room(open), Some(true));
+    assert_eq!(loop_ref.deliver(open, "str", b"\xa1b"), Delivery::Delivered);
+    assert_eq!(loop_ref.has_room(open), Some(false));
+    assert_eq!(loop_ref.deliver(open, "str", b"\xa1c"), Delivery::Full);
     for bits in [open.to_bits() ^ (1 << 28), u64::MAX, 12345] {
-        assert_eq!(door.deliver(Key::from_bits(bits), "str", b"\xa1x"), Delivery::NoActor);
-        assert_eq!(door.has_room(Key::from_bits(bits)), None);
+        assert_eq!(loop_ref.deliver(Key::from_bits(bits), "str", b"\xa1x"), Delivery::NoActor);
+        assert_eq!(loop_ref.has_room(Key::from_bits(bits)), None);
     }
-    assert_eq!(door.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor);
+    assert_eq!(loop_ref.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor);
     for _ in 0..3 {
-        drop(door.send(Addr::<String>::of(ActorId::new(door.home(), hidden)), String::new()));
+        drop(loop_ref.send(Addr::<String>::of(ActorId::new(loop_ref.home(), hidden)), String::new()));
     }
-    assert_eq!(door.has_room(hidden), Some(false));
-    assert_eq!(door.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor, "not even that it is full");
+    assert_eq!(loop_ref.has_room(hidden), Some(false));
+    assert_eq!(loop_ref.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor, "not even that it is full");
     settle(events);
     assert_eq!(log.take(), "start a b");
 }
@@ -476,7 +480,7 @@ fn bytes_that_name_an_actor_or_a_request_that_never_left_are_refused() {
     let events = &mut net.nodes[0];
     let hidden = scribe::<u32>(events, &Log::default());
     let given = scribe::<u32>(events, &Log::default());
-    events.door().expose(given);
+    events.loop_ref().expose(given);
     let taken = Rc::new(std::cell::Cell::new(0));
     let count = taken.clone();
     let relay = events.spawn(move |_: &mut Cx<Addr<u32>>, event| {
@@ -485,8 +489,8 @@ fn bytes_that_name_an_actor_or_a_request_that_never_left_are_refused() {
         }
         receive()
     });
-    events.door().expose(relay);
-    let tag = events.door().tag_of::<Addr<u32>>();
+    events.loop_ref().expose(relay);
+    let tag = events.loop_ref().tag_of::<Addr<u32>>();
     let bytes = |id: ActorId| {
         let (node, key) = (id.node().to_bits(), id.key().to_bits());
         let mut bytes = vec![0x92, 0xcf];
@@ -495,12 +499,12 @@ fn bytes_that_name_an_actor_or_a_request_that_never_left_are_refused() {
         bytes.extend(key.to_be_bytes());
         bytes
     };
-    let mut door = events.door();
-    assert!(matches!(door.deliver(relay.id().key(), tag, &bytes(hidden.id())), Delivery::Undecodable(_)));
-    assert_eq!(door.deliver(relay.id().key(), tag, &bytes(given.id())), Delivery::Delivered);
+    let mut loop_ref = events.loop_ref();
+    assert!(matches!(loop_ref.deliver(relay.id().key(), tag, &bytes(hidden.id())), Delivery::Undecodable(_)));
+    assert_eq!(loop_ref.deliver(relay.id().key(), tag, &bytes(given.id())), Delivery::Delivered);
     let elsewhere = ActorId::new(NodeId::from_bits(1), hidden.id().key());
-    assert_eq!(door.deliver(relay.id().key(), tag, &bytes(elsewhere)), Delivery::Delivered);
-    assert!(!door.is_exposed(hidden.id().key()));
+    assert_eq!(loop_ref.deliver(relay.id().key(), tag, &bytes(elsewhere)), Delivery::Delivered);
+    assert!(!loop_ref.is_exposed(hidden.id().key()));
     settle(events);
     assert_eq!(taken.get(), 2);
 }
@@ -523,9 +527,9 @@ fn another_node_closes_only_requests_whose_replies_left() {
     });
     settle(events);
     let port = port.get().expect("it was opened");
-    events.door().refuse_port_from_abroad(port, AskError::Dropped);
-    assert!(events.door().is_open(port), "its reply never left");
-    assert_eq!(events.door().answer_port(port, 7_u32), Ok(()));
+    events.loop_ref().refuse_port_from_abroad(port, AskError::Dropped);
+    assert!(events.loop_ref().is_open(port), "its reply never left");
+    assert_eq!(events.loop_ref().answer_port(port, 7_u32), Ok(()));
     settle(events);
     assert_eq!(log.take(), "7");
 }
@@ -543,14 +547,14 @@ fn a_full_owner_makes_its_further_address_full_without_dropping_the_reply_in_the
     });
     net.settle();
     let adapter: Addr<Job> = place.get().unwrap();
-    net.nodes[1].door().expose(adapter);
+    net.nodes[1].loop_ref().expose(adapter);
     net.nodes[1].send(owner, 0).unwrap();
     let log = Log::default();
     let adapter = Addr::of(adapter.id());
     ask(&mut net, &log, adapter, 5);
     assert_eq!(net.deliveries, [Delivery::Full], "it is to come again");
     assert_eq!(log.take(), "", "so nobody has dropped the reply");
-    assert_eq!(net.nodes[1].door().has_room(adapter.id().key()), Some(false));
+    assert_eq!(net.nodes[1].loop_ref().has_room(adapter.id().key()), Some(false));
 }
 
 #[test]
@@ -590,7 +594,7 @@ fn a_message_that_panics_while_it_is_decoded_or_encoded_harms_nobody() {
         Event::Message(_) => exit(Rude(true)),
         _ => receive(),
     });
-    net.nodes[1].door().expose(victim);
+    net.nodes[1].loop_ref().expose(victim);
     let far = Addr::<String>::of(victim.id());
     log_end(&mut net.nodes[0], &log, far);
     net.settle();
@@ -649,7 +653,7 @@ fn an_exit_value_whose_types_name_is_too_long_arrives_opaque() {
         Event::Message(_) => exit(Some(Longest)),
         _ => receive(),
     });
-    net.nodes[1].door().expose(far);
+    net.nodes[1].loop_ref().expose(far);
     let there = Addr::<u32>::of(far.id());
     let seen = log.clone();
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
@@ -706,7 +710,7 @@ fn a_value_that_cannot_cross_arrives_opaque() {
         Event::Message(_) => exit_local("secret"),
         _ => receive(),
     });
-    net.nodes[1].door().expose(far);
+    net.nodes[1].loop_ref().expose(far);
     let there = Addr::<u32>::of(far.id());
     let seen = log.clone();
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
@@ -734,7 +738,7 @@ fn an_exit_value_with_an_address_makes_it_reachable() {
         Event::Message(_) => exit(kept),
         _ => receive(),
     });
-    net.nodes[1].door().expose(far);
+    net.nodes[1].loop_ref().expose(far);
     let there = Addr::<u32>::of(far.id());
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
@@ -756,7 +760,7 @@ fn notify_terminate_throw_and_resume_cross() {
     let mut net = net();
     let log = Log::default();
     let watcher = scribe::<String>(&mut net.nodes[1], &log);
-    net.nodes[1].door().expose(watcher);
+    net.nodes[1].loop_ref().expose(watcher);
     let watcher = Addr::<String>::of(watcher.id());
     net.settle();
     assert_eq!(log.take(), "start");
@@ -787,7 +791,7 @@ fn a_resumed_value_arrives_as_what_it_was() {
         }
         suspend()
     });
-    net.nodes[1].door().expose(far);
+    net.nodes[1].loop_ref().expose(far);
     let far = Addr::<u32>::of(far.id());
     net.act(0, move |cx| cx.resume(far, (1_u8, "x".to_owned())));
     assert_eq!(log.take(), r#"(1, "x") the value is (u8,str), not u32; read it as what was given"#);
@@ -828,13 +832,13 @@ fn a_lost_node_ends_monitors_and_requests_once() {
     ask(&mut net, &log, server, 0);
     log.take();
     let slow = net.nodes[1].spawn(|_: &mut Cx<Job>, _| suspend());
-    net.nodes[1].door().expose(slow);
+    net.nodes[1].loop_ref().expose(slow);
     let slow = Addr::of(slow.id());
     ask(&mut net, &log, slow, 1);
     // What a node does when its peer is lost: it answers all that is open, once.
     let asked = net.wires[0].borrow().last.clone();
     for _ in 0..2 {
-        net.nodes[0].door().refuse_port(port_in(&asked), AskError::NodeLost);
+        net.nodes[0].loop_ref().refuse_port(port_in(&asked), AskError::NodeLost);
     }
     net.settle();
     assert_eq!(log.take(), "Err(NodeLost)");
@@ -871,8 +875,8 @@ fn an_outside_is_taken_only_as_what_it_is() {
     }
     let mut net = net();
     assert!(net.nodes[0].take_outside::<Other>().is_none());
-    assert!(net.nodes[0].door().outside::<Other>().is_none());
-    assert!(net.nodes[0].door().outside::<Fake>().is_some());
+    assert!(net.nodes[0].loop_ref().outside::<Other>().is_none());
+    assert!(net.nodes[0].loop_ref().outside::<Fake>().is_some());
     assert!(net.nodes[0].take_outside::<Fake>().is_some());
 }
 
@@ -899,7 +903,7 @@ fn writable_is_told_after_busy() {
     });
     net.wires[0].borrow_mut().refusals.push_back(Undelivered::Busy);
     net.settle();
-    net.nodes[0].door().writable(sender.id().key(), there);
+    net.nodes[0].loop_ref().writable(sender.id().key(), there);
     net.settle();
     assert_eq!(log.take(), "Err(Busy) true");
     assert_eq!(net.deliveries, [Delivery::Delivered]);
@@ -922,28 +926,34 @@ fn what_is_charged_wakes_and_is_told_like_anything_else_and_costs_until_then() {
         }
         suspend()
     });
-    assert!(events.door().expose(sleeper));
+    assert!(events.loop_ref().expose(sleeper));
     settle(&mut events);
-    let all = Account::default();
-    let [one, other] = [(); 2].map(|()| Account::below(&all));
+    let all = Budget::default();
+    let [one, other] = [(); 2].map(|()| Budget::child_of(&all));
     let key = sleeper.id().key();
     let mut body = Vec::new();
     "told".to_owned().encode(&mut body).unwrap();
-    let told = events.door().charging(Some(one.charge(5)), |door| door.deliver(key, "str", &body));
+    let told =
+        events.loop_ref().with_permit(Some(one.acquire(5)), |loop_ref| loop_ref.deliver(key, "str", &body));
     assert_eq!(told, Delivery::Delivered);
     settle(&mut events);
     assert_eq!((log.take().as_str(), all.bytes(), one.bytes()), ("", 5, 5));
     let value = |text: &str| Value::new(text.to_owned());
-    let resume = |door: &mut Door<'_>| door.resume_here(key, value("resumed"));
-    assert!(events.door().charging(Some(other.charge(7)), resume));
+    let resume = |loop_ref: &mut LoopRef<'_>| loop_ref.resume_here(key, value("resumed"));
+    assert!(events.loop_ref().with_permit(Some(other.acquire(7)), resume));
     assert_eq!(all.bytes(), 12);
     settle(&mut events);
     assert_eq!((log.take().as_str(), all.bytes(), other.bytes()), ("resumed", 5, 0));
-    assert!(events.door().charging(Some(one.charge(9)), |door| door.throw_here(key, value("thrown"))));
+    assert!(
+        events
+            .loop_ref()
+            .with_permit(Some(one.acquire(9)), |loop_ref| loop_ref.throw_here(key, value("thrown")))
+    );
     settle(&mut events);
     assert_eq!((log.take().as_str(), all.bytes()), ("thrown told", 0));
     // What is not put anywhere is not charged, nor what comes after it.
-    let refused = events.door().charging(Some(one.charge(5)), |door| door.deliver(key, "u64", &body));
+    let refused =
+        events.loop_ref().with_permit(Some(one.acquire(5)), |loop_ref| loop_ref.deliver(key, "u64", &body));
     assert_eq!((refused, all.bytes()), (Delivery::WrongType, 0));
 }
 
@@ -962,7 +972,7 @@ fn the_ends_that_others_want_an_actor_told_of_leave_room_for_those_of_its_own_lo
     let elsewhere = NodeId::from_bits(77);
     let want = |events: &mut Loop, number| {
         let id = MonitorId { origin: elsewhere, number };
-        events.door().expect_down(key, id, ActorId::new(elsewhere, Key::from_bits(number)))
+        events.loop_ref().expect_down(key, id, ActorId::new(elsewhere, Key::from_bits(number)))
     };
     let admitted = (0..40_000).filter(|number| want(&mut events, *number)).count();
     assert_eq!(admitted, 32_767);
@@ -970,15 +980,15 @@ fn the_ends_that_others_want_an_actor_told_of_leave_room_for_those_of_its_own_lo
     assert_eq!(log.take().matches("no more monitors are admitted").count(), 40_000 - 32_767);
     // One of its own loop has room still.
     let brief = events.spawn(|_: &mut Cx<()>, _| stop());
-    events.door().notify(brief.id().key(), watcher.id());
+    events.loop_ref().notify(brief.id().key(), watcher.id());
     settle(&mut events);
     assert_eq!(log.take(), "done");
     // Those are bounded by themselves, and what is over makes room.
     let lasting = events.spawn(|_: &mut Cx<()>, _| receive());
-    (0..20_000).for_each(|_| events.door().notify(lasting.id().key(), watcher.id()));
+    (0..20_000).for_each(|_| events.loop_ref().notify(lasting.id().key(), watcher.id()));
     settle(&mut events);
     assert_eq!(log.take().matches("no more monitors are admitted").count(), 20_000 - 16_383);
     let id = MonitorId { origin: elsewhere, number: 1 };
-    events.door().down(key, id, ActorId::new(elsewhere, Key::from_bits(1)), ExitReason::Terminated);
+    events.loop_ref().down(key, id, ActorId::new(elsewhere, Key::from_bits(1)), ExitReason::Terminated);
     assert!(want(&mut events, 50_000) && !want(&mut events, 50_001));
 }

@@ -271,7 +271,7 @@ fn while_a_mailbox_is_full_nothing_is_read_and_nothing_is_lost() {
     let sleeper = station.actor;
     station.doze();
     go.wait();
-    while station.events.door().has_room(sleeper.id().key()) != Some(false) {
+    while station.events.loop_ref().has_room(sleeper.id().key()) != Some(false) {
         station.events.turn(None).unwrap();
     }
     station.until("rest", |station| !station.events.is_runnable());

@@ -22,7 +22,7 @@ fn run_returns_when_only_daemons_are_left_and_leaves_them_alive() {
         receive()
     });
     events.run().unwrap();
-    assert!(!events.has_citizens());
+    assert!(!events.has_live_actors());
     let mut worker = Some(());
     events.spawn(move |cx: &mut Cx<u32>, _| {
         if worker.take().is_some() {
@@ -54,12 +54,12 @@ fn an_actor_that_is_no_longer_a_daemon_keeps_the_loop_running() {
         receive()
     });
     settle(&mut events);
-    assert!(!events.has_citizens());
+    assert!(!events.has_live_actors());
     events.send(actor, false).unwrap();
     settle(&mut events);
-    assert!(events.has_citizens());
+    assert!(events.has_live_actors());
     within(&mut events, move |cx| cx.terminate(actor));
-    assert!(!events.has_citizens());
+    assert!(!events.has_live_actors());
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_stop_is_bounded_by_stop_within() {
     events.advance_to(events.now() + millis(1));
     assert!(events.has_stopped());
     events.run().unwrap();
-    assert!(events.has_citizens(), "run returned all the same");
+    assert!(events.has_live_actors(), "run returned all the same");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_virtual_run_ends_when_nothing_is_left_to_do_before_time_goes_on() {
     events.send(actor, 1).unwrap();
     events.run().unwrap();
     assert_eq!(log.take(), "start 1");
-    assert!(events.has_citizens());
+    assert!(events.has_live_actors());
 }
 
 /// The child of the next test: waits for a signal, with one actor that says goodbye.

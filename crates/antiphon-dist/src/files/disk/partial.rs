@@ -23,7 +23,7 @@ use crate::files::source::{HASHED_AT_ONCE, hash_some};
 /// A file that is not whole yet. It is locked as long as this lives.
 pub(crate) struct Partial {
     /// Before the file, and so closed before the lock is given up: the next transfer has its own.
-    account: Account,
+    account: QuotaEntry,
     dest: Arc<Dest>,
     path: TargetPath,
     key: String,
@@ -38,7 +38,7 @@ pub(crate) struct Partial {
 }
 
 /// A file's place in the ledger, until its transfer ends.
-struct Account {
+struct QuotaEntry {
     dest: Arc<Dest>,
     key: String,
     /// What it leaves.
@@ -47,7 +47,7 @@ struct Account {
     came: u64,
 }
 
-impl Drop for Account {
+impl Drop for QuotaEntry {
     fn drop(&mut self) {
         self.dest.ledger().end(&self.key, (self.left, self.came));
     }
@@ -72,7 +72,7 @@ impl Partial {
             }
             return Err(reason);
         }
-        let mut account = Account { dest: dest.clone(), key: key.clone(), left: there, came: 0 };
+        let mut account = QuotaEntry { dest: dest.clone(), key: key.clone(), left: there, came: 0 };
         let have = of_use(there, stat.size);
         if have < there {
             file.set_len(have).map_err(|reason| refuse_io(&reason))?;

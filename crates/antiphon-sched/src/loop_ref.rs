@@ -1,8 +1,8 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
-use crate::account::Charge;
 use crate::actor::Actor;
 use crate::addr::{Addr, Manner, Target};
+use crate::budget::Permit;
 use crate::core::{Core, Way};
 use crate::error::{AskError, SendError, Undelivered};
 use crate::event::{Down, ExitReason, System};
@@ -17,7 +17,7 @@ use crate::value::Value;
 use crate::wire::Wire;
 
 /// A loop, held for a moment.
-pub struct Door<'a> {
+pub struct LoopRef<'a> {
     pub(crate) core: &'a mut Core,
 }
 
@@ -39,7 +39,7 @@ pub enum Delivery {
     Crowded,
 }
 
-impl Door<'_> {
+impl LoopRef<'_> {
     /// The incarnation of this loop.
     pub fn home(&self) -> NodeId {
         self.core.home
@@ -130,14 +130,14 @@ impl Door<'_> {
 
     /// Puts one thing into a mailbox by `put`: an encoded message, a value, the end of an actor. It is charged until it is
     /// taken, or dropped.
-    pub fn charging<R>(&mut self, charge: Option<Charge>, put: impl FnOnce(&mut Self) -> R) -> R {
-        if charge.is_none() {
+    pub fn with_permit<R>(&mut self, permit: Option<Permit>, put: impl FnOnce(&mut Self) -> R) -> R {
+        if permit.is_none() {
             return put(self);
         }
-        self.core.charge = charge;
+        self.core.permit = permit;
         let put = put(self);
         // Where nothing was put there, nothing waits.
-        self.core.charge = None;
+        self.core.permit = None;
         put
     }
 
@@ -182,7 +182,7 @@ impl Door<'_> {
         self.core.answer_port(port, value)
     }
 
-    /// Answers a request of this loop with bytes from the network; `body` is as for [`Door::deliver`]. Where they came from is said by
+    /// Answers a request of this loop with bytes from the network; `body` is as for [`LoopRef::deliver`]. Where they came from is said by
     /// [`coming_from`](crate::coming_from).
     ///
     /// # Errors
@@ -200,7 +200,7 @@ impl Door<'_> {
         self.core.refuse_port(port, reason);
     }
 
-    /// As [`Door::refuse_port`], by the word of another node: closes only a request whose reply left this loop.
+    /// As [`LoopRef::refuse_port`], by the word of another node: closes only a request whose reply left this loop.
     pub fn refuse_port_from_abroad(&mut self, port: PortId, reason: AskError) {
         if self.core.ports.expects(port).is_some() {
             self.core.refuse_port(port, reason);
@@ -230,7 +230,7 @@ impl Door<'_> {
 
     /// `watcher`, here, will be told under this number when `actor`, elsewhere, ends. False when it will not, because it has
     /// ended, or is to be told of as many ends as it may by the wish of others: then it is told so, as by
-    /// [`Door::refuse_notify`].
+    /// [`LoopRef::refuse_notify`].
     pub fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         self.core.expect_down(watcher, id, actor)
     }
@@ -268,7 +268,7 @@ impl Door<'_> {
     /// it takes of messages.
     pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
         !self.is_flooded(target) && {
-            let thrown = self.core.charged(System::Thrown(value));
+            let thrown = self.core.metered(System::Thrown(value));
             self.core.push_system(target, thrown)
         }
     }
@@ -277,7 +277,7 @@ impl Door<'_> {
     /// messages.
     pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
         !self.is_flooded(target) && {
-            let resumed = self.core.charged(System::Resumed(value));
+            let resumed = self.core.metered(System::Resumed(value));
             self.core.push_system(target, resumed)
         }
     }

@@ -5,7 +5,7 @@ mod common;
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{
-    Audience, AudienceError, CallError, Channel, Config, DeliverError, FileError, FileOptions, Fingerprint,
+    AccessError, AccessPolicy, CallError, Channel, Config, DeliverError, FileError, FileOptions, Fingerprint,
     LocateError, Named, NetCx, Node, NodeError, PeerError, Rci, Refusal, Stored, SubscribeError,
 };
 use antiphon_sched::{
@@ -21,7 +21,7 @@ struct Club {
     host: TestNode,
     guest: TestNode,
     outsider: TestNode,
-    guests: Audience,
+    guests: AccessPolicy,
 }
 
 impl Club {
@@ -29,10 +29,10 @@ impl Club {
         Self::with(|_, config| config)
     }
 
-    fn with(change: impl FnOnce(&Audience, Config) -> Config) -> Self {
+    fn with(change: impl FnOnce(&AccessPolicy, Config) -> Config) -> Self {
         let (net, certs) = (Net::new(), Certs::new());
         let [host, guest, outsider] = ["host", "guest", "outsider"].map(|name| certs.node(name));
-        let guests = Audience::certificates([Fingerprint::of_file(&guest.both).expect("it holds one")]);
+        let guests = AccessPolicy::certificates([Fingerprint::of_file(&guest.both).expect("it holds one")]);
         let pinned = vec![host.cert.clone(), guest.cert.clone(), outsider.cert.clone()];
         let config = |name, own: &Files| Config {
             certfile: Some(own.both.clone()),
@@ -51,7 +51,7 @@ impl Club {
 
     /// Waits until the host has refused somebody so often because of an audience.
     fn wait_for_refusals(&self, count: u64) {
-        self.host.wait_for_counts("refusals", |counts| counts.refusals.audience >= count);
+        self.host.wait_for_counts("refusals", |counts| counts.refusals.access >= count);
     }
 }
 
@@ -80,7 +80,7 @@ fn ask<M: Send + 'static>(node: &TestNode, act: impl FnOnce(&mut Cx<'_, M>) + Se
 }
 
 /// An actor that is open to some only, and registered as "listener".
-fn open_listener(node: &TestNode, audience: Audience) -> (Addr<String>, Receiver<String>) {
+fn open_listener(node: &TestNode, access: AccessPolicy) -> (Addr<String>, Receiver<String>) {
     let (tell, told) = channel();
     let (ready, registered) = channel();
     let actor = node.spawn(move |cx: &mut Cx<String>, event| {
@@ -89,7 +89,7 @@ fn open_listener(node: &TestNode, audience: Audience) -> (Addr<String>, Receiver
                 // In this order: what is said in one step holds before anybody hears of it.
                 cx.register("listener")?;
                 let me = cx.addr();
-                cx.open_to(me, audience.clone())?;
+                cx.allow(me, access.clone())?;
                 tell_test(&ready, ());
             }
             Event::Message(text) => tell_test(&tell, text),
@@ -117,7 +117,7 @@ fn a_name_is_found_by_those_to_whom_its_actor_is_open_and_by_others_when_that_ch
     let late = seek::<Addr<String>>(&club.outsider, "listener");
     club.wait_for_refusals(2);
     assert!(early[1].try_recv().is_err() && late.try_recv().is_err(), "as if nobody had the name");
-    assert_eq!(club.host.step(move |cx| cx.open_to(actor, Audience::everybody())), Ok(()));
+    assert_eq!(club.host.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Ok(()));
     assert_eq!([heard(&early[1]), heard(&late)], [Ok(actor), Ok(actor)]);
     let lines = club.host.log.lines("is not open to it");
     assert!(lines.len() == 1 && lines[0].contains("outsider"), "{lines:?}");
@@ -141,13 +141,13 @@ fn whatever_an_outsider_sends_to_a_guessed_address_reaches_nobody() {
     assert_eq!(heard(&told), "hello", "it lives, and heard nothing else");
     let counts = club.host.counts();
     assert_eq!(
-        (counts.refusals.audience, counts.refused_messages),
+        (counts.refusals.access, counts.refused_messages),
         (6, 5),
         "a monitor is answered: it is no message"
     );
 
     // Nobody but this node.
-    assert_eq!(club.host.step(move |cx| cx.open_to(actor, Audience::nobody())), Ok(()));
+    assert_eq!(club.host.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
     assert_eq!(club.guest.deliver(actor, "again".into()), NOBODY);
     assert_eq!(club.host.deliver(actor, "at home".into()), Ok(()));
     assert_eq!(heard(&told), "at home");
@@ -155,7 +155,7 @@ fn whatever_an_outsider_sends_to_a_guessed_address_reaches_nobody() {
     let end = club.host.watch(actor);
     club.host.step(move |cx| cx.terminate(actor));
     assert_eq!(heard(&end), End::Terminated);
-    assert_eq!(club.host.step(move |cx| cx.open_to(actor, Audience::everybody())), Err(AudienceError::Ended));
+    assert_eq!(club.host.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Err(AccessError::Ended));
 }
 
 #[test]
@@ -167,11 +167,11 @@ fn further_addresses_of_an_actor_are_closed_with_it() {
         match event {
             Event::Start => {
                 let adapter: Addr<String> = cx.adapter(|text: String| text.len() as u64);
-                cx.open_to(adapter, guests.clone())?;
+                cx.allow(adapter, guests.clone())?;
                 let me = cx.addr();
                 cx.register("number")?;
                 // It leaves this node only so.
-                assert!(cx.door().expose(adapter));
+                assert!(cx.loop_ref().expose(adapter));
                 tell_test(&tell, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(adapter.id()))));
             }
             Event::Message(number) => tell_test(&tell, Err(number)),
@@ -192,7 +192,7 @@ fn a_channel_is_open_to_some_only() {
     let club = Club::new();
     let news: Channel<String> = club.host.with(|node| node.channel("news")).expect("the name is free");
     let guests = club.guests.clone();
-    assert_eq!(club.host.with(move |node| node.open_to(news, guests)), Ok(()));
+    assert_eq!(club.host.with(move |node| node.allow(news, guests)), Ok(()));
     assert_eq!(heard(&seek(&club.guest, "news")), Ok(news));
 
     let [(guest, told), (outsider, _)] = [&club.guest, &club.outsider].map(|node| {
@@ -236,7 +236,7 @@ fn an_rci_is_open_to_one_certificate_and_so_are_the_actors_that_it_starts() {
     let club = Club::new();
     let rci = club.host.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
     let guests = club.guests.clone();
-    assert_eq!(club.host.with(move |node| node.open_to(rci, guests)), Ok(()));
+    assert_eq!(club.host.with(move |node| node.allow(rci, guests)), Ok(()));
     assert_eq!(heard(&seek(&club.guest, "echo")), Ok(rci));
     let asked = seek::<Rci<u64, String>>(&club.outsider, "echo");
     club.wait_for_refusals(1);
@@ -251,11 +251,11 @@ fn an_rci_is_open_to_one_certificate_and_so_are_the_actors_that_it_starts() {
 
 #[test]
 fn the_configuration_says_who_may_call_what_says_nothing_else() {
-    let club = Club::with(|guests, config| Config { rci_audience: guests.clone(), ..config });
+    let club = Club::with(|guests, config| Config { rci_access: guests.clone(), ..config });
     let rci = club.host.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
     assert!(call(&club.guest, rci).is_ok());
     assert_eq!(call(&club.outsider, rci), Err(CallError::NotRegistered));
-    assert_eq!(club.host.with(move |node| node.open_to(rci, Audience::everybody())), Ok(()));
+    assert_eq!(club.host.with(move |node| node.allow(rci, AccessPolicy::everybody())), Ok(()));
     let born = call(&club.outsider, rci).expect("it is open to all");
     assert_eq!(club.guest.deliver(born, "to all".into()), Ok(()), "and so is what it starts");
 }
@@ -265,7 +265,7 @@ fn files_are_taken_from_some_only() {
     let dest = tempfile::TempDir::new().expect("a temporary folder can be made");
     let path = dest.path().to_owned();
     let club = Club::with(move |guests, config| Config {
-        files_audience: guests.clone(),
+        files_access: guests.clone(),
         dest_path: Some(path),
         ..config
     });
@@ -289,7 +289,7 @@ fn without_tls_an_audience_is_by_names() {
     let (first, second) = net.pair();
     let third = net.quiet_node("third", &[first.location]);
     third.wait_for_peers(1);
-    let (actor, told) = open_listener(&first, Audience::names(["second"]));
+    let (actor, told) = open_listener(&first, AccessPolicy::names(["second"]));
     assert_eq!(heard(&seek(&second, "listener")), Ok(actor));
     assert_eq!(second.deliver(actor, "by name".into()), Ok(()));
     assert_eq!(heard(&told), "by name");
@@ -331,7 +331,7 @@ fn what_waits_for_a_full_mailbox_is_not_let_in_once_its_actor_is_closed_to_the_s
     // They come in the order in which their actors were started.
     assert_eq!(receipts.iter().map(heard).collect::<Vec<_>>(), vec![Ok(()); 4]);
     first.wait_for_counts("six that wait", |counts| counts.parked_bytes >= 6 * 64);
-    assert_eq!(first.step(move |cx| cx.open_to(actor, Audience::nobody())), Ok(()));
+    assert_eq!(first.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
     first.step(move |cx| cx.resume(actor, 1_u64));
     assert_eq!(waiting.iter().map(heard).collect::<Vec<_>>(), vec![NOBODY; 6]);
     assert_eq!((0..4).map(|_| heard(&told)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
@@ -342,16 +342,16 @@ fn what_waits_for_a_full_mailbox_is_not_let_in_once_its_actor_is_closed_to_the_s
 fn an_audience_that_cannot_be_meant_is_refused() {
     let net = Net::new();
     let (first, second) = net.pair();
-    let (actor, _told) = open_listener(&first, Audience::everybody());
-    let somebody = || Audience::certificates([Fingerprint::from_bytes([7; 32])]);
-    assert_eq!(first.step(move |cx| cx.open_to(actor, somebody())), Err(AudienceError::NoTls));
-    assert_eq!(second.step(move |cx| cx.open_to(actor, Audience::nobody())), Err(AudienceError::Elsewhere));
+    let (actor, _told) = open_listener(&first, AccessPolicy::everybody());
+    let somebody = || AccessPolicy::certificates([Fingerprint::from_bytes([7; 32])]);
+    assert_eq!(first.step(move |cx| cx.allow(actor, somebody())), Err(AccessError::NoTls));
+    assert_eq!(second.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Err(AccessError::Elsewhere));
     for config in [
-        Config { rci_audience: somebody(), ..net.quiet("third", &[]) },
-        Config { files_audience: somebody(), ..net.quiet("third", &[]) },
+        Config { rci_access: somebody(), ..net.quiet("third", &[]) },
+        Config { files_access: somebody(), ..net.quiet("third", &[]) },
     ] {
         let reason = Node::new(config).expect_err("nobody could come");
-        assert!(matches!(reason, NodeError::Audience(AudienceError::NoTls)), "{reason}");
+        assert!(matches!(reason, NodeError::AccessPolicy(AccessError::NoTls)), "{reason}");
     }
 }
 
@@ -389,22 +389,22 @@ impl Club {
 fn an_audience_by_the_certificate_that_all_share_is_told_of_once() {
     let (net, certs) = (Net::new(), Certs::new());
     let [shared, own] = ["shared", "own"].map(|name| certs.node(name));
-    let all = Audience::certificates([Fingerprint::of_file(&shared.cert).expect("it holds one")]);
+    let all = AccessPolicy::certificates([Fingerprint::of_file(&shared.cert).expect("it holds one")]);
     let words = "lets everybody in";
     let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.quiet("node", &[]) };
-    let open_to = |node: &TestNode, audience: Audience| {
+    let allow = |node: &TestNode, access: AccessPolicy| {
         let actor = node.spawn(|_: &mut Cx<()>, _| receive());
-        assert_eq!(node.with(move |node| node.open_to(actor, audience)), Ok(()));
+        assert_eq!(node.with(move |node| node.allow(actor, access)), Ok(()));
     };
     let node = TestNode::start(config(&shared));
-    for audience in [Audience::everybody(), Audience::nobody()] {
-        open_to(&node, audience);
+    for access in [AccessPolicy::everybody(), AccessPolicy::nobody()] {
+        allow(&node, access);
     }
     assert_eq!(node.log.lines(words), [""; 0]);
-    [all.clone(), all.clone()].into_iter().for_each(|audience| open_to(&node, audience));
+    [all.clone(), all.clone()].into_iter().for_each(|access| allow(&node, access));
     assert_eq!(node.log.lines(words).len(), 1, "{:?}", node.log.lines(""));
     // Where each has its own, it names some.
     let node = TestNode::start(Config { pinned: vec![shared.cert], ..config(&own) });
-    open_to(&node, all);
+    allow(&node, all);
     assert_eq!(node.log.lines(words), [""; 0]);
 }

@@ -15,18 +15,18 @@ use crate::id::ActorId;
 
 /// So many bytes wait in mailboxes, of somebody. Cloning shares it.
 #[derive(Clone, Debug, Default)]
-pub struct Account(Arc<Sum>);
+pub struct Budget(Arc<Level>);
 
 #[derive(Debug, Default)]
-struct Sum {
+struct Level {
     bytes: AtomicU64,
-    above: Option<Account>,
+    parent: Option<Budget>,
 }
 
-impl Account {
-    /// An account of which each byte is one of `above` as well.
-    pub fn below(above: &Account) -> Self {
-        Self(Arc::new(Sum { bytes: AtomicU64::new(0), above: Some(above.clone()) }))
+impl Budget {
+    /// An account of which each byte is one of `parent` as well.
+    pub fn child_of(parent: &Budget) -> Self {
+        Self(Arc::new(Level { bytes: AtomicU64::new(0), parent: Some(parent.clone()) }))
     }
 
     /// How many bytes wait.
@@ -34,39 +34,39 @@ impl Account {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// So many bytes more, until the charge is dropped. Give it to [`Door::charging`](crate::Door::charging).
-    pub fn charge(&self, bytes: u64) -> Charge {
-        self.and_above(|sum| sum.fetch_add(bytes, Ordering::Relaxed));
-        Charge { account: self.clone(), bytes }
+    /// So many bytes more, until the charge is dropped. Give it to [`LoopRef::with_permit`](crate::LoopRef::with_permit).
+    pub fn acquire(&self, bytes: u64) -> Permit {
+        self.for_each_level(|sum| sum.fetch_add(bytes, Ordering::Relaxed));
+        Permit { budget: self.clone(), bytes }
     }
 
-    fn and_above(&self, change: impl Fn(&AtomicU64) -> u64) {
+    fn for_each_level(&self, change: impl Fn(&AtomicU64) -> u64) {
         let mut next = Some(self);
-        while let Some(account) = next {
-            change(&account.0.bytes);
-            next = account.0.above.as_ref();
+        while let Some(budget) = next {
+            change(&budget.0.bytes);
+            next = budget.0.parent.as_ref();
         }
     }
 }
 
 /// Bytes on an account, as long as it lives.
 #[derive(Debug)]
-pub struct Charge {
-    account: Account,
+pub struct Permit {
+    budget: Budget,
     bytes: u64,
 }
 
-impl Drop for Charge {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.account.and_above(|sum| sum.fetch_sub(self.bytes, Ordering::Relaxed));
+        self.budget.for_each_level(|sum| sum.fetch_sub(self.bytes, Ordering::Relaxed));
     }
 }
 
 impl Core {
     /// As [`Core::push_local`]; what somebody is charged for lies in the mailbox with its charge.
-    pub(crate) fn push_charged<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
+    pub(crate) fn push_metered<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
         let (key, max) = (to.key(), self.mailbox_max);
-        if self.charge.is_none() {
+        if self.permit.is_none() {
             return self.push_local(to, message);
         }
         let Some(mailbox) = self.slots.cell_mut(key).and_then(|cell| cell.mailbox::<M>()) else {
@@ -76,15 +76,15 @@ impl Core {
         if mailbox.is_full(max) {
             return Err(SendError::Full(message));
         }
-        mailbox.push_with(message, self.charge.take());
+        mailbox.push_with(message, self.permit.take());
         self.slots.enqueue(key.index());
         Ok(())
     }
 
-    /// As [`Core::push_charged`], of an event.
-    pub(crate) fn charged(&mut self, system: System) -> System {
-        match self.charge.take() {
-            Some(charge) => System::Charged(Box::new(system), charge),
+    /// As [`Core::push_metered`], of an event.
+    pub(crate) fn metered(&mut self, system: System) -> System {
+        match self.permit.take() {
+            Some(permit) => System::Metered(Box::new(system), permit),
             None => system,
         }
     }

@@ -9,14 +9,14 @@ use antiphon_sched::{Key, NodeId};
 
 use super::NodeCore;
 use super::world::World;
-use crate::audience::{Audience, AudienceError};
+use crate::access::{AccessError, AccessPolicy};
 
 #[derive(Debug, Default)]
-pub(super) struct Audiences {
-    of: BTreeMap<Key, Audience>,
+pub(super) struct AccessTable {
+    of: BTreeMap<Key, AccessPolicy>,
 }
 
-impl Audiences {
+impl AccessTable {
     pub(super) fn forget(&mut self, actor: Key) {
         self.of.remove(&actor);
     }
@@ -24,12 +24,12 @@ impl Audiences {
 
 impl NodeCore {
     /// Whether an audience can be meant. One that separates nobody can, and the log is told.
-    pub(crate) fn check_audience(&mut self, audience: &Audience) -> Result<(), AudienceError> {
-        if audience.needs_tls() && !self.settings.is_tls() {
-            return Err(AudienceError::NoTls);
+    pub(crate) fn check_access(&mut self, access: &AccessPolicy) -> Result<(), AccessError> {
+        if access.needs_tls() && !self.settings.is_tls() {
+            return Err(AccessError::NoTls);
         }
         if let Some(shared) =
-            self.settings.shared_certificate.filter(|shared| audience.names_certificate(shared))
+            self.settings.shared_certificate.filter(|shared| access.names_certificate(shared))
             && self.may_say("audience of all", shared)
         {
             tracing::warn!(
@@ -42,10 +42,10 @@ impl NodeCore {
     }
 
     /// From now on these peers reach an actor, and no others. Its end is told by `Signal::Gone`.
-    pub(crate) fn set_audience(&mut self, actor: Key, audience: Audience) {
-        let before = match audience.is_everybody() {
-            true => self.audiences.of.remove(&actor),
-            false => self.audiences.of.insert(actor, audience),
+    pub(crate) fn set_access(&mut self, actor: Key, access: AccessPolicy) {
+        let before = match access.is_everybody() {
+            true => self.access.of.remove(&actor),
+            false => self.access.of.insert(actor, access),
         };
         if before.is_some() {
             self.names.look_again();
@@ -53,24 +53,24 @@ impl NodeCore {
     }
 
     /// Who reaches an actor.
-    pub(crate) fn audience_of(&self, actor: Key) -> Audience {
-        self.audiences.of.get(&actor).cloned().unwrap_or_default()
+    pub(crate) fn access_of(&self, actor: Key) -> AccessPolicy {
+        self.access.of.get(&actor).cloned().unwrap_or_default()
     }
 
     /// Whether an actor, by any of its keys, is open to a peer.
     pub(super) fn is_open_to(&self, node: NodeId, to: Key, world: &mut impl World) -> bool {
-        if self.audiences.of.is_empty() {
+        if self.access.of.is_empty() {
             return true;
         }
-        let Some(audience) = self.audiences.of.get(&world.door().owner_of(to)) else { return true };
-        self.peers.get(&node).is_some_and(|peer| audience.admits(&peer.name, peer.certificate))
+        let Some(access) = self.access.of.get(&world.loop_ref().owner_of(to)) else { return true };
+        self.peers.get(&node).is_some_and(|peer| access.allows(&peer.name, peer.certificate))
     }
 
     /// As [`Self::is_open_to`]; a refusal is counted, and the log told seldom.
-    pub(super) fn admits(&mut self, node: NodeId, to: Key, world: &mut impl World) -> bool {
+    pub(super) fn allows(&mut self, node: NodeId, to: Key, world: &mut impl World) -> bool {
         let is_open = self.is_open_to(node, to, world);
         if !is_open {
-            self.counts.refusals.audience += 1;
+            self.counts.refusals.access += 1;
             if self.may_say("audience", node) {
                 let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
                 tracing::warn!(%node, name, %to, "a peer is refused by an actor that is not open to it (said once an hour)");

@@ -14,7 +14,7 @@ use crate::ports::PortId;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-pub(crate) struct Helpers {
+pub(crate) struct BlockingPool {
     threads_max: usize,
     threads: usize,
     /// Jobs that were given and have not begun; it and `work` are ends of one channel.
@@ -24,7 +24,7 @@ pub(crate) struct Helpers {
     inline: bool,
 }
 
-impl Helpers {
+impl BlockingPool {
     pub(crate) fn new(threads_max: usize, queue_max: usize, inline: bool) -> Self {
         let (queue, work) = bounded(queue_max.max(1));
         Self { threads_max: threads_max.max(1), threads: 0, queue, work, inline }
@@ -75,7 +75,7 @@ impl Core {
         job: impl FnOnce() -> R + Send + 'static,
         then: impl FnOnce(&mut Self, Result<R, JobError>) + Send + 'static,
     ) {
-        if let Err(reason) = self.helpers.prepare() {
+        if let Err(reason) = self.blocking_pool.prepare() {
             return then(self, Err(reason));
         }
         let shared = self.shared.clone();
@@ -83,14 +83,14 @@ impl Core {
             let result = catch::catching(job).map_err(JobError::Panicked);
             shared.post_urgent(Box::new(Job(move |core: &mut Self| then(core, result))));
         };
-        let given = self.helpers.queue.try_send(Box::new(work));
+        let given = self.blocking_pool.queue.try_send(Box::new(work));
         debug_assert!(given.is_ok(), "there was room, and only the loop gives jobs");
     }
 
     /// Runs the jobs of a virtual loop.
     pub(crate) fn run_inline_jobs(&mut self) {
-        while self.helpers.inline
-            && let Ok(work) = self.helpers.work.try_recv()
+        while self.blocking_pool.inline
+            && let Ok(work) = self.blocking_pool.work.try_recv()
         {
             work();
         }

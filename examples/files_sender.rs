@@ -78,7 +78,7 @@ fn main() -> Result<(), Failure> {
         Event::Message(Sender::Found(at)) => {
             let at = at?;
             match &args.wish {
-                Wish::Send { .. } => cx.hand_self(Sender::SendAgain(at)),
+                Wish::Send { .. } => cx.push_self(Sender::SendAgain(at)),
                 Wish::Delete { file, dir } => cx.del_file(at, file, dir, timeout, Sender::Deleted),
             }
             receive()

@@ -592,7 +592,7 @@ fn after_a_thousand_rounds_all_tables_are_as_before() {
         let mut left = 1000;
         node.spawn(move |cx: &mut Cx<Option<String>>, event| {
             match event {
-                Event::Start => cx.hand_self(None),
+                Event::Start => cx.push_self(None),
                 Event::Message(None) if left == 0 => {
                     tell_test(&done, ());
                     return stop();

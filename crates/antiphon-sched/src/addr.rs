@@ -10,7 +10,7 @@ use crate::error::SendError;
 use crate::id::{ActorId, NodeId};
 use crate::loop_ref::LoopRef;
 use crate::outgoing::reach_wire;
-use crate::ports::PortId;
+use crate::requests::RequestId;
 use crate::wire::Wire;
 
 /// How a message is to be handed over.
@@ -22,7 +22,7 @@ pub enum Manner {
     /// Queue it only while the way to its node is below its high mark.
     Try,
     /// As `Send`, and tell this port what became of it. A local address answers by its return value instead.
-    Receipt(PortId),
+    Receipt(RequestId),
 }
 
 /// The function that knows how messages of type `M` reach an actor.

@@ -10,7 +10,7 @@ use crate::catch;
 use crate::core::Core;
 use crate::error::JobError;
 use crate::handle::Job;
-use crate::ports::PortId;
+use crate::requests::RequestId;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -59,11 +59,11 @@ impl Core {
     /// Has `job` run where it may block; its result answers `port`.
     pub(crate) fn run_job<R: Send + 'static>(
         &mut self,
-        port: PortId,
+        port: RequestId,
         job: impl FnOnce() -> R + Send + 'static,
     ) {
         self.run_then(job, move |core, result| {
-            if let Err(reason) = core.answer_port(port, result) {
+            if let Err(reason) = core.complete_request(port, result) {
                 tracing::debug!(%reason, "nobody waits any more for the result of a job");
             }
         });

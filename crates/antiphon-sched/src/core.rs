@@ -24,7 +24,7 @@ use crate::io::{Io, Noted};
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::outside::{Outside, Signal};
-use crate::ports::Ports;
+use crate::requests::PendingRequests;
 use crate::scope;
 use crate::side::Side;
 use crate::slots::{Flag, Slots};
@@ -45,7 +45,7 @@ pub(crate) struct Core {
     pub(crate) round_end: Time,
     pub(crate) mailbox_max: usize,
     pub(crate) wheel: Wheel,
-    pub(crate) ports: Ports,
+    pub(crate) ports: PendingRequests,
     pub(crate) sides: FxHashMap<u32, Box<Side>>,
     pub(crate) monitors: u64,
     /// Answers that did not go where they should.
@@ -101,7 +101,7 @@ impl Core {
             round_end: Time::MAX,
             mailbox_max,
             wheel: Wheel::new(),
-            ports: Ports::new(rng.u64(..)),
+            ports: PendingRequests::new(rng.u64(..)),
             sides: FxHashMap::default(),
             monitors: 0,
             lost_answers: 0,
@@ -192,7 +192,7 @@ impl Core {
     }
 
     /// Makes an answer with the asker's own code, and puts it into its mailbox, in the place reserved for it.
-    pub(crate) fn hand_answer<M: 'static>(&mut self, owner: Key, make: impl FnOnce() -> M) {
+    pub(crate) fn push_reply<M: 'static>(&mut self, owner: Key, make: impl FnOnce() -> M) {
         match crate::catch::catching(make) {
             Ok(message) => {
                 if let Some(mailbox) = self.mailbox::<M>(owner) {
@@ -245,7 +245,7 @@ impl Core {
             | Signal::Notify { .. }
             | Signal::Down { .. }
             | Signal::ReplyDropped { .. }
-            | Signal::PortClosed { .. }
+            | Signal::RequestClosed { .. }
             | Signal::Gone { .. } => {}
         }
     }
@@ -326,7 +326,7 @@ impl Core {
                 }
             }
             Due::Socket(id) => self.socket_timer(id),
-            Due::Port(port) => self.refuse_port(port, crate::error::AskError::TimedOut),
+            Due::Request(port) => self.fail_request(port, crate::error::AskError::TimedOut),
         }
     }
 
@@ -365,9 +365,9 @@ impl Core {
         while let Some(port) = self.ports.at(head) {
             match self.ports.close(port) {
                 Some((closed, next)) => {
-                    self.after_close(port, closed.timer, closed.abroad);
+                    self.after_request_closed(port, closed.timer, closed.is_remote);
                     crate::catch::quietly(|| drop(closed.waiting));
-                    head = next.unwrap_or(crate::mailbox::NO_PORT);
+                    head = next.unwrap_or(crate::mailbox::NO_REQUEST);
                 }
                 None => break,
             }

@@ -18,7 +18,7 @@ use crate::io::{Holder, Source};
 use crate::loop_ref::LoopRef;
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
 use crate::outside::{MonitorId, Signal};
-use crate::ports::{PortId, Question, ReplyTo, Request};
+use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::side::Guard;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
@@ -206,14 +206,14 @@ impl<'a, M: 'static> Cx<'a, M> {
         let me = self.me;
         let core = &mut *self.loop_ref.core;
         if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
-            return core.hand_answer(me, || answer(Err(AskError::TooManyOpen)));
+            return core.push_reply(me, || answer(Err(AskError::TooManyOpen)));
         }
-        let question = Question { answer, types: PhantomData::<fn(R) -> M> };
-        let Some(port) = core.open_port::<M>(me, Box::new(question)) else { return };
-        core.time_port(port, timeout);
+        let question = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
+        let Some(port) = core.open_request::<M>(me, Box::new(question)) else { return };
+        core.set_request_timeout(port, timeout);
         let reply = ReplyTo::new(core.home, port);
         if let Err(error) = to.put(&mut self.loop_ref, request(reply), Manner::Send) {
-            self.loop_ref.refuse_port(port, error.reason().into());
+            self.loop_ref.fail_request(port, error.reason().into());
         }
     }
 
@@ -222,7 +222,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     ///
     /// # Errors
     /// `answer` comes back: this actor has too many open requests.
-    pub fn open<R: 'static, F>(&mut self, answer: F) -> Result<PortId, F>
+    pub fn open<R: 'static, F>(&mut self, answer: F) -> Result<RequestId, F>
     where
         F: FnOnce(R) -> M + 'static,
     {
@@ -231,14 +231,14 @@ impl<'a, M: 'static> Cx<'a, M> {
         if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
             return Err(answer);
         }
-        let request = Request { answer, types: PhantomData::<fn(R) -> M> };
-        Ok(core.open_port::<M>(me, Box::new(request)).expect("there is a mailbox with room"))
+        let request = RequestHandler { answer, types: PhantomData::<fn(R) -> M> };
+        Ok(core.open_request::<M>(me, Box::new(request)).expect("there is a mailbox with room"))
     }
 
     /// Puts a message into this actor's own mailbox, as an answer: it never meets a limit.
-    pub fn hand_self(&mut self, message: M) {
+    pub fn push_self(&mut self, message: M) {
         let me = self.me;
-        self.core().hand_answer(me, || message);
+        self.core().push_reply(me, || message);
     }
 
     /// Answers a request.
@@ -389,7 +389,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) {
         match self.open(answer) {
             Ok(port) => self.core().run_job(port, job),
-            Err(answer) => self.hand_self(answer(Err(JobError::TooManyOpen))),
+            Err(answer) => self.push_self(answer(Err(JobError::TooManyOpen))),
         }
     }
 

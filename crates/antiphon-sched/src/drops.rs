@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 
 use crate::handle::Shared;
 use crate::id::NodeId;
-use crate::ports::PortId;
+use crate::requests::RequestId;
 
 /// A reply that was dropped: the node that asked, and the request.
-pub(crate) type Dropped = (NodeId, PortId);
+pub(crate) type Dropped = (NodeId, RequestId);
 
 thread_local! {
     static NOTES: RefCell<Vec<(NodeId, Vec<Dropped>)>> = const { RefCell::new(Vec::new()) };
@@ -37,7 +37,7 @@ pub(crate) fn close(home: NodeId) {
 }
 
 /// A reply of `node`'s was dropped within the loop `home`.
-pub(crate) fn note(home: NodeId, node: NodeId, port: PortId) {
+pub(crate) fn note(home: NodeId, node: NodeId, port: RequestId) {
     let noted = NOTES.try_with(|notes| {
         let mut notes = notes.borrow_mut();
         notes.iter_mut().find(|(id, _)| *id == home).map(|(_, of_loop)| of_loop.push((node, port))).is_some()
@@ -57,7 +57,7 @@ pub(crate) fn any(home: NodeId) -> bool {
 }
 
 /// Takes back the notes of the loop `home`, on this thread, whose requests `is_meant` picks.
-pub(crate) fn retract(home: NodeId, is_meant: impl Fn(PortId) -> bool) {
+pub(crate) fn retract(home: NodeId, is_meant: impl Fn(RequestId) -> bool) {
     NOTES.with_borrow_mut(|notes| {
         if let Some((_, of_loop)) = notes.iter_mut().find(|(id, _)| *id == home) {
             of_loop.retain(|(node, port)| *node != home || !is_meant(*port));

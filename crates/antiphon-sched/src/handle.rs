@@ -22,7 +22,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::join_handle::value_of;
 use crate::loop_ref::LoopRef;
 use crate::outside::{MonitorId, Signal};
-use crate::ports::{FromThread, ReplyTo};
+use crate::requests::{ReplyTo, ThreadHandler};
 use crate::step::Step;
 use crate::watchdog::Pulse;
 use crate::wire::Wire;
@@ -149,12 +149,12 @@ impl Handle {
     {
         let (answer, answered) = bounded(1);
         let question = move |core: &mut Core| {
-            let port = core.open_ownerless(Box::new(FromThread { answer }));
-            core.time_port(port, timeout);
+            let port = core.open_ownerless_request(Box::new(ThreadHandler { answer }));
+            core.set_request_timeout(port, timeout);
             let reply = ReplyTo::new(core.home, port);
             let mut loop_ref = LoopRef { core };
             if let Err(error) = to.put(&mut loop_ref, request(reply), Manner::Send) {
-                loop_ref.refuse_port(port, error.reason().into());
+                loop_ref.fail_request(port, error.reason().into());
             }
         };
         match self.call(question, timeout, &answered) {
@@ -357,7 +357,7 @@ impl Core {
     /// A reply was dropped in this loop, without an answer.
     pub(crate) fn reply_dropped(&mut self, (node, port): Dropped) {
         if node == self.home {
-            self.refuse_port(port, AskError::Dropped);
+            self.fail_request(port, AskError::Dropped);
         } else {
             self.signal(Signal::ReplyDropped { node, port });
         }

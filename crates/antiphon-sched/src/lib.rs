@@ -98,8 +98,8 @@ mod outgoing;
 mod outside;
 pub use outside::{Destination, MonitorId, Outside, Parcel, Signal};
 
-mod ports;
-pub use ports::{PortId, ReplyTo};
+mod requests;
+pub use requests::{ReplyTo, RequestId};
 
 mod scope;
 pub use scope::{Origin, coming_from, origin};

@@ -9,7 +9,7 @@ use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::outside::{MonitorId, Outside};
-use crate::ports::{PortId, ReplyTo};
+use crate::requests::{ReplyTo, RequestId};
 use crate::scope;
 use crate::side::Guard;
 use crate::time::Time;
@@ -178,8 +178,8 @@ impl LoopRef<'_> {
     ///
     /// # Errors
     /// The request is closed, or expects another type.
-    pub fn answer_port<R: 'static>(&mut self, port: PortId, value: R) -> Result<(), Undelivered> {
-        self.core.answer_port(port, value)
+    pub fn complete_request<R: 'static>(&mut self, port: RequestId, value: R) -> Result<(), Undelivered> {
+        self.core.complete_request(port, value)
     }
 
     /// Answers a request of this loop with bytes from the network; `body` is as for [`LoopRef::deliver`]. Where they came from is said by
@@ -188,27 +188,32 @@ impl LoopRef<'_> {
     /// # Errors
     /// The request is closed, its reply never left this loop, or the bytes are of another type; [`Undelivered::Busy`] when
     /// there was a reply in them, and their node has as many open requests in this loop as it may.
-    pub fn answer_encoded(&mut self, port: PortId, tag: &str, body: &[u8]) -> Result<(), Undelivered> {
-        match self.core.answer_encoded(port, tag, body) {
+    pub fn complete_request_encoded(
+        &mut self,
+        port: RequestId,
+        tag: &str,
+        body: &[u8],
+    ) -> Result<(), Undelivered> {
+        match self.core.complete_request_encoded(port, tag, body) {
             Err(Undelivered::Encode) if scope::was_crowded() => Err(Undelivered::Busy),
             result => result,
         }
     }
 
     /// Closes a request of this loop without an answer; does nothing when it is closed already.
-    pub fn refuse_port(&mut self, port: PortId, reason: AskError) {
-        self.core.refuse_port(port, reason);
+    pub fn fail_request(&mut self, port: RequestId, reason: AskError) {
+        self.core.fail_request(port, reason);
     }
 
-    /// As [`LoopRef::refuse_port`], by the word of another node: closes only a request whose reply left this loop.
-    pub fn refuse_port_from_abroad(&mut self, port: PortId, reason: AskError) {
-        if self.core.ports.expects(port).is_some() {
-            self.core.refuse_port(port, reason);
+    /// As [`LoopRef::fail_request`], by the word of another node: closes only a request whose reply left this loop.
+    pub fn fail_request_from_peer(&mut self, port: RequestId, reason: AskError) {
+        if self.core.ports.expected(port).is_some() {
+            self.core.fail_request(port, reason);
         }
     }
 
     /// Whether a request is open.
-    pub fn is_open(&mut self, port: PortId) -> bool {
+    pub fn is_open(&mut self, port: RequestId) -> bool {
         self.core.ports.is_open(port)
     }
 

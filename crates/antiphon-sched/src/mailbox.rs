@@ -21,7 +21,7 @@ pub(crate) const OPEN_MAX: u16 = u16::MAX;
 const TRIM_OVER: usize = 256;
 
 /// The index of no port: the end of the list that `ports` begins.
-pub(crate) const NO_PORT: u32 = u32::MAX;
+pub(crate) const NO_REQUEST: u32 = u32::MAX;
 
 pub(crate) struct Mailbox<M> {
     first: Option<Item<M>>,
@@ -118,7 +118,7 @@ impl<M> Mailbox<M> {
             first: None,
             rest: None,
             extra: None,
-            ports: NO_PORT,
+            ports: NO_REQUEST,
             open: 0,
             wait: Wait::Start,
             state: RunState::IDLE,

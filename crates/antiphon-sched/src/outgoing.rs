@@ -8,7 +8,7 @@ use crate::error::{AskError, EncodeError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
 use crate::outside::{Destination, Parcel, Signal};
-use crate::ports::{Expects, PortId, Waiting};
+use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
 use crate::scope::{self, Exposed, Homecoming, Met, Mode};
 use crate::timers::{Due, TimerKey};
 use crate::value::Value;
@@ -42,13 +42,13 @@ pub(crate) fn reach_wire<M: Wire>(
 pub(crate) fn reply_wire<R: Wire>(
     loop_ref: &mut LoopRef<'_>,
     node: NodeId,
-    port: PortId,
+    port: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
     if node == loop_ref.core.home {
-        return loop_ref.core.answer_port(port, value);
+        return loop_ref.core.complete_request(port, value);
     }
-    match loop_ref.core.send_out(Destination::Port(node, port), &value, Manner::Send) {
+    match loop_ref.core.send_out(Destination::Request(node, port), &value, Manner::Send) {
         Ok(()) => Ok(()),
         Err(reason) => {
             // The asker is told at once that no answer comes; better than its timeout.
@@ -112,7 +112,7 @@ impl Core {
         manner: Manner,
         met: &Met,
     ) -> Result<(), Undelivered> {
-        let replies: smallvec::SmallVec<[PortId; 1]> = met.replies.iter().map(|(port, _)| *port).collect();
+        let replies: smallvec::SmallVec<[RequestId; 1]> = met.replies.iter().map(|(port, _)| *port).collect();
         let parcel =
             Parcel { from: self.current, to, tag, body, manner, nodes: &met.nodes, replies: &replies };
         match &mut self.outside {
@@ -129,8 +129,8 @@ impl Core {
         for (key, exposed) in &met.exposed {
             self.expose(*key, *exposed);
         }
-        for (port, expects) in &met.replies {
-            self.ports.expect(*port, *expects);
+        for (port, expected) in &met.replies {
+            self.ports.expect(*port, *expected);
         }
     }
 
@@ -153,7 +153,7 @@ impl Core {
     fn is_forged(&mut self, claims: &[Homecoming]) -> bool {
         claims.iter().any(|claim| match claim {
             Homecoming::Actor(key) => self.slots.is_alive(*key) && !self.is_exposed(*key),
-            Homecoming::Port(port) => self.ports.is_open(*port) && self.ports.expects(*port).is_none(),
+            Homecoming::Request(port) => self.ports.is_open(*port) && self.ports.expected(*port).is_none(),
         })
     }
 
@@ -161,7 +161,7 @@ impl Core {
     fn drop_forged<T>(&mut self, decoded: T, claims: &[Homecoming]) {
         crate::catch::quietly(|| drop(decoded));
         crate::drops::retract(self.home, |port| {
-            claims.iter().any(|claim| matches!(claim, Homecoming::Port(claimed) if *claimed == port))
+            claims.iter().any(|claim| matches!(claim, Homecoming::Request(claimed) if *claimed == port))
         });
     }
 
@@ -189,7 +189,11 @@ impl Core {
     }
 
     /// Opens a request of `owner`'s; `None` when it has too many.
-    pub(crate) fn open_port<M: 'static>(&mut self, owner: Key, waiting: Box<dyn Waiting>) -> Option<PortId> {
+    pub(crate) fn open_request<M: 'static>(
+        &mut self,
+        owner: Key,
+        waiting: Box<dyn ReplyHandler>,
+    ) -> Option<RequestId> {
         let mailbox = self.slots.cell_mut(owner)?.mailbox::<M>()?;
         if mailbox.open == crate::mailbox::OPEN_MAX {
             return None;
@@ -201,18 +205,18 @@ impl Core {
     }
 
     /// Opens a request that no actor owns.
-    pub(crate) fn open_ownerless(&mut self, waiting: Box<dyn Waiting>) -> PortId {
-        self.ports.open(None, waiting, crate::mailbox::NO_PORT)
+    pub(crate) fn open_ownerless_request(&mut self, waiting: Box<dyn ReplyHandler>) -> RequestId {
+        self.ports.open(None, waiting, crate::mailbox::NO_REQUEST)
     }
 
-    pub(crate) fn time_port(&mut self, port: PortId, timeout: std::time::Duration) {
-        let timer = self.wheel.insert(self.now + timeout, Due::Port(port));
+    pub(crate) fn set_request_timeout(&mut self, port: RequestId, timeout: std::time::Duration) {
+        let timer = self.wheel.insert(self.now + timeout, Due::Request(port));
         self.ports.set_timer(port, timer);
     }
 
-    fn close_port(&mut self, port: PortId) -> Option<(Key, Box<dyn Waiting>)> {
+    fn close_request(&mut self, port: RequestId) -> Option<(Key, Box<dyn ReplyHandler>)> {
         let (closed, head) = self.ports.close(port)?;
-        self.after_close(port, closed.timer, closed.abroad);
+        self.after_request_closed(port, closed.timer, closed.is_remote);
         if let Some(owner) = closed.owner {
             let mailbox = self.any_mailbox(owner)?;
             *mailbox.opened() -= 1;
@@ -224,17 +228,21 @@ impl Core {
         Some((closed.owner.unwrap_or(Key::from_bits(u64::MAX)), closed.waiting))
     }
 
-    pub(crate) fn after_close(&mut self, port: PortId, timer: Option<TimerKey>, abroad: bool) {
+    pub(crate) fn after_request_closed(&mut self, port: RequestId, timer: Option<TimerKey>, is_remote: bool) {
         if let Some(timer) = timer {
             self.wheel.cancel(timer);
         }
-        if abroad {
-            self.signal(Signal::PortClosed { port });
+        if is_remote {
+            self.signal(Signal::RequestClosed { port });
         }
     }
 
     /// Answers a request of this loop.
-    pub(crate) fn answer_port<R: 'static>(&mut self, port: PortId, value: R) -> Result<(), Undelivered> {
+    pub(crate) fn complete_request<R: 'static>(
+        &mut self,
+        port: RequestId,
+        value: R,
+    ) -> Result<(), Undelivered> {
         let mut value: Option<R> = Some(value);
         let value: &mut dyn Any = &mut value;
         match self.ports.fits(port, value) {
@@ -242,27 +250,32 @@ impl Core {
             Some(false) => return Err(Undelivered::WrongType),
             Some(true) => {}
         }
-        if let Some((owner, waiting)) = self.close_port(port) {
+        if let Some((owner, waiting)) = self.close_request(port) {
             waiting.answer(self, owner, value);
         }
         Ok(())
     }
 
     /// Tells a request of this loop that there is no answer; nothing happens if it has one already.
-    pub(crate) fn refuse_port(&mut self, port: PortId, reason: AskError) {
-        if let Some((owner, waiting)) = self.close_port(port) {
+    pub(crate) fn fail_request(&mut self, port: RequestId, reason: AskError) {
+        if let Some((owner, waiting)) = self.close_request(port) {
             waiting.refuse(self, owner, reason);
         }
     }
 
     /// Answers a request of this loop with bytes that came over the wire.
-    pub(crate) fn answer_encoded(&mut self, port: PortId, tag: &str, body: &[u8]) -> Result<(), Undelivered> {
-        let Some(expects) = self.ports.expects(port) else { return Err(Undelivered::NoActor) };
-        if expects.tag != tag {
-            self.refuse_port(port, AskError::WrongType);
+    pub(crate) fn complete_request_encoded(
+        &mut self,
+        port: RequestId,
+        tag: &str,
+        body: &[u8],
+    ) -> Result<(), Undelivered> {
+        let Some(expected) = self.ports.expected(port) else { return Err(Undelivered::NoActor) };
+        if expected.tag != tag {
+            self.fail_request(port, AskError::WrongType);
             return Err(Undelivered::WrongType);
         }
-        (expects.decode)(self, port, body)
+        (expected.decode)(self, port, body)
     }
 }
 
@@ -287,17 +300,17 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
 }
 
 /// Decodes an answer of type `R` for the request `port`.
-pub(crate) fn answer_as<R: Wire>(core: &mut Core, port: PortId, body: &[u8]) -> Result<(), Undelivered> {
+pub(crate) fn complete_as<R: Wire>(core: &mut Core, port: RequestId, body: &[u8]) -> Result<(), Undelivered> {
     let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| R::decode_sound(body)));
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
-        core.refuse_port(port, AskError::WrongType);
+        core.fail_request(port, AskError::WrongType);
         return Err(Undelivered::Encode);
     }
     match decoded {
-        Ok(Ok(value)) => core.answer_port(port, value),
+        Ok(Ok(value)) => core.complete_request(port, value),
         Ok(Err(_)) | Err(_) => {
-            core.refuse_port(port, AskError::WrongType);
+            core.fail_request(port, AskError::WrongType);
             Err(Undelivered::Encode)
         }
     }
@@ -317,6 +330,6 @@ const FORGED: &str = "it names an actor or a request of this node whose address 
 
 /// What an answer of type `R` looks like on the wire.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
-pub(crate) fn expects_as<R: Wire>(tag: &'static str) -> Expects {
-    Expects { tag, decode: answer_as::<R> }
+pub(crate) fn expected_as<R: Wire>(tag: &'static str) -> ExpectedReply {
+    ExpectedReply { tag, decode: complete_as::<R> }
 }

@@ -6,7 +6,7 @@ use crate::addr::Manner;
 use crate::error::Undelivered;
 use crate::event::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
-use crate::ports::PortId;
+use crate::requests::RequestId;
 use crate::time::Time;
 use crate::value::Value;
 
@@ -39,7 +39,7 @@ pub struct Parcel<'a> {
     /// The nodes that addresses in the body name: their locations must travel along.
     pub nodes: &'a [NodeId],
     /// The open requests whose replies travel in the body: to be answered `NodeLost` when that node is.
-    pub replies: &'a [PortId],
+    pub replies: &'a [RequestId],
 }
 
 /// Where a parcel goes.
@@ -48,7 +48,7 @@ pub enum Destination {
     /// To an actor's mailbox.
     Actor(ActorId),
     /// To an open request.
-    Port(NodeId, PortId),
+    Request(NodeId, RequestId),
 }
 
 /// The number of a monitor: unique together with the node that gave it.
@@ -132,12 +132,12 @@ pub enum Signal {
         /// The node that asked.
         node: NodeId,
         /// Its request.
-        port: PortId,
+        port: RequestId,
     },
     /// A request of this loop, whose reply went abroad, is over.
-    PortClosed {
+    RequestClosed {
         /// The request.
-        port: PortId,
+        port: RequestId,
     },
     /// An actor of this loop that could be reached from outside has ended.
     Gone {

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::core::Core;
 use crate::id::{Key, NodeId};
 use crate::loop_ref::Delivery;
-use crate::ports::{Expects, PortId};
+use crate::requests::{ExpectedReply, RequestId};
 
 /// Decodes a message that came over the wire, and puts it into the mailbox.
 pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;
@@ -32,7 +32,7 @@ pub(crate) struct Met {
     /// Local actors, whose addresses travel.
     pub(crate) exposed: SmallVec<[(Key, Exposed); 1]>,
     /// Requests, whose replies travel.
-    pub(crate) replies: SmallVec<[(PortId, Expects); 1]>,
+    pub(crate) replies: SmallVec<[(RequestId, ExpectedReply); 1]>,
     /// The nodes of all addresses and replies.
     pub(crate) nodes: SmallVec<[NodeId; 2]>,
     /// Replies in it, of whichever node, are no longer this copy's.
@@ -96,7 +96,7 @@ thread_local! {
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls decode such"))]
 pub(crate) enum Homecoming {
     Actor(Key),
-    Port(PortId),
+    Request(RequestId),
 }
 
 thread_local! {

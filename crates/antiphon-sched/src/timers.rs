@@ -11,7 +11,7 @@
 //! not empty.
 
 use crate::id::Key;
-use crate::ports::PortId;
+use crate::requests::RequestId;
 use crate::sockets::SocketId;
 use crate::time::Time;
 
@@ -39,7 +39,7 @@ pub(crate) enum Due {
     /// A message of an actor, in this place of its mailbox.
     Message(Key, u32),
     /// The answer to a question.
-    Port(PortId),
+    Request(RequestId),
     /// What a socket may take time for.
     Socket(SocketId),
 }

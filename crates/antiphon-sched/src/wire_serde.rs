@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::addr::Addr;
 use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
-use crate::outgoing::{deliver_as, expects_as, reach_wire, reply_wire, takes};
-use crate::ports::{PortId, ReplyTo};
+use crate::outgoing::{deliver_as, expected_as, reach_wire, reply_wire, takes};
+use crate::requests::{ReplyTo, RequestId};
 use crate::scope::{self, Exposed, Homecoming, Mode};
 use crate::wire::{Wire, check_type_name};
 
@@ -387,7 +387,7 @@ impl<R: Wire> Serialize for ReplyTo<R> {
                 self.home.set(None);
                 met.disarmed = true;
                 if self.node == home {
-                    met.replies.push((self.port, expects_as::<R>(tag)));
+                    met.replies.push((self.port, expected_as::<R>(tag)));
                 }
                 note_node(&mut met.nodes, self.node);
                 Ok(())
@@ -403,8 +403,8 @@ impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
         let (node, port) = Deserialize::deserialize(deserializer)?;
         let home = scope::decoding_home()
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
-        let (node, port) = (NodeId::from_bits(node), PortId::from_bits(port));
-        scope::come_home(node, Homecoming::Port(port));
+        let (node, port) = (NodeId::from_bits(node), RequestId::from_bits(port));
+        scope::come_home(node, Homecoming::Request(port));
         let place = scope::take_place().map_err(D::Error::custom)?;
         Ok(Self { node, port, home: Cell::new(Some(home)), place, reach: reply_wire::<R> })
     }

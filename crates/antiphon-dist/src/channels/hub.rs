@@ -440,7 +440,7 @@ impl<T: Wire + Clone> Hub<T> {
         }
         let total = self.fan.total();
         if self.ups.values().any(|up| up.told != total) && !std::mem::replace(&mut self.recounting, true) {
-            cx.hand_self(own(Own::Recount));
+            cx.push_self(own(Own::Recount));
         }
     }
 
@@ -609,7 +609,7 @@ impl<T: Wire + Clone> Hub<T> {
             if let Role::Relay { phase, .. } = &mut self.role {
                 *phase = Phase::Closing;
             }
-            cx.hand_self(own(Own::End));
+            cx.push_self(own(Own::End));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, Manner, NodeId, PortId, Step, Target, Wire};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, Manner, NodeId, RequestId, Step, Target, Wire};
 
 use super::behind::{allow, node_behind, register};
 use super::{Named, NetCx, Watch};
@@ -101,7 +101,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     ) {
         let port = match self.open(answer) {
             Ok(port) => port,
-            Err(answer) => return self.hand_self(answer(Err(DeliverError::TooManyOpen))),
+            Err(answer) => return self.push_self(answer(Err(DeliverError::TooManyOpen))),
         };
         let here = to.node() == self.id().node();
         match to.put(self.loop_ref(), message, Manner::Receipt(port)) {
@@ -330,11 +330,11 @@ fn request<M: 'static, R: 'static, E: 'static>(
     too_many: E,
     no_node: E,
     answer: impl FnOnce(Result<R, E>) -> M + 'static,
-    put: impl FnOnce(&mut NodeCore, PortId) -> Option<Result<R, E>>,
+    put: impl FnOnce(&mut NodeCore, RequestId) -> Option<Result<R, E>>,
 ) {
     let port = match cx.open(answer) {
         Ok(port) => port,
-        Err(answer) => return cx.hand_self(answer(Err(too_many))),
+        Err(answer) => return cx.push_self(answer(Err(too_many))),
     };
     let now = match node(cx) {
         Some(core) => put(core, port),

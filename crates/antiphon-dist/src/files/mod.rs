@@ -117,7 +117,7 @@ pub(crate) fn send_file<M: 'static>(
     let sender = match order(cx, to, file, options, timeout) {
         Ok(order) => cx.spawn_actor(Sender::new(order)),
         Err(reason) => {
-            cx.hand_self(answer(Err(reason)));
+            cx.push_self(answer(Err(reason)));
             return Transfer(None);
         }
     };
@@ -217,7 +217,7 @@ pub(crate) fn del_file<M: 'static>(
 ) {
     let path = match TargetPath::new(dir, file) {
         Ok(path) => path,
-        Err(reason) => return cx.hand_self(answer(Err(reason.into()))),
+        Err(reason) => return cx.push_self(answer(Err(reason.into()))),
     };
     let deleter = cx.spawn_actor(Deleter::new(at, path, timeout, cx.id()));
     let answer = move |done: Result<Result<(), DeleteError>, AskError>| {

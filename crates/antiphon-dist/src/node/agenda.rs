@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use antiphon_sched::{NodeId, PortId, Time};
+use antiphon_sched::{NodeId, RequestId, Time};
 
 use super::world::ConnId;
 
@@ -31,7 +31,7 @@ pub(super) enum Due {
     /// A configured host is looked up again.
     LookUp(u64),
     /// A call of `peer` is not waited for any longer.
-    Contact(PortId),
+    Contact(RequestId),
     /// Messages for a full mailbox have waited long enough, or should be tried again.
     Parked(NodeId),
     /// What waits for a node that was never reached is given up.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, PortId, Time, egress};
+use antiphon_sched::{NodeId, RequestId, Time, egress};
 use antiphon_wire::Refusal;
 
 use super::agenda::Due;
@@ -27,7 +27,7 @@ const NODES_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
-    open: BTreeMap<PortId, Contact>,
+    open: BTreeMap<RequestId, Contact>,
 }
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl NodeCore {
     /// Contacts a peer for an actor: answered now, or by the port.
     pub(crate) fn contact(
         &mut self,
-        port: PortId,
+        port: RequestId,
         at: PeerAt,
         options: PeerOptions,
         timeout: Duration,
@@ -127,7 +127,7 @@ impl NodeCore {
     }
 
     /// Dials the addresses at which a node may be; of port 0, asks them who is there.
-    fn contact_at(&mut self, port: PortId, all: &[SocketAddr]) {
+    fn contact_at(&mut self, port: RequestId, all: &[SocketAddr]) {
         let Some(contact) = self.contacts.open.get_mut(&port) else { return };
         let (until, udp_port) = (contact.until, contact.options.udp_port.unwrap_or(self.settings.udp_port));
         let (hosts, at): (Vec<SocketAddr>, Vec<SocketAddr>) = all.iter().partition(|at| at.port() == 0);
@@ -142,7 +142,7 @@ impl NodeCore {
     /// A host that an actor wants to contact was looked up.
     pub(super) fn contact_host(
         &mut self,
-        port: PortId,
+        port: RequestId,
         at: PeerAt,
         all: Vec<SocketAddr>,
         world: &mut impl World,
@@ -176,7 +176,7 @@ impl NodeCore {
     }
 
     /// Looks at a contact again then.
-    fn arm_contact(&mut self, port: PortId, due: Time) {
+    fn arm_contact(&mut self, port: RequestId, due: Time) {
         let Some(contact) = self.contacts.open.get_mut(&port) else { return };
         self.agenda.remove(contact.due, Due::Contact(port));
         contact.due = due.min(contact.until);
@@ -196,7 +196,7 @@ impl NodeCore {
         let is_over = |contact: &Contact| contact.refused.is_some() || linked;
         let about =
             self.contacts.open.iter().filter(|(_, contact)| contact.at.contains(&at) && is_over(contact));
-        let due: Vec<PortId> = about.map(|(port, _)| *port).collect();
+        let due: Vec<RequestId> = about.map(|(port, _)| *port).collect();
         due.into_iter().for_each(|port| self.arm_contact(port, self.now));
     }
 
@@ -205,11 +205,11 @@ impl NodeCore {
         let Some(peer) = self.peers.get(&node) else { return };
         let reached = |at: &SocketAddr| Some(*at) == dialled || peer.is_linked_at(*at);
         let about = self.contacts.open.iter().filter(|(_, contact)| contact.at.iter().any(reached));
-        let due: Vec<PortId> = about.map(|(port, _)| *port).collect();
+        let due: Vec<RequestId> = about.map(|(port, _)| *port).collect();
         due.into_iter().for_each(|port| self.arm_contact(port, self.now));
     }
 
-    pub(super) fn on_contact_due(&mut self, port: PortId, world: &mut impl World) {
+    pub(super) fn on_contact_due(&mut self, port: RequestId, world: &mut impl World) {
         let now = self.now;
         let Some(contact) = self.contacts.open.get(&port) else { return };
         let mut there: Vec<Location> = contact.at.iter().filter_map(|at| self.linked_location(*at)).collect();
@@ -235,7 +235,7 @@ impl NodeCore {
 
     pub(super) fn answer_contact(
         &mut self,
-        port: PortId,
+        port: RequestId,
         result: Result<Vec<Location>, PeerError>,
         world: &mut impl World,
     ) {

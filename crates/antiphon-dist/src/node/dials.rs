@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, PortId, Time, egress};
+use antiphon_sched::{NodeId, RequestId, Time, egress};
 use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
@@ -61,7 +61,7 @@ struct Dial {
 #[derive(Debug)]
 pub(super) enum Query {
     Configured(PeerAt),
-    Contact(PortId, PeerAt),
+    Contact(RequestId, PeerAt),
 }
 
 impl Dial {

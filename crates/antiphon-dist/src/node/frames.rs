@@ -4,7 +4,7 @@
 //! whose addresses it was given.
 
 use antiphon_sched::{
-    ActorId, AskError, Destination, ExitReason, Guard, Key, MonitorId, NodeId, PortId, Undelivered, Value,
+    ActorId, AskError, Destination, ExitReason, Guard, Key, MonitorId, NodeId, RequestId, Undelivered, Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason};
 use antiphon_wire::{Frame, Session, msgpack};
@@ -75,8 +75,8 @@ impl NodeCore {
             Frame::Message(message) => self.on_message(node, link, message, world),
             Frame::Answer(answer) => self.on_answer(node, link, answer, world),
             Frame::ReplyDropped(dropped) => {
-                let port = PortId::from_bits(dropped.port.0);
-                world.loop_ref().refuse_port_from_abroad(port, AskError::Dropped);
+                let port = RequestId::from_bits(dropped.port.0);
+                world.loop_ref().fail_request_from_peer(port, AskError::Dropped);
             }
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, world),
             Frame::Monitor(monitor) => {
@@ -142,12 +142,12 @@ impl NodeCore {
     }
 
     fn on_answer(&mut self, node: NodeId, link: &mut Link, answer: &Answer<'_>, world: &mut impl World) {
-        let port = PortId::from_bits(answer.to.0);
+        let port = RequestId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
-            (Some(tag), true) => world.loop_ref().answer_encoded(port, tag, answer.body),
+            (Some(tag), true) => world.loop_ref().complete_request_encoded(port, tag, answer.body),
             (_, _) => {
-                world.loop_ref().refuse_port_from_abroad(port, AskError::WrongType);
+                world.loop_ref().fail_request_from_peer(port, AskError::WrongType);
                 Err(Undelivered::Encode)
             }
         };
@@ -323,6 +323,6 @@ fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Option
 pub(super) fn node_of(to: Destination) -> NodeId {
     match to {
         Destination::Actor(id) => id.node(),
-        Destination::Port(node, _) => node,
+        Destination::Request(node, _) => node,
     }
 }

@@ -476,7 +476,7 @@ impl NodeCore {
             loop_ref.unwatch(target, id);
         }
         for port in replies {
-            loop_ref.refuse_port(port, AskError::NodeLost);
+            loop_ref.fail_request(port, AskError::NodeLost);
         }
         for writer in &link.writers {
             loop_ref.writable(*writer, node);

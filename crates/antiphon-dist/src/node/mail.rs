@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, PortId, Time, Undelivered, coming_from};
+use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, RequestId, Time, Undelivered, coming_from};
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
@@ -139,9 +139,9 @@ struct Open {
 #[derive(Debug)]
 enum Whose {
     /// An actor that asked for the receipt.
-    Asked(PortId),
+    Asked(RequestId),
     /// The requests whose replies travel in the message: told if it was refused, for then nobody can answer.
-    Replies(SmallVec<[PortId; 1]>),
+    Replies(SmallVec<[RequestId; 1]>),
 }
 
 impl Receipts {
@@ -154,11 +154,11 @@ impl Receipts {
         self.open.values().any(|open| open.node == node)
     }
 
-    pub(super) fn add(&mut self, request: u64, port: PortId, node: NodeId) {
+    pub(super) fn add(&mut self, request: u64, port: RequestId, node: NodeId) {
         self.open.insert(request, Open { whose: Whose::Asked(port), node, until: None });
     }
 
-    pub(super) fn add_replies(&mut self, request: u64, replies: &[PortId], node: NodeId) {
+    pub(super) fn add_replies(&mut self, request: u64, replies: &[RequestId], node: NodeId) {
         let whose = Whose::Replies(replies.into());
         self.open.insert(request, Open { whose, node, until: None });
     }
@@ -384,7 +384,7 @@ impl NodeCore {
         match (open.whose, result) {
             (Whose::Asked(port), result) => settle(&mut world.loop_ref(), port, result),
             (Whose::Replies(replies), Err(DeliverError::Refused(reason))) => {
-                replies.iter().for_each(|port| world.loop_ref().refuse_port(*port, reason.into()));
+                replies.iter().for_each(|port| world.loop_ref().fail_request(*port, reason.into()));
             }
             // It arrived, and its receiver answers; or the session has ended, which answers them all.
             (Whose::Replies(_), Ok(()) | Err(_)) => {}
@@ -392,7 +392,7 @@ impl NodeCore {
     }
 
     /// The receipt that `port` waits for is awaited for so long.
-    pub(crate) fn time_receipt(&mut self, port: PortId, timeout: Duration) {
+    pub(crate) fn time_receipt(&mut self, port: RequestId, timeout: Duration) {
         // The newest: it was sent by the same call.
         let newest = self.receipts.open.iter_mut().next_back();
         if let Some((request, open)) =

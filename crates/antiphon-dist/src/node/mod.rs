@@ -46,7 +46,7 @@ pub use world::{ConnId, Input, Output, OverTls, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{ActorId, Budget, ExitReason, Key, LoopRef, MonitorId, NodeId, PortId, Time};
+use antiphon_sched::{ActorId, Budget, ExitReason, Key, LoopRef, MonitorId, NodeId, RequestId, Time};
 use antiphon_wire as wire;
 
 use crate::access::AccessPolicy;
@@ -112,7 +112,7 @@ pub struct NodeCore {
 #[derive(Debug)]
 enum Note {
     Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
-    Refuse(PortId, antiphon_sched::AskError),
+    Refuse(RequestId, antiphon_sched::AskError),
     DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
     Receipt(u64, antiphon_sched::Undelivered),
     Writable(Key, NodeId),
@@ -335,7 +335,7 @@ impl NodeCore {
                 Note::Down { watcher, id, actor, reason } => {
                     world.loop_ref().down(watcher, id, actor, reason)
                 }
-                Note::Refuse(port, reason) => world.loop_ref().refuse_port(port, reason),
+                Note::Refuse(port, reason) => world.loop_ref().fail_request(port, reason),
                 Note::DeadLetter(to, what, reason) => world.loop_ref().dead_letter(to, what, reason),
                 Note::Receipt(request, reason) => self.refuse_receipt(request, reason, world),
                 Note::Writable(writer, node) => world.loop_ref().writable(writer, node),
@@ -395,8 +395,8 @@ impl NodeCore {
 const NOBODY: Key = Key::from_bits(u64::MAX);
 
 /// Answers a request of this node's, unless it is over: then its asker was told so.
-pub(crate) fn settle<R: 'static>(loop_ref: &mut LoopRef<'_>, port: PortId, value: R) {
-    if let Err(reason) = loop_ref.answer_port(port, value) {
+pub(crate) fn settle<R: 'static>(loop_ref: &mut LoopRef<'_>, port: RequestId, value: R) {
+    if let Err(reason) = loop_ref.complete_request(port, value) {
         tracing::debug!(%reason, "nobody waits any more for an answer");
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Key, NodeId, PortId, TYPE_NAME_MAX, Time};
+use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
 
 use super::agenda::{Agenda, Due};
@@ -114,15 +114,15 @@ struct Wanted {
 #[derive(Debug)]
 enum WantedBy {
     /// The first answer wins.
-    One(PortId),
+    One(RequestId),
     /// All answers until the time is over.
-    All(PortId, Vec<FoundName>),
+    All(RequestId, Vec<FoundName>),
 }
 
 #[derive(Debug)]
 struct NodeWanted {
     name: Box<str>,
-    port: PortId,
+    port: RequestId,
     until: Time,
 }
 
@@ -225,7 +225,7 @@ impl NodeCore {
         key: Key,
         tag: &'static str,
         owner: Option<Key>,
-    ) -> Result<Vec<PortId>, RegisterError> {
+    ) -> Result<Vec<RequestId>, RegisterError> {
         if tag.len() > TYPE_NAME_MAX {
             return Err(RegisterError::TypeNameTooLong { bytes: tag.len() });
         }
@@ -243,7 +243,7 @@ impl NodeCore {
     }
 
     /// The ports of this node's own questions that a new name answers.
-    fn settle_own_wants(&mut self, full: &FullName, key: Key, tag: &'static str) -> Vec<PortId> {
+    fn settle_own_wants(&mut self, full: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
         let id = ActorId::new(self.me, key);
         let here = self.settings.location;
         let fits = |want: &Wanted| {
@@ -300,7 +300,7 @@ impl NodeCore {
     /// Looks for a name: here first, then wherever it may be, now or later.
     pub(crate) fn locate(
         &mut self,
-        port: PortId,
+        port: RequestId,
         (space, name): (Space, &str),
         tag: &'static str,
         at: Option<Location>,
@@ -323,7 +323,7 @@ impl NodeCore {
     /// Collects all that bear a name until the time is over.
     pub(crate) fn locate_all(
         &mut self,
-        port: PortId,
+        port: RequestId,
         (space, name): (Space, &str),
         tag: &'static str,
         timeout: Duration,
@@ -542,7 +542,7 @@ impl NodeCore {
     /// Looks for a node by its name.
     pub(crate) fn locate_node(
         &mut self,
-        port: PortId,
+        port: RequestId,
         name: &str,
         timeout: Duration,
     ) -> Option<Result<Location, LocateError>> {
@@ -608,6 +608,6 @@ fn fit(wanted: &str, found: &str) -> Result<(), LocateError> {
     }
 }
 
-fn tell(world: &mut impl World, port: PortId, found: Result<FoundName, LocateError>) {
+fn tell(world: &mut impl World, port: RequestId, found: Result<FoundName, LocateError>) {
     settle(&mut world.loop_ref(), port, found);
 }

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, PortId, Time};
+use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 
 use super::agenda::Due;
@@ -29,7 +29,7 @@ pub(super) struct Parting {
     said: bool,
     until: Time,
     /// Whoever waits for it, and what they are told when the session has ended, however it did.
-    ports: Vec<PortId>,
+    ports: Vec<RequestId>,
     outcome: Result<(), CloseError>,
 }
 
@@ -37,7 +37,7 @@ impl NodeCore {
     /// Ends the session with the peer at a location, for an actor: answered now, or by the port.
     pub(crate) fn close_peer(
         &mut self,
-        port: PortId,
+        port: RequestId,
         at: Location,
         timeout: Duration,
     ) -> Option<Result<(), CloseError>> {

@@ -7,7 +7,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{Destination, Key, Manner, NodeId, Outside, Parcel, PortId, Signal, Time, Undelivered};
+use antiphon_sched::{
+    Destination, Key, Manner, NodeId, Outside, Parcel, RequestId, Signal, Time, Undelivered,
+};
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
 
@@ -46,14 +48,14 @@ pub(super) enum Posted {
         body: Box<[u8]>,
         request: Option<u64>,
         nodes: Box<[NodeId]>,
-        replies: Box<[PortId]>,
+        replies: Box<[RequestId]>,
     },
     Signal(Signal),
 }
 
 impl Waiting {
     /// The receipts and replies that wait with the messages.
-    pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<PortId>) {
+    pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<RequestId>) {
         let (mut receipts, mut ports) = (BTreeSet::new(), Vec::new());
         for posted in &self.queue {
             if let Posted::Message { request, replies, .. } = posted {
@@ -115,7 +117,7 @@ impl Outside for NodeCore {
                 self.unregister_all(actor);
                 self.access.forget(actor);
             }
-            Signal::PortClosed { port } => self.replies.forget(port),
+            Signal::RequestClosed { port } => self.replies.forget(port),
             Signal::Monitor { .. }
             | Signal::Demonitor { .. }
             | Signal::Notify { .. }
@@ -293,7 +295,7 @@ impl NodeCore {
     /// A message is not sent any more.
     fn give_up(&mut self, to: Destination, request: Option<u64>, reason: Undelivered) {
         match (to, request) {
-            (Destination::Port(..), _) => {}
+            (Destination::Request(..), _) => {}
             (Destination::Actor(_), Some(request)) => self.notes.push(Note::Receipt(request, reason)),
             (Destination::Actor(to), None) => {
                 self.notes.push(Note::DeadLetter(to, "a message that waited", reason))
@@ -321,7 +323,7 @@ fn send_message(
         Destination::Actor(to) => {
             Message { to: wire_key(to.key()), from, tag, receipt: request, route, body: parcel.body }.into()
         }
-        Destination::Port(_, port) => {
+        Destination::Request(_, port) => {
             Answer { to: wire::Key(port.to_bits()), from, tag, route, body: parcel.body }.into()
         }
     };

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use antiphon_sched::{NodeId, PortId};
+use antiphon_sched::{NodeId, RequestId};
 
 #[derive(Debug, Default)]
 pub(super) struct Replies {
-    by_node: BTreeSet<(NodeId, PortId)>,
-    by_port: BTreeSet<(PortId, NodeId)>,
+    by_node: BTreeSet<(NodeId, RequestId)>,
+    by_port: BTreeSet<(RequestId, NodeId)>,
 }
 
 impl Replies {
@@ -18,13 +18,13 @@ impl Replies {
     }
 
     /// These replies have gone to a node.
-    pub(super) fn add(&mut self, node: NodeId, ports: &[PortId]) {
+    pub(super) fn add(&mut self, node: NodeId, ports: &[RequestId]) {
         self.by_node.extend(ports.iter().map(|port| (node, *port)));
         self.by_port.extend(ports.iter().map(|port| (*port, node)));
     }
 
     /// A request is over.
-    pub(super) fn forget(&mut self, port: PortId) {
+    pub(super) fn forget(&mut self, port: RequestId) {
         let nodes =
             self.by_port.range((port, NodeId::from_bits(0))..).take_while(|(other, _)| *other == port);
         for pair in nodes.copied().collect::<Vec<_>>() {
@@ -35,14 +35,14 @@ impl Replies {
 
     /// Whether a request awaits an answer from a node.
     pub(super) fn awaits(&self, node: NodeId) -> bool {
-        self.by_node.range((node, PortId::from_bits(0))..).next().is_some_and(|(other, _)| *other == node)
+        self.by_node.range((node, RequestId::from_bits(0))..).next().is_some_and(|(other, _)| *other == node)
     }
 
     /// A node will answer none of its requests any more.
-    pub(super) fn take(&mut self, node: NodeId) -> Vec<PortId> {
+    pub(super) fn take(&mut self, node: NodeId) -> Vec<RequestId> {
         let ports =
-            self.by_node.range((node, PortId::from_bits(0))..).take_while(|(other, _)| *other == node);
-        let ports: Vec<PortId> = ports.map(|(_, port)| *port).collect();
+            self.by_node.range((node, RequestId::from_bits(0))..).take_while(|(other, _)| *other == node);
+        let ports: Vec<RequestId> = ports.map(|(_, port)| *port).collect();
         for port in &ports {
             self.by_node.remove(&(node, *port));
             self.by_port.remove(&(*port, node));
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn what_went_to_several_nodes_is_answered_once_by_each_and_forgotten_by_all() {
         let (one, other) = (NodeId::from_bits(1), NodeId::from_bits(2));
-        let ports: Vec<PortId> = (1..4).map(PortId::from_bits).collect();
+        let ports: Vec<RequestId> = (1..4).map(RequestId::from_bits).collect();
         let mut replies = Replies::default();
         replies.add(one, &ports);
         replies.add(other, &ports[..2]);

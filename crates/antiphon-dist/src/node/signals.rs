@@ -102,7 +102,7 @@ impl NodeCore {
             Signal::Demonitor { .. }
             | Signal::Down { .. }
             | Signal::ReplyDropped { .. }
-            | Signal::PortClosed { .. }
+            | Signal::RequestClosed { .. }
             | Signal::Gone { .. } => {}
         }
     }
@@ -117,7 +117,7 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
         | Signal::Resume { target, .. } => Some(target.node()),
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
         Signal::ReplyDropped { node, .. } => Some(*node),
-        Signal::PortClosed { .. } | Signal::Gone { .. } => None,
+        Signal::RequestClosed { .. } | Signal::Gone { .. } => None,
     }
 }
 
@@ -131,9 +131,10 @@ fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
         | Signal::Resume { .. } => false,
         // The reply came by way of another node. Of a peer that is lost, the asker was told so.
         Signal::ReplyDropped { .. } => is_met,
-        Signal::Demonitor { .. } | Signal::Down { .. } | Signal::PortClosed { .. } | Signal::Gone { .. } => {
-            true
-        }
+        Signal::Demonitor { .. }
+        | Signal::Down { .. }
+        | Signal::RequestClosed { .. }
+        | Signal::Gone { .. } => true,
     }
 }
 
@@ -156,7 +157,7 @@ fn note_signal(peer: &mut Peer, signal: &Signal) {
         | Signal::Throw { .. }
         | Signal::Resume { .. }
         | Signal::ReplyDropped { .. }
-        | Signal::PortClosed { .. }
+        | Signal::RequestClosed { .. }
         | Signal::Gone { .. } => {}
     }
 }
@@ -201,7 +202,7 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             session.send(&ReplyDropped { port: antiphon_wire::Key(port.to_bits()) }.into())
         }
         // They concern this node alone.
-        Signal::PortClosed { .. } | Signal::Gone { .. } => Ok(()),
+        Signal::RequestClosed { .. } | Signal::Gone { .. } => Ok(()),
     }
 }
 
@@ -222,7 +223,7 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         | Signal::Down { .. }
         | Signal::Terminate { .. }
         | Signal::ReplyDropped { .. }
-        | Signal::PortClosed { .. }
+        | Signal::RequestClosed { .. }
         | Signal::Gone { .. } => return None,
     };
     value.as_encoded().map(|(_, body, nodes)| (body, nodes))

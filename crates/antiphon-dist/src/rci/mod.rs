@@ -90,7 +90,7 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
         Some(watcher) if watcher.node() == home && rci.node() != home => {
             let port = match cx.open(answer) {
                 Ok(port) => port,
-                Err(answer) => return cx.hand_self(answer(Err(CallError::TooManyOpen))),
+                Err(answer) => return cx.push_self(answer(Err(CallError::TooManyOpen))),
             };
             let arguments = Some(arguments);
             cx.spawn_actor(Witnessing { rci: rci.0, arguments, timeout, watcher, port, born: None });

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, DecodeError, EncodeError, Event, PortId, Step, Wire, receive, stop,
+    Actor, ActorId, Addr, Cx, DecodeError, EncodeError, Event, RequestId, Step, Wire, receive, stop,
 };
 
 use super::message::{Answered, Born, RciCall, Watcher};
@@ -43,7 +43,7 @@ pub(super) struct Witnessing<A, T> {
     pub(super) timeout: Duration,
     pub(super) watcher: ActorId,
     /// The caller's request.
-    pub(super) port: PortId,
+    pub(super) port: RequestId,
     pub(super) born: Option<ActorId>,
 }
 

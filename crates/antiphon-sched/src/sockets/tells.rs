@@ -29,6 +29,6 @@ where
 
 impl<E, M: 'static, F: FnMut(E) -> M> Tells<E> for Maker<F, M> {
     fn tell(&self, core: &mut Core, owner: Key, what: E) {
-        core.hand_answer(owner, || (self.make.borrow_mut())(what));
+        core.push_reply(owner, || (self.make.borrow_mut())(what));
     }
 }

@@ -278,10 +278,10 @@ mod forged {
         let wrong = format!("{reply:?}");
         assert!(wrong.starts_with("Reply<u32>"), "{wrong}");
         let number: u64 = wrong.split(['(', ' ']).nth(1).unwrap().parse().unwrap();
-        let refused = events.loop_ref().answer_port(PortId::from_bits(number), "text");
+        let refused = events.loop_ref().complete_request(RequestId::from_bits(number), "text");
         assert_eq!(refused, Err(Undelivered::WrongType));
         assert_eq!(
-            events.loop_ref().answer_port(PortId::from_bits(number + 1), 1_u32),
+            events.loop_ref().complete_request(RequestId::from_bits(number + 1), 1_u32),
             Err(Undelivered::NoActor)
         );
         events.loop_ref().reply(reply, 8);

@@ -26,7 +26,7 @@ struct Wires {
     manners: Vec<Manner>,
     senders: Vec<Option<Key>>,
     /// Signals that only the own node's tables are for.
-    closed: Vec<PortId>,
+    closed: Vec<RequestId>,
     gone: Vec<Key>,
     /// The last parcel.
     last: Vec<u8>,
@@ -53,7 +53,7 @@ impl Outside for Fake {
     fn signal(&mut self, _: Time, signal: Signal) {
         let mut wires = self.0.borrow_mut();
         match signal {
-            Signal::PortClosed { port } => wires.closed.push(port),
+            Signal::RequestClosed { port } => wires.closed.push(port),
             Signal::Gone { actor } => wires.gone.push(actor),
             signal => wires.frames.push_back(Frame::Signal(signal)),
         }
@@ -131,9 +131,9 @@ fn arrive(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: Frame) -> Option<Deli
         Frame::Parcel { to: Destination::Actor(id), tag, body } => {
             return Some(loop_ref.deliver(id.key(), tag, &body));
         }
-        Frame::Parcel { to: Destination::Port(node, port), tag, body } => {
+        Frame::Parcel { to: Destination::Request(node, port), tag, body } => {
             assert_eq!(node, loop_ref.home());
-            let _ = loop_ref.answer_encoded(port, tag, &body);
+            let _ = loop_ref.complete_request_encoded(port, tag, &body);
         }
         Frame::Signal(signal) => match signal {
             Signal::Monitor { target, id, watcher } => {
@@ -147,7 +147,7 @@ fn arrive(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: Frame) -> Option<Deli
             Signal::Terminate { target, .. } => loop_ref.terminate(target),
             Signal::Throw { target, value, .. } => drop(loop_ref.throw_here(target.key(), value)),
             Signal::Resume { target, value, .. } => drop(loop_ref.resume_here(target.key(), value)),
-            Signal::ReplyDropped { port, .. } => loop_ref.refuse_port(port, AskError::Dropped),
+            Signal::ReplyDropped { port, .. } => loop_ref.fail_request(port, AskError::Dropped),
             other => panic!("not for another node: {other:?}"),
         },
     }
@@ -195,9 +195,9 @@ fn ask(net: &mut Net, log: &Log, server: Addr<Job>, n: u32) -> Addr<Result<u32, 
 }
 
 /// The number of the request whose reply ends a message.
-fn port_in(body: &[u8]) -> PortId {
+fn port_in(body: &[u8]) -> RequestId {
     let (_, number) = body.split_last_chunk().expect("eight bytes");
-    PortId::from_bits(u64::from_be_bytes(*number))
+    RequestId::from_bits(u64::from_be_bytes(*number))
 }
 
 #[test]
@@ -355,11 +355,14 @@ fn an_answer_of_another_type_or_undecodable_is_refused_with_an_answer() {
         let port = port_in(&body);
         assert!(net.nodes[0].loop_ref().is_open(port), "its number travels in it");
         let (tag, body): (_, &[u8]) = if wrong_tag { ("str", b"\xa0") } else { ("u32", b"\xc1") };
-        let result = net.nodes[0].loop_ref().answer_encoded(port, tag, body);
+        let result = net.nodes[0].loop_ref().complete_request_encoded(port, tag, body);
         assert_eq!(result, Err(if wrong_tag { Undelivered::WrongType } else { Undelivered::Encode }));
         net.settle();
         assert_eq!(log.take(), "Err(WrongType)");
-        assert_eq!(net.nodes[0].loop_ref().answer_encoded(port, "u32", b"\x01"), Err(Undelivered::NoActor));
+        assert_eq!(
+            net.nodes[0].loop_ref().complete_request_encoded(port, "u32", b"\x01"),
+            Err(Undelivered::NoActor)
+        );
     }
 }
 
@@ -378,7 +381,7 @@ fn a_request_whose_reply_never_left_cannot_be_answered_from_the_network() {
         receive()
     });
     net.settle();
-    let refused = net.nodes[0].loop_ref().answer_encoded(PortId::from_bits(0), "u32", b"\x05");
+    let refused = net.nodes[0].loop_ref().complete_request_encoded(RequestId::from_bits(0), "u32", b"\x05");
     assert_eq!(refused, Err(Undelivered::NoActor));
     net.settle();
     assert_eq!(log.take(), "");
@@ -527,9 +530,9 @@ fn another_node_closes_only_requests_whose_replies_left() {
     });
     settle(events);
     let port = port.get().expect("it was opened");
-    events.loop_ref().refuse_port_from_abroad(port, AskError::Dropped);
+    events.loop_ref().fail_request_from_peer(port, AskError::Dropped);
     assert!(events.loop_ref().is_open(port), "its reply never left");
-    assert_eq!(events.loop_ref().answer_port(port, 7_u32), Ok(()));
+    assert_eq!(events.loop_ref().complete_request(port, 7_u32), Ok(()));
     settle(events);
     assert_eq!(log.take(), "7");
 }
@@ -838,7 +841,7 @@ fn a_lost_node_ends_monitors_and_requests_once() {
     // What a node does when its peer is lost: it answers all that is open, once.
     let asked = net.wires[0].borrow().last.clone();
     for _ in 0..2 {
-        net.nodes[0].loop_ref().refuse_port(port_in(&asked), AskError::NodeLost);
+        net.nodes[0].loop_ref().fail_request(port_in(&asked), AskError::NodeLost);
     }
     net.settle();
     assert_eq!(log.take(), "Err(NodeLost)");

@@ -341,7 +341,7 @@ fn an_actor_that_was_overdrawn_in_its_step_and_goes_on_harms_nobody() {
             cx.blocking(|| 3, |_| 4);
             cx.every(secs(1), || 5);
             cx.adapter(|_: u16| 6);
-            cx.hand_self(7);
+            cx.push_self(7);
             assert!(cx.send(me, 8).is_err(), "its address is stale");
             receive_within(secs(1))
         });

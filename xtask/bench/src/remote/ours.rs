@@ -192,7 +192,7 @@ pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Prod
                 cx.monitor(found);
                 counter = Some(found);
                 begun = Instant::now();
-                cx.hand_self(Producer::GoOn);
+                cx.push_self(Producer::GoOn);
             }
             Event::Message(Producer::GoOn) | Event::Writable(_) => {
                 let to = counter.ok_or("not yet found")?;
@@ -205,7 +205,7 @@ pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Prod
                     }
                 }
                 if left > 0 {
-                    cx.hand_self(Producer::GoOn);
+                    cx.push_self(Producer::GoOn);
                 }
             }
             Event::Down(Down { reason: ExitReason::Done(_), .. }) => {

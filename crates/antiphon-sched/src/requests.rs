@@ -19,15 +19,15 @@ use crate::drops;
 use crate::error::{AskError, Undelivered};
 use crate::id::{Key, NodeId};
 use crate::loop_ref::LoopRef;
-use crate::mailbox::NO_PORT;
+use crate::mailbox::NO_REQUEST;
 use crate::scope::Place;
 use crate::timers::TimerKey;
 
 /// The number of an open request. No other open request of its loop has it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PortId(u64);
+pub struct RequestId(u64);
 
-impl PortId {
+impl RequestId {
     /// The port with this number, as it crossed the wire. Any number is a port; most are nobody's.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -52,27 +52,27 @@ impl PortId {
 }
 
 /// Decodes an answer that came over the wire, and gives it to the port.
-pub(crate) type AnswerDecoder = fn(&mut Core, PortId, &[u8]) -> Result<(), Undelivered>;
+pub(crate) type AnswerDecoder = fn(&mut Core, RequestId, &[u8]) -> Result<(), Undelivered>;
 
 /// Who answered with bytes must have meant this type.
 #[derive(Copy, Clone)]
-pub(crate) struct Expects {
+pub(crate) struct ExpectedReply {
     pub(crate) tag: &'static str,
     pub(crate) decode: AnswerDecoder,
 }
 
 /// What waits in a port: turns an answer into a message of its owner.
-pub(crate) trait Waiting {
+pub(crate) trait ReplyHandler {
     /// `value` holds an `Option<R>`.
     fn answer(self: Box<Self>, core: &mut Core, owner: Key, value: &mut dyn Any);
     fn refuse(self: Box<Self>, core: &mut Core, owner: Key, reason: AskError);
     fn fits(&self, value: &dyn Any) -> bool;
 }
 
-struct Port {
+struct RequestSlot {
     owner: Option<Key>,
-    waiting: Option<Box<dyn Waiting>>,
-    expects: Option<Expects>,
+    waiting: Option<Box<dyn ReplyHandler>>,
+    expected: Option<ExpectedReply>,
     timer: Option<TimerKey>,
     next: u32,
     previous: u32,
@@ -80,25 +80,25 @@ struct Port {
 }
 
 /// All open requests of a loop.
-pub(crate) struct Ports {
-    ports: Vec<Port>,
+pub(crate) struct PendingRequests {
+    ports: Vec<RequestSlot>,
     free: u32,
     open: usize,
     rng: fastrand::Rng,
 }
 
 /// A port that was closed.
-pub(crate) struct Closed {
+pub(crate) struct ClosedRequest {
     pub(crate) owner: Option<Key>,
-    pub(crate) waiting: Box<dyn Waiting>,
+    pub(crate) waiting: Box<dyn ReplyHandler>,
     pub(crate) timer: Option<TimerKey>,
     /// Its reply was sent to another node.
-    pub(crate) abroad: bool,
+    pub(crate) is_remote: bool,
 }
 
-impl Ports {
+impl PendingRequests {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { ports: Vec::new(), free: NO_PORT, open: 0, rng: fastrand::Rng::with_seed(seed) }
+        Self { ports: Vec::new(), free: NO_REQUEST, open: 0, rng: fastrand::Rng::with_seed(seed) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -106,16 +106,21 @@ impl Ports {
     }
 
     /// Opens a port, at the head of the list that begins with `head`.
-    pub(crate) fn open(&mut self, owner: Option<Key>, waiting: Box<dyn Waiting>, head: u32) -> PortId {
+    pub(crate) fn open(
+        &mut self,
+        owner: Option<Key>,
+        waiting: Box<dyn ReplyHandler>,
+        head: u32,
+    ) -> RequestId {
         let index = match self.free {
-            NO_PORT => {
-                self.ports.push(Port {
+            NO_REQUEST => {
+                self.ports.push(RequestSlot {
                     owner: None,
                     waiting: None,
-                    expects: None,
+                    expected: None,
                     timer: None,
-                    next: NO_PORT,
-                    previous: NO_PORT,
+                    next: NO_REQUEST,
+                    previous: NO_REQUEST,
                     generation: self.rng.u32(..),
                 });
                 u32::try_from(self.ports.len() - 1).expect("fewer open requests than 2^32")
@@ -125,67 +130,67 @@ impl Ports {
                 index
             }
         };
-        if head != NO_PORT {
+        if head != NO_REQUEST {
             self.ports[head as usize].previous = index;
         }
         let port = &mut self.ports[index as usize];
         port.owner = owner;
         port.waiting = Some(waiting);
         port.next = head;
-        port.previous = NO_PORT;
+        port.previous = NO_REQUEST;
         self.open += 1;
-        PortId::new(port.generation, index)
+        RequestId::new(port.generation, index)
     }
 
-    fn get(&mut self, id: PortId) -> Option<&mut Port> {
+    fn get(&mut self, id: RequestId) -> Option<&mut RequestSlot> {
         let port = self.ports.get_mut(id.index() as usize)?;
         (port.generation == id.generation() && port.waiting.is_some()).then_some(port)
     }
 
-    pub(crate) fn set_timer(&mut self, id: PortId, timer: TimerKey) {
+    pub(crate) fn set_timer(&mut self, id: RequestId, timer: TimerKey) {
         if let Some(port) = self.get(id) {
             port.timer = Some(timer);
         }
     }
 
     /// The reply went abroad: what comes back is to be decoded so.
-    pub(crate) fn expect(&mut self, id: PortId, expects: Expects) -> bool {
-        self.get(id).map(|port| port.expects = Some(expects)).is_some()
+    pub(crate) fn expect(&mut self, id: RequestId, expected: ExpectedReply) -> bool {
+        self.get(id).map(|port| port.expected = Some(expected)).is_some()
     }
 
-    pub(crate) fn expects(&mut self, id: PortId) -> Option<Expects> {
-        self.get(id)?.expects
+    pub(crate) fn expected(&mut self, id: RequestId) -> Option<ExpectedReply> {
+        self.get(id)?.expected
     }
 
-    pub(crate) fn fits(&mut self, id: PortId, value: &dyn Any) -> Option<bool> {
+    pub(crate) fn fits(&mut self, id: RequestId, value: &dyn Any) -> Option<bool> {
         let port = self.get(id)?;
         port.waiting.as_ref().map(|waiting| waiting.fits(value))
     }
 
-    pub(crate) fn is_open(&mut self, id: PortId) -> bool {
+    pub(crate) fn is_open(&mut self, id: RequestId) -> bool {
         self.get(id).is_some()
     }
 
     /// Closes a port. Answers the new head of its owner's list, if that changed.
-    pub(crate) fn close(&mut self, id: PortId) -> Option<(Closed, Option<u32>)> {
+    pub(crate) fn close(&mut self, id: RequestId) -> Option<(ClosedRequest, Option<u32>)> {
         let (free, drawn) = (self.free, self.rng.u32(1..));
         let port = self.get(id)?;
-        let closed = Closed {
+        let closed = ClosedRequest {
             owner: port.owner.take(),
             waiting: port.waiting.take()?,
             timer: port.timer.take(),
-            abroad: port.expects.take().is_some(),
+            is_remote: port.expected.take().is_some(),
         };
         let (next, previous) = (port.next, port.previous);
         port.generation = port.generation.wrapping_add(drawn);
         port.next = free;
         self.free = id.index();
         self.open -= 1;
-        if next != NO_PORT {
+        if next != NO_REQUEST {
             self.ports[next as usize].previous = previous;
         }
         let head = match previous {
-            NO_PORT => Some(next),
+            NO_REQUEST => Some(next),
             _ => {
                 self.ports[previous as usize].next = next;
                 None
@@ -203,9 +208,9 @@ impl Ports {
     }
 
     /// The port at the head of a list.
-    pub(crate) fn at(&self, head: u32) -> Option<PortId> {
+    pub(crate) fn at(&self, head: u32) -> Option<RequestId> {
         let port = self.ports.get(head as usize)?;
-        Some(PortId::new(port.generation, head))
+        Some(RequestId::new(port.generation, head))
     }
 }
 
@@ -215,7 +220,7 @@ impl Ports {
 #[must_use = "dropped, it tells the asker that there is no answer"]
 pub struct ReplyTo<R> {
     pub(crate) node: NodeId,
-    pub(crate) port: PortId,
+    pub(crate) port: RequestId,
     /// The loop that is to be told when this copy is dropped; `None` once another copy took its place.
     pub(crate) home: Cell<Option<NodeId>>,
     /// That it is held here, if it came from another node.
@@ -224,10 +229,10 @@ pub struct ReplyTo<R> {
     pub(crate) reach: ReplyFn<R>,
 }
 
-pub(crate) type ReplyFn<R> = fn(&mut LoopRef<'_>, NodeId, PortId, R) -> Result<(), Undelivered>;
+pub(crate) type ReplyFn<R> = fn(&mut LoopRef<'_>, NodeId, RequestId, R) -> Result<(), Undelivered>;
 
 impl<R: 'static> ReplyTo<R> {
-    pub(crate) fn new(node: NodeId, port: PortId) -> Self {
+    pub(crate) fn new(node: NodeId, port: RequestId) -> Self {
         Self { node, port, home: Cell::new(Some(node)), place: None, reach: reach_local::<R> }
     }
 }
@@ -238,7 +243,7 @@ impl<R> ReplyTo<R> {
         self.node
     }
 
-    pub(crate) fn use_up(self) -> (NodeId, PortId, ReplyFn<R>) {
+    pub(crate) fn use_up(self) -> (NodeId, RequestId, ReplyFn<R>) {
         self.home.set(None);
         (self.node, self.port, self.reach)
     }
@@ -247,13 +252,13 @@ impl<R> ReplyTo<R> {
 fn reach_local<R: 'static>(
     loop_ref: &mut LoopRef<'_>,
     node: NodeId,
-    port: PortId,
+    port: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
     if node != loop_ref.core.home {
         return Err(Undelivered::NoNode);
     }
-    loop_ref.core.answer_port(port, value)
+    loop_ref.core.complete_request(port, value)
 }
 
 impl<R> Drop for ReplyTo<R> {
@@ -271,12 +276,12 @@ impl<R> fmt::Debug for ReplyTo<R> {
 }
 
 /// A question: answered with a value, or told why there is none.
-pub(crate) struct Question<R, M, F> {
+pub(crate) struct AskHandler<R, M, F> {
     pub(crate) answer: F,
     pub(crate) types: PhantomData<fn(R) -> M>,
 }
 
-impl<R, M, F> Waiting for Question<R, M, F>
+impl<R, M, F> ReplyHandler for AskHandler<R, M, F>
 where
     R: 'static,
     M: 'static,
@@ -284,12 +289,12 @@ where
 {
     fn answer(self: Box<Self>, core: &mut Core, owner: Key, value: &mut dyn Any) {
         if let Some(value) = value.downcast_mut::<Option<R>>().and_then(Option::take) {
-            core.hand_answer(owner, move || (self.answer)(Ok(value)));
+            core.push_reply(owner, move || (self.answer)(Ok(value)));
         }
     }
 
     fn refuse(self: Box<Self>, core: &mut Core, owner: Key, reason: AskError) {
-        core.hand_answer(owner, move || (self.answer)(Err(reason)));
+        core.push_reply(owner, move || (self.answer)(Err(reason)));
     }
 
     fn fits(&self, value: &dyn Any) -> bool {
@@ -298,12 +303,12 @@ where
 }
 
 /// A request whose answerer always answers: with an `R` that has its own errors.
-pub(crate) struct Request<R, M, F> {
+pub(crate) struct RequestHandler<R, M, F> {
     pub(crate) answer: F,
     pub(crate) types: PhantomData<fn(R) -> M>,
 }
 
-impl<R, M, F> Waiting for Request<R, M, F>
+impl<R, M, F> ReplyHandler for RequestHandler<R, M, F>
 where
     R: 'static,
     M: 'static,
@@ -311,7 +316,7 @@ where
 {
     fn answer(self: Box<Self>, core: &mut Core, owner: Key, value: &mut dyn Any) {
         if let Some(value) = value.downcast_mut::<Option<R>>().and_then(Option::take) {
-            core.hand_answer(owner, move || (self.answer)(value));
+            core.push_reply(owner, move || (self.answer)(value));
         }
     }
 
@@ -323,11 +328,11 @@ where
 }
 
 /// A question from a thread that waits for the answer.
-pub(crate) struct FromThread<R> {
+pub(crate) struct ThreadHandler<R> {
     pub(crate) answer: crossbeam_channel::Sender<Result<R, AskError>>,
 }
 
-impl<R: Send + 'static> Waiting for FromThread<R> {
+impl<R: Send + 'static> ReplyHandler for ThreadHandler<R> {
     fn answer(self: Box<Self>, _: &mut Core, _: Key, value: &mut dyn Any) {
         if let Some(value) = value.downcast_mut::<Option<R>>().and_then(Option::take) {
             // A thread that waits no longer has been told `TimedOut`.
@@ -350,7 +355,7 @@ mod tests {
 
     struct Nothing;
 
-    impl Waiting for Nothing {
+    impl ReplyHandler for Nothing {
         fn answer(self: Box<Self>, _: &mut Core, _: Key, _: &mut dyn Any) {}
         fn refuse(self: Box<Self>, _: &mut Core, _: Key, _: AskError) {}
         fn fits(&self, _: &dyn Any) -> bool {
@@ -359,10 +364,10 @@ mod tests {
     }
 
     /// The numbers of requests that are open one after the other.
-    fn numbers(seed: u64) -> Vec<PortId> {
-        let mut ports = Ports::new(seed);
+    fn numbers(seed: u64) -> Vec<RequestId> {
+        let mut ports = PendingRequests::new(seed);
         let open_and_close = |_| {
-            let id = ports.open(None, Box::new(Nothing), NO_PORT);
+            let id = ports.open(None, Box::new(Nothing), NO_REQUEST);
             assert!(ports.close(id).is_some() && ports.close(id).is_none(), "it is answered once");
             id
         };

@@ -56,14 +56,14 @@ impl BlockingPool {
 }
 
 impl Core {
-    /// Has `job` run where it may block; its result answers `port`.
+    /// Has `job` run where it may block; its result answers `request_id`.
     pub(crate) fn run_job<R: Send + 'static>(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         job: impl FnOnce() -> R + Send + 'static,
     ) {
         self.run_then(job, move |core, result| {
-            if let Err(reason) = core.complete_request(port, result) {
+            if let Err(reason) = core.complete_request(request_id, result) {
                 tracing::debug!(%reason, "nobody waits any more for the result of a job");
             }
         });

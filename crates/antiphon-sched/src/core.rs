@@ -45,7 +45,7 @@ pub(crate) struct Core {
     pub(crate) round_end: Time,
     pub(crate) mailbox_max: usize,
     pub(crate) wheel: Wheel,
-    pub(crate) ports: PendingRequests,
+    pub(crate) request_ids: PendingRequests,
     pub(crate) sides: FxHashMap<u32, Box<Side>>,
     pub(crate) monitors: u64,
     /// Answers that did not go where they should.
@@ -101,7 +101,7 @@ impl Core {
             round_end: Time::MAX,
             mailbox_max,
             wheel: Wheel::new(),
-            ports: PendingRequests::new(rng.u64(..)),
+            request_ids: PendingRequests::new(rng.u64(..)),
             sides: FxHashMap::default(),
             monitors: 0,
             lost_answers: 0,
@@ -326,7 +326,7 @@ impl Core {
                 }
             }
             Due::Socket(id) => self.socket_timer(id),
-            Due::Request(port) => self.fail_request(port, crate::error::AskError::TimedOut),
+            Due::Request(request_id) => self.fail_request(request_id, crate::error::AskError::TimedOut),
         }
     }
 
@@ -362,10 +362,10 @@ impl Core {
         for timer in timers {
             self.wheel.cancel(timer);
         }
-        while let Some(port) = self.ports.at(head) {
-            match self.ports.close(port) {
+        while let Some(request_id) = self.request_ids.at(head) {
+            match self.request_ids.close(request_id) {
                 Some((closed, next)) => {
-                    self.after_request_closed(port, closed.timer, closed.is_remote);
+                    self.after_request_closed(request_id, closed.timer, closed.is_remote);
                     crate::catch::quietly(|| drop(closed.waiting));
                     head = next.unwrap_or(crate::mailbox::NO_REQUEST);
                 }

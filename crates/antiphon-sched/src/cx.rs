@@ -209,11 +209,11 @@ impl<'a, M: 'static> Cx<'a, M> {
             return core.push_reply(me, || answer(Err(AskError::TooManyOpen)));
         }
         let question = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
-        let Some(port) = core.open_request::<M>(me, Box::new(question)) else { return };
-        core.set_request_timeout(port, timeout);
-        let reply = ReplyTo::new(core.home, port);
+        let Some(request_id) = core.open_request::<M>(me, Box::new(question)) else { return };
+        core.set_request_timeout(request_id, timeout);
+        let reply = ReplyTo::new(core.home, request_id);
         if let Err(error) = to.put(&mut self.loop_ref, request(reply), Manner::Send) {
-            self.loop_ref.fail_request(port, error.reason().into());
+            self.loop_ref.fail_request(request_id, error.reason().into());
         }
     }
 
@@ -388,7 +388,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         answer: impl FnOnce(Result<R, JobError>) -> M + 'static,
     ) {
         match self.open(answer) {
-            Ok(port) => self.core().run_job(port, job),
+            Ok(request_id) => self.core().run_job(request_id, job),
             Err(answer) => self.push_self(answer(Err(JobError::TooManyOpen))),
         }
     }

@@ -37,17 +37,21 @@ pub(crate) fn close(home: NodeId) {
 }
 
 /// A reply of `node`'s was dropped within the loop `home`.
-pub(crate) fn note(home: NodeId, node: NodeId, port: RequestId) {
+pub(crate) fn note(home: NodeId, node: NodeId, request_id: RequestId) {
     let noted = NOTES.try_with(|notes| {
         let mut notes = notes.borrow_mut();
-        notes.iter_mut().find(|(id, _)| *id == home).map(|(_, of_loop)| of_loop.push((node, port))).is_some()
+        notes
+            .iter_mut()
+            .find(|(id, _)| *id == home)
+            .map(|(_, of_loop)| of_loop.push((node, request_id)))
+            .is_some()
     });
     if noted.unwrap_or(false) {
         return;
     }
     let shared = LOOPS.lock().get(&home).and_then(Weak::upgrade);
     if let Some(shared) = shared {
-        shared.post_urgent(Box::new((node, port)));
+        shared.post_urgent(Box::new((node, request_id)));
     }
 }
 
@@ -60,7 +64,7 @@ pub(crate) fn any(home: NodeId) -> bool {
 pub(crate) fn retract(home: NodeId, is_meant: impl Fn(RequestId) -> bool) {
     NOTES.with_borrow_mut(|notes| {
         if let Some((_, of_loop)) = notes.iter_mut().find(|(id, _)| *id == home) {
-            of_loop.retain(|(node, port)| *node != home || !is_meant(*port));
+            of_loop.retain(|(node, request_id)| *node != home || !is_meant(*request_id));
         }
     });
 }

@@ -283,7 +283,7 @@ impl Loop {
         LoopStats {
             actors: self.core.slots.live(),
             runnable: self.core.slots.runnable(),
-            requests: self.core.ports.len(),
+            requests: self.core.request_ids.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.io.len(),
             sockets: self.core.sockets.len(),
@@ -654,7 +654,7 @@ impl Drop for Loop {
             }
         }
         // All that is user code's is dropped one by one: two panics of one drop would abort.
-        self.core.ports.drop_all();
+        self.core.request_ids.drop_all();
         self.core.sockets.drop_all();
         for _ in 0..self.urgent.len() {
             catch::quietly(|| drop(self.urgent.try_recv()));

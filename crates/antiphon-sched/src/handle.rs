@@ -149,12 +149,12 @@ impl Handle {
     {
         let (answer, answered) = bounded(1);
         let question = move |core: &mut Core| {
-            let port = core.open_ownerless_request(Box::new(ThreadHandler { answer }));
-            core.set_request_timeout(port, timeout);
-            let reply = ReplyTo::new(core.home, port);
+            let request_id = core.open_ownerless_request(Box::new(ThreadHandler { answer }));
+            core.set_request_timeout(request_id, timeout);
+            let reply = ReplyTo::new(core.home, request_id);
             let mut loop_ref = LoopRef { core };
             if let Err(error) = to.put(&mut loop_ref, request(reply), Manner::Send) {
-                loop_ref.fail_request(port, error.reason().into());
+                loop_ref.fail_request(request_id, error.reason().into());
             }
         };
         match self.call(question, timeout, &answered) {
@@ -355,11 +355,11 @@ impl Mail for Dropped {
 
 impl Core {
     /// A reply was dropped in this loop, without an answer.
-    pub(crate) fn reply_dropped(&mut self, (node, port): Dropped) {
+    pub(crate) fn reply_dropped(&mut self, (node, request_id): Dropped) {
         if node == self.home {
-            self.fail_request(port, AskError::Dropped);
+            self.fail_request(request_id, AskError::Dropped);
         } else {
-            self.signal(Signal::ReplyDropped { node, port });
+            self.signal(Signal::ReplyDropped { node, request_id });
         }
     }
 }

@@ -81,8 +81,8 @@ impl LoopRef<'_> {
 
     /// Answers a request.
     pub fn reply<R>(&mut self, reply: ReplyTo<R>, value: R) {
-        let (node, port, reach) = reply.use_up();
-        if let Err(reason) = reach(self, node, port, value)
+        let (node, request_id, reach) = reply.use_up();
+        if let Err(reason) = reach(self, node, request_id, value)
             && reason != Undelivered::NoActor
         {
             // An asker that is gone, or was answered by its timeout, is no news; the rest is. A node that asks and takes no
@@ -178,8 +178,12 @@ impl LoopRef<'_> {
     ///
     /// # Errors
     /// The request is closed, or expects another type.
-    pub fn complete_request<R: 'static>(&mut self, port: RequestId, value: R) -> Result<(), Undelivered> {
-        self.core.complete_request(port, value)
+    pub fn complete_request<R: 'static>(
+        &mut self,
+        request_id: RequestId,
+        value: R,
+    ) -> Result<(), Undelivered> {
+        self.core.complete_request(request_id, value)
     }
 
     /// Answers a request of this loop with bytes from the network; `body` is as for [`LoopRef::deliver`]. Where they came from is said by
@@ -190,31 +194,31 @@ impl LoopRef<'_> {
     /// there was a reply in them, and their node has as many open requests in this loop as it may.
     pub fn complete_request_encoded(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         tag: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
-        match self.core.complete_request_encoded(port, tag, body) {
+        match self.core.complete_request_encoded(request_id, tag, body) {
             Err(Undelivered::Encode) if scope::was_crowded() => Err(Undelivered::Busy),
             result => result,
         }
     }
 
     /// Closes a request of this loop without an answer; does nothing when it is closed already.
-    pub fn fail_request(&mut self, port: RequestId, reason: AskError) {
-        self.core.fail_request(port, reason);
+    pub fn fail_request(&mut self, request_id: RequestId, reason: AskError) {
+        self.core.fail_request(request_id, reason);
     }
 
     /// As [`LoopRef::fail_request`], by the word of another node: closes only a request whose reply left this loop.
-    pub fn fail_request_from_peer(&mut self, port: RequestId, reason: AskError) {
-        if self.core.ports.expected(port).is_some() {
-            self.core.fail_request(port, reason);
+    pub fn fail_request_from_peer(&mut self, request_id: RequestId, reason: AskError) {
+        if self.core.request_ids.expected(request_id).is_some() {
+            self.core.fail_request(request_id, reason);
         }
     }
 
     /// Whether a request is open.
-    pub fn is_open(&mut self, port: RequestId) -> bool {
-        self.core.ports.is_open(port)
+    pub fn is_open(&mut self, request_id: RequestId) -> bool {
+        self.core.request_ids.is_open(request_id)
     }
 
     /// `watcher`, elsewhere, is to be told when `target`, here, ends.

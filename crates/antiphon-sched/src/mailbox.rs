@@ -20,7 +20,7 @@ pub(crate) const OPEN_MAX: u16 = u16::MAX;
 /// A mailbox whose `rest` grew over this many places is trimmed when it has been empty for a while.
 const TRIM_OVER: usize = 256;
 
-/// The index of no port: the end of the list that `ports` begins.
+/// The index of no port: the end of the list that `request_ids` begins.
 pub(crate) const NO_REQUEST: u32 = u32::MAX;
 
 pub(crate) struct Mailbox<M> {
@@ -29,7 +29,7 @@ pub(crate) struct Mailbox<M> {
     rest: Option<Box<VecDeque<Item<M>>>>,
     extra: Option<Box<Extra<M>>>,
     /// The newest open port of this actor; the ports hold the list.
-    pub(crate) ports: u32,
+    pub(crate) request_ids: u32,
     /// Open requests: each holds the place in which its answer will arrive.
     pub(crate) open: u16,
     wait: Wait,
@@ -118,7 +118,7 @@ impl<M> Mailbox<M> {
             first: None,
             rest: None,
             extra: None,
-            ports: NO_REQUEST,
+            request_ids: NO_REQUEST,
             open: 0,
             wait: Wait::Start,
             state: RunState::IDLE,
@@ -690,7 +690,7 @@ impl<M> AnyMailbox for Mailbox<M> {
     }
 
     fn ports(&mut self) -> &mut u32 {
-        &mut self.ports
+        &mut self.request_ids
     }
 
     fn trim(&mut self) {

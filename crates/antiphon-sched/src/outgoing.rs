@@ -42,17 +42,17 @@ pub(crate) fn reach_wire<M: Wire>(
 pub(crate) fn reply_wire<R: Wire>(
     loop_ref: &mut LoopRef<'_>,
     node: NodeId,
-    port: RequestId,
+    request_id: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
     if node == loop_ref.core.home {
-        return loop_ref.core.complete_request(port, value);
+        return loop_ref.core.complete_request(request_id, value);
     }
-    match loop_ref.core.send_out(Destination::Request(node, port), &value, Manner::Send) {
+    match loop_ref.core.send_out(Destination::Request(node, request_id), &value, Manner::Send) {
         Ok(()) => Ok(()),
         Err(reason) => {
             // The asker is told at once that no answer comes; better than its timeout.
-            loop_ref.core.signal(Signal::ReplyDropped { node, port });
+            loop_ref.core.signal(Signal::ReplyDropped { node, request_id });
             Err(match reason {
                 Unsent::Way(reason) => reason,
                 Unsent::Encode(_) => Undelivered::Encode,
@@ -112,7 +112,8 @@ impl Core {
         manner: Manner,
         met: &Met,
     ) -> Result<(), Undelivered> {
-        let replies: smallvec::SmallVec<[RequestId; 1]> = met.replies.iter().map(|(port, _)| *port).collect();
+        let replies: smallvec::SmallVec<[RequestId; 1]> =
+            met.replies.iter().map(|(request_id, _)| *request_id).collect();
         let parcel =
             Parcel { from: self.current, to, tag, body, manner, nodes: &met.nodes, replies: &replies };
         match &mut self.outside {
@@ -129,8 +130,8 @@ impl Core {
         for (key, exposed) in &met.exposed {
             self.expose(*key, *exposed);
         }
-        for (port, expected) in &met.replies {
-            self.ports.expect(*port, *expected);
+        for (request_id, expected) in &met.replies {
+            self.request_ids.expect(*request_id, *expected);
         }
     }
 
@@ -153,15 +154,17 @@ impl Core {
     fn is_forged(&mut self, claims: &[Homecoming]) -> bool {
         claims.iter().any(|claim| match claim {
             Homecoming::Actor(key) => self.slots.is_alive(*key) && !self.is_exposed(*key),
-            Homecoming::Request(port) => self.ports.is_open(*port) && self.ports.expected(*port).is_none(),
+            Homecoming::Request(request_id) => {
+                self.request_ids.is_open(*request_id) && self.request_ids.expected(*request_id).is_none()
+            }
         })
     }
 
     /// Drops what was decoded from forged bytes: the replies in it are nobody's to drop.
     fn drop_forged<T>(&mut self, decoded: T, claims: &[Homecoming]) {
         crate::catch::quietly(|| drop(decoded));
-        crate::drops::retract(self.home, |port| {
-            claims.iter().any(|claim| matches!(claim, Homecoming::Request(claimed) if *claimed == port))
+        crate::drops::retract(self.home, |request_id| {
+            claims.iter().any(|claim| matches!(claim, Homecoming::Request(claimed) if *claimed == request_id))
         });
     }
 
@@ -199,24 +202,24 @@ impl Core {
             return None;
         }
         mailbox.open += 1;
-        let port = self.ports.open(Some(owner), waiting, mailbox.ports);
-        mailbox.ports = port.to_bits() as u32;
-        Some(port)
+        let request_id = self.request_ids.open(Some(owner), waiting, mailbox.request_ids);
+        mailbox.request_ids = request_id.to_bits() as u32;
+        Some(request_id)
     }
 
     /// Opens a request that no actor owns.
     pub(crate) fn open_ownerless_request(&mut self, waiting: Box<dyn ReplyHandler>) -> RequestId {
-        self.ports.open(None, waiting, crate::mailbox::NO_REQUEST)
+        self.request_ids.open(None, waiting, crate::mailbox::NO_REQUEST)
     }
 
-    pub(crate) fn set_request_timeout(&mut self, port: RequestId, timeout: std::time::Duration) {
-        let timer = self.wheel.insert(self.now + timeout, Due::Request(port));
-        self.ports.set_timer(port, timer);
+    pub(crate) fn set_request_timeout(&mut self, request_id: RequestId, timeout: std::time::Duration) {
+        let timer = self.wheel.insert(self.now + timeout, Due::Request(request_id));
+        self.request_ids.set_timer(request_id, timer);
     }
 
-    fn close_request(&mut self, port: RequestId) -> Option<(Key, Box<dyn ReplyHandler>)> {
-        let (closed, head) = self.ports.close(port)?;
-        self.after_request_closed(port, closed.timer, closed.is_remote);
+    fn close_request(&mut self, request_id: RequestId) -> Option<(Key, Box<dyn ReplyHandler>)> {
+        let (closed, head) = self.request_ids.close(request_id)?;
+        self.after_request_closed(request_id, closed.timer, closed.is_remote);
         if let Some(owner) = closed.owner {
             let mailbox = self.any_mailbox(owner)?;
             *mailbox.opened() -= 1;
@@ -228,37 +231,42 @@ impl Core {
         Some((closed.owner.unwrap_or(Key::from_bits(u64::MAX)), closed.waiting))
     }
 
-    pub(crate) fn after_request_closed(&mut self, port: RequestId, timer: Option<TimerKey>, is_remote: bool) {
+    pub(crate) fn after_request_closed(
+        &mut self,
+        request_id: RequestId,
+        timer: Option<TimerKey>,
+        is_remote: bool,
+    ) {
         if let Some(timer) = timer {
             self.wheel.cancel(timer);
         }
         if is_remote {
-            self.signal(Signal::RequestClosed { port });
+            self.signal(Signal::RequestClosed { request_id });
         }
     }
 
     /// Answers a request of this loop.
     pub(crate) fn complete_request<R: 'static>(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         value: R,
     ) -> Result<(), Undelivered> {
         let mut value: Option<R> = Some(value);
         let value: &mut dyn Any = &mut value;
-        match self.ports.fits(port, value) {
+        match self.request_ids.fits(request_id, value) {
             None => return Err(Undelivered::NoActor),
             Some(false) => return Err(Undelivered::WrongType),
             Some(true) => {}
         }
-        if let Some((owner, waiting)) = self.close_request(port) {
+        if let Some((owner, waiting)) = self.close_request(request_id) {
             waiting.answer(self, owner, value);
         }
         Ok(())
     }
 
     /// Tells a request of this loop that there is no answer; nothing happens if it has one already.
-    pub(crate) fn fail_request(&mut self, port: RequestId, reason: AskError) {
-        if let Some((owner, waiting)) = self.close_request(port) {
+    pub(crate) fn fail_request(&mut self, request_id: RequestId, reason: AskError) {
+        if let Some((owner, waiting)) = self.close_request(request_id) {
             waiting.refuse(self, owner, reason);
         }
     }
@@ -266,16 +274,16 @@ impl Core {
     /// Answers a request of this loop with bytes that came over the wire.
     pub(crate) fn complete_request_encoded(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         tag: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
-        let Some(expected) = self.ports.expected(port) else { return Err(Undelivered::NoActor) };
+        let Some(expected) = self.request_ids.expected(request_id) else { return Err(Undelivered::NoActor) };
         if expected.tag != tag {
-            self.fail_request(port, AskError::WrongType);
+            self.fail_request(request_id, AskError::WrongType);
             return Err(Undelivered::WrongType);
         }
-        (expected.decode)(self, port, body)
+        (expected.decode)(self, request_id, body)
     }
 }
 
@@ -299,18 +307,22 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
     }
 }
 
-/// Decodes an answer of type `R` for the request `port`.
-pub(crate) fn complete_as<R: Wire>(core: &mut Core, port: RequestId, body: &[u8]) -> Result<(), Undelivered> {
+/// Decodes an answer of type `R` for the request `request_id`.
+pub(crate) fn complete_as<R: Wire>(
+    core: &mut Core,
+    request_id: RequestId,
+    body: &[u8],
+) -> Result<(), Undelivered> {
     let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| R::decode_sound(body)));
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
-        core.fail_request(port, AskError::WrongType);
+        core.fail_request(request_id, AskError::WrongType);
         return Err(Undelivered::Encode);
     }
     match decoded {
-        Ok(Ok(value)) => core.complete_request(port, value),
+        Ok(Ok(value)) => core.complete_request(request_id, value),
         Ok(Err(_)) | Err(_) => {
-            core.fail_request(port, AskError::WrongType);
+            core.fail_request(request_id, AskError::WrongType);
             Err(Undelivered::Encode)
         }
     }

@@ -132,12 +132,12 @@ pub enum Signal {
         /// The node that asked.
         node: NodeId,
         /// Its request.
-        port: RequestId,
+        request_id: RequestId,
     },
     /// A request of this loop, whose reply went abroad, is over.
     RequestClosed {
         /// The request.
-        port: RequestId,
+        request_id: RequestId,
     },
     /// An actor of this loop that could be reached from outside has ended.
     Gone {

@@ -81,7 +81,7 @@ struct RequestSlot {
 
 /// All open requests of a loop.
 pub(crate) struct PendingRequests {
-    ports: Vec<RequestSlot>,
+    request_ids: Vec<RequestSlot>,
     free: u32,
     open: usize,
     rng: fastrand::Rng,
@@ -98,7 +98,7 @@ pub(crate) struct ClosedRequest {
 
 impl PendingRequests {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { ports: Vec::new(), free: NO_REQUEST, open: 0, rng: fastrand::Rng::with_seed(seed) }
+        Self { request_ids: Vec::new(), free: NO_REQUEST, open: 0, rng: fastrand::Rng::with_seed(seed) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -114,7 +114,7 @@ impl PendingRequests {
     ) -> RequestId {
         let index = match self.free {
             NO_REQUEST => {
-                self.ports.push(RequestSlot {
+                self.request_ids.push(RequestSlot {
                     owner: None,
                     waiting: None,
                     expected: None,
@@ -123,39 +123,39 @@ impl PendingRequests {
                     previous: NO_REQUEST,
                     generation: self.rng.u32(..),
                 });
-                u32::try_from(self.ports.len() - 1).expect("fewer open requests than 2^32")
+                u32::try_from(self.request_ids.len() - 1).expect("fewer open requests than 2^32")
             }
             index => {
-                self.free = self.ports[index as usize].next;
+                self.free = self.request_ids[index as usize].next;
                 index
             }
         };
         if head != NO_REQUEST {
-            self.ports[head as usize].previous = index;
+            self.request_ids[head as usize].previous = index;
         }
-        let port = &mut self.ports[index as usize];
-        port.owner = owner;
-        port.waiting = Some(waiting);
-        port.next = head;
-        port.previous = NO_REQUEST;
+        let request_id = &mut self.request_ids[index as usize];
+        request_id.owner = owner;
+        request_id.waiting = Some(waiting);
+        request_id.next = head;
+        request_id.previous = NO_REQUEST;
         self.open += 1;
-        RequestId::new(port.generation, index)
+        RequestId::new(request_id.generation, index)
     }
 
     fn get(&mut self, id: RequestId) -> Option<&mut RequestSlot> {
-        let port = self.ports.get_mut(id.index() as usize)?;
-        (port.generation == id.generation() && port.waiting.is_some()).then_some(port)
+        let request_id = self.request_ids.get_mut(id.index() as usize)?;
+        (request_id.generation == id.generation() && request_id.waiting.is_some()).then_some(request_id)
     }
 
     pub(crate) fn set_timer(&mut self, id: RequestId, timer: TimerKey) {
-        if let Some(port) = self.get(id) {
-            port.timer = Some(timer);
+        if let Some(request_id) = self.get(id) {
+            request_id.timer = Some(timer);
         }
     }
 
     /// The reply went abroad: what comes back is to be decoded so.
     pub(crate) fn expect(&mut self, id: RequestId, expected: ExpectedReply) -> bool {
-        self.get(id).map(|port| port.expected = Some(expected)).is_some()
+        self.get(id).map(|request_id| request_id.expected = Some(expected)).is_some()
     }
 
     pub(crate) fn expected(&mut self, id: RequestId) -> Option<ExpectedReply> {
@@ -163,8 +163,8 @@ impl PendingRequests {
     }
 
     pub(crate) fn fits(&mut self, id: RequestId, value: &dyn Any) -> Option<bool> {
-        let port = self.get(id)?;
-        port.waiting.as_ref().map(|waiting| waiting.fits(value))
+        let request_id = self.get(id)?;
+        request_id.waiting.as_ref().map(|waiting| waiting.fits(value))
     }
 
     pub(crate) fn is_open(&mut self, id: RequestId) -> bool {
@@ -174,25 +174,25 @@ impl PendingRequests {
     /// Closes a port. Answers the new head of its owner's list, if that changed.
     pub(crate) fn close(&mut self, id: RequestId) -> Option<(ClosedRequest, Option<u32>)> {
         let (free, drawn) = (self.free, self.rng.u32(1..));
-        let port = self.get(id)?;
+        let request_id = self.get(id)?;
         let closed = ClosedRequest {
-            owner: port.owner.take(),
-            waiting: port.waiting.take()?,
-            timer: port.timer.take(),
-            is_remote: port.expected.take().is_some(),
+            owner: request_id.owner.take(),
+            waiting: request_id.waiting.take()?,
+            timer: request_id.timer.take(),
+            is_remote: request_id.expected.take().is_some(),
         };
-        let (next, previous) = (port.next, port.previous);
-        port.generation = port.generation.wrapping_add(drawn);
-        port.next = free;
+        let (next, previous) = (request_id.next, request_id.previous);
+        request_id.generation = request_id.generation.wrapping_add(drawn);
+        request_id.next = free;
         self.free = id.index();
         self.open -= 1;
         if next != NO_REQUEST {
-            self.ports[next as usize].previous = previous;
+            self.request_ids[next as usize].previous = previous;
         }
         let head = match previous {
             NO_REQUEST => Some(next),
             _ => {
-                self.ports[previous as usize].next = next;
+                self.request_ids[previous as usize].next = next;
                 None
             }
         };
@@ -201,16 +201,16 @@ impl PendingRequests {
 
     /// Drops what waits in all ports, one by one.
     pub(crate) fn drop_all(&mut self) {
-        for port in &mut self.ports {
-            let waiting = port.waiting.take();
+        for request_id in &mut self.request_ids {
+            let waiting = request_id.waiting.take();
             crate::catch::quietly(|| drop(waiting));
         }
     }
 
     /// The port at the head of a list.
     pub(crate) fn at(&self, head: u32) -> Option<RequestId> {
-        let port = self.ports.get(head as usize)?;
-        Some(RequestId::new(port.generation, head))
+        let request_id = self.request_ids.get(head as usize)?;
+        Some(RequestId::new(request_id.generation, head))
     }
 }
 
@@ -220,7 +220,7 @@ impl PendingRequests {
 #[must_use = "dropped, it tells the asker that there is no answer"]
 pub struct ReplyTo<R> {
     pub(crate) node: NodeId,
-    pub(crate) port: RequestId,
+    pub(crate) request_id: RequestId,
     /// The loop that is to be told when this copy is dropped; `None` once another copy took its place.
     pub(crate) home: Cell<Option<NodeId>>,
     /// That it is held here, if it came from another node.
@@ -232,8 +232,8 @@ pub struct ReplyTo<R> {
 pub(crate) type ReplyFn<R> = fn(&mut LoopRef<'_>, NodeId, RequestId, R) -> Result<(), Undelivered>;
 
 impl<R: 'static> ReplyTo<R> {
-    pub(crate) fn new(node: NodeId, port: RequestId) -> Self {
-        Self { node, port, home: Cell::new(Some(node)), place: None, reach: reach_local::<R> }
+    pub(crate) fn new(node: NodeId, request_id: RequestId) -> Self {
+        Self { node, request_id, home: Cell::new(Some(node)), place: None, reach: reach_local::<R> }
     }
 }
 
@@ -245,33 +245,33 @@ impl<R> ReplyTo<R> {
 
     pub(crate) fn use_up(self) -> (NodeId, RequestId, ReplyFn<R>) {
         self.home.set(None);
-        (self.node, self.port, self.reach)
+        (self.node, self.request_id, self.reach)
     }
 }
 
 fn reach_local<R: 'static>(
     loop_ref: &mut LoopRef<'_>,
     node: NodeId,
-    port: RequestId,
+    request_id: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
     if node != loop_ref.core.home {
         return Err(Undelivered::NoNode);
     }
-    loop_ref.core.complete_request(port, value)
+    loop_ref.core.complete_request(request_id, value)
 }
 
 impl<R> Drop for ReplyTo<R> {
     fn drop(&mut self) {
         if let Some(home) = self.home.get() {
-            drops::note(home, self.node, self.port);
+            drops::note(home, self.node, self.request_id);
         }
     }
 }
 
 impl<R> fmt::Debug for ReplyTo<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reply<{}>({} of {})", std::any::type_name::<R>(), self.port.0, self.node)
+        write!(f, "Reply<{}>({} of {})", std::any::type_name::<R>(), self.request_id.0, self.node)
     }
 }
 
@@ -365,10 +365,13 @@ mod tests {
 
     /// The numbers of requests that are open one after the other.
     fn numbers(seed: u64) -> Vec<RequestId> {
-        let mut ports = PendingRequests::new(seed);
+        let mut request_ids = PendingRequests::new(seed);
         let open_and_close = |_| {
-            let id = ports.open(None, Box::new(Nothing), NO_REQUEST);
-            assert!(ports.close(id).is_some() && ports.close(id).is_none(), "it is answered once");
+            let id = request_ids.open(None, Box::new(Nothing), NO_REQUEST);
+            assert!(
+                request_ids.close(id).is_some() && request_ids.close(id).is_none(),
+                "it is answered once"
+            );
             id
         };
         (0..1000).map(open_and_close).collect()

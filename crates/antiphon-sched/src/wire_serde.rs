@@ -387,26 +387,26 @@ impl<R: Wire> Serialize for ReplyTo<R> {
                 self.home.set(None);
                 met.disarmed = true;
                 if self.node == home {
-                    met.replies.push((self.port, expected_as::<R>(tag)));
+                    met.replies.push((self.request_id, expected_as::<R>(tag)));
                 }
                 note_node(&mut met.nodes, self.node);
                 Ok(())
             }
         })
         .ok_or_else(|| S::Error::custom(NO_SCOPE))??;
-        (self.node.to_bits(), self.port.to_bits()).serialize(serializer)
+        (self.node.to_bits(), self.request_id.to_bits()).serialize(serializer)
     }
 }
 
 impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (node, port) = Deserialize::deserialize(deserializer)?;
+        let (node, request_id) = Deserialize::deserialize(deserializer)?;
         let home = scope::decoding_home()
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
-        let (node, port) = (NodeId::from_bits(node), RequestId::from_bits(port));
-        scope::come_home(node, Homecoming::Request(port));
+        let (node, request_id) = (NodeId::from_bits(node), RequestId::from_bits(request_id));
+        scope::come_home(node, Homecoming::Request(request_id));
         let place = scope::take_place().map_err(D::Error::custom)?;
-        Ok(Self { node, port, home: Cell::new(Some(home)), place, reach: reply_wire::<R> })
+        Ok(Self { node, request_id, home: Cell::new(Some(home)), place, reach: reply_wire::<R> })
     }
 }
 

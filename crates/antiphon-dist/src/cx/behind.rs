@@ -35,9 +35,9 @@ pub(crate) fn register<M: Wire>(
         // It was ended within this very step: nobody would take the name back later.
         node_behind(loop_ref).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
     }
-    for port in waiting {
+    for request_id in waiting {
         let found: Result<FoundName, LocateError> = Ok(FoundName { id: actor.id() });
-        settle(loop_ref, port, found);
+        settle(loop_ref, request_id, found);
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
             LocateError::TooManyOpen,
             LocateError::NoNode,
             move |found: Result<Vec<FoundName>, LocateError>| answer(found.map(all)),
-            |core, port| core.locate_all(port, (T::SPACE, name), tag, timeout).err().map(Err),
+            |core, request_id| core.locate_all(request_id, (T::SPACE, name), tag, timeout).err().map(Err),
         );
     }
 
@@ -87,8 +87,8 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<Location, LocateError>) -> M + 'static,
     ) {
-        request(self, LocateError::TooManyOpen, LocateError::NoNode, answer, |core, port| {
-            core.locate_node(port, name, timeout)
+        request(self, LocateError::TooManyOpen, LocateError::NoNode, answer, |core, request_id| {
+            core.locate_node(request_id, name, timeout)
         });
     }
 
@@ -99,19 +99,21 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<(), DeliverError>) -> M + 'static,
     ) {
-        let port = match self.open(answer) {
-            Ok(port) => port,
+        let request_id = match self.open(answer) {
+            Ok(request_id) => request_id,
             Err(answer) => return self.push_self(answer(Err(DeliverError::TooManyOpen))),
         };
         let here = to.node() == self.id().node();
-        match to.put(self.loop_ref(), message, Manner::Receipt(port)) {
-            Ok(()) if here => settle(self.loop_ref(), port, Ok::<(), DeliverError>(())),
+        match to.put(self.loop_ref(), message, Manner::Receipt(request_id)) {
+            Ok(()) if here => settle(self.loop_ref(), request_id, Ok::<(), DeliverError>(())),
             Ok(()) => {
                 if let Some(core) = node(self) {
-                    core.time_receipt(port, timeout);
+                    core.time_receipt(request_id, timeout);
                 }
             }
-            Err(error) => settle(self.loop_ref(), port, Err::<(), _>(DeliverError::Refused(error.reason()))),
+            Err(error) => {
+                settle(self.loop_ref(), request_id, Err::<(), _>(DeliverError::Refused(error.reason())))
+            }
         }
     }
 
@@ -265,8 +267,8 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     ) {
         let at = at.into();
-        request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, port| {
-            core.contact(port, at, options, timeout)
+        request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, request_id| {
+            core.contact(request_id, at, options, timeout)
         });
     }
 
@@ -280,8 +282,8 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<(), CloseError>) -> M + 'static,
     ) {
-        request(self, CloseError::TooManyOpen, CloseError::NoNode, answer, |core, port| {
-            core.close_peer(port, at, timeout)
+        request(self, CloseError::TooManyOpen, CloseError::NoNode, answer, |core, request_id| {
+            core.close_peer(request_id, at, timeout)
         });
     }
 
@@ -332,16 +334,16 @@ fn request<M: 'static, R: 'static, E: 'static>(
     answer: impl FnOnce(Result<R, E>) -> M + 'static,
     put: impl FnOnce(&mut NodeCore, RequestId) -> Option<Result<R, E>>,
 ) {
-    let port = match cx.open(answer) {
-        Ok(port) => port,
+    let request_id = match cx.open(answer) {
+        Ok(request_id) => request_id,
         Err(answer) => return cx.push_self(answer(Err(too_many))),
     };
     let now = match node(cx) {
-        Some(core) => put(core, port),
+        Some(core) => put(core, request_id),
         None => Some(Err(no_node)),
     };
     if let Some(result) = now {
-        settle(cx.loop_ref(), port, result);
+        settle(cx.loop_ref(), request_id, result);
     }
 }
 
@@ -358,7 +360,7 @@ fn locate<M: 'static, T: Named>(
         LocateError::TooManyOpen,
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
-        |core, port| match core.locate(port, (T::SPACE, name), tag, at, timeout) {
+        |core, request_id| match core.locate(request_id, (T::SPACE, name), tag, at, timeout) {
             Looked::Now(result) => Some(result),
             Looked::Later => None,
         },

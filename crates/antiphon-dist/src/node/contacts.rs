@@ -62,7 +62,7 @@ impl NodeCore {
     /// Contacts a peer for an actor: answered now, or by the port.
     pub(crate) fn contact(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         at: PeerAt,
         options: PeerOptions,
         timeout: Duration,
@@ -82,14 +82,14 @@ impl NodeCore {
         {
             return Some(result);
         }
-        self.contacts.open.insert(port, contact);
-        self.agenda.add(until, Due::Contact(port));
+        self.contacts.open.insert(request_id, contact);
+        self.agenda.add(until, Due::Contact(request_id));
         match at {
-            PeerAt::Location(location) => self.contact_at(port, &[location.addr()]),
+            PeerAt::Location(location) => self.contact_at(request_id, &[location.addr()]),
             PeerAt::Host(ref host, tcp_port) => {
                 let query = self.next_request();
                 self.dials.unasked.push((query, host.clone(), tcp_port));
-                self.dials.queries.insert(query, Query::Contact(port, at));
+                self.dials.queries.insert(query, Query::Contact(request_id, at));
             }
         }
         None
@@ -127,8 +127,8 @@ impl NodeCore {
     }
 
     /// Dials the addresses at which a node may be; of port 0, asks them who is there.
-    fn contact_at(&mut self, port: RequestId, all: &[SocketAddr]) {
-        let Some(contact) = self.contacts.open.get_mut(&port) else { return };
+    fn contact_at(&mut self, request_id: RequestId, all: &[SocketAddr]) {
+        let Some(contact) = self.contacts.open.get_mut(&request_id) else { return };
         let (until, udp_port) = (contact.until, contact.options.udp_port.unwrap_or(self.settings.udp_port));
         let (hosts, at): (Vec<SocketAddr>, Vec<SocketAddr>) = all.iter().partition(|at| at.port() == 0);
         contact.at.clone_from(&at);
@@ -142,7 +142,7 @@ impl NodeCore {
     /// A host that an actor wants to contact was looked up.
     pub(super) fn contact_host(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         at: PeerAt,
         all: Vec<SocketAddr>,
         world: &mut impl World,
@@ -151,36 +151,36 @@ impl NodeCore {
         let allowed: Vec<SocketAddr> = all.into_iter().filter(|at| egress::allowed(at).is_ok()).collect();
         if let Some(reason) = refused.filter(|_| allowed.is_empty()) {
             tracing::debug!(%at, "all its addresses are refused");
-            return self.answer_contact(port, Err(reason.into()), world);
+            return self.answer_contact(request_id, Err(reason.into()), world);
         }
         if let Some(there) = allowed.iter().find(|at| at.port() != 0 && self.is_linked_at(**at)) {
-            return self.answer_contact(port, Ok(vec![Location::new(*there)]), world);
+            return self.answer_contact(request_id, Ok(vec![Location::new(*there)]), world);
         }
-        self.contact_at(port, &allowed);
+        self.contact_at(request_id, &allowed);
     }
 
     /// A host that was asked has a node at this location.
     pub(super) fn found_on_host(&mut self, host: SocketAddr, at: SocketAddr) {
         let now = self.now;
         let mut found = Vec::new();
-        for (port, contact) in
+        for (request_id, contact) in
             self.contacts.open.iter_mut().filter(|(_, contact)| contact.hosts.contains(&host))
         {
             if !contact.at.contains(&at) && contact.at.len() < NODES_MAX {
                 contact.at.push(at);
                 contact.news = now;
-                found.push(*port);
+                found.push(*request_id);
             }
         }
-        found.into_iter().for_each(|port| self.arm_contact(port, now + GATHER));
+        found.into_iter().for_each(|request_id| self.arm_contact(request_id, now + GATHER));
     }
 
     /// Looks at a contact again then.
-    fn arm_contact(&mut self, port: RequestId, due: Time) {
-        let Some(contact) = self.contacts.open.get_mut(&port) else { return };
-        self.agenda.remove(contact.due, Due::Contact(port));
+    fn arm_contact(&mut self, request_id: RequestId, due: Time) {
+        let Some(contact) = self.contacts.open.get_mut(&request_id) else { return };
+        self.agenda.remove(contact.due, Due::Contact(request_id));
         contact.due = due.min(contact.until);
-        self.agenda.add(contact.due, Due::Contact(port));
+        self.agenda.add(contact.due, Due::Contact(request_id));
     }
 
     /// A dial of a location was refused for a reason that stays.
@@ -196,8 +196,8 @@ impl NodeCore {
         let is_over = |contact: &Contact| contact.refused.is_some() || linked;
         let about =
             self.contacts.open.iter().filter(|(_, contact)| contact.at.contains(&at) && is_over(contact));
-        let due: Vec<RequestId> = about.map(|(port, _)| *port).collect();
-        due.into_iter().for_each(|port| self.arm_contact(port, self.now));
+        let due: Vec<RequestId> = about.map(|(request_id, _)| *request_id).collect();
+        due.into_iter().for_each(|request_id| self.arm_contact(request_id, self.now));
     }
 
     /// A session was proven: calls of `peer` for its locations are answered.
@@ -205,26 +205,26 @@ impl NodeCore {
         let Some(peer) = self.peers.get(&node) else { return };
         let reached = |at: &SocketAddr| Some(*at) == dialled || peer.is_linked_at(*at);
         let about = self.contacts.open.iter().filter(|(_, contact)| contact.at.iter().any(reached));
-        let due: Vec<RequestId> = about.map(|(port, _)| *port).collect();
-        due.into_iter().for_each(|port| self.arm_contact(port, self.now));
+        let due: Vec<RequestId> = about.map(|(request_id, _)| *request_id).collect();
+        due.into_iter().for_each(|request_id| self.arm_contact(request_id, self.now));
     }
 
-    pub(super) fn on_contact_due(&mut self, port: RequestId, world: &mut impl World) {
+    pub(super) fn on_contact_due(&mut self, request_id: RequestId, world: &mut impl World) {
         let now = self.now;
-        let Some(contact) = self.contacts.open.get(&port) else { return };
+        let Some(contact) = self.contacts.open.get(&request_id) else { return };
         let mut there: Vec<Location> = contact.at.iter().filter_map(|at| self.linked_location(*at)).collect();
         there.sort_unstable();
         there.dedup();
         if now < contact.until && contact.waits(there.len(), now) {
             let again = if contact.at.is_empty() { contact.until } else { now + GATHER };
-            return self.arm_contact(port, again);
+            return self.arm_contact(request_id, again);
         }
         let result = match contact.refused {
             _ if !there.is_empty() => Ok(there),
             Some(refusal) => Err(PeerError::Refused(refusal)),
             None => Err(PeerError::NoAnswer),
         };
-        self.answer_contact(port, result, world);
+        self.answer_contact(request_id, result, world);
     }
 
     /// Where the node is shown that is connected at a location.
@@ -235,13 +235,13 @@ impl NodeCore {
 
     pub(super) fn answer_contact(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         result: Result<Vec<Location>, PeerError>,
         world: &mut impl World,
     ) {
-        let Some(contact) = self.contacts.open.remove(&port) else { return };
-        self.agenda.remove(contact.due, Due::Contact(port));
-        self.dials.queries.retain(|_, query| !matches!(query, Query::Contact(of, _) if *of == port));
+        let Some(contact) = self.contacts.open.remove(&request_id) else { return };
+        self.agenda.remove(contact.due, Due::Contact(request_id));
+        self.dials.queries.retain(|_, query| !matches!(query, Query::Contact(of, _) if *of == request_id));
         for host in &contact.hosts {
             if !self.contacts.open.values().any(|other| other.hosts.contains(host)) {
                 self.forget_host(*host);
@@ -253,6 +253,6 @@ impl NodeCore {
         if let Some(first) = result.iter().flatten().next().filter(|_| contact.options.broadcast) {
             self.ask_relay(first.addr());
         }
-        settle(&mut world.loop_ref(), port, result);
+        settle(&mut world.loop_ref(), request_id, result);
     }
 }

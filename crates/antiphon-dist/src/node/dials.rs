@@ -379,9 +379,9 @@ impl NodeCore {
                 self.dials.queries.insert(query, Query::Configured(at));
                 self.agenda.add(self.now + PAUSE_LAST, Due::LookUp(query));
             }
-            (Some(Query::Contact(port, at)), Ok(all)) => self.contact_host(port, at, all, world),
-            (Some(Query::Contact(port, at)), Err(reason)) => {
-                self.answer_contact(port, Err(PeerError::UnknownHost { at, reason }), world);
+            (Some(Query::Contact(request_id, at)), Ok(all)) => self.contact_host(request_id, at, all, world),
+            (Some(Query::Contact(request_id, at)), Err(reason)) => {
+                self.answer_contact(request_id, Err(PeerError::UnknownHost { at, reason }), world);
             }
             (None, _) => {}
         }

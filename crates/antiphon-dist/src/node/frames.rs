@@ -75,8 +75,8 @@ impl NodeCore {
             Frame::Message(message) => self.on_message(node, link, message, world),
             Frame::Answer(answer) => self.on_answer(node, link, answer, world),
             Frame::ReplyDropped(dropped) => {
-                let port = RequestId::from_bits(dropped.port.0);
-                world.loop_ref().fail_request_from_peer(port, AskError::Dropped);
+                let request_id = RequestId::from_bits(dropped.request_id.0);
+                world.loop_ref().fail_request_from_peer(request_id, AskError::Dropped);
             }
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, world),
             Frame::Monitor(monitor) => {
@@ -142,12 +142,12 @@ impl NodeCore {
     }
 
     fn on_answer(&mut self, node: NodeId, link: &mut Link, answer: &Answer<'_>, world: &mut impl World) {
-        let port = RequestId::from_bits(answer.to.0);
+        let request_id = RequestId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
-            (Some(tag), true) => world.loop_ref().complete_request_encoded(port, tag, answer.body),
+            (Some(tag), true) => world.loop_ref().complete_request_encoded(request_id, tag, answer.body),
             (_, _) => {
-                world.loop_ref().fail_request_from_peer(port, AskError::WrongType);
+                world.loop_ref().fail_request_from_peer(request_id, AskError::WrongType);
                 Err(Undelivered::Encode)
             }
         };

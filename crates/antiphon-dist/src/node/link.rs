@@ -460,7 +460,7 @@ impl NodeCore {
         // While a peer is being closed, what is sent to it waits for another session.
         let (requests, spared) = peer.waiting.open();
         let mut replies = self.replies.take(node);
-        replies.retain(|port| !spared.contains(port));
+        replies.retain(|request_id| !spared.contains(request_id));
         self.replies.add(node, &spared);
         if let Some(armed) = link.armed {
             self.agenda.remove(armed, Due::Session(node));
@@ -475,8 +475,8 @@ impl NodeCore {
         for (target, id) in watched {
             loop_ref.unwatch(target, id);
         }
-        for port in replies {
-            loop_ref.fail_request(port, AskError::NodeLost);
+        for request_id in replies {
+            loop_ref.fail_request(request_id, AskError::NodeLost);
         }
         for writer in &link.writers {
             loop_ref.writable(*writer, node);

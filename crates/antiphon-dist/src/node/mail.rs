@@ -154,8 +154,8 @@ impl Receipts {
         self.open.values().any(|open| open.node == node)
     }
 
-    pub(super) fn add(&mut self, request: u64, port: RequestId, node: NodeId) {
-        self.open.insert(request, Open { whose: Whose::Asked(port), node, until: None });
+    pub(super) fn add(&mut self, request: u64, request_id: RequestId, node: NodeId) {
+        self.open.insert(request, Open { whose: Whose::Asked(request_id), node, until: None });
     }
 
     pub(super) fn add_replies(&mut self, request: u64, replies: &[RequestId], node: NodeId) {
@@ -382,21 +382,23 @@ impl NodeCore {
             self.agenda.remove(until, Due::Receipt(request));
         }
         match (open.whose, result) {
-            (Whose::Asked(port), result) => settle(&mut world.loop_ref(), port, result),
+            (Whose::Asked(request_id), result) => settle(&mut world.loop_ref(), request_id, result),
             (Whose::Replies(replies), Err(DeliverError::Refused(reason))) => {
-                replies.iter().for_each(|port| world.loop_ref().fail_request(*port, reason.into()));
+                replies
+                    .iter()
+                    .for_each(|request_id| world.loop_ref().fail_request(*request_id, reason.into()));
             }
             // It arrived, and its receiver answers; or the session has ended, which answers them all.
             (Whose::Replies(_), Ok(()) | Err(_)) => {}
         }
     }
 
-    /// The receipt that `port` waits for is awaited for so long.
-    pub(crate) fn time_receipt(&mut self, port: RequestId, timeout: Duration) {
+    /// The receipt that `request_id` waits for is awaited for so long.
+    pub(crate) fn time_receipt(&mut self, request_id: RequestId, timeout: Duration) {
         // The newest: it was sent by the same call.
         let newest = self.receipts.open.iter_mut().next_back();
         if let Some((request, open)) =
-            newest.filter(|(_, open)| matches!(open.whose, Whose::Asked(own) if own == port))
+            newest.filter(|(_, open)| matches!(open.whose, Whose::Asked(own) if own == request_id))
         {
             let until = self.now + timeout;
             open.until = Some(until);

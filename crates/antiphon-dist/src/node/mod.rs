@@ -320,7 +320,7 @@ impl NodeCore {
             Due::Receipt(request) => self.on_receipt_due(request, world),
             Due::Want(want) => self.on_want_due(want, world),
             Due::LookUp(query) => self.on_look_up(query),
-            Due::Contact(port) => self.on_contact_due(port, world),
+            Due::Contact(request_id) => self.on_contact_due(request_id, world),
             Due::Parked(node) => self.on_parked_due(node, world),
             Due::Unreached(node) => self.on_unreached(node, world),
             Due::Probe(host) => self.on_probe_due(host, world),
@@ -335,7 +335,7 @@ impl NodeCore {
                 Note::Down { watcher, id, actor, reason } => {
                     world.loop_ref().down(watcher, id, actor, reason)
                 }
-                Note::Refuse(port, reason) => world.loop_ref().fail_request(port, reason),
+                Note::Refuse(request_id, reason) => world.loop_ref().fail_request(request_id, reason),
                 Note::DeadLetter(to, what, reason) => world.loop_ref().dead_letter(to, what, reason),
                 Note::Receipt(request, reason) => self.refuse_receipt(request, reason, world),
                 Note::Writable(writer, node) => world.loop_ref().writable(writer, node),
@@ -395,8 +395,8 @@ impl NodeCore {
 const NOBODY: Key = Key::from_bits(u64::MAX);
 
 /// Answers a request of this node's, unless it is over: then its asker was told so.
-pub(crate) fn settle<R: 'static>(loop_ref: &mut LoopRef<'_>, port: RequestId, value: R) {
-    if let Err(reason) = loop_ref.complete_request(port, value) {
+pub(crate) fn settle<R: 'static>(loop_ref: &mut LoopRef<'_>, request_id: RequestId, value: R) {
+    if let Err(reason) = loop_ref.complete_request(request_id, value) {
         tracing::debug!(%reason, "nobody waits any more for an answer");
     }
 }

@@ -122,7 +122,7 @@ enum WantedBy {
 #[derive(Debug)]
 struct NodeWanted {
     name: Box<str>,
-    port: RequestId,
+    request_id: RequestId,
     until: Time,
 }
 
@@ -254,18 +254,18 @@ impl NodeCore {
         };
         let fitting: Vec<u64> =
             self.names.wants.iter().filter(|(_, want)| fits(want)).map(|(request, _)| *request).collect();
-        let mut ports = Vec::new();
+        let mut request_ids = Vec::new();
         for request in fitting {
             match self.names.wants.get_mut(&request).map(|want| &mut want.answer) {
                 Some(WantedBy::All(_, found)) => found.push(FoundName { id }),
-                Some(WantedBy::One(port)) => {
-                    ports.push(*port);
+                Some(WantedBy::One(request_id)) => {
+                    request_ids.push(*request_id);
                     self.withdraw(request);
                 }
                 None => {}
             }
         }
-        ports
+        request_ids
     }
 
     /// Takes a name back from its owner. Answers for whom it stood.
@@ -300,7 +300,7 @@ impl NodeCore {
     /// Looks for a name: here first, then wherever it may be, now or later.
     pub(crate) fn locate(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         (space, name): (Space, &str),
         tag: &'static str,
         at: Option<Location>,
@@ -316,14 +316,14 @@ impl NodeCore {
             let id = ActorId::new(self.me, registered.key);
             return Looked::Now(fit(tag, registered.tag).map(|()| FoundName { id }));
         }
-        self.add_want(full, tag, at, WantedBy::One(port), timeout);
+        self.add_want(full, tag, at, WantedBy::One(request_id), timeout);
         Looked::Later
     }
 
     /// Collects all that bear a name until the time is over.
     pub(crate) fn locate_all(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         (space, name): (Space, &str),
         tag: &'static str,
         timeout: Duration,
@@ -334,7 +334,7 @@ impl NodeCore {
         let full = (space, Box::from(name));
         let here = self.names.registered.get(&full).filter(|registered| registered.tag == tag);
         let found = here.map(|registered| FoundName { id: ActorId::new(self.me, registered.key) });
-        self.add_want(full, tag, None, WantedBy::All(port, found.into_iter().collect()), timeout);
+        self.add_want(full, tag, None, WantedBy::All(request_id, found.into_iter().collect()), timeout);
         Ok(())
     }
 
@@ -481,10 +481,10 @@ impl NodeCore {
                     all.push(FoundName { id });
                 }
             }
-            WantedBy::One(port) => {
-                let port = *port;
+            WantedBy::One(request_id) => {
+                let request_id = *request_id;
                 self.withdraw(found.request);
-                tell(world, port, fits.map(|()| FoundName { id }));
+                tell(world, request_id, fits.map(|()| FoundName { id }));
             }
         }
     }
@@ -497,10 +497,10 @@ impl NodeCore {
             return;
         }
         want.refused = true;
-        if let (WantedBy::One(port), Some(_)) = (&want.answer, want.at) {
-            let port = *port;
+        if let (WantedBy::One(request_id), Some(_)) = (&want.answer, want.at) {
+            let request_id = *request_id;
             self.withdraw(request);
-            tell(world, port, Err(LocateError::Refused));
+            tell(world, request_id, Err(LocateError::Refused));
         }
     }
 
@@ -520,20 +520,20 @@ impl NodeCore {
     pub(super) fn on_want_due(&mut self, request: u64, world: &mut impl World) {
         if let Some(want) = self.names.node_wants.remove(&request) {
             let nobody: Result<Location, LocateError> = Err(LocateError::TimedOut);
-            return settle(&mut world.loop_ref(), want.port, nobody);
+            return settle(&mut world.loop_ref(), want.request_id, nobody);
         }
         let answer_to = self.names.wants.get_mut(&request).map(|want| match &mut want.answer {
-            WantedBy::One(port) => (*port, None),
-            WantedBy::All(port, found) => (*port, Some(std::mem::take(found))),
+            WantedBy::One(request_id) => (*request_id, None),
+            WantedBy::All(request_id, found) => (*request_id, Some(std::mem::take(found))),
         });
         let is_refused = self.names.wants.get(&request).is_some_and(|want| want.refused);
         self.withdraw(request);
         match answer_to {
-            Some((port, None)) if is_refused => tell(world, port, Err(LocateError::Refused)),
-            Some((port, None)) => tell(world, port, Err(LocateError::TimedOut)),
-            Some((port, Some(found))) => {
+            Some((request_id, None)) if is_refused => tell(world, request_id, Err(LocateError::Refused)),
+            Some((request_id, None)) => tell(world, request_id, Err(LocateError::TimedOut)),
+            Some((request_id, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
-                settle(&mut world.loop_ref(), port, all);
+                settle(&mut world.loop_ref(), request_id, all);
             }
             None => {}
         }
@@ -542,7 +542,7 @@ impl NodeCore {
     /// Looks for a node by its name.
     pub(crate) fn locate_node(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         name: &str,
         timeout: Duration,
     ) -> Option<Result<Location, LocateError>> {
@@ -559,7 +559,7 @@ impl NodeCore {
         let request = self.next_request();
         let until = self.now + timeout;
         self.agenda.add(until, Due::Want(request));
-        self.names.node_wants.insert(request, NodeWanted { name: name.into(), port, until });
+        self.names.node_wants.insert(request, NodeWanted { name: name.into(), request_id, until });
         None
     }
 
@@ -576,7 +576,7 @@ impl NodeCore {
             if let Some(want) = self.names.node_wants.remove(&request) {
                 self.agenda.remove(want.until, Due::Want(request));
                 let found: Result<Location, LocateError> = Ok(location);
-                settle(&mut world.loop_ref(), want.port, found);
+                settle(&mut world.loop_ref(), want.request_id, found);
             }
         }
     }
@@ -608,6 +608,6 @@ fn fit(wanted: &str, found: &str) -> Result<(), LocateError> {
     }
 }
 
-fn tell(world: &mut impl World, port: RequestId, found: Result<FoundName, LocateError>) {
-    settle(&mut world.loop_ref(), port, found);
+fn tell(world: &mut impl World, request_id: RequestId, found: Result<FoundName, LocateError>) {
+    settle(&mut world.loop_ref(), request_id, found);
 }

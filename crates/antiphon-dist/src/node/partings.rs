@@ -29,7 +29,7 @@ pub(super) struct Parting {
     said: bool,
     until: Time,
     /// Whoever waits for it, and what they are told when the session has ended, however it did.
-    ports: Vec<RequestId>,
+    request_ids: Vec<RequestId>,
     outcome: Result<(), CloseError>,
 }
 
@@ -37,7 +37,7 @@ impl NodeCore {
     /// Ends the session with the peer at a location, for an actor: answered now, or by the port.
     pub(crate) fn close_peer(
         &mut self,
-        port: RequestId,
+        request_id: RequestId,
         at: Location,
         timeout: Duration,
     ) -> Option<Result<(), CloseError>> {
@@ -45,15 +45,15 @@ impl NodeCore {
         if there.is_empty() {
             return Some(Err(UnknownPeer { at }.into()));
         }
-        let mut port = Some(port);
+        let mut request_id = Some(request_id);
         for node in there {
             if self.part_from(node, GoodbyeReason::Closed, timeout)
                 && let Some(parting) = self.parting_of(node)
             {
-                parting.ports.extend(port.take());
+                parting.request_ids.extend(request_id.take());
             }
         }
-        port.map(|_| Ok(()))
+        request_id.map(|_| Ok(()))
     }
 
     /// From now on, these are ignored besides those of the configuration.
@@ -100,7 +100,8 @@ impl NodeCore {
             return false;
         }
         if link.parting.is_none() {
-            link.parting = Some(Parting { reason, said: false, until, ports: Vec::new(), outcome: Ok(()) });
+            link.parting =
+                Some(Parting { reason, said: false, until, request_ids: Vec::new(), outcome: Ok(()) });
             self.agenda.add(until, Due::Parting(node));
             // As soon as there is a world, in case that nothing is under way.
             self.agenda.add(now, Due::Parting(node));
@@ -174,8 +175,8 @@ impl NodeCore {
     /// The session that was being ended has ended.
     pub(super) fn conclude_parting(&mut self, node: NodeId, parting: Parting, world: &mut impl World) {
         self.agenda.remove(parting.until, Due::Parting(node));
-        for port in parting.ports {
-            settle(&mut world.loop_ref(), port, parting.outcome);
+        for request_id in parting.request_ids {
+            settle(&mut world.loop_ref(), request_id, parting.outcome);
         }
         // What was sent meanwhile contacts it anew.
         self.dial_for_waiting(node);

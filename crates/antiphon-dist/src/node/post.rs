@@ -56,14 +56,14 @@ pub(super) enum Posted {
 impl Waiting {
     /// The receipts and replies that wait with the messages.
     pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<RequestId>) {
-        let (mut receipts, mut ports) = (BTreeSet::new(), Vec::new());
+        let (mut receipts, mut request_ids) = (BTreeSet::new(), Vec::new());
         for posted in &self.queue {
             if let Posted::Message { request, replies, .. } = posted {
                 receipts.extend(request);
-                ports.extend(replies);
+                request_ids.extend(replies);
             }
         }
-        (receipts, ports)
+        (receipts, request_ids)
     }
 }
 
@@ -117,7 +117,7 @@ impl Outside for NodeCore {
                 self.unregister_all(actor);
                 self.access.forget(actor);
             }
-            Signal::RequestClosed { port } => self.replies.forget(port),
+            Signal::RequestClosed { request_id } => self.replies.forget(request_id),
             Signal::Monitor { .. }
             | Signal::Demonitor { .. }
             | Signal::Notify { .. }
@@ -153,7 +153,7 @@ impl NodeCore {
 
     fn await_receipt(&mut self, node: NodeId, parcel: &Parcel<'_>, request: Option<u64>) {
         match (parcel.manner, request) {
-            (Manner::Receipt(port), Some(request)) => self.receipts.add(request, port, node),
+            (Manner::Receipt(request_id), Some(request)) => self.receipts.add(request, request_id, node),
             (_, Some(request)) => self.receipts.add_replies(request, parcel.replies, node),
             (_, None) => {}
         }
@@ -289,7 +289,7 @@ impl NodeCore {
                 Posted::Signal(signal) => self.answer_signal(signal, reason),
             }
         }
-        self.notes.extend(replies.into_iter().map(|port| Note::Refuse(port, reason.into())));
+        self.notes.extend(replies.into_iter().map(|request_id| Note::Refuse(request_id, reason.into())));
     }
 
     /// A message is not sent any more.
@@ -323,8 +323,8 @@ fn send_message(
         Destination::Actor(to) => {
             Message { to: wire_key(to.key()), from, tag, receipt: request, route, body: parcel.body }.into()
         }
-        Destination::Request(_, port) => {
-            Answer { to: wire::Key(port.to_bits()), from, tag, route, body: parcel.body }.into()
+        Destination::Request(_, request_id) => {
+            Answer { to: wire::Key(request_id.to_bits()), from, tag, route, body: parcel.body }.into()
         }
     };
     session.send(&frame).map_err(|reason| match reason {

@@ -9,26 +9,28 @@ use antiphon_sched::{NodeId, RequestId};
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     by_node: BTreeSet<(NodeId, RequestId)>,
-    by_port: BTreeSet<(RequestId, NodeId)>,
+    by_request: BTreeSet<(RequestId, NodeId)>,
 }
 
 impl Replies {
     pub(super) fn len(&self) -> usize {
-        self.by_port.len()
+        self.by_request.len()
     }
 
     /// These replies have gone to a node.
-    pub(super) fn add(&mut self, node: NodeId, ports: &[RequestId]) {
-        self.by_node.extend(ports.iter().map(|port| (node, *port)));
-        self.by_port.extend(ports.iter().map(|port| (*port, node)));
+    pub(super) fn add(&mut self, node: NodeId, request_ids: &[RequestId]) {
+        self.by_node.extend(request_ids.iter().map(|request_id| (node, *request_id)));
+        self.by_request.extend(request_ids.iter().map(|request_id| (*request_id, node)));
     }
 
     /// A request is over.
-    pub(super) fn forget(&mut self, port: RequestId) {
-        let nodes =
-            self.by_port.range((port, NodeId::from_bits(0))..).take_while(|(other, _)| *other == port);
+    pub(super) fn forget(&mut self, request_id: RequestId) {
+        let nodes = self
+            .by_request
+            .range((request_id, NodeId::from_bits(0))..)
+            .take_while(|(other, _)| *other == request_id);
         for pair in nodes.copied().collect::<Vec<_>>() {
-            self.by_port.remove(&pair);
+            self.by_request.remove(&pair);
             self.by_node.remove(&(pair.1, pair.0));
         }
     }
@@ -40,19 +42,20 @@ impl Replies {
 
     /// A node will answer none of its requests any more.
     pub(super) fn take(&mut self, node: NodeId) -> Vec<RequestId> {
-        let ports =
+        let request_ids =
             self.by_node.range((node, RequestId::from_bits(0))..).take_while(|(other, _)| *other == node);
-        let ports: Vec<RequestId> = ports.map(|(_, port)| *port).collect();
-        for port in &ports {
-            self.by_node.remove(&(node, *port));
-            self.by_port.remove(&(*port, node));
+        let request_ids: Vec<RequestId> = request_ids.map(|(_, request_id)| *request_id).collect();
+        for request_id in &request_ids {
+            self.by_node.remove(&(node, *request_id));
+            self.by_request.remove(&(*request_id, node));
         }
-        ports
+        request_ids
     }
 
     pub(super) fn check(&self) {
-        let mirrored = self.by_port.iter().all(|(port, node)| self.by_node.contains(&(*node, *port)));
-        assert!(mirrored && self.by_node.len() == self.by_port.len(), "both tables hold the same pairs");
+        let mirrored =
+            self.by_request.iter().all(|(request_id, node)| self.by_node.contains(&(*node, *request_id)));
+        assert!(mirrored && self.by_node.len() == self.by_request.len(), "both tables hold the same pairs");
     }
 }
 
@@ -63,16 +66,16 @@ mod tests {
     #[test]
     fn what_went_to_several_nodes_is_answered_once_by_each_and_forgotten_by_all() {
         let (one, other) = (NodeId::from_bits(1), NodeId::from_bits(2));
-        let ports: Vec<RequestId> = (1..4).map(RequestId::from_bits).collect();
+        let request_ids: Vec<RequestId> = (1..4).map(RequestId::from_bits).collect();
         let mut replies = Replies::default();
-        replies.add(one, &ports);
-        replies.add(other, &ports[..2]);
-        replies.forget(ports[0]);
+        replies.add(one, &request_ids);
+        replies.add(other, &request_ids[..2]);
+        replies.forget(request_ids[0]);
         replies.check();
-        assert_eq!(replies.take(one), ports[1..]);
+        assert_eq!(replies.take(one), request_ids[1..]);
         assert_eq!(replies.take(one), []);
         assert_eq!([one, other].map(|node| replies.awaits(node)), [false, true]);
-        assert_eq!(replies.take(other), ports[1..2]);
+        assert_eq!(replies.take(other), request_ids[1..2]);
         replies.check();
         assert_eq!(replies.len(), 0);
     }

@@ -198,8 +198,8 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
             Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
         }),
-        Signal::ReplyDropped { port, .. } => {
-            session.send(&ReplyDropped { port: antiphon_wire::Key(port.to_bits()) }.into())
+        Signal::ReplyDropped { request_id, .. } => {
+            session.send(&ReplyDropped { request_id: antiphon_wire::Key(request_id.to_bits()) }.into())
         }
         // They concern this node alone.
         Signal::RequestClosed { .. } | Signal::Gone { .. } => Ok(()),

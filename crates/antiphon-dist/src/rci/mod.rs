@@ -88,12 +88,12 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
     let home = cx.id().node();
     match watcher {
         Some(watcher) if watcher.node() == home && rci.node() != home => {
-            let port = match cx.open(answer) {
-                Ok(port) => port,
+            let request_id = match cx.open(answer) {
+                Ok(request_id) => request_id,
                 Err(answer) => return cx.push_self(answer(Err(CallError::TooManyOpen))),
             };
             let arguments = Some(arguments);
-            cx.spawn_actor(Witnessing { rci: rci.0, arguments, timeout, watcher, port, born: None });
+            cx.spawn_actor(Witnessing { rci: rci.0, arguments, timeout, watcher, request_id, born: None });
         }
         other => {
             let watcher = other.map(Watcher::Known);

@@ -43,7 +43,7 @@ pub(super) struct Witnessing<A, T> {
     pub(super) timeout: Duration,
     pub(super) watcher: ActorId,
     /// The caller's request.
-    pub(super) port: RequestId,
+    pub(super) request_id: RequestId,
     pub(super) born: Option<ActorId>,
 }
 
@@ -62,7 +62,7 @@ impl<A: Wire, T: Wire> Witnessing<A, T> {
             Ok(Born::OverQuota(_) | Born::Panicked(_)) | Err(_) => None,
         };
         let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(answered);
-        settle(cx.loop_ref(), self.port, result);
+        settle(cx.loop_ref(), self.request_id, result);
     }
 }
 

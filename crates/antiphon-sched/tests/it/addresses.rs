@@ -257,8 +257,8 @@ mod forged {
         let mut events = virtual_loop();
         let log = Log::default();
         let seen = log.clone();
-        let (port, told) = (std::rc::Rc::new(std::cell::Cell::new(None)), Log::default());
-        let place = port.clone();
+        let (request_id, told) = (std::rc::Rc::new(std::cell::Cell::new(None)), Log::default());
+        let place = request_id.clone();
         let sink = events.spawn(move |_, event: Event<ReplyTo<u32>>| {
             if let Event::Message(reply) = event {
                 place.set(Some(reply));
@@ -274,7 +274,7 @@ mod forged {
             receive()
         });
         settle(&mut events);
-        let reply = port.take().unwrap();
+        let reply = request_id.take().unwrap();
         let wrong = format!("{reply:?}");
         assert!(wrong.starts_with("Reply<u32>"), "{wrong}");
         let number: u64 = wrong.split(['(', ' ']).nth(1).unwrap().parse().unwrap();

@@ -53,7 +53,7 @@ impl Outside for Fake {
     fn signal(&mut self, _: Time, signal: Signal) {
         let mut wires = self.0.borrow_mut();
         match signal {
-            Signal::RequestClosed { port } => wires.closed.push(port),
+            Signal::RequestClosed { request_id } => wires.closed.push(request_id),
             Signal::Gone { actor } => wires.gone.push(actor),
             signal => wires.frames.push_back(Frame::Signal(signal)),
         }
@@ -131,9 +131,9 @@ fn arrive(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: Frame) -> Option<Deli
         Frame::Parcel { to: Destination::Actor(id), tag, body } => {
             return Some(loop_ref.deliver(id.key(), tag, &body));
         }
-        Frame::Parcel { to: Destination::Request(node, port), tag, body } => {
+        Frame::Parcel { to: Destination::Request(node, request_id), tag, body } => {
             assert_eq!(node, loop_ref.home());
-            let _ = loop_ref.complete_request_encoded(port, tag, &body);
+            let _ = loop_ref.complete_request_encoded(request_id, tag, &body);
         }
         Frame::Signal(signal) => match signal {
             Signal::Monitor { target, id, watcher } => {
@@ -147,7 +147,7 @@ fn arrive(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: Frame) -> Option<Deli
             Signal::Terminate { target, .. } => loop_ref.terminate(target),
             Signal::Throw { target, value, .. } => drop(loop_ref.throw_here(target.key(), value)),
             Signal::Resume { target, value, .. } => drop(loop_ref.resume_here(target.key(), value)),
-            Signal::ReplyDropped { port, .. } => loop_ref.fail_request(port, AskError::Dropped),
+            Signal::ReplyDropped { request_id, .. } => loop_ref.fail_request(request_id, AskError::Dropped),
             other => panic!("not for another node: {other:?}"),
         },
     }
@@ -352,15 +352,15 @@ fn an_answer_of_another_type_or_undecodable_is_refused_with_an_answer() {
         let Some(Frame::Parcel { body, .. }) = net.wires[0].borrow_mut().frames.pop_front() else {
             panic!("the request is on its way")
         };
-        let port = port_in(&body);
-        assert!(net.nodes[0].loop_ref().is_open(port), "its number travels in it");
+        let request_id = port_in(&body);
+        assert!(net.nodes[0].loop_ref().is_open(request_id), "its number travels in it");
         let (tag, body): (_, &[u8]) = if wrong_tag { ("str", b"\xa0") } else { ("u32", b"\xc1") };
-        let result = net.nodes[0].loop_ref().complete_request_encoded(port, tag, body);
+        let result = net.nodes[0].loop_ref().complete_request_encoded(request_id, tag, body);
         assert_eq!(result, Err(if wrong_tag { Undelivered::WrongType } else { Undelivered::Encode }));
         net.settle();
         assert_eq!(log.take(), "Err(WrongType)");
         assert_eq!(
-            net.nodes[0].loop_ref().complete_request_encoded(port, "u32", b"\x01"),
+            net.nodes[0].loop_ref().complete_request_encoded(request_id, "u32", b"\x01"),
             Err(Undelivered::NoActor)
         );
     }
@@ -517,8 +517,8 @@ fn another_node_closes_only_requests_whose_replies_left() {
     let mut net = net_of(virtual_config());
     let log = Log::default();
     let told = log.clone();
-    let port = Rc::new(std::cell::Cell::new(None));
-    let opened = port.clone();
+    let request_id = Rc::new(std::cell::Cell::new(None));
+    let opened = request_id.clone();
     let events = &mut net.nodes[0];
     events.spawn(move |cx: &mut Cx<u32>, event| {
         match event {
@@ -529,10 +529,10 @@ fn another_node_closes_only_requests_whose_replies_left() {
         receive()
     });
     settle(events);
-    let port = port.get().expect("it was opened");
-    events.loop_ref().fail_request_from_peer(port, AskError::Dropped);
-    assert!(events.loop_ref().is_open(port), "its reply never left");
-    assert_eq!(events.loop_ref().complete_request(port, 7_u32), Ok(()));
+    let request_id = request_id.get().expect("it was opened");
+    events.loop_ref().fail_request_from_peer(request_id, AskError::Dropped);
+    assert!(events.loop_ref().is_open(request_id), "its reply never left");
+    assert_eq!(events.loop_ref().complete_request(request_id, 7_u32), Ok(()));
     settle(events);
     assert_eq!(log.take(), "7");
 }

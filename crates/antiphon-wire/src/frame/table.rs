@@ -213,7 +213,7 @@ frames! {
     /// The last copy of a reply was dropped without an answer.
     ReplyDropped = 0x24 {
         /// The slot that waits.
-        port: Key,
+        request_id: Key,
     }
     /// What became of a message that asked for it.
     Receipt = 0x25 {

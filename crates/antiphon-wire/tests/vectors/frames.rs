@@ -42,7 +42,7 @@ fn actor_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
         Message { to, from, tag, receipt: None, route: Route::NONE, body: &[0xc0] }.into(),
         Message { to, from, tag, receipt: Some(99), route, body: &[] }.into(),
         Answer { to: Key(4), from, tag, route: Route::NONE, body: &[0xc3] }.into(),
-        ReplyDropped { port: Key(4) }.into(),
+        ReplyDropped { request_id: Key(4) }.into(),
         Receipt { request: 99, outcome: Outcome::Delivered }.into(),
         Receipt { request: 99, outcome: Outcome::WrongType }.into(),
         Receipt { request: 99, outcome: Outcome::Busy }.into(),

@@ -219,7 +219,7 @@ impl Node {
 
     /// How the node is doing.
     pub fn counts(&mut self) -> Counts {
-        self.sched.loop_ref().outside::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
+        self.sched.loop_ref().transport::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
     }
 
     /// Runs until only daemons are left, or the node was stopped; then until what was sent has arrived, for
@@ -302,7 +302,7 @@ impl Node {
     }
 
     fn is_flushed(&mut self) -> bool {
-        self.sched.loop_ref().outside::<NodeCore>().is_none_or(|core| core.is_flushed())
+        self.sched.loop_ref().transport::<NodeCore>().is_none_or(|core| core.is_flushed())
     }
 }
 

@@ -106,7 +106,7 @@ fn end(
         }
         let step = end.step(cx, event).inspect_err(|reason| say(format!("fault: {reason:?}")));
         if end.is_done() && !std::mem::replace(&mut is_told, true) {
-            let cuts = cx.loop_ref().outside::<NodeCore>().map(|core| core.counts().cut_with_unacked);
+            let cuts = cx.loop_ref().transport::<NodeCore>().map(|core| core.counts().cut_with_unacked);
             say(format!("done {}", cuts.unwrap_or_default()));
         }
         step

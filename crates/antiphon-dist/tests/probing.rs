@@ -170,7 +170,7 @@ fn an_announcement_is_dialled_at_the_address_that_it_came_from_and_only_where_th
 fn contact(asked: &mut Asked, host: &str) -> Vec<Output> {
     let host = at(host).ip();
     let mut sched = std::mem::replace(&mut asked.ground.sched, loop_of_tests());
-    sched.set_outside(Box::new(std::mem::replace(
+    sched.set_transport(Box::new(std::mem::replace(
         &mut asked.core,
         core_of(&sched, Config::default(), "127.0.0.1:1"),
     )));
@@ -181,7 +181,7 @@ fn contact(asked: &mut Asked, host: &str) -> Vec<Output> {
         receive()
     });
     sched.work();
-    asked.core = *sched.take_outside::<NodeCore>().expect("it was put there");
+    asked.core = *sched.take_transport::<NodeCore>().expect("it was put there");
     asked.ground.sched = sched;
     asked.core.handle(Time::ZERO + asked.now, Input::Tick, &mut asked.ground);
     std::mem::take(&mut asked.ground.outputs)

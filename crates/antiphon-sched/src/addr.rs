@@ -16,7 +16,7 @@ use crate::wire::Wire;
 /// How a message is to be handed over.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Manner {
+pub enum SendMode {
     /// Queue it, up to the hard cap of the way to its node.
     Send,
     /// Queue it only while the way to its node is below its high mark.
@@ -26,7 +26,7 @@ pub enum Manner {
 }
 
 /// The function that knows how messages of type `M` reach an actor.
-pub(crate) type Reach<M> = fn(&mut LoopRef<'_>, ActorId, M, Manner) -> Result<(), SendError<M>>;
+pub(crate) type Reach<M> = fn(&mut LoopRef<'_>, ActorId, M, SendMode) -> Result<(), SendError<M>>;
 
 /// The address of an actor that takes messages of type `M`.
 ///
@@ -67,7 +67,7 @@ fn reach_local<M: 'static>(
     loop_ref: &mut LoopRef<'_>,
     to: ActorId,
     message: M,
-    _: Manner,
+    _: SendMode,
 ) -> Result<(), SendError<M>> {
     loop_ref.core.push_local(to, message)
 }
@@ -82,7 +82,7 @@ pub trait Target: Copy {
     /// The messages that it takes.
     type Message;
 
-    /// Hands `message` over, as `manner` says.
+    /// Hands `message` over, as `mode` says.
     ///
     /// # Errors
     /// The message comes back, with the reason; nothing was queued.
@@ -90,7 +90,7 @@ pub trait Target: Copy {
         self,
         loop_ref: &mut LoopRef<'_>,
         message: Self::Message,
-        manner: Manner,
+        mode: SendMode,
     ) -> Result<(), SendError<Self::Message>>;
 
     /// Who is meant, for dead letters.
@@ -101,8 +101,8 @@ impl<M> Target for Addr<M> {
     type Message = M;
 
     #[inline]
-    fn put(self, loop_ref: &mut LoopRef<'_>, message: M, manner: Manner) -> Result<(), SendError<M>> {
-        (self.reach)(loop_ref, self.id, message, manner)
+    fn put(self, loop_ref: &mut LoopRef<'_>, message: M, mode: SendMode) -> Result<(), SendError<M>> {
+        (self.reach)(loop_ref, self.id, message, mode)
     }
 
     fn target_id(self) -> ActorId {

@@ -23,7 +23,6 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::io::{Io, Noted};
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
-use crate::outside::{Outside, Signal};
 use crate::requests::PendingRequests;
 use crate::scope;
 use crate::side::Side;
@@ -31,6 +30,7 @@ use crate::slots::{Flag, Slots};
 use crate::sockets::Sockets;
 use crate::time::Time;
 use crate::timers::{Due, Wheel};
+use crate::transport::{Signal, Transport};
 use crate::turn::Turned;
 use crate::value::Value;
 use crate::wire::Wire;
@@ -58,11 +58,11 @@ pub(crate) struct Core {
     pub(crate) current: Option<Key>,
     pub(crate) steps: u64,
     pub(crate) rng: fastrand::Rng,
-    pub(crate) outside: Way,
+    pub(crate) transport: TransportSlot,
     /// Of what is being put into a mailbox just now.
     pub(crate) permit: Option<Permit>,
     /// Signals for an outside that is away.
-    pub(crate) unsent: Vec<Signal>,
+    pub(crate) queued_signals: Vec<Signal>,
     pub(crate) scratch: Vec<u8>,
     tags: FxHashMap<TypeId, &'static str>,
     pub(crate) io: Io,
@@ -74,12 +74,12 @@ pub(crate) struct Core {
 }
 
 /// The way out of the loop.
-pub(crate) enum Way {
+pub(crate) enum TransportSlot {
     /// There is none: a loop by itself.
-    None,
+    Absent,
     /// Its owner has taken it out, and will put it back.
-    Away,
-    Open(Box<dyn Outside>),
+    Taken,
+    Present(Box<dyn Transport>),
 }
 
 impl Core {
@@ -110,9 +110,9 @@ impl Core {
             current: None,
             steps: 0,
             rng,
-            outside: Way::None,
+            transport: TransportSlot::Absent,
             permit: None,
-            unsent: Vec::new(),
+            queued_signals: Vec::new(),
             scratch: Vec::new(),
             tags: FxHashMap::default(),
             io,
@@ -225,10 +225,10 @@ impl Core {
 
     /// Tells the world outside; without one, nobody is there to be told.
     pub(crate) fn signal(&mut self, signal: Signal) {
-        match &mut self.outside {
-            Way::Open(outside) => outside.signal(self.now, signal),
-            Way::Away => self.unsent.push(signal),
-            Way::None => self.signal_nobody(signal),
+        match &mut self.transport {
+            TransportSlot::Present(transport) => transport.signal(self.now, signal),
+            TransportSlot::Taken => self.queued_signals.push(signal),
+            TransportSlot::Absent => self.signal_nobody(signal),
         }
     }
 
@@ -246,7 +246,7 @@ impl Core {
             | Signal::Down { .. }
             | Signal::ReplyDropped { .. }
             | Signal::RequestClosed { .. }
-            | Signal::Gone { .. } => {}
+            | Signal::Exited { .. } => {}
         }
     }
 

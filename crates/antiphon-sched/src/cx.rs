@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::actor::{Actor, Machine};
 use crate::adapter::Adapter;
-use crate::addr::{Addr, Manner, Target};
+use crate::addr::{Addr, SendMode, Target};
 use crate::cell::Cell;
 use crate::core::Core;
 use crate::error::{AskError, JobError, SendError, Undelivered};
@@ -17,13 +17,13 @@ use crate::id::{ActorId, Key};
 use crate::io::{Holder, Source};
 use crate::loop_ref::LoopRef;
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
-use crate::outside::{MonitorId, Signal};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::side::Guard;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::{Due, TimerKey};
+use crate::transport::{MonitorId, Signal};
 use crate::value::Value;
 use crate::wire::Wire;
 
@@ -174,7 +174,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// The message comes back, with the reason.
     #[inline]
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
-        to.put(&mut self.loop_ref, message, Manner::Send)
+        to.put(&mut self.loop_ref, message, SendMode::Send)
     }
 
     /// Sends a message, but keeps to the high mark of the way to another node: after
@@ -183,7 +183,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// # Errors
     /// The message comes back, with the reason.
     pub fn try_send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
-        to.put(&mut self.loop_ref, message, Manner::Try)
+        to.put(&mut self.loop_ref, message, SendMode::Try)
     }
 
     /// Sends a message; what cannot be taken is a dead letter, counted and observable.
@@ -212,7 +212,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let Some(request_id) = core.open_request::<M>(me, Box::new(question)) else { return };
         core.set_request_timeout(request_id, timeout);
         let reply = ReplyTo::new(core.home, request_id);
-        if let Err(error) = to.put(&mut self.loop_ref, request(reply), Manner::Send) {
+        if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Send) {
             self.loop_ref.fail_request(request_id, error.reason().into());
         }
     }

@@ -17,7 +17,7 @@ use crate::actor::{Actor, Machine};
 use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
 use crate::catch;
-use crate::core::{Core, Way};
+use crate::core::{Core, TransportSlot};
 use crate::cx::Cx;
 use crate::dead::DeadLetter;
 use crate::drops::{self, Dropped};
@@ -29,11 +29,11 @@ use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
 use crate::join_handle::JoinHandle;
 use crate::loop_ref::LoopRef;
-use crate::outside::Outside;
 use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::Due;
+use crate::transport::Transport;
 use crate::watchdog;
 use crate::wire::Wire;
 
@@ -300,23 +300,23 @@ impl Loop {
     }
 
     /// Where messages and signals for other nodes go from now on; what waited for it goes there at once.
-    pub fn set_outside(&mut self, outside: Box<dyn Outside>) {
-        self.core.outside = Way::Open(outside);
-        for signal in std::mem::take(&mut self.core.unsent) {
+    pub fn set_transport(&mut self, transport: Box<dyn Transport>) {
+        self.core.transport = TransportSlot::Present(transport);
+        for signal in std::mem::take(&mut self.core.queued_signals) {
             self.core.signal(signal);
         }
     }
 
-    /// Takes the world outside out, to be put back by [`Loop::set_outside`]; signals wait meanwhile. `None`
+    /// Takes the world outside out, to be put back by [`Loop::set_transport`]; signals wait meanwhile. `None`
     /// when there is none, or it is no `T`.
-    pub fn take_outside<T: Outside>(&mut self) -> Option<Box<T>> {
-        match std::mem::replace(&mut self.core.outside, Way::Away) {
-            Way::Open(outside) if (&*outside as &dyn std::any::Any).is::<T>() => {
-                let outside: Box<dyn std::any::Any> = outside;
-                outside.downcast().ok()
+    pub fn take_transport<T: Transport>(&mut self) -> Option<Box<T>> {
+        match std::mem::replace(&mut self.core.transport, TransportSlot::Taken) {
+            TransportSlot::Present(transport) if (&*transport as &dyn std::any::Any).is::<T>() => {
+                let transport: Box<dyn std::any::Any> = transport;
+                transport.downcast().ok()
             }
             other => {
-                self.core.outside = other;
+                self.core.transport = other;
                 None
             }
         }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use crate::actor::Actor;
-use crate::addr::{Addr, Manner, Target};
+use crate::addr::{Addr, SendMode, Target};
 use crate::armed::Armed;
 use crate::core::Core;
 use crate::cx::Cx;
@@ -21,9 +21,9 @@ use crate::event::{Event, ExitReason};
 use crate::id::{ActorId, Key, NodeId};
 use crate::join_handle::value_of;
 use crate::loop_ref::LoopRef;
-use crate::outside::{MonitorId, Signal};
 use crate::requests::{ReplyTo, ThreadHandler};
 use crate::step::Step;
+use crate::transport::{MonitorId, Signal};
 use crate::watchdog::Pulse;
 use crate::wire::Wire;
 
@@ -153,7 +153,7 @@ impl Handle {
             core.set_request_timeout(request_id, timeout);
             let reply = ReplyTo::new(core.home, request_id);
             let mut loop_ref = LoopRef { core };
-            if let Err(error) = to.put(&mut loop_ref, request(reply), Manner::Send) {
+            if let Err(error) = to.put(&mut loop_ref, request(reply), SendMode::Send) {
                 loop_ref.fail_request(request_id, error.reason().into());
             }
         };
@@ -184,7 +184,7 @@ impl Handle {
             // A thread that waits no longer has been told `TimedOut`.
             let tell = move |reason: ExitReason| drop(answer.try_send(value_of(reason)));
             if actor.node() == core.home {
-                let id = core.watch_from_outside(actor.key(), Box::new(tell));
+                let id = core.watch_by_callback(actor.key(), Box::new(tell));
                 *posted.lock() = Post::Set(id);
             } else {
                 tell(ExitReason::NoActor);

@@ -27,7 +27,7 @@ impl<V: Wire + Send> JoinHandle<V> {
         // Nobody listens any more when the joiner was dropped.
         let watch = move |reason: ExitReason| drop(tell.try_send(value_of(reason)));
         if actor.node() == core.home {
-            core.watch_from_outside(actor.key(), Box::new(watch));
+            core.watch_by_callback(actor.key(), Box::new(watch));
         } else {
             watch(ExitReason::NoActor);
         }

@@ -28,7 +28,7 @@
 //! ```
 //!
 //! The crate needs no network and, without the feature `serde`, no serde. A node of `antiphon-dist` joins
-//! loops across machines: it is this loop's [`Outside`].
+//! loops across machines: it is this loop's [`Transport`].
 
 #![cfg_attr(feature = "safe", forbid(unsafe_code))]
 
@@ -39,7 +39,7 @@ mod actor;
 pub use actor::{Actor, actor};
 
 mod addr;
-pub use addr::{Addr, Manner, Target};
+pub use addr::{Addr, SendMode, Target};
 
 #[doc(hidden)]
 pub mod armed;
@@ -95,8 +95,8 @@ pub use join_handle::JoinHandle;
 mod mailbox;
 mod outgoing;
 
-mod outside;
-pub use outside::{Destination, MonitorId, Outside, Parcel, Signal};
+mod transport;
+pub use transport::{Destination, MonitorId, OutboundMessage, Signal, Transport};
 
 mod requests;
 pub use requests::{ReplyTo, RequestId};

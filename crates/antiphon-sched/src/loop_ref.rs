@@ -1,18 +1,18 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
 use crate::actor::Actor;
-use crate::addr::{Addr, Manner, Target};
+use crate::addr::{Addr, SendMode, Target};
 use crate::budget::Permit;
-use crate::core::{Core, Way};
+use crate::core::{Core, TransportSlot};
 use crate::error::{AskError, SendError, Undelivered};
 use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
-use crate::outside::{MonitorId, Outside};
 use crate::requests::{ReplyTo, RequestId};
 use crate::scope;
 use crate::side::Guard;
 use crate::time::Time;
+use crate::transport::{MonitorId, Transport};
 use crate::value::Value;
 use crate::wire::Wire;
 
@@ -56,13 +56,13 @@ impl LoopRef<'_> {
     }
 
     /// The world outside, if it is a `T`.
-    pub fn outside<T: Outside>(&mut self) -> Option<&mut T> {
-        match &mut self.core.outside {
-            Way::Open(outside) => {
-                let outside: &mut dyn std::any::Any = &mut **outside;
-                outside.downcast_mut()
+    pub fn transport<T: Transport>(&mut self) -> Option<&mut T> {
+        match &mut self.core.transport {
+            TransportSlot::Present(transport) => {
+                let transport: &mut dyn std::any::Any = &mut **transport;
+                transport.downcast_mut()
             }
-            Way::Away | Way::None => None,
+            TransportSlot::Taken | TransportSlot::Absent => None,
         }
     }
 
@@ -71,7 +71,7 @@ impl LoopRef<'_> {
     /// # Errors
     /// The message comes back, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
-        to.put(self, message, Manner::Send)
+        to.put(self, message, SendMode::Send)
     }
 
     /// Starts an actor.
@@ -146,10 +146,10 @@ impl LoopRef<'_> {
         self.core.owner_of(key)
     }
 
-    /// Has the world outside told of an actor's end ([`Signal::Gone`](crate::Signal::Gone)) also if no address of it
+    /// Has the world outside told of an actor's end ([`Signal::Exited`](crate::Signal::Exited)) also if no address of it
     /// leaves this loop; false when it has ended.
-    pub fn tell_end(&mut self, key: Key) -> bool {
-        self.core.side(key).map(|side| side.is_known_outside = true).is_some()
+    pub fn report_exit(&mut self, key: Key) -> bool {
+        self.core.side(key).map(|side| side.is_known_to_transport = true).is_some()
     }
 
     /// What actors of other nodes may do to an actor of this loop, by its own word.

@@ -2,15 +2,15 @@
 
 use std::any::Any;
 
-use crate::addr::Manner;
-use crate::core::{Core, Way};
+use crate::addr::SendMode;
+use crate::core::{Core, TransportSlot};
 use crate::error::{AskError, EncodeError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
-use crate::outside::{Destination, Parcel, Signal};
 use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
 use crate::scope::{self, Exposed, Homecoming, Met, Mode};
 use crate::timers::{Due, TimerKey};
+use crate::transport::{Destination, OutboundMessage, Signal};
 use crate::value::Value;
 use crate::wire::{Wire, check_type_name};
 
@@ -19,21 +19,21 @@ pub(crate) fn reach_wire<M: Wire>(
     loop_ref: &mut LoopRef<'_>,
     to: ActorId,
     message: M,
-    manner: Manner,
+    mode: SendMode,
 ) -> Result<(), SendError<M>> {
     if to.node() == loop_ref.core.home {
         return loop_ref.core.push_local(to, message);
     }
-    match loop_ref.core.send_out(Destination::Actor(to), &message, manner) {
+    match loop_ref.core.send_out(Destination::Actor(to), &message, mode) {
         Ok(()) => Ok(()),
-        Err(Unsent::Way(Undelivered::Busy)) => Err(SendError::Busy(message)),
-        Err(Unsent::Way(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
-        Err(Unsent::Way(Undelivered::NoActor)) => Err(SendError::NoActor(message)),
-        Err(Unsent::Way(Undelivered::Encode)) => {
+        Err(SendFailure::Transport(Undelivered::Busy)) => Err(SendError::Busy(message)),
+        Err(SendFailure::Transport(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
+        Err(SendFailure::Transport(Undelivered::NoActor)) => Err(SendError::NoActor(message)),
+        Err(SendFailure::Transport(Undelivered::Encode)) => {
             Err(SendError::Encode(message, EncodeError::new("its type cannot be told to that node")))
         }
-        Err(Unsent::Way(_)) => Err(SendError::NoNode(message)),
-        Err(Unsent::Encode(reason)) => Err(SendError::Encode(message, reason)),
+        Err(SendFailure::Transport(_)) => Err(SendError::NoNode(message)),
+        Err(SendFailure::Encode(reason)) => Err(SendError::Encode(message, reason)),
     }
 }
 
@@ -48,22 +48,22 @@ pub(crate) fn reply_wire<R: Wire>(
     if node == loop_ref.core.home {
         return loop_ref.core.complete_request(request_id, value);
     }
-    match loop_ref.core.send_out(Destination::Request(node, request_id), &value, Manner::Send) {
+    match loop_ref.core.send_out(Destination::Request(node, request_id), &value, SendMode::Send) {
         Ok(()) => Ok(()),
         Err(reason) => {
             // The asker is told at once that no answer comes; better than its timeout.
             loop_ref.core.signal(Signal::ReplyDropped { node, request_id });
             Err(match reason {
-                Unsent::Way(reason) => reason,
-                Unsent::Encode(_) => Undelivered::Encode,
+                SendFailure::Transport(reason) => reason,
+                SendFailure::Encode(_) => Undelivered::Encode,
             })
         }
     }
 }
 
 /// Why an encoded message was not taken.
-pub(crate) enum Unsent {
-    Way(Undelivered),
+pub(crate) enum SendFailure {
+    Transport(Undelivered),
     Encode(EncodeError),
 }
 
@@ -79,26 +79,26 @@ impl Core {
         &mut self,
         to: Destination,
         message: &M,
-        manner: Manner,
-    ) -> Result<(), Unsent> {
-        if !matches!(self.outside, Way::Open(_)) {
-            return Err(Unsent::Way(Undelivered::NoNode));
+        mode: SendMode,
+    ) -> Result<(), SendFailure> {
+        if !matches!(self.transport, TransportSlot::Present(_)) {
+            return Err(SendFailure::Transport(Undelivered::NoNode));
         }
         let tag = self.tag_of::<M>();
-        check_type_name(tag).map_err(Unsent::Encode)?;
+        check_type_name(tag).map_err(SendFailure::Encode)?;
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
         let (encoded, met) =
             scope::within(self.home, Mode::Send, || encode_with(|| message.encode(&mut body)));
         let sent = match encoded {
-            Ok(()) => self.hand_out(to, tag, &body, manner, &met).map_err(Unsent::Way),
-            Err(reason) => Err(Unsent::Encode(reason)),
+            Ok(()) => self.hand_out(to, tag, &body, mode, &met).map_err(SendFailure::Transport),
+            Err(reason) => Err(SendFailure::Encode(reason)),
         };
         if sent.is_err() && met.disarmed {
             body.clear();
             let (revoked, _) =
                 scope::within(self.home, Mode::Revoke, || encode_with(|| message.encode(&mut body)));
-            debug_assert!(revoked.is_ok() || matches!(sent, Err(Unsent::Encode(_))));
+            debug_assert!(revoked.is_ok() || matches!(sent, Err(SendFailure::Encode(_))));
         }
         self.scratch = body;
         sent
@@ -109,16 +109,16 @@ impl Core {
         to: Destination,
         tag: &'static str,
         body: &[u8],
-        manner: Manner,
+        mode: SendMode,
         met: &Met,
     ) -> Result<(), Undelivered> {
         let replies: smallvec::SmallVec<[RequestId; 1]> =
             met.replies.iter().map(|(request_id, _)| *request_id).collect();
-        let parcel =
-            Parcel { from: self.current, to, tag, body, manner, nodes: &met.nodes, replies: &replies };
-        match &mut self.outside {
-            Way::Open(outside) => outside.parcel(self.now, &parcel)?,
-            Way::Away | Way::None => return Err(Undelivered::NoNode),
+        let outbound =
+            OutboundMessage { from: self.current, to, tag, body, mode, nodes: &met.nodes, replies: &replies };
+        match &mut self.transport {
+            TransportSlot::Present(transport) => transport.send(self.now, &outbound)?,
+            TransportSlot::Taken | TransportSlot::Absent => return Err(Undelivered::NoNode),
         }
         // What was not taken, nobody has heard of.
         self.make_reachable(met);

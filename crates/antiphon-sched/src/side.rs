@@ -10,10 +10,10 @@ use crate::error::Undelivered;
 use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
-use crate::outside::{MonitorId, Signal};
 use crate::scope::Exposed;
 use crate::slots::Flag;
 use crate::sockets::SocketId;
+use crate::transport::{MonitorId, Signal};
 
 #[derive(Default)]
 pub(crate) struct Side {
@@ -29,7 +29,7 @@ pub(crate) struct Side {
     /// How many of `watching` others have had put there: of this loop, and of others.
     unasked: [u16; 2],
     /// The world outside keeps something about it, and wants to know of its end.
-    pub(crate) is_known_outside: bool,
+    pub(crate) is_known_to_transport: bool,
     named: bool,
 }
 
@@ -71,7 +71,7 @@ impl Side {
             sockets,
             exposed,
             guard,
-            is_known_outside,
+            is_known_to_transport,
             unasked: _,
             named,
         } = self;
@@ -83,7 +83,7 @@ impl Side {
             && owner.is_none()
             && exposed.is_none()
             && *guard == Guard::Open
-            && !is_known_outside
+            && !is_known_to_transport
             && !named
     }
 }
@@ -91,7 +91,7 @@ impl Side {
 enum Watcher {
     Actor(ActorId),
     /// A thread, or other code outside of all actors.
-    Outsider(Box<dyn FnOnce(ExitReason)>),
+    Callback(Box<dyn FnOnce(ExitReason)>),
 }
 
 impl Core {
@@ -183,11 +183,11 @@ impl Core {
     }
 
     /// Code outside of all actors is told when `target`, here, ends.
-    pub(crate) fn watch_from_outside(&mut self, target: Key, tell: Box<dyn FnOnce(ExitReason)>) -> MonitorId {
+    pub(crate) fn watch_by_callback(&mut self, target: Key, tell: Box<dyn FnOnce(ExitReason)>) -> MonitorId {
         let id = self.next_monitor();
         match self.side(target) {
             Some(side) => {
-                side.watchers.insert(id, Watcher::Outsider(tell));
+                side.watchers.insert(id, Watcher::Callback(tell));
             }
             None => crate::catch::quietly(|| tell(ExitReason::NoActor)),
         }
@@ -332,7 +332,7 @@ impl Core {
         for (id, watcher) in side.watchers {
             match watcher {
                 Watcher::Actor(watcher) => self.tell_down(watcher, id, actor, reason.clone()),
-                Watcher::Outsider(tell) => crate::catch::quietly(|| tell(reason.clone())),
+                Watcher::Callback(tell) => crate::catch::quietly(|| tell(reason.clone())),
             }
         }
         for adapter in side.adapters {
@@ -342,8 +342,8 @@ impl Core {
             self.io.forget(source);
         }
         self.bury_sockets(side.sockets);
-        if side.exposed.is_some() || side.is_known_outside {
-            self.signal(Signal::Gone { actor: key });
+        if side.exposed.is_some() || side.is_known_to_transport {
+            self.signal(Signal::Exited { actor: key });
         }
     }
 

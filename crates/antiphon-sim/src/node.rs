@@ -68,7 +68,7 @@ impl SimNode {
         let mut sched = Loop::new(scheduler).expect("a virtual loop needs nothing of the system");
         let everywhere = vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)];
         let core = NodeCore::simulated(config, home, Location::new(location), everywhere);
-        sched.set_outside(Box::new(core.expect("a sound configuration")));
+        sched.set_transport(Box::new(core.expect("a sound configuration")));
         set_up(&mut sched);
         Self {
             sched,
@@ -105,17 +105,17 @@ impl SimNode {
 
     /// How the node is doing.
     pub fn counts(&mut self) -> antiphon_dist::Counts {
-        self.sched.loop_ref().outside::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
+        self.sched.loop_ref().transport::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
     }
 
     /// Takes the core out of the loop for a moment.
     fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut Ground<'_>, LoopTime) -> R) -> R {
-        let mut core = self.sched.take_outside::<NodeCore>().expect("it stands there between events");
+        let mut core = self.sched.take_transport::<NodeCore>().expect("it stands there between events");
         let now = self.sched.now();
         let mut ground =
             Ground { sched: &mut self.sched, chance: &mut self.chance, wishes: &mut self.wishes };
         let result = act(&mut core, &mut ground, now);
-        self.sched.set_outside(core);
+        self.sched.set_transport(core);
         result
     }
 

@@ -14,8 +14,8 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, DecodeError, EncodeError, ExitReason, Key, LoopRef, Manner, NodeId, ReplyTo,
-    SendError, Target, Undelivered, Wire, secs,
+    ActorId, Addr, AskError, Cx, DecodeError, EncodeError, ExitReason, Key, LoopRef, NodeId, ReplyTo,
+    SendError, SendMode, Target, Undelivered, Wire, secs,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -244,8 +244,8 @@ fn undelivered(reason: AskError) -> DeliverError {
 impl<T: Wire> Target for Channel<T> {
     type Message = T;
 
-    fn put(self, loop_ref: &mut LoopRef<'_>, message: T, manner: Manner) -> Result<(), SendError<T>> {
-        let sent = self.0.put(loop_ref, ChannelMessage::Send { message, hops: 0 }.into(), manner);
+    fn put(self, loop_ref: &mut LoopRef<'_>, message: T, mode: SendMode) -> Result<(), SendError<T>> {
+        let sent = self.0.put(loop_ref, ChannelMessage::Send { message, hops: 0 }.into(), mode);
         sent.map_err(|error| {
             error.map(|told| match told.what {
                 ChannelMessage::Send { message, .. } => message,

@@ -11,7 +11,7 @@ use crate::node::{FoundName, NodeCore, Space, settle};
 /// The node that a loop is part of.
 pub(crate) fn node_behind<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut NodeCore> {
     let now = loop_ref.now();
-    let core = loop_ref.outside::<NodeCore>()?;
+    let core = loop_ref.transport::<NodeCore>()?;
     core.advance(now);
     Some(core)
 }
@@ -58,7 +58,7 @@ pub(crate) fn allow(
         return Err(AccessError::Ended);
     }
     if !access.is_everybody() {
-        loop_ref.tell_end(actor);
+        loop_ref.report_exit(actor);
     }
     node_behind(loop_ref).ok_or(AccessError::NoNode)?.set_access(actor, access);
     Ok(())

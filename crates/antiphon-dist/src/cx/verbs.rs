@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, Manner, NodeId, RequestId, Step, Target, Wire};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, NodeId, RequestId, SendMode, Step, Target, Wire};
 
 use super::behind::{allow, node_behind, register};
 use super::{Named, NetCx, Watch};
@@ -104,7 +104,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
             Err(answer) => return self.push_self(answer(Err(DeliverError::TooManyOpen))),
         };
         let here = to.node() == self.id().node();
-        match to.put(self.loop_ref(), message, Manner::Receipt(request_id)) {
+        match to.put(self.loop_ref(), message, SendMode::Receipt(request_id)) {
             Ok(()) if here => settle(self.loop_ref(), request_id, Ok::<(), DeliverError>(())),
             Ok(()) => {
                 if let Some(core) = node(self) {

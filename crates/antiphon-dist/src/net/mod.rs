@@ -90,7 +90,7 @@ impl Driver {
         let networks = interfaces::own_networks(config.ip);
         let settings = Settings::new(config, sched.home().to_bits(), location, networks)?;
         let settings = Settings { shared_certificate, ..settings };
-        sched.set_outside(Box::new(NodeCore::new(sched.home(), settings)));
+        sched.set_transport(Box::new(NodeCore::new(sched.home(), settings)));
         let resolver = spawn_resolver(sched, resolve);
         let driver = Self {
             sockets,
@@ -142,13 +142,13 @@ impl Driver {
 
     /// Takes the core out of the loop for a moment.
     fn with_core(&mut self, sched: &mut Loop, act: impl FnOnce(&mut Self, &mut NodeCore, &mut Loop)) {
-        let Some(mut core) = sched.take_outside::<NodeCore>() else { return };
+        let Some(mut core) = sched.take_transport::<NodeCore>() else { return };
         act(self, &mut core, sched);
         // Signals that arose meanwhile reach the core now.
-        sched.set_outside(core);
+        sched.set_transport(core);
         let now = sched.now();
         let mut loop_ref = sched.loop_ref();
-        let core = loop_ref.outside::<NodeCore>();
+        let core = loop_ref.transport::<NodeCore>();
         self.next_timeout =
             core.and_then(|core| if core.is_dirty() { Some(now) } else { core.next_timeout() });
     }
@@ -386,7 +386,7 @@ fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<Lookup> {
                 move |done| Lookup::Done(query, done.unwrap_or_else(|reason| Err(reason.to_string()))),
             ),
             Event::Message(Lookup::Done(query, found)) => {
-                if let Some(core) = cx.loop_ref().outside::<NodeCore>() {
+                if let Some(core) = cx.loop_ref().transport::<NodeCore>() {
                     core.resolved(query, found);
                 }
             }

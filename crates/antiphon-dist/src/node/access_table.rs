@@ -41,7 +41,7 @@ impl NodeCore {
         Ok(())
     }
 
-    /// From now on these peers reach an actor, and no others. Its end is told by `Signal::Gone`.
+    /// From now on these peers reach an actor, and no others. Its end is told by `Signal::Exited`.
     pub(crate) fn set_access(&mut self, actor: Key, access: AccessPolicy) {
         let before = match access.is_everybody() {
             true => self.access.of.remove(&actor),

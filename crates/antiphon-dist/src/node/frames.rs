@@ -319,7 +319,7 @@ fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Option
     is_sound(body).then(|| Value::encoded(tag, body))
 }
 
-/// The node that a parcel goes to.
+/// The node that a outbound goes to.
 pub(super) fn node_of(to: Destination) -> NodeId {
     match to {
         Destination::Actor(id) => id.node(),

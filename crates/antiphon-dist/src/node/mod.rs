@@ -1,7 +1,7 @@
 //! The node's core: what it knows of peers, names and messages under way. Pure: bytes, times and chance come
 //! in as arguments, and what it wants done goes out through one door.
 //!
-//! It stands in the loop as its [`Outside`](antiphon_sched::Outside), where actors' messages reach it; the driver takes it out to
+//! It stands in the loop as its [`Transport`](antiphon_sched::Transport), where actors' messages reach it; the driver takes it out to
 //! `handle` what happened on the network, and puts it back.
 //!
 //! Invariant: `handle` never fails and never blocks; whatever a peer sends changes only what is the peer's.

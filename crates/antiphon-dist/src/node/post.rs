@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Destination, Key, Manner, NodeId, Outside, Parcel, RequestId, Signal, Time, Undelivered,
+    Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Signal, Time, Transport, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
@@ -88,23 +88,23 @@ impl Waiting {
     }
 }
 
-impl Outside for NodeCore {
-    fn parcel(&mut self, now: Time, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
+impl Transport for NodeCore {
+    fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         self.now = self.now.max(now);
-        let node = node_of(parcel.to);
+        let node = node_of(outbound.to);
         let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
         if peer.gone {
             return Err(Undelivered::NoActor);
         }
         let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
-            return self.post_later(node, parcel);
+            return self.post_later(node, outbound);
         };
-        let sent = self.post(node, &mut link, parcel);
+        let sent = self.post(node, &mut link, outbound);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.link = Some(link);
         }
         if sent.is_ok() {
-            self.replies.add(node, parcel.replies);
+            self.replies.add(node, outbound.replies);
         }
         self.mark_dirty(node);
         sent
@@ -113,7 +113,7 @@ impl Outside for NodeCore {
     fn signal(&mut self, now: Time, signal: Signal) {
         self.now = self.now.max(now);
         match signal {
-            Signal::Gone { actor } => {
+            Signal::Exited { actor } => {
                 self.unregister_all(actor);
                 self.access.forget(actor);
             }
@@ -132,29 +132,34 @@ impl Outside for NodeCore {
 
 impl NodeCore {
     /// Sends a message over a session.
-    fn post(&mut self, node: NodeId, link: &mut Link, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
+    fn post(
+        &mut self,
+        node: NodeId,
+        link: &mut Link,
+        outbound: &OutboundMessage<'_>,
+    ) -> Result<(), Undelivered> {
         let limits = &self.settings.profile.limits;
         let queued = link.session.queued_bytes();
         // Below the low mark everything goes, or a large message would be told `Writable` and `Busy` in turn.
-        let is_high = queued + parcel.body.len() as u64 > limits.queue_bytes_high;
-        if parcel.manner == Manner::Try && is_high && queued >= limits.queue_bytes_low {
-            link.writers.extend(parcel.from);
+        let is_high = queued + outbound.body.len() as u64 > limits.queue_bytes_high;
+        if outbound.mode == SendMode::Try && is_high && queued >= limits.queue_bytes_low {
+            link.writers.extend(outbound.from);
             return Err(Undelivered::Busy);
         }
         if queued > limits.queue_bytes_high && self.all_queued() > ALL_QUEUES_MAX {
             return Err(Undelivered::Busy);
         }
-        let route = self.route_of(node, parcel.nodes);
-        let request = wants_receipt(parcel).then(|| self.next_request());
-        send_message(&mut link.session, parcel, request, &route)?;
-        self.await_receipt(node, parcel, request);
+        let route = self.route_of(node, outbound.nodes);
+        let request = wants_receipt(outbound).then(|| self.next_request());
+        send_message(&mut link.session, outbound, request, &route)?;
+        self.await_receipt(node, outbound, request);
         Ok(())
     }
 
-    fn await_receipt(&mut self, node: NodeId, parcel: &Parcel<'_>, request: Option<u64>) {
-        match (parcel.manner, request) {
-            (Manner::Receipt(request_id), Some(request)) => self.receipts.add(request, request_id, node),
-            (_, Some(request)) => self.receipts.add_replies(request, parcel.replies, node),
+    fn await_receipt(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, request: Option<u64>) {
+        match (outbound.mode, request) {
+            (SendMode::Receipt(request_id), Some(request)) => self.receipts.add(request, request_id, node),
+            (_, Some(request)) => self.receipts.add_replies(request, outbound.replies, node),
             (_, None) => {}
         }
     }
@@ -165,28 +170,28 @@ impl NodeCore {
     }
 
     /// Keeps a message until there is a session.
-    fn post_later(&mut self, node: NodeId, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
+    fn post_later(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         let high = self.settings.profile.limits.queue_bytes_high;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let waiting = &mut peer.waiting;
-        let bytes = (waiting.bytes + parcel.body.len() + WAITING_OVERHEAD) as u64;
-        if parcel.manner == Manner::Try && bytes > high && !waiting.queue.is_empty() {
-            waiting.writers.extend(parcel.from);
+        let bytes = (waiting.bytes + outbound.body.len() + WAITING_OVERHEAD) as u64;
+        if outbound.mode == SendMode::Try && bytes > high && !waiting.queue.is_empty() {
+            waiting.writers.extend(outbound.from);
             return Err(Undelivered::Busy);
         }
-        if !self.has_room_for(node, parcel.body.len()) {
+        if !self.has_room_for(node, outbound.body.len()) {
             return Err(Undelivered::Busy);
         }
-        let request = wants_receipt(parcel).then(|| self.next_request());
-        self.await_receipt(node, parcel, request);
+        let request = wants_receipt(outbound).then(|| self.next_request());
+        self.await_receipt(node, outbound, request);
         let posted = Posted::Message {
-            from: parcel.from,
-            to: parcel.to,
-            tag: parcel.tag,
-            body: parcel.body.into(),
+            from: outbound.from,
+            to: outbound.to,
+            tag: outbound.tag,
+            body: outbound.body.into(),
             request,
-            nodes: parcel.nodes.into(),
-            replies: parcel.replies.into(),
+            nodes: outbound.nodes.into(),
+            replies: outbound.replies.into(),
         };
         let kept = self.keep(node, posted);
         if kept.is_err() {
@@ -194,7 +199,7 @@ impl NodeCore {
                 self.receipts.remove(request);
             }
         } else {
-            self.replies.add(node, parcel.replies);
+            self.replies.add(node, outbound.replies);
         }
         kept
     }
@@ -245,19 +250,19 @@ impl NodeCore {
                 Posted::Signal(signal) => self.signal_peer(signal),
                 Posted::Message { from, to, tag, body, request, nodes, .. } => {
                     let route = self.route_of(node, &nodes);
-                    let parcel = Parcel {
+                    let outbound = OutboundMessage {
                         from,
                         to,
                         tag,
                         body: &body,
-                        manner: Manner::Send,
+                        mode: SendMode::Send,
                         nodes: &nodes,
                         replies: &[],
                     };
                     let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else {
                         return;
                     };
-                    if let Err(reason) = send_message(&mut link.session, &parcel, request, &route) {
+                    if let Err(reason) = send_message(&mut link.session, &outbound, request, &route) {
                         self.give_up(to, request, reason);
                     }
                 }
@@ -312,19 +317,19 @@ impl NodeCore {
 
 fn send_message(
     session: &mut Session,
-    parcel: &Parcel<'_>,
+    outbound: &OutboundMessage<'_>,
     request: Option<u64>,
     route: &[(wire::NodeId, Vec<SocketAddr>)],
 ) -> Result<(), Undelivered> {
-    let tag = session.intern(parcel.tag).map_err(|_| Undelivered::Encode)?;
+    let tag = session.intern(outbound.tag).map_err(|_| Undelivered::Encode)?;
     let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
-    let from = wire_key(parcel.from.unwrap_or(NOBODY));
-    let frame: Frame<'_> = match parcel.to {
+    let from = wire_key(outbound.from.unwrap_or(NOBODY));
+    let frame: Frame<'_> = match outbound.to {
         Destination::Actor(to) => {
-            Message { to: wire_key(to.key()), from, tag, receipt: request, route, body: parcel.body }.into()
+            Message { to: wire_key(to.key()), from, tag, receipt: request, route, body: outbound.body }.into()
         }
         Destination::Request(_, request_id) => {
-            Answer { to: wire::Key(request_id.to_bits()), from, tag, route, body: parcel.body }.into()
+            Answer { to: wire::Key(request_id.to_bits()), from, tag, route, body: outbound.body }.into()
         }
     };
     session.send(&frame).map_err(|reason| match reason {
@@ -336,7 +341,7 @@ fn send_message(
 
 /// Whether somebody must know what becomes of a message: who asked to, or who waits for an answer that its
 /// receiver is to give.
-fn wants_receipt(parcel: &Parcel<'_>) -> bool {
-    let is_message = matches!(parcel.to, Destination::Actor(_));
-    matches!(parcel.manner, Manner::Receipt(_)) || (is_message && !parcel.replies.is_empty())
+fn wants_receipt(outbound: &OutboundMessage<'_>) -> bool {
+    let is_message = matches!(outbound.to, Destination::Actor(_));
+    matches!(outbound.mode, SendMode::Receipt(_)) || (is_message && !outbound.replies.is_empty())
 }

@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_network_contains_its_addresses_and_no_others() {
         let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
-        for (network, bits, inside, outside) in [
+        for (network, bits, inside, transport) in [
             ("127.0.0.0", 8, "127.255.0.1", "128.0.0.1"),
             ("10.1.2.0", 24, "10.1.2.255", "10.1.3.0"),
             ("10.1.2.3", 32, "10.1.2.3", "10.1.2.2"),
@@ -237,7 +237,7 @@ mod tests {
             ("::1", 128, "::1", "127.0.0.1"),
         ] {
             assert!(contains(ip(network), bits, ip(inside)), "{network}/{bits} has {inside}");
-            assert!(!contains(ip(network), bits, ip(outside)), "{network}/{bits} lacks {outside}");
+            assert!(!contains(ip(network), bits, ip(transport)), "{network}/{bits} lacks {transport}");
         }
         assert!(contains(ip("0.0.0.0"), 0, ip("9.9.9.9")));
     }

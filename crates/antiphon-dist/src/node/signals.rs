@@ -103,7 +103,7 @@ impl NodeCore {
             | Signal::Down { .. }
             | Signal::ReplyDropped { .. }
             | Signal::RequestClosed { .. }
-            | Signal::Gone { .. } => {}
+            | Signal::Exited { .. } => {}
         }
     }
 }
@@ -117,7 +117,7 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
         | Signal::Resume { target, .. } => Some(target.node()),
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
         Signal::ReplyDropped { node, .. } => Some(*node),
-        Signal::RequestClosed { .. } | Signal::Gone { .. } => None,
+        Signal::RequestClosed { .. } | Signal::Exited { .. } => None,
     }
 }
 
@@ -134,7 +134,7 @@ fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
         Signal::Demonitor { .. }
         | Signal::Down { .. }
         | Signal::RequestClosed { .. }
-        | Signal::Gone { .. } => true,
+        | Signal::Exited { .. } => true,
     }
 }
 
@@ -158,7 +158,7 @@ fn note_signal(peer: &mut Peer, signal: &Signal) {
         | Signal::Resume { .. }
         | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
-        | Signal::Gone { .. } => {}
+        | Signal::Exited { .. } => {}
     }
 }
 
@@ -202,7 +202,7 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             session.send(&ReplyDropped { request_id: antiphon_wire::Key(request_id.to_bits()) }.into())
         }
         // They concern this node alone.
-        Signal::RequestClosed { .. } | Signal::Gone { .. } => Ok(()),
+        Signal::RequestClosed { .. } | Signal::Exited { .. } => Ok(()),
     }
 }
 
@@ -224,7 +224,7 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         | Signal::Terminate { .. }
         | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
-        | Signal::Gone { .. } => return None,
+        | Signal::Exited { .. } => return None,
     };
     value.as_encoded().map(|(_, body, nodes)| (body, nodes))
 }

@@ -132,7 +132,7 @@ pub(crate) fn play(role: &Role) {
     let mut node = Node::new(config(role)).expect("a node can start");
     let counts = node.spawn(|cx: &mut Cx<ReplyTo<String>>, event| {
         if let Event::Message(reply) = event {
-            let counts = cx.loop_ref().outside::<NodeCore>().map(|core| format!("{:?}", core.counts()));
+            let counts = cx.loop_ref().transport::<NodeCore>().map(|core| format!("{:?}", core.counts()));
             cx.reply(reply, counts.unwrap_or_default());
         }
         receive()

@@ -18,8 +18,6 @@ mod helpers;
 mod layers;
 mod model;
 mod monitors;
-#[cfg(feature = "serde")]
-mod outside;
 mod panics;
 mod readiness;
 mod reentry;
@@ -29,6 +27,8 @@ mod station;
 mod stopping;
 mod swapping;
 mod timers;
+#[cfg(feature = "serde")]
+mod transport;
 mod udp;
 mod virtual_time;
 mod waiting;

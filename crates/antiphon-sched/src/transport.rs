@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use crate::addr::Manner;
+use crate::addr::SendMode;
 use crate::error::Undelivered;
 use crate::event::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
@@ -11,12 +11,12 @@ use crate::time::Time;
 use crate::value::Value;
 
 /// What carries messages and signals out of a loop: a node's core.
-pub trait Outside: Any {
+pub trait Transport: Any {
     /// Takes an encoded message; the bytes are the caller's, and used again.
     ///
     /// # Errors
     /// It was not taken; the sender has its message back.
-    fn parcel(&mut self, now: Time, parcel: &Parcel<'_>) -> Result<(), Undelivered>;
+    fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
 
     /// Takes a signal. Signals are never refused: what cannot arrive is answered by `Down`, or means nothing
     /// any more.
@@ -25,7 +25,7 @@ pub trait Outside: Any {
 
 /// An encoded message.
 #[derive(Debug)]
-pub struct Parcel<'a> {
+pub struct OutboundMessage<'a> {
     /// The sender, for order; `None` from outside of all actors.
     pub from: Option<Key>,
     /// The receiver.
@@ -35,14 +35,14 @@ pub struct Parcel<'a> {
     /// The message.
     pub body: &'a [u8],
     /// How it is to be handed over.
-    pub manner: Manner,
+    pub mode: SendMode,
     /// The nodes that addresses in the body name: their locations must travel along.
     pub nodes: &'a [NodeId],
     /// The open requests whose replies travel in the body: to be answered `NodeLost` when that node is.
     pub replies: &'a [RequestId],
 }
 
-/// Where a parcel goes.
+/// Where a outbound goes.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// To an actor's mailbox.
@@ -140,7 +140,7 @@ pub enum Signal {
         request_id: RequestId,
     },
     /// An actor of this loop that could be reached from outside has ended.
-    Gone {
+    Exited {
         /// The actor.
         actor: Key,
     },

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::*;
 
 enum Frame {
-    Parcel { to: Destination, tag: &'static str, body: Vec<u8> },
+    OutboundMessage { to: Destination, tag: &'static str, body: Vec<u8> },
     Signal(Signal),
 }
 
@@ -23,29 +23,30 @@ struct Wires {
     /// Nodes and replies that parcels named.
     named: Vec<NodeId>,
     replies: usize,
-    manners: Vec<Manner>,
+    manners: Vec<SendMode>,
     senders: Vec<Option<Key>>,
     /// Signals that only the own node's tables are for.
     closed: Vec<RequestId>,
     gone: Vec<Key>,
-    /// The last parcel.
+    /// The last outbound.
     last: Vec<u8>,
 }
 
 struct Fake(Rc<RefCell<Wires>>);
 
-impl Outside for Fake {
-    fn parcel(&mut self, _: Time, parcel: &Parcel<'_>) -> Result<(), Undelivered> {
+impl Transport for Fake {
+    fn send(&mut self, _: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         let mut wires = self.0.borrow_mut();
         if let Some(reason) = wires.refusals.pop_front() {
             return Err(reason);
         }
-        wires.named.extend(parcel.nodes);
-        wires.replies += parcel.replies.len();
-        wires.manners.push(parcel.manner);
-        wires.senders.push(parcel.from);
-        wires.last = parcel.body.to_vec();
-        let frame = Frame::Parcel { to: parcel.to, tag: parcel.tag, body: parcel.body.to_vec() };
+        wires.named.extend(outbound.nodes);
+        wires.replies += outbound.replies.len();
+        wires.manners.push(outbound.mode);
+        wires.senders.push(outbound.from);
+        wires.last = outbound.body.to_vec();
+        let frame =
+            Frame::OutboundMessage { to: outbound.to, tag: outbound.tag, body: outbound.body.to_vec() };
         wires.frames.push_back(frame);
         Ok(())
     }
@@ -54,7 +55,7 @@ impl Outside for Fake {
         let mut wires = self.0.borrow_mut();
         match signal {
             Signal::RequestClosed { request_id } => wires.closed.push(request_id),
-            Signal::Gone { actor } => wires.gone.push(actor),
+            Signal::Exited { actor } => wires.gone.push(actor),
             signal => wires.frames.push_back(Frame::Signal(signal)),
         }
     }
@@ -77,7 +78,7 @@ fn net_of(config: LoopConfig) -> Net {
     let nodes = [0, 1].map(|n| {
         let wires: &[Rc<RefCell<Wires>>; 2] = &wires;
         let mut events = Loop::new(config.clone()).unwrap();
-        events.set_outside(Box::new(Fake(wires[n].clone())));
+        events.set_transport(Box::new(Fake(wires[n].clone())));
         events
     });
     Net { nodes, wires, deliveries: Vec::new() }
@@ -128,10 +129,10 @@ impl Net {
 /// What a node does with what arrives.
 fn arrive(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: Frame) -> Option<Delivery> {
     match frame {
-        Frame::Parcel { to: Destination::Actor(id), tag, body } => {
+        Frame::OutboundMessage { to: Destination::Actor(id), tag, body } => {
             return Some(loop_ref.deliver(id.key(), tag, &body));
         }
-        Frame::Parcel { to: Destination::Request(node, request_id), tag, body } => {
+        Frame::OutboundMessage { to: Destination::Request(node, request_id), tag, body } => {
             assert_eq!(node, loop_ref.home());
             let _ = loop_ref.complete_request_encoded(request_id, tag, &body);
         }
@@ -214,7 +215,10 @@ fn messages_cross_in_order_with_sender_and_manner() {
     });
     assert_eq!(log.take(), "start 0 1 2 try tell");
     let wires = net.wires[0].borrow();
-    assert_eq!(wires.manners, [Manner::Send, Manner::Send, Manner::Send, Manner::Try, Manner::Send]);
+    assert_eq!(
+        wires.manners,
+        [SendMode::Send, SendMode::Send, SendMode::Send, SendMode::Try, SendMode::Send]
+    );
     assert!(wires.senders.iter().all(|sender| *sender == wires.senders[0] && sender.is_some()));
     assert_eq!(net.deliveries, vec![Delivery::Delivered; 5]);
 }
@@ -349,7 +353,7 @@ fn an_answer_of_another_type_or_undecodable_is_refused_with_an_answer() {
         });
         // The request goes out, but what comes back is forged.
         settle(&mut net.nodes[0]);
-        let Some(Frame::Parcel { body, .. }) = net.wires[0].borrow_mut().frames.pop_front() else {
+        let Some(Frame::OutboundMessage { body, .. }) = net.wires[0].borrow_mut().frames.pop_front() else {
             panic!("the request is on its way")
         };
         let request_id = port_in(&body);
@@ -854,15 +858,15 @@ fn signals_wait_while_the_outside_is_away_and_messages_do_not() {
     let far = net.far::<String>(&log);
     net.settle();
     log.take();
-    let fake = net.nodes[0].take_outside::<Fake>().expect("it is there, and a fake");
-    assert!(net.nodes[0].take_outside::<Fake>().is_none());
+    let fake = net.nodes[0].take_transport::<Fake>().expect("it is there, and a fake");
+    assert!(net.nodes[0].take_transport::<Fake>().is_none());
     let seen = log.clone();
     net.act(0, move |cx| {
         cx.terminate(far);
         seen.note(cx.send(far, "x".into()).is_err());
     });
     assert_eq!(log.take(), "true");
-    net.nodes[0].set_outside(fake);
+    net.nodes[0].set_transport(fake);
     net.settle();
     assert_eq!(log.take(), "terminate");
 }
@@ -870,17 +874,17 @@ fn signals_wait_while_the_outside_is_away_and_messages_do_not() {
 #[test]
 fn an_outside_is_taken_only_as_what_it_is() {
     struct Other;
-    impl Outside for Other {
-        fn parcel(&mut self, _: Time, _: &Parcel<'_>) -> Result<(), Undelivered> {
+    impl Transport for Other {
+        fn send(&mut self, _: Time, _: &OutboundMessage<'_>) -> Result<(), Undelivered> {
             Err(Undelivered::NoNode)
         }
         fn signal(&mut self, _: Time, _: Signal) {}
     }
     let mut net = net();
-    assert!(net.nodes[0].take_outside::<Other>().is_none());
-    assert!(net.nodes[0].loop_ref().outside::<Other>().is_none());
-    assert!(net.nodes[0].loop_ref().outside::<Fake>().is_some());
-    assert!(net.nodes[0].take_outside::<Fake>().is_some());
+    assert!(net.nodes[0].take_transport::<Other>().is_none());
+    assert!(net.nodes[0].loop_ref().transport::<Other>().is_none());
+    assert!(net.nodes[0].loop_ref().transport::<Fake>().is_some());
+    assert!(net.nodes[0].take_transport::<Fake>().is_some());
 }
 
 #[test]

@@ -72,8 +72,8 @@ fn main() -> Result<(), Failure> {
             to(Joining(server), receive())
         }
         (Joining(server), Event::Message(Client::Joined(id))) => {
-            let home = cx.location_of(server.node())?;
-            cx.locate_at("chat_channel", home, secs(5), Client::Channel);
+            let node_id = cx.location_of(server.node())?;
+            cx.locate_at("chat_channel", node_id, secs(5), Client::Channel);
             to(Tuning(server, id?), receive())
         }
         (Tuning(server, id), Event::Message(Client::Channel(channel))) => {

@@ -360,7 +360,7 @@ fn a_member_that_says_it_is_a_node_known_by_another_certificate_is_refused_and_n
     let club = Club::new();
     let (actor, told) = open_listener(&club.host, club.guests.clone());
     assert_eq!(club.guest.deliver(actor, "first".into()), Ok(()));
-    let claim = club.guest.handle.home();
+    let claim = club.guest.handle.node_id();
     // It has the certificate of the outsider, the secret, and the number of the guest.
     let liar = club.liar(claim);
     let at = club.host.location;
@@ -379,7 +379,7 @@ impl Club {
         TestNode::start(Config {
             certfile: Some(file("outsider.pem")),
             pinned: vec![file("host.crt")],
-            scheduler: LoopConfig { home: Some(claim), ..LoopConfig::default() },
+            scheduler: LoopConfig { node_id: Some(claim), ..LoopConfig::default() },
             ..self.net.quiet("guest", &[])
         })
     }

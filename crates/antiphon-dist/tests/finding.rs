@@ -123,15 +123,15 @@ fn a_name_at_one_location_is_that_nodes_own() {
     let at = |at: Location| {
         look(&here, move |cx| cx.locate_at("name", at, secs(10), |found: Found<String>| found))
     };
-    assert_eq!(heard(&at(at_one)).expect("it is there").node(), one.handle.home());
+    assert_eq!(heard(&at(at_one)).expect("it is there").node(), one.handle.node_id());
     let told = at(at_two);
     // The other node is dialled, and does not have it yet.
     here.wait_for_peers(2);
     two.wait_for_counts("the question", |counts| counts.wants == 1);
     let _two = two.listener::<String>("name");
-    assert_eq!(heard(&told).expect("it is there now").node(), two.handle.home());
+    assert_eq!(heard(&told).expect("it is there now").node(), two.handle.node_id());
     let _here = here.listener::<String>("name");
-    assert_eq!(heard(&at(here.location)).expect("it is here").node(), here.handle.home());
+    assert_eq!(heard(&at(here.location)).expect("it is here").node(), here.handle.node_id());
     let nobody = Net::new().quiet_node("gone", &[]).location;
     let told = look(&here, move |cx| cx.locate_at("name", nobody, millis(300), |found: Found<String>| found));
     assert_eq!(heard(&told), Err(LocateError::TimedOut));
@@ -150,7 +150,7 @@ fn all_that_bear_a_name_are_collected() {
     let found = heard(&all("name")).expect("they are there");
     let mut homes: Vec<NodeId> = found.iter().map(|addr| addr.node()).collect();
     homes.sort_unstable();
-    let mut wanted: Vec<NodeId> = nodes.iter().map(|node| node.handle.home()).collect();
+    let mut wanted: Vec<NodeId> = nodes.iter().map(|node| node.handle.node_id()).collect();
     wanted.sort_unstable();
     assert_eq!(homes, wanted);
     assert_eq!(heard(&all("number")), Ok(vec![]));
@@ -171,8 +171,8 @@ fn a_node_is_found_by_its_name_now_and_later() {
     assert_eq!(heard(&find("there")), Ok(there.location));
     let told = look(&here, |cx| cx.locate_node("nobody", millis(200), |found| found));
     assert_eq!(heard(&told), Err(LocateError::TimedOut));
-    let home = there.handle.home();
-    assert_eq!(here.step(move |cx| cx.location_of(home)), Ok(there.location));
+    let node_id = there.handle.node_id();
+    assert_eq!(here.step(move |cx| cx.location_of(node_id)), Ok(there.location));
     let unknown = NodeId::from_bits(7);
     assert_eq!(here.step(move |cx| cx.location_of(unknown)), Err(UnknownNode { node: unknown }));
 }

@@ -65,7 +65,7 @@ fn loop_of_tests() -> Loop {
 fn core_of(sched: &Loop, config: Config, location: &str) -> NodeCore {
     let config = Config { secret: Some(Secret::from(SECRET)), ..config };
     let networks = vec![(at("10.0.0.0:0").ip(), 24), (at("127.0.0.0:0").ip(), 24)];
-    let core = NodeCore::simulated(&config, sched.home(), Location::new(at(location)), networks);
+    let core = NodeCore::simulated(&config, sched.node_id(), Location::new(at(location)), networks);
     core.expect("a sound configuration")
 }
 

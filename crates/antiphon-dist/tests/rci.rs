@@ -109,7 +109,7 @@ fn a_call_starts_an_actor_there_and_its_end_is_told() {
     for node in [&here, &there] {
         let (born, end) = call(node, rci, 2);
         let actor = born.expect("it is started");
-        assert_eq!(actor.node(), there.handle.home());
+        assert_eq!(actor.node(), there.handle.node_id());
         send(node, actor, "hello");
         assert_eq!(heard(&end), (actor.id(), End::Value("HELLO!!".into())));
         let (born, end) = call(node, rci, 2);

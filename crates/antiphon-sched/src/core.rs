@@ -37,7 +37,7 @@ use crate::wire::Wire;
 
 pub(crate) struct Core {
     pub(crate) slots: Slots,
-    pub(crate) home: NodeId,
+    pub(crate) node_id: NodeId,
     pub(crate) now: Time,
     /// When the loop started; `None` where time is virtual.
     pub(crate) clock: Option<Instant>,
@@ -84,7 +84,7 @@ pub(crate) enum TransportSlot {
 
 impl Core {
     pub(crate) fn new(
-        home: NodeId,
+        node_id: NodeId,
         seed: u64,
         clock: Option<Instant>,
         mailbox_max: usize,
@@ -95,7 +95,7 @@ impl Core {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
             slots: Slots::new(),
-            home,
+            node_id,
             now: Time::ZERO,
             clock,
             round_end: Time::MAX,
@@ -125,7 +125,7 @@ impl Core {
     }
 
     pub(crate) fn id(&self, key: Key) -> ActorId {
-        ActorId::new(self.home, key)
+        ActorId::new(self.node_id, key)
     }
 
     pub(crate) fn spawn<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
@@ -151,7 +151,7 @@ impl Core {
     #[inline]
     pub(crate) fn push_local<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
         let key = to.key();
-        if to.node() != self.home {
+        if to.node() != self.node_id {
             return Err(SendError::NoNode(message));
         }
         let Some((cell, queued)) = self.slots.receiver(key) else { return Err(SendError::NoActor(message)) };

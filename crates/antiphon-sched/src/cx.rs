@@ -211,7 +211,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let question = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
         let Some(request_id) = core.open_request::<M>(me, Box::new(question)) else { return };
         core.set_request_timeout(request_id, timeout);
-        let reply = ReplyTo::new(core.home, request_id);
+        let reply = ReplyTo::new(core.node_id, request_id);
         if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Send) {
             self.loop_ref.fail_request(request_id, error.reason().into());
         }
@@ -358,7 +358,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) {
         let me = self.me;
         let core = self.core();
-        if actor.node() != core.home {
+        if actor.node() != core.node_id {
             let value = core.export(value);
             core.signal(there(me, actor, value));
         } else if !core.push_system(actor.key(), here(value)) {
@@ -372,7 +372,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
     {
         let core = self.core();
-        let fits = actor.node() == core.home && core.mailbox::<T>(actor.id().key()).is_some();
+        let fits = actor.node() == core.node_id && core.mailbox::<T>(actor.id().key()).is_some();
         if fits {
             let offer = Offer::<T>(Box::new(next));
             core.push_system(actor.id().key(), System::Offer(Box::new(offer)));

@@ -68,7 +68,7 @@ pub struct LoopConfig {
     /// What the loop is built on: [`Park::Mio`].
     pub park: Park,
     /// The incarnation; `None`, the default, draws it at random.
-    pub home: Option<NodeId>,
+    pub node_id: Option<NodeId>,
     /// The seed of all that is random in the loop; `None`, the default, draws it.
     pub seed: Option<u64>,
     /// The most messages in one mailbox: 65,536.
@@ -89,7 +89,7 @@ impl Default for LoopConfig {
     fn default() -> Self {
         Self {
             park: Park::Mio,
-            home: None,
+            node_id: None,
             seed: None,
             mailbox_max: 65_536,
             inbox_max: 65_536,
@@ -109,7 +109,7 @@ pub enum LoopError {
     #[error("the system gives no event queue ({0}); raise the limit of open files")]
     Poll(#[source] io::Error),
     /// The system gave no random numbers.
-    #[error("the system gives no random numbers; set `home` and `seed` yourself")]
+    #[error("the system gives no random numbers; set `node_id` and `seed` yourself")]
     Random,
     /// Signals could not be watched.
     #[error("signals cannot be watched: {0}")]
@@ -177,7 +177,7 @@ impl Loop {
     /// # Errors
     /// The system refuses an event queue or random numbers.
     pub fn new(config: LoopConfig) -> Result<Self, LoopError> {
-        let home = config.home.map_or_else(|| draw().map(NodeId::from_bits), Ok)?;
+        let node_id = config.node_id.map_or_else(|| draw().map(NodeId::from_bits), Ok)?;
         let seed = config.seed.map_or_else(draw, Ok)?;
         let poll = match config.park {
             Park::Mio => Some(Poll::new().map_err(LoopError::Poll)?),
@@ -193,8 +193,8 @@ impl Loop {
         };
         let (inbox_end, inbox) = crossbeam_channel::bounded(config.inbox_max.max(1));
         let (urgent_end, urgent) = crossbeam_channel::unbounded();
-        let shared = Arc::new(Shared::new(home, waker, inbox_end, urgent_end));
-        drops::open(home, &shared);
+        let shared = Arc::new(Shared::new(node_id, waker, inbox_end, urgent_end));
+        drops::open(node_id, &shared);
         if let (Park::Mio, Some(patience)) = (config.park, config.watchdog) {
             watchdog::start(&shared, patience);
         }
@@ -204,7 +204,8 @@ impl Loop {
             config.park == Park::Virtual,
         );
         let clock = poll.is_some().then(Instant::now);
-        let core = Core::new(home, seed, clock, config.mailbox_max, shared, Io::new(registry), blocking_pool);
+        let core =
+            Core::new(node_id, seed, clock, config.mailbox_max, shared, Io::new(registry), blocking_pool);
         Ok(Self {
             core,
             inbox,
@@ -269,8 +270,8 @@ impl Loop {
     }
 
     /// The incarnation of this loop.
-    pub fn home(&self) -> NodeId {
-        self.core.home
+    pub fn node_id(&self) -> NodeId {
+        self.core.node_id
     }
 
     /// The time of the present round.
@@ -341,7 +342,7 @@ impl Loop {
             || self.core.sockets.is_busy()
             || !self.inbox.is_empty()
             || !self.urgent.is_empty()
-            || drops::any(self.core.home)
+            || drops::any(self.core.node_id)
             || self.stop_is_fresh()
     }
 
@@ -471,7 +472,7 @@ impl Loop {
     }
 
     fn tidy(&mut self) {
-        drops::take(self.core.home, &mut self.dropped);
+        drops::take(self.core.node_id, &mut self.dropped);
         for dropped in self.dropped.drain(..) {
             self.core.reply_dropped(dropped);
         }
@@ -663,14 +664,14 @@ impl Drop for Loop {
             catch::quietly(|| drop(self.inbox.try_recv()));
         }
         catch::quietly(|| drop(self.core.dead.watch.take()));
-        drops::close(self.core.home);
+        drops::close(self.core.node_id);
         watchdog::end(&self.core.shared);
     }
 }
 
 impl std::fmt::Debug for Loop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loop").field("home", &self.core.home).field("stats", &self.stats()).finish()
+        f.debug_struct("Loop").field("home", &self.core.node_id).field("stats", &self.stats()).finish()
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) trait Mail: Send + Any {
 
 /// What a loop shares with other threads.
 pub(crate) struct Shared {
-    pub(crate) home: NodeId,
+    pub(crate) node_id: NodeId,
     pub(crate) armed: Armed,
     pub(crate) waker: Option<mio::Waker>,
     /// Bounded; its users are told when it is full.
@@ -51,13 +51,13 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        home: NodeId,
+        node_id: NodeId,
         waker: Option<mio::Waker>,
         inbox: Sender<Box<dyn Mail>>,
         urgent: Sender<Box<dyn Mail>>,
     ) -> Self {
         Self {
-            home,
+            node_id,
             armed: Armed::new(),
             waker,
             inbox,
@@ -114,8 +114,8 @@ impl Handle {
     }
 
     /// The incarnation of the loop.
-    pub fn home(&self) -> NodeId {
-        self.shared.home
+    pub fn node_id(&self) -> NodeId {
+        self.shared.node_id
     }
 
     /// Sends a message through the loop's inbox. What then cannot be delivered is a dead letter.
@@ -151,7 +151,7 @@ impl Handle {
         let question = move |core: &mut Core| {
             let request_id = core.open_ownerless_request(Box::new(ThreadHandler { answer }));
             core.set_request_timeout(request_id, timeout);
-            let reply = ReplyTo::new(core.home, request_id);
+            let reply = ReplyTo::new(core.node_id, request_id);
             let mut loop_ref = LoopRef { core };
             if let Err(error) = to.put(&mut loop_ref, request(reply), SendMode::Send) {
                 loop_ref.fail_request(request_id, error.reason().into());
@@ -183,7 +183,7 @@ impl Handle {
             }
             // A thread that waits no longer has been told `TimedOut`.
             let tell = move |reason: ExitReason| drop(answer.try_send(value_of(reason)));
-            if actor.node() == core.home {
+            if actor.node() == core.node_id {
                 let id = core.watch_by_callback(actor.key(), Box::new(tell));
                 *posted.lock() = Post::Set(id);
             } else {
@@ -356,7 +356,7 @@ impl Mail for Dropped {
 impl Core {
     /// A reply was dropped in this loop, without an answer.
     pub(crate) fn reply_dropped(&mut self, (node, request_id): Dropped) {
-        if node == self.home {
+        if node == self.node_id {
             self.fail_request(request_id, AskError::Dropped);
         } else {
             self.signal(Signal::ReplyDropped { node, request_id });
@@ -366,6 +366,6 @@ impl Core {
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Handle({})", self.shared.home)
+        write!(f, "Handle({})", self.shared.node_id)
     }
 }

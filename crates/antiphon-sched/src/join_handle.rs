@@ -26,7 +26,7 @@ impl<V: Wire + Send> JoinHandle<V> {
         let (tell, ended) = bounded(1);
         // Nobody listens any more when the joiner was dropped.
         let watch = move |reason: ExitReason| drop(tell.try_send(value_of(reason)));
-        if actor.node() == core.home {
+        if actor.node() == core.node_id {
             core.watch_by_callback(actor.key(), Box::new(watch));
         } else {
             watch(ExitReason::NoActor);

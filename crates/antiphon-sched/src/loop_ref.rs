@@ -41,8 +41,8 @@ pub enum Delivery {
 
 impl LoopRef<'_> {
     /// The incarnation of this loop.
-    pub fn home(&self) -> NodeId {
-        self.core.home
+    pub fn node_id(&self) -> NodeId {
+        self.core.node_id
     }
 
     /// The loop's time.
@@ -98,7 +98,7 @@ impl LoopRef<'_> {
     /// Ends an address that [`Cx::adapter`](crate::Cx::adapter) made, before its actor ends; does nothing to any other.
     pub fn close_adapter(&mut self, adapter: impl Into<ActorId>) {
         let adapter = adapter.into();
-        if adapter.node() == self.core.home {
+        if adapter.node() == self.core.node_id {
             self.core.close_adapter(adapter.key());
         }
     }
@@ -106,7 +106,7 @@ impl LoopRef<'_> {
     /// Lets messages from the network reach an actor; false when it is not one of this loop, or has ended.
     pub fn expose<M: Wire>(&mut self, addr: Addr<M>) -> bool {
         let exposed = exposed_as::<M>(self.core);
-        addr.node() == self.core.home && self.core.expose(addr.id().key(), exposed)
+        addr.node() == self.core.node_id && self.core.expose(addr.id().key(), exposed)
     }
 
     /// Whether an actor of this loop lives, and messages from the network may reach it.

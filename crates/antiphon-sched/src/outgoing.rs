@@ -8,7 +8,7 @@ use crate::error::{AskError, EncodeError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
 use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
-use crate::scope::{self, Exposed, Homecoming, Met, Mode};
+use crate::scope::{self, Exposed, LocalRef, Met, Mode};
 use crate::timers::{Due, TimerKey};
 use crate::transport::{Destination, OutboundMessage, Signal};
 use crate::value::Value;
@@ -21,7 +21,7 @@ pub(crate) fn reach_wire<M: Wire>(
     message: M,
     mode: SendMode,
 ) -> Result<(), SendError<M>> {
-    if to.node() == loop_ref.core.home {
+    if to.node() == loop_ref.core.node_id {
         return loop_ref.core.push_local(to, message);
     }
     match loop_ref.core.send_out(Destination::Actor(to), &message, mode) {
@@ -45,7 +45,7 @@ pub(crate) fn reply_wire<R: Wire>(
     request_id: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
-    if node == loop_ref.core.home {
+    if node == loop_ref.core.node_id {
         return loop_ref.core.complete_request(request_id, value);
     }
     match loop_ref.core.send_out(Destination::Request(node, request_id), &value, SendMode::Send) {
@@ -89,7 +89,7 @@ impl Core {
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
         let (encoded, met) =
-            scope::within(self.home, Mode::Send, || encode_with(|| message.encode(&mut body)));
+            scope::within(self.node_id, Mode::Send, || encode_with(|| message.encode(&mut body)));
         let sent = match encoded {
             Ok(()) => self.hand_out(to, tag, &body, mode, &met).map_err(SendFailure::Transport),
             Err(reason) => Err(SendFailure::Encode(reason)),
@@ -97,7 +97,7 @@ impl Core {
         if sent.is_err() && met.disarmed {
             body.clear();
             let (revoked, _) =
-                scope::within(self.home, Mode::Revoke, || encode_with(|| message.encode(&mut body)));
+                scope::within(self.node_id, Mode::Revoke, || encode_with(|| message.encode(&mut body)));
             debug_assert!(revoked.is_ok() || matches!(sent, Err(SendFailure::Encode(_))));
         }
         self.scratch = body;
@@ -151,27 +151,27 @@ impl Core {
 
     /// Whether bytes from the network name an actor of this loop whose address never left it, or a request whose
     /// reply never did: then somebody has guessed them. Those that have ended meanwhile are nobody's.
-    fn is_forged(&mut self, claims: &[Homecoming]) -> bool {
+    fn is_forged(&mut self, claims: &[LocalRef]) -> bool {
         claims.iter().any(|claim| match claim {
-            Homecoming::Actor(key) => self.slots.is_alive(*key) && !self.is_exposed(*key),
-            Homecoming::Request(request_id) => {
+            LocalRef::Actor(key) => self.slots.is_alive(*key) && !self.is_exposed(*key),
+            LocalRef::Request(request_id) => {
                 self.request_ids.is_open(*request_id) && self.request_ids.expected(*request_id).is_none()
             }
         })
     }
 
     /// Drops what was decoded from forged bytes: the replies in it are nobody's to drop.
-    fn drop_forged<T>(&mut self, decoded: T, claims: &[Homecoming]) {
+    fn drop_forged<T>(&mut self, decoded: T, claims: &[LocalRef]) {
         crate::catch::quietly(|| drop(decoded));
-        crate::drops::retract(self.home, |request_id| {
-            claims.iter().any(|claim| matches!(claim, Homecoming::Request(claimed) if *claimed == request_id))
+        crate::drops::retract(self.node_id, |request_id| {
+            claims.iter().any(|claim| matches!(claim, LocalRef::Request(claimed) if *claimed == request_id))
         });
     }
 
     /// The value as it crosses the wire.
     pub(crate) fn export(&mut self, value: Value) -> Value {
         let mut body = Vec::new();
-        let (encoded, met) = scope::within(self.home, Mode::Value, || {
+        let (encoded, met) = scope::within(self.node_id, Mode::Value, || {
             encode_with(|| {
                 let tag = value.encode(&mut body)?;
                 tag.iter().try_for_each(|tag| check_type_name(tag))?;
@@ -290,7 +290,8 @@ impl Core {
 /// Decodes a message of type `M` into the mailbox of `to`.
 pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Delivery {
     let id = core.id(to);
-    let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| M::decode_sound(body)));
+    let (decoded, claims) =
+        scope::decoding(core.node_id, || crate::catch::catching(|| M::decode_sound(body)));
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
         return Delivery::Undecodable(FORGED.to_owned());
@@ -313,7 +314,8 @@ pub(crate) fn complete_as<R: Wire>(
     request_id: RequestId,
     body: &[u8],
 ) -> Result<(), Undelivered> {
-    let (decoded, claims) = scope::decoding(core.home, || crate::catch::catching(|| R::decode_sound(body)));
+    let (decoded, claims) =
+        scope::decoding(core.node_id, || crate::catch::catching(|| R::decode_sound(body)));
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
         core.fail_request(request_id, AskError::WrongType);

@@ -222,7 +222,7 @@ pub struct ReplyTo<R> {
     pub(crate) node: NodeId,
     pub(crate) request_id: RequestId,
     /// The loop that is to be told when this copy is dropped; `None` once another copy took its place.
-    pub(crate) home: Cell<Option<NodeId>>,
+    pub(crate) node_id: Cell<Option<NodeId>>,
     /// That it is held here, if it came from another node.
     #[expect(dead_code, reason = "it counts as long as it is here")]
     pub(crate) place: Option<Place>,
@@ -233,7 +233,7 @@ pub(crate) type ReplyFn<R> = fn(&mut LoopRef<'_>, NodeId, RequestId, R) -> Resul
 
 impl<R: 'static> ReplyTo<R> {
     pub(crate) fn new(node: NodeId, request_id: RequestId) -> Self {
-        Self { node, request_id, home: Cell::new(Some(node)), place: None, reach: reach_local::<R> }
+        Self { node, request_id, node_id: Cell::new(Some(node)), place: None, reach: reach_local::<R> }
     }
 }
 
@@ -244,7 +244,7 @@ impl<R> ReplyTo<R> {
     }
 
     pub(crate) fn use_up(self) -> (NodeId, RequestId, ReplyFn<R>) {
-        self.home.set(None);
+        self.node_id.set(None);
         (self.node, self.request_id, self.reach)
     }
 }
@@ -255,7 +255,7 @@ fn reach_local<R: 'static>(
     request_id: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
-    if node != loop_ref.core.home {
+    if node != loop_ref.core.node_id {
         return Err(Undelivered::NoNode);
     }
     loop_ref.core.complete_request(request_id, value)
@@ -263,8 +263,8 @@ fn reach_local<R: 'static>(
 
 impl<R> Drop for ReplyTo<R> {
     fn drop(&mut self) {
-        if let Some(home) = self.home.get() {
-            drops::note(home, self.node, self.request_id);
+        if let Some(node_id) = self.node_id.get() {
+            drops::note(node_id, self.node, self.request_id);
         }
     }
 }

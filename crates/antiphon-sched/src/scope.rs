@@ -51,7 +51,7 @@ pub(crate) enum Mode {
 
 struct Scope {
     #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls read it"))]
-    home: NodeId,
+    node_id: NodeId,
     #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls read it"))]
     mode: Mode,
     met: Met,
@@ -70,9 +70,9 @@ impl Drop for Closing {
     }
 }
 
-/// Runs `encode` inside a scope of the loop `home`.
-pub(crate) fn within<R>(home: NodeId, mode: Mode, encode: impl FnOnce() -> R) -> (R, Met) {
-    SCOPE.with_borrow_mut(|scope| *scope = Some(Scope { home, mode, met: Met::default() }));
+/// Runs `encode` inside a scope of the loop `node_id`.
+pub(crate) fn within<R>(node_id: NodeId, mode: Mode, encode: impl FnOnce() -> R) -> (R, Met) {
+    SCOPE.with_borrow_mut(|scope| *scope = Some(Scope { node_id, mode, met: Met::default() }));
     let closing = Closing;
     let result = encode();
     let met = SCOPE.with_borrow_mut(Option::take).map(|scope| scope.met).unwrap_or_default();
@@ -83,7 +83,7 @@ pub(crate) fn within<R>(home: NodeId, mode: Mode, encode: impl FnOnce() -> R) ->
 /// Tells the open scope of an address or reply; `None` outside of any.
 #[cfg(feature = "serde")]
 pub(crate) fn meet<R>(tell: impl FnOnce(NodeId, Mode, &mut Met) -> R) -> Option<R> {
-    SCOPE.with_borrow_mut(|scope| scope.as_mut().map(|scope| tell(scope.home, scope.mode, &mut scope.met)))
+    SCOPE.with_borrow_mut(|scope| scope.as_mut().map(|scope| tell(scope.node_id, scope.mode, &mut scope.met)))
 }
 
 thread_local! {
@@ -94,33 +94,33 @@ thread_local! {
 
 /// What a decoded message claims to have come home: addresses and replies of this very loop.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls decode such"))]
-pub(crate) enum Homecoming {
+pub(crate) enum LocalRef {
     Actor(Key),
     Request(RequestId),
 }
 
 thread_local! {
-    static HOMECOMING: RefCell<Vec<Homecoming>> = const { RefCell::new(Vec::new()) };
+    static HOMECOMING: RefCell<Vec<LocalRef>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Tells of an address or reply that claims to be of the loop for which something is being decoded.
 #[cfg(feature = "serde")]
-pub(crate) fn come_home(node: NodeId, claim: Homecoming) {
+pub(crate) fn claim_local(node: NodeId, claim: LocalRef) {
     if DECODING.get() == Some(node) {
         HOMECOMING.with_borrow_mut(|claims| claims.push(claim));
     }
 }
 
-/// Runs `decode` for the loop `home`: replies that it makes belong there. Answers what claims to be of that loop,
+/// Runs `decode` for the loop `node_id`: replies that it makes belong there. Answers what claims to be of that loop,
 /// which must be checked, since anybody can claim it.
-pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<Homecoming>) {
+pub(crate) fn decoding<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<LocalRef>) {
     struct Restore(Option<NodeId>);
     impl Drop for Restore {
         fn drop(&mut self) {
             DECODING.set(self.0);
         }
     }
-    let restore = Restore(DECODING.replace(Some(home)));
+    let restore = Restore(DECODING.replace(Some(node_id)));
     IS_CROWDED.set(false);
     let decoded = decode();
     drop(restore);
@@ -129,7 +129,7 @@ pub(crate) fn decoding<R>(home: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<H
 
 /// The loop for which something is being decoded.
 #[cfg(feature = "serde")]
-pub(crate) fn decoding_home() -> Option<NodeId> {
+pub(crate) fn decoding_node() -> Option<NodeId> {
     DECODING.get()
 }
 

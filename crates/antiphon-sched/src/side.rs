@@ -52,9 +52,9 @@ const UNASKED_MAX: [u16; 2] = [OPEN_MAX / 4, OPEN_MAX / 2];
 /// The bit in a monitor's number that says that its watcher, of the same loop, has not set it.
 const UNASKED: u64 = 1 << 62;
 
-/// Who else wants an actor of `home` to be told: somebody there, or elsewhere, by the places in [`Side::unasked`].
-fn unasked_by(id: MonitorId, home: NodeId) -> Option<usize> {
-    match id.origin == home {
+/// Who else wants an actor of `node_id` to be told: somebody there, or elsewhere, by the places in [`Side::unasked`].
+fn unasked_by(id: MonitorId, node_id: NodeId) -> Option<usize> {
+    match id.origin == node_id {
         true => (id.number & UNASKED != 0).then_some(0),
         false => Some(1),
     }
@@ -146,7 +146,7 @@ impl Core {
 
     pub(crate) fn next_monitor(&mut self) -> MonitorId {
         self.monitors += 1;
-        MonitorId { origin: self.home, number: self.monitors }
+        MonitorId { origin: self.node_id, number: self.monitors }
     }
 
     /// `watcher`, here, is told when `target` ends, wherever that is.
@@ -161,7 +161,7 @@ impl Core {
         if let Some(side) = self.side(watcher) {
             side.watching.insert(id, target);
         }
-        if target.node() != self.home {
+        if target.node() != self.node_id {
             self.signal(Signal::Monitor { target, id, watcher });
         } else {
             self.watch_local(target.key(), id, self.id(watcher));
@@ -196,7 +196,7 @@ impl Core {
 
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
         let Some(target) = self.forget_watching(watcher, id) else { return };
-        if target.node() != self.home {
+        if target.node() != self.node_id {
             self.signal(Signal::Demonitor { watcher, target, id });
         } else {
             self.unwatch_local(target.key(), id);
@@ -226,7 +226,7 @@ impl Core {
         if !self.slots.is_alive(watcher) {
             return None;
         }
-        let unasked_by = unasked_by(id, self.home);
+        let unasked_by = unasked_by(id, self.node_id);
         let side = self.sides.get_mut(&watcher.index())?;
         let target = side.watching.remove(&id)?;
         if let Some(by) = unasked_by {
@@ -243,7 +243,7 @@ impl Core {
     pub(crate) fn notify(&mut self, watcher: ActorId, actor: Key) {
         let mut id = self.next_monitor();
         let target = self.id(actor);
-        if watcher.node() == self.home {
+        if watcher.node() == self.node_id {
             id.number |= UNASKED;
             self.expect_down(watcher.key(), id, target);
         } else {
@@ -255,7 +255,7 @@ impl Core {
     /// `watcher`, here, will be told of `actor` under this number; false when it will not, and is told so.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         let watcher = self.owner_of(watcher);
-        let unasked_by = unasked_by(id, self.home);
+        let unasked_by = unasked_by(id, self.node_id);
         let is_overdrawn = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.opened() == OPEN_MAX);
         let side = if is_overdrawn { None } else { self.side(watcher) };
         let may = |side: &&mut Side| unasked_by.is_none_or(|by| side.unasked[by] < UNASKED_MAX[by]);
@@ -297,7 +297,7 @@ impl Core {
     }
 
     pub(crate) fn tell_down(&mut self, watcher: ActorId, id: MonitorId, actor: ActorId, reason: ExitReason) {
-        if watcher.node() == self.home {
+        if watcher.node() == self.node_id {
             self.down(watcher.key(), id, actor, reason);
         } else {
             let reason = self.export_reason(reason);
@@ -323,7 +323,7 @@ impl Core {
             self.shared.names.lock().remove(&key);
         }
         for (id, target) in side.watching {
-            if target.node() != self.home {
+            if target.node() != self.node_id {
                 self.signal(Signal::Demonitor { watcher: key, target, id });
             } else {
                 self.unwatch_local(target.key(), id);
@@ -375,7 +375,7 @@ impl Core {
 
     /// Asks an actor to end, wherever it is.
     pub(crate) fn terminate(&mut self, target: ActorId) {
-        if target.node() != self.home {
+        if target.node() != self.node_id {
             self.signal(Signal::Terminate { from: self.current, target });
         } else if !self.push_system(target.key(), System::Terminate) {
             self.dead.note(target, "terminate", Undelivered::NoActor);

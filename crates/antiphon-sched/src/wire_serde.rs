@@ -15,7 +15,7 @@ use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::{deliver_as, expected_as, reach_wire, reply_wire, takes};
 use crate::requests::{ReplyTo, RequestId};
-use crate::scope::{self, Exposed, Homecoming, Mode};
+use crate::scope::{self, Exposed, LocalRef, Mode};
 use crate::wire::{Wire, check_type_name};
 
 /// Gives a serde type its name on the wire, and so makes it [`Wire`](crate::Wire).
@@ -336,8 +336,8 @@ const NO_VALUE: &str = "a reply cannot be part of a value that an actor ends wit
 impl<M: Wire> Serialize for Addr<M> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let id = self.id;
-        scope::meet(|home, _, met| {
-            if id.node() == home {
+        scope::meet(|node_id, _, met| {
+            if id.node() == node_id {
                 let tag = leaked_name::<M>()?;
                 let exposed = Exposed { tag, decode: deliver_as::<M>, fits: takes::<M> };
                 met.exposed.push((id.key(), exposed));
@@ -354,7 +354,7 @@ impl<M: Wire> Serialize for Addr<M> {
 impl<'de, M: Wire> Deserialize<'de> for Addr<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let id = ActorId::deserialize(deserializer)?;
-        scope::come_home(id.node(), Homecoming::Actor(id.key()));
+        scope::claim_local(id.node(), LocalRef::Actor(id.key()));
         Ok(Self { id, reach: reach_wire::<M> })
     }
 }
@@ -376,17 +376,17 @@ impl<M: Wire> Wire for Addr<M> {
 /// From here on the copy that travels has the right to answer; this one no longer tells when it is dropped.
 impl<R: Wire> Serialize for ReplyTo<R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        scope::meet(|home, mode, met| match mode {
+        scope::meet(|node_id, mode, met| match mode {
             Mode::Value => Err(S::Error::custom(NO_VALUE)),
             Mode::Revoke => {
-                self.home.set(Some(home));
+                self.node_id.set(Some(node_id));
                 Ok(())
             }
             Mode::Send => {
                 let tag = leaked_name::<R>().map_err(S::Error::custom)?;
-                self.home.set(None);
+                self.node_id.set(None);
                 met.disarmed = true;
-                if self.node == home {
+                if self.node == node_id {
                     met.replies.push((self.request_id, expected_as::<R>(tag)));
                 }
                 note_node(&mut met.nodes, self.node);
@@ -401,12 +401,12 @@ impl<R: Wire> Serialize for ReplyTo<R> {
 impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (node, request_id) = Deserialize::deserialize(deserializer)?;
-        let home = scope::decoding_home()
+        let node_id = scope::decoding_node()
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
         let (node, request_id) = (NodeId::from_bits(node), RequestId::from_bits(request_id));
-        scope::come_home(node, Homecoming::Request(request_id));
+        scope::claim_local(node, LocalRef::Request(request_id));
         let place = scope::take_place().map_err(D::Error::custom)?;
-        Ok(Self { node, request_id, home: Cell::new(Some(home)), place, reach: reply_wire::<R> })
+        Ok(Self { node, request_id, node_id: Cell::new(Some(node_id)), place, reach: reply_wire::<R> })
     }
 }
 

@@ -57,17 +57,17 @@ impl SimNode {
     /// When the configuration is one that no node can have.
     pub fn new(config: &Config, location: SocketAddr, seed: u64, set_up: impl FnOnce(&mut Loop)) -> Self {
         let mut chance = Chance::new(seed);
-        let home = NodeId::from_bits(chance.number());
+        let node_id = NodeId::from_bits(chance.number());
         let scheduler = LoopConfig {
             park: Park::Virtual,
-            home: Some(home),
+            node_id: Some(node_id),
             seed: Some(chance.number()),
             watchdog: None,
             ..config.scheduler.clone()
         };
         let mut sched = Loop::new(scheduler).expect("a virtual loop needs nothing of the system");
         let everywhere = vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)];
-        let core = NodeCore::simulated(config, home, Location::new(location), everywhere);
+        let core = NodeCore::simulated(config, node_id, Location::new(location), everywhere);
         sched.set_transport(Box::new(core.expect("a sound configuration")));
         set_up(&mut sched);
         Self {

@@ -197,7 +197,7 @@ fn crashes_answer_each_delivery_once_and_all_find_the_channel_again() {
         book.borrow_mut().quiet = true;
         world.run_for(secs(40));
         let living: BTreeSet<NodeId> =
-            (1..=NODES).map(|port| world.machine(at(port)).expect("it runs").sched().home()).collect();
+            (1..=NODES).map(|port| world.machine(at(port)).expect("it runs").sched().node_id()).collect();
         let is_open = |(node, _): &&Numbered| living.contains(&NodeId::from_bits(*node));
         assert_eq!(book.borrow().open.iter().filter(is_open).count(), 0, "who lives has been answered");
         downs += book.borrow().downs;

@@ -243,7 +243,7 @@ fn crashes_answer_every_receipt_and_monitor_once() {
         settle(&mut world, &book);
         let mut living = BTreeSet::new();
         for port in 1..=3 {
-            living.insert(world.machine(at(port)).expect("it runs").sched().home());
+            living.insert(world.machine(at(port)).expect("it runs").sched().node_id());
         }
         let book = book.borrow();
         // Who lives has one monitor on each living sink, and waits for nothing older than its timeout.
@@ -275,7 +275,7 @@ fn a_node_that_stood_still_accuses_nobody() {
     // The second node stands still: the world passes it by.
     world.hold(at(2), secs(10));
     world.run_for(secs(12));
-    let homes = [1, 2].map(|port| world.machine(at(port)).expect("it runs").sched().home());
+    let homes = [1, 2].map(|port| world.machine(at(port)).expect("it runs").sched().node_id());
     let suspicious = &book.borrow().suspicious;
     assert!(suspicious.contains(&homes[0]), "the first heard nothing for ten seconds");
     assert!(!suspicious.contains(&homes[1]), "the second knows that it stood still itself");

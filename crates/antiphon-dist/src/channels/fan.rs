@@ -130,10 +130,10 @@ impl<T: Wire + Clone> Fan<T> {
         self.entries.contains_key(&actor)
     }
 
-    /// The answers that one delivery waits for: of branches, and of actors elsewhere than at `home`.
-    pub(super) fn answers(&self, home: NodeId) -> usize {
+    /// The answers that one delivery waits for: of branches, and of actors elsewhere than at `node_id`.
+    pub(super) fn answers(&self, node_id: NodeId) -> usize {
         let answers = |receiver: &Receiver<T>| match receiver {
-            Receiver::Actor(addr) => addr.node() != home,
+            Receiver::Actor(addr) => addr.node() != node_id,
             Receiver::Branch(..) => true,
         };
         self.entries.values().filter(|entry| answers(&entry.receiver)).count()
@@ -205,12 +205,12 @@ impl<T: Wire + Clone> Fan<T> {
         (wave, hops, left): (u64, u8, Duration),
     ) -> (u64, usize) {
         let (mut have, mut open) = (0, 0);
-        let home = cx.id().node();
+        let node_id = cx.id().node();
         let within = left * SHARE_BELOW.0 / SHARE_BELOW.1;
         for Entry { receiver, .. } in self.entries.values() {
             let Some(copy) = copy_of(cx, &message) else { break };
             match receiver {
-                Receiver::Actor(addr) if addr.node() == home => have += u64::from(hand(cx, *addr, copy)),
+                Receiver::Actor(addr) if addr.node() == node_id => have += u64::from(hand(cx, *addr, copy)),
                 Receiver::Actor(addr) => {
                     open += 1;
                     cx.deliver(*addr, copy, within, move |sent| {

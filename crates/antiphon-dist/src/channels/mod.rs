@@ -99,8 +99,8 @@ fn holder<T: Wire + Clone>(
     channel: Channel<T>,
     subscriber: ActorId,
 ) -> HubAddr<T> {
-    let home = loop_ref.home();
-    if channel.node() != home && subscriber.node() == home {
+    let node_id = loop_ref.node_id();
+    if channel.node() != node_id && subscriber.node() == node_id {
         relay_for(loop_ref, channel.0)
     } else {
         channel.0
@@ -109,10 +109,10 @@ fn holder<T: Wire + Clone>(
 
 /// The relay of a channel elsewhere, started if need be.
 fn relay_for<T: Wire + Clone>(loop_ref: &mut LoopRef<'_>, channel: HubAddr<T>) -> HubAddr<T> {
-    let (home, tag) = (loop_ref.home(), loop_ref.tag_of::<T>());
+    let (node_id, tag) = (loop_ref.node_id(), loop_ref.tag_of::<T>());
     let known = node_behind(loop_ref).and_then(|core| core.relay_of(channel.id(), tag));
     if let Some(relay) = known.filter(|relay| loop_ref.is_alive(*relay)) {
-        return Addr::of(ActorId::new(home, relay));
+        return Addr::of(ActorId::new(node_id, relay));
     }
     let relay = loop_ref.spawn_actor(Hub::relay(channel, tag));
     if let Some(core) = node_behind(loop_ref) {
@@ -161,12 +161,12 @@ pub(crate) fn unsubscribe<T: Wire + Clone>(
     subscriber: impl Subscriber<T>,
 ) {
     let actor = subscriber.subscriber_id();
-    let (home, tag) = (loop_ref.home(), loop_ref.tag_of::<T>());
-    let holder = if channel.node() != home && actor.node() == home {
+    let (node_id, tag) = (loop_ref.node_id(), loop_ref.tag_of::<T>());
+    let holder = if channel.node() != node_id && actor.node() == node_id {
         let Some(relay) = node_behind(loop_ref).and_then(|core| core.relay_of(channel.id(), tag)) else {
             return;
         };
-        Addr::of(ActorId::new(home, relay))
+        Addr::of(ActorId::new(node_id, relay))
     } else {
         channel.0
     };
@@ -201,7 +201,7 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
 
 /// Tells an actor of this node, once, that it receives nothing more from a channel.
 fn tell_closed(loop_ref: &mut LoopRef<'_>, subscriber: ActorId, channel: ActorId, reason: ExitReason) {
-    if subscriber.node() == loop_ref.home() {
+    if subscriber.node() == loop_ref.node_id() {
         loop_ref.tell_down(subscriber.key(), channel, reason);
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn allow(
     what: ActorId,
     access: AccessPolicy,
 ) -> Result<(), AccessError> {
-    let is_here = what.node() == loop_ref.home();
+    let is_here = what.node() == loop_ref.node_id();
     node_behind(loop_ref).ok_or(AccessError::NoNode)?.check_access(&access)?;
     if !is_here {
         return Err(AccessError::Elsewhere);

@@ -123,7 +123,7 @@ impl Keeper {
     /// The receiver of a file, unless there are too many.
     fn take(
         &self,
-        (home, by): (NodeId, Option<NodeId>),
+        (node_id, by): (NodeId, Option<NodeId>),
         offer: Offer,
         whom: String,
         reply: ReplyTo<OfferAnswer>,
@@ -133,7 +133,7 @@ impl Keeper {
             return Err((reply, FileRefused::TooManyTransfers { max: max as u64 }));
         }
         // Else somebody else would be told of what is not his.
-        if offer.sender.node() != by.unwrap_or(home) {
+        if offer.sender.node() != by.unwrap_or(node_id) {
             return Err((reply, FileRefused::Disorder));
         }
         match TargetPath::checked(offer.path.clone()) {

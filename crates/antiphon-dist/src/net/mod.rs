@@ -88,9 +88,9 @@ impl Driver {
         let location = Location::new(sockets.local());
         let udp = Discovery::open(&near, config.discovery_port(), config.discover_peers, &registry)?;
         let networks = interfaces::own_networks(config.ip);
-        let settings = Settings::new(config, sched.home().to_bits(), location, networks)?;
+        let settings = Settings::new(config, sched.node_id().to_bits(), location, networks)?;
         let settings = Settings { shared_certificate, ..settings };
-        sched.set_transport(Box::new(NodeCore::new(sched.home(), settings)));
+        sched.set_transport(Box::new(NodeCore::new(sched.node_id(), settings)));
         let resolver = spawn_resolver(sched, resolve);
         let driver = Self {
             sockets,

@@ -46,7 +46,7 @@ impl Alone {
             LoopConfig { park: Park::Virtual, seed: Some(1), watchdog: None, ..LoopConfig::default() };
         let sched = Loop::new(virtual_loop).expect("a virtual loop needs nothing of the system");
         let location = Location::new(([127, 0, 0, 1], 7).into());
-        let core = NodeCore::simulated(&config, sched.home(), location, Vec::new());
+        let core = NodeCore::simulated(&config, sched.node_id(), location, Vec::new());
         Self { core: core.expect("a sound configuration"), ground: Ground { sched, outputs: Vec::new() } }
     }
 

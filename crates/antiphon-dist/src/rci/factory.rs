@@ -105,7 +105,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
 /// Whether the caller may have somebody told. Of this node's actors another node may name those whose address left it;
 /// other nodes see to theirs.
 fn may_watch(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, watcher: ActorId) -> bool {
-    let is_here = watcher.node() == loop_ref.home();
+    let is_here = watcher.node() == loop_ref.node_id();
     !(by.is_some() && is_here)
         || (loop_ref.is_exposed(watcher.key()) && loop_ref.guard_of(watcher.key()) == Guard::Open)
 }

@@ -72,8 +72,8 @@ pub(crate) fn unregister(
 ) -> Result<(), RegisterError> {
     let core = node_behind(loop_ref).ok_or(RegisterError::NoNode)?;
     let factory = core.unregister(Space::Rci, name, owner)?;
-    let home = loop_ref.home();
-    loop_ref.terminate(ActorId::new(home, factory));
+    let node_id = loop_ref.node_id();
+    loop_ref.terminate(ActorId::new(node_id, factory));
     Ok(())
 }
 
@@ -85,9 +85,9 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
     timeout: Duration,
     answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
 ) {
-    let home = cx.id().node();
+    let node_id = cx.id().node();
     match watcher {
-        Some(watcher) if watcher.node() == home && rci.node() != home => {
+        Some(watcher) if watcher.node() == node_id && rci.node() != node_id => {
             let request_id = match cx.open(answer) {
                 Ok(request_id) => request_id,
                 Err(answer) => return cx.push_self(answer(Err(CallError::TooManyOpen))),

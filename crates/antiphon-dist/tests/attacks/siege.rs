@@ -45,7 +45,7 @@ impl Siege {
 
     /// The incarnation of the peer that goes on talking.
     pub(crate) fn bystander(&self) -> u64 {
-        self.bystander.node.handle.home().to_bits()
+        self.bystander.node.handle.node_id().to_bits()
     }
 
     /// The attack is over: memory stayed within the bound, the peer noticed nothing, a new one gets in.

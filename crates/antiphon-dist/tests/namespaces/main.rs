@@ -49,8 +49,8 @@ fn outside() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let program = std::env::current_exe().expect("a test knows its program");
-    let home = std::fs::read_link("/proc/self/ns/net").expect("where namespaces work, they have names");
-    match unshare().arg(program).args(std::env::args().skip(1)).env(INSIDE, home).status() {
+    let node_id = std::fs::read_link("/proc/self/ns/net").expect("where namespaces work, they have names");
+    match unshare().arg(program).args(std::env::args().skip(1)).env(INSIDE, node_id).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(reason) => {

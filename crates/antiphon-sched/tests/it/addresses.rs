@@ -74,7 +74,7 @@ fn further_addresses_keep_the_order_of_one_sender() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
-    let (out, home) = (std::rc::Rc::new(std::cell::Cell::new(None)), Log::default());
+    let (out, node_id) = (std::rc::Rc::new(std::cell::Cell::new(None)), Log::default());
     let place = out.clone();
     let actor = events.spawn(move |cx, event: Event<String>| {
         match event {
@@ -97,7 +97,7 @@ fn further_addresses_keep_the_order_of_one_sender() {
         }
     });
     assert_eq!(log.take(), "n0 own0 bfalse n1 own1 btrue n2 own2 bfalse");
-    assert_eq!(home.take(), "");
+    assert_eq!(node_id.take(), "");
 }
 
 /// An actor with an ear for numbers: both addresses, and its log.
@@ -237,7 +237,7 @@ mod forged {
         settle(&mut events);
         let right = actor.id().key().to_bits();
         for bits in (0..64).map(|bit| right ^ (1 << bit)).chain([u64::MAX, u64::MAX >> 8, (1 << 28) - 1]) {
-            let forged = ActorId::new(events.home(), Key::from_bits(bits));
+            let forged = ActorId::new(events.node_id(), Key::from_bits(bits));
             let error = events.send(forge::<String>(forged), "x".into()).unwrap_err();
             assert!(matches!(error, SendError::NoActor(_)), "{forged}: {error:?}");
             within(&mut events, move |cx| {

@@ -162,7 +162,7 @@ proptest! {
                 }
                 Act::Notice => {
                     // A Down of somebody else, by the way in that a node uses.
-                    let id = MonitorId { origin: events.home(), number: 1_000_000 + n as u64 };
+                    let id = MonitorId { origin: events.node_id(), number: 1_000_000 + n as u64 };
                     events.loop_ref().expect_down(actor.id().key(), id, dead.id());
                     events.loop_ref().down(actor.id().key(), id, dead.id(), ExitReason::Terminated);
                     model.queue.push_back("down".into());

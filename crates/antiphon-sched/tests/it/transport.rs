@@ -94,8 +94,8 @@ impl Net {
             for from in 0..2 {
                 while let Some(frame) = { self.wires[from].borrow_mut().frames.pop_front() } {
                     moved = true;
-                    let home = self.nodes[from].home();
-                    let told = arrive(&mut self.nodes[1 - from].loop_ref(), home, frame);
+                    let node_id = self.nodes[from].node_id();
+                    let told = arrive(&mut self.nodes[1 - from].loop_ref(), node_id, frame);
                     self.deliveries.extend(told);
                 }
             }
@@ -133,7 +133,7 @@ fn arrive(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: Frame) -> Option<Deli
             return Some(loop_ref.deliver(id.key(), tag, &body));
         }
         Frame::OutboundMessage { to: Destination::Request(node, request_id), tag, body } => {
-            assert_eq!(node, loop_ref.home());
+            assert_eq!(node, loop_ref.node_id());
             let _ = loop_ref.complete_request_encoded(request_id, tag, &body);
         }
         Frame::Signal(signal) => match signal {
@@ -307,10 +307,10 @@ fn a_request_refused_on_its_way_out_is_answered_why_and_a_reply_dropped_after_a_
 fn a_foreign_reply_that_could_not_be_forwarded_still_tells_when_it_is_dropped() {
     let mut net = net();
     let log = Log::default();
-    let home = net.nodes[0].home();
+    let node_id = net.nodes[0].node_id();
     let forwarder = net.nodes[1].spawn(move |cx: &mut Cx<Job>, event| {
         if let Event::Message(job) = event {
-            let nowhere = Addr::<Job>::of(ActorId::new(home, Key::from_bits(77)));
+            let nowhere = Addr::<Job>::of(ActorId::new(node_id, Key::from_bits(77)));
             assert!(matches!(cx.send(nowhere, job), Err(SendError::Busy(_))));
         }
         receive()
@@ -406,7 +406,7 @@ fn addresses_inside_messages_become_reachable_and_name_their_nodes() {
     );
     net.act(0, move |cx| cx.send(server, Job::TellTo(near, "hello".into())).unwrap());
     assert_eq!(log.take(), "start hello");
-    assert_eq!(net.wires[0].borrow().named, [net.nodes[0].home()]);
+    assert_eq!(net.wires[0].borrow().named, [net.nodes[0].node_id()]);
     assert_eq!(net.nodes[0].loop_ref().deliver(near.id().key(), "str", body), Delivery::Delivered);
     net.settle();
     net.act(0, move |cx| cx.terminate(near));
@@ -473,7 +473,7 @@ fn deliver_tells_wrong_type_undecodable_full_and_nobody() {
     }
     assert_eq!(loop_ref.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor);
     for _ in 0..3 {
-        drop(loop_ref.send(Addr::<String>::of(ActorId::new(loop_ref.home(), hidden)), String::new()));
+        drop(loop_ref.send(Addr::<String>::of(ActorId::new(loop_ref.node_id(), hidden)), String::new()));
     }
     assert_eq!(loop_ref.has_room(hidden), Some(false));
     assert_eq!(loop_ref.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor, "not even that it is full");
@@ -635,7 +635,7 @@ wire!(Carrier, "test.carrier/1");
 fn a_type_whose_composed_name_is_too_long_is_refused_where_it_is_used() {
     let mut net = net();
     let log = Log::default();
-    let there = net.nodes[1].home();
+    let there = net.nodes[1].node_id();
     let far = ActorId::new(there, Key::from_bits(7));
     let here = net.nodes[0].spawn(|_: &mut Cx<Option<Longest>>, _| receive());
     let seen = log.clone();

@@ -46,7 +46,7 @@ fn virtual_loops_hold_no_descriptor_and_no_thread() {
 
 /// A small world of actors that choose at random; what they did.
 fn run_of(seed: u64) -> String {
-    let config = LoopConfig { seed: Some(seed), home: Some(NodeId::from_bits(seed)), ..virtual_config() };
+    let config = LoopConfig { seed: Some(seed), node_id: Some(NodeId::from_bits(seed)), ..virtual_config() };
     let mut events = Loop::new(config).unwrap();
     let log = Log::default();
     let actors = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));

@@ -15,6 +15,7 @@ use crate::addr::Addr;
 use crate::blocking_pool::BlockingPool;
 use crate::budget::Permit;
 use crate::cell::{self, Cell};
+use crate::codec_context;
 use crate::dead::DeadLetters;
 use crate::error::{SendError, Undelivered};
 use crate::event::{ExitReason, System};
@@ -24,7 +25,6 @@ use crate::io::{Io, Noted};
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::requests::PendingRequests;
-use crate::scope;
 use crate::side::Side;
 use crate::slots::{Flag, Slots};
 use crate::sockets::Sockets;
@@ -219,7 +219,9 @@ impl Core {
     pub(crate) fn tag_of<M: Wire>(&mut self) -> &'static str {
         match M::name() {
             Cow::Borrowed(name) => name,
-            Cow::Owned(name) => self.tags.entry(TypeId::of::<M>()).or_insert_with(|| scope::intern(name)),
+            Cow::Owned(name) => {
+                self.tags.entry(TypeId::of::<M>()).or_insert_with(|| codec_context::intern(name))
+            }
         }
     }
 

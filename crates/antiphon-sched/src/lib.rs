@@ -101,8 +101,8 @@ pub use transport::{Destination, MonitorId, OutboundMessage, Signal, Transport};
 mod requests;
 pub use requests::{ReplyTo, RequestId};
 
-mod scope;
-pub use scope::{Origin, coming_from, origin};
+mod codec_context;
+pub use codec_context::{Origin, origin, with_origin};
 
 mod side;
 pub use side::Guard;

@@ -3,13 +3,13 @@
 use crate::actor::Actor;
 use crate::addr::{Addr, SendMode, Target};
 use crate::budget::Permit;
+use crate::codec_context;
 use crate::core::{Core, TransportSlot};
 use crate::error::{AskError, SendError, Undelivered};
 use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
-use crate::scope;
 use crate::side::Guard;
 use crate::time::Time;
 use crate::transport::{MonitorId, Transport};
@@ -36,7 +36,7 @@ pub enum Delivery {
     /// The bytes are no such message, for this reason.
     Undecodable(String),
     /// A reply is in it, and its node has as many open requests in this loop as it may.
-    Crowded,
+    OverQuota,
 }
 
 impl LoopRef<'_> {
@@ -120,10 +120,10 @@ impl LoopRef<'_> {
     }
 
     /// Puts an encoded message into a mailbox. `body` is one MessagePack value: whoever takes bytes from a network checks that
-    /// before, by `antiphon_wire::msgpack::check` for example. Where it came from is said by [`coming_from`](crate::coming_from).
+    /// before, by `antiphon_wire::msgpack::check` for example. Where it came from is said by [`with_origin`](crate::with_origin).
     pub fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
         match self.core.deliver(to, tag, body) {
-            Delivery::Undecodable(_) if scope::was_crowded() => Delivery::Crowded,
+            Delivery::Undecodable(_) if codec_context::was_over_quota() => Delivery::OverQuota,
             delivery => delivery,
         }
     }
@@ -187,7 +187,7 @@ impl LoopRef<'_> {
     }
 
     /// Answers a request of this loop with bytes from the network; `body` is as for [`LoopRef::deliver`]. Where they came from is said by
-    /// [`coming_from`](crate::coming_from).
+    /// [`with_origin`](crate::with_origin).
     ///
     /// # Errors
     /// The request is closed, its reply never left this loop, or the bytes are of another type; [`Undelivered::Busy`] when
@@ -199,7 +199,7 @@ impl LoopRef<'_> {
         body: &[u8],
     ) -> Result<(), Undelivered> {
         match self.core.complete_request_encoded(request_id, tag, body) {
-            Err(Undelivered::Encode) if scope::was_crowded() => Err(Undelivered::Busy),
+            Err(Undelivered::Encode) if codec_context::was_over_quota() => Err(Undelivered::Busy),
             result => result,
         }
     }

@@ -3,12 +3,12 @@
 use std::any::Any;
 
 use crate::addr::SendMode;
+use crate::codec_context::{self, EncodeMode, EncodedRefs, ExposedType, LocalRef};
 use crate::core::{Core, TransportSlot};
 use crate::error::{AskError, EncodeError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
 use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
-use crate::scope::{self, Exposed, LocalRef, Met, Mode};
 use crate::timers::{Due, TimerKey};
 use crate::transport::{Destination, OutboundMessage, Signal};
 use crate::value::Value;
@@ -88,16 +88,18 @@ impl Core {
         check_type_name(tag).map_err(SendFailure::Encode)?;
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
-        let (encoded, met) =
-            scope::within(self.node_id, Mode::Send, || encode_with(|| message.encode(&mut body)));
+        let (encoded, refs) = codec_context::encode_with_context(self.node_id, EncodeMode::Send, || {
+            encode_with(|| message.encode(&mut body))
+        });
         let sent = match encoded {
-            Ok(()) => self.hand_out(to, tag, &body, mode, &met).map_err(SendFailure::Transport),
+            Ok(()) => self.hand_out(to, tag, &body, mode, &refs).map_err(SendFailure::Transport),
             Err(reason) => Err(SendFailure::Encode(reason)),
         };
-        if sent.is_err() && met.disarmed {
+        if sent.is_err() && refs.disarmed {
             body.clear();
-            let (revoked, _) =
-                scope::within(self.node_id, Mode::Revoke, || encode_with(|| message.encode(&mut body)));
+            let (revoked, _) = codec_context::encode_with_context(self.node_id, EncodeMode::Revoke, || {
+                encode_with(|| message.encode(&mut body))
+            });
             debug_assert!(revoked.is_ok() || matches!(sent, Err(SendFailure::Encode(_))));
         }
         self.scratch = body;
@@ -110,33 +112,40 @@ impl Core {
         tag: &'static str,
         body: &[u8],
         mode: SendMode,
-        met: &Met,
+        refs: &EncodedRefs,
     ) -> Result<(), Undelivered> {
         let replies: smallvec::SmallVec<[RequestId; 1]> =
-            met.replies.iter().map(|(request_id, _)| *request_id).collect();
-        let outbound =
-            OutboundMessage { from: self.current, to, tag, body, mode, nodes: &met.nodes, replies: &replies };
+            refs.replies.iter().map(|(request_id, _)| *request_id).collect();
+        let outbound = OutboundMessage {
+            from: self.current,
+            to,
+            tag,
+            body,
+            mode,
+            nodes: &refs.nodes,
+            replies: &replies,
+        };
         match &mut self.transport {
             TransportSlot::Present(transport) => transport.send(self.now, &outbound)?,
             TransportSlot::Taken | TransportSlot::Absent => return Err(Undelivered::NoNode),
         }
         // What was not taken, nobody has heard of.
-        self.make_reachable(met);
+        self.make_reachable(refs);
         Ok(())
     }
 
     /// Addresses and replies that travel can be used from where they arrive.
-    fn make_reachable(&mut self, met: &Met) {
-        for (key, exposed) in &met.exposed {
+    fn make_reachable(&mut self, refs: &EncodedRefs) {
+        for (key, exposed) in &refs.exposed {
             self.expose(*key, *exposed);
         }
-        for (request_id, expected) in &met.replies {
+        for (request_id, expected) in &refs.replies {
             self.request_ids.expect(*request_id, *expected);
         }
     }
 
     /// Opens an actor to the network; false when there is no such actor.
-    pub(crate) fn expose(&mut self, key: Key, exposed: Exposed) -> bool {
+    pub(crate) fn expose(&mut self, key: Key, exposed: ExposedType) -> bool {
         if !(exposed.fits)(self, key) {
             return false;
         }
@@ -171,7 +180,7 @@ impl Core {
     /// The value as it crosses the wire.
     pub(crate) fn export(&mut self, value: Value) -> Value {
         let mut body = Vec::new();
-        let (encoded, met) = scope::within(self.node_id, Mode::Value, || {
+        let (encoded, refs) = codec_context::encode_with_context(self.node_id, EncodeMode::Value, || {
             encode_with(|| {
                 let tag = value.encode(&mut body)?;
                 tag.iter().try_for_each(|tag| check_type_name(tag))?;
@@ -180,8 +189,8 @@ impl Core {
         });
         match encoded {
             Ok(Some(tag)) => {
-                self.make_reachable(&met);
-                Value::travelling(&tag, &body, &met.nodes)
+                self.make_reachable(&refs);
+                Value::travelling(&tag, &body, &refs.nodes)
             }
             Ok(None) => Value::opaque(),
             Err(reason) => {
@@ -291,7 +300,7 @@ impl Core {
 pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Delivery {
     let id = core.id(to);
     let (decoded, claims) =
-        scope::decoding(core.node_id, || crate::catch::catching(|| M::decode_sound(body)));
+        codec_context::decode_with_context(core.node_id, || crate::catch::catching(|| M::decode_sound(body)));
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
         return Delivery::Undecodable(FORGED.to_owned());
@@ -315,7 +324,7 @@ pub(crate) fn complete_as<R: Wire>(
     body: &[u8],
 ) -> Result<(), Undelivered> {
     let (decoded, claims) =
-        scope::decoding(core.node_id, || crate::catch::catching(|| R::decode_sound(body)));
+        codec_context::decode_with_context(core.node_id, || crate::catch::catching(|| R::decode_sound(body)));
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
         core.fail_request(request_id, AskError::WrongType);
@@ -331,8 +340,8 @@ pub(crate) fn complete_as<R: Wire>(
 }
 
 /// How an actor that takes messages of type `M` is reached from the network.
-pub(crate) fn exposed_as<M: Wire>(core: &mut Core) -> Exposed {
-    Exposed { tag: core.tag_of::<M>(), decode: deliver_as::<M>, fits: takes::<M> }
+pub(crate) fn exposed_as<M: Wire>(core: &mut Core) -> ExposedType {
+    ExposedType { tag: core.tag_of::<M>(), decode: deliver_as::<M>, fits: takes::<M> }
 }
 
 /// Whether an actor, or a further address of one, takes messages of type `M`.

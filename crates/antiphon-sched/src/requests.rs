@@ -14,13 +14,13 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
+use crate::codec_context::RequestPermit;
 use crate::core::Core;
 use crate::drops;
 use crate::error::{AskError, Undelivered};
 use crate::id::{Key, NodeId};
 use crate::loop_ref::LoopRef;
 use crate::mailbox::NO_REQUEST;
-use crate::scope::Place;
 use crate::timers::TimerKey;
 
 /// The number of an open request. No other open request of its loop has it.
@@ -225,7 +225,7 @@ pub struct ReplyTo<R> {
     pub(crate) node_id: Cell<Option<NodeId>>,
     /// That it is held here, if it came from another node.
     #[expect(dead_code, reason = "it counts as long as it is here")]
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<RequestPermit>,
     pub(crate) reach: ReplyFn<R>,
 }
 

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::codec_context::ExposedType;
 use crate::core::Core;
 use crate::error::Undelivered;
 use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
-use crate::scope::Exposed;
 use crate::slots::Flag;
 use crate::sockets::SocketId;
 use crate::transport::{MonitorId, Signal};
@@ -24,7 +24,7 @@ pub(crate) struct Side {
     pub(crate) owner: Option<Key>,
     pub(crate) sources: Vec<u32>,
     pub(crate) sockets: BTreeSet<SocketId>,
-    pub(crate) exposed: Option<Exposed>,
+    pub(crate) exposed: Option<ExposedType>,
     pub(crate) guard: Guard,
     /// How many of `watching` others have had put there: of this loop, and of others.
     unasked: [u16; 2],

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::rc::Rc;
 
+use crate::codec_context::{self, EncodeMode};
 use crate::error::{DecodeError, EncodeError, ValueError};
 use crate::id::NodeId;
-use crate::scope::{self, Mode};
 use crate::wire::Wire;
 
 /// A value of a type known to giver and taker. Cloning shares it.
@@ -164,7 +164,8 @@ fn copy_of<T: Wire>(shared: &T) -> Result<T, ValueError> {
     let mut bytes = Vec::new();
     // Addresses in it need a scope; that of no loop, since the copy stays on this node.
     let nobody = NodeId::from_bits(0);
-    let (encoded, _) = scope::within(nobody, Mode::Value, || shared.encode(&mut bytes));
+    let (encoded, _) =
+        codec_context::encode_with_context(nobody, EncodeMode::Value, || shared.encode(&mut bytes));
     encoded.map_err(|reason| ValueError::Decode(DecodeError::new(reason)))?;
     T::decode_all(&bytes).map_err(ValueError::Decode)
 }

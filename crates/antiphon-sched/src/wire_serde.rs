@@ -11,11 +11,11 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::addr::Addr;
+use crate::codec_context::{self, EncodeMode, ExposedType, LocalRef};
 use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::{deliver_as, expected_as, reach_wire, reply_wire, takes};
 use crate::requests::{ReplyTo, RequestId};
-use crate::scope::{self, Exposed, LocalRef, Mode};
 use crate::wire::{Wire, check_type_name};
 
 /// Gives a serde type its name on the wire, and so makes it [`Wire`](crate::Wire).
@@ -336,13 +336,13 @@ const NO_VALUE: &str = "a reply cannot be part of a value that an actor ends wit
 impl<M: Wire> Serialize for Addr<M> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let id = self.id;
-        scope::meet(|node_id, _, met| {
+        codec_context::with_encode_context(|node_id, _, refs| {
             if id.node() == node_id {
                 let tag = leaked_name::<M>()?;
-                let exposed = Exposed { tag, decode: deliver_as::<M>, fits: takes::<M> };
-                met.exposed.push((id.key(), exposed));
+                let exposed = ExposedType { tag, decode: deliver_as::<M>, fits: takes::<M> };
+                refs.exposed.push((id.key(), exposed));
             }
-            note_node(&mut met.nodes, id.node());
+            note_node(&mut refs.nodes, id.node());
             Ok(())
         })
         .ok_or_else(|| S::Error::custom(NO_SCOPE))?
@@ -354,7 +354,7 @@ impl<M: Wire> Serialize for Addr<M> {
 impl<'de, M: Wire> Deserialize<'de> for Addr<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let id = ActorId::deserialize(deserializer)?;
-        scope::claim_local(id.node(), LocalRef::Actor(id.key()));
+        codec_context::claim_local(id.node(), LocalRef::Actor(id.key()));
         Ok(Self { id, reach: reach_wire::<M> })
     }
 }
@@ -376,20 +376,20 @@ impl<M: Wire> Wire for Addr<M> {
 /// From here on the copy that travels has the right to answer; this one no longer tells when it is dropped.
 impl<R: Wire> Serialize for ReplyTo<R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        scope::meet(|node_id, mode, met| match mode {
-            Mode::Value => Err(S::Error::custom(NO_VALUE)),
-            Mode::Revoke => {
+        codec_context::with_encode_context(|node_id, mode, refs| match mode {
+            EncodeMode::Value => Err(S::Error::custom(NO_VALUE)),
+            EncodeMode::Revoke => {
                 self.node_id.set(Some(node_id));
                 Ok(())
             }
-            Mode::Send => {
+            EncodeMode::Send => {
                 let tag = leaked_name::<R>().map_err(S::Error::custom)?;
                 self.node_id.set(None);
-                met.disarmed = true;
+                refs.disarmed = true;
                 if self.node == node_id {
-                    met.replies.push((self.request_id, expected_as::<R>(tag)));
+                    refs.replies.push((self.request_id, expected_as::<R>(tag)));
                 }
-                note_node(&mut met.nodes, self.node);
+                note_node(&mut refs.nodes, self.node);
                 Ok(())
             }
         })
@@ -401,11 +401,11 @@ impl<R: Wire> Serialize for ReplyTo<R> {
 impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (node, request_id) = Deserialize::deserialize(deserializer)?;
-        let node_id = scope::decoding_node()
+        let node_id = codec_context::decoding_node()
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
         let (node, request_id) = (NodeId::from_bits(node), RequestId::from_bits(request_id));
-        scope::claim_local(node, LocalRef::Request(request_id));
-        let place = scope::take_place().map_err(D::Error::custom)?;
+        codec_context::claim_local(node, LocalRef::Request(request_id));
+        let place = codec_context::request_permit().map_err(D::Error::custom)?;
         Ok(Self { node, request_id, node_id: Cell::new(Some(node_id)), place, reach: reply_wire::<R> })
     }
 }
@@ -436,6 +436,6 @@ fn leaked_name<T: Wire>() -> Result<&'static str, EncodeError> {
     check_type_name(&name)?;
     Ok(match name {
         Cow::Borrowed(name) => name,
-        Cow::Owned(name) => scope::intern(name),
+        Cow::Owned(name) => codec_context::intern(name),
     })
 }

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, RequestId, Time, Undelivered, coming_from};
+use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, RequestId, Time, Undelivered, with_origin};
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
@@ -206,7 +206,7 @@ impl NodeCore {
     pub(super) fn take_from<R>(&mut self, node: NodeId, take: impl FnOnce(&mut Self) -> R) -> R {
         let known = self.peers.get_mut(&node).and_then(|peer| peer.origin.take());
         let origin = known.unwrap_or_else(|| Origin::new(node, self.settings.peer_limits.requests_max));
-        let (result, origin) = coming_from(origin, || take(self));
+        let (result, origin) = with_origin(origin, || take(self));
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.origin = origin;
         }
@@ -336,7 +336,7 @@ impl NodeCore {
                 }
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
-            Delivery::Crowded => {
+            Delivery::OverQuota => {
                 self.refuse_request(node);
                 (Outcome::Busy, Some(Undelivered::Busy))
             }

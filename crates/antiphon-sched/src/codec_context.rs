@@ -19,7 +19,7 @@ pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;
 
 /// How an actor can be reached from the network.
 #[derive(Copy, Clone)]
-pub(crate) struct Exposed {
+pub(crate) struct ExposedType {
     pub(crate) tag: &'static str,
     pub(crate) decode: MessageDecoder,
     /// Whether an actor takes such messages.
@@ -28,9 +28,9 @@ pub(crate) struct Exposed {
 
 /// What one encoding met.
 #[derive(Default)]
-pub(crate) struct Met {
+pub(crate) struct EncodedRefs {
     /// Local actors, whose addresses travel.
-    pub(crate) exposed: SmallVec<[(Key, Exposed); 1]>,
+    pub(crate) exposed: SmallVec<[(Key, ExposedType); 1]>,
     /// Requests, whose replies travel.
     pub(crate) replies: SmallVec<[(RequestId, ExpectedReply); 1]>,
     /// The nodes of all addresses and replies.
@@ -40,7 +40,7 @@ pub(crate) struct Met {
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum EncodeMode {
     /// The message is on its way: replies in it stop being this copy's.
     Send,
     /// The message comes back: they are this copy's again.
@@ -49,16 +49,16 @@ pub(crate) enum Mode {
     Value,
 }
 
-struct Scope {
+struct EncodeContext {
     #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls read it"))]
     node_id: NodeId,
     #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls read it"))]
-    mode: Mode,
-    met: Met,
+    mode: EncodeMode,
+    refs: EncodedRefs,
 }
 
 thread_local! {
-    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+    static SCOPE: RefCell<Option<EncodeContext>> = const { RefCell::new(None) };
 }
 
 /// Closes the scope also when the encoding panics.
@@ -71,19 +71,28 @@ impl Drop for Closing {
 }
 
 /// Runs `encode` inside a scope of the loop `node_id`.
-pub(crate) fn within<R>(node_id: NodeId, mode: Mode, encode: impl FnOnce() -> R) -> (R, Met) {
-    SCOPE.with_borrow_mut(|scope| *scope = Some(Scope { node_id, mode, met: Met::default() }));
+pub(crate) fn encode_with_context<R>(
+    node_id: NodeId,
+    mode: EncodeMode,
+    encode: impl FnOnce() -> R,
+) -> (R, EncodedRefs) {
+    SCOPE.with_borrow_mut(|scope| {
+        *scope = Some(EncodeContext { node_id, mode, refs: EncodedRefs::default() })
+    });
     let closing = Closing;
     let result = encode();
-    let met = SCOPE.with_borrow_mut(Option::take).map(|scope| scope.met).unwrap_or_default();
+    let refs = SCOPE.with_borrow_mut(Option::take).map(|scope| scope.refs).unwrap_or_default();
     drop(closing);
-    (result, met)
+    (result, refs)
 }
 
 /// Tells the open scope of an address or reply; `None` outside of any.
 #[cfg(feature = "serde")]
-pub(crate) fn meet<R>(tell: impl FnOnce(NodeId, Mode, &mut Met) -> R) -> Option<R> {
-    SCOPE.with_borrow_mut(|scope| scope.as_mut().map(|scope| tell(scope.node_id, scope.mode, &mut scope.met)))
+pub(crate) fn with_encode_context<R>(
+    tell: impl FnOnce(NodeId, EncodeMode, &mut EncodedRefs) -> R,
+) -> Option<R> {
+    SCOPE
+        .with_borrow_mut(|scope| scope.as_mut().map(|scope| tell(scope.node_id, scope.mode, &mut scope.refs)))
 }
 
 thread_local! {
@@ -113,7 +122,7 @@ pub(crate) fn claim_local(node: NodeId, claim: LocalRef) {
 
 /// Runs `decode` for the loop `node_id`: replies that it makes belong there. Answers what claims to be of that loop,
 /// which must be checked, since anybody can claim it.
-pub(crate) fn decoding<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<LocalRef>) {
+pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<LocalRef>) {
     struct Restore(Option<NodeId>);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -121,7 +130,7 @@ pub(crate) fn decoding<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Ve
         }
     }
     let restore = Restore(DECODING.replace(Some(node_id)));
-    IS_CROWDED.set(false);
+    IS_OVER_QUOTA.set(false);
     let decoded = decode();
     drop(restore);
     (decoded, HOMECOMING.with_borrow_mut(std::mem::take))
@@ -154,19 +163,19 @@ impl Origin {
     }
 
     /// The place of one more request; `None` when it has as many as it may.
-    fn take_place(&self) -> Option<Place> {
+    fn request_permit(&self) -> Option<RequestPermit> {
         if self.requests() >= self.requests_max {
             return None;
         }
         self.requests.fetch_add(1, Ordering::Relaxed);
-        Some(Place(self.requests.clone()))
+        Some(RequestPermit(self.requests.clone()))
     }
 }
 
 /// That a reply of another node's is held here: counted until it is used up, sent on or dropped.
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct RequestPermit(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -176,7 +185,7 @@ thread_local! {
     /// Whose bytes are being decoded.
     static ORIGIN: RefCell<Option<Origin>> = const { RefCell::new(None) };
     /// Whether there was no place for a request in what was decoded last.
-    static IS_CROWDED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static IS_OVER_QUOTA: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// The node that the bytes came from which are being decoded on this thread; `None`: they are of this loop's own making, or
@@ -192,7 +201,7 @@ pub fn origin() -> Option<NodeId> {
 /// for who takes it away within, which nothing here does.)
 ///
 /// For all that came at once: one message may cost less than to say whose it is.
-pub fn coming_from<R>(origin: Origin, take: impl FnOnce() -> R) -> (R, Option<Origin>) {
+pub fn with_origin<R>(origin: Origin, take: impl FnOnce() -> R) -> (R, Option<Origin>) {
     /// What was there before.
     struct Restore(Option<Origin>);
     impl Drop for Restore {
@@ -208,18 +217,18 @@ pub fn coming_from<R>(origin: Origin, take: impl FnOnce() -> R) -> (R, Option<Or
 }
 
 /// Whether there was no place for a request in what was [decoded](decoding) last.
-pub(crate) fn was_crowded() -> bool {
-    IS_CROWDED.get()
+pub(crate) fn was_over_quota() -> bool {
+    IS_OVER_QUOTA.get()
 }
 
 /// The place of a reply that is being decoded; an error when its node has as many as it may.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
-pub(crate) fn take_place() -> Result<Option<Place>, &'static str> {
+pub(crate) fn request_permit() -> Result<Option<RequestPermit>, &'static str> {
     ORIGIN.with_borrow(|origin| {
         let Some(origin) = origin.as_ref().filter(|_| DECODING.get().is_some()) else { return Ok(None) };
-        let place = origin.take_place();
+        let place = origin.request_permit();
         if place.is_none() {
-            IS_CROWDED.set(true);
+            IS_OVER_QUOTA.set(true);
         }
         place.map(Some).ok_or("its node has as many open requests here as it may")
     })

@@ -53,7 +53,7 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> 
             Ok(message) => {
                 if let Some(mailbox) = core.mailbox::<M>(owner) {
                     mailbox.push_with(message, permit);
-                    core.slots.enqueue(owner.index());
+                    core.actors.enqueue(owner.index());
                 }
             }
             Err(text) => core.bury(owner, ExitReason::Panicked(text)),

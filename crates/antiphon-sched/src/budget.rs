@@ -69,7 +69,7 @@ impl Core {
         if self.permit.is_none() {
             return self.push_local(to, message);
         }
-        let Some(mailbox) = self.slots.cell_mut(key).and_then(|cell| cell.mailbox::<M>()) else {
+        let Some(mailbox) = self.actors.cell_mut(key).and_then(|cell| cell.mailbox::<M>()) else {
             // Nobody's mailbox, or an ear's, which takes the charge.
             return self.push_local(to, message);
         };
@@ -77,7 +77,7 @@ impl Core {
             return Err(SendError::Full(message));
         }
         mailbox.push_with(message, self.permit.take());
-        self.slots.enqueue(key.index());
+        self.actors.enqueue(key.index());
         Ok(())
     }
 

@@ -95,7 +95,7 @@ impl Drop for Cell {
 /// Runs one turn of the next actor in the run queue; `None` when none has anything to do.
 #[inline]
 pub(crate) fn turn_next(core: &mut Core) -> Option<(Key, Turned)> {
-    let (key, cell) = core.slots.dequeue()?;
+    let (key, cell) = core.actors.dequeue()?;
     let (body, vtable) = (cell.body, cell.vtable);
     core.begin_turn(key);
     // SAFETY: (1) the vtable is the body's; (2) the cell was in its slot just now, and `begin_turn` drops
@@ -161,10 +161,10 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
         match outcome {
             Ok(After::Turned(turned)) => turned,
             Ok(After::Swapped(next)) => {
-                match core.slots.cell_mut(key).and_then(Cell::mailbox::<M>) {
+                match core.actors.cell_mut(key).and_then(Cell::mailbox::<M>) {
                     Some(mailbox) => {
                         let cell = Cell::new(mailbox.take_all(), *next);
-                        drop(core.slots.replace(key, cell));
+                        drop(core.actors.replace(key, cell));
                     }
                     None => catch::quietly(|| drop(next)),
                 }

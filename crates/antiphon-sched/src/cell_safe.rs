@@ -86,11 +86,11 @@ impl<M: 'static> Running<M> {
 
 /// Runs one turn of the next actor in the run queue; `None` when none has anything to do.
 pub(crate) fn turn_next(core: &mut Core) -> Option<(Key, Turned)> {
-    let (key, cell) = core.slots.dequeue()?;
+    let (key, cell) = core.actors.dequeue()?;
     let Some(mut actor) = cell.actor.take() else { return Some((key, Turned::Dead)) };
     core.begin_turn(key);
     let turned = actor.turn(core, key);
-    match core.slots.cell_mut(key) {
+    match core.actors.cell_mut(key) {
         // A swap has put another actor there.
         Some(cell) if cell.actor.is_none() => cell.actor = Some(actor),
         Some(_) | None => catch::quietly(|| drop(actor)),
@@ -104,7 +104,7 @@ impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
         match catch_unwind(AssertUnwindSafe(|| turn::run(&mut self.actor, core, key, running))) {
             Ok(After::Turned(turned)) => turned,
             Ok(After::Swapped(next)) => {
-                match core.slots.cell_mut(key) {
+                match core.actors.cell_mut(key) {
                     Some(cell) => {
                         let actor = Runner { actor: *next, messages: std::marker::PhantomData::<fn(M)> };
                         cell.actor = Some(Box::new(actor));

@@ -10,6 +10,7 @@ use std::time::Instant;
 use rustc_hash::FxHashMap;
 
 use crate::actor::Actor;
+use crate::actor_table::{ActorTable, Flag};
 use crate::adapter::Adapter;
 use crate::addr::Addr;
 use crate::blocking_pool::BlockingPool;
@@ -26,7 +27,6 @@ use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::requests::PendingRequests;
 use crate::side::Side;
-use crate::slots::{Flag, Slots};
 use crate::sockets::Sockets;
 use crate::time::Time;
 use crate::timers::{Due, Wheel};
@@ -36,7 +36,7 @@ use crate::value::Value;
 use crate::wire::Wire;
 
 pub(crate) struct Core {
-    pub(crate) slots: Slots,
+    pub(crate) actors: ActorTable,
     pub(crate) node_id: NodeId,
     pub(crate) now: Time,
     /// When the loop started; `None` where time is virtual.
@@ -94,7 +94,7 @@ impl Core {
     ) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
-            slots: Slots::new(),
+            actors: ActorTable::new(),
             node_id,
             now: Time::ZERO,
             clock,
@@ -129,9 +129,9 @@ impl Core {
     }
 
     pub(crate) fn spawn<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
-        let key = self.slots.insert(Cell::new(Mailbox::<M>::new(), actor));
+        let key = self.actors.insert(Cell::new(Mailbox::<M>::new(), actor));
         self.live_actors += 1;
-        self.slots.enqueue(key.index());
+        self.actors.enqueue(key.index());
         if self.stopping {
             self.push_system(key, System::Terminate);
         }
@@ -140,11 +140,11 @@ impl Core {
 
     #[inline]
     pub(crate) fn mailbox<M: 'static>(&mut self, key: Key) -> Option<&mut Mailbox<M>> {
-        self.slots.cell_mut(key)?.mailbox::<M>()
+        self.actors.cell_mut(key)?.mailbox::<M>()
     }
 
     pub(crate) fn any_mailbox(&mut self, key: Key) -> Option<&mut dyn AnyMailbox> {
-        self.slots.cell_mut(key).map(Cell::any_mailbox)
+        self.actors.cell_mut(key).map(Cell::any_mailbox)
     }
 
     /// Puts a message into the mailbox of an actor of this loop.
@@ -154,14 +154,14 @@ impl Core {
         if to.node() != self.node_id {
             return Err(SendError::NoNode(message));
         }
-        let Some((cell, queued)) = self.slots.receiver(key) else { return Err(SendError::NoActor(message)) };
+        let Some((cell, queued)) = self.actors.receiver(key) else { return Err(SendError::NoActor(message)) };
         let Some(mailbox) = cell.mailbox::<M>() else { return self.push_odd(key, message) };
         if mailbox.is_full(self.mailbox_max) {
             return Err(SendError::Full(message));
         }
         mailbox.push(message);
         if !queued {
-            self.slots.append(key.index());
+            self.actors.append(key.index());
         }
         Ok(())
     }
@@ -187,7 +187,7 @@ impl Core {
         let key = self.owner_of(key);
         let Some(mailbox) = self.any_mailbox(key) else { return false };
         mailbox.push_system(system);
-        self.slots.enqueue(key.index());
+        self.actors.enqueue(key.index());
         true
     }
 
@@ -197,7 +197,7 @@ impl Core {
             Ok(message) => {
                 if let Some(mailbox) = self.mailbox::<M>(owner) {
                     mailbox.push(message);
-                    self.slots.enqueue(owner.index());
+                    self.actors.enqueue(owner.index());
                 }
             }
             Err(text) => self.bury(owner, ExitReason::Panicked(text)),
@@ -276,7 +276,7 @@ impl Core {
         match turned {
             Turned::Idle => {}
             // Whoever was ended within its own step has no slot any more.
-            Turned::More if self.slots.is_alive(key) => self.slots.enqueue(key.index()),
+            Turned::More if self.actors.is_alive(key) => self.actors.enqueue(key.index()),
             other => self.end_turn(key, other),
         }
         true
@@ -314,7 +314,7 @@ impl Core {
             Due::Wait(key) => {
                 let Some(mailbox) = self.any_mailbox(key) else { return };
                 match mailbox.fire_wait(now) {
-                    Fired::Queued => self.slots.enqueue(key.index()),
+                    Fired::Queued => self.actors.enqueue(key.index()),
                     Fired::Again(until) => self.rearm_wait(key, until),
                     Fired::Repeat(..) | Fired::Spent => {}
                 }
@@ -322,7 +322,7 @@ impl Core {
             Due::Message(key, token) => {
                 let Some(mailbox) = self.any_mailbox(key) else { return };
                 match mailbox.fire_timer(token) {
-                    Fired::Queued => self.slots.enqueue(key.index()),
+                    Fired::Queued => self.actors.enqueue(key.index()),
                     Fired::Repeat(period, queued) => self.repeat(key, token, period, queued),
                     Fired::Again(_) | Fired::Spent => {}
                 }
@@ -350,17 +350,17 @@ impl Core {
             mailbox.set_timer_key(token, timer);
         }
         if queued {
-            self.slots.enqueue(key.index());
+            self.actors.enqueue(key.index());
         }
     }
 
     /// Ends an actor, now: its address is stale, whoever watches is told, all that it holds is dropped.
     pub(crate) fn bury(&mut self, key: Key, reason: ExitReason) {
-        let Some(mut cell) = self.slots.remove(key) else { return crate::catch::quietly(|| drop(reason)) };
+        let Some(mut cell) = self.actors.remove(key) else { return crate::catch::quietly(|| drop(reason)) };
         let index = key.index();
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
-        let is_ear = self.slots.has(index, Flag::ADAPTER);
+        let is_ear = self.actors.has(index, Flag::ADAPTER);
         for timer in timers {
             self.wheel.cancel(timer);
         }
@@ -374,11 +374,11 @@ impl Core {
                 None => break,
             }
         }
-        if !is_ear && !self.slots.has(index, Flag::DAEMON) {
+        if !is_ear && !self.actors.has(index, Flag::DAEMON) {
             self.live_actors -= 1;
         }
-        let side = if self.slots.has(index, Flag::SIDE) { self.sides.remove(&index) } else { None };
-        self.slots.free(index);
+        let side = if self.actors.has(index, Flag::SIDE) { self.sides.remove(&index) } else { None };
+        self.actors.free(index);
         drop(cell);
         match side {
             Some(side) => self.bury_side(key, *side, &reason),
@@ -391,8 +391,8 @@ impl Core {
     /// Marks the mailbox of an actor that had a burst, to be trimmed later.
     pub(crate) fn note_trim(&mut self, key: Key) {
         let index = key.index();
-        if !self.slots.has(index, Flag::TRIM) {
-            self.slots.set(index, Flag::TRIM, true);
+        if !self.actors.has(index, Flag::TRIM) {
+            self.actors.set(index, Flag::TRIM, true);
             self.trims.push(key);
         }
     }
@@ -402,14 +402,14 @@ impl Core {
         for key in std::mem::take(&mut self.trims) {
             if let Some(mailbox) = self.any_mailbox(key) {
                 mailbox.trim();
-                self.slots.set(key.index(), Flag::TRIM, false);
+                self.actors.set(key.index(), Flag::TRIM, false);
             }
         }
     }
 
     /// Puts an encoded message into the mailbox of an actor that can be reached from the network.
     pub(crate) fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
-        if !self.slots.is_alive(to) {
+        if !self.actors.is_alive(to) {
             return Delivery::NoActor;
         }
         // An actor whose address never left is nobody for the network.

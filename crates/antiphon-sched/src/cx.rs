@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::actor::{Actor, Machine};
+use crate::actor_table::Flag;
 use crate::adapter::Adapter;
 use crate::addr::{Addr, SendMode, Target};
 use crate::cell::Cell;
@@ -19,7 +20,6 @@ use crate::loop_ref::LoopRef;
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::side::Guard;
-use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::{Due, TimerKey};
@@ -96,8 +96,8 @@ impl<'a, M: 'static> Cx<'a, M> {
         let adapter = Mailbox::holding(Adapter::new(me, turn));
         let never_run =
             |_: &mut Cx<'_, Adapter<T>>, _: Event<Adapter<T>>| -> Step<Adapter<T>> { crate::step::suspend() };
-        let key = core.slots.insert(Cell::new(adapter, never_run));
-        core.slots.set(key.index(), Flag::ADAPTER, true);
+        let key = core.actors.insert(Cell::new(adapter, never_run));
+        core.actors.set(key.index(), Flag::ADAPTER, true);
         match core.side(me) {
             Some(side) => {
                 side.adapters.push(key);
@@ -125,8 +125,8 @@ impl<'a, M: 'static> Cx<'a, M> {
     pub fn set_daemon(&mut self, daemon: bool) {
         let me = self.me;
         let core = self.core();
-        if core.slots.is_alive(me) && core.slots.has(me.index(), Flag::DAEMON) != daemon {
-            core.slots.set(me.index(), Flag::DAEMON, daemon);
+        if core.actors.is_alive(me) && core.actors.has(me.index(), Flag::DAEMON) != daemon {
+            core.actors.set(me.index(), Flag::DAEMON, daemon);
             core.live_actors = if daemon { core.live_actors - 1 } else { core.live_actors + 1 };
         }
     }

@@ -14,6 +14,7 @@ use mio::{Events, Poll, Registry, Token};
 use thiserror::Error;
 
 use crate::actor::{Actor, Machine};
+use crate::actor_table::Flag;
 use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
 use crate::catch;
@@ -29,7 +30,6 @@ use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
 use crate::join_handle::JoinHandle;
 use crate::loop_ref::LoopRef;
-use crate::slots::Flag;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::Due;
@@ -282,8 +282,8 @@ impl Loop {
     /// How the loop is doing.
     pub fn stats(&self) -> LoopStats {
         LoopStats {
-            actors: self.core.slots.live(),
-            runnable: self.core.slots.runnable(),
+            actors: self.core.actors.live(),
+            runnable: self.core.actors.runnable(),
             requests: self.core.request_ids.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.io.len(),
@@ -336,7 +336,7 @@ impl Loop {
 
     /// Whether anything can run right now.
     pub fn is_runnable(&self) -> bool {
-        self.core.slots.is_runnable()
+        self.core.actors.is_runnable()
             || self.due_next < self.due.len()
             || self.core.io.has_unfinished()
             || self.core.sockets.is_busy()
@@ -394,9 +394,9 @@ impl Loop {
         if self.stop_is_fresh() {
             self.stopping = Some(self.core.now + self.stop_within);
             self.core.stopping = true;
-            for key in self.core.slots.keys() {
+            for key in self.core.actors.keys() {
                 // Further addresses end with their owners.
-                if !self.core.slots.has(key.index(), Flag::ADAPTER) {
+                if !self.core.actors.has(key.index(), Flag::ADAPTER) {
                     self.core.push_system(key, System::Terminate);
                 }
             }
@@ -578,7 +578,7 @@ impl Loop {
 
     /// Whether the loop has been asked to stop, and all actors have ended since, or had their time.
     pub fn has_stopped(&self) -> bool {
-        self.stopping.is_some_and(|end| self.core.slots.live() == 0 || self.core.now >= end)
+        self.stopping.is_some_and(|end| self.core.actors.live() == 0 || self.core.now >= end)
     }
 
     /// Runs until only daemons are left, or the loop was stopped and all have ended, or had their time. A
@@ -649,8 +649,8 @@ impl std::os::fd::AsRawFd for Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         self.core.shared.close();
-        for key in self.core.slots.keys() {
-            if let Some(cell) = self.core.slots.remove(key) {
+        for key in self.core.actors.keys() {
+            if let Some(cell) = self.core.actors.remove(key) {
                 drop(cell);
             }
         }

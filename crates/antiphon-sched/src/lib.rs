@@ -107,9 +107,9 @@ pub use codec_context::{Origin, origin, with_origin};
 mod side;
 pub use side::Guard;
 
+mod actor_table;
 #[cfg(unix)]
 mod signals;
-mod slots;
 
 mod sockets;
 pub use sockets::{

@@ -159,7 +159,7 @@ impl LoopRef<'_> {
 
     /// Whether an actor of this loop lives.
     pub fn is_alive(&self, key: Key) -> bool {
-        self.core.slots.is_alive(key)
+        self.core.actors.is_alive(key)
     }
 
     /// Whether the mailbox of an actor has room for messages; `None` when the actor has ended.

@@ -155,14 +155,14 @@ impl Core {
     /// Whether an actor can be reached from the network.
     pub(crate) fn is_exposed(&self, key: Key) -> bool {
         let side = self.sides.get(&key.index());
-        self.slots.is_alive(key) && side.is_some_and(|side| side.exposed.is_some())
+        self.actors.is_alive(key) && side.is_some_and(|side| side.exposed.is_some())
     }
 
     /// Whether bytes from the network name an actor of this loop whose address never left it, or a request whose
     /// reply never did: then somebody has guessed them. Those that have ended meanwhile are nobody's.
     fn is_forged(&mut self, claims: &[LocalRef]) -> bool {
         claims.iter().any(|claim| match claim {
-            LocalRef::Actor(key) => self.slots.is_alive(*key) && !self.is_exposed(*key),
+            LocalRef::Actor(key) => self.actors.is_alive(*key) && !self.is_exposed(*key),
             LocalRef::Request(request_id) => {
                 self.request_ids.is_open(*request_id) && self.request_ids.expected(*request_id).is_none()
             }
@@ -206,7 +206,7 @@ impl Core {
         owner: Key,
         waiting: Box<dyn ReplyHandler>,
     ) -> Option<RequestId> {
-        let mailbox = self.slots.cell_mut(owner)?.mailbox::<M>()?;
+        let mailbox = self.actors.cell_mut(owner)?.mailbox::<M>()?;
         if mailbox.open == crate::mailbox::OPEN_MAX {
             return None;
         }

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::actor_table::Flag;
 use crate::codec_context::ExposedType;
 use crate::core::Core;
 use crate::error::Undelivered;
 use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
-use crate::slots::Flag;
 use crate::sockets::SocketId;
 use crate::transport::{MonitorId, Signal};
 
@@ -97,16 +97,16 @@ enum Watcher {
 impl Core {
     /// The side entry of a living actor, made if need be.
     pub(crate) fn side(&mut self, key: Key) -> Option<&mut Side> {
-        if !self.slots.is_alive(key) {
+        if !self.actors.is_alive(key) {
             return None;
         }
-        self.slots.set(key.index(), Flag::SIDE, true);
+        self.actors.set(key.index(), Flag::SIDE, true);
         Some(self.sides.entry(key.index()).or_default())
     }
 
     /// The actor that a key means: its own, or that of which it is a further address.
     pub(crate) fn owner_of(&self, key: Key) -> Key {
-        if self.slots.is_alive(key) && self.slots.has(key.index(), Flag::ADAPTER) {
+        if self.actors.is_alive(key) && self.actors.has(key.index(), Flag::ADAPTER) {
             self.sides.get(&key.index()).and_then(|side| side.owner).unwrap_or(key)
         } else {
             key
@@ -118,7 +118,7 @@ impl Core {
         let key = self.owner_of(key);
         self.sides
             .get(&key.index())
-            .filter(|_| self.slots.is_alive(key))
+            .filter(|_| self.actors.is_alive(key))
             .map_or(Guard::Open, |side| side.guard)
     }
 
@@ -204,7 +204,7 @@ impl Core {
     }
 
     pub(crate) fn unwatch_local(&mut self, target: Key, id: MonitorId) {
-        if self.slots.is_alive(target)
+        if self.actors.is_alive(target)
             && let Some(side) = self.sides.get_mut(&target.index())
         {
             let watcher = side.watchers.remove(&id);
@@ -217,13 +217,13 @@ impl Core {
     pub(crate) fn drop_idle_side(&mut self, key: Key) {
         if self.sides.get(&key.index()).is_some_and(|side| side.is_idle()) {
             self.sides.remove(&key.index());
-            self.slots.set(key.index(), Flag::SIDE, false);
+            self.actors.set(key.index(), Flag::SIDE, false);
         }
     }
 
     fn forget_watching(&mut self, watcher: Key, id: MonitorId) -> Option<ActorId> {
         let watcher = self.owner_of(watcher);
-        if !self.slots.is_alive(watcher) {
+        if !self.actors.is_alive(watcher) {
             return None;
         }
         let unasked_by = unasked_by(id, self.node_id);

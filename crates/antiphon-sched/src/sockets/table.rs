@@ -273,7 +273,7 @@ impl Core {
             self.sockets.mark_dirty(id);
         }
         // What it told may have ended the actor, whose other sockets are gone already.
-        if owner.is_some_and(|owner| !self.slots.is_alive(owner)) {
+        if owner.is_some_and(|owner| !self.actors.is_alive(owner)) {
             self.bury_sockets([id].into());
         }
     }
@@ -296,7 +296,7 @@ impl Core {
     /// The actor has nothing to do with the socket any more.
     fn disown(&mut self, id: SocketId, entry: &mut Entry) {
         if let Some(owner) = entry.owner.take()
-            && self.slots.is_alive(owner)
+            && self.actors.is_alive(owner)
             && let Some(side) = self.sides.get_mut(&owner.index())
         {
             side.sockets.remove(&id);
@@ -363,7 +363,7 @@ impl Core {
     fn resume_stalled(&mut self) {
         let owners: Vec<Key> = self.sockets.stalled.keys().copied().collect();
         for owner in owners {
-            if self.slots.is_alive(owner) && !self.has_room(owner) {
+            if self.actors.is_alive(owner) && !self.has_room(owner) {
                 continue;
             }
             let Some(stalled) = self.sockets.stalled.remove(&owner) else { continue };

@@ -27,7 +27,7 @@ impl Flag {
     pub(crate) const ADAPTER: Self = Self(8);
 }
 
-struct Slot {
+struct ActorSlot {
     cell: Option<Cell>,
     /// The next slot in the run queue, or in the free list.
     next: u32,
@@ -35,7 +35,7 @@ struct Slot {
     meta: u32,
 }
 
-impl Slot {
+impl ActorSlot {
     fn generation(&self) -> u32 {
         self.meta >> FLAG_BITS
     }
@@ -51,8 +51,8 @@ impl Slot {
     }
 }
 
-pub(crate) struct Slots {
-    slots: Vec<Slot>,
+pub(crate) struct ActorTable {
+    slots: Vec<ActorSlot>,
     free: u32,
     run_head: u32,
     run_tail: u32,
@@ -60,7 +60,7 @@ pub(crate) struct Slots {
     live: usize,
 }
 
-impl Slots {
+impl ActorTable {
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), free: NONE, run_head: NONE, run_tail: NONE, runnable: 0, live: 0 }
     }
@@ -89,7 +89,7 @@ impl Slots {
             NONE => {
                 let index = self.slots.len() as u32;
                 assert!(index <= Key::INDEX_MAX, "a loop holds at most {} actors", Key::INDEX_MAX);
-                self.slots.push(Slot { cell: None, next: UNLISTED, meta: 0 });
+                self.slots.push(ActorSlot { cell: None, next: UNLISTED, meta: 0 });
                 index
             }
             index => {
@@ -131,7 +131,7 @@ impl Slots {
         self.cell_mut(key).map(|old| std::mem::replace(old, cell))
     }
 
-    /// Ends an actor: its key is stale from now on. The slot stays taken until [`Slots::free`].
+    /// Ends an actor: its key is stale from now on. The slot stays taken until [`ActorTable::free`].
     pub(crate) fn remove(&mut self, key: Key) -> Option<Cell> {
         let slot = self.slots.get_mut(key.index() as usize).filter(|slot| slot.is_of(key))?;
         let cell = slot.cell.take()?;
@@ -175,7 +175,7 @@ impl Slots {
         }
     }
 
-    /// As [`Slots::enqueue`], for an actor that is known not to be in the queue.
+    /// As [`ActorTable::enqueue`], for an actor that is known not to be in the queue.
     #[inline]
     pub(crate) fn append(&mut self, index: u32) {
         self.slots[index as usize].next = NONE;
@@ -226,14 +226,14 @@ mod tests {
         Cell::new(Mailbox::<u32>::new(), |_: &mut Cx<'_, u32>, _: Event<u32>| -> Step<u32> { suspend() })
     }
 
-    fn bury(slots: &mut Slots, key: Key) {
+    fn bury(slots: &mut ActorTable, key: Key) {
         drop(slots.remove(key).expect("it lives"));
         slots.free(key.index());
     }
 
     #[test]
     fn a_slot_is_used_again_under_another_generation() {
-        let mut slots = Slots::new();
+        let mut slots = ActorTable::new();
         let old = slots.insert(cell());
         bury(&mut slots, old);
         let new = slots.insert(cell());
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_slot_whose_generations_are_used_up_is_retired() {
-        let mut slots = Slots::new();
+        let mut slots = ActorTable::new();
         let first = slots.insert(cell());
         bury(&mut slots, first);
         // As if it had had all of its tenants but the last two.
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn no_forged_key_is_alive() {
-        let mut slots = Slots::new();
+        let mut slots = ActorTable::new();
         let key = slots.insert(cell());
         for bit in 0..64 {
             assert!(!slots.is_alive(Key::from_bits(key.to_bits() ^ (1 << bit))), "bit {bit}");
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn whoever_ends_while_it_waits_to_run_leaves_the_queue_in_order() {
-        let mut slots = Slots::new();
+        let mut slots = ActorTable::new();
         let keys = [(); 4].map(|()| slots.insert(cell()));
         keys.iter().for_each(|key| slots.enqueue(key.index()));
         slots.enqueue(keys[0].index());

@@ -581,7 +581,7 @@ fn after_a_thousand_rounds_all_tables_are_as_before() {
             stats.actors,
             stats.requests,
             stats.timers,
-            stats.sides,
+            stats.extras,
             counts.relays,
             counts.monitors,
             counts.names,

@@ -300,7 +300,7 @@ fn after_a_thousand_calls_of_each_outcome_all_tables_are_as_before() {
             stats.actors,
             stats.requests,
             stats.timers,
-            stats.sides,
+            stats.extras,
             counts.receipts,
             counts.monitors,
             counts.names,

@@ -305,7 +305,7 @@ impl Tables {
             requests: stats.requests,
             timers: stats.timers,
             sources: stats.sources,
-            sides: stats.sides,
+            sides: stats.extras,
         }
     }
 }

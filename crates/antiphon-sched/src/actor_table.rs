@@ -20,7 +20,7 @@ pub(crate) struct Flag(u32);
 impl Flag {
     pub(crate) const DAEMON: Self = Self(1);
     /// Has an entry in the side table.
-    pub(crate) const SIDE: Self = Self(2);
+    pub(crate) const EXTRAS: Self = Self(2);
     /// Is to be looked at by the next trimming.
     pub(crate) const TRIM: Self = Self(4);
     /// Is no actor, but a further address of one.
@@ -226,7 +226,7 @@ mod tests {
         Cell::new(Mailbox::<u32>::new(), |_: &mut Cx<'_, u32>, _: Event<u32>| -> Step<u32> { suspend() })
     }
 
-    fn bury(slots: &mut ActorTable, key: Key) {
+    fn end_actor(slots: &mut ActorTable, key: Key) {
         drop(slots.remove(key).expect("it lives"));
         slots.free(key.index());
     }
@@ -235,7 +235,7 @@ mod tests {
     fn a_slot_is_used_again_under_another_generation() {
         let mut slots = ActorTable::new();
         let old = slots.insert(cell());
-        bury(&mut slots, old);
+        end_actor(&mut slots, old);
         let new = slots.insert(cell());
         assert_eq!(old.index(), new.index());
         assert_ne!(old, new);
@@ -247,7 +247,7 @@ mod tests {
     fn a_slot_whose_generations_are_used_up_is_retired() {
         let mut slots = ActorTable::new();
         let first = slots.insert(cell());
-        bury(&mut slots, first);
+        end_actor(&mut slots, first);
         // As if it had had all of its tenants but the last two.
         let slot = &mut slots.slots[first.index() as usize];
         slot.meta = (slot.meta & ((1 << FLAG_BITS) - 1)) | ((Key::GENERATION_MAX - 2) << FLAG_BITS);
@@ -255,7 +255,7 @@ mod tests {
         for _ in 0..2 {
             last = slots.insert(cell());
             assert_eq!(last.index(), first.index());
-            bury(&mut slots, last);
+            end_actor(&mut slots, last);
         }
         let next = slots.insert(cell());
         assert_ne!(next.index(), first.index(), "the slot is retired");
@@ -282,8 +282,8 @@ mod tests {
         keys.iter().for_each(|key| slots.enqueue(key.index()));
         slots.enqueue(keys[0].index());
         assert_eq!(slots.runnable(), 4, "once is enough");
-        bury(&mut slots, keys[1]);
-        bury(&mut slots, keys[3]);
+        end_actor(&mut slots, keys[1]);
+        end_actor(&mut slots, keys[3]);
         let tenant = slots.insert(cell());
         assert!(!keys.iter().any(|key| key.index() == tenant.index()), "a queued slot is not given away");
         let mut next = || slots.dequeue().map(|(key, _)| key);

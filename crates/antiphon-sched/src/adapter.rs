@@ -56,7 +56,7 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> 
                     core.actors.enqueue(owner.index());
                 }
             }
-            Err(text) => core.bury(owner, ExitReason::Panicked(text)),
+            Err(text) => core.end_actor(owner, ExitReason::Panicked(text)),
         }
         Ok(())
     }

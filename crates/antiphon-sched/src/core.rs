@@ -10,6 +10,7 @@ use std::time::Instant;
 use rustc_hash::FxHashMap;
 
 use crate::actor::Actor;
+use crate::actor_extras::ActorExtras;
 use crate::actor_table::{ActorTable, Flag};
 use crate::adapter::Adapter;
 use crate::addr::Addr;
@@ -26,7 +27,6 @@ use crate::io::{Io, Noted};
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::requests::PendingRequests;
-use crate::side::Side;
 use crate::sockets::Sockets;
 use crate::time::Time;
 use crate::timers::{Due, Wheel};
@@ -46,7 +46,7 @@ pub(crate) struct Core {
     pub(crate) mailbox_max: usize,
     pub(crate) wheel: Wheel,
     pub(crate) request_ids: PendingRequests,
-    pub(crate) sides: FxHashMap<u32, Box<Side>>,
+    pub(crate) extras: FxHashMap<u32, Box<ActorExtras>>,
     pub(crate) monitors: u64,
     /// Answers that did not go where they should.
     pub(crate) lost_answers: u64,
@@ -102,7 +102,7 @@ impl Core {
             mailbox_max,
             wheel: Wheel::new(),
             request_ids: PendingRequests::new(rng.u64(..)),
-            sides: FxHashMap::default(),
+            extras: FxHashMap::default(),
             monitors: 0,
             lost_answers: 0,
             live_actors: 0,
@@ -200,7 +200,7 @@ impl Core {
                     self.actors.enqueue(owner.index());
                 }
             }
-            Err(text) => self.bury(owner, ExitReason::Panicked(text)),
+            Err(text) => self.end_actor(owner, ExitReason::Panicked(text)),
         }
     }
 
@@ -286,8 +286,8 @@ impl Core {
     fn end_turn(&mut self, key: Key, turned: Turned) {
         self.current = None;
         match turned {
-            Turned::Stopped => self.bury(key, ExitReason::Done(Value::unit())),
-            Turned::Ended(reason) => self.bury(key, *reason),
+            Turned::Stopped => self.end_actor(key, ExitReason::Done(Value::unit())),
+            Turned::Ended(reason) => self.end_actor(key, *reason),
             Turned::IdleAfterBurst => self.note_trim(key),
             Turned::Idle | Turned::More | Turned::Dead => {}
         }
@@ -355,7 +355,7 @@ impl Core {
     }
 
     /// Ends an actor, now: its address is stale, whoever watches is told, all that it holds is dropped.
-    pub(crate) fn bury(&mut self, key: Key, reason: ExitReason) {
+    pub(crate) fn end_actor(&mut self, key: Key, reason: ExitReason) {
         let Some(mut cell) = self.actors.remove(key) else { return crate::catch::quietly(|| drop(reason)) };
         let index = key.index();
         let mailbox = cell.any_mailbox();
@@ -377,11 +377,11 @@ impl Core {
         if !is_ear && !self.actors.has(index, Flag::DAEMON) {
             self.live_actors -= 1;
         }
-        let side = if self.actors.has(index, Flag::SIDE) { self.sides.remove(&index) } else { None };
+        let extras = if self.actors.has(index, Flag::EXTRAS) { self.extras.remove(&index) } else { None };
         self.actors.free(index);
         drop(cell);
-        match side {
-            Some(side) => self.bury_side(key, *side, &reason),
+        match extras {
+            Some(extras) => self.drop_extras(key, *extras, &reason),
             None => self.log_end(key, &reason, is_ear),
         }
         // What it ended with may be the user's.
@@ -413,7 +413,7 @@ impl Core {
             return Delivery::NoActor;
         }
         // An actor whose address never left is nobody for the network.
-        let Some(exposed) = self.sides.get(&to.index()).and_then(|side| side.exposed) else {
+        let Some(exposed) = self.extras.get(&to.index()).and_then(|extras| extras.exposed) else {
             return Delivery::NoActor;
         };
         if exposed.tag != tag {

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::actor::{Actor, Machine};
+use crate::actor_extras::Guard;
 use crate::actor_table::Flag;
 use crate::adapter::Adapter;
 use crate::addr::{Addr, SendMode, Target};
@@ -19,7 +20,6 @@ use crate::io::{Holder, Source};
 use crate::loop_ref::LoopRef;
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
-use crate::side::Guard;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::{Due, TimerKey};
@@ -98,15 +98,15 @@ impl<'a, M: 'static> Cx<'a, M> {
             |_: &mut Cx<'_, Adapter<T>>, _: Event<Adapter<T>>| -> Step<Adapter<T>> { crate::step::suspend() };
         let key = core.actors.insert(Cell::new(adapter, never_run));
         core.actors.set(key.index(), Flag::ADAPTER, true);
-        match core.side(me) {
-            Some(side) => {
-                side.adapters.push(key);
-                if let Some(adapter) = core.side(key) {
+        match core.extras(me) {
+            Some(extras) => {
+                extras.adapters.push(key);
+                if let Some(adapter) = core.extras(key) {
                     adapter.owner = Some(me);
                 }
             }
             // It has ended itself in this very step.
-            None => core.bury(key, crate::event::ExitReason::Terminated),
+            None => core.end_actor(key, crate::event::ExitReason::Terminated),
         }
         Addr::local(core.id(key))
     }
@@ -270,7 +270,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let token = match core.mailbox::<M>(me) {
             Some(mailbox) if mailbox.open < OPEN_MAX => mailbox.next_timer(),
             Some(_) | None => {
-                core.overdrawn(me);
+                core.end_over_limit(me);
                 let spent = core.wheel.insert(until, Due::Wait(me));
                 core.wheel.cancel(spent);
                 return Timer { token: u32::MAX, name: spent };
@@ -411,8 +411,8 @@ impl<'a, M: 'static> Cx<'a, M> {
         let me = self.me;
         let core = self.core();
         let id = core.io.register(Holder::Actor(me), source, interest)?;
-        match core.side(me) {
-            Some(side) => side.sources.push(crate::io::Io::index_of(id)),
+        match core.extras(me) {
+            Some(extras) => extras.sources.push(crate::io::Io::index_of(id)),
             // It has ended itself in this very step.
             None => core.io.forget(crate::io::Io::index_of(id)),
         }
@@ -446,9 +446,9 @@ impl<'a, M: 'static> Cx<'a, M> {
         let me = self.me;
         let core = self.core();
         core.io.deregister(id, source)?;
-        if let Some(side) = core.side(me) {
-            side.sources.retain(|index| *index != crate::io::Io::index_of(id));
-            core.drop_idle_side(me);
+        if let Some(extras) = core.extras(me) {
+            extras.sources.retain(|index| *index != crate::io::Io::index_of(id));
+            core.drop_idle_extras(me);
         }
         Ok(())
     }

@@ -132,7 +132,7 @@ pub struct LoopStats {
     /// Listeners, connections, UDP sockets, child processes.
     pub sockets: usize,
     /// Actors with watchers, names or a way in from the network.
-    pub sides: usize,
+    pub extras: usize,
     /// Steps taken.
     pub steps: u64,
     /// Steps that took longer than the watchdog's patience.
@@ -288,7 +288,7 @@ impl Loop {
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.io.len(),
             sockets: self.core.sockets.len(),
-            sides: self.core.sides.len(),
+            extras: self.core.extras.len(),
             steps: self.core.steps,
             slow_steps: self.core.shared.pulse.slow(),
             dead_letters: self.core.dead.count,

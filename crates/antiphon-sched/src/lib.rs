@@ -104,8 +104,8 @@ pub use requests::{ReplyTo, RequestId};
 mod codec_context;
 pub use codec_context::{Origin, origin, with_origin};
 
-mod side;
-pub use side::Guard;
+mod actor_extras;
+pub use actor_extras::Guard;
 
 mod actor_table;
 #[cfg(unix)]

@@ -1,6 +1,7 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
 use crate::actor::Actor;
+use crate::actor_extras::Guard;
 use crate::addr::{Addr, SendMode, Target};
 use crate::budget::Permit;
 use crate::codec_context;
@@ -10,7 +11,6 @@ use crate::event::{Down, ExitReason, System};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
-use crate::side::Guard;
 use crate::time::Time;
 use crate::transport::{MonitorId, Transport};
 use crate::value::Value;
@@ -149,7 +149,7 @@ impl LoopRef<'_> {
     /// Has the world outside told of an actor's end ([`Signal::Exited`](crate::Signal::Exited)) also if no address of it
     /// leaves this loop; false when it has ended.
     pub fn report_exit(&mut self, key: Key) -> bool {
-        self.core.side(key).map(|side| side.is_known_to_transport = true).is_some()
+        self.core.extras(key).map(|extras| extras.is_known_to_transport = true).is_some()
     }
 
     /// What actors of other nodes may do to an actor of this loop, by its own word.

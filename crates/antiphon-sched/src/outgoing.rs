@@ -149,13 +149,13 @@ impl Core {
         if !(exposed.fits)(self, key) {
             return false;
         }
-        self.side(key).map(|side| side.exposed.get_or_insert(exposed)).is_some()
+        self.extras(key).map(|extras| extras.exposed.get_or_insert(exposed)).is_some()
     }
 
     /// Whether an actor can be reached from the network.
     pub(crate) fn is_exposed(&self, key: Key) -> bool {
-        let side = self.sides.get(&key.index());
-        self.actors.is_alive(key) && side.is_some_and(|side| side.exposed.is_some())
+        let extras = self.extras.get(&key.index());
+        self.actors.is_alive(key) && extras.is_some_and(|extras| extras.exposed.is_some())
     }
 
     /// Whether bytes from the network name an actor of this loop whose address never left it, or a request whose

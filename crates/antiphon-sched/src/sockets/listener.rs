@@ -68,7 +68,7 @@ impl Core {
 
     /// Ends the listener of an actor at `at`; false when it has none there.
     pub(crate) fn unlisten(&mut self, owner: Key, at: SocketAddr) -> bool {
-        let mine = self.side(owner).map(|side| side.sockets.clone()).unwrap_or_default();
+        let mine = self.extras(owner).map(|extras| extras.sockets.clone()).unwrap_or_default();
         let is_there = |id: &SocketId| matches!(self.sockets.kind(*id, owner), Some(Kind::Listener(known)) if known.local == at);
         let found = mine.into_iter().find(is_there);
         if let Some(id) = found {

@@ -226,9 +226,9 @@ impl Core {
             stalled: false,
             dirty: false,
         };
-        match self.side(owner) {
-            Some(side) => {
-                side.sockets.insert(id);
+        match self.extras(owner) {
+            Some(extras) => {
+                extras.sockets.insert(id);
                 self.sockets.entries.insert(id, entry);
                 true
             }
@@ -274,7 +274,7 @@ impl Core {
         }
         // What it told may have ended the actor, whose other sockets are gone already.
         if owner.is_some_and(|owner| !self.actors.is_alive(owner)) {
-            self.bury_sockets([id].into());
+            self.close_sockets_of([id].into());
         }
     }
 
@@ -297,10 +297,10 @@ impl Core {
     fn disown(&mut self, id: SocketId, entry: &mut Entry) {
         if let Some(owner) = entry.owner.take()
             && self.actors.is_alive(owner)
-            && let Some(side) = self.sides.get_mut(&owner.index())
+            && let Some(extras) = self.extras.get_mut(&owner.index())
         {
-            side.sockets.remove(&id);
-            self.drop_idle_side(owner);
+            extras.sockets.remove(&id);
+            self.drop_idle_extras(owner);
         }
     }
 
@@ -425,7 +425,7 @@ impl Core {
     }
 
     /// An actor has ended: so do its sockets, but for those that are being closed.
-    pub(crate) fn bury_sockets(&mut self, ids: BTreeSet<SocketId>) {
+    pub(crate) fn close_sockets_of(&mut self, ids: BTreeSet<SocketId>) {
         for id in ids {
             let Some(entry) = self.sockets.entries.get_mut(&id) else { continue };
             entry.owner = None;

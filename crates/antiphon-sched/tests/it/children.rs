@@ -28,7 +28,7 @@ fn a_child_echoes_lines_and_ends_when_its_input_does() {
     station.act(move |cx| cx.close(child));
     assert_eq!(station.until_ended(child), "one two ended: exit status: 0");
     let stats = station.events.stats();
-    assert_eq!((stats.sockets, stats.sources, stats.sides, stats.timers), (0, 0, 0, 0));
+    assert_eq!((stats.sockets, stats.sources, stats.extras, stats.timers), (0, 0, 0, 0));
 }
 
 #[test]

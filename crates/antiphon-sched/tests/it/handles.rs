@@ -198,7 +198,7 @@ fn a_loop_that_is_dropped_frees_all_who_wait_for_it() {
         }
         if taken {
             // Two requests are taken, and wait; the actor is spawned.
-            while !(events.stats().requests == 1 && events.stats().sides == 1 && threads[2].is_finished()) {
+            while !(events.stats().requests == 1 && events.stats().extras == 1 && threads[2].is_finished()) {
                 events.work();
                 thread::yield_now();
             }
@@ -273,7 +273,7 @@ fn joins_that_timed_out_leave_no_watcher_behind() {
         }
         join_handle.join().unwrap();
         settle(&mut events);
-        assert_eq!(events.stats().sides, 0, "runs meanwhile: {runs_meanwhile}");
+        assert_eq!(events.stats().extras, 0, "runs meanwhile: {runs_meanwhile}");
     }
 }
 

@@ -123,7 +123,7 @@ fn notify_tells_a_third_party_of_any_message_type() {
     events.send(actor, 1).unwrap();
     settle(&mut events);
     assert_eq!(log.take(), "start down:failed: bad");
-    assert_eq!(events.stats().sides, 0, "no entry is left");
+    assert_eq!(events.stats().extras, 0, "no entry is left");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_notice_for_a_dead_watcher_is_nothing() {
     let dead = events.spawn(|_: &mut Cx<()>, _| stop());
     settle(&mut events);
     within(&mut events, move |cx| cx.notify(dead));
-    assert_eq!((events.stats().actors, events.stats().sides), (0, 0));
+    assert_eq!((events.stats().actors, events.stats().extras), (0, 0));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn actors_that_watch_each_other_and_themselves_end_cleanly() {
     events.send(actors[0], None).unwrap();
     settle(&mut events);
     assert_eq!(log.take(), "2 1");
-    assert_eq!((events.stats().actors, events.stats().sides), (0, 0));
+    assert_eq!((events.stats().actors, events.stats().extras), (0, 0));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn watchers_that_end_leave_nothing_behind_with_the_watched() {
         });
     }
     within(&mut events, move |cx| cx.terminate(victim));
-    assert_eq!((events.stats().actors, events.stats().sides), (0, 0));
+    assert_eq!((events.stats().actors, events.stats().extras), (0, 0));
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_thread_joins_an_actor_whatever_its_end() {
             handle.join::<()>(actor, secs(60)).map_err(|reason| reason.to_string())
         });
         // The join is there when the actor has an entry for its watchers.
-        while events.stats().sides == 0 {
+        while events.stats().extras == 0 {
             events.work();
             std::thread::yield_now();
         }
@@ -321,5 +321,5 @@ fn monitors_that_were_taken_back_leave_no_entry() {
         receive()
     });
     settle(&mut events);
-    assert_eq!(events.stats().sides, 0);
+    assert_eq!(events.stats().extras, 0);
 }

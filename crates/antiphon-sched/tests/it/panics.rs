@@ -347,7 +347,7 @@ fn an_actor_that_was_overdrawn_in_its_step_and_goes_on_harms_nobody() {
         });
         settle(events);
         assert_eq!(events.stats().actors, 1, "the bystander");
-        assert_eq!(events.stats().sides, 0);
+        assert_eq!(events.stats().extras, 0);
         assert_empty(events);
         assert!(events.has_live_actors());
     });

@@ -228,7 +228,7 @@ fn a_source_ends_with_its_actor_and_only_its_owner_may_touch_it() {
     });
     events.run().unwrap();
     assert_eq!(log.take(), "true true");
-    assert_eq!((events.stats().sources, events.stats().sides), (0, 0));
+    assert_eq!((events.stats().sources, events.stats().extras), (0, 0));
     let mut byte = [0];
     assert_eq!(near.read(&mut byte).unwrap(), 0, "the socket is closed");
 }

@@ -97,7 +97,7 @@ fn what_an_actor_wrote_in_its_last_step_goes_out_and_its_sockets_end_with_it() {
     station.until("the end", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap(), b"farewell\n");
     let stats = station.events.stats();
-    assert_eq!((stats.sockets, stats.sources, stats.sides, stats.timers), (0, 0, 0, 0));
+    assert_eq!((stats.sockets, stats.sources, stats.extras, stats.timers), (0, 0, 0, 0));
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_swap_keeps_mailbox_address_timers_monitors_and_ports() {
     within(&mut events, move |cx| cx.terminate(actor));
     within(&mut events, move |cx| cx.terminate(sink));
     let stats = events.stats();
-    assert_eq!((stats.actors, stats.timers, stats.requests, stats.sides), (0, 0, 0, 0));
+    assert_eq!((stats.actors, stats.timers, stats.requests, stats.extras), (0, 0, 0, 0));
 }
 
 #[test]

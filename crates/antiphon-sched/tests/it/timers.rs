@@ -304,7 +304,7 @@ fn timers_are_gone_with_their_actor_and_their_messages_dropped() {
     within(&mut events, move |cx| cx.terminate(actor));
     assert_eq!(log.take(), "x x x every");
     let after = events.stats();
-    assert_eq!((after.timers, after.actors, after.sides), (before.timers, before.actors, before.sides));
+    assert_eq!((after.timers, after.actors, after.extras), (before.timers, before.actors, before.extras));
     pass(&mut events, secs(10));
     assert_eq!(log.take(), "");
 }

@@ -16,7 +16,7 @@ use crate::sockets::SocketId;
 use crate::transport::{MonitorId, Signal};
 
 #[derive(Default)]
-pub(crate) struct Side {
+pub(crate) struct ActorExtras {
     watchers: BTreeMap<MonitorId, Watcher>,
     watching: BTreeMap<MonitorId, ActorId>,
     pub(crate) adapters: Vec<Key>,
@@ -27,7 +27,7 @@ pub(crate) struct Side {
     pub(crate) exposed: Option<ExposedType>,
     pub(crate) guard: Guard,
     /// How many of `watching` others have had put there: of this loop, and of others.
-    unasked: [u16; 2],
+    notified: [u16; 2],
     /// The world outside keeps something about it, and wants to know of its end.
     pub(crate) is_known_to_transport: bool,
     named: bool,
@@ -48,19 +48,19 @@ pub enum Guard {
 
 /// How many ends an actor may be told of because others want it to be, of this loop, and of others: neither leaves the other
 /// without, and the rest of its requests is its own.
-const UNASKED_MAX: [u16; 2] = [OPEN_MAX / 4, OPEN_MAX / 2];
+const NOTIFY_MAX: [u16; 2] = [OPEN_MAX / 4, OPEN_MAX / 2];
 /// The bit in a monitor's number that says that its watcher, of the same loop, has not set it.
-const UNASKED: u64 = 1 << 62;
+const NOTIFY: u64 = 1 << 62;
 
-/// Who else wants an actor of `node_id` to be told: somebody there, or elsewhere, by the places in [`Side::unasked`].
-fn unasked_by(id: MonitorId, node_id: NodeId) -> Option<usize> {
+/// Who else wants an actor of `node_id` to be told: somebody there, or elsewhere, by the places in [`ActorExtras::notified`].
+fn notified_by(id: MonitorId, node_id: NodeId) -> Option<usize> {
     match id.origin == node_id {
-        true => (id.number & UNASKED != 0).then_some(0),
+        true => (id.number & NOTIFY != 0).then_some(0),
         false => Some(1),
     }
 }
 
-impl Side {
+impl ActorExtras {
     fn is_idle(&self) -> bool {
         let Self {
             watchers,
@@ -72,7 +72,7 @@ impl Side {
             exposed,
             guard,
             is_known_to_transport,
-            unasked: _,
+            notified: _,
             named,
         } = self;
         watchers.is_empty()
@@ -96,18 +96,18 @@ enum Watcher {
 
 impl Core {
     /// The side entry of a living actor, made if need be.
-    pub(crate) fn side(&mut self, key: Key) -> Option<&mut Side> {
+    pub(crate) fn extras(&mut self, key: Key) -> Option<&mut ActorExtras> {
         if !self.actors.is_alive(key) {
             return None;
         }
-        self.actors.set(key.index(), Flag::SIDE, true);
-        Some(self.sides.entry(key.index()).or_default())
+        self.actors.set(key.index(), Flag::EXTRAS, true);
+        Some(self.extras.entry(key.index()).or_default())
     }
 
     /// The actor that a key means: its own, or that of which it is a further address.
     pub(crate) fn owner_of(&self, key: Key) -> Key {
         if self.actors.is_alive(key) && self.actors.has(key.index(), Flag::ADAPTER) {
-            self.sides.get(&key.index()).and_then(|side| side.owner).unwrap_or(key)
+            self.extras.get(&key.index()).and_then(|extras| extras.owner).unwrap_or(key)
         } else {
             key
         }
@@ -116,22 +116,22 @@ impl Core {
     /// What actors of other nodes may do to an actor, besides sending to it.
     pub(crate) fn guard_of(&self, key: Key) -> Guard {
         let key = self.owner_of(key);
-        self.sides
+        self.extras
             .get(&key.index())
             .filter(|_| self.actors.is_alive(key))
-            .map_or(Guard::Open, |side| side.guard)
+            .map_or(Guard::Open, |extras| extras.guard)
     }
 
     pub(crate) fn set_guard(&mut self, key: Key, guard: Guard) {
-        if let Some(side) = self.side(key) {
-            side.guard = guard;
-            self.drop_idle_side(key);
+        if let Some(extras) = self.extras(key) {
+            extras.guard = guard;
+            self.drop_idle_extras(key);
         }
     }
 
     pub(crate) fn set_name(&mut self, key: Key, name: &str) {
-        if let Some(side) = self.side(key) {
-            side.named = true;
+        if let Some(extras) = self.extras(key) {
+            extras.named = true;
             self.shared.names.lock().insert(key, name.into());
         }
     }
@@ -154,12 +154,12 @@ impl Core {
         let id = self.next_monitor();
         let Some(mailbox) = self.any_mailbox(watcher) else { return id };
         if *mailbox.opened() == OPEN_MAX {
-            self.overdrawn(watcher);
+            self.end_over_limit(watcher);
             return id;
         }
         *mailbox.opened() += 1;
-        if let Some(side) = self.side(watcher) {
-            side.watching.insert(id, target);
+        if let Some(extras) = self.extras(watcher) {
+            extras.watching.insert(id, target);
         }
         if target.node() != self.node_id {
             self.signal(Signal::Monitor { target, id, watcher });
@@ -171,9 +171,9 @@ impl Core {
 
     /// `watcher`, wherever it is, is told when `target`, here, ends.
     pub(crate) fn watch_local(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
-        match self.side(target) {
-            Some(side) => {
-                side.watchers.insert(id, Watcher::Actor(watcher));
+        match self.extras(target) {
+            Some(extras) => {
+                extras.watchers.insert(id, Watcher::Actor(watcher));
             }
             None => {
                 let actor = self.id(target);
@@ -185,9 +185,9 @@ impl Core {
     /// Code outside of all actors is told when `target`, here, ends.
     pub(crate) fn watch_by_callback(&mut self, target: Key, tell: Box<dyn FnOnce(ExitReason)>) -> MonitorId {
         let id = self.next_monitor();
-        match self.side(target) {
-            Some(side) => {
-                side.watchers.insert(id, Watcher::Callback(tell));
+        match self.extras(target) {
+            Some(extras) => {
+                extras.watchers.insert(id, Watcher::Callback(tell));
             }
             None => crate::catch::quietly(|| tell(ExitReason::NoActor)),
         }
@@ -205,19 +205,19 @@ impl Core {
 
     pub(crate) fn unwatch_local(&mut self, target: Key, id: MonitorId) {
         if self.actors.is_alive(target)
-            && let Some(side) = self.sides.get_mut(&target.index())
+            && let Some(extras) = self.extras.get_mut(&target.index())
         {
-            let watcher = side.watchers.remove(&id);
-            self.drop_idle_side(target);
+            let watcher = extras.watchers.remove(&id);
+            self.drop_idle_extras(target);
             crate::catch::quietly(|| drop(watcher));
         }
     }
 
     /// An actor that has nothing special any more costs no entry.
-    pub(crate) fn drop_idle_side(&mut self, key: Key) {
-        if self.sides.get(&key.index()).is_some_and(|side| side.is_idle()) {
-            self.sides.remove(&key.index());
-            self.actors.set(key.index(), Flag::SIDE, false);
+    pub(crate) fn drop_idle_extras(&mut self, key: Key) {
+        if self.extras.get(&key.index()).is_some_and(|extras| extras.is_idle()) {
+            self.extras.remove(&key.index());
+            self.actors.set(key.index(), Flag::EXTRAS, false);
         }
     }
 
@@ -226,16 +226,16 @@ impl Core {
         if !self.actors.is_alive(watcher) {
             return None;
         }
-        let unasked_by = unasked_by(id, self.node_id);
-        let side = self.sides.get_mut(&watcher.index())?;
-        let target = side.watching.remove(&id)?;
-        if let Some(by) = unasked_by {
-            side.unasked[by] -= 1;
+        let notified_by = notified_by(id, self.node_id);
+        let extras = self.extras.get_mut(&watcher.index())?;
+        let target = extras.watching.remove(&id)?;
+        if let Some(by) = notified_by {
+            extras.notified[by] -= 1;
         }
         if let Some(mailbox) = self.any_mailbox(watcher) {
             *mailbox.opened() -= 1;
         }
-        self.drop_idle_side(watcher);
+        self.drop_idle_extras(watcher);
         Some(target)
     }
 
@@ -244,7 +244,7 @@ impl Core {
         let mut id = self.next_monitor();
         let target = self.id(actor);
         if watcher.node() == self.node_id {
-            id.number |= UNASKED;
+            id.number |= NOTIFY;
             self.expect_down(watcher.key(), id, target);
         } else {
             self.signal(Signal::Notify { watcher, id, actor });
@@ -255,18 +255,19 @@ impl Core {
     /// `watcher`, here, will be told of `actor` under this number; false when it will not, and is told so.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         let watcher = self.owner_of(watcher);
-        let unasked_by = unasked_by(id, self.node_id);
+        let notified_by = notified_by(id, self.node_id);
         let is_overdrawn = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.opened() == OPEN_MAX);
-        let side = if is_overdrawn { None } else { self.side(watcher) };
-        let may = |side: &&mut Side| unasked_by.is_none_or(|by| side.unasked[by] < UNASKED_MAX[by]);
-        let Some(side) = side.filter(may) else {
+        let extras = if is_overdrawn { None } else { self.extras(watcher) };
+        let may =
+            |extras: &&mut ActorExtras| notified_by.is_none_or(|by| extras.notified[by] < NOTIFY_MAX[by]);
+        let Some(extras) = extras.filter(may) else {
             self.refuse_notify(watcher, actor);
             return false;
         };
         // Told twice, it is one monitor.
-        if side.watching.insert(id, actor).is_none() {
-            if let Some(by) = unasked_by {
-                side.unasked[by] += 1;
+        if extras.watching.insert(id, actor).is_none() {
+            if let Some(by) = notified_by {
+                extras.notified[by] += 1;
             }
             if let Some(mailbox) = self.any_mailbox(watcher) {
                 *mailbox.opened() += 1;
@@ -313,36 +314,36 @@ impl Core {
     }
 
     /// All that was known of an actor that has ended.
-    pub(crate) fn bury_side(&mut self, key: Key, side: Side, reason: &ExitReason) {
+    pub(crate) fn drop_extras(&mut self, key: Key, extras: ActorExtras, reason: &ExitReason) {
         let actor = self.id(key);
-        let watched = side.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
+        let watched = extras.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
         if !watched {
-            self.log_end(key, reason, side.owner.is_some());
+            self.log_end(key, reason, extras.owner.is_some());
         }
-        if side.named {
+        if extras.named {
             self.shared.names.lock().remove(&key);
         }
-        for (id, target) in side.watching {
+        for (id, target) in extras.watching {
             if target.node() != self.node_id {
                 self.signal(Signal::Demonitor { watcher: key, target, id });
             } else {
                 self.unwatch_local(target.key(), id);
             }
         }
-        for (id, watcher) in side.watchers {
+        for (id, watcher) in extras.watchers {
             match watcher {
                 Watcher::Actor(watcher) => self.tell_down(watcher, id, actor, reason.clone()),
                 Watcher::Callback(tell) => crate::catch::quietly(|| tell(reason.clone())),
             }
         }
-        for adapter in side.adapters {
-            self.bury(adapter, reason.clone());
+        for adapter in extras.adapters {
+            self.end_actor(adapter, reason.clone());
         }
-        for source in side.sources {
+        for source in extras.sources {
             self.io.forget(source);
         }
-        self.bury_sockets(side.sockets);
-        if side.exposed.is_some() || side.is_known_to_transport {
+        self.close_sockets_of(extras.sockets);
+        if extras.exposed.is_some() || extras.is_known_to_transport {
             self.signal(Signal::Exited { actor: key });
         }
     }
@@ -353,10 +354,10 @@ impl Core {
         if owner == key {
             return;
         }
-        if let Some(side) = self.sides.get_mut(&owner.index()) {
-            side.adapters.retain(|adapter| *adapter != key);
+        if let Some(extras) = self.extras.get_mut(&owner.index()) {
+            extras.adapters.retain(|adapter| *adapter != key);
         }
-        self.bury(key, ExitReason::Done(crate::value::Value::unit()));
+        self.end_actor(key, ExitReason::Done(crate::value::Value::unit()));
     }
 
     /// A failure that nobody watches is logged.
@@ -367,10 +368,10 @@ impl Core {
     }
 
     /// An actor asked for more timers or monitors than it may have open.
-    pub(crate) fn overdrawn(&mut self, key: Key) {
+    pub(crate) fn end_over_limit(&mut self, key: Key) {
         let text =
             format!("more than {OPEN_MAX} open requests; cancel timers and monitors that are not needed");
-        self.bury(key, ExitReason::Failed(text));
+        self.end_actor(key, ExitReason::Failed(text));
     }
 
     /// Asks an actor to end, wherever it is.

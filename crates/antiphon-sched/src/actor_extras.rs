@@ -25,7 +25,7 @@ pub(crate) struct ActorExtras {
     pub(crate) sources: Vec<u32>,
     pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) exposed: Option<ExposedType>,
-    pub(crate) guard: Guard,
+    pub(crate) signal_policy: SignalPolicy,
     /// How many of `watching` others have had put there: of this loop, and of others.
     notified: [u16; 2],
     /// The world outside keeps something about it, and wants to know of its end.
@@ -36,14 +36,14 @@ pub(crate) struct ActorExtras {
 /// What actors of other nodes may do to one of this loop that they can send to; they may always send and monitor.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
-pub enum Guard {
+pub enum SignalPolicy {
     /// Whatever actors may do to each other.
     #[default]
-    Open,
+    All,
     /// They may end it; but neither throw at it, nor resume it, nor name it as one who is told of an end.
-    Closable,
+    TerminateOnly,
     /// Not even end it.
-    Closed,
+    None,
 }
 
 /// How many ends an actor may be told of because others want it to be, of this loop, and of others: neither leaves the other
@@ -70,7 +70,7 @@ impl ActorExtras {
             sources,
             sockets,
             exposed,
-            guard,
+            signal_policy,
             is_known_to_transport,
             notified: _,
             named,
@@ -82,7 +82,7 @@ impl ActorExtras {
             && sockets.is_empty()
             && owner.is_none()
             && exposed.is_none()
-            && *guard == Guard::Open
+            && *signal_policy == SignalPolicy::All
             && !is_known_to_transport
             && !named
     }
@@ -114,17 +114,17 @@ impl Core {
     }
 
     /// What actors of other nodes may do to an actor, besides sending to it.
-    pub(crate) fn guard_of(&self, key: Key) -> Guard {
+    pub(crate) fn signal_policy_of(&self, key: Key) -> SignalPolicy {
         let key = self.owner_of(key);
         self.extras
             .get(&key.index())
             .filter(|_| self.actors.is_alive(key))
-            .map_or(Guard::Open, |extras| extras.guard)
+            .map_or(SignalPolicy::All, |extras| extras.signal_policy)
     }
 
-    pub(crate) fn set_guard(&mut self, key: Key, guard: Guard) {
+    pub(crate) fn set_signal_policy(&mut self, key: Key, signal_policy: SignalPolicy) {
         if let Some(extras) = self.extras(key) {
-            extras.guard = guard;
+            extras.signal_policy = signal_policy;
             self.drop_idle_extras(key);
         }
     }

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::actor::{Actor, Machine};
-use crate::actor_extras::Guard;
+use crate::actor_extras::SignalPolicy;
 use crate::actor_table::Flag;
 use crate::adapter::Adapter;
 use crate::addr::{Addr, SendMode, Target};
@@ -133,9 +133,9 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Says what actors of other nodes may do to this one, once they know its address, besides sending to it and
     /// monitoring it. By default whatever actors of its own node may.
-    pub fn set_guard(&mut self, guard: Guard) {
+    pub fn set_signal_policy(&mut self, signal_policy: SignalPolicy) {
         let me = self.me;
-        self.core().set_guard(me, guard);
+        self.core().set_signal_policy(me, signal_policy);
     }
 
     /// A name for logs and the watchdog; nobody is found by it.

@@ -105,7 +105,7 @@ mod codec_context;
 pub use codec_context::{Origin, origin, with_origin};
 
 mod actor_extras;
-pub use actor_extras::Guard;
+pub use actor_extras::SignalPolicy;
 
 mod actor_table;
 #[cfg(unix)]

@@ -1,7 +1,7 @@
 //! What holds the loop for a moment: the way in for whoever embeds it, and what every `Cx` stands on.
 
 use crate::actor::Actor;
-use crate::actor_extras::Guard;
+use crate::actor_extras::SignalPolicy;
 use crate::addr::{Addr, SendMode, Target};
 use crate::budget::Permit;
 use crate::codec_context;
@@ -153,8 +153,8 @@ impl LoopRef<'_> {
     }
 
     /// What actors of other nodes may do to an actor of this loop, by its own word.
-    pub fn guard_of(&self, key: Key) -> Guard {
-        self.core.guard_of(key)
+    pub fn signal_policy_of(&self, key: Key) -> SignalPolicy {
+        self.core.signal_policy_of(key)
     }
 
     /// Whether an actor of this loop lives.

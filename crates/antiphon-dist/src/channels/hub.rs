@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Down, Event, ExitReason, Guard, Monitor, NodeId, ReplyTo, SendError, Step,
-    Undelivered, Wire, millis, receive, secs, stop,
+    Actor, ActorId, Addr, Cx, Down, Event, ExitReason, Monitor, NodeId, ReplyTo, SendError, SignalPolicy,
+    Step, Undelivered, Wire, millis, receive, secs, stop,
 };
 
 use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
@@ -104,12 +104,12 @@ impl<T: Wire + Clone> Hub<T> {
         match &self.role {
             Role::Channel { name, .. } => {
                 cx.set_name(&format!("channel {name}"));
-                cx.set_guard(Guard::Closable);
+                cx.set_signal_policy(SignalPolicy::TerminateOnly);
             }
             Role::Relay { of, .. } => {
                 let of = *of;
                 cx.set_name("relay of a channel");
-                cx.set_guard(Guard::Closed);
+                cx.set_signal_policy(SignalPolicy::None);
                 let monitor = cx.monitor(of);
                 self.ups.insert(of.id(), Up { addr: of, ids: vec![of.id()], told: 0, monitor });
                 let branch = cx.addr();

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Cx, Down, Event, Guard, JobError, Loop, NodeId, ReplyTo, Step, receive};
+use antiphon_sched::{
+    ActorId, Cx, Down, Event, JobError, Loop, NodeId, ReplyTo, SignalPolicy, Step, receive,
+};
 
 use super::count_refusal;
 use super::disk::Dest;
@@ -68,7 +70,7 @@ impl Keeper {
             Event::Start => {
                 cx.set_daemon(true);
                 cx.set_name("keeper of files");
-                cx.set_guard(Guard::Closed);
+                cx.set_signal_policy(SignalPolicy::None);
                 let own = cx.id();
                 allow(cx.loop_ref(), own, self.access.clone())?;
                 let me = cx.adapter(Note::Peer);

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, Addr, Bytes, Cx, Event, Guard, JobError, NodeId, ReplyTo, Step, receive, stop};
+use antiphon_sched::{
+    Actor, Addr, Bytes, Cx, Event, JobError, NodeId, ReplyTo, SignalPolicy, Step, receive, stop,
+};
 
 use super::count_refusal;
 use super::disk::{Dest, Partial, Placed, Prepared};
@@ -129,7 +131,7 @@ impl Receiver {
     fn start(&mut self, cx: &mut Cx<'_, Note>) -> Done<Goes> {
         cx.set_daemon(true);
         cx.set_name("receiver of a file");
-        cx.set_guard(Guard::Closed);
+        cx.set_signal_policy(SignalPolicy::None);
         cx.monitor(self.sender);
         cx.every(SILENCE_MAX, || Note::Look);
         if let Some(within) = self.within {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, Guard, JobError, NodeId, ReplyTo, SendError, Step,
-    receive, stop,
+    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, NodeId, ReplyTo, SendError, SignalPolicy,
+    Step, receive, stop,
 };
 
 use super::messages::{CHUNK_BYTES, KEEPER, Keeper, Offer, OfferAnswer, ToKeeper, ToReceiver, ToSender};
@@ -146,7 +146,7 @@ impl Sender {
     fn start(&mut self, cx: &mut Cx<'_, Note>) -> Result<Option<Stored>, FileError> {
         cx.set_daemon(true);
         cx.set_name("sender of a file");
-        cx.set_guard(Guard::Closed);
+        cx.set_signal_policy(SignalPolicy::None);
         cx.after(self.order.timeout, Note::Late);
         cx.monitor(self.order.asker);
         Ok(None)

@@ -4,7 +4,8 @@
 //! whose addresses it was given.
 
 use antiphon_sched::{
-    ActorId, AskError, Destination, ExitReason, Guard, Key, MonitorId, NodeId, RequestId, Undelivered, Value,
+    ActorId, AskError, Destination, ExitReason, Key, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
+    Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason};
 use antiphon_wire::{Frame, Session, msgpack};
@@ -188,8 +189,8 @@ impl NodeCore {
         let (to, bytes) = (arrived.receiver(), arrived.body_bytes());
         let is_exposed =
             world.loop_ref().is_exposed(to) && (arrived.is_owed() || self.allows(node, to, world));
-        let guard = world.loop_ref().guard_of(to);
-        let (is_open, may_end) = (guard == Guard::Open, guard != Guard::Closed);
+        let guard = world.loop_ref().signal_policy_of(to);
+        let (is_open, may_end) = (guard == SignalPolicy::All, guard != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let (watching, watched) = peer.monitors.asked_by_peer();

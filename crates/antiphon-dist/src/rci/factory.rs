@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Event, ExitReason, Guard, LoopRef, NodeId, Step, Wire, receive,
+    Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, SignalPolicy, Step, Wire, receive,
 };
 
 use super::message::{Born, RciCall};
@@ -107,7 +107,8 @@ impl<A: Wire, T: Wire> Factory<A, T> {
 fn may_watch(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, watcher: ActorId) -> bool {
     let is_here = watcher.node() == loop_ref.node_id();
     !(by.is_some() && is_here)
-        || (loop_ref.is_exposed(watcher.key()) && loop_ref.guard_of(watcher.key()) == Guard::Open)
+        || (loop_ref.is_exposed(watcher.key())
+            && loop_ref.signal_policy_of(watcher.key()) == SignalPolicy::All)
 }
 
 impl<A: Wire, T: Wire> Actor<Told<RciCall<A, T>>> for Factory<A, T> {
@@ -119,7 +120,7 @@ impl<A: Wire, T: Wire> Actor<Told<RciCall<A, T>>> for Factory<A, T> {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
-                cx.set_guard(Guard::Closed);
+                cx.set_signal_policy(SignalPolicy::None);
                 cx.set_name(&format!("RCI {}", self.name));
             }
             Event::Message(call) => self.call(cx, call),

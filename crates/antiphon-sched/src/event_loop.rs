@@ -376,7 +376,7 @@ impl Loop {
 
     /// One round of work, without looking at sockets and without waiting.
     pub fn work(&mut self) {
-        self.core.shared.armed.disarm();
+        self.core.shared.wake_flag.disarm();
         self.read_clock();
         self.enter();
         self.core.shared.pulse.wake();
@@ -495,12 +495,12 @@ impl Loop {
         if self.poll.is_none() {
             return Ok(());
         }
-        let armed = !self.is_runnable() && {
-            self.core.shared.armed.arm();
+        let wake_flag = !self.is_runnable() && {
+            self.core.shared.wake_flag.arm();
             // Whoever pushed before it saw the flag is seen here.
             !self.is_runnable()
         };
-        let timeout = if armed { self.patience(until) } else { Some(Duration::ZERO) };
+        let timeout = if wake_flag { self.patience(until) } else { Some(Duration::ZERO) };
         let before = self.core.now;
         // It stays armed until it works again: an embedder may wait by the descriptor meanwhile.
         self.poll_once(timeout)?;

@@ -12,7 +12,6 @@ use rustc_hash::FxHashMap;
 
 use crate::actor::Actor;
 use crate::addr::{Addr, SendMode, Target};
-use crate::armed::Armed;
 use crate::core::Core;
 use crate::cx::Cx;
 use crate::drops::Dropped;
@@ -24,6 +23,7 @@ use crate::loop_ref::LoopRef;
 use crate::requests::{ReplyTo, ThreadHandler};
 use crate::step::Step;
 use crate::transport::{MonitorId, Signal};
+use crate::wake_flag::WakeFlag;
 use crate::watchdog::Pulse;
 use crate::wire::Wire;
 
@@ -35,7 +35,7 @@ pub(crate) trait Mail: Send + Any {
 /// What a loop shares with other threads.
 pub(crate) struct Shared {
     pub(crate) node_id: NodeId,
-    pub(crate) armed: Armed,
+    pub(crate) wake_flag: WakeFlag,
     pub(crate) waker: Option<mio::Waker>,
     /// Bounded; its users are told when it is full.
     pub(crate) inbox: Sender<Box<dyn Mail>>,
@@ -58,7 +58,7 @@ impl Shared {
     ) -> Self {
         Self {
             node_id,
-            armed: Armed::new(),
+            wake_flag: WakeFlag::new(),
             waker,
             inbox,
             urgent,
@@ -89,7 +89,7 @@ impl Shared {
     }
 
     pub(crate) fn wake(&self) {
-        if self.armed.take()
+        if self.wake_flag.take()
             && let Some(waker) = &self.waker
             && let Err(reason) = waker.wake()
         {

@@ -42,7 +42,7 @@ mod addr;
 pub use addr::{Addr, SendMode, Target};
 
 #[doc(hidden)]
-pub mod armed;
+pub mod wake_flag;
 
 mod catch;
 

@@ -5,7 +5,7 @@
 //! --target-dir target/loom`.
 #![cfg(loom)]
 
-use antiphon_sched::armed::Armed;
+use antiphon_sched::wake_flag::WakeFlag;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use loom::thread;
@@ -13,21 +13,21 @@ use loom::thread;
 /// One loop that goes to sleep, and `pushers` who push; `fence` is what stands between the two looks.
 fn sleeps_over_no_push(pushers: usize, fence: fn()) {
     loom::model(move || {
-        let armed = Arc::new(Armed::new());
+        let wake_flag = Arc::new(WakeFlag::new());
         let queue = Arc::new(AtomicUsize::new(0));
         let woken = Arc::new(AtomicBool::new(false));
         let threads: Vec<_> = (0..pushers)
             .map(|_| {
-                let (armed, queue, woken) = (armed.clone(), queue.clone(), woken.clone());
+                let (wake_flag, queue, woken) = (wake_flag.clone(), queue.clone(), woken.clone());
                 thread::spawn(move || {
                     queue.fetch_add(1, Ordering::Relaxed);
-                    if armed.take_with(fence) {
+                    if wake_flag.take_with(fence) {
                         woken.store(true, Ordering::Relaxed);
                     }
                 })
             })
             .collect();
-        armed.arm_with(fence);
+        wake_flag.arm_with(fence);
         let seen = queue.load(Ordering::Relaxed);
         threads.into_iter().for_each(|thread| thread.join().expect("a pusher ends"));
         // With an empty queue the loop slept: then somebody must have woken it.
@@ -60,30 +60,30 @@ fn with_a_weaker_fence_a_push_can_be_slept_over() {
 #[test]
 fn the_flag_as_it_is_used_has_the_fence() {
     loom::model(|| {
-        let armed = Arc::new(Armed::new());
+        let wake_flag = Arc::new(WakeFlag::new());
         let queue = Arc::new(AtomicBool::new(false));
-        let (flag, place) = (armed.clone(), queue.clone());
+        let (flag, place) = (wake_flag.clone(), queue.clone());
         let pusher = thread::spawn(move || {
             place.store(true, Ordering::Relaxed);
             flag.take()
         });
-        armed.arm();
+        wake_flag.arm();
         let seen = queue.load(Ordering::Relaxed);
         let woken = pusher.join().expect("a pusher ends");
         assert!(seen || woken, "a push was slept over");
-        armed.disarm();
-        assert!(!armed.take(), "nobody wakes a loop that is awake");
+        wake_flag.disarm();
+        assert!(!wake_flag.take(), "nobody wakes a loop that is awake");
     });
 }
 
 #[test]
 fn of_many_who_push_one_is_told_to_wake() {
     loom::model(|| {
-        let armed = Arc::new(Armed::new());
-        armed.arm();
+        let wake_flag = Arc::new(WakeFlag::new());
+        wake_flag.arm();
         let threads = [(); 2].map(|()| {
-            let armed = armed.clone();
-            thread::spawn(move || armed.take())
+            let wake_flag = wake_flag.clone();
+            thread::spawn(move || wake_flag.take())
         });
         let told = threads.map(|thread| thread.join().expect("a pusher ends"));
         assert_ne!(told[0], told[1]);

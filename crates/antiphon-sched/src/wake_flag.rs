@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Whether the loop sleeps, or is about to.
 #[derive(Debug)]
-pub struct Armed(AtomicBool);
+pub struct WakeFlag(AtomicBool);
 
-impl Armed {
+impl WakeFlag {
     /// Awake.
     #[expect(clippy::new_without_default, reason = "loom's atomics have no const or default")]
     pub fn new() -> Self {
@@ -35,14 +35,14 @@ impl Armed {
         self.take_with(|| fence(Ordering::SeqCst))
     }
 
-    /// As [`Armed::arm`], with another fence: for the model only.
+    /// As [`WakeFlag::arm`], with another fence: for the model only.
     #[doc(hidden)]
     pub fn arm_with(&self, fence: impl FnOnce()) {
         self.0.store(true, Ordering::Relaxed);
         fence();
     }
 
-    /// As [`Armed::take`], with another fence: for the model only.
+    /// As [`WakeFlag::take`], with another fence: for the model only.
     #[doc(hidden)]
     pub fn take_with(&self, fence: impl FnOnce()) -> bool {
         fence();

@@ -12,7 +12,7 @@
 mod access;
 pub use access::{AccessError, AccessPolicy};
 
-mod caught;
+mod panic_guard;
 
 mod certificates;
 pub use certificates::{Fingerprint, FingerprintError, TlsError};

@@ -189,7 +189,7 @@ impl Core {
             Some(extras) => {
                 extras.watchers.insert(id, Watcher::Callback(tell));
             }
-            None => crate::catch::quietly(|| tell(ExitReason::NoActor)),
+            None => crate::panic_guard::log_panic(|| tell(ExitReason::NoActor)),
         }
         id
     }
@@ -209,7 +209,7 @@ impl Core {
         {
             let watcher = extras.watchers.remove(&id);
             self.drop_idle_extras(target);
-            crate::catch::quietly(|| drop(watcher));
+            crate::panic_guard::log_panic(|| drop(watcher));
         }
     }
 
@@ -333,7 +333,7 @@ impl Core {
         for (id, watcher) in extras.watchers {
             match watcher {
                 Watcher::Actor(watcher) => self.tell_down(watcher, id, actor, reason.clone()),
-                Watcher::Callback(tell) => crate::catch::quietly(|| tell(reason.clone())),
+                Watcher::Callback(tell) => crate::panic_guard::log_panic(|| tell(reason.clone())),
             }
         }
         for adapter in extras.adapters {

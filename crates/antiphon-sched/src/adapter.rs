@@ -3,11 +3,11 @@
 //! What arrives is turned at once, by the owner's own function, so that the order of one sender's messages
 //! is kept whichever address it uses. An ear lives as long as its owner.
 
-use crate::catch;
 use crate::core::Core;
 use crate::error::SendError;
 use crate::event::ExitReason;
 use crate::id::Key;
+use crate::panic_guard;
 
 /// The only content of an ear's mailbox.
 pub(crate) struct Adapter<T> {
@@ -49,7 +49,7 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> 
             Some(mailbox) if mailbox.is_full(max) => return Err(SendError::Full(heard)),
             Some(_) => {}
         }
-        match catch::catching(|| (self.turn)(heard)) {
+        match panic_guard::catch_panic(|| (self.turn)(heard)) {
             Ok(message) => {
                 if let Some(mailbox) = core.mailbox::<M>(owner) {
                     mailbox.push_with(message, permit);

@@ -6,10 +6,10 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::catch;
 use crate::core::Core;
 use crate::error::JobError;
 use crate::handle::Job;
+use crate::panic_guard;
 use crate::requests::RequestId;
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -80,7 +80,7 @@ impl Core {
         }
         let shared = self.shared.clone();
         let work = move || {
-            let result = catch::catching(job).map_err(JobError::Panicked);
+            let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
             shared.post_urgent(Box::new(Job(move |core: &mut Self| then(core, result))));
         };
         let given = self.blocking_pool.queue.try_send(Box::new(work));

@@ -22,11 +22,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, addr_of_mut};
 
 use crate::actor::Actor;
-use crate::catch;
 use crate::core::Core;
 use crate::event::ExitReason;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
+use crate::panic_guard;
 use crate::turn::{self, After, Turned};
 
 /// Whether a body is running, and whether it is to be destroyed after that.
@@ -166,11 +166,11 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
                         let cell = Cell::new(mailbox.take_all(), *next);
                         drop(core.actors.replace(key, cell));
                     }
-                    None => catch::quietly(|| drop(next)),
+                    None => panic_guard::log_panic(|| drop(next)),
                 }
                 Turned::More
             }
-            Err(payload) => Turned::Ended(Box::new(ExitReason::Panicked(catch::text_of(payload)))),
+            Err(payload) => Turned::Ended(Box::new(ExitReason::Panicked(panic_guard::panic_text(payload)))),
         }
     }
 
@@ -194,6 +194,6 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
         // SAFETY: (1) it came from a box of this very type, and is taken back once.
         let body = unsafe { Box::from_raw(body.cast::<Body<M, A>>().as_ptr()) };
         let Body { mailbox, actor } = *body;
-        catch::dispose(mailbox, actor);
+        panic_guard::dispose(mailbox, actor);
     }
 }

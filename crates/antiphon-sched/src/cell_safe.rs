@@ -7,11 +7,11 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::actor::Actor;
-use crate::catch;
 use crate::core::Core;
 use crate::event::ExitReason;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
+use crate::panic_guard;
 use crate::turn::{self, After, Turned};
 
 /// Holds nothing here: the twin knows by the absent actor that it runs.
@@ -67,7 +67,7 @@ impl Cell {
 
 impl Drop for Cell {
     fn drop(&mut self) {
-        catch::dispose_boxed(&mut *self.mailbox, self.actor.take());
+        panic_guard::dispose_boxed(&mut *self.mailbox, self.actor.take());
     }
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn turn_next(core: &mut Core) -> Option<(Key, Turned)> {
     match core.actors.cell_mut(key) {
         // A swap has put another actor there.
         Some(cell) if cell.actor.is_none() => cell.actor = Some(actor),
-        Some(_) | None => catch::quietly(|| drop(actor)),
+        Some(_) | None => panic_guard::log_panic(|| drop(actor)),
     }
     Some((key, turned))
 }
@@ -109,11 +109,11 @@ impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
                         let actor = Runner { actor: *next, messages: std::marker::PhantomData::<fn(M)> };
                         cell.actor = Some(Box::new(actor));
                     }
-                    None => catch::quietly(|| drop(next)),
+                    None => panic_guard::log_panic(|| drop(next)),
                 }
                 Turned::More
             }
-            Err(payload) => Turned::Ended(Box::new(ExitReason::Panicked(catch::text_of(payload)))),
+            Err(payload) => Turned::Ended(Box::new(ExitReason::Panicked(panic_guard::panic_text(payload)))),
         }
     }
 }

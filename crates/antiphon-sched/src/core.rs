@@ -177,7 +177,7 @@ impl Core {
         let result = turn.convert(self, owner, message);
         match self.mailbox::<Adapter<M>>(key).and_then(Mailbox::held) {
             Some(adapter) => adapter.give_back(turn),
-            None => crate::catch::quietly(|| drop(turn)),
+            None => crate::panic_guard::log_panic(|| drop(turn)),
         }
         result
     }
@@ -193,7 +193,7 @@ impl Core {
 
     /// Makes an answer with the asker's own code, and puts it into its mailbox, in the place reserved for it.
     pub(crate) fn push_reply<M: 'static>(&mut self, owner: Key, make: impl FnOnce() -> M) {
-        match crate::catch::catching(make) {
+        match crate::panic_guard::catch_panic(make) {
             Ok(message) => {
                 if let Some(mailbox) = self.mailbox::<M>(owner) {
                     mailbox.push(message);
@@ -356,7 +356,9 @@ impl Core {
 
     /// Ends an actor, now: its address is stale, whoever watches is told, all that it holds is dropped.
     pub(crate) fn end_actor(&mut self, key: Key, reason: ExitReason) {
-        let Some(mut cell) = self.actors.remove(key) else { return crate::catch::quietly(|| drop(reason)) };
+        let Some(mut cell) = self.actors.remove(key) else {
+            return crate::panic_guard::log_panic(|| drop(reason));
+        };
         let index = key.index();
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
@@ -368,7 +370,7 @@ impl Core {
             match self.request_ids.close(request_id) {
                 Some((closed, next)) => {
                     self.after_request_closed(request_id, closed.timer, closed.is_remote);
-                    crate::catch::quietly(|| drop(closed.waiting));
+                    crate::panic_guard::log_panic(|| drop(closed.waiting));
                     head = next.unwrap_or(crate::mailbox::NO_REQUEST);
                 }
                 None => break,
@@ -385,7 +387,7 @@ impl Core {
             None => self.log_end(key, &reason, is_ear),
         }
         // What it ended with may be the user's.
-        crate::catch::quietly(|| drop(reason));
+        crate::panic_guard::log_panic(|| drop(reason));
     }
 
     /// Marks the mailbox of an actor that had a burst, to be trimmed later.

@@ -42,7 +42,7 @@ impl DeadLetters {
     pub(crate) fn show(&mut self) {
         let Some(watch) = &mut self.watch else { return };
         for letter in self.fresh.drain(..) {
-            crate::catch::quietly(|| watch(&letter));
+            crate::panic_guard::log_panic(|| watch(&letter));
         }
     }
 }

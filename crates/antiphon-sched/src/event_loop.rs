@@ -17,7 +17,6 @@ use crate::actor::{Actor, Machine};
 use crate::actor_table::Flag;
 use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
-use crate::catch;
 use crate::core::{Core, TransportSlot};
 use crate::cx::Cx;
 use crate::dead::DeadLetter;
@@ -30,6 +29,7 @@ use crate::id::NodeId;
 use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
 use crate::join_handle::JoinHandle;
 use crate::loop_ref::LoopRef;
+use crate::panic_guard;
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::Due;
@@ -417,7 +417,7 @@ impl Loop {
     fn open_mail(&mut self, mail: Box<dyn Mail>) {
         self.core.current = None;
         let core = &mut self.core;
-        catch::quietly(|| mail.open(core));
+        panic_guard::log_panic(|| mail.open(core));
     }
 
     fn fire_timers(&mut self) {
@@ -658,12 +658,12 @@ impl Drop for Loop {
         self.core.request_ids.drop_all();
         self.core.sockets.drop_all();
         for _ in 0..self.urgent.len() {
-            catch::quietly(|| drop(self.urgent.try_recv()));
+            panic_guard::log_panic(|| drop(self.urgent.try_recv()));
         }
         for _ in 0..self.inbox.len() {
-            catch::quietly(|| drop(self.inbox.try_recv()));
+            panic_guard::log_panic(|| drop(self.inbox.try_recv()));
         }
-        catch::quietly(|| drop(self.core.dead.watch.take()));
+        panic_guard::log_panic(|| drop(self.core.dead.watch.take()));
         drops::close(self.core.node_id);
         watchdog::end(&self.core.shared);
     }

@@ -44,7 +44,7 @@ pub use addr::{Addr, SendMode, Target};
 #[doc(hidden)]
 pub mod wake_flag;
 
-mod catch;
+mod panic_guard;
 
 #[cfg(not(feature = "safe"))]
 mod cell;

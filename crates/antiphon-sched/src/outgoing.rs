@@ -69,7 +69,7 @@ pub(crate) enum SendFailure {
 
 /// Runs a user's encoder; its panic is an error like any other.
 fn encode_with<R>(encode: impl FnOnce() -> Result<R, EncodeError>) -> Result<R, EncodeError> {
-    crate::catch::catching(encode)
+    crate::panic_guard::catch_panic(encode)
         .unwrap_or_else(|text| Err(EncodeError::new(format_args!("its encoder panicked: {text}"))))
 }
 
@@ -171,7 +171,7 @@ impl Core {
 
     /// Drops what was decoded from forged bytes: the replies in it are nobody's to drop.
     fn drop_forged<T>(&mut self, decoded: T, claims: &[LocalRef]) {
-        crate::catch::quietly(|| drop(decoded));
+        crate::panic_guard::log_panic(|| drop(decoded));
         crate::drops::retract(self.node_id, |request_id| {
             claims.iter().any(|claim| matches!(claim, LocalRef::Request(claimed) if *claimed == request_id))
         });
@@ -299,8 +299,9 @@ impl Core {
 /// Decodes a message of type `M` into the mailbox of `to`.
 pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Delivery {
     let id = core.id(to);
-    let (decoded, claims) =
-        codec_context::decode_with_context(core.node_id, || crate::catch::catching(|| M::decode_sound(body)));
+    let (decoded, claims) = codec_context::decode_with_context(core.node_id, || {
+        crate::panic_guard::catch_panic(|| M::decode_sound(body))
+    });
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
         return Delivery::Undecodable(FORGED.to_owned());
@@ -323,8 +324,9 @@ pub(crate) fn complete_as<R: Wire>(
     request_id: RequestId,
     body: &[u8],
 ) -> Result<(), Undelivered> {
-    let (decoded, claims) =
-        codec_context::decode_with_context(core.node_id, || crate::catch::catching(|| R::decode_sound(body)));
+    let (decoded, claims) = codec_context::decode_with_context(core.node_id, || {
+        crate::panic_guard::catch_panic(|| R::decode_sound(body))
+    });
     if !claims.is_empty() && core.is_forged(&claims) {
         core.drop_forged(decoded, &claims);
         core.fail_request(request_id, AskError::WrongType);

@@ -203,7 +203,7 @@ impl PendingRequests {
     pub(crate) fn drop_all(&mut self) {
         for request_id in &mut self.request_ids {
             let waiting = request_id.waiting.take();
-            crate::catch::quietly(|| drop(waiting));
+            crate::panic_guard::log_panic(|| drop(waiting));
         }
     }
 

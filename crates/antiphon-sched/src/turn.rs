@@ -133,7 +133,7 @@ fn unusual_step<M: 'static, A: Actor<M>>(
     match fate.and_then(Fate::ends) {
         Some(reason) => {
             // Not at the end: a drop that panics there leaks the answer (rust-lang/rust#47949).
-            crate::catch::quietly(|| drop(step));
+            crate::panic_guard::log_panic(|| drop(step));
             ControlFlow::Break(Turned::Ended(Box::new(reason)))
         }
         None => ControlFlow::Continue(step),

@@ -11,9 +11,9 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
 use super::message::{ChannelMessage, Delivered, HubAddr, Own, own};
-use crate::caught::{caught, quietly};
 use crate::cx::{NetCx, may_say, node_behind};
 use crate::error::SubscribeError;
+use crate::panic_guard::{catch_panic, log_panic};
 use crate::shares::Shares;
 use crate::told::Told;
 
@@ -193,7 +193,7 @@ impl<T: Wire + Clone> Fan<T> {
                 }
             }
         }
-        quietly(|| drop(message));
+        log_panic(|| drop(message));
     }
 
     /// Passes a message on, and has everybody acknowledge it under the number of a wave. Answers how many have it
@@ -228,7 +228,7 @@ impl<T: Wire + Clone> Fan<T> {
                 }
             }
         }
-        quietly(|| drop(message));
+        log_panic(|| drop(message));
         (have, open)
     }
 }
@@ -243,7 +243,7 @@ fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
         Ok(()) => true,
         Err(error) => {
             cx.loop_ref().dead_letter(to.target_id(), type_name::<T>(), error.reason());
-            quietly(|| drop(error));
+            log_panic(|| drop(error));
             false
         }
     }
@@ -251,7 +251,7 @@ fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
 
 /// A copy by the user's own `Clone`; `None` when that panicked.
 fn copy_of<T: Wire + Clone>(cx: &mut ChannelCx<'_, T>, message: &T) -> Option<T> {
-    match caught(|| message.clone()) {
+    match catch_panic(|| message.clone()) {
         Ok(copy) => Some(copy),
         Err(text) => {
             if may_say(cx.loop_ref(), "clone", type_name::<T>()) {

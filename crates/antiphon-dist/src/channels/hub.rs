@@ -17,9 +17,9 @@ use antiphon_sched::{
 use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
 use super::message::{ChannelMessage, Delivered, HubAddr, Own, Subscribed, own};
 use super::waves::{Order, Over, WaveEnd, Waves};
-use crate::caught::{caught, quietly};
 use crate::cx::{may_say, node_behind};
 use crate::error::SubscribeError;
+use crate::panic_guard::{catch_panic, log_panic};
 use crate::told::Told;
 
 /// Channels above one channel, all levels together.
@@ -129,7 +129,7 @@ impl<T: Wire + Clone> Hub<T> {
                 by = by.map(tracing::field::display),
                 "a node told a channel what is not its to tell"
             );
-            return quietly(|| drop(message));
+            return log_panic(|| drop(message));
         }
         match message {
             Message::Send { message, hops } => self.pass_on(cx, message, hops),
@@ -182,7 +182,7 @@ impl<T: Wire + Clone> Hub<T> {
             Own::Due(number) => {
                 if let Some(order) = self.waves.take_due(number) {
                     cx.reply(order.reply, Delivered::TooFew(self.fan.total()));
-                    quietly(|| drop(order.message));
+                    log_panic(|| drop(order.message));
                 }
             }
             Own::Recount => self.recount(cx),
@@ -215,11 +215,11 @@ impl<T: Wire + Clone> Hub<T> {
                 "a message that went in circles through channels",
                 Undelivered::NoActor,
             );
-            quietly(|| drop(message));
+            log_panic(|| drop(message));
             return None;
         }
         let Role::Channel { name, transform: Some(transform) } = &mut self.role else { return Some(message) };
-        match caught(|| transform(name, message)) {
+        match catch_panic(|| transform(name, message)) {
             Ok(message) => message,
             Err(text) => {
                 let me = cx.id();
@@ -242,7 +242,7 @@ impl<T: Wire + Clone> Hub<T> {
             let reason =
                 if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
             cx.reply(order.reply, reason);
-            return quietly(|| drop(order.message));
+            return log_panic(|| drop(order.message));
         }
         let number = self.waves.next_number();
         let timer = cx.after(left, own(Own::Due(number)));
@@ -252,7 +252,7 @@ impl<T: Wire + Clone> Hub<T> {
     fn deliver(&mut self, cx: &mut HubCx<'_, T>, order: Order<T>) {
         if !self.waves.has_room(order.by, self.fan.answers(cx.id().node())) {
             cx.reply(order.reply, Delivered::TooMany);
-            return quietly(|| drop(order.message));
+            return log_panic(|| drop(order.message));
         }
         let Some(message) = self.transformed(cx, order.message, order.hops) else {
             return cx.reply(order.reply, Delivered::To(0));
@@ -588,7 +588,7 @@ impl<T: Wire + Clone> Hub<T> {
         }
         for order in self.waves.take_all_waiting() {
             cx.reply(order.reply, Delivered::Closed);
-            quietly(|| drop(order.message));
+            log_panic(|| drop(order.message));
         }
         self.leave_table(cx);
         self.is_over = true;
@@ -664,7 +664,7 @@ impl<T: Wire + Clone> Actor<Told<Message<T>>> for Hub<T> {
             Event::Down(down) => self.on_down(cx, &down),
             Event::Terminate => self.tell_end(cx, &ExitReason::Terminated),
             // Nobody has anything to throw at it.
-            Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
+            Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
             _ => {}
         }
         if !self.is_over {

@@ -10,8 +10,8 @@ use antiphon_sched::{
 };
 
 use super::message::{Born, RciCall};
-use crate::caught::{caught, quietly};
 use crate::cx::{allow, may_say, node_behind};
+use crate::panic_guard::{catch_panic, log_panic};
 use crate::shares::Shares;
 use crate::told::Told;
 
@@ -35,7 +35,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
     /// `make` makes actors; it runs in a catch.
     pub(super) fn new<W: Actor<T>>(name: &str, mut make: impl FnMut(A) -> W + 'static) -> Self {
         let start = move |cx: &mut FactoryCx<'_, A, T>, arguments| {
-            caught(|| make(arguments)).map(|actor| Addr::of(cx.spawn_actor(actor).id()))
+            catch_panic(|| make(arguments)).map(|actor| Addr::of(cx.spawn_actor(actor).id()))
         };
         Self {
             name: name.into(),
@@ -51,7 +51,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let caller = by.unwrap_or(cx.id().node());
         let max = node_behind(cx.loop_ref()).map_or(0, |core| core.rci_actors_max());
         if self.by_caller.of(&caller) >= max || self.alive.len() >= ALIVE_MAX {
-            quietly(|| drop(arguments));
+            log_panic(|| drop(arguments));
             if let (Some(_), Some(core)) = (by, node_behind(cx.loop_ref())) {
                 core.refusals().rci_actors += 1;
                 core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
@@ -126,7 +126,7 @@ impl<A: Wire, T: Wire> Actor<Told<RciCall<A, T>>> for Factory<A, T> {
             Event::Message(call) => self.call(cx, call),
             Event::Down(down) => self.ended(cx, down.actor, &down.reason),
             // Nobody has anything to throw at it.
-            Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
+            Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
             _ => {}
         }
         receive()

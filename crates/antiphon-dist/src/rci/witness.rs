@@ -13,9 +13,9 @@ use antiphon_sched::{
 };
 
 use super::message::{Answered, Born, RciCall, Watcher};
-use crate::caught::quietly;
 use crate::error::CallError;
 use crate::node::settle;
+use crate::panic_guard::log_panic;
 use crate::told::Told;
 
 /// A message to the witness: from itself only.
@@ -78,7 +78,7 @@ impl<A: Wire, T: Wire> Actor<Witness<T>> for Witnessing<A, T> {
                 cx.loop_ref().tell_down(self.watcher.key(), down.actor, down.reason);
                 return stop();
             }
-            Event::Thrown(thrown) => quietly(|| drop(thrown.take())),
+            Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
             _ => {}
         }
         receive()

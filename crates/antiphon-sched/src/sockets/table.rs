@@ -16,10 +16,10 @@ use super::child::Child;
 use super::listener::Listener;
 use super::tcp::Tcp;
 use super::udp::UdpPort;
-use crate::catch;
 use crate::core::Core;
 use crate::id::Key;
 use crate::io::{Holder, Source};
+use crate::panic_guard;
 use crate::timers::{Due, TimerKey};
 
 /// Sockets served in one round, unless the time is over before.
@@ -198,7 +198,7 @@ impl Sockets {
     /// The loop ends. Drops all, each in a catch of its own: constructors are the users'.
     pub(crate) fn drop_all(&mut self) {
         for (_, mut entry) in self.entries.drain() {
-            catch::quietly(|| {
+            panic_guard::log_panic(|| {
                 if let Kind::Tcp(tcp) = &mut entry.kind {
                     tcp.say_end();
                 }
@@ -290,7 +290,7 @@ impl Core {
             #[cfg(unix)]
             Kind::Child(child) => child.leave(self),
         }
-        catch::quietly(|| drop(entry));
+        panic_guard::log_panic(|| drop(entry));
     }
 
     /// The actor has nothing to do with the socket any more.

@@ -6,18 +6,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Runs `code`; the text of its panic is the error.
-pub(crate) fn caught<R>(code: impl FnOnce() -> R) -> Result<R, String> {
+pub(crate) fn catch_panic<R>(code: impl FnOnce() -> R) -> Result<R, String> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|thrown| {
         let text = thrown.downcast_ref::<&str>().copied();
         let text = text.or_else(|| thrown.downcast_ref::<String>().map(String::as_str));
         let text = text.unwrap_or("a panic that carried no text").to_owned();
-        quietly(|| drop(thrown));
+        log_panic(|| drop(thrown));
         text
     })
 }
 
 /// Runs `code`; that it panicked is logged.
-pub(crate) fn quietly(code: impl FnOnce()) {
+pub(crate) fn log_panic(code: impl FnOnce()) {
     if let Err(thrown) = catch_unwind(AssertUnwindSafe(code)) {
         // Its own drop may panic as well: there is nothing left to do but to forget it.
         std::mem::forget(thrown);

@@ -9,25 +9,25 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::mailbox::AnyMailbox;
 
 /// Runs `code`; its panic is its value.
-pub(crate) fn catching<R>(code: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(text_of)
+pub(crate) fn catch_panic<R>(code: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(panic_text)
 }
 
 /// Runs `code`; its panic is logged.
-pub(crate) fn quietly(code: impl FnOnce()) {
-    if let Err(text) = catching(code) {
+pub(crate) fn log_panic(code: impl FnOnce()) {
+    if let Err(text) = catch_panic(code) {
         tracing::error!(%text, "a value panicked while it was dropped; nothing else is affected");
     }
 }
 
 /// What a panic said; dropping what it threw may panic as well.
-pub(crate) fn text_of(payload: Box<dyn Any + Send>) -> String {
+pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     let text = match payload.downcast::<&'static str>() {
         Ok(text) => return (*text).to_owned(),
         Err(payload) => match payload.downcast::<String>() {
             Ok(text) => return *text,
             Err(other) => {
-                quietly(|| drop(other));
+                log_panic(|| drop(other));
                 "a panic that carried no text"
             }
         },
@@ -44,10 +44,10 @@ pub(crate) fn dispose<A>(mut mailbox: impl AnyMailbox, actor: A) {
 /// As [`dispose`], for a mailbox that stays behind, empty.
 pub(crate) fn dispose_boxed<A>(mailbox: &mut dyn AnyMailbox, actor: A) {
     if std::mem::needs_drop::<A>() {
-        quietly(|| drop(actor));
+        log_panic(|| drop(actor));
     }
     while !mailbox.is_vacant() {
-        match catching(|| mailbox.drop_one()) {
+        match catch_panic(|| mailbox.drop_one()) {
             Ok(true) => {}
             Ok(false) => return,
             Err(text) => {

@@ -284,8 +284,8 @@ impl Core {
             Some(false) => {
                 drop(self.push_system(watcher, System::Down(Down { actor, reason: ExitReason::Refused })))
             }
-            Some(true) => self.dead.note(self.id(watcher), "a notify", Undelivered::Full),
-            None => self.dead.note(self.id(watcher), "a notify", Undelivered::NoActor),
+            Some(true) => self.dead_letters.note(self.id(watcher), "a notify", Undelivered::Full),
+            None => self.dead_letters.note(self.id(watcher), "a notify", Undelivered::NoActor),
         }
     }
 
@@ -379,7 +379,7 @@ impl Core {
         if target.node() != self.node_id {
             self.signal(Signal::Terminate { from: self.current, target });
         } else if !self.push_system(target.key(), System::Terminate) {
-            self.dead.note(target, "terminate", Undelivered::NoActor);
+            self.dead_letters.note(target, "terminate", Undelivered::NoActor);
         }
     }
 }

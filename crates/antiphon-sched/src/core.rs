@@ -18,7 +18,7 @@ use crate::blocking_pool::BlockingPool;
 use crate::budget::Permit;
 use crate::cell::{self, Cell};
 use crate::codec_context;
-use crate::dead::DeadLetters;
+use crate::dead_letter::DeadLetters;
 use crate::error::{SendError, Undelivered};
 use crate::event::{ExitReason, System};
 use crate::handle::Shared;
@@ -68,7 +68,7 @@ pub(crate) struct Core {
     pub(crate) io: Io,
     pub(crate) sockets: Sockets,
     pub(crate) blocking_pool: BlockingPool,
-    pub(crate) dead: DeadLetters,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) trims: Vec<Key>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -118,7 +118,7 @@ impl Core {
             io,
             sockets: Sockets::default(),
             blocking_pool,
-            dead: DeadLetters::default(),
+            dead_letters: DeadLetters::default(),
             trims: Vec::new(),
             shared,
         }
@@ -241,7 +241,7 @@ impl Core {
             Signal::Terminate { target, .. }
             | Signal::Throw { target, .. }
             | Signal::Resume { target, .. } => {
-                self.dead.note(target, "a signal", Undelivered::NoNode);
+                self.dead_letters.note(target, "a signal", Undelivered::NoNode);
             }
             Signal::Demonitor { .. }
             | Signal::Notify { .. }

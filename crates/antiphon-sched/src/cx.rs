@@ -362,7 +362,7 @@ impl<'a, M: 'static> Cx<'a, M> {
             let value = core.export(value);
             core.signal(there(me, actor, value));
         } else if !core.push_system(actor.key(), here(value)) {
-            core.dead.note(actor, "resume or throw", Undelivered::NoActor);
+            core.dead_letters.note(actor, "resume or throw", Undelivered::NoActor);
         }
     }
 
@@ -377,7 +377,7 @@ impl<'a, M: 'static> Cx<'a, M> {
             let offer = Offer::<T>(Box::new(next));
             core.push_system(actor.id().key(), System::Offer(Box::new(offer)));
         } else {
-            core.dead.note(actor.id(), "swap", Undelivered::NoActor);
+            core.dead_letters.note(actor.id(), "swap", Undelivered::NoActor);
         }
     }
 

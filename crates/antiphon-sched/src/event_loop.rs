@@ -19,7 +19,7 @@ use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
 use crate::core::{Core, TransportSlot};
 use crate::cx::Cx;
-use crate::dead::DeadLetter;
+use crate::dead_letter::DeadLetter;
 use crate::drops::{self, Dropped};
 use crate::error::SendError;
 use crate::event::{Event, System};
@@ -291,13 +291,13 @@ impl Loop {
             extras: self.core.extras.len(),
             steps: self.core.steps,
             slow_steps: self.core.shared.pulse.slow(),
-            dead_letters: self.core.dead.count,
+            dead_letters: self.core.dead_letters.count,
         }
     }
 
     /// Has `watch` see each dead letter; up to 1,024 a round, of more only the count tells.
     pub fn on_dead_letter(&mut self, watch: impl FnMut(&DeadLetter) + 'static) {
-        self.core.dead.watch = Some(Box::new(watch));
+        self.core.dead_letters.watch = Some(Box::new(watch));
     }
 
     /// Where messages and signals for other nodes go from now on; what waited for it goes there at once.
@@ -477,8 +477,8 @@ impl Loop {
             self.core.reply_dropped(dropped);
         }
         self.core.run_inline_jobs();
-        if !self.core.dead.fresh.is_empty() {
-            self.core.dead.show();
+        if !self.core.dead_letters.unreported.is_empty() {
+            self.core.dead_letters.show();
         }
         if self.core.now >= self.next_trim {
             self.next_trim = self.core.now + TRIM_EVERY;
@@ -663,7 +663,7 @@ impl Drop for Loop {
         for _ in 0..self.inbox.len() {
             panic_guard::log_panic(|| drop(self.inbox.try_recv()));
         }
-        panic_guard::log_panic(|| drop(self.core.dead.watch.take()));
+        panic_guard::log_panic(|| drop(self.core.dead_letters.watch.take()));
         drops::close(self.core.node_id);
         watchdog::end(&self.core.shared);
     }

@@ -57,8 +57,8 @@ mod core;
 mod cx;
 pub use cx::{Cx, Monitor, Timer};
 
-mod dead;
-pub use dead::DeadLetter;
+mod dead_letter;
+pub use dead_letter::DeadLetter;
 
 mod loop_ref;
 pub use loop_ref::{Delivery, LoopRef};

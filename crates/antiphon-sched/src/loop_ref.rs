@@ -305,6 +305,6 @@ impl LoopRef<'_> {
 
     /// Counts a message or signal that could not be delivered.
     pub fn dead_letter(&mut self, to: ActorId, what: &'static str, reason: Undelivered) {
-        self.core.dead.note(to, what, reason);
+        self.core.dead_letters.note(to, what, reason);
     }
 }

@@ -14,18 +14,18 @@ pub struct DeadLetter {
     pub reason: Undelivered,
 }
 
-pub(crate) type Watch = Box<dyn FnMut(&DeadLetter)>;
+pub(crate) type DeadLetterHook = Box<dyn FnMut(&DeadLetter)>;
 
 #[derive(Default)]
 pub(crate) struct DeadLetters {
     pub(crate) count: u64,
-    pub(crate) watch: Option<Watch>,
+    pub(crate) watch: Option<DeadLetterHook>,
     /// Noted, and not yet shown to `watch`.
-    pub(crate) fresh: Vec<DeadLetter>,
+    pub(crate) unreported: Vec<DeadLetter>,
 }
 
 /// At most this many letters wait to be shown; of the others only the count tells.
-const FRESH_MAX: usize = 1024;
+const UNREPORTED_MAX: usize = 1024;
 
 impl DeadLetters {
     pub(crate) fn note(&mut self, to: ActorId, what: &'static str, reason: Undelivered) {
@@ -33,15 +33,15 @@ impl DeadLetters {
         if self.count.is_power_of_two() {
             tracing::debug!(%to, what, %reason, count = self.count, "dead letter (logged at powers of two)");
         }
-        if self.watch.is_some() && self.fresh.len() < FRESH_MAX {
-            self.fresh.push(DeadLetter { to, what, reason });
+        if self.watch.is_some() && self.unreported.len() < UNREPORTED_MAX {
+            self.unreported.push(DeadLetter { to, what, reason });
         }
     }
 
     /// Shows what is fresh; called with nothing borrowed.
     pub(crate) fn show(&mut self) {
         let Some(watch) = &mut self.watch else { return };
-        for letter in self.fresh.drain(..) {
+        for letter in self.unreported.drain(..) {
             crate::panic_guard::log_panic(|| watch(&letter));
         }
     }

@@ -20,7 +20,7 @@ use crate::blocking_pool::BlockingPool;
 use crate::core::{Core, TransportSlot};
 use crate::cx::Cx;
 use crate::dead_letter::DeadLetter;
-use crate::drops::{self, Dropped};
+use crate::dropped_replies::{self, DroppedReply};
 use crate::error::SendError;
 use crate::event::{Event, System};
 use crate::handle::{Handle, Mail, Shared};
@@ -163,7 +163,7 @@ pub struct Loop {
     events: Events,
     due: Vec<Due>,
     due_next: usize,
-    dropped: Vec<Dropped>,
+    dropped: Vec<DroppedReply>,
     next_trim: Time,
     stop_within: Duration,
     stopping: Option<Time>,
@@ -194,7 +194,7 @@ impl Loop {
         let (inbox_end, inbox) = crossbeam_channel::bounded(config.inbox_max.max(1));
         let (urgent_end, urgent) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared::new(node_id, waker, inbox_end, urgent_end));
-        drops::open(node_id, &shared);
+        dropped_replies::open(node_id, &shared);
         if let (Park::Mio, Some(patience)) = (config.park, config.watchdog) {
             watchdog::start(&shared, patience);
         }
@@ -342,7 +342,7 @@ impl Loop {
             || self.core.sockets.is_busy()
             || !self.inbox.is_empty()
             || !self.urgent.is_empty()
-            || drops::any(self.core.node_id)
+            || dropped_replies::any(self.core.node_id)
             || self.stop_is_fresh()
     }
 
@@ -472,7 +472,7 @@ impl Loop {
     }
 
     fn tidy(&mut self) {
-        drops::take(self.core.node_id, &mut self.dropped);
+        dropped_replies::take(self.core.node_id, &mut self.dropped);
         for dropped in self.dropped.drain(..) {
             self.core.reply_dropped(dropped);
         }
@@ -664,7 +664,7 @@ impl Drop for Loop {
             panic_guard::log_panic(|| drop(self.inbox.try_recv()));
         }
         panic_guard::log_panic(|| drop(self.core.dead_letters.watch.take()));
-        drops::close(self.core.node_id);
+        dropped_replies::close(self.core.node_id);
         watchdog::end(&self.core.shared);
     }
 }

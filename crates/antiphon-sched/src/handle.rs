@@ -14,7 +14,7 @@ use crate::actor::Actor;
 use crate::addr::{Addr, SendMode, Target};
 use crate::core::Core;
 use crate::cx::Cx;
-use crate::drops::Dropped;
+use crate::dropped_replies::DroppedReply;
 use crate::error::{AskError, JoinError, SendError};
 use crate::event::{Event, ExitReason};
 use crate::id::{ActorId, Key, NodeId};
@@ -347,7 +347,7 @@ impl<F: FnOnce(&mut Core) + Send + 'static> Mail for Job<F> {
 }
 
 /// A reply that was dropped on another thread.
-impl Mail for Dropped {
+impl Mail for DroppedReply {
     fn open(self: Box<Self>, core: &mut Core) {
         core.reply_dropped(*self);
     }
@@ -355,7 +355,7 @@ impl Mail for Dropped {
 
 impl Core {
     /// A reply was dropped in this loop, without an answer.
-    pub(crate) fn reply_dropped(&mut self, (node, request_id): Dropped) {
+    pub(crate) fn reply_dropped(&mut self, (node, request_id): DroppedReply) {
         if node == self.node_id {
             self.fail_request(request_id, AskError::Dropped);
         } else {

@@ -64,7 +64,7 @@ mod loop_ref;
 pub use loop_ref::{Delivery, LoopRef};
 
 mod adapter;
-mod drops;
+mod dropped_replies;
 pub mod egress;
 
 mod error;

@@ -172,7 +172,7 @@ impl Core {
     /// Drops what was decoded from forged bytes: the replies in it are nobody's to drop.
     fn drop_forged<T>(&mut self, decoded: T, claims: &[LocalRef]) {
         crate::panic_guard::log_panic(|| drop(decoded));
-        crate::drops::retract(self.node_id, |request_id| {
+        crate::dropped_replies::retract(self.node_id, |request_id| {
             claims.iter().any(|claim| matches!(claim, LocalRef::Request(claimed) if *claimed == request_id))
         });
     }

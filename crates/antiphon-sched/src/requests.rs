@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 
 use crate::codec_context::RequestPermit;
 use crate::core::Core;
-use crate::drops;
+use crate::dropped_replies;
 use crate::error::{AskError, Undelivered};
 use crate::id::{Key, NodeId};
 use crate::loop_ref::LoopRef;
@@ -264,7 +264,7 @@ fn reach_local<R: 'static>(
 impl<R> Drop for ReplyTo<R> {
     fn drop(&mut self) {
         if let Some(node_id) = self.node_id.get() {
-            drops::note(node_id, self.node, self.request_id);
+            dropped_replies::note(node_id, self.node, self.request_id);
         }
     }
 }

@@ -14,10 +14,10 @@ use crate::id::NodeId;
 use crate::requests::RequestId;
 
 /// A reply that was dropped: the node that asked, and the request.
-pub(crate) type Dropped = (NodeId, RequestId);
+pub(crate) type DroppedReply = (NodeId, RequestId);
 
 thread_local! {
-    static NOTES: RefCell<Vec<(NodeId, Vec<Dropped>)>> = const { RefCell::new(Vec::new()) };
+    static NOTES: RefCell<Vec<(NodeId, Vec<DroppedReply>)>> = const { RefCell::new(Vec::new()) };
 }
 
 static LOOPS: Mutex<BTreeMap<NodeId, Weak<Shared>>> = Mutex::new(BTreeMap::new());
@@ -70,7 +70,7 @@ pub(crate) fn retract(node_id: NodeId, is_meant: impl Fn(RequestId) -> bool) {
 }
 
 /// Takes the notes of the loop `node_id`; `into` is empty, and keeps its memory.
-pub(crate) fn take(node_id: NodeId, into: &mut Vec<Dropped>) {
+pub(crate) fn take(node_id: NodeId, into: &mut Vec<DroppedReply>) {
     NOTES.with_borrow_mut(|notes| {
         if let Some((_, of_loop)) = notes.iter_mut().find(|(id, _)| *id == node_id) {
             std::mem::swap(of_loop, into);

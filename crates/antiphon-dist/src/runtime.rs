@@ -268,7 +268,7 @@ impl Node {
     ///
     /// # Errors
     /// The system's event queue fails.
-    pub fn turn(&mut self, deadline: Option<antiphon_sched::Time>) -> Result<(), NodeError> {
+    pub fn run_once(&mut self, deadline: Option<antiphon_sched::Time>) -> Result<(), NodeError> {
         self.start();
         self.driver.round(&mut self.sched, deadline)
     }

@@ -22,12 +22,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, addr_of_mut};
 
 use crate::actor::Actor;
+use crate::batch::{self, AfterBatch, BatchOutcome};
 use crate::core::Core;
 use crate::event::ExitReason;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::panic_guard;
-use crate::turn::{self, After, Turned};
 
 /// Whether a body is running, and whether it is to be destroyed after that.
 #[derive(PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) struct Cell {
 struct VTable {
     message: TypeId,
     mailbox: unsafe fn(NonNull<()>) -> NonNull<dyn AnyMailbox>,
-    turn: unsafe fn(NonNull<()>, &mut Core, Key) -> Turned,
+    turn: unsafe fn(NonNull<()>, &mut Core, Key) -> BatchOutcome,
     dispose: unsafe fn(NonNull<()>),
 }
 
@@ -94,11 +94,11 @@ impl Drop for Cell {
 
 /// Runs one turn of the next actor in the run queue; `None` when none has anything to do.
 #[inline]
-pub(crate) fn turn_next(core: &mut Core) -> Option<(Key, Turned)> {
+pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
     let (key, cell) = core.actors.dequeue()?;
     let (body, vtable) = (cell.body, cell.vtable);
-    core.begin_turn(key);
-    // SAFETY: (1) the vtable is the body's; (2) the cell was in its slot just now, and `begin_turn` drops
+    core.begin_batch(key);
+    // SAFETY: (1) the vtable is the body's; (2) the cell was in its slot just now, and `begin_batch` drops
     // nothing: the body lives at least until it is marked as running.
     let turned = unsafe { (vtable.turn)(body, core, key) };
     Some((key, turned))
@@ -138,18 +138,18 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
 
     /// # Safety
     /// `body` is a living `Body<M, A>`, owned by a cell of `core`.
-    unsafe fn turn(body: NonNull<()>, core: &mut Core, key: Key) -> Turned {
+    unsafe fn turn(body: NonNull<()>, core: &mut Core, key: Key) -> BatchOutcome {
         let whole = body.cast::<Body<M, A>>().as_ptr();
         // SAFETY: (3) `core` is ours alone, so nobody borrows the mailbox.
         let state = unsafe { &mut (*whole).mailbox.state };
         if *state != RunState::IDLE {
-            return Turned::Dead;
+            return BatchOutcome::Dead;
         }
         *state = RunState::RUNNING;
         // SAFETY: (2) marked as running: nobody else reaches the actor, nor frees the body.
         let actor = unsafe { &mut *addr_of_mut!((*whole).actor) };
         let running = Running { mailbox: body.cast() };
-        let outcome = catch_unwind(AssertUnwindSafe(|| turn::run(actor, core, key, running)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| batch::run(actor, core, key, running)));
         // SAFETY: (3) as above; the run is over.
         let state = unsafe { &mut (*whole).mailbox.state };
         let doomed = *state == RunState::DOOMED;
@@ -159,8 +159,8 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
             unsafe { Self::destroy(body) };
         }
         match outcome {
-            Ok(After::Turned(turned)) => turned,
-            Ok(After::Swapped(next)) => {
+            Ok(AfterBatch::Outcome(turned)) => turned,
+            Ok(AfterBatch::Swapped(next)) => {
                 match core.actors.cell_mut(key).and_then(Cell::mailbox::<M>) {
                     Some(mailbox) => {
                         let cell = Cell::new(mailbox.take_all(), *next);
@@ -168,9 +168,11 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
                     }
                     None => panic_guard::log_panic(|| drop(next)),
                 }
-                Turned::More
+                BatchOutcome::More
             }
-            Err(payload) => Turned::Ended(Box::new(ExitReason::Panicked(panic_guard::panic_text(payload)))),
+            Err(payload) => {
+                BatchOutcome::Ended(Box::new(ExitReason::Panicked(panic_guard::panic_text(payload))))
+            }
         }
     }
 

@@ -7,12 +7,12 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::actor::Actor;
+use crate::batch::{self, AfterBatch, BatchOutcome};
 use crate::core::Core;
 use crate::event::ExitReason;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::panic_guard;
-use crate::turn::{self, After, Turned};
 
 /// Holds nothing here: the twin knows by the absent actor that it runs.
 #[derive(PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl<M: 'static> TypedMailbox for Mailbox<M> {
 }
 
 trait Runs {
-    fn turn(&mut self, core: &mut Core, key: Key) -> Turned;
+    fn turn(&mut self, core: &mut Core, key: Key) -> BatchOutcome;
 }
 
 struct Runner<M, A> {
@@ -85,10 +85,10 @@ impl<M: 'static> Running<M> {
 }
 
 /// Runs one turn of the next actor in the run queue; `None` when none has anything to do.
-pub(crate) fn turn_next(core: &mut Core) -> Option<(Key, Turned)> {
+pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
     let (key, cell) = core.actors.dequeue()?;
-    let Some(mut actor) = cell.actor.take() else { return Some((key, Turned::Dead)) };
-    core.begin_turn(key);
+    let Some(mut actor) = cell.actor.take() else { return Some((key, BatchOutcome::Dead)) };
+    core.begin_batch(key);
     let turned = actor.turn(core, key);
     match core.actors.cell_mut(key) {
         // A swap has put another actor there.
@@ -99,11 +99,11 @@ pub(crate) fn turn_next(core: &mut Core) -> Option<(Key, Turned)> {
 }
 
 impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
-    fn turn(&mut self, core: &mut Core, key: Key) -> Turned {
+    fn turn(&mut self, core: &mut Core, key: Key) -> BatchOutcome {
         let running = Running { key, messages: std::marker::PhantomData };
-        match catch_unwind(AssertUnwindSafe(|| turn::run(&mut self.actor, core, key, running))) {
-            Ok(After::Turned(turned)) => turned,
-            Ok(After::Swapped(next)) => {
+        match catch_unwind(AssertUnwindSafe(|| batch::run(&mut self.actor, core, key, running))) {
+            Ok(AfterBatch::Outcome(turned)) => turned,
+            Ok(AfterBatch::Swapped(next)) => {
                 match core.actors.cell_mut(key) {
                     Some(cell) => {
                         let actor = Runner { actor: *next, messages: std::marker::PhantomData::<fn(M)> };
@@ -111,9 +111,11 @@ impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
                     }
                     None => panic_guard::log_panic(|| drop(next)),
                 }
-                Turned::More
+                BatchOutcome::More
             }
-            Err(payload) => Turned::Ended(Box::new(ExitReason::Panicked(panic_guard::panic_text(payload)))),
+            Err(payload) => {
+                BatchOutcome::Ended(Box::new(ExitReason::Panicked(panic_guard::panic_text(payload))))
+            }
         }
     }
 }

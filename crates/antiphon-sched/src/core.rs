@@ -14,6 +14,7 @@ use crate::actor_extras::ActorExtras;
 use crate::actor_table::{ActorTable, Flag};
 use crate::adapter::Adapter;
 use crate::addr::Addr;
+use crate::batch::BatchOutcome;
 use crate::blocking_pool::BlockingPool;
 use crate::budget::Permit;
 use crate::cell::{self, Cell};
@@ -31,7 +32,6 @@ use crate::sockets::Sockets;
 use crate::time::Time;
 use crate::timers::{Due, Wheel};
 use crate::transport::{Signal, Transport};
-use crate::turn::Turned;
 use crate::value::Value;
 use crate::wire::Wire;
 
@@ -253,7 +253,7 @@ impl Core {
     }
 
     #[inline]
-    pub(crate) fn begin_turn(&mut self, key: Key) {
+    pub(crate) fn begin_batch(&mut self, key: Key) {
         self.current = Some(key);
         self.shared.pulse.turn(key);
     }
@@ -272,24 +272,24 @@ impl Core {
     /// Runs one turn of the next actor; false when none has anything to do.
     #[inline]
     pub(crate) fn run_one(&mut self) -> bool {
-        let Some((key, turned)) = cell::turn_next(self) else { return false };
+        let Some((key, turned)) = cell::run_next(self) else { return false };
         match turned {
-            Turned::Idle => {}
+            BatchOutcome::Idle => {}
             // Whoever was ended within its own step has no slot any more.
-            Turned::More if self.actors.is_alive(key) => self.actors.enqueue(key.index()),
-            other => self.end_turn(key, other),
+            BatchOutcome::More if self.actors.is_alive(key) => self.actors.enqueue(key.index()),
+            other => self.end_batch(key, other),
         }
         true
     }
 
     #[inline(never)]
-    fn end_turn(&mut self, key: Key, turned: Turned) {
+    fn end_batch(&mut self, key: Key, turned: BatchOutcome) {
         self.current = None;
         match turned {
-            Turned::Stopped => self.end_actor(key, ExitReason::Done(Value::unit())),
-            Turned::Ended(reason) => self.end_actor(key, *reason),
-            Turned::IdleAfterBurst => self.note_trim(key),
-            Turned::Idle | Turned::More | Turned::Dead => {}
+            BatchOutcome::Stopped => self.end_actor(key, ExitReason::Done(Value::unit())),
+            BatchOutcome::Ended(reason) => self.end_actor(key, *reason),
+            BatchOutcome::IdleAfterBurst => self.note_trim(key),
+            BatchOutcome::Idle | BatchOutcome::More | BatchOutcome::Dead => {}
         }
     }
 

@@ -40,7 +40,7 @@ use crate::wire::Wire;
 /// Mail taken from the inbox in one round.
 const INBOX_A_ROUND: usize = 256;
 /// Turns in one round.
-const TURNS_A_ROUND: usize = 1024;
+const BATCHES_A_ROUND: usize = 1024;
 /// Time for turns in one round.
 const TIME_A_ROUND: Duration = Duration::from_micros(200);
 /// Steps between two looks at the clock.
@@ -383,7 +383,7 @@ impl Loop {
         self.take_mail();
         self.fire_timers();
         self.serve_sockets();
-        self.run_turns();
+        self.run_batches();
         self.core.flush_sockets();
         self.resume_sources();
         self.tidy();
@@ -444,10 +444,10 @@ impl Loop {
         }
     }
 
-    fn run_turns(&mut self) {
+    fn run_batches(&mut self) {
         self.core.round_end = self.core.now + TIME_A_ROUND;
         let mut look = self.core.steps + STEPS_A_LOOK;
-        for _ in 0..TURNS_A_ROUND {
+        for _ in 0..BATCHES_A_ROUND {
             if !self.core.run_one() {
                 break;
             }
@@ -570,7 +570,7 @@ impl Loop {
     ///
     /// # Errors
     /// The system's event queue fails.
-    pub fn turn(&mut self, deadline: Option<Time>) -> Result<(), LoopError> {
+    pub fn run_once(&mut self, deadline: Option<Time>) -> Result<(), LoopError> {
         self.work();
         let mut foreign = Vec::new();
         self.park(deadline, &mut foreign)

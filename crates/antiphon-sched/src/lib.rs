@@ -128,8 +128,8 @@ pub mod testing;
 mod time;
 pub use time::{Time, millis, secs};
 
+mod batch;
 mod timers;
-mod turn;
 
 mod value;
 pub use value::Value;

@@ -40,7 +40,7 @@ impl Member {
     }
 
     /// Writes what there is to write, reads what has come, and shows it.
-    pub(crate) fn turn(&mut self, mut each: impl FnMut(&Frame<'_>)) -> io::Result<()> {
+    pub(crate) fn run_once(&mut self, mut each: impl FnMut(&Frame<'_>)) -> io::Result<()> {
         let now = self.now();
         if self.session.poll_timeout().is_some_and(|due| due <= now) {
             self.session.on_timeout(now);
@@ -71,7 +71,7 @@ impl Member {
         let end = Instant::now() + PATIENCE;
         loop {
             let mut seen = None;
-            self.turn(|frame| seen = seen.take().or_else(|| wanted(frame))).expect("the victim stays");
+            self.run_once(|frame| seen = seen.take().or_else(|| wanted(frame))).expect("the victim stays");
             if let Some(seen) = seen {
                 return seen;
             }
@@ -82,7 +82,7 @@ impl Member {
     /// Sends a frame, as soon as there is room for it.
     pub(crate) fn send(&mut self, frame: &Frame<'_>, mut each: impl FnMut(&Frame<'_>)) {
         while self.session.queued_bytes() > WRITE_BYTES as u64 {
-            self.turn(&mut each).expect("the victim stays");
+            self.run_once(&mut each).expect("the victim stays");
         }
         self.session.send(frame).expect("there is room");
     }
@@ -91,7 +91,7 @@ impl Member {
     pub(crate) fn settle(&mut self, mut each: impl FnMut(&Frame<'_>)) {
         let end = Instant::now() + PATIENCE;
         while !self.session.is_idle() {
-            self.turn(&mut each).expect("the victim stays");
+            self.run_once(&mut each).expect("the victim stays");
             assert!(Instant::now() < end, "waited {PATIENCE:?} for the last acknowledgement");
         }
     }

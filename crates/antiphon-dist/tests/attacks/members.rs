@@ -63,14 +63,14 @@ fn questions_for_names_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     }
     member.settle(&mut count);
     wait_for("all refusals", || {
-        member.turn(&mut count).expect("the victim stays");
+        member.run_once(&mut count).expect("the victim stays");
         (refused.get() == asked - most).then_some(())
     });
     assert_eq!(siege.victim.count_within("refusals", "wants"), asked - most);
     siege.victim.has_logged_once("looks for more names");
     assert_eq!(siege.victim.count("wants"), most);
     member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
-    wait_for("the end of its session", || member.turn(|_| ()).err());
+    wait_for("the end of its session", || member.run_once(|_| ()).err());
     assert_eq!(siege.victim.count("wants"), 0);
     siege.end("a flood of names", bounds::member(&Limits::default()) + bounds::names(&limits));
 }
@@ -105,7 +105,7 @@ fn monitors_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     });
     assert_eq!(siege.victim.count("monitors"), most);
     member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
-    wait_for("the end of its session", || member.turn(|_| ()).err());
+    wait_for("the end of its session", || member.run_once(|_| ()).err());
     assert_eq!(siege.victim.count("monitors"), 0);
     siege.end("a flood of monitors", bounds::member(&Limits::default()) + bounds::monitors(&limits));
 }
@@ -170,7 +170,7 @@ fn large_messages_for_actors_that_sleep_stay_with_their_sender() {
                 member.session.send(&message.into()).expect("there is room");
                 request += 1;
             }
-            member.turn(&mut count).expect("the victim stays");
+            member.run_once(&mut count).expect("the victim stays");
             (siege.victim.count("parked_bytes") > before).then_some(())
         });
         assert!(delivered.get() <= 64, "{} of them are in the mailbox", delivered.get());
@@ -206,7 +206,7 @@ fn messages_that_are_never_whole_and_types_that_nobody_has_end_at_their_limits()
     let used = siege.victim.used_bytes();
     let part = FragmentPart::First { kind: MESSAGE, total };
     member.send(&Fragment { stream: streams, part, data: &data }.into(), |_| ());
-    wait_for("the end of its session", || member.turn(|_| ()).err());
+    wait_for("the end of its session", || member.run_once(|_| ()).err());
     siege.victim.wait_for_count("misbehaved", 1);
     siege.victim.has_logged_once("a peer broke the protocol");
     let kept = siege.victim.used_bytes();

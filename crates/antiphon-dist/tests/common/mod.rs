@@ -116,7 +116,7 @@ impl TestNode {
                 match todo.try_recv() {
                     Ok(job) => job(&mut node),
                     Err(std::sync::mpsc::TryRecvError::Empty) => {
-                        node.turn(None).expect("the system has an event queue")
+                        node.run_once(None).expect("the system has an event queue")
                     }
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }

@@ -182,19 +182,19 @@ impl Stage {
         let begun = Instant::now();
         while !holds(self) {
             assert!(begun.elapsed() < PATIENCE, "{what} never came: {:?}", self.events.stats());
-            self.turn(5);
+            self.run_once(5);
         }
     }
 
-    fn turn(&mut self, most: u64) {
+    fn run_once(&mut self, most: u64) {
         let deadline = self.events.now() + millis(most);
-        self.events.turn(Some(deadline)).expect("the system has an event queue");
+        self.events.run_once(Some(deadline)).expect("the system has an event queue");
     }
 
     /// Turns until nothing is left to be done at once.
     pub(crate) fn settle(&mut self) {
         self.until("rest", |stage| {
-            stage.turn(0);
+            stage.run_once(0);
             !stage.events.is_runnable()
         });
     }
@@ -202,7 +202,7 @@ impl Stage {
     /// Turns for some time, in which all could happen that is not to happen.
     pub(crate) fn linger(&mut self) {
         for _ in 0..100 {
-            self.turn(1);
+            self.run_once(1);
         }
     }
 

@@ -20,7 +20,7 @@ fn drive(events: &mut Loop, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(begun.elapsed() < secs(20), "the embedder sleeps while the loop has something to do");
         let now = events.now();
-        events.turn(Some(now)).unwrap();
+        events.run_once(Some(now)).unwrap();
         let wait = match events.next_deadline() {
             Some(next) => next.since(events.now()),
             None => secs(30),
@@ -148,10 +148,10 @@ fn turn_waits_no_longer_than_its_deadline() {
     let mut events = real_loop();
     events.spawn(|_: &mut Cx<()>, _| receive());
     let now = events.now();
-    events.turn(Some(now)).unwrap();
+    events.run_once(Some(now)).unwrap();
     let begun = std::time::Instant::now();
     let deadline = events.now() + millis(30);
-    events.turn(Some(deadline)).unwrap();
+    events.run_once(Some(deadline)).unwrap();
     let waited = begun.elapsed();
     assert!(waited >= millis(5), "it waited {waited:?}");
     assert!(waited < secs(10), "it waited {waited:?}");

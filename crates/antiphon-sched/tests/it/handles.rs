@@ -160,7 +160,7 @@ fn a_question_of_a_thread_has_each_kind_of_answer() {
     // The thread's patience and the loop's timer end at about the same time.
     while events.stats().requests > 0 {
         let soon = events.now() + millis(5);
-        events.turn(Some(soon)).unwrap();
+        events.run_once(Some(soon)).unwrap();
     }
 }
 

@@ -21,7 +21,7 @@ fn until(events: &mut Loop, what: &str, mut holds: impl FnMut(&Loop) -> bool) {
     while !holds(events) {
         assert!(begun.elapsed() < secs(20), "{what} never came");
         let deadline = events.now() + millis(100);
-        events.turn(Some(deadline)).unwrap();
+        events.run_once(Some(deadline)).unwrap();
     }
 }
 
@@ -142,7 +142,7 @@ fn readiness_that_comes_meanwhile_is_added_to_the_event_that_waits() {
         near.write_all(b"x").unwrap();
         for _ in 0..3 {
             let now = events.now();
-            events.turn(Some(now)).unwrap();
+            events.run_once(Some(now)).unwrap();
         }
     }
     events.spawn(move |cx: &mut Cx<()>, _| {
@@ -151,7 +151,7 @@ fn readiness_that_comes_meanwhile_is_added_to_the_event_that_waits() {
     });
     for _ in 0..3 {
         let now = events.now();
-        events.turn(Some(now)).unwrap();
+        events.run_once(Some(now)).unwrap();
     }
     assert_eq!(log.take(), "start resumed ready");
 }
@@ -189,7 +189,7 @@ fn a_source_deregistered_while_its_event_waits_tells_nothing_and_keeps_the_waiti
     near.write_all(b"x").unwrap();
     for _ in 0..3 {
         let now = events.now();
-        events.turn(Some(now)).unwrap();
+        events.run_once(Some(now)).unwrap();
     }
     events.spawn(move |cx: &mut Cx<()>, _| {
         cx.resume(actor, ());

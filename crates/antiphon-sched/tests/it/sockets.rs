@@ -70,9 +70,9 @@ fn a_thousand_connections_are_served_by_one_actor() {
     };
     for _ in 0..100_000 {
         let now = station.events.now();
-        station.events.turn(Some(now)).unwrap();
+        station.events.run_once(Some(now)).unwrap();
         let now = peers.events.now();
-        peers.events.turn(Some(now)).unwrap();
+        peers.events.run_once(Some(now)).unwrap();
         if all_heard(&peers) {
             break;
         }
@@ -272,13 +272,13 @@ fn while_a_mailbox_is_full_nothing_is_read_and_nothing_is_lost() {
     station.doze();
     go.wait();
     while station.events.loop_ref().has_room(sleeper.id().key()) != Some(false) {
-        station.events.turn(None).unwrap();
+        station.events.run_once(None).unwrap();
     }
     station.until("rest", |station| !station.events.is_runnable());
     // Time enough to read all of it, if anything were read.
     for _ in 0..300 {
         let now = station.events.now();
-        station.events.turn(Some(now + millis(1))).unwrap();
+        station.events.run_once(Some(now + millis(1))).unwrap();
     }
     assert!(!peers.iter().any(thread::JoinHandle::is_finished), "most of it still waits");
     within(&mut station.events, move |cx| cx.resume(sleeper, ()));

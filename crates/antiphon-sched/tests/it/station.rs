@@ -176,7 +176,7 @@ impl Station {
         while !holds(self) {
             assert!(begun.elapsed() < secs(20), "{what} never came: {:?}", self.events.stats());
             let deadline = self.events.now() + millis(20);
-            self.events.turn(Some(deadline)).unwrap();
+            self.events.run_once(Some(deadline)).unwrap();
         }
     }
 

@@ -29,7 +29,7 @@ fn child_that_counts_its_descriptors() {
             receive_within(secs(1))
         });
         pass(events, secs(3));
-        events.turn(None).unwrap();
+        events.run_once(None).unwrap();
     }
     assert_eq!((descriptors(), threads()), before);
 }

@@ -26,7 +26,7 @@ fn run(events: &mut Loop) {
 /// Runs until nothing is left to do at once; timers stay.
 fn settle(events: &mut Loop) {
     while events.is_runnable() {
-        events.turn(Some(events.now())).expect("the event queue works");
+        events.run_once(Some(events.now())).expect("the event queue works");
     }
 }
 

@@ -17,7 +17,7 @@ use crate::step::{Next, Step, Then};
 const STEPS_MIN: usize = 64;
 
 /// How a turn left its actor. Two words, which return in registers.
-pub(crate) enum Turned {
+pub(crate) enum BatchOutcome {
     /// Nothing waits for it.
     Idle,
     /// Nothing waits for it, and a burst left memory behind.
@@ -32,14 +32,14 @@ pub(crate) enum Turned {
     Ended(Box<ExitReason>),
 }
 
-/// [`Turned`], or another behaviour, which only the cell can put in place.
-pub(crate) enum After<M> {
-    Turned(Turned),
+/// [`BatchOutcome`], or another behaviour, which only the cell can put in place.
+pub(crate) enum AfterBatch<M> {
+    Outcome(BatchOutcome),
     Swapped(Box<Box<dyn Actor<M>>>),
 }
 
 /// What an event does to an actor besides being told.
-enum Fate {
+enum StepEffect {
     /// Ends it after the step.
     Terminated,
     /// Fails it after the step, unless it was handled.
@@ -47,7 +47,7 @@ enum Fate {
 }
 
 /// Something to tell an actor, and what it does to it besides.
-type Told<M> = (Event<M>, Option<Fate>);
+type Delivered<M> = (Event<M>, Option<StepEffect>);
 
 /// Runs one turn of `actor`, whose key is `me`: what waits for it now, within its share.
 ///
@@ -61,12 +61,12 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
     core: &mut Core,
     me: Key,
     running: Running<M>,
-) -> After<M> {
-    let Some(mailbox) = running.mailbox(core) else { return After::Turned(Turned::Dead) };
+) -> AfterBatch<M> {
+    let Some(mailbox) = running.mailbox(core) else { return AfterBatch::Outcome(BatchOutcome::Dead) };
     let share = share_of(mailbox.due());
     let mut done = 0;
     loop {
-        let Some(mailbox) = running.mailbox(core) else { return After::Turned(Turned::Dead) };
+        let Some(mailbox) = running.mailbox(core) else { return AfterBatch::Outcome(BatchOutcome::Dead) };
         let step = match mailbox.take_message() {
             Some(message) => {
                 core.begin_step();
@@ -74,7 +74,7 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
             }
             None => match unusual_step(actor, core, me, &running) {
                 ControlFlow::Continue(step) => step,
-                ControlFlow::Break(turned) => return After::Turned(turned),
+                ControlFlow::Break(turned) => return AfterBatch::Outcome(turned),
             },
         };
         if matches!(step, Ok(Next(Then::Receive))) {
@@ -85,13 +85,13 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
         }
         match running.mailbox(core) {
             Some(mailbox) if mailbox.waiting() > 0 => {}
-            Some(_) | None => return After::Turned(nothing(core, &running)),
+            Some(_) | None => return AfterBatch::Outcome(nothing(core, &running)),
         }
         done += 1;
         // A look at the clock each time that the steps have doubled: a turn of even steps takes no more than
         // twice the time that the round has left.
         if done >= share || (done >= STEPS_MIN && done.is_power_of_two() && core.is_round_over()) {
-            return After::Turned(Turned::More);
+            return AfterBatch::Outcome(BatchOutcome::More);
         }
     }
 }
@@ -105,11 +105,11 @@ fn share_of(waiting: usize) -> usize {
 
 /// How a turn ends when nothing is left that the actor takes.
 #[inline]
-fn nothing<M: 'static>(core: &mut Core, running: &Running<M>) -> Turned {
+fn nothing<M: 'static>(core: &mut Core, running: &Running<M>) -> BatchOutcome {
     match running.mailbox(core) {
-        None => Turned::Dead,
-        Some(mailbox) if mailbox.wants_trim() => Turned::IdleAfterBurst,
-        Some(_) => Turned::Idle,
+        None => BatchOutcome::Dead,
+        Some(mailbox) if mailbox.wants_trim() => BatchOutcome::IdleAfterBurst,
+        Some(_) => BatchOutcome::Idle,
     }
 }
 
@@ -120,7 +120,7 @@ fn unusual_step<M: 'static, A: Actor<M>>(
     core: &mut Core,
     me: Key,
     running: &Running<M>,
-) -> ControlFlow<Turned, Step<M>> {
+) -> ControlFlow<BatchOutcome, Step<M>> {
     if running.mailbox(core).is_some_and(Mailbox::take_start) {
         core.begin_step();
         return ControlFlow::Continue(actor.step(&mut Cx::new(core, me), Event::Start));
@@ -130,17 +130,17 @@ fn unusual_step<M: 'static, A: Actor<M>>(
     };
     core.begin_step();
     let step = actor.step(&mut Cx::new(core, me), event);
-    match fate.and_then(Fate::ends) {
+    match fate.and_then(StepEffect::ends) {
         Some(reason) => {
             // Not at the end: a drop that panics there leaks the answer (rust-lang/rust#47949).
             crate::panic_guard::log_panic(|| drop(step));
-            ControlFlow::Break(Turned::Ended(Box::new(reason)))
+            ControlFlow::Break(BatchOutcome::Ended(Box::new(reason)))
         }
         None => ControlFlow::Continue(step),
     }
 }
 
-impl Fate {
+impl StepEffect {
     fn ends(self) -> Option<ExitReason> {
         match self {
             Self::Terminated => Some(ExitReason::Terminated),
@@ -153,7 +153,7 @@ impl Fate {
 }
 
 /// What to tell when it is not a message, or the actor waits for something special.
-fn unusual<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option<Told<M>> {
+fn unusual<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option<Delivered<M>> {
     loop {
         let event = match running.mailbox(core)?.take() {
             Taken::Message(message) => Event::Message(message),
@@ -169,14 +169,14 @@ fn unusual<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option
 }
 
 /// What to tell for a system event; `None` when it means nothing any more.
-fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<Told<M>> {
+fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<Delivered<M>> {
     let event = match system {
         System::Down(down) => Event::Down(down),
-        System::Terminate => return Some((Event::Terminate, Some(Fate::Terminated))),
+        System::Terminate => return Some((Event::Terminate, Some(StepEffect::Terminated))),
         System::Resumed(value) => Event::Resumed(value),
         System::Thrown(value) => {
             let (thrown, handled) = Thrown::new(value);
-            return Some((Event::Thrown(thrown), Some(Fate::Thrown(handled))));
+            return Some((Event::Thrown(thrown), Some(StepEffect::Thrown(handled))));
         }
         System::Offer(offer) => Event::Swap(*offer.downcast::<Offer<M>>().ok()?),
         System::Writable(node) => Event::Writable(node),
@@ -220,7 +220,7 @@ fn pending<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<&mut Pend
 
 /// Does what a step answered; `Some` when the turn is over.
 #[inline(never)]
-fn settle<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<After<M>> {
+fn settle<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<AfterBatch<M>> {
     let then = match step {
         Ok(Next(then)) => then,
         Err(failure) => return Some(ended(ExitReason::Failed(failure.into_text()))),
@@ -231,13 +231,13 @@ fn settle<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<After<M
         Then::Sleep(span) => core.await_until::<M>(me, Wait::Sleep, span),
         Then::If(admit) => core.mailbox::<M>(me)?.await_admitted(admit),
         Then::Suspend => core.mailbox::<M>(me).map(Mailbox::await_resume)?,
-        Then::Swap(next) => return Some(After::Swapped(Box::new(next))),
-        Then::Exit(None) => return Some(After::Turned(Turned::Stopped)),
+        Then::Swap(next) => return Some(AfterBatch::Swapped(Box::new(next))),
+        Then::Exit(None) => return Some(AfterBatch::Outcome(BatchOutcome::Stopped)),
         Then::Exit(Some(value)) => return Some(ended(ExitReason::Done(*value))),
     }
     None
 }
 
-fn ended<M>(reason: ExitReason) -> After<M> {
-    After::Turned(Turned::Ended(Box::new(reason)))
+fn ended<M>(reason: ExitReason) -> AfterBatch<M> {
+    AfterBatch::Outcome(BatchOutcome::Ended(Box::new(reason)))
 }

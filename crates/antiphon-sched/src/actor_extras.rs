@@ -340,7 +340,7 @@ impl Core {
             self.end_actor(adapter, reason.clone());
         }
         for source in extras.sources {
-            self.io.forget(source);
+            self.readiness.forget(source);
         }
         self.close_sockets_of(extras.sockets);
         if extras.exposed.is_some() || extras.is_known_to_transport {

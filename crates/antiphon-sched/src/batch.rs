@@ -181,7 +181,7 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<
         System::Offer(offer) => Event::Swap(*offer.downcast::<Offer<M>>().ok()?),
         System::Writable(node) => Event::Writable(node),
         System::Ready(source) => {
-            let ready = core.io.take_ready(source, me)?;
+            let ready = core.readiness.take_ready(source, me)?;
             core.mailbox::<M>(me)?.await_any();
             Event::Ready(ready)
         }

@@ -24,9 +24,9 @@ use crate::error::{SendError, Undelivered};
 use crate::event::{ExitReason, System};
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
-use crate::io::{Io, Noted};
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
+use crate::readiness::{Readiness, ReadyTarget};
 use crate::requests::PendingRequests;
 use crate::sockets::Sockets;
 use crate::time::Time;
@@ -65,7 +65,7 @@ pub(crate) struct Core {
     pub(crate) queued_signals: Vec<Signal>,
     pub(crate) scratch: Vec<u8>,
     tags: FxHashMap<TypeId, &'static str>,
-    pub(crate) io: Io,
+    pub(crate) readiness: Readiness,
     pub(crate) sockets: Sockets,
     pub(crate) blocking_pool: BlockingPool,
     pub(crate) dead_letters: DeadLetters,
@@ -89,7 +89,7 @@ impl Core {
         clock: Option<Instant>,
         mailbox_max: usize,
         shared: Arc<Shared>,
-        io: Io,
+        readiness: Readiness,
         blocking_pool: BlockingPool,
     ) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -115,7 +115,7 @@ impl Core {
             queued_signals: Vec::new(),
             scratch: Vec::new(),
             tags: FxHashMap::default(),
-            io,
+            readiness,
             sockets: Sockets::default(),
             blocking_pool,
             dead_letters: DeadLetters::default(),
@@ -206,12 +206,12 @@ impl Core {
 
     /// A source is ready.
     pub(crate) fn note_ready(&mut self, token: mio::Token, readable: bool, writable: bool) {
-        match self.io.note(token, readable, writable) {
+        match self.readiness.note(token, readable, writable) {
             None => {}
-            Some(Noted::Actor(owner, index)) => {
+            Some(ReadyTarget::Actor(owner, index)) => {
                 self.push_system(owner, System::Ready(index));
             }
-            Some(Noted::Socket(id, part)) => self.sockets.note(id, part, readable, writable),
+            Some(ReadyTarget::Socket(id, part)) => self.sockets.note(id, part, readable, writable),
         }
     }
 

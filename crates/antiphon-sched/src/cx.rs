@@ -16,9 +16,9 @@ use crate::error::{AskError, JobError, SendError, Undelivered};
 use crate::event::{Event, Offer, System};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
-use crate::io::{Holder, Source};
 use crate::loop_ref::LoopRef;
 use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
+use crate::readiness::{Source, SourceOwner};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::step::{Fold, Step};
 use crate::time::Time;
@@ -410,11 +410,11 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) -> io::Result<Source> {
         let me = self.me;
         let core = self.core();
-        let id = core.io.register(Holder::Actor(me), source, interest)?;
+        let id = core.readiness.register(SourceOwner::Actor(me), source, interest)?;
         match core.extras(me) {
-            Some(extras) => extras.sources.push(crate::io::Io::index_of(id)),
+            Some(extras) => extras.sources.push(crate::readiness::Readiness::index_of(id)),
             // It has ended itself in this very step.
-            None => core.io.forget(crate::io::Io::index_of(id)),
+            None => core.readiness.forget(crate::readiness::Readiness::index_of(id)),
         }
         Ok(id)
     }
@@ -430,7 +430,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         interest: mio::Interest,
     ) -> io::Result<()> {
         self.own_source(id)?;
-        self.core().io.reregister(id, source, interest)
+        self.core().readiness.reregister(id, source, interest)
     }
 
     /// Ends the registration of a source of this actor's.
@@ -445,16 +445,16 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.own_source(id)?;
         let me = self.me;
         let core = self.core();
-        core.io.deregister(id, source)?;
+        core.readiness.deregister(id, source)?;
         if let Some(extras) = core.extras(me) {
-            extras.sources.retain(|index| *index != crate::io::Io::index_of(id));
+            extras.sources.retain(|index| *index != crate::readiness::Readiness::index_of(id));
             core.drop_idle_extras(me);
         }
         Ok(())
     }
 
     fn own_source(&mut self, id: Source) -> io::Result<()> {
-        if self.loop_ref.core.io.is_of(id, self.me) {
+        if self.loop_ref.core.readiness.is_of(id, self.me) {
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered by this actor"))
@@ -465,7 +465,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// the next round.
     pub fn unfinished(&mut self, source: Source) {
         if self.own_source(source).is_ok() {
-            self.core().io.unfinished(source);
+            self.core().readiness.unfinished(source);
         }
     }
 }

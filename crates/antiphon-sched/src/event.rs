@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::actor::Actor;
 use crate::budget::Permit;
 use crate::id::{ActorId, NodeId};
-use crate::io::Ready;
+use crate::readiness::Ready;
 use crate::sockets::SocketId;
 use crate::value::Value;
 

@@ -26,10 +26,10 @@ use crate::event::{Event, System};
 use crate::handle::{Handle, Mail, Shared};
 use crate::id::ActorId;
 use crate::id::NodeId;
-use crate::io::{FOREIGN_TOKENS, Io, SIGNALS, WAKER};
 use crate::join_handle::JoinHandle;
 use crate::loop_ref::LoopRef;
 use crate::panic_guard;
+use crate::readiness::{EXTERNAL_TOKENS, Readiness, SIGNALS, WAKER};
 use crate::step::{Fold, Step};
 use crate::time::Time;
 use crate::timers::Due;
@@ -143,8 +143,8 @@ pub struct LoopStats {
 
 /// Readiness of a source that is not the loop's.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Foreign {
-    /// The token it was registered with, from [`FOREIGN_TOKENS`] on.
+pub struct ExternalReadiness {
+    /// The token it was registered with, from [`EXTERNAL_TOKENS`] on.
     pub token: Token,
     /// Reading will not block.
     pub readable: bool,
@@ -204,8 +204,15 @@ impl Loop {
             config.park == Park::Virtual,
         );
         let clock = poll.is_some().then(Instant::now);
-        let core =
-            Core::new(node_id, seed, clock, config.mailbox_max, shared, Io::new(registry), blocking_pool);
+        let core = Core::new(
+            node_id,
+            seed,
+            clock,
+            config.mailbox_max,
+            shared,
+            Readiness::new(registry),
+            blocking_pool,
+        );
         Ok(Self {
             core,
             inbox,
@@ -286,7 +293,7 @@ impl Loop {
             runnable: self.core.actors.runnable(),
             requests: self.core.request_ids.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
-            sources: self.core.io.len(),
+            sources: self.core.readiness.len(),
             sockets: self.core.sockets.len(),
             extras: self.core.extras.len(),
             steps: self.core.steps,
@@ -323,7 +330,7 @@ impl Loop {
         }
     }
 
-    /// Where an embedder registers sources of its own, with tokens from [`FOREIGN_TOKENS`] on; `None` for a
+    /// Where an embedder registers sources of its own, with tokens from [`EXTERNAL_TOKENS`] on; `None` for a
     /// virtual loop.
     pub fn registry(&self) -> Option<&Registry> {
         self.poll.as_ref().map(Poll::registry)
@@ -338,7 +345,7 @@ impl Loop {
     pub fn is_runnable(&self) -> bool {
         self.core.actors.is_runnable()
             || self.due_next < self.due.len()
-            || self.core.io.has_unfinished()
+            || self.core.readiness.has_unfinished()
             || self.core.sockets.is_busy()
             || !self.inbox.is_empty()
             || !self.urgent.is_empty()
@@ -463,11 +470,11 @@ impl Loop {
     }
 
     fn resume_sources(&mut self) {
-        if !self.core.io.has_unfinished() {
+        if !self.core.readiness.has_unfinished() {
             return;
         }
-        for source in self.core.io.take_unfinished() {
-            self.core.note_ready(Io::token_of(source), true, true);
+        for source in self.core.readiness.take_unfinished() {
+            self.core.note_ready(Readiness::token_of(source), true, true);
         }
     }
 
@@ -491,7 +498,11 @@ impl Loop {
     ///
     /// # Errors
     /// The system's event queue fails.
-    pub fn park(&mut self, until: Option<Time>, foreign: &mut Vec<Foreign>) -> Result<(), LoopError> {
+    pub fn park(
+        &mut self,
+        until: Option<Time>,
+        foreign: &mut Vec<ExternalReadiness>,
+    ) -> Result<(), LoopError> {
         if self.poll.is_none() {
             return Ok(());
         }
@@ -539,7 +550,7 @@ impl Loop {
         }
     }
 
-    fn take_events(&mut self, foreign: &mut Vec<Foreign>) {
+    fn take_events(&mut self, foreign: &mut Vec<ExternalReadiness>) {
         for event in &self.events {
             let token = event.token();
             let readable = event.is_readable() || event.is_read_closed() || event.is_error();
@@ -555,8 +566,8 @@ impl Loop {
                     }
                     self.core.shared.stop.store(true, Ordering::Release);
                 }
-                Token(id) if id >= FOREIGN_TOKENS => {
-                    foreign.push(Foreign { token, readable, writable, closed })
+                Token(id) if id >= EXTERNAL_TOKENS => {
+                    foreign.push(ExternalReadiness { token, readable, writable, closed })
                 }
                 token => {
                     self.core.note_ready(token, readable, writable);

@@ -76,7 +76,7 @@ mod event;
 pub use event::{Down, Event, ExitReason, Offer, Thrown};
 
 mod event_loop;
-pub use event_loop::{Foreign, Loop, LoopConfig, LoopError, LoopStats, Park};
+pub use event_loop::{ExternalReadiness, Loop, LoopConfig, LoopError, LoopStats, Park};
 
 mod handle;
 pub use handle::Handle;
@@ -86,8 +86,8 @@ mod blocking_pool;
 mod id;
 pub use id::{ActorId, Key, NodeId};
 
-mod io;
-pub use io::{FOREIGN_TOKENS, Ready, Source};
+mod readiness;
+pub use readiness::{EXTERNAL_TOKENS, Ready, Source};
 
 mod join_handle;
 pub use join_handle::JoinHandle;

@@ -9,7 +9,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level;
 
-use crate::io::SIGNALS;
+use crate::readiness::SIGNALS;
 
 pub(crate) struct Signals {
     pipe: UnixStream,

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, Event, FOREIGN_TOKENS, Foreign, Loop, LoopRef, Time, receive};
+use antiphon_sched::{Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, Loop, LoopRef, Time, receive};
 use antiphon_wire::{Fresh, TlsFault};
 use mio::Registry;
 
@@ -30,10 +30,10 @@ use udp::Discovery;
 /// Looks a host up; runs on a helper thread.
 pub type Resolver = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
-const LISTENER: usize = FOREIGN_TOKENS;
-const UDP_FIRST: usize = FOREIGN_TOKENS + 1;
+const LISTENER: usize = EXTERNAL_TOKENS;
+const UDP_FIRST: usize = EXTERNAL_TOKENS + 1;
 const UDP_SOCKETS_MAX: usize = FIRST_SOCKET - UDP_FIRST;
-const FIRST_SOCKET: usize = FOREIGN_TOKENS + 16;
+const FIRST_SOCKET: usize = EXTERNAL_TOKENS + 16;
 
 /// A pause of the whole process over which nobody's silence is suspicious.
 const STALL: Duration = Duration::from_secs(1);
@@ -42,9 +42,9 @@ pub(crate) struct Driver {
     sockets: Sockets,
     udp: Discovery,
     resolver: Addr<Lookup>,
-    ready: Vec<Foreign>,
+    ready: Vec<ExternalReadiness>,
     /// Discovery's sockets that were cut off by their share of the last round.
-    unheard: Vec<Foreign>,
+    unheard: Vec<ExternalReadiness>,
     outputs: Vec<Output>,
     /// When the last round ended, and when the next was to begin at the latest.
     rested: Time,
@@ -245,7 +245,7 @@ impl Driver {
         }
     }
 
-    fn on_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, foreign: &Foreign) {
+    fn on_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, foreign: &ExternalReadiness) {
         let Some(conn) = self.sockets.conn_of(foreign.token) else { return };
         if foreign.writable {
             match self.sockets.finish_dial(conn) {
@@ -345,7 +345,7 @@ impl Driver {
         }
         // Readiness is told once: more may wait, behind a flood.
         let token = mio::Token(token);
-        self.unheard.push(Foreign { token, readable: true, writable: false, closed: false });
+        self.unheard.push(ExternalReadiness { token, readable: true, writable: false, closed: false });
     }
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{Foreign, Loop, Time, egress, is_exhausted};
+use antiphon_sched::{ExternalReadiness, Loop, Time, egress, is_exhausted};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use slab::Slab;
@@ -224,14 +224,16 @@ impl Sockets {
     }
 
     /// Sockets that were cut off by their share of the last round, and the listener after its pause.
-    pub(super) fn take_unfinished(&mut self, now: Time) -> Vec<Foreign> {
+    pub(super) fn take_unfinished(&mut self, now: Time) -> Vec<ExternalReadiness> {
         self.openings_left = OPENINGS_A_ROUND;
         self.accept_again |= self.accept_at.take_if(|at| *at <= now).is_some();
         let listener = std::mem::take(&mut self.accept_again).then_some(Token(LISTENER));
         let places = &self.places;
         let sockets = self.unfinished.drain(..).filter_map(|conn| places.get(&conn).copied());
         let tokens = sockets.map(|place| Token(FIRST_SOCKET + place)).chain(listener);
-        tokens.map(|token| Foreign { token, readable: true, writable: false, closed: true }).collect()
+        tokens
+            .map(|token| ExternalReadiness { token, readable: true, writable: false, closed: true })
+            .collect()
     }
 }
 

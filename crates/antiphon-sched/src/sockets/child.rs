@@ -22,7 +22,7 @@ use super::tells::Tells;
 use super::{Conn, Process};
 use crate::core::Core;
 use crate::id::Key;
-use crate::io::Source;
+use crate::readiness::Source;
 
 /// How often a child is asked whether it has ended, where the system does not tell.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -65,7 +65,7 @@ impl Core {
         framing: Framing,
         tells: Rc<dyn Tells<(Conn, Process)>>,
     ) -> io::Result<Conn> {
-        self.io.check()?;
+        self.readiness.check()?;
         let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let id = self.sockets.next_conn();
         let mut child = Child {
@@ -191,7 +191,7 @@ impl Child {
 
     fn end_output(&mut self, core: &mut Core, at: usize) {
         if let Some(mut output) = self.outputs[at].take() {
-            core.io.part_with(output.source, &mut output.pipe);
+            core.readiness.part_with(output.source, &mut output.pipe);
         }
     }
 
@@ -256,7 +256,7 @@ impl Child {
 
     fn end_input(&mut self, core: &mut Core) {
         if let Some((mut pipe, source)) = self.stdin.take() {
-            core.io.part_with(source, &mut pipe);
+            core.readiness.part_with(source, &mut pipe);
         }
     }
 
@@ -320,7 +320,7 @@ mod exit {
         }
 
         pub(super) fn leave(self, core: &mut Core) {
-            core.io.part_with(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
+            core.readiness.part_with(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{Conn, Endpoint, Host, Socket, SocketError};
 use crate::core::Core;
 use crate::egress;
 use crate::id::Key;
-use crate::io::Source;
+use crate::readiness::Source;
 
 /// Accepted at once, before the others have their turn.
 const ACCEPTS_A_ROUND: usize = 64;
@@ -47,7 +47,7 @@ impl Core {
         framing: Framing,
         tells: Rc<dyn Tells<(Conn, Socket)>>,
     ) -> io::Result<SocketAddr> {
-        self.io.check()?;
+        self.readiness.check()?;
         let mut socket = bind(at, TcpListener::bind)?;
         let local = socket.local_addr()?;
         let id = self.sockets.next_unshown();
@@ -159,7 +159,7 @@ impl Listener {
     }
 
     pub(crate) fn leave(&mut self, core: &mut Core) {
-        core.io.part_with(self.source, &mut self.socket);
+        core.readiness.part_with(self.source, &mut self.socket);
         for stranger in self.strangers.take_all() {
             core.drop_untold(stranger);
         }

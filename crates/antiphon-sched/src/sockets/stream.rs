@@ -10,7 +10,7 @@ use super::layer::{Layer, Layered};
 use super::table::{Hold, Part, SocketId};
 use crate::core::Core;
 use crate::egress;
-use crate::io::Source;
+use crate::readiness::Source;
 
 const READ_WRITE: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
@@ -74,7 +74,7 @@ impl Stream {
     }
 
     pub(super) fn leave(mut self, core: &mut Core) {
-        core.io.part_with(self.source, &mut self.socket);
+        core.readiness.part_with(self.source, &mut self.socket);
     }
 }
 

@@ -18,8 +18,8 @@ use super::tcp::Tcp;
 use super::udp::UdpPort;
 use crate::core::Core;
 use crate::id::Key;
-use crate::io::{Holder, Source};
 use crate::panic_guard;
+use crate::readiness::{Source, SourceOwner};
 use crate::timers::{Due, TimerKey};
 
 /// Sockets served in one round, unless the time is over before.
@@ -247,7 +247,7 @@ impl Core {
         source: &mut (impl mio::event::Source + ?Sized),
         interest: mio::Interest,
     ) -> io::Result<Source> {
-        self.io.register(Holder::Socket(id, part), source, interest)
+        self.readiness.register(SourceOwner::Socket(id, part), source, interest)
     }
 
     /// Has `act` see a socket, which is out of the table meanwhile.

@@ -149,7 +149,7 @@ impl Tcp {
     }
 
     fn start(&mut self, hold: &mut Hold<'_>, to: io::Result<Host>) -> Fate {
-        match hold.core.io.check().and(to) {
+        match hold.core.readiness.check().and(to) {
             Err(reason) => self.end(hold, Some(reason)),
             Ok(Host::Addrs(addrs)) => {
                 self.addrs = addrs.into_iter();

@@ -16,7 +16,7 @@ use super::{Endpoint, SocketError, Udp};
 use crate::core::Core;
 use crate::egress;
 use crate::id::Key;
-use crate::io::Source;
+use crate::readiness::Source;
 
 /// Datagrams read at once, before the others have their turn.
 const READS_A_ROUND: usize = 64;
@@ -35,7 +35,7 @@ impl Core {
         at: &impl Endpoint,
         tells: Rc<dyn Tells<(SocketAddr, Vec<u8>)>>,
     ) -> io::Result<Udp> {
-        self.io.check()?;
+        self.readiness.check()?;
         if at.layer().is_some() {
             return Err(SocketError::LayerOverUdp.into());
         }
@@ -83,6 +83,6 @@ impl UdpPort {
     }
 
     pub(crate) fn leave(&mut self, core: &mut Core) {
-        core.io.part_with(self.source, &mut self.socket);
+        core.readiness.part_with(self.source, &mut self.socket);
     }
 }

@@ -130,13 +130,13 @@ fn a_foreign_source_is_told_to_the_embedder() {
     let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
     far.set_nonblocking(true).unwrap();
     let mut far = mio::net::UnixStream::from_std(far);
-    let token = Token(FOREIGN_TOKENS + 3);
+    let token = Token(EXTERNAL_TOKENS + 3);
     events.registry().unwrap().register(&mut far, token, Interest::READABLE).unwrap();
     near.write_all(b"x").unwrap();
     let mut foreign = Vec::new();
     events.work();
     events.park(None, &mut foreign).unwrap();
-    assert_eq!(foreign, [Foreign { token, readable: true, writable: false, closed: false }]);
+    assert_eq!(foreign, [ExternalReadiness { token, readable: true, writable: false, closed: false }]);
     foreign.clear();
     let soon = events.now();
     events.park(Some(soon), &mut foreign).unwrap();

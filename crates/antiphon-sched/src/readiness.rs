@@ -15,11 +15,11 @@ use crate::id::Key;
 use crate::sockets::{Part, SocketId};
 
 /// Tokens from here on are not the loop's: whoever embeds it may use them with [`Loop::registry`](crate::Loop::registry).
-pub const FOREIGN_TOKENS: usize = 1 << 48;
+pub const EXTERNAL_TOKENS: usize = 1 << 48;
 
 /// The loop's own tokens: its waker, and signals.
-pub(crate) const WAKER: Token = Token(FOREIGN_TOKENS - 1);
-pub(crate) const SIGNALS: Token = Token(FOREIGN_TOKENS - 2);
+pub(crate) const WAKER: Token = Token(EXTERNAL_TOKENS - 1);
+pub(crate) const SIGNALS: Token = Token(EXTERNAL_TOKENS - 2);
 
 /// A source that an actor registered.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -38,7 +38,7 @@ pub struct Ready {
 
 /// Whose source it is.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Holder {
+pub(crate) enum SourceOwner {
     /// An actor's own.
     Actor(Key),
     /// One that the loop keeps for an actor.
@@ -46,23 +46,23 @@ pub(crate) enum Holder {
 }
 
 /// Who is to be told of readiness.
-pub(crate) enum Noted {
+pub(crate) enum ReadyTarget {
     /// An actor, of the source in this place.
     Actor(Key, u32),
     Socket(SocketId, Part),
 }
 
-struct Entry {
-    holder: Holder,
+struct SourceEntry {
+    owner: SourceOwner,
     generation: u32,
     readable: bool,
     writable: bool,
     queued: bool,
 }
 
-pub(crate) struct Io {
+pub(crate) struct Readiness {
     registry: Option<Registry>,
-    entries: Slab<Entry>,
+    entries: Slab<SourceEntry>,
     generations: u32,
     /// Sources whose owners stopped before `WouldBlock`.
     unfinished: Vec<Source>,
@@ -84,7 +84,7 @@ impl Source {
     }
 }
 
-impl Io {
+impl Readiness {
     pub(crate) fn new(registry: Option<Registry>) -> Self {
         Self { registry, entries: Slab::new(), generations: 0, unfinished: Vec::new() }
     }
@@ -95,7 +95,7 @@ impl Io {
 
     pub(crate) fn register(
         &mut self,
-        holder: Holder,
+        owner: SourceOwner,
         source: &mut (impl mio::event::Source + ?Sized),
         interest: Interest,
     ) -> io::Result<Source> {
@@ -107,8 +107,8 @@ impl Io {
         self.generations = (self.generations + 1) & 0x7f_ffff;
         let id = Source::new(self.generations, entry.key());
         registry.register(source, Token(id.0 as usize), interest)?;
-        entry.insert(Entry {
-            holder,
+        entry.insert(SourceEntry {
+            owner,
             generation: self.generations,
             readable: false,
             writable: false,
@@ -142,13 +142,13 @@ impl Io {
         Ok(())
     }
 
-    fn get(&self, id: Source) -> Option<&Entry> {
+    fn get(&self, id: Source) -> Option<&SourceEntry> {
         self.entries.get(id.index()).filter(|entry| entry.generation == id.generation())
     }
 
     /// Whether an actor may do something with a source.
     pub(crate) fn is_of(&self, id: Source, owner: Key) -> bool {
-        self.get(id).is_some_and(|entry| entry.holder == Holder::Actor(owner))
+        self.get(id).is_some_and(|entry| entry.owner == SourceOwner::Actor(owner))
     }
 
     /// Whether there are sockets at all.
@@ -171,24 +171,24 @@ impl Io {
     }
 
     /// Notes readiness; answers who is to be told, unless that is told already.
-    pub(crate) fn note(&mut self, token: Token, readable: bool, writable: bool) -> Option<Noted> {
+    pub(crate) fn note(&mut self, token: Token, readable: bool, writable: bool) -> Option<ReadyTarget> {
         let id = Source(token.0 as u64);
         let entry = self.entries.get_mut(id.index()).filter(|entry| entry.generation == id.generation())?;
-        let owner = match entry.holder {
-            Holder::Actor(owner) => owner,
-            Holder::Socket(id, part) => return Some(Noted::Socket(id, part)),
+        let owner = match entry.owner {
+            SourceOwner::Actor(owner) => owner,
+            SourceOwner::Socket(id, part) => return Some(ReadyTarget::Socket(id, part)),
         };
         entry.readable |= readable;
         entry.writable |= writable;
         let tell = !entry.queued;
         entry.queued = true;
-        tell.then_some(Noted::Actor(owner, id.index() as u32))
+        tell.then_some(ReadyTarget::Actor(owner, id.index() as u32))
     }
 
     /// The readiness of a source, told now.
     pub(crate) fn take_ready(&mut self, index: u32, owner: Key) -> Option<Ready> {
         let entry =
-            self.entries.get_mut(index as usize).filter(|entry| entry.holder == Holder::Actor(owner))?;
+            self.entries.get_mut(index as usize).filter(|entry| entry.owner == SourceOwner::Actor(owner))?;
         entry.queued = false;
         let ready = Ready {
             source: Source::new(entry.generation, index as usize),

@@ -30,7 +30,7 @@ use crate::readiness::{Readiness, ReadyTarget};
 use crate::requests::PendingRequests;
 use crate::sockets::Sockets;
 use crate::time::Time;
-use crate::timers::{Due, Wheel};
+use crate::timers::{DueTimer, TimerWheel};
 use crate::transport::{Signal, Transport};
 use crate::value::Value;
 use crate::wire::Wire;
@@ -44,7 +44,7 @@ pub(crate) struct Core {
     /// When the present round is to end.
     pub(crate) round_end: Time,
     pub(crate) mailbox_max: usize,
-    pub(crate) wheel: Wheel,
+    pub(crate) wheel: TimerWheel,
     pub(crate) request_ids: PendingRequests,
     pub(crate) extras: FxHashMap<u32, Box<ActorExtras>>,
     pub(crate) monitors: u64,
@@ -100,7 +100,7 @@ impl Core {
             clock,
             round_end: Time::MAX,
             mailbox_max,
-            wheel: Wheel::new(),
+            wheel: TimerWheel::new(),
             request_ids: PendingRequests::new(rng.u64(..)),
             extras: FxHashMap::default(),
             monitors: 0,
@@ -301,17 +301,17 @@ impl Core {
         if running.is_some_and(|timer| self.wheel.push_back(timer, until)) {
             return;
         }
-        let timer = self.wheel.insert(until, Due::Wait(me));
+        let timer = self.wheel.insert(until, DueTimer::Wait(me));
         if let Some(mailbox) = self.mailbox::<M>(me) {
             mailbox.set_wait_timer(timer);
         }
     }
 
     /// Does what a timer was set for.
-    pub(crate) fn fire(&mut self, due: Due) {
+    pub(crate) fn fire(&mut self, due: DueTimer) {
         let now = self.now;
         match due {
-            Due::Wait(key) => {
+            DueTimer::Wait(key) => {
                 let Some(mailbox) = self.any_mailbox(key) else { return };
                 match mailbox.fire_wait(now) {
                     Fired::Queued => self.actors.enqueue(key.index()),
@@ -319,7 +319,7 @@ impl Core {
                     Fired::Repeat(..) | Fired::Spent => {}
                 }
             }
-            Due::Message(key, token) => {
+            DueTimer::Message(key, token) => {
                 let Some(mailbox) = self.any_mailbox(key) else { return };
                 match mailbox.fire_timer(token) {
                     Fired::Queued => self.actors.enqueue(key.index()),
@@ -327,8 +327,8 @@ impl Core {
                     Fired::Again(_) | Fired::Spent => {}
                 }
             }
-            Due::Socket(id) => self.socket_timer(id),
-            Due::Request(request_id) => self.fail_request(request_id, crate::error::AskError::TimedOut),
+            DueTimer::Socket(id) => self.socket_timer(id),
+            DueTimer::Request(request_id) => self.fail_request(request_id, crate::error::AskError::TimedOut),
         }
     }
 
@@ -338,14 +338,14 @@ impl Core {
             // While this one was due, the actor answered again, and set another.
             return;
         }
-        let timer = self.wheel.insert(until, Due::Wait(key));
+        let timer = self.wheel.insert(until, DueTimer::Wait(key));
         if let Some(mailbox) = self.any_mailbox(key) {
             mailbox.set_waiting_timer(timer);
         }
     }
 
     fn repeat(&mut self, key: Key, token: u32, period: std::time::Duration, queued: bool) {
-        let timer = self.wheel.insert(self.now + period, Due::Message(key, token));
+        let timer = self.wheel.insert(self.now + period, DueTimer::Message(key, token));
         if let Some(mailbox) = self.any_mailbox(key) {
             mailbox.set_timer_key(token, timer);
         }

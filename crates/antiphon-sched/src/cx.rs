@@ -22,7 +22,7 @@ use crate::readiness::{Source, SourceOwner};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::step::{Fold, Step};
 use crate::time::Time;
-use crate::timers::{Due, TimerKey};
+use crate::timers::{DueTimer, TimerKey};
 use crate::transport::{MonitorId, Signal};
 use crate::value::Value;
 use crate::wire::Wire;
@@ -271,12 +271,12 @@ impl<'a, M: 'static> Cx<'a, M> {
             Some(mailbox) if mailbox.open < OPEN_MAX => mailbox.next_timer(),
             Some(_) | None => {
                 core.end_over_limit(me);
-                let spent = core.wheel.insert(until, Due::Wait(me));
+                let spent = core.wheel.insert(until, DueTimer::Wait(me));
                 core.wheel.cancel(spent);
                 return Timer { token: u32::MAX, name: spent };
             }
         };
-        let key = core.wheel.insert(until, Due::Message(me, token));
+        let key = core.wheel.insert(until, DueTimer::Message(me, token));
         if let Some(mailbox) = core.mailbox::<M>(me) {
             mailbox.open += 1;
             mailbox.add_timer(pending(key));

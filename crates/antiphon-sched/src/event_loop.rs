@@ -32,7 +32,7 @@ use crate::panic_guard;
 use crate::readiness::{EXTERNAL_TOKENS, Readiness, SIGNALS, WAKER};
 use crate::step::{Fold, Step};
 use crate::time::Time;
-use crate::timers::Due;
+use crate::timers::DueTimer;
 use crate::transport::Transport;
 use crate::watchdog;
 use crate::wire::Wire;
@@ -161,7 +161,7 @@ pub struct Loop {
     urgent: Receiver<Box<dyn Mail>>,
     poll: Option<Poll>,
     events: Events,
-    due: Vec<Due>,
+    due: Vec<DueTimer>,
     due_next: usize,
     dropped: Vec<DroppedReply>,
     next_trim: Time,

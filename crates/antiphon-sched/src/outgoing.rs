@@ -9,7 +9,7 @@ use crate::error::{AskError, EncodeError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
 use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
-use crate::timers::{Due, TimerKey};
+use crate::timers::{DueTimer, TimerKey};
 use crate::transport::{Destination, OutboundMessage, Signal};
 use crate::value::Value;
 use crate::wire::{Wire, check_type_name};
@@ -222,7 +222,7 @@ impl Core {
     }
 
     pub(crate) fn set_request_timeout(&mut self, request_id: RequestId, timeout: std::time::Duration) {
-        let timer = self.wheel.insert(self.now + timeout, Due::Request(request_id));
+        let timer = self.wheel.insert(self.now + timeout, DueTimer::Request(request_id));
         self.request_ids.set_timer(request_id, timer);
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct TimerKey {
 
 /// Whose time has come.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Due {
+pub(crate) enum DueTimer {
     /// The waiting of an actor.
     Wait(Key),
     /// A message of an actor, in this place of its mailbox.
@@ -44,11 +44,11 @@ pub(crate) enum Due {
     Socket(SocketId),
 }
 
-struct Node {
+struct TimerNode {
     /// When to fire; may have been pushed back behind the place where the node is linked.
     deadline: Time,
     order: u64,
-    due: Due,
+    due: DueTimer,
     generation: u32,
     /// Level and place, or `NONE` while free.
     list: u32,
@@ -56,8 +56,8 @@ struct Node {
     at: u32,
 }
 
-pub(crate) struct Wheel {
-    nodes: Vec<Node>,
+pub(crate) struct TimerWheel {
+    nodes: Vec<TimerNode>,
     free: u32,
     lists: Box<[Vec<u32>]>,
     bitmap: [[u64; PLACES / 64]; LEVELS],
@@ -67,7 +67,7 @@ pub(crate) struct Wheel {
     len: usize,
 }
 
-impl Wheel {
+impl TimerWheel {
     pub(crate) fn new() -> Self {
         Self {
             nodes: Vec::new(),
@@ -85,7 +85,7 @@ impl Wheel {
         self.len
     }
 
-    pub(crate) fn insert(&mut self, deadline: Time, due: Due) -> TimerKey {
+    pub(crate) fn insert(&mut self, deadline: Time, due: DueTimer) -> TimerKey {
         self.order += 1;
         self.len += 1;
         let index = self.allot(deadline, due);
@@ -93,11 +93,11 @@ impl Wheel {
         TimerKey { index, generation: self.nodes[index as usize].generation }
     }
 
-    fn allot(&mut self, deadline: Time, due: Due) -> u32 {
+    fn allot(&mut self, deadline: Time, due: DueTimer) -> u32 {
         let order = self.order;
         if self.free == NONE {
             let index = u32::try_from(self.nodes.len()).expect("fewer timers than 2^32");
-            self.nodes.push(Node { deadline, order, due, generation: 0, list: NONE, at: NONE });
+            self.nodes.push(TimerNode { deadline, order, due, generation: 0, list: NONE, at: NONE });
             return index;
         }
         let index = self.free;
@@ -109,18 +109,18 @@ impl Wheel {
         index
     }
 
-    fn get(&self, key: TimerKey) -> Option<&Node> {
+    fn get(&self, key: TimerKey) -> Option<&TimerNode> {
         self.nodes
             .get(key.index as usize)
             .filter(|node| node.generation == key.generation && node.list != NONE)
     }
 
     /// What the timer is for; `None` when it is spent.
-    pub(crate) fn due(&self, key: TimerKey) -> Option<Due> {
+    pub(crate) fn due(&self, key: TimerKey) -> Option<DueTimer> {
         self.get(key).map(|node| node.due)
     }
 
-    pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<Due> {
+    pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<DueTimer> {
         let due = self.get(key)?.due;
         self.unlink(key.index);
         self.release(key.index);
@@ -143,7 +143,7 @@ impl Wheel {
     }
 
     /// Appends to `due` all that is due at `now`.
-    pub(crate) fn advance(&mut self, now: Time, due: &mut Vec<Due>) {
+    pub(crate) fn advance(&mut self, now: Time, due: &mut Vec<DueTimer>) {
         let target = now.as_nanos() >> TICK_SHIFT;
         while self.tick < target {
             match self.next_busy_tick() {
@@ -179,7 +179,7 @@ impl Wheel {
         }
     }
 
-    fn fire(&mut self, now: Time, due: &mut Vec<Due>) {
+    fn fire(&mut self, now: Time, due: &mut Vec<DueTimer>) {
         let list = self.tick as usize % PLACES;
         let mut batch = self.take_list(list);
         if batch.len() > 1 {
@@ -230,7 +230,7 @@ impl Wheel {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Node { list, at, .. } = self.nodes[index as usize];
+        let TimerNode { list, at, .. } = self.nodes[index as usize];
         let list = list as usize;
         self.lists[list].swap_remove(at as usize);
         match self.lists[list].get(at as usize) {
@@ -296,13 +296,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn key(n: u32) -> Due {
-        Due::Message(Key::new(0, 0), n)
+    fn key(n: u32) -> DueTimer {
+        DueTimer::Message(Key::new(0, 0), n)
     }
 
     #[test]
     fn fires_in_order_of_deadline_then_of_making() {
-        let mut wheel = Wheel::new();
+        let mut wheel = TimerWheel::new();
         let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
         wheel.insert(at(700), key(0));
         wheel.insert(at(5), key(1));
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_key_is_spent_also_when_its_place_is_used_again() {
-        let mut wheel = Wheel::new();
+        let mut wheel = TimerWheel::new();
         let old = wheel.insert(Time::from_nanos(1 << 30), key(0));
         assert_eq!(wheel.cancel(old), Some(key(0)));
         let new = wheel.insert(Time::from_nanos(1 << 30), key(1));
@@ -335,7 +335,7 @@ mod tests {
             spans in prop::collection::vec((0u64..1 << 45, any::<bool>(), 0u64..1 << 45), 1..60),
             steps in prop::collection::vec(1u64..1 << 43, 1..60),
         ) {
-            let mut wheel = Wheel::new();
+            let mut wheel = TimerWheel::new();
             let mut model: Vec<(u64, u32)> = Vec::new();
             let mut now = 0;
             let mut spans = spans.into_iter().zip(0..);
@@ -353,7 +353,7 @@ mod tests {
                 let mut due = Vec::new();
                 wheel.advance(Time::from_nanos(now), &mut due);
                 for fired in due {
-                    let Due::Message(_, id) = fired else { panic!("only messages were set") };
+                    let DueTimer::Message(_, id) = fired else { panic!("only messages were set") };
                     let at = model.iter().position(|m| m.1 == id).expect("fires once");
                     prop_assert!(model.remove(at).0 <= now);
                 }

@@ -20,7 +20,7 @@ use crate::core::Core;
 use crate::id::Key;
 use crate::panic_guard;
 use crate::readiness::{Source, SourceOwner};
-use crate::timers::{Due, TimerKey};
+use crate::timers::{DueTimer, TimerKey};
 
 /// Sockets served in one round, unless the time is over before.
 const SERVED_A_ROUND: usize = 1024;
@@ -442,7 +442,7 @@ impl Hold<'_> {
     pub(crate) fn time(&mut self, span: Duration) {
         let until = self.core.now + span;
         if !self.timer.is_some_and(|timer| self.core.wheel.push_back(timer, until)) {
-            self.timer = Some(self.core.wheel.insert(until, Due::Socket(self.id)));
+            self.timer = Some(self.core.wheel.insert(until, DueTimer::Socket(self.id)));
         }
     }
 

@@ -255,13 +255,13 @@ impl Core {
     #[inline]
     pub(crate) fn begin_batch(&mut self, key: Key) {
         self.current = Some(key);
-        self.shared.pulse.turn(key);
+        self.shared.step_clock.turn(key);
     }
 
     #[inline]
     pub(crate) fn begin_step(&mut self) {
         self.steps += 1;
-        self.shared.pulse.beat(self.steps);
+        self.shared.step_clock.beat(self.steps);
     }
 
     /// Whether the round that runs has used up its time.

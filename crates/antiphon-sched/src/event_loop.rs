@@ -297,7 +297,7 @@ impl Loop {
             sockets: self.core.sockets.len(),
             extras: self.core.extras.len(),
             steps: self.core.steps,
-            slow_steps: self.core.shared.pulse.slow(),
+            slow_steps: self.core.shared.step_clock.slow(),
             dead_letters: self.core.dead_letters.count,
         }
     }
@@ -386,7 +386,7 @@ impl Loop {
         self.core.shared.wake_flag.disarm();
         self.read_clock();
         self.enter();
-        self.core.shared.pulse.wake();
+        self.core.shared.step_clock.wake();
         self.take_mail();
         self.fire_timers();
         self.serve_sockets();
@@ -394,7 +394,7 @@ impl Loop {
         self.core.flush_sockets();
         self.resume_sources();
         self.tidy();
-        self.core.shared.pulse.rest();
+        self.core.shared.step_clock.rest();
     }
 
     fn enter(&mut self) {

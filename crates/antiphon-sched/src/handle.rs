@@ -24,7 +24,7 @@ use crate::requests::{ReplyTo, ThreadHandler};
 use crate::step::Step;
 use crate::transport::{MonitorId, Signal};
 use crate::wake_flag::WakeFlag;
-use crate::watchdog::Pulse;
+use crate::watchdog::StepClock;
 use crate::wire::Wire;
 
 /// Something that another thread wants done in the loop.
@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     /// The loop's own; a loop cannot leave the thread that built it.
     thread: ThreadId,
     pub(crate) names: Mutex<FxHashMap<Key, Box<str>>>,
-    pub(crate) pulse: Pulse,
+    pub(crate) step_clock: StepClock,
 }
 
 impl Shared {
@@ -66,7 +66,7 @@ impl Shared {
             closed: AtomicBool::new(false),
             thread: thread::current().id(),
             names: Mutex::new(FxHashMap::default()),
-            pulse: Pulse::default(),
+            step_clock: StepClock::default(),
         }
     }
 

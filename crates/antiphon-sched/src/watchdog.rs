@@ -15,7 +15,7 @@ use crate::id::Key;
 
 /// The step that runs: its number and its actor.
 #[derive(Default)]
-pub(crate) struct Pulse {
+pub(crate) struct StepClock {
     /// The number of the step; 0 while no step runs. Written by the loop only.
     step: AtomicU64,
     actor: AtomicU64,
@@ -24,7 +24,7 @@ pub(crate) struct Pulse {
     thread: Mutex<Option<Thread>>,
 }
 
-impl Pulse {
+impl StepClock {
     /// A turn begins, of this actor.
     #[inline]
     pub(crate) fn turn(&self, actor: Key) {
@@ -66,14 +66,14 @@ pub(crate) fn start(shared: &Arc<Shared>, patience: Duration) {
     let spawned =
         thread::Builder::new().name("antiphon-watchdog".into()).spawn(move || watch(&watched, patience));
     match spawned {
-        Ok(thread) => *shared.pulse.thread.lock() = Some(thread.thread().clone()),
+        Ok(thread) => *shared.step_clock.thread.lock() = Some(thread.thread().clone()),
         Err(reason) => tracing::warn!(%reason, "no watchdog: its thread could not be started"),
     }
 }
 
 /// Lets the watchdog see that its loop is gone.
 pub(crate) fn end(shared: &Shared) {
-    if let Some(thread) = shared.pulse.thread.lock().take() {
+    if let Some(thread) = shared.step_clock.thread.lock().take() {
         thread.unpark();
     }
 }
@@ -89,7 +89,7 @@ fn watch(watched: &Weak<Shared>, patience: Duration) {
             if shared.is_closed() {
                 return;
             }
-            let step = shared.pulse.step.load(Ordering::Relaxed);
+            let step = shared.step_clock.step.load(Ordering::Relaxed);
             idle = if step == 0 { idle + 1 } else { 0 };
             seen = if step != 0 && step == last { seen + 1 } else { 0 };
             if seen == 2 {
@@ -97,7 +97,7 @@ fn watch(watched: &Weak<Shared>, patience: Duration) {
             }
             last = step;
             if idle > IDLE_MAX {
-                shared.pulse.asleep.store(true, Ordering::Relaxed);
+                shared.step_clock.asleep.store(true, Ordering::Relaxed);
             }
         }
         if idle > IDLE_MAX {
@@ -116,8 +116,8 @@ const IDLE_MAX: u32 = 100;
 const ASLEEP_MAX: Duration = Duration::from_secs(10);
 
 fn tell(shared: &Shared, patience: Duration) {
-    let key = Key::from_bits(shared.pulse.actor.load(Ordering::Relaxed));
-    shared.pulse.slow.fetch_add(1, Ordering::Relaxed);
+    let key = Key::from_bits(shared.step_clock.actor.load(Ordering::Relaxed));
+    shared.step_clock.slow.fetch_add(1, Ordering::Relaxed);
     let name = shared.names.lock().get(&key).map(ToString::to_string).unwrap_or_default();
     tracing::warn!(actor = %key, name, ?patience, "a step takes longer than this; nothing else runs meanwhile: use `cx.blocking` for what takes time");
 }

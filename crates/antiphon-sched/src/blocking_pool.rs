@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::core::Core;
 use crate::error::JobError;
-use crate::handle::Job;
+use crate::handle::InboxJob;
 use crate::panic_guard;
 use crate::requests::RequestId;
 
@@ -81,7 +81,7 @@ impl Core {
         let shared = self.shared.clone();
         let work = move || {
             let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
-            shared.post_urgent(Box::new(Job(move |core: &mut Self| then(core, result))));
+            shared.post_urgent(Box::new(InboxJob(move |core: &mut Self| then(core, result))));
         };
         let given = self.blocking_pool.queue.try_send(Box::new(work));
         debug_assert!(given.is_ok(), "there was room, and only the loop gives jobs");

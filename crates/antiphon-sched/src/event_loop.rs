@@ -23,7 +23,7 @@ use crate::dead_letter::DeadLetter;
 use crate::dropped_replies::{self, DroppedReply};
 use crate::error::SendError;
 use crate::event::{Event, System};
-use crate::handle::{Handle, Mail, Shared};
+use crate::handle::{Handle, InboxItem, Shared};
 use crate::id::ActorId;
 use crate::id::NodeId;
 use crate::join_handle::JoinHandle;
@@ -157,8 +157,8 @@ pub struct ExternalReadiness {
 /// A scheduler on one thread. Build it, spawn actors, `run`.
 pub struct Loop {
     core: Core,
-    inbox: Receiver<Box<dyn Mail>>,
-    urgent: Receiver<Box<dyn Mail>>,
+    inbox: Receiver<Box<dyn InboxItem>>,
+    urgent: Receiver<Box<dyn InboxItem>>,
     poll: Option<Poll>,
     events: Events,
     due: Vec<DueTimer>,
@@ -387,7 +387,7 @@ impl Loop {
         self.read_clock();
         self.enter();
         self.core.shared.step_clock.wake();
-        self.take_mail();
+        self.take_inbox();
         self.fire_timers();
         self.serve_sockets();
         self.run_batches();
@@ -410,18 +410,18 @@ impl Loop {
         }
     }
 
-    fn take_mail(&mut self) {
+    fn take_inbox(&mut self) {
         for _ in 0..INBOX_A_ROUND {
             let Ok(mail) = self.urgent.try_recv() else { break };
-            self.open_mail(mail);
+            self.run_inbox_item(mail);
         }
         for _ in 0..INBOX_A_ROUND {
             let Ok(mail) = self.inbox.try_recv() else { break };
-            self.open_mail(mail);
+            self.run_inbox_item(mail);
         }
     }
 
-    fn open_mail(&mut self, mail: Box<dyn Mail>) {
+    fn run_inbox_item(&mut self, mail: Box<dyn InboxItem>) {
         self.core.current = None;
         let core = &mut self.core;
         panic_guard::log_panic(|| mail.open(core));

@@ -28,7 +28,7 @@ use crate::watchdog::StepClock;
 use crate::wire::Wire;
 
 /// Something that another thread wants done in the loop.
-pub(crate) trait Mail: Send + Any {
+pub(crate) trait InboxItem: Send + Any {
     fn open(self: Box<Self>, core: &mut Core);
 }
 
@@ -38,9 +38,9 @@ pub(crate) struct Shared {
     pub(crate) wake_flag: WakeFlag,
     pub(crate) waker: Option<mio::Waker>,
     /// Bounded; its users are told when it is full.
-    pub(crate) inbox: Sender<Box<dyn Mail>>,
+    pub(crate) inbox: Sender<Box<dyn InboxItem>>,
     /// Answers and notices: as many as there are open requests, so they need no bound.
-    pub(crate) urgent: Sender<Box<dyn Mail>>,
+    pub(crate) urgent: Sender<Box<dyn InboxItem>>,
     pub(crate) stop: AtomicBool,
     closed: AtomicBool,
     /// The loop's own; a loop cannot leave the thread that built it.
@@ -53,8 +53,8 @@ impl Shared {
     pub(crate) fn new(
         node_id: NodeId,
         waker: Option<mio::Waker>,
-        inbox: Sender<Box<dyn Mail>>,
-        urgent: Sender<Box<dyn Mail>>,
+        inbox: Sender<Box<dyn InboxItem>>,
+        urgent: Sender<Box<dyn InboxItem>>,
     ) -> Self {
         Self {
             node_id,
@@ -81,9 +81,9 @@ impl Shared {
         fence(Ordering::SeqCst);
     }
 
-    pub(crate) fn post_urgent(&self, mail: Box<dyn Mail>) {
+    pub(crate) fn post_urgent(&self, item: Box<dyn InboxItem>) {
         // A loop that is gone has dropped its receiver, and needs no notices.
-        if self.urgent.send(mail).is_ok() {
+        if self.urgent.send(item).is_ok() {
             self.wake();
         }
     }
@@ -127,9 +127,9 @@ impl Handle {
         T: Target + Send + 'static,
         T::Message: Send + 'static,
     {
-        self.post(Envelope { to, message }).map_err(|refused| match refused {
-            Refused::Full(envelope) => SendError::Full(envelope.message),
-            Refused::Closed(envelope) => SendError::NoNode(envelope.message),
+        self.post(InboxMessage { to, message }).map_err(|refused| match refused {
+            PostRefused::Full(envelope) => SendError::Full(envelope.message),
+            PostRefused::Closed(envelope) => SendError::NoNode(envelope.message),
         })
     }
 
@@ -159,9 +159,9 @@ impl Handle {
         };
         match self.call(question, timeout, &answered) {
             Ok(result) => result,
-            Err(NoCall::Full) => Err(AskError::Full),
-            Err(NoCall::TimedOut) => Err(AskError::TimedOut),
-            Err(NoCall::NoLoop) => Err(AskError::NoLoop),
+            Err(CallFailure::Full) => Err(AskError::Full),
+            Err(CallFailure::TimedOut) => Err(AskError::TimedOut),
+            Err(CallFailure::NoLoop) => Err(AskError::NoLoop),
         }
     }
 
@@ -175,37 +175,37 @@ impl Handle {
     pub fn join<V: Wire + Send>(&self, actor: impl Into<ActorId>, timeout: Duration) -> Result<V, JoinError> {
         let actor = actor.into();
         let (answer, answered) = bounded(1);
-        let post = Arc::new(Mutex::new(Post::Asked));
+        let post = Arc::new(Mutex::new(JoinWatch::Asked));
         let posted = post.clone();
         let watch = move |core: &mut Core| {
-            if matches!(*posted.lock(), Post::GivenUp) {
+            if matches!(*posted.lock(), JoinWatch::GivenUp) {
                 return;
             }
             // A thread that waits no longer has been told `TimedOut`.
             let tell = move |reason: ExitReason| drop(answer.try_send(value_of(reason)));
             if actor.node() == core.node_id {
                 let id = core.watch_by_callback(actor.key(), Box::new(tell));
-                *posted.lock() = Post::Set(id);
+                *posted.lock() = JoinWatch::Set(id);
             } else {
                 tell(ExitReason::NoActor);
             }
         };
         match self.call(watch, timeout, &answered) {
             Ok(result) => result,
-            Err(NoCall::Full) => Err(JoinError::Full),
-            Err(NoCall::TimedOut) => {
+            Err(CallFailure::Full) => Err(JoinError::Full),
+            Err(CallFailure::TimedOut) => {
                 self.unwatch(actor, post);
                 Err(JoinError::TimedOut)
             }
-            Err(NoCall::NoLoop) => Err(JoinError::NoLoop),
+            Err(CallFailure::NoLoop) => Err(JoinError::NoLoop),
         }
     }
 
     /// Takes the watcher of a join that has timed out back, or has it not be set at all.
-    fn unwatch(&self, actor: ActorId, post: Arc<Mutex<Post>>) {
-        self.shared.post_urgent(Box::new(Job(move |core: &mut Core| {
-            let before = std::mem::replace(&mut *post.lock(), Post::GivenUp);
-            if let Post::Set(id) = before {
+    fn unwatch(&self, actor: ActorId, post: Arc<Mutex<JoinWatch>>) {
+        self.shared.post_urgent(Box::new(InboxJob(move |core: &mut Core| {
+            let before = std::mem::replace(&mut *post.lock(), JoinWatch::GivenUp);
+            if let JoinWatch::Set(id) = before {
                 core.unwatch_local(actor.key(), id);
             }
         })));
@@ -236,8 +236,8 @@ impl Handle {
         };
         match self.call(spawn, Duration::MAX, &answered) {
             Ok(addr) => Ok(addr),
-            Err(NoCall::Full) => Err(AskError::Full),
-            Err(NoCall::TimedOut | NoCall::NoLoop) => Err(AskError::NoLoop),
+            Err(CallFailure::Full) => Err(AskError::Full),
+            Err(CallFailure::TimedOut | CallFailure::NoLoop) => Err(AskError::NoLoop),
         }
     }
 
@@ -258,73 +258,73 @@ impl Handle {
         job: impl FnOnce(&mut Core) + Send + 'static,
         timeout: Duration,
         answered: &crossbeam_channel::Receiver<R>,
-    ) -> Result<R, NoCall> {
+    ) -> Result<R, CallFailure> {
         if self.shared.is_own_thread() {
-            return Err(NoCall::NoLoop);
+            return Err(CallFailure::NoLoop);
         }
-        self.post(Job(job)).map_err(|refused| match refused {
-            Refused::Full(_) => NoCall::Full,
-            Refused::Closed(_) => NoCall::NoLoop,
+        self.post(InboxJob(job)).map_err(|refused| match refused {
+            PostRefused::Full(_) => CallFailure::Full,
+            PostRefused::Closed(_) => CallFailure::NoLoop,
         })?;
         // Behind the push, and the fence of `wake`: either this sees the end, or the end sees the push.
         if self.shared.is_closed() {
-            return Err(NoCall::NoLoop);
+            return Err(CallFailure::NoLoop);
         }
         let received = match timeout {
             Duration::MAX => answered.recv().map_err(|_| RecvTimeoutError::Disconnected),
             timeout => answered.recv_timeout(timeout),
         };
         received.map_err(|reason| match reason {
-            RecvTimeoutError::Timeout => NoCall::TimedOut,
-            RecvTimeoutError::Disconnected => NoCall::NoLoop,
+            RecvTimeoutError::Timeout => CallFailure::TimedOut,
+            RecvTimeoutError::Disconnected => CallFailure::NoLoop,
         })
     }
 
-    fn post<T: Mail>(&self, mail: T) -> Result<(), Refused<T>> {
+    fn post<T: InboxItem>(&self, item: T) -> Result<(), PostRefused<T>> {
         if self.shared.is_closed() {
-            return Err(Refused::Closed(mail));
+            return Err(PostRefused::Closed(item));
         }
-        match self.shared.inbox.try_send(Box::new(mail)) {
+        match self.shared.inbox.try_send(Box::new(item)) {
             Ok(()) => {
                 self.shared.wake();
                 Ok(())
             }
-            Err(TrySendError::Full(mail)) => Err(Refused::Full(unbox(mail))),
-            Err(TrySendError::Disconnected(mail)) => Err(Refused::Closed(unbox(mail))),
+            Err(TrySendError::Full(item)) => Err(PostRefused::Full(unbox(item))),
+            Err(TrySendError::Disconnected(item)) => Err(PostRefused::Closed(unbox(item))),
         }
     }
 }
 
-enum Refused<T> {
+enum PostRefused<T> {
     Full(T),
     Closed(T),
 }
 
-enum NoCall {
+enum CallFailure {
     Full,
     TimedOut,
     NoLoop,
 }
 
 /// The watcher of a join, as the loop knows it. It changes in the loop only; the lock is for the compiler.
-enum Post {
+enum JoinWatch {
     Asked,
     Set(MonitorId),
     /// Who joined waits no longer. The word of it may arrive before the question.
     GivenUp,
 }
 
-fn unbox<T: Mail>(mail: Box<dyn Mail>) -> T {
-    let mail: Box<dyn Any> = mail;
-    *mail.downcast::<T>().expect("a channel gives back the very mail that it refused")
+fn unbox<T: InboxItem>(item: Box<dyn InboxItem>) -> T {
+    let item: Box<dyn Any> = item;
+    *item.downcast::<T>().expect("a channel gives back the very mail that it refused")
 }
 
-struct Envelope<T: Target> {
+struct InboxMessage<T: Target> {
     to: T,
     message: T::Message,
 }
 
-impl<T> Mail for Envelope<T>
+impl<T> InboxItem for InboxMessage<T>
 where
     T: Target + Send + 'static,
     T::Message: Send + 'static,
@@ -338,16 +338,16 @@ where
     }
 }
 
-pub(crate) struct Job<F>(pub(crate) F);
+pub(crate) struct InboxJob<F>(pub(crate) F);
 
-impl<F: FnOnce(&mut Core) + Send + 'static> Mail for Job<F> {
+impl<F: FnOnce(&mut Core) + Send + 'static> InboxItem for InboxJob<F> {
     fn open(self: Box<Self>, core: &mut Core) {
         (self.0)(core);
     }
 }
 
 /// A reply that was dropped on another thread.
-impl Mail for DroppedReply {
+impl InboxItem for DroppedReply {
     fn open(self: Box<Self>, core: &mut Core) {
         core.reply_dropped(*self);
     }

@@ -35,8 +35,8 @@ use crate::wire::{Wire, check_type_name};
 /// antiphon_sched::wire!(Sample, "acme.sample/1", compact); // arrays instead of maps: smaller, but may not grow
 ///
 /// #[derive(Serialize, Deserialize)]
-/// struct Envelope<T> { to: String, what: T }
-/// antiphon_sched::wire!(impl<T> Envelope<T>, "acme.envelope/1"); // "acme.envelope/1<f64>" for Envelope<f64>
+/// struct InboxMessage<T> { to: String, what: T }
+/// antiphon_sched::wire!(impl<T> InboxMessage<T>, "acme.envelope/1"); // "acme.envelope/1<f64>" for InboxMessage<f64>
 /// ```
 #[macro_export]
 macro_rules! wire {

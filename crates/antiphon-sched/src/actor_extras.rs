@@ -9,7 +9,7 @@ use crate::actor_table::Flag;
 use crate::codec_context::ExposedType;
 use crate::core::Core;
 use crate::error::Undelivered;
-use crate::event::{Down, ExitReason, System};
+use crate::event::{Down, ExitReason, SystemEvent};
 use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
 use crate::sockets::SocketId;
@@ -281,9 +281,9 @@ impl Core {
     pub(crate) fn refuse_notify(&mut self, watcher: Key, actor: ActorId) {
         let (watcher, max) = (self.owner_of(watcher), self.mailbox_max);
         match self.any_mailbox(watcher).map(|mailbox| mailbox.is_full_of(max)) {
-            Some(false) => {
-                drop(self.push_system(watcher, System::Down(Down { actor, reason: ExitReason::Refused })))
-            }
+            Some(false) => drop(
+                self.push_system(watcher, SystemEvent::Down(Down { actor, reason: ExitReason::Refused })),
+            ),
             Some(true) => self.dead_letters.note(self.id(watcher), "a notify", Undelivered::Full),
             None => self.dead_letters.note(self.id(watcher), "a notify", Undelivered::NoActor),
         }
@@ -292,7 +292,7 @@ impl Core {
     /// Tells `watcher`, here, once.
     pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
         if self.forget_watching(watcher, id).is_some() {
-            let down = self.metered(System::Down(Down { actor, reason }));
+            let down = self.metered(SystemEvent::Down(Down { actor, reason }));
             self.push_system(watcher, down);
         }
     }
@@ -378,7 +378,7 @@ impl Core {
     pub(crate) fn terminate(&mut self, target: ActorId) {
         if target.node() != self.node_id {
             self.signal(Signal::Terminate { from: self.current, target });
-        } else if !self.push_system(target.key(), System::Terminate) {
+        } else if !self.push_system(target.key(), SystemEvent::Terminate) {
             self.dead_letters.note(target, "terminate", Undelivered::NoActor);
         }
     }

@@ -8,7 +8,7 @@ use crate::actor::Actor;
 use crate::cell::Running;
 use crate::core::Core;
 use crate::cx::Cx;
-use crate::event::{Event, ExitReason, Offer, System, Thrown};
+use crate::event::{Event, ExitReason, SwapOffer, SystemEvent, Thrown};
 use crate::id::Key;
 use crate::mailbox::{Mailbox, Pending, Taken, Wait};
 use crate::step::{Next, Step, Then};
@@ -158,7 +158,7 @@ fn unusual<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option
         let event = match running.mailbox(core)?.take() {
             Taken::Message(message) => Event::Message(message),
             Taken::Timeout => Event::Timeout,
-            Taken::System(system) => match system_event(core, me, *system) {
+            Taken::SystemEvent(system) => match system_event(core, me, *system) {
                 Some(told) => return Some(told),
                 None => continue,
             },
@@ -169,28 +169,28 @@ fn unusual<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option
 }
 
 /// What to tell for a system event; `None` when it means nothing any more.
-fn system_event<M: 'static>(core: &mut Core, me: Key, system: System) -> Option<Delivered<M>> {
+fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Option<Delivered<M>> {
     let event = match system {
-        System::Down(down) => Event::Down(down),
-        System::Terminate => return Some((Event::Terminate, Some(StepEffect::Terminated))),
-        System::Resumed(value) => Event::Resumed(value),
-        System::Thrown(value) => {
+        SystemEvent::Down(down) => Event::Down(down),
+        SystemEvent::Terminate => return Some((Event::Terminate, Some(StepEffect::Terminated))),
+        SystemEvent::Resumed(value) => Event::Resumed(value),
+        SystemEvent::Thrown(value) => {
             let (thrown, handled) = Thrown::new(value);
             return Some((Event::Thrown(thrown), Some(StepEffect::Thrown(handled))));
         }
-        System::Offer(offer) => Event::Swap(*offer.downcast::<Offer<M>>().ok()?),
-        System::Writable(node) => Event::Writable(node),
-        System::Ready(source) => {
+        SystemEvent::Swap(offer) => Event::Swap(*offer.downcast::<SwapOffer<M>>().ok()?),
+        SystemEvent::Writable(node) => Event::Writable(node),
+        SystemEvent::Ready(source) => {
             let ready = core.readiness.take_ready(source, me)?;
             core.mailbox::<M>(me)?.await_any();
             Event::Ready(ready)
         }
-        System::SocketSeen(id) => {
+        SystemEvent::SocketSeen(id) => {
             core.socket_seen(id, me);
             return None;
         }
-        System::Tick(token) => Event::Message(tick(core, me, token)?),
-        System::Metered(system, permit) => {
+        SystemEvent::Tick(token) => Event::Message(tick(core, me, token)?),
+        SystemEvent::Metered(system, permit) => {
             drop(permit);
             return system_event(core, me, *system);
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::core::Core;
 use crate::error::SendError;
-use crate::event::System;
+use crate::event::SystemEvent;
 use crate::id::ActorId;
 
 /// So many bytes wait in mailboxes, of somebody. Cloning shares it.
@@ -82,9 +82,9 @@ impl Core {
     }
 
     /// As [`Core::push_metered`], of an event.
-    pub(crate) fn metered(&mut self, system: System) -> System {
+    pub(crate) fn metered(&mut self, system: SystemEvent) -> SystemEvent {
         match self.permit.take() {
-            Some(permit) => System::Metered(Box::new(system), permit),
+            Some(permit) => SystemEvent::Metered(Box::new(system), permit),
             None => system,
         }
     }

@@ -21,7 +21,7 @@ use crate::cell::{self, Cell};
 use crate::codec_context;
 use crate::dead_letter::DeadLetters;
 use crate::error::{SendError, Undelivered};
-use crate::event::{ExitReason, System};
+use crate::event::{ExitReason, SystemEvent};
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::Delivery;
@@ -133,7 +133,7 @@ impl Core {
         self.live_actors += 1;
         self.actors.enqueue(key.index());
         if self.stopping {
-            self.push_system(key, System::Terminate);
+            self.push_system(key, SystemEvent::Terminate);
         }
         Addr::local(self.id(key))
     }
@@ -183,7 +183,7 @@ impl Core {
     }
 
     /// Puts an event into an actor's mailbox; false when there is no such actor.
-    pub(crate) fn push_system(&mut self, key: Key, system: System) -> bool {
+    pub(crate) fn push_system(&mut self, key: Key, system: SystemEvent) -> bool {
         let key = self.owner_of(key);
         let Some(mailbox) = self.any_mailbox(key) else { return false };
         mailbox.push_system(system);
@@ -209,7 +209,7 @@ impl Core {
         match self.readiness.note(token, readable, writable) {
             None => {}
             Some(ReadyTarget::Actor(owner, index)) => {
-                self.push_system(owner, System::Ready(index));
+                self.push_system(owner, SystemEvent::Ready(index));
             }
             Some(ReadyTarget::Socket(id, part)) => self.sockets.note(id, part, readable, writable),
         }

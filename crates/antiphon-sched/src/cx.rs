@@ -13,7 +13,7 @@ use crate::addr::{Addr, SendMode, Target};
 use crate::cell::Cell;
 use crate::core::Core;
 use crate::error::{AskError, JobError, SendError, Undelivered};
-use crate::event::{Event, Offer, System};
+use crate::event::{Event, SwapOffer, SystemEvent};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
 use crate::loop_ref::LoopRef;
@@ -336,7 +336,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Wakes an actor from `sleep` or `suspend`, wherever it is: it gets [`Event::Resumed`].
     pub fn resume(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
-        self.signal_value(actor.into(), Value::new(value), System::Resumed, |from, target, value| {
+        self.signal_value(actor.into(), Value::new(value), SystemEvent::Resumed, |from, target, value| {
             Signal::Resume { from: Some(from), target, value }
         });
     }
@@ -344,7 +344,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// Throws an exception into an actor, wherever it is: it gets [`Event::Thrown`], and fails unless it
     /// handles it.
     pub fn throw(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
-        self.signal_value(actor.into(), Value::new(value), System::Thrown, |from, target, value| {
+        self.signal_value(actor.into(), Value::new(value), SystemEvent::Thrown, |from, target, value| {
             Signal::Throw { from: Some(from), target, value }
         });
     }
@@ -353,7 +353,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         &mut self,
         actor: ActorId,
         value: Value,
-        here: impl FnOnce(Value) -> System,
+        here: impl FnOnce(Value) -> SystemEvent,
         there: impl FnOnce(Key, ActorId, Value) -> Signal,
     ) {
         let me = self.me;
@@ -374,8 +374,8 @@ impl<'a, M: 'static> Cx<'a, M> {
         let core = self.core();
         let fits = actor.node() == core.node_id && core.mailbox::<T>(actor.id().key()).is_some();
         if fits {
-            let offer = Offer::<T>(Box::new(next));
-            core.push_system(actor.id().key(), System::Offer(Box::new(offer)));
+            let offer = SwapOffer::<T>(Box::new(next));
+            core.push_system(actor.id().key(), SystemEvent::Swap(Box::new(offer)));
         } else {
             core.dead_letters.note(actor.id(), "swap", Undelivered::NoActor);
         }

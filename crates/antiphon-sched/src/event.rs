@@ -29,7 +29,7 @@ pub enum Event<M> {
     /// Somebody throws an exception into this actor. Fails unless handled: see [`Thrown`].
     Thrown(Thrown),
     /// Somebody on this node offers another behaviour. Take it with `swap_actor(offer)`, or drop it.
-    Swap(Offer<M>),
+    Swap(SwapOffer<M>),
     /// The way to that node has room again, after a `try_send` that was answered with `Busy`.
     Writable(NodeId),
     /// A source of readiness that this actor registered.
@@ -123,22 +123,22 @@ impl fmt::Debug for Thrown {
 }
 
 /// A behaviour offered to an actor; take it with `swap_actor(offer)`.
-pub struct Offer<M>(pub(crate) Box<dyn Actor<M>>);
+pub struct SwapOffer<M>(pub(crate) Box<dyn Actor<M>>);
 
-impl<M: 'static> Actor<M> for Offer<M> {
+impl<M: 'static> Actor<M> for SwapOffer<M> {
     fn step(&mut self, cx: &mut crate::cx::Cx<'_, M>, event: Event<M>) -> crate::step::Step<M> {
         self.0.step(cx, event)
     }
 }
 
 /// An event that is not a message, as it waits in a mailbox: without the type of messages.
-pub(crate) enum System {
+pub(crate) enum SystemEvent {
     Down(Down),
     Terminate,
     Resumed(Value),
     Thrown(Value),
-    /// Holds an `Offer<M>`.
-    Offer(Box<dyn std::any::Any>),
+    /// Holds an `SwapOffer<M>`.
+    Swap(Box<dyn std::any::Any>),
     Writable(NodeId),
     /// A source of readiness, by its token.
     Ready(u32),
@@ -147,5 +147,5 @@ pub(crate) enum System {
     /// A repeated timer, by its place in the mailbox.
     Tick(u32),
     /// Another, at somebody's cost until it is taken.
-    Metered(Box<System>, Permit),
+    Metered(Box<SystemEvent>, Permit),
 }

@@ -22,7 +22,7 @@ use crate::cx::Cx;
 use crate::dead_letter::DeadLetter;
 use crate::dropped_replies::{self, DroppedReply};
 use crate::error::SendError;
-use crate::event::{Event, System};
+use crate::event::{Event, SystemEvent};
 use crate::handle::{Handle, InboxItem, Shared};
 use crate::id::ActorId;
 use crate::id::NodeId;
@@ -404,7 +404,7 @@ impl Loop {
             for key in self.core.actors.keys() {
                 // Further addresses end with their owners.
                 if !self.core.actors.has(key.index(), Flag::ADAPTER) {
-                    self.core.push_system(key, System::Terminate);
+                    self.core.push_system(key, SystemEvent::Terminate);
                 }
             }
         }

@@ -73,7 +73,7 @@ pub use error::{
 };
 
 mod event;
-pub use event::{Down, Event, ExitReason, Offer, Thrown};
+pub use event::{Down, Event, ExitReason, SwapOffer, Thrown};
 
 mod event_loop;
 pub use event_loop::{ExternalReadiness, Loop, LoopConfig, LoopError, LoopStats, Park};

@@ -7,7 +7,7 @@ use crate::budget::Permit;
 use crate::codec_context;
 use crate::core::{Core, TransportSlot};
 use crate::error::{AskError, SendError, Undelivered};
-use crate::event::{Down, ExitReason, System};
+use crate::event::{Down, ExitReason, SystemEvent};
 use crate::id::{ActorId, Key, NodeId};
 use crate::outgoing::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
@@ -265,7 +265,7 @@ impl LoopRef<'_> {
     /// it set no monitor: a subscription that was refused ends so. False when the actor itself has ended, or its
     /// mailbox holds twice as much as it takes of messages.
     pub fn tell_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason) -> bool {
-        !self.is_flooded(watcher) && self.core.push_system(watcher, System::Down(Down { actor, reason }))
+        !self.is_flooded(watcher) && self.core.push_system(watcher, SystemEvent::Down(Down { actor, reason }))
     }
 
     /// Asks an actor to end, wherever it is.
@@ -277,7 +277,7 @@ impl LoopRef<'_> {
     /// it takes of messages.
     pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
         !self.is_flooded(target) && {
-            let thrown = self.core.metered(System::Thrown(value));
+            let thrown = self.core.metered(SystemEvent::Thrown(value));
             self.core.push_system(target, thrown)
         }
     }
@@ -286,7 +286,7 @@ impl LoopRef<'_> {
     /// messages.
     pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
         !self.is_flooded(target) && {
-            let resumed = self.core.metered(System::Resumed(value));
+            let resumed = self.core.metered(SystemEvent::Resumed(value));
             self.core.push_system(target, resumed)
         }
     }
@@ -300,7 +300,7 @@ impl LoopRef<'_> {
 
     /// Tells an actor of this loop that it may send to `node` again.
     pub fn writable(&mut self, actor: Key, node: NodeId) {
-        self.core.push_system(actor, System::Writable(node));
+        self.core.push_system(actor, SystemEvent::Writable(node));
     }
 
     /// Counts a message or signal that could not be delivered.

@@ -9,7 +9,7 @@ use slab::Slab;
 
 use crate::budget::Permit;
 use crate::cell::RunState;
-use crate::event::System;
+use crate::event::SystemEvent;
 use crate::step::Admit;
 use crate::time::Time;
 use crate::timers::TimerKey;
@@ -68,7 +68,7 @@ pub(crate) type Make<M> = Box<dyn FnMut() -> M>;
 
 enum Item<M> {
     Message(M),
-    System(Box<System>),
+    SystemEvent(Box<SystemEvent>),
     /// With what belongs to it. One variant for both: plain messages pay for each, by an instruction or two.
     Laden(Box<(Load, M)>),
 }
@@ -101,7 +101,7 @@ pub(crate) enum Wait {
 /// What a mailbox gives its actor next.
 pub(crate) enum Taken<M> {
     Message(M),
-    System(Box<System>),
+    SystemEvent(Box<SystemEvent>),
     Timeout,
     Nothing,
 }
@@ -136,7 +136,7 @@ impl<M> Mailbox<M> {
     pub(crate) fn held(&mut self) -> Option<&mut M> {
         match &mut self.first {
             Some(Item::Message(content)) => Some(content),
-            Some(Item::System(_) | Item::Laden(_)) | None => None,
+            Some(Item::SystemEvent(_) | Item::Laden(_)) | None => None,
         }
     }
 
@@ -263,9 +263,9 @@ impl<M> Mailbox<M> {
                         return Taken::Message(message);
                     }
                 }
-                Some(Item::System(system)) => match *system {
-                    System::Tick(token) if self.is_cancelled(token) => self.pass_cancelled(token),
-                    _ => return Taken::System(system),
+                Some(Item::SystemEvent(system)) => match *system {
+                    SystemEvent::Tick(token) if self.is_cancelled(token) => self.pass_cancelled(token),
+                    _ => return Taken::SystemEvent(system),
                 },
             }
             item = self.pop_item();
@@ -293,7 +293,7 @@ impl<M> Mailbox<M> {
             }
             Wait::If => self.take_admitted(),
             Wait::Sleep | Wait::Suspend => match self.take_waking() {
-                Some(system) => Taken::System(system),
+                Some(system) => Taken::SystemEvent(system),
                 None => self.take_timeout(),
             },
         };
@@ -301,7 +301,9 @@ impl<M> Mailbox<M> {
         // waiting goes on.
         let certain = match &taken {
             Taken::Nothing => false,
-            Taken::System(system) => !matches!(**system, System::Ready(_) | System::SocketSeen(_)),
+            Taken::SystemEvent(system) => {
+                !matches!(**system, SystemEvent::Ready(_) | SystemEvent::SocketSeen(_))
+            }
             Taken::Message(_) | Taken::Timeout => true,
         };
         if certain {
@@ -348,12 +350,12 @@ impl<M> Mailbox<M> {
                 let (load, message) = *laden;
                 if self.unload(load) { Taken::Message(message) } else { Taken::Nothing }
             }
-            Some(Item::System(system)) => match *system {
-                System::Tick(token) => {
+            Some(Item::SystemEvent(system)) => match *system {
+                SystemEvent::Tick(token) => {
                     self.pass_cancelled(token);
                     Taken::Nothing
                 }
-                _ => Taken::System(system),
+                _ => Taken::SystemEvent(system),
             },
             Some(Item::Message(message)) => Taken::Message(message),
             None => Taken::Nothing,
@@ -403,12 +405,12 @@ impl<M> Mailbox<M> {
     }
 
     /// The first event that wakes a sleeper.
-    fn take_waking(&mut self) -> Option<Box<System>> {
-        if matches!(&self.first, Some(Item::System(system)) if wakes(system)) {
+    fn take_waking(&mut self) -> Option<Box<SystemEvent>> {
+        if matches!(&self.first, Some(Item::SystemEvent(system)) if wakes(system)) {
             return self.pop_item().and_then(Item::system);
         }
         let rest = self.rest.as_mut()?;
-        let at = rest.iter().position(|item| matches!(item, Item::System(system) if wakes(system)))?;
+        let at = rest.iter().position(|item| matches!(item, Item::SystemEvent(system) if wakes(system)))?;
         rest.remove(at).and_then(Item::system)
     }
 
@@ -503,8 +505,8 @@ enum Verdict {
 }
 
 fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item<M>) -> Verdict {
-    if let Item::System(system) = item
-        && let System::Tick(token) = **system
+    if let Item::SystemEvent(system) = item
+        && let SystemEvent::Tick(token) = **system
         && let Some(Pending::Every { make: Some(make), .. }) = timers.get_mut(token as usize)
     {
         *item = Item::Laden(Box::new((Load::Tick(token), make())));
@@ -518,28 +520,28 @@ fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item
             };
             is_stale || admit(&laden.1)
         }
-        Item::System(_) => true,
+        Item::SystemEvent(_) => true,
     };
     if admitted { Verdict::Admitted } else { Verdict::Refused }
 }
 
-fn wakes(system: &System) -> bool {
+fn wakes(system: &SystemEvent) -> bool {
     match system {
-        System::Terminate | System::Resumed(_) | System::Thrown(_) => true,
-        System::Metered(system, _) => wakes(system),
-        System::Down(_)
-        | System::Offer(_)
-        | System::Writable(_)
-        | System::Ready(_)
-        | System::SocketSeen(_)
-        | System::Tick(_) => false,
+        SystemEvent::Terminate | SystemEvent::Resumed(_) | SystemEvent::Thrown(_) => true,
+        SystemEvent::Metered(system, _) => wakes(system),
+        SystemEvent::Down(_)
+        | SystemEvent::Swap(_)
+        | SystemEvent::Writable(_)
+        | SystemEvent::Ready(_)
+        | SystemEvent::SocketSeen(_)
+        | SystemEvent::Tick(_) => false,
     }
 }
 
 impl<M> Item<M> {
-    fn system(self) -> Option<Box<System>> {
+    fn system(self) -> Option<Box<SystemEvent>> {
         match self {
-            Self::System(system) => Some(system),
+            Self::SystemEvent(system) => Some(system),
             Self::Message(_) | Self::Laden(_) => None,
         }
     }
@@ -559,7 +561,7 @@ pub(crate) enum Fired {
 
 /// A mailbox without the type of its messages.
 pub(crate) trait AnyMailbox {
-    fn push_system(&mut self, system: System);
+    fn push_system(&mut self, system: SystemEvent);
     fn is_full_of(&self, max: usize) -> bool;
     /// Messages and events that wait.
     fn waiting_in_all(&self) -> usize;
@@ -583,8 +585,8 @@ pub(crate) trait AnyMailbox {
 }
 
 impl<M> AnyMailbox for Mailbox<M> {
-    fn push_system(&mut self, system: System) {
-        self.push_item(Item::System(Box::new(system)));
+    fn push_system(&mut self, system: SystemEvent) {
+        self.push_item(Item::SystemEvent(Box::new(system)));
     }
 
     fn is_full_of(&self, max: usize) -> bool {
@@ -628,7 +630,7 @@ impl<M> AnyMailbox for Mailbox<M> {
                 let (period, fresh) = (*period, !*queued);
                 *queued = true;
                 if fresh {
-                    self.push_system(System::Tick(token));
+                    self.push_system(SystemEvent::Tick(token));
                 }
                 Fired::Repeat(period, fresh)
             }

@@ -25,7 +25,7 @@ use super::{Conn, Host, Socket, SocketError};
 use crate::core::Core;
 use crate::egress;
 use crate::error::JobError;
-use crate::event::System;
+use crate::event::SystemEvent;
 use crate::id::Key;
 
 /// How long a peer may take nothing of what is left to write.
@@ -235,7 +235,7 @@ impl Tcp {
                 self.tell(hold, Socket::Closed(None));
                 self.state = State::PeerDone;
                 // Behind `Closed`: what the actor writes before it takes that still goes out.
-                hold.core.push_system(owner, System::SocketSeen(hold.id));
+                hold.core.push_system(owner, SystemEvent::SocketSeen(hold.id));
                 Fate::Rest
             }
             Pulled::Dry | Pulled::Ended(Ok(())) => {

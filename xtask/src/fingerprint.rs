@@ -92,6 +92,9 @@ fn read(file: &Path) -> Result<String, String> {
 }
 
 fn write(file: &Path, text: &str) -> Result<bool, String> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
     fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     println!("fingerprint: recorded {}", file.display());
     Ok(true)

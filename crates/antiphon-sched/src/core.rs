@@ -28,7 +28,7 @@ use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::readiness::{Readiness, ReadyTarget};
 use crate::requests::PendingRequests;
-use crate::sockets::Sockets;
+use crate::sockets::SocketTable;
 use crate::time::Time;
 use crate::timers::{DueTimer, TimerWheel};
 use crate::transport::{Signal, Transport};
@@ -66,7 +66,7 @@ pub(crate) struct Core {
     pub(crate) scratch: Vec<u8>,
     tags: FxHashMap<TypeId, &'static str>,
     pub(crate) readiness: Readiness,
-    pub(crate) sockets: Sockets,
+    pub(crate) sockets: SocketTable,
     pub(crate) blocking_pool: BlockingPool,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) trims: Vec<Key>,
@@ -116,7 +116,7 @@ impl Core {
             scratch: Vec::new(),
             tags: FxHashMap::default(),
             readiness,
-            sockets: Sockets::default(),
+            sockets: SocketTable::default(),
             blocking_pool,
             dead_letters: DeadLetters::default(),
             trims: Vec::new(),

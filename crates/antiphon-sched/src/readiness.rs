@@ -12,7 +12,7 @@ use mio::{Interest, Registry, Token};
 use slab::Slab;
 
 use crate::id::Key;
-use crate::sockets::{Part, SocketId};
+use crate::sockets::{FdRole, SocketId};
 
 /// Tokens from here on are not the loop's: whoever embeds it may use them with [`Loop::registry`](crate::Loop::registry).
 pub const EXTERNAL_TOKENS: usize = 1 << 48;
@@ -42,14 +42,14 @@ pub(crate) enum SourceOwner {
     /// An actor's own.
     Actor(Key),
     /// One that the loop keeps for an actor.
-    Socket(SocketId, Part),
+    Socket(SocketId, FdRole),
 }
 
 /// Who is to be told of readiness.
 pub(crate) enum ReadyTarget {
     /// An actor, of the source in this place.
     Actor(Key, u32),
-    Socket(SocketId, Part),
+    Socket(SocketId, FdRole),
 }
 
 struct SourceEntry {

@@ -14,11 +14,11 @@ use std::time::Duration;
 use mio::Interest;
 use mio::unix::pipe::{Receiver, Sender};
 
+use super::event_sink::EventSink;
+use super::frame_reader::{FrameReader, Pulled};
 use super::framing::Framing;
-use super::inlet::{Inlet, Pulled};
-use super::outlet::{Flushed, Outlet};
-use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
-use super::tells::Tells;
+use super::send_buffer::{Flushed, SendBuffer};
+use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
 use super::{Conn, Process};
 use crate::core::Core;
 use crate::id::Key;
@@ -36,25 +36,25 @@ pub(crate) struct Child {
     process: Option<process::Child>,
     /// Told by the system: it has ended, and was waited for; or it cannot be, since somebody else has.
     status: Option<io::Result<ExitStatus>>,
-    exit: Option<exit::Exit>,
+    exit: Option<exit::ChildExit>,
     framing: Framing,
-    tells: Rc<dyn Tells<(Conn, Process)>>,
+    sink: Rc<dyn EventSink<(Conn, Process)>>,
     stdin: Option<(Sender, Source)>,
-    outlet: Outlet,
+    send_buffer: SendBuffer,
     /// No more will be written: the pipe is closed when it is empty.
     closing: bool,
-    outputs: [Option<Output>; 2],
+    outputs: [Option<ChildOutput>; 2],
     /// The output that is read first next time, so that a flood on one does not starve the other.
     first: usize,
     /// Why it was killed.
     failure: Option<io::Error>,
 }
 
-struct Output {
+struct ChildOutput {
     pipe: Receiver,
     source: Source,
-    part: Part,
-    inlet: Inlet,
+    part: FdRole,
+    frame_reader: FrameReader,
 }
 
 impl Core {
@@ -63,7 +63,7 @@ impl Core {
         owner: Key,
         command: &mut Command,
         framing: Framing,
-        tells: Rc<dyn Tells<(Conn, Process)>>,
+        sink: Rc<dyn EventSink<(Conn, Process)>>,
     ) -> io::Result<Conn> {
         self.readiness.check()?;
         let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -73,9 +73,9 @@ impl Core {
             status: None,
             exit: None,
             framing,
-            tells,
+            sink,
             stdin: None,
-            outlet: Outlet::new(true),
+            send_buffer: SendBuffer::new(true),
             closing: false,
             outputs: [None, None],
             first: 0,
@@ -86,10 +86,10 @@ impl Core {
             return Err(reason);
         }
         let is_told = child.exit.is_some();
-        self.insert_socket(id, owner, Kind::Child(Box::new(child)));
+        self.insert_socket(id, owner, SocketKind::Child(Box::new(child)));
         if !is_told {
             // Asks at once, and has itself woken again.
-            self.sockets.note(id, Part::Exit, true, false);
+            self.sockets.note(id, FdRole::Exit, true, false);
         }
         Ok(Conn(id.0))
     }
@@ -101,27 +101,34 @@ impl Child {
         if let Some(stdin) = process.stdin.take() {
             let mut pipe = Sender::from(stdin);
             pipe.set_nonblocking(true)?;
-            let source = core.watch_part(id, Part::Main, &mut pipe, Interest::WRITABLE)?;
+            let source = core.watch_part(id, FdRole::Main, &mut pipe, Interest::WRITABLE)?;
             self.stdin = Some((pipe, source));
         }
         let stdout = process.stdout.take().map(Receiver::from);
         let stderr = process.stderr.take().map(Receiver::from);
-        for (at, (pipe, part)) in [(stdout, Part::Stdout), (stderr, Part::Stderr)].into_iter().enumerate() {
+        for (at, (pipe, part)) in [(stdout, FdRole::Stdout), (stderr, FdRole::Stderr)].into_iter().enumerate()
+        {
             let Some(mut pipe) = pipe else { continue };
             pipe.set_nonblocking(true)?;
             let source = core.watch_part(id, part, &mut pipe, Interest::READABLE)?;
-            self.outputs[at] = Some(Output { pipe, source, part, inlet: Inlet::new(self.framing) });
+            self.outputs[at] =
+                Some(ChildOutput { pipe, source, part, frame_reader: FrameReader::new(self.framing) });
         }
-        self.exit = exit::Exit::watch(process, core, id)?;
+        self.exit = exit::ChildExit::watch(process, core, id)?;
         Ok(())
     }
 
-    pub(crate) fn serve(&mut self, hold: &mut Hold<'_>, events: Events, space: &mut [u8]) -> Fate {
-        let Some(owner) = hold.owner else { return Fate::Gone };
-        self.outlet.writable |= events.is_writable(Part::Main);
+    pub(crate) fn serve(
+        &mut self,
+        hold: &mut SocketGuard<'_>,
+        events: FdReadiness,
+        space: &mut [u8],
+    ) -> Served {
+        let Some(owner) = hold.owner else { return Served::Gone };
+        self.send_buffer.writable |= events.is_writable(FdRole::Main);
         self.write(hold);
         for output in self.outputs.iter_mut().flatten() {
-            output.inlet.readable |= events.is_readable(output.part);
+            output.frame_reader.readable |= events.is_readable(output.part);
         }
         self.look_for_end(hold);
         let (first, count) = (self.first, self.outputs.len());
@@ -131,12 +138,12 @@ impl Child {
                 Pulled::Dry => {}
                 Pulled::Cut => {
                     self.first = (at + 1) % count;
-                    return Fate::Again;
+                    return Served::Again;
                 }
                 Pulled::Full { fed } => {
                     // One that told nothing keeps its turn.
                     self.first = (at + usize::from(fed)) % count;
-                    return Fate::Full { fed };
+                    return Served::Full { fed };
                 }
                 Pulled::Ended(end) => {
                     self.end_output(hold.core, at);
@@ -146,15 +153,15 @@ impl Child {
                 }
             }
         }
-        let Some(status) = self.status.take() else { return Fate::Rest };
+        let Some(status) = self.status.take() else { return Served::Rest };
         // Nothing is left to be killed: its number may be another's by now.
         self.process = None;
         let end = self.failure.take().map_or(status, Err);
-        self.tells.tell(hold.core, owner, (Conn(hold.id.0), Process::Ended(end)));
-        Fate::Gone
+        self.sink.tell(hold.core, owner, (Conn(hold.id.0), Process::Ended(end)));
+        Served::Gone
     }
 
-    fn look_for_end(&mut self, hold: &mut Hold<'_>) {
+    fn look_for_end(&mut self, hold: &mut SocketGuard<'_>) {
         if self.status.is_some() {
             return;
         }
@@ -169,22 +176,22 @@ impl Child {
         self.status = Some(status);
         // What it printed is there; what its own children print later is not waited for.
         for output in self.outputs.iter_mut().flatten() {
-            output.inlet.readable = true;
-            output.inlet.limit(PIPE_BYTES_MAX);
+            output.frame_reader.readable = true;
+            output.frame_reader.limit(PIPE_BYTES_MAX);
         }
     }
 
-    fn read(&mut self, hold: &mut Hold<'_>, owner: Key, at: usize, space: &mut [u8]) -> Pulled {
+    fn read(&mut self, hold: &mut SocketGuard<'_>, owner: Key, at: usize, space: &mut [u8]) -> Pulled {
         let Some(output) = &mut self.outputs[at] else { return Pulled::Dry };
-        let (tells, conn, part) = (&self.tells, Conn(hold.id.0), output.part);
+        let (sink, conn, part) = (&self.sink, Conn(hold.id.0), output.part);
         let tell = move |core: &mut Core, frame| {
-            let what = if part == Part::Stdout { Process::Stdout(frame) } else { Process::Stderr(frame) };
-            tells.tell(core, owner, (conn, what));
+            let what = if part == FdRole::Stdout { Process::Stdout(frame) } else { Process::Stderr(frame) };
+            sink.tell(core, owner, (conn, what));
         };
-        let pulled = output.inlet.pull(hold.core, owner, &mut output.pipe, space, tell);
+        let pulled = output.frame_reader.pull(hold.core, owner, &mut output.pipe, space, tell);
         if matches!(pulled, Pulled::Dry) && self.status.is_some() {
-            output.inlet.end();
-            return output.inlet.pull(hold.core, owner, &mut output.pipe, space, tell);
+            output.frame_reader.end();
+            return output.frame_reader.pull(hold.core, owner, &mut output.pipe, space, tell);
         }
         pulled
     }
@@ -210,31 +217,31 @@ impl Child {
         }
     }
 
-    pub(crate) fn push(&mut self, hold: &mut Hold<'_>, data: &[u8]) -> Fate {
+    pub(crate) fn push(&mut self, hold: &mut SocketGuard<'_>, data: &[u8]) -> Served {
         if self.stdin.is_some() && !self.closing {
-            match self.outlet.push(self.framing, data) {
+            match self.send_buffer.push(self.framing, data) {
                 Ok(()) => hold.writes_on = true,
                 Err(reason) => self.fail(reason.into()),
             }
         }
-        Fate::Rest
+        Served::Rest
     }
 
     /// Closes its standard input, when all is written.
-    pub(crate) fn close(&mut self, hold: &mut Hold<'_>) -> Fate {
+    pub(crate) fn close(&mut self, hold: &mut SocketGuard<'_>) -> Served {
         self.closing = true;
         hold.writes_on = true;
-        Fate::Rest
+        Served::Rest
     }
 
-    pub(crate) fn flush(&mut self, hold: &mut Hold<'_>) -> Fate {
+    pub(crate) fn flush(&mut self, hold: &mut SocketGuard<'_>) -> Served {
         self.write(hold);
-        Fate::Rest
+        Served::Rest
     }
 
-    fn write(&mut self, hold: &mut Hold<'_>) {
+    fn write(&mut self, hold: &mut SocketGuard<'_>) {
         let Some((pipe, _)) = &mut self.stdin else { return };
-        let is_over = match self.outlet.flush(pipe) {
+        let is_over = match self.send_buffer.flush(pipe) {
             Flushed::All => self.closing,
             Flushed::Blocked => false,
             Flushed::Cut => {
@@ -244,10 +251,10 @@ impl Child {
             // It reads no more: its own choice, as that of `head`.
             Flushed::Failed(_) => true,
         };
-        if self.outlet.take_relief()
+        if self.send_buffer.take_relief()
             && let Some(owner) = hold.owner
         {
-            self.tells.tell(hold.core, owner, (Conn(hold.id.0), Process::Writable));
+            self.sink.tell(hold.core, owner, (Conn(hold.id.0), Process::Writable));
         }
         if is_over {
             self.end_input(hold.core);
@@ -261,7 +268,7 @@ impl Child {
     }
 
     pub(crate) fn unwritten(&self) -> usize {
-        self.outlet.len()
+        self.send_buffer.len()
     }
 
     pub(crate) fn leave(&mut self, core: &mut Core) {
@@ -303,19 +310,19 @@ mod exit {
     use mio::unix::SourceFd;
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-    use super::{Core, Part, SocketId, Source};
+    use super::{Core, FdRole, SocketId, Source};
 
-    pub(super) struct Exit {
+    pub(super) struct ChildExit {
         fd: OwnedFd,
         source: Source,
     }
 
-    impl Exit {
+    impl ChildExit {
         /// `None` where the kernel is too old for it.
         pub(super) fn watch(child: &Child, core: &mut Core, id: SocketId) -> io::Result<Option<Self>> {
             let Ok(fd) = pidfd_open(Pid::from_child(child), PidfdFlags::NONBLOCK) else { return Ok(None) };
             let source =
-                core.watch_part(id, Part::Exit, &mut SourceFd(&fd.as_raw_fd()), Interest::READABLE)?;
+                core.watch_part(id, FdRole::Exit, &mut SourceFd(&fd.as_raw_fd()), Interest::READABLE)?;
             Ok(Some(Self { fd, source }))
         }
 
@@ -334,9 +341,9 @@ mod exit {
 
     use super::{Core, SocketId};
 
-    pub(super) enum Exit {}
+    pub(super) enum ChildExit {}
 
-    impl Exit {
+    impl ChildExit {
         pub(super) fn watch(_: &Child, _: &mut Core, _: SocketId) -> io::Result<Option<Self>> {
             Ok(None)
         }

@@ -50,7 +50,7 @@ impl Framing {
 }
 
 /// Cuts a stream into frames.
-pub(crate) struct Deframer {
+pub(crate) struct FrameSplitter {
     framing: Framing,
     buffer: Vec<u8>,
     /// What was told already.
@@ -60,7 +60,7 @@ pub(crate) struct Deframer {
     ended: bool,
 }
 
-impl Deframer {
+impl FrameSplitter {
     pub(crate) fn new(framing: Framing) -> Self {
         Self { framing, buffer: Vec::new(), start: 0, searched: 0, ended: false }
     }
@@ -153,15 +153,15 @@ mod tests {
 
     /// Feeds pieces, and gives all frames, and how it ended.
     fn cut(framing: Framing, pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<SocketError>) {
-        let mut deframer = Deframer::new(framing);
+        let mut splitter = FrameSplitter::new(framing);
         let mut frames = Vec::new();
         for piece in pieces.iter().map(Some).chain([None]) {
             match piece {
-                Some(piece) => deframer.feed(piece),
-                None => deframer.end(),
+                Some(piece) => splitter.feed(piece),
+                None => splitter.end(),
             }
             loop {
-                match deframer.next() {
+                match splitter.next() {
                     Ok(Some(frame)) => frames.push(frame),
                     Ok(None) => break,
                     Err(reason) => return (frames, Some(reason)),
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(cut(LINES, &[b"ab\n123456"]), (vec![b"ab".to_vec()], too_long));
         assert_eq!(cut(LINES, &[b"123456\n"]), (vec![], too_long));
         assert_eq!(cut(LINES, &[b"123456\r\n"]), (vec![], too_long));
-        let mut endless = Deframer::new(LINES);
+        let mut endless = FrameSplitter::new(LINES);
         endless.feed(b"1234567");
         assert_eq!(endless.next(), Err(SocketError::FrameTooLong { max: 5 }));
     }

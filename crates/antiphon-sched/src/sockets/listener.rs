@@ -10,13 +10,13 @@ use std::time::Duration;
 use mio::Interest;
 use mio::net::{TcpListener, TcpStream};
 
+use super::event_sink::EventSink;
 use super::framing::Framing;
 use super::layer::Layer;
-use super::strangers::Strangers;
+use super::pending::PendingConns;
 use super::stream::Stream;
-use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
+use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
 use super::tcp::Tcp;
-use super::tells::Tells;
 use super::{Conn, Endpoint, Host, Socket, SocketError};
 use crate::core::Core;
 use crate::egress;
@@ -33,9 +33,9 @@ pub(crate) struct Listener {
     source: Source,
     local: SocketAddr,
     framing: Framing,
-    tells: Rc<dyn Tells<(Conn, Socket)>>,
+    sink: Rc<dyn EventSink<(Conn, Socket)>>,
     layer: Option<Rc<dyn Layer>>,
-    strangers: Strangers,
+    pending: PendingConns,
     readable: bool,
 }
 
@@ -45,34 +45,34 @@ impl Core {
         owner: Key,
         at: &impl Endpoint,
         framing: Framing,
-        tells: Rc<dyn Tells<(Conn, Socket)>>,
+        sink: Rc<dyn EventSink<(Conn, Socket)>>,
     ) -> io::Result<SocketAddr> {
         self.readiness.check()?;
         let mut socket = bind(at, TcpListener::bind)?;
         let local = socket.local_addr()?;
         let id = self.sockets.next_unshown();
-        let source = self.watch_part(id, Part::Main, &mut socket, Interest::READABLE)?;
+        let source = self.watch_part(id, FdRole::Main, &mut socket, Interest::READABLE)?;
         let listener = Listener {
             socket,
             source,
             local,
             framing,
-            tells,
+            sink,
             layer: at.layer(),
-            strangers: Strangers::default(),
+            pending: PendingConns::default(),
             readable: false,
         };
-        self.insert_socket(id, owner, Kind::Listener(listener));
+        self.insert_socket(id, owner, SocketKind::Listener(listener));
         Ok(local)
     }
 
     /// Ends the listener of an actor at `at`; false when it has none there.
     pub(crate) fn unlisten(&mut self, owner: Key, at: SocketAddr) -> bool {
         let mine = self.extras(owner).map(|extras| extras.sockets.clone()).unwrap_or_default();
-        let is_there = |id: &SocketId| matches!(self.sockets.kind(*id, owner), Some(Kind::Listener(known)) if known.local == at);
+        let is_there = |id: &SocketId| matches!(self.sockets.kind(*id, owner), Some(SocketKind::Listener(known)) if known.local == at);
         let found = mine.into_iter().find(is_there);
         if let Some(id) = found {
-            self.with_own_socket(id, owner, |_, _| Fate::Gone);
+            self.with_own_socket(id, owner, |_, _| Served::Gone);
         }
         found.is_some()
     }
@@ -101,15 +101,15 @@ pub fn is_exhausted(reason: &io::Error) -> bool {
 }
 
 impl Listener {
-    pub(crate) fn serve(&mut self, hold: &mut Hold<'_>, events: Events) -> Fate {
-        let Some(owner) = hold.owner else { return Fate::Gone };
-        self.readable |= events.is_readable(Part::Main);
+    pub(crate) fn serve(&mut self, hold: &mut SocketGuard<'_>, events: FdReadiness) -> Served {
+        let Some(owner) = hold.owner else { return Served::Gone };
+        self.readable |= events.is_readable(FdRole::Main);
         for accepted in 0..ACCEPTS_A_ROUND {
             if !self.readable || hold.is_timed() {
-                return Fate::Rest;
+                return Served::Rest;
             }
             if !hold.core.has_room(owner) {
-                return Fate::Full { fed: accepted > 0 };
+                return Served::Full { fed: accepted > 0 };
             }
             match self.socket.accept() {
                 Ok((socket, peer)) => self.accepted(hold, owner, socket, peer),
@@ -122,19 +122,19 @@ impl Listener {
                 Err(reason) => tracing::debug!(%reason, "a connection was not accepted"),
             }
         }
-        Fate::Again
+        Served::Again
     }
 
-    fn accepted(&mut self, hold: &mut Hold<'_>, owner: Key, socket: TcpStream, peer: SocketAddr) {
+    fn accepted(&mut self, hold: &mut SocketGuard<'_>, owner: Key, socket: TcpStream, peer: SocketAddr) {
         let (core, listener) = (&mut *hold.core, hold.id);
         let id = core.sockets.next_conn();
         let made = Stream::accepted(core, id, socket, self.layer.as_deref());
-        let stranger_of = self.layer.as_ref().map(|_| listener);
-        let tells = self.tells.clone();
-        match made.map(|stream| Tcp::accepted(stream, peer, self.framing, tells, stranger_of)) {
+        let pending_of = self.layer.as_ref().map(|_| listener);
+        let sink = self.sink.clone();
+        match made.map(|stream| Tcp::accepted(stream, peer, self.framing, sink, pending_of)) {
             Ok(tcp) => {
-                if core.insert_socket(id, owner, Kind::Tcp(Box::new(tcp))) {
-                    self.count_stranger(core, id, peer);
+                if core.insert_socket(id, owner, SocketKind::Tcp(Box::new(tcp))) {
+                    self.count_pending(core, id, peer);
                     core.with_own_tcp(id, owner, Tcp::begin);
                 }
             }
@@ -142,12 +142,12 @@ impl Listener {
         }
     }
 
-    fn count_stranger(&mut self, core: &mut Core, id: SocketId, peer: SocketAddr) {
+    fn count_pending(&mut self, core: &mut Core, id: SocketId, peer: SocketAddr) {
         if self.layer.is_none() {
             return;
         }
-        self.strangers.insert(id, peer.ip());
-        if let Some(oldest) = self.strangers.take_surplus() {
+        self.pending.insert(id, peer.ip());
+        if let Some(oldest) = self.pending.take_surplus() {
             tracing::debug!(at = %self.local, "a connection gives way to another before it was opened");
             core.drop_untold(oldest);
         }
@@ -155,12 +155,12 @@ impl Listener {
 
     /// A connection is no stranger any more.
     pub(super) fn forget(&mut self, stranger: SocketId) {
-        self.strangers.remove(stranger);
+        self.pending.remove(stranger);
     }
 
     pub(crate) fn leave(&mut self, core: &mut Core) {
         core.readiness.part_with(self.source, &mut self.socket);
-        for stranger in self.strangers.take_all() {
+        for stranger in self.pending.take_all() {
             core.drop_untold(stranger);
         }
     }

@@ -10,20 +10,20 @@
 
 #[cfg(unix)]
 mod child;
+mod cx_methods;
 mod endpoint;
 mod error;
+mod event_sink;
+mod frame_reader;
 mod framing;
-mod inlet;
 mod layer;
 mod listener;
-mod outlet;
-mod strangers;
+mod pending;
+mod send_buffer;
 mod stream;
 mod table;
 mod tcp;
-mod tells;
 mod udp;
-mod verbs;
 
 use std::fmt;
 use std::io;
@@ -35,8 +35,8 @@ pub use error::SocketError;
 pub use framing::Framing;
 pub use layer::{Duplex, Layer, Layered};
 pub use listener::is_exhausted;
-pub use strangers::site_of;
-pub(crate) use table::{Part, SocketId, Sockets};
+pub use pending::site_of;
+pub(crate) use table::{FdRole, SocketId, SocketTable};
 
 /// A connection of an actor's, or a child process: a small number that is used once in its loop.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

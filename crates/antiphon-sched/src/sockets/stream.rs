@@ -7,7 +7,7 @@ use mio::Interest;
 use mio::net::TcpStream;
 
 use super::layer::{Layer, Layered};
-use super::table::{Hold, Part, SocketId};
+use super::table::{FdRole, SocketGuard, SocketId};
 use crate::core::Core;
 use crate::egress;
 use crate::readiness::Source;
@@ -21,10 +21,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn dial(hold: &mut Hold<'_>, addr: SocketAddr) -> io::Result<Self> {
+    pub(super) fn dial(hold: &mut SocketGuard<'_>, addr: SocketAddr) -> io::Result<Self> {
         egress::allowed(&addr).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         let mut socket = TcpStream::connect(addr)?;
-        let source = hold.core.watch_part(hold.id, Part::Main, &mut socket, READ_WRITE)?;
+        let source = hold.core.watch_part(hold.id, FdRole::Main, &mut socket, READ_WRITE)?;
         Ok(Self { socket, source, layered: None })
     }
 
@@ -36,7 +36,7 @@ impl Stream {
     ) -> io::Result<Self> {
         let layered = layer.map(Layer::accepted).transpose()?;
         socket.set_nodelay(true)?;
-        let source = core.watch_part(id, Part::Main, &mut socket, READ_WRITE)?;
+        let source = core.watch_part(id, FdRole::Main, &mut socket, READ_WRITE)?;
         Ok(Self { socket, source, layered })
     }
 

@@ -25,7 +25,7 @@ use crate::timers::{DueTimer, TimerKey};
 /// Sockets served in one round, unless the time is over before.
 const SERVED_A_ROUND: usize = 1024;
 /// Of them, connections that are being agreed on: a step of TLS may take milliseconds.
-const AGREEING_A_ROUND: usize = 2;
+const NEGOTIATIONS_A_ROUND: usize = 2;
 /// Read at once.
 const SPACE_BYTES: usize = 64 << 10;
 /// From here on numbers are of what is no `Conn`, so that those stay small.
@@ -38,7 +38,7 @@ pub(crate) struct SocketId(pub(crate) u64);
 /// Which descriptor of a socket; a child process has several.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(not(unix), expect(dead_code, reason = "child processes need pipes"))]
-pub(crate) enum Part {
+pub(crate) enum FdRole {
     Main,
     Stdout,
     Stderr,
@@ -47,34 +47,34 @@ pub(crate) enum Part {
 
 /// What a socket's descriptors are ready for since it was last served.
 #[derive(Copy, Clone, Default, Debug)]
-pub(crate) struct Events(u8);
+pub(crate) struct FdReadiness(u8);
 
-impl Events {
-    fn add(&mut self, part: Part, readable: bool, writable: bool) {
+impl FdReadiness {
+    fn add(&mut self, part: FdRole, readable: bool, writable: bool) {
         self.0 |= (u8::from(readable) | u8::from(writable) << 1) << (2 * part as u8);
     }
 
-    pub(crate) fn is_readable(self, part: Part) -> bool {
+    pub(crate) fn is_readable(self, part: FdRole) -> bool {
         self.0 >> (2 * part as u8) & 1 != 0
     }
 
-    pub(crate) fn is_writable(self, part: Part) -> bool {
+    pub(crate) fn is_writable(self, part: FdRole) -> bool {
         self.0 >> (2 * part as u8) & 2 != 0
     }
 }
 
-struct Entry {
+struct SocketEntry {
     /// `None` once the actor has been told the end, or has ended itself.
     owner: Option<Key>,
-    kind: Kind,
+    kind: SocketKind,
     timer: Option<TimerKey>,
-    events: Events,
+    events: FdReadiness,
     queued: bool,
     stalled: bool,
     dirty: bool,
 }
 
-pub(crate) enum Kind {
+pub(crate) enum SocketKind {
     Listener(Listener),
     Tcp(Box<Tcp>),
     Udp(UdpPort),
@@ -83,7 +83,7 @@ pub(crate) enum Kind {
 }
 
 /// A socket that is being served: it and its timer are out of the table.
-pub(crate) struct Hold<'a> {
+pub(crate) struct SocketGuard<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) id: SocketId,
     pub(crate) owner: Option<Key>,
@@ -93,7 +93,7 @@ pub(crate) struct Hold<'a> {
 }
 
 /// How a socket was left.
-pub(crate) enum Fate {
+pub(crate) enum Served {
     /// It says when it is ready.
     Rest,
     /// It was cut off by its share.
@@ -114,8 +114,8 @@ struct Stalled {
 }
 
 #[derive(Default)]
-pub(crate) struct Sockets {
-    entries: FxHashMap<SocketId, Entry>,
+pub(crate) struct SocketTable {
+    entries: FxHashMap<SocketId, SocketEntry>,
     ready: VecDeque<SocketId>,
     stalled: BTreeMap<Key, Stalled>,
     dirty: Vec<SocketId>,
@@ -125,7 +125,7 @@ pub(crate) struct Sockets {
     unshown: u64,
 }
 
-impl Sockets {
+impl SocketTable {
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -146,7 +146,7 @@ impl Sockets {
     }
 
     /// Notes readiness.
-    pub(crate) fn note(&mut self, id: SocketId, part: Part, readable: bool, writable: bool) {
+    pub(crate) fn note(&mut self, id: SocketId, part: FdRole, readable: bool, writable: bool) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.events.add(part, readable, writable);
         self.queue(id);
@@ -179,18 +179,18 @@ impl Sockets {
     }
 
     /// A socket of an actor's.
-    pub(crate) fn kind(&self, id: SocketId, owner: Key) -> Option<&Kind> {
+    pub(crate) fn kind(&self, id: SocketId, owner: Key) -> Option<&SocketKind> {
         self.entries.get(&id).filter(|entry| entry.owner == Some(owner)).map(|entry| &entry.kind)
     }
 
-    fn is_agreeing(&self, id: SocketId) -> bool {
-        matches!(self.entries.get(&id), Some(Entry { kind: Kind::Tcp(tcp), .. }) if tcp.is_agreeing())
+    fn is_negotiating(&self, id: SocketId) -> bool {
+        matches!(self.entries.get(&id), Some(SocketEntry { kind: SocketKind::Tcp(tcp), .. }) if tcp.is_negotiating())
     }
 
     /// A listener, unless it is being served.
     pub(crate) fn listener(&mut self, id: SocketId) -> Option<&mut Listener> {
         match &mut self.entries.get_mut(&id)?.kind {
-            Kind::Listener(listener) => Some(listener),
+            SocketKind::Listener(listener) => Some(listener),
             _ => None,
         }
     }
@@ -199,7 +199,7 @@ impl Sockets {
     pub(crate) fn drop_all(&mut self) {
         for (_, mut entry) in self.entries.drain() {
             panic_guard::log_panic(|| {
-                if let Kind::Tcp(tcp) = &mut entry.kind {
+                if let SocketKind::Tcp(tcp) = &mut entry.kind {
                     tcp.say_end();
                 }
                 drop(entry);
@@ -216,12 +216,12 @@ impl Core {
     }
 
     /// Puts a socket into the table; false when its actor has ended, in this very step.
-    pub(crate) fn insert_socket(&mut self, id: SocketId, owner: Key, kind: Kind) -> bool {
-        let entry = Entry {
+    pub(crate) fn insert_socket(&mut self, id: SocketId, owner: Key, kind: SocketKind) -> bool {
+        let entry = SocketEntry {
             owner: Some(owner),
             kind,
             timer: None,
-            events: Events::default(),
+            events: FdReadiness::default(),
             queued: false,
             stalled: false,
             dirty: false,
@@ -243,7 +243,7 @@ impl Core {
     pub(crate) fn watch_part(
         &mut self,
         id: SocketId,
-        part: Part,
+        part: FdRole,
         source: &mut (impl mio::event::Source + ?Sized),
         interest: mio::Interest,
     ) -> io::Result<Source> {
@@ -251,23 +251,27 @@ impl Core {
     }
 
     /// Has `act` see a socket, which is out of the table meanwhile.
-    fn with_socket(&mut self, id: SocketId, act: impl FnOnce(&mut Hold<'_>, &mut Entry) -> Fate) {
+    fn with_socket(
+        &mut self,
+        id: SocketId,
+        act: impl FnOnce(&mut SocketGuard<'_>, &mut SocketEntry) -> Served,
+    ) {
         let Some(mut entry) = self.sockets.entries.remove(&id) else { return };
         let (owner, timer) = (entry.owner, entry.timer.take());
-        let mut hold = Hold { core: self, id, owner, timer, writes_on: false };
+        let mut hold = SocketGuard { core: self, id, owner, timer, writes_on: false };
         let fate = act(&mut hold, &mut entry);
         let writes_on = hold.writes_on;
         entry.timer = hold.timer;
         match fate {
-            Fate::Gone => return self.drop_socket(id, entry),
-            Fate::Orphan => self.disown(id, &mut entry),
-            Fate::Rest | Fate::Again | Fate::Full { .. } => {}
+            Served::Gone => return self.drop_socket(id, entry),
+            Served::Orphan => self.disown(id, &mut entry),
+            Served::Rest | Served::Again | Served::Full { .. } => {}
         }
         self.sockets.entries.insert(id, entry);
         match fate {
-            Fate::Again | Fate::Orphan => self.sockets.queue(id),
-            Fate::Full { fed } => self.sockets.stall(id, fed),
-            Fate::Rest | Fate::Gone => {}
+            Served::Again | Served::Orphan => self.sockets.queue(id),
+            Served::Full { fed } => self.sockets.stall(id, fed),
+            Served::Rest | Served::Gone => {}
         }
         if writes_on {
             self.sockets.mark_dirty(id);
@@ -278,23 +282,23 @@ impl Core {
         }
     }
 
-    fn drop_socket(&mut self, id: SocketId, mut entry: Entry) {
+    fn drop_socket(&mut self, id: SocketId, mut entry: SocketEntry) {
         if let Some(timer) = entry.timer.take() {
             self.wheel.cancel(timer);
         }
         self.disown(id, &mut entry);
         match &mut entry.kind {
-            Kind::Listener(listener) => listener.leave(self),
-            Kind::Tcp(tcp) => tcp.leave(self, id),
-            Kind::Udp(udp) => udp.leave(self),
+            SocketKind::Listener(listener) => listener.leave(self),
+            SocketKind::Tcp(tcp) => tcp.leave(self, id),
+            SocketKind::Udp(udp) => udp.leave(self),
             #[cfg(unix)]
-            Kind::Child(child) => child.leave(self),
+            SocketKind::Child(child) => child.leave(self),
         }
         panic_guard::log_panic(|| drop(entry));
     }
 
     /// The actor has nothing to do with the socket any more.
-    fn disown(&mut self, id: SocketId, entry: &mut Entry) {
+    fn disown(&mut self, id: SocketId, entry: &mut SocketEntry) {
         if let Some(owner) = entry.owner.take()
             && self.actors.is_alive(owner)
             && let Some(extras) = self.extras.get_mut(&owner.index())
@@ -311,7 +315,7 @@ impl Core {
         let mut agreeing = Vec::new();
         for _ in 0..self.sockets.ready.len().min(SERVED_A_ROUND) {
             let Some(id) = self.sockets.ready.pop_front() else { break };
-            if self.sockets.is_agreeing(id) {
+            if self.sockets.is_negotiating(id) {
                 agreeing.push(id);
                 continue;
             }
@@ -322,7 +326,7 @@ impl Core {
         }
         // After the others, and few: a step of theirs may take longer than all that the others want.
         for (nth, id) in agreeing.into_iter().enumerate() {
-            match nth < AGREEING_A_ROUND {
+            match nth < NEGOTIATIONS_A_ROUND {
                 true => self.serve_socket(id, &mut space),
                 false => self.sockets.ready.push_back(id),
             }
@@ -335,11 +339,11 @@ impl Core {
             entry.queued = false;
             let events = std::mem::take(&mut entry.events);
             match &mut entry.kind {
-                Kind::Listener(listener) => listener.serve(hold, events),
-                Kind::Tcp(tcp) => tcp.serve(hold, events, space),
-                Kind::Udp(udp) => udp.serve(hold, events, space),
+                SocketKind::Listener(listener) => listener.serve(hold, events),
+                SocketKind::Tcp(tcp) => tcp.serve(hold, events, space),
+                SocketKind::Udp(udp) => udp.serve(hold, events, space),
                 #[cfg(unix)]
-                Kind::Child(child) => child.serve(hold, events, space),
+                SocketKind::Child(child) => child.serve(hold, events, space),
             }
         });
     }
@@ -350,10 +354,10 @@ impl Core {
             self.with_socket(id, |hold, entry| {
                 entry.dirty = false;
                 match &mut entry.kind {
-                    Kind::Tcp(tcp) => tcp.flush(hold),
+                    SocketKind::Tcp(tcp) => tcp.flush(hold),
                     #[cfg(unix)]
-                    Kind::Child(child) => child.flush(hold),
-                    Kind::Listener(_) | Kind::Udp(_) => Fate::Rest,
+                    SocketKind::Child(child) => child.flush(hold),
+                    SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Rest,
                 }
             });
         }
@@ -381,10 +385,10 @@ impl Core {
         self.with_socket(id, |hold, entry| {
             hold.untime();
             match &mut entry.kind {
-                Kind::Tcp(tcp) => tcp.on_timer(hold),
-                Kind::Listener(_) | Kind::Udp(_) => Fate::Again,
+                SocketKind::Tcp(tcp) => tcp.on_timer(hold),
+                SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Again,
                 #[cfg(unix)]
-                Kind::Child(_) => Fate::Again,
+                SocketKind::Child(_) => Served::Again,
             }
         });
     }
@@ -396,7 +400,7 @@ impl Core {
 
     /// Ends a socket of which nobody was told.
     pub(crate) fn drop_untold(&mut self, id: SocketId) {
-        self.with_socket(id, |_, _| Fate::Gone);
+        self.with_socket(id, |_, _| Served::Gone);
     }
 
     /// Has `act` see a socket of an actor's.
@@ -404,7 +408,7 @@ impl Core {
         &mut self,
         id: SocketId,
         owner: Key,
-        act: impl FnOnce(&mut Hold<'_>, &mut Kind) -> Fate,
+        act: impl FnOnce(&mut SocketGuard<'_>, &mut SocketKind) -> Served,
     ) {
         if self.sockets.kind(id, owner).is_some() {
             self.with_socket(id, |hold, entry| act(hold, &mut entry.kind));
@@ -416,11 +420,11 @@ impl Core {
         &mut self,
         id: SocketId,
         owner: Key,
-        act: impl FnOnce(&mut Tcp, &mut Hold<'_>) -> Fate,
+        act: impl FnOnce(&mut Tcp, &mut SocketGuard<'_>) -> Served,
     ) {
         self.with_own_socket(id, owner, |hold, kind| match kind {
-            Kind::Tcp(tcp) => act(tcp, hold),
-            _ => Fate::Rest,
+            SocketKind::Tcp(tcp) => act(tcp, hold),
+            _ => Served::Rest,
         });
     }
 
@@ -430,14 +434,14 @@ impl Core {
             let Some(entry) = self.sockets.entries.get_mut(&id) else { continue };
             entry.owner = None;
             self.with_socket(id, |hold, entry| match &mut entry.kind {
-                Kind::Tcp(tcp) => tcp.finish(hold),
-                _ => Fate::Gone,
+                SocketKind::Tcp(tcp) => tcp.finish(hold),
+                _ => Served::Gone,
             });
         }
     }
 }
 
-impl Hold<'_> {
+impl SocketGuard<'_> {
     /// Sets the one timer of the socket, or moves it.
     pub(crate) fn time(&mut self, span: Duration) {
         let until = self.core.now + span;

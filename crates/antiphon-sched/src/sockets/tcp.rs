@@ -7,20 +7,20 @@
 //! taken `Closed`. Where the actor ends first, what it wrote goes out, and what the peer sends meanwhile is read
 //! and dropped: a socket that is closed with unread bytes would be reset, and the peer lose the actor's last words.
 
-mod agreeing;
+mod negotiation;
 
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::event_sink::EventSink;
+use super::frame_reader::{FrameReader, Pulled};
 use super::framing::Framing;
-use super::inlet::{Inlet, Pulled};
 use super::layer::Layer;
-use super::outlet::{Flushed, Outlet};
+use super::send_buffer::{Flushed, SendBuffer};
 use super::stream::Stream;
-use super::table::{Events, Fate, Hold, Kind, Part, SocketId};
-use super::tells::Tells;
+use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
 use super::{Conn, Host, Socket, SocketError};
 use crate::core::Core;
 use crate::egress;
@@ -35,21 +35,21 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// Reads of what nobody wants, before the others have their turn.
 const DRAINS_A_ROUND: usize = 16;
 
-type Connected = Rc<dyn Tells<(Conn, Socket)>>;
+type Connected = Rc<dyn EventSink<(Conn, Socket)>>;
 
 pub(crate) struct Tcp {
     framing: Framing,
-    tells: Connected,
-    state: State,
+    sink: Connected,
+    state: TcpState,
     stream: Option<Stream>,
-    inlet: Inlet,
-    outlet: Outlet,
+    frame_reader: FrameReader,
+    send_buffer: SendBuffer,
     /// What is to lie over the stream once that has connected.
     layer: Option<Rc<dyn Layer>>,
     /// Where it leads, once that is known.
     peer: Option<SocketAddr>,
     /// The listener that counts it among its strangers.
-    stranger_of: Option<SocketId>,
+    pending_of: Option<SocketId>,
     /// Whether it was a listener's: then nobody has been told of it before it is open.
     accepted: bool,
     /// So many reads more of what nobody wants.
@@ -61,11 +61,11 @@ pub(crate) struct Tcp {
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
-enum State {
+enum TcpState {
     /// A name is looked up, or an address is dialled.
     Dialling,
     /// The stream is there; what lies over it is not agreed on, or the actor has no room to be told so.
-    Agreeing,
+    Negotiating,
     Open,
     /// The peer has ended; the actor has been told, and may not have taken it yet.
     PeerDone,
@@ -85,11 +85,11 @@ impl Core {
         layer: Option<Rc<dyn Layer>>,
         framing: Framing,
         timeout: Duration,
-        tells: Connected,
+        sink: Connected,
     ) -> Conn {
         let id = self.sockets.next_conn();
-        let tcp = Tcp { layer, ..Tcp::new(framing, tells, State::Dialling, None) };
-        self.insert_socket(id, owner, Kind::Tcp(Box::new(tcp)));
+        let tcp = Tcp { layer, ..Tcp::new(framing, sink, TcpState::Dialling, None) };
+        self.insert_socket(id, owner, SocketKind::Tcp(Box::new(tcp)));
         self.with_own_tcp(id, owner, |tcp, hold| {
             hold.time(timeout);
             tcp.start(hold, to)
@@ -111,19 +111,19 @@ impl Core {
 }
 
 impl Tcp {
-    fn new(framing: Framing, tells: Connected, state: State, stream: Option<Stream>) -> Self {
-        let outlet = Outlet::new(stream.is_some());
-        let inlet = Inlet::new(framing);
+    fn new(framing: Framing, sink: Connected, state: TcpState, stream: Option<Stream>) -> Self {
+        let send_buffer = SendBuffer::new(stream.is_some());
+        let frame_reader = FrameReader::new(framing);
         Self {
             framing,
-            tells,
+            sink,
             state,
             stream,
-            inlet,
-            outlet,
+            frame_reader,
+            send_buffer,
             layer: None,
             peer: None,
-            stranger_of: None,
+            pending_of: None,
             accepted: false,
             drains_max: usize::MAX,
             addrs: Vec::new().into_iter(),
@@ -131,24 +131,24 @@ impl Tcp {
         }
     }
 
-    fn tell_opened(&self, hold: &mut Hold<'_>) {
+    fn tell_opened(&self, hold: &mut SocketGuard<'_>) {
         if let Some(peer) = self.peer {
             self.tell(hold, Socket::Opened(peer));
         }
     }
 
-    fn tell(&self, hold: &mut Hold<'_>, what: Socket) {
+    fn tell(&self, hold: &mut SocketGuard<'_>, what: Socket) {
         if let Some(owner) = hold.owner {
-            self.tells.tell(hold.core, owner, (Conn(hold.id.0), what));
+            self.sink.tell(hold.core, owner, (Conn(hold.id.0), what));
         }
     }
 
-    fn end(&self, hold: &mut Hold<'_>, reason: Option<io::Error>) -> Fate {
+    fn end(&self, hold: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
         self.tell(hold, Socket::Closed(reason));
-        Fate::Gone
+        Served::Gone
     }
 
-    fn start(&mut self, hold: &mut Hold<'_>, to: io::Result<Host>) -> Fate {
+    fn start(&mut self, hold: &mut SocketGuard<'_>, to: io::Result<Host>) -> Served {
         match hold.core.readiness.check().and(to) {
             Err(reason) => self.end(hold, Some(reason)),
             Ok(Host::Addrs(addrs)) => {
@@ -166,18 +166,18 @@ impl Tcp {
                         core.looked_up(id, owner, found);
                     }
                 });
-                Fate::Rest
+                Served::Rest
             }
         }
     }
 
     /// Dials the next address that can be dialled at all.
-    fn dial(&mut self, hold: &mut Hold<'_>) -> Fate {
+    fn dial(&mut self, hold: &mut SocketGuard<'_>) -> Served {
         for addr in self.addrs.by_ref() {
             match Stream::dial(hold, addr) {
                 Ok(stream) => {
                     self.stream = Some(stream);
-                    return Fate::Rest;
+                    return Served::Rest;
                 }
                 Err(reason) => self.failure = Some(reason),
             }
@@ -187,22 +187,27 @@ impl Tcp {
         self.end(hold, Some(reason))
     }
 
-    pub(crate) fn serve(&mut self, hold: &mut Hold<'_>, events: Events, space: &mut [u8]) -> Fate {
-        self.inlet.readable |= events.is_readable(Part::Main);
-        self.outlet.writable |= events.is_writable(Part::Main);
+    pub(crate) fn serve(
+        &mut self,
+        hold: &mut SocketGuard<'_>,
+        events: FdReadiness,
+        space: &mut [u8],
+    ) -> Served {
+        self.frame_reader.readable |= events.is_readable(FdRole::Main);
+        self.send_buffer.writable |= events.is_writable(FdRole::Main);
         match self.state {
-            State::Dialling => self.on_dialled(hold, space),
-            State::Agreeing => self.agree(hold, space),
-            State::Open => self.run(hold, space),
-            State::PeerDone | State::Closing | State::Finishing => self.flush(hold),
-            State::Draining => self.drain(space),
+            TcpState::Dialling => self.on_dialled(hold, space),
+            TcpState::Negotiating => self.negotiate(hold, space),
+            TcpState::Open => self.run(hold, space),
+            TcpState::PeerDone | TcpState::Closing | TcpState::Finishing => self.flush(hold),
+            TcpState::Draining => self.drain(space),
         }
     }
 
-    fn on_dialled(&mut self, hold: &mut Hold<'_>, space: &mut [u8]) -> Fate {
-        let Some(stream) = &mut self.stream else { return Fate::Rest };
+    fn on_dialled(&mut self, hold: &mut SocketGuard<'_>, space: &mut [u8]) -> Served {
+        let Some(stream) = &mut self.stream else { return Served::Rest };
         match stream.connected() {
-            None => Fate::Rest,
+            None => Served::Rest,
             Some(Ok(peer)) => {
                 self.failure = None;
                 self.peer = Some(peer);
@@ -210,8 +215,8 @@ impl Tcp {
                 if let Some(Err(reason)) = layer.map(|layer| stream.lay(&*layer, peer)) {
                     return self.end(hold, Some(reason));
                 }
-                self.state = State::Agreeing;
-                self.agree(hold, space)
+                self.state = TcpState::Negotiating;
+                self.negotiate(hold, space)
             }
             Some(Err(reason)) => {
                 self.failure = Some(reason);
@@ -222,21 +227,21 @@ impl Tcp {
     }
 
     /// Writes and reads, within a share.
-    fn run(&mut self, hold: &mut Hold<'_>, space: &mut [u8]) -> Fate {
+    fn run(&mut self, hold: &mut SocketGuard<'_>, space: &mut [u8]) -> Served {
         self.write(hold);
-        let (Some(stream), Some(owner)) = (&mut self.stream, hold.owner) else { return Fate::Gone };
-        let (tells, conn) = (&self.tells, Conn(hold.id.0));
-        let tell = |core: &mut Core, frame| tells.tell(core, owner, (conn, Socket::Data(frame)));
-        match self.inlet.pull(hold.core, owner, stream, space, tell) {
-            Pulled::Cut => Fate::Again,
-            Pulled::Full { fed } => Fate::Full { fed },
-            Pulled::Dry if self.failure.is_none() => Fate::Rest,
+        let (Some(stream), Some(owner)) = (&mut self.stream, hold.owner) else { return Served::Gone };
+        let (sink, conn) = (&self.sink, Conn(hold.id.0));
+        let tell = |core: &mut Core, frame| sink.tell(core, owner, (conn, Socket::Data(frame)));
+        match self.frame_reader.pull(hold.core, owner, stream, space, tell) {
+            Pulled::Cut => Served::Again,
+            Pulled::Full { fed } => Served::Full { fed },
+            Pulled::Dry if self.failure.is_none() => Served::Rest,
             Pulled::Ended(Ok(())) if self.failure.is_none() => {
                 self.tell(hold, Socket::Closed(None));
-                self.state = State::PeerDone;
+                self.state = TcpState::PeerDone;
                 // Behind `Closed`: what the actor writes before it takes that still goes out.
                 hold.core.push_system(owner, SystemEvent::SocketSeen(hold.id));
-                Fate::Rest
+                Served::Rest
             }
             Pulled::Dry | Pulled::Ended(Ok(())) => {
                 let reason = self.failure.take();
@@ -246,183 +251,189 @@ impl Tcp {
         }
     }
 
-    fn write(&mut self, hold: &mut Hold<'_>) {
+    fn write(&mut self, hold: &mut SocketGuard<'_>) {
         let Some(stream) = &mut self.stream else { return };
-        match self.outlet.flush(stream) {
+        match self.send_buffer.flush(stream) {
             Flushed::All | Flushed::Blocked => {}
             Flushed::Cut => hold.writes_on = true,
             Flushed::Failed(reason) => {
                 // What the peer sent before it went is read first.
                 self.failure.get_or_insert(reason);
-                self.inlet.readable = true;
+                self.frame_reader.readable = true;
             }
         }
-        if self.state == State::Open && self.outlet.take_relief() {
+        if self.state == TcpState::Open && self.send_buffer.take_relief() {
             self.tell(hold, Socket::Writable);
         }
     }
 
     /// Writes what waits.
-    pub(crate) fn flush(&mut self, hold: &mut Hold<'_>) -> Fate {
+    pub(crate) fn flush(&mut self, hold: &mut SocketGuard<'_>) -> Served {
         match self.state {
-            State::Open | State::PeerDone => {
+            TcpState::Open | TcpState::PeerDone => {
                 self.write(hold);
-                if self.failure.is_some() && self.state == State::Open { Fate::Again } else { Fate::Rest }
+                if self.failure.is_some() && self.state == TcpState::Open {
+                    Served::Again
+                } else {
+                    Served::Rest
+                }
             }
-            State::Closing | State::Finishing => self.write_rest(hold),
-            State::Dialling | State::Agreeing | State::Draining => Fate::Rest,
+            TcpState::Closing | TcpState::Finishing => self.write_rest(hold),
+            TcpState::Dialling | TcpState::Negotiating | TcpState::Draining => Served::Rest,
         }
     }
 
-    fn write_rest(&mut self, hold: &mut Hold<'_>) -> Fate {
-        let Some(stream) = &mut self.stream else { return Fate::Gone };
-        let before = self.outlet.len();
-        let flushed = match self.outlet.flush(stream) {
-            Flushed::All => self.outlet.after(stream.finish()),
+    fn write_rest(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+        let Some(stream) = &mut self.stream else { return Served::Gone };
+        let before = self.send_buffer.len();
+        let flushed = match self.send_buffer.flush(stream) {
+            Flushed::All => self.send_buffer.after(stream.finish()),
             flushed => flushed,
         };
         match flushed {
             Flushed::All => self.on_rest_written(hold),
             Flushed::Failed(reason) => self.end_closing(hold, Some(reason)),
             Flushed::Blocked => {
-                if self.outlet.len() < before || !hold.is_timed() {
+                if self.send_buffer.len() < before || !hold.is_timed() {
                     hold.time(CLOSE_WITHIN);
                 }
-                Fate::Rest
+                Served::Rest
             }
             Flushed::Cut => {
                 hold.time(CLOSE_WITHIN);
                 hold.writes_on = true;
-                Fate::Rest
+                Served::Rest
             }
         }
     }
 
-    fn on_rest_written(&mut self, hold: &mut Hold<'_>) -> Fate {
-        if self.state == State::Finishing {
+    fn on_rest_written(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+        if self.state == TcpState::Finishing {
             // The peer has ended already: there is nothing to wait for.
-            return Fate::Gone;
+            return Served::Gone;
         }
         self.tell(hold, Socket::Closed(None));
         self.end_half(hold)
     }
 
     /// Ends this side's half, and waits a while for the peer to end the other.
-    fn end_half(&mut self, hold: &mut Hold<'_>) -> Fate {
+    fn end_half(&mut self, hold: &mut SocketGuard<'_>) -> Served {
         let ended = self.stream.as_ref().map(|stream| stream.socket.shutdown(Shutdown::Write));
         if !matches!(ended, Some(Ok(()))) {
-            return Fate::Gone;
+            return Served::Gone;
         }
-        self.state = State::Draining;
-        self.inlet.readable = true;
+        self.state = TcpState::Draining;
+        self.frame_reader.readable = true;
         hold.time(DRAIN_WITHIN);
-        Fate::Orphan
+        Served::Orphan
     }
 
-    fn end_closing(&self, hold: &mut Hold<'_>, reason: Option<io::Error>) -> Fate {
-        if self.state == State::Closing { self.end(hold, reason) } else { Fate::Gone }
+    fn end_closing(&self, hold: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
+        if self.state == TcpState::Closing { self.end(hold, reason) } else { Served::Gone }
     }
 
     /// Reads what nobody wants, until the peer ends.
-    fn drain(&mut self, space: &mut [u8]) -> Fate {
-        let Some(stream) = &mut self.stream else { return Fate::Gone };
+    fn drain(&mut self, space: &mut [u8]) -> Served {
+        let Some(stream) = &mut self.stream else { return Served::Gone };
         for _ in 0..DRAINS_A_ROUND {
-            if !self.inlet.readable {
-                return Fate::Rest;
+            if !self.frame_reader.readable {
+                return Served::Rest;
             }
             if self.drains_max == 0 {
-                return Fate::Gone;
+                return Served::Gone;
             }
             self.drains_max -= 1;
             match stream.socket.read(space) {
-                Ok(0) => return Fate::Gone,
+                Ok(0) => return Served::Gone,
                 Ok(_) => {}
-                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.inlet.readable = false,
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
+                    self.frame_reader.readable = false
+                }
                 Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Fate::Gone,
+                Err(_) => return Served::Gone,
             }
         }
-        Fate::Again
+        Served::Again
     }
 
-    pub(crate) fn on_timer(&mut self, hold: &mut Hold<'_>) -> Fate {
+    pub(crate) fn on_timer(&mut self, hold: &mut SocketGuard<'_>) -> Served {
         match self.state {
-            State::Dialling => self.end(hold, Some(SocketError::ConnectTimedOut.into())),
-            State::Agreeing => self.on_silence(hold),
-            State::Closing => self.end(hold, Some(SocketError::CloseTimedOut.into())),
-            State::Finishing | State::Draining => Fate::Gone,
-            State::Open | State::PeerDone => Fate::Rest,
+            TcpState::Dialling => self.end(hold, Some(SocketError::ConnectTimedOut.into())),
+            TcpState::Negotiating => self.on_silence(hold),
+            TcpState::Closing => self.end(hold, Some(SocketError::CloseTimedOut.into())),
+            TcpState::Finishing | TcpState::Draining => Served::Gone,
+            TcpState::Open | TcpState::PeerDone => Served::Rest,
         }
     }
 
     /// The actor has taken the peer's end.
-    pub(crate) fn on_seen(&mut self, hold: &mut Hold<'_>) -> Fate {
-        if self.state != State::PeerDone {
-            return Fate::Rest;
+    pub(crate) fn on_seen(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+        if self.state != TcpState::PeerDone {
+            return Served::Rest;
         }
-        self.state = State::Finishing;
+        self.state = TcpState::Finishing;
         match self.write_rest(hold) {
-            Fate::Rest => Fate::Orphan,
+            Served::Rest => Served::Orphan,
             fate => fate,
         }
     }
 
     /// The actor writes.
-    pub(crate) fn push(&mut self, hold: &mut Hold<'_>, data: &[u8]) -> Fate {
+    pub(crate) fn push(&mut self, hold: &mut SocketGuard<'_>, data: &[u8]) -> Served {
         match self.state {
-            State::Open if self.failure.is_some() => Fate::Rest,
-            State::Dialling | State::Agreeing | State::Open | State::PeerDone => {
-                match self.outlet.push(self.framing, data) {
+            TcpState::Open if self.failure.is_some() => Served::Rest,
+            TcpState::Dialling | TcpState::Negotiating | TcpState::Open | TcpState::PeerDone => {
+                match self.send_buffer.push(self.framing, data) {
                     Ok(()) => {
                         hold.writes_on = true;
-                        Fate::Rest
+                        Served::Rest
                     }
-                    Err(_) if self.state == State::PeerDone => Fate::Gone,
+                    Err(_) if self.state == TcpState::PeerDone => Served::Gone,
                     Err(reason) => self.end(hold, Some(reason.into())),
                 }
             }
-            State::Closing | State::Finishing | State::Draining => Fate::Rest,
+            TcpState::Closing | TcpState::Finishing | TcpState::Draining => Served::Rest,
         }
     }
 
     /// The actor closes.
-    pub(crate) fn close(&mut self, hold: &mut Hold<'_>) -> Fate {
+    pub(crate) fn close(&mut self, hold: &mut SocketGuard<'_>) -> Served {
         match self.state {
-            State::Dialling | State::Agreeing => return self.end(hold, None),
-            State::Open => match self.failure.take() {
+            TcpState::Dialling | TcpState::Negotiating => return self.end(hold, None),
+            TcpState::Open => match self.failure.take() {
                 Some(reason) => return self.end(hold, Some(reason)),
-                None => self.state = State::Closing,
+                None => self.state = TcpState::Closing,
             },
-            State::PeerDone => self.state = State::Finishing,
-            State::Closing | State::Finishing | State::Draining => {}
+            TcpState::PeerDone => self.state = TcpState::Finishing,
+            TcpState::Closing | TcpState::Finishing | TcpState::Draining => {}
         }
         hold.writes_on = true;
-        Fate::Rest
+        Served::Rest
     }
 
     /// The actor has ended: what it wrote goes out once more, and to its end if the connection was closing.
-    pub(crate) fn finish(&mut self, hold: &mut Hold<'_>) -> Fate {
+    pub(crate) fn finish(&mut self, hold: &mut SocketGuard<'_>) -> Served {
         match self.state {
-            State::Dialling | State::Agreeing => Fate::Gone,
-            State::Open => {
+            TcpState::Dialling | TcpState::Negotiating => Served::Gone,
+            TcpState::Open => {
                 self.write(hold);
                 self.say_end();
-                Fate::Gone
+                Served::Gone
             }
-            State::PeerDone => {
-                self.state = State::Finishing;
+            TcpState::PeerDone => {
+                self.state = TcpState::Finishing;
                 self.write_rest(hold)
             }
-            State::Closing | State::Finishing => self.write_rest(hold),
-            State::Draining => Fate::Rest,
+            TcpState::Closing | TcpState::Finishing => self.write_rest(hold),
+            TcpState::Draining => Served::Rest,
         }
     }
 
     /// Where all was written, the end is no accident, and a layer has a word for that.
     pub(crate) fn say_end(&mut self) {
-        let is_open = !matches!(self.state, State::Dialling | State::Agreeing | State::Draining);
+        let is_open = !matches!(self.state, TcpState::Dialling | TcpState::Negotiating | TcpState::Draining);
         if is_open
-            && self.outlet.len() == 0
+            && self.send_buffer.len() == 0
             && self.failure.is_none()
             && let Some(stream) = &mut self.stream
         {
@@ -433,11 +444,11 @@ impl Tcp {
 
     /// How much waits to be written.
     pub(crate) fn unwritten(&self) -> usize {
-        self.outlet.len() + self.stream.as_ref().map_or(0, Stream::unwritten)
+        self.send_buffer.len() + self.stream.as_ref().map_or(0, Stream::unwritten)
     }
 
     pub(crate) fn leave(&mut self, core: &mut Core, id: SocketId) {
-        self.forget_stranger(core, id);
+        self.forget_pending(core, id);
         if let Some(stream) = self.stream.take() {
             stream.leave(core);
         }

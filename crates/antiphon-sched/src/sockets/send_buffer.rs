@@ -20,7 +20,7 @@ const BYTES_A_ROUND: usize = 1 << 20;
 const KEPT_MAX: usize = 64 << 10;
 
 #[derive(Default)]
-pub(crate) struct Outlet {
+pub(crate) struct SendBuffer {
     queue: VecDeque<u8>,
     /// The system may take more; it says when, once it has refused.
     pub(crate) writable: bool,
@@ -39,7 +39,7 @@ pub(crate) enum Flushed {
     Failed(io::Error),
 }
 
-impl Outlet {
+impl SendBuffer {
     pub(crate) fn new(writable: bool) -> Self {
         Self { writable, ..Self::default() }
     }
@@ -133,36 +133,42 @@ mod tests {
 
     #[test]
     fn a_writer_above_the_mark_is_told_once_when_little_is_left() {
-        let mut outlet = Outlet::new(true);
-        outlet.push(Framing::Bytes, &vec![0; MARK_HIGH]).expect("room");
-        assert!(matches!(outlet.flush(&mut Throat(MARK_HIGH - 1)), Flushed::Blocked));
-        assert!(!outlet.take_relief(), "it was not above the mark");
-        outlet.push(Framing::Bytes, &vec![0; MARK_HIGH]).expect("room");
-        outlet.writable = true;
-        assert!(matches!(outlet.flush(&mut Throat(MARK_HIGH - MARK_LOW)), Flushed::Blocked));
-        assert!(!outlet.take_relief(), "more than the low mark is left");
-        outlet.writable = true;
-        assert!(matches!(outlet.flush(&mut Throat(MARK_HIGH)), Flushed::All));
-        assert!(outlet.take_relief());
-        assert!(!outlet.take_relief(), "once");
+        let mut send_buffer = SendBuffer::new(true);
+        send_buffer.push(Framing::Bytes, &vec![0; MARK_HIGH]).expect("room");
+        assert!(matches!(send_buffer.flush(&mut Throat(MARK_HIGH - 1)), Flushed::Blocked));
+        assert!(!send_buffer.take_relief(), "it was not above the mark");
+        send_buffer.push(Framing::Bytes, &vec![0; MARK_HIGH]).expect("room");
+        send_buffer.writable = true;
+        assert!(matches!(send_buffer.flush(&mut Throat(MARK_HIGH - MARK_LOW)), Flushed::Blocked));
+        assert!(!send_buffer.take_relief(), "more than the low mark is left");
+        send_buffer.writable = true;
+        assert!(matches!(send_buffer.flush(&mut Throat(MARK_HIGH)), Flushed::All));
+        assert!(send_buffer.take_relief());
+        assert!(!send_buffer.take_relief(), "once");
     }
 
     #[test]
     fn no_more_waits_than_the_cap() {
-        let mut outlet = Outlet::new(true);
+        let mut send_buffer = SendBuffer::new(true);
         let full = Err(SocketError::QueueFull { max: QUEUE_MAX });
-        assert_eq!(outlet.push(Framing::LengthPrefixed { max: usize::MAX }, &vec![0; QUEUE_MAX - 3]), full);
-        assert_eq!(outlet.push(Framing::LengthPrefixed { max: usize::MAX }, &vec![0; QUEUE_MAX - 4]), Ok(()));
-        assert_eq!(outlet.len(), QUEUE_MAX);
-        assert_eq!(outlet.push(Framing::Bytes, &[0]), full);
+        assert_eq!(
+            send_buffer.push(Framing::LengthPrefixed { max: usize::MAX }, &vec![0; QUEUE_MAX - 3]),
+            full
+        );
+        assert_eq!(
+            send_buffer.push(Framing::LengthPrefixed { max: usize::MAX }, &vec![0; QUEUE_MAX - 4]),
+            Ok(())
+        );
+        assert_eq!(send_buffer.len(), QUEUE_MAX);
+        assert_eq!(send_buffer.push(Framing::Bytes, &[0]), full);
     }
 
     #[test]
     fn one_round_writes_its_share() {
-        let mut outlet = Outlet::new(true);
-        outlet.push(Framing::Bytes, &vec![0; BYTES_A_ROUND + 1]).expect("room");
-        assert!(matches!(outlet.flush(&mut Throat(usize::MAX)), Flushed::Cut));
-        assert_eq!(outlet.len(), 1);
-        assert!(matches!(outlet.flush(&mut Throat(usize::MAX)), Flushed::All));
+        let mut send_buffer = SendBuffer::new(true);
+        send_buffer.push(Framing::Bytes, &vec![0; BYTES_A_ROUND + 1]).expect("room");
+        assert!(matches!(send_buffer.flush(&mut Throat(usize::MAX)), Flushed::Cut));
+        assert_eq!(send_buffer.len(), 1);
+        assert!(matches!(send_buffer.flush(&mut Throat(usize::MAX)), Flushed::All));
     }
 }

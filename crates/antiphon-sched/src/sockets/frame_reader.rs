@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 
-use super::framing::{Deframer, Framing};
+use super::framing::{FrameSplitter, Framing};
 use crate::core::Core;
 use crate::id::Key;
 
@@ -13,8 +13,8 @@ const READS_A_ROUND: usize = 4;
 /// Frames at once.
 const FRAMES_A_ROUND: usize = 1024;
 
-pub(crate) struct Inlet {
-    deframer: Deframer,
+pub(crate) struct FrameReader {
+    splitter: FrameSplitter,
     /// There may be something to read; the system says when there is again.
     pub(crate) readable: bool,
     end: Option<io::Result<()>>,
@@ -34,9 +34,9 @@ pub(crate) enum Pulled {
     Ended(io::Result<()>),
 }
 
-impl Inlet {
+impl FrameReader {
     pub(crate) fn new(framing: Framing) -> Self {
-        Self { deframer: Deframer::new(framing), readable: false, end: None, left: None }
+        Self { splitter: FrameSplitter::new(framing), readable: false, end: None, left: None }
     }
 
     /// No more than so many bytes are to be read.
@@ -46,7 +46,7 @@ impl Inlet {
 
     /// Nothing more is to be read: what came is told, and then the end.
     pub(crate) fn end(&mut self) {
-        self.deframer.end();
+        self.splitter.end();
         self.end = Some(Ok(()));
     }
 
@@ -69,7 +69,7 @@ impl Inlet {
                 if frames == FRAMES_A_ROUND {
                     return Pulled::Cut;
                 }
-                match self.deframer.next() {
+                match self.splitter.next() {
                     Ok(Some(frame)) => tell(core, frame),
                     Ok(None) => break,
                     Err(reason) => return Pulled::Ended(Err(reason.into())),
@@ -93,7 +93,7 @@ impl Inlet {
             Ok(0) => self.end(),
             Ok(count) => {
                 self.left = self.left.map(|left| left - count);
-                self.deframer.feed(&space[..count]);
+                self.splitter.feed(&space[..count]);
             }
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
             Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}

@@ -9,7 +9,7 @@ use crate::id::Key;
 
 /// Makes messages of `what` happens, and puts them into the actor's mailbox, also where that is full: whoever
 /// reads looks for room first.
-pub(crate) trait Tells<E> {
+pub(crate) trait EventSink<E> {
     fn tell(&self, core: &mut Core, owner: Key, what: E);
 }
 
@@ -20,14 +20,14 @@ struct Maker<F, M> {
     messages: PhantomData<fn() -> M>,
 }
 
-pub(crate) fn tells<E, M: 'static>(make: impl FnMut(E) -> M + 'static) -> Rc<dyn Tells<E>>
+pub(crate) fn event_sink<E, M: 'static>(make: impl FnMut(E) -> M + 'static) -> Rc<dyn EventSink<E>>
 where
     E: 'static,
 {
     Rc::new(Maker { make: RefCell::new(make), messages: PhantomData })
 }
 
-impl<E, M: 'static, F: FnMut(E) -> M> Tells<E> for Maker<F, M> {
+impl<E, M: 'static, F: FnMut(E) -> M> EventSink<E> for Maker<F, M> {
     fn tell(&self, core: &mut Core, owner: Key, what: E) {
         core.push_reply(owner, || (self.make.borrow_mut())(what));
     }

@@ -1,6 +1,6 @@
 //! Connections of a listener on which its layer is not agreed on: nobody has been told of them.
 //!
-//! Invariant: no more than `STRANGERS_MAX`, and each ends, is told of, or gives way; they end with their listener.
+//! Invariant: no more than `PENDING_MAX`, and each ends, is told of, or gives way; they end with their listener.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,13 +9,13 @@ use std::net::IpAddr;
 use super::table::SocketId;
 
 /// Strangers of one listener at a time.
-const STRANGERS_MAX: usize = 64;
+const PENDING_MAX: usize = 64;
 
 /// The strangers of one listener. Their numbers grow, so the first is the oldest.
 #[derive(Default)]
-pub(super) struct Strangers(BTreeMap<SocketId, IpAddr>);
+pub(super) struct PendingConns(BTreeMap<SocketId, IpAddr>);
 
-impl Strangers {
+impl PendingConns {
     pub(super) fn insert(&mut self, id: SocketId, from: IpAddr) {
         self.0.insert(id, site_of(from));
     }
@@ -28,7 +28,7 @@ impl Strangers {
     /// Who is to go when another has come: the oldest of the address that has most, so that many of one address keep
     /// those of others away least of all.
     pub(super) fn take_surplus(&mut self) -> Option<SocketId> {
-        if self.0.len() <= STRANGERS_MAX {
+        if self.0.len() <= PENDING_MAX {
             return None;
         }
         let mut counts = BTreeMap::<IpAddr, usize>::new();
@@ -59,37 +59,37 @@ mod tests {
     #[test]
     fn the_oldest_of_the_address_that_has_most_gives_way() {
         let (one, many) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let mut strangers = Strangers::default();
-        strangers.insert(SocketId(0), one);
-        for id in 1..STRANGERS_MAX as u64 {
-            strangers.insert(SocketId(id), many);
+        let mut pending = PendingConns::default();
+        pending.insert(SocketId(0), one);
+        for id in 1..PENDING_MAX as u64 {
+            pending.insert(SocketId(id), many);
         }
-        assert_eq!(strangers.take_surplus(), None);
+        assert_eq!(pending.take_surplus(), None);
         for id in 64..200 {
-            strangers.insert(SocketId(id), many);
-            assert_eq!(strangers.take_surplus(), Some(SocketId(id - 63)));
+            pending.insert(SocketId(id), many);
+            assert_eq!(pending.take_surplus(), Some(SocketId(id - 63)));
         }
-        strangers.insert(SocketId(200), one);
-        assert_eq!(strangers.take_surplus(), Some(SocketId(137)), "not the one that is alone");
-        assert_eq!(strangers.take_all().count(), STRANGERS_MAX);
+        pending.insert(SocketId(200), one);
+        assert_eq!(pending.take_surplus(), Some(SocketId(137)), "not the one that is alone");
+        assert_eq!(pending.take_all().count(), PENDING_MAX);
     }
 
     #[test]
     fn addresses_of_one_network_of_ipv6_count_as_one() {
-        let mut strangers = Strangers::default();
-        strangers.insert(SocketId(0), "2001:db8::1".parse().expect("an address"));
-        for id in 1..=STRANGERS_MAX as u16 {
-            strangers.insert(SocketId(id.into()), [0x2001, 0xdb8, 0, 1, 0, 0, 0, id].into());
+        let mut pending = PendingConns::default();
+        pending.insert(SocketId(0), "2001:db8::1".parse().expect("an address"));
+        for id in 1..=PENDING_MAX as u16 {
+            pending.insert(SocketId(id.into()), [0x2001, 0xdb8, 0, 1, 0, 0, 0, id].into());
         }
-        assert_eq!(strangers.take_surplus(), Some(SocketId(1)));
+        assert_eq!(pending.take_surplus(), Some(SocketId(1)));
     }
 
     #[test]
     fn of_addresses_that_have_equally_many_the_oldest_gives_way() {
-        let mut strangers = Strangers::default();
-        for id in 0..=STRANGERS_MAX as u8 {
-            strangers.insert(SocketId(id.into()), [127, 0, 0, id].into());
+        let mut pending = PendingConns::default();
+        for id in 0..=PENDING_MAX as u8 {
+            pending.insert(SocketId(id.into()), [127, 0, 0, id].into());
         }
-        assert_eq!(strangers.take_surplus(), Some(SocketId(0)));
+        assert_eq!(pending.take_surplus(), Some(SocketId(0)));
     }
 }

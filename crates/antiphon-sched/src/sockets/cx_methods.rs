@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use super::table::{Fate, Kind, SocketId};
-use super::tells::tells;
+use super::event_sink::event_sink;
+use super::table::{Served, SocketId, SocketKind};
 use super::{Conn, Endpoint, Framing, Process, Socket, Udp};
 use crate::core::Core;
 use crate::cx::Cx;
@@ -60,7 +60,7 @@ impl<M: 'static> Cx<'_, M> {
         mut event: impl FnMut(Conn, Socket) -> M + 'static,
     ) -> io::Result<SocketAddr> {
         let (core, me) = self.parts();
-        core.listen(me, &at, framing, tells(move |(conn, what)| event(conn, what)))
+        core.listen(me, &at, framing, event_sink(move |(conn, what)| event(conn, what)))
     }
 
     /// Listens no more at an address that [`Cx::listen`] answered; its connections stay, but for those of which nothing was told yet. False when this actor did
@@ -82,7 +82,7 @@ impl<M: 'static> Cx<'_, M> {
     ) -> Conn {
         let (core, me) = self.parts();
         let (host, layer) = (to.host(), to.layer());
-        core.connect(me, host, layer, framing, timeout, tells(move |(conn, what)| event(conn, what)))
+        core.connect(me, host, layer, framing, timeout, event_sink(move |(conn, what)| event(conn, what)))
     }
 
     /// Writes one frame to a connection, or to a child's standard input. It goes out at the end of this round; what
@@ -103,10 +103,10 @@ impl<M: 'static> Cx<'_, M> {
     pub fn unwritten(&mut self, conn: Conn) -> usize {
         let (core, me) = self.parts();
         match core.sockets.kind(SocketId(conn.0), me) {
-            Some(Kind::Tcp(tcp)) => tcp.unwritten(),
+            Some(SocketKind::Tcp(tcp)) => tcp.unwritten(),
             #[cfg(unix)]
-            Some(Kind::Child(child)) => child.unwritten(),
-            Some(Kind::Listener(_) | Kind::Udp(_)) | None => 0,
+            Some(SocketKind::Child(child)) => child.unwritten(),
+            Some(SocketKind::Listener(_) | SocketKind::Udp(_)) | None => 0,
         }
     }
 
@@ -129,7 +129,7 @@ impl<M: 'static> Cx<'_, M> {
         mut event: impl FnMut(SocketAddr, Vec<u8>) -> M + 'static,
     ) -> io::Result<Udp> {
         let (core, me) = self.parts();
-        core.open_udp(me, &at, tells(move |(from, data)| event(from, data)))
+        core.open_udp(me, &at, event_sink(move |(from, data)| event(from, data)))
     }
 
     /// Sends a datagram, now; nothing waits.
@@ -166,7 +166,7 @@ impl<M: 'static> Cx<'_, M> {
         mut event: impl FnMut(Conn, Process) -> M + 'static,
     ) -> io::Result<Conn> {
         let (core, me) = self.parts();
-        core.spawn_child(me, &mut command, framing, tells(move |(conn, what)| event(conn, what)))
+        core.spawn_child(me, &mut command, framing, event_sink(move |(conn, what)| event(conn, what)))
     }
 
     /// Kills a child process (SIGKILL), whose end is told as any other.
@@ -174,10 +174,10 @@ impl<M: 'static> Cx<'_, M> {
     pub fn kill(&mut self, child: Conn) {
         let (core, me) = self.parts();
         core.with_own_socket(SocketId(child.0), me, |_, kind| {
-            if let Kind::Child(child) = kind {
+            if let SocketKind::Child(child) = kind {
                 child.kill();
             }
-            Fate::Rest
+            Served::Rest
         });
     }
 
@@ -190,19 +190,19 @@ impl<M: 'static> Cx<'_, M> {
 impl Core {
     fn write_conn(&mut self, owner: Key, conn: Conn, data: &[u8]) {
         self.with_own_socket(SocketId(conn.0), owner, |hold, kind| match kind {
-            Kind::Tcp(tcp) => tcp.push(hold, data),
+            SocketKind::Tcp(tcp) => tcp.push(hold, data),
             #[cfg(unix)]
-            Kind::Child(child) => child.push(hold, data),
-            Kind::Listener(_) | Kind::Udp(_) => Fate::Rest,
+            SocketKind::Child(child) => child.push(hold, data),
+            SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Rest,
         });
     }
 
     fn close_conn(&mut self, owner: Key, conn: Conn) {
         self.with_own_socket(SocketId(conn.0), owner, |hold, kind| match kind {
-            Kind::Tcp(tcp) => tcp.close(hold),
+            SocketKind::Tcp(tcp) => tcp.close(hold),
             #[cfg(unix)]
-            Kind::Child(child) => child.close(hold),
-            Kind::Listener(_) | Kind::Udp(_) => Fate::Rest,
+            SocketKind::Child(child) => child.close(hold),
+            SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Rest,
         });
     }
 }

@@ -25,7 +25,7 @@ struct Args {
 const FRAMES: Framing = Framing::LengthPrefixed { max: 65_536 };
 
 enum Client {
-    Server(Conn, Socket),
+    Server(Conn, SocketEvent),
     Typed(Conn, Result<Option<io::Result<String>>, JobError>),
 }
 
@@ -42,11 +42,11 @@ fn main() -> Result<(), Failure> {
                 let server = TlsAt::new(tls.as_ref(), (args.host.as_str(), args.port));
                 cx.connect(server, FRAMES, secs(10), Client::Server);
             }
-            Event::Message(Client::Server(server, Socket::Opened(_))) => read_line(cx, server),
-            Event::Message(Client::Server(_, Socket::Data(text))) => {
+            Event::Message(Client::Server(server, SocketEvent::Opened(_))) => read_line(cx, server),
+            Event::Message(Client::Server(_, SocketEvent::Data(text))) => {
                 println!("{}", String::from_utf8_lossy(&text));
             }
-            Event::Message(Client::Server(_, Socket::Closed(reason))) => match reason {
+            Event::Message(Client::Server(_, SocketEvent::Closed(reason))) => match reason {
                 None => return stop(),
                 Some(reason) => return fail(format!("the connection has ended: {reason}")),
             },

@@ -27,7 +27,7 @@ struct Args {
 const FRAMES: Framing = Framing::LengthPrefixed { max: 65_536 };
 
 /// All that the room hears: what happens on a client's connection.
-struct Client(Conn, Socket);
+struct Client(Conn, SocketEvent);
 
 fn main() -> Result<(), Failure> {
     antiphon::log_to_stderr();
@@ -45,16 +45,16 @@ fn main() -> Result<(), Failure> {
                 let at = cx.listen(place, FRAMES, Client)?;
                 println!("server at {at}");
             }
-            Event::Message(Client(actor, Socket::Opened(_))) => {
+            Event::Message(Client(actor, SocketEvent::Opened(_))) => {
                 cx.write(actor, format!("id: {actor}"));
                 tell_others(cx, &clients, actor, &format!("{actor} joined"));
                 clients.insert(actor);
             }
-            Event::Message(Client(actor, Socket::Data(line))) => {
+            Event::Message(Client(actor, SocketEvent::Data(line))) => {
                 let line = String::from_utf8_lossy(&line);
                 tell_others(cx, &clients, actor, &format!("{actor} says: {line}"));
             }
-            Event::Message(Client(actor, Socket::Closed(_))) => {
+            Event::Message(Client(actor, SocketEvent::Closed(_))) => {
                 clients.remove(&actor);
                 tell_others(cx, &clients, actor, &format!("{actor} left"));
             }

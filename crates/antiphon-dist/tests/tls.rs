@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use antiphon_dist::{
     Config, Location, NetCx, Node, NodeError, PeerError, Refusal, Status, Tls, TlsConfig, TlsError, TlsFault,
 };
-use antiphon_sched::{Addr, Bytes, Cx, Event, Framing, Socket, receive, stop};
+use antiphon_sched::{Addr, Bytes, Cx, Event, Framing, SocketEvent, receive, stop};
 use common::bare_tls;
 use common::certs::{Certs, Files, set_mode};
 use common::{Net, PATIENCE, TestNode, heard, heard_until, tell_test};
@@ -437,7 +437,7 @@ fn a_node_and_a_socket_that_share_a_certificate_are_not_taken_for_one_another() 
     let (tell, told) = channel();
     let (tell_place, place) = channel();
     let to = node.location.addr();
-    node.spawn(move |cx: &mut Cx<Socket>, event| {
+    node.spawn(move |cx: &mut Cx<SocketEvent>, event| {
         match event {
             Event::Start => {
                 let framing = Framing::Lines { max: 1000 };
@@ -445,7 +445,7 @@ fn a_node_and_a_socket_that_share_a_certificate_are_not_taken_for_one_another() 
                 tell_test(&tell_place, at);
                 cx.connect(tls.at(to), framing, PATIENCE, |_, what| what);
             }
-            Event::Message(Socket::Closed(reason)) => {
+            Event::Message(SocketEvent::Closed(reason)) => {
                 tell_test(&tell, reason.as_ref().and_then(TlsFault::of));
             }
             _ => {}

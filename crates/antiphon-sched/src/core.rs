@@ -211,7 +211,7 @@ impl Core {
             Some(ReadyTarget::Actor(owner, index)) => {
                 self.push_system(owner, SystemEvent::Ready(index));
             }
-            Some(ReadyTarget::Socket(id, part)) => self.sockets.note(id, part, readable, writable),
+            Some(ReadyTarget::SocketEvent(id, part)) => self.sockets.note(id, part, readable, writable),
         }
     }
 
@@ -327,7 +327,7 @@ impl Core {
                     Fired::Again(_) | Fired::Spent => {}
                 }
             }
-            DueTimer::Socket(id) => self.socket_timer(id),
+            DueTimer::SocketEvent(id) => self.socket_timer(id),
             DueTimer::Request(request_id) => self.fail_request(request_id, crate::error::AskError::TimedOut),
         }
     }

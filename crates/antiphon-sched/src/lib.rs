@@ -113,8 +113,8 @@ mod signals;
 
 mod sockets;
 pub use sockets::{
-    Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, Process, Socket, SocketError, Udp, is_exhausted,
-    site_of,
+    Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, ProcessEvent, SocketError, SocketEvent, Udp,
+    is_exhausted, site_of,
 };
 
 mod step;

@@ -42,14 +42,14 @@ pub(crate) enum SourceOwner {
     /// An actor's own.
     Actor(Key),
     /// One that the loop keeps for an actor.
-    Socket(SocketId, FdRole),
+    SocketEvent(SocketId, FdRole),
 }
 
 /// Who is to be told of readiness.
 pub(crate) enum ReadyTarget {
     /// An actor, of the source in this place.
     Actor(Key, u32),
-    Socket(SocketId, FdRole),
+    SocketEvent(SocketId, FdRole),
 }
 
 struct SourceEntry {
@@ -176,7 +176,7 @@ impl Readiness {
         let entry = self.entries.get_mut(id.index()).filter(|entry| entry.generation == id.generation())?;
         let owner = match entry.owner {
             SourceOwner::Actor(owner) => owner,
-            SourceOwner::Socket(id, part) => return Some(ReadyTarget::Socket(id, part)),
+            SourceOwner::SocketEvent(id, part) => return Some(ReadyTarget::SocketEvent(id, part)),
         };
         entry.readable |= readable;
         entry.writable |= writable;

@@ -41,7 +41,7 @@ pub(crate) enum DueTimer {
     /// The answer to a question.
     Request(RequestId),
     /// What a socket may take time for.
-    Socket(SocketId),
+    SocketEvent(SocketId),
 }
 
 struct TimerNode {

@@ -49,7 +49,7 @@ pub mod prelude {
     };
     /// A loop without a node, and the sockets and child processes of actors.
     pub use antiphon_sched::{
-        Conn, Endpoint, Framing, Loop, LoopConfig, LoopError, Process, Socket, SocketError, Udp,
+        Conn, Endpoint, Framing, Loop, LoopConfig, LoopError, ProcessEvent, SocketError, SocketEvent, Udp,
     };
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use antiphon_dist::{Tls, TlsConfig, TlsFault};
 use antiphon_sched::{
-    Addr, Conn, Cx, Endpoint, Event, Framing, Loop, LoopConfig, SendError, Socket, SocketError, actor,
+    Addr, Conn, Cx, Endpoint, Event, Framing, Loop, LoopConfig, SendError, SocketError, SocketEvent, actor,
     millis, receive, suspend,
 };
 use tracing::subscriber::DefaultGuard;
@@ -26,12 +26,12 @@ pub(crate) enum Told {
     Writable,
     Closed,
     Tls(TlsFault),
-    Socket(SocketError),
+    SocketEvent(SocketError),
     Error(io::ErrorKind),
 }
 
 pub(crate) enum Note {
-    Net(Conn, Socket),
+    Net(Conn, SocketEvent),
     Do(Act),
 }
 
@@ -75,20 +75,20 @@ pub(crate) fn data(text: impl AsRef<[u8]>) -> Told {
 }
 
 impl Told {
-    fn of(what: Socket) -> Self {
+    fn of(what: SocketEvent) -> Self {
         match what {
-            Socket::Opened(_) => Self::Opened,
-            Socket::Data(data) => Self::Data(data),
-            Socket::Writable => Self::Writable,
-            Socket::Closed(None) => Self::Closed,
-            Socket::Closed(Some(reason)) => Self::reason(&reason),
+            SocketEvent::Opened(_) => Self::Opened,
+            SocketEvent::Data(data) => Self::Data(data),
+            SocketEvent::Writable => Self::Writable,
+            SocketEvent::Closed(None) => Self::Closed,
+            SocketEvent::Closed(Some(reason)) => Self::reason(&reason),
             other => panic!("{other:?}"),
         }
     }
 
     fn reason(reason: &io::Error) -> Self {
         let fault = TlsFault::of(reason).map(Self::Tls);
-        let error = reason.get_ref().and_then(|inner| inner.downcast_ref()).copied().map(Self::Socket);
+        let error = reason.get_ref().and_then(|inner| inner.downcast_ref()).copied().map(Self::SocketEvent);
         fault.or(error).unwrap_or(Self::Error(reason.kind()))
     }
 

@@ -72,7 +72,7 @@ fn a_peer_without_tls_is_told_by_a_listener_as_far_as_tls_can_and_a_dialler_is_t
     let conn = stage.connect(&client, at);
     stage.write(&client, conn, "hello?");
     // An alert is no frame.
-    let too_long = Told::Socket(SocketError::FrameTooLong { max: 1 << 20 });
+    let too_long = Told::SocketEvent(SocketError::FrameTooLong { max: 1 << 20 });
     assert_eq!(stage.until_ended(&client, conn), [Told::Opened, too_long]);
     stage.until_logged(TlsFault::OneSided);
     assert!(secure.has_heard_nothing());
@@ -107,7 +107,7 @@ fn a_dialler_whose_peer_never_answers_is_told_so_at_its_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let at = silent.local_addr().expect("it is bound");
     let conn = stage.act(&client, move |cx| cx.connect(tls.at(at), FRAMES, millis(100), Note::Net));
-    assert_eq!(stage.until_ended(&client, conn), [Told::Socket(SocketError::LayerTimedOut)]);
+    assert_eq!(stage.until_ended(&client, conn), [Told::SocketEvent(SocketError::LayerTimedOut)]);
     stage.until_left(0);
 }
 

@@ -243,7 +243,7 @@ fn bad_bytes_end_their_connection_after_what_was_sound_and_no_other() {
 fn a_frame_over_the_limit_ends_the_connection_as_without_tls() {
     let Pair { mut stage, server, client, there, here } = pair(Stage::new(), nothing);
     stage.act(&client, move |cx| cx.write(here, vec![0; (1 << 20) + 1]));
-    let too_long = Told::Socket(SocketError::FrameTooLong { max: 1 << 20 });
+    let too_long = Told::SocketEvent(SocketError::FrameTooLong { max: 1 << 20 });
     assert_eq!(stage.until_ended(&client, here), [Told::Opened, too_long]);
     // It did not say that it ends.
     assert_eq!(stage.until_ended(&server, there), [Told::Opened, Told::Tls(TlsFault::CutShort)]);

@@ -19,7 +19,7 @@ use super::frame_reader::{FrameReader, Pulled};
 use super::framing::Framing;
 use super::send_buffer::{Flushed, SendBuffer};
 use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
-use super::{Conn, Process};
+use super::{Conn, ProcessEvent};
 use crate::core::Core;
 use crate::id::Key;
 use crate::readiness::Source;
@@ -38,7 +38,7 @@ pub(crate) struct Child {
     status: Option<io::Result<ExitStatus>>,
     exit: Option<exit::ChildExit>,
     framing: Framing,
-    sink: Rc<dyn EventSink<(Conn, Process)>>,
+    sink: Rc<dyn EventSink<(Conn, ProcessEvent)>>,
     stdin: Option<(Sender, Source)>,
     send_buffer: SendBuffer,
     /// No more will be written: the pipe is closed when it is empty.
@@ -63,7 +63,7 @@ impl Core {
         owner: Key,
         command: &mut Command,
         framing: Framing,
-        sink: Rc<dyn EventSink<(Conn, Process)>>,
+        sink: Rc<dyn EventSink<(Conn, ProcessEvent)>>,
     ) -> io::Result<Conn> {
         self.readiness.check()?;
         let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -157,7 +157,7 @@ impl Child {
         // Nothing is left to be killed: its number may be another's by now.
         self.process = None;
         let end = self.failure.take().map_or(status, Err);
-        self.sink.tell(hold.core, owner, (Conn(hold.id.0), Process::Ended(end)));
+        self.sink.tell(hold.core, owner, (Conn(hold.id.0), ProcessEvent::Ended(end)));
         Served::Gone
     }
 
@@ -185,7 +185,11 @@ impl Child {
         let Some(output) = &mut self.outputs[at] else { return Pulled::Dry };
         let (sink, conn, part) = (&self.sink, Conn(hold.id.0), output.part);
         let tell = move |core: &mut Core, frame| {
-            let what = if part == FdRole::Stdout { Process::Stdout(frame) } else { Process::Stderr(frame) };
+            let what = if part == FdRole::Stdout {
+                ProcessEvent::Stdout(frame)
+            } else {
+                ProcessEvent::Stderr(frame)
+            };
             sink.tell(core, owner, (conn, what));
         };
         let pulled = output.frame_reader.pull(hold.core, owner, &mut output.pipe, space, tell);
@@ -254,7 +258,7 @@ impl Child {
         if self.send_buffer.take_relief()
             && let Some(owner) = hold.owner
         {
-            self.sink.tell(hold.core, owner, (Conn(hold.id.0), Process::Writable));
+            self.sink.tell(hold.core, owner, (Conn(hold.id.0), ProcessEvent::Writable));
         }
         if is_over {
             self.end_input(hold.core);

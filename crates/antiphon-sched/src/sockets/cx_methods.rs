@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::event_sink::event_sink;
 use super::table::{Served, SocketId, SocketKind};
-use super::{Conn, Endpoint, Framing, Process, Socket, Udp};
+use super::{Conn, Endpoint, Framing, ProcessEvent, SocketEvent, Udp};
 use crate::core::Core;
 use crate::cx::Cx;
 use crate::id::Key;
@@ -19,9 +19,9 @@ use crate::id::Key;
 /// closed writes on to its end. A virtual loop has none, and answers with an error.
 ///
 /// ```
-/// use antiphon_sched::{Conn, Event, Framing, Loop, LoopConfig, Socket, receive, secs, stop};
+/// use antiphon_sched::{Conn, Event, Framing, Loop, LoopConfig, SocketEvent, receive, secs, stop};
 ///
-/// struct Heard(Conn, Socket);
+/// struct Heard(Conn, SocketEvent);
 ///
 /// let mut events = Loop::new(LoopConfig::default())?;
 /// events.spawn(|cx, event| match event {
@@ -30,11 +30,11 @@ use crate::id::Key;
 ///         cx.connect(at, Framing::Lines { max: 1000 }, secs(5), Heard);
 ///         receive()
 ///     }
-///     Event::Message(Heard(conn, Socket::Opened(_))) => {
+///     Event::Message(Heard(conn, SocketEvent::Opened(_))) => {
 ///         cx.write(conn, "hello");
 ///         receive()
 ///     }
-///     Event::Message(Heard(_, Socket::Data(line))) => {
+///     Event::Message(Heard(_, SocketEvent::Data(line))) => {
 ///         assert_eq!(line, b"hello");
 ///         stop()
 ///     }
@@ -45,7 +45,7 @@ use crate::id::Key;
 /// ```
 impl<M: 'static> Cx<'_, M> {
     /// Listens for TCP connections, and answers where: port 0 picks a free one. Each connection is told as
-    /// [`Socket::Opened`], and goes on with the same constructor. Wants an address or `localhost`.
+    /// [`SocketEvent::Opened`], and goes on with the same constructor. Wants an address or `localhost`.
     ///
     /// Where the endpoint brings a [layer](Endpoint::layer) such as TLS, a connection is told of when that is agreed on.
     /// Those that do not get so far are not told of, but logged (`debug`): they are closed after five seconds, or when there are 64 of
@@ -57,7 +57,7 @@ impl<M: 'static> Cx<'_, M> {
         &mut self,
         at: impl Endpoint,
         framing: Framing,
-        mut event: impl FnMut(Conn, Socket) -> M + 'static,
+        mut event: impl FnMut(Conn, SocketEvent) -> M + 'static,
     ) -> io::Result<SocketAddr> {
         let (core, me) = self.parts();
         core.listen(me, &at, framing, event_sink(move |(conn, what)| event(conn, what)))
@@ -78,7 +78,7 @@ impl<M: 'static> Cx<'_, M> {
         to: impl Endpoint,
         framing: Framing,
         timeout: Duration,
-        mut event: impl FnMut(Conn, Socket) -> M + 'static,
+        mut event: impl FnMut(Conn, SocketEvent) -> M + 'static,
     ) -> Conn {
         let (core, me) = self.parts();
         let (host, layer) = (to.host(), to.layer());
@@ -86,14 +86,14 @@ impl<M: 'static> Cx<'_, M> {
     }
 
     /// Writes one frame to a connection, or to a child's standard input. It goes out at the end of this round; what
-    /// fails is told by [`Socket::Closed`], and what is written to a connection that has ended is dropped.
+    /// fails is told by [`SocketEvent::Closed`], and what is written to a connection that has ended is dropped.
     ///
     /// With [`Framing::Lines`], data with `\n` inside is several lines to who reads it: text that comes from others is
     /// to be checked for it before.
     ///
     /// At most 64 MiB wait for a peer, then the connection ends with
     /// [`SocketError::QueueFull`](super::SocketError::QueueFull). Who writes much pauses when [`Cx::unwritten`] is
-    /// over 1 MiB, and goes on at [`Socket::Writable`].
+    /// over 1 MiB, and goes on at [`SocketEvent::Writable`].
     pub fn write(&mut self, conn: Conn, data: impl AsRef<[u8]>) {
         let (core, me) = self.parts();
         core.write_conn(me, conn, data.as_ref());
@@ -148,7 +148,7 @@ impl<M: 'static> Cx<'_, M> {
     }
 
     /// Starts a child process. What it prints is told in frames, and standard error as well if the command pipes
-    /// it; [`Cx::write`] writes to its standard input, and [`Cx::close`] ends that. [`Process::Ended`] comes last.
+    /// it; [`Cx::write`] writes to its standard input, and [`Cx::close`] ends that. [`ProcessEvent::Ended`] comes last.
     ///
     /// A child does not outlive its actor: it is killed then, for whoever would read and wait is gone. To end it
     /// in its own way, close its input, and go on until `Ended`.
@@ -163,7 +163,7 @@ impl<M: 'static> Cx<'_, M> {
         &mut self,
         mut command: Command,
         framing: Framing,
-        mut event: impl FnMut(Conn, Process) -> M + 'static,
+        mut event: impl FnMut(Conn, ProcessEvent) -> M + 'static,
     ) -> io::Result<Conn> {
         let (core, me) = self.parts();
         core.spawn_child(me, &mut command, framing, event_sink(move |(conn, what)| event(conn, what)))

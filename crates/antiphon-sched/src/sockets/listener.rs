@@ -17,7 +17,7 @@ use super::pending::PendingConns;
 use super::stream::Stream;
 use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
 use super::tcp::Tcp;
-use super::{Conn, Endpoint, Host, Socket, SocketError};
+use super::{Conn, Endpoint, Host, SocketError, SocketEvent};
 use crate::core::Core;
 use crate::egress;
 use crate::id::Key;
@@ -33,7 +33,7 @@ pub(crate) struct Listener {
     source: Source,
     local: SocketAddr,
     framing: Framing,
-    sink: Rc<dyn EventSink<(Conn, Socket)>>,
+    sink: Rc<dyn EventSink<(Conn, SocketEvent)>>,
     layer: Option<Rc<dyn Layer>>,
     pending: PendingConns,
     readable: bool,
@@ -45,7 +45,7 @@ impl Core {
         owner: Key,
         at: &impl Endpoint,
         framing: Framing,
-        sink: Rc<dyn EventSink<(Conn, Socket)>>,
+        sink: Rc<dyn EventSink<(Conn, SocketEvent)>>,
     ) -> io::Result<SocketAddr> {
         self.readiness.check()?;
         let mut socket = bind(at, TcpListener::bind)?;

@@ -52,7 +52,7 @@ pub struct Udp {
 /// What happens on a connection. `Closed` is the last that is told of it, whoever closed it.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Socket {
+pub enum SocketEvent {
     /// It is there, and leads to this address; where a layer such as TLS lies over TCP, that is agreed on.
     Opened(SocketAddr),
     /// A frame of the connection's [`Framing`].
@@ -67,7 +67,7 @@ pub enum Socket {
 /// What happens to a child process. `Ended` is the last that is told of it.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Process {
+pub enum ProcessEvent {
     /// A frame of what it prints.
     Stdout(Vec<u8>),
     /// A frame of what it prints on standard error, if that was piped.

@@ -247,7 +247,7 @@ impl Core {
         source: &mut (impl mio::event::Source + ?Sized),
         interest: mio::Interest,
     ) -> io::Result<Source> {
-        self.readiness.register(SourceOwner::Socket(id, part), source, interest)
+        self.readiness.register(SourceOwner::SocketEvent(id, part), source, interest)
     }
 
     /// Has `act` see a socket, which is out of the table meanwhile.
@@ -446,7 +446,7 @@ impl SocketGuard<'_> {
     pub(crate) fn time(&mut self, span: Duration) {
         let until = self.core.now + span;
         if !self.timer.is_some_and(|timer| self.core.wheel.push_back(timer, until)) {
-            self.timer = Some(self.core.wheel.insert(until, DueTimer::Socket(self.id)));
+            self.timer = Some(self.core.wheel.insert(until, DueTimer::SocketEvent(self.id)));
         }
     }
 

@@ -21,7 +21,7 @@ use super::layer::Layer;
 use super::send_buffer::{Flushed, SendBuffer};
 use super::stream::Stream;
 use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
-use super::{Conn, Host, Socket, SocketError};
+use super::{Conn, Host, SocketError, SocketEvent};
 use crate::core::Core;
 use crate::egress;
 use crate::error::JobError;
@@ -35,7 +35,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// Reads of what nobody wants, before the others have their turn.
 const DRAINS_A_ROUND: usize = 16;
 
-type Connected = Rc<dyn EventSink<(Conn, Socket)>>;
+type Connected = Rc<dyn EventSink<(Conn, SocketEvent)>>;
 
 pub(crate) struct Tcp {
     framing: Framing,
@@ -133,18 +133,18 @@ impl Tcp {
 
     fn tell_opened(&self, hold: &mut SocketGuard<'_>) {
         if let Some(peer) = self.peer {
-            self.tell(hold, Socket::Opened(peer));
+            self.tell(hold, SocketEvent::Opened(peer));
         }
     }
 
-    fn tell(&self, hold: &mut SocketGuard<'_>, what: Socket) {
+    fn tell(&self, hold: &mut SocketGuard<'_>, what: SocketEvent) {
         if let Some(owner) = hold.owner {
             self.sink.tell(hold.core, owner, (Conn(hold.id.0), what));
         }
     }
 
     fn end(&self, hold: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
-        self.tell(hold, Socket::Closed(reason));
+        self.tell(hold, SocketEvent::Closed(reason));
         Served::Gone
     }
 
@@ -231,13 +231,13 @@ impl Tcp {
         self.write(hold);
         let (Some(stream), Some(owner)) = (&mut self.stream, hold.owner) else { return Served::Gone };
         let (sink, conn) = (&self.sink, Conn(hold.id.0));
-        let tell = |core: &mut Core, frame| sink.tell(core, owner, (conn, Socket::Data(frame)));
+        let tell = |core: &mut Core, frame| sink.tell(core, owner, (conn, SocketEvent::Data(frame)));
         match self.frame_reader.pull(hold.core, owner, stream, space, tell) {
             Pulled::Cut => Served::Again,
             Pulled::Full { fed } => Served::Full { fed },
             Pulled::Dry if self.failure.is_none() => Served::Rest,
             Pulled::Ended(Ok(())) if self.failure.is_none() => {
-                self.tell(hold, Socket::Closed(None));
+                self.tell(hold, SocketEvent::Closed(None));
                 self.state = TcpState::PeerDone;
                 // Behind `Closed`: what the actor writes before it takes that still goes out.
                 hold.core.push_system(owner, SystemEvent::SocketSeen(hold.id));
@@ -263,7 +263,7 @@ impl Tcp {
             }
         }
         if self.state == TcpState::Open && self.send_buffer.take_relief() {
-            self.tell(hold, Socket::Writable);
+            self.tell(hold, SocketEvent::Writable);
         }
     }
 
@@ -312,7 +312,7 @@ impl Tcp {
             // The peer has ended already: there is nothing to wait for.
             return Served::Gone;
         }
-        self.tell(hold, Socket::Closed(None));
+        self.tell(hold, SocketEvent::Closed(None));
         self.end_half(hold)
     }
 

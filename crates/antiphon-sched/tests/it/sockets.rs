@@ -233,10 +233,10 @@ fn frames_over_the_limit_close_the_connection_with_a_typed_error() {
         assert_eq!(told, format!("opened short closed: {}", SocketError::FrameTooLong { max: 5 }));
     }
     let mut station = Station::new(|cx, message| {
-        if let Net::On(conn, Socket::Opened(_)) = message {
+        if let Net::On(conn, SocketEvent::Opened(_)) = message {
             cx.write(*conn, "too long");
         }
-        if let Net::On(_, Socket::Closed(Some(reason))) = message {
+        if let Net::On(_, SocketEvent::Closed(Some(reason))) = message {
             let inner = reason.get_ref().and_then(|inner| inner.downcast_ref::<SocketError>());
             assert_eq!(inner, Some(&SocketError::FrameTooLong { max: 5 }));
         }

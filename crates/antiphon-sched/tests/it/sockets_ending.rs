@@ -84,7 +84,7 @@ fn closing_before_the_connection_is_made_ends_it_at_once() {
 #[test]
 fn what_an_actor_wrote_in_its_last_step_goes_out_and_its_sockets_end_with_it() {
     let mut station = Station::new(|cx, message| {
-        if let Net::On(conn, Socket::Data(_)) = message {
+        if let Net::On(conn, SocketEvent::Data(_)) = message {
             cx.write(*conn, "farewell");
             cx.terminate(cx.addr());
         }
@@ -170,7 +170,7 @@ fn a_constructor_that_panics_ends_its_actor_and_its_sockets() {
     let mut station = Station::new(nothing);
     let at = station.act(|cx| {
         cx.listen("127.0.0.1:0", LINES, |conn, what| match what {
-            Socket::Data(_) => panic!("no such message"),
+            SocketEvent::Data(_) => panic!("no such message"),
             what => Net::On(conn, what),
         })
         .unwrap()

@@ -13,9 +13,9 @@ use crate::common::*;
 pub(crate) const LINES: Framing = Framing::Lines { max: 1000 };
 
 pub(crate) enum Net {
-    On(Conn, Socket),
+    On(Conn, SocketEvent),
     Datagram(SocketAddr, Vec<u8>),
-    Child(Conn, Process),
+    Child(Conn, ProcessEvent),
     Do(Act),
 }
 
@@ -41,29 +41,29 @@ impl Heard {
         self.texts.borrow_mut().entry(conn).or_default().push(text);
     }
 
-    fn hear(&self, conn: Conn, what: Socket) {
+    fn hear(&self, conn: Conn, what: SocketEvent) {
         self.note(
             conn,
             match what {
-                Socket::Opened(_) => "opened".into(),
-                Socket::Data(data) => String::from_utf8_lossy(&data).into_owned(),
-                Socket::Writable => "writable".into(),
-                Socket::Closed(None) => "closed".into(),
-                Socket::Closed(Some(reason)) => format!("closed: {reason}"),
+                SocketEvent::Opened(_) => "opened".into(),
+                SocketEvent::Data(data) => String::from_utf8_lossy(&data).into_owned(),
+                SocketEvent::Writable => "writable".into(),
+                SocketEvent::Closed(None) => "closed".into(),
+                SocketEvent::Closed(Some(reason)) => format!("closed: {reason}"),
                 what => panic!("{what:?}"),
             },
         );
     }
 
-    fn hear_child(&self, child: Conn, what: Process) {
+    fn hear_child(&self, child: Conn, what: ProcessEvent) {
         self.note(
             child,
             match what {
-                Process::Stdout(data) => String::from_utf8_lossy(&data).into_owned(),
-                Process::Stderr(data) => format!("error: {}", String::from_utf8_lossy(&data)),
-                Process::Writable => "writable".into(),
-                Process::Ended(Ok(status)) => format!("ended: {status}"),
-                Process::Ended(Err(reason)) => format!("ended: {reason}"),
+                ProcessEvent::Stdout(data) => String::from_utf8_lossy(&data).into_owned(),
+                ProcessEvent::Stderr(data) => format!("error: {}", String::from_utf8_lossy(&data)),
+                ProcessEvent::Writable => "writable".into(),
+                ProcessEvent::Ended(Ok(status)) => format!("ended: {status}"),
+                ProcessEvent::Ended(Err(reason)) => format!("ended: {reason}"),
                 what => panic!("{what:?}"),
             },
         );
@@ -121,7 +121,7 @@ pub(crate) fn nothing(_: &mut Cx<'_, Net>, _: &Net) {}
 
 /// Sends back what came.
 pub(crate) fn echo(cx: &mut Cx<'_, Net>, message: &Net) {
-    if let Net::On(conn, Socket::Data(data)) = message {
+    if let Net::On(conn, SocketEvent::Data(data)) = message {
         cx.write(*conn, data);
     }
 }

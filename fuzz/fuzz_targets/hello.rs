@@ -6,7 +6,7 @@
 
 use antiphon_fuzz::{fresh, pieces, profile};
 use antiphon_wire::{
-    Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, Profile, Role, Session, Standing, Step,
+    Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, Profile, Role, Session, Standing, HandshakeStep,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -45,18 +45,18 @@ fn advance(
         let step = handshake.advance(profile, deframer, out);
         assert!(out.len() <= HELLO_BYTES_MAX, "no answer is longer than a hello");
         match step? {
-            Step::Wait => return Ok(true),
-            Step::Proven => return Ok(false),
-            Step::Done(connection) => {
+            HandshakeStep::Wait => return Ok(true),
+            HandshakeStep::Proven => return Ok(false),
+            HandshakeStep::Done(connection) => {
                 assert_eq!(connection.role(), Role::Dialler);
                 return Ok(false);
             }
-            Step::Introduced if handshake.standing().is_some() => {
+            HandshakeStep::Introduced if handshake.standing().is_some() => {
                 let holding = Session::prove_to(None, &mut epochs, handshake);
                 let Ok(holding) = holding else { return Ok(true) };
                 handshake.prove(profile, holding, out)?;
             }
-            Step::Introduced => {
+            HandshakeStep::Introduced => {
                 let peer = handshake.peer().expect("it has introduced itself");
                 let Ok(standing) = Session::answer_to(None, &epochs, peer) else { return Ok(true) };
                 handshake.answer(profile, fresh(), standing, out)?;

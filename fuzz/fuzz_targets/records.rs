@@ -4,7 +4,7 @@
 
 use antiphon_fuzz::{fresh, pieces, profile};
 use antiphon_wire::{
-    Connection, Deframer, Epochs, Handshake, Holding, Profile, Session, SessionError, Standing, Step, Time,
+    ProvenConnection, Deframer, Epochs, Handshake, HeldSession, Profile, Session, SessionError, Standing, HandshakeStep, Time,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -60,7 +60,7 @@ fn take(session: &mut Session, now: Time, deframer: &mut Deframer) -> Result<usi
 }
 
 /// The acceptor's end of an honest handshake.
-fn meet(mine: &Profile, theirs: &Profile) -> Box<Connection> {
+fn meet(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> {
     let (mut to_them, mut to_me) = (Deframer::new(), Deframer::new());
     let (mut out, mut my_epochs, mut their_epochs) = (Vec::new(), Epochs::default(), Epochs::default());
     let mut dialler =
@@ -70,21 +70,21 @@ fn meet(mine: &Profile, theirs: &Profile) -> Box<Connection> {
         to_me.push(&out);
         out.clear();
         match acceptor.advance(mine, &mut to_me, &mut out).expect("an honest peer") {
-            Step::Introduced => {
+            HandshakeStep::Introduced => {
                 let hello = acceptor.peer().expect("it has introduced itself");
                 let standing = Session::answer_to(None, &my_epochs, hello).expect("no session yet");
                 acceptor.answer(mine, fresh(), standing, &mut out).expect("it asked");
             }
-            Step::Proven => {
+            HandshakeStep::Proven => {
                 let holding = Session::confirm_to(None, &mut my_epochs, &acceptor).expect("no session yet");
                 return acceptor.confirm(mine, &holding, &mut out).expect("it proved");
             }
-            Step::Wait | Step::Done(_) => {}
+            HandshakeStep::Wait | HandshakeStep::Done(_) => {}
         }
         to_them.push(&out);
         out.clear();
-        if let Step::Introduced = dialler.advance(theirs, &mut to_them, &mut out).expect("an honest peer") {
-            let holding: Holding =
+        if let HandshakeStep::Introduced = dialler.advance(theirs, &mut to_them, &mut out).expect("an honest peer") {
+            let holding: HeldSession =
                 Session::prove_to(None, &mut their_epochs, &dialler).expect("no session yet");
             dialler.prove(theirs, holding, &mut out).expect("it was asked");
         }

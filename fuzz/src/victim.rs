@@ -9,7 +9,7 @@ use antiphon_dist::{Channel, Config, LocateError, NetCx, Rci};
 use antiphon_sched::{Addr, Cx, Event, Loop, ReplyTo, millis, receive, secs, stop};
 use antiphon_sim::{Chance, Conn, Input, Machine, Output, Outputs, SimNode};
 use antiphon_wire::frame::{Begin, Found, FoundWhat, NameSpace, RawFrame, Tag, Want};
-use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, Standing, Step, TagId, Time};
+use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, Standing, HandshakeStep, TagId, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::crafted::{Crafted, Numbers};
@@ -245,18 +245,18 @@ impl Victim {
         let (profile, mut answer) = (profile(node, false), Vec::new());
         loop {
             match handshake.advance(&profile, &mut link.read, &mut answer) {
-                Ok(Step::Introduced) => {
+                Ok(HandshakeStep::Introduced) => {
                     let holding = Session::prove_to(None, &mut Epochs::default(), &handshake);
                     let Ok(holding) = holding else { return };
                     if handshake.prove(&profile, holding, &mut answer).is_err() {
                         return;
                     }
                 }
-                Ok(Step::Done(_)) => {
+                Ok(HandshakeStep::Done(_)) => {
                     let begin = beginning();
                     return self.say_record(at, &begin);
                 }
-                Ok(Step::Wait | Step::Proven) => break,
+                Ok(HandshakeStep::Wait | HandshakeStep::Proven) => break,
                 Err(_) => return,
             }
         }

@@ -446,13 +446,13 @@ fn the_ends_that_a_member_wants_an_actor_told_of_leave_it_requests_of_its_own() 
 
 #[derive(Serialize, Deserialize)]
 enum ToKeeper {
-    Offer(Offer, ReplyTo<OfferAnswer>),
+    HelloLimits(HelloLimits, ReplyTo<OfferAnswer>),
     Delete(Vec<String>, ReplyTo<Deleted>),
 }
 antiphon_sched::wire!(ToKeeper, "antiphon.files.keeper/1");
 
 #[derive(Serialize, Deserialize)]
-struct Offer {
+struct HelloLimits {
     path: Vec<String>,
     stat: FileStat,
     overwrite: bool,
@@ -525,11 +525,11 @@ fn offer(
             Event::Start => {
                 let stat = FileStat { size, seconds: 1, nanos: 0, permissions: 0o644 };
                 let offer =
-                    Offer { path: vec![name.clone()], stat, overwrite: false, sender: cx.adapter(Err) };
+                    HelloLimits { path: vec![name.clone()], stat, overwrite: false, sender: cx.adapter(Err) };
                 cx.ask(
                     keeper,
                     PATIENCE,
-                    |reply| ToKeeper::Offer(offer, reply),
+                    |reply| ToKeeper::HelloLimits(offer, reply),
                     |answer| Ok(answer.expect("it is answered")),
                 );
             }
@@ -639,8 +639,8 @@ fn a_transfer_hears_its_sender_alone_and_is_offered_for_nobody_else() {
     cast.hostile.spawn(move |cx, event| match event {
         Event::Start => {
             let stat = FileStat { size: 1, seconds: 1, nanos: 0, permissions: 0o644 };
-            let offer = Offer { path: vec!["f".to_owned()], stat, overwrite: false, sender: victim };
-            cx.ask(keeper, PATIENCE, |reply| ToKeeper::Offer(offer, reply), |answer| answer);
+            let offer = HelloLimits { path: vec!["f".to_owned()], stat, overwrite: false, sender: victim };
+            cx.ask(keeper, PATIENCE, |reply| ToKeeper::HelloLimits(offer, reply), |answer| answer);
             receive()
         }
         Event::Message(answer) => {

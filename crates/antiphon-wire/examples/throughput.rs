@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Admission, Connection, Deframer, Epochs, Frame, Fresh, Handshake, Holding, Incoming, Key, Keyring,
-    Limits, NodeId, Profile, Route, Secret, Session, Standing, Step, Suite, Time, msgpack,
+    Admission, Deframer, Epochs, Frame, Fresh, Handshake, HandshakeStep, HeldSession, Incoming, Key, Keyring,
+    Limits, NodeId, Profile, ProvenConnection, Route, Secret, Session, Standing, Suite, Time, msgpack,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -107,28 +107,31 @@ fn meet(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> 
         to_b.push(&std::mem::take(&mut from_a));
         if accepted.is_none() {
             match acceptor.advance(&there, &mut to_b, &mut from_b)? {
-                Step::Introduced => {
+                HandshakeStep::Introduced => {
                     acceptor.answer(&there, Fresh::system()?, Standing::unknown(1), &mut from_b)?
                 }
-                Step::Proven => {
-                    accepted = Some(acceptor.confirm(&there, &Holding::nothing(), &mut from_b)?)
+                HandshakeStep::Proven => {
+                    accepted = Some(acceptor.confirm(&there, &HeldSession::nothing(), &mut from_b)?)
                 }
-                Step::Wait | Step::Done(_) => {}
+                HandshakeStep::Wait | HandshakeStep::Done(_) => {}
             }
         }
         to_a.push(&std::mem::take(&mut from_b));
         match dialler.advance(&here, &mut to_a, &mut from_a)? {
-            Step::Introduced => dialler.prove(&here, Holding::nothing(), &mut from_a)?,
-            Step::Done(connection) => {
+            HandshakeStep::Introduced => dialler.prove(&here, HeldSession::nothing(), &mut from_a)?,
+            HandshakeStep::Done(connection) => {
                 let accepted = accepted.ok_or("the acceptor proves before the dialler is done")?;
                 return Ok((session(&here, connection)?, session(&there, accepted)?));
             }
-            Step::Wait | Step::Proven => {}
+            HandshakeStep::Wait | HandshakeStep::Proven => {}
         }
     }
 }
 
-fn session(profile: &Profile, connection: Box<Connection>) -> Result<Session, Box<dyn std::error::Error>> {
+fn session(
+    profile: &Profile,
+    connection: Box<ProvenConnection>,
+) -> Result<Session, Box<dyn std::error::Error>> {
     assert_eq!(Session::admit(None, &Epochs::default(), &connection), Admission::Begins);
     let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
     session.connected(Time::START, connection)?;

@@ -3,13 +3,13 @@
 //! No clock, no socket, no thread and (but for two named doors each, behind features) no randomness and no way to the
 //! system's files and variables: time and chance are arguments, so that the same bytes at the same times always do the same. docs/PROTOCOL.md describes the bytes; this crate is one implementation.
 //!
-//! A [`Handshake`] makes of a byte stream a proven [`Connection`]; a [`Session`] outlives connections and carries [`Frame`]s;
+//! A [`Handshake`] makes of a byte stream a proven [`ProvenConnection`]; a [`Session`] outlives connections and carries [`Frame`]s;
 //! a [`Deframer`] is the read buffer of one stream. Two nodes that meet in memory:
 //!
 //! ```
 //! use antiphon_wire::frame::Message;
 //! use antiphon_wire::{
-//!     Deframer, Epochs, Frame, Fresh, Handshake, Key, Keyring, Limits, NodeId, Profile, Route, Session, Standing, Step,
+//!     Deframer, Epochs, Frame, Fresh, Handshake, Key, Keyring, Limits, NodeId, Profile, Route, Session, Standing, HandshakeStep,
 //!     Suite, Time,
 //! };
 //!
@@ -34,22 +34,22 @@
 //! let mut dialler = Handshake::dial(&here, Fresh::system()?, standing, None, &mut ours);
 //! let mut acceptor = Handshake::accept(None);
 //! to_them.push(&ours);
-//! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, Step::Introduced));
+//! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, HandshakeStep::Introduced));
 //! let standing = Session::answer_to(None, &their_epochs, acceptor.peer().ok_or("introduced")?)?;
 //! acceptor.answer(&there, Fresh::system()?, standing, &mut theirs)?;
 //! to_us.push(&theirs);
 //!
 //! // 2. Proof, proof.
 //! ours.clear();
-//! assert!(matches!(dialler.advance(&here, &mut to_us, &mut ours)?, Step::Introduced));
+//! assert!(matches!(dialler.advance(&here, &mut to_us, &mut ours)?, HandshakeStep::Introduced));
 //! dialler.prove(&here, Session::prove_to(None, &mut our_epochs, &dialler)?, &mut ours)?;
 //! to_them.push(&ours);
 //! theirs.clear();
-//! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, Step::Proven));
+//! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, HandshakeStep::Proven));
 //! let holding = Session::confirm_to(None, &mut their_epochs, &acceptor)?;
 //! let their_connection = acceptor.confirm(&there, &holding, &mut theirs)?;
 //! to_us.push(&theirs);
-//! let Step::Done(our_connection) = dialler.advance(&here, &mut to_us, &mut ours)? else { return Err("not done".into()) };
+//! let HandshakeStep::Done(our_connection) = dialler.advance(&here, &mut to_us, &mut ours)? else { return Err("not done".into()) };
 //!
 //! // 3. A session each, begun with the connection (`Session::admit` says so).
 //! let now = Time::START;
@@ -108,9 +108,9 @@ pub use fresh::{Fresh, NoRandomness};
 
 mod handshake;
 pub use handshake::{
-    CLOSES_WHEN_IDLE, Connection, EXPORTER_LABEL, Handshake, HandshakeError, HandshakeFault, Hello, Holding,
-    Offer, Profile, ProfileError, Refusal, Role, Standing, Step, TlsFault, UNDISCOVERED, VERSION_MAX,
-    VERSION_MIN,
+    CLOSES_WHEN_IDLE, EXPORTER_LABEL, Handshake, HandshakeError, HandshakeFault, HandshakeRole,
+    HandshakeStep, HeldSession, Hello, HelloLimits, Profile, ProfileError, ProvenConnection, Refusal,
+    Standing, TlsFault, UNDISCOVERED, VERSION_MAX, VERSION_MIN,
 };
 
 mod ids;

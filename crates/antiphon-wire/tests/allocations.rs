@@ -7,8 +7,8 @@ use std::cell::Cell;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Deframer, Fresh, Handshake, Holding, Key, Keyring, Limits, NodeId, Profile, Route, Session, Standing,
-    Step, Suite, Time,
+    Deframer, Fresh, Handshake, HandshakeStep, HeldSession, Key, Keyring, Limits, NodeId, Profile, Route,
+    Session, Standing, Suite, Time,
 };
 
 struct Counting;
@@ -54,16 +54,18 @@ fn meet() -> (Session, Session) {
     let mut dialler = Handshake::dial(&here, fresh(), Standing::unknown(1), None, &mut a);
     let mut acceptor = Handshake::accept(None);
     to_b.push(&std::mem::take(&mut a));
-    assert!(matches!(acceptor.advance(&there, &mut to_b, &mut b), Ok(Step::Introduced)));
+    assert!(matches!(acceptor.advance(&there, &mut to_b, &mut b), Ok(HandshakeStep::Introduced)));
     acceptor.answer(&there, fresh(), Standing::unknown(1), &mut b).expect("at this step");
     to_a.push(&std::mem::take(&mut b));
-    assert!(matches!(dialler.advance(&here, &mut to_a, &mut a), Ok(Step::Introduced)));
-    dialler.prove(&here, Holding::nothing(), &mut a).expect("at this step");
+    assert!(matches!(dialler.advance(&here, &mut to_a, &mut a), Ok(HandshakeStep::Introduced)));
+    dialler.prove(&here, HeldSession::nothing(), &mut a).expect("at this step");
     to_b.push(&a);
-    assert!(matches!(acceptor.advance(&there, &mut to_b, &mut b), Ok(Step::Proven)));
-    let at_b = acceptor.confirm(&there, &Holding::nothing(), &mut b).expect("at this step");
+    assert!(matches!(acceptor.advance(&there, &mut to_b, &mut b), Ok(HandshakeStep::Proven)));
+    let at_b = acceptor.confirm(&there, &HeldSession::nothing(), &mut b).expect("at this step");
     to_a.push(&b);
-    let Ok(Step::Done(at_a)) = dialler.advance(&here, &mut to_a, &mut a) else { panic!("both proofs hold") };
+    let Ok(HandshakeStep::Done(at_a)) = dialler.advance(&here, &mut to_a, &mut a) else {
+        panic!("both proofs hold")
+    };
     let mut sessions = [(&here, at_a), (&there, at_b)].map(|(profile, connection)| {
         let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
         session.connected(Time::START, connection).expect("it begins");

@@ -6,8 +6,8 @@ mod client;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Admission, Connection, Deframer, Epochs, Frame, Fresh, Handshake, HandshakeError, Key, Keyring, Limits,
-    NodeId, Profile, Refusal, Route, Secret, Session, Step, Suite, Time,
+    Admission, Deframer, Epochs, Frame, Fresh, Handshake, HandshakeError, HandshakeStep, Key, Keyring,
+    Limits, NodeId, Profile, ProvenConnection, Refusal, Route, Secret, Session, Suite, Time,
 };
 use client::{Chance, Hello, Records, derive, frame, frames, proof, take_message, transcript};
 
@@ -63,7 +63,7 @@ fn dial(inside: &mut Insider, suite: u8, secret: &str, memory: &mut Memory) -> R
     let mut back = Vec::new();
     inside.input.push(&mine);
     let step = handshake.advance(&inside.profile, &mut inside.input, &mut back)?;
-    assert!(matches!(step, Step::Introduced));
+    assert!(matches!(step, HandshakeStep::Introduced));
     let peer = handshake.peer().expect("introduced");
     assert_eq!((peer.name.as_str(), peer.locations.len()), ("outsider", 1));
     let standing = Session::answer_to(inside.session.as_ref(), &inside.epochs, peer).expect("welcome");
@@ -81,7 +81,7 @@ fn dial(inside: &mut Insider, suite: u8, secret: &str, memory: &mut Memory) -> R
     let keys = (suite != 5).then_some((&proof_key, memory.resume_keys.as_slice()));
     inside.input.push(&proof("antiphon dialler proves", &hash, resumes, memory.next, keys));
     let step = handshake.advance(&inside.profile, &mut inside.input, &mut back)?;
-    assert!(matches!(step, Step::Proven));
+    assert!(matches!(step, HandshakeStep::Proven));
     let holding =
         Session::confirm_to(inside.session.as_ref(), &mut inside.epochs, &handshake).expect("still welcome");
     let connection = handshake.confirm(&inside.profile, &holding, &mut back)?;
@@ -107,7 +107,7 @@ fn dial(inside: &mut Insider, suite: u8, secret: &str, memory: &mut Memory) -> R
     })
 }
 
-fn take(inside: &mut Insider, connection: Box<Connection>) {
+fn take(inside: &mut Insider, connection: Box<ProvenConnection>) {
     match Session::admit(inside.session.as_ref(), &inside.epochs, &connection) {
         Admission::Takes => {}
         Admission::Begins => {

@@ -16,8 +16,9 @@ use std::path::PathBuf;
 
 use antiphon_wire::frame::{Message, RawFrame};
 use antiphon_wire::{
-    Answer, Connection, Datagram, DatagramKey, Deframer, Frame, Fresh, Handshake, Holding, Key, Keyring,
-    Limits, Locations, NodeId, Presence, Probe, Profile, Route, Secret, Session, Standing, Step, Suite, Time,
+    Answer, Datagram, DatagramKey, Deframer, Frame, Fresh, Handshake, HandshakeStep, HeldSession, Key,
+    Keyring, Limits, Locations, NodeId, Presence, Probe, Profile, ProvenConnection, Route, Secret, Session,
+    Standing, Suite, Time,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -123,8 +124,8 @@ struct Meeting {
     hello_b: Vec<u8>,
     proof_a: Vec<u8>,
     proof_b: Vec<u8>,
-    at_a: Box<Connection>,
-    at_b: Box<Connection>,
+    at_a: Box<ProvenConnection>,
+    at_b: Box<ProvenConnection>,
 }
 
 const PRIVATE: ([u8; 32], [u8; 32]) = ([0x11; 32], [0x22; 32]);
@@ -141,21 +142,21 @@ fn meet(suite: Suite) -> Meeting {
     let mut acceptor = Handshake::accept(exporter);
     let mut hello_b = Vec::new();
     let step = acceptor.advance(&there, &mut to_b, &mut hello_b).expect("a sound hello");
-    assert!(matches!(step, Step::Introduced));
+    assert!(matches!(step, HandshakeStep::Introduced));
     let standing = Standing { epoch: 3, known: 0, ordinal: 0 };
     acceptor.answer(&there, fresh(PRIVATE.1, NONCE.1), standing, &mut hello_b).expect("at this step");
     to_a.push(&hello_b);
     let mut proof_a = Vec::new();
     let step = dialler.advance(&here, &mut to_a, &mut proof_a).expect("a sound hello");
-    assert!(matches!(step, Step::Introduced));
-    dialler.prove(&here, Holding::nothing(), &mut proof_a).expect("at this step");
+    assert!(matches!(step, HandshakeStep::Introduced));
+    dialler.prove(&here, HeldSession::nothing(), &mut proof_a).expect("at this step");
     to_b.push(&proof_a);
     let mut proof_b = Vec::new();
     let step = acceptor.advance(&there, &mut to_b, &mut proof_b).expect("a sound proof");
-    assert!(matches!(step, Step::Proven));
-    let at_b = acceptor.confirm(&there, &Holding::nothing(), &mut proof_b).expect("at this step");
+    assert!(matches!(step, HandshakeStep::Proven));
+    let at_b = acceptor.confirm(&there, &HeldSession::nothing(), &mut proof_b).expect("at this step");
     to_a.push(&proof_b);
-    let Ok(Step::Done(at_a)) = dialler.advance(&here, &mut to_a, &mut Vec::new()) else {
+    let Ok(HandshakeStep::Done(at_a)) = dialler.advance(&here, &mut to_a, &mut Vec::new()) else {
         panic!("both proofs hold")
     };
     Meeting { exporter, hello_a, hello_b, proof_a, proof_b, at_a, at_b }
@@ -218,7 +219,7 @@ fn handshake(suite: Suite) -> String {
     lines
 }
 
-fn first_record(profile: &Profile, connection: Box<Connection>) -> Vec<u8> {
+fn first_record(profile: &Profile, connection: Box<ProvenConnection>) -> Vec<u8> {
     let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
     session.connected(Time::START, connection).expect("it begins");
     let tag = session.intern("str").expect("room");

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time, site_of};
 use antiphon_wire::{
-    Admission, Connection, Deframer, Handshake, HandshakeError, Refusal, Session, Standing, Step, TlsFault,
+    Admission, Deframer, Handshake, HandshakeError, HandshakeStep, ProvenConnection, Refusal, Session,
+    Standing, TlsFault,
 };
 use slab::Slab;
 
@@ -322,10 +323,12 @@ impl NodeCore {
         let profile = &self.settings.profile;
         let stepped = shake.advance(profile, &mut conn.deframer, &mut out);
         let next = match stepped {
-            Ok(Step::Wait) => Ok(Next::Wait),
-            Ok(Step::Introduced) => self.introduce(&mut shake, dialled, certificate, &mut out, world),
-            Ok(Step::Proven) => self.confirm(&mut shake, &mut out),
-            Ok(Step::Done(connection)) => Ok(Next::Proven(connection)),
+            Ok(HandshakeStep::Wait) => Ok(Next::Wait),
+            Ok(HandshakeStep::Introduced) => {
+                self.introduce(&mut shake, dialled, certificate, &mut out, world)
+            }
+            Ok(HandshakeStep::Proven) => self.confirm(&mut shake, &mut out),
+            Ok(HandshakeStep::Done(connection)) => Ok(Next::Proven(connection)),
             Err(error) => Err(error),
         };
         let Some(conn) = self.conns.get(id) else { return false };
@@ -417,7 +420,7 @@ impl NodeCore {
     }
 
     /// A connection is proven; false when it is not taken.
-    fn on_proven(&mut self, id: ConnId, connection: Box<Connection>, world: &mut impl World) -> bool {
+    fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, world: &mut impl World) -> bool {
         let node = sched_node(connection.peer().node);
         let certificate = self.conns.get(id).and_then(|conn| conn.certificate);
         if self.is_known_otherwise(node, certificate) {
@@ -513,5 +516,5 @@ impl NodeCore {
 enum Next {
     Wait,
     Go,
-    Proven(Box<Connection>),
+    Proven(Box<ProvenConnection>),
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, AskError, ExitReason, Key, NodeId, Time, Undelivered};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
-use antiphon_wire::{Connection, Event, Frame, Session, SessionError};
+use antiphon_wire::{Event, Frame, ProvenConnection, Session, SessionError};
 
 use super::agenda::Due;
 use super::conns::State;
@@ -76,7 +76,7 @@ impl NodeCore {
         &mut self,
         id: ConnId,
         node: NodeId,
-        connection: Box<Connection>,
+        connection: Box<ProvenConnection>,
         world: &mut impl World,
     ) -> bool {
         let now = self.wire_now();

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use antiphon_wire::{
-    Connection, Deframer, Epochs, Fresh, Handshake, HandshakeError, Keyring, Limits, NodeId, Profile,
-    Session, Standing, Step, Suite,
+    Deframer, Epochs, Fresh, Handshake, HandshakeError, HandshakeStep, Keyring, Limits, NodeId, Profile,
+    ProvenConnection, Session, Standing, Suite,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -102,7 +102,7 @@ pub(crate) enum Failed {
 #[derive(Debug)]
 pub(crate) struct Proven {
     pub(crate) stream: TcpStream,
-    pub(crate) connection: Box<Connection>,
+    pub(crate) connection: Box<ProvenConnection>,
     pub(crate) input: Deframer,
 }
 
@@ -127,12 +127,12 @@ pub(crate) fn shake(
         change(theirs, &mut message);
         input.push(&message);
         match dialler.advance(profile, &mut input, &mut out).map_err(Failed::Refused)? {
-            Step::Introduced => {
+            HandshakeStep::Introduced => {
                 let holding = Session::prove_to(None, &mut epochs, &dialler).expect("they never met");
                 dialler.prove(profile, holding, &mut out).map_err(Failed::Refused)?;
             }
-            Step::Done(connection) => return Ok(Proven { stream, connection, input }),
-            Step::Wait | Step::Proven => return Err(Failed::Silence),
+            HandshakeStep::Done(connection) => return Ok(Proven { stream, connection, input }),
+            HandshakeStep::Wait | HandshakeStep::Proven => return Err(Failed::Silence),
         }
     }
     Err(Failed::Silence)

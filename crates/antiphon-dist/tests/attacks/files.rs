@@ -19,13 +19,13 @@ use crate::victim::Traits;
 /// What a keeper of files takes, as `src/files/messages.rs` has it: whoever speaks the protocol can send it.
 #[derive(Serialize, Deserialize)]
 enum ToKeeper {
-    Offer(Offer, ReplyTo<Answer>),
+    HelloLimits(HelloLimits, ReplyTo<Answer>),
     Delete(Vec<String>, ReplyTo<Deleted>),
 }
 antiphon_sched::wire!(ToKeeper, "antiphon.files.keeper/1");
 
 #[derive(Serialize, Deserialize)]
-struct Offer {
+struct HelloLimits {
     path: Vec<String>,
     stat: FileStat,
     overwrite: bool,
@@ -86,8 +86,9 @@ impl Attack {
 
     fn offer(&self, path: Vec<String>, size: u64, sender: Addr<ToSender>) -> Answer {
         let stat = FileStat { size, seconds: 0, nanos: 0, permissions: 0o7777 };
-        let offer = Offer { path, stat, overwrite: true, sender };
-        let answer = self.attacker.handle.ask(self.keeper, PATIENCE, |reply| ToKeeper::Offer(offer, reply));
+        let offer = HelloLimits { path, stat, overwrite: true, sender };
+        let answer =
+            self.attacker.handle.ask(self.keeper, PATIENCE, |reply| ToKeeper::HelloLimits(offer, reply));
         answer.expect("the keeper answers")
     }
 

@@ -1,7 +1,8 @@
 //! How an endpoint shakes hands, and what it does with a proven connection.
 
 use antiphon_wire::{
-    Admission, Connection, Deframer, Handshake, HandshakeError, NodeId, Refusal, Session, Step, Time,
+    Admission, Deframer, Handshake, HandshakeError, HandshakeStep, NodeId, ProvenConnection, Refusal,
+    Session, Time,
 };
 
 use crate::endpoint::{Endpoint, Peer};
@@ -24,8 +25,8 @@ impl Endpoint {
             let node = handshake.peer().map(|hello| hello.node);
             let session = node.and_then(|node| self.peers.get(&node)).map(|peer| &peer.session);
             let connection = match step {
-                Step::Wait => return Ok(None),
-                Step::Introduced if self.is_dial(conn) => {
+                HandshakeStep::Wait => return Ok(None),
+                HandshakeStep::Introduced if self.is_dial(conn) => {
                     self.dials
                         .iter_mut()
                         .filter(|dial| dial.conn == Some(conn))
@@ -36,7 +37,7 @@ impl Endpoint {
                     }
                     continue;
                 }
-                Step::Introduced => {
+                HandshakeStep::Introduced => {
                     let hello = handshake.peer().expect("it was introduced");
                     match Session::answer_to(session, &self.epochs, hello) {
                         Ok(standing) => {
@@ -47,11 +48,11 @@ impl Endpoint {
                     }
                     continue;
                 }
-                Step::Proven => match Session::confirm_to(session, &mut self.epochs, handshake) {
+                HandshakeStep::Proven => match Session::confirm_to(session, &mut self.epochs, handshake) {
                     Ok(holding) => handshake.confirm(&self.profile, &holding, reply)?,
                     Err(refusal) => return Err(refused(handshake, refusal, reply)),
                 },
-                Step::Done(connection) => connection,
+                HandshakeStep::Done(connection) => connection,
             };
             // Both proofs are sent: a refusal would be taken for a record, so the connection is only closed.
             return self.take(now, conn, connection, out).map(Some).map_err(HandshakeError::Refused);
@@ -67,7 +68,7 @@ impl Endpoint {
         &mut self,
         now: Time,
         conn: Conn,
-        connection: Box<Connection>,
+        connection: Box<ProvenConnection>,
         out: &mut Outputs,
     ) -> Result<NodeId, Refusal> {
         let node = connection.peer().node;

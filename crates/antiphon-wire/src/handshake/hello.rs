@@ -33,7 +33,7 @@ pub struct Hello {
     /// Which session.
     pub standing: Standing,
     /// What this side takes.
-    pub offer: Offer,
+    pub offer: HelloLimits,
     /// 32 random bytes.
     pub nonce: [u8; 32],
     /// An X25519 public key.
@@ -71,7 +71,7 @@ impl Standing {
 
 /// The limits that one side tells the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offer {
+pub struct HelloLimits {
     /// The largest record that this side takes.
     pub record_bytes_max: u32,
     /// The largest message that this side takes.
@@ -82,9 +82,9 @@ pub struct Offer {
     pub window_bytes: u32,
 }
 
-impl From<&Limits> for Offer {
-    fn from(limits: &Limits) -> Offer {
-        Offer {
+impl From<&Limits> for HelloLimits {
+    fn from(limits: &Limits) -> HelloLimits {
+        HelloLimits {
             record_bytes_max: limits.record_bytes_max.clamp(RECORD_BYTES_MAX_LEAST, RECORD_BYTES_MAX_MOST),
             message_bytes_max: limits.message_bytes_max,
             reassembly_bytes_max: limits.reassembly_bytes_max,
@@ -134,7 +134,7 @@ impl Hello {
                 known: u64::take(reader)?,
                 ordinal: u32::take(reader)?,
             },
-            offer: Offer {
+            offer: HelloLimits {
                 record_bytes_max: u32::take(reader)?,
                 message_bytes_max: u32::take(reader)?,
                 reassembly_bytes_max: u32::take(reader)?,

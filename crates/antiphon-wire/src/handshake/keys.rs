@@ -11,7 +11,7 @@ use crate::secret::Secret;
 
 /// Dialler or acceptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum HandshakeRole {
     /// The side that dialled.
     Dialler,
     /// The side that was dialled.
@@ -60,16 +60,16 @@ impl Schedule {
     }
 
     /// What `role` proves with its claim.
-    pub(crate) fn prove(&self, role: Role, claim: Claim) -> [u8; 32] {
+    pub(crate) fn prove(&self, role: HandshakeRole, claim: Claim) -> [u8; 32] {
         let key = self.expand::<32>("antiphon proof");
         sign(&*key, proof_label(role), self.transcript, claim)
     }
 
     /// The key of the records that `role` sends.
-    pub(crate) fn record_key(&self, role: Role) -> Zeroizing<[u8; 32]> {
+    pub(crate) fn record_key(&self, role: HandshakeRole) -> Zeroizing<[u8; 32]> {
         self.expand(match role {
-            Role::Dialler => "antiphon dialler records",
-            Role::Acceptor => "antiphon acceptor records",
+            HandshakeRole::Dialler => "antiphon dialler records",
+            HandshakeRole::Acceptor => "antiphon acceptor records",
         })
     }
 
@@ -79,7 +79,7 @@ impl Schedule {
     }
 
     /// What `role` proves with the resume key of an earlier handshake.
-    pub(crate) fn prove_resumption(&self, key: &ResumeKey, role: Role, claim: Claim) -> [u8; 32] {
+    pub(crate) fn prove_resumption(&self, key: &ResumeKey, role: HandshakeRole, claim: Claim) -> [u8; 32] {
         sign(&*key.0, resume_label(role), self.transcript, claim)
     }
 
@@ -113,17 +113,17 @@ fn sign(key: &[u8], label: &str, transcript: Transcript, claim: Claim) -> [u8; 3
     proof
 }
 
-fn proof_label(role: Role) -> &'static str {
+fn proof_label(role: HandshakeRole) -> &'static str {
     match role {
-        Role::Dialler => "antiphon dialler proves",
-        Role::Acceptor => "antiphon acceptor proves",
+        HandshakeRole::Dialler => "antiphon dialler proves",
+        HandshakeRole::Acceptor => "antiphon acceptor proves",
     }
 }
 
-fn resume_label(role: Role) -> &'static str {
+fn resume_label(role: HandshakeRole) -> &'static str {
     match role {
-        Role::Dialler => "antiphon dialler resumes",
-        Role::Acceptor => "antiphon acceptor resumes",
+        HandshakeRole::Dialler => "antiphon dialler resumes",
+        HandshakeRole::Acceptor => "antiphon acceptor resumes",
     }
 }
 

@@ -2,20 +2,21 @@
 
 use crate::deframer::Deframer;
 use crate::fresh::{Agreement, Fresh};
-use crate::handshake::hello::{Hello, Offer, Standing};
-use crate::handshake::keys::{self, ResumeKey, Role, Schedule, Transcript};
+use crate::handshake::hello::{Hello, HelloLimits, Standing};
+use crate::handshake::keys::{self, HandshakeRole, ResumeKey, Schedule, Transcript};
 use crate::handshake::message::{self, Claim, MessageKind, Proof, Refusal};
 use crate::handshake::{
-    Connection, Grip, HandshakeError, HandshakeFault, Holding, Profile, TlsFault, VERSION_MAX, VERSION_MIN,
+    HandshakeError, HandshakeFault, HeldSession, Hold, Profile, ProvenConnection, TlsFault, VERSION_MAX,
+    VERSION_MIN,
 };
 use crate::limits::HELLO_BYTES_MAX;
 use crate::record::{Opener, Sealer};
 use crate::suite::Suite;
 
-/// One side of one handshake. See [`Step`] for what to do when.
+/// One side of one handshake. See [`HandshakeStep`] for what to do when.
 #[derive(Debug)]
 pub struct Handshake {
-    state: State,
+    state: HandshakeState,
     /// Bytes that TLS exported, bound into the proofs under [`Suite::Tls`].
     exporter: Option<[u8; 32]>,
     /// Bytes that the peer may still send.
@@ -24,7 +25,7 @@ pub struct Handshake {
 
 /// What the handshake waits for.
 #[derive(Debug)]
-pub enum Step {
+pub enum HandshakeStep {
     /// More bytes.
     Wait,
     /// The peer's hello is there ([`Handshake::peer`]), unproven. The acceptor goes on with [`Handshake::answer`], the dialler
@@ -33,17 +34,17 @@ pub enum Step {
     /// The acceptor's: the dialler's proof holds. Go on with [`Handshake::confirm`], or refuse.
     Proven,
     /// The dialler's: both proofs hold.
-    Done(Box<Connection>),
+    Done(Box<ProvenConnection>),
 }
 
 #[derive(Debug)]
-enum State {
+enum HandshakeState {
     /// Dialler: hello sent.
     Dialled { hello: Box<Hello>, message: Vec<u8>, agreement: Sealed },
     /// Dialler: hello received.
     Greeted { session: Box<Draft>, agreement: Sealed },
     /// Dialler: proof sent.
-    ProofSent { session: Box<Draft>, schedule: Schedule, claim: Claim, holding: Holding },
+    ProofSent { session: Box<Draft>, schedule: Schedule, claim: Claim, holding: HeldSession },
     /// Acceptor: nothing yet.
     Listening,
     /// Acceptor: hello received.
@@ -87,36 +88,36 @@ impl Handshake {
         let mut message = Vec::new();
         hello.put(MessageKind::DiallerHello, &mut message);
         out.extend_from_slice(&message);
-        let state = State::Dialled { hello, message, agreement: Sealed(fresh.agreement) };
+        let state = HandshakeState::Dialled { hello, message, agreement: Sealed(fresh.agreement) };
         Handshake { state, exporter, budget: HELLO_BYTES_MAX }
     }
 
     /// Begins as the side that was dialled.
     pub fn accept(exporter: Option<[u8; 32]>) -> Handshake {
-        Handshake { state: State::Listening, exporter, budget: HELLO_BYTES_MAX }
+        Handshake { state: HandshakeState::Listening, exporter, budget: HELLO_BYTES_MAX }
     }
 
-    /// The peer's hello, between [`Step::Introduced`] and the end. Unproven until [`Step::Proven`] or [`Step::Done`].
+    /// The peer's hello, between [`HandshakeStep::Introduced`] and the end. Unproven until [`HandshakeStep::Proven`] or [`HandshakeStep::Done`].
     pub fn peer(&self) -> Option<&Hello> {
         match &self.state {
-            State::Greeted { session, .. }
-            | State::ProofSent { session, .. }
-            | State::Answered { session, .. }
-            | State::ProofHeld { session, .. } => Some(&session.peer),
-            State::Asked { peer, .. } => Some(peer),
-            State::Dialled { .. } | State::Listening | State::Over => None,
+            HandshakeState::Greeted { session, .. }
+            | HandshakeState::ProofSent { session, .. }
+            | HandshakeState::Answered { session, .. }
+            | HandshakeState::ProofHeld { session, .. } => Some(&session.peer),
+            HandshakeState::Asked { peer, .. } => Some(peer),
+            HandshakeState::Dialled { .. } | HandshakeState::Listening | HandshakeState::Over => None,
         }
     }
 
     /// What this side said of its standing in the session, once it has said hello and heard one.
     pub fn standing(&self) -> Option<Standing> {
         match &self.state {
-            State::Dialled { hello, .. } => Some(hello.standing),
-            State::Greeted { session, .. }
-            | State::ProofSent { session, .. }
-            | State::Answered { session, .. }
-            | State::ProofHeld { session, .. } => Some(session.mine),
-            State::Asked { .. } | State::Listening | State::Over => None,
+            HandshakeState::Dialled { hello, .. } => Some(hello.standing),
+            HandshakeState::Greeted { session, .. }
+            | HandshakeState::ProofSent { session, .. }
+            | HandshakeState::Answered { session, .. }
+            | HandshakeState::ProofHeld { session, .. } => Some(session.mine),
+            HandshakeState::Asked { .. } | HandshakeState::Listening | HandshakeState::Over => None,
         }
     }
 
@@ -129,16 +130,21 @@ impl Handshake {
         profile: &Profile,
         input: &mut Deframer,
         out: &mut Vec<u8>,
-    ) -> Result<Step, HandshakeError> {
+    ) -> Result<HandshakeStep, HandshakeError> {
         match &self.state {
-            State::Greeted { .. } | State::Asked { .. } => return Ok(Step::Introduced),
-            State::ProofHeld { .. } => return Ok(Step::Proven),
-            State::Over => return Err(HandshakeError::CallerMisused),
-            State::Dialled { .. } | State::ProofSent { .. } | State::Listening | State::Answered { .. } => {}
+            HandshakeState::Greeted { .. } | HandshakeState::Asked { .. } => {
+                return Ok(HandshakeStep::Introduced);
+            }
+            HandshakeState::ProofHeld { .. } => return Ok(HandshakeStep::Proven),
+            HandshakeState::Over => return Err(HandshakeError::CallerMisused),
+            HandshakeState::Dialled { .. }
+            | HandshakeState::ProofSent { .. }
+            | HandshakeState::Listening
+            | HandshakeState::Answered { .. } => {}
         }
         let step = self.next_step(profile, input);
         if let Err(error) = &step {
-            self.state = State::Over;
+            self.state = HandshakeState::Over;
             match error {
                 HandshakeError::Refused(refusal) => refusal.put(out),
                 HandshakeError::PeerMisbehaved(_) => Refusal::Malformed.put(out),
@@ -148,11 +154,15 @@ impl Handshake {
         step
     }
 
-    fn next_step(&mut self, profile: &Profile, input: &mut Deframer) -> Result<Step, HandshakeError> {
+    fn next_step(
+        &mut self,
+        profile: &Profile,
+        input: &mut Deframer,
+    ) -> Result<HandshakeStep, HandshakeError> {
         if input.begins_as_tls() {
             return Err(HandshakeError::Refused(Refusal::Tls(TlsFault::OneSided)));
         }
-        let Some(message) = input.next_handshake()? else { return Ok(Step::Wait) };
+        let Some(message) = input.next_handshake()? else { return Ok(HandshakeStep::Wait) };
         let left = self.budget.checked_sub(message.len());
         self.budget = left.ok_or(HandshakeFault::TooLong { length: HELLO_BYTES_MAX + 1 })?;
         let (kind, reader) = message::open(message)?;
@@ -161,48 +171,54 @@ impl Handshake {
                 Refusal::take(reader).map_err(HandshakeFault::Malformed)?,
             ));
         }
-        match (std::mem::replace(&mut self.state, State::Over), kind) {
-            (State::Listening, MessageKind::DiallerHello) => {
+        match (std::mem::replace(&mut self.state, HandshakeState::Over), kind) {
+            (HandshakeState::Listening, MessageKind::DiallerHello) => {
                 let peer = Box::new(Hello::take(reader).map_err(HandshakeFault::Malformed)?);
                 let suite = choose(profile, &peer, self.exporter.is_some())?;
-                self.state = State::Asked { peer, message: message.to_vec(), suite };
-                Ok(Step::Introduced)
+                self.state = HandshakeState::Asked { peer, message: message.to_vec(), suite };
+                Ok(HandshakeStep::Introduced)
             }
-            (State::Dialled { hello, message: mine, agreement }, MessageKind::AcceptorHello) => {
+            (HandshakeState::Dialled { hello, message: mine, agreement }, MessageKind::AcceptorHello) => {
                 let peer = Hello::take(reader).map_err(HandshakeFault::Malformed)?;
                 let suite = chosen(profile, &peer)?;
                 let transcript = Transcript::of(&mine, message, exporter_of(suite, &self.exporter)?);
                 let session = Box::new(Draft { peer, mine: hello.standing, suite, transcript });
-                self.state = State::Greeted { session, agreement };
-                Ok(Step::Introduced)
+                self.state = HandshakeState::Greeted { session, agreement };
+                Ok(HandshakeStep::Introduced)
             }
-            (State::Answered { session, schedule }, MessageKind::DiallerProof) => {
+            (HandshakeState::Answered { session, schedule }, MessageKind::DiallerProof) => {
                 let proof = Proof::take(reader).map_err(HandshakeFault::Malformed)?;
-                check_secret(&session, &schedule, Role::Dialler, &proof)?;
-                self.state = State::ProofHeld { session, schedule, proof };
-                Ok(Step::Proven)
+                check_secret(&session, &schedule, HandshakeRole::Dialler, &proof)?;
+                self.state = HandshakeState::ProofHeld { session, schedule, proof };
+                Ok(HandshakeStep::Proven)
             }
-            (State::ProofSent { session, schedule, claim, holding }, MessageKind::AcceptorProof) => {
+            (HandshakeState::ProofSent { session, schedule, claim, holding }, MessageKind::AcceptorProof) => {
                 let proof = Proof::take(reader).map_err(HandshakeFault::Malformed)?;
-                check_secret(&session, &schedule, Role::Acceptor, &proof)?;
+                check_secret(&session, &schedule, HandshakeRole::Acceptor, &proof)?;
                 let resumes = proof.claim.resumes;
                 if resumes {
-                    let key = find_key(&session, &schedule, Role::Acceptor, &proof, &holding);
+                    let key = find_key(&session, &schedule, HandshakeRole::Acceptor, &proof, &holding);
                     let is_held = claim.resumes && key.is_some();
                     is_held.then_some(()).ok_or(HandshakeError::Refused(Refusal::Session))?;
                 }
                 let expects = proof.claim.next;
-                Ok(Step::Done(Box::new(session.finish(profile, &schedule, Role::Dialler, resumes, expects))))
+                Ok(HandshakeStep::Done(Box::new(session.finish(
+                    profile,
+                    &schedule,
+                    HandshakeRole::Dialler,
+                    resumes,
+                    expects,
+                ))))
             }
             (
-                State::Dialled { .. }
-                | State::Greeted { .. }
-                | State::ProofSent { .. }
-                | State::Listening
-                | State::Asked { .. }
-                | State::Answered { .. }
-                | State::ProofHeld { .. }
-                | State::Over,
+                HandshakeState::Dialled { .. }
+                | HandshakeState::Greeted { .. }
+                | HandshakeState::ProofSent { .. }
+                | HandshakeState::Listening
+                | HandshakeState::Asked { .. }
+                | HandshakeState::Answered { .. }
+                | HandshakeState::ProofHeld { .. }
+                | HandshakeState::Over,
                 MessageKind::DiallerHello
                 | MessageKind::AcceptorHello
                 | MessageKind::DiallerProof
@@ -224,7 +240,9 @@ impl Handshake {
         standing: Standing,
         out: &mut Vec<u8>,
     ) -> Result<(), HandshakeError> {
-        let State::Asked { peer, message, suite } = std::mem::replace(&mut self.state, State::Over) else {
+        let HandshakeState::Asked { peer, message, suite } =
+            std::mem::replace(&mut self.state, HandshakeState::Over)
+        else {
             return Err(HandshakeError::CallerMisused);
         };
         let mut hello = profile.hello(standing, fresh.nonce, fresh.public);
@@ -242,7 +260,7 @@ impl Handshake {
         })?;
         out.extend_from_slice(&mine);
         let session = Box::new(Draft { peer: *peer, mine: standing, suite, transcript });
-        self.state = State::Answered { session, schedule };
+        self.state = HandshakeState::Answered { session, schedule };
         Ok(())
     }
 
@@ -253,20 +271,25 @@ impl Handshake {
     pub fn prove(
         &mut self,
         profile: &Profile,
-        holding: Holding,
+        holding: HeldSession,
         out: &mut Vec<u8>,
     ) -> Result<(), HandshakeError> {
-        let State::Greeted { session, agreement } = std::mem::replace(&mut self.state, State::Over) else {
+        let HandshakeState::Greeted { session, agreement } =
+            std::mem::replace(&mut self.state, HandshakeState::Over)
+        else {
             return Err(HandshakeError::CallerMisused);
         };
         let schedule = agree(profile, session.suite, agreement.0, &session.peer, session.transcript)
             .inspect_err(|_| Refusal::Malformed.put(out))?;
-        let claim = Claim { resumes: holding.grip != Grip::None, next: holding.next };
-        let proofs =
-            holding.keys.iter().map(|key| schedule.prove_resumption(key, Role::Dialler, claim)).collect();
-        let secret = session.suite.is_proven().then(|| schedule.prove(Role::Dialler, claim));
+        let claim = Claim { resumes: holding.grip != Hold::None, next: holding.next };
+        let proofs = holding
+            .keys
+            .iter()
+            .map(|key| schedule.prove_resumption(key, HandshakeRole::Dialler, claim))
+            .collect();
+        let secret = session.suite.is_proven().then(|| schedule.prove(HandshakeRole::Dialler, claim));
         Proof { claim, secret, session: proofs }.put(MessageKind::DiallerProof, out);
-        self.state = State::ProofSent { session, schedule, claim, holding };
+        self.state = HandshakeState::ProofSent { session, schedule, claim, holding };
         Ok(())
     }
 
@@ -278,32 +301,35 @@ impl Handshake {
     pub fn confirm(
         &mut self,
         profile: &Profile,
-        holding: &Holding,
+        holding: &HeldSession,
         out: &mut Vec<u8>,
-    ) -> Result<Box<Connection>, HandshakeError> {
-        let State::ProofHeld { session, schedule, proof } = std::mem::replace(&mut self.state, State::Over)
+    ) -> Result<Box<ProvenConnection>, HandshakeError> {
+        let HandshakeState::ProofHeld { session, schedule, proof } =
+            std::mem::replace(&mut self.state, HandshakeState::Over)
         else {
             return Err(HandshakeError::CallerMisused);
         };
-        let key = find_key(&session, &schedule, Role::Dialler, &proof, holding);
-        let resumes = proof.claim.resumes && holding.grip != Grip::None && key.is_some();
-        if holding.grip == Grip::Firm && !resumes {
+        let key = find_key(&session, &schedule, HandshakeRole::Dialler, &proof, holding);
+        let resumes = proof.claim.resumes && holding.grip != Hold::None && key.is_some();
+        if holding.grip == Hold::Firm && !resumes {
             Refusal::Session.put(out);
             return Err(HandshakeError::Refused(Refusal::Session));
         }
         let claim = Claim { resumes, next: if resumes { holding.next } else { 0 } };
         let resume_key = key.flatten().filter(|_| resumes);
-        let proofs =
-            resume_key.map(|key| schedule.prove_resumption(key, Role::Acceptor, claim)).into_iter().collect();
-        let secret = session.suite.is_proven().then(|| schedule.prove(Role::Acceptor, claim));
+        let proofs = resume_key
+            .map(|key| schedule.prove_resumption(key, HandshakeRole::Acceptor, claim))
+            .into_iter()
+            .collect();
+        let secret = session.suite.is_proven().then(|| schedule.prove(HandshakeRole::Acceptor, claim));
         Proof { claim, secret, session: proofs }.put(MessageKind::AcceptorProof, out);
         let expects = proof.claim.next;
-        Ok(Box::new(session.finish(profile, &schedule, Role::Acceptor, resumes, expects)))
+        Ok(Box::new(session.finish(profile, &schedule, HandshakeRole::Acceptor, resumes, expects)))
     }
 
     /// Ends the handshake and tells the peer why, in `out`. Then write and close.
     pub fn refuse(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
-        self.state = State::Over;
+        self.state = HandshakeState::Over;
         refusal.put(out);
     }
 }
@@ -313,19 +339,19 @@ impl Draft {
         self,
         profile: &Profile,
         schedule: &Schedule,
-        role: Role,
+        role: HandshakeRole,
         resumes: bool,
         peer_expects: u64,
-    ) -> Connection {
+    ) -> ProvenConnection {
         let (suite, limits) = (self.suite, &profile.limits);
-        let allowance = Connection::allowance(limits);
-        let ours = Offer::from(limits).record_bytes_max as usize;
+        let allowance = ProvenConnection::allowance(limits);
+        let ours = HelloLimits::from(limits).record_bytes_max as usize;
         let theirs = self.peer.offer.record_bytes_max as usize;
         let their_role = match role {
-            Role::Dialler => Role::Acceptor,
-            Role::Acceptor => Role::Dialler,
+            HandshakeRole::Dialler => HandshakeRole::Acceptor,
+            HandshakeRole::Acceptor => HandshakeRole::Dialler,
         };
-        Connection {
+        ProvenConnection {
             role,
             suite,
             mine: self.mine,
@@ -402,7 +428,7 @@ fn agree(
 fn check_secret(
     session: &Draft,
     schedule: &Schedule,
-    prover: Role,
+    prover: HandshakeRole,
     proof: &Proof,
 ) -> Result<(), HandshakeError> {
     let holds = match (&proof.secret, session.suite.is_proven()) {
@@ -417,9 +443,9 @@ fn check_secret(
 fn find_key<'h>(
     session: &Draft,
     schedule: &Schedule,
-    prover: Role,
+    prover: HandshakeRole,
     proof: &Proof,
-    holding: &'h Holding,
+    holding: &'h HeldSession,
 ) -> Option<Option<&'h ResumeKey>> {
     if holding.keys.is_empty() && !session.suite.is_proven() {
         return Some(None);

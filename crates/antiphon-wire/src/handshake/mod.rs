@@ -9,9 +9,9 @@ mod machine;
 mod message;
 mod tls;
 
-pub use hello::{CLOSES_WHEN_IDLE, Hello, Offer, Standing, UNDISCOVERED};
-pub use keys::Role;
-pub use machine::{Handshake, Step};
+pub use hello::{CLOSES_WHEN_IDLE, Hello, HelloLimits, Standing, UNDISCOVERED};
+pub use keys::HandshakeRole;
+pub use machine::{Handshake, HandshakeStep};
 pub use message::Refusal;
 pub use tls::{EXPORTER_LABEL, TlsFault};
 
@@ -89,7 +89,7 @@ impl Profile {
             key_id: self.keyring.key_id(),
             node: self.node,
             standing,
-            offer: Offer::from(&self.limits),
+            offer: HelloLimits::from(&self.limits),
             nonce,
             public,
             suites: self.suites.iter().copied().take(8).collect(),
@@ -134,16 +134,16 @@ pub enum ProfileError {
 
 /// What a side has of the session that a handshake may resume. Made by the session.
 #[derive(Debug, Clone, Default)]
-pub struct Holding {
+pub struct HeldSession {
     /// The next numbered frame that this side expects; 0 in a new session.
     pub(crate) next: u64,
     pub(crate) keys: SmallVec<[ResumeKey; RESUME_KEYS_MAX]>,
-    pub(crate) grip: Grip,
+    pub(crate) grip: Hold,
 }
 
 /// How firmly a side holds a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Grip {
+pub(crate) enum Hold {
     /// There is no session.
     #[default]
     None,
@@ -153,17 +153,17 @@ pub(crate) enum Grip {
     Firm,
 }
 
-impl Holding {
+impl HeldSession {
     /// Of a side without a session.
-    pub fn nothing() -> Holding {
-        Holding::default()
+    pub fn nothing() -> HeldSession {
+        HeldSession::default()
     }
 }
 
 /// A proven connection: the keys of both directions, and what both sides said.
 #[derive(Debug)]
-pub struct Connection {
-    pub(crate) role: Role,
+pub struct ProvenConnection {
+    pub(crate) role: HandshakeRole,
     pub(crate) suite: Suite,
     pub(crate) peer: Hello,
     pub(crate) mine: Standing,
@@ -177,7 +177,7 @@ pub struct Connection {
     pub(crate) opener: Opener,
 }
 
-impl Connection {
+impl ProvenConnection {
     /// What the peer said about itself; proven under every suite but `plain`.
     pub fn peer(&self) -> &Hello {
         &self.peer
@@ -189,7 +189,7 @@ impl Connection {
     }
 
     /// Which side of it this is.
-    pub fn role(&self) -> Role {
+    pub fn role(&self) -> HandshakeRole {
         self.role
     }
 
@@ -206,8 +206,8 @@ impl Connection {
     /// The dialler's number of this connection.
     pub(crate) fn ordinal(&self) -> u32 {
         match self.role {
-            Role::Dialler => self.mine.ordinal,
-            Role::Acceptor => self.peer.standing.ordinal,
+            HandshakeRole::Dialler => self.mine.ordinal,
+            HandshakeRole::Acceptor => self.peer.standing.ordinal,
         }
     }
 
@@ -230,7 +230,7 @@ pub enum HandshakeError {
     #[error("refused by the peer: {0}")]
     RefusedByPeer(Refusal),
     /// A method was called in a state that it does not belong to.
-    #[error("the handshake is not at this step; follow `Step`")]
+    #[error("the handshake is not at this step; follow `HandshakeStep`")]
     CallerMisused,
 }
 

@@ -28,7 +28,7 @@ fn hello(suite: Suite) -> Vec<u8> {
     bytes
 }
 
-fn accept(bytes: &[u8], out: &mut Vec<u8>) -> (Handshake, Result<Step, HandshakeError>) {
+fn accept(bytes: &[u8], out: &mut Vec<u8>) -> (Handshake, Result<HandshakeStep, HandshakeError>) {
     let mut input = Deframer::new();
     input.push(bytes);
     let mut acceptor = Handshake::accept(None);
@@ -41,7 +41,7 @@ fn proven(
     suite: Suite,
     exporters: [Option<[u8; 32]>; 2],
     spoil: impl Fn(&mut Vec<u8>),
-) -> Result<Step, HandshakeError> {
+) -> Result<HandshakeStep, HandshakeError> {
     proven_between(&profile(1, suite), &profile(2, suite), exporters, spoil)
 }
 
@@ -50,7 +50,7 @@ fn proven_between(
     there: &Profile,
     exporters: [Option<[u8; 32]>; 2],
     spoil: impl Fn(&mut Vec<u8>),
-) -> Result<Step, HandshakeError> {
+) -> Result<HandshakeStep, HandshakeError> {
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let mut bytes = Vec::new();
     let mut dialler = Handshake::dial(here, fresh(1), Standing::unknown(1), exporters[0], &mut bytes);
@@ -62,7 +62,7 @@ fn proven_between(
     to_a.push(&bytes);
     bytes.clear();
     dialler.advance(here, &mut to_a, &mut bytes)?;
-    dialler.prove(here, Holding::nothing(), &mut bytes)?;
+    dialler.prove(here, HeldSession::nothing(), &mut bytes)?;
     spoil(&mut bytes);
     to_b.push(&bytes);
     acceptor.advance(there, &mut to_b, &mut Vec::new())
@@ -77,7 +77,7 @@ fn a_later_dialler_that_also_speaks_this_version_is_answered_in_it() {
     bytes[6] += 3;
     let mut out = Vec::new();
     let (mut acceptor, step) = accept(&bytes, &mut out);
-    assert!(matches!(step, Ok(Step::Introduced)));
+    assert!(matches!(step, Ok(HandshakeStep::Introduced)));
     acceptor
         .answer(&profile(2, Suite::Plain), fresh(2), Standing::unknown(1), &mut out)
         .expect("at this step");
@@ -129,14 +129,14 @@ fn every_refusal_comes_back_as_it_was_told() {
 #[test]
 fn a_proof_binds_every_byte_of_itself_and_what_tls_exported() {
     for suite in [Suite::Aes128Gcm, Suite::Hmac] {
-        assert!(matches!(proven(suite, [None, None], |_| {}), Ok(Step::Proven)));
+        assert!(matches!(proven(suite, [None, None], |_| {}), Ok(HandshakeStep::Proven)));
         for at in 8..50 {
             let spoiled = proven(suite, [None, None], |proof| proof[at] ^= 1);
             assert!(spoiled.is_err(), "byte {at}");
         }
     }
     let (this, other) = (Some([1; 32]), Some([2; 32]));
-    assert!(matches!(proven(Suite::Tls, [this, this], |_| {}), Ok(Step::Proven)));
+    assert!(matches!(proven(Suite::Tls, [this, this], |_| {}), Ok(HandshakeStep::Proven)));
     let relayed = proven(Suite::Tls, [this, other], |_| {});
     assert_eq!(
         relayed.err(),
@@ -165,8 +165,8 @@ fn an_acceptor_lets_a_dialler_in_under_any_secret_of_its_keyring_and_no_other() 
         let there = Profile { keyring: both.clone(), ..profile(2, suite) };
         proven_between(&here, &there, [None, None], |_| {})
     };
-    assert!(matches!(meet(Keyring::new(1, "one".into())), Ok(Step::Proven)));
-    assert!(matches!(meet(Keyring::new(2, "two".into())), Ok(Step::Proven)));
+    assert!(matches!(meet(Keyring::new(1, "one".into())), Ok(HandshakeStep::Proven)));
+    assert!(matches!(meet(Keyring::new(2, "two".into())), Ok(HandshakeStep::Proven)));
     let refused = |refusal| Some(HandshakeError::Refused(refusal));
     assert_eq!(meet(Keyring::new(2, "one".into())).err(), refused(Refusal::WrongSecret));
     assert_eq!(meet(Keyring::new(3, "one".into())).err(), refused(Refusal::UnknownKey));
@@ -185,7 +185,7 @@ fn a_proof_is_demanded_where_one_is_due_and_refused_where_none_is() {
     };
     let refused = proven(Suite::Aes128Gcm, [None, None], unproven);
     assert_eq!(refused.err(), Some(HandshakeFault::Unexpected.into()));
-    assert!(matches!(proven(Suite::Plain, [None, None], unproven), Ok(Step::Proven)));
+    assert!(matches!(proven(Suite::Plain, [None, None], unproven), Ok(HandshakeStep::Proven)));
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_peer_has_4096_bytes_for_the_whole_handshake() {
     input.push(&bytes);
     let mut acceptor = Handshake::accept(None);
     let mut out = Vec::new();
-    assert!(matches!(acceptor.advance(&there, &mut input, &mut out), Ok(Step::Introduced)));
+    assert!(matches!(acceptor.advance(&there, &mut input, &mut out), Ok(HandshakeStep::Introduced)));
     acceptor.answer(&there, fresh(2), Standing::unknown(1), &mut out).expect("at this step");
     input.push(&[MAGIC.as_slice(), &[3, 0, 11, 0], &[0; 11]].concat());
     let step = acceptor.advance(&there, &mut input, &mut out);
@@ -211,14 +211,14 @@ fn methods_out_of_turn_are_the_callers_fault_and_end_the_handshake() {
     let here = profile(1, Suite::Plain);
     let mut out = Vec::new();
     let mut acceptor = Handshake::accept(None);
-    let early = acceptor.confirm(&here, &Holding::nothing(), &mut out).map(|_| ());
+    let early = acceptor.confirm(&here, &HeldSession::nothing(), &mut out).map(|_| ());
     assert_eq!(early, Err(HandshakeError::CallerMisused));
     let mut dialler = Handshake::dial(&here, fresh(1), Standing::unknown(1), None, &mut Vec::new());
     assert_eq!(
         dialler.answer(&here, fresh(1), Standing::unknown(1), &mut out),
         Err(HandshakeError::CallerMisused)
     );
-    assert_eq!(dialler.prove(&here, Holding::nothing(), &mut out), Err(HandshakeError::CallerMisused));
+    assert_eq!(dialler.prove(&here, HeldSession::nothing(), &mut out), Err(HandshakeError::CallerMisused));
     assert!(out.is_empty());
 }
 
@@ -250,7 +250,7 @@ proptest::proptest! {
         for bytes in [damaged, [MAGIC.as_slice(), &noise].concat(), noise] {
             let mut out = Vec::new();
             let (mut acceptor, step) = accept(&bytes, &mut out);
-            if let Ok(Step::Introduced) = step {
+            if let Ok(HandshakeStep::Introduced) = step {
                 let _fault = acceptor.answer(&profile(2, Suite::Plain), fresh(2), Standing::unknown(1), &mut out);
             }
         }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::bytes::Malformed;
 use crate::frame::Frame;
-use crate::handshake::Connection;
+use crate::handshake::ProvenConnection;
 use crate::ids::{Key, NodeId, TagId};
 use crate::limits::Limits;
 use crate::record::{Opener, RecordError, Sealer};
@@ -172,7 +172,7 @@ pub enum PeerFault {
 impl Session {
     /// A new session, from a connection that [`Session::admit`] says begins one. Give it that connection with
     /// [`connected`](Session::connected).
-    pub fn begin(now: Time, limits: &Limits, me: NodeId, connection: &Connection) -> Session {
+    pub fn begin(now: Time, limits: &Limits, me: NodeId, connection: &ProvenConnection) -> Session {
         let offer = connection.peer.offer;
         Session {
             limits: *limits,
@@ -201,7 +201,7 @@ impl Session {
     /// [`SessionError::NotAdmitted`] unless [`Session::admit`] answers [`Admission::Takes`] (or the session was begun with this
     /// connection); [`SessionError::PeerMisbehaved`] if the peer expects frames that were never sent.
     /// Nothing was changed.
-    pub fn connected(&mut self, now: Time, connection: Box<Connection>) -> Result<(), SessionError> {
+    pub fn connected(&mut self, now: Time, connection: Box<ProvenConnection>) -> Result<(), SessionError> {
         if self.identity.admit(&connection) != Admission::Takes {
             return Err(SessionError::NotAdmitted);
         }
@@ -211,7 +211,7 @@ impl Session {
         self.outbound.acknowledge(begin).expect("what was transmitted can be acknowledged");
         self.inbound.begin_connection();
         self.identity.take(&connection);
-        let Connection { suite, sealer, opener, .. } = *connection;
+        let ProvenConnection { suite, sealer, opener, .. } = *connection;
         self.link = Some(Link { suite, sealer, opener });
         self.lanes.unpause_all();
         self.control.begin_connection(begin);

@@ -7,7 +7,8 @@
 use std::cmp::Ordering;
 
 use crate::handshake::{
-    Connection, Grip, Handshake, Hello, Holding, RESUME_KEYS_MAX, Refusal, ResumeKey, Role, Standing,
+    Handshake, HandshakeRole, HeldSession, Hello, Hold, ProvenConnection, RESUME_KEYS_MAX, Refusal,
+    ResumeKey, Standing,
 };
 use crate::ids::NodeId;
 use crate::session::{Epochs, Session};
@@ -46,7 +47,7 @@ pub enum Admission {
 }
 
 impl Identity {
-    pub(crate) fn new(me: NodeId, connection: &Connection) -> Identity {
+    pub(crate) fn new(me: NodeId, connection: &ProvenConnection) -> Identity {
         Identity {
             me,
             peer: connection.peer.node,
@@ -79,12 +80,12 @@ impl Identity {
         }
     }
 
-    fn holding(&self, next: u64) -> Holding {
-        let grip = if self.is_firm { Grip::Firm } else { Grip::Loose };
-        Holding { next, keys: self.keys.clone(), grip }
+    fn holding(&self, next: u64) -> HeldSession {
+        let grip = if self.is_firm { Hold::Firm } else { Hold::Loose };
+        HeldSession { next, keys: self.keys.clone(), grip }
     }
 
-    pub(super) fn admit(&self, connection: &Connection) -> Admission {
+    pub(super) fn admit(&self, connection: &ProvenConnection) -> Admission {
         let theirs = connection.peer.standing.epoch;
         let is_same = connection.mine.epoch == self.epoch && theirs == self.known;
         let is_newer = theirs > self.known;
@@ -96,8 +97,8 @@ impl Identity {
             return Admission::Refused(Refusal::Superseded);
         }
         let dialler = match connection.role {
-            Role::Dialler => self.me,
-            Role::Acceptor => self.peer,
+            HandshakeRole::Dialler => self.me,
+            HandshakeRole::Acceptor => self.peer,
         };
         match self.yields_to(connection.ordinal(), dialler) {
             Ok(()) => Admission::Takes,
@@ -106,12 +107,12 @@ impl Identity {
     }
 
     /// Takes over a connection that was admitted.
-    pub(crate) fn take(&mut self, connection: &Connection) {
+    pub(crate) fn take(&mut self, connection: &ProvenConnection) {
         self.ordinal = connection.ordinal();
         self.dialled = self.dialled.max(self.ordinal);
         self.live = Some(match connection.role {
-            Role::Dialler => self.me,
-            Role::Acceptor => self.peer,
+            HandshakeRole::Dialler => self.me,
+            HandshakeRole::Acceptor => self.peer,
         });
         if let Some(key) = &connection.resume_key {
             if self.keys.len() == RESUME_KEYS_MAX {
@@ -165,7 +166,7 @@ impl Session {
         session: Option<&Session>,
         epochs: &mut Epochs,
         handshake: &Handshake,
-    ) -> Result<Holding, Refusal> {
+    ) -> Result<HeldSession, Refusal> {
         let (Some(hello), Some(told)) = (handshake.peer(), handshake.standing()) else {
             return Err(Refusal::Superseded);
         };
@@ -174,7 +175,7 @@ impl Session {
             return Err(Refusal::Superseded);
         }
         let held = session.filter(|_| told.known != 0);
-        Ok(held.map_or_else(Holding::nothing, |session| session.identity.holding(session.inbound.next())))
+        Ok(held.map_or_else(HeldSession::nothing, |session| session.identity.holding(session.inbound.next())))
     }
 
     /// The dialler, after an acceptor's hello: what it holds of the session with that node.
@@ -185,14 +186,14 @@ impl Session {
         session: Option<&Session>,
         epochs: &mut Epochs,
         handshake: &Handshake,
-    ) -> Result<Holding, Refusal> {
+    ) -> Result<HeldSession, Refusal> {
         let (Some(hello), Some(told)) = (handshake.peer(), handshake.standing()) else {
             return Err(Refusal::Superseded);
         };
         let Some(session) = session else {
             // Else a session with that node has ended since, or it was told something else over another connection.
             let is_in_time = epochs.settle_for(hello.node, told.epoch) == told.epoch;
-            return if is_in_time { Ok(Holding::nothing()) } else { Err(Refusal::Superseded) };
+            return if is_in_time { Ok(HeldSession::nothing()) } else { Err(Refusal::Superseded) };
         };
         let identity = &session.identity;
         debug_assert_eq!(identity.peer, hello.node, "the session with the node that says hello");
@@ -205,13 +206,13 @@ impl Session {
             return Err(Refusal::Superseded);
         }
         let is_held_there = theirs.epoch == identity.known && theirs.known == identity.epoch;
-        Ok(if is_held_there { identity.holding(session.inbound.next()) } else { Holding::nothing() })
+        Ok(if is_held_there { identity.holding(session.inbound.next()) } else { HeldSession::nothing() })
     }
 
     /// What to do with a proven connection. `session` is the one with its peer, if there is one.
     ///
     /// The acceptor may take `Begins` and `Takes` for granted if nothing happened since [`confirm_to`](Session::confirm_to).
-    pub fn admit(session: Option<&Session>, epochs: &Epochs, connection: &Connection) -> Admission {
+    pub fn admit(session: Option<&Session>, epochs: &Epochs, connection: &ProvenConnection) -> Admission {
         match session {
             Some(session) => session.identity.admit(connection),
             None if connection.resumes || connection.mine.epoch != epochs.of(connection.peer.node) => {

@@ -3,8 +3,8 @@
 use antiphon_wire::frame::RawFrame;
 use antiphon_wire::msgpack::{self, MalformedBody};
 use antiphon_wire::{
-    Datagram, DatagramError, Deframer, Handshake, HandshakeError, Malformed, PeerFault, RecordError, Session,
-    SessionError, Standing, Step, Suite, Time,
+    Datagram, DatagramError, Deframer, Handshake, HandshakeError, HandshakeStep, Malformed, PeerFault,
+    RecordError, Session, SessionError, Standing, Suite, Time,
 };
 
 use crate::{NONCE, PRIVATE, SUITES, fresh, meet, profile};
@@ -90,14 +90,16 @@ fn handshake(what: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
     };
     if what == "proof" {
         input.push(&met.hello_a);
-        assert!(matches!(machine.advance(&profile, &mut input, &mut out), Ok(Step::Introduced)));
+        assert!(matches!(machine.advance(&profile, &mut input, &mut out), Ok(HandshakeStep::Introduced)));
         let standing = Standing { epoch: 3, known: 0, ordinal: 0 };
         machine.answer(&profile, fresh(PRIVATE.1, NONCE.1), standing, &mut out).expect("at this step");
     }
     out.clear();
     input.push(bytes);
     match machine.advance(&profile, &mut input, &mut out) {
-        Ok(Step::Wait | Step::Introduced | Step::Proven | Step::Done(_)) => None,
+        Ok(
+            HandshakeStep::Wait | HandshakeStep::Introduced | HandshakeStep::Proven | HandshakeStep::Done(_),
+        ) => None,
         Err(HandshakeError::CallerMisused) => panic!("the test is at fault"),
         Err(_) if out.is_empty() => Some("closed".to_owned()),
         // Header, then the code.

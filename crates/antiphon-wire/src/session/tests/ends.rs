@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::frame::{Frame, Message};
-use crate::handshake::{Connection, Handshake, HandshakeError, Profile, Refusal, Standing, Step};
+use crate::handshake::{
+    Handshake, HandshakeError, HandshakeStep, Profile, ProvenConnection, Refusal, Standing,
+};
 use crate::ids::{Key, NodeId, TagId};
 use crate::session::{Admission, Epochs, HeldCredit, Session};
 use crate::{Deframer, Fresh, Keyring, Limits, Route, Secret, Suite, Time};
@@ -59,7 +61,10 @@ pub(super) fn meet(dialler: &mut End, acceptor: &mut End, now: Time) -> Result<(
 }
 
 /// One handshake between the two, which neither has taken yet: the dialler's connection and the acceptor's.
-pub(super) fn shake(dialler: &mut End, acceptor: &mut End) -> Result<[Box<Connection>; 2], (Side, Refusal)> {
+pub(super) fn shake(
+    dialler: &mut End,
+    acceptor: &mut End,
+) -> Result<[Box<ProvenConnection>; 2], (Side, Refusal)> {
     shake_while(dialler, acceptor, |_, _| {})
 }
 
@@ -68,7 +73,7 @@ pub(super) fn shake_while(
     dialler: &mut End,
     acceptor: &mut End,
     meanwhile: impl FnOnce(&mut End, &mut End),
-) -> Result<[Box<Connection>; 2], (Side, Refusal)> {
+) -> Result<[Box<ProvenConnection>; 2], (Side, Refusal)> {
     dialler.input = Deframer::new();
     acceptor.input = Deframer::new();
     let standing = match &mut dialler.session {
@@ -107,12 +112,16 @@ pub(super) fn shake_while(
 
     deliver(&mut back, &mut dialler.input);
     match advance(&mut dialling, dialler, &mut there).map_err(|refusal| (Side::Dialler, refusal))? {
-        Step::Done(ours) => Ok([ours, theirs]),
+        HandshakeStep::Done(ours) => Ok([ours, theirs]),
         other => panic!("{other:?}"),
     }
 }
 
-pub(super) fn advance(handshake: &mut Handshake, end: &mut End, out: &mut Vec<u8>) -> Result<Step, Refusal> {
+pub(super) fn advance(
+    handshake: &mut Handshake,
+    end: &mut End,
+    out: &mut Vec<u8>,
+) -> Result<HandshakeStep, Refusal> {
     match handshake.advance(&end.profile, &mut end.input, out) {
         Ok(step) => Ok(step),
         Err(HandshakeError::Refused(refusal)) => Err(refusal),
@@ -136,7 +145,7 @@ impl End {
         Fresh::new([seed ^ 0x55; 32], public, move |peer| Some([seed.wrapping_add(peer[0]); 32]))
     }
 
-    pub(super) fn take(&mut self, now: Time, connection: Box<Connection>) {
+    pub(super) fn take(&mut self, now: Time, connection: Box<ProvenConnection>) {
         match Session::admit(self.session.as_ref(), &self.epochs, &connection) {
             Admission::Takes => {}
             Admission::Begins => {

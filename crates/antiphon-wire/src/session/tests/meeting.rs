@@ -12,7 +12,7 @@ const NOW: Time = Time::START;
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 
-fn admits(end: &End, connection: &crate::Connection) -> Admission {
+fn admits(end: &End, connection: &crate::ProvenConnection) -> Admission {
     Session::admit(end.session.as_ref(), &end.epochs, connection)
 }
 

@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use antiphon_fuzz::{fresh, pieces, profile};
+use antiphon_fuzz::{entropy, pieces, profile};
 use antiphon_wire::{
     Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, Profile, Role, Session, Standing, HandshakeStep,
 };
@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     let profile = profile(1, has_secret);
     let mut out = Vec::new();
     let mut handshake = match dials {
-        true => Handshake::dial(&profile, fresh(), Standing::unknown(1), None, &mut out),
+        true => Handshake::dial(&profile, entropy(), Standing::unknown(1), None, &mut out),
         false => Handshake::accept(None),
     };
     let mut deframer = Deframer::new();
@@ -59,7 +59,7 @@ fn advance(
             HandshakeStep::Introduced => {
                 let peer = handshake.peer().expect("it has introduced itself");
                 let Ok(standing) = Session::answer_to(None, &epochs, peer) else { return Ok(true) };
-                handshake.answer(profile, fresh(), standing, out)?;
+                handshake.answer(profile, entropy(), standing, out)?;
             }
         }
     }

@@ -3,7 +3,7 @@
 pub mod crafted;
 pub mod victim;
 
-use antiphon_wire::{Fresh, Keyring, Limits, NodeId, Profile, Suite};
+use antiphon_wire::{Entropy, Keyring, Limits, NodeId, Profile, Suite};
 
 /// What a node says of itself.
 pub fn profile(node: u64, has_secret: bool) -> Profile {
@@ -23,8 +23,8 @@ pub fn profile(node: u64, has_secret: bool) -> Profile {
 }
 
 /// No chance at all: the same input does the same again.
-pub fn fresh() -> Fresh {
-    Fresh::new([7; 32], [9; 32], |_| Some([5; 32]))
+pub fn entropy() -> Entropy {
+    Entropy::new([7; 32], [9; 32], |_| Some([5; 32]))
 }
 
 /// Cuts an input into pieces whose sizes are in the input.

@@ -13,7 +13,7 @@ use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, Standing, Hands
 use serde::{Deserialize, Serialize};
 
 use crate::crafted::{Crafted, Numbers};
-use crate::{fresh, profile};
+use crate::{entropy, profile};
 
 /// The node under attack.
 pub struct Victim {
@@ -143,7 +143,7 @@ impl Victim {
             self.epoch += 1;
             let node = self.seen.node(node | 1);
             let standing = Standing::unknown(self.epoch);
-            (node, Handshake::dial(&profile(node, false), fresh(), standing, None, &mut hello))
+            (node, Handshake::dial(&profile(node, false), entropy(), standing, None, &mut hello))
         });
         self.links.push(Link { conn, handshake, read: Deframer::new(), records: Vec::new() });
         self.give(Input::Accepted { conn, from: SocketAddr::from(([127, 0, 0, 2], 5000)) });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use antiphon_dist::node::{Input, NodeCore, Output, World};
 use antiphon_dist::{Config, Location, NetCx, PeerError, Secret};
 use antiphon_sched::{Cx, Event, Loop, LoopConfig, LoopRef, Park, Time, receive, secs};
-use antiphon_wire::{Answer, Datagram, DatagramKey, Fresh, Locations, NodeId, Presence, Probe, Route};
+use antiphon_wire::{Answer, Datagram, DatagramKey, Entropy, Locations, NodeId, Presence, Probe, Route};
 
 struct Ground {
     sched: Loop,
@@ -22,7 +22,7 @@ impl World for Ground {
         self.outputs.push(output);
     }
 
-    fn fresh(&mut self) -> Option<Fresh> {
+    fn entropy(&mut self) -> Option<Entropy> {
         None
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_wire::Fresh;
+use antiphon_wire::Entropy;
 
 /// A stream of random numbers. (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014.)
 #[derive(Debug, Clone)]
@@ -51,9 +51,9 @@ impl Chance {
     }
 
     /// Chance for a handshake without X25519: nobody listens here, and both sides agree on the sum of their public halves.
-    pub(crate) fn fresh(&mut self) -> Fresh {
+    pub(crate) fn entropy(&mut self) -> Entropy {
         let public = self.bytes();
-        Fresh::new(self.bytes(), public, move |peer| {
+        Entropy::new(self.bytes(), public, move |peer| {
             let mut shared = public;
             shared.iter_mut().zip(peer).for_each(|(shared, peer)| *shared = shared.wrapping_add(*peer));
             Some(shared)

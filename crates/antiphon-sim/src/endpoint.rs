@@ -175,8 +175,8 @@ impl Endpoint {
         let epoch = dial.node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(node));
         let standing = known.map_or_else(|| Standing::unknown(epoch), |peer| peer.session.next_standing());
         let mut hello = Vec::new();
-        let fresh = self.chance.fresh();
-        let handshake = Handshake::dial(&self.profile, fresh, standing, None, &mut hello);
+        let entropy = self.chance.entropy();
+        let handshake = Handshake::dial(&self.profile, entropy, standing, None, &mut hello);
         self.begin(now, conn, handshake);
         out.push(Output::Write { conn, bytes: hello });
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use antiphon_dist::node::{self as dist, ConnId, NodeCore};
 use antiphon_dist::{Config, Location};
 use antiphon_sched::{Loop, LoopConfig, LoopRef, LoopStats, NodeId, Park, Time as LoopTime};
-use antiphon_wire::{Fresh, Time};
+use antiphon_wire::{Entropy, Time};
 
 use crate::chance::Chance;
 use crate::machine::{Conn, Input, Machine, Output, Outputs};
@@ -45,8 +45,8 @@ impl dist::World for Ground<'_> {
         self.wishes.push(output);
     }
 
-    fn fresh(&mut self) -> Option<Fresh> {
-        Some(self.chance.fresh())
+    fn entropy(&mut self) -> Option<Entropy> {
+        Some(self.chance.entropy())
     }
 }
 

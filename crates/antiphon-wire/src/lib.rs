@@ -9,7 +9,7 @@
 //! ```
 //! use antiphon_wire::frame::Message;
 //! use antiphon_wire::{
-//!     Deframer, Epochs, Frame, Fresh, Handshake, Key, Keyring, Limits, NodeId, Profile, Route, Session, Standing, HandshakeStep,
+//!     Deframer, Epochs, Frame, Entropy, Handshake, Key, Keyring, Limits, NodeId, Profile, Route, Session, Standing, HandshakeStep,
 //!     Suite, Time,
 //! };
 //!
@@ -31,12 +31,12 @@
 //! // the node remembers of those that have ended.
 //! let (mut our_epochs, mut their_epochs) = (Epochs::default(), Epochs::default());
 //! let standing = Standing::unknown(our_epochs.of_strangers());
-//! let mut dialler = Handshake::dial(&here, Fresh::system()?, standing, None, &mut ours);
+//! let mut dialler = Handshake::dial(&here, Entropy::system()?, standing, None, &mut ours);
 //! let mut acceptor = Handshake::accept(None);
 //! to_them.push(&ours);
 //! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, HandshakeStep::Introduced));
 //! let standing = Session::answer_to(None, &their_epochs, acceptor.peer().ok_or("introduced")?)?;
-//! acceptor.answer(&there, Fresh::system()?, standing, &mut theirs)?;
+//! acceptor.answer(&there, Entropy::system()?, standing, &mut theirs)?;
 //! to_us.push(&theirs);
 //!
 //! // 2. Proof, proof.
@@ -103,8 +103,8 @@ pub use deframer::Deframer;
 pub mod frame;
 pub use frame::Frame;
 
-mod fresh;
-pub use fresh::{Fresh, NoRandomness};
+mod entropy;
+pub use entropy::{Entropy, NoRandomness};
 
 mod handshake;
 pub use handshake::{

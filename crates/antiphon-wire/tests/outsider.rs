@@ -6,7 +6,7 @@ mod client;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Admission, Deframer, Epochs, Frame, Fresh, Handshake, HandshakeError, HandshakeStep, Key, Keyring,
+    Admission, Deframer, Entropy, Epochs, Frame, Handshake, HandshakeError, HandshakeStep, Key, Keyring,
     Limits, NodeId, Profile, ProvenConnection, Refusal, Route, Secret, Session, Suite, Time,
 };
 use client::{Chance, Hello, Records, derive, frame, frames, proof, take_message, transcript};
@@ -67,8 +67,8 @@ fn dial(inside: &mut Insider, suite: u8, secret: &str, memory: &mut Memory) -> R
     let peer = handshake.peer().expect("introduced");
     assert_eq!((peer.name.as_str(), peer.locations.len()), ("outsider", 1));
     let standing = Session::answer_to(inside.session.as_ref(), &inside.epochs, peer).expect("welcome");
-    let fresh = Fresh::system().expect("randomness");
-    handshake.answer(&inside.profile, fresh, standing, &mut back)?;
+    let entropy = Entropy::system().expect("randomness");
+    handshake.answer(&inside.profile, entropy, standing, &mut back)?;
     let (kind, theirs) = take_message(&mut back);
     assert_eq!(kind, 2);
     let met = client::read_hello(&theirs);

@@ -112,9 +112,9 @@ fn nothing_that_can_be_formatted_shows_a_secret() {
     };
     file.set_mode(0o644);
     let exposed = Secret::from_file(&file.0).expect_err("others may read it");
-    let fresh = antiphon_wire::Fresh::system().expect("the system has random numbers");
+    let entropy = antiphon_wire::Entropy::system().expect("the system has random numbers");
     let standing = antiphon_wire::Standing::unknown(1);
-    let shake = antiphon_wire::Handshake::dial(&profile, fresh, standing, None, &mut Vec::new());
+    let shake = antiphon_wire::Handshake::dial(&profile, entropy, standing, None, &mut Vec::new());
     let shown = format!(
         "{secret:?} {ring:?} {ring:#?} {:?} {profile:?} {shake:?} {exposed} {exposed:?}",
         ring.datagram_key()

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use antiphon_wire::frame::{Message, RawFrame};
 use antiphon_wire::{
-    Answer, Datagram, DatagramKey, Deframer, Frame, Fresh, Handshake, HandshakeStep, HeldSession, Key,
+    Answer, Datagram, DatagramKey, Deframer, Entropy, Frame, Handshake, HandshakeStep, HeldSession, Key,
     Keyring, Limits, Locations, NodeId, Presence, Probe, Profile, ProvenConnection, Route, Secret, Session,
     Standing, Suite, Time,
 };
@@ -106,10 +106,10 @@ fn profile(node: u64, suite: Suite) -> Profile {
     }
 }
 
-fn fresh(private: [u8; 32], nonce: [u8; 32]) -> Fresh {
+fn entropy(private: [u8; 32], nonce: [u8; 32]) -> Entropy {
     let secret = StaticSecret::from(private);
     let public = PublicKey::from(&secret).to_bytes();
-    Fresh::new(nonce, public, move |peer| {
+    Entropy::new(nonce, public, move |peer| {
         let agreed = secret.diffie_hellman(&PublicKey::from(*peer));
         agreed.was_contributory().then(|| agreed.to_bytes())
     })
@@ -137,14 +137,14 @@ fn meet(suite: Suite) -> Meeting {
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let mut hello_a = Vec::new();
     let mut dialler =
-        Handshake::dial(&here, fresh(PRIVATE.0, NONCE.0), Standing::unknown(1), exporter, &mut hello_a);
+        Handshake::dial(&here, entropy(PRIVATE.0, NONCE.0), Standing::unknown(1), exporter, &mut hello_a);
     to_b.push(&hello_a);
     let mut acceptor = Handshake::accept(exporter);
     let mut hello_b = Vec::new();
     let step = acceptor.advance(&there, &mut to_b, &mut hello_b).expect("a sound hello");
     assert!(matches!(step, HandshakeStep::Introduced));
     let standing = Standing { epoch: 3, known: 0, ordinal: 0 };
-    acceptor.answer(&there, fresh(PRIVATE.1, NONCE.1), standing, &mut hello_b).expect("at this step");
+    acceptor.answer(&there, entropy(PRIVATE.1, NONCE.1), standing, &mut hello_b).expect("at this step");
     to_a.push(&hello_b);
     let mut proof_a = Vec::new();
     let step = dialler.advance(&here, &mut to_a, &mut proof_a).expect("a sound hello");

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, Loop, LoopRef, Time, receive};
-use antiphon_wire::{Fresh, TlsFault};
+use antiphon_wire::{Entropy, TlsFault};
 use mio::Registry;
 
 use crate::config::Config;
@@ -67,8 +67,8 @@ impl World for Net<'_> {
         self.outputs.push(output);
     }
 
-    fn fresh(&mut self) -> Option<Fresh> {
-        Fresh::system().inspect_err(|reason| tracing::error!(%reason, "no handshake is possible")).ok()
+    fn entropy(&mut self) -> Option<Entropy> {
+        Entropy::system().inspect_err(|reason| tracing::error!(%reason, "no handshake is possible")).ok()
     }
 }
 

@@ -240,12 +240,12 @@ impl NodeCore {
 
     pub(super) fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, world: &mut impl World) {
         let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
-        let Some(fresh) = world.fresh() else { return self.fail_conn(id, world) };
+        let Some(entropy) = world.entropy() else { return self.fail_conn(id, world) };
         let standing = self.standing_for(at);
         let Some(conn) = self.conns.get(id) else { return };
         conn.certificate = tls.map(|tls| tls.certificate);
         let exporter = tls.map(|tls| tls.exporter);
-        let shake = Handshake::dial(&self.settings.profile, fresh, standing, exporter, &mut conn.out);
+        let shake = Handshake::dial(&self.settings.profile, entropy, standing, exporter, &mut conn.out);
         conn.state = State::Shaking(Box::new(shake));
         conn.since = self.now;
         self.limit(id, self.settings.limits().handshake_timeout);
@@ -388,9 +388,9 @@ impl NodeCore {
                 Err(refusal) => refusal,
             }
         } else {
-            match (Session::answer_to(session, &self.epochs, hello), world.fresh()) {
-                (Ok(standing), Some(fresh)) => {
-                    return shake.answer(profile, fresh, standing, out).map(|()| Next::Go);
+            match (Session::answer_to(session, &self.epochs, hello), world.entropy()) {
+                (Ok(standing), Some(entropy)) => {
+                    return shake.answer(profile, entropy, standing, out).map(|()| Next::Go);
                 }
                 (Ok(_), None) => Refusal::Busy,
                 (Err(refusal), _) => refusal,

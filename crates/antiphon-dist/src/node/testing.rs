@@ -1,7 +1,7 @@
 //! A core by itself, for unit tests: a virtual loop, peers without connections, and no network.
 
 use antiphon_sched::{Actor, Addr, Key, Loop, LoopConfig, LoopRef, NodeId, Park, Wire, millis};
-use antiphon_wire::Fresh;
+use antiphon_wire::Entropy;
 
 use super::peers::Peer;
 use super::{NodeCore, Output, World};
@@ -24,7 +24,7 @@ impl World for Ground {
         self.outputs.push(output);
     }
 
-    fn fresh(&mut self) -> Option<Fresh> {
+    fn entropy(&mut self) -> Option<Entropy> {
         None
     }
 }

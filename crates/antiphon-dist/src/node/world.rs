@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use antiphon_sched::LoopRef;
-use antiphon_wire::{Fresh, TlsFault};
+use antiphon_wire::{Entropy, TlsFault};
 
 use crate::certificates::Fingerprint;
 
@@ -109,5 +109,5 @@ pub trait World {
     fn output(&mut self, output: Output);
 
     /// Chance for one handshake; `None` when there is none to be had.
-    fn fresh(&mut self) -> Option<Fresh>;
+    fn entropy(&mut self) -> Option<Entropy>;
 }

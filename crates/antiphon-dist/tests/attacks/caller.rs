@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use antiphon_wire::{
-    Deframer, Epochs, Fresh, Handshake, HandshakeError, HandshakeStep, Keyring, Limits, NodeId, Profile,
+    Deframer, Entropy, Epochs, Handshake, HandshakeError, HandshakeStep, Keyring, Limits, NodeId, Profile,
     ProvenConnection, Session, Standing, Suite,
 };
 use socket2::{Domain, Socket, Type};
@@ -72,7 +72,7 @@ pub(crate) fn profile(net: &Net, suites: &[Suite]) -> Profile {
 /// A dialler's hello.
 pub(crate) fn hello(net: &Net) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let fresh = Fresh::system().expect("the system has random numbers");
+    let fresh = Entropy::system().expect("the system has random numbers");
     drop(Handshake::dial(&profile(net, &Suite::aead()), fresh, Standing::unknown(1), None, &mut bytes));
     bytes
 }
@@ -116,7 +116,7 @@ pub(crate) fn shake(
     let mut stream = connect(at);
     stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
     let (mut epochs, mut input, mut out) = (Epochs::default(), Deframer::new(), Vec::new());
-    let fresh = Fresh::system().expect("the system has random numbers");
+    let fresh = Entropy::system().expect("the system has random numbers");
     let standing = Standing::unknown(epochs.of_strangers());
     let mut dialler = Handshake::dial(profile, fresh, standing, None, &mut out);
     for [ours, theirs] in [[MESSAGES[0], MESSAGES[1]], [MESSAGES[2], MESSAGES[3]]] {

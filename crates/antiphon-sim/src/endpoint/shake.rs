@@ -41,8 +41,8 @@ impl Endpoint {
                     let hello = handshake.peer().expect("it was introduced");
                     match Session::answer_to(session, &self.epochs, hello) {
                         Ok(standing) => {
-                            let fresh = self.chance.fresh();
-                            handshake.answer(&self.profile, fresh, standing, reply)?;
+                            let entropy = self.chance.entropy();
+                            handshake.answer(&self.profile, entropy, standing, reply)?;
                         }
                         Err(refusal) => return Err(refused(handshake, refusal, reply)),
                     }

@@ -1,7 +1,7 @@
 //! The state machine of a handshake. A transition consumes the state it leaves; an error leaves it over.
 
 use crate::deframer::Deframer;
-use crate::fresh::{Agreement, Fresh};
+use crate::entropy::{Agreement, Entropy};
 use crate::handshake::hello::{Hello, HelloLimits, Standing};
 use crate::handshake::keys::{self, HandshakeRole, ResumeKey, Schedule, Transcript};
 use crate::handshake::message::{self, Claim, MessageKind, Proof, Refusal};
@@ -79,16 +79,16 @@ impl Handshake {
     /// Begins as the side that dialled: its hello is appended to `out`.
     pub fn dial(
         profile: &Profile,
-        fresh: Fresh,
+        entropy: Entropy,
         standing: Standing,
         exporter: Option<[u8; 32]>,
         out: &mut Vec<u8>,
     ) -> Handshake {
-        let hello = Box::new(profile.hello(standing, fresh.nonce, fresh.public));
+        let hello = Box::new(profile.hello(standing, entropy.nonce, entropy.public));
         let mut message = Vec::new();
         hello.put(MessageKind::DiallerHello, &mut message);
         out.extend_from_slice(&message);
-        let state = HandshakeState::Dialled { hello, message, agreement: Sealed(fresh.agreement) };
+        let state = HandshakeState::Dialled { hello, message, agreement: Sealed(entropy.agreement) };
         Handshake { state, exporter, budget: HELLO_BYTES_MAX }
     }
 
@@ -236,7 +236,7 @@ impl Handshake {
     pub fn answer(
         &mut self,
         profile: &Profile,
-        fresh: Fresh,
+        entropy: Entropy,
         standing: Standing,
         out: &mut Vec<u8>,
     ) -> Result<(), HandshakeError> {
@@ -245,7 +245,7 @@ impl Handshake {
         else {
             return Err(HandshakeError::CallerMisused);
         };
-        let mut hello = profile.hello(standing, fresh.nonce, fresh.public);
+        let mut hello = profile.hello(standing, entropy.nonce, entropy.public);
         (hello.version_min, hello.version_max) =
             (VERSION_MAX.min(peer.version_max), VERSION_MAX.min(peer.version_max));
         hello.suites = [suite].into_iter().collect();
@@ -255,7 +255,7 @@ impl Handshake {
         let mut mine = Vec::new();
         hello.put(MessageKind::AcceptorHello, &mut mine);
         let transcript = Transcript::of(&message, &mine, exporter_of(suite, &self.exporter)?);
-        let schedule = agree(profile, suite, fresh.agreement, &peer, transcript).inspect_err(|_| {
+        let schedule = agree(profile, suite, entropy.agreement, &peer, transcript).inspect_err(|_| {
             Refusal::Malformed.put(out);
         })?;
         out.extend_from_slice(&mine);

@@ -103,8 +103,8 @@ mod tests {
         (10..10 + SETTLED_MAX as u64).for_each(|node| epochs.ended(NodeId(node)));
         assert!(epochs.settled.len() < SETTLED_MAX);
         assert!(epochs.settle_for(PEER, told) > told, "it was told before a session with it ended");
-        let (stale, fresh) = (epochs.floor - 1, epochs.next);
-        assert_eq!(epochs.settle_for(NodeId(3), stale), fresh, "a stranger, too, is asked to come again");
-        assert_eq!(epochs.settle_for(NodeId(3), fresh), fresh);
+        let (stale, entropy) = (epochs.floor - 1, epochs.next);
+        assert_eq!(epochs.settle_for(NodeId(3), stale), entropy, "a stranger, too, is asked to come again");
+        assert_eq!(epochs.settle_for(NodeId(3), entropy), entropy);
     }
 }

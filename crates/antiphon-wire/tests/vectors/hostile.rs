@@ -7,7 +7,7 @@ use antiphon_wire::{
     RecordError, Session, SessionError, Standing, Suite, Time,
 };
 
-use crate::{NONCE, PRIVATE, SUITES, fresh, meet, profile};
+use crate::{NONCE, PRIVATE, SUITES, entropy, meet, profile};
 
 /// The refusal that the bytes meet; `None` if they are taken.
 pub(crate) fn refusal(what: &str, bytes: &[u8]) -> Option<String> {
@@ -79,7 +79,7 @@ fn handshake(what: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
     let (mut machine, profile) = if what == "acceptor" {
         let dialler = Handshake::dial(
             &profile(1, suite),
-            fresh(PRIVATE.0, NONCE.0),
+            entropy(PRIVATE.0, NONCE.0),
             Standing::unknown(1),
             met.exporter,
             &mut out,
@@ -92,7 +92,7 @@ fn handshake(what: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
         input.push(&met.hello_a);
         assert!(matches!(machine.advance(&profile, &mut input, &mut out), Ok(HandshakeStep::Introduced)));
         let standing = Standing { epoch: 3, known: 0, ordinal: 0 };
-        machine.answer(&profile, fresh(PRIVATE.1, NONCE.1), standing, &mut out).expect("at this step");
+        machine.answer(&profile, entropy(PRIVATE.1, NONCE.1), standing, &mut out).expect("at this step");
     }
     out.clear();
     input.push(bytes);

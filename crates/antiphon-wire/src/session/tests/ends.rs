@@ -8,7 +8,7 @@ use crate::handshake::{
 };
 use crate::ids::{Key, NodeId, TagId};
 use crate::session::{Admission, Epochs, HeldCredit, Session};
-use crate::{Deframer, Fresh, Keyring, Limits, Route, Secret, Suite, Time};
+use crate::{Deframer, Entropy, Keyring, Limits, Route, Secret, Suite, Time};
 
 /// One node with at most one session.
 pub(super) struct End {
@@ -81,8 +81,8 @@ pub(super) fn shake_while(
         None => Standing::unknown(dialler.epochs.of(acceptor.profile.node)),
     };
     let (mut there, mut back) = (Vec::new(), Vec::new());
-    let fresh = dialler.fresh();
-    let mut dialling = Handshake::dial(&dialler.profile, fresh, standing, None, &mut there);
+    let entropy = dialler.entropy();
+    let mut dialling = Handshake::dial(&dialler.profile, entropy, standing, None, &mut there);
     let mut accepting = Handshake::accept(None);
 
     deliver(&mut there, &mut acceptor.input);
@@ -90,8 +90,8 @@ pub(super) fn shake_while(
     let hello = accepting.peer().expect("introduced").clone();
     let standing = Session::answer_to(acceptor.session.as_ref(), &acceptor.epochs, &hello);
     let standing = standing.map_err(|refusal| (Side::Acceptor, refusal))?;
-    let fresh = acceptor.fresh();
-    accepting.answer(&acceptor.profile, fresh, standing, &mut back).expect("at this step");
+    let entropy = acceptor.entropy();
+    accepting.answer(&acceptor.profile, entropy, standing, &mut back).expect("at this step");
 
     meanwhile(dialler, acceptor);
     deliver(&mut back, &mut dialler.input);
@@ -138,11 +138,11 @@ pub(super) enum Side {
 
 impl End {
     /// A toy agreement: both sides compute the same from both public halves. Nobody listens in a test.
-    fn fresh(&mut self) -> Fresh {
+    fn entropy(&mut self) -> Entropy {
         self.handshakes += 1;
         let seed = self.profile.node.0 as u8 * 16 + self.handshakes;
         let public = [seed; 32];
-        Fresh::new([seed ^ 0x55; 32], public, move |peer| Some([seed.wrapping_add(peer[0]); 32]))
+        Entropy::new([seed ^ 0x55; 32], public, move |peer| Some([seed.wrapping_add(peer[0]); 32]))
     }
 
     pub(super) fn take(&mut self, now: Time, connection: Box<ProvenConnection>) {

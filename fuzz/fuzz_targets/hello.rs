@@ -6,7 +6,7 @@
 
 use antiphon_fuzz::{entropy, pieces, profile};
 use antiphon_wire::{
-    Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, Profile, Role, Session, Standing, HandshakeStep,
+    Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, Profile, Role, Session, ResumeState, HandshakeStep,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     let profile = profile(1, has_secret);
     let mut out = Vec::new();
     let mut handshake = match dials {
-        true => Handshake::dial(&profile, entropy(), Standing::unknown(1), None, &mut out),
+        true => Handshake::dial(&profile, entropy(), ResumeState::unknown(1), None, &mut out),
         false => Handshake::accept(None),
     };
     let mut deframer = Deframer::new();
@@ -51,15 +51,15 @@ fn advance(
                 assert_eq!(connection.role(), Role::Dialler);
                 return Ok(false);
             }
-            HandshakeStep::Introduced if handshake.standing().is_some() => {
+            HandshakeStep::Introduced if handshake.resume_state().is_some() => {
                 let holding = Session::prove_to(None, &mut epochs, handshake);
                 let Ok(holding) = holding else { return Ok(true) };
                 handshake.prove(profile, holding, out)?;
             }
             HandshakeStep::Introduced => {
                 let peer = handshake.peer().expect("it has introduced itself");
-                let Ok(standing) = Session::answer_to(None, &epochs, peer) else { return Ok(true) };
-                handshake.answer(profile, entropy(), standing, out)?;
+                let Ok(resume_state) = Session::answer_to(None, &epochs, peer) else { return Ok(true) };
+                handshake.answer(profile, entropy(), resume_state, out)?;
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use antiphon_fuzz::{entropy, pieces, profile};
 use antiphon_wire::{
-    ProvenConnection, Deframer, Epochs, Handshake, HeldSession, Profile, Session, SessionError, Standing, HandshakeStep, Time,
+    ProvenConnection, Deframer, Epochs, Handshake, HeldSession, Profile, Session, SessionError, ResumeState, HandshakeStep, Time,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -64,7 +64,7 @@ fn meet(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> {
     let (mut to_them, mut to_me) = (Deframer::new(), Deframer::new());
     let (mut out, mut my_epochs, mut their_epochs) = (Vec::new(), Epochs::default(), Epochs::default());
     let mut dialler =
-        Handshake::dial(theirs, entropy(), Standing::unknown(their_epochs.of_strangers()), None, &mut out);
+        Handshake::dial(theirs, entropy(), ResumeState::unknown(their_epochs.of_strangers()), None, &mut out);
     let mut acceptor = Handshake::accept(None);
     loop {
         to_me.push(&out);
@@ -72,8 +72,8 @@ fn meet(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> {
         match acceptor.advance(mine, &mut to_me, &mut out).expect("an honest peer") {
             HandshakeStep::Introduced => {
                 let hello = acceptor.peer().expect("it has introduced itself");
-                let standing = Session::answer_to(None, &my_epochs, hello).expect("no session yet");
-                acceptor.answer(mine, entropy(), standing, &mut out).expect("it asked");
+                let resume_state = Session::answer_to(None, &my_epochs, hello).expect("no session yet");
+                acceptor.answer(mine, entropy(), resume_state, &mut out).expect("it asked");
             }
             HandshakeStep::Proven => {
                 let holding = Session::confirm_to(None, &mut my_epochs, &acceptor).expect("no session yet");

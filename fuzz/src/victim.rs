@@ -9,7 +9,7 @@ use antiphon_dist::{Channel, Config, LocateError, NetCx, Rci};
 use antiphon_sched::{Addr, Cx, Event, Loop, ReplyTo, millis, receive, secs, stop};
 use antiphon_sim::{Chance, Conn, Input, Machine, Output, Outputs, SimNode};
 use antiphon_wire::frame::{Begin, Found, FoundWhat, NameSpace, RawFrame, Tag, Want};
-use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, Standing, HandshakeStep, TagId, Time};
+use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, ResumeState, HandshakeStep, TagId, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::crafted::{Crafted, Numbers};
@@ -142,8 +142,8 @@ impl Victim {
         let handshake = node.map(|node| {
             self.epoch += 1;
             let node = self.seen.node(node | 1);
-            let standing = Standing::unknown(self.epoch);
-            (node, Handshake::dial(&profile(node, false), entropy(), standing, None, &mut hello))
+            let resume_state = ResumeState::unknown(self.epoch);
+            (node, Handshake::dial(&profile(node, false), entropy(), resume_state, None, &mut hello))
         });
         self.links.push(Link { conn, handshake, read: Deframer::new(), records: Vec::new() });
         self.give(Input::Accepted { conn, from: SocketAddr::from(([127, 0, 0, 2], 5000)) });

@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{Config, DeliverError, Limits, LocateError, Node, NodeError, Secret, Status};
 use antiphon_sched::{Addr, Cx, Event, Undelivered, millis, receive};
-use antiphon_wire::{Entropy, Handshake, Keyring, NodeId, Profile, Standing, Suite, VERSION_MAX};
+use antiphon_wire::{Entropy, Handshake, Keyring, NodeId, Profile, ResumeState, Suite, VERSION_MAX};
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
 
 /// Says something to a node's TCP port, and answers what it says until it closes.
@@ -132,7 +132,7 @@ fn hello(net: &Net) -> Vec<u8> {
     };
     let mut bytes = Vec::new();
     let fresh = Entropy::system().expect("the system has random numbers");
-    drop(Handshake::dial(&profile, fresh, Standing::unknown(1), None, &mut bytes));
+    drop(Handshake::dial(&profile, fresh, ResumeState::unknown(1), None, &mut bytes));
     bytes
 }
 

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_wire::{
-    Deframer, Epochs, Event, Handshake, Keyring, Limits, NodeId, Profile, Secret, Session, SessionError,
-    Standing, Status, Suite, Time,
+    Deframer, Epochs, Event, Handshake, Keyring, Limits, NodeId, Profile, ResumeState, Secret, Session,
+    SessionError, Status, Suite, Time,
 };
 
 use crate::chance::Chance;
@@ -173,10 +173,11 @@ impl Endpoint {
         let Some(dial) = self.dials.iter().find(|dial| dial.conn == Some(conn)) else { return };
         let known = dial.node.and_then(|node| self.peers.get_mut(&node));
         let epoch = dial.node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(node));
-        let standing = known.map_or_else(|| Standing::unknown(epoch), |peer| peer.session.next_standing());
+        let resume_state =
+            known.map_or_else(|| ResumeState::unknown(epoch), |peer| peer.session.next_resume_state());
         let mut hello = Vec::new();
         let entropy = self.chance.entropy();
-        let handshake = Handshake::dial(&self.profile, entropy, standing, None, &mut hello);
+        let handshake = Handshake::dial(&self.profile, entropy, resume_state, None, &mut hello);
         self.begin(now, conn, handshake);
         out.push(Output::Write { conn, bytes: hello });
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
     Admission, Deframer, Entropy, Epochs, Frame, Handshake, HandshakeStep, HeldSession, Incoming, Key,
-    Keyring, Limits, NodeId, Profile, ProvenConnection, Route, Secret, Session, Standing, Suite, Time,
+    Keyring, Limits, NodeId, Profile, ProvenConnection, ResumeState, Route, Secret, Session, Suite, Time,
     msgpack,
 };
 
@@ -101,7 +101,7 @@ fn meet(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> 
     let (here, there) = (profile(1), profile(2));
     let (mut from_a, mut from_b) = (Vec::new(), Vec::new());
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
-    let mut dialler = Handshake::dial(&here, Entropy::system()?, Standing::unknown(1), None, &mut from_a);
+    let mut dialler = Handshake::dial(&here, Entropy::system()?, ResumeState::unknown(1), None, &mut from_a);
     let mut acceptor = Handshake::accept(None);
     let mut accepted = None;
     loop {
@@ -109,7 +109,7 @@ fn meet(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> 
         if accepted.is_none() {
             match acceptor.advance(&there, &mut to_b, &mut from_b)? {
                 HandshakeStep::Introduced => {
-                    acceptor.answer(&there, Entropy::system()?, Standing::unknown(1), &mut from_b)?
+                    acceptor.answer(&there, Entropy::system()?, ResumeState::unknown(1), &mut from_b)?
                 }
                 HandshakeStep::Proven => {
                     accepted = Some(acceptor.confirm(&there, &HeldSession::nothing(), &mut from_b)?)

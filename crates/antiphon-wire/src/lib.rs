@@ -9,7 +9,7 @@
 //! ```
 //! use antiphon_wire::frame::Message;
 //! use antiphon_wire::{
-//!     Deframer, Epochs, Frame, Entropy, Handshake, Key, Keyring, Limits, NodeId, Profile, Route, Session, Standing, HandshakeStep,
+//!     Deframer, Epochs, Frame, Entropy, Handshake, Key, Keyring, Limits, NodeId, Profile, Route, Session, ResumeState, HandshakeStep,
 //!     Suite, Time,
 //! };
 //!
@@ -30,13 +30,13 @@
 //! // 1. Hello, hello. The three functions of `Session` are given the session with the peer, if there is one, and what
 //! // the node remembers of those that have ended.
 //! let (mut our_epochs, mut their_epochs) = (Epochs::default(), Epochs::default());
-//! let standing = Standing::unknown(our_epochs.of_strangers());
-//! let mut dialler = Handshake::dial(&here, Entropy::system()?, standing, None, &mut ours);
+//! let resume_state = ResumeState::unknown(our_epochs.of_strangers());
+//! let mut dialler = Handshake::dial(&here, Entropy::system()?, resume_state, None, &mut ours);
 //! let mut acceptor = Handshake::accept(None);
 //! to_them.push(&ours);
 //! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, HandshakeStep::Introduced));
-//! let standing = Session::answer_to(None, &their_epochs, acceptor.peer().ok_or("introduced")?)?;
-//! acceptor.answer(&there, Entropy::system()?, standing, &mut theirs)?;
+//! let resume_state = Session::answer_to(None, &their_epochs, acceptor.peer().ok_or("introduced")?)?;
+//! acceptor.answer(&there, Entropy::system()?, resume_state, &mut theirs)?;
 //! to_us.push(&theirs);
 //!
 //! // 2. Proof, proof.
@@ -110,7 +110,7 @@ mod handshake;
 pub use handshake::{
     CLOSES_WHEN_IDLE, EXPORTER_LABEL, Handshake, HandshakeError, HandshakeFault, HandshakeRole,
     HandshakeStep, HeldSession, Hello, HelloLimits, Profile, ProfileError, ProvenConnection, Refusal,
-    Standing, TlsFault, UNDISCOVERED, VERSION_MAX, VERSION_MIN,
+    ResumeState, TlsFault, UNDISCOVERED, VERSION_MAX, VERSION_MIN,
 };
 
 mod ids;

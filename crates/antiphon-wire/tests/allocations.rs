@@ -7,8 +7,8 @@ use std::cell::Cell;
 
 use antiphon_wire::frame::Message;
 use antiphon_wire::{
-    Deframer, Entropy, Handshake, HandshakeStep, HeldSession, Key, Keyring, Limits, NodeId, Profile, Route,
-    Session, Standing, Suite, Time,
+    Deframer, Entropy, Handshake, HandshakeStep, HeldSession, Key, Keyring, Limits, NodeId, Profile,
+    ResumeState, Route, Session, Suite, Time,
 };
 
 struct Counting;
@@ -51,11 +51,11 @@ fn meet() -> (Session, Session) {
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let (mut a, mut b) = (Vec::new(), Vec::new());
     let entropy = || Entropy::system().expect("randomness");
-    let mut dialler = Handshake::dial(&here, entropy(), Standing::unknown(1), None, &mut a);
+    let mut dialler = Handshake::dial(&here, entropy(), ResumeState::unknown(1), None, &mut a);
     let mut acceptor = Handshake::accept(None);
     to_b.push(&std::mem::take(&mut a));
     assert!(matches!(acceptor.advance(&there, &mut to_b, &mut b), Ok(HandshakeStep::Introduced)));
-    acceptor.answer(&there, entropy(), Standing::unknown(1), &mut b).expect("at this step");
+    acceptor.answer(&there, entropy(), ResumeState::unknown(1), &mut b).expect("at this step");
     to_a.push(&std::mem::take(&mut b));
     assert!(matches!(dialler.advance(&here, &mut to_a, &mut a), Ok(HandshakeStep::Introduced)));
     dialler.prove(&here, HeldSession::nothing(), &mut a).expect("at this step");

@@ -66,9 +66,9 @@ fn dial(inside: &mut Insider, suite: u8, secret: &str, memory: &mut Memory) -> R
     assert!(matches!(step, HandshakeStep::Introduced));
     let peer = handshake.peer().expect("introduced");
     assert_eq!((peer.name.as_str(), peer.locations.len()), ("outsider", 1));
-    let standing = Session::answer_to(inside.session.as_ref(), &inside.epochs, peer).expect("welcome");
+    let resume_state = Session::answer_to(inside.session.as_ref(), &inside.epochs, peer).expect("welcome");
     let entropy = Entropy::system().expect("randomness");
-    handshake.answer(&inside.profile, entropy, standing, &mut back)?;
+    handshake.answer(&inside.profile, entropy, resume_state, &mut back)?;
     let (kind, theirs) = take_message(&mut back);
     assert_eq!(kind, 2);
     let met = client::read_hello(&theirs);

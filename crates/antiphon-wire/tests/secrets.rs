@@ -113,8 +113,8 @@ fn nothing_that_can_be_formatted_shows_a_secret() {
     file.set_mode(0o644);
     let exposed = Secret::from_file(&file.0).expect_err("others may read it");
     let entropy = antiphon_wire::Entropy::system().expect("the system has random numbers");
-    let standing = antiphon_wire::Standing::unknown(1);
-    let shake = antiphon_wire::Handshake::dial(&profile, entropy, standing, None, &mut Vec::new());
+    let resume_state = antiphon_wire::ResumeState::unknown(1);
+    let shake = antiphon_wire::Handshake::dial(&profile, entropy, resume_state, None, &mut Vec::new());
     let shown = format!(
         "{secret:?} {ring:?} {ring:#?} {:?} {profile:?} {shake:?} {exposed} {exposed:?}",
         ring.datagram_key()

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use antiphon_wire::frame::{Message, RawFrame};
 use antiphon_wire::{
     Answer, Datagram, DatagramKey, Deframer, Entropy, Frame, Handshake, HandshakeStep, HeldSession, Key,
-    Keyring, Limits, Locations, NodeId, Presence, Probe, Profile, ProvenConnection, Route, Secret, Session,
-    Standing, Suite, Time,
+    Keyring, Limits, Locations, NodeId, Presence, Probe, Profile, ProvenConnection, ResumeState, Route,
+    Secret, Session, Suite, Time,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -137,14 +137,14 @@ fn meet(suite: Suite) -> Meeting {
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let mut hello_a = Vec::new();
     let mut dialler =
-        Handshake::dial(&here, entropy(PRIVATE.0, NONCE.0), Standing::unknown(1), exporter, &mut hello_a);
+        Handshake::dial(&here, entropy(PRIVATE.0, NONCE.0), ResumeState::unknown(1), exporter, &mut hello_a);
     to_b.push(&hello_a);
     let mut acceptor = Handshake::accept(exporter);
     let mut hello_b = Vec::new();
     let step = acceptor.advance(&there, &mut to_b, &mut hello_b).expect("a sound hello");
     assert!(matches!(step, HandshakeStep::Introduced));
-    let standing = Standing { epoch: 3, known: 0, ordinal: 0 };
-    acceptor.answer(&there, entropy(PRIVATE.1, NONCE.1), standing, &mut hello_b).expect("at this step");
+    let resume_state = ResumeState { epoch: 3, known: 0, ordinal: 0 };
+    acceptor.answer(&there, entropy(PRIVATE.1, NONCE.1), resume_state, &mut hello_b).expect("at this step");
     to_a.push(&hello_b);
     let mut proof_a = Vec::new();
     let step = dialler.advance(&here, &mut to_a, &mut proof_a).expect("a sound hello");

@@ -9,7 +9,7 @@ mod pem;
 
 pub(crate) use dates::{Moment, Validity};
 pub use fingerprint::{Fingerprint, FingerprintError};
-pub(crate) use pem::{Identity, certificates, identity, trusted};
+pub(crate) use pem::{CertificateIdentity, certificates, identity, trusted};
 
 use std::io;
 use std::path::PathBuf;

@@ -11,17 +11,17 @@ use zeroize::Zeroizing;
 use super::TlsError;
 
 /// A node's own certificate, with what stands between it and a root, and its key.
-pub(crate) struct Identity {
+pub(crate) struct CertificateIdentity {
     /// The node's first.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
 /// Reads the certificate and the key of a node, from one file or two.
-pub(crate) fn identity(certfile: &Path, keyfile: Option<&Path>) -> Result<Identity, TlsError> {
+pub(crate) fn identity(certfile: &Path, keyfile: Option<&Path>) -> Result<CertificateIdentity, TlsError> {
     let chain = certificates(certfile)?;
     let keyfile = keyfile.unwrap_or(certfile);
-    Ok(Identity { chain, key: private_key(keyfile)? })
+    Ok(CertificateIdentity { chain, key: private_key(keyfile)? })
 }
 
 /// Reads all certificates of a file, of which there must be one.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time, site_of};
 use antiphon_wire::{
-    Admission, Deframer, Handshake, HandshakeError, HandshakeStep, ProvenConnection, Refusal, Session,
-    Standing, TlsFault,
+    Admission, Deframer, Handshake, HandshakeError, HandshakeStep, ProvenConnection, Refusal, ResumeState,
+    Session, TlsFault,
 };
 use slab::Slab;
 
@@ -241,11 +241,11 @@ impl NodeCore {
     pub(super) fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, world: &mut impl World) {
         let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
         let Some(entropy) = world.entropy() else { return self.fail_conn(id, world) };
-        let standing = self.standing_for(at);
+        let resume_state = self.resume_state_for(at);
         let Some(conn) = self.conns.get(id) else { return };
         conn.certificate = tls.map(|tls| tls.certificate);
         let exporter = tls.map(|tls| tls.exporter);
-        let shake = Handshake::dial(&self.settings.profile, entropy, standing, exporter, &mut conn.out);
+        let shake = Handshake::dial(&self.settings.profile, entropy, resume_state, exporter, &mut conn.out);
         conn.state = State::Shaking(Box::new(shake));
         conn.since = self.now;
         self.limit(id, self.settings.limits().handshake_timeout);
@@ -253,14 +253,14 @@ impl NodeCore {
     }
 
     /// What to tell of the session, when the node at that location is known.
-    fn standing_for(&mut self, at: SocketAddr) -> Standing {
+    fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
         let session = self
             .dials
             .node_at(at)
             .and_then(|node| self.peers.get_mut(&node))
             .and_then(|peer| peer.link.as_mut())
-            .map(|link| link.session.next_standing());
-        session.unwrap_or_else(|| Standing::unknown(self.epoch_for(at)))
+            .map(|link| link.session.next_resume_state());
+        session.unwrap_or_else(|| ResumeState::unknown(self.epoch_for(at)))
     }
 
     /// What to tell a node with which there is no session. Who it is shows in its answer; told something else than before,
@@ -389,8 +389,8 @@ impl NodeCore {
             }
         } else {
             match (Session::answer_to(session, &self.epochs, hello), world.entropy()) {
-                (Ok(standing), Some(entropy)) => {
-                    return shake.answer(profile, entropy, standing, out).map(|()| Next::Go);
+                (Ok(resume_state), Some(entropy)) => {
+                    return shake.answer(profile, entropy, resume_state, out).map(|()| Next::Go);
                 }
                 (Ok(_), None) => Refusal::Busy,
                 (Err(refusal), _) => refusal,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use antiphon_wire::{
     Deframer, Entropy, Epochs, Handshake, HandshakeError, HandshakeStep, Keyring, Limits, NodeId, Profile,
-    ProvenConnection, Session, Standing, Suite,
+    ProvenConnection, ResumeState, Session, Suite,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -73,7 +73,7 @@ pub(crate) fn profile(net: &Net, suites: &[Suite]) -> Profile {
 pub(crate) fn hello(net: &Net) -> Vec<u8> {
     let mut bytes = Vec::new();
     let fresh = Entropy::system().expect("the system has random numbers");
-    drop(Handshake::dial(&profile(net, &Suite::aead()), fresh, Standing::unknown(1), None, &mut bytes));
+    drop(Handshake::dial(&profile(net, &Suite::aead()), fresh, ResumeState::unknown(1), None, &mut bytes));
     bytes
 }
 
@@ -117,8 +117,8 @@ pub(crate) fn shake(
     stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
     let (mut epochs, mut input, mut out) = (Epochs::default(), Deframer::new(), Vec::new());
     let fresh = Entropy::system().expect("the system has random numbers");
-    let standing = Standing::unknown(epochs.of_strangers());
-    let mut dialler = Handshake::dial(profile, fresh, standing, None, &mut out);
+    let resume_state = ResumeState::unknown(epochs.of_strangers());
+    let mut dialler = Handshake::dial(profile, fresh, resume_state, None, &mut out);
     for [ours, theirs] in [[MESSAGES[0], MESSAGES[1]], [MESSAGES[2], MESSAGES[3]]] {
         change(ours, &mut out);
         stream.write_all(&out).map_err(|_| Failed::Silence)?;

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{Limits, Refusal, Suite};
 use antiphon_sched::{Addr, millis};
-use antiphon_wire::{Deframer, Entropy, Handshake, HandshakeError, Standing};
+use antiphon_wire::{Deframer, Entropy, Handshake, HandshakeError, ResumeState};
 
 use crate::bounds;
 use crate::caller::{Failed, HEADER_BYTES, MESSAGES, Message, profile, read_message, say, shake};
@@ -91,7 +91,7 @@ fn a_reflected_hello_and_a_reflected_proof_are_refused() {
         let mut shake = Handshake::accept(None);
         shake.advance(&other, &mut input, &mut out).expect("a hello");
         let fresh = Entropy::system().expect("the system has random numbers");
-        shake.answer(&other, fresh, Standing::unknown(1), &mut out).expect("it can be answered");
+        shake.answer(&other, fresh, ResumeState::unknown(1), &mut out).expect("it can be answered");
         stream.write_all(&out).expect("the victim listens");
         let mut proof = read_message(&mut stream).expect("a proof");
         proof[KIND] = ACCEPTOR_PROOF;

@@ -40,9 +40,9 @@ impl Endpoint {
                 HandshakeStep::Introduced => {
                     let hello = handshake.peer().expect("it was introduced");
                     match Session::answer_to(session, &self.epochs, hello) {
-                        Ok(standing) => {
+                        Ok(resume_state) => {
                             let entropy = self.chance.entropy();
-                            handshake.answer(&self.profile, entropy, standing, reply)?;
+                            handshake.answer(&self.profile, entropy, resume_state, reply)?;
                         }
                         Err(refusal) => return Err(refused(handshake, refusal, reply)),
                     }

@@ -31,7 +31,7 @@ pub struct Hello {
     /// Which incarnation of which node.
     pub node: NodeId,
     /// Which session.
-    pub standing: Standing,
+    pub resume_state: ResumeState,
     /// What this side takes.
     pub offer: HelloLimits,
     /// 32 random bytes.
@@ -52,7 +52,7 @@ pub struct Hello {
 /// that node ends. So two sides that both still have their half agree that it is the same session, whoever dials, and one
 /// that has lost its half is found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct ResumeState {
     /// The epoch of this side's half; from 1.
     pub epoch: u64,
     /// The epoch of the other side's half, if one was proven; else 0.
@@ -62,10 +62,10 @@ pub struct Standing {
     pub ordinal: u32,
 }
 
-impl Standing {
+impl ResumeState {
     /// For a dial to a location whose node is unknown, or is met for the first time.
-    pub fn unknown(epoch: u64) -> Standing {
-        Standing { epoch, known: 0, ordinal: 1 }
+    pub fn unknown(epoch: u64) -> ResumeState {
+        ResumeState { epoch, known: 0, ordinal: 1 }
     }
 }
 
@@ -102,9 +102,9 @@ impl Hello {
         self.flags.put(out);
         self.key_id.put(out);
         self.node.put(out);
-        self.standing.epoch.put(out);
-        self.standing.known.put(out);
-        self.standing.ordinal.put(out);
+        self.resume_state.epoch.put(out);
+        self.resume_state.known.put(out);
+        self.resume_state.ordinal.put(out);
         self.offer.record_bytes_max.put(out);
         self.offer.message_bytes_max.put(out);
         self.offer.reassembly_bytes_max.put(out);
@@ -129,7 +129,7 @@ impl Hello {
             flags: u32::take(reader)?,
             key_id: u32::take(reader)?,
             node: NodeId::take(reader)?,
-            standing: Standing {
+            resume_state: ResumeState {
                 epoch: u64::take(reader)?,
                 known: u64::take(reader)?,
                 ordinal: u32::take(reader)?,
@@ -158,7 +158,7 @@ impl Hello {
         if self.flags & 0xffff != 0 {
             return unknown("hello flags", self.flags.into());
         }
-        if self.standing.epoch == 0 {
+        if self.resume_state.epoch == 0 {
             return unknown("epoch", 0);
         }
         let record_bytes_max = self.offer.record_bytes_max;

@@ -2,7 +2,7 @@
 
 use crate::deframer::Deframer;
 use crate::entropy::{Agreement, Entropy};
-use crate::handshake::hello::{Hello, HelloLimits, Standing};
+use crate::handshake::hello::{Hello, HelloLimits, ResumeState};
 use crate::handshake::keys::{self, HandshakeRole, ResumeKey, Schedule, Transcript};
 use crate::handshake::message::{self, Claim, MessageKind, Proof, Refusal};
 use crate::handshake::{
@@ -61,7 +61,7 @@ enum HandshakeState {
 #[derive(Debug)]
 struct Draft {
     peer: Hello,
-    mine: Standing,
+    mine: ResumeState,
     suite: Suite,
     transcript: Transcript,
 }
@@ -80,11 +80,11 @@ impl Handshake {
     pub fn dial(
         profile: &Profile,
         entropy: Entropy,
-        standing: Standing,
+        resume_state: ResumeState,
         exporter: Option<[u8; 32]>,
         out: &mut Vec<u8>,
     ) -> Handshake {
-        let hello = Box::new(profile.hello(standing, entropy.nonce, entropy.public));
+        let hello = Box::new(profile.hello(resume_state, entropy.nonce, entropy.public));
         let mut message = Vec::new();
         hello.put(MessageKind::DiallerHello, &mut message);
         out.extend_from_slice(&message);
@@ -110,9 +110,9 @@ impl Handshake {
     }
 
     /// What this side said of its standing in the session, once it has said hello and heard one.
-    pub fn standing(&self) -> Option<Standing> {
+    pub fn resume_state(&self) -> Option<ResumeState> {
         match &self.state {
-            HandshakeState::Dialled { hello, .. } => Some(hello.standing),
+            HandshakeState::Dialled { hello, .. } => Some(hello.resume_state),
             HandshakeState::Greeted { session, .. }
             | HandshakeState::ProofSent { session, .. }
             | HandshakeState::Answered { session, .. }
@@ -182,7 +182,7 @@ impl Handshake {
                 let peer = Hello::take(reader).map_err(HandshakeFault::Malformed)?;
                 let suite = chosen(profile, &peer)?;
                 let transcript = Transcript::of(&mine, message, exporter_of(suite, &self.exporter)?);
-                let session = Box::new(Draft { peer, mine: hello.standing, suite, transcript });
+                let session = Box::new(Draft { peer, mine: hello.resume_state, suite, transcript });
                 self.state = HandshakeState::Greeted { session, agreement };
                 Ok(HandshakeStep::Introduced)
             }
@@ -237,7 +237,7 @@ impl Handshake {
         &mut self,
         profile: &Profile,
         entropy: Entropy,
-        standing: Standing,
+        resume_state: ResumeState,
         out: &mut Vec<u8>,
     ) -> Result<(), HandshakeError> {
         let HandshakeState::Asked { peer, message, suite } =
@@ -245,7 +245,7 @@ impl Handshake {
         else {
             return Err(HandshakeError::CallerMisused);
         };
-        let mut hello = profile.hello(standing, entropy.nonce, entropy.public);
+        let mut hello = profile.hello(resume_state, entropy.nonce, entropy.public);
         (hello.version_min, hello.version_max) =
             (VERSION_MAX.min(peer.version_max), VERSION_MAX.min(peer.version_max));
         hello.suites = [suite].into_iter().collect();
@@ -259,7 +259,7 @@ impl Handshake {
             Refusal::Malformed.put(out);
         })?;
         out.extend_from_slice(&mine);
-        let session = Box::new(Draft { peer: *peer, mine: standing, suite, transcript });
+        let session = Box::new(Draft { peer: *peer, mine: resume_state, suite, transcript });
         self.state = HandshakeState::Answered { session, schedule };
         Ok(())
     }

@@ -9,7 +9,7 @@ mod machine;
 mod message;
 mod tls;
 
-pub use hello::{CLOSES_WHEN_IDLE, Hello, HelloLimits, Standing, UNDISCOVERED};
+pub use hello::{CLOSES_WHEN_IDLE, Hello, HelloLimits, ResumeState, UNDISCOVERED};
 pub use keys::HandshakeRole;
 pub use machine::{Handshake, HandshakeStep};
 pub use message::Refusal;
@@ -81,14 +81,14 @@ impl Profile {
         Ok(())
     }
 
-    fn hello(&self, standing: Standing, nonce: [u8; 32], public: [u8; 32]) -> Hello {
+    fn hello(&self, resume_state: ResumeState, nonce: [u8; 32], public: [u8; 32]) -> Hello {
         Hello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
             flags: self.flags,
             key_id: self.keyring.key_id(),
             node: self.node,
-            standing,
+            resume_state,
             offer: HelloLimits::from(&self.limits),
             nonce,
             public,
@@ -166,7 +166,7 @@ pub struct ProvenConnection {
     pub(crate) role: HandshakeRole,
     pub(crate) suite: Suite,
     pub(crate) peer: Hello,
-    pub(crate) mine: Standing,
+    pub(crate) mine: ResumeState,
     /// Whether both sides go on with the session that they have.
     pub(crate) resumes: bool,
     /// The next numbered frame that the peer expects; 0 in a session that begins.
@@ -207,7 +207,7 @@ impl ProvenConnection {
     pub(crate) fn ordinal(&self) -> u32 {
         match self.role {
             HandshakeRole::Dialler => self.mine.ordinal,
-            HandshakeRole::Acceptor => self.peer.standing.ordinal,
+            HandshakeRole::Acceptor => self.peer.resume_state.ordinal,
         }
     }
 

@@ -24,7 +24,7 @@ fn entropy(seed: u8) -> Entropy {
 
 fn hello(suite: Suite) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let _dialler = Handshake::dial(&profile(1, suite), entropy(1), Standing::unknown(1), None, &mut bytes);
+    let _dialler = Handshake::dial(&profile(1, suite), entropy(1), ResumeState::unknown(1), None, &mut bytes);
     bytes
 }
 
@@ -53,12 +53,12 @@ fn proven_between(
 ) -> Result<HandshakeStep, HandshakeError> {
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let mut bytes = Vec::new();
-    let mut dialler = Handshake::dial(here, entropy(1), Standing::unknown(1), exporters[0], &mut bytes);
+    let mut dialler = Handshake::dial(here, entropy(1), ResumeState::unknown(1), exporters[0], &mut bytes);
     let mut acceptor = Handshake::accept(exporters[1]);
     to_b.push(&bytes);
     bytes.clear();
     acceptor.advance(there, &mut to_b, &mut bytes)?;
-    acceptor.answer(there, entropy(2), Standing::unknown(1), &mut bytes)?;
+    acceptor.answer(there, entropy(2), ResumeState::unknown(1), &mut bytes)?;
     to_a.push(&bytes);
     bytes.clear();
     dialler.advance(here, &mut to_a, &mut bytes)?;
@@ -79,7 +79,7 @@ fn a_later_dialler_that_also_speaks_this_version_is_answered_in_it() {
     let (mut acceptor, step) = accept(&bytes, &mut out);
     assert!(matches!(step, Ok(HandshakeStep::Introduced)));
     acceptor
-        .answer(&profile(2, Suite::Plain), entropy(2), Standing::unknown(1), &mut out)
+        .answer(&profile(2, Suite::Plain), entropy(2), ResumeState::unknown(1), &mut out)
         .expect("at this step");
     assert_eq!(out[8..12], [1, 0, 1, 0], "the chosen version, twice");
 }
@@ -95,7 +95,7 @@ fn a_refusal_reaches_the_dialler_with_its_reason() {
     let mut input = Deframer::new();
     input.push(&out);
     let here = profile(1, Suite::Plain);
-    let mut dialler = Handshake::dial(&here, entropy(1), Standing::unknown(1), None, &mut Vec::new());
+    let mut dialler = Handshake::dial(&here, entropy(1), ResumeState::unknown(1), None, &mut Vec::new());
     let told = dialler.advance(&here, &mut input, &mut Vec::new());
     assert_eq!(told.err(), Some(HandshakeError::RefusedByPeer(refusal)));
 }
@@ -200,7 +200,7 @@ fn a_peer_has_4096_bytes_for_the_whole_handshake() {
     let mut acceptor = Handshake::accept(None);
     let mut out = Vec::new();
     assert!(matches!(acceptor.advance(&there, &mut input, &mut out), Ok(HandshakeStep::Introduced)));
-    acceptor.answer(&there, entropy(2), Standing::unknown(1), &mut out).expect("at this step");
+    acceptor.answer(&there, entropy(2), ResumeState::unknown(1), &mut out).expect("at this step");
     input.push(&[MAGIC.as_slice(), &[3, 0, 11, 0], &[0; 11]].concat());
     let step = acceptor.advance(&there, &mut input, &mut out);
     assert!(matches!(step, Err(HandshakeError::PeerMisbehaved(HandshakeFault::TooLong { .. }))));
@@ -213,9 +213,9 @@ fn methods_out_of_turn_are_the_callers_fault_and_end_the_handshake() {
     let mut acceptor = Handshake::accept(None);
     let early = acceptor.confirm(&here, &HeldSession::nothing(), &mut out).map(|_| ());
     assert_eq!(early, Err(HandshakeError::CallerMisused));
-    let mut dialler = Handshake::dial(&here, entropy(1), Standing::unknown(1), None, &mut Vec::new());
+    let mut dialler = Handshake::dial(&here, entropy(1), ResumeState::unknown(1), None, &mut Vec::new());
     assert_eq!(
-        dialler.answer(&here, entropy(1), Standing::unknown(1), &mut out),
+        dialler.answer(&here, entropy(1), ResumeState::unknown(1), &mut out),
         Err(HandshakeError::CallerMisused)
     );
     assert_eq!(dialler.prove(&here, HeldSession::nothing(), &mut out), Err(HandshakeError::CallerMisused));
@@ -251,7 +251,7 @@ proptest::proptest! {
             let mut out = Vec::new();
             let (mut acceptor, step) = accept(&bytes, &mut out);
             if let Ok(HandshakeStep::Introduced) = step {
-                let _fault = acceptor.answer(&profile(2, Suite::Plain), entropy(2), Standing::unknown(1), &mut out);
+                let _fault = acceptor.answer(&profile(2, Suite::Plain), entropy(2), ResumeState::unknown(1), &mut out);
             }
         }
     }

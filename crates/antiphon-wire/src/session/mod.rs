@@ -9,7 +9,7 @@ mod lanes;
 mod outbound;
 mod pulse;
 mod receive;
-mod standing;
+mod resume;
 mod tags;
 mod transmit;
 
@@ -17,7 +17,7 @@ pub use epochs::Epochs;
 pub use inbound::Assembled;
 pub use pulse::Status;
 pub use receive::{Frames, HeldCredit, Incoming};
-pub use standing::Admission;
+pub use resume::Admission;
 pub use tags::InternError;
 pub use transmit::SendRefused;
 
@@ -33,7 +33,7 @@ use crate::session::inbound::Inbound;
 use crate::session::lanes::Lanes;
 use crate::session::outbound::Outbound;
 use crate::session::pulse::Pulse;
-use crate::session::standing::Identity;
+use crate::session::resume::SessionIdentity;
 use crate::session::tags::Interner;
 use crate::session::transmit::Control;
 use crate::suite::Suite;
@@ -45,7 +45,7 @@ pub struct Session {
     limits: Limits,
     /// What both sides take; the smaller of each.
     agreed: Agreed,
-    identity: Identity,
+    identity: SessionIdentity,
     link: Option<Link>,
     outbound: Outbound,
     lanes: Lanes,
@@ -180,7 +180,7 @@ impl Session {
                 message_bytes_max: limits.message_bytes_max.min(offer.message_bytes_max),
                 reassembly_bytes_max: offer.reassembly_bytes_max,
             },
-            identity: Identity::new(me, connection),
+            identity: SessionIdentity::new(me, connection),
             link: None,
             outbound: Outbound::default(),
             lanes: Lanes::default(),

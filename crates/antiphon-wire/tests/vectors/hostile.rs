@@ -4,7 +4,7 @@ use antiphon_wire::frame::RawFrame;
 use antiphon_wire::msgpack::{self, MalformedBody};
 use antiphon_wire::{
     Datagram, DatagramError, Deframer, Handshake, HandshakeError, HandshakeStep, Malformed, PeerFault,
-    RecordError, Session, SessionError, Standing, Suite, Time,
+    RecordError, ResumeState, Session, SessionError, Suite, Time,
 };
 
 use crate::{NONCE, PRIVATE, SUITES, entropy, meet, profile};
@@ -80,7 +80,7 @@ fn handshake(what: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
         let dialler = Handshake::dial(
             &profile(1, suite),
             entropy(PRIVATE.0, NONCE.0),
-            Standing::unknown(1),
+            ResumeState::unknown(1),
             met.exporter,
             &mut out,
         );
@@ -91,8 +91,8 @@ fn handshake(what: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
     if what == "proof" {
         input.push(&met.hello_a);
         assert!(matches!(machine.advance(&profile, &mut input, &mut out), Ok(HandshakeStep::Introduced)));
-        let standing = Standing { epoch: 3, known: 0, ordinal: 0 };
-        machine.answer(&profile, entropy(PRIVATE.1, NONCE.1), standing, &mut out).expect("at this step");
+        let resume_state = ResumeState { epoch: 3, known: 0, ordinal: 0 };
+        machine.answer(&profile, entropy(PRIVATE.1, NONCE.1), resume_state, &mut out).expect("at this step");
     }
     out.clear();
     input.push(bytes);

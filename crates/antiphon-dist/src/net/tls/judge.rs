@@ -18,7 +18,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::TlsConfig;
-use crate::certificates::{self, Identity, Moment, TlsError, Validity};
+use crate::certificates::{self, CertificateIdentity, Moment, TlsError, Validity};
 
 /// Judges the certificates of peers, whoever has dialled.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ struct Cas {
 impl Judge {
     pub(super) fn new(
         config: &TlsConfig,
-        identity: &Identity,
+        identity: &CertificateIdentity,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsError> {
         let mut pinned = Vec::new();

@@ -23,7 +23,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, InconsistentKeys, ServerConfig};
 use rustls_pki_types::ServerName;
 
-use crate::certificates::{self, Fingerprint, Identity, Moment, TlsError, Validity};
+use crate::certificates::{self, CertificateIdentity, Fingerprint, Moment, TlsError, Validity};
 use crate::config::Config;
 use judge::Judge;
 
@@ -134,12 +134,12 @@ impl fmt::Debug for Tls {
 }
 
 fn configs(
-    identity: Identity,
+    identity: CertificateIdentity,
     provider: Arc<CryptoProvider>,
     judge: Arc<Judge>,
 ) -> Result<(ClientConfig, ServerConfig), rustls::Error> {
     let versions = &[&rustls::version::TLS13];
-    let Identity { chain, key } = identity;
+    let CertificateIdentity { chain, key } = identity;
     let mut client = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)?
         .dangerous()
@@ -170,7 +170,7 @@ fn blame(certfile: &Path, keyfile: &Path, reason: rustls::Error) -> TlsError {
     }
 }
 
-fn check_dates(certfile: &Path, identity: &Identity) -> Result<(), TlsError> {
+fn check_dates(certfile: &Path, identity: &CertificateIdentity) -> Result<(), TlsError> {
     let file = certfile.to_owned();
     let Some(validity) = identity.chain.first().and_then(|own| Validity::of(own)) else {
         return Err(TlsError::BadCertificate { file, reason: "its dates cannot be read".to_owned() });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::frame::{Frame, Message};
 use crate::handshake::{
-    Handshake, HandshakeError, HandshakeStep, Profile, ProvenConnection, Refusal, Standing,
+    Handshake, HandshakeError, HandshakeStep, Profile, ProvenConnection, Refusal, ResumeState,
 };
 use crate::ids::{Key, NodeId, TagId};
 use crate::session::{Admission, Epochs, HeldCredit, Session};
@@ -76,22 +76,22 @@ pub(super) fn shake_while(
 ) -> Result<[Box<ProvenConnection>; 2], (Side, Refusal)> {
     dialler.input = Deframer::new();
     acceptor.input = Deframer::new();
-    let standing = match &mut dialler.session {
-        Some(session) => session.next_standing(),
-        None => Standing::unknown(dialler.epochs.of(acceptor.profile.node)),
+    let resume_state = match &mut dialler.session {
+        Some(session) => session.next_resume_state(),
+        None => ResumeState::unknown(dialler.epochs.of(acceptor.profile.node)),
     };
     let (mut there, mut back) = (Vec::new(), Vec::new());
     let entropy = dialler.entropy();
-    let mut dialling = Handshake::dial(&dialler.profile, entropy, standing, None, &mut there);
+    let mut dialling = Handshake::dial(&dialler.profile, entropy, resume_state, None, &mut there);
     let mut accepting = Handshake::accept(None);
 
     deliver(&mut there, &mut acceptor.input);
     advance(&mut accepting, acceptor, &mut back).map_err(|refusal| (Side::Acceptor, refusal))?;
     let hello = accepting.peer().expect("introduced").clone();
-    let standing = Session::answer_to(acceptor.session.as_ref(), &acceptor.epochs, &hello);
-    let standing = standing.map_err(|refusal| (Side::Acceptor, refusal))?;
+    let resume_state = Session::answer_to(acceptor.session.as_ref(), &acceptor.epochs, &hello);
+    let resume_state = resume_state.map_err(|refusal| (Side::Acceptor, refusal))?;
     let entropy = acceptor.entropy();
-    accepting.answer(&acceptor.profile, entropy, standing, &mut back).expect("at this step");
+    accepting.answer(&acceptor.profile, entropy, resume_state, &mut back).expect("at this step");
 
     meanwhile(dialler, acceptor);
     deliver(&mut back, &mut dialler.input);

@@ -1,9 +1,9 @@
 //! Which connection a session takes, begins with, or refuses.
 
 use super::ends::{End, Side, end, meet, met, shake, shake_while};
-use crate::handshake::{Refusal, Standing};
+use crate::handshake::{Refusal, ResumeState};
 use crate::ids::NodeId;
-use crate::session::standing::Identity;
+use crate::session::resume::SessionIdentity;
 use crate::session::{Admission, Session};
 use crate::{Limits, Suite, Time};
 
@@ -26,7 +26,7 @@ fn of_two_connections_that_with_the_higher_ordinal_wins_and_of_equals_that_of_th
     let (smaller, bigger) = (NodeId(1), NodeId(2));
     let yields = |me, live, is_firm: bool, ordinal, dialler| {
         let peer = if me == smaller { bigger } else { smaller };
-        let identity = Identity {
+        let identity = SessionIdentity {
             me,
             peer,
             epoch: 1,
@@ -206,13 +206,17 @@ fn a_dial_from_before_the_session_is_refused() {
     b.take(NOW, at_b);
     a.talk(NOW, &mut b);
     let mut answer = |epoch, known, ordinal| {
-        hello.standing = Standing { epoch, known, ordinal };
+        hello.resume_state = ResumeState { epoch, known, ordinal };
         Session::answer_to(b.session.as_ref(), &b.epochs, &hello)
     };
     assert_eq!(answer(3, 5, 1), Err(Refusal::Duplicate), "the same dial once more");
     assert_eq!(answer(3, 5, 0), Err(Refusal::Superseded), "an older dial");
     assert_eq!(answer(2, 0, 9), Err(Refusal::Superseded), "of a half that the dialler has lost");
     assert_eq!(answer(3, 4, 9), Err(Refusal::Superseded), "to a half that this side has lost");
-    assert_eq!(answer(3, 5, 2), Ok(Standing { epoch: 5, known: 3, ordinal: 1 }));
-    assert_eq!(answer(4, 0, 1), Ok(Standing { epoch: 5, known: 0, ordinal: 0 }), "the dialler begins anew");
+    assert_eq!(answer(3, 5, 2), Ok(ResumeState { epoch: 5, known: 3, ordinal: 1 }));
+    assert_eq!(
+        answer(4, 0, 1),
+        Ok(ResumeState { epoch: 5, known: 0, ordinal: 0 }),
+        "the dialler begins anew"
+    );
 }

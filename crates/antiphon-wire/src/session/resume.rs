@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use crate::handshake::{
     Handshake, HandshakeRole, HeldSession, Hello, Hold, ProvenConnection, RESUME_KEYS_MAX, Refusal,
-    ResumeKey, Standing,
+    ResumeKey, ResumeState,
 };
 use crate::ids::NodeId;
 use crate::session::{Epochs, Session};
@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 /// What names a session, and which connection it is on.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct SessionIdentity {
     pub(crate) me: NodeId,
     pub(crate) peer: NodeId,
     /// This side's half.
@@ -46,13 +46,13 @@ pub enum Admission {
     Refused(Refusal),
 }
 
-impl Identity {
-    pub(crate) fn new(me: NodeId, connection: &ProvenConnection) -> Identity {
-        Identity {
+impl SessionIdentity {
+    pub(crate) fn new(me: NodeId, connection: &ProvenConnection) -> SessionIdentity {
+        SessionIdentity {
             me,
             peer: connection.peer.node,
             epoch: connection.mine.epoch,
-            known: connection.peer.standing.epoch,
+            known: connection.peer.resume_state.epoch,
             keys: SmallVec::new(),
             is_firm: false,
             ordinal: 0,
@@ -61,8 +61,8 @@ impl Identity {
         }
     }
 
-    fn standing(&self, ordinal: u32) -> Standing {
-        Standing { epoch: self.epoch, known: self.known, ordinal }
+    fn resume_state(&self, ordinal: u32) -> ResumeState {
+        ResumeState { epoch: self.epoch, known: self.known, ordinal }
     }
 
     /// Whether a connection with this ordinal takes over from the present one. Of two with the same ordinal, that which the
@@ -86,7 +86,7 @@ impl Identity {
     }
 
     pub(super) fn admit(&self, connection: &ProvenConnection) -> Admission {
-        let theirs = connection.peer.standing.epoch;
+        let theirs = connection.peer.resume_state.epoch;
         let is_same = connection.mine.epoch == self.epoch && theirs == self.known;
         let is_newer = theirs > self.known;
         if !is_same {
@@ -125,9 +125,9 @@ impl Identity {
 
 impl Session {
     /// What to tell in the hello of the next dial. Counts it.
-    pub fn next_standing(&mut self) -> Standing {
+    pub fn next_resume_state(&mut self) -> ResumeState {
         self.identity.dialled = self.identity.dialled.max(self.identity.ordinal).saturating_add(1);
-        self.identity.standing(self.identity.dialled)
+        self.identity.resume_state(self.identity.dialled)
     }
 
     /// The acceptor, after a dialler's hello: what to tell in its own.
@@ -136,12 +136,16 @@ impl Session {
     ///
     /// # Errors
     /// The [`Refusal`] to answer, if the dial comes too late or too much.
-    pub fn answer_to(session: Option<&Session>, epochs: &Epochs, hello: &Hello) -> Result<Standing, Refusal> {
-        let anew = Standing { epoch: epochs.of(hello.node), known: 0, ordinal: 0 };
+    pub fn answer_to(
+        session: Option<&Session>,
+        epochs: &Epochs,
+        hello: &Hello,
+    ) -> Result<ResumeState, Refusal> {
+        let anew = ResumeState { epoch: epochs.of(hello.node), known: 0, ordinal: 0 };
         let Some(session) = session else { return Ok(anew) };
         let identity = &session.identity;
         debug_assert_eq!(identity.peer, hello.node, "the session with the node that says hello");
-        let theirs = hello.standing;
+        let theirs = hello.resume_state;
         if theirs.epoch > identity.known {
             return Ok(anew);
         }
@@ -150,11 +154,11 @@ impl Session {
         }
         if theirs.known != 0 && theirs.known != identity.epoch {
             // The dialler holds a session that this side has lost, and has not heard of the one that took its place.
-            let again = Standing { known: 0, ..identity.standing(identity.ordinal) };
+            let again = ResumeState { known: 0, ..identity.resume_state(identity.ordinal) };
             return if identity.is_firm { Err(Refusal::Superseded) } else { Ok(again) };
         }
         identity.yields_to(theirs.ordinal, identity.peer)?;
-        Ok(identity.standing(identity.ordinal))
+        Ok(identity.resume_state(identity.ordinal))
     }
 
     /// The acceptor, after a dialler's proof: what it holds of the session. Looks again, because the session may have changed
@@ -167,7 +171,7 @@ impl Session {
         epochs: &mut Epochs,
         handshake: &Handshake,
     ) -> Result<HeldSession, Refusal> {
-        let (Some(hello), Some(told)) = (handshake.peer(), handshake.standing()) else {
+        let (Some(hello), Some(told)) = (handshake.peer(), handshake.resume_state()) else {
             return Err(Refusal::Superseded);
         };
         epochs.settle_for(hello.node, told.epoch);
@@ -187,7 +191,7 @@ impl Session {
         epochs: &mut Epochs,
         handshake: &Handshake,
     ) -> Result<HeldSession, Refusal> {
-        let (Some(hello), Some(told)) = (handshake.peer(), handshake.standing()) else {
+        let (Some(hello), Some(told)) = (handshake.peer(), handshake.resume_state()) else {
             return Err(Refusal::Superseded);
         };
         let Some(session) = session else {
@@ -201,7 +205,7 @@ impl Session {
             return Err(Refusal::Duplicate);
         }
         identity.yields_to(told.ordinal, identity.me)?;
-        let theirs = hello.standing;
+        let theirs = hello.resume_state;
         if theirs.epoch < identity.known {
             return Err(Refusal::Superseded);
         }

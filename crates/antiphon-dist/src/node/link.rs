@@ -415,13 +415,13 @@ impl NodeCore {
             .and_then(|link| link.session.poll_event())
         {
             match event {
-                Event::Status(wire::Status::Online) => self.set_status(node, Status::Online, world),
-                Event::Status(wire::Status::Suspect) => {
+                Event::Liveness(wire::Liveness::Online) => self.set_status(node, Status::Online, world),
+                Event::Liveness(wire::Liveness::Suspect) => {
                     self.set_status(node, Status::Suspect, world);
                     // The connection may be half open: another one shows, and takes over if it is.
                     self.renew(node);
                 }
-                Event::Status(wire::Status::Lost) => self.lose(node, "it was silent for too long", world),
+                Event::Liveness(wire::Liveness::Lost) => self.lose(node, "it was silent for too long", world),
                 // Writers are told when the queue is low, in `transmit`.
                 Event::Writable => {}
                 Event::Renew => self.renew(node),

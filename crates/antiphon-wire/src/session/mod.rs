@@ -5,9 +5,9 @@
 
 mod epochs;
 mod inbound;
+mod keepalive;
 mod lanes;
 mod outbound;
-mod pulse;
 mod receive;
 mod resume;
 mod tags;
@@ -15,7 +15,7 @@ mod transmit;
 
 pub use epochs::Epochs;
 pub use inbound::Assembled;
-pub use pulse::Status;
+pub use keepalive::Liveness;
 pub use receive::{Frames, HeldCredit, Incoming};
 pub use resume::Admission;
 pub use tags::InternError;
@@ -30,9 +30,9 @@ use crate::ids::{Key, NodeId, TagId};
 use crate::limits::Limits;
 use crate::record::{Opener, RecordError, Sealer};
 use crate::session::inbound::Inbound;
+use crate::session::keepalive::Keepalive;
 use crate::session::lanes::Lanes;
 use crate::session::outbound::Outbound;
-use crate::session::pulse::Pulse;
 use crate::session::resume::SessionIdentity;
 use crate::session::tags::Interner;
 use crate::session::transmit::Control;
@@ -52,7 +52,7 @@ pub struct Session {
     tags: Interner,
     inbound: Inbound,
     control: Control,
-    pulse: Pulse,
+    keepalive: Keepalive,
     /// The position up to which the peer lets this side send. Never falls.
     credit: u64,
     ack_due: Option<Time>,
@@ -78,7 +78,7 @@ struct Agreed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The status changed.
-    Status(Status),
+    Liveness(Liveness),
     /// The queue was above its high mark and has fallen below the low one.
     Writable,
     /// The connection's keys are nearly used up: dial another one.
@@ -87,7 +87,7 @@ pub enum Event {
 
 #[derive(Debug, Default)]
 struct Events {
-    status: Option<Status>,
+    status: Option<Liveness>,
     is_writable: bool,
     renew: bool,
     /// Whether `Renew` was told for this connection.
@@ -187,7 +187,7 @@ impl Session {
             tags: Interner::default(),
             inbound: Inbound::new(u64::from(limits.window_bytes.max(crate::limits::WINDOW_BYTES_LEAST))),
             control: Control::default(),
-            pulse: Pulse::new(now),
+            keepalive: Keepalive::new(now),
             credit: u64::from(offer.window_bytes),
             ack_due: None,
             events: Events::default(),
@@ -231,12 +231,12 @@ impl Session {
     /// The connection is gone by agreement: nothing is open, and silence means nothing until the next one.
     pub fn rest(&mut self) {
         self.disconnected();
-        self.pulse.rest();
+        self.keepalive.rest();
     }
 
     /// A session at rest is needed again: silence counts from now on.
     pub fn wake(&mut self, now: Time) {
-        self.pulse.wake(now);
+        self.keepalive.wake(now);
     }
 
     /// What has arrived is acknowledged with the next record, and not some milliseconds later: for the end of a session, so that
@@ -261,16 +261,16 @@ impl Session {
     }
 
     /// What the session thinks of the peer.
-    pub fn status(&self) -> Status {
-        self.pulse.status()
+    pub fn status(&self) -> Liveness {
+        self.keepalive.status()
     }
 
     /// When [`on_timeout`](Session::on_timeout) should be called. Changes with every other call.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let pulse = self.pulse.due(&self.limits, self.is_connected());
-        match (self.ack_due, pulse) {
-            (Some(ack), Some(pulse)) => Some(ack.min(pulse)),
-            (ack, pulse) => ack.or(pulse),
+        let keepalive = self.keepalive.due(&self.limits, self.is_connected());
+        match (self.ack_due, keepalive) {
+            (Some(ack), Some(keepalive)) => Some(ack.min(keepalive)),
+            (ack, keepalive) => ack.or(keepalive),
         }
     }
 
@@ -280,23 +280,23 @@ impl Session {
             self.ack_due = None;
             self.control.ack_now = true;
         }
-        let beat = self.pulse.beat(now, &self.limits, self.is_connected());
-        if beat.ping {
+        let next_action = self.keepalive.next_action(now, &self.limits, self.is_connected());
+        if next_action.ping {
             self.control.ping = Some(now.as_nanos());
             self.outbound.release_spare();
         }
-        self.events.status = beat.status.or(self.events.status);
+        self.events.status = next_action.status.or(self.events.status);
     }
 
     /// This node itself stood still for `span` (stopped, or a long turn): that silence is not the peer's.
     pub fn forgive(&mut self, span: Duration) {
-        self.pulse.forgive(span);
+        self.keepalive.forgive(span);
     }
 
     /// The next thing that the node should know.
     pub fn poll_event(&mut self) -> Option<Event> {
         if let Some(status) = self.events.status.take() {
-            return Some(Event::Status(status));
+            return Some(Event::Liveness(status));
         }
         if std::mem::take(&mut self.events.is_writable) {
             return Some(Event::Writable);
@@ -350,7 +350,7 @@ impl Session {
     }
 
     fn hear(&mut self, now: Time) {
-        if let Some(status) = self.pulse.hear(now) {
+        if let Some(status) = self.keepalive.hear(now) {
             self.events.status = Some(status);
         }
     }

@@ -231,14 +231,14 @@ fn silence_brings_pings_then_suspicion_then_loss_and_a_word_ends_it() {
         a.session().on_timeout(seconds(second));
         assert!(a.session().poll_transmit(seconds(second), &mut Vec::new()), "a ping each second: {second}");
         let event = a.session().poll_event();
-        let expected = (second == 4).then_some(Event::Status(Status::Suspect));
+        let expected = (second == 4).then_some(Event::Liveness(Liveness::Suspect));
         assert_eq!(event, expected, "second {second}");
     }
     a.session().forgive(Duration::from_secs(2));
     a.session().on_timeout(seconds(17));
-    assert_eq!(a.session().status(), Status::Suspect, "two of the seconds were our own");
+    assert_eq!(a.session().status(), Liveness::Suspect, "two of the seconds were our own");
     a.session().on_timeout(seconds(18));
-    assert_eq!(a.session().poll_event(), Some(Event::Status(Status::Lost)));
+    assert_eq!(a.session().poll_event(), Some(Event::Liveness(Liveness::Lost)));
     assert_eq!(a.session().poll_timeout(), None);
 }
 
@@ -246,10 +246,10 @@ fn silence_brings_pings_then_suspicion_then_loss_and_a_word_ends_it() {
 fn a_suspected_peer_that_speaks_is_online_again() {
     let (mut a, mut b) = met(Limits::default());
     a.session().on_timeout(seconds(3));
-    assert_eq!(a.session().poll_event(), Some(Event::Status(Status::Suspect)));
+    assert_eq!(a.session().poll_event(), Some(Event::Liveness(Liveness::Suspect)));
     b.session().on_timeout(seconds(3));
     b.talk(seconds(3), &mut a);
-    assert_eq!(a.session().poll_event(), Some(Event::Status(Status::Online)));
+    assert_eq!(a.session().poll_event(), Some(Event::Liveness(Liveness::Online)));
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn at_rest_silence_means_nothing() {
     a.session().rest();
     assert_eq!(a.session().poll_timeout(), None);
     a.session().on_timeout(seconds(1000));
-    assert_eq!(a.session().status(), Status::Online);
+    assert_eq!(a.session().status(), Liveness::Online);
 }
 
 #[test]
@@ -267,10 +267,10 @@ fn a_session_that_is_woken_counts_silence_from_then_on() {
     a.session().rest();
     a.session().wake(seconds(1000));
     a.session().on_timeout(seconds(1000));
-    assert_eq!(a.session().status(), Status::Online);
+    assert_eq!(a.session().status(), Liveness::Online);
     assert_eq!(a.session().poll_timeout(), Some(seconds(1000) + Limits::default().suspect_after));
     a.session().on_timeout(seconds(1015));
-    assert_eq!(a.session().status(), Status::Lost);
+    assert_eq!(a.session().status(), Liveness::Lost);
 }
 
 #[test]

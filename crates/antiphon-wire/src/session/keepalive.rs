@@ -7,7 +7,7 @@ use crate::time::Time;
 
 /// What a session thinks of its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum Liveness {
     /// Heard of lately.
     Online,
     /// Silent for `suspect_after`.
@@ -18,28 +18,28 @@ pub enum Status {
 
 /// The silence of one peer.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct Keepalive {
     heard: Time,
     /// Pings since then.
     pings: u32,
-    status: Status,
+    status: Liveness,
     /// Whether the connection was closed by agreement: silence means nothing then.
     is_resting: bool,
 }
 
 /// What the passing of time brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Beat {
+pub(crate) struct KeepaliveAction {
     pub(crate) ping: bool,
-    pub(crate) status: Option<Status>,
+    pub(crate) status: Option<Liveness>,
 }
 
-impl Pulse {
-    pub(crate) fn new(now: Time) -> Pulse {
-        Pulse { heard: now, pings: 0, status: Status::Online, is_resting: false }
+impl Keepalive {
+    pub(crate) fn new(now: Time) -> Keepalive {
+        Keepalive { heard: now, pings: 0, status: Liveness::Online, is_resting: false }
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Liveness {
         self.status
     }
 
@@ -58,13 +58,13 @@ impl Pulse {
 
     /// Something arrived; answers the status if that changed it.
     #[inline]
-    pub(crate) fn hear(&mut self, now: Time) -> Option<Status> {
+    pub(crate) fn hear(&mut self, now: Time) -> Option<Liveness> {
         self.heard = self.heard.max(now);
         self.pings = 0;
         self.is_resting = false;
-        (self.status == Status::Suspect).then(|| {
-            self.status = Status::Online;
-            Status::Online
+        (self.status == Liveness::Suspect).then(|| {
+            self.status = Liveness::Online;
+            Liveness::Online
         })
     }
 
@@ -75,12 +75,12 @@ impl Pulse {
 
     /// When to look again.
     pub(crate) fn due(&self, limits: &Limits, is_connected: bool) -> Option<Time> {
-        if self.is_resting || self.status == Status::Lost {
+        if self.is_resting || self.status == Liveness::Lost {
             return None;
         }
         let status = match self.status {
-            Status::Online => limits.suspect_after.min(limits.lost_after),
-            Status::Suspect | Status::Lost => limits.lost_after,
+            Liveness::Online => limits.suspect_after.min(limits.lost_after),
+            Liveness::Suspect | Liveness::Lost => limits.lost_after,
         };
         let span = if is_connected { status.min(self.next_ping(limits)) } else { status };
         Some(self.heard + span)
@@ -90,29 +90,29 @@ impl Pulse {
         limits.ping_after.saturating_mul(self.pings.saturating_add(1))
     }
 
-    pub(crate) fn beat(&mut self, now: Time, limits: &Limits, is_connected: bool) -> Beat {
-        if self.is_resting || self.status == Status::Lost {
-            return Beat::default();
+    pub(crate) fn next_action(&mut self, now: Time, limits: &Limits, is_connected: bool) -> KeepaliveAction {
+        if self.is_resting || self.status == Liveness::Lost {
+            return KeepaliveAction::default();
         }
         let silence = now.since(self.heard);
-        let mut beat = Beat::default();
+        let mut next_action = KeepaliveAction::default();
         if is_connected && silence >= self.next_ping(limits) {
             // One ping, however many were missed.
             let missed = silence.as_nanos() / limits.ping_after.as_nanos().max(1);
             self.pings = u32::try_from(missed).unwrap_or(u32::MAX);
-            beat.ping = true;
+            next_action.ping = true;
         }
         let status = if silence >= limits.lost_after {
-            Status::Lost
+            Liveness::Lost
         } else if silence >= limits.suspect_after {
-            Status::Suspect
+            Liveness::Suspect
         } else {
             self.status
         };
         if status != self.status {
             self.status = status;
-            beat.status = Some(status);
+            next_action.status = Some(status);
         }
-        beat
+        next_action
     }
 }

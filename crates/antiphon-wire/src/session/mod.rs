@@ -6,10 +6,10 @@
 mod epochs;
 mod inbound;
 mod keepalive;
-mod lanes;
 mod outbound;
 mod receive;
 mod resume;
+mod send_queue;
 mod tags;
 mod transmit;
 
@@ -31,9 +31,9 @@ use crate::limits::Limits;
 use crate::record::{Opener, RecordError, Sealer};
 use crate::session::inbound::Inbound;
 use crate::session::keepalive::Keepalive;
-use crate::session::lanes::Lanes;
 use crate::session::outbound::Outbound;
 use crate::session::resume::SessionIdentity;
+use crate::session::send_queue::SendQueue;
 use crate::session::tags::Interner;
 use crate::session::transmit::Control;
 use crate::suite::Suite;
@@ -48,7 +48,7 @@ pub struct Session {
     identity: SessionIdentity,
     link: Option<Link>,
     outbound: Outbound,
-    lanes: Lanes,
+    send_queue: SendQueue,
     tags: Interner,
     inbound: Inbound,
     control: Control,
@@ -183,7 +183,7 @@ impl Session {
             identity: SessionIdentity::new(me, connection),
             link: None,
             outbound: Outbound::default(),
-            lanes: Lanes::default(),
+            send_queue: SendQueue::default(),
             tags: Interner::default(),
             inbound: Inbound::new(u64::from(limits.window_bytes.max(crate::limits::WINDOW_BYTES_LEAST))),
             control: Control::default(),
@@ -213,7 +213,7 @@ impl Session {
         self.identity.take(&connection);
         let ProvenConnection { suite, sealer, opener, .. } = *connection;
         self.link = Some(Link { suite, sealer, opener });
-        self.lanes.unpause_all();
+        self.send_queue.unpause_all();
         self.control.begin_connection(begin);
         self.events.renew_told = false;
         self.ack_due = None;
@@ -315,12 +315,12 @@ impl Session {
             }
         }
         let acked = self.outbound.acked();
-        self.lanes.undelivered(acked).for_each(|(frame, perhaps_arrived)| each(&frame, perhaps_arrived));
+        self.send_queue.undelivered(acked).for_each(|(frame, perhaps_arrived)| each(&frame, perhaps_arrived));
     }
 
     /// Whether everything that was sent has arrived, and nothing waits: the session may end or rest without loss.
     pub fn is_idle(&self) -> bool {
-        self.outbound.acked() == self.outbound.next() && self.lanes.bytes() == 0
+        self.outbound.acked() == self.outbound.next() && self.send_queue.bytes() == 0
     }
 
     /// Numbered frames that were sent or wait in segments, since the session began.
@@ -339,7 +339,7 @@ impl Session {
     /// If one does not hold: a bug of this crate.
     pub fn check(&self) {
         self.outbound.check();
-        self.lanes.check();
+        self.send_queue.check();
         self.inbound.check();
         assert!(self.outbound.sent() <= self.credit, "only what was granted is sent");
         assert_eq!(self.link.is_some(), self.identity.live.is_some(), "a live connection has keys");

@@ -47,7 +47,7 @@ struct Label {
 
 /// A frame that was never transmitted.
 #[derive(Debug)]
-pub(crate) struct Unsent<'a> {
+pub(crate) struct UnsentFrame<'a> {
     pub(crate) raw: RawFrame<'a>,
     /// Header and payload.
     pub(crate) bytes: &'a [u8],
@@ -164,7 +164,7 @@ impl Outbound {
     }
 
     /// Every frame that was never transmitted, in order.
-    pub(crate) fn unsent(&self) -> impl Iterator<Item = Unsent<'_>> {
+    pub(crate) fn unsent(&self) -> impl Iterator<Item = UnsentFrame<'_>> {
         let index = self.segments.partition_point(|segment| segment.end_frame() <= self.transmitted);
         let frames = self.segments.range(index..).flat_map(|segment| {
             let mut rest = segment.bytes.as_slice();
@@ -174,19 +174,19 @@ impl Outbound {
         unsent.map(|(number, bytes)| self.unsent_frame(number, bytes))
     }
 
-    fn unsent_frame<'a>(&self, number: u64, bytes: &'a [u8]) -> Unsent<'a> {
+    fn unsent_frame<'a>(&self, number: u64, bytes: &'a [u8]) -> UnsentFrame<'a> {
         let raw = RawFrame::take_from(&mut &bytes[..]).ok().flatten().expect("a segment holds whole frames");
         let label = self.labels.binary_search_by_key(&number, |label| label.frame);
         let pair = match label {
             Ok(index) => self.labels[index].pair,
             Err(_) => raw.decode().ok().flatten().and_then(|frame| frame.pair()),
         };
-        Unsent { raw, bytes, pair }
+        UnsentFrame { raw, bytes, pair }
     }
 
     /// Offers every frame that was never transmitted, in order, with the number that it gets if it stays: those that `takes`
     /// takes are gone, and the others keep their order.
-    pub(crate) fn recall(&mut self, mut takes: impl FnMut(&Unsent<'_>, u64) -> bool) {
+    pub(crate) fn recall(&mut self, mut takes: impl FnMut(&UnsentFrame<'_>, u64) -> bool) {
         let mut number = self.transmitted;
         let mut labels = VecDeque::new();
         for bytes in self.cut_unsent() {

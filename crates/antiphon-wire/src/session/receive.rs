@@ -167,10 +167,10 @@ impl Session {
             self.outbound.release_spare();
         } else if let Frame::Pause(pause) = frame {
             let limit = self.limits.paused_actors_max;
-            let is_within = self.lanes.pause(pause.actor, limit);
+            let is_within = self.send_queue.pause(pause.actor, limit);
             is_within.then_some(()).ok_or(PeerFault::Paused { limit })?;
         } else if let Frame::Unpause(unpause) = frame {
-            self.lanes.unpause(unpause.actor);
+            self.send_queue.unpause(unpause.actor);
         }
         Ok(())
     }

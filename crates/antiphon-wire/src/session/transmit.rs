@@ -150,8 +150,8 @@ impl Session {
         }
         debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
         match pair {
-            Some(pair) if !self.lanes.are_idle() && self.lanes.hold(pair) => {
-                self.lanes.push_small(pair, frame, size);
+            Some(pair) if !self.send_queue.are_idle() && self.send_queue.hold(pair) => {
+                self.send_queue.push_small(pair, frame, size);
             }
             Some(_) | None => self.outbound.append(frame, size),
         }
@@ -170,7 +170,7 @@ impl Session {
         if frame.kind() < NUMBERED_FROM || matches!(frame, Frame::Tag(_) | Frame::Fragment(_)) {
             return Err(SendRefused::NotThisWay);
         }
-        self.lanes.push_large(pair, frame, size);
+        self.send_queue.push_large(pair, frame, size);
         Ok(())
     }
 
@@ -205,7 +205,7 @@ impl Session {
     /// Bytes that wait to be transmitted to this peer.
     #[inline]
     pub fn queued_bytes(&self) -> u64 {
-        self.outbound.unsent_bytes() + self.lanes.bytes()
+        self.outbound.unsent_bytes() + self.send_queue.bytes()
     }
 
     /// Whether [`poll_transmit`](Session::poll_transmit) has something to send now.
@@ -223,7 +223,8 @@ impl Session {
     }
 
     fn can_pump(&self) -> bool {
-        !self.lanes.are_idle() && self.lanes.can_pump(&self.outbound, self.agreed.reassembly_bytes_max.into())
+        !self.send_queue.are_idle()
+            && self.send_queue.can_pump(&self.outbound, self.agreed.reassembly_bytes_max.into())
     }
 
     /// Appends one sealed record to `out`, with as many frames as fit; false if there is nothing to send now.
@@ -233,9 +234,9 @@ impl Session {
         if self.link.is_none() {
             return false;
         }
-        if !self.lanes.are_idle() {
-            self.lanes.recall(&mut self.outbound);
-            self.lanes.pump(&mut self.outbound, u64::from(self.agreed.reassembly_bytes_max));
+        if !self.send_queue.are_idle() {
+            self.send_queue.recall(&mut self.outbound);
+            self.send_queue.pump(&mut self.outbound, u64::from(self.agreed.reassembly_bytes_max));
         }
         if !self.wants_transmit() {
             return false;

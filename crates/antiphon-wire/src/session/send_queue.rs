@@ -15,9 +15,9 @@ use crate::limits::FRAGMENT_BYTES_MAX;
 use crate::session::outbound::Outbound;
 
 #[derive(Debug, Default)]
-pub(crate) struct Lanes {
+pub(crate) struct SendQueue {
     /// `None` is the lane of large frames that name no pair.
-    lanes: BTreeMap<Option<Pair>, Lane>,
+    send_queue: BTreeMap<Option<Pair>, PairQueue>,
     /// Lanes that are not paused, in the order of their turns.
     ready: VecDeque<Option<Pair>>,
     paused: BTreeSet<Key>,
@@ -33,12 +33,12 @@ pub(crate) struct Lanes {
 }
 
 #[derive(Debug, Default)]
-struct Lane {
-    items: VecDeque<Item>,
+struct PairQueue {
+    items: VecDeque<QueuedFrame>,
 }
 
 #[derive(Debug)]
-enum Item {
+enum QueuedFrame {
     /// Encoded frames, of which the first `taken` bytes are gone.
     Small { bytes: Vec<u8>, taken: usize },
     /// The payload of a large frame, of which the first `taken` bytes are gone.
@@ -53,42 +53,42 @@ struct Kept {
     last_frame: u64,
 }
 
-impl Item {
+impl QueuedFrame {
     /// Whether it is a large frame, not yet begun, for which the peer has no room while others are `under_way`.
     fn has_to_wait(&self, under_way: u64, reassembly_bytes_max: u64) -> bool {
         match self {
-            Item::Large { stream: None, payload, .. } => {
+            QueuedFrame::Large { stream: None, payload, .. } => {
                 under_way > 0 && under_way + payload.len() as u64 > reassembly_bytes_max
             }
-            Item::Large { stream: Some(_), .. } | Item::Small { .. } => false,
+            QueuedFrame::Large { stream: Some(_), .. } | QueuedFrame::Small { .. } => false,
         }
     }
 }
 
-impl Lane {
+impl PairQueue {
     /// Has `put` append a small frame.
     fn extend_small(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
         let has_room =
-            matches!(self.items.back(), Some(Item::Small { bytes, .. }) if bytes.len() < SMALL_BYTES);
+            matches!(self.items.back(), Some(QueuedFrame::Small { bytes, .. }) if bytes.len() < SMALL_BYTES);
         if !has_room {
-            self.items.push_back(Item::Small { bytes: Vec::new(), taken: 0 });
+            self.items.push_back(QueuedFrame::Small { bytes: Vec::new(), taken: 0 });
         }
-        if let Some(Item::Small { bytes, .. }) = self.items.back_mut() {
+        if let Some(QueuedFrame::Small { bytes, .. }) = self.items.back_mut() {
             put(bytes);
         }
     }
 }
 
-impl Lanes {
+impl SendQueue {
     /// Whether any frame may have to wait: the hot path asks only this.
     #[inline]
     pub(crate) fn are_idle(&self) -> bool {
-        self.lanes.is_empty() && self.paused.is_empty()
+        self.send_queue.is_empty() && self.paused.is_empty()
     }
 
     /// Whether a small frame of this pair has to wait.
     pub(crate) fn hold(&self, pair: Pair) -> bool {
-        self.paused.contains(&pair.to) || self.lanes.contains_key(&Some(pair))
+        self.paused.contains(&pair.to) || self.send_queue.contains_key(&Some(pair))
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -98,8 +98,8 @@ impl Lanes {
     /// A small frame that has to wait.
     pub(crate) fn push_small(&mut self, pair: Pair, frame: &Frame<'_>, size: usize) {
         let length = u16::try_from(size).expect("a small frame");
-        let lane = self.lane(Some(pair));
-        lane.extend_small(|bytes| frame.put_with_header(length, bytes));
+        let pair_queue = self.pair_queue(Some(pair));
+        pair_queue.extend_small(|bytes| frame.put_with_header(length, bytes));
         self.bytes += (HEADER_BYTES + size) as u64;
     }
 
@@ -108,18 +108,18 @@ impl Lanes {
         let mut payload = Vec::with_capacity(size);
         frame.put_payload(&mut payload);
         let kind = frame.kind();
-        self.lane(pair).items.push_back(Item::Large { kind, stream: None, payload, taken: 0 });
+        self.pair_queue(pair).items.push_back(QueuedFrame::Large { kind, stream: None, payload, taken: 0 });
         self.bytes += size as u64;
     }
 
-    fn lane(&mut self, pair: Option<Pair>) -> &mut Lane {
+    fn pair_queue(&mut self, pair: Option<Pair>) -> &mut PairQueue {
         let is_paused = pair.is_some_and(|pair| self.paused.contains(&pair.to));
         let ready = &mut self.ready;
-        self.lanes.entry(pair).or_insert_with(|| {
+        self.send_queue.entry(pair).or_insert_with(|| {
             if !is_paused {
                 ready.push_back(pair);
             }
-            Lane::default()
+            PairQueue::default()
         })
     }
 
@@ -138,8 +138,8 @@ impl Lanes {
     pub(crate) fn unpause(&mut self, actor: Key) {
         if self.paused.remove(&actor) {
             let from = |key| Some(Pair { to: actor, from: Key(key) });
-            let lanes = self.lanes.range(from(0)..=from(u64::MAX));
-            self.ready.extend(lanes.map(|(pair, _)| *pair));
+            let send_queue = self.send_queue.range(from(0)..=from(u64::MAX));
+            self.ready.extend(send_queue.map(|(pair, _)| *pair));
         }
     }
 
@@ -151,9 +151,9 @@ impl Lanes {
         }
     }
 
-    /// Whether [`pump`](Lanes::pump) would move something.
+    /// Whether [`pump`](SendQueue::pump) would move something.
     pub(crate) fn can_pump(&self, outbound: &Outbound, reassembly_bytes_max: u64) -> bool {
-        let heads = self.ready.iter().filter_map(|pair| self.lanes.get(pair)?.items.front());
+        let heads = self.ready.iter().filter_map(|pair| self.send_queue.get(pair)?.items.front());
         outbound.parts_ahead() < PARTS_AHEAD
             && heads.into_iter().any(|item| !item.has_to_wait(self.under_way, reassembly_bytes_max))
     }
@@ -169,9 +169,9 @@ impl Lanes {
             let Some(pair) = self.ready.pop_front() else { return };
             let is_moved = self.take_turn(pair, outbound, reassembly_bytes_max);
             refused = if is_moved { 0 } else { refused + 1 };
-            let is_empty = self.lanes.get(&pair).is_none_or(|lane| lane.items.is_empty());
+            let is_empty = self.send_queue.get(&pair).is_none_or(|pair_queue| pair_queue.items.is_empty());
             if is_empty {
-                self.lanes.remove(&pair);
+                self.send_queue.remove(&pair);
             } else {
                 self.ready.push_back(pair);
             }
@@ -180,18 +180,18 @@ impl Lanes {
 
     /// Moves one part of a lane; false if its large frame has to wait until others have ended.
     fn take_turn(&mut self, pair: Option<Pair>, outbound: &mut Outbound, reassembly_bytes_max: u64) -> bool {
-        let Some(lane) = self.lanes.get_mut(&pair) else { return true };
-        let Some(item) = lane.items.front_mut() else { return true };
+        let Some(pair_queue) = self.send_queue.get_mut(&pair) else { return true };
+        let Some(item) = pair_queue.items.front_mut() else { return true };
         if item.has_to_wait(self.under_way, reassembly_bytes_max) {
             return false;
         }
         let before = outbound.end();
         let (moved, is_done) = match item {
-            Item::Small { bytes, taken } => {
+            QueuedFrame::Small { bytes, taken } => {
                 let moved = move_small(pair, bytes, taken, outbound);
                 (moved, *taken == bytes.len())
             }
-            Item::Large { kind, stream, payload, taken } => {
+            QueuedFrame::Large { kind, stream, payload, taken } => {
                 let total = payload.len() as u64;
                 let number = *stream.get_or_insert_with(|| {
                     self.under_way += total;
@@ -211,7 +211,7 @@ impl Lanes {
             }
         };
         if is_done {
-            lane.items.pop_front();
+            pair_queue.items.pop_front();
         }
         self.bytes -= moved as u64;
         debug_assert!(outbound.end() > before, "a turn moves something");
@@ -224,17 +224,17 @@ impl Lanes {
     pub(crate) fn undelivered(&self, acked: u64) -> impl Iterator<Item = (Frame<'_>, bool)> {
         let kept = self.kept.iter().filter(move |kept| kept.last_frame >= acked);
         let kept = kept.map(|kept| (kept.kind, kept.head.as_slice(), true));
-        let items = self.lanes.values().flat_map(|lane| &lane.items);
+        let items = self.send_queue.values().flat_map(|pair_queue| &pair_queue.items);
         let large = items.clone().filter_map(|item| match item {
-            Item::Large { kind, payload, taken, .. } => Some((*kind, payload.as_slice(), *taken > 0)),
-            Item::Small { .. } => None,
+            QueuedFrame::Large { kind, payload, taken, .. } => Some((*kind, payload.as_slice(), *taken > 0)),
+            QueuedFrame::Small { .. } => None,
         });
         let large = kept.chain(large);
         let large =
             large.filter_map(|(kind, head, is_begun)| Some((Frame::decode(kind, head).ok()??, is_begun)));
         let small = items.filter_map(|item| match item {
-            Item::Small { bytes, taken } => Some(&bytes[*taken..]),
-            Item::Large { .. } => None,
+            QueuedFrame::Small { bytes, taken } => Some(&bytes[*taken..]),
+            QueuedFrame::Large { .. } => None,
         });
         let small = small.flat_map(|mut rest| {
             let raw = std::iter::from_fn(move || RawFrame::take_from(&mut rest).ok().flatten());
@@ -245,23 +245,28 @@ impl Lanes {
 
     /// Panics if an invariant does not hold.
     pub(crate) fn check(&self) {
-        let waiting = |lane: &Lane| -> u64 {
-            lane.items
+        let waiting = |pair_queue: &PairQueue| -> u64 {
+            pair_queue
+                .items
                 .iter()
                 .map(|item| match item {
-                    Item::Small { bytes, taken } => bytes.len() - taken,
-                    Item::Large { payload, taken, .. } => payload.len() - taken,
+                    QueuedFrame::Small { bytes, taken } => bytes.len() - taken,
+                    QueuedFrame::Large { payload, taken, .. } => payload.len() - taken,
                 } as u64)
                 .sum()
         };
-        assert_eq!(self.lanes.values().map(waiting).sum::<u64>(), self.bytes, "bytes of lanes are counted");
-        for (pair, lane) in &self.lanes {
-            assert!(!lane.items.is_empty(), "a lane exists only while something waits");
+        assert_eq!(
+            self.send_queue.values().map(waiting).sum::<u64>(),
+            self.bytes,
+            "bytes of lanes are counted"
+        );
+        for (pair, pair_queue) in &self.send_queue {
+            assert!(!pair_queue.items.is_empty(), "a lane exists only while something waits");
             let is_paused = pair.is_some_and(|pair| self.paused.contains(&pair.to));
             let turns = self.ready.iter().filter(|ready| *ready == pair).count();
             assert_eq!(turns, usize::from(!is_paused), "a lane has one turn, or is paused");
         }
-        assert!(self.ready.iter().all(|pair| self.lanes.contains_key(pair)), "only lanes have turns");
+        assert!(self.ready.iter().all(|pair| self.send_queue.contains_key(pair)), "only lanes have turns");
     }
 }
 

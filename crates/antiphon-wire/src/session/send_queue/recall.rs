@@ -9,17 +9,17 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::frame::{Fragment, FragmentPart, Frame, Goodbye};
 use crate::ids::Pair;
-use crate::session::lanes::{Item, Lane, Lanes};
-use crate::session::outbound::{Outbound, Unsent};
+use crate::session::outbound::{Outbound, UnsentFrame};
+use crate::session::send_queue::{PairQueue, QueuedFrame, SendQueue};
 
-impl Lanes {
+impl SendQueue {
     /// Takes back what is for paused actors, if one was paused since the last time. It costs a look at every frame that waits,
     /// so it is done once before a transmission, however many actors were paused and unpaused meanwhile.
     pub(crate) fn recall(&mut self, outbound: &mut Outbound) {
         if !std::mem::take(&mut self.recall_due) || !self.can_recall(outbound) {
             return;
         }
-        let mut recall = Recall { lanes: self, taken: BTreeMap::new(), streams: BTreeMap::new() };
+        let mut recall = Recall { send_queue: self, taken: BTreeMap::new(), streams: BTreeMap::new() };
         outbound.recall(|unsent, number| recall.takes(unsent, number));
         recall.put_back();
     }
@@ -38,9 +38,9 @@ impl Lanes {
 }
 
 struct Recall<'a> {
-    lanes: &'a mut Lanes,
+    send_queue: &'a mut SendQueue,
     /// What goes before the items of each lane.
-    taken: BTreeMap<Pair, Lane>,
+    taken: BTreeMap<Pair, PairQueue>,
     /// The large frames that are taken back.
     streams: BTreeMap<u32, Payload>,
 }
@@ -48,15 +48,15 @@ struct Recall<'a> {
 /// Where the payload of a large frame is that is taken back.
 enum Payload {
     /// Still in its lane, all of it.
-    InLane,
+    InQueue,
     /// Only in its fragments: it is put together from them.
     InFragments,
 }
 
 impl Recall<'_> {
     /// Whether a frame, which gets this number if it stays, is taken back.
-    fn takes(&mut self, unsent: &Unsent<'_>, number: u64) -> bool {
-        let pair = unsent.pair.filter(|pair| self.lanes.paused.contains(&pair.to));
+    fn takes(&mut self, unsent: &UnsentFrame<'_>, number: u64) -> bool {
+        let pair = unsent.pair.filter(|pair| self.send_queue.paused.contains(&pair.to));
         if unsent.raw.kind == Fragment::KIND {
             let Ok(Some(Frame::Fragment(fragment))) = unsent.raw.decode() else { return false };
             let is_taken = pair.is_some_and(|pair| self.takes_fragment(pair, &fragment));
@@ -67,19 +67,19 @@ impl Recall<'_> {
         }
         let Some(pair) = pair else { return false };
         self.taken.entry(pair).or_default().extend_small(|bytes| bytes.extend_from_slice(unsent.bytes));
-        self.lanes.bytes += unsent.bytes.len() as u64;
+        self.send_queue.bytes += unsent.bytes.len() as u64;
         true
     }
 
     fn takes_fragment(&mut self, pair: Pair, fragment: &Fragment<'_>) -> bool {
         if let FragmentPart::First { kind, total } = fragment.part {
-            let payload = if self.lanes.begin_again(pair, fragment.stream) {
-                Payload::InLane
+            let payload = if self.send_queue.begin_again(pair, fragment.stream) {
+                Payload::InQueue
             } else {
                 let payload = Vec::with_capacity(total as usize);
-                let item = Item::Large { kind, stream: None, payload, taken: 0 };
+                let item = QueuedFrame::Large { kind, stream: None, payload, taken: 0 };
                 self.taken.entry(pair).or_default().items.push_back(item);
-                self.lanes.kept.retain(|kept| kept.stream != fragment.stream);
+                self.send_queue.kept.retain(|kept| kept.stream != fragment.stream);
                 Payload::InFragments
             };
             self.streams.insert(fragment.stream, payload);
@@ -87,12 +87,12 @@ impl Recall<'_> {
         match self.streams.get(&fragment.stream) {
             // Its first part was transmitted: the rest follows.
             None => false,
-            Some(Payload::InLane) => true,
+            Some(Payload::InQueue) => true,
             Some(Payload::InFragments) => {
-                let last = self.taken.get_mut(&pair).and_then(|lane| lane.items.back_mut());
-                let Some(Item::Large { payload, .. }) = last else { return false };
+                let last = self.taken.get_mut(&pair).and_then(|pair_queue| pair_queue.items.back_mut());
+                let Some(QueuedFrame::Large { payload, .. }) = last else { return false };
                 payload.extend_from_slice(fragment.data);
-                self.lanes.bytes += fragment.data.len() as u64;
+                self.send_queue.bytes += fragment.data.len() as u64;
                 true
             }
         }
@@ -100,26 +100,26 @@ impl Recall<'_> {
 
     /// A fragment stays, and moves up.
     fn renumber(&mut self, stream: u32, number: u64) {
-        for kept in self.lanes.kept.iter_mut().filter(|kept| kept.stream == stream) {
+        for kept in self.send_queue.kept.iter_mut().filter(|kept| kept.stream == stream) {
             kept.last_frame = number;
         }
     }
 
     fn put_back(self) {
         for (pair, taken) in self.taken {
-            let mut items: VecDeque<Item> = taken.items;
-            let lane = self.lanes.lanes.entry(Some(pair)).or_default();
-            items.append(&mut lane.items);
-            lane.items = items;
+            let mut items: VecDeque<QueuedFrame> = taken.items;
+            let pair_queue = self.send_queue.send_queue.entry(Some(pair)).or_default();
+            items.append(&mut pair_queue.items);
+            pair_queue.items = items;
         }
     }
 }
 
-impl Lanes {
+impl SendQueue {
     /// Has the large frame at the front of a lane begin anew, if it is this one: none of it was transmitted.
     fn begin_again(&mut self, pair: Pair, number: u32) -> bool {
-        let front = self.lanes.get_mut(&Some(pair)).and_then(|lane| lane.items.front_mut());
-        let Some(Item::Large { stream, payload, taken, .. }) = front else { return false };
+        let front = self.send_queue.get_mut(&Some(pair)).and_then(|pair_queue| pair_queue.items.front_mut());
+        let Some(QueuedFrame::Large { stream, payload, taken, .. }) = front else { return false };
         if *stream != Some(number) {
             return false;
         }

@@ -5,20 +5,20 @@
 
 mod epochs;
 mod inbound;
+mod interner;
 mod keepalive;
 mod outbound;
 mod receive;
 mod resume;
 mod send_queue;
-mod tags;
 mod transmit;
 
 pub use epochs::Epochs;
 pub use inbound::Assembled;
+pub use interner::InternError;
 pub use keepalive::Liveness;
 pub use receive::{Frames, HeldCredit, Incoming};
 pub use resume::Admission;
-pub use tags::InternError;
 pub use transmit::SendRefused;
 
 use std::time::Duration;
@@ -30,11 +30,11 @@ use crate::ids::{Key, NodeId, TagId};
 use crate::limits::Limits;
 use crate::record::{Opener, RecordError, Sealer};
 use crate::session::inbound::Inbound;
+use crate::session::interner::Interner;
 use crate::session::keepalive::Keepalive;
 use crate::session::outbound::Outbound;
 use crate::session::resume::SessionIdentity;
 use crate::session::send_queue::SendQueue;
-use crate::session::tags::Interner;
 use crate::session::transmit::Control;
 use crate::suite::Suite;
 use crate::time::Time;

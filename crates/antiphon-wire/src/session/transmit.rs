@@ -10,7 +10,7 @@ use crate::ids::{Key, Pair, TagId};
 use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX};
 use crate::record::Sealer;
 use crate::session::Session;
-use crate::session::tags::InternError;
+use crate::session::interner::InternError;
 use crate::time::Time;
 
 /// A frame that was not taken. The session goes on as if it had not been offered.

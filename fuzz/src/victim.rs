@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_dist::{Channel, Config, LocateError, NetCx, Rci};
-use antiphon_sched::{Addr, Cx, Event, Loop, ReplyTo, millis, receive, secs, stop};
+use antiphon_sched::{Addr, Cx, SessionEvent, Loop, ReplyTo, millis, receive, secs, stop};
 use antiphon_sim::{Chance, Conn, Input, Machine, Output, Outputs, SimNode};
 use antiphon_wire::frame::{Begin, Found, FoundWhat, NameSpace, RawFrame, Tag, Want};
 use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, ResumeState, HandshakeStep, TagId, Time};
@@ -329,7 +329,7 @@ fn beginning() -> Vec<u8> {
 
 fn sink(sched: &mut Loop) -> u64 {
     let sink = sched.spawn(|cx: &mut Cx<String>, event| {
-        if let Event::Start = event {
+        if let SessionEvent::Start = event {
             cx.register("sink")?;
         }
         receive()
@@ -341,21 +341,21 @@ fn echo(sched: &mut Loop) -> u64 {
     let mut kept = Vec::new();
     let echo = sched.spawn(move |cx: &mut Cx<Ask>, event| {
         match event {
-            Event::Start => cx.register("echo")?,
-            Event::Message(Ask::Echo(text, reply)) => cx.reply(reply, text),
-            Event::Message(Ask::Tell(to)) => {
+            SessionEvent::Start => cx.register("echo")?,
+            SessionEvent::Message(Ask::Echo(text, reply)) => cx.reply(reply, text),
+            SessionEvent::Message(Ask::Tell(to)) => {
                 cx.monitor(to);
                 // Whoever it is may be gone, or nobody.
                 drop(cx.send(to, "told".to_owned()));
             }
-            Event::Message(Ask::Keep(reply)) => {
+            SessionEvent::Message(Ask::Keep(reply)) => {
                 kept.push(reply);
                 if kept.len() > 8 {
                     kept.clear();
                 }
                 cx.after(secs(5), Ask::Forget);
             }
-            Event::Message(Ask::Forget) => kept.clear(),
+            SessionEvent::Message(Ask::Forget) => kept.clear(),
             _ => {}
         }
         receive()
@@ -366,13 +366,13 @@ fn echo(sched: &mut Loop) -> u64 {
 /// Opens a channel and a function.
 fn host(sched: &mut Loop) -> u64 {
     let host = sched.spawn(|cx: &mut Cx<String>, event| {
-        if let Event::Start = event {
+        if let SessionEvent::Start = event {
             let channel: Channel<String> = cx.channel("channel")?;
             cx.subscribe(channel, cx.addr());
             cx.rci("rci", |text: String| {
-                move |_: &mut Cx<String>, event: Event<String>| match event {
-                    Event::Message(_) => stop(),
-                    Event::Start if text == "end" => stop(),
+                move |_: &mut Cx<String>, event: SessionEvent<String>| match event {
+                    SessionEvent::Message(_) => stop(),
+                    SessionEvent::Start if text == "end" => stop(),
                     _ => receive(),
                 }
             })?;
@@ -386,30 +386,30 @@ fn host(sched: &mut Loop) -> u64 {
 fn spawn_client(sched: &mut Loop) -> Addr<Client> {
     sched.spawn(|cx: &mut Cx<Client>, event| {
         match event {
-            Event::Start => {
+            SessionEvent::Start => {
                 cx.peer_status(|_| Client::Told);
                 cx.every(secs(1), || Client::Again);
             }
-            Event::Message(Client::Again) => {
+            SessionEvent::Message(Client::Again) => {
                 cx.locate("far", secs(2), Client::Actor);
                 cx.locate("far", secs(2), Client::Channel);
                 cx.locate("far", secs(2), Client::Rci);
             }
-            Event::Message(Client::Actor(Ok(far))) => {
+            SessionEvent::Message(Client::Actor(Ok(far))) => {
                 cx.monitor(far);
                 cx.ask(far, secs(3), |reply| Ask::Echo("to you".to_owned(), reply), |_| Client::Told);
                 cx.deliver(far, Ask::Tell(Addr::of(far.id())), secs(3), |_| Client::Told);
             }
-            Event::Message(Client::Channel(Ok(far))) => {
+            SessionEvent::Message(Client::Channel(Ok(far))) => {
                 let adapter = cx.adapter(|_: String| Client::Told);
                 cx.subscribe(far, adapter);
                 cx.deliver_all(far, "to all".to_owned(), 1, millis(500), |_| Client::Told);
             }
-            Event::Message(Client::Rci(Ok(far))) => {
+            SessionEvent::Message(Client::Rci(Ok(far))) => {
                 let me = cx.addr();
                 cx.call_monitored(far, "from afar".to_owned(), me, secs(3), |_| Client::Told);
             }
-            Event::Message(Client::Stop) => return stop(),
+            SessionEvent::Message(Client::Stop) => return stop(),
             _ => {}
         }
         receive()

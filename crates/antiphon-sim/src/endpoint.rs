@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_wire::{
-    Deframer, Epochs, Event, Handshake, Keyring, Limits, Liveness, NodeId, Profile, ResumeState, Secret,
-    Session, SessionError, Suite, Time,
+    Deframer, Epochs, Handshake, Keyring, Limits, Liveness, NodeId, Profile, ResumeState, Secret, Session,
+    SessionError, SessionEvent, Suite, Time,
 };
 
 use crate::chance::Chance;
@@ -286,12 +286,12 @@ impl Endpoint {
             peer.workload.unpark(now, &mut peer.session);
             while let Some(event) = peer.session.poll_event() {
                 match event {
-                    Event::Liveness(Liveness::Lost) => lost.push(*node),
+                    SessionEvent::Liveness(Liveness::Lost) => lost.push(*node),
                     // A silent peer may live, and only the connection be dead.
-                    Event::Renew | Event::Liveness(Liveness::Suspect) => {
+                    SessionEvent::Renew | SessionEvent::Liveness(Liveness::Suspect) => {
                         self.dials.iter_mut().filter(|dial| dial.node == Some(*node)).for_each(Dial::renew);
                     }
-                    Event::Liveness(Liveness::Online) | Event::Writable => {}
+                    SessionEvent::Liveness(Liveness::Online) | SessionEvent::Writable => {}
                 }
             }
         }

@@ -137,8 +137,8 @@ pub use secret::{EnvironmentFault, FileFault, SecretError};
 
 mod session;
 pub use session::{
-    Admission, Assembled, Epochs, Event, Frames, HeldCredit, Incoming, InternError, Liveness, PeerFault,
-    SendRefused, Session, SessionError,
+    Admission, Assembled, Epochs, Frames, HeldCredit, Incoming, InternError, Liveness, PeerFault,
+    SendRefused, Session, SessionError, SessionEvent,
 };
 
 mod suite;

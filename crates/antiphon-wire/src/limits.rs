@@ -19,15 +19,15 @@ pub struct Limits {
     pub queue_bytes_cap: u64,
     /// The mark above which a sender that cares stops, 1 MiB.
     pub queue_bytes_high: u64,
-    /// The mark below which it may go on (`Event::Writable`), 256 KiB.
+    /// The mark below which it may go on (`SessionEvent::Writable`), 256 KiB.
     pub queue_bytes_low: u64,
     /// Type tags of one direction of a session, 65,536.
     pub tags_max: u32,
     /// Actors that a peer may pause at a time, 4,096.
     pub paused_actors_max: u32,
-    /// Records under one connection's keys, 2^32; then `Event::Renew`.
+    /// Records under one connection's keys, 2^32; then `SessionEvent::Renew`.
     pub connection_records_max: u64,
-    /// Bytes of records under one connection's keys, 2^38; then `Event::Renew`.
+    /// Bytes of records under one connection's keys, 2^38; then `SessionEvent::Renew`.
     pub connection_bytes_max: u64,
     /// The time that a connection has to prove itself, 5 s. Kept by the node, like the next one.
     pub handshake_timeout: Duration,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, AskError, ExitReason, Key, NodeId, Time, Undelivered};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
-use antiphon_wire::{Event, Frame, ProvenConnection, Session, SessionError};
+use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent};
 
 use super::agenda::Due;
 use super::conns::State;
@@ -415,16 +415,20 @@ impl NodeCore {
             .and_then(|link| link.session.poll_event())
         {
             match event {
-                Event::Liveness(wire::Liveness::Online) => self.set_status(node, Status::Online, world),
-                Event::Liveness(wire::Liveness::Suspect) => {
+                SessionEvent::Liveness(wire::Liveness::Online) => {
+                    self.set_status(node, Status::Online, world)
+                }
+                SessionEvent::Liveness(wire::Liveness::Suspect) => {
                     self.set_status(node, Status::Suspect, world);
                     // The connection may be half open: another one shows, and takes over if it is.
                     self.renew(node);
                 }
-                Event::Liveness(wire::Liveness::Lost) => self.lose(node, "it was silent for too long", world),
+                SessionEvent::Liveness(wire::Liveness::Lost) => {
+                    self.lose(node, "it was silent for too long", world)
+                }
                 // Writers are told when the queue is low, in `transmit`.
-                Event::Writable => {}
-                Event::Renew => self.renew(node),
+                SessionEvent::Writable => {}
+                SessionEvent::Renew => self.renew(node),
             }
         }
     }

@@ -46,7 +46,7 @@ pub struct Session {
     /// What both sides take; the smaller of each.
     agreed: Agreed,
     identity: SessionIdentity,
-    link: Option<Link>,
+    connection: Option<SessionConnection>,
     outbound: Outbound,
     send_queue: SendQueue,
     tags: Interner,
@@ -56,12 +56,12 @@ pub struct Session {
     /// The position up to which the peer lets this side send. Never falls.
     credit: u64,
     ack_due: Option<Time>,
-    events: Events,
+    events: SessionEvents,
 }
 
 /// The keys of the present connection.
 #[derive(Debug)]
-struct Link {
+struct SessionConnection {
     suite: Suite,
     sealer: Sealer,
     opener: Opener,
@@ -76,7 +76,7 @@ struct Agreed {
 
 /// What a session wants its node to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum SessionEvent {
     /// The status changed.
     Liveness(Liveness),
     /// The queue was above its high mark and has fallen below the low one.
@@ -86,7 +86,7 @@ pub enum Event {
 }
 
 #[derive(Debug, Default)]
-struct Events {
+struct SessionEvents {
     status: Option<Liveness>,
     is_writable: bool,
     renew: bool,
@@ -181,7 +181,7 @@ impl Session {
                 reassembly_bytes_max: offer.reassembly_bytes_max,
             },
             identity: SessionIdentity::new(me, connection),
-            link: None,
+            connection: None,
             outbound: Outbound::default(),
             send_queue: SendQueue::default(),
             tags: Interner::default(),
@@ -190,7 +190,7 @@ impl Session {
             keepalive: Keepalive::new(now),
             credit: u64::from(offer.window_bytes),
             ack_due: None,
-            events: Events::default(),
+            events: SessionEvents::default(),
         }
     }
 
@@ -212,7 +212,7 @@ impl Session {
         self.inbound.begin_connection();
         self.identity.take(&connection);
         let ProvenConnection { suite, sealer, opener, .. } = *connection;
-        self.link = Some(Link { suite, sealer, opener });
+        self.connection = Some(SessionConnection { suite, sealer, opener });
         self.send_queue.unpause_all();
         self.control.begin_connection(begin);
         self.events.renew_told = false;
@@ -223,7 +223,7 @@ impl Session {
 
     /// The connection is gone; the session waits for another one. Silence goes on counting.
     pub fn disconnected(&mut self) {
-        self.link = None;
+        self.connection = None;
         self.identity.live = None;
         self.ack_due = None;
     }
@@ -247,12 +247,12 @@ impl Session {
 
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
-        self.link.is_some()
+        self.connection.is_some()
     }
 
     /// The suite of the present connection.
     pub fn suite(&self) -> Option<Suite> {
-        self.link.as_ref().map(|link| link.suite)
+        self.connection.as_ref().map(|connection| connection.suite)
     }
 
     /// The peer.
@@ -294,14 +294,14 @@ impl Session {
     }
 
     /// The next thing that the node should know.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<SessionEvent> {
         if let Some(status) = self.events.status.take() {
-            return Some(Event::Liveness(status));
+            return Some(SessionEvent::Liveness(status));
         }
         if std::mem::take(&mut self.events.is_writable) {
-            return Some(Event::Writable);
+            return Some(SessionEvent::Writable);
         }
-        std::mem::take(&mut self.events.renew).then_some(Event::Renew)
+        std::mem::take(&mut self.events.renew).then_some(SessionEvent::Renew)
     }
 
     /// Numbered frames that were not acknowledged, with whether they may have arrived: for the end of a session, when each is
@@ -342,7 +342,7 @@ impl Session {
         self.send_queue.check();
         self.inbound.check();
         assert!(self.outbound.sent() <= self.credit, "only what was granted is sent");
-        assert_eq!(self.link.is_some(), self.identity.live.is_some(), "a live connection has keys");
+        assert_eq!(self.connection.is_some(), self.identity.live.is_some(), "a live connection has keys");
         assert!(
             self.inbound.next() == 0 || self.identity.is_firm,
             "a session that received something is firm"

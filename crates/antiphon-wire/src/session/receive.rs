@@ -62,8 +62,8 @@ impl Session {
         now: Time,
         input: &'d mut Deframer,
     ) -> Result<Option<Frames<'d>>, SessionError> {
-        let Some(link) = &mut self.link else { return Err(SessionError::NotConnected) };
-        let Some(rest) = input.next_record(&mut link.opener)? else { return Ok(None) };
+        let Some(connection) = &mut self.connection else { return Err(SessionError::NotConnected) };
+        let Some(rest) = input.next_record(&mut connection.opener)? else { return Ok(None) };
         self.identity.is_firm = true;
         self.hear(now);
         Ok(Some(Frames { rest }))

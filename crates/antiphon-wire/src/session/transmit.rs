@@ -18,7 +18,7 @@ use crate::time::Time;
 #[non_exhaustive]
 pub enum SendRefused {
     /// The queue to this peer has reached its cap.
-    #[error("{queued} bytes wait for this peer, which is the cap; wait for `Event::Writable`")]
+    #[error("{queued} bytes wait for this peer, which is the cap; wait for `SessionEvent::Writable`")]
     Busy {
         /// Bytes in the queue.
         queued: u64,
@@ -210,7 +210,7 @@ impl Session {
 
     /// Whether [`poll_transmit`](Session::poll_transmit) has something to send now.
     pub fn wants_transmit(&self) -> bool {
-        let Some(link) = &self.link else { return false };
+        let Some(connection) = &self.connection else { return false };
         let control = &self.control;
         let has_control = control.ack_now
             || control.ping.is_some()
@@ -219,7 +219,8 @@ impl Session {
             || !control.others.is_empty()
             || self.inbound.unacked_bytes() >= self.limits.ack_bytes
             || self.inbound.owes_credit();
-        !link.sealer.is_exhausted() && (has_control || self.outbound.can_send(self.credit) || self.can_pump())
+        !connection.sealer.is_exhausted()
+            && (has_control || self.outbound.can_send(self.credit) || self.can_pump())
     }
 
     fn can_pump(&self) -> bool {
@@ -231,7 +232,7 @@ impl Session {
     ///
     /// Call it until it answers false, or until `out` holds as much as the socket should get at a time.
     pub fn poll_transmit(&mut self, _now: Time, out: &mut Vec<u8>) -> bool {
-        if self.link.is_none() {
+        if self.connection.is_none() {
             return false;
         }
         if !self.send_queue.are_idle() {
@@ -241,19 +242,19 @@ impl Session {
         if !self.wants_transmit() {
             return false;
         }
-        let Some(link) = &mut self.link else { return false };
-        let room = link.sealer.body_bytes_max();
+        let Some(connection) = &mut self.connection else { return false };
+        let room = connection.sealer.body_bytes_max();
         let start = Sealer::begin(out);
         let body = out.len();
         self.put_control(out, room);
         self.outbound.copy_to(out, room - (out.len() - body), self.credit);
-        let Some(link) = &mut self.link else { return false };
+        let Some(connection) = &mut self.connection else { return false };
         if out.len() == body {
             out.truncate(start);
             return false;
         }
-        link.sealer.seal(out, start);
-        if link.sealer.is_worn() && !self.events.renew_told {
+        connection.sealer.seal(out, start);
+        if connection.sealer.is_worn() && !self.events.renew_told {
             (self.events.renew, self.events.renew_told) = (true, true);
         }
         if self.events.was_high && self.queued_bytes() < self.limits.queue_bytes_low {

@@ -213,7 +213,7 @@ fn the_queue_has_a_cap_and_tells_when_it_has_drained() {
     assert_eq!(a.session().send(&down.into()), Ok(()), "what the peer waits for is not held back");
     assert_eq!(a.session().poll_event(), None);
     a.talk(Time::START, &mut b);
-    assert_eq!(a.session().poll_event(), Some(Event::Writable));
+    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable));
     assert_eq!(a.session().poll_event(), None);
 }
 
@@ -231,14 +231,14 @@ fn silence_brings_pings_then_suspicion_then_loss_and_a_word_ends_it() {
         a.session().on_timeout(seconds(second));
         assert!(a.session().poll_transmit(seconds(second), &mut Vec::new()), "a ping each second: {second}");
         let event = a.session().poll_event();
-        let expected = (second == 4).then_some(Event::Liveness(Liveness::Suspect));
+        let expected = (second == 4).then_some(SessionEvent::Liveness(Liveness::Suspect));
         assert_eq!(event, expected, "second {second}");
     }
     a.session().forgive(Duration::from_secs(2));
     a.session().on_timeout(seconds(17));
     assert_eq!(a.session().status(), Liveness::Suspect, "two of the seconds were our own");
     a.session().on_timeout(seconds(18));
-    assert_eq!(a.session().poll_event(), Some(Event::Liveness(Liveness::Lost)));
+    assert_eq!(a.session().poll_event(), Some(SessionEvent::Liveness(Liveness::Lost)));
     assert_eq!(a.session().poll_timeout(), None);
 }
 
@@ -246,10 +246,10 @@ fn silence_brings_pings_then_suspicion_then_loss_and_a_word_ends_it() {
 fn a_suspected_peer_that_speaks_is_online_again() {
     let (mut a, mut b) = met(Limits::default());
     a.session().on_timeout(seconds(3));
-    assert_eq!(a.session().poll_event(), Some(Event::Liveness(Liveness::Suspect)));
+    assert_eq!(a.session().poll_event(), Some(SessionEvent::Liveness(Liveness::Suspect)));
     b.session().on_timeout(seconds(3));
     b.talk(seconds(3), &mut a);
-    assert_eq!(a.session().poll_event(), Some(Event::Liveness(Liveness::Online)));
+    assert_eq!(a.session().poll_event(), Some(SessionEvent::Liveness(Liveness::Online)));
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn worn_keys_ask_for_a_new_connection_once() {
         a.talk(Time::START, &mut b);
         events.extend(a.session().poll_event());
     }
-    assert_eq!(events, [Event::Renew]);
+    assert_eq!(events, [SessionEvent::Renew]);
     assert!(!a.session().wants_transmit(), "used up keys protect nothing more");
     meet(&mut a, &mut b, Time::START).expect("they meet again");
     assert_eq!(a.talk(Time::START, &mut b).len(), 30 - 16);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use antiphon_dist::{Channel, Config, LocateError, NetCx, Rci};
 use antiphon_sched::{Addr, Cx, SessionEvent, Loop, ReplyTo, millis, receive, secs, stop};
 use antiphon_sim::{Chance, Conn, Input, Machine, Output, Outputs, SimNode};
-use antiphon_wire::frame::{Begin, Found, FoundWhat, NameSpace, RawFrame, Tag, Want};
+use antiphon_wire::frame::{Begin, Found, LookupResult, NameSpace, RawFrame, Tag, Lookup};
 use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, ResumeState, HandshakeStep, TagId, Time};
 use serde::{Deserialize, Serialize};
 
@@ -290,12 +290,12 @@ impl Seen {
     /// What a frame tells: actors, and numbers that may be told back.
     fn note(&mut self, frame: &Frame<'_>) {
         match frame {
-            Frame::Found(Found { what: FoundWhat::Here { key, .. }, .. }) => {
+            Frame::Found(Found { what: LookupResult::Here { key, .. }, .. }) => {
                 // With so many picks as there are, the last ones are as likely as the first.
                 self.actors.truncate(32);
                 self.actors.push(key.0);
             }
-            Frame::Want(want) => self.numbers.push(want.request),
+            Frame::Lookup(want) => self.numbers.push(want.request),
             Frame::Monitor(monitor) => self.numbers.extend([monitor.watcher.0, monitor.id]),
             Frame::Message(message) => {
                 self.numbers.push(message.from.0);
@@ -322,7 +322,7 @@ fn beginning() -> Vec<u8> {
     for (space, name) in
         [(NameSpace::Actor, "echo"), (NameSpace::Channel, "channel"), (NameSpace::Rci, "rci")]
     {
-        put(Want { request: 1 + space as u64, space, all: false, name }.into());
+        put(Lookup { request: 1 + space as u64, space, all: false, name }.into());
     }
     body
 }

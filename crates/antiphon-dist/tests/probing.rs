@@ -6,7 +6,7 @@ use std::time::Duration;
 use antiphon_dist::node::{Input, NodeCore, Output, World};
 use antiphon_dist::{Config, Location, NetCx, PeerError, Secret};
 use antiphon_sched::{Cx, Event, Loop, LoopConfig, LoopRef, Park, Time, receive, secs};
-use antiphon_wire::{Answer, Datagram, DatagramKey, Entropy, Locations, NodeId, Presence, Probe, Route};
+use antiphon_wire::{Datagram, DatagramKey, Entropy, Locations, NodeId, Presence, Probe, ProbeReply, Route};
 
 struct Ground {
     sched: Loop,
@@ -143,7 +143,7 @@ fn answers_that_nobody_asked_for_cause_no_dial() {
     let mut asked = Asked::new(Config::default(), "127.0.0.1:7000");
     let locations = [at("127.0.0.2:7000")];
     let from = Presence { node: NodeId(9), name: "liar", locations: Locations::Plain(&locations) };
-    let answer = sealed(&Datagram::Answer(Answer { from, siblings: Route::NONE }));
+    let answer = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
     assert_eq!(asked.hear("127.0.0.2:51350", &answer), []);
     let announce = sealed(&Datagram::Announce(from));
     assert_eq!(asked.hear("127.0.0.2:51350", &announce).len(), 1, "an announcement of the same does");
@@ -197,7 +197,7 @@ fn a_host_that_is_asked_causes_dials_of_its_own_nodes_and_not_too_many() {
         let locations = [at("127.8.0.8:7"), SocketAddr::new(at("127.9.0.2:0").ip(), 1_000 + number)];
         let from =
             Presence { node: NodeId(number.into()), name: "many", locations: Locations::Plain(&locations) };
-        let answer = sealed(&Datagram::Answer(Answer { from, siblings: Route::NONE }));
+        let answer = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
         let outputs = asking.hear("127.9.0.2:51350", &answer);
         dialled.extend(outputs.into_iter().map(|output| match output {
             Output::Dial(_, to) => to,

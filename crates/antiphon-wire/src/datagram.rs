@@ -22,7 +22,7 @@ pub enum Datagram<'a> {
     /// Who is there? Padded to the largest datagram, so that no answer is larger than its question.
     Probe(Probe<'a>),
     /// I am: the answer to a probe or an announce.
-    Answer(Answer<'a>),
+    ProbeReply(ProbeReply<'a>),
     /// I leave.
     Bye {
         /// Who.
@@ -52,7 +52,7 @@ pub struct Probe<'a> {
 
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Answer<'a> {
+pub struct ProbeReply<'a> {
     /// Who answers.
     pub from: Presence<'a>,
     /// Other nodes on the same host, as many as fit.
@@ -205,7 +205,7 @@ impl<'a> Datagram<'a> {
         match self {
             Datagram::Announce(_) => 1,
             Datagram::Probe(_) => PROBE,
-            Datagram::Answer(_) => 3,
+            Datagram::ProbeReply(_) => 3,
             Datagram::Bye { .. } => 4,
         }
     }
@@ -217,7 +217,7 @@ impl<'a> Datagram<'a> {
                 probe.from.put(out);
                 probe.reply_to.put(out);
             }
-            Datagram::Answer(answer) => {
+            Datagram::ProbeReply(answer) => {
                 answer.from.put(out);
                 answer.siblings.put(out);
             }
@@ -231,7 +231,10 @@ impl<'a> Datagram<'a> {
         Ok(match kind {
             1 => Datagram::Announce(Field::take(reader)?),
             PROBE => Datagram::Probe(Probe { from: Field::take(reader)?, reply_to: Field::take(reader)? }),
-            3 => Datagram::Answer(Answer { from: Field::take(reader)?, siblings: Field::take(reader)? }),
+            3 => Datagram::ProbeReply(ProbeReply {
+                from: Field::take(reader)?,
+                siblings: Field::take(reader)?,
+            }),
             4 => Datagram::Bye { node: Field::take(reader)? },
             kind => return Err(Malformed::Unknown { field: "datagram kind", value: kind.into() }),
         })
@@ -281,7 +284,7 @@ mod tests {
         let all = [
             Datagram::Announce(from),
             Datagram::Probe(Probe { from, reply_to: Some(locations[1]) }),
-            Datagram::Answer(Answer { from, siblings: Route::Plain(&siblings) }),
+            Datagram::ProbeReply(ProbeReply { from, siblings: Route::Plain(&siblings) }),
             Datagram::Bye { node: NodeId(9) },
         ];
         let key = DatagramKey::new(5, &Secret::from("key"));
@@ -343,9 +346,9 @@ mod tests {
     fn too_many_siblings_are_refused_before_they_are_sent() {
         let location: SocketAddr = "[::1]:2".parse().expect("v6");
         let siblings: Vec<_> = (0..60).map(|node| (NodeId(node), vec![location])).collect();
-        let answer = Answer { from: presence(&[]), siblings: Route::Plain(&siblings) };
+        let answer = ProbeReply { from: presence(&[]), siblings: Route::Plain(&siblings) };
         let mut bytes = Vec::new();
-        let refused = Datagram::Answer(answer).encode(None, &mut bytes);
+        let refused = Datagram::ProbeReply(answer).encode(None, &mut bytes);
         assert!(matches!(refused, Err(DatagramError::TooLarge { .. })));
         assert!(bytes.is_empty());
     }

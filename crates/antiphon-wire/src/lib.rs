@@ -95,7 +95,7 @@ mod bytes;
 pub use bytes::Malformed;
 
 mod datagram;
-pub use datagram::{Answer, Datagram, DatagramError, DatagramKey, Presence, Probe};
+pub use datagram::{Datagram, DatagramError, DatagramKey, Presence, Probe, ProbeReply};
 
 mod deframer;
 pub use deframer::Deframer;

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 
 use antiphon_wire::frame::{Message, RawFrame};
 use antiphon_wire::{
-    Answer, Datagram, DatagramKey, Deframer, Entropy, Frame, Handshake, HandshakeStep, HeldSession, Key,
-    Keyring, Limits, Locations, NodeId, Presence, Probe, Profile, ProvenConnection, ResumeState, Route,
+    Datagram, DatagramKey, Deframer, Entropy, Frame, Handshake, HandshakeStep, HeldSession, Key, Keyring,
+    Limits, Locations, NodeId, Presence, Probe, ProbeReply, Profile, ProvenConnection, ResumeState, Route,
     Secret, Session, Suite, Time,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -239,7 +239,7 @@ fn datagrams_have_the_bytes_of_the_vectors() {
     let all = [
         ("announce", Datagram::Announce(from)),
         ("probe", Datagram::Probe(Probe { from, reply_to: Some(locations[0]) })),
-        ("answer", Datagram::Answer(Answer { from, siblings: Route::Plain(&siblings) })),
+        ("answer", Datagram::ProbeReply(ProbeReply { from, siblings: Route::Plain(&siblings) })),
         ("bye", Datagram::Bye { node: NodeId(9) }),
     ];
     let key = DatagramKey::new(7, &Secret::from("test"));

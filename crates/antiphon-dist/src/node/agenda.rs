@@ -27,7 +27,7 @@ pub(super) enum Due {
     /// A receipt is not awaited any longer.
     Receipt(u64),
     /// A name is not looked for any longer.
-    Want(u64),
+    Lookup(u64),
     /// A configured host is looked up again.
     LookUp(u64),
     /// A call of `peer` is not waited for any longer.

@@ -79,7 +79,7 @@ impl NodeCore {
             Ok(Datagram::Announce(_) | Datagram::Probe(_)) if self.settings.ignores_strangers => {}
             Ok(Datagram::Announce(presence)) => self.on_announce(&presence, from),
             Ok(Datagram::Probe(probe)) => self.on_probe(&probe, from, world),
-            Ok(Datagram::Answer(answer)) => self.on_probe_answered(&answer, from),
+            Ok(Datagram::ProbeReply(answer)) => self.on_probe_answered(&answer, from),
             // A peer that leaves says goodbye in its session; a datagram ends nothing.
             Ok(Datagram::Bye { .. }) => {}
             Err(reason) => self.refuse_datagram(from, &reason),

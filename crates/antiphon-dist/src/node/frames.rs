@@ -112,11 +112,11 @@ impl NodeCore {
                 let arrived = value.map(|value| Arrived::Resume { target: sched_key(resume.target), value });
                 self.on_sound_signal(node, link, arrived, world);
             }
-            Frame::Want(want) => self.on_want(node, link, want, world),
-            Frame::Unwant(unwant) => self.names.forget_want_of(node, unwant.request),
+            Frame::Lookup(want) => self.on_want(node, link, want, world),
+            Frame::CancelLookup(unwant) => self.names.forget_want_of(node, unwant.request),
             Frame::Found(found) => self.on_found(node, link, found, world),
             Frame::NodeAt(hint) => self.on_node_at(node, link, hint),
-            Frame::Relay(relay) => self.on_relay(node, link, relay.request, world),
+            Frame::AnnounceRelay(relay) => self.on_relay(node, link, relay.request, world),
             Frame::Goodbye(goodbye) => return Fate::Leaves(goodbye.reason),
             // The session's own, and the connection's: acted upon by the session, or by its closing.
             Frame::Tag(_)

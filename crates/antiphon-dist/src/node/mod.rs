@@ -318,7 +318,7 @@ impl NodeCore {
             Due::Missing(node) => self.on_missing(node),
             Due::HalfOpen(conn) => self.on_half_open(conn, world),
             Due::Receipt(request) => self.on_receipt_due(request, world),
-            Due::Want(want) => self.on_want_due(want, world),
+            Due::Lookup(want) => self.on_want_due(want, world),
             Due::LookUp(query) => self.on_look_up(query),
             Due::Contact(request_id) => self.on_contact_due(request_id, world),
             Due::Parked(node) => self.on_parked_due(node, world),

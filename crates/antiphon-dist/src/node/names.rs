@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
-use antiphon_wire::frame::{Found, FoundWhat, NameSpace, Unwant, Want};
+use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace};
 
 use super::agenda::{Agenda, Due};
 use super::link::Link;
@@ -173,7 +173,7 @@ impl Names {
         assert_eq!(asked, asked_by, "both tables hold the same questions");
         let owned: usize = self.owned.values().map(BTreeSet::len).sum();
         assert!(owned <= self.registered.len(), "nobody owns a name that is not registered");
-        let is_timed = |(want, wanted): (&u64, &Wanted)| agenda.has(wanted.until, Due::Want(*want));
+        let is_timed = |(want, wanted): (&u64, &Wanted)| agenda.has(wanted.until, Due::Lookup(*want));
         assert!(self.wants.iter().all(is_timed), "a question's time is on the agenda");
     }
 
@@ -359,7 +359,7 @@ impl NodeCore {
     ) {
         let request = self.next_request();
         let until = self.now + timeout;
-        self.agenda.add(until, Due::Want(request));
+        self.agenda.add(until, Due::Lookup(request));
         if let Some(at) = at
             && !self.is_linked_at(at.addr())
         {
@@ -382,7 +382,7 @@ impl NodeCore {
         let concerned = want.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(link) = peer.link.as_mut().filter(|_| concerned) else { return };
         let all = matches!(want.answer, WantedBy::All(..));
-        let frame = Want { request, space: want.space.on_the_wire(), all, name: &want.name };
+        let frame = Lookup { request, space: want.space.on_the_wire(), all, name: &want.name };
         match link.session.send(&frame.into()) {
             Ok(()) => {
                 want.asked.insert(node);
@@ -416,14 +416,20 @@ impl NodeCore {
     }
 
     /// A peer looks for a name of this node's.
-    pub(super) fn on_want(&mut self, node: NodeId, link: &mut Link, want: &Want<'_>, world: &mut impl World) {
+    pub(super) fn on_want(
+        &mut self,
+        node: NodeId,
+        link: &mut Link,
+        want: &Lookup<'_>,
+        world: &mut impl World,
+    ) {
         let request = want.request;
         // Where this version has no such names, the question stays open, as for any name that nobody has.
         let Some(space) = Space::from_the_wire(want.space) else { return };
-        let refusal = (!check_name(want.name)).then_some(FoundWhat::BadName);
+        let refusal = (!check_name(want.name)).then_some(LookupResult::BadName);
         let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
         let too_many = asked >= self.settings.peer_limits.wants_max;
-        let refusal = refusal.or(too_many.then_some(FoundWhat::TooMany));
+        let refusal = refusal.or(too_many.then_some(LookupResult::TooMany));
         if let Some(what) = refusal {
             if too_many {
                 self.counts.refusals.wants += 1;
@@ -455,8 +461,8 @@ impl NodeCore {
     /// A peer has what this node looks for.
     pub(super) fn on_found(&mut self, node: NodeId, link: &mut Link, found: &Found, world: &mut impl World) {
         let (key, tag) = match found.what {
-            FoundWhat::Here { key, tag } => (key, tag),
-            FoundWhat::TooMany | FoundWhat::BadName => {
+            LookupResult::Here { key, tag } => (key, tag),
+            LookupResult::TooMany | LookupResult::BadName => {
                 return self.on_want_refused(node, found.request, world);
             }
         };
@@ -507,10 +513,10 @@ impl NodeCore {
     /// A question is over: the peers that were asked may forget it.
     fn withdraw(&mut self, request: u64) {
         let Some(want) = self.names.wants.remove(&request) else { return };
-        self.agenda.remove(want.until, Due::Want(request));
+        self.agenda.remove(want.until, Due::Lookup(request));
         for node in want.asked {
             let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
-            if let Err(reason) = link.session.send(&Unwant { request }.into()) {
+            if let Err(reason) = link.session.send(&CancelLookup { request }.into()) {
                 tracing::debug!(%node, %reason, "a question was not withdrawn; it ends with the session");
             }
             self.mark_dirty(node);
@@ -558,7 +564,7 @@ impl NodeCore {
         }
         let request = self.next_request();
         let until = self.now + timeout;
-        self.agenda.add(until, Due::Want(request));
+        self.agenda.add(until, Due::Lookup(request));
         self.names.node_wants.insert(request, NodeWanted { name: name.into(), request_id, until });
         None
     }
@@ -574,7 +580,7 @@ impl NodeCore {
             self.names.node_wants.iter().filter(|(_, want)| *want.name == *name).map(|(id, _)| *id).collect();
         for request in fitting {
             if let Some(want) = self.names.node_wants.remove(&request) {
-                self.agenda.remove(want.until, Due::Want(request));
+                self.agenda.remove(want.until, Due::Lookup(request));
                 let found: Result<Location, LocateError> = Ok(location);
                 settle(&mut world.loop_ref(), want.request_id, found);
             }
@@ -585,7 +591,7 @@ impl NodeCore {
 fn send_found(link: &mut Link, request: u64, key: Key, tag: &str) {
     match link.session.intern(tag) {
         Ok(tag) => {
-            let what = FoundWhat::Here { key: wire_key(key), tag };
+            let what = LookupResult::Here { key: wire_key(key), tag };
             reply(link, &Found { request, what });
         }
         // The asker is told `TimedOut`.

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
-use antiphon_wire::{Answer, Datagram, Locations, Probe, Route};
+use antiphon_wire::{Datagram, Locations, Probe, ProbeReply, Route};
 
 use super::agenda::Due;
 use super::world::{Output, World};
@@ -136,9 +136,9 @@ impl NodeCore {
         let siblings = siblings.map(|(node, peer)| (wire_node(*node), peer.said.clone()));
         let mut siblings: Vec<_> = siblings.take(SIBLINGS_MAX).collect();
         loop {
-            let answer = Answer { from: self.presence(), siblings: Route::Plain(&siblings) };
+            let answer = ProbeReply { from: self.presence(), siblings: Route::Plain(&siblings) };
             let mut bytes = Vec::new();
-            match Datagram::Answer(answer).encode(self.settings.datagram_key.as_ref(), &mut bytes) {
+            match Datagram::ProbeReply(answer).encode(self.settings.datagram_key.as_ref(), &mut bytes) {
                 Ok(()) => return world.output(Output::Datagram(to, bytes)),
                 Err(reason) if siblings.pop().is_none() => {
                     return tracing::warn!(%reason, "this node cannot tell where it is");
@@ -149,7 +149,7 @@ impl NodeCore {
     }
 
     /// A host that was asked answers.
-    pub(super) fn on_probe_answered(&mut self, answer: &Answer<'_>, from: SocketAddr) {
+    pub(super) fn on_probe_answered(&mut self, answer: &ProbeReply<'_>, from: SocketAddr) {
         if !self.probes.asked.contains_key(&from) {
             return;
         }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
-use antiphon_wire::frame::{NodeAt, Relay};
+use antiphon_wire::frame::{AnnounceRelay, NodeAt};
 use antiphon_wire::{Datagram, Locations, Presence};
 
 use super::link::Link;
@@ -49,7 +49,7 @@ impl NodeCore {
             return;
         };
         let (node, Some(link)) = (*node, peer.link.as_mut()) else { return };
-        if let Err(reason) = link.session.send(&Relay { request }.into()) {
+        if let Err(reason) = link.session.send(&AnnounceRelay { request }.into()) {
             return tracing::warn!(%at, %reason, "a peer cannot be asked to announce this node");
         }
         let now = self.now;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use antiphon_dist::Secret;
 use antiphon_sched::{millis, secs};
 use antiphon_wire::{
-    Answer, DATAGRAM_BYTES_MAX, Datagram, DatagramKey, Locations, NodeId, Presence, Probe, Route,
+    DATAGRAM_BYTES_MAX, Datagram, DatagramKey, Locations, NodeId, Presence, Probe, ProbeReply, Route,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -206,7 +206,7 @@ fn no_answer_by_datagram_is_longer_than_its_question_and_strangers_get_none() {
     siblings.iter().for_each(|node| node.wait_for_peers(3));
     let from = Presence { node: NodeId(9), name: "asker", locations: Locations::NONE };
     let probe = Datagram::Probe(Probe { from, reply_to: None });
-    let unasked = Datagram::Answer(Answer { from, siblings: Route::NONE });
+    let unasked = Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE });
     let other = DatagramKey::new(0, &Secret::generate().expect("the system has random numbers"));
     let silent = [
         sealed(&probe, None),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use antiphon_dist::Suite;
 use antiphon_sched::millis;
-use antiphon_wire::frame::{FoundWhat, NameSpace, Want};
+use antiphon_wire::frame::{Lookup, LookupResult, NameSpace};
 use antiphon_wire::{Deframer, Frame, Key, Session, TagId, Time};
 
 use crate::caller::{profile, shake};
@@ -98,11 +98,11 @@ impl Member {
 
     /// The key and the type of what has a name.
     pub(crate) fn find(&mut self, space: NameSpace, name: &str) -> (Key, TagId) {
-        self.send(&Want { request: u64::MAX, space, all: false, name }.into(), |_| ());
+        self.send(&Lookup { request: u64::MAX, space, all: false, name }.into(), |_| ());
         self.turn_until(|frame| match frame {
             Frame::Found(found) if found.request == u64::MAX => match found.what {
-                FoundWhat::Here { key, tag } => Some((key, tag)),
-                FoundWhat::TooMany | FoundWhat::BadName => None,
+                LookupResult::Here { key, tag } => Some((key, tag)),
+                LookupResult::TooMany | LookupResult::BadName => None,
             },
             _ => None,
         })

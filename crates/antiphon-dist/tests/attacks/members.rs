@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci};
 use antiphon_sched::{Event, receive};
 use antiphon_wire::frame::{
-    DownReason, FoundWhat, Fragment, FragmentPart, Goodbye, GoodbyeReason, Message, Monitor, NameSpace,
-    Outcome, Tag, Want,
+    DownReason, Fragment, FragmentPart, Goodbye, GoodbyeReason, Lookup, LookupResult, Message, Monitor,
+    NameSpace, Outcome, Tag,
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
 
@@ -53,13 +53,13 @@ fn questions_for_names_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     let (most, refused) = (limits.wants_max as u64, Cell::new(0));
     let asked = most + 10_000;
     let mut count = |frame: &Frame<'_>| {
-        if matches!(frame, Frame::Found(found) if found.what == FoundWhat::TooMany) {
+        if matches!(frame, Frame::Found(found) if found.what == LookupResult::TooMany) {
             refused.set(refused.get() + 1);
         }
     };
     for request in 0..asked {
         let name = format!("{request:0>255}");
-        member.send(&Want { request, space: NameSpace::Actor, all: false, name: &name }.into(), &mut count);
+        member.send(&Lookup { request, space: NameSpace::Actor, all: false, name: &name }.into(), &mut count);
     }
     member.settle(&mut count);
     wait_for("all refusals", || {

@@ -209,7 +209,7 @@ impl<'a> Field<'a> for DownReason<'a> {
 
 /// What a want found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FoundWhat {
+pub enum LookupResult {
     /// The name stands for this, which takes this type.
     Here {
         /// The actor; behind a channel, a function or a service stands one too.
@@ -223,39 +223,39 @@ pub enum FoundWhat {
     BadName,
 }
 
-impl<'a> Field<'a> for FoundWhat {
+impl<'a> Field<'a> for LookupResult {
     fn size(&self) -> usize {
         match self {
-            FoundWhat::Here { key, tag } => 1 + key.size() + tag.size(),
-            FoundWhat::TooMany | FoundWhat::BadName => 1,
+            LookupResult::Here { key, tag } => 1 + key.size() + tag.size(),
+            LookupResult::TooMany | LookupResult::BadName => 1,
         }
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         match self {
-            FoundWhat::Here { key, tag } => {
+            LookupResult::Here { key, tag } => {
                 out.push(0);
                 key.put(out);
                 tag.put(out);
             }
-            FoundWhat::TooMany => out.push(1),
-            FoundWhat::BadName => out.push(2),
+            LookupResult::TooMany => out.push(1),
+            LookupResult::BadName => out.push(2),
         }
     }
 
-    fn take(reader: &mut Reader<'a>) -> Result<FoundWhat, Malformed> {
+    fn take(reader: &mut Reader<'a>) -> Result<LookupResult, Malformed> {
         match u8::take(reader)? {
-            0 => Ok(FoundWhat::Here { key: Key::take(reader)?, tag: TagId::take(reader)? }),
-            1 => Ok(FoundWhat::TooMany),
-            2 => Ok(FoundWhat::BadName),
-            value => Err(Malformed::Unknown { field: "FoundWhat", value: value.into() }),
+            0 => Ok(LookupResult::Here { key: Key::take(reader)?, tag: TagId::take(reader)? }),
+            1 => Ok(LookupResult::TooMany),
+            2 => Ok(LookupResult::BadName),
+            value => Err(Malformed::Unknown { field: "LookupResult", value: value.into() }),
         }
     }
 
     fn tag(&self) -> Option<TagId> {
         match self {
-            FoundWhat::Here { tag, .. } => Some(*tag),
-            FoundWhat::TooMany | FoundWhat::BadName => None,
+            LookupResult::Here { tag, .. } => Some(*tag),
+            LookupResult::TooMany | LookupResult::BadName => None,
         }
     }
 }

@@ -7,7 +7,7 @@
 mod codes;
 mod table;
 
-pub use codes::{CloseReason, DownReason, FoundWhat, FragmentPart, GoodbyeReason, NameSpace, Outcome};
+pub use codes::{CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome};
 pub use table::*;
 
 use crate::bytes::{Malformed, Reader};

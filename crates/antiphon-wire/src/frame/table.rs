@@ -5,7 +5,7 @@
 use crate::address::{Locations, Route};
 use crate::bytes::{Field, Malformed, Reader};
 use crate::frame::codes::{
-    CloseReason, DownReason, FoundWhat, FragmentPart, GoodbyeReason, NameSpace, Outcome,
+    CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome,
 };
 use crate::ids::{Key, NodeId, Pair, TagId};
 
@@ -292,7 +292,7 @@ frames! {
         body: &'a [u8],
     }
     /// I look for a name. Answered by [`Found`] or [`NodeAt`] now or when it appears.
-    Want<'a> = 0x30 {
+    Lookup<'a> = 0x30 {
         /// The asker's number for it.
         request: u64,
         /// What kind of name.
@@ -303,18 +303,18 @@ frames! {
         name: &'a str,
     }
     /// I no longer look for it.
-    Unwant = 0x31 {
+    CancelLookup = 0x31 {
         /// As in the want.
         request: u64,
     }
-    /// An answer to a [`Want`].
+    /// An answer to a [`Lookup`].
     Found = 0x32 {
         /// As in the want.
         request: u64,
         /// What was found.
-        what: FoundWhat,
+        what: LookupResult,
     }
-    /// An answer to a [`Want`] of a node or to a [`Relay`], and a hint where another node is.
+    /// An answer to a [`Lookup`] of a node or to a [`AnnounceRelay`], and a hint where another node is.
     NodeAt<'a> = 0x33 {
         /// As in the want, or in the relay; 0 if nobody asked.
         request: u64,
@@ -331,7 +331,7 @@ frames! {
         reason: GoodbyeReason,
     }
     /// Announce me in your network, and tell me by a [`NodeAt`] each of your peers that wants to be found.
-    Relay = 0x35 {
+    AnnounceRelay = 0x35 {
         /// The asker's number for it; not 0.
         request: u64,
     }

@@ -432,12 +432,12 @@ const SPARE_SEGMENTS_MAX: usize = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Unwant;
+    use crate::frame::CancelLookup;
 
     fn filled(frames: u64) -> Outbound {
         let mut outbound = Outbound::default();
         for request in 0..frames {
-            outbound.append(&Frame::Unwant(Unwant { request }), 8);
+            outbound.append(&Frame::CancelLookup(CancelLookup { request }), 8);
             outbound.check();
         }
         outbound
@@ -449,7 +449,9 @@ mod tests {
         outbound.check();
         let (mut rest, mut requests) = (out.as_slice(), Vec::new());
         while let Some(raw) = RawFrame::take_from(&mut rest).expect("whole frames") {
-            let Ok(Some(Frame::Unwant(Unwant { request }))) = raw.decode() else { panic!("as appended") };
+            let Ok(Some(Frame::CancelLookup(CancelLookup { request }))) = raw.decode() else {
+                panic!("as appended")
+            };
             requests.push(request);
         }
         requests
@@ -510,7 +512,7 @@ mod tests {
         let mut outbound = Outbound::default();
         let mut out = Vec::new();
         for round in 0..100_000_u64 {
-            outbound.append(&Frame::Unwant(Unwant { request: round }), 8);
+            outbound.append(&Frame::CancelLookup(CancelLookup { request: round }), 8);
             out.clear();
             outbound.copy_to(&mut out, usize::MAX, u64::MAX);
             outbound.acknowledge(round).expect("transmitted");

@@ -139,12 +139,12 @@ impl Session {
             | Frame::Terminate(_)
             | Frame::Throw(_)
             | Frame::Resume(_)
-            | Frame::Want(_)
-            | Frame::Unwant(_)
+            | Frame::Lookup(_)
+            | Frame::CancelLookup(_)
             | Frame::Found(_)
             | Frame::NodeAt(_)
             | Frame::Goodbye(_)
-            | Frame::Relay(_) => self.hand_out(frame),
+            | Frame::AnnounceRelay(_) => self.hand_out(frame),
         }
     }
 

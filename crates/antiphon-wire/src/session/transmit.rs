@@ -84,7 +84,7 @@ fn is_owed(frame: &Frame<'_>) -> bool {
         frame::Demonitor::KIND,
         frame::ReplyDropped::KIND,
         frame::Receipt::KIND,
-        frame::Unwant::KIND,
+        frame::CancelLookup::KIND,
         frame::Goodbye::KIND,
     ];
     kinds.contains(&frame.kind())

@@ -6,7 +6,7 @@ mod recall;
 
 use super::*;
 use crate::bytes::Field;
-use crate::frame::{Fragment, FragmentPart, Monitor, NameSpace, NodeAt, Want};
+use crate::frame::{Fragment, FragmentPart, Lookup, Monitor, NameSpace, NodeAt};
 use crate::handshake::Refusal;
 use crate::ids::Pair;
 use crate::{Keyring, Locations, Secret};
@@ -185,9 +185,9 @@ fn frames_that_name_no_pair_keep_the_order_that_they_are_given() {
     a.session().send(&message(1, 2, &large)).expect("room");
     let found = NodeAt { request: 1, node: NodeId(3), name: "three", locations: Locations::NONE };
     a.session().send_in_order(pair, &Frame::NodeAt(found)).expect("room");
-    let want = Want { request: 1, space: NameSpace::Actor, all: false, name: "x" };
-    a.session().send(&Frame::Want(want)).expect("room");
-    assert_eq!(a.talk(Time::START, &mut b), ["tag 0 = t", "Want", "2:100000", "NodeAt"]);
+    let want = Lookup { request: 1, space: NameSpace::Actor, all: false, name: "x" };
+    a.session().send(&Frame::Lookup(want)).expect("room");
+    assert_eq!(a.talk(Time::START, &mut b), ["tag 0 = t", "Lookup", "2:100000", "NodeAt"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use antiphon_dist::{Channel, Config, LocateError, NetCx, Rci};
 use antiphon_sched::{Addr, Cx, SessionEvent, Loop, ReplyTo, millis, receive, secs, stop};
-use antiphon_sim::{Chance, Conn, Input, Machine, Output, Outputs, SimNode};
+use antiphon_sim::{SimRng, Conn, Input, Machine, Output, Outputs, SimNode};
 use antiphon_wire::frame::{Begin, Found, LookupResult, NameSpace, RawFrame, Tag, Lookup};
 use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, ResumeState, HandshakeStep, TagId, Time};
 use serde::{Deserialize, Serialize};
@@ -113,7 +113,7 @@ impl Victim {
         });
         let client = client.expect("it was spawned");
         actors.push(client.id().key().to_bits());
-        let seen = Seen { victim: Chance::new(SEED).number(), actors, ..Seen::default() };
+        let seen = Seen { victim: SimRng::new(SEED).number(), actors, ..Seen::default() };
         let (out, now) = (Outputs::new(1), Time::START);
         let mut victim =
             Self { node, client, out, now, wake: None, next_conn: 2, epoch: 1, links: Vec::new(), seen };

@@ -1,6 +1,6 @@
 //! The first machine: sessions with their connections, redial, and actors that talk; the least that a node does.
 
-mod shake;
+mod handshake;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,13 +11,13 @@ use antiphon_wire::{
     SessionError, SessionEvent, Suite, Time,
 };
 
-use crate::chance::Chance;
-use crate::machine::{Conn, Input, Machine, Output, Outputs};
-use crate::workload::{Heard, Workload};
+use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
+use crate::rng::SimRng;
+use crate::workload::{ReceivedLog, Workload};
 
 /// How an endpoint behaves.
 #[derive(Debug, Clone)]
-pub struct Habits {
+pub struct EndpointConfig {
     /// Whom it dials, and dials again.
     pub targets: Vec<SocketAddr>,
     /// How it protects records.
@@ -32,9 +32,9 @@ pub struct Habits {
     pub parks_once_in: u64,
 }
 
-impl Default for Habits {
-    fn default() -> Habits {
-        Habits {
+impl Default for EndpointConfig {
+    fn default() -> EndpointConfig {
+        EndpointConfig {
             targets: Vec::new(),
             suite: Suite::Plain,
             limits: Limits::default(),
@@ -49,21 +49,21 @@ impl Default for Habits {
 #[derive(Debug)]
 pub struct Endpoint {
     profile: Profile,
-    habits: Habits,
-    chance: Chance,
+    config: EndpointConfig,
+    rng: SimRng,
     epochs: Epochs,
-    dials: Vec<Dial>,
-    wires: BTreeMap<Conn, Wire>,
-    peers: BTreeMap<NodeId, Peer>,
-    heard: Heard,
+    dials: Vec<EndpointDial>,
+    conns: BTreeMap<SimConn, EndpointConn>,
+    peers: BTreeMap<NodeId, EndpointPeer>,
+    heard: ReceivedLog,
     speaks_at: Option<Time>,
     sessions_ended: u64,
 }
 
 #[derive(Debug)]
-struct Dial {
+struct EndpointDial {
     to: SocketAddr,
-    conn: Option<Conn>,
+    conn: Option<SimConn>,
     again_at: Time,
     /// Whom it met there last.
     node: Option<NodeId>,
@@ -71,22 +71,22 @@ struct Dial {
     renews: bool,
 }
 
-impl Dial {
+impl EndpointDial {
     /// The present connection stays until a new one is proven.
     fn renew(&mut self) {
         (self.conn, self.renews) = (None, true);
     }
 
     /// Whether there is neither a dial under way nor a connection with whom it met there.
-    fn is_wanted(&self, peers: &BTreeMap<NodeId, Peer>) -> bool {
+    fn is_wanted(&self, peers: &BTreeMap<NodeId, EndpointPeer>) -> bool {
         let peer = self.node.and_then(|node| peers.get(&node));
         self.conn.is_none() && peer.is_none_or(|peer| peer.conn.is_none() || self.renews)
     }
 }
 
 #[derive(Debug)]
-struct Wire {
-    phase: Phase,
+struct EndpointConn {
+    phase: EndpointPhase,
     input: Deframer,
     /// Whether something was written that has not left.
     is_full: bool,
@@ -94,44 +94,49 @@ struct Wire {
 }
 
 #[derive(Debug)]
-enum Phase {
+enum EndpointPhase {
     Dialling,
     Shaking(Box<Handshake>),
     Session(NodeId),
 }
 
 #[derive(Debug)]
-struct Peer {
+struct EndpointPeer {
     session: Session,
-    conn: Option<Conn>,
+    conn: Option<SimConn>,
     workload: Workload,
 }
 
 impl Endpoint {
     /// One start of an endpoint: everything random, also its incarnation, from `seed`.
-    pub fn new(habits: Habits, seed: u64) -> Endpoint {
-        let mut chance = Chance::new(seed);
+    pub fn new(config: EndpointConfig, seed: u64) -> Endpoint {
+        let mut rng = SimRng::new(seed);
         let profile = Profile {
-            node: NodeId(chance.number()),
+            node: NodeId(rng.number()),
             name: "endpoint".to_owned(),
             locations: Vec::new(),
-            suites: vec![habits.suite],
+            suites: vec![config.suite],
             keyring: Keyring::new(1, Secret::from("key")),
             flags: 0,
-            limits: habits.limits,
+            limits: config.limits,
         };
-        let dial =
-            |to: &SocketAddr| Dial { to: *to, conn: None, again_at: Time::START, node: None, renews: false };
-        let dials = habits.targets.iter().map(dial).collect();
+        let dial = |to: &SocketAddr| EndpointDial {
+            to: *to,
+            conn: None,
+            again_at: Time::START,
+            node: None,
+            renews: false,
+        };
+        let dials = config.targets.iter().map(dial).collect();
         Endpoint {
             profile,
-            habits,
-            chance,
+            config,
+            rng,
             epochs: Epochs::default(),
             dials,
-            wires: BTreeMap::new(),
+            conns: BTreeMap::new(),
             peers: BTreeMap::new(),
-            heard: Heard::default(),
+            heard: ReceivedLog::default(),
             speaks_at: None,
             sessions_ended: 0,
         }
@@ -144,7 +149,7 @@ impl Endpoint {
 
     /// No more messages.
     pub fn be_silent(&mut self) {
-        self.habits.speaks_every = Duration::ZERO;
+        self.config.speaks_every = Duration::ZERO;
         self.speaks_at = None;
     }
 
@@ -169,32 +174,32 @@ impl Endpoint {
         (settled, self.peers.len())
     }
 
-    fn on_connected(&mut self, now: Time, conn: Conn, out: &mut Outputs) {
+    fn on_connected(&mut self, now: Time, conn: SimConn, out: &mut Outputs) {
         let Some(dial) = self.dials.iter().find(|dial| dial.conn == Some(conn)) else { return };
         let known = dial.node.and_then(|node| self.peers.get_mut(&node));
         let epoch = dial.node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(node));
         let resume_state =
             known.map_or_else(|| ResumeState::unknown(epoch), |peer| peer.session.next_resume_state());
         let mut hello = Vec::new();
-        let entropy = self.chance.entropy();
+        let entropy = self.rng.entropy();
         let handshake = Handshake::dial(&self.profile, entropy, resume_state, None, &mut hello);
         self.begin(now, conn, handshake);
-        out.push(Output::Write { conn, bytes: hello });
+        out.push(MachineOutput::Write { conn, bytes: hello });
     }
 
-    fn begin(&mut self, now: Time, conn: Conn, handshake: Handshake) {
-        let phase = Phase::Shaking(Box::new(handshake));
-        self.wires.insert(conn, Wire { phase, input: Deframer::new(), is_full: false, begun: now });
+    fn begin(&mut self, now: Time, conn: SimConn, handshake: Handshake) {
+        let phase = EndpointPhase::Shaking(Box::new(handshake));
+        self.conns.insert(conn, EndpointConn { phase, input: Deframer::new(), is_full: false, begun: now });
     }
 
-    fn on_bytes(&mut self, now: Time, conn: Conn, mut bytes: &[u8], out: &mut Outputs) {
+    fn on_bytes(&mut self, now: Time, conn: SimConn, mut bytes: &[u8], out: &mut Outputs) {
         while !bytes.is_empty() {
-            let Some(mut wire) = self.wires.remove(&conn) else { return };
+            let Some(mut wire) = self.conns.remove(&conn) else { return };
             let count = wire.input.push(bytes);
             assert!(count > 0, "there is space once everything whole was taken");
             bytes = &bytes[count..];
             if self.advance(now, conn, &mut wire, out) {
-                self.wires.insert(conn, wire);
+                self.conns.insert(conn, wire);
             } else {
                 self.hang_up(now, conn, out);
             }
@@ -202,27 +207,27 @@ impl Endpoint {
     }
 
     /// Takes everything whole; false if the connection is of no use any more.
-    fn advance(&mut self, now: Time, conn: Conn, wire: &mut Wire, out: &mut Outputs) -> bool {
-        if let Phase::Shaking(handshake) = &mut wire.phase {
+    fn advance(&mut self, now: Time, conn: SimConn, wire: &mut EndpointConn, out: &mut Outputs) -> bool {
+        if let EndpointPhase::Shaking(handshake) = &mut wire.phase {
             let mut reply = Vec::new();
             let shaken = self.shake(now, conn, handshake, &mut wire.input, &mut reply, out);
             if !reply.is_empty() {
-                out.push(Output::Write { conn, bytes: reply });
+                out.push(MachineOutput::Write { conn, bytes: reply });
             }
             match shaken {
                 Ok(None) => return true,
-                Ok(Some(node)) => wire.phase = Phase::Session(node),
+                Ok(Some(node)) => wire.phase = EndpointPhase::Session(node),
                 Err(_) => return false,
             }
         }
         match wire.phase {
-            Phase::Session(node) => self.listen(now, conn, node, &mut wire.input),
-            Phase::Dialling | Phase::Shaking(_) => true,
+            EndpointPhase::Session(node) => self.listen(now, conn, node, &mut wire.input),
+            EndpointPhase::Dialling | EndpointPhase::Shaking(_) => true,
         }
     }
 
     /// Opens records and hears their frames; false if the connection is of no use any more.
-    fn listen(&mut self, now: Time, conn: Conn, node: NodeId, input: &mut Deframer) -> bool {
+    fn listen(&mut self, now: Time, conn: SimConn, node: NodeId, input: &mut Deframer) -> bool {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.conn == Some(conn)) else {
             return false;
         };
@@ -239,8 +244,8 @@ impl Endpoint {
                 peer.session.next_frame(now, &mut frames).unwrap_or_else(|error| panic!("{error}"))
             {
                 self.heard.hear(node, &incoming.frame());
-                if self.chance.once_in(self.habits.parks_once_in) {
-                    peer.workload.park(now, &mut peer.session, &incoming.frame(), &mut self.chance);
+                if self.rng.once_in(self.config.parks_once_in) {
+                    peer.workload.park(now, &mut peer.session, &incoming.frame(), &mut self.rng);
                 }
             }
         }
@@ -251,34 +256,35 @@ impl Endpoint {
         self.epochs.ended(node);
         self.sessions_ended += 1;
         if let Some(conn) = peer.conn {
-            self.wires.remove(&conn);
+            self.conns.remove(&conn);
             self.dials.iter_mut().filter(|dial| dial.conn == Some(conn)).for_each(|dial| dial.conn = None);
-            out.push(Output::Close(conn));
+            out.push(MachineOutput::Close(conn));
         }
     }
 
-    fn hang_up(&mut self, now: Time, conn: Conn, out: &mut Outputs) {
-        out.push(Output::Close(conn));
+    fn hang_up(&mut self, now: Time, conn: SimConn, out: &mut Outputs) {
+        out.push(MachineOutput::Close(conn));
         self.on_closed(now, conn);
     }
 
-    fn on_closed(&mut self, now: Time, conn: Conn) {
-        self.wires.remove(&conn);
+    fn on_closed(&mut self, now: Time, conn: SimConn) {
+        self.conns.remove(&conn);
         for peer in self.peers.values_mut().filter(|peer| peer.conn == Some(conn)) {
             peer.conn = None;
             peer.session.disconnected();
         }
-        let again_at = now + Duration::from_millis(5) + self.chance.span(Duration::from_millis(20));
+        let again_at = now + Duration::from_millis(5) + self.rng.span(Duration::from_millis(20));
         for dial in self.dials.iter_mut().filter(|dial| dial.conn == Some(conn)) {
             (dial.conn, dial.again_at) = (None, again_at);
         }
     }
 
     fn on_timer(&mut self, now: Time, out: &mut Outputs) {
-        let stuck =
-            |wire: &&Wire| !matches!(wire.phase, Phase::Session(_)) && wire.begun + HANDSHAKE_TIMEOUT <= now;
-        let stuck: Vec<Conn> =
-            self.wires.iter().filter(|(_, wire)| stuck(wire)).map(|(conn, _)| *conn).collect();
+        let stuck = |wire: &&EndpointConn| {
+            !matches!(wire.phase, EndpointPhase::Session(_)) && wire.begun + HANDSHAKE_TIMEOUT <= now
+        };
+        let stuck: Vec<SimConn> =
+            self.conns.iter().filter(|(_, wire)| stuck(wire)).map(|(conn, _)| *conn).collect();
         stuck.into_iter().for_each(|conn| self.hang_up(now, conn, out));
         let mut lost = Vec::new();
         for (node, peer) in &mut self.peers {
@@ -289,7 +295,10 @@ impl Endpoint {
                     SessionEvent::Liveness(Liveness::Lost) => lost.push(*node),
                     // A silent peer may live, and only the connection be dead.
                     SessionEvent::Renew | SessionEvent::Liveness(Liveness::Suspect) => {
-                        self.dials.iter_mut().filter(|dial| dial.node == Some(*node)).for_each(Dial::renew);
+                        self.dials
+                            .iter_mut()
+                            .filter(|dial| dial.node == Some(*node))
+                            .for_each(EndpointDial::renew);
                     }
                     SessionEvent::Liveness(Liveness::Online) | SessionEvent::Writable => {}
                 }
@@ -303,9 +312,9 @@ impl Endpoint {
     }
 
     fn speak(&mut self, now: Time) {
-        self.speaks_at = Some(now + self.chance.span(self.habits.speaks_every * 2));
+        self.speaks_at = Some(now + self.rng.span(self.config.speaks_every * 2));
         for peer in self.peers.values_mut() {
-            peer.workload.speak(&mut peer.session, &mut self.chance, self.habits.large_once_in);
+            peer.workload.speak(&mut peer.session, &mut self.rng, self.config.large_once_in);
         }
     }
 
@@ -314,8 +323,9 @@ impl Endpoint {
             if dial.again_at <= now && dial.is_wanted(&self.peers) {
                 let conn = out.dial(dial.to);
                 dial.conn = Some(conn);
-                let phase = Phase::Dialling;
-                self.wires.insert(conn, Wire { phase, input: Deframer::new(), is_full: false, begun: now });
+                let phase = EndpointPhase::Dialling;
+                self.conns
+                    .insert(conn, EndpointConn { phase, input: Deframer::new(), is_full: false, begun: now });
             }
         }
     }
@@ -324,12 +334,12 @@ impl Endpoint {
     fn flush(&mut self, now: Time, out: &mut Outputs) {
         for peer in self.peers.values_mut() {
             let Some(conn) = peer.conn else { continue };
-            let Some(wire) = self.wires.get_mut(&conn).filter(|wire| !wire.is_full) else { continue };
+            let Some(wire) = self.conns.get_mut(&conn).filter(|wire| !wire.is_full) else { continue };
             let mut bytes = Vec::new();
             while bytes.len() < BATCH_BYTES && peer.session.poll_transmit(now, &mut bytes) {}
             if !bytes.is_empty() {
                 wire.is_full = true;
-                out.push(Output::Write { conn, bytes });
+                out.push(MachineOutput::Write { conn, bytes });
             }
         }
     }
@@ -345,22 +355,22 @@ impl Endpoint {
 }
 
 impl Machine for Endpoint {
-    fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outputs) {
+    fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
         match input {
-            Input::Start | Input::Timer => self.on_timer(now, out),
-            Input::Accepted { conn, .. } => self.begin(now, conn, Handshake::accept(None)),
-            Input::Connected(conn) => self.on_connected(now, conn, out),
-            Input::DialFailed(conn) | Input::Closed(conn) => self.on_closed(now, conn),
-            Input::Bytes { conn, bytes } => self.on_bytes(now, conn, bytes, out),
-            Input::Writable(conn) => {
-                if let Some(wire) = self.wires.get_mut(&conn) {
+            MachineInput::Start | MachineInput::Timer => self.on_timer(now, out),
+            MachineInput::Accepted { conn, .. } => self.begin(now, conn, Handshake::accept(None)),
+            MachineInput::Connected(conn) => self.on_connected(now, conn, out),
+            MachineInput::DialFailed(conn) | MachineInput::Closed(conn) => self.on_closed(now, conn),
+            MachineInput::Bytes { conn, bytes } => self.on_bytes(now, conn, bytes, out),
+            MachineInput::Writable(conn) => {
+                if let Some(wire) = self.conns.get_mut(&conn) {
                     wire.is_full = false;
                 }
             }
-            Input::Datagram { .. } => {}
+            MachineInput::Datagram { .. } => {}
         }
         self.flush(now, out);
-        out.push(Output::Wake(self.next_wake(now)));
+        out.push(MachineOutput::Wake(self.next_wake(now)));
     }
 
     fn stood_still(&mut self, _now: Time, span: Duration, _out: &mut Outputs) {

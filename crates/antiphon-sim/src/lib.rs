@@ -6,17 +6,17 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-mod chance;
-pub use chance::Chance;
+mod rng;
+pub use rng::SimRng;
 
 mod endpoint;
-pub use endpoint::{Endpoint, Habits};
+pub use endpoint::{Endpoint, EndpointConfig};
 
 mod faults;
 pub use faults::Faults;
 
 mod machine;
-pub use machine::{Conn, Input, Machine, Output, Outputs};
+pub use machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 
 mod link;
 

@@ -4,22 +4,22 @@ use std::net::SocketAddr;
 
 use antiphon_wire::Time;
 
-use crate::chance::Chance;
-use crate::machine::Conn;
+use crate::machine::SimConn;
+use crate::rng::SimRng;
 
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Link {
     /// The dialler's end, and the acceptor's.
-    pub(crate) ends: [End; 2],
+    pub(crate) ends: [LinkEnd; 2],
 }
 
 /// One end of a connection, and the stream that it sends.
 #[derive(Debug)]
-pub(crate) struct End {
+pub(crate) struct LinkEnd {
     pub(crate) host: SocketAddr,
     /// Which life of that host.
-    pub(crate) life: u32,
+    pub(crate) incarnation: u32,
     /// Whether the machine still has it.
     pub(crate) is_open: bool,
     /// Bytes written, and bytes that have arrived at the other end.
@@ -31,15 +31,15 @@ pub(crate) struct End {
     pub(crate) last_arrival: Time,
 }
 
-impl End {
-    pub(crate) fn new(host: SocketAddr, life: u32) -> End {
+impl LinkEnd {
+    pub(crate) fn new(host: SocketAddr, incarnation: u32) -> LinkEnd {
         let (is_open, last_arrival) = (true, Time::START);
-        End { host, life, is_open, written: 0, arrived: 0, cut_at: None, last_arrival }
+        LinkEnd { host, incarnation, is_open, written: 0, arrived: 0, cut_at: None, last_arrival }
     }
 
     /// Cuts the stream at some byte that is on its way.
-    pub(crate) fn cut(&mut self, chance: &mut Chance) {
-        let at = self.arrived + chance.below(self.written - self.arrived + 1);
+    pub(crate) fn cut(&mut self, rng: &mut SimRng) {
+        let at = self.arrived + rng.below(self.written - self.arrived + 1);
         self.cut_at = Some(self.cut_at.map_or(at, |before| before.min(at)));
     }
 
@@ -54,12 +54,12 @@ impl End {
 
 impl Link {
     /// Which link a connection's end belongs to, and which end it is.
-    pub(crate) fn of(conn: Conn) -> (u64, usize) {
+    pub(crate) fn of(conn: SimConn) -> (u64, usize) {
         (conn.0 & !1, usize::from(conn.0 & 1 == 1))
     }
 
     /// The end `side` of the link `number`.
-    pub(crate) fn conn(number: u64, side: usize) -> Conn {
-        Conn(number | side as u64)
+    pub(crate) fn conn(number: u64, side: usize) -> SimConn {
+        SimConn(number | side as u64)
     }
 }

@@ -7,11 +7,11 @@ use antiphon_wire::Time;
 
 /// One end of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Conn(pub u64);
+pub struct SimConn(pub u64);
 
 /// What can happen to a machine.
 #[derive(Debug)]
-pub enum Input<'a> {
+pub enum MachineInput<'a> {
     /// It was started, at its location.
     Start,
     /// The time that it asked for has come.
@@ -19,25 +19,25 @@ pub enum Input<'a> {
     /// It was dialled.
     Accepted {
         /// The new connection.
-        conn: Conn,
+        conn: SimConn,
         /// Where it comes from.
         from: SocketAddr,
     },
     /// Its dial was answered.
-    Connected(Conn),
+    Connected(SimConn),
     /// Its dial was not.
-    DialFailed(Conn),
+    DialFailed(SimConn),
     /// Bytes have come.
     Bytes {
         /// Over this connection.
-        conn: Conn,
+        conn: SimConn,
         /// Any number of them.
         bytes: &'a [u8],
     },
     /// Everything that was written has left.
-    Writable(Conn),
+    Writable(SimConn),
     /// The connection is gone.
-    Closed(Conn),
+    Closed(SimConn),
     /// A datagram has come.
     Datagram {
         /// From there.
@@ -49,23 +49,23 @@ pub enum Input<'a> {
 
 /// What a machine can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
+pub enum MachineOutput {
     /// Dial.
     Dial {
         /// The new connection.
-        conn: Conn,
+        conn: SimConn,
         /// Whom.
         to: SocketAddr,
     },
     /// Write to a connection.
     Write {
         /// Which.
-        conn: Conn,
+        conn: SimConn,
         /// What.
         bytes: Vec<u8>,
     },
     /// Close a connection, after what was written.
-    Close(Conn),
+    Close(SimConn),
     /// Send a datagram.
     Datagram {
         /// To whom.
@@ -73,14 +73,14 @@ pub enum Output {
         /// The whole datagram.
         bytes: Vec<u8>,
     },
-    /// Ask for [`Input::Timer`] at this time, instead of any time asked for before.
+    /// Ask for [`MachineInput::Timer`] at this time, instead of any time asked for before.
     Wake(Time),
 }
 
 /// Where a machine puts what it does.
 #[derive(Debug)]
 pub struct Outputs {
-    pub(crate) list: Vec<Output>,
+    pub(crate) list: Vec<MachineOutput>,
     pub(crate) next_conn: u64,
 }
 
@@ -91,20 +91,20 @@ impl Outputs {
     }
 
     /// Takes what the machine has done since this was last called.
-    pub fn take(&mut self) -> Vec<Output> {
+    pub fn take(&mut self) -> Vec<MachineOutput> {
         std::mem::take(&mut self.list)
     }
 
-    /// Dials, and answers the connection of which [`Input::Connected`] or [`Input::DialFailed`] will speak.
-    pub fn dial(&mut self, to: SocketAddr) -> Conn {
-        let conn = Conn(self.next_conn);
+    /// Dials, and answers the connection of which [`MachineInput::Connected`] or [`MachineInput::DialFailed`] will speak.
+    pub fn dial(&mut self, to: SocketAddr) -> SimConn {
+        let conn = SimConn(self.next_conn);
         self.next_conn += 2;
-        self.list.push(Output::Dial { conn, to });
+        self.list.push(MachineOutput::Dial { conn, to });
         conn
     }
 
     /// Does anything else.
-    pub fn push(&mut self, output: Output) {
+    pub fn push(&mut self, output: MachineOutput) {
         self.list.push(output);
     }
 }
@@ -112,7 +112,7 @@ impl Outputs {
 /// Something that runs in a world: a session, or a whole node.
 pub trait Machine {
     /// One event in; everything that follows from it out.
-    fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outputs);
+    fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs);
 
     /// It has stood still for `span`, as a whole process does that was stopped; what arrived meanwhile follows.
     fn stood_still(&mut self, now: Time, span: Duration, out: &mut Outputs);

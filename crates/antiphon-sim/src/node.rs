@@ -11,32 +11,32 @@ use antiphon_dist::{Config, Location};
 use antiphon_sched::{Loop, LoopConfig, LoopRef, LoopStats, NodeId, Park, Time as LoopTime};
 use antiphon_wire::{Entropy, Time};
 
-use crate::chance::Chance;
-use crate::machine::{Conn, Input, Machine, Output, Outputs};
+use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
+use crate::rng::SimRng;
 
 /// A node of actors in a simulated world.
 pub struct SimNode {
     sched: Loop,
-    chance: Chance,
+    rng: SimRng,
     location: SocketAddr,
     /// Who hears what this node broadcasts.
     neighbours: Vec<SocketAddr>,
     wishes: Vec<dist::Output>,
-    conns: BTreeMap<ConnId, Conn>,
-    ids: BTreeMap<Conn, ConnId>,
+    conns: BTreeMap<ConnId, SimConn>,
+    ids: BTreeMap<SimConn, ConnId>,
     /// Bytes on their way out, which the world has taken.
     leaving: BTreeMap<ConnId, usize>,
     hosts: BTreeMap<String, SocketAddr>,
 }
 
 /// What the core stands on, for the length of one call.
-struct Ground<'a> {
+struct SimDriver<'a> {
     sched: &'a mut Loop,
-    chance: &'a mut Chance,
+    rng: &'a mut SimRng,
     wishes: &'a mut Vec<dist::Output>,
 }
 
-impl dist::World for Ground<'_> {
+impl dist::World for SimDriver<'_> {
     fn loop_ref(&mut self) -> LoopRef<'_> {
         self.sched.loop_ref()
     }
@@ -46,7 +46,7 @@ impl dist::World for Ground<'_> {
     }
 
     fn entropy(&mut self) -> Option<Entropy> {
-        Some(self.chance.entropy())
+        Some(self.rng.entropy())
     }
 }
 
@@ -56,12 +56,12 @@ impl SimNode {
     /// # Panics
     /// When the configuration is one that no node can have.
     pub fn new(config: &Config, location: SocketAddr, seed: u64, set_up: impl FnOnce(&mut Loop)) -> Self {
-        let mut chance = Chance::new(seed);
-        let node_id = NodeId::from_bits(chance.number());
+        let mut rng = SimRng::new(seed);
+        let node_id = NodeId::from_bits(rng.number());
         let scheduler = LoopConfig {
             park: Park::Virtual,
             node_id: Some(node_id),
-            seed: Some(chance.number()),
+            seed: Some(rng.number()),
             watchdog: None,
             ..config.scheduler.clone()
         };
@@ -72,7 +72,7 @@ impl SimNode {
         set_up(&mut sched);
         Self {
             sched,
-            chance,
+            rng,
             location,
             neighbours: Vec::new(),
             wishes: Vec::new(),
@@ -109,11 +109,10 @@ impl SimNode {
     }
 
     /// Takes the core out of the loop for a moment.
-    fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut Ground<'_>, LoopTime) -> R) -> R {
+    fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut SimDriver<'_>, LoopTime) -> R) -> R {
         let mut core = self.sched.take_transport::<NodeCore>().expect("it stands there between events");
         let now = self.sched.now();
-        let mut ground =
-            Ground { sched: &mut self.sched, chance: &mut self.chance, wishes: &mut self.wishes };
+        let mut ground = SimDriver { sched: &mut self.sched, rng: &mut self.rng, wishes: &mut self.wishes };
         let result = act(&mut core, &mut ground, now);
         self.sched.set_transport(core);
         result
@@ -141,12 +140,12 @@ impl SimNode {
                 self.leaving.remove(&id);
                 if let Some(conn) = self.conns.remove(&id) {
                     self.ids.remove(&conn);
-                    out.push(Output::Close(conn));
+                    out.push(MachineOutput::Close(conn));
                 }
             }
             // Each node has a port of its own, so a datagram reaches the one that it is for.
             dist::Output::Datagram(to, bytes) | dist::Output::Ask(to, bytes) => {
-                out.push(Output::Datagram { to, bytes });
+                out.push(MachineOutput::Datagram { to, bytes });
             }
             dist::Output::Broadcast(bytes) => self.shout(&bytes, |_| true, out),
             dist::Output::Siblings(bytes) => {
@@ -164,7 +163,7 @@ impl SimNode {
 
     fn shout(&self, bytes: &[u8], reaches: impl Fn(&SocketAddr) -> bool, out: &mut Outputs) {
         for to in self.neighbours.iter().filter(|to| **to != self.location && reaches(to)) {
-            out.push(Output::Datagram { to: *to, bytes: bytes.to_vec() });
+            out.push(MachineOutput::Datagram { to: *to, bytes: bytes.to_vec() });
         }
     }
 
@@ -177,7 +176,7 @@ impl SimNode {
         let bytes = self.with_core(|core, _, _| core.outgoing(id).to_vec());
         if !bytes.is_empty() {
             self.leaving.insert(id, bytes.len());
-            out.push(Output::Write { conn, bytes });
+            out.push(MachineOutput::Write { conn, bytes });
         }
     }
 
@@ -197,11 +196,11 @@ impl SimNode {
         });
         let next = [core, self.sched.next_deadline()].into_iter().flatten().min();
         if let Some(at) = next {
-            out.push(Output::Wake(Time::from_nanos(at.as_nanos())));
+            out.push(MachineOutput::Wake(Time::from_nanos(at.as_nanos())));
         }
     }
 
-    fn receive(&mut self, conn: Conn, mut bytes: &[u8], out: &mut Outputs) {
+    fn receive(&mut self, conn: SimConn, mut bytes: &[u8], out: &mut Outputs) {
         while !bytes.is_empty() {
             let Some(id) = self.ids.get(&conn).copied() else { return };
             let taken = self.with_core(|core, _, _| {
@@ -218,7 +217,7 @@ impl SimNode {
         }
     }
 
-    fn accept(&mut self, conn: Conn, from: SocketAddr, out: &mut Outputs) {
+    fn accept(&mut self, conn: SimConn, from: SocketAddr, out: &mut Outputs) {
         let accepted = self.with_core(|core, ground, now| core.accept(now, from, ground));
         match accepted {
             Some(id) => {
@@ -226,11 +225,11 @@ impl SimNode {
                 self.ids.insert(conn, id);
                 self.give(dist::Input::Accepted { conn: id, tls: None }, out);
             }
-            None => out.push(Output::Close(conn)),
+            None => out.push(MachineOutput::Close(conn)),
         }
     }
 
-    fn forget(&mut self, conn: Conn) -> Option<ConnId> {
+    fn forget(&mut self, conn: SimConn) -> Option<ConnId> {
         let id = self.ids.remove(&conn)?;
         self.conns.remove(&id);
         self.leaving.remove(&id);
@@ -239,25 +238,25 @@ impl SimNode {
 }
 
 impl Machine for SimNode {
-    fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outputs) {
+    fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
         self.sched.advance_to(loop_time(now));
         match input {
-            Input::Start => self.give(dist::Input::Start, out),
-            Input::Timer => {}
-            Input::Accepted { conn, from } => self.accept(conn, from, out),
-            Input::Connected(conn) => {
+            MachineInput::Start => self.give(dist::Input::Start, out),
+            MachineInput::Timer => {}
+            MachineInput::Accepted { conn, from } => self.accept(conn, from, out),
+            MachineInput::Connected(conn) => {
                 if let Some(id) = self.ids.get(&conn).copied() {
                     self.give(dist::Input::Connected { conn: id, tls: None }, out);
                 }
             }
-            Input::DialFailed(conn) => {
+            MachineInput::DialFailed(conn) => {
                 if let Some(id) = self.forget(conn) {
                     // The world does not tell a host that refuses from one that is not there.
                     self.give(dist::Input::DialFailed { conn: id, refused: false }, out);
                 }
             }
-            Input::Bytes { conn, bytes } => self.receive(conn, bytes, out),
-            Input::Writable(conn) => {
+            MachineInput::Bytes { conn, bytes } => self.receive(conn, bytes, out),
+            MachineInput::Writable(conn) => {
                 if let Some(id) = self.ids.get(&conn).copied()
                     && let Some(count) = self.leaving.remove(&id)
                 {
@@ -265,12 +264,12 @@ impl Machine for SimNode {
                     self.write(id, out);
                 }
             }
-            Input::Closed(conn) => {
+            MachineInput::Closed(conn) => {
                 if let Some(id) = self.forget(conn) {
                     self.give(dist::Input::Closed(id), out);
                 }
             }
-            Input::Datagram { from, bytes } => self.give(dist::Input::Datagram(from, bytes), out),
+            MachineInput::Datagram { from, bytes } => self.give(dist::Input::Datagram(from, bytes), out),
         }
         self.run(out);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use antiphon_wire::frame::Message;
 use antiphon_wire::{Frame, HeldCredit, Key, NodeId, Route, Session, Time};
 
-use crate::chance::Chance;
+use crate::rng::SimRng;
 
 /// What is said in one session.
 #[derive(Debug)]
@@ -26,16 +26,13 @@ impl Workload {
     }
 
     /// Sends some messages, each with its number within its pair.
-    pub(crate) fn speak(&mut self, session: &mut Session, chance: &mut Chance, large_once_in: u64) {
+    pub(crate) fn speak(&mut self, session: &mut Session, rng: &mut SimRng, large_once_in: u64) {
         let tag = session.intern("sim.numbered/1").expect("one tag");
-        for _ in 0..chance.below(8) {
-            let (from, to) = (Key(1 + chance.below(ACTORS)), Key(1 + chance.below(ACTORS)));
+        for _ in 0..rng.below(8) {
+            let (from, to) = (Key(1 + rng.below(ACTORS)), Key(1 + rng.below(ACTORS)));
             let number = self.sent.entry((from, to)).or_default();
-            let filler = if chance.once_in(large_once_in) {
-                10_000 + chance.below(200_000)
-            } else {
-                chance.below(200)
-            };
+            let filler =
+                if rng.once_in(large_once_in) { 10_000 + rng.below(200_000) } else { rng.below(200) };
             let mut body = Vec::new();
             for word in [self.node.0, self.session, *number] {
                 body.extend_from_slice(&word.to_le_bytes());
@@ -54,10 +51,10 @@ impl Workload {
     }
 
     /// Holds back the credit of a message for a while; sometimes pauses its receiver.
-    pub(crate) fn park(&mut self, now: Time, session: &mut Session, frame: &Frame<'_>, chance: &mut Chance) {
-        let until = now + chance.span(Duration::from_millis(100));
+    pub(crate) fn park(&mut self, now: Time, session: &mut Session, frame: &Frame<'_>, rng: &mut SimRng) {
+        let until = now + rng.span(Duration::from_millis(100));
         self.parked.push((until, session.hold()));
-        if let (Frame::Message(message), true) = (frame, chance.once_in(3)) {
+        if let (Frame::Message(message), true) = (frame, rng.once_in(3)) {
             session.pause(message.to);
             self.paused.push((until, message.to));
         }
@@ -83,14 +80,14 @@ impl Workload {
 
 /// What was heard from everybody, over all sessions of one life.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct ReceivedLog {
     pairs: BTreeMap<(NodeId, Key, Key), (u64, u64)>,
     /// The last session heard of each node, and its messages.
     totals: BTreeMap<NodeId, (u64, u64)>,
     sessions: u64,
 }
 
-impl Heard {
+impl ReceivedLog {
     /// The number of the next session of this side.
     pub(crate) fn next_session(&mut self) -> u64 {
         self.sessions += 1;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sim::{Endpoint, Faults, Habits, Replay, World, seeds};
+use antiphon_sim::{Endpoint, EndpointConfig, Faults, Replay, World, seeds};
 use antiphon_wire::{Limits, Suite};
 
 fn at(port: u16) -> SocketAddr {
@@ -11,11 +11,12 @@ fn at(port: u16) -> SocketAddr {
 }
 
 /// Two endpoints that both dial each other, or only the first.
-fn world(seed: u64, faults: Faults, habits: &Habits, both_dial: bool) -> World<Endpoint> {
+fn world(seed: u64, faults: Faults, config: &EndpointConfig, both_dial: bool) -> World<Endpoint> {
     let mut world = World::new(seed, faults);
     let (first, second) = (at(1), at(2));
-    let here = Habits { targets: vec![second], ..habits.clone() };
-    let there = Habits { targets: if both_dial { vec![first] } else { Vec::new() }, ..habits.clone() };
+    let here = EndpointConfig { targets: vec![second], ..config.clone() };
+    let there =
+        EndpointConfig { targets: if both_dial { vec![first] } else { Vec::new() }, ..config.clone() };
     world.add(first, move |seed| Endpoint::new(here.clone(), seed));
     world.add(second, move |seed| Endpoint::new(there.clone(), seed));
     world
@@ -55,7 +56,7 @@ fn cuts_in_the_middle_of_records_lose_and_repeat_nothing() {
     let mut all = 0;
     for seed in seeds(12) {
         let _replay = Replay::new("cuts_in_the_middle_of_records", seed);
-        let mut world = world(seed, cuts(50), &Habits::default(), seed % 2 == 0);
+        let mut world = world(seed, cuts(50), &EndpointConfig::default(), seed % 2 == 0);
         world.run_for(Duration::from_secs(3));
         settle(&mut world);
         for host in [at(1), at(2)] {
@@ -78,11 +79,16 @@ fn a_small_window_and_worn_keys_change_nothing() {
         queue_bytes_cap: 300_000,
         ..Limits::default()
     };
-    let habits =
-        Habits { limits, suite: Suite::Aes128Gcm, large_once_in: 20, parks_once_in: 5, ..Habits::default() };
+    let config = EndpointConfig {
+        limits,
+        suite: Suite::Aes128Gcm,
+        large_once_in: 20,
+        parks_once_in: 5,
+        ..EndpointConfig::default()
+    };
     for seed in seeds(6) {
         let _replay = Replay::new("a_small_window", seed);
-        let mut world = world(seed, cuts(100), &habits, seed % 2 == 0);
+        let mut world = world(seed, cuts(100), &config, seed % 2 == 0);
         world.run_for(Duration::from_secs(2));
         settle(&mut world);
     }
@@ -91,16 +97,16 @@ fn a_small_window_and_worn_keys_change_nothing() {
 #[test]
 fn actors_that_are_paused_now_and_then_lose_and_repeat_nothing() {
     let limits = Limits { window_bytes: 64 * 1024, reassembly_bytes_max: 300_000, ..Limits::default() };
-    let habits = Habits {
+    let config = EndpointConfig {
         limits,
         speaks_every: Duration::from_millis(1),
         large_once_in: 6,
         parks_once_in: 6,
-        ..Habits::default()
+        ..EndpointConfig::default()
     };
     for seed in seeds(8) {
         let _replay = Replay::new("actors_that_are_paused", seed);
-        let mut world = world(seed, cuts(150), &habits, seed % 2 == 0);
+        let mut world = world(seed, cuts(150), &config, seed % 2 == 0);
         world.run_for(Duration::from_secs(1));
         settle(&mut world);
     }
@@ -112,8 +118,8 @@ fn crashes_end_sessions_and_the_next_incarnation_begins_anew() {
         let _replay = Replay::new("crashes_end_sessions", seed);
         let faults = Faults { crash_every: Duration::from_secs(2), ..cuts(200) };
         // An endpoint speaks to the incarnations that crashed until they are lost.
-        let habits = Habits { speaks_every: Duration::from_millis(50), ..Habits::default() };
-        let mut world = world(seed, faults, &habits, seed % 2 == 0);
+        let config = EndpointConfig { speaks_every: Duration::from_millis(50), ..EndpointConfig::default() };
+        let mut world = world(seed, faults, &config, seed % 2 == 0);
         world.run_for(Duration::from_secs(10));
         world.set_faults(Faults::default());
         world.run_for(Duration::from_secs(2));
@@ -134,8 +140,8 @@ fn losses_of_a_session_on_one_side_only_are_found_out() {
     let mut ended = 0;
     for seed in seeds(10) {
         let _replay = Replay::new("losses_of_a_session", seed);
-        let habits = Habits { limits, ..Habits::default() };
-        let mut world = world(seed, cuts(30), &habits, seed % 2 == 0);
+        let config = EndpointConfig { limits, ..EndpointConfig::default() };
+        let mut world = world(seed, cuts(30), &config, seed % 2 == 0);
         world.run_for(Duration::from_secs(3));
         settle(&mut world);
         ended += world.machine(at(1)).expect("it runs").sessions_ended();
@@ -149,7 +155,7 @@ fn a_node_that_loses_others_all_the_time_is_met_by_the_first_dial() {
     for seed in seeds(6) {
         let _replay = Replay::new("a_node_that_loses_others", seed);
         let mut world = World::new(seed, Faults { latency, ..Faults::default() });
-        let quiet = Habits { speaks_every: Duration::ZERO, ..Habits::default() };
+        let quiet = EndpointConfig { speaks_every: Duration::ZERO, ..EndpointConfig::default() };
         let here = quiet.clone();
         world.add(at(1), move |seed| Endpoint::new(here.clone(), seed));
         // Each of them gives its session up before a word can have come back, and begins another.
@@ -161,13 +167,13 @@ fn a_node_that_loses_others_all_the_time_is_met_by_the_first_dial() {
             ..Limits::default()
         };
         for port in 3..11 {
-            let habits = Habits { targets: vec![at(1)], limits, ..quiet.clone() };
-            world.add(at(port), move |seed| Endpoint::new(habits.clone(), seed));
+            let config = EndpointConfig { targets: vec![at(1)], limits, ..quiet.clone() };
+            world.add(at(port), move |seed| Endpoint::new(config.clone(), seed));
         }
         world.run_for(Duration::from_secs(1));
         let before = world.machine(at(1)).expect("it runs").sessions_ended();
-        let habits = Habits { targets: vec![at(1)], ..quiet };
-        world.add(at(2), move |seed| Endpoint::new(habits.clone(), seed));
+        let config = EndpointConfig { targets: vec![at(1)], ..quiet };
+        world.add(at(2), move |seed| Endpoint::new(config.clone(), seed));
         // A connection, two hellos and two proofs; a second attempt would take as long again.
         world.run_for(latency * 7);
         let ended = world.machine(at(1)).expect("it runs").sessions_ended() - before;
@@ -187,13 +193,14 @@ fn four_endpoints_that_lose_each_other_keep_their_sessions_apart() {
     };
     for seed in seeds(6) {
         let _replay = Replay::new("four_endpoints", seed);
-        let habits = Habits { limits, speaks_every: Duration::from_millis(20), ..Habits::default() };
+        let config =
+            EndpointConfig { limits, speaks_every: Duration::from_millis(20), ..EndpointConfig::default() };
         let mut world = World::new(seed, Faults { crash_every: Duration::from_secs(1), ..cuts(10) });
         let hosts = [at(1), at(2), at(3), at(4)];
         for host in hosts {
             let targets = hosts.into_iter().filter(|other| *other != host).collect();
-            let habits = Habits { targets, ..habits.clone() };
-            world.add(host, move |seed| Endpoint::new(habits.clone(), seed));
+            let config = EndpointConfig { targets, ..config.clone() };
+            world.add(host, move |seed| Endpoint::new(config.clone(), seed));
         }
         world.run_for(Duration::from_secs(4));
         world.set_faults(Faults::default());
@@ -216,8 +223,8 @@ fn four_endpoints_that_lose_each_other_keep_their_sessions_apart() {
 fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     let run = |seed| {
         let faults = Faults { crash_every: Duration::from_secs(1), ..cuts(50) };
-        let habits = Habits { suite: Suite::Aes128Gcm, ..Habits::default() };
-        let mut world = world(seed, faults, &habits, true);
+        let config = EndpointConfig { suite: Suite::Aes128Gcm, ..EndpointConfig::default() };
+        let mut world = world(seed, faults, &config, true);
         world.run_for(Duration::from_secs(2));
         world.trace()
     };

@@ -11,22 +11,24 @@ struct Toy {
 }
 
 impl Machine for Toy {
-    fn handle(&mut self, now: Time, input: Input<'_>, out: &mut Outputs) {
+    fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
         match input {
-            Input::Start => {
+            MachineInput::Start => {
                 if let Some(other) = self.other {
-                    (0..200).for_each(|number| out.push(Output::Datagram { to: other, bytes: vec![number] }));
+                    (0..200).for_each(|number| {
+                        out.push(MachineOutput::Datagram { to: other, bytes: vec![number] })
+                    });
                     out.dial(other);
                 }
             }
-            Input::Connected(conn) | Input::Writable(conn) => {
-                out.push(Output::Write { conn, bytes: vec![1; 10_000] });
-                out.push(Output::Wake(now + Duration::from_millis(1)));
+            MachineInput::Connected(conn) | MachineInput::Writable(conn) => {
+                out.push(MachineOutput::Write { conn, bytes: vec![1; 10_000] });
+                out.push(MachineOutput::Wake(now + Duration::from_millis(1)));
             }
-            Input::Bytes { bytes, .. } => self.bytes += bytes.len() as u64,
-            Input::Closed(_) => self.closed += 1,
-            Input::Datagram { bytes, .. } => self.datagrams.extend_from_slice(bytes),
-            Input::Timer | Input::Accepted { .. } | Input::DialFailed(_) => {}
+            MachineInput::Bytes { bytes, .. } => self.bytes += bytes.len() as u64,
+            MachineInput::Closed(_) => self.closed += 1,
+            MachineInput::Datagram { bytes, .. } => self.datagrams.extend_from_slice(bytes),
+            MachineInput::Timer | MachineInput::Accepted { .. } | MachineInput::DialFailed(_) => {}
         }
     }
 

@@ -6,14 +6,14 @@ use antiphon_wire::Entropy;
 
 /// A stream of random numbers. (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014.)
 #[derive(Debug, Clone)]
-pub struct Chance {
+pub struct SimRng {
     state: u64,
 }
 
-impl Chance {
+impl SimRng {
     /// The stream of this seed.
-    pub fn new(seed: u64) -> Chance {
-        Chance { state: seed }
+    pub fn new(seed: u64) -> SimRng {
+        SimRng { state: seed }
     }
 
     /// Any number.

@@ -5,8 +5,8 @@ use antiphon_wire::{
     Session, Time,
 };
 
-use crate::endpoint::{Endpoint, Peer};
-use crate::machine::{Conn, Output, Outputs};
+use crate::endpoint::{Endpoint, EndpointPeer};
+use crate::machine::{MachineOutput, Outputs, SimConn};
 use crate::workload::Workload;
 
 impl Endpoint {
@@ -14,7 +14,7 @@ impl Endpoint {
     pub(super) fn shake(
         &mut self,
         now: Time,
-        conn: Conn,
+        conn: SimConn,
         handshake: &mut Handshake,
         input: &mut Deframer,
         reply: &mut Vec<u8>,
@@ -41,7 +41,7 @@ impl Endpoint {
                     let hello = handshake.peer().expect("it was introduced");
                     match Session::answer_to(session, &self.epochs, hello) {
                         Ok(resume_state) => {
-                            let entropy = self.chance.entropy();
+                            let entropy = self.rng.entropy();
                             handshake.answer(&self.profile, entropy, resume_state, reply)?;
                         }
                         Err(refusal) => return Err(refused(handshake, refusal, reply)),
@@ -59,7 +59,7 @@ impl Endpoint {
         }
     }
 
-    fn is_dial(&self, conn: Conn) -> bool {
+    fn is_dial(&self, conn: SimConn) -> bool {
         self.dials.iter().any(|dial| dial.conn == Some(conn))
     }
 
@@ -67,7 +67,7 @@ impl Endpoint {
     fn take(
         &mut self,
         now: Time,
-        conn: Conn,
+        conn: SimConn,
         connection: Box<ProvenConnection>,
         out: &mut Outputs,
     ) -> Result<NodeId, Refusal> {
@@ -78,7 +78,7 @@ impl Endpoint {
                 self.end_session(node, out);
                 let session = Session::begin(now, &self.profile.limits, self.profile.node, &connection);
                 let workload = Workload::new(self.heard.next_session(), self.profile.node);
-                self.peers.insert(node, Peer { session, conn: None, workload });
+                self.peers.insert(node, EndpointPeer { session, conn: None, workload });
             }
             Admission::Refused(refusal) => return Err(refusal),
         }
@@ -86,12 +86,12 @@ impl Endpoint {
         peer.session.connected(now, connection).expect("it was admitted");
         self.dials.iter_mut().filter(|dial| dial.node == Some(node)).for_each(|dial| dial.renews = false);
         if let Some(old) = peer.conn.replace(conn) {
-            self.wires.remove(&old);
+            self.conns.remove(&old);
             self.dials.iter_mut().filter(|dial| dial.conn == Some(old)).for_each(|dial| dial.conn = None);
-            out.push(Output::Close(old));
+            out.push(MachineOutput::Close(old));
         }
-        if self.speaks_at.is_none() && !self.habits.speaks_every.is_zero() {
-            self.speaks_at = Some(now + self.chance.span(self.habits.speaks_every * 2));
+        if self.speaks_at.is_none() && !self.config.speaks_every.is_zero() {
+            self.speaks_at = Some(now + self.rng.span(self.config.speaks_every * 2));
         }
         Ok(node)
     }

@@ -51,7 +51,7 @@ pub use net::{Resolver, Tls, TlsAt, TlsConfig};
 pub mod node;
 pub use node::Counts;
 
-mod packing;
+mod encoding;
 
 mod peer_limits;
 pub use peer_limits::{PeerLimits, Refusals};
@@ -62,7 +62,7 @@ pub use rci::Rci;
 mod runtime;
 pub use runtime::Node;
 
-mod shares;
-mod told;
+mod from_node;
+mod quota;
 
 pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};

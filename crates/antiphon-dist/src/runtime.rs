@@ -253,7 +253,7 @@ impl Node {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let beside = std::thread::Builder::new().name("antiphon-main".into()).spawn_scoped(scope, || {
-                let _told = Told { done: &done, handle: handle.clone() };
+                let _told = WakeOnDrop { done: &done, handle: handle.clone() };
                 main(handle.clone())
             });
             let beside = beside.map_err(|reason| NodeError::Thread(reason.to_string()))?;
@@ -307,12 +307,12 @@ impl Node {
 }
 
 /// Wakes the loop when the thread beside it ends, also by a panic.
-struct Told<'a> {
+struct WakeOnDrop<'a> {
     done: &'a AtomicBool,
     handle: Handle,
 }
 
-impl Drop for Told<'_> {
+impl Drop for WakeOnDrop<'_> {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Release);
         self.handle.wake();

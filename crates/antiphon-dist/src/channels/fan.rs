@@ -11,11 +11,11 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
 use super::message::{ChannelMessage, Delivered, HubAddr, Own, own};
-use crate::cx::{NetCx, may_say, node_behind};
+use crate::cx::{NetCx, may_log, node_mut};
 use crate::error::SubscribeError;
+use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
-use crate::shares::Shares;
-use crate::told::Told;
+use crate::quota::QuotaUsage;
 
 /// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
 pub(super) const ENTRIES_MAX: usize = 32_768;
@@ -27,14 +27,14 @@ const BELOW_MAX: u64 = 1 << 40;
 /// Of the time that is left for a delivery, what is left for those below: so that their answers still arrive.
 const SHARE_BELOW: (u32, u32) = (7, 8);
 
-type ChannelCx<'c, T> = Cx<'c, Told<ChannelMessage<T>>>;
+type ChannelCx<'c, T> = Cx<'c, FromNode<ChannelMessage<T>>>;
 
 /// The receivers of one channel or relay.
 pub(super) struct Fan<T> {
     entries: BTreeMap<ActorId, Entry<T>>,
     total: u64,
     /// How many of them each peer has put here.
-    brought: Shares<NodeId>,
+    brought: QuotaUsage<NodeId>,
 }
 
 struct Entry<T> {
@@ -74,7 +74,7 @@ impl<T> Receiver<T> {
 
 impl<T: Wire + Clone> Fan<T> {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), total: 0, brought: Shares::default() }
+        Self { entries: BTreeMap::new(), total: 0, brought: QuotaUsage::default() }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -91,7 +91,7 @@ impl<T: Wire + Clone> Fan<T> {
         cx: &mut ChannelCx<'_, T>,
         by: Option<NodeId>,
     ) -> Result<Option<Share>, SubscribeError> {
-        let core = node_behind(cx.loop_ref()).ok_or(SubscribeError::NoNode)?;
+        let core = node_mut(cx.loop_ref()).ok_or(SubscribeError::NoNode)?;
         let taken = match by {
             _ if self.entries.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
             Some(_) if self.brought.all() >= ENTRIES_OF_PEERS_MAX => Err(SubscribeError::TooMany),
@@ -233,7 +233,7 @@ impl<T: Wire + Clone> Fan<T> {
     }
 }
 
-pub(super) fn acked<T>(wave: u64, outcome: Delivered) -> Told<ChannelMessage<T>> {
+pub(super) fn acked<T>(wave: u64, outcome: Delivered) -> FromNode<ChannelMessage<T>> {
     own(Own::Acked { wave, outcome })
 }
 
@@ -254,7 +254,7 @@ fn copy_of<T: Wire + Clone>(cx: &mut ChannelCx<'_, T>, message: &T) -> Option<T>
     match catch_panic(|| message.clone()) {
         Ok(copy) => Some(copy),
         Err(text) => {
-            if may_say(cx.loop_ref(), "clone", type_name::<T>()) {
+            if may_log(cx.loop_ref(), "clone", type_name::<T>()) {
                 tracing::error!(
                     text,
                     "the `clone` of a channel's message panicked; it is not passed on any further (said once an hour)"

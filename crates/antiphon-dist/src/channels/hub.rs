@@ -17,10 +17,10 @@ use antiphon_sched::{
 use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
 use super::message::{ChannelMessage, Delivered, HubAddr, Own, Subscribed, own};
 use super::waves::{Order, Over, WaveEnd, Waves};
-use crate::cx::{may_say, node_behind};
+use crate::cx::{may_log, node_mut};
 use crate::error::SubscribeError;
+use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
-use crate::told::Told;
 
 /// Channels above one channel, all levels together.
 const ABOVE_MAX: usize = 64;
@@ -40,7 +40,7 @@ const TELL_AGAIN: Duration = millis(20);
 const RETELL_AFTER: Duration = secs(1);
 
 type Message<T> = ChannelMessage<T>;
-type HubCx<'c, T> = Cx<'c, Told<Message<T>>>;
+type HubCx<'c, T> = Cx<'c, FromNode<Message<T>>>;
 
 /// Changes or drops what a channel passes on; it is told the channel's name.
 pub(super) type Transform<T> = dyn FnMut(&str, T) -> Option<T>;
@@ -122,8 +122,8 @@ impl<T: Wire + Clone> Hub<T> {
         }
     }
 
-    fn take(&mut self, cx: &mut HubCx<'_, T>, told: Told<Message<T>>) {
-        let Told { what: message, by, bytes } = told;
+    fn take(&mut self, cx: &mut HubCx<'_, T>, told: FromNode<Message<T>>) {
+        let FromNode { what: message, by, bytes } = told;
         if !self.admits(by, &message) {
             tracing::debug!(
                 by = by.map(tracing::field::display),
@@ -223,7 +223,7 @@ impl<T: Wire + Clone> Hub<T> {
             Ok(message) => message,
             Err(text) => {
                 let me = cx.id();
-                if may_say(cx.loop_ref(), "transform", &*name) {
+                if may_log(cx.loop_ref(), "transform", &*name) {
                     tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (said once an hour)");
                 }
                 cx.loop_ref().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
@@ -597,7 +597,7 @@ impl<T: Wire + Clone> Hub<T> {
     fn leave_table(&mut self, cx: &mut HubCx<'_, T>) {
         let Role::Relay { of, tag, .. } = &self.role else { return };
         let me = cx.id().key();
-        if let Some(core) = node_behind(cx.loop_ref()) {
+        if let Some(core) = node_mut(cx.loop_ref()) {
             core.remove_relay(of.id(), tag, me);
         }
     }
@@ -634,7 +634,7 @@ fn refuse_branch<T: Wire>(
 ) {
     match reply {
         Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
-        None if may_say(cx.loop_ref(), "not subscribed", branch) => {
+        None if may_log(cx.loop_ref(), "not subscribed", branch) => {
             tracing::warn!(subscriber = %branch, %reason, "a channel was not subscribed to another (said once an hour)");
         }
         None => {}
@@ -656,8 +656,12 @@ fn tell_above<T: Wire>(
     });
 }
 
-impl<T: Wire + Clone> Actor<Told<Message<T>>> for Hub<T> {
-    fn step(&mut self, cx: &mut HubCx<'_, T>, event: Event<Told<Message<T>>>) -> Step<Told<Message<T>>> {
+impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Hub<T> {
+    fn step(
+        &mut self,
+        cx: &mut HubCx<'_, T>,
+        event: Event<FromNode<Message<T>>>,
+    ) -> Step<FromNode<Message<T>>> {
         match event {
             Event::Start => self.start(cx),
             Event::Message(message) => self.take(cx, message),

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use antiphon_sched::{ActorId, Addr, DecodeError, EncodeError, Key, NodeId, ReplyTo, Wire};
 
+use crate::encoding;
 use crate::error::SubscribeError;
-use crate::packing;
-use crate::told::Told;
+use crate::from_node::FromNode;
 
 /// The address of a channel or relay.
-pub(super) type HubAddr<T> = Addr<Told<ChannelMessage<T>>>;
+pub(super) type HubAddr<T> = Addr<FromNode<ChannelMessage<T>>>;
 
 /// A message to a hidden actor that passes messages of type `T` on.
 pub enum ChannelMessage<T> {
@@ -53,7 +53,7 @@ pub enum Own {
 }
 
 /// What an actor tells itself.
-pub(super) fn own<T>(own: Own) -> Told<ChannelMessage<T>> {
+pub(super) fn own<T>(own: Own) -> FromNode<ChannelMessage<T>> {
     ChannelMessage::Own(own).into()
 }
 
@@ -88,44 +88,44 @@ impl<T: Wire> Wire for ChannelMessage<T> {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
             Self::Send { message, hops } => {
-                packing::begin(out, 3, 0)?;
+                encoding::begin(out, 3, 0)?;
                 hops.encode(out)?;
                 message.encode(out)
             }
             Self::Deliver { message, n, within, hops, reply } => {
-                packing::begin(out, 4, 1)?;
+                encoding::begin(out, 4, 1)?;
                 (*n, millis_of(*within), *hops).encode(out)?;
                 reply.encode(out)?;
                 message.encode(out)
             }
             Self::Subscribe { actor, reply } => {
-                packing::begin(out, 3, 2)?;
+                encoding::begin(out, 3, 2)?;
                 actor.encode(out)?;
                 reply.encode(out)
             }
             Self::Attach { branch, is_relay, reply } => {
-                packing::begin(out, 4, 3)?;
+                encoding::begin(out, 4, 3)?;
                 branch.encode(out)?;
                 is_relay.encode(out)?;
                 reply.encode(out)
             }
             Self::Unsubscribe { actor } => {
-                packing::begin(out, 2, 4)?;
+                encoding::begin(out, 2, 4)?;
                 bits(*actor).encode(out)
             }
             Self::Count { branch, below } => {
-                packing::begin(out, 3, 5)?;
+                encoding::begin(out, 3, 5)?;
                 bits(*branch).encode(out)?;
                 below.encode(out)
             }
             Self::Above { from, ids, reply } => {
-                packing::begin(out, 4, 6)?;
+                encoding::begin(out, 4, 6)?;
                 from.encode(out)?;
                 all_bits(ids).encode(out)?;
                 reply.encode(out)
             }
             Self::Detach { from } => {
-                packing::begin(out, 2, 7)?;
+                encoding::begin(out, 2, 7)?;
                 bits(*from).encode(out)
             }
             Self::Own(_) => Err(EncodeError::new("what an actor tells itself never leaves its node")),
@@ -133,7 +133,7 @@ impl<T: Wire> Wire for ChannelMessage<T> {
     }
 
     fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        Ok(match packing::open(from)? {
+        Ok(match encoding::open(from)? {
             (3, 0) => {
                 let hops = u8::decode(from)?;
                 Self::Send { message: T::decode(from)?, hops }
@@ -157,7 +157,7 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 Self::Above { from: from_whom, ids, reply: Wire::decode(from)? }
             }
             (2, 7) => Self::Detach { from: id_of(Wire::decode(from)?) },
-            other => return packing::unknown("message of channels", other),
+            other => return encoding::unknown("message of channels", other),
         })
     }
 }
@@ -175,12 +175,12 @@ impl Wire for Delivered {
             Self::Closed => (3, 0),
             Self::Refused(reason) => (4, u64::from(code_of(*reason))),
         };
-        packing::begin(out, 2, kind)?;
+        encoding::begin(out, 2, kind)?;
         number.encode(out)
     }
 
     fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        let open = packing::open(from)?;
+        let open = encoding::open(from)?;
         let number = u64::decode(from)?;
         Ok(match open {
             (2, 0) => Self::To(number),
@@ -188,7 +188,7 @@ impl Wire for Delivered {
             (2, 2) => Self::TooMany,
             (2, 3) => Self::Closed,
             (2, 4) => Self::Refused(error_of(number)),
-            other => return packing::unknown("answer to a delivery", other),
+            other => return encoding::unknown("answer to a delivery", other),
         })
     }
 }
@@ -201,21 +201,21 @@ impl Wire for Subscribed {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
             Self::Done(above) => {
-                packing::begin(out, 2, 0)?;
+                encoding::begin(out, 2, 0)?;
                 all_bits(above).encode(out)
             }
             Self::Refused(reason) => {
-                packing::begin(out, 2, 1)?;
+                encoding::begin(out, 2, 1)?;
                 code_of(*reason).encode(out)
             }
         }
     }
 
     fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        Ok(match packing::open(from)? {
+        Ok(match encoding::open(from)? {
             (2, 0) => Self::Done(Vec::<Bits>::decode(from)?.into_iter().map(id_of).collect()),
             (2, 1) => Self::Refused(error_of(u64::from(u8::decode(from)?))),
-            other => return packing::unknown("answer to a subscription", other),
+            other => return encoding::unknown("answer to a subscription", other),
         })
     }
 }

@@ -19,7 +19,7 @@ use antiphon_sched::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::cx::{Named, node_behind, register, sealed};
+use crate::cx::{Named, node_mut, register, sealed};
 use crate::error::{DeliverError, RegisterError, SubscribeError};
 use crate::node::Space;
 use hub::Hub;
@@ -82,7 +82,7 @@ pub(crate) fn open<T: Wire + Clone>(
     owner: Option<Key>,
     transform: Option<Box<hub::Transform<T>>>,
 ) -> Result<Channel<T>, RegisterError> {
-    node_behind(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
+    node_mut(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
     let tag = loop_ref.tag_of::<T>();
     let hub = loop_ref.spawn_actor(Hub::channel(name, transform));
     if let Err(reason) = register(loop_ref, (Space::Channel, name), hub, tag, owner) {
@@ -110,12 +110,12 @@ fn holder<T: Wire + Clone>(
 /// The relay of a channel elsewhere, started if need be.
 fn relay_for<T: Wire + Clone>(loop_ref: &mut LoopRef<'_>, channel: HubAddr<T>) -> HubAddr<T> {
     let (node_id, tag) = (loop_ref.node_id(), loop_ref.tag_of::<T>());
-    let known = node_behind(loop_ref).and_then(|core| core.relay_of(channel.id(), tag));
+    let known = node_mut(loop_ref).and_then(|core| core.relay_of(channel.id(), tag));
     if let Some(relay) = known.filter(|relay| loop_ref.is_alive(*relay)) {
         return Addr::of(ActorId::new(node_id, relay));
     }
     let relay = loop_ref.spawn_actor(Hub::relay(channel, tag));
-    if let Some(core) = node_behind(loop_ref) {
+    if let Some(core) = node_mut(loop_ref) {
         core.add_relay(channel.id(), tag, relay.id().key());
     }
     relay
@@ -163,7 +163,7 @@ pub(crate) fn unsubscribe<T: Wire + Clone>(
     let actor = subscriber.subscriber_id();
     let (node_id, tag) = (loop_ref.node_id(), loop_ref.tag_of::<T>());
     let holder = if channel.node() != node_id && actor.node() == node_id {
-        let Some(relay) = node_behind(loop_ref).and_then(|core| core.relay_of(channel.id(), tag)) else {
+        let Some(relay) = node_mut(loop_ref).and_then(|core| core.relay_of(channel.id(), tag)) else {
             return;
         };
         Addr::of(ActorId::new(node_id, relay))

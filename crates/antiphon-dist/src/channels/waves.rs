@@ -11,7 +11,7 @@ use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
 
 use super::message::{Delivered, HubAddr, Subscribed};
 use crate::error::SubscribeError;
-use crate::shares::Shares;
+use crate::quota::QuotaUsage;
 
 /// Deliveries that wait for receivers, and those under way.
 pub(super) const ORDERS_MAX: usize = 1024;
@@ -108,13 +108,13 @@ pub(super) struct Waves<T> {
     waiting: BTreeMap<u64, (Order<T>, Timer)>,
     waves: BTreeMap<u64, Wave<T>>,
     /// What each node has under way; `None` is the channel's own.
-    loads: Shares<Option<NodeId>, Load>,
+    loads: QuotaUsage<Option<NodeId>, Load>,
     last: u64,
 }
 
 impl<T> Waves<T> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), waves: BTreeMap::new(), loads: Shares::default(), last: 0 }
+        Self { waiting: BTreeMap::new(), waves: BTreeMap::new(), loads: QuotaUsage::default(), last: 0 }
     }
 
     /// What all peers have under way.

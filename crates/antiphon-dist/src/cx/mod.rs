@@ -1,6 +1,6 @@
 //! What an actor of a node can do besides what any actor can.
 
-mod behind;
+mod node_ref;
 mod verbs;
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::location::{Ignored, Location, PeerAt, PeerOptions};
 use crate::node::Space;
 use crate::rci::Rci;
 
-pub(crate) use behind::{allow, may_say, node_behind, register};
+pub(crate) use node_ref::{allow, may_log, node_mut, register};
 
 /// What a name can stand for: an address, a channel or an RCI. The constructor's type picks it, and with it one of
 /// three spaces of names, which never meet.

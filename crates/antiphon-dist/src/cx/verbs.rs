@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, NodeId, RequestId, SendMode, Step, Target, Wire};
 
-use super::behind::{allow, node_behind, register};
+use super::node_ref::{allow, node_mut, register};
 use super::{Named, NetCx, Watch};
 use crate::access::{AccessError, AccessPolicy};
 use crate::channels::{self, Channel, Subscriber};
@@ -311,7 +311,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
 }
 
 fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
-    node_behind(cx.loop_ref())
+    node_mut(cx.loop_ref())
 }
 
 /// Watchers that have ended are forgotten before the table of them grows beyond a power of two.

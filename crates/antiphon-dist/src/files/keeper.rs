@@ -19,10 +19,10 @@ use super::outcome::FileRefused;
 use super::path::TargetPath;
 use super::receiver::Receiver;
 use crate::access::AccessPolicy;
-use crate::cx::{allow, node_behind, register};
+use crate::cx::{allow, node_mut, register};
+use crate::from_node::FromNode;
 use crate::node::Space;
-use crate::shares::Shares;
-use crate::told::Told;
+use crate::quota::QuotaUsage;
 
 /// How often unfinished files that are too old are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -32,7 +32,7 @@ const ENDED_MAX: usize = 64;
 
 /// What a keeper is told.
 enum Note {
-    Peer(Told<ToKeeper>),
+    Peer(FromNode<ToKeeper>),
     Deleted(Option<NodeId>, ReplyTo<DeleteAnswer>, Result<bool, FileRefused>),
     Sweep,
     Swept,
@@ -74,15 +74,15 @@ impl Keeper {
                 let own = cx.id();
                 allow(cx.loop_ref(), own, self.access.clone())?;
                 let me = cx.adapter(Note::Peer);
-                let tag = cx.loop_ref().tag_of::<Told<ToKeeper>>();
+                let tag = cx.loop_ref().tag_of::<FromNode<ToKeeper>>();
                 register(cx.loop_ref(), (Space::Service, KEEPER), me, tag, None)?;
                 self.sweep(cx);
                 cx.every(SWEEP_EVERY, || Note::Sweep);
             }
-            Event::Message(Note::Peer(Told { what: ToKeeper::Offer(offer, reply), by, .. })) => {
+            Event::Message(Note::Peer(FromNode { what: ToKeeper::Offer(offer, reply), by, .. })) => {
                 self.on_offer(cx, by, offer, reply);
             }
-            Event::Message(Note::Peer(Told { what: ToKeeper::Delete(path, reply), by, .. })) => {
+            Event::Message(Note::Peer(FromNode { what: ToKeeper::Delete(path, reply), by, .. })) => {
                 self.on_delete(cx, by, path, reply);
             }
             Event::Message(Note::Deleted(by, reply, done)) => {
@@ -104,7 +104,7 @@ impl Keeper {
         offer: Offer,
         reply: ReplyTo<OfferAnswer>,
     ) {
-        let whom = node_behind(cx.loop_ref()).map(|core| core.party_of(by)).unwrap_or_default();
+        let whom = node_mut(cx.loop_ref()).map(|core| core.party_of(by)).unwrap_or_default();
         match self.take((cx.id().node(), by), offer, whom, reply) {
             Ok(receiver) => {
                 self.places.enter(by);
@@ -200,12 +200,12 @@ fn answer_deletion(
 /// Places for what nodes have under way here. Of several, one other node never has all.
 struct Places {
     max: usize,
-    taken: Shares<Option<NodeId>>,
+    taken: QuotaUsage<Option<NodeId>>,
 }
 
 impl Places {
     fn new(max: usize) -> Self {
-        Self { max, taken: Shares::default() }
+        Self { max, taken: QuotaUsage::default() }
     }
 
     /// Whether a node may have one more; the error is how many there are for it.

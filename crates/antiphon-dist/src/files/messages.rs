@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::outcome::{FileRefused, FileStat};
 use crate::cx::{Named, sealed};
+use crate::from_node::FromNode;
 use crate::node::Space;
-use crate::told::Told;
 
 /// The name of the keeper, in the space of services.
 pub(crate) const KEEPER: &str = "files";
@@ -20,7 +20,7 @@ pub(super) const CHUNK_BYTES: usize = 128 * 1024;
 
 /// The keeper of a node's files, as it is located.
 #[derive(Copy, Clone)]
-pub(super) struct Keeper(pub(super) Addr<Told<ToKeeper>>);
+pub(super) struct Keeper(pub(super) Addr<FromNode<ToKeeper>>);
 
 impl sealed::Sealed for Keeper {}
 
@@ -52,7 +52,7 @@ pub(crate) struct Offer {
     pub(super) path: Vec<String>,
     pub(super) stat: FileStat,
     pub(super) overwrite: bool,
-    pub(super) sender: Addr<Told<ToSender>>,
+    pub(super) sender: Addr<FromNode<ToSender>>,
     /// Milliseconds that the sender has; a later version may leave it out.
     #[serde(default)]
     pub(super) within: Option<u64>,
@@ -66,7 +66,7 @@ pub(crate) enum OfferAnswer {
     Refused(FileRefused),
     /// Send it there: all, or what comes after the first `have` bytes if these have this hash.
     Send {
-        receiver: Addr<Told<ToReceiver>>,
+        receiver: Addr<FromNode<ToReceiver>>,
         have: u64,
         hash: Bytes,
         window: u64,

@@ -35,7 +35,7 @@ use std::time::Duration;
 use antiphon_sched::{Addr, AskError, Cx, Loop, LoopRef, NodeId};
 
 use crate::config::Config;
-use crate::cx::node_behind;
+use crate::cx::node_mut;
 use crate::error::NodeError;
 use crate::location::Location;
 use deleter::Deleter;
@@ -136,7 +136,7 @@ fn order<M: 'static>(
     options: &FileOptions,
     timeout: Duration,
 ) -> Result<Order, FileError> {
-    let place = node_behind(cx.loop_ref()).ok_or(FileError::NoNode)?.outbox().take_place()?;
+    let place = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.outbox().take_place()?;
     let name = options.name.as_ref().map_or_else(|| sender::own_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
     let asker = cx.id();
@@ -146,7 +146,7 @@ fn order<M: 'static>(
 
 /// Counts a refusal that tells of a limit or of a trick, and has the log told, if a peer is refused.
 fn count_refusal(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, reason: &FileRefused) {
-    let (Some(by), Some(core)) = (by, node_behind(loop_ref)) else { return };
+    let (Some(by), Some(core)) = (by, node_mut(loop_ref)) else { return };
     match reason {
         FileRefused::OverQuota { .. }
         | FileRefused::DestFull { .. }
@@ -192,7 +192,7 @@ pub(crate) fn progress<M: 'static>(
     if cx.send(sender, Note::Watch(watcher, every)).is_err() {
         // It is over.
         cx.loop_ref().close_adapter(watcher);
-    } else if let Some(core) = node_behind(cx.loop_ref()) {
+    } else if let Some(core) = node_mut(cx.loop_ref()) {
         core.outbox().unheard.push((sender, watcher));
     }
 }

@@ -15,7 +15,7 @@ use super::disk::{Dest, Partial, Placed, Prepared};
 use super::messages::{CHUNK_BYTES, Offer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
-use crate::told::Told;
+use crate::from_node::FromNode;
 
 /// In each such span a sender has to send a piece, or come to the end: it holds a place that others want.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What a receiver is told.
 pub(super) enum Note {
-    Peer(Told<ToReceiver>),
+    Peer(FromNode<ToReceiver>),
     Prepared(Done<Prepared>),
     /// Some more of what was there is hashed; `true`: all.
     Hashed(Done<(Box<Partial>, bool)>),
@@ -45,7 +45,7 @@ pub(super) struct Receiver {
     path: TargetPath,
     stat: FileStat,
     overwrite: bool,
-    sender: Addr<Told<ToSender>>,
+    sender: Addr<FromNode<ToSender>>,
     /// The sender's node, if it is another: nobody else is heard.
     by: Option<NodeId>,
     /// Who is charged for its bytes.

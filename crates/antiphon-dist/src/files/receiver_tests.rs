@@ -11,7 +11,7 @@ use crate::files::Rules;
 /// What the sender was told, in order.
 #[derive(Default)]
 struct Seen {
-    receiver: Cell<Option<Addr<Told<ToReceiver>>>>,
+    receiver: Cell<Option<Addr<FromNode<ToReceiver>>>>,
     said: RefCell<Vec<ToSender>>,
     /// How the receiver ended.
     ended: Cell<bool>,
@@ -19,7 +19,7 @@ struct Seen {
 
 enum Heard {
     Answer(Result<OfferAnswer, AskError>),
-    Said(Told<ToSender>),
+    Said(FromNode<ToSender>),
 }
 
 struct Stage {

@@ -16,10 +16,10 @@ use super::messages::{CHUNK_BYTES, KEEPER, Keeper, Offer, OfferAnswer, ToKeeper,
 use super::outcome::{FileError, FileRefused, Progress, SourceError, Stored};
 use super::path::TargetPath;
 use super::source::{Piece, Source};
-use crate::cx::{NetCx, node_behind};
+use crate::cx::{NetCx, node_mut};
 use crate::error::LocateError;
+use crate::from_node::FromNode;
 use crate::location::Location;
-use crate::told::Told;
 
 /// Who may be told of one transfer's progress; further ones are not.
 const WATCHERS_MAX: usize = 64;
@@ -37,7 +37,7 @@ pub(crate) enum Note {
     Hashed(Done<(Source, bool)>),
     Rewound(Done<Source>),
     Read(Done<(Source, Piece)>),
-    Peer(Told<ToSender>),
+    Peer(FromNode<ToSender>),
     Watch(Addr<Progress>, Duration),
     Tell(Addr<Progress>),
     Cancel,
@@ -65,7 +65,7 @@ pub(crate) struct Sender {
     order: Order,
     answer: Option<ReplyTo<Result<Stored, FileError>>>,
     watchers: Vec<Addr<Progress>>,
-    receiver: Option<Addr<Told<ToReceiver>>>,
+    receiver: Option<Addr<FromNode<ToReceiver>>>,
     /// Where the file goes, once its keeper is found: nobody else is heard.
     node: Option<NodeId>,
     state: State,
@@ -295,10 +295,10 @@ impl Sender {
         &mut self,
         source: Source,
         hash: Option<[u8; 32]>,
-        error: SendError<Told<ToReceiver>>,
+        error: SendError<FromNode<ToReceiver>>,
     ) -> Result<(), FileError> {
         match error {
-            SendError::Busy(Told { what: ToReceiver::Chunk(Bytes(bytes)), .. }) => {
+            SendError::Busy(FromNode { what: ToReceiver::Chunk(Bytes(bytes)), .. }) => {
                 self.state = State::Held(source, Piece { bytes, hash });
                 Ok(())
             }
@@ -343,7 +343,7 @@ impl Sender {
     }
 
     fn watch(&mut self, cx: &mut Cx<'_, Note>, watcher: Addr<Progress>, every: Duration) {
-        if let Some(core) = node_behind(cx.loop_ref()) {
+        if let Some(core) = node_mut(cx.loop_ref()) {
             core.outbox().hear(watcher);
         }
         if self.watchers.len() >= WATCHERS_MAX {
@@ -371,7 +371,7 @@ impl Sender {
         }
         // What waits in the mailbox is not taken any more.
         let me = cx.addr();
-        if let Some(core) = node_behind(cx.loop_ref()) {
+        if let Some(core) = node_mut(cx.loop_ref()) {
             self.watchers.extend(core.outbox().take_unheard(me));
         }
         for watcher in std::mem::take(&mut self.watchers) {

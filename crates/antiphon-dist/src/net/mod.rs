@@ -236,7 +236,7 @@ impl Driver {
                 Ok(()) if self.sockets.is_opening(conn) => {}
                 Ok(()) => self.give(core, sched, Input::Accepted { conn, tls: None }),
                 Err(reason) => {
-                    if core.may_say("unwatched", remote.ip()) {
+                    if core.may_log("unwatched", remote.ip()) {
                         tracing::warn!(%remote, %reason, "a connection cannot be watched (said once an hour)");
                     }
                     self.give(core, sched, Input::Closed(conn));

@@ -30,7 +30,7 @@ impl NodeCore {
         }
         if let Some(shared) =
             self.settings.shared_certificate.filter(|shared| access.names_certificate(shared))
-            && self.may_say("audience of all", shared)
+            && self.may_log("audience of all", shared)
         {
             tracing::warn!(
                 certificate = %shared,
@@ -71,7 +71,7 @@ impl NodeCore {
         let is_open = self.is_open_to(node, to, world);
         if !is_open {
             self.counts.refusals.access += 1;
-            if self.may_say("audience", node) {
+            if self.may_log("audience", node) {
                 let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
                 tracing::warn!(%node, name, %to, "a peer is refused by an actor that is not open to it (said once an hour)");
             }

@@ -24,10 +24,10 @@ fn far(node: NodeId, number: u64) -> ActorId {
 }
 
 /// An actor that peers reach, and the ends that it is told of.
-type Told = Rc<RefCell<Vec<(ActorId, Option<&'static str>)>>>;
+type FromNode = Rc<RefCell<Vec<(ActorId, Option<&'static str>)>>>;
 
-fn watcher(alone: &mut Alone) -> (Key, Told) {
-    let told = Told::default();
+fn watcher(alone: &mut Alone) -> (Key, FromNode) {
+    let told = FromNode::default();
     let tell = told.clone();
     let (_, watcher) = alone.actor(move |_cx: &mut Cx<String>, event| {
         if let Event::Down(down) = event {

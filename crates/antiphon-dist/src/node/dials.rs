@@ -344,13 +344,13 @@ impl NodeCore {
 
     /// A connection that was closed without a word.
     pub(super) fn log_refusal_of(&mut self, remote: SocketAddr, reason: &str) {
-        if self.may_say("no proof", format_args!("{} {reason}", remote.ip())) {
+        if self.may_log("no proof", format_args!("{} {reason}", remote.ip())) {
             tracing::warn!(%remote, reason, "a connection was closed before its proof (said once an hour)");
         }
     }
 
     pub(super) fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
-        if self.may_say("no connection", format_args!("{} {error}", remote.ip())) {
+        if self.may_log("no connection", format_args!("{} {error}", remote.ip())) {
             tracing::warn!(%remote, %error, "no connection with this peer (said once an hour)");
         }
     }
@@ -371,7 +371,7 @@ impl NodeCore {
                 all.into_iter().for_each(|at| self.dial_for_ever(PeerAt::Location(at.into())));
             }
             (Some(Query::Configured(at)), Err(reason)) => {
-                if self.may_say("not looked up", format_args!("{at} {reason}")) {
+                if self.may_log("not looked up", format_args!("{at} {reason}")) {
                     tracing::warn!(
                         %at, reason, "a configured peer cannot be looked up (said once an hour); tried again for ever"
                     );

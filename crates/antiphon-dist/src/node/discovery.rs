@@ -111,7 +111,7 @@ impl NodeCore {
 
     fn refuse_datagram(&mut self, from: SocketAddr, reason: &DatagramError) {
         self.counts.refused_datagrams += 1;
-        if self.may_say("datagram", format_args!("{} {reason}", from.ip())) {
+        if self.may_log("datagram", format_args!("{} {reason}", from.ip())) {
             tracing::warn!(%from, %reason, "a datagram was dropped (said once an hour)");
         }
     }

@@ -92,7 +92,7 @@ impl NodeCore {
         let locations: Vec<SocketAddr> =
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
         if !self.has_place_for(node) {
-            if self.may_say("no place", remote.ip()) {
+            if self.may_log("no place", remote.ip()) {
                 tracing::warn!(%node, %remote, "no more peers can be known; a connection is refused (said once an hour)");
             }
             self.fail_conn(id, world);
@@ -121,7 +121,7 @@ impl NodeCore {
             })
         });
         if let Err(reason) = link.session.connected(now, connection) {
-            if self.may_say("does not fit", node) {
+            if self.may_log("does not fit", node) {
                 tracing::warn!(%node, %reason, "a proven connection does not fit its session (said once an hour)");
             }
             self.lose(node, "the peer broke the protocol", world);
@@ -156,7 +156,7 @@ impl NodeCore {
 
     /// A session has begun: what waited for it goes out, and whoever watches is told.
     fn on_met(&mut self, node: NodeId, world: &mut impl World) {
-        if self.may_say("has come", node)
+        if self.may_log("has come", node)
             && let Some(peer) = self.peers.get(&node)
         {
             tracing::info!(%node, name = peer.name, "a peer has come");
@@ -221,14 +221,14 @@ impl NodeCore {
             Ok(Fate::Leaves(reason)) => self.on_goodbye(node, reason, world),
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
-                if self.may_say("broke the protocol", node) {
+                if self.may_log("broke the protocol", node) {
                     tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (said once an hour)");
                 }
                 self.lose(node, "the peer broke the protocol", world);
             }
             Err(reason) => {
                 self.counts.broken_connections += 1;
-                if self.may_say("connection broke", node) {
+                if self.may_log("connection broke", node) {
                     tracing::warn!(%node, %reason, "a connection broke; its session goes on over another one (said once an hour)");
                 }
                 self.on_closed(id, world);
@@ -452,7 +452,7 @@ impl NodeCore {
     /// Ends the session with a node: everything open on it is answered, once.
     pub(super) fn lose(&mut self, node: NodeId, reason: &str, world: &mut impl World) {
         let is_said = self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
-            && self.may_say("is lost", format_args!("{node} {reason}"));
+            && self.may_log("is lost", format_args!("{node} {reason}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut link) = peer.link.take() else { return };
         let parting = link.parting.take();

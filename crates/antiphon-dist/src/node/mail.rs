@@ -331,7 +331,7 @@ impl NodeCore {
             Delivery::Full => (Outcome::Full, Some(Undelivered::Full)),
             Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
             Delivery::Undecodable(text) => {
-                if self.may_say("does not decode", format_args!("{node} {to}")) {
+                if self.may_log("does not decode", format_args!("{node} {to}")) {
                     tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name? (said once an hour)");
                 }
                 (Outcome::WrongType, Some(Undelivered::Encode))

@@ -184,7 +184,7 @@ impl NodeCore {
         let mut twins = others.filter(|other| other.is_online() && other.name == peer.name);
         let twin = here.or_else(|| twins.find_map(Peer::location));
         if let (Some(one), Some(other)) = (twin, peer.location())
-            && self.may_say("twins", format_args!("{name} {other}"))
+            && self.may_log("twins", format_args!("{name} {other}"))
         {
             tracing::warn!(name, %one, %other, "two nodes have one name; both stay");
         }

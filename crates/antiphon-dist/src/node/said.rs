@@ -62,13 +62,13 @@ impl Said {
 
 impl NodeCore {
     /// Whether the log is to be told of this now; see [`Said::may`].
-    pub(crate) fn may_say(&mut self, kind: &'static str, about: impl Display) -> bool {
+    pub(crate) fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
         self.said.may(self.now, kind, about)
     }
 
     /// Logs that a peer goes over one of its limits.
     pub(crate) fn say_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
-        if self.may_say(kind, node) {
+        if self.may_log(kind, node) {
             let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
             tracing::warn!(%node, name, "a peer {what}, and is refused (said once an hour)");
         }

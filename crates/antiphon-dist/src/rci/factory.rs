@@ -10,15 +10,15 @@ use antiphon_sched::{
 };
 
 use super::message::{Born, RciCall};
-use crate::cx::{allow, may_say, node_behind};
+use crate::cx::{allow, may_log, node_mut};
+use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
-use crate::shares::Shares;
-use crate::told::Told;
+use crate::quota::QuotaUsage;
 
 /// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
 const ALIVE_MAX: usize = 60_000;
 
-type FactoryCx<'c, A, T> = Cx<'c, Told<RciCall<A, T>>>;
+type FactoryCx<'c, A, T> = Cx<'c, FromNode<RciCall<A, T>>>;
 
 /// Makes an actor of arguments, and starts it; the error is the text of a panic.
 pub(super) type Starter<A, T> = dyn FnMut(&mut FactoryCx<'_, A, T>, A) -> Result<Addr<T>, String>;
@@ -28,7 +28,7 @@ pub(super) struct Factory<A, T> {
     start: Box<Starter<A, T>>,
     /// The node that called for it, and whether somebody watches it.
     alive: BTreeMap<ActorId, (NodeId, bool)>,
-    by_caller: Shares<NodeId>,
+    by_caller: QuotaUsage<NodeId>,
 }
 
 impl<A: Wire, T: Wire> Factory<A, T> {
@@ -41,18 +41,18 @@ impl<A: Wire, T: Wire> Factory<A, T> {
             name: name.into(),
             start: Box::new(start),
             alive: BTreeMap::new(),
-            by_caller: Shares::default(),
+            by_caller: QuotaUsage::default(),
         }
     }
 
-    fn call(&mut self, cx: &mut FactoryCx<'_, A, T>, call: Told<RciCall<A, T>>) {
-        let Told { what: RciCall { arguments, watcher, reply }, by, .. } = call;
+    fn call(&mut self, cx: &mut FactoryCx<'_, A, T>, call: FromNode<RciCall<A, T>>) {
+        let FromNode { what: RciCall { arguments, watcher, reply }, by, .. } = call;
         // Not whom the reply names: it may name anybody.
         let caller = by.unwrap_or(cx.id().node());
-        let max = node_behind(cx.loop_ref()).map_or(0, |core| core.rci_actors_max());
+        let max = node_mut(cx.loop_ref()).map_or(0, |core| core.rci_actors_max());
         if self.by_caller.of(&caller) >= max || self.alive.len() >= ALIVE_MAX {
             log_panic(|| drop(arguments));
-            if let (Some(_), Some(core)) = (by, node_behind(cx.loop_ref())) {
+            if let (Some(_), Some(core)) = (by, node_mut(cx.loop_ref())) {
                 core.refusals().rci_actors += 1;
                 core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
             }
@@ -61,7 +61,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         let actor = match (self.start)(cx, arguments) {
             Ok(actor) => actor,
             Err(text) => {
-                if may_say(cx.loop_ref(), "rci panic", format_args!("{} {caller}", self.name)) {
+                if may_log(cx.loop_ref(), "rci panic", format_args!("{} {caller}", self.name)) {
                     tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (said once an hour)");
                 }
                 return cx.reply(reply, Born::Panicked(text));
@@ -83,7 +83,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
     /// A new actor is open to whom this one is.
     fn open_as_self(&self, cx: &mut FactoryCx<'_, A, T>, actor: ActorId) {
         let me = cx.id().key();
-        let access = node_behind(cx.loop_ref()).map(|core| core.access_of(me)).unwrap_or_default();
+        let access = node_mut(cx.loop_ref()).map(|core| core.access_of(me)).unwrap_or_default();
         if !access.is_everybody()
             && let Err(reason) = allow(cx.loop_ref(), actor, access)
         {
@@ -96,7 +96,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         self.by_caller.take(&caller, 1);
         // This monitor keeps the scheduler from saying so.
         let failed = matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_));
-        if !watched && failed && may_say(cx.loop_ref(), "rci end", format_args!("{} {caller}", self.name)) {
+        if !watched && failed && may_log(cx.loop_ref(), "rci end", format_args!("{} {caller}", self.name)) {
             tracing::warn!(rci = %self.name, actor = %actor, %reason, "an actor ended that its caller did not monitor (said once an hour)");
         }
     }
@@ -111,12 +111,12 @@ fn may_watch(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, watcher: ActorId) -
             && loop_ref.signal_policy_of(watcher.key()) == SignalPolicy::All)
 }
 
-impl<A: Wire, T: Wire> Actor<Told<RciCall<A, T>>> for Factory<A, T> {
+impl<A: Wire, T: Wire> Actor<FromNode<RciCall<A, T>>> for Factory<A, T> {
     fn step(
         &mut self,
         cx: &mut FactoryCx<'_, A, T>,
-        event: Event<Told<RciCall<A, T>>>,
-    ) -> Step<Told<RciCall<A, T>>> {
+        event: Event<FromNode<RciCall<A, T>>>,
+    ) -> Step<FromNode<RciCall<A, T>>> {
         match event {
             Event::Start => {
                 cx.set_daemon(true);

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use antiphon_sched::{ActorId, Addr, AskError, DecodeError, EncodeError, Key, NodeId, ReplyTo, Wire};
 
 use super::witness::Witness;
-use crate::packing;
+use crate::encoding;
 
 /// One call: start an actor with these arguments.
 pub(super) struct RciCall<A, T> {
@@ -48,7 +48,7 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        packing::begin(out, 4, 0)?;
+        encoding::begin(out, 4, 0)?;
         match &self.watcher {
             None => ().encode(out)?,
             // As an address of no type: nobody is made reachable by it, but its node's location travels.
@@ -60,7 +60,7 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
     }
 
     fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        match packing::open(from)? {
+        match encoding::open(from)? {
             (4, 0) => {
                 let watcher = match from.first() {
                     Some(&NIL) => <()>::decode(from).map(|()| None)?,
@@ -68,7 +68,7 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
                 };
                 Ok(Self { watcher, reply: Wire::decode(from)?, arguments: A::decode(from)? })
             }
-            other => packing::unknown("call", other),
+            other => encoding::unknown("call", other),
         }
     }
 }
@@ -81,26 +81,26 @@ impl<T: Wire> Wire for Born<T> {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
             Self::At(addr) => {
-                packing::begin(out, 2, 0)?;
+                encoding::begin(out, 2, 0)?;
                 addr.encode(out)
             }
             Self::OverQuota(max) => {
-                packing::begin(out, 2, 1)?;
+                encoding::begin(out, 2, 1)?;
                 max.encode(out)
             }
             Self::Panicked(text) => {
-                packing::begin(out, 2, 2)?;
+                encoding::begin(out, 2, 2)?;
                 text.encode(out)
             }
         }
     }
 
     fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        Ok(match packing::open(from)? {
+        Ok(match encoding::open(from)? {
             (2, 0) => Self::At(Wire::decode(from)?),
             (2, 1) => Self::OverQuota(Wire::decode(from)?),
             (2, 2) => Self::Panicked(Wire::decode(from)?),
-            other => return packing::unknown("answer to a call", other),
+            other => return encoding::unknown("answer to a call", other),
         })
     }
 }

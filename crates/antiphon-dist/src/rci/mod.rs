@@ -17,10 +17,10 @@ use antiphon_sched::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::cx::{Named, allow, node_behind, register, sealed};
+use crate::cx::{Named, allow, node_mut, register, sealed};
 use crate::error::{CallError, RegisterError};
+use crate::from_node::FromNode;
 use crate::node::Space;
-use crate::told::Told;
 use factory::Factory;
 use message::{Answered, Born, RciCall, Watcher};
 use witness::Witnessing;
@@ -28,7 +28,7 @@ use witness::Witnessing;
 /// A registered function that takes `A`, and starts an actor that takes messages of type `T`.
 ///
 /// 24 bytes, `Copy`; it can travel in messages, and be located by its name.
-pub struct Rci<A, T>(Addr<Told<RciCall<A, T>>>);
+pub struct Rci<A, T>(Addr<FromNode<RciCall<A, T>>>);
 
 impl<A, T> Rci<A, T> {
     /// The hidden actor that takes the calls: to monitor it is to be told when the function is unregistered.
@@ -49,10 +49,10 @@ pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
     owner: Option<Key>,
     make: impl FnMut(A) -> W + 'static,
 ) -> Result<Rci<A, T>, RegisterError> {
-    node_behind(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
+    node_mut(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
     let tag = Rci::<A, T>::tag(loop_ref);
     let factory = loop_ref.spawn_actor(Factory::new(name, make));
-    let access = node_behind(loop_ref).ok_or(RegisterError::NoNode)?.rci_access();
+    let access = node_mut(loop_ref).ok_or(RegisterError::NoNode)?.rci_access();
     if allow(loop_ref, factory.id(), access).is_err() {
         // The configuration was checked, so there is no such actor.
         return Err(RegisterError::NoNode);
@@ -70,7 +70,7 @@ pub(crate) fn unregister(
     name: &str,
     owner: Option<Key>,
 ) -> Result<(), RegisterError> {
-    let core = node_behind(loop_ref).ok_or(RegisterError::NoNode)?;
+    let core = node_mut(loop_ref).ok_or(RegisterError::NoNode)?;
     let factory = core.unregister(Space::Rci, name, owner)?;
     let node_id = loop_ref.node_id();
     loop_ref.terminate(ActorId::new(node_id, factory));

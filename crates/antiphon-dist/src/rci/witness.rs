@@ -14,9 +14,9 @@ use antiphon_sched::{
 
 use super::message::{Answered, Born, RciCall, Watcher};
 use crate::error::CallError;
+use crate::from_node::FromNode;
 use crate::node::settle;
 use crate::panic_guard::log_panic;
-use crate::told::Told;
 
 /// A message to the witness: from itself only.
 pub(super) struct Witness<T>(Answered<T>);
@@ -37,7 +37,7 @@ impl<T: Wire> Wire for Witness<T> {
 
 /// The actor that calls, and then watches.
 pub(super) struct Witnessing<A, T> {
-    pub(super) rci: Addr<Told<RciCall<A, T>>>,
+    pub(super) rci: Addr<FromNode<RciCall<A, T>>>,
     /// Until they are sent.
     pub(super) arguments: Option<A>,
     pub(super) timeout: Duration,

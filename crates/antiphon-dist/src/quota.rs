@@ -7,18 +7,18 @@ use std::ops::{AddAssign, SubAssign};
 
 /// The shares of nodes, or of whatever is told apart by a `K`: in numbers, or in amounts of several kinds.
 #[derive(Debug)]
-pub(crate) struct Shares<K, N = usize> {
+pub(crate) struct QuotaUsage<K, N = usize> {
     of: BTreeMap<K, N>,
     all: N,
 }
 
-impl<K: Ord, N: Default> Default for Shares<K, N> {
+impl<K: Ord, N: Default> Default for QuotaUsage<K, N> {
     fn default() -> Self {
         Self { of: BTreeMap::new(), all: N::default() }
     }
 }
 
-impl<K: Ord, N: Copy + Default + PartialEq + AddAssign + SubAssign> Shares<K, N> {
+impl<K: Ord, N: Copy + Default + PartialEq + AddAssign + SubAssign> QuotaUsage<K, N> {
     pub(crate) fn of(&self, whose: &K) -> N {
         self.of.get(whose).copied().unwrap_or_default()
     }
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn who_has_nothing_left_is_forgotten_and_the_sum_stays_right() {
-        let mut shares = Shares::default();
+        let mut shares = QuotaUsage::default();
         shares.add("a", 2);
         shares.add("b", 3);
         shares.take(&"a", 1);

@@ -10,21 +10,21 @@ use std::borrow::Cow;
 use antiphon_sched::{DecodeError, EncodeError, NodeId, Wire, origin};
 
 /// A message, and who sent it.
-pub struct Told<T> {
+pub struct FromNode<T> {
     pub(crate) what: T,
     pub(crate) by: Option<NodeId>,
     /// Bytes that it had on the way; 0 if it had none.
     pub(crate) bytes: usize,
 }
 
-impl<T> From<T> for Told<T> {
+impl<T> From<T> for FromNode<T> {
     fn from(what: T) -> Self {
         Self { what, by: None, bytes: 0 }
     }
 }
 
 /// On the wire it is the message.
-impl<T: Wire> Wire for Told<T> {
+impl<T: Wire> Wire for FromNode<T> {
     fn name() -> Cow<'static, str> {
         T::name()
     }

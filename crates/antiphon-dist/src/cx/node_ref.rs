@@ -9,7 +9,7 @@ use crate::error::{LocateError, RegisterError};
 use crate::node::{FoundName, NodeCore, Space, settle};
 
 /// The node that a loop is part of.
-pub(crate) fn node_behind<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut NodeCore> {
+pub(crate) fn node_mut<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut NodeCore> {
     let now = loop_ref.now();
     let core = loop_ref.transport::<NodeCore>()?;
     core.advance(now);
@@ -17,8 +17,8 @@ pub(crate) fn node_behind<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut N
 }
 
 /// Whether the log is to be told of this now: whatever peers can bring about is told seldom.
-pub(crate) fn may_say(loop_ref: &mut LoopRef<'_>, kind: &'static str, about: impl Display) -> bool {
-    node_behind(loop_ref).is_some_and(|core| core.may_say(kind, about))
+pub(crate) fn may_log(loop_ref: &mut LoopRef<'_>, kind: &'static str, about: impl Display) -> bool {
+    node_mut(loop_ref).is_some_and(|core| core.may_log(kind, about))
 }
 
 /// Registers an actor of this loop under a name, opens it to the network, and tells whoever waits for the name.
@@ -29,11 +29,11 @@ pub(crate) fn register<M: Wire>(
     tag: &'static str,
     owner: Option<Key>,
 ) -> Result<(), RegisterError> {
-    let core = node_behind(loop_ref).ok_or(RegisterError::NoNode)?;
+    let core = node_mut(loop_ref).ok_or(RegisterError::NoNode)?;
     let waiting = core.register((space, name), actor.id().key(), tag, owner)?;
     if !loop_ref.expose(actor) {
         // It was ended within this very step: nobody would take the name back later.
-        node_behind(loop_ref).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
+        node_mut(loop_ref).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
     }
     for request_id in waiting {
         let found: Result<FoundName, LocateError> = Ok(FoundName { id: actor.id() });
@@ -49,7 +49,7 @@ pub(crate) fn allow(
     access: AccessPolicy,
 ) -> Result<(), AccessError> {
     let is_here = what.node() == loop_ref.node_id();
-    node_behind(loop_ref).ok_or(AccessError::NoNode)?.check_access(&access)?;
+    node_mut(loop_ref).ok_or(AccessError::NoNode)?.check_access(&access)?;
     if !is_here {
         return Err(AccessError::Elsewhere);
     }
@@ -60,6 +60,6 @@ pub(crate) fn allow(
     if !access.is_everybody() {
         loop_ref.report_exit(actor);
     }
-    node_behind(loop_ref).ok_or(AccessError::NoNode)?.set_access(actor, access);
+    node_mut(loop_ref).ok_or(AccessError::NoNode)?.set_access(actor, access);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What channels, relays and their users tell each other.
 //!
-//! Invariant: `Own` never leaves its node, and never comes from another.
+//! Invariant: `SelfMessage` never leaves its node, and never comes from another.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::error::SubscribeError;
 use crate::from_node::FromNode;
 
 /// The address of a channel or relay.
-pub(super) type HubAddr<T> = Addr<FromNode<ChannelMessage<T>>>;
+pub(super) type TopicAddr<T> = Addr<FromNode<ChannelMessage<T>>>;
 
 /// A message to a hidden actor that passes messages of type `T` on.
 pub enum ChannelMessage<T> {
@@ -23,23 +23,23 @@ pub enum ChannelMessage<T> {
     /// An actor is to receive all that is passed on.
     Subscribe { actor: Addr<T>, reply: Option<ReplyTo<Subscribed>> },
     /// Another channel, or a relay on its own behalf, is to receive it, and to pass it on.
-    Attach { branch: HubAddr<T>, is_relay: bool, reply: Option<ReplyTo<Subscribed>> },
+    Attach { relay: TopicAddr<T>, is_relay: bool, reply: Option<ReplyTo<Subscribed>> },
     /// That is over.
     Unsubscribe { actor: ActorId },
     /// So many receivers are behind a branch.
-    Count { branch: ActorId, below: u64 },
+    Count { relay: ActorId, below: u64 },
     /// To a branch: these are above it, if it comes to stand below `from`.
-    Above { from: HubAddr<T>, ids: Vec<ActorId>, reply: Option<ReplyTo<Delivered>> },
+    Above { from: TopicAddr<T>, ids: Vec<ActorId>, reply: Option<ReplyTo<Delivered>> },
     /// To a branch: `from` is no longer above it.
     Detach { from: ActorId },
     /// From the actor to itself.
-    Own(Own),
+    SelfMessage(SelfMessage),
 }
 
 /// What a channel or relay tells itself.
-pub enum Own {
+pub enum SelfMessage {
     /// A branch or receiver has acknowledged a wave, for so many.
-    Acked { wave: u64, outcome: Delivered },
+    Acked { delivery: u64, outcome: Delivered },
     /// A delivery has waited for receivers as long as it may.
     Due(u64),
     /// The number of receivers has changed, and is to be told above.
@@ -53,8 +53,8 @@ pub enum Own {
 }
 
 /// What an actor tells itself.
-pub(super) fn own<T>(own: Own) -> FromNode<ChannelMessage<T>> {
-    ChannelMessage::Own(own).into()
+pub(super) fn own<T>(own: SelfMessage) -> FromNode<ChannelMessage<T>> {
+    ChannelMessage::SelfMessage(own).into()
 }
 
 /// The answer to a delivery, or to word of what is above.
@@ -103,9 +103,9 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 actor.encode(out)?;
                 reply.encode(out)
             }
-            Self::Attach { branch, is_relay, reply } => {
+            Self::Attach { relay, is_relay, reply } => {
                 encoding::begin(out, 4, 3)?;
-                branch.encode(out)?;
+                relay.encode(out)?;
                 is_relay.encode(out)?;
                 reply.encode(out)
             }
@@ -113,9 +113,9 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 encoding::begin(out, 2, 4)?;
                 bits(*actor).encode(out)
             }
-            Self::Count { branch, below } => {
+            Self::Count { relay, below } => {
                 encoding::begin(out, 3, 5)?;
-                bits(*branch).encode(out)?;
+                bits(*relay).encode(out)?;
                 below.encode(out)
             }
             Self::Above { from, ids, reply } => {
@@ -128,7 +128,7 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 encoding::begin(out, 2, 7)?;
                 bits(*from).encode(out)
             }
-            Self::Own(_) => Err(EncodeError::new("what an actor tells itself never leaves its node")),
+            Self::SelfMessage(_) => Err(EncodeError::new("what an actor tells itself never leaves its node")),
         }
     }
 
@@ -145,12 +145,12 @@ impl<T: Wire> Wire for ChannelMessage<T> {
             }
             (3, 2) => Self::Subscribe { actor: Wire::decode(from)?, reply: Wire::decode(from)? },
             (4, 3) => Self::Attach {
-                branch: Wire::decode(from)?,
+                relay: Wire::decode(from)?,
                 is_relay: Wire::decode(from)?,
                 reply: Wire::decode(from)?,
             },
             (2, 4) => Self::Unsubscribe { actor: id_of(Wire::decode(from)?) },
-            (3, 5) => Self::Count { branch: id_of(Wire::decode(from)?), below: Wire::decode(from)? },
+            (3, 5) => Self::Count { relay: id_of(Wire::decode(from)?), below: Wire::decode(from)? },
             (4, 6) => {
                 let (from_whom, ids) = (Wire::decode(from)?, Vec::<Bits>::decode(from)?);
                 let ids = ids.into_iter().map(id_of).collect();

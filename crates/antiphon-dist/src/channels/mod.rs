@@ -4,10 +4,10 @@
 //! *relay* for them, so that one copy of each message crosses the network. Order, credit, cuts and ends are those of
 //! ordinary messages between ordinary actors.
 
-mod fan;
-mod hub;
 mod message;
-mod waves;
+mod pending_deliveries;
+mod subscribers;
+mod topic;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -22,8 +22,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::cx::{Named, node_mut, register, sealed};
 use crate::error::{DeliverError, RegisterError, SubscribeError};
 use crate::node::Space;
-use hub::Hub;
-use message::{ChannelMessage, Delivered, HubAddr, Subscribed};
+use message::{ChannelMessage, Delivered, Subscribed, TopicAddr};
+use topic::Topic;
 
 /// How much longer than its time a delivery is waited for: its channel may be elsewhere, and it is the channel
 /// that keeps the time.
@@ -32,7 +32,7 @@ const GRACE: Duration = secs(1);
 /// A channel that carries messages of type `T`: send to it as to an address, and all its subscribers receive it.
 ///
 /// 24 bytes, `Copy`; it can travel in messages, and be located by its name.
-pub struct Channel<T>(HubAddr<T>);
+pub struct Channel<T>(TopicAddr<T>);
 
 impl<T> Channel<T> {
     /// The channel, without the type of its messages: what a [`Down`](antiphon_sched::Down) names when it is closed.
@@ -67,7 +67,7 @@ impl<T> Subscriber<T> for Addr<T> {
 
 impl<T> Subscriber<T> for Channel<T> {
     fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T> {
-        ChannelMessage::Attach { branch: self.0, is_relay: false, reply }
+        ChannelMessage::Attach { relay: self.0, is_relay: false, reply }
     }
 
     fn subscriber_id(self) -> ActorId {
@@ -80,16 +80,16 @@ pub(crate) fn open<T: Wire + Clone>(
     loop_ref: &mut LoopRef<'_>,
     name: &str,
     owner: Option<Key>,
-    transform: Option<Box<hub::Transform<T>>>,
+    transform: Option<Box<topic::Transform<T>>>,
 ) -> Result<Channel<T>, RegisterError> {
     node_mut(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
     let tag = loop_ref.tag_of::<T>();
-    let hub = loop_ref.spawn_actor(Hub::channel(name, transform));
-    if let Err(reason) = register(loop_ref, (Space::Channel, name), hub, tag, owner) {
-        loop_ref.terminate(hub);
+    let topic = loop_ref.spawn_actor(Topic::channel(name, transform));
+    if let Err(reason) = register(loop_ref, (Space::Channel, name), topic, tag, owner) {
+        loop_ref.terminate(topic);
         return Err(reason);
     }
-    Ok(Channel(Addr::of(hub.id())))
+    Ok(Channel(Addr::of(topic.id())))
 }
 
 /// Whom a subscriber on `node` has to ask: the channel itself; for one of this node to a channel elsewhere, the
@@ -98,7 +98,7 @@ fn holder<T: Wire + Clone>(
     loop_ref: &mut LoopRef<'_>,
     channel: Channel<T>,
     subscriber: ActorId,
-) -> HubAddr<T> {
+) -> TopicAddr<T> {
     let node_id = loop_ref.node_id();
     if channel.node() != node_id && subscriber.node() == node_id {
         relay_for(loop_ref, channel.0)
@@ -108,13 +108,13 @@ fn holder<T: Wire + Clone>(
 }
 
 /// The relay of a channel elsewhere, started if need be.
-fn relay_for<T: Wire + Clone>(loop_ref: &mut LoopRef<'_>, channel: HubAddr<T>) -> HubAddr<T> {
+fn relay_for<T: Wire + Clone>(loop_ref: &mut LoopRef<'_>, channel: TopicAddr<T>) -> TopicAddr<T> {
     let (node_id, tag) = (loop_ref.node_id(), loop_ref.tag_of::<T>());
     let known = node_mut(loop_ref).and_then(|core| core.relay_of(channel.id(), tag));
     if let Some(relay) = known.filter(|relay| loop_ref.is_alive(*relay)) {
         return Addr::of(ActorId::new(node_id, relay));
     }
-    let relay = loop_ref.spawn_actor(Hub::relay(channel, tag));
+    let relay = loop_ref.spawn_actor(Topic::relay(channel, tag));
     if let Some(core) = node_mut(loop_ref) {
         core.add_relay(channel.id(), tag, relay.id().key());
     }

@@ -14,9 +14,9 @@ use antiphon_sched::{
     Step, Undelivered, Wire, millis, receive, secs, stop,
 };
 
-use super::fan::{ENTRIES_MAX, Fan, Receiver, acked};
-use super::message::{ChannelMessage, Delivered, HubAddr, Own, Subscribed, own};
-use super::waves::{Order, Over, WaveEnd, Waves};
+use super::message::{ChannelMessage, Delivered, SelfMessage, Subscribed, TopicAddr, own};
+use super::pending_deliveries::{DeliveryEnd, FinishedDelivery, OrderedDelivery, PendingDeliveries};
+use super::subscribers::{ENTRIES_MAX, Recipient, Subscribers, acked};
 use crate::cx::{may_log, node_mut};
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
@@ -25,7 +25,7 @@ use crate::panic_guard::{catch_panic, log_panic};
 /// Channels above one channel, all levels together.
 const ABOVE_MAX: usize = 64;
 /// Channels that are directly above one channel, of one other node.
-const UPS_OF_PEER_MAX: usize = ABOVE_MAX / 2;
+const UPSTREAMS_OF_PEER_MAX: usize = ABOVE_MAX / 2;
 /// Channels and relays that a message may come through: two for each level.
 const HOPS_MAX: u8 = 2 * ABOVE_MAX as u8 + 2;
 /// How long a branch may take to say what it thinks of what is above it.
@@ -40,27 +40,27 @@ const TELL_AGAIN: Duration = millis(20);
 const RETELL_AFTER: Duration = secs(1);
 
 type Message<T> = ChannelMessage<T>;
-type HubCx<'c, T> = Cx<'c, FromNode<Message<T>>>;
+type TopicCx<'c, T> = Cx<'c, FromNode<Message<T>>>;
 
 /// Changes or drops what a channel passes on; it is told the channel's name.
 pub(super) type Transform<T> = dyn FnMut(&str, T) -> Option<T>;
 
-pub(super) struct Hub<T> {
-    role: Role<T>,
-    fan: Fan<T>,
-    ups: BTreeMap<ActorId, Up<T>>,
-    waves: Waves<T>,
+pub(super) struct Topic<T> {
+    role: TopicRole<T>,
+    subscribers: Subscribers<T>,
+    upstreams: BTreeMap<ActorId, Upstream<T>>,
+    deliveries: PendingDeliveries<T>,
     recounting: bool,
     retelling: bool,
     is_over: bool,
 }
 
-enum Role<T> {
+enum TopicRole<T> {
     Channel { name: Box<str>, transform: Option<Box<Transform<T>>> },
-    Relay { of: HubAddr<T>, tag: &'static str, phase: Phase<T> },
+    Relay { of: TopicAddr<T>, tag: &'static str, phase: UpstreamPhase<T> },
 }
 
-enum Phase<T> {
+enum UpstreamPhase<T> {
     /// The channel has not answered yet: who wants something meanwhile waits.
     Joining(Vec<Message<T>>),
     Open,
@@ -69,8 +69,8 @@ enum Phase<T> {
 }
 
 /// What this one is a branch of.
-struct Up<T> {
-    addr: HubAddr<T>,
+struct Upstream<T> {
+    addr: TopicAddr<T>,
     /// All that is above, through this one, and this one.
     ids: Vec<ActorId>,
     /// How many receivers it was told of.
@@ -78,51 +78,51 @@ struct Up<T> {
     monitor: Monitor,
 }
 
-impl<T: Wire + Clone> Hub<T> {
+impl<T: Wire + Clone> Topic<T> {
     pub(super) fn channel(name: &str, transform: Option<Box<Transform<T>>>) -> Self {
-        Self::new(Role::Channel { name: name.into(), transform })
+        Self::new(TopicRole::Channel { name: name.into(), transform })
     }
 
-    pub(super) fn relay(of: HubAddr<T>, tag: &'static str) -> Self {
-        Self::new(Role::Relay { of, tag, phase: Phase::Joining(Vec::new()) })
+    pub(super) fn relay(of: TopicAddr<T>, tag: &'static str) -> Self {
+        Self::new(TopicRole::Relay { of, tag, phase: UpstreamPhase::Joining(Vec::new()) })
     }
 
-    fn new(role: Role<T>) -> Self {
+    fn new(role: TopicRole<T>) -> Self {
         Self {
             role,
-            fan: Fan::new(),
-            ups: BTreeMap::new(),
-            waves: Waves::new(),
+            subscribers: Subscribers::new(),
+            upstreams: BTreeMap::new(),
+            deliveries: PendingDeliveries::new(),
             recounting: false,
             retelling: false,
             is_over: false,
         }
     }
 
-    fn start(&mut self, cx: &mut HubCx<'_, T>) {
+    fn start(&mut self, cx: &mut TopicCx<'_, T>) {
         cx.set_daemon(true);
         match &self.role {
-            Role::Channel { name, .. } => {
+            TopicRole::Channel { name, .. } => {
                 cx.set_name(&format!("channel {name}"));
                 cx.set_signal_policy(SignalPolicy::TerminateOnly);
             }
-            Role::Relay { of, .. } => {
+            TopicRole::Relay { of, .. } => {
                 let of = *of;
                 cx.set_name("relay of a channel");
                 cx.set_signal_policy(SignalPolicy::None);
                 let monitor = cx.monitor(of);
-                self.ups.insert(of.id(), Up { addr: of, ids: vec![of.id()], told: 0, monitor });
-                let branch = cx.addr();
+                self.upstreams.insert(of.id(), Upstream { addr: of, ids: vec![of.id()], told: 0, monitor });
+                let relay = cx.addr();
                 let attach =
-                    move |reply| Message::Attach { branch, is_relay: true, reply: Some(reply) }.into();
+                    move |reply| Message::Attach { relay, is_relay: true, reply: Some(reply) }.into();
                 cx.ask(of, JOIN_WITHIN, attach, |answer: Result<Subscribed, _>| {
-                    own(Own::Joined(answer.map_err(super::refusal)))
+                    own(SelfMessage::Joined(answer.map_err(super::refusal)))
                 });
             }
         }
     }
 
-    fn take(&mut self, cx: &mut HubCx<'_, T>, told: FromNode<Message<T>>) {
+    fn take(&mut self, cx: &mut TopicCx<'_, T>, told: FromNode<Message<T>>) {
         let FromNode { what: message, by, bytes } = told;
         if !self.admits(by, &message) {
             tracing::debug!(
@@ -136,18 +136,18 @@ impl<T: Wire + Clone> Hub<T> {
             Message::Deliver { message, n, within, hops, reply } => {
                 let within = if by.is_none() { within } else { within.min(WAIT_OF_PEERS_MAX) };
                 let until = cx.now() + within;
-                self.order(cx, Order { message, n, until, hops, reply, by, bytes });
+                self.order(cx, OrderedDelivery { message, n, until, hops, reply, by, bytes });
             }
             Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. } => {
                 self.manage(cx, by, message);
             }
-            Message::Count { branch, below } => {
-                self.fan.set_count(branch, below);
+            Message::Count { relay, below } => {
+                self.subscribers.set_count(relay, below);
                 self.counted(cx);
             }
             Message::Above { from, ids, reply } => self.on_above(cx, by, from, ids, reply),
             Message::Detach { from } => self.detach(cx, from),
-            Message::Own(own) => self.on_own(cx, own),
+            Message::SelfMessage(own) => self.on_own(cx, own),
         }
     }
 
@@ -155,59 +155,61 @@ impl<T: Wire + Clone> Hub<T> {
     fn admits(&self, by: Option<NodeId>, message: &Message<T>) -> bool {
         let Some(by) = by else { return true };
         match (message, &self.role) {
-            (Message::Own(_), _) => false,
-            (Message::Count { branch, .. }, _) => by == branch.node(),
+            (Message::SelfMessage(_), _) => false,
+            (Message::Count { relay, .. }, _) => by == relay.node(),
             // A relay serves its own node, and hears from its channel alone.
-            (Message::Send { .. } | Message::Deliver { .. }, Role::Relay { of, .. }) => by == of.node(),
-            (Message::Above { from, .. }, Role::Relay { of, .. }) => from == of && by == of.node(),
+            (Message::Send { .. } | Message::Deliver { .. }, TopicRole::Relay { of, .. }) => by == of.node(),
+            (Message::Above { from, .. }, TopicRole::Relay { of, .. }) => from == of && by == of.node(),
             (
                 Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. },
-                Role::Relay { .. },
+                TopicRole::Relay { .. },
             ) => false,
             (Message::Send { .. } | Message::Deliver { .. } | Message::Subscribe { .. }, _) => true,
-            (Message::Attach { branch, is_relay, .. }, _) => by == branch.node() || !is_relay,
-            (Message::Unsubscribe { actor }, _) => by == actor.node() || self.fan.is_brought_by(*actor, by),
+            (Message::Attach { relay, is_relay, .. }, _) => by == relay.node() || !is_relay,
+            (Message::Unsubscribe { actor }, _) => {
+                by == actor.node() || self.subscribers.is_brought_by(*actor, by)
+            }
             (Message::Above { from, .. }, _) => by == from.node(),
             (Message::Detach { from }, _) => by == from.node(),
         }
     }
 
-    fn on_own(&mut self, cx: &mut HubCx<'_, T>, own: Own) {
+    fn on_own(&mut self, cx: &mut TopicCx<'_, T>, own: SelfMessage) {
         match own {
-            Own::Acked { wave, outcome } => {
-                if let Some(over) = self.waves.acknowledge(wave, outcome) {
-                    self.end_wave(cx, over);
+            SelfMessage::Acked { delivery, outcome } => {
+                if let Some(over) = self.deliveries.acknowledge(delivery, outcome) {
+                    self.end_delivery(cx, over);
                 }
             }
-            Own::Due(number) => {
-                if let Some(order) = self.waves.take_due(number) {
-                    cx.reply(order.reply, Delivered::TooFew(self.fan.total()));
+            SelfMessage::Due(number) => {
+                if let Some(order) = self.deliveries.take_due(number) {
+                    cx.reply(order.reply, Delivered::TooFew(self.subscribers.total()));
                     log_panic(|| drop(order.message));
                 }
             }
-            Own::Recount => self.recount(cx),
-            Own::Retell => {
+            SelfMessage::Recount => self.recount(cx),
+            SelfMessage::Retell => {
                 self.retelling = false;
                 self.tell_all_below(cx);
             }
-            Own::Joined(Ok(Subscribed::Done(above))) => self.joined(cx, told(above)),
-            Own::Joined(Ok(Subscribed::Refused(reason)) | Err(reason)) => {
+            SelfMessage::Joined(Ok(Subscribed::Done(above))) => self.joined(cx, told(above)),
+            SelfMessage::Joined(Ok(Subscribed::Refused(reason)) | Err(reason)) => {
                 self.fail(cx, &super::reason_of(reason), reason)
             }
-            Own::End => self.is_over = true,
+            SelfMessage::End => self.is_over = true,
         }
     }
 
     // What is passed on.
 
-    fn pass_on(&mut self, cx: &mut HubCx<'_, T>, message: T, hops: u8) {
+    fn pass_on(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) {
         if let Some(message) = self.transformed(cx, message, hops) {
-            self.fan.send(cx, message, hops + 1);
+            self.subscribers.send(cx, message, hops + 1);
         }
     }
 
     /// The message as it is passed on, if it is.
-    fn transformed(&mut self, cx: &mut HubCx<'_, T>, message: T, hops: u8) -> Option<T> {
+    fn transformed(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) -> Option<T> {
         if hops >= HOPS_MAX {
             let me = cx.id();
             cx.loop_ref().dead_letter(
@@ -218,7 +220,9 @@ impl<T: Wire + Clone> Hub<T> {
             log_panic(|| drop(message));
             return None;
         }
-        let Role::Channel { name, transform: Some(transform) } = &mut self.role else { return Some(message) };
+        let TopicRole::Channel { name, transform: Some(transform) } = &mut self.role else {
+            return Some(message);
+        };
         match catch_panic(|| transform(name, message)) {
             Ok(message) => message,
             Err(text) => {
@@ -232,60 +236,61 @@ impl<T: Wire + Clone> Hub<T> {
         }
     }
 
-    fn order(&mut self, cx: &mut HubCx<'_, T>, order: Order<T>) {
-        if order.n <= self.fan.total() {
+    fn order(&mut self, cx: &mut TopicCx<'_, T>, order: OrderedDelivery<T>) {
+        if order.n <= self.subscribers.total() {
             return self.deliver(cx, order);
         }
         let left = order.until.since(cx.now());
-        let has_room = self.waves.has_room(order.by, 0) && self.waves.may_wait(order.by, order.bytes);
+        let has_room =
+            self.deliveries.has_room(order.by, 0) && self.deliveries.may_wait(order.by, order.bytes);
         if left.is_zero() || !has_room {
             let reason =
-                if left.is_zero() { Delivered::TooFew(self.fan.total()) } else { Delivered::TooMany };
+                if left.is_zero() { Delivered::TooFew(self.subscribers.total()) } else { Delivered::TooMany };
             cx.reply(order.reply, reason);
             return log_panic(|| drop(order.message));
         }
-        let number = self.waves.next_number();
-        let timer = cx.after(left, own(Own::Due(number)));
-        self.waves.keep(number, order, timer);
+        let number = self.deliveries.next_number();
+        let timer = cx.after(left, own(SelfMessage::Due(number)));
+        self.deliveries.keep(number, order, timer);
     }
 
-    fn deliver(&mut self, cx: &mut HubCx<'_, T>, order: Order<T>) {
-        if !self.waves.has_room(order.by, self.fan.answers(cx.id().node())) {
+    fn deliver(&mut self, cx: &mut TopicCx<'_, T>, order: OrderedDelivery<T>) {
+        if !self.deliveries.has_room(order.by, self.subscribers.answers(cx.id().node())) {
             cx.reply(order.reply, Delivered::TooMany);
             return log_panic(|| drop(order.message));
         }
         let Some(message) = self.transformed(cx, order.message, order.hops) else {
             return cx.reply(order.reply, Delivered::To(0));
         };
-        let wave = self.waves.next_number();
+        let delivery = self.deliveries.next_number();
         let left = order.until.since(cx.now());
-        let (have, open) = self.fan.deliver(cx, message, (wave, order.hops + 1, left));
-        self.begin_wave(cx, order.by, (wave, open, have), WaveEnd::Answer(Some(order.reply)));
+        let (have, open) = self.subscribers.deliver(cx, message, (delivery, order.hops + 1, left));
+        self.begin_delivery(cx, order.by, (delivery, open, have), DeliveryEnd::Answer(Some(order.reply)));
     }
 
-    fn begin_wave(
+    fn begin_delivery(
         &mut self,
-        cx: &mut HubCx<'_, T>,
+        cx: &mut TopicCx<'_, T>,
         by: Option<NodeId>,
-        (wave, open, have): (u64, usize, u64),
-        end: WaveEnd<T>,
+        (delivery, open, have): (u64, usize, u64),
+        end: DeliveryEnd<T>,
     ) {
-        if let Some(over) = self.waves.begin(wave, by, (open, have), end) {
-            self.end_wave(cx, over);
+        if let Some(over) = self.deliveries.begin(delivery, by, (open, have), end) {
+            self.end_delivery(cx, over);
         }
     }
 
-    fn end_wave(&mut self, cx: &mut HubCx<'_, T>, over: Over<T>) {
+    fn end_delivery(&mut self, cx: &mut TopicCx<'_, T>, over: FinishedDelivery<T>) {
         match over.end {
-            WaveEnd::Answer(None) => {}
-            WaveEnd::Answer(Some(reply)) => {
+            DeliveryEnd::Answer(None) => {}
+            DeliveryEnd::Answer(Some(reply)) => {
                 cx.reply(reply, over.refused.map_or(Delivered::To(over.have), Delivered::Refused));
             }
-            WaveEnd::Attached { branch, reply } => match over.refused {
+            DeliveryEnd::Attached { relay, reply } => match over.refused {
                 None => grant(cx, reply),
                 Some(reason) => {
-                    self.drop_receiver(cx, branch.id());
-                    refuse_branch(cx, branch.id(), reply, reason);
+                    self.drop_receiver(cx, relay.id());
+                    refuse_relay(cx, relay.id(), reply, reason);
                 }
             },
         }
@@ -294,30 +299,30 @@ impl<T: Wire + Clone> Hub<T> {
     // Who receives it.
 
     /// Somebody wants to receive what is passed on, or no longer.
-    fn manage(&mut self, cx: &mut HubCx<'_, T>, by: Option<NodeId>, message: Message<T>) {
+    fn manage(&mut self, cx: &mut TopicCx<'_, T>, by: Option<NodeId>, message: Message<T>) {
         match &mut self.role {
-            Role::Relay { phase: Phase::Joining(waiting), .. } => {
+            TopicRole::Relay { phase: UpstreamPhase::Joining(waiting), .. } => {
                 if waiting.len() >= ENTRIES_MAX {
                     return self.turn_away(cx, message, SubscribeError::Busy);
                 }
                 return waiting.push(message);
             }
-            Role::Relay { phase: Phase::Closing, of, .. } => {
+            TopicRole::Relay { phase: UpstreamPhase::Closing, of, .. } => {
                 let of = *of;
                 return self.send_on(cx, of, message);
             }
-            Role::Relay { phase: Phase::Open, .. } | Role::Channel { .. } => {}
+            TopicRole::Relay { phase: UpstreamPhase::Open, .. } | TopicRole::Channel { .. } => {}
         }
         match message {
             Message::Subscribe { actor, reply } => self.subscribe(cx, by, actor, reply),
-            Message::Attach { branch, is_relay, reply } => self.attach(cx, by, branch, is_relay, reply),
+            Message::Attach { relay, is_relay, reply } => self.attach(cx, by, relay, is_relay, reply),
             Message::Unsubscribe { actor } => self.drop_receiver(cx, actor),
             _ => {}
         }
     }
 
     /// It came when this was no relay any more: there may be another, or will be.
-    fn send_on(&mut self, cx: &mut HubCx<'_, T>, of: HubAddr<T>, message: Message<T>) {
+    fn send_on(&mut self, cx: &mut TopicCx<'_, T>, of: TopicAddr<T>, message: Message<T>) {
         if !matches!(message, Message::Unsubscribe { .. }) {
             let relay = super::relay_for(cx.loop_ref(), of);
             if let Err(error) = cx.send(relay, message.into()) {
@@ -329,19 +334,19 @@ impl<T: Wire + Clone> Hub<T> {
 
     fn subscribe(
         &mut self,
-        cx: &mut HubCx<'_, T>,
+        cx: &mut TopicCx<'_, T>,
         by: Option<NodeId>,
         actor: Addr<T>,
         reply: Option<ReplyTo<Subscribed>>,
     ) {
         // Others may have subscribed it before: whose it is, has the say.
         let is_own = by.is_none_or(|by| by == actor.node());
-        if !self.fan.has(actor.id()) || (is_own && !self.fan.is_held(actor.id(), by, false)) {
-            let share = match self.fan.take_share(cx, by) {
+        if !self.subscribers.has(actor.id()) || (is_own && !self.subscribers.is_held(actor.id(), by, false)) {
+            let share = match self.subscribers.take_share(cx, by) {
                 Ok(share) => share,
                 Err(reason) => return self.refuse_actor(cx, by, actor.id(), reply, reason),
             };
-            self.fan.insert(cx, Receiver::Actor(actor), share);
+            self.subscribers.insert(cx, Recipient::Actor(actor), share);
             self.counted(cx);
         }
         grant(cx, reply);
@@ -349,50 +354,50 @@ impl<T: Wire + Clone> Hub<T> {
 
     fn attach(
         &mut self,
-        cx: &mut HubCx<'_, T>,
+        cx: &mut TopicCx<'_, T>,
         by: Option<NodeId>,
-        branch: HubAddr<T>,
+        relay: TopicAddr<T>,
         is_relay: bool,
         reply: Option<ReplyTo<Subscribed>>,
     ) {
-        let id = branch.id();
+        let id = relay.id();
         let above = self.above(cx.id());
         let refusal = match () {
             () if id == cx.id() || above.contains(&id) => Some(SubscribeError::Cycle),
             // Or anybody could weave all channels into one net, where a message multiplies at each knot.
-            () if by.is_some_and(|by| by != branch.node()) => Some(SubscribeError::NotYours),
+            () if by.is_some_and(|by| by != relay.node()) => Some(SubscribeError::NotYours),
             // A relay brings actors, which are below no channel: they are not to suffer from what is claimed to be above.
             () if !is_relay && above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
-            () if !is_relay && !self.waves.has_room(by, 1) => Some(SubscribeError::Busy),
+            () if !is_relay && !self.deliveries.has_room(by, 1) => Some(SubscribeError::Busy),
             () => None,
         };
         if let Some(reason) = refusal {
-            return refuse_branch(cx, id, reply, reason);
+            return refuse_relay(cx, id, reply, reason);
         }
-        if self.fan.is_held(id, by, true) {
+        if self.subscribers.is_held(id, by, true) {
             return grant(cx, reply);
         }
-        let share = match self.fan.take_share(cx, by) {
+        let share = match self.subscribers.take_share(cx, by) {
             Ok(share) => share,
-            Err(reason) => return refuse_branch(cx, id, reply, reason),
+            Err(reason) => return refuse_relay(cx, id, reply, reason),
         };
-        self.fan.insert(cx, Receiver::Branch(branch, 0), share);
+        self.subscribers.insert(cx, Recipient::Relay(relay, 0), share);
         if is_relay {
             if let Some(reply) = reply {
                 cx.reply(reply, Subscribed::Done(told(above)));
             }
             return;
         }
-        let wave = self.waves.next_number();
-        tell_above(cx, branch, told(above), wave, Delivered::Refused(SubscribeError::NoSubscriber));
-        self.begin_wave(cx, by, (wave, 1, 0), WaveEnd::Attached { branch, reply });
+        let delivery = self.deliveries.next_number();
+        tell_above(cx, relay, told(above), delivery, Delivered::Refused(SubscribeError::NoSubscriber));
+        self.begin_delivery(cx, by, (delivery, 1, 0), DeliveryEnd::Attached { relay, reply });
     }
 
-    fn drop_receiver(&mut self, cx: &mut HubCx<'_, T>, actor: ActorId) {
-        let Some(receiver) = self.fan.remove(cx, actor) else { return };
-        if let Receiver::Branch(branch, _) = receiver {
+    fn drop_receiver(&mut self, cx: &mut TopicCx<'_, T>, actor: ActorId) {
+        let Some(receiver) = self.subscribers.remove(cx, actor) else { return };
+        if let Recipient::Relay(relay, _) = receiver {
             let from = cx.id();
-            cx.tell(branch, Message::Detach { from }.into());
+            cx.tell(relay, Message::Detach { from }.into());
         }
         self.counted(cx);
     }
@@ -400,7 +405,7 @@ impl<T: Wire + Clone> Hub<T> {
     /// Tells an actor that it is not subscribed: by the answer, or by one `Down`, if its own node asked.
     fn refuse_actor(
         &mut self,
-        cx: &mut HubCx<'_, T>,
+        cx: &mut TopicCx<'_, T>,
         by: Option<NodeId>,
         actor: ActorId,
         reply: Option<ReplyTo<Subscribed>>,
@@ -416,10 +421,10 @@ impl<T: Wire + Clone> Hub<T> {
         }
     }
 
-    fn turn_away(&mut self, cx: &mut HubCx<'_, T>, message: Message<T>, reason: SubscribeError) {
+    fn turn_away(&mut self, cx: &mut TopicCx<'_, T>, message: Message<T>, reason: SubscribeError) {
         match message {
             Message::Subscribe { actor, reply } => self.refuse_actor(cx, None, actor.id(), reply, reason),
-            Message::Attach { branch, reply, .. } => refuse_branch(cx, branch.id(), reply, reason),
+            Message::Attach { relay, reply, .. } => refuse_relay(cx, relay.id(), reply, reason),
             _ => {}
         }
     }
@@ -427,36 +432,38 @@ impl<T: Wire + Clone> Hub<T> {
     /// The channel that subscribers know: this one, or that of which this is a relay.
     fn channel_id(&self, me: ActorId) -> ActorId {
         match &self.role {
-            Role::Channel { .. } => me,
-            Role::Relay { of, .. } => of.id(),
+            TopicRole::Channel { .. } => me,
+            TopicRole::Relay { of, .. } => of.id(),
         }
     }
 
     /// The number of receivers may have changed.
-    fn counted(&mut self, cx: &mut HubCx<'_, T>) {
-        while let Some((order, timer)) = self.waves.take_served(self.fan.total()) {
+    fn counted(&mut self, cx: &mut TopicCx<'_, T>) {
+        while let Some((order, timer)) = self.deliveries.take_served(self.subscribers.total()) {
             cx.cancel(timer);
             self.deliver(cx, order);
         }
-        let total = self.fan.total();
-        if self.ups.values().any(|up| up.told != total) && !std::mem::replace(&mut self.recounting, true) {
-            cx.push_self(own(Own::Recount));
+        let total = self.subscribers.total();
+        if self.upstreams.values().any(|upstream| upstream.told != total)
+            && !std::mem::replace(&mut self.recounting, true)
+        {
+            cx.push_self(own(SelfMessage::Recount));
         }
     }
 
     /// Tells those above how many receivers there are; once for all that changed in a turn.
-    fn recount(&mut self, cx: &mut HubCx<'_, T>) {
+    fn recount(&mut self, cx: &mut TopicCx<'_, T>) {
         self.recounting = false;
-        let (branch, below) = (cx.id(), self.fan.total());
-        for up in self.ups.values_mut().filter(|up| up.told != below) {
-            match cx.send(up.addr, Message::Count { branch, below }.into()) {
+        let (relay, below) = (cx.id(), self.subscribers.total());
+        for upstream in self.upstreams.values_mut().filter(|upstream| upstream.told != below) {
+            match cx.send(upstream.addr, Message::Count { relay, below }.into()) {
                 Err(SendError::Full(_) | SendError::Busy(_)) => self.recounting = true,
                 // Who cannot be told for any other reason is gone.
-                Ok(()) | Err(_) => up.told = below,
+                Ok(()) | Err(_) => upstream.told = below,
             }
         }
         if self.recounting {
-            cx.after(TELL_AGAIN, own(Own::Recount));
+            cx.after(TELL_AGAIN, own(SelfMessage::Recount));
         }
     }
 
@@ -464,8 +471,9 @@ impl<T: Wire + Clone> Hub<T> {
 
     /// All that is above what is attached here.
     fn above(&self, me: ActorId) -> Vec<ActorId> {
-        let mut above: BTreeSet<ActorId> = self.ups.values().flat_map(|up| up.ids.iter().copied()).collect();
-        if matches!(self.role, Role::Channel { .. }) {
+        let mut above: BTreeSet<ActorId> =
+            self.upstreams.values().flat_map(|upstream| upstream.ids.iter().copied()).collect();
+        if matches!(self.role, TopicRole::Channel { .. }) {
             above.insert(me);
         }
         above.into_iter().collect()
@@ -473,21 +481,26 @@ impl<T: Wire + Clone> Hub<T> {
 
     fn on_above(
         &mut self,
-        cx: &mut HubCx<'_, T>,
+        cx: &mut TopicCx<'_, T>,
         by: Option<NodeId>,
-        from: HubAddr<T>,
+        from: TopicAddr<T>,
         ids: Vec<ActorId>,
         reply: Option<ReplyTo<Delivered>>,
     ) {
-        let is_new = !self.ups.contains_key(&from.id());
-        let of_peer = || self.ups.values().filter(|up| up.addr.node() == from.node()).count();
+        let is_new = !self.upstreams.contains_key(&from.id());
+        let of_peer =
+            || self.upstreams.values().filter(|upstream| upstream.addr.node() == from.node()).count();
         let refusal = match () {
             () if ids.contains(&cx.id()) => Some(SubscribeError::Cycle),
-            () if ids.len() > ABOVE_MAX || (is_new && self.ups.len() >= ABOVE_MAX) => {
+            () if ids.len() > ABOVE_MAX || (is_new && self.upstreams.len() >= ABOVE_MAX) => {
                 Some(SubscribeError::TooMany)
             }
-            () if is_new && by.is_some() && of_peer() >= UPS_OF_PEER_MAX => Some(SubscribeError::TooMany),
-            () if !self.waves.has_room(by, self.fan.branches().count()) => Some(SubscribeError::Busy),
+            () if is_new && by.is_some() && of_peer() >= UPSTREAMS_OF_PEER_MAX => {
+                Some(SubscribeError::TooMany)
+            }
+            () if !self.deliveries.has_room(by, self.subscribers.relays().count()) => {
+                Some(SubscribeError::Busy)
+            }
             () => None,
         };
         if let Some(reason) = refusal {
@@ -496,60 +509,60 @@ impl<T: Wire + Clone> Hub<T> {
             }
             return;
         }
-        match self.ups.get_mut(&from.id()) {
-            Some(up) => up.ids = ids,
+        match self.upstreams.get_mut(&from.id()) {
+            Some(upstream) => upstream.ids = ids,
             None => {
                 let monitor = cx.monitor(from);
-                self.ups.insert(from.id(), Up { addr: from, ids, told: 0, monitor });
+                self.upstreams.insert(from.id(), Upstream { addr: from, ids, told: 0, monitor });
                 self.counted(cx);
             }
         }
         self.tell_below(cx, by, reply);
     }
 
-    fn detach(&mut self, cx: &mut HubCx<'_, T>, from: ActorId) {
+    fn detach(&mut self, cx: &mut TopicCx<'_, T>, from: ActorId) {
         // A relay has one channel for all its life.
-        if matches!(self.role, Role::Channel { .. })
-            && let Some(up) = self.ups.remove(&from)
+        if matches!(self.role, TopicRole::Channel { .. })
+            && let Some(upstream) = self.upstreams.remove(&from)
         {
-            cx.demonitor(up.monitor);
+            cx.demonitor(upstream.monitor);
             self.tell_all_below(cx);
         }
     }
 
     /// Tells all branches what is above them, as soon as there is room to wait for their answers.
-    fn tell_all_below(&mut self, cx: &mut HubCx<'_, T>) {
-        if self.waves.has_room(None, self.fan.branches().count()) {
+    fn tell_all_below(&mut self, cx: &mut TopicCx<'_, T>) {
+        if self.deliveries.has_room(None, self.subscribers.relays().count()) {
             self.tell_below(cx, None, None);
         } else if !std::mem::replace(&mut self.retelling, true) {
-            cx.after(RETELL_AFTER, own(Own::Retell));
+            cx.after(RETELL_AFTER, own(SelfMessage::Retell));
         }
     }
 
     /// Tells all branches what is above them, and then `reply` what they think of it.
-    fn tell_below(&mut self, cx: &mut HubCx<'_, T>, by: Option<NodeId>, reply: Option<ReplyTo<Delivered>>) {
+    fn tell_below(&mut self, cx: &mut TopicCx<'_, T>, by: Option<NodeId>, reply: Option<ReplyTo<Delivered>>) {
         let above = told(self.above(cx.id()));
-        let wave = self.waves.next_number();
-        let branches: Vec<HubAddr<T>> = self.fan.branches().collect();
-        for branch in &branches {
-            tell_above(cx, *branch, above.clone(), wave, Delivered::To(0));
+        let delivery = self.deliveries.next_number();
+        let relays: Vec<TopicAddr<T>> = self.subscribers.relays().collect();
+        for relay in &relays {
+            tell_above(cx, *relay, above.clone(), delivery, Delivered::To(0));
         }
-        self.begin_wave(cx, by, (wave, branches.len(), 0), WaveEnd::Answer(reply));
+        self.begin_delivery(cx, by, (delivery, relays.len(), 0), DeliveryEnd::Answer(reply));
     }
 
     // Ends.
 
-    fn on_down(&mut self, cx: &mut HubCx<'_, T>, down: &Down) {
-        if self.fan.remove(cx, down.actor).is_some() {
+    fn on_down(&mut self, cx: &mut TopicCx<'_, T>, down: &Down) {
+        if self.subscribers.remove(cx, down.actor).is_some() {
             tracing::debug!(subscriber = %down.actor, reason = %down.reason, "a subscriber has ended");
             self.counted(cx);
         }
-        if self.ups.remove(&down.actor).is_none() {
+        if self.upstreams.remove(&down.actor).is_none() {
             return;
         }
         match &self.role {
-            Role::Channel { .. } => self.tell_all_below(cx),
-            Role::Relay { .. } => {
+            TopicRole::Channel { .. } => self.tell_all_below(cx),
+            TopicRole::Relay { .. } => {
                 let lost = matches!(down.reason, ExitReason::NodeLost);
                 let reason = if lost { SubscribeError::NodeLost } else { SubscribeError::NoChannel };
                 self.fail(cx, &down.reason, reason);
@@ -558,21 +571,21 @@ impl<T: Wire + Clone> Hub<T> {
     }
 
     /// The channel has answered its relay.
-    fn joined(&mut self, cx: &mut HubCx<'_, T>, above: Vec<ActorId>) {
-        let Role::Relay { of, phase, .. } = &mut self.role else { return };
-        if let Some(up) = self.ups.get_mut(&of.id()) {
-            up.ids = above;
+    fn joined(&mut self, cx: &mut TopicCx<'_, T>, above: Vec<ActorId>) {
+        let TopicRole::Relay { of, phase, .. } = &mut self.role else { return };
+        if let Some(upstream) = self.upstreams.get_mut(&of.id()) {
+            upstream.ids = above;
         }
-        let Phase::Joining(waiting) = std::mem::replace(phase, Phase::Open) else { return };
+        let UpstreamPhase::Joining(waiting) = std::mem::replace(phase, UpstreamPhase::Open) else { return };
         for message in waiting {
             self.manage(cx, None, message);
         }
     }
 
     /// The relay has no channel any more: its subscribers are told, once.
-    fn fail(&mut self, cx: &mut HubCx<'_, T>, reason: &ExitReason, refusal: SubscribeError) {
-        let Role::Relay { phase, .. } = &mut self.role else { return };
-        if let Phase::Joining(waiting) = std::mem::replace(phase, Phase::Open) {
+    fn fail(&mut self, cx: &mut TopicCx<'_, T>, reason: &ExitReason, refusal: SubscribeError) {
+        let TopicRole::Relay { phase, .. } = &mut self.role else { return };
+        if let UpstreamPhase::Joining(waiting) = std::mem::replace(phase, UpstreamPhase::Open) {
             for message in waiting {
                 self.turn_away(cx, message, refusal);
             }
@@ -581,12 +594,12 @@ impl<T: Wire + Clone> Hub<T> {
     }
 
     /// Tells all actors of this node that receive from here that nothing more comes.
-    fn tell_end(&mut self, cx: &mut HubCx<'_, T>, reason: &ExitReason) {
+    fn tell_end(&mut self, cx: &mut TopicCx<'_, T>, reason: &ExitReason) {
         let channel = self.channel_id(cx.id());
-        for actor in self.fan.actors() {
+        for actor in self.subscribers.actors() {
             super::tell_closed(cx.loop_ref(), actor.id(), channel, reason.clone());
         }
-        for order in self.waves.take_all_waiting() {
+        for order in self.deliveries.take_all_waiting() {
             cx.reply(order.reply, Delivered::Closed);
             log_panic(|| drop(order.message));
         }
@@ -594,8 +607,8 @@ impl<T: Wire + Clone> Hub<T> {
         self.is_over = true;
     }
 
-    fn leave_table(&mut self, cx: &mut HubCx<'_, T>) {
-        let Role::Relay { of, tag, .. } = &self.role else { return };
+    fn leave_table(&mut self, cx: &mut TopicCx<'_, T>) {
+        let TopicRole::Relay { of, tag, .. } = &self.role else { return };
         let me = cx.id().key();
         if let Some(core) = node_mut(cx.loop_ref()) {
             core.remove_relay(of.id(), tag, me);
@@ -603,13 +616,15 @@ impl<T: Wire + Clone> Hub<T> {
     }
 
     /// A relay without receivers ends, when it has taken what was sent to it meanwhile.
-    fn rest(&mut self, cx: &mut HubCx<'_, T>) {
-        if matches!(self.role, Role::Relay { phase: Phase::Open, .. }) && self.fan.is_empty() {
+    fn rest(&mut self, cx: &mut TopicCx<'_, T>) {
+        if matches!(self.role, TopicRole::Relay { phase: UpstreamPhase::Open, .. })
+            && self.subscribers.is_empty()
+        {
             self.leave_table(cx);
-            if let Role::Relay { phase, .. } = &mut self.role {
-                *phase = Phase::Closing;
+            if let TopicRole::Relay { phase, .. } = &mut self.role {
+                *phase = UpstreamPhase::Closing;
             }
-            cx.push_self(own(Own::End));
+            cx.push_self(own(SelfMessage::End));
         }
     }
 }
@@ -620,22 +635,22 @@ fn told(mut above: Vec<ActorId>) -> Vec<ActorId> {
     above
 }
 
-fn grant<T: Wire>(cx: &mut HubCx<'_, T>, reply: Option<ReplyTo<Subscribed>>) {
+fn grant<T: Wire>(cx: &mut TopicCx<'_, T>, reply: Option<ReplyTo<Subscribed>>) {
     if let Some(reply) = reply {
         cx.reply(reply, Subscribed::Done(Vec::new()));
     }
 }
 
-fn refuse_branch<T: Wire>(
-    cx: &mut HubCx<'_, T>,
-    branch: ActorId,
+fn refuse_relay<T: Wire>(
+    cx: &mut TopicCx<'_, T>,
+    relay: ActorId,
     reply: Option<ReplyTo<Subscribed>>,
     reason: SubscribeError,
 ) {
     match reply {
         Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
-        None if may_log(cx.loop_ref(), "not subscribed", branch) => {
-            tracing::warn!(subscriber = %branch, %reason, "a channel was not subscribed to another (said once an hour)");
+        None if may_log(cx.loop_ref(), "not subscribed", relay) => {
+            tracing::warn!(subscriber = %relay, %reason, "a channel was not subscribed to another (said once an hour)");
         }
         None => {}
     }
@@ -643,23 +658,23 @@ fn refuse_branch<T: Wire>(
 
 /// Tells a branch what is above it; that it does not answer counts as `silence`.
 fn tell_above<T: Wire>(
-    cx: &mut HubCx<'_, T>,
-    branch: HubAddr<T>,
+    cx: &mut TopicCx<'_, T>,
+    relay: TopicAddr<T>,
     ids: Vec<ActorId>,
-    wave: u64,
+    delivery: u64,
     silence: Delivered,
 ) {
     let from = cx.addr();
     let above = move |reply| Message::Above { from, ids, reply: Some(reply) }.into();
-    cx.ask(branch, ANSWER_WITHIN, above, move |answer: Result<Delivered, _>| {
-        acked(wave, answer.unwrap_or(silence))
+    cx.ask(relay, ANSWER_WITHIN, above, move |answer: Result<Delivered, _>| {
+        acked(delivery, answer.unwrap_or(silence))
     });
 }
 
-impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Hub<T> {
+impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
     fn step(
         &mut self,
-        cx: &mut HubCx<'_, T>,
+        cx: &mut TopicCx<'_, T>,
         event: Event<FromNode<Message<T>>>,
     ) -> Step<FromNode<Message<T>>> {
         match event {

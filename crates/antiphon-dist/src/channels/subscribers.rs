@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
-use super::message::{ChannelMessage, Delivered, HubAddr, Own, own};
+use super::message::{ChannelMessage, Delivered, SelfMessage, TopicAddr, own};
 use crate::cx::{NetCx, may_log, node_mut};
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
@@ -30,49 +30,49 @@ const SHARE_BELOW: (u32, u32) = (7, 8);
 type ChannelCx<'c, T> = Cx<'c, FromNode<ChannelMessage<T>>>;
 
 /// The receivers of one channel or relay.
-pub(super) struct Fan<T> {
-    entries: BTreeMap<ActorId, Entry<T>>,
+pub(super) struct Subscribers<T> {
+    entries: BTreeMap<ActorId, SubscriberEntry<T>>,
     total: u64,
     /// How many of them each peer has put here.
     brought: QuotaUsage<NodeId>,
 }
 
-struct Entry<T> {
-    receiver: Receiver<T>,
+struct SubscriberEntry<T> {
+    receiver: Recipient<T>,
     monitor: Monitor,
-    share: Option<Share>,
+    share: Option<SubscriberQuota>,
 }
 
 /// That a peer has put a receiver here: its part of this channel, and of all of this node.
-pub(super) struct Share {
+pub(super) struct SubscriberQuota {
     by: NodeId,
     /// Counted by being there.
     _of_all: Arc<()>,
 }
 
-pub(super) enum Receiver<T> {
+pub(super) enum Recipient<T> {
     Actor(Addr<T>),
     /// A relay or another channel, with so many receivers behind it.
-    Branch(HubAddr<T>, u64),
+    Relay(TopicAddr<T>, u64),
 }
 
-impl<T> Receiver<T> {
+impl<T> Recipient<T> {
     fn weight(&self) -> u64 {
         match self {
             Self::Actor(_) => 1,
-            Self::Branch(_, below) => *below,
+            Self::Relay(_, below) => *below,
         }
     }
 
     fn id(&self) -> ActorId {
         match self {
             Self::Actor(addr) => addr.id(),
-            Self::Branch(addr, _) => addr.id(),
+            Self::Relay(addr, _) => addr.id(),
         }
     }
 }
 
-impl<T: Wire + Clone> Fan<T> {
+impl<T: Wire + Clone> Subscribers<T> {
     pub(super) fn new() -> Self {
         Self { entries: BTreeMap::new(), total: 0, brought: QuotaUsage::default() }
     }
@@ -90,7 +90,7 @@ impl<T: Wire + Clone> Fan<T> {
         &mut self,
         cx: &mut ChannelCx<'_, T>,
         by: Option<NodeId>,
-    ) -> Result<Option<Share>, SubscribeError> {
+    ) -> Result<Option<SubscriberQuota>, SubscribeError> {
         let core = node_mut(cx.loop_ref()).ok_or(SubscribeError::NoNode)?;
         let taken = match by {
             _ if self.entries.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
@@ -98,7 +98,7 @@ impl<T: Wire + Clone> Fan<T> {
             None => return Ok(None),
             Some(by) => {
                 let of_all = core.take_subscription(by, self.brought.of(&by));
-                of_all.map(|of_all| Share { by, _of_all: of_all }).ok_or(SubscribeError::OverQuota)
+                of_all.map(|of_all| SubscriberQuota { by, _of_all: of_all }).ok_or(SubscribeError::OverQuota)
             }
         };
         match &taken {
@@ -119,10 +119,10 @@ impl<T: Wire + Clone> Fan<T> {
     }
 
     /// Whether somebody is here as an actor or as a branch, by the wish of this node or a peer.
-    pub(super) fn is_held(&self, actor: ActorId, by: Option<NodeId>, as_branch: bool) -> bool {
+    pub(super) fn is_held(&self, actor: ActorId, by: Option<NodeId>, as_relay: bool) -> bool {
         self.entries.get(&actor).is_some_and(|entry| {
-            let is_branch = matches!(entry.receiver, Receiver::Branch(..));
-            is_branch == as_branch && entry.share.as_ref().map(|share| share.by) == by
+            let is_branch = matches!(entry.receiver, Recipient::Relay(..));
+            is_branch == as_relay && entry.share.as_ref().map(|share| share.by) == by
         })
     }
 
@@ -132,39 +132,44 @@ impl<T: Wire + Clone> Fan<T> {
 
     /// The answers that one delivery waits for: of branches, and of actors elsewhere than at `node_id`.
     pub(super) fn answers(&self, node_id: NodeId) -> usize {
-        let answers = |receiver: &Receiver<T>| match receiver {
-            Receiver::Actor(addr) => addr.node() != node_id,
-            Receiver::Branch(..) => true,
+        let answers = |receiver: &Recipient<T>| match receiver {
+            Recipient::Actor(addr) => addr.node() != node_id,
+            Recipient::Relay(..) => true,
         };
         self.entries.values().filter(|entry| answers(&entry.receiver)).count()
     }
 
-    pub(super) fn branches(&self) -> impl Iterator<Item = HubAddr<T>> {
+    pub(super) fn relays(&self) -> impl Iterator<Item = TopicAddr<T>> {
         self.entries.values().filter_map(|entry| match &entry.receiver {
-            Receiver::Branch(addr, _) => Some(*addr),
-            Receiver::Actor(_) => None,
+            Recipient::Relay(addr, _) => Some(*addr),
+            Recipient::Actor(_) => None,
         })
     }
 
     pub(super) fn actors(&self) -> impl Iterator<Item = Addr<T>> {
         self.entries.values().filter_map(|entry| match &entry.receiver {
-            Receiver::Actor(addr) => Some(*addr),
-            Receiver::Branch(..) => None,
+            Recipient::Actor(addr) => Some(*addr),
+            Recipient::Relay(..) => None,
         })
     }
 
     /// Takes somebody in, in the place of whatever was known of the same.
-    pub(super) fn insert(&mut self, cx: &mut ChannelCx<'_, T>, receiver: Receiver<T>, share: Option<Share>) {
+    pub(super) fn insert(
+        &mut self,
+        cx: &mut ChannelCx<'_, T>,
+        receiver: Recipient<T>,
+        share: Option<SubscriberQuota>,
+    ) {
         let id = receiver.id();
         self.remove(cx, id);
         let monitor = cx.monitor(id);
         self.total += receiver.weight();
-        self.entries.insert(id, Entry { receiver, monitor, share });
+        self.entries.insert(id, SubscriberEntry { receiver, monitor, share });
     }
 
     /// Takes somebody out, who may have ended.
-    pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, actor: ActorId) -> Option<Receiver<T>> {
-        let Entry { receiver, monitor, share } = self.entries.remove(&actor)?;
+    pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, actor: ActorId) -> Option<Recipient<T>> {
+        let SubscriberEntry { receiver, monitor, share } = self.entries.remove(&actor)?;
         cx.demonitor(monitor);
         self.total -= receiver.weight();
         if let Some(share) = &share {
@@ -174,9 +179,11 @@ impl<T: Wire + Clone> Fan<T> {
     }
 
     /// So many are behind a branch now.
-    pub(super) fn set_count(&mut self, branch: ActorId, below: u64) {
+    pub(super) fn set_count(&mut self, relay: ActorId, below: u64) {
         let below = below.min(BELOW_MAX);
-        if let Some(Entry { receiver: Receiver::Branch(_, known), .. }) = self.entries.get_mut(&branch) {
+        if let Some(SubscriberEntry { receiver: Recipient::Relay(_, known), .. }) =
+            self.entries.get_mut(&relay)
+        {
             self.total = self.total - *known + below;
             *known = below;
         }
@@ -184,11 +191,11 @@ impl<T: Wire + Clone> Fan<T> {
 
     /// Passes a message on. What cannot be taken is a dead letter.
     pub(super) fn send(&mut self, cx: &mut ChannelCx<'_, T>, message: T, hops: u8) {
-        for Entry { receiver, .. } in self.entries.values() {
+        for SubscriberEntry { receiver, .. } in self.entries.values() {
             let Some(copy) = copy_of(cx, &message) else { break };
             match receiver {
-                Receiver::Actor(addr) => cx.tell(*addr, copy),
-                Receiver::Branch(addr, _) => {
+                Recipient::Actor(addr) => cx.tell(*addr, copy),
+                Recipient::Relay(addr, _) => {
                     cx.tell(*addr, ChannelMessage::Send { message: copy, hops }.into())
                 }
             }
@@ -202,28 +209,28 @@ impl<T: Wire + Clone> Fan<T> {
         &mut self,
         cx: &mut ChannelCx<'_, T>,
         message: T,
-        (wave, hops, left): (u64, u8, Duration),
+        (delivery, hops, left): (u64, u8, Duration),
     ) -> (u64, usize) {
         let (mut have, mut open) = (0, 0);
         let node_id = cx.id().node();
         let within = left * SHARE_BELOW.0 / SHARE_BELOW.1;
-        for Entry { receiver, .. } in self.entries.values() {
+        for SubscriberEntry { receiver, .. } in self.entries.values() {
             let Some(copy) = copy_of(cx, &message) else { break };
             match receiver {
-                Receiver::Actor(addr) if addr.node() == node_id => have += u64::from(hand(cx, *addr, copy)),
-                Receiver::Actor(addr) => {
+                Recipient::Actor(addr) if addr.node() == node_id => have += u64::from(hand(cx, *addr, copy)),
+                Recipient::Actor(addr) => {
                     open += 1;
                     cx.deliver(*addr, copy, within, move |sent| {
-                        acked(wave, Delivered::To(u64::from(sent.is_ok())))
+                        acked(delivery, Delivered::To(u64::from(sent.is_ok())))
                     });
                 }
-                Receiver::Branch(addr, _) => {
+                Recipient::Relay(addr, _) => {
                     open += 1;
                     let order = move |reply| {
                         ChannelMessage::Deliver { message: copy, n: 0, within, hops, reply }.into()
                     };
                     cx.ask(*addr, within, order, move |answer: Result<Delivered, _>| {
-                        acked(wave, answer.unwrap_or(Delivered::To(0)))
+                        acked(delivery, answer.unwrap_or(Delivered::To(0)))
                     });
                 }
             }
@@ -233,8 +240,8 @@ impl<T: Wire + Clone> Fan<T> {
     }
 }
 
-pub(super) fn acked<T>(wave: u64, outcome: Delivered) -> FromNode<ChannelMessage<T>> {
-    own(Own::Acked { wave, outcome })
+pub(super) fn acked<T>(delivery: u64, outcome: Delivered) -> FromNode<ChannelMessage<T>> {
+    own(SelfMessage::Acked { delivery, outcome })
 }
 
 /// Puts a message into a mailbox of this node; false when it is a dead letter.

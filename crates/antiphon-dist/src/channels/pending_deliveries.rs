@@ -9,7 +9,7 @@ use std::ops::{AddAssign, SubAssign};
 
 use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
 
-use super::message::{Delivered, HubAddr, Subscribed};
+use super::message::{Delivered, Subscribed, TopicAddr};
 use crate::error::SubscribeError;
 use crate::quota::QuotaUsage;
 
@@ -30,7 +30,7 @@ const ASKS_OF_PEERS_MAX: usize = 12_288;
 const ASKS_OF_PEER_MAX: usize = 4096;
 
 /// A delivery that was ordered.
-pub(super) struct Order<T> {
+pub(super) struct OrderedDelivery<T> {
     pub(super) message: T,
     pub(super) n: u64,
     pub(super) until: Time,
@@ -43,31 +43,31 @@ pub(super) struct Order<T> {
 }
 
 /// Who is told when a wave is over.
-pub(super) enum WaveEnd<T> {
+pub(super) enum DeliveryEnd<T> {
     Answer(Option<ReplyTo<Delivered>>),
     /// The branch stays, unless it refused.
     Attached {
-        branch: HubAddr<T>,
+        relay: TopicAddr<T>,
         reply: Option<ReplyTo<Subscribed>>,
     },
 }
 
 /// A wave that is over.
-pub(super) struct Over<T> {
+pub(super) struct FinishedDelivery<T> {
     pub(super) have: u64,
     pub(super) refused: Option<SubscribeError>,
-    pub(super) end: WaveEnd<T>,
+    pub(super) end: DeliveryEnd<T>,
 }
 
-struct Wave<T> {
+struct PendingDelivery<T> {
     open: usize,
     by: Option<NodeId>,
-    over: Over<T>,
+    over: FinishedDelivery<T>,
 }
 
 /// What somebody has under way.
 #[derive(Copy, Clone, Default, PartialEq, Eq)]
-struct Load {
+struct DeliveryUsage {
     /// Orders and waves.
     orders: usize,
     /// Of these, the orders that wait, and their bytes.
@@ -76,17 +76,17 @@ struct Load {
     asks: usize,
 }
 
-impl Load {
+impl DeliveryUsage {
     fn waiting(bytes: usize) -> Self {
         Self { orders: 1, waiting: 1, bytes, asks: 0 }
     }
 
-    fn wave(orders: usize, asks: usize) -> Self {
+    fn delivery(orders: usize, asks: usize) -> Self {
         Self { orders, asks, ..Self::default() }
     }
 }
 
-impl AddAssign for Load {
+impl AddAssign for DeliveryUsage {
     fn add_assign(&mut self, more: Self) {
         self.orders += more.orders;
         self.waiting += more.waiting;
@@ -95,7 +95,7 @@ impl AddAssign for Load {
     }
 }
 
-impl SubAssign for Load {
+impl SubAssign for DeliveryUsage {
     fn sub_assign(&mut self, less: Self) {
         self.orders -= less.orders;
         self.waiting -= less.waiting;
@@ -104,21 +104,21 @@ impl SubAssign for Load {
     }
 }
 
-pub(super) struct Waves<T> {
-    waiting: BTreeMap<u64, (Order<T>, Timer)>,
-    waves: BTreeMap<u64, Wave<T>>,
+pub(super) struct PendingDeliveries<T> {
+    waiting: BTreeMap<u64, (OrderedDelivery<T>, Timer)>,
+    deliveries: BTreeMap<u64, PendingDelivery<T>>,
     /// What each node has under way; `None` is the channel's own.
-    loads: QuotaUsage<Option<NodeId>, Load>,
+    loads: QuotaUsage<Option<NodeId>, DeliveryUsage>,
     last: u64,
 }
 
-impl<T> Waves<T> {
+impl<T> PendingDeliveries<T> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), waves: BTreeMap::new(), loads: QuotaUsage::default(), last: 0 }
+        Self { waiting: BTreeMap::new(), deliveries: BTreeMap::new(), loads: QuotaUsage::default(), last: 0 }
     }
 
     /// What all peers have under way.
-    fn of_peers(&self) -> Load {
+    fn of_peers(&self) -> DeliveryUsage {
         let mut peers = self.loads.all();
         peers -= self.loads.of(&None);
         peers
@@ -153,29 +153,29 @@ impl<T> Waves<T> {
     }
 
     /// Keeps an order until there are enough receivers.
-    pub(super) fn keep(&mut self, number: u64, order: Order<T>, timer: Timer) {
-        self.loads.add(order.by, Load::waiting(order.bytes));
+    pub(super) fn keep(&mut self, number: u64, order: OrderedDelivery<T>, timer: Timer) {
+        self.loads.add(order.by, DeliveryUsage::waiting(order.bytes));
         self.waiting.insert(number, (order, timer));
     }
 
     /// The first order for which so many receivers are enough.
-    pub(super) fn take_served(&mut self, total: u64) -> Option<(Order<T>, Timer)> {
+    pub(super) fn take_served(&mut self, total: u64) -> Option<(OrderedDelivery<T>, Timer)> {
         let served = self.waiting.iter().find(|(_, (order, _))| order.n <= total);
         let number = served.map(|(number, _)| *number)?;
         self.take(number)
     }
 
-    pub(super) fn take_due(&mut self, number: u64) -> Option<Order<T>> {
+    pub(super) fn take_due(&mut self, number: u64) -> Option<OrderedDelivery<T>> {
         self.take(number).map(|(order, _)| order)
     }
 
-    fn take(&mut self, number: u64) -> Option<(Order<T>, Timer)> {
+    fn take(&mut self, number: u64) -> Option<(OrderedDelivery<T>, Timer)> {
         let (order, timer) = self.waiting.remove(&number)?;
-        self.loads.take(&order.by, Load::waiting(order.bytes));
+        self.loads.take(&order.by, DeliveryUsage::waiting(order.bytes));
         Some((order, timer))
     }
 
-    pub(super) fn take_all_waiting(&mut self) -> Vec<Order<T>> {
+    pub(super) fn take_all_waiting(&mut self) -> Vec<OrderedDelivery<T>> {
         std::iter::from_fn(|| self.take_served(u64::MAX)).map(|(order, _)| order).collect()
     }
 
@@ -186,31 +186,31 @@ impl<T> Waves<T> {
         number: u64,
         by: Option<NodeId>,
         (open, have): (usize, u64),
-        end: WaveEnd<T>,
-    ) -> Option<Over<T>> {
-        let over = Over { have, refused: None, end };
+        end: DeliveryEnd<T>,
+    ) -> Option<FinishedDelivery<T>> {
+        let over = FinishedDelivery { have, refused: None, end };
         if open == 0 {
             return Some(over);
         }
-        self.loads.add(by, Load::wave(1, open));
-        self.waves.insert(number, Wave { open, by, over });
+        self.loads.add(by, DeliveryUsage::delivery(1, open));
+        self.deliveries.insert(number, PendingDelivery { open, by, over });
         None
     }
 
     /// An answer to a wave; the last one ends it.
-    pub(super) fn acknowledge(&mut self, number: u64, outcome: Delivered) -> Option<Over<T>> {
-        let wave = self.waves.get_mut(&number)?;
-        wave.open -= 1;
+    pub(super) fn acknowledge(&mut self, number: u64, outcome: Delivered) -> Option<FinishedDelivery<T>> {
+        let delivery = self.deliveries.get_mut(&number)?;
+        delivery.open -= 1;
         match outcome {
-            Delivered::To(count) => wave.over.have = wave.over.have.saturating_add(count),
-            Delivered::Refused(reason) => wave.over.refused = Some(reason),
+            Delivered::To(count) => delivery.over.have = delivery.over.have.saturating_add(count),
+            Delivered::Refused(reason) => delivery.over.refused = Some(reason),
             Delivered::TooFew(_) | Delivered::TooMany | Delivered::Closed => {}
         }
-        let (by, is_over) = (wave.by, wave.open == 0);
-        self.loads.take(&by, Load::wave(usize::from(is_over), 1));
+        let (by, is_over) = (delivery.by, delivery.open == 0);
+        self.loads.take(&by, DeliveryUsage::delivery(usize::from(is_over), 1));
         if !is_over {
             return None;
         }
-        self.waves.remove(&number).map(|wave| wave.over)
+        self.deliveries.remove(&number).map(|delivery| delivery.over)
     }
 }

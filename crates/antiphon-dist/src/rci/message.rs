@@ -7,34 +7,34 @@ use std::borrow::Cow;
 
 use antiphon_sched::{ActorId, Addr, AskError, DecodeError, EncodeError, Key, NodeId, ReplyTo, Wire};
 
-use super::witness::Witness;
+use super::monitor_proxy::ProxyMessage;
 use crate::encoding;
 
 /// One call: start an actor with these arguments.
 pub(super) struct RciCall<A, T> {
     pub(super) arguments: A,
-    pub(super) watcher: Option<Watcher<T>>,
-    pub(super) reply: ReplyTo<Born<T>>,
+    pub(super) watcher: Option<CallWatcher<T>>,
+    pub(super) reply: ReplyTo<SpawnOutcome<T>>,
 }
 
 /// Who is told when the new actor ends.
-pub(super) enum Watcher<T> {
+pub(super) enum CallWatcher<T> {
     Known(ActorId),
     /// Of the caller's node; being named in the call, it can be told from elsewhere.
-    Witness(Addr<Witness<T>>),
+    Proxy(Addr<ProxyMessage<T>>),
 }
 
-impl<T> Watcher<T> {
+impl<T> CallWatcher<T> {
     pub(super) fn id(&self) -> ActorId {
         match self {
             Self::Known(id) => *id,
-            Self::Witness(addr) => addr.id(),
+            Self::Proxy(addr) => addr.id(),
         }
     }
 }
 
 /// What became of a call.
-pub(super) enum Born<T> {
+pub(super) enum SpawnOutcome<T> {
     At(Addr<T>),
     /// The calling node has as many actors alive as it may have.
     OverQuota(u64),
@@ -52,8 +52,8 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
         match &self.watcher {
             None => ().encode(out)?,
             // As an address of no type: nobody is made reachable by it, but its node's location travels.
-            Some(Watcher::Known(id)) => Addr::<Nobody>::of(*id).encode(out)?,
-            Some(Watcher::Witness(addr)) => addr.encode(out)?,
+            Some(CallWatcher::Known(id)) => Addr::<Nobody>::of(*id).encode(out)?,
+            Some(CallWatcher::Proxy(addr)) => addr.encode(out)?,
         }
         self.reply.encode(out)?;
         self.arguments.encode(out)
@@ -64,7 +64,7 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
             (4, 0) => {
                 let watcher = match from.first() {
                     Some(&NIL) => <()>::decode(from).map(|()| None)?,
-                    Some(_) | None => Some(Watcher::Known(id_of(Wire::decode(from)?))),
+                    Some(_) | None => Some(CallWatcher::Known(id_of(Wire::decode(from)?))),
                 };
                 Ok(Self { watcher, reply: Wire::decode(from)?, arguments: A::decode(from)? })
             }
@@ -73,7 +73,7 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
     }
 }
 
-impl<T: Wire> Wire for Born<T> {
+impl<T: Wire> Wire for SpawnOutcome<T> {
     fn name() -> Cow<'static, str> {
         Cow::Owned(format!("antiphon.born<{}>", T::name()))
     }
@@ -123,7 +123,7 @@ impl Wire for Nobody {
 }
 
 /// What the witness of a call hears from itself; it never crosses nodes.
-pub(super) type Answered<T> = Result<Born<T>, AskError>;
+pub(super) type Answered<T> = Result<SpawnOutcome<T>, AskError>;
 
 fn id_of((node, key): (u64, u64)) -> ActorId {
     ActorId::new(NodeId::from_bits(node), Key::from_bits(key))

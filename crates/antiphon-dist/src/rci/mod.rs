@@ -4,9 +4,9 @@
 //! Only what was registered can be started. A call is an ask to a hidden actor; the new actor is an ordinary one,
 //! which keeps its node running as any other does, and outlives its caller and the RCI.
 
-mod factory;
 mod message;
-mod witness;
+mod monitor_proxy;
+mod spawn_service;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -21,9 +21,9 @@ use crate::cx::{Named, allow, node_mut, register, sealed};
 use crate::error::{CallError, RegisterError};
 use crate::from_node::FromNode;
 use crate::node::Space;
-use factory::Factory;
-use message::{Answered, Born, RciCall, Watcher};
-use witness::Witnessing;
+use message::{Answered, CallWatcher, RciCall, SpawnOutcome};
+use monitor_proxy::MonitorProxy;
+use spawn_service::SpawnService;
 
 /// A registered function that takes `A`, and starts an actor that takes messages of type `T`.
 ///
@@ -51,7 +51,7 @@ pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
 ) -> Result<Rci<A, T>, RegisterError> {
     node_mut(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
     let tag = Rci::<A, T>::tag(loop_ref);
-    let factory = loop_ref.spawn_actor(Factory::new(name, make));
+    let factory = loop_ref.spawn_actor(SpawnService::new(name, make));
     let access = node_mut(loop_ref).ok_or(RegisterError::NoNode)?.rci_access();
     if allow(loop_ref, factory.id(), access).is_err() {
         // The configuration was checked, so there is no such actor.
@@ -93,10 +93,17 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
                 Err(answer) => return cx.push_self(answer(Err(CallError::TooManyOpen))),
             };
             let arguments = Some(arguments);
-            cx.spawn_actor(Witnessing { rci: rci.0, arguments, timeout, watcher, request_id, born: None });
+            cx.spawn_actor(MonitorProxy {
+                rci: rci.0,
+                arguments,
+                timeout,
+                watcher,
+                request_id,
+                spawned: None,
+            });
         }
         other => {
-            let watcher = other.map(Watcher::Known);
+            let watcher = other.map(CallWatcher::Known);
             let request = move |reply| RciCall { arguments, watcher, reply }.into();
             cx.ask(rci.0, timeout, request, move |answered| answer(result_of::<A, T>(answered)));
         }
@@ -105,9 +112,11 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
 
 fn result_of<A: Wire, T>(answered: Answered<T>) -> Result<Addr<T>, CallError> {
     Err(match answered {
-        Ok(Born::At(addr)) => return Ok(addr),
-        Ok(Born::OverQuota(max)) => CallError::OverQuota { max: usize::try_from(max).unwrap_or(usize::MAX) },
-        Ok(Born::Panicked(text)) => CallError::Panicked(text),
+        Ok(SpawnOutcome::At(addr)) => return Ok(addr),
+        Ok(SpawnOutcome::OverQuota(max)) => {
+            CallError::OverQuota { max: usize::try_from(max).unwrap_or(usize::MAX) }
+        }
+        Ok(SpawnOutcome::Panicked(text)) => CallError::Panicked(text),
         Err(AskError::NoActor | AskError::Dropped) => CallError::NotRegistered,
         Err(AskError::WrongType) => CallError::WrongArguments { arguments: A::name().into_owned() },
         Err(AskError::TimedOut) => CallError::TimedOut,

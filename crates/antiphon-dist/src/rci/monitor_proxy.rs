@@ -12,16 +12,16 @@ use antiphon_sched::{
     Actor, ActorId, Addr, Cx, DecodeError, EncodeError, Event, RequestId, Step, Wire, receive, stop,
 };
 
-use super::message::{Answered, Born, RciCall, Watcher};
+use super::message::{Answered, CallWatcher, RciCall, SpawnOutcome};
 use crate::error::CallError;
 use crate::from_node::FromNode;
 use crate::node::settle;
 use crate::panic_guard::log_panic;
 
 /// A message to the witness: from itself only.
-pub(super) struct Witness<T>(Answered<T>);
+pub(super) struct ProxyMessage<T>(Answered<T>);
 
-impl<T: Wire> Wire for Witness<T> {
+impl<T: Wire> Wire for ProxyMessage<T> {
     fn name() -> Cow<'static, str> {
         Cow::Owned(format!("antiphon.witness<{}>", T::name()))
     }
@@ -36,7 +36,7 @@ impl<T: Wire> Wire for Witness<T> {
 }
 
 /// The actor that calls, and then watches.
-pub(super) struct Witnessing<A, T> {
+pub(super) struct MonitorProxy<A, T> {
     pub(super) rci: Addr<FromNode<RciCall<A, T>>>,
     /// Until they are sent.
     pub(super) arguments: Option<A>,
@@ -44,37 +44,41 @@ pub(super) struct Witnessing<A, T> {
     pub(super) watcher: ActorId,
     /// The caller's request.
     pub(super) request_id: RequestId,
-    pub(super) born: Option<ActorId>,
+    pub(super) spawned: Option<ActorId>,
 }
 
-impl<A: Wire, T: Wire> Witnessing<A, T> {
-    fn call(&mut self, cx: &mut Cx<'_, Witness<T>>) {
+impl<A: Wire, T: Wire> MonitorProxy<A, T> {
+    fn call(&mut self, cx: &mut Cx<'_, ProxyMessage<T>>) {
         cx.set_daemon(true);
         cx.set_name("witness of a call");
         let Some(arguments) = self.arguments.take() else { return };
-        let watcher = Some(Watcher::Witness(cx.addr()));
-        cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply }.into(), Witness);
+        let watcher = Some(CallWatcher::Proxy(cx.addr()));
+        cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply }.into(), ProxyMessage);
     }
 
-    fn answered(&mut self, cx: &mut Cx<'_, Witness<T>>, answered: Answered<T>) {
-        self.born = match &answered {
-            Ok(Born::At(addr)) => Some(addr.id()),
-            Ok(Born::OverQuota(_) | Born::Panicked(_)) | Err(_) => None,
+    fn answered(&mut self, cx: &mut Cx<'_, ProxyMessage<T>>, answered: Answered<T>) {
+        self.spawned = match &answered {
+            Ok(SpawnOutcome::At(addr)) => Some(addr.id()),
+            Ok(SpawnOutcome::OverQuota(_) | SpawnOutcome::Panicked(_)) | Err(_) => None,
         };
         let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(answered);
         settle(cx.loop_ref(), self.request_id, result);
     }
 }
 
-impl<A: Wire, T: Wire> Actor<Witness<T>> for Witnessing<A, T> {
-    fn step(&mut self, cx: &mut Cx<'_, Witness<T>>, event: Event<Witness<T>>) -> Step<Witness<T>> {
+impl<A: Wire, T: Wire> Actor<ProxyMessage<T>> for MonitorProxy<A, T> {
+    fn step(
+        &mut self,
+        cx: &mut Cx<'_, ProxyMessage<T>>,
+        event: Event<ProxyMessage<T>>,
+    ) -> Step<ProxyMessage<T>> {
         match event {
             Event::Start => self.call(cx),
-            Event::Message(Witness(answered)) => {
+            Event::Message(ProxyMessage(answered)) => {
                 self.answered(cx, answered);
-                return if self.born.is_some() { receive() } else { stop() };
+                return if self.spawned.is_some() { receive() } else { stop() };
             }
-            Event::Down(down) if self.born == Some(down.actor) => {
+            Event::Down(down) if self.spawned == Some(down.actor) => {
                 cx.loop_ref().tell_down(self.watcher.key(), down.actor, down.reason);
                 return stop();
             }

@@ -9,7 +9,7 @@ use antiphon_sched::{
     Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, SignalPolicy, Step, Wire, receive,
 };
 
-use super::message::{Born, RciCall};
+use super::message::{RciCall, SpawnOutcome};
 use crate::cx::{allow, may_log, node_mut};
 use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
@@ -18,12 +18,12 @@ use crate::quota::QuotaUsage;
 /// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
 const ALIVE_MAX: usize = 60_000;
 
-type FactoryCx<'c, A, T> = Cx<'c, FromNode<RciCall<A, T>>>;
+type SpawnServiceCx<'c, A, T> = Cx<'c, FromNode<RciCall<A, T>>>;
 
 /// Makes an actor of arguments, and starts it; the error is the text of a panic.
-pub(super) type Starter<A, T> = dyn FnMut(&mut FactoryCx<'_, A, T>, A) -> Result<Addr<T>, String>;
+pub(super) type Starter<A, T> = dyn FnMut(&mut SpawnServiceCx<'_, A, T>, A) -> Result<Addr<T>, String>;
 
-pub(super) struct Factory<A, T> {
+pub(super) struct SpawnService<A, T> {
     name: Box<str>,
     start: Box<Starter<A, T>>,
     /// The node that called for it, and whether somebody watches it.
@@ -31,10 +31,10 @@ pub(super) struct Factory<A, T> {
     by_caller: QuotaUsage<NodeId>,
 }
 
-impl<A: Wire, T: Wire> Factory<A, T> {
+impl<A: Wire, T: Wire> SpawnService<A, T> {
     /// `make` makes actors; it runs in a catch.
     pub(super) fn new<W: Actor<T>>(name: &str, mut make: impl FnMut(A) -> W + 'static) -> Self {
-        let start = move |cx: &mut FactoryCx<'_, A, T>, arguments| {
+        let start = move |cx: &mut SpawnServiceCx<'_, A, T>, arguments| {
             catch_panic(|| make(arguments)).map(|actor| Addr::of(cx.spawn_actor(actor).id()))
         };
         Self {
@@ -45,7 +45,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         }
     }
 
-    fn call(&mut self, cx: &mut FactoryCx<'_, A, T>, call: FromNode<RciCall<A, T>>) {
+    fn call(&mut self, cx: &mut SpawnServiceCx<'_, A, T>, call: FromNode<RciCall<A, T>>) {
         let FromNode { what: RciCall { arguments, watcher, reply }, by, .. } = call;
         // Not whom the reply names: it may name anybody.
         let caller = by.unwrap_or(cx.id().node());
@@ -56,7 +56,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
                 core.refusals().rci_actors += 1;
                 core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
             }
-            return cx.reply(reply, Born::OverQuota(max as u64));
+            return cx.reply(reply, SpawnOutcome::OverQuota(max as u64));
         }
         let actor = match (self.start)(cx, arguments) {
             Ok(actor) => actor,
@@ -64,7 +64,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
                 if may_log(cx.loop_ref(), "rci panic", format_args!("{} {caller}", self.name)) {
                     tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (said once an hour)");
                 }
-                return cx.reply(reply, Born::Panicked(text));
+                return cx.reply(reply, SpawnOutcome::Panicked(text));
             }
         };
         // All before its first step: so that no end is missed, and nobody reaches it who could not call for it.
@@ -77,11 +77,11 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         }
         self.alive.insert(actor.id(), (caller, watcher.is_some()));
         self.by_caller.add(caller, 1);
-        cx.reply(reply, Born::At(actor));
+        cx.reply(reply, SpawnOutcome::At(actor));
     }
 
     /// A new actor is open to whom this one is.
-    fn open_as_self(&self, cx: &mut FactoryCx<'_, A, T>, actor: ActorId) {
+    fn open_as_self(&self, cx: &mut SpawnServiceCx<'_, A, T>, actor: ActorId) {
         let me = cx.id().key();
         let access = node_mut(cx.loop_ref()).map(|core| core.access_of(me)).unwrap_or_default();
         if !access.is_everybody()
@@ -91,7 +91,7 @@ impl<A: Wire, T: Wire> Factory<A, T> {
         }
     }
 
-    fn ended(&mut self, cx: &mut FactoryCx<'_, A, T>, actor: ActorId, reason: &ExitReason) {
+    fn ended(&mut self, cx: &mut SpawnServiceCx<'_, A, T>, actor: ActorId, reason: &ExitReason) {
         let Some((caller, watched)) = self.alive.remove(&actor) else { return };
         self.by_caller.take(&caller, 1);
         // This monitor keeps the scheduler from saying so.
@@ -111,10 +111,10 @@ fn may_watch(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, watcher: ActorId) -
             && loop_ref.signal_policy_of(watcher.key()) == SignalPolicy::All)
 }
 
-impl<A: Wire, T: Wire> Actor<FromNode<RciCall<A, T>>> for Factory<A, T> {
+impl<A: Wire, T: Wire> Actor<FromNode<RciCall<A, T>>> for SpawnService<A, T> {
     fn step(
         &mut self,
-        cx: &mut FactoryCx<'_, A, T>,
+        cx: &mut SpawnServiceCx<'_, A, T>,
         event: Event<FromNode<RciCall<A, T>>>,
     ) -> Step<FromNode<RciCall<A, T>>> {
         match event {

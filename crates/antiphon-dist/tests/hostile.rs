@@ -445,11 +445,11 @@ fn the_ends_that_a_member_wants_an_actor_told_of_leave_it_requests_of_its_own() 
 // Files, by somebody who keeps no order.
 
 #[derive(Serialize, Deserialize)]
-enum ToKeeper {
+enum ToFileService {
     HelloLimits(HelloLimits, ReplyTo<OfferAnswer>),
     Delete(Vec<String>, ReplyTo<Deleted>),
 }
-antiphon_sched::wire!(ToKeeper, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
 
 #[derive(Serialize, Deserialize)]
 struct HelloLimits {
@@ -491,13 +491,13 @@ enum ToSender {
 antiphon_sched::wire!(ToSender, "antiphon.files.sender/1", compact);
 
 /// The keeper of a node's files, which is found by asking whom it may be.
-fn keeper(from: &TestNode, at: NodeId) -> Addr<ToKeeper> {
+fn keeper(from: &TestNode, at: NodeId) -> Addr<ToFileService> {
     let (tell, told) = channel();
     from.spawn(move |cx, event| {
         match event {
             Event::Start => {
                 for id in guesses(at) {
-                    let question = |reply| ToKeeper::Delete(vec!["nothing".to_owned()], reply);
+                    let question = |reply| ToFileService::Delete(vec!["nothing".to_owned()], reply);
                     cx.ask(believed(id), PATIENCE, question, move |answer| (id, answer.is_ok()));
                 }
             }
@@ -515,7 +515,7 @@ fn keeper(from: &TestNode, at: NodeId) -> Addr<ToKeeper> {
 /// Offers a file; the answer, and what its sender is told.
 fn offer(
     from: &TestNode,
-    keeper: Addr<ToKeeper>,
+    keeper: Addr<ToFileService>,
     (name, size): (String, u64),
 ) -> (Result<Addr<ToReceiver>, FileRefused>, Receiver<ToSender>) {
     let (tell, told) = channel();
@@ -529,7 +529,7 @@ fn offer(
                 cx.ask(
                     keeper,
                     PATIENCE,
-                    |reply| ToKeeper::HelloLimits(offer, reply),
+                    |reply| ToFileService::HelloLimits(offer, reply),
                     |answer| Ok(answer.expect("it is answered")),
                 );
             }
@@ -545,7 +545,7 @@ fn offer(
 }
 
 /// A cast in which one node takes files, and its keeper.
-fn with_files(transfers_max: usize) -> (Cast, Addr<ToKeeper>, tempfile::TempDir) {
+fn with_files(transfers_max: usize) -> (Cast, Addr<ToFileService>, tempfile::TempDir) {
     let dest = tempfile::tempdir().expect("a folder");
     let dest_path = Some(dest.path().to_owned());
     let cast = Cast::with(|config| Config { dest_path, transfers_max, ..config });
@@ -640,7 +640,7 @@ fn a_transfer_hears_its_sender_alone_and_is_offered_for_nobody_else() {
         Event::Start => {
             let stat = FileStat { size: 1, seconds: 1, nanos: 0, permissions: 0o644 };
             let offer = HelloLimits { path: vec!["f".to_owned()], stat, overwrite: false, sender: victim };
-            cx.ask(keeper, PATIENCE, |reply| ToKeeper::HelloLimits(offer, reply), |answer| answer);
+            cx.ask(keeper, PATIENCE, |reply| ToFileService::HelloLimits(offer, reply), |answer| answer);
             receive()
         }
         Event::Message(answer) => {
@@ -670,7 +670,7 @@ fn a_flood_of_deletions_is_answered_and_leaves_the_helpers_to_others() {
         match event {
             Event::Start => {
                 for n in 0..5000 {
-                    let question = |reply| ToKeeper::Delete(vec![format!("{n}")], reply);
+                    let question = |reply| ToFileService::Delete(vec![format!("{n}")], reply);
                     cx.ask(keeper, PATIENCE, question, |answer| answer);
                 }
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use antiphon_sched::{Actor, ActorId, AskError, Cx, Event, ReplyTo, Step, receive, stop};
 
-use super::messages::{DeleteAnswer, KEEPER, Keeper, ToKeeper};
+use super::messages::{DeleteAnswer, FILE_SERVICE, FileServiceName, ToFileService};
 use super::outcome::DeleteError;
 use super::path::TargetPath;
 use crate::cx::NetCx;
@@ -12,10 +12,10 @@ use crate::error::LocateError;
 use crate::location::Location;
 
 /// What a deleter is told.
-pub(super) enum Note {
+pub(super) enum DeleterMessage {
     /// Who wants the file deleted waits for this answer.
     Begin(ReplyTo<Result<(), DeleteError>>),
-    Keeper(Result<Keeper, LocateError>),
+    Located(Result<FileServiceName, LocateError>),
     Answered(Result<DeleteAnswer, AskError>),
     Late,
 }
@@ -35,7 +35,11 @@ impl Deleter {
         Self { at, path, timeout, asker, looking: true, answer: None }
     }
 
-    fn end(&mut self, cx: &mut Cx<'_, Note>, result: Result<(), DeleteError>) -> Step<Note> {
+    fn end(
+        &mut self,
+        cx: &mut Cx<'_, DeleterMessage>,
+        result: Result<(), DeleteError>,
+    ) -> Step<DeleterMessage> {
         if let Some(answer) = self.answer.take() {
             cx.reply(answer, result);
         }
@@ -43,26 +47,37 @@ impl Deleter {
     }
 }
 
-impl Actor<Note> for Deleter {
-    fn step(&mut self, cx: &mut Cx<'_, Note>, event: Event<Note>) -> Step<Note> {
+impl Actor<DeleterMessage> for Deleter {
+    fn step(
+        &mut self,
+        cx: &mut Cx<'_, DeleterMessage>,
+        event: Event<DeleterMessage>,
+    ) -> Step<DeleterMessage> {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
                 cx.set_name("deleter of a file");
-                cx.after(self.timeout, Note::Late);
+                cx.after(self.timeout, DeleterMessage::Late);
                 cx.monitor(self.asker);
             }
-            Event::Message(Note::Begin(answer)) => {
+            Event::Message(DeleterMessage::Begin(answer)) => {
                 self.answer = Some(answer);
-                cx.locate_at(KEEPER, self.at, self.timeout, Note::Keeper);
+                cx.locate_at(FILE_SERVICE, self.at, self.timeout, DeleterMessage::Located);
             }
-            Event::Message(Note::Keeper(Ok(Keeper(keeper)))) => {
+            Event::Message(DeleterMessage::Located(Ok(FileServiceName(service)))) => {
                 let path = self.path.clone().into_names();
                 self.looking = false;
-                cx.ask(keeper, self.timeout, |reply| ToKeeper::Delete(path, reply).into(), Note::Answered);
+                cx.ask(
+                    service,
+                    self.timeout,
+                    |reply| ToFileService::Delete(path, reply).into(),
+                    DeleterMessage::Answered,
+                );
             }
-            Event::Message(Note::Keeper(Err(reason))) => return self.end(cx, Err(of_locating(&reason))),
-            Event::Message(Note::Answered(done)) => {
+            Event::Message(DeleterMessage::Located(Err(reason))) => {
+                return self.end(cx, Err(of_locating(&reason)));
+            }
+            Event::Message(DeleterMessage::Answered(done)) => {
                 let result = match done {
                     Ok(DeleteAnswer(Ok(true))) => Ok(()),
                     Ok(DeleteAnswer(Ok(false))) => Err(DeleteError::NotFound),
@@ -71,7 +86,7 @@ impl Actor<Note> for Deleter {
                 };
                 return self.end(cx, result);
             }
-            Event::Message(Note::Late) => {
+            Event::Message(DeleterMessage::Late) => {
                 let reason = if self.looking { DeleteError::NoAnswer } else { DeleteError::TimedOut };
                 return self.end(cx, Err(reason));
             }

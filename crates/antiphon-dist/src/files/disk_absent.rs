@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use antiphon_sched::Bytes;
 
-use super::Rules;
+use super::FileRules;
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
 
@@ -30,7 +30,7 @@ pub(crate) enum Placed {
 }
 
 impl Dest {
-    pub(crate) fn open(_: &Path, _: Rules) -> io::Result<Self> {
+    pub(crate) fn open(_: &Path, _: FileRules) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "this system can send files, and not take them"))
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Rules;
+use super::FileRules;
 use super::disk::{Dest, Placed, Prepared};
 use super::outcome::FileStat;
 use super::path::TargetPath;
@@ -14,7 +14,7 @@ use super::path::TargetPath;
 /// If `dest` is no folder that this process can write to.
 pub fn store(dest: &Path, names: Vec<String>, content: &[u8], overwrite: bool) -> bool {
     let Ok(path) = TargetPath::checked(names) else { return false };
-    let dest = Dest::open(dest, Rules::default()).expect("a folder of the fuzzer's");
+    let dest = Dest::open(dest, FileRules::default()).expect("a folder of the fuzzer's");
     let stat = FileStat { size: content.len() as u64, seconds: 0, nanos: 0, permissions: 0o600 };
     let Ok(Prepared::Open(partial)) = Arc::new(dest).prepare(&path, stat, overwrite, "") else {
         return false;
@@ -29,6 +29,6 @@ pub fn store(dest: &Path, names: Vec<String>, content: &[u8], overwrite: bool) -
 /// As [`store`].
 pub fn delete(dest: &Path, names: Vec<String>) -> bool {
     let Ok(path) = TargetPath::checked(names) else { return false };
-    let dest = Dest::open(dest, Rules::default()).expect("a folder of the fuzzer's");
+    let dest = Dest::open(dest, FileRules::default()).expect("a folder of the fuzzer's");
     dest.delete(&path) == Ok(true)
 }

@@ -12,7 +12,7 @@ use crate::from_node::FromNode;
 use crate::node::Space;
 
 /// The name of the keeper, in the space of services.
-pub(crate) const KEEPER: &str = "files";
+pub(crate) const FILE_SERVICE: &str = "files";
 /// What may be under way to a receiver's disk.
 pub(super) const WINDOW_BYTES: u64 = 1024 * 1024;
 /// One chunk of a file.
@@ -20,15 +20,15 @@ pub(super) const CHUNK_BYTES: usize = 128 * 1024;
 
 /// The keeper of a node's files, as it is located.
 #[derive(Copy, Clone)]
-pub(super) struct Keeper(pub(super) Addr<FromNode<ToKeeper>>);
+pub(super) struct FileServiceName(pub(super) Addr<FromNode<ToFileService>>);
 
-impl sealed::Sealed for Keeper {}
+impl sealed::Sealed for FileServiceName {}
 
-impl Named for Keeper {
+impl Named for FileServiceName {
     const SPACE: Space = Space::Service;
 
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
-        loop_ref.tag_of::<ToKeeper>()
+        loop_ref.tag_of::<ToFileService>()
     }
 
     fn from_found(id: ActorId) -> Self {
@@ -38,17 +38,17 @@ impl Named for Keeper {
 
 /// To the keeper of a node's files.
 #[derive(Serialize, Deserialize)]
-pub(crate) enum ToKeeper {
+pub(crate) enum ToFileService {
     /// A file is offered.
-    Offer(Offer, ReplyTo<OfferAnswer>),
+    Offer(FileOffer, ReplyTo<OfferAnswer>),
     /// A file that was received is to be deleted; `Ok(false)`: there is none.
     Delete(Vec<String>, ReplyTo<DeleteAnswer>),
 }
-antiphon_sched::wire!(ToKeeper, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
 
 /// A file that somebody wants to send.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Offer {
+pub(crate) struct FileOffer {
     pub(super) path: Vec<String>,
     pub(super) stat: FileStat,
     pub(super) overwrite: bool,

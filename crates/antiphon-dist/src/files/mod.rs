@@ -15,12 +15,12 @@ mod disk;
 mod disk;
 #[cfg(all(fuzzing, unix))]
 pub mod fuzzing;
-mod keeper;
 mod messages;
 mod outcome;
 mod path;
 mod receiver;
 mod sender;
+mod service;
 mod source;
 
 pub use outcome::{
@@ -41,11 +41,11 @@ use crate::location::Location;
 use deleter::Deleter;
 use disk::Dest;
 use path::TargetPath;
-use sender::{Note, Order, Sender};
+use sender::{FileSender, SendOrder, SenderMessage};
 
 /// What is taken.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rules {
+pub(crate) struct FileRules {
     /// Of one file.
     file_bytes_max: Option<u64>,
     /// From one peer since the node's start.
@@ -58,24 +58,24 @@ pub(crate) struct Rules {
 
 /// How many files a node sends at a time.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub(crate) struct SendSlots {
     /// Each sender holds one more.
-    places: Arc<()>,
+    transfer_permits: Arc<()>,
     max: usize,
     /// Who wants a sender's progress, until the sender has heard of it: it may end first.
-    unheard: Vec<(Addr<Note>, Addr<Progress>)>,
+    unheard: Vec<(Addr<SenderMessage>, Addr<Progress>)>,
 }
 
-impl Outbox {
+impl SendSlots {
     pub(crate) fn new(max: usize) -> Self {
-        Self { places: Arc::new(()), max, unheard: Vec::new() }
+        Self { transfer_permits: Arc::new(()), max, unheard: Vec::new() }
     }
 
     fn take_place(&self) -> Result<Arc<()>, FileError> {
-        if Arc::strong_count(&self.places) > self.max {
+        if Arc::strong_count(&self.transfer_permits) > self.max {
             return Err(FileError::TooManyTransfers { max: self.max });
         }
-        Ok(self.places.clone())
+        Ok(self.transfer_permits.clone())
     }
 
     /// A sender has heard of somebody.
@@ -84,7 +84,7 @@ impl Outbox {
     }
 
     /// A sender ends: who wanted its progress, and it has not heard of.
-    fn take_unheard(&mut self, sender: Addr<Note>) -> Vec<Addr<Progress>> {
+    fn take_unheard(&mut self, sender: Addr<SenderMessage>) -> Vec<Addr<Progress>> {
         self.unheard.extract_if(.., |(of, _)| *of == sender).map(|(_, watcher)| watcher).collect()
     }
 }
@@ -92,7 +92,7 @@ impl Outbox {
 /// Opens the folder for files, and starts the keeper.
 pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> {
     let open = |path: &Path| {
-        let rules = Rules {
+        let rules = FileRules {
             file_bytes_max: config.max_file_size,
             peer_bytes_max: config.peer_limits.file_bytes_max,
             dest_bytes_max: config.dest_bytes_max,
@@ -101,7 +101,7 @@ pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> 
         Dest::open(path, rules).map_err(|source| NodeError::DestPath { path: path.to_owned(), source })
     };
     let dest = config.dest_path.as_deref().map(open).transpose()?;
-    keeper::spawn(sched, dest, config.transfers_max, config.files_access.clone());
+    service::spawn(sched, dest, config.transfers_max, config.files_access.clone());
     Ok(())
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn send_file<M: 'static>(
     answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
 ) -> Transfer {
     let sender = match order(cx, to, file, options, timeout) {
-        Ok(order) => cx.spawn_actor(Sender::new(order)),
+        Ok(order) => cx.spawn_actor(FileSender::new(order)),
         Err(reason) => {
             cx.push_self(answer(Err(reason)));
             return Transfer(None);
@@ -125,7 +125,7 @@ pub(crate) fn send_file<M: 'static>(
         answer(done.unwrap_or_else(|reason| Err(of_own_sender(reason))))
     };
     // The sender answers in time; this is for the case that it cannot.
-    cx.ask(sender, timeout.saturating_add(GRACE), Note::Begin, answer);
+    cx.ask(sender, timeout.saturating_add(GRACE), SenderMessage::Begin, answer);
     Transfer(Some(sender))
 }
 
@@ -135,13 +135,13 @@ fn order<M: 'static>(
     file: &Path,
     options: &FileOptions,
     timeout: Duration,
-) -> Result<Order, FileError> {
-    let place = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.outbox().take_place()?;
+) -> Result<SendOrder, FileError> {
+    let place = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.send_slots().take_place()?;
     let name = options.name.as_ref().map_or_else(|| sender::own_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
     let asker = cx.id();
     let overwrite = options.overwrite;
-    Ok(Order { file: file.to_owned(), target, overwrite, to, timeout, asker, place })
+    Ok(SendOrder { file: file.to_owned(), target, overwrite, to, timeout, asker, place })
 }
 
 /// Counts a refusal that tells of a limit or of a trick, and has the log told, if a peer is refused.
@@ -189,18 +189,18 @@ pub(crate) fn progress<M: 'static>(
 ) {
     let Some(sender) = transfer.0 else { return };
     let watcher = cx.adapter(each);
-    if cx.send(sender, Note::Watch(watcher, every)).is_err() {
+    if cx.send(sender, SenderMessage::Watch(watcher, every)).is_err() {
         // It is over.
         cx.loop_ref().close_adapter(watcher);
     } else if let Some(core) = node_mut(cx.loop_ref()) {
-        core.outbox().unheard.push((sender, watcher));
+        core.send_slots().unheard.push((sender, watcher));
     }
 }
 
 /// What `NetCx::cancel_transfer` does.
 pub(crate) fn cancel<M: 'static>(cx: &mut Cx<'_, M>, transfer: Transfer) {
     if let Some(sender) = transfer.0
-        && let Err(reason) = cx.send(sender, Note::Cancel)
+        && let Err(reason) = cx.send(sender, SenderMessage::Cancel)
     {
         tracing::debug!(%reason, "a transfer that is to be cancelled is over");
     }
@@ -223,7 +223,7 @@ pub(crate) fn del_file<M: 'static>(
     let answer = move |done: Result<Result<(), DeleteError>, AskError>| {
         answer(done.unwrap_or_else(|reason| Err(reason.into())))
     };
-    cx.ask(deleter, timeout.saturating_add(GRACE), deleter::Note::Begin, answer);
+    cx.ask(deleter, timeout.saturating_add(GRACE), deleter::DeleterMessage::Begin, answer);
 }
 
 /// What a hidden actor has beyond a user's timeout, before the user is answered without it.

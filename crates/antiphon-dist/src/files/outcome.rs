@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::path::PathError;
-use super::sender::Note;
+use super::sender::SenderMessage;
 
 /// How a file is to be sent.
 ///
@@ -29,7 +29,7 @@ pub struct FileOptions {
 
 /// A file's transfer, under way or over.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Transfer(pub(super) Option<Addr<Note>>);
+pub struct Transfer(pub(super) Option<Addr<SenderMessage>>);
 
 /// How far a transfer is.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

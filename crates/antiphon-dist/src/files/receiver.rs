@@ -12,7 +12,7 @@ use antiphon_sched::{
 
 use super::count_refusal;
 use super::disk::{Dest, Partial, Placed, Prepared};
-use super::messages::{CHUNK_BYTES, Offer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
+use super::messages::{CHUNK_BYTES, FileOffer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
 use crate::from_node::FromNode;
@@ -23,7 +23,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What a receiver is told.
-pub(super) enum Note {
+pub(super) enum ReceiverMessage {
     Peer(FromNode<ToReceiver>),
     Prepared(Done<Prepared>),
     /// Some more of what was there is hashed; `true`: all.
@@ -40,7 +40,7 @@ pub(super) enum Note {
 /// What became of a job.
 type Done<T> = Result<T, FileRefused>;
 
-pub(super) struct Receiver {
+pub(super) struct FileReceiver {
     dest: Arc<Dest>,
     path: TargetPath,
     stat: FileStat,
@@ -53,7 +53,7 @@ pub(super) struct Receiver {
     within: Option<Duration>,
     /// What had come when it was last looked at.
     seen: u64,
-    state: State,
+    state: ReceiverState,
     /// Chunks that wait for the disk.
     queue: Vec<Bytes>,
     /// Bytes from the beginning that have come, and that are written.
@@ -65,7 +65,7 @@ pub(super) struct Receiver {
     leaving: Option<bool>,
 }
 
-enum State {
+enum ReceiverState {
     /// A job looks at what is there, and hashes it; then the offer is answered.
     Preparing(ReplyTo<OfferAnswer>),
     /// Waits for `Begin`.
@@ -76,12 +76,12 @@ enum State {
     Busy,
 }
 
-impl Receiver {
+impl FileReceiver {
     /// `whom` an offer came from is charged.
     pub(super) fn new(
         dest: Arc<Dest>,
         path: TargetPath,
-        offer: &Offer,
+        offer: &FileOffer,
         (by, whom): (Option<NodeId>, String),
         reply: ReplyTo<OfferAnswer>,
     ) -> Self {
@@ -95,7 +95,7 @@ impl Receiver {
             whom,
             within: offer.within.map(Duration::from_millis),
             seen: 0,
-            state: State::Preparing(reply),
+            state: ReceiverState::Preparing(reply),
             queue: Vec::new(),
             received: 0,
             written: 0,
@@ -105,78 +105,82 @@ impl Receiver {
     }
 }
 
-impl Actor<Note> for Receiver {
-    fn step(&mut self, cx: &mut Cx<'_, Note>, event: Event<Note>) -> Step<Note> {
+impl Actor<ReceiverMessage> for FileReceiver {
+    fn step(
+        &mut self,
+        cx: &mut Cx<'_, ReceiverMessage>,
+        event: Event<ReceiverMessage>,
+    ) -> Step<ReceiverMessage> {
         let done = match event {
             Event::Start => self.start(cx),
             Event::Message(note) => self.on_note(cx, note),
             Event::Down(down) if down.actor == self.sender.id() => self.leave(cx, false),
-            _ => Ok(Goes::On),
+            _ => Ok(ReceiverFlow::On),
         };
         match done {
-            Ok(Goes::On) => receive(),
-            Ok(Goes::Out) => stop(),
+            Ok(ReceiverFlow::On) => receive(),
+            Ok(ReceiverFlow::Out) => stop(),
             Err(reason) => self.fail(cx, reason),
         }
     }
 }
 
 /// Whether the receiver goes on.
-enum Goes {
+enum ReceiverFlow {
     On,
     Out,
 }
 
-impl Receiver {
-    fn start(&mut self, cx: &mut Cx<'_, Note>) -> Done<Goes> {
+impl FileReceiver {
+    fn start(&mut self, cx: &mut Cx<'_, ReceiverMessage>) -> Done<ReceiverFlow> {
         cx.set_daemon(true);
         cx.set_name("receiver of a file");
         cx.set_signal_policy(SignalPolicy::None);
         cx.monitor(self.sender);
-        cx.every(SILENCE_MAX, || Note::Look);
+        cx.every(SILENCE_MAX, || ReceiverMessage::Look);
         if let Some(within) = self.within {
-            cx.after(within.saturating_add(GRACE), Note::Late);
+            cx.after(within.saturating_add(GRACE), ReceiverMessage::Late);
         }
         let (dest, path, stat, overwrite) = (self.dest.clone(), self.path.clone(), self.stat, self.overwrite);
         let whom = self.whom.clone();
-        run(cx, move || dest.prepare(&path, stat, overwrite, &whom), Note::Prepared);
-        Ok(Goes::On)
+        run(cx, move || dest.prepare(&path, stat, overwrite, &whom), ReceiverMessage::Prepared);
+        Ok(ReceiverFlow::On)
     }
 
-    fn on_note(&mut self, cx: &mut Cx<'_, Note>, note: Note) -> Done<Goes> {
+    fn on_note(&mut self, cx: &mut Cx<'_, ReceiverMessage>, note: ReceiverMessage) -> Done<ReceiverFlow> {
         match note {
-            Note::Peer(told) if told.by == self.by => self.on_peer(cx, told.what),
-            Note::Peer(_) => Ok(Goes::On),
-            Note::Prepared(prepared) => self.on_prepared(cx, prepared?),
-            Note::Hashed(hashed) => self.on_hashed(cx, hashed?),
-            Note::Written(written) => self.on_written(cx, written?),
-            Note::Placed(placed) => {
+            ReceiverMessage::Peer(told) if told.by == self.by => self.on_peer(cx, told.what),
+            ReceiverMessage::Peer(_) => Ok(ReceiverFlow::On),
+            ReceiverMessage::Prepared(prepared) => self.on_prepared(cx, prepared?),
+            ReceiverMessage::Hashed(hashed) => self.on_hashed(cx, hashed?),
+            ReceiverMessage::Written(written) => self.on_written(cx, written?),
+            ReceiverMessage::Placed(placed) => {
                 let told = match placed? {
                     Placed::Stored => ToSender::Stored,
                     Placed::Different(there) => ToSender::Different(there),
                 };
                 cx.tell(self.sender, told.into());
-                Ok(Goes::Out)
+                Ok(ReceiverFlow::Out)
             }
-            Note::Removed => Ok(Goes::Out),
-            Note::Look => self.look(),
-            Note::Late => self.leave(cx, false),
+            ReceiverMessage::Removed => Ok(ReceiverFlow::Out),
+            ReceiverMessage::Look => self.look(),
+            ReceiverMessage::Late => self.leave(cx, false),
         }
     }
 
     /// Whether the sender sends. A job may take its time.
-    fn look(&mut self) -> Done<Goes> {
-        let is_waiting = matches!(self.state, State::Ready(_) | State::Idle(_));
+    fn look(&mut self) -> Done<ReceiverFlow> {
+        let is_waiting = matches!(self.state, ReceiverState::Ready(_) | ReceiverState::Idle(_));
         let moved = self.received - std::mem::replace(&mut self.seen, self.received);
         if is_waiting && moved < CHUNK_BYTES as u64 {
             return Err(FileRefused::Disorder);
         }
-        Ok(Goes::On)
+        Ok(ReceiverFlow::On)
     }
 
-    fn on_peer(&mut self, cx: &mut Cx<'_, Note>, message: ToReceiver) -> Done<Goes> {
+    fn on_peer(&mut self, cx: &mut Cx<'_, ReceiverMessage>, message: ToReceiver) -> Done<ReceiverFlow> {
         match message {
-            _ if self.leaving.is_some() => Ok(Goes::On),
+            _ if self.leaving.is_some() => Ok(ReceiverFlow::On),
             ToReceiver::Begin(from) => self.on_begin(cx, from),
             ToReceiver::Chunk(bytes) => self.on_chunk(cx, bytes),
             ToReceiver::End(hash) => self.on_end(cx, hash),
@@ -184,66 +188,71 @@ impl Receiver {
         }
     }
 
-    fn on_prepared(&mut self, cx: &mut Cx<'_, Note>, prepared: Prepared) -> Done<Goes> {
+    fn on_prepared(&mut self, cx: &mut Cx<'_, ReceiverMessage>, prepared: Prepared) -> Done<ReceiverFlow> {
         let answer = match prepared {
             Prepared::AlreadyThere => OfferAnswer::AlreadyThere,
             Prepared::Different(there) => OfferAnswer::Different(there),
             Prepared::Open(partial) => return self.hash(cx, partial),
         };
         self.answer(cx, answer);
-        Ok(Goes::Out)
+        Ok(ReceiverFlow::Out)
     }
 
-    fn hash(&mut self, cx: &mut Cx<'_, Note>, mut partial: Box<Partial>) -> Done<Goes> {
+    fn hash(&mut self, cx: &mut Cx<'_, ReceiverMessage>, mut partial: Box<Partial>) -> Done<ReceiverFlow> {
         if self.leaving.is_some() {
             return self.let_go(cx, partial);
         }
-        run(cx, move || partial.hash_some().map(|is_all| (partial, is_all)), Note::Hashed);
-        Ok(Goes::On)
+        run(cx, move || partial.hash_some().map(|is_all| (partial, is_all)), ReceiverMessage::Hashed);
+        Ok(ReceiverFlow::On)
     }
 
-    fn on_hashed(&mut self, cx: &mut Cx<'_, Note>, hashed: (Box<Partial>, bool)) -> Done<Goes> {
+    fn on_hashed(
+        &mut self,
+        cx: &mut Cx<'_, ReceiverMessage>,
+        hashed: (Box<Partial>, bool),
+    ) -> Done<ReceiverFlow> {
         let (partial, is_all) = hashed;
         if !is_all || self.leaving.is_some() {
             return self.hash(cx, partial);
         }
-        let receiver = cx.adapter(Note::Peer);
+        let receiver = cx.adapter(ReceiverMessage::Peer);
         let (have, hash) = (partial.have(), partial.hash().to_vec().into());
         self.answer(cx, OfferAnswer::Send { receiver, have, hash, window: WINDOW_BYTES });
-        self.state = State::Ready(partial);
-        Ok(Goes::On)
+        self.state = ReceiverState::Ready(partial);
+        Ok(ReceiverFlow::On)
     }
 
-    fn answer(&mut self, cx: &mut Cx<'_, Note>, answer: OfferAnswer) {
-        if let State::Preparing(reply) = std::mem::replace(&mut self.state, State::Busy) {
+    fn answer(&mut self, cx: &mut Cx<'_, ReceiverMessage>, answer: OfferAnswer) {
+        if let ReceiverState::Preparing(reply) = std::mem::replace(&mut self.state, ReceiverState::Busy) {
             cx.reply(reply, answer);
         }
     }
 
-    fn on_begin(&mut self, cx: &mut Cx<'_, Note>, from: u64) -> Done<Goes> {
-        match std::mem::replace(&mut self.state, State::Busy) {
-            State::Ready(partial) if from == partial.have() => {
+    fn on_begin(&mut self, cx: &mut Cx<'_, ReceiverMessage>, from: u64) -> Done<ReceiverFlow> {
+        match std::mem::replace(&mut self.state, ReceiverState::Busy) {
+            ReceiverState::Ready(partial) if from == partial.have() => {
                 (self.received, self.written) = (from, from);
-                self.state = State::Idle(partial);
+                self.state = ReceiverState::Idle(partial);
                 self.advance(cx)
             }
-            State::Ready(mut partial) if from == 0 => {
-                run(cx, move || partial.restart().map(|()| partial), Note::Written);
-                Ok(Goes::On)
+            ReceiverState::Ready(mut partial) if from == 0 => {
+                run(cx, move || partial.restart().map(|()| partial), ReceiverMessage::Written);
+                Ok(ReceiverFlow::On)
             }
-            State::Preparing(_) | State::Ready(_) | State::Idle(_) | State::Busy => {
-                Err(FileRefused::Disorder)
-            }
+            ReceiverState::Preparing(_)
+            | ReceiverState::Ready(_)
+            | ReceiverState::Idle(_)
+            | ReceiverState::Busy => Err(FileRefused::Disorder),
         }
     }
 
-    fn on_chunk(&mut self, cx: &mut Cx<'_, Note>, bytes: Bytes) -> Done<Goes> {
+    fn on_chunk(&mut self, cx: &mut Cx<'_, ReceiverMessage>, bytes: Bytes) -> Done<ReceiverFlow> {
         self.received += bytes.as_ref().len() as u64;
         if bytes.as_ref().is_empty() {
             // Nobody sends nothing but to have it remembered.
             return Err(FileRefused::Disorder);
         }
-        let begun = matches!(self.state, State::Idle(_) | State::Busy);
+        let begun = matches!(self.state, ReceiverState::Idle(_) | ReceiverState::Busy);
         if !begun || self.end.is_some() || self.received - self.written > WINDOW_BYTES {
             return Err(FileRefused::Disorder);
         }
@@ -262,8 +271,8 @@ impl Receiver {
         }
     }
 
-    fn on_end(&mut self, cx: &mut Cx<'_, Note>, hash: Bytes) -> Done<Goes> {
-        let begun = matches!(self.state, State::Idle(_) | State::Busy);
+    fn on_end(&mut self, cx: &mut Cx<'_, ReceiverMessage>, hash: Bytes) -> Done<ReceiverFlow> {
+        let begun = matches!(self.state, ReceiverState::Idle(_) | ReceiverState::Busy);
         if !begun || self.received != self.stat.size {
             return Err(FileRefused::Disorder);
         }
@@ -271,64 +280,66 @@ impl Receiver {
         self.advance(cx)
     }
 
-    fn on_written(&mut self, cx: &mut Cx<'_, Note>, partial: Box<Partial>) -> Done<Goes> {
+    fn on_written(&mut self, cx: &mut Cx<'_, ReceiverMessage>, partial: Box<Partial>) -> Done<ReceiverFlow> {
         if self.leaving.is_some() {
             return self.let_go(cx, partial);
         }
         self.written = partial.written();
         cx.tell(self.sender, ToSender::Written(self.written).into());
-        self.state = State::Idle(partial);
+        self.state = ReceiverState::Idle(partial);
         self.advance(cx)
     }
 
     /// Gives the disk what there is to do, if it has nothing.
-    fn advance(&mut self, cx: &mut Cx<'_, Note>) -> Done<Goes> {
-        let State::Idle(partial) = std::mem::replace(&mut self.state, State::Busy) else {
-            return Ok(Goes::On);
+    fn advance(&mut self, cx: &mut Cx<'_, ReceiverMessage>) -> Done<ReceiverFlow> {
+        let ReceiverState::Idle(partial) = std::mem::replace(&mut self.state, ReceiverState::Busy) else {
+            return Ok(ReceiverFlow::On);
         };
         if !self.queue.is_empty() {
             let chunks = std::mem::take(&mut self.queue);
-            run(cx, move || partial.write(&chunks), Note::Written);
+            run(cx, move || partial.write(&chunks), ReceiverMessage::Written);
         } else if let Some(hash) = self.end.take() {
-            run(cx, move || partial.place(hash.as_ref()), Note::Placed);
+            run(cx, move || partial.place(hash.as_ref()), ReceiverMessage::Placed);
         } else {
-            self.state = State::Idle(partial);
+            self.state = ReceiverState::Idle(partial);
         }
-        Ok(Goes::On)
+        Ok(ReceiverFlow::On)
     }
 
     /// The sender sends no more. What came is kept to be resumed, if it is of use.
-    fn leave(&mut self, cx: &mut Cx<'_, Note>, is_useless: bool) -> Done<Goes> {
+    fn leave(&mut self, cx: &mut Cx<'_, ReceiverMessage>, is_useless: bool) -> Done<ReceiverFlow> {
         let is_useless = is_useless || self.leaving == Some(true);
         self.leaving = Some(is_useless);
-        match std::mem::replace(&mut self.state, State::Busy) {
-            State::Ready(partial) | State::Idle(partial) => self.let_go(cx, partial),
+        match std::mem::replace(&mut self.state, ReceiverState::Busy) {
+            ReceiverState::Ready(partial) | ReceiverState::Idle(partial) => self.let_go(cx, partial),
             // The job comes back first.
-            state @ (State::Preparing(_) | State::Busy) => {
+            state @ (ReceiverState::Preparing(_) | ReceiverState::Busy) => {
                 self.state = state;
-                Ok(Goes::On)
+                Ok(ReceiverFlow::On)
             }
         }
     }
 
-    fn let_go(&mut self, cx: &mut Cx<'_, Note>, partial: Box<Partial>) -> Done<Goes> {
+    fn let_go(&mut self, cx: &mut Cx<'_, ReceiverMessage>, partial: Box<Partial>) -> Done<ReceiverFlow> {
         let is_useless = self.leaving == Some(true) || partial.is_empty();
         if !is_useless {
-            return Ok(Goes::Out);
+            return Ok(ReceiverFlow::Out);
         }
-        cx.blocking(move || partial.discard(), |_| Note::Removed);
-        Ok(Goes::On)
+        cx.blocking(move || partial.discard(), |_| ReceiverMessage::Removed);
+        Ok(ReceiverFlow::On)
     }
 
     /// Tells the sender, and ends.
-    fn fail(&mut self, cx: &mut Cx<'_, Note>, reason: FileRefused) -> Step<Note> {
+    fn fail(&mut self, cx: &mut Cx<'_, ReceiverMessage>, reason: FileRefused) -> Step<ReceiverMessage> {
         count_refusal(cx.loop_ref(), self.by, &reason);
-        match std::mem::replace(&mut self.state, State::Busy) {
-            State::Preparing(reply) => cx.reply(reply, OfferAnswer::Refused(reason)),
-            State::Ready(_) | State::Idle(_) | State::Busy if self.leaving.is_none() => {
+        match std::mem::replace(&mut self.state, ReceiverState::Busy) {
+            ReceiverState::Preparing(reply) => cx.reply(reply, OfferAnswer::Refused(reason)),
+            ReceiverState::Ready(_) | ReceiverState::Idle(_) | ReceiverState::Busy
+                if self.leaving.is_none() =>
+            {
                 cx.tell(self.sender, ToSender::Failed(reason).into());
             }
-            State::Ready(_) | State::Idle(_) | State::Busy => {}
+            ReceiverState::Ready(_) | ReceiverState::Idle(_) | ReceiverState::Busy => {}
         }
         stop()
     }
@@ -336,9 +347,9 @@ impl Receiver {
 
 /// Has a job run on a helper thread; where it cannot run, that is what became of it.
 fn run<T: Send + 'static>(
-    cx: &mut Cx<'_, Note>,
+    cx: &mut Cx<'_, ReceiverMessage>,
     job: impl FnOnce() -> Done<T> + Send + 'static,
-    answer: impl FnOnce(Done<T>) -> Note + 'static,
+    answer: impl FnOnce(Done<T>) -> ReceiverMessage + 'static,
 ) {
     let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use antiphon_sched::{AskError, ExitReason, Loop, LoopConfig, Park, Time};
 
 use super::*;
-use crate::files::Rules;
+use crate::files::FileRules;
 
 /// What the sender was told, in order.
 #[derive(Default)]
@@ -32,15 +32,15 @@ impl Stage {
     /// A receiver that waits for the first piece of a file of a MiB.
     fn new(within: Option<Duration>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let rules = Rules { keep: Duration::MAX, ..Rules::default() };
+        let rules = FileRules { keep: Duration::MAX, ..FileRules::default() };
         let dest = Arc::new(Dest::open(folder.path(), rules).expect("it is ours"));
         let config = LoopConfig { park: Park::Virtual, watchdog: None, ..LoopConfig::default() };
         let mut sched = Loop::new(config).expect("it needs nothing of the system");
         // In the place of the keeper.
-        let keeper = sched.spawn(move |cx: &mut Cx<'_, (Offer, ReplyTo<OfferAnswer>)>, event| {
+        let keeper = sched.spawn(move |cx: &mut Cx<'_, (FileOffer, ReplyTo<OfferAnswer>)>, event| {
             if let Event::Message((offer, reply)) = event {
                 let path = TargetPath::checked(offer.path.clone()).expect("plain names");
-                cx.spawn_actor(Receiver::new(dest.clone(), path, &offer, (None, String::new()), reply));
+                cx.spawn_actor(FileReceiver::new(dest.clone(), path, &offer, (None, String::new()), reply));
             }
             receive()
         });
@@ -53,7 +53,8 @@ impl Stage {
                     let within =
                         within.map(|within| u64::try_from(within.as_millis()).expect("it is not long"));
                     let sender = cx.adapter(Heard::Said);
-                    let offer = Offer { path: vec!["f".to_owned()], stat, overwrite: false, sender, within };
+                    let offer =
+                        FileOffer { path: vec!["f".to_owned()], stat, overwrite: false, sender, within };
                     cx.ask(keeper, Duration::from_secs(1), |reply| (offer, reply), Heard::Answer);
                 }
                 Event::Message(Heard::Answer(Ok(OfferAnswer::Send { receiver, have, .. }))) => {

@@ -12,7 +12,9 @@ use antiphon_sched::{
     Step, receive, stop,
 };
 
-use super::messages::{CHUNK_BYTES, KEEPER, Keeper, Offer, OfferAnswer, ToKeeper, ToReceiver, ToSender};
+use super::messages::{
+    CHUNK_BYTES, FILE_SERVICE, FileOffer, FileServiceName, OfferAnswer, ToFileService, ToReceiver, ToSender,
+};
 use super::outcome::{FileError, FileRefused, Progress, SourceError, Stored};
 use super::path::TargetPath;
 use super::source::{Piece, Source};
@@ -27,11 +29,11 @@ const WATCHERS_MAX: usize = 64;
 const TELL_EVERY_LEAST: Duration = Duration::from_millis(10);
 
 /// What a sender is told.
-pub(crate) enum Note {
+pub(crate) enum SenderMessage {
     /// Who sent the file waits for this answer.
     Begin(ReplyTo<Result<Stored, FileError>>),
     Opened(Done<Source>),
-    Keeper(Result<Keeper, LocateError>),
+    Located(Result<FileServiceName, LocateError>),
     Answered(Result<OfferAnswer, AskError>),
     /// Some more of what the receiver has is hashed; `true`: all.
     Hashed(Done<(Source, bool)>),
@@ -48,7 +50,7 @@ pub(crate) enum Note {
 type Done<T> = Result<T, SourceError>;
 
 /// What is to be sent where.
-pub(crate) struct Order {
+pub(crate) struct SendOrder {
     pub(super) file: PathBuf,
     pub(super) target: TargetPath,
     pub(super) overwrite: bool,
@@ -61,21 +63,21 @@ pub(crate) struct Order {
     pub(super) place: Arc<()>,
 }
 
-pub(crate) struct Sender {
-    order: Order,
+pub(crate) struct FileSender {
+    order: SendOrder,
     answer: Option<ReplyTo<Result<Stored, FileError>>>,
     watchers: Vec<Addr<Progress>>,
     receiver: Option<Addr<FromNode<ToReceiver>>>,
-    /// Where the file goes, once its keeper is found: nobody else is heard.
+    /// Where the file goes, once its service is found: nobody else is heard.
     node: Option<NodeId>,
-    state: State,
+    state: SenderState,
     flow: Flow,
 }
 
-enum State {
+enum SenderState {
     /// A job holds the file, or will open it.
     Busy,
-    /// The keeper at the location is looked for.
+    /// The service at the location is looked for.
     Looking(Source),
     /// The offer was made.
     Offering(Source),
@@ -107,22 +109,22 @@ impl Flow {
     }
 }
 
-impl Sender {
-    pub(super) fn new(order: Order) -> Self {
+impl FileSender {
+    pub(super) fn new(order: SendOrder) -> Self {
         Self {
             order,
             answer: None,
             watchers: Vec::new(),
             receiver: None,
             node: None,
-            state: State::Busy,
+            state: SenderState::Busy,
             flow: Flow::default(),
         }
     }
 }
 
-impl Actor<Note> for Sender {
-    fn step(&mut self, cx: &mut Cx<'_, Note>, event: Event<Note>) -> Step<Note> {
+impl Actor<SenderMessage> for FileSender {
+    fn step(&mut self, cx: &mut Cx<'_, SenderMessage>, event: Event<SenderMessage>) -> Step<SenderMessage> {
         let done = match event {
             Event::Start => self.start(cx),
             Event::Message(note) => self.on_note(cx, note),
@@ -142,42 +144,46 @@ impl Actor<Note> for Sender {
     }
 }
 
-impl Sender {
-    fn start(&mut self, cx: &mut Cx<'_, Note>) -> Result<Option<Stored>, FileError> {
+impl FileSender {
+    fn start(&mut self, cx: &mut Cx<'_, SenderMessage>) -> Result<Option<Stored>, FileError> {
         cx.set_daemon(true);
         cx.set_name("sender of a file");
         cx.set_signal_policy(SignalPolicy::None);
-        cx.after(self.order.timeout, Note::Late);
+        cx.after(self.order.timeout, SenderMessage::Late);
         cx.monitor(self.order.asker);
         Ok(None)
     }
 
-    fn open(&mut self, cx: &mut Cx<'_, Note>, answer: ReplyTo<Result<Stored, FileError>>) {
+    fn open(&mut self, cx: &mut Cx<'_, SenderMessage>, answer: ReplyTo<Result<Stored, FileError>>) {
         self.answer = Some(answer);
         let path = self.order.file.clone();
-        run(cx, move || Source::open(&path), Note::Opened);
+        run(cx, move || Source::open(&path), SenderMessage::Opened);
     }
 
-    fn on_note(&mut self, cx: &mut Cx<'_, Note>, note: Note) -> Result<Option<Stored>, FileError> {
+    fn on_note(
+        &mut self,
+        cx: &mut Cx<'_, SenderMessage>,
+        note: SenderMessage,
+    ) -> Result<Option<Stored>, FileError> {
         match note {
-            Note::Begin(answer) => self.open(cx, answer),
-            Note::Opened(source) => self.look_for_keeper(cx, source?),
-            Note::Keeper(found) => self.offer(cx, found)?,
-            Note::Answered(answer) => return self.on_answer(cx, answer?),
-            Note::Hashed(hashed) => self.on_hashed(cx, hashed?),
-            Note::Rewound(source) => self.begin(cx, source?, 0),
-            Note::Read(read) => {
+            SenderMessage::Begin(answer) => self.open(cx, answer),
+            SenderMessage::Opened(source) => self.locate_service(cx, source?),
+            SenderMessage::Located(found) => self.offer(cx, found)?,
+            SenderMessage::Answered(answer) => return self.on_answer(cx, answer?),
+            SenderMessage::Hashed(hashed) => self.on_hashed(cx, hashed?),
+            SenderMessage::Rewound(source) => self.begin(cx, source?, 0),
+            SenderMessage::Read(read) => {
                 let (source, piece) = read?;
                 self.send(cx, source, piece)?;
             }
-            Note::Peer(told) if self.node == Some(told.by.unwrap_or(cx.id().node())) => {
+            SenderMessage::Peer(told) if self.node == Some(told.by.unwrap_or(cx.id().node())) => {
                 return self.on_peer(cx, told.what);
             }
-            Note::Peer(_) => {}
-            Note::Watch(watcher, every) => self.watch(cx, watcher, every),
-            Note::Tell(watcher) => self.tell(cx, watcher),
-            Note::Cancel => return Err(FileError::Cancelled),
-            Note::Late => return Err(self.late()),
+            SenderMessage::Peer(_) => {}
+            SenderMessage::Watch(watcher, every) => self.watch(cx, watcher, every),
+            SenderMessage::Tell(watcher) => self.tell(cx, watcher),
+            SenderMessage::Cancel => return Err(FileError::Cancelled),
+            SenderMessage::Late => return Err(self.late()),
         }
         Ok(None)
     }
@@ -185,35 +191,50 @@ impl Sender {
     /// What it means that the time is over.
     fn late(&self) -> FileError {
         match self.state {
-            State::Looking(_) => FileError::NoAnswer,
+            SenderState::Looking(_) => FileError::NoAnswer,
             _ => FileError::TimedOut,
         }
     }
 
-    fn look_for_keeper(&mut self, cx: &mut Cx<'_, Note>, source: Source) {
+    fn locate_service(&mut self, cx: &mut Cx<'_, SenderMessage>, source: Source) {
         self.flow.size = source.stat.size;
-        self.state = State::Looking(source);
-        cx.locate_at(KEEPER, self.order.to, self.order.timeout, Note::Keeper);
+        self.state = SenderState::Looking(source);
+        cx.locate_at(FILE_SERVICE, self.order.to, self.order.timeout, SenderMessage::Located);
     }
 
-    fn offer(&mut self, cx: &mut Cx<'_, Note>, found: Result<Keeper, LocateError>) -> Result<(), FileError> {
-        let State::Looking(source) = std::mem::replace(&mut self.state, State::Busy) else { return Ok(()) };
-        let Keeper(keeper) = found.map_err(FileError::of_locating)?;
-        let offer = Offer {
+    fn offer(
+        &mut self,
+        cx: &mut Cx<'_, SenderMessage>,
+        found: Result<FileServiceName, LocateError>,
+    ) -> Result<(), FileError> {
+        let SenderState::Looking(source) = std::mem::replace(&mut self.state, SenderState::Busy) else {
+            return Ok(());
+        };
+        let FileServiceName(service) = found.map_err(FileError::of_locating)?;
+        let offer = FileOffer {
             path: self.order.target.clone().into_names(),
             stat: source.stat,
             overwrite: self.order.overwrite,
-            sender: cx.adapter(Note::Peer),
+            sender: cx.adapter(SenderMessage::Peer),
             within: Some(u64::try_from(self.order.timeout.as_millis()).unwrap_or(u64::MAX)),
         };
-        self.node = Some(keeper.node());
-        self.state = State::Offering(source);
-        cx.ask(keeper, self.order.timeout, |reply| ToKeeper::Offer(offer, reply).into(), Note::Answered);
+        self.node = Some(service.node());
+        self.state = SenderState::Offering(source);
+        cx.ask(
+            service,
+            self.order.timeout,
+            |reply| ToFileService::Offer(offer, reply).into(),
+            SenderMessage::Answered,
+        );
         Ok(())
     }
 
-    fn on_answer(&mut self, cx: &mut Cx<'_, Note>, answer: OfferAnswer) -> Result<Option<Stored>, FileError> {
-        let State::Offering(source) = std::mem::replace(&mut self.state, State::Busy) else {
+    fn on_answer(
+        &mut self,
+        cx: &mut Cx<'_, SenderMessage>,
+        answer: OfferAnswer,
+    ) -> Result<Option<Stored>, FileError> {
+        let SenderState::Offering(source) = std::mem::replace(&mut self.state, SenderState::Busy) else {
             return Ok(None);
         };
         match answer {
@@ -230,7 +251,7 @@ impl Sender {
                 if have == 0 || have > self.flow.size {
                     self.begin(cx, source, 0);
                 } else {
-                    self.state = State::Comparing { have, hash };
+                    self.state = SenderState::Comparing { have, hash };
                     self.hash(cx, source, have);
                 }
                 Ok(None)
@@ -238,25 +259,25 @@ impl Sender {
         }
     }
 
-    fn hash(&mut self, cx: &mut Cx<'_, Note>, mut source: Source, to: u64) {
-        run(cx, move || source.hash_towards(to).map(|is_all| (source, is_all)), Note::Hashed);
+    fn hash(&mut self, cx: &mut Cx<'_, SenderMessage>, mut source: Source, to: u64) {
+        run(cx, move || source.hash_towards(to).map(|is_all| (source, is_all)), SenderMessage::Hashed);
     }
 
-    fn on_hashed(&mut self, cx: &mut Cx<'_, Note>, (mut source, is_all): (Source, bool)) {
-        match std::mem::replace(&mut self.state, State::Busy) {
-            State::Comparing { have, hash } if !is_all => {
-                self.state = State::Comparing { have, hash };
+    fn on_hashed(&mut self, cx: &mut Cx<'_, SenderMessage>, (mut source, is_all): (Source, bool)) {
+        match std::mem::replace(&mut self.state, SenderState::Busy) {
+            SenderState::Comparing { have, hash } if !is_all => {
+                self.state = SenderState::Comparing { have, hash };
                 self.hash(cx, source, have);
             }
-            State::Comparing { have, hash } if source.hash() == hash.as_ref() => {
+            SenderState::Comparing { have, hash } if source.hash() == hash.as_ref() => {
                 self.begin(cx, source, have);
             }
             // What is there is of another file.
-            _ => run(cx, move || source.rewind().map(|()| source), Note::Rewound),
+            _ => run(cx, move || source.rewind().map(|()| source), SenderMessage::Rewound),
         }
     }
 
-    fn begin(&mut self, cx: &mut Cx<'_, Note>, source: Source, from: u64) {
+    fn begin(&mut self, cx: &mut Cx<'_, SenderMessage>, source: Source, from: u64) {
         self.flow = Flow { sent: from, written: from, resumed: from, ..std::mem::take(&mut self.flow) };
         if let Some(receiver) = self.receiver {
             cx.tell(receiver, ToReceiver::Begin(from).into());
@@ -264,13 +285,18 @@ impl Sender {
         self.read(cx, source);
     }
 
-    fn read(&mut self, cx: &mut Cx<'_, Note>, mut source: Source) {
-        self.state = State::Busy;
-        run(cx, move || source.read().map(|piece| (source, piece)), Note::Read);
+    fn read(&mut self, cx: &mut Cx<'_, SenderMessage>, mut source: Source) {
+        self.state = SenderState::Busy;
+        run(cx, move || source.read().map(|piece| (source, piece)), SenderMessage::Read);
     }
 
     /// Sends a piece, if the way has room; and reads on, if the window has.
-    fn send(&mut self, cx: &mut Cx<'_, Note>, source: Source, piece: Piece) -> Result<(), FileError> {
+    fn send(
+        &mut self,
+        cx: &mut Cx<'_, SenderMessage>,
+        source: Source,
+        piece: Piece,
+    ) -> Result<(), FileError> {
         let Some(receiver) = self.receiver else { return Ok(()) };
         let (hash, count) = (piece.hash, piece.bytes.len() as u64);
         if count > 0
@@ -282,10 +308,10 @@ impl Sender {
         match hash {
             Some(hash) => {
                 cx.tell(receiver, ToReceiver::End(hash.to_vec().into()).into());
-                self.state = State::Sent;
+                self.state = SenderState::Sent;
             }
             None if self.flow.has_room() => self.read(cx, source),
-            None => self.state = State::Waiting(source),
+            None => self.state = SenderState::Waiting(source),
         }
         Ok(())
     }
@@ -299,7 +325,7 @@ impl Sender {
     ) -> Result<(), FileError> {
         match error {
             SendError::Busy(FromNode { what: ToReceiver::Chunk(Bytes(bytes)), .. }) => {
-                self.state = State::Held(source, Piece { bytes, hash });
+                self.state = SenderState::Held(source, Piece { bytes, hash });
                 Ok(())
             }
             // The receiver is gone, and its `Down` comes.
@@ -309,20 +335,24 @@ impl Sender {
         }
     }
 
-    fn on_writable(&mut self, cx: &mut Cx<'_, Note>) -> Result<Option<Stored>, FileError> {
-        match std::mem::replace(&mut self.state, State::Busy) {
-            State::Held(source, piece) => self.send(cx, source, piece)?,
+    fn on_writable(&mut self, cx: &mut Cx<'_, SenderMessage>) -> Result<Option<Stored>, FileError> {
+        match std::mem::replace(&mut self.state, SenderState::Busy) {
+            SenderState::Held(source, piece) => self.send(cx, source, piece)?,
             state => self.state = state,
         }
         Ok(None)
     }
 
-    fn on_peer(&mut self, cx: &mut Cx<'_, Note>, message: ToSender) -> Result<Option<Stored>, FileError> {
+    fn on_peer(
+        &mut self,
+        cx: &mut Cx<'_, SenderMessage>,
+        message: ToSender,
+    ) -> Result<Option<Stored>, FileError> {
         match message {
             ToSender::Written(to) => {
                 self.flow.written = to.clamp(self.flow.written, self.flow.sent.max(self.flow.written));
-                match std::mem::replace(&mut self.state, State::Busy) {
-                    State::Waiting(source) if self.flow.has_room() => self.read(cx, source),
+                match std::mem::replace(&mut self.state, SenderState::Busy) {
+                    SenderState::Waiting(source) if self.flow.has_room() => self.read(cx, source),
                     state => self.state = state,
                 }
                 Ok(None)
@@ -342,18 +372,18 @@ impl Sender {
         }
     }
 
-    fn watch(&mut self, cx: &mut Cx<'_, Note>, watcher: Addr<Progress>, every: Duration) {
+    fn watch(&mut self, cx: &mut Cx<'_, SenderMessage>, watcher: Addr<Progress>, every: Duration) {
         if let Some(core) = node_mut(cx.loop_ref()) {
-            core.outbox().hear(watcher);
+            core.send_slots().hear(watcher);
         }
         if self.watchers.len() >= WATCHERS_MAX {
             return cx.loop_ref().close_adapter(watcher);
         }
         self.watchers.push(watcher);
-        cx.every(every.max(TELL_EVERY_LEAST), move || Note::Tell(watcher));
+        cx.every(every.max(TELL_EVERY_LEAST), move || SenderMessage::Tell(watcher));
     }
 
-    fn tell(&self, cx: &mut Cx<'_, Note>, watcher: Addr<Progress>) {
+    fn tell(&self, cx: &mut Cx<'_, SenderMessage>, watcher: Addr<Progress>) {
         let Flow { size, written, resumed, .. } = self.flow;
         let now = Progress { done: written, total: size, resumed };
         if let Err(reason) = cx.send(watcher, now) {
@@ -362,7 +392,11 @@ impl Sender {
     }
 
     /// Answers, tells the receiver if it still waits, and ends.
-    fn end(&mut self, cx: &mut Cx<'_, Note>, result: Result<Stored, FileError>) -> Step<Note> {
+    fn end(
+        &mut self,
+        cx: &mut Cx<'_, SenderMessage>,
+        result: Result<Stored, FileError>,
+    ) -> Step<SenderMessage> {
         if let Some(receiver) = self.receiver {
             let is_useless = matches!(result, Err(FileError::Source(SourceError::Changed)));
             if let Err(reason) = cx.send(receiver, ToReceiver::Abort(is_useless).into()) {
@@ -372,7 +406,7 @@ impl Sender {
         // What waits in the mailbox is not taken any more.
         let me = cx.addr();
         if let Some(core) = node_mut(cx.loop_ref()) {
-            self.watchers.extend(core.outbox().take_unheard(me));
+            self.watchers.extend(core.send_slots().take_unheard(me));
         }
         for watcher in std::mem::take(&mut self.watchers) {
             if result == Ok(Stored::New) {
@@ -406,9 +440,9 @@ pub(super) fn own_name(file: &Path) -> PathBuf {
 
 /// Has a job run on a helper thread; where it cannot run, that is what became of it.
 fn run<T: Send + 'static>(
-    cx: &mut Cx<'_, Note>,
+    cx: &mut Cx<'_, SenderMessage>,
     job: impl FnOnce() -> Done<T> + Send + 'static,
-    answer: impl FnOnce(Done<T>) -> Note + 'static,
+    answer: impl FnOnce(Done<T>) -> SenderMessage + 'static,
 ) {
     let no_job = |reason: JobError| Err(SourceError::Unreadable(reason.to_string()));
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));

@@ -50,7 +50,7 @@ use antiphon_sched::{ActorId, Budget, ExitReason, Key, LoopRef, MonitorId, NodeI
 use antiphon_wire as wire;
 
 use crate::access::AccessPolicy;
-use crate::files::Outbox;
+use crate::files::SendSlots;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
 use access_table::AccessTable;
@@ -98,7 +98,7 @@ pub struct NodeCore {
     relays: Relays,
     watchers: Watchers,
     said: Said,
-    outbox: Outbox,
+    send_slots: SendSlots,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
     /// Look-ups that came back where no world was at hand.
@@ -162,7 +162,7 @@ impl NodeCore {
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
-            outbox: Outbox::new(settings.transfers_max),
+            send_slots: SendSlots::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
             epochs: wire::Epochs::default(),
@@ -217,8 +217,8 @@ impl NodeCore {
     }
 
     /// The files that this node sends.
-    pub(crate) fn outbox(&mut self) -> &mut Outbox {
-        &mut self.outbox
+    pub(crate) fn send_slots(&mut self) -> &mut SendSlots {
+        &mut self.send_slots
     }
 
     /// What peers were refused: to be counted by whoever refuses them.

@@ -18,11 +18,11 @@ use crate::victim::Traits;
 
 /// What a keeper of files takes, as `src/files/messages.rs` has it: whoever speaks the protocol can send it.
 #[derive(Serialize, Deserialize)]
-enum ToKeeper {
+enum ToFileService {
     HelloLimits(HelloLimits, ReplyTo<Answer>),
     Delete(Vec<String>, ReplyTo<Deleted>),
 }
-antiphon_sched::wire!(ToKeeper, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
 
 #[derive(Serialize, Deserialize)]
 struct HelloLimits {
@@ -67,7 +67,7 @@ antiphon_sched::wire!(ToSender, "antiphon.files.sender/1", compact);
 struct Attack {
     siege: Siege,
     attacker: TestNode,
-    keeper: Addr<ToKeeper>,
+    keeper: Addr<ToFileService>,
 }
 
 impl Attack {
@@ -88,12 +88,13 @@ impl Attack {
         let stat = FileStat { size, seconds: 0, nanos: 0, permissions: 0o7777 };
         let offer = HelloLimits { path, stat, overwrite: true, sender };
         let answer =
-            self.attacker.handle.ask(self.keeper, PATIENCE, |reply| ToKeeper::HelloLimits(offer, reply));
+            self.attacker.handle.ask(self.keeper, PATIENCE, |reply| ToFileService::HelloLimits(offer, reply));
         answer.expect("the keeper answers")
     }
 
     fn delete(&self, path: Vec<String>) -> Deleted {
-        let answer = self.attacker.handle.ask(self.keeper, PATIENCE, |reply| ToKeeper::Delete(path, reply));
+        let answer =
+            self.attacker.handle.ask(self.keeper, PATIENCE, |reply| ToFileService::Delete(path, reply));
         answer.expect("the keeper answers")
     }
 }

@@ -7,10 +7,10 @@
 //! `partial/`, files that are not whole yet, each locked while a transfer writes to it; `received/`, one record for each
 //! file that came from a peer, which tells its inode, size, time and path. A file of that name which has others is not that file.
 
-mod beneath;
-mod ledger;
 mod partial;
-mod record;
+mod provenance;
+mod quota;
+mod sandbox;
 
 #[cfg(test)]
 mod tests;
@@ -28,11 +28,11 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::Rules;
+use super::FileRules;
 use super::outcome::{FileRefused, FileStat};
 use super::path::{STATE_DIR, TargetPath};
-use ledger::Ledger;
-use record::Record;
+use provenance::Provenance;
+use quota::DiskQuota;
 
 /// Unfinished files that are kept to be resumed; beyond it the oldest go.
 const PARTIALS_MAX: usize = 256;
@@ -47,8 +47,8 @@ pub(crate) struct Dest {
     root: OwnedFd,
     partials: OwnedFd,
     records: OwnedFd,
-    rules: Rules,
-    ledger: Mutex<Ledger>,
+    rules: FileRules,
+    quota: Mutex<DiskQuota>,
     /// How many records the last sweeps have looked at, since they began anew.
     pruned: AtomicUsize,
 }
@@ -70,7 +70,7 @@ pub(crate) enum Placed {
 
 impl Dest {
     /// Opens the folder, and makes it if need be.
-    pub(crate) fn open(path: &Path, rules: Rules) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, rules: FileRules) -> io::Result<Self> {
         std::fs::create_dir_all(path)?;
         let root =
             rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
@@ -80,7 +80,7 @@ impl Dest {
             records: private_dir(&state, "received")?,
             root,
             rules,
-            ledger: Mutex::default(),
+            quota: Mutex::default(),
             pruned: AtomicUsize::new(0),
         };
         if dest.rules.dest_bytes_max.is_some() {
@@ -99,7 +99,7 @@ impl Dest {
     ) -> Result<Prepared, FileRefused> {
         self.check_size(stat.size)?;
         // Missing folders are made when the file is whole: an offer that comes to nothing leaves none.
-        let (dir, is_whole) = beneath::open_deepest(&self.root, path.dirs())?;
+        let (dir, is_whole) = sandbox::open_deepest(&self.root, path.dirs())?;
         match if is_whole { look(&dir, path.name())? } else { None } {
             Some(there) if same(&there, &stat) => return Ok(Prepared::AlreadyThere),
             Some(there) if !overwrite => return Ok(Prepared::Different(there)),
@@ -117,33 +117,33 @@ impl Dest {
         }
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn quota(&self) -> MutexGuard<'_, DiskQuota> {
         // Sums are whole after each step.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place in the ledger for a file of somebody's; when all is full, what is here is counted anew first, if that was not
     /// done just now.
     fn charge(&self, key: &str, whom: &str, sizes: (u64, u64)) -> Result<(), FileRefused> {
-        let charged = self.ledger().begin(key, whom, sizes, &self.rules);
+        let charged = self.quota().begin(key, whom, sizes, &self.rules);
         if !matches!(charged, Err(FileRefused::DestFull { .. })) {
             return charged;
         }
-        if self.recount() { self.ledger().begin(key, whom, sizes, &self.rules) } else { charged }
+        if self.recount() { self.quota().begin(key, whom, sizes, &self.rules) } else { charged }
     }
 
     /// Counts what is here: files that are still as they came, and unfinished ones that nobody writes. False if it is too soon
     /// for that.
     #[expect(clippy::disallowed_methods, reason = "disks are looked at in the time of the system")]
     fn recount(&self) -> bool {
-        if !self.ledger().begin_count(Instant::now()) {
+        if !self.quota().begin_count(Instant::now()) {
             return false;
         }
         let counted = self.count();
         if let Err(reason) = &counted {
             tracing::warn!(%reason, "the files that came from peers cannot be counted");
         }
-        self.ledger().end_count(Instant::now(), counted.ok());
+        self.quota().end_count(Instant::now(), counted.ok());
         true
     }
 
@@ -156,7 +156,7 @@ impl Dest {
             let mut sum = 0;
             for name in names_in(&self.partials)? {
                 // By itself: nobody waits for the ledger while a disk is looked at.
-                let is_live = self.ledger().is_live(&name);
+                let is_live = self.quota().is_live(&name);
                 if !is_live
                     && let Ok(stat) = rustix::fs::statat(&self.partials, &name, AtFlags::SYMLINK_NOFOLLOW)
                 {
@@ -170,8 +170,8 @@ impl Dest {
 
     /// The bytes of a file that came from a peer, if it is still there as it came.
     fn bytes_of(&self, key: &str) -> Option<u64> {
-        let (record, path) = Record::read_with_path(&self.records, key)?;
-        let dir = beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Refuse).ok()?;
+        let (record, path) = Provenance::read_with_path(&self.records, key)?;
+        let dir = sandbox::open_dir(&self.root, path.dirs(), sandbox::Missing::Refuse).ok()?;
         record.is_of(&stat_at(&dir, path.name()).ok()?).then(|| record.size())
     }
 
@@ -186,16 +186,16 @@ impl Dest {
 
     /// Deletes a file that this node received; false when there is none.
     pub(crate) fn delete(&self, path: &TargetPath) -> Result<bool, FileRefused> {
-        let dir = match beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Refuse) {
+        let dir = match sandbox::open_dir(&self.root, path.dirs(), sandbox::Missing::Refuse) {
             Ok(dir) => dir,
-            Err(beneath::NoDir::Missing) => return Ok(false),
+            Err(sandbox::NoDir::Missing) => return Ok(false),
             Err(reason) => return Err(reason.into()),
         };
         if look(&dir, path.name())?.is_none() {
             return Ok(false);
         }
         let key = path.key();
-        let record = Record::read(&self.records, &key).ok_or(FileRefused::NotReceived)?;
+        let record = Provenance::read(&self.records, &key).ok_or(FileRefused::NotReceived)?;
         if !record.is_of(&stat_at(&dir, path.name())?) {
             return Err(FileRefused::NotReceived);
         }
@@ -210,8 +210,8 @@ impl Dest {
             return Err(FileRefused::NotReceived);
         }
         rustix::fs::unlinkat(&self.partials, &hidden, AtFlags::empty()).map_err(refuse)?;
-        Record::remove(&self.records, &key);
-        self.ledger().gone(record.size());
+        Provenance::remove(&self.records, &key);
+        self.quota().gone(record.size());
         sync_dir(&dir)?;
         Ok(true)
     }
@@ -255,9 +255,9 @@ impl Dest {
             if rustix::fs::statat(&self.records, name, AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| is_plain(&stat) && age_of(&stat) > self.rules.keep)
             {
-                Record::remove(&self.records, name);
+                Provenance::remove(&self.records, name);
             }
-        } else if let Some((record, path)) = Record::read_with_path(&self.records, name)
+        } else if let Some((record, path)) = Provenance::read_with_path(&self.records, name)
             && path.key() == name
             && !self.has(&path, &record)
         {
@@ -266,10 +266,10 @@ impl Dest {
     }
 
     /// Whether a file is there that was received; also when that cannot be told.
-    fn has(&self, path: &TargetPath, record: &Record) -> bool {
-        let dir = match beneath::open_dir(&self.root, path.dirs(), beneath::Missing::Refuse) {
+    fn has(&self, path: &TargetPath, record: &Provenance) -> bool {
+        let dir = match sandbox::open_dir(&self.root, path.dirs(), sandbox::Missing::Refuse) {
             Ok(dir) => dir,
-            Err(reason) => return !matches!(reason, beneath::NoDir::Missing),
+            Err(reason) => return !matches!(reason, sandbox::NoDir::Missing),
         };
         match rustix::fs::statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => record.is_of(&stat),
@@ -312,7 +312,7 @@ impl Dest {
             Ok(()) => {
                 let bytes =
                     file.and_then(|file| rustix::fs::fstat(file).ok()).map_or(0, |stat| of_stat(&stat).size);
-                self.ledger().gone(bytes);
+                self.quota().gone(bytes);
             }
             Err(reason) => tracing::debug!(name, %reason, "an old unfinished file stays"),
         }

@@ -13,9 +13,9 @@ use blake3::Hasher;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::ledger::of_use;
-use super::record::Record;
-use super::{Dest, Placed, beneath, look, refuse, refuse_io, rename_new, sync_dir};
+use super::provenance::Provenance;
+use super::quota::of_use;
+use super::{Dest, Placed, look, refuse, refuse_io, rename_new, sandbox, sync_dir};
 use crate::files::outcome::{FileRefused, FileStat};
 use crate::files::path::TargetPath;
 use crate::files::source::{HASHED_AT_ONCE, hash_some};
@@ -49,7 +49,7 @@ struct QuotaEntry {
 
 impl Drop for QuotaEntry {
     fn drop(&mut self) {
-        self.dest.ledger().end(&self.key, (self.left, self.came));
+        self.dest.quota().end(&self.key, (self.left, self.came));
     }
 }
 
@@ -160,23 +160,23 @@ impl Partial {
         if let Err(reason) = self.dress() {
             return Err(self.give_up(&reason));
         }
-        let dir = beneath::open_dir(&self.dest.root, self.path.dirs(), beneath::Missing::Make)?;
+        let dir = sandbox::open_dir(&self.dest.root, self.path.dirs(), sandbox::Missing::Make)?;
         let name = self.path.name();
         // A folder, or a symlink, is not replaced.
         look(&dir, name)?;
         let stat = rustix::fs::fstat(&self.file).map_err(refuse)?;
-        Record::of(&stat).write_aside(&self.dest.records, &self.path)?;
+        Provenance::of(&stat).write_aside(&self.dest.records, &self.path)?;
         let replaced = self.overwrite.then(|| self.dest.bytes_of(&self.key)).flatten().unwrap_or(0);
         if let Err(reason) = self.move_to(&dir, name) {
-            Record::drop_aside(&self.dest.records, &self.key);
+            Provenance::drop_aside(&self.dest.records, &self.key);
             if Errno::from_io_error(&reason) == Some(Errno::EXIST) {
                 let there = look(&dir, name)?;
                 return self.meet(there);
             }
             return Err(refuse_io(&reason));
         }
-        self.dest.ledger().gone(replaced);
-        Record::settle(&self.dest.records, &self.key);
+        self.dest.quota().gone(replaced);
+        Provenance::settle(&self.dest.records, &self.key);
         sync_dir(&dir)?;
         Ok(Placed::Stored)
     }

@@ -12,7 +12,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn folder() -> (tempfile::TempDir, Arc<Dest>) {
     let folder = tempfile::tempdir().expect("a folder");
-    let dest = Dest::open(folder.path(), Rules { keep: DAY, ..Rules::default() }).expect("it is ours");
+    let dest =
+        Dest::open(folder.path(), FileRules { keep: DAY, ..FileRules::default() }).expect("it is ours");
     (folder, Arc::new(dest))
 }
 
@@ -54,7 +55,7 @@ fn a_symlink_in_the_place_of_its_own_folder_is_not_followed() {
     let (folder, elsewhere) =
         (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     symlink(elsewhere.path(), folder.path().join(".antiphon")).expect("a symlink");
-    assert!(Dest::open(folder.path(), Rules { keep: DAY, ..Rules::default() }).is_err());
+    assert!(Dest::open(folder.path(), FileRules { keep: DAY, ..FileRules::default() }).is_err());
     assert_eq!(fs::read_dir(elsewhere.path()).expect("a folder").count(), 0);
 }
 
@@ -149,7 +150,7 @@ fn a_disk_without_room_is_told_before_anything_is_sent() {
 fn narrow(dest_bytes_max: u64, peer_bytes_max: u64) -> (tempfile::TempDir, Arc<Dest>) {
     let folder = tempfile::tempdir().expect("a folder");
     let (dest_bytes_max, peer_bytes_max) = (Some(dest_bytes_max), Some(peer_bytes_max));
-    let rules = Rules { keep: DAY, dest_bytes_max, peer_bytes_max, ..Rules::default() };
+    let rules = FileRules { keep: DAY, dest_bytes_max, peer_bytes_max, ..FileRules::default() };
     let dest = Dest::open(folder.path(), rules).expect("it is ours");
     (folder, Arc::new(dest))
 }
@@ -176,7 +177,7 @@ fn an_offer_that_is_refused_for_its_bytes_leaves_what_an_earlier_transfer_left()
         assert_eq!(left().ok(), Some(40), "{size}");
     }
     let (dest_bytes_max, keep) = (Some(20), DAY);
-    let smaller = Dest::open(folder.path(), Rules { dest_bytes_max, keep, ..Rules::default() });
+    let smaller = Dest::open(folder.path(), FileRules { dest_bytes_max, keep, ..FileRules::default() });
     let smaller = Arc::new(smaller.expect("it is ours"));
     assert_eq!(open(&smaller, &place, 30).err(), Some(FileRefused::DestFull { max: 20 }));
     assert_eq!(left().ok(), Some(40));
@@ -198,18 +199,18 @@ fn a_transfer_settles_its_account_before_another_has_the_file() {
     let key = place.key();
     std::thread::scope(|scope| {
         // Who ends waits for the ledger, as long as this looks.
-        let ledger = dest.ledger();
+        let quota = dest.quota();
         scope.spawn(move || drop(partial));
         for _ in 0..2000 {
-            assert!(ledger.is_live(&key));
+            assert!(quota.is_live(&key));
             let file = File::open(folder.path().join(".antiphon/partial").join(&key)).expect("it is there");
             let lock = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
             assert_eq!(lock, Err(Errno::WOULDBLOCK), "the file is free, and its bytes are not accounted for");
             std::thread::yield_now();
         }
-        drop(ledger);
+        drop(quota);
     });
-    assert!(!dest.ledger().is_live(&key));
+    assert!(!dest.quota().is_live(&key));
     assert_eq!(open(&dest, &place, 90).map(|partial| partial.have()), Ok(40));
 }
 
@@ -220,16 +221,16 @@ fn while_somebody_counts_offers_are_refused_without_another_look() {
     assert_eq!(store(&dest, &path(&["f"]), &[7; 60]), Ok(()));
     fs::remove_file(folder.path().join("f")).expect("it is there");
     let now = Instant::now() + DAY;
-    assert!(dest.ledger().begin_count(now));
+    assert!(dest.quota().begin_count(now));
     for _ in 0..10 {
         assert_eq!(open(&dest, &path(&["g"]), 60).err(), Some(FileRefused::DestFull { max: 100 }));
     }
     // The count is over, and just now: still nobody looks.
-    dest.ledger().end_count(now, None);
+    dest.quota().end_count(now, None);
     assert_eq!(open(&dest, &path(&["g"]), 60).err(), Some(FileRefused::DestFull { max: 100 }));
     // Two days later.
-    assert!(dest.ledger().begin_count(now + DAY));
-    dest.ledger().end_count(now, dest.count().ok());
+    assert!(dest.quota().begin_count(now + DAY));
+    dest.quota().end_count(now, dest.count().ok());
     open(&dest, &path(&["g"]), 60).expect("what was removed has made room");
 }
 
@@ -248,9 +249,9 @@ fn what_is_replaced_or_swept_makes_room_without_a_count() {
     }
     let key = path(&["g"]).key();
     leave_some(&dest, &path(&["g"]), 18);
-    assert_eq!(dest.ledger().kept(), 92 + 18);
+    assert_eq!(dest.quota().kept(), 92 + 18);
     dest.remove_unfinished(&key);
-    assert_eq!(dest.ledger().kept(), 92);
+    assert_eq!(dest.quota().kept(), 92);
     assert_eq!(dest.count(), Ok(92));
 }
 
@@ -270,7 +271,7 @@ fn a_folder_that_becomes_a_symlink_while_a_file_arrives_leads_nowhere() {
 #[test]
 fn nothing_leaves_the_folder_while_a_folder_and_a_symlink_swap_places() {
     let folder = tempfile::tempdir().expect("a folder");
-    let dest = Dest::open(&folder.path().join("dest"), Rules { keep: DAY, ..Rules::default() })
+    let dest = Dest::open(&folder.path().join("dest"), FileRules { keep: DAY, ..FileRules::default() })
         .map(Arc::new)
         .expect("it is ours");
     let (way, other) = (folder.path().join("dest/d"), folder.path().join("dest/other"));
@@ -302,7 +303,7 @@ fn without_the_call_for_whole_ways_each_name_is_looked_at_by_itself() {
     symlink("b", folder.path().join("a/link")).expect("a symlink");
     fs::write(folder.path().join("a/f"), "").expect("it is ours");
     let step =
-        |of: &[&str]| beneath::step_by_step(&dest.root, &names(of)).map(drop).map_err(FileRefused::from);
+        |of: &[&str]| sandbox::step_by_step(&dest.root, &names(of)).map(drop).map_err(FileRefused::from);
     assert_eq!(step(&["a", "b"]), Ok(()));
     assert_eq!(step(&[]), Ok(()));
     for wrong in [&["a", "link"][..], &["a", "f"], &["a", "link", "b"]] {
@@ -315,7 +316,8 @@ fn without_the_call_for_whole_ways_each_name_is_looked_at_by_itself() {
 fn unfinished_files_go_when_they_are_old_or_too_many_unless_somebody_writes_to_them() {
     let (folder, dest) = folder();
     let old = Arc::new(
-        Dest::open(folder.path(), Rules { keep: Duration::ZERO, ..Rules::default() }).expect("it is ours"),
+        Dest::open(folder.path(), FileRules { keep: Duration::ZERO, ..FileRules::default() })
+            .expect("it is ours"),
     );
     let partials = folder.path().join(".antiphon/partial");
     let leave = |name: &str| fs::write(partials.join(name), "").expect("it is ours");
@@ -343,8 +345,8 @@ fn unfinished_files_go_when_they_are_old_or_too_many_unless_somebody_writes_to_t
 fn records_of_files_that_are_gone_are_forgotten_and_others_kept() {
     let (folder, dest) = folder();
     let names = [&["kept"][..], &["gone"], &["d d\n", "gone too"], &["edited"]];
-    let places = names.map(path);
-    for place in &places {
+    let transfer_permits = names.map(path);
+    for place in &transfer_permits {
         assert_eq!(store(&dest, place, b"abc"), Ok(()));
     }
     let records = || fs::read_dir(folder.path().join(".antiphon/received")).expect("a folder").count();
@@ -355,8 +357,8 @@ fn records_of_files_that_are_gone_are_forgotten_and_others_kept() {
     fs::write(folder.path().join("edited"), "by its user").expect("it is there");
     dest.sweep();
     assert_eq!(records(), 1);
-    assert_eq!(dest.delete(&places[0]), Ok(true));
-    assert_eq!(dest.delete(&places[3]), Err(FileRefused::NotReceived));
+    assert_eq!(dest.delete(&transfer_permits[0]), Ok(true));
+    assert_eq!(dest.delete(&transfer_permits[3]), Err(FileRefused::NotReceived));
 }
 
 #[test]

@@ -14,10 +14,10 @@ use antiphon_sched::{
 
 use super::count_refusal;
 use super::disk::Dest;
-use super::messages::{DeleteAnswer, KEEPER, Offer, OfferAnswer, ToKeeper};
+use super::messages::{DeleteAnswer, FILE_SERVICE, FileOffer, OfferAnswer, ToFileService};
 use super::outcome::FileRefused;
 use super::path::TargetPath;
-use super::receiver::Receiver;
+use super::receiver::FileReceiver;
 use crate::access::AccessPolicy;
 use crate::cx::{allow, node_mut, register};
 use crate::from_node::FromNode;
@@ -31,19 +31,19 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 const ENDED_MAX: usize = 64;
 
 /// What a keeper is told.
-enum Note {
-    Peer(FromNode<ToKeeper>),
+enum ServiceMessage {
+    Peer(FromNode<ToFileService>),
     Deleted(Option<NodeId>, ReplyTo<DeleteAnswer>, Result<bool, FileRefused>),
     Sweep,
     Swept,
 }
 
-struct Keeper {
+struct FileService {
     /// `None`: this node takes no files.
     dest: Option<Arc<Dest>>,
-    places: Places,
+    transfer_permits: TransferPermits,
     receivers: BTreeMap<ActorId, Option<NodeId>>,
-    deletions: Places,
+    deletions: TransferPermits,
     /// Receivers that have ended since unfinished files were looked at.
     ended: usize,
     sweeping: bool,
@@ -52,11 +52,11 @@ struct Keeper {
 
 /// Starts the keeper of a node.
 pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, access: AccessPolicy) {
-    let mut keeper = Keeper {
+    let mut keeper = FileService {
         dest: dest.map(Arc::new),
-        places: Places::new(transfers_max),
+        transfer_permits: TransferPermits::new(transfers_max),
         receivers: BTreeMap::new(),
-        deletions: Places::new(transfers_max.max(1)),
+        deletions: TransferPermits::new(transfers_max.max(1)),
         ended: 0,
         sweeping: false,
         access,
@@ -64,8 +64,12 @@ pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, 
     sched.spawn(move |cx, event| keeper.step(cx, event));
 }
 
-impl Keeper {
-    fn step(&mut self, cx: &mut Cx<'_, Note>, event: Event<Note>) -> Step<Note> {
+impl FileService {
+    fn step(
+        &mut self,
+        cx: &mut Cx<'_, ServiceMessage>,
+        event: Event<ServiceMessage>,
+    ) -> Step<ServiceMessage> {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
@@ -73,24 +77,32 @@ impl Keeper {
                 cx.set_signal_policy(SignalPolicy::None);
                 let own = cx.id();
                 allow(cx.loop_ref(), own, self.access.clone())?;
-                let me = cx.adapter(Note::Peer);
-                let tag = cx.loop_ref().tag_of::<FromNode<ToKeeper>>();
-                register(cx.loop_ref(), (Space::Service, KEEPER), me, tag, None)?;
+                let me = cx.adapter(ServiceMessage::Peer);
+                let tag = cx.loop_ref().tag_of::<FromNode<ToFileService>>();
+                register(cx.loop_ref(), (Space::Service, FILE_SERVICE), me, tag, None)?;
                 self.sweep(cx);
-                cx.every(SWEEP_EVERY, || Note::Sweep);
+                cx.every(SWEEP_EVERY, || ServiceMessage::Sweep);
             }
-            Event::Message(Note::Peer(FromNode { what: ToKeeper::Offer(offer, reply), by, .. })) => {
+            Event::Message(ServiceMessage::Peer(FromNode {
+                what: ToFileService::Offer(offer, reply),
+                by,
+                ..
+            })) => {
                 self.on_offer(cx, by, offer, reply);
             }
-            Event::Message(Note::Peer(FromNode { what: ToKeeper::Delete(path, reply), by, .. })) => {
+            Event::Message(ServiceMessage::Peer(FromNode {
+                what: ToFileService::Delete(path, reply),
+                by,
+                ..
+            })) => {
                 self.on_delete(cx, by, path, reply);
             }
-            Event::Message(Note::Deleted(by, reply, done)) => {
+            Event::Message(ServiceMessage::Deleted(by, reply, done)) => {
                 self.deletions.leave(by);
                 answer_deletion(cx, by, reply, done);
             }
-            Event::Message(Note::Sweep) => self.sweep(cx),
-            Event::Message(Note::Swept) => self.sweeping = false,
+            Event::Message(ServiceMessage::Sweep) => self.sweep(cx),
+            Event::Message(ServiceMessage::Swept) => self.sweeping = false,
             Event::Down(down) => self.on_down(cx, &down),
             _ => {}
         }
@@ -99,15 +111,15 @@ impl Keeper {
 
     fn on_offer(
         &mut self,
-        cx: &mut Cx<'_, Note>,
+        cx: &mut Cx<'_, ServiceMessage>,
         by: Option<NodeId>,
-        offer: Offer,
+        offer: FileOffer,
         reply: ReplyTo<OfferAnswer>,
     ) {
         let whom = node_mut(cx.loop_ref()).map(|core| core.party_of(by)).unwrap_or_default();
         match self.take((cx.id().node(), by), offer, whom, reply) {
             Ok(receiver) => {
-                self.places.enter(by);
+                self.transfer_permits.enter(by);
                 let receiver = cx.spawn_actor(receiver);
                 self.receivers.insert(receiver.id(), by);
                 cx.monitor(receiver);
@@ -126,12 +138,12 @@ impl Keeper {
     fn take(
         &self,
         (node_id, by): (NodeId, Option<NodeId>),
-        offer: Offer,
+        offer: FileOffer,
         whom: String,
         reply: ReplyTo<OfferAnswer>,
-    ) -> Result<Receiver, (ReplyTo<OfferAnswer>, FileRefused)> {
+    ) -> Result<FileReceiver, (ReplyTo<OfferAnswer>, FileRefused)> {
         let Some(dest) = self.dest.clone() else { return Err((reply, FileRefused::NoDestPath)) };
-        if let Err(max) = self.places.check(by) {
+        if let Err(max) = self.transfer_permits.check(by) {
             return Err((reply, FileRefused::TooManyTransfers { max: max as u64 }));
         }
         // Else somebody else would be told of what is not his.
@@ -139,15 +151,15 @@ impl Keeper {
             return Err((reply, FileRefused::Disorder));
         }
         match TargetPath::checked(offer.path.clone()) {
-            Ok(path) => Ok(Receiver::new(dest, path, &offer, (by, whom), reply)),
+            Ok(path) => Ok(FileReceiver::new(dest, path, &offer, (by, whom), reply)),
             Err(reason) => Err((reply, FileRefused::BadPath(reason))),
         }
     }
 
     /// A receiver has ended.
-    fn on_down(&mut self, cx: &mut Cx<'_, Note>, down: &Down) {
+    fn on_down(&mut self, cx: &mut Cx<'_, ServiceMessage>, down: &Down) {
         let Some(by) = self.receivers.remove(&down.actor) else { return };
-        self.places.leave(by);
+        self.transfer_permits.leave(by);
         self.ended += 1;
         if self.ended >= ENDED_MAX {
             self.sweep(cx);
@@ -156,7 +168,7 @@ impl Keeper {
 
     fn on_delete(
         &mut self,
-        cx: &mut Cx<'_, Note>,
+        cx: &mut Cx<'_, ServiceMessage>,
         by: Option<NodeId>,
         path: Vec<String>,
         reply: ReplyTo<DeleteAnswer>,
@@ -170,23 +182,24 @@ impl Keeper {
         };
         self.deletions.enter(by);
         let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
-        let deleted = move |done: Result<_, JobError>| Note::Deleted(by, reply, done.unwrap_or_else(no_job));
+        let deleted =
+            move |done: Result<_, JobError>| ServiceMessage::Deleted(by, reply, done.unwrap_or_else(no_job));
         cx.blocking(move || dest.delete(&path), deleted);
     }
 
     /// Has what is too old or too much removed.
-    fn sweep(&mut self, cx: &mut Cx<'_, Note>) {
+    fn sweep(&mut self, cx: &mut Cx<'_, ServiceMessage>) {
         self.ended = 0;
         if let Some(dest) = self.dest.clone()
             && !std::mem::replace(&mut self.sweeping, true)
         {
-            cx.blocking(move || dest.sweep(), |_| Note::Swept);
+            cx.blocking(move || dest.sweep(), |_| ServiceMessage::Swept);
         }
     }
 }
 
 fn answer_deletion(
-    cx: &mut Cx<'_, Note>,
+    cx: &mut Cx<'_, ServiceMessage>,
     by: Option<NodeId>,
     reply: ReplyTo<DeleteAnswer>,
     done: Result<bool, FileRefused>,
@@ -198,12 +211,12 @@ fn answer_deletion(
 }
 
 /// Places for what nodes have under way here. Of several, one other node never has all.
-struct Places {
+struct TransferPermits {
     max: usize,
     taken: QuotaUsage<Option<NodeId>>,
 }
 
-impl Places {
+impl TransferPermits {
     fn new(max: usize) -> Self {
         Self { max, taken: QuotaUsage::default() }
     }

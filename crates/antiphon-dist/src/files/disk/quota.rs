@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::files::Rules;
+use crate::files::FileRules;
 use crate::files::outcome::FileRefused;
 
 /// Peers that are told apart; those beyond share one account.
@@ -20,10 +20,10 @@ const COUNT_REST: u32 = 20;
 const THE_REST: &str = "the rest";
 
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct DiskQuota {
     /// Bytes of files that are whole, and of unfinished ones that nobody writes.
     kept: u64,
-    live: BTreeMap<String, Live>,
+    live: BTreeMap<String, ActiveTransfer>,
     /// Bytes that came from each peer since the node's start, in transfers that have ended.
     of: BTreeMap<String, u64>,
     counting: Counting,
@@ -39,14 +39,14 @@ enum Counting {
 }
 
 #[derive(Debug)]
-struct Live {
+struct ActiveTransfer {
     whom: String,
     size: u64,
     /// What an earlier transfer had brought.
     have: u64,
 }
 
-impl Ledger {
+impl DiskQuota {
     /// A file of so many bytes is to come from somebody, and an unfinished one of `there` bytes is in its place. Nothing is
     /// changed by an error.
     pub(super) fn begin(
@@ -54,7 +54,7 @@ impl Ledger {
         key: &str,
         whom: &str,
         (size, there): (u64, u64),
-        rules: &Rules,
+        rules: &FileRules,
     ) -> Result<(), FileRefused> {
         let all: u64 = self.live.values().map(|live| live.size).sum();
         let all = self.kept.saturating_sub(there).saturating_add(all).saturating_add(size);
@@ -73,7 +73,7 @@ impl Ledger {
         self.kept = self.kept.saturating_sub(there);
         let whom = whom.to_owned();
         self.of.entry(whom.clone()).or_default();
-        self.live.insert(key.to_owned(), Live { whom, size, have });
+        self.live.insert(key.to_owned(), ActiveTransfer { whom, size, have });
         Ok(())
     }
 
@@ -143,87 +143,87 @@ pub(super) fn of_use(there: u64, size: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn rules(peer_bytes_max: u64, dest_bytes_max: u64) -> Rules {
-        Rules {
+    fn rules(peer_bytes_max: u64, dest_bytes_max: u64) -> FileRules {
+        FileRules {
             peer_bytes_max: Some(peer_bytes_max),
             dest_bytes_max: Some(dest_bytes_max),
-            ..Rules::default()
+            ..FileRules::default()
         }
     }
 
     #[test]
     fn what_is_under_way_counts_whole_and_what_has_ended_with_what_it_left() {
-        let (rules, mut ledger) = (rules(100, 150), Ledger::default());
-        assert_eq!(ledger.begin("a", "peer", (60, 0), &rules), Ok(()));
-        assert_eq!(ledger.begin("b", "peer", (60, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
-        assert_eq!(ledger.begin("b", "other", (60, 0), &rules), Ok(()));
-        assert_eq!(ledger.begin("c", "third", (60, 0), &rules), Err(FileRefused::DestFull { max: 150 }));
+        let (rules, mut quota) = (rules(100, 150), DiskQuota::default());
+        assert_eq!(quota.begin("a", "peer", (60, 0), &rules), Ok(()));
+        assert_eq!(quota.begin("b", "peer", (60, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
+        assert_eq!(quota.begin("b", "other", (60, 0), &rules), Ok(()));
+        assert_eq!(quota.begin("c", "third", (60, 0), &rules), Err(FileRefused::DestFull { max: 150 }));
         // It was interrupted, and goes on: what it has does not count twice.
-        ledger.end("a", (50, 50));
-        assert_eq!(ledger.begin("a", "peer", (90, 50), &rules), Ok(()));
-        ledger.end("a", (90, 40));
-        assert_eq!(ledger.begin("c", "peer", (10, 0), &rules), Err(FileRefused::DestFull { max: 150 }));
-        ledger.end("b", (0, 7));
-        assert_eq!(ledger.begin("c", "peer", (10, 0), &rules), Ok(()));
-        ledger.end("c", (10, 10));
-        assert_eq!(ledger.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
+        quota.end("a", (50, 50));
+        assert_eq!(quota.begin("a", "peer", (90, 50), &rules), Ok(()));
+        quota.end("a", (90, 40));
+        assert_eq!(quota.begin("c", "peer", (10, 0), &rules), Err(FileRefused::DestFull { max: 150 }));
+        quota.end("b", (0, 7));
+        assert_eq!(quota.begin("c", "peer", (10, 0), &rules), Ok(()));
+        quota.end("c", (10, 10));
+        assert_eq!(quota.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
         // Of files that are deleted, the room is free again; what came from a peer has come.
-        ledger.gone(100);
-        assert_eq!(ledger.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
-        assert_eq!(ledger.begin("d", "other", (94, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
-        assert_eq!(ledger.begin("d", "other", (93, 0), &rules), Ok(()), "7 came that were thrown away");
+        quota.gone(100);
+        assert_eq!(quota.begin("d", "peer", (1, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
+        assert_eq!(quota.begin("d", "other", (94, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));
+        assert_eq!(quota.begin("d", "other", (93, 0), &rules), Ok(()), "7 came that were thrown away");
     }
 
     #[test]
     fn a_longer_unfinished_file_makes_room_for_the_one_that_takes_its_place() {
-        let (rules, mut ledger) = (rules(100, 100), Ledger::default());
-        assert_eq!(ledger.begin("a", "peer", (90, 0), &rules), Ok(()));
-        ledger.end("a", (80, 80));
-        assert_eq!(ledger.begin("b", "other", (60, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
-        assert_eq!(ledger.begin("a", "other", (60, 80), &rules), Ok(()), "80 go, 60 come");
-        ledger.end("a", (60, 60));
-        assert_eq!(ledger.begin("b", "other", (41, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
-        assert_eq!(ledger.begin("b", "other", (40, 0), &rules), Ok(()), "all 60 were its own");
+        let (rules, mut quota) = (rules(100, 100), DiskQuota::default());
+        assert_eq!(quota.begin("a", "peer", (90, 0), &rules), Ok(()));
+        quota.end("a", (80, 80));
+        assert_eq!(quota.begin("b", "other", (60, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
+        assert_eq!(quota.begin("a", "other", (60, 80), &rules), Ok(()), "80 go, 60 come");
+        quota.end("a", (60, 60));
+        assert_eq!(quota.begin("b", "other", (41, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
+        assert_eq!(quota.begin("b", "other", (40, 0), &rules), Ok(()), "all 60 were its own");
     }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "some time, to be added to")]
     fn who_counts_is_alone_and_rests_twenty_times_as_long() {
-        let (mut ledger, begun) = (Ledger::default(), Instant::now());
+        let (mut quota, begun) = (DiskQuota::default(), Instant::now());
         let at = |seconds| begun + Duration::from_secs(seconds);
-        assert!(ledger.begin_count(begun));
-        assert!(!ledger.begin_count(at(1000)), "somebody does already");
-        ledger.end_count(at(3), Some(100));
-        assert!(!ledger.begin_count(at(62)));
-        assert!(ledger.begin_count(at(63)));
+        assert!(quota.begin_count(begun));
+        assert!(!quota.begin_count(at(1000)), "somebody does already");
+        quota.end_count(at(3), Some(100));
+        assert!(!quota.begin_count(at(62)));
+        assert!(quota.begin_count(at(63)));
         // A look that takes no time, and fails.
-        ledger.end_count(at(63), None);
-        assert!(!ledger.begin_count(at(63)));
-        assert!(ledger.begin_count(at(64)));
+        quota.end_count(at(63), None);
+        assert!(!quota.begin_count(at(63)));
+        assert!(quota.begin_count(at(64)));
     }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "some time")]
     fn what_comes_while_somebody_counts_is_not_forgotten() {
-        let (rules, mut ledger, now) = (rules(1000, 100), Ledger::default(), Instant::now());
-        assert_eq!(ledger.begin("a", "peer", (60, 0), &rules), Ok(()));
-        assert!(ledger.begin_count(now));
-        ledger.end("a", (60, 60));
-        ledger.end_count(now, Some(0));
-        assert_eq!(ledger.begin("b", "peer", (60, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
+        let (rules, mut quota, now) = (rules(1000, 100), DiskQuota::default(), Instant::now());
+        assert_eq!(quota.begin("a", "peer", (60, 0), &rules), Ok(()));
+        assert!(quota.begin_count(now));
+        quota.end("a", (60, 60));
+        quota.end_count(now, Some(0));
+        assert_eq!(quota.begin("b", "peer", (60, 0), &rules), Err(FileRefused::DestFull { max: 100 }));
     }
 
     #[test]
     fn those_beyond_the_peers_that_are_told_apart_have_one_share_together() {
-        let (rules, mut ledger) = (rules(100, 1_000_000), Ledger::default());
+        let (rules, mut quota) = (rules(100, 1_000_000), DiskQuota::default());
         for peer in 0..PEERS_MAX + 2 {
             let whom = format!("peer {peer}");
             let is_told_apart = peer < PEERS_MAX;
-            let offered = ledger.begin(&whom, &whom, (60, 0), &rules);
+            let offered = quota.begin(&whom, &whom, (60, 0), &rules);
             // The first of the rest has the share, and the second finds it used up.
             assert_eq!(offered.is_ok(), is_told_apart || peer == PEERS_MAX, "{whom}: {offered:?}");
-            ledger.end(&whom, (60, 60));
+            quota.end(&whom, (60, 60));
         }
-        assert_eq!(ledger.begin("own", "", (1000, 0), &rules), Ok(()), "this node's own have no bound");
+        assert_eq!(quota.begin("own", "", (1000, 0), &rules), Ok(()), "this node's own have no bound");
     }
 }

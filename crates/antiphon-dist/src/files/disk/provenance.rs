@@ -18,14 +18,14 @@ const FORM_1: &str = "antiphon-received/1";
 const BYTES_MAX: u64 = 2048;
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Record {
+pub(super) struct Provenance {
     inode: u64,
     size: u64,
     seconds: i64,
     nanos: u32,
 }
 
-impl Record {
+impl Provenance {
     #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
     pub(super) fn of(stat: &Stat) -> Self {
         let file = of_stat(stat);

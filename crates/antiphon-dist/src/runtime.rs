@@ -17,7 +17,7 @@ use crate::cx::allow;
 use crate::error::{NodeError, RegisterError};
 use crate::files;
 use crate::location::Location;
-use crate::net::{Driver, Resolver};
+use crate::net::{NetDriver, Resolver};
 use crate::node::{Counts, Input, NodeCore};
 use crate::rci::{self, Rci};
 
@@ -63,7 +63,7 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// ```
 pub struct Node {
     sched: Loop,
-    driver: Driver,
+    driver: NetDriver,
     location: Location,
     name: String,
     started: bool,
@@ -84,7 +84,7 @@ impl Node {
     /// As [`Node::new`].
     pub fn with_resolver(config: Config, resolver: Resolver) -> Result<Self, NodeError> {
         let mut sched = Loop::new(config.scheduler.clone())?;
-        let (driver, location) = Driver::open(&config, &mut sched, resolver)?;
+        let (driver, location) = NetDriver::open(&config, &mut sched, resolver)?;
         files::start(&config, &mut sched)?;
         Ok(Self { sched, driver, location, name: config.name_at(location), started: false })
     }

@@ -7,7 +7,7 @@ use if_addrs::{IfAddr, Interface};
 
 /// The address on which a node listens, with what its interface says of it.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct Near {
+pub(super) struct ListenInterface {
     pub(super) ip: IpAddr,
     /// The number of the interface; 0 when the address is on none, or the system does not tell.
     pub(super) index: u32,
@@ -15,7 +15,7 @@ pub(super) struct Near {
     pub(super) broadcast: Option<Ipv4Addr>,
 }
 
-impl Near {
+impl ListenInterface {
     /// The interface that bears `ip`; `scope_id` names it where several do, as link-local addresses may.
     pub(super) fn of(ip: IpAddr, scope_id: u32) -> Self {
         if ip.is_loopback() {
@@ -89,12 +89,14 @@ mod tests {
 
     #[test]
     fn loopback_is_near_by_itself_and_a_link_local_address_keeps_its_interface() {
-        let near = Near::of(Ipv4Addr::LOCALHOST.into(), 0);
+        let near = ListenInterface::of(Ipv4Addr::LOCALHOST.into(), 0);
         assert_eq!(near.broadcast, Some(LOOPBACK_BROADCAST));
         assert_eq!(near.at(7).to_string(), "127.0.0.1:7");
-        let link_local = Near { ip: "fe80::1".parse().expect("an address"), index: 3, broadcast: None };
+        let link_local =
+            ListenInterface { ip: "fe80::1".parse().expect("an address"), index: 3, broadcast: None };
         assert_eq!(link_local.at(7).to_string(), "[fe80::1%3]:7");
-        let global = Near { ip: "2001:db8::1".parse().expect("an address"), index: 3, broadcast: None };
+        let global =
+            ListenInterface { ip: "2001:db8::1".parse().expect("an address"), index: 3, broadcast: None };
         assert_eq!(global.at(7).to_string(), "[2001:db8::1]:7");
     }
 }

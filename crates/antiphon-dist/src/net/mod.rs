@@ -21,11 +21,11 @@ use crate::config::Config;
 use crate::error::NodeError;
 use crate::location::Location;
 use crate::node::{ConnId, Input, NodeCore, Output, Settings, World};
-use interfaces::Near;
-use sockets::Sockets;
+use interfaces::ListenInterface;
+use sockets::NodeSockets;
 use tls::Opening;
 pub use tls::{Tls, TlsAt, TlsConfig};
-use udp::Discovery;
+use udp::UdpSockets;
 
 /// Looks a host up; runs on a helper thread.
 pub type Resolver = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
@@ -38,10 +38,10 @@ const FIRST_SOCKET: usize = EXTERNAL_TOKENS + 16;
 /// A pause of the whole process over which nobody's silence is suspicious.
 const STALL: Duration = Duration::from_secs(1);
 
-pub(crate) struct Driver {
-    sockets: Sockets,
-    udp: Discovery,
-    resolver: Addr<Lookup>,
+pub(crate) struct NetDriver {
+    sockets: NodeSockets,
+    udp: UdpSockets,
+    resolver: Addr<ResolverMessage>,
     ready: Vec<ExternalReadiness>,
     /// Discovery's sockets that were cut off by their share of the last round.
     unheard: Vec<ExternalReadiness>,
@@ -53,12 +53,12 @@ pub(crate) struct Driver {
 }
 
 /// What the core stands on, for the length of one call.
-struct Net<'a> {
+struct NetDriverCx<'a> {
     sched: &'a mut Loop,
     outputs: &'a mut Vec<Output>,
 }
 
-impl World for Net<'_> {
+impl World for NetDriverCx<'_> {
     fn loop_ref(&mut self) -> LoopRef<'_> {
         self.sched.loop_ref()
     }
@@ -72,7 +72,7 @@ impl World for Net<'_> {
     }
 }
 
-impl Driver {
+impl NetDriver {
     /// Opens the ports of a node, and puts its core into the loop.
     pub(crate) fn open(
         config: &Config,
@@ -83,10 +83,10 @@ impl Driver {
         let registry = registry_of(sched)?;
         let tls = Tls::of(config)?;
         let shared_certificate = tls.as_ref().and_then(Tls::shared);
-        let near = Near::of(config.ip, config.scope_id);
-        let sockets = Sockets::listen(near.at(config.tcp_port), tls, &registry)?;
+        let near = ListenInterface::of(config.ip, config.scope_id);
+        let sockets = NodeSockets::listen(near.at(config.tcp_port), tls, &registry)?;
         let location = Location::new(sockets.local());
-        let udp = Discovery::open(&near, config.discovery_port(), config.discover_peers, &registry)?;
+        let udp = UdpSockets::open(&near, config.discovery_port(), config.discover_peers, &registry)?;
         let networks = interfaces::own_networks(config.ip);
         let settings = Settings::new(config, sched.node_id().to_bits(), location, networks)?;
         let settings = Settings { shared_certificate, ..settings };
@@ -180,7 +180,7 @@ impl Driver {
             Output::Siblings(bytes) => self.udp.tell_siblings(&bytes),
             Output::Ask(to, bytes) => self.udp.ask(to, &bytes),
             Output::Resolve { query, host, port } => {
-                if let Err(error) = sched.send(self.resolver, Lookup::Ask(query, host, port)) {
+                if let Err(error) = sched.send(self.resolver, ResolverMessage::Ask(query, host, port)) {
                     core.resolved(query, Err(error.to_string()));
                 }
             }
@@ -229,7 +229,7 @@ impl Driver {
     fn accept(&mut self, core: &mut NodeCore, sched: &mut Loop) {
         while let Some((stream, remote)) = self.sockets.accept(sched.now()) {
             let now = sched.now();
-            let conn = core.accept(now, remote, &mut Net { sched, outputs: &mut self.outputs });
+            let conn = core.accept(now, remote, &mut NetDriverCx { sched, outputs: &mut self.outputs });
             let Some(conn) = conn else { continue };
             match self.sockets.add(conn, stream, sched) {
                 // Its first byte begins TLS.
@@ -351,7 +351,7 @@ impl Driver {
 
 fn handle(core: &mut NodeCore, sched: &mut Loop, outputs: &mut Vec<Output>, input: Input<'_>) {
     let now = sched.now();
-    core.handle(now, input, &mut Net { sched, outputs });
+    core.handle(now, input, &mut NetDriverCx { sched, outputs });
 }
 
 fn registry_of(sched: &Loop) -> Result<Registry, NodeError> {
@@ -368,24 +368,26 @@ fn registry_of(sched: &Loop) -> Result<Registry, NodeError> {
 }
 
 /// A message of the resolver, a daemon in the loop.
-enum Lookup {
+enum ResolverMessage {
     Ask(u64, String, u16),
     Done(u64, Result<Vec<SocketAddr>, String>),
 }
 
 /// Looks hosts up on the loop's helper threads, and tells the core.
-fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<Lookup> {
+fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<ResolverMessage> {
     sched.spawn(move |cx, event| {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
                 cx.set_name("resolver");
             }
-            Event::Message(Lookup::Ask(query, host, port)) => cx.blocking(
+            Event::Message(ResolverMessage::Ask(query, host, port)) => cx.blocking(
                 move || resolve(&host, port).map_err(|reason| reason.to_string()),
-                move |done| Lookup::Done(query, done.unwrap_or_else(|reason| Err(reason.to_string()))),
+                move |done| {
+                    ResolverMessage::Done(query, done.unwrap_or_else(|reason| Err(reason.to_string())))
+                },
             ),
-            Event::Message(Lookup::Done(query, found)) => {
+            Event::Message(ResolverMessage::Done(query, found)) => {
                 if let Some(core) = cx.loop_ref().transport::<NodeCore>() {
                     core.resolved(query, found);
                 }

@@ -28,13 +28,13 @@ const OPENINGS_A_ROUND: usize = 2;
 /// How long to wait for descriptors when there are none.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) struct Sockets {
+pub(super) struct NodeSockets {
     listener: TcpListener,
     local: SocketAddr,
     tls: Option<Tls>,
     accepts_left: usize,
     openings_left: usize,
-    table: Slab<Socket>,
+    table: Slab<NodeSocket>,
     places: BTreeMap<ConnId, usize>,
     unfinished: Vec<ConnId>,
     accept_again: bool,
@@ -44,13 +44,13 @@ pub(super) struct Sockets {
     exhausted: u64,
 }
 
-struct Socket {
+struct NodeSocket {
     conn: ConnId,
     stream: Stream,
     connecting: bool,
 }
 
-impl Sockets {
+impl NodeSockets {
     pub(super) fn listen(at: SocketAddr, tls: Option<Tls>, registry: &Registry) -> Result<Self, NodeError> {
         let failed = |source| NodeError::Listen { at, source };
         let mut listener = TcpListener::bind(at).map_err(failed)?;
@@ -129,11 +129,11 @@ impl Sockets {
         let token = Token(FIRST_SOCKET + entry.key());
         registry.register(stream.tcp(), token, Interest::READABLE | Interest::WRITABLE)?;
         self.places.insert(conn, entry.key());
-        entry.insert(Socket { conn, stream, connecting });
+        entry.insert(NodeSocket { conn, stream, connecting });
         Ok(())
     }
 
-    fn get(&mut self, conn: ConnId) -> Option<&mut Socket> {
+    fn get(&mut self, conn: ConnId) -> Option<&mut NodeSocket> {
         let place = *self.places.get(&conn)?;
         self.table.get_mut(place)
     }
@@ -260,7 +260,7 @@ mod tests {
     fn accepting_without_descriptors() {
         let poll = mio::Poll::new().unwrap();
         let at = (Ipv4Addr::LOCALHOST, 0).into();
-        let mut sockets = Sockets::listen(at, None, poll.registry()).unwrap();
+        let mut sockets = NodeSockets::listen(at, None, poll.registry()).unwrap();
         let peers: Vec<StdStream> = (0..10).map(|_| StdStream::connect(sockets.local()).unwrap()).collect();
         let mut hoard = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {

@@ -15,7 +15,7 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::interfaces::{LOOPBACK_BROADCAST, Near};
+use super::interfaces::{LOOPBACK_BROADCAST, ListenInterface};
 use super::{UDP_FIRST, UDP_SOCKETS_MAX};
 use crate::error::NodeError;
 
@@ -28,7 +28,7 @@ const GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 255, 97, 110);
 /// Of the link, and not assigned (RFC 4291, flag T).
 const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x616e, 0x7469);
 
-pub(super) struct Discovery {
+pub(super) struct UdpSockets {
     /// All sockets; the token of each follows from its place.
     sockets: Vec<UdpSocket>,
     /// The place of the one at the node's address and the port of discovery; none without discovery.
@@ -41,10 +41,10 @@ pub(super) struct Discovery {
     asks: Vec<(usize, bool)>,
 }
 
-impl Discovery {
+impl UdpSockets {
     /// The sockets of a node that listens near by. Without `discover` it can ask, and hears answers only.
     pub(super) fn open(
-        near: &Near,
+        near: &ListenInterface,
         port: u16,
         discover: bool,
         registry: &Registry,
@@ -59,7 +59,7 @@ impl Discovery {
         Ok(opened)
     }
 
-    fn listen(&mut self, near: &Near, port: u16, registry: &Registry) -> io::Result<()> {
+    fn listen(&mut self, near: &ListenInterface, port: u16, registry: &Registry) -> io::Result<()> {
         let one = self.add(shared(near.at(port), None, near)?, registry)?;
         self.one = Some(one);
         let on_host = SocketAddr::new(LOOPBACK_BROADCAST.into(), port);
@@ -86,14 +86,14 @@ impl Discovery {
     }
 
     /// Siblings are a help, not a need: a host may be without IPv4.
-    fn join_host(&mut self, on_host: SocketAddr, near: &Near, registry: &Registry) {
+    fn join_host(&mut self, on_host: SocketAddr, near: &ListenInterface, registry: &Registry) {
         match shared(on_host, None, near).and_then(|socket| self.add(socket, registry)) {
             Ok(place) => self.siblings = Some((place, on_host)),
             Err(reason) => tracing::warn!(%reason, "other nodes on this host cannot be told of questions"),
         }
     }
 
-    fn join_group(&mut self, one: usize, port: u16, near: &Near, registry: &Registry) {
+    fn join_group(&mut self, one: usize, port: u16, near: &ListenInterface, registry: &Registry) {
         let group = match near.ip {
             IpAddr::V4(_) => SocketAddr::new(GROUP_V4.into(), port),
             IpAddr::V6(_) => SocketAddrV6::new(GROUP_V6, port, 0, near.index).into(),
@@ -107,7 +107,7 @@ impl Discovery {
     }
 
     /// A node on loopback asks in both families, any other in its own.
-    fn prepare_to_ask(&mut self, near: &Near, registry: &Registry) {
+    fn prepare_to_ask(&mut self, near: &ListenInterface, registry: &Registry) {
         let other: Option<IpAddr> = match near.ip {
             ip if !ip.is_loopback() => None,
             IpAddr::V4(_) => Some(Ipv6Addr::LOCALHOST.into()),
@@ -187,7 +187,7 @@ impl Discovery {
 }
 
 /// A socket at an address that other nodes of this host have too; member of a group, if one is named.
-fn shared(at: SocketAddr, group: Option<IpAddr>, near: &Near) -> io::Result<UdpSocket> {
+fn shared(at: SocketAddr, group: Option<IpAddr>, near: &ListenInterface) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
     #[cfg(unix)]

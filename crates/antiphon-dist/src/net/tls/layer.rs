@@ -1,6 +1,6 @@
 //! TLS on the sockets of actors.
 //!
-//! Invariant: that of [`Session`]; and here an end without TLS's own word is an error, since nobody sends again what is missing.
+//! Invariant: that of [`TlsConnection`]; and here an end without TLS's own word is an error, since nobody sends again what is missing.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use antiphon_sched::{Duplex, Endpoint, Host, Layer, Layered};
 use antiphon_wire::TlsFault;
 
 use super::Tls;
-use super::session::Session;
+use super::connection::TlsConnection;
 
 /// A place to connect to or listen at by TLS: what [`Tls::at`] makes.
 #[derive(Clone, Debug)]
@@ -47,16 +47,16 @@ impl<E: Endpoint> Endpoint for TlsAt<E> {
 impl Layer for Tls {
     fn dialled(&self, to: IpAddr) -> io::Result<Box<dyn Layered>> {
         let tls = self.dial(to).map_err(io::Error::other)?;
-        Ok(Box::new(Session::new(tls, WRITE_BYTES_MAX)))
+        Ok(Box::new(TlsConnection::new(tls, WRITE_BYTES_MAX)))
     }
 
     fn accepted(&self) -> io::Result<Box<dyn Layered>> {
         let tls = self.accept().map_err(io::Error::other)?;
-        Ok(Box::new(Session::new(tls, WRITE_BYTES_MAX)))
+        Ok(Box::new(TlsConnection::new(tls, WRITE_BYTES_MAX)))
     }
 }
 
-impl Layered for Session {
+impl Layered for TlsConnection {
     fn open(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         match self.agree(below) {
             // Whoever reads what it does not understand most often closes; the system then tells of a reset, or nothing.
@@ -69,25 +69,25 @@ impl Layered for Session {
     }
 
     fn read(&mut self, below: &mut dyn Duplex, space: &mut [u8]) -> io::Result<usize> {
-        let read = Session::read(self, below, space);
+        let read = TlsConnection::read(self, below, space);
         let would_block = matches!(&read, Err(reason) if reason.kind() == io::ErrorKind::WouldBlock);
         if self.take_cut() && would_block { Err(io::ErrorKind::Interrupted.into()) } else { read }
     }
 
     fn write(&mut self, below: &mut dyn Duplex, bytes: &[u8]) -> io::Result<usize> {
-        Session::write(self, below, bytes)
+        TlsConnection::write(self, below, bytes)
     }
 
     fn flush(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
-        Session::flush(self, below)
+        TlsConnection::flush(self, below)
     }
 
     fn finish(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
-        Session::finish(self, below)
+        TlsConnection::finish(self, below)
     }
 
     fn unwritten(&self) -> usize {
-        Session::unwritten(self)
+        TlsConnection::unwritten(self)
     }
 }
 

@@ -4,10 +4,10 @@
 //! signature; what this crate decides is only which certificates are trusted.
 
 mod config;
-mod judge;
+mod connection;
 mod layer;
-mod session;
 mod stream;
+mod verifier;
 
 pub use config::TlsConfig;
 pub use layer::TlsAt;
@@ -25,7 +25,7 @@ use rustls_pki_types::ServerName;
 
 use crate::certificates::{self, CertificateIdentity, Fingerprint, Moment, TlsError, Validity};
 use crate::config::Config;
-use judge::Judge;
+use verifier::PeerVerifier;
 
 /// TLS 1.3 with certificates on both sides, for the sockets of actors: [`Tls::at`] goes where a place goes.
 ///
@@ -92,12 +92,12 @@ impl Tls {
         let identity = certificates::identity(certfile, keyfile.as_deref())?;
         check_dates(certfile, &identity)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let judge = Arc::new(Judge::new(config, &identity, &provider)?);
-        let own = identity.chain.first().filter(|own| judge.admits_only(own));
+        let verifier = Arc::new(PeerVerifier::new(config, &identity, &provider)?);
+        let own = identity.chain.first().filter(|own| verifier.admits_only(own));
         let shared = own.map(|own| Fingerprint::of(own));
         let keyfile = keyfile.as_ref().unwrap_or(certfile);
         let (mut client, mut server) =
-            configs(identity, provider, judge).map_err(|reason| blame(certfile, keyfile, reason))?;
+            configs(identity, provider, verifier).map_err(|reason| blame(certfile, keyfile, reason))?;
         client.alpn_protocols = vec![protocol.to_vec()];
         server.alpn_protocols = vec![protocol.to_vec()];
         Ok(Self { client: Arc::new(client), server: Arc::new(server), shared })
@@ -136,21 +136,21 @@ impl fmt::Debug for Tls {
 fn configs(
     identity: CertificateIdentity,
     provider: Arc<CryptoProvider>,
-    judge: Arc<Judge>,
+    verifier: Arc<PeerVerifier>,
 ) -> Result<(ClientConfig, ServerConfig), rustls::Error> {
     let versions = &[&rustls::version::TLS13];
     let CertificateIdentity { chain, key } = identity;
     let mut client = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)?
         .dangerous()
-        .with_custom_certificate_verifier(judge.clone())
+        .with_custom_certificate_verifier(verifier.clone())
         .with_client_auth_cert(chain.clone(), key.clone_key())?;
     client.enable_sni = false;
     // A session of ours outlives its connections by itself; each of them is proven anew.
     client.resumption = rustls::client::Resumption::disabled();
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
-        .with_client_cert_verifier(judge)
+        .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
     server.send_tls13_tickets = 0;
     server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});

@@ -1,6 +1,6 @@
 //! The stream of bytes of a node's connection: TCP, or TLS over it.
 //!
-//! Invariant: that of [`Session`]; an end without a word is as good as one with it, since what is missing is sent again.
+//! Invariant: that of [`TlsConnection`]; an end without a word is as good as one with it, since what is missing is sent again.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use mio::net::TcpStream;
 use rustls::Connection;
 
 use super::Tls;
-use super::session::Session;
+use super::connection::TlsConnection;
 use crate::node::OverTls;
 
 /// A stream of bytes in both directions.
@@ -22,7 +22,7 @@ pub(in crate::net) enum Stream {
 /// TLS over TCP.
 pub(in crate::net) struct TlsStream {
     tcp: TcpStream,
-    session: Session,
+    session: TlsConnection,
 }
 
 /// How far TLS has come.
@@ -50,7 +50,7 @@ impl Stream {
 
     fn over(tcp: TcpStream, tls: Option<Result<Connection, rustls::Error>>) -> io::Result<Self> {
         let Some(tls) = tls else { return Ok(Self::Plain(tcp)) };
-        let session = Session::new(tls.map_err(io::Error::other)?, WRITE_BYTES_MAX);
+        let session = TlsConnection::new(tls.map_err(io::Error::other)?, WRITE_BYTES_MAX);
         Ok(Self::Tls(Box::new(TlsStream { tcp, session })))
     }
 
@@ -135,7 +135,7 @@ impl TlsStream {
 }
 
 /// A node that does not speak TLS says so with its first byte, and is told in the same language.
-fn refuse_plain(tcp: &mut TcpStream, session: &Session) -> io::Result<()> {
+fn refuse_plain(tcp: &mut TcpStream, session: &TlsConnection) -> io::Result<()> {
     let mut first = [0];
     if !session.is_untouched() || tcp.peek(&mut first)? == 0 || first != *b"A" {
         return Ok(());

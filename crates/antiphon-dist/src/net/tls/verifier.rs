@@ -22,20 +22,20 @@ use crate::certificates::{self, CertificateIdentity, Moment, TlsError, Validity}
 
 /// Judges the certificates of peers, whoever has dialled.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct PeerVerifier {
     pinned: Vec<CertificateDer<'static>>,
-    cas: Option<Cas>,
+    cas: Option<Authorities>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// The CAs, in the forms for peers that were dialled and for those that have.
 #[derive(Debug)]
-struct Cas {
+struct Authorities {
     roots: Arc<RootCertStore>,
     of_diallers: Arc<dyn ClientCertVerifier>,
 }
 
-impl Judge {
+impl PeerVerifier {
     pub(super) fn new(
         config: &TlsConfig,
         identity: &CertificateIdentity,
@@ -52,7 +52,7 @@ impl Judge {
             pinned.extend(identity.chain.first().cloned());
         }
         let algorithms = provider.signature_verification_algorithms;
-        Ok(Self { pinned, cas: Cas::new(config, provider)?, algorithms })
+        Ok(Self { pinned, cas: Authorities::new(config, provider)?, algorithms })
     }
 
     /// Whether all peers that are let in present this certificate.
@@ -61,7 +61,7 @@ impl Judge {
     }
 
     /// What is to be said of a certificate without its chain; `None`: that its chain decides.
-    fn judge_pinned(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Option<Result<(), Error>> {
+    fn verify_pinned(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Option<Result<(), Error>> {
         let is_pinned = self.pinned.iter().any(|pinned| pinned.as_ref() == certificate.as_ref());
         if is_pinned {
             return Some(within_dates(certificate, now).map_err(Error::InvalidCertificate));
@@ -70,7 +70,7 @@ impl Judge {
     }
 }
 
-impl Cas {
+impl Authorities {
     fn new(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Option<Self>, TlsError> {
         let Some(first) = config.ca_files.first() else { return Ok(None) };
         let bad = |file: &Path, reason: String| TlsError::BadCertificate { file: file.to_owned(), reason };
@@ -87,7 +87,7 @@ impl Cas {
     }
 }
 
-impl ServerCertVerifier for Judge {
+impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -96,7 +96,7 @@ impl ServerCertVerifier for Judge {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match (self.judge_pinned(end_entity, now), &self.cas) {
+        match (self.verify_pinned(end_entity, now), &self.cas) {
             (Some(judged), _) => judged?,
             (None, Some(cas)) => {
                 let parsed = ParsedCertificate::try_from(end_entity)?;
@@ -137,7 +137,7 @@ impl ServerCertVerifier for Judge {
     }
 }
 
-impl ClientCertVerifier for Judge {
+impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -148,7 +148,7 @@ impl ClientCertVerifier for Judge {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match (self.judge_pinned(end_entity, now), &self.cas) {
+        match (self.verify_pinned(end_entity, now), &self.cas) {
             (Some(judged), _) => judged.map(|()| ClientCertVerified::assertion()),
             (None, Some(cas)) => cas.of_diallers.verify_client_cert(end_entity, intermediates, now),
             (None, None) => Err(CertificateError::UnknownIssuer.into()),

@@ -1,7 +1,7 @@
 //! One TLS connection over any stream: what rustls has to be asked, and when.
 //!
 //! Invariant: whoever reads fewer bytes than there was room for has emptied the stream below, since its readiness is told once,
-//! or is told by [`Session::take_cut`] that more may be there; what was taken to be written and did not fit waits here, and then
+//! or is told by [`TlsConnection::take_cut`] that more may be there; what was taken to be written and did not fit waits here, and then
 //! nothing more is taken.
 
 use std::io::{self, Read, Write};
@@ -10,11 +10,11 @@ use antiphon_sched::Duplex;
 use antiphon_wire::{EXPORTER_LABEL, TlsFault};
 use rustls::{Connection, Error, InvalidMessage};
 
-use super::judge::fault_of;
+use super::verifier::fault_of;
 use crate::certificates::Fingerprint;
 use crate::node::OverTls;
 
-pub(super) struct Session {
+pub(super) struct TlsConnection {
     tls: Connection,
     /// Bytes that the peer may still send until TLS is agreed on; `None` when it is.
     budget: Option<usize>,
@@ -26,7 +26,7 @@ pub(super) struct Session {
     unwritten: usize,
 }
 
-impl Session {
+impl TlsConnection {
     /// A session that takes so many bytes at once to be written.
     pub(super) fn new(mut tls: Connection, write_bytes_max: usize) -> Self {
         tls.set_buffer_limit(Some(write_bytes_max));

@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_dist::node::{Input, NodeCore, Output, World};
+use antiphon_dist::node::{Driver, Input, NodeCore, Output};
 use antiphon_dist::{Config, Location, NetCx, PeerError, Secret};
 use antiphon_sched::{Cx, Event, Loop, LoopConfig, LoopRef, Park, Time, receive, secs};
 use antiphon_wire::{Datagram, DatagramKey, Entropy, Locations, NodeId, Presence, Probe, ProbeReply, Route};
 
-struct Ground {
+struct TestDriver {
     sched: Loop,
     outputs: Vec<Output>,
 }
 
-impl World for Ground {
+impl Driver for TestDriver {
     fn loop_ref(&mut self) -> LoopRef<'_> {
         self.sched.loop_ref()
     }
@@ -29,7 +29,7 @@ impl World for Ground {
 
 struct Asked {
     core: NodeCore,
-    ground: Ground,
+    driver: TestDriver,
     now: Duration,
 }
 
@@ -43,13 +43,13 @@ impl Asked {
     fn new(config: Config, location: &str) -> Self {
         let sched = loop_of_tests();
         let core = core_of(&sched, config, location);
-        Self { core, ground: Ground { sched, outputs: Vec::new() }, now: Duration::ZERO }
+        Self { core, driver: TestDriver { sched, outputs: Vec::new() }, now: Duration::ZERO }
     }
 
     fn hear(&mut self, from: &str, bytes: &[u8]) -> Vec<Output> {
         let now = Time::ZERO + self.now;
-        self.core.handle(now, Input::Datagram(at(from), bytes), &mut self.ground);
-        std::mem::take(&mut self.ground.outputs)
+        self.core.handle(now, Input::Datagram(at(from), bytes), &mut self.driver);
+        std::mem::take(&mut self.driver.outputs)
     }
 
     fn probe(&mut self, from: &str, reply_to: Option<&str>) -> Vec<Output> {
@@ -169,7 +169,7 @@ fn an_announcement_is_dialled_at_the_address_that_it_came_from_and_only_where_th
 /// Has an actor of the node's contact a host, and answers what the node sends.
 fn contact(asked: &mut Asked, host: &str) -> Vec<Output> {
     let host = at(host).ip();
-    let mut sched = std::mem::replace(&mut asked.ground.sched, loop_of_tests());
+    let mut sched = std::mem::replace(&mut asked.driver.sched, loop_of_tests());
     sched.set_transport(Box::new(std::mem::replace(
         &mut asked.core,
         core_of(&sched, Config::default(), "127.0.0.1:1"),
@@ -182,9 +182,9 @@ fn contact(asked: &mut Asked, host: &str) -> Vec<Output> {
     });
     sched.work();
     asked.core = *sched.take_transport::<NodeCore>().expect("it was put there");
-    asked.ground.sched = sched;
-    asked.core.handle(Time::ZERO + asked.now, Input::Tick, &mut asked.ground);
-    std::mem::take(&mut asked.ground.outputs)
+    asked.driver.sched = sched;
+    asked.core.handle(Time::ZERO + asked.now, Input::Tick, &mut asked.driver);
+    std::mem::take(&mut asked.driver.outputs)
 }
 
 #[test]

@@ -36,7 +36,7 @@ struct SimDriver<'a> {
     wishes: &'a mut Vec<dist::Output>,
 }
 
-impl dist::World for SimDriver<'_> {
+impl dist::Driver for SimDriver<'_> {
     fn loop_ref(&mut self) -> LoopRef<'_> {
         self.sched.loop_ref()
     }
@@ -112,15 +112,15 @@ impl SimNode {
     fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut SimDriver<'_>, LoopTime) -> R) -> R {
         let mut core = self.sched.take_transport::<NodeCore>().expect("it stands there between events");
         let now = self.sched.now();
-        let mut ground = SimDriver { sched: &mut self.sched, rng: &mut self.rng, wishes: &mut self.wishes };
-        let result = act(&mut core, &mut ground, now);
+        let mut driver = SimDriver { sched: &mut self.sched, rng: &mut self.rng, wishes: &mut self.wishes };
+        let result = act(&mut core, &mut driver, now);
         self.sched.set_transport(core);
         result
     }
 
     /// Gives the core an input, and does what it wants, until it wants nothing more.
     fn give(&mut self, input: dist::Input<'_>, out: &mut Outputs) {
-        self.with_core(|core, ground, now| core.handle(now, input, ground));
+        self.with_core(|core, driver, now| core.handle(now, input, driver));
         while !self.wishes.is_empty() {
             for wish in std::mem::take(&mut self.wishes) {
                 self.perform(wish, out);
@@ -218,7 +218,7 @@ impl SimNode {
     }
 
     fn accept(&mut self, conn: SimConn, from: SocketAddr, out: &mut Outputs) {
-        let accepted = self.with_core(|core, ground, now| core.accept(now, from, ground));
+        let accepted = self.with_core(|core, driver, now| core.accept(now, from, driver));
         match accepted {
             Some(id) => {
                 self.conns.insert(id, conn);

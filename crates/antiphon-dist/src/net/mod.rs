@@ -20,7 +20,7 @@ use mio::Registry;
 use crate::config::Config;
 use crate::error::NodeError;
 use crate::location::Location;
-use crate::node::{ConnId, Input, NodeCore, Output, Settings, World};
+use crate::node::{ConnId, Driver, Input, NodeCore, Output, Settings};
 use interfaces::ListenInterface;
 use sockets::NodeSockets;
 use tls::Opening;
@@ -58,7 +58,7 @@ struct NetDriverCx<'a> {
     outputs: &'a mut Vec<Output>,
 }
 
-impl World for NetDriverCx<'_> {
+impl Driver for NetDriverCx<'_> {
     fn loop_ref(&mut self) -> LoopRef<'_> {
         self.sched.loop_ref()
     }

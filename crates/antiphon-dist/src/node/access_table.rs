@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use antiphon_sched::{Key, NodeId};
 
 use super::NodeCore;
-use super::world::World;
+use super::driver::Driver;
 use crate::access::{AccessError, AccessPolicy};
 
 #[derive(Debug, Default)]
@@ -58,17 +58,17 @@ impl NodeCore {
     }
 
     /// Whether an actor, by any of its keys, is open to a peer.
-    pub(super) fn is_open_to(&self, node: NodeId, to: Key, world: &mut impl World) -> bool {
+    pub(super) fn is_open_to(&self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
         if self.access.of.is_empty() {
             return true;
         }
-        let Some(access) = self.access.of.get(&world.loop_ref().owner_of(to)) else { return true };
+        let Some(access) = self.access.of.get(&driver.loop_ref().owner_of(to)) else { return true };
         self.peers.get(&node).is_some_and(|peer| access.allows(&peer.name, peer.certificate))
     }
 
     /// As [`Self::is_open_to`]; a refusal is counted, and the log told seldom.
-    pub(super) fn allows(&mut self, node: NodeId, to: Key, world: &mut impl World) -> bool {
-        let is_open = self.is_open_to(node, to, world);
+    pub(super) fn allows(&mut self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
+        let is_open = self.is_open_to(node, to, driver);
         if !is_open {
             self.counts.refusals.access += 1;
             if self.may_log("audience", node) {

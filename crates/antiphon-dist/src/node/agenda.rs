@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use antiphon_sched::{NodeId, RequestId, Time};
 
-use super::world::ConnId;
+use super::driver::ConnId;
 
 /// What is due.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -9,12 +9,12 @@ use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Sig
 
 use super::frames::Arrived;
 use super::peers::PEERS_MAX;
-use super::testing::Alone;
+use super::testing::TestCore;
 use crate::peer_limits::PeerLimits;
 
-impl Alone {
+impl TestCore {
     fn effect(&mut self, node: NodeId, arrived: Arrived) {
-        self.core.take_effect(node, arrived, &mut self.ground);
+        self.core.take_effect(node, arrived, &mut self.driver);
         self.core.check();
     }
 }
@@ -26,7 +26,7 @@ fn far(node: NodeId, number: u64) -> ActorId {
 /// An actor that peers reach, and the ends that it is told of.
 type FromNode = Rc<RefCell<Vec<(ActorId, Option<&'static str>)>>>;
 
-fn watcher(alone: &mut Alone) -> (Key, FromNode) {
+fn watcher(alone: &mut TestCore) -> (Key, FromNode) {
     let told = FromNode::default();
     let tell = told.clone();
     let (_, watcher) = alone.actor(move |_cx: &mut Cx<String>, event| {
@@ -46,7 +46,7 @@ fn watcher(alone: &mut Alone) -> (Key, FromNode) {
 
 #[test]
 fn a_notify_under_a_number_that_is_in_use_does_not_take_the_place_of_the_other() {
-    let mut alone = Alone::new();
+    let mut alone = TestCore::new();
     let node = alone.peer(5);
     let (watcher, told) = watcher(&mut alone);
     let id = MonitorId { origin: node, number: 1 };
@@ -61,7 +61,7 @@ fn a_notify_under_a_number_that_is_in_use_does_not_take_the_place_of_the_other()
 
 #[test]
 fn a_watcher_is_told_of_a_notify_that_is_refused() {
-    let mut alone = Alone::with(PeerLimits { monitors_max: 2, ..PeerLimits::default() });
+    let mut alone = TestCore::with(PeerLimits { monitors_max: 2, ..PeerLimits::default() });
     let node = alone.peer(5);
     let (watcher, told) = watcher(&mut alone);
     for number in 1..=3 {
@@ -83,7 +83,7 @@ fn a_watcher_is_told_of_a_notify_that_is_refused() {
 
 #[test]
 fn monitors_of_actors_here_use_up_nothing_of_a_peers_and_the_other_way_round() {
-    let mut alone = Alone::with(PeerLimits { monitors_max: 2, ..PeerLimits::default() });
+    let mut alone = TestCore::with(PeerLimits { monitors_max: 2, ..PeerLimits::default() });
     let node = alone.peer(5);
     let (watcher, told) = watcher(&mut alone);
     let me = alone.core.me();
@@ -110,7 +110,7 @@ fn monitors_of_actors_here_use_up_nothing_of_a_peers_and_the_other_way_round() {
 
 #[test]
 fn hearsay_takes_free_places_and_makes_nobody_forgotten() {
-    let mut alone = Alone::new();
+    let mut alone = TestCore::new();
     let at = [([127, 0, 0, 1], 9).into()];
     alone.core.settings.dial_allow = vec![([127, 0, 0, 0].into(), 8)];
     let known = alone.peer(1);
@@ -127,7 +127,7 @@ fn hearsay_takes_free_places_and_makes_nobody_forgotten() {
 
 #[test]
 fn a_signal_that_goes_nowhere_leaves_no_monitor() {
-    let mut alone = Alone::new();
+    let mut alone = TestCore::new();
     let node = alone.peer(5);
     let (watcher, _) = watcher(&mut alone);
     let id = MonitorId { origin: alone.core.me(), number: 1 };

@@ -14,8 +14,8 @@ use antiphon_wire::{
 use slab::Slab;
 
 use super::agenda::{Agenda, Due};
+use super::driver::{ConnId, Driver, Output, OverTls};
 use super::peers::Peer;
-use super::world::{ConnId, Output, OverTls, World};
 use super::{NodeCore, sched_node, wire_node};
 use crate::certificates::Fingerprint;
 
@@ -138,7 +138,7 @@ impl Conn {
 impl NodeCore {
     /// A stranger connects from `remote`: the connection's number, or `None` when it is to be closed at once.
     /// When it takes the place of another stranger, that one is to be closed.
-    pub fn accept(&mut self, now: Time, remote: SocketAddr, world: &mut impl World) -> Option<ConnId> {
+    pub fn accept(&mut self, now: Time, remote: SocketAddr, driver: &mut impl Driver) -> Option<ConnId> {
         self.now = self.now.max(now);
         if self.leaving || self.settings.ignores(remote.ip()) {
             return None;
@@ -147,7 +147,7 @@ impl NodeCore {
             self.counts.refused_handshakes += 1;
             let from = self.conns.get(oldest).map_or(remote, |conn| conn.remote);
             self.log_refusal_of(from, "there were too many at a time, and the oldest gave way");
-            self.drop_conn(oldest, world);
+            self.drop_conn(oldest, driver);
         }
         let id = self.conns.add(remote, false, self.now);
         // From now on, whatever is below the handshake: TLS has no time of its own.
@@ -170,10 +170,10 @@ impl NodeCore {
     }
 
     /// A connection without TLS where TLS is due is a handshake that failed; a session goes on without it.
-    pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, world: &mut impl World) {
+    pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, driver: &mut impl Driver) {
         let Some(conn) = self.conns.get(id) else { return };
         if matches!(conn.state, State::Live(_)) {
-            return self.on_closed(id, world);
+            return self.on_closed(id, driver);
         }
         // Nothing of it would be read.
         conn.out.clear();
@@ -183,7 +183,7 @@ impl NodeCore {
             true => HandshakeError::RefusedByPeer(refusal),
             false => HandshakeError::Refused(refusal),
         };
-        self.on_handshake_error(id, error, world);
+        self.on_handshake_error(id, error, driver);
     }
 
     /// Gives a connection so long to become live, or to be written out.
@@ -223,7 +223,7 @@ impl NodeCore {
         self.outgoing(conn).len()
     }
 
-    pub(super) fn on_written(&mut self, id: ConnId, count: usize, world: &mut impl World) {
+    pub(super) fn on_written(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.written += count;
         if conn.written < conn.out.len() {
@@ -233,14 +233,14 @@ impl NodeCore {
         conn.written = 0;
         match conn.state {
             State::Live(node) => self.mark_dirty(node),
-            State::Ending => self.drop_conn(id, world),
+            State::Ending => self.drop_conn(id, driver),
             State::Dialling | State::Shaking(_) => {}
         }
     }
 
-    pub(super) fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, world: &mut impl World) {
+    pub(super) fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, driver: &mut impl Driver) {
         let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
-        let Some(entropy) = world.entropy() else { return self.fail_conn(id, world) };
+        let Some(entropy) = driver.entropy() else { return self.fail_conn(id, driver) };
         let resume_state = self.resume_state_for(at);
         let Some(conn) = self.conns.get(id) else { return };
         conn.certificate = tls.map(|tls| tls.certificate);
@@ -249,7 +249,7 @@ impl NodeCore {
         conn.state = State::Shaking(Box::new(shake));
         conn.since = self.now;
         self.limit(id, self.settings.limits().handshake_timeout);
-        world.output(Output::Write(id));
+        driver.output(Output::Write(id));
     }
 
     /// What to tell of the session, when the node at that location is known.
@@ -273,28 +273,28 @@ impl NodeCore {
         node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(wire_node(node)))
     }
 
-    pub(super) fn on_half_open(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn on_half_open(&mut self, id: ConnId, driver: &mut impl Driver) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.until = None;
         match conn.state {
             State::Dialling => {
                 tracing::debug!(remote = %conn.remote, "a dial took too long");
                 self.counts.refused_handshakes += 1;
-                self.fail_conn(id, world);
+                self.fail_conn(id, driver);
             }
             State::Shaking(_) => {
                 let remote = conn.remote;
                 self.counts.refused_handshakes += 1;
                 self.log_refusal_of(remote, "its handshake took too long");
-                self.fail_conn(id, world);
+                self.fail_conn(id, driver);
             }
             // The other side does not read what was left to be said.
-            State::Ending => self.drop_conn(id, world),
+            State::Ending => self.drop_conn(id, driver),
             State::Live(_) => {}
         }
     }
 
-    pub(super) fn on_received(&mut self, id: ConnId, count: usize, world: &mut impl World) {
+    pub(super) fn on_received(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.deframer.filled(count);
         conn.quiet = false;
@@ -302,18 +302,18 @@ impl NodeCore {
             let Some(conn) = self.conns.get(id) else { return };
             match conn.state {
                 State::Shaking(_) => {
-                    if !self.shake(id, world) {
+                    if !self.shake(id, driver) {
                         return;
                     }
                 }
-                State::Live(node) => return self.receive(node, id, world),
+                State::Live(node) => return self.receive(node, id, driver),
                 State::Dialling | State::Ending => return,
             }
         }
     }
 
     /// One step of a handshake; false when it waits for bytes, or is over.
-    fn shake(&mut self, id: ConnId, world: &mut impl World) -> bool {
+    fn shake(&mut self, id: ConnId, driver: &mut impl Driver) -> bool {
         let Some(conn) = self.conns.get(id) else { return false };
         let State::Shaking(mut shake) = std::mem::replace(&mut conn.state, State::Ending) else {
             return false;
@@ -325,7 +325,7 @@ impl NodeCore {
         let next = match stepped {
             Ok(HandshakeStep::Wait) => Ok(Next::Wait),
             Ok(HandshakeStep::Introduced) => {
-                self.introduce(&mut shake, dialled, certificate, &mut out, world)
+                self.introduce(&mut shake, dialled, certificate, &mut out, driver)
             }
             Ok(HandshakeStep::Proven) => self.confirm(&mut shake, &mut out),
             Ok(HandshakeStep::Done(connection)) => Ok(Next::Proven(connection)),
@@ -334,7 +334,7 @@ impl NodeCore {
         let Some(conn) = self.conns.get(id) else { return false };
         conn.out = out;
         if conn.written < conn.out.len() {
-            world.output(Output::Write(id));
+            driver.output(Output::Write(id));
         }
         match next {
             Ok(Next::Wait) => {
@@ -345,9 +345,9 @@ impl NodeCore {
                 conn.state = State::Shaking(shake);
                 true
             }
-            Ok(Next::Proven(connection)) => self.on_proven(id, connection, world),
+            Ok(Next::Proven(connection)) => self.on_proven(id, connection, driver),
             Err(error) => {
-                self.on_handshake_error(id, error, world);
+                self.on_handshake_error(id, error, driver);
                 false
             }
         }
@@ -360,7 +360,7 @@ impl NodeCore {
         dialled: Option<SocketAddr>,
         certificate: Option<Fingerprint>,
         out: &mut Vec<u8>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) -> Result<Next, HandshakeError> {
         let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
         let is_other = self.is_known_otherwise(sched_node(hello.node), certificate);
@@ -388,7 +388,7 @@ impl NodeCore {
                 Err(refusal) => refusal,
             }
         } else {
-            match (Session::answer_to(session, &self.epochs, hello), world.entropy()) {
+            match (Session::answer_to(session, &self.epochs, hello), driver.entropy()) {
                 (Ok(resume_state), Some(entropy)) => {
                     return shake.answer(profile, entropy, resume_state, out).map(|()| Next::Go);
                 }
@@ -420,13 +420,13 @@ impl NodeCore {
     }
 
     /// A connection is proven; false when it is not taken.
-    fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, world: &mut impl World) -> bool {
+    fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, driver: &mut impl Driver) -> bool {
         let node = sched_node(connection.peer().node);
         let certificate = self.conns.get(id).and_then(|conn| conn.certificate);
         if self.is_known_otherwise(node, certificate) {
             // It was met on another connection while this one was proven.
             self.counts.refusals.certificates += 1;
-            self.fail_conn(id, world);
+            self.fail_conn(id, driver);
             return false;
         }
         let session = self.peers.get(&node).and_then(|peer| peer.link.as_ref()).map(|link| &link.session);
@@ -434,16 +434,16 @@ impl NodeCore {
             Admission::Takes => {}
             Admission::Begins => {
                 if self.peers.get(&node).is_some_and(|peer| peer.link.is_some()) {
-                    self.lose(node, "the peer has begun a new session", world);
+                    self.lose(node, "the peer has begun a new session", driver);
                 }
             }
             Admission::Refused(refusal) => {
                 tracing::debug!(%node, %refusal, "a proven connection is not taken");
-                self.fail_conn(id, world);
+                self.fail_conn(id, driver);
                 return false;
             }
         }
-        let is_taken = self.take_connection(id, node, connection, world);
+        let is_taken = self.take_connection(id, node, connection, driver);
         if let Some(conn) = self.conns.get(id).filter(|_| is_taken)
             && let Some(until) = conn.until.take()
         {
@@ -452,7 +452,7 @@ impl NodeCore {
         is_taken
     }
 
-    fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, world: &mut impl World) {
+    fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, driver: &mut impl Driver) {
         let Some(conn) = self.conns.get(id) else { return };
         let (remote, dialled) = (conn.remote, conn.dialled);
         let quiet = matches!(
@@ -474,36 +474,36 @@ impl NodeCore {
         match self.conns.get(id) {
             Some(conn) if conn.out.len() > conn.written => {
                 conn.state = State::Ending;
-                world.output(Output::Write(id));
+                driver.output(Output::Write(id));
                 if let Some(at) = dialled {
                     self.dial_again(at, id);
                 }
             }
-            Some(_) => self.fail_conn(id, world),
+            Some(_) => self.fail_conn(id, driver),
             None => {}
         }
     }
 
     /// Closes a connection whose handshake came to nothing.
-    pub(super) fn fail_conn(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn fail_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
         if let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) {
             self.dial_again(at, id);
         }
-        self.drop_conn(id, world);
+        self.drop_conn(id, driver);
     }
 
     /// Closes a connection, whatever its state; the session on it was told before.
-    pub(super) fn drop_conn(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn drop_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
         if self.remove_conn(id).is_some() {
-            world.output(Output::Close(id));
+            driver.output(Output::Close(id));
         }
     }
 
-    pub(super) fn on_closed(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn on_closed(&mut self, id: ConnId, driver: &mut impl Driver) {
         let Some(conn) = self.remove_conn(id) else { return };
-        world.output(Output::Close(id));
+        driver.output(Output::Close(id));
         match conn.state {
-            State::Live(node) => self.on_disconnected(node, id, conn.dialled, world),
+            State::Live(node) => self.on_disconnected(node, id, conn.dialled, driver),
             State::Dialling | State::Shaking(_) | State::Ending => {
                 if let Some(at) = conn.dialled {
                     self.dial_again(at, id);

@@ -12,8 +12,8 @@ use antiphon_wire::Refusal;
 
 use super::agenda::Due;
 use super::dials::Query;
+use super::driver::Driver;
 use super::peers::Peer;
-use super::world::World;
 use super::{NodeCore, settle};
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt, PeerOptions};
@@ -145,16 +145,16 @@ impl NodeCore {
         request_id: RequestId,
         at: PeerAt,
         all: Vec<SocketAddr>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         let refused = all.iter().find_map(|at| egress::allowed(at).err());
         let allowed: Vec<SocketAddr> = all.into_iter().filter(|at| egress::allowed(at).is_ok()).collect();
         if let Some(reason) = refused.filter(|_| allowed.is_empty()) {
             tracing::debug!(%at, "all its addresses are refused");
-            return self.answer_contact(request_id, Err(reason.into()), world);
+            return self.answer_contact(request_id, Err(reason.into()), driver);
         }
         if let Some(there) = allowed.iter().find(|at| at.port() != 0 && self.is_linked_at(**at)) {
-            return self.answer_contact(request_id, Ok(vec![Location::new(*there)]), world);
+            return self.answer_contact(request_id, Ok(vec![Location::new(*there)]), driver);
         }
         self.contact_at(request_id, &allowed);
     }
@@ -209,7 +209,7 @@ impl NodeCore {
         due.into_iter().for_each(|request_id| self.arm_contact(request_id, self.now));
     }
 
-    pub(super) fn on_contact_due(&mut self, request_id: RequestId, world: &mut impl World) {
+    pub(super) fn on_contact_due(&mut self, request_id: RequestId, driver: &mut impl Driver) {
         let now = self.now;
         let Some(contact) = self.contacts.open.get(&request_id) else { return };
         let mut there: Vec<Location> = contact.at.iter().filter_map(|at| self.linked_location(*at)).collect();
@@ -224,7 +224,7 @@ impl NodeCore {
             Some(refusal) => Err(PeerError::Refused(refusal)),
             None => Err(PeerError::NoAnswer),
         };
-        self.answer_contact(request_id, result, world);
+        self.answer_contact(request_id, result, driver);
     }
 
     /// Where the node is shown that is connected at a location.
@@ -237,7 +237,7 @@ impl NodeCore {
         &mut self,
         request_id: RequestId,
         result: Result<Vec<Location>, PeerError>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         let Some(contact) = self.contacts.open.remove(&request_id) else { return };
         self.agenda.remove(contact.due, Due::Contact(request_id));
@@ -253,6 +253,6 @@ impl NodeCore {
         if let Some(first) = result.iter().flatten().next().filter(|_| contact.options.broadcast) {
             self.ask_relay(first.addr());
         }
-        settle(&mut world.loop_ref(), request_id, result);
+        settle(&mut driver.loop_ref(), request_id, result);
     }
 }

@@ -12,9 +12,9 @@ use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
 use super::agenda::{Agenda, Due};
+use super::driver::{ConnId, Driver, Output};
 use super::link::Link;
 use super::peers::Peer;
-use super::world::{ConnId, Output, World};
 use crate::error::PeerError;
 use crate::location::PeerAt;
 
@@ -263,9 +263,9 @@ impl NodeCore {
         self.peers.values().any(|peer| peer.is_linked_at(at))
     }
 
-    pub(super) fn start_dials(&mut self, world: &mut impl World) {
+    pub(super) fn start_dials(&mut self, driver: &mut impl Driver) {
         for (query, host, port) in self.dials.unasked.drain(..) {
-            world.output(Output::Resolve { query, host, port });
+            driver.output(Output::Resolve { query, host, port });
         }
         for at in std::mem::take(&mut self.dials.fresh) {
             let is_connected = self.is_connected(at);
@@ -290,17 +290,17 @@ impl NodeCore {
                 dial.attempts += 1;
             }
             self.limit(conn, self.settings.limits().handshake_timeout);
-            world.output(Output::Dial(conn, at));
+            driver.output(Output::Dial(conn, at));
         }
     }
 
-    pub(super) fn on_dial_failed(&mut self, conn: ConnId, refused: bool, world: &mut impl World) {
+    pub(super) fn on_dial_failed(&mut self, conn: ConnId, refused: bool, driver: &mut impl Driver) {
         let Some(gone) = self.remove_conn(conn) else { return };
         let Some(at) = gone.dialled else { return };
         let node = self.dials.node_at(at);
         self.dial_again(at, conn);
         if let Some(node) = node.filter(|_| refused) {
-            self.on_location_refused(node, world);
+            self.on_location_refused(node, driver);
         }
     }
 
@@ -359,7 +359,7 @@ impl NodeCore {
         &mut self,
         query: u64,
         found: Result<Vec<SocketAddr>, String>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         let found = found.and_then(|all| match all.is_empty() {
             true => Err("it has no address".to_owned()),
@@ -379,9 +379,9 @@ impl NodeCore {
                 self.dials.queries.insert(query, Query::Configured(at));
                 self.agenda.add(self.now + PAUSE_LAST, Due::LookUp(query));
             }
-            (Some(Query::Contact(request_id, at)), Ok(all)) => self.contact_host(request_id, at, all, world),
+            (Some(Query::Contact(request_id, at)), Ok(all)) => self.contact_host(request_id, at, all, driver),
             (Some(Query::Contact(request_id, at)), Err(reason)) => {
-                self.answer_contact(request_id, Err(PeerError::UnknownHost { at, reason }), world);
+                self.answer_contact(request_id, Err(PeerError::UnknownHost { at, reason }), driver);
             }
             (None, _) => {}
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use antiphon_wire::{Datagram, DatagramError, Locations, Presence};
 
 use super::agenda::Due;
-use super::world::{Output, World};
+use super::driver::{Driver, Output};
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
@@ -28,19 +28,19 @@ pub(super) struct Discovery {
 
 impl NodeCore {
     /// Tells everybody near where this node is, and sets the time of the next telling.
-    pub(super) fn announce(&mut self, world: &mut impl World) {
+    pub(super) fn announce(&mut self, driver: &mut impl Driver) {
         if !self.settings.discover || self.leaving {
             return;
         }
-        self.broadcast(&Datagram::Announce(self.presence()), world);
+        self.broadcast(&Datagram::Announce(self.presence()), driver);
         let pause = ANNOUNCE_AFTER.get(self.discovery.announced).copied().unwrap_or(ANNOUNCE_EVERY);
         self.discovery.announced += 1;
         self.agenda.add(self.now + pause, Due::Announce);
     }
 
-    pub(super) fn say_bye(&mut self, world: &mut impl World) {
+    pub(super) fn say_bye(&mut self, driver: &mut impl Driver) {
         if self.settings.discover {
-            self.broadcast(&Datagram::Bye { node: wire_node(self.me) }, world);
+            self.broadcast(&Datagram::Bye { node: wire_node(self.me) }, driver);
         }
     }
 
@@ -53,9 +53,9 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn broadcast(&self, datagram: &Datagram<'_>, world: &mut impl World) {
+    pub(super) fn broadcast(&self, datagram: &Datagram<'_>, driver: &mut impl Driver) {
         if let Some(bytes) = self.sealed(datagram) {
-            world.output(Output::Broadcast(bytes));
+            driver.output(Output::Broadcast(bytes));
         }
     }
 
@@ -71,14 +71,14 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_datagram(&mut self, from: SocketAddr, bytes: &[u8], world: &mut impl World) {
+    pub(super) fn on_datagram(&mut self, from: SocketAddr, bytes: &[u8], driver: &mut impl Driver) {
         if self.settings.ignores(from.ip()) || self.leaving {
             return;
         }
         match Datagram::decode(self.settings.datagram_key.as_ref(), bytes) {
             Ok(Datagram::Announce(_) | Datagram::Probe(_)) if self.settings.ignores_strangers => {}
             Ok(Datagram::Announce(presence)) => self.on_announce(&presence, from),
-            Ok(Datagram::Probe(probe)) => self.on_probe(&probe, from, world),
+            Ok(Datagram::Probe(probe)) => self.on_probe(&probe, from, driver),
             Ok(Datagram::ProbeReply(answer)) => self.on_probe_answered(&answer, from),
             // A peer that leaves says goodbye in its session; a datagram ends nothing.
             Ok(Datagram::Bye { .. }) => {}

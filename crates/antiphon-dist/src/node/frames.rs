@@ -10,8 +10,8 @@ use antiphon_sched::{
 use antiphon_wire::frame::{Answer, Down, DownReason};
 use antiphon_wire::{Frame, Session, msgpack};
 
+use super::driver::Driver;
 use super::link::{Fate, Link};
-use super::world::World;
 use super::{NOBODY, NodeCore, sched_key};
 
 /// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
@@ -70,53 +70,53 @@ impl NodeCore {
         node: NodeId,
         link: &mut Link,
         frame: &Frame<'_>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) -> Fate {
         match frame {
-            Frame::Message(message) => self.on_message(node, link, message, world),
-            Frame::Answer(answer) => self.on_answer(node, link, answer, world),
+            Frame::Message(message) => self.on_message(node, link, message, driver),
+            Frame::Answer(answer) => self.on_answer(node, link, answer, driver),
             Frame::ReplyDropped(dropped) => {
                 let request_id = RequestId::from_bits(dropped.request_id.0);
-                world.loop_ref().fail_request_from_peer(request_id, AskError::Dropped);
+                driver.loop_ref().fail_request_from_peer(request_id, AskError::Dropped);
             }
-            Frame::Receipt(receipt) => self.on_receipt(node, receipt, world),
+            Frame::Receipt(receipt) => self.on_receipt(node, receipt, driver),
             Frame::Monitor(monitor) => {
                 let id = MonitorId { origin: node, number: monitor.id & !BY_TARGET };
                 let watcher = sched_key(monitor.watcher);
                 let arrived = Arrived::Monitor { watcher, target: sched_key(monitor.target), id };
-                self.on_signal(node, link, arrived, world);
+                self.on_signal(node, link, arrived, driver);
             }
             Frame::Demonitor(gone) => {
                 let id = self.monitor_id(node, gone.id, true);
                 let arrived = Arrived::Demonitor { target: sched_key(gone.target), id };
-                self.on_signal(node, link, arrived, world);
+                self.on_signal(node, link, arrived, driver);
             }
-            Frame::Down(down) => self.on_down(node, link, down, world),
+            Frame::Down(down) => self.on_down(node, link, down, driver),
             Frame::Notify(notify) => {
                 let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
                 let actor = ActorId::new(node, sched_key(notify.target));
                 let arrived = Arrived::Notify { watcher: sched_key(notify.watcher), id, actor };
-                self.on_signal(node, link, arrived, world);
+                self.on_signal(node, link, arrived, driver);
             }
             Frame::Terminate(terminate) => {
                 let arrived = Arrived::Terminate { target: sched_key(terminate.target) };
-                self.on_signal(node, link, arrived, world);
+                self.on_signal(node, link, arrived, driver);
             }
             Frame::Throw(throw) => {
                 let value = value_of(&link.session, throw.tag, throw.body);
                 let arrived = value.map(|value| Arrived::Throw { target: sched_key(throw.target), value });
-                self.on_sound_signal(node, link, arrived, world);
+                self.on_sound_signal(node, link, arrived, driver);
             }
             Frame::Resume(resume) => {
                 let value = value_of(&link.session, resume.tag, resume.body);
                 let arrived = value.map(|value| Arrived::Resume { target: sched_key(resume.target), value });
-                self.on_sound_signal(node, link, arrived, world);
+                self.on_sound_signal(node, link, arrived, driver);
             }
-            Frame::Lookup(want) => self.on_want(node, link, want, world),
+            Frame::Lookup(want) => self.on_want(node, link, want, driver),
             Frame::CancelLookup(unwant) => self.names.forget_want_of(node, unwant.request),
-            Frame::Found(found) => self.on_found(node, link, found, world),
+            Frame::Found(found) => self.on_found(node, link, found, driver),
             Frame::NodeAt(hint) => self.on_node_at(node, link, hint),
-            Frame::AnnounceRelay(relay) => self.on_relay(node, link, relay.request, world),
+            Frame::AnnounceRelay(relay) => self.on_relay(node, link, relay.request, driver),
             Frame::Goodbye(goodbye) => return Fate::Leaves(goodbye.reason),
             // The session's own, and the connection's: acted upon by the session, or by its closing.
             Frame::Tag(_)
@@ -128,7 +128,7 @@ impl NodeCore {
             | Frame::Pause(_)
             | Frame::Unpause(_)
             | Frame::Fragment(_) => {}
-            Frame::IdleProposed(proposed) => self.on_idle_proposed(node, link, *proposed, world),
+            Frame::IdleProposed(proposed) => self.on_idle_proposed(node, link, *proposed, driver),
             Frame::IdleAgreed(agreed) => Self::on_idle_agreed(link, *agreed),
             Frame::Close(close) => Self::on_close(link, *close),
         }
@@ -142,13 +142,13 @@ impl NodeCore {
         MonitorId { origin, number: number & !BY_TARGET }
     }
 
-    fn on_answer(&mut self, node: NodeId, link: &mut Link, answer: &Answer<'_>, world: &mut impl World) {
+    fn on_answer(&mut self, node: NodeId, link: &mut Link, answer: &Answer<'_>, driver: &mut impl Driver) {
         let request_id = RequestId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
-            (Some(tag), true) => world.loop_ref().complete_request_encoded(request_id, tag, answer.body),
+            (Some(tag), true) => driver.loop_ref().complete_request_encoded(request_id, tag, answer.body),
             (_, _) => {
-                world.loop_ref().fail_request_from_peer(request_id, AskError::WrongType);
+                driver.loop_ref().fail_request_from_peer(request_id, AskError::WrongType);
                 Err(Undelivered::Encode)
             }
         };
@@ -167,29 +167,29 @@ impl NodeCore {
         node: NodeId,
         link: &mut Link,
         arrived: Option<Arrived>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         match arrived {
-            Some(arrived) => self.on_signal(node, link, arrived, world),
+            Some(arrived) => self.on_signal(node, link, arrived, driver),
             None => self.counts.refused_messages += 1,
         }
     }
 
     /// A signal has arrived: it takes effect after the messages before it.
-    fn on_signal(&mut self, node: NodeId, link: &mut Link, arrived: Arrived, world: &mut impl World) {
+    fn on_signal(&mut self, node: NodeId, link: &mut Link, arrived: Arrived, driver: &mut impl Driver) {
         if link.parking.holds(arrived.receiver()) {
             self.park_signal(node, link, arrived);
         } else {
-            self.take_effect(node, arrived, world);
+            self.take_effect(node, arrived, driver);
         }
     }
 
     /// Does what a signal says. Actors that no address was given of are nobody for the peer.
-    pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, world: &mut impl World) {
+    pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, driver: &mut impl Driver) {
         let (to, bytes) = (arrived.receiver(), arrived.body_bytes());
         let is_exposed =
-            world.loop_ref().is_exposed(to) && (arrived.is_owed() || self.allows(node, to, world));
-        let guard = world.loop_ref().signal_policy_of(to);
+            driver.loop_ref().is_exposed(to) && (arrived.is_owed() || self.allows(node, to, driver));
+        let guard = driver.loop_ref().signal_policy_of(to);
         let (is_open, may_end) = (guard == SignalPolicy::All, guard != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -199,24 +199,24 @@ impl NodeCore {
             Arrived::Monitor { target, id, .. } if peer.monitors.is_watched(target, id) => {}
             Arrived::Monitor { watcher, target, id } if watched >= monitors_max => {
                 self.refuse_monitor(node);
-                world.loop_ref().refuse_watch(target, id, ActorId::new(node, watcher));
+                driver.loop_ref().refuse_watch(target, id, ActorId::new(node, watcher));
             }
             Arrived::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NOBODY };
                 peer.monitors.be_watched(target, id);
-                world.loop_ref().watch(target, id, ActorId::new(node, watcher));
+                driver.loop_ref().watch(target, id, ActorId::new(node, watcher));
             }
             Arrived::Demonitor { target, id } => {
                 // Only what this peer has set can it take back.
                 if peer.monitors.be_unwatched(target, id) {
-                    world.loop_ref().unwatch(target, id);
+                    driver.loop_ref().unwatch(target, id);
                 }
             }
             // A number that stands for one already would lose that one.
             Arrived::Notify { watcher, id, actor }
                 if is_exposed && is_open && peer.monitors.watcher(id).is_none() =>
             {
-                let (mut loop_ref, is_admitted) = (world.loop_ref(), watching < monitors_max);
+                let (mut loop_ref, is_admitted) = (driver.loop_ref(), watching < monitors_max);
                 let watcher = loop_ref.owner_of(watcher);
                 if !is_admitted {
                     loop_ref.refuse_notify(watcher, actor);
@@ -231,20 +231,20 @@ impl NodeCore {
                     let reason =
                         if self.has_room_here(node, bytes) { reason } else { without_its_value(reason) };
                     let bytes = bytes_of_reason(&reason);
-                    self.put_value(node, bytes, world, |loop_ref| loop_ref.down(watcher, id, actor, reason));
+                    self.put_value(node, bytes, driver, |loop_ref| loop_ref.down(watcher, id, actor, reason));
                 }
             }
             Arrived::Terminate { target } if is_exposed && may_end => {
-                world.loop_ref().terminate(ActorId::new(self.me, target));
+                driver.loop_ref().terminate(ActorId::new(self.me, target));
             }
             Arrived::Throw { target, value } if is_exposed && is_open => {
                 let is_taken = self.has_room_here(node, bytes)
-                    && self.put_value(node, bytes, world, |loop_ref| loop_ref.throw_here(target, value));
+                    && self.put_value(node, bytes, driver, |loop_ref| loop_ref.throw_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
             Arrived::Resume { target, value } if is_exposed && is_open => {
                 let is_taken = self.has_room_here(node, bytes)
-                    && self.put_value(node, bytes, world, |loop_ref| loop_ref.resume_here(target, value));
+                    && self.put_value(node, bytes, driver, |loop_ref| loop_ref.resume_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
             Arrived::Notify { .. }
@@ -265,7 +265,7 @@ impl NodeCore {
         self.say_refused(node, "monitors", "sets more monitors than it may");
     }
 
-    fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, world: &mut impl World) {
+    fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, driver: &mut impl Driver) {
         let id = self.monitor_id(node, down.id, false);
         // Only whom it was set on may end it.
         let watching = self.peers.get(&node).and_then(|peer| peer.monitors.watcher(id));
@@ -282,7 +282,7 @@ impl NodeCore {
             DownReason::NoActor => ExitReason::NoActor,
             DownReason::Refused => ExitReason::Refused,
         };
-        self.on_signal(node, link, Arrived::Down { watcher, id, reason }, world);
+        self.on_signal(node, link, Arrived::Down { watcher, id, reason }, driver);
     }
 }
 

@@ -16,9 +16,9 @@ use antiphon_wire::frame::{Close, CloseReason, IdleAgreed, IdleProposed};
 
 use super::NodeCore;
 use super::agenda::Due;
+use super::driver::Driver;
 use super::link::Link;
 use super::peers::Peer;
-use super::world::World;
 use crate::error::UnknownPeer;
 use crate::location::Location;
 
@@ -129,7 +129,7 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_idle_due(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn on_idle_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
         link.idle.is_watched = false;
@@ -139,7 +139,7 @@ impl NodeCore {
         let streams = self.peers.get(&node).and_then(|peer| peer.streams);
         let wants = !streams.unwrap_or(self.settings.stream_send);
         let is_due = now.since(link.idle.since) >= link.idle.pause;
-        if wants && is_due && self.needs_nothing(node, &link, world) {
+        if wants && is_due && self.needs_nothing(node, &link, driver) {
             let sent = link.session.frames_sent();
             if link.session.send_control(&IdleProposed { sent }.into()).is_ok() {
                 link.idle.stage = Stage::Proposed;
@@ -154,8 +154,8 @@ impl NodeCore {
     }
 
     /// Whether nothing at this side depends on the connection, and there is a way to another one.
-    fn needs_nothing(&mut self, node: NodeId, link: &Link, world: &mut impl World) -> bool {
-        self.forget_ended_watchers(world);
+    fn needs_nothing(&mut self, node: NodeId, link: &Link, driver: &mut impl Driver) -> bool {
+        self.forget_ended_watchers(driver);
         let Some(peer) = self.peers.get(&node) else { return false };
         let has_way = link.dialled.is_some() || !peer.locations.is_empty();
         has_way
@@ -173,9 +173,9 @@ impl NodeCore {
         node: NodeId,
         link: &mut Link,
         proposed: IdleProposed,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
-        if proposed.sent != link.session.frames_received() || !self.needs_nothing(node, link, world) {
+        if proposed.sent != link.session.frames_received() || !self.needs_nothing(node, link, driver) {
             return;
         }
         let agreed = IdleAgreed { sent: link.session.frames_sent() };
@@ -198,11 +198,11 @@ impl NodeCore {
     }
 
     /// All that arrived is looked at: the connection may be closed now.
-    pub(super) fn close_idle(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn close_idle(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
         let needs_nothing = match link.idle.stage {
-            Stage::Agreed => moved(&link) == link.idle.moved && self.needs_nothing(node, &link, world),
-            Stage::Told => self.needs_nothing(node, &link, world),
+            Stage::Agreed => moved(&link) == link.idle.moved && self.needs_nothing(node, &link, driver),
+            Stage::Told => self.needs_nothing(node, &link, driver),
             Stage::Talks | Stage::Proposed | Stage::Rests => false,
         };
         let stage = link.idle.stage;
@@ -210,10 +210,10 @@ impl NodeCore {
             peer.link = Some(link);
         }
         match stage {
-            Stage::Agreed if needs_nothing => self.rest(node, true, world),
+            Stage::Agreed if needs_nothing => self.rest(node, true, driver),
             Stage::Agreed => self.talk_on(node),
             Stage::Told => {
-                self.rest(node, false, world);
+                self.rest(node, false, driver);
                 if !needs_nothing {
                     self.wake(node);
                 }
@@ -229,7 +229,7 @@ impl NodeCore {
     }
 
     /// Closes a connection, and keeps its session.
-    fn rest(&mut self, node: NodeId, tell: bool, world: &mut impl World) {
+    fn rest(&mut self, node: NodeId, tell: bool, driver: &mut impl Driver) {
         let now = self.wire_now();
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
         let Some(id) = link.conn.take() else { return };
@@ -243,7 +243,7 @@ impl NodeCore {
         link.idle.stage = Stage::Rests;
         link.session.rest();
         tracing::debug!(%node, "the connection is closed until it is needed");
-        self.drop_conn_quietly(id, world);
+        self.drop_conn_quietly(id, driver);
     }
 
     /// The session with a node is needed again: its node is dialled, or lost.

@@ -14,11 +14,11 @@ use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent
 
 use super::agenda::Due;
 use super::conns::State;
+use super::driver::{ConnId, Driver, Output};
 use super::idle::Idle;
 use super::mail::Parking;
 use super::partings::Parting;
 use super::peers::Peer;
-use super::world::{ConnId, Output, World};
 use super::{NOBODY, NodeCore, sched_key};
 use crate::error::Status;
 use crate::location::seen_from;
@@ -77,7 +77,7 @@ impl NodeCore {
         id: ConnId,
         node: NodeId,
         connection: Box<ProvenConnection>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) -> bool {
         let now = self.wire_now();
         let Some(conn) = self.conns.get(id) else { return false };
@@ -87,7 +87,7 @@ impl NodeCore {
         let said = seen_from(hello.locations.iter().copied(), remote);
         let told = self.settings.shown(&said, remote, dialled);
         let locations = said.clone();
-        self.bury_predecessors(node, &locations, dialled, world);
+        self.bury_predecessors(node, &locations, dialled, driver);
         // Whatever a peer says of itself, it is dialled only where the configuration allows, or where it was found.
         let locations: Vec<SocketAddr> =
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
@@ -95,7 +95,7 @@ impl NodeCore {
             if self.may_log("no place", remote.ip()) {
                 tracing::warn!(%node, %remote, "no more peers can be known; a connection is refused (said once an hour)");
             }
-            self.fail_conn(id, world);
+            self.fail_conn(id, driver);
             return false;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
@@ -124,8 +124,8 @@ impl NodeCore {
             if self.may_log("does not fit", node) {
                 tracing::warn!(%node, %reason, "a proven connection does not fit its session (said once an hour)");
             }
-            self.lose(node, "the peer broke the protocol", world);
-            self.fail_conn(id, world);
+            self.lose(node, "the peer broke the protocol", driver);
+            self.fail_conn(id, driver);
             return false;
         }
         link.refusals = 0;
@@ -140,13 +140,13 @@ impl NodeCore {
             if let Some(at) = dialled {
                 self.dial_is_over(at, old);
             }
-            self.drop_conn(old, world);
+            self.drop_conn(old, driver);
         }
         if let Some(at) = dialled {
             self.dials.succeeded(at, id, node);
         }
         if begins {
-            self.on_met(node, world);
+            self.on_met(node, driver);
         }
         self.answer_contacts(node, dialled);
         self.watch_idle(node);
@@ -155,17 +155,17 @@ impl NodeCore {
     }
 
     /// A session has begun: what waited for it goes out, and whoever watches is told.
-    fn on_met(&mut self, node: NodeId, world: &mut impl World) {
+    fn on_met(&mut self, node: NodeId, driver: &mut impl Driver) {
         if self.may_log("has come", node)
             && let Some(peer) = self.peers.get(&node)
         {
             tracing::info!(%node, name = peer.name, "a peer has come");
         }
         self.warn_of_twins(node);
-        self.set_status(node, Status::Online, world);
+        self.set_status(node, Status::Online, driver);
         self.repeat_wants_to(node);
         self.send_waiting(node);
-        self.settle_node_wants(node, world);
+        self.settle_node_wants(node, driver);
     }
 
     /// Another incarnation at the same location has ended, however it ended. That is certain of a location which
@@ -175,7 +175,7 @@ impl NodeCore {
         node: NodeId,
         told: &[SocketAddr],
         dialled: Option<SocketAddr>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         let takes_place = |peer: &Peer| {
             let is_connected = peer.link.as_ref().is_some_and(|link| link.conn.is_some());
@@ -189,7 +189,7 @@ impl NodeCore {
             .map(|(id, _)| *id)
             .collect();
         for old in old {
-            self.lose(old, "another incarnation answers at its location", world);
+            self.lose(old, "another incarnation answers at its location", driver);
             if let Some(peer) = self.peers.get_mut(&old) {
                 peer.gone = true;
             }
@@ -198,13 +198,13 @@ impl NodeCore {
     }
 
     /// Takes all that has arrived on a live connection.
-    pub(super) fn receive(&mut self, node: NodeId, id: ConnId, world: &mut impl World) {
+    pub(super) fn receive(&mut self, node: NodeId, id: ConnId, driver: &mut impl Driver) {
         let now = self.wire_now();
         let Some(conn) = self.conns.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
         let taken =
-            self.take_from(node, |core| core.take_records(now, node, &mut link, &mut deframer, world));
+            self.take_from(node, |core| core.take_records(now, node, &mut link, &mut deframer, driver));
         if let Some(conn) = self.conns.get(id) {
             conn.deframer = deframer;
         }
@@ -213,25 +213,25 @@ impl NodeCore {
         }
         match taken {
             Ok(Fate::GoesOn) => {
-                self.poll_events(node, world);
+                self.poll_events(node, driver);
                 self.mark_dirty(node);
-                self.close_idle(node, world);
-                self.advance_parting(node, world);
+                self.close_idle(node, driver);
+                self.advance_parting(node, driver);
             }
-            Ok(Fate::Leaves(reason)) => self.on_goodbye(node, reason, world),
+            Ok(Fate::Leaves(reason)) => self.on_goodbye(node, reason, driver),
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
                 if self.may_log("broke the protocol", node) {
                     tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (said once an hour)");
                 }
-                self.lose(node, "the peer broke the protocol", world);
+                self.lose(node, "the peer broke the protocol", driver);
             }
             Err(reason) => {
                 self.counts.broken_connections += 1;
                 if self.may_log("connection broke", node) {
                     tracing::warn!(%node, %reason, "a connection broke; its session goes on over another one (said once an hour)");
                 }
-                self.on_closed(id, world);
+                self.on_closed(id, driver);
             }
         }
     }
@@ -242,11 +242,11 @@ impl NodeCore {
         node: NodeId,
         link: &mut Link,
         deframer: &mut wire::Deframer,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) -> Result<Fate, SessionError> {
         while let Some(mut frames) = link.session.next_record(now, deframer)? {
             while let Some(incoming) = link.session.next_frame(now, &mut frames)? {
-                let fate = self.on_frame(node, link, &incoming.frame(), world);
+                let fate = self.on_frame(node, link, &incoming.frame(), driver);
                 if fate != Fate::GoesOn {
                     return Ok(fate);
                 }
@@ -256,7 +256,7 @@ impl NodeCore {
     }
 
     /// The peer ends the session. What it sent before is delivered first, where mailboxes are full.
-    fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, world: &mut impl World) {
+    fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, driver: &mut impl Driver) {
         if reason != GoodbyeReason::Leaving {
             self.keep_apart(node);
         }
@@ -265,11 +265,11 @@ impl NodeCore {
             // What it sent has arrived, and it may wait to know.
             link.session.acknowledge_now();
             self.mark_dirty(node);
-            self.transmit(world);
-            return self.lose(node, "the peer said goodbye", world);
+            self.transmit(driver);
+            return self.lose(node, "the peer said goodbye", driver);
         }
         link.leaves = true;
-        self.set_status(node, Status::Offline, world);
+        self.set_status(node, Status::Offline, driver);
     }
 
     /// The connection of a session is gone; the session waits for another.
@@ -278,7 +278,7 @@ impl NodeCore {
         node: NodeId,
         id: ConnId,
         dialled: Option<SocketAddr>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         if let Some(at) = dialled {
             self.dial_is_over(at, id);
@@ -295,7 +295,7 @@ impl NodeCore {
             self.counts.cut_with_unacked += 1;
         }
         link.session.disconnected();
-        if self.parts_by_closing(node, world) {
+        if self.parts_by_closing(node, driver) {
             return;
         }
         let Some(link) = self.peers.get(&node).and_then(|peer| peer.link.as_ref()) else { return };
@@ -305,7 +305,7 @@ impl NodeCore {
             None => self.agenda.add(now + MISSING_AFTER, Due::Missing(node)),
         }
         self.arm_session(node);
-        self.poll_events(node, world);
+        self.poll_events(node, driver);
     }
 
     /// The other side has not come back by itself.
@@ -322,7 +322,7 @@ impl NodeCore {
     }
 
     /// Nobody listens any more where the peer was: after a few attempts it is lost.
-    pub(super) fn on_location_refused(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
         if !link.is_missed() {
@@ -330,7 +330,7 @@ impl NodeCore {
         }
         link.refusals += 1;
         if link.refusals >= REFUSALS_MAX && now.since(link.cut_at) >= REFUSED_FOR {
-            self.lose(node, "its connection closed, and its location refuses new ones", world);
+            self.lose(node, "its connection closed, and its location refuses new ones", driver);
         }
     }
 
@@ -344,7 +344,7 @@ impl NodeCore {
     }
 
     /// Seals what the sessions have to send into their connections' buffers.
-    pub(super) fn transmit(&mut self, world: &mut impl World) {
+    pub(super) fn transmit(&mut self, driver: &mut impl Driver) {
         let now = self.wire_now();
         let mut dirty = std::mem::take(&mut self.dirty);
         for node in dirty.drain(..) {
@@ -357,13 +357,13 @@ impl NodeCore {
                 let before = conn.out.len();
                 while conn.out.len() < OUT_BYTES_MAX && link.session.poll_transmit(now, &mut conn.out) {}
                 if conn.out.len() > before {
-                    world.output(Output::Write(id));
+                    driver.output(Output::Write(id));
                 }
             }
             let is_needed = link.idle.rests() && !link.session.is_idle();
             if link.session.queued_bytes() < low {
                 for writer in std::mem::take(&mut link.writers) {
-                    world.loop_ref().writable(writer, node);
+                    driver.loop_ref().writable(writer, node);
                 }
             }
             if is_needed {
@@ -395,7 +395,7 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_session_due(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.wire_now();
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
         link.armed = None;
@@ -403,11 +403,11 @@ impl NodeCore {
         if let Some(conn) = link.conn.and_then(|id| self.conns.get(id)) {
             conn.rest();
         }
-        self.poll_events(node, world);
+        self.poll_events(node, driver);
         self.mark_dirty(node);
     }
 
-    fn poll_events(&mut self, node: NodeId, world: &mut impl World) {
+    fn poll_events(&mut self, node: NodeId, driver: &mut impl Driver) {
         while let Some(event) = self
             .peers
             .get_mut(&node)
@@ -416,15 +416,15 @@ impl NodeCore {
         {
             match event {
                 SessionEvent::Liveness(wire::Liveness::Online) => {
-                    self.set_status(node, Status::Online, world)
+                    self.set_status(node, Status::Online, driver)
                 }
                 SessionEvent::Liveness(wire::Liveness::Suspect) => {
-                    self.set_status(node, Status::Suspect, world);
+                    self.set_status(node, Status::Suspect, driver);
                     // The connection may be half open: another one shows, and takes over if it is.
                     self.renew(node);
                 }
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
-                    self.lose(node, "it was silent for too long", world)
+                    self.lose(node, "it was silent for too long", driver)
                 }
                 // Writers are told when the queue is low, in `transmit`.
                 SessionEvent::Writable => {}
@@ -450,7 +450,7 @@ impl NodeCore {
     }
 
     /// Ends the session with a node: everything open on it is answered, once.
-    pub(super) fn lose(&mut self, node: NodeId, reason: &str, world: &mut impl World) {
+    pub(super) fn lose(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
         let is_said = self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
             && self.may_log("is lost", format_args!("{node} {reason}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -472,7 +472,7 @@ impl NodeCore {
         if let Some(at) = link.dialled {
             self.forget_dialled(at, node);
         }
-        let mut loop_ref = world.loop_ref();
+        let mut loop_ref = driver.loop_ref();
         for (id, (watcher, actor)) in watching {
             loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
         }
@@ -493,40 +493,40 @@ impl NodeCore {
         for (to, messages) in link.parking.lost() {
             let to = ActorId::new(self.me, to);
             (0..messages).for_each(|_| {
-                world.loop_ref().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
+                driver.loop_ref().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
             });
         }
-        self.lose_receipts(node, &requests, world);
+        self.lose_receipts(node, &requests, driver);
         self.names.forget_peer(node);
         if let Some(conn) = link.conn {
-            self.drop_conn_quietly(conn, world);
+            self.drop_conn_quietly(conn, driver);
         }
         if self.peers.get(&node).is_some_and(|peer| peer.apart) {
             self.keep_apart(node);
         }
-        self.set_status(node, Status::Offline, world);
+        self.set_status(node, Status::Offline, driver);
         if let Some(parting) = parting {
-            self.conclude_parting(node, parting, world);
+            self.conclude_parting(node, parting, driver);
         }
     }
 
     /// Closes a connection after what is in its buffer.
-    pub(super) fn drop_conn_quietly(&mut self, id: ConnId, world: &mut impl World) {
+    pub(super) fn drop_conn_quietly(&mut self, id: ConnId, driver: &mut impl Driver) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.state = State::Ending;
         if let Some(at) = conn.dialled {
             self.dial_is_over(at, id);
         }
         if self.unwritten(id) == 0 {
-            self.drop_conn(id, world);
+            self.drop_conn(id, driver);
         } else {
             self.limit(id, LINGER);
-            world.output(Output::Write(id));
+            driver.output(Output::Write(id));
         }
     }
 
     /// Says goodbye to everybody; what was sent before goes first.
-    pub(super) fn farewell(&mut self, world: &mut impl World) {
+    pub(super) fn farewell(&mut self, driver: &mut impl Driver) {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
             let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
@@ -536,7 +536,7 @@ impl NodeCore {
             }
             self.mark_dirty(node);
         }
-        self.transmit(world);
+        self.transmit(driver);
     }
 
     /// Whether all that was sent has arrived; of a node that leaves, whether it is written.

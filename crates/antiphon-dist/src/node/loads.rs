@@ -9,7 +9,7 @@
 use antiphon_sched::{Budget, Delivery, Key, LoopRef, NodeId, Permit};
 
 use super::NodeCore;
-use super::world::World;
+use super::driver::Driver;
 
 /// Bodies up to here are not counted: the bound on messages is enough.
 const LIGHT_BYTES: usize = 1024;
@@ -30,16 +30,16 @@ impl NodeCore {
         node: NodeId,
         to: Key,
         (tag, body): (&str, &[u8]),
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) -> Delivery {
         if !self.has_room_here(node, body.len()) {
             let may_take_one = self.has_room_within(node, body.len(), FOR_IDLE);
-            if world.loop_ref().backlog(to).is_some_and(|waiting| waiting > 0 || !may_take_one) {
+            if driver.loop_ref().backlog(to).is_some_and(|waiting| waiting > 0 || !may_take_one) {
                 return Delivery::Full;
             }
         }
         let charge = self.charge(node, body.len());
-        world.loop_ref().with_permit(charge, |loop_ref| loop_ref.deliver(to, tag, body))
+        driver.loop_ref().with_permit(charge, |loop_ref| loop_ref.deliver(to, tag, body))
     }
 
     /// Puts a value of so many bytes that a peer has sent into a mailbox.
@@ -47,11 +47,11 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         bytes: usize,
-        world: &mut impl World,
+        driver: &mut impl Driver,
         put: impl FnOnce(&mut LoopRef<'_>) -> R,
     ) -> R {
         let charge = self.charge(node, bytes);
-        world.loop_ref().with_permit(charge, put)
+        driver.loop_ref().with_permit(charge, put)
     }
 
     /// Whether so many bytes of a peer's may wait in mailboxes besides what does already.
@@ -97,7 +97,7 @@ mod tests {
     };
 
     use super::super::frames::{Arrived, bytes_of_reason};
-    use super::super::testing::Alone;
+    use super::super::testing::TestCore;
     use super::*;
 
     /// A message of so many bytes, as it is on the way.
@@ -107,14 +107,14 @@ mod tests {
         body
     }
 
-    impl Alone {
+    impl TestCore {
         fn hear(&mut self, node: NodeId, to: Key, body: &[u8]) -> Delivery {
-            self.core.deliver_here(node, to, ("bytes", body), &mut self.ground)
+            self.core.deliver_here(node, to, ("bytes", body), &mut self.driver)
         }
     }
 
     /// An actor that takes 64 of a millisecond, however many wait, and what it has taken.
-    fn busy(alone: &mut Alone) -> (Key, Rc<Cell<usize>>) {
+    fn busy(alone: &mut TestCore) -> (Key, Rc<Cell<usize>>) {
         let taken = Rc::new(Cell::new(0_usize));
         let count = taken.clone();
         let (_, busy) = alone.actor(move |_cx: &mut Cx<Bytes>, event| match event {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_busy_actor_takes_whatever_a_peer_sends_as_long_as_little_of_it_waits() {
-        let mut alone = Alone::new();
+        let mut alone = TestCore::new();
         let node = alone.peer(5);
         let (busy, taken) = busy(&mut alone);
         let (small, large) = (body_of(8), body_of(64 << 10));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_waits_of_one_peer_is_bounded_and_what_is_taken_or_dropped_makes_room() {
-        let mut alone = Alone::new();
+        let mut alone = TestCore::new();
         let (node, other) = (alone.peer(5), alone.peer(6));
         let (busy, _) = busy(&mut alone);
         let (idle, idle_key) = alone.actor(|_cx: &mut Cx<Bytes>, _| suspend());
@@ -166,7 +166,7 @@ mod tests {
         // The busy one takes three, and the idle one ends with two.
         alone.pass();
         assert_eq!(alone.core.load.bytes(), 3 * body.len() as u64);
-        alone.ground.sched.loop_ref().terminate(idle);
+        alone.driver.sched.loop_ref().terminate(idle);
         alone.pass();
         assert_eq!(alone.core.load.bytes(), body.len() as u64);
         for _ in 0..3 {
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn many_actors_that_sleep_take_no_more_than_twice_what_one_peer_may_have_waiting() {
-        let mut alone = Alone::new();
+        let mut alone = TestCore::new();
         let node = alone.peer(5);
         let body = body_of(15 << 20);
         let taken = (0..20).filter(|_| {
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_a_predicate_leaves_or_an_ear_hears_is_counted_until_it_is_taken() {
-        let mut alone = Alone::new();
+        let mut alone = TestCore::new();
         let node = alone.peer(5);
         let (addr, picky) = alone.actor(|_cx: &mut Cx<Bytes>, event| match event {
             // Leaves what is large, until it has heard something small.
@@ -199,7 +199,7 @@ mod tests {
         let heard = body_of(2000);
         let adapter: Rc<Cell<Option<Key>>> = Rc::default();
         let place = adapter.clone();
-        alone.ground.sched.spawn(move |cx: &mut Cx<()>, event| {
+        alone.driver.sched.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
                 let hears: Addr<Bytes> = cx.adapter(|_| ());
                 assert!(cx.loop_ref().expose(hears));
@@ -220,26 +220,26 @@ mod tests {
             heard.len() as u64,
             "{addr:?} has taken the small one, and then all"
         );
-        let owner = alone.ground.sched.loop_ref().owner_of(adapter);
-        assert!(alone.ground.sched.loop_ref().resume_here(owner, Value::new(())));
+        let owner = alone.driver.sched.loop_ref().owner_of(adapter);
+        assert!(alone.driver.sched.loop_ref().resume_here(owner, Value::new(())));
         alone.pass();
         assert_eq!(alone.core.load.bytes(), 0);
     }
 
     #[test]
     fn values_that_are_thrown_or_resumed_with_and_ends_are_counted_like_messages() {
-        let mut alone = Alone::new();
+        let mut alone = TestCore::new();
         let node = alone.peer(5);
         // Wakes for neither: it has not begun.
         let (_, sleeper) = alone.actor(|_cx: &mut Cx<Bytes>, _| receive());
         let body = body_of(15 << 20);
         let value = || Value::encoded("bytes", &body);
-        let refused = |alone: &Alone| alone.core.counts.refused_messages;
+        let refused = |alone: &TestCore| alone.core.counts.refused_messages;
         for _ in 0..10 {
             alone.core.take_effect(
                 node,
                 Arrived::Throw { target: sleeper, value: value() },
-                &mut alone.ground,
+                &mut alone.driver,
             );
         }
         assert_eq!((refused(&alone), alone.core.load.bytes()), (6, 4 * body.len() as u64));
@@ -247,12 +247,12 @@ mod tests {
             alone.core.take_effect(
                 node,
                 Arrived::Resume { target: sleeper, value: value() },
-                &mut alone.ground,
+                &mut alone.driver,
             );
         }
         assert_eq!((refused(&alone), alone.core.load.bytes()), (16, 4 * body.len() as u64));
         // The actor ends with all that was thrown at it.
-        alone.ground.sched.loop_ref().terminate(ActorId::new(alone.core.me(), sleeper));
+        alone.driver.sched.loop_ref().terminate(ActorId::new(alone.core.me(), sleeper));
         alone.pass();
         assert_eq!(alone.core.load.bytes(), 0);
 
@@ -267,7 +267,7 @@ mod tests {
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
             let actor = ActorId::new(node, Key::from_bits(number));
-            alone.core.take_effect(node, Arrived::Notify { watcher, id, actor }, &mut alone.ground);
+            alone.core.take_effect(node, Arrived::Notify { watcher, id, actor }, &mut alone.driver);
         }
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
@@ -276,7 +276,7 @@ mod tests {
             } else {
                 ExitReason::Failed("x".repeat(body.len()))
             };
-            alone.core.take_effect(node, Arrived::Down { watcher, id, reason }, &mut alone.ground);
+            alone.core.take_effect(node, Arrived::Down { watcher, id, reason }, &mut alone.driver);
         }
         assert_eq!(alone.core.load.bytes(), 4 * body.len() as u64);
         alone.pass();

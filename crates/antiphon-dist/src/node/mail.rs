@@ -16,9 +16,9 @@ use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
 
 use super::agenda::{Agenda, Due};
+use super::driver::Driver;
 use super::frames::{Arrived, is_sound};
 use super::link::Link;
-use super::world::World;
 use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::DeliverError;
 
@@ -181,11 +181,11 @@ impl NodeCore {
         node: NodeId,
         link: &mut Link,
         message: &Message<'_>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         let to = sched_key(message.to);
-        if !self.allows(node, to, world) {
-            return self.conclude(node, &mut link.session, to, message.receipt, &Delivery::NoActor, world);
+        if !self.allows(node, to, driver) {
+            return self.conclude(node, &mut link.session, to, message.receipt, &Delivery::NoActor, driver);
         }
         self.learn_route(message.route);
         let is_sound = is_sound(message.body);
@@ -193,13 +193,13 @@ impl NodeCore {
             return self.park(node, link, message);
         }
         let delivery = match link.session.tag_name(message.tag) {
-            Some(tag) if is_sound => self.deliver_here(node, to, (tag, message.body), world),
+            Some(tag) if is_sound => self.deliver_here(node, to, (tag, message.body), driver),
             Some(_) | None => Delivery::Undecodable("it is not one sound MessagePack value".into()),
         };
         if delivery == Delivery::Full {
             return self.park(node, link, message);
         }
-        self.conclude(node, &mut link.session, to, message.receipt, &delivery, world);
+        self.conclude(node, &mut link.session, to, message.receipt, &delivery, driver);
     }
 
     /// Takes what has come from a peer, on the account of its requests.
@@ -234,28 +234,28 @@ impl NodeCore {
     }
 
     /// The loop has run: mailboxes may have room.
-    pub(super) fn retry_all_parked(&mut self, world: &mut impl World) {
+    pub(super) fn retry_all_parked(&mut self, driver: &mut impl Driver) {
         for node in std::mem::take(&mut self.parked) {
-            self.retry_parked(node, world);
+            self.retry_parked(node, driver);
         }
     }
 
     /// An actor may have taken nothing for too long.
-    pub(super) fn on_parked_due(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn on_parked_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) {
             link.parking.scheduled = false;
         }
         self.parked.remove(&node);
-        self.retry_parked(node, world);
+        self.retry_parked(node, driver);
     }
 
     /// Tries again what waits for full mailboxes.
-    fn retry_parked(&mut self, node: NodeId, world: &mut impl World) {
+    fn retry_parked(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
         let mut lots = std::mem::take(&mut link.parking.lots);
         self.take_from(node, |core| {
             lots.retain(|to, lot| {
-                core.drain_lot(node, &mut link.session, *to, lot, world);
+                core.drain_lot(node, &mut link.session, *to, lot, driver);
                 if lot.paused && lot.bytes <= PAUSE_OVER / 2 {
                     lot.paused = false;
                     link.session.unpause(wire_key(*to));
@@ -275,7 +275,7 @@ impl NodeCore {
             peer.link = Some(link);
         }
         if is_over {
-            return self.lose(node, "the peer said goodbye", world);
+            return self.lose(node, "the peer said goodbye", driver);
         }
         self.mark_dirty(node);
     }
@@ -286,14 +286,14 @@ impl NodeCore {
         session: &mut Session,
         to: Key,
         lot: &mut Lot,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         let expired = self.now.since(lot.moved) >= PARK_TIMEOUT;
         while let Some(parked) = lot.queue.pop_front() {
             let delivery = match &parked.what {
                 // It may have been closed to the peer meanwhile.
-                What::Message { .. } if !self.is_open_to(node, to, world) => Delivery::NoActor,
-                What::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), world),
+                What::Message { .. } if !self.is_open_to(node, to, driver) => Delivery::NoActor,
+                What::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), driver),
                 What::Signal(_) => Delivery::Delivered,
             };
             if delivery == Delivery::Full && !expired {
@@ -309,9 +309,9 @@ impl NodeCore {
             }
             match parked.what {
                 What::Message { receipt, .. } => {
-                    self.conclude(node, session, to, receipt, &delivery, world);
+                    self.conclude(node, session, to, receipt, &delivery, driver);
                 }
-                What::Signal(arrived) => self.take_effect(node, arrived, world),
+                What::Signal(arrived) => self.take_effect(node, arrived, driver),
             }
         }
     }
@@ -324,7 +324,7 @@ impl NodeCore {
         to: Key,
         receipt: Option<u64>,
         delivery: &Delivery,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         let (outcome, reason) = match delivery {
             Delivery::Delivered => (Outcome::Delivered, None),
@@ -345,7 +345,7 @@ impl NodeCore {
         if let Some(reason) = reason {
             self.counts.refused_messages += 1;
             if receipt.is_none() {
-                world.loop_ref().dead_letter(
+                driver.loop_ref().dead_letter(
                     ActorId::new(self.me, to),
                     "a message from another node",
                     reason,
@@ -361,7 +361,7 @@ impl NodeCore {
     }
 
     /// What became of a message that was sent from here.
-    pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt, world: &mut impl World) {
+    pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt, driver: &mut impl Driver) {
         let mine = self.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
         if !mine {
             return;
@@ -373,20 +373,20 @@ impl NodeCore {
             Outcome::WrongType => Err(DeliverError::Refused(Undelivered::WrongType)),
             Outcome::Busy => Err(DeliverError::Refused(Undelivered::Busy)),
         };
-        self.answer_receipt(receipt.request, result, world);
+        self.answer_receipt(receipt.request, result, driver);
     }
 
-    fn answer_receipt(&mut self, request: u64, result: Result<(), DeliverError>, world: &mut impl World) {
+    fn answer_receipt(&mut self, request: u64, result: Result<(), DeliverError>, driver: &mut impl Driver) {
         let Some(open) = self.receipts.open.remove(&request) else { return };
         if let Some(until) = open.until {
             self.agenda.remove(until, Due::Receipt(request));
         }
         match (open.whose, result) {
-            (Whose::Asked(request_id), result) => settle(&mut world.loop_ref(), request_id, result),
+            (Whose::Asked(request_id), result) => settle(&mut driver.loop_ref(), request_id, result),
             (Whose::Replies(replies), Err(DeliverError::Refused(reason))) => {
                 replies
                     .iter()
-                    .for_each(|request_id| world.loop_ref().fail_request(*request_id, reason.into()));
+                    .for_each(|request_id| driver.loop_ref().fail_request(*request_id, reason.into()));
             }
             // It arrived, and its receiver answers; or the session has ended, which answers them all.
             (Whose::Replies(_), Ok(()) | Err(_)) => {}
@@ -407,17 +407,17 @@ impl NodeCore {
     }
 
     /// The message was never sent.
-    pub(super) fn refuse_receipt(&mut self, request: u64, reason: Undelivered, world: &mut impl World) {
-        self.answer_receipt(request, Err(DeliverError::Refused(reason)), world);
+    pub(super) fn refuse_receipt(&mut self, request: u64, reason: Undelivered, driver: &mut impl Driver) {
+        self.answer_receipt(request, Err(DeliverError::Refused(reason)), driver);
     }
 
-    pub(super) fn on_receipt_due(&mut self, request: u64, world: &mut impl World) {
-        self.answer_receipt(request, Err(DeliverError::TimedOut), world);
+    pub(super) fn on_receipt_due(&mut self, request: u64, driver: &mut impl Driver) {
+        self.answer_receipt(request, Err(DeliverError::TimedOut), driver);
     }
 
     /// The session with a node has ended: what was under way to it may have arrived.
     /// What is not under way yet is spared.
-    pub(super) fn lose_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, world: &mut impl World) {
+    pub(super) fn lose_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, driver: &mut impl Driver) {
         let lost: Vec<u64> = self
             .receipts
             .open
@@ -426,7 +426,7 @@ impl NodeCore {
             .map(|(request, _)| *request)
             .collect();
         for request in lost {
-            self.answer_receipt(request, Err(DeliverError::Unknown), world);
+            self.answer_receipt(request, Err(DeliverError::Unknown), driver);
         }
     }
 }

@@ -16,6 +16,7 @@ mod conns;
 mod contacts;
 mod dials;
 mod discovery;
+mod driver;
 mod frames;
 mod idle;
 mod link;
@@ -36,12 +37,11 @@ mod status;
 mod subscriptions;
 #[cfg(test)]
 mod testing;
-mod world;
 
+pub use driver::{ConnId, Driver, Input, Output, OverTls};
 pub use names::Space;
 pub(crate) use names::{FoundName, Looked};
 pub(crate) use settings::Settings;
-pub use world::{ConnId, Input, Output, OverTls, World};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -268,87 +268,87 @@ impl NodeCore {
     }
 
     /// Takes what happened.
-    pub fn handle(&mut self, now: Time, input: Input<'_>, world: &mut impl World) {
+    pub fn handle(&mut self, now: Time, input: Input<'_>, driver: &mut impl Driver) {
         self.now = self.now.max(now);
         match input {
-            Input::Start => self.start(world),
+            Input::Start => self.start(driver),
             Input::Accepted { conn, tls } => self.on_accepted(conn, tls),
-            Input::Connected { conn, tls } => self.on_connected(conn, tls, world),
-            Input::TlsFailed { conn, fault } => self.on_tls_failed(conn, fault, world),
-            Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, world),
-            Input::Received(conn, count) => self.on_received(conn, count, world),
-            Input::Written(conn, count) => self.on_written(conn, count, world),
-            Input::Closed(conn) => self.on_closed(conn, world),
-            Input::Datagram(from, bytes) => self.on_datagram(from, bytes, world),
+            Input::Connected { conn, tls } => self.on_connected(conn, tls, driver),
+            Input::TlsFailed { conn, fault } => self.on_tls_failed(conn, fault, driver),
+            Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, driver),
+            Input::Received(conn, count) => self.on_received(conn, count, driver),
+            Input::Written(conn, count) => self.on_written(conn, count, driver),
+            Input::Closed(conn) => self.on_closed(conn, driver),
+            Input::Datagram(from, bytes) => self.on_datagram(from, bytes, driver),
             // What has arrived meanwhile comes before what was due.
             Input::Stalled(span) => return self.forgive(span),
-            Input::Tick => self.retry_all_parked(world),
-            Input::Leave => self.leave(world),
+            Input::Tick => self.retry_all_parked(driver),
+            Input::Leave => self.leave(driver),
         }
-        self.tick(world);
+        self.tick(driver);
     }
 
-    fn start(&mut self, world: &mut impl World) {
-        self.announce(world);
+    fn start(&mut self, driver: &mut impl Driver) {
+        self.announce(driver);
         for at in self.settings.peers.clone() {
             self.dial_for_ever(at);
         }
     }
 
     /// Does all that is due.
-    fn tick(&mut self, world: &mut impl World) {
+    fn tick(&mut self, driver: &mut impl Driver) {
         for (query, found) in std::mem::take(&mut self.resolved) {
-            self.on_resolved(query, found, world);
+            self.on_resolved(query, found, driver);
         }
         while let Some(due) = self.agenda.take_due(self.now) {
-            self.on_due(due, world);
+            self.on_due(due, driver);
         }
-        self.answer_fresh(world);
-        self.tell_notes(world);
-        self.start_dials(world);
-        self.transmit(world);
+        self.answer_fresh(driver);
+        self.tell_notes(driver);
+        self.start_dials(driver);
+        self.transmit(driver);
     }
 
-    fn on_due(&mut self, due: Due, world: &mut impl World) {
+    fn on_due(&mut self, due: Due, driver: &mut impl Driver) {
         match due {
-            Due::Session(node) => self.on_session_due(node, world),
-            Due::Idle(node) => self.on_idle_due(node, world),
+            Due::Session(node) => self.on_session_due(node, driver),
+            Due::Idle(node) => self.on_idle_due(node, driver),
             Due::Dial(at) => self.dials.wake(at),
-            Due::Parting(node) => self.on_parting_due(node, world),
+            Due::Parting(node) => self.on_parting_due(node, driver),
             Due::Missing(node) => self.on_missing(node),
-            Due::HalfOpen(conn) => self.on_half_open(conn, world),
-            Due::Receipt(request) => self.on_receipt_due(request, world),
-            Due::Lookup(want) => self.on_want_due(want, world),
+            Due::HalfOpen(conn) => self.on_half_open(conn, driver),
+            Due::Receipt(request) => self.on_receipt_due(request, driver),
+            Due::Lookup(want) => self.on_want_due(want, driver),
             Due::LookUp(query) => self.on_look_up(query),
-            Due::Contact(request_id) => self.on_contact_due(request_id, world),
-            Due::Parked(node) => self.on_parked_due(node, world),
-            Due::Unreached(node) => self.on_unreached(node, world),
-            Due::Probe(host) => self.on_probe_due(host, world),
-            Due::Answer(to) => self.answer_probe(to, world),
-            Due::Announce => self.announce(world),
+            Due::Contact(request_id) => self.on_contact_due(request_id, driver),
+            Due::Parked(node) => self.on_parked_due(node, driver),
+            Due::Unreached(node) => self.on_unreached(node, driver),
+            Due::Probe(host) => self.on_probe_due(host, driver),
+            Due::Answer(to) => self.answer_probe(to, driver),
+            Due::Announce => self.announce(driver),
         }
     }
 
-    fn tell_notes(&mut self, world: &mut impl World) {
+    fn tell_notes(&mut self, driver: &mut impl Driver) {
         for note in std::mem::take(&mut self.notes) {
             match note {
                 Note::Down { watcher, id, actor, reason } => {
-                    world.loop_ref().down(watcher, id, actor, reason)
+                    driver.loop_ref().down(watcher, id, actor, reason)
                 }
-                Note::Refuse(request_id, reason) => world.loop_ref().fail_request(request_id, reason),
-                Note::DeadLetter(to, what, reason) => world.loop_ref().dead_letter(to, what, reason),
-                Note::Receipt(request, reason) => self.refuse_receipt(request, reason, world),
-                Note::Writable(writer, node) => world.loop_ref().writable(writer, node),
+                Note::Refuse(request_id, reason) => driver.loop_ref().fail_request(request_id, reason),
+                Note::DeadLetter(to, what, reason) => driver.loop_ref().dead_letter(to, what, reason),
+                Note::Receipt(request, reason) => self.refuse_receipt(request, reason, driver),
+                Note::Writable(writer, node) => driver.loop_ref().writable(writer, node),
             }
         }
     }
 
-    fn leave(&mut self, world: &mut impl World) {
+    fn leave(&mut self, driver: &mut impl Driver) {
         if std::mem::replace(&mut self.leaving, true) {
             return;
         }
-        self.farewell(world);
-        self.say_bye(world);
+        self.farewell(driver);
+        self.say_bye(driver);
     }
 
     /// The loop's time, before a call that is not `handle`.

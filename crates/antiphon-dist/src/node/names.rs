@@ -12,8 +12,8 @@ use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace};
 
 use super::agenda::{Agenda, Due};
+use super::driver::Driver;
 use super::link::Link;
-use super::world::World;
 use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::{LocateError, RegisterError};
 use crate::location::Location;
@@ -403,12 +403,12 @@ impl NodeCore {
     }
 
     /// Answers the peers that look for names that have come, if those are open to them.
-    pub(super) fn answer_fresh(&mut self, world: &mut impl World) {
+    pub(super) fn answer_fresh(&mut self, driver: &mut impl Driver) {
         for full in std::mem::take(&mut self.names.fresh) {
             let Some(registered) = self.names.registered.get(&full) else { continue };
             let (key, tag) = (registered.key, registered.tag);
             for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
-                if self.allows(peer, key, world) {
+                if self.allows(peer, key, driver) {
                     self.answer_want(peer, request, key, tag);
                 }
             }
@@ -421,7 +421,7 @@ impl NodeCore {
         node: NodeId,
         link: &mut Link,
         want: &Lookup<'_>,
-        world: &mut impl World,
+        driver: &mut impl Driver,
     ) {
         let request = want.request;
         // Where this version has no such names, the question stays open, as for any name that nobody has.
@@ -440,7 +440,7 @@ impl NodeCore {
         let full: FullName = (space, want.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
-            if self.allows(node, key, world) {
+            if self.allows(node, key, driver) {
                 return send_found(link, request, key, tag);
             }
         }
@@ -459,11 +459,17 @@ impl NodeCore {
     }
 
     /// A peer has what this node looks for.
-    pub(super) fn on_found(&mut self, node: NodeId, link: &mut Link, found: &Found, world: &mut impl World) {
+    pub(super) fn on_found(
+        &mut self,
+        node: NodeId,
+        link: &mut Link,
+        found: &Found,
+        driver: &mut impl Driver,
+    ) {
         let (key, tag) = match found.what {
             LookupResult::Here { key, tag } => (key, tag),
             LookupResult::TooMany | LookupResult::BadName => {
-                return self.on_want_refused(node, found.request, world);
+                return self.on_want_refused(node, found.request, driver);
             }
         };
         let Some(want) = self.names.wants.get_mut(&found.request) else { return };
@@ -490,14 +496,14 @@ impl NodeCore {
             WantedBy::One(request_id) => {
                 let request_id = *request_id;
                 self.withdraw(found.request);
-                tell(world, request_id, fits.map(|()| FoundName { id }));
+                tell(driver, request_id, fits.map(|()| FoundName { id }));
             }
         }
     }
 
     /// A peer that was asked keeps no more questions of this node's. Others may have the name, unless it was looked for there
     /// alone.
-    fn on_want_refused(&mut self, node: NodeId, request: u64, world: &mut impl World) {
+    fn on_want_refused(&mut self, node: NodeId, request: u64, driver: &mut impl Driver) {
         let Some(want) = self.names.wants.get_mut(&request) else { return };
         if !want.asked.remove(&node) {
             return;
@@ -506,7 +512,7 @@ impl NodeCore {
         if let (WantedBy::One(request_id), Some(_)) = (&want.answer, want.at) {
             let request_id = *request_id;
             self.withdraw(request);
-            tell(world, request_id, Err(LocateError::Refused));
+            tell(driver, request_id, Err(LocateError::Refused));
         }
     }
 
@@ -523,10 +529,10 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_want_due(&mut self, request: u64, world: &mut impl World) {
+    pub(super) fn on_want_due(&mut self, request: u64, driver: &mut impl Driver) {
         if let Some(want) = self.names.node_wants.remove(&request) {
             let nobody: Result<Location, LocateError> = Err(LocateError::TimedOut);
-            return settle(&mut world.loop_ref(), want.request_id, nobody);
+            return settle(&mut driver.loop_ref(), want.request_id, nobody);
         }
         let answer_to = self.names.wants.get_mut(&request).map(|want| match &mut want.answer {
             WantedBy::One(request_id) => (*request_id, None),
@@ -535,11 +541,11 @@ impl NodeCore {
         let is_refused = self.names.wants.get(&request).is_some_and(|want| want.refused);
         self.withdraw(request);
         match answer_to {
-            Some((request_id, None)) if is_refused => tell(world, request_id, Err(LocateError::Refused)),
-            Some((request_id, None)) => tell(world, request_id, Err(LocateError::TimedOut)),
+            Some((request_id, None)) if is_refused => tell(driver, request_id, Err(LocateError::Refused)),
+            Some((request_id, None)) => tell(driver, request_id, Err(LocateError::TimedOut)),
             Some((request_id, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
-                settle(&mut world.loop_ref(), request_id, all);
+                settle(&mut driver.loop_ref(), request_id, all);
             }
             None => {}
         }
@@ -570,7 +576,7 @@ impl NodeCore {
     }
 
     /// A node has been met: somebody may be looking for it.
-    pub(super) fn settle_node_wants(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn settle_node_wants(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some((name, Some(location))) =
             self.peers.get(&node).map(|peer| (peer.name.clone(), peer.location()))
         else {
@@ -582,7 +588,7 @@ impl NodeCore {
             if let Some(want) = self.names.node_wants.remove(&request) {
                 self.agenda.remove(want.until, Due::Lookup(request));
                 let found: Result<Location, LocateError> = Ok(location);
-                settle(&mut world.loop_ref(), want.request_id, found);
+                settle(&mut driver.loop_ref(), want.request_id, found);
             }
         }
     }
@@ -614,6 +620,6 @@ fn fit(wanted: &str, found: &str) -> Result<(), LocateError> {
     }
 }
 
-fn tell(world: &mut impl World, request_id: RequestId, found: Result<FoundName, LocateError>) {
-    settle(&mut world.loop_ref(), request_id, found);
+fn tell(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
+    settle(&mut driver.loop_ref(), request_id, found);
 }

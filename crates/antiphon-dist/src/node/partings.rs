@@ -12,8 +12,8 @@ use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 
 use super::agenda::Due;
+use super::driver::Driver;
 use super::link::Link;
-use super::world::World;
 use super::{NodeCore, settle};
 use crate::error::{CloseError, UnknownPeer};
 use crate::location::{Ignored, Location};
@@ -123,25 +123,25 @@ impl NodeCore {
         all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
     }
 
-    pub(super) fn on_parting_due(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn on_parting_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
         let Some(parting) = self.parting_of(node) else { return };
         if now < parting.until {
-            return self.advance_parting(node, world);
+            return self.advance_parting(node, driver);
         }
         parting.outcome = Err(CloseError::TimedOut);
         self.say_goodbye(node);
-        self.transmit(world);
-        self.part(node, world);
+        self.transmit(driver);
+        self.part(node, driver);
     }
 
     /// Something has arrived, perhaps an acknowledgement: says goodbye when all before it has arrived, and ends when
     /// the goodbye has.
-    pub(super) fn advance_parting(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn advance_parting(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(link) = self.peers.get(&node).and_then(|peer| peer.link.as_ref()) else { return };
         let Some(parting) = link.parting.as_ref().filter(|_| link.session.is_idle()) else { return };
         if parting.said {
-            self.part(node, world);
+            self.part(node, driver);
         } else {
             self.say_goodbye(node);
         }
@@ -160,23 +160,23 @@ impl NodeCore {
     }
 
     /// The connection is gone; whether that was the answer to the goodbye.
-    pub(super) fn parts_by_closing(&mut self, node: NodeId, world: &mut impl World) -> bool {
+    pub(super) fn parts_by_closing(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
         let is_over = self.parting_of(node).is_some_and(|parting| parting.said);
         if is_over {
-            self.part(node, world);
+            self.part(node, driver);
         }
         is_over
     }
 
-    fn part(&mut self, node: NodeId, world: &mut impl World) {
-        self.lose(node, "this node has closed it", world);
+    fn part(&mut self, node: NodeId, driver: &mut impl Driver) {
+        self.lose(node, "this node has closed it", driver);
     }
 
     /// The session that was being ended has ended.
-    pub(super) fn conclude_parting(&mut self, node: NodeId, parting: Parting, world: &mut impl World) {
+    pub(super) fn conclude_parting(&mut self, node: NodeId, parting: Parting, driver: &mut impl Driver) {
         self.agenda.remove(parting.until, Due::Parting(node));
         for request_id in parting.request_ids {
-            settle(&mut world.loop_ref(), request_id, parting.outcome);
+            settle(&mut driver.loop_ref(), request_id, parting.outcome);
         }
         // What was sent meanwhile contacts it anew.
         self.dial_for_waiting(node);

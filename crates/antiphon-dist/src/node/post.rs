@@ -14,11 +14,11 @@ use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
 
 use super::agenda::Due;
+use super::driver::Driver;
 use super::frames::node_of;
 use super::link::Link;
 use super::peers::Peer;
 use super::signals::body_bytes;
-use super::world::World;
 use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
 
 /// How long what is sent to a node without a session waits for one.
@@ -271,11 +271,11 @@ impl NodeCore {
     }
 
     /// The node was not reached in time: what waits for it is answered.
-    pub(super) fn on_unreached(&mut self, node: NodeId, world: &mut impl World) {
+    pub(super) fn on_unreached(&mut self, node: NodeId, driver: &mut impl Driver) {
         // What waits now may have come after a session, and have its own time.
         if self.peers.get(&node).is_some_and(|peer| self.now >= peer.waiting.until) {
             self.drop_waiting(node, Undelivered::NoNode);
-            self.tell_notes(world);
+            self.tell_notes(driver);
         }
     }
 

@@ -14,7 +14,7 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire::{Datagram, Locations, Probe, ProbeReply, Route};
 
 use super::agenda::Due;
-use super::world::{Output, World};
+use super::driver::{Driver, Output};
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
@@ -81,7 +81,7 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_probe_due(&mut self, host: SocketAddr, world: &mut impl World) {
+    pub(super) fn on_probe_due(&mut self, host: SocketAddr, driver: &mut impl Driver) {
         let now = self.now;
         let Some(asked) = self.probes.asked.get_mut(&host) else { return };
         if now >= asked.until || self.leaving {
@@ -95,12 +95,12 @@ impl NodeCore {
         self.agenda.add(asked.due, Due::Probe(host));
         let probe = Probe { from: self.presence(), reply_to: None };
         if let Some(bytes) = self.sealed(&Datagram::Probe(probe)) {
-            world.output(Output::Ask(host, bytes));
+            driver.output(Output::Ask(host, bytes));
         }
     }
 
     /// Somebody asks who is here. Of a question that was repeated, only a sibling can say where it came from.
-    pub(super) fn on_probe(&mut self, probe: &Probe<'_>, from: SocketAddr, world: &mut impl World) {
+    pub(super) fn on_probe(&mut self, probe: &Probe<'_>, from: SocketAddr, driver: &mut impl Driver) {
         let here = self.settings.location.addr().ip();
         let is_sibling = from.ip().is_loopback() || from.ip() == here;
         let to = match probe.reply_to {
@@ -119,7 +119,7 @@ impl NodeCore {
         if probe.reply_to.is_none()
             && let Some(bytes) = self.sealed(&Datagram::Probe(Probe { reply_to: Some(to), ..*probe }))
         {
-            world.output(Output::Siblings(bytes));
+            driver.output(Output::Siblings(bytes));
         }
         if is_reached && sched_node(probe.from.node) != self.me {
             let spread = self.spread(to.port().into());
@@ -128,7 +128,7 @@ impl NodeCore {
     }
 
     /// Tells that this node is here, with the siblings that it knows, as many as fit.
-    pub(super) fn answer_probe(&mut self, to: SocketAddr, world: &mut impl World) {
+    pub(super) fn answer_probe(&mut self, to: SocketAddr, driver: &mut impl Driver) {
         let here = self.settings.location.addr().ip();
         let siblings = self.peers.iter().filter(|(_, peer)| {
             peer.is_online() && !peer.undiscovered && peer.told.is_some_and(|at| at.ip() == here)
@@ -139,7 +139,7 @@ impl NodeCore {
             let answer = ProbeReply { from: self.presence(), siblings: Route::Plain(&siblings) };
             let mut bytes = Vec::new();
             match Datagram::ProbeReply(answer).encode(self.settings.datagram_key.as_ref(), &mut bytes) {
-                Ok(()) => return world.output(Output::Datagram(to, bytes)),
+                Ok(()) => return driver.output(Output::Datagram(to, bytes)),
                 Err(reason) if siblings.pop().is_none() => {
                     return tracing::warn!(%reason, "this node cannot tell where it is");
                 }

@@ -12,9 +12,9 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire::frame::{AnnounceRelay, NodeAt};
 use antiphon_wire::{Datagram, Locations, Presence};
 
+use super::driver::Driver;
 use super::link::Link;
 use super::peers::Peer;
-use super::world::World;
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
@@ -59,7 +59,7 @@ impl NodeCore {
     }
 
     /// A peer asks to be announced here, and to be told who is here.
-    pub(super) fn on_relay(&mut self, node: NodeId, link: &mut Link, request: u64, world: &mut impl World) {
+    pub(super) fn on_relay(&mut self, node: NodeId, link: &mut Link, request: u64, driver: &mut impl Driver) {
         let now = self.now;
         self.relays.served.retain(|_, at| now.since(*at) < SERVED_EVERY);
         if !self.settings.discover || request == 0 || self.relays.served.contains_key(&node) {
@@ -70,7 +70,7 @@ impl NodeCore {
         let Some(asker) = self.peers.get(&node) else { return };
         let locations = Locations::Plain(&asker.said);
         let announced = Datagram::Announce(Presence { node: wire_node(node), name: &asker.name, locations });
-        self.broadcast(&announced, world);
+        self.broadcast(&announced, driver);
         let is_told = |id: NodeId, peer: &Peer| id != node && peer.is_online() && !peer.undiscovered;
         let told = self.peers.iter().filter(|(id, peer)| is_told(**id, peer));
         for (id, peer) in told.take(TOLD_MAX as usize) {

@@ -3,7 +3,7 @@
 use antiphon_sched::{Addr, NodeId, Undelivered};
 
 use super::NodeCore;
-use super::world::World;
+use super::driver::Driver;
 use crate::error::{PeerStatus, Status, UnknownNode};
 use crate::location::Location;
 
@@ -34,8 +34,8 @@ impl NodeCore {
     }
 
     /// Forgets whoever is told and has ended.
-    pub(super) fn forget_ended_watchers(&mut self, world: &mut impl World) {
-        let loop_ref = world.loop_ref();
+    pub(super) fn forget_ended_watchers(&mut self, driver: &mut impl Driver) {
+        let loop_ref = driver.loop_ref();
         self.watchers.watchers.retain(|watcher| loop_ref.is_alive(watcher.id().key()));
     }
 
@@ -52,14 +52,14 @@ impl NodeCore {
         self.peers.get(&node).and_then(|peer| peer.location()).ok_or(UnknownNode { node })
     }
 
-    pub(super) fn set_status(&mut self, node: NodeId, status: Status, world: &mut impl World) {
+    pub(super) fn set_status(&mut self, node: NodeId, status: Status, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.status == Some(status) {
             return;
         }
         peer.status = Some(status);
         let Some(told) = status_of(node, &peer.name, peer.location(), peer.status) else { return };
-        let mut loop_ref = world.loop_ref();
+        let mut loop_ref = driver.loop_ref();
         self.watchers.watchers.retain(|watcher| match loop_ref.send(*watcher, told.clone()) {
             Ok(()) => true,
             Err(error) if error.reason() == Undelivered::NoActor => false,

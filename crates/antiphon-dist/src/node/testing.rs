@@ -4,18 +4,18 @@ use antiphon_sched::{Actor, Addr, Key, Loop, LoopConfig, LoopRef, NodeId, Park, 
 use antiphon_wire::Entropy;
 
 use super::peers::Peer;
-use super::{NodeCore, Output, World};
+use super::{Driver, NodeCore, Output};
 use crate::config::Config;
 use crate::location::Location;
 use crate::peer_limits::PeerLimits;
 
 /// What the core stands on.
-pub(super) struct Ground {
+pub(super) struct TestDriver {
     pub(super) sched: Loop,
     pub(super) outputs: Vec<Output>,
 }
 
-impl World for Ground {
+impl Driver for TestDriver {
     fn loop_ref(&mut self) -> LoopRef<'_> {
         self.sched.loop_ref()
     }
@@ -30,12 +30,12 @@ impl World for Ground {
 }
 
 /// A core that stands in no loop, so that a test can call it; signals of actors wait in the loop.
-pub(super) struct Alone {
+pub(super) struct TestCore {
     pub(super) core: NodeCore,
-    pub(super) ground: Ground,
+    pub(super) driver: TestDriver,
 }
 
-impl Alone {
+impl TestCore {
     pub(super) fn new() -> Self {
         Self::with(PeerLimits::default())
     }
@@ -47,7 +47,7 @@ impl Alone {
         let sched = Loop::new(virtual_loop).expect("a virtual loop needs nothing of the system");
         let location = Location::new(([127, 0, 0, 1], 7).into());
         let core = NodeCore::simulated(&config, sched.node_id(), location, Vec::new());
-        Self { core: core.expect("a sound configuration"), ground: Ground { sched, outputs: Vec::new() } }
+        Self { core: core.expect("a sound configuration"), driver: TestDriver { sched, outputs: Vec::new() } }
     }
 
     /// A peer that is known, and that nothing can be sent to.
@@ -59,16 +59,16 @@ impl Alone {
 
     /// An actor that peers reach.
     pub(super) fn actor<M: Wire>(&mut self, actor: impl Actor<M>) -> (Addr<M>, Key) {
-        let addr = self.ground.sched.spawn_actor(actor);
-        assert!(self.ground.sched.loop_ref().expose(addr));
+        let addr = self.driver.sched.spawn_actor(actor);
+        assert!(self.driver.sched.loop_ref().expose(addr));
         (addr, addr.id().key())
     }
 
     /// Lets time pass: two milliseconds, so that what was to be in one is due.
     pub(super) fn pass(&mut self) {
-        let later = self.ground.sched.now() + millis(2);
-        self.ground.sched.advance_to(later);
-        self.ground.sched.work();
+        let later = self.driver.sched.now() + millis(2);
+        self.driver.sched.advance_to(later);
+        self.driver.sched.work();
         self.core.check();
     }
 }

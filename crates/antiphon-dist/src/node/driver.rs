@@ -101,7 +101,7 @@ pub enum Output {
 }
 
 /// What the core stands on: implemented by the driver, the simulator and tests.
-pub trait World {
+pub trait Driver {
     /// The loop in which the actors live.
     fn loop_ref(&mut self) -> LoopRef<'_>;
 

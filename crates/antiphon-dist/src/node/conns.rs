@@ -13,9 +13,9 @@ use antiphon_wire::{
 };
 use slab::Slab;
 
-use super::agenda::{Agenda, Due};
 use super::driver::{ConnId, Driver, Output, OverTls};
 use super::peers::Peer;
+use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_node, wire_node};
 use crate::certificates::Fingerprint;
 
@@ -113,10 +113,10 @@ impl Conns {
             .map(|conn| conn.id)
     }
 
-    pub(super) fn check(&self, agenda: &Agenda) {
+    pub(super) fn check(&self, timers: &TimerQueue) {
         for (_, conn) in &self.table {
             let is_live = matches!(conn.state, State::Live(_));
-            let is_timed = conn.until.is_some_and(|at| agenda.has(at, Due::HalfOpen(conn.id)));
+            let is_timed = conn.until.is_some_and(|at| timers.has(at, NodeTimer::HalfOpen(conn.id)));
             assert!(is_timed != is_live, "a connection is live, or its time is on the agenda");
             assert!(conn.written <= conn.out.len(), "what is written was there");
         }
@@ -191,16 +191,16 @@ impl NodeCore {
         let until = self.now + span;
         let Some(conn) = self.conns.get(id) else { return };
         if let Some(before) = conn.until.replace(until) {
-            self.agenda.remove(before, Due::HalfOpen(id));
+            self.timers.remove(before, NodeTimer::HalfOpen(id));
         }
-        self.agenda.add(until, Due::HalfOpen(id));
+        self.timers.add(until, NodeTimer::HalfOpen(id));
     }
 
     /// Takes a connection out of the table, and its time off the agenda.
     pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Conn> {
         let conn = self.conns.remove(id)?;
         if let Some(until) = conn.until {
-            self.agenda.remove(until, Due::HalfOpen(id));
+            self.timers.remove(until, NodeTimer::HalfOpen(id));
         }
         Some(conn)
     }
@@ -447,7 +447,7 @@ impl NodeCore {
         if let Some(conn) = self.conns.get(id).filter(|_| is_taken)
             && let Some(until) = conn.until.take()
         {
-            self.agenda.remove(until, Due::HalfOpen(id));
+            self.timers.remove(until, NodeTimer::HalfOpen(id));
         }
         is_taken
     }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, RequestId, Time, egress};
 use antiphon_wire::Refusal;
 
-use super::agenda::Due;
 use super::dials::Query;
 use super::driver::Driver;
 use super::peers::Peer;
+use super::timers::NodeTimer;
 use super::{NodeCore, settle};
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt, PeerOptions};
@@ -83,7 +83,7 @@ impl NodeCore {
             return Some(result);
         }
         self.contacts.open.insert(request_id, contact);
-        self.agenda.add(until, Due::Contact(request_id));
+        self.timers.add(until, NodeTimer::Contact(request_id));
         match at {
             PeerAt::Location(location) => self.contact_at(request_id, &[location.addr()]),
             PeerAt::Host(ref host, tcp_port) => {
@@ -178,9 +178,9 @@ impl NodeCore {
     /// Looks at a contact again then.
     fn arm_contact(&mut self, request_id: RequestId, due: Time) {
         let Some(contact) = self.contacts.open.get_mut(&request_id) else { return };
-        self.agenda.remove(contact.due, Due::Contact(request_id));
+        self.timers.remove(contact.due, NodeTimer::Contact(request_id));
         contact.due = due.min(contact.until);
-        self.agenda.add(contact.due, Due::Contact(request_id));
+        self.timers.add(contact.due, NodeTimer::Contact(request_id));
     }
 
     /// A dial of a location was refused for a reason that stays.
@@ -240,7 +240,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let Some(contact) = self.contacts.open.remove(&request_id) else { return };
-        self.agenda.remove(contact.due, Due::Contact(request_id));
+        self.timers.remove(contact.due, NodeTimer::Contact(request_id));
         self.dials.queries.retain(|_, query| !matches!(query, Query::Contact(of, _) if *of == request_id));
         for host in &contact.hosts {
             if !self.contacts.open.values().any(|other| other.hosts.contains(host)) {

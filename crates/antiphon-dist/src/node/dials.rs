@@ -11,10 +11,10 @@ use antiphon_sched::{NodeId, RequestId, Time, egress};
 use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
-use super::agenda::{Agenda, Due};
 use super::driver::{ConnId, Driver, Output};
 use super::link::Link;
 use super::peers::Peer;
+use super::timers::{NodeTimer, TimerQueue};
 use crate::error::PeerError;
 use crate::location::PeerAt;
 
@@ -129,10 +129,10 @@ impl Dials {
 }
 
 impl Dials {
-    pub(super) fn check(&self, agenda: &Agenda) {
+    pub(super) fn check(&self, timers: &TimerQueue) {
         for (at, dial) in &self.dials {
             let is_going_on =
-                dial.conn.is_some() || self.fresh.contains(at) || agenda.has_any(Due::Dial(*at));
+                dial.conn.is_some() || self.fresh.contains(at) || timers.has_any(NodeTimer::Dial(*at));
             assert!(is_going_on, "a dial without a connection is on the agenda: {at}");
         }
     }
@@ -164,7 +164,7 @@ impl NodeCore {
         let Some(dial) = self.dials.dials.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else { return };
         (dial.conn, dial.node) = (None, None);
         if dial.forever {
-            self.agenda.add(self.now + PAUSE_FIRST, Due::Dial(at));
+            self.timers.add(self.now + PAUSE_FIRST, NodeTimer::Dial(at));
         } else {
             self.dials.dials.remove(&at);
         }
@@ -244,7 +244,7 @@ impl NodeCore {
         }
         let until = self.now + after + Duration::from_secs(1);
         self.dials.dials.entry(at).or_insert_with(|| Dial { hinted: true, ..Dial::new(until) });
-        self.agenda.add(self.now + after, Due::Dial(at));
+        self.timers.add(self.now + after, NodeTimer::Dial(at));
         true
     }
 
@@ -255,7 +255,7 @@ impl NodeCore {
         }
         let until = self.now + after + TOLD_FOR;
         self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
-        self.agenda.add(self.now + after, Due::Dial(at));
+        self.timers.add(self.now + after, NodeTimer::Dial(at));
     }
 
     /// Whether there is a session with the node at a location.
@@ -278,7 +278,7 @@ impl NodeCore {
                 // Dialled below.
             } else if dial.forever && (is_connected || is_ignored) {
                 // It has dialled this node: looked at again, in case that connection goes. Or it is not ignored later.
-                self.agenda.add(self.now + PAUSE_LAST, Due::Dial(at));
+                self.timers.add(self.now + PAUSE_LAST, NodeTimer::Dial(at));
                 continue;
             } else {
                 self.dials.dials.remove(&at);
@@ -321,7 +321,7 @@ impl NodeCore {
         let doubled = PAUSE_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(PAUSE_LAST);
         // A little apart from others who try the same.
         let pause = doubled + doubled.mul_f64((random % 256) as f64 / 1024.0);
-        self.agenda.add(self.now + pause, Due::Dial(at));
+        self.timers.add(self.now + pause, NodeTimer::Dial(at));
     }
 
     /// A dial was refused: by this side, which knows, or by the word of the other, which is not proven.
@@ -377,7 +377,7 @@ impl NodeCore {
                     );
                 }
                 self.dials.queries.insert(query, Query::Configured(at));
-                self.agenda.add(self.now + PAUSE_LAST, Due::LookUp(query));
+                self.timers.add(self.now + PAUSE_LAST, NodeTimer::LookUp(query));
             }
             (Some(Query::Contact(request_id, at)), Ok(all)) => self.contact_host(request_id, at, all, driver),
             (Some(Query::Contact(request_id, at)), Err(reason)) => {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use antiphon_wire::{Datagram, DatagramError, Locations, Presence};
 
-use super::agenda::Due;
 use super::driver::{Driver, Output};
+use super::timers::NodeTimer;
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
@@ -35,7 +35,7 @@ impl NodeCore {
         self.broadcast(&Datagram::Announce(self.presence()), driver);
         let pause = ANNOUNCE_AFTER.get(self.discovery.announced).copied().unwrap_or(ANNOUNCE_EVERY);
         self.discovery.announced += 1;
-        self.agenda.add(self.now + pause, Due::Announce);
+        self.timers.add(self.now + pause, NodeTimer::Announce);
     }
 
     pub(super) fn say_bye(&mut self, driver: &mut impl Driver) {

@@ -15,10 +15,10 @@ use antiphon_wire::Frame;
 use antiphon_wire::frame::{Close, CloseReason, IdleAgreed, IdleProposed};
 
 use super::NodeCore;
-use super::agenda::Due;
 use super::driver::Driver;
 use super::link::Link;
 use super::peers::Peer;
+use super::timers::NodeTimer;
 use crate::error::UnknownPeer;
 use crate::location::Location;
 
@@ -125,7 +125,7 @@ impl NodeCore {
         let streams = peer.streams.unwrap_or(by_default);
         let Some(link) = peer.link.as_mut() else { return };
         if !streams && link.conn.is_some() && !std::mem::replace(&mut link.idle.is_watched, true) {
-            self.agenda.add(now + LOOK_EVERY, Due::Idle(node));
+            self.timers.add(now + LOOK_EVERY, NodeTimer::Idle(node));
         }
     }
 

@@ -12,13 +12,13 @@ use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent};
 
-use super::agenda::Due;
 use super::conns::State;
 use super::driver::{ConnId, Driver, Output};
 use super::idle::Idle;
 use super::mail::Parking;
 use super::partings::Parting;
 use super::peers::Peer;
+use super::timers::NodeTimer;
 use super::{NOBODY, NodeCore, sched_key};
 use crate::error::Status;
 use crate::location::seen_from;
@@ -302,7 +302,7 @@ impl NodeCore {
         match link.dialled {
             _ if link.leaves => {}
             Some(at) => self.redial(node, at),
-            None => self.agenda.add(now + MISSING_AFTER, Due::Missing(node)),
+            None => self.timers.add(now + MISSING_AFTER, NodeTimer::Missing(node)),
         }
         self.arm_session(node);
         self.poll_events(node, driver);
@@ -383,12 +383,12 @@ impl NodeCore {
         match (due, link.armed) {
             (Some(at), None) => {
                 link.armed = Some(at);
-                self.agenda.add(at, Due::Session(node));
+                self.timers.add(at, NodeTimer::Session(node));
             }
             (Some(at), Some(armed)) if at < armed => {
-                self.agenda.remove(armed, Due::Session(node));
+                self.timers.remove(armed, NodeTimer::Session(node));
                 link.armed = Some(at);
-                self.agenda.add(at, Due::Session(node));
+                self.timers.add(at, NodeTimer::Session(node));
             }
             // What is armed comes first, and arms the next.
             (Some(_) | None, _) => {}
@@ -467,7 +467,7 @@ impl NodeCore {
         replies.retain(|request_id| !spared.contains(request_id));
         self.replies.add(node, &spared);
         if let Some(armed) = link.armed {
-            self.agenda.remove(armed, Due::Session(node));
+            self.timers.remove(armed, NodeTimer::Session(node));
         }
         if let Some(at) = link.dialled {
             self.forget_dialled(at, node);

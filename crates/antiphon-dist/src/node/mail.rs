@@ -15,10 +15,10 @@ use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
 
-use super::agenda::{Agenda, Due};
 use super::driver::Driver;
 use super::frames::{Arrived, is_sound};
 use super::link::Link;
+use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::DeliverError;
 
@@ -167,10 +167,10 @@ impl Receipts {
         self.open.remove(&request);
     }
 
-    pub(super) fn check(&self, agenda: &Agenda) {
+    pub(super) fn check(&self, timers: &TimerQueue) {
         for (request, open) in &self.open {
-            let due = Due::Receipt(*request);
-            assert!(open.until.is_none_or(|at| agenda.has(at, due)), "a receipt's time is on the agenda");
+            let due = NodeTimer::Receipt(*request);
+            assert!(open.until.is_none_or(|at| timers.has(at, due)), "a receipt's time is on the agenda");
         }
     }
 }
@@ -229,7 +229,7 @@ impl NodeCore {
         link.parking.push(now, &mut link.session, to, what);
         self.parked.insert(node);
         if !std::mem::replace(&mut link.parking.scheduled, true) {
-            self.agenda.add(now + RETRY_EVERY, Due::Parked(node));
+            self.timers.add(now + RETRY_EVERY, NodeTimer::Parked(node));
         }
     }
 
@@ -266,7 +266,7 @@ impl NodeCore {
         if !lots.is_empty() {
             self.parked.insert(node);
             if !std::mem::replace(&mut link.parking.scheduled, true) {
-                self.agenda.add(self.now + RETRY_EVERY, Due::Parked(node));
+                self.timers.add(self.now + RETRY_EVERY, NodeTimer::Parked(node));
             }
         }
         link.parking.lots = lots;
@@ -379,7 +379,7 @@ impl NodeCore {
     fn answer_receipt(&mut self, request: u64, result: Result<(), DeliverError>, driver: &mut impl Driver) {
         let Some(open) = self.receipts.open.remove(&request) else { return };
         if let Some(until) = open.until {
-            self.agenda.remove(until, Due::Receipt(request));
+            self.timers.remove(until, NodeTimer::Receipt(request));
         }
         match (open.whose, result) {
             (Whose::Asked(request_id), result) => settle(&mut driver.loop_ref(), request_id, result),
@@ -402,7 +402,7 @@ impl NodeCore {
         {
             let until = self.now + timeout;
             open.until = Some(until);
-            self.agenda.add(until, Due::Receipt(*request));
+            self.timers.add(until, NodeTimer::Receipt(*request));
         }
     }
 

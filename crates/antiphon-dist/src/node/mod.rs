@@ -9,7 +9,6 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod access_table;
-mod agenda;
 #[cfg(test)]
 mod asked_tests;
 mod conns;
@@ -37,6 +36,7 @@ mod status;
 mod subscriptions;
 #[cfg(test)]
 mod testing;
+mod timers;
 
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
 pub use names::Space;
@@ -54,7 +54,6 @@ use crate::files::SendSlots;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
 use access_table::AccessTable;
-use agenda::{Agenda, Due};
 use conns::Conns;
 use contacts::Contacts;
 use dials::Dials;
@@ -68,6 +67,7 @@ use replies::Replies;
 use said::Said;
 use status::Watchers;
 use subscriptions::Subscriptions;
+use timers::{NodeTimer, TimerQueue};
 
 /// The core of one node.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub struct NodeCore {
     now: Time,
     /// Name this node's half of each session.
     epochs: wire::Epochs,
-    agenda: Agenda,
+    timers: TimerQueue,
     conns: Conns,
     peers: BTreeMap<NodeId, Peer>,
     /// Peers that have something to transmit.
@@ -166,7 +166,7 @@ impl NodeCore {
             settings,
             now: Time::ZERO,
             epochs: wire::Epochs::default(),
-            agenda: Agenda::default(),
+            timers: TimerQueue::default(),
             conns: Conns::default(),
             peers: BTreeMap::new(),
             dirty: Vec::new(),
@@ -255,7 +255,7 @@ impl NodeCore {
 
     /// When [`Input::Tick`] should come at the latest. Changes with every other call.
     pub fn next_timeout(&self) -> Option<Time> {
-        self.agenda.next()
+        self.timers.next()
     }
 
     /// Whether something waits to be told or sent: a tick should come at once.
@@ -300,7 +300,7 @@ impl NodeCore {
         for (query, found) in std::mem::take(&mut self.resolved) {
             self.on_resolved(query, found, driver);
         }
-        while let Some(due) = self.agenda.take_due(self.now) {
+        while let Some(due) = self.timers.take_due(self.now) {
             self.on_due(due, driver);
         }
         self.answer_fresh(driver);
@@ -309,23 +309,23 @@ impl NodeCore {
         self.transmit(driver);
     }
 
-    fn on_due(&mut self, due: Due, driver: &mut impl Driver) {
+    fn on_due(&mut self, due: NodeTimer, driver: &mut impl Driver) {
         match due {
-            Due::Session(node) => self.on_session_due(node, driver),
-            Due::Idle(node) => self.on_idle_due(node, driver),
-            Due::Dial(at) => self.dials.wake(at),
-            Due::Parting(node) => self.on_parting_due(node, driver),
-            Due::Missing(node) => self.on_missing(node),
-            Due::HalfOpen(conn) => self.on_half_open(conn, driver),
-            Due::Receipt(request) => self.on_receipt_due(request, driver),
-            Due::Lookup(want) => self.on_want_due(want, driver),
-            Due::LookUp(query) => self.on_look_up(query),
-            Due::Contact(request_id) => self.on_contact_due(request_id, driver),
-            Due::Parked(node) => self.on_parked_due(node, driver),
-            Due::Unreached(node) => self.on_unreached(node, driver),
-            Due::Probe(host) => self.on_probe_due(host, driver),
-            Due::Answer(to) => self.answer_probe(to, driver),
-            Due::Announce => self.announce(driver),
+            NodeTimer::Session(node) => self.on_session_due(node, driver),
+            NodeTimer::Idle(node) => self.on_idle_due(node, driver),
+            NodeTimer::Dial(at) => self.dials.wake(at),
+            NodeTimer::Parting(node) => self.on_parting_due(node, driver),
+            NodeTimer::Missing(node) => self.on_missing(node),
+            NodeTimer::HalfOpen(conn) => self.on_half_open(conn, driver),
+            NodeTimer::Receipt(request) => self.on_receipt_due(request, driver),
+            NodeTimer::Lookup(want) => self.on_want_due(want, driver),
+            NodeTimer::LookUp(query) => self.on_look_up(query),
+            NodeTimer::Contact(request_id) => self.on_contact_due(request_id, driver),
+            NodeTimer::Parked(node) => self.on_parked_due(node, driver),
+            NodeTimer::Unreached(node) => self.on_unreached(node, driver),
+            NodeTimer::Probe(host) => self.on_probe_due(host, driver),
+            NodeTimer::Answer(to) => self.answer_probe(to, driver),
+            NodeTimer::Announce => self.announce(driver),
         }
     }
 
@@ -380,14 +380,14 @@ impl NodeCore {
             let is_dirty = peer.link.as_ref().is_some_and(|link| link.dirty);
             assert_eq!(is_dirty, self.dirty.contains(node), "a link that is dirty is listed, once");
         }
-        self.names.check(&self.agenda);
+        self.names.check(&self.timers);
         let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.link.is_some());
         assert!(self.names.asked_peers().all(|node| is_linked(&node)), "who was asked is linked");
-        self.receipts.check(&self.agenda);
+        self.receipts.check(&self.timers);
         self.check_loads();
         self.replies.check();
-        self.dials.check(&self.agenda);
-        self.conns.check(&self.agenda);
+        self.dials.check(&self.timers);
+        self.conns.check(&self.timers);
     }
 }
 

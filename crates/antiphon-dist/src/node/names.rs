@@ -11,9 +11,9 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace};
 
-use super::agenda::{Agenda, Due};
 use super::driver::Driver;
 use super::link::Link;
+use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::{LocateError, RegisterError};
 use crate::location::Location;
@@ -158,7 +158,7 @@ impl Names {
         }
     }
 
-    pub(super) fn check(&self, agenda: &Agenda) {
+    pub(super) fn check(&self, timers: &TimerQueue) {
         for (name, askers) in &self.asked {
             let is_mirrored = |(peer, request): &(NodeId, u64)| {
                 self.asked_by.get(peer).and_then(|wants| wants.get(request)) == Some(name)
@@ -173,7 +173,7 @@ impl Names {
         assert_eq!(asked, asked_by, "both tables hold the same questions");
         let owned: usize = self.owned.values().map(BTreeSet::len).sum();
         assert!(owned <= self.registered.len(), "nobody owns a name that is not registered");
-        let is_timed = |(want, wanted): (&u64, &Wanted)| agenda.has(wanted.until, Due::Lookup(*want));
+        let is_timed = |(want, wanted): (&u64, &Wanted)| timers.has(wanted.until, NodeTimer::Lookup(*want));
         assert!(self.wants.iter().all(is_timed), "a question's time is on the agenda");
     }
 
@@ -359,7 +359,7 @@ impl NodeCore {
     ) {
         let request = self.next_request();
         let until = self.now + timeout;
-        self.agenda.add(until, Due::Lookup(request));
+        self.timers.add(until, NodeTimer::Lookup(request));
         if let Some(at) = at
             && !self.is_linked_at(at.addr())
         {
@@ -519,7 +519,7 @@ impl NodeCore {
     /// A question is over: the peers that were asked may forget it.
     fn withdraw(&mut self, request: u64) {
         let Some(want) = self.names.wants.remove(&request) else { return };
-        self.agenda.remove(want.until, Due::Lookup(request));
+        self.timers.remove(want.until, NodeTimer::Lookup(request));
         for node in want.asked {
             let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
             if let Err(reason) = link.session.send(&CancelLookup { request }.into()) {
@@ -570,7 +570,7 @@ impl NodeCore {
         }
         let request = self.next_request();
         let until = self.now + timeout;
-        self.agenda.add(until, Due::Lookup(request));
+        self.timers.add(until, NodeTimer::Lookup(request));
         self.names.node_wants.insert(request, NodeWanted { name: name.into(), request_id, until });
         None
     }
@@ -586,7 +586,7 @@ impl NodeCore {
             self.names.node_wants.iter().filter(|(_, want)| *want.name == *name).map(|(id, _)| *id).collect();
         for request in fitting {
             if let Some(want) = self.names.node_wants.remove(&request) {
-                self.agenda.remove(want.until, Due::Lookup(request));
+                self.timers.remove(want.until, NodeTimer::Lookup(request));
                 let found: Result<Location, LocateError> = Ok(location);
                 settle(&mut driver.loop_ref(), want.request_id, found);
             }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 
-use super::agenda::Due;
 use super::driver::Driver;
 use super::link::Link;
+use super::timers::NodeTimer;
 use super::{NodeCore, settle};
 use crate::error::{CloseError, UnknownPeer};
 use crate::location::{Ignored, Location};
@@ -102,9 +102,9 @@ impl NodeCore {
         if link.parting.is_none() {
             link.parting =
                 Some(Parting { reason, said: false, until, request_ids: Vec::new(), outcome: Ok(()) });
-            self.agenda.add(until, Due::Parting(node));
+            self.timers.add(until, NodeTimer::Parting(node));
             // As soon as there is a world, in case that nothing is under way.
-            self.agenda.add(now, Due::Parting(node));
+            self.timers.add(now, NodeTimer::Parting(node));
         }
         true
     }
@@ -174,7 +174,7 @@ impl NodeCore {
 
     /// The session that was being ended has ended.
     pub(super) fn conclude_parting(&mut self, node: NodeId, parting: Parting, driver: &mut impl Driver) {
-        self.agenda.remove(parting.until, Due::Parting(node));
+        self.timers.remove(parting.until, NodeTimer::Parting(node));
         for request_id in parting.request_ids {
             settle(&mut driver.loop_ref(), request_id, parting.outcome);
         }

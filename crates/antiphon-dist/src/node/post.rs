@@ -13,12 +13,12 @@ use antiphon_sched::{
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
 
-use super::agenda::Due;
 use super::driver::Driver;
 use super::frames::node_of;
 use super::link::Link;
 use super::peers::Peer;
 use super::signals::body_bytes;
+use super::timers::NodeTimer;
 use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
 
 /// How long what is sent to a node without a session waits for one.
@@ -222,7 +222,7 @@ impl NodeCore {
         peer.waiting.queue.push_back(posted);
         if first {
             peer.waiting.until = until;
-            self.agenda.add(until, Due::Unreached(node));
+            self.timers.add(until, NodeTimer::Unreached(node));
             self.dial_once(at, until);
         }
         Ok(())
@@ -234,7 +234,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.waiting.is_empty()) else { return };
         let Some(at) = peer.locations.first().copied() else { return };
         peer.waiting.until = until;
-        self.agenda.add(until, Due::Unreached(node));
+        self.timers.add(until, NodeTimer::Unreached(node));
         self.dial_once(at, until);
     }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire::{Datagram, Locations, Probe, ProbeReply, Route};
 
-use super::agenda::Due;
 use super::driver::{Driver, Output};
+use super::timers::NodeTimer;
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
@@ -68,15 +68,15 @@ impl NodeCore {
     pub(super) fn ask_host(&mut self, host: SocketAddr, until: Time) {
         let now = self.now;
         let asked = self.probes.asked.entry(host).or_insert(Asked { until, attempts: 0, told: 0, due: now });
-        self.agenda.remove(asked.due, Due::Probe(host));
+        self.timers.remove(asked.due, NodeTimer::Probe(host));
         (asked.until, asked.attempts, asked.due) = (asked.until.max(until), 0, now);
-        self.agenda.add(now, Due::Probe(host));
+        self.timers.add(now, NodeTimer::Probe(host));
     }
 
     /// No call of `peer` waits for a host any longer: it is asked further only if the configuration says so.
     pub(super) fn forget_host(&mut self, host: SocketAddr) {
         if let Some(asked) = self.probes.asked.get(&host).filter(|asked| asked.until < Time::MAX) {
-            self.agenda.remove(asked.due, Due::Probe(host));
+            self.timers.remove(asked.due, NodeTimer::Probe(host));
             self.probes.asked.remove(&host);
         }
     }
@@ -92,7 +92,7 @@ impl NodeCore {
         asked.attempts += 1;
         asked.told = 0;
         asked.due = asked.until.min(now + pause);
-        self.agenda.add(asked.due, Due::Probe(host));
+        self.timers.add(asked.due, NodeTimer::Probe(host));
         let probe = Probe { from: self.presence(), reply_to: None };
         if let Some(bytes) = self.sealed(&Datagram::Probe(probe)) {
             driver.output(Output::Ask(host, bytes));
@@ -123,7 +123,7 @@ impl NodeCore {
         }
         if is_reached && sched_node(probe.from.node) != self.me {
             let spread = self.spread(to.port().into());
-            self.agenda.add(self.now + spread, Due::Answer(to));
+            self.timers.add(self.now + spread, NodeTimer::Answer(to));
         }
     }
 

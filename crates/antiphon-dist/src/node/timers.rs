@@ -11,7 +11,7 @@ use super::driver::ConnId;
 
 /// What is due.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Due {
+pub(super) enum NodeTimer {
     /// A session's acks, pings, suspicion.
     Session(NodeId),
     /// The next attempt at a location.
@@ -45,25 +45,25 @@ pub(super) enum Due {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
-    entries: BTreeSet<(Time, Due)>,
+pub(super) struct TimerQueue {
+    entries: BTreeSet<(Time, NodeTimer)>,
 }
 
-impl Agenda {
-    pub(super) fn add(&mut self, at: Time, due: Due) {
+impl TimerQueue {
+    pub(super) fn add(&mut self, at: Time, due: NodeTimer) {
         self.entries.insert((at, due));
     }
 
-    pub(super) fn remove(&mut self, at: Time, due: Due) {
+    pub(super) fn remove(&mut self, at: Time, due: NodeTimer) {
         self.entries.remove(&(at, due));
     }
 
-    pub(super) fn has(&self, at: Time, due: Due) -> bool {
+    pub(super) fn has(&self, at: Time, due: NodeTimer) -> bool {
         self.entries.contains(&(at, due))
     }
 
     /// Whether something is due, at whatever time.
-    pub(super) fn has_any(&self, due: Due) -> bool {
+    pub(super) fn has_any(&self, due: NodeTimer) -> bool {
         self.entries.iter().any(|(_, other)| *other == due)
     }
 
@@ -71,7 +71,7 @@ impl Agenda {
         self.entries.first().map(|(at, _)| *at)
     }
 
-    pub(super) fn take_due(&mut self, now: Time) -> Option<Due> {
+    pub(super) fn take_due(&mut self, now: Time) -> Option<NodeTimer> {
         match self.entries.first() {
             Some((at, _)) if *at <= now => self.entries.pop_first().map(|(_, due)| due),
             Some(_) | None => None,

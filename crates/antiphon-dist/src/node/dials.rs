@@ -284,7 +284,7 @@ impl NodeCore {
                 self.dials.dials.remove(&at);
                 continue;
             }
-            let conn = self.conns.add(at, true, self.now);
+            let conn = self.connections.add(at, true, self.now);
             if let Some(dial) = self.dials.dials.get_mut(&at) {
                 dial.conn = Some(conn);
                 dial.attempts += 1;

@@ -233,7 +233,7 @@ impl NodeCore {
         let now = self.wire_now();
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
         let Some(id) = link.conn.take() else { return };
-        if tell && let Some(conn) = self.conns.get(id) {
+        if tell && let Some(conn) = self.connections.get(id) {
             let close: Frame<'_> = Close { reason: CloseReason::Idle }.into();
             if let Err(reason) = link.session.send_control(&close) {
                 tracing::debug!(%node, %reason, "the peer is not told that the connection is closed");

@@ -12,7 +12,7 @@ use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent};
 
-use super::conns::State;
+use super::connections::ConnectionState;
 use super::driver::{ConnId, Driver, Output};
 use super::idle::Idle;
 use super::mail::Parking;
@@ -80,7 +80,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) -> bool {
         let now = self.wire_now();
-        let Some(conn) = self.conns.get(id) else { return false };
+        let Some(conn) = self.connections.get(id) else { return false };
         let (dialled, remote, certificate) = (conn.dialled, conn.remote, conn.certificate);
         let hello = connection.peer();
         let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
@@ -132,11 +132,11 @@ impl NodeCore {
         link.idle.talk(self.now);
         link.dialled = dialled.or(link.dialled);
         let old = link.conn.replace(id).filter(|old| *old != id);
-        if let Some(conn) = self.conns.get(id) {
-            conn.state = State::Live(node);
+        if let Some(conn) = self.connections.get(id) {
+            conn.state = ConnectionState::Live(node);
         }
         if let Some(old) = old {
-            let dialled = self.conns.get(old).and_then(|conn| conn.dialled);
+            let dialled = self.connections.get(old).and_then(|conn| conn.dialled);
             if let Some(at) = dialled {
                 self.dial_is_over(at, old);
             }
@@ -200,12 +200,12 @@ impl NodeCore {
     /// Takes all that has arrived on a live connection.
     pub(super) fn receive(&mut self, node: NodeId, id: ConnId, driver: &mut impl Driver) {
         let now = self.wire_now();
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.connections.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
         let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
         let taken =
             self.take_from(node, |core| core.take_records(now, node, &mut link, &mut deframer, driver));
-        if let Some(conn) = self.conns.get(id) {
+        if let Some(conn) = self.connections.get(id) {
             conn.deframer = deframer;
         }
         if let Some(peer) = self.peers.get_mut(&node) {
@@ -352,7 +352,7 @@ impl NodeCore {
             link.dirty = false;
             let low = self.settings.profile.limits.queue_bytes_low;
             if let Some(id) = link.conn
-                && let Some(conn) = self.conns.get(id)
+                && let Some(conn) = self.connections.get(id)
             {
                 let before = conn.out.len();
                 while conn.out.len() < OUT_BYTES_MAX && link.session.poll_transmit(now, &mut conn.out) {}
@@ -400,7 +400,7 @@ impl NodeCore {
         let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
         link.armed = None;
         link.session.on_timeout(now);
-        if let Some(conn) = link.conn.and_then(|id| self.conns.get(id)) {
+        if let Some(conn) = link.conn.and_then(|id| self.connections.get(id)) {
             conn.rest();
         }
         self.poll_events(node, driver);
@@ -512,8 +512,8 @@ impl NodeCore {
 
     /// Closes a connection after what is in its buffer.
     pub(super) fn drop_conn_quietly(&mut self, id: ConnId, driver: &mut impl Driver) {
-        let Some(conn) = self.conns.get(id) else { return };
-        conn.state = State::Ending;
+        let Some(conn) = self.connections.get(id) else { return };
+        conn.state = ConnectionState::Ending;
         if let Some(at) = conn.dialled {
             self.dial_is_over(at, id);
         }
@@ -547,9 +547,9 @@ impl NodeCore {
                 link_is_idle && peer.waiting.is_empty()
             });
         }
-        let conns: Vec<ConnId> =
+        let connections: Vec<ConnId> =
             self.peers.values().filter_map(|peer| peer.link.as_ref()).filter_map(|link| link.conn).collect();
-        self.dirty.is_empty() && conns.into_iter().all(|conn| self.unwritten(conn) == 0)
+        self.dirty.is_empty() && connections.into_iter().all(|conn| self.unwritten(conn) == 0)
     }
 }
 

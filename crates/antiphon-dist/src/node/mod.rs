@@ -11,7 +11,7 @@
 mod access_table;
 #[cfg(test)]
 mod asked_tests;
-mod conns;
+mod connections;
 mod contacts;
 mod dials;
 mod discovery;
@@ -54,7 +54,7 @@ use crate::files::SendSlots;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
 use access_table::AccessTable;
-use conns::Conns;
+use connections::Connections;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
@@ -78,7 +78,7 @@ pub struct NodeCore {
     /// Name this node's half of each session.
     epochs: wire::Epochs,
     timers: TimerQueue,
-    conns: Conns,
+    connections: Connections,
     peers: BTreeMap<NodeId, Peer>,
     /// Peers that have something to transmit.
     dirty: Vec<NodeId>,
@@ -167,7 +167,7 @@ impl NodeCore {
             now: Time::ZERO,
             epochs: wire::Epochs::default(),
             timers: TimerQueue::default(),
-            conns: Conns::default(),
+            connections: Connections::default(),
             peers: BTreeMap::new(),
             dirty: Vec::new(),
             parked: BTreeSet::new(),
@@ -247,7 +247,7 @@ impl NodeCore {
             replies: self.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),
-            connections: self.conns.len(),
+            connections: self.connections.len(),
             parked_bytes: self.peers.values().map(Peer::parked_bytes).sum(),
             ..self.counts
         }
@@ -387,7 +387,7 @@ impl NodeCore {
         self.check_loads();
         self.replies.check();
         self.dials.check(&self.timers);
-        self.conns.check(&self.timers);
+        self.connections.check(&self.timers);
     }
 }
 

@@ -85,7 +85,8 @@ impl NodeCore {
     /// A peer tells where another node is: remembered, and dialled if it was asked.
     pub(super) fn on_node_at(&mut self, node: NodeId, link: &Link, hint: &NodeAt<'_>) {
         let other = sched_node(hint.node);
-        let Some(remote) = link.conn.and_then(|conn| self.conns.get(conn)).map(|conn| conn.remote) else {
+        let Some(remote) = link.conn.and_then(|conn| self.connections.get(conn)).map(|conn| conn.remote)
+        else {
             return;
         };
         let locations = seen_from(hint.locations.iter(), remote);

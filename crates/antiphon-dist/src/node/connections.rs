@@ -22,15 +22,15 @@ use crate::certificates::Fingerprint;
 const INDEX_BITS: u32 = 24;
 
 #[derive(Debug, Default)]
-pub(super) struct Conns {
-    table: Slab<Conn>,
+pub(super) struct Connections {
+    table: Slab<Connection>,
     generation: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct Conn {
+pub(super) struct Connection {
     id: ConnId,
-    pub(super) state: State,
+    pub(super) state: ConnectionState,
     pub(super) deframer: Deframer,
     pub(super) out: Vec<u8>,
     /// How much of `out` is written.
@@ -48,7 +48,7 @@ pub(super) struct Conn {
 }
 
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum ConnectionState {
     /// A dial that has not connected.
     Dialling,
     Shaking(Box<Handshake>),
@@ -57,12 +57,12 @@ pub(super) enum State {
     Ending,
 }
 
-impl Conns {
+impl Connections {
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
 
-    pub(super) fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
+    pub(super) fn get(&mut self, id: ConnId) -> Option<&mut Connection> {
         let conn = self.table.get_mut((id.0 & ((1 << INDEX_BITS) - 1)) as usize)?;
         (conn.id == id).then_some(conn)
     }
@@ -71,8 +71,12 @@ impl Conns {
         self.generation += 1;
         let entry = self.table.vacant_entry();
         let id = ConnId(self.generation << INDEX_BITS | entry.key() as u64);
-        let state = if dialled { State::Dialling } else { State::Shaking(Box::new(Handshake::accept(None))) };
-        entry.insert(Conn {
+        let state = if dialled {
+            ConnectionState::Dialling
+        } else {
+            ConnectionState::Shaking(Box::new(Handshake::accept(None)))
+        };
+        entry.insert(Connection {
             id,
             state,
             deframer: Deframer::new(),
@@ -88,16 +92,16 @@ impl Conns {
         id
     }
 
-    pub(super) fn remove(&mut self, id: ConnId) -> Option<Conn> {
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Connection> {
         self.get(id)?;
         self.table.try_remove((id.0 & ((1 << INDEX_BITS) - 1)) as usize)
     }
 
     /// The stranger that gives way when there are too many: the oldest of the address that has most.
-    fn crowded_out(&self, strangers_max: u32) -> Option<ConnId> {
+    fn evicted(&self, strangers_max: u32) -> Option<ConnId> {
         let strangers = || {
             let all = self.table.iter().map(|(_, conn)| conn);
-            all.filter(|conn| conn.dialled.is_none() && matches!(conn.state, State::Shaking(_)))
+            all.filter(|conn| conn.dialled.is_none() && matches!(conn.state, ConnectionState::Shaking(_)))
         };
         if strangers().count() < strangers_max as usize {
             return None;
@@ -115,7 +119,7 @@ impl Conns {
 
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (_, conn) in &self.table {
-            let is_live = matches!(conn.state, State::Live(_));
+            let is_live = matches!(conn.state, ConnectionState::Live(_));
             let is_timed = conn.until.is_some_and(|at| timers.has(at, NodeTimer::HalfOpen(conn.id)));
             assert!(is_timed != is_live, "a connection is live, or its time is on the agenda");
             assert!(conn.written <= conn.out.len(), "what is written was there");
@@ -123,7 +127,7 @@ impl Conns {
     }
 }
 
-impl Conn {
+impl Connection {
     /// Gives the buffers back when nothing has come since the last call: an idle connection owns no memory.
     pub(super) fn rest(&mut self) {
         if std::mem::replace(&mut self.quiet, true) {
@@ -143,36 +147,36 @@ impl NodeCore {
         if self.leaving || self.settings.ignores(remote.ip()) {
             return None;
         }
-        if let Some(oldest) = self.conns.crowded_out(self.settings.limits().unproven_connections_max) {
+        if let Some(oldest) = self.connections.evicted(self.settings.limits().unproven_connections_max) {
             self.counts.refused_handshakes += 1;
-            let from = self.conns.get(oldest).map_or(remote, |conn| conn.remote);
+            let from = self.connections.get(oldest).map_or(remote, |conn| conn.remote);
             self.log_refusal_of(from, "there were too many at a time, and the oldest gave way");
             self.drop_conn(oldest, driver);
         }
-        let id = self.conns.add(remote, false, self.now);
+        let id = self.connections.add(remote, false, self.now);
         // From now on, whatever is below the handshake: TLS has no time of its own.
         self.limit(id, self.settings.limits().handshake_timeout);
         Some(id)
     }
 
     pub(super) fn on_accepted(&mut self, id: ConnId, tls: Option<OverTls>) {
-        if let Some(conn) = self.conns.get(id)
-            && matches!(conn.state, State::Shaking(_))
+        if let Some(conn) = self.connections.get(id)
+            && matches!(conn.state, ConnectionState::Shaking(_))
         {
             conn.certificate = tls.map(|tls| tls.certificate);
-            conn.state = State::Shaking(Box::new(Handshake::accept(tls.map(|tls| tls.exporter))));
+            conn.state = ConnectionState::Shaking(Box::new(Handshake::accept(tls.map(|tls| tls.exporter))));
         }
     }
 
     /// Whether this node has dialled the connection.
     pub fn is_dialled(&mut self, conn: ConnId) -> bool {
-        self.conns.get(conn).is_some_and(|conn| conn.dialled.is_some())
+        self.connections.get(conn).is_some_and(|conn| conn.dialled.is_some())
     }
 
     /// A connection without TLS where TLS is due is a handshake that failed; a session goes on without it.
     pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, driver: &mut impl Driver) {
-        let Some(conn) = self.conns.get(id) else { return };
-        if matches!(conn.state, State::Live(_)) {
+        let Some(conn) = self.connections.get(id) else { return };
+        if matches!(conn.state, ConnectionState::Live(_)) {
             return self.on_closed(id, driver);
         }
         // Nothing of it would be read.
@@ -189,7 +193,7 @@ impl NodeCore {
     /// Gives a connection so long to become live, or to be written out.
     pub(super) fn limit(&mut self, id: ConnId, span: Duration) {
         let until = self.now + span;
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.connections.get(id) else { return };
         if let Some(before) = conn.until.replace(until) {
             self.timers.remove(before, NodeTimer::HalfOpen(id));
         }
@@ -197,8 +201,8 @@ impl NodeCore {
     }
 
     /// Takes a connection out of the table, and its time off the agenda.
-    pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Conn> {
-        let conn = self.conns.remove(id)?;
+    pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Connection> {
+        let conn = self.connections.remove(id)?;
         if let Some(until) = conn.until {
             self.timers.remove(until, NodeTimer::HalfOpen(id));
         }
@@ -207,15 +211,15 @@ impl NodeCore {
 
     /// Where the driver reads into.
     pub fn space(&mut self, conn: ConnId) -> &mut [u8] {
-        match self.conns.get(conn) {
-            Some(conn) if !matches!(conn.state, State::Ending) => conn.deframer.space(),
+        match self.connections.get(conn) {
+            Some(conn) if !matches!(conn.state, ConnectionState::Ending) => conn.deframer.space(),
             Some(_) | None => &mut [],
         }
     }
 
     /// What the driver has to write.
     pub fn outgoing(&mut self, conn: ConnId) -> &[u8] {
-        self.conns.get(conn).map_or(&[], |conn| &conn.out[conn.written..])
+        self.connections.get(conn).map_or(&[], |conn| &conn.out[conn.written..])
     }
 
     /// Bytes that wait in the connection's buffer.
@@ -224,7 +228,7 @@ impl NodeCore {
     }
 
     pub(super) fn on_written(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.connections.get(id) else { return };
         conn.written += count;
         if conn.written < conn.out.len() {
             return;
@@ -232,21 +236,22 @@ impl NodeCore {
         conn.out.clear();
         conn.written = 0;
         match conn.state {
-            State::Live(node) => self.mark_dirty(node),
-            State::Ending => self.drop_conn(id, driver),
-            State::Dialling | State::Shaking(_) => {}
+            ConnectionState::Live(node) => self.mark_dirty(node),
+            ConnectionState::Ending => self.drop_conn(id, driver),
+            ConnectionState::Dialling | ConnectionState::Shaking(_) => {}
         }
     }
 
     pub(super) fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, driver: &mut impl Driver) {
-        let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) else { return };
+        let Some(at) = self.connections.get(id).and_then(|conn| conn.dialled) else { return };
         let Some(entropy) = driver.entropy() else { return self.fail_conn(id, driver) };
         let resume_state = self.resume_state_for(at);
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.connections.get(id) else { return };
         conn.certificate = tls.map(|tls| tls.certificate);
         let exporter = tls.map(|tls| tls.exporter);
-        let shake = Handshake::dial(&self.settings.profile, entropy, resume_state, exporter, &mut conn.out);
-        conn.state = State::Shaking(Box::new(shake));
+        let handshake =
+            Handshake::dial(&self.settings.profile, entropy, resume_state, exporter, &mut conn.out);
+        conn.state = ConnectionState::Shaking(Box::new(handshake));
         conn.since = self.now;
         self.limit(id, self.settings.limits().handshake_timeout);
         driver.output(Output::Write(id));
@@ -274,78 +279,80 @@ impl NodeCore {
     }
 
     pub(super) fn on_half_open(&mut self, id: ConnId, driver: &mut impl Driver) {
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.connections.get(id) else { return };
         conn.until = None;
         match conn.state {
-            State::Dialling => {
+            ConnectionState::Dialling => {
                 tracing::debug!(remote = %conn.remote, "a dial took too long");
                 self.counts.refused_handshakes += 1;
                 self.fail_conn(id, driver);
             }
-            State::Shaking(_) => {
+            ConnectionState::Shaking(_) => {
                 let remote = conn.remote;
                 self.counts.refused_handshakes += 1;
                 self.log_refusal_of(remote, "its handshake took too long");
                 self.fail_conn(id, driver);
             }
             // The other side does not read what was left to be said.
-            State::Ending => self.drop_conn(id, driver),
-            State::Live(_) => {}
+            ConnectionState::Ending => self.drop_conn(id, driver),
+            ConnectionState::Live(_) => {}
         }
     }
 
     pub(super) fn on_received(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.connections.get(id) else { return };
         conn.deframer.filled(count);
         conn.quiet = false;
         loop {
-            let Some(conn) = self.conns.get(id) else { return };
+            let Some(conn) = self.connections.get(id) else { return };
             match conn.state {
-                State::Shaking(_) => {
-                    if !self.shake(id, driver) {
+                ConnectionState::Shaking(_) => {
+                    if !self.handshake(id, driver) {
                         return;
                     }
                 }
-                State::Live(node) => return self.receive(node, id, driver),
-                State::Dialling | State::Ending => return,
+                ConnectionState::Live(node) => return self.receive(node, id, driver),
+                ConnectionState::Dialling | ConnectionState::Ending => return,
             }
         }
     }
 
     /// One step of a handshake; false when it waits for bytes, or is over.
-    fn shake(&mut self, id: ConnId, driver: &mut impl Driver) -> bool {
-        let Some(conn) = self.conns.get(id) else { return false };
-        let State::Shaking(mut shake) = std::mem::replace(&mut conn.state, State::Ending) else {
+    fn handshake(&mut self, id: ConnId, driver: &mut impl Driver) -> bool {
+        let Some(conn) = self.connections.get(id) else { return false };
+        let ConnectionState::Shaking(mut handshake) =
+            std::mem::replace(&mut conn.state, ConnectionState::Ending)
+        else {
             return false;
         };
         let mut out = std::mem::take(&mut conn.out);
         let (dialled, certificate) = (conn.dialled, conn.certificate);
         let profile = &self.settings.profile;
-        let stepped = shake.advance(profile, &mut conn.deframer, &mut out);
+        let stepped = handshake.advance(profile, &mut conn.deframer, &mut out);
         let next = match stepped {
-            Ok(HandshakeStep::Wait) => Ok(Next::Wait),
+            Ok(HandshakeStep::Wait) => Ok(HandshakeProgress::Wait),
             Ok(HandshakeStep::Introduced) => {
-                self.introduce(&mut shake, dialled, certificate, &mut out, driver)
+                self.introduce(&mut handshake, dialled, certificate, &mut out, driver)
             }
-            Ok(HandshakeStep::Proven) => self.confirm(&mut shake, &mut out),
-            Ok(HandshakeStep::Done(connection)) => Ok(Next::Proven(connection)),
+            Ok(HandshakeStep::Proven) => self.confirm(&mut handshake, &mut out),
+            Ok(HandshakeStep::Done(connection)) => Ok(HandshakeProgress::Proven(connection)),
             Err(error) => Err(error),
         };
-        let Some(conn) = self.conns.get(id) else { return false };
+        let Some(conn) = self.connections.get(id) else { return false };
         conn.out = out;
         if conn.written < conn.out.len() {
             driver.output(Output::Write(id));
         }
         match next {
-            Ok(Next::Wait) => {
-                conn.state = State::Shaking(shake);
+            Ok(HandshakeProgress::Wait) => {
+                conn.state = ConnectionState::Shaking(handshake);
                 false
             }
-            Ok(Next::Go) => {
-                conn.state = State::Shaking(shake);
+            Ok(HandshakeProgress::Go) => {
+                conn.state = ConnectionState::Shaking(handshake);
                 true
             }
-            Ok(Next::Proven(connection)) => self.on_proven(id, connection, driver),
+            Ok(HandshakeProgress::Proven(connection)) => self.on_proven(id, connection, driver),
             Err(error) => {
                 self.on_handshake_error(id, error, driver);
                 false
@@ -356,13 +363,13 @@ impl NodeCore {
     /// The peer has said who it is: this side answers, or proves itself.
     fn introduce(
         &mut self,
-        shake: &mut Handshake,
+        handshake: &mut Handshake,
         dialled: Option<SocketAddr>,
         certificate: Option<Fingerprint>,
         out: &mut Vec<u8>,
         driver: &mut impl Driver,
-    ) -> Result<Next, HandshakeError> {
-        let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
+    ) -> Result<HandshakeProgress, HandshakeError> {
+        let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
         let is_other = self.is_known_otherwise(sched_node(hello.node), certificate);
         if let Some(at) = dialled {
             self.dials.answered(at, sched_node(hello.node));
@@ -378,25 +385,27 @@ impl NodeCore {
                 () if self.leaving => Refusal::Leaving,
                 () => Refusal::Certificate,
             };
-            shake.refuse(refusal, out);
+            handshake.refuse(refusal, out);
             return Err(HandshakeError::Refused(refusal));
         }
         let profile = &self.settings.profile;
         let refusal = if dialled.is_some() {
-            match Session::prove_to(session, &mut self.epochs, shake) {
-                Ok(holding) => return shake.prove(profile, holding, out).map(|()| Next::Go),
+            match Session::prove_to(session, &mut self.epochs, handshake) {
+                Ok(holding) => return handshake.prove(profile, holding, out).map(|()| HandshakeProgress::Go),
                 Err(refusal) => refusal,
             }
         } else {
             match (Session::answer_to(session, &self.epochs, hello), driver.entropy()) {
                 (Ok(resume_state), Some(entropy)) => {
-                    return shake.answer(profile, entropy, resume_state, out).map(|()| Next::Go);
+                    return handshake
+                        .answer(profile, entropy, resume_state, out)
+                        .map(|()| HandshakeProgress::Go);
                 }
                 (Ok(_), None) => Refusal::Busy,
                 (Err(refusal), _) => refusal,
             }
         };
-        shake.refuse(refusal, out);
+        handshake.refuse(refusal, out);
         Err(HandshakeError::Refused(refusal))
     }
 
@@ -407,13 +416,19 @@ impl NodeCore {
     }
 
     /// The dialler has proven itself to this side, which proves itself in turn.
-    fn confirm(&mut self, shake: &mut Handshake, out: &mut Vec<u8>) -> Result<Next, HandshakeError> {
-        let Some(hello) = shake.peer() else { return Err(HandshakeError::CallerMisused) };
+    fn confirm(
+        &mut self,
+        handshake: &mut Handshake,
+        out: &mut Vec<u8>,
+    ) -> Result<HandshakeProgress, HandshakeError> {
+        let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
-        match Session::confirm_to(session.map(|link| &link.session), &mut self.epochs, shake) {
-            Ok(holding) => shake.confirm(&self.settings.profile, &holding, out).map(Next::Proven),
+        match Session::confirm_to(session.map(|link| &link.session), &mut self.epochs, handshake) {
+            Ok(holding) => {
+                handshake.confirm(&self.settings.profile, &holding, out).map(HandshakeProgress::Proven)
+            }
             Err(refusal) => {
-                shake.refuse(refusal, out);
+                handshake.refuse(refusal, out);
                 Err(HandshakeError::Refused(refusal))
             }
         }
@@ -422,7 +437,7 @@ impl NodeCore {
     /// A connection is proven; false when it is not taken.
     fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, driver: &mut impl Driver) -> bool {
         let node = sched_node(connection.peer().node);
-        let certificate = self.conns.get(id).and_then(|conn| conn.certificate);
+        let certificate = self.connections.get(id).and_then(|conn| conn.certificate);
         if self.is_known_otherwise(node, certificate) {
             // It was met on another connection while this one was proven.
             self.counts.refusals.certificates += 1;
@@ -444,7 +459,7 @@ impl NodeCore {
             }
         }
         let is_taken = self.take_connection(id, node, connection, driver);
-        if let Some(conn) = self.conns.get(id).filter(|_| is_taken)
+        if let Some(conn) = self.connections.get(id).filter(|_| is_taken)
             && let Some(until) = conn.until.take()
         {
             self.timers.remove(until, NodeTimer::HalfOpen(id));
@@ -453,7 +468,7 @@ impl NodeCore {
     }
 
     fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, driver: &mut impl Driver) {
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.connections.get(id) else { return };
         let (remote, dialled) = (conn.remote, conn.dialled);
         let quiet = matches!(
             error,
@@ -471,9 +486,9 @@ impl NodeCore {
         {
             self.on_dial_refused(at, reason, matches!(error, HandshakeError::Refused(_)));
         }
-        match self.conns.get(id) {
+        match self.connections.get(id) {
             Some(conn) if conn.out.len() > conn.written => {
-                conn.state = State::Ending;
+                conn.state = ConnectionState::Ending;
                 driver.output(Output::Write(id));
                 if let Some(at) = dialled {
                     self.dial_again(at, id);
@@ -486,7 +501,7 @@ impl NodeCore {
 
     /// Closes a connection whose handshake came to nothing.
     pub(super) fn fail_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
-        if let Some(at) = self.conns.get(id).and_then(|conn| conn.dialled) {
+        if let Some(at) = self.connections.get(id).and_then(|conn| conn.dialled) {
             self.dial_again(at, id);
         }
         self.drop_conn(id, driver);
@@ -503,8 +518,8 @@ impl NodeCore {
         let Some(conn) = self.remove_conn(id) else { return };
         driver.output(Output::Close(id));
         match conn.state {
-            State::Live(node) => self.on_disconnected(node, id, conn.dialled, driver),
-            State::Dialling | State::Shaking(_) | State::Ending => {
+            ConnectionState::Live(node) => self.on_disconnected(node, id, conn.dialled, driver),
+            ConnectionState::Dialling | ConnectionState::Shaking(_) | ConnectionState::Ending => {
                 if let Some(at) = conn.dialled {
                     self.dial_again(at, id);
                 }
@@ -513,7 +528,7 @@ impl NodeCore {
     }
 }
 
-enum Next {
+enum HandshakeProgress {
     Wait,
     Go,
     Proven(Box<ProvenConnection>),

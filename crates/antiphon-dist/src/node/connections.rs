@@ -263,8 +263,8 @@ impl NodeCore {
             .dials
             .node_at(at)
             .and_then(|node| self.peers.get_mut(&node))
-            .and_then(|peer| peer.link.as_mut())
-            .map(|link| link.session.next_resume_state());
+            .and_then(|peer| peer.peer_session.as_mut())
+            .map(|peer_session| peer_session.session.next_resume_state());
         session.unwrap_or_else(|| ResumeState::unknown(self.epoch_for(at)))
     }
 
@@ -374,8 +374,8 @@ impl NodeCore {
         if let Some(at) = dialled {
             self.dials.answered(at, sched_node(hello.node));
         }
-        let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
-        let session = session.map(|link| &link.session);
+        let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
+        let session = session.map(|peer_session| &peer_session.session);
         let stranger = dialled.is_none() && session.is_none() && self.settings.ignores_strangers;
         let ignored = stranger || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
         if ignored || self.leaving || is_other {
@@ -422,8 +422,12 @@ impl NodeCore {
         out: &mut Vec<u8>,
     ) -> Result<HandshakeProgress, HandshakeError> {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
-        let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.link.as_ref());
-        match Session::confirm_to(session.map(|link| &link.session), &mut self.epochs, handshake) {
+        let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
+        match Session::confirm_to(
+            session.map(|peer_session| &peer_session.session),
+            &mut self.epochs,
+            handshake,
+        ) {
             Ok(holding) => {
                 handshake.confirm(&self.settings.profile, &holding, out).map(HandshakeProgress::Proven)
             }
@@ -444,11 +448,15 @@ impl NodeCore {
             self.fail_conn(id, driver);
             return false;
         }
-        let session = self.peers.get(&node).and_then(|peer| peer.link.as_ref()).map(|link| &link.session);
+        let session = self
+            .peers
+            .get(&node)
+            .and_then(|peer| peer.peer_session.as_ref())
+            .map(|peer_session| &peer_session.session);
         match Session::admit(session, &self.epochs, &connection) {
             Admission::Takes => {}
             Admission::Begins => {
-                if self.peers.get(&node).is_some_and(|peer| peer.link.is_some()) {
+                if self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some()) {
                     self.lose(node, "the peer has begun a new session", driver);
                 }
             }

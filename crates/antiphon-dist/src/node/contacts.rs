@@ -110,7 +110,7 @@ impl NodeCore {
         if self.settings.is_own(at) {
             return Some(Err(PeerError::Refused(Refusal::SelfConnection)));
         }
-        if at.port() == 0 || !self.is_linked_at(at) {
+        if at.port() == 0 || !self.is_connected_to(at) {
             return None;
         }
         if let Some(streams) = options.stream_send {
@@ -153,7 +153,7 @@ impl NodeCore {
             tracing::debug!(%at, "all its addresses are refused");
             return self.answer_contact(request_id, Err(reason.into()), driver);
         }
-        if let Some(there) = allowed.iter().find(|at| at.port() != 0 && self.is_linked_at(**at)) {
+        if let Some(there) = allowed.iter().find(|at| at.port() != 0 && self.is_connected_to(**at)) {
             return self.answer_contact(request_id, Ok(vec![Location::new(*there)]), driver);
         }
         self.contact_at(request_id, &allowed);
@@ -192,7 +192,7 @@ impl NodeCore {
 
     /// What became of a location is told in the same tick.
     pub(super) fn hurry_contacts(&mut self, at: SocketAddr) {
-        let linked = self.is_linked_at(at);
+        let linked = self.is_connected_to(at);
         let is_over = |contact: &Contact| contact.refused.is_some() || linked;
         let about =
             self.contacts.open.iter().filter(|(_, contact)| contact.at.contains(&at) && is_over(contact));
@@ -203,7 +203,7 @@ impl NodeCore {
     /// A session was proven: calls of `peer` for its locations are answered.
     pub(super) fn answer_contacts(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
         let Some(peer) = self.peers.get(&node) else { return };
-        let reached = |at: &SocketAddr| Some(*at) == dialled || peer.is_linked_at(*at);
+        let reached = |at: &SocketAddr| Some(*at) == dialled || peer.is_connected_to(*at);
         let about = self.contacts.open.iter().filter(|(_, contact)| contact.at.iter().any(reached));
         let due: Vec<RequestId> = about.map(|(request_id, _)| *request_id).collect();
         due.into_iter().for_each(|request_id| self.arm_contact(request_id, self.now));
@@ -212,7 +212,8 @@ impl NodeCore {
     pub(super) fn on_contact_due(&mut self, request_id: RequestId, driver: &mut impl Driver) {
         let now = self.now;
         let Some(contact) = self.contacts.open.get(&request_id) else { return };
-        let mut there: Vec<Location> = contact.at.iter().filter_map(|at| self.linked_location(*at)).collect();
+        let mut there: Vec<Location> =
+            contact.at.iter().filter_map(|at| self.connected_location(*at)).collect();
         there.sort_unstable();
         there.dedup();
         if now < contact.until && contact.waits(there.len(), now) {
@@ -228,9 +229,10 @@ impl NodeCore {
     }
 
     /// Where the node is shown that is connected at a location.
-    fn linked_location(&self, at: SocketAddr) -> Option<Location> {
-        let is_connected = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.conn.is_some());
-        self.peers.values().find(|peer| peer.is_linked_at(at) && is_connected(peer))?.location()
+    fn connected_location(&self, at: SocketAddr) -> Option<Location> {
+        let is_connected =
+            |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
+        self.peers.values().find(|peer| peer.is_connected_to(at) && is_connected(peer))?.location()
     }
 
     pub(super) fn answer_contact(

@@ -12,7 +12,7 @@ use antiphon_wire::{HandshakeError, Refusal};
 
 use super::NodeCore;
 use super::driver::{ConnId, Driver, Output};
-use super::link::Link;
+use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use crate::error::PeerError;
@@ -192,9 +192,9 @@ impl NodeCore {
 
     /// Whether there is a connection with the node at a location, or none is needed.
     fn is_connected(&self, at: SocketAddr) -> bool {
-        let is_served = |link: &Link| link.conn.is_some() || link.idle.rests();
-        let has_connection = |peer: &Peer| peer.link.as_deref().is_some_and(is_served);
-        self.peers.values().any(|peer| peer.is_linked_at(at) && has_connection(peer))
+        let is_served = |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.rests();
+        let has_connection = |peer: &Peer| peer.peer_session.as_deref().is_some_and(is_served);
+        self.peers.values().any(|peer| peer.is_connected_to(at) && has_connection(peer))
     }
 
     /// Dials a location until it answers, at most until then.
@@ -250,7 +250,7 @@ impl NodeCore {
 
     /// A location that a peer told of because it was asked to: dialled for a while, if a node can be there.
     pub(super) fn dial_told(&mut self, at: SocketAddr, after: Duration) {
-        if !self.settings.may_dial_asked(at) || self.settings.is_own(at) || self.is_linked_at(at) {
+        if !self.settings.may_dial_asked(at) || self.settings.is_own(at) || self.is_connected_to(at) {
             return;
         }
         let until = self.now + after + TOLD_FOR;
@@ -259,8 +259,8 @@ impl NodeCore {
     }
 
     /// Whether there is a session with the node at a location.
-    pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.is_linked_at(at))
+    pub(super) fn is_connected_to(&self, at: SocketAddr) -> bool {
+        self.peers.values().any(|peer| peer.is_connected_to(at))
     }
 
     pub(super) fn start_dials(&mut self, driver: &mut impl Driver) {
@@ -310,7 +310,10 @@ impl NodeCore {
         let Some(dial) = self.dials.dials.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else { return };
         dial.conn = None;
         let waits = dial.node.is_some_and(|node| {
-            self.peers.get(&node).and_then(|peer| peer.link.as_ref()).is_some_and(|link| link.conn.is_none())
+            self.peers
+                .get(&node)
+                .and_then(|peer| peer.peer_session.as_ref())
+                .is_some_and(|peer_session| peer_session.conn.is_none())
         });
         let is_over = !dial.forever && self.now >= dial.until && !waits;
         let (is_hinted, attempts) = (dial.hinted, dial.attempts);

@@ -88,7 +88,8 @@ impl NodeCore {
 
     fn on_announce(&mut self, presence: &Presence<'_>, from: SocketAddr) {
         let node = sched_node(presence.node);
-        let known = self.peers.get(&node).is_some_and(|peer| peer.link.is_some() || peer.gone || peer.apart);
+        let known =
+            self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some() || peer.gone || peer.apart);
         if !self.settings.discover || node == self.me || known {
             return;
         }

@@ -11,7 +11,7 @@ use antiphon_wire::frame::{Answer, Down, DownReason};
 use antiphon_wire::{Frame, Session, msgpack};
 
 use super::driver::Driver;
-use super::link::{Fate, Link};
+use super::peer_session::{FrameEffect, PeerSession};
 use super::{NOBODY, NodeCore, sched_key};
 
 /// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
@@ -68,13 +68,13 @@ impl NodeCore {
     pub(super) fn on_frame(
         &mut self,
         node: NodeId,
-        link: &mut Link,
+        peer_session: &mut PeerSession,
         frame: &Frame<'_>,
         driver: &mut impl Driver,
-    ) -> Fate {
+    ) -> FrameEffect {
         match frame {
-            Frame::Message(message) => self.on_message(node, link, message, driver),
-            Frame::Answer(answer) => self.on_answer(node, link, answer, driver),
+            Frame::Message(message) => self.on_message(node, peer_session, message, driver),
+            Frame::Answer(answer) => self.on_answer(node, peer_session, answer, driver),
             Frame::ReplyDropped(dropped) => {
                 let request_id = RequestId::from_bits(dropped.request_id.0);
                 driver.loop_ref().fail_request_from_peer(request_id, AskError::Dropped);
@@ -84,40 +84,40 @@ impl NodeCore {
                 let id = MonitorId { origin: node, number: monitor.id & !BY_TARGET };
                 let watcher = sched_key(monitor.watcher);
                 let arrived = Arrived::Monitor { watcher, target: sched_key(monitor.target), id };
-                self.on_signal(node, link, arrived, driver);
+                self.on_signal(node, peer_session, arrived, driver);
             }
             Frame::Demonitor(gone) => {
                 let id = self.monitor_id(node, gone.id, true);
                 let arrived = Arrived::Demonitor { target: sched_key(gone.target), id };
-                self.on_signal(node, link, arrived, driver);
+                self.on_signal(node, peer_session, arrived, driver);
             }
-            Frame::Down(down) => self.on_down(node, link, down, driver),
+            Frame::Down(down) => self.on_down(node, peer_session, down, driver),
             Frame::Notify(notify) => {
                 let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
                 let actor = ActorId::new(node, sched_key(notify.target));
                 let arrived = Arrived::Notify { watcher: sched_key(notify.watcher), id, actor };
-                self.on_signal(node, link, arrived, driver);
+                self.on_signal(node, peer_session, arrived, driver);
             }
             Frame::Terminate(terminate) => {
                 let arrived = Arrived::Terminate { target: sched_key(terminate.target) };
-                self.on_signal(node, link, arrived, driver);
+                self.on_signal(node, peer_session, arrived, driver);
             }
             Frame::Throw(throw) => {
-                let value = value_of(&link.session, throw.tag, throw.body);
+                let value = value_of(&peer_session.session, throw.tag, throw.body);
                 let arrived = value.map(|value| Arrived::Throw { target: sched_key(throw.target), value });
-                self.on_sound_signal(node, link, arrived, driver);
+                self.on_sound_signal(node, peer_session, arrived, driver);
             }
             Frame::Resume(resume) => {
-                let value = value_of(&link.session, resume.tag, resume.body);
+                let value = value_of(&peer_session.session, resume.tag, resume.body);
                 let arrived = value.map(|value| Arrived::Resume { target: sched_key(resume.target), value });
-                self.on_sound_signal(node, link, arrived, driver);
+                self.on_sound_signal(node, peer_session, arrived, driver);
             }
-            Frame::Lookup(want) => self.on_want(node, link, want, driver),
+            Frame::Lookup(want) => self.on_want(node, peer_session, want, driver),
             Frame::CancelLookup(unwant) => self.names.forget_want_of(node, unwant.request),
-            Frame::Found(found) => self.on_found(node, link, found, driver),
-            Frame::NodeAt(hint) => self.on_node_at(node, link, hint),
-            Frame::AnnounceRelay(relay) => self.on_relay(node, link, relay.request, driver),
-            Frame::Goodbye(goodbye) => return Fate::Leaves(goodbye.reason),
+            Frame::Found(found) => self.on_found(node, peer_session, found, driver),
+            Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
+            Frame::AnnounceRelay(relay) => self.on_relay(node, peer_session, relay.request, driver),
+            Frame::Goodbye(goodbye) => return FrameEffect::Leaves(goodbye.reason),
             // The session's own, and the connection's: acted upon by the session, or by its closing.
             Frame::Tag(_)
             | Frame::Begin(_)
@@ -128,11 +128,11 @@ impl NodeCore {
             | Frame::Pause(_)
             | Frame::Unpause(_)
             | Frame::Fragment(_) => {}
-            Frame::IdleProposed(proposed) => self.on_idle_proposed(node, link, *proposed, driver),
-            Frame::IdleAgreed(agreed) => Self::on_idle_agreed(link, *agreed),
-            Frame::Close(close) => Self::on_close(link, *close),
+            Frame::IdleProposed(proposed) => self.on_idle_proposed(node, peer_session, *proposed, driver),
+            Frame::IdleAgreed(agreed) => Self::on_idle_agreed(peer_session, *agreed),
+            Frame::Close(close) => Self::on_close(peer_session, *close),
         }
-        Fate::GoesOn
+        FrameEffect::GoesOn
     }
 
     /// A monitor by its number in a frame: numbered by the peer, or here.
@@ -142,10 +142,16 @@ impl NodeCore {
         MonitorId { origin, number: number & !BY_TARGET }
     }
 
-    fn on_answer(&mut self, node: NodeId, link: &mut Link, answer: &Answer<'_>, driver: &mut impl Driver) {
+    fn on_answer(
+        &mut self,
+        node: NodeId,
+        peer_session: &mut PeerSession,
+        answer: &Answer<'_>,
+        driver: &mut impl Driver,
+    ) {
         let request_id = RequestId::from_bits(answer.to.0);
         self.learn_route(answer.route);
-        let result = match (link.session.tag_name(answer.tag), is_sound(answer.body)) {
+        let result = match (peer_session.session.tag_name(answer.tag), is_sound(answer.body)) {
             (Some(tag), true) => driver.loop_ref().complete_request_encoded(request_id, tag, answer.body),
             (_, _) => {
                 driver.loop_ref().fail_request_from_peer(request_id, AskError::WrongType);
@@ -165,20 +171,26 @@ impl NodeCore {
     fn on_sound_signal(
         &mut self,
         node: NodeId,
-        link: &mut Link,
+        peer_session: &mut PeerSession,
         arrived: Option<Arrived>,
         driver: &mut impl Driver,
     ) {
         match arrived {
-            Some(arrived) => self.on_signal(node, link, arrived, driver),
+            Some(arrived) => self.on_signal(node, peer_session, arrived, driver),
             None => self.counts.refused_messages += 1,
         }
     }
 
     /// A signal has arrived: it takes effect after the messages before it.
-    fn on_signal(&mut self, node: NodeId, link: &mut Link, arrived: Arrived, driver: &mut impl Driver) {
-        if link.parking.holds(arrived.receiver()) {
-            self.park_signal(node, link, arrived);
+    fn on_signal(
+        &mut self,
+        node: NodeId,
+        peer_session: &mut PeerSession,
+        arrived: Arrived,
+        driver: &mut impl Driver,
+    ) {
+        if peer_session.parking.holds(arrived.receiver()) {
+            self.park_signal(node, peer_session, arrived);
         } else {
             self.take_effect(node, arrived, driver);
         }
@@ -265,7 +277,13 @@ impl NodeCore {
         self.say_refused(node, "monitors", "sets more monitors than it may");
     }
 
-    fn on_down(&mut self, node: NodeId, link: &mut Link, down: &Down<'_>, driver: &mut impl Driver) {
+    fn on_down(
+        &mut self,
+        node: NodeId,
+        peer_session: &mut PeerSession,
+        down: &Down<'_>,
+        driver: &mut impl Driver,
+    ) {
         let id = self.monitor_id(node, down.id, false);
         // Only whom it was set on may end it.
         let watching = self.peers.get(&node).and_then(|peer| peer.monitors.watcher(id));
@@ -273,7 +291,7 @@ impl NodeCore {
         let reason = match down.reason {
             DownReason::Done(None) => ExitReason::Done(Value::opaque()),
             DownReason::Done(Some((tag, body))) => {
-                ExitReason::Done(value_of(&link.session, tag, body).unwrap_or_else(Value::opaque))
+                ExitReason::Done(value_of(&peer_session.session, tag, body).unwrap_or_else(Value::opaque))
             }
             DownReason::Failed(text) => ExitReason::Failed(text.to_owned()),
             DownReason::Panicked(text) => ExitReason::Panicked(text.to_owned()),
@@ -282,7 +300,7 @@ impl NodeCore {
             DownReason::NoActor => ExitReason::NoActor,
             DownReason::Refused => ExitReason::Refused,
         };
-        self.on_signal(node, link, Arrived::Down { watcher, id, reason }, driver);
+        self.on_signal(node, peer_session, Arrived::Down { watcher, id, reason }, driver);
     }
 }
 

@@ -16,7 +16,7 @@ use antiphon_wire::frame::{Close, CloseReason, IdleAgreed, IdleProposed};
 
 use super::NodeCore;
 use super::driver::Driver;
-use super::link::Link;
+use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::NodeTimer;
 use crate::error::UnknownPeer;
@@ -71,8 +71,8 @@ impl Idle {
     }
 }
 
-fn moved(link: &Link) -> (u64, u64) {
-    (link.session.frames_sent(), link.session.frames_received())
+fn moved(peer_session: &PeerSession) -> (u64, u64) {
+    (peer_session.session.frames_sent(), peer_session.session.frames_received())
 }
 
 impl NodeCore {
@@ -100,8 +100,9 @@ impl NodeCore {
 
     /// Dials the peer at a location if its session is at rest; whether it was.
     pub(super) fn wakes_at(&mut self, at: SocketAddr) -> bool {
-        let rests = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.idle.rests());
-        let found = self.peers.iter().find(|(_, peer)| rests(peer) && peer.is_linked_at(at));
+        let rests =
+            |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.rests());
+        let found = self.peers.iter().find(|(_, peer)| rests(peer) && peer.is_connected_to(at));
         let Some(node) = found.map(|(node, _)| *node) else { return false };
         self.wake(node);
         true
@@ -112,7 +113,7 @@ impl NodeCore {
         let at = at.addr();
         let is_there = |peer: &Peer| match at.port() {
             0 => peer.told.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
-            _ => peer.is_at(at) || peer.is_linked_at(at),
+            _ => peer.is_at(at) || peer.is_connected_to(at),
         };
         self.peers.iter().filter(|(_, peer)| !peer.gone && is_there(peer)).map(|(node, _)| *node).collect()
     }
@@ -123,43 +124,51 @@ impl NodeCore {
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let streams = peer.streams.unwrap_or(by_default);
-        let Some(link) = peer.link.as_mut() else { return };
-        if !streams && link.conn.is_some() && !std::mem::replace(&mut link.idle.is_watched, true) {
+        let Some(peer_session) = peer.peer_session.as_mut() else { return };
+        if !streams
+            && peer_session.conn.is_some()
+            && !std::mem::replace(&mut peer_session.idle.is_watched, true)
+        {
             self.timers.add(now + LOOK_EVERY, NodeTimer::Idle(node));
         }
     }
 
     pub(super) fn on_idle_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
-        let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
-        link.idle.is_watched = false;
-        if moved(&link) != link.idle.moved {
-            (link.idle.moved, link.idle.since, link.idle.pause) = (moved(&link), now, QUIET);
+        let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
+        else {
+            return;
+        };
+        peer_session.idle.is_watched = false;
+        if moved(&peer_session) != peer_session.idle.moved {
+            (peer_session.idle.moved, peer_session.idle.since, peer_session.idle.pause) =
+                (moved(&peer_session), now, QUIET);
         }
         let streams = self.peers.get(&node).and_then(|peer| peer.streams);
         let wants = !streams.unwrap_or(self.settings.stream_send);
-        let is_due = now.since(link.idle.since) >= link.idle.pause;
-        if wants && is_due && self.needs_nothing(node, &link, driver) {
-            let sent = link.session.frames_sent();
-            if link.session.send_control(&IdleProposed { sent }.into()).is_ok() {
-                link.idle.stage = Stage::Proposed;
-                link.idle.pause = now.since(link.idle.since) + (link.idle.pause * 2).min(PAUSE_LAST);
+        let is_due = now.since(peer_session.idle.since) >= peer_session.idle.pause;
+        if wants && is_due && self.needs_nothing(node, &peer_session, driver) {
+            let sent = peer_session.session.frames_sent();
+            if peer_session.session.send_control(&IdleProposed { sent }.into()).is_ok() {
+                peer_session.idle.stage = Stage::Proposed;
+                peer_session.idle.pause =
+                    now.since(peer_session.idle.since) + (peer_session.idle.pause * 2).min(PAUSE_LAST);
             }
         }
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.link = Some(link);
+            peer.peer_session = Some(peer_session);
         }
         self.watch_idle(node);
         self.mark_dirty(node);
     }
 
     /// Whether nothing at this side depends on the connection, and there is a way to another one.
-    fn needs_nothing(&mut self, node: NodeId, link: &Link, driver: &mut impl Driver) -> bool {
+    fn needs_nothing(&mut self, node: NodeId, peer_session: &PeerSession, driver: &mut impl Driver) -> bool {
         self.forget_ended_watchers(driver);
         let Some(peer) = self.peers.get(&node) else { return false };
-        let has_way = link.dialled.is_some() || !peer.locations.is_empty();
+        let has_way = peer_session.dialled.is_some() || !peer.locations.is_empty();
         has_way
-            && link.is_quiet()
+            && peer_session.is_quiet()
             && peer.has_nothing_open()
             && self.peer_watchers().is_empty()
             && !self.receipts.awaits(node)
@@ -171,43 +180,51 @@ impl NodeCore {
     pub(super) fn on_idle_proposed(
         &mut self,
         node: NodeId,
-        link: &mut Link,
+        peer_session: &mut PeerSession,
         proposed: IdleProposed,
         driver: &mut impl Driver,
     ) {
-        if proposed.sent != link.session.frames_received() || !self.needs_nothing(node, link, driver) {
+        if proposed.sent != peer_session.session.frames_received()
+            || !self.needs_nothing(node, peer_session, driver)
+        {
             return;
         }
-        let agreed = IdleAgreed { sent: link.session.frames_sent() };
-        if let Err(reason) = link.session.send_control(&agreed.into()) {
+        let agreed = IdleAgreed { sent: peer_session.session.frames_sent() };
+        if let Err(reason) = peer_session.session.send_control(&agreed.into()) {
             tracing::debug!(%node, %reason, "a proposal to close the connection is not answered");
         }
     }
 
     /// The peer agrees. What has come with its word is looked at first.
-    pub(super) fn on_idle_agreed(link: &mut Link, agreed: IdleAgreed) {
-        if link.idle.stage == Stage::Proposed && agreed.sent == link.session.frames_received() {
-            link.idle.stage = Stage::Agreed;
+    pub(super) fn on_idle_agreed(peer_session: &mut PeerSession, agreed: IdleAgreed) {
+        if peer_session.idle.stage == Stage::Proposed && agreed.sent == peer_session.session.frames_received()
+        {
+            peer_session.idle.stage = Stage::Agreed;
         }
     }
 
-    pub(super) fn on_close(link: &mut Link, close: Close) {
+    pub(super) fn on_close(peer_session: &mut PeerSession, close: Close) {
         if close.reason == CloseReason::Idle {
-            link.idle.stage = Stage::Told;
+            peer_session.idle.stage = Stage::Told;
         }
     }
 
     /// All that arrived is looked at: the connection may be closed now.
     pub(super) fn close_idle(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
-        let needs_nothing = match link.idle.stage {
-            Stage::Agreed => moved(&link) == link.idle.moved && self.needs_nothing(node, &link, driver),
-            Stage::Told => self.needs_nothing(node, &link, driver),
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take()) else {
+            return;
+        };
+        let needs_nothing = match peer_session.idle.stage {
+            Stage::Agreed => {
+                moved(&peer_session) == peer_session.idle.moved
+                    && self.needs_nothing(node, &peer_session, driver)
+            }
+            Stage::Told => self.needs_nothing(node, &peer_session, driver),
             Stage::Talks | Stage::Proposed | Stage::Rests => false,
         };
-        let stage = link.idle.stage;
+        let stage = peer_session.idle.stage;
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.link = Some(link);
+            peer.peer_session = Some(peer_session);
         }
         match stage {
             Stage::Agreed if needs_nothing => self.rest(node, true, driver),
@@ -223,25 +240,27 @@ impl NodeCore {
     }
 
     fn talk_on(&mut self, node: NodeId) {
-        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) {
-            link.idle.stage = Stage::Talks;
+        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
+            peer_session.idle.stage = Stage::Talks;
         }
     }
 
     /// Closes a connection, and keeps its session.
     fn rest(&mut self, node: NodeId, tell: bool, driver: &mut impl Driver) {
         let now = self.wire_now();
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
-        let Some(id) = link.conn.take() else { return };
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        let Some(id) = peer_session.conn.take() else { return };
         if tell && let Some(conn) = self.connections.get(id) {
             let close: Frame<'_> = Close { reason: CloseReason::Idle }.into();
-            if let Err(reason) = link.session.send_control(&close) {
+            if let Err(reason) = peer_session.session.send_control(&close) {
                 tracing::debug!(%node, %reason, "the peer is not told that the connection is closed");
             }
-            while link.session.poll_transmit(now, &mut conn.out) {}
+            while peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
-        link.idle.stage = Stage::Rests;
-        link.session.rest();
+        peer_session.idle.stage = Stage::Rests;
+        peer_session.session.rest();
         tracing::debug!(%node, "the connection is closed until it is needed");
         self.drop_conn_quietly(id, driver);
     }
@@ -251,11 +270,14 @@ impl NodeCore {
         let (now, wire_now) = (self.now, self.wire_now());
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let first = peer.locations.first().copied();
-        let Some(link) = peer.link.as_mut().filter(|link| link.idle.rests()) else { return };
-        link.idle.talk(now);
-        link.session.wake(wire_now);
-        (link.cut_at, link.refusals) = (now, 0);
-        if let Some(at) = link.dialled.or(first) {
+        let Some(peer_session) = peer.peer_session.as_mut().filter(|peer_session| peer_session.idle.rests())
+        else {
+            return;
+        };
+        peer_session.idle.talk(now);
+        peer_session.session.wake(wire_now);
+        (peer_session.cut_at, peer_session.refusals) = (now, 0);
+        if let Some(at) = peer_session.dialled.or(first) {
             self.redial(node, at);
         }
         self.arm_session(node);

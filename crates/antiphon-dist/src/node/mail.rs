@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::driver::Driver;
 use super::frames::{Arrived, is_sound};
-use super::link::Link;
+use super::peer_session::PeerSession;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::DeliverError;
@@ -179,27 +179,34 @@ impl NodeCore {
     pub(super) fn on_message(
         &mut self,
         node: NodeId,
-        link: &mut Link,
+        peer_session: &mut PeerSession,
         message: &Message<'_>,
         driver: &mut impl Driver,
     ) {
         let to = sched_key(message.to);
         if !self.allows(node, to, driver) {
-            return self.conclude(node, &mut link.session, to, message.receipt, &Delivery::NoActor, driver);
+            return self.conclude(
+                node,
+                &mut peer_session.session,
+                to,
+                message.receipt,
+                &Delivery::NoActor,
+                driver,
+            );
         }
         self.learn_route(message.route);
         let is_sound = is_sound(message.body);
-        if is_sound && link.parking.holds(to) {
-            return self.park(node, link, message);
+        if is_sound && peer_session.parking.holds(to) {
+            return self.park(node, peer_session, message);
         }
-        let delivery = match link.session.tag_name(message.tag) {
+        let delivery = match peer_session.session.tag_name(message.tag) {
             Some(tag) if is_sound => self.deliver_here(node, to, (tag, message.body), driver),
             Some(_) | None => Delivery::Undecodable("it is not one sound MessagePack value".into()),
         };
         if delivery == Delivery::Full {
-            return self.park(node, link, message);
+            return self.park(node, peer_session, message);
         }
-        self.conclude(node, &mut link.session, to, message.receipt, &delivery, driver);
+        self.conclude(node, &mut peer_session.session, to, message.receipt, &delivery, driver);
     }
 
     /// Takes what has come from a peer, on the account of its requests.
@@ -213,22 +220,22 @@ impl NodeCore {
         result
     }
 
-    fn park(&mut self, node: NodeId, link: &mut Link, message: &Message<'_>) {
-        let Some(tag) = link.session.tag_name(message.tag).map(Box::from) else { return };
+    fn park(&mut self, node: NodeId, peer_session: &mut PeerSession, message: &Message<'_>) {
+        let Some(tag) = peer_session.session.tag_name(message.tag).map(Box::from) else { return };
         let what = What::Message { tag, body: message.body.into(), receipt: message.receipt };
-        self.park_behind(node, link, sched_key(message.to), what);
+        self.park_behind(node, peer_session, sched_key(message.to), what);
     }
 
     /// A signal waits behind the messages before it.
-    pub(super) fn park_signal(&mut self, node: NodeId, link: &mut Link, arrived: Arrived) {
-        self.park_behind(node, link, arrived.receiver(), What::Signal(arrived));
+    pub(super) fn park_signal(&mut self, node: NodeId, peer_session: &mut PeerSession, arrived: Arrived) {
+        self.park_behind(node, peer_session, arrived.receiver(), What::Signal(arrived));
     }
 
-    fn park_behind(&mut self, node: NodeId, link: &mut Link, to: Key, what: What) {
+    fn park_behind(&mut self, node: NodeId, peer_session: &mut PeerSession, to: Key, what: What) {
         let now = self.now;
-        link.parking.push(now, &mut link.session, to, what);
+        peer_session.parking.push(now, &mut peer_session.session, to, what);
         self.parked.insert(node);
-        if !std::mem::replace(&mut link.parking.scheduled, true) {
+        if !std::mem::replace(&mut peer_session.parking.scheduled, true) {
             self.timers.add(now + RETRY_EVERY, NodeTimer::Parked(node));
         }
     }
@@ -242,8 +249,8 @@ impl NodeCore {
 
     /// An actor may have taken nothing for too long.
     pub(super) fn on_parked_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) {
-            link.parking.scheduled = false;
+        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
+            peer_session.parking.scheduled = false;
         }
         self.parked.remove(&node);
         self.retry_parked(node, driver);
@@ -251,28 +258,31 @@ impl NodeCore {
 
     /// Tries again what waits for full mailboxes.
     fn retry_parked(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
-        let mut lots = std::mem::take(&mut link.parking.lots);
+        let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
+        else {
+            return;
+        };
+        let mut lots = std::mem::take(&mut peer_session.parking.lots);
         self.take_from(node, |core| {
             lots.retain(|to, lot| {
-                core.drain_lot(node, &mut link.session, *to, lot, driver);
+                core.drain_lot(node, &mut peer_session.session, *to, lot, driver);
                 if lot.paused && lot.bytes <= PAUSE_OVER / 2 {
                     lot.paused = false;
-                    link.session.unpause(wire_key(*to));
+                    peer_session.session.unpause(wire_key(*to));
                 }
                 !lot.queue.is_empty()
             });
         });
         if !lots.is_empty() {
             self.parked.insert(node);
-            if !std::mem::replace(&mut link.parking.scheduled, true) {
+            if !std::mem::replace(&mut peer_session.parking.scheduled, true) {
                 self.timers.add(self.now + RETRY_EVERY, NodeTimer::Parked(node));
             }
         }
-        link.parking.lots = lots;
-        let is_over = link.leaves && link.parking.is_empty();
+        peer_session.parking.lots = lots;
+        let is_over = peer_session.leaves && peer_session.parking.is_empty();
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.link = Some(link);
+            peer.peer_session = Some(peer_session);
         }
         if is_over {
             return self.lose(node, "the peer said goodbye", driver);

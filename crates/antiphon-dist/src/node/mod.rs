@@ -18,12 +18,12 @@ mod discovery;
 mod driver;
 mod frames;
 mod idle;
-mod link;
 mod loads;
 mod mail;
 mod monitors;
 mod names;
 mod partings;
+mod peer_session;
 mod peers;
 mod post;
 mod probes;
@@ -377,11 +377,11 @@ impl NodeCore {
     pub fn check(&self) {
         for (node, peer) in &self.peers {
             peer.check();
-            let is_dirty = peer.link.as_ref().is_some_and(|link| link.dirty);
+            let is_dirty = peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.dirty);
             assert_eq!(is_dirty, self.dirty.contains(node), "a link that is dirty is listed, once");
         }
         self.names.check(&self.timers);
-        let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.link.is_some());
+        let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some());
         assert!(self.names.asked_peers().all(|node| is_linked(&node)), "who was asked is linked");
         self.receipts.check(&self.timers);
         self.check_loads();

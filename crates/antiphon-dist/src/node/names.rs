@@ -12,7 +12,7 @@ use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace};
 
 use super::driver::Driver;
-use super::link::Link;
+use super::peer_session::PeerSession;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::{LocateError, RegisterError};
@@ -361,7 +361,7 @@ impl NodeCore {
         let until = self.now + timeout;
         self.timers.add(until, NodeTimer::Lookup(request));
         if let Some(at) = at
-            && !self.is_linked_at(at.addr())
+            && !self.is_connected_to(at.addr())
         {
             self.dial_once(at.addr(), until);
         }
@@ -378,12 +378,12 @@ impl NodeCore {
     fn send_want(&mut self, node: NodeId, request: u64) {
         let Some(want) = self.names.wants.get_mut(&request) else { return };
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let dialled = peer.link.as_ref().and_then(|link| link.dialled);
+        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         let concerned = want.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
-        let Some(link) = peer.link.as_mut().filter(|_| concerned) else { return };
+        let Some(peer_session) = peer.peer_session.as_mut().filter(|_| concerned) else { return };
         let all = matches!(want.answer, WantedBy::All(..));
         let frame = Lookup { request, space: want.space.on_the_wire(), all, name: &want.name };
-        match link.session.send(&frame.into()) {
+        match peer_session.session.send(&frame.into()) {
             Ok(()) => {
                 want.asked.insert(node);
             }
@@ -419,7 +419,7 @@ impl NodeCore {
     pub(super) fn on_want(
         &mut self,
         node: NodeId,
-        link: &mut Link,
+        peer_session: &mut PeerSession,
         want: &Lookup<'_>,
         driver: &mut impl Driver,
     ) {
@@ -435,13 +435,13 @@ impl NodeCore {
                 self.counts.refusals.wants += 1;
                 self.say_refused(node, "wants", "looks for more names than it may");
             }
-            return reply(link, &Found { request, what });
+            return reply(peer_session, &Found { request, what });
         }
         let full: FullName = (space, want.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
             if self.allows(node, key, driver) {
-                return send_found(link, request, key, tag);
+                return send_found(peer_session, request, key, tag);
             }
         }
         self.names.forget_want_of(node, request);
@@ -452,8 +452,8 @@ impl NodeCore {
     /// Answers a peer's question that was left here.
     fn answer_want(&mut self, node: NodeId, request: u64, key: Key, tag: &'static str) {
         self.names.forget_want_of(node, request);
-        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) {
-            send_found(link, request, key, tag);
+        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
+            send_found(peer_session, request, key, tag);
             self.mark_dirty(node);
         }
     }
@@ -462,7 +462,7 @@ impl NodeCore {
     pub(super) fn on_found(
         &mut self,
         node: NodeId,
-        link: &mut Link,
+        peer_session: &mut PeerSession,
         found: &Found,
         driver: &mut impl Driver,
     ) {
@@ -473,10 +473,10 @@ impl NodeCore {
             }
         };
         let Some(want) = self.names.wants.get_mut(&found.request) else { return };
-        let Some(told) = link.session.tag_name(tag) else { return };
+        let Some(told) = peer_session.session.tag_name(tag) else { return };
         let is_there = |at: Location| {
             let peer = self.peers.get(&node);
-            link.dialled == Some(at.addr()) || peer.is_some_and(|peer| peer.is_at(at.addr()))
+            peer_session.dialled == Some(at.addr()) || peer.is_some_and(|peer| peer.is_at(at.addr()))
         };
         if !want.at.is_none_or(is_there) {
             // Nobody asked this peer.
@@ -521,8 +521,11 @@ impl NodeCore {
         let Some(want) = self.names.wants.remove(&request) else { return };
         self.timers.remove(want.until, NodeTimer::Lookup(request));
         for node in want.asked {
-            let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
-            if let Err(reason) = link.session.send(&CancelLookup { request }.into()) {
+            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+            else {
+                continue;
+            };
+            if let Err(reason) = peer_session.session.send(&CancelLookup { request }.into()) {
                 tracing::debug!(%node, %reason, "a question was not withdrawn; it ends with the session");
             }
             self.mark_dirty(node);
@@ -594,19 +597,19 @@ impl NodeCore {
     }
 }
 
-fn send_found(link: &mut Link, request: u64, key: Key, tag: &str) {
-    match link.session.intern(tag) {
+fn send_found(peer_session: &mut PeerSession, request: u64, key: Key, tag: &str) {
+    match peer_session.session.intern(tag) {
         Ok(tag) => {
             let what = LookupResult::Here { key: wire_key(key), tag };
-            reply(link, &Found { request, what });
+            reply(peer_session, &Found { request, what });
         }
         // The asker is told `TimedOut`.
         Err(reason) => tracing::debug!(%reason, "a name's type cannot be told to a peer"),
     }
 }
 
-fn reply(link: &mut Link, found: &Found) {
-    if let Err(reason) = link.session.send(&(*found).into()) {
+fn reply(peer_session: &mut PeerSession, found: &Found) {
+    if let Err(reason) = peer_session.session.send(&(*found).into()) {
         // The asker is told `TimedOut`.
         tracing::debug!(%reason, "an answer to a question for a name was not sent");
     }

@@ -12,7 +12,7 @@ use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 
 use super::driver::Driver;
-use super::link::Link;
+use super::peer_session::PeerSession;
 use super::timers::NodeTimer;
 use super::{NodeCore, settle};
 use crate::error::{CloseError, UnknownPeer};
@@ -78,7 +78,7 @@ impl NodeCore {
     fn part_from_ignored(&mut self) {
         let mut ignored = Vec::new();
         for (node, peer) in &self.peers {
-            let dialled = peer.link.as_ref().and_then(|link| link.dialled);
+            let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
             let all = peer.said.iter().chain(&peer.locations).chain(&peer.told).chain(&dialled);
             if all.map(SocketAddr::ip).any(|ip: IpAddr| self.settings.ignores(ip)) {
                 ignored.push(*node);
@@ -95,12 +95,14 @@ impl NodeCore {
         self.wake(node);
         self.keep_apart(node);
         let (now, until) = (self.now, self.now + within);
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return false };
-        if link.leaves {
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return false;
+        };
+        if peer_session.leaves {
             return false;
         }
-        if link.parting.is_none() {
-            link.parting =
+        if peer_session.parting.is_none() {
+            peer_session.parting =
                 Some(Parting { reason, said: false, until, request_ids: Vec::new(), outcome: Ok(()) });
             self.timers.add(until, NodeTimer::Parting(node));
             // As soon as there is a world, in case that nothing is under way.
@@ -110,16 +112,16 @@ impl NodeCore {
     }
 
     fn parting_of(&mut self, node: NodeId) -> Option<&mut Parting> {
-        self.peers.get_mut(&node)?.link.as_mut()?.parting.as_mut()
+        self.peers.get_mut(&node)?.peer_session.as_mut()?.parting.as_mut()
     }
 
     /// Neither side dials the other by itself any more.
     pub(super) fn keep_apart(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.apart = true;
-        let dialled = peer.link.as_ref().and_then(|link| link.dialled);
+        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         let all: Vec<SocketAddr> = peer.locations.iter().chain(&peer.told).chain(&dialled).copied().collect();
-        let is_connected = peer.link.is_some();
+        let is_connected = peer.peer_session.is_some();
         all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
     }
 
@@ -138,8 +140,12 @@ impl NodeCore {
     /// Something has arrived, perhaps an acknowledgement: says goodbye when all before it has arrived, and ends when
     /// the goodbye has.
     pub(super) fn advance_parting(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(link) = self.peers.get(&node).and_then(|peer| peer.link.as_ref()) else { return };
-        let Some(parting) = link.parting.as_ref().filter(|_| link.session.is_idle()) else { return };
+        let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
+            return;
+        };
+        let Some(parting) = peer_session.parting.as_ref().filter(|_| peer_session.session.is_idle()) else {
+            return;
+        };
         if parting.said {
             self.part(node, driver);
         } else {
@@ -148,8 +154,10 @@ impl NodeCore {
     }
 
     fn say_goodbye(&mut self, node: NodeId) {
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
-        let Link { session, parting: Some(parting), .. } = link.as_mut() else { return };
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        let PeerSession { session, parting: Some(parting), .. } = peer_session.as_mut() else { return };
         if std::mem::replace(&mut parting.said, true) {
             return;
         }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use antiphon_sched::{Budget, NodeId, Origin};
 use antiphon_wire::Route;
 
-use super::link::Link;
 use super::monitors::Monitors;
+use super::peer_session::PeerSession;
 use super::post::Waiting;
 use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
@@ -39,7 +39,7 @@ pub(super) struct Peer {
     pub(super) subscriptions: Arc<()>,
     /// `None` while the node was never reached.
     pub(super) status: Option<Status>,
-    pub(super) link: Option<Box<Link>>,
+    pub(super) peer_session: Option<Box<PeerSession>>,
     /// What is to be sent when there is a session.
     pub(super) waiting: Waiting,
     /// Another incarnation answers at its location: it will never come back.
@@ -65,7 +65,7 @@ impl Peer {
             load: None,
             subscriptions: Arc::new(()),
             status: None,
-            link: None,
+            peer_session: None,
             waiting: Waiting::default(),
             gone: false,
             streams: None,
@@ -88,9 +88,9 @@ impl Peer {
     }
 
     /// Whether there is a session, and the node is at this location.
-    pub(super) fn is_linked_at(&self, at: SocketAddr) -> bool {
-        let link = self.link.as_ref();
-        link.is_some_and(|link| link.dialled == Some(at) || self.is_at(at))
+    pub(super) fn is_connected_to(&self, at: SocketAddr) -> bool {
+        let peer_session = self.peer_session.as_ref();
+        peer_session.is_some_and(|peer_session| peer_session.dialled == Some(at) || self.is_at(at))
     }
 
     pub(super) fn monitors_len(&self) -> usize {
@@ -103,22 +103,29 @@ impl Peer {
     }
 
     pub(super) fn parked_bytes(&self) -> u64 {
-        self.link.as_ref().map_or(0, |link| link.parking.bytes())
+        self.peer_session.as_ref().map_or(0, |peer_session| peer_session.parking.bytes())
     }
 
     pub(super) fn check(&self) {
         self.waiting.check();
         self.monitors.check();
-        if let Some(link) = &self.link {
-            link.session.check();
-            link.parking.check();
+        if let Some(peer_session) = &self.peer_session {
+            peer_session.session.check();
+            peer_session.parking.check();
             let waits = !self.waiting.is_empty();
             assert!(
-                !waits || link.parting.is_some(),
+                !waits || peer_session.parting.is_some(),
                 "nothing waits for a session that is there and goes on"
             );
-            assert_eq!(link.conn.is_some(), link.session.is_connected(), "a session knows its connection");
-            assert!(!link.idle.rests() || link.conn.is_none(), "a session at rest has no connection");
+            assert_eq!(
+                peer_session.conn.is_some(),
+                peer_session.session.is_connected(),
+                "a session knows its connection"
+            );
+            assert!(
+                !peer_session.idle.rests() || peer_session.conn.is_none(),
+                "a session at rest has no connection"
+            );
         }
     }
 }
@@ -169,7 +176,7 @@ impl NodeCore {
             return true;
         }
         // One that is there may be in the hands of whoever asks, and its link with it.
-        let idle = |peer: &Peer| peer.link.is_none() && peer.waiting.is_empty() && !peer.is_online();
+        let idle = |peer: &Peer| peer.peer_session.is_none() && peer.waiting.is_empty() && !peer.is_online();
         let gone = self.peers.iter().find(|(_, peer)| peer.gone && idle(peer));
         let some = gone.or_else(|| self.peers.iter().find(|(_, peer)| idle(peer))).map(|(node, _)| *node);
         some.is_some_and(|some| self.peers.remove(&some).is_some())

@@ -15,7 +15,7 @@ use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
 
 use super::driver::Driver;
 use super::frames::node_of;
-use super::link::Link;
+use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::signals::body_bytes;
 use super::timers::NodeTimer;
@@ -96,12 +96,13 @@ impl Transport for NodeCore {
         if peer.gone {
             return Err(Undelivered::NoActor);
         }
-        let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
+        let Some(mut peer_session) = peer.peer_session.take_if(|peer_session| peer_session.parting.is_none())
+        else {
             return self.post_later(node, outbound);
         };
-        let sent = self.post(node, &mut link, outbound);
+        let sent = self.post(node, &mut peer_session, outbound);
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.link = Some(link);
+            peer.peer_session = Some(peer_session);
         }
         if sent.is_ok() {
             self.replies.add(node, outbound.replies);
@@ -135,15 +136,15 @@ impl NodeCore {
     fn post(
         &mut self,
         node: NodeId,
-        link: &mut Link,
+        peer_session: &mut PeerSession,
         outbound: &OutboundMessage<'_>,
     ) -> Result<(), Undelivered> {
         let limits = &self.settings.profile.limits;
-        let queued = link.session.queued_bytes();
+        let queued = peer_session.session.queued_bytes();
         // Below the low mark everything goes, or a large message would be told `Writable` and `Busy` in turn.
         let is_high = queued + outbound.body.len() as u64 > limits.queue_bytes_high;
         if outbound.mode == SendMode::Try && is_high && queued >= limits.queue_bytes_low {
-            link.writers.extend(outbound.from);
+            peer_session.writers.extend(outbound.from);
             return Err(Undelivered::Busy);
         }
         if queued > limits.queue_bytes_high && self.all_queued() > ALL_QUEUES_MAX {
@@ -151,7 +152,7 @@ impl NodeCore {
         }
         let route = self.route_of(node, outbound.nodes);
         let request = wants_receipt(outbound).then(|| self.next_request());
-        send_message(&mut link.session, outbound, request, &route)?;
+        send_message(&mut peer_session.session, outbound, request, &route)?;
         self.await_receipt(node, outbound, request);
         Ok(())
     }
@@ -165,7 +166,9 @@ impl NodeCore {
     }
 
     fn all_queued(&self) -> u64 {
-        let queued = |peer: &Peer| peer.link.as_ref().map_or(0, |link| link.session.queued_bytes());
+        let queued = |peer: &Peer| {
+            peer.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_bytes())
+        };
         self.peers.values().map(|peer| queued(peer) + peer.waiting.bytes as u64).sum()
     }
 
@@ -242,8 +245,8 @@ impl NodeCore {
     pub(super) fn send_waiting(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let waiting = std::mem::take(&mut peer.waiting);
-        if let Some(link) = peer.link.as_mut() {
-            link.writers.extend(waiting.writers);
+        if let Some(peer_session) = peer.peer_session.as_mut() {
+            peer_session.writers.extend(waiting.writers);
         }
         for posted in waiting.queue {
             match posted {
@@ -259,10 +262,12 @@ impl NodeCore {
                         nodes: &nodes,
                         replies: &[],
                     };
-                    let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else {
+                    let Some(peer_session) =
+                        self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+                    else {
                         return;
                     };
-                    if let Err(reason) = send_message(&mut link.session, &outbound, request, &route) {
+                    if let Err(reason) = send_message(&mut peer_session.session, &outbound, request, &route) {
                         self.give_up(to, request, reason);
                     }
                 }
@@ -282,7 +287,7 @@ impl NodeCore {
     /// What waits for a node will not be sent any more.
     pub(super) fn drop_waiting(&mut self, node: NodeId, reason: Undelivered) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if peer.link.is_some() {
+        if peer.peer_session.is_some() {
             return;
         }
         let waiting = std::mem::take(&mut peer.waiting);

@@ -164,7 +164,7 @@ impl NodeCore {
         if node == self.me {
             return;
         }
-        let linked = self.peers.get(&node).filter(|peer| peer.link.is_some());
+        let linked = self.peers.get(&node).filter(|peer| peer.peer_session.is_some());
         if let Some(at) = linked.and_then(|peer| peer.told) {
             self.found_on_host(host, at);
             return;

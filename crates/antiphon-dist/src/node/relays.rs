@@ -13,7 +13,7 @@ use antiphon_wire::frame::{AnnounceRelay, NodeAt};
 use antiphon_wire::{Datagram, Locations, Presence};
 
 use super::driver::Driver;
-use super::link::Link;
+use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
@@ -45,11 +45,11 @@ impl NodeCore {
     /// Asks the peer at a location to announce this node where it is.
     pub(super) fn ask_relay(&mut self, at: SocketAddr) {
         let request = self.next_request();
-        let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.is_linked_at(at)) else {
+        let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.is_connected_to(at)) else {
             return;
         };
-        let (node, Some(link)) = (*node, peer.link.as_mut()) else { return };
-        if let Err(reason) = link.session.send(&AnnounceRelay { request }.into()) {
+        let (node, Some(peer_session)) = (*node, peer.peer_session.as_mut()) else { return };
+        if let Err(reason) = peer_session.session.send(&AnnounceRelay { request }.into()) {
             return tracing::warn!(%at, %reason, "a peer cannot be asked to announce this node");
         }
         let now = self.now;
@@ -59,7 +59,13 @@ impl NodeCore {
     }
 
     /// A peer asks to be announced here, and to be told who is here.
-    pub(super) fn on_relay(&mut self, node: NodeId, link: &mut Link, request: u64, driver: &mut impl Driver) {
+    pub(super) fn on_relay(
+        &mut self,
+        node: NodeId,
+        peer_session: &mut PeerSession,
+        request: u64,
+        driver: &mut impl Driver,
+    ) {
         let now = self.now;
         self.relays.served.retain(|_, at| now.since(*at) < SERVED_EVERY);
         if !self.settings.discover || request == 0 || self.relays.served.contains_key(&node) {
@@ -76,21 +82,22 @@ impl NodeCore {
         for (id, peer) in told.take(TOLD_MAX as usize) {
             let locations = Locations::Plain(&peer.said);
             let hint = NodeAt { request, node: wire_node(*id), name: &peer.name, locations };
-            if let Err(reason) = link.session.send(&hint.into()) {
+            if let Err(reason) = peer_session.session.send(&hint.into()) {
                 return tracing::debug!(%node, %reason, "a peer is not told of all peers here");
             }
         }
     }
 
     /// A peer tells where another node is: remembered, and dialled if it was asked.
-    pub(super) fn on_node_at(&mut self, node: NodeId, link: &Link, hint: &NodeAt<'_>) {
+    pub(super) fn on_node_at(&mut self, node: NodeId, peer_session: &PeerSession, hint: &NodeAt<'_>) {
         let other = sched_node(hint.node);
-        let Some(remote) = link.conn.and_then(|conn| self.connections.get(conn)).map(|conn| conn.remote)
+        let Some(remote) =
+            peer_session.conn.and_then(|conn| self.connections.get(conn)).map(|conn| conn.remote)
         else {
             return;
         };
         let locations = seen_from(hint.locations.iter(), remote);
-        let is_linked = self.peers.get(&other).is_some_and(|peer| peer.link.is_some());
+        let is_linked = self.peers.get(&other).is_some_and(|peer| peer.peer_session.is_some());
         self.learn(other, hint.name, locations.iter().copied());
         let now = self.now;
         let asked = self.relays.asked.get_mut(&hint.request);

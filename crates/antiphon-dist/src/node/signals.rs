@@ -10,7 +10,7 @@ use antiphon_wire::frame::{
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
-use super::link::Link;
+use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::post::Posted;
 use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
@@ -26,7 +26,8 @@ impl NodeCore {
             return self.answer_signal(signal, Undelivered::NoActor);
         }
         let waits = !peer.waiting.is_empty();
-        let Some(mut link) = peer.link.take_if(|link| link.parting.is_none()) else {
+        let Some(mut peer_session) = peer.peer_session.take_if(|peer_session| peer_session.parting.is_none())
+        else {
             let is_met = peer.status.is_some();
             if waits || !ends_with_session(&signal, is_met) {
                 self.keep_signal(node, signal);
@@ -34,10 +35,10 @@ impl NodeCore {
             return;
         };
         note_signal(peer, &signal);
-        self.tell_places(node, &mut link, &signal);
-        let sent = send_signal(&mut link.session, &signal);
+        self.tell_places(node, &mut peer_session, &signal);
+        let sent = send_signal(&mut peer_session.session, &signal);
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.link = Some(link);
+            peer.peer_session = Some(peer_session);
         }
         self.mark_dirty(node);
         if let Err(reason) = sent {
@@ -60,7 +61,7 @@ impl NodeCore {
     }
 
     /// Tells a peer where the nodes are that addresses in a value name; a message tells so by its route.
-    fn tell_places(&self, peer: NodeId, link: &mut Link, signal: &Signal) {
+    fn tell_places(&self, peer: NodeId, peer_session: &mut PeerSession, signal: &Signal) {
         let Some((_, nodes)) = value_of(signal) else { return };
         for node in nodes.iter().filter(|node| **node != peer && **node != self.me) {
             let locations = self.locations_of(*node);
@@ -70,7 +71,7 @@ impl NodeCore {
             let name = self.peers.get(node).map_or("", |peer| peer.name.as_str());
             let hint =
                 NodeAt { request: 0, node: wire_node(*node), name, locations: Locations::Plain(&locations) };
-            if let Err(reason) = link.session.send(&hint.into()) {
+            if let Err(reason) = peer_session.session.send(&hint.into()) {
                 tracing::debug!(%peer, %node, %reason, "a peer is not told where a node is");
             }
         }

@@ -35,7 +35,7 @@ const REFUSED_FOR: Duration = Duration::from_millis(100);
 
 /// A session with a peer, and what belongs to it.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct PeerSession {
     pub(super) session: Session,
     pub(super) conn: Option<ConnId>,
     /// Where this side dialled it, if it did.
@@ -54,7 +54,7 @@ pub(super) struct Link {
     pub(super) refusals: u32,
 }
 
-impl Link {
+impl PeerSession {
     /// Whether there should be a connection, and is none.
     fn is_missed(&self) -> bool {
         self.conn.is_none() && !self.leaves && !self.idle.rests()
@@ -102,10 +102,10 @@ impl NodeCore {
         (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
         (peer.said, peer.undiscovered, peer.apart) = (said, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
-        let begins = peer.link.is_none();
+        let begins = peer.peer_session.is_none();
         let limits = self.settings.limits();
-        let link = peer.link.get_or_insert_with(|| {
-            Box::new(Link {
+        let peer_session = peer.peer_session.get_or_insert_with(|| {
+            Box::new(PeerSession {
                 session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
                 conn: None,
                 dialled: None,
@@ -120,7 +120,7 @@ impl NodeCore {
                 refusals: 0,
             })
         });
-        if let Err(reason) = link.session.connected(now, connection) {
+        if let Err(reason) = peer_session.session.connected(now, connection) {
             if self.may_log("does not fit", node) {
                 tracing::warn!(%node, %reason, "a proven connection does not fit its session (said once an hour)");
             }
@@ -128,10 +128,10 @@ impl NodeCore {
             self.fail_conn(id, driver);
             return false;
         }
-        link.refusals = 0;
-        link.idle.talk(self.now);
-        link.dialled = dialled.or(link.dialled);
-        let old = link.conn.replace(id).filter(|old| *old != id);
+        peer_session.refusals = 0;
+        peer_session.idle.talk(self.now);
+        peer_session.dialled = dialled.or(peer_session.dialled);
+        let old = peer_session.conn.replace(id).filter(|old| *old != id);
         if let Some(conn) = self.connections.get(id) {
             conn.state = ConnectionState::Live(node);
         }
@@ -178,7 +178,8 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let takes_place = |peer: &Peer| {
-            let is_connected = peer.link.as_ref().is_some_and(|link| link.conn.is_some());
+            let is_connected =
+                peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
             let is_there = |at: &SocketAddr| Some(*at) == dialled || (!is_connected && told.contains(at));
             !peer.gone && peer.told.iter().chain(&peer.locations).any(is_there)
         };
@@ -202,23 +203,26 @@ impl NodeCore {
         let now = self.wire_now();
         let Some(conn) = self.connections.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
-        let Some(mut link) = self.peers.get_mut(&node).and_then(|peer| peer.link.take()) else { return };
-        let taken =
-            self.take_from(node, |core| core.take_records(now, node, &mut link, &mut deframer, driver));
+        let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
+        else {
+            return;
+        };
+        let taken = self
+            .take_from(node, |core| core.take_records(now, node, &mut peer_session, &mut deframer, driver));
         if let Some(conn) = self.connections.get(id) {
             conn.deframer = deframer;
         }
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.link = Some(link);
+            peer.peer_session = Some(peer_session);
         }
         match taken {
-            Ok(Fate::GoesOn) => {
+            Ok(FrameEffect::GoesOn) => {
                 self.poll_events(node, driver);
                 self.mark_dirty(node);
                 self.close_idle(node, driver);
                 self.advance_parting(node, driver);
             }
-            Ok(Fate::Leaves(reason)) => self.on_goodbye(node, reason, driver),
+            Ok(FrameEffect::Leaves(reason)) => self.on_goodbye(node, reason, driver),
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
                 if self.may_log("broke the protocol", node) {
@@ -240,19 +244,19 @@ impl NodeCore {
         &mut self,
         now: wire::Time,
         node: NodeId,
-        link: &mut Link,
+        peer_session: &mut PeerSession,
         deframer: &mut wire::Deframer,
         driver: &mut impl Driver,
-    ) -> Result<Fate, SessionError> {
-        while let Some(mut frames) = link.session.next_record(now, deframer)? {
-            while let Some(incoming) = link.session.next_frame(now, &mut frames)? {
-                let fate = self.on_frame(node, link, &incoming.frame(), driver);
-                if fate != Fate::GoesOn {
+    ) -> Result<FrameEffect, SessionError> {
+        while let Some(mut frames) = peer_session.session.next_record(now, deframer)? {
+            while let Some(incoming) = peer_session.session.next_frame(now, &mut frames)? {
+                let fate = self.on_frame(node, peer_session, &incoming.frame(), driver);
+                if fate != FrameEffect::GoesOn {
                     return Ok(fate);
                 }
             }
         }
-        Ok(Fate::GoesOn)
+        Ok(FrameEffect::GoesOn)
     }
 
     /// The peer ends the session. What it sent before is delivered first, where mailboxes are full.
@@ -260,15 +264,17 @@ impl NodeCore {
         if reason != GoodbyeReason::Leaving {
             self.keep_apart(node);
         }
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
-        if link.parking.is_empty() {
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        if peer_session.parking.is_empty() {
             // What it sent has arrived, and it may wait to know.
-            link.session.acknowledge_now();
+            peer_session.session.acknowledge_now();
             self.mark_dirty(node);
             self.transmit(driver);
             return self.lose(node, "the peer said goodbye", driver);
         }
-        link.leaves = true;
+        peer_session.leaves = true;
         self.set_status(node, Status::Offline, driver);
     }
 
@@ -284,23 +290,27 @@ impl NodeCore {
             self.dial_is_over(at, id);
         }
         let now = self.now;
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
-        if link.conn != Some(id) {
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        if peer_session.conn != Some(id) {
             return;
         }
-        link.conn = None;
-        link.cut_at = now;
-        link.refusals = 0;
-        if !link.session.is_idle() {
+        peer_session.conn = None;
+        peer_session.cut_at = now;
+        peer_session.refusals = 0;
+        if !peer_session.session.is_idle() {
             self.counts.cut_with_unacked += 1;
         }
-        link.session.disconnected();
+        peer_session.session.disconnected();
         if self.parts_by_closing(node, driver) {
             return;
         }
-        let Some(link) = self.peers.get(&node).and_then(|peer| peer.link.as_ref()) else { return };
-        match link.dialled {
-            _ if link.leaves => {}
+        let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
+            return;
+        };
+        match peer_session.dialled {
+            _ if peer_session.leaves => {}
             Some(at) => self.redial(node, at),
             None => self.timers.add(now + MISSING_AFTER, NodeTimer::Missing(node)),
         }
@@ -313,8 +323,10 @@ impl NodeCore {
         let now = self.now;
         let Some(peer) = self.peers.get(&node) else { return };
         // Connections may have come and gone since; each has its own time.
-        let is_missing = |link: &Link| link.is_missed() && now.since(link.cut_at) >= MISSING_AFTER;
-        if peer.link.as_deref().is_some_and(is_missing)
+        let is_missing = |peer_session: &PeerSession| {
+            peer_session.is_missed() && now.since(peer_session.cut_at) >= MISSING_AFTER
+        };
+        if peer.peer_session.as_deref().is_some_and(is_missing)
             && let Some(at) = peer.locations.first().copied()
         {
             self.redial(node, at);
@@ -324,21 +336,23 @@ impl NodeCore {
     /// Nobody listens any more where the peer was: after a few attempts it is lost.
     pub(super) fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
-        if !link.is_missed() {
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        if !peer_session.is_missed() {
             return;
         }
-        link.refusals += 1;
-        if link.refusals >= REFUSALS_MAX && now.since(link.cut_at) >= REFUSED_FOR {
+        peer_session.refusals += 1;
+        if peer_session.refusals >= REFUSALS_MAX && now.since(peer_session.cut_at) >= REFUSED_FOR {
             self.lose(node, "its connection closed, and its location refuses new ones", driver);
         }
     }
 
     pub(super) fn mark_dirty(&mut self, node: NodeId) {
-        if let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut())
-            && !link.dirty
+        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+            && !peer_session.dirty
         {
-            link.dirty = true;
+            peer_session.dirty = true;
             self.dirty.push(node);
         }
     }
@@ -348,21 +362,26 @@ impl NodeCore {
         let now = self.wire_now();
         let mut dirty = std::mem::take(&mut self.dirty);
         for node in dirty.drain(..) {
-            let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
-            link.dirty = false;
+            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+            else {
+                continue;
+            };
+            peer_session.dirty = false;
             let low = self.settings.profile.limits.queue_bytes_low;
-            if let Some(id) = link.conn
+            if let Some(id) = peer_session.conn
                 && let Some(conn) = self.connections.get(id)
             {
                 let before = conn.out.len();
-                while conn.out.len() < OUT_BYTES_MAX && link.session.poll_transmit(now, &mut conn.out) {}
+                while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out)
+                {
+                }
                 if conn.out.len() > before {
                     driver.output(Output::Write(id));
                 }
             }
-            let is_needed = link.idle.rests() && !link.session.is_idle();
-            if link.session.queued_bytes() < low {
-                for writer in std::mem::take(&mut link.writers) {
+            let is_needed = peer_session.idle.rests() && !peer_session.session.is_idle();
+            if peer_session.session.queued_bytes() < low {
+                for writer in std::mem::take(&mut peer_session.writers) {
                     driver.loop_ref().writable(writer, node);
                 }
             }
@@ -378,16 +397,18 @@ impl NodeCore {
 
     /// Puts a session's next deadline on the agenda.
     pub(super) fn arm_session(&mut self, node: NodeId) {
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
-        let due = link.session.poll_timeout().map(|at| Time::from_nanos(at.as_nanos()));
-        match (due, link.armed) {
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        let due = peer_session.session.poll_timeout().map(|at| Time::from_nanos(at.as_nanos()));
+        match (due, peer_session.armed) {
             (Some(at), None) => {
-                link.armed = Some(at);
+                peer_session.armed = Some(at);
                 self.timers.add(at, NodeTimer::Session(node));
             }
             (Some(at), Some(armed)) if at < armed => {
                 self.timers.remove(armed, NodeTimer::Session(node));
-                link.armed = Some(at);
+                peer_session.armed = Some(at);
                 self.timers.add(at, NodeTimer::Session(node));
             }
             // What is armed comes first, and arms the next.
@@ -397,10 +418,12 @@ impl NodeCore {
 
     pub(super) fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.wire_now();
-        let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { return };
-        link.armed = None;
-        link.session.on_timeout(now);
-        if let Some(conn) = link.conn.and_then(|id| self.connections.get(id)) {
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        peer_session.armed = None;
+        peer_session.session.on_timeout(now);
+        if let Some(conn) = peer_session.conn.and_then(|id| self.connections.get(id)) {
             conn.rest();
         }
         self.poll_events(node, driver);
@@ -411,8 +434,8 @@ impl NodeCore {
         while let Some(event) = self
             .peers
             .get_mut(&node)
-            .and_then(|peer| peer.link.as_mut())
-            .and_then(|link| link.session.poll_event())
+            .and_then(|peer| peer.peer_session.as_mut())
+            .and_then(|peer_session| peer_session.session.poll_event())
         {
             match event {
                 SessionEvent::Liveness(wire::Liveness::Online) => {
@@ -436,7 +459,7 @@ impl NodeCore {
     /// A connection is worn or in doubt: another one is dialled, which takes over when it is proven.
     fn renew(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
-        let dialled = peer.link.as_ref().and_then(|link| link.dialled);
+        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         if let Some(at) = dialled.or(peer.locations.first().copied()) {
             self.renew_dial(node, at);
         }
@@ -444,18 +467,18 @@ impl NodeCore {
 
     /// A pause of this whole process is nobody's silence.
     pub(super) fn forgive(&mut self, span: Duration) {
-        for link in self.peers.values_mut().filter_map(|peer| peer.link.as_mut()) {
-            link.session.forgive(span);
+        for peer_session in self.peers.values_mut().filter_map(|peer| peer.peer_session.as_mut()) {
+            peer_session.session.forgive(span);
         }
     }
 
     /// Ends the session with a node: everything open on it is answered, once.
     pub(super) fn lose(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
-        let is_said = self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
+        let is_said = self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some())
             && self.may_log("is lost", format_args!("{node} {reason}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let Some(mut link) = peer.link.take() else { return };
-        let parting = link.parting.take();
+        let Some(mut peer_session) = peer.peer_session.take() else { return };
+        let parting = peer_session.parting.take();
         if is_said {
             tracing::info!(%node, name = peer.name, reason, "a peer is lost");
         }
@@ -466,10 +489,10 @@ impl NodeCore {
         let mut replies = self.replies.take(node);
         replies.retain(|request_id| !spared.contains(request_id));
         self.replies.add(node, &spared);
-        if let Some(armed) = link.armed {
+        if let Some(armed) = peer_session.armed {
             self.timers.remove(armed, NodeTimer::Session(node));
         }
-        if let Some(at) = link.dialled {
+        if let Some(at) = peer_session.dialled {
             self.forget_dialled(at, node);
         }
         let mut loop_ref = driver.loop_ref();
@@ -482,15 +505,15 @@ impl NodeCore {
         for request_id in replies {
             loop_ref.fail_request(request_id, AskError::NodeLost);
         }
-        for writer in &link.writers {
+        for writer in &peer_session.writers {
             loop_ref.writable(*writer, node);
         }
-        link.session.undelivered(|frame, _| {
+        peer_session.session.undelivered(|frame, _| {
             if let Some((to, what)) = lost_with_session(frame) {
                 loop_ref.dead_letter(ActorId::new(node, to), what, Undelivered::NoNode);
             }
         });
-        for (to, messages) in link.parking.lost() {
+        for (to, messages) in peer_session.parking.lost() {
             let to = ActorId::new(self.me, to);
             (0..messages).for_each(|_| {
                 driver.loop_ref().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
@@ -498,7 +521,7 @@ impl NodeCore {
         }
         self.lose_receipts(node, &requests, driver);
         self.names.forget_peer(node);
-        if let Some(conn) = link.conn {
+        if let Some(conn) = peer_session.conn {
             self.drop_conn_quietly(conn, driver);
         }
         if self.peers.get(&node).is_some_and(|peer| peer.apart) {
@@ -529,9 +552,12 @@ impl NodeCore {
     pub(super) fn farewell(&mut self, driver: &mut impl Driver) {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
-            let Some(link) = self.peers.get_mut(&node).and_then(|peer| peer.link.as_mut()) else { continue };
+            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+            else {
+                continue;
+            };
             let goodbye = Goodbye { reason: GoodbyeReason::Leaving };
-            if let Err(reason) = link.session.send(&goodbye.into()) {
+            if let Err(reason) = peer_session.session.send(&goodbye.into()) {
                 tracing::debug!(%node, %reason, "a peer is left without goodbye");
             }
             self.mark_dirty(node);
@@ -543,12 +569,17 @@ impl NodeCore {
     pub fn is_flushed(&mut self) -> bool {
         if !self.leaving {
             return self.peers.values().all(|peer| {
-                let link_is_idle = peer.link.as_ref().is_none_or(|link| link.session.is_idle());
+                let link_is_idle =
+                    peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.session.is_idle());
                 link_is_idle && peer.waiting.is_empty()
             });
         }
-        let connections: Vec<ConnId> =
-            self.peers.values().filter_map(|peer| peer.link.as_ref()).filter_map(|link| link.conn).collect();
+        let connections: Vec<ConnId> = self
+            .peers
+            .values()
+            .filter_map(|peer| peer.peer_session.as_ref())
+            .filter_map(|peer_session| peer_session.conn)
+            .collect();
         self.dirty.is_empty() && connections.into_iter().all(|conn| self.unwritten(conn) == 0)
     }
 }
@@ -595,7 +626,7 @@ fn lost_with_session(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
 
 /// What a frame means for its session.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum Fate {
+pub(super) enum FrameEffect {
     GoesOn,
     /// The peer ends the session.
     Leaves(GoodbyeReason),

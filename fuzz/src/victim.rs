@@ -190,7 +190,7 @@ impl Victim {
         self.pass(PATIENCE);
         let counts = self.node.counts();
         let left =
-            (counts.receipts, counts.replies, counts.monitors, counts.connections, counts.parked_bytes);
+            (counts.receipts, counts.replies, counts.monitors, counts.connections, counts.backlog_bytes);
         assert_eq!(left, (0, 0, 0, 0, 0), "{counts:?}");
         assert_eq!((counts.wants, counts.relays), (0, 0), "{counts:?}");
         // Attackers may end actors, as any peer may.

@@ -330,7 +330,7 @@ fn what_waits_for_a_full_mailbox_is_not_let_in_once_its_actor_is_closed_to_the_s
     let waiting = receipts.split_off(4);
     // They come in the order in which their actors were started.
     assert_eq!(receipts.iter().map(heard).collect::<Vec<_>>(), vec![Ok(()); 4]);
-    first.wait_for_counts("six that wait", |counts| counts.parked_bytes >= 6 * 64);
+    first.wait_for_counts("six that wait", |counts| counts.backlog_bytes >= 6 * 64);
     assert_eq!(first.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
     first.step(move |cx| cx.resume(actor, 1_u64));
     assert_eq!(waiting.iter().map(heard).collect::<Vec<_>>(), vec![NOBODY; 6]);

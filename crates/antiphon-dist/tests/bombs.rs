@@ -193,7 +193,7 @@ fn a_bomb_is_refused_also_where_it_waits_for_a_full_mailbox() {
     let tree: Addr<Tree> = bad.find("tree");
     let bomb: Addr<Bomb> = Addr::of(tree.id());
     bad.step(move |cx| (0..100).for_each(|n| cx.tell(tree, Tree::Leaf(n))));
-    good.wait_for_counts("messages to be parked", |counts| counts.parked_bytes > 0);
+    good.wait_for_counts("messages to be parked", |counts| counts.backlog_bytes > 0);
     for (what, bytes) in bombs() {
         let refused = bad.deliver(bomb, Bomb(bytes));
         assert!(matches!(refused, Err(DeliverError::Refused(_))), "{what}: {refused:?}");

@@ -360,13 +360,13 @@ fn a_slow_actor_holds_its_sender_back_and_nobody_else() {
     let slow: Addr<Bytes> = here.find("slow");
     let other: Addr<String> = here.find("quick");
     here.step(move |cx| (0..4_000).for_each(|_| cx.tell(slow, Bytes(vec![7; 1_000]))));
-    there.wait_for_counts("messages to be parked", |counts| counts.parked_bytes > 0);
+    there.wait_for_counts("messages to be parked", |counts| counts.backlog_bytes > 0);
     for _ in 0..20 {
         assert_eq!(here.deliver(other, "quick".into()), Ok(()));
         assert_eq!(heard(&quick), "quick");
     }
-    let parked = there.counts().parked_bytes;
-    assert!((1..=9 << 20).contains(&parked), "{parked} bytes are parked");
+    let backlog = there.counts().backlog_bytes;
+    assert!((1..=9 << 20).contains(&backlog), "{backlog} bytes are parked");
     assert!(told.try_iter().count() < 4_000, "the slow actor was done before the test began");
     go.send(()).expect("the actor lives");
     let mut left = 4_000;
@@ -374,5 +374,5 @@ fn a_slow_actor_holds_its_sender_back_and_nobody_else() {
         left -= 1;
         left == 0
     }));
-    there.wait_for_counts("the parking to be empty", |counts| counts.parked_bytes == 0);
+    there.wait_for_counts("the parking to be empty", |counts| counts.backlog_bytes == 0);
 }

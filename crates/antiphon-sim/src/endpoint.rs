@@ -346,11 +346,11 @@ impl Endpoint {
 
     fn next_wake(&self, now: Time) -> Time {
         let sessions = self.peers.values().filter_map(|peer| peer.session.poll_timeout());
-        let parked = self.peers.values().filter_map(|peer| peer.workload.unparks_at());
+        let backlog = self.peers.values().filter_map(|peer| peer.workload.unparks_at());
         let wanted = self.dials.iter().filter(|dial| dial.is_wanted(&self.peers));
         let dials = wanted.map(|dial| dial.again_at);
         let soon = now + Duration::from_millis(50);
-        sessions.chain(parked).chain(self.speaks_at).chain(dials).fold(soon, Time::min)
+        sessions.chain(backlog).chain(self.speaks_at).chain(dials).fold(soon, Time::min)
     }
 }
 

@@ -16,13 +16,13 @@ pub(crate) struct Workload {
     session: u64,
     node: NodeId,
     sent: BTreeMap<(Key, Key), u64>,
-    parked: Vec<(Time, HeldCredit)>,
+    backlog: Vec<(Time, HeldCredit)>,
     paused: Vec<(Time, Key)>,
 }
 
 impl Workload {
     pub(crate) fn new(session: u64, node: NodeId) -> Workload {
-        Workload { session, node, sent: BTreeMap::new(), parked: Vec::new(), paused: Vec::new() }
+        Workload { session, node, sent: BTreeMap::new(), backlog: Vec::new(), paused: Vec::new() }
     }
 
     /// Sends some messages, each with its number within its pair.
@@ -53,7 +53,7 @@ impl Workload {
     /// Holds back the credit of a message for a while; sometimes pauses its receiver.
     pub(crate) fn park(&mut self, now: Time, session: &mut Session, frame: &Frame<'_>, rng: &mut SimRng) {
         let until = now + rng.span(Duration::from_millis(100));
-        self.parked.push((until, session.hold()));
+        self.backlog.push((until, session.hold()));
         if let (Frame::Message(message), true) = (frame, rng.once_in(3)) {
             session.pause(message.to);
             self.paused.push((until, message.to));
@@ -61,7 +61,7 @@ impl Workload {
     }
 
     pub(crate) fn unpark(&mut self, now: Time, session: &mut Session) {
-        for (_, held) in self.parked.extract_if(.., |(until, _)| *until <= now) {
+        for (_, held) in self.backlog.extract_if(.., |(until, _)| *until <= now) {
             session.release(held);
         }
         let due: Vec<(Time, Key)> = self.paused.extract_if(.., |(until, _)| *until <= now).collect();
@@ -73,8 +73,8 @@ impl Workload {
     }
 
     pub(crate) fn unparks_at(&self) -> Option<Time> {
-        let parked = self.parked.iter().map(|(until, _)| *until);
-        parked.chain(self.paused.iter().map(|(until, _)| *until)).min()
+        let backlog = self.backlog.iter().map(|(until, _)| *until);
+        backlog.chain(self.paused.iter().map(|(until, _)| *until)).min()
     }
 }
 

@@ -108,7 +108,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
             Ok(()) if here => settle(self.loop_ref(), request_id, Ok::<(), DeliverError>(())),
             Ok(()) => {
                 if let Some(core) = node(self) {
-                    core.time_receipt(request_id, timeout);
+                    core.set_receipt_timeout(request_id, timeout);
                 }
             }
             Err(error) => {

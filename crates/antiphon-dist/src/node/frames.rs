@@ -189,8 +189,8 @@ impl NodeCore {
         arrived: Arrived,
         driver: &mut impl Driver,
     ) {
-        if peer_session.parking.holds(arrived.receiver()) {
-            self.park_signal(node, peer_session, arrived);
+        if peer_session.backlog.holds(arrived.receiver()) {
+            self.add_signal_to_backlog(node, peer_session, arrived);
         } else {
             self.take_effect(node, arrived, driver);
         }

@@ -18,8 +18,8 @@ mod discovery;
 mod driver;
 mod frames;
 mod idle;
+mod inbound;
 mod loads;
-mod mail;
 mod monitors;
 mod names;
 mod partings;
@@ -58,7 +58,7 @@ use connections::Connections;
 use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
-use mail::Receipts;
+use inbound::PendingReceipts;
 use names::Names;
 use peers::Peer;
 use probes::Probes;
@@ -83,13 +83,13 @@ pub struct NodeCore {
     /// Peers that have something to transmit.
     dirty: Vec<NodeId>,
     /// Peers of which messages wait for full mailboxes.
-    parked: BTreeSet<NodeId>,
+    backlog: BTreeSet<NodeId>,
     dials: Dials,
     contacts: Contacts,
     names: Names,
     access: AccessTable,
     subscriptions: Subscriptions,
-    receipts: Receipts,
+    receipts: PendingReceipts,
     /// Of peers' messages and values, what waits in mailboxes.
     load: Budget,
     replies: Replies,
@@ -140,7 +140,7 @@ pub struct Counts {
     /// Open connections, with those that are not proven yet.
     pub connections: usize,
     /// Bytes that wait for full mailboxes.
-    pub parked_bytes: u64,
+    pub backlog_bytes: u64,
     /// Handshakes that were refused, here or by the other side.
     pub refused_handshakes: u64,
     /// Datagrams that were dropped.
@@ -170,13 +170,13 @@ impl NodeCore {
             connections: Connections::default(),
             peers: BTreeMap::new(),
             dirty: Vec::new(),
-            parked: BTreeSet::new(),
+            backlog: BTreeSet::new(),
             dials: Dials::default(),
             contacts: Contacts::default(),
             names: Names::default(),
             access: AccessTable::default(),
             subscriptions: Subscriptions::default(),
-            receipts: Receipts::default(),
+            receipts: PendingReceipts::default(),
             load: Budget::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
@@ -248,7 +248,7 @@ impl NodeCore {
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),
             connections: self.connections.len(),
-            parked_bytes: self.peers.values().map(Peer::parked_bytes).sum(),
+            backlog_bytes: self.peers.values().map(Peer::backlog_bytes).sum(),
             ..self.counts
         }
     }
@@ -282,7 +282,7 @@ impl NodeCore {
             Input::Datagram(from, bytes) => self.on_datagram(from, bytes, driver),
             // What has arrived meanwhile comes before what was due.
             Input::Stalled(span) => return self.forgive(span),
-            Input::Tick => self.retry_all_parked(driver),
+            Input::Tick => self.retry_backlogs(driver),
             Input::Leave => self.leave(driver),
         }
         self.tick(driver);
@@ -321,7 +321,7 @@ impl NodeCore {
             NodeTimer::Lookup(want) => self.on_want_due(want, driver),
             NodeTimer::LookUp(query) => self.on_look_up(query),
             NodeTimer::Contact(request_id) => self.on_contact_due(request_id, driver),
-            NodeTimer::Parked(node) => self.on_parked_due(node, driver),
+            NodeTimer::Backlog(node) => self.on_backlog_due(node, driver),
             NodeTimer::Unreached(node) => self.on_unreached(node, driver),
             NodeTimer::Probe(host) => self.on_probe_due(host, driver),
             NodeTimer::Answer(to) => self.answer_probe(to, driver),

@@ -15,7 +15,7 @@ use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent
 use super::connections::ConnectionState;
 use super::driver::{ConnId, Driver, Output};
 use super::idle::Idle;
-use super::mail::Parking;
+use super::inbound::Backlog;
 use super::partings::Parting;
 use super::peers::Peer;
 use super::timers::NodeTimer;
@@ -40,7 +40,7 @@ pub(super) struct PeerSession {
     pub(super) conn: Option<ConnId>,
     /// Where this side dialled it, if it did.
     pub(super) dialled: Option<SocketAddr>,
-    pub(super) parking: Parking,
+    pub(super) backlog: Backlog,
     /// Actors that wait until there is room.
     pub(super) writers: BTreeSet<Key>,
     pub(super) dirty: bool,
@@ -63,7 +63,7 @@ impl PeerSession {
     /// Whether nothing is under way on it, and nothing waits.
     pub(super) fn is_quiet(&self) -> bool {
         self.session.is_idle()
-            && self.parking.is_empty()
+            && self.backlog.is_empty()
             && self.writers.is_empty()
             && !self.leaves
             && self.parting.is_none()
@@ -109,7 +109,7 @@ impl NodeCore {
                 session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
                 conn: None,
                 dialled: None,
-                parking: Parking::default(),
+                backlog: Backlog::default(),
                 writers: BTreeSet::new(),
                 dirty: false,
                 leaves: false,
@@ -267,7 +267,7 @@ impl NodeCore {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
-        if peer_session.parking.is_empty() {
+        if peer_session.backlog.is_empty() {
             // What it sent has arrived, and it may wait to know.
             peer_session.session.acknowledge_now();
             self.mark_dirty(node);
@@ -513,13 +513,13 @@ impl NodeCore {
                 loop_ref.dead_letter(ActorId::new(node, to), what, Undelivered::NoNode);
             }
         });
-        for (to, messages) in peer_session.parking.lost() {
+        for (to, messages) in peer_session.backlog.lost() {
             let to = ActorId::new(self.me, to);
             (0..messages).for_each(|_| {
                 driver.loop_ref().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
             });
         }
-        self.lose_receipts(node, &requests, driver);
+        self.fail_receipts(node, &requests, driver);
         self.names.forget_peer(node);
         if let Some(conn) = peer_session.conn {
             self.drop_conn_quietly(conn, driver);

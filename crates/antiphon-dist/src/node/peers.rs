@@ -102,8 +102,8 @@ impl Peer {
         self.monitors_len() == 0 && self.waiting.is_empty()
     }
 
-    pub(super) fn parked_bytes(&self) -> u64 {
-        self.peer_session.as_ref().map_or(0, |peer_session| peer_session.parking.bytes())
+    pub(super) fn backlog_bytes(&self) -> u64 {
+        self.peer_session.as_ref().map_or(0, |peer_session| peer_session.backlog.bytes())
     }
 
     pub(super) fn check(&self) {
@@ -111,7 +111,7 @@ impl Peer {
         self.monitors.check();
         if let Some(peer_session) = &self.peer_session {
             peer_session.session.check();
-            peer_session.parking.check();
+            peer_session.backlog.check();
             let waits = !self.waiting.is_empty();
             assert!(
                 !waits || peer_session.parting.is_some(),

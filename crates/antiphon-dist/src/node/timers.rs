@@ -33,7 +33,7 @@ pub(super) enum NodeTimer {
     /// A call of `peer` is not waited for any longer.
     Contact(RequestId),
     /// Messages for a full mailbox have waited long enough, or should be tried again.
-    Parked(NodeId),
+    Backlog(NodeId),
     /// What waits for a node that was never reached is given up.
     Unreached(NodeId),
     /// A host is asked again who is there.

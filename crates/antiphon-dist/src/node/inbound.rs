@@ -4,7 +4,7 @@
 //! same actor waits behind it. Over a limit of bytes the peer is asked to keep that actor's frames itself. An
 //! actor that took nothing for a while is refused.
 //!
-//! Invariant: a receipt is answered once; the bytes that are parked are at most `PARKED_FREE`, and the peer's window
+//! Invariant: a receipt is answered once; the bytes that are parked are at most `BACKLOG_FREE`, and the peer's window
 //! of credit; what is parked is sound.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,24 +25,24 @@ use crate::error::DeliverError;
 /// Bytes for one actor over which its frames stay with the peer.
 const PAUSE_OVER: u64 = 256 * 1024;
 /// Bytes that are parked, of one session, before more of them hold the peer's credit.
-const PARKED_FREE: u64 = 8 * 1024 * 1024;
+const BACKLOG_FREE: u64 = 8 * 1024 * 1024;
 /// What one thing that is parked counts for besides its body.
-const PARKED_OVERHEAD: u64 = 64;
+const BACKLOG_OVERHEAD: u64 = 64;
 /// How long an actor may take nothing before what waits for it is refused.
-const PARK_TIMEOUT: Duration = Duration::from_secs(15);
+const BACKLOG_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often parked messages are looked at, besides whenever the loop has run.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// What waits for full mailboxes, of one session.
 #[derive(Debug, Default)]
-pub(super) struct Parking {
-    lots: BTreeMap<Key, Lot>,
+pub(super) struct Backlog {
+    queues: BTreeMap<Key, BacklogQueue>,
     scheduled: bool,
 }
 
 #[derive(Debug)]
-struct Lot {
-    queue: VecDeque<Parked>,
+struct BacklogQueue {
+    queue: VecDeque<BacklogEntry>,
     bytes: u64,
     /// When the actor last took something, or the first one came to wait.
     moved: Time,
@@ -50,14 +50,14 @@ struct Lot {
 }
 
 #[derive(Debug)]
-struct Parked {
-    what: What,
+struct BacklogEntry {
+    what: BacklogItem,
     bytes: u64,
     credit: Option<HeldCredit>,
 }
 
 #[derive(Debug)]
-enum What {
+enum BacklogItem {
     Message {
         tag: Box<str>,
         body: Box<[u8]>,
@@ -67,84 +67,84 @@ enum What {
     Signal(Arrived),
 }
 
-impl Parking {
+impl Backlog {
     pub(super) fn check(&self) {
-        for lot in self.lots.values() {
-            let bytes: u64 = lot.queue.iter().map(|parked| parked.bytes).sum();
-            assert_eq!(lot.bytes, bytes, "what waits for a full mailbox is counted");
-            assert!(!lot.queue.is_empty(), "who holds up nothing has no lot");
+        for queue_of_actor in self.queues.values() {
+            let bytes: u64 = queue_of_actor.queue.iter().map(|backlog| backlog.bytes).sum();
+            assert_eq!(queue_of_actor.bytes, bytes, "what waits for a full mailbox is counted");
+            assert!(!queue_of_actor.queue.is_empty(), "who holds up nothing has no lot");
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lots.is_empty()
+        self.queues.is_empty()
     }
 
     /// Whether something waits for an actor, and whatever follows has to wait behind it.
     pub(super) fn holds(&self, to: Key) -> bool {
-        !self.lots.is_empty() && self.lots.contains_key(&to)
+        !self.queues.is_empty() && self.queues.contains_key(&to)
     }
 
     /// Has something wait for an actor. So much may wait before it holds the peer's credit: one slow actor must
     /// not use up what the others live on.
-    fn push(&mut self, now: Time, session: &mut Session, to: Key, what: What) {
+    fn push(&mut self, now: Time, session: &mut Session, to: Key, what: BacklogItem) {
         let body = match &what {
-            What::Message { body, .. } => body.len(),
-            What::Signal(arrived) => arrived.body_bytes(),
+            BacklogItem::Message { body, .. } => body.len(),
+            BacklogItem::Signal(arrived) => arrived.body_bytes(),
         };
-        let bytes = body as u64 + PARKED_OVERHEAD;
-        let credit = (self.bytes() > PARKED_FREE).then(|| session.hold());
-        let lot = self.lots.entry(to).or_insert_with(|| Lot {
+        let bytes = body as u64 + BACKLOG_OVERHEAD;
+        let credit = (self.bytes() > BACKLOG_FREE).then(|| session.hold());
+        let queue_of_actor = self.queues.entry(to).or_insert_with(|| BacklogQueue {
             queue: VecDeque::new(),
             bytes: 0,
             moved: now,
             paused: false,
         });
-        lot.bytes += bytes;
-        lot.queue.push_back(Parked { what, bytes, credit });
-        if lot.bytes > PAUSE_OVER && !lot.paused {
-            lot.paused = true;
+        queue_of_actor.bytes += bytes;
+        queue_of_actor.queue.push_back(BacklogEntry { what, bytes, credit });
+        if queue_of_actor.bytes > PAUSE_OVER && !queue_of_actor.paused {
+            queue_of_actor.paused = true;
             session.pause(wire_key(to));
         }
     }
 
     /// The actors for whom messages wait, each with how many.
     pub(super) fn lost(&self) -> impl Iterator<Item = (Key, usize)> {
-        self.lots.iter().map(|(to, lot)| {
-            let is_message = |parked: &&Parked| matches!(parked.what, What::Message { .. });
-            let messages = lot.queue.iter().filter(is_message);
+        self.queues.iter().map(|(to, queue_of_actor)| {
+            let is_message = |backlog: &&BacklogEntry| matches!(backlog.what, BacklogItem::Message { .. });
+            let messages = queue_of_actor.queue.iter().filter(is_message);
             (*to, messages.count())
         })
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.lots.values().map(|lot| lot.bytes).sum()
+        self.queues.values().map(|queue_of_actor| queue_of_actor.bytes).sum()
     }
 }
 
 /// Messages sent from here that await a receipt.
 #[derive(Debug, Default)]
-pub(super) struct Receipts {
-    open: BTreeMap<u64, Open>,
+pub(super) struct PendingReceipts {
+    open: BTreeMap<u64, PendingReceipt>,
 }
 
 #[derive(Debug)]
-struct Open {
-    whose: Whose,
+struct PendingReceipt {
+    owner: ReceiptOwner,
     node: NodeId,
     until: Option<Time>,
 }
 
 /// Who is told what became of a message.
 #[derive(Debug)]
-enum Whose {
+enum ReceiptOwner {
     /// An actor that asked for the receipt.
     Asked(RequestId),
     /// The requests whose replies travel in the message: told if it was refused, for then nobody can answer.
     Replies(SmallVec<[RequestId; 1]>),
 }
 
-impl Receipts {
+impl PendingReceipts {
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
@@ -155,12 +155,13 @@ impl Receipts {
     }
 
     pub(super) fn add(&mut self, request: u64, request_id: RequestId, node: NodeId) {
-        self.open.insert(request, Open { whose: Whose::Asked(request_id), node, until: None });
+        self.open
+            .insert(request, PendingReceipt { owner: ReceiptOwner::Asked(request_id), node, until: None });
     }
 
     pub(super) fn add_replies(&mut self, request: u64, replies: &[RequestId], node: NodeId) {
-        let whose = Whose::Replies(replies.into());
-        self.open.insert(request, Open { whose, node, until: None });
+        let owner = ReceiptOwner::Replies(replies.into());
+        self.open.insert(request, PendingReceipt { owner, node, until: None });
     }
 
     pub(super) fn remove(&mut self, request: u64) {
@@ -196,15 +197,15 @@ impl NodeCore {
         }
         self.learn_route(message.route);
         let is_sound = is_sound(message.body);
-        if is_sound && peer_session.parking.holds(to) {
-            return self.park(node, peer_session, message);
+        if is_sound && peer_session.backlog.holds(to) {
+            return self.add_to_backlog(node, peer_session, message);
         }
         let delivery = match peer_session.session.tag_name(message.tag) {
             Some(tag) if is_sound => self.deliver_here(node, to, (tag, message.body), driver),
             Some(_) | None => Delivery::Undecodable("it is not one sound MessagePack value".into()),
         };
         if delivery == Delivery::Full {
-            return self.park(node, peer_session, message);
+            return self.add_to_backlog(node, peer_session, message);
         }
         self.conclude(node, &mut peer_session.session, to, message.receipt, &delivery, driver);
     }
@@ -220,67 +221,78 @@ impl NodeCore {
         result
     }
 
-    fn park(&mut self, node: NodeId, peer_session: &mut PeerSession, message: &Message<'_>) {
+    fn add_to_backlog(&mut self, node: NodeId, peer_session: &mut PeerSession, message: &Message<'_>) {
         let Some(tag) = peer_session.session.tag_name(message.tag).map(Box::from) else { return };
-        let what = What::Message { tag, body: message.body.into(), receipt: message.receipt };
-        self.park_behind(node, peer_session, sched_key(message.to), what);
+        let what = BacklogItem::Message { tag, body: message.body.into(), receipt: message.receipt };
+        self.add_behind_backlog(node, peer_session, sched_key(message.to), what);
     }
 
     /// A signal waits behind the messages before it.
-    pub(super) fn park_signal(&mut self, node: NodeId, peer_session: &mut PeerSession, arrived: Arrived) {
-        self.park_behind(node, peer_session, arrived.receiver(), What::Signal(arrived));
+    pub(super) fn add_signal_to_backlog(
+        &mut self,
+        node: NodeId,
+        peer_session: &mut PeerSession,
+        arrived: Arrived,
+    ) {
+        self.add_behind_backlog(node, peer_session, arrived.receiver(), BacklogItem::Signal(arrived));
     }
 
-    fn park_behind(&mut self, node: NodeId, peer_session: &mut PeerSession, to: Key, what: What) {
+    fn add_behind_backlog(
+        &mut self,
+        node: NodeId,
+        peer_session: &mut PeerSession,
+        to: Key,
+        what: BacklogItem,
+    ) {
         let now = self.now;
-        peer_session.parking.push(now, &mut peer_session.session, to, what);
-        self.parked.insert(node);
-        if !std::mem::replace(&mut peer_session.parking.scheduled, true) {
-            self.timers.add(now + RETRY_EVERY, NodeTimer::Parked(node));
+        peer_session.backlog.push(now, &mut peer_session.session, to, what);
+        self.backlog.insert(node);
+        if !std::mem::replace(&mut peer_session.backlog.scheduled, true) {
+            self.timers.add(now + RETRY_EVERY, NodeTimer::Backlog(node));
         }
     }
 
     /// The loop has run: mailboxes may have room.
-    pub(super) fn retry_all_parked(&mut self, driver: &mut impl Driver) {
-        for node in std::mem::take(&mut self.parked) {
-            self.retry_parked(node, driver);
+    pub(super) fn retry_backlogs(&mut self, driver: &mut impl Driver) {
+        for node in std::mem::take(&mut self.backlog) {
+            self.retry_backlog(node, driver);
         }
     }
 
     /// An actor may have taken nothing for too long.
-    pub(super) fn on_parked_due(&mut self, node: NodeId, driver: &mut impl Driver) {
+    pub(super) fn on_backlog_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
-            peer_session.parking.scheduled = false;
+            peer_session.backlog.scheduled = false;
         }
-        self.parked.remove(&node);
-        self.retry_parked(node, driver);
+        self.backlog.remove(&node);
+        self.retry_backlog(node, driver);
     }
 
     /// Tries again what waits for full mailboxes.
-    fn retry_parked(&mut self, node: NodeId, driver: &mut impl Driver) {
+    fn retry_backlog(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
         else {
             return;
         };
-        let mut lots = std::mem::take(&mut peer_session.parking.lots);
+        let mut queues = std::mem::take(&mut peer_session.backlog.queues);
         self.take_from(node, |core| {
-            lots.retain(|to, lot| {
-                core.drain_lot(node, &mut peer_session.session, *to, lot, driver);
-                if lot.paused && lot.bytes <= PAUSE_OVER / 2 {
-                    lot.paused = false;
+            queues.retain(|to, queue_of_actor| {
+                core.drain_queue(node, &mut peer_session.session, *to, queue_of_actor, driver);
+                if queue_of_actor.paused && queue_of_actor.bytes <= PAUSE_OVER / 2 {
+                    queue_of_actor.paused = false;
                     peer_session.session.unpause(wire_key(*to));
                 }
-                !lot.queue.is_empty()
+                !queue_of_actor.queue.is_empty()
             });
         });
-        if !lots.is_empty() {
-            self.parked.insert(node);
-            if !std::mem::replace(&mut peer_session.parking.scheduled, true) {
-                self.timers.add(self.now + RETRY_EVERY, NodeTimer::Parked(node));
+        if !queues.is_empty() {
+            self.backlog.insert(node);
+            if !std::mem::replace(&mut peer_session.backlog.scheduled, true) {
+                self.timers.add(self.now + RETRY_EVERY, NodeTimer::Backlog(node));
             }
         }
-        peer_session.parking.lots = lots;
-        let is_over = peer_session.leaves && peer_session.parking.is_empty();
+        peer_session.backlog.queues = queues;
+        let is_over = peer_session.leaves && peer_session.backlog.is_empty();
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
@@ -290,38 +302,38 @@ impl NodeCore {
         self.mark_dirty(node);
     }
 
-    fn drain_lot(
+    fn drain_queue(
         &mut self,
         node: NodeId,
         session: &mut Session,
         to: Key,
-        lot: &mut Lot,
+        queue_of_actor: &mut BacklogQueue,
         driver: &mut impl Driver,
     ) {
-        let expired = self.now.since(lot.moved) >= PARK_TIMEOUT;
-        while let Some(parked) = lot.queue.pop_front() {
-            let delivery = match &parked.what {
+        let expired = self.now.since(queue_of_actor.moved) >= BACKLOG_TIMEOUT;
+        while let Some(backlog) = queue_of_actor.queue.pop_front() {
+            let delivery = match &backlog.what {
                 // It may have been closed to the peer meanwhile.
-                What::Message { .. } if !self.is_open_to(node, to, driver) => Delivery::NoActor,
-                What::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), driver),
-                What::Signal(_) => Delivery::Delivered,
+                BacklogItem::Message { .. } if !self.is_open_to(node, to, driver) => Delivery::NoActor,
+                BacklogItem::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), driver),
+                BacklogItem::Signal(_) => Delivery::Delivered,
             };
             if delivery == Delivery::Full && !expired {
-                lot.queue.push_front(parked);
+                queue_of_actor.queue.push_front(backlog);
                 return;
             }
             if delivery == Delivery::Delivered {
-                lot.moved = self.now;
+                queue_of_actor.moved = self.now;
             }
-            lot.bytes -= parked.bytes;
-            if let Some(credit) = parked.credit {
+            queue_of_actor.bytes -= backlog.bytes;
+            if let Some(credit) = backlog.credit {
                 session.release(credit);
             }
-            match parked.what {
-                What::Message { receipt, .. } => {
+            match backlog.what {
+                BacklogItem::Message { receipt, .. } => {
                     self.conclude(node, session, to, receipt, &delivery, driver);
                 }
-                What::Signal(arrived) => self.take_effect(node, arrived, driver),
+                BacklogItem::Signal(arrived) => self.take_effect(node, arrived, driver),
             }
         }
     }
@@ -391,24 +403,24 @@ impl NodeCore {
         if let Some(until) = open.until {
             self.timers.remove(until, NodeTimer::Receipt(request));
         }
-        match (open.whose, result) {
-            (Whose::Asked(request_id), result) => settle(&mut driver.loop_ref(), request_id, result),
-            (Whose::Replies(replies), Err(DeliverError::Refused(reason))) => {
+        match (open.owner, result) {
+            (ReceiptOwner::Asked(request_id), result) => settle(&mut driver.loop_ref(), request_id, result),
+            (ReceiptOwner::Replies(replies), Err(DeliverError::Refused(reason))) => {
                 replies
                     .iter()
                     .for_each(|request_id| driver.loop_ref().fail_request(*request_id, reason.into()));
             }
             // It arrived, and its receiver answers; or the session has ended, which answers them all.
-            (Whose::Replies(_), Ok(()) | Err(_)) => {}
+            (ReceiptOwner::Replies(_), Ok(()) | Err(_)) => {}
         }
     }
 
     /// The receipt that `request_id` waits for is awaited for so long.
-    pub(crate) fn time_receipt(&mut self, request_id: RequestId, timeout: Duration) {
+    pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
         // The newest: it was sent by the same call.
         let newest = self.receipts.open.iter_mut().next_back();
         if let Some((request, open)) =
-            newest.filter(|(_, open)| matches!(open.whose, Whose::Asked(own) if own == request_id))
+            newest.filter(|(_, open)| matches!(open.owner, ReceiptOwner::Asked(own) if own == request_id))
         {
             let until = self.now + timeout;
             open.until = Some(until);
@@ -427,7 +439,7 @@ impl NodeCore {
 
     /// The session with a node has ended: what was under way to it may have arrived.
     /// What is not under way yet is spared.
-    pub(super) fn lose_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, driver: &mut impl Driver) {
+    pub(super) fn fail_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, driver: &mut impl Driver) {
         let lost: Vec<u64> = self
             .receipts
             .open

@@ -9,8 +9,8 @@ use antiphon_sched::{Budget, NodeId, Origin};
 use antiphon_wire::Route;
 
 use super::monitors::Monitors;
+use super::outbound::WaitingOutbound;
 use super::peer_session::PeerSession;
-use super::post::Waiting;
 use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
 use crate::error::Status;
@@ -41,7 +41,7 @@ pub(super) struct Peer {
     pub(super) status: Option<Status>,
     pub(super) peer_session: Option<Box<PeerSession>>,
     /// What is to be sent when there is a session.
-    pub(super) waiting: Waiting,
+    pub(super) waiting: WaitingOutbound,
     /// Another incarnation answers at its location: it will never come back.
     pub(super) gone: bool,
     /// Whether its connection is kept while nothing needs it; `None`: as this node keeps all.
@@ -66,7 +66,7 @@ impl Peer {
             subscriptions: Arc::new(()),
             status: None,
             peer_session: None,
-            waiting: Waiting::default(),
+            waiting: WaitingOutbound::default(),
             gone: false,
             streams: None,
             apart: false,

@@ -10,9 +10,9 @@ use antiphon_wire::frame::{
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
+use super::outbound::QueuedOutbound;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
-use super::post::Posted;
 use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
 
 impl NodeCore {
@@ -52,7 +52,7 @@ impl NodeCore {
         let is_owed =
             matches!(signal, Signal::Down { .. } | Signal::Demonitor { .. } | Signal::ReplyDropped { .. });
         let kept = match is_owed || self.has_room_for(node, body_bytes(&signal)) {
-            true => self.keep(node, Posted::Signal(signal.clone())),
+            true => self.keep(node, QueuedOutbound::Signal(signal.clone())),
             false => Err(Undelivered::Busy),
         };
         if let Err(reason) = kept {

@@ -30,8 +30,8 @@ const WAITING_OVERHEAD: usize = 128;
 
 /// What waits for a session to begin.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    queue: VecDeque<Posted>,
+pub(super) struct WaitingOutbound {
+    queue: VecDeque<QueuedOutbound>,
     bytes: usize,
     /// When all of it is given up.
     until: Time,
@@ -40,7 +40,7 @@ pub(super) struct Waiting {
 }
 
 #[derive(Debug)]
-pub(super) enum Posted {
+pub(super) enum QueuedOutbound {
     Message {
         from: Option<Key>,
         to: Destination,
@@ -53,12 +53,12 @@ pub(super) enum Posted {
     Signal(Signal),
 }
 
-impl Waiting {
+impl WaitingOutbound {
     /// The receipts and replies that wait with the messages.
     pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<RequestId>) {
         let (mut receipts, mut request_ids) = (BTreeSet::new(), Vec::new());
-        for posted in &self.queue {
-            if let Posted::Message { request, replies, .. } = posted {
+        for queued in &self.queue {
+            if let QueuedOutbound::Message { request, replies, .. } = queued {
                 receipts.extend(request);
                 request_ids.extend(replies);
             }
@@ -67,7 +67,7 @@ impl Waiting {
     }
 }
 
-impl Posted {
+impl QueuedOutbound {
     fn bytes(&self) -> usize {
         let body = match self {
             Self::Message { body, .. } => body.len(),
@@ -77,9 +77,9 @@ impl Posted {
     }
 }
 
-impl Waiting {
+impl WaitingOutbound {
     pub(super) fn check(&self) {
-        let bytes: usize = self.queue.iter().map(Posted::bytes).sum();
+        let bytes: usize = self.queue.iter().map(QueuedOutbound::bytes).sum();
         assert_eq!(self.bytes, bytes, "what waits for a session is counted");
     }
 
@@ -98,9 +98,9 @@ impl Transport for NodeCore {
         }
         let Some(mut peer_session) = peer.peer_session.take_if(|peer_session| peer_session.parting.is_none())
         else {
-            return self.post_later(node, outbound);
+            return self.queue_outbound(node, outbound);
         };
-        let sent = self.post(node, &mut peer_session, outbound);
+        let sent = self.send_on_session(node, &mut peer_session, outbound);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
@@ -133,7 +133,7 @@ impl Transport for NodeCore {
 
 impl NodeCore {
     /// Sends a message over a session.
-    fn post(
+    fn send_on_session(
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
@@ -173,7 +173,7 @@ impl NodeCore {
     }
 
     /// Keeps a message until there is a session.
-    fn post_later(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
+    fn queue_outbound(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         let high = self.settings.profile.limits.queue_bytes_high;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let waiting = &mut peer.waiting;
@@ -187,7 +187,7 @@ impl NodeCore {
         }
         let request = wants_receipt(outbound).then(|| self.next_request());
         self.await_receipt(node, outbound, request);
-        let posted = Posted::Message {
+        let queued = QueuedOutbound::Message {
             from: outbound.from,
             to: outbound.to,
             tag: outbound.tag,
@@ -196,7 +196,7 @@ impl NodeCore {
             nodes: outbound.nodes.into(),
             replies: outbound.replies.into(),
         };
-        let kept = self.keep(node, posted);
+        let kept = self.keep(node, queued);
         if kept.is_err() {
             if let Some(request) = request {
                 self.receipts.remove(request);
@@ -216,13 +216,13 @@ impl NodeCore {
             && (bytes <= limits.queue_bytes_high || self.all_queued() <= ALL_QUEUES_MAX)
     }
 
-    pub(super) fn keep(&mut self, node: NodeId, posted: Posted) -> Result<(), Undelivered> {
+    pub(super) fn keep(&mut self, node: NodeId, queued: QueuedOutbound) -> Result<(), Undelivered> {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
         let first = peer.waiting.queue.is_empty();
-        peer.waiting.bytes += posted.bytes();
-        peer.waiting.queue.push_back(posted);
+        peer.waiting.bytes += queued.bytes();
+        peer.waiting.queue.push_back(queued);
         if first {
             peer.waiting.until = until;
             self.timers.add(until, NodeTimer::Unreached(node));
@@ -248,10 +248,10 @@ impl NodeCore {
         if let Some(peer_session) = peer.peer_session.as_mut() {
             peer_session.writers.extend(waiting.writers);
         }
-        for posted in waiting.queue {
-            match posted {
-                Posted::Signal(signal) => self.signal_peer(signal),
-                Posted::Message { from, to, tag, body, request, nodes, .. } => {
+        for queued in waiting.queue {
+            match queued {
+                QueuedOutbound::Signal(signal) => self.signal_peer(signal),
+                QueuedOutbound::Message { from, to, tag, body, request, nodes, .. } => {
                     let route = self.route_of(node, &nodes);
                     let outbound = OutboundMessage {
                         from,
@@ -293,10 +293,10 @@ impl NodeCore {
         let waiting = std::mem::take(&mut peer.waiting);
         let replies = self.replies.take(node);
         self.notes.extend(waiting.writers.into_iter().map(|writer| Note::Writable(writer, node)));
-        for posted in waiting.queue {
-            match posted {
-                Posted::Message { to, request, .. } => self.give_up(to, request, reason),
-                Posted::Signal(signal) => self.answer_signal(signal, reason),
+        for queued in waiting.queue {
+            match queued {
+                QueuedOutbound::Message { to, request, .. } => self.give_up(to, request, reason),
+                QueuedOutbound::Signal(signal) => self.answer_signal(signal, reason),
             }
         }
         self.notes.extend(replies.into_iter().map(|request_id| Note::Refuse(request_id, reason.into())));

@@ -19,7 +19,7 @@ mod driver;
 mod frames;
 mod idle;
 mod inbound;
-mod loads;
+mod mailbox_budget;
 mod monitors;
 mod names;
 mod outbound;
@@ -91,7 +91,7 @@ pub struct NodeCore {
     subscriptions: Subscriptions,
     receipts: PendingReceipts,
     /// Of peers' messages and values, what waits in mailboxes.
-    load: Budget,
+    mailbox_budget: Budget,
     replies: Replies,
     discovery: Discovery,
     probes: Probes,
@@ -177,7 +177,7 @@ impl NodeCore {
             access: AccessTable::default(),
             subscriptions: Subscriptions::default(),
             receipts: PendingReceipts::default(),
-            load: Budget::default(),
+            mailbox_budget: Budget::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
             probes: Probes::default(),
@@ -384,7 +384,7 @@ impl NodeCore {
         let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some());
         assert!(self.names.asked_peers().all(|node| is_linked(&node)), "who was asked is linked");
         self.receipts.check(&self.timers);
-        self.check_loads();
+        self.check_mailbox_budget();
         self.replies.check();
         self.dials.check(&self.timers);
         self.connections.check(&self.timers);

@@ -34,7 +34,7 @@ pub(super) struct Peer {
     /// Where what it sends comes from, with its open requests.
     pub(super) origin: Option<Origin>,
     /// Of its messages and values, what waits in mailboxes here.
-    pub(super) load: Option<Budget>,
+    pub(super) mailbox_budget: Option<Budget>,
     /// Receivers that it has put into channels here: each holds one more.
     pub(super) subscriptions: Arc<()>,
     /// `None` while the node was never reached.
@@ -62,7 +62,7 @@ impl Peer {
             certificate: None,
             remote: None,
             origin: None,
-            load: None,
+            mailbox_budget: None,
             subscriptions: Arc::new(()),
             status: None,
             peer_session: None,

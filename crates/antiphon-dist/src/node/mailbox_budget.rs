@@ -62,9 +62,11 @@ impl NodeCore {
     /// As [`Self::has_room_here`], of so many times what there is for each.
     fn has_room_within(&self, node: NodeId, bytes: usize, times: u64) -> bool {
         let bytes = bytes as u64;
-        let of_peer = self.peers.get(&node).and_then(|peer| peer.load.as_ref()).map_or(0, Budget::bytes);
+        let of_peer =
+            self.peers.get(&node).and_then(|peer| peer.mailbox_budget.as_ref()).map_or(0, Budget::bytes);
         let is_small_share = of_peer + bytes <= OF_PEER_BYTES_LEAST;
-        let has_room_for_all = is_small_share || self.load.bytes() + bytes <= times * OF_ALL_BYTES_MAX;
+        let has_room_for_all =
+            is_small_share || self.mailbox_budget.bytes() + bytes <= times * OF_ALL_BYTES_MAX;
         of_peer + bytes <= times * OF_PEER_BYTES_MAX && has_room_for_all
     }
 
@@ -73,15 +75,15 @@ impl NodeCore {
         if bytes <= LIGHT_BYTES {
             return None;
         }
-        let load = &mut self.peers.get_mut(&node)?.load;
-        let load = load.get_or_insert_with(|| Budget::child_of(&self.load));
-        Some(load.acquire(bytes as u64))
+        let mailbox_budget = &mut self.peers.get_mut(&node)?.mailbox_budget;
+        let mailbox_budget = mailbox_budget.get_or_insert_with(|| Budget::child_of(&self.mailbox_budget));
+        Some(mailbox_budget.acquire(bytes as u64))
     }
 
-    pub(super) fn check_loads(&self) {
-        let of_peers = self.peers.values().filter_map(|peer| peer.load.as_ref());
+    pub(super) fn check_mailbox_budget(&self) {
+        let of_peers = self.peers.values().filter_map(|peer| peer.mailbox_budget.as_ref());
         let sum: u64 = of_peers.map(Budget::bytes).sum();
-        assert!(sum <= self.load.bytes(), "what waits of peers is on the account of all");
+        assert!(sum <= self.mailbox_budget.bytes(), "what waits of peers is on the account of all");
     }
 }
 
@@ -141,9 +143,9 @@ mod tests {
             }
             alone.pass();
         }
-        assert!(alone.core.load.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
+        assert!(alone.core.mailbox_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
         (0..100).for_each(|_| alone.pass());
-        assert_eq!((taken.get(), alone.core.load.bytes()), (2000 + 400 * 64, 0));
+        assert_eq!((taken.get(), alone.core.mailbox_budget.bytes()), (2000 + 400 * 64, 0));
     }
 
     #[test]
@@ -158,17 +160,17 @@ mod tests {
             assert_eq!(alone.hear(node, to, &body), Delivery::Delivered);
         }
         assert_eq!([idle_key, busy].map(|to| alone.hear(node, to, &body)), [Delivery::Full, Delivery::Full]);
-        assert_eq!(alone.core.load.bytes(), 4 * body.len() as u64);
+        assert_eq!(alone.core.mailbox_budget.bytes(), 4 * body.len() as u64);
         let (_, empty) = alone.actor(|_cx: &mut Cx<Bytes>, _| suspend());
         assert_eq!(alone.hear(node, empty, &body), Delivery::Delivered, "for it, nothing waited");
         assert_eq!(alone.hear(node, empty, &body_of(LIGHT_BYTES / 2)), Delivery::Delivered);
         assert_eq!(alone.hear(other, busy, &body), Delivery::Delivered, "each has its own");
         // The busy one takes three, and the idle one ends with two.
         alone.pass();
-        assert_eq!(alone.core.load.bytes(), 3 * body.len() as u64);
+        assert_eq!(alone.core.mailbox_budget.bytes(), 3 * body.len() as u64);
         alone.driver.sched.loop_ref().terminate(idle);
         alone.pass();
-        assert_eq!(alone.core.load.bytes(), body.len() as u64);
+        assert_eq!(alone.core.mailbox_budget.bytes(), body.len() as u64);
         for _ in 0..3 {
             assert_eq!(alone.hear(node, empty, &body), Delivery::Delivered);
         }
@@ -213,17 +215,17 @@ mod tests {
             assert_eq!(alone.hear(node, to, &body_of(bytes)), Delivery::Delivered);
         }
         let all: usize = [20_000, 5000, 30_000, 2000].map(|bytes| body_of(bytes).len()).iter().sum();
-        assert_eq!(alone.core.load.bytes(), all as u64);
+        assert_eq!(alone.core.mailbox_budget.bytes(), all as u64);
         alone.pass();
         assert_eq!(
-            alone.core.load.bytes(),
+            alone.core.mailbox_budget.bytes(),
             heard.len() as u64,
             "{addr:?} has taken the small one, and then all"
         );
         let owner = alone.driver.sched.loop_ref().owner_of(adapter);
         assert!(alone.driver.sched.loop_ref().resume_here(owner, Value::new(())));
         alone.pass();
-        assert_eq!(alone.core.load.bytes(), 0);
+        assert_eq!(alone.core.mailbox_budget.bytes(), 0);
     }
 
     #[test]
@@ -242,7 +244,7 @@ mod tests {
                 &mut alone.driver,
             );
         }
-        assert_eq!((refused(&alone), alone.core.load.bytes()), (6, 4 * body.len() as u64));
+        assert_eq!((refused(&alone), alone.core.mailbox_budget.bytes()), (6, 4 * body.len() as u64));
         for _ in 0..10 {
             alone.core.take_effect(
                 node,
@@ -250,11 +252,11 @@ mod tests {
                 &mut alone.driver,
             );
         }
-        assert_eq!((refused(&alone), alone.core.load.bytes()), (16, 4 * body.len() as u64));
+        assert_eq!((refused(&alone), alone.core.mailbox_budget.bytes()), (16, 4 * body.len() as u64));
         // The actor ends with all that was thrown at it.
         alone.driver.sched.loop_ref().terminate(ActorId::new(alone.core.me(), sleeper));
         alone.pass();
-        assert_eq!(alone.core.load.bytes(), 0);
+        assert_eq!(alone.core.mailbox_budget.bytes(), 0);
 
         let downs: Rc<RefCell<Vec<usize>>> = Rc::default();
         let told = downs.clone();
@@ -278,10 +280,14 @@ mod tests {
             };
             alone.core.take_effect(node, Arrived::Down { watcher, id, reason }, &mut alone.driver);
         }
-        assert_eq!(alone.core.load.bytes(), 4 * body.len() as u64);
+        assert_eq!(alone.core.mailbox_budget.bytes(), 4 * body.len() as u64);
         alone.pass();
         let mut expected = vec![body.len(); 4];
         expected.resize(10, 0);
-        assert_eq!((&*downs.borrow(), alone.core.load.bytes()), (&expected, 0), "each is told, once");
+        assert_eq!(
+            (&*downs.borrow(), alone.core.mailbox_budget.bytes()),
+            (&expected, 0),
+            "each is told, once"
+        );
     }
 }

@@ -14,6 +14,7 @@ mod asked_tests;
 mod connections;
 mod contacts;
 mod dials;
+mod disconnect;
 mod discovery;
 mod driver;
 mod frames;
@@ -23,7 +24,6 @@ mod mailbox_budget;
 mod monitors;
 mod names;
 mod outbound;
-mod partings;
 mod peer_session;
 mod peers;
 mod probes;
@@ -314,7 +314,7 @@ impl NodeCore {
             NodeTimer::Session(node) => self.on_session_due(node, driver),
             NodeTimer::Idle(node) => self.on_idle_due(node, driver),
             NodeTimer::Dial(at) => self.dials.wake(at),
-            NodeTimer::Parting(node) => self.on_parting_due(node, driver),
+            NodeTimer::Disconnect(node) => self.on_disconnect_due(node, driver),
             NodeTimer::Missing(node) => self.on_missing(node),
             NodeTimer::HalfOpen(conn) => self.on_half_open(conn, driver),
             NodeTimer::Receipt(request) => self.on_receipt_due(request, driver),

@@ -96,7 +96,8 @@ impl Transport for NodeCore {
         if peer.gone {
             return Err(Undelivered::NoActor);
         }
-        let Some(mut peer_session) = peer.peer_session.take_if(|peer_session| peer_session.parting.is_none())
+        let Some(mut peer_session) =
+            peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none())
         else {
             return self.queue_outbound(node, outbound);
         };

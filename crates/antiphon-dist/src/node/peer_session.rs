@@ -13,10 +13,10 @@ use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent};
 
 use super::connections::ConnectionState;
+use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
 use super::idle::Idle;
 use super::inbound::Backlog;
-use super::partings::Parting;
 use super::peers::Peer;
 use super::timers::NodeTimer;
 use super::{NOBODY, NodeCore, sched_key};
@@ -48,7 +48,7 @@ pub(super) struct PeerSession {
     pub(super) leaves: bool,
     pub(super) idle: Idle,
     /// This side ends it.
-    pub(super) parting: Option<Parting>,
+    pub(super) disconnect: Option<Disconnect>,
     armed: Option<Time>,
     pub(super) cut_at: Time,
     pub(super) refusals: u32,
@@ -66,7 +66,7 @@ impl PeerSession {
             && self.backlog.is_empty()
             && self.writers.is_empty()
             && !self.leaves
-            && self.parting.is_none()
+            && self.disconnect.is_none()
     }
 }
 
@@ -114,7 +114,7 @@ impl NodeCore {
                 dirty: false,
                 leaves: false,
                 idle: Idle::new(self.now),
-                parting: None,
+                disconnect: None,
                 armed: None,
                 cut_at: self.now,
                 refusals: 0,
@@ -220,7 +220,7 @@ impl NodeCore {
                 self.poll_events(node, driver);
                 self.mark_dirty(node);
                 self.close_idle(node, driver);
-                self.advance_parting(node, driver);
+                self.advance_disconnect(node, driver);
             }
             Ok(FrameEffect::Leaves(reason)) => self.on_goodbye(node, reason, driver),
             Err(SessionError::PeerMisbehaved(fault)) => {
@@ -303,7 +303,7 @@ impl NodeCore {
             self.counts.cut_with_unacked += 1;
         }
         peer_session.session.disconnected();
-        if self.parts_by_closing(node, driver) {
+        if self.disconnects_by_closing(node, driver) {
             return;
         }
         let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
@@ -478,7 +478,7 @@ impl NodeCore {
             && self.may_log("is lost", format_args!("{node} {reason}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut peer_session) = peer.peer_session.take() else { return };
-        let parting = peer_session.parting.take();
+        let disconnect = peer_session.disconnect.take();
         if is_said {
             tracing::info!(%node, name = peer.name, reason, "a peer is lost");
         }
@@ -528,8 +528,8 @@ impl NodeCore {
             self.keep_apart(node);
         }
         self.set_status(node, Status::Offline, driver);
-        if let Some(parting) = parting {
-            self.conclude_parting(node, parting, driver);
+        if let Some(disconnect) = disconnect {
+            self.conclude_disconnect(node, disconnect, driver);
         }
     }
 

@@ -114,7 +114,7 @@ impl Peer {
             peer_session.backlog.check();
             let waits = !self.waiting.is_empty();
             assert!(
-                !waits || peer_session.parting.is_some(),
+                !waits || peer_session.disconnect.is_some(),
                 "nothing waits for a session that is there and goes on"
             );
             assert_eq!(

@@ -26,7 +26,8 @@ impl NodeCore {
             return self.answer_signal(signal, Undelivered::NoActor);
         }
         let waits = !peer.waiting.is_empty();
-        let Some(mut peer_session) = peer.peer_session.take_if(|peer_session| peer_session.parting.is_none())
+        let Some(mut peer_session) =
+            peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none())
         else {
             let is_met = peer.status.is_some();
             if waits || !ends_with_session(&signal, is_met) {

@@ -17,7 +17,7 @@ pub(super) enum NodeTimer {
     /// The next attempt at a location.
     Dial(SocketAddr),
     /// A session that is being ended has taken long enough.
-    Parting(NodeId),
+    Disconnect(NodeId),
     /// A connection may not be needed any more.
     Idle(NodeId),
     /// The other side of a session without a connection should have dialled by now.

@@ -19,11 +19,11 @@ use crate::error::{CloseError, UnknownPeer};
 use crate::location::{Ignored, Location};
 
 /// How long those that are ignored from now on are waited for.
-const PART_WITHIN: Duration = Duration::from_secs(5);
+const DISCONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A session that is being ended.
 #[derive(Debug)]
-pub(super) struct Parting {
+pub(super) struct Disconnect {
     reason: GoodbyeReason,
     /// Whether the goodbye is on its way; before that, whatever was sent earlier is.
     said: bool,
@@ -47,10 +47,10 @@ impl NodeCore {
         }
         let mut request_id = Some(request_id);
         for node in there {
-            if self.part_from(node, GoodbyeReason::Closed, timeout)
-                && let Some(parting) = self.parting_of(node)
+            if self.start_disconnect(node, GoodbyeReason::Closed, timeout)
+                && let Some(disconnect) = self.disconnect_of(node)
             {
-                parting.request_ids.extend(request_id.take());
+                disconnect.request_ids.extend(request_id.take());
             }
         }
         request_id.map(|_| Ok(()))
@@ -70,12 +70,12 @@ impl NodeCore {
                         self.settings.ignored.push(ip);
                     }
                 }
-                self.part_from_ignored();
+                self.disconnect_ignored();
             }
         }
     }
 
-    fn part_from_ignored(&mut self) {
+    fn disconnect_ignored(&mut self) {
         let mut ignored = Vec::new();
         for (node, peer) in &self.peers {
             let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
@@ -85,12 +85,12 @@ impl NodeCore {
             }
         }
         for node in ignored {
-            self.part_from(node, GoodbyeReason::Ignored, PART_WITHIN);
+            self.start_disconnect(node, GoodbyeReason::Ignored, DISCONNECT_WITHIN);
         }
     }
 
     /// Begins to end a session; whether there is one.
-    fn part_from(&mut self, node: NodeId, reason: GoodbyeReason, within: Duration) -> bool {
+    fn start_disconnect(&mut self, node: NodeId, reason: GoodbyeReason, within: Duration) -> bool {
         // A peer whose session rests is told, too: it would lose what it sends next.
         self.wake(node);
         self.keep_apart(node);
@@ -101,18 +101,18 @@ impl NodeCore {
         if peer_session.leaves {
             return false;
         }
-        if peer_session.parting.is_none() {
-            peer_session.parting =
-                Some(Parting { reason, said: false, until, request_ids: Vec::new(), outcome: Ok(()) });
-            self.timers.add(until, NodeTimer::Parting(node));
+        if peer_session.disconnect.is_none() {
+            peer_session.disconnect =
+                Some(Disconnect { reason, said: false, until, request_ids: Vec::new(), outcome: Ok(()) });
+            self.timers.add(until, NodeTimer::Disconnect(node));
             // As soon as there is a world, in case that nothing is under way.
-            self.timers.add(now, NodeTimer::Parting(node));
+            self.timers.add(now, NodeTimer::Disconnect(node));
         }
         true
     }
 
-    fn parting_of(&mut self, node: NodeId) -> Option<&mut Parting> {
-        self.peers.get_mut(&node)?.peer_session.as_mut()?.parting.as_mut()
+    fn disconnect_of(&mut self, node: NodeId) -> Option<&mut Disconnect> {
+        self.peers.get_mut(&node)?.peer_session.as_mut()?.disconnect.as_mut()
     }
 
     /// Neither side dials the other by itself any more.
@@ -125,13 +125,13 @@ impl NodeCore {
         all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
     }
 
-    pub(super) fn on_parting_due(&mut self, node: NodeId, driver: &mut impl Driver) {
+    pub(super) fn on_disconnect_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
-        let Some(parting) = self.parting_of(node) else { return };
-        if now < parting.until {
-            return self.advance_parting(node, driver);
+        let Some(disconnect) = self.disconnect_of(node) else { return };
+        if now < disconnect.until {
+            return self.advance_disconnect(node, driver);
         }
-        parting.outcome = Err(CloseError::TimedOut);
+        disconnect.outcome = Err(CloseError::TimedOut);
         self.say_goodbye(node);
         self.transmit(driver);
         self.part(node, driver);
@@ -139,14 +139,15 @@ impl NodeCore {
 
     /// Something has arrived, perhaps an acknowledgement: says goodbye when all before it has arrived, and ends when
     /// the goodbye has.
-    pub(super) fn advance_parting(&mut self, node: NodeId, driver: &mut impl Driver) {
+    pub(super) fn advance_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
             return;
         };
-        let Some(parting) = peer_session.parting.as_ref().filter(|_| peer_session.session.is_idle()) else {
+        let Some(disconnect) = peer_session.disconnect.as_ref().filter(|_| peer_session.session.is_idle())
+        else {
             return;
         };
-        if parting.said {
+        if disconnect.said {
             self.part(node, driver);
         } else {
             self.say_goodbye(node);
@@ -157,19 +158,19 @@ impl NodeCore {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
-        let PeerSession { session, parting: Some(parting), .. } = peer_session.as_mut() else { return };
-        if std::mem::replace(&mut parting.said, true) {
+        let PeerSession { session, disconnect: Some(disconnect), .. } = peer_session.as_mut() else { return };
+        if std::mem::replace(&mut disconnect.said, true) {
             return;
         }
-        if let Err(reason) = session.send(&Goodbye { reason: parting.reason }.into()) {
+        if let Err(reason) = session.send(&Goodbye { reason: disconnect.reason }.into()) {
             tracing::debug!(%node, %reason, "a peer is left without goodbye");
         }
         self.mark_dirty(node);
     }
 
     /// The connection is gone; whether that was the answer to the goodbye.
-    pub(super) fn parts_by_closing(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
-        let is_over = self.parting_of(node).is_some_and(|parting| parting.said);
+    pub(super) fn disconnects_by_closing(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
+        let is_over = self.disconnect_of(node).is_some_and(|disconnect| disconnect.said);
         if is_over {
             self.part(node, driver);
         }
@@ -181,10 +182,15 @@ impl NodeCore {
     }
 
     /// The session that was being ended has ended.
-    pub(super) fn conclude_parting(&mut self, node: NodeId, parting: Parting, driver: &mut impl Driver) {
-        self.timers.remove(parting.until, NodeTimer::Parting(node));
-        for request_id in parting.request_ids {
-            settle(&mut driver.loop_ref(), request_id, parting.outcome);
+    pub(super) fn conclude_disconnect(
+        &mut self,
+        node: NodeId,
+        disconnect: Disconnect,
+        driver: &mut impl Driver,
+    ) {
+        self.timers.remove(disconnect.until, NodeTimer::Disconnect(node));
+        for request_id in disconnect.request_ids {
+            settle(&mut driver.loop_ref(), request_id, disconnect.outcome);
         }
         // What was sent meanwhile contacts it anew.
         self.dial_for_waiting(node);

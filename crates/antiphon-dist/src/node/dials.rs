@@ -61,7 +61,7 @@ struct Dial {
 #[derive(Debug)]
 pub(super) enum Query {
     Configured(PeerAt),
-    Contact(RequestId, PeerAt),
+    ConnectRequest(RequestId, PeerAt),
 }
 
 impl Dial {
@@ -332,9 +332,9 @@ impl NodeCore {
         let harmless =
             matches!(reason, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
         if !harmless {
-            self.refuse_contacts(at, reason);
+            self.refuse_connect_requests(at, reason);
         }
-        self.hurry_contacts(at);
+        self.hurry_connect_requests(at);
         if reason == Refusal::SelfConnection && by_us {
             self.dials.dials.remove(&at);
         } else if let Some(dial) = self.dials.dials.get_mut(&at)
@@ -382,9 +382,11 @@ impl NodeCore {
                 self.dials.queries.insert(query, Query::Configured(at));
                 self.timers.add(self.now + PAUSE_LAST, NodeTimer::LookUp(query));
             }
-            (Some(Query::Contact(request_id, at)), Ok(all)) => self.contact_host(request_id, at, all, driver),
-            (Some(Query::Contact(request_id, at)), Err(reason)) => {
-                self.answer_contact(request_id, Err(PeerError::UnknownHost { at, reason }), driver);
+            (Some(Query::ConnectRequest(request_id, at)), Ok(all)) => {
+                self.connect_request_host(request_id, at, all, driver)
+            }
+            (Some(Query::ConnectRequest(request_id, at)), Err(reason)) => {
+                self.complete_connect_request(request_id, Err(PeerError::UnknownHost { at, reason }), driver);
             }
             (None, _) => {}
         }

@@ -11,8 +11,8 @@
 mod access_table;
 #[cfg(test)]
 mod asked_tests;
+mod connect_requests;
 mod connections;
-mod contacts;
 mod dials;
 mod disconnect;
 mod discovery;
@@ -54,8 +54,8 @@ use crate::files::SendSlots;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
 use access_table::AccessTable;
+use connect_requests::ConnectRequests;
 use connections::Connections;
-use contacts::Contacts;
 use dials::Dials;
 use discovery::Discovery;
 use inbound::PendingReceipts;
@@ -85,7 +85,7 @@ pub struct NodeCore {
     /// Peers of which messages wait for full mailboxes.
     backlog: BTreeSet<NodeId>,
     dials: Dials,
-    contacts: Contacts,
+    connect_requests: ConnectRequests,
     names: Names,
     access: AccessTable,
     subscriptions: Subscriptions,
@@ -172,7 +172,7 @@ impl NodeCore {
             dirty: Vec::new(),
             backlog: BTreeSet::new(),
             dials: Dials::default(),
-            contacts: Contacts::default(),
+            connect_requests: ConnectRequests::default(),
             names: Names::default(),
             access: AccessTable::default(),
             subscriptions: Subscriptions::default(),
@@ -320,7 +320,7 @@ impl NodeCore {
             NodeTimer::Receipt(request) => self.on_receipt_due(request, driver),
             NodeTimer::Lookup(want) => self.on_want_due(want, driver),
             NodeTimer::LookUp(query) => self.on_look_up(query),
-            NodeTimer::Contact(request_id) => self.on_contact_due(request_id, driver),
+            NodeTimer::ConnectRequest(request_id) => self.on_connect_request_due(request_id, driver),
             NodeTimer::Backlog(node) => self.on_backlog_due(node, driver),
             NodeTimer::Unreached(node) => self.on_unreached(node, driver),
             NodeTimer::Probe(host) => self.on_probe_due(host, driver),

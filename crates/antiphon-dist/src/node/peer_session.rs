@@ -148,7 +148,7 @@ impl NodeCore {
         if begins {
             self.on_met(node, driver);
         }
-        self.answer_contacts(node, dialled);
+        self.complete_connect_requests(node, dialled);
         self.watch_idle(node);
         self.mark_dirty(node);
         true

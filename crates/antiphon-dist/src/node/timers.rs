@@ -31,7 +31,7 @@ pub(super) enum NodeTimer {
     /// A configured host is looked up again.
     LookUp(u64),
     /// A call of `peer` is not waited for any longer.
-    Contact(RequestId),
+    ConnectRequest(RequestId),
     /// Messages for a full mailbox have waited long enough, or should be tried again.
     Backlog(NodeId),
     /// What waits for a node that was never reached is given up.

@@ -26,12 +26,12 @@ const GATHER_MOST: Duration = Duration::from_secs(1);
 const NODES_MAX: usize = 256;
 
 #[derive(Debug, Default)]
-pub(super) struct Contacts {
-    open: BTreeMap<RequestId, Contact>,
+pub(super) struct ConnectRequests {
+    open: BTreeMap<RequestId, ConnectRequest>,
 }
 
 #[derive(Debug)]
-struct Contact {
+struct ConnectRequest {
     /// Where the node is; of a host, where its nodes are, as far as they are found.
     at: Vec<SocketAddr>,
     /// Where it is asked who is there; empty when the node's own location is known.
@@ -45,7 +45,7 @@ struct Contact {
     refused: Option<Refusal>,
 }
 
-impl Contact {
+impl ConnectRequest {
     /// Whether something else may come, when so many of its nodes are connected.
     fn waits(&self, connected: usize, now: Time) -> bool {
         let patience = match (connected, self.refused) {
@@ -60,7 +60,7 @@ impl Contact {
 
 impl NodeCore {
     /// Contacts a peer for an actor: answered now, or by the port.
-    pub(crate) fn contact(
+    pub(crate) fn connect_request(
         &mut self,
         request_id: RequestId,
         at: PeerAt,
@@ -68,7 +68,7 @@ impl NodeCore {
         timeout: Duration,
     ) -> Option<Result<Vec<Location>, PeerError>> {
         let (now, until) = (self.now, self.now + timeout);
-        let contact = Contact {
+        let connect_request = ConnectRequest {
             at: Vec::new(),
             hosts: Vec::new(),
             options,
@@ -78,25 +78,25 @@ impl NodeCore {
             refused: None,
         };
         if let PeerAt::Location(location) = at
-            && let Some(result) = self.contact_now(location.addr(), options)
+            && let Some(result) = self.connect_request_now(location.addr(), options)
         {
             return Some(result);
         }
-        self.contacts.open.insert(request_id, contact);
-        self.timers.add(until, NodeTimer::Contact(request_id));
+        self.connect_requests.open.insert(request_id, connect_request);
+        self.timers.add(until, NodeTimer::ConnectRequest(request_id));
         match at {
-            PeerAt::Location(location) => self.contact_at(request_id, &[location.addr()]),
+            PeerAt::Location(location) => self.connect_request_at(request_id, &[location.addr()]),
             PeerAt::Host(ref host, tcp_port) => {
                 let query = self.next_request();
                 self.dials.unasked.push((query, host.clone(), tcp_port));
-                self.dials.queries.insert(query, Query::Contact(request_id, at));
+                self.dials.queries.insert(query, Query::ConnectRequest(request_id, at));
             }
         }
         None
     }
 
     /// What is known of a location without asking.
-    fn contact_now(
+    fn connect_request_now(
         &mut self,
         at: SocketAddr,
         options: PeerOptions,
@@ -127,20 +127,21 @@ impl NodeCore {
     }
 
     /// Dials the addresses at which a node may be; of port 0, asks them who is there.
-    fn contact_at(&mut self, request_id: RequestId, all: &[SocketAddr]) {
-        let Some(contact) = self.contacts.open.get_mut(&request_id) else { return };
-        let (until, udp_port) = (contact.until, contact.options.udp_port.unwrap_or(self.settings.udp_port));
+    fn connect_request_at(&mut self, request_id: RequestId, all: &[SocketAddr]) {
+        let Some(connect_request) = self.connect_requests.open.get_mut(&request_id) else { return };
+        let (until, udp_port) =
+            (connect_request.until, connect_request.options.udp_port.unwrap_or(self.settings.udp_port));
         let (hosts, at): (Vec<SocketAddr>, Vec<SocketAddr>) = all.iter().partition(|at| at.port() == 0);
-        contact.at.clone_from(&at);
-        contact.hosts = hosts;
-        contact.hosts.iter_mut().for_each(|host| host.set_port(udp_port));
-        let hosts = contact.hosts.clone();
+        connect_request.at.clone_from(&at);
+        connect_request.hosts = hosts;
+        connect_request.hosts.iter_mut().for_each(|host| host.set_port(udp_port));
+        let hosts = connect_request.hosts.clone();
         hosts.into_iter().for_each(|host| self.ask_host(host, until));
         at.into_iter().for_each(|at| self.dial_once(at, until));
     }
 
     /// A host that an actor wants to contact was looked up.
-    pub(super) fn contact_host(
+    pub(super) fn connect_request_host(
         &mut self,
         request_id: RequestId,
         at: PeerAt,
@@ -151,81 +152,93 @@ impl NodeCore {
         let allowed: Vec<SocketAddr> = all.into_iter().filter(|at| egress::allowed(at).is_ok()).collect();
         if let Some(reason) = refused.filter(|_| allowed.is_empty()) {
             tracing::debug!(%at, "all its addresses are refused");
-            return self.answer_contact(request_id, Err(reason.into()), driver);
+            return self.complete_connect_request(request_id, Err(reason.into()), driver);
         }
         if let Some(there) = allowed.iter().find(|at| at.port() != 0 && self.is_connected_to(**at)) {
-            return self.answer_contact(request_id, Ok(vec![Location::new(*there)]), driver);
+            return self.complete_connect_request(request_id, Ok(vec![Location::new(*there)]), driver);
         }
-        self.contact_at(request_id, &allowed);
+        self.connect_request_at(request_id, &allowed);
     }
 
     /// A host that was asked has a node at this location.
     pub(super) fn found_on_host(&mut self, host: SocketAddr, at: SocketAddr) {
         let now = self.now;
         let mut found = Vec::new();
-        for (request_id, contact) in
-            self.contacts.open.iter_mut().filter(|(_, contact)| contact.hosts.contains(&host))
+        for (request_id, connect_request) in self
+            .connect_requests
+            .open
+            .iter_mut()
+            .filter(|(_, connect_request)| connect_request.hosts.contains(&host))
         {
-            if !contact.at.contains(&at) && contact.at.len() < NODES_MAX {
-                contact.at.push(at);
-                contact.news = now;
+            if !connect_request.at.contains(&at) && connect_request.at.len() < NODES_MAX {
+                connect_request.at.push(at);
+                connect_request.news = now;
                 found.push(*request_id);
             }
         }
-        found.into_iter().for_each(|request_id| self.arm_contact(request_id, now + GATHER));
+        found.into_iter().for_each(|request_id| self.arm_connect_request(request_id, now + GATHER));
     }
 
     /// Looks at a contact again then.
-    fn arm_contact(&mut self, request_id: RequestId, due: Time) {
-        let Some(contact) = self.contacts.open.get_mut(&request_id) else { return };
-        self.timers.remove(contact.due, NodeTimer::Contact(request_id));
-        contact.due = due.min(contact.until);
-        self.timers.add(contact.due, NodeTimer::Contact(request_id));
+    fn arm_connect_request(&mut self, request_id: RequestId, due: Time) {
+        let Some(connect_request) = self.connect_requests.open.get_mut(&request_id) else { return };
+        self.timers.remove(connect_request.due, NodeTimer::ConnectRequest(request_id));
+        connect_request.due = due.min(connect_request.until);
+        self.timers.add(connect_request.due, NodeTimer::ConnectRequest(request_id));
     }
 
     /// A dial of a location was refused for a reason that stays.
-    pub(super) fn refuse_contacts(&mut self, at: SocketAddr, reason: Refusal) {
-        for contact in self.contacts.open.values_mut().filter(|contact| contact.at.contains(&at)) {
-            contact.refused = Some(reason);
+    pub(super) fn refuse_connect_requests(&mut self, at: SocketAddr, reason: Refusal) {
+        for connect_request in
+            self.connect_requests.open.values_mut().filter(|connect_request| connect_request.at.contains(&at))
+        {
+            connect_request.refused = Some(reason);
         }
     }
 
     /// What became of a location is told in the same tick.
-    pub(super) fn hurry_contacts(&mut self, at: SocketAddr) {
+    pub(super) fn hurry_connect_requests(&mut self, at: SocketAddr) {
         let linked = self.is_connected_to(at);
-        let is_over = |contact: &Contact| contact.refused.is_some() || linked;
-        let about =
-            self.contacts.open.iter().filter(|(_, contact)| contact.at.contains(&at) && is_over(contact));
+        let is_over = |connect_request: &ConnectRequest| connect_request.refused.is_some() || linked;
+        let about = self
+            .connect_requests
+            .open
+            .iter()
+            .filter(|(_, connect_request)| connect_request.at.contains(&at) && is_over(connect_request));
         let due: Vec<RequestId> = about.map(|(request_id, _)| *request_id).collect();
-        due.into_iter().for_each(|request_id| self.arm_contact(request_id, self.now));
+        due.into_iter().for_each(|request_id| self.arm_connect_request(request_id, self.now));
     }
 
     /// A session was proven: calls of `peer` for its locations are answered.
-    pub(super) fn answer_contacts(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
+    pub(super) fn complete_connect_requests(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
         let Some(peer) = self.peers.get(&node) else { return };
         let reached = |at: &SocketAddr| Some(*at) == dialled || peer.is_connected_to(*at);
-        let about = self.contacts.open.iter().filter(|(_, contact)| contact.at.iter().any(reached));
+        let about = self
+            .connect_requests
+            .open
+            .iter()
+            .filter(|(_, connect_request)| connect_request.at.iter().any(reached));
         let due: Vec<RequestId> = about.map(|(request_id, _)| *request_id).collect();
-        due.into_iter().for_each(|request_id| self.arm_contact(request_id, self.now));
+        due.into_iter().for_each(|request_id| self.arm_connect_request(request_id, self.now));
     }
 
-    pub(super) fn on_contact_due(&mut self, request_id: RequestId, driver: &mut impl Driver) {
+    pub(super) fn on_connect_request_due(&mut self, request_id: RequestId, driver: &mut impl Driver) {
         let now = self.now;
-        let Some(contact) = self.contacts.open.get(&request_id) else { return };
+        let Some(connect_request) = self.connect_requests.open.get(&request_id) else { return };
         let mut there: Vec<Location> =
-            contact.at.iter().filter_map(|at| self.connected_location(*at)).collect();
+            connect_request.at.iter().filter_map(|at| self.connected_location(*at)).collect();
         there.sort_unstable();
         there.dedup();
-        if now < contact.until && contact.waits(there.len(), now) {
-            let again = if contact.at.is_empty() { contact.until } else { now + GATHER };
-            return self.arm_contact(request_id, again);
+        if now < connect_request.until && connect_request.waits(there.len(), now) {
+            let again = if connect_request.at.is_empty() { connect_request.until } else { now + GATHER };
+            return self.arm_connect_request(request_id, again);
         }
-        let result = match contact.refused {
+        let result = match connect_request.refused {
             _ if !there.is_empty() => Ok(there),
             Some(refusal) => Err(PeerError::Refused(refusal)),
             None => Err(PeerError::NoAnswer),
         };
-        self.answer_contact(request_id, result, driver);
+        self.complete_connect_request(request_id, result, driver);
     }
 
     /// Where the node is shown that is connected at a location.
@@ -235,24 +248,26 @@ impl NodeCore {
         self.peers.values().find(|peer| peer.is_connected_to(at) && is_connected(peer))?.location()
     }
 
-    pub(super) fn answer_contact(
+    pub(super) fn complete_connect_request(
         &mut self,
         request_id: RequestId,
         result: Result<Vec<Location>, PeerError>,
         driver: &mut impl Driver,
     ) {
-        let Some(contact) = self.contacts.open.remove(&request_id) else { return };
-        self.timers.remove(contact.due, NodeTimer::Contact(request_id));
-        self.dials.queries.retain(|_, query| !matches!(query, Query::Contact(of, _) if *of == request_id));
-        for host in &contact.hosts {
-            if !self.contacts.open.values().any(|other| other.hosts.contains(host)) {
+        let Some(connect_request) = self.connect_requests.open.remove(&request_id) else { return };
+        self.timers.remove(connect_request.due, NodeTimer::ConnectRequest(request_id));
+        self.dials
+            .queries
+            .retain(|_, query| !matches!(query, Query::ConnectRequest(of, _) if *of == request_id));
+        for host in &connect_request.hosts {
+            if !self.connect_requests.open.values().any(|other| other.hosts.contains(host)) {
                 self.forget_host(*host);
             }
         }
-        if let Some(streams) = contact.options.stream_send {
+        if let Some(streams) = connect_request.options.stream_send {
             result.iter().flatten().for_each(|at| self.streams_of(at.addr(), streams));
         }
-        if let Some(first) = result.iter().flatten().next().filter(|_| contact.options.broadcast) {
+        if let Some(first) = result.iter().flatten().next().filter(|_| connect_request.options.broadcast) {
             self.ask_relay(first.addr());
         }
         settle(&mut driver.loop_ref(), request_id, result);

@@ -136,7 +136,7 @@ impl NodeCore {
         connect_request.hosts = hosts;
         connect_request.hosts.iter_mut().for_each(|host| host.set_port(udp_port));
         let hosts = connect_request.hosts.clone();
-        hosts.into_iter().for_each(|host| self.ask_host(host, until));
+        hosts.into_iter().for_each(|host| self.probe_host(host, until));
         at.into_iter().for_each(|at| self.dial_once(at, until));
     }
 

@@ -146,7 +146,7 @@ impl NodeCore {
                 if at.addr().port() == 0 {
                     let mut host = at.addr();
                     host.set_port(self.settings.udp_port);
-                    self.ask_host(host, Time::MAX);
+                    self.probe_host(host, Time::MAX);
                 } else if self.want_dial(at.addr(), Time::MAX) {
                     self.dials.dials.entry(at.addr()).and_modify(|dial| dial.forever = true);
                 }

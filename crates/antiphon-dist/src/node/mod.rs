@@ -18,6 +18,7 @@ mod disconnect;
 mod discovery;
 mod driver;
 mod frames;
+mod host_probe;
 mod idle;
 mod inbound;
 mod mailbox_budget;
@@ -26,7 +27,6 @@ mod names;
 mod outbound;
 mod peer_session;
 mod peers;
-mod probes;
 mod relays;
 mod replies;
 mod said;
@@ -58,10 +58,10 @@ use connect_requests::ConnectRequests;
 use connections::Connections;
 use dials::Dials;
 use discovery::Discovery;
+use host_probe::HostProbes;
 use inbound::PendingReceipts;
 use names::Names;
 use peers::Peer;
-use probes::Probes;
 use relays::Relays;
 use replies::Replies;
 use said::Said;
@@ -94,7 +94,7 @@ pub struct NodeCore {
     mailbox_budget: Budget,
     replies: Replies,
     discovery: Discovery,
-    probes: Probes,
+    probes: HostProbes,
     relays: Relays,
     watchers: Watchers,
     said: Said,
@@ -180,7 +180,7 @@ impl NodeCore {
             mailbox_budget: Budget::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
-            probes: Probes::default(),
+            probes: HostProbes::default(),
             relays: Relays::default(),
             watchers: Watchers::default(),
             said: Said::default(),

@@ -32,15 +32,15 @@ const TOLD_MAX: u32 = 256;
 const SIBLINGS_MAX: usize = 32;
 
 #[derive(Debug, Default)]
-pub(super) struct Probes {
+pub(super) struct HostProbes {
     /// Hosts that are asked: the address and port where their nodes hear it.
-    asked: BTreeMap<SocketAddr, Asked>,
+    asked: BTreeMap<SocketAddr, ProbedHost>,
     /// Who was answered within the last second.
     answered: BTreeMap<SocketAddr, Time>,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct ProbedHost {
     /// Asked, and answers heeded, until then.
     until: Time,
     attempts: u32,
@@ -50,7 +50,7 @@ struct Asked {
     due: Time,
 }
 
-impl Probes {
+impl HostProbes {
     /// Whether an address is to be answered now: each only so often, and not too many.
     fn may_answer(&mut self, to: SocketAddr, now: Time) -> bool {
         self.answered.retain(|_, at| now.since(*at) < Duration::from_secs(1));
@@ -65,9 +65,10 @@ impl Probes {
 
 impl NodeCore {
     /// Asks a host who is there, now and again until then.
-    pub(super) fn ask_host(&mut self, host: SocketAddr, until: Time) {
+    pub(super) fn probe_host(&mut self, host: SocketAddr, until: Time) {
         let now = self.now;
-        let asked = self.probes.asked.entry(host).or_insert(Asked { until, attempts: 0, told: 0, due: now });
+        let asked =
+            self.probes.asked.entry(host).or_insert(ProbedHost { until, attempts: 0, told: 0, due: now });
         self.timers.remove(asked.due, NodeTimer::Probe(host));
         (asked.until, asked.attempts, asked.due) = (asked.until.max(until), 0, now);
         self.timers.add(now, NodeTimer::Probe(host));

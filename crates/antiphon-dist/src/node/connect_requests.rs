@@ -121,7 +121,7 @@ impl NodeCore {
             return None;
         }
         if options.broadcast {
-            self.ask_relay(at);
+            self.ask_announce_relay(at);
         }
         Some(Ok(vec![Location::new(at)]))
     }
@@ -268,7 +268,7 @@ impl NodeCore {
             result.iter().flatten().for_each(|at| self.streams_of(at.addr(), streams));
         }
         if let Some(first) = result.iter().flatten().next().filter(|_| connect_request.options.broadcast) {
-            self.ask_relay(first.addr());
+            self.ask_announce_relay(first.addr());
         }
         settle(&mut driver.loop_ref(), request_id, result);
     }

@@ -116,7 +116,7 @@ impl NodeCore {
             Frame::CancelLookup(unwant) => self.names.forget_want_of(node, unwant.request),
             Frame::Found(found) => self.on_found(node, peer_session, found, driver),
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
-            Frame::AnnounceRelay(relay) => self.on_relay(node, peer_session, relay.request, driver),
+            Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),
             Frame::Goodbye(goodbye) => return FrameEffect::Leaves(goodbye.reason),
             // The session's own, and the connection's: acted upon by the session, or by its closing.
             Frame::Tag(_)

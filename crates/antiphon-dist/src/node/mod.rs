@@ -9,6 +9,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod access_table;
+mod announce_relay;
 #[cfg(test)]
 mod asked_tests;
 mod connect_requests;
@@ -27,7 +28,6 @@ mod names;
 mod outbound;
 mod peer_session;
 mod peers;
-mod relays;
 mod replies;
 mod said;
 mod settings;
@@ -54,6 +54,7 @@ use crate::files::SendSlots;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
 use access_table::AccessTable;
+use announce_relay::AnnounceRelays;
 use connect_requests::ConnectRequests;
 use connections::Connections;
 use dials::Dials;
@@ -62,7 +63,6 @@ use host_probe::HostProbes;
 use inbound::PendingReceipts;
 use names::Names;
 use peers::Peer;
-use relays::Relays;
 use replies::Replies;
 use said::Said;
 use status::Watchers;
@@ -95,7 +95,7 @@ pub struct NodeCore {
     replies: Replies,
     discovery: Discovery,
     probes: HostProbes,
-    relays: Relays,
+    announce_relays: AnnounceRelays,
     watchers: Watchers,
     said: Said,
     send_slots: SendSlots,
@@ -181,7 +181,7 @@ impl NodeCore {
             replies: Replies::default(),
             discovery: Discovery::default(),
             probes: HostProbes::default(),
-            relays: Relays::default(),
+            announce_relays: AnnounceRelays::default(),
             watchers: Watchers::default(),
             said: Said::default(),
             notes: Vec::new(),

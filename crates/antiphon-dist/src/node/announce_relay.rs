@@ -27,15 +27,15 @@ const HEEDED_FOR: Duration = Duration::from_secs(10);
 const DIAL_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
-pub(super) struct Relays {
+pub(super) struct AnnounceRelays {
     /// What this node has asked, by request.
-    asked: BTreeMap<u64, Asked>,
+    asked: BTreeMap<u64, RelayRequest>,
     /// Whom it has served within the last second.
     served: BTreeMap<NodeId, Time>,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct RelayRequest {
     of: NodeId,
     until: Time,
     told: u32,
@@ -43,7 +43,7 @@ struct Asked {
 
 impl NodeCore {
     /// Asks the peer at a location to announce this node where it is.
-    pub(super) fn ask_relay(&mut self, at: SocketAddr) {
+    pub(super) fn ask_announce_relay(&mut self, at: SocketAddr) {
         let request = self.next_request();
         let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.is_connected_to(at)) else {
             return;
@@ -53,13 +53,15 @@ impl NodeCore {
             return tracing::warn!(%at, %reason, "a peer cannot be asked to announce this node");
         }
         let now = self.now;
-        self.relays.asked.retain(|_, asked| now < asked.until);
-        self.relays.asked.insert(request, Asked { of: node, until: now + HEEDED_FOR, told: 0 });
+        self.announce_relays.asked.retain(|_, asked| now < asked.until);
+        self.announce_relays
+            .asked
+            .insert(request, RelayRequest { of: node, until: now + HEEDED_FOR, told: 0 });
         self.mark_dirty(node);
     }
 
     /// A peer asks to be announced here, and to be told who is here.
-    pub(super) fn on_relay(
+    pub(super) fn on_announce_relay(
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
@@ -67,12 +69,12 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let now = self.now;
-        self.relays.served.retain(|_, at| now.since(*at) < SERVED_EVERY);
-        if !self.settings.discover || request == 0 || self.relays.served.contains_key(&node) {
+        self.announce_relays.served.retain(|_, at| now.since(*at) < SERVED_EVERY);
+        if !self.settings.discover || request == 0 || self.announce_relays.served.contains_key(&node) {
             self.counts.refused_messages += 1;
             return;
         }
-        self.relays.served.insert(node, now);
+        self.announce_relays.served.insert(node, now);
         let Some(asker) = self.peers.get(&node) else { return };
         let locations = Locations::Plain(&asker.said);
         let announced = Datagram::Announce(Presence { node: wire_node(node), name: &asker.name, locations });
@@ -100,7 +102,7 @@ impl NodeCore {
         let is_linked = self.peers.get(&other).is_some_and(|peer| peer.peer_session.is_some());
         self.learn(other, hint.name, locations.iter().copied());
         let now = self.now;
-        let asked = self.relays.asked.get_mut(&hint.request);
+        let asked = self.announce_relays.asked.get_mut(&hint.request);
         let Some(asked) =
             asked.filter(|asked| asked.of == node && now < asked.until && asked.told < TOLD_MAX)
         else {

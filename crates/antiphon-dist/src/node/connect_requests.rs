@@ -10,7 +10,7 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, RequestId, Time, egress};
 use antiphon_wire::Refusal;
 
-use super::dials::Query;
+use super::dialer::ResolveFor;
 use super::driver::Driver;
 use super::peers::Peer;
 use super::timers::NodeTimer;
@@ -89,7 +89,7 @@ impl NodeCore {
             PeerAt::Host(ref host, tcp_port) => {
                 let query = self.next_request();
                 self.dials.unasked.push((query, host.clone(), tcp_port));
-                self.dials.queries.insert(query, Query::ConnectRequest(request_id, at));
+                self.dials.queries.insert(query, ResolveFor::ConnectRequest(request_id, at));
             }
         }
         None
@@ -258,7 +258,7 @@ impl NodeCore {
         self.timers.remove(connect_request.due, NodeTimer::ConnectRequest(request_id));
         self.dials
             .queries
-            .retain(|_, query| !matches!(query, Query::ConnectRequest(of, _) if *of == request_id));
+            .retain(|_, query| !matches!(query, ResolveFor::ConnectRequest(of, _) if *of == request_id));
         for host in &connect_request.hosts {
             if !self.connect_requests.open.values().any(|other| other.hosts.contains(host)) {
                 self.forget_host(*host);

@@ -14,7 +14,7 @@ mod announce_relay;
 mod asked_tests;
 mod connect_requests;
 mod connections;
-mod dials;
+mod dialer;
 mod disconnect;
 mod discovery;
 mod driver;
@@ -57,7 +57,7 @@ use access_table::AccessTable;
 use announce_relay::AnnounceRelays;
 use connect_requests::ConnectRequests;
 use connections::Connections;
-use dials::Dials;
+use dialer::Dialer;
 use discovery::Discovery;
 use host_probe::HostProbes;
 use inbound::PendingReceipts;
@@ -84,7 +84,7 @@ pub struct NodeCore {
     dirty: Vec<NodeId>,
     /// Peers of which messages wait for full mailboxes.
     backlog: BTreeSet<NodeId>,
-    dials: Dials,
+    dials: Dialer,
     connect_requests: ConnectRequests,
     names: Names,
     access: AccessTable,
@@ -171,7 +171,7 @@ impl NodeCore {
             peers: BTreeMap::new(),
             dirty: Vec::new(),
             backlog: BTreeSet::new(),
-            dials: Dials::default(),
+            dials: Dialer::default(),
             connect_requests: ConnectRequests::default(),
             names: Names::default(),
             access: AccessTable::default(),

@@ -27,12 +27,12 @@ const HINTS_A_SECOND: u32 = 10;
 const TOLD_FOR: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
-pub(super) struct Dials {
-    dials: BTreeMap<SocketAddr, Dial>,
+pub(super) struct Dialer {
+    dials: BTreeMap<SocketAddr, DialState>,
     /// Locations to be dialled in this tick.
     fresh: Vec<SocketAddr>,
     /// Look-ups under way: for whom.
-    pub(super) queries: BTreeMap<u64, Query>,
+    pub(super) queries: BTreeMap<u64, ResolveFor>,
     /// Look-ups that were not yet asked for.
     pub(super) unasked: Vec<(u64, String, u16)>,
     hints: u32,
@@ -40,7 +40,7 @@ pub(super) struct Dials {
 }
 
 #[derive(Debug)]
-struct Dial {
+struct DialState {
     /// From the configuration: never given up.
     forever: bool,
     /// Wanted until then.
@@ -59,12 +59,12 @@ struct Dial {
 
 /// For whom a host is looked up.
 #[derive(Debug)]
-pub(super) enum Query {
+pub(super) enum ResolveFor {
     Configured(PeerAt),
     ConnectRequest(RequestId, PeerAt),
 }
 
-impl Dial {
+impl DialState {
     fn new(until: Time) -> Self {
         Self {
             forever: false,
@@ -79,7 +79,7 @@ impl Dial {
     }
 }
 
-impl Dials {
+impl Dialer {
     pub(super) fn has_fresh(&self) -> bool {
         !self.fresh.is_empty() || !self.unasked.is_empty()
     }
@@ -128,7 +128,7 @@ impl Dials {
     }
 }
 
-impl Dials {
+impl Dialer {
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (at, dial) in &self.dials {
             let is_going_on =
@@ -154,7 +154,7 @@ impl NodeCore {
             PeerAt::Host(ref host, port) => {
                 let query = self.next_request();
                 self.dials.unasked.push((query, host.clone(), port));
-                self.dials.queries.insert(query, Query::Configured(at));
+                self.dials.queries.insert(query, ResolveFor::Configured(at));
             }
         }
     }
@@ -226,7 +226,7 @@ impl NodeCore {
         if self.settings.is_own(at) || self.leaving {
             return false;
         }
-        let dial = self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
+        let dial = self.dials.dials.entry(at).or_insert_with(|| DialState::new(until));
         dial.until = dial.until.max(until);
         dial.hinted = false;
         self.dials.wake(at);
@@ -243,7 +243,7 @@ impl NodeCore {
             return false;
         }
         let until = self.now + after + Duration::from_secs(1);
-        self.dials.dials.entry(at).or_insert_with(|| Dial { hinted: true, ..Dial::new(until) });
+        self.dials.dials.entry(at).or_insert_with(|| DialState { hinted: true, ..DialState::new(until) });
         self.timers.add(self.now + after, NodeTimer::Dial(at));
         true
     }
@@ -254,7 +254,7 @@ impl NodeCore {
             return;
         }
         let until = self.now + after + TOLD_FOR;
-        self.dials.dials.entry(at).or_insert_with(|| Dial::new(until));
+        self.dials.dials.entry(at).or_insert_with(|| DialState::new(until));
         self.timers.add(self.now + after, NodeTimer::Dial(at));
     }
 
@@ -370,22 +370,22 @@ impl NodeCore {
         });
         match (self.dials.queries.remove(&query), found) {
             // One host may have several addresses, of which the node listens on one.
-            (Some(Query::Configured(_)), Ok(all)) => {
+            (Some(ResolveFor::Configured(_)), Ok(all)) => {
                 all.into_iter().for_each(|at| self.dial_for_ever(PeerAt::Location(at.into())));
             }
-            (Some(Query::Configured(at)), Err(reason)) => {
+            (Some(ResolveFor::Configured(at)), Err(reason)) => {
                 if self.may_log("not looked up", format_args!("{at} {reason}")) {
                     tracing::warn!(
                         %at, reason, "a configured peer cannot be looked up (said once an hour); tried again for ever"
                     );
                 }
-                self.dials.queries.insert(query, Query::Configured(at));
+                self.dials.queries.insert(query, ResolveFor::Configured(at));
                 self.timers.add(self.now + PAUSE_LAST, NodeTimer::LookUp(query));
             }
-            (Some(Query::ConnectRequest(request_id, at)), Ok(all)) => {
+            (Some(ResolveFor::ConnectRequest(request_id, at)), Ok(all)) => {
                 self.connect_request_host(request_id, at, all, driver)
             }
-            (Some(Query::ConnectRequest(request_id, at)), Err(reason)) => {
+            (Some(ResolveFor::ConnectRequest(request_id, at)), Err(reason)) => {
                 self.complete_connect_request(request_id, Err(PeerError::UnknownHost { at, reason }), driver);
             }
             (None, _) => {}
@@ -394,7 +394,7 @@ impl NodeCore {
 
     /// Looks a configured host up once more.
     pub(super) fn on_look_up(&mut self, query: u64) {
-        if let Some(Query::Configured(PeerAt::Host(host, port))) = self.dials.queries.get(&query) {
+        if let Some(ResolveFor::Configured(PeerAt::Host(host, port))) = self.dials.queries.get(&query) {
             self.dials.unasked.push((query, host.clone(), *port));
         }
     }

@@ -106,7 +106,7 @@ impl<T: Wire + Clone> Subscribers<T> {
             Err(_) => {
                 if let Some(by) = by {
                     core.refusals().subscriptions += 1;
-                    core.say_refused(by, "subscriptions", "subscribes more receivers than it may");
+                    core.log_refused(by, "subscriptions", "subscribes more receivers than it may");
                 }
             }
         }

@@ -154,14 +154,14 @@ fn count_refusal(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, reason: &FileRe
         | FileRefused::TooManyTransfers { .. }
         | FileRefused::Disorder => {
             core.refusals().files += 1;
-            core.say_refused(by, "files", "sends files out of order, or more of them than it may");
+            core.log_refused(by, "files", "sends files out of order, or more of them than it may");
         }
         FileRefused::BadPath(_)
         | FileRefused::NotAFile
         | FileRefused::OtherFileSystem
         | FileRefused::NotReceived => {
             core.refusals().file_paths += 1;
-            core.say_refused(by, "file paths", "names files that no peer may write or delete");
+            core.log_refused(by, "file paths", "names files that no peer may write or delete");
         }
         FileRefused::NoDestPath
         | FileRefused::Busy

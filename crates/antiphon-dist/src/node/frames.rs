@@ -269,12 +269,12 @@ impl NodeCore {
     /// A reply in what a peer sent finds no place.
     pub(super) fn refuse_request(&mut self, node: NodeId) {
         self.counts.refusals.requests += 1;
-        self.say_refused(node, "requests", "has more requests open than it may");
+        self.log_refused(node, "requests", "has more requests open than it may");
     }
 
     fn refuse_monitor(&mut self, node: NodeId) {
         self.counts.refusals.monitors += 1;
-        self.say_refused(node, "monitors", "sets more monitors than it may");
+        self.log_refused(node, "monitors", "sets more monitors than it may");
     }
 
     fn on_down(

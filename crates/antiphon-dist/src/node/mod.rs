@@ -22,6 +22,7 @@ mod frames;
 mod host_probe;
 mod idle;
 mod inbound;
+mod log_throttle;
 mod mailbox_budget;
 mod monitors;
 mod names;
@@ -29,7 +30,6 @@ mod outbound;
 mod peer_session;
 mod peers;
 mod replies;
-mod said;
 mod settings;
 mod signals;
 mod status;
@@ -61,10 +61,10 @@ use dialer::Dialer;
 use discovery::Discovery;
 use host_probe::HostProbes;
 use inbound::PendingReceipts;
+use log_throttle::LogThrottle;
 use names::Names;
 use peers::Peer;
 use replies::Replies;
-use said::Said;
 use status::Watchers;
 use subscriptions::Subscriptions;
 use timers::{NodeTimer, TimerQueue};
@@ -97,7 +97,7 @@ pub struct NodeCore {
     probes: HostProbes,
     announce_relays: AnnounceRelays,
     watchers: Watchers,
-    said: Said,
+    log_throttle: LogThrottle,
     send_slots: SendSlots,
     /// What could not be told at once, because no door was at hand.
     notes: Vec<Note>,
@@ -183,7 +183,7 @@ impl NodeCore {
             probes: HostProbes::default(),
             announce_relays: AnnounceRelays::default(),
             watchers: Watchers::default(),
-            said: Said::default(),
+            log_throttle: LogThrottle::default(),
             notes: Vec::new(),
             resolved: Vec::new(),
             counts: Counts::default(),

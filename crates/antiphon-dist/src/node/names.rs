@@ -433,7 +433,7 @@ impl NodeCore {
         if let Some(what) = refusal {
             if too_many {
                 self.counts.refusals.wants += 1;
-                self.say_refused(node, "wants", "looks for more names than it may");
+                self.log_refused(node, "wants", "looks for more names than it may");
             }
             return reply(peer_session, &Found { request, what });
         }

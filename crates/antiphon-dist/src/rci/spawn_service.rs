@@ -54,7 +54,7 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
             log_panic(|| drop(arguments));
             if let (Some(_), Some(core)) = (by, node_mut(cx.loop_ref())) {
                 core.refusals().rci_actors += 1;
-                core.say_refused(caller, "rci actors", "calls for more actors than it may have alive");
+                core.log_refused(caller, "rci actors", "calls for more actors than it may have alive");
             }
             return cx.reply(reply, SpawnOutcome::OverQuota(max as u64));
         }

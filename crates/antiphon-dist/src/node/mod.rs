@@ -28,11 +28,11 @@ mod monitors;
 mod names;
 mod outbound;
 mod peer_session;
+mod peer_watch;
 mod peers;
 mod replies;
 mod settings;
 mod signals;
-mod status;
 mod subscriptions;
 #[cfg(test)]
 mod testing;
@@ -63,9 +63,9 @@ use host_probe::HostProbes;
 use inbound::PendingReceipts;
 use log_throttle::LogThrottle;
 use names::Names;
+use peer_watch::PeerWatches;
 use peers::Peer;
 use replies::Replies;
-use status::Watchers;
 use subscriptions::Subscriptions;
 use timers::{NodeTimer, TimerQueue};
 
@@ -96,7 +96,7 @@ pub struct NodeCore {
     discovery: Discovery,
     probes: HostProbes,
     announce_relays: AnnounceRelays,
-    watchers: Watchers,
+    watchers: PeerWatches,
     log_throttle: LogThrottle,
     send_slots: SendSlots,
     /// What could not be told at once, because no door was at hand.
@@ -182,7 +182,7 @@ impl NodeCore {
             discovery: Discovery::default(),
             probes: HostProbes::default(),
             announce_relays: AnnounceRelays::default(),
-            watchers: Watchers::default(),
+            watchers: PeerWatches::default(),
             log_throttle: LogThrottle::default(),
             notes: Vec::new(),
             resolved: Vec::new(),

@@ -9,7 +9,7 @@ use crate::location::Location;
 
 /// Actors that are told of every change.
 #[derive(Debug, Default)]
-pub(super) struct Watchers {
+pub(super) struct PeerWatches {
     watchers: Vec<Addr<PeerStatus>>,
 }
 

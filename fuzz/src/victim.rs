@@ -192,7 +192,7 @@ impl Victim {
         let left =
             (counts.receipts, counts.replies, counts.monitors, counts.connections, counts.backlog_bytes);
         assert_eq!(left, (0, 0, 0, 0, 0), "{counts:?}");
-        assert_eq!((counts.wants, counts.relays), (0, 0), "{counts:?}");
+        assert_eq!((counts.lookups, counts.relays), (0, 0), "{counts:?}");
         // Attackers may end actors, as any peer may.
         assert!(counts.names <= 4, "{counts:?}");
     }

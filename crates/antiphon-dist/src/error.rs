@@ -147,7 +147,7 @@ pub enum LocateError {
     /// A node that was asked keeps no more questions of this node's; who else was asked does not have the name.
     #[error(
         "this node has as many names to find as another node admits; wait for answers, or raise \
-         `peer_limits.wants_max` over there"
+         `peer_limits.lookups_max` over there"
     )]
     Refused,
     /// The name is empty, or longer than 255 bytes.

@@ -12,7 +12,7 @@
 pub struct PeerLimits {
     /// Names that it looks for here, and that nobody has yet: 16,384. Beyond them its actors are told
     /// [`LocateError::Refused`](crate::LocateError::Refused).
-    pub wants_max: usize,
+    pub lookups_max: usize,
     /// Monitors that its actors have on actors here, and as many the other way round that it has asked for: 65,536.
     /// Beyond them a monitor is answered [`ExitReason::Refused`](antiphon_sched::ExitReason::Refused); who would have one set the other way
     /// round is told nothing, and the actor here is told [`ExitReason::Refused`](antiphon_sched::ExitReason::Refused), if its mailbox has room.
@@ -34,7 +34,7 @@ pub struct PeerLimits {
 impl Default for PeerLimits {
     fn default() -> Self {
         Self {
-            wants_max: 16_384,
+            lookups_max: 16_384,
             monitors_max: 65_536,
             requests_max: 65_536,
             channel_subscriptions_max: 4_096,
@@ -51,8 +51,8 @@ pub struct Refusals {
     pub access: u64,
     /// Connections of a node that is known by another certificate.
     pub certificates: u64,
-    /// Questions for names, over `wants_max`.
-    pub wants: u64,
+    /// Questions for names, over `lookups_max`.
+    pub lookups: u64,
     /// Monitors, over `monitors_max`.
     pub monitors: u64,
     /// Requests, over `requests_max`.

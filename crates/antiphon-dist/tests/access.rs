@@ -110,7 +110,7 @@ fn a_name_is_found_by_those_to_whom_its_actor_is_open_and_by_others_when_that_ch
     let club = Club::new();
     // Both ask before there is the name, and one again afterwards.
     let early = [&club.guest, &club.outsider].map(|node| seek::<Addr<String>>(node, "listener"));
-    club.host.wait_for_counts("two questions", |counts| counts.wants == 2);
+    club.host.wait_for_counts("two questions", |counts| counts.lookups == 2);
     let (actor, _told) = open_listener(&club.host, club.guests.clone());
     assert_eq!(heard(&early[0]), Ok(actor));
     assert_eq!(heard(&seek(&club.guest, "listener")), Ok(actor));

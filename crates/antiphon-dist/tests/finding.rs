@@ -42,12 +42,12 @@ fn locate<M: Wire>(node: &TestNode, name: &'static str, timeout: Duration) -> Re
 fn a_name_that_is_registered_later_is_found_then() {
     let (there, here) = Net::new().pair();
     let told = locate::<String>(&here, "late", secs(10));
-    there.wait_for_counts("the question", |counts| counts.wants == 1);
+    there.wait_for_counts("the question", |counts| counts.lookups == 1);
     assert_eq!(told.recv_timeout(millis(100)).ok(), None);
     let _listening = there.listener::<String>("late");
     assert!(heard(&told).is_ok());
-    here.wait_for_counts("no open question", |counts| counts.wants == 0);
-    there.wait_for_counts("no open question", |counts| counts.wants == 0);
+    here.wait_for_counts("no open question", |counts| counts.lookups == 0);
+    there.wait_for_counts("no open question", |counts| counts.lookups == 0);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_name_at_home_is_found_now_and_later() {
     let _listening = node.listener::<String>("name");
     assert!(heard(&told).is_ok());
     assert!(heard(&locate::<String>(&node, "name", secs(10))).is_ok());
-    assert_eq!(node.counts().wants, 0);
+    assert_eq!(node.counts().lookups, 0);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_name_of_a_peer_that_joins_later_is_found_then() {
     let net = Net::new();
     let here = net.node("here");
     let told = locate::<String>(&here, "late", secs(10));
-    here.wait_for_counts("the question", |counts| counts.wants == 1);
+    here.wait_for_counts("the question", |counts| counts.lookups == 1);
     let there = net.node("there");
     let _listening = there.listener::<String>("late");
     assert!(heard(&told).is_ok());
@@ -77,7 +77,7 @@ fn a_name_that_nobody_has_times_out_in_time_and_is_no_longer_asked_for() {
     let asked = Instant::now();
     assert_eq!(heard(&locate::<String>(&here, "nobody", millis(300))), Err(LocateError::TimedOut));
     assert!((millis(300)..secs(3)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
-    there.wait_for_counts("no open question", |counts| counts.wants == 0);
+    there.wait_for_counts("no open question", |counts| counts.lookups == 0);
     let mut late = here.step(|cx| cx.register("x"));
     assert_eq!(late, Ok(()));
     late = here.step(|cx| cx.register(""));
@@ -127,7 +127,7 @@ fn a_name_at_one_location_is_that_nodes_own() {
     let told = at(at_two);
     // The other node is dialled, and does not have it yet.
     here.wait_for_peers(2);
-    two.wait_for_counts("the question", |counts| counts.wants == 1);
+    two.wait_for_counts("the question", |counts| counts.lookups == 1);
     let _two = two.listener::<String>("name");
     assert_eq!(heard(&told).expect("it is there now").node(), two.handle.node_id());
     let _here = here.listener::<String>("name");
@@ -165,7 +165,7 @@ fn a_node_is_found_by_its_name_now_and_later() {
     let find = |name: &'static str| look(&here, move |cx| cx.locate_node(name, secs(10), |found| found));
     assert_eq!(heard(&find("here")), Ok(here.location));
     let told = find("there");
-    here.wait_for_counts("the question", |counts| counts.wants == 1);
+    here.wait_for_counts("the question", |counts| counts.lookups == 1);
     let there = net.node("there");
     assert_eq!(heard(&told), Ok(there.location));
     assert_eq!(heard(&find("there")), Ok(there.location));

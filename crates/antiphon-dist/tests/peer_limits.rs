@@ -58,16 +58,16 @@ type Found = Result<Addr<String>, LocateError>;
 
 #[test]
 fn a_peer_that_looks_for_too_many_names_is_told_so() {
-    let (strict, peer) = pair(&Net::new(), PeerLimits { wants_max: 3, ..PeerLimits::default() });
+    let (strict, peer) = pair(&Net::new(), PeerLimits { lookups_max: 3, ..PeerLimits::default() });
     let seek = |name| ask::<Found>(&peer, move |cx| cx.locate(name, PATIENCE, |found| found));
     let open = ["one", "two", "three"].map(seek);
-    strict.wait_for_counts("three questions", |counts| counts.wants == 3);
+    strict.wait_for_counts("three questions", |counts| counts.lookups == 3);
     let at = strict.location;
     let there = ask::<Found>(&peer, move |cx| cx.locate_at("four", at, PATIENCE, |found| found));
     assert_eq!(heard(&there), Err(LocateError::Refused), "at once: nobody else was asked");
     let anywhere = ask::<Found>(&peer, |cx| cx.locate("four", millis(100), |found| found));
     assert_eq!(heard(&anywhere), Err(LocateError::Refused), "in the end: others might have had it");
-    assert_eq!(refusals(&strict).wants, 2);
+    assert_eq!(refusals(&strict).lookups, 2);
     is_logged_once(&strict, "looks for more names");
     // One that is answered makes room for another.
     let _one = strict.listener::<String>("one");

@@ -357,8 +357,8 @@ impl Place {
         wait_for("rest", || {
             let tables = self.tables();
             let is_still = |tables: &Tables| {
-                let Counts { wants, receipts, connections, .. } = tables.counts;
-                (wants, receipts, connections, tables.requests) == (0, 0, 1, 0)
+                let Counts { lookups, receipts, connections, .. } = tables.counts;
+                (lookups, receipts, connections, tables.requests) == (0, 0, 1, 0)
             };
             tables.0.iter().all(is_still).then_some(tables)
         })

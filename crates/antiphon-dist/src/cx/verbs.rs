@@ -15,7 +15,7 @@ use crate::error::{
 };
 use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
-use crate::node::{FoundName, Looked, NodeCore, Space, settle};
+use crate::node::{FoundName, LookupStart, NodeCore, Space, settle};
 use crate::rci::{self, Rci};
 
 impl<M: 'static> NetCx<M> for Cx<'_, M> {
@@ -361,8 +361,8 @@ fn locate<M: 'static, T: Named>(
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
         |core, request_id| match core.locate(request_id, (T::SPACE, name), tag, at, timeout) {
-            Looked::Now(result) => Some(result),
-            Looked::Later => None,
+            LookupStart::Now(result) => Some(result),
+            LookupStart::Later => None,
         },
     );
 }

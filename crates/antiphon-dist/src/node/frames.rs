@@ -112,8 +112,8 @@ impl NodeCore {
                 let arrived = value.map(|value| Arrived::Resume { target: sched_key(resume.target), value });
                 self.on_sound_signal(node, peer_session, arrived, driver);
             }
-            Frame::Lookup(want) => self.on_want(node, peer_session, want, driver),
-            Frame::CancelLookup(unwant) => self.names.forget_want_of(node, unwant.request),
+            Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup, driver),
+            Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
             Frame::Found(found) => self.on_found(node, peer_session, found, driver),
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
             Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),

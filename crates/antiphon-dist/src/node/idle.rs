@@ -145,9 +145,9 @@ impl NodeCore {
                 (moved(&peer_session), now, QUIET);
         }
         let streams = self.peers.get(&node).and_then(|peer| peer.streams);
-        let wants = !streams.unwrap_or(self.settings.stream_send);
+        let lookups = !streams.unwrap_or(self.settings.stream_send);
         let is_due = now.since(peer_session.idle.since) >= peer_session.idle.pause;
-        if wants && is_due && self.needs_nothing(node, &peer_session, driver) {
+        if lookups && is_due && self.needs_nothing(node, &peer_session, driver) {
             let sent = peer_session.session.frames_sent();
             if peer_session.session.send_control(&IdleProposed { sent }.into()).is_ok() {
                 peer_session.idle.stage = Stage::Proposed;
@@ -173,7 +173,7 @@ impl NodeCore {
             && self.peer_watchers().is_empty()
             && !self.receipts.awaits(node)
             && !self.replies.awaits(node)
-            && !self.names.has_wants_with(node)
+            && !self.names.has_lookups_with(node)
     }
 
     /// The peer proposes to close the connection. It has heard all that was sent, or it would wait for something.

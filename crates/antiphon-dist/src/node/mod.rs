@@ -40,7 +40,7 @@ mod timers;
 
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
 pub use names::Space;
-pub(crate) use names::{FoundName, Looked};
+pub(crate) use names::{FoundName, LookupStart};
 pub(crate) use settings::Settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,7 +62,7 @@ use discovery::Discovery;
 use host_probe::HostProbes;
 use inbound::PendingReceipts;
 use log_throttle::LogThrottle;
-use names::Names;
+use names::NameRegistry;
 use peer_watch::PeerWatches;
 use peers::Peer;
 use replies::Replies;
@@ -86,7 +86,7 @@ pub struct NodeCore {
     backlog: BTreeSet<NodeId>,
     dials: Dialer,
     connect_requests: ConnectRequests,
-    names: Names,
+    names: NameRegistry,
     access: AccessTable,
     subscriptions: Subscriptions,
     receipts: PendingReceipts,
@@ -126,7 +126,7 @@ pub struct Counts {
     /// Names registered here.
     pub names: usize,
     /// Names looked for, here and by peers.
-    pub wants: usize,
+    pub lookups: usize,
     /// Channels elsewhere that have subscribers here.
     pub relays: usize,
     /// Messages that await a receipt.
@@ -173,7 +173,7 @@ impl NodeCore {
             backlog: BTreeSet::new(),
             dials: Dialer::default(),
             connect_requests: ConnectRequests::default(),
-            names: Names::default(),
+            names: NameRegistry::default(),
             access: AccessTable::default(),
             subscriptions: Subscriptions::default(),
             receipts: PendingReceipts::default(),
@@ -241,7 +241,7 @@ impl NodeCore {
         Counts {
             peers: self.peers.len(),
             names: self.names.given_len(),
-            wants: self.names.wants_len(),
+            lookups: self.names.lookups_len(),
             relays: self.subscriptions.len(),
             receipts: self.receipts.len(),
             replies: self.replies.len(),
@@ -318,7 +318,7 @@ impl NodeCore {
             NodeTimer::Missing(node) => self.on_missing(node),
             NodeTimer::HalfOpen(conn) => self.on_half_open(conn, driver),
             NodeTimer::Receipt(request) => self.on_receipt_due(request, driver),
-            NodeTimer::Lookup(want) => self.on_want_due(want, driver),
+            NodeTimer::Lookup(lookup) => self.on_lookup_due(lookup, driver),
             NodeTimer::LookUp(query) => self.on_look_up(query),
             NodeTimer::ConnectRequest(request_id) => self.on_connect_request_due(request_id, driver),
             NodeTimer::Backlog(node) => self.on_backlog_due(node, driver),

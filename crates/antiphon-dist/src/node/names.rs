@@ -65,7 +65,7 @@ pub(crate) struct FoundName {
 }
 
 /// The state of a question that was just put.
-pub(crate) enum Looked {
+pub(crate) enum LookupStart {
     Now(Result<FoundName, LocateError>),
     /// The port will be answered.
     Later,
@@ -75,12 +75,12 @@ pub(crate) enum Looked {
 type FullName = (Space, Box<str>);
 
 #[derive(Debug, Default)]
-pub(super) struct Names {
-    registered: BTreeMap<FullName, Registered>,
+pub(super) struct NameRegistry {
+    registered: BTreeMap<FullName, Registration>,
     owned: BTreeMap<Key, BTreeSet<FullName>>,
     /// Questions of this node.
-    wants: BTreeMap<u64, Wanted>,
-    node_wants: BTreeMap<u64, NodeWanted>,
+    lookups: BTreeMap<u64, OpenLookup>,
+    node_lookups: BTreeMap<u64, NodeLookup>,
     /// Questions of peers, by name.
     asked: BTreeMap<FullName, BTreeSet<(NodeId, u64)>>,
     asked_by: BTreeMap<NodeId, BTreeMap<u64, FullName>>,
@@ -90,7 +90,7 @@ pub(super) struct Names {
 }
 
 #[derive(Debug)]
-struct Registered {
+struct Registration {
     key: Key,
     tag: &'static str,
     /// Who may take the name back: the actor itself, or who opened a channel or RCI; `None` is the node.
@@ -98,12 +98,12 @@ struct Registered {
 }
 
 #[derive(Debug)]
-struct Wanted {
+struct OpenLookup {
     space: Space,
     name: Box<str>,
     tag: &'static str,
     at: Option<Location>,
-    answer: WantedBy,
+    answer: LookupKind,
     until: Time,
     /// The peers with which it was left, in sessions that last, and which have not answered.
     asked: BTreeSet<NodeId>,
@@ -112,7 +112,7 @@ struct Wanted {
 }
 
 #[derive(Debug)]
-enum WantedBy {
+enum LookupKind {
     /// The first answer wins.
     One(RequestId),
     /// All answers until the time is over.
@@ -120,13 +120,13 @@ enum WantedBy {
 }
 
 #[derive(Debug)]
-struct NodeWanted {
+struct NodeLookup {
     name: Box<str>,
     request_id: RequestId,
     until: Time,
 }
 
-impl Names {
+impl NameRegistry {
     /// Who looks for a name that there is may be admitted now.
     pub(super) fn look_again(&mut self) {
         self.fresh.extend(self.asked.keys().filter(|name| self.registered.contains_key(*name)).cloned());
@@ -141,19 +141,19 @@ impl Names {
         self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
     }
 
-    pub(super) fn wants_len(&self) -> usize {
+    pub(super) fn lookups_len(&self) -> usize {
         let asked: usize = self.asked.values().map(BTreeSet::len).sum();
-        self.wants.len() + self.node_wants.len() + asked
+        self.lookups.len() + self.node_lookups.len() + asked
     }
 
     /// Whether somebody here looks for a name that the peer might have, or there for one of this node's.
-    pub(super) fn has_wants_with(&self, peer: NodeId) -> bool {
-        !self.wants.is_empty() || self.asked_by.get(&peer).is_some_and(|wants| !wants.is_empty())
+    pub(super) fn has_lookups_with(&self, peer: NodeId) -> bool {
+        !self.lookups.is_empty() || self.asked_by.get(&peer).is_some_and(|lookups| !lookups.is_empty())
     }
 
-    pub(super) fn forget_want_of(&mut self, peer: NodeId, request: u64) {
-        let Some(wants) = self.asked_by.get_mut(&peer) else { return };
-        if let Some(name) = wants.remove(&request) {
+    pub(super) fn forget_lookup_of(&mut self, peer: NodeId, request: u64) {
+        let Some(lookups) = self.asked_by.get_mut(&peer) else { return };
+        if let Some(name) = lookups.remove(&request) {
             self.forget_asked(&name, peer, request);
         }
     }
@@ -161,7 +161,7 @@ impl Names {
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (name, askers) in &self.asked {
             let is_mirrored = |(peer, request): &(NodeId, u64)| {
-                self.asked_by.get(peer).and_then(|wants| wants.get(request)) == Some(name)
+                self.asked_by.get(peer).and_then(|lookups| lookups.get(request)) == Some(name)
             };
             assert!(
                 !askers.is_empty() && askers.iter().all(is_mirrored),
@@ -173,8 +173,9 @@ impl Names {
         assert_eq!(asked, asked_by, "both tables hold the same questions");
         let owned: usize = self.owned.values().map(BTreeSet::len).sum();
         assert!(owned <= self.registered.len(), "nobody owns a name that is not registered");
-        let is_timed = |(want, wanted): (&u64, &Wanted)| timers.has(wanted.until, NodeTimer::Lookup(*want));
-        assert!(self.wants.iter().all(is_timed), "a question's time is on the agenda");
+        let is_timed =
+            |(lookup, wanted): (&u64, &OpenLookup)| timers.has(wanted.until, NodeTimer::Lookup(*lookup));
+        assert!(self.lookups.iter().all(is_timed), "a question's time is on the agenda");
     }
 
     fn forget_asked(&mut self, name: &FullName, peer: NodeId, request: u64) {
@@ -188,12 +189,12 @@ impl Names {
 
     /// The peers with which a question of this node's stands.
     pub(super) fn asked_peers(&self) -> impl Iterator<Item = NodeId> {
-        self.wants.values().flat_map(|want| want.asked.iter().copied())
+        self.lookups.values().flat_map(|lookup| lookup.asked.iter().copied())
     }
 
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
-        for want in self.wants.values_mut() {
-            want.asked.remove(&peer);
+        for lookup in self.lookups.values_mut() {
+            lookup.asked.remove(&peer);
         }
         for (request, name) in self.asked_by.remove(&peer).unwrap_or_default() {
             self.forget_asked(&name, peer, request);
@@ -235,30 +236,35 @@ impl NodeCore {
         }
         self.check_free(space, name)?;
         self.names.owned.entry(key).or_default().insert(full.clone());
-        self.names.registered.insert(full.clone(), Registered { key, tag, owner });
+        self.names.registered.insert(full.clone(), Registration { key, tag, owner });
         if self.names.asked.contains_key(&full) {
             self.names.fresh.insert(full.clone());
         }
-        Ok(self.settle_own_wants(&full, key, tag))
+        Ok(self.settle_own_lookups(&full, key, tag))
     }
 
     /// The ports of this node's own questions that a new name answers.
-    fn settle_own_wants(&mut self, full: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
+    fn settle_own_lookups(&mut self, full: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
         let id = ActorId::new(self.me, key);
         let here = self.settings.location;
-        let fits = |want: &Wanted| {
-            want.space == full.0
-                && want.name == full.1
-                && want.tag == tag
-                && want.at.is_none_or(|at| at == here)
+        let fits = |lookup: &OpenLookup| {
+            lookup.space == full.0
+                && lookup.name == full.1
+                && lookup.tag == tag
+                && lookup.at.is_none_or(|at| at == here)
         };
-        let fitting: Vec<u64> =
-            self.names.wants.iter().filter(|(_, want)| fits(want)).map(|(request, _)| *request).collect();
+        let fitting: Vec<u64> = self
+            .names
+            .lookups
+            .iter()
+            .filter(|(_, lookup)| fits(lookup))
+            .map(|(request, _)| *request)
+            .collect();
         let mut request_ids = Vec::new();
         for request in fitting {
-            match self.names.wants.get_mut(&request).map(|want| &mut want.answer) {
-                Some(WantedBy::All(_, found)) => found.push(FoundName { id }),
-                Some(WantedBy::One(request_id)) => {
+            match self.names.lookups.get_mut(&request).map(|lookup| &mut lookup.answer) {
+                Some(LookupKind::All(_, found)) => found.push(FoundName { id }),
+                Some(LookupKind::One(request_id)) => {
                     request_ids.push(*request_id);
                     self.withdraw(request);
                 }
@@ -305,19 +311,19 @@ impl NodeCore {
         tag: &'static str,
         at: Option<Location>,
         timeout: Duration,
-    ) -> Looked {
-        if let Some(refusal) = self.refuse_want(name, tag) {
-            return Looked::Now(Err(refusal));
+    ) -> LookupStart {
+        if let Some(refusal) = self.refuse_lookup(name, tag) {
+            return LookupStart::Now(Err(refusal));
         }
         let full = (space, Box::from(name));
         if at.is_none_or(|at| at == self.settings.location)
             && let Some(registered) = self.names.registered.get(&full)
         {
             let id = ActorId::new(self.me, registered.key);
-            return Looked::Now(fit(tag, registered.tag).map(|()| FoundName { id }));
+            return LookupStart::Now(fit(tag, registered.tag).map(|()| FoundName { id }));
         }
-        self.add_want(full, tag, at, WantedBy::One(request_id), timeout);
-        Looked::Later
+        self.add_lookup(full, tag, at, LookupKind::One(request_id), timeout);
+        LookupStart::Later
     }
 
     /// Collects all that bear a name until the time is over.
@@ -328,33 +334,33 @@ impl NodeCore {
         tag: &'static str,
         timeout: Duration,
     ) -> Result<(), LocateError> {
-        if let Some(refusal) = self.refuse_want(name, tag) {
+        if let Some(refusal) = self.refuse_lookup(name, tag) {
             return Err(refusal);
         }
         let full = (space, Box::from(name));
         let here = self.names.registered.get(&full).filter(|registered| registered.tag == tag);
         let found = here.map(|registered| FoundName { id: ActorId::new(self.me, registered.key) });
-        self.add_want(full, tag, None, WantedBy::All(request_id, found.into_iter().collect()), timeout);
+        self.add_lookup(full, tag, None, LookupKind::All(request_id, found.into_iter().collect()), timeout);
         Ok(())
     }
 
-    fn refuse_want(&self, name: &str, tag: &str) -> Option<LocateError> {
+    fn refuse_lookup(&self, name: &str, tag: &str) -> Option<LocateError> {
         if !check_name(name) {
             return Some(LocateError::BadName);
         }
         if tag.len() > TYPE_NAME_MAX {
             return Some(LocateError::TypeNameTooLong { bytes: tag.len() });
         }
-        let full = self.names.wants.len() + self.names.node_wants.len() >= NAMES_MAX;
+        let full = self.names.lookups.len() + self.names.node_lookups.len() >= NAMES_MAX;
         full.then_some(LocateError::TooManyOpen)
     }
 
-    fn add_want(
+    fn add_lookup(
         &mut self,
         (space, name): FullName,
         tag: &'static str,
         at: Option<Location>,
-        answer: WantedBy,
+        answer: LookupKind,
         timeout: Duration,
     ) {
         let request = self.next_request();
@@ -366,26 +372,26 @@ impl NodeCore {
             self.dial_once(at.addr(), until);
         }
         let asked = BTreeSet::new();
-        let want = Wanted { space, name, tag, at, answer, until, asked, refused: false };
-        self.names.wants.insert(request, want);
+        let lookup = OpenLookup { space, name, tag, at, answer, until, asked, refused: false };
+        self.names.lookups.insert(request, lookup);
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
-            self.send_want(node, request);
+            self.send_lookup(node, request);
         }
     }
 
     /// Leaves a question with a peer, if it concerns that peer.
-    fn send_want(&mut self, node: NodeId, request: u64) {
-        let Some(want) = self.names.wants.get_mut(&request) else { return };
+    fn send_lookup(&mut self, node: NodeId, request: u64) {
+        let Some(lookup) = self.names.lookups.get_mut(&request) else { return };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-        let concerned = want.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
+        let concerned = lookup.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(peer_session) = peer.peer_session.as_mut().filter(|_| concerned) else { return };
-        let all = matches!(want.answer, WantedBy::All(..));
-        let frame = Lookup { request, space: want.space.on_the_wire(), all, name: &want.name };
+        let all = matches!(lookup.answer, LookupKind::All(..));
+        let frame = Lookup { request, space: lookup.space.on_the_wire(), all, name: &lookup.name };
         match peer_session.session.send(&frame.into()) {
             Ok(()) => {
-                want.asked.insert(node);
+                lookup.asked.insert(node);
             }
             Err(reason) => {
                 tracing::debug!(%node, %reason, "a question for a name was not sent; it is repeated when they meet again");
@@ -395,10 +401,10 @@ impl NodeCore {
     }
 
     /// A session has begun: the new peer may know what is looked for.
-    pub(super) fn repeat_wants_to(&mut self, node: NodeId) {
-        let requests: Vec<u64> = self.names.wants.keys().copied().collect();
+    pub(super) fn repeat_lookups_to(&mut self, node: NodeId) {
+        let requests: Vec<u64> = self.names.lookups.keys().copied().collect();
         for request in requests {
-            self.send_want(node, request);
+            self.send_lookup(node, request);
         }
     }
 
@@ -409,49 +415,49 @@ impl NodeCore {
             let (key, tag) = (registered.key, registered.tag);
             for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
                 if self.allows(peer, key, driver) {
-                    self.answer_want(peer, request, key, tag);
+                    self.answer_lookup(peer, request, key, tag);
                 }
             }
         }
     }
 
     /// A peer looks for a name of this node's.
-    pub(super) fn on_want(
+    pub(super) fn on_lookup(
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        want: &Lookup<'_>,
+        lookup: &Lookup<'_>,
         driver: &mut impl Driver,
     ) {
-        let request = want.request;
+        let request = lookup.request;
         // Where this version has no such names, the question stays open, as for any name that nobody has.
-        let Some(space) = Space::from_the_wire(want.space) else { return };
-        let refusal = (!check_name(want.name)).then_some(LookupResult::BadName);
+        let Some(space) = Space::from_the_wire(lookup.space) else { return };
+        let refusal = (!check_name(lookup.name)).then_some(LookupResult::BadName);
         let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
-        let too_many = asked >= self.settings.peer_limits.wants_max;
+        let too_many = asked >= self.settings.peer_limits.lookups_max;
         let refusal = refusal.or(too_many.then_some(LookupResult::TooMany));
         if let Some(what) = refusal {
             if too_many {
-                self.counts.refusals.wants += 1;
+                self.counts.refusals.lookups += 1;
                 self.log_refused(node, "wants", "looks for more names than it may");
             }
             return reply(peer_session, &Found { request, what });
         }
-        let full: FullName = (space, want.name.into());
+        let full: FullName = (space, lookup.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
             let (key, tag) = (registered.key, registered.tag);
             if self.allows(node, key, driver) {
                 return send_found(peer_session, request, key, tag);
             }
         }
-        self.names.forget_want_of(node, request);
+        self.names.forget_lookup_of(node, request);
         self.names.asked.entry(full.clone()).or_default().insert((node, request));
         self.names.asked_by.entry(node).or_default().insert(request, full);
     }
 
     /// Answers a peer's question that was left here.
-    fn answer_want(&mut self, node: NodeId, request: u64, key: Key, tag: &'static str) {
-        self.names.forget_want_of(node, request);
+    fn answer_lookup(&mut self, node: NodeId, request: u64, key: Key, tag: &'static str) {
+        self.names.forget_lookup_of(node, request);
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
             send_found(peer_session, request, key, tag);
             self.mark_dirty(node);
@@ -469,31 +475,31 @@ impl NodeCore {
         let (key, tag) = match found.what {
             LookupResult::Here { key, tag } => (key, tag),
             LookupResult::TooMany | LookupResult::BadName => {
-                return self.on_want_refused(node, found.request, driver);
+                return self.on_lookup_refused(node, found.request, driver);
             }
         };
-        let Some(want) = self.names.wants.get_mut(&found.request) else { return };
+        let Some(lookup) = self.names.lookups.get_mut(&found.request) else { return };
         let Some(told) = peer_session.session.tag_name(tag) else { return };
         let is_there = |at: Location| {
             let peer = self.peers.get(&node);
             peer_session.dialled == Some(at.addr()) || peer.is_some_and(|peer| peer.is_at(at.addr()))
         };
-        if !want.at.is_none_or(is_there) {
+        if !lookup.at.is_none_or(is_there) {
             // Nobody asked this peer.
             return;
         }
         // It has answered, and so forgotten the question.
-        want.asked.remove(&node);
+        lookup.asked.remove(&node);
         let id = ActorId::new(node, sched_key(key));
-        let fits = fit(want.tag, told);
-        match &mut want.answer {
-            WantedBy::All(_, all) => {
+        let fits = fit(lookup.tag, told);
+        match &mut lookup.answer {
+            LookupKind::All(_, all) => {
                 // A name stands for one thing at each node.
                 if fits.is_ok() && !all.iter().any(|known| known.id.node() == node) {
                     all.push(FoundName { id });
                 }
             }
-            WantedBy::One(request_id) => {
+            LookupKind::One(request_id) => {
                 let request_id = *request_id;
                 self.withdraw(found.request);
                 tell(driver, request_id, fits.map(|()| FoundName { id }));
@@ -503,13 +509,13 @@ impl NodeCore {
 
     /// A peer that was asked keeps no more questions of this node's. Others may have the name, unless it was looked for there
     /// alone.
-    fn on_want_refused(&mut self, node: NodeId, request: u64, driver: &mut impl Driver) {
-        let Some(want) = self.names.wants.get_mut(&request) else { return };
-        if !want.asked.remove(&node) {
+    fn on_lookup_refused(&mut self, node: NodeId, request: u64, driver: &mut impl Driver) {
+        let Some(lookup) = self.names.lookups.get_mut(&request) else { return };
+        if !lookup.asked.remove(&node) {
             return;
         }
-        want.refused = true;
-        if let (WantedBy::One(request_id), Some(_)) = (&want.answer, want.at) {
+        lookup.refused = true;
+        if let (LookupKind::One(request_id), Some(_)) = (&lookup.answer, lookup.at) {
             let request_id = *request_id;
             self.withdraw(request);
             tell(driver, request_id, Err(LocateError::Refused));
@@ -518,9 +524,9 @@ impl NodeCore {
 
     /// A question is over: the peers that were asked may forget it.
     fn withdraw(&mut self, request: u64) {
-        let Some(want) = self.names.wants.remove(&request) else { return };
-        self.timers.remove(want.until, NodeTimer::Lookup(request));
-        for node in want.asked {
+        let Some(lookup) = self.names.lookups.remove(&request) else { return };
+        self.timers.remove(lookup.until, NodeTimer::Lookup(request));
+        for node in lookup.asked {
             let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             else {
                 continue;
@@ -532,16 +538,16 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_want_due(&mut self, request: u64, driver: &mut impl Driver) {
-        if let Some(want) = self.names.node_wants.remove(&request) {
+    pub(super) fn on_lookup_due(&mut self, request: u64, driver: &mut impl Driver) {
+        if let Some(lookup) = self.names.node_lookups.remove(&request) {
             let nobody: Result<Location, LocateError> = Err(LocateError::TimedOut);
-            return settle(&mut driver.loop_ref(), want.request_id, nobody);
+            return settle(&mut driver.loop_ref(), lookup.request_id, nobody);
         }
-        let answer_to = self.names.wants.get_mut(&request).map(|want| match &mut want.answer {
-            WantedBy::One(request_id) => (*request_id, None),
-            WantedBy::All(request_id, found) => (*request_id, Some(std::mem::take(found))),
+        let answer_to = self.names.lookups.get_mut(&request).map(|lookup| match &mut lookup.answer {
+            LookupKind::One(request_id) => (*request_id, None),
+            LookupKind::All(request_id, found) => (*request_id, Some(std::mem::take(found))),
         });
-        let is_refused = self.names.wants.get(&request).is_some_and(|want| want.refused);
+        let is_refused = self.names.lookups.get(&request).is_some_and(|lookup| lookup.refused);
         self.withdraw(request);
         match answer_to {
             Some((request_id, None)) if is_refused => tell(driver, request_id, Err(LocateError::Refused)),
@@ -561,7 +567,7 @@ impl NodeCore {
         name: &str,
         timeout: Duration,
     ) -> Option<Result<Location, LocateError>> {
-        if let Some(refusal) = self.refuse_want(name, "") {
+        if let Some(refusal) = self.refuse_lookup(name, "") {
             return Some(Err(refusal));
         }
         if self.settings.name == name {
@@ -574,24 +580,29 @@ impl NodeCore {
         let request = self.next_request();
         let until = self.now + timeout;
         self.timers.add(until, NodeTimer::Lookup(request));
-        self.names.node_wants.insert(request, NodeWanted { name: name.into(), request_id, until });
+        self.names.node_lookups.insert(request, NodeLookup { name: name.into(), request_id, until });
         None
     }
 
     /// A node has been met: somebody may be looking for it.
-    pub(super) fn settle_node_wants(&mut self, node: NodeId, driver: &mut impl Driver) {
+    pub(super) fn settle_node_lookups(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some((name, Some(location))) =
             self.peers.get(&node).map(|peer| (peer.name.clone(), peer.location()))
         else {
             return;
         };
-        let fitting: Vec<u64> =
-            self.names.node_wants.iter().filter(|(_, want)| *want.name == *name).map(|(id, _)| *id).collect();
+        let fitting: Vec<u64> = self
+            .names
+            .node_lookups
+            .iter()
+            .filter(|(_, lookup)| *lookup.name == *name)
+            .map(|(id, _)| *id)
+            .collect();
         for request in fitting {
-            if let Some(want) = self.names.node_wants.remove(&request) {
-                self.timers.remove(want.until, NodeTimer::Lookup(request));
+            if let Some(lookup) = self.names.node_lookups.remove(&request) {
+                self.timers.remove(lookup.until, NodeTimer::Lookup(request));
                 let found: Result<Location, LocateError> = Ok(location);
-                settle(&mut driver.loop_ref(), want.request_id, found);
+                settle(&mut driver.loop_ref(), lookup.request_id, found);
             }
         }
     }

@@ -163,9 +163,9 @@ impl NodeCore {
         }
         self.warn_of_twins(node);
         self.set_status(node, Status::Online, driver);
-        self.repeat_wants_to(node);
+        self.repeat_lookups_to(node);
         self.send_waiting(node);
-        self.settle_node_wants(node, driver);
+        self.settle_node_lookups(node, driver);
     }
 
     /// Another incarnation at the same location has ended, however it ended. That is certain of a location which

@@ -45,7 +45,7 @@ pub(crate) fn mailboxes() -> u64 {
 /// Names that a peer looks for, and that nobody has: each of up to 255 bytes is kept twice, with its question's number, in
 /// trees that are half full.
 pub(crate) fn names(limits: &PeerLimits) -> u64 {
-    limits.wants_max as u64 * 4 * 256
+    limits.lookups_max as u64 * 4 * 256
 }
 
 /// Monitors between a node and one peer: each stands in the node's table, and in the loop's beside its actor.

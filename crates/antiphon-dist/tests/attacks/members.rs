@@ -50,7 +50,7 @@ fn questions_for_names_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     let mut siege = Siege::quiet();
     let mut member = Member::join(&siege.net, &siege.victim);
     let limits = PeerLimits::default();
-    let (most, refused) = (limits.wants_max as u64, Cell::new(0));
+    let (most, refused) = (limits.lookups_max as u64, Cell::new(0));
     let asked = most + 10_000;
     let mut count = |frame: &Frame<'_>| {
         if matches!(frame, Frame::Found(found) if found.what == LookupResult::TooMany) {

@@ -7,13 +7,13 @@ use std::rc::Rc;
 
 use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, receive};
 
-use super::frames::Arrived;
+use super::frames::InboundSignal;
 use super::peers::PEERS_MAX;
 use super::testing::TestCore;
 use crate::peer_limits::PeerLimits;
 
 impl TestCore {
-    fn effect(&mut self, node: NodeId, arrived: Arrived) {
+    fn effect(&mut self, node: NodeId, arrived: InboundSignal) {
         self.core.take_effect(node, arrived, &mut self.driver);
         self.core.check();
     }
@@ -51,10 +51,10 @@ fn a_notify_under_a_number_that_is_in_use_does_not_take_the_place_of_the_other()
     let (watcher, told) = watcher(&mut alone);
     let id = MonitorId { origin: node, number: 1 };
     for actor in [far(node, 1), far(node, 2)] {
-        alone.effect(node, Arrived::Notify { watcher, id, actor });
+        alone.effect(node, InboundSignal::Notify { watcher, id, actor });
     }
     assert_eq!(alone.core.counts().refused_messages, 1);
-    alone.effect(node, Arrived::Down { watcher, id, reason: ExitReason::Terminated });
+    alone.effect(node, InboundSignal::Down { watcher, id, reason: ExitReason::Terminated });
     alone.pass();
     assert_eq!(*told.borrow(), [(far(node, 1), Some("terminated"))]);
 }
@@ -66,7 +66,7 @@ fn a_watcher_is_told_of_a_notify_that_is_refused() {
     let (watcher, told) = watcher(&mut alone);
     for number in 1..=3 {
         let id = MonitorId { origin: node, number };
-        alone.effect(node, Arrived::Notify { watcher, id, actor: far(node, number) });
+        alone.effect(node, InboundSignal::Notify { watcher, id, actor: far(node, number) });
     }
     alone.pass();
     assert_eq!(*told.borrow(), [(far(node, 3), Some("refused"))]);
@@ -74,8 +74,8 @@ fn a_watcher_is_told_of_a_notify_that_is_refused() {
     assert_eq!((counts.refusals.monitors, counts.monitors), (1, 2));
     // When one is over, there is room again.
     let id = MonitorId { origin: node, number: 1 };
-    alone.effect(node, Arrived::Down { watcher, id, reason: ExitReason::Terminated });
-    alone.effect(node, Arrived::Notify { watcher, id, actor: far(node, 4) });
+    alone.effect(node, InboundSignal::Down { watcher, id, reason: ExitReason::Terminated });
+    alone.effect(node, InboundSignal::Notify { watcher, id, actor: far(node, 4) });
     alone.pass();
     assert_eq!(told.borrow().len(), 2);
     assert_eq!(alone.core.counts().monitors, 2);
@@ -97,14 +97,17 @@ fn monitors_of_actors_here_use_up_nothing_of_a_peers_and_the_other_way_round() {
     }
     for number in 1..=2 {
         let actor = far(node, number);
-        alone.effect(node, Arrived::Notify { watcher, id: theirs(number), actor });
-        alone.effect(node, Arrived::Monitor { watcher: actor.key(), target: watcher, id: theirs(number) });
+        alone.effect(node, InboundSignal::Notify { watcher, id: theirs(number), actor });
+        alone.effect(
+            node,
+            InboundSignal::Monitor { watcher: actor.key(), target: watcher, id: theirs(number) },
+        );
     }
     alone.pass();
     let counts = alone.core.counts();
     assert_eq!((counts.refusals.monitors, counts.monitors), (0, 14));
     assert!(told.borrow().is_empty());
-    alone.effect(node, Arrived::Monitor { watcher, target: watcher, id: theirs(3) });
+    alone.effect(node, InboundSignal::Monitor { watcher, target: watcher, id: theirs(3) });
     assert_eq!(alone.core.counts().refusals.monitors, 1);
 }
 

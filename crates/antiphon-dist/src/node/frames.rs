@@ -19,7 +19,7 @@ pub(super) const BY_TARGET: u64 = 1 << 63;
 
 /// A signal that has arrived, and may have to wait behind messages.
 #[derive(Debug)]
-pub(super) enum Arrived {
+pub(super) enum InboundSignal {
     Monitor { watcher: Key, target: Key, id: MonitorId },
     Demonitor { target: Key, id: MonitorId },
     Notify { watcher: Key, id: MonitorId, actor: ActorId },
@@ -29,7 +29,7 @@ pub(super) enum Arrived {
     Resume { target: Key, value: Value },
 }
 
-impl Arrived {
+impl InboundSignal {
     /// Bytes of the value that comes with it.
     pub(super) fn body_bytes(&self) -> usize {
         match self {
@@ -83,33 +83,35 @@ impl NodeCore {
             Frame::Monitor(monitor) => {
                 let id = MonitorId { origin: node, number: monitor.id & !BY_TARGET };
                 let watcher = sched_key(monitor.watcher);
-                let arrived = Arrived::Monitor { watcher, target: sched_key(monitor.target), id };
+                let arrived = InboundSignal::Monitor { watcher, target: sched_key(monitor.target), id };
                 self.on_signal(node, peer_session, arrived, driver);
             }
             Frame::Demonitor(gone) => {
                 let id = self.monitor_id(node, gone.id, true);
-                let arrived = Arrived::Demonitor { target: sched_key(gone.target), id };
+                let arrived = InboundSignal::Demonitor { target: sched_key(gone.target), id };
                 self.on_signal(node, peer_session, arrived, driver);
             }
             Frame::Down(down) => self.on_down(node, peer_session, down, driver),
             Frame::Notify(notify) => {
                 let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
                 let actor = ActorId::new(node, sched_key(notify.target));
-                let arrived = Arrived::Notify { watcher: sched_key(notify.watcher), id, actor };
+                let arrived = InboundSignal::Notify { watcher: sched_key(notify.watcher), id, actor };
                 self.on_signal(node, peer_session, arrived, driver);
             }
             Frame::Terminate(terminate) => {
-                let arrived = Arrived::Terminate { target: sched_key(terminate.target) };
+                let arrived = InboundSignal::Terminate { target: sched_key(terminate.target) };
                 self.on_signal(node, peer_session, arrived, driver);
             }
             Frame::Throw(throw) => {
                 let value = value_of(&peer_session.session, throw.tag, throw.body);
-                let arrived = value.map(|value| Arrived::Throw { target: sched_key(throw.target), value });
+                let arrived =
+                    value.map(|value| InboundSignal::Throw { target: sched_key(throw.target), value });
                 self.on_sound_signal(node, peer_session, arrived, driver);
             }
             Frame::Resume(resume) => {
                 let value = value_of(&peer_session.session, resume.tag, resume.body);
-                let arrived = value.map(|value| Arrived::Resume { target: sched_key(resume.target), value });
+                let arrived =
+                    value.map(|value| InboundSignal::Resume { target: sched_key(resume.target), value });
                 self.on_sound_signal(node, peer_session, arrived, driver);
             }
             Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup, driver),
@@ -172,7 +174,7 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        arrived: Option<Arrived>,
+        arrived: Option<InboundSignal>,
         driver: &mut impl Driver,
     ) {
         match arrived {
@@ -186,7 +188,7 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        arrived: Arrived,
+        arrived: InboundSignal,
         driver: &mut impl Driver,
     ) {
         if peer_session.backlog.holds(arrived.receiver()) {
@@ -197,7 +199,7 @@ impl NodeCore {
     }
 
     /// Does what a signal says. Actors that no address was given of are nobody for the peer.
-    pub(super) fn take_effect(&mut self, node: NodeId, arrived: Arrived, driver: &mut impl Driver) {
+    pub(super) fn take_effect(&mut self, node: NodeId, arrived: InboundSignal, driver: &mut impl Driver) {
         let (to, bytes) = (arrived.receiver(), arrived.body_bytes());
         let is_exposed =
             driver.loop_ref().is_exposed(to) && (arrived.is_owed() || self.allows(node, to, driver));
@@ -208,24 +210,24 @@ impl NodeCore {
         let (watching, watched) = peer.monitors.asked_by_peer();
         match arrived {
             // Setting one twice is setting it once.
-            Arrived::Monitor { target, id, .. } if peer.monitors.is_watched(target, id) => {}
-            Arrived::Monitor { watcher, target, id } if watched >= monitors_max => {
+            InboundSignal::Monitor { target, id, .. } if peer.monitors.is_watched(target, id) => {}
+            InboundSignal::Monitor { watcher, target, id } if watched >= monitors_max => {
                 self.refuse_monitor(node);
                 driver.loop_ref().refuse_watch(target, id, ActorId::new(node, watcher));
             }
-            Arrived::Monitor { watcher, target, id } => {
+            InboundSignal::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NOBODY };
                 peer.monitors.be_watched(target, id);
                 driver.loop_ref().watch(target, id, ActorId::new(node, watcher));
             }
-            Arrived::Demonitor { target, id } => {
+            InboundSignal::Demonitor { target, id } => {
                 // Only what this peer has set can it take back.
                 if peer.monitors.be_unwatched(target, id) {
                     driver.loop_ref().unwatch(target, id);
                 }
             }
             // A number that stands for one already would lose that one.
-            Arrived::Notify { watcher, id, actor }
+            InboundSignal::Notify { watcher, id, actor }
                 if is_exposed && is_open && peer.monitors.watcher(id).is_none() =>
             {
                 let (mut loop_ref, is_admitted) = (driver.loop_ref(), watching < monitors_max);
@@ -237,7 +239,7 @@ impl NodeCore {
                 }
                 self.refuse_monitor(node);
             }
-            Arrived::Down { watcher, id, reason } => {
+            InboundSignal::Down { watcher, id, reason } => {
                 if let Some((_, actor)) = peer.monitors.unwatch(id) {
                     // The end is told in any case; what it came to, if there is room for it.
                     let reason =
@@ -246,23 +248,23 @@ impl NodeCore {
                     self.put_value(node, bytes, driver, |loop_ref| loop_ref.down(watcher, id, actor, reason));
                 }
             }
-            Arrived::Terminate { target } if is_exposed && may_end => {
+            InboundSignal::Terminate { target } if is_exposed && may_end => {
                 driver.loop_ref().terminate(ActorId::new(self.me, target));
             }
-            Arrived::Throw { target, value } if is_exposed && is_open => {
+            InboundSignal::Throw { target, value } if is_exposed && is_open => {
                 let is_taken = self.has_room_here(node, bytes)
                     && self.put_value(node, bytes, driver, |loop_ref| loop_ref.throw_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
-            Arrived::Resume { target, value } if is_exposed && is_open => {
+            InboundSignal::Resume { target, value } if is_exposed && is_open => {
                 let is_taken = self.has_room_here(node, bytes)
                     && self.put_value(node, bytes, driver, |loop_ref| loop_ref.resume_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
-            Arrived::Notify { .. }
-            | Arrived::Terminate { .. }
-            | Arrived::Throw { .. }
-            | Arrived::Resume { .. } => self.counts.refused_messages += 1,
+            InboundSignal::Notify { .. }
+            | InboundSignal::Terminate { .. }
+            | InboundSignal::Throw { .. }
+            | InboundSignal::Resume { .. } => self.counts.refused_messages += 1,
         }
     }
 
@@ -300,7 +302,7 @@ impl NodeCore {
             DownReason::NoActor => ExitReason::NoActor,
             DownReason::Refused => ExitReason::Refused,
         };
-        self.on_signal(node, peer_session, Arrived::Down { watcher, id, reason }, driver);
+        self.on_signal(node, peer_session, InboundSignal::Down { watcher, id, reason }, driver);
     }
 }
 

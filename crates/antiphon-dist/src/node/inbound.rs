@@ -16,7 +16,7 @@ use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
 
 use super::driver::Driver;
-use super::frames::{Arrived, is_sound};
+use super::frames::{InboundSignal, is_sound};
 use super::peer_session::PeerSession;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_key, settle, wire_key};
@@ -64,7 +64,7 @@ enum BacklogItem {
         receipt: Option<u64>,
     },
     /// It keeps its place among the messages.
-    Signal(Arrived),
+    Signal(InboundSignal),
 }
 
 impl Backlog {
@@ -232,7 +232,7 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        arrived: Arrived,
+        arrived: InboundSignal,
     ) {
         self.add_behind_backlog(node, peer_session, arrived.receiver(), BacklogItem::Signal(arrived));
     }

@@ -98,7 +98,7 @@ mod tests {
         sleep, suspend,
     };
 
-    use super::super::frames::{Arrived, bytes_of_reason};
+    use super::super::frames::{InboundSignal, bytes_of_reason};
     use super::super::testing::TestCore;
     use super::*;
 
@@ -240,7 +240,7 @@ mod tests {
         for _ in 0..10 {
             alone.core.take_effect(
                 node,
-                Arrived::Throw { target: sleeper, value: value() },
+                InboundSignal::Throw { target: sleeper, value: value() },
                 &mut alone.driver,
             );
         }
@@ -248,7 +248,7 @@ mod tests {
         for _ in 0..10 {
             alone.core.take_effect(
                 node,
-                Arrived::Resume { target: sleeper, value: value() },
+                InboundSignal::Resume { target: sleeper, value: value() },
                 &mut alone.driver,
             );
         }
@@ -269,7 +269,7 @@ mod tests {
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
             let actor = ActorId::new(node, Key::from_bits(number));
-            alone.core.take_effect(node, Arrived::Notify { watcher, id, actor }, &mut alone.driver);
+            alone.core.take_effect(node, InboundSignal::Notify { watcher, id, actor }, &mut alone.driver);
         }
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
@@ -278,7 +278,7 @@ mod tests {
             } else {
                 ExitReason::Failed("x".repeat(body.len()))
             };
-            alone.core.take_effect(node, Arrived::Down { watcher, id, reason }, &mut alone.driver);
+            alone.core.take_effect(node, InboundSignal::Down { watcher, id, reason }, &mut alone.driver);
         }
         assert_eq!(alone.core.mailbox_budget.bytes(), 4 * body.len() as u64);
         alone.pass();

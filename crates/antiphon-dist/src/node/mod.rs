@@ -20,7 +20,7 @@ mod discovery;
 mod driver;
 mod frames;
 mod host_probe;
-mod idle;
+mod idle_close;
 mod inbound;
 mod log_throttle;
 mod mailbox_budget;
@@ -30,10 +30,10 @@ mod outbound;
 mod peer_session;
 mod peer_watch;
 mod peers;
+mod relay_table;
 mod replies;
 mod settings;
 mod signals;
-mod subscriptions;
 #[cfg(test)]
 mod testing;
 mod timers;
@@ -65,8 +65,8 @@ use log_throttle::LogThrottle;
 use names::NameRegistry;
 use peer_watch::PeerWatches;
 use peers::Peer;
+use relay_table::RelayTable;
 use replies::Replies;
-use subscriptions::Subscriptions;
 use timers::{NodeTimer, TimerQueue};
 
 /// The core of one node.
@@ -88,7 +88,7 @@ pub struct NodeCore {
     connect_requests: ConnectRequests,
     names: NameRegistry,
     access: AccessTable,
-    subscriptions: Subscriptions,
+    subscriptions: RelayTable,
     receipts: PendingReceipts,
     /// Of peers' messages and values, what waits in mailboxes.
     mailbox_budget: Budget,
@@ -100,7 +100,7 @@ pub struct NodeCore {
     log_throttle: LogThrottle,
     send_slots: SendSlots,
     /// What could not be told at once, because no door was at hand.
-    notes: Vec<Note>,
+    notes: Vec<LoopAction>,
     /// Look-ups that came back where no world was at hand.
     resolved: Vec<(u64, Result<Vec<SocketAddr>, String>)>,
     counts: Counts,
@@ -110,7 +110,7 @@ pub struct NodeCore {
 
 /// Something to tell the loop as soon as there is a door.
 #[derive(Debug)]
-enum Note {
+enum LoopAction {
     Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
     Refuse(RequestId, antiphon_sched::AskError),
     DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
@@ -175,7 +175,7 @@ impl NodeCore {
             connect_requests: ConnectRequests::default(),
             names: NameRegistry::default(),
             access: AccessTable::default(),
-            subscriptions: Subscriptions::default(),
+            subscriptions: RelayTable::default(),
             receipts: PendingReceipts::default(),
             mailbox_budget: Budget::default(),
             replies: Replies::default(),
@@ -304,7 +304,7 @@ impl NodeCore {
             self.on_due(due, driver);
         }
         self.answer_fresh(driver);
-        self.tell_notes(driver);
+        self.run_loop_actions(driver);
         self.start_dials(driver);
         self.transmit(driver);
     }
@@ -329,16 +329,16 @@ impl NodeCore {
         }
     }
 
-    fn tell_notes(&mut self, driver: &mut impl Driver) {
+    fn run_loop_actions(&mut self, driver: &mut impl Driver) {
         for note in std::mem::take(&mut self.notes) {
             match note {
-                Note::Down { watcher, id, actor, reason } => {
+                LoopAction::Down { watcher, id, actor, reason } => {
                     driver.loop_ref().down(watcher, id, actor, reason)
                 }
-                Note::Refuse(request_id, reason) => driver.loop_ref().fail_request(request_id, reason),
-                Note::DeadLetter(to, what, reason) => driver.loop_ref().dead_letter(to, what, reason),
-                Note::Receipt(request, reason) => self.refuse_receipt(request, reason, driver),
-                Note::Writable(writer, node) => driver.loop_ref().writable(writer, node),
+                LoopAction::Refuse(request_id, reason) => driver.loop_ref().fail_request(request_id, reason),
+                LoopAction::DeadLetter(to, what, reason) => driver.loop_ref().dead_letter(to, what, reason),
+                LoopAction::Receipt(request, reason) => self.refuse_receipt(request, reason, driver),
+                LoopAction::Writable(writer, node) => driver.loop_ref().writable(writer, node),
             }
         }
     }

@@ -19,7 +19,7 @@ use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::signals::body_bytes;
 use super::timers::NodeTimer;
-use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
+use super::{LoopAction, NOBODY, NodeCore, wire_key, wire_node};
 
 /// How long what is sent to a node without a session waits for one.
 const UNREACHED_AFTER: Duration = Duration::from_secs(15);
@@ -281,7 +281,7 @@ impl NodeCore {
         // What waits now may have come after a session, and have its own time.
         if self.peers.get(&node).is_some_and(|peer| self.now >= peer.waiting.until) {
             self.drop_waiting(node, Undelivered::NoNode);
-            self.tell_notes(driver);
+            self.run_loop_actions(driver);
         }
     }
 
@@ -293,23 +293,24 @@ impl NodeCore {
         }
         let waiting = std::mem::take(&mut peer.waiting);
         let replies = self.replies.take(node);
-        self.notes.extend(waiting.writers.into_iter().map(|writer| Note::Writable(writer, node)));
+        self.notes.extend(waiting.writers.into_iter().map(|writer| LoopAction::Writable(writer, node)));
         for queued in waiting.queue {
             match queued {
                 QueuedOutbound::Message { to, request, .. } => self.give_up(to, request, reason),
                 QueuedOutbound::Signal(signal) => self.answer_signal(signal, reason),
             }
         }
-        self.notes.extend(replies.into_iter().map(|request_id| Note::Refuse(request_id, reason.into())));
+        self.notes
+            .extend(replies.into_iter().map(|request_id| LoopAction::Refuse(request_id, reason.into())));
     }
 
     /// A message is not sent any more.
     fn give_up(&mut self, to: Destination, request: Option<u64>, reason: Undelivered) {
         match (to, request) {
             (Destination::Request(..), _) => {}
-            (Destination::Actor(_), Some(request)) => self.notes.push(Note::Receipt(request, reason)),
+            (Destination::Actor(_), Some(request)) => self.notes.push(LoopAction::Receipt(request, reason)),
             (Destination::Actor(to), None) => {
-                self.notes.push(Note::DeadLetter(to, "a message that waited", reason))
+                self.notes.push(LoopAction::DeadLetter(to, "a message that waited", reason))
             }
         }
     }

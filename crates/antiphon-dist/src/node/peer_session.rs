@@ -15,7 +15,7 @@ use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent
 use super::connections::ConnectionState;
 use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
-use super::idle::Idle;
+use super::idle_close::IdleClose;
 use super::inbound::Backlog;
 use super::peers::Peer;
 use super::timers::NodeTimer;
@@ -46,7 +46,7 @@ pub(super) struct PeerSession {
     pub(super) dirty: bool,
     /// The peer said goodbye: the session ends when what it sent before is delivered.
     pub(super) leaves: bool,
-    pub(super) idle: Idle,
+    pub(super) idle: IdleClose,
     /// This side ends it.
     pub(super) disconnect: Option<Disconnect>,
     armed: Option<Time>,
@@ -113,7 +113,7 @@ impl NodeCore {
                 writers: BTreeSet::new(),
                 dirty: false,
                 leaves: false,
-                idle: Idle::new(self.now),
+                idle: IdleClose::new(self.now),
                 disconnect: None,
                 armed: None,
                 cut_at: self.now,

@@ -13,7 +13,7 @@ use super::frames::BY_TARGET;
 use super::outbound::QueuedOutbound;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
-use super::{NOBODY, NodeCore, Note, wire_key, wire_node};
+use super::{LoopAction, NOBODY, NodeCore, wire_key, wire_node};
 
 impl NodeCore {
     /// A signal for a peer: over its session, or later, or never.
@@ -87,19 +87,23 @@ impl NodeCore {
                 if let Some(peer) = self.peers.get_mut(&target.node()) {
                     peer.monitors.unwatch(id);
                 }
-                self.notes.push(Note::Down { watcher, id, actor: target, reason: gone });
+                self.notes.push(LoopAction::Down { watcher, id, actor: target, reason: gone });
             }
             Signal::Notify { watcher, id, actor } => {
                 if let Some(peer) = self.peers.get_mut(&watcher.node()) {
                     peer.monitors.be_unwatched(actor, id);
                 }
-                self.notes.push(Note::DeadLetter(watcher, "a notify", reason));
+                self.notes.push(LoopAction::DeadLetter(watcher, "a notify", reason));
             }
             Signal::Terminate { target, .. } => {
-                self.notes.push(Note::DeadLetter(target, "a terminate", reason));
+                self.notes.push(LoopAction::DeadLetter(target, "a terminate", reason));
             }
-            Signal::Throw { target, .. } => self.notes.push(Note::DeadLetter(target, "a throw", reason)),
-            Signal::Resume { target, .. } => self.notes.push(Note::DeadLetter(target, "a resume", reason)),
+            Signal::Throw { target, .. } => {
+                self.notes.push(LoopAction::DeadLetter(target, "a throw", reason))
+            }
+            Signal::Resume { target, .. } => {
+                self.notes.push(LoopAction::DeadLetter(target, "a resume", reason))
+            }
             // Whom the others would tell is gone with its node.
             Signal::Demonitor { .. }
             | Signal::Down { .. }

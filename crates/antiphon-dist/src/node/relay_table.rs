@@ -13,11 +13,11 @@ use super::NodeCore;
 /// Relays by channel, and by the name of the type that it carries: a channel that somebody believes to be of another
 /// type does not get in the way of those who know.
 #[derive(Debug, Default)]
-pub(super) struct Subscriptions {
+pub(super) struct RelayTable {
     by_channel: BTreeMap<(ActorId, &'static str), Key>,
 }
 
-impl Subscriptions {
+impl RelayTable {
     pub(super) fn len(&self) -> usize {
         self.by_channel.len()
     }

@@ -30,8 +30,8 @@ const PAUSE_LAST: Duration = Duration::from_secs(32);
 
 /// How far a link is from being closed by agreement.
 #[derive(Debug)]
-pub(super) struct Idle {
-    stage: Stage,
+pub(super) struct IdleClose {
+    stage: IdleStage,
     /// Whether a look is on the agenda.
     is_watched: bool,
     /// Numbered frames sent and received, at the last look.
@@ -43,7 +43,7 @@ pub(super) struct Idle {
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-enum Stage {
+enum IdleStage {
     /// The connection is needed, as far as is known.
     Talks,
     /// This side has proposed to close it.
@@ -56,18 +56,18 @@ enum Stage {
     Rests,
 }
 
-impl Idle {
+impl IdleClose {
     pub(super) fn new(now: Time) -> Self {
-        Self { stage: Stage::Talks, is_watched: false, moved: (0, 0), since: now, pause: QUIET }
+        Self { stage: IdleStage::Talks, is_watched: false, moved: (0, 0), since: now, pause: QUIET }
     }
 
     /// There is a new connection.
     pub(super) fn talk(&mut self, now: Time) {
-        (self.stage, self.since, self.pause) = (Stage::Talks, now, QUIET);
+        (self.stage, self.since, self.pause) = (IdleStage::Talks, now, QUIET);
     }
 
     pub(super) fn rests(&self) -> bool {
-        self.stage == Stage::Rests
+        self.stage == IdleStage::Rests
     }
 }
 
@@ -150,7 +150,7 @@ impl NodeCore {
         if lookups && is_due && self.needs_nothing(node, &peer_session, driver) {
             let sent = peer_session.session.frames_sent();
             if peer_session.session.send_control(&IdleProposed { sent }.into()).is_ok() {
-                peer_session.idle.stage = Stage::Proposed;
+                peer_session.idle.stage = IdleStage::Proposed;
                 peer_session.idle.pause =
                     now.since(peer_session.idle.since) + (peer_session.idle.pause * 2).min(PAUSE_LAST);
             }
@@ -197,15 +197,16 @@ impl NodeCore {
 
     /// The peer agrees. What has come with its word is looked at first.
     pub(super) fn on_idle_agreed(peer_session: &mut PeerSession, agreed: IdleAgreed) {
-        if peer_session.idle.stage == Stage::Proposed && agreed.sent == peer_session.session.frames_received()
+        if peer_session.idle.stage == IdleStage::Proposed
+            && agreed.sent == peer_session.session.frames_received()
         {
-            peer_session.idle.stage = Stage::Agreed;
+            peer_session.idle.stage = IdleStage::Agreed;
         }
     }
 
     pub(super) fn on_close(peer_session: &mut PeerSession, close: Close) {
         if close.reason == CloseReason::Idle {
-            peer_session.idle.stage = Stage::Told;
+            peer_session.idle.stage = IdleStage::Told;
         }
     }
 
@@ -215,33 +216,33 @@ impl NodeCore {
             return;
         };
         let needs_nothing = match peer_session.idle.stage {
-            Stage::Agreed => {
+            IdleStage::Agreed => {
                 moved(&peer_session) == peer_session.idle.moved
                     && self.needs_nothing(node, &peer_session, driver)
             }
-            Stage::Told => self.needs_nothing(node, &peer_session, driver),
-            Stage::Talks | Stage::Proposed | Stage::Rests => false,
+            IdleStage::Told => self.needs_nothing(node, &peer_session, driver),
+            IdleStage::Talks | IdleStage::Proposed | IdleStage::Rests => false,
         };
         let stage = peer_session.idle.stage;
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
         match stage {
-            Stage::Agreed if needs_nothing => self.rest(node, true, driver),
-            Stage::Agreed => self.talk_on(node),
-            Stage::Told => {
+            IdleStage::Agreed if needs_nothing => self.rest(node, true, driver),
+            IdleStage::Agreed => self.talk_on(node),
+            IdleStage::Told => {
                 self.rest(node, false, driver);
                 if !needs_nothing {
                     self.wake(node);
                 }
             }
-            Stage::Talks | Stage::Proposed | Stage::Rests => {}
+            IdleStage::Talks | IdleStage::Proposed | IdleStage::Rests => {}
         }
     }
 
     fn talk_on(&mut self, node: NodeId) {
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
-            peer_session.idle.stage = Stage::Talks;
+            peer_session.idle.stage = IdleStage::Talks;
         }
     }
 
@@ -259,7 +260,7 @@ impl NodeCore {
             }
             while peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
-        peer_session.idle.stage = Stage::Rests;
+        peer_session.idle.stage = IdleStage::Rests;
         peer_session.session.rest();
         tracing::debug!(%node, "the connection is closed until it is needed");
         self.drop_conn_quietly(id, driver);

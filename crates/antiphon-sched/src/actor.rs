@@ -49,18 +49,18 @@ where
 }
 
 /// A fold as an actor: its state travels by value through each step.
-pub(crate) struct Machine<S, F> {
+pub(crate) struct FoldActor<S, F> {
     state: Option<S>,
     fold: F,
 }
 
-impl<S, F> Machine<S, F> {
+impl<S, F> FoldActor<S, F> {
     pub(crate) fn new(state: S, fold: F) -> Self {
         Self { state: Some(state), fold }
     }
 }
 
-impl<S, M, F> Actor<M> for Machine<S, F>
+impl<S, M, F> Actor<M> for FoldActor<S, F>
 where
     S: 'static,
     F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,

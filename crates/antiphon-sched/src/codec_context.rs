@@ -123,13 +123,13 @@ pub(crate) fn claim_local(node: NodeId, claim: LocalRef) {
 /// Runs `decode` for the loop `node_id`: replies that it makes belong there. Answers what claims to be of that loop,
 /// which must be checked, since anybody can claim it.
 pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<LocalRef>) {
-    struct Restore(Option<NodeId>);
-    impl Drop for Restore {
+    struct RestoreNode(Option<NodeId>);
+    impl Drop for RestoreNode {
         fn drop(&mut self) {
             DECODING.set(self.0);
         }
     }
-    let restore = Restore(DECODING.replace(Some(node_id)));
+    let restore = RestoreNode(DECODING.replace(Some(node_id)));
     IS_OVER_QUOTA.set(false);
     let decoded = decode();
     drop(restore);

@@ -5,7 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::actor::{Actor, Machine};
+use crate::actor::{Actor, FoldActor};
 use crate::actor_extras::SignalPolicy;
 use crate::actor_table::Flag;
 use crate::adapter::Adapter;
@@ -164,7 +164,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     where
         F: FnMut(&mut Cx<'_, T>, S, Event<T>) -> Fold<S, T> + 'static,
     {
-        self.core().spawn(Machine::new(state, fold))
+        self.core().spawn(FoldActor::new(state, fold))
     }
 
     /// Sends a message. To another node it goes up to the hard cap of the way there; then `Ok` means that it is

@@ -13,7 +13,7 @@ use crossbeam_channel::Receiver;
 use mio::{Events, Poll, Registry, Token};
 use thiserror::Error;
 
-use crate::actor::{Actor, Machine};
+use crate::actor::{Actor, FoldActor};
 use crate::actor_table::Flag;
 use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
@@ -250,7 +250,7 @@ impl Loop {
     where
         F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,
     {
-        self.core.spawn(Machine::new(state, fold))
+        self.core.spawn(FoldActor::new(state, fold))
     }
 
     /// Sends from outside of all actors.

@@ -47,7 +47,7 @@ impl Default for EndpointConfig {
 
 /// A session endpoint: dials its targets, accepts others, keeps a session with each, and checks what it hears.
 #[derive(Debug)]
-pub struct Endpoint {
+pub struct SessionEndpoint {
     profile: Profile,
     config: EndpointConfig,
     rng: SimRng,
@@ -107,9 +107,9 @@ struct EndpointPeer {
     workload: Workload,
 }
 
-impl Endpoint {
+impl SessionEndpoint {
     /// One start of an endpoint: everything random, also its incarnation, from `seed`.
-    pub fn new(config: EndpointConfig, seed: u64) -> Endpoint {
+    pub fn new(config: EndpointConfig, seed: u64) -> SessionEndpoint {
         let mut rng = SimRng::new(seed);
         let profile = Profile {
             node: NodeId(rng.number()),
@@ -128,7 +128,7 @@ impl Endpoint {
             renews: false,
         };
         let dials = config.targets.iter().map(dial).collect();
-        Endpoint {
+        SessionEndpoint {
             profile,
             config,
             rng,
@@ -354,7 +354,7 @@ impl Endpoint {
     }
 }
 
-impl Machine for Endpoint {
+impl Machine for SessionEndpoint {
     fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
         match input {
             MachineInput::Start | MachineInput::Timer => self.on_timer(now, out),

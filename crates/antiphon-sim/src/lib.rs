@@ -1,7 +1,7 @@
 //! A deterministic world for Antiphon: machines, the links between them, virtual time, and faults, all from one seed.
 //!
 //! The same seed gives the same run, to the last byte; its trace hash tells. A [`Machine`] is whatever has one way in and one
-//! way out: an [`Endpoint`], which is a session with its connections, or a [`SimNode`], a whole node with its actors.
+//! way out: an [`SessionEndpoint`], which is a session with its connections, or a [`SimNode`], a whole node with its actors.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -10,7 +10,7 @@ mod rng;
 pub use rng::SimRng;
 
 mod endpoint;
-pub use endpoint::{Endpoint, EndpointConfig};
+pub use endpoint::{EndpointConfig, SessionEndpoint};
 
 mod faults;
 pub use faults::Faults;

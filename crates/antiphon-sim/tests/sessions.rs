@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sim::{Endpoint, EndpointConfig, Faults, Replay, World, seeds};
+use antiphon_sim::{EndpointConfig, Faults, Replay, SessionEndpoint, World, seeds};
 use antiphon_wire::{Limits, Suite};
 
 fn at(port: u16) -> SocketAddr {
@@ -11,14 +11,14 @@ fn at(port: u16) -> SocketAddr {
 }
 
 /// Two endpoints that both dial each other, or only the first.
-fn world(seed: u64, faults: Faults, config: &EndpointConfig, both_dial: bool) -> World<Endpoint> {
+fn world(seed: u64, faults: Faults, config: &EndpointConfig, both_dial: bool) -> World<SessionEndpoint> {
     let mut world = World::new(seed, faults);
     let (first, second) = (at(1), at(2));
     let here = EndpointConfig { targets: vec![second], ..config.clone() };
     let there =
         EndpointConfig { targets: if both_dial { vec![first] } else { Vec::new() }, ..config.clone() };
-    world.add(first, move |seed| Endpoint::new(here.clone(), seed));
-    world.add(second, move |seed| Endpoint::new(there.clone(), seed));
+    world.add(first, move |seed| SessionEndpoint::new(here.clone(), seed));
+    world.add(second, move |seed| SessionEndpoint::new(there.clone(), seed));
     world
 }
 
@@ -34,7 +34,7 @@ fn cuts(every_millis: u64) -> Faults {
 }
 
 /// Lets everything that was sent arrive, over a sound network, and checks that it did.
-fn settle(world: &mut World<Endpoint>) {
+fn settle(world: &mut World<SessionEndpoint>) {
     world.set_faults(Faults::default());
     for host in [at(1), at(2)] {
         world.machine(host).expect("it runs").be_silent();
@@ -157,7 +157,7 @@ fn a_node_that_loses_others_all_the_time_is_met_by_the_first_dial() {
         let mut world = World::new(seed, Faults { latency, ..Faults::default() });
         let quiet = EndpointConfig { speaks_every: Duration::ZERO, ..EndpointConfig::default() };
         let here = quiet.clone();
-        world.add(at(1), move |seed| Endpoint::new(here.clone(), seed));
+        world.add(at(1), move |seed| SessionEndpoint::new(here.clone(), seed));
         // Each of them gives its session up before a word can have come back, and begins another.
         let lost_after = Duration::from_millis(40);
         let limits = Limits {
@@ -168,12 +168,12 @@ fn a_node_that_loses_others_all_the_time_is_met_by_the_first_dial() {
         };
         for port in 3..11 {
             let config = EndpointConfig { targets: vec![at(1)], limits, ..quiet.clone() };
-            world.add(at(port), move |seed| Endpoint::new(config.clone(), seed));
+            world.add(at(port), move |seed| SessionEndpoint::new(config.clone(), seed));
         }
         world.run_for(Duration::from_secs(1));
         let before = world.machine(at(1)).expect("it runs").sessions_ended();
         let config = EndpointConfig { targets: vec![at(1)], ..quiet };
-        world.add(at(2), move |seed| Endpoint::new(config.clone(), seed));
+        world.add(at(2), move |seed| SessionEndpoint::new(config.clone(), seed));
         // A connection, two hellos and two proofs; a second attempt would take as long again.
         world.run_for(latency * 7);
         let ended = world.machine(at(1)).expect("it runs").sessions_ended() - before;
@@ -200,7 +200,7 @@ fn four_endpoints_that_lose_each_other_keep_their_sessions_apart() {
         for host in hosts {
             let targets = hosts.into_iter().filter(|other| *other != host).collect();
             let config = EndpointConfig { targets, ..config.clone() };
-            world.add(host, move |seed| Endpoint::new(config.clone(), seed));
+            world.add(host, move |seed| SessionEndpoint::new(config.clone(), seed));
         }
         world.run_for(Duration::from_secs(4));
         world.set_faults(Faults::default());

@@ -47,7 +47,7 @@ impl<T> Channel<T> {
 }
 
 /// What can subscribe to a channel: an actor, by its address, or another channel.
-pub trait Subscriber<T>: Copy + sealed::Sealed {
+pub trait Subscriber<T>: Copy + sealed::SealedName {
     #[doc(hidden)]
     fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T>;
 
@@ -271,7 +271,7 @@ impl<T: Wire> Named for Channel<T> {
     }
 }
 
-impl<T> sealed::Sealed for Channel<T> {}
+impl<T> sealed::SealedName for Channel<T> {}
 
 impl<T: Wire> Wire for Channel<T> {
     fn name() -> std::borrow::Cow<'static, str> {

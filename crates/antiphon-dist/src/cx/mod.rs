@@ -23,7 +23,7 @@ pub(crate) use node_ref::{allow, may_log, node_mut, register};
 
 /// What a name can stand for: an address, a channel or an RCI. The constructor's type picks it, and with it one of
 /// three spaces of names, which never meet.
-pub trait Named: Copy + sealed::Sealed + 'static {
+pub trait Named: Copy + sealed::SealedName + 'static {
     #[doc(hidden)]
     const SPACE: Space;
 
@@ -48,8 +48,8 @@ impl<M: Wire> Named for Addr<M> {
 }
 
 pub(crate) mod sealed {
-    pub trait Sealed {}
-    impl<M> Sealed for antiphon_sched::Addr<M> {}
+    pub trait SealedName {}
+    impl<M> SealedName for antiphon_sched::Addr<M> {}
 }
 
 /// A watch over peers that was set.

@@ -22,7 +22,7 @@ pub(super) const CHUNK_BYTES: usize = 128 * 1024;
 #[derive(Copy, Clone)]
 pub(super) struct FileServiceName(pub(super) Addr<FromNode<ToFileService>>);
 
-impl sealed::Sealed for FileServiceName {}
+impl sealed::SealedName for FileServiceName {}
 
 impl Named for FileServiceName {
     const SPACE: Space = Space::Service;

@@ -17,7 +17,7 @@ use super::messages::{
 };
 use super::outcome::{FileError, FileRefused, Progress, SourceError, Stored};
 use super::path::TargetPath;
-use super::source::{Piece, Source};
+use super::source::{Piece, SourceFile};
 use crate::cx::{NetCx, node_mut};
 use crate::error::LocateError;
 use crate::from_node::FromNode;
@@ -32,13 +32,13 @@ const TELL_EVERY_LEAST: Duration = Duration::from_millis(10);
 pub(crate) enum SenderMessage {
     /// Who sent the file waits for this answer.
     Begin(ReplyTo<Result<Stored, FileError>>),
-    Opened(Done<Source>),
+    Opened(Done<SourceFile>),
     Located(Result<FileServiceName, LocateError>),
     Answered(Result<OfferAnswer, AskError>),
     /// Some more of what the receiver has is hashed; `true`: all.
-    Hashed(Done<(Source, bool)>),
-    Rewound(Done<Source>),
-    Read(Done<(Source, Piece)>),
+    Hashed(Done<(SourceFile, bool)>),
+    Rewound(Done<SourceFile>),
+    Read(Done<(SourceFile, Piece)>),
     Peer(FromNode<ToSender>),
     Watch(Addr<Progress>, Duration),
     Tell(Addr<Progress>),
@@ -78,15 +78,15 @@ enum SenderState {
     /// A job holds the file, or will open it.
     Busy,
     /// The service at the location is looked for.
-    Looking(Source),
+    Looking(SourceFile),
     /// The offer was made.
-    Offering(Source),
+    Offering(SourceFile),
     /// The receiver has some of the file; is it the same?
     Comparing { have: u64, hash: Bytes },
     /// The window is full.
-    Waiting(Source),
+    Waiting(SourceFile),
     /// The way to the node is full.
-    Held(Source, Piece),
+    Held(SourceFile, Piece),
     /// All is sent.
     Sent,
 }
@@ -157,7 +157,7 @@ impl FileSender {
     fn open(&mut self, cx: &mut Cx<'_, SenderMessage>, answer: ReplyTo<Result<Stored, FileError>>) {
         self.answer = Some(answer);
         let path = self.order.file.clone();
-        run(cx, move || Source::open(&path), SenderMessage::Opened);
+        run(cx, move || SourceFile::open(&path), SenderMessage::Opened);
     }
 
     fn on_note(
@@ -196,7 +196,7 @@ impl FileSender {
         }
     }
 
-    fn locate_service(&mut self, cx: &mut Cx<'_, SenderMessage>, source: Source) {
+    fn locate_service(&mut self, cx: &mut Cx<'_, SenderMessage>, source: SourceFile) {
         self.flow.size = source.stat.size;
         self.state = SenderState::Looking(source);
         cx.locate_at(FILE_SERVICE, self.order.to, self.order.timeout, SenderMessage::Located);
@@ -259,11 +259,11 @@ impl FileSender {
         }
     }
 
-    fn hash(&mut self, cx: &mut Cx<'_, SenderMessage>, mut source: Source, to: u64) {
+    fn hash(&mut self, cx: &mut Cx<'_, SenderMessage>, mut source: SourceFile, to: u64) {
         run(cx, move || source.hash_towards(to).map(|is_all| (source, is_all)), SenderMessage::Hashed);
     }
 
-    fn on_hashed(&mut self, cx: &mut Cx<'_, SenderMessage>, (mut source, is_all): (Source, bool)) {
+    fn on_hashed(&mut self, cx: &mut Cx<'_, SenderMessage>, (mut source, is_all): (SourceFile, bool)) {
         match std::mem::replace(&mut self.state, SenderState::Busy) {
             SenderState::Comparing { have, hash } if !is_all => {
                 self.state = SenderState::Comparing { have, hash };
@@ -277,7 +277,7 @@ impl FileSender {
         }
     }
 
-    fn begin(&mut self, cx: &mut Cx<'_, SenderMessage>, source: Source, from: u64) {
+    fn begin(&mut self, cx: &mut Cx<'_, SenderMessage>, source: SourceFile, from: u64) {
         self.flow = Flow { sent: from, written: from, resumed: from, ..std::mem::take(&mut self.flow) };
         if let Some(receiver) = self.receiver {
             cx.tell(receiver, ToReceiver::Begin(from).into());
@@ -285,7 +285,7 @@ impl FileSender {
         self.read(cx, source);
     }
 
-    fn read(&mut self, cx: &mut Cx<'_, SenderMessage>, mut source: Source) {
+    fn read(&mut self, cx: &mut Cx<'_, SenderMessage>, mut source: SourceFile) {
         self.state = SenderState::Busy;
         run(cx, move || source.read().map(|piece| (source, piece)), SenderMessage::Read);
     }
@@ -294,7 +294,7 @@ impl FileSender {
     fn send(
         &mut self,
         cx: &mut Cx<'_, SenderMessage>,
-        source: Source,
+        source: SourceFile,
         piece: Piece,
     ) -> Result<(), FileError> {
         let Some(receiver) = self.receiver else { return Ok(()) };
@@ -319,7 +319,7 @@ impl FileSender {
     /// A piece did not go: it waits, or the transfer has no end but this.
     fn hold(
         &mut self,
-        source: Source,
+        source: SourceFile,
         hash: Option<[u8; 32]>,
         error: SendError<FromNode<ToReceiver>>,
     ) -> Result<(), FileError> {

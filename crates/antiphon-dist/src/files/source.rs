@@ -17,7 +17,7 @@ use super::outcome::{FileStat, SourceError};
 pub(super) const HASHED_AT_ONCE: u64 = 8 * 1024 * 1024;
 
 /// An open file, and how far it is read.
-pub(crate) struct Source {
+pub(crate) struct SourceFile {
     file: File,
     hasher: Box<Hasher>,
     at: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Piece {
     pub(super) hash: Option<[u8; 32]>,
 }
 
-impl Source {
+impl SourceFile {
     /// Opens a plain file.
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let mut options = OpenOptions::new();
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn pieces(source: &mut Source) -> Result<(Vec<u8>, [u8; 32]), SourceError> {
+    fn pieces(source: &mut SourceFile) -> Result<(Vec<u8>, [u8; 32]), SourceError> {
         let mut all = Vec::new();
         loop {
             let piece = source.read()?;
@@ -175,7 +175,7 @@ mod tests {
         let path = folder.path().join("f");
         let content: Vec<u8> = (0..3 * CHUNK_BYTES + 17).map(|n| n as u8).collect();
         std::fs::write(&path, &content).expect("it is writable");
-        let mut source = Source::open(&path).expect("it is there");
+        let mut source = SourceFile::open(&path).expect("it is there");
         assert_eq!(pieces(&mut source), Ok((content.clone(), blake3::hash(&content).into())));
 
         source.rewind().expect("it is a file");
@@ -192,7 +192,7 @@ mod tests {
         let path = folder.path().join("f");
         for more in [true, false] {
             std::fs::write(&path, vec![1; 2 * CHUNK_BYTES]).expect("it is writable");
-            let mut source = Source::open(&path).expect("it is there");
+            let mut source = SourceFile::open(&path).expect("it is there");
             source.read().expect("the first half");
             let mut file = OpenOptions::new().append(true).open(&path).expect("it is there");
             match more {
@@ -206,14 +206,14 @@ mod tests {
     #[test]
     fn what_is_no_plain_file_is_refused_at_once() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Source::open(folder.path()).err(), Some(SourceError::NotAFile));
-        assert_eq!(Source::open(&folder.path().join("none")).err(), Some(SourceError::NotFound));
+        assert_eq!(SourceFile::open(folder.path()).err(), Some(SourceError::NotAFile));
+        assert_eq!(SourceFile::open(&folder.path().join("none")).err(), Some(SourceError::NotFound));
         #[cfg(target_os = "linux")]
         {
             let pipe = folder.path().join("pipe");
             let mode = rustix::fs::Mode::from_raw_mode(0o600);
             rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
-            assert_eq!(Source::open(&pipe).err(), Some(SourceError::NotAFile));
+            assert_eq!(SourceFile::open(&pipe).err(), Some(SourceError::NotAFile));
         }
     }
 }

@@ -155,7 +155,7 @@ impl<A: Wire, T: Wire> Named for Rci<A, T> {
     }
 }
 
-impl<A, T> sealed::Sealed for Rci<A, T> {}
+impl<A, T> sealed::SealedName for Rci<A, T> {}
 
 impl<A: Wire, T: Wire> Wire for Rci<A, T> {
     fn name() -> std::borrow::Cow<'static, str> {

@@ -5,11 +5,11 @@ use antiphon_wire::{
     Session, Time,
 };
 
-use crate::endpoint::{Endpoint, EndpointPeer};
+use crate::endpoint::{EndpointPeer, SessionEndpoint};
 use crate::machine::{MachineOutput, Outputs, SimConn};
 use crate::workload::Workload;
 
-impl Endpoint {
+impl SessionEndpoint {
     /// Goes on with a handshake; answers the peer once the connection is proven and taken.
     pub(super) fn shake(
         &mut self,

@@ -40,9 +40,9 @@ pub enum HandshakeStep {
 #[derive(Debug)]
 enum HandshakeState {
     /// Dialler: hello sent.
-    Dialled { hello: Box<Hello>, message: Vec<u8>, agreement: Sealed },
+    Dialled { hello: Box<Hello>, message: Vec<u8>, agreement: OpaqueAgreement },
     /// Dialler: hello received.
-    Greeted { session: Box<Draft>, agreement: Sealed },
+    Greeted { session: Box<Draft>, agreement: OpaqueAgreement },
     /// Dialler: proof sent.
     ProofSent { session: Box<Draft>, schedule: Schedule, claim: Claim, holding: HeldSession },
     /// Acceptor: nothing yet.
@@ -67,9 +67,9 @@ struct Draft {
 }
 
 /// A key agreement that nothing shows.
-struct Sealed(Agreement);
+struct OpaqueAgreement(Agreement);
 
-impl std::fmt::Debug for Sealed {
+impl std::fmt::Debug for OpaqueAgreement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Sealed")
     }
@@ -88,7 +88,7 @@ impl Handshake {
         let mut message = Vec::new();
         hello.put(MessageKind::DiallerHello, &mut message);
         out.extend_from_slice(&message);
-        let state = HandshakeState::Dialled { hello, message, agreement: Sealed(entropy.agreement) };
+        let state = HandshakeState::Dialled { hello, message, agreement: OpaqueAgreement(entropy.agreement) };
         Handshake { state, exporter, budget: HELLO_BYTES_MAX }
     }
 

@@ -6,7 +6,8 @@
 
 use antiphon_fuzz::{entropy, pieces, profile};
 use antiphon_wire::{
-    Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, Profile, Role, Session, ResumeState, HandshakeStep,
+    Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, HandshakeStep, Profile, ResumeState, Role,
+    Session,
 };
 use libfuzzer_sys::fuzz_target;
 

@@ -4,7 +4,8 @@
 
 use antiphon_fuzz::{entropy, pieces, profile};
 use antiphon_wire::{
-    ProvenConnection, Deframer, Epochs, Handshake, HeldSession, Profile, Session, SessionError, ResumeState, HandshakeStep, Time,
+    Deframer, Epochs, Handshake, HandshakeStep, HeldSession, Profile, ProvenConnection, ResumeState, Session,
+    SessionError, Time,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -83,7 +84,9 @@ fn meet(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> {
         }
         to_them.push(&out);
         out.clear();
-        if let HandshakeStep::Introduced = dialler.advance(theirs, &mut to_them, &mut out).expect("an honest peer") {
+        if let HandshakeStep::Introduced =
+            dialler.advance(theirs, &mut to_them, &mut out).expect("an honest peer")
+        {
             let holding: HeldSession =
                 Session::prove_to(None, &mut their_epochs, &dialler).expect("no session yet");
             dialler.prove(theirs, holding, &mut out).expect("it was asked");

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_dist::{Channel, Config, LocateError, NetCx, Rci};
-use antiphon_sched::{Addr, Cx, SessionEvent, Loop, ReplyTo, millis, receive, secs, stop};
-use antiphon_sim::{SimRng, Conn, Input, Machine, Output, Outputs, SimNode};
-use antiphon_wire::frame::{Begin, Found, LookupResult, NameSpace, RawFrame, Tag, Lookup};
-use antiphon_wire::{Deframer, Epochs, Frame, Handshake, Session, ResumeState, HandshakeStep, TagId, Time};
+use antiphon_sched::{Addr, Cx, Event, Loop, ReplyTo, millis, receive, secs, stop};
+use antiphon_sim::{Machine, MachineInput, MachineOutput, Outputs, SimConn, SimNode, SimRng};
+use antiphon_wire::frame::{Begin, Found, Lookup, LookupResult, NameSpace, RawFrame, Tag};
+use antiphon_wire::{Deframer, Epochs, Frame, Handshake, HandshakeStep, ResumeState, Session, TagId, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::crafted::{Crafted, Numbers};
@@ -30,7 +30,7 @@ pub struct Victim {
 
 /// An attacker's connection.
 struct Link {
-    conn: Conn,
+    conn: SimConn,
     /// Until the handshake is over, the attacker's end of it.
     handshake: Option<(u64, Handshake)>,
     read: Deframer,
@@ -117,7 +117,7 @@ impl Victim {
         let (out, now) = (Outputs::new(1), Time::START);
         let mut victim =
             Self { node, client, out, now, wake: None, next_conn: 2, epoch: 1, links: Vec::new(), seen };
-        victim.give(Input::Start);
+        victim.give(MachineInput::Start);
         victim.connect(Some(1));
         victim
     }
@@ -128,15 +128,15 @@ impl Victim {
         while let Some(due) = self.wake.filter(|due| *due <= until) {
             self.now = self.now.max(due);
             self.wake = None;
-            self.give(Input::Timer);
+            self.give(MachineInput::Timer);
         }
         self.now = until;
-        self.give(Input::Timer);
+        self.give(MachineInput::Timer);
     }
 
     /// An attacker connects, and meets the victim as `node` if that is some.
     pub fn connect(&mut self, node: Option<u8>) {
-        let conn = Conn(self.next_conn);
+        let conn = SimConn(self.next_conn);
         self.next_conn += 2;
         let mut hello = Vec::new();
         let handshake = node.map(|node| {
@@ -146,7 +146,7 @@ impl Victim {
             (node, Handshake::dial(&profile(node, false), entropy(), resume_state, None, &mut hello))
         });
         self.links.push(Link { conn, handshake, read: Deframer::new(), records: Vec::new() });
-        self.give(Input::Accepted { conn, from: SocketAddr::from(([127, 0, 0, 2], 5000)) });
+        self.give(MachineInput::Accepted { conn, from: SocketAddr::from(([127, 0, 0, 2], 5000)) });
         self.say(self.links.len() - 1, &hello);
     }
 
@@ -170,12 +170,12 @@ impl Victim {
     pub fn close(&mut self, which: u8) {
         let Some(link) = self.pick(which) else { return };
         let Link { conn, .. } = self.links.swap_remove(link);
-        self.give(Input::Closed(conn));
+        self.give(MachineInput::Closed(conn));
     }
 
     /// A datagram from somewhere.
     pub fn datagram(&mut self, from: u8, bytes: &[u8]) {
-        self.give(Input::Datagram { from: SocketAddr::from(([127, 0, 0, from], 4000)), bytes });
+        self.give(MachineInput::Datagram { from: SocketAddr::from(([127, 0, 0, from], 4000)), bytes });
     }
 
     /// All attackers go, and the client; then nothing of them is left.
@@ -211,25 +211,25 @@ impl Victim {
     fn say(&mut self, link: usize, bytes: &[u8]) {
         let conn = self.links[link].conn;
         if !bytes.is_empty() {
-            self.give(Input::Bytes { conn, bytes });
+            self.give(MachineInput::Bytes { conn, bytes });
         }
     }
 
     /// One input, and all that the victim does of it.
-    fn give(&mut self, input: Input<'_>) {
+    fn give(&mut self, input: MachineInput<'_>) {
         self.node.handle(self.now, input, &mut self.out);
         for output in self.out.take() {
             match output {
-                Output::Dial { conn, .. } => self.give(Input::DialFailed(conn)),
-                Output::Write { conn, bytes } => {
-                    self.give(Input::Writable(conn));
+                MachineOutput::Dial { conn, .. } => self.give(MachineInput::DialFailed(conn)),
+                MachineOutput::Write { conn, bytes } => {
+                    self.give(MachineInput::Writable(conn));
                     if let Some(link) = self.links.iter().position(|link| link.conn == conn) {
                         self.hear(link, &bytes);
                     }
                 }
-                Output::Close(conn) => self.links.retain(|link| link.conn != conn),
-                Output::Datagram { .. } => {}
-                Output::Wake(at) => self.wake = Some(at),
+                MachineOutput::Close(conn) => self.links.retain(|link| link.conn != conn),
+                MachineOutput::Datagram { .. } => {}
+                MachineOutput::Wake(at) => self.wake = Some(at),
             }
         }
     }
@@ -329,7 +329,7 @@ fn beginning() -> Vec<u8> {
 
 fn sink(sched: &mut Loop) -> u64 {
     let sink = sched.spawn(|cx: &mut Cx<String>, event| {
-        if let SessionEvent::Start = event {
+        if let Event::Start = event {
             cx.register("sink")?;
         }
         receive()
@@ -341,21 +341,21 @@ fn echo(sched: &mut Loop) -> u64 {
     let mut kept = Vec::new();
     let echo = sched.spawn(move |cx: &mut Cx<Ask>, event| {
         match event {
-            SessionEvent::Start => cx.register("echo")?,
-            SessionEvent::Message(Ask::Echo(text, reply)) => cx.reply(reply, text),
-            SessionEvent::Message(Ask::Tell(to)) => {
+            Event::Start => cx.register("echo")?,
+            Event::Message(Ask::Echo(text, reply)) => cx.reply(reply, text),
+            Event::Message(Ask::Tell(to)) => {
                 cx.monitor(to);
                 // Whoever it is may be gone, or nobody.
                 drop(cx.send(to, "told".to_owned()));
             }
-            SessionEvent::Message(Ask::Keep(reply)) => {
+            Event::Message(Ask::Keep(reply)) => {
                 kept.push(reply);
                 if kept.len() > 8 {
                     kept.clear();
                 }
                 cx.after(secs(5), Ask::Forget);
             }
-            SessionEvent::Message(Ask::Forget) => kept.clear(),
+            Event::Message(Ask::Forget) => kept.clear(),
             _ => {}
         }
         receive()
@@ -366,13 +366,13 @@ fn echo(sched: &mut Loop) -> u64 {
 /// Opens a channel and a function.
 fn host(sched: &mut Loop) -> u64 {
     let host = sched.spawn(|cx: &mut Cx<String>, event| {
-        if let SessionEvent::Start = event {
+        if let Event::Start = event {
             let channel: Channel<String> = cx.channel("channel")?;
             cx.subscribe(channel, cx.addr());
             cx.rci("rci", |text: String| {
-                move |_: &mut Cx<String>, event: SessionEvent<String>| match event {
-                    SessionEvent::Message(_) => stop(),
-                    SessionEvent::Start if text == "end" => stop(),
+                move |_: &mut Cx<String>, event: Event<String>| match event {
+                    Event::Message(_) => stop(),
+                    Event::Start if text == "end" => stop(),
                     _ => receive(),
                 }
             })?;
@@ -386,30 +386,30 @@ fn host(sched: &mut Loop) -> u64 {
 fn spawn_client(sched: &mut Loop) -> Addr<Client> {
     sched.spawn(|cx: &mut Cx<Client>, event| {
         match event {
-            SessionEvent::Start => {
+            Event::Start => {
                 cx.peer_status(|_| Client::Told);
                 cx.every(secs(1), || Client::Again);
             }
-            SessionEvent::Message(Client::Again) => {
+            Event::Message(Client::Again) => {
                 cx.locate("far", secs(2), Client::Actor);
                 cx.locate("far", secs(2), Client::Channel);
                 cx.locate("far", secs(2), Client::Rci);
             }
-            SessionEvent::Message(Client::Actor(Ok(far))) => {
+            Event::Message(Client::Actor(Ok(far))) => {
                 cx.monitor(far);
                 cx.ask(far, secs(3), |reply| Ask::Echo("to you".to_owned(), reply), |_| Client::Told);
                 cx.deliver(far, Ask::Tell(Addr::of(far.id())), secs(3), |_| Client::Told);
             }
-            SessionEvent::Message(Client::Channel(Ok(far))) => {
+            Event::Message(Client::Channel(Ok(far))) => {
                 let adapter = cx.adapter(|_: String| Client::Told);
                 cx.subscribe(far, adapter);
                 cx.deliver_all(far, "to all".to_owned(), 1, millis(500), |_| Client::Told);
             }
-            SessionEvent::Message(Client::Rci(Ok(far))) => {
+            Event::Message(Client::Rci(Ok(far))) => {
                 let me = cx.addr();
                 cx.call_monitored(far, "from afar".to_owned(), me, secs(3), |_| Client::Told);
             }
-            SessionEvent::Message(Client::Stop) => return stop(),
+            Event::Message(Client::Stop) => return stop(),
             _ => {}
         }
         receive()

@@ -6,8 +6,8 @@
 
 use antiphon_fuzz::{entropy, pieces, profile};
 use antiphon_wire::{
-    Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, HandshakeStep, Profile, ResumeState, Role,
-    Session,
+    Deframer, Epochs, HELLO_BYTES_MAX, Handshake, HandshakeError, HandshakeRole, HandshakeStep, Profile,
+    ResumeState, Session,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -49,7 +49,7 @@ fn advance(
             HandshakeStep::Wait => return Ok(true),
             HandshakeStep::Proven => return Ok(false),
             HandshakeStep::Done(connection) => {
-                assert_eq!(connection.role(), Role::Dialler);
+                assert_eq!(connection.role(), HandshakeRole::Dialler);
                 return Ok(false);
             }
             HandshakeStep::Introduced if handshake.resume_state().is_some() => {

@@ -30,6 +30,7 @@ struct Step {
 const NETNS: &[&str] = &["test", "-p", "antiphon-dist", "--test", "namespaces", "--quiet"];
 
 const STEPS: &[Step] = &[
+    Step { name: "tidy", arguments: &["xtask", "tidy"], environment: &[], common: false },
     Step { name: "fmt", arguments: &["fmt", "--all", "--check"], environment: &[], common: false },
     Step {
         name: "clippy",

@@ -30,7 +30,7 @@ enum Chore {
     Fingerprint(fingerprint::Options),
     /// Prints a new strong secret.
     Keygen,
-    /// Reports files and functions that have grown long.
+    /// Checks the names in the code against docs/glossary.md.
     Tidy,
 }
 

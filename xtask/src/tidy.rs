@@ -1,25 +1,74 @@
-//! `cargo xtask tidy`: a report, not a gate. Long files and functions are questions.
+//! `cargo xtask tidy`: checks the names in the code against docs/glossary.md.
+//!
+//! Three rules: no identifier contains a word that the glossary lists as private; no two files of the crates define a type
+//! of the same name, except where the glossary says so; no test has a name of more than eight words.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
-const FILE_LINES: usize = 400;
-const FUNCTION_LINES: usize = 60;
+use proc_macro2::{TokenStream, TokenTree};
 
-/// Prints what has grown long, longest first.
+const GLOSSARY: &str = "docs/glossary.md";
+/// The heading above the list of private words.
+const PRIVATE_WORDS: &str = "## Private words";
+/// The heading above the table of names that stand twice.
+const TWO_HOMES: &str = "## Words with two homes";
+const TEST_NAME_WORDS_MAX: usize = 8;
+
+/// Prints each violation; fails when there is one.
 pub(crate) fn run() -> ExitCode {
+    match check(&root()) {
+        Ok(findings) if findings.is_empty() => {
+            println!("tidy: passed");
+            ExitCode::SUCCESS
+        }
+        Ok(findings) => {
+            for finding in &findings {
+                println!("{finding}");
+            }
+            println!("tidy: failed: {} names do not follow {GLOSSARY}", findings.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            println!("tidy: failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_owned()
+}
+
+fn check(root: &Path) -> Result<Vec<String>, String> {
+    let glossary = Glossary::parse(&read(&root.join(GLOSSARY))?)?;
     let mut files = Vec::new();
-    for root in ["crates", "examples", "xtask"] {
-        collect(Path::new(root), &mut files);
+    for folder in ["crates", "examples", "xtask", "fuzz"] {
+        collect(&root.join(folder), &mut files);
     }
-    let mut long: Vec<(usize, String)> = files.iter().flat_map(|file| long_in(file)).collect();
-    long.sort_by(|a, b| b.cmp(a));
-    for (lines, what) in &long {
-        println!("{lines:5}  {what}");
+    files.sort();
+    let (mut findings, mut types) = (Vec::new(), BTreeMap::<String, BTreeSet<String>>::new());
+    for file in &files {
+        let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
+        let names = Names::of(&read(file)?).map_err(|error| format!("{name}: {error}"))?;
+        findings.extend(glossary.private_in(&names).map(|finding| format!("{name}:{finding}")));
+        findings.extend(names.long_tests().map(|finding| format!("{name}:{finding}")));
+        if name.starts_with("crates/") && name.contains("/src/") {
+            for defined in names.types {
+                types.entry(defined).or_default().insert(name.clone());
+            }
+        }
     }
-    println!("{} files; {} of them or of their functions are long", files.len(), long.len());
-    ExitCode::SUCCESS
+    findings.extend(glossary.doubles(&types));
+    Ok(findings)
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
@@ -33,31 +82,162 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-fn long_in(file: &Path) -> Vec<(usize, String)> {
-    let Ok(text) = fs::read_to_string(file) else { return Vec::new() };
-    let lines: Vec<&str> = text.lines().collect();
-    let mut long = Vec::new();
-    if lines.len() > FILE_LINES {
-        long.push((lines.len(), file.display().to_string()));
+/// The parts of the glossary that are checked.
+struct Glossary {
+    private: BTreeSet<String>,
+    twice: BTreeSet<String>,
+}
+
+impl Glossary {
+    fn parse(text: &str) -> Result<Self, String> {
+        let section = |heading: &str| {
+            let (_, rest) =
+                text.split_once(heading).ok_or_else(|| format!("{GLOSSARY} has no heading `{heading}`"))?;
+            Ok::<_, String>(rest.split("\n## ").next().unwrap_or(rest))
+        };
+        let in_backticks = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        let rows = section(TWO_HOMES)?.lines().filter_map(|line| line.strip_prefix('|')?.split('|').next());
+        let private: BTreeSet<String> = in_backticks(section(PRIVATE_WORDS)?);
+        if private.is_empty() {
+            return Err(format!("{GLOSSARY} lists no private words"));
+        }
+        Ok(Self { private, twice: rows.flat_map(|cell| in_backticks(cell)).collect() })
     }
-    let mut begun: Option<(usize, usize, &str)> = None;
-    for (number, line) in lines.iter().enumerate() {
-        let indent = line.len() - line.trim_start().len();
-        let is_head = line
-            .trim_start()
-            .split(['(', '<'])
-            .next()
-            .is_some_and(|head| head.split_whitespace().rev().nth(1) == Some("fn"));
-        match begun {
-            Some((from, depth, head)) if indent == depth && line.trim() == "}" => {
-                if number - from > FUNCTION_LINES {
-                    long.push((number - from, format!("{}:{} {}", file.display(), from + 1, head.trim())));
+
+    /// The identifiers that contain a private word, each once.
+    fn private_in<'n>(&'n self, names: &'n Names) -> impl Iterator<Item = String> + 'n {
+        names.identifiers.iter().filter_map(|(identifier, line)| {
+            let word = words(identifier).find(|word| self.private.contains(word))?;
+            Some(format!("{line}: `{identifier}` contains the private word `{word}`"))
+        })
+    }
+
+    fn doubles<'g>(
+        &'g self,
+        types: &'g BTreeMap<String, BTreeSet<String>>,
+    ) -> impl Iterator<Item = String> + 'g {
+        types.iter().filter(|(name, files)| files.len() > 1 && !self.twice.contains(*name)).map(
+            |(name, files)| {
+                let files: Vec<&str> = files.iter().map(String::as_str).collect();
+                format!("the type `{name}` is defined in {}", files.join(" and "))
+            },
+        )
+    }
+}
+
+/// The words of an identifier, in lower case.
+fn words(identifier: &str) -> impl Iterator<Item = String> {
+    let mut words = vec![String::new()];
+    let mut was_lower = false;
+    for letter in identifier.chars() {
+        let starts = letter == '_' || (letter.is_uppercase() && was_lower);
+        if starts {
+            words.push(String::new());
+        }
+        if letter != '_'
+            && let Some(word) = words.last_mut()
+        {
+            word.extend(letter.to_lowercase());
+        }
+        was_lower = letter.is_lowercase() || letter.is_ascii_digit();
+    }
+    words.into_iter().filter(|word| !word.is_empty())
+}
+
+/// The names in one file, without its comments and strings.
+#[derive(Default)]
+struct Names {
+    /// Each identifier, with the line of its first use.
+    identifiers: BTreeMap<String, usize>,
+    types: BTreeSet<String>,
+    /// Each test, with its line.
+    tests: Vec<(String, usize)>,
+}
+
+impl Names {
+    fn of(text: &str) -> Result<Self, String> {
+        let tokens = TokenStream::from_str(text).map_err(|error| error.to_string())?;
+        let mut names = Self::default();
+        names.add(tokens);
+        Ok(names)
+    }
+
+    fn add(&mut self, tokens: TokenStream) {
+        // The identifier before this one, and whether a test attribute stands before the next function.
+        let (mut before, mut is_test) = (String::new(), false);
+        for token in tokens {
+            match token {
+                TokenTree::Ident(identifier) => {
+                    let (name, line) = (identifier.to_string(), identifier.span().start().line);
+                    self.identifiers.entry(name.clone()).or_insert(line);
+                    match before.as_str() {
+                        "struct" | "enum" | "trait" | "union" => {
+                            self.types.insert(name.clone());
+                        }
+                        "fn" if std::mem::take(&mut is_test) => self.tests.push((name.clone(), line)),
+                        _ => {}
+                    }
+                    before = name;
                 }
-                begun = None;
+                TokenTree::Group(group) => {
+                    is_test |= group.stream().to_string() == "test";
+                    self.add(group.stream());
+                    before.clear();
+                }
+                TokenTree::Punct(_) | TokenTree::Literal(_) => before.clear(),
             }
-            None if is_head => begun = Some((number, indent, line)),
-            Some(_) | None => {}
         }
     }
-    long
+
+    fn long_tests(&self) -> impl Iterator<Item = String> {
+        let long = self.tests.iter().filter(|(name, _)| words(name).count() > TEST_NAME_WORDS_MAX);
+        long.map(|(name, line)| {
+            format!("{line}: the test `{name}` has a name of more than {TEST_NAME_WORDS_MAX} words")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Glossary, Names, words};
+
+    const GLOSSARY: &str = "# Glossary\n\n## Words with two homes\n\n| `Key`, `Time` | two crates |\n\n## Private words\n\n`told`, `who`\n";
+
+    fn findings(code: &str) -> Vec<String> {
+        let names = Names::of(code).expect("it is Rust");
+        let glossary = Glossary::parse(GLOSSARY).expect("it is complete");
+        glossary.private_in(&names).chain(names.long_tests()).collect()
+    }
+
+    #[test]
+    fn identifiers_split_into_words() {
+        let of = |name| words(name).collect::<Vec<_>>();
+        assert_eq!(of("is_told_toHTTPPeer2Go"), ["is", "told", "to", "httppeer2", "go"]);
+        assert_eq!(of("MAX_LEN"), ["max", "len"]);
+    }
+
+    #[test]
+    fn private_words_count_in_code_only() {
+        let code = "/// told\nfn is_told() { let whole = \"who\"; } // who\n";
+        assert_eq!(findings(code), ["2: `is_told` contains the private word `told`"]);
+        assert_eq!(findings("struct WhoWas;").len(), 1);
+    }
+
+    #[test]
+    fn test_with_nine_words_is_found() {
+        let long = "#[test] fn a_b_c_d_e_f_g_h_i() {} #[test] fn short() {} fn a_b_c_d_e_f_g_h_i_j() {}";
+        assert_eq!(findings(long), ["1: the test `a_b_c_d_e_f_g_h_i` has a name of more than 8 words"]);
+    }
+
+    #[test]
+    fn type_in_two_files_is_found() {
+        let glossary = Glossary::parse(GLOSSARY).expect("it is complete");
+        let files = |name: &str| (name.to_owned(), ["a.rs".to_owned(), "b.rs".to_owned()].into());
+        let types = [files("Key"), files("Link")].into();
+        assert_eq!(
+            glossary.doubles(&types).collect::<Vec<_>>(),
+            ["the type `Link` is defined in a.rs and b.rs"]
+        );
+        assert!(Names::of("mod m { pub enum Link {} }").expect("it is Rust").types.contains("Link"));
+    }
 }

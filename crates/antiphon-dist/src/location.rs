@@ -90,22 +90,16 @@ pub struct PeerOptions {
     pub broadcast: bool,
 }
 
-/// Whom a node ignores: what [`NetCx::ignore_peers`](crate::NetCx::ignore_peers) takes.
+/// The nodes that a node ignores: the argument of [`NetCx::ignore_peers`](crate::NetCx::ignore_peers).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Ignored {
-    /// Nobody, besides those of the configuration; `false` stands for it.
-    Nobody,
-    /// Everybody who is not a peer already, unless this node contacts it; `true` stands for it.
-    Strangers,
-    /// Nodes at these addresses, besides others that are ignored.
+    /// Only the nodes that the configuration ignores.
+    None,
+    /// All nodes that are not peers yet, unless this node connects to them.
+    UnknownNodes,
+    /// Nodes at these addresses, in addition to those that are ignored already.
     At(Vec<IpAddr>),
-}
-
-impl From<bool> for Ignored {
-    fn from(strangers: bool) -> Self {
-        if strangers { Self::Strangers } else { Self::Nobody }
-    }
 }
 
 impl From<IpAddr> for Ignored {

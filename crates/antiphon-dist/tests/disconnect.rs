@@ -242,14 +242,14 @@ fn strangers_are_ignored_and_peers_stay_until_it_is_taken_back() {
     let net = Net::new();
     let (here, friend) = net.pair();
     let stranger = net.quiet_node("stranger", &[]);
-    ignore(&here, true);
+    ignore(&here, Ignored::UnknownNodes);
     assert_eq!(contact(&stranger, here.location), Err(PeerError::Refused(Refusal::Ignored)));
     assert_eq!(here.step(|cx| cx.peers().len()), 1);
     assert_eq!(contact(&here, friend.location), Ok(vec![friend.location]));
     assert_eq!(contact(&here, stranger.location), Ok(vec![stranger.location]), "it is this node's own will");
     let another = net.quiet_node("another", &[]);
     assert_eq!(contact(&another, here.location), Err(PeerError::Refused(Refusal::Ignored)));
-    ignore(&here, false);
+    ignore(&here, Ignored::None);
     assert_eq!(contact(&another, here.location), Ok(vec![here.location]));
 }
 
@@ -269,6 +269,6 @@ fn nodes_at_an_address_that_is_ignored_from_now_on_are_left_with_goodbye() {
     assert_eq!(contact(&here, there.location), Err(PeerError::Refused(Refusal::Ignored)));
     assert!(contact(&there, here.location).is_err());
     assert_eq!(contact(&here, friend.location), Ok(vec![friend.location]));
-    ignore(&here, false);
+    ignore(&here, Ignored::None);
     assert_eq!(contact(&there, here.location), Ok(vec![here.location]));
 }

@@ -59,11 +59,11 @@ impl NodeCore {
     /// From now on, these are ignored besides those of the configuration.
     pub(crate) fn ignore_peers(&mut self, whom: Ignored) {
         match whom {
-            Ignored::Nobody => {
+            Ignored::None => {
                 self.settings.ignored.clear();
                 self.settings.ignores_strangers = false;
             }
-            Ignored::Strangers => self.settings.ignores_strangers = true,
+            Ignored::UnknownNodes => self.settings.ignores_strangers = true,
             Ignored::At(these) => {
                 for ip in these {
                     if !self.settings.ignores(ip) {

@@ -1,8 +1,8 @@
 //! Adapters: further addresses of one actor, for messages of other types.
 //!
 //! A message is converted when it is sent, by a function of the owner, and pushed into the owner's mailbox.
-//! So messages of one sender keep their order, whichever of the addresses it uses. An adapter lives as long as
-//! its owner.
+//! So messages of one sender keep their order, whichever of the addresses it uses. An adapter exists until
+//! its owner exits.
 
 use crate::core::Core;
 use crate::error::SendError;

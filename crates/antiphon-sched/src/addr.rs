@@ -77,7 +77,7 @@ fn reach_local<M: 'static>(
 #[diagnostic::on_unimplemented(
     message = "nothing can be sent to `{Self}`",
     label = "not an address or a channel",
-    note = "to answer a request, use `cx.reply(reply, value)`; everything else is sent to an `Addr<M>` or a `Channel<T>`"
+    note = "to reply to a request, use `cx.reply(reply, value)`; everything else is sent to an `Addr<M>` or a `Channel<T>`"
 )]
 pub trait Target: Copy {
     /// The type of the messages that it receives.

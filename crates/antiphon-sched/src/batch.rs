@@ -16,7 +16,7 @@ use crate::step::{Next, Step, Then};
 /// A batch has at least this many steps, if as many events are in the mailbox.
 const STEPS_MIN: usize = 64;
 
-/// The state of an actor after its batch. It has the size of two registers.
+/// The state of an actor after its batch. It is two machine words, and returns in registers.
 pub(crate) enum BatchOutcome {
     /// Its mailbox has nothing that it can handle now.
     Idle,

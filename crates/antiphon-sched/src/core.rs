@@ -69,7 +69,7 @@ pub(crate) struct Core {
     pub(crate) sockets: SocketTable,
     pub(crate) blocking_pool: BlockingPool,
     pub(crate) dead_letters: DeadLetters,
-    pub(crate) trims: Vec<Key>,
+    pub(crate) mailboxes_to_trim: Vec<Key>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -119,7 +119,7 @@ impl Core {
             sockets: SocketTable::default(),
             blocking_pool,
             dead_letters: DeadLetters::default(),
-            trims: Vec::new(),
+            mailboxes_to_trim: Vec::new(),
             shared,
         }
     }
@@ -333,8 +333,8 @@ impl Core {
     }
 
     fn rearm_wait(&mut self, key: Key, until: Time) {
-        let known = self.any_mailbox(key).and_then(|mailbox| mailbox.waiting_timer());
-        if known.is_some_and(|timer| self.wheel.due(timer).is_some()) {
+        let current = self.any_mailbox(key).and_then(|mailbox| mailbox.waiting_timer());
+        if current.is_some_and(|timer| self.wheel.due(timer).is_some()) {
             // After this timer became due, a step of the actor set another one.
             return;
         }
@@ -395,13 +395,13 @@ impl Core {
         let index = key.index();
         if !self.actors.has(index, Flag::TRIM) {
             self.actors.set(index, Flag::TRIM, true);
-            self.trims.push(key);
+            self.mailboxes_to_trim.push(key);
         }
     }
 
     /// Frees the spare memory of the marked mailboxes.
     pub(crate) fn trim(&mut self) {
-        for key in std::mem::take(&mut self.trims) {
+        for key in std::mem::take(&mut self.mailboxes_to_trim) {
             if let Some(mailbox) = self.any_mailbox(key) {
                 mailbox.trim();
                 self.actors.set(key.index(), Flag::TRIM, false);

@@ -39,7 +39,7 @@ pub struct Cx<'a, M> {
 pub struct Timer {
     /// The index in the mailbox of its actor.
     token: u32,
-    name: TimerKey,
+    key: TimerKey,
 }
 
 /// A monitor that was set. Its actor receives one [`Down`](crate::Down) for it, unless it calls [`Cx::demonitor`].
@@ -279,7 +279,7 @@ impl<'a, M: 'static> Cx<'a, M> {
                 core.end_over_limit(me);
                 let spent = core.wheel.insert(until, DueTimer::Wait(me));
                 core.wheel.cancel(spent);
-                return Timer { token: u32::MAX, name: spent };
+                return Timer { token: u32::MAX, key: spent };
             }
         };
         let key = core.wheel.insert(until, DueTimer::Message(me, token));
@@ -287,7 +287,7 @@ impl<'a, M: 'static> Cx<'a, M> {
             mailbox.open += 1;
             mailbox.add_timer(pending(key));
         }
-        Timer { token, name: key }
+        Timer { token, key }
     }
 
     /// Moves a timer: it fires `span` from now. Moving it to a later time is cheap enough for an idle timeout that
@@ -313,7 +313,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// The key in the timer wheel of a timer of this actor; `None` if it has fired.
     fn key_of(&mut self, timer: Timer) -> Option<TimerKey> {
         let me = self.me;
-        self.core().mailbox::<M>(me)?.timer_key(timer.token, timer.name)
+        self.core().mailbox::<M>(me)?.timer_key(timer.token, timer.key)
     }
 
     /// Monitors `actor`: this actor receives one [`Event::Down`] when `actor` exits or its node is lost, or at once if

@@ -22,13 +22,13 @@ thread_local! {
 
 static LOOPS: Mutex<BTreeMap<NodeId, Weak<Shared>>> = Mutex::new(BTreeMap::new());
 
-/// Starts to collect notes for the loop `node_id` of this thread.
+/// Starts collecting notes for the loop `node_id` of this thread.
 pub(crate) fn open(node_id: NodeId, shared: &Arc<Shared>) {
     NOTES.with_borrow_mut(|notes| notes.push((node_id, Vec::new())));
     LOOPS.lock().insert(node_id, Arc::downgrade(shared));
 }
 
-/// Stops to collect notes for the loop `node_id`, and drops those that it has.
+/// Stops collecting notes for the loop `node_id`, and drops those that it has.
 pub(crate) fn close(node_id: NodeId) {
     // At the end of a thread, its thread-local notes may be destroyed before the loop.
     if NOTES.try_with(|notes| notes.borrow_mut().retain(|(id, _)| *id != node_id)).is_err() {

@@ -1,7 +1,7 @@
-//! What few actors have: watchers, further addresses, sources, a way in from the network.
+//! The rarely used state of actors: monitors, adapters, readiness sources, sockets, access from the network.
 //!
-//! Invariant: a monitor between two actors of this loop stands in the tables of both, or of neither; a `Down`
-//! is pushed exactly when it leaves the watcher's table.
+//! Invariant: a monitor between two actors of this loop is in the tables of both, or of neither. The `Down`
+//! of a monitor is pushed only when the monitor leaves the watcher's table, so at most once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,44 +20,42 @@ pub(crate) struct ActorExtras {
     watchers: BTreeMap<MonitorId, Watcher>,
     watching: BTreeMap<MonitorId, ActorId>,
     pub(crate) adapters: Vec<Key>,
-    /// Whose further address this is, if it is one.
+    /// The actor that this adapter belongs to, if it is an adapter.
     pub(crate) owner: Option<Key>,
     pub(crate) sources: Vec<u32>,
     pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) exposed: Option<ExposedType>,
     pub(crate) signal_policy: SignalPolicy,
-    /// How many of `watching` others have had put there: of this loop, and of others.
+    /// How many entries of `watching` were set by `notify`: by actors of this loop, and by actors of other nodes.
     notified: [u16; 2],
-    /// The world outside keeps something about it, and wants to know of its end.
+    /// The transport keeps state about this actor, and needs a signal when it exits.
     pub(crate) is_known_to_transport: bool,
     named: bool,
 }
 
-/// What actors of other nodes may do to one of this loop that they can send to; they may always send and monitor.
+/// Which signals an actor accepts from actors of other nodes that know its address. Messages and monitors are
+/// always accepted.
 #[derive(Copy, Clone, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub enum SignalPolicy {
-    /// Whatever actors may do to each other.
+    /// All signals that actors of one node may send to each other.
     #[default]
     All,
-    /// They may end it; but neither throw at it, nor resume it, nor name it as one who is told of an end.
+    /// `terminate` only: `throw`, `resume` and `notify` are refused.
     TerminateOnly,
-    /// Not even end it.
+    /// No signals: `terminate` is refused too.
     None,
 }
 
-/// How many ends an actor may be told of because others want it to be, of this loop, and of others: neither leaves the other
-/// without, and the rest of its requests is its own.
+/// How many `Down` events other actors may reserve at one actor by `notify`: actors of this loop, and actors of
+/// other nodes. Each group has its own limit. The rest of the request limit is left to the actor itself.
 const NOTIFY_MAX: [u16; 2] = [OPEN_MAX / 4, OPEN_MAX / 2];
-/// The bit in a monitor's number that says that its watcher, of the same loop, has not set it.
+/// The bit in a monitor's number that marks a monitor set by `notify`, where both actors are in this loop.
 const NOTIFY: u64 = 1 << 62;
 
-/// Who else wants an actor of `node_id` to be told: somebody there, or elsewhere, by the places in [`ActorExtras::notified`].
+/// The index in [`ActorExtras::notified`] that counts this monitor; `None` if the watcher set it itself.
 fn notified_by(id: MonitorId, node_id: NodeId) -> Option<usize> {
-    match id.origin == node_id {
-        true => (id.number & NOTIFY != 0).then_some(0),
-        false => Some(1),
-    }
+    if id.origin == node_id { (id.number & NOTIFY != 0).then_some(0) } else { Some(1) }
 }
 
 impl ActorExtras {
@@ -90,12 +88,12 @@ impl ActorExtras {
 
 enum Watcher {
     Actor(ActorId),
-    /// A thread, or other code outside of all actors.
+    /// Another thread, or other code that is not an actor.
     Callback(Box<dyn FnOnce(ExitReason)>),
 }
 
 impl Core {
-    /// The side entry of a living actor, made if need be.
+    /// The extras of a live actor; created if absent.
     pub(crate) fn extras(&mut self, key: Key) -> Option<&mut ActorExtras> {
         if !self.actors.is_alive(key) {
             return None;
@@ -104,7 +102,7 @@ impl Core {
         Some(self.extras.entry(key.index()).or_default())
     }
 
-    /// The actor that a key means: its own, or that of which it is a further address.
+    /// The actor that a key refers to: for an adapter its owner, else the key itself.
     pub(crate) fn owner_of(&self, key: Key) -> Key {
         if self.actors.is_alive(key) && self.actors.has(key.index(), Flag::ADAPTER) {
             self.extras.get(&key.index()).and_then(|extras| extras.owner).unwrap_or(key)
@@ -113,7 +111,7 @@ impl Core {
         }
     }
 
-    /// What actors of other nodes may do to an actor, besides sending to it.
+    /// Which signals from other nodes the actor accepts.
     pub(crate) fn signal_policy_of(&self, key: Key) -> SignalPolicy {
         let key = self.owner_of(key);
         self.extras
@@ -136,7 +134,7 @@ impl Core {
         }
     }
 
-    /// The diagnostic name of an actor: its key, and the name that it gave itself.
+    /// The diagnostic name of an actor: its key, with the name that it set, if any.
     pub(crate) fn describe(&self, key: Key) -> String {
         match self.shared.names.lock().get(&key) {
             Some(name) => format!("{name} ({key})"),
@@ -149,7 +147,7 @@ impl Core {
         MonitorId { origin: self.node_id, number: self.monitors }
     }
 
-    /// `watcher`, here, is told when `target` ends, wherever that is.
+    /// Adds a monitor: the local actor `watcher` receives a `Down` when `target` exits, on any node.
     pub(crate) fn monitor(&mut self, watcher: Key, target: ActorId) -> MonitorId {
         let id = self.next_monitor();
         let Some(mailbox) = self.any_mailbox(watcher) else { return id };
@@ -169,7 +167,7 @@ impl Core {
         id
     }
 
-    /// `watcher`, wherever it is, is told when `target`, here, ends.
+    /// Sends a `Down` to `watcher`, on any node, when the local actor `target` exits.
     pub(crate) fn watch_local(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
         match self.extras(target) {
             Some(extras) => {
@@ -182,20 +180,24 @@ impl Core {
         }
     }
 
-    /// Code outside of all actors is told when `target`, here, ends.
-    pub(crate) fn watch_by_callback(&mut self, target: Key, tell: Box<dyn FnOnce(ExitReason)>) -> MonitorId {
+    /// Runs `callback` when the local actor `target` exits; at once if it has exited already.
+    pub(crate) fn watch_by_callback(
+        &mut self,
+        target: Key,
+        callback: Box<dyn FnOnce(ExitReason)>,
+    ) -> MonitorId {
         let id = self.next_monitor();
         match self.extras(target) {
             Some(extras) => {
-                extras.watchers.insert(id, Watcher::Callback(tell));
+                extras.watchers.insert(id, Watcher::Callback(callback));
             }
-            None => crate::panic_guard::log_panic(|| tell(ExitReason::NoActor)),
+            None => crate::panic_guard::log_panic(|| callback(ExitReason::NoActor)),
         }
         id
     }
 
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
-        let Some(target) = self.forget_watching(watcher, id) else { return };
+        let Some(target) = self.remove_monitor(watcher, id) else { return };
         if target.node() != self.node_id {
             self.signal(Signal::Demonitor { watcher, target, id });
         } else {
@@ -213,7 +215,7 @@ impl Core {
         }
     }
 
-    /// An actor that has nothing special any more costs no entry.
+    /// Removes the extras of an actor that no longer uses any of them.
     pub(crate) fn drop_idle_extras(&mut self, key: Key) {
         if self.extras.get(&key.index()).is_some_and(|extras| extras.is_idle()) {
             self.extras.remove(&key.index());
@@ -221,7 +223,7 @@ impl Core {
         }
     }
 
-    fn forget_watching(&mut self, watcher: Key, id: MonitorId) -> Option<ActorId> {
+    fn remove_monitor(&mut self, watcher: Key, id: MonitorId) -> Option<ActorId> {
         let watcher = self.owner_of(watcher);
         if !self.actors.is_alive(watcher) {
             return None;
@@ -239,7 +241,7 @@ impl Core {
         Some(target)
     }
 
-    /// Has `watcher` told when `actor`, here, ends.
+    /// Has a `Down` sent to `watcher`, on any node, when the local actor `actor` exits.
     pub(crate) fn notify(&mut self, watcher: ActorId, actor: Key) {
         let mut id = self.next_monitor();
         let target = self.id(actor);
@@ -252,19 +254,20 @@ impl Core {
         self.watch_local(actor, id, watcher);
     }
 
-    /// `watcher`, here, will be told of `actor` under this number; false when it will not, and is told so.
+    /// Reserves the `Down` that a `notify` of `actor` announces to the local actor `watcher`. If a limit is reached,
+    /// sends `Down` with `Refused` instead and returns false.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         let watcher = self.owner_of(watcher);
         let notified_by = notified_by(id, self.node_id);
-        let is_overdrawn = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.opened() == OPEN_MAX);
-        let extras = if is_overdrawn { None } else { self.extras(watcher) };
-        let may =
+        let is_at_limit = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.opened() == OPEN_MAX);
+        let extras = if is_at_limit { None } else { self.extras(watcher) };
+        let has_room =
             |extras: &&mut ActorExtras| notified_by.is_none_or(|by| extras.notified[by] < NOTIFY_MAX[by]);
-        let Some(extras) = extras.filter(may) else {
+        let Some(extras) = extras.filter(has_room) else {
             self.refuse_notify(watcher, actor);
             return false;
         };
-        // Told twice, it is one monitor.
+        // A `notify` that arrives twice is one monitor.
         if extras.watching.insert(id, actor).is_none() {
             if let Some(by) = notified_by {
                 extras.notified[by] += 1;
@@ -276,8 +279,8 @@ impl Core {
         true
     }
 
-    /// `watcher`, here, is told that it will not hear of the end of `actor`. It has no place reserved for that, so it is told
-    /// as by a message, which takes up room.
+    /// Sends `Down` with `Refused` to the local actor `watcher`: its limit of `notify` is reached. No room is reserved
+    /// for this event, so it counts against the mailbox limit as a message does.
     pub(crate) fn refuse_notify(&mut self, watcher: Key, actor: ActorId) {
         let (watcher, max) = (self.owner_of(watcher), self.mailbox_max);
         match self.any_mailbox(watcher).map(|mailbox| mailbox.is_full_of(max)) {
@@ -289,9 +292,9 @@ impl Core {
         }
     }
 
-    /// Tells `watcher`, here, once.
+    /// Sends the `Down` of a monitor to the local actor `watcher`, if the monitor is still set.
     pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
-        if self.forget_watching(watcher, id).is_some() {
+        if self.remove_monitor(watcher, id).is_some() {
             let down = self.metered(SystemEvent::Down(Down { actor, reason }));
             self.push_system(watcher, down);
         }
@@ -301,24 +304,24 @@ impl Core {
         if watcher.node() == self.node_id {
             self.down(watcher.key(), id, actor, reason);
         } else {
-            let reason = self.export_reason(reason);
+            let reason = self.exported_reason(reason);
             self.signal(Signal::Down { watcher, id, actor, reason });
         }
     }
 
-    fn export_reason(&mut self, reason: ExitReason) -> ExitReason {
+    fn exported_reason(&mut self, reason: ExitReason) -> ExitReason {
         match reason {
             ExitReason::Done(value) => ExitReason::Done(self.export(value)),
             other => other,
         }
     }
 
-    /// All that was known of an actor that has ended.
+    /// Undoes the extras of an actor that has exited: ends its monitors, adapters, sources and sockets.
     pub(crate) fn drop_extras(&mut self, key: Key, extras: ActorExtras, reason: &ExitReason) {
         let actor = self.id(key);
         let watched = extras.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
         if !watched {
-            self.log_end(key, reason, extras.owner.is_some());
+            self.log_exit(key, reason, extras.owner.is_some());
         }
         if extras.named {
             self.shared.names.lock().remove(&key);
@@ -333,7 +336,7 @@ impl Core {
         for (id, watcher) in extras.watchers {
             match watcher {
                 Watcher::Actor(watcher) => self.tell_down(watcher, id, actor, reason.clone()),
-                Watcher::Callback(tell) => crate::panic_guard::log_panic(|| tell(reason.clone())),
+                Watcher::Callback(callback) => crate::panic_guard::log_panic(|| callback(reason.clone())),
             }
         }
         for adapter in extras.adapters {
@@ -348,7 +351,7 @@ impl Core {
         }
     }
 
-    /// Ends a further address of an actor, and nothing else.
+    /// Ends an adapter; its owner goes on. Does nothing if the key is not an adapter's.
     pub(crate) fn close_adapter(&mut self, key: Key) {
         let owner = self.owner_of(key);
         if owner == key {
@@ -360,21 +363,21 @@ impl Core {
         self.end_actor(key, ExitReason::Done(crate::value::Value::unit()));
     }
 
-    /// A failure that nobody watches is logged.
-    pub(crate) fn log_end(&self, key: Key, reason: &ExitReason, quiet: bool) {
-        if !quiet && matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
-            tracing::warn!(actor = %self.describe(key), %reason, "an actor ended that nobody monitors");
+    /// Logs the failure of an actor without monitors. Adapters are not logged: their owner is.
+    pub(crate) fn log_exit(&self, key: Key, reason: &ExitReason, is_adapter: bool) {
+        if !is_adapter && matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
+            tracing::warn!(actor = %self.describe(key), %reason, "unmonitored actor failed");
         }
     }
 
-    /// An actor asked for more timers or monitors than it may have open.
+    /// Ends an actor that needs more timers or monitors than it may have open.
     pub(crate) fn end_over_limit(&mut self, key: Key) {
         let text =
             format!("more than {OPEN_MAX} open requests; cancel timers and monitors that are not needed");
         self.end_actor(key, ExitReason::Failed(text));
     }
 
-    /// Asks an actor to end, wherever it is.
+    /// Sends `Terminate` to an actor, on any node.
     pub(crate) fn terminate(&mut self, target: ActorId) {
         if target.node() != self.node_id {
             self.signal(Signal::Terminate { from: self.current, target });

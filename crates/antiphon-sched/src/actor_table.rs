@@ -1,8 +1,8 @@
-//! The table of actors, and the queue of those that have something to do.
+//! The table of actors, and the run queue: the actors that have events or messages to handle.
 //!
-//! Invariant: a slot with a cell is in the run queue exactly when its `next` is not `UNLISTED`; a slot without
-//! one is in the free list, retired, or dying under the hands of its own step. A key agrees with at most
-//! one actor ever.
+//! Invariant: a slot with a cell is in the run queue exactly when its `next` is not `UNLISTED`. A slot without
+//! a cell is in the free list, in the run queue until it is dequeued, retired, or its actor is being ended.
+//! A key refers to at most one actor, ever.
 
 use crate::cell::Cell;
 use crate::id::Key;
@@ -13,17 +13,17 @@ const NONE: u32 = u32::MAX;
 const UNLISTED: u32 = u32::MAX - 1;
 const FLAG_BITS: u32 = 4;
 
-/// What is known of an actor besides its cell. One bit each.
+/// A property of an actor, stored as one bit of its slot.
 #[derive(Copy, Clone)]
 pub(crate) struct Flag(u32);
 
 impl Flag {
     pub(crate) const DAEMON: Self = Self(1);
-    /// Has an entry in the side table.
+    /// The actor has an entry in the table of actor extras.
     pub(crate) const EXTRAS: Self = Self(2);
-    /// Is to be looked at by the next trimming.
+    /// The actor is in the list of mailboxes to trim.
     pub(crate) const TRIM: Self = Self(4);
-    /// Is no actor, but a further address of one.
+    /// The slot belongs to an adapter, not to an actor.
     pub(crate) const ADAPTER: Self = Self(8);
 }
 
@@ -41,7 +41,7 @@ impl ActorSlot {
     }
 
     #[inline]
-    fn is_of(&self, key: Key) -> bool {
+    fn matches(&self, key: Key) -> bool {
         u64::from(self.generation()) == key.generation()
     }
 
@@ -65,7 +65,7 @@ impl ActorTable {
         Self { slots: Vec::new(), free: NONE, run_head: NONE, run_tail: NONE, runnable: 0, live: 0 }
     }
 
-    /// How many actors there are.
+    /// The number of live slots: actors and adapters.
     pub(crate) fn live(&self) -> usize {
         self.live
     }
@@ -74,15 +74,15 @@ impl ActorTable {
         self.run_head != NONE
     }
 
-    /// How many actors have something to do.
+    /// The length of the run queue.
     pub(crate) fn runnable(&self) -> usize {
         self.runnable
     }
 
-    /// Gives the cell a slot.
+    /// Puts the cell into a free slot.
     ///
     /// # Panics
-    /// When 2^28 - 1 actors live at once.
+    /// If 2^28 - 1 slots are in use.
     pub(crate) fn insert(&mut self, cell: Cell) -> Key {
         self.live += 1;
         let index = match self.free {
@@ -103,48 +103,48 @@ impl ActorTable {
         Key::new(slot.generation(), index)
     }
 
-    /// The cell of a living actor, and whether it is in the run queue.
+    /// The cell of a live actor, and whether the actor is in the run queue.
     #[inline]
     pub(crate) fn receiver(&mut self, key: Key) -> Option<(&mut Cell, bool)> {
         let slot = self.slots.get_mut(key.index() as usize)?;
-        if !slot.is_of(key) {
+        if !slot.matches(key) {
             return None;
         }
         let queued = slot.is_queued();
         slot.cell.as_mut().map(|cell| (cell, queued))
     }
 
-    /// The cell of a living actor.
+    /// The cell of a live actor.
     #[inline]
     pub(crate) fn cell_mut(&mut self, key: Key) -> Option<&mut Cell> {
         let slot = self.slots.get_mut(key.index() as usize)?;
-        if slot.is_of(key) { slot.cell.as_mut() } else { None }
+        if slot.matches(key) { slot.cell.as_mut() } else { None }
     }
 
     pub(crate) fn is_alive(&self, key: Key) -> bool {
-        self.slots.get(key.index() as usize).is_some_and(|slot| slot.is_of(key) && slot.cell.is_some())
+        self.slots.get(key.index() as usize).is_some_and(|slot| slot.matches(key) && slot.cell.is_some())
     }
 
-    /// Puts another cell in the place of an actor's; the old one comes back.
-    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
+    /// Replaces the cell of an actor, and returns the old one.
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
     pub(crate) fn replace(&mut self, key: Key, cell: Cell) -> Option<Cell> {
         self.cell_mut(key).map(|old| std::mem::replace(old, cell))
     }
 
-    /// Ends an actor: its key is stale from now on. The slot stays taken until [`ActorTable::free`].
+    /// Removes an actor: its key is stale from now on. The slot stays in use until [`ActorTable::free`].
     pub(crate) fn remove(&mut self, key: Key) -> Option<Cell> {
-        let slot = self.slots.get_mut(key.index() as usize).filter(|slot| slot.is_of(key))?;
+        let slot = self.slots.get_mut(key.index() as usize).filter(|slot| slot.matches(key))?;
         let cell = slot.cell.take()?;
         slot.meta = slot.meta.wrapping_add(1 << FLAG_BITS);
         self.live -= 1;
         Some(cell)
     }
 
-    /// Gives the slot of a removed actor back, or retires it when its generations are used up.
+    /// Frees the slot of a removed actor, or retires it if its generations are used up.
     pub(crate) fn free(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         if slot.is_queued() {
-            // It leaves the run queue when its turn comes; then it is freed.
+            // `dequeue` frees it when it reaches the head of the run queue.
             return;
         }
         slot.meta &= !((1 << FLAG_BITS) - 1);
@@ -167,7 +167,7 @@ impl ActorTable {
         }
     }
 
-    /// Has the actor run, unless it is in the queue already.
+    /// Puts the actor into the run queue, unless it is there already.
     #[inline]
     pub(crate) fn enqueue(&mut self, index: u32) {
         if !self.slots[index as usize].is_queued() {
@@ -175,7 +175,7 @@ impl ActorTable {
         }
     }
 
-    /// As [`ActorTable::enqueue`], for an actor that is known not to be in the queue.
+    /// Puts an actor into the run queue that is known not to be there.
     #[inline]
     pub(crate) fn append(&mut self, index: u32) {
         self.slots[index as usize].next = NONE;
@@ -188,7 +188,7 @@ impl ActorTable {
         self.run_tail = index;
     }
 
-    /// The next actor to run, with its cell; it is no longer in the queue.
+    /// Takes the next actor to run from the queue, with its cell.
     #[inline]
     pub(crate) fn dequeue(&mut self) -> Option<(Key, &mut Cell)> {
         loop {
@@ -207,10 +207,10 @@ impl ActorTable {
         }
     }
 
-    /// The keys of all who live.
+    /// The keys of all live slots, those of adapters included.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let taken = self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some());
-        taken.map(|(slot, index)| Key::new(slot.generation(), index)).collect()
+        let live = self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some());
+        live.map(|(slot, index)| Key::new(slot.generation(), index)).collect()
     }
 }
 
@@ -226,70 +226,73 @@ mod tests {
         Cell::new(Mailbox::<u32>::new(), |_: &mut Cx<'_, u32>, _: Event<u32>| -> Step<u32> { suspend() })
     }
 
-    fn end_actor(slots: &mut ActorTable, key: Key) {
-        drop(slots.remove(key).expect("it lives"));
-        slots.free(key.index());
+    fn end_actor(table: &mut ActorTable, key: Key) {
+        drop(table.remove(key).expect("the actor is alive"));
+        table.free(key.index());
     }
 
     #[test]
-    fn a_slot_is_used_again_under_another_generation() {
-        let mut slots = ActorTable::new();
-        let old = slots.insert(cell());
-        end_actor(&mut slots, old);
-        let new = slots.insert(cell());
+    fn actor_table_reuses_slot_with_new_generation() {
+        let mut table = ActorTable::new();
+        let old = table.insert(cell());
+        end_actor(&mut table, old);
+        let new = table.insert(cell());
         assert_eq!(old.index(), new.index());
         assert_ne!(old, new);
-        assert!(slots.is_alive(new) && !slots.is_alive(old));
-        assert!(slots.cell_mut(old).is_none() && slots.remove(old).is_none());
+        assert!(table.is_alive(new) && !table.is_alive(old));
+        assert!(table.cell_mut(old).is_none() && table.remove(old).is_none());
     }
 
     #[test]
-    fn a_slot_whose_generations_are_used_up_is_retired() {
-        let mut slots = ActorTable::new();
-        let first = slots.insert(cell());
-        end_actor(&mut slots, first);
-        // As if it had had all of its tenants but the last two.
-        let slot = &mut slots.slots[first.index() as usize];
+    fn actor_table_retires_slot_after_last_generation() {
+        let mut table = ActorTable::new();
+        let first = table.insert(cell());
+        end_actor(&mut table, first);
+        // As if the slot had been used for all generations but the last two.
+        let slot = &mut table.slots[first.index() as usize];
         slot.meta = (slot.meta & ((1 << FLAG_BITS) - 1)) | ((Key::GENERATION_MAX - 2) << FLAG_BITS);
         let mut last = first;
         for _ in 0..2 {
-            last = slots.insert(cell());
+            last = table.insert(cell());
             assert_eq!(last.index(), first.index());
-            end_actor(&mut slots, last);
+            end_actor(&mut table, last);
         }
-        let next = slots.insert(cell());
+        let next = table.insert(cell());
         assert_ne!(next.index(), first.index(), "the slot is retired");
         for generation in [0, 1, Key::GENERATION_MAX - 1, Key::GENERATION_MAX] {
-            assert!(!slots.is_alive(Key::new(generation, first.index())), "no key means a retired slot");
+            assert!(
+                !table.is_alive(Key::new(generation, first.index())),
+                "generation {generation} of a retired slot"
+            );
         }
-        assert!(!slots.is_alive(last));
+        assert!(!table.is_alive(last));
     }
 
     #[test]
-    fn no_forged_key_is_alive() {
-        let mut slots = ActorTable::new();
-        let key = slots.insert(cell());
+    fn actor_table_forged_key_is_not_alive() {
+        let mut table = ActorTable::new();
+        let key = table.insert(cell());
         for bit in 0..64 {
-            assert!(!slots.is_alive(Key::from_bits(key.to_bits() ^ (1 << bit))), "bit {bit}");
+            assert!(!table.is_alive(Key::from_bits(key.to_bits() ^ (1 << bit))), "bit {bit}");
         }
-        assert!(!slots.is_alive(Key::from_bits(u64::MAX)));
+        assert!(!table.is_alive(Key::from_bits(u64::MAX)));
     }
 
     #[test]
-    fn whoever_ends_while_it_waits_to_run_leaves_the_queue_in_order() {
-        let mut slots = ActorTable::new();
-        let keys = [(); 4].map(|()| slots.insert(cell()));
-        keys.iter().for_each(|key| slots.enqueue(key.index()));
-        slots.enqueue(keys[0].index());
-        assert_eq!(slots.runnable(), 4, "once is enough");
-        end_actor(&mut slots, keys[1]);
-        end_actor(&mut slots, keys[3]);
-        let tenant = slots.insert(cell());
-        assert!(!keys.iter().any(|key| key.index() == tenant.index()), "a queued slot is not given away");
-        let mut next = || slots.dequeue().map(|(key, _)| key);
+    fn actor_table_removed_actor_leaves_run_queue() {
+        let mut table = ActorTable::new();
+        let keys = [(); 4].map(|()| table.insert(cell()));
+        keys.iter().for_each(|key| table.enqueue(key.index()));
+        table.enqueue(keys[0].index());
+        assert_eq!(table.runnable(), 4, "enqueueing twice counts once");
+        end_actor(&mut table, keys[1]);
+        end_actor(&mut table, keys[3]);
+        let inserted = table.insert(cell());
+        assert!(!keys.iter().any(|key| key.index() == inserted.index()), "a queued slot is not reused");
+        let mut next = || table.dequeue().map(|(key, _)| key);
         assert_eq!([next(), next(), next()], [Some(keys[0]), Some(keys[2]), None]);
-        assert_eq!((slots.runnable(), slots.live()), (0, 3));
-        let next = [slots.insert(cell()), slots.insert(cell())];
+        assert_eq!((table.runnable(), table.live()), (0, 3));
+        let next = [table.insert(cell()), table.insert(cell())];
         assert_ne!(next[0].index(), next[1].index());
         assert!(next.iter().all(|key| key.index() == keys[1].index() || key.index() == keys[3].index()));
     }

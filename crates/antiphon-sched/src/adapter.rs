@@ -1,7 +1,8 @@
-//! Ears: further addresses of one actor, for messages of other types.
+//! Adapters: further addresses of one actor, for messages of other types.
 //!
-//! What arrives is turned at once, by the owner's own function, so that the order of one sender's messages
-//! is kept whichever address it uses. An ear lives as long as its owner.
+//! A message is converted when it is sent, by a function of the owner, and pushed into the owner's mailbox.
+//! So messages of one sender keep their order, whichever of the addresses it uses. An adapter exists until
+//! its owner exits.
 
 use crate::core::Core;
 use crate::error::SendError;
@@ -9,50 +10,51 @@ use crate::event::ExitReason;
 use crate::id::Key;
 use crate::panic_guard;
 
-/// The only content of an ear's mailbox.
+/// The function of an adapter, with its owner. It is the only content of the adapter's mailbox.
 pub(crate) struct Adapter<T> {
     owner: Key,
-    turn: Option<Box<dyn Convert<T>>>,
+    /// `None` while it runs.
+    convert: Option<Box<dyn Convert<T>>>,
 }
 
 pub(crate) trait Convert<T> {
-    fn convert(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>>;
+    fn convert(&mut self, core: &mut Core, owner: Key, message: T) -> Result<(), SendError<T>>;
 }
 
 struct Conversion<F, M> {
-    turn: F,
+    convert: F,
     owner_type: std::marker::PhantomData<fn() -> M>,
 }
 
 impl<T> Adapter<T> {
-    pub(crate) fn new<M: 'static>(owner: Key, turn: impl FnMut(T) -> M + 'static) -> Self
+    pub(crate) fn new<M: 'static>(owner: Key, convert: impl FnMut(T) -> M + 'static) -> Self
     where
         T: 'static,
     {
-        Self { owner, turn: Some(Box::new(Conversion { turn, owner_type: std::marker::PhantomData })) }
+        Self { owner, convert: Some(Box::new(Conversion { convert, owner_type: std::marker::PhantomData })) }
     }
 
     pub(crate) fn take(&mut self) -> (Key, Option<Box<dyn Convert<T>>>) {
-        (self.owner, self.turn.take())
+        (self.owner, self.convert.take())
     }
 
-    pub(crate) fn give_back(&mut self, turn: Box<dyn Convert<T>>) {
-        self.turn = Some(turn);
+    pub(crate) fn restore(&mut self, convert: Box<dyn Convert<T>>) {
+        self.convert = Some(convert);
     }
 }
 
 impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> {
-    fn convert(&mut self, core: &mut Core, owner: Key, heard: T) -> Result<(), SendError<T>> {
+    fn convert(&mut self, core: &mut Core, owner: Key, message: T) -> Result<(), SendError<T>> {
         let (max, permit) = (core.mailbox_max, core.permit.take());
         match core.mailbox::<M>(owner) {
-            None => return Err(SendError::NoActor(heard)),
-            Some(mailbox) if mailbox.is_full(max) => return Err(SendError::Full(heard)),
+            None => return Err(SendError::NoActor(message)),
+            Some(mailbox) if mailbox.is_full(max) => return Err(SendError::Full(message)),
             Some(_) => {}
         }
-        match panic_guard::catch_panic(|| (self.turn)(heard)) {
-            Ok(message) => {
+        match panic_guard::catch_panic(|| (self.convert)(message)) {
+            Ok(converted) => {
                 if let Some(mailbox) = core.mailbox::<M>(owner) {
-                    mailbox.push_with(message, permit);
+                    mailbox.push_with(converted, permit);
                     core.actors.enqueue(owner.index());
                 }
             }

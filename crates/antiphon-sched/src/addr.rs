@@ -1,7 +1,7 @@
-//! Typed addresses and what can be sent to.
+//! Typed addresses, and the trait of everything that messages can be sent to.
 //!
-//! Invariant: whatever an address claims, a message reaches a mailbox only if that mailbox holds messages
-//! of the very same type; addresses can be forged, so the check is made at each send.
+//! Invariant: a message reaches a mailbox only if that mailbox holds messages of the same type. Addresses can
+//! be forged, so each send checks the type.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -13,36 +13,37 @@ use crate::outgoing::reach_wire;
 use crate::requests::RequestId;
 use crate::wire::Wire;
 
-/// How a message is to be handed over.
+/// How a message is sent.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendMode {
-    /// Queue it, up to the hard cap of the way to its node.
+    /// Queues the message, up to the hard limit of the queue to the actor's node.
     Send,
-    /// Queue it only while the way to its node is below its high mark.
+    /// Queues the message only while the queue to the actor's node is below its high-water mark.
     Try,
-    /// As `Send`, and tell this port what became of it. A local address answers by its return value instead.
+    /// As `Send`; the receipt completes this request with the outcome. A local address returns the outcome instead,
+    /// and leaves the request open.
     Receipt(RequestId),
 }
 
-/// The function that knows how messages of type `M` reach an actor.
+/// The function that sends a message of type `M` to an actor.
 pub(crate) type Reach<M> = fn(&mut LoopRef<'_>, ActorId, M, SendMode) -> Result<(), SendError<M>>;
 
-/// The address of an actor that takes messages of type `M`.
+/// The address of an actor that receives messages of type `M`.
 ///
-/// 24 bytes, `Copy`, and without any bound on `M`. Two addresses are equal when they mean the same actor.
+/// It is `Copy`, has 24 bytes and needs no bound on `M`. Two addresses are equal if they refer to the same actor.
 pub struct Addr<M> {
     pub(crate) id: ActorId,
     pub(crate) reach: Reach<M>,
 }
 
 impl<M> Addr<M> {
-    /// The actor that is meant, without the type of its messages.
+    /// The id of the actor, without the type of its messages.
     pub const fn id(self) -> ActorId {
         self.id
     }
 
-    /// The node where the actor lives.
+    /// The node of the actor.
     pub const fn node(self) -> NodeId {
         self.id.node()
     }
@@ -55,9 +56,9 @@ impl<M: 'static> Addr<M> {
 }
 
 impl<M: Wire> Addr<M> {
-    /// The address of an actor, here or elsewhere, that is known to take messages of type `M`.
+    /// The address of an actor, on any node, that receives messages of type `M`.
     ///
-    /// A wrong claim does no harm: it is checked at each send.
+    /// A wrong type does no harm: each send checks it, on the actor's node.
     pub fn of(id: ActorId) -> Self {
         Self { id, reach: reach_wire::<M> }
     }
@@ -72,20 +73,20 @@ fn reach_local<M: 'static>(
     loop_ref.core.push_local(to, message)
 }
 
-/// What a message can be sent to: an [`Addr`], or a channel.
+/// A receiver of messages: an [`Addr`] or a channel.
 #[diagnostic::on_unimplemented(
     message = "nothing can be sent to `{Self}`",
     label = "not an address or a channel",
-    note = "to answer a request, use `cx.reply(reply, value)`; everything else is sent to an `Addr<M>` or a `Channel<T>`"
+    note = "to reply to a request, use `cx.reply(reply, value)`; everything else is sent to an `Addr<M>` or a `Channel<T>`"
 )]
 pub trait Target: Copy {
-    /// The messages that it takes.
+    /// The type of the messages that it receives.
     type Message;
 
-    /// Hands `message` over, as `mode` says.
+    /// Sends `message` in the given mode.
     ///
     /// # Errors
-    /// The message comes back, with the reason; nothing was queued.
+    /// The message comes back with the reason; nothing was queued.
     fn put(
         self,
         loop_ref: &mut LoopRef<'_>,
@@ -93,7 +94,7 @@ pub trait Target: Copy {
         mode: SendMode,
     ) -> Result<(), SendError<Self::Message>>;
 
-    /// Who is meant, for dead letters.
+    /// The id of the receiving actor, for dead letters.
     fn target_id(self) -> ActorId;
 }
 

@@ -1,4 +1,4 @@
-//! One turn of one actor: a batch of steps, for what waits in its mailbox, within a share.
+//! A batch: the steps that one actor runs in a row. Their number is bounded by the length of its mailbox.
 
 use std::cell::Cell as Flag;
 use std::ops::ControlFlow;
@@ -13,48 +13,48 @@ use crate::id::Key;
 use crate::mailbox::{Mailbox, Pending, Taken, Wait};
 use crate::step::{Next, Step, Then};
 
-/// A turn has at least so many steps, if so much waits.
+/// A batch has at least this many steps, if as many events are in the mailbox.
 const STEPS_MIN: usize = 64;
 
-/// How a turn left its actor. Two words, which return in registers.
+/// The state of an actor after its batch. It is two machine words, and returns in registers.
 pub(crate) enum BatchOutcome {
-    /// Nothing waits for it.
+    /// Its mailbox has nothing that it can handle now.
     Idle,
-    /// Nothing waits for it, and a burst left memory behind.
+    /// As `Idle`; and its mailbox holds spare memory after a burst.
     IdleAfterBurst,
-    /// It has more to do.
+    /// Its mailbox has more to handle.
     More,
-    /// It ended itself during its step, or could not be run.
+    /// It was ended during its step, or could not be run.
     Dead,
-    /// It answered that it ends, with no value.
+    /// Its step returned `stop`.
     Stopped,
-    /// It answered with its end, or panicked.
+    /// Its step returned an exit value or a failure, or panicked.
     Ended(Box<ExitReason>),
 }
 
-/// [`BatchOutcome`], or another behaviour, which only the cell can put in place.
+/// A [`BatchOutcome`], or the actor's next behaviour, which only the cell can put in place.
 pub(crate) enum AfterBatch<M> {
     Outcome(BatchOutcome),
     Swapped(Box<Box<dyn Actor<M>>>),
 }
 
-/// What an event does to an actor besides being told.
+/// The effect that an event has on the actor after its step.
 enum StepEffect {
-    /// Ends it after the step.
+    /// The actor exits.
     Terminated,
-    /// Fails it after the step, unless it was handled.
+    /// The actor fails, unless the flag says that it handled the exception.
     Thrown(Rc<Flag<bool>>),
 }
 
-/// Something to tell an actor, and what it does to it besides.
-type Delivered<M> = (Event<M>, Option<StepEffect>);
+/// An event for a step, and its effect after the step.
+type StepInput<M> = (Event<M>, Option<StepEffect>);
 
-/// Runs one turn of `actor`, whose key is `me`: what waits for it now, within its share.
+/// Runs one batch of `actor`, whose key is `me`.
 ///
-/// What it sends to itself waits for its next turn, when all others had theirs. Messages have a call of `step`
-/// of their own, so that an `Event::Message` is written where the step reads it, and nowhere else: an event
-/// that is copied, once written by words, is read by vectors before the words have settled, and that wait was
-/// half the time of a turn.
+/// Messages that the actor sends to itself wait for its next batch, after the other runnable actors. Messages
+/// have their own call of `step`, so that an `Event::Message` is written only where the step reads it. A copied
+/// event is written word by word and read by vector loads, which stalls store forwarding. That stall took half
+/// the time of a batch.
 #[inline]
 pub(crate) fn run<M: 'static, A: Actor<M>>(
     actor: &mut A,
@@ -63,8 +63,8 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
     running: Running<M>,
 ) -> AfterBatch<M> {
     let Some(mailbox) = running.mailbox(core) else { return AfterBatch::Outcome(BatchOutcome::Dead) };
-    let share = share_of(mailbox.due());
-    let mut done = 0;
+    let steps_max = steps_max_for(mailbox.due());
+    let mut steps = 0;
     loop {
         let Some(mailbox) = running.mailbox(core) else { return AfterBatch::Outcome(BatchOutcome::Dead) };
         let step = match mailbox.take_message() {
@@ -72,40 +72,40 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
                 core.begin_step();
                 actor.step(&mut Cx::new(core, me), Event::Message(message))
             }
-            None => match unusual_step(actor, core, me, &running) {
+            None => match step_event(actor, core, me, &running) {
                 ControlFlow::Continue(step) => step,
-                ControlFlow::Break(turned) => return AfterBatch::Outcome(turned),
+                ControlFlow::Break(outcome) => return AfterBatch::Outcome(outcome),
             },
         };
         if matches!(step, Ok(Next(Then::Receive))) {
-            // Nothing in it is to be dropped, which the compiler does not see.
+            // This value needs no drop, which the compiler does not see.
             std::mem::forget(step);
-        } else if let Some(after) = settle(core, me, step) {
+        } else if let Some(after) = apply_next(core, me, step) {
             return after;
         }
         match running.mailbox(core) {
             Some(mailbox) if mailbox.waiting() > 0 => {}
-            Some(_) | None => return AfterBatch::Outcome(nothing(core, &running)),
+            Some(_) | None => return AfterBatch::Outcome(idle_outcome(core, &running)),
         }
-        done += 1;
-        // A look at the clock each time that the steps have doubled: a turn of even steps takes no more than
-        // twice the time that the round has left.
-        if done >= share || (done >= STEPS_MIN && done.is_power_of_two() && core.is_round_over()) {
+        steps += 1;
+        // The clock is read each time that the number of steps has doubled. So a batch of equally long steps
+        // takes at most twice the time that the round has left.
+        if steps >= steps_max || (steps >= STEPS_MIN && steps.is_power_of_two() && core.is_round_over()) {
             return AfterBatch::Outcome(BatchOutcome::More);
         }
     }
 }
 
-/// How many steps a turn may have when so many things wait: all of a few, a part of many, so that a long
-/// mailbox shrinks as long as its actor keeps up at all.
+/// The most steps of a batch when `waiting` events and messages are in the mailbox. Up to `STEPS_MIN` all are
+/// handled, beyond that an eighth of them, so that a long mailbox shrinks if its actor can keep up.
 #[inline]
-fn share_of(waiting: usize) -> usize {
+fn steps_max_for(waiting: usize) -> usize {
     if waiting <= STEPS_MIN { waiting } else { STEPS_MIN.max(waiting / 8) }
 }
 
-/// How a turn ends when nothing is left that the actor takes.
+/// The outcome of a batch that has nothing left to handle.
 #[inline]
-fn nothing<M: 'static>(core: &mut Core, running: &Running<M>) -> BatchOutcome {
+fn idle_outcome<M: 'static>(core: &mut Core, running: &Running<M>) -> BatchOutcome {
     match running.mailbox(core) {
         None => BatchOutcome::Dead,
         Some(mailbox) if mailbox.wants_trim() => BatchOutcome::IdleAfterBurst,
@@ -113,9 +113,10 @@ fn nothing<M: 'static>(core: &mut Core, running: &Running<M>) -> BatchOutcome {
     }
 }
 
-/// A step for what is not a message, or for an actor that waits for something special.
+/// Runs a step for an event that is not a message, or when the actor waits under a condition: a timeout, a
+/// predicate, `sleep` or `suspend`.
 #[inline(never)]
-fn unusual_step<M: 'static, A: Actor<M>>(
+fn step_event<M: 'static, A: Actor<M>>(
     actor: &mut A,
     core: &mut Core,
     me: Key,
@@ -125,14 +126,15 @@ fn unusual_step<M: 'static, A: Actor<M>>(
         core.begin_step();
         return ControlFlow::Continue(actor.step(&mut Cx::new(core, me), Event::Start));
     }
-    let Some((event, fate)) = unusual(core, me, running) else {
-        return ControlFlow::Break(nothing(core, running));
+    let Some((event, effect)) = next_event(core, me, running) else {
+        return ControlFlow::Break(idle_outcome(core, running));
     };
     core.begin_step();
     let step = actor.step(&mut Cx::new(core, me), event);
-    match fate.and_then(StepEffect::ends) {
+    match effect.and_then(StepEffect::exit_reason) {
         Some(reason) => {
-            // Not at the end: a drop that panics there leaks the answer (rust-lang/rust#47949).
+            // Dropped here and not by leaving the function: a panic of that drop would leak the returned value
+            // (rust-lang/rust#47949).
             crate::panic_guard::log_panic(|| drop(step));
             ControlFlow::Break(BatchOutcome::Ended(Box::new(reason)))
         }
@@ -141,7 +143,7 @@ fn unusual_step<M: 'static, A: Actor<M>>(
 }
 
 impl StepEffect {
-    fn ends(self) -> Option<ExitReason> {
+    fn exit_reason(self) -> Option<ExitReason> {
         match self {
             Self::Terminated => Some(ExitReason::Terminated),
             Self::Thrown(handled) if handled.get() => None,
@@ -152,14 +154,14 @@ impl StepEffect {
     }
 }
 
-/// What to tell when it is not a message, or the actor waits for something special.
-fn unusual<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option<Delivered<M>> {
+/// The next event that the actor can handle now, with its effect.
+fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option<StepInput<M>> {
     loop {
         let event = match running.mailbox(core)?.take() {
             Taken::Message(message) => Event::Message(message),
             Taken::Timeout => Event::Timeout,
             Taken::SystemEvent(system) => match system_event(core, me, *system) {
-                Some(told) => return Some(told),
+                Some(input) => return Some(input),
                 None => continue,
             },
             Taken::Nothing => return None,
@@ -168,8 +170,8 @@ fn unusual<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option
     }
 }
 
-/// What to tell for a system event; `None` when it means nothing any more.
-fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Option<Delivered<M>> {
+/// The event of a system event, with its effect; `None` if the actor gets no event for it.
+fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Option<StepInput<M>> {
     let event = match system {
         SystemEvent::Down(down) => Event::Down(down),
         SystemEvent::Terminate => return Some((Event::Terminate, Some(StepEffect::Terminated))),
@@ -198,7 +200,7 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
     Some((event, None))
 }
 
-/// The message of a repeated timer: made by the actor's own code, now, with nothing borrowed.
+/// The message of a repeated timer. The actor's own code makes it now, while nothing of the core is borrowed.
 fn tick<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<M> {
     let mut make = match pending::<M>(core, me, token)? {
         Pending::Every { make, queued, .. } => {
@@ -208,8 +210,8 @@ fn tick<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<M> {
         Pending::Once(..) | Pending::Cancelled(_) => return None,
     };
     let message = make();
-    if let Some(Pending::Every { make: place, .. }) = pending::<M>(core, me, token) {
-        *place = Some(make);
+    if let Some(Pending::Every { make: slot, .. }) = pending::<M>(core, me, token) {
+        *slot = Some(make);
     }
     Some(message)
 }
@@ -218,9 +220,9 @@ fn pending<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<&mut Pend
     core.mailbox::<M>(me)?.pending_mut(token)
 }
 
-/// Does what a step answered; `Some` when the turn is over.
+/// Applies the result of a step; `Some` if it ends the batch.
 #[inline(never)]
-fn settle<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<AfterBatch<M>> {
+fn apply_next<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<AfterBatch<M>> {
     let then = match step {
         Ok(Next(then)) => then,
         Err(failure) => return Some(ended(ExitReason::Failed(failure.into_text()))),

@@ -1,6 +1,6 @@
-//! Threads for what blocks: a few, started when first needed, with a bounded queue.
+//! The blocking pool: a bounded number of threads, started when first needed, with a bounded queue of jobs.
 //!
-//! A virtual loop runs jobs itself, between turns, in the order in which they were given.
+//! A virtual loop has no threads. It runs the jobs itself, between batches, in the order in which they were queued.
 
 use std::thread;
 
@@ -17,10 +17,10 @@ type Work = Box<dyn FnOnce() + Send>;
 pub(crate) struct BlockingPool {
     threads_max: usize,
     threads: usize,
-    /// Jobs that were given and have not begun; it and `work` are ends of one channel.
+    /// The jobs that have not started yet; `queue` and `work` are the ends of one channel.
     queue: Sender<Work>,
     work: Receiver<Work>,
-    /// Of a virtual loop, which has no threads.
+    /// Whether the loop is virtual and runs the jobs itself.
     inline: bool,
 }
 
@@ -30,7 +30,7 @@ impl BlockingPool {
         Self { threads_max: threads_max.max(1), threads: 0, queue, work, inline }
     }
 
-    /// Sees to it that one more job can be given.
+    /// Makes sure that one more job can be queued.
     fn prepare(&mut self) -> Result<(), JobError> {
         if self.queue.is_full() {
             return Err(JobError::Full);
@@ -44,7 +44,7 @@ impl BlockingPool {
     fn start_thread(&mut self) -> Result<(), JobError> {
         let work = self.work.clone();
         let run = move || work.iter().for_each(|work| work());
-        match thread::Builder::new().name("antiphon-helper".into()).spawn(run) {
+        match thread::Builder::new().name("antiphon-pool".into()).spawn(run) {
             Ok(_) => {
                 self.threads += 1;
                 Ok(())
@@ -56,7 +56,7 @@ impl BlockingPool {
 }
 
 impl Core {
-    /// Has `job` run where it may block; its result answers `request_id`.
+    /// Runs `job` in the blocking pool; its result completes the request `request_id`.
     pub(crate) fn run_job<R: Send + 'static>(
         &mut self,
         request_id: RequestId,
@@ -64,12 +64,13 @@ impl Core {
     ) {
         self.run_then(job, move |core, result| {
             if let Err(reason) = core.complete_request(request_id, result) {
-                tracing::debug!(%reason, "nobody waits any more for the result of a job");
+                tracing::debug!(%reason, "result of a blocking job dropped");
             }
         });
     }
 
-    /// Has `job` run where it may block, and `then` in the loop; at once, with an error, if it cannot run.
+    /// Runs `job` in the blocking pool, then `then` in the loop with its result. If the job cannot be queued, runs `then`
+    /// at once with the error.
     pub(crate) fn run_then<R: Send + 'static>(
         &mut self,
         job: impl FnOnce() -> R + Send + 'static,
@@ -83,11 +84,11 @@ impl Core {
             let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
             shared.post_urgent(Box::new(InboxJob(move |core: &mut Self| then(core, result))));
         };
-        let given = self.blocking_pool.queue.try_send(Box::new(work));
-        debug_assert!(given.is_ok(), "there was room, and only the loop gives jobs");
+        let queued = self.blocking_pool.queue.try_send(Box::new(work));
+        debug_assert!(queued.is_ok(), "`prepare` found room, and only the loop queues jobs");
     }
 
-    /// Runs the jobs of a virtual loop.
+    /// Runs the queued jobs of a virtual loop; does nothing in another loop.
     pub(crate) fn run_inline_jobs(&mut self) {
         while self.blocking_pool.inline
             && let Ok(work) = self.blocking_pool.work.try_recv()

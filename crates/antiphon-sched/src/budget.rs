@@ -1,9 +1,9 @@
-//! What waits in mailboxes at somebody's cost, in bytes.
+//! Byte budgets: how many bytes of messages and events wait in mailboxes.
 //!
-//! A charge lies in the mailbox beside what it was made for, and ends when that is taken or dropped, in whatever order and
-//! for whatever reason: so an account is exact, and nobody has to look at mailboxes.
+//! A permit lies in the mailbox beside its message or event, and is dropped with it, in any order and for any reason.
+//! So a budget is exact without a scan of the mailboxes.
 //!
-//! Invariant: an account stands at the sum of its charges that live, those of the accounts below it among them.
+//! Invariant: the bytes of a budget are the sum of the live permits of it and of its children.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::error::SendError;
 use crate::event::SystemEvent;
 use crate::id::ActorId;
 
-/// So many bytes wait in mailboxes, of somebody. Cloning shares it.
+/// A count of bytes that wait in mailboxes. A clone shares the count.
 #[derive(Clone, Debug, Default)]
 pub struct Budget(Arc<Level>);
 
@@ -24,17 +24,17 @@ struct Level {
 }
 
 impl Budget {
-    /// An account of which each byte is one of `parent` as well.
+    /// A budget whose bytes count in `parent` as well.
     pub fn child_of(parent: &Budget) -> Self {
         Self(Arc::new(Level { bytes: AtomicU64::new(0), parent: Some(parent.clone()) }))
     }
 
-    /// How many bytes wait.
+    /// The number of bytes that wait.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// So many bytes more, until the charge is dropped. Give it to [`LoopRef::with_permit`](crate::LoopRef::with_permit).
+    /// Adds `bytes` until the permit is dropped. Pass the permit to [`LoopRef::with_permit`](crate::LoopRef::with_permit).
     pub fn acquire(&self, bytes: u64) -> Permit {
         self.for_each_level(|sum| sum.fetch_add(bytes, Ordering::Relaxed));
         Permit { budget: self.clone(), bytes }
@@ -49,7 +49,7 @@ impl Budget {
     }
 }
 
-/// Bytes on an account, as long as it lives.
+/// Bytes of a budget that are in use until this permit is dropped.
 #[derive(Debug)]
 pub struct Permit {
     budget: Budget,
@@ -63,14 +63,14 @@ impl Drop for Permit {
 }
 
 impl Core {
-    /// As [`Core::push_local`]; what somebody is charged for lies in the mailbox with its charge.
+    /// As [`Core::push_local`]; the current permit, if any, goes into the mailbox with the message.
     pub(crate) fn push_metered<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
         let (key, max) = (to.key(), self.mailbox_max);
         if self.permit.is_none() {
             return self.push_local(to, message);
         }
         let Some(mailbox) = self.actors.cell_mut(key).and_then(|cell| cell.mailbox::<M>()) else {
-            // Nobody's mailbox, or an ear's, which takes the charge.
+            // No mailbox of this type: the actor has exited, or it is an adapter, which takes the permit itself.
             return self.push_local(to, message);
         };
         if mailbox.is_full(max) {
@@ -81,7 +81,7 @@ impl Core {
         Ok(())
     }
 
-    /// As [`Core::push_metered`], of an event.
+    /// Attaches the current permit, if any, to an event.
     pub(crate) fn metered(&mut self, system: SystemEvent) -> SystemEvent {
         match self.permit.take() {
             Some(permit) => SystemEvent::Metered(Box::new(system), permit),

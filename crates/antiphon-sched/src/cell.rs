@@ -1,21 +1,26 @@
-//! An actor in memory: one allocation with its mailbox and its closure. The only unsafe code of Antiphon.
+//! The memory of one actor: a single allocation with its mailbox and its state.
 //!
-//! A cell's body is `Body<M, A>`: the mailbox first, the actor behind it. While an actor runs, two parts of
-//! one body are in use at once: its step holds `&mut A`, and whoever it calls may reach for the mailbox of
-//! the same cell (an actor may send to itself). The parts never overlap, so each is borrowed through the
-//! raw pointer of the body, and nobody ever makes a reference to a whole body.
+//! This module holds the only unsafe code of Antiphon.
 //!
-//! What holds, and makes each block sound:
-//! 1. `body` comes from `Box::into_raw` of the very `Body<M, A>` for which `vtable` was made.
-//! 2. The actor is reached only from `turn`, and from `destroy`. `turn` refuses to run a body that is running;
-//!    dropping the cell of a running body only marks it, and `turn` destroys it at its end. Hence `&mut A` is
-//!    unique, and its body outlives it.
-//! 3. The mailbox is borrowed only through `&mut Cell`, and by `turn` while it holds `&mut Core`, which owns
-//!    all cells of the loop. `turn` gives up its own borrow before it calls the actor.
-//! 4. `RunState` is changed by this module alone; `Mailbox::take_all` leaves an idle one behind, and is called
-//!    here only, on a body whose end is already decided.
+//! The body of a cell is `Body<M, A>`: the mailbox first, then the actor. While an actor runs, both parts of its
+//! body are in use at once: its step holds `&mut A`, and code that the step calls may borrow the mailbox of the
+//! same cell (an actor may send to itself). The parts never overlap. Each is borrowed through the raw pointer of
+//! the body, and no code makes a reference to a whole body.
+//!
+//! Each unsafe block is sound because of these invariants:
+//! 1. `body` comes from `Box::into_raw` of a `Body<M, A>`, and `vtable` was made for the same `M` and `A`.
+//! 2. The actor is accessed only by `run_batch` and by `destroy`. `run_batch` refuses to run a body that is
+//!    running. Dropping the cell of a running body only marks the body, and `run_batch` destroys it at its end.
+//!    Hence `&mut A` is unique, and the body outlives it.
+//! 3. The mailbox is borrowed only through `&mut Cell`, and by `run_batch` while it holds `&mut Core`, which
+//!    owns all cells of the loop. `run_batch` gives up its own borrow before it calls the actor.
+//! 4. Only this module changes `RunState`. `Mailbox::take_all` leaves an idle one behind; it is called only here,
+//!    on a body that is about to be destroyed.
 
-#![expect(unsafe_code, reason = "measured: a safe cell costs two allocations an actor and a move a turn")]
+#![expect(
+    unsafe_code,
+    reason = "measured: a safe cell costs two allocations per actor and one move per batch"
+)]
 
 use std::any::TypeId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,14 +34,15 @@ use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::panic_guard;
 
-/// Whether a body is running, and whether it is to be destroyed after that.
+/// Whether a body is running, and whether it must be destroyed afterwards.
 #[derive(PartialEq, Eq)]
 pub(crate) struct RunState(u8);
 
 impl RunState {
     pub(crate) const IDLE: Self = Self(0);
     const RUNNING: Self = Self(1);
-    const DOOMED: Self = Self(2);
+    /// Its cell was dropped while it ran.
+    const DROPPED: Self = Self(2);
 }
 
 /// The owner of one actor.
@@ -48,7 +54,7 @@ pub(crate) struct Cell {
 struct VTable {
     message: TypeId,
     mailbox: unsafe fn(NonNull<()>) -> NonNull<dyn AnyMailbox>,
-    turn: unsafe fn(NonNull<()>, &mut Core, Key) -> BatchOutcome,
+    run_batch: unsafe fn(NonNull<()>, &mut Core, Key) -> BatchOutcome,
     dispose: unsafe fn(NonNull<()>),
 }
 
@@ -59,10 +65,10 @@ struct Body<M, A> {
 }
 
 impl Cell {
-    /// A cell with `actor` behind `mailbox`.
+    /// A cell with `mailbox` and `actor`.
     pub(crate) fn new<M: 'static, A: Actor<M>>(mailbox: Mailbox<M>, actor: A) -> Self {
         let body = Box::into_raw(Box::new(Body { mailbox, actor }));
-        // SAFETY: a box is never null.
+        // SAFETY: the pointer of a box is not null.
         let body = unsafe { NonNull::new_unchecked(body.cast()) };
         Self { body, vtable: Table::<M, A>::VTABLE }
     }
@@ -73,48 +79,48 @@ impl Cell {
         if self.vtable.message != TypeId::of::<M>() {
             return None;
         }
-        // SAFETY: (1) the type agrees, and the mailbox is the first field of a `repr(C)` body;
+        // SAFETY: (1) the message type is `M`, and the mailbox is the first field of a `repr(C)` body;
         // (3) the borrow is bound to `&mut self`.
         Some(unsafe { self.body.cast::<Mailbox<M>>().as_mut() })
     }
 
-    /// The mailbox, whatever its messages.
+    /// The mailbox, without the type of its messages.
     pub(crate) fn any_mailbox(&mut self) -> &mut dyn AnyMailbox {
-        // SAFETY: (1) the vtable is the body's; (3) the borrow is bound to `&mut self`.
+        // SAFETY: (1) the vtable belongs to the body; (3) the borrow is bound to `&mut self`.
         unsafe { (self.vtable.mailbox)(self.body).as_mut() }
     }
 }
 
 impl Drop for Cell {
     fn drop(&mut self) {
-        // SAFETY: (1) the vtable is the body's, and the cell, its owner, is gone after this.
+        // SAFETY: (1) the vtable belongs to the body, and the cell, its owner, does not exist after this.
         unsafe { (self.vtable.dispose)(self.body) }
     }
 }
 
-/// Runs one turn of the next actor in the run queue; `None` when none has anything to do.
+/// Runs one batch of the next actor in the run queue; `None` if the queue is empty.
 #[inline]
 pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
     let (key, cell) = core.actors.dequeue()?;
     let (body, vtable) = (cell.body, cell.vtable);
     core.begin_batch(key);
-    // SAFETY: (1) the vtable is the body's; (2) the cell was in its slot just now, and `begin_batch` drops
-    // nothing: the body lives at least until it is marked as running.
-    let turned = unsafe { (vtable.turn)(body, core, key) };
-    Some((key, turned))
+    // SAFETY: (1) the vtable belongs to the body; (2) the cell was just taken from its slot by reference, and
+    // `begin_batch` drops nothing. So the body is live at least until it is marked as running.
+    let outcome = unsafe { (vtable.run_batch)(body, core, key) };
+    Some((key, outcome))
 }
 
-/// The way of a running turn to the mailbox of its own actor, without a look into the table.
+/// Gives a running batch access to the mailbox of its own actor, without a lookup in the actor table.
 pub(crate) struct Running<M> {
     mailbox: NonNull<Mailbox<M>>,
 }
 
 impl<M> Running<M> {
-    /// The mailbox; `None` when the actor has been ended during this turn.
+    /// The mailbox; `None` if the actor has been ended during this batch.
     #[inline]
     pub(crate) fn mailbox<'c>(&self, _: &'c mut Core) -> Option<&'c mut Mailbox<M>> {
-        // SAFETY: (2) made and used within `turn`, which keeps the body; (3) the borrow is bound to that of
-        // the core, so nobody else borrows the mailbox.
+        // SAFETY: (2) made and used within `run_batch`, which keeps the body; (3) the borrow is bound to that of
+        // the core, so no other code borrows the mailbox.
         let mailbox = unsafe { &mut *self.mailbox.as_ptr() };
         (mailbox.state == RunState::RUNNING).then_some(mailbox)
     }
@@ -126,40 +132,40 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
     const VTABLE: &'static VTable = &VTable {
         message: TypeId::of::<M>(),
         mailbox: Self::mailbox,
-        turn: Self::turn,
+        run_batch: Self::run_batch,
         dispose: Self::dispose,
     };
 
     /// # Safety
-    /// `body` is a living `Body<M, A>`, and nobody else borrows its mailbox.
+    /// `body` is a live `Body<M, A>`, and no other code borrows its mailbox.
     unsafe fn mailbox(body: NonNull<()>) -> NonNull<dyn AnyMailbox> {
         body.cast::<Mailbox<M>>()
     }
 
     /// # Safety
-    /// `body` is a living `Body<M, A>`, owned by a cell of `core`.
-    unsafe fn turn(body: NonNull<()>, core: &mut Core, key: Key) -> BatchOutcome {
+    /// `body` is a live `Body<M, A>`, owned by a cell of `core`.
+    unsafe fn run_batch(body: NonNull<()>, core: &mut Core, key: Key) -> BatchOutcome {
         let whole = body.cast::<Body<M, A>>().as_ptr();
-        // SAFETY: (3) `core` is ours alone, so nobody borrows the mailbox.
+        // SAFETY: (3) `core` is borrowed exclusively, so no other code borrows the mailbox.
         let state = unsafe { &mut (*whole).mailbox.state };
         if *state != RunState::IDLE {
             return BatchOutcome::Dead;
         }
         *state = RunState::RUNNING;
-        // SAFETY: (2) marked as running: nobody else reaches the actor, nor frees the body.
+        // SAFETY: (2) the body is marked as running, so no other code accesses the actor or frees the body.
         let actor = unsafe { &mut *addr_of_mut!((*whole).actor) };
         let running = Running { mailbox: body.cast() };
         let outcome = catch_unwind(AssertUnwindSafe(|| batch::run(actor, core, key, running)));
-        // SAFETY: (3) as above; the run is over.
+        // SAFETY: (3) as above; the batch is over.
         let state = unsafe { &mut (*whole).mailbox.state };
-        let doomed = *state == RunState::DOOMED;
+        let dropped = *state == RunState::DROPPED;
         *state = RunState::IDLE;
-        if doomed {
-            // SAFETY: (2) its cell was dropped while it ran, and left the body to us.
+        if dropped {
+            // SAFETY: (2) its cell was dropped while it ran, and did not free the body.
             unsafe { Self::destroy(body) };
         }
         match outcome {
-            Ok(AfterBatch::Outcome(turned)) => turned,
+            Ok(AfterBatch::Outcome(outcome)) => outcome,
             Ok(AfterBatch::Swapped(next)) => {
                 match core.actors.cell_mut(key).and_then(Cell::mailbox::<M>) {
                     Some(mailbox) => {
@@ -177,23 +183,23 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
     }
 
     /// # Safety
-    /// `body` is a living `Body<M, A>` whose owner is going away.
+    /// `body` is a live `Body<M, A>`, and its owner is being dropped.
     unsafe fn dispose(body: NonNull<()>) {
         let whole = body.cast::<Body<M, A>>().as_ptr();
-        // SAFETY: (3) the owner is going away, so nobody borrows through it.
+        // SAFETY: (3) the owner is being dropped, so no code borrows through it.
         let state = unsafe { &mut (*whole).mailbox.state };
         if *state == RunState::IDLE {
-            // SAFETY: (2) it does not run.
+            // SAFETY: (2) the body is not running.
             unsafe { Self::destroy(body) };
         } else {
-            *state = RunState::DOOMED;
+            *state = RunState::DROPPED;
         }
     }
 
     /// # Safety
-    /// `body` is a living `Body<M, A>` that is not running, and nobody owns it.
+    /// `body` is a live `Body<M, A>` that is not running and has no owner.
     unsafe fn destroy(body: NonNull<()>) {
-        // SAFETY: (1) it came from a box of this very type, and is taken back once.
+        // SAFETY: (1) it came from a box of this type; `destroy` runs once for each body.
         let body = unsafe { Box::from_raw(body.cast::<Body<M, A>>().as_ptr()) };
         let Body { mailbox, actor } = *body;
         panic_guard::dispose(mailbox, actor);

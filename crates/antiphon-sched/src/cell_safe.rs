@@ -1,7 +1,7 @@
-//! The safe twin of the cell (feature `safe`): mailbox and actor in boxes of their own, and the actor taken
+//! The cell without unsafe code (feature `safe`): mailbox and actor have a box each, and the actor is taken
 //! out of its cell while it runs.
 //!
-//! Invariant: `actor` is absent exactly while it runs.
+//! Invariant: `actor` is `None` exactly while the actor runs.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::panic_guard;
 
-/// Holds nothing here: the twin knows by the absent actor that it runs.
+/// Empty in this build: a cell is running if its `actor` is `None`.
 #[derive(PartialEq, Eq)]
 pub(crate) struct RunState;
 
@@ -25,7 +25,7 @@ impl RunState {
 /// The owner of one actor.
 pub(crate) struct Cell {
     mailbox: Box<dyn TypedMailbox>,
-    actor: Option<Box<dyn Runs>>,
+    actor: Option<Box<dyn RunBatch>>,
 }
 
 trait TypedMailbox: AnyMailbox {
@@ -38,8 +38,8 @@ impl<M: 'static> TypedMailbox for Mailbox<M> {
     }
 }
 
-trait Runs {
-    fn turn(&mut self, core: &mut Core, key: Key) -> BatchOutcome;
+trait RunBatch {
+    fn run_batch(&mut self, core: &mut Core, key: Key) -> BatchOutcome;
 }
 
 struct Runner<M, A> {
@@ -48,7 +48,7 @@ struct Runner<M, A> {
 }
 
 impl Cell {
-    /// A cell with `actor` behind `mailbox`.
+    /// A cell with `mailbox` and `actor`.
     pub(crate) fn new<M: 'static, A: Actor<M>>(mailbox: Mailbox<M>, actor: A) -> Self {
         let actor = Runner { actor, messages: std::marker::PhantomData };
         Self { mailbox: Box::new(mailbox), actor: Some(Box::new(actor)) }
@@ -59,7 +59,7 @@ impl Cell {
         self.mailbox.as_any().downcast_mut()
     }
 
-    /// The mailbox, whatever its messages.
+    /// The mailbox, without the type of its messages.
     pub(crate) fn any_mailbox(&mut self) -> &mut dyn AnyMailbox {
         &mut *self.mailbox
     }
@@ -71,38 +71,38 @@ impl Drop for Cell {
     }
 }
 
-/// The way of a running turn to the mailbox of its own actor.
+/// Gives a running batch access to the mailbox of its own actor.
 pub(crate) struct Running<M> {
     key: Key,
     messages: std::marker::PhantomData<fn(M)>,
 }
 
 impl<M: 'static> Running<M> {
-    /// The mailbox; `None` when the actor has been ended during this turn.
+    /// The mailbox; `None` if the actor has been ended during this batch.
     pub(crate) fn mailbox<'c>(&self, core: &'c mut Core) -> Option<&'c mut Mailbox<M>> {
         core.mailbox::<M>(self.key)
     }
 }
 
-/// Runs one turn of the next actor in the run queue; `None` when none has anything to do.
+/// RunBatch one batch of the next actor in the run queue; `None` if the queue is empty.
 pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
     let (key, cell) = core.actors.dequeue()?;
     let Some(mut actor) = cell.actor.take() else { return Some((key, BatchOutcome::Dead)) };
     core.begin_batch(key);
-    let turned = actor.turn(core, key);
+    let outcome = actor.run_batch(core, key);
     match core.actors.cell_mut(key) {
-        // A swap has put another actor there.
         Some(cell) if cell.actor.is_none() => cell.actor = Some(actor),
+        // A swap has put another actor into the cell, or the cell is gone.
         Some(_) | None => panic_guard::log_panic(|| drop(actor)),
     }
-    Some((key, turned))
+    Some((key, outcome))
 }
 
-impl<M: 'static, A: Actor<M>> Runs for Runner<M, A> {
-    fn turn(&mut self, core: &mut Core, key: Key) -> BatchOutcome {
+impl<M: 'static, A: Actor<M>> RunBatch for Runner<M, A> {
+    fn run_batch(&mut self, core: &mut Core, key: Key) -> BatchOutcome {
         let running = Running { key, messages: std::marker::PhantomData };
         match catch_unwind(AssertUnwindSafe(|| batch::run(&mut self.actor, core, key, running))) {
-            Ok(AfterBatch::Outcome(turned)) => turned,
+            Ok(AfterBatch::Outcome(outcome)) => outcome,
             Ok(AfterBatch::Swapped(next)) => {
                 match core.actors.cell_mut(key) {
                     Some(cell) => {

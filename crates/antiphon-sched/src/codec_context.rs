@@ -1,7 +1,7 @@
-//! What the addresses inside a message tell while it is being encoded.
+//! The context in which messages are encoded and decoded: it collects the addresses and replies inside a message.
 //!
-//! serde gives a serializer no context, so the loop opens a scope on its thread around each encoding; outside
-//! of it an address does not serialise, because nobody could then make it reachable.
+//! serde passes no context to a serializer. So the loop sets a context on its thread around each encoding. Without
+//! a context an address does not serialize, because the loop could not make its actor reachable from the network.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -14,38 +14,38 @@ use crate::id::{Key, NodeId};
 use crate::loop_ref::Delivery;
 use crate::requests::{ExpectedReply, RequestId};
 
-/// Decodes a message that came over the wire, and puts it into the mailbox.
+/// Decodes a message from the network, and pushes it into the mailbox.
 pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;
 
-/// How an actor can be reached from the network.
+/// The type of messages that an actor accepts from the network.
 #[derive(Copy, Clone)]
 pub(crate) struct ExposedType {
     pub(crate) tag: &'static str,
     pub(crate) decode: MessageDecoder,
-    /// Whether an actor takes such messages.
+    /// Whether the mailbox of an actor holds messages of this type.
     pub(crate) fits: fn(&mut Core, Key) -> bool,
 }
 
-/// What one encoding met.
+/// The addresses and replies inside one encoded message.
 #[derive(Default)]
 pub(crate) struct EncodedRefs {
-    /// Local actors, whose addresses travel.
+    /// The local actors whose addresses are in the message.
     pub(crate) exposed: SmallVec<[(Key, ExposedType); 1]>,
-    /// Requests, whose replies travel.
+    /// The requests of this loop whose replies are in the message.
     pub(crate) replies: SmallVec<[(RequestId, ExpectedReply); 1]>,
     /// The nodes of all addresses and replies.
     pub(crate) nodes: SmallVec<[NodeId; 2]>,
-    /// Replies in it, of whichever node, are no longer this copy's.
+    /// The message contains replies, of any node. Dropping the local copies no longer reports them as dropped.
     pub(crate) disarmed: bool,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum EncodeMode {
-    /// The message is on its way: replies in it stop being this copy's.
+    /// The message is sent: the encoded copy takes over its replies.
     Send,
-    /// The message comes back: they are this copy's again.
+    /// The message could not be sent: its replies belong to the local copy again.
     Revoke,
-    /// A value that several may read: no reply can be in it.
+    /// A value that several readers share: it must not contain a reply.
     Value,
 }
 
@@ -58,41 +58,42 @@ struct EncodeContext {
 }
 
 thread_local! {
-    static SCOPE: RefCell<Option<EncodeContext>> = const { RefCell::new(None) };
+    static ENCODING: RefCell<Option<EncodeContext>> = const { RefCell::new(None) };
 }
 
-/// Closes the scope also when the encoding panics.
-struct Closing;
+/// Clears the context, also if the encoding panics.
+struct ClearContext;
 
-impl Drop for Closing {
+impl Drop for ClearContext {
     fn drop(&mut self) {
-        SCOPE.with_borrow_mut(Option::take);
+        ENCODING.with_borrow_mut(Option::take);
     }
 }
 
-/// Runs `encode` inside a scope of the loop `node_id`.
+/// Runs `encode` with a context of the loop `node_id`. Also returns the addresses and replies that it encoded.
 pub(crate) fn encode_with_context<R>(
     node_id: NodeId,
     mode: EncodeMode,
     encode: impl FnOnce() -> R,
 ) -> (R, EncodedRefs) {
-    SCOPE.with_borrow_mut(|scope| {
-        *scope = Some(EncodeContext { node_id, mode, refs: EncodedRefs::default() })
+    ENCODING.with_borrow_mut(|context| {
+        *context = Some(EncodeContext { node_id, mode, refs: EncodedRefs::default() })
     });
-    let closing = Closing;
+    let clear = ClearContext;
     let result = encode();
-    let refs = SCOPE.with_borrow_mut(Option::take).map(|scope| scope.refs).unwrap_or_default();
-    drop(closing);
+    let refs = ENCODING.with_borrow_mut(Option::take).map(|context| context.refs).unwrap_or_default();
+    drop(clear);
     (result, refs)
 }
 
-/// Tells the open scope of an address or reply; `None` outside of any.
+/// Runs `record` with the context of the current encoding; `None` if nothing is being encoded.
 #[cfg(feature = "serde")]
 pub(crate) fn with_encode_context<R>(
-    tell: impl FnOnce(NodeId, EncodeMode, &mut EncodedRefs) -> R,
+    record: impl FnOnce(NodeId, EncodeMode, &mut EncodedRefs) -> R,
 ) -> Option<R> {
-    SCOPE
-        .with_borrow_mut(|scope| scope.as_mut().map(|scope| tell(scope.node_id, scope.mode, &mut scope.refs)))
+    ENCODING.with_borrow_mut(|context| {
+        context.as_mut().map(|context| record(context.node_id, context.mode, &mut context.refs))
+    })
 }
 
 thread_local! {
@@ -101,27 +102,27 @@ thread_local! {
         const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
-/// What a decoded message claims to have come home: addresses and replies of this very loop.
-#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls decode such"))]
+/// An address or reply of this loop inside a message from another node. The sender may have forged it.
+#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls decode references"))]
 pub(crate) enum LocalRef {
     Actor(Key),
     Request(RequestId),
 }
 
 thread_local! {
-    static HOMECOMING: RefCell<Vec<LocalRef>> = const { RefCell::new(Vec::new()) };
+    static LOCAL_REFS: RefCell<Vec<LocalRef>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Tells of an address or reply that claims to be of the loop for which something is being decoded.
+/// Records an address or reply that names the loop for which a message is being decoded.
 #[cfg(feature = "serde")]
-pub(crate) fn claim_local(node: NodeId, claim: LocalRef) {
+pub(crate) fn claim_local(node: NodeId, reference: LocalRef) {
     if DECODING.get() == Some(node) {
-        HOMECOMING.with_borrow_mut(|claims| claims.push(claim));
+        LOCAL_REFS.with_borrow_mut(|references| references.push(reference));
     }
 }
 
-/// Runs `decode` for the loop `node_id`: replies that it makes belong there. Answers what claims to be of that loop,
-/// which must be checked, since anybody can claim it.
+/// Runs `decode` for the loop `node_id`: replies that it makes belong to that loop. Also returns the addresses and
+/// replies of that loop that it decoded. The caller must check them, since a sender can forge them.
 pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<LocalRef>) {
     struct RestoreNode(Option<NodeId>);
     impl Drop for RestoreNode {
@@ -133,36 +134,36 @@ pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R
     IS_OVER_QUOTA.set(false);
     let decoded = decode();
     drop(restore);
-    (decoded, HOMECOMING.with_borrow_mut(std::mem::take))
+    (decoded, LOCAL_REFS.with_borrow_mut(std::mem::take))
 }
 
-/// The loop for which something is being decoded.
+/// The node id of the loop for which a message is being decoded.
 #[cfg(feature = "serde")]
 pub(crate) fn decoding_node() -> Option<NodeId> {
     DECODING.get()
 }
 
-/// The node that bytes came from, and how many requests it may have open in this loop.
+/// The node that sent the bytes being decoded, and how many requests it may have open in this loop.
 #[derive(Debug)]
 pub struct Origin {
     node: NodeId,
     requests_max: usize,
-    /// Shared with each of them, which may be dropped on other threads.
+    /// The number of open requests. Shared with their permits, which may be dropped on other threads.
     requests: Arc<AtomicUsize>,
 }
 
 impl Origin {
-    /// A node whose requests, so many at most, are counted from now on.
+    /// An origin without open requests; it may have at most `requests_max`.
     pub fn new(node: NodeId, requests_max: usize) -> Self {
         Self { node, requests_max, requests: Arc::default() }
     }
 
-    /// Its requests that actors of this loop hold the replies of.
+    /// The number of its open requests: actors of this loop hold their replies.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// The place of one more request; `None` when it has as many as it may.
+    /// A permit for one more request; `None` at the limit.
     fn request_permit(&self) -> Option<RequestPermit> {
         if self.requests() >= self.requests_max {
             return None;
@@ -172,7 +173,7 @@ impl Origin {
     }
 }
 
-/// That a reply of another node's is held here: counted until it is used up, sent on or dropped.
+/// Counts one reply of another node that is held here, until it is used, forwarded or dropped.
 pub(crate) struct RequestPermit(Arc<AtomicUsize>);
 
 impl Drop for RequestPermit {
@@ -182,27 +183,28 @@ impl Drop for RequestPermit {
 }
 
 thread_local! {
-    /// Whose bytes are being decoded.
+    /// The node that sent the bytes being decoded.
     static ORIGIN: RefCell<Option<Origin>> = const { RefCell::new(None) };
-    /// Whether there was no place for a request in what was decoded last.
+    /// Whether the last decoding failed because its origin had too many open requests.
     static IS_OVER_QUOTA: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// The node that the bytes came from which are being decoded on this thread; `None`: they are of this loop's own making, or
-/// the world outside did not say. To be asked by [`Wire::decode`](crate::Wire::decode): addresses and replies inside a message
-/// are what its sender wrote, this is who it was.
+/// The node that sent the bytes being decoded on this thread; `None` if this loop encoded them itself, or if the
+/// transport did not set an origin.
+///
+/// For [`Wire::decode`](crate::Wire::decode). Addresses and replies inside a message can be forged by its sender; the
+/// origin cannot.
 pub fn origin() -> Option<NodeId> {
     DECODING.get()?;
     ORIGIN.with_borrow(|origin| origin.as_ref().map(|origin| origin.node))
 }
 
-/// Runs `take`, which delivers what has come from another node, and gives the origin back: until then what is decoded on
-/// this thread, of messages and answers, has [come from there](origin), and its requests are counted. (It is `None`
-/// for who takes it away within, which nothing here does.)
+/// Runs `deliver`, which delivers messages and replies from another node, with that node as the [`origin`]. Requests
+/// that it decodes count against the limit of the origin. Also returns the origin; `None` if `deliver` has removed it.
 ///
-/// For all that came at once: one message may cost less than to say whose it is.
-pub fn with_origin<R>(origin: Origin, take: impl FnOnce() -> R) -> (R, Option<Origin>) {
-    /// What was there before.
+/// Call it once for all messages that arrived together: for a single message it may cost more than the delivery.
+pub fn with_origin<R>(origin: Origin, deliver: impl FnOnce() -> R) -> (R, Option<Origin>) {
+    /// The previous origin.
     struct Restore(Option<Origin>);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -210,31 +212,34 @@ pub fn with_origin<R>(origin: Origin, take: impl FnOnce() -> R) -> (R, Option<Or
         }
     }
     let restore = Restore(ORIGIN.replace(Some(origin)));
-    let result = take();
+    let result = deliver();
     let origin = ORIGIN.take();
     drop(restore);
     (result, origin)
 }
 
-/// Whether there was no place for a request in what was [decoded](decoding) last.
+/// Whether the last [decoding](decode_with_context) failed because its origin had too many open requests.
 pub(crate) fn was_over_quota() -> bool {
     IS_OVER_QUOTA.get()
 }
 
-/// The place of a reply that is being decoded; an error when its node has as many as it may.
+/// The permit of a reply that is being decoded; an error if its node has too many open requests.
+/// `Ok(None)` if no origin is set.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
 pub(crate) fn request_permit() -> Result<Option<RequestPermit>, &'static str> {
     ORIGIN.with_borrow(|origin| {
         let Some(origin) = origin.as_ref().filter(|_| DECODING.get().is_some()) else { return Ok(None) };
-        let place = origin.request_permit();
-        if place.is_none() {
+        let permit = origin.request_permit();
+        if permit.is_none() {
             IS_OVER_QUOTA.set(true);
         }
-        place.map(Some).ok_or("its node has as many open requests here as it may")
+        permit
+            .map(Some)
+            .ok_or("the sending node has too many open requests in this loop; it must wait for replies")
     })
 }
 
-/// The same name, the same pointer each time. Leaked: a program has only so many types.
+/// Returns one pointer for equal names. The name is leaked: the number of types in a program is bounded.
 pub(crate) fn intern(name: String) -> &'static str {
     NAMES.with_borrow_mut(|names| match names.get(name.as_str()) {
         Some(known) => known,

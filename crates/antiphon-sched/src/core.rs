@@ -1,6 +1,6 @@
-//! The state of one loop, and what happens in it between two looks at the world: spawning, sending, running.
+//! The state of one loop, and its operations within a round: spawning, sending, running and ending actors.
 //!
-//! Invariant: user code runs only while nothing of the core is borrowed but by the `Cx` that it holds.
+//! Invariant: user code runs only while nothing of the core is borrowed, except through the `Cx` that it holds.
 
 use std::any::TypeId;
 use std::borrow::Cow;
@@ -39,29 +39,29 @@ pub(crate) struct Core {
     pub(crate) actors: ActorTable,
     pub(crate) node_id: NodeId,
     pub(crate) now: Time,
-    /// When the loop started; `None` where time is virtual.
+    /// When the loop started; `None` if its time is virtual.
     pub(crate) clock: Option<Instant>,
-    /// When the present round is to end.
+    /// The time at which the current round should end.
     pub(crate) round_end: Time,
     pub(crate) mailbox_max: usize,
     pub(crate) wheel: TimerWheel,
     pub(crate) request_ids: PendingRequests,
     pub(crate) extras: FxHashMap<u32, Box<ActorExtras>>,
     pub(crate) monitors: u64,
-    /// Answers that did not go where they should.
+    /// The number of replies that could not be delivered.
     pub(crate) lost_answers: u64,
     /// Actors that keep the loop running: all but daemons.
     pub(crate) live_actors: usize,
-    /// The loop was asked to stop: who starts now is told at once.
+    /// The loop is stopping: actors that start now receive `Terminate` at once.
     pub(crate) stopping: bool,
     /// The actor whose step is running.
     pub(crate) current: Option<Key>,
     pub(crate) steps: u64,
     pub(crate) rng: fastrand::Rng,
     pub(crate) transport: TransportSlot,
-    /// Of what is being put into a mailbox just now.
+    /// The permit of the message or event that is being pushed into a mailbox.
     pub(crate) permit: Option<Permit>,
-    /// Signals for an outside that is away.
+    /// Signals that wait until the transport is put back.
     pub(crate) queued_signals: Vec<Signal>,
     pub(crate) scratch: Vec<u8>,
     tags: FxHashMap<TypeId, &'static str>,
@@ -69,15 +69,15 @@ pub(crate) struct Core {
     pub(crate) sockets: SocketTable,
     pub(crate) blocking_pool: BlockingPool,
     pub(crate) dead_letters: DeadLetters,
-    pub(crate) trims: Vec<Key>,
+    pub(crate) mailboxes_to_trim: Vec<Key>,
     pub(crate) shared: Arc<Shared>,
 }
 
-/// The way out of the loop.
+/// The transport of the loop, if it has one.
 pub(crate) enum TransportSlot {
-    /// There is none: a loop by itself.
+    /// The loop has no transport.
     Absent,
-    /// Its owner has taken it out, and will put it back.
+    /// The owner of the transport has taken it out, and will put it back.
     Taken,
     Present(Box<dyn Transport>),
 }
@@ -119,7 +119,7 @@ impl Core {
             sockets: SocketTable::default(),
             blocking_pool,
             dead_letters: DeadLetters::default(),
-            trims: Vec::new(),
+            mailboxes_to_trim: Vec::new(),
             shared,
         }
     }
@@ -147,7 +147,7 @@ impl Core {
         self.actors.cell_mut(key).map(Cell::any_mailbox)
     }
 
-    /// Puts a message into the mailbox of an actor of this loop.
+    /// Pushes a message into the mailbox of an actor of this loop.
     #[inline]
     pub(crate) fn push_local<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
         let key = to.key();
@@ -155,7 +155,7 @@ impl Core {
             return Err(SendError::NoNode(message));
         }
         let Some((cell, queued)) = self.actors.receiver(key) else { return Err(SendError::NoActor(message)) };
-        let Some(mailbox) = cell.mailbox::<M>() else { return self.push_odd(key, message) };
+        let Some(mailbox) = cell.mailbox::<M>() else { return self.push_to_adapter(key, message) };
         if mailbox.is_full(self.mailbox_max) {
             return Err(SendError::Full(message));
         }
@@ -166,23 +166,23 @@ impl Core {
         Ok(())
     }
 
-    /// As [`Core::push_local`], where the mailbox is of another type: the address is an ear's, or forged.
+    /// As [`Core::push_local`], if the mailbox has another type: the address is an adapter's, or forged.
     #[inline(never)]
-    fn push_odd<M: 'static>(&mut self, key: Key, message: M) -> Result<(), SendError<M>> {
+    fn push_to_adapter<M: 'static>(&mut self, key: Key, message: M) -> Result<(), SendError<M>> {
         let Some(adapter) = self.mailbox::<Adapter<M>>(key).and_then(Mailbox::held) else {
             return Err(SendError::WrongType(message));
         };
-        let (owner, turn) = adapter.take();
-        let Some(mut turn) = turn else { return Err(SendError::NoActor(message)) };
-        let result = turn.convert(self, owner, message);
+        let (owner, convert) = adapter.take();
+        let Some(mut convert) = convert else { return Err(SendError::NoActor(message)) };
+        let result = convert.convert(self, owner, message);
         match self.mailbox::<Adapter<M>>(key).and_then(Mailbox::held) {
-            Some(adapter) => adapter.give_back(turn),
-            None => crate::panic_guard::log_panic(|| drop(turn)),
+            Some(adapter) => adapter.restore(convert),
+            None => crate::panic_guard::log_panic(|| drop(convert)),
         }
         result
     }
 
-    /// Puts an event into an actor's mailbox; false when there is no such actor.
+    /// Pushes an event into an actor's mailbox; false if there is no such actor.
     pub(crate) fn push_system(&mut self, key: Key, system: SystemEvent) -> bool {
         let key = self.owner_of(key);
         let Some(mailbox) = self.any_mailbox(key) else { return false };
@@ -191,7 +191,7 @@ impl Core {
         true
     }
 
-    /// Makes an answer with the asker's own code, and puts it into its mailbox, in the place reserved for it.
+    /// Makes the message of a reply with the requester's own code, and pushes it into the place reserved in its mailbox.
     pub(crate) fn push_reply<M: 'static>(&mut self, owner: Key, make: impl FnOnce() -> M) {
         match crate::panic_guard::catch_panic(make) {
             Ok(message) => {
@@ -204,7 +204,7 @@ impl Core {
         }
     }
 
-    /// A source is ready.
+    /// Records that a source is ready, and informs its owner.
     pub(crate) fn note_ready(&mut self, token: mio::Token, readable: bool, writable: bool) {
         match self.readiness.note(token, readable, writable) {
             None => {}
@@ -215,7 +215,7 @@ impl Core {
         }
     }
 
-    /// The name of a type, the same pointer each time.
+    /// The wire name of a type; always the same pointer.
     pub(crate) fn tag_of<M: Wire>(&mut self) -> &'static str {
         match M::name() {
             Cow::Borrowed(name) => name,
@@ -225,17 +225,17 @@ impl Core {
         }
     }
 
-    /// Tells the world outside; without one, nobody is there to be told.
+    /// Passes a signal to the transport.
     pub(crate) fn signal(&mut self, signal: Signal) {
         match &mut self.transport {
             TransportSlot::Present(transport) => transport.signal(self.now, signal),
             TransportSlot::Taken => self.queued_signals.push(signal),
-            TransportSlot::Absent => self.signal_nobody(signal),
+            TransportSlot::Absent => self.refuse_signal(signal),
         }
     }
 
-    /// What a loop without a world outside answers.
-    fn signal_nobody(&mut self, signal: Signal) {
+    /// Handles a signal in a loop without a transport: no other node is reachable.
+    fn refuse_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Monitor { target, id, watcher } => self.down(watcher, id, target, ExitReason::NodeLost),
             Signal::Terminate { target, .. }
@@ -264,18 +264,18 @@ impl Core {
         self.shared.step_clock.beat(self.steps);
     }
 
-    /// Whether the round that runs has used up its time.
+    /// Whether the current round has used up its time.
     pub(crate) fn is_round_over(&self) -> bool {
         self.clock.is_some_and(|start| Time::ZERO + start.elapsed() >= self.round_end)
     }
 
-    /// Runs one turn of the next actor; false when none has anything to do.
+    /// Runs one batch of the next runnable actor; false if there is none.
     #[inline]
     pub(crate) fn run_one(&mut self) -> bool {
-        let Some((key, turned)) = cell::run_next(self) else { return false };
-        match turned {
+        let Some((key, outcome)) = cell::run_next(self) else { return false };
+        match outcome {
             BatchOutcome::Idle => {}
-            // Whoever was ended within its own step has no slot any more.
+            // An actor that was ended during its own step has no slot any more.
             BatchOutcome::More if self.actors.is_alive(key) => self.actors.enqueue(key.index()),
             other => self.end_batch(key, other),
         }
@@ -283,9 +283,9 @@ impl Core {
     }
 
     #[inline(never)]
-    fn end_batch(&mut self, key: Key, turned: BatchOutcome) {
+    fn end_batch(&mut self, key: Key, outcome: BatchOutcome) {
         self.current = None;
-        match turned {
+        match outcome {
             BatchOutcome::Stopped => self.end_actor(key, ExitReason::Done(Value::unit())),
             BatchOutcome::Ended(reason) => self.end_actor(key, *reason),
             BatchOutcome::IdleAfterBurst => self.note_trim(key),
@@ -293,7 +293,7 @@ impl Core {
         }
     }
 
-    /// Waits for `span`, by the timer that runs already where there is one.
+    /// Makes the actor wait for `span`. Moves its running wait timer, if it has one.
     pub(crate) fn await_until<M: 'static>(&mut self, me: Key, wait: Wait, span: std::time::Duration) {
         let until = self.now + span;
         let Some(mailbox) = self.mailbox::<M>(me) else { return };
@@ -307,7 +307,7 @@ impl Core {
         }
     }
 
-    /// Does what a timer was set for.
+    /// Handles a timer that is due.
     pub(crate) fn fire(&mut self, due: DueTimer) {
         let now = self.now;
         match due {
@@ -333,9 +333,9 @@ impl Core {
     }
 
     fn rearm_wait(&mut self, key: Key, until: Time) {
-        let known = self.any_mailbox(key).and_then(|mailbox| mailbox.waiting_timer());
-        if known.is_some_and(|timer| self.wheel.due(timer).is_some()) {
-            // While this one was due, the actor answered again, and set another.
+        let current = self.any_mailbox(key).and_then(|mailbox| mailbox.waiting_timer());
+        if current.is_some_and(|timer| self.wheel.due(timer).is_some()) {
+            // After this timer became due, a step of the actor set another one.
             return;
         }
         let timer = self.wheel.insert(until, DueTimer::Wait(key));
@@ -354,7 +354,7 @@ impl Core {
         }
     }
 
-    /// Ends an actor, now: its address is stale, whoever watches is told, all that it holds is dropped.
+    /// Ends an actor now: its address becomes stale, monitors receive a `Down`, and everything that it owns is dropped.
     pub(crate) fn end_actor(&mut self, key: Key, reason: ExitReason) {
         let Some(mut cell) = self.actors.remove(key) else {
             return crate::panic_guard::log_panic(|| drop(reason));
@@ -362,7 +362,7 @@ impl Core {
         let index = key.index();
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
-        let is_ear = self.actors.has(index, Flag::ADAPTER);
+        let is_adapter = self.actors.has(index, Flag::ADAPTER);
         for timer in timers {
             self.wheel.cancel(timer);
         }
@@ -376,7 +376,7 @@ impl Core {
                 None => break,
             }
         }
-        if !is_ear && !self.actors.has(index, Flag::DAEMON) {
+        if !is_adapter && !self.actors.has(index, Flag::DAEMON) {
             self.live_actors -= 1;
         }
         let extras = if self.actors.has(index, Flag::EXTRAS) { self.extras.remove(&index) } else { None };
@@ -384,24 +384,24 @@ impl Core {
         drop(cell);
         match extras {
             Some(extras) => self.drop_extras(key, *extras, &reason),
-            None => self.log_end(key, &reason, is_ear),
+            None => self.log_exit(key, &reason, is_adapter),
         }
-        // What it ended with may be the user's.
+        // The exit value may be of a user's type, whose drop may panic.
         crate::panic_guard::log_panic(|| drop(reason));
     }
 
-    /// Marks the mailbox of an actor that had a burst, to be trimmed later.
+    /// Marks the mailbox of an actor after a burst, to be trimmed later.
     pub(crate) fn note_trim(&mut self, key: Key) {
         let index = key.index();
         if !self.actors.has(index, Flag::TRIM) {
             self.actors.set(index, Flag::TRIM, true);
-            self.trims.push(key);
+            self.mailboxes_to_trim.push(key);
         }
     }
 
-    /// Frees what bursts left behind.
+    /// Frees the spare memory of the marked mailboxes.
     pub(crate) fn trim(&mut self) {
-        for key in std::mem::take(&mut self.trims) {
+        for key in std::mem::take(&mut self.mailboxes_to_trim) {
             if let Some(mailbox) = self.any_mailbox(key) {
                 mailbox.trim();
                 self.actors.set(key.index(), Flag::TRIM, false);
@@ -409,19 +409,19 @@ impl Core {
         }
     }
 
-    /// Puts an encoded message into the mailbox of an actor that can be reached from the network.
+    /// Decodes a message from the network, and pushes it into the mailbox of an actor that the network can reach.
     pub(crate) fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
         if !self.actors.is_alive(to) {
             return Delivery::NoActor;
         }
-        // An actor whose address never left is nobody for the network.
+        // The network cannot reach an actor whose address was never sent to another node.
         let Some(exposed) = self.extras.get(&to.index()).and_then(|extras| extras.exposed) else {
             return Delivery::NoActor;
         };
         if exposed.tag != tag {
             return Delivery::WrongType;
         }
-        // Before it is decoded: a message that is to come again must not drop the replies in it.
+        // Checked before decoding: the sender may repeat the message, so the replies inside it must not be dropped.
         let (owner, max) = (self.owner_of(to), self.mailbox_max);
         if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.is_full_of(max)) {
             return Delivery::Full;

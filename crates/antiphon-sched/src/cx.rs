@@ -27,7 +27,7 @@ use crate::transport::{MonitorId, Signal};
 use crate::value::Value;
 use crate::wire::Wire;
 
-/// An actor's own view of its loop, for one step. `M` is the type of its messages.
+/// An actor's access to its loop during one step. `M` is the type of the actor's messages.
 pub struct Cx<'a, M> {
     loop_ref: LoopRef<'a>,
     me: Key,
@@ -37,12 +37,12 @@ pub struct Cx<'a, M> {
 /// A running timer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Timer {
-    /// The place in its actor's mailbox.
+    /// The index in the mailbox of its actor.
     token: u32,
-    name: TimerKey,
+    key: TimerKey,
 }
 
-/// A monitor that was set; there will be one [`Down`](crate::Down) for it, unless it is taken back.
+/// A monitor that was set. Its actor receives one [`Down`](crate::Down) for it, unless it calls [`Cx::demonitor`].
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Monitor(MonitorId);
 
@@ -56,7 +56,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.loop_ref.core
     }
 
-    /// The loop, as whoever embeds it sees it: for crates that add verbs to `Cx`.
+    /// The loop as the code that embeds it uses it: for crates that add methods to `Cx`.
     pub fn loop_ref(&mut self) -> &mut LoopRef<'a> {
         &mut self.loop_ref
     }
@@ -66,34 +66,36 @@ impl<'a, M: 'static> Cx<'a, M> {
         Addr::local(self.id())
     }
 
-    /// This actor, without the type of its messages.
+    /// The id of this actor: its address without the type of its messages.
     pub fn id(&self) -> ActorId {
         self.loop_ref.core.id(self.me)
     }
 
-    /// This actor as a receiver of another type: what is sent there arrives as `turn` makes it.
+    /// Makes an adapter: a further address of this actor, for messages of type `T`. `convert` turns each of them into
+    /// a message of this actor.
     ///
-    /// Each call makes a new address, which lives as long as this actor: make one in `Event::Start` and keep
-    /// it, not one a message. Bind it first, since it borrows the `Cx` that the next call wants:
+    /// Each call makes a new address, which stays valid until this actor exits. Make one in `Event::Start` and keep
+    /// it; do not make one per message. Bind it to a variable first, since it borrows the `Cx` that the next call
+    /// needs:
     ///
     /// ```
     /// # use antiphon_sched::{Addr, Cx, Event, Loop, LoopConfig, receive};
-    /// enum Client { Heard(u32) }
+    /// enum Client { Report(u32) }
     /// # let mut events = Loop::new(LoopConfig::default())?;
     /// # let station = events.spawn(|_: &mut Cx<Addr<u32>>, _| receive());
     /// events.spawn(move |cx, event| {
     ///     if let Event::Start = event {
-    ///         let adapter = cx.adapter(Client::Heard);
+    ///         let adapter = cx.adapter(Client::Report);
     ///         cx.send(station, adapter)?;
     ///     }
     ///     receive()
     /// });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn adapter<T: 'static>(&mut self, turn: impl FnMut(T) -> M + 'static) -> Addr<T> {
+    pub fn adapter<T: 'static>(&mut self, convert: impl FnMut(T) -> M + 'static) -> Addr<T> {
         let me = self.me;
         let core = self.core();
-        let adapter = Mailbox::holding(Adapter::new(me, turn));
+        let adapter = Mailbox::holding(Adapter::new(me, convert));
         let never_run =
             |_: &mut Cx<'_, Adapter<T>>, _: Event<Adapter<T>>| -> Step<Adapter<T>> { crate::step::suspend() };
         let key = core.actors.insert(Cell::new(adapter, never_run));
@@ -105,23 +107,23 @@ impl<'a, M: 'static> Cx<'a, M> {
                     adapter.owner = Some(me);
                 }
             }
-            // It has ended itself in this very step.
+            // The actor has been ended during this step.
             None => core.end_actor(key, crate::event::ExitReason::Terminated),
         }
         Addr::local(core.id(key))
     }
 
-    /// The time of this turn; it stands still while the actor runs.
+    /// The time at which this round began; it does not change while the actor runs.
     pub fn now(&self) -> Time {
         self.loop_ref.core.now
     }
 
-    /// A random number, from the loop's seed.
+    /// A random number, from the generator that the loop's seed determines.
     pub fn random(&mut self) -> u64 {
         self.loop_ref.random()
     }
 
-    /// A daemon does not keep the loop running.
+    /// Makes this actor a daemon, or a live actor again. A daemon does not keep its loop running.
     pub fn set_daemon(&mut self, daemon: bool) {
         let me = self.me;
         let core = self.core();
@@ -131,22 +133,21 @@ impl<'a, M: 'static> Cx<'a, M> {
         }
     }
 
-    /// Says what actors of other nodes may do to this one, once they know its address, besides sending to it and
-    /// monitoring it. By default whatever actors of its own node may.
+    /// Sets which signals this actor accepts from actors of other nodes that know its address. They can always send
+    /// messages to it and monitor it. The default is [`SignalPolicy::All`]: as from actors of its own node.
     pub fn set_signal_policy(&mut self, signal_policy: SignalPolicy) {
         let me = self.me;
         self.core().set_signal_policy(me, signal_policy);
     }
 
-    /// A name for logs and the watchdog; nobody is found by it.
+    /// Sets the name of this actor in logs and in reports of the watchdog. It cannot be located by this name.
     pub fn set_name(&mut self, name: &str) {
         let me = self.me;
         self.core().set_name(me, name);
     }
 
-    /// Starts an actor from a closure. What is no closure starts by [`Cx::spawn_actor`]: a struct with
-    /// `impl Actor<T>`, a boxed actor. A closure that was kept in a variable first wants [`actor`](crate::actor())
-    /// around it.
+    /// Starts an actor from a closure. For a struct with `impl Actor<T>` or a boxed actor use [`Cx::spawn_actor`].
+    /// A closure that is kept in a variable first needs [`actor`](crate::actor()) around it.
     pub fn spawn<T: 'static, F>(&mut self, actor: F) -> Addr<T>
     where
         F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
@@ -154,12 +155,12 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.core().spawn(actor)
     }
 
-    /// Starts an actor from anything that is one.
+    /// Starts an actor from a value that implements [`Actor`].
     pub fn spawn_actor<T: 'static>(&mut self, actor: impl Actor<T>) -> Addr<T> {
         self.core().spawn(actor)
     }
 
-    /// Starts an actor from a state, and a fold that takes the state and gives the next.
+    /// Starts an actor from a state, and a function that takes the state and returns the next one.
     pub fn spawn_fsm<T: 'static, S: 'static, F>(&mut self, state: S, fold: F) -> Addr<T>
     where
         F: FnMut(&mut Cx<'_, T>, S, Event<T>) -> Fold<S, T> + 'static,
@@ -167,35 +168,39 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.core().spawn(FoldActor::new(state, fold))
     }
 
-    /// Sends a message. To another node it goes up to the hard cap of the way there; then `Ok` means that it is
-    /// queued, `NetCx::deliver` tells whether it arrived, and what reached nobody is a dead letter over there.
+    /// Sends a message.
+    ///
+    /// A message to another node is queued, up to the hard limit of the queue to that node; `Ok` means that it is
+    /// queued. A message that does not reach its actor becomes a dead letter on that node. `NetCx::deliver` reports
+    /// whether a message arrived.
     ///
     /// # Errors
-    /// The message comes back, with the reason.
+    /// The message comes back with the reason.
     #[inline]
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         to.put(&mut self.loop_ref, message, SendMode::Send)
     }
 
-    /// Sends a message, but keeps to the high mark of the way to another node: after
-    /// [`SendError::Busy`], [`Event::Writable`] tells when there is room again.
+    /// Sends a message, but only while the queue to another node is below its high-water mark. After
+    /// [`SendError::Busy`], [`Event::Writable`] reports that the queue has room again.
     ///
     /// # Errors
-    /// The message comes back, with the reason.
+    /// The message comes back with the reason.
     pub fn try_send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         to.put(&mut self.loop_ref, message, SendMode::Try)
     }
 
-    /// Sends a message; what cannot be taken is a dead letter, counted and observable.
+    /// Sends a message. If it cannot be sent, it becomes a dead letter, which is counted and can be observed.
     pub fn tell<T: Target>(&mut self, to: T, message: T::Message) {
         if let Err(error) = self.send(to, message) {
             self.loop_ref.dead_letter(to.target_id(), type_name::<T::Message>(), error.reason());
         }
     }
 
-    /// Asks: sends what `request` makes of a reply, and has the answer arrive as `answer` makes it.
+    /// Sends a request. `request` makes the message from the [`ReplyTo`]; `answer` turns the reply into a message of
+    /// this actor.
     ///
-    /// There is exactly one answer: a value, or why there is none.
+    /// There is exactly one such message: it holds the reply, or the reason why there is none.
     pub fn ask<T, R: 'static>(
         &mut self,
         to: Addr<T>,
@@ -208,8 +213,8 @@ impl<'a, M: 'static> Cx<'a, M> {
         if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
             return core.push_reply(me, || answer(Err(AskError::TooManyOpen)));
         }
-        let question = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
-        let Some(request_id) = core.open_request::<M>(me, Box::new(question)) else { return };
+        let handler = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
+        let Some(request_id) = core.open_request::<M>(me, Box::new(handler)) else { return };
         core.set_request_timeout(request_id, timeout);
         let reply = ReplyTo::new(core.node_id, request_id);
         if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Send) {
@@ -217,11 +222,10 @@ impl<'a, M: 'static> Cx<'a, M> {
         }
     }
 
-    /// Opens a request that some other part will answer, by its number, with an `R`: for crates that add
-    /// verbs to `Cx`.
+    /// Opens a request that other code completes with an `R`, by its id: for crates that add methods to `Cx`.
     ///
     /// # Errors
-    /// `answer` comes back: this actor has too many open requests.
+    /// `answer` comes back if this actor has too many open requests.
     pub fn open<R: 'static, F>(&mut self, answer: F) -> Result<RequestId, F>
     where
         F: FnOnce(R) -> M + 'static,
@@ -232,16 +236,18 @@ impl<'a, M: 'static> Cx<'a, M> {
             return Err(answer);
         }
         let request = RequestHandler { answer, types: PhantomData::<fn(R) -> M> };
-        Ok(core.open_request::<M>(me, Box::new(request)).expect("there is a mailbox with room"))
+        Ok(core
+            .open_request::<M>(me, Box::new(request))
+            .expect("the mailbox exists and has room for a request"))
     }
 
-    /// Puts a message into this actor's own mailbox, as an answer: it never meets a limit.
+    /// Pushes a message into this actor's own mailbox, without a limit, as a reply.
     pub fn push_self(&mut self, message: M) {
         let me = self.me;
         self.core().push_reply(me, || message);
     }
 
-    /// Answers a request.
+    /// Replies to a request.
     pub fn reply<R>(&mut self, reply: ReplyTo<R>, value: R) {
         self.loop_ref.reply(reply, value);
     }
@@ -251,14 +257,14 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.add_timer(span, |key| Pending::Once(key, message))
     }
 
-    /// Sends to this actor what `make` makes, each `period`, of one millisecond at least; a message that still
-    /// waits is not doubled.
+    /// Sends the message that `make` returns to this actor once per `period`, which is at least one millisecond. No
+    /// second message is queued while the first one waits.
     ///
-    /// It drifts: each period begins when the loop saw the one before end, which a busy loop does late. Who counts
-    /// by the clock reads [`Cx::now`].
+    /// The timer drifts: each period begins when the loop handles the end of the one before, which a busy loop does
+    /// late. Code that needs exact times reads [`Cx::now`].
     pub fn every(&mut self, period: Duration, make: impl FnMut() -> M + 'static) -> Timer {
         let make = Some(Box::new(make) as crate::mailbox::Make<M>);
-        // A period of zero would fire for ever within one round.
+        // A period of zero would fire endlessly within one round.
         let period = period.max(Duration::from_millis(1));
         self.add_timer(period, |key| Pending::Every { name: key, key, period, make, queued: false })
     }
@@ -273,7 +279,7 @@ impl<'a, M: 'static> Cx<'a, M> {
                 core.end_over_limit(me);
                 let spent = core.wheel.insert(until, DueTimer::Wait(me));
                 core.wheel.cancel(spent);
-                return Timer { token: u32::MAX, name: spent };
+                return Timer { token: u32::MAX, key: spent };
             }
         };
         let key = core.wheel.insert(until, DueTimer::Message(me, token));
@@ -281,11 +287,11 @@ impl<'a, M: 'static> Cx<'a, M> {
             mailbox.open += 1;
             mailbox.add_timer(pending(key));
         }
-        Timer { token, name: key }
+        Timer { token, key }
     }
 
-    /// Moves a timer: it fires `span` from now. To move it later costs next to nothing, which makes idle
-    /// timeouts free. False when it has fired, or was cancelled.
+    /// Moves a timer: it fires `span` from now. Moving it to a later time is cheap enough for an idle timeout that
+    /// moves with each message. Returns false if it has fired or was cancelled.
     pub fn push_back(&mut self, timer: Timer, span: Duration) -> bool {
         let Some(key) = self.key_of(timer) else { return false };
         let core = self.core();
@@ -293,56 +299,56 @@ impl<'a, M: 'static> Cx<'a, M> {
         core.wheel.push_back(key, until)
     }
 
-    /// Takes a timer back, with its message; false when it has fired.
+    /// Cancels a timer and drops its message. Returns false if it has fired.
     pub fn cancel(&mut self, timer: Timer) -> bool {
         let Some(key) = self.key_of(timer) else { return false };
         let me = self.me;
         let core = self.core();
         let running = core.wheel.cancel(key).is_some();
-        // Dropped here, by the actor that gave it.
-        let taken = core.mailbox::<M>(me).and_then(|mailbox| mailbox.cancel_timer(timer.token, running));
-        taken.is_some()
+        // The message is dropped here, in the step of the actor that made it.
+        let cancelled = core.mailbox::<M>(me).and_then(|mailbox| mailbox.cancel_timer(timer.token, running));
+        cancelled.is_some()
     }
 
-    /// The wheel's key of a timer of this actor's own, unless it has fired.
+    /// The key in the timer wheel of a timer of this actor; `None` if it has fired.
     fn key_of(&mut self, timer: Timer) -> Option<TimerKey> {
         let me = self.me;
-        self.core().mailbox::<M>(me)?.timer_key(timer.token, timer.name)
+        self.core().mailbox::<M>(me)?.timer_key(timer.token, timer.key)
     }
 
-    /// Has this actor told, by one [`Event::Down`], when `actor` ends, or its node is lost; at once if it has
-    /// ended already.
+    /// Monitors `actor`: this actor receives one [`Event::Down`] when `actor` exits or its node is lost, or at once if
+    /// it has exited already.
     pub fn monitor(&mut self, actor: impl Into<ActorId>) -> Monitor {
         let me = self.me;
         Monitor(self.core().monitor(me, actor.into()))
     }
 
-    /// Takes a monitor back.
+    /// Removes a monitor.
     pub fn demonitor(&mut self, monitor: Monitor) {
         let me = self.me;
         self.core().demonitor(me, monitor.0);
     }
 
-    /// Has `watcher` told, by one [`Event::Down`], when this actor ends.
+    /// Has one [`Event::Down`] sent to `watcher` when this actor exits.
     pub fn notify(&mut self, watcher: impl Into<ActorId>) {
         let me = self.me;
         self.core().notify(watcher.into(), me);
     }
 
-    /// Asks an actor to end, wherever it is: it gets [`Event::Terminate`], and ends after that step.
+    /// Terminates an actor, on any node: it receives [`Event::Terminate`], and exits after that step.
     pub fn terminate(&mut self, actor: impl Into<ActorId>) {
         self.loop_ref.terminate(actor);
     }
 
-    /// Wakes an actor from `sleep` or `suspend`, wherever it is: it gets [`Event::Resumed`].
+    /// Resumes an actor, on any node, from `sleep` or `suspend`: it receives [`Event::Resumed`].
     pub fn resume(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
         self.signal_value(actor.into(), Value::new(value), SystemEvent::Resumed, |from, target, value| {
             Signal::Resume { from: Some(from), target, value }
         });
     }
 
-    /// Throws an exception into an actor, wherever it is: it gets [`Event::Thrown`], and fails unless it
-    /// handles it.
+    /// Throws an exception into an actor, on any node: it receives [`Event::Thrown`], and fails unless it handles the
+    /// exception.
     pub fn throw(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
         self.signal_value(actor.into(), Value::new(value), SystemEvent::Thrown, |from, target, value| {
             Signal::Throw { from: Some(from), target, value }
@@ -353,20 +359,20 @@ impl<'a, M: 'static> Cx<'a, M> {
         &mut self,
         actor: ActorId,
         value: Value,
-        here: impl FnOnce(Value) -> SystemEvent,
-        there: impl FnOnce(Key, ActorId, Value) -> Signal,
+        to_event: impl FnOnce(Value) -> SystemEvent,
+        to_signal: impl FnOnce(Key, ActorId, Value) -> Signal,
     ) {
         let me = self.me;
         let core = self.core();
         if actor.node() != core.node_id {
             let value = core.export(value);
-            core.signal(there(me, actor, value));
-        } else if !core.push_system(actor.key(), here(value)) {
+            core.signal(to_signal(me, actor, value));
+        } else if !core.push_system(actor.key(), to_event(value)) {
             core.dead_letters.note(actor, "resume or throw", Undelivered::NoActor);
         }
     }
 
-    /// Offers an actor of this loop another behaviour: it gets [`Event::Swap`], and takes it or not.
+    /// Offers another behaviour to an actor of this loop: it receives [`Event::Swap`], and accepts it or drops it.
     pub fn swap<T: 'static, F>(&mut self, actor: Addr<T>, next: F)
     where
         F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
@@ -381,7 +387,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         }
     }
 
-    /// Runs a job that may block on a helper thread; its result arrives as `answer` makes it.
+    /// Runs a job that may block on a thread of the blocking pool. `answer` turns its result into a message of this actor.
     pub fn blocking<R: Send + 'static>(
         &mut self,
         job: impl FnOnce() -> R + Send + 'static,
@@ -393,16 +399,16 @@ impl<'a, M: 'static> Cx<'a, M> {
         }
     }
 
-    /// A handle of this loop, for other threads.
+    /// The handle by which other threads use this loop.
     pub fn handle(&self) -> Handle {
         Handle::of(&self.loop_ref.core.shared)
     }
 
-    /// Has this actor told by [`Event::Ready`] when `source` is ready. The actor owns the source; when it
-    /// drops the source without deregistering it, the registration ends with the actor.
+    /// Registers a readiness source: this actor receives [`Event::Ready`] when `source` is ready. The actor owns the
+    /// source. If it drops the source without deregistering it, the registration ends when the actor exits.
     ///
     /// # Errors
-    /// The system refuses the source, or this is a virtual loop.
+    /// The operating system refuses the source, or this is a virtual loop.
     pub fn register_source(
         &mut self,
         source: &mut (impl mio::event::Source + ?Sized),
@@ -413,36 +419,36 @@ impl<'a, M: 'static> Cx<'a, M> {
         let id = core.readiness.register(SourceOwner::Actor(me), source, interest)?;
         match core.extras(me) {
             Some(extras) => extras.sources.push(crate::readiness::Readiness::index_of(id)),
-            // It has ended itself in this very step.
+            // The actor has been ended during this step.
             None => core.readiness.forget(crate::readiness::Readiness::index_of(id)),
         }
         Ok(id)
     }
 
-    /// Changes what this actor wants to know of a source of its own.
+    /// Changes the interest in a source that this actor registered.
     ///
     /// # Errors
-    /// It is not registered, or the system refuses.
+    /// This actor has not registered the source, or the operating system refuses.
     pub fn reregister_source(
         &mut self,
         id: Source,
         source: &mut (impl mio::event::Source + ?Sized),
         interest: mio::Interest,
     ) -> io::Result<()> {
-        self.own_source(id)?;
+        self.check_source(id)?;
         self.core().readiness.reregister(id, source, interest)
     }
 
-    /// Ends the registration of a source of this actor's.
+    /// Ends the registration of a source that this actor registered.
     ///
     /// # Errors
-    /// It is not registered, or the system refuses.
+    /// This actor has not registered the source, or the operating system refuses.
     pub fn deregister_source(
         &mut self,
         id: Source,
         source: &mut (impl mio::event::Source + ?Sized),
     ) -> io::Result<()> {
-        self.own_source(id)?;
+        self.check_source(id)?;
         let me = self.me;
         let core = self.core();
         core.readiness.deregister(id, source)?;
@@ -453,7 +459,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         Ok(())
     }
 
-    fn own_source(&mut self, id: Source) -> io::Result<()> {
+    fn check_source(&mut self, id: Source) -> io::Result<()> {
         if self.loop_ref.core.readiness.is_of(id, self.me) {
             Ok(())
         } else {
@@ -461,10 +467,10 @@ impl<'a, M: 'static> Cx<'a, M> {
         }
     }
 
-    /// This actor stopped reading or writing before `WouldBlock`, to let others run: it is told again in
-    /// the next round.
+    /// Reports that this actor stopped reading or writing before `WouldBlock`, to let other actors run. It receives
+    /// [`Event::Ready`] again in the next round.
     pub fn unfinished(&mut self, source: Source) {
-        if self.own_source(source).is_ok() {
+        if self.check_source(source).is_ok() {
             self.core().readiness.unfinished(source);
         }
     }

@@ -1,16 +1,16 @@
-//! Dead letters: what could not be delivered, and nobody was told by an error.
+//! Dead letters: messages and signals that could not be delivered, where no error was returned to the sender.
 
 use crate::error::Undelivered;
 use crate::id::ActorId;
 
-/// A message or signal that did not arrive.
+/// A message or signal that could not be delivered.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// For whom it was.
+    /// The actor that it was sent to.
     pub to: ActorId,
-    /// What it was: the Rust type of the message, or the kind of signal.
+    /// The Rust type of the message, or the kind of signal.
     pub what: &'static str,
-    /// Why it did not arrive.
+    /// Why it could not be delivered.
     pub reason: Undelivered,
 }
 
@@ -20,11 +20,11 @@ pub(crate) type DeadLetterHook = Box<dyn FnMut(&DeadLetter)>;
 pub(crate) struct DeadLetters {
     pub(crate) count: u64,
     pub(crate) watch: Option<DeadLetterHook>,
-    /// Noted, and not yet shown to `watch`.
+    /// Recorded, and not yet passed to `watch`.
     pub(crate) unreported: Vec<DeadLetter>,
 }
 
-/// At most this many letters wait to be shown; of the others only the count tells.
+/// At most this many dead letters wait for `watch`; further ones are only counted.
 const UNREPORTED_MAX: usize = 1024;
 
 impl DeadLetters {
@@ -38,7 +38,7 @@ impl DeadLetters {
         }
     }
 
-    /// Shows what is fresh; called with nothing borrowed.
+    /// Passes the unreported letters to `watch`. Called while nothing else of the core is borrowed.
     pub(crate) fn show(&mut self) {
         let Some(watch) = &mut self.watch else { return };
         for letter in self.unreported.drain(..) {

@@ -1,7 +1,7 @@
-//! Replies that were dropped unanswered, on whichever thread, on their way to their loop.
+//! Reports that a `ReplyTo` was dropped without a reply, from any thread to its loop.
 //!
-//! A drop has no `Cx`. On the loop's own thread it leaves a note, which the loop reads in each round; on
-//! another thread it posts the note through the loop's urgent inbox.
+//! A drop has no `Cx`. On the loop's own thread it adds a note to a thread-local list, which the loop reads in each
+//! round. On another thread it sends the note through the loop's urgent inbox.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::handle::Shared;
 use crate::id::NodeId;
 use crate::requests::RequestId;
 
-/// A reply that was dropped: the node that asked, and the request.
+/// A dropped reply: the node that opened the request, and the request.
 pub(crate) type DroppedReply = (NodeId, RequestId);
 
 thread_local! {
@@ -22,21 +22,22 @@ thread_local! {
 
 static LOOPS: Mutex<BTreeMap<NodeId, Weak<Shared>>> = Mutex::new(BTreeMap::new());
 
-/// From now on the loop `node_id`, on this thread, reads notes.
+/// Starts collecting notes for the loop `node_id` of this thread.
 pub(crate) fn open(node_id: NodeId, shared: &Arc<Shared>) {
     NOTES.with_borrow_mut(|notes| notes.push((node_id, Vec::new())));
     LOOPS.lock().insert(node_id, Arc::downgrade(shared));
 }
 
+/// Stops collecting notes for the loop `node_id`, and drops those that it has.
 pub(crate) fn close(node_id: NodeId) {
-    // At the end of a thread its notes may be gone before the loop is.
+    // At the end of a thread, its thread-local notes may be destroyed before the loop.
     if NOTES.try_with(|notes| notes.borrow_mut().retain(|(id, _)| *id != node_id)).is_err() {
-        tracing::debug!("a loop outlived its thread's notes");
+        tracing::debug!("dropped replies discarded: the thread ended before its loop");
     }
     LOOPS.lock().remove(&node_id);
 }
 
-/// A reply of `node`'s was dropped within the loop `node_id`.
+/// Notes that the loop `node_id` has dropped the reply to a request of `node`.
 pub(crate) fn note(node_id: NodeId, node: NodeId, request_id: RequestId) {
     let noted = NOTES.try_with(|notes| {
         let mut notes = notes.borrow_mut();
@@ -55,21 +56,21 @@ pub(crate) fn note(node_id: NodeId, node: NodeId, request_id: RequestId) {
     }
 }
 
-/// Whether there are notes for the loop `node_id`.
+/// Whether the loop `node_id` has unread notes.
 pub(crate) fn any(node_id: NodeId) -> bool {
     NOTES.with_borrow(|notes| notes.iter().any(|(id, of_loop)| *id == node_id && !of_loop.is_empty()))
 }
 
-/// Takes back the notes of the loop `node_id`, on this thread, whose requests `is_meant` picks.
-pub(crate) fn retract(node_id: NodeId, is_meant: impl Fn(RequestId) -> bool) {
+/// Removes the notes of the loop `node_id` about its own requests for which `is_retracted` returns true.
+pub(crate) fn retract(node_id: NodeId, is_retracted: impl Fn(RequestId) -> bool) {
     NOTES.with_borrow_mut(|notes| {
         if let Some((_, of_loop)) = notes.iter_mut().find(|(id, _)| *id == node_id) {
-            of_loop.retain(|(node, request_id)| *node != node_id || !is_meant(*request_id));
+            of_loop.retain(|(node, request_id)| *node != node_id || !is_retracted(*request_id));
         }
     });
 }
 
-/// Takes the notes of the loop `node_id`; `into` is empty, and keeps its memory.
+/// Swaps the notes of the loop `node_id` with `into`, which must be empty: its memory is used again.
 pub(crate) fn take(node_id: NodeId, into: &mut Vec<DroppedReply>) {
     NOTES.with_borrow_mut(|notes| {
         if let Some((_, of_loop)) = notes.iter_mut().find(|(id, _)| *id == node_id) {

@@ -1,20 +1,20 @@
-//! The one question that every socket of every crate asks before it sends, dials or looks a name up.
+//! The egress check: every crate calls it before it sends to, connects to or looks up another host.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 
 use thiserror::Error;
 
-/// The environment variable that keeps a process on this machine: `1` refuses all but loopback.
+/// The environment variable that confines a process to loopback: `1` refuses all other addresses.
 pub const LOOPBACK_ONLY: &str = "ANTIPHON_LOOPBACK_ONLY";
 
 /// An address or name that this process must not contact.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{what} is not on loopback, and {LOOPBACK_ONLY}=1 keeps this process there; unset it to leave this machine"
+    "{target} is not on loopback, and {LOOPBACK_ONLY}=1 allows only loopback; unset it to contact other hosts"
 )]
 pub struct EgressError {
-    what: String,
+    target: String,
 }
 
 fn is_confined() -> bool {
@@ -25,7 +25,7 @@ fn is_confined() -> bool {
 /// Whether this process may contact `addr`.
 ///
 /// # Errors
-/// It is confined to loopback (127.0.0.0/8, ::1), and `addr` is elsewhere. The refusal is logged.
+/// The process is confined to loopback (127.0.0.0/8, ::1), and `addr` is another address. The refusal is logged.
 pub fn allowed(addr: &SocketAddr) -> Result<(), EgressError> {
     check(is_confined(), is_loopback(addr.ip()), addr)
 }
@@ -33,18 +33,19 @@ pub fn allowed(addr: &SocketAddr) -> Result<(), EgressError> {
 /// Whether this process may look up `host`.
 ///
 /// # Errors
-/// It is confined to loopback, and `host` is not `localhost` nor an address of loopback.
+/// The process is confined to loopback, and `host` is neither `localhost` nor a loopback address. The refusal is
+/// logged.
 pub fn allowed_name(host: &str) -> Result<(), EgressError> {
     let local = host == "localhost" || host.parse().is_ok_and(is_loopback);
     check(is_confined(), local, &host)
 }
 
-fn check(confined: bool, local: bool, what: &dyn std::fmt::Display) -> Result<(), EgressError> {
+fn check(confined: bool, local: bool, target: &dyn std::fmt::Display) -> Result<(), EgressError> {
     if !confined || local {
         return Ok(());
     }
-    let error = EgressError { what: what.to_string() };
-    tracing::error!(%error, "refused");
+    let error = EgressError { target: target.to_string() };
+    tracing::error!(%error, "egress refused");
     Err(error)
 }
 
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn confined_to_loopback_nothing_else_passes() {
+    fn egress_confined_allows_only_loopback() {
         for (ip, local) in [
             ("127.0.0.1", true),
             ("127.255.255.255", true),
@@ -71,8 +72,9 @@ mod tests {
         ] {
             let ip = ip.parse().expect("an address");
             assert_eq!(is_loopback(ip), local, "{ip}");
-            assert_eq!(check(true, is_loopback(ip), &ip).is_ok(), local);
-            assert!(check(false, is_loopback(ip), &ip).is_ok());
+            let refused = EgressError { target: ip.to_string() };
+            assert_eq!(check(true, is_loopback(ip), &ip), if local { Ok(()) } else { Err(refused) });
+            assert_eq!(check(false, is_loopback(ip), &ip), Ok(()));
         }
     }
 }

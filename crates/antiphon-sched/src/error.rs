@@ -1,23 +1,23 @@
-//! What can go wrong, one enum a boundary; a message that could not go comes back inside.
+//! The error types, one enum per boundary. A message that could not be sent comes back inside the error.
 
 use std::fmt;
 
 use thiserror::Error;
 
-/// Why a message was not taken. It comes back; nothing was queued.
+/// Why a message could not be sent. The message comes back; nothing was queued.
 #[non_exhaustive]
 pub enum SendError<M> {
-    /// The actor has ended, or never was.
+    /// The actor has exited, or never existed.
     NoActor(M),
     /// The actor's mailbox is full.
     Full(M),
-    /// Too many bytes wait for the actor's node.
+    /// Too many bytes wait in the queue to the actor's node.
     Busy(M),
-    /// The actor takes messages of another type.
+    /// The actor receives messages of another type.
     WrongType(M),
     /// The actor's node cannot be reached from here.
     NoNode(M),
-    /// The encoded message is over the limit of a message.
+    /// The encoded message is larger than the limit of one message.
     TooLarge(M),
     /// The message could not be encoded.
     Encode(M, EncodeError),
@@ -50,16 +50,16 @@ impl<M> SendError<M> {
         }
     }
 
-    /// The same reason, with another message inside.
-    pub fn map<N>(self, turn: impl FnOnce(M) -> N) -> SendError<N> {
+    /// The same error with another message: the result of `convert`.
+    pub fn map<N>(self, convert: impl FnOnce(M) -> N) -> SendError<N> {
         match self {
-            Self::NoActor(m) => SendError::NoActor(turn(m)),
-            Self::Full(m) => SendError::Full(turn(m)),
-            Self::Busy(m) => SendError::Busy(turn(m)),
-            Self::WrongType(m) => SendError::WrongType(turn(m)),
-            Self::NoNode(m) => SendError::NoNode(turn(m)),
-            Self::TooLarge(m) => SendError::TooLarge(turn(m)),
-            Self::Encode(m, reason) => SendError::Encode(turn(m), reason),
+            Self::NoActor(m) => SendError::NoActor(convert(m)),
+            Self::Full(m) => SendError::Full(convert(m)),
+            Self::Busy(m) => SendError::Busy(convert(m)),
+            Self::WrongType(m) => SendError::WrongType(convert(m)),
+            Self::NoNode(m) => SendError::NoNode(convert(m)),
+            Self::TooLarge(m) => SendError::TooLarge(convert(m)),
+            Self::Encode(m, reason) => SendError::Encode(convert(m), reason),
         }
     }
 }
@@ -85,66 +85,66 @@ impl<M> std::error::Error for SendError<M> {}
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum Undelivered {
-    /// The actor has ended, or never was.
-    #[error("the actor has ended; locate it again, or monitor it to be told")]
+    /// The actor has exited, or never existed.
+    #[error("the actor has exited; locate it again, or monitor it to receive its `Down`")]
     NoActor,
     /// The actor's mailbox is full.
-    #[error("the actor's mailbox is full; send less, or ask and wait for its answers")]
+    #[error("the actor's mailbox is full; send less, or send requests and wait for the replies")]
     Full,
-    /// Too many bytes wait for the actor's node; or that node has as many open requests of this one as it takes.
+    /// Too many bytes wait in the queue to the actor's node, or this node has too many open requests there.
     #[error(
-        "too many bytes or requests wait at or for the actor's node; use `try_send` and go on at `Event::Writable`, or when answers have come"
+        "too many bytes or requests wait for the actor's node; use `try_send` and continue at `Event::Writable`, or after replies arrive"
     )]
     Busy,
-    /// The actor takes messages of another type.
-    #[error("the actor takes messages of another type; check the type of the address")]
+    /// The actor receives messages of another type.
+    #[error("the actor receives messages of another type; check the type of the address")]
     WrongType,
     /// The actor's node cannot be reached from here.
     #[error(
         "the actor's node cannot be reached from here; is this loop part of a node, and does it know that peer?"
     )]
     NoNode,
-    /// The encoded message is over the limit of a message.
+    /// The encoded message is larger than the limit of one message.
     #[error("the message is too large when encoded; send it in parts, or as a file")]
     TooLarge,
-    /// The message could not be encoded, or not be decoded where it arrived.
+    /// The message could not be encoded, or the receiving node could not decode it.
     #[error("the message does not encode or decode; check its serde attributes on both sides")]
     Encode,
 }
 
-/// Why a request has no answer. Nothing else will come for it.
+/// Why a request has no reply. It is final: no reply follows.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// No answer within the time given; the request may still have arrived.
-    #[error("no answer in time; the request may still have arrived")]
+    /// No reply arrived before the timeout. The actor may have received the request.
+    #[error("no reply before the timeout; the actor may have received the request")]
     TimedOut,
-    /// The other side dropped the reply without answering, or ended.
-    #[error("the reply was dropped without an answer; does every path of that actor answer?")]
+    /// The actor dropped the `ReplyTo` without a reply, or exited.
+    #[error("the request was dropped without a reply; make every path of the actor reply")]
     Dropped,
-    /// The request did not go: the actor has ended, or never was.
-    #[error("the actor has ended; locate it again")]
+    /// The request was not sent: the actor has exited, or never existed.
+    #[error("the actor has exited; locate it again")]
     NoActor,
-    /// The request did not go: the actor's mailbox is full, or the loop's inbox.
-    #[error("the mailbox is full; ask less at once")]
+    /// The request was not sent: the actor's mailbox or the loop's inbox is full.
+    #[error("the mailbox or inbox is full; send fewer requests at once")]
     Full,
-    /// The actor never had the request: too many bytes wait for its node, or that node has as many open requests of this
-    /// one as it takes.
+    /// The actor did not receive the request: too many bytes wait in the queue to its node, or this node has too many
+    /// open requests there.
     #[error(
-        "too many bytes or requests wait at or for the actor's node; go on at `Event::Writable`, or when answers have come"
+        "too many bytes or requests wait for the actor's node; continue at `Event::Writable`, or after replies arrive"
     )]
     Busy,
-    /// The request did not go: the actor takes messages of another type, or its encoding failed.
+    /// The request was not sent: the actor receives messages of another type, or encoding the request failed.
     #[error("the request does not fit the actor; check the types on both sides")]
     WrongType,
-    /// The node of the actor cannot be reached, or was lost before it answered.
+    /// The actor's node cannot be reached, or was lost before the reply arrived.
     #[error("the actor's node was lost; wait until it is Online again")]
     NodeLost,
-    /// The asker has 65,535 open requests already.
-    #[error("too many open requests; wait for answers before asking more")]
+    /// The requesting actor has 65,535 open requests.
+    #[error("too many open requests; wait for replies before sending more")]
     TooManyOpen,
     /// The loop has ended, or a blocking call was made on the loop's own thread.
-    #[error("the loop cannot answer: it has ended, or this is its own thread, which must not block")]
+    #[error("the loop cannot reply: it has ended, or this is its own thread, which must not block")]
     NoLoop,
 }
 
@@ -160,44 +160,44 @@ impl From<Undelivered> for AskError {
     }
 }
 
-/// Why waiting for an actor's end, from another thread, told nothing.
+/// Why a thread that waited for an actor to exit got no exit value.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// The actor had not ended in time.
-    #[error("the actor has not ended in time; it goes on")]
+    /// The actor did not exit before the timeout.
+    #[error("the actor did not exit before the timeout; it is still running")]
     TimedOut,
-    /// The actor ended, but not with a value of that type.
+    /// The actor exited without an exit value; the text is its exit reason.
     #[error("the actor ended without a value: {0}")]
     Ended(String),
-    /// The actor's value is of another type.
+    /// The exit value has another type, or cannot be read.
     #[error(transparent)]
     Value(#[from] ValueError),
     /// The loop has ended, or this is its own thread.
-    #[error("the loop cannot answer: it has ended, or this is its own thread, which must not block")]
+    #[error("the loop cannot reply: it has ended, or this is its own thread, which must not block")]
     NoLoop,
-    /// The loop's inbox is full; nothing was asked.
+    /// The loop's inbox is full; the call had no effect.
     #[error("the loop's inbox is full; try again later")]
     Full,
 }
 
-/// Why a value cannot be read as asked.
+/// Why a value cannot be read as the requested type.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ValueError {
-    /// It is of another type.
-    #[error("the value is {found}, not {wanted}; read it as what was given")]
+    /// The value has another type.
+    #[error("the value is {found}, not {wanted}; read it as {found}")]
     WrongType {
-        /// What was asked for.
+        /// The requested type.
         wanted: String,
-        /// What it is.
+        /// The type of the value.
         found: String,
     },
-    /// It has the right name, and yet does not decode.
+    /// The type name matches, but the bytes do not decode.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// It was given by `exit_local`, and came from another node.
-    #[error("the value did not cross the wire; let the actor end with `exit` instead of `exit_local`")]
+    /// The actor on another node exited with `exit_local`, whose value is not sent to other nodes.
+    #[error("the value did not cross the wire; let the actor exit with `exit` instead of `exit_local`")]
     Opaque,
 }
 
@@ -209,7 +209,7 @@ pub struct EncodeError {
 }
 
 impl EncodeError {
-    /// An error with the reason that `reason` prints.
+    /// Makes an error with the text of `reason`.
     pub fn new(reason: impl fmt::Display) -> Self {
         Self { reason: reason.to_string() }
     }
@@ -223,26 +223,26 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// An error with the reason that `reason` prints.
+    /// Makes an error with the text of `reason`.
     pub fn new(reason: impl fmt::Display) -> Self {
         Self { reason: reason.to_string() }
     }
 }
 
-/// What became of a blocking job that gave no value.
+/// Why a blocking job returned no value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum JobError {
-    /// The queue of the helper threads is full; the job did not run.
-    #[error("the queue of the helper threads is full; run fewer jobs at once, or raise `blocking_queue_max`")]
+    /// The queue of the blocking pool is full; the job did not run.
+    #[error("the queue of the blocking pool is full; run fewer jobs at once, or raise `blocking_queue_max`")]
     Full,
-    /// The asker has too many open requests; the job did not run.
-    #[error("too many open requests; wait for answers first")]
+    /// The actor has too many open requests; the job did not run.
+    #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// The job panicked, with this text.
     #[error("the job panicked: {0}")]
     Panicked(String),
-    /// No helper thread could be started; the job did not run.
-    #[error("no helper thread could be started; raise the limit of threads of this process")]
+    /// The blocking pool could not start its first thread; the job did not run.
+    #[error("no thread of the blocking pool could be started; raise the thread limit of this process")]
     NoThread,
 }

@@ -1,4 +1,4 @@
-//! What an actor is told, one event a step.
+//! The events that actors handle, one per step.
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,21 +18,21 @@ pub enum Event<M> {
     Start,
     /// A message.
     Message(M),
-    /// The time of `receive_within` or `sleep` is over.
+    /// The time of `receive_within` or `sleep` has elapsed.
     Timeout,
-    /// An actor that this one monitors has ended.
+    /// An actor that this one monitors has exited.
     Down(Down),
-    /// Somebody wants this actor to end. It ends after this step, whatever it answers; now it can clean up.
+    /// This actor is terminated: it can clean up now, and exits after this step, whatever the step returns.
     Terminate,
-    /// Somebody woke this actor from `sleep` or `suspend`, with a value.
+    /// Another actor resumed this one from `sleep` or `suspend`, with a value.
     Resumed(Value),
-    /// Somebody throws an exception into this actor. Fails unless handled: see [`Thrown`].
+    /// An exception was thrown into this actor. The actor fails unless it handles the exception: see [`Thrown`].
     Thrown(Thrown),
-    /// Somebody on this node offers another behaviour. Take it with `swap_actor(offer)`, or drop it.
+    /// An actor of this node offers another behaviour. Accept it with `swap_actor(offer)`, or drop it.
     Swap(SwapOffer<M>),
-    /// The way to that node has room again, after a `try_send` that was answered with `Busy`.
+    /// The queue to that node has room again, after a `try_send` returned `Busy`.
     Writable(NodeId),
-    /// A source of readiness that this actor registered.
+    /// A readiness source that this actor registered is ready.
     Ready(Ready),
 }
 
@@ -53,33 +53,34 @@ impl<M: fmt::Debug> fmt::Debug for Event<M> {
     }
 }
 
-/// An actor that was monitored has ended, or cannot be watched any longer. There is exactly one a monitor.
+/// Reports that a monitored actor has exited, or can no longer be monitored. Each monitor causes exactly one.
 #[derive(Clone, Debug)]
 pub struct Down {
     /// The actor that was monitored.
     pub actor: ActorId,
-    /// How it ended.
+    /// Why it exited.
     pub reason: ExitReason,
 }
 
-/// How an actor ended.
+/// Why an actor exited.
 #[derive(Clone, Debug)]
 pub enum ExitReason {
-    /// It stopped, or exited with this value; `stop` gives the value `()`.
+    /// It exited with this value; the value of `stop` is `()`.
     Done(Value),
-    /// Its step answered with a failure, with this text.
+    /// Its step returned a failure with this text.
     Failed(String),
-    /// Its step panicked, with this text.
+    /// Its step panicked with this text.
     Panicked(String),
     /// It was terminated.
     Terminated,
-    /// Its node was lost; what became of the actor is not known.
+    /// Its node was lost; whether the actor still runs is unknown.
     NodeLost,
     /// There was no such actor when the monitor was set.
     NoActor,
-    /// The watcher's node has set as many monitors at the actor's as that one admits; what becomes of the actor will
-    /// not be told. Or the actor wanted this watcher to be told, which had as many such places taken as it may: what becomes
-    /// of it will not be told either.
+    /// The monitor was refused: a limit was reached. The actor may still run; its exit will not be reported.
+    ///
+    /// For a monitor: the watcher's node has set too many monitors on the actor's node. For a `notify`: too many
+    /// actors have already reserved a `Down` at the watcher.
     Refused,
 }
 
@@ -97,7 +98,7 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// An exception thrown into an actor. Dropped without [`Thrown::take`], it fails the actor after the step.
+/// An exception thrown into an actor. If it is dropped without [`Thrown::take`], the actor fails after the step.
 pub struct Thrown {
     thrown: Box<(Value, Rc<Cell<bool>>)>,
 }
@@ -108,7 +109,7 @@ impl Thrown {
         (Self { thrown: Box::new((value, handled.clone())) }, handled)
     }
 
-    /// Handles the exception: the actor goes on, with what it answers.
+    /// Handles the exception and returns its value: the actor continues with the result of its step.
     pub fn take(self) -> Value {
         let (value, handled) = *self.thrown;
         handled.set(true);
@@ -122,7 +123,7 @@ impl fmt::Debug for Thrown {
     }
 }
 
-/// A behaviour offered to an actor; take it with `swap_actor(offer)`.
+/// A behaviour offered to an actor; accept it with `swap_actor(offer)`.
 pub struct SwapOffer<M>(pub(crate) Box<dyn Actor<M>>);
 
 impl<M: 'static> Actor<M> for SwapOffer<M> {
@@ -131,21 +132,21 @@ impl<M: 'static> Actor<M> for SwapOffer<M> {
     }
 }
 
-/// An event that is not a message, as it waits in a mailbox: without the type of messages.
+/// An event that is not a message, as stored in a mailbox: independent of the message type.
 pub(crate) enum SystemEvent {
     Down(Down),
     Terminate,
     Resumed(Value),
     Thrown(Value),
-    /// Holds an `SwapOffer<M>`.
+    /// Holds a `SwapOffer<M>`.
     Swap(Box<dyn std::any::Any>),
     Writable(NodeId),
-    /// A source of readiness, by its token.
+    /// A readiness source, by its index.
     Ready(u32),
-    /// Not told: the actor has taken all that came before, the end of this socket among it.
+    /// Gets no event: the actor has handled everything queued before it, including the end of this socket.
     SocketSeen(SocketId),
-    /// A repeated timer, by its place in the mailbox.
+    /// A repeated timer, by its index in the mailbox.
     Tick(u32),
-    /// Another, at somebody's cost until it is taken.
+    /// Another system event, with the permit for its bytes.
     Metered(Box<SystemEvent>, Permit),
 }

@@ -1,22 +1,22 @@
-//! Who is meant: nodes, and actors on them.
+//! The ids of nodes, and of the actors on them.
 //!
-//! Invariant: a key is used once. Its slot in the table may be used again, under another generation.
+//! Invariant: a key is used for one actor only. Its slot in the actor table may be used again with another generation.
 
 use std::fmt;
 
-/// One start of a process: its incarnation, drawn at random.
+/// The random id of one incarnation of a node.
 ///
-/// A node that starts again, also on the same port, is another node.
+/// A node that restarts gets another id, even if it uses the same port.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u64);
 
 impl NodeId {
-    /// The node whose incarnation is `bits`.
+    /// The node id with the number `bits`.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// The incarnation as a number, as it crosses the wire.
+    /// The node id as a number, as it crosses the wire.
     pub const fn to_bits(self) -> u64 {
         self.0
     }
@@ -51,7 +51,7 @@ impl Key {
         Self(((generation as u64 & MASK) << INDEX_BITS) | (index as u64 & MASK))
     }
 
-    /// The key whose bits are `bits`, as they crossed the wire. Any number is a key; most are nobody's.
+    /// The key with the number `bits`, as it crossed the wire. Every number is a valid key; most refer to no actor.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
@@ -66,7 +66,7 @@ impl Key {
         (self.0 & MASK) as u32
     }
 
-    /// Loop and generation: all that must agree besides the index.
+    /// Loop and generation: the part of the key besides the index.
     #[inline]
     pub(crate) const fn generation(self) -> u64 {
         self.0 >> INDEX_BITS
@@ -85,7 +85,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// An actor anywhere, without the type of its messages: what monitors, notices and logs speak of.
+/// The id of an actor on any node, without the type of its messages. Monitors, dead letters and logs use it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ActorId {
     node: NodeId,
@@ -98,12 +98,12 @@ impl ActorId {
         Self { node, key }
     }
 
-    /// The node where the actor lives.
+    /// The node of the actor.
     pub const fn node(self) -> NodeId {
         self.node
     }
 
-    /// The actor within its node.
+    /// The key of the actor within its node.
     pub const fn key(self) -> Key {
         self.key
     }

@@ -241,7 +241,7 @@ fn several_watchers_each_get_the_value_also_when_it_holds_an_address() {
 #[test]
 fn a_value_read_as_another_type_names_both() {
     let error = Value::new(7_u32).get::<String>().unwrap_err();
-    assert_eq!(error.to_string(), "the value is u32, not str; read it as what was given");
+    assert_eq!(error.to_string(), "the value is u32, not str; read it as u32");
     assert!(matches!(Value::local(7_u32).get::<String>(), Err(ValueError::WrongType { .. })));
     assert!(matches!(Value::opaque().get::<String>(), Err(ValueError::Opaque)));
     assert_eq!(Value::new(7_u32).get::<u32>().unwrap(), 7);

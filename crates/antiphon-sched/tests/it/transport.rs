@@ -801,7 +801,7 @@ fn a_resumed_value_arrives_as_what_it_was() {
     net.nodes[1].loop_ref().expose(far);
     let far = Addr::<u32>::of(far.id());
     net.act(0, move |cx| cx.resume(far, (1_u8, "x".to_owned())));
-    assert_eq!(log.take(), r#"(1, "x") the value is (u8,str), not u32; read it as what was given"#);
+    assert_eq!(log.take(), r#"(1, "x") the value is (u8,str), not u32; read it as (u8,str)"#);
 }
 
 #[test]

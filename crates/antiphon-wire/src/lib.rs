@@ -96,7 +96,10 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]
-#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "a test matches only the variants that it checks"))]
+#![cfg_attr(
+    test,
+    allow(clippy::wildcard_enum_match_arm, reason = "a test matches only the variants that it checks")
+)]
 
 mod address;
 pub use address::{EncodedLocations, EncodedRoute, Locations, Route};

@@ -115,7 +115,9 @@ fn walk<const DEPTH: usize>(body: &[u8], limits: &BodyLimits) -> Result<(), Malf
                 continue;
             }
             ValueBody::Values(count) => count,
-            ValueBody::Counted { count_bytes, values_each } => take_number(&mut rest, count_bytes)? * values_each,
+            ValueBody::Counted { count_bytes, values_each } => {
+                take_number(&mut rest, count_bytes)? * values_each
+            }
         };
         let left = rest.len() as u64;
         if declared > left {

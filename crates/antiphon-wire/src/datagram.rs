@@ -1,7 +1,7 @@
 //! The datagrams by which nodes find each other over UDP.
 //!
-//! A datagram is only a hint. With a secret it is authenticated, but anyone can replay an old one. At worst a datagram causes
-//! one dial, and the handshake of that dial shows the truth.
+//! A datagram is only a hint. With a secret it is authenticated, but anyone can replay an old one. At worst a
+//! datagram causes one dial, and the handshake of that dial shows the truth.
 
 use ring::{hkdf, hmac};
 use smallvec::{SmallVec, smallvec};
@@ -197,7 +197,8 @@ impl<'a> Datagram<'a> {
             body = &body[..split];
         }
         if kind == PROBE && bytes.len() < DATAGRAM_BYTES_MAX {
-            // An unpadded probe with a forged source would make the reply larger than the probe: an amplification attack.
+            // An unpadded probe with a forged source would make the reply larger than the probe: an amplification
+            // attack.
             let missing = DATAGRAM_BYTES_MAX - bytes.len();
             return Err(Malformed::Truncated { field: "a probe's padding", missing }.into());
         }
@@ -321,14 +322,14 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             let refused = Datagram::decode(Some(&key), &damaged);
             // The header: magic (4 bytes), version, kind, whether a key id follows, key id (4 bytes).
-            let is_expected = match (bit / 8, refused) {
-                (0..4, Err(DatagramError::NotAntiphon)) => true,
-                (4, Err(DatagramError::Version { .. })) => true,
-                (6, Err(DatagramError::KeyId { theirs: None, .. } | DatagramError::Malformed(_))) => true,
-                (7..11, Err(DatagramError::KeyId { theirs: Some(_), .. })) => true,
-                (5 | 11.., Err(DatagramError::Unauthentic)) => true,
-                _ => false,
-            };
+            let is_expected = matches!(
+                (bit / 8, refused),
+                (0..4, Err(DatagramError::NotAntiphon))
+                    | (4, Err(DatagramError::Version { .. }))
+                    | (6, Err(DatagramError::KeyId { theirs: None, .. } | DatagramError::Malformed(_)))
+                    | (7..11, Err(DatagramError::KeyId { theirs: Some(_), .. }))
+                    | (5 | 11.., Err(DatagramError::Unauthentic))
+            );
             assert!(is_expected, "bit {bit}: {refused:?}");
         }
     }

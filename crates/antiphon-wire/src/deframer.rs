@@ -1,7 +1,7 @@
 //! Splits a byte stream that arrives in arbitrary pieces into handshake messages and records.
 //!
-//! Invariants: the buffer never grows beyond [`BUFFER_BYTES_MAX`], and until the first record not beyond one handshake
-//! message. The bytes in `buffer[start..end]` have been received and not taken yet.
+//! Invariants: the buffer never grows beyond [`BUFFER_BYTES_MAX`], and until the first record not beyond one
+//! handshake message. The bytes in `buffer[start..end]` have been received and not taken yet.
 
 use crate::handshake::{HANDSHAKE_HEADER_BYTES, HandshakeFault, MAGIC};
 use crate::limits::HELLO_BYTES_MAX;
@@ -9,8 +9,9 @@ use crate::record::{Opener, RECORD_HEADER_BYTES, RecordError};
 
 /// The read buffer of one connection. Records are opened in place, and their frames borrow from the buffer.
 ///
-/// Read into [`space`](Deframer::space), then call [`filled`](Deframer::filled); or [`push`](Deframer::push) a slice. Then let
-/// the session take records until there are none. [`release`](Deframer::release) frees the memory while the connection is idle.
+/// Read into [`space`](Deframer::space), then call [`filled`](Deframer::filled); or [`push`](Deframer::push) a
+/// slice. Then let the session take records until there are none. [`release`](Deframer::release) frees the memory
+/// while the connection is idle.
 #[derive(Debug, Default)]
 pub struct Deframer {
     buffer: Vec<u8>,
@@ -50,14 +51,15 @@ impl Deframer {
     pub fn filled(&mut self, count: usize) {
         assert!(count <= self.buffer.len() - self.end, "no more than the slice from `space` can be filled");
         self.end += count;
-        // A read that fills all the space has probably left bytes in the socket. After the first record, double the space.
+        // A read that fills all the space has probably left bytes in the socket. After the first record, double the
+        // space.
         if self.end == self.buffer.len() && self.wanted > 0 {
             self.wanted = (self.buffer.len() * 2).min(BUFFER_BYTES_MAX);
         }
     }
 
-    /// Copies as much of `bytes` as fits, and returns the number of copied bytes. It is 0 only if `bytes` is empty, or a
-    /// whole message or record waits to be taken.
+    /// Copies as much of `bytes` as fits, and returns the number of copied bytes. It is 0 only if `bytes` is empty,
+    /// or a whole message or record waits to be taken.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let space = self.space();
         let count = bytes.len().min(space.len());
@@ -125,7 +127,7 @@ impl Deframer {
 
 /// The length of the buffer from the first record until a read fills it.
 const RECORDS_BYTES_FIRST: usize = 16 * 1024;
-/// The largest length of the buffer: four of the largest records. So moving the begin of an incomplete one is cheap.
+/// The largest length of the buffer: four of the largest records. So moving an incomplete one is cheap.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 #[cfg(test)]

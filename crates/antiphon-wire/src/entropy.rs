@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-/// The random values that one side of one handshake consumes: a nonce, an X25519 public key, and the key agreement that the
-/// private key performs once.
+/// The random values that one side of one handshake consumes: a nonce, an X25519 public key, and the key agreement
+/// that the private key performs once.
 ///
-/// [`Entropy::system`] draws real random values. Only simulators and test vectors use fixed values ([`Entropy::new`]): two
-/// connections with the same values share their keys.
+/// [`Entropy::system`] draws real random values. Only simulators and test vectors use fixed values
+/// ([`Entropy::new`]): two connections with the same values share their keys.
 pub struct Entropy {
     pub(crate) nonce: [u8; 32],
     pub(crate) public: [u8; 32],
@@ -18,8 +18,8 @@ pub(crate) type Agreement = Box<dyn FnOnce(&[u8; 32]) -> Option<[u8; 32]> + Send
 impl Entropy {
     /// Creates an `Entropy` from its parts.
     ///
-    /// `agree` turns the peer's public key into the 32 shared bytes. It returns `None` for a key of low order, whose shared
-    /// bytes are all zero (RFC 7748, section 6.1).
+    /// `agree` turns the peer's public key into the 32 shared bytes. It returns `None` for a key of low order: the
+    /// shared bytes are then all zero (RFC 7748, section 6.1).
     pub fn new(
         nonce: [u8; 32],
         public: [u8; 32],

@@ -6,8 +6,8 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
-/// The id of an actor, channel or RCI within one node. This crate does not interpret it. In some fields of frames, 0 means
-/// "none".
+/// The id of an actor, channel or RCI within one node. This crate does not interpret it. In some fields of frames,
+/// 0 means "none".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u64);
 

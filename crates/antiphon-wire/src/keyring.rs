@@ -1,6 +1,7 @@
 //! The secrets of a node: the one that it uses, and others that it also accepts while a cluster changes its secret.
 //!
-//! Invariant: the secret in use is one of the accepted secrets. Without a secret the keyring is empty and its key id is 0.
+//! Invariant: the secret in use is one of the accepted secrets. Without a secret the keyring is empty and its key
+//! id is 0.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +10,9 @@ use crate::secret::Secret;
 
 /// Secrets by key id.
 ///
-/// A node dials and announces under one of them, and accepts peers under any of them. So the secret of a running cluster can
-/// be changed one node at a time: first every node accepts the new secret, then every node uses it, then every node drops the
-/// old one.
+/// A node dials and announces under one of them, and accepts peers under any of them. So the secret of a running
+/// cluster can be changed one node at a time: first every node accepts the new secret, then every node uses it,
+/// then every node drops the old one.
 ///
 /// ```
 /// use antiphon_wire::Keyring;
@@ -37,8 +38,8 @@ impl Keyring {
         Keyring { used: id, secrets: BTreeMap::from([(id, secret)]) }
     }
 
-    /// Also accepts another secret. An id that is present already keeps its secret. An empty keyring stays empty, because a
-    /// node that proves nothing itself cannot demand a proof.
+    /// Also accepts another secret. An id that is present already keeps its secret. An empty keyring stays empty,
+    /// because a node that proves nothing itself cannot demand a proof.
     pub fn accepting(mut self, id: u32, secret: Secret) -> Keyring {
         if !self.is_empty() {
             self.secrets.entry(id).or_insert(secret);
@@ -51,7 +52,7 @@ impl Keyring {
         self.used
     }
 
-    /// Whether a peer may prove the secret with this id.
+    /// Whether a peer may use this key id.
     pub fn knows(&self, id: u32) -> bool {
         self.secrets.contains_key(&id) || (self.is_empty() && id == self.used)
     }
@@ -61,8 +62,8 @@ impl Keyring {
         self.secrets.is_empty()
     }
 
-    /// The key that authenticates datagrams. It signs under the secret in use, and verifies under any secret. `None` without a
-    /// secret.
+    /// The key that authenticates datagrams. It signs under the secret in use, and verifies under any secret.
+    /// `None` without a secret.
     pub fn datagram_key(&self) -> Option<DatagramKey> {
         let key = DatagramKey::new(self.used, self.secrets.get(&self.used)?);
         let others = self.secrets.iter().filter(|(id, _)| **id != self.used);

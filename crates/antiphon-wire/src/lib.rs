@@ -1,7 +1,7 @@
-//! Antiphon's wire protocol without input and output: it turns received bytes into frames, and frames into bytes to send.
+//! Antiphon's wire protocol without input and output: received bytes become frames, frames become bytes to send.
 //!
-//! The crate uses no clock, no socket and no thread. Time and [`Entropy`] are arguments, so the same input at the same times
-//! always has the same result. Four functions reach the system, each behind a feature:
+//! The crate uses no clock, no socket and no thread. Time and [`Entropy`] are arguments, so the same input at the
+//! same times always has the same result. Four functions reach the system, each behind a feature:
 //!
 //! | feature | functions |
 //! |---|---|
@@ -37,8 +37,8 @@
 //! let (mut to_us, mut to_them) = (Deframer::new(), Deframer::new());
 //! let (mut ours, mut theirs) = (Vec::new(), Vec::new());
 //!
-//! // 1. Both hellos. `answer_to`, `prove_to` and `confirm_to` take the session with the peer, if there is one, and the
-//! // epochs, which remember the sessions that have ended.
+//! // 1. Both hellos. `answer_to`, `prove_to` and `confirm_to` take the session with the peer, if there is one, and
+//! // the epochs, which remember the sessions that have ended.
 //! let (mut our_epochs, mut their_epochs) = (Epochs::default(), Epochs::default());
 //! let resume_state = ResumeState::unknown(our_epochs.of_strangers());
 //! let mut dialler = Handshake::dial(&here, Entropy::system()?, resume_state, None, &mut ours);

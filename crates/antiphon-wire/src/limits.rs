@@ -4,10 +4,11 @@ use std::time::Duration;
 
 /// The limits that a node sets for itself and its peers. The defaults are those that PROTOCOL.md recommends.
 ///
-/// The hello carries the first four to the peer. Each side keeps to the smaller of its own value and the received one.
+/// The hello carries the first four to the peer. Each side keeps to the smaller of its own value and the received
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a whole record: header, body and tag. Between 32 KiB and 64 KiB; 64 KiB.
+    /// Bytes of a whole record (header, body and tag), 64 KiB. At least 32 KiB, at most 64 KiB.
     pub record_bytes_max: u32,
     /// Bytes of the body of one message, 16 MiB.
     pub message_bytes_max: u32,

@@ -1,7 +1,8 @@
 //! Records: a header, a body of whole frames, and a tag. They are sealed and opened in place.
 //!
-//! The number of a record is not sent. It is the count of earlier records in the same direction of the same connection, and it
-//! is the nonce. So a record does not open if records are lost, repeated, reordered or reflected.
+//! The number of a record is not sent. It is the count of earlier records in the same direction of the same
+//! connection, and it is the nonce. So a record does not open if records are lost, repeated, reordered or
+//! reflected.
 
 use ring::{aead, hmac};
 use subtle::ConstantTimeEq;

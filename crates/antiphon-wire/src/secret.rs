@@ -1,6 +1,7 @@
 //! The secret that the nodes of a cluster share.
 //!
-//! A secret proves that a node is a member, not which member it is. It never appears in `Debug`, in errors or on the wire.
+//! A secret proves that a node is a member, not which member it is. It never appears in `Debug`, in errors or on
+//! the wire.
 
 #[cfg(feature = "system-secrets")]
 mod source;
@@ -14,8 +15,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// A shared secret: any text, preferably one made by [`Secret::from_random`].
 ///
-/// A *strong* secret is `antiphon-`, 43 base64url characters (32 random bytes) and a checksum of 6 characters. Use any other
-/// text, such as `key`, only on loopback: guesses can be tested against a recorded datagram.
+/// A *strong* secret is `antiphon-`, 43 base64url characters (32 random bytes) and a checksum of 6 characters. Use
+/// any other text, such as `key`, only on loopback: guesses can be tested against a recorded datagram.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     text: Zeroizing<String>,

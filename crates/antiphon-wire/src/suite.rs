@@ -2,7 +2,8 @@
 
 use ring::{aead, hmac};
 
-/// A way to protect records. The dialler offers suites in order of preference, and the acceptor takes the first that it allows.
+/// A way to protect records. The dialler offers suites in order of preference, and the acceptor takes the first
+/// that it allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Suite {

@@ -12,7 +12,8 @@ use crate::limits::{
 };
 use crate::suite::Suite;
 
-/// Flag: this side wants to close the connection while it is idle. The receiver may ignore it, as all flags of the upper half.
+/// Flag: this side wants to close the connection while it is idle. The receiver may ignore it, as all flags of the
+/// upper half.
 pub const CLOSES_WHEN_IDLE: u32 = 1 << 16;
 /// Flag: this side takes no part in discovery, so peers do not announce it to other nodes.
 pub const UNDISCOVERED: u32 = 1 << 17;
@@ -38,7 +39,8 @@ pub struct Hello {
     pub nonce: [u8; 32],
     /// An X25519 public key.
     pub public: [u8; 32],
-    /// The dialler's hello: the suites that it allows, best first. The acceptor's: the chosen suite. Unknown suites are omitted.
+    /// The dialler's hello: the suites that it allows, best first. The acceptor's: the chosen suite. Unknown suites
+    /// are omitted.
     pub suites: SmallVec<[Suite; 8]>,
     /// The node's name.
     pub name: String,
@@ -48,17 +50,17 @@ pub struct Hello {
 
 /// The state of one side's half of a session, by which a connection resumes the session or begins a new one.
 ///
-/// Two *epochs* identify a session, one for each half. Each side takes its epoch from its own counter, which rises whenever a
-/// session of that node ends. So two sides that both keep their half identify the same session, whichever side dials. A side
-/// that has lost its half is detected.
+/// Two *epochs* identify a session, one for each half. Each side takes its epoch from its own counter, which rises
+/// whenever a session of that node ends. So two sides that both keep their half identify the same session,
+/// whichever side dials. A side that has lost its half is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumeState {
     /// The epoch of this side's half, at least 1.
     pub epoch: u64,
     /// The epoch of the peer's half, if the peer has proven one; else 0.
     pub known: u64,
-    /// The dialler's hello: the number of this connection in the session, higher than all numbers that the dialler knows. The
-    /// acceptor's: the highest number that was proven to it.
+    /// The dialler's hello: the number of this connection in the session, higher than all numbers that the dialler
+    /// knows. The acceptor's: the highest number that was proven to it.
     pub ordinal: u32,
 }
 

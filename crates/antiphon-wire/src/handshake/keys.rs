@@ -1,6 +1,7 @@
 //! The key schedule, which derives proofs and keys from the secret, the agreement and the transcript.
 //!
-//! Every key also depends on the X25519 agreement. So guesses of the secret cannot be tested against a recorded handshake.
+//! Every key also depends on the X25519 agreement. So guesses of the secret cannot be tested against a recorded
+//! handshake.
 
 use ring::{digest, hkdf, hmac};
 use subtle::ConstantTimeEq;
@@ -18,7 +19,8 @@ pub enum HandshakeRole {
     Acceptor,
 }
 
-/// The key by which a later connection proves that it belongs to the session. Derived in the handshake that begins the session.
+/// The key by which a later connection proves that it belongs to the session. Derived in the handshake that begins
+/// the session.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ResumeKey(Zeroizing<[u8; 32]>);
 
@@ -28,7 +30,8 @@ impl std::fmt::Debug for ResumeKey {
     }
 }
 
-/// The SHA-256 of the dialler's hello, the acceptor's hello (both as whole messages), and the TLS exporter if the suite is `tls`.
+/// The SHA-256 of the dialler's hello, the acceptor's hello (both as whole messages), and the TLS exporter if the
+/// suite is `tls`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Transcript([u8; 32]);
 
@@ -53,7 +56,8 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Extracts the key material. The text of the secret is the salt (empty without a secret), the agreement is the input.
+    /// Extracts the key material. The text of the secret is the salt (empty without a secret), the agreement is the
+    /// input.
     pub(crate) fn new(secret: Option<&Secret>, agreement: &[u8; 32], transcript: Transcript) -> Schedule {
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, secret.map_or(&[], Secret::as_bytes));
         Schedule { extracted: salt.extract(agreement), transcript }

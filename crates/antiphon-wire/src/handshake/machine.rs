@@ -28,8 +28,9 @@ pub struct Handshake {
 pub enum HandshakeStep {
     /// The handshake waits for more bytes.
     Wait,
-    /// The peer's hello has arrived ([`Handshake::peer`]); it is unproven. The acceptor continues with [`Handshake::answer`], the
-    /// dialler with [`Handshake::prove`]. Either side may call [`Handshake::refuse`] instead.
+    /// The peer's hello has arrived ([`Handshake::peer`]); it is unproven. The acceptor continues with
+    /// [`Handshake::answer`], the dialler with [`Handshake::prove`]. Either side may call [`Handshake::refuse`]
+    /// instead.
     Introduced,
     /// Acceptor: the dialler's proof is verified. Continue with [`Handshake::confirm`] or [`Handshake::refuse`].
     Proven,
@@ -85,7 +86,7 @@ struct Draft {
     transcript: Transcript,
 }
 
-/// A key agreement whose `Debug` output hides its content.
+/// A key agreement with a `Debug` output that hides it.
 struct OpaqueAgreement(Agreement);
 
 impl std::fmt::Debug for OpaqueAgreement {
@@ -150,7 +151,8 @@ impl Handshake {
         }
     }
 
-    /// Takes the received messages up to the next step. To be called when bytes have arrived, and again after each step.
+    /// Takes the received messages up to the next step. To be called when bytes have arrived, and again after each
+    /// step.
     ///
     /// # Errors
     /// [`HandshakeError`]; the handshake has ended. Write `out`, which may hold a refusal, then close the connection.
@@ -266,8 +268,8 @@ impl Handshake {
     /// Answers the dialler's hello: appends the acceptor's hello to `out`.
     ///
     /// # Errors
-    /// [`HandshakeError::CallerMisused`] at another step; [`HandshakeError::PeerMisbehaved`] if the peer's public key has a low
-    /// order. The handshake has ended.
+    /// [`HandshakeError::CallerMisused`] at another step; [`HandshakeError::PeerMisbehaved`] if the peer's public
+    /// key has a low order. The handshake has ended.
     pub fn answer(
         &mut self,
         profile: &Profile,
@@ -302,8 +304,8 @@ impl Handshake {
     /// Answers the acceptor's hello: appends the dialler's proof to `out`.
     ///
     /// # Errors
-    /// [`HandshakeError::CallerMisused`] at another step; [`HandshakeError::PeerMisbehaved`] if the peer's public key has a low
-    /// order. The handshake has ended.
+    /// [`HandshakeError::CallerMisused`] at another step; [`HandshakeError::PeerMisbehaved`] if the peer's public
+    /// key has a low order. The handshake has ended.
     pub fn prove(
         &mut self,
         profile: &Profile,
@@ -332,8 +334,9 @@ impl Handshake {
     /// Answers the dialler's proof: appends the acceptor's proof to `out`, and returns the proven connection.
     ///
     /// # Errors
-    /// [`HandshakeError::Refused`] with [`Refusal::Session`] if this side has received records of the session and the dialler has
-    /// none of its resume keys; `out` then holds the refusal. [`HandshakeError::CallerMisused`] at another step.
+    /// [`HandshakeError::Refused`] with [`Refusal::Session`] if this side has received records of the session and
+    /// the dialler has none of its resume keys; `out` then holds the refusal. [`HandshakeError::CallerMisused`] at
+    /// another step.
     pub fn confirm(
         &mut self,
         profile: &Profile,
@@ -419,7 +422,8 @@ fn choose_suite(profile: &Profile, peer: &Hello, is_tls: bool) -> Result<Suite, 
     Ok(suite)
 }
 
-/// Checks, as the dialler, the choices in the acceptor's hello, and returns the suite. The key id must be the dialler's own.
+/// Checks, as the dialler, the choices in the acceptor's hello, and returns the suite. The key id must be the
+/// dialler's own.
 fn check_choice(profile: &Profile, peer: &Hello) -> Result<Suite, HandshakeError> {
     if peer.node == profile.node {
         return Err(HandshakeError::Refused(Refusal::SelfConnection));

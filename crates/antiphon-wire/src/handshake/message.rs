@@ -1,7 +1,7 @@
 //! The messages before the first record: two hellos and two proofs, or a refusal.
 //!
-//! Each message has a header of eight bytes (magic, kind, a zero, the length of the rest as u16) and a body of fixed layout.
-//! Before a proof is verified, a node decodes nothing else.
+//! Each message has a header of eight bytes (magic, kind, a zero, the length of the rest as u16) and a body of
+//! fixed layout. Before a proof is verified, a node decodes nothing else.
 
 use smallvec::SmallVec;
 
@@ -211,7 +211,7 @@ pub(crate) fn begin(kind: MessageKind, out: &mut Vec<u8>) -> usize {
     start
 }
 
-/// Sets the length of the message whose header [`begin`] appended at `start`.
+/// Sets the length of the message that [`begin`] began at `start`.
 pub(crate) fn finish(start: usize, out: &mut [u8]) {
     let length = out.len() - start - HANDSHAKE_HEADER_BYTES;
     let length = u16::try_from(length).expect("a handshake message is shorter than 64 KiB");

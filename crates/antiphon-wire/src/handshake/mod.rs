@@ -1,7 +1,7 @@
-//! The handshake of one connection: two hellos, then two proofs. The dialler sends each of them first.
+//! The handshake of one connection: two hellos, then two proofs. The dialler's message comes first in both pairs.
 //!
-//! Each state accepts one message. Any other message, and any bytes that do not parse, end the handshake. Until both proofs
-//! are verified, only handshake messages are decoded. All messages of a peer together have at most
+//! Each state accepts one message. Any other message, and any bytes that do not parse, end the handshake. Until
+//! both proofs are verified, only handshake messages are decoded. All messages of a peer together have at most
 //! [`HELLO_BYTES_MAX`](crate::HELLO_BYTES_MAX) bytes.
 
 mod hello;
@@ -125,7 +125,8 @@ pub enum ProfileError {
     /// A suite needs keys, but there is no secret from which to derive them.
     #[error("the suites need a secret; give one, or allow only `plain` or `tls`")]
     NoSecret,
-    /// `plain` is allowed beside other suites. A man in the middle could remove those from a hello, and no proof would show it.
+    /// `plain` is allowed beside other suites. A man in the middle could remove those from a hello, and no proof
+    /// would show it.
     #[error("`plain` is allowed beside other suites; allow it alone, or not at all")]
     PlainBesides,
     /// A flag of the lower half is set.
@@ -148,7 +149,7 @@ pub(crate) enum Hold {
     /// This side has no session with the peer.
     #[default]
     None,
-    /// There is a session, but no record of it was received, so it may begin anew on another connection.
+    /// There is a session, but no record of it was received, so it may begin again on another connection.
     Loose,
     /// A record of the session was received. Only a peer with one of its resume keys may continue it.
     Firm,

@@ -104,7 +104,8 @@ fn read(path: &Path) -> Result<Secret, FileFault> {
     let file = File::open(path)?;
     // Check the opened file, not the path: another file may be at that path by now.
     check_mode(&file)?;
-    // The capacity suffices for the whole read. If the vector grew, its old buffer would be freed without being wiped.
+    // The capacity suffices for the whole read. If the vector grew, its old buffer would be freed without being
+    // wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));
     file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > SECRET_BYTES_MAX {

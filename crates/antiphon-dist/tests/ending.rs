@@ -3,6 +3,7 @@
 mod common;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
@@ -97,17 +98,19 @@ fn node_with_only_daemons_flushes_and_returns() {
 
 fn node_stops_in_time_with_frozen_peer() {
     let net = Net { udp_port: 0, ..Net::new() };
-    let server = Process::start(&net, "server");
+    let server = Arc::new(Process::start(&net, "server"));
     let at = server.location();
     let mut here = Node::new(net.quiet("here", &[at])).expect("a node can start");
     let (sender, results) = channel();
+    // A clone stays here: the process would be killed with the actor, and the node would have lost its peer.
+    let peer = server.clone();
     here.spawn(move |cx: &mut Cx<Addr<String>>, event| match event {
         Event::Start => {
             cx.locate("server", PATIENCE, |found| found.expect("the name is registered"));
             receive()
         }
         Event::Message(to) => {
-            server.freeze();
+            peer.freeze();
             for _ in 0..100 {
                 cx.send(to, "x".repeat(100_000))?;
             }
@@ -119,5 +122,7 @@ fn node_stops_in_time_with_frozen_peer() {
     here.run().expect("the node runs");
     drop(here);
     let stopped = heard(&results);
-    assert!(stopped.elapsed() < secs(10), "the node ended after {:?}", stopped.elapsed());
+    let lasted = stopped.elapsed();
+    assert!((secs(1)..secs(10)).contains(&lasted), "the node waited {lasted:?} for its peer");
+    drop(server);
 }

@@ -91,7 +91,7 @@ pub(crate) fn announcement_forged_is_counted_and_not_dialled() {
         // The victim reads each round before the next one, so that no datagram is lost.
         siege.victim.wait_for_count("refused_datagrams", 30 * round);
     }
-    siege.victim.has_logged_once("another secret, or damaged");
+    siege.victim.has_logged_once("another secret, or a damaged one");
     siege.victim.has_logged_once("under key id None");
     assert_eq!(trap.take_all(), 0, "no forged location is dialled");
     siege.end("forged announcements", bounds::datagrams());

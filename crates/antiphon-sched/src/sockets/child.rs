@@ -27,8 +27,8 @@ use crate::readiness::Source;
 /// How often the loop polls for the exit of a child, where the system does not report it.
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
-/// The largest capacity of a pipe, unless a superuser raised it. No more output than this can remain of a child that has
-/// exited. Output beyond it comes from the child's own children, which may run for ever.
+/// The largest capacity of a pipe, unless a superuser raised it. No more output than this can remain of a child that
+/// has exited. Output beyond it comes from the child's own children, which may run for ever.
 const PIPE_BYTES_MAX: usize = 1 << 20;
 
 pub(crate) struct Child {

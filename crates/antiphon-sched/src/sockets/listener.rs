@@ -117,7 +117,10 @@ impl Listener {
                 Ok((socket, peer)) => self.accepted(guard, owner, socket, peer),
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(reason) if is_exhausted(&reason) => {
-                    tracing::warn!(%reason, at = %self.local, "accepting pauses; close some connections, or raise the limit of open files");
+                    tracing::warn!(
+                        %reason, at = %self.local,
+                        "accepting pauses; close some connections, or raise the limit of open files"
+                    );
                     guard.set_timer(ACCEPT_PAUSE);
                 }
                 // That connection has failed already; there may be more in the backlog.

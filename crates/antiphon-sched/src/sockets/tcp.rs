@@ -71,7 +71,7 @@ enum TcpState {
     PeerEnded,
     /// The actor has closed the connection; `Closed` is sent when all is written.
     Closing,
-    /// The actor has handled `Closed`, or has ended; its remaining data is being written.
+    /// `Closed` was delivered; the remaining data of the actor is being written.
     Finishing,
     /// All is written, and this side's half is shut down; incoming data is dropped until the peer ends.
     Draining,
@@ -182,7 +182,8 @@ impl Tcp {
                 Err(reason) => self.failure = Some(reason),
             }
         }
-        let no_address = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let no_address =
+            || io::Error::new(io::ErrorKind::NotFound, "the endpoint has no address to connect to");
         let reason = self.failure.take().unwrap_or_else(no_address);
         self.end(guard, Some(reason))
     }

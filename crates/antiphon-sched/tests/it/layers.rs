@@ -8,8 +8,8 @@ use antiphon_sched::*;
 
 use crate::station::*;
 
-/// A layer in which each side sends `HELLO`, waits for the other's, and inverts all bits of the data. A stream that ends
-/// without `END_MARK` is truncated.
+/// A layer in which each side sends `HELLO`, waits for that of the peer, and inverts all bits of the data. A stream
+/// that ends without `END_MARK` is truncated.
 struct TestLayer;
 
 #[derive(Default)]

@@ -129,7 +129,7 @@ fn readiness_repeated_merges_into_waiting_event() {
     let seen = log.clone();
     let (mut near, mut far) = pair();
     let actor = events.spawn(move |cx: &mut Cx<()>, event| {
-        note_event(&seen, &event);
+        note_unit_event(&seen, &event);
         match event {
             Event::Start => {
                 cx.register_source(&mut far, Interest::READABLE)?;
@@ -156,7 +156,7 @@ fn readiness_repeated_merges_into_waiting_event() {
     assert_eq!(log.take(), "start resumed ready");
 }
 
-fn note_event(log: &Log, event: &Event<()>) {
+fn note_unit_event(log: &Log, event: &Event<()>) {
     match event {
         Event::Start => log.note("start"),
         Event::Ready(_) => log.note("ready"),

@@ -270,7 +270,7 @@ fn mailbox_full_pauses_reading_without_loss() {
     while station.events.loop_ref().has_room(actor.id().key()) != Some(false) {
         station.events.run_once(None).unwrap();
     }
-    station.until("rest", |station| !station.events.is_runnable());
+    station.until("an idle loop", |station| !station.events.is_runnable());
     // Long enough to read all of it, if reading went on.
     for _ in 0..300 {
         let now = station.events.now();

@@ -36,7 +36,7 @@ fn close_with_pending_data_writes_all_first() {
         cx.close(conn);
         cx.write(conn, "too late");
     });
-    station.until("rest", |station| !station.events.is_runnable());
+    station.until("an idle loop", |station| !station.events.is_runnable());
     assert_eq!(
         station.heard.joined(conn).matches("closed").count(),
         0,
@@ -65,7 +65,7 @@ fn close_with_unread_input_causes_no_reset() {
         cx.close(conn);
     });
     // The system has taken part of the data, and has not sent most of that: a reset now would lose it.
-    station.until("rest", |station| !station.events.is_runnable());
+    station.until("an idle loop", |station| !station.events.is_runnable());
     let reader = reading(peer);
     station.until("all of it", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap().len(), BYTES);

@@ -10,8 +10,8 @@ use crate::frame::codes::{
 };
 use crate::ids::{Key, NodeId, Pair, TagId};
 
-/// Declares a struct for each frame, and the enum of all frames. `[from => to]` names the fields of the pair of actors within
-/// which the frame keeps its order.
+/// Declares a struct for each frame, and the enum of all frames. `[from => to]` names the fields of the pair of actors
+/// within which the frame keeps its order.
 macro_rules! frames {
     ($(
         $(#[$doc:meta])*
@@ -161,8 +161,8 @@ frames! {
         sent: u64,
     }
 
-    /// The first frame of each connection, in each direction: the number of the first numbered frame on it. The peer expects
-    /// this number, or has acknowledged up to it meanwhile.
+    /// The first frame of each connection, in each direction: the number of the first numbered frame on it. The peer
+    /// expects this number, or has acknowledged up to it meanwhile.
     Begin = 0x0a {
         /// The number.
         frame: u64,
@@ -177,8 +177,8 @@ frames! {
         /// The tag: UTF-8, at most 255 bytes.
         name: &'a str,
     }
-    /// A part of a large frame: one with a payload above 16 KiB. The parts of one stream arrive in order; other frames may arrive
-    /// between them.
+    /// A part of a large frame: one with a payload above 16 KiB. The parts of one stream arrive in order; other frames
+    /// may arrive between them.
     Fragment<'a> = 0x21 {
         /// Identifies the large frame; unique while that is incomplete.
         stream: u32,
@@ -335,8 +335,8 @@ frames! {
         /// Why.
         reason: GoodbyeReason,
     }
-    /// Asks the receiver to announce the sender on the receiver's network, and to send a [`NodeAt`] for each of its peers that
-    /// can be discovered.
+    /// Asks the receiver to announce the sender on the receiver's network, and to send a [`NodeAt`] for each of its peers
+    /// that can be discovered.
     AnnounceRelay = 0x35 {
         /// The sender's number for this request; not 0.
         request: u64,

@@ -1,8 +1,9 @@
 //! The epochs that a node gives to its halves of sessions.
 //!
-//! Invariant: all handshakes with one peer in which this node proves itself carry the same epoch, unless a session with that
-//! peer ended between them. After such an end, handshakes carry a higher epoch. Therefore a handshake that is older than the
-//! end of a session with its peer begins no session, and the end of a session with another peer does not affect it.
+//! Invariant: all handshakes with one peer in which this node proves itself carry the same epoch, unless a session with
+//! that peer ended between them. After such an end, handshakes carry a higher epoch. Therefore a handshake that is older
+//! than the end of a session with its peer begins no session, and the end of a session with another peer does not affect
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,8 @@ use crate::ids::NodeId;
 
 /// The epochs of one incarnation of a node.
 ///
-/// A peer without a settled epoch is sent the value of a counter, which rises whenever a session ends. The epoch for a peer is
-/// settled when this node first proves itself to that peer.
+/// A peer without a settled epoch is sent the value of a counter, which rises whenever a session ends. The epoch for a
+/// peer is settled when this node first proves itself to that peer.
 #[derive(Debug)]
 pub struct Epochs {
     /// The counter: higher than the epoch of every half that has ended.
@@ -44,8 +45,8 @@ impl Epochs {
         self.settle(node, self.next);
     }
 
-    /// Settles the epoch for a node to which this side is about to prove itself, after it sent `epoch` in its hello. Returns
-    /// the settled epoch: `epoch`, unless another one was settled before.
+    /// Settles the epoch for a node to which this side is about to prove itself, after it sent `epoch` in its hello.
+    /// Returns the settled epoch: `epoch`, unless another one was settled before.
     pub(crate) fn settle_for(&mut self, node: NodeId, epoch: u64) -> u64 {
         if epoch >= self.floor && !self.settled.contains_key(&node) {
             self.settle(node, epoch);
@@ -53,7 +54,8 @@ impl Epochs {
         self.of(node)
     }
 
-    /// The table of settled epochs is bounded. When it is full it is cleared, and every unfinished handshake is refused once.
+    /// The table of settled epochs is bounded. When it is full it is cleared, and every unfinished handshake is refused
+    /// once.
     fn settle(&mut self, node: NodeId, epoch: u64) {
         if self.settled.len() >= SETTLED_MAX {
             self.settled.clear();

@@ -1,5 +1,5 @@
-//! The receive state of one session: the next frame number, the granted credit, the known type tags and the incomplete large
-//! frames.
+//! The receive state of one session: the next frame number, the granted credit, the known type tags and the incomplete
+//! large frames.
 //!
 //! Invariants:
 //! - Received bytes never exceed granted bytes.
@@ -170,8 +170,8 @@ impl Inbound {
         self.released + self.window - self.granted
     }
 
-    /// Whether enough can be granted for a `Credit` frame. A quarter of the window is enough. Less is enough while the peer has
-    /// little credit left, because this side holds much.
+    /// Whether enough can be granted for a `Credit` frame. A quarter of the window is enough. Less is enough while the
+    /// peer has little credit left, because this side holds much.
     #[inline]
     pub(crate) fn credit_due(&self) -> bool {
         let grantable = self.grantable();

@@ -203,8 +203,8 @@ impl Session {
     /// again.
     ///
     /// # Errors
-    /// - [`SessionError::NotAdmitted`] unless [`Session::admit`] answers [`Admission::Takes`], or the session was begun with
-    ///   this connection.
+    /// - [`SessionError::NotAdmitted`] unless [`Session::admit`] answers [`Admission::Takes`], or the session was begun
+    ///   with this connection.
     /// - [`SessionError::PeerMisbehaved`] if the peer expects frames that were never sent.
     ///
     /// After an error nothing has changed.
@@ -281,8 +281,8 @@ impl Session {
         }
     }
 
-    /// Handles the due timeouts. Then call [`poll_transmit`](Session::poll_transmit) and [`poll_event`](Session::poll_event).
-    /// An early or late call does no harm.
+    /// Handles the due timeouts. Then call [`poll_transmit`](Session::poll_transmit) and
+    /// [`poll_event`](Session::poll_event). An early or late call does no harm.
     pub fn on_timeout(&mut self, now: Time) {
         if self.ack_due.is_some_and(|due| due <= now) {
             self.ack_due = None;
@@ -312,8 +312,9 @@ impl Session {
         std::mem::take(&mut self.events.renew).then_some(SessionEvent::Renew)
     }
 
-    /// Calls `each` with every unacknowledged numbered frame, and whether it may have arrived. For the end of a session: frames
-    /// that cannot have arrived are dead letters; the outcome of the rest is unknown. The body of a large frame may be truncated.
+    /// Calls `each` with every unacknowledged numbered frame, and whether it may have arrived. For the end of a session:
+    /// frames that cannot have arrived are dead letters; the outcome of the rest is unknown. The body of a large frame
+    /// may be truncated.
     pub fn undelivered(&self, mut each: impl FnMut(&Frame<'_>, bool)) {
         for (raw, perhaps_arrived) in self.outbound.unacknowledged() {
             match raw.decode() {

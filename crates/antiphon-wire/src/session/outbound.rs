@@ -4,8 +4,8 @@
 //! - A frame lies in one segment. Segments are contiguous in frame numbers and in byte positions.
 //! - Every acknowledged frame was transmitted, and every transmitted frame was appended.
 //! - A segment is removed once all its frames are acknowledged.
-//! - The number of a frame is final once the frame is transmitted. Before that, frames may be recalled; the frames behind them
-//!   then get lower numbers.
+//! - The number of a frame is final once the frame is transmitted. Before that, frames may be recalled; the frames behind
+//!   them then get lower numbers.
 
 use std::collections::VecDeque;
 
@@ -190,8 +190,8 @@ impl Outbound {
         UnsentFrame { raw, bytes, pair }
     }
 
-    /// Recalls the frames for which `takes` returns true; all others keep their order. `takes` is called with every frame that
-    /// was never transmitted, in order, and with the number that the frame gets if it stays.
+    /// Recalls the frames for which `takes` returns true; all others keep their order. `takes` is called with every frame
+    /// that was never transmitted, in order, and with the number that the frame gets if it stays.
     pub(crate) fn recall(&mut self, mut takes: impl FnMut(&UnsentFrame<'_>, u64) -> bool) {
         let mut number = self.transmitted;
         let mut labels = VecDeque::new();
@@ -265,8 +265,8 @@ impl Outbound {
         if next > self.transmitted {
             return Err(OutOfRange);
         }
-        // On this connection the peer counts frames from the number in `Begin`. So this side must repeat even those that the
-        // peer received over an older connection, and keeps them until then.
+        // On this connection the peer counts frames from the number in `Begin`. So this side must repeat even those that
+        // the peer received over an older connection, and keeps them until then.
         self.acked = self.acked.max(next.min(self.cursor.frame));
         while self.segments.front().is_some_and(|first| first.end_frame() <= self.acked) {
             self.drop_first();

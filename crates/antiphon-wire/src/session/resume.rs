@@ -1,9 +1,9 @@
 //! Decides which connection belongs to which session: the contents of hellos and proofs, and the admission of proven
 //! connections.
 //!
-//! Two nodes may dial each other at the same moment, a connection may fail between the two proofs, and one side may have lost
-//! the session that the other still holds. In each of these cases the rules here lead both sides to the same decision.
-//! PROTOCOL.md, "Sessions", explains them.
+//! Two nodes may dial each other at the same moment, a connection may fail between the two proofs, and one side may have
+//! lost the session that the other still holds. In each of these cases the rules here lead both sides to the same
+//! decision. PROTOCOL.md, "Sessions", explains them.
 
 use std::cmp::Ordering;
 
@@ -66,9 +66,9 @@ impl SessionIdentity {
         ResumeState { epoch: self.epoch, known: self.peer_epoch, ordinal }
     }
 
-    /// Checks whether a connection with this ordinal replaces the present one. Of two connections with the same ordinal, the
-    /// one dialled by the node with the smaller id stays. Exception: if the session is not firm, a repeated dial by the same
-    /// node replaces the present connection, which that node has given up.
+    /// Checks whether a connection with this ordinal replaces the present one. Of two connections with the same ordinal,
+    /// the one dialled by the node with the smaller id stays. Exception: if the session is not firm, a repeated dial by
+    /// the same node replaces the present connection, which that node has given up.
     pub(super) fn yields_to(&self, ordinal: u32, dialler: NodeId) -> Result<(), Refusal> {
         let Some(present) = self.live_dialler else {
             return if ordinal >= self.ordinal { Ok(()) } else { Err(Refusal::Superseded) };

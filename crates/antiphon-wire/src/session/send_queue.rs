@@ -4,8 +4,8 @@
 //! - frames that must not overtake those of their pair of actors;
 //! - frames for an actor that the peer has paused.
 //!
-//! Invariant: a pair of actors has a queue only while a frame of the pair waits. While it has one, every frame of the pair goes
-//! through that queue. So frames never overtake within a pair, and pairs do not block each other.
+//! Invariant: a pair of actors has a queue only while a frame of the pair waits. While it has one, every frame of the
+//! pair goes through that queue. So frames never overtake within a pair, and pairs do not block each other.
 
 mod recall;
 
@@ -33,8 +33,8 @@ pub(crate) struct SendQueue {
     next_stream: u32,
     /// Payload bytes of the large frames of which some, but not all, fragments were moved.
     in_progress: u64,
-    /// The large frames that were moved completely, until the last fragment is acknowledged. They are reported if the session
-    /// ends before.
+    /// The large frames that were moved completely, until the last fragment is acknowledged. They are reported if the
+    /// session ends before.
     unacknowledged: VecDeque<SentLargeFrame>,
 }
 
@@ -168,8 +168,8 @@ impl SendQueue {
             && heads.into_iter().any(|item| !item.has_to_wait(self.in_progress, reassembly_bytes_max))
     }
 
-    /// Moves frames to `outbound`: one part of each queue in turn. It moves only a few parts ahead of the socket, so that other
-    /// frames can pass between them.
+    /// Moves frames to `outbound`: one part of each queue in turn. It moves only a few parts ahead of the socket, so that
+    /// other frames can pass between them.
     pub(crate) fn pump(&mut self, outbound: &mut Outbound, reassembly_bytes_max: u64) {
         while self.unacknowledged.front().is_some_and(|sent| sent.last_frame < outbound.acked()) {
             self.unacknowledged.pop_front();
@@ -234,8 +234,8 @@ impl SendQueue {
         true
     }
 
-    /// Every frame that waits, and every large frame with a fragment that is not below `acked`; with whether a part of it was
-    /// moved. The body of a large frame may be truncated.
+    /// Every frame that waits, and every large frame with a fragment that is not below `acked`; with whether a part of it
+    /// was moved. The body of a large frame may be truncated.
     pub(crate) fn undelivered(&self, acked: u64) -> impl Iterator<Item = (Frame<'_>, bool)> {
         let sent = self.unacknowledged.iter().filter(move |sent| sent.last_frame >= acked);
         let sent = sent.map(|sent| (sent.kind, sent.head.as_slice(), true));

@@ -77,7 +77,8 @@ impl Control {
 }
 
 /// Whether a frame completes something that is open at the peer, which would stay open for ever if the cap refused the
-/// frame. The number of such frames is bounded by the open monitors, replies and requests, so the cap does not apply to them.
+/// frame. The number of such frames is bounded by the open monitors, replies and requests, so the cap does not apply to
+/// them.
 fn is_completion(frame: &Frame<'_>) -> bool {
     use crate::frame;
     let kinds = [
@@ -176,8 +177,8 @@ impl Session {
         Ok(())
     }
 
-    /// Accepts a control frame for the present connection: `Close`, `IdleProposed` or `IdleAgreed`. It overtakes queued frames,
-    /// and is dropped if the connection is lost.
+    /// Accepts a control frame for the present connection: `Close`, `IdleProposed` or `IdleAgreed`. It overtakes queued
+    /// frames, and is dropped if the connection is lost.
     ///
     /// # Errors
     /// [`SendRefused::NotThisWay`] for any other frame, or without a connection.

@@ -4,8 +4,8 @@
 //! Invariants:
 //! - Only frames of which no byte was ever transmitted are recalled, so no frame number that the peer may know changes.
 //! - All such frames of a pair are recalled, in order, and put before the frames that wait in its queue.
-//! - A large frame is recalled completely. Once its first fragment is transmitted it is not recalled at all, because the peer
-//!   has reserved room for it.
+//! - A large frame is recalled completely. Once its first fragment is transmitted it is not recalled at all, because the
+//!   peer has reserved room for it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,8 +15,8 @@ use crate::session::outbound::{Outbound, UnsentFrame};
 use crate::session::send_queue::{PairQueue, QueuedFrame, SendQueue};
 
 impl SendQueue {
-    /// Recalls the frames for paused actors, if an actor was paused since the last recall. A recall visits every unsent frame,
-    /// so it runs once before a transmission, however many actors were paused and unpaused meanwhile.
+    /// Recalls the frames for paused actors, if an actor was paused since the last recall. A recall visits every unsent
+    /// frame, so it runs once before a transmission, however many actors were paused and unpaused meanwhile.
     pub(crate) fn recall(&mut self, outbound: &mut Outbound) {
         if !std::mem::take(&mut self.recall_due) || !self.can_recall(outbound) {
             return;
@@ -120,7 +120,8 @@ impl Recall<'_> {
 }
 
 impl SendQueue {
-    /// Restarts the large frame at the front of the queue of `pair`, if it has this stream number. No part of it was transmitted.
+    /// Restarts the large frame at the front of the queue of `pair`, if it has this stream number. No part of it was
+    /// transmitted.
     fn restart_large(&mut self, pair: Pair, number: u32) -> bool {
         let front = self.queues.get_mut(&Some(pair)).and_then(|pair_queue| pair_queue.items.front_mut());
         let Some(QueuedFrame::Large { stream, payload, taken, .. }) = front else { return false };

@@ -23,7 +23,8 @@ fn unconnected_pair() -> (TestPeer, TestPeer) {
     (test_peer(1, &suites, Limits::default()), test_peer(2, &suites, Limits::default()))
 }
 
-/// Of two connections, the one with the higher ordinal wins. With equal ordinals, the one that the smaller node dialled wins.
+/// Of two connections, the one with the higher ordinal wins. With equal ordinals, the one that the smaller node dialled
+/// wins.
 #[test]
 fn connection_wins_by_ordinal_then_smaller_node() {
     let (smaller, bigger) = (NodeId(1), NodeId(2));
@@ -147,7 +148,8 @@ fn first_dials_form_one_session_despite_other_ends() {
     assert_eq!(admits(&b, &at_b_too), Admission::Refused(Refusal::Duplicate));
 }
 
-/// A dialler proves itself under the epoch that it sent first. A handshake with a later epoch is refused and must be repeated.
+/// A dialler proves itself under the epoch that it sent first. A handshake with a later epoch is refused and must be
+/// repeated.
 #[test]
 fn dialler_with_unsettled_epoch_must_dial_again() {
     let (mut a, mut b) = unconnected_pair();

@@ -496,19 +496,23 @@ fn session_arbitrary_frames_keep_invariants() {
     let length = proptest::prop_oneof![2 => Just(8_usize), 1 => 0_usize..40];
     let payload = length.prop_flat_map(move |length| proptest::collection::vec(byte.clone(), length));
     let frame = (proptest::sample::select(kinds), payload);
-    let frames = proptest::collection::vec(frame, 1..20).prop_map(|frames| {
+    // A malformed frame ends a case, so three of four cases leave the malformed frames out.
+    let frames = (proptest::collection::vec(frame, 1..100), proptest::bool::weighted(0.25));
+    let bodies = frames.prop_map(|(frames, with_malformed)| {
         let mut body = Vec::new();
         crate::frame::Begin { frame: 0 }.put_frame(&mut body);
         Frame::from(Tag { id: TagId(0), name: "t" }).encode(&mut body).expect("a small frame");
         for (kind, payload) in &frames {
-            body.extend_from_slice(&[*kind, 0, payload.len() as u8, 0]);
-            body.extend_from_slice(payload);
+            if with_malformed || matches!(Frame::decode(*kind, payload), Ok(Some(_))) {
+                body.extend_from_slice(&[*kind, 0, payload.len() as u8, 0]);
+                body.extend_from_slice(payload);
+            }
         }
         body
     });
     let config = Config { source_file: Some(file!()), ..Config::default() };
     let (accepted, refused) = (Cell::new(0), Cell::new(0));
-    let result = TestRunner::new(config).run(&frames, |body| {
+    let result = TestRunner::new(config).run(&bodies, |body| {
         let (_, mut b) = connected_pair(Limits::default());
         let mut rest = Frames::of(&body);
         b.session().identity.is_firm = true;
@@ -529,8 +533,8 @@ fn session_arbitrary_frames_keep_invariants() {
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(accepted.get() > 0, "only {} frames were accepted", accepted.get());
-    assert!(refused.get() > 9999, "only {} frames were refused", refused.get());
+    assert!(accepted.get() > 100, "only {} frames were accepted", accepted.get());
+    assert!(refused.get() > 100, "only {} frames were refused", refused.get());
 }
 
 proptest::proptest! {

@@ -50,6 +50,7 @@ fn recalled_frames_arrive_before_later_ones() {
         received.extend(a.transmit(Time::START, &mut b));
     }
     assert_eq!(received.pop().as_deref(), Some("2:last"));
+    assert!(received.len() > 20_000, "only {} frames were recalled", received.len());
     let first = 40_000 - received.len();
     let expected: Vec<String> = (first..40_000).map(|number| format!("2:{number:0>50}")).collect();
     assert_eq!(received, expected);

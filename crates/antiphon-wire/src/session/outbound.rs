@@ -122,7 +122,7 @@ impl Outbound {
         if !has_room {
             self.add_segment();
         }
-        &mut self.segments.back_mut().expect("a segment was just added").bytes
+        &mut self.segments.back_mut().expect("the last segment has room").bytes
     }
 
     #[cold]

@@ -177,7 +177,7 @@ impl NodeCore {
         self.connections.get(conn).is_some_and(|conn| conn.dialled.is_some())
     }
 
-    /// Fails the handshake of a connection whose TLS failed. A session continues without the connection.
+    /// Handles a failure of TLS: it fails the handshake. An established session continues without the connection.
     pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         if matches!(conn.state, ConnectionState::Established(_)) {
@@ -273,7 +273,7 @@ impl NodeCore {
         session.unwrap_or_else(|| ResumeState::unknown(self.epoch_for(at)))
     }
 
-    /// The epoch for the hello to a location whose node has no session with this one. The node is known for certain only
+    /// The epoch for the hello to a location, if there is no session with its node. The node is known for certain only
     /// after its hello, so this is a guess. A wrong epoch costs a second dial.
     fn epoch_for(&self, at: SocketAddr) -> u64 {
         let node = self.dials.answered_at(at);
@@ -515,7 +515,7 @@ impl NodeCore {
         }
     }
 
-    /// Closes a connection whose handshake failed.
+    /// Closes a connection after a failed handshake.
     pub(super) fn fail_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
         if let Some(at) = self.connections.get(id).and_then(|conn| conn.dialled) {
             self.dial_again(at, id);

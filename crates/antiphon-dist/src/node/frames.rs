@@ -86,9 +86,9 @@ impl NodeCore {
                 let signal = InboundSignal::Monitor { watcher, target: sched_key(monitor.target), id };
                 self.on_signal(node, peer_session, signal, driver);
             }
-            Frame::Demonitor(gone) => {
-                let id = self.monitor_id(node, gone.id, true);
-                let signal = InboundSignal::Demonitor { target: sched_key(gone.target), id };
+            Frame::Demonitor(demonitor) => {
+                let id = self.monitor_id(node, demonitor.id, true);
+                let signal = InboundSignal::Demonitor { target: sched_key(demonitor.target), id };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Down(down) => self.on_down(node, peer_session, down, driver),

@@ -138,7 +138,7 @@ struct PendingReceipt {
 enum ReceiptOwner {
     /// The request of an actor that asked for the receipt.
     Request(RequestId),
-    /// The requests whose `ReplyTo`s are in the message. They fail if the message was refused.
+    /// The requests with a `ReplyTo` in the message. They fail if the message was refused.
     Replies(SmallVec<[RequestId; 1]>),
 }
 
@@ -420,7 +420,7 @@ impl NodeCore {
         }
     }
 
-    /// Completes a receipt whose message was never sent.
+    /// Completes the receipt of a message that was never sent.
     pub(super) fn refuse_receipt(&mut self, request: u64, reason: Undelivered, driver: &mut impl Driver) {
         self.complete_receipt(request, Err(DeliverError::Refused(reason)), driver);
     }
@@ -429,8 +429,8 @@ impl NodeCore {
         self.complete_receipt(request, Err(DeliverError::TimedOut), driver);
     }
 
-    /// Completes the receipts of a node whose session has ended with `Unknown`, since its messages may have arrived.
-    /// `spared` are those whose messages still wait for a session.
+    /// Completes the receipts of a node with `Unknown` after the end of its session: the messages may have arrived.
+    /// The receipts in `spared` stay open, because their messages still wait for a session.
     pub(super) fn fail_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, driver: &mut impl Driver) {
         let lost: Vec<u64> = self
             .receipts

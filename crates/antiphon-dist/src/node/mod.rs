@@ -82,7 +82,7 @@ pub struct NodeCore {
     timers: TimerQueue,
     connections: Connections,
     peers: BTreeMap<NodeId, Peer>,
-    /// Peers whose sessions may have frames to transmit, each once.
+    /// Peers with a session that may have frames to transmit, each once.
     dirty: Vec<NodeId>,
     /// Peers with messages that wait for full mailboxes.
     backlogged: BTreeSet<NodeId>,
@@ -134,13 +134,13 @@ pub struct Counts {
     pub relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
-    /// Open requests whose [`ReplyTo`](antiphon_sched::ReplyTo) was sent to other nodes.
+    /// Open requests with a [`ReplyTo`](antiphon_sched::ReplyTo) that was sent to another node.
     pub replies: usize,
     /// Monitors between this node and others, in both directions.
     pub monitors: usize,
     /// Actors that watch the statuses of peers; some may have exited.
     pub watchers: usize,
-    /// Open connections, including those whose handshake is not complete.
+    /// Open connections, including those with an incomplete handshake.
     pub connections: usize,
     /// Bytes that wait for full mailboxes.
     pub backlog_bytes: u64,

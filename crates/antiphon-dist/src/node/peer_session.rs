@@ -94,7 +94,8 @@ impl NodeCore {
         let shown = self.settings.shown(&stated, remote, dialled);
         let locations = stated.clone();
         self.supersede_predecessors(node, &locations, dialled, driver);
-        // This node dials a location that the peer states only if the configuration allows it, or if it has dialled it before.
+        // This node dials a location that the peer states only if the configuration allows it, or if this connection was
+        // dialled there.
         let locations: Vec<SocketAddr> =
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
         if !self.make_room_for(node) {
@@ -108,7 +109,7 @@ impl NodeCore {
         (peer.name, peer.told, peer.locations, peer.gone) = (name, shown, locations, false);
         (peer.said, peer.undiscovered, peer.apart) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
-        let begins = peer.peer_session.is_none();
+        let is_new = peer.peer_session.is_none();
         let limits = self.settings.limits();
         let peer_session = peer.peer_session.get_or_insert_with(|| {
             Box::new(PeerSession {
@@ -151,7 +152,7 @@ impl NodeCore {
         if let Some(at) = dialled {
             self.dials.succeeded(at, id, node);
         }
-        if begins {
+        if is_new {
             self.on_session_started(node, driver);
         }
         self.complete_connect_requests(node, dialled);

@@ -1,4 +1,4 @@
-//! Open requests of local actors whose `ReplyTo` was sent to other nodes. They fail when the session with such a node ends.
+//! Open requests of local actors with a `ReplyTo` that was sent to another node. They fail when the session with it ends.
 //!
 //! Invariant: both tables hold the same pairs.
 
@@ -17,7 +17,7 @@ impl Replies {
         self.by_request.len()
     }
 
-    /// Adds requests whose `ReplyTo` was sent to a node.
+    /// Adds requests after their `ReplyTo`s were sent to a node.
     pub(super) fn add(&mut self, node: NodeId, request_ids: &[RequestId]) {
         self.by_node.extend(request_ids.iter().map(|request_id| (node, *request_id)));
         self.by_request.extend(request_ids.iter().map(|request_id| (*request_id, node)));

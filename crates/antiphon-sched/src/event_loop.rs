@@ -293,7 +293,7 @@ impl Loop {
         LoopStats {
             actors: self.core.actors.live(),
             runnable: self.core.actors.runnable(),
-            requests: self.core.request_ids.len(),
+            requests: self.core.requests.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.readiness.len(),
             sockets: self.core.sockets.len(),
@@ -671,7 +671,7 @@ impl Drop for Loop {
             }
         }
         // Values of user code are dropped one by one: two panics in one drop would abort the process.
-        self.core.request_ids.drop_all();
+        self.core.requests.drop_all();
         self.core.sockets.drop_all();
         for _ in 0..self.urgent.len() {
             panic_guard::log_panic(|| drop(self.urgent.try_recv()));

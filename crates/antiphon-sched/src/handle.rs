@@ -83,7 +83,7 @@ impl Shared {
         fence(Ordering::SeqCst);
     }
 
-    pub(crate) fn post_urgent(&self, item: Box<dyn InboxItem>) {
+    pub(crate) fn push_urgent(&self, item: Box<dyn InboxItem>) {
         // A loop that has ended has dropped its receiver, and needs no replies.
         if self.urgent.send(item).is_ok() {
             self.wake();
@@ -186,7 +186,7 @@ impl Handle {
             // It fails only when `join` has already returned `TimedOut`.
             let report = move |reason: ExitReason| drop(sender.try_send(value_of(reason)));
             if actor.node() == core.node_id {
-                let id = core.watch_by_callback(actor.key(), Box::new(report));
+                let id = core.monitor_by_callback(actor.key(), Box::new(report));
                 *state_in_loop.lock() = JoinMonitor::Set(id);
             } else {
                 report(ExitReason::NoActor);
@@ -205,10 +205,10 @@ impl Handle {
 
     /// Removes the monitor of a `join` that has timed out, or prevents that it is set.
     fn demonitor(&self, actor: ActorId, state: Arc<Mutex<JoinMonitor>>) {
-        self.shared.post_urgent(Box::new(InboxJob(move |core: &mut Core| {
+        self.shared.push_urgent(Box::new(InboxJob(move |core: &mut Core| {
             let before = std::mem::replace(&mut *state.lock(), JoinMonitor::Abandoned);
             if let JoinMonitor::Set(id) = before {
-                core.unwatch_local(actor.key(), id);
+                core.remove_watcher(actor.key(), id);
             }
         })));
     }

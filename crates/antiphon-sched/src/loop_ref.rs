@@ -87,8 +87,8 @@ impl LoopRef<'_> {
         {
             // A request that is closed, by its timeout or with its actor, needs no log line. Every other reason
             // can be caused by a peer: it accepts no replies, or names an unknown node. So the log is throttled.
-            self.core.lost_answers += 1;
-            let times = self.core.lost_answers;
+            self.core.undelivered_replies += 1;
+            let times = self.core.undelivered_replies;
             if times.is_power_of_two() {
                 tracing::warn!(%node, %reason, times, "a reply was lost");
             }
@@ -215,19 +215,19 @@ impl LoopRef<'_> {
 
     /// As [`LoopRef::fail_request`], for another node: closes a request only if its `ReplyTo` left this loop.
     pub fn fail_request_from_peer(&mut self, request_id: RequestId, reason: AskError) {
-        if self.core.request_ids.expected(request_id).is_some() {
+        if self.core.requests.expected(request_id).is_some() {
             self.core.fail_request(request_id, reason);
         }
     }
 
     /// Whether a request is open.
     pub fn is_open(&mut self, request_id: RequestId) -> bool {
-        self.core.request_ids.is_open(request_id)
+        self.core.requests.is_open(request_id)
     }
 
     /// Adds a monitor: `watcher`, on another node, receives a [`Down`] when `target`, of this loop, ends.
     pub fn watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
-        self.core.watch_local(target, id, watcher);
+        self.core.add_watcher(target, id, watcher);
     }
 
     /// Refuses a monitor: sends `watcher`, on another node, a [`Down`] with [`ExitReason::Refused`].
@@ -238,7 +238,7 @@ impl LoopRef<'_> {
 
     /// Removes a monitor.
     pub fn unwatch(&mut self, target: Key, id: MonitorId) {
-        self.core.unwatch_local(target, id);
+        self.core.remove_watcher(target, id);
     }
 
     /// Prepares `watcher`, of this loop, for a [`Down`] of the monitor `id` when `actor`, on another node, ends.

@@ -46,11 +46,11 @@ struct MailboxExtras<M> {
     until: Time,
     timer: Option<TimerKey>,
     timeout_due: bool,
-    timers: Slab<Pending<M>>,
+    timers: Slab<PendingTimer<M>>,
 }
 
 /// A timer with a message.
-pub(crate) enum Pending<M> {
+pub(crate) enum PendingTimer<M> {
     Once(TimerKey, M),
     Every {
         /// The key by which the actor knows the timer; `key` changes after each tick.
@@ -303,7 +303,7 @@ impl<M> Mailbox<M> {
         let ends_wait = match &taken {
             Taken::Nothing => false,
             Taken::SystemEvent(system) => {
-                !matches!(**system, SystemEvent::Ready(_) | SystemEvent::SocketSeen(_))
+                !matches!(**system, SystemEvent::Ready(_) | SystemEvent::SocketCloseHandled(_))
             }
             Taken::Message(_) | Taken::Timeout => true,
         };
@@ -371,12 +371,12 @@ impl<M> Mailbox<M> {
     }
 
     fn is_cancelled(&mut self, token: u32) -> bool {
-        matches!(self.pending_mut(token), None | Some(Pending::Cancelled(_)))
+        matches!(self.pending_mut(token), None | Some(PendingTimer::Cancelled(_)))
     }
 
     /// Counts a passed tick of a cancelled timer, and frees its slot after the last one.
     fn count_cancelled_tick(&mut self, token: u32) {
-        if let Some(Pending::Cancelled(left)) = self.pending_mut(token) {
+        if let Some(PendingTimer::Cancelled(left)) = self.pending_mut(token) {
             *left -= 1;
             if *left == 0 {
                 self.remove_timer(token);
@@ -397,7 +397,7 @@ impl<M> Mailbox<M> {
 
     /// Lets the timer of a taken message tick again; false when the timer was cancelled meanwhile.
     fn end_tick(&mut self, token: u32) -> bool {
-        if let Some(Pending::Every { queued, .. }) = self.pending_mut(token) {
+        if let Some(PendingTimer::Every { queued, .. }) = self.pending_mut(token) {
             *queued = false;
             return true;
         }
@@ -464,36 +464,36 @@ impl<M> Mailbox<M> {
         u32::try_from(self.extra().timers.vacant_key()).expect("at most OPEN_MAX timers are open")
     }
 
-    pub(crate) fn add_timer(&mut self, pending: Pending<M>) {
+    pub(crate) fn add_timer(&mut self, pending: PendingTimer<M>) {
         self.extra().timers.insert(pending);
     }
 
-    pub(crate) fn remove_timer(&mut self, token: u32) -> Option<Pending<M>> {
+    pub(crate) fn remove_timer(&mut self, token: u32) -> Option<PendingTimer<M>> {
         self.extra.as_mut()?.timers.try_remove(token as usize)
     }
 
     /// The wheel's present key of a timer; `None` when the timer has fired or was cancelled.
     pub(crate) fn timer_key(&mut self, token: u32, name: TimerKey) -> Option<TimerKey> {
         match self.pending_mut(token)? {
-            Pending::Once(key, _) => (*key == name).then_some(*key),
-            Pending::Every { name: own, key, .. } => (*own == name).then_some(*key),
-            Pending::Cancelled(_) => None,
+            PendingTimer::Once(key, _) => (*key == name).then_some(*key),
+            PendingTimer::Every { name: own, key, .. } => (*own == name).then_some(*key),
+            PendingTimer::Cancelled(_) => None,
         }
     }
 
     /// Cancels a timer; `running` says whether the wheel still held it.
-    pub(crate) fn cancel_timer(&mut self, token: u32, running: bool) -> Option<Pending<M>> {
+    pub(crate) fn cancel_timer(&mut self, token: u32, running: bool) -> Option<PendingTimer<M>> {
         let pending = self.pending_mut(token)?;
-        let queued = matches!(pending, Pending::Every { queued: true, .. });
+        let queued = matches!(pending, PendingTimer::Every { queued: true, .. });
         let taken = match u8::from(!running) + u8::from(queued) {
             0 => self.remove_timer(token),
-            left => Some(std::mem::replace(pending, Pending::Cancelled(left))),
+            left => Some(std::mem::replace(pending, PendingTimer::Cancelled(left))),
         };
         self.open -= 1;
         taken
     }
 
-    pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut Pending<M>> {
+    pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut PendingTimer<M>> {
         self.extra.as_mut()?.timers.get_mut(token as usize)
     }
 }
@@ -505,10 +505,14 @@ enum Verdict {
     Admitted,
 }
 
-fn check_admission<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item<M>) -> Verdict {
+fn check_admission<M>(
+    admit: &mut Admit<M>,
+    timers: &mut Slab<PendingTimer<M>>,
+    item: &mut Item<M>,
+) -> Verdict {
     if let Item::SystemEvent(system) = item
         && let SystemEvent::Tick(token) = **system
-        && let Some(Pending::Every { make: Some(make), .. }) = timers.get_mut(token as usize)
+        && let Some(PendingTimer::Every { make: Some(make), .. }) = timers.get_mut(token as usize)
     {
         *item = Item::Attached(Box::new((Attachment::Tick(token), make())));
     }
@@ -517,7 +521,7 @@ fn check_admission<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item:
         Item::Attached(attached) => {
             let is_stale = match &attached.0 {
                 Attachment::Tick(token) => {
-                    !matches!(timers.get(*token as usize), Some(Pending::Every { .. }))
+                    !matches!(timers.get(*token as usize), Some(PendingTimer::Every { .. }))
                 }
                 Attachment::Permit(_) => false,
             };
@@ -536,7 +540,7 @@ fn wakes(system: &SystemEvent) -> bool {
         | SystemEvent::Swap(_)
         | SystemEvent::Writable(_)
         | SystemEvent::Ready(_)
-        | SystemEvent::SocketSeen(_)
+        | SystemEvent::SocketCloseHandled(_)
         | SystemEvent::Tick(_) => false,
     }
 }
@@ -581,8 +585,8 @@ pub(crate) trait AnyMailbox {
     fn is_vacant(&self) -> bool;
     /// Removes one value and drops it; false when none is left. The drop may panic.
     fn drop_one(&mut self) -> bool;
-    fn opened(&mut self) -> &mut u16;
-    fn ports(&mut self) -> &mut u32;
+    fn open_requests(&mut self) -> &mut u16;
+    fn head_of_requests(&mut self) -> &mut u32;
     /// Frees the memory of a burst if the mailbox is empty.
     fn trim(&mut self);
 }
@@ -618,18 +622,18 @@ impl<M> AnyMailbox for Mailbox<M> {
     fn fire_timer(&mut self, token: u32) -> Fired {
         match self.pending_mut(token) {
             None => Fired::Spent,
-            Some(Pending::Cancelled(_)) => {
+            Some(PendingTimer::Cancelled(_)) => {
                 self.count_cancelled_tick(token);
                 Fired::Spent
             }
-            Some(Pending::Once(..)) => {
-                if let Some(Pending::Once(_, message)) = self.remove_timer(token) {
+            Some(PendingTimer::Once(..)) => {
+                if let Some(PendingTimer::Once(_, message)) = self.remove_timer(token) {
                     self.open -= 1;
                     self.push(message);
                 }
                 Fired::Queued
             }
-            Some(Pending::Every { period, queued, .. }) => {
+            Some(PendingTimer::Every { period, queued, .. }) => {
                 let (period, needs_tick) = (*period, !*queued);
                 *queued = true;
                 if needs_tick {
@@ -642,8 +646,8 @@ impl<M> AnyMailbox for Mailbox<M> {
 
     fn set_timer_key(&mut self, token: u32, new: TimerKey) {
         match self.pending_mut(token) {
-            Some(Pending::Once(key, _) | Pending::Every { key, .. }) => *key = new,
-            Some(Pending::Cancelled(_)) | None => {}
+            Some(PendingTimer::Once(key, _) | PendingTimer::Every { key, .. }) => *key = new,
+            Some(PendingTimer::Cancelled(_)) | None => {}
         }
     }
 
@@ -658,8 +662,8 @@ impl<M> AnyMailbox for Mailbox<M> {
     fn timers(&self) -> Vec<TimerKey> {
         let Some(extra) = &self.extra else { return Vec::new() };
         let pending = extra.timers.iter().filter_map(|(_, pending)| match pending {
-            Pending::Once(key, _) | Pending::Every { key, .. } => Some(*key),
-            Pending::Cancelled(_) => None,
+            PendingTimer::Once(key, _) | PendingTimer::Every { key, .. } => Some(*key),
+            PendingTimer::Cancelled(_) => None,
         });
         pending.chain(extra.timer).collect()
     }
@@ -690,11 +694,11 @@ impl<M> AnyMailbox for Mailbox<M> {
         false
     }
 
-    fn opened(&mut self) -> &mut u16 {
+    fn open_requests(&mut self) -> &mut u16 {
         &mut self.open
     }
 
-    fn ports(&mut self) -> &mut u32 {
+    fn head_of_requests(&mut self) -> &mut u32 {
         &mut self.newest_request
     }
 

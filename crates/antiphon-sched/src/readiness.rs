@@ -41,14 +41,14 @@ pub(crate) enum SourceOwner {
     /// An actor that registered it.
     Actor(Key),
     /// A socket of the loop's socket table.
-    SocketEvent(SocketId, FdRole),
+    Socket(SocketId, FdRole),
 }
 
 /// The receiver of readiness.
 pub(crate) enum ReadyTarget {
     /// An actor; the number is the index of its source.
     Actor(Key, u32),
-    SocketEvent(SocketId, FdRole),
+    Socket(SocketId, FdRole),
 }
 
 struct SourceEntry {
@@ -156,7 +156,7 @@ impl Readiness {
     }
 
     /// Deregisters a source of the socket table.
-    pub(crate) fn part_with(&mut self, id: Source, source: &mut (impl mio::event::Source + ?Sized)) {
+    pub(crate) fn deregister_socket(&mut self, id: Source, source: &mut (impl mio::event::Source + ?Sized)) {
         if let Err(reason) = self.deregister(id, source) {
             // The caller closes the descriptor next, which deregisters it too.
             tracing::debug!(%reason, "a socket was not registered");
@@ -175,7 +175,7 @@ impl Readiness {
         let entry = self.entries.get_mut(id.index()).filter(|entry| entry.generation == id.generation())?;
         let owner = match entry.owner {
             SourceOwner::Actor(owner) => owner,
-            SourceOwner::SocketEvent(id, role) => return Some(ReadyTarget::SocketEvent(id, role)),
+            SourceOwner::Socket(id, role) => return Some(ReadyTarget::Socket(id, role)),
         };
         entry.readable |= readable;
         entry.writable |= writable;

@@ -143,7 +143,7 @@ impl Core {
             self.expose(*key, *exposed);
         }
         for (request_id, expected) in &refs.replies {
-            self.request_ids.expect(*request_id, *expected);
+            self.requests.expect(*request_id, *expected);
         }
     }
 
@@ -167,7 +167,7 @@ impl Core {
         claims.iter().any(|claim| match claim {
             LocalRef::Actor(key) => self.actors.is_alive(*key) && !self.is_exposed(*key),
             LocalRef::Request(request_id) => {
-                self.request_ids.is_open(*request_id) && self.request_ids.expected(*request_id).is_none()
+                self.requests.is_open(*request_id) && self.requests.expected(*request_id).is_none()
             }
         })
     }
@@ -214,33 +214,33 @@ impl Core {
             return None;
         }
         mailbox.open += 1;
-        let request_id = self.request_ids.open(Some(owner), handler, mailbox.newest_request);
+        let request_id = self.requests.open(Some(owner), handler, mailbox.newest_request);
         mailbox.newest_request = request_id.to_bits() as u32;
         Some(request_id)
     }
 
     /// Opens a request that no actor owns.
     pub(crate) fn open_ownerless_request(&mut self, handler: Box<dyn ReplyHandler>) -> RequestId {
-        self.request_ids.open(None, handler, crate::mailbox::NO_REQUEST)
+        self.requests.open(None, handler, crate::mailbox::NO_REQUEST)
     }
 
     pub(crate) fn set_request_timeout(&mut self, request_id: RequestId, timeout: std::time::Duration) {
         let timer = self.wheel.insert(self.now + timeout, DueTimer::Request(request_id));
-        self.request_ids.set_timer(request_id, timer);
+        self.requests.set_timer(request_id, timer);
     }
 
     fn close_request(&mut self, request_id: RequestId) -> Option<(Key, Box<dyn ReplyHandler>)> {
-        let (closed, head) = self.request_ids.close(request_id)?;
+        let (closed, head) = self.requests.close(request_id)?;
         self.after_request_closed(request_id, closed.timer, closed.is_remote);
         if let Some(owner) = closed.owner {
             let mailbox = self.any_mailbox(owner)?;
-            *mailbox.opened() -= 1;
+            *mailbox.open_requests() -= 1;
             if let Some(head) = head {
-                *mailbox.ports() = head;
+                *mailbox.head_of_requests() = head;
             }
         }
         // The handlers of ownerless requests ignore the key.
-        Some((closed.owner.unwrap_or(Key::from_bits(u64::MAX)), closed.waiting))
+        Some((closed.owner.unwrap_or(Key::from_bits(u64::MAX)), closed.handler))
     }
 
     pub(crate) fn after_request_closed(
@@ -265,7 +265,7 @@ impl Core {
     ) -> Result<(), Undelivered> {
         let mut value: Option<R> = Some(value);
         let value: &mut dyn Any = &mut value;
-        match self.request_ids.fits(request_id, value) {
+        match self.requests.fits(request_id, value) {
             None => return Err(Undelivered::NoActor),
             Some(false) => return Err(Undelivered::WrongType),
             Some(true) => {}
@@ -290,7 +290,7 @@ impl Core {
         tag: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
-        let Some(expected) = self.request_ids.expected(request_id) else { return Err(Undelivered::NoActor) };
+        let Some(expected) = self.requests.expected(request_id) else { return Err(Undelivered::NoActor) };
         if expected.tag != tag {
             self.fail_request(request_id, AskError::WrongType);
             return Err(Undelivered::WrongType);

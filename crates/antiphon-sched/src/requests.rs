@@ -93,7 +93,7 @@ pub(crate) struct PendingRequests {
 /// A request that was closed.
 pub(crate) struct ClosedRequest {
     pub(crate) owner: Option<Key>,
-    pub(crate) waiting: Box<dyn ReplyHandler>,
+    pub(crate) handler: Box<dyn ReplyHandler>,
     pub(crate) timer: Option<TimerKey>,
     /// Its `ReplyTo` was sent to another node.
     pub(crate) is_remote: bool,
@@ -180,7 +180,7 @@ impl PendingRequests {
         let slot = self.get(id)?;
         let closed = ClosedRequest {
             owner: slot.owner.take(),
-            waiting: slot.handler.take()?,
+            handler: slot.handler.take()?,
             timer: slot.timer.take(),
             is_remote: slot.expected.take().is_some(),
         };

@@ -41,7 +41,7 @@ pub(crate) enum DueTimer {
     /// The timeout of a request.
     Request(RequestId),
     /// A timeout of a socket.
-    SocketEvent(SocketId),
+    Socket(SocketId),
 }
 
 struct TimerNode {

@@ -27,13 +27,13 @@ pub(crate) struct StepClock {
 impl StepClock {
     /// Records that a batch of this actor begins.
     #[inline]
-    pub(crate) fn turn(&self, actor: Key) {
+    pub(crate) fn batch_started(&self, actor: Key) {
         self.actor.store(actor.to_bits(), Ordering::Relaxed);
     }
 
     /// Records that a step begins.
     #[inline]
-    pub(crate) fn beat(&self, step: u64) {
+    pub(crate) fn step_started(&self, step: u64) {
         self.step.store(step, Ordering::Relaxed);
     }
 

@@ -202,7 +202,7 @@ impl Child {
 
     fn end_output(&mut self, core: &mut Core, at: usize) {
         if let Some(mut output) = self.outputs[at].take() {
-            core.readiness.part_with(output.source, &mut output.pipe);
+            core.readiness.deregister_socket(output.source, &mut output.pipe);
         }
     }
 
@@ -267,7 +267,7 @@ impl Child {
 
     fn end_input(&mut self, core: &mut Core) {
         if let Some((mut pipe, source)) = self.stdin.take() {
-            core.readiness.part_with(source, &mut pipe);
+            core.readiness.deregister_socket(source, &mut pipe);
         }
     }
 
@@ -331,7 +331,7 @@ mod exit {
         }
 
         pub(super) fn release(self, core: &mut Core) {
-            core.readiness.part_with(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
+            core.readiness.deregister_socket(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
         }
     }
 }

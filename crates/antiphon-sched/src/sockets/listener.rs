@@ -164,7 +164,7 @@ impl Listener {
     }
 
     pub(crate) fn release(&mut self, core: &mut Core) {
-        core.readiness.part_with(self.source, &mut self.socket);
+        core.readiness.deregister_socket(self.source, &mut self.socket);
         for id in self.pending.take_all() {
             core.drop_pending(id);
         }

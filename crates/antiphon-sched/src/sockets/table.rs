@@ -249,7 +249,7 @@ impl Core {
         source: &mut (impl mio::event::Source + ?Sized),
         interest: mio::Interest,
     ) -> io::Result<Source> {
-        self.readiness.register(SourceOwner::SocketEvent(id, role), source, interest)
+        self.readiness.register(SourceOwner::Socket(id, role), source, interest)
     }
 
     /// Calls `act` with a socket, which is out of the table meanwhile.
@@ -397,7 +397,7 @@ impl Core {
     }
 
     /// The actor has handled the end of a connection, and writes no more.
-    pub(crate) fn socket_seen(&mut self, id: SocketId, owner: Key) {
+    pub(crate) fn socket_close_handled(&mut self, id: SocketId, owner: Key) {
         self.with_own_tcp(id, owner, |tcp, guard| tcp.on_close_handled(guard));
     }
 
@@ -449,7 +449,7 @@ impl SocketGuard<'_> {
     pub(crate) fn set_timer(&mut self, span: Duration) {
         let until = self.core.now + span;
         if !self.timer.is_some_and(|timer| self.core.wheel.push_back(timer, until)) {
-            self.timer = Some(self.core.wheel.insert(until, DueTimer::SocketEvent(self.id)));
+            self.timer = Some(self.core.wheel.insert(until, DueTimer::Socket(self.id)));
         }
     }
 

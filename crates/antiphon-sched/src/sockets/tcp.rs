@@ -241,7 +241,7 @@ impl Tcp {
                 self.emit(guard, SocketEvent::Closed(None));
                 self.state = TcpState::PeerEnded;
                 // This event follows `Closed`: data that the actor writes until then is still sent.
-                guard.core.push_system(owner, SystemEvent::SocketSeen(guard.id));
+                guard.core.push_system(owner, SystemEvent::SocketCloseHandled(guard.id));
                 Served::Idle
             }
             Pulled::Empty | Pulled::Ended(Ok(())) => {

@@ -92,6 +92,6 @@ impl UdpPort {
     }
 
     pub(crate) fn release(&mut self, core: &mut Core) {
-        core.readiness.part_with(self.source, &mut self.socket);
+        core.readiness.deregister_socket(self.source, &mut self.socket);
     }
 }

@@ -11,7 +11,7 @@ use crate::cx::NetCx;
 use crate::error::LocateError;
 use crate::location::Location;
 
-/// A message to the deleter of a file.
+/// A message that the deleter of a file handles.
 pub(super) enum DeleterMessage {
     /// Starts the deletion; the caller of `del_file` waits for the reply.
     Begin(ReplyTo<Result<(), DeleteError>>),
@@ -26,14 +26,14 @@ pub(super) struct Deleter {
     path: TargetPath,
     timeout: Duration,
     /// The actor that called `del_file`; the deleter stops with it.
-    asker: ActorId,
+    caller: ActorId,
     is_locating: bool,
     answer: Option<ReplyTo<Result<(), DeleteError>>>,
 }
 
 impl Deleter {
-    pub(super) fn new(at: Location, path: TargetPath, timeout: Duration, asker: ActorId) -> Self {
-        Self { at, path, timeout, asker, is_locating: true, answer: None }
+    pub(super) fn new(at: Location, path: TargetPath, timeout: Duration, caller: ActorId) -> Self {
+        Self { at, path, timeout, caller, is_locating: true, answer: None }
     }
 
     fn end(
@@ -59,7 +59,7 @@ impl Actor<DeleterMessage> for Deleter {
                 cx.set_daemon(true);
                 cx.set_name("file deleter");
                 cx.after(self.timeout, DeleterMessage::TimedOut);
-                cx.monitor(self.asker);
+                cx.monitor(self.caller);
             }
             Event::Message(DeleterMessage::Begin(answer)) => {
                 self.answer = Some(answer);
@@ -91,7 +91,7 @@ impl Actor<DeleterMessage> for Deleter {
                 let reason = if self.is_locating { DeleteError::NoAnswer } else { DeleteError::TimedOut };
                 return self.end(cx, Err(reason));
             }
-            Event::Down(down) if down.actor == self.asker => return stop(),
+            Event::Down(down) if down.actor == self.caller => return stop(),
             _ => {}
         }
         receive()

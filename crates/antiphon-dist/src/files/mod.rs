@@ -141,9 +141,9 @@ fn order<M: 'static>(
     let slot = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.send_slots().acquire()?;
     let name = options.name.as_ref().map_or_else(|| sender::default_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
-    let asker = cx.id();
+    let caller = cx.id();
     let overwrite = options.overwrite;
-    Ok(SendOrder { file: file.to_owned(), target, overwrite, to, timeout, asker, slot })
+    Ok(SendOrder { file: file.to_owned(), target, overwrite, to, timeout, caller, slot })
 }
 
 /// Counts and logs a refusal of a peer, if its reason is an exceeded limit, a forbidden path or a violation of the protocol.

@@ -19,8 +19,8 @@ use super::sender::SenderMessage;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileOptions {
-    /// The target folder, relative to the receiver's `dest_path`. The receiver creates it if it is missing. Empty: `dest_path`
-    /// itself.
+    /// The target folder, relative to the receiver's `dest_path`; empty for `dest_path` itself. The receiver creates it if it
+    /// is missing.
     pub dir: PathBuf,
     /// The name under which the receiver stores the file. `None`: the file's own name.
     pub name: Option<String>,
@@ -186,7 +186,7 @@ pub enum FileRefused {
         /// The largest size in bytes.
         max: u64,
     },
-    /// The node receives or deletes as many files as it may: `transfers_max` in all, and three quarters of that for one peer.
+    /// The node receives or deletes as many files as it may: `transfers_max` in all, three quarters of that for one peer.
     #[error(
         "that node already handles {max} files or deletions; try again later, or raise its `transfers_max`"
     )]
@@ -223,9 +223,7 @@ pub enum FileRefused {
     #[error("that node has no permission to write there; check the permissions of its `dest_path`")]
     ReadOnly,
     /// The path crosses a mount point.
-    #[error(
-        "the folder is on another file system than `dest_path`; files must be moved into place within one"
-    )]
+    #[error("the folder is on another file system than `dest_path`; use a folder on the same file system")]
     OtherFileSystem,
     /// The node did not receive that file from a peer, or the file was changed since.
     #[error(

@@ -22,7 +22,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 /// How much longer than its sender's timeout a receiver lives.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A message to the receiver of a file, from its own node.
+/// A message that the receiver of a file handles.
 pub(super) enum ReceiverMessage {
     Peer(FromNode<ToReceiver>),
     Prepared(DiskResult<Prepared>),

@@ -28,7 +28,7 @@ const WATCHERS_MAX: usize = 64;
 /// The shortest interval between two reports of progress to one watcher.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
-/// A message to the sender of a file, from its own node.
+/// A message that the sender of a file handles.
 pub(crate) enum SenderMessage {
     /// Starts the transfer; the caller of `send_file` waits for the reply.
     Begin(ReplyTo<Result<Stored, FileError>>),
@@ -59,7 +59,7 @@ pub(crate) struct SendOrder {
     pub(super) to: Location,
     pub(super) timeout: Duration,
     /// The actor that called `send_file`; the transfer ends with it.
-    pub(super) asker: ActorId,
+    pub(super) caller: ActorId,
     /// Counts as one transfer of this node until it is dropped.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) slot: Arc<()>,
@@ -136,7 +136,7 @@ impl Actor<SenderMessage> for FileSender {
                 Err(FileError::NodeLost)
             }
             // The actor that called `send_file` has ended.
-            Event::Down(down) if down.actor == self.order.asker => Err(FileError::Cancelled),
+            Event::Down(down) if down.actor == self.order.caller => Err(FileError::Cancelled),
             _ => Ok(None),
         };
         match done {
@@ -153,7 +153,7 @@ impl FileSender {
         cx.set_name("file sender");
         cx.set_signal_policy(SignalPolicy::None);
         cx.after(self.order.timeout, SenderMessage::TimedOut);
-        cx.monitor(self.order.asker);
+        cx.monitor(self.order.caller);
         Ok(None)
     }
 

@@ -29,7 +29,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// The number of ended receivers after which a sweep starts early: each may have left a partial file.
 const ENDED_MAX: usize = 64;
 
-/// A message to the file service.
+/// A message that the file service handles.
 enum ServiceMessage {
     Peer(FromNode<ToFileService>),
     Deleted(Option<NodeId>, ReplyTo<DeleteAnswer>, Result<bool, FileRefused>),
@@ -210,7 +210,7 @@ fn answer_deletion(
     cx.reply(reply, DeleteAnswer(done));
 }
 
-/// Limits the transfers or deletions that nodes have running here. If the limit is above one, no other node gets all permits.
+/// Limits the transfers or deletions that run here. If the limit is above one, no other node gets all permits.
 struct TransferPermits {
     max: usize,
     in_use: QuotaUsage<Option<NodeId>>,

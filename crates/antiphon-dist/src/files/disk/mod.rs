@@ -7,8 +7,8 @@
 //! The state of a node is in `.antiphon` beneath `dest_path`, which only its own user may enter:
 //!
 //! - `partial/` holds the partial files. Each is locked while a transfer writes to it.
-//! - `received/` holds one provenance for each file that came from a peer: its inode, size, time and path. A file whose inode,
-//!   size or time differs is not the received file.
+//! - `received/` holds one provenance for each file that came from a peer: its inode, size, time and path. A file whose
+//!   inode, size or time differs is not the received file.
 
 mod partial;
 mod provenance;
@@ -135,8 +135,8 @@ impl Dest {
         if self.recount() { self.quota().begin(key, account, sizes, &self.rules) } else { charged }
     }
 
-    /// Counts the bytes of the folder: received files that are unchanged, and partial files without a transfer. Returns false if
-    /// it is too early to count again.
+    /// Counts the bytes of the folder: received files that are unchanged, and partial files without a transfer. Returns false
+    /// if it is too early to count again.
     #[expect(clippy::disallowed_methods, reason = "the pauses between counts are in real time")]
     fn recount(&self) -> bool {
         if !self.quota().begin_count(Instant::now()) {
@@ -202,8 +202,8 @@ impl Dest {
         if !provenance.matches(&stat_at(&dir, path.name())?) {
             return Err(FileRefused::NotReceived);
         }
-        // The file is moved out of the way first. So the file that is checked below is the file that is deleted, even if another
-        // one takes its name meanwhile.
+        // The file is first moved out of its folder. So the file that is checked below is the file that is deleted, even if
+        // another one gets its name meanwhile.
         let hidden = format!("{key}.deleted");
         match rustix::fs::renameat(&dir, path.name(), &self.partial_dir, &hidden) {
             Err(Errno::NOENT) => return Ok(false),
@@ -220,8 +220,8 @@ impl Dest {
         Ok(true)
     }
 
-    /// Removes partial files that are too old or too many and have no transfer, and the provenance of files that are gone. One
-    /// sweep examines at most [`PROVENANCES_PER_SWEEP`] of the latter.
+    /// Removes partial files that are too old or too many and have no transfer, and the provenance of files that are gone.
+    /// One sweep examines at most [`PROVENANCES_PER_SWEEP`] of the latter.
     pub(crate) fn sweep(&self) {
         if let Err(reason) = self.prune_provenances() {
             tracing::warn!(%reason, "provenance of received files not listed; all is kept");
@@ -304,8 +304,8 @@ impl Dest {
             let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             rustix::fs::openat(&self.partial_dir, name, flags, Mode::empty())
         };
-        // If its transfer stopped just before the move to the target, the permissions may not let the owner write or open the
-        // file. No transfer can have a file locked that cannot be opened, so it needs no lock.
+        // If its transfer stopped just before the move to the target, the permissions may not let the owner write or open
+        // the file. No transfer can have locked a file that cannot be opened, so no lock is needed.
         let locked = match open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)) {
             Ok(file) => {
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| Some(file))

@@ -143,8 +143,8 @@ impl DiskQuota {
     }
 }
 
-/// Returns how many bytes of a partial file a file of `size` bytes can resume with, if their hash matches. A partial file that
-/// is longer belongs to another file: it has none.
+/// Returns how many bytes of a partial file can be used for a file of `size` bytes, if their hash matches. A partial file
+/// that is longer belongs to another file: none of its bytes can be used.
 pub(super) fn usable_bytes(existing: u64, size: u64) -> u64 {
     if existing > size { 0 } else { existing }
 }

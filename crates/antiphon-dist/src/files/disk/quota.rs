@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn transfer_counts_size_while_active_then_rest() {
+    fn transfer_counts_size_then_remaining_bytes() {
         let (rules, mut quota) = (rules(100, 150), DiskQuota::default());
         assert_eq!(quota.begin("a", "peer", (60, 0), &rules), Ok(()));
         assert_eq!(quota.begin("b", "peer", (60, 0), &rules), Err(FileRefused::OverQuota { max: 100 }));

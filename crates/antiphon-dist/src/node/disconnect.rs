@@ -93,8 +93,8 @@ impl NodeCore {
 
     /// Begins to end a session. `false` if there is none, or if the peer has already sent a goodbye.
     fn start_disconnect(&mut self, node: NodeId, reason: GoodbyeReason, within: Duration) -> bool {
-        // A peer whose connection is closed while idle needs the goodbye too: without it, the peer would lose the messages
-        // that it sends next.
+        // An idle session without a connection needs the goodbye too: without it, the peer would lose the messages that
+        // it sends next.
         self.wake(node);
         self.keep_apart(node);
         let (now, until) = (self.now, self.now + within);
@@ -113,7 +113,7 @@ impl NodeCore {
                 outcome: Ok(()),
             });
             self.timers.add(until, NodeTimer::Disconnect(node));
-            // Also now: there may be no unacknowledged frame whose acknowledgement would advance the disconnect.
+            // Also now: without unacknowledged frames, no acknowledgement would advance the disconnect.
             self.timers.add(now, NodeTimer::Disconnect(node));
         }
         true

@@ -300,7 +300,7 @@ impl NodeCore {
         self.arm_session(node);
     }
 
-    /// Dials all peers whose connections are closed while idle, because their status is not known.
+    /// Dials all peers that have idle sessions without a connection, because their status is not known.
     pub(super) fn reopen_all(&mut self) {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         nodes.into_iter().for_each(|node| self.wake(node));

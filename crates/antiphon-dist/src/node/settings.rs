@@ -177,7 +177,7 @@ fn flags(config: &Config) -> u32 {
 }
 
 /// Checks the ids of the secrets. Two secrets with one id could not be distinguished. A node without a secret of its own
-/// cannot demand a proof from others.
+/// cannot demand a proof from its peers.
 fn check_secrets(config: &Config) -> Result<(), NodeError> {
     if config.secret.is_none() && !config.other_secrets.is_empty() {
         return Err(NodeError::OnlyOtherSecrets);

@@ -142,7 +142,7 @@ impl NodeCore {
         disconnect.outcome = Err(CloseError::TimedOut);
         self.send_goodbye(node);
         self.transmit(driver);
-        self.end_session(node, driver);
+        self.finish_disconnect(node, driver);
     }
 
     /// Frames have arrived, perhaps with an acknowledgement. Sends the goodbye when all earlier frames are acknowledged,
@@ -156,7 +156,7 @@ impl NodeCore {
             return;
         };
         if disconnect.goodbye_sent {
-            self.end_session(node, driver);
+            self.finish_disconnect(node, driver);
         } else {
             self.send_goodbye(node);
         }
@@ -180,12 +180,12 @@ impl NodeCore {
     pub(super) fn disconnects_by_closing(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
         let is_over = self.disconnect_of(node).is_some_and(|disconnect| disconnect.goodbye_sent);
         if is_over {
-            self.end_session(node, driver);
+            self.finish_disconnect(node, driver);
         }
         is_over
     }
 
-    fn end_session(&mut self, node: NodeId, driver: &mut impl Driver) {
+    fn finish_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
         self.lose(node, "this node has closed it", driver);
     }
 

@@ -29,9 +29,9 @@ use verifier::PeerVerifier;
 
 /// TLS 1.3 with certificates on both sides, for the sockets of actors. Pass [`Tls::at`] in place of an address.
 ///
-/// - **Start**: the actor receives [`Opened`](antiphon_sched::Socket::Opened) when the TLS handshake is complete. The
+/// - **Start**: the actor receives [`Opened`](antiphon_sched::SocketEvent::Opened) when the TLS handshake is complete. The
 ///   timeout of `connect` includes the handshake.
-/// - **Failure**: the actor receives [`Closed`](antiphon_sched::Socket::Closed) with an error that holds a
+/// - **Failure**: the actor receives [`Closed`](antiphon_sched::SocketEvent::Closed) with an error that holds a
 ///   [`TlsFault`](crate::TlsFault). Its text says what happened and what to do. [`TlsFault::of`](crate::TlsFault::of)
 ///   finds the fault in the error.
 /// - **Refused certificates**: the dialling side completes the handshake before it knows whether the peer trusts its
@@ -45,19 +45,19 @@ use verifier::PeerVerifier;
 ///
 /// ```no_run
 /// use antiphon_dist::{Tls, TlsConfig};
-/// use antiphon_sched::{Conn, Event, Framing, Loop, LoopConfig, Socket, receive, secs, stop};
+/// use antiphon_sched::{Conn, Event, Framing, Loop, LoopConfig, SocketEvent, receive, secs, stop};
 ///
-/// struct SocketEvent(Conn, Socket);
+/// struct FromSocket(Conn, SocketEvent);
 ///
 /// let tls = Tls::new(&TlsConfig { certfile: "own.pem".into(), ..TlsConfig::default() })?;
 /// let mut events = Loop::new(LoopConfig::default())?;
 /// events.spawn(move |cx, event| match event {
 ///     Event::Start => {
 ///         let framing = Framing::LengthPrefixed { max: 65_536 };
-///         cx.connect(tls.at(("127.0.0.1", 1234)), framing, secs(5), SocketEvent);
+///         cx.connect(tls.at(("127.0.0.1", 1234)), framing, secs(5), FromSocket);
 ///         receive()
 ///     }
-///     Event::Message(SocketEvent(conn, Socket::Opened(_))) => {
+///     Event::Message(FromSocket(conn, SocketEvent::Opened(_))) => {
 ///         cx.write(conn, "hello");
 ///         receive()
 ///     }

@@ -381,7 +381,8 @@ impl NodeCore {
         }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
         let session = session.map(|peer_session| &peer_session.session);
-        let is_ignored_as_unknown = dialled.is_none() && session.is_none() && self.settings.ignores_strangers;
+        let is_ignored_as_unknown =
+            dialled.is_none() && session.is_none() && self.settings.ignores_unknown_nodes;
         let ignored =
             is_ignored_as_unknown || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
         if ignored || self.leaving || has_other_certificate {

@@ -80,14 +80,14 @@ impl NodeCore {
         }
         self.announce_relays.served.insert(node, now);
         let Some(requester) = self.peers.get(&node) else { return };
-        let locations = Locations::Plain(&requester.said);
+        let locations = Locations::Plain(&requester.stated_locations);
         let announced =
             Datagram::Announce(Presence { node: wire_node(node), name: &requester.name, locations });
         self.broadcast(&announced, driver);
         let is_listed = |id: NodeId, peer: &Peer| id != node && peer.is_online() && !peer.undiscovered;
         let listed = self.peers.iter().filter(|(id, peer)| is_listed(**id, peer));
         for (id, peer) in listed.take(NODES_MAX_A_REQUEST as usize) {
-            let locations = Locations::Plain(&peer.said);
+            let locations = Locations::Plain(&peer.stated_locations);
             let hint = NodeAt { request, node: wire_node(*id), name: &peer.name, locations };
             if let Err(reason) = peer_session.session.send(&hint.into()) {
                 return tracing::debug!(%node, %reason, "the list of nodes on this network was not sent completely");

@@ -88,8 +88,8 @@ impl NodeCore {
             PeerAt::Location(location) => self.start_connect_request(request_id, &[location.addr()]),
             PeerAt::Host(ref host, tcp_port) => {
                 let query = self.next_request();
-                self.dials.unsent_queries.push((query, host.clone(), tcp_port));
-                self.dials.queries.insert(query, ResolveFor::ConnectRequest(request_id, at));
+                self.dialer.unsent_queries.push((query, host.clone(), tcp_port));
+                self.dialer.queries.insert(query, ResolveFor::ConnectRequest(request_id, at));
             }
         }
         None
@@ -246,7 +246,7 @@ impl NodeCore {
     ) {
         let Some(request) = self.connect_requests.open.remove(&request_id) else { return };
         self.timers.remove(request.due, NodeTimer::ConnectRequest(request_id));
-        self.dials
+        self.dialer
             .queries
             .retain(|_, query| !matches!(query, ResolveFor::ConnectRequest(id, _) if *id == request_id));
         for host in &request.hosts {

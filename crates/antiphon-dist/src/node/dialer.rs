@@ -81,7 +81,7 @@ impl DialState {
 }
 
 impl Dialer {
-    pub(super) fn has_fresh(&self) -> bool {
+    pub(super) fn has_pending(&self) -> bool {
         !self.scheduled.is_empty() || !self.unsent_queries.is_empty()
     }
 
@@ -107,7 +107,7 @@ impl Dialer {
     }
 
     /// Schedules a location for this tick, unless it has a connection.
-    pub(super) fn wake(&mut self, at: SocketAddr) {
+    pub(super) fn schedule(&mut self, at: SocketAddr) {
         let is_unconnected = self.by_location.get(&at).is_some_and(|dial| dial.conn.is_none());
         if is_unconnected && !self.scheduled.contains(&at) {
             self.scheduled.push(at);
@@ -151,34 +151,34 @@ impl NodeCore {
                     host.set_port(self.settings.udp_port);
                     self.probe_host(host, Time::MAX);
                 } else if self.schedule_dial(at.addr(), Time::MAX) {
-                    self.dials.by_location.entry(at.addr()).and_modify(|dial| dial.forever = true);
+                    self.dialer.by_location.entry(at.addr()).and_modify(|dial| dial.forever = true);
                 }
             }
             PeerAt::Host(ref host, port) => {
                 let query = self.next_request();
-                self.dials.unsent_queries.push((query, host.clone(), port));
-                self.dials.queries.insert(query, ResolveFor::Configured(at));
+                self.dialer.unsent_queries.push((query, host.clone(), port));
+                self.dialer.queries.insert(query, ResolveFor::Configured(at));
             }
         }
     }
 
     /// The dialled connection is closed, and its session does not need another one from this side.
     pub(super) fn dial_is_over(&mut self, at: SocketAddr, conn: ConnId) {
-        let Some(dial) = self.dials.by_location.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else {
+        let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else {
             return;
         };
         (dial.conn, dial.node) = (None, None);
         if dial.forever {
             self.timers.add(self.now + PAUSE_FIRST, NodeTimer::Dial(at));
         } else {
-            self.dials.by_location.remove(&at);
+            self.dialer.by_location.remove(&at);
         }
     }
 
     /// The session with the node at a location is lost: only a configured location is dialled further.
     pub(super) fn forget_dialled(&mut self, at: SocketAddr, node: NodeId) {
         let now = self.now;
-        if let Some(dial) = self.dials.by_location.get_mut(&at).filter(|dial| dial.node == Some(node)) {
+        if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.node == Some(node)) {
             dial.node = None;
             dial.until = dial.until.min(now);
         }
@@ -187,16 +187,17 @@ impl NodeCore {
     /// Stops dialling a location, even if it is configured. With `at_once`, a dial without a connection ends now;
     /// otherwise it continues until its time is over.
     pub(super) fn give_up_dial(&mut self, at: SocketAddr, at_once: bool) {
-        let Some(dial) = self.dials.by_location.get_mut(&at) else { return };
+        let Some(dial) = self.dialer.by_location.get_mut(&at) else { return };
         dial.forever = false;
         if at_once && dial.conn.is_none() {
-            self.dials.by_location.remove(&at);
+            self.dialer.by_location.remove(&at);
         }
     }
 
     /// Whether the node at a location has a connection, or a session that needs none.
     fn is_connected(&self, at: SocketAddr) -> bool {
-        let is_served = |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.rests();
+        let is_served =
+            |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.is_closed();
         let needs_no_dial = |peer: &Peer| peer.peer_session.as_deref().is_some_and(is_served);
         self.peers.values().any(|peer| peer.is_connected_to(at) && needs_no_dial(peer))
     }
@@ -210,18 +211,18 @@ impl NodeCore {
     pub(super) fn redial(&mut self, node: NodeId, at: SocketAddr) {
         let until = self.now + self.settings.limits().lost_after;
         self.schedule_dial(at, until);
-        if let Some(dial) = self.dials.by_location.get_mut(&at) {
+        if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.node = Some(node);
         }
     }
 
     /// Dials a second connection, because the present one has used up its keys.
     pub(super) fn renew_dial(&mut self, node: NodeId, at: SocketAddr) {
-        if let Some(dial) = self.dials.by_location.get_mut(&at) {
+        if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.conn = None;
         }
         self.redial(node, at);
-        if let Some(dial) = self.dials.by_location.get_mut(&at) {
+        if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.renews = true;
         }
     }
@@ -231,24 +232,24 @@ impl NodeCore {
         if self.settings.is_own(at) || self.leaving {
             return false;
         }
-        let dial = self.dials.by_location.entry(at).or_insert_with(|| DialState::new(until));
+        let dial = self.dialer.by_location.entry(at).or_insert_with(|| DialState::new(until));
         dial.until = dial.until.max(until);
         dial.hinted = false;
-        self.dials.wake(at);
+        self.dialer.schedule(at);
         true
     }
 
     /// Dials a location from a datagram once, if the settings allow it and [`HINTS_A_SECOND`] is not reached.
     pub(super) fn dial_hint(&mut self, at: SocketAddr, after: Duration) -> bool {
-        let is_dialled = self.dials.by_location.get(&at).is_some_and(|dial| dial.conn.is_some());
+        let is_dialled = self.dialer.by_location.get(&at).is_some_and(|dial| dial.conn.is_some());
         if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
             return false;
         }
-        if !self.dials.may_hint(self.now) {
+        if !self.dialer.may_hint(self.now) {
             return false;
         }
         let until = self.now + after + Duration::from_secs(1);
-        self.dials
+        self.dialer
             .by_location
             .entry(at)
             .or_insert_with(|| DialState { hinted: true, ..DialState::new(until) });
@@ -262,7 +263,7 @@ impl NodeCore {
             return;
         }
         let until = self.now + after + REQUESTED_FOR;
-        self.dials.by_location.entry(at).or_insert_with(|| DialState::new(until));
+        self.dialer.by_location.entry(at).or_insert_with(|| DialState::new(until));
         self.timers.add(self.now + after, NodeTimer::Dial(at));
     }
 
@@ -272,12 +273,12 @@ impl NodeCore {
     }
 
     pub(super) fn start_dials(&mut self, driver: &mut impl Driver) {
-        for (query, host, port) in self.dials.unsent_queries.drain(..) {
+        for (query, host, port) in self.dialer.unsent_queries.drain(..) {
             driver.output(Output::Resolve { query, host, port });
         }
-        for at in std::mem::take(&mut self.dials.scheduled) {
+        for at in std::mem::take(&mut self.dialer.scheduled) {
             let is_connected = self.is_connected(at);
-            let Some(dial) = self.dials.by_location.get_mut(&at).filter(|dial| dial.conn.is_none()) else {
+            let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn.is_none()) else {
                 continue;
             };
             let is_needed = std::mem::take(&mut dial.renews) || !is_connected;
@@ -289,15 +290,15 @@ impl NodeCore {
                 self.timers.add(self.now + PAUSE_LAST, NodeTimer::Dial(at));
                 continue;
             } else {
-                self.dials.by_location.remove(&at);
+                self.dialer.by_location.remove(&at);
                 continue;
             }
             let conn = self.connections.add(at, true, self.now);
-            if let Some(dial) = self.dials.by_location.get_mut(&at) {
+            if let Some(dial) = self.dialer.by_location.get_mut(&at) {
                 dial.conn = Some(conn);
                 dial.attempts += 1;
             }
-            self.limit(conn, self.settings.limits().handshake_timeout);
+            self.set_deadline(conn, self.settings.limits().handshake_timeout);
             driver.output(Output::Dial(conn, at));
         }
     }
@@ -305,7 +306,7 @@ impl NodeCore {
     pub(super) fn on_dial_failed(&mut self, conn: ConnId, refused: bool, driver: &mut impl Driver) {
         let Some(gone) = self.remove_conn(conn) else { return };
         let Some(at) = gone.dialled else { return };
-        let node = self.dials.node_at(at);
+        let node = self.dialer.node_at(at);
         self.dial_again(at, conn);
         if let Some(node) = node.filter(|_| refused) {
             self.on_location_refused(node, driver);
@@ -315,7 +316,7 @@ impl NodeCore {
     /// An attempt at a location has failed: tries again after a pause, if the dial is still needed.
     pub(super) fn dial_again(&mut self, at: SocketAddr, conn: ConnId) {
         let random = self.requests.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ conn.0;
-        let Some(dial) = self.dials.by_location.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else {
+        let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else {
             return;
         };
         dial.conn = None;
@@ -327,8 +328,8 @@ impl NodeCore {
         });
         let is_over = !dial.forever && self.now >= dial.until && !waits;
         let (is_hinted, attempts) = (dial.hinted, dial.attempts);
-        if is_over || (is_hinted && !self.dials.may_hint(self.now)) {
-            self.dials.by_location.remove(&at);
+        if is_over || (is_hinted && !self.dialer.may_hint(self.now)) {
+            self.dialer.by_location.remove(&at);
             return;
         }
         let doubled = PAUSE_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(PAUSE_LAST);
@@ -346,8 +347,8 @@ impl NodeCore {
         }
         self.recheck_connect_requests(at);
         if reason == Refusal::SelfConnection && by_us {
-            self.dials.by_location.remove(&at);
-        } else if let Some(dial) = self.dials.by_location.get_mut(&at)
+            self.dialer.by_location.remove(&at);
+        } else if let Some(dial) = self.dialer.by_location.get_mut(&at)
             && !harmless
             && !dial.forever
         {
@@ -356,7 +357,7 @@ impl NodeCore {
     }
 
     /// Logs that a connection was closed before its proof and without a refusal.
-    pub(super) fn log_refusal_of(&mut self, remote: SocketAddr, reason: &str) {
+    pub(super) fn log_closed_before_proof(&mut self, remote: SocketAddr, reason: &str) {
         if self.may_log("no proof", format_args!("{} {reason}", remote.ip())) {
             tracing::warn!(%remote, reason, "a connection was closed before its proof (logged at most once an hour)");
         }
@@ -376,7 +377,7 @@ impl NodeCore {
     ) {
         let found =
             found.and_then(|all| if all.is_empty() { Err("it has no address".to_owned()) } else { Ok(all) });
-        match (self.dials.queries.remove(&query), found) {
+        match (self.dialer.queries.remove(&query), found) {
             // A host may have several addresses, and the node listens on one of them.
             (Some(ResolveFor::Configured(_)), Ok(all)) => {
                 all.into_iter().for_each(|at| self.dial_for_ever(PeerAt::Location(at.into())));
@@ -388,8 +389,8 @@ impl NodeCore {
                         "the host of a configured peer cannot be resolved; the node keeps trying (logged at most once an hour)"
                     );
                 }
-                self.dials.queries.insert(query, ResolveFor::Configured(at));
-                self.timers.add(self.now + PAUSE_LAST, NodeTimer::LookUp(query));
+                self.dialer.queries.insert(query, ResolveFor::Configured(at));
+                self.timers.add(self.now + PAUSE_LAST, NodeTimer::Resolve(query));
             }
             (Some(ResolveFor::ConnectRequest(request_id, at)), Ok(all)) => {
                 self.on_connect_request_resolved(request_id, at, all, driver)
@@ -402,9 +403,9 @@ impl NodeCore {
     }
 
     /// Resolves a configured host once more.
-    pub(super) fn on_look_up(&mut self, query: u64) {
-        if let Some(ResolveFor::Configured(PeerAt::Host(host, port))) = self.dials.queries.get(&query) {
-            self.dials.unsent_queries.push((query, host.clone(), *port));
+    pub(super) fn on_resolve_due(&mut self, query: u64) {
+        if let Some(ResolveFor::Configured(PeerAt::Host(host, port))) = self.dialer.queries.get(&query) {
+            self.dialer.unsent_queries.push((query, host.clone(), *port));
         }
     }
 }

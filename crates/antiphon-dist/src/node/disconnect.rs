@@ -81,7 +81,12 @@ impl NodeCore {
         let mut ignored = Vec::new();
         for (node, peer) in &self.peers {
             let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-            let all = peer.said.iter().chain(&peer.locations).chain(&peer.told).chain(&dialled);
+            let all = peer
+                .stated_locations
+                .iter()
+                .chain(&peer.locations)
+                .chain(&peer.shown_location)
+                .chain(&dialled);
             if all.map(SocketAddr::ip).any(|ip: IpAddr| self.settings.ignores(ip)) {
                 ignored.push(*node);
             }
@@ -95,13 +100,13 @@ impl NodeCore {
     fn start_disconnect(&mut self, node: NodeId, reason: GoodbyeReason, within: Duration) -> bool {
         // An idle session without a connection needs the goodbye too: without it, the peer would lose the messages that
         // it sends next.
-        self.wake(node);
-        self.keep_apart(node);
+        self.reopen(node);
+        self.stop_auto_dial(node);
         let (now, until) = (self.now, self.now + within);
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return false;
         };
-        if peer_session.leaves {
+        if peer_session.goodbye_received {
             return false;
         }
         if peer_session.disconnect.is_none() {
@@ -124,11 +129,12 @@ impl NodeCore {
     }
 
     /// Marks a peer so that this node no longer dials it by itself.
-    pub(super) fn keep_apart(&mut self, node: NodeId) {
+    pub(super) fn stop_auto_dial(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.apart = true;
+        peer.no_auto_dial = true;
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-        let all: Vec<SocketAddr> = peer.locations.iter().chain(&peer.told).chain(&dialled).copied().collect();
+        let all: Vec<SocketAddr> =
+            peer.locations.iter().chain(&peer.shown_location).chain(&dialled).copied().collect();
         let is_connected = peer.peer_session.is_some();
         all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
     }
@@ -186,7 +192,7 @@ impl NodeCore {
     }
 
     fn finish_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
-        self.lose(node, "this node has closed it", driver);
+        self.end_session(node, "this node has closed it", driver);
     }
 
     /// A session with a disconnect has ended: completes its requests.

@@ -40,7 +40,7 @@ impl NodeCore {
         self.timers.add(self.now + pause, NodeTimer::Announce);
     }
 
-    pub(super) fn say_bye(&mut self, driver: &mut impl Driver) {
+    pub(super) fn broadcast_bye(&mut self, driver: &mut impl Driver) {
         if self.settings.discover {
             self.broadcast(&Datagram::Bye { node: wire_node(self.me) }, driver);
         }
@@ -90,8 +90,10 @@ impl NodeCore {
 
     fn on_announce(&mut self, presence: &Presence<'_>, from: SocketAddr) {
         let node = sched_node(presence.node);
-        let known =
-            self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some() || peer.gone || peer.apart);
+        let known = self
+            .peers
+            .get(&node)
+            .is_some_and(|peer| peer.peer_session.is_some() || peer.superseded || peer.no_auto_dial);
         if !self.settings.discover || node == self.me || known {
             return;
         }

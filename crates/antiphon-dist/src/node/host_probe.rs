@@ -70,7 +70,7 @@ impl NodeCore {
     pub(super) fn probe_host(&mut self, host: SocketAddr, until: Time) {
         let now = self.now;
         let new = ProbedHost { until, attempts: 0, new_nodes: 0, due: now };
-        let probed = self.probes.probed.entry(host).or_insert(new);
+        let probed = self.host_probes.probed.entry(host).or_insert(new);
         self.timers.remove(probed.due, NodeTimer::Probe(host));
         (probed.until, probed.attempts, probed.due) = (probed.until.max(until), 0, now);
         self.timers.add(now, NodeTimer::Probe(host));
@@ -78,17 +78,17 @@ impl NodeCore {
 
     /// No connect request waits for a host any longer: stops its probes, unless the host is configured.
     pub(super) fn forget_host(&mut self, host: SocketAddr) {
-        if let Some(probed) = self.probes.probed.get(&host).filter(|probed| probed.until < Time::MAX) {
+        if let Some(probed) = self.host_probes.probed.get(&host).filter(|probed| probed.until < Time::MAX) {
             self.timers.remove(probed.due, NodeTimer::Probe(host));
-            self.probes.probed.remove(&host);
+            self.host_probes.probed.remove(&host);
         }
     }
 
     pub(super) fn on_probe_due(&mut self, host: SocketAddr, driver: &mut impl Driver) {
         let now = self.now;
-        let Some(probed) = self.probes.probed.get_mut(&host) else { return };
+        let Some(probed) = self.host_probes.probed.get_mut(&host) else { return };
         if now >= probed.until || self.leaving {
-            self.probes.probed.remove(&host);
+            self.host_probes.probed.remove(&host);
             return;
         }
         let pause = PROBE_PAUSE_FIRST.saturating_mul(1 << probed.attempts.min(16)).min(PROBE_PAUSE_LAST);
@@ -115,7 +115,10 @@ impl NodeCore {
             None => from,
         };
         let is_reached = to.ip().is_loopback() || !here.is_loopback();
-        if !self.settings.discover || self.settings.ignores(to.ip()) || !self.probes.may_reply(to, self.now) {
+        if !self.settings.discover
+            || self.settings.ignores(to.ip())
+            || !self.host_probes.may_reply(to, self.now)
+        {
             return;
         }
         if probe.reply_to.is_none()
@@ -125,17 +128,17 @@ impl NodeCore {
         }
         if is_reached && sched_node(probe.from.node) != self.me {
             let spread = self.spread(to.port().into());
-            self.timers.add(self.now + spread, NodeTimer::Answer(to));
+            self.timers.add(self.now + spread, NodeTimer::ProbeReply(to));
         }
     }
 
     /// Sends a reply to a probe, with this node and as many of the siblings that it knows as fit.
-    pub(super) fn answer_probe(&mut self, to: SocketAddr, driver: &mut impl Driver) {
+    pub(super) fn reply_to_probe(&mut self, to: SocketAddr, driver: &mut impl Driver) {
         let here = self.settings.location.addr().ip();
         let siblings = self.peers.iter().filter(|(_, peer)| {
-            peer.is_online() && !peer.undiscovered && peer.told.is_some_and(|at| at.ip() == here)
+            peer.is_online() && !peer.undiscovered && peer.shown_location.is_some_and(|at| at.ip() == here)
         });
-        let siblings = siblings.map(|(node, peer)| (wire_node(*node), peer.said.clone()));
+        let siblings = siblings.map(|(node, peer)| (wire_node(*node), peer.stated_locations.clone()));
         let mut siblings: Vec<_> = siblings.take(SIBLINGS_MAX).collect();
         loop {
             let reply = ProbeReply { from: self.presence(), siblings: Route::Plain(&siblings) };
@@ -152,7 +155,7 @@ impl NodeCore {
 
     /// A probed host has sent a reply.
     pub(super) fn on_probe_reply(&mut self, reply: &ProbeReply<'_>, from: SocketAddr) {
-        if !self.probes.probed.contains_key(&from) {
+        if !self.host_probes.probed.contains_key(&from) {
             return;
         }
         self.on_node_listed(from, sched_node(reply.from.node), reply.from.locations);
@@ -167,7 +170,7 @@ impl NodeCore {
             return;
         }
         let with_session = self.peers.get(&node).filter(|peer| peer.peer_session.is_some());
-        if let Some(at) = with_session.and_then(|peer| peer.told) {
+        if let Some(at) = with_session.and_then(|peer| peer.shown_location) {
             self.found_on_host(host, at);
             return;
         }
@@ -176,8 +179,8 @@ impl NodeCore {
             .into_iter()
             .find(|at| is_on_host(at) || self.settings.may_dial(*at));
         let Some(at) = best.filter(|at| !self.settings.ignores(at.ip())) else { return };
-        let Some(probed) = self.probes.probed.get_mut(&host) else { return };
-        probed.new_nodes += u32::from(!self.dials.has(at));
+        let Some(probed) = self.host_probes.probed.get_mut(&host) else { return };
+        probed.new_nodes += u32::from(!self.dialer.has(at));
         let until = probed.until.min(self.now + DIAL_FOR);
         if probed.new_nodes <= NODES_MAX_A_PROBE {
             self.found_on_host(host, at);

@@ -66,12 +66,12 @@ impl IdleClose {
     }
 
     /// The session has, or needs, a new connection.
-    pub(super) fn talk(&mut self, now: Time) {
+    pub(super) fn set_active(&mut self, now: Time) {
         (self.stage, self.since, self.pause) = (IdleStage::Active, now, IDLE_FOR);
     }
 
     /// Whether the session has no connection and needs none.
-    pub(super) fn rests(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.stage == IdleStage::Closed
     }
 }
@@ -95,7 +95,7 @@ impl NodeCore {
             }
             self.watch_idle(*node);
             if streams {
-                self.wake(*node);
+                self.reopen(*node);
             }
         }
         if nodes.is_empty() { Err(UnknownPeer { at }) } else { Ok(()) }
@@ -110,11 +110,12 @@ impl NodeCore {
 
     /// Dials the peer at a location if its session is closed while idle. Returns whether it was.
     pub(super) fn reopen_at(&mut self, at: SocketAddr) -> bool {
-        let is_closed =
-            |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.rests());
+        let is_closed = |peer: &Peer| {
+            peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
+        };
         let found = self.peers.iter().find(|(_, peer)| is_closed(peer) && peer.is_connected_to(at));
         let Some(node) = found.map(|(node, _)| *node) else { return false };
-        self.wake(node);
+        self.reopen(node);
         true
     }
 
@@ -122,10 +123,10 @@ impl NodeCore {
     pub(super) fn nodes_at(&self, at: Location) -> Vec<NodeId> {
         let at = at.addr();
         let is_at = |peer: &Peer| match at.port() {
-            0 => peer.told.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
+            0 => peer.shown_location.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
             _ => peer.is_at(at) || peer.is_connected_to(at),
         };
-        self.peers.iter().filter(|(_, peer)| !peer.gone && is_at(peer)).map(|(node, _)| *node).collect()
+        self.peers.iter().filter(|(_, peer)| !peer.superseded && is_at(peer)).map(|(node, _)| *node).collect()
     }
 
     /// Sets the timer of the next idle check, unless the connection is to stay open.
@@ -183,7 +184,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get(&node) else { return false };
         let can_dial = peer_session.dialled.is_some() || !peer.locations.is_empty();
         can_dial
-            && peer_session.is_quiet()
+            && peer_session.is_idle()
             && peer.has_nothing_open()
             && self.peer_watchers().is_empty()
             && !self.receipts.awaits(node)
@@ -249,7 +250,7 @@ impl NodeCore {
             IdleStage::ClosedByPeer => {
                 self.close_connection(node, false, driver);
                 if !needs_no_connection {
-                    self.wake(node);
+                    self.reopen(node);
                 }
             }
             IdleStage::Active | IdleStage::Proposed | IdleStage::Closed => {}
@@ -279,21 +280,22 @@ impl NodeCore {
         peer_session.idle.stage = IdleStage::Closed;
         peer_session.session.rest();
         tracing::debug!(%node, "an idle connection was closed; the node dials again when it is needed");
-        self.drop_conn_quietly(id, driver);
+        self.flush_and_close_conn(id, driver);
     }
 
     /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
-    pub(super) fn wake(&mut self, node: NodeId) {
+    pub(super) fn reopen(&mut self, node: NodeId) {
         let (now, wire_now) = (self.now, self.wire_now());
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let first = peer.locations.first().copied();
-        let Some(peer_session) = peer.peer_session.as_mut().filter(|peer_session| peer_session.idle.rests())
+        let Some(peer_session) =
+            peer.peer_session.as_mut().filter(|peer_session| peer_session.idle.is_closed())
         else {
             return;
         };
-        peer_session.idle.talk(now);
+        peer_session.idle.set_active(now);
         peer_session.session.wake(wire_now);
-        (peer_session.cut_at, peer_session.refusals) = (now, 0);
+        (peer_session.disconnected_at, peer_session.refused_dials) = (now, 0);
         if let Some(at) = peer_session.dialled.or(first) {
             self.redial(node, at);
         }
@@ -303,6 +305,6 @@ impl NodeCore {
     /// Dials all peers that have idle sessions without a connection, because their status is not known.
     pub(super) fn reopen_all(&mut self) {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
-        nodes.into_iter().for_each(|node| self.wake(node));
+        nodes.into_iter().for_each(|node| self.reopen(node));
     }
 }

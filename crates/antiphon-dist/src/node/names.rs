@@ -136,12 +136,12 @@ impl NameRegistry {
         self.pending.extend(registered.cloned());
     }
 
-    pub(super) fn has_fresh(&self) -> bool {
+    pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
     /// The number of names that programs registered: all but those of services.
-    pub(super) fn given_len(&self) -> usize {
+    pub(super) fn user_names_len(&self) -> usize {
         self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
     }
 
@@ -414,7 +414,7 @@ impl NodeCore {
     }
 
     /// Completes the peers' lookups of the pending names, if the access policies of the actors allow these peers.
-    pub(super) fn answer_fresh(&mut self, driver: &mut impl Driver) {
+    pub(super) fn complete_pending_lookups(&mut self, driver: &mut impl Driver) {
         for full in std::mem::take(&mut self.names.pending) {
             let Some(registered) = self.names.registered.get(&full) else { continue };
             let (key, tag) = (registered.key, registered.tag);

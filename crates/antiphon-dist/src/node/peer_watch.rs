@@ -22,7 +22,7 @@ impl NodeCore {
 
     /// Subscribes an actor to the statuses of peers. Returns the statuses of the peers that are online now.
     pub(crate) fn watch_peers(&mut self, watcher: Addr<PeerStatus>) -> Vec<PeerStatus> {
-        self.watchers.actors.push(watcher);
+        self.peer_watches.actors.push(watcher);
         self.reopen_all();
         let online = self.peers.iter().filter(|(_, peer)| peer.is_online());
         online.filter_map(|(node, peer)| status_of(*node, &peer.name, peer.location(), peer.status)).collect()
@@ -30,18 +30,18 @@ impl NodeCore {
 
     /// The actors that receive status changes; some may have exited.
     pub(crate) fn peer_watchers(&self) -> &[Addr<PeerStatus>] {
-        &self.watchers.actors
+        &self.peer_watches.actors
     }
 
     /// Removes the actors that have exited.
     pub(super) fn forget_ended_watchers(&mut self, driver: &mut impl Driver) {
         let loop_ref = driver.loop_ref();
-        self.watchers.actors.retain(|watcher| loop_ref.is_alive(watcher.id().key()));
+        self.peer_watches.actors.retain(|watcher| loop_ref.is_alive(watcher.id().key()));
     }
 
     /// Cancels the subscription of an actor.
     pub(crate) fn unwatch_peers(&mut self, watcher: Addr<PeerStatus>) {
-        self.watchers.actors.retain(|other| *other != watcher);
+        self.peer_watches.actors.retain(|other| *other != watcher);
     }
 
     /// The location of a node, which may be this one.
@@ -64,7 +64,7 @@ impl NodeCore {
         peer.status = Some(status);
         let Some(changed) = status_of(node, &peer.name, peer.location(), peer.status) else { return };
         let mut loop_ref = driver.loop_ref();
-        self.watchers.actors.retain(|watcher| match loop_ref.send(*watcher, changed.clone()) {
+        self.peer_watches.actors.retain(|watcher| match loop_ref.send(*watcher, changed.clone()) {
             Ok(()) => true,
             Err(error) if error.reason() == Undelivered::NoActor => false,
             Err(error) => {

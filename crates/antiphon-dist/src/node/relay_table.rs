@@ -36,18 +36,18 @@ impl NodeCore {
 
     /// The relay of a channel, if there is one; it may have exited.
     pub(crate) fn relay_of(&self, channel: ActorId, tag: &'static str) -> Option<Key> {
-        self.subscriptions.by_channel.get(&(channel, tag)).copied()
+        self.relay_table.by_channel.get(&(channel, tag)).copied()
     }
 
     /// Makes `relay` the relay of a channel.
     pub(crate) fn add_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
-        self.subscriptions.by_channel.insert((channel, tag), relay);
+        self.relay_table.by_channel.insert((channel, tag), relay);
     }
 
     /// Removes a relay, so that it accepts no more subscribers.
     pub(crate) fn remove_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
         if self.relay_of(channel, tag) == Some(relay) {
-            self.subscriptions.by_channel.remove(&(channel, tag));
+            self.relay_table.by_channel.remove(&(channel, tag));
         }
     }
 }

@@ -139,7 +139,7 @@ impl Settings {
     /// The location that a peer is shown with. `advertised` are its own locations, and `remote` is the peer's end of the
     /// connection. In order of preference: the advertised location at the address of `remote` (which a peer behind a gateway
     /// also advertises), the location where it was dialled, an advertised location that this node may dial, the first one.
-    pub(crate) fn shown(
+    pub(crate) fn display_location(
         &self,
         advertised: &[SocketAddr],
         remote: SocketAddr,

@@ -29,7 +29,7 @@ pub(super) enum NodeTimer {
     /// The timeout of a lookup.
     Lookup(u64),
     /// The next attempt to resolve a configured host.
-    LookUp(u64),
+    Resolve(u64),
     /// The next check, or the timeout, of a connect request.
     ConnectRequest(RequestId),
     /// The next attempt to deliver messages for a full mailbox, or their deadline.
@@ -39,7 +39,7 @@ pub(super) enum NodeTimer {
     /// The next probe of a host.
     Probe(SocketAddr),
     /// The reply to a probe, after its random wait.
-    Answer(SocketAddr),
+    ProbeReply(SocketAddr),
     /// The next announcement of this node.
     Announce,
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
@@ -98,7 +98,7 @@ fn node_with_only_daemons_flushes_and_returns() {
 
 fn node_stops_in_time_with_frozen_peer() {
     let net = Net { udp_port: 0, ..Net::new() };
-    let server = Arc::new(Process::start(&net, "server"));
+    let server = Rc::new(Process::start(&net, "server"));
     let at = server.location();
     let mut here = Node::new(net.quiet("here", &[at])).expect("a node can start");
     let (sender, results) = channel();

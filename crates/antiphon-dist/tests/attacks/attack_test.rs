@@ -13,8 +13,8 @@ use crate::victim::{Echo, Victim, VictimOptions};
 /// The limit for one reply. It is generous, because test machines are busy.
 const REPLY_WITHIN: Duration = secs(3);
 
-/// One attack on a victim. [`Siege::end`] makes the checks.
-pub(crate) struct Siege {
+/// One attack on a victim. [`AttackTest::end`] makes the checks.
+pub(crate) struct AttackTest {
     pub(crate) net: Net,
     pub(crate) victim: Victim,
     bystander: Bystander,
@@ -22,7 +22,7 @@ pub(crate) struct Siege {
     bytes_before: u64,
 }
 
-impl Siege {
+impl AttackTest {
     /// Starts a victim without discovery.
     pub(crate) fn without_discovery() -> Self {
         Self::on(Net { udp_port: 0, ..Net::new() }, VictimOptions::default())

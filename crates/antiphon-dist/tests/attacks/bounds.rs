@@ -12,7 +12,7 @@ const PENDING_CONNECTION: u64 = 4 * HELLO_BYTES_MAX as u64;
 const PENDING_TLS: u64 = 2 * 32 * 1024;
 
 /// For all connections before their proof, however many are opened.
-pub(crate) fn strangers(limits: &Limits, has_tls: bool) -> u64 {
+pub(crate) fn pending_connections(limits: &Limits, has_tls: bool) -> u64 {
     let each = PENDING_CONNECTION + if has_tls { PENDING_TLS } else { 0 };
     u64::from(limits.unproven_connections_max) * each + SLACK
 }

@@ -11,7 +11,7 @@ use antiphon_wire::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::attack_test::Siege;
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::common::{Net, PATIENCE, wait_for};
 use crate::victim::VictimOptions;
@@ -19,8 +19,8 @@ use crate::victim::VictimOptions;
 /// The number of dials that datagrams may cause in a second.
 const DIALS_A_SECOND: usize = 10;
 
-fn siege(dial_allow: &str) -> Siege {
-    Siege::on(Net::new(), VictimOptions { dial_allow, ..VictimOptions::default() })
+fn attack(dial_allow: &str) -> AttackTest {
+    AttackTest::on(Net::new(), VictimOptions { dial_allow, ..VictimOptions::default() })
 }
 
 /// Sends from 127.0.0.2 to the victim's discovery port.
@@ -76,25 +76,25 @@ impl DialTrap {
 }
 
 pub(crate) fn announcement_forged_is_counted_and_not_dialled() {
-    let mut siege = siege("");
-    let sender = Sender::new(&siege.net);
+    let mut attack = attack("");
+    let sender = Sender::new(&attack.net);
     let trap = DialTrap::at([127, 0, 0, 2], 0);
     let other = key(&Secret::generate().expect("the system has random numbers"));
     let forged = announce(9, &[trap.location()], Some(&other));
     let unsigned = announce(9, &[trap.location()], None);
-    let mut damaged = announce(9, &[trap.location()], Some(&key(&siege.net.secret)));
+    let mut damaged = announce(9, &[trap.location()], Some(&key(&attack.net.secret)));
     damaged[20] ^= 1;
     for round in 1..=100 {
         for bytes in [&forged, &unsigned, &damaged] {
             (0..10).for_each(|_| sender.send(bytes));
         }
         // The victim reads each round before the next one, so that no datagram is lost.
-        siege.victim.wait_for_count("refused_datagrams", 30 * round);
+        attack.victim.wait_for_count("refused_datagrams", 30 * round);
     }
-    siege.victim.has_logged_once("another secret, or a damaged one");
-    siege.victim.has_logged_once("under key id None");
+    attack.victim.has_logged_once("another secret, or a damaged one");
+    attack.victim.has_logged_once("under key id None");
     assert_eq!(trap.take_all(), 0, "no forged location is dialled");
-    siege.end("forged announcements", bounds::datagrams());
+    attack.end("forged announcements", bounds::datagrams());
 }
 
 /// A socket that receives all announcements of a network.
@@ -109,9 +109,9 @@ fn eavesdropper(net: &Net) -> UdpSocket {
 
 /// A replayed goodbye has no effect.
 pub(crate) fn announcement_replayed_causes_ten_dials_a_second() {
-    let mut siege = siege("");
-    let listener = eavesdropper(&siege.net);
-    let stopped = siege.net.node("stopped");
+    let mut attack = attack("");
+    let listener = eavesdropper(&attack.net);
+    let stopped = attack.net.node("stopped");
     let record = |kind: u8| {
         let mut bytes = [0; 2 * DATAGRAM_BYTES_MAX];
         wait_for("a datagram of the node that will stop", || {
@@ -130,11 +130,11 @@ pub(crate) fn announcement_replayed_causes_ten_dials_a_second() {
             (bytes[5] == 4).then(|| bytes[..count].to_vec())
         })
     };
-    let connections = siege.victim.count("connections");
+    let connections = attack.victim.count("connections");
     assert_eq!(connections, 1, "the bystander stays connected");
     // Another socket listens at the location of the node that has stopped.
     let trap = DialTrap::at([127, 0, 0, 1], at.port());
-    let sender = Sender::new(&siege.net);
+    let sender = Sender::new(&attack.net);
     let (begun, mut dials) = (Instant::now(), 0);
     while begun.elapsed() < secs(2) {
         (0..20).for_each(|_| sender.send(&announcement));
@@ -143,8 +143,8 @@ pub(crate) fn announcement_replayed_causes_ten_dials_a_second() {
         std::thread::sleep(millis(5));
     }
     assert_dials_in(dials, begun.elapsed());
-    assert_eq!(siege.victim.count("misbehaved"), 0);
-    siege.end("a replayed announcement", bounds::datagrams());
+    assert_eq!(attack.victim.count("misbehaved"), 0);
+    attack.end("a replayed announcement", bounds::datagrams());
 }
 
 fn assert_dials_in(dials: usize, time: Duration) {
@@ -156,12 +156,12 @@ fn assert_dials_in(dials: usize, time: Duration) {
 
 /// The goodbyes that the member forges for another node end no session.
 pub(crate) fn announcements_of_member_cause_ten_dials_a_second() {
-    let mut siege = siege("");
-    let key = key(&siege.net.secret);
-    let sender = Sender::new(&siege.net);
+    let mut attack = attack("");
+    let key = key(&attack.net.secret);
+    let sender = Sender::new(&attack.net);
     let traps: Vec<DialTrap> = (0..200).map(|_| DialTrap::at([127, 0, 0, 2], 0)).collect();
     let (begun, mut dials, mut node) = (Instant::now(), 0, 100);
-    let bystander = NodeId(siege.bystander());
+    let bystander = NodeId(attack.bystander());
     while begun.elapsed() < secs(2) {
         for trap in &traps {
             node += 1;
@@ -173,15 +173,15 @@ pub(crate) fn announcements_of_member_cause_ten_dials_a_second() {
     }
     dials += traps.iter().map(DialTrap::take_all).sum::<usize>();
     assert_dials_in(dials, begun.elapsed());
-    let connections = siege.victim.count("connections");
+    let connections = attack.victim.count("connections");
     assert!(connections as usize <= 1 + 2 * DIALS_A_SECOND, "{connections} connections");
-    siege.end("announcements of a member", bounds::datagrams());
+    attack.end("announcements of a member", bounds::datagrams());
 }
 
 pub(crate) fn announcement_outside_dial_allow_is_not_dialled() {
-    let mut siege = siege("127.0.0.1/32");
-    let key = key(&siege.net.secret);
-    let sender = Sender::new(&siege.net);
+    let mut attack = attack("127.0.0.1/32");
+    let key = key(&attack.net.secret);
+    let sender = Sender::new(&attack.net);
     let (third, own, allowed) =
         (DialTrap::at([127, 0, 0, 3], 0), DialTrap::at([127, 0, 0, 2], 0), DialTrap::at([127, 0, 0, 1], 0));
     for node in 0..50 {
@@ -193,15 +193,15 @@ pub(crate) fn announcement_outside_dial_allow_is_not_dialled() {
         (allowed.take_all() > 0).then_some(())
     });
     assert_eq!((third.take_all(), own.take_all()), (0, 0), "no other location is dialled");
-    assert_eq!(siege.victim.count("refused_datagrams"), 0);
-    siege.end("a third host", bounds::datagrams());
+    assert_eq!(attack.victim.count("refused_datagrams"), 0);
+    attack.end("a third host", bounds::datagrams());
 }
 
 /// Datagrams that are not authentic, and those that are no probes, get no reply.
 pub(crate) fn datagram_reply_is_no_longer_than_its_probe() {
-    let mut siege = siege("");
-    let key = key(&siege.net.secret);
-    let siblings = ["one", "two", "three"].map(|name| siege.net.node(name));
+    let mut attack = attack("");
+    let key = key(&attack.net.secret);
+    let siblings = ["one", "two", "three"].map(|name| attack.net.node(name));
     siblings.iter().for_each(|node| node.wait_for_peers(3));
     let from = Presence { node: NodeId(9), name: "prober", locations: Locations::NONE };
     let probe = Datagram::Probe(Probe { from, reply_to: None });
@@ -215,12 +215,13 @@ pub(crate) fn datagram_reply_is_no_longer_than_its_probe() {
         sealed(&Datagram::Announce(from), Some(&key)),
         b"ANTU\x01\x02".to_vec(),
     ];
-    let to_all = Sender { to: ([127, 255, 255, 255], siege.net.udp_port).into(), ..Sender::new(&siege.net) };
+    let to_all =
+        Sender { to: ([127, 255, 255, 255], attack.net.udp_port).into(), ..Sender::new(&attack.net) };
     to_all.socket.set_broadcast(true).expect("an option can be set");
     (0..10).for_each(|_| without_reply.iter().for_each(|bytes| to_all.send(bytes)));
-    siege.victim.wait_for_count("refused_datagrams", 30);
+    attack.victim.wait_for_count("refused_datagrams", 30);
     // The probe that gets replies comes after them.
-    let prober = Sender::new(&siege.net);
+    let prober = Sender::new(&attack.net);
     let request = sealed(&probe, Some(&key));
     prober.send(&request);
     let mut bytes = [0; 4 * DATAGRAM_BYTES_MAX];
@@ -234,5 +235,5 @@ pub(crate) fn datagram_reply_is_no_longer_than_its_probe() {
     let reply = to_all.socket.recv_from(&mut bytes).map_err(|reason| reason.kind());
     assert_eq!(reply, Err(ErrorKind::WouldBlock), "the other datagrams get no reply");
     drop(siblings);
-    siege.end("probes", bounds::datagrams());
+    attack.end("probes", bounds::datagrams());
 }

@@ -10,7 +10,7 @@ use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, NodeId, ReplyTo, receive};
 use antiphon_wire::frame::NameSpace;
 use serde::{Deserialize, Serialize};
 
-use crate::attack_test::Siege;
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::common::{Net, PATIENCE, TestNode, heard, tell_test};
 use crate::member::Member;
@@ -65,7 +65,7 @@ antiphon_sched::wire!(ToSender, "antiphon.files.sender/1", compact);
 
 /// A victim that accepts files, and a member on 127.0.0.2 with the address of its file service.
 struct FileAttacker {
-    siege: Siege,
+    attack: AttackTest,
     node: TestNode,
     service: Addr<ToFileService>,
 }
@@ -73,15 +73,15 @@ struct FileAttacker {
 impl FileAttacker {
     fn start(dest: &Path) -> Self {
         let options = VictimOptions { dest_path: Some(dest), ..VictimOptions::default() };
-        let siege = Siege::on(Net { udp_port: 0, ..Net::new() }, options);
-        let mut member = Member::join(&siege.net, &siege.victim);
+        let attack = AttackTest::on(Net { udp_port: 0, ..Net::new() }, options);
+        let mut member = Member::join(&attack.net, &attack.victim);
         let (key, _) = member.find(NameSpace::Service, "files");
-        let config = siege.net.quiet("attacker", &[siege.victim.location]);
+        let config = attack.net.quiet("attacker", &[attack.victim.location]);
         let node = TestNode::start(Config { ip: [127, 0, 0, 2].into(), ..config });
         node.wait_for_peers(1);
         let victim = NodeId::from_bits(member.session.peer().0);
         let service = Addr::of(ActorId::new(victim, antiphon_sched::Key::from_bits(key.0)));
-        Self { siege, node, service }
+        Self { attack, node, service }
     }
 
     fn offer(&self, path: Vec<String>, size: u64, sender: Addr<ToSender>) -> OfferReply {
@@ -165,10 +165,10 @@ pub(crate) fn file_path_outside_dest_is_refused() {
     assert_eq!(fs::read(dest.join("file")).expect("the file exists"), b"not from a peer");
     let reply = attacker.offer(vec!["a".into(), "fine".into()], 10, sender);
     assert!(matches!(reply, OfferReply::Send { .. }), "a valid path is accepted: {reply:?}");
-    let counted = |name| attacker.siege.victim.count_within("refusals", name);
+    let counted = |name| attacker.attack.victim.count_within("refusals", name);
     assert_eq!(["file_paths", "files"].map(counted), [refused, 0]);
-    attacker.siege.victim.has_logged_once("names files that no peer may write or delete");
-    attacker.siege.end("forbidden paths", bounds::member(&Limits::default()));
+    attacker.attack.victim.has_logged_once("names files that no peer may write or delete");
+    attacker.attack.end("forbidden paths", bounds::member(&Limits::default()));
 }
 
 /// A sender that exceeds the window, the size of the file or its number of transfers uses neither memory nor disk.
@@ -207,7 +207,7 @@ pub(crate) fn file_sender_over_window_or_size_is_refused() {
     let refused = offers
         .filter(|reply| matches!(reply, OfferReply::Refused(FileRefused::TooManyTransfers { max: 48 })));
     assert_eq!(refused.count(), 64 - 48);
-    assert_eq!(attacker.siege.victim.count_within("refusals", "files"), 2 + 64 - 48);
-    attacker.siege.victim.has_logged_once("sends files out of order, or more of them than it may");
-    attacker.siege.end("more of a file than was offered", bounds::member(&Limits::default()));
+    assert_eq!(attacker.attack.victim.count_within("refusals", "files"), 2 + 64 - 48);
+    attacker.attack.victim.has_logged_once("sends files out of order, or more of them than it may");
+    attacker.attack.end("more of a file than was offered", bounds::member(&Limits::default()));
 }

@@ -9,7 +9,7 @@ use antiphon_dist::{Limits, Refusal, Suite};
 use antiphon_sched::{Addr, millis};
 use antiphon_wire::{Deframer, Entropy, Handshake, HandshakeError, ResumeState};
 
-use crate::attack_test::Siege;
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::caller::{Failed, HEADER_BYTES, MESSAGES, Message, exchange, handshake, profile, read_message};
 use crate::common::{Net, PATIENCE, tell_test, wait_for};
@@ -24,8 +24,8 @@ const REFUSED: u8 = 5;
 
 /// A recorded handshake is refused during its session and after it.
 pub(crate) fn handshake_replayed_is_refused() {
-    let mut siege = Siege::without_discovery();
-    let at = siege.victim.location.addr();
+    let mut attack = AttackTest::without_discovery();
+    let at = attack.victim.location.addr();
     let (sender, pieces) = channel();
     let middle = middle::start(at, move |piece| {
         if piece.direction == Direction::ToVictim {
@@ -33,7 +33,7 @@ pub(crate) fn handshake_replayed_is_refused() {
         }
         Forward::Bytes(piece.bytes)
     });
-    let peer = siege.net.quiet_node("peer", &[middle.into()]);
+    let peer = attack.net.quiet_node("peer", &[middle.into()]);
     let echo: Addr<Echo> = peer.find("echo");
     let ask = |number| peer.handle.ask(echo, PATIENCE, move |reply| Echo(number, reply));
     assert_eq!(ask(1), Ok(1));
@@ -43,7 +43,7 @@ pub(crate) fn handshake_replayed_is_refused() {
     let reply = exchange(at, &recorded);
     assert_eq!(reply[KIND], REFUSED, "the session keeps its connection: {reply:?}");
     assert_eq!(ask(2), Ok(2), "the session continues");
-    let peers = siege.victim.count("peers");
+    let peers = attack.victim.count("peers");
     peer.stop();
     wait_for("the victim to receive the goodbye", || {
         (exchange(at, &recorded)[KIND] != REFUSED).then_some(())
@@ -54,10 +54,10 @@ pub(crate) fn handshake_replayed_is_refused() {
         assert_eq!(reply[KIND], ACCEPTOR_HELLO, "{reply:?}");
         assert_eq!(reply[reply.len() - 14 + KIND], REFUSED, "{reply:?}");
     }
-    siege.victim.wait_for_count("refused_handshakes", 10);
-    siege.victim.has_logged_once("the secrets differ");
-    assert!(siege.victim.count("peers") <= peers);
-    siege.end("a replayed handshake", bounds::strangers(&Limits::default(), false));
+    attack.victim.wait_for_count("refused_handshakes", 10);
+    attack.victim.has_logged_once("the secrets differ");
+    assert!(attack.victim.count("peers") <= peers);
+    attack.end("a replayed handshake", bounds::pending_connections(&Limits::default(), false));
 }
 
 pub(crate) fn hello_or_proof_reflected_is_refused() {
@@ -65,8 +65,8 @@ pub(crate) fn hello_or_proof_reflected_is_refused() {
     let here = listener.local_addr().expect("the listener is bound");
     let net = Net { udp_port: 0, ..Net::new() };
     let options = VictimOptions { peer: Some(here.into()), ..VictimOptions::default() };
-    let mut siege = Siege::on(net, options);
-    let at = siege.victim.location.addr();
+    let mut attack = AttackTest::on(net, options);
+    let at = attack.victim.location.addr();
     let dialled = || listener.accept().expect("the victim dials its peer").0;
 
     // The victim's own hello comes back: on another connection, and as the acceptor's hello.
@@ -79,10 +79,10 @@ pub(crate) fn hello_or_proof_reflected_is_refused() {
     assert_eq!(read_message(&mut stream).expect("the victim replies")[KIND], REFUSED);
     // The victim concludes that it has dialled itself.
     drop(stream);
-    siege.end("a reflected hello", bounds::strangers(&Limits::default(), false));
+    attack.end("a reflected hello", bounds::pending_connections(&Limits::default(), false));
 
     // The victim's own proof comes back, after the hello of another node.
-    siege = Siege::on(Net { udp_port: 0, ..Net::new() }, options);
+    attack = AttackTest::on(Net { udp_port: 0, ..Net::new() }, options);
     let other = profile(&Net::new(), &Suite::aead());
     for _ in 0..3 {
         let mut stream = dialled();
@@ -98,9 +98,9 @@ pub(crate) fn hello_or_proof_reflected_is_refused() {
         stream.write_all(&proof).expect("the victim reads");
         assert_eq!(read_message(&mut stream).expect("the victim replies")[KIND], REFUSED);
     }
-    siege.victim.wait_for_count("refused_handshakes", 3);
-    siege.victim.has_logged_once("the secrets differ");
-    siege.end("a reflected proof", bounds::strangers(&Limits::default(), false));
+    attack.victim.wait_for_count("refused_handshakes", 3);
+    attack.victim.has_logged_once("the secrets differ");
+    attack.end("a reflected proof", bounds::pending_connections(&Limits::default(), false));
 }
 
 /// The index of the suites in a hello: after the header and 120 bytes of fixed fields (PROTOCOL.md has the layout).
@@ -117,8 +117,8 @@ fn set_suites(message: &mut Vec<u8>, suites: &[Suite]) {
 
 pub(crate) fn suite_downgrade_in_the_middle_is_refused() {
     let options = VictimOptions { allows_weak_suite: true, ..VictimOptions::default() };
-    let mut siege = Siege::on(Net { udp_port: 0, ..Net::new() }, options);
-    let at = siege.victim.location.addr();
+    let mut attack = AttackTest::on(Net { udp_port: 0, ..Net::new() }, options);
+    let at = attack.victim.location.addr();
     let allowed = [Suite::aead().to_vec(), vec![Suite::Hmac]].concat();
     let dial = |net: &Net, change: &dyn Fn(Message, &mut Vec<u8>)| {
         handshake(at, &profile(net, &allowed), PATIENCE, change).map(|proven| proven.connection.suite())
@@ -130,7 +130,7 @@ pub(crate) fn suite_downgrade_in_the_middle_is_refused() {
             }
         }
     };
-    let net = siege.net.clone();
+    let net = attack.net.clone();
     assert_eq!(dial(&net, &|_, _| ()).expect("an unchanged handshake succeeds"), allowed[0]);
     let hmac = [Suite::Hmac].as_slice();
     let best_first = [allowed[0], allowed[1], Suite::Hmac];
@@ -150,17 +150,17 @@ pub(crate) fn suite_downgrade_in_the_middle_is_refused() {
     let refused = dial(&net, &downgrade(Message::AcceptorHello, &[Suite::Plain]));
     assert!(matches!(&refused, Err(Failed::Refused(HandshakeError::PeerMisbehaved(_)))), "{refused:?}");
 
-    siege.victim.wait_for_count("refused_handshakes", 3);
-    siege.victim.has_logged_once("the secrets differ");
-    siege.victim.has_logged_once("no suite in common");
-    siege.end("a downgrade", bounds::strangers(&Limits::default(), false));
+    attack.victim.wait_for_count("refused_handshakes", 3);
+    attack.victim.has_logged_once("the secrets differ");
+    attack.victim.has_logged_once("no suite in common");
+    attack.end("a downgrade", bounds::pending_connections(&Limits::default(), false));
 }
 
 /// One bit is flipped in each byte of each message in turn.
 pub(crate) fn handshake_with_flipped_bit_fails() {
-    let mut siege = Siege::without_discovery();
-    let at = siege.victim.location.addr();
-    let net = siege.net.clone();
+    let mut attack = AttackTest::without_discovery();
+    let at = attack.victim.location.addr();
+    let net = attack.net.clone();
     let mut lengths = [0; 4];
     handshake(at, &profile(&net, &Suite::aead()), PATIENCE, |message, bytes| {
         lengths[message as usize] = bytes.len()
@@ -191,8 +191,8 @@ pub(crate) fn handshake_with_flipped_bit_fails() {
         refused >= from_dialler as u64 - 4,
         "the victim refused {refused} of {from_dialler} changed messages"
     );
-    siege.victim.wait_for_count("refused_handshakes", refused);
-    let lines = siege.victim.log.lines("no connection with this peer");
+    attack.victim.wait_for_count("refused_handshakes", refused);
+    let lines = attack.victim.log.lines("no connection with this peer");
     let texts: BTreeSet<&str> =
         lines.iter().filter_map(|line| line.split_once("error=")).map(|(_, text)| text).collect();
     assert_eq!(texts.len(), lines.len(), "each refusal is logged once: {lines:?}");
@@ -201,5 +201,5 @@ pub(crate) fn handshake_with_flipped_bit_fails() {
         lengths.iter().sum::<usize>(),
         lines.len()
     );
-    siege.end("flipped bits", bounds::strangers(&Limits::default(), false));
+    attack.end("flipped bits", bounds::pending_connections(&Limits::default(), false));
 }

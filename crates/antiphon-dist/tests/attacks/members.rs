@@ -11,7 +11,7 @@ use antiphon_wire::frame::{
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
 
-use crate::attack_test::Siege;
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::common::bombs::bombs;
 use crate::common::{PATIENCE, TestNode, heard, tell_test, wait_for};
@@ -19,8 +19,8 @@ use crate::member::Member;
 use crate::victim::CALLED;
 
 pub(crate) fn decoder_bomb_is_refused_and_session_continues() {
-    let mut siege = Siege::without_discovery();
-    let mut member = Member::join(&siege.net, &siege.victim);
+    let mut attack = AttackTest::without_discovery();
+    let mut member = Member::join(&attack.net, &attack.victim);
     let (tally, _) = member.find(NameSpace::Actor, "tally");
     let tag = member.session.intern("attack.tally/1").expect("the session has room for a tag");
     let mut request = 0;
@@ -38,15 +38,15 @@ pub(crate) fn decoder_bomb_is_refused_and_session_continues() {
             assert_eq!(outcome, Outcome::WrongType, "{what}");
         }
     }
-    siege.victim.wait_for_count("refused_messages", request);
-    siege.victim.has_logged_once("does not decode");
-    assert_eq!(siege.victim.count("misbehaved"), 0, "the session continues");
-    siege.end("decoder bombs", bounds::member(&Limits::default()));
+    attack.victim.wait_for_count("refused_messages", request);
+    attack.victim.has_logged_once("does not decode");
+    assert_eq!(attack.victim.count("misbehaved"), 0, "the session continues");
+    attack.end("decoder bombs", bounds::member(&Limits::default()));
 }
 
 pub(crate) fn lookups_are_limited_and_dropped_with_their_peer() {
-    let mut siege = Siege::without_discovery();
-    let mut member = Member::join(&siege.net, &siege.victim);
+    let mut attack = AttackTest::without_discovery();
+    let mut member = Member::join(&attack.net, &attack.victim);
     let limits = PeerLimits::default();
     let (most, refused) = (limits.lookups_max as u64, Cell::new(0));
     let sent = most + 10_000;
@@ -64,18 +64,18 @@ pub(crate) fn lookups_are_limited_and_dropped_with_their_peer() {
         member.run_once(&mut count).expect("the session continues");
         (refused.get() == sent - most).then_some(())
     });
-    assert_eq!(siege.victim.count_within("refusals", "lookups"), sent - most);
-    siege.victim.has_logged_once("looks for more names");
-    assert_eq!(siege.victim.count("lookups"), most);
+    assert_eq!(attack.victim.count_within("refusals", "lookups"), sent - most);
+    attack.victim.has_logged_once("looks for more names");
+    assert_eq!(attack.victim.count("lookups"), most);
     member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
     wait_for("the end of the session", || member.run_once(|_| ()).err());
-    assert_eq!(siege.victim.count("lookups"), 0);
-    siege.end("a flood of lookups", bounds::member(&Limits::default()) + bounds::lookups(&limits));
+    assert_eq!(attack.victim.count("lookups"), 0);
+    attack.end("a flood of lookups", bounds::member(&Limits::default()) + bounds::lookups(&limits));
 }
 
 pub(crate) fn monitors_are_limited_and_dropped_with_their_peer() {
-    let mut siege = Siege::without_discovery();
-    let mut member = Member::join(&siege.net, &siege.victim);
+    let mut attack = AttackTest::without_discovery();
+    let mut member = Member::join(&attack.net, &attack.victim);
     let (target, _) = member.find(NameSpace::Actor, "tally");
     let limits = PeerLimits::default();
     let (most, over) = (limits.monitors_max as u64, 10);
@@ -83,9 +83,9 @@ pub(crate) fn monitors_are_limited_and_dropped_with_their_peer() {
         member.send(&Monitor { watcher: Key(id % 7), target, id }.into(), |_| ());
     }
     member.run_until_acknowledged(|_| ());
-    wait_for("all refusals", || (siege.victim.count_within("refusals", "monitors") >= over).then_some(()));
-    siege.victim.has_logged_once("sets more monitors");
-    // Setting those again that stand makes no room for others.
+    wait_for("all refusals", || (attack.victim.count_within("refusals", "monitors") >= over).then_some(()));
+    attack.victim.has_logged_once("has reached its limit of monitors");
+    // A monitor that is set again frees no place for another one.
     let later = most + over..most + over + 8;
     for id in (0..8).chain(later.clone()) {
         member.send(&Monitor { watcher: Key(id % 7), target, id }.into(), |_| ());
@@ -100,16 +100,17 @@ pub(crate) fn monitors_are_limited_and_dropped_with_their_peer() {
         }
         (refused == 8).then_some(())
     });
-    assert_eq!(siege.victim.count("monitors"), most);
+    assert_eq!(attack.victim.count("monitors"), most);
     member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
     wait_for("the end of the session", || member.run_once(|_| ()).err());
-    assert_eq!(siege.victim.count("monitors"), 0);
-    siege.end("a flood of monitors", bounds::member(&Limits::default()) + bounds::monitors(&limits));
+    assert_eq!(attack.victim.count("monitors"), 0);
+    attack.end("a flood of monitors", bounds::member(&Limits::default()) + bounds::monitors(&limits));
 }
 
 pub(crate) fn rci_calls_over_quota_are_refused() {
-    let mut siege = Siege::without_discovery();
-    let config = Config { ip: [127, 0, 0, 2].into(), ..siege.net.quiet("flooder", &[siege.victim.location]) };
+    let mut attack = AttackTest::without_discovery();
+    let config =
+        Config { ip: [127, 0, 0, 2].into(), ..attack.net.quiet("flooder", &[attack.victim.location]) };
     let quota = config.rci_actors_max;
     let flooder = TestNode::start(config);
     let calls = 10 * quota;
@@ -138,17 +139,17 @@ pub(crate) fn rci_calls_over_quota_are_refused() {
     assert_eq!(started, quota);
     let refusal = Err(CallError::OverQuota { max: quota });
     assert_eq!(called.iter().filter(|called| **called == refusal).count(), calls - quota);
-    assert_eq!(siege.victim.count_within("refusals", "rci_actors"), (calls - quota) as u64);
-    siege.victim.has_logged_once("calls for more actors");
-    siege.end("a flood of calls", bounds::member(&Limits::default()) + bounds::rci_actors(quota as u64));
+    assert_eq!(attack.victim.count_within("refusals", "rci_actors"), (calls - quota) as u64);
+    attack.victim.has_logged_once("calls for more actors");
+    attack.end("a flood of calls", bounds::member(&Limits::default()) + bounds::rci_actors(quota as u64));
 }
 
 /// A mailbox takes at most 64 of these messages; six members send them, one after another.
 pub(crate) fn messages_for_sleeping_actors_wait_at_their_sender() {
-    let mut siege = Siege::without_discovery();
+    let mut attack = AttackTest::without_discovery();
     // The messages of a peer stay in the mailbox when its session ends, and those of the next peer come on top.
     for _ in 0..6 {
-        let mut member = Member::join(&siege.net, &siege.victim);
+        let mut member = Member::join(&attack.net, &attack.victim);
         let (to, _) = member.find(NameSpace::Actor, "sleeper");
         let tag = member.session.intern("bytes").expect("the session has room for a tag");
         let mut body = vec![0xc6, 0, 0x10, 0, 0];
@@ -159,7 +160,7 @@ pub(crate) fn messages_for_sleeping_actors_wait_at_their_sender() {
                 delivered.set(delivered.get() + 1);
             }
         };
-        let before = siege.victim.count("backlog_bytes");
+        let before = attack.victim.count("backlog_bytes");
         let mut request = 0;
         wait_for("messages in the backlog", || {
             if member.session.queued_bytes() < 8 << 20 {
@@ -169,18 +170,18 @@ pub(crate) fn messages_for_sleeping_actors_wait_at_their_sender() {
                 request += 1;
             }
             member.run_once(&mut count).expect("the session continues");
-            (siege.victim.count("backlog_bytes") > before).then_some(())
+            (attack.victim.count("backlog_bytes") > before).then_some(())
         });
         assert!(delivered.get() <= 64, "{} messages are in the mailbox", delivered.get());
     }
-    siege.end("large messages", bounds::member(&Limits::default()) + bounds::mailboxes());
+    attack.end("large messages", bounds::member(&Limits::default()) + bounds::mailboxes());
 }
 
 /// Incomplete messages and unknown type tags use memory up to their limits; one more ends the session, which frees it.
 pub(crate) fn fragments_and_tags_over_limits_end_session() {
-    let mut siege = Siege::without_discovery();
+    let mut attack = AttackTest::without_discovery();
     let limits = Limits::default();
-    let mut member = Member::join(&siege.net, &siege.victim);
+    let mut member = Member::join(&attack.net, &attack.victim);
     for id in 0..limits.tags_max {
         let name = format!("{id:0>255}");
         member.send(&Tag { id: TagId(id), name: &name }.into(), |_| ());
@@ -199,20 +200,20 @@ pub(crate) fn fragments_and_tags_over_limits_end_session() {
         }
     }
     member.run_until_acknowledged(|_| ());
-    siege.connect_new_peer();
-    assert_eq!(siege.victim.count("misbehaved"), 0, "nothing exceeds a limit");
-    let used = siege.victim.used_bytes();
+    attack.connect_new_peer();
+    assert_eq!(attack.victim.count("misbehaved"), 0, "nothing exceeds a limit");
+    let used = attack.victim.used_bytes();
     let part = FragmentPart::First { kind: MESSAGE, total };
     member.send(&Fragment { stream: streams, part, data: &data }.into(), |_| ());
     wait_for("the end of the session", || member.run_once(|_| ()).err());
-    siege.victim.wait_for_count("misbehaved", 1);
-    siege.victim.has_logged_once("a peer broke the protocol");
-    let kept = siege.victim.used_bytes();
+    attack.victim.wait_for_count("misbehaved", 1);
+    attack.victim.has_logged_once("a peer broke the protocol");
+    let kept = attack.victim.used_bytes();
     assert!(
         kept + u64::from(limits.reassembly_bytes_max) / 2 < used,
         "{kept} bytes of {used} are still used"
     );
-    siege.end("incomplete messages", bounds::member(&limits));
+    attack.end("incomplete messages", bounds::member(&limits));
 }
 
 /// The kind of a frame with a message.

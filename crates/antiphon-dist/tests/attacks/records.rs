@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use antiphon_dist::Limits;
 use antiphon_sched::Addr;
 
-use crate::attack_test::Siege;
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::common::{PATIENCE, tell_test, wait_for};
 use crate::middle::{self, Forward, HANDSHAKE_PIECES, Piece};
@@ -101,12 +101,12 @@ impl Tamperer {
 
 /// All messages arrive once and in order, although each tampering ends a connection.
 pub(crate) fn record_tampered_with_costs_only_its_connection() {
-    let mut siege = Siege::without_discovery();
+    let mut attack = AttackTest::without_discovery();
     let (done, is_done) = channel();
     let mut tamperer =
         Tamperer { last: Default::default(), previous: Default::default(), held: Vec::new(), done };
-    let middle = middle::start(siege.victim.location.addr(), move |piece| tamperer.edit(piece));
-    let peer = siege.net.quiet_node("peer", &[middle.into()]);
+    let middle = middle::start(attack.victim.location.addr(), move |piece| tamperer.edit(piece));
+    let peer = attack.net.quiet_node("peer", &[middle.into()]);
     let tally: Addr<Tally> = peer.find("tally");
     let mut sent = 0;
     // There is traffic in both directions: after ten numbers comes a request for their count.
@@ -121,9 +121,9 @@ pub(crate) fn record_tampered_with_costs_only_its_connection() {
     });
     let changes = 2 * TAMPERINGS.len() as u64;
     // The peer counts the changes in the other direction.
-    siege.victim.wait_for_count("broken_connections", TAMPERINGS.len() as u64 - 1);
-    siege.victim.has_logged_once("not authentic");
-    assert!(siege.victim.log.lines("out of order").is_empty(), "{:?}", siege.victim.log.lines(""));
+    attack.victim.wait_for_count("broken_connections", TAMPERINGS.len() as u64 - 1);
+    attack.victim.has_logged_once("not authentic");
+    assert!(attack.victim.log.lines("out of order").is_empty(), "{:?}", attack.victim.log.lines(""));
     println!("{changes} changed records, {sent} messages");
-    siege.end("records", bounds::strangers(&Limits::default(), false));
+    attack.end("records", bounds::pending_connections(&Limits::default(), false));
 }

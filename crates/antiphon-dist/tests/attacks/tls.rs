@@ -6,42 +6,42 @@ use std::time::Instant;
 use antiphon_dist::{Limits, TlsFault};
 use antiphon_sched::secs;
 
-use crate::attack_test::Siege;
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::caller::{connect, exchange, read_to_close};
 use crate::common::certs::Certs;
 use crate::common::{Net, bare_tls};
 use crate::victim::VictimOptions;
 
-fn siege(certs: &Certs) -> Siege {
+fn attack(certs: &Certs) -> AttackTest {
     let tls = Some(certs.node("shared").both);
-    Siege::on(Net { udp_port: 0, tls, ..Net::new() }, VictimOptions::default())
+    AttackTest::on(Net { udp_port: 0, tls, ..Net::new() }, VictimOptions::default())
 }
 
 /// Both sides refuse the man in the middle.
 pub(crate) fn tls_middle_with_other_certificate_is_refused() {
     let certs = Certs::new();
-    let mut siege = siege(&certs);
+    let mut attack = attack(&certs);
     let other = certs.node("middle");
-    let relay = bare_tls::relay(&other, siege.victim.location.addr());
-    let dialler = siege.net.quiet_node("dialler", &[relay.into()]);
+    let relay = bare_tls::relay(&other, attack.victim.location.addr());
+    let dialler = attack.net.quiet_node("dialler", &[relay.into()]);
     dialler.wait_for_counts("several refusals", |counts| counts.refused_handshakes >= 3);
     dialler.log.wait_for(&format!("refused the peer: {}", TlsFault::Stranger));
     assert_eq!(dialler.counts().peers, 0);
     for _ in 0..10 {
-        bare_tls::knock(siege.victim.location.addr(), Some(&other));
-        bare_tls::knock(siege.victim.location.addr(), None);
+        bare_tls::knock(attack.victim.location.addr(), Some(&other));
+        bare_tls::knock(attack.victim.location.addr(), None);
     }
-    siege.victim.wait_for_count("refused_handshakes", 20);
-    siege.victim.has_logged_once(&TlsFault::Stranger.to_string());
-    siege.victim.has_logged_once(&TlsFault::Missing.to_string());
-    siege.end("a man in the middle of TLS", bounds::strangers(&Limits::default(), true));
+    attack.victim.wait_for_count("refused_handshakes", 20);
+    attack.victim.has_logged_once(&TlsFault::Stranger.to_string());
+    attack.victim.has_logged_once(&TlsFault::Missing.to_string());
+    attack.end("a man in the middle of TLS", bounds::pending_connections(&Limits::default(), true));
 }
 
 pub(crate) fn tls_unfinished_handshakes_stay_within_their_buffers() {
     let certs = Certs::new();
-    let mut siege = siege(&certs);
-    let at = siege.victim.location.addr();
+    let mut attack = attack(&certs);
+    let at = attack.victim.location.addr();
     let flight = bare_tls::first_flight();
     // A record whose length exceeds that of TLS; then records that are incomplete, one after another.
     let mut endless = b"\x16\x03\x01\xff\xff".to_vec();
@@ -55,12 +55,12 @@ pub(crate) fn tls_unfinished_handshakes_stay_within_their_buffers() {
     let mut crowd: Vec<_> = (0..300).map(|_| connect(at)).collect();
     // The node replies to a complete first flight, and waits for the next one.
     crowd.retain_mut(|stream| stream.write_all(&flight).is_ok());
-    siege.connect_new_peer();
+    attack.connect_new_peer();
     for stream in &mut crowd {
         read_to_close(stream);
     }
     assert!(begun.elapsed() < secs(15), "the last was closed after {:?}", begun.elapsed());
-    siege.victim.wait_for_count("refused_handshakes", 300);
-    siege.victim.has_logged_once("took too long");
-    siege.end("TLS that is begun", bounds::strangers(&Limits::default(), true));
+    attack.victim.wait_for_count("refused_handshakes", 300);
+    attack.victim.has_logged_once("its handshake timed out");
+    attack.end("TLS that is begun", bounds::pending_connections(&Limits::default(), true));
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Addr, Cx, Event, Loop, LoopConfig, Park, ReplyTo, RequestId, Step, receive};
+use antiphon_sched::{ActorId, Addr, Cx, Event, Loop, LoopConfig, Park, Step, receive};
 
 /// The events that actors have logged, in order.
 #[derive(Clone, Default)]
@@ -143,10 +143,11 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 }
 
 /// The id of the request that a reply belongs to. Only the debug output of `ReplyTo` shows it.
-pub(crate) fn request_id_of<R>(reply: &ReplyTo<R>) -> RequestId {
+#[cfg(feature = "serde")]
+pub(crate) fn request_id_of<R>(reply: &antiphon_sched::ReplyTo<R>) -> antiphon_sched::RequestId {
     let shown = format!("{reply:?}");
     let number = shown.split(['(', ' ']).nth(1).and_then(|number| number.parse().ok());
-    RequestId::from_bits(number.unwrap_or_else(|| panic!("no request id in {shown}")))
+    antiphon_sched::RequestId::from_bits(number.unwrap_or_else(|| panic!("no request id in {shown}")))
 }
 
 /// Panics when it is dropped.

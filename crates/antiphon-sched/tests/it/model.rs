@@ -152,7 +152,13 @@ proptest! {
         settle(&mut events);
         let adapter: Addr<u8> = adapter.get().expect("the actor has started");
         let mut model = Model {
-            queue: VecDeque::new(), state: StepChoice::Receive, deadline: None, now: 0, choices, steps: 0, log: Vec::new(),
+            queue: VecDeque::new(),
+            state: StepChoice::Receive,
+            deadline: None,
+            now: 0,
+            choices,
+            steps: 0,
+            log: Vec::new(),
         };
         for (n, operation) in operations.into_iter().enumerate() {
             match operation {

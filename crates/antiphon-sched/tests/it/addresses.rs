@@ -271,17 +271,9 @@ mod forged {
             receive()
         });
         settle(&mut events);
-<<<<<<< HEAD
-        let reply = request_id.take().unwrap();
-        let wrong = format!("{reply:?}");
-        assert!(wrong.starts_with("ReplyTo<u32>"), "{wrong}");
-        let number: u64 = wrong.split(['(', ' ']).nth(1).unwrap().parse().unwrap();
-        let refused = events.loop_ref().complete_request(RequestId::from_bits(number), "text");
-=======
         let reply = stored.take().unwrap();
         let request_id = request_id_of(&reply);
         let refused = events.loop_ref().complete_request(request_id, "text");
->>>>>>> h-B1
         assert_eq!(refused, Err(Undelivered::WrongType));
         let unknown = RequestId::from_bits(request_id.to_bits() + 1);
         assert_eq!(events.loop_ref().complete_request(unknown, 1_u32), Err(Undelivered::NoActor));

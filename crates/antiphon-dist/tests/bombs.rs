@@ -98,7 +98,7 @@ fn malformed_bodies_are_refused_and_node_continues() {
 
     for (body, bytes) in bombs() {
         let refused = bad.deliver(raw, RawBody(bytes.clone()));
-        assert_eq!(refused, Err(DeliverError::Refused(Undelivered::Encode)), "{body} as a message");
+        assert_eq!(refused, Err(DeliverError::Refused(Undelivered::WrongType)), "{body} as a message");
         let (exception, value) = (RawBody(bytes.clone()), RawBody(bytes.clone()));
         bad.step(move |cx| {
             cx.throw(tree, exception);
@@ -196,7 +196,7 @@ fn malformed_body_for_full_mailbox_is_refused() {
     good.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
     for (body, bytes) in bombs() {
         let refused = bad.deliver(raw, RawBody(bytes));
-        assert_eq!(refused, Err(DeliverError::Refused(Undelivered::Encode)), "{body}");
+        assert_eq!(refused, Err(DeliverError::Refused(Undelivered::WrongType)), "{body}");
     }
     start.send(()).expect("the actor runs");
     for n in 0..100 {

@@ -30,17 +30,12 @@ fn open(node: &TestNode, name: &'static str) -> Channel<String> {
     node.with(move |node| node.channel(name)).expect("the name is free")
 }
 
-/// An actor that reports its messages and `Down`s. It stops at the message "stop".
+/// An actor that reports its messages and `Down`s.
 fn listener(node: &TestNode) -> (Addr<String>, Receiver<SubscriberEvent>) {
     let (sender, events) = channel();
     let actor = node.spawn(move |_cx, event| {
         match event {
-            Event::Message(text) => {
-                if text == "stop" {
-                    return stop();
-                }
-                tell_test(&sender, Text(text));
-            }
+            Event::Message(text) => tell_test(&sender, Text(text)),
             Event::Down(down) => tell_test(&sender, SubscriberEvent::Down(down.actor, End::of(down))),
             _ => {}
         }
@@ -179,7 +174,7 @@ impl Wire for Counted {
 fn channel_sends_one_copy_per_node() {
     let (there, here) = Net::new().pair();
     let news: Channel<Counted> = there.with(|node| node.channel("news")).expect("the name is free");
-    let (sender, events) = channel();
+    let (sender, received) = channel();
     for _ in 0..20 {
         let sender = sender.clone();
         let actor = here.spawn(move |_cx: &mut Cx<Counted>, event| {
@@ -192,7 +187,7 @@ fn channel_sends_one_copy_per_node() {
     }
     assert_eq!(here.counts().relays, 1);
     there.step(move |cx| (0..10).try_for_each(|_| cx.send(news, Counted)).is_ok());
-    (0..200).for_each(|_| heard(&events));
+    (0..200).for_each(|_| heard(&received));
     assert_eq!(ENCODED.load(Ordering::Relaxed), 10, "each message is encoded once for the node");
 }
 

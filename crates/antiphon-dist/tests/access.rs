@@ -126,7 +126,7 @@ fn locate_excluded_peer_completes_after_policy_change() {
     }
     assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Ok(()));
     assert_eq!([heard(&early[1]), heard(&late)], [Ok(actor), Ok(actor)]);
-    let lines = test.server.log.lines("is not open to it");
+    let lines = test.server.log.lines("the access policy of an actor refuses a peer");
     assert!(lines.len() == 1 && lines[0].contains("outsider"), "{lines:?}");
 }
 
@@ -406,7 +406,7 @@ fn access_by_shared_certificate_logs_one_warning() {
     let all = AccessPolicy::certificates([
         Fingerprint::of_file(&shared.cert).expect("the file holds a certificate")
     ]);
-    let warning = "lets everybody in";
+    let warning = "allows every peer";
     let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.quiet("node", &[]) };
     let allow = |node: &TestNode, access: AccessPolicy| {
         let actor = node.spawn(|_: &mut Cx<()>, _| receive());

@@ -1,8 +1,8 @@
-//! Actors, names, channels, RCIs and files that are open to some peers and closed to others.
+//! Access policies of actors, names, channels, RCIs and files.
 
 mod common;
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use antiphon_dist::{
     AccessError, AccessPolicy, CallError, Channel, Config, DeliverError, FileError, FileOptions, Fingerprint,
@@ -14,59 +14,64 @@ use antiphon_sched::{
 use common::certs::{Certs, Files};
 use common::{End, Net, PATIENCE, TestNode, heard, tell_test};
 
-/// A node that serves, and two members: one that is let in, and one that is not.
-struct Club {
+/// A server, a guest that its access policy allows, and an outsider that the policy excludes.
+struct AccessTest {
     net: Net,
     certs: Certs,
-    host: TestNode,
+    server: TestNode,
     guest: TestNode,
     outsider: TestNode,
-    guests: AccessPolicy,
+    guests_only: AccessPolicy,
 }
 
-impl Club {
+impl AccessTest {
     fn new() -> Self {
         Self::with(|_, config| config)
     }
 
     fn with(change: impl FnOnce(&AccessPolicy, Config) -> Config) -> Self {
         let (net, certs) = (Net::new(), Certs::new());
-        let [host, guest, outsider] = ["host", "guest", "outsider"].map(|name| certs.node(name));
-        let guests = AccessPolicy::certificates([Fingerprint::of_file(&guest.both).expect("it holds one")]);
-        let pinned = vec![host.cert.clone(), guest.cert.clone(), outsider.cert.clone()];
+        let [server, guest, outsider] = ["server", "guest", "outsider"].map(|name| certs.node(name));
+        let guests_only = AccessPolicy::certificates([
+            Fingerprint::of_file(&guest.both).expect("the file holds a certificate")
+        ]);
+        let pinned = vec![server.cert.clone(), guest.cert.clone(), outsider.cert.clone()];
         let config = |name, own: &Files| Config {
             certfile: Some(own.both.clone()),
             pinned: pinned.clone(),
             ..net.quiet(name, &[])
         };
-        let host = TestNode::start(change(&guests, config("host", &host)));
-        let of_host = |name, own| Config { peers: vec![host.location.into()], ..config(name, own) };
+        let server = TestNode::start(change(&guests_only, config("server", &server)));
+        let of_host = |name, own| Config { peers: vec![server.location.into()], ..config(name, own) };
         let guest = TestNode::start(of_host("guest", &guest));
         let outsider = TestNode::start(of_host("outsider", &outsider));
-        host.wait_for_peers(2);
+        server.wait_for_peers(2);
         guest.wait_for_peers(1);
         outsider.wait_for_peers(1);
-        Self { net, certs, host, guest, outsider, guests }
+        Self { net, certs, server, guest, outsider, guests_only }
     }
 
-    /// Waits until the host has refused somebody so often because of an audience.
+    /// Waits until the access policies of the server have refused this many requests.
     fn wait_for_refusals(&self, count: u64) {
-        self.host.wait_for_counts("refusals", |counts| counts.refusals.access >= count);
+        self.server.wait_for_counts("refusals", |counts| counts.refusals.access >= count);
     }
 }
 
-/// Looks for a name; what came of it is told.
-fn seek<T: Named + Send>(node: &TestNode, name: &'static str) -> Receiver<Result<T, LocateError>> {
-    ask(node, move |cx| cx.locate(name, PATIENCE, |found| found))
+/// Locates a name; the receiver gets the result.
+fn locate<T: Named + Send>(node: &TestNode, name: &'static str) -> Receiver<Result<T, LocateError>> {
+    request(node, move |cx| cx.locate(name, PATIENCE, |found| found))
 }
 
-/// Has an actor ask something; the answer is told.
-fn ask<M: Send + 'static>(node: &TestNode, act: impl FnOnce(&mut Cx<'_, M>) + Send + 'static) -> Receiver<M> {
-    let (tell, told) = channel();
+/// Opens a request in a new actor; the receiver gets the reply.
+fn request<M: Send + 'static>(
+    node: &TestNode,
+    act: impl FnOnce(&mut Cx<'_, M>) + Send + 'static,
+) -> Receiver<M> {
+    let (sender, results) = channel();
     let mut act = Some(act);
     node.spawn(move |cx: &mut Cx<M>, event| match event {
-        Event::Message(answer) => {
-            tell_test(&tell, answer);
+        Event::Message(reply) => {
+            tell_test(&sender, reply);
             stop()
         }
         _ => {
@@ -76,150 +81,155 @@ fn ask<M: Send + 'static>(node: &TestNode, act: impl FnOnce(&mut Cx<'_, M>) + Se
             receive()
         }
     });
-    told
+    results
 }
 
-/// An actor that is open to some only, and registered as "listener".
+/// An actor with an access policy, registered as "listener". The receiver gets its messages.
 fn open_listener(node: &TestNode, access: AccessPolicy) -> (Addr<String>, Receiver<String>) {
-    let (tell, told) = channel();
+    let (sender, received) = channel();
     let (ready, registered) = channel();
     let actor = node.spawn(move |cx: &mut Cx<String>, event| {
         match event {
             Event::Start => {
-                // In this order: what is said in one step holds before anybody hears of it.
+                // Peers see the results of a step only after the step: the policy applies before they find the name.
                 cx.register("listener")?;
                 let me = cx.addr();
                 cx.allow(me, access.clone())?;
                 tell_test(&ready, ());
             }
-            Event::Message(text) => tell_test(&tell, text),
+            Event::Message(text) => tell_test(&sender, text),
             Event::Thrown(thrown) => drop(thrown.take()),
             _ => {}
         }
         receive()
     });
     heard(&registered);
-    // As any node may use it that knows the number, however it came to know it.
-    (Addr::of(actor.id()), told)
+    // An address that a node can build from the actor id alone.
+    (Addr::of(actor.id()), received)
 }
 
-const NOBODY: Result<(), DeliverError> = Err(DeliverError::Refused(Undelivered::NoActor));
+const NO_ACTOR: Result<(), DeliverError> = Err(DeliverError::Refused(Undelivered::NoActor));
 
 #[test]
-fn a_name_is_found_by_those_to_whom_its_actor_is_open_and_by_others_when_that_changes() {
-    let club = Club::new();
-    // Both ask before there is the name, and one again afterwards.
-    let early = [&club.guest, &club.outsider].map(|node| seek::<Addr<String>>(node, "listener"));
-    club.host.wait_for_counts("two questions", |counts| counts.lookups == 2);
-    let (actor, _told) = open_listener(&club.host, club.guests.clone());
+fn locate_excluded_peer_completes_after_policy_change() {
+    let test = AccessTest::new();
+    // Both nodes locate the name before it is registered. The outsider locates it once more afterwards.
+    let early = [&test.guest, &test.outsider].map(|node| locate::<Addr<String>>(node, "listener"));
+    test.server.wait_for_counts("two lookups", |counts| counts.lookups == 2);
+    let (actor, _received) = open_listener(&test.server, test.guests_only.clone());
     assert_eq!(heard(&early[0]), Ok(actor));
-    assert_eq!(heard(&seek(&club.guest, "listener")), Ok(actor));
-    let late = seek::<Addr<String>>(&club.outsider, "listener");
-    club.wait_for_refusals(2);
-    assert!(early[1].try_recv().is_err() && late.try_recv().is_err(), "as if nobody had the name");
-    assert_eq!(club.host.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Ok(()));
+    assert_eq!(heard(&locate(&test.guest, "listener")), Ok(actor));
+    let late = locate::<Addr<String>>(&test.outsider, "listener");
+    test.wait_for_refusals(2);
+    for open in [&early[1], &late] {
+        assert_eq!(open.try_recv(), Err(TryRecvError::Empty), "the name looks unregistered to the outsider");
+    }
+    assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Ok(()));
     assert_eq!([heard(&early[1]), heard(&late)], [Ok(actor), Ok(actor)]);
-    let lines = club.host.log.lines("the access policy of an actor refuses a peer");
+    let lines = test.server.log.lines("the access policy of an actor refuses a peer");
     assert!(lines.len() == 1 && lines[0].contains("outsider"), "{lines:?}");
 }
 
 #[test]
-fn whatever_an_outsider_sends_to_a_guessed_address_reaches_nobody() {
-    let club = Club::new();
-    let (actor, told) = open_listener(&club.host, club.guests.clone());
-    // The address reaches the outsider by another way than by its name: no search is needed to guess one.
-    assert_eq!(club.outsider.deliver(actor, "let me in".into()), NOBODY);
-    assert_eq!(heard(&club.outsider.watch(actor)), End::NoActor);
-    club.outsider.step(move |cx| {
+fn guessed_address_from_excluded_peer_has_no_actor() {
+    let test = AccessTest::new();
+    let (actor, received) = open_listener(&test.server, test.guests_only.clone());
+    // The outsider knows the address although it cannot locate the name.
+    assert_eq!(test.outsider.deliver(actor, "let me in".into()), NO_ACTOR);
+    assert_eq!(heard(&test.outsider.watch(actor)), End::NoActor);
+    test.outsider.step(move |cx| {
         cx.terminate(actor);
         cx.throw(actor, 1_u64);
         cx.resume(actor, 1_u64);
         drop(cx.send(actor, "and now?".into()));
     });
-    club.wait_for_refusals(6);
-    assert_eq!(club.guest.deliver(actor, "hello".into()), Ok(()));
-    assert_eq!(heard(&told), "hello", "it lives, and heard nothing else");
-    let counts = club.host.counts();
+    test.wait_for_refusals(6);
+    assert_eq!(test.guest.deliver(actor, "hello".into()), Ok(()));
+    assert_eq!(heard(&received), "hello", "the actor still runs and received nothing from the outsider");
+    let counts = test.server.counts();
     assert_eq!(
         (counts.refusals.access, counts.refused_messages),
         (6, 5),
-        "a monitor is answered: it is no message"
+        "a refused monitor is not counted as a message"
     );
 
-    // Nobody but this node.
-    assert_eq!(club.host.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
-    assert_eq!(club.guest.deliver(actor, "again".into()), NOBODY);
-    assert_eq!(club.host.deliver(actor, "at home".into()), Ok(()));
-    assert_eq!(heard(&told), "at home");
-    // It is forgotten with the actor, and its end is told to who watches it from here.
-    let end = club.host.watch(actor);
-    club.host.step(move |cx| cx.terminate(actor));
+    // No peer may reach the actor; its own node still may.
+    assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
+    assert_eq!(test.guest.deliver(actor, "again".into()), NO_ACTOR);
+    assert_eq!(test.server.deliver(actor, "local".into()), Ok(()));
+    assert_eq!(heard(&received), "local");
+    // The policy is removed when the actor exits. Local monitors get its `Down`.
+    let end = test.server.watch(actor);
+    test.server.step(move |cx| cx.terminate(actor));
     assert_eq!(heard(&end), End::Terminated);
-    assert_eq!(club.host.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Err(AccessError::Ended));
+    assert_eq!(
+        test.server.step(move |cx| cx.allow(actor, AccessPolicy::everybody())),
+        Err(AccessError::Ended)
+    );
 }
 
 #[test]
-fn further_addresses_of_an_actor_are_closed_with_it() {
-    let club = Club::new();
-    let (tell, told) = channel();
-    let guests = club.guests.clone();
-    club.host.spawn(move |cx: &mut Cx<u64>, event| {
+fn adapter_follows_access_policy_of_its_actor() {
+    let test = AccessTest::new();
+    let (sender, received) = channel();
+    let guests_only = test.guests_only.clone();
+    test.server.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
             Event::Start => {
                 let adapter: Addr<String> = cx.adapter(|text: String| text.len() as u64);
-                cx.allow(adapter, guests.clone())?;
+                cx.allow(adapter, guests_only.clone())?;
                 let me = cx.addr();
                 cx.register("number")?;
-                // It leaves this node only so.
+                // A peer can reach an adapter only once it is exposed.
                 assert!(cx.loop_ref().expose(adapter));
-                tell_test(&tell, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(adapter.id()))));
+                tell_test(&sender, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(adapter.id()))));
             }
-            Event::Message(number) => tell_test(&tell, Err(number)),
+            Event::Message(number) => tell_test(&sender, Err(number)),
             _ => {}
         }
         receive()
     });
-    let Ok((me, adapter)) = heard(&told) else { panic!("the addresses come first") };
-    assert_eq!(club.outsider.deliver(adapter, "four".into()), NOBODY);
-    assert_eq!(club.outsider.deliver(me, 4), NOBODY);
-    assert_eq!(club.guest.deliver(adapter, "four".into()), Ok(()));
-    assert_eq!(club.guest.deliver(me, 5), Ok(()));
-    assert_eq!([heard(&told).err(), heard(&told).err()], [Some(4), Some(5)]);
+    let Ok((me, adapter)) = heard(&received) else { panic!("the addresses come first") };
+    assert_eq!(test.outsider.deliver(adapter, "four".into()), NO_ACTOR);
+    assert_eq!(test.outsider.deliver(me, 4), NO_ACTOR);
+    assert_eq!(test.guest.deliver(adapter, "four".into()), Ok(()));
+    assert_eq!(test.guest.deliver(me, 5), Ok(()));
+    assert_eq!([heard(&received).err(), heard(&received).err()], [Some(4), Some(5)]);
 }
 
 #[test]
-fn a_channel_is_open_to_some_only() {
-    let club = Club::new();
-    let news: Channel<String> = club.host.with(|node| node.channel("news")).expect("the name is free");
-    let guests = club.guests.clone();
-    assert_eq!(club.host.with(move |node| node.allow(news, guests)), Ok(()));
-    assert_eq!(heard(&seek(&club.guest, "news")), Ok(news));
+fn channel_policy_refuses_excluded_peer() {
+    let test = AccessTest::new();
+    let news: Channel<String> = test.server.with(|node| node.channel("news")).expect("the name is free");
+    let guests_only = test.guests_only.clone();
+    assert_eq!(test.server.with(move |node| node.allow(news, guests_only)), Ok(()));
+    assert_eq!(heard(&locate(&test.guest, "news")), Ok(news));
 
-    let [(guest, told), (outsider, _)] = [&club.guest, &club.outsider].map(|node| {
-        let (tell, told) = channel();
+    let [(guest, received), (outsider, _)] = [&test.guest, &test.outsider].map(|node| {
+        let (sender, received) = channel();
         let actor = node.spawn(move |_cx: &mut Cx<String>, event| {
             if let Event::Message(text) = event {
-                tell_test(&tell, text);
+                tell_test(&sender, text);
             }
             receive()
         });
-        (actor, told)
+        (actor, received)
     });
     let subscribe = |node: &TestNode, actor| {
-        heard(&ask(node, move |cx| cx.subscribe_within(news, actor, PATIENCE, |done| done)))
+        heard(&request(node, move |cx| cx.subscribe_within(news, actor, PATIENCE, |done| done)))
     };
-    assert_eq!(subscribe(&club.guest, guest), Ok(()));
-    assert_eq!(subscribe(&club.outsider, outsider), Err(SubscribeError::NoChannel));
+    assert_eq!(subscribe(&test.guest, guest), Ok(()));
+    assert_eq!(subscribe(&test.outsider, outsider), Err(SubscribeError::NoChannel));
     let deliver = |node: &TestNode| {
-        heard(&ask(node, move |cx| cx.deliver_all(news, "hello".into(), 0, PATIENCE, |count| count)))
+        heard(&request(node, move |cx| cx.deliver_all(news, "hello".into(), 0, PATIENCE, |count| count)))
     };
-    assert_eq!(deliver(&club.outsider), Err(DeliverError::Refused(Undelivered::NoActor)));
-    assert_eq!(deliver(&club.guest), Ok(1));
-    assert_eq!(heard(&told), "hello");
-    assert!(told.try_recv().is_err(), "nothing else was passed on");
+    assert_eq!(deliver(&test.outsider), Err(DeliverError::Refused(Undelivered::NoActor)));
+    assert_eq!(deliver(&test.guest), Ok(1));
+    assert_eq!(heard(&received), "hello");
+    assert_eq!(received.try_recv(), Err(TryRecvError::Empty), "the outsider's message was not delivered");
 }
 
-/// Ends with the text that it hears.
+/// Exits with the first text that it receives.
 fn echo(_: u64) -> impl Actor<String> {
     antiphon_sched::actor(|_cx, event| match event {
         Event::Message(text) => exit(text),
@@ -228,157 +238,161 @@ fn echo(_: u64) -> impl Actor<String> {
 }
 
 fn call(node: &TestNode, rci: Rci<u64, String>) -> Result<Addr<String>, CallError> {
-    heard(&ask(node, move |cx| cx.call(rci, 1, PATIENCE, |born| born)))
+    heard(&request(node, move |cx| cx.call(rci, 1, PATIENCE, |called| called)))
 }
 
 #[test]
-fn an_rci_is_open_to_one_certificate_and_so_are_the_actors_that_it_starts() {
-    let club = Club::new();
-    let rci = club.host.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
-    let guests = club.guests.clone();
-    assert_eq!(club.host.with(move |node| node.allow(rci, guests)), Ok(()));
-    assert_eq!(heard(&seek(&club.guest, "echo")), Ok(rci));
-    let asked = seek::<Rci<u64, String>>(&club.outsider, "echo");
-    club.wait_for_refusals(1);
-    assert!(asked.try_recv().is_err(), "nobody has told it the name");
-    assert_eq!(call(&club.outsider, rci), Err(CallError::NotRegistered));
-    let born = call(&club.guest, rci).expect("it is open to this one");
-    assert_eq!(club.outsider.deliver(born, "steal".into()), NOBODY);
-    let end = club.guest.watch(born);
-    assert_eq!(club.guest.deliver(born, "mine".into()), Ok(()));
+fn rci_policy_applies_to_started_actors() {
+    let test = AccessTest::new();
+    let rci = test.server.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
+    let guests_only = test.guests_only.clone();
+    assert_eq!(test.server.with(move |node| node.allow(rci, guests_only)), Ok(()));
+    assert_eq!(heard(&locate(&test.guest, "echo")), Ok(rci));
+    let located = locate::<Rci<u64, String>>(&test.outsider, "echo");
+    test.wait_for_refusals(1);
+    assert_eq!(located.try_recv(), Err(TryRecvError::Empty), "the name looks unregistered to the outsider");
+    assert_eq!(call(&test.outsider, rci), Err(CallError::NotRegistered));
+    let started = call(&test.guest, rci).expect("the policy allows the guest");
+    assert_eq!(test.outsider.deliver(started, "steal".into()), NO_ACTOR);
+    let end = test.guest.watch(started);
+    assert_eq!(test.guest.deliver(started, "mine".into()), Ok(()));
     assert_eq!(heard(&end), End::Value("mine".into()));
 }
 
 #[test]
-fn the_configuration_says_who_may_call_what_says_nothing_else() {
-    let club = Club::with(|guests, config| Config { rci_access: guests.clone(), ..config });
-    let rci = club.host.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
-    assert!(call(&club.guest, rci).is_ok());
-    assert_eq!(call(&club.outsider, rci), Err(CallError::NotRegistered));
-    assert_eq!(club.host.with(move |node| node.allow(rci, AccessPolicy::everybody())), Ok(()));
-    let born = call(&club.outsider, rci).expect("it is open to all");
-    assert_eq!(club.guest.deliver(born, "to all".into()), Ok(()), "and so is what it starts");
+fn rci_without_policy_uses_configured_access() {
+    let test = AccessTest::with(|guests_only, config| Config { rci_access: guests_only.clone(), ..config });
+    let rci = test.server.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
+    assert!(call(&test.guest, rci).is_ok(), "the configuration allows the guest");
+    assert_eq!(call(&test.outsider, rci), Err(CallError::NotRegistered));
+    assert_eq!(test.server.with(move |node| node.allow(rci, AccessPolicy::everybody())), Ok(()));
+    let started = call(&test.outsider, rci).expect("the policy of the RCI now allows all peers");
+    assert_eq!(
+        test.guest.deliver(started, "to all".into()),
+        Ok(()),
+        "the started actor has the policy of the RCI"
+    );
 }
 
 #[test]
-fn files_are_taken_from_some_only() {
+fn file_from_excluded_peer_is_not_stored() {
     let dest = tempfile::TempDir::new().expect("a temporary folder can be made");
     let path = dest.path().to_owned();
-    let club = Club::with(move |guests, config| Config {
-        files_access: guests.clone(),
+    let test = AccessTest::with(move |guests_only, config| Config {
+        files_access: guests_only.clone(),
         dest_path: Some(path),
         ..config
     });
-    let file = club.certs.write("report.txt", "all is well");
+    let file = test.certs.write("report.txt", "all is well");
     let send = |node: &TestNode| {
-        let (at, file) = (club.host.location, file.clone());
-        ask(node, move |cx| {
+        let (at, file) = (test.server.location, file.clone());
+        request(node, move |cx| {
             cx.send_file(at, file, FileOptions::default(), secs(20), |done| done);
         })
     };
-    let refused: Receiver<Result<Stored, FileError>> = send(&club.outsider);
-    club.wait_for_refusals(1);
-    assert_eq!(heard(&send(&club.guest)), Ok(Stored::New));
-    assert!(refused.try_recv().is_err());
+    let refused: Receiver<Result<Stored, FileError>> = send(&test.outsider);
+    test.wait_for_refusals(1);
+    assert_eq!(heard(&send(&test.guest)), Ok(Stored::New));
+    assert_eq!(refused.try_recv(), Err(TryRecvError::Empty), "the outsider gets no reply");
     assert_eq!(std::fs::read_to_string(dest.path().join("report.txt")).ok().as_deref(), Some("all is well"));
 }
 
 #[test]
-fn without_tls_an_audience_is_by_names() {
+fn access_by_name_works_without_tls() {
     let net = Net::new();
     let (first, second) = net.pair();
     let third = net.quiet_node("third", &[first.location]);
     third.wait_for_peers(1);
-    let (actor, told) = open_listener(&first, AccessPolicy::names(["second"]));
-    assert_eq!(heard(&seek(&second, "listener")), Ok(actor));
+    let (actor, received) = open_listener(&first, AccessPolicy::names(["second"]));
+    assert_eq!(heard(&locate(&second, "listener")), Ok(actor));
     assert_eq!(second.deliver(actor, "by name".into()), Ok(()));
-    assert_eq!(heard(&told), "by name");
-    assert_eq!(third.deliver(actor, "by no name".into()), NOBODY);
-    // A member calls itself what it likes.
-    let liar = net.quiet_node("second", &[first.location]);
-    liar.wait_for_peers(1);
-    assert_eq!(liar.deliver(actor, "by another's name".into()), Ok(()));
+    assert_eq!(heard(&received), "by name");
+    assert_eq!(third.deliver(actor, "another name".into()), NO_ACTOR);
+    // Names are not authenticated: any member may use the same name.
+    let namesake = net.quiet_node("second", &[first.location]);
+    namesake.wait_for_peers(1);
+    assert_eq!(namesake.deliver(actor, "by the same name".into()), Ok(()));
 }
 
 #[test]
-fn what_waits_for_a_full_mailbox_is_not_let_in_once_its_actor_is_closed_to_the_sender() {
+fn backlog_is_refused_after_policy_change() {
     let net = Net::new();
     let scheduler = LoopConfig { mailbox_max: 4, ..LoopConfig::default() };
     let first = TestNode::start(Config { scheduler, ..net.quiet("first", &[]) });
     let second = net.quiet_node("second", &[first.location]);
     second.wait_for_peers(1);
-    let (tell, told) = channel();
+    let (sender, received) = channel();
     let (ready, registered) = channel();
-    let mut woken = false;
-    // Takes nothing until it is woken.
+    let mut is_resumed = false;
+    // Receives no message until it is resumed.
     let actor = first.spawn(move |cx: &mut Cx<String>, event| {
         match event {
             Event::Start => {
                 cx.register("sleeper")?;
                 tell_test(&ready, ());
             }
-            Event::Message(text) => tell_test(&tell, text),
-            Event::Resumed(_) => woken = true,
+            Event::Message(text) => tell_test(&sender, text),
+            Event::Resumed(_) => is_resumed = true,
             _ => {}
         }
-        if woken { receive() } else { suspend() }
+        if is_resumed { receive() } else { suspend() }
     });
     heard(&registered);
     let actor: Addr<String> = Addr::of(actor.id());
-    assert_eq!(heard(&seek(&second, "sleeper")), Ok(actor));
+    assert_eq!(heard(&locate(&second, "sleeper")), Ok(actor));
     let mut receipts: Vec<_> = (0..10).map(|n| second.delivering(actor, n.to_string(), PATIENCE)).collect();
     let waiting = receipts.split_off(4);
-    // They come in the order in which their actors were started.
+    // The messages arrive in the order in which their actors were started.
     assert_eq!(receipts.iter().map(heard).collect::<Vec<_>>(), vec![Ok(()); 4]);
-    first.wait_for_counts("six that wait", |counts| counts.backlog_bytes >= 6 * 64);
+    first.wait_for_counts("six messages in the backlog", |counts| counts.backlog_bytes >= 6 * 64);
     assert_eq!(first.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
     first.step(move |cx| cx.resume(actor, 1_u64));
-    assert_eq!(waiting.iter().map(heard).collect::<Vec<_>>(), vec![NOBODY; 6]);
-    assert_eq!((0..4).map(|_| heard(&told)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
-    assert!(told.try_recv().is_err());
+    assert_eq!(waiting.iter().map(heard).collect::<Vec<_>>(), vec![NO_ACTOR; 6]);
+    assert_eq!((0..4).map(|_| heard(&received)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    assert_eq!(received.try_recv(), Err(TryRecvError::Empty));
 }
 
 #[test]
-fn an_audience_that_cannot_be_meant_is_refused() {
+fn access_policy_without_effect_is_refused() {
     let net = Net::new();
     let (first, second) = net.pair();
-    let (actor, _told) = open_listener(&first, AccessPolicy::everybody());
-    let somebody = || AccessPolicy::certificates([Fingerprint::from_bytes([7; 32])]);
-    assert_eq!(first.step(move |cx| cx.allow(actor, somebody())), Err(AccessError::NoTls));
+    let (actor, _received) = open_listener(&first, AccessPolicy::everybody());
+    let by_certificate = || AccessPolicy::certificates([Fingerprint::from_bytes([7; 32])]);
+    assert_eq!(first.step(move |cx| cx.allow(actor, by_certificate())), Err(AccessError::NoTls));
     assert_eq!(second.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Err(AccessError::Elsewhere));
     for config in [
-        Config { rci_access: somebody(), ..net.quiet("third", &[]) },
-        Config { files_access: somebody(), ..net.quiet("third", &[]) },
+        Config { rci_access: by_certificate(), ..net.quiet("third", &[]) },
+        Config { files_access: by_certificate(), ..net.quiet("third", &[]) },
     ] {
-        let reason = Node::new(config).expect_err("nobody could come");
+        let reason = Node::new(config).expect_err("certificates need TLS");
         assert!(matches!(reason, NodeError::AccessPolicy(AccessError::NoTls)), "{reason}");
     }
 }
 
 #[test]
-fn a_member_that_says_it_is_a_node_known_by_another_certificate_is_refused_and_nobody_notices() {
-    let club = Club::new();
-    let (actor, told) = open_listener(&club.host, club.guests.clone());
-    assert_eq!(club.guest.deliver(actor, "first".into()), Ok(()));
-    let claim = club.guest.handle.node_id();
-    // It has the certificate of the outsider, the secret, and the number of the guest.
-    let liar = club.liar(claim);
-    let at = club.host.location;
-    let answer = heard(&ask(&liar, move |cx| cx.peer(at, PATIENCE, |answer| answer)));
-    assert_eq!(answer, Err(PeerError::Refused(Refusal::Certificate)));
-    club.host.wait_for_counts("the refusal", |counts| counts.refusals.certificates >= 1);
-    assert_eq!(club.guest.deliver(actor, "second".into()), Ok(()));
-    assert_eq!([heard(&told), heard(&told)], ["first", "second"]);
-    assert_eq!(club.host.counts().cut_with_unacked, 0);
+fn node_id_with_other_certificate_is_refused() {
+    let test = AccessTest::new();
+    let (actor, received) = open_listener(&test.server, test.guests_only.clone());
+    assert_eq!(test.guest.deliver(actor, "first".into()), Ok(()));
+    let claim = test.guest.handle.node_id();
+    // The impostor has the secret, the certificate of the outsider, and the node id of the guest.
+    let impostor = test.impostor(claim);
+    let at = test.server.location;
+    let reply = heard(&request(&impostor, move |cx| cx.peer(at, PATIENCE, |reply| reply)));
+    assert_eq!(reply, Err(PeerError::Refused(Refusal::Certificate)));
+    test.server.wait_for_counts("the refusal", |counts| counts.refusals.certificates >= 1);
+    assert_eq!(test.guest.deliver(actor, "second".into()), Ok(()));
+    assert_eq!([heard(&received), heard(&received)], ["first", "second"]);
+    assert_eq!(test.server.counts().cut_with_unacked, 0);
 }
 
-impl Club {
-    /// A member that has the outsider's certificate, and another's number.
-    fn liar(&self, claim: NodeId) -> TestNode {
+impl AccessTest {
+    /// A member with the outsider's certificate and the given node id.
+    fn impostor(&self, claim: NodeId) -> TestNode {
         let file = |name: &str| self.certs.path().join(name);
         TestNode::start(Config {
             certfile: Some(file("outsider.pem")),
-            pinned: vec![file("host.crt")],
+            pinned: vec![file("server.crt")],
             scheduler: LoopConfig { node_id: Some(claim), ..LoopConfig::default() },
             ..self.net.quiet("guest", &[])
         })
@@ -386,11 +400,13 @@ impl Club {
 }
 
 #[test]
-fn an_audience_by_the_certificate_that_all_share_is_told_of_once() {
+fn access_by_shared_certificate_logs_one_warning() {
     let (net, certs) = (Net::new(), Certs::new());
     let [shared, own] = ["shared", "own"].map(|name| certs.node(name));
-    let all = AccessPolicy::certificates([Fingerprint::of_file(&shared.cert).expect("it holds one")]);
-    let words = "allows every peer";
+    let all = AccessPolicy::certificates([
+        Fingerprint::of_file(&shared.cert).expect("the file holds a certificate")
+    ]);
+    let warning = "allows every peer";
     let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.quiet("node", &[]) };
     let allow = |node: &TestNode, access: AccessPolicy| {
         let actor = node.spawn(|_: &mut Cx<()>, _| receive());
@@ -400,11 +416,11 @@ fn an_audience_by_the_certificate_that_all_share_is_told_of_once() {
     for access in [AccessPolicy::everybody(), AccessPolicy::nobody()] {
         allow(&node, access);
     }
-    assert_eq!(node.log.lines(words), [""; 0]);
+    assert_eq!(node.log.lines(warning), [""; 0]);
     [all.clone(), all.clone()].into_iter().for_each(|access| allow(&node, access));
-    assert_eq!(node.log.lines(words).len(), 1, "{:?}", node.log.lines(""));
-    // Where each has its own, it names some.
+    assert_eq!(node.log.lines(warning).len(), 1, "{:?}", node.log.lines(""));
+    // If each node has its own certificate, the policy distinguishes peers.
     let node = TestNode::start(Config { pinned: vec![shared.cert], ..config(&own) });
     allow(&node, all);
-    assert_eq!(node.log.lines(words), [""; 0]);
+    assert_eq!(node.log.lines(warning), [""; 0]);
 }

@@ -1,10 +1,10 @@
-//! What sending to another node costs.
+//! The number of allocations of sends to another node.
 
 #![expect(unsafe_code, reason = "a global allocator is unsafe to write")]
 
 mod common;
 #[path = "common/counting.rs"]
-#[allow(dead_code, reason = "each test file uses its part of this")]
+#[allow(dead_code, reason = "each test file uses a part of this module")]
 mod counting;
 
 use std::sync::mpsc::channel;
@@ -18,29 +18,29 @@ use serde::{Deserialize, Serialize};
 static ALLOCATOR: counting::Counting = counting::Counting;
 
 #[derive(Serialize, Deserialize)]
-struct Small {
+struct ThreeNumbers {
     a: u64,
     b: u64,
     c: u64,
 }
-antiphon_sched::wire!(Small, "test.small/1", compact);
+antiphon_sched::wire!(ThreeNumbers, "test.small/1", compact);
 
 const WARM_UP: u64 = 100_000;
 const COUNTED: u64 = 100_000;
-const IN_A_STEP: u64 = 500;
+const PER_STEP: u64 = 500;
 
 #[test]
-fn a_hundred_thousand_sends_allocate_nothing_once_warm() {
+fn sends_after_warm_up_allocate_nothing() {
     let (there, here) = Net::new().pair();
-    let (tell, told) = channel();
-    let (done, all) = channel();
+    let (sender, counted) = channel();
+    let (done, all_received) = channel();
     let mut next = 0;
-    there.spawn(move |cx: &mut Cx<Small>, event| {
+    there.spawn(move |cx: &mut Cx<ThreeNumbers>, event| {
         match event {
             Event::Start => cx.register("small")?,
-            Event::Message(Small { a, b, c }) => {
+            Event::Message(ThreeNumbers { a, b, c }) => {
                 if (a, b, c) != (next, next + 1, next + 2) {
-                    return antiphon_sched::fail(format!("{a} came where {next} was next"));
+                    return antiphon_sched::fail(format!("received {a}, expected {next}"));
                 }
                 next += 1;
                 if next == WARM_UP + COUNTED {
@@ -51,29 +51,30 @@ fn a_hundred_thousand_sends_allocate_nothing_once_warm() {
         }
         receive()
     });
-    let to: Addr<Small> = here.find("small");
+    let to: Addr<ThreeNumbers> = here.find("small");
     let (mut sent, mut allocations) = (0, 0);
     here.spawn(move |cx: &mut Cx<Result<(), DeliverError>>, event| {
         if let Event::Message(receipt) = event {
             receipt?;
         }
         if sent == WARM_UP + COUNTED {
-            tell_test(&tell, allocations);
+            tell_test(&sender, allocations);
             return stop();
         }
-        let small = |n| Small { a: n, b: n + 1, c: n + 2 };
+        let numbers = |n| ThreeNumbers { a: n, b: n + 1, c: n + 2 };
         let before = counting::allocations_here();
-        for n in sent..sent + IN_A_STEP - 1 {
-            cx.send(to, small(n))?;
+        for n in sent..sent + PER_STEP - 1 {
+            cx.send(to, numbers(n))?;
         }
         if sent >= WARM_UP {
             allocations += counting::allocations_here() - before;
         }
-        sent += IN_A_STEP;
-        // The last one goes with a receipt, whose bookkeeping does allocate: so many at a time are under way.
-        cx.deliver(to, small(sent - 1), secs(10), |receipt| receipt);
+        sent += PER_STEP;
+        // The last message of a step asks for a receipt, which bounds the messages in flight. Receipts do allocate, so
+        // this message is not counted.
+        cx.deliver(to, numbers(sent - 1), secs(10), |receipt| receipt);
         receive()
     });
-    assert_eq!(heard(&told), 0, "allocations in {COUNTED} messages");
-    heard(&all);
+    assert_eq!(heard(&counted), 0, "allocations in {COUNTED} messages");
+    heard(&all_received);
 }

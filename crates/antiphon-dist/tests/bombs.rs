@@ -1,10 +1,10 @@
-//! Bodies that would bring a decoder down, from a peer that knows the secret.
+//! Malformed and hostile message bodies from an authenticated peer.
 
 #![expect(unsafe_code, reason = "a global allocator is unsafe to write")]
 
 mod common;
 #[path = "common/counting.rs"]
-#[allow(dead_code, reason = "each test file uses its part of this")]
+#[allow(dead_code, reason = "each test file uses a part of this module")]
 mod counting;
 
 use std::borrow::Cow;
@@ -12,8 +12,8 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{Config, DeliverError, NetCx};
 use antiphon_sched::{
-    Addr, AskError, Cx, DecodeError, EncodeError, Event, LoopConfig, ReplyTo, Wire, exit, millis, receive,
-    secs, sleep, stop,
+    Addr, AskError, Cx, DecodeError, EncodeError, Event, LoopConfig, ReplyTo, Undelivered, Wire, exit,
+    millis, receive, secs, sleep, stop,
 };
 use common::bombs::bombs;
 use common::{Net, TestNode, heard, tell_test};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
 
-/// What the good side takes: it may be nested as deep as somebody likes.
+/// The message type of the node under test. The type permits unlimited nesting.
 #[derive(Serialize, Deserialize, Debug, PartialEq)]
 enum Tree {
     Leaf(u64),
@@ -30,10 +30,10 @@ enum Tree {
 }
 antiphon_sched::wire!(Tree, "test.tree/1", compact);
 
-/// What the other side sends under that name.
-struct Bomb(Vec<u8>);
+/// Arbitrary bytes that the hostile node sends under the type name of [`Tree`].
+struct RawBody(Vec<u8>);
 
-impl Wire for Bomb {
+impl Wire for RawBody {
     fn name() -> Cow<'static, str> {
         Tree::name()
     }
@@ -44,7 +44,7 @@ impl Wire for Bomb {
     }
 
     fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
-        Err(DecodeError::new("bombs go one way"))
+        Err(DecodeError::new("the hostile node only encodes bodies"))
     }
 }
 
@@ -67,7 +67,7 @@ impl Wire for Ask<Tree> {
     }
 }
 
-impl Wire for Ask<Bomb> {
+impl Wire for Ask<RawBody> {
     fn name() -> Cow<'static, str> {
         Cow::Borrowed("test.ask/1")
     }
@@ -86,47 +86,47 @@ fn listener(node: &TestNode) -> std::sync::mpsc::Receiver<Tree> {
 }
 
 #[test]
-fn bombs_are_refused_wherever_they_arrive_and_the_node_goes_on() {
+fn malformed_bodies_are_refused_and_node_continues() {
     let net = Net::new();
     let (good, bad) = net.pair();
-    let told = listener(&good);
+    let received = listener(&good);
     let tree: Addr<Tree> = bad.find("tree");
-    let bomb: Addr<Bomb> = Addr::of(tree.id());
+    let raw: Addr<RawBody> = Addr::of(tree.id());
     assert_eq!(bad.deliver(tree, Tree::Nodes(vec![Tree::Leaf(1)])), Ok(()));
-    assert_eq!(heard(&told), Tree::Nodes(vec![Tree::Leaf(1)]));
+    assert_eq!(heard(&received), Tree::Nodes(vec![Tree::Leaf(1)]));
     let before = counting::reset_peak();
 
-    for (what, bytes) in bombs() {
-        let refused = bad.deliver(bomb, Bomb(bytes.clone()));
-        assert!(matches!(refused, Err(DeliverError::Refused(_))), "{what} as a message: {refused:?}");
-        let (exception, value) = (Bomb(bytes.clone()), Bomb(bytes.clone()));
+    for (body, bytes) in bombs() {
+        let refused = bad.deliver(raw, RawBody(bytes.clone()));
+        assert_eq!(refused, Err(DeliverError::Refused(Undelivered::WrongType)), "{body} as a message");
+        let (exception, value) = (RawBody(bytes.clone()), RawBody(bytes.clone()));
         bad.step(move |cx| {
             cx.throw(tree, exception);
             cx.resume(tree, value);
         });
-        assert_eq!(as_answer(&good, &bad, bytes.clone()), Err(AskError::WrongType), "{what} as an answer");
-        as_value(&good, &bad, bytes);
-        assert_eq!(bad.deliver(tree, Tree::Leaf(2)), Ok(()), "the actor lives on after {what}");
-        assert_eq!(heard(&told), Tree::Leaf(2));
+        assert_eq!(send_as_reply(&good, &bad, bytes.clone()), Err(AskError::WrongType), "{body} as a reply");
+        send_as_exit_value(&good, &bad, bytes);
+        assert_eq!(bad.deliver(tree, Tree::Leaf(2)), Ok(()), "the actor still runs after {body}");
+        assert_eq!(heard(&received), Tree::Leaf(2));
     }
     let used = counting::peak() - before;
-    println!("{used} bytes at most");
-    assert!(used < 32 << 20, "{used} bytes were allocated at a time");
-    assert_eq!(good.counts().misbehaved, 0, "its session goes on");
+    println!("peak={used} bytes");
+    assert!(used < 32 << 20, "the peak is {used} bytes");
+    assert_eq!(good.counts().misbehaved, 0, "the session continues");
 }
 
-/// Has the bad side answer a question of the good one's.
-fn as_answer(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) -> Result<Tree, AskError> {
+/// Sends the bytes as the reply to a request of the node under test.
+fn send_as_reply(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) -> Result<Tree, AskError> {
     let mut bytes = Some(bytes);
     let (ready, registered) = channel();
-    bad.spawn(move |cx: &mut Cx<Ask<Bomb>>, event| match event {
+    bad.spawn(move |cx: &mut Cx<Ask<RawBody>>, event| match event {
         Event::Start => {
             cx.register("ask")?;
             tell_test(&ready, ());
             receive()
         }
         Event::Message(Ask(reply)) => {
-            cx.reply(reply, Bomb(bytes.take().unwrap_or_default()));
+            cx.reply(reply, RawBody(bytes.take().unwrap_or_default()));
             stop()
         }
         _ => receive(),
@@ -136,18 +136,18 @@ fn as_answer(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) -> Result<Tree, As
     good.handle.ask(ask, secs(10), Ask::<Tree>)
 }
 
-/// Has an actor of the bad side end with it, while the good side watches.
-fn as_value(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) {
+/// Sends the bytes as the exit value of an actor that the node under test monitors.
+fn send_as_exit_value(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) {
     let mut bytes = Some(bytes);
     let (ready, registered) = channel();
-    let (told, ended) = channel();
+    let (sender, decoded) = channel();
     let doomed = bad.spawn(move |cx: &mut Cx<String>, event| match event {
         Event::Start => {
             cx.register("doomed")?;
             tell_test(&ready, ());
             receive()
         }
-        Event::Message(_) => exit(Bomb(bytes.take().unwrap_or_default())),
+        Event::Message(_) => exit(RawBody(bytes.take().unwrap_or_default())),
         _ => receive(),
     });
     heard(&registered);
@@ -162,44 +162,44 @@ fn as_value(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) {
         Event::Down(down) => {
             let value = match down.reason {
                 antiphon_sched::ExitReason::Done(value) => value.get::<Tree>().map_err(drop),
-                other => panic!("it ended otherwise: {other}"),
+                other => panic!("the actor exited without a value: {other}"),
             };
-            tell_test(&told, value);
+            tell_test(&sender, value);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&ended), Err(()));
+    assert_eq!(heard(&decoded), Err(()));
 }
 
 #[test]
-fn a_bomb_is_refused_also_where_it_waits_for_a_full_mailbox() {
+fn malformed_body_for_full_mailbox_is_refused() {
     let net = Net::new();
     let scheduler = LoopConfig { mailbox_max: 4, ..LoopConfig::default() };
     let good = TestNode::start(Config { scheduler, ..net.quiet("good", &[]) });
     let bad = net.quiet_node("bad", &[good.location]);
-    let (go, gone) = channel::<()>();
-    let (tell, told) = channel();
-    let mut is_free = false;
+    let (start, started) = channel::<()>();
+    let (sender, received) = channel();
+    let mut is_started = false;
     good.spawn(move |cx: &mut Cx<Tree>, event| {
         match event {
             Event::Start => cx.register("tree")?,
-            Event::Message(tree) => tell_test(&tell, tree),
+            Event::Message(tree) => tell_test(&sender, tree),
             _ => {}
         }
-        is_free |= gone.try_recv().is_ok();
-        if is_free { receive() } else { sleep(millis(5)) }
+        is_started |= started.try_recv().is_ok();
+        if is_started { receive() } else { sleep(millis(5)) }
     });
     let tree: Addr<Tree> = bad.find("tree");
-    let bomb: Addr<Bomb> = Addr::of(tree.id());
+    let raw: Addr<RawBody> = Addr::of(tree.id());
     bad.step(move |cx| (0..100).for_each(|n| cx.tell(tree, Tree::Leaf(n))));
-    good.wait_for_counts("messages to be parked", |counts| counts.backlog_bytes > 0);
-    for (what, bytes) in bombs() {
-        let refused = bad.deliver(bomb, Bomb(bytes));
-        assert!(matches!(refused, Err(DeliverError::Refused(_))), "{what}: {refused:?}");
+    good.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
+    for (body, bytes) in bombs() {
+        let refused = bad.deliver(raw, RawBody(bytes));
+        assert_eq!(refused, Err(DeliverError::Refused(Undelivered::WrongType)), "{body}");
     }
-    go.send(()).expect("the actor lives");
+    start.send(()).expect("the actor runs");
     for n in 0..100 {
-        assert_eq!(heard(&told), Tree::Leaf(n));
+        assert_eq!(heard(&received), Tree::Leaf(n));
     }
 }

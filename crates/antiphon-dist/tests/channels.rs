@@ -1,9 +1,9 @@
-//! Channels: what is sent to one reaches all subscribers, here and at peers, once and in order.
+//! Channels: each message reaches all subscribers, local and remote, once and in order.
 
 mod common;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::Duration;
 
 use antiphon_dist::{Channel, DeliverError, LocateError, NetCx, RegisterError, SubscribeError, Subscriber};
@@ -13,16 +13,16 @@ use antiphon_sched::{
 };
 use common::{End, Net, PATIENCE, TestNode, heard, heard_until, tell_test, wait_for};
 
-/// What a subscriber tells the test.
+/// An event that a subscriber reports to the test.
 #[derive(Debug, PartialEq)]
-enum Heard {
+enum SubscriberEvent {
     Text(String),
     Down(ActorId, End),
 }
 
-use Heard::Text;
+use SubscriberEvent::Text;
 
-fn text(text: impl ToString) -> Heard {
+fn text(text: impl ToString) -> SubscriberEvent {
     Text(text.to_string())
 }
 
@@ -30,63 +30,58 @@ fn open(node: &TestNode, name: &'static str) -> Channel<String> {
     node.with(move |node| node.channel(name)).expect("the name is free")
 }
 
-/// An actor that tells what it hears.
-fn listener(node: &TestNode) -> (Addr<String>, Receiver<Heard>) {
-    let (tell, told) = channel();
+/// An actor that reports its messages and `Down`s.
+fn listener(node: &TestNode) -> (Addr<String>, Receiver<SubscriberEvent>) {
+    let (sender, events) = channel();
     let actor = node.spawn(move |_cx, event| {
         match event {
-            Event::Message(text) => {
-                if text == "stop" {
-                    return stop();
-                }
-                tell_test(&tell, Text(text));
-            }
-            Event::Down(down) => tell_test(&tell, Heard::Down(down.actor, End::of(down))),
+            Event::Message(text) => tell_test(&sender, Text(text)),
+            Event::Down(down) => tell_test(&sender, SubscriberEvent::Down(down.actor, End::of(down))),
             _ => {}
         }
         receive()
     });
-    (actor, told)
+    (actor, events)
 }
 
-/// Subscribes, and answers what came of it.
-fn join<T: Wire + Clone>(
+/// Subscribes an actor and waits for the result.
+fn subscribe<T: Wire + Clone>(
     node: &TestNode,
     channel: Channel<T>,
     actor: impl Subscriber<T> + Send + 'static,
 ) -> Result<(), SubscribeError> {
-    heard(&joining(node, channel, actor, PATIENCE))
+    heard(&start_subscribe(node, channel, actor, PATIENCE))
 }
 
-fn joining<T: Wire + Clone>(
+fn start_subscribe<T: Wire + Clone>(
     node: &TestNode,
     to: Channel<T>,
     actor: impl Subscriber<T> + Send + 'static,
     timeout: Duration,
 ) -> Receiver<Result<(), SubscribeError>> {
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     node.spawn(move |cx, event| match event {
         Event::Start => {
-            cx.subscribe_within(to, actor, timeout, |answer| answer);
+            cx.subscribe_within(to, actor, timeout, |done| done);
             receive()
         }
-        Event::Message(answer) => {
-            tell_test(&tell, answer);
+        Event::Message(done) => {
+            tell_test(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
-/// An actor that has subscribed.
-fn subscriber(node: &TestNode, channel: Channel<String>) -> (Addr<String>, Receiver<Heard>) {
-    let (actor, told) = listener(node);
-    assert_eq!(join(node, channel, actor), Ok(()));
-    (actor, told)
+/// A listener that has subscribed.
+fn subscriber(node: &TestNode, channel: Channel<String>) -> (Addr<String>, Receiver<SubscriberEvent>) {
+    let (actor, events) = listener(node);
+    assert_eq!(subscribe(node, channel, actor), Ok(()));
+    (actor, events)
 }
 
-type Outcome = Result<usize, DeliverError>;
+type DeliverAllResult = Result<usize, DeliverError>;
 
 fn delivering(
     node: &TestNode,
@@ -94,67 +89,67 @@ fn delivering(
     text: &'static str,
     n: usize,
     timeout: Duration,
-) -> Receiver<Outcome> {
-    let (tell, told) = channel();
+) -> Receiver<DeliverAllResult> {
+    let (sender, results) = channel();
     node.spawn(move |cx, event| match event {
         Event::Start => {
-            cx.deliver_all(to, text.to_owned(), n, timeout, |answer| answer);
+            cx.deliver_all(to, text.to_owned(), n, timeout, |done| done);
             receive()
         }
-        Event::Message(answer) => {
-            tell_test(&tell, answer);
+        Event::Message(done) => {
+            tell_test(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
-fn deliver(node: &TestNode, to: Channel<String>, text: &'static str, n: usize) -> Outcome {
+fn deliver(node: &TestNode, to: Channel<String>, text: &'static str, n: usize) -> DeliverAllResult {
     heard(&delivering(node, to, text, n, PATIENCE))
 }
 
 fn send(node: &TestNode, to: Channel<String>, text: impl ToString) {
     let text = text.to_string();
-    node.step(move |cx| cx.send(to, text).map_err(|reason| reason.reason())).expect("it can be sent");
+    node.step(move |cx| cx.send(to, text).map_err(|reason| reason.reason())).expect("the channel is open");
 }
 
 fn locate<T: Wire>(node: &TestNode, name: &'static str) -> Result<Channel<T>, LocateError> {
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.locate(name, PATIENCE, |found| found);
             receive()
         }
         Event::Message(found) => {
-            tell_test(&tell, found);
+            tell_test(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    heard(&told)
+    heard(&results)
 }
 
 #[test]
-fn what_one_sends_arrives_everywhere_once_and_in_order() {
+fn channel_sends_reach_all_subscribers_in_order() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     assert_eq!(locate(&here, "news"), Ok(channel));
-    let told: Vec<_> = [&here, &there, &here, &there].map(|node| subscriber(node, channel).1).into();
+    let subscribers: Vec<_> = [&here, &there, &here, &there].map(|node| subscriber(node, channel).1).into();
     for node in [&here, &there] {
         node.step(move |cx| (0..1000).try_for_each(|x| cx.send(channel, x.to_string())).is_ok());
-        for told in &told {
+        for events in &subscribers {
             for x in 0..1000 {
-                assert_eq!(heard(told), text(x));
+                assert_eq!(heard(events), text(x));
             }
         }
     }
-    for told in told {
-        assert!(told.try_recv().is_err(), "nothing comes twice");
+    for events in subscribers {
+        assert_eq!(events.try_recv(), Err(TryRecvError::Empty), "no message arrives twice");
     }
 }
 
-/// Counts how often it is encoded.
+/// A message that counts how often it is encoded.
 #[derive(Clone)]
 struct Counted;
 
@@ -176,111 +171,119 @@ impl Wire for Counted {
 }
 
 #[test]
-fn one_copy_goes_to_a_node_with_many_subscribers() {
+fn channel_sends_one_copy_per_node() {
     let (there, here) = Net::new().pair();
     let news: Channel<Counted> = there.with(|node| node.channel("news")).expect("the name is free");
-    let (tell, told) = channel();
+    let (sender, received) = channel();
     for _ in 0..20 {
-        let tell = tell.clone();
+        let sender = sender.clone();
         let actor = here.spawn(move |_cx: &mut Cx<Counted>, event| {
             if matches!(event, Event::Message(_)) {
-                tell_test(&tell, ());
+                tell_test(&sender, ());
             }
             receive()
         });
-        assert_eq!(join(&here, news, actor), Ok(()));
+        assert_eq!(subscribe(&here, news, actor), Ok(()));
     }
     assert_eq!(here.counts().relays, 1);
     there.step(move |cx| (0..10).try_for_each(|_| cx.send(news, Counted)).is_ok());
-    (0..200).for_each(|_| heard(&told));
-    assert_eq!(ENCODED.load(Ordering::Relaxed), 10, "one copy of each message crossed");
+    (0..200).for_each(|_| heard(&received));
+    assert_eq!(ENCODED.load(Ordering::Relaxed), 10, "each message is encoded once for the node");
 }
 
 #[test]
-fn subscribing_twice_is_once_and_unsubscribing_ends_it() {
+fn subscribing_twice_counts_once_until_unsubscribed() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     for node in [&here, &there] {
-        let (actor, told) = subscriber(node, channel);
-        assert_eq!(join(node, channel, actor), Ok(()));
+        let (actor, events) = subscriber(node, channel);
+        assert_eq!(subscribe(node, channel, actor), Ok(()));
         node.step(move |cx| cx.subscribe(channel, actor));
         assert_eq!(deliver(node, channel, "once", 1), Ok(1));
-        assert_eq!(heard(&told), text("once"));
+        assert_eq!(heard(&events), text("once"));
         node.step(move |cx| cx.unsubscribe(channel, actor));
-        // Once the channel knows of it, nobody is there.
-        wait_for("nobody to be there", || (deliver(node, channel, "late", 0) == Ok(0)).then_some(()));
-        send(node, channel, "unheard");
-        assert_eq!(join(node, channel, actor), Ok(()));
-        send(node, channel, "heard");
-        let last = heard_until(&told, |heard| *heard == text("heard"));
+        wait_for("no subscriber to be left", || (deliver(node, channel, "late", 0) == Ok(0)).then_some(()));
+        send(node, channel, "unsubscribed");
+        assert_eq!(subscribe(node, channel, actor), Ok(()));
+        send(node, channel, "subscribed");
+        let last = heard_until(&events, |event| *event == text("subscribed"));
         assert!(
-            !last.contains(&text("unheard"))
-                && last.iter().filter(|what| **what == text("heard")).count() == 1
+            !last.contains(&text("unsubscribed"))
+                && last.iter().filter(|event| **event == text("subscribed")).count() == 1
         );
         node.step(move |cx| cx.unsubscribe(channel, actor));
-        assert!(told.recv_timeout(millis(20)).is_err(), "to unsubscribe is no end");
+        assert_eq!(
+            events.recv_timeout(millis(20)),
+            Err(RecvTimeoutError::Timeout),
+            "unsubscribing sends no `Down`"
+        );
     }
     here.wait_for_counts("no relay", |counts| counts.relays == 0);
 }
 
 #[test]
-fn closing_tells_each_subscriber_once() {
+fn channel_close_sends_one_down_per_subscriber() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
-    let told: Vec<_> = [&here, &there, &here].map(|node| subscriber(node, channel).1).into();
+    let subscribers: Vec<_> = [&here, &there, &here].map(|node| subscriber(node, channel).1).into();
     here.step(move |cx| cx.close_channel(channel));
-    for told in &told {
-        assert_eq!(heard(told), Heard::Down(channel.id(), End::Terminated));
+    for events in &subscribers {
+        assert_eq!(heard(events), SubscriberEvent::Down(channel.id(), End::Terminated));
     }
     for node in [&here, &there] {
-        wait_for("the end to be known", || {
-            (join(node, channel, listener(node).0) == Err(SubscribeError::NoChannel)).then_some(())
+        wait_for("the channel to be closed", || {
+            (subscribe(node, channel, listener(node).0) == Err(SubscribeError::NoChannel)).then_some(())
         });
         assert_eq!(deliver(node, channel, "late", 0), Err(DeliverError::Refused(Undelivered::NoActor)));
-        let (actor, plain) = listener(node);
+        let (actor, events) = listener(node);
         node.step(move |cx| cx.subscribe(channel, actor));
-        assert_eq!(heard(&plain), Heard::Down(channel.id(), End::NoActor));
+        assert_eq!(heard(&events), SubscriberEvent::Down(channel.id(), End::NoActor));
     }
-    let back = there.step(move |cx| cx.send(channel, "mine".to_owned()));
-    assert!(matches!(back, Err(SendError::NoActor(text)) if text == "mine"), "the message comes back");
-    assert!(told.iter().all(|told| told.try_recv().is_err()), "there is one Down");
+    let returned = there.step(move |cx| cx.send(channel, "mine".to_owned()));
+    assert!(
+        matches!(returned, Err(SendError::NoActor(text)) if text == "mine"),
+        "the error returns the message"
+    );
+    for events in &subscribers {
+        assert_eq!(events.try_recv(), Err(TryRecvError::Empty), "each subscriber gets one `Down`");
+    }
     here.wait_for_counts("no relay", |counts| counts.relays == 0);
-    assert_eq!(there.counts().names, 0, "the name is free again");
+    assert_eq!(there.counts().names, 0, "closing the channel frees its name");
     open(&there, "news");
 }
 
 #[test]
-fn an_ear_subscribes_and_its_actor_is_told_of_the_end() {
+fn adapter_subscribed_receives_messages_and_down() {
     let (there, here) = Net::new().pair();
     let news = open(&there, "news");
-    let mut all = Vec::new();
+    let mut subscribers = Vec::new();
     for (count, node) in [(1, &here), (2, &there)] {
-        let (tell, told) = channel();
+        let (sender, events) = channel();
         node.spawn(move |cx: &mut Cx<usize>, event| {
             match event {
                 Event::Start => {
                     let adapter = cx.adapter(|text: String| text.len());
                     cx.subscribe(news, adapter);
                 }
-                Event::Message(len) => tell_test(&tell, Ok(len)),
-                Event::Down(down) => tell_test(&tell, Err(down.actor)),
+                Event::Message(len) => tell_test(&sender, Ok(len)),
+                Event::Down(down) => tell_test(&sender, Err(down.actor)),
                 _ => {}
             }
             receive()
         });
         assert_eq!(deliver(&there, news, "seven b", count), Ok(count));
-        assert_eq!(heard(&told), Ok(7));
-        all.push(told);
+        assert_eq!(heard(&events), Ok(7));
+        subscribers.push(events);
     }
-    assert_eq!(heard(&all[0]), Ok(7));
+    assert_eq!(heard(&subscribers[0]), Ok(7));
     there.step(move |cx| cx.close_channel(news));
-    for told in all {
-        assert_eq!(heard(&told), Err(news.id()));
+    for events in subscribers {
+        assert_eq!(heard(&events), Err(news.id()));
     }
 }
 
 #[test]
-fn subscribers_of_a_lost_node_are_forgotten_and_those_to_one_are_told() {
+fn node_lost_ends_subscriptions_on_both_sides() {
     let net = Net::new();
     let (there, here) = net.pair();
     let mine = open(&here, "mine");
@@ -291,85 +294,86 @@ fn subscribers_of_a_lost_node_are_forgotten_and_those_to_one_are_told() {
     assert_eq!(deliver(&here, mine, "all", 2), Ok(2));
     assert_eq!(heard(&near), text("all"));
     there.stop();
-    assert_eq!(heard(&lost), Heard::Down(theirs.id(), End::NodeLost));
-    assert_eq!(deliver(&here, mine, "who is left", 0), Ok(1));
+    assert_eq!(heard(&lost), SubscriberEvent::Down(theirs.id(), End::NodeLost));
+    assert_eq!(deliver(&here, mine, "left", 0), Ok(1));
     here.wait_for_counts("no relay", |counts| counts.relays == 0);
 }
 
 #[test]
-fn a_delivery_waits_for_its_subscribers_and_counts_them() {
+fn delivery_waits_for_subscribers_and_counts_them() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     for node in [&here, &there] {
-        let few = heard(&delivering(node, channel, "too early", 1, millis(50)));
+        let few = heard(&delivering(node, channel, "early", 1, millis(50)));
         assert_eq!(few, Err(DeliverError::TooFew { subscribers: 0 }));
-        assert_eq!(deliver(node, channel, "nobody", 0), Ok(0));
+        assert_eq!(deliver(node, channel, "none", 0), Ok(0));
     }
-    let waiting = delivering(&here, channel, "at last", 3, PATIENCE);
+    let waiting = delivering(&here, channel, "complete", 3, PATIENCE);
     let one = subscriber(&here, channel).1;
     let two = subscriber(&there, channel).1;
-    let few = heard(&delivering(&there, channel, "too few", 3, millis(50)));
+    let few = heard(&delivering(&there, channel, "incomplete", 3, millis(50)));
     assert_eq!(few, Err(DeliverError::TooFew { subscribers: 2 }));
-    assert!(waiting.try_recv().is_err());
+    assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
     let three = subscriber(&here, channel).1;
     assert_eq!(heard(&waiting), Ok(3));
-    for told in [one, two, three] {
-        assert_eq!(heard(&told), text("at last"), "what had too few was not delivered");
+    for events in [one, two, three] {
+        assert_eq!(heard(&events), text("complete"), "a delivery with too few subscribers sends nothing");
     }
 }
 
 #[test]
-fn a_channel_has_so_many_deliveries_under_way_and_no_more() {
+fn channel_pending_deliveries_are_bounded() {
     let node = Net::new().quiet_node("alone", &[]);
     let channel = open(&node, "news");
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, results) = std::sync::mpsc::channel();
     node.spawn(move |cx, event| {
         match event {
             Event::Start => {
                 for _ in 0..1025 {
-                    cx.deliver_all(channel, String::new(), 1, secs(600), |answer| answer);
+                    cx.deliver_all(channel, String::new(), 1, secs(600), |done| done);
                 }
             }
-            Event::Message(answer) => tell_test(&tell, answer),
+            Event::Message(done) => tell_test(&sender, done),
             _ => {}
         }
         receive()
     });
-    assert_eq!(heard(&told), Err(DeliverError::TooManyDeliveries));
+    assert_eq!(heard(&results), Err(DeliverError::TooManyDeliveries));
     let _one = subscriber(&node, channel);
-    (0..1024).for_each(|_| assert_eq!(heard(&told), Ok(1)));
+    (0..1024).for_each(|_| assert_eq!(heard(&results), Ok(1)));
     let waiting = delivering(&node, channel, "never", 9, PATIENCE);
     node.step(move |cx| cx.close_channel(channel));
     assert_eq!(heard(&waiting), Err(DeliverError::Refused(Undelivered::NoActor)));
 }
 
 #[test]
-fn a_peer_has_a_few_deliveries_waiting_and_others_still_have_theirs() {
+fn peer_pending_deliveries_are_bounded_separately() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, results) = std::sync::mpsc::channel();
     here.spawn(move |cx, event| {
         match event {
             Event::Start => {
                 for _ in 0..65 {
-                    cx.deliver_all(channel, String::new(), 1, Duration::MAX, |answer| answer);
+                    cx.deliver_all(channel, String::new(), 1, Duration::MAX, |done| done);
                 }
             }
-            Event::Message(answer) => tell_test(&tell, answer),
+            Event::Message(done) => tell_test(&sender, done),
             _ => {}
         }
         receive()
     });
-    assert_eq!(heard(&told), Err(DeliverError::TooManyDeliveries));
+    assert_eq!(heard(&results), Err(DeliverError::TooManyDeliveries));
     let own = delivering(&there, channel, "own", 1, Duration::MAX);
     assert_eq!(deliver(&there, channel, "at once", 0), Ok(0));
     let _one = subscriber(&there, channel);
-    (0..64).for_each(|_| assert_eq!(heard(&told), Ok(1)));
+    (0..64).for_each(|_| assert_eq!(heard(&results), Ok(1)));
     assert_eq!(heard(&own), Ok(1));
 }
 
+/// Local subscribers acknowledge at once, so their number is not limited by the bound of open receipts.
 #[test]
-fn subscribers_of_the_channels_own_node_cost_a_delivery_no_answers() {
+fn delivery_reaches_any_number_of_local_subscribers() {
     const MANY: usize = 16_400;
     let node = Net::new().quiet_node("alone", &[]);
     let channel = open(&node, "news");
@@ -383,44 +387,40 @@ fn subscribers_of_the_channels_own_node_cost_a_delivery_no_answers() {
 }
 
 #[test]
-fn a_transform_changes_or_drops_and_its_panic_costs_one_message() {
+fn transform_panic_drops_only_one_message() {
     let (there, here) = Net::new().pair();
     let channel = there.with(|node| {
         node.channel_with("loud", |name, text: String| match &*text {
             "drop" => None,
-            // Without a word on standard error.
+            // This panic does not call the panic hook, so nothing is written to standard error.
             "panic" => std::panic::resume_unwind(Box::new("on purpose")),
             _ => Some(format!("{name}: {}", text.to_uppercase())),
         })
     });
     let channel = channel.expect("the name is free");
-    let (_, told) = subscriber(&here, channel);
+    let (_, events) = subscriber(&here, channel);
     assert_eq!(deliver(&here, channel, "drop", 1), Ok(0));
     assert_eq!(deliver(&here, channel, "panic", 1), Ok(0));
     send(&here, channel, "drop");
     send(&here, channel, "panic");
     assert_eq!(deliver(&here, channel, "hello", 1), Ok(1));
-    assert_eq!(heard(&told), text("loud: HELLO"));
-    assert_eq!(
-        there.log.lines("transform of a channel panicked").len(),
-        1,
-        "of what may come again and again"
-    );
-    assert!(told.try_recv().is_err());
+    assert_eq!(heard(&events), text("loud: HELLO"));
+    assert_eq!(there.log.lines("transform of a channel panicked").len(), 1, "the log is rate-limited");
+    assert_eq!(events.try_recv(), Err(TryRecvError::Empty));
 }
 
 #[test]
-fn the_ends_of_subscribers_end_their_subscriptions_also_under_way() {
+fn subscriber_exit_during_delivery_ends_subscription() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
-    let others: Vec<_> = [&here, &there, &here].map(|node| subscriber(node, channel)).into();
-    for (node, (actor, _)) in [&there, &here].into_iter().zip(&others[1..]) {
+    let subscribers: Vec<_> = [&here, &there, &here].map(|node| subscriber(node, channel)).into();
+    for (node, (actor, _)) in [&there, &here].into_iter().zip(&subscribers[1..]) {
         let actor = *actor;
         node.step(move |cx| cx.terminate(actor));
     }
-    // Some of these find them dying; none hangs, and none counts the dead.
-    wait_for("the dead to be forgotten", || {
-        let count = deliver(&there, channel, "who is there", 0).expect("it is answered");
+    // Some of these deliveries overlap with the exits. Each completes, and none counts a removed subscriber.
+    wait_for("the exited subscribers to be removed", || {
+        let count = deliver(&there, channel, "count", 0).expect("the delivery completes");
         assert!((1..=3).contains(&count));
         (count == 1).then_some(())
     });
@@ -429,23 +429,16 @@ fn the_ends_of_subscribers_end_their_subscriptions_also_under_way() {
 }
 
 #[test]
-fn a_subscriber_on_a_third_node_receives_its_own_copy() {
+fn subscriber_on_third_node_receives_own_copy() {
     let net = Net::new();
     let there = net.quiet_node("there", &[]);
     let here = net.quiet_node("here", &[there.location]);
     let third = net.quiet_node("third", &[there.location, here.location]);
     third.wait_for_peers(2);
     let channel = open(&there, "news");
-    let (actor, told) = listener(&third);
-    third.spawn(move |cx: &mut Cx<Addr<String>>, event| match event {
-        Event::Start => {
-            cx.register("gate")?;
-            receive()
-        }
-        _ => stop(),
-    });
-    // Its address travels to `here`, which subscribes it.
-    let gate = here.spawn(move |cx: &mut Cx<Addr<String>>, event| {
+    let (actor, events) = listener(&third);
+    // The address of the actor is sent to `here`, which subscribes it.
+    let subscribing = here.spawn(move |cx: &mut Cx<Addr<String>>, event| {
         match event {
             Event::Start => cx.register("desk")?,
             Event::Message(actor) => cx.subscribe(channel, actor),
@@ -454,17 +447,19 @@ fn a_subscriber_on_a_third_node_receives_its_own_copy() {
         receive()
     });
     let desk: Addr<Addr<String>> = third.find("desk");
-    assert_eq!(desk.id(), gate.id());
+    assert_eq!(desk.id(), subscribing.id());
     third.step(move |cx| cx.send(desk, actor).is_ok());
     assert_eq!(deliver(&here, channel, "far", 1), Ok(1));
-    assert_eq!(heard(&told), text("far"));
+    assert_eq!(heard(&events), text("far"));
     assert_eq!(here.counts().relays + third.counts().relays, 0);
     third.stop();
-    wait_for("it is forgotten", || (deliver(&here, channel, "gone", 0) == Ok(0)).then_some(()));
+    wait_for("the subscriber to be removed", || {
+        (deliver(&here, channel, "removed", 0) == Ok(0)).then_some(())
+    });
 }
 
 #[test]
-fn names_of_channels_are_a_space_of_their_own() {
+fn channel_names_are_separate_from_actor_names() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "name");
     let _actor = there.listener::<u64>("name");
@@ -487,45 +482,48 @@ fn names_of_channels_are_a_space_of_their_own() {
     });
     assert!(mine.0.is_ok() && mine.1.is_ok());
     let again = there.step(|cx| cx.channel::<u64>("mine"));
-    there.step(move |cx| cx.close_channel(mine.0.expect("it was opened")));
+    there.step(move |cx| cx.close_channel(mine.0.expect("the channel was opened")));
     there.step(move |cx| cx.close_channel(again.expect("the name was free")));
-    wait_for("all to be as before", || (there.stats().actors == actors).then_some(()));
+    wait_for("the number of actors to be as before", || (there.stats().actors == actors).then_some(()));
 }
 
 #[test]
-fn a_channel_travels_in_messages() {
+fn channel_in_message_arrives_unchanged() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "secret");
-    let told = there.listener::<Channel<String>>("desk");
+    let events = there.listener::<Channel<String>>("desk");
     let desk: Addr<Channel<String>> = here.find("desk");
     assert_eq!(here.deliver(desk, channel), Ok(()));
-    assert_eq!(heard(&told), channel);
+    assert_eq!(heard(&events), channel);
     assert_eq!(size_of::<Channel<String>>(), 24);
 }
 
 #[test]
-fn channels_below_channels_pass_on_what_they_get() {
+fn channel_subscribed_to_channel_forwards_messages() {
     let (there, here) = Net::new().pair();
     let (top, middle, bottom) = (open(&there, "top"), open(&here, "middle"), open(&there, "bottom"));
-    assert_eq!(join(&here, top, middle), Ok(()));
-    assert_eq!(join(&here, middle, bottom), Ok(()));
-    let told: Vec<_> = [top, middle, bottom].map(|channel| subscriber(&here, channel).1).into();
+    assert_eq!(subscribe(&here, top, middle), Ok(()));
+    assert_eq!(subscribe(&here, middle, bottom), Ok(()));
+    let events: Vec<_> = [top, middle, bottom].map(|channel| subscriber(&here, channel).1).into();
     assert_eq!(deliver(&here, top, "all", 3), Ok(3));
     assert_eq!(deliver(&here, middle, "two", 2), Ok(2));
     assert_eq!(deliver(&there, bottom, "one", 1), Ok(1));
-    assert_eq!(heard(&told[0]), text("all"));
-    assert_eq!((heard(&told[1]), heard(&told[1])), (text("all"), text("two")));
-    assert_eq!((heard(&told[2]), heard(&told[2]), heard(&told[2])), (text("all"), text("two"), text("one")));
+    assert_eq!(heard(&events[0]), text("all"));
+    assert_eq!((heard(&events[1]), heard(&events[1])), (text("all"), text("two")));
+    assert_eq!(
+        (heard(&events[2]), heard(&events[2]), heard(&events[2])),
+        (text("all"), text("two"), text("one"))
+    );
     here.step(move |cx| cx.unsubscribe(top, middle));
-    wait_for("the branch to be cut", || (deliver(&here, top, "top", 0) == Ok(1)).then_some(()));
-    // A channel that ends takes nobody along.
+    wait_for("the unsubscription", || (deliver(&here, top, "top", 0) == Ok(1)).then_some(()));
+    // Closing a channel does not close the channels that subscribe to it.
     here.step(move |cx| cx.close_channel(middle));
-    assert_eq!(heard(&told[1]), Heard::Down(middle.id(), End::Terminated));
-    assert_eq!(deliver(&there, bottom, "alive", 1), Ok(1));
+    assert_eq!(heard(&events[1]), SubscriberEvent::Down(middle.id(), End::Terminated));
+    assert_eq!(deliver(&there, bottom, "open", 1), Ok(1));
 }
 
 #[test]
-fn cycles_of_channels_are_refused() {
+fn channel_cycle_is_refused() {
     let (there, here) = Net::new().pair();
     let three = [
         [(&here, "a0"), (&here, "b0"), (&here, "c0")],
@@ -535,47 +533,55 @@ fn cycles_of_channels_are_refused() {
     for nodes in three {
         let [a, b, c] = nodes.map(|(node, name)| open(node, name));
         let [of_a, of_b, of_c] = nodes.map(|(node, _)| node);
-        assert_eq!(join(&here, a, a), Err(SubscribeError::Cycle));
-        assert_eq!(join(of_a, a, b), Ok(()));
-        assert_eq!(join(&here, b, a), Err(SubscribeError::Cycle));
-        assert_eq!(join(of_b, b, c), Ok(()));
-        assert_eq!(join(&here, c, a), Err(SubscribeError::Cycle));
-        assert_eq!(join(&there, c, b), Err(SubscribeError::Cycle));
-        let (_, told) = subscriber(&there, c);
+        assert_eq!(subscribe(&here, a, a), Err(SubscribeError::Cycle));
+        assert_eq!(subscribe(of_a, a, b), Ok(()));
+        assert_eq!(subscribe(&here, b, a), Err(SubscribeError::Cycle));
+        assert_eq!(subscribe(of_b, b, c), Ok(()));
+        assert_eq!(subscribe(&here, c, a), Err(SubscribeError::Cycle));
+        assert_eq!(subscribe(&there, c, b), Err(SubscribeError::Cycle));
+        let (_, events) = subscriber(&there, c);
         assert_eq!(deliver(&here, a, "through", 1), Ok(1));
-        assert_eq!(heard(&told), text("through"));
-        assert!(told.recv_timeout(millis(20)).is_err(), "once");
-        // When it is undone, the other direction is free.
+        assert_eq!(heard(&events), text("through"));
+        assert_eq!(
+            events.recv_timeout(millis(20)),
+            Err(RecvTimeoutError::Timeout),
+            "the message arrives once"
+        );
+        // After the unsubscription, the other direction is no cycle.
         of_a.step(move |cx| cx.unsubscribe(a, b));
-        wait_for("the channel to be free", || (deliver(&here, a, "x", 0) == Ok(0)).then_some(()));
-        wait_for("the other direction", || join(of_c, c, a).is_ok().then_some(()));
+        wait_for("the unsubscription", || (deliver(&here, a, "x", 0) == Ok(0)).then_some(()));
+        wait_for("the subscription in the other direction", || subscribe(of_c, c, a).is_ok().then_some(()));
     }
 }
 
 #[test]
-fn two_that_subscribe_to_each_other_at_once_do_not_stay_so() {
+fn channels_subscribing_mutually_form_no_cycle() {
     let (there, here) = Net::new().pair();
     for (a, b) in [("a0", "b0"), ("a1", "b1"), ("a2", "b2"), ("a3", "b3"), ("a4", "b4")] {
         let (a, b) = (open(&there, a), open(&here, b));
-        let (_, told) = subscriber(&here, b);
-        // Each is asked for on the channel's own node, at the same time.
-        let answers = [joining(&there, a, b, PATIENCE), joining(&here, b, a, PATIENCE)];
-        let joined: Vec<_> = answers.iter().map(heard).collect();
+        let (_, events) = subscriber(&here, b);
+        // Both nodes subscribe at the same time, each on the node of its channel.
+        let pending = [start_subscribe(&there, a, b, PATIENCE), start_subscribe(&here, b, a, PATIENCE)];
+        let joined: Vec<_> = pending.iter().map(heard).collect();
         assert!(joined.iter().any(Result::is_err), "{joined:?}");
         assert!(joined.iter().flat_map(|joined| joined.err()).all(|reason| reason == SubscribeError::Cycle));
         send(&here, b, "end");
-        assert_eq!(heard(&told), text("end"));
-        assert!(told.recv_timeout(millis(10)).is_err(), "nothing goes in circles");
+        assert_eq!(heard(&events), text("end"));
+        assert_eq!(
+            events.recv_timeout(millis(10)),
+            Err(RecvTimeoutError::Timeout),
+            "the message does not circulate"
+        );
     }
 }
 
 #[test]
-fn after_a_thousand_rounds_all_tables_are_as_before() {
+fn subscriptions_and_failed_deliveries_leak_nothing() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     let closed = open(&there, "closed");
     there.step(move |cx| cx.close_channel(closed));
-    let before = |node: &TestNode| {
+    let tables_of = |node: &TestNode| {
         let (stats, counts) = (node.stats(), node.counts());
         (
             stats.actors,
@@ -587,7 +593,7 @@ fn after_a_thousand_rounds_all_tables_are_as_before() {
             counts.names,
         )
     };
-    assert_eq!(join(&here, closed, listener(&here).0), Err(SubscribeError::NoChannel));
+    assert_eq!(subscribe(&here, closed, listener(&here).0), Err(SubscribeError::NoChannel));
     let rounds = |node: &TestNode, done: Sender<()>| {
         let mut left = 1000;
         node.spawn(move |cx: &mut Cx<Option<String>>, event| {
@@ -599,7 +605,8 @@ fn after_a_thousand_rounds_all_tables_are_as_before() {
                 }
                 Event::Message(None) => {
                     left -= 1;
-                    // One that ends at once, one that is refused, one that unsubscribes, and failing deliveries.
+                    // A subscriber that unsubscribes, subscribes to an open and a closed channel, and stops; and
+                    // deliveries that fail.
                     let short = cx.spawn(|_: &mut Cx<String>, event| match event {
                         Event::Message(_) | Event::Down(_) => stop(),
                         _ => receive(),
@@ -618,23 +625,23 @@ fn after_a_thousand_rounds_all_tables_are_as_before() {
         });
     };
     for node in [&here, &there] {
-        let (tables, others) = (before(&here), before(&there));
-        let (done, told) = std::sync::mpsc::channel();
+        let tables = (tables_of(&here), tables_of(&there));
+        let (done, finished) = std::sync::mpsc::channel();
         rounds(node, done);
-        told.recv_timeout(secs(60)).expect("a thousand rounds end");
-        wait_for("tables as before", || {
-            let now = (before(&here), before(&there));
-            (now == (tables, others)).then_some(())
+        finished.recv_timeout(secs(60)).expect("a thousand rounds finish within a minute");
+        wait_for("the tables to be as before", || {
+            let now = (tables_of(&here), tables_of(&there));
+            (now == tables).then_some(())
         });
     }
 }
 
+/// The subscription and the monitor each send one `Down`.
 #[test]
-fn a_down_of_a_channel_is_the_only_one() {
-    // A subscriber that also monitors the channel has one Down of each.
+fn subscriber_that_monitors_gets_two_downs() {
     let node = Net::new().quiet_node("alone", &[]);
     let news = open(&node, "news");
-    let (tell, told) = channel();
+    let (sender, events) = channel();
     node.spawn(move |cx: &mut Cx<String>, event| {
         match event {
             Event::Start => {
@@ -643,11 +650,11 @@ fn a_down_of_a_channel_is_the_only_one() {
                 cx.subscribe(news, me);
                 cx.close_channel(news);
             }
-            Event::Down(Down { actor, .. }) => tell_test(&tell, actor),
+            Event::Down(Down { actor, .. }) => tell_test(&sender, actor),
             _ => {}
         }
         receive()
     });
-    assert_eq!((heard(&told), heard(&told)), (news.id(), news.id()));
-    assert!(told.recv_timeout(millis(20)).is_err());
+    assert_eq!((heard(&events), heard(&events)), (news.id(), news.id()));
+    assert_eq!(events.recv_timeout(millis(20)), Err(RecvTimeoutError::Timeout));
 }

@@ -1,4 +1,4 @@
-//! Peers that are contacted: by location, by host alone, and through others.
+//! Connect requests: by location, by host alone, and through an announce relay.
 
 mod common;
 
@@ -11,23 +11,23 @@ use antiphon_sched::{Cx, Event, millis, receive, secs, stop};
 use antiphon_wire::{Datagram, DatagramKey};
 use common::{Net, TestNode, heard, tell_test, wait_for};
 
-type Contacted = Result<Vec<Location>, PeerError>;
+type ConnectResult = Result<Vec<Location>, PeerError>;
 
-/// Contacts a peer; the answer is told.
-fn contact(node: &TestNode, at: PeerAt, options: PeerOptions, timeout: Duration) -> Receiver<Contacted> {
-    let (tell, told) = channel();
-    node.spawn(move |cx: &mut Cx<Contacted>, event| match event {
+/// Opens a connect request; the receiver gets the result.
+fn connect(node: &TestNode, at: PeerAt, options: PeerOptions, timeout: Duration) -> Receiver<ConnectResult> {
+    let (sender, results) = channel();
+    node.spawn(move |cx: &mut Cx<ConnectResult>, event| match event {
         Event::Start => {
-            cx.peer_with(at.clone(), options, timeout, |answer| answer);
+            cx.peer_with(at.clone(), options, timeout, |found| found);
             receive()
         }
-        Event::Message(answer) => {
-            tell_test(&tell, answer);
+        Event::Message(found) => {
+            tell_test(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
 fn host(text: &str) -> PeerAt {
@@ -38,18 +38,19 @@ fn at_port_of(net: &Net) -> PeerOptions {
     PeerOptions { udp_port: Some(net.udp_port), ..PeerOptions::default() }
 }
 
-/// A node that hears none of the net's announcements, and has its secret.
+/// A node with the secret of the network and another UDP port, so it receives no announcements of the network.
 fn outsider(net: &Net, name: &str) -> TestNode {
     let udp_port = Net::new().udp_port;
     TestNode::start(Config { udp_port: Some(udp_port), ..net.config(name) })
 }
 
-/// Contacts a host until all these nodes are found at once: a busy machine may answer late.
+/// Connects to a host until one request finds all these nodes. On a busy machine, replies may arrive late.
 fn find_all(node: &TestNode, at: &str, net: &Net, all: &[TestNode]) {
     let all = sorted(all);
     wait_for("all nodes of the host", || {
-        let found = heard(&contact(node, host(at), at_port_of(net), secs(10))).expect("some are there");
-        assert!(found.iter().all(|at| all.contains(at)), "{found:?} and no others than {all:?}");
+        let found =
+            heard(&connect(node, host(at), at_port_of(net), secs(10))).expect("at least one node replies");
+        assert!(found.iter().all(|at| all.contains(at)), "found {found:?}, expected only nodes of {all:?}");
         (found == all).then_some(())
     });
 }
@@ -61,21 +62,21 @@ fn sorted(nodes: &[TestNode]) -> Vec<Location> {
 }
 
 #[test]
-fn all_nodes_on_a_host_are_found_by_its_address_alone() {
+fn host_address_finds_all_nodes_of_host() {
     let net = Net::new();
     let nodes = ["a", "b", "c", "d"].map(|name| net.node(name));
     let here = outsider(&net, "here");
-    assert_eq!(here.step(|cx| cx.peers()), vec![], "no announcement reaches it");
+    assert_eq!(here.step(|cx| cx.peers()), vec![], "the node receives no announcement");
     find_all(&here, "127.0.0.1", &net, &nodes);
     nodes.iter().for_each(|node| node.wait_for_peers(4));
-    // Again, when all are connected; and by the host's name.
+    // Again while all are connected, and by the name of the host.
     find_all(&here, "localhost", &net, &nodes);
 }
 
 #[test]
-fn siblings_that_do_not_know_each_other_are_found_too() {
+fn host_address_finds_unconnected_nodes() {
     let net = Net::new();
-    // Nobody dials whom it hears of.
+    // These nodes dial no announced node.
     let nodes = ["a", "b", "c", "d"]
         .map(|name| TestNode::start(Config { dial_allow: Some(Vec::new()), ..net.config(name) }));
     let here = outsider(&net, "here");
@@ -84,51 +85,55 @@ fn siblings_that_do_not_know_each_other_are_found_too() {
 }
 
 #[test]
-fn a_node_without_discovery_asks_and_is_not_told_of() {
+fn node_without_discovery_connects_and_stays_hidden() {
     let net = Net::new();
     let open = net.node("open");
-    let quiet = net.quiet_node("quiet", &[]);
-    let found = heard(&contact(&quiet, host("127.0.0.1"), PeerOptions::default(), secs(10)));
-    assert_eq!(found, Ok(vec![open.location]), "it finds the one that discovers");
+    let hidden = net.quiet_node("quiet", &[]);
+    let found = heard(&connect(&hidden, host("127.0.0.1"), PeerOptions::default(), secs(10)));
+    assert_eq!(found, Ok(vec![open.location]), "the probe finds only the node that uses discovery");
     open.wait_for_peers(1);
     let here = outsider(&net, "here");
-    let found = heard(&contact(&here, host("127.0.0.1"), at_port_of(&net), secs(10)));
-    assert_eq!(found, Ok(vec![open.location]), "the one that knows it does not tell of it");
+    let found = heard(&connect(&here, host("127.0.0.1"), at_port_of(&net), secs(10)));
+    assert_eq!(found, Ok(vec![open.location]), "a probe reply does not list the hidden node");
     let relayed = PeerOptions { broadcast: true, ..at_port_of(&net) };
-    assert_eq!(heard(&contact(&here, open.location.into(), relayed, secs(10))), Ok(vec![open.location]));
-    // What the relay tells of others, it tells before it answers this.
+    assert_eq!(heard(&connect(&here, open.location.into(), relayed, secs(10))), Ok(vec![open.location]));
+    // The relay sends its list of nodes before it replies to this lookup.
     let _fence = open.listener::<String>("fence");
     here.find::<String>("fence");
-    assert_eq!((here.counts().connections, quiet.counts().connections), (1, 1), "nobody dials it");
-    let named = heard(&contact(&here, quiet.location.into(), PeerOptions::default(), secs(10)));
-    assert_eq!(named, Ok(vec![quiet.location]), "who names it reaches it");
+    assert_eq!(
+        (here.counts().connections, hidden.counts().connections),
+        (1, 1),
+        "the hidden node is not dialled"
+    );
+    let by_location = heard(&connect(&here, hidden.location.into(), PeerOptions::default(), secs(10)));
+    assert_eq!(by_location, Ok(vec![hidden.location]), "its location reaches the hidden node");
 }
 
 #[test]
-fn a_host_without_a_node_or_with_another_secret_does_not_answer() {
+fn host_without_node_of_network_gives_no_answer() {
     let net = Net::new();
     let here = net.node("here");
-    let alone = contact(&here, host("127.0.0.1"), PeerOptions::default(), millis(300));
-    assert_eq!(heard(&alone), Err(PeerError::NoAnswer), "nobody is its own peer");
-    let others = Net::new();
-    let stranger = others.node("stranger");
-    let told = contact(&here, host("127.0.0.1"), at_port_of(&others), millis(300));
-    assert_eq!(heard(&told), Err(PeerError::NoAnswer));
-    stranger.wait_for_counts("the question", |counts| counts.refused_datagrams > 0);
-    assert_eq!(stranger.log.lines("dropped").len(), 1, "and says so once");
+    let alone = connect(&here, host("127.0.0.1"), PeerOptions::default(), millis(300));
+    assert_eq!(heard(&alone), Err(PeerError::NoAnswer), "a node does not find itself");
+    let other_net = Net::new();
+    let foreign = other_net.node("foreign");
+    let result = connect(&here, host("127.0.0.1"), at_port_of(&other_net), millis(300));
+    assert_eq!(heard(&result), Err(PeerError::NoAnswer));
+    foreign.wait_for_counts("the probe", |counts| counts.refused_datagrams > 0);
+    assert_eq!(foreign.log.lines("dropped").len(), 1, "the drop is logged once");
 }
 
 #[test]
-fn a_peer_with_another_secret_is_told_as_a_refusal() {
+fn connect_wrong_secret_or_self_is_refused() {
     let (here, there) = (Net::new().quiet_node("here", &[]), Net::new().quiet_node("there", &[]));
-    let refused = contact(&here, there.location.into(), PeerOptions::default(), secs(10));
+    let refused = connect(&here, there.location.into(), PeerOptions::default(), secs(10));
     assert_eq!(heard(&refused), Err(PeerError::Refused(Refusal::WrongSecret)));
-    let own = contact(&here, here.location.into(), PeerOptions::default(), secs(10));
+    let own = connect(&here, here.location.into(), PeerOptions::default(), secs(10));
     assert_eq!(heard(&own), Err(PeerError::Refused(Refusal::SelfConnection)));
 }
 
 #[test]
-fn a_configured_host_is_asked_until_its_nodes_are_there() {
+fn configured_host_is_probed_until_nodes_start() {
     let net = Net::new();
     let here = TestNode::start(Config { peers: vec![host("127.0.0.1")], ..net.quiet("here", &[]) });
     let nodes = [net.node("a"), net.node("b")];
@@ -137,9 +142,9 @@ fn a_configured_host_is_asked_until_its_nodes_are_there() {
 }
 
 #[test]
-fn nodes_on_the_loopback_of_ipv6_find_each_other_and_are_found() {
+fn ipv6_loopback_nodes_are_discovered() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
-        return println!("skipped: this machine has no IPv6");
+        return println!("skipped: no IPv6 loopback");
     }
     let net = Net::new();
     let nodes = ["a", "b", "c"]
@@ -151,40 +156,40 @@ fn nodes_on_the_loopback_of_ipv6_find_each_other_and_are_found() {
 }
 
 #[test]
-fn a_peer_announces_who_asks_it_and_tells_who_is_there() {
+fn announce_relay_connects_nodes_of_its_network() {
     let net = Net::new();
     let relay = net.node("relay");
-    // It dials nobody that it only hears of, so the asker has to.
+    // This node dials no announced node, so `here` must dial it.
     let behind = TestNode::start(Config { dial_allow: Some(Vec::new()), ..net.config("behind") });
     relay.wait_for_peers(1);
     let here = outsider(&net, "here");
     assert_eq!(
-        heard(&contact(&here, relay.location.into(), at_port_of(&net), secs(10))),
+        heard(&connect(&here, relay.location.into(), at_port_of(&net), secs(10))),
         Ok(vec![relay.location])
     );
     assert_eq!(here.step(|cx| cx.peers()), vec![relay.location]);
     let relayed = PeerOptions { broadcast: true, ..at_port_of(&net) };
-    assert_eq!(heard(&contact(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
+    assert_eq!(heard(&connect(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
     here.wait_for_peers(2);
     behind.wait_for_peers(2);
 }
 
 #[test]
-fn nodes_behind_a_peer_hear_of_who_asks_it() {
+fn announce_relay_announces_requesting_node() {
     let net = Net::new();
     let relay = net.node("relay");
-    let adapter = shared_ear(net.udp_port);
+    let socket = announcement_socket(net.udp_port);
     let here = outsider(&net, "here");
     let relayed = PeerOptions { broadcast: true, ..at_port_of(&net) };
-    assert_eq!(heard(&contact(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
+    assert_eq!(heard(&connect(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
     let key = DatagramKey::new(0, &net.secret);
     let mut bytes = [0; 2048];
-    wait_for("the announcement of who asked", || {
-        let (count, _) = adapter.recv_from(&mut bytes).expect("the relay announces");
-        let said = Datagram::decode(Some(&key), &bytes[..count]).expect("the net's own");
-        match said {
-            Datagram::Announce(said) if said.name == "here" => {
-                let locations: Vec<SocketAddr> = said.locations.iter().collect();
+    wait_for("the announcement of `here`", || {
+        let (count, _) = socket.recv_from(&mut bytes).expect("the relay announces");
+        let datagram = Datagram::decode(Some(&key), &bytes[..count]).expect("a datagram of this network");
+        match datagram {
+            Datagram::Announce(announcement) if announcement.name == "here" => {
+                let locations: Vec<SocketAddr> = announcement.locations.iter().collect();
                 assert_eq!(locations, [here.location.addr()]);
                 Some(())
             }
@@ -193,33 +198,33 @@ fn nodes_behind_a_peer_hear_of_who_asks_it() {
     });
 }
 
-/// A socket that hears what nodes on loopback announce, beside them.
-fn shared_ear(udp_port: u16) -> UdpSocket {
+/// A socket that shares the UDP port of the nodes on loopback and receives their announcements.
+fn announcement_socket(udp_port: u16) -> UdpSocket {
     use socket2::{Domain, Socket, Type};
-    let adapter = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
-    adapter.set_reuse_address(true).expect("it is new");
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("the socket is not bound yet");
     #[cfg(unix)]
-    adapter.set_reuse_port(true).expect("it is new");
-    adapter.set_read_timeout(Some(common::PATIENCE)).expect("it is new");
+    socket.set_reuse_port(true).expect("the socket is not bound yet");
+    socket.set_read_timeout(Some(common::PATIENCE)).expect("the timeout is not zero");
     let at: SocketAddr = ([127, 255, 255, 255], udp_port).into();
-    adapter.bind(&at.into()).expect("the port is shared");
-    adapter.into()
+    socket.bind(&at.into()).expect("the port is shared");
+    socket.into()
 }
 
 #[test]
-fn addresses_at_which_no_node_can_be_are_refused_at_the_start() {
+fn config_with_unusable_address_is_refused() {
     let ip = |text: &str| text.parse().expect("an address");
     let config =
         |ip, ext_ip_addr, dial_allow| Config { ip, ext_ip_addr, dial_allow, ..Net::new().config("x") };
-    let refused = |config: Config| antiphon_dist::Node::new(config).map(|node| node.location());
-    for none in ["0.0.0.0", "224.0.0.1", "ff02::1", "::", "255.255.255.255"] {
-        let is_undialled =
-            |found| matches!(found, Err(NodeError::UndialledIp { ip: found }) if found == ip(none));
-        assert!(is_undialled(refused(config(ip(none), None, None))), "{none}");
-        assert!(is_undialled(refused(config(ip("127.0.0.1"), Some(ip(none)), None))), "{none}");
+    let start = |config: Config| antiphon_dist::Node::new(config).map(|node| node.location());
+    for unusable in ["0.0.0.0", "224.0.0.1", "ff02::1", "::", "255.255.255.255"] {
+        let is_refused =
+            |found| matches!(found, Err(NodeError::UndialledIp { ip: found }) if found == ip(unusable));
+        assert!(is_refused(start(config(ip(unusable), None, None))), "{unusable}");
+        assert!(is_refused(start(config(ip("127.0.0.1"), Some(ip(unusable)), None))), "{unusable}");
     }
     for (network, bits) in [("10.0.0.0", 33), ("fe80::", 129)] {
-        let found = refused(config(ip("127.0.0.1"), None, Some(vec![(ip(network), bits)])));
+        let found = start(config(ip("127.0.0.1"), None, Some(vec![(ip(network), bits)])));
         assert!(matches!(found, Err(NodeError::Network { .. })), "{network}/{bits}");
     }
 }

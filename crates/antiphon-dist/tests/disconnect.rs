@@ -1,5 +1,4 @@
-//! Peers that part: for a while, because nothing is sent; for good, because one wants it so; or because one ignores
-//! the other.
+//! Idle close, disconnects, and ignored peers.
 
 mod common;
 
@@ -12,108 +11,108 @@ use antiphon_dist::{
     Status, UnknownPeer,
 };
 use antiphon_sched::{Addr, Cx, Event, receive, secs, stop};
-use common::{End, Net, TestNode, heard, heard_until};
+use common::{End, Net, TestNode, heard, heard_until, tell_test};
 
-fn closing(node: &TestNode, at: Location, timeout: Duration) -> Receiver<Result<(), CloseError>> {
-    let (tell, told) = channel();
+fn start_close(node: &TestNode, at: Location, timeout: Duration) -> Receiver<Result<(), CloseError>> {
+    let (sender, results) = channel();
     node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.close_peer(at, timeout, |closed| closed);
             receive()
         }
         Event::Message(closed) => {
-            common::tell_test(&tell, closed);
+            tell_test(&sender, closed);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
-fn contacting(
+fn start_connect(
     node: &TestNode,
     at: Location,
     options: PeerOptions,
 ) -> Receiver<Result<Vec<Location>, PeerError>> {
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.peer_with(at, options, secs(10), |found| found);
             receive()
         }
         Event::Message(found) => {
-            common::tell_test(&tell, found);
+            tell_test(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
-fn contact(node: &TestNode, at: Location) -> Result<Vec<Location>, PeerError> {
-    heard(&contacting(node, at, PeerOptions::default()))
+fn connect(node: &TestNode, at: Location) -> Result<Vec<Location>, PeerError> {
+    heard(&start_connect(node, at, PeerOptions::default()))
 }
 
-fn is_at_rest(counts: &Counts) -> bool {
+fn is_disconnected(counts: &Counts) -> bool {
     counts.connections == 0
 }
 
-/// Both have closed their connection, and are peers still.
-fn rest(one: &TestNode, other: &TestNode) {
-    one.wait_for_counts("the connection to be closed", is_at_rest);
-    other.wait_for_counts("the connection to be closed", is_at_rest);
+/// Waits until both nodes have closed their connection. They are still peers.
+fn wait_for_idle_close(one: &TestNode, other: &TestNode) {
+    one.wait_for_counts("an idle close", is_disconnected);
+    other.wait_for_counts("an idle close", is_disconnected);
     assert_eq!(one.step(|cx| cx.peers().len()), 1);
 }
 
 #[test]
-fn a_connection_that_nothing_needs_is_closed_and_what_is_sent_next_arrives() {
+fn idle_connection_closes_and_next_message_arrives() {
     let net = Net::new();
     let there = TestNode::start(Config { stream_send: false, ..net.quiet("there", &[]) });
-    // Its configuration tells it to dial for ever.
+    // A configured peer is dialled without end.
     let here = net.quiet_node("here", &[there.location]);
     let (at_there, at_here) = (there.listener::<String>("there"), here.listener::<String>("here"));
     let (to_there, to_here): (Addr<String>, Addr<String>) = (here.find("there"), there.find("here"));
-    rest(&here, &there);
+    wait_for_idle_close(&here, &there);
     assert_eq!(here.deliver(to_there, "one".into()), Ok(()));
     assert_eq!(heard(&at_there), "one");
-    rest(&here, &there);
+    wait_for_idle_close(&here, &there);
     assert_eq!(there.deliver(to_here, "two".into()), Ok(()));
     assert_eq!(heard(&at_here), "two");
-    rest(&here, &there);
-    assert_eq!(contact(&here, there.location), Ok(vec![there.location]));
-    assert_eq!(here.counts().connections, 1, "to contact is to look whether it is there");
+    wait_for_idle_close(&here, &there);
+    assert_eq!(connect(&here, there.location), Ok(vec![there.location]));
+    assert_eq!(here.counts().connections, 1, "a connect request opens the connection again");
 }
 
 #[test]
-fn a_contact_says_whether_the_connection_is_kept() {
+fn peer_option_stream_send_false_permits_idle_close() {
     let net = Net::new();
     let (here, there) = (net.quiet_node("here", &[]), net.quiet_node("there", &[]));
     let closes = PeerOptions { stream_send: Some(false), ..PeerOptions::default() };
-    assert_eq!(heard(&contacting(&here, there.location, closes)), Ok(vec![there.location]));
-    rest(&here, &there);
+    assert_eq!(heard(&start_connect(&here, there.location, closes)), Ok(vec![there.location]));
+    wait_for_idle_close(&here, &there);
 }
 
 #[test]
-fn a_peer_that_left_while_its_session_was_at_rest_is_lost_when_something_is_sent_to_it() {
+fn peer_stopped_after_idle_close_becomes_offline() {
     let net = Net::new();
     let there = TestNode::start(Config { stream_send: false, ..net.quiet("there", &[]) });
     let here = net.quiet_node("here", &[there.location]);
     let _listening = there.listener::<String>("there");
     let to: Addr<String> = here.find("there");
-    rest(&here, &there);
+    wait_for_idle_close(&here, &there);
     there.stop();
-    assert_eq!(here.step(|cx| cx.peers().len()), 1, "nobody has looked");
+    assert_eq!(here.step(|cx| cx.peers().len()), 1, "the loss is not noticed yet");
     let down = here.watch(to);
     let statuses = here.statuses();
     assert_eq!(heard(&down), End::NodeLost);
-    heard_until(&statuses, |told| *told == ("there".into(), Status::Offline));
+    heard_until(&statuses, |status| *status == ("there".into(), Status::Offline));
     assert_eq!(here.step(|cx| cx.peers().len()), 0);
 }
 
 #[test]
-fn a_peer_that_is_closed_has_heard_all_and_is_met_again_when_it_is_contacted() {
+fn close_peer_delivers_all_and_allows_reconnect() {
     let net = Net::new();
-    // Both are configured to dial each other for ever, and hear each other's announcements.
+    // `here` dials its configured peer without end, and both receive the announcements of the other.
     let there = net.node("there");
     let here = TestNode::start(Config { peers: vec![there.location.into()], ..net.config("here") });
     there.wait_for_peers(1);
@@ -123,7 +122,7 @@ fn a_peer_that_is_closed_has_heard_all_and_is_met_again_when_it_is_contacted() {
     assert_eq!(heard(&statuses), ("here".into(), Status::Online));
     let down = here.watch(to);
     let at = there.location;
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     here.spawn(move |cx, event| match event {
         Event::Start => {
             for number in 0..5_000 {
@@ -134,30 +133,31 @@ fn a_peer_that_is_closed_has_heard_all_and_is_met_again_when_it_is_contacted() {
             receive()
         }
         Event::Message(closed) => {
-            common::tell_test(&tell, closed);
+            tell_test(&sender, closed);
             receive()
         }
         _ => receive(),
     });
-    assert_eq!((heard(&told), heard(&told)), (Ok(()), Ok(())));
+    assert_eq!((heard(&results), heard(&results)), (Ok(()), Ok(())));
     assert_eq!(heard(&down), End::NodeLost);
     assert_eq!(here.stats().dead_letters, 0);
     for number in 0..5_000 {
         assert_eq!(heard(&at_there), number.to_string());
     }
     assert_eq!(heard(&statuses), ("here".into(), Status::Offline));
-    assert_eq!(heard(&closing(&here, at, secs(5))), Ok(()), "it is closed already");
-    // Announcements come within a second, and dials of the configuration within two: it is the span that is tested.
+    assert_eq!(heard(&start_close(&here, at, secs(5))), Ok(()), "the peer is disconnected already");
+    // An announcement arrives within one second, and a configured peer is dialled within two. Neither may connect the
+    // nodes, so the test waits for a fixed time.
     std::thread::sleep(secs(3));
     let counts = [here.counts(), there.counts()];
     assert_eq!(counts.map(|counts| (counts.connections, counts.monitors, counts.receipts)), [(0, 0, 0); 2]);
-    assert_eq!(here.deliver(to, "again".into()), Ok(()), "a message contacts it anew");
+    assert_eq!(here.deliver(to, "again".into()), Ok(()), "a message opens a new session");
     assert_eq!(heard(&at_there), "again");
     assert_eq!(heard(&statuses), ("here".into(), Status::Online));
 }
 
 #[test]
-fn what_is_sent_while_a_peer_is_being_closed_waits_for_another_session() {
+fn send_during_close_uses_next_session() {
     let net = Net::new();
     let (there, here) = net.pair();
     let at_there = there.listener::<String>("there");
@@ -179,13 +179,13 @@ fn what_is_sent_while_a_peer_is_being_closed_waits_for_another_session() {
 }
 
 #[test]
-fn what_is_asked_while_a_peer_is_being_closed_is_answered_by_another_session() {
+fn deliver_during_close_completes_in_next_session() {
     let net = Net::new();
     let (there, here) = net.pair();
     let at_there = there.listener::<String>("there");
     let to: Addr<String> = here.find("there");
     let at = there.location;
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     here.spawn(move |cx: &mut Cx<Option<Result<(), DeliverError>>>, event| match event {
         Event::Start => {
             cx.close_peer(at, secs(20), |_| None);
@@ -193,68 +193,72 @@ fn what_is_asked_while_a_peer_is_being_closed_is_answered_by_another_session() {
             receive()
         }
         Event::Message(Some(done)) => {
-            common::tell_test(&tell, done);
+            tell_test(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&told), Ok(()), "it was not under way when the session ended");
+    assert_eq!(heard(&results), Ok(()), "the message was not sent in the session that ended");
     assert_eq!(heard(&at_there), "in between");
 }
 
 #[test]
-fn two_nodes_that_close_each_other_at_once_are_both_answered() {
+fn mutual_close_completes_on_both_sides() {
     let net = Net::new();
     let (there, here) = net.pair();
-    let one = closing(&there, here.location, secs(20));
-    let other = closing(&here, there.location, secs(20));
-    assert_eq!([heard(&one), heard(&other)].map(|closed| closed.is_ok()), [true; 2]);
+    let one = start_close(&there, here.location, secs(20));
+    let other = start_close(&here, there.location, secs(20));
+    assert_eq!([heard(&one), heard(&other)], [Ok(()); 2]);
 }
 
 #[test]
-fn a_session_at_rest_is_closed_with_goodbye_too() {
+fn close_peer_after_idle_close_sends_goodbye() {
     let net = Net::new();
     let there = TestNode::start(Config { stream_send: false, ..net.quiet("there", &[]) });
     let here = net.quiet_node("here", &[there.location]);
     there.wait_for_peers(1);
-    rest(&here, &there);
-    assert_eq!(heard(&closing(&here, there.location, secs(10))), Ok(()));
+    wait_for_idle_close(&here, &there);
+    assert_eq!(heard(&start_close(&here, there.location, secs(10))), Ok(()));
     there.wait_for_peers(0);
     assert_eq!(here.step(|cx| cx.peers().len()), 0);
 }
 
 #[test]
-fn where_no_peer_is_known_none_is_closed() {
+fn close_peer_at_unknown_location_fails() {
     let here = Net::new().quiet_node("here", &[]);
     for at in ["127.0.0.1:9", "127.0.0.1:0"] {
         let at: Location = at.parse().expect("a location");
-        assert_eq!(heard(&closing(&here, at, secs(1))), Err(CloseError::Unknown(UnknownPeer { at })));
+        assert_eq!(heard(&start_close(&here, at, secs(1))), Err(CloseError::Unknown(UnknownPeer { at })));
     }
 }
 
-fn ignore(node: &TestNode, whom: impl Into<Ignored>) {
-    let whom = whom.into();
-    node.step(move |cx| cx.ignore_peers(whom));
+fn ignore(node: &TestNode, peers: impl Into<Ignored>) {
+    let peers = peers.into();
+    node.step(move |cx| cx.ignore_peers(peers));
 }
 
 #[test]
-fn strangers_are_ignored_and_peers_stay_until_it_is_taken_back() {
+fn ignore_unknown_nodes_keeps_peers() {
     let net = Net::new();
     let (here, friend) = net.pair();
-    let stranger = net.quiet_node("stranger", &[]);
+    let unknown = net.quiet_node("unknown", &[]);
     ignore(&here, Ignored::UnknownNodes);
-    assert_eq!(contact(&stranger, here.location), Err(PeerError::Refused(Refusal::Ignored)));
+    assert_eq!(connect(&unknown, here.location), Err(PeerError::Refused(Refusal::Ignored)));
     assert_eq!(here.step(|cx| cx.peers().len()), 1);
-    assert_eq!(contact(&here, friend.location), Ok(vec![friend.location]));
-    assert_eq!(contact(&here, stranger.location), Ok(vec![stranger.location]), "it is this node's own will");
+    assert_eq!(connect(&here, friend.location), Ok(vec![friend.location]));
+    assert_eq!(
+        connect(&here, unknown.location),
+        Ok(vec![unknown.location]),
+        "this node still dials unknown nodes"
+    );
     let another = net.quiet_node("another", &[]);
-    assert_eq!(contact(&another, here.location), Err(PeerError::Refused(Refusal::Ignored)));
+    assert_eq!(connect(&another, here.location), Err(PeerError::Refused(Refusal::Ignored)));
     ignore(&here, Ignored::None);
-    assert_eq!(contact(&another, here.location), Ok(vec![here.location]));
+    assert_eq!(connect(&another, here.location), Ok(vec![here.location]));
 }
 
 #[test]
-fn nodes_at_an_address_that_is_ignored_from_now_on_are_left_with_goodbye() {
+fn ignore_address_disconnects_its_peers() {
     let net = Net::new();
     let here = net.quiet_node("here", &[]);
     let other: IpAddr = Ipv4Addr::new(127, 0, 0, 2).into();
@@ -266,9 +270,9 @@ fn nodes_at_an_address_that_is_ignored_from_now_on_are_left_with_goodbye() {
     ignore(&here, other);
     assert_eq!(heard(&statuses), ("here".into(), Status::Offline));
     here.wait_for_peers(1);
-    assert_eq!(contact(&here, there.location), Err(PeerError::Refused(Refusal::Ignored)));
-    assert!(contact(&there, here.location).is_err());
-    assert_eq!(contact(&here, friend.location), Ok(vec![friend.location]));
+    assert_eq!(connect(&here, there.location), Err(PeerError::Refused(Refusal::Ignored)));
+    assert_eq!(connect(&there, here.location), Err(PeerError::Refused(Refusal::Ignored)));
+    assert_eq!(connect(&here, friend.location), Ok(vec![friend.location]));
     ignore(&here, Ignored::None);
-    assert_eq!(contact(&there, here.location), Ok(vec![here.location]));
+    assert_eq!(connect(&there, here.location), Ok(vec![here.location]));
 }

@@ -1,111 +1,109 @@
-//! Names and nodes that are looked for, and found when they appear.
+//! Lookups of names and nodes, registration, discovery and peer watches.
 
 mod common;
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use antiphon_dist::{LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode};
 use antiphon_sched::{Addr, Cx, Event, NodeId, Wire, exit, millis, receive, secs, stop};
 use common::{End, Net, TestNode, heard, heard_until, tell_test, wait_for};
 
-/// Looks for something, as `look` says, and tells what comes of it.
-fn look<R: Send + 'static>(
+/// Opens a request in a new actor; the receiver gets the reply.
+fn request<R: Send + 'static>(
     node: &TestNode,
-    look: impl FnOnce(&mut Cx<'_, R>) + Send + 'static,
+    open: impl FnOnce(&mut Cx<'_, R>) + Send + 'static,
 ) -> Receiver<R> {
-    let (tell, told) = channel();
-    let mut look = Some(look);
+    let (sender, results) = channel();
+    let mut open = Some(open);
     node.spawn(move |cx: &mut Cx<R>, event| match event {
         Event::Start => {
-            if let Some(look) = look.take() {
-                look(cx);
+            if let Some(open) = open.take() {
+                open(cx);
             }
             receive()
         }
         Event::Message(found) => {
-            tell_test(&tell, found);
+            tell_test(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
-type Found<M> = Result<Addr<M>, LocateError>;
+type LocateResult<M> = Result<Addr<M>, LocateError>;
 
-fn locate<M: Wire>(node: &TestNode, name: &'static str, timeout: Duration) -> Receiver<Found<M>> {
-    look(node, move |cx| cx.locate(name, timeout, |found| found))
+fn locate<M: Wire>(node: &TestNode, name: &'static str, timeout: Duration) -> Receiver<LocateResult<M>> {
+    request(node, move |cx| cx.locate(name, timeout, |found| found))
 }
 
 #[test]
-fn a_name_that_is_registered_later_is_found_then() {
+fn locate_completes_when_name_is_registered() {
     let (there, here) = Net::new().pair();
-    let told = locate::<String>(&here, "late", secs(10));
-    there.wait_for_counts("the question", |counts| counts.lookups == 1);
-    assert_eq!(told.recv_timeout(millis(100)).ok(), None);
+    let results = locate::<String>(&here, "late", secs(10));
+    there.wait_for_counts("the lookup", |counts| counts.lookups == 1);
+    assert_eq!(results.recv_timeout(millis(100)), Err(RecvTimeoutError::Timeout));
     let _listening = there.listener::<String>("late");
-    assert!(heard(&told).is_ok());
-    here.wait_for_counts("no open question", |counts| counts.lookups == 0);
-    there.wait_for_counts("no open question", |counts| counts.lookups == 0);
+    assert!(heard(&results).is_ok());
+    here.wait_for_counts("no open lookup", |counts| counts.lookups == 0);
+    there.wait_for_counts("no open lookup", |counts| counts.lookups == 0);
 }
 
 #[test]
-fn a_name_at_home_is_found_now_and_later() {
+fn locate_finds_local_name_before_and_after_registration() {
     let node = Net::new().quiet_node("alone", &[]);
-    let told = locate::<String>(&node, "name", secs(10));
+    let results = locate::<String>(&node, "name", secs(10));
     let _listening = node.listener::<String>("name");
-    assert!(heard(&told).is_ok());
+    assert!(heard(&results).is_ok());
     assert!(heard(&locate::<String>(&node, "name", secs(10))).is_ok());
     assert_eq!(node.counts().lookups, 0);
 }
 
 #[test]
-fn a_name_of_a_peer_that_joins_later_is_found_then() {
+fn locate_completes_when_peer_connects() {
     let net = Net::new();
     let here = net.node("here");
-    let told = locate::<String>(&here, "late", secs(10));
-    here.wait_for_counts("the question", |counts| counts.lookups == 1);
+    let results = locate::<String>(&here, "late", secs(10));
+    here.wait_for_counts("the lookup", |counts| counts.lookups == 1);
     let there = net.node("there");
     let _listening = there.listener::<String>("late");
-    assert!(heard(&told).is_ok());
+    assert!(heard(&results).is_ok());
 }
 
 #[test]
-fn a_name_that_nobody_has_times_out_in_time_and_is_no_longer_asked_for() {
+fn locate_unknown_name_times_out_and_closes() {
     let (there, here) = Net::new().pair();
-    let asked = Instant::now();
-    assert_eq!(heard(&locate::<String>(&here, "nobody", millis(300))), Err(LocateError::TimedOut));
-    assert!((millis(300)..secs(3)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
-    there.wait_for_counts("no open question", |counts| counts.lookups == 0);
-    let mut late = here.step(|cx| cx.register("x"));
-    assert_eq!(late, Ok(()));
-    late = here.step(|cx| cx.register(""));
-    assert_eq!(late, Err(RegisterError::BadName));
+    let start = Instant::now();
+    assert_eq!(heard(&locate::<String>(&here, "absent", millis(300))), Err(LocateError::TimedOut));
+    assert!((millis(300)..secs(3)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    there.wait_for_counts("no open lookup", |counts| counts.lookups == 0);
+    assert_eq!(here.step(|cx| cx.register("x")), Ok(()));
+    assert_eq!(here.step(|cx| cx.register("")), Err(RegisterError::BadName));
     assert_eq!(heard(&locate::<String>(&here, "", secs(1))), Err(LocateError::BadName));
 }
 
 #[test]
-fn a_type_whose_composed_name_is_too_long_can_be_neither_registered_nor_located() {
+fn type_name_too_long_is_refused() {
     type Deep<T> = (T, T, T, T, T, T);
     type Deepest = Deep<Deep<Deep<u64>>>;
     let bytes = Deepest::name().len();
     assert!(bytes > 255);
     let node = Net::new().node("deep");
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     node.spawn(move |cx: &mut Cx<Deepest>, event| {
         if let Event::Start = event {
-            tell_test(&tell, cx.register("deep"));
+            tell_test(&sender, cx.register("deep"));
         }
         receive()
     });
-    assert_eq!(heard(&told), Err(RegisterError::TypeNameTooLong { bytes }));
+    assert_eq!(heard(&results), Err(RegisterError::TypeNameTooLong { bytes }));
     let refused = heard(&locate::<Deepest>(&node, "deep", secs(1)));
     assert_eq!(refused.err(), Some(LocateError::TypeNameTooLong { bytes }));
 }
 
 #[test]
-fn a_name_of_another_type_is_told_with_both_types() {
+fn locate_wrong_type_reports_both_types() {
     let (there, here) = Net::new().pair();
     let _listening = there.listener::<u64>("number");
     let wrong = |wanted: &str| LocateError::WrongType { wanted: wanted.into(), found: u64::name().into() };
@@ -114,63 +112,66 @@ fn a_name_of_another_type_is_told_with_both_types() {
 }
 
 #[test]
-fn a_name_at_one_location_is_that_nodes_own() {
+fn locate_at_finds_names_of_one_node() {
     let net = Net::new();
     let (one, two) = (net.quiet_node("one", &[]), net.quiet_node("two", &[]));
     let here = net.quiet_node("here", &[]);
     let _one = one.listener::<String>("name");
     let (at_one, at_two) = (one.location, two.location);
     let at = |at: Location| {
-        look(&here, move |cx| cx.locate_at("name", at, secs(10), |found: Found<String>| found))
+        request(&here, move |cx| cx.locate_at("name", at, secs(10), |found: LocateResult<String>| found))
     };
-    assert_eq!(heard(&at(at_one)).expect("it is there").node(), one.handle.node_id());
-    let told = at(at_two);
-    // The other node is dialled, and does not have it yet.
+    assert_eq!(heard(&at(at_one)).expect("the name is registered").node(), one.handle.node_id());
+    let results = at(at_two);
+    // `here` connects to the second node, where the name is not registered yet.
     here.wait_for_peers(2);
-    two.wait_for_counts("the question", |counts| counts.lookups == 1);
+    two.wait_for_counts("the lookup", |counts| counts.lookups == 1);
     let _two = two.listener::<String>("name");
-    assert_eq!(heard(&told).expect("it is there now").node(), two.handle.node_id());
+    assert_eq!(heard(&results).expect("the name is registered now").node(), two.handle.node_id());
     let _here = here.listener::<String>("name");
-    assert_eq!(heard(&at(here.location)).expect("it is here").node(), here.handle.node_id());
-    let nobody = Net::new().quiet_node("gone", &[]).location;
-    let told = look(&here, move |cx| cx.locate_at("name", nobody, millis(300), |found: Found<String>| found));
-    assert_eq!(heard(&told), Err(LocateError::TimedOut));
+    assert_eq!(heard(&at(here.location)).expect("the name is registered here").node(), here.handle.node_id());
+    let absent = Net::new().quiet_node("stopped", &[]).location;
+    let results = request(&here, move |cx| {
+        cx.locate_at("name", absent, millis(300), |found: LocateResult<String>| found)
+    });
+    assert_eq!(heard(&results), Err(LocateError::TimedOut));
 }
 
 #[test]
-fn all_that_bear_a_name_are_collected() {
+fn locate_all_finds_name_on_every_node() {
     let net = Net::new();
     let nodes: Vec<TestNode> = ["a", "b", "c"].map(|name| net.node(name)).into();
     nodes.iter().for_each(|node| node.wait_for_peers(2));
-    let told: Vec<_> = nodes.iter().map(|node| node.listener::<String>("name")).collect();
+    let listeners: Vec<_> = nodes.iter().map(|node| node.listener::<String>("name")).collect();
     let _other = nodes[0].listener::<u64>("number");
-    type All = Result<Vec<Addr<String>>, LocateError>;
-    let all =
-        |name: &'static str| look(&nodes[0], move |cx| cx.locate_all(name, secs(2), |found: All| found));
-    let found = heard(&all("name")).expect("they are there");
-    let mut homes: Vec<NodeId> = found.iter().map(|addr| addr.node()).collect();
-    homes.sort_unstable();
-    let mut wanted: Vec<NodeId> = nodes.iter().map(|node| node.handle.node_id()).collect();
-    wanted.sort_unstable();
-    assert_eq!(homes, wanted);
+    type LocateAllResult = Result<Vec<Addr<String>>, LocateError>;
+    let all = |name: &'static str| {
+        request(&nodes[0], move |cx| cx.locate_all(name, secs(2), |found: LocateAllResult| found))
+    };
+    let found = heard(&all("name")).expect("the name is registered");
+    let mut found: Vec<NodeId> = found.iter().map(|addr| addr.node()).collect();
+    found.sort_unstable();
+    let mut expected: Vec<NodeId> = nodes.iter().map(|node| node.handle.node_id()).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
     assert_eq!(heard(&all("number")), Ok(vec![]));
-    assert_eq!(heard(&all("nobody")), Ok(vec![]));
-    drop(told);
+    assert_eq!(heard(&all("absent")), Ok(vec![]));
+    drop(listeners);
 }
 
 #[test]
-fn a_node_is_found_by_its_name_now_and_later() {
+fn locate_node_completes_when_node_connects() {
     let net = Net::new();
     let here = net.node("here");
-    let find = |name: &'static str| look(&here, move |cx| cx.locate_node(name, secs(10), |found| found));
+    let find = |name: &'static str| request(&here, move |cx| cx.locate_node(name, secs(10), |found| found));
     assert_eq!(heard(&find("here")), Ok(here.location));
-    let told = find("there");
-    here.wait_for_counts("the question", |counts| counts.lookups == 1);
+    let results = find("there");
+    here.wait_for_counts("the lookup", |counts| counts.lookups == 1);
     let there = net.node("there");
-    assert_eq!(heard(&told), Ok(there.location));
+    assert_eq!(heard(&results), Ok(there.location));
     assert_eq!(heard(&find("there")), Ok(there.location));
-    let told = look(&here, |cx| cx.locate_node("nobody", millis(200), |found| found));
-    assert_eq!(heard(&told), Err(LocateError::TimedOut));
+    let results = request(&here, |cx| cx.locate_node("absent", millis(200), |found| found));
+    assert_eq!(heard(&results), Err(LocateError::TimedOut));
     let node_id = there.handle.node_id();
     assert_eq!(here.step(move |cx| cx.location_of(node_id)), Ok(there.location));
     let unknown = NodeId::from_bits(7);
@@ -178,27 +179,27 @@ fn a_node_is_found_by_its_name_now_and_later() {
 }
 
 #[test]
-fn a_name_is_its_owners_until_it_is_given_back_or_the_owner_ends() {
+fn name_is_held_until_unregister_or_exit() {
     let (there, here) = Net::new().pair();
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     let owner = there.spawn(move |cx: &mut Cx<String>, event| match event {
         Event::Start => {
             cx.register("name")?;
-            tell_test(&tell, cx.register("name"));
+            tell_test(&sender, cx.register("name"));
             receive()
         }
-        Event::Message(text) if text == "give back" => {
-            tell_test(&tell, cx.unregister("name"));
+        Event::Message(text) if text == "unregister" => {
+            tell_test(&sender, cx.unregister("name"));
             receive()
         }
-        Event::Message(text) if text == "take" => {
-            tell_test(&tell, cx.register("name"));
+        Event::Message(text) if text == "register" => {
+            tell_test(&sender, cx.register("name"));
             receive()
         }
         Event::Message(_) => exit(7u64),
         _ => receive(),
     });
-    assert_eq!(heard(&told), Ok(()), "to register twice changes nothing");
+    assert_eq!(heard(&results), Ok(()), "the owner may register the name again");
     let taken = RegisterError::Taken { name: "name".into() };
     let not_owner = RegisterError::NotOwner { name: "name".into() };
     assert_eq!(there.step(|cx| cx.register("name")), Err(taken));
@@ -206,11 +207,11 @@ fn a_name_is_its_owners_until_it_is_given_back_or_the_owner_ends() {
     let found: Addr<String> = here.find("name");
     assert!(found == owner);
 
-    assert_eq!(here.deliver(found, "give back".into()), Ok(()));
-    assert_eq!(heard(&told), Ok(()));
+    assert_eq!(here.deliver(found, "unregister".into()), Ok(()));
+    assert_eq!(heard(&results), Ok(()));
     assert_eq!(heard(&locate::<String>(&here, "name", millis(200))), Err(LocateError::TimedOut));
-    assert_eq!(here.deliver(found, "take".into()), Ok(()));
-    assert_eq!(heard(&told), Ok(()));
+    assert_eq!(here.deliver(found, "register".into()), Ok(()));
+    assert_eq!(heard(&results), Ok(()));
     assert!(heard(&locate::<String>(&here, "name", secs(10))).is_ok());
 
     let down = here.watch(found);
@@ -222,59 +223,61 @@ fn a_name_is_its_owners_until_it_is_given_back_or_the_owner_ends() {
 }
 
 #[test]
-fn five_nodes_on_one_host_and_port_all_find_each_other() {
+fn five_nodes_on_one_port_all_connect() {
     let net = Net::new();
     let nodes: Vec<TestNode> = ["a", "b", "c", "d", "e"].map(|name| net.node(name)).into();
     let quiet = net.quiet_node("quiet", &[]);
     nodes.iter().for_each(|node| node.wait_for_peers(4));
     let one_each = |node: &TestNode| node.counts().connections == 4;
     wait_for("one connection each", || nodes.iter().all(one_each).then_some(()));
-    assert_eq!(quiet.counts().peers, 0, "who does not discover is not found");
+    assert_eq!(quiet.counts().peers, 0, "a node without discovery is not found");
     assert_eq!(quiet.step(|cx| cx.peers()), vec![]);
 }
 
 #[test]
-fn two_nodes_of_one_name_both_stay_and_a_warning_names_both() {
+fn duplicate_node_name_logs_one_warning() {
     let net = Net::new();
     let here = net.quiet_node("here", &[]);
     let twins = [net.quiet_node("twin", &[here.location]), net.quiet_node("twin", &[here.location])];
     here.wait_for_peers(2);
-    let said = here.log.lines("twin");
-    assert_eq!(said.len(), 1, "{:?}", here.log.lines(""));
-    assert!(twins.iter().all(|twin| said[0].contains(&twin.location.to_string())), "{said:?}");
+    let warnings = here.log.lines("twin");
+    assert_eq!(warnings.len(), 1, "{:?}", here.log.lines(""));
+    assert!(twins.iter().all(|twin| warnings[0].contains(&twin.location.to_string())), "{warnings:?}");
 }
 
 #[test]
-fn who_watches_peers_is_told_of_each_until_it_no_longer_wants_to() {
+fn peer_watch_reports_statuses_until_unwatched() {
     let net = Net::new();
     let here = net.quiet_node("here", &[]);
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     let watcher = here.spawn(move |cx: &mut Cx<Option<PeerStatus>>, event| {
         match event {
             Event::Start => {
                 let watch = cx.peer_status(Some);
-                tell_test(&tell, Err(watch));
+                tell_test(&sender, Err(watch));
             }
-            Event::Message(status) => tell_test(&tell, Ok(status.map(|status| (status.name, status.status)))),
+            Event::Message(status) => {
+                tell_test(&sender, Ok(status.map(|status| (status.name, status.status))))
+            }
             _ => {}
         }
         receive()
     });
-    let Err(watch) = heard(&told) else { panic!("the watch comes first") };
+    let Err(watch) = heard(&results) else { panic!("the watch comes first") };
     let one = net.quiet_node("one", &[here.location]);
-    assert_eq!(heard(&told), Ok(Some(("one".into(), Status::Online))));
+    assert_eq!(heard(&results), Ok(Some(("one".into(), Status::Online))));
     one.stop();
-    assert_eq!(heard(&told), Ok(Some(("one".into(), Status::Offline))));
+    assert_eq!(heard(&results), Ok(Some(("one".into(), Status::Offline))));
     here.step(move |cx| cx.unwatch(watch));
     let statuses = here.statuses();
     let _two = net.quiet_node("two", &[here.location]);
     heard_until(&statuses, |status| *status == ("two".into(), Status::Online));
     here.handle.send(watcher, None).expect("the node runs");
-    assert_eq!(heard(&told), Ok(None));
+    assert_eq!(heard(&results), Ok(None));
 }
 
 #[test]
-fn watchers_of_peers_that_have_ended_are_forgotten() {
+fn peer_watches_of_exited_actors_are_removed() {
     let node = Net::new().quiet_node("alone", &[]);
     for _ in 0..200 {
         node.step(|cx| {

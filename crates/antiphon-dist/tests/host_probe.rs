@@ -1,4 +1,5 @@
-//! What a node does with datagrams that ask who is there: by the core alone, so that they can come from anywhere.
+//! Probes and announcements that a node receives. The tests use the node core alone, so datagrams can have any source
+//! address.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,7 +28,8 @@ impl Driver for TestDriver {
     }
 }
 
-struct Asked {
+/// A node core with a simulated driver, which receives the datagrams of a test.
+struct ProbedNode {
     core: NodeCore,
     driver: TestDriver,
     now: Duration,
@@ -39,40 +41,41 @@ fn at(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-impl Asked {
+impl ProbedNode {
     fn new(config: Config, location: &str) -> Self {
         let sched = loop_of_tests();
         let core = core_of(&sched, config, location);
         Self { core, driver: TestDriver { sched, outputs: Vec::new() }, now: Duration::ZERO }
     }
 
-    fn hear(&mut self, from: &str, bytes: &[u8]) -> Vec<Output> {
+    /// Passes a datagram to the core, and returns the outputs.
+    fn handle(&mut self, from: &str, bytes: &[u8]) -> Vec<Output> {
         let now = Time::ZERO + self.now;
         self.core.handle(now, Input::Datagram(at(from), bytes), &mut self.driver);
         std::mem::take(&mut self.driver.outputs)
     }
 
     fn probe(&mut self, from: &str, reply_to: Option<&str>) -> Vec<Output> {
-        self.hear(from, &probe(reply_to))
+        self.handle(from, &probe(reply_to))
     }
 }
 
 fn loop_of_tests() -> Loop {
     let scheduler = LoopConfig { park: Park::Virtual, watchdog: None, ..LoopConfig::default() };
-    Loop::new(scheduler).expect("a virtual loop needs nothing")
+    Loop::new(scheduler).expect("a virtual loop opens no system resources")
 }
 
 fn core_of(sched: &Loop, config: Config, location: &str) -> NodeCore {
     let config = Config { secret: Some(Secret::from(SECRET)), ..config };
     let networks = vec![(at("10.0.0.0:0").ip(), 24), (at("127.0.0.0:0").ip(), 24)];
     let core = NodeCore::simulated(&config, sched.node_id(), Location::new(at(location)), networks);
-    core.expect("a sound configuration")
+    core.expect("the configuration is valid")
 }
 
 fn sealed(datagram: &Datagram<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let key = DatagramKey::new(0, &Secret::from(SECRET));
-    datagram.encode(Some(&key), &mut bytes).expect("small");
+    datagram.encode(Some(&key), &mut bytes).expect("the datagram is small");
     bytes
 }
 
@@ -82,129 +85,141 @@ fn probe(reply_to: Option<&str>) -> Vec<u8> {
 }
 
 #[test]
-fn a_question_is_answered_where_it_came_from_and_repeated_within_the_host() {
-    let mut asked = Asked::new(Config::default(), "10.0.0.1:7000");
-    let outputs = asked.probe("10.9.9.9:555", None);
-    let [Output::Siblings(repeated), Output::Datagram(to, answer)] = &outputs[..] else {
-        panic!("one repetition, one answer: {outputs:?}");
+fn probe_is_answered_and_repeated_to_siblings() {
+    let mut node = ProbedNode::new(Config::default(), "10.0.0.1:7000");
+    let outputs = node.probe("10.9.9.9:555", None);
+    let [Output::Siblings(repeated), Output::Datagram(to, reply)] = &outputs[..] else {
+        panic!("expected one repeated probe and one reply: {outputs:?}");
     };
     assert_eq!(*to, at("10.9.9.9:555"));
-    assert!(answer.len() <= probe(None).len());
+    assert!(reply.len() <= probe(None).len());
     assert_eq!(repeated, &probe(Some("10.9.9.9:555")));
-    // A sibling hears that, and answers; it repeats nothing.
-    let mut sibling = Asked::new(Config::default(), "10.0.0.1:7001");
-    let outputs = sibling.hear("127.0.0.1:51350", repeated);
+    // A sibling that receives the repeated probe replies to it and does not repeat it.
+    let mut sibling = ProbedNode::new(Config::default(), "10.0.0.1:7001");
+    let outputs = sibling.handle("127.0.0.1:51350", repeated);
     assert!(matches!(&outputs[..], [Output::Datagram(to, _)] if *to == at("10.9.9.9:555")), "{outputs:?}");
 }
 
 #[test]
-fn only_a_sibling_says_where_a_question_came_from() {
-    let mut asked = Asked::new(Config::default(), "10.0.0.1:7000");
-    assert_eq!(asked.probe("10.0.0.2:51350", Some("10.0.0.3:80")), [], "a third party is not sent answers");
-    assert_eq!(asked.core.counts().refused_datagrams, 1);
-    assert_eq!(asked.probe("10.0.0.1:51350", Some("10.0.0.3:80")).len(), 1);
+fn probe_reply_address_requires_sibling() {
+    let mut node = ProbedNode::new(Config::default(), "10.0.0.1:7000");
+    assert_eq!(
+        node.probe("10.0.0.2:51350", Some("10.0.0.3:80")),
+        [],
+        "a reply address from another host is ignored"
+    );
+    assert_eq!(node.core.counts().refused_datagrams, 1);
+    assert_eq!(node.probe("10.0.0.1:51350", Some("10.0.0.3:80")).len(), 1);
 }
 
 #[test]
-fn a_node_on_loopback_answers_nobody_elsewhere() {
-    let mut asked = Asked::new(Config::default(), "127.0.0.1:7000");
-    assert_eq!(asked.probe("127.0.0.1:51350", Some("10.0.0.3:80")), []);
-    assert_eq!(asked.probe("127.0.0.1:51350", Some("127.0.0.1:80")).len(), 1);
+fn loopback_node_replies_only_to_loopback() {
+    let mut node = ProbedNode::new(Config::default(), "127.0.0.1:7000");
+    assert_eq!(node.probe("127.0.0.1:51350", Some("10.0.0.3:80")), []);
+    assert_eq!(node.probe("127.0.0.1:51350", Some("127.0.0.1:80")).len(), 1);
 }
 
 #[test]
-fn a_node_without_discovery_or_that_ignores_the_asker_does_not_answer() {
-    let mut quiet = Asked::new(Config { discover_peers: false, ..Config::default() }, "10.0.0.1:7000");
-    assert_eq!(quiet.probe("10.0.0.2:555", None), []);
+fn probe_ignored_or_without_discovery_gets_no_reply() {
+    let mut undiscoverable =
+        ProbedNode::new(Config { discover_peers: false, ..Config::default() }, "10.0.0.1:7000");
+    assert_eq!(undiscoverable.probe("10.0.0.2:555", None), []);
     let ignoring = Config { ignore_peers: vec![at("10.0.0.2:0").ip()], ..Config::default() };
-    let mut ignoring = Asked::new(ignoring, "10.0.0.1:7000");
+    let mut ignoring = ProbedNode::new(ignoring, "10.0.0.1:7000");
     assert_eq!(ignoring.probe("10.0.0.2:555", None), []);
     assert_eq!(ignoring.probe("127.0.0.1:51350", Some("10.0.0.2:555")), []);
 }
 
 #[test]
-fn questions_repeated_by_whoever_recorded_one_are_answered_a_few_times() {
-    let mut asked = Asked::new(Config::default(), "10.0.0.1:7000");
-    let mut answers = 0;
+fn replayed_probes_get_limited_replies() {
+    let mut node = ProbedNode::new(Config::default(), "10.0.0.1:7000");
+    let mut replies = 0;
     let mut count = |outputs: Vec<Output>| {
-        answers += outputs.iter().filter(|output| matches!(output, Output::Datagram(..))).count();
+        replies += outputs.iter().filter(|output| matches!(output, Output::Datagram(..))).count();
     };
-    // One second: one victim at each of 1,000 ports, and one that is hit all the time.
+    // Within one second, probes with 1,000 forged source ports, and 1,000 probes with the same forged source.
     for hit in 0..1_000 {
-        asked.now = Duration::from_millis(hit);
-        count(asked.probe("10.9.9.9:555", None));
-        count(asked.probe(&format!("10.9.9.9:{}", 1_000 + hit), None));
+        node.now = Duration::from_millis(hit);
+        count(node.probe("10.9.9.9:555", None));
+        count(node.probe(&format!("10.9.9.9:{}", 1_000 + hit), None));
     }
-    assert!((64..=64 + 20).contains(&answers), "{answers} answers");
+    assert!((64..=64 + 20).contains(&replies), "{replies} replies");
 }
 
 #[test]
-fn answers_that_nobody_asked_for_cause_no_dial() {
-    let mut asked = Asked::new(Config::default(), "127.0.0.1:7000");
+fn unrequested_probe_reply_causes_no_dial() {
+    let mut node = ProbedNode::new(Config::default(), "127.0.0.1:7000");
     let locations = [at("127.0.0.2:7000")];
-    let from = Presence { node: NodeId(9), name: "liar", locations: Locations::Plain(&locations) };
-    let answer = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
-    assert_eq!(asked.hear("127.0.0.2:51350", &answer), []);
+    let from = Presence { node: NodeId(9), name: "forged", locations: Locations::Plain(&locations) };
+    let reply = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
+    assert_eq!(node.handle("127.0.0.2:51350", &reply), []);
     let announce = sealed(&Datagram::Announce(from));
-    assert_eq!(asked.hear("127.0.0.2:51350", &announce).len(), 1, "an announcement of the same does");
+    assert_eq!(
+        node.handle("127.0.0.2:51350", &announce).len(),
+        1,
+        "an announcement of the same locations causes a dial"
+    );
 }
 
 #[test]
-fn an_announcement_is_dialled_at_the_address_that_it_came_from_and_only_where_that_is_allowed() {
-    let told = [at("127.0.0.5:7000"), at("127.0.0.2:7000"), at("127.1.0.2:7000")];
+fn announcement_dials_source_or_allowed_location() {
+    let announced = [at("127.0.0.5:7000"), at("127.0.0.2:7000"), at("127.1.0.2:7000")];
     let dialled = |locations: &[SocketAddr]| {
         let from = Presence { node: NodeId(9), name: "nine", locations: Locations::Plain(locations) };
         let bytes = sealed(&Datagram::Announce(from));
-        match Asked::new(Config::default(), "127.0.0.1:7000").hear("127.0.0.2:51350", &bytes)[..] {
+        match ProbedNode::new(Config::default(), "127.0.0.1:7000").handle("127.0.0.2:51350", &bytes)[..] {
             [Output::Dial(_, to)] => Some(to),
             _ => None,
         }
     };
-    assert_eq!(dialled(&told), Some(told[1]));
-    assert_eq!(dialled(&[told[2], told[0]]), Some(told[0]));
-    assert_eq!(dialled(&[told[2]]), None, "that network is not allowed");
-    assert_eq!(dialled(&[at("127.0.0.1:7000")]), None, "that is itself");
+    assert_eq!(dialled(&announced), Some(announced[1]));
+    assert_eq!(dialled(&[announced[2], announced[0]]), Some(announced[0]));
+    assert_eq!(dialled(&[announced[2]]), None, "the network is not allowed");
+    assert_eq!(dialled(&[at("127.0.0.1:7000")]), None, "a node does not dial itself");
 }
 
-/// Has an actor of the node's contact a host, and answers what the node sends.
-fn contact(asked: &mut Asked, host: &str) -> Vec<Output> {
+/// Opens a connect request to a host in an actor of the node, and returns the outputs.
+fn connect(node: &mut ProbedNode, host: &str) -> Vec<Output> {
     let host = at(host).ip();
-    let mut sched = std::mem::replace(&mut asked.driver.sched, loop_of_tests());
+    let mut sched = std::mem::replace(&mut node.driver.sched, loop_of_tests());
     sched.set_transport(Box::new(std::mem::replace(
-        &mut asked.core,
+        &mut node.core,
         core_of(&sched, Config::default(), "127.0.0.1:1"),
     )));
     sched.spawn(move |cx: &mut Cx<Result<Vec<Location>, PeerError>>, event| {
         if matches!(event, Event::Start) {
-            cx.peer(host, secs(60), |answer| answer);
+            cx.peer(host, secs(60), |found| found);
         }
         receive()
     });
     sched.work();
-    asked.core = *sched.take_transport::<NodeCore>().expect("it was put there");
-    asked.driver.sched = sched;
-    asked.core.handle(Time::ZERO + asked.now, Input::Tick, &mut asked.driver);
-    std::mem::take(&mut asked.driver.outputs)
+    node.core = *sched.take_transport::<NodeCore>().expect("the transport was set above");
+    node.driver.sched = sched;
+    node.core.handle(Time::ZERO + node.now, Input::Tick, &mut node.driver);
+    std::mem::take(&mut node.driver.outputs)
 }
 
 #[test]
-fn a_host_that_is_asked_causes_dials_of_its_own_nodes_and_not_too_many() {
-    let mut asking = Asked::new(Config::default(), "127.0.0.1:7000");
-    let outputs = contact(&mut asking, "127.9.0.2:0");
+fn probe_replies_dial_bounded_locations_of_host() {
+    let mut node = ProbedNode::new(Config::default(), "127.0.0.1:7000");
+    let outputs = connect(&mut node, "127.9.0.2:0");
     assert!(matches!(&outputs[..], [Output::Ask(to, _)] if *to == at("127.9.0.2:51350")), "{outputs:?}");
     let mut dialled = Vec::new();
     for number in 0..1_000 {
         let locations = [at("127.8.0.8:7"), SocketAddr::new(at("127.9.0.2:0").ip(), 1_000 + number)];
         let from =
             Presence { node: NodeId(number.into()), name: "many", locations: Locations::Plain(&locations) };
-        let answer = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
-        let outputs = asking.hear("127.9.0.2:51350", &answer);
+        let reply = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
+        let outputs = node.handle("127.9.0.2:51350", &reply);
         dialled.extend(outputs.into_iter().map(|output| match output {
             Output::Dial(_, to) => to,
             other => panic!("{other:?}"),
         }));
-        assert_eq!(asking.hear("127.9.0.3:51350", &answer), [], "that host was not asked");
+        assert_eq!(node.handle("127.9.0.3:51350", &reply), [], "a reply from another host is ignored");
     }
     assert_eq!(dialled.len(), 256);
-    assert!(dialled.iter().all(|to| to.ip() == at("127.9.0.2:0").ip()), "only the host itself was asked for");
+    assert!(
+        dialled.iter().all(|to| to.ip() == at("127.9.0.2:0").ip()),
+        "only locations of the probed host are dialled"
+    );
 }

@@ -1,4 +1,4 @@
-//! Several secrets at a time, so that all nodes can change theirs one after another; and the suites that a secret may have.
+//! Secret rotation with several accepted secrets, and the suites that a configuration allows.
 
 mod common;
 
@@ -16,16 +16,16 @@ use common::{Net, PATIENCE, TestNode, heard, heard_until, tell_test};
 const OLD: u32 = 1;
 const NEW: u32 = 2;
 
-/// The steps that a node goes through: which secret it uses, and which it accepts besides.
+/// The steps of a rotation: the key id of the secret that the node uses, and of a further secret that it accepts.
 const STEPS: [(u32, Option<u32>); 4] = [(OLD, None), (OLD, Some(NEW)), (NEW, Some(OLD)), (NEW, None)];
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-struct Secrets {
+struct RotationTest {
     net: Net,
     new: Secret,
 }
 
-impl Secrets {
+impl RotationTest {
     fn new() -> Self {
         Self { net: Net::new(), new: Secret::generate().expect("the system has random numbers") }
     }
@@ -34,10 +34,10 @@ impl Secrets {
         if id == OLD { self.net.secret.clone() } else { self.new.clone() }
     }
 
-    fn config(&self, name: &str, (used, accepted): (u32, Option<u32>)) -> Config {
+    fn config(&self, name: &str, (own, accepted): (u32, Option<u32>)) -> Config {
         Config {
-            secret: Some(self.of(used)),
-            key_id: used,
+            secret: Some(self.of(own)),
+            key_id: own,
             other_secrets: accepted.map(|id| (id, self.of(id))).into_iter().collect(),
             ..self.net.config(name)
         }
@@ -58,54 +58,54 @@ impl Secrets {
     }
 }
 
-enum Flow {
+enum FlowEvent {
     Next,
     Receipt(Result<(), DeliverError>),
 }
 
-/// Messages from one node to another without end; what becomes of each is told.
-fn flow(from: &TestNode, to: &'static str) -> Receiver<Result<(), DeliverError>> {
+/// Sends messages from one node to another without end; the receiver gets the receipts.
+fn start_flow(from: &TestNode, to: &'static str) -> Receiver<Result<(), DeliverError>> {
     let to: Addr<u64> = from.find(to);
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     from.spawn(move |cx, event| {
         match event {
-            Event::Start | Event::Message(Flow::Next) => cx.deliver(to, 0, PATIENCE, Flow::Receipt),
-            Event::Message(Flow::Receipt(receipt)) => {
-                tell_test(&tell, receipt);
-                cx.after(millis(1), Flow::Next);
+            Event::Start | Event::Message(FlowEvent::Next) => cx.deliver(to, 0, PATIENCE, FlowEvent::Receipt),
+            Event::Message(FlowEvent::Receipt(receipt)) => {
+                tell_test(&sender, receipt);
+                cx.after(millis(1), FlowEvent::Next);
             }
             _ => {}
         }
         receive()
     });
-    told
+    results
 }
 
 #[test]
-fn three_nodes_change_their_secret_one_after_another_while_messages_flow() {
-    let secrets = Secrets::new();
+fn secret_rotation_keeps_messages_flowing() {
+    let secrets = RotationTest::new();
     let mut nodes: Vec<Option<TestNode>> = (0..3).map(|at| Some(secrets.start(at, STEPS[0]))).collect();
     nodes.iter().flatten().for_each(|node| node.wait_for_peers(2));
     for step in &STEPS[1..] {
         for at in 0..3 {
             let (one, other) = ((at + 1) % 3, (at + 2) % 3);
             let other_name = NAMES[other];
-            let leaving = nodes[at].take().expect("it runs");
-            let [one, other] = [&nodes[one], &nodes[other]].map(|node| node.as_ref().expect("it runs"));
-            let flowing = flow(one, other_name);
+            let old = nodes[at].take().expect("the node runs");
+            let [one, other] = [&nodes[one], &nodes[other]].map(|node| node.as_ref().expect("the node runs"));
+            let receipts = start_flow(one, other_name);
             let statuses = one.statuses();
-            heard_until(&statuses, |told| *told == (NAMES[at].into(), Status::Online));
-            leaving.stop();
-            heard_until(&statuses, |told| *told == (NAMES[at].into(), Status::Offline));
+            heard_until(&statuses, |status| *status == (NAMES[at].into(), Status::Online));
+            old.stop();
+            heard_until(&statuses, |status| *status == (NAMES[at].into(), Status::Offline));
             let back = secrets.start(at, *step);
-            let seen = heard_until(&statuses, |told| *told == (NAMES[at].into(), Status::Online));
+            let seen = heard_until(&statuses, |status| *status == (NAMES[at].into(), Status::Online));
             assert!(seen.iter().all(|(name, _)| name == NAMES[at]), "{seen:?}");
             back.wait_for_peers(2);
-            assert_eq!(heard(&flowing), Ok(()));
-            let broken = flowing.try_iter().find(Result::is_err);
-            assert_eq!(broken, None, "{} to {other_name}", one.location);
-            assert_eq!(heard(&flowing), Ok(()), "it flows on");
-            // It sends and is sent to, by both.
+            assert_eq!(heard(&receipts), Ok(()));
+            let failed = receipts.try_iter().find(Result::is_err);
+            assert_eq!(failed, None, "{} to {other_name}", one.location);
+            assert_eq!(heard(&receipts), Ok(()), "the messages continue");
+            // The restarted node exchanges messages with both peers.
             for peer in [one, other] {
                 let addr: Addr<u64> = peer.find(NAMES[at]);
                 assert_eq!(peer.deliver(addr, 1), Ok(()));
@@ -115,34 +115,34 @@ fn three_nodes_change_their_secret_one_after_another_while_messages_flow() {
             nodes[at] = Some(back);
         }
     }
-    // Who has only the old one is nobody's peer any more, and is told why.
+    // A node that has only the old secret is refused with the reason.
     let late = secrets.start(0, STEPS[0]);
-    let there = nodes[1].as_ref().expect("it runs");
-    assert_eq!(peer(&late, there.location), Err(PeerError::Refused(Refusal::UnknownKey)));
-    assert_eq!(peer(there, late.location), Err(PeerError::Refused(Refusal::UnknownKey)));
+    let there = nodes[1].as_ref().expect("the node runs");
+    assert_eq!(connect(&late, there.location), Err(PeerError::Refused(Refusal::UnknownKey)));
+    assert_eq!(connect(there, late.location), Err(PeerError::Refused(Refusal::UnknownKey)));
     late.log.wait_for("a datagram under key id Some(2)");
 }
 
-/// What `peer` says of a location.
-fn peer(node: &TestNode, at: Location) -> Result<Vec<Location>, PeerError> {
-    let (tell, told) = channel();
+/// Opens a connect request and waits for its result.
+fn connect(node: &TestNode, at: Location) -> Result<Vec<Location>, PeerError> {
+    let (sender, results) = channel();
     node.spawn(move |cx, event| match event {
         Event::Start => {
-            cx.peer(at, PATIENCE, |answer| answer);
+            cx.peer(at, PATIENCE, |found| found);
             receive()
         }
-        Event::Message(answer) => {
-            tell_test(&tell, answer);
+        Event::Message(found) => {
+            tell_test(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    heard(&told)
+    heard(&results)
 }
 
 #[test]
-fn secrets_that_nobody_could_tell_apart_are_refused_at_the_start() {
-    let secrets = Secrets::new();
+fn config_with_invalid_secrets_is_refused() {
+    let secrets = RotationTest::new();
     let same = Config { key_id: NEW, ..secrets.config("same", STEPS[1]) };
     assert!(matches!(Node::new(same).err(), Some(NodeError::SameKeyId { id: NEW })));
     let only = Config { secret: None, ..secrets.config("only", STEPS[1]) };
@@ -153,18 +153,18 @@ fn secrets_that_nobody_could_tell_apart_are_refused_at_the_start() {
 }
 
 #[test]
-fn records_may_be_readable_if_both_nodes_say_so() {
+fn hmac_suite_requires_both_nodes() {
     let net = Net::new();
     let readable = |name| Config { suites: Some(vec![Suite::Hmac]), ..net.quiet(name, &[]) };
     let first = TestNode::start(readable("first"));
     let second = TestNode::start(readable("second"));
-    assert_eq!(peer(&second, first.location), Ok(vec![first.location]));
+    assert_eq!(connect(&second, first.location), Ok(vec![first.location]));
     let third = net.quiet_node("third", &[]);
-    assert_eq!(peer(&third, first.location), Err(PeerError::Refused(Refusal::Suite)));
+    assert_eq!(connect(&third, first.location), Err(PeerError::Refused(Refusal::Suite)));
 }
 
 #[test]
-fn suites_that_do_not_fit_the_rest_are_refused_at_the_start() {
+fn config_with_conflicting_suites_is_refused() {
     let (net, certs) = (Net::new(), Certs::new());
     let certfile = Some(certs.node("own").both);
     let fault = |config: Config| match Node::new(config).err() {
@@ -180,7 +180,7 @@ fn suites_that_do_not_fit_the_rest_are_refused_at_the_start() {
 }
 
 #[test]
-fn nothing_of_a_node_that_can_be_formatted_shows_a_secret() {
+fn debug_output_shows_no_secret() {
     let config = Config {
         secret: Some("hushhush".into()),
         other_secrets: vec![(NEW, "hushhush2".into())],
@@ -190,8 +190,8 @@ fn nothing_of_a_node_that_can_be_formatted_shows_a_secret() {
     let error = Node::new(config.clone()).expect_err("the secret is weak");
     let at = Location::new(([127, 0, 0, 1], 1).into());
     let me = antiphon_sched::NodeId::from_bits(1);
-    let core = NodeCore::simulated(&config, me, at, Vec::new()).expect("a sound configuration");
+    let core = NodeCore::simulated(&config, me, at, Vec::new()).expect("the configuration is valid");
     let shown = format!("{config:?} {config:#?} {error} {error:?} {core:?} {core:#?}");
-    assert!(shown.contains("Secret"), "the secrets are in there: {shown}");
+    assert!(shown.contains("Secret"), "the output contains the secrets' fields: {shown}");
     assert!(!shown.contains("hushhush"), "{shown}");
 }

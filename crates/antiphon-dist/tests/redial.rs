@@ -1,4 +1,4 @@
-//! Peers that are told rather than found: dialled, dialled again, and looked up.
+//! Configured and requested peers: dialling, redialling, and resolution of host names.
 
 mod common;
 
@@ -15,7 +15,7 @@ fn at_port_of(net: &Net, name: &str, at: Location) -> TestNode {
 }
 
 #[test]
-fn a_configured_peer_that_left_with_goodbye_is_found_when_it_comes_back() {
+fn configured_peer_reconnects_after_goodbye() {
     let net = Net::new();
     let server = net.quiet_node("server", &[]);
     let at = server.location;
@@ -30,30 +30,30 @@ fn a_configured_peer_that_left_with_goodbye_is_found_when_it_comes_back() {
 }
 
 #[test]
-fn a_peer_that_left_and_came_back_at_its_port_is_met_by_its_first_announcement() {
+fn restarted_peer_connects_by_its_first_announcement() {
     let net = Net::new();
     let server = net.node("server");
     let at = server.location;
     let client = net.node("client");
     let statuses = client.statuses();
-    heard_until(&statuses, |told| *told == ("server".into(), Status::Online));
-    // The later of the two has dialled; it should be able to dial again.
+    heard_until(&statuses, |status| *status == ("server".into(), Status::Online));
+    // The client started later, so it has dialled. It must be able to dial again.
     server.stop();
     assert_eq!(heard(&statuses), ("server".into(), Status::Offline));
     let again = TestNode::start(Config { tcp_port: at.addr().port(), ..net.config("server again") });
-    let asked = std::time::Instant::now();
+    let start = std::time::Instant::now();
     assert_eq!(heard(&statuses), ("server again".into(), Status::Online));
-    assert!(asked.elapsed() < secs(3), "met after {:?}, by an announcement of the client's", asked.elapsed());
+    assert!(start.elapsed() < secs(3), "connected only after {:?}, by a later announcement", start.elapsed());
     drop(again);
 }
 
 #[test]
-fn two_nodes_that_know_each_other_have_one_connection() {
+fn connect_request_to_peer_reuses_connection() {
     let net = Net::new();
     let first = net.quiet_node("first", &[]);
     let second = net.quiet_node("second", &[first.location]);
     first.wait_for_peers(1);
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, results) = std::sync::mpsc::channel();
     let at = second.location;
     first.spawn(move |cx, event| match event {
         Event::Start => {
@@ -61,67 +61,69 @@ fn two_nodes_that_know_each_other_have_one_connection() {
             receive()
         }
         Event::Message(found) => {
-            tell_test(&tell, found);
+            tell_test(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&told), Ok(vec![at]));
+    assert_eq!(heard(&results), Ok(vec![at]));
     assert_eq!(first.counts().connections, 1);
     assert_eq!(second.counts().connections, 1);
 }
 
-/// What `cx.peer` answers.
-fn contact(node: &TestNode, at: PeerAt) -> Result<Vec<Location>, PeerError> {
-    let (tell, told) = std::sync::mpsc::channel();
+/// Opens a connect request and waits for its result.
+fn connect(node: &TestNode, at: PeerAt) -> Result<Vec<Location>, PeerError> {
+    let (sender, results) = std::sync::mpsc::channel();
     node.spawn(move |cx: &mut Cx<Result<Vec<Location>, PeerError>>, event| match event {
         Event::Start => {
             cx.peer(at.clone(), secs(2), |found| found);
             receive()
         }
         Event::Message(found) => {
-            tell_test(&tell, found);
+            tell_test(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    heard(&told)
+    heard(&results)
 }
 
 #[test]
-fn a_contact_is_answered_by_the_peer_a_refusal_or_silence() {
+fn connect_request_reports_peer_refusal_or_silence() {
     let net = Net::new();
     let here = net.quiet_node("here", &[]);
     let there = net.quiet_node("there", &[]);
-    assert_eq!(contact(&here, there.location.into()), Ok(vec![there.location]));
-    assert_eq!(contact(&here, there.location.into()), Ok(vec![there.location]));
-    let myself = contact(&here, here.location.into());
-    assert_eq!(myself, Err(PeerError::Refused(Refusal::SelfConnection)));
-    let stranger = Net::new().quiet_node("stranger", &[]);
-    let refused = contact(&here, stranger.location.into());
+    assert_eq!(connect(&here, there.location.into()), Ok(vec![there.location]));
+    assert_eq!(connect(&here, there.location.into()), Ok(vec![there.location]));
+    let to_itself = connect(&here, here.location.into());
+    assert_eq!(to_itself, Err(PeerError::Refused(Refusal::SelfConnection)));
+    let foreign = Net::new().quiet_node("foreign", &[]);
+    let refused = connect(&here, foreign.location.into());
     assert_eq!(refused, Err(PeerError::Refused(Refusal::WrongSecret)));
-    let nobody = there.location;
+    let absent = there.location;
     there.stop();
-    assert_eq!(contact(&here, nobody.into()), Err(PeerError::NoAnswer));
+    assert_eq!(connect(&here, absent.into()), Err(PeerError::NoAnswer));
 }
 
 static SERVER_PORT: AtomicU16 = AtomicU16::new(0);
-static LOOK_UPS: AtomicUsize = AtomicUsize::new(0);
+static RESOLUTIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Knows one host, which has two addresses, of which the node listens on the second; and one that it learns of late.
+/// Resolves `twin.test` to two addresses; the node listens on the second. Resolves `late.test` from the second call on.
 fn resolve(host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
     let port = SERVER_PORT.load(Ordering::SeqCst);
     match host {
         "twin.test" => {
             Ok(vec![SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port)), ([127, 0, 0, 1], port).into()])
         }
-        "late.test" if LOOK_UPS.fetch_add(1, Ordering::SeqCst) > 0 => Ok(vec![([127, 0, 0, 1], port).into()]),
+        "late.test" if RESOLUTIONS.fetch_add(1, Ordering::SeqCst) > 0 => {
+            Ok(vec![([127, 0, 0, 1], port).into()])
+        }
         _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such host")),
     }
 }
 
 #[test]
-fn hosts_are_looked_up_and_all_their_addresses_tried() {
+fn host_name_dials_all_resolved_addresses() {
     let net = Net::new();
     let server = net.quiet_node("server", &[]);
     SERVER_PORT.store(server.location.addr().port(), Ordering::SeqCst);
@@ -130,15 +132,15 @@ fn hosts_are_looked_up_and_all_their_addresses_tried() {
     let unknown = host("nowhere.test");
     let config = Config { peers: vec![host("late.test")], ..net.quiet("late", &[]) };
     let late = TestNode::resolving(config, resolve);
-    let answer = contact(&late, unknown.clone());
-    assert_eq!(answer, Err(PeerError::UnknownHost { at: unknown.clone(), reason: "no such host".into() }));
+    let result = connect(&late, unknown.clone());
+    assert_eq!(result, Err(PeerError::UnknownHost { at: unknown.clone(), reason: "no such host".into() }));
     late.wait_for_peers(1);
     assert_eq!(late.log.lines("late.test").len(), 1, "{:?}", late.log.lines(""));
 
     let twin = TestNode::resolving(net.quiet("twin", &[]), resolve);
-    assert_eq!(contact(&twin, host("twin.test")), Ok(vec![server.location]));
+    assert_eq!(connect(&twin, host("twin.test")), Ok(vec![server.location]));
 
-    // Unknown hosts in the configuration stop nobody.
+    // An unknown host in the configuration does not prevent the other dials.
     let config = Config { peers: vec![unknown, host("twin.test")], ..net.quiet("patient", &[]) };
     let patient = TestNode::resolving(config, resolve);
     patient.wait_for_peers(1);
@@ -146,7 +148,7 @@ fn hosts_are_looked_up_and_all_their_addresses_tried() {
 }
 
 #[test]
-fn the_system_looks_up_localhost() {
+fn localhost_is_resolved_by_system() {
     let net = Net::new();
     let server = net.quiet_node("server", &[]);
     let at: PeerAt = format!("localhost:{}", server.location.addr().port()).parse().expect("a peer");
@@ -155,11 +157,11 @@ fn the_system_looks_up_localhost() {
 }
 
 #[test]
-fn a_host_beyond_loopback_is_refused_where_only_loopback_is_allowed() {
+fn loopback_confinement_refuses_other_hosts() {
     let net = Net::new();
     let here = net.quiet_node("here", &[]);
     let far: PeerAt = "192.0.2.1:9".parse().expect("a location");
-    assert!(matches!(contact(&here, far), Err(PeerError::Egress(_))));
+    assert!(matches!(connect(&here, far), Err(PeerError::Egress(_))));
     let far: PeerAt = "far.test:9".parse().expect("a host");
-    assert!(matches!(contact(&here, far), Err(PeerError::UnknownHost { .. })));
+    assert!(matches!(connect(&here, far), Err(PeerError::UnknownHost { .. })));
 }

@@ -1,33 +1,35 @@
-//! Whoever is no member: another secret, another version, garbage; and configurations that are none. Crowds, and who
-//! means harm, are in `attacks`.
+//! Connections, datagrams and configurations that a node rejects: another secret, another version, garbage. Crowds and
+//! attackers are in `attacks`.
 
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{TryRecvError, channel};
 
 use antiphon_dist::{Config, DeliverError, Limits, LocateError, Node, NodeError, Secret, Status};
 use antiphon_sched::{Addr, Cx, Event, Undelivered, millis, receive};
-use antiphon_wire::{Entropy, Handshake, Keyring, NodeId, Profile, ResumeState, Suite, VERSION_MAX};
+use antiphon_wire::{
+    Entropy, Handshake, Keyring, NodeId, Profile, Refusal, ResumeState, Suite, VERSION_MAX, VERSION_MIN,
+};
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
 
-/// Says something to a node's TCP port, and answers what it says until it closes.
-fn say_to(node: &TestNode, bytes: &[u8]) -> Vec<u8> {
+/// Sends bytes to the TCP port of a node, and returns the bytes that the node sends before it closes the connection.
+fn exchange(node: &TestNode, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(node.location.addr()).expect("the node listens");
     stream.set_read_timeout(Some(common::PATIENCE)).expect("a timeout can be set");
-    // The node may have closed before it has read all.
+    // The node may close the connection before it has read all bytes.
     drop(stream.write_all(bytes));
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
+    let mut reply = Vec::new();
+    match stream.read_to_end(&mut reply) {
         Err(reason) if reason.kind() != ErrorKind::ConnectionReset => {
-            panic!("the node does not close: {reason}")
+            panic!("the node does not close the connection: {reason}")
         }
-        Ok(_) | Err(_) => answer,
+        Ok(_) | Err(_) => reply,
     }
 }
 
-/// Two other nodes, which have found each other.
+/// Two connected nodes of one network.
 struct Members {
     net: Net,
     one: TestNode,
@@ -42,84 +44,85 @@ impl Members {
         Self { net, one, _other: other }
     }
 
-    /// The node goes on serving everyone else: another one joins, and is answered.
-    fn go_on(&self) {
+    /// Checks that the node still works: another node connects and receives a message.
+    fn check_service(&self) {
         let later = self.net.node("later");
-        let told = later.listener::<String>("later");
+        let received = later.listener::<String>("later");
         let addr: Addr<String> = self.one.find("later");
         assert_eq!(self.one.deliver(addr, "hello".into()), Ok(()));
-        assert_eq!(heard(&told), "hello");
+        assert_eq!(heard(&received), "hello");
     }
 }
 
 #[test]
-fn a_node_with_another_secret_finds_nobody_and_says_why_once() {
+fn node_with_wrong_secret_discovers_no_peer() {
     let members = Members::new();
     let _listening = members.one.listener::<String>("here");
-    let stranger = Net { udp_port: members.net.udp_port, ..Net::new() }.node("stranger");
-    let (tell, told) = channel();
-    stranger.spawn(move |cx, event| match event {
+    let foreign = Net { udp_port: members.net.udp_port, ..Net::new() }.node("foreign");
+    let (sender, results) = channel();
+    foreign.spawn(move |cx, event| match event {
         Event::Start => {
             antiphon_dist::NetCx::locate(cx, "here", millis(1_500), |found: Result<Addr<String>, _>| found);
             receive()
         }
         Event::Message(found) => {
-            tell_test(&tell, found.map(|_| ()));
+            tell_test(&sender, found.map(|_| ()));
             antiphon_sched::stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&told), Err(LocateError::TimedOut));
-    stranger.wait_for_counts("announcements to be refused", |counts| counts.refused_datagrams >= 2);
-    for node in [&stranger, &members.one] {
-        let said = node.log.lines("same secret");
-        assert_eq!(said.len(), 1, "{:?}", node.log.lines(""));
+    assert_eq!(heard(&results), Err(LocateError::TimedOut));
+    foreign.wait_for_counts("refused announcements", |counts| counts.refused_datagrams >= 2);
+    for node in [&foreign, &members.one] {
+        let lines = node.log.lines("same secret");
+        assert_eq!(lines.len(), 1, "{:?}", node.log.lines(""));
     }
-    assert_eq!(stranger.counts().peers, 0);
-    members.go_on();
+    assert_eq!(foreign.counts().peers, 0);
+    members.check_service();
 }
 
 #[test]
-fn a_peer_with_another_secret_is_refused_on_both_sides_and_told_why_once() {
+fn peer_with_wrong_secret_is_logged_once() {
     let members = Members::new();
-    let stranger = Net::new().quiet_node("stranger", &[members.one.location]);
-    stranger.wait_for_counts("several refusals", |counts| counts.refused_handshakes >= 3);
-    assert_eq!(stranger.log.lines("refused by the peer").len(), 1, "{:?}", stranger.log.lines(""));
+    let foreign = Net::new().quiet_node("foreign", &[members.one.location]);
+    foreign.wait_for_counts("several refusals", |counts| counts.refused_handshakes >= 3);
+    assert_eq!(foreign.log.lines("refused by the peer").len(), 1, "{:?}", foreign.log.lines(""));
     assert_eq!(members.one.log.lines("refused the peer").len(), 1, "{:?}", members.one.log.lines(""));
-    assert_eq!(stranger.counts().peers, 0);
-    members.go_on();
+    assert_eq!(foreign.counts().peers, 0);
+    members.check_service();
 }
 
 #[test]
-fn garbage_on_the_tcp_port_is_refused_and_logged_once() {
+fn tcp_garbage_is_refused_and_logged_once() {
     let members = Members::new();
     let garbage: Vec<u8> =
         (0..100_000u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for _ in 0..5 {
-        say_to(&members.one, b"GET / HTTP/1.1\r\n\r\n");
-        say_to(&members.one, &garbage);
-        say_to(&members.one, b"ANTI\x01\x00\xff\xff and more than is allowed");
+        exchange(&members.one, b"GET / HTTP/1.1\r\n\r\n");
+        exchange(&members.one, &garbage);
+        exchange(&members.one, b"ANTI\x01\x00\xff\xff and more than is allowed");
     }
     let counts = members.one.wait_for_counts("refusals", |counts| counts.refused_handshakes >= 15);
     assert_eq!(counts.connections, 1, "{counts:?}");
     assert_eq!(members.one.log.lines("do not begin as a handshake").len(), 1);
-    members.go_on();
+    members.check_service();
 }
 
 #[test]
-fn garbage_on_the_udp_port_is_refused_and_logged_once() {
+fn udp_garbage_is_refused_and_logged_once() {
     let members = Members::new();
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.set_broadcast(true).expect("broadcast can be allowed");
     let all = SocketAddr::from(([127, 255, 255, 255], members.net.udp_port));
     for size in (0..1_200).step_by(10) {
-        socket.send_to(&vec![7; size], all).expect("a datagram goes out");
+        socket.send_to(&vec![7; size], all).expect("a datagram can be sent");
     }
-    members.one.wait_for_counts("datagrams to be refused", |counts| counts.refused_datagrams >= 100);
+    members.one.wait_for_counts("refused datagrams", |counts| counts.refused_datagrams >= 100);
     assert_eq!(members.one.log.lines("none of Antiphon's").len(), 1, "{:?}", members.one.log.lines(""));
-    members.go_on();
+    members.check_service();
 }
 
+/// The hello of a dialler that knows the secret.
 fn hello(net: &Net) -> Vec<u8> {
     let profile = Profile {
         node: NodeId(7),
@@ -131,66 +134,67 @@ fn hello(net: &Net) -> Vec<u8> {
         limits: Default::default(),
     };
     let mut bytes = Vec::new();
-    let fresh = Entropy::system().expect("the system has random numbers");
-    drop(Handshake::dial(&profile, fresh, ResumeState::unknown(1), None, &mut bytes));
+    let entropy = Entropy::system().expect("the system has random numbers");
+    drop(Handshake::dial(&profile, entropy, ResumeState::unknown(1), None, &mut bytes));
     bytes
 }
 
 #[test]
-fn a_peer_of_another_version_is_told_which_ones_there_are() {
+fn handshake_of_other_version_gets_supported_versions() {
     let members = Members::new();
     let mut hello = hello(&members.net);
+    // The hello states its lowest and its highest version from byte 8 on.
     let at = 8;
     let width = size_of_val(&VERSION_MAX);
     let next = VERSION_MAX + 1;
     for version in [at, at + width] {
         hello[version..version + width].copy_from_slice(&next.to_le_bytes());
     }
-    let answer = say_to(&members.one, &hello);
-    assert!(answer.starts_with(b"ANTI"), "a refusal is told, not silence: {answer:?}");
+    let refusal = Refusal::Version { min: VERSION_MIN, max: VERSION_MAX };
+    assert_eq!(exchange(&members.one, &hello), refusal.message());
     assert_eq!(members.one.log.lines("version").len(), 1, "{:?}", members.one.log.lines(""));
-    members.go_on();
+    members.check_service();
 }
 
 #[test]
-fn the_oldest_stranger_gives_way_at_the_configured_number_and_all_do_in_the_configured_time() {
+fn pending_connections_are_limited_in_number_and_time() {
     let net = Net::new();
     let limits = Limits { unproven_connections_max: 3, ..Limits::default() };
     let node = TestNode::start(Config { limits, ..net.quiet("few", &[]) });
-    let mut strangers: Vec<TcpStream> = Vec::new();
+    let mut pending: Vec<TcpStream> = Vec::new();
     for _ in 0..5 {
-        strangers.push(TcpStream::connect(node.location.addr()).expect("the node listens"));
+        pending.push(TcpStream::connect(node.location.addr()).expect("the node listens"));
     }
-    let counts = node.wait_for_counts("two to give way", |counts| counts.refused_handshakes >= 2);
+    let counts = node.wait_for_counts("two closed connections", |counts| counts.refused_handshakes >= 2);
     assert_eq!((counts.refused_handshakes, counts.connections), (2, 3), "{counts:?}");
-    for stranger in &mut strangers[..2] {
-        assert_eq!(stranger.read(&mut [0]).expect("it is closed"), 0);
+    for oldest in &mut pending[..2] {
+        assert_eq!(oldest.read(&mut [0]).expect("the node closed it"), 0);
     }
     let limits = Limits { handshake_timeout: millis(50), ..Limits::default() };
     let node = TestNode::start(Config { limits, ..net.quiet("brief", &[]) });
     let silent = TcpStream::connect(node.location.addr()).expect("the node listens");
-    let counts = node.wait_for_counts("it to be closed", |counts| counts.refused_handshakes > 0);
+    let counts = node.wait_for_counts("the handshake timeout", |counts| counts.refused_handshakes > 0);
     assert_eq!(counts.connections, 0, "{counts:?}");
     drop(silent);
 }
 
 #[test]
-fn an_actor_whose_address_was_not_given_away_is_nobody_for_peers() {
+fn unexposed_actor_is_unreachable_for_peers() {
     let (there, here) = Net::new().pair();
-    let (tell, told) = channel();
+    let (sender, received) = channel();
     let hidden = there.spawn(move |_: &mut Cx<String>, event| {
-        let what = match event {
+        let kind = match event {
             Event::Start => "start",
             Event::Message(_) => "message",
             Event::Terminate => "terminate",
             Event::Thrown(_) => "thrown",
             Event::Resumed(_) => "resumed",
-            _ => "something else",
+            _ => "another event",
         };
-        tell_test(&tell, what);
+        tell_test(&sender, kind);
         receive()
     });
-    assert_eq!(heard(&told), "start");
+    assert_eq!(heard(&received), "start");
     let guessed: Addr<String> = Addr::of(hidden.id());
     let refused = here.deliver(guessed, "hello".into());
     assert_eq!(refused, Err(DeliverError::Refused(Undelivered::NoActor)));
@@ -202,22 +206,22 @@ fn an_actor_whose_address_was_not_given_away_is_nobody_for_peers() {
     });
     assert_eq!(heard(&here.watch(guessed)), End::NoActor);
     there.wait_for_counts("refusals", |counts| counts.refused_messages == 5);
-    assert_eq!(told.try_recv().ok(), None);
-    there.handle.send(hidden, "from here".into()).expect("the node runs");
-    assert_eq!(heard(&told), "message");
+    assert_eq!(received.try_recv(), Err(TryRecvError::Empty), "no signal of the peer arrives");
+    there.handle.send(hidden, "local".into()).expect("the node runs");
+    assert_eq!(heard(&received), "message");
 }
 
 #[test]
-fn ports_in_use_are_told_with_their_numbers() {
+fn port_in_use_is_reported_with_its_number() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = taken.local_addr().expect("it is bound").port();
+    let port = taken.local_addr().expect("the listener is bound").port();
     let net = Net::new();
     let failed = Node::new(Config { tcp_port: port, ..net.quiet("node", &[]) });
     match failed.err() {
         Some(NodeError::Listen { at, .. }) => assert_eq!(at.port(), port),
         other => panic!("{other:?}"),
     }
-    let _taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, net.udp_port)).expect("nobody uses it");
+    let _taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, net.udp_port)).expect("the port is free");
     match Node::new(net.config("node")).err() {
         Some(NodeError::Udp { port, .. }) => assert_eq!(port, net.udp_port),
         other => panic!("{other:?}"),
@@ -225,14 +229,14 @@ fn ports_in_use_are_told_with_their_numbers() {
 }
 
 #[test]
-fn beyond_loopback_a_weak_secret_or_none_is_refused_before_anything_is_bound() {
-    // An address for documentation: it is not this machine's, and nothing could be bound to it.
+fn non_loopback_node_requires_strong_secret() {
+    // This address is reserved for documentation, so no socket of this machine can be bound to it.
     let beyond = Config { ip: [192, 0, 2, 1].into(), discover_peers: false, ..Config::default() };
     let with = |secret: Option<Secret>| Config { secret, ..beyond.clone() };
     assert!(matches!(Node::new(with(None)).err(), Some(NodeError::NoSecret { .. })));
     assert!(matches!(Node::new(with(Some("key".into()))).err(), Some(NodeError::WeakSecret { .. })));
     let strong = Secret::generate().expect("the system has random numbers");
-    // Tests stay on loopback: that is the next thing that is asked.
+    // The next check refuses the address because tests are confined to loopback.
     assert!(matches!(Node::new(with(Some(strong))).err(), Some(NodeError::Egress(_))));
     let weak = Config { weak_secret: true, ..with(Some("key".into())) };
     assert!(matches!(Node::new(weak).err(), Some(NodeError::Egress(_))));
@@ -241,16 +245,16 @@ fn beyond_loopback_a_weak_secret_or_none_is_refused_before_anything_is_bound() {
 }
 
 #[test]
-fn ignored_addresses_are_neither_dialled_nor_let_in() {
+fn ignored_address_is_neither_dialled_nor_accepted() {
     let net = Net::new();
     let ignoring = Config { ignore_peers: vec![Ipv4Addr::LOCALHOST.into()], ..net.config("ignoring") };
     let node = TestNode::start(ignoring);
     let other = net.quiet_node("other", &[node.location]);
-    // Closed before anything is said: the other goes on trying.
-    assert_eq!(say_to(&node, b""), b"");
+    // The node closes the connection without a reply, so the other node dials again.
+    assert_eq!(exchange(&node, b""), b"");
     let statuses = other.statuses();
     let third = net.quiet_node("third", &[other.location]);
-    heard_until(&statuses, |told| *told == ("third".into(), Status::Online));
+    heard_until(&statuses, |status| *status == ("third".into(), Status::Online));
     assert_eq!((node.counts().peers, node.counts().connections), (0, 0));
     drop(third);
 }

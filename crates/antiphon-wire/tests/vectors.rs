@@ -87,7 +87,7 @@ fn frames_match_vectors() {
 fn handshakes_keys_and_first_records_match_vectors() {
     let mut text = String::from(
         "# Whole handshakes between node 1 (dialler) and node 2 (acceptor), and the first record of each side.\n\
-         # secret: the text. private, nonce: the inputs of chance. transcript, agreed and keys: as PROTOCOL.md derives them.\n",
+         # secret: the text. private, nonce: the random inputs. transcript, agreed and keys: derived as in PROTOCOL.md.\n",
     );
     for suite in SUITES {
         let _infallible = write!(text, "{}", handshake(suite));

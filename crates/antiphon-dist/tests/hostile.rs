@@ -602,8 +602,8 @@ fn file_messages_out_of_order_are_refused() {
         let messages = vec![ToReceiver::Begin(0), chunk(bytes), end(), chunk(1), end()];
         nodes.hostile.step(move |cx| messages.into_iter().for_each(|message| cx.tell(receiver, message)));
         let replies = common::heard_until(&replies, |reply| matches!(reply, ToSender::Failed(_)));
-        let reason = replies.last().expect("the last reply is `Failed`");
-        // The messages after `End` are out of order, and one byte too many.
+        let reason = replies.last().expect("the last reply is a failure");
+        // The messages after the end are out of order, and one byte too many.
         let too_large = ToSender::Failed(FileRefused::TooLarge { max: 10 });
         assert!([ToSender::Failed(want), disorder(), too_large].contains(reason), "{reason:?}");
     }

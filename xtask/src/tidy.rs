@@ -165,6 +165,8 @@ impl Names {
     fn add(&mut self, tokens: TokenStream) {
         // The identifier before this one, and whether a test attribute stands before the next function.
         let (mut before, mut is_test) = (String::new(), false);
+        // Whether the next group lists the tests of a program with a harness of its own: `tests![..]`.
+        let mut lists_tests = false;
         for token in tokens {
             match token {
                 TokenTree::Ident(identifier) => {
@@ -181,12 +183,32 @@ impl Names {
                 }
                 TokenTree::Group(group) => {
                     is_test |= group.stream().to_string() == "test";
+                    if std::mem::take(&mut lists_tests) {
+                        self.add_listed(group.stream());
+                    }
                     self.add(group.stream());
                     before.clear();
                 }
-                TokenTree::Punct(_) | TokenTree::Literal(_) => before.clear(),
+                TokenTree::Punct(mark) => {
+                    lists_tests = mark.as_char() == '!' && before == "tests";
+                    before.clear();
+                }
+                TokenTree::Literal(_) => before.clear(),
             }
         }
+    }
+
+    /// Adds the last identifier of each path in a list.
+    fn add_listed(&mut self, list: TokenStream) {
+        let mut last = None;
+        for token in list {
+            match token {
+                TokenTree::Ident(test) => last = Some((test.to_string(), test.span().start().line)),
+                TokenTree::Punct(mark) if mark.as_char() == ',' => self.tests.extend(last.take()),
+                TokenTree::Punct(_) | TokenTree::Group(_) | TokenTree::Literal(_) => {}
+            }
+        }
+        self.tests.extend(last);
     }
 
     fn long_tests(&self) -> impl Iterator<Item = String> {
@@ -226,7 +248,9 @@ mod tests {
     #[test]
     fn test_with_nine_words_is_found() {
         let long = "#[test] fn a_b_c_d_e_f_g_h_i() {} #[test] fn short() {} fn a_b_c_d_e_f_g_h_i_j() {}";
-        assert_eq!(findings(long), ["1: the test `a_b_c_d_e_f_g_h_i` has a name of more than 8 words"]);
+        let expected = ["1: the test `a_b_c_d_e_f_g_h_i` has a name of more than 8 words"];
+        assert_eq!(findings(long), expected);
+        assert_eq!(findings("run(tests![short, module::a_b_c_d_e_f_g_h_i])"), expected);
     }
 
     #[test]

@@ -1,79 +1,102 @@
-//! Two processes in conversation: all that actors say and do to each other, across.
+//! Messages and signals between actors in two processes, and in three.
 
 mod common;
 
-use std::sync::mpsc::channel;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{DeliverError, LocateError, Location, NetCx, Node};
 use antiphon_sched::{
     Addr, AskError, Cx, Event, ReplyTo, Step, Undelivered, exit, fail, receive, secs, stop, suspend,
 };
-use common::process::{self, Process};
+use common::harness::{self, tests};
+use common::process::{self, Process, Role};
 use common::{End, Net, TestNode, heard, heard_until, tell_test};
 use serde::{Deserialize, Serialize};
 
-/// What the server takes.
+fn main() -> ExitCode {
+    harness::run(
+        run_server,
+        tests![
+            ask_returns_remote_reply,
+            reply_dropped_remotely_fails_ask_at_once,
+            ask_without_receiver_or_type_fails_at_once,
+            deliver_to_ended_or_mistyped_actor_is_refused,
+            monitor_receives_each_exit_reason_with_value,
+            notify_sends_exit_value_to_remote_actor,
+            terminate_throw_and_resume_reach_remote_actor,
+            messages_arrive_in_order_before_the_down,
+            remote_actor_monitors_local_actor,
+            address_received_is_dialled_at_first_use,
+            forwarded_reply_is_sent_by_third_node,
+            monitor_of_unknown_node_dials_it,
+            replies_arrive_once_and_in_order,
+        ],
+    )
+}
+
+/// A message to the server.
 #[derive(Serialize, Deserialize)]
 enum Order {
     Echo(String, ReplyTo<String>),
-    Swallow(ReplyTo<String>),
-    /// Start an actor that does as it is told.
-    Hire(ReplyTo<Addr<Task>>),
-    /// Tell this actor so many numbers, then end.
-    Count(u64, Addr<Heard>),
-    /// Give the reply to another server.
-    PassOn(Addr<Order>, String, ReplyTo<String>),
-    /// Look for another server by its name.
+    /// Drop the reply.
+    Discard(ReplyTo<String>),
+    /// Start a worker, and reply with its address.
+    StartWorker(ReplyTo<Addr<Task>>),
+    /// Start an actor that sends numbers from 0 up to this one to an address, and exits.
+    Count(u64, Addr<Report>),
+    /// Forward the request to another server.
+    Forward(Addr<Order>, String, ReplyTo<String>),
+    /// Locate another server by its name.
     Find(String, ReplyTo<Addr<Order>>),
-    /// Watch this actor, have it fail, and tell how it ended.
-    Watch(Addr<Task>, Addr<Heard>),
+    /// Monitor this worker, make it fail, and send its exit reason.
+    Monitor(Addr<Task>, Addr<Report>),
 }
 antiphon_sched::wire!(Order, "test.order/1");
 
-/// What a hired actor takes.
+/// A message to a worker.
 #[derive(Serialize, Deserialize)]
 enum Task {
     Stop,
     Exit(String),
     Fail(String),
     Panic(String),
-    /// Have this actor told when you end.
-    Notify(Addr<Heard>),
-    /// Wait to be resumed, then tell with what.
-    Suspend(Addr<Heard>),
-    /// Take the next exception, and tell it.
-    Catch(Addr<Heard>),
-    /// Tell when you are terminated.
-    Mourn(Addr<Heard>),
+    /// Send a `Down` to this actor at the exit.
+    Notify(Addr<Report>),
+    /// Wait for a resume, then send its value.
+    Suspend(Addr<Report>),
+    /// Send the next exception, and the termination, to this actor.
+    Report(Addr<Report>),
 }
 antiphon_sched::wire!(Task, "test.task/1");
 
+/// A message that the test receives.
 #[derive(Serialize, Deserialize, Debug, PartialEq)]
-enum Heard {
+enum Report {
     Number(u64),
     Text(String),
 }
-antiphon_sched::wire!(Heard, "test.heard/1");
+antiphon_sched::wire!(Report, "test.heard/1");
 
 fn serve(name: &str, cx: &mut Cx<'_, Order>, event: Event<Order>) -> Step<Order> {
     match event {
         Event::Start => cx.register(name)?,
         Event::Message(Order::Echo(text, reply)) => cx.reply(reply, text),
-        Event::Message(Order::Swallow(reply)) => drop(reply),
-        Event::Message(Order::Hire(reply)) => {
-            let hired = cx.spawn(work());
-            cx.reply(reply, hired);
+        Event::Message(Order::Discard(reply)) => drop(reply),
+        Event::Message(Order::StartWorker(reply)) => {
+            let worker = cx.spawn(work());
+            cx.reply(reply, worker);
         }
         Event::Message(Order::Count(count, to)) => {
             cx.spawn(move |cx: &mut Cx<()>, _| {
                 cx.notify(to);
                 for number in 0..count {
-                    cx.send(to, Heard::Number(number))?;
+                    cx.send(to, Report::Number(number))?;
                 }
                 stop()
             });
         }
-        Event::Message(Order::PassOn(to, text, reply)) => cx.send(to, Order::Echo(text, reply))?,
+        Event::Message(Order::Forward(to, text, reply)) => cx.send(to, Order::Echo(text, reply))?,
         Event::Message(Order::Find(name, reply)) => {
             let mut reply = Some(reply);
             cx.spawn(move |cx: &mut Cx<Result<Addr<Order>, LocateError>>, event| match event {
@@ -89,15 +112,15 @@ fn serve(name: &str, cx: &mut Cx<'_, Order>, event: Event<Order>) -> Step<Order>
                 }
             });
         }
-        Event::Message(Order::Watch(task, to)) => {
+        Event::Message(Order::Monitor(task, to)) => {
             cx.spawn(move |cx: &mut Cx<()>, event| match event {
                 Event::Down(down) => {
-                    cx.send(to, Heard::Text(down.reason.to_string()))?;
+                    cx.send(to, Report::Text(down.reason.to_string()))?;
                     stop()
                 }
                 _ => {
                     cx.monitor(task);
-                    cx.send(task, Task::Fail("as told".into()))?;
+                    cx.send(task, Task::Fail("as requested".into()))?;
                     receive()
                 }
             });
@@ -108,40 +131,40 @@ fn serve(name: &str, cx: &mut Cx<'_, Order>, event: Event<Order>) -> Step<Order>
 }
 
 fn work() -> impl FnMut(&mut Cx<'_, Task>, Event<Task>) -> Step<Task> {
-    let mut tell: Option<Addr<Heard>> = None;
+    let mut collector: Option<Addr<Report>> = None;
     move |cx, event| match event {
         Event::Message(Task::Stop) => stop(),
         Event::Message(Task::Exit(text)) => exit(text),
         Event::Message(Task::Fail(text)) => fail(text),
-        // Without the hook's lines in the output of the test.
+        // Without a call of the panic hook, which would print the panic.
         Event::Message(Task::Panic(text)) => std::panic::resume_unwind(Box::new(text)),
-        Event::Message(Task::Notify(whom)) => {
-            cx.notify(whom);
+        Event::Message(Task::Notify(to)) => {
+            cx.notify(to);
             receive()
         }
         Event::Message(Task::Suspend(to)) => {
-            tell = Some(to);
-            cx.send(to, Heard::Text("suspended".into()))?;
+            collector = Some(to);
+            cx.send(to, Report::Text("suspended".into()))?;
             suspend()
         }
-        Event::Message(Task::Catch(to) | Task::Mourn(to)) => {
-            tell = Some(to);
+        Event::Message(Task::Report(to)) => {
+            collector = Some(to);
             receive()
         }
         Event::Resumed(value) => {
-            let to = tell.ok_or("nobody to tell")?;
-            cx.send(to, Heard::Text(value.get()?))?;
+            let to = collector.ok_or("no address for the report")?;
+            cx.send(to, Report::Text(value.get()?))?;
             receive()
         }
         Event::Thrown(thrown) => {
-            if let Some(to) = tell {
-                cx.send(to, Heard::Text(thrown.take().get()?))?;
+            if let Some(to) = collector {
+                cx.send(to, Report::Text(thrown.take().get()?))?;
             }
             receive()
         }
         Event::Terminate => {
-            if let Some(to) = tell {
-                cx.send(to, Heard::Text("terminated".into()))?;
+            if let Some(to) = collector {
+                cx.send(to, Report::Text("terminated".into()))?;
             }
             receive()
         }
@@ -149,13 +172,11 @@ fn work() -> impl FnMut(&mut Cx<'_, Task>, Event<Task>) -> Step<Task> {
     }
 }
 
-#[test]
-#[ignore = "a role of the other tests, not one by itself"]
-fn the_other_process() {
-    let Some(role) = process::role() else { return };
+/// The child process: a server that registers the name of its role.
+fn run_server(role: &Role) {
     let mut node = Node::new(role.config()).expect("a node can start");
-    process::say(node.location());
-    let name = role.name;
+    process::send_line(node.location());
+    let name = role.name.clone();
     node.spawn(move |cx: &mut Cx<Order>, event| serve(&name, cx, event));
     let ran = node.run_with(|handle| {
         process::commands().iter().for_each(drop);
@@ -164,253 +185,243 @@ fn the_other_process() {
     ran.expect("the node runs");
 }
 
-/// A server in another process, and a node here that has found it.
-struct Talk {
-    _server: Process,
+/// A server in another process, and a node here that has located it.
+struct TwoNodes {
+    _process: Process,
     here: TestNode,
     server: Addr<Order>,
 }
 
-impl Talk {
+impl TwoNodes {
     fn begin() -> Self {
         let net = Net::new();
-        let server = Process::start(&net, "server");
-        server.location();
+        let process = Process::start(&net, "server");
+        process.location();
         let here = net.node("client");
-        let addr = here.find("server");
-        Self { _server: server, here, server: addr }
+        let server = here.find("server");
+        Self { _process: process, here, server }
     }
 
-    fn hire(&self) -> Addr<Task> {
-        self.here.handle.ask(self.server, secs(10), Order::Hire).expect("the server hires")
+    fn start_worker(&self) -> Addr<Task> {
+        self.here.handle.ask(self.server, secs(10), Order::StartWorker).expect("the server starts a worker")
     }
 
-    /// An actor here that tells the test what it hears, with an address for others.
-    fn adapter(&self) -> (Addr<Heard>, std::sync::mpsc::Receiver<Result<Heard, End>>) {
-        let (tell, told) = channel();
-        let adapter = self.here.spawn(move |_cx, event| {
+    /// Starts an actor here that reports each message, and each `Down` as an error.
+    fn collector(&self) -> (Addr<Report>, Receiver<Result<Report, End>>) {
+        let (sender, events) = channel();
+        let collector = self.here.spawn(move |_cx, event| {
             match event {
-                Event::Message(heard) => tell_test(&tell, Ok(heard)),
-                Event::Down(down) => tell_test(&tell, Err(End::of(down))),
+                Event::Message(message) => tell_test(&sender, Ok(message)),
+                Event::Down(down) => tell_test(&sender, Err(End::of(down))),
                 _ => {}
             }
             receive()
         });
-        (adapter, told)
+        (collector, events)
     }
 
-    fn tell(&self, task: Addr<Task>, what: Task) {
-        self.here.handle.send(task, what).expect("the node runs");
+    fn send(&self, worker: Addr<Task>, task: Task) {
+        self.here.handle.send(worker, task).expect("the node runs");
     }
 }
 
-#[test]
-fn an_answer_comes_back_through_the_reply_in_the_message() {
-    let talk = Talk::begin();
+fn ask_returns_remote_reply() {
+    let nodes = TwoNodes::begin();
     let echo = |reply| Order::Echo("hello".into(), reply);
-    assert_eq!(talk.here.handle.ask(talk.server, secs(10), echo), Ok("hello".to_owned()));
+    assert_eq!(nodes.here.handle.ask(nodes.server, secs(10), echo), Ok("hello".to_owned()));
 }
 
-#[test]
-fn a_reply_that_is_dropped_elsewhere_answers_at_once() {
-    let talk = Talk::begin();
-    let swallowed = talk.here.handle.ask(talk.server, secs(1000), Order::Swallow);
-    assert_eq!(swallowed, Err(AskError::Dropped));
+fn reply_dropped_remotely_fails_ask_at_once() {
+    let nodes = TwoNodes::begin();
+    let dropped = nodes.here.handle.ask(nodes.server, secs(1000), Order::Discard);
+    assert_eq!(dropped, Err(AskError::Dropped));
 }
 
-#[test]
-fn an_ask_that_nobody_can_answer_is_told_why_at_once() {
-    let talk = Talk::begin();
-    let task = talk.hire();
-    assert_eq!(talk.here.deliver(task, Task::Stop), Ok(()));
-    assert_eq!(heard(&talk.here.watch(task)), End::NoActor);
-    let ended: Addr<Order> = Addr::of(task.id());
-    let told = talk.here.handle.ask(ended, secs(1000), Order::Hire);
-    assert_eq!(told.map(|_| ()), Err(AskError::NoActor));
-    let wrong: Addr<ReplyTo<String>> = Addr::of(talk.server.id());
-    let told = talk.here.handle.ask(wrong, secs(1000), |reply| reply);
-    assert_eq!(told, Err(AskError::WrongType));
+/// The ask fails at once where the actor has ended or does not handle the type.
+fn ask_without_receiver_or_type_fails_at_once() {
+    let nodes = TwoNodes::begin();
+    let worker = nodes.start_worker();
+    assert_eq!(nodes.here.deliver(worker, Task::Stop), Ok(()));
+    assert_eq!(heard(&nodes.here.watch(worker)), End::NoActor);
+    let ended: Addr<Order> = Addr::of(worker.id());
+    let reply = nodes.here.handle.ask(ended, secs(1000), Order::StartWorker);
+    assert_eq!(reply.map(|_| ()), Err(AskError::NoActor));
+    let wrong: Addr<ReplyTo<String>> = Addr::of(nodes.server.id());
+    let reply = nodes.here.handle.ask(wrong, secs(1000), |reply| reply);
+    assert_eq!(reply, Err(AskError::WrongType));
 }
 
-#[test]
-fn a_message_with_receipt_is_delivered_or_refused() {
-    let talk = Talk::begin();
-    let task = talk.hire();
-    assert_eq!(talk.here.deliver(task, Task::Stop), Ok(()));
-    assert_eq!(heard(&talk.here.watch(task)), End::NoActor);
-    let refused = talk.here.deliver(task, Task::Stop);
+fn deliver_to_ended_or_mistyped_actor_is_refused() {
+    let nodes = TwoNodes::begin();
+    let worker = nodes.start_worker();
+    assert_eq!(nodes.here.deliver(worker, Task::Stop), Ok(()));
+    assert_eq!(heard(&nodes.here.watch(worker)), End::NoActor);
+    let refused = nodes.here.deliver(worker, Task::Stop);
     assert_eq!(refused, Err(DeliverError::Refused(Undelivered::NoActor)));
-    let wrong: Addr<String> = Addr::of(talk.server.id());
-    let refused = talk.here.deliver(wrong, "no order".to_owned());
+    let wrong: Addr<String> = Addr::of(nodes.server.id());
+    let refused = nodes.here.deliver(wrong, "not an order".to_owned());
     assert_eq!(refused, Err(DeliverError::Refused(Undelivered::WrongType)));
 }
 
-#[test]
-fn a_monitor_is_told_each_reason_with_its_value() {
-    let talk = Talk::begin();
+fn monitor_receives_each_exit_reason_with_value() {
+    let nodes = TwoNodes::begin();
     for (task, end) in [
         (Task::Stop, End::Done),
         (Task::Exit("42".into()), End::Value("42".into())),
         (Task::Fail("no luck".into()), End::Failed("no luck".into())),
         (Task::Panic("help".into()), End::Panicked("help".into())),
     ] {
-        let hired = talk.hire();
-        let told = talk.here.watch(hired);
-        talk.tell(hired, task);
-        assert_eq!(heard(&told), end);
-        assert_eq!(heard(&talk.here.watch(hired)), End::NoActor);
+        let worker = nodes.start_worker();
+        let down = nodes.here.watch(worker);
+        nodes.send(worker, task);
+        assert_eq!(heard(&down), end);
+        assert_eq!(heard(&nodes.here.watch(worker)), End::NoActor);
     }
-    let hired = talk.hire();
-    let told = talk.here.watch(hired);
-    talk.here.step(move |cx| cx.terminate(hired));
-    assert_eq!(heard(&told), End::Terminated);
+    let worker = nodes.start_worker();
+    let down = nodes.here.watch(worker);
+    nodes.here.step(move |cx| cx.terminate(worker));
+    assert_eq!(heard(&down), End::Terminated);
 }
 
-#[test]
-fn an_actor_that_was_told_to_notify_does() {
-    let talk = Talk::begin();
-    let (adapter, told) = talk.adapter();
-    let hired = talk.hire();
-    talk.tell(hired, Task::Notify(adapter));
-    talk.tell(hired, Task::Exit("done".into()));
-    assert_eq!(heard(&told), Err(End::Value("done".into())));
+fn notify_sends_exit_value_to_remote_actor() {
+    let nodes = TwoNodes::begin();
+    let (collector, events) = nodes.collector();
+    let worker = nodes.start_worker();
+    nodes.send(worker, Task::Notify(collector));
+    nodes.send(worker, Task::Exit("done".into()));
+    assert_eq!(heard(&events), Err(End::Value("done".into())));
 }
 
-#[test]
-fn terminate_throw_and_resume_reach_an_actor_elsewhere() {
-    let talk = Talk::begin();
-    let (adapter, told) = talk.adapter();
-    let next = || heard(&told);
+fn terminate_throw_and_resume_reach_remote_actor() {
+    let nodes = TwoNodes::begin();
+    let (collector, events) = nodes.collector();
+    let next = || heard(&events);
 
-    let hired = talk.hire();
-    talk.tell(hired, Task::Suspend(adapter));
-    assert_eq!(next(), Ok(Heard::Text("suspended".into())));
-    talk.here.step(move |cx| cx.resume(hired, "good morning".to_owned()));
-    assert_eq!(next(), Ok(Heard::Text("good morning".into())));
+    let worker = nodes.start_worker();
+    nodes.send(worker, Task::Suspend(collector));
+    assert_eq!(next(), Ok(Report::Text("suspended".into())));
+    nodes.here.step(move |cx| cx.resume(worker, "good morning".to_owned()));
+    assert_eq!(next(), Ok(Report::Text("good morning".into())));
 
-    talk.here.step(move |cx| {
-        cx.tell(hired, Task::Catch(adapter));
-        cx.throw(hired, "catch".to_owned());
+    nodes.here.step(move |cx| {
+        cx.tell(worker, Task::Report(collector));
+        cx.throw(worker, "catch".to_owned());
     });
-    assert_eq!(next(), Ok(Heard::Text("catch".into())));
+    assert_eq!(next(), Ok(Report::Text("catch".into())));
 
-    let ended = talk.here.watch(hired);
-    talk.here.step(move |cx| {
-        cx.tell(hired, Task::Mourn(adapter));
-        cx.terminate(hired);
+    let ended = nodes.here.watch(worker);
+    nodes.here.step(move |cx| {
+        cx.tell(worker, Task::Report(collector));
+        cx.terminate(worker);
     });
-    assert_eq!(next(), Ok(Heard::Text("terminated".into())));
+    assert_eq!(next(), Ok(Report::Text("terminated".into())));
     assert_eq!(heard(&ended), End::Terminated);
 
-    let careless = talk.hire();
-    let ended = talk.here.watch(careless);
-    talk.here.step(move |cx| cx.throw(careless, "oh".to_owned()));
+    let without_handler = nodes.start_worker();
+    let ended = nodes.here.watch(without_handler);
+    nodes.here.step(move |cx| cx.throw(without_handler, "oh".to_owned()));
     assert!(matches!(heard(&ended), End::Failed(_)));
 }
 
-#[test]
-fn messages_come_in_order_and_down_after_the_last() {
-    let talk = Talk::begin();
-    let (adapter, told) = talk.adapter();
-    talk.here.handle.send(talk.server, Order::Count(20_000, adapter)).expect("the node runs");
+fn messages_arrive_in_order_before_the_down() {
+    let nodes = TwoNodes::begin();
+    let (collector, events) = nodes.collector();
+    nodes.here.handle.send(nodes.server, Order::Count(20_000, collector)).expect("the node runs");
     for number in 0..20_000 {
-        assert_eq!(heard(&told), Ok(Heard::Number(number)));
+        assert_eq!(heard(&events), Ok(Report::Number(number)));
     }
-    assert_eq!(heard(&told), Err(End::Done));
+    assert_eq!(heard(&events), Err(End::Done));
 }
 
-#[test]
-fn an_actor_elsewhere_watches_one_here() {
-    let talk = Talk::begin();
-    let (adapter, told) = talk.adapter();
-    let here = talk.here.spawn(work());
-    talk.here.handle.send(talk.server, Order::Watch(here, adapter)).expect("the node runs");
-    assert_eq!(heard(&told), Ok(Heard::Text("failed: as told".into())));
+fn remote_actor_monitors_local_actor() {
+    let nodes = TwoNodes::begin();
+    let (collector, events) = nodes.collector();
+    let here = nodes.here.spawn(work());
+    nodes.here.handle.send(nodes.server, Order::Monitor(here, collector)).expect("the node runs");
+    assert_eq!(heard(&events), Ok(Report::Text("failed: as requested".into())));
 }
 
-/// Three nodes without announcements: two know the first, and nothing of each other.
-struct Three {
-    _hub: Process,
-    _leaf: Process,
-    leaf_at: Location,
+/// Three nodes without discovery: the node here and the second server have only the first server as a peer.
+struct ThreeNodes {
+    _processes: [Process; 2],
+    first: Addr<Order>,
+    second_at: Location,
     here: TestNode,
-    hub: Addr<Order>,
 }
 
-impl Three {
+impl ThreeNodes {
     fn begin() -> Self {
         let net = Net { udp_port: 0, ..Net::new() };
-        let hub = Process::start(&net, "server");
-        let hub_at = hub.location();
-        let leaf = Process::start_at(&net, "leaf", 0, Some(hub_at));
-        let leaf_at = leaf.location();
-        let here = net.quiet_node("here", &[hub_at]);
-        let addr = here.find("server");
-        Self { _hub: hub, _leaf: leaf, leaf_at, here, hub: addr }
+        let first_process = Process::start(&net, "first");
+        let first_at = first_process.location();
+        let second_process = Process::start_at(&net, "second", 0, Some(first_at));
+        let second_at = second_process.location();
+        let here = net.quiet_node("here", &[first_at]);
+        let first = here.find("first");
+        Self { _processes: [first_process, second_process], first, second_at, here }
     }
 
-    fn leaf(&self) -> Addr<Order> {
-        let find = |reply| Order::Find("leaf".into(), reply);
-        self.here.handle.ask(self.hub, secs(10), find).expect("the hub finds the leaf")
+    /// The second server's address, by way of the first.
+    fn second(&self) -> Addr<Order> {
+        let find = |reply| Order::Find("second".into(), reply);
+        self.here.handle.ask(self.first, secs(10), find).expect("the first server locates the second")
     }
 
-    fn is_met(&self) -> bool {
-        let leaf_at = self.leaf_at;
-        self.here.step(move |cx| cx.peers().contains(&leaf_at))
+    /// Whether the node here is connected to the second server.
+    fn is_connected(&self) -> bool {
+        let second_at = self.second_at;
+        self.here.step(move |cx| cx.peers().contains(&second_at))
     }
 }
 
-#[test]
-fn an_address_in_an_answer_is_dialled_when_it_is_used() {
-    let three = Three::begin();
-    let leaf = three.leaf();
-    assert!(!three.is_met(), "nobody dials for an address alone");
+fn address_received_is_dialled_at_first_use() {
+    let nodes = ThreeNodes::begin();
+    let second = nodes.second();
+    assert!(!nodes.is_connected(), "an unused address causes no dial");
     let echo = |reply| Order::Echo("hello".into(), reply);
-    assert_eq!(three.here.handle.ask(leaf, secs(10), echo), Ok("hello".to_owned()));
-    assert!(three.is_met());
+    assert_eq!(nodes.here.handle.ask(second, secs(10), echo), Ok("hello".to_owned()));
+    assert!(nodes.is_connected());
 }
 
-#[test]
-fn a_reply_in_a_message_to_a_third_node_is_answered_from_there() {
-    let three = Three::begin();
-    let leaf = three.leaf();
-    let around = move |reply| Order::PassOn(leaf, "around".into(), reply);
-    assert_eq!(three.here.handle.ask(three.hub, secs(10), around), Ok("around".to_owned()));
-    assert!(three.is_met(), "the leaf has dialled whom it answered");
+fn forwarded_reply_is_sent_by_third_node() {
+    let nodes = ThreeNodes::begin();
+    let second = nodes.second();
+    let forward = move |reply| Order::Forward(second, "hello".into(), reply);
+    assert_eq!(nodes.here.handle.ask(nodes.first, secs(10), forward), Ok("hello".to_owned()));
+    assert!(nodes.is_connected(), "the second server has dialled the node that gets its reply");
 }
 
-#[test]
-fn a_node_that_was_never_met_is_dialled_for_a_monitor() {
-    let three = Three::begin();
-    let leaf = three.leaf();
-    let told = three.here.watch(leaf);
-    three.here.step(move |cx| cx.terminate(leaf));
-    assert_eq!(heard(&told), End::Terminated);
+fn monitor_of_unknown_node_dials_it() {
+    let nodes = ThreeNodes::begin();
+    let second = nodes.second();
+    let down = nodes.here.watch(second);
+    nodes.here.step(move |cx| cx.terminate(second));
+    assert_eq!(heard(&down), End::Terminated);
 }
 
-#[test]
-fn each_message_arrives_once_also_when_answers_cross() {
-    let talk = Talk::begin();
-    let (server, count) = (talk.server, 2_000);
-    let (tell, told) = channel();
-    talk.here.spawn(move |cx: &mut Cx<Result<String, AskError>>, event| {
+/// Requests and replies cross each other.
+fn replies_arrive_once_and_in_order() {
+    let nodes = TwoNodes::begin();
+    let (server, count) = (nodes.server, 2_000);
+    let (sender, results) = channel();
+    nodes.here.spawn(move |cx: &mut Cx<Result<String, AskError>>, event| {
         match event {
             Event::Start => {
                 for number in 0..count {
                     let echo = move |reply| Order::Echo(format!("{number}"), reply);
-                    cx.ask(server, secs(10), echo, |answer| answer);
+                    cx.ask(server, secs(10), echo, |reply| reply);
                 }
             }
-            Event::Message(answer) => tell_test(&tell, answer),
+            Event::Message(reply) => tell_test(&sender, reply),
             _ => {}
         }
         receive()
     });
     let mut left = count;
-    let answers = heard_until(&told, |_| {
+    let replies = heard_until(&results, |_| {
         left -= 1;
         left == 0
     });
     let wanted: Vec<_> = (0..count).map(|number| Ok(number.to_string())).collect();
-    assert_eq!(answers, wanted);
+    assert_eq!(replies, wanted);
 }

@@ -1,30 +1,51 @@
-//! A process that is killed, comes back, or stands still.
+//! Processes that are killed, start again, or are stopped for a while.
 
 mod common;
 
+use std::process::ExitCode;
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use antiphon_dist::{Config, DeliverError, Location, NetCx, Node, Status};
 use antiphon_sched::{Addr, AskError, Cx, Event, ReplyTo, Undelivered, receive, secs};
 use common::certs::Certs;
-use common::process::{self, Process};
+use common::harness::{self, tests};
+use common::process::{self, Process, Role};
 use common::{End, Net, TestNode, heard, heard_until, wait_for};
 use serde::{Deserialize, Serialize};
 
+fn main() -> ExitCode {
+    harness::run(
+        run_server,
+        tests![
+            dialled_server_killed_is_lost_and_found_again,
+            tls_server_killed_is_lost_and_found_again,
+            dialling_server_killed_is_lost_and_found_again,
+            announced_server_killed_is_lost_and_found_again,
+            peer_frozen_is_suspect_then_online_or_offline,
+            process_resumed_suspects_no_peer,
+            node_blocked_by_actor_suspects_no_peer,
+            node_stopped_is_offline_at_once,
+            node_stopped_after_sending_loses_no_message,
+        ],
+    )
+}
+
+/// A message to the server.
 #[derive(Serialize, Deserialize)]
 enum Order {
     Echo(String, ReplyTo<String>),
+    /// Keep the reply, and never send it.
     Keep(ReplyTo<String>),
+    /// Send the text to the test.
     Text(String),
 }
 antiphon_sched::wire!(Order, "test.order/1");
 
-#[test]
-#[ignore = "a role of the other tests, not one by itself"]
-fn the_other_process() {
-    let Some(role) = process::role() else { return };
+/// The child process: a server that also sends the test each change of a peer's status.
+fn run_server(role: &Role) {
     let mut node = Node::new(role.config()).expect("a node can start");
-    process::say(node.location());
+    process::send_line(node.location());
     let mut kept = Vec::new();
     node.spawn(move |cx: &mut Cx<Order>, event| {
         match event {
@@ -34,7 +55,7 @@ fn the_other_process() {
             }
             Event::Message(Order::Echo(text, reply)) => cx.reply(reply, text),
             Event::Message(Order::Keep(reply)) => kept.push(reply),
-            Event::Message(Order::Text(text)) => process::say(text),
+            Event::Message(Order::Text(text)) => process::send_line(text),
             _ => {}
         }
         receive()
@@ -46,38 +67,39 @@ fn the_other_process() {
     ran.expect("the node runs");
 }
 
-/// Within which a peer that was killed is known to be gone.
-const SOON: Duration = Duration::from_secs(2);
+/// The limit for the time until the loss of a killed peer is reported.
+const LOSS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Kills the server in the middle of everything, and looks at what its client is told.
+/// Kills the server while a receipt, a reply and a `Down` are outstanding, and checks their outcomes. Returns the
+/// server's address, which is stale now.
 fn kill(server: &mut Process, client: &TestNode) -> Addr<Order> {
     let statuses = client.statuses();
     let addr: Addr<Order> = client.find("server");
-    heard_until(&statuses, |told| *told == ("server".into(), Status::Online));
+    heard_until(&statuses, |status| *status == ("server".into(), Status::Online));
     let down = client.watch(addr);
     assert_eq!(client.deliver(addr, Order::Text("before".into())), Ok(()));
     while server.line() != "before" {}
 
-    // It takes nothing more: what is sent from here on is under way when it is killed.
+    // The server is stopped, so that the messages from here on are unacknowledged when it is killed.
     server.freeze();
     let receipt = client.delivering(addr, Order::Text("never".into()), secs(60));
     let handle = client.handle.clone();
-    let asked = std::thread::spawn(move || handle.ask(addr, secs(60), Order::Keep));
-    wait_for("both to be sent", || (client.stats().requests == 2).then_some(()));
+    let asking = std::thread::spawn(move || handle.ask(addr, secs(60), Order::Keep));
+    wait_for("both requests", || (client.stats().requests == 2).then_some(()));
     let killed = Instant::now();
     server.kill();
     assert_eq!(heard(&receipt), Err(DeliverError::Unknown));
     assert_eq!(heard(&down), End::NodeLost);
     assert_eq!(heard(&statuses), ("server".into(), Status::Offline));
-    assert_eq!(asked.join().expect("it only asks"), Err(AskError::NodeLost));
-    assert!(killed.elapsed() < SOON, "it took {:?} to know", killed.elapsed());
+    assert_eq!(asking.join().expect("the ask returns"), Err(AskError::NodeLost));
+    assert!(killed.elapsed() < LOSS_WITHIN, "the loss was reported after {:?}", killed.elapsed());
     let counts = client.counts();
     assert_eq!((counts.receipts, counts.monitors), (0, 0));
     addr
 }
 
-/// Starts the server again at its port; it is found, and what was its address is nobody's.
-fn come_back(net: &Net, at: Location, client: &TestNode, stale: Addr<Order>) {
+/// Starts the server again at its port. It is found, and the stale address leads to no actor.
+fn restart(net: &Net, at: Location, client: &TestNode, stale: Addr<Order>) {
     let port = at.addr().port();
     let server = Process::start_at(net, "server", port, (net.udp_port == 0).then_some(client.location));
     assert_eq!(server.location(), at);
@@ -90,82 +112,82 @@ fn come_back(net: &Net, at: Location, client: &TestNode, stale: Addr<Order>) {
     assert_eq!(heard(&client.watch(stale)), End::NoActor);
 }
 
-#[test]
-fn a_server_that_was_dialled_and_killed_is_lost_soon_and_found_again() {
+fn dialled_server_killed_is_lost_and_found_again() {
     let net = Net { udp_port: 0, ..Net::new() };
     let mut server = Process::start(&net, "server");
     let at = server.location();
     let client = net.quiet_node("client", &[at]);
     let stale = kill(&mut server, &client);
-    come_back(&net, at, &client, stale);
+    restart(&net, at, &client, stale);
 }
 
-#[test]
-fn a_server_that_was_dialled_by_tls_and_killed_is_lost_soon_and_found_again() {
+fn tls_server_killed_is_lost_and_found_again() {
     let certs = Certs::new();
     let net = Net { udp_port: 0, tls: Some(certs.node("shared").both), ..Net::new() };
     let mut server = Process::start(&net, "server");
     let at = server.location();
     let client = net.quiet_node("client", &[at]);
     let stale = kill(&mut server, &client);
-    come_back(&net, at, &client, stale);
+    restart(&net, at, &client, stale);
 }
 
-#[test]
-fn a_server_that_has_dialled_and_is_killed_is_lost_soon_and_found_again() {
+fn dialling_server_killed_is_lost_and_found_again() {
     let net = Net { udp_port: 0, ..Net::new() };
     let client = net.quiet_node("client", &[]);
     let mut server = Process::start_at(&net, "server", 0, Some(client.location));
     let at = server.location();
     let stale = kill(&mut server, &client);
-    come_back(&net, at, &client, stale);
+    restart(&net, at, &client, stale);
 }
 
-#[test]
-fn a_server_that_was_found_by_announcement_and_killed_is_found_again() {
+fn announced_server_killed_is_lost_and_found_again() {
     let net = Net::new();
     let client = net.node("client");
     let mut server = Process::start(&net, "server");
     let at = server.location();
     let stale = kill(&mut server, &client);
-    come_back(&net, at, &client, stale);
+    restart(&net, at, &client, stale);
 }
 
-#[test]
-fn a_peer_that_hangs_for_a_while_is_suspected_and_then_there_again_and_one_that_is_killed_is_gone() {
+/// A frozen peer becomes suspect. It is online again if it continues in time, and offline otherwise.
+fn peer_frozen_is_suspect_then_online_or_offline() {
     let net = Net { udp_port: 0, ..Net::new() };
     let mut there = Process::start(&net, "there");
     let at = there.location();
-    // Silence is suspicious after a fifth of it.
+    // A peer becomes suspect after a fifth of the timeout.
     let config = Config { peer_timeout: secs(5), ..net.quiet("here", &[at]) };
     let here = TestNode::start(config);
     here.wait_for_peers(1);
     let watchers = [here.statuses(), here.statuses(), here.statuses()];
-    let tell = |status| {
+    let expect = |status| {
         for watcher in &watchers {
             assert_eq!(heard(watcher), ("there".into(), status));
         }
     };
-    tell(Status::Online);
+    expect(Status::Online);
     there.freeze();
-    tell(Status::Suspect);
-    assert_eq!(here.step(|cx| cx.peers().len()), 1, "it may come back");
+    expect(Status::Suspect);
+    assert_eq!(here.step(|cx| cx.peers().len()), 1, "a suspect peer stays a peer");
     there.thaw();
-    tell(Status::Online);
+    expect(Status::Online);
     there.freeze();
-    tell(Status::Suspect);
-    tell(Status::Offline);
+    expect(Status::Suspect);
+    expect(Status::Offline);
     assert_eq!(here.step(|cx| cx.peers().len()), 0);
-    // It comes back to life, and is told that it was lost.
+    // The process continues, receives the news that its session has ended, and connects again.
     there.thaw();
-    tell(Status::Online);
+    expect(Status::Online);
     there.kill();
-    tell(Status::Offline);
-    assert!(watchers.iter().all(|watcher| watcher.try_recv().is_err()), "nothing else was told");
+    expect(Status::Offline);
+    let next = watchers.each_ref().map(|watcher| watcher.try_recv());
+    assert!(
+        next.iter().all(|next| *next == Err(TryRecvError::Empty)),
+        "no other status is reported: {next:?}"
+    );
 }
 
-#[test]
-fn a_process_that_is_stopped_for_a_while_accuses_nobody() {
+/// A process that was stopped for a while does not suspect its peers when it continues.
+fn process_resumed_suspects_no_peer() {
     let net = Net::new();
     let here = net.node("here");
     let there = Process::start(&net, "there");
@@ -173,23 +195,22 @@ fn a_process_that_is_stopped_for_a_while_accuses_nobody() {
     let addr: Addr<Order> = here.find("server");
     assert_eq!(there.line(), "here Online");
     there.freeze();
-    // It is the span that is tested; nothing can be waited for in a process that is stopped.
+    // The test is about this span, and a stopped process gives nothing to wait for.
     std::thread::sleep(secs(4));
     there.thaw();
-    // What it thinks of others is told before the text that was sent afterwards.
-    assert_eq!(here.deliver(addr, Order::Text("awake".into())), Ok(()));
-    assert_eq!(there.line(), "awake");
+    // A change of status would be reported before this text.
+    assert_eq!(here.deliver(addr, Order::Text("running".into())), Ok(()));
+    assert_eq!(there.line(), "running");
 }
 
-#[test]
-fn an_actor_that_blocks_its_node_for_a_while_makes_it_accuse_nobody() {
+fn node_blocked_by_actor_suspects_no_peer() {
     let net = Net::new();
     let (there, here) = net.pair();
     let statuses = here.statuses();
     assert_eq!(heard(&statuses), ("first".into(), Status::Online));
-    let told = there.listener::<String>("listener");
+    let messages = there.listener::<String>("listener");
     let addr: Addr<String> = here.find("listener");
-    // Steps enough after the long one that the loop looks at its clock before it looks at its sockets.
+    // After the long step come so many others that the loop reads its clock before it reads its sockets.
     here.step(move |cx| {
         cx.spawn(|_: &mut Cx<()>, _| {
             std::thread::sleep(Duration::from_millis(4_000));
@@ -199,13 +220,12 @@ fn an_actor_that_blocks_its_node_for_a_while_makes_it_accuse_nobody() {
             cx.spawn(|_: &mut Cx<u32>, _| antiphon_sched::stop());
         }
     });
-    assert_eq!(here.deliver(addr, "awake".into()), Ok(()));
-    assert_eq!(heard(&told), "awake");
-    assert_eq!(statuses.try_recv().ok(), None);
+    assert_eq!(here.deliver(addr, "running".into()), Ok(()));
+    assert_eq!(heard(&messages), "running");
+    assert_eq!(statuses.try_recv(), Err(TryRecvError::Empty));
 }
 
-#[test]
-fn a_node_that_is_dropped_is_offline_at_once() {
+fn node_stopped_is_offline_at_once() {
     let net = Net::new();
     let (first, second) = net.pair();
     let statuses = first.statuses();
@@ -214,18 +234,17 @@ fn a_node_that_is_dropped_is_offline_at_once() {
     let addr: Addr<String> = first.find("listener");
     let down = first.watch(addr);
     first.wait_for_counts("the monitor", |counts| counts.monitors == 1);
-    let left = Instant::now();
+    let stopped = Instant::now();
     second.stop();
     assert_eq!(heard(&statuses), ("second".into(), Status::Offline));
     assert_eq!(heard(&down), End::NodeLost);
-    assert!(left.elapsed() < secs(1), "it took {:?} to know", left.elapsed());
+    assert!(stopped.elapsed() < secs(1), "the loss was reported after {:?}", stopped.elapsed());
 }
 
-#[test]
-fn a_client_that_sends_and_stops_at_once_loses_nothing() {
+fn node_stopped_after_sending_loses_no_message() {
     let net = Net { udp_port: 0, ..Net::new() };
     let here = net.quiet_node("here", &[]);
-    let told = here.listener::<String>("listener");
+    let messages = here.listener::<String>("listener");
     let at = here.location;
     let config = net.quiet("brief", &[at]);
     std::thread::spawn(move || {
@@ -247,6 +266,6 @@ fn a_client_that_sends_and_stops_at_once_loses_nothing() {
         node.run().expect("the node runs");
     });
     for number in 0..10_000 {
-        assert_eq!(heard(&told), number.to_string());
+        assert_eq!(heard(&messages), number.to_string());
     }
 }

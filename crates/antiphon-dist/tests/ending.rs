@@ -1,21 +1,33 @@
-//! How nodes and their actors end, and who is told with what value.
+//! The end of nodes and of their actors, and the exit values that others receive.
 
 mod common;
 
+use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use antiphon_dist::{NetCx, Node};
-use antiphon_sched::{Addr, Cx, Event, exit, receive, receive_within, secs, stop};
-use common::process::{self, Process};
+use antiphon_sched::{Addr, Cx, Event, ExitReason, JoinError, exit, receive, receive_within, secs, stop};
+use common::harness::{self, tests};
+use common::process::{self, Process, Role};
 use common::{End, Net, PATIENCE, heard, tell_test};
 
-#[test]
-#[ignore = "a role of the other tests, not one by itself"]
-fn the_other_process() {
-    let Some(role) = process::role() else { return };
+fn main() -> ExitCode {
+    harness::run(
+        run_server,
+        tests![
+            exit_value_reaches_join_handle_and_remote_monitor,
+            node_with_only_daemons_flushes_and_returns,
+            node_stops_in_time_with_frozen_peer,
+        ],
+    )
+}
+
+/// The child process: a server that receives texts.
+fn run_server(role: &Role) {
     let mut node = Node::new(role.config()).expect("a node can start");
-    process::say(node.location());
+    process::send_line(node.location());
     node.spawn(|cx: &mut Cx<String>, event| {
         if matches!(event, Event::Start) {
             cx.register("server")?;
@@ -25,8 +37,7 @@ fn the_other_process() {
     node.run().expect("the node runs");
 }
 
-#[test]
-fn an_exit_value_is_read_by_the_main_thread_and_by_an_actor_elsewhere() {
+fn exit_value_reaches_join_handle_and_remote_monitor() {
     let net = Net::new();
     let there = net.quiet_node("there", &[]);
     let mut here = Node::new(net.quiet("here", &[there.location])).expect("a node can start");
@@ -39,24 +50,26 @@ fn an_exit_value_is_read_by_the_main_thread_and_by_an_actor_elsewhere() {
         _ => receive(),
     });
     let join_handle = here.join_handle::<String>(worker);
-    let read = here.run_with(|handle| {
-        let elsewhere: Addr<u32> = there.find("worker");
-        assert!(elsewhere == worker);
-        let ended = there.watch(elsewhere);
-        assert_eq!(there.step(move |cx| cx.send(elsewhere, 3)).map_err(|error| error.reason()), Ok(()));
-        let waited = join_handle.join(PATIENCE);
+    let joined = here.run_with(|handle| {
+        let remote: Addr<u32> = there.find("worker");
+        assert!(remote == worker);
+        let ended = there.watch(remote);
+        assert_eq!(there.step(move |cx| cx.send(remote, 3)).map_err(|error| error.reason()), Ok(()));
+        let value = join_handle.join(PATIENCE);
         assert_eq!(heard(&ended), End::Value("3 apples".into()));
-        assert!(handle.join::<String>(worker, secs(5)).is_err(), "it has ended before");
-        waited
+        let late = handle.join::<String>(worker, secs(5));
+        let no_actor = ExitReason::NoActor.to_string();
+        assert!(matches!(&late, Err(JoinError::Ended(reason)) if *reason == no_actor), "{late:?}");
+        value
     });
-    assert_eq!(read.expect("the node runs").expect("it exits with a text"), "3 apples");
+    assert_eq!(joined.expect("the node runs").expect("the worker exits with a text"), "3 apples");
 }
 
-#[test]
-fn a_node_runs_until_only_daemons_are_left_and_what_they_sent_has_arrived() {
+/// A node runs until only daemons are left, and its messages are acknowledged.
+fn node_with_only_daemons_flushes_and_returns() {
     let net = Net::new();
     let there = net.quiet_node("there", &[]);
-    let told = there.listener::<u64>("listener");
+    let messages = there.listener::<u64>("listener");
     let mut here = Node::new(net.quiet("here", &[there.location])).expect("a node can start");
     here.spawn(|cx: &mut Cx<()>, _| {
         cx.set_daemon(true);
@@ -64,7 +77,7 @@ fn a_node_runs_until_only_daemons_are_left_and_what_they_sent_has_arrived() {
     });
     here.spawn(|cx: &mut Cx<Addr<u64>>, event| match event {
         Event::Start => {
-            cx.locate("listener", PATIENCE, |found| found.expect("it is registered"));
+            cx.locate("listener", PATIENCE, |found| found.expect("the name is registered"));
             receive()
         }
         Event::Message(to) => {
@@ -76,37 +89,40 @@ fn a_node_runs_until_only_daemons_are_left_and_what_they_sent_has_arrived() {
         _ => receive(),
     });
     here.run().expect("the node runs");
-    // Nothing happens between these lines at the node here: all has arrived before.
+    // The node no longer runs: all messages were acknowledged before `run` returned.
     assert_eq!(here.counts().receipts, 0);
     for number in 0..1_000 {
-        assert_eq!(heard(&told), number);
+        assert_eq!(heard(&messages), number);
     }
 }
 
-#[test]
-fn a_node_ends_in_time_although_its_peer_takes_nothing_any_more() {
+fn node_stops_in_time_with_frozen_peer() {
     let net = Net { udp_port: 0, ..Net::new() };
-    let server = Process::start(&net, "server");
+    let server = Rc::new(Process::start(&net, "server"));
     let at = server.location();
     let mut here = Node::new(net.quiet("here", &[at])).expect("a node can start");
-    let (tell, told) = channel();
+    let (sender, results) = channel();
+    // A clone stays here: the process would be killed with the actor, and the node would have lost its peer.
+    let peer = server.clone();
     here.spawn(move |cx: &mut Cx<Addr<String>>, event| match event {
         Event::Start => {
-            cx.locate("server", PATIENCE, |found| found.expect("it is registered"));
+            cx.locate("server", PATIENCE, |found| found.expect("the name is registered"));
             receive()
         }
         Event::Message(to) => {
-            server.freeze();
+            peer.freeze();
             for _ in 0..100 {
                 cx.send(to, "x".repeat(100_000))?;
             }
-            tell_test(&tell, Instant::now());
+            tell_test(&sender, Instant::now());
             stop()
         }
         _ => receive(),
     });
     here.run().expect("the node runs");
     drop(here);
-    let since = heard(&told);
-    assert!(since.elapsed() < secs(10), "it took {:?} to end", since.elapsed());
+    let stopped = heard(&results);
+    let lasted = stopped.elapsed();
+    assert!((secs(1)..secs(10)).contains(&lasted), "the node waited {lasted:?} for its peer");
+    drop(server);
 }

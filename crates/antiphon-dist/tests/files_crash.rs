@@ -1,96 +1,111 @@
-//! Files between processes that are killed, over ways that are cut, onto disks that refuse.
+//! File transfers between processes that are killed, over connections that are cut, and to disks that refuse.
 
 mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::mpsc::channel;
 
 use antiphon_dist::{Config, FileError, FileOptions, FileRefused, Location, NetCx, Node, Stored};
 use antiphon_sched::{Cx, Event, millis, receive};
-use common::process::{self, Process};
+use common::harness::{self, tests};
+use common::process::{self, Process, Role};
 use common::proxy::Proxy;
 use common::{Net, PATIENCE, TestNode, heard, tell_test, wait_for};
 use tempfile::TempDir;
 
-/// Large enough that it is under way when it is interrupted.
+fn main() -> ExitCode {
+    harness::run(
+        run_role,
+        tests![
+            transfer_resumes_after_sender_was_killed,
+            transfer_resumes_after_receiver_was_killed,
+            transfer_survives_repeated_cuts_of_its_connection,
+            disk_full_keeps_old_file_and_no_partial,
+            folder_not_writable_is_refused_before_transfer,
+            #[cfg(target_os = "linux")]
+            folder_read_only_is_refused_and_keeps_files,
+        ],
+    )
+}
+
+/// So large that the transfer is not complete when it is interrupted.
 const LARGE: u64 = 256 << 20;
 
-#[test]
-#[ignore = "a role of the other tests, not one by itself"]
-fn the_other_process() {
-    let Some(role) = process::role() else { return };
+/// The child process.
+fn run_role(role: &Role) {
     match role.name.as_str() {
-        "receiver" => receiver(role.config()),
-        "sender" => sender(role.config()),
-        other => panic!("{other} is no role here"),
+        "receiver" => run_receiver(role.config()),
+        "sender" => run_sender(role.config()),
+        other => panic!("unknown role {other}"),
     }
 }
 
-/// Takes files; the first line that it is told is its `dest_path`. It tells where it is, or why it does not start.
-fn receiver(config: Config) {
-    let told = process::commands();
-    let dest = PathBuf::from(heard(&told));
+/// Accepts files; its first input line is its `dest_path`. It reports its location, or the error at its start.
+fn run_receiver(config: Config) {
+    let commands = process::commands();
+    let dest = PathBuf::from(heard(&commands));
     let mut node = match Node::new(Config { dest_path: Some(dest), ..config }) {
         Ok(node) => node,
-        Err(reason) => return process::say(reason),
+        Err(reason) => return process::send_line(reason),
     };
-    process::say(node.location());
+    process::send_line(node.location());
     let ran = node.run_with(move |handle| {
-        told.iter().for_each(drop);
+        commands.iter().for_each(drop);
         handle.stop();
     });
     ran.expect("the node runs");
 }
 
-/// Sends the file of its second line to the location of its first, and tells of each step.
-fn sender(config: Config) {
-    let told = process::commands();
-    let to: Location = heard(&told).parse().expect("a location");
-    let file = heard(&told);
+/// Sends the file that its second input line names to the location in its first, and reports the progress.
+fn run_sender(config: Config) {
+    let commands = process::commands();
+    let to: Location = heard(&commands).parse().expect("the location is valid");
+    let file = heard(&commands);
     let mut node = Node::new(config).expect("a node can start");
     node.spawn(move |cx: &mut Cx<()>, event| {
         if matches!(event, Event::Start) {
-            let transfer =
-                cx.send_file(to, &file, FileOptions::default(), PATIENCE, |done| process::say(done.is_ok()));
+            let transfer = cx.send_file(to, &file, FileOptions::default(), PATIENCE, |done| {
+                process::send_line(done.is_ok())
+            });
             cx.progress(transfer, millis(10), |progress| {
-                process::say(format_args!("{} {}", progress.done, progress.resumed));
+                process::send_line(format_args!("{} {}", progress.done, progress.resumed));
             });
         }
         receive()
     });
     let ran = node.run_with(move |handle| {
-        told.iter().for_each(drop);
+        commands.iter().for_each(drop);
         handle.stop();
     });
     ran.expect("the node runs");
 }
 
-/// Starts a receiver as another process.
+/// Starts a receiver in a child process.
 fn start_receiver(wrapper: &[&str], net: &Net, dest: &Path, tcp_port: u16) -> (Process, Location) {
     let mut there = Process::start_under(wrapper, net, "receiver", tcp_port, None);
-    there.say(&dest.display().to_string());
+    there.send_line(&dest.display().to_string());
     let location = there.location();
     (there, location)
 }
 
-fn quiet() -> Net {
+fn net_without_discovery() -> Net {
     Net { udp_port: 0, ..Net::new() }
 }
 
-/// A file whose content differs from place to place.
+/// A file whose content does not repeat.
 fn large_file(own: &TempDir, bytes: u64) -> PathBuf {
     let path = own.path().join("f");
     let content: Vec<u8> = (0..bytes / 8).flat_map(|n| (n * 0x9E37_79B9).to_le_bytes()).collect();
-    fs::write(&path, content).expect("it is writable");
+    fs::write(&path, content).expect("the test owns the folder");
     path
 }
 
-/// Sends a file until nobody else holds its place; answers what it came to, and how much was there already.
+/// Sends a file again while another transfer of it is open. Returns the outcome, and the bytes that the receiver had.
 fn send_until_free(here: &TestNode, to: Location, file: &Path) -> (Result<Stored, FileError>, u64) {
-    wait_for("the last transfer to be given up", || match send(here, to, file) {
+    wait_for("the end of the previous transfer", || match send(here, to, file) {
         (Err(FileError::Refused(FileRefused::Busy)), _) => None,
         done => Some(done),
     })
@@ -106,7 +121,7 @@ fn send_into(
     file: &Path,
     options: &FileOptions,
 ) -> (Result<Stored, FileError>, u64) {
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     let (file, options) = (file.to_owned(), options.clone());
     let mut resumed = 0;
     here.spawn(move |cx, event| match event {
@@ -121,127 +136,148 @@ fn send_into(
             receive()
         }
         Event::Message(Ok(done)) => {
-            tell_test(&tell, (done, resumed));
+            tell_test(&sender, (done, resumed));
             antiphon_sched::stop()
         }
         _ => receive(),
     });
-    heard(&told)
+    heard(&results)
 }
 
 #[track_caller]
-fn assert_same(one: &Path, other: &Path) {
-    let content = |path: &Path| blake3::hash(&fs::read(path).expect("it is there"));
-    assert_eq!(content(one), content(other));
+fn assert_same_content(sent: &Path, stored: &Path) {
+    let hash = |path: &Path| blake3::hash(&fs::read(path).expect("the file exists"));
+    assert_eq!(hash(sent), hash(stored));
 }
 
-/// Waits until some of the file is there.
-fn wait_for_some(dest: &Path) {
-    wait_for("an unfinished file", || {
-        let found = fs::read_dir(dest.join(".antiphon/partial")).expect("it was made at the start");
+/// Waits until the receiver has a part of the file.
+fn wait_for_partial(dest: &Path) {
+    wait_for("a partial file", || {
+        let found = fs::read_dir(dest.join(".antiphon/partial")).expect("the receiver has made the folder");
         let mut sizes = found.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
         sizes.any(|bytes| bytes > 8 << 20).then_some(())
     });
 }
 
-#[test]
-fn when_the_sender_was_killed_the_next_one_goes_on_where_it_stopped() {
-    let net = quiet();
-    let (own, dest) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+/// The next sender continues where the killed one stopped.
+fn transfer_resumes_after_sender_was_killed() {
+    let net = net_without_discovery();
+    let (own, dest) = (
+        tempfile::tempdir().expect("a temporary folder can be made"),
+        tempfile::tempdir().expect("a temporary folder can be made"),
+    );
     let file = large_file(&own, LARGE);
     let config = Config { dest_path: Some(dest.path().to_owned()), ..net.quiet("there", &[]) };
     let there = TestNode::start(config);
     let mut here = Process::start(&net, "sender");
-    here.say(&there.location.to_string());
-    here.say(&file.display().to_string());
-    wait_for_some(dest.path());
+    here.send_line(&there.location.to_string());
+    here.send_line(&file.display().to_string());
+    wait_for_partial(dest.path());
     here.kill();
-    assert!(!dest.path().join("f").exists(), "it was under way");
+    assert!(!dest.path().join("f").exists(), "the transfer was not complete");
 
     let again = net.quiet_node("again", &[]);
     let (done, resumed) = send_until_free(&again, there.location, &file);
     assert_eq!(done, Ok(Stored::New));
-    assert!((8 << 20..LARGE).contains(&resumed), "{resumed} bytes were there");
-    assert_same(&file, &dest.path().join("f"));
+    assert!((8 << 20..LARGE).contains(&resumed), "the receiver had {resumed} bytes");
+    assert_same_content(&file, &dest.path().join("f"));
 }
 
-#[test]
-fn when_the_receiver_was_killed_its_next_start_goes_on_where_it_stopped() {
-    let net = quiet();
-    let (own, dest) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+/// The receiver continues at its next start.
+fn transfer_resumes_after_receiver_was_killed() {
+    let net = net_without_discovery();
+    let (own, dest) = (
+        tempfile::tempdir().expect("a temporary folder can be made"),
+        tempfile::tempdir().expect("a temporary folder can be made"),
+    );
     let file = large_file(&own, LARGE);
     let (mut there, location) = start_receiver(&[], &net, dest.path(), 0);
     let here = net.quiet_node("here", &[]);
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     let sent = file.clone();
     here.spawn(move |cx: &mut Cx<()>, event| {
         if matches!(event, Event::Start) {
-            let tell = tell.clone();
+            let sender = sender.clone();
             cx.send_file(location, &sent, FileOptions::default(), PATIENCE, move |done| {
-                tell_test(&tell, done)
+                tell_test(&sender, done)
             });
         }
         receive()
     });
-    wait_for_some(dest.path());
+    wait_for_partial(dest.path());
     there.kill();
-    assert_eq!(heard(&told), Err(FileError::NodeLost));
-    assert!(!dest.path().join("f").exists(), "it was under way");
+    assert_eq!(heard(&results), Err(FileError::NodeLost));
+    assert!(!dest.path().join("f").exists(), "the transfer was not complete");
 
     let (_there, location) = start_receiver(&[], &net, dest.path(), location.addr().port());
     let (done, resumed) = send(&here, location, &file);
     assert_eq!(done, Ok(Stored::New));
-    assert!((8 << 20..LARGE).contains(&resumed), "{resumed} bytes were there");
-    assert_same(&file, &dest.path().join("f"));
+    assert!((8 << 20..LARGE).contains(&resumed), "the receiver had {resumed} bytes");
+    assert_same_content(&file, &dest.path().join("f"));
 }
 
-#[test]
-fn a_connection_that_is_cut_all_the_time_costs_a_transfer_nothing_but_time() {
-    let net = quiet();
-    let (own, dest) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+fn transfer_survives_repeated_cuts_of_its_connection() {
+    let net = net_without_discovery();
+    let (own, dest) = (
+        tempfile::tempdir().expect("a temporary folder can be made"),
+        tempfile::tempdir().expect("a temporary folder can be made"),
+    );
     let file = large_file(&own, LARGE / 4);
     let (_there, location) = start_receiver(&[], &net, dest.path(), 0);
     let proxy = Proxy::start(location.addr());
     let here = net.quiet_node("here", &[proxy.at.into()]);
     let (done, resumed) = send(&here, proxy.at.into(), &file);
     assert_eq!((done, resumed), (Ok(Stored::New), 0));
-    assert_same(&file, &dest.path().join("f"));
-    assert!(proxy.connections() > 1, "it was cut");
+    assert_same_content(&file, &dest.path().join("f"));
+    assert!(proxy.connections() > 1, "the connection was cut");
     proxy.close();
 }
 
-#[test]
-fn a_disk_that_is_full_in_the_middle_leaves_the_old_file_and_no_unfinished_one() {
-    let net = quiet();
-    let (own, dest) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+fn disk_full_keeps_old_file_and_no_partial() {
+    let net = net_without_discovery();
+    let (own, dest) = (
+        tempfile::tempdir().expect("a temporary folder can be made"),
+        tempfile::tempdir().expect("a temporary folder can be made"),
+    );
     let file = large_file(&own, 32 << 20);
-    fs::write(dest.path().join("f"), "old").expect("it is ours");
-    // No file of that process may grow beyond 16 MiB; and it is told, not killed.
+    fs::write(dest.path().join("f"), "old").expect("the test owns the folder");
+    // No file of that process may exceed 16 MiB; the write fails, and no signal kills the process.
     let limited = ["sh", "-c", "trap '' XFSZ; ulimit -f 32768; exec \"$@\"", "sh"];
     let (_there, location) = start_receiver(&limited, &net, dest.path(), 0);
     let here = net.quiet_node("here", &[]);
     let options = FileOptions { overwrite: true, ..FileOptions::default() };
     let (done, _) = send_into(&here, location, &file, &options);
     assert_eq!(done, Err(FileRefused::DiskFull.into()));
-    assert_eq!(fs::read(dest.path().join("f")).expect("it is there"), b"old");
-    assert_eq!(fs::read_dir(dest.path().join(".antiphon/partial")).expect("a folder").count(), 0);
+    assert_eq!(fs::read(dest.path().join("f")).expect("the file exists"), b"old");
+    assert_eq!(
+        fs::read_dir(dest.path().join(".antiphon/partial"))
+            .expect("the receiver has made the folder")
+            .count(),
+        0
+    );
 }
 
-#[test]
-fn a_folder_that_may_not_be_written_is_told_before_anything_is_sent() {
-    let net = quiet();
-    let (own, dest) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+fn folder_not_writable_is_refused_before_transfer() {
+    let net = net_without_discovery();
+    let (own, dest) = (
+        tempfile::tempdir().expect("a temporary folder can be made"),
+        tempfile::tempdir().expect("a temporary folder can be made"),
+    );
     let file = large_file(&own, 1 << 20);
     let locked = dest.path().join("locked");
-    fs::create_dir(&locked).and_then(|()| fs::write(locked.join("f"), "old")).expect("it is ours");
-    let set = |mode| fs::set_permissions(&locked, PermissionsExt::from_mode(mode)).expect("it is ours");
-    // Who is root may write anywhere, unless it is nobody in a user namespace of its own.
-    let wrapper: &[&str] = match rustix::process::geteuid().is_root() {
-        false => &[],
-        true if Command::new("unshare").args(["-U", "true"]).status().is_ok_and(|done| done.success()) => {
-            &["unshare", "-U"]
-        }
-        true => return eprintln!("skipped: this is root, and there are no user namespaces"),
+    fs::create_dir(&locked)
+        .and_then(|()| fs::write(locked.join("f"), "old"))
+        .expect("the test owns the folder");
+    let set = |mode| {
+        fs::set_permissions(&locked, PermissionsExt::from_mode(mode)).expect("the test owns the folder")
+    };
+    // Root may write to any folder, except as an unmapped user in a user namespace of its own.
+    let wrapper: &[&str] = if !rustix::process::geteuid().is_root() {
+        &[]
+    } else if Command::new("unshare").args(["-U", "true"]).status().is_ok_and(|done| done.success()) {
+        &["unshare", "-U"]
+    } else {
+        return eprintln!("skipped: this is root, and there are no user namespaces");
     };
     set(0o555);
     let (_there, location) = start_receiver(wrapper, &net, dest.path(), 0);
@@ -253,11 +289,12 @@ fn a_folder_that_may_not_be_written_is_told_before_anything_is_sent() {
     set(0o755);
     assert_eq!(done, Err(FileRefused::ReadOnly.into()));
     assert_eq!(done_deeper, Err(FileRefused::ReadOnly.into()));
-    assert_eq!(fs::read(locked.join("f")).expect("it is there"), b"old");
+    assert_eq!(fs::read(locked.join("f")).expect("the file exists"), b"old");
 }
 
-/// Runs a program where a folder is mounted over itself: read-only at once, or as soon as a file of that name and `.close` is there,
-/// which is told by one with `.closed`. The folder's name is the first argument; the second, whether at once.
+/// A script that mounts a folder over itself and runs a program. Its arguments are the folder, whether it becomes read-only
+/// at once, and the program. Otherwise the folder becomes read-only when a file with its name and `.close` exists. The
+/// script confirms by a file with `.closed`.
 #[cfg(target_os = "linux")]
 const READ_ONLY: &str = r#"
 dest=$1; at_once=$2; shift 2
@@ -270,59 +307,58 @@ exec "$@"
 "#;
 
 #[cfg(target_os = "linux")]
-#[test]
-fn a_folder_that_is_or_becomes_read_only_is_told_and_keeps_what_it_has() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn folder_read_only_is_refused_and_keeps_files() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let dest = folder.path().join("dest");
-    let named = dest.to_str().expect("a name in ASCII");
-    fs::create_dir(&dest).expect("it is ours");
+    let named = dest.to_str().expect("the name is ASCII");
+    fs::create_dir(&dest).expect("the test owns the folder");
     let under = |at_once| ["unshare", "-Urm", "sh", "-c", READ_ONLY, "sh", named, at_once];
     let [program, arguments @ ..] = under("yes");
     match Command::new(program).args(arguments).arg("true").output() {
         Ok(tried) if tried.status.success() => fs::remove_file(folder.path().join("dest.closed")),
         Ok(tried) => {
             let reason = String::from_utf8_lossy(&tried.stderr).into_owned();
-            return println!("read-only folders: 0 ran, 1 skipped: nothing can be mounted here: {reason}");
+            return println!("read-only folders: 0 ran, 1 skipped: a folder cannot be mounted: {reason}");
         }
         Err(reason) => {
-            return println!("read-only folders: 0 ran, 1 skipped: there is no `unshare` here: {reason}");
+            return println!("read-only folders: 0 ran, 1 skipped: `unshare` cannot be started: {reason}");
         }
     }
-    .expect("it was made by the trial");
-    let net = quiet();
+    .expect("the trial has made the file");
+    let net = net_without_discovery();
 
     let mut refused = Process::start_under(&under("yes"), &net, "receiver", 0, None);
-    refused.say(named);
+    refused.send_line(named);
     let reason = refused.line();
     assert!(reason.contains(named) && reason.contains("Read-only"), "{reason}");
     drop(refused);
-    fs::remove_file(folder.path().join("dest.closed")).expect("it was made meanwhile");
+    fs::remove_file(folder.path().join("dest.closed")).expect("the script has made the file");
 
     let file = large_file(&folder, 1 << 20);
     let here = net.quiet_node("here", &[]);
     let (_there, location) = start_receiver(&under("no"), &net, &dest, 0);
     assert_eq!(send(&here, location, &file).0, Ok(Stored::New));
-    fs::write(folder.path().join("dest.close"), "").expect("it is ours");
-    wait_for("the folder to be closed", || folder.path().join("dest.closed").exists().then_some(()));
+    fs::write(folder.path().join("dest.close"), "").expect("the test owns the folder");
+    wait_for("the folder to become read-only", || folder.path().join("dest.closed").exists().then_some(()));
     let read_only = || Err(FileRefused::ReadOnly.into());
     let other = folder.path().join("g");
-    fs::write(&other, "another").expect("it is ours");
+    fs::write(&other, "another").expect("the test owns the folder");
     assert_eq!(send(&here, location, &other).0, read_only());
     let replacing = FileOptions { overwrite: true, name: Some("f".to_owned()), ..FileOptions::default() };
     assert_eq!(send_into(&here, location, &other, &replacing).0, read_only());
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     here.spawn(move |cx, event| match event {
         Event::Start => {
             cx.del_file(location, "f", "", PATIENCE, |done| done);
             receive()
         }
         Event::Message(done) => {
-            tell_test(&tell, done);
+            tell_test(&sender, done);
             antiphon_sched::stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&told), Err(FileRefused::ReadOnly.into()));
+    assert_eq!(heard(&results), Err(FileRefused::ReadOnly.into()));
     assert_eq!(send(&here, location, &file).0, Ok(Stored::AlreadyThere));
-    assert_same(&file, &dest.join("f"));
+    assert_same_content(&file, &dest.join("f"));
 }

@@ -115,8 +115,8 @@ impl FileService {
         offer: FileOffer,
         reply: ReplyTo<OfferAnswer>,
     ) {
-        let account = node_mut(cx.loop_ref()).map(|core| core.party_of(by)).unwrap_or_default();
-        match self.accept((cx.id().node(), by), offer, account, reply) {
+        let owner = node_mut(cx.loop_ref()).map(|core| core.owner_of_peer(by)).unwrap_or_default();
+        match self.accept((cx.id().node(), by), offer, owner, reply) {
             Ok(receiver) => {
                 self.transfer_permits.acquire(by);
                 let receiver = cx.spawn_actor(receiver);
@@ -138,7 +138,7 @@ impl FileService {
         &self,
         (node_id, by): (NodeId, Option<NodeId>),
         offer: FileOffer,
-        account: String,
+        owner: String,
         reply: ReplyTo<OfferAnswer>,
     ) -> Result<FileReceiver, (ReplyTo<OfferAnswer>, FileRefused)> {
         let Some(dest) = self.dest.clone() else { return Err((reply, FileRefused::NoDestPath)) };
@@ -150,7 +150,7 @@ impl FileService {
             return Err((reply, FileRefused::Disorder));
         }
         match TargetPath::checked(offer.path.clone()) {
-            Ok(path) => Ok(FileReceiver::new(dest, path, &offer, (by, account), reply)),
+            Ok(path) => Ok(FileReceiver::new(dest, path, &offer, (by, owner), reply)),
             Err(reason) => Err((reply, FileRefused::BadPath(reason))),
         }
     }

@@ -153,12 +153,12 @@ impl NodeCore {
         {
             self.counts.refused_handshakes += 1;
             let from = self.connections.get(oldest).map_or(remote, |conn| conn.remote);
-            self.log_refusal_of(from, "there were too many connections without a proof");
+            self.log_closed_before_proof(from, "there were too many connections without a proof");
             self.close_conn(oldest, driver);
         }
         let id = self.connections.add(remote, false, self.now);
         // The time includes that of TLS, which has no timeout of its own.
-        self.limit(id, self.settings.limits().handshake_timeout);
+        self.set_deadline(id, self.settings.limits().handshake_timeout);
         Some(id)
     }
 
@@ -196,7 +196,7 @@ impl NodeCore {
     }
 
     /// Sets the deadline by which a connection must be established, or have written its last bytes.
-    pub(super) fn limit(&mut self, id: ConnId, span: Duration) {
+    pub(super) fn set_deadline(&mut self, id: ConnId, span: Duration) {
         let deadline = self.now + span;
         let Some(conn) = self.connections.get(id) else { return };
         if let Some(before) = conn.deadline.replace(deadline) {
@@ -258,14 +258,14 @@ impl NodeCore {
             Handshake::dial(&self.settings.profile, entropy, resume_state, exporter, &mut conn.out);
         conn.state = ConnectionState::Handshaking(Box::new(handshake));
         conn.opened_at = self.now;
-        self.limit(id, self.settings.limits().handshake_timeout);
+        self.set_deadline(id, self.settings.limits().handshake_timeout);
         driver.output(Output::Write(id));
     }
 
     /// The resume state for the hello to a location: that of the session with the node there, if that node is known.
     fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
         let session = self
-            .dials
+            .dialer
             .node_at(at)
             .and_then(|node| self.peers.get_mut(&node))
             .and_then(|peer| peer.peer_session.as_mut())
@@ -276,8 +276,8 @@ impl NodeCore {
     /// The epoch for the hello to a location, if there is no session with its node. The node is known for certain only
     /// after its hello, so this is a guess. A wrong epoch costs a second dial.
     fn epoch_for(&self, at: SocketAddr) -> u64 {
-        let node = self.dials.answered_at(at);
-        let is_there = |peer: &Peer| !peer.gone && peer.is_at(at);
+        let node = self.dialer.answered_at(at);
+        let is_there = |peer: &Peer| !peer.superseded && peer.is_at(at);
         let known = || self.peers.iter().find(|(_, peer)| is_there(peer)).map(|(node, _)| *node);
         let node = node.or_else(known);
         node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(wire_node(node)))
@@ -295,7 +295,7 @@ impl NodeCore {
             ConnectionState::Handshaking(_) => {
                 let remote = conn.remote;
                 self.counts.refused_handshakes += 1;
-                self.log_refusal_of(remote, "its handshake timed out");
+                self.log_closed_before_proof(remote, "its handshake timed out");
                 self.fail_conn(id, driver);
             }
             // The other side does not read the last bytes.
@@ -377,11 +377,12 @@ impl NodeCore {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
         let has_other_certificate = self.has_other_certificate(sched_node(hello.node), certificate);
         if let Some(at) = dialled {
-            self.dials.answered(at, sched_node(hello.node));
+            self.dialer.answered(at, sched_node(hello.node));
         }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
         let session = session.map(|peer_session| &peer_session.session);
-        let is_ignored_as_unknown = dialled.is_none() && session.is_none() && self.settings.ignores_strangers;
+        let is_ignored_as_unknown =
+            dialled.is_none() && session.is_none() && self.settings.ignores_unknown_nodes;
         let ignored =
             is_ignored_as_unknown || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
         if ignored || self.leaving || has_other_certificate {
@@ -465,7 +466,7 @@ impl NodeCore {
             Admission::Takes => {}
             Admission::Begins => {
                 if self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some()) {
-                    self.lose(node, "the peer has started a new session", driver);
+                    self.end_session(node, "the peer has started a new session", driver);
                 }
             }
             Admission::Refused(refusal) => {

@@ -284,12 +284,12 @@ impl NodeCore {
             }
         }
         peer_session.backlog.queues = queues;
-        let is_over = peer_session.leaves && peer_session.backlog.is_empty();
+        let is_over = peer_session.goodbye_received && peer_session.backlog.is_empty();
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
         if is_over {
-            return self.lose(node, "the peer sent a goodbye", driver);
+            return self.end_session(node, "the peer sent a goodbye", driver);
         }
         self.mark_dirty(node);
     }

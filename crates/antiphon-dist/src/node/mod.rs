@@ -86,19 +86,19 @@ pub struct NodeCore {
     dirty: Vec<NodeId>,
     /// Peers with messages that wait for full mailboxes.
     backlogged: BTreeSet<NodeId>,
-    dials: Dialer,
+    dialer: Dialer,
     connect_requests: ConnectRequests,
     names: NameRegistry,
     access: AccessTable,
-    subscriptions: RelayTable,
+    relay_table: RelayTable,
     receipts: PendingReceipts,
     /// The bytes of large messages and values of all peers that wait in mailboxes.
     mailbox_budget: Budget,
     replies: Replies,
     discovery: Discovery,
-    probes: HostProbes,
+    host_probes: HostProbes,
     announce_relays: AnnounceRelays,
-    watchers: PeerWatches,
+    peer_watches: PeerWatches,
     log_throttle: LogThrottle,
     send_slots: SendSlots,
     /// Actions that wait for the next call with access to the loop.
@@ -174,18 +174,18 @@ impl NodeCore {
             peers: BTreeMap::new(),
             dirty: Vec::new(),
             backlogged: BTreeSet::new(),
-            dials: Dialer::default(),
+            dialer: Dialer::default(),
             connect_requests: ConnectRequests::default(),
             names: NameRegistry::default(),
             access: AccessTable::default(),
-            subscriptions: RelayTable::default(),
+            relay_table: RelayTable::default(),
             receipts: PendingReceipts::default(),
             mailbox_budget: Budget::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
-            probes: HostProbes::default(),
+            host_probes: HostProbes::default(),
             announce_relays: AnnounceRelays::default(),
-            watchers: PeerWatches::default(),
+            peer_watches: PeerWatches::default(),
             log_throttle: LogThrottle::default(),
             loop_actions: Vec::new(),
             resolved: Vec::new(),
@@ -243,9 +243,9 @@ impl NodeCore {
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
-            names: self.names.given_len(),
+            names: self.names.user_names_len(),
             lookups: self.names.lookups_len(),
-            relays: self.subscriptions.len(),
+            relays: self.relay_table.len(),
             receipts: self.receipts.len(),
             replies: self.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
@@ -266,8 +266,8 @@ impl NodeCore {
         !self.dirty.is_empty()
             || !self.loop_actions.is_empty()
             || !self.resolved.is_empty()
-            || self.names.has_fresh()
-            || self.dials.has_fresh()
+            || self.names.has_pending()
+            || self.dialer.has_pending()
     }
 
     /// Handles one event, and then all timers that are due.
@@ -306,7 +306,7 @@ impl NodeCore {
         while let Some(due) = self.timers.take_due(self.now) {
             self.on_due(due, driver);
         }
-        self.answer_fresh(driver);
+        self.complete_pending_lookups(driver);
         self.run_loop_actions(driver);
         self.start_dials(driver);
         self.transmit(driver);
@@ -316,18 +316,18 @@ impl NodeCore {
         match due {
             NodeTimer::Session(node) => self.on_session_due(node, driver),
             NodeTimer::Idle(node) => self.on_idle_due(node, driver),
-            NodeTimer::Dial(at) => self.dials.wake(at),
+            NodeTimer::Dial(at) => self.dialer.schedule(at),
             NodeTimer::Disconnect(node) => self.on_disconnect_due(node, driver),
             NodeTimer::Missing(node) => self.on_missing(node),
             NodeTimer::HalfOpen(conn) => self.on_connection_due(conn, driver),
             NodeTimer::Receipt(request) => self.on_receipt_due(request, driver),
             NodeTimer::Lookup(lookup) => self.on_lookup_due(lookup, driver),
-            NodeTimer::LookUp(query) => self.on_look_up(query),
+            NodeTimer::Resolve(query) => self.on_resolve_due(query),
             NodeTimer::ConnectRequest(request_id) => self.on_connect_request_due(request_id, driver),
             NodeTimer::Backlog(node) => self.on_backlog_due(node, driver),
             NodeTimer::Unreached(node) => self.on_unreached(node, driver),
             NodeTimer::Probe(host) => self.on_probe_due(host, driver),
-            NodeTimer::Answer(to) => self.answer_probe(to, driver),
+            NodeTimer::ProbeReply(to) => self.reply_to_probe(to, driver),
             NodeTimer::Announce => self.announce(driver),
         }
     }
@@ -351,7 +351,7 @@ impl NodeCore {
             return;
         }
         self.send_goodbyes(driver);
-        self.say_bye(driver);
+        self.broadcast_bye(driver);
     }
 
     /// Sets the time of the loop, before a call other than `handle`.
@@ -393,7 +393,7 @@ impl NodeCore {
         self.receipts.check(&self.timers);
         self.check_mailbox_budget();
         self.replies.check();
-        self.dials.check(&self.timers);
+        self.dialer.check(&self.timers);
         self.connections.check(&self.timers);
     }
 }

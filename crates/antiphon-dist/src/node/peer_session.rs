@@ -1,7 +1,7 @@
 //! Sessions with peers.
 //!
 //! Invariant: the connection of a session is established and belongs to no other session. When a session ends, each open
-//! operation on it completes once, in `lose`, and no result arrives later.
+//! operation on it completes once, in `end_session`, and no result arrives later.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -47,30 +47,30 @@ pub(super) struct PeerSession {
     /// The session may have frames to transmit.
     pub(super) dirty: bool,
     /// The peer said goodbye. The session ends when the messages that it sent before are delivered.
-    pub(super) leaves: bool,
+    pub(super) goodbye_received: bool,
     pub(super) idle: IdleClose,
     /// The state of the disconnect, while this side ends the session.
     pub(super) disconnect: Option<Disconnect>,
     /// The time of the `Session` timer, if it is set.
     timer: Option<Time>,
     /// When the last connection ended, or when the session was needed again after an idle close.
-    pub(super) cut_at: Time,
+    pub(super) disconnected_at: Time,
     /// The number of refused dials since then.
-    pub(super) refusals: u32,
+    pub(super) refused_dials: u32,
 }
 
 impl PeerSession {
     /// Whether the session needs a connection and has none.
     fn needs_connection(&self) -> bool {
-        self.conn.is_none() && !self.leaves && !self.idle.rests()
+        self.conn.is_none() && !self.goodbye_received && !self.idle.is_closed()
     }
 
     /// Whether the session has no data in transit, no waiting actor, and is not about to end.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.session.is_idle()
             && self.backlog.is_empty()
             && self.writers.is_empty()
-            && !self.leaves
+            && !self.goodbye_received
             && self.disconnect.is_none()
     }
 }
@@ -91,7 +91,7 @@ impl NodeCore {
         let hello = connection.peer();
         let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
         let stated = seen_from(hello.locations.iter().copied(), remote);
-        let shown = self.settings.shown(&stated, remote, dialled);
+        let display_location = self.settings.display_location(&stated, remote, dialled);
         let locations = stated.clone();
         self.supersede_predecessors(node, &locations, dialled, driver);
         // This node dials a location that the peer states only if the configuration allows it, or if this connection was
@@ -106,8 +106,9 @@ impl NodeCore {
             return false;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
-        (peer.name, peer.told, peer.locations, peer.gone) = (name, shown, locations, false);
-        (peer.said, peer.undiscovered, peer.apart) = (stated, undiscovered, false);
+        (peer.name, peer.shown_location, peer.locations, peer.superseded) =
+            (name, display_location, locations, false);
+        (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
         let is_new = peer.peer_session.is_none();
         let limits = self.settings.limits();
@@ -119,24 +120,24 @@ impl NodeCore {
                 backlog: Backlog::default(),
                 writers: BTreeSet::new(),
                 dirty: false,
-                leaves: false,
+                goodbye_received: false,
                 idle: IdleClose::new(self.now),
                 disconnect: None,
                 timer: None,
-                cut_at: self.now,
-                refusals: 0,
+                disconnected_at: self.now,
+                refused_dials: 0,
             })
         });
         if let Err(reason) = peer_session.session.connected(now, connection) {
             if self.may_log("connection mismatch", node) {
                 tracing::warn!(%node, %reason, "a proven connection does not match its session (logged at most once an hour)");
             }
-            self.lose(node, "the peer broke the protocol", driver);
+            self.end_session(node, "the peer broke the protocol", driver);
             self.fail_conn(id, driver);
             return false;
         }
-        peer_session.refusals = 0;
-        peer_session.idle.talk(self.now);
+        peer_session.refused_dials = 0;
+        peer_session.idle.set_active(self.now);
         peer_session.dialled = dialled.or(peer_session.dialled);
         let old = peer_session.conn.replace(id).filter(|old| *old != id);
         if let Some(conn) = self.connections.get(id) {
@@ -150,7 +151,7 @@ impl NodeCore {
             self.close_conn(old, driver);
         }
         if let Some(at) = dialled {
-            self.dials.succeeded(at, id, node);
+            self.dialer.succeeded(at, id, node);
         }
         if is_new {
             self.on_session_started(node, driver);
@@ -189,7 +190,7 @@ impl NodeCore {
             let is_connected =
                 peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
             let is_there = |at: &SocketAddr| Some(*at) == dialled || (!is_connected && stated.contains(at));
-            !peer.gone && peer.told.iter().chain(&peer.locations).any(is_there)
+            !peer.superseded && peer.shown_location.iter().chain(&peer.locations).any(is_there)
         };
         let old: Vec<NodeId> = self
             .peers
@@ -198,9 +199,9 @@ impl NodeCore {
             .map(|(id, _)| *id)
             .collect();
         for old in old {
-            self.lose(old, "another incarnation answers at its location", driver);
+            self.end_session(old, "another incarnation answers at its location", driver);
             if let Some(peer) = self.peers.get_mut(&old) {
-                peer.gone = true;
+                peer.superseded = true;
             }
             self.drop_waiting(old, Undelivered::NoActor);
         }
@@ -237,7 +238,7 @@ impl NodeCore {
                 if self.may_log("protocol violated", node) {
                     tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged at most once an hour)");
                 }
-                self.lose(node, "the peer broke the protocol", driver);
+                self.end_session(node, "the peer broke the protocol", driver);
             }
             Err(reason) => {
                 self.counts.broken_connections += 1;
@@ -271,7 +272,7 @@ impl NodeCore {
     /// Handles the goodbye of a peer. If messages of the peer wait for full mailboxes, the session ends after them.
     fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, driver: &mut impl Driver) {
         if reason != GoodbyeReason::Leaving {
-            self.keep_apart(node);
+            self.stop_auto_dial(node);
         }
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
@@ -281,9 +282,9 @@ impl NodeCore {
             peer_session.session.acknowledge_now();
             self.mark_dirty(node);
             self.transmit(driver);
-            return self.lose(node, "the peer sent a goodbye", driver);
+            return self.end_session(node, "the peer sent a goodbye", driver);
         }
-        peer_session.leaves = true;
+        peer_session.goodbye_received = true;
         self.set_status(node, Status::Offline, driver);
     }
 
@@ -306,8 +307,8 @@ impl NodeCore {
             return;
         }
         peer_session.conn = None;
-        peer_session.cut_at = now;
-        peer_session.refusals = 0;
+        peer_session.disconnected_at = now;
+        peer_session.refused_dials = 0;
         if !peer_session.session.is_idle() {
             self.counts.cut_with_unacked += 1;
         }
@@ -319,7 +320,7 @@ impl NodeCore {
             return;
         };
         match peer_session.dialled {
-            _ if peer_session.leaves => {}
+            _ if peer_session.goodbye_received => {}
             Some(at) => self.redial(node, at),
             None => self.timers.add(now + MISSING_AFTER, NodeTimer::Missing(node)),
         }
@@ -333,7 +334,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get(&node) else { return };
         // The timer may be that of an earlier connection: each sets its own.
         let is_missing = |peer_session: &PeerSession| {
-            peer_session.needs_connection() && now.since(peer_session.cut_at) >= MISSING_AFTER
+            peer_session.needs_connection() && now.since(peer_session.disconnected_at) >= MISSING_AFTER
         };
         if peer.peer_session.as_deref().is_some_and(is_missing)
             && let Some(at) = peer.locations.first().copied()
@@ -351,9 +352,11 @@ impl NodeCore {
         if !peer_session.needs_connection() {
             return;
         }
-        peer_session.refusals += 1;
-        if peer_session.refusals >= REFUSALS_MAX && now.since(peer_session.cut_at) >= REFUSED_FOR {
-            self.lose(node, "its connection closed, and its location refuses new ones", driver);
+        peer_session.refused_dials += 1;
+        if peer_session.refused_dials >= REFUSALS_MAX
+            && now.since(peer_session.disconnected_at) >= REFUSED_FOR
+        {
+            self.end_session(node, "its connection closed, and its location refuses new ones", driver);
         }
     }
 
@@ -388,14 +391,14 @@ impl NodeCore {
                     driver.output(Output::Write(id));
                 }
             }
-            let is_needed = peer_session.idle.rests() && !peer_session.session.is_idle();
+            let is_needed = peer_session.idle.is_closed() && !peer_session.session.is_idle();
             if peer_session.session.queued_bytes() < low {
                 for writer in std::mem::take(&mut peer_session.writers) {
                     driver.loop_ref().writable(writer, node);
                 }
             }
             if is_needed {
-                self.wake(node);
+                self.reopen(node);
             }
             self.arm_session(node);
         }
@@ -456,7 +459,7 @@ impl NodeCore {
                     self.renew(node);
                 }
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
-                    self.lose(node, "it was silent for too long", driver)
+                    self.end_session(node, "it was silent for too long", driver)
                 }
                 // `transmit` notifies the writers when the queue is low.
                 SessionEvent::Writable => {}
@@ -482,7 +485,7 @@ impl NodeCore {
     }
 
     /// Ends the session with a node, and completes every open operation on it.
-    pub(super) fn lose(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
+    pub(super) fn end_session(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
         let is_logged = self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some())
             && self.may_log("session ended", format_args!("{node} {reason}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -531,10 +534,10 @@ impl NodeCore {
         self.fail_receipts(node, &requests, driver);
         self.names.forget_peer(node);
         if let Some(conn) = peer_session.conn {
-            self.drop_conn_quietly(conn, driver);
+            self.flush_and_close_conn(conn, driver);
         }
-        if self.peers.get(&node).is_some_and(|peer| peer.apart) {
-            self.keep_apart(node);
+        if self.peers.get(&node).is_some_and(|peer| peer.no_auto_dial) {
+            self.stop_auto_dial(node);
         }
         self.set_status(node, Status::Offline, driver);
         if let Some(disconnect) = disconnect {
@@ -543,7 +546,7 @@ impl NodeCore {
     }
 
     /// Closes a connection after its last bytes are written, without a report to its session.
-    pub(super) fn drop_conn_quietly(&mut self, id: ConnId, driver: &mut impl Driver) {
+    pub(super) fn flush_and_close_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         conn.state = ConnectionState::Closing;
         if let Some(at) = conn.dialled {
@@ -552,7 +555,7 @@ impl NodeCore {
         if self.unwritten(id) == 0 {
             self.close_conn(id, driver);
         } else {
-            self.limit(id, LINGER);
+            self.set_deadline(id, LINGER);
             driver.output(Output::Write(id));
         }
     }

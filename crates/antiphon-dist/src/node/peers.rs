@@ -23,9 +23,9 @@ pub(super) struct Peer {
     /// The locations at which this node may dial it.
     pub(super) locations: Vec<SocketAddr>,
     /// The location that actors see. The peer states it, so this node does not dial it for that reason alone.
-    pub(super) told: Option<SocketAddr>,
+    pub(super) shown_location: Option<SocketAddr>,
     /// All locations that the peer states, best first. This node passes them on to other nodes.
-    pub(super) said: Vec<SocketAddr>,
+    pub(super) stated_locations: Vec<SocketAddr>,
     /// The peer takes no part in discovery: this node does not name it there.
     pub(super) undiscovered: bool,
     /// The certificate that the peer presented, if TLS is in use. Meaningless before the first session.
@@ -44,11 +44,11 @@ pub(super) struct Peer {
     /// Messages and signals that wait for a session.
     pub(super) waiting: WaitingOutbound,
     /// Another incarnation runs at its location, so this one never returns.
-    pub(super) gone: bool,
+    pub(super) superseded: bool,
     /// Whether its connection stays open when nothing needs it. `None` means the setting of this node.
     pub(super) streams: Option<bool>,
     /// One of the two nodes has ended their session, and neither has connected again since.
-    pub(super) apart: bool,
+    pub(super) no_auto_dial: bool,
     pub(super) monitors: Monitors,
 }
 
@@ -56,8 +56,8 @@ impl Peer {
     pub(super) fn new(node: NodeId, name: &str, locations: Vec<SocketAddr>) -> Self {
         Self {
             name: name.to_owned(),
-            told: locations.first().copied(),
-            said: locations.clone(),
+            shown_location: locations.first().copied(),
+            stated_locations: locations.clone(),
             undiscovered: false,
             locations,
             certificate: None,
@@ -68,15 +68,15 @@ impl Peer {
             status: None,
             peer_session: None,
             waiting: WaitingOutbound::default(),
-            gone: false,
+            superseded: false,
             streams: None,
-            apart: false,
+            no_auto_dial: false,
             monitors: Monitors::new(node),
         }
     }
 
     pub(super) fn location(&self) -> Option<Location> {
-        self.told.map(Location::new)
+        self.shown_location.map(Location::new)
     }
 
     pub(super) fn is_online(&self) -> bool {
@@ -85,7 +85,7 @@ impl Peer {
 
     /// Whether the peer is shown at this location, or may be dialled there.
     pub(super) fn is_at(&self, at: SocketAddr) -> bool {
-        self.told == Some(at) || self.locations.contains(&at)
+        self.shown_location == Some(at) || self.locations.contains(&at)
     }
 
     /// Whether there is a session with the peer, and it is at this location.
@@ -123,7 +123,7 @@ impl Peer {
                 "the session and its entry agree on the connection"
             );
             assert!(
-                !peer_session.idle.rests() || peer_session.conn.is_none(),
+                !peer_session.idle.is_closed() || peer_session.conn.is_none(),
                 "an idle session has no connection"
             );
         }
@@ -133,7 +133,7 @@ impl Peer {
 impl NodeCore {
     /// Identifies the owner of a peer over its restarts: by its certificate, or without TLS by its IP address. Empty for
     /// this node.
-    pub(crate) fn party_of(&self, node: Option<NodeId>) -> String {
+    pub(crate) fn owner_of_peer(&self, node: Option<NodeId>) -> String {
         let Some(node) = node else { return String::new() };
         let unknown = || node.to_string();
         let Some(peer) = self.peers.get(&node) else { return unknown() };
@@ -146,7 +146,7 @@ impl NodeCore {
         if node == self.me {
             return self.settings.profile.locations.clone();
         }
-        self.peers.get(&node).map(|peer| peer.said.clone()).unwrap_or_default()
+        self.peers.get(&node).map(|peer| peer.stated_locations.clone()).unwrap_or_default()
     }
 
     /// Learns the locations of the nodes that the addresses in a message name.
@@ -180,7 +180,7 @@ impl NodeCore {
         // The caller may hold the session of an online peer, so `peer_session` alone does not show that there is none.
         let is_idle =
             |peer: &Peer| peer.peer_session.is_none() && peer.waiting.is_empty() && !peer.is_online();
-        let superseded = self.peers.iter().find(|(_, peer)| peer.gone && is_idle(peer));
+        let superseded = self.peers.iter().find(|(_, peer)| peer.superseded && is_idle(peer));
         let removable = superseded.or_else(|| self.peers.iter().find(|(_, peer)| is_idle(peer)));
         let removable = removable.map(|(node, _)| *node);
         removable.is_some_and(|node| self.peers.remove(&node).is_some())

@@ -1,4 +1,4 @@
-//! Who dials a victim by hand: raw sockets from 127.0.0.2, and one handshake with every byte in view.
+//! Dials the victim with raw sockets from 127.0.0.2, and runs a handshake whose messages can be changed.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
@@ -13,13 +13,13 @@ use socket2::{Domain, Socket, Type};
 
 use crate::common::{Net, PATIENCE};
 
-/// Magic, kind, zero, length.
+/// The header of a handshake message: magic, kind, zero, length.
 pub(crate) const HEADER_BYTES: usize = 8;
 
 /// A socket bound to 127.0.0.2.
 pub(crate) fn socket() -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor is left");
-    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("all of 127 is this machine");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("all of 127.0.0.0/8 is this machine");
     socket
 }
 
@@ -38,25 +38,26 @@ pub(crate) fn try_connect(at: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Says something, and answers what is said until the other side closes.
-pub(crate) fn say(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+/// Sends bytes, and returns the reply up to the end of the connection.
+pub(crate) fn exchange(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(at);
-    // The victim may have closed before it has read all.
+    // The victim may close before it has read all.
     drop(stream.write_all(bytes));
-    hear_to_the_end(&mut stream)
+    read_to_close(&mut stream)
 }
 
-pub(crate) fn hear_to_the_end(stream: &mut TcpStream) -> Vec<u8> {
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
+/// Reads up to the end of the connection. Panics when the victim does not close it in time.
+pub(crate) fn read_to_close(stream: &mut TcpStream) -> Vec<u8> {
+    let mut reply = Vec::new();
+    match stream.read_to_end(&mut reply) {
         Err(reason) if reason.kind() != io::ErrorKind::ConnectionReset => {
             panic!("the victim does not close: {reason}")
         }
-        Ok(_) | Err(_) => answer,
+        Ok(_) | Err(_) => reply,
     }
 }
 
-/// What a node tells that knows the secret.
+/// The profile of a node that has the secret.
 pub(crate) fn profile(net: &Net, suites: &[Suite]) -> Profile {
     Profile {
         node: NodeId(RandomState::new().build_hasher().finish()),
@@ -69,15 +70,15 @@ pub(crate) fn profile(net: &Net, suites: &[Suite]) -> Profile {
     }
 }
 
-/// A dialler's hello.
+/// The hello of a dialler.
 pub(crate) fn hello(net: &Net) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let fresh = Entropy::system().expect("the system has random numbers");
-    drop(Handshake::dial(&profile(net, &Suite::aead()), fresh, ResumeState::unknown(1), None, &mut bytes));
+    let entropy = Entropy::system().expect("the system has random numbers");
+    drop(Handshake::dial(&profile(net, &Suite::aead()), entropy, ResumeState::unknown(1), None, &mut bytes));
     bytes
 }
 
-/// The four messages of a handshake, in their order.
+/// The four messages of a handshake, in order.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Message {
     DiallerHello,
@@ -89,12 +90,12 @@ pub(crate) enum Message {
 pub(crate) const MESSAGES: [Message; 4] =
     [Message::DiallerHello, Message::AcceptorHello, Message::DiallerProof, Message::AcceptorProof];
 
-/// How a handshake ended that did not succeed.
+/// How a handshake failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// The dialler refuses, or is told that the victim does.
+    /// The dialler refused the victim, or received a refusal from it.
     Refused(HandshakeError),
-    /// The victim closed, or nothing more came in time.
+    /// The victim closed the connection, or sent nothing more in time.
     Silence,
 }
 
@@ -106,8 +107,8 @@ pub(crate) struct Proven {
     pub(crate) input: Deframer,
 }
 
-/// An honest dialler's handshake, of which somebody in the middle changes each message as he likes.
-pub(crate) fn shake(
+/// Runs the handshake of an honest dialler; `change` may change each message on its way.
+pub(crate) fn handshake(
     at: SocketAddr,
     profile: &Profile,
     patience: Duration,
@@ -116,9 +117,9 @@ pub(crate) fn shake(
     let mut stream = connect(at);
     stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
     let (mut epochs, mut input, mut out) = (Epochs::default(), Deframer::new(), Vec::new());
-    let fresh = Entropy::system().expect("the system has random numbers");
+    let entropy = Entropy::system().expect("the system has random numbers");
     let resume_state = ResumeState::unknown(epochs.of_strangers());
-    let mut dialler = Handshake::dial(profile, fresh, resume_state, None, &mut out);
+    let mut dialler = Handshake::dial(profile, entropy, resume_state, None, &mut out);
     for [ours, theirs] in [[MESSAGES[0], MESSAGES[1]], [MESSAGES[2], MESSAGES[3]]] {
         change(ours, &mut out);
         stream.write_all(&out).map_err(|_| Failed::Silence)?;
@@ -128,8 +129,9 @@ pub(crate) fn shake(
         input.push(&message);
         match dialler.advance(profile, &mut input, &mut out).map_err(Failed::Refused)? {
             HandshakeStep::Introduced => {
-                let holding = Session::prove_to(None, &mut epochs, &dialler).expect("they never met");
-                dialler.prove(profile, holding, &mut out).map_err(Failed::Refused)?;
+                let resume_state =
+                    Session::prove_to(None, &mut epochs, &dialler).expect("there is no session yet");
+                dialler.prove(profile, resume_state, &mut out).map_err(Failed::Refused)?;
             }
             HandshakeStep::Done(connection) => return Ok(Proven { stream, connection, input }),
             HandshakeStep::Wait | HandshakeStep::Proven => return Err(Failed::Silence),
@@ -138,7 +140,7 @@ pub(crate) fn shake(
     Err(Failed::Silence)
 }
 
-/// One whole message of a handshake.
+/// Reads one message of a handshake.
 pub(crate) fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut message = vec![0; HEADER_BYTES];
     stream.read_exact(&mut message)?;

@@ -1,5 +1,6 @@
-//! Datagrams that were forged, recorded, or lie about where a node is; and what a node says to them.
+//! Datagrams that are forged, replayed or contain false locations, and the replies to them.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,16 @@ use antiphon_wire::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::attack_test::AttackTest;
 use crate::bounds;
-use crate::common::{Net, wait_for};
-use crate::siege::Siege;
-use crate::victim::Traits;
+use crate::common::{Net, PATIENCE, wait_for};
+use crate::victim::VictimOptions;
 
-/// Dials that datagrams may cause in a second.
+/// The number of dials that datagrams may cause in a second.
 const DIALS_A_SECOND: usize = 10;
 
-fn siege(dials_only: &str) -> Siege {
-    Siege::of(Net::new(), Traits { dials_only, ..Traits::default() })
+fn attack(dial_allow: &str) -> AttackTest {
+    AttackTest::on(Net::new(), VictimOptions { dial_allow, ..VictimOptions::default() })
 }
 
 /// Sends from 127.0.0.2 to the victim's discovery port.
@@ -30,12 +31,12 @@ struct Sender {
 
 impl Sender {
     fn new(net: &Net) -> Self {
-        let socket = UdpSocket::bind("127.0.0.2:0").expect("a free port");
+        let socket = UdpSocket::bind("127.0.0.2:0").expect("a port is free");
         Self { socket, to: ([127, 0, 0, 1], net.udp_port).into() }
     }
 
     fn send(&self, bytes: &[u8]) {
-        self.socket.send_to(bytes, self.to).expect("a datagram goes out");
+        self.socket.send_to(bytes, self.to).expect("the datagram is sent");
     }
 }
 
@@ -45,7 +46,7 @@ fn key(secret: &Secret) -> DatagramKey {
 
 fn sealed(datagram: &Datagram<'_>, key: Option<&DatagramKey>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    datagram.encode(key, &mut bytes).expect("small");
+    datagram.encode(key, &mut bytes).expect("the datagram is small");
     bytes
 }
 
@@ -54,87 +55,86 @@ fn announce(node: u64, locations: &[SocketAddr], key: Option<&DatagramKey>) -> V
     sealed(&Datagram::Announce(presence), key)
 }
 
-/// Somewhere that would notice a dial.
-struct Trap(TcpListener);
+/// A location that counts the dials to it.
+struct DialTrap(TcpListener);
 
-impl Trap {
+impl DialTrap {
     fn at(ip: [u8; 4], port: u16) -> Self {
-        let listener = TcpListener::bind(SocketAddr::from((ip, port))).expect("a free port");
+        let listener = TcpListener::bind(SocketAddr::from((ip, port))).expect("a port is free");
         listener.set_nonblocking(true).expect("an option can be set");
         Self(listener)
     }
 
     fn location(&self) -> SocketAddr {
-        self.0.local_addr().expect("it is bound")
+        self.0.local_addr().expect("the listener is bound")
     }
 
-    /// Who has come since; each is closed at once.
+    /// The number of dials since the last call; their connections are closed.
     fn take_all(&self) -> usize {
         std::iter::from_fn(|| self.0.accept().ok()).count()
     }
 }
 
-#[test]
-fn forged_announcements_are_counted_and_nobody_is_dialled() {
-    let mut siege = siege("");
-    let sender = Sender::new(&siege.net);
-    let trap = Trap::at([127, 0, 0, 2], 0);
+pub(crate) fn announcement_forged_is_counted_and_not_dialled() {
+    let mut attack = attack("");
+    let sender = Sender::new(&attack.net);
+    let trap = DialTrap::at([127, 0, 0, 2], 0);
     let other = key(&Secret::generate().expect("the system has random numbers"));
     let forged = announce(9, &[trap.location()], Some(&other));
     let unsigned = announce(9, &[trap.location()], None);
-    let mut damaged = announce(9, &[trap.location()], Some(&key(&siege.net.secret)));
+    let mut damaged = announce(9, &[trap.location()], Some(&key(&attack.net.secret)));
     damaged[20] ^= 1;
     for round in 1..=100 {
         for bytes in [&forged, &unsigned, &damaged] {
             (0..10).for_each(|_| sender.send(bytes));
         }
-        // No faster than they are read, so that all are counted.
-        siege.victim.wait_for_count("refused_datagrams", 30 * round);
+        // The victim reads each round before the next one, so that no datagram is lost.
+        attack.victim.wait_for_count("refused_datagrams", 30 * round);
     }
-    siege.victim.has_logged_once("another secret, or damaged");
-    siege.victim.has_logged_once("under key id None");
-    assert_eq!(trap.take_all(), 0, "nobody is dialled");
-    siege.end("forged announcements", bounds::datagrams());
+    attack.victim.has_logged_once("another secret, or a damaged one");
+    attack.victim.has_logged_once("under key id None");
+    assert_eq!(trap.take_all(), 0, "no forged location is dialled");
+    attack.end("forged announcements", bounds::datagrams());
 }
 
-/// Hears all announcements of a net, as anybody on it can.
+/// A socket that receives all announcements of a network.
 fn eavesdropper(net: &Net) -> UdpSocket {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).expect("a descriptor is left");
     socket.set_reuse_address(true).expect("an option can be set");
     socket.set_reuse_port(true).expect("an option can be set");
-    socket.bind(&SocketAddr::from(([127, 255, 255, 255], net.udp_port)).into()).expect("it is shared");
-    socket.set_read_timeout(Some(crate::common::PATIENCE)).expect("a timeout can be set");
+    socket.bind(&SocketAddr::from(([127, 255, 255, 255], net.udp_port)).into()).expect("the port is shared");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     socket.into()
 }
 
-#[test]
-fn a_replayed_announcement_costs_ten_dials_a_second_and_a_replayed_goodbye_nothing() {
-    let mut siege = siege("");
-    let adapter = eavesdropper(&siege.net);
-    let ghost = siege.net.node("ghost");
+/// A replayed goodbye has no effect.
+pub(crate) fn announcement_replayed_causes_ten_dials_a_second() {
+    let mut attack = attack("");
+    let listener = eavesdropper(&attack.net);
+    let stopped = attack.net.node("stopped");
     let record = |kind: u8| {
         let mut bytes = [0; 2 * DATAGRAM_BYTES_MAX];
-        wait_for("a datagram of the ghost", || {
-            let (count, from) = adapter.recv_from(&mut bytes).expect("datagrams come");
-            (from.ip() == ghost.location.addr().ip() && bytes[5] == kind).then(|| bytes[..count].to_vec())
+        wait_for("a datagram of the node that will stop", || {
+            let (count, from) = listener.recv_from(&mut bytes).expect("datagrams arrive");
+            (from.ip() == stopped.location.addr().ip() && bytes[5] == kind).then(|| bytes[..count].to_vec())
         })
     };
     let announcement = record(1);
-    ghost.wait_for_peers(1);
-    let at = ghost.location.addr();
-    ghost.stop();
+    stopped.wait_for_peers(1);
+    let at = stopped.location.addr();
+    stopped.stop();
     let goodbye = {
         let mut bytes = [0; 2 * DATAGRAM_BYTES_MAX];
-        wait_for("its goodbye", || {
-            let (count, _) = adapter.recv_from(&mut bytes).expect("datagrams come");
+        wait_for("the goodbye", || {
+            let (count, _) = listener.recv_from(&mut bytes).expect("datagrams arrive");
             (bytes[5] == 4).then(|| bytes[..count].to_vec())
         })
     };
-    let peers = siege.victim.count("connections");
-    assert_eq!(peers, 1, "the bystander is left");
-    // Whoever is there now is not the ghost.
-    let trap = Trap::at([127, 0, 0, 1], at.port());
-    let sender = Sender::new(&siege.net);
+    let connections = attack.victim.count("connections");
+    assert_eq!(connections, 1, "the bystander stays connected");
+    // Another socket listens at the location of the node that has stopped.
+    let trap = DialTrap::at([127, 0, 0, 1], at.port());
+    let sender = Sender::new(&attack.net);
     let (begun, mut dials) = (Instant::now(), 0);
     while begun.elapsed() < secs(2) {
         (0..20).for_each(|_| sender.send(&announcement));
@@ -143,25 +143,25 @@ fn a_replayed_announcement_costs_ten_dials_a_second_and_a_replayed_goodbye_nothi
         std::thread::sleep(millis(5));
     }
     assert_dials_in(dials, begun.elapsed());
-    assert_eq!(siege.victim.count("misbehaved"), 0);
-    siege.end("a replayed announcement", bounds::datagrams());
+    assert_eq!(attack.victim.count("misbehaved"), 0);
+    attack.end("a replayed announcement", bounds::datagrams());
 }
 
 fn assert_dials_in(dials: usize, time: Duration) {
     println!("{dials} dials in {time:?}");
-    assert!(dials > 0, "an announcement is heeded");
+    assert!(dials > 0, "an authentic announcement causes a dial");
     let most = DIALS_A_SECOND * (time.as_secs() as usize + 2);
-    assert!(dials <= most, "{dials} dials in {time:?}, where {most} are allowed");
+    assert!(dials <= most, "{dials} dials in {time:?}, and {most} are allowed");
 }
 
-#[test]
-fn a_member_that_announces_nodes_everywhere_causes_ten_dials_a_second_and_ends_no_session() {
-    let mut siege = siege("");
-    let key = key(&siege.net.secret);
-    let sender = Sender::new(&siege.net);
-    let traps: Vec<Trap> = (0..200).map(|_| Trap::at([127, 0, 0, 2], 0)).collect();
+/// The goodbyes that the member forges for another node end no session.
+pub(crate) fn announcements_of_member_cause_ten_dials_a_second() {
+    let mut attack = attack("");
+    let key = key(&attack.net.secret);
+    let sender = Sender::new(&attack.net);
+    let traps: Vec<DialTrap> = (0..200).map(|_| DialTrap::at([127, 0, 0, 2], 0)).collect();
     let (begun, mut dials, mut node) = (Instant::now(), 0, 100);
-    let bystander = NodeId(siege.bystander());
+    let bystander = NodeId(attack.bystander());
     while begun.elapsed() < secs(2) {
         for trap in &traps {
             node += 1;
@@ -171,44 +171,43 @@ fn a_member_that_announces_nodes_everywhere_causes_ten_dials_a_second_and_ends_n
         }
         std::thread::sleep(millis(5));
     }
-    dials += traps.iter().map(Trap::take_all).sum::<usize>();
+    dials += traps.iter().map(DialTrap::take_all).sum::<usize>();
     assert_dials_in(dials, begun.elapsed());
-    let connections = siege.victim.count("connections");
+    let connections = attack.victim.count("connections");
     assert!(connections as usize <= 1 + 2 * DIALS_A_SECOND, "{connections} connections");
-    siege.end("announcements of a member", bounds::datagrams());
+    attack.end("announcements of a member", bounds::datagrams());
 }
 
-#[test]
-fn an_announcement_that_names_a_third_host_is_followed_only_where_the_configuration_allows() {
-    let mut siege = siege("127.0.0.1/32");
-    let key = key(&siege.net.secret);
-    let sender = Sender::new(&siege.net);
+pub(crate) fn announcement_outside_dial_allow_is_not_dialled() {
+    let mut attack = attack("127.0.0.1/32");
+    let key = key(&attack.net.secret);
+    let sender = Sender::new(&attack.net);
     let (third, own, allowed) =
-        (Trap::at([127, 0, 0, 3], 0), Trap::at([127, 0, 0, 2], 0), Trap::at([127, 0, 0, 1], 0));
+        (DialTrap::at([127, 0, 0, 3], 0), DialTrap::at([127, 0, 0, 2], 0), DialTrap::at([127, 0, 0, 1], 0));
     for node in 0..50 {
         sender.send(&announce(1_000 + node, &[third.location(), own.location()], Some(&key)));
     }
-    // It comes after them, and is followed: so they were heard.
+    // The victim handles datagrams in order: once it dials for a later one, it has handled those above.
     wait_for("the dial that is allowed", || {
         sender.send(&announce(7, &[third.location(), allowed.location()], Some(&key)));
         (allowed.take_all() > 0).then_some(())
     });
-    assert_eq!((third.take_all(), own.take_all()), (0, 0), "nobody else is dialled");
-    assert_eq!(siege.victim.count("refused_datagrams"), 0);
-    siege.end("a third host", bounds::datagrams());
+    assert_eq!((third.take_all(), own.take_all()), (0, 0), "no other location is dialled");
+    assert_eq!(attack.victim.count("refused_datagrams"), 0);
+    attack.end("a third host", bounds::datagrams());
 }
 
-#[test]
-fn no_answer_by_datagram_is_longer_than_its_question_and_strangers_get_none() {
-    let mut siege = siege("");
-    let key = key(&siege.net.secret);
-    let siblings = ["one", "two", "three"].map(|name| siege.net.node(name));
+/// Datagrams that are not authentic, and those that are no probes, get no reply.
+pub(crate) fn datagram_reply_is_no_longer_than_its_probe() {
+    let mut attack = attack("");
+    let key = key(&attack.net.secret);
+    let siblings = ["one", "two", "three"].map(|name| attack.net.node(name));
     siblings.iter().for_each(|node| node.wait_for_peers(3));
-    let from = Presence { node: NodeId(9), name: "asker", locations: Locations::NONE };
+    let from = Presence { node: NodeId(9), name: "prober", locations: Locations::NONE };
     let probe = Datagram::Probe(Probe { from, reply_to: None });
     let unasked = Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE });
     let other = DatagramKey::new(0, &Secret::generate().expect("the system has random numbers"));
-    let silent = [
+    let without_reply = [
         sealed(&probe, None),
         sealed(&probe, Some(&other)),
         sealed(&unasked, Some(&key)),
@@ -216,23 +215,25 @@ fn no_answer_by_datagram_is_longer_than_its_question_and_strangers_get_none() {
         sealed(&Datagram::Announce(from), Some(&key)),
         b"ANTU\x01\x02".to_vec(),
     ];
-    let to_all = Sender { to: ([127, 255, 255, 255], siege.net.udp_port).into(), ..Sender::new(&siege.net) };
+    let to_all =
+        Sender { to: ([127, 255, 255, 255], attack.net.udp_port).into(), ..Sender::new(&attack.net) };
     to_all.socket.set_broadcast(true).expect("an option can be set");
-    (0..10).for_each(|_| silent.iter().for_each(|bytes| to_all.send(bytes)));
-    siege.victim.wait_for_count("refused_datagrams", 30);
-    // What is answered comes after them.
-    let asking = Sender::new(&siege.net);
-    let question = sealed(&probe, Some(&key));
-    asking.send(&question);
+    (0..10).for_each(|_| without_reply.iter().for_each(|bytes| to_all.send(bytes)));
+    attack.victim.wait_for_count("refused_datagrams", 30);
+    // The probe that gets replies comes after them.
+    let prober = Sender::new(&attack.net);
+    let request = sealed(&probe, Some(&key));
+    prober.send(&request);
     let mut bytes = [0; 4 * DATAGRAM_BYTES_MAX];
-    asking.socket.set_read_timeout(Some(crate::common::PATIENCE)).expect("a timeout can be set");
+    prober.socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     for _ in 0..4 {
-        // The victim and its siblings: each as long as it likes, up to the question.
-        let (count, _) = asking.socket.recv_from(&mut bytes).expect("all four answer");
-        assert!(count <= question.len(), "{count} bytes for {}", question.len());
+        // The victim and its siblings reply.
+        let (count, _) = prober.socket.recv_from(&mut bytes).expect("all four nodes reply");
+        assert!(count <= request.len(), "{count} bytes for {}", request.len());
     }
     to_all.socket.set_nonblocking(true).expect("an option can be set");
-    assert!(to_all.socket.recv_from(&mut bytes).is_err(), "nothing is said to the others");
+    let reply = to_all.socket.recv_from(&mut bytes).map_err(|reason| reason.kind());
+    assert_eq!(reply, Err(ErrorKind::WouldBlock), "the other datagrams get no reply");
     drop(siblings);
-    siege.end("questions", bounds::datagrams());
+    attack.end("probes", bounds::datagrams());
 }

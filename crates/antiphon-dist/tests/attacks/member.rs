@@ -1,4 +1,4 @@
-//! A member by hand: it knows the secret, keeps a session with the victim, and sends what frames it likes.
+//! A member without a node: it has the secret, keeps a session with the victim, and sends arbitrary frames.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -9,11 +9,11 @@ use antiphon_sched::millis;
 use antiphon_wire::frame::{Lookup, LookupResult, NameSpace};
 use antiphon_wire::{Deframer, Frame, Key, Session, TagId, Time};
 
-use crate::caller::{profile, shake};
+use crate::caller::{handshake, profile};
 use crate::common::{Net, PATIENCE};
 use crate::victim::Victim;
 
-/// So much is written at once.
+/// The number of bytes to write at once.
 const WRITE_BYTES: usize = 1 << 20;
 
 pub(crate) struct Member {
@@ -27,9 +27,10 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn join(net: &Net, victim: &Victim) -> Self {
         let profile = profile(net, &Suite::aead());
-        let proven = shake(victim.location.addr(), &profile, PATIENCE, |_, _| ()).expect("a member gets in");
+        let proven = handshake(victim.location.addr(), &profile, PATIENCE, |_, _| ())
+            .expect("the victim accepts a member");
         let mut session = Session::begin(Time::START, &profile.limits, profile.node, &proven.connection);
-        session.connected(Time::START, proven.connection).expect("a first connection");
+        session.connected(Time::START, proven.connection).expect("a new session accepts a connection");
         proven.stream.set_read_timeout(Some(millis(1))).expect("a timeout can be set");
         let (stream, input) = (proven.stream, proven.input);
         Self { stream, session, input, out: Vec::new(), begun: Instant::now() }
@@ -39,7 +40,7 @@ impl Member {
         Time::START + self.begun.elapsed()
     }
 
-    /// Writes what there is to write, reads what has come, and shows it.
+    /// Writes the queued frames, reads, and calls `each` for each frame that has arrived.
     pub(crate) fn run_once(&mut self, mut each: impl FnMut(&Frame<'_>)) -> io::Result<()> {
         let now = self.now();
         if self.session.poll_timeout().is_some_and(|due| due <= now) {
@@ -65,41 +66,42 @@ impl Member {
         Ok(())
     }
 
-    /// Turns until `wanted` has seen enough.
+    /// Runs until `wanted` returns a value for a frame.
     #[track_caller]
-    pub(crate) fn turn_until<R>(&mut self, mut wanted: impl FnMut(&Frame<'_>) -> Option<R>) -> R {
+    pub(crate) fn run_until<R>(&mut self, mut wanted: impl FnMut(&Frame<'_>) -> Option<R>) -> R {
         let end = Instant::now() + PATIENCE;
         loop {
-            let mut seen = None;
-            self.run_once(|frame| seen = seen.take().or_else(|| wanted(frame))).expect("the victim stays");
-            if let Some(seen) = seen {
-                return seen;
+            let mut found = None;
+            self.run_once(|frame| found = found.take().or_else(|| wanted(frame)))
+                .expect("the session continues");
+            if let Some(found) = found {
+                return found;
             }
             assert!(Instant::now() < end, "waited {PATIENCE:?} for a frame");
         }
     }
 
-    /// Sends a frame, as soon as there is room for it.
+    /// Sends a frame. While the send queue is long, runs first.
     pub(crate) fn send(&mut self, frame: &Frame<'_>, mut each: impl FnMut(&Frame<'_>)) {
         while self.session.queued_bytes() > WRITE_BYTES as u64 {
-            self.run_once(&mut each).expect("the victim stays");
+            self.run_once(&mut each).expect("the session continues");
         }
-        self.session.send(frame).expect("there is room");
+        self.session.send(frame).expect("the send queue has room");
     }
 
-    /// Turns until all that was sent has arrived.
-    pub(crate) fn settle(&mut self, mut each: impl FnMut(&Frame<'_>)) {
+    /// Runs until the victim has acknowledged all frames.
+    pub(crate) fn run_until_acknowledged(&mut self, mut each: impl FnMut(&Frame<'_>)) {
         let end = Instant::now() + PATIENCE;
         while !self.session.is_idle() {
-            self.run_once(&mut each).expect("the victim stays");
+            self.run_once(&mut each).expect("the session continues");
             assert!(Instant::now() < end, "waited {PATIENCE:?} for the last acknowledgement");
         }
     }
 
-    /// The key and the type of what has a name.
+    /// Locates a name; returns the key and the type.
     pub(crate) fn find(&mut self, space: NameSpace, name: &str) -> (Key, TagId) {
         self.send(&Lookup { request: u64::MAX, space, all: false, name }.into(), |_| ());
-        self.turn_until(|frame| match frame {
+        self.run_until(|frame| match frame {
             Frame::Found(found) if found.request == u64::MAX => match found.what {
                 LookupResult::Here { key, tag } => Some((key, tag)),
                 LookupResult::TooMany | LookupResult::BadName => None,

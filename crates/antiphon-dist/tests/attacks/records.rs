@@ -1,129 +1,129 @@
-//! Records that somebody in the middle cuts, repeats, swaps, damages, reflects, or takes from elsewhere: each costs its
-//! connection, and no message.
+//! A man in the middle truncates, repeats, swaps, drops, damages, reflects and replaces records. Each change ends its
+//! connection, and no message is lost.
 
 use std::sync::mpsc::{Sender, channel};
 
 use antiphon_dist::Limits;
 use antiphon_sched::Addr;
 
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::common::{PATIENCE, tell_test, wait_for};
-use crate::middle::{self, HANDSHAKE_PIECES, Passed, Piece};
-use crate::siege::Siege;
+use crate::middle::{self, Forward, HANDSHAKE_PIECES, Piece};
 use crate::victim::Tally;
 
-/// The record of each connection that is meddled with: early, and after others.
-const MEDDLED: usize = HANDSHAKE_PIECES + 3;
+/// The index of the record that is changed on each connection: an early one, after a few others.
+const CHANGED: usize = HANDSHAKE_PIECES + 3;
 
 #[derive(Copy, Clone, Debug)]
-enum Trick {
-    CutShort,
+enum Tampering {
+    Truncate,
     Repeat,
-    /// The next one comes first.
+    /// The next record comes first.
     Swap,
-    Lose,
+    Drop,
     FlipInHeader,
     FlipInBody,
     FlipInTag,
-    /// One that the other side sent.
+    /// The record is replaced by one of the other side.
     Reflect,
-    /// One of the same place and direction, of the connection before.
-    FromElsewhere,
+    /// The record is replaced by that of the previous connection, with the same index and direction.
+    Replace,
 }
 
-const TRICKS: [Trick; 9] = [
-    Trick::CutShort,
-    Trick::Repeat,
-    Trick::Swap,
-    Trick::Lose,
-    Trick::FlipInHeader,
-    Trick::FlipInBody,
-    Trick::FlipInTag,
-    Trick::Reflect,
-    Trick::FromElsewhere,
+const TAMPERINGS: [Tampering; 9] = [
+    Tampering::Truncate,
+    Tampering::Repeat,
+    Tampering::Swap,
+    Tampering::Drop,
+    Tampering::FlipInHeader,
+    Tampering::FlipInBody,
+    Tampering::FlipInTag,
+    Tampering::Reflect,
+    Tampering::Replace,
 ];
 
-/// Plays each trick once in each direction, one a connection.
-struct Meddler {
-    /// The last whole records of each direction.
-    seen: [Vec<u8>; 2],
-    /// Of each direction, the record at `MEDDLED` of the connection before.
-    elsewhere: [Vec<u8>; 2],
+/// Applies each kind of tampering once in each direction, one on each connection.
+struct Tamperer {
+    /// The last record in each direction.
+    last: [Vec<u8>; 2],
+    /// The record at `CHANGED` of the previous connection, in each direction.
+    previous: [Vec<u8>; 2],
+    /// The record that `Swap` holds back.
     held: Vec<u8>,
     done: Sender<()>,
 }
 
-impl Meddler {
-    fn edit(&mut self, piece: Piece) -> Passed {
-        let way = piece.way as usize;
-        // The first connection only shows what records look like.
-        let turn = piece.connection.checked_sub(1);
-        let trick = turn.and_then(|turn| TRICKS.get(turn / 2));
-        let is_due = turn.is_some_and(|turn| turn % 2 == way) && piece.index >= MEDDLED;
-        let passed = match (turn, trick) {
-            (None, _) if piece.index == MEDDLED + 2 => Passed::Last(piece.bytes.clone()),
-            (Some(_), Some(trick)) if is_due => self.play(*trick, &piece),
+impl Tamperer {
+    fn edit(&mut self, piece: Piece) -> Forward {
+        let direction = piece.direction as usize;
+        // The first connection only supplies records for the later ones.
+        let round = piece.connection.checked_sub(1);
+        let tampering = round.and_then(|round| TAMPERINGS.get(round / 2));
+        let is_due = round.is_some_and(|round| round % 2 == direction) && piece.index >= CHANGED;
+        let forward = match (round, tampering) {
+            (None, _) if piece.index == CHANGED + 2 => Forward::Last(piece.bytes.clone()),
+            (Some(_), Some(tampering)) if is_due => self.apply(*tampering, &piece),
             (Some(_), None) => {
-                // The test may have heard enough.
                 tell_test(&self.done, ());
-                Passed::Bytes(piece.bytes.clone())
+                Forward::Bytes(piece.bytes.clone())
             }
-            (_, _) => Passed::Bytes(piece.bytes.clone()),
+            (_, _) => Forward::Bytes(piece.bytes.clone()),
         };
-        if piece.index == MEDDLED {
-            self.elsewhere[way] = piece.bytes.clone();
+        if piece.index == CHANGED {
+            self.previous[direction] = piece.bytes.clone();
         }
         if piece.index >= HANDSHAKE_PIECES {
-            self.seen[way] = piece.bytes;
+            self.last[direction] = piece.bytes;
         }
-        passed
+        forward
     }
 
-    fn play(&mut self, trick: Trick, piece: &Piece) -> Passed {
-        let Piece { way, index, bytes, .. } = piece;
-        let (first, mut changed) = (*index == MEDDLED, bytes.clone());
-        match trick {
-            _ if !first && !matches!(trick, Trick::Swap) => {}
-            Trick::CutShort => return Passed::Last(bytes[..bytes.len() / 2].to_vec()),
-            Trick::Repeat => changed.extend_from_slice(bytes),
-            Trick::Swap if first => self.held = std::mem::take(&mut changed),
-            Trick::Swap => changed.append(&mut self.held),
-            Trick::Lose => changed.clear(),
-            Trick::FlipInHeader => changed[3] ^= 1,
-            Trick::FlipInBody => changed[4] ^= 1,
-            Trick::FlipInTag => *changed.last_mut().expect("a tag") ^= 0x80,
-            Trick::Reflect => changed.clone_from(&self.seen[1 - *way as usize]),
-            Trick::FromElsewhere => changed.clone_from(&self.elsewhere[*way as usize]),
+    fn apply(&mut self, tampering: Tampering, piece: &Piece) -> Forward {
+        let Piece { direction, index, bytes, .. } = piece;
+        let (first, mut changed) = (*index == CHANGED, bytes.clone());
+        match tampering {
+            _ if !first && !matches!(tampering, Tampering::Swap) => {}
+            Tampering::Truncate => return Forward::Last(bytes[..bytes.len() / 2].to_vec()),
+            Tampering::Repeat => changed.extend_from_slice(bytes),
+            Tampering::Swap if first => self.held = std::mem::take(&mut changed),
+            Tampering::Swap => changed.append(&mut self.held),
+            Tampering::Drop => changed.clear(),
+            Tampering::FlipInHeader => changed[3] ^= 1,
+            Tampering::FlipInBody => changed[4] ^= 1,
+            Tampering::FlipInTag => *changed.last_mut().expect("a record has a tag") ^= 0x80,
+            Tampering::Reflect => changed.clone_from(&self.last[1 - *direction as usize]),
+            Tampering::Replace => changed.clone_from(&self.previous[*direction as usize]),
         }
-        Passed::Bytes(changed)
+        Forward::Bytes(changed)
     }
 }
 
-#[test]
-fn a_record_that_is_meddled_with_costs_its_connection_and_no_message() {
-    let mut siege = Siege::quiet();
+/// All messages arrive once and in order, although each tampering ends a connection.
+pub(crate) fn record_tampered_with_costs_only_its_connection() {
+    let mut attack = AttackTest::without_discovery();
     let (done, is_done) = channel();
-    let mut meddler =
-        Meddler { seen: Default::default(), elsewhere: Default::default(), held: Vec::new(), done };
-    let between = middle::between(siege.victim.location.addr(), move |piece| meddler.edit(piece));
-    let peer = siege.net.quiet_node("peer", &[between.into()]);
+    let mut tamperer =
+        Tamperer { last: Default::default(), previous: Default::default(), held: Vec::new(), done };
+    let middle = middle::start(attack.victim.location.addr(), move |piece| tamperer.edit(piece));
+    let peer = attack.net.quiet_node("peer", &[middle.into()]);
     let tally: Addr<Tally> = peer.find("tally");
     let mut sent = 0;
-    // Traffic both ways: each tenth number is asked back.
-    wait_for("all tricks to be played", || {
+    // There is traffic in both directions: after ten numbers comes a request for their count.
+    wait_for("all kinds of tampering", || {
         for _ in 0..10 {
             peer.handle.send(tally, Tally::Number(sent)).expect("the node runs");
             sent += 1;
         }
         let total = peer.handle.ask(tally, PATIENCE, Tally::Total);
-        assert_eq!(total, Ok(sent), "all have arrived, once and in order");
+        assert_eq!(total, Ok(sent), "all numbers have arrived, once and in order");
         is_done.try_recv().ok()
     });
-    let tricks = 2 * TRICKS.len() as u64;
-    // The others are seen by the peer.
-    siege.victim.wait_for_count("broken_connections", TRICKS.len() as u64 - 1);
-    siege.victim.has_logged_once("not authentic");
-    assert!(siege.victim.log.lines("out of order").is_empty(), "{:?}", siege.victim.log.lines(""));
-    println!("{tricks} tricks, {sent} messages");
-    siege.end("records", bounds::strangers(&Limits::default(), false));
+    let changes = 2 * TAMPERINGS.len() as u64;
+    // The peer counts the changes in the other direction.
+    attack.victim.wait_for_count("broken_connections", TAMPERINGS.len() as u64 - 1);
+    attack.victim.has_logged_once("not authentic");
+    assert!(attack.victim.log.lines("out of order").is_empty(), "{:?}", attack.victim.log.lines(""));
+    println!("{changes} changed records, {sent} messages");
+    attack.end("records", bounds::pending_connections(&Limits::default(), false));
 }

@@ -1,4 +1,4 @@
-//! The node under attack: a process of its own, whose log, counts and memory the test can see.
+//! The node under attack, in a process of its own; the test reads its log, counts and memory.
 
 use std::fs;
 use std::path::Path;
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::common::process::{self, Process, Role};
 use crate::common::{Log, Net, PATIENCE, wait_for};
 
-/// What a peer asks, again and again; the answer is the same number.
+/// A request; the reply is the same number.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Echo(pub(crate) u64, pub(crate) ReplyTo<u64>);
 antiphon_sched::wire!(Echo, "attack.echo/1");
 
-/// Numbers that must come in order, each once; and how many have come.
+/// Numbers, which must arrive in order and once each, and requests for their count.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Tally {
     Number(u64),
@@ -24,76 +24,76 @@ pub(crate) enum Tally {
 }
 antiphon_sched::wire!(Tally, "attack.tally/1");
 
-/// A function of the victim's, which starts an actor that lives on.
+/// The name of an RCI of the victim; its actors do not exit.
 pub(crate) const CALLED: &str = "called";
 
-/// The victim, as the test sees it.
+/// The victim's process, as the test uses it.
 pub(crate) struct Victim {
     process: Process,
     pub(crate) location: Location,
     pub(crate) log: Log,
 }
 
-/// What is particular about a victim.
+/// The options of a victim.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Traits<'a> {
-    /// It allows a weaker suite beside the best.
-    pub(crate) is_lenient: bool,
-    /// It takes files.
+pub(crate) struct VictimOptions<'a> {
+    /// Whether it allows `Suite::Hmac` beside the best suites.
+    pub(crate) allows_weak_suite: bool,
+    /// The folder for received files; without one, it refuses files.
     pub(crate) dest_path: Option<&'a Path>,
-    /// It dials only there what others tell of.
-    pub(crate) dials_only: &'a str,
-    /// Whom it dials.
+    /// The one network in its `dial_allow`; the default, if empty.
+    pub(crate) dial_allow: &'a str,
+    /// The peer that it dials.
     pub(crate) peer: Option<Location>,
 }
 
-const LENIENT: &str = "ANTIPHON_VICTIM_LENIENT";
+const WEAK_SUITE: &str = "ANTIPHON_VICTIM_WEAK_SUITE";
 const DEST_PATH: &str = "ANTIPHON_VICTIM_DEST_PATH";
-const DIALS_ONLY: &str = "ANTIPHON_VICTIM_DIALS_ONLY";
+const DIAL_ALLOW: &str = "ANTIPHON_VICTIM_DIAL_ALLOW";
 
 impl Victim {
-    pub(crate) fn start(net: &Net, traits: Traits<'_>) -> Self {
-        let dest_path = traits.dest_path.map(|path| path.display().to_string()).unwrap_or_default();
-        let lenient = if traits.is_lenient { "yes" } else { "" };
-        let variables = [(LENIENT, lenient), (DEST_PATH, &dest_path), (DIALS_ONLY, traits.dials_only)];
-        let (process, log) = Process::start_logged(net, "victim", traits.peer, &variables);
+    pub(crate) fn start(net: &Net, options: VictimOptions<'_>) -> Self {
+        let dest_path = options.dest_path.map(|path| path.display().to_string()).unwrap_or_default();
+        let weak_suite = if options.allows_weak_suite { "yes" } else { "" };
+        let variables = [(WEAK_SUITE, weak_suite), (DEST_PATH, &dest_path), (DIAL_ALLOW, options.dial_allow)];
+        let (process, log) = Process::start_logged(net, "victim", options.peer, &variables);
         let location = process.location();
         Self { process, location, log }
     }
 
-    /// One of its counts, by the name of its field.
+    /// The count with this field name.
     pub(crate) fn count(&mut self, field: &str) -> u64 {
-        self.process.say("counts");
+        self.process.send_line("counts");
         let counts = self.process.line();
         number_of(&counts, field)
     }
 
-    /// One of a group of its counts.
+    /// The count with this field name, in a group.
     pub(crate) fn count_within(&mut self, group: &str, field: &str) -> u64 {
-        self.process.say("counts");
+        self.process.send_line("counts");
         let counts = self.process.line();
         let inner = counts.split_once(&format!(" {group}: ")).map(|(_, rest)| rest);
         number_of(inner.unwrap_or_default(), field)
     }
 
-    /// Waits until a count is so high.
+    /// Waits until a count is at least this high.
     #[track_caller]
     pub(crate) fn wait_for_count(&mut self, field: &str, at_least: u64) -> u64 {
         let what = format!("{field} of {at_least}");
         wait_for(&what, || Some(self.count(field)).filter(|count| *count >= at_least))
     }
 
-    /// Looks that a line with these words is in its log, once.
+    /// Checks that exactly one line of the log contains this text.
     #[track_caller]
-    pub(crate) fn has_logged_once(&self, words: &str) {
-        self.log.wait_for(words);
-        let lines = self.log.lines(words);
-        assert_eq!(lines.len(), 1, "{words:?} is to be logged once: {:?}", self.log.lines(""));
+    pub(crate) fn has_logged_once(&self, text: &str) {
+        self.log.wait_for(text);
+        let lines = self.log.lines(text);
+        assert_eq!(lines.len(), 1, "{text:?} must be logged once: {:?}", self.log.lines(""));
     }
 
-    /// From now on, [`peak_bytes`](Victim::peak_bytes) tells what was used since.
+    /// [`peak_bytes`](Victim::peak_bytes) is the peak since this call.
     pub(crate) fn reset_peak(&self) {
-        let refs = format!("/proc/{}/clear_refs", self.process.number());
+        let refs = format!("/proc/{}/clear_refs", self.process.id());
         fs::write(refs, "5").expect("a parent may reset its child's peak");
     }
 
@@ -106,24 +106,24 @@ impl Victim {
     }
 
     fn status(&self, field: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.process.number());
-        let status = fs::read_to_string(path).expect("the victim lives");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux tells it");
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = fs::read_to_string(path).expect("the victim runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux has this field");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("the value is a number of KiB");
         kib * 1024
     }
 }
 
-/// The number after the name of a field.
+/// The number after a field name.
 fn number_of(counts: &str, field: &str) -> u64 {
     let value = counts.split_once(&format!(" {field}: ")).map(|(_, rest)| rest);
     let digits = value.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
     let number = digits.and_then(|digits| digits.parse().ok());
-    number.unwrap_or_else(|| panic!("there is no count {field} in {counts}"))
+    number.unwrap_or_else(|| panic!("no count {field} in {counts}"))
 }
 
-/// The victim's own part.
-pub(crate) fn play(role: &Role) {
+/// Runs the victim, in the child process.
+pub(crate) fn run(role: &Role) {
     tracing_subscriber::fmt()
         .with_ansi(false)
         .with_max_level(tracing::Level::WARN)
@@ -162,12 +162,12 @@ pub(crate) fn play(role: &Role) {
         }
         antiphon_sched::sleep(PATIENCE)
     });
-    node.rci(CALLED, |_: u64| |_: &mut Cx<u64>, _| receive()).expect("it is the first of that name");
-    process::say(node.location());
+    node.rci(CALLED, |_: u64| |_: &mut Cx<u64>, _| receive()).expect("the name is free");
+    process::send_line(node.location());
     let handle = node.handle();
     std::thread::spawn(move || {
         for _command in process::commands() {
-            process::say(handle.ask(counts, PATIENCE, |reply| reply).expect("the node runs"));
+            process::send_line(handle.ask(counts, PATIENCE, |reply| reply).expect("the node runs"));
         }
         handle.stop();
     });
@@ -175,16 +175,19 @@ pub(crate) fn play(role: &Role) {
 }
 
 fn config(role: &Role) -> Config {
-    let told = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
-    let lenient = || [Suite::aead().to_vec(), vec![Suite::Hmac]].concat();
+    let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let suites = || [Suite::aead().to_vec(), vec![Suite::Hmac]].concat();
     let only = |network: String| {
-        let (ip, bits) = network.split_once('/').expect("a network");
-        vec![(ip.parse().expect("an address"), bits.parse().expect("a number"))]
+        let (ip, bits) = network.split_once('/').expect("the network has a prefix length");
+        vec![(
+            ip.parse().expect("the address is valid"),
+            bits.parse().expect("the prefix length is a number"),
+        )]
     };
     Config {
-        suites: told(LENIENT).map(|_| lenient()),
-        dest_path: told(DEST_PATH).map(Into::into),
-        dial_allow: told(DIALS_ONLY).map(only),
+        suites: variable(WEAK_SUITE).map(|_| suites()),
+        dest_path: variable(DEST_PATH).map(Into::into),
+        dial_allow: variable(DIAL_ALLOW).map(only),
         ..role.config()
     }
 }

@@ -1,4 +1,4 @@
-//! TLS by hand, for peers as they should not be.
+//! TLS without the checks of the product, for peers that misbehave.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,15 +15,15 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::certs::Files;
 
-/// Accepts everybody.
+/// Accepts every certificate.
 #[derive(Debug)]
-struct Gullible;
+struct AcceptAll;
 
 fn schemes() -> Vec<SignatureScheme> {
     rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
 }
 
-impl ServerCertVerifier for Gullible {
+impl ServerCertVerifier for AcceptAll {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -58,7 +58,7 @@ impl ServerCertVerifier for Gullible {
     }
 }
 
-impl ClientCertVerifier for Gullible {
+impl ClientCertVerifier for AcceptAll {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -95,111 +95,110 @@ impl ClientCertVerifier for Gullible {
     }
 }
 
-/// A certificate with whatever key stands beside it.
+/// A certificate with the key in its file, which may be the key of another certificate.
 fn presented(files: &Files) -> Arc<SingleCertAndKey> {
-    let key = rustls::crypto::ring::sign::any_supported_type(&files.private_key()).expect("a sound key");
+    let key = rustls::crypto::ring::sign::any_supported_type(&files.private_key()).expect("the key is valid");
     Arc::new(CertifiedKey::new(files.chain(), key).into())
 }
 
 fn client(files: Option<&Files>) -> Connection {
     let config = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3 is there")
+        .expect("the provider has TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Gullible));
+        .with_custom_certificate_verifier(Arc::new(AcceptAll));
     let config = match files {
         Some(files) => config.with_client_cert_resolver(presented(files)),
         None => config.with_no_client_auth(),
     };
-    let name = ServerName::try_from("localhost").expect("a name");
-    ClientConnection::new(config.into(), name).expect("a sound configuration").into()
+    let name = ServerName::try_from("localhost").expect("the name is valid");
+    ClientConnection::new(config.into(), name).expect("the configuration is valid").into()
 }
 
 fn server(files: &Files) -> Connection {
     let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3 is there")
-        .with_client_cert_verifier(Arc::new(Gullible))
+        .expect("the provider has TLS 1.3")
+        .with_client_cert_verifier(Arc::new(AcceptAll))
         .with_cert_resolver(presented(files));
-    ServerConnection::new(config.into()).expect("a sound configuration").into()
+    ServerConnection::new(config.into()).expect("the configuration is valid").into()
 }
 
-/// A server that presents a certificate to whoever comes.
+/// Starts a server that presents a certificate to each dialler.
 pub(crate) fn serve(files: &Files) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let at = listener.local_addr().expect("it is bound");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let at = listener.local_addr().expect("the listener is bound");
     let files = files.clone();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
             let mut tls = server(&files);
-            // The dialler refuses it, and closes.
+            // The dialler refuses the certificate, and closes.
             while tls.complete_io(&mut stream).is_ok_and(|(read, _)| read > 0) {}
         }
     });
     at
 }
 
-/// A conversation with whoever listens, begun.
+/// Connects to a listener, and completes the TLS handshake.
 pub(crate) fn dial(at: SocketAddr, files: &Files) -> StreamOwned<ClientConnection, TcpStream> {
-    begin(TcpStream::connect(at).expect("somebody listens"), files)
+    begin(TcpStream::connect(at).expect("the listener accepts"), files)
 }
 
-/// As `dial`, on a connection that stands.
+/// Like [`dial`], over a connection that is open.
 pub(crate) fn begin(mut stream: TcpStream, files: &Files) -> StreamOwned<ClientConnection, TcpStream> {
-    stream.set_read_timeout(Some(super::PATIENCE)).expect("a sound timeout");
-    let Connection::Client(mut tls) = client(Some(files)) else { unreachable!("it dials") };
-    tls.complete_io(&mut stream).expect("the listener agrees");
+    stream.set_read_timeout(Some(super::PATIENCE)).expect("the timeout is valid");
+    let Connection::Client(mut tls) = client(Some(files)) else { unreachable!("the client side dials") };
+    tls.complete_io(&mut stream).expect("the handshake succeeds");
     StreamOwned::new(tls, stream)
 }
 
-/// What a node says to a dialler that presents a certificate, or none.
+/// The error with which a node refuses a dialler that presents this certificate, or none.
 pub(crate) fn knock(at: SocketAddr, files: Option<&Files>) -> String {
     let mut stream = TcpStream::connect(at).expect("the node listens");
     let mut tls = client(files);
     loop {
         match tls.complete_io(&mut stream) {
-            Ok(_) if !tls.wants_read() => panic!("the node let it in"),
+            Ok(_) if !tls.wants_read() => panic!("the node accepted the dialler"),
             Ok(_) => {}
             Err(reason) => return reason.to_string(),
         }
     }
 }
 
-/// The first bytes of a dialler.
+/// The first bytes that a dialler sends.
 pub(crate) fn first_flight() -> Vec<u8> {
     let mut bytes = Vec::new();
-    client(None).write_tls(&mut bytes).expect("memory takes all");
+    client(None).write_tls(&mut bytes).expect("a vector accepts all bytes");
     bytes
 }
 
-/// Stands between whoever dials and a node, with TLS on both sides.
+/// Starts a relay between diallers and a node, which terminates TLS on both sides.
 pub(crate) fn relay(files: &Files, to: SocketAddr) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let at = listener.local_addr().expect("it is bound");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let at = listener.local_addr().expect("the listener is bound");
     let files = files.clone();
     std::thread::spawn(move || {
         for dialler in listener.incoming().map_while(Result::ok) {
-            let there = TcpStream::connect(to).expect("the node listens");
-            // What ends a relay is what the test is about.
-            drop(carry((server(&files), dialler), (client(Some(&files)), there)));
+            let node = TcpStream::connect(to).expect("the node listens");
+            // The tests are about the error that ends a relay; both sides report it.
+            drop(carry((server(&files), dialler), (client(Some(&files)), node)));
         }
     });
     at
 }
 
-type End = (Connection, TcpStream);
+type BareStream = (Connection, TcpStream);
 
-fn carry(mut near: End, mut far: End) -> io::Result<()> {
-    for (tls, stream) in [&mut near, &mut far] {
+fn carry(mut dialler: BareStream, mut node: BareStream) -> io::Result<()> {
+    for (tls, stream) in [&mut dialler, &mut node] {
         while tls.is_handshaking() {
             tls.complete_io(stream)?;
         }
         stream.set_read_timeout(Some(std::time::Duration::from_millis(5)))?;
     }
     loop {
-        for (from, to) in [(true, false), (false, true)] {
-            debug_assert_ne!(from, to);
-            let (from, to) = if from { (&mut near, &mut far) } else { (&mut far, &mut near) };
+        for from_dialler in [true, false] {
+            let (from, to) = if from_dialler { (&mut dialler, &mut node) } else { (&mut node, &mut dialler) };
             let mut bytes = [0; 4096];
             let count = match pull(from, &mut bytes) {
                 Ok(0) => return to.1.shutdown(Shutdown::Both),
@@ -215,7 +214,7 @@ fn carry(mut near: End, mut far: End) -> io::Result<()> {
     }
 }
 
-fn pull((tls, stream): &mut End, bytes: &mut [u8]) -> io::Result<usize> {
+fn pull((tls, stream): &mut BareStream, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         match tls.reader().read(bytes) {
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {}

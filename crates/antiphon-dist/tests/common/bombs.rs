@@ -1,6 +1,6 @@
-//! Bodies of MessagePack that would bring a decoder down.
+//! Bodies of MessagePack that exhaust the memory or stack of a careless decoder, or that are malformed.
 
-/// Bodies, each with what is wrong with it.
+/// The bodies, each with a description.
 pub(crate) fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     // {"Nodes": [{"Nodes": [...
     let nested_enum: Vec<u8> = b"\x81\xa5Nodes\x91".iter().copied().cycle().take(8 * 7_500).collect();
@@ -16,8 +16,8 @@ pub(crate) fn bombs() -> Vec<(&'static str, Vec<u8>)> {
         ("map headers that claim 2^32 items", maps),
         ("a text that claims 4 GiB", b"\xdb\xff\xff\xff\xffhello".to_vec()),
         ("bytes that claim 4 GiB", b"\xc6\xff\xff\xff\xffhello".to_vec()),
-        ("nothing at all", Vec::new()),
-        ("a byte too many", trailing),
+        ("an empty body", Vec::new()),
+        ("a value and a further byte", trailing),
         ("a code that MessagePack does not have", vec![0xc1]),
     ]
 }

@@ -1,4 +1,4 @@
-//! Throw-away certificates, in a folder that goes with the test.
+//! Certificates in a temporary folder, which is deleted with the test.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub(crate) struct Certs(TempDir);
 pub(crate) struct Files {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
-    /// Both in one.
+    /// The key and the certificate in one file.
     pub(crate) both: PathBuf,
 }
 
@@ -41,7 +41,7 @@ impl Certs {
         path
     }
 
-    /// A certificate that has signed itself.
+    /// A self-signed certificate.
     pub(crate) fn node(&self, name: &str) -> Files {
         self.node_with(name, |_| {})
     }
@@ -49,8 +49,8 @@ impl Certs {
     pub(crate) fn node_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Files {
         let mut params = params(name);
         change(&mut params);
-        let key = fresh_key();
-        let cert = params.self_signed(&key).expect("sound parameters");
+        let key = new_key();
+        let cert = params.self_signed(&key).expect("the parameters are valid");
         self.files(name, &cert.pem(), &key)
     }
 
@@ -66,25 +66,25 @@ impl Certs {
     pub(crate) fn ca(&self, name: &str) -> Ca {
         let mut params = params(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, fresh_key()).expect("sound parameters");
+        let issuer = CertifiedIssuer::self_signed(params, new_key()).expect("the parameters are valid");
         Ca { cert: self.write(&format!("{name}.crt"), issuer.pem()), issuer }
     }
 
     /// A certificate that a CA has signed.
     pub(crate) fn signed(&self, name: &str, ca: &Ca) -> Files {
-        let key = fresh_key();
-        let cert = params(name).signed_by(&key, &ca.issuer).expect("sound parameters");
+        let key = new_key();
+        let cert = params(name).signed_by(&key, &ca.issuer).expect("the parameters are valid");
         self.files(name, &cert.pem(), &key)
     }
 }
 
-/// Who may open a file, where there is such a thing.
+/// Sets the permissions of a file, on systems that have them.
 pub(crate) fn set_mode(path: &Path, mode: u32) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::Permissions::from_mode(mode);
-        std::fs::set_permissions(path, mode).expect("the file is this test's");
+        std::fs::set_permissions(path, mode).expect("the test owns the file");
     }
     #[cfg(not(unix))]
     drop((path, mode));
@@ -92,20 +92,20 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
 
 impl Files {
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![CertificateDer::from_pem_file(&self.cert).expect("it was written so")]
+        vec![CertificateDer::from_pem_file(&self.cert).expect("the test has written a valid file")]
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::from_pem_file(&self.key).expect("it was written so")
+        PrivateKeyDer::from_pem_file(&self.key).expect("the test has written a valid file")
     }
 }
 
 fn params(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::new(Vec::new()).expect("no names are sound ones");
+    let mut params = CertificateParams::new(Vec::new()).expect("an empty list of names is valid");
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     params
 }
 
-fn fresh_key() -> KeyPair {
+fn new_key() -> KeyPair {
     KeyPair::generate().expect("the system has random numbers")
 }

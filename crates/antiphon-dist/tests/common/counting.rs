@@ -1,4 +1,4 @@
-//! An allocator that counts.
+//! An allocator that counts allocations and bytes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -10,51 +10,51 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static HERE: Cell<u64> = const { Cell::new(0) };
+    static THREAD_ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Allocations of this thread so far.
+/// The number of allocations of this thread so far.
 pub(crate) fn allocations_here() -> u64 {
-    HERE.with(Cell::get)
+    THREAD_ALLOCATIONS.with(Cell::get)
 }
 
-/// Forgets the peak.
+/// Sets the peak to the bytes that are allocated now, and returns these.
 pub(crate) fn reset_peak() -> usize {
     let live = LIVE.load(Ordering::SeqCst);
     PEAK.store(live, Ordering::SeqCst);
     live
 }
 
-/// The most bytes that were allocated at a time since then.
+/// The most bytes that were allocated at one time since [`reset_peak`].
 pub(crate) fn peak() -> usize {
     PEAK.load(Ordering::SeqCst)
 }
 
-fn note(bytes: usize) {
+fn count(bytes: usize) {
     let live = LIVE.fetch_add(bytes, Ordering::SeqCst) + bytes;
     PEAK.fetch_max(live, Ordering::SeqCst);
-    // Where the thread ends, its count is gone before its last allocations.
-    HERE.try_with(|count| count.set(count.get() + 1)).unwrap_or_default();
+    // A thread that ends drops its counter before its last allocations.
+    THREAD_ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1)).unwrap_or_default();
 }
 
-// SAFETY: all is left to the system's allocator; the counters allocate nothing.
+// SAFETY: every call is passed on to the system's allocator, and the counters allocate nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
-        // SAFETY: the caller's promises are passed on.
+        count(layout.size());
+        // SAFETY: the caller upholds the contract, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract, which is the same.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size);
+        count(size);
         LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract, which is the same.
         unsafe { System.realloc(at, layout, size) }
     }
 }

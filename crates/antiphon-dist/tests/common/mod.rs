@@ -1,10 +1,11 @@
-//! What the tests of this crate share: a network of their own, nodes on threads, and other processes.
+//! Shared parts of this crate's tests: networks, nodes on threads, child processes and logs.
 
-#![allow(dead_code, reason = "each test file uses its part of this")]
+#![allow(dead_code, reason = "each test program uses a part of this module")]
 
 pub(crate) mod bare_tls;
 pub(crate) mod bombs;
 pub(crate) mod certs;
+pub(crate) mod harness;
 pub(crate) mod process;
 pub(crate) mod proxy;
 
@@ -21,15 +22,15 @@ use antiphon_dist::{
 };
 use antiphon_sched::{ActorId, Addr, Cx, Down, Event, ExitReason, Handle, LoopStats, Step, receive};
 
-/// How long anything that must happen may take, on the slowest machine.
+/// The limit for anything that must happen, on the slowest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What the nodes of one test share: a secret and a UDP port that no other test has.
+/// The settings that the nodes of one test share: a secret, and a UDP port that no other test uses.
 #[derive(Clone)]
 pub(crate) struct Net {
     pub(crate) secret: Secret,
     pub(crate) udp_port: u16,
-    /// The certificate that all share.
+    /// The file of the certificate that all nodes share, if they use TLS.
     pub(crate) tls: Option<PathBuf>,
 }
 
@@ -39,7 +40,7 @@ impl Net {
         Self { secret, udp_port: antiphon_sched::testing::free_udp_port(), tls: None }
     }
 
-    /// A node that finds the others by announcements.
+    /// A node that finds its peers by announcements.
     pub(crate) fn config(&self, name: &str) -> Config {
         Config {
             name: Some(name.to_owned()),
@@ -50,7 +51,7 @@ impl Net {
         }
     }
 
-    /// A node that knows these peers, and finds no others.
+    /// A node that connects only to these peers, without discovery.
     pub(crate) fn quiet(&self, name: &str, peers: &[Location]) -> Config {
         Config {
             discover_peers: false,
@@ -67,7 +68,7 @@ impl Net {
         TestNode::start(self.quiet(name, peers))
     }
 
-    /// Two nodes that know each other: the second has dialled the first.
+    /// Two connected nodes: the second has dialled the first.
     pub(crate) fn pair(&self) -> (TestNode, TestNode) {
         let first = self.quiet_node("first", &[]);
         let second = self.quiet_node("second", &[first.location]);
@@ -83,7 +84,8 @@ type Job = Box<dyn FnOnce(&mut Node) + Send>;
 pub(crate) struct TestNode {
     pub(crate) location: Location,
     pub(crate) handle: Handle,
-    bell: Addr<()>,
+    /// A message to this actor ends the wait of the node's loop.
+    waker: Addr<()>,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     pub(crate) log: Log,
@@ -94,26 +96,26 @@ impl TestNode {
         Self::build(move || Node::new(config))
     }
 
-    /// A node that looks hosts up in its own way.
+    /// Starts a node with its own resolver of host names.
     pub(crate) fn resolving(config: Config, resolver: Resolver) -> Self {
         Self::build(move || Node::with_resolver(config, resolver))
     }
 
     fn build(build: impl FnOnce() -> Result<Node, NodeError> + Send + 'static) -> Self {
-        let (tell, told) = channel();
-        let (jobs, todo) = channel::<Job>();
+        let (started, starts) = channel();
+        let (jobs, received_jobs) = channel::<Job>();
         let log = Log::default();
         let written = log.clone();
         let thread = std::thread::spawn(move || {
             let _logged = written.attach();
             let mut node = build().expect("a node can start");
-            let bell = node.spawn(|cx: &mut Cx<()>, _| {
+            let waker = node.spawn(|cx: &mut Cx<()>, _| {
                 cx.set_daemon(true);
                 receive()
             });
-            tell.send((node.location(), node.handle(), bell)).expect("the test waits for it");
+            started.send((node.location(), node.handle(), waker)).expect("the test waits for the node");
             loop {
-                match todo.try_recv() {
+                match received_jobs.try_recv() {
                     Ok(job) => job(&mut node),
                     Err(std::sync::mpsc::TryRecvError::Empty) => {
                         node.run_once(None).expect("the system has an event queue")
@@ -122,23 +124,23 @@ impl TestNode {
                 }
             }
         });
-        let (location, handle, bell) = told.recv().expect("the node started");
-        Self { location, handle, bell, jobs: Some(jobs), thread: Some(thread), log }
+        let (location, handle, waker) = starts.recv().expect("the node started");
+        Self { location, handle, waker, jobs: Some(jobs), thread: Some(thread), log }
     }
 
-    fn ring(&self) {
-        self.handle.send(self.bell, ()).expect("the node runs");
+    fn wake(&self) {
+        self.handle.send(self.waker, ()).expect("the node runs");
     }
 
-    /// Does something with the node, on its thread.
+    /// Runs a closure with the node, on the node's thread.
     pub(crate) fn with<R: Send + 'static>(&self, job: impl FnOnce(&mut Node) -> R + Send + 'static) -> R {
-        let (tell, told) = channel();
+        let (sender, results) = channel();
         let job = move |node: &mut Node| {
-            drop(tell.send(job(node)));
+            tell_test(&sender, job(node));
         };
         self.jobs.as_ref().expect("the node runs").send(Box::new(job)).expect("the node runs");
-        self.ring();
-        told.recv_timeout(PATIENCE).expect("the node's thread answers")
+        self.wake();
+        results.recv_timeout(PATIENCE).expect("the node's thread runs the job")
     }
 
     pub(crate) fn spawn<M: 'static, F>(&self, actor: F) -> Addr<M>
@@ -148,9 +150,9 @@ impl TestNode {
         self.handle.spawn(actor).expect("the node runs")
     }
 
-    /// Starts an actor that registers under a name, and tells what it receives.
+    /// Starts an actor that registers a name, and reports each message that it receives.
     pub(crate) fn listener<M: antiphon_sched::Wire + Send>(&self, name: &'static str) -> Receiver<M> {
-        let (tell, told) = channel();
+        let (sender, messages) = channel();
         let (ready, registered) = channel();
         self.spawn(move |cx: &mut Cx<M>, event| {
             match event {
@@ -158,30 +160,30 @@ impl TestNode {
                     cx.register(name)?;
                     tell_test(&ready, ());
                 }
-                Event::Message(message) => tell_test(&tell, message),
+                Event::Message(message) => tell_test(&sender, message),
                 _ => {}
             }
             receive()
         });
         registered.recv_timeout(PATIENCE).expect("the name is registered");
-        told
+        messages
     }
 
-    /// Looks for a name until it is found.
+    /// Locates a name, and waits until it is found.
     pub(crate) fn find<M: antiphon_sched::Wire>(&self, name: &'static str) -> Addr<M> {
-        let (tell, told) = channel();
+        let (sender, results) = channel();
         self.spawn(move |cx, event| match event {
             Event::Start => {
                 cx.locate(name, PATIENCE, |found| found);
                 receive()
             }
             Event::Message(found) => {
-                tell_test(&tell, found);
+                tell_test(&sender, found);
                 antiphon_sched::stop()
             }
             _ => receive(),
         });
-        heard(&told).expect("somebody has the name")
+        heard(&results).expect("an actor has the name")
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -192,53 +194,53 @@ impl TestNode {
         self.with(|node| node.stats())
     }
 
-    /// Waits until so many peers are there.
+    /// Waits until the node has this number of peers.
     pub(crate) fn wait_for_peers(&self, count: usize) {
-        let (tell, told) = channel();
+        let (sender, reached) = channel();
         self.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
                 cx.peer_status(|_| ());
             }
             if cx.peers().len() == count {
-                tell_test(&tell, ());
+                tell_test(&sender, ());
                 return antiphon_sched::stop();
             }
             receive()
         });
-        heard(&told);
+        heard(&reached);
     }
 
-    /// Tells of every change of a peer's status, by its name.
+    /// Reports each change of a peer's status, with the peer's name.
     pub(crate) fn statuses(&self) -> Receiver<(String, Status)> {
-        let (tell, told) = channel();
+        let (sender, statuses) = channel();
         self.spawn(move |cx: &mut Cx<antiphon_dist::PeerStatus>, event| {
             match event {
                 Event::Start => {
                     cx.set_daemon(true);
                     cx.peer_status(|status| status);
                 }
-                Event::Message(status) => tell_test(&tell, (status.name, status.status)),
+                Event::Message(status) => tell_test(&sender, (status.name, status.status)),
                 _ => {}
             }
             receive()
         });
-        told
+        statuses
     }
 
-    /// Waits until the node's counts are as wanted.
+    /// Waits until a predicate holds for the node's counts; `what` names it.
     pub(crate) fn wait_for_counts(&self, what: &str, wanted: impl Fn(&Counts) -> bool) -> Counts {
         wait_for(what, || Some(self.counts()).filter(|counts| wanted(counts)))
     }
 
-    /// Ends the node, with goodbye.
+    /// Stops the node, which sends a goodbye to its peers.
     pub(crate) fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
         self.jobs = None;
-        // It may have ended before.
-        drop(self.handle.send(self.bell, ()));
+        // The node may have ended before.
+        drop(self.handle.send(self.waker, ()));
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
             && !std::thread::panicking()
@@ -254,22 +256,21 @@ impl Drop for TestNode {
     }
 }
 
-/// Tells the test, if it still listens.
-pub(crate) fn tell_test<T>(to: &Sender<T>, what: T) {
-    // A test that has seen enough no longer listens.
-    drop(to.send(what));
+/// Sends a value to the test, unless the test has dropped the receiver.
+pub(crate) fn tell_test<T>(to: &Sender<T>, value: T) {
+    drop(to.send(value));
 }
 
-/// The next thing that an actor tells the test.
+/// The next value of a channel. Panics when none arrives within [`PATIENCE`].
 #[track_caller]
 pub(crate) fn heard<T>(from: &Receiver<T>) -> T {
     match from.recv_timeout(PATIENCE) {
         Ok(value) => value,
-        Err(reason) => panic!("waited {PATIENCE:?} to be told: {reason}"),
+        Err(reason) => panic!("waited {PATIENCE:?} for a value: {reason}"),
     }
 }
 
-/// Waits until `wanted` answers.
+/// Calls `wanted` until it returns a value. Panics after [`PATIENCE`]; `what` names the value.
 #[track_caller]
 pub(crate) fn wait_for<R>(what: &str, mut wanted: impl FnMut() -> Option<R>) -> R {
     let end = Instant::now() + PATIENCE;
@@ -282,7 +283,7 @@ pub(crate) fn wait_for<R>(what: &str, mut wanted: impl FnMut() -> Option<R>) -> 
     }
 }
 
-/// Waits for a value that `wanted` admits, and answers all that came before it, with it.
+/// Receives values up to the first for which `wanted` holds, and returns them all.
 #[track_caller]
 pub(crate) fn heard_until<T: Debug>(from: &Receiver<T>, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
     let mut all = Vec::new();
@@ -295,22 +296,22 @@ pub(crate) fn heard_until<T: Debug>(from: &Receiver<T>, mut wanted: impl FnMut(&
                     return all;
                 }
             }
-            Err(reason) => panic!("waited {PATIENCE:?}: {reason}; so far {all:?}"),
+            Err(reason) => panic!("waited {PATIENCE:?} for a value: {reason}; received {all:?}"),
         }
     }
 }
 
-/// What one node logs.
+/// The log of one node.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Has the log of this thread written here.
+    /// Writes the log of this thread here while the guard lives: warnings and errors.
     pub(crate) fn attach(&self) -> tracing::subscriber::DefaultGuard {
         self.attach_at(tracing::Level::WARN)
     }
 
-    /// As `attach`, down to a level.
+    /// Like [`Log::attach`], from the given level up.
     pub(crate) fn attach_at(&self, level: tracing::Level) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -321,23 +322,23 @@ impl Log {
         tracing::subscriber::set_default(subscriber)
     }
 
-    /// Waits for a line that holds `what`.
+    /// Waits for a line that contains `part`.
     #[track_caller]
-    pub(crate) fn wait_for(&self, what: &str) {
-        wait_for(&format!("{what:?} in the log"), || (!self.lines(what).is_empty()).then_some(()));
+    pub(crate) fn wait_for(&self, part: &str) {
+        wait_for(&format!("{part:?} in the log"), || (!self.lines(part).is_empty()).then_some(()));
     }
 
-    /// The lines that hold `what`.
-    pub(crate) fn lines(&self, what: &str) -> Vec<String> {
-        let written = self.0.lock().expect("nobody panics while writing");
+    /// The lines that contain `part`.
+    pub(crate) fn lines(&self, part: &str) -> Vec<String> {
+        let written = self.0.lock().expect("no writer panics");
         let text = String::from_utf8_lossy(&written);
-        text.lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
+        text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
     }
 }
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panics while writing").extend_from_slice(bytes);
+        self.0.lock().expect("no writer panics").extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -347,20 +348,20 @@ impl Write for Log {
 }
 
 impl TestNode {
-    /// Sends a message, and answers its receipt.
+    /// Sends a message, waits for its receipt, and returns it.
     #[track_caller]
     pub(crate) fn deliver<M: Send + 'static>(&self, to: Addr<M>, message: M) -> Result<(), DeliverError> {
         heard(&self.delivering(to, message, PATIENCE))
     }
 
-    /// Sends a message; its receipt is told.
+    /// Sends a message; the receipt arrives on the channel.
     pub(crate) fn delivering<M: Send + 'static>(
         &self,
         to: Addr<M>,
         message: M,
         timeout: Duration,
     ) -> Receiver<Result<(), DeliverError>> {
-        let (tell, told) = channel();
+        let (sender, receipts) = channel();
         let mut message = Some(message);
         self.spawn(move |cx, event| match event {
             Event::Start => {
@@ -370,49 +371,49 @@ impl TestNode {
                 receive()
             }
             Event::Message(receipt) => {
-                tell_test(&tell, receipt);
+                tell_test(&sender, receipt);
                 antiphon_sched::stop()
             }
             _ => receive(),
         });
-        told
+        receipts
     }
 
-    /// Monitors an actor; how it ends is told.
+    /// Monitors an actor; its exit reason arrives on the channel.
     pub(crate) fn watch(&self, actor: impl Into<ActorId>) -> Receiver<End> {
-        let (tell, told) = channel();
+        let (sender, exits) = channel();
         let actor = actor.into();
         self.spawn(move |cx: &mut Cx<()>, event| {
             match event {
                 Event::Start => {
                     cx.monitor(actor);
                 }
-                Event::Down(down) => tell_test(&tell, End::of(down)),
+                Event::Down(down) => tell_test(&sender, End::of(down)),
                 _ => {}
             }
             receive()
         });
-        told
+        exits
     }
 
-    /// Does something in a step of an actor.
+    /// Runs a closure in a step of a new actor, and returns its result.
     pub(crate) fn step<R: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Cx<'_, ()>) -> R + Send + 'static,
     ) -> R {
-        let (tell, told) = channel();
+        let (sender, results) = channel();
         let mut act = Some(act);
         self.spawn(move |cx: &mut Cx<()>, _| {
             if let Some(act) = act.take() {
-                tell_test(&tell, act(cx));
+                tell_test(&sender, act(cx));
             }
             antiphon_sched::stop()
         });
-        heard(&told)
+        heard(&results)
     }
 }
 
-/// How an actor ended, in a form that a test can hold; values are texts.
+/// An exit reason that tests can compare; a value is kept if it is a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Done,

@@ -1,7 +1,7 @@
-//! Other processes: this test program once more, in another role.
+//! Child processes: the test program starts itself again, in a role.
 //!
-//! A file that uses it has an ignored test named `the_other_process`, which calls [`role`] and plays it. It tells
-//! by lines that begin with a mark, and ends when its input does.
+//! The program calls [`harness::run`](super::harness::run) with the function that plays the role. The child prints
+//! lines that begin with a mark for its parent, and exits when its input ends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
@@ -15,14 +15,14 @@ use super::{Log, Net, heard};
 const MARK: &str = "@@ ";
 const ROLE: &str = "ANTIPHON_TEST_ROLE";
 
-/// A child of this test, in a role; killed when it is dropped.
+/// A child of this test, in a role. It is killed when this is dropped.
 pub(crate) struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
 }
 
-/// What the child was told by its parent.
+/// The settings that the parent gave to the child.
 pub(crate) struct Role {
     pub(crate) name: String,
     pub(crate) net: Net,
@@ -46,12 +46,12 @@ impl Process {
         Self::start_at(net, role, 0, None)
     }
 
-    /// Starts a child that listens on a port, and knows a peer; without a UDP port it finds no others.
+    /// Starts a child that listens on a port and has a peer. Without a UDP port in `net` it uses no discovery.
     pub(crate) fn start_at(net: &Net, role: &str, tcp_port: u16, peer: Option<Location>) -> Self {
         Self::start_under(&[], net, role, tcp_port, peer)
     }
 
-    /// As [`Process::start_at`], by another program that starts it.
+    /// Like [`Process::start_at`], with a command before the program, which starts it.
     pub(crate) fn start_under(
         wrapper: &[&str],
         net: &Net,
@@ -59,7 +59,7 @@ impl Process {
         tcp_port: u16,
         peer: Option<Location>,
     ) -> Self {
-        let program = std::env::current_exe().expect("a test knows its program");
+        let program = std::env::current_exe().expect("the system knows the program of this process");
         let command = match wrapper {
             [] => Command::new(program),
             [first, rest @ ..] => {
@@ -71,21 +71,22 @@ impl Process {
         Self::launch(command, net, role, tcp_port, peer).0
     }
 
-    /// As [`Process::start`], with variables of its own; what it logs is kept.
+    /// Like [`Process::start`], with environment variables and with the child's log.
     pub(crate) fn start_logged(
         net: &Net,
         role: &str,
         peer: Option<Location>,
         variables: &[(&str, &str)],
     ) -> (Self, Log) {
-        let mut command = Command::new(std::env::current_exe().expect("a test knows its program"));
+        let mut command =
+            Command::new(std::env::current_exe().expect("the system knows the program of this process"));
         command.envs(variables.iter().copied()).stderr(Stdio::piped());
-        let (process, child_log) = Self::launch(command, net, role, 0, peer);
-        let mut stderr = child_log.expect("its errors are piped");
+        let (process, stderr) = Self::launch(command, net, role, 0, peer);
+        let mut stderr = stderr.expect("the errors are piped");
         let log = Log::default();
         let mut written = log.clone();
         std::thread::spawn(move || {
-            // It ends with the child.
+            // The copy ends with the child.
             drop(std::io::copy(&mut stderr, &mut written));
         });
         (process, log)
@@ -98,19 +99,18 @@ impl Process {
         tcp_port: u16,
         peer: Option<Location>,
     ) -> (Self, Option<ChildStderr>) {
-        command.args(["the_other_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
         let peer = peer.map(|at| at.to_string()).unwrap_or_default();
         let tls = net.tls.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
-        let told = format!("{role},{},{},{tcp_port},{peer},{tls}", net.secret.reveal(), net.udp_port);
-        command.env(ROLE, told).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let settings = format!("{role},{},{},{tcp_port},{peer},{tls}", net.secret.reveal(), net.udp_port);
+        command.env(ROLE, settings).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the test program can be started again");
-        let stdout = child.stdout.take().expect("its output is piped");
+        let stdout = child.stdout.take().expect("the output is piped");
         let stdin = child.stdin.take();
-        let (tell, lines) = channel();
+        let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let told = line.find(MARK).map(|at| line[at + MARK.len()..].to_owned());
-                if told.is_some_and(|told| tell.send(told).is_err()) {
+                let marked = line.find(MARK).map(|at| line[at + MARK.len()..].to_owned());
+                if marked.is_some_and(|text| sender.send(text).is_err()) {
                     return;
                 }
             }
@@ -119,12 +119,12 @@ impl Process {
         (Self { child, stdin, lines }, stderr)
     }
 
-    /// The child's number.
-    pub(crate) fn number(&self) -> u32 {
+    /// The child's process id.
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The next line that the child tells.
+    /// The next line from the child.
     #[track_caller]
     pub(crate) fn line(&self) -> String {
         heard(&self.lines)
@@ -133,89 +133,85 @@ impl Process {
     /// The next line, which is a location.
     #[track_caller]
     pub(crate) fn location(&self) -> Location {
-        self.line().parse().expect("the child tells its location first")
+        self.line().parse().expect("the child sends its location")
     }
 
-    /// Tells the child something.
-    pub(crate) fn say(&mut self, line: &str) {
-        writeln!(self.stdin.as_mut().expect("it is not closed"), "{line}").expect("the child listens");
+    /// Sends a line to the child.
+    pub(crate) fn send_line(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().expect("the input is open"), "{line}")
+            .expect("the child reads its input");
     }
 
-    fn id(&self) -> Pid {
-        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has an id")
+    fn pid(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("process ids are positive")
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(self.id(), signal).expect("the child can be signalled");
+        kill_process(self.pid(), signal).expect("the child can be signalled");
     }
 
-    /// SIGSTOP; waits until the child stands still.
+    /// Stops the child by SIGSTOP, and waits until it has stopped.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
-        let stopped = waitpid(Some(self.id()), WaitOptions::UNTRACED).expect("the child can be waited for");
-        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "the child stands still");
+        let stopped = waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("the child can be waited for");
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "the child has stopped");
     }
 
-    /// SIGCONT.
+    /// Continues the child by SIGCONT.
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// SIGKILL.
+    /// Kills the child by SIGKILL, and waits for its end.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("the child can be killed");
         self.child.wait().expect("the child can be waited for");
-    }
-
-    /// Closes the child's input, and waits for its end.
-    pub(crate) fn end(mut self) {
-        self.stdin = None;
-        let status = self.child.wait().expect("the child can be waited for");
-        assert!(status.success(), "the child ended with {status}");
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // Whatever the test came to, nobody is left behind.
+            // No child outlives its test.
             drop(self.child.kill());
             drop(self.child.wait());
         }
     }
 }
 
-/// The role that this process was started in; `None` when it is no child of a test.
+/// The role of this process; `None` when it is not the child of a test.
 pub(crate) fn role() -> Option<Role> {
-    let told = std::env::var(ROLE).ok()?;
-    let parts: Vec<&str> = told.split(',').collect();
-    let [name, secret, udp_port, tcp_port, peer, tls] = parts[..] else { panic!("a role has six parts") };
+    let settings = std::env::var(ROLE).ok()?;
+    let parts: Vec<&str> = settings.split(',').collect();
+    let [name, secret, udp_port, tcp_port, peer, tls] = parts[..] else {
+        panic!("the settings of a role have six parts")
+    };
     Some(Role {
         name: name.to_owned(),
         net: Net {
             secret: Secret::from(secret),
-            udp_port: udp_port.parse().expect("a port"),
+            udp_port: udp_port.parse().expect("the port is a number"),
             tls: (!tls.is_empty()).then(|| tls.into()),
         },
-        tcp_port: tcp_port.parse().expect("a port"),
-        peer: (!peer.is_empty()).then(|| peer.parse().expect("a location")),
+        tcp_port: tcp_port.parse().expect("the port is a number"),
+        peer: (!peer.is_empty()).then(|| peer.parse().expect("the location is valid")),
     })
 }
 
-/// Tells the parent something.
-pub(crate) fn say(what: impl std::fmt::Display) {
-    println!("\n{MARK}{what}");
+/// Sends a line to the parent.
+pub(crate) fn send_line(line: impl std::fmt::Display) {
+    println!("\n{MARK}{line}");
 }
 
-/// What the parent tells, until it says no more.
+/// The lines from the parent, until it closes the input.
 pub(crate) fn commands() -> Receiver<String> {
-    let (tell, told) = channel();
+    let (sender, lines) = channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lines().map_while(Result::ok) {
-            if tell.send(line).is_err() {
+            if sender.send(line).is_err() {
                 return;
             }
         }
     });
-    told
+    lines
 }

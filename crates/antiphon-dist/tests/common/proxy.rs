@@ -1,4 +1,4 @@
-//! A way between two nodes that is cut again and again.
+//! A proxy between two nodes that cuts its connections again and again.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Every 50 ms, unevenly: a timer that is a multiple of that must meet a cut connection too.
+/// About 50 ms, unevenly, so that timers with a multiple of 50 ms do not stay in step with the cuts.
 const CUT_AFTER: [Duration; 3] =
     [Duration::from_millis(45), Duration::from_millis(55), Duration::from_millis(50)];
 const DELAY: Duration = Duration::from_millis(10);
 
-/// Carries bytes between whoever dials it and one server, and cuts every connection after a while.
+/// Carries bytes between its diallers and one server, and cuts all connections at intervals.
 pub(crate) struct Proxy {
     pub(crate) at: SocketAddr,
     shared: Arc<Shared>,
@@ -30,10 +30,10 @@ impl Proxy {
         Self::start_slower(server, 1)
     }
 
-    /// Cuts so many times less often.
+    /// Like [`Proxy::start`], with intervals that are `slower` times as long.
     pub(crate) fn start_slower(server: SocketAddr, slower: u32) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let at = listener.local_addr().expect("it is bound");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let at = listener.local_addr().expect("the listener is bound");
         let shared = Arc::new(Shared::default());
         let carrying = shared.clone();
         std::thread::spawn(move || {
@@ -41,7 +41,7 @@ impl Proxy {
                 if carrying.is_closed.load(Ordering::SeqCst) {
                     return;
                 }
-                // A way so long that a side which is too impatient would look for another.
+                // With this latency, a side that waits too briefly would dial another location.
                 std::thread::sleep(DELAY);
                 carrying.carry(&dialler, &TcpStream::connect(server).expect("the server listens"));
             }
@@ -59,30 +59,30 @@ impl Proxy {
         Self { at, shared }
     }
 
-    /// Connections that it has carried.
+    /// The number of connections so far.
     pub(crate) fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Bytes that it has carried, both ways.
+    /// The number of bytes so far, in both directions.
     pub(crate) fn bytes(&self) -> u64 {
         self.shared.bytes.load(Ordering::SeqCst)
     }
 
-    /// Carries nothing any more.
+    /// Closes all connections, and accepts no more.
     pub(crate) fn close(&self) {
         self.shared.is_closed.store(true, Ordering::SeqCst);
-        // Wakes whoever accepts.
+        // Ends the wait for the next dialler.
         drop(TcpStream::connect(self.at));
         self.shared.cut();
     }
 }
 
 impl Shared {
-    fn carry(self: &Arc<Self>, one: &TcpStream, other: &TcpStream) {
+    fn carry(self: &Arc<Self>, dialler: &TcpStream, server: &TcpStream) {
         self.connections.fetch_add(1, Ordering::SeqCst);
         let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor is left");
-        for (mut from, mut to) in [(copy(one), copy(other)), (copy(other), copy(one))] {
+        for (mut from, mut to) in [(copy(dialler), copy(server)), (copy(server), copy(dialler))] {
             let shared = self.clone();
             std::thread::spawn(move || {
                 let mut bytes = [0; 16 * 1024];
@@ -92,16 +92,16 @@ impl Shared {
                         break;
                     }
                 }
-                // The other side hears of it; it may have gone first.
+                // The other side may have closed first.
                 drop(to.shutdown(Shutdown::Both));
             });
         }
-        self.open.lock().expect("nobody panics").extend([copy(one), copy(other)]);
+        self.open.lock().expect("no holder of the lock panics").extend([copy(dialler), copy(server)]);
     }
 
     fn cut(&self) {
-        for stream in self.open.lock().expect("nobody panics").drain(..) {
-            // It may be closed already.
+        for stream in self.open.lock().expect("no holder of the lock panics").drain(..) {
+            // The connection may be closed already.
             drop(stream.shutdown(Shutdown::Both));
         }
     }

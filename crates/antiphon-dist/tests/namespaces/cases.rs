@@ -1,4 +1,4 @@
-//! What is tried: each case builds its networks, and starts its nodes.
+//! The cases: each builds its networks, and starts its nodes.
 
 use std::collections::BTreeSet;
 
@@ -7,26 +7,26 @@ use antiphon_dist::Secret;
 use super::lab::Lab;
 use super::player::Player;
 
-/// The port of discovery; no other process is in these networks.
+/// The discovery port. No other process is in these networks.
 pub(crate) const UDP_PORT: u16 = 51_350;
 
-/// One thing to try, and the tools that it takes.
+/// A case, and the tools that it needs.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) needs: &'static [&'static str],
-    pub(crate) play: fn(),
+    pub(crate) run: fn(),
 }
 
 pub(crate) const CASES: &[Case] = &[
-    Case { name: "broadcast joins two hosts of one network", needs: &["ip", "nft"], play: broadcast },
-    Case { name: "multicast joins them where broadcast is filtered", needs: &["ip", "nft"], play: multicast },
-    Case { name: "multicast joins addresses of the link in IPv6", needs: &["ip"], play: link_local },
-    Case { name: "multicast joins other addresses of IPv6", needs: &["ip"], play: ipv6 },
-    Case { name: "all nodes of a host are found behind a router", needs: &["ip"], play: router },
-    Case { name: "a node behind the router announces and tells", needs: &["ip"], play: relay },
-    Case { name: "a gateway's address reaches the node behind it", needs: &["ip", "nft"], play: gateway },
-    Case { name: "who dials out from behind a gateway is reached", needs: &["ip", "nft"], play: dials_out },
-    Case { name: "a node is bound where its configuration says", needs: &["ip", "ss"], play: bound },
+    Case { name: "broadcast joins hosts of one network", needs: &["ip", "nft"], run: broadcast },
+    Case { name: "multicast joins hosts where broadcast is filtered", needs: &["ip", "nft"], run: multicast },
+    Case { name: "multicast joins link-local addresses of IPv6", needs: &["ip"], run: link_local },
+    Case { name: "multicast joins other addresses of IPv6", needs: &["ip"], run: ipv6 },
+    Case { name: "all nodes of a host are found behind a router", needs: &["ip"], run: router },
+    Case { name: "a relay announces a node behind a router", needs: &["ip"], run: announce_relay },
+    Case { name: "a gateway's address reaches the node behind it", needs: &["ip", "nft"], run: gateway },
+    Case { name: "a node that dials out of a gateway is reached", needs: &["ip", "nft"], run: dials_out },
+    Case { name: "a node binds the addresses in its configuration", needs: &["ip", "ss"], run: bound },
 ];
 
 const HIDE_MULTICAST: &str = "add table ip t; add chain ip t out { type filter hook output priority 0; }; \
@@ -47,56 +47,56 @@ fn pair(addresses: [&str; 2]) -> Lab {
     lab
 }
 
-/// Starts a node on each of two hosts, which find each other and talk.
-fn meet(lab: &Lab, [a, b]: [&str; 2]) -> [String; 2] {
+/// Starts a node on each of two hosts. They find each other, and exchange texts. Returns their locations.
+fn connect(lab: &Lab, [a, b]: [&str; 2]) -> [String; 2] {
     let secret = secret();
     let mut one = Player::start(lab, "a", &format!("ip={a} secret={secret}"));
     let mut two = Player::start(lab, "b", &format!("ip={b} secret={secret}"));
-    let seen = [two.wait("Online a at "), one.wait("Online b at ")];
+    let locations = [two.wait("Online a at "), one.wait("Online b at ")];
     one.send("b", "hello");
-    assert_eq!(two.wait("heard "), "hello");
+    assert_eq!(two.wait("received "), "hello");
     two.send("a", "good-day");
-    assert_eq!(one.wait("heard "), "good-day");
-    seen
+    assert_eq!(one.wait("received "), "good-day");
+    locations
 }
 
 fn broadcast() {
     let lab = pair(["10.1.0.1/24", "10.1.0.2/24"]);
     ["a", "b"].iter().for_each(|host| lab.filter(host, HIDE_MULTICAST));
-    let [a, b] = meet(&lab, ["10.1.0.1", "10.1.0.2"]);
+    let [a, b] = connect(&lab, ["10.1.0.1", "10.1.0.2"]);
     assert!(a.starts_with("10.1.0.1:") && b.starts_with("10.1.0.2:"), "{a} {b}");
 }
 
 fn multicast() {
     let lab = pair(["10.1.0.1/24", "10.1.0.2/24"]);
     ["a", "b"].iter().for_each(|host| lab.filter(host, HIDE_BROADCAST));
-    meet(&lab, ["10.1.0.1", "10.1.0.2"]);
+    connect(&lab, ["10.1.0.1", "10.1.0.2"]);
 }
 
 fn link_local() {
     let lab = pair(["fe80::a/64", "fe80::b/64"]);
-    let [a, b] = meet(&lab, ["fe80::a", "fe80::b"]);
-    // Each is told with the interface by which the other sees it.
+    let [a, b] = connect(&lab, ["fe80::a", "fe80::b"]);
+    // Each location contains the interface by which the other host reaches it.
     assert!(a.starts_with("[fe80::a%") && b.starts_with("[fe80::b%"), "{a} {b}");
-    // With that they are contacted too, by port and by host.
+    // With the interface, the call `peer` reaches them too, by location and by host.
     let secret = secret();
     let mut there = Player::start(&lab, "b", &format!("ip=fe80::b secret={secret}"));
     let (interface, _) = b.rsplit_once(':').expect("a location has a port");
     let location = there.location();
     let (_, port) = location.rsplit_once(':').expect("a location has a port");
-    let seen = format!("{interface}:{port}");
-    let mut here = Player::start(&lab, "a", &format!("ip=fe80::a quiet secret={secret}"));
-    assert_eq!(here.peer(&format!("{interface}:0")), seen);
-    assert_eq!(here.peer(&seen), seen);
+    let reached_at = format!("{interface}:{port}");
+    let mut here = Player::start(&lab, "a", &format!("ip=fe80::a no-discovery secret={secret}"));
+    assert_eq!(here.peer(&format!("{interface}:0")), reached_at);
+    assert_eq!(here.peer(&reached_at), reached_at);
 }
 
 fn ipv6() {
     let lab = pair(["fd00:1::1/64", "fd00:1::2/64"]);
-    let [a, _] = meet(&lab, ["fd00:1::1", "fd00:1::2"]);
+    let [a, _] = connect(&lab, ["fd00:1::1", "fd00:1::2"]);
     assert!(a.starts_with("[fd00:1::1]:"), "{a}");
 }
 
-/// Two networks, `a` in one, `b` and `c` in the other, and a router that passes no broadcast on.
+/// Two networks, `a` in one, `b` and `c` in the other, and a router that forwards no broadcast.
 fn routed() -> Lab {
     let mut lab = Lab::new(&["a", "b", "c", "r"]);
     let (near, far) = (lab.net(), lab.net());
@@ -119,20 +119,20 @@ fn router() {
     let mut locations: Vec<String> = there.iter_mut().map(Player::location).collect();
     locations.sort();
     let mut here = Player::start(&lab, "a", &format!("ip=10.1.0.1 secret={secret}"));
-    // On a busy machine one of them may answer late.
+    // On a busy machine the reply of one of them may be late.
     let all = (0..20).find(|_| {
         let mut found: Vec<String> = here.peer("10.2.0.2").split(' ').map(str::to_owned).collect();
         found.sort();
         found == locations
     });
-    all.expect("all nodes of the host are found at once");
+    all.expect("one call finds all nodes of the host");
     here.send("b", "hello");
     there.iter_mut().for_each(|node| {
         node.wait("Online a at 10.1.0.1:");
     });
 }
 
-fn relay() {
+fn announce_relay() {
     let (lab, secret) = (routed(), secret());
     let start = |host, ip| Player::start(&lab, host, &format!("ip={ip} secret={secret}"));
     let (mut relay, mut behind) = (start("b", "10.2.0.2"), start("c", "10.2.0.3"));
@@ -142,10 +142,10 @@ fn relay() {
     assert_eq!(here.wait("Online c at "), behind.location());
     behind.wait("Online a at 10.1.0.1:");
     behind.send("a", "hello");
-    assert_eq!(here.wait("heard "), "hello");
+    assert_eq!(here.wait("received "), "hello");
 }
 
-/// A network behind a gateway, `a` and `b` in it, and `c` outside, which knows no way in.
+/// A network behind a gateway with `a` and `b`; `c` is outside, and has no route into the network.
 fn behind_gateway(rules: &str) -> Lab {
     let mut lab = Lab::new(&["a", "b", "c", "g"]);
     let (inner, outer) = (lab.net(), lab.net());
@@ -176,17 +176,18 @@ fn gateway() {
     let mut inside =
         Player::start(&lab, "a", &format!("ip=192.168.7.1 tcp=7777 ext=10.3.0.254 secret={secret}"));
     assert_eq!(inside.location(), "192.168.7.1:7777");
-    // Who is in the same network takes the inner address.
+    // A node in the same network uses the inner address.
     let mut beside = Player::start(&lab, "b", &format!("ip=192.168.7.2 secret={secret}"));
     assert_eq!(beside.wait("Online a at "), "192.168.7.1:7777");
     let mut outside = Player::start(&lab, "c", &format!("ip=10.3.0.3 secret={secret}"));
     assert_eq!(outside.peer("10.3.0.254:7777"), "10.3.0.254:7777");
     outside.send("a", "hello");
-    assert_eq!(inside.wait("heard "), "hello");
+    assert_eq!(inside.wait("received "), "hello");
     inside.send("c", "good-day");
-    assert_eq!(outside.wait("heard "), "good-day");
-    // Another one asks the gateway who is there.
-    let mut asking = Player::start(&lab, "c", &format!("ip=10.3.0.3 name=asking quiet secret={secret}"));
+    assert_eq!(outside.wait("received "), "good-day");
+    // A further node finds it by the gateway's address alone.
+    let mut asking =
+        Player::start(&lab, "c", &format!("ip=10.3.0.3 name=asking no-discovery secret={secret}"));
     assert_eq!(asking.peer("10.3.0.254"), "10.3.0.254:7777");
 }
 
@@ -195,17 +196,17 @@ fn dials_out() {
     let mut outside = Player::start(&lab, "c", &format!("ip=10.3.0.3 secret={secret}"));
     let mut inside = Player::start(&lab, "a", &format!("ip=192.168.7.1 secret={secret}"));
     let there = outside.location();
-    assert_eq!(inside.peer("10.3.0.3"), there, "the answer finds its way back");
+    assert_eq!(inside.peer("10.3.0.3"), there, "the reply passes the gateway");
     assert_eq!(inside.peer(&there), there);
     outside.wait("Online a at ");
     outside.send("a", "hello");
-    assert_eq!(inside.wait("heard "), "hello");
+    assert_eq!(inside.wait("received "), "hello");
 }
 
-/// The addresses at which a host has open ports, without those of the gateway to the host itself.
+/// The addresses at which a host has open ports.
 fn listening(lab: &Lab, host: &str) -> BTreeSet<String> {
     let done =
-        lab.command(host, "ss").args(["-H", "-l", "-n", "-t", "-u"]).output().expect("it was looked for");
+        lab.command(host, "ss").args(["-H", "-l", "-n", "-t", "-u"]).output().expect("the tool exists");
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     let locals = text.lines().filter_map(|line| line.split_whitespace().nth(4));
     locals.filter_map(|local| Some(local.rsplit_once(':')?.0.to_owned())).collect()
@@ -231,7 +232,7 @@ fn bound() {
         assert!(node.location().starts_with("10.1.0.1:"));
         assert_eq!(listening(&lab, "a"), named, "{settings:?}");
     }
-    // Without a secret, nodes that say so meet beyond loopback.
+    // Nodes with the setting `open` connect beyond loopback without a secret.
     let (mut one, mut two) =
         (Player::start(&lab, "a", "ip=10.1.0.1 open"), Player::start(&lab, "b", "ip=10.1.0.2 open"));
     one.wait("Online b at ");

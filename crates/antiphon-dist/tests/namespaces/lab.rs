@@ -1,14 +1,15 @@
-//! Hosts and cables: network namespaces and what joins them.
+//! Hosts and networks: network namespaces, and the bridges that join them.
 //!
-//! Invariant: a lab has names that no other has, and is gone when it is dropped.
+//! Invariant: the names of a lab are unique in this process, and its namespaces and bridges are deleted when it is
+//! dropped.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where administrators' tools are, also for who is none.
+/// The folders of administration tools, which are not in every user's `PATH`.
 const TOOLS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/bin"];
 
-/// Some hosts, each in a network namespace of its own.
+/// Hosts, each in a network namespace of its own.
 pub(crate) struct Lab {
     number: u32,
     hosts: Vec<&'static str>,
@@ -24,7 +25,7 @@ impl Lab {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         if number == 0 {
-            // Where `ip` keeps the names of namespaces; this hides the machine's.
+            // `ip` keeps the names of namespaces in this folder; the mount hides those of the machine.
             run("mount", "-t tmpfs antiphon /run");
         }
         let lab = Self { number, hosts: hosts.to_vec(), switches: Vec::new() };
@@ -39,7 +40,7 @@ impl Lab {
         format!("{host}{}", self.number)
     }
 
-    /// A network that joins nobody yet. It forwards frames and has no address.
+    /// A new network without hosts. It forwards frames and has no address.
     pub(crate) fn net(&mut self) -> Net {
         let net = Net(self.switches.len());
         let switch = format!("sw{}x{}", self.number, net.0);
@@ -52,28 +53,29 @@ impl Lab {
     /// Gives a host an interface `eth<n>` in a network, with addresses as `ip` takes them.
     pub(crate) fn plug(&self, host: &str, net: Net, addresses: &[&str]) {
         let (switch, full) = (&self.switches[net.0], self.full_name(host));
-        let (here, there) = (format!("{full}p{}", net.0), format!("eth{}", net.0));
-        run("ip", &format!("link add {here} type veth peer name {there} netns {full}"));
-        run("ip", &format!("link set {here} master {switch} up"));
-        // Addresses of the link are given, not made up; nobody has to wait until they are known to be free.
-        self.on(host, &format!("ip link set {there} addrgenmode none"));
-        self.on(host, &format!("ip link set {there} up"));
+        let (port, interface) = (format!("{full}p{}", net.0), format!("eth{}", net.0));
+        run("ip", &format!("link add {port} type veth peer name {interface} netns {full}"));
+        run("ip", &format!("link set {port} master {switch} up"));
+        // The link-local addresses are those in `addresses`, and the system does not check that they are free.
+        self.on(host, &format!("ip link set {interface} addrgenmode none"));
+        self.on(host, &format!("ip link set {interface} up"));
         for address in addresses {
             let nodad = if address.contains(':') { "nodad" } else { "" };
-            self.on(host, &format!("ip addr add {address} dev {there} {nodad}"));
+            self.on(host, &format!("ip addr add {address} dev {interface} {nodad}"));
         }
     }
 
-    pub(crate) fn route(&self, host: &str, by: &str) {
-        self.on(host, &format!("ip route add default via {by}"));
+    /// Sets the default gateway of a host.
+    pub(crate) fn route(&self, host: &str, gateway: &str) {
+        self.on(host, &format!("ip route add default via {gateway}"));
     }
 
-    /// Has a host pass packets on between its networks.
+    /// Makes a host forward packets between its networks.
     pub(crate) fn forward(&self, host: &str) {
         self.on(host, "sysctl -q -w net.ipv4.ip_forward=1");
     }
 
-    /// Gives a host's packet filter rules; in them, chains are as `nft` writes them.
+    /// Adds rules to the packet filter of a host, in the syntax of `nft`.
     pub(crate) fn filter(&self, host: &str, rules: &str) {
         let mut command = self.command(host, "nft");
         check(command.arg(rules), "nft");
@@ -82,7 +84,7 @@ impl Lab {
     /// Runs a tool on a host.
     pub(crate) fn on(&self, host: &str, line: &str) {
         let mut words = line.split_whitespace();
-        let mut command = self.command(host, words.next().expect("a tool"));
+        let mut command = self.command(host, words.next().expect("the line names a tool"));
         check(command.args(words), line);
     }
 
@@ -97,7 +99,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // All of it goes with the namespaces of this process.
+            // The system deletes everything with the namespaces of this process.
             return;
         }
         for host in &self.hosts {
@@ -128,6 +130,6 @@ fn run(name: &str, arguments: &str) {
 
 #[track_caller]
 fn check(command: &mut Command, what: &str) {
-    let done = command.output().expect("the tool was looked for before");
+    let done = command.output().expect("the tool exists");
     assert!(done.status.success(), "{what}: {}", String::from_utf8_lossy(&done.stderr));
 }

@@ -1,10 +1,11 @@
-//! Nodes in several networks of one machine: broadcast, multicast, routers and gateways, with real processes.
+//! Node processes in several networks of one machine: broadcast, multicast, routers and gateways.
 //!
-//! Everything happens whole inside `unshare -Urnm`, so it needs no root and leaves nothing behind. The program starts
-//! itself three times: outside, where it looks whether namespaces work; inside, where it builds networks and plays the
-//! cases; and as a node in one of those networks. Run by `cargo xtask netns`.
+//! All networks are inside `unshare -Urnm`, so the tests need no root, and nothing is left of them. The program has three
+//! roles: outside, it checks that namespaces work, and starts itself inside; inside, it builds networks and runs the cases,
+//! and starts itself as the nodes of those networks. `cargo xtask netns` runs it.
 //!
-//! Invariant: no node leaves loopback unless its network namespace is neither the starter's nor that of process 1.
+//! Invariant: no node sends beyond loopback unless its network namespace differs from the starter's and from that of
+//! process 1.
 
 mod cases;
 mod lab;
@@ -16,7 +17,7 @@ use std::time::Instant;
 
 use cases::CASES;
 
-/// Says which of its parts the program plays; inside, the starter's network namespace.
+/// The variable that is set inside: the network namespace of the starter.
 const INSIDE: &str = "ANTIPHON_TEST_INSIDE";
 
 fn main() -> ExitCode {
@@ -24,13 +25,13 @@ fn main() -> ExitCode {
         return inside(&PathBuf::from(outside));
     }
     match std::env::args().nth(1).as_deref() {
-        Some("node") => player::play(),
+        Some("node") => player::run(),
         Some("--list") => ExitCode::SUCCESS,
         Some(_) | None => outside(),
     }
 }
 
-/// Starts the program once more inside of new namespaces, if there can be any.
+/// Starts the program again inside new namespaces, if the system allows them.
 fn outside() -> ExitCode {
     let unshare = || {
         let mut command = Command::new("unshare");
@@ -44,40 +45,43 @@ fn outside() -> ExitCode {
         Err(reason) => Some(format!("unshare cannot be started: {reason}")),
     };
     if let Some(reason) = reason {
-        println!("no namespaces here: {reason}");
+        println!("no namespaces are available: {reason}");
         println!("namespaces: 0 ran, {} skipped", CASES.len());
         return ExitCode::SUCCESS;
     }
-    let program = std::env::current_exe().expect("a test knows its program");
-    let node_id = std::fs::read_link("/proc/self/ns/net").expect("where namespaces work, they have names");
-    match unshare().arg(program).args(std::env::args().skip(1)).env(INSIDE, node_id).status() {
+    let program = std::env::current_exe().expect("the system knows the program of this process");
+    let own = std::fs::read_link("/proc/self/ns/net").expect("namespaces have names");
+    match unshare().arg(program).args(std::env::args().skip(1)).env(INSIDE, own).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(reason) => {
-            println!("namespaces work here, and these tests did not run: {reason}");
+            println!("namespaces work, but the program could not be started inside: {reason}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Plays all cases in networks of their own.
+/// Runs all cases, each in networks of its own.
 fn inside(outside: &PathBuf) -> ExitCode {
-    let here = std::fs::read_link("/proc/self/ns/net").expect("namespaces have names");
-    // That of process 1 is often hidden from in here: then it is not this one.
+    let own = std::fs::read_link("/proc/self/ns/net").expect("namespaces have names");
+    // The namespace of process 1 is often hidden in here; then it differs from this one.
     let first = std::fs::read_link("/proc/1/ns/net").ok();
-    assert!(here != *outside && Some(&here) != first.as_ref(), "this must run in a network of its own");
+    assert!(
+        own != *outside && Some(&own) != first.as_ref(),
+        "this must run in a network namespace of its own"
+    );
     let (mut ran, mut skipped) = (0, 0);
-    // As with other tests, a word on the command line picks those whose name holds it.
-    let picks: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let is_picked = |case: &&cases::Case| picks.iter().all(|word| case.name.contains(word.as_str()));
-    for case in CASES.iter().filter(is_picked) {
+    // The arguments select the cases whose names contain all of them.
+    let filters: Vec<String> = std::env::args().skip(1).filter(|filter| !filter.starts_with('-')).collect();
+    let is_selected = |case: &&cases::Case| filters.iter().all(|filter| case.name.contains(filter.as_str()));
+    for case in CASES.iter().filter(is_selected) {
         if let Some(missing) = case.needs.iter().find(|tool| !lab::has(tool)) {
-            println!("{} ... skipped: there is no `{missing}` here", case.name);
+            println!("{} ... skipped: the system has no `{missing}`", case.name);
             skipped += 1;
             continue;
         }
         let begun = Instant::now();
-        (case.play)();
+        (case.run)();
         println!("{} ... ok ({:.1} s)", case.name, begun.elapsed().as_secs_f64());
         ran += 1;
     }

@@ -1,4 +1,4 @@
-//! A node in one of the networks, as its own process: does what its input says, and tells what comes of it.
+//! A node in one of the networks, in a process of its own: it follows the commands of its input, and prints the results.
 
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
@@ -14,83 +14,81 @@ use antiphon_sched::{Addr, Cx, Event, receive, secs, stop};
 
 use super::lab::Lab;
 
-/// How long anything may take.
+/// The limit for anything that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A node on a host of a lab; ends with its input.
+/// A node process on a host of a lab. It exits when its input ends.
 pub(crate) struct Player {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
-    /// What was told and not yet asked for.
-    told: Vec<String>,
+    /// Lines that were received, and that no call of [`Player::wait`] has returned.
+    received: Vec<String>,
 }
 
 impl Player {
-    /// Starts a node that is named like its host; `settings` as [`config`] reads them.
+    /// Starts a node with the name of its host; [`config`] reads the `settings`.
     pub(crate) fn start(lab: &Lab, host: &str, settings: &str) -> Self {
-        let program = std::env::current_exe().expect("a test knows its program");
-        let mut command = lab.command(host, program.to_str().expect("a path of text"));
+        let program = std::env::current_exe().expect("the system knows the program of this process");
+        let mut command = lab.command(host, program.to_str().expect("the path is valid UTF-8"));
         command.args(["node", &format!("name={host}")]).args(settings.split_whitespace());
-        // Only here: this program has made sure of the namespace that it is in.
+        // This is safe only here: the program has checked that it is in a namespace of its own.
         command.env("ANTIPHON_LOOPBACK_ONLY", "0").env_remove(super::INSIDE);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the tool was looked for before");
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the tool exists");
+        let stdout = BufReader::new(child.stdout.take().expect("the output is piped"));
         let stdin = child.stdin.take();
-        let (tell, lines) = channel();
+        let (sender, lines) = channel();
         std::thread::spawn(move || {
             stdout
                 .lines()
                 .map_while(Result::ok)
-                .take_while(|line| tell.send(line.clone()).is_ok())
+                .take_while(|line| sender.send(line.clone()).is_ok())
                 .for_each(drop);
         });
-        Self { child, stdin, lines, told: Vec::new() }
+        Self { child, stdin, lines, received: Vec::new() }
     }
 
-    /// Where it listens, which it tells first.
+    /// The location at which the node listens; its first line.
     #[track_caller]
     pub(crate) fn location(&mut self) -> String {
         self.wait("at ")
     }
 
-    /// Has it do something.
-    pub(crate) fn say(&mut self, line: &str) {
-        writeln!(self.stdin.as_mut().expect("it is not closed"), "{line}").expect("the node listens");
+    /// Sends a command to the node.
+    pub(crate) fn command(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().expect("the input is open"), "{line}")
+            .expect("the node reads its input");
     }
 
-    /// Waits for a line that begins so; the rest of it.
+    /// Waits for a line with this prefix, and returns the rest of the line.
     #[track_caller]
-    pub(crate) fn wait(&mut self, begin: &str) -> String {
+    pub(crate) fn wait(&mut self, prefix: &str) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(place) = self.told.iter().position(|line| line.starts_with(begin)) {
-                return self.told.remove(place)[begin.len()..].to_owned();
+            if let Some(index) = self.received.iter().position(|line| line.starts_with(prefix)) {
+                return self.received.remove(index)[prefix.len()..].to_owned();
             }
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.told.push(line),
+                Ok(line) => self.received.push(line),
                 Err(reason) => {
-                    panic!("waited for a line with {begin:?} ({reason}), and heard {:?}", self.told)
+                    panic!("waited for a line with {prefix:?} ({reason}), and received {:?}", self.received)
                 }
             }
         }
     }
 
-    /// Contacts a peer: where it is, or why not.
+    /// Calls `peer`: returns the locations, or the error.
     #[track_caller]
     pub(crate) fn peer(&mut self, at: &str) -> String {
-        self.say(&format!("peer {at}"));
+        self.command(&format!("peer {at}"));
         self.wait("peer ")
     }
 
-    /// Sends a line to the node of that name, which tells it.
+    /// Delivers a text to the node with this name, which prints it.
     #[track_caller]
     pub(crate) fn send(&mut self, name: &str, text: &str) {
-        self.say(&format!("send {name} {text}"));
+        self.command(&format!("send {name} {text}"));
         assert_eq!(self.wait("sent "), "in the mailbox");
     }
 }
@@ -98,7 +96,7 @@ impl Player {
 impl Drop for Player {
     fn drop(&mut self) {
         self.stdin = None;
-        // It ends by itself, when all is well.
+        // The node exits by itself, unless the test has failed.
         if std::thread::panicking() {
             drop(self.child.kill());
         }
@@ -106,20 +104,20 @@ impl Drop for Player {
     }
 }
 
-/// What the node's actor is told.
-enum Told {
+/// A message to the node's actor.
+enum Input {
     Line(String),
     Status(PeerStatus),
-    Contacted(Result<Vec<Location>, PeerError>),
+    Connected(Result<Vec<Location>, PeerError>),
     Found(Result<Addr<String>, LocateError>, String),
     Sent(Result<(), DeliverError>),
 }
 
-/// Plays a node.
-pub(crate) fn play() -> ExitCode {
+/// Runs the node.
+pub(crate) fn run() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
     let config = config(std::env::args().skip(2));
-    let name = config.name.clone().expect("a player is named");
+    let name = config.name.clone().expect("the settings have a name");
     let mut node = match Node::new(config) {
         Ok(node) => node,
         Err(reason) => {
@@ -134,90 +132,90 @@ pub(crate) fn play() -> ExitCode {
                 cx.set_daemon(true);
                 cx.register(&name)?;
             }
-            Event::Message(text) => println!("heard {text}"),
+            Event::Message(text) => println!("received {text}"),
             _ => {}
         }
         receive()
     });
     let player = node.spawn(move |cx, event| match event {
         Event::Start => {
-            cx.peer_status(Told::Status);
+            cx.peer_status(Input::Status);
             receive()
         }
-        Event::Message(Told::Line(line)) => obey(cx, &line),
-        Event::Message(told) => {
-            tell(cx, told);
+        Event::Message(Input::Line(line)) => run_command(cx, &line),
+        Event::Message(result) => {
+            print_result(cx, result);
             receive()
         }
         _ => receive(),
     });
     let done = node.run_with(move |handle| {
         for line in std::io::stdin().lines().map_while(Result::ok) {
-            if handle.send(player, Told::Line(line)).is_err() {
+            if handle.send(player, Input::Line(line)).is_err() {
                 return;
             }
         }
-        // Nobody is left to hear of a node that has stopped.
-        drop(handle.send(player, Told::Line("stop".into())));
+        // The node may have stopped already.
+        drop(handle.send(player, Input::Line("stop".into())));
     });
     done.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
-fn obey(cx: &mut Cx<'_, Told>, line: &str) -> antiphon_sched::Step<Told> {
+fn run_command(cx: &mut Cx<'_, Input>, line: &str) -> antiphon_sched::Step<Input> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
         ["peer", at, ref options @ ..] => {
             let options = PeerOptions { broadcast: options.contains(&"broadcast"), ..PeerOptions::default() };
-            cx.peer_with(at.parse::<antiphon_dist::PeerAt>()?, options, secs(10), Told::Contacted);
+            cx.peer_with(at.parse::<antiphon_dist::PeerAt>()?, options, secs(10), Input::Connected);
         }
         ["send", name, text] => {
             let text = text.to_owned();
-            cx.locate(name, secs(10), move |found| Told::Found(found, text));
+            cx.locate(name, secs(10), move |found| Input::Found(found, text));
         }
         ["stop"] => return stop(),
-        _ => println!("not understood: {line}"),
+        _ => println!("unknown command: {line}"),
     }
     receive()
 }
 
-fn tell(cx: &mut Cx<'_, Told>, told: Told) {
-    let or_why = |result: Result<&str, &dyn Display>| match result {
+fn print_result(cx: &mut Cx<'_, Input>, input: Input) {
+    let text_of = |result: Result<&str, &dyn Display>| match result {
         Ok(text) => text.to_owned(),
         Err(reason) => reason.to_string(),
     };
-    match told {
-        Told::Line(_) => {}
-        Told::Status(status) => println!("{:?} {} at {}", status.status, status.name, status.location),
-        Told::Contacted(Ok(all)) => {
+    match input {
+        Input::Line(_) => {}
+        Input::Status(status) => println!("{:?} {} at {}", status.status, status.name, status.location),
+        Input::Connected(Ok(all)) => {
             let all: Vec<String> = all.iter().map(Location::to_string).collect();
             println!("peer {}", all.join(" "));
         }
-        Told::Contacted(Err(reason)) => println!("peer {reason}"),
-        Told::Found(Ok(addr), text) => cx.deliver(addr, text, secs(10), Told::Sent),
-        Told::Found(Err(reason), _) => println!("sent {reason}"),
-        Told::Sent(sent) => {
+        Input::Connected(Err(reason)) => println!("peer {reason}"),
+        Input::Found(Ok(addr), text) => cx.deliver(addr, text, secs(10), Input::Sent),
+        Input::Found(Err(reason), _) => println!("sent {reason}"),
+        Input::Sent(sent) => {
             println!(
                 "sent {}",
-                or_why(sent.as_ref().map(|()| "in the mailbox").map_err(|reason| reason as _))
+                text_of(sent.as_ref().map(|()| "in the mailbox").map_err(|reason| reason as _))
             )
         }
     }
 }
 
-/// The settings of a node: words such as `ip=10.0.0.1`, `secret=..`, `quiet`.
+/// Reads the settings of a node, such as `ip=10.0.0.1`, `secret=..`, `no-discovery`.
 fn config(words: impl Iterator<Item = String>) -> Config {
     let mut config = Config { udp_port: Some(super::cases::UDP_PORT), ..Config::default() };
-    let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
+    let ip = |text: &str| -> IpAddr { text.parse().expect("the address is valid") };
     for word in words {
         match word.split_once('=').unwrap_or((&word, "")) {
             ("name", name) => config.name = Some(name.to_owned()),
             ("ip", text) => config.ip = ip(text),
             ("ext", text) => config.ext_ip_addr = Some(ip(text)),
-            ("tcp", port) => config.tcp_port = port.parse().expect("a port"),
+            ("tcp", port) => config.tcp_port = port.parse().expect("the port is a number"),
             ("secret", secret) => config.secret = Some(Secret::from(secret)),
             ("open", _) => config.open = true,
-            ("quiet", _) => config.discover_peers = false,
-            (other, _) => panic!("{other} is no setting"),
+            ("no-discovery", _) => config.discover_peers = false,
+            (other, _) => panic!("unknown setting {other}"),
         }
     }
     config

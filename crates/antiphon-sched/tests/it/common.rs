@@ -1,4 +1,4 @@
-//! What the tests share: virtual loops, and a log that actors write to.
+//! Helpers of the tests: loops, a log that actors write to, and processes of their own for tests.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use antiphon_sched::{ActorId, Addr, Cx, Event, Loop, LoopConfig, Park, Step, receive};
 
-/// What happened, in order.
+/// The events that actors have logged, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Rc<RefCell<Vec<String>>>);
 
 impl Log {
-    pub(crate) fn note(&self, what: impl Display) {
-        self.0.borrow_mut().push(what.to_string());
+    pub(crate) fn note(&self, entry: impl Display) {
+        self.0.borrow_mut().push(entry.to_string());
     }
 
-    /// What happened since the last look, joined by spaces.
+    /// Removes all entries, and returns them joined by spaces.
     pub(crate) fn take(&self) -> String {
         std::mem::take(&mut *self.0.borrow_mut()).join(" ")
     }
@@ -35,10 +35,10 @@ pub(crate) fn real_loop() -> Loop {
     Loop::new(LoopConfig { watchdog: None, ..LoopConfig::default() }).unwrap()
 }
 
-/// The environment variable that names the test for which a process was started.
+/// The environment variable that names the test that runs in a process of its own.
 const PROCESS_OF_TEST: &str = "ANTIPHON_PROCESS_OF_TEST";
 
-/// Returns a command that starts the test `name` again, alone in a process of its own; `None` in that process.
+/// Returns a command that runs only the test `name`, in a new process. Returns `None` inside that process.
 pub(crate) fn own_process(name: &str) -> Option<std::process::Command> {
     if std::env::var_os(PROCESS_OF_TEST).is_some_and(|test| test == name) {
         return None;
@@ -48,14 +48,14 @@ pub(crate) fn own_process(name: &str) -> Option<std::process::Command> {
     Some(command)
 }
 
-/// Runs a command of [`own_process`], and fails unless its one test passes.
+/// Runs a command of [`own_process`]. Panics unless its one test passes.
 pub(crate) fn expect_pass(mut command: std::process::Command) {
     let output = command.output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
 }
 
-/// Runs a loop until nothing is runnable. A test that keeps it busy for ever fails.
+/// Runs a loop until nothing is runnable. Panics if the loop is still busy after a million rounds.
 pub(crate) fn settle(events: &mut Loop) {
     for _ in 0..1_000_000 {
         events.work();
@@ -63,10 +63,10 @@ pub(crate) fn settle(events: &mut Loop) {
             return;
         }
     }
-    panic!("the loop does not come to rest");
+    panic!("the loop is still runnable after 1,000,000 rounds");
 }
 
-/// Lets `span` pass on a virtual loop, from deadline to deadline.
+/// Advances a virtual loop by `span`, from deadline to deadline.
 pub(crate) fn pass(events: &mut Loop, span: Duration) {
     let end = events.now() + span;
     settle(events);
@@ -79,7 +79,7 @@ pub(crate) fn pass(events: &mut Loop, span: Duration) {
     settle(events);
 }
 
-/// Has `log` told how `actor` ends, by a daemon.
+/// Starts a daemon that monitors `actor` and logs its exit reason in brackets.
 pub(crate) fn log_end(events: &mut Loop, log: &Log, actor: impl Into<ActorId>) {
     let (log, actor) = (log.clone(), actor.into());
     events.spawn(move |cx: &mut Cx<()>, event| {
@@ -95,7 +95,7 @@ pub(crate) fn log_end(events: &mut Loop, log: &Log, actor: impl Into<ActorId>) {
     });
 }
 
-/// An actor that writes each event to `log`, and waits for the next.
+/// Starts an actor that writes each event to `log`.
 pub(crate) fn scribe<M: Display + 'static>(events: &mut Loop, log: &Log) -> Addr<M> {
     let log = log.clone();
     events.spawn(move |_: &mut Cx<M>, event| -> Step<M> {
@@ -104,7 +104,7 @@ pub(crate) fn scribe<M: Display + 'static>(events: &mut Loop, log: &Log) -> Addr
     })
 }
 
-/// Writes an event to a log.
+/// Writes a short form of an event to a log.
 pub(crate) fn tell<M: Display>(log: &Log, event: &Event<M>) {
     match event {
         Event::Start => log.note("start"),
@@ -121,7 +121,7 @@ pub(crate) fn tell<M: Display>(log: &Log, event: &Event<M>) {
     }
 }
 
-/// Runs a step of an actor of its own, once: what only a `Cx` can do.
+/// Runs `act` with the `Cx` of a new actor, which then stops.
 pub(crate) fn within(events: &mut Loop, act: impl FnOnce(&mut Cx<'_, ()>) + 'static) {
     let mut act = Some(act);
     events.spawn(move |cx: &mut Cx<()>, _| {
@@ -133,7 +133,7 @@ pub(crate) fn within(events: &mut Loop, act: impl FnOnce(&mut Cx<'_, ()>) + 'sta
     settle(events);
 }
 
-/// A value whose drop does something.
+/// Calls a closure when it is dropped.
 pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
@@ -142,7 +142,15 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-/// A value whose drop panics.
+/// The id of the request that a reply belongs to. Only the debug output of `ReplyTo` shows it.
+#[cfg(feature = "serde")]
+pub(crate) fn request_id_of<R>(reply: &antiphon_sched::ReplyTo<R>) -> antiphon_sched::RequestId {
+    let shown = format!("{reply:?}");
+    let number = shown.split(['(', ' ']).nth(1).and_then(|number| number.parse().ok());
+    antiphon_sched::RequestId::from_bits(number.unwrap_or_else(|| panic!("no request id in {shown}")))
+}
+
+/// Panics when it is dropped.
 pub(crate) struct Bomb;
 
 impl Drop for Bomb {

@@ -1,11 +1,11 @@
-//! Events that others cause: terminate, throw, resume; and the ways to end.
+//! Signals from other actors (terminate, throw, resume), and the reasons with which actors exit.
 
 use antiphon_sched::*;
 
 use crate::common::*;
 
 #[test]
-fn a_terminated_actor_is_told_first_and_ends_whatever_it_answers() {
+fn terminate_is_handled_then_ends_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = scribe::<u32>(&mut events, &log);
@@ -18,16 +18,16 @@ fn a_terminated_actor_is_told_first_and_ends_whatever_it_answers() {
 }
 
 #[test]
-fn terminate_reaches_an_actor_that_waits_for_something_else() {
+fn terminate_reaches_waiting_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let admits = events.spawn(|_: &mut Cx<u32>, _| receive_if(|_| false));
+    let selects = events.spawn(|_: &mut Cx<u32>, _| receive_if(|_| false));
     let sleeps = events.spawn(|_: &mut Cx<u32>, _| sleep(secs(1000)));
     let swaps = events.spawn(|_: &mut Cx<u32>, event| match event {
-        Event::Terminate => swap(|_, _| panic!("it ends before it swaps")),
+        Event::Terminate => swap(|_, _| panic!("the actor ends before it swaps")),
         _ => receive_within(secs(1000)),
     });
-    for actor in [admits, sleeps, swaps] {
+    for actor in [selects, sleeps, swaps] {
         log_end(&mut events, &log, actor);
         settle(&mut events);
         events.send(actor, 1).unwrap();
@@ -38,7 +38,7 @@ fn terminate_reaches_an_actor_that_waits_for_something_else() {
 }
 
 #[test]
-fn an_exception_that_is_not_handled_fails_the_actor() {
+fn throw_unhandled_fails_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = scribe::<u32>(&mut events, &log);
@@ -49,7 +49,7 @@ fn an_exception_that_is_not_handled_fails_the_actor() {
 }
 
 #[test]
-fn an_exception_that_is_handled_leaves_the_actor_alive() {
+fn throw_handled_keeps_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -68,7 +68,7 @@ fn an_exception_that_is_handled_leaves_the_actor_alive() {
 }
 
 #[test]
-fn an_exception_kept_for_later_is_not_handled_in_time() {
+fn thrown_value_kept_past_step_fails_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
     let mut kept = None;
@@ -76,17 +76,18 @@ fn an_exception_kept_for_later_is_not_handled_in_time() {
         if let Event::Thrown(thrown) = event {
             kept = Some(thrown);
         }
+        // The closure keeps the value beyond the step.
         let _ = &kept;
         receive()
     });
     log_end(&mut events, &log, actor);
     settle(&mut events);
     within(&mut events, move |cx| cx.throw(actor, ()));
-    assert!(log.take().starts_with("[failed:"));
+    assert_eq!(log.take(), "[failed: an exception was thrown into it, and not handled]");
 }
 
 #[test]
-fn a_resume_carries_its_value_also_to_one_who_does_not_sleep() {
+fn resume_value_reaches_receiving_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -102,7 +103,7 @@ fn a_resume_carries_its_value_also_to_one_who_does_not_sleep() {
 }
 
 #[test]
-fn signals_to_the_dead_are_dead_letters() {
+fn signals_to_exited_actor_are_dead_letters() {
     let mut events = virtual_loop();
     let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
     settle(&mut events);
@@ -116,33 +117,40 @@ fn signals_to_the_dead_are_dead_letters() {
 }
 
 #[test]
-fn each_way_to_end_tells_its_reason() {
+fn actor_ending_reports_its_exit_reason() {
     let mut events = virtual_loop();
     let log = Log::default();
     #[derive(Clone, Copy)]
-    enum How {
+    enum ExitKind {
         Stop,
         Exit,
         ExitLocal,
         Fail,
-        Question,
+        QuestionMark,
         Panic,
     }
-    for how in [How::Stop, How::Exit, How::ExitLocal, How::Fail, How::Question, How::Panic] {
+    for kind in [
+        ExitKind::Stop,
+        ExitKind::Exit,
+        ExitKind::ExitLocal,
+        ExitKind::Fail,
+        ExitKind::QuestionMark,
+        ExitKind::Panic,
+    ] {
         let actor = events.spawn(move |_: &mut Cx<()>, event| {
             if !matches!(event, Event::Message(())) {
                 return receive();
             }
-            match how {
-                How::Stop => stop(),
-                How::Exit => exit(()),
-                How::ExitLocal => exit_local("value"),
-                How::Fail => fail("failed"),
-                How::Question => {
+            match kind {
+                ExitKind::Stop => stop(),
+                ExitKind::Exit => exit(()),
+                ExitKind::ExitLocal => exit_local("value"),
+                ExitKind::Fail => fail("failed"),
+                ExitKind::QuestionMark => {
                     "x".parse::<u32>()?;
                     receive()
                 }
-                How::Panic => panic!("{}", "out of range"),
+                ExitKind::Panic => panic!("{}", "out of range"),
             }
         });
         let seen = log.clone();
@@ -175,12 +183,16 @@ fn each_way_to_end_tells_its_reason() {
 }
 
 #[test]
-fn a_message_behind_the_end_is_dropped() {
+fn message_behind_stop_is_dropped() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let seen = log.clone();
-    let actor = events.spawn(|_, event| match event {
-        Event::Message((1, _)) => stop(),
+    let handled = std::rc::Rc::new(std::cell::Cell::new(0));
+    let (seen, count) = (log.clone(), handled.clone());
+    let actor = events.spawn(move |_, event| match event {
+        Event::Message((n, _)) => {
+            count.set(count.get() + 1);
+            if n == 1 { stop() } else { receive() }
+        }
         _ => receive(),
     });
     for n in 0..4 {
@@ -188,5 +200,6 @@ fn a_message_behind_the_end_is_dropped() {
         events.send(actor, (n, OnDrop(Box::new(move || seen.note(n)) as Box<dyn FnMut()>))).unwrap();
     }
     settle(&mut events);
-    assert_eq!(log.take(), "0 1 2 3");
+    assert_eq!(log.take(), "0 1 2 3", "every message is dropped");
+    assert_eq!(handled.get(), 2, "the actor does not receive the messages behind its end");
 }

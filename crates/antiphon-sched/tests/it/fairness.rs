@@ -1,4 +1,4 @@
-//! An actor that never rests starves nobody.
+//! Fairness: a busy actor starves no other actor, socket, timer or inbox.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -8,8 +8,9 @@ use antiphon_sched::*;
 
 use crate::common::*;
 
-/// An actor that sends to itself for ever, twice for each message.
-fn glutton(events: &mut Loop) -> Addr<u32> {
+/// Starts an actor that sends to itself without end. It sends two messages for each of the first ones, so its mailbox
+/// fills.
+fn self_sender(events: &mut Loop) -> Addr<u32> {
     events.spawn(|cx: &mut Cx<u32>, event| {
         match event {
             Event::Start => cx.send(cx.addr(), 0)?,
@@ -26,7 +27,7 @@ fn glutton(events: &mut Loop) -> Addr<u32> {
 }
 
 #[test]
-fn a_self_sender_starves_neither_neighbours_nor_the_inbox_nor_timers() {
+fn self_sender_starves_no_actor_inbox_or_timer() {
     let mut events = Loop::new(LoopConfig { mailbox_max: 1_000_000, ..virtual_config() }).unwrap();
     let log = Log::default();
     events.spawn(|cx: &mut Cx<u32>, _| {
@@ -48,19 +49,19 @@ fn a_self_sender_starves_neither_neighbours_nor_the_inbox_nor_timers() {
     events.advance_to(later);
     events.work();
     assert_eq!(log.take(), "start 1 2 50", "all within one round");
-    assert!(events.is_runnable(), "the glutton goes on");
+    assert!(events.is_runnable(), "the self-sender is still runnable");
 }
 
 #[test]
-fn a_self_sender_starves_no_socket() {
+fn self_sender_starves_no_socket() {
     let mut events =
         Loop::new(LoopConfig { mailbox_max: 1_000_000, watchdog: None, ..LoopConfig::default() }).unwrap();
-    let glutton = glutton(&mut events);
+    let self_sender = self_sender(&mut events);
     let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
     far.set_nonblocking(true).unwrap();
     let mut far = mio::net::UnixStream::from_std(far);
-    let heard = Rc::new(Cell::new(0));
-    let count = heard.clone();
+    let received = Rc::new(Cell::new(0));
+    let count = received.clone();
     events.spawn(move |cx: &mut Cx<u32>, event| {
         match event {
             Event::Start => drop(cx.register_source(&mut far, mio::Interest::READABLE)?),
@@ -70,7 +71,7 @@ fn a_self_sender_starves_no_socket() {
                     count.set(count.get() + n);
                 }
                 if count.get() == 10 {
-                    cx.terminate(glutton);
+                    cx.terminate(self_sender);
                     return stop();
                 }
             }
@@ -80,19 +81,19 @@ fn a_self_sender_starves_no_socket() {
     });
     for _ in 0..10 {
         near.write_all(b"x").unwrap();
-        let before = heard.get();
-        // The byte is in the socket: a few rounds suffice, however busy the loop is.
+        let before = received.get();
+        // The byte is in the socket, so three rounds suffice, however busy the loop is.
         for _ in 0..3 {
             events.run_once(None).unwrap();
         }
-        assert_eq!(heard.get(), before + 1);
+        assert_eq!(received.get(), before + 1);
     }
     events.run().unwrap();
-    assert_eq!(heard.get(), 10);
+    assert_eq!(received.get(), 10);
 }
 
 #[test]
-fn a_flood_of_mail_starves_no_actor() {
+fn inbox_flood_starves_no_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
     let sink = events.spawn(|_: &mut Cx<u32>, _| receive());
@@ -104,11 +105,11 @@ fn a_flood_of_mail_starves_no_actor() {
     events.send(other, 1).unwrap();
     events.work();
     assert_eq!(log.take(), "start 1");
-    assert!(events.is_runnable(), "most of the mail still waits");
+    assert!(events.is_runnable(), "most messages are still in the inbox");
 }
 
 #[test]
-fn what_an_actor_sends_to_itself_waits_for_its_next_turn() {
+fn message_to_self_waits_for_next_batch() {
     let mut events = Loop::new(virtual_config()).unwrap();
     let log = Rc::new(std::cell::RefCell::new(String::new()));
     for name in ["a", "b"] {
@@ -133,10 +134,11 @@ fn what_an_actor_sends_to_itself_waits_for_its_next_turn() {
 }
 
 #[test]
-fn a_long_mailbox_gets_an_eighth_of_it_a_turn_and_a_short_one_64_steps() {
-    for (waiting, share) in [(65, 64), (512, 64), (4_096, 512), (60_000, 7_500)] {
+fn batch_is_64_steps_or_eighth_of_mailbox() {
+    for (queued, batch) in [(65, 64), (512, 64), (4_096, 512), (60_000, 7_500)] {
         let mut events = Loop::new(virtual_config()).unwrap();
         let steps = Rc::new(Cell::new(0));
+        // The steps of the busy actor before the first step of the other.
         let seen = Rc::new(Cell::new(0));
         let count = steps.clone();
         let busy = events.spawn(move |_: &mut Cx<u32>, event| {
@@ -146,15 +148,15 @@ fn a_long_mailbox_gets_an_eighth_of_it_a_turn_and_a_short_one_64_steps() {
             receive()
         });
         events.work();
-        for n in 0..waiting {
+        for n in 0..queued {
             events.send(busy, n).unwrap();
         }
-        let (at, of) = (seen.clone(), steps.clone());
+        let (copy, count) = (seen.clone(), steps.clone());
         events.spawn(move |_: &mut Cx<()>, _| {
-            at.set(of.get());
+            copy.set(count.get());
             stop()
         });
         events.work();
-        assert_eq!(seen.get(), share, "of {waiting}");
+        assert_eq!(seen.get(), batch, "of {queued} messages");
     }
 }

@@ -1,7 +1,7 @@
-//! What the scheduler promises, one file a capability.
+//! Integration tests of the scheduler, one file per capability.
 //!
-//! All that concerns time runs on a virtual loop, whose clock stands still until a test moves it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Tests that depend on time run on a virtual loop. Its clock stands still until a test advances it.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod addresses;
 mod asks;
@@ -10,12 +10,12 @@ mod blocking_pool;
 mod children;
 mod common;
 mod dead_letters;
-mod doors;
 mod embedding;
 mod events;
 mod fairness;
 mod handles;
 mod layers;
+mod spawning;
 mod model;
 mod monitors;
 mod panics;

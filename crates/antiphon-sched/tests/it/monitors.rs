@@ -1,4 +1,4 @@
-//! Monitors: exactly one `Down` each, whatever happens.
+//! Monitors: each results in exactly one `Down`.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use antiphon_sched::*;
 use crate::common::*;
 
 #[test]
-fn each_of_many_monitors_gets_exactly_one_down() {
+fn each_monitor_gets_exactly_one_down() {
     let mut events = virtual_loop();
     let log = Log::default();
     let victim = scribe::<u32>(&mut events, &Log::default());
@@ -41,7 +41,7 @@ fn each_of_many_monitors_gets_exactly_one_down() {
 }
 
 #[test]
-fn monitoring_the_dead_answers_at_once() {
+fn monitor_of_exited_actor_fires_at_once() {
     let mut events = virtual_loop();
     let log = Log::default();
     let dead = events.spawn(|_: &mut Cx<()>, _| stop());
@@ -52,7 +52,7 @@ fn monitoring_the_dead_answers_at_once() {
 }
 
 #[test]
-fn monitoring_another_node_without_a_way_there_answers_that_it_is_lost() {
+fn foreign_monitor_without_transport_is_node_lost() {
     let mut events = virtual_loop();
     let log = Log::default();
     let foreign = virtual_loop().spawn(|_: &mut Cx<()>, _| receive());
@@ -62,7 +62,7 @@ fn monitoring_another_node_without_a_way_there_answers_that_it_is_lost() {
 }
 
 #[test]
-fn a_monitor_taken_back_tells_nothing() {
+fn demonitor_cancels_only_its_monitor() {
     let mut events = virtual_loop();
     let log = Log::default();
     let victim = scribe::<u32>(&mut events, &Log::default());
@@ -86,7 +86,7 @@ fn a_monitor_taken_back_tells_nothing() {
 }
 
 #[test]
-fn a_down_does_not_overtake_the_last_message() {
+fn down_arrives_after_last_message() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -108,7 +108,7 @@ fn a_down_does_not_overtake_the_last_message() {
 }
 
 #[test]
-fn notify_tells_a_third_party_of_any_message_type() {
+fn notify_sends_down_to_watcher() {
     let mut events = virtual_loop();
     let log = Log::default();
     let watcher = scribe::<String>(&mut events, &log);
@@ -123,20 +123,21 @@ fn notify_tells_a_third_party_of_any_message_type() {
     events.send(actor, 1).unwrap();
     settle(&mut events);
     assert_eq!(log.take(), "start down:failed: bad");
-    assert_eq!(events.stats().extras, 0, "no entry is left");
+    assert_eq!(events.stats().extras, 0, "no extras are left");
 }
 
 #[test]
-fn a_notice_for_a_dead_watcher_is_nothing() {
+fn notify_of_exited_watcher_is_dead_letter() {
     let mut events = virtual_loop();
     let dead = events.spawn(|_: &mut Cx<()>, _| stop());
     settle(&mut events);
     within(&mut events, move |cx| cx.notify(dead));
     assert_eq!((events.stats().actors, events.stats().extras), (0, 0));
+    assert_eq!(events.stats().dead_letters, 1);
 }
 
 #[test]
-fn actors_that_watch_each_other_and_themselves_end_cleanly() {
+fn monitors_in_cycle_leave_no_state() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actors: Vec<Addr<Option<ActorId>>> = (0..3)
@@ -168,7 +169,7 @@ fn actors_that_watch_each_other_and_themselves_end_cleanly() {
 }
 
 #[test]
-fn watchers_that_end_leave_nothing_behind_with_the_watched() {
+fn exited_watchers_leave_no_extras() {
     let mut events = virtual_loop();
     let victim = scribe::<u32>(&mut events, &Log::default());
     for _ in 0..100 {
@@ -176,17 +177,18 @@ fn watchers_that_end_leave_nothing_behind_with_the_watched() {
             cx.monitor(victim);
         });
     }
+    assert_eq!((events.stats().actors, events.stats().extras), (1, 0));
     within(&mut events, move |cx| cx.terminate(victim));
     assert_eq!((events.stats().actors, events.stats().extras), (0, 0));
 }
 
 #[test]
-fn several_watchers_share_one_local_value() {
+fn watchers_share_one_local_exit_value() {
     let mut events = virtual_loop();
     let value = Rc::new(Cell::new(0_u32));
-    let given = value.clone();
+    let exit_value = value.clone();
     let victim = events.spawn(move |_: &mut Cx<u32>, event| match event {
-        Event::Message(_) => exit_local(given.clone()),
+        Event::Message(_) => exit_local(exit_value.clone()),
         _ => receive(),
     });
     for _ in 0..3 {
@@ -210,7 +212,7 @@ fn several_watchers_share_one_local_value() {
 
 #[cfg(feature = "serde")]
 #[test]
-fn several_watchers_each_get_the_value_also_when_it_holds_an_address() {
+fn watchers_each_decode_exit_value_with_address() {
     let mut events = virtual_loop();
     let log = Log::default();
     let sink = scribe::<String>(&mut events, &log);
@@ -239,7 +241,7 @@ fn several_watchers_each_get_the_value_also_when_it_holds_an_address() {
 
 #[cfg(feature = "serde")]
 #[test]
-fn a_value_read_as_another_type_names_both() {
+fn value_of_other_type_error_names_both() {
     let error = Value::new(7_u32).get::<String>().unwrap_err();
     assert_eq!(error.to_string(), "the value is u32, not str; read it as u32");
     assert!(matches!(Value::local(7_u32).get::<String>(), Err(ValueError::WrongType { .. })));
@@ -248,69 +250,69 @@ fn a_value_read_as_another_type_names_both() {
 }
 
 #[test]
-fn a_thread_joins_an_actor_whatever_its_end() {
-    let ends: [fn() -> Step<()>; 4] = [|| exit(()), stop, || exit_local(5_u8), || fail("bad")];
-    let mut told = Vec::new();
-    for end in ends {
+fn join_returns_each_exit_reason() {
+    let exits: [fn() -> Step<()>; 4] = [|| exit(()), stop, || exit_local(5_u8), || fail("bad")];
+    let mut results = Vec::new();
+    for exit_step in exits {
         let mut events = virtual_loop();
         let handle = events.handle();
         let actor = events.spawn(move |_: &mut Cx<()>, event| match event {
-            Event::Message(()) => end(),
+            Event::Message(()) => exit_step(),
             _ => receive(),
         });
-        let joining = std::thread::spawn(move || {
+        let joins = std::thread::spawn(move || {
             handle.join::<()>(actor, secs(60)).map_err(|reason| reason.to_string())
         });
-        // The join is there when the actor has an entry for its watchers.
+        // The actor has extras once the join is registered.
         while events.stats().extras == 0 {
             events.work();
             std::thread::yield_now();
         }
         events.send(actor, ()).unwrap();
         settle(&mut events);
-        told.push(joining.join().unwrap());
+        results.push(joins.join().unwrap());
     }
-    assert_eq!(told[..2], [Ok(()), Ok(())]);
-    assert_eq!(told[2], Err(Value::local(5_u8).get::<()>().unwrap_err().to_string()));
-    assert_eq!(told[3], Err("the actor ended without a value: failed: bad".into()));
+    assert_eq!(results[..2], [Ok(()), Ok(())]);
+    assert_eq!(results[2], Err(Value::local(5_u8).get::<()>().unwrap_err().to_string()));
+    assert_eq!(results[3], Err("the actor ended without a value: failed: bad".into()));
 }
 
 #[test]
-fn a_join_of_the_dead_or_of_one_who_lives_on_is_told_so() {
+fn join_times_out_or_reports_missing_actor() {
     let mut events = real_loop();
     let handle = events.handle();
     let dead = events.spawn(|_: &mut Cx<()>, _| stop());
-    let lives = events.spawn(|_: &mut Cx<()>, event| match event {
+    let running = events.spawn(|_: &mut Cx<()>, event| match event {
         Event::Message(()) => stop(),
         _ => receive(),
     });
     let thread = std::thread::spawn(move || {
-        let early = handle.join::<()>(lives, millis(1));
-        let never = handle.join::<()>(dead, secs(20));
-        handle.send(lives, ()).unwrap();
-        (early, never)
+        let timed_out = handle.join::<()>(running, millis(1));
+        let ended = handle.join::<()>(dead, secs(20));
+        handle.send(running, ()).unwrap();
+        (timed_out, ended)
     });
     events.run().unwrap();
-    let (early, never) = thread.join().unwrap();
-    assert!(matches!(early, Err(JoinError::TimedOut)), "{early:?}");
-    assert!(matches!(&never, Err(JoinError::Ended(how)) if how == "no such actor"), "{never:?}");
+    let (timed_out, ended) = thread.join().unwrap();
+    assert!(matches!(timed_out, Err(JoinError::TimedOut)), "{timed_out:?}");
+    assert!(matches!(&ended, Err(JoinError::Ended(reason)) if reason == "no such actor"), "{ended:?}");
 }
 
 #[test]
-fn a_down_can_be_told_without_a_monitor_and_not_to_the_dead() {
+fn send_down_reaches_only_live_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let listener = scribe::<u32>(&mut events, &log);
+    let watcher = scribe::<u32>(&mut events, &log);
     let channel = scribe::<u32>(&mut events, &Log::default()).id();
     settle(&mut events);
-    assert!(events.loop_ref().tell_down(listener.id().key(), channel, ExitReason::Failed("closed".into())));
-    within(&mut events, move |cx| cx.terminate(listener));
+    assert!(events.loop_ref().tell_down(watcher.id().key(), channel, ExitReason::Failed("closed".into())));
+    within(&mut events, move |cx| cx.terminate(watcher));
     assert_eq!(log.take(), "start down:failed: closed terminate");
-    assert!(!events.loop_ref().tell_down(listener.id().key(), channel, ExitReason::NoActor));
+    assert!(!events.loop_ref().tell_down(watcher.id().key(), channel, ExitReason::NoActor));
 }
 
 #[test]
-fn monitors_that_were_taken_back_leave_no_entry() {
+fn demonitor_leaves_no_extras() {
     let mut events = virtual_loop();
     let target = scribe::<u32>(&mut events, &Log::default());
     events.spawn(move |cx: &mut Cx<()>, _| {

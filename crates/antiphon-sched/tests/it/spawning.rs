@@ -1,4 +1,5 @@
-//! Three front doors (closure, trait, fold), from outside, from a step, from another thread.
+//! Spawning actors from closures, from `Actor` implementations and from folds: on the loop, in a step, and from another
+//! thread.
 
 use antiphon_sched::*;
 
@@ -20,7 +21,7 @@ impl Actor<u32> for Counter {
 }
 
 #[test]
-fn a_closure_a_struct_a_box_and_a_fold_are_actors() {
+fn closure_struct_box_and_fold_are_actors() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -54,7 +55,7 @@ fn a_closure_a_struct_a_box_and_a_fold_are_actors() {
 }
 
 #[test]
-fn an_actor_spawns_actors_by_each_door() {
+fn actor_spawns_closure_struct_and_fold() {
     let mut events = virtual_loop();
     let log = Log::default();
     let out = log.clone();
@@ -78,9 +79,9 @@ fn an_actor_spawns_actors_by_each_door() {
 }
 
 #[test]
-fn another_thread_spawns_by_closure_and_by_trait() {
-    struct Adder(u32);
-    impl Actor<(u32, ReplyTo<u32>)> for Adder {
+fn handle_spawns_closure_and_struct() {
+    struct SumActor(u32);
+    impl Actor<(u32, ReplyTo<u32>)> for SumActor {
         fn step(
             &mut self,
             cx: &mut Cx<'_, (u32, ReplyTo<u32>)>,
@@ -97,12 +98,13 @@ fn another_thread_spawns_by_closure_and_by_trait() {
     }
     let mut events = real_loop();
     let handle = events.handle();
-    let keeper = events.spawn(|_, event: Event<()>| match event {
+    // Keeps the loop running until the thread has finished.
+    let guard = events.spawn(|_, event: Event<()>| match event {
         Event::Message(()) => stop(),
         _ => receive(),
     });
     let thread = std::thread::spawn(move || {
-        let adder = handle.spawn_actor(Adder(5)).unwrap();
+        let adder = handle.spawn_actor(SumActor(5)).unwrap();
         let sum = handle.ask(adder, secs(20), |reply| (2, reply)).unwrap();
         let twice = handle
             .spawn(|cx: &mut Cx<(u32, ReplyTo<u32>)>, event| match event {
@@ -114,7 +116,7 @@ fn another_thread_spawns_by_closure_and_by_trait() {
             })
             .unwrap();
         let product = handle.ask(twice, secs(20), |reply| (21, reply)).unwrap();
-        handle.send(keeper, ()).unwrap();
+        handle.send(guard, ()).unwrap();
         (sum, product)
     });
     events.run().unwrap();
@@ -122,7 +124,7 @@ fn another_thread_spawns_by_closure_and_by_trait() {
 }
 
 #[test]
-fn a_fold_that_panics_or_fails_ends_like_any_actor() {
+fn fold_ending_reports_its_exit_reason() {
     let mut events = virtual_loop();
     let log = Log::default();
     let fails = events.spawn_fsm(1, |_: &mut Cx<()>, _, _| fail("out of order"));
@@ -135,21 +137,25 @@ fn a_fold_that_panics_or_fails_ends_like_any_actor() {
     assert_eq!(
         log.take(),
         "[no such actor] [no such actor] [no such actor]",
-        "they ended in their first step"
+        "each actor ended in its first step"
     );
-    let late = events.spawn_fsm(1, |_: &mut Cx<()>, n, event| match event {
-        Event::Message(()) => fail("out of order"),
-        _ => to(n, receive()),
-    });
-    log_end(&mut events, &log, late);
-    settle(&mut events);
-    events.send(late, ()).unwrap();
-    settle(&mut events);
-    assert_eq!(log.take(), "[failed: out of order]");
+    let endings: [fn() -> Fold<i32, ()>; 3] =
+        [|| fail("out of order"), || panic!("folded"), || exit_local(1)];
+    for ending in endings {
+        let late = events.spawn_fsm(1, move |_: &mut Cx<()>, n, event| match event {
+            Event::Message(()) => ending(),
+            _ => to(n, receive()),
+        });
+        log_end(&mut events, &log, late);
+        settle(&mut events);
+        events.send(late, ()).unwrap();
+        settle(&mut events);
+    }
+    assert_eq!(log.take(), "[failed: out of order] [panicked: folded] [done]");
 }
 
 #[test]
-fn a_fold_keeps_its_behaviour_and_says_so() {
+fn fold_swap_fails_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
     let fold = events.spawn_fsm((), |_: &mut Cx<u8>, (), event| match event {
@@ -164,12 +170,12 @@ fn a_fold_keeps_its_behaviour_and_says_so() {
 }
 
 #[test]
-fn an_address_is_24_bytes_and_free_to_copy_and_share_whatever_its_messages() {
-    struct NotSend(#[expect(dead_code, reason = "only its type counts")] std::rc::Rc<()>);
-    fn shared<T: Copy + Send + Sync>() -> usize {
+fn address_is_24_bytes_copy_send_and_sync() {
+    struct NotSend(#[expect(dead_code, reason = "only its type is used")] std::rc::Rc<()>);
+    fn size_of_shared<T: Copy + Send + Sync>() -> usize {
         size_of::<T>()
     }
-    assert_eq!(shared::<Addr<NotSend>>(), 24);
-    assert_eq!(shared::<Addr<u8>>(), 24);
+    assert_eq!(size_of_shared::<Addr<NotSend>>(), 24);
+    assert_eq!(size_of_shared::<Addr<u8>>(), 24);
     assert_eq!(size_of::<Option<Addr<String>>>(), 24);
 }

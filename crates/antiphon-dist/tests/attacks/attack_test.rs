@@ -1,0 +1,110 @@
+//! The frame of every attack: a victim, a peer that sends it requests meanwhile, and the checks at the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use antiphon_sched::{Addr, millis, secs};
+
+use crate::common::{Net, PATIENCE, TestNode};
+use crate::victim::{Echo, Victim, VictimOptions};
+
+/// The limit for one reply. It is generous, because test machines are busy.
+const REPLY_WITHIN: Duration = secs(3);
+
+/// One attack on a victim. [`AttackTest::end`] makes the checks.
+pub(crate) struct AttackTest {
+    pub(crate) net: Net,
+    pub(crate) victim: Victim,
+    bystander: Bystander,
+    /// The bytes that the victim used before the attack.
+    bytes_before: u64,
+}
+
+impl AttackTest {
+    /// Starts a victim without discovery.
+    pub(crate) fn without_discovery() -> Self {
+        Self::on(Net { udp_port: 0, ..Net::new() }, VictimOptions::default())
+    }
+
+    /// Starts a victim and the peer that sends it requests.
+    pub(crate) fn on(net: Net, options: VictimOptions<'_>) -> Self {
+        let victim = Victim::start(&net, options);
+        let bystander = Bystander::start(&net, &victim);
+        victim.reset_peak();
+        let bytes_before = victim.used_bytes();
+        Self { net, victim, bystander, bytes_before }
+    }
+
+    /// Checks that a new peer can connect and gets a reply.
+    pub(crate) fn connect_new_peer(&self) {
+        let newcomer = self.net.quiet_node("newcomer", &[self.victim.location]);
+        let echo: Addr<Echo> = newcomer.find("echo");
+        assert_eq!(newcomer.handle.ask(echo, PATIENCE, move |reply| Echo(7, reply)), Ok(7));
+    }
+
+    /// The node id of the peer that sends requests.
+    pub(crate) fn bystander(&self) -> u64 {
+        self.bystander.node.handle.node_id().to_bits()
+    }
+
+    /// Ends the attack. Checks that memory has stayed within the bound, that each reply to the peer was in time, and
+    /// that a new peer can connect.
+    #[track_caller]
+    pub(crate) fn end(self, attack: &str, bound: u64) {
+        self.connect_new_peer();
+        let grown = self.victim.peak_bytes().saturating_sub(self.bytes_before);
+        let times = self.bystander.end();
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+        let slowest = at(1.0);
+        println!(
+            "{attack}: memory grew by {} KiB of {}; {} round trips meanwhile: p50 {:?}, p99 {:?}, slowest {slowest:?}",
+            grown / 1024,
+            bound / 1024,
+            times.len(),
+            at(0.5),
+            at(0.99),
+        );
+        assert!(grown <= bound, "the victim grew by {grown} bytes, and the limits allow {bound}");
+        assert!(slowest < REPLY_WITHIN, "a reply took {slowest:?}");
+    }
+}
+
+/// A peer on 127.0.0.1 that sends one request after another.
+struct Bystander {
+    node: TestNode,
+    is_over: Arc<AtomicBool>,
+    requests: JoinHandle<Vec<Duration>>,
+}
+
+impl Bystander {
+    fn start(net: &Net, victim: &Victim) -> Self {
+        let node = net.quiet_node("bystander", &[victim.location]);
+        let echo: Addr<Echo> = node.find("echo");
+        let handle = node.handle.clone();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let requests = std::thread::spawn(move || {
+            let mut times = Vec::new();
+            while !over.load(Ordering::SeqCst) || times.is_empty() {
+                let number = times.len() as u64;
+                let sent = Instant::now();
+                assert_eq!(handle.ask(echo, PATIENCE, move |reply| Echo(number, reply)), Ok(number));
+                times.push(sent.elapsed());
+                // Requests are frequent enough to show the effect of an attack, and are no flood themselves.
+                std::thread::sleep(millis(1));
+            }
+            times
+        });
+        Self { node, is_over, requests }
+    }
+
+    /// Stops the requests. Returns all round-trip times, the shortest first.
+    fn end(self) -> Vec<Duration> {
+        self.is_over.store(true, Ordering::SeqCst);
+        let mut times = self.requests.join().expect("each request got its reply");
+        times.sort_unstable();
+        times
+    }
+}

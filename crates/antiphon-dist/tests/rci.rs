@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use antiphon_dist::{CallError, Config, LocateError, NetCx, Rci, RegisterError};
@@ -11,29 +11,30 @@ use antiphon_sched::{
 };
 use common::{End, Net, PATIENCE, TestNode, heard, tell_test, wait_for};
 
-/// Ends with what it hears, in capitals; `0` fails in its first step.
+/// An actor that exits with the first text that it receives, in capitals. With loudness 0 it fails in its first step, with
+/// 1 it exits there.
 fn shouter(loudness: u64) -> impl FnMut(&mut Cx<'_, String>, Event<String>) -> antiphon_sched::Step<String> {
     move |_cx, event| match event {
-        Event::Start if loudness == 0 => fail("born silent"),
-        Event::Start if loudness == 1 => exit("born done".to_owned()),
-        Event::Message(text) if text == "panic" => panicking("on purpose"),
+        Event::Start if loudness == 0 => fail("no voice"),
+        Event::Start if loudness == 1 => exit("done at once".to_owned()),
+        Event::Message(text) if text == "panic" => panic_silently("on purpose"),
         Event::Message(text) => exit(format!("{}{}", text.to_uppercase(), "!".repeat(loudness as usize))),
         _ => receive(),
     }
 }
 
-/// Panics without a word on standard error.
-fn panicking(text: &str) -> ! {
+/// Panics, and prints nothing to standard error.
+fn panic_silently(text: &str) -> ! {
     std::panic::resume_unwind(Box::new(text.to_owned()))
 }
 
 type Shout = Rci<u64, String>;
 
-fn open(node: &TestNode, name: &'static str) -> Shout {
+fn open_rci(node: &TestNode, name: &'static str) -> Shout {
     node.with(move |node| {
         node.rci(name, |loudness: u64| {
             if loudness == 13 {
-                panicking("not thirteen");
+                panic_silently("not thirteen");
             }
             shouter(loudness)
         })
@@ -41,20 +42,20 @@ fn open(node: &TestNode, name: &'static str) -> Shout {
     .expect("the name is free")
 }
 
-type Called<T> = Result<Addr<T>, CallError>;
+type CallResult<T> = Result<Addr<T>, CallError>;
 
-/// Calls; the answer and the end of the new actor are told.
-fn calling<A: Wire + Send, T: Wire>(
+/// Calls an RCI. The answer arrives on the first receiver, the exit of the new actor on the second.
+fn start_call<A: Wire + Send, T: Wire>(
     node: &TestNode,
     rci: Rci<A, T>,
     arguments: A,
     timeout: Duration,
-) -> (Receiver<Called<T>>, Receiver<(ActorId, End)>) {
-    let (tell, told) = channel();
-    let (tell_end, end) = channel();
+) -> (Receiver<CallResult<T>>, Receiver<(ActorId, End)>) {
+    let (answer_sender, answers) = channel();
+    let (exit_sender, exits) = channel();
     let watcher = node.spawn(move |_cx: &mut Cx<()>, event| {
         if let Event::Down(down) = event {
-            tell_test(&tell_end, (down.actor, End::of(down)));
+            tell_test(&exit_sender, (down.actor, End::of(down)));
         }
         receive()
     });
@@ -62,22 +63,22 @@ fn calling<A: Wire + Send, T: Wire>(
     node.spawn(move |cx, event| match event {
         Event::Start => {
             if let Some(arguments) = arguments.take() {
-                cx.call_monitored(rci, arguments, watcher, timeout, |born| born);
+                cx.call_monitored(rci, arguments, watcher, timeout, |spawned| spawned);
             }
             receive()
         }
-        Event::Message(born) => {
-            tell_test(&tell, born);
+        Event::Message(spawned) => {
+            tell_test(&answer_sender, spawned);
             stop()
         }
         _ => receive(),
     });
-    (told, end)
+    (answers, exits)
 }
 
-fn call(node: &TestNode, rci: Shout, loudness: u64) -> (Called<String>, Receiver<(ActorId, End)>) {
-    let (told, end) = calling(node, rci, loudness, PATIENCE);
-    (heard(&told), end)
+fn call(node: &TestNode, rci: Shout, loudness: u64) -> (CallResult<String>, Receiver<(ActorId, End)>) {
+    let (answers, exits) = start_call(node, rci, loudness, PATIENCE);
+    (heard(&answers), exits)
 }
 
 fn send(node: &TestNode, to: Addr<String>, text: &'static str) {
@@ -85,88 +86,89 @@ fn send(node: &TestNode, to: Addr<String>, text: &'static str) {
 }
 
 fn locate<A: Wire, T: Wire>(node: &TestNode, name: &'static str) -> Result<Rci<A, T>, LocateError> {
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.locate(name, PATIENCE, |found| found);
             receive()
         }
         Event::Message(found) => {
-            tell_test(&tell, found);
+            tell_test(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    heard(&told)
+    heard(&results)
 }
 
 #[test]
-fn a_call_starts_an_actor_there_and_its_end_is_told() {
+fn call_starts_remote_actor_and_reports_its_exit() {
     let (there, here) = Net::new().pair();
-    let rci = open(&there, "shout");
+    let rci = open_rci(&there, "shout");
     assert_eq!(locate(&here, "shout"), Ok(rci));
     assert_eq!(size_of::<Shout>(), 24);
     for node in [&here, &there] {
-        let (born, end) = call(node, rci, 2);
-        let actor = born.expect("it is started");
+        let (spawned, exits) = call(node, rci, 2);
+        let actor = spawned.expect("the actor is started");
         assert_eq!(actor.node(), there.handle.node_id());
         send(node, actor, "hello");
-        assert_eq!(heard(&end), (actor.id(), End::Value("HELLO!!".into())));
-        let (born, end) = call(node, rci, 2);
-        let actor = born.expect("it is started");
+        assert_eq!(heard(&exits), (actor.id(), End::Value("HELLO!!".into())));
+        let (spawned, exits) = call(node, rci, 2);
+        let actor = spawned.expect("the actor is started");
         send(node, actor, "panic");
-        assert_eq!(heard(&end), (actor.id(), End::Panicked("on purpose".into())));
-        let (born, end) = call(node, rci, 2);
-        let actor = born.expect("it is started");
+        assert_eq!(heard(&exits), (actor.id(), End::Panicked("on purpose".into())));
+        let (spawned, exits) = call(node, rci, 2);
+        let actor = spawned.expect("the actor is started");
         node.step(move |cx| cx.terminate(actor));
-        assert_eq!(heard(&end), (actor.id(), End::Terminated));
-        assert!(end.recv_timeout(millis(10)).is_err(), "an end is told once");
+        assert_eq!(heard(&exits), (actor.id(), End::Terminated));
+        assert_eq!(exits.recv_timeout(millis(10)), Err(RecvTimeoutError::Timeout), "one exit is reported");
     }
 }
 
 #[test]
-fn the_end_of_an_actor_in_its_first_step_is_not_missed() {
+fn exit_in_first_step_is_reported() {
     let (there, here) = Net::new().pair();
-    let rci = open(&there, "shout");
+    let rci = open_rci(&there, "shout");
     for _ in 0..100 {
         for node in [&here, &there] {
-            let (born, end) = call(node, rci, 0);
-            let failed = End::Failed("born silent".into());
-            assert_eq!(heard(&end), (born.expect("it was started").id(), failed));
-            let (born, end) = call(node, rci, 1);
-            let done = End::Value("born done".into());
-            assert_eq!(heard(&end), (born.expect("it was started").id(), done));
+            let (spawned, exits) = call(node, rci, 0);
+            let failed = End::Failed("no voice".into());
+            assert_eq!(heard(&exits), (spawned.expect("the actor was started").id(), failed));
+            let (spawned, exits) = call(node, rci, 1);
+            let done = End::Value("done at once".into());
+            assert_eq!(heard(&exits), (spawned.expect("the actor was started").id(), done));
         }
     }
 }
 
+/// A caller can name a watcher of the node that owns the function.
 #[test]
-fn a_watcher_of_the_functions_own_node_is_told_too() {
+fn watcher_on_owning_node_receives_exit() {
     let (there, here) = Net::new().pair();
-    let rci = open(&there, "shout");
-    let (tell, told) = channel();
+    let rci = open_rci(&there, "shout");
+    let (sender, exits) = channel();
     let watcher = there.spawn(move |cx: &mut Cx<String>, event| {
         match event {
             Event::Start => cx.register("watcher")?,
-            Event::Down(down) => tell_test(&tell, End::of(down)),
+            Event::Down(down) => tell_test(&sender, End::of(down)),
             _ => {}
         }
         receive()
     });
     let known: Addr<String> = here.find("watcher");
     assert_eq!(known.id(), watcher.id());
-    here.spawn(move |cx: &mut Cx<Called<String>>, event| match event {
+    here.spawn(move |cx: &mut Cx<CallResult<String>>, event| match event {
         Event::Start => {
-            cx.call_monitored(rci, 1, known, PATIENCE, |born| born);
+            cx.call_monitored(rci, 1, known, PATIENCE, |spawned| spawned);
             receive()
         }
         _ => stop(),
     });
-    assert_eq!(heard(&told), End::Value("born done".into()));
+    assert_eq!(heard(&exits), End::Value("done at once".into()));
 }
 
 #[test]
-fn structs_are_started_by_rci_actor_and_arguments_may_be_many() {
+fn rci_actor_starts_struct_with_two_arguments() {
     struct Adder(u64);
     impl Actor<u64> for Adder {
         fn step(&mut self, _: &mut Cx<'_, u64>, event: Event<u64>) -> antiphon_sched::Step<u64> {
@@ -178,30 +180,34 @@ fn structs_are_started_by_rci_actor_and_arguments_may_be_many() {
     }
     let (there, here) = Net::new().pair();
     let rci = there.with(|node| node.rci_actor("add", |(a, b): (u64, u64)| Adder(a + b)));
-    let (born, end) = calling(&here, rci.expect("the name is free"), (1, 2), PATIENCE);
-    let actor = heard(&born).expect("it is started");
+    let (spawned, exits) = start_call(&here, rci.expect("the name is free"), (1, 2), PATIENCE);
+    let actor = heard(&spawned).expect("the actor is started");
     here.step(move |cx| cx.send(actor, 3).is_ok());
-    assert_eq!(heard(&end).1, End::Value("6".into()));
+    assert_eq!(heard(&exits).1, End::Value("6".into()));
 }
 
 #[test]
-fn a_function_that_panics_stays_registered() {
+fn rci_function_that_panics_stays_registered() {
     let (there, here) = Net::new().pair();
-    let rci = open(&there, "shout");
+    let rci = open_rci(&there, "shout");
     for node in [&here, &there] {
-        let (born, end) = call(node, rci, 13);
-        assert_eq!(born, Err(CallError::Panicked("not thirteen".into())));
-        assert!(end.recv_timeout(millis(10)).is_err(), "there is no end of what never was");
+        let (spawned, exits) = call(node, rci, 13);
+        assert_eq!(spawned, Err(CallError::Panicked("not thirteen".into())));
+        assert_eq!(
+            exits.recv_timeout(millis(10)),
+            Err(RecvTimeoutError::Timeout),
+            "no actor was started, so none exits"
+        );
         assert!(call(node, rci, 2).0.is_ok());
     }
 }
 
 #[test]
-fn names_of_functions_are_a_space_of_their_own_and_tell_both_types() {
+fn rci_names_have_own_namespace_and_both_types() {
     let (there, here) = Net::new().pair();
-    let rci = open(&there, "name");
+    let rci = open_rci(&there, "name");
     let _actor = there.listener::<u64>("name");
-    let _channel = there.with(|node| node.channel::<u64>("name")).expect("another space");
+    let _channel = there.with(|node| node.channel::<u64>("name")).expect("channels have their own namespace");
     assert_eq!(locate(&here, "name"), Ok(rci));
     let wrong = LocateError::WrongType { wanted: "str -> u64".into(), found: "u64 -> str".into() };
     assert_eq!(locate::<String, u64>(&here, "name"), Err(wrong));
@@ -214,85 +220,85 @@ fn names_of_functions_are_a_space_of_their_own_and_tell_both_types() {
         there.with(|node| node.unregister_rci("other")),
         Err(RegisterError::NotOwner { name: "other".into() })
     );
-    // Who knows the address and believes in other arguments is told so.
-    let forged: Rci<String, String> = believed(rci.id());
+    // A caller with the address and the wrong type of arguments gets an error.
+    let forged: Rci<String, String> = forged_rci(rci.id());
     for node in [&here, &there] {
-        let (born, _) = calling(node, forged, "x".to_owned(), PATIENCE);
-        assert_eq!(heard(&born), Err(CallError::WrongArguments { arguments: "str".into() }));
+        let (spawned, _) = start_call(node, forged, "x".to_owned(), PATIENCE);
+        assert_eq!(heard(&spawned), Err(CallError::WrongArguments { arguments: "str".into() }));
     }
 }
 
-/// An actor, believed to be a function of some type.
-fn believed<A: Wire, T: Wire>(id: ActorId) -> Rci<A, T> {
+/// An RCI with this id and any types.
+fn forged_rci<A: Wire, T: Wire>(id: ActorId) -> Rci<A, T> {
     let mut bytes = vec![0x92];
     for number in [id.node().to_bits(), id.key().to_bits()] {
         bytes.push(0xcf);
         bytes.extend(number.to_be_bytes());
     }
-    Rci::decode_all(&bytes).expect("an address")
+    Rci::decode_all(&bytes).expect("the bytes are an address")
 }
 
 #[test]
-fn an_unregistered_function_takes_no_calls_and_its_actors_go_on() {
+fn rci_unregistered_refuses_calls_and_keeps_actors() {
     let (there, here) = Net::new().pair();
-    let rci = open(&there, "shout");
-    let (born, end) = call(&here, rci, 2);
+    let rci = open_rci(&there, "shout");
+    let (spawned, exits) = call(&here, rci, 2);
     assert_eq!(there.with(|node| node.unregister_rci("shout")), Ok(()));
     for node in [&here, &there] {
-        wait_for("the end to be known", || {
+        wait_for("the refusal of calls", || {
             (call(node, rci, 2).0 == Err(CallError::NotRegistered)).then_some(())
         });
     }
-    let actor = born.expect("it was started");
+    let actor = spawned.expect("the actor was started");
     send(&here, actor, "still here");
-    assert_eq!(heard(&end).1, End::Value("STILL HERE!!".into()));
-    open(&there, "shout");
+    assert_eq!(heard(&exits).1, End::Value("STILL HERE!!".into()));
+    open_rci(&there, "shout");
 }
 
 #[test]
-fn a_calling_node_has_so_many_actors_alive_and_no_more() {
+fn rci_caller_over_quota_is_refused_until_exit() {
     let net = Net::new();
     let there = TestNode::start(Config { rci_actors_max: 2, ..net.quiet("there", &[]) });
     let here = net.quiet_node("here", &[there.location]);
     here.wait_for_peers(1);
-    let rci = open(&there, "shout");
+    let rci = open_rci(&there, "shout");
     for node in [&here, &there] {
-        let (one, end) = call(node, rci, 2);
+        let (spawned, exits) = call(node, rci, 2);
         assert!(call(node, rci, 2).0.is_ok());
         assert_eq!(call(node, rci, 2).0, Err(CallError::OverQuota { max: 2 }));
-        send(node, one.expect("it was started"), "over");
-        heard(&end);
-        wait_for("one more", || call(node, rci, 2).0.is_ok().then_some(()));
+        send(node, spawned.expect("the actor was started"), "over");
+        heard(&exits);
+        wait_for("room for one more actor", || call(node, rci, 2).0.is_ok().then_some(()));
         assert_eq!(call(node, rci, 2).0, Err(CallError::OverQuota { max: 2 }));
     }
 }
 
 #[test]
-fn a_call_to_a_node_that_is_lost_is_answered_and_so_is_the_watcher() {
+fn node_lost_fails_call_and_reports_exit() {
     let (there, here) = Net::new().pair();
-    let rci = open(&there, "shout");
-    let (born, end) = call(&here, rci, 2);
+    let rci = open_rci(&there, "shout");
+    let (spawned, exits) = call(&here, rci, 2);
     there.stop();
-    assert_eq!(heard(&end), (born.expect("it was started").id(), End::NodeLost));
-    let (born, _) = calling(&here, rci, 2, millis(100));
-    let reason = heard(&born).expect_err("nobody is there");
+    assert_eq!(heard(&exits), (spawned.expect("the actor was started").id(), End::NodeLost));
+    let (spawned, _) = start_call(&here, rci, 2, millis(100));
+    let reason = heard(&spawned).expect_err("the node has stopped");
     assert!(
         matches!(reason, CallError::TimedOut | CallError::NodeLost | CallError::NotRegistered),
         "{reason}"
     );
-    // A node that nobody ever met.
-    let stranger: Shout = believed(ActorId::new(NodeId::from_bits(7), rci.id().key()));
-    assert_eq!(call(&here, stranger, 2).0, Err(CallError::NodeLost));
+    // No node has had a session with this one.
+    let unknown: Shout = forged_rci(ActorId::new(NodeId::from_bits(7), rci.id().key()));
+    assert_eq!(call(&here, unknown, 2).0, Err(CallError::NodeLost));
 }
 
 #[test]
-fn after_a_thousand_calls_of_each_outcome_all_tables_are_as_before() {
+fn thousand_calls_of_each_outcome_leak_nothing() {
     let net = Net::new();
     let there = TestNode::start(Config { rci_actors_max: 9_999, ..net.quiet("there", &[]) });
     let here = net.quiet_node("here", &[there.location]);
     here.wait_for_peers(1);
-    let rci = open(&there, "shout");
-    let closed = open(&there, "closed");
+    let rci = open_rci(&there, "shout");
+    let closed = open_rci(&there, "closed");
     assert_eq!(there.with(|node| node.unregister_rci("closed")), Ok(()));
     let tables = |node: &TestNode| {
         let (stats, counts) = (node.stats(), node.counts());
@@ -308,21 +314,25 @@ fn after_a_thousand_calls_of_each_outcome_all_tables_are_as_before() {
     };
     assert_eq!(call(&here, closed, 0).0, Err(CallError::NotRegistered));
     for node in [&here, &there] {
-        let before = wait_for("quiet", || {
+        let before = wait_for("equal sizes of the tables twice in a row", || {
             let now = (tables(&here), tables(&there));
             (now == (tables(&here), tables(&there))).then_some(now)
         });
-        let (tell, told) = channel();
+        let (sender, done) = channel();
         let mut open = 0;
         node.spawn(move |cx: &mut Cx<()>, event| {
             match event {
                 Event::Start => {
                     let me = cx.addr();
                     for _ in 0..1000 {
-                        cx.call_monitored(rci, 0, me, secs(20), |_| ());
-                        cx.call_monitored(rci, 13, me, secs(20), |_| ());
-                        cx.call_monitored(closed, 0, me, secs(20), |_| ());
-                        cx.call(rci, 1, secs(20), |_| ());
+                        cx.call_monitored(rci, 0, me, secs(20), |spawned| assert!(spawned.is_ok()));
+                        cx.call_monitored(rci, 13, me, secs(20), |spawned| {
+                            assert!(matches!(spawned, Err(CallError::Panicked(_))));
+                        });
+                        cx.call_monitored(closed, 0, me, secs(20), |spawned| {
+                            assert_eq!(spawned, Err(CallError::NotRegistered));
+                        });
+                        cx.call(rci, 1, secs(20), |spawned| assert!(spawned.is_ok()));
                         open += 5;
                     }
                 }
@@ -330,12 +340,14 @@ fn after_a_thousand_calls_of_each_outcome_all_tables_are_as_before() {
                 _ => {}
             }
             if open == 0 {
-                tell_test(&tell, ());
+                tell_test(&sender, ());
                 return stop();
             }
             receive()
         });
-        heard(&told);
-        wait_for("tables as before", || ((tables(&here), tables(&there)) == before).then_some(()));
+        heard(&done);
+        wait_for("the sizes of the tables before the calls", || {
+            ((tables(&here), tables(&there)) == before).then_some(())
+        });
     }
 }

@@ -1,8 +1,8 @@
-//! Operations that fail leave nothing behind: each is done a thousand times, and the tables of both nodes, their timers
-//! and open requests, and the descriptors of this process are as before.
+//! Operations that fail leak nothing. Each runs a thousand times. Then both nodes have as many table entries, timers and
+//! open requests as before, and this process as many descriptors.
 //!
-//! To add one, give [`OPERATIONS`] a name and a function that begins it, and answers how to wait for its outcome.
-//! One test by itself, since others in this process would open descriptors of their own.
+//! To add an operation, add a name and a function to [`OPERATIONS`]. The function starts the operation and returns a
+//! closure that waits for its outcome. This program has one test, because others would open descriptors of their own.
 
 mod common;
 
@@ -10,8 +10,8 @@ use std::fmt::Debug;
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{
-    CloseError, Config, Counts, DeliverError, FileError, FileOptions, Limits, LocateError, Location, NetCx,
-    PeerAt, PeerError, RegisterError, Stored,
+    CloseError, Config, Counts, DeleteError, DeliverError, FileError, FileOptions, FileRefused, Limits,
+    LocateError, Location, NetCx, PeerAt, PeerError, RegisterError, Stored,
 };
 use antiphon_sched::{
     ActorId, Addr, AskError, Cx, Event, Key, NodeId, ReplyTo, SendError, Undelivered, millis, receive, secs,
@@ -20,192 +20,198 @@ use antiphon_sched::{
 use common::{End, Net, TestNode, heard, tell_test, wait_for};
 
 const ROUNDS: usize = 1_000;
-/// So many are under way at once.
+/// The number of operations that run at once.
 const BATCH: usize = 100;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// Two nodes that know each other, and what is wrong with them.
-struct Place {
+/// Two connected nodes, and the addresses that the operations use.
+struct Fixture {
     here: TestNode,
     there: TestNode,
-    /// Takes numbers, and is registered as "number".
+    /// An actor that receives numbers. Its name is "number".
     number: Addr<u64>,
-    /// Takes texts, and is registered as "text".
+    /// An actor that receives texts. Its name is "text".
     text: Addr<String>,
-    /// Drops the replies that it gets.
+    /// An actor that drops each `ReplyTo` that it receives.
     silent: Addr<ReplyTo<u64>>,
-    /// Has ended.
+    /// An actor that has ended.
     dead: Addr<String>,
-    /// Nobody listens there.
+    /// A location at which no node listens.
     closed: Location,
 }
 
-/// Waits for the outcome of what was begun.
+/// Waits for the outcome of an operation.
 type Wait = Box<dyn FnOnce()>;
-type Operation = (&'static str, fn(&Place) -> Wait);
+type Operation = (&'static str, fn(&Fixture) -> Wait);
 
 const OPERATIONS: &[Operation] = &[
-    ("locate a name that nobody has", |place| {
-        let told = ask(&place.here, |cx| cx.locate::<Addr<String>>("nobody", millis(50), |found| found));
-        expect(told, |found| *found == Err(LocateError::TimedOut))
+    ("locate a name that is not registered", |fixture| {
+        let results =
+            ask(&fixture.here, |cx| cx.locate::<Addr<String>>("missing", millis(50), |found| found));
+        expect(results, |found| *found == Err(LocateError::TimedOut))
     }),
-    ("locate a name of another type", |place| {
-        let told = ask(&place.here, |cx| cx.locate::<Addr<String>>("number", secs(20), |found| found));
-        expect(told, |found| matches!(found, Err(LocateError::WrongType { .. })))
+    ("locate a name of another type", |fixture| {
+        let results = ask(&fixture.here, |cx| cx.locate::<Addr<String>>("number", secs(20), |found| found));
+        expect(results, |found| matches!(found, Err(LocateError::WrongType { .. })))
     }),
-    ("locate a name that cannot be", |place| {
-        let told =
-            ask(&place.here, |cx| cx.locate::<Addr<String>>(&"x".repeat(256), secs(20), |found| found));
-        expect(told, |found| *found == Err(LocateError::BadName))
+    ("locate a name that is too long", |fixture| {
+        let results =
+            ask(&fixture.here, |cx| cx.locate::<Addr<String>>(&"x".repeat(256), secs(20), |found| found));
+        expect(results, |found| *found == Err(LocateError::BadName))
     }),
-    ("locate a name at a location where nobody is", |place| {
-        let at = place.closed;
-        let told = ask(&place.here, move |cx| {
+    ("locate a name at a location without a node", |fixture| {
+        let at = fixture.closed;
+        let results = ask(&fixture.here, move |cx| {
             cx.locate_at::<Addr<String>>("text", at, millis(50), |found| found);
         });
-        expect(told, |found| *found == Err(LocateError::TimedOut))
+        expect(results, |found| *found == Err(LocateError::TimedOut))
     }),
-    ("locate all of a name that nobody has", |place| {
-        let told = ask(&place.here, |cx| cx.locate_all::<Addr<String>>("nobody", millis(50), |found| found));
-        expect(told, |found| found.as_ref().is_ok_and(Vec::is_empty))
+    ("locate all of a name that is not registered", |fixture| {
+        let results =
+            ask(&fixture.here, |cx| cx.locate_all::<Addr<String>>("missing", millis(50), |found| found));
+        expect(results, |found| found.as_ref().is_ok_and(Vec::is_empty))
     }),
-    ("locate a node that is not there", |place| {
-        let told = ask(&place.here, |cx| cx.locate_node("nobody", millis(50), |found| found));
-        expect(told, |found| *found == Err(LocateError::TimedOut))
+    ("locate a node that does not exist", |fixture| {
+        let results = ask(&fixture.here, |cx| cx.locate_node("missing", millis(50), |found| found));
+        expect(results, |found| *found == Err(LocateError::TimedOut))
     }),
-    ("send a file to a node that takes none", |place| {
-        let at = place.there.location;
-        expect(sending(place, at, env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml"), Result::is_err)
+    ("send a file to a node that accepts none", |fixture| {
+        let at = fixture.there.location;
+        expect(send_file(fixture, at, env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml"), |stored| {
+            *stored == Err(FileError::Refused(FileRefused::NoDestPath))
+        })
     }),
-    ("send a file that is not there", |place| {
-        expect(sending(place, place.there.location, "/no/such/file".into()), Result::is_err)
+    ("send a file that does not exist", |fixture| {
+        expect(send_file(fixture, fixture.there.location, "/no/such/file".into()), |stored| {
+            matches!(stored, Err(FileError::Source(_)))
+        })
     }),
-    ("send a file to where nobody is", |place| {
+    ("send a file to a location without a node", |fixture| {
         expect(
-            sending(place, place.closed, env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml"),
-            Result::is_err,
+            send_file(fixture, fixture.closed, env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml"),
+            |stored| *stored == Err(FileError::NoAnswer),
         )
     }),
-    ("delete a file at a node that takes none", |place| {
-        let at = place.there.location;
-        let told = ask(&place.here, move |cx| cx.del_file(at, "file", "", secs(20), |done| done));
-        expect(told, Result::is_err)
+    ("delete a file at a node that accepts none", |fixture| {
+        let at = fixture.there.location;
+        let results = ask(&fixture.here, move |cx| cx.del_file(at, "file", "", secs(20), |done| done));
+        expect(results, |done| *done == Err(DeleteError::Refused(FileRefused::NoDestPath)))
     }),
-    ("delete a file outside of the folder", |place| {
-        let at = place.there.location;
-        let told = ask(&place.here, move |cx| cx.del_file(at, "file", "../..", secs(20), |done| done));
-        expect(told, Result::is_err)
+    ("delete a file outside of the folder", |fixture| {
+        let at = fixture.there.location;
+        let results = ask(&fixture.here, move |cx| cx.del_file(at, "file", "../..", secs(20), |done| done));
+        expect(results, |done| matches!(done, Err(DeleteError::BadPath(_))))
     }),
-    ("deliver to the dead", |place| {
-        let told = place.here.delivering(place.dead, "hello".into(), secs(20));
-        expect(told, |told| *told == Err(DeliverError::Refused(Undelivered::NoActor)))
+    ("deliver to an actor that has ended", |fixture| {
+        let receipts = fixture.here.delivering(fixture.dead, "hello".into(), secs(20));
+        expect(receipts, |receipt| *receipt == Err(DeliverError::Refused(Undelivered::NoActor)))
     }),
-    ("deliver what the receiver does not take", |place| {
-        let wrong: Addr<String> = Addr::of(place.number.id());
-        let told = place.here.delivering(wrong, "hello".into(), secs(20));
-        expect(told, |told| *told == Err(DeliverError::Refused(Undelivered::WrongType)))
+    ("deliver a message of the wrong type", |fixture| {
+        let wrong: Addr<String> = Addr::of(fixture.number.id());
+        let receipts = fixture.here.delivering(wrong, "hello".into(), secs(20));
+        expect(receipts, |receipt| *receipt == Err(DeliverError::Refused(Undelivered::WrongType)))
     }),
-    ("deliver to a node that was never met", |place| {
+    ("deliver to an unknown node", |fixture| {
         let nowhere: Addr<String> = Addr::of(ActorId::new(NodeId::from_bits(7), Key::from_bits(7)));
-        let told = place.here.delivering(nowhere, "hello".into(), secs(20));
-        expect(told, |told| *told == Err(DeliverError::Refused(Undelivered::NoNode)))
+        let receipts = fixture.here.delivering(nowhere, "hello".into(), secs(20));
+        expect(receipts, |receipt| *receipt == Err(DeliverError::Refused(Undelivered::NoNode)))
     }),
-    ("wait for a receipt for no time at all", |place| {
-        let told = place.here.delivering(place.text, String::new(), secs(0));
-        expect(told, |told| matches!(told, Ok(()) | Err(DeliverError::TimedOut)))
+    ("deliver with a timeout of zero", |fixture| {
+        let receipts = fixture.here.delivering(fixture.text, String::new(), secs(0));
+        expect(receipts, |receipt| matches!(receipt, Ok(()) | Err(DeliverError::TimedOut)))
     }),
-    ("deliver nothing", |place| {
-        expect(place.here.delivering(place.text, String::new(), secs(20)), |told| *told == Ok(()))
+    ("deliver an empty text", |fixture| {
+        expect(fixture.here.delivering(fixture.text, String::new(), secs(20)), |receipt| *receipt == Ok(()))
     }),
-    ("send what is too large", |place| {
-        let to = place.text;
-        let told = ask(&place.here, move |cx| {
+    ("send a message that is too large", |fixture| {
+        let to = fixture.text;
+        let results = ask(&fixture.here, move |cx| {
             let sent = cx.send(to, "x".repeat(2 * MESSAGE_BYTES_MAX));
             let me = cx.addr();
             cx.tell(me, sent.map_err(drop_message));
         });
-        expect(told, |told| *told == Err(Undelivered::TooLarge))
+        expect(results, |result| *result == Err(Undelivered::TooLarge))
     }),
-    ("ask the dead", |place| {
-        let dead: Addr<ReplyTo<u64>> = Addr::of(place.dead.id());
-        let told = ask(&place.here, move |cx| cx.ask(dead, secs(20), |reply| reply, |answer| answer));
-        expect(told, |told| *told == Err(AskError::NoActor))
+    ("ask an actor that has ended", |fixture| {
+        let dead: Addr<ReplyTo<u64>> = Addr::of(fixture.dead.id());
+        let results = ask(&fixture.here, move |cx| cx.ask(dead, secs(20), |reply| reply, |answer| answer));
+        expect(results, |result| *result == Err(AskError::NoActor))
     }),
-    ("ask whom does not answer", |place| {
-        let silent = place.silent;
-        let told = ask(&place.here, move |cx| cx.ask(silent, secs(20), |reply| reply, |answer| answer));
-        expect(told, |told| *told == Err(AskError::Dropped))
+    ("ask an actor that drops the request", |fixture| {
+        let silent = fixture.silent;
+        let results = ask(&fixture.here, move |cx| cx.ask(silent, secs(20), |reply| reply, |answer| answer));
+        expect(results, |result| *result == Err(AskError::Dropped))
     }),
-    ("monitor the dead", |place| {
-        expect(watch_once(&place.here, place.dead.id()), |end| *end == End::NoActor)
+    ("monitor an actor that has ended", |fixture| {
+        expect(monitor_once(&fixture.here, fixture.dead.id()), |end| *end == End::NoActor)
     }),
-    ("monitor whom is nowhere", |place| {
+    ("monitor an actor of an unknown node", |fixture| {
         let nowhere = ActorId::new(NodeId::from_bits(7), Key::from_bits(7));
-        expect(watch_once(&place.here, nowhere), |end| *end == End::NodeLost)
+        expect(monitor_once(&fixture.here, nowhere), |end| *end == End::NodeLost)
     }),
-    ("end while a living actor elsewhere is monitored", |place| {
-        let living = place.text.id();
-        done(place, move |cx| {
+    ("end while a live remote actor is monitored", |fixture| {
+        let living = fixture.text.id();
+        run(fixture, move |cx| {
             cx.monitor(living);
         })
     }),
-    ("terminate, throw to and resume the dead", |place| {
-        let dead = place.dead;
-        done(place, move |cx| {
+    ("terminate, throw to and resume an actor that has ended", |fixture| {
+        let dead = fixture.dead;
+        run(fixture, move |cx| {
             cx.terminate(dead);
             cx.throw(dead, 1u64);
             cx.resume(dead, 2u64);
         })
     }),
-    ("register a name that is taken", |place| {
-        let told = ask(&place.there, |cx: &mut Cx<'_, bool>| {
+    ("register a name that is taken", |fixture| {
+        let results = ask(&fixture.there, |cx: &mut Cx<'_, bool>| {
             let refused = cx.register("text");
             let me = cx.addr();
             cx.tell(me, matches!(refused, Err(RegisterError::Taken { .. })));
         });
-        expect(told, |is_refused| *is_refused)
+        expect(results, |is_refused| *is_refused)
     }),
-    ("unregister another's name", |place| {
-        let told = ask(&place.there, |cx| {
+    ("unregister a name of another actor", |fixture| {
+        let results = ask(&fixture.there, |cx| {
             let refused = cx.unregister("text");
             let me = cx.addr();
             cx.tell(me, refused);
         });
-        expect(told, |told| matches!(told, Err(RegisterError::NotOwner { .. })))
+        expect(results, |result| matches!(result, Err(RegisterError::NotOwner { .. })))
     }),
-    ("end with a name", |place| {
-        let told = ask(&place.there, |cx: &mut Cx<'_, u64>| {
-            // Another round may have it just now.
+    ("end with a registered name", |fixture| {
+        let results = ask(&fixture.there, |cx: &mut Cx<'_, u64>| {
+            // An actor of the same batch may have the name.
             drop(cx.register("brief"));
             let me = cx.addr();
             cx.tell(me, 1);
         });
-        expect(told, |told| *told == 1)
+        expect(results, |result| *result == 1)
     }),
-    ("contact a port that is closed", |place| {
-        let at = place.closed;
-        let told = ask(&place.here, move |cx| cx.peer(at, millis(50), |found| found));
-        expect(told, |told| *told == Err(PeerError::NoAnswer))
+    ("connect to a port that is closed", |fixture| {
+        let at = fixture.closed;
+        let results = ask(&fixture.here, move |cx| cx.peer(at, millis(50), |found| found));
+        expect(results, |result| *result == Err(PeerError::NoAnswer))
     }),
-    ("contact a host that there is not", |place| {
+    ("connect to a host that does not exist", |fixture| {
         let at = PeerAt::Host("nowhere.invalid".into(), 1);
-        let told = ask(&place.here, move |cx| cx.peer(at.clone(), secs(20), |found| found));
-        expect(told, |told| matches!(told, Err(PeerError::UnknownHost { .. })))
+        let results = ask(&fixture.here, move |cx| cx.peer(at.clone(), secs(20), |found| found));
+        expect(results, |result| matches!(result, Err(PeerError::UnknownHost { .. })))
     }),
-    ("close a peer that is none", |place| {
-        let at = place.closed;
-        let told = ask(&place.here, move |cx| cx.close_peer(at, secs(20), |closed| closed));
-        expect(told, |told| matches!(told, Err(CloseError::Unknown(_))))
+    ("close an unknown peer", |fixture| {
+        let at = fixture.closed;
+        let results = ask(&fixture.here, move |cx| cx.close_peer(at, secs(20), |closed| closed));
+        expect(results, |result| matches!(result, Err(CloseError::Unknown(_))))
     }),
-    ("keep the connection with a peer that is none", |place| {
-        let at = place.closed;
-        done(place, move |cx| assert!(cx.stream_send(at, true).is_err()))
+    ("set `stream_send` for an unknown peer", |fixture| {
+        let at = fixture.closed;
+        run(fixture, move |cx| assert!(cx.stream_send(at, true).is_err()))
     }),
-    ("ask where a node is that was never met", |place| {
-        done(place, |cx| assert!(cx.location_of(NodeId::from_bits(7)).is_err()))
+    ("get the location of an unknown node", |fixture| {
+        run(fixture, |cx| assert!(cx.location_of(NodeId::from_bits(7)).is_err()))
     }),
-    ("watch peers no longer", |place| {
-        done(place, |cx| {
+    ("watch and unwatch peers", |fixture| {
+        run(fixture, |cx| {
             let watch = cx.peer_status(|_| ());
             cx.unwatch(watch);
         })
@@ -216,80 +222,82 @@ fn drop_message<M>(error: SendError<M>) -> Undelivered {
     error.reason()
 }
 
-/// Begins something in an actor of its own, which tells what comes of it.
+/// Starts an actor that runs `start`. The first message that it receives arrives on the returned receiver.
 fn ask<R: Send + 'static>(
     node: &TestNode,
-    begin: impl FnOnce(&mut Cx<'_, R>) + Send + 'static,
+    start: impl FnOnce(&mut Cx<'_, R>) + Send + 'static,
 ) -> Receiver<R> {
-    let (tell, told) = channel();
-    let mut begin = Some(begin);
+    let (sender, results) = channel();
+    let mut start = Some(start);
     node.spawn(move |cx: &mut Cx<R>, event| match event {
         Event::Start => {
-            if let Some(begin) = begin.take() {
-                begin(cx);
+            if let Some(start) = start.take() {
+                start(cx);
             }
             receive()
         }
-        Event::Message(outcome) => {
-            tell_test(&tell, outcome);
+        Event::Message(result) => {
+            tell_test(&sender, result);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
-/// Does something that has no answer.
-fn done(place: &Place, act: impl FnOnce(&mut Cx<'_, ()>) + Send + 'static) -> Wait {
-    let told = ask(&place.here, move |cx: &mut Cx<'_, ()>| {
+/// Runs an operation that has no result.
+fn run(fixture: &Fixture, act: impl FnOnce(&mut Cx<'_, ()>) + Send + 'static) -> Wait {
+    let results = ask(&fixture.here, move |cx: &mut Cx<'_, ()>| {
         act(cx);
         let me = cx.addr();
         cx.tell(me, ());
     });
-    expect(told, |()| true)
+    expect(results, |()| true)
 }
 
-fn expect<R: Debug + 'static>(told: Receiver<R>, wanted: fn(&R) -> bool) -> Wait {
+/// Waits for a result, and checks it.
+fn expect<R: Debug + 'static>(results: Receiver<R>, is_expected: fn(&R) -> bool) -> Wait {
     Box::new(move || {
-        let outcome = heard(&told);
-        assert!(wanted(&outcome), "{outcome:?}");
+        let result = heard(&results);
+        assert!(is_expected(&result), "{result:?}");
     })
 }
 
-fn watch_once(node: &TestNode, actor: ActorId) -> Receiver<End> {
-    let (tell, told) = channel();
+/// Monitors an actor until it exits.
+fn monitor_once(node: &TestNode, actor: ActorId) -> Receiver<End> {
+    let (sender, exits) = channel();
     node.spawn(move |cx: &mut Cx<()>, event| match event {
         Event::Start => {
             cx.monitor(actor);
             receive()
         }
         Event::Down(down) => {
-            tell_test(&tell, End::of(down));
+            tell_test(&sender, End::of(down));
             stop()
         }
         _ => receive(),
     });
-    told
+    exits
 }
 
-fn sending(place: &Place, at: Location, file: String) -> Receiver<Result<Stored, FileError>> {
-    ask(&place.here, move |cx| {
+fn send_file(fixture: &Fixture, at: Location, file: String) -> Receiver<Result<Stored, FileError>> {
+    ask(&fixture.here, move |cx| {
         cx.send_file(at, &file, FileOptions::default(), millis(500), |done| done);
     })
 }
 
-/// What only grows when something leaks: counts of what was refused are left out.
+/// The sizes that grow only by a leak. The counters of refusals are set to zero.
 #[derive(Debug, PartialEq, Eq)]
-struct Tables {
+struct NodeTables {
     counts: Counts,
     actors: usize,
     requests: usize,
     timers: usize,
     sources: usize,
-    sides: usize,
+    extras: usize,
 }
 
-impl Tables {
+impl NodeTables {
     fn of(node: &TestNode) -> Self {
         let stats = node.stats();
         let counts = Counts {
@@ -305,16 +313,17 @@ impl Tables {
             requests: stats.requests,
             timers: stats.timers,
             sources: stats.sources,
-            sides: stats.extras,
+            extras: stats.extras,
         }
     }
 }
 
+/// The number of open descriptors of this process, or 0 on systems without `/proc`.
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-impl Place {
+impl Fixture {
     fn new() -> Self {
         let net = Net::new();
         let limits = Limits { message_bytes_max: MESSAGE_BYTES_MAX as u32, ..Limits::default() };
@@ -328,64 +337,64 @@ impl Place {
         drop(there.listener::<u64>("number"));
         drop(there.listener::<String>("text"));
         drop(there.listener::<ReplyTo<u64>>("silent"));
-        let (tell, ended) = channel();
+        let (sender, registered) = channel();
         there.spawn(move |cx: &mut Cx<String>, event| match event {
             Event::Start => {
-                tell_test(&tell, cx.register("mortal").is_ok());
+                tell_test(&sender, cx.register("mortal").is_ok());
                 receive()
             }
             Event::Message(_) => stop(),
             _ => receive(),
         });
-        assert!(heard(&ended));
+        assert!(heard(&registered));
         let dead: Addr<String> = here.find("mortal");
         assert_eq!(here.deliver(dead, "end".into()), Ok(()));
         assert_eq!(heard(&here.watch(dead)), End::NoActor);
-        let gone = net.quiet_node("gone", &[]);
-        let closed = gone.location;
-        gone.stop();
+        let stopped = net.quiet_node("gone", &[]);
+        let closed = stopped.location;
+        stopped.stop();
         let (number, text, silent) = (here.find("number"), here.find("text"), here.find("silent"));
         Self { here, there, number, text, silent, dead, closed }
     }
 
-    fn tables(&self) -> ([Tables; 2], usize) {
-        ([Tables::of(&self.here), Tables::of(&self.there)], descriptors())
+    fn tables(&self) -> ([NodeTables; 2], usize) {
+        ([NodeTables::of(&self.here), NodeTables::of(&self.there)], descriptors())
     }
 
-    /// The tables when nothing is under way any more.
-    fn at_rest(&self) -> ([Tables; 2], usize) {
-        wait_for("rest", || {
+    /// Waits until no operation is pending, and returns the tables.
+    fn idle_tables(&self) -> ([NodeTables; 2], usize) {
+        wait_for("the end of all operations", || {
             let tables = self.tables();
-            let is_still = |tables: &Tables| {
+            let is_idle = |tables: &NodeTables| {
                 let Counts { lookups, receipts, connections, .. } = tables.counts;
                 (lookups, receipts, connections, tables.requests) == (0, 0, 1, 0)
             };
-            tables.0.iter().all(is_still).then_some(tables)
+            tables.0.iter().all(is_idle).then_some(tables)
         })
     }
 
-    fn repeat(&self, begin: fn(&Self) -> Wait, rounds: usize) {
+    fn repeat(&self, start: fn(&Self) -> Wait, rounds: usize) {
         for _ in 0..rounds.div_ceil(BATCH) {
-            let begun: Vec<Wait> = (0..rounds.min(BATCH)).map(|_| begin(self)).collect();
-            begun.into_iter().for_each(|wait| wait());
+            let started: Vec<Wait> = (0..rounds.min(BATCH)).map(|_| start(self)).collect();
+            started.into_iter().for_each(|wait| wait());
         }
     }
 }
 
 #[test]
-fn operations_that_fail_a_thousand_times_leave_nothing_behind() {
-    let place = Place::new();
-    for (name, begin) in OPERATIONS {
-        // What is made once stays: helper threads, the room of a table.
-        place.repeat(*begin, 1);
-        let before = place.at_rest();
-        place.repeat(*begin, ROUNDS);
-        let mut now = place.tables();
+fn failing_operations_leak_nothing() {
+    let fixture = Fixture::new();
+    for (name, start) in OPERATIONS {
+        // The first run allocates what stays: threads of the blocking pool, and the memory of tables.
+        fixture.repeat(*start, 1);
+        let before = fixture.idle_tables();
+        fixture.repeat(*start, ROUNDS);
+        let mut after = fixture.tables();
         let end = std::time::Instant::now() + common::PATIENCE;
-        while now != before && std::time::Instant::now() < end {
+        while after != before && std::time::Instant::now() < end {
             std::thread::sleep(millis(2));
-            now = place.tables();
+            after = fixture.tables();
         }
-        assert_eq!(now, before, "{name}");
+        assert_eq!(after, before, "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! Nodes that talk by TLS: whom they let in, whom they refuse, and what they say of it.
+//! Nodes with TLS: which peers they accept, which they refuse, and the errors and log lines of a refusal.
 
 mod common;
 
@@ -13,8 +13,8 @@ use common::bare_tls;
 use common::certs::{Certs, Files, set_mode};
 use common::{Net, PATIENCE, TestNode, heard, heard_until, tell_test};
 
-/// As TLS alone: no secret.
-fn bare(net: &Net, name: &str, own: &Files) -> Config {
+/// A configuration with TLS and without a secret.
+fn tls_only(net: &Net, name: &str, own: &Files) -> Config {
     Config { secret: None, certfile: Some(own.both.clone()), ..net.quiet(name, &[]) }
 }
 
@@ -22,17 +22,18 @@ fn with_peer(config: Config, peer: &TestNode) -> Config {
     Config { peers: vec![peer.location.into()], ..config }
 }
 
-/// Sends a text from the second node to the first, and looks that it arrives.
-fn talk(first: &TestNode, second: &TestNode) {
-    let told = first.listener::<String>("listener");
+/// Delivers a text from the second node to the first, and checks that it arrives.
+#[track_caller]
+fn assert_delivers(first: &TestNode, second: &TestNode) {
+    let messages = first.listener::<String>("listener");
     let addr: Addr<String> = second.find("listener");
     assert_eq!(second.deliver(addr, "by TLS".into()), Ok(()));
-    assert_eq!(heard(&told), "by TLS");
+    assert_eq!(heard(&messages), "by TLS");
 }
 
-/// What `peer` says of a location.
-fn peer(node: &TestNode, at: impl Into<Location>) -> Result<Vec<Location>, PeerError> {
-    let (tell, told) = channel();
+/// Connects to a location by `peer`, and returns the result.
+fn connect(node: &TestNode, at: impl Into<Location>) -> Result<Vec<Location>, PeerError> {
+    let (sender, results) = channel();
     let at = at.into();
     node.spawn(move |cx, event| match event {
         Event::Start => {
@@ -40,52 +41,58 @@ fn peer(node: &TestNode, at: impl Into<Location>) -> Result<Vec<Location>, PeerE
             receive()
         }
         Event::Message(answer) => {
-            tell_test(&tell, answer);
+            tell_test(&sender, answer);
             stop()
         }
         _ => receive(),
     });
-    heard(&told)
+    heard(&results)
 }
 
 fn refused(fault: TlsFault) -> Result<Vec<Location>, PeerError> {
     Err(PeerError::Refused(Refusal::Tls(fault)))
 }
 
-/// Two nodes that refuse each other: the one says why, and the other that it was told so, whoever dials.
-fn refuse_each_other(one: &TestNode, other: &TestNode, fault: TlsFault) {
-    assert_eq!(peer(one, other.location), refused(fault));
+/// Checks that two nodes refuse each other, whichever dials. The first logs the fault, the second logs the rejection.
+#[track_caller]
+fn assert_refuse_each_other(one: &TestNode, other: &TestNode, fault: TlsFault) {
+    assert_eq!(connect(one, other.location), refused(fault));
     one.log.wait_for(&format!("refused the peer: {fault}"));
     other.log.wait_for(&format!("refused by the peer: {}", TlsFault::Rejected));
-    assert_eq!(peer(other, one.location), refused(fault));
+    assert_eq!(connect(other, one.location), refused(fault));
     assert_eq!((one.counts().peers, other.counts().peers), (0, 0));
 }
 
 #[test]
-fn nodes_that_share_one_file_talk_with_a_secret_and_without() {
+fn tls_shared_certificate_works_with_and_without_secret() {
     let (net, certs) = (Net::new(), Certs::new());
     let shared = certs.node("shared");
     for secret in [None, Some(net.secret.clone())] {
-        let config = |name| Config { secret: secret.clone(), ..bare(&net, name, &shared) };
+        let config = |name| Config { secret: secret.clone(), ..tls_only(&net, name, &shared) };
         let first = TestNode::start(config("first"));
-        // Also where the file is pinned by name: that of the node itself, with its key.
-        let pinned =
-            vec![certs.path().join("../").join(certs.path().file_name().expect("a name")).join("shared.pem")];
+        // The node's own file may be pinned too, although it contains the key.
+        let pinned = vec![
+            certs
+                .path()
+                .join("../")
+                .join(certs.path().file_name().expect("the folder has a name"))
+                .join("shared.pem"),
+        ];
         let second = TestNode::start(with_peer(Config { pinned, ..config("second") }, &first));
-        talk(&first, &second);
+        assert_delivers(&first, &second);
     }
 }
 
 #[test]
-fn nodes_with_certificate_and_key_in_two_files_find_each_other_by_announcement() {
+fn tls_separate_key_file_works_with_discovery() {
     let (net, certs) = (Net::new(), Certs::new());
     let Files { cert, key, .. } = certs.node("shared");
     let config =
         |name| Config { certfile: Some(cert.clone()), keyfile: Some(key.clone()), ..net.config(name) };
-    talk(&TestNode::start(config("first")), &TestNode::start(config("second")));
+    assert_delivers(&TestNode::start(config("first")), &TestNode::start(config("second")));
 }
 
-/// The command of the chapter.
+/// Runs the `openssl` command of the guide. Returns `None` if it is not installed.
 fn openssl(file: &str, folder: &std::path::Path) -> Option<std::process::Output> {
     let args = ["req", "-x509", "-newkey", "rsa:2048", "-keyout", file, "-nodes", "-out", file, "-sha256"];
     let rest = ["-days", "1000", "-subj", "/CN=antiphon"];
@@ -93,9 +100,9 @@ fn openssl(file: &str, folder: &std::path::Path) -> Option<std::process::Output>
 }
 
 #[test]
-fn the_file_of_the_openssl_command_works_when_it_is_copied_to_each_peer() {
+fn tls_file_of_openssl_command_is_accepted() {
     let (net, certs) = (Net::new(), Certs::new());
-    // What the command wrote, but for dates that outlive this program; and, where it is installed, what it writes now.
+    // The fixture is an output of the command, with later dates. Where `openssl` is installed, a new output is tested too.
     let fixture = include_bytes!("fixtures/sskeycert.pem");
     let mut files = vec![certs.write("fixture.pem", fixture)];
     if let Some(done) = openssl("sskeycert.pem", certs.path()) {
@@ -105,71 +112,80 @@ fn the_file_of_the_openssl_command_works_when_it_is_copied_to_each_peer() {
     for file in files {
         let net = Net { tls: Some(file), ..net.clone() };
         let (first, second) = net.pair();
-        talk(&first, &second);
+        assert_delivers(&first, &second);
     }
 }
 
 #[test]
-fn nodes_with_a_certificate_each_talk_if_they_pin_each_other_and_refuse_a_third() {
+fn tls_pinned_certificates_are_accepted_and_others_refused() {
     let (net, certs) = (Net::new(), Certs::new());
     let [a, b, c] = ["a", "b", "c"].map(|name| certs.node(name));
-    let all = certs
-        .write("all.pem", [&a, &b].map(|of| std::fs::read_to_string(&of.cert).expect("written")).concat());
-    let first = TestNode::start(Config { pinned: vec![all.clone()], ..bare(&net, "first", &a) });
-    let pins = Config { pinned: vec![b.cert.clone(), a.cert.clone()], ..bare(&net, "second", &b) };
+    let all = certs.write(
+        "all.pem",
+        [&a, &b].map(|of| std::fs::read_to_string(&of.cert).expect("the file can be read")).concat(),
+    );
+    let first = TestNode::start(Config { pinned: vec![all.clone()], ..tls_only(&net, "first", &a) });
+    let pins = Config { pinned: vec![b.cert.clone(), a.cert.clone()], ..tls_only(&net, "second", &b) };
     let second = TestNode::start(with_peer(pins, &first));
-    talk(&first, &second);
+    assert_delivers(&first, &second);
 
-    // It trusts them, and they do not trust it.
-    let third = TestNode::start(Config { pinned: vec![all], ..bare(&net, "third", &c) });
+    // The third node trusts the other two, which do not trust it.
+    let third = TestNode::start(Config { pinned: vec![all], ..tls_only(&net, "third", &c) });
     let statuses = first.statuses();
-    heard_until(&statuses, |told| *told == ("second".into(), Status::Online));
-    assert_eq!(peer(&third, first.location), refused(TlsFault::Rejected));
+    heard_until(&statuses, |status| *status == ("second".into(), Status::Online));
+    assert_eq!(connect(&third, first.location), refused(TlsFault::Rejected));
     first.log.wait_for(&format!("refused the peer: {}", TlsFault::Stranger));
-    assert_eq!(peer(&first, third.location), refused(TlsFault::Stranger));
+    assert_eq!(connect(&first, third.location), refused(TlsFault::Stranger));
     third.log.wait_for(&format!("refused by the peer: {}", TlsFault::Rejected));
-    assert_eq!(peer(&first, second.location), Ok(vec![second.location]), "nobody else noticed");
+    assert_eq!(
+        connect(&first, second.location),
+        Ok(vec![second.location]),
+        "the second node is still connected"
+    );
     assert_eq!(first.log.lines(&TlsFault::Stranger.to_string()).len(), 1, "{:?}", first.log.lines(""));
 }
 
 #[test]
-fn nodes_with_two_certificates_of_their_own_refuse_each_other_whoever_dials() {
+fn tls_certificates_without_pins_are_refused() {
     let (net, certs) = (Net::new(), Certs::new());
-    let [one, other] = ["one", "other"].map(|name| TestNode::start(bare(&net, name, &certs.node(name))));
-    refuse_each_other(&one, &other, TlsFault::Stranger);
+    let [one, other] = ["one", "other"].map(|name| TestNode::start(tls_only(&net, name, &certs.node(name))));
+    assert_refuse_each_other(&one, &other, TlsFault::Stranger);
 }
 
 #[test]
-fn nodes_whose_certificates_one_ca_has_signed_talk_and_refuse_those_of_another() {
+fn tls_ca_accepts_its_certificates_and_refuses_others() {
     let (net, certs) = (Net::new(), Certs::new());
     let (ca, foreign) = (certs.ca("ca"), certs.ca("foreign"));
     let config = |name, signed_by| Config {
         ca_files: vec![ca.cert.clone()],
-        ..bare(&net, name, &certs.signed(name, signed_by))
+        ..tls_only(&net, name, &certs.signed(name, signed_by))
     };
     let first = TestNode::start(config("first", &ca));
     let second = TestNode::start(with_peer(config("second", &ca), &first));
-    talk(&first, &second);
+    assert_delivers(&first, &second);
     let third = TestNode::start(config("third", &foreign));
-    assert_eq!(peer(&first, third.location), refused(TlsFault::Stranger));
-    assert_eq!(peer(&third, first.location), refused(TlsFault::Rejected));
+    assert_eq!(connect(&first, third.location), refused(TlsFault::Stranger));
+    assert_eq!(connect(&third, first.location), refused(TlsFault::Rejected));
     first.log.wait_for(&format!("refused the peer: {}", TlsFault::Stranger));
-    // A member that has signed itself is none.
-    let fourth =
-        TestNode::start(Config { ca_files: vec![ca.cert.clone()], ..bare(&net, "fourth", &certs.node("4")) });
-    assert_eq!(peer(&first, fourth.location), refused(TlsFault::Stranger));
+    // A node with a self-signed certificate is refused too.
+    let fourth = TestNode::start(Config {
+        ca_files: vec![ca.cert.clone()],
+        ..tls_only(&net, "fourth", &certs.node("4"))
+    });
+    assert_eq!(connect(&first, fourth.location), refused(TlsFault::Stranger));
 }
 
+/// Both the dialling and the listening node refuse a pinned certificate that has expired or is not valid yet.
 #[test]
-fn a_pinned_certificate_that_has_expired_or_is_not_valid_yet_is_refused_from_both_sides() {
+fn tls_pinned_certificate_outside_validity_is_refused() {
     let (net, certs) = (Net::new(), Certs::new());
     let own = certs.node("own");
     let old = certs.node_with("old", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     let early = certs.node_with("early", |params| params.not_before = rcgen::date_time_ymd(3020, 1, 1));
     for (bad, fault) in [(old, TlsFault::Expired), (early, TlsFault::NotYetValid)] {
-        let node = TestNode::start(Config { pinned: vec![bad.cert.clone()], ..bare(&net, "node", &own) });
+        let node = TestNode::start(Config { pinned: vec![bad.cert.clone()], ..tls_only(&net, "node", &own) });
         let server = bare_tls::serve(&bad);
-        assert_eq!(peer(&node, server), refused(fault));
+        assert_eq!(connect(&node, server), refused(fault));
         let alert = bare_tls::knock(node.location.addr(), Some(&bad));
         assert!(alert.contains("CertificateExpired"), "{alert}");
         node.log.wait_for(&fault.to_string());
@@ -178,51 +194,57 @@ fn a_pinned_certificate_that_has_expired_or_is_not_valid_yet_is_refused_from_bot
 }
 
 #[test]
-fn a_peer_without_a_certificate_or_without_its_key_is_refused() {
+fn tls_peer_without_certificate_or_key_is_refused() {
     let (net, certs) = (Net::new(), Certs::new());
     let own = certs.node("own");
-    let node = TestNode::start(bare(&net, "node", &own));
+    let node = TestNode::start(tls_only(&net, "node", &own));
     let alert = bare_tls::knock(node.location.addr(), None);
     assert!(alert.contains("CertificateRequired"), "{alert}");
     node.log.wait_for(&TlsFault::Missing.to_string());
 
-    // The pinned certificate, which is no secret, and another key.
+    // The thief has the pinned certificate, which is public, and another key.
     let thief = Files { key: certs.node("thief").key, ..own };
     let alert = bare_tls::knock(node.location.addr(), Some(&thief));
     assert!(alert.contains("DecryptError") || alert.contains("BadCertificate"), "{alert}");
     node.log.wait_for(&TlsFault::Unusable.to_string());
-    assert_eq!(peer(&node, bare_tls::serve(&thief)), refused(TlsFault::Unusable));
+    assert_eq!(connect(&node, bare_tls::serve(&thief)), refused(TlsFault::Unusable));
     assert_eq!(node.counts().connections, 0);
 }
 
+/// A relay terminates TLS on both sides. It is refused with an unknown certificate, and also with one of the network.
 #[test]
-fn a_man_in_the_middle_is_refused_with_another_certificate_and_with_one_of_a_member() {
+fn tls_relay_in_the_middle_is_refused() {
     let (net, certs) = (Net::new(), Certs::new());
     let (ca, own) = (certs.ca("ca"), certs.node("middle"));
     let config = |name| Config {
         ca_files: vec![ca.cert.clone()],
         secret: Some(net.secret.clone()),
-        ..bare(&net, name, &certs.signed(name, &ca))
+        ..tls_only(&net, name, &certs.signed(name, &ca))
     };
     let first = TestNode::start(config("first"));
     let second = TestNode::start(config("second"));
-    let stranger = bare_tls::relay(&own, first.location.addr());
-    assert_eq!(peer(&second, stranger), refused(TlsFault::Stranger));
+    let unknown = bare_tls::relay(&own, first.location.addr());
+    assert_eq!(connect(&second, unknown), refused(TlsFault::Stranger));
 
-    // A member may speak TLS with both; but what TLS exports differs, and stands in the proofs.
+    // With a certificate of the network, TLS succeeds on both sides. But the proofs contain the exported keying material,
+    // which differs between the two.
     let member = bare_tls::relay(&certs.signed("member", &ca), first.location.addr());
-    assert_eq!(peer(&second, member), Err(PeerError::Refused(Refusal::WrongSecret)));
+    assert_eq!(connect(&second, member), Err(PeerError::Refused(Refusal::WrongSecret)));
     first.log.wait_for("the secrets differ");
-    assert_eq!(peer(&second, first.location), Ok(vec![first.location]), "without the middle all is well");
+    assert_eq!(
+        connect(&second, first.location),
+        Ok(vec![first.location]),
+        "the nodes connect without the relay"
+    );
 }
 
 #[test]
-fn a_node_with_tls_and_one_without_refuse_each_other_and_say_why() {
+fn tls_node_and_plain_node_refuse_each_other() {
     let (net, certs) = (Net::new(), Certs::new());
     let tls = TestNode::start(Config { certfile: Some(certs.node("own").both), ..net.quiet("tls", &[]) });
     let plain = net.quiet_node("plain", &[]);
-    assert_eq!(peer(&tls, plain.location), refused(TlsFault::OneSided));
-    assert_eq!(peer(&plain, tls.location), refused(TlsFault::OneSided));
+    assert_eq!(connect(&tls, plain.location), refused(TlsFault::OneSided));
+    assert_eq!(connect(&plain, tls.location), refused(TlsFault::OneSided));
     for node in [&tls, &plain] {
         node.log.wait_for(&TlsFault::OneSided.to_string());
         assert_eq!(node.counts().connections, 0);
@@ -230,11 +252,11 @@ fn a_node_with_tls_and_one_without_refuse_each_other_and_say_why() {
 }
 
 #[test]
-fn a_hundred_thousand_messages_arrive_once_and_in_order() {
+fn tls_hundred_thousand_messages_arrive_in_order() {
     let certs = Certs::new();
     let net = Net { tls: Some(certs.node("shared").both), ..Net::new() };
     let (first, second) = net.pair();
-    let told = counter(&first, 100_000);
+    let counts = counter(&first, 100_000);
     let addr: Addr<u64> = second.find("counter");
     let mut next = 0;
     second.spawn(move |cx: &mut Cx<()>, event| {
@@ -242,7 +264,7 @@ fn a_hundred_thousand_messages_arrive_once_and_in_order() {
             while next < 100_000 {
                 match cx.try_send(addr, next) {
                     Ok(()) => next += 1,
-                    // `Writable` follows.
+                    // The actor continues at `Writable`.
                     Err(antiphon_sched::SendError::Busy(_)) => return receive(),
                     Err(error) => Err(error)?,
                 }
@@ -250,12 +272,12 @@ fn a_hundred_thousand_messages_arrive_once_and_in_order() {
         }
         receive()
     });
-    assert_eq!(heard(&told), 100_000);
+    assert_eq!(heard(&counts), 100_000);
 }
 
-/// Counts numbers, which must come in order; tells when there are `wanted`.
+/// Starts an actor that counts numbers and fails if they are out of order. It reports when it has `wanted` of them.
 fn counter(node: &TestNode, wanted: u64) -> Receiver<u64> {
-    let (tell, told) = channel();
+    let (sender, counts) = channel();
     let mut next = 0;
     node.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
@@ -265,21 +287,21 @@ fn counter(node: &TestNode, wanted: u64) -> Receiver<u64> {
             _ => {}
         }
         if next == wanted {
-            tell_test(&tell, next);
+            tell_test(&sender, next);
         }
         receive()
     });
-    told
+    counts
 }
 
 #[test]
-fn the_largest_message_arrives_whole_while_small_ones_pass() {
+fn tls_large_message_does_not_block_small_ones() {
     let certs = Certs::new();
     let net = Net { tls: Some(certs.node("shared").both), ..Net::new() };
     let (first, second) = net.pair();
     let (big, small) = (first.listener::<Bytes>("big"), first.listener::<String>("small"));
     let (to_big, to_small): (Addr<Bytes>, Addr<String>) = (second.find("big"), second.find("small"));
-    // The header of the frame and of the body belong to the 16 MiB too.
+    // The limit of 16 MiB includes the headers of the frame and of the body.
     let body: Vec<u8> = (0..(16 << 20) - 1024).map(|at: usize| ((at * 31) >> 3) as u8).collect();
     let receipt = second.delivering(to_big, Bytes::from(body.clone()), PATIENCE);
     assert_eq!(second.deliver(to_small, "meanwhile".into()), Ok(()));
@@ -289,7 +311,7 @@ fn the_largest_message_arrives_whole_while_small_ones_pass() {
 }
 
 #[test]
-fn tls_without_a_secret_may_leave_loopback() {
+fn tls_without_secret_may_leave_loopback() {
     let certs = Certs::new();
     let beyond = Config {
         ip: [192, 0, 2, 1].into(),
@@ -297,20 +319,23 @@ fn tls_without_a_secret_may_leave_loopback() {
         certfile: Some(certs.node("own").both),
         ..Config::default()
     };
-    // Tests stay on loopback: that is the next thing that is asked.
+    // The configuration is accepted. The next check confines tests to loopback.
     assert!(matches!(Node::new(beyond.clone()).err(), Some(NodeError::Egress(_))));
     let weak = Config { secret: Some("key".into()), ..beyond };
     assert!(matches!(Node::new(weak).err(), Some(NodeError::Egress(_))));
     let none = Config { ip: [192, 0, 2, 1].into(), ..Config::default() };
-    let said = Node::new(none).expect_err("nothing says who may come").to_string();
+    let text = Node::new(none)
+        .expect_err("the configuration has no secret, no certificate and no `open`")
+        .to_string();
     for choice in ["`secret`", "`certfile`", "`open: true`"] {
-        assert!(said.contains(choice), "{said}");
+        assert!(text.contains(choice), "{text}");
     }
 }
 
+/// A key file that other users may open is refused. The error names the file and the command that repairs it.
 #[cfg(unix)]
 #[test]
-fn a_key_that_others_may_open_is_refused_with_its_file_and_the_cure() {
+fn tls_key_readable_by_others_is_refused() {
     let certs = Certs::new();
     let own = certs.node("own");
     let start = |certfile: &std::path::Path, keyfile: Option<&std::path::Path>| {
@@ -323,26 +348,29 @@ fn a_key_that_others_may_open_is_refused_with_its_file_and_the_cure() {
         for (started, file) in
             [(start(&own.both, None), &own.both), (start(&own.cert, Some(&own.key)), &own.key)]
         {
-            let reason = started.expect_err("others may open it");
-            let is_told =
-                matches!(&reason, NodeError::Tls(TlsError::ExposedKey { mode: told, .. }) if *told == mode);
-            assert!(is_told, "{reason}");
-            let said = reason.to_string();
-            assert!(said.contains(&file.display().to_string()) && said.contains("chmod 600"), "{said}");
+            let reason = started.expect_err("other users may open the file");
+            let is_exposed_key = matches!(
+                &reason,
+                NodeError::Tls(TlsError::ExposedKey { mode: exposed, .. }) if *exposed == mode
+            );
+            assert!(is_exposed_key, "{reason}");
+            let text = reason.to_string();
+            assert!(text.contains(&file.display().to_string()) && text.contains("chmod 600"), "{text}");
         }
     }
     set_mode(&own.both, 0o400);
     set_mode(&own.key, 0o600);
     set_mode(&own.cert, 0o644);
     assert!(start(&own.both, None).is_ok());
-    assert!(start(&own.cert, Some(&own.key)).is_ok(), "a certificate is no secret");
+    assert!(start(&own.cert, Some(&own.key)).is_ok(), "a certificate without a key is public");
 }
 
+/// An invalid file is reported when the node is created. The error names the file.
 #[test]
-fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
+fn tls_invalid_files_are_reported_by_name() {
     let certs = Certs::new();
     let (one, other) = (certs.node("one"), certs.node("other"));
-    let text = |file: &std::path::Path| std::fs::read_to_string(file).expect("it was written");
+    let text = |file: &std::path::Path| std::fs::read_to_string(file).expect("the file can be read");
     let start = |certfile: &std::path::Path, keyfile: Option<&std::path::Path>| {
         let config = Config {
             certfile: Some(certfile.to_owned()),
@@ -350,12 +378,12 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
             discover_peers: false,
             ..Config::default()
         };
-        match Node::new(config).expect_err("the file is of no use") {
+        match Node::new(config).expect_err("the file is invalid") {
             NodeError::Tls(reason) => reason,
             other => panic!("{other:?}"),
         }
     };
-    let said = |reason: &TlsError, file: &std::path::Path| {
+    let assert_names = |reason: &TlsError, file: &std::path::Path| {
         assert!(reason.to_string().contains(&file.display().to_string()), "{reason}");
     };
     let old = certs.node_with("old", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1)).both;
@@ -376,7 +404,7 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
         ($cert:expr, $key:expr, $named:expr, $error:pat) => {{
             let reason = start($cert, $key);
             assert!(matches!(reason, $error), "{reason:?}");
-            said(&reason, $named);
+            assert_names(&reason, $named);
         }};
     }
     refused!(&old, None, &old, TlsError::Expired { .. });
@@ -399,15 +427,15 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
     assert!(
         matches!(Node::new(pinned).err(), Some(NodeError::Tls(TlsError::NoCertificate { file })) if file == empty)
     );
-    // Keys of others, of whatever kind, among what is trusted.
-    let both = |text: &str| {
-        let cert = std::fs::read_to_string(&other.cert).expect("it was written so");
+    // Keys of each kind in a file of trusted certificates are refused.
+    let with_key = |text: &str| {
+        let cert = std::fs::read_to_string(&other.cert).expect("the file can be read");
         certs.write("stray.pem", format!("{cert}{text}"))
     };
-    let keys =
-        [&other.key, &modern, &ancient].map(|key| std::fs::read_to_string(key).expect("it was written so"));
+    let keys = [&other.key, &modern, &ancient]
+        .map(|key| std::fs::read_to_string(key).expect("the file can be read"));
     for key in keys {
-        let stray = both(&key);
+        let stray = with_key(&key);
         for field in ["pinned", "ca_files"] {
             let mut config = Config { certfile: Some(one.both.clone()), ..Config::default() };
             if field == "pinned" {
@@ -417,42 +445,43 @@ fn what_is_wrong_with_a_file_is_said_by_its_name_before_anything_is_opened() {
             }
             let reason = Node::new(config).err();
             assert!(
-                matches!(&reason, Some(NodeError::Tls(TlsError::StrayKey { file, field: told })) if *file == stray && *told == field),
+                matches!(&reason, Some(NodeError::Tls(TlsError::StrayKey { file, field: named })) if *file == stray && *named == field),
                 "{field}: {reason:?}"
             );
         }
     }
-    let alone = Config { ca_files: vec![one.cert], ..Config::default() };
-    let reason = Node::new(alone).err();
+    let without_certfile = Config { ca_files: vec![one.cert], ..Config::default() };
+    let reason = Node::new(without_certfile).err();
     assert!(matches!(reason, Some(NodeError::Tls(TlsError::NoCertfile { field: "ca_files" }))), "{reason:?}");
 }
 
+/// The two share a certificate, but negotiate different protocols by ALPN.
 #[test]
-fn a_node_and_a_socket_that_share_a_certificate_are_not_taken_for_one_another() {
+fn tls_node_and_actor_socket_refuse_each_other() {
     let (net, certs) = (Net::new(), Certs::new());
     let shared = certs.node("shared");
-    let node = TestNode::start(bare(&net, "node", &shared));
-    let tls =
-        Tls::new(&TlsConfig { certfile: shared.both.clone(), ..TlsConfig::default() }).expect("sound files");
-    let (tell, told) = channel();
-    let (tell_place, place) = channel();
+    let node = TestNode::start(tls_only(&net, "node", &shared));
+    let tls = Tls::new(&TlsConfig { certfile: shared.both.clone(), ..TlsConfig::default() })
+        .expect("the files are valid");
+    let (fault_sender, faults) = channel();
+    let (listener_sender, listeners) = channel();
     let to = node.location.addr();
     node.spawn(move |cx: &mut Cx<SocketEvent>, event| {
         match event {
             Event::Start => {
                 let framing = Framing::Lines { max: 1000 };
-                let at = cx.listen(tls.at("127.0.0.1:0"), framing, |_, what| what)?;
-                tell_test(&tell_place, at);
-                cx.connect(tls.at(to), framing, PATIENCE, |_, what| what);
+                let at = cx.listen(tls.at("127.0.0.1:0"), framing, |_, event| event)?;
+                tell_test(&listener_sender, at);
+                cx.connect(tls.at(to), framing, PATIENCE, |_, event| event);
             }
             Event::Message(SocketEvent::Closed(reason)) => {
-                tell_test(&tell, reason.as_ref().and_then(TlsFault::of));
+                tell_test(&fault_sender, reason.as_ref().and_then(TlsFault::of));
             }
             _ => {}
         }
         receive()
     });
-    assert_eq!(heard(&told), Some(TlsFault::OtherProtocol));
-    assert_eq!(peer(&node, heard(&place)), refused(TlsFault::OtherProtocol));
+    assert_eq!(heard(&faults), Some(TlsFault::OtherProtocol));
+    assert_eq!(connect(&node, heard(&listeners)), refused(TlsFault::OtherProtocol));
     assert_eq!(node.counts().peers, 0);
 }

@@ -1,8 +1,8 @@
-//! Sockets of actors that talk by TLS: what arrives, whom they refuse and what is said of it, and how they end.
+//! TLS on the sockets of actors: the data that arrives, the peers that are refused with which errors, and how connections end.
 
 #[path = "../common/mod.rs"]
 mod common;
 
-mod players;
 mod refusals;
-mod talking;
+mod socket_actors;
+mod transfer;

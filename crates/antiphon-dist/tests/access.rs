@@ -12,7 +12,7 @@ use antiphon_sched::{
     Actor, Addr, Cx, Event, LoopConfig, NodeId, Undelivered, exit, receive, secs, stop, suspend,
 };
 use common::certs::{Certs, Files};
-use common::{End, Net, PATIENCE, TestNode, heard, tell_test};
+use common::{Exit, Net, PATIENCE, TestNode, recv, report};
 
 /// A server, a guest that its access policy allows, and an outsider that the policy excludes.
 struct AccessTest {
@@ -39,7 +39,7 @@ impl AccessTest {
         let config = |name, own: &Files| Config {
             certfile: Some(own.both.clone()),
             pinned: pinned.clone(),
-            ..net.quiet(name, &[])
+            ..net.static_config(name, &[])
         };
         let server = TestNode::start(change(&guests_only, config("server", &server)));
         let of_host = |name, own| Config { peers: vec![server.location.into()], ..config(name, own) };
@@ -71,7 +71,7 @@ fn request<M: Send + 'static>(
     let mut act = Some(act);
     node.spawn(move |cx: &mut Cx<M>, event| match event {
         Event::Message(reply) => {
-            tell_test(&sender, reply);
+            report(&sender, reply);
             stop()
         }
         _ => {
@@ -95,15 +95,15 @@ fn open_listener(node: &TestNode, access: AccessPolicy) -> (Addr<String>, Receiv
                 cx.register("listener")?;
                 let me = cx.addr();
                 cx.allow(me, access.clone())?;
-                tell_test(&ready, ());
+                report(&ready, ());
             }
-            Event::Message(text) => tell_test(&sender, text),
+            Event::Message(text) => report(&sender, text),
             Event::Thrown(thrown) => drop(thrown.take()),
             _ => {}
         }
         receive()
     });
-    heard(&registered);
+    recv(&registered);
     // An address that a node can build from the actor id alone.
     (Addr::of(actor.id()), received)
 }
@@ -117,15 +117,15 @@ fn locate_excluded_peer_completes_after_policy_change() {
     let early = [&test.guest, &test.outsider].map(|node| locate::<Addr<String>>(node, "listener"));
     test.server.wait_for_counts("two lookups", |counts| counts.lookups == 2);
     let (actor, _received) = open_listener(&test.server, test.guests_only.clone());
-    assert_eq!(heard(&early[0]), Ok(actor));
-    assert_eq!(heard(&locate(&test.guest, "listener")), Ok(actor));
+    assert_eq!(recv(&early[0]), Ok(actor));
+    assert_eq!(recv(&locate(&test.guest, "listener")), Ok(actor));
     let late = locate::<Addr<String>>(&test.outsider, "listener");
     test.wait_for_refusals(2);
     for open in [&early[1], &late] {
         assert_eq!(open.try_recv(), Err(TryRecvError::Empty), "the name looks unregistered to the outsider");
     }
     assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Ok(()));
-    assert_eq!([heard(&early[1]), heard(&late)], [Ok(actor), Ok(actor)]);
+    assert_eq!([recv(&early[1]), recv(&late)], [Ok(actor), Ok(actor)]);
     let lines = test.server.log.lines("the access policy of an actor refuses a peer");
     assert!(lines.len() == 1 && lines[0].contains("outsider"), "{lines:?}");
 }
@@ -136,7 +136,7 @@ fn guessed_address_from_excluded_peer_has_no_actor() {
     let (actor, received) = open_listener(&test.server, test.guests_only.clone());
     // The outsider knows the address although it cannot locate the name.
     assert_eq!(test.outsider.deliver(actor, "let me in".into()), NO_ACTOR);
-    assert_eq!(heard(&test.outsider.watch(actor)), End::NoActor);
+    assert_eq!(recv(&test.outsider.monitor(actor)), Exit::NoActor);
     test.outsider.step(move |cx| {
         cx.terminate(actor);
         cx.throw(actor, 1_u64);
@@ -145,7 +145,7 @@ fn guessed_address_from_excluded_peer_has_no_actor() {
     });
     test.wait_for_refusals(6);
     assert_eq!(test.guest.deliver(actor, "hello".into()), Ok(()));
-    assert_eq!(heard(&received), "hello", "the actor still runs and received nothing from the outsider");
+    assert_eq!(recv(&received), "hello", "the actor still runs and received nothing from the outsider");
     let counts = test.server.counts();
     assert_eq!(
         (counts.refusals.access, counts.refused_messages),
@@ -157,11 +157,11 @@ fn guessed_address_from_excluded_peer_has_no_actor() {
     assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
     assert_eq!(test.guest.deliver(actor, "again".into()), NO_ACTOR);
     assert_eq!(test.server.deliver(actor, "local".into()), Ok(()));
-    assert_eq!(heard(&received), "local");
+    assert_eq!(recv(&received), "local");
     // The policy is removed when the actor exits. Local monitors get its `Down`.
-    let end = test.server.watch(actor);
+    let end = test.server.monitor(actor);
     test.server.step(move |cx| cx.terminate(actor));
-    assert_eq!(heard(&end), End::Terminated);
+    assert_eq!(recv(&end), Exit::Terminated);
     assert_eq!(
         test.server.step(move |cx| cx.allow(actor, AccessPolicy::everybody())),
         Err(AccessError::Ended)
@@ -182,19 +182,19 @@ fn adapter_follows_access_policy_of_its_actor() {
                 cx.register("number")?;
                 // A peer can reach an adapter only once it is exposed.
                 assert!(cx.loop_ref().expose(adapter));
-                tell_test(&sender, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(adapter.id()))));
+                report(&sender, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(adapter.id()))));
             }
-            Event::Message(number) => tell_test(&sender, Err(number)),
+            Event::Message(number) => report(&sender, Err(number)),
             _ => {}
         }
         receive()
     });
-    let Ok((me, adapter)) = heard(&received) else { panic!("the addresses come first") };
+    let Ok((me, adapter)) = recv(&received) else { panic!("the addresses come first") };
     assert_eq!(test.outsider.deliver(adapter, "four".into()), NO_ACTOR);
     assert_eq!(test.outsider.deliver(me, 4), NO_ACTOR);
     assert_eq!(test.guest.deliver(adapter, "four".into()), Ok(()));
     assert_eq!(test.guest.deliver(me, 5), Ok(()));
-    assert_eq!([heard(&received).err(), heard(&received).err()], [Some(4), Some(5)]);
+    assert_eq!([recv(&received).err(), recv(&received).err()], [Some(4), Some(5)]);
 }
 
 #[test]
@@ -203,29 +203,29 @@ fn channel_policy_refuses_excluded_peer() {
     let news: Channel<String> = test.server.with(|node| node.channel("news")).expect("the name is free");
     let guests_only = test.guests_only.clone();
     assert_eq!(test.server.with(move |node| node.allow(news, guests_only)), Ok(()));
-    assert_eq!(heard(&locate(&test.guest, "news")), Ok(news));
+    assert_eq!(recv(&locate(&test.guest, "news")), Ok(news));
 
     let [(guest, received), (outsider, _)] = [&test.guest, &test.outsider].map(|node| {
         let (sender, received) = channel();
         let actor = node.spawn(move |_cx: &mut Cx<String>, event| {
             if let Event::Message(text) = event {
-                tell_test(&sender, text);
+                report(&sender, text);
             }
             receive()
         });
         (actor, received)
     });
     let subscribe = |node: &TestNode, actor| {
-        heard(&request(node, move |cx| cx.subscribe_within(news, actor, PATIENCE, |done| done)))
+        recv(&request(node, move |cx| cx.subscribe_within(news, actor, PATIENCE, |done| done)))
     };
     assert_eq!(subscribe(&test.guest, guest), Ok(()));
     assert_eq!(subscribe(&test.outsider, outsider), Err(SubscribeError::NoChannel));
     let deliver = |node: &TestNode| {
-        heard(&request(node, move |cx| cx.deliver_all(news, "hello".into(), 0, PATIENCE, |count| count)))
+        recv(&request(node, move |cx| cx.deliver_all(news, "hello".into(), 0, PATIENCE, |count| count)))
     };
     assert_eq!(deliver(&test.outsider), Err(DeliverError::Refused(Undelivered::NoActor)));
     assert_eq!(deliver(&test.guest), Ok(1));
-    assert_eq!(heard(&received), "hello");
+    assert_eq!(recv(&received), "hello");
     assert_eq!(received.try_recv(), Err(TryRecvError::Empty), "the outsider's message was not delivered");
 }
 
@@ -238,7 +238,7 @@ fn echo(_: u64) -> impl Actor<String> {
 }
 
 fn call(node: &TestNode, rci: Rci<u64, String>) -> Result<Addr<String>, CallError> {
-    heard(&request(node, move |cx| cx.call(rci, 1, PATIENCE, |called| called)))
+    recv(&request(node, move |cx| cx.call(rci, 1, PATIENCE, |called| called)))
 }
 
 #[test]
@@ -247,16 +247,16 @@ fn rci_policy_applies_to_started_actors() {
     let rci = test.server.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
     let guests_only = test.guests_only.clone();
     assert_eq!(test.server.with(move |node| node.allow(rci, guests_only)), Ok(()));
-    assert_eq!(heard(&locate(&test.guest, "echo")), Ok(rci));
+    assert_eq!(recv(&locate(&test.guest, "echo")), Ok(rci));
     let located = locate::<Rci<u64, String>>(&test.outsider, "echo");
     test.wait_for_refusals(1);
     assert_eq!(located.try_recv(), Err(TryRecvError::Empty), "the name looks unregistered to the outsider");
     assert_eq!(call(&test.outsider, rci), Err(CallError::NotRegistered));
     let started = call(&test.guest, rci).expect("the policy allows the guest");
     assert_eq!(test.outsider.deliver(started, "steal".into()), NO_ACTOR);
-    let end = test.guest.watch(started);
+    let end = test.guest.monitor(started);
     assert_eq!(test.guest.deliver(started, "mine".into()), Ok(()));
-    assert_eq!(heard(&end), End::Value("mine".into()));
+    assert_eq!(recv(&end), Exit::Value("mine".into()));
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn file_from_excluded_peer_is_not_stored() {
     };
     let refused: Receiver<Result<Stored, FileError>> = send(&test.outsider);
     test.wait_for_refusals(1);
-    assert_eq!(heard(&send(&test.guest)), Ok(Stored::New));
+    assert_eq!(recv(&send(&test.guest)), Ok(Stored::New));
     assert_eq!(refused.try_recv(), Err(TryRecvError::Empty), "the outsider gets no reply");
     assert_eq!(std::fs::read_to_string(dest.path().join("report.txt")).ok().as_deref(), Some("all is well"));
 }
@@ -301,15 +301,15 @@ fn file_from_excluded_peer_is_not_stored() {
 fn access_by_name_works_without_tls() {
     let net = Net::new();
     let (first, second) = net.pair();
-    let third = net.quiet_node("third", &[first.location]);
+    let third = net.static_node("third", &[first.location]);
     third.wait_for_peers(1);
     let (actor, received) = open_listener(&first, AccessPolicy::names(["second"]));
-    assert_eq!(heard(&locate(&second, "listener")), Ok(actor));
+    assert_eq!(recv(&locate(&second, "listener")), Ok(actor));
     assert_eq!(second.deliver(actor, "by name".into()), Ok(()));
-    assert_eq!(heard(&received), "by name");
+    assert_eq!(recv(&received), "by name");
     assert_eq!(third.deliver(actor, "another name".into()), NO_ACTOR);
     // Names are not authenticated: any member may use the same name.
-    let namesake = net.quiet_node("second", &[first.location]);
+    let namesake = net.static_node("second", &[first.location]);
     namesake.wait_for_peers(1);
     assert_eq!(namesake.deliver(actor, "by the same name".into()), Ok(()));
 }
@@ -318,8 +318,8 @@ fn access_by_name_works_without_tls() {
 fn backlog_is_refused_after_policy_change() {
     let net = Net::new();
     let scheduler = LoopConfig { mailbox_max: 4, ..LoopConfig::default() };
-    let first = TestNode::start(Config { scheduler, ..net.quiet("first", &[]) });
-    let second = net.quiet_node("second", &[first.location]);
+    let first = TestNode::start(Config { scheduler, ..net.static_config("first", &[]) });
+    let second = net.static_node("second", &[first.location]);
     second.wait_for_peers(1);
     let (sender, received) = channel();
     let (ready, registered) = channel();
@@ -329,26 +329,26 @@ fn backlog_is_refused_after_policy_change() {
         match event {
             Event::Start => {
                 cx.register("sleeper")?;
-                tell_test(&ready, ());
+                report(&ready, ());
             }
-            Event::Message(text) => tell_test(&sender, text),
+            Event::Message(text) => report(&sender, text),
             Event::Resumed(_) => is_resumed = true,
             _ => {}
         }
         if is_resumed { receive() } else { suspend() }
     });
-    heard(&registered);
+    recv(&registered);
     let actor: Addr<String> = Addr::of(actor.id());
-    assert_eq!(heard(&locate(&second, "sleeper")), Ok(actor));
+    assert_eq!(recv(&locate(&second, "sleeper")), Ok(actor));
     let mut receipts: Vec<_> = (0..10).map(|n| second.delivering(actor, n.to_string(), PATIENCE)).collect();
     let waiting = receipts.split_off(4);
     // The messages arrive in the order in which their actors were started.
-    assert_eq!(receipts.iter().map(heard).collect::<Vec<_>>(), vec![Ok(()); 4]);
+    assert_eq!(receipts.iter().map(recv).collect::<Vec<_>>(), vec![Ok(()); 4]);
     first.wait_for_counts("six messages in the backlog", |counts| counts.backlog_bytes >= 6 * 64);
     assert_eq!(first.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
     first.step(move |cx| cx.resume(actor, 1_u64));
-    assert_eq!(waiting.iter().map(heard).collect::<Vec<_>>(), vec![NO_ACTOR; 6]);
-    assert_eq!((0..4).map(|_| heard(&received)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    assert_eq!(waiting.iter().map(recv).collect::<Vec<_>>(), vec![NO_ACTOR; 6]);
+    assert_eq!((0..4).map(|_| recv(&received)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
     assert_eq!(received.try_recv(), Err(TryRecvError::Empty));
 }
 
@@ -361,8 +361,8 @@ fn access_policy_without_effect_is_refused() {
     assert_eq!(first.step(move |cx| cx.allow(actor, by_certificate())), Err(AccessError::NoTls));
     assert_eq!(second.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Err(AccessError::Elsewhere));
     for config in [
-        Config { rci_access: by_certificate(), ..net.quiet("third", &[]) },
-        Config { files_access: by_certificate(), ..net.quiet("third", &[]) },
+        Config { rci_access: by_certificate(), ..net.static_config("third", &[]) },
+        Config { files_access: by_certificate(), ..net.static_config("third", &[]) },
     ] {
         let reason = Node::new(config).expect_err("certificates need TLS");
         assert!(matches!(reason, NodeError::AccessPolicy(AccessError::NoTls)), "{reason}");
@@ -378,11 +378,11 @@ fn node_id_with_other_certificate_is_refused() {
     // The impostor has the secret, the certificate of the outsider, and the node id of the guest.
     let impostor = test.impostor(claim);
     let at = test.server.location;
-    let reply = heard(&request(&impostor, move |cx| cx.peer(at, PATIENCE, |reply| reply)));
+    let reply = recv(&request(&impostor, move |cx| cx.peer(at, PATIENCE, |reply| reply)));
     assert_eq!(reply, Err(PeerError::Refused(Refusal::Certificate)));
     test.server.wait_for_counts("the refusal", |counts| counts.refusals.certificates >= 1);
     assert_eq!(test.guest.deliver(actor, "second".into()), Ok(()));
-    assert_eq!([heard(&received), heard(&received)], ["first", "second"]);
+    assert_eq!([recv(&received), recv(&received)], ["first", "second"]);
     assert_eq!(test.server.counts().cut_with_unacked, 0);
 }
 
@@ -394,7 +394,7 @@ impl AccessTest {
             certfile: Some(file("outsider.pem")),
             pinned: vec![file("server.crt")],
             scheduler: LoopConfig { node_id: Some(claim), ..LoopConfig::default() },
-            ..self.net.quiet("guest", &[])
+            ..self.net.static_config("guest", &[])
         })
     }
 }
@@ -407,7 +407,7 @@ fn access_by_shared_certificate_logs_one_warning() {
         Fingerprint::of_file(&shared.cert).expect("the file holds a certificate")
     ]);
     let warning = "allows every peer";
-    let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.quiet("node", &[]) };
+    let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.static_config("node", &[]) };
     let allow = |node: &TestNode, access: AccessPolicy| {
         let actor = node.spawn(|_: &mut Cx<()>, _| receive());
         assert_eq!(node.with(move |node| node.allow(actor, access)), Ok(()));

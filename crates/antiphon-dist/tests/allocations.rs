@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{DeliverError, NetCx};
 use antiphon_sched::{Addr, Cx, Event, receive, secs, stop};
-use common::{Net, heard, tell_test};
+use common::{Net, recv, report};
 use serde::{Deserialize, Serialize};
 
 #[global_allocator]
@@ -44,7 +44,7 @@ fn sends_after_warm_up_allocate_nothing() {
                 }
                 next += 1;
                 if next == WARM_UP + COUNTED {
-                    tell_test(&done, ());
+                    report(&done, ());
                 }
             }
             _ => {}
@@ -58,16 +58,16 @@ fn sends_after_warm_up_allocate_nothing() {
             receipt?;
         }
         if sent == WARM_UP + COUNTED {
-            tell_test(&sender, allocations);
+            report(&sender, allocations);
             return stop();
         }
         let numbers = |n| ThreeNumbers { a: n, b: n + 1, c: n + 2 };
-        let before = counting::allocations_here();
+        let before = counting::thread_allocations();
         for n in sent..sent + PER_STEP - 1 {
             cx.send(to, numbers(n))?;
         }
         if sent >= WARM_UP {
-            allocations += counting::allocations_here() - before;
+            allocations += counting::thread_allocations() - before;
         }
         sent += PER_STEP;
         // The last message of a step asks for a receipt, which bounds the messages in flight. Receipts do allocate, so
@@ -75,6 +75,6 @@ fn sends_after_warm_up_allocate_nothing() {
         cx.deliver(to, numbers(sent - 1), secs(10), |receipt| receipt);
         receive()
     });
-    assert_eq!(heard(&counted), 0, "allocations in {COUNTED} messages");
-    heard(&all_received);
+    assert_eq!(recv(&counted), 0, "allocations in {COUNTED} messages");
+    recv(&all_received);
 }

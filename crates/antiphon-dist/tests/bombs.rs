@@ -16,7 +16,7 @@ use antiphon_sched::{
     millis, receive, secs, sleep, stop,
 };
 use common::bombs::bombs;
-use common::{Net, TestNode, heard, tell_test};
+use common::{Net, TestNode, recv, report};
 use serde::{Deserialize, Serialize};
 
 #[global_allocator]
@@ -93,7 +93,7 @@ fn malformed_bodies_are_refused_and_node_continues() {
     let tree: Addr<Tree> = bad.find("tree");
     let raw: Addr<RawBody> = Addr::of(tree.id());
     assert_eq!(bad.deliver(tree, Tree::Nodes(vec![Tree::Leaf(1)])), Ok(()));
-    assert_eq!(heard(&received), Tree::Nodes(vec![Tree::Leaf(1)]));
+    assert_eq!(recv(&received), Tree::Nodes(vec![Tree::Leaf(1)]));
     let before = counting::reset_peak();
 
     for (body, bytes) in bombs() {
@@ -107,7 +107,7 @@ fn malformed_bodies_are_refused_and_node_continues() {
         assert_eq!(send_as_reply(&good, &bad, bytes.clone()), Err(AskError::WrongType), "{body} as a reply");
         send_as_exit_value(&good, &bad, bytes);
         assert_eq!(bad.deliver(tree, Tree::Leaf(2)), Ok(()), "the actor still runs after {body}");
-        assert_eq!(heard(&received), Tree::Leaf(2));
+        assert_eq!(recv(&received), Tree::Leaf(2));
     }
     let used = counting::peak() - before;
     println!("peak={used} bytes");
@@ -122,7 +122,7 @@ fn send_as_reply(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) -> Result<Tree
     bad.spawn(move |cx: &mut Cx<Ask<RawBody>>, event| match event {
         Event::Start => {
             cx.register("ask")?;
-            tell_test(&ready, ());
+            report(&ready, ());
             receive()
         }
         Event::Message(Ask(reply)) => {
@@ -131,7 +131,7 @@ fn send_as_reply(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) -> Result<Tree
         }
         _ => receive(),
     });
-    heard(&registered);
+    recv(&registered);
     let ask: Addr<Ask<Tree>> = good.find("ask");
     good.handle.ask(ask, secs(10), Ask::<Tree>)
 }
@@ -144,13 +144,13 @@ fn send_as_exit_value(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) {
     let doomed = bad.spawn(move |cx: &mut Cx<String>, event| match event {
         Event::Start => {
             cx.register("doomed")?;
-            tell_test(&ready, ());
+            report(&ready, ());
             receive()
         }
         Event::Message(_) => exit(RawBody(bytes.take().unwrap_or_default())),
         _ => receive(),
     });
-    heard(&registered);
+    recv(&registered);
     let there: Addr<String> = good.find("doomed");
     assert!(there == doomed);
     good.spawn(move |cx: &mut Cx<()>, event| match event {
@@ -164,27 +164,27 @@ fn send_as_exit_value(good: &TestNode, bad: &TestNode, bytes: Vec<u8>) {
                 antiphon_sched::ExitReason::Done(value) => value.get::<Tree>().map_err(drop),
                 other => panic!("the actor exited without a value: {other}"),
             };
-            tell_test(&sender, value);
+            report(&sender, value);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&decoded), Err(()));
+    assert_eq!(recv(&decoded), Err(()));
 }
 
 #[test]
 fn malformed_body_for_full_mailbox_is_refused() {
     let net = Net::new();
     let scheduler = LoopConfig { mailbox_max: 4, ..LoopConfig::default() };
-    let good = TestNode::start(Config { scheduler, ..net.quiet("good", &[]) });
-    let bad = net.quiet_node("bad", &[good.location]);
+    let good = TestNode::start(Config { scheduler, ..net.static_config("good", &[]) });
+    let bad = net.static_node("bad", &[good.location]);
     let (start, started) = channel::<()>();
     let (sender, received) = channel();
     let mut is_started = false;
     good.spawn(move |cx: &mut Cx<Tree>, event| {
         match event {
             Event::Start => cx.register("tree")?,
-            Event::Message(tree) => tell_test(&sender, tree),
+            Event::Message(tree) => report(&sender, tree),
             _ => {}
         }
         is_started |= started.try_recv().is_ok();
@@ -200,6 +200,6 @@ fn malformed_body_for_full_mailbox_is_refused() {
     }
     start.send(()).expect("the actor runs");
     for n in 0..100 {
-        assert_eq!(heard(&received), Tree::Leaf(n));
+        assert_eq!(recv(&received), Tree::Leaf(n));
     }
 }

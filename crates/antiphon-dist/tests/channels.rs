@@ -11,13 +11,13 @@ use antiphon_sched::{
     ActorId, Addr, Cx, DecodeError, Down, EncodeError, Event, SendError, Undelivered, Wire, millis, receive,
     secs, stop,
 };
-use common::{End, Net, PATIENCE, TestNode, heard, heard_until, tell_test, wait_for};
+use common::{Exit, Net, PATIENCE, TestNode, recv, recv_until, report, wait_for};
 
 /// An event that a subscriber reports to the test.
 #[derive(Debug, PartialEq)]
 enum SubscriberEvent {
     Text(String),
-    Down(ActorId, End),
+    Down(ActorId, Exit),
 }
 
 use SubscriberEvent::Text;
@@ -35,8 +35,8 @@ fn listener(node: &TestNode) -> (Addr<String>, Receiver<SubscriberEvent>) {
     let (sender, events) = channel();
     let actor = node.spawn(move |_cx, event| {
         match event {
-            Event::Message(text) => tell_test(&sender, Text(text)),
-            Event::Down(down) => tell_test(&sender, SubscriberEvent::Down(down.actor, End::of(down))),
+            Event::Message(text) => report(&sender, Text(text)),
+            Event::Down(down) => report(&sender, SubscriberEvent::Down(down.actor, Exit::of(down))),
             _ => {}
         }
         receive()
@@ -50,7 +50,7 @@ fn subscribe<T: Wire + Clone>(
     channel: Channel<T>,
     actor: impl Subscriber<T> + Send + 'static,
 ) -> Result<(), SubscribeError> {
-    heard(&start_subscribe(node, channel, actor, PATIENCE))
+    recv(&start_subscribe(node, channel, actor, PATIENCE))
 }
 
 fn start_subscribe<T: Wire + Clone>(
@@ -66,7 +66,7 @@ fn start_subscribe<T: Wire + Clone>(
             receive()
         }
         Event::Message(done) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
@@ -97,7 +97,7 @@ fn delivering(
             receive()
         }
         Event::Message(done) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
@@ -106,7 +106,7 @@ fn delivering(
 }
 
 fn deliver(node: &TestNode, to: Channel<String>, text: &'static str, n: usize) -> DeliverAllResult {
-    heard(&delivering(node, to, text, n, PATIENCE))
+    recv(&delivering(node, to, text, n, PATIENCE))
 }
 
 fn send(node: &TestNode, to: Channel<String>, text: impl ToString) {
@@ -122,12 +122,12 @@ fn locate<T: Wire>(node: &TestNode, name: &'static str) -> Result<Channel<T>, Lo
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found);
+            report(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    heard(&results)
+    recv(&results)
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn channel_sends_reach_all_subscribers_in_order() {
         node.step(move |cx| (0..1000).try_for_each(|x| cx.send(channel, x.to_string())).is_ok());
         for events in &subscribers {
             for x in 0..1000 {
-                assert_eq!(heard(events), text(x));
+                assert_eq!(recv(events), text(x));
             }
         }
     }
@@ -179,7 +179,7 @@ fn channel_sends_one_copy_per_node() {
         let sender = sender.clone();
         let actor = here.spawn(move |_cx: &mut Cx<Counted>, event| {
             if matches!(event, Event::Message(_)) {
-                tell_test(&sender, ());
+                report(&sender, ());
             }
             receive()
         });
@@ -187,7 +187,7 @@ fn channel_sends_one_copy_per_node() {
     }
     assert_eq!(here.counts().relays, 1);
     there.step(move |cx| (0..10).try_for_each(|_| cx.send(news, Counted)).is_ok());
-    (0..200).for_each(|_| heard(&received));
+    (0..200).for_each(|_| recv(&received));
     assert_eq!(ENCODED.load(Ordering::Relaxed), 10, "each message is encoded once for the node");
 }
 
@@ -200,13 +200,13 @@ fn subscribing_twice_counts_once_until_unsubscribed() {
         assert_eq!(subscribe(node, channel, actor), Ok(()));
         node.step(move |cx| cx.subscribe(channel, actor));
         assert_eq!(deliver(node, channel, "once", 1), Ok(1));
-        assert_eq!(heard(&events), text("once"));
+        assert_eq!(recv(&events), text("once"));
         node.step(move |cx| cx.unsubscribe(channel, actor));
         wait_for("no subscriber to be left", || (deliver(node, channel, "late", 0) == Ok(0)).then_some(()));
         send(node, channel, "unsubscribed");
         assert_eq!(subscribe(node, channel, actor), Ok(()));
         send(node, channel, "subscribed");
-        let last = heard_until(&events, |event| *event == text("subscribed"));
+        let last = recv_until(&events, |event| *event == text("subscribed"));
         assert!(
             !last.contains(&text("unsubscribed"))
                 && last.iter().filter(|event| **event == text("subscribed")).count() == 1
@@ -228,7 +228,7 @@ fn channel_close_sends_one_down_per_subscriber() {
     let subscribers: Vec<_> = [&here, &there, &here].map(|node| subscriber(node, channel).1).into();
     here.step(move |cx| cx.close_channel(channel));
     for events in &subscribers {
-        assert_eq!(heard(events), SubscriberEvent::Down(channel.id(), End::Terminated));
+        assert_eq!(recv(events), SubscriberEvent::Down(channel.id(), Exit::Terminated));
     }
     for node in [&here, &there] {
         wait_for("the channel to be closed", || {
@@ -237,7 +237,7 @@ fn channel_close_sends_one_down_per_subscriber() {
         assert_eq!(deliver(node, channel, "late", 0), Err(DeliverError::Refused(Undelivered::NoActor)));
         let (actor, events) = listener(node);
         node.step(move |cx| cx.subscribe(channel, actor));
-        assert_eq!(heard(&events), SubscriberEvent::Down(channel.id(), End::NoActor));
+        assert_eq!(recv(&events), SubscriberEvent::Down(channel.id(), Exit::NoActor));
     }
     let returned = there.step(move |cx| cx.send(channel, "mine".to_owned()));
     assert!(
@@ -265,20 +265,20 @@ fn adapter_subscribed_receives_messages_and_down() {
                     let adapter = cx.adapter(|text: String| text.len());
                     cx.subscribe(news, adapter);
                 }
-                Event::Message(len) => tell_test(&sender, Ok(len)),
-                Event::Down(down) => tell_test(&sender, Err(down.actor)),
+                Event::Message(len) => report(&sender, Ok(len)),
+                Event::Down(down) => report(&sender, Err(down.actor)),
                 _ => {}
             }
             receive()
         });
         assert_eq!(deliver(&there, news, "seven b", count), Ok(count));
-        assert_eq!(heard(&events), Ok(7));
+        assert_eq!(recv(&events), Ok(7));
         subscribers.push(events);
     }
-    assert_eq!(heard(&subscribers[0]), Ok(7));
+    assert_eq!(recv(&subscribers[0]), Ok(7));
     there.step(move |cx| cx.close_channel(news));
     for events in subscribers {
-        assert_eq!(heard(&events), Err(news.id()));
+        assert_eq!(recv(&events), Err(news.id()));
     }
 }
 
@@ -292,9 +292,9 @@ fn node_lost_ends_subscriptions_on_both_sides() {
     let _far = subscriber(&there, mine);
     let (_, near) = subscriber(&here, mine);
     assert_eq!(deliver(&here, mine, "all", 2), Ok(2));
-    assert_eq!(heard(&near), text("all"));
+    assert_eq!(recv(&near), text("all"));
     there.stop();
-    assert_eq!(heard(&lost), SubscriberEvent::Down(theirs.id(), End::NodeLost));
+    assert_eq!(recv(&lost), SubscriberEvent::Down(theirs.id(), Exit::NodeLost));
     assert_eq!(deliver(&here, mine, "left", 0), Ok(1));
     here.wait_for_counts("no relay", |counts| counts.relays == 0);
 }
@@ -304,26 +304,26 @@ fn delivery_waits_for_subscribers_and_counts_them() {
     let (there, here) = Net::new().pair();
     let channel = open(&there, "news");
     for node in [&here, &there] {
-        let few = heard(&delivering(node, channel, "early", 1, millis(50)));
+        let few = recv(&delivering(node, channel, "early", 1, millis(50)));
         assert_eq!(few, Err(DeliverError::TooFew { subscribers: 0 }));
         assert_eq!(deliver(node, channel, "none", 0), Ok(0));
     }
     let waiting = delivering(&here, channel, "complete", 3, PATIENCE);
     let one = subscriber(&here, channel).1;
     let two = subscriber(&there, channel).1;
-    let few = heard(&delivering(&there, channel, "incomplete", 3, millis(50)));
+    let few = recv(&delivering(&there, channel, "incomplete", 3, millis(50)));
     assert_eq!(few, Err(DeliverError::TooFew { subscribers: 2 }));
     assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
     let three = subscriber(&here, channel).1;
-    assert_eq!(heard(&waiting), Ok(3));
+    assert_eq!(recv(&waiting), Ok(3));
     for events in [one, two, three] {
-        assert_eq!(heard(&events), text("complete"), "a delivery with too few subscribers sends nothing");
+        assert_eq!(recv(&events), text("complete"), "a delivery with too few subscribers sends nothing");
     }
 }
 
 #[test]
 fn channel_pending_deliveries_are_bounded() {
-    let node = Net::new().quiet_node("alone", &[]);
+    let node = Net::new().static_node("alone", &[]);
     let channel = open(&node, "news");
     let (sender, results) = std::sync::mpsc::channel();
     node.spawn(move |cx, event| {
@@ -333,17 +333,17 @@ fn channel_pending_deliveries_are_bounded() {
                     cx.deliver_all(channel, String::new(), 1, secs(600), |done| done);
                 }
             }
-            Event::Message(done) => tell_test(&sender, done),
+            Event::Message(done) => report(&sender, done),
             _ => {}
         }
         receive()
     });
-    assert_eq!(heard(&results), Err(DeliverError::TooManyDeliveries));
+    assert_eq!(recv(&results), Err(DeliverError::TooManyDeliveries));
     let _one = subscriber(&node, channel);
-    (0..1024).for_each(|_| assert_eq!(heard(&results), Ok(1)));
+    (0..1024).for_each(|_| assert_eq!(recv(&results), Ok(1)));
     let waiting = delivering(&node, channel, "never", 9, PATIENCE);
     node.step(move |cx| cx.close_channel(channel));
-    assert_eq!(heard(&waiting), Err(DeliverError::Refused(Undelivered::NoActor)));
+    assert_eq!(recv(&waiting), Err(DeliverError::Refused(Undelivered::NoActor)));
 }
 
 #[test]
@@ -358,24 +358,24 @@ fn peer_pending_deliveries_are_bounded_separately() {
                     cx.deliver_all(channel, String::new(), 1, Duration::MAX, |done| done);
                 }
             }
-            Event::Message(done) => tell_test(&sender, done),
+            Event::Message(done) => report(&sender, done),
             _ => {}
         }
         receive()
     });
-    assert_eq!(heard(&results), Err(DeliverError::TooManyDeliveries));
+    assert_eq!(recv(&results), Err(DeliverError::TooManyDeliveries));
     let own = delivering(&there, channel, "own", 1, Duration::MAX);
     assert_eq!(deliver(&there, channel, "at once", 0), Ok(0));
     let _one = subscriber(&there, channel);
-    (0..64).for_each(|_| assert_eq!(heard(&results), Ok(1)));
-    assert_eq!(heard(&own), Ok(1));
+    (0..64).for_each(|_| assert_eq!(recv(&results), Ok(1)));
+    assert_eq!(recv(&own), Ok(1));
 }
 
 /// Local subscribers acknowledge at once, so their number is not limited by the bound of open receipts.
 #[test]
 fn delivery_reaches_any_number_of_local_subscribers() {
     const MANY: usize = 16_400;
-    let node = Net::new().quiet_node("alone", &[]);
+    let node = Net::new().static_node("alone", &[]);
     let channel = open(&node, "news");
     node.step(move |cx| {
         for _ in 0..MANY {
@@ -404,7 +404,7 @@ fn transform_panic_drops_only_one_message() {
     send(&here, channel, "drop");
     send(&here, channel, "panic");
     assert_eq!(deliver(&here, channel, "hello", 1), Ok(1));
-    assert_eq!(heard(&events), text("loud: HELLO"));
+    assert_eq!(recv(&events), text("loud: HELLO"));
     assert_eq!(there.log.lines("transform of a channel panicked").len(), 1, "the log is rate-limited");
     assert_eq!(events.try_recv(), Err(TryRecvError::Empty));
 }
@@ -424,16 +424,16 @@ fn subscriber_exit_during_delivery_ends_subscription() {
         assert!((1..=3).contains(&count));
         (count == 1).then_some(())
     });
-    let few = heard(&delivering(&there, channel, "two", 2, millis(50)));
+    let few = recv(&delivering(&there, channel, "two", 2, millis(50)));
     assert_eq!(few, Err(DeliverError::TooFew { subscribers: 1 }));
 }
 
 #[test]
 fn subscriber_on_third_node_receives_own_copy() {
     let net = Net::new();
-    let there = net.quiet_node("there", &[]);
-    let here = net.quiet_node("here", &[there.location]);
-    let third = net.quiet_node("third", &[there.location, here.location]);
+    let there = net.static_node("there", &[]);
+    let here = net.static_node("here", &[there.location]);
+    let third = net.static_node("third", &[there.location, here.location]);
     third.wait_for_peers(2);
     let channel = open(&there, "news");
     let (actor, events) = listener(&third);
@@ -450,7 +450,7 @@ fn subscriber_on_third_node_receives_own_copy() {
     assert_eq!(desk.id(), subscribing.id());
     third.step(move |cx| cx.send(desk, actor).is_ok());
     assert_eq!(deliver(&here, channel, "far", 1), Ok(1));
-    assert_eq!(heard(&events), text("far"));
+    assert_eq!(recv(&events), text("far"));
     assert_eq!(here.counts().relays + third.counts().relays, 0);
     third.stop();
     wait_for("the subscriber to be removed", || {
@@ -494,7 +494,7 @@ fn channel_in_message_arrives_unchanged() {
     let events = there.listener::<Channel<String>>("desk");
     let desk: Addr<Channel<String>> = here.find("desk");
     assert_eq!(here.deliver(desk, channel), Ok(()));
-    assert_eq!(heard(&events), channel);
+    assert_eq!(recv(&events), channel);
     assert_eq!(size_of::<Channel<String>>(), 24);
 }
 
@@ -508,17 +508,17 @@ fn channel_subscribed_to_channel_forwards_messages() {
     assert_eq!(deliver(&here, top, "all", 3), Ok(3));
     assert_eq!(deliver(&here, middle, "two", 2), Ok(2));
     assert_eq!(deliver(&there, bottom, "one", 1), Ok(1));
-    assert_eq!(heard(&events[0]), text("all"));
-    assert_eq!((heard(&events[1]), heard(&events[1])), (text("all"), text("two")));
+    assert_eq!(recv(&events[0]), text("all"));
+    assert_eq!((recv(&events[1]), recv(&events[1])), (text("all"), text("two")));
     assert_eq!(
-        (heard(&events[2]), heard(&events[2]), heard(&events[2])),
+        (recv(&events[2]), recv(&events[2]), recv(&events[2])),
         (text("all"), text("two"), text("one"))
     );
     here.step(move |cx| cx.unsubscribe(top, middle));
     wait_for("the unsubscription", || (deliver(&here, top, "top", 0) == Ok(1)).then_some(()));
     // Closing a channel does not close the channels that subscribe to it.
     here.step(move |cx| cx.close_channel(middle));
-    assert_eq!(heard(&events[1]), SubscriberEvent::Down(middle.id(), End::Terminated));
+    assert_eq!(recv(&events[1]), SubscriberEvent::Down(middle.id(), Exit::Terminated));
     assert_eq!(deliver(&there, bottom, "open", 1), Ok(1));
 }
 
@@ -541,7 +541,7 @@ fn channel_cycle_is_refused() {
         assert_eq!(subscribe(&there, c, b), Err(SubscribeError::Cycle));
         let (_, events) = subscriber(&there, c);
         assert_eq!(deliver(&here, a, "through", 1), Ok(1));
-        assert_eq!(heard(&events), text("through"));
+        assert_eq!(recv(&events), text("through"));
         assert_eq!(
             events.recv_timeout(millis(20)),
             Err(RecvTimeoutError::Timeout),
@@ -562,11 +562,11 @@ fn channels_subscribing_mutually_form_no_cycle() {
         let (_, events) = subscriber(&here, b);
         // Both nodes subscribe at the same time, each on the node of its channel.
         let pending = [start_subscribe(&there, a, b, PATIENCE), start_subscribe(&here, b, a, PATIENCE)];
-        let joined: Vec<_> = pending.iter().map(heard).collect();
+        let joined: Vec<_> = pending.iter().map(recv).collect();
         assert!(joined.iter().any(Result::is_err), "{joined:?}");
         assert!(joined.iter().flat_map(|joined| joined.err()).all(|reason| reason == SubscribeError::Cycle));
         send(&here, b, "end");
-        assert_eq!(heard(&events), text("end"));
+        assert_eq!(recv(&events), text("end"));
         assert_eq!(
             events.recv_timeout(millis(10)),
             Err(RecvTimeoutError::Timeout),
@@ -600,7 +600,7 @@ fn subscriptions_and_failed_deliveries_leak_nothing() {
             match event {
                 Event::Start => cx.push_self(None),
                 Event::Message(None) if left == 0 => {
-                    tell_test(&done, ());
+                    report(&done, ());
                     return stop();
                 }
                 Event::Message(None) => {
@@ -639,7 +639,7 @@ fn subscriptions_and_failed_deliveries_leak_nothing() {
 /// The subscription and the monitor each send one `Down`.
 #[test]
 fn subscriber_that_monitors_gets_two_downs() {
-    let node = Net::new().quiet_node("alone", &[]);
+    let node = Net::new().static_node("alone", &[]);
     let news = open(&node, "news");
     let (sender, events) = channel();
     node.spawn(move |cx: &mut Cx<String>, event| {
@@ -650,11 +650,11 @@ fn subscriber_that_monitors_gets_two_downs() {
                 cx.subscribe(news, me);
                 cx.close_channel(news);
             }
-            Event::Down(Down { actor, .. }) => tell_test(&sender, actor),
+            Event::Down(Down { actor, .. }) => report(&sender, actor),
             _ => {}
         }
         receive()
     });
-    assert_eq!((heard(&events), heard(&events)), (news.id(), news.id()));
+    assert_eq!((recv(&events), recv(&events)), (news.id(), news.id()));
     assert_eq!(events.recv_timeout(millis(20)), Err(RecvTimeoutError::Timeout));
 }

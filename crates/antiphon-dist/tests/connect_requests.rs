@@ -9,7 +9,7 @@ use std::time::Duration;
 use antiphon_dist::{Config, Location, NetCx, NodeError, PeerAt, PeerError, PeerOptions, Refusal};
 use antiphon_sched::{Cx, Event, millis, receive, secs, stop};
 use antiphon_wire::{Datagram, DatagramKey};
-use common::{Net, TestNode, heard, tell_test, wait_for};
+use common::{Net, TestNode, recv, report, wait_for};
 
 type ConnectResult = Result<Vec<Location>, PeerError>;
 
@@ -22,7 +22,7 @@ fn connect(node: &TestNode, at: PeerAt, options: PeerOptions, timeout: Duration)
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found);
+            report(&sender, found);
             stop()
         }
         _ => receive(),
@@ -49,7 +49,7 @@ fn find_all(node: &TestNode, at: &str, net: &Net, all: &[TestNode]) {
     let all = sorted(all);
     wait_for("all nodes of the host", || {
         let found =
-            heard(&connect(node, host(at), at_port_of(net), secs(10))).expect("at least one node replies");
+            recv(&connect(node, host(at), at_port_of(net), secs(10))).expect("at least one node replies");
         assert!(found.iter().all(|at| all.contains(at)), "found {found:?}, expected only nodes of {all:?}");
         (found == all).then_some(())
     });
@@ -88,15 +88,15 @@ fn host_address_finds_unconnected_nodes() {
 fn node_without_discovery_connects_and_stays_hidden() {
     let net = Net::new();
     let open = net.node("open");
-    let hidden = net.quiet_node("quiet", &[]);
-    let found = heard(&connect(&hidden, host("127.0.0.1"), PeerOptions::default(), secs(10)));
+    let hidden = net.static_node("quiet", &[]);
+    let found = recv(&connect(&hidden, host("127.0.0.1"), PeerOptions::default(), secs(10)));
     assert_eq!(found, Ok(vec![open.location]), "the probe finds only the node that uses discovery");
     open.wait_for_peers(1);
     let here = outsider(&net, "here");
-    let found = heard(&connect(&here, host("127.0.0.1"), at_port_of(&net), secs(10)));
+    let found = recv(&connect(&here, host("127.0.0.1"), at_port_of(&net), secs(10)));
     assert_eq!(found, Ok(vec![open.location]), "a probe reply does not list the hidden node");
     let relayed = PeerOptions { broadcast: true, ..at_port_of(&net) };
-    assert_eq!(heard(&connect(&here, open.location.into(), relayed, secs(10))), Ok(vec![open.location]));
+    assert_eq!(recv(&connect(&here, open.location.into(), relayed, secs(10))), Ok(vec![open.location]));
     // The relay sends its list of nodes before it replies to this lookup.
     let _fence = open.listener::<String>("fence");
     here.find::<String>("fence");
@@ -105,7 +105,7 @@ fn node_without_discovery_connects_and_stays_hidden() {
         (1, 1),
         "the hidden node is not dialled"
     );
-    let by_location = heard(&connect(&here, hidden.location.into(), PeerOptions::default(), secs(10)));
+    let by_location = recv(&connect(&here, hidden.location.into(), PeerOptions::default(), secs(10)));
     assert_eq!(by_location, Ok(vec![hidden.location]), "its location reaches the hidden node");
 }
 
@@ -114,28 +114,28 @@ fn host_without_node_of_network_gives_no_answer() {
     let net = Net::new();
     let here = net.node("here");
     let alone = connect(&here, host("127.0.0.1"), PeerOptions::default(), millis(300));
-    assert_eq!(heard(&alone), Err(PeerError::NoAnswer), "a node does not find itself");
+    assert_eq!(recv(&alone), Err(PeerError::NoAnswer), "a node does not find itself");
     let other_net = Net::new();
     let foreign = other_net.node("foreign");
     let result = connect(&here, host("127.0.0.1"), at_port_of(&other_net), millis(300));
-    assert_eq!(heard(&result), Err(PeerError::NoAnswer));
+    assert_eq!(recv(&result), Err(PeerError::NoAnswer));
     foreign.wait_for_counts("the probe", |counts| counts.refused_datagrams > 0);
     assert_eq!(foreign.log.lines("dropped").len(), 1, "the drop is logged once");
 }
 
 #[test]
 fn connect_wrong_secret_or_self_is_refused() {
-    let (here, there) = (Net::new().quiet_node("here", &[]), Net::new().quiet_node("there", &[]));
+    let (here, there) = (Net::new().static_node("here", &[]), Net::new().static_node("there", &[]));
     let refused = connect(&here, there.location.into(), PeerOptions::default(), secs(10));
-    assert_eq!(heard(&refused), Err(PeerError::Refused(Refusal::WrongSecret)));
+    assert_eq!(recv(&refused), Err(PeerError::Refused(Refusal::WrongSecret)));
     let own = connect(&here, here.location.into(), PeerOptions::default(), secs(10));
-    assert_eq!(heard(&own), Err(PeerError::Refused(Refusal::SelfConnection)));
+    assert_eq!(recv(&own), Err(PeerError::Refused(Refusal::SelfConnection)));
 }
 
 #[test]
 fn configured_host_is_probed_until_nodes_start() {
     let net = Net::new();
-    let here = TestNode::start(Config { peers: vec![host("127.0.0.1")], ..net.quiet("here", &[]) });
+    let here = TestNode::start(Config { peers: vec![host("127.0.0.1")], ..net.static_config("here", &[]) });
     let nodes = [net.node("a"), net.node("b")];
     here.wait_for_peers(2);
     nodes.iter().for_each(|node| node.wait_for_peers(2));
@@ -164,12 +164,12 @@ fn announce_relay_connects_nodes_of_its_network() {
     relay.wait_for_peers(1);
     let here = outsider(&net, "here");
     assert_eq!(
-        heard(&connect(&here, relay.location.into(), at_port_of(&net), secs(10))),
+        recv(&connect(&here, relay.location.into(), at_port_of(&net), secs(10))),
         Ok(vec![relay.location])
     );
     assert_eq!(here.step(|cx| cx.peers()), vec![relay.location]);
     let relayed = PeerOptions { broadcast: true, ..at_port_of(&net) };
-    assert_eq!(heard(&connect(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
+    assert_eq!(recv(&connect(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
     here.wait_for_peers(2);
     behind.wait_for_peers(2);
 }
@@ -181,7 +181,7 @@ fn announce_relay_announces_requesting_node() {
     let socket = announcement_socket(net.udp_port);
     let here = outsider(&net, "here");
     let relayed = PeerOptions { broadcast: true, ..at_port_of(&net) };
-    assert_eq!(heard(&connect(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
+    assert_eq!(recv(&connect(&here, relay.location.into(), relayed, secs(10))), Ok(vec![relay.location]));
     let key = DatagramKey::new(0, &net.secret);
     let mut bytes = [0; 2048];
     wait_for("the announcement of `here`", || {

@@ -11,7 +11,7 @@ use antiphon_sched::{
 };
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
-use common::{End, Net, TestNode, heard, heard_until, tell_test};
+use common::{Exit, Net, TestNode, recv, recv_until, report};
 use serde::{Deserialize, Serialize};
 
 fn main() -> ExitCode {
@@ -207,12 +207,12 @@ impl TwoNodes {
     }
 
     /// Starts an actor here that reports each message, and each `Down` as an error.
-    fn collector(&self) -> (Addr<Report>, Receiver<Result<Report, End>>) {
+    fn collector(&self) -> (Addr<Report>, Receiver<Result<Report, Exit>>) {
         let (sender, events) = channel();
         let collector = self.here.spawn(move |_cx, event| {
             match event {
-                Event::Message(message) => tell_test(&sender, Ok(message)),
-                Event::Down(down) => tell_test(&sender, Err(End::of(down))),
+                Event::Message(message) => report(&sender, Ok(message)),
+                Event::Down(down) => report(&sender, Err(Exit::of(down))),
                 _ => {}
             }
             receive()
@@ -242,7 +242,7 @@ fn ask_without_receiver_or_type_fails_at_once() {
     let nodes = TwoNodes::begin();
     let worker = nodes.start_worker();
     assert_eq!(nodes.here.deliver(worker, Task::Stop), Ok(()));
-    assert_eq!(heard(&nodes.here.watch(worker)), End::NoActor);
+    assert_eq!(recv(&nodes.here.monitor(worker)), Exit::NoActor);
     let ended: Addr<Order> = Addr::of(worker.id());
     let reply = nodes.here.handle.ask(ended, secs(1000), Order::StartWorker);
     assert_eq!(reply.map(|_| ()), Err(AskError::NoActor));
@@ -255,7 +255,7 @@ fn deliver_to_ended_or_mistyped_actor_is_refused() {
     let nodes = TwoNodes::begin();
     let worker = nodes.start_worker();
     assert_eq!(nodes.here.deliver(worker, Task::Stop), Ok(()));
-    assert_eq!(heard(&nodes.here.watch(worker)), End::NoActor);
+    assert_eq!(recv(&nodes.here.monitor(worker)), Exit::NoActor);
     let refused = nodes.here.deliver(worker, Task::Stop);
     assert_eq!(refused, Err(DeliverError::Refused(Undelivered::NoActor)));
     let wrong: Addr<String> = Addr::of(nodes.server.id());
@@ -266,21 +266,21 @@ fn deliver_to_ended_or_mistyped_actor_is_refused() {
 fn monitor_receives_each_exit_reason_with_value() {
     let nodes = TwoNodes::begin();
     for (task, end) in [
-        (Task::Stop, End::Done),
-        (Task::Exit("42".into()), End::Value("42".into())),
-        (Task::Fail("no luck".into()), End::Failed("no luck".into())),
-        (Task::Panic("help".into()), End::Panicked("help".into())),
+        (Task::Stop, Exit::Done),
+        (Task::Exit("42".into()), Exit::Value("42".into())),
+        (Task::Fail("no luck".into()), Exit::Failed("no luck".into())),
+        (Task::Panic("help".into()), Exit::Panicked("help".into())),
     ] {
         let worker = nodes.start_worker();
-        let down = nodes.here.watch(worker);
+        let down = nodes.here.monitor(worker);
         nodes.send(worker, task);
-        assert_eq!(heard(&down), end);
-        assert_eq!(heard(&nodes.here.watch(worker)), End::NoActor);
+        assert_eq!(recv(&down), end);
+        assert_eq!(recv(&nodes.here.monitor(worker)), Exit::NoActor);
     }
     let worker = nodes.start_worker();
-    let down = nodes.here.watch(worker);
+    let down = nodes.here.monitor(worker);
     nodes.here.step(move |cx| cx.terminate(worker));
-    assert_eq!(heard(&down), End::Terminated);
+    assert_eq!(recv(&down), Exit::Terminated);
 }
 
 fn notify_sends_exit_value_to_remote_actor() {
@@ -289,13 +289,13 @@ fn notify_sends_exit_value_to_remote_actor() {
     let worker = nodes.start_worker();
     nodes.send(worker, Task::Notify(collector));
     nodes.send(worker, Task::Exit("done".into()));
-    assert_eq!(heard(&events), Err(End::Value("done".into())));
+    assert_eq!(recv(&events), Err(Exit::Value("done".into())));
 }
 
 fn terminate_throw_and_resume_reach_remote_actor() {
     let nodes = TwoNodes::begin();
     let (collector, events) = nodes.collector();
-    let next = || heard(&events);
+    let next = || recv(&events);
 
     let worker = nodes.start_worker();
     nodes.send(worker, Task::Suspend(collector));
@@ -309,18 +309,18 @@ fn terminate_throw_and_resume_reach_remote_actor() {
     });
     assert_eq!(next(), Ok(Report::Text("catch".into())));
 
-    let ended = nodes.here.watch(worker);
+    let ended = nodes.here.monitor(worker);
     nodes.here.step(move |cx| {
         cx.tell(worker, Task::Report(collector));
         cx.terminate(worker);
     });
     assert_eq!(next(), Ok(Report::Text("terminated".into())));
-    assert_eq!(heard(&ended), End::Terminated);
+    assert_eq!(recv(&ended), Exit::Terminated);
 
     let without_handler = nodes.start_worker();
-    let ended = nodes.here.watch(without_handler);
+    let ended = nodes.here.monitor(without_handler);
     nodes.here.step(move |cx| cx.throw(without_handler, "oh".to_owned()));
-    assert!(matches!(heard(&ended), End::Failed(_)));
+    assert!(matches!(recv(&ended), Exit::Failed(_)));
 }
 
 fn messages_arrive_in_order_before_the_down() {
@@ -328,9 +328,9 @@ fn messages_arrive_in_order_before_the_down() {
     let (collector, events) = nodes.collector();
     nodes.here.handle.send(nodes.server, Order::Count(20_000, collector)).expect("the node runs");
     for number in 0..20_000 {
-        assert_eq!(heard(&events), Ok(Report::Number(number)));
+        assert_eq!(recv(&events), Ok(Report::Number(number)));
     }
-    assert_eq!(heard(&events), Err(End::Done));
+    assert_eq!(recv(&events), Err(Exit::Done));
 }
 
 fn remote_actor_monitors_local_actor() {
@@ -338,7 +338,7 @@ fn remote_actor_monitors_local_actor() {
     let (collector, events) = nodes.collector();
     let here = nodes.here.spawn(work());
     nodes.here.handle.send(nodes.server, Order::Monitor(here, collector)).expect("the node runs");
-    assert_eq!(heard(&events), Ok(Report::Text("failed: as requested".into())));
+    assert_eq!(recv(&events), Ok(Report::Text("failed: as requested".into())));
 }
 
 /// Three nodes without discovery: the node here and the second server have only the first server as a peer.
@@ -356,7 +356,7 @@ impl ThreeNodes {
         let first_at = first_process.location();
         let second_process = Process::start_at(&net, "second", 0, Some(first_at));
         let second_at = second_process.location();
-        let here = net.quiet_node("here", &[first_at]);
+        let here = net.static_node("here", &[first_at]);
         let first = here.find("first");
         Self { _processes: [first_process, second_process], first, second_at, here }
     }
@@ -394,9 +394,9 @@ fn forwarded_reply_is_sent_by_third_node() {
 fn monitor_of_unknown_node_dials_it() {
     let nodes = ThreeNodes::begin();
     let second = nodes.second();
-    let down = nodes.here.watch(second);
+    let down = nodes.here.monitor(second);
     nodes.here.step(move |cx| cx.terminate(second));
-    assert_eq!(heard(&down), End::Terminated);
+    assert_eq!(recv(&down), Exit::Terminated);
 }
 
 /// Requests and replies cross each other.
@@ -412,13 +412,13 @@ fn replies_arrive_once_and_in_order() {
                     cx.ask(server, secs(10), echo, |reply| reply);
                 }
             }
-            Event::Message(reply) => tell_test(&sender, reply),
+            Event::Message(reply) => report(&sender, reply),
             _ => {}
         }
         receive()
     });
     let mut left = count;
-    let replies = heard_until(&results, |_| {
+    let replies = recv_until(&results, |_| {
         left -= 1;
         left == 0
     });

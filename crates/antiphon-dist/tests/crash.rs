@@ -11,7 +11,7 @@ use antiphon_sched::{Addr, AskError, Cx, Event, ReplyTo, Undelivered, receive, s
 use common::certs::Certs;
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
-use common::{End, Net, TestNode, heard, heard_until, wait_for};
+use common::{Exit, Net, TestNode, recv, recv_until, wait_for};
 use serde::{Deserialize, Serialize};
 
 fn main() -> ExitCode {
@@ -75,8 +75,8 @@ const LOSS_WITHIN: Duration = Duration::from_secs(2);
 fn kill(server: &mut Process, client: &TestNode) -> Addr<Order> {
     let statuses = client.statuses();
     let addr: Addr<Order> = client.find("server");
-    heard_until(&statuses, |status| *status == ("server".into(), Status::Online));
-    let down = client.watch(addr);
+    recv_until(&statuses, |status| *status == ("server".into(), Status::Online));
+    let down = client.monitor(addr);
     assert_eq!(client.deliver(addr, Order::Text("before".into())), Ok(()));
     while server.line() != "before" {}
 
@@ -88,9 +88,9 @@ fn kill(server: &mut Process, client: &TestNode) -> Addr<Order> {
     wait_for("both requests", || (client.stats().requests == 2).then_some(()));
     let killed = Instant::now();
     server.kill();
-    assert_eq!(heard(&receipt), Err(DeliverError::Unknown));
-    assert_eq!(heard(&down), End::NodeLost);
-    assert_eq!(heard(&statuses), ("server".into(), Status::Offline));
+    assert_eq!(recv(&receipt), Err(DeliverError::Unknown));
+    assert_eq!(recv(&down), Exit::NodeLost);
+    assert_eq!(recv(&statuses), ("server".into(), Status::Offline));
     assert_eq!(asking.join().expect("the ask returns"), Err(AskError::NodeLost));
     assert!(killed.elapsed() < LOSS_WITHIN, "the loss was reported after {:?}", killed.elapsed());
     let counts = client.counts();
@@ -109,14 +109,14 @@ fn restart(net: &Net, at: Location, client: &TestNode, stale: Addr<Order>) {
     assert_eq!(client.handle.ask(addr, secs(10), echo), Ok("again".to_owned()));
     let refused = client.deliver(stale, Order::Text("stale".into()));
     assert_eq!(refused, Err(DeliverError::Refused(Undelivered::NoActor)));
-    assert_eq!(heard(&client.watch(stale)), End::NoActor);
+    assert_eq!(recv(&client.monitor(stale)), Exit::NoActor);
 }
 
 fn dialled_server_killed_is_lost_and_found_again() {
     let net = Net { udp_port: 0, ..Net::new() };
     let mut server = Process::start(&net, "server");
     let at = server.location();
-    let client = net.quiet_node("client", &[at]);
+    let client = net.static_node("client", &[at]);
     let stale = kill(&mut server, &client);
     restart(&net, at, &client, stale);
 }
@@ -126,14 +126,14 @@ fn tls_server_killed_is_lost_and_found_again() {
     let net = Net { udp_port: 0, tls: Some(certs.node("shared").both), ..Net::new() };
     let mut server = Process::start(&net, "server");
     let at = server.location();
-    let client = net.quiet_node("client", &[at]);
+    let client = net.static_node("client", &[at]);
     let stale = kill(&mut server, &client);
     restart(&net, at, &client, stale);
 }
 
 fn dialling_server_killed_is_lost_and_found_again() {
     let net = Net { udp_port: 0, ..Net::new() };
-    let client = net.quiet_node("client", &[]);
+    let client = net.static_node("client", &[]);
     let mut server = Process::start_at(&net, "server", 0, Some(client.location));
     let at = server.location();
     let stale = kill(&mut server, &client);
@@ -155,13 +155,13 @@ fn peer_frozen_is_suspect_then_online_or_offline() {
     let mut there = Process::start(&net, "there");
     let at = there.location();
     // A peer becomes suspect after a fifth of the timeout.
-    let config = Config { peer_timeout: secs(5), ..net.quiet("here", &[at]) };
+    let config = Config { peer_timeout: secs(5), ..net.static_config("here", &[at]) };
     let here = TestNode::start(config);
     here.wait_for_peers(1);
     let watchers = [here.statuses(), here.statuses(), here.statuses()];
     let expect = |status| {
         for watcher in &watchers {
-            assert_eq!(heard(watcher), ("there".into(), status));
+            assert_eq!(recv(watcher), ("there".into(), status));
         }
     };
     expect(Status::Online);
@@ -207,7 +207,7 @@ fn node_blocked_by_actor_suspects_no_peer() {
     let net = Net::new();
     let (there, here) = net.pair();
     let statuses = here.statuses();
-    assert_eq!(heard(&statuses), ("first".into(), Status::Online));
+    assert_eq!(recv(&statuses), ("first".into(), Status::Online));
     let messages = there.listener::<String>("listener");
     let addr: Addr<String> = here.find("listener");
     // After the long step come so many others that the loop reads its clock before it reads its sockets.
@@ -221,7 +221,7 @@ fn node_blocked_by_actor_suspects_no_peer() {
         }
     });
     assert_eq!(here.deliver(addr, "running".into()), Ok(()));
-    assert_eq!(heard(&messages), "running");
+    assert_eq!(recv(&messages), "running");
     assert_eq!(statuses.try_recv(), Err(TryRecvError::Empty));
 }
 
@@ -229,24 +229,24 @@ fn node_stopped_is_offline_at_once() {
     let net = Net::new();
     let (first, second) = net.pair();
     let statuses = first.statuses();
-    assert_eq!(heard(&statuses), ("second".into(), Status::Online));
+    assert_eq!(recv(&statuses), ("second".into(), Status::Online));
     let _listening = second.listener::<String>("listener");
     let addr: Addr<String> = first.find("listener");
-    let down = first.watch(addr);
+    let down = first.monitor(addr);
     first.wait_for_counts("the monitor", |counts| counts.monitors == 1);
     let stopped = Instant::now();
     second.stop();
-    assert_eq!(heard(&statuses), ("second".into(), Status::Offline));
-    assert_eq!(heard(&down), End::NodeLost);
+    assert_eq!(recv(&statuses), ("second".into(), Status::Offline));
+    assert_eq!(recv(&down), Exit::NodeLost);
     assert!(stopped.elapsed() < secs(1), "the loss was reported after {:?}", stopped.elapsed());
 }
 
 fn node_stopped_after_sending_loses_no_message() {
     let net = Net { udp_port: 0, ..Net::new() };
-    let here = net.quiet_node("here", &[]);
+    let here = net.static_node("here", &[]);
     let messages = here.listener::<String>("listener");
     let at = here.location;
-    let config = net.quiet("brief", &[at]);
+    let config = net.static_config("brief", &[at]);
     std::thread::spawn(move || {
         let mut node = Node::new(config).expect("a node can start");
         node.spawn(|cx, event| match event {
@@ -266,6 +266,6 @@ fn node_stopped_after_sending_loses_no_message() {
         node.run().expect("the node runs");
     });
     for number in 0..10_000 {
-        assert_eq!(heard(&messages), number.to_string());
+        assert_eq!(recv(&messages), number.to_string());
     }
 }

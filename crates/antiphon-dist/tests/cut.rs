@@ -14,7 +14,7 @@ use common::certs::Certs;
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
 use common::proxy::Proxy;
-use common::{Net, heard, tell_test, wait_for};
+use common::{Net, recv, report, wait_for};
 use serde::{Deserialize, Serialize};
 
 fn main() -> ExitCode {
@@ -158,16 +158,16 @@ fn exchange_over_cuts(net: &Net, slower: u32, cuts_least: u64) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let there = Process::start(net, "there");
     let proxy = Proxy::start_slower(there.location().addr(), slower);
-    let here = net.quiet_node("here", &[proxy.at.into()]);
+    let here = net.static_node("here", &[proxy.at.into()]);
     let (sender, results) = channel();
     let begun = Instant::now();
-    here.spawn(number_actor("here", move |line| tell_test(&sender, line)));
+    here.spawn(number_actor("here", move |line| report(&sender, line)));
     let far: Addr<Line> = here.find("there");
     let near: Addr<Line> = here.find("here");
     here.handle.send(near, Line::Begin(far)).expect("the node runs");
     here.handle.send(far, Line::Begin(near)).expect("the node runs");
 
-    let (near, far) = (heard(&results), there.line());
+    let (near, far) = (recv(&results), there.line());
     let lasted = begun.elapsed();
     let cuts = |line: &str| line.strip_prefix("done ").and_then(|cuts| cuts.parse::<u64>().ok());
     let (near, far) = (cuts(&near).expect(&near), cuts(&far).expect(&far));

@@ -11,7 +11,7 @@ use antiphon_dist::{
     Status, UnknownPeer,
 };
 use antiphon_sched::{Addr, Cx, Event, receive, secs, stop};
-use common::{End, Net, TestNode, heard, heard_until, tell_test};
+use common::{Exit, Net, TestNode, recv, recv_until, report};
 
 fn start_close(node: &TestNode, at: Location, timeout: Duration) -> Receiver<Result<(), CloseError>> {
     let (sender, results) = channel();
@@ -21,7 +21,7 @@ fn start_close(node: &TestNode, at: Location, timeout: Duration) -> Receiver<Res
             receive()
         }
         Event::Message(closed) => {
-            tell_test(&sender, closed);
+            report(&sender, closed);
             stop()
         }
         _ => receive(),
@@ -41,7 +41,7 @@ fn start_connect(
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found);
+            report(&sender, found);
             stop()
         }
         _ => receive(),
@@ -50,7 +50,7 @@ fn start_connect(
 }
 
 fn connect(node: &TestNode, at: Location) -> Result<Vec<Location>, PeerError> {
-    heard(&start_connect(node, at, PeerOptions::default()))
+    recv(&start_connect(node, at, PeerOptions::default()))
 }
 
 fn is_disconnected(counts: &Counts) -> bool {
@@ -67,17 +67,17 @@ fn wait_for_idle_close(one: &TestNode, other: &TestNode) {
 #[test]
 fn idle_connection_closes_and_next_message_arrives() {
     let net = Net::new();
-    let there = TestNode::start(Config { stream_send: false, ..net.quiet("there", &[]) });
+    let there = TestNode::start(Config { stream_send: false, ..net.static_config("there", &[]) });
     // A configured peer is dialled without end.
-    let here = net.quiet_node("here", &[there.location]);
+    let here = net.static_node("here", &[there.location]);
     let (at_there, at_here) = (there.listener::<String>("there"), here.listener::<String>("here"));
     let (to_there, to_here): (Addr<String>, Addr<String>) = (here.find("there"), there.find("here"));
     wait_for_idle_close(&here, &there);
     assert_eq!(here.deliver(to_there, "one".into()), Ok(()));
-    assert_eq!(heard(&at_there), "one");
+    assert_eq!(recv(&at_there), "one");
     wait_for_idle_close(&here, &there);
     assert_eq!(there.deliver(to_here, "two".into()), Ok(()));
-    assert_eq!(heard(&at_here), "two");
+    assert_eq!(recv(&at_here), "two");
     wait_for_idle_close(&here, &there);
     assert_eq!(connect(&here, there.location), Ok(vec![there.location]));
     assert_eq!(here.counts().connections, 1, "a connect request opens the connection again");
@@ -86,26 +86,26 @@ fn idle_connection_closes_and_next_message_arrives() {
 #[test]
 fn peer_option_stream_send_false_permits_idle_close() {
     let net = Net::new();
-    let (here, there) = (net.quiet_node("here", &[]), net.quiet_node("there", &[]));
+    let (here, there) = (net.static_node("here", &[]), net.static_node("there", &[]));
     let closes = PeerOptions { stream_send: Some(false), ..PeerOptions::default() };
-    assert_eq!(heard(&start_connect(&here, there.location, closes)), Ok(vec![there.location]));
+    assert_eq!(recv(&start_connect(&here, there.location, closes)), Ok(vec![there.location]));
     wait_for_idle_close(&here, &there);
 }
 
 #[test]
 fn peer_stopped_after_idle_close_becomes_offline() {
     let net = Net::new();
-    let there = TestNode::start(Config { stream_send: false, ..net.quiet("there", &[]) });
-    let here = net.quiet_node("here", &[there.location]);
+    let there = TestNode::start(Config { stream_send: false, ..net.static_config("there", &[]) });
+    let here = net.static_node("here", &[there.location]);
     let _listening = there.listener::<String>("there");
     let to: Addr<String> = here.find("there");
     wait_for_idle_close(&here, &there);
     there.stop();
     assert_eq!(here.step(|cx| cx.peers().len()), 1, "the loss is not noticed yet");
-    let down = here.watch(to);
+    let down = here.monitor(to);
     let statuses = here.statuses();
-    assert_eq!(heard(&down), End::NodeLost);
-    heard_until(&statuses, |status| *status == ("there".into(), Status::Offline));
+    assert_eq!(recv(&down), Exit::NodeLost);
+    recv_until(&statuses, |status| *status == ("there".into(), Status::Offline));
     assert_eq!(here.step(|cx| cx.peers().len()), 0);
 }
 
@@ -119,8 +119,8 @@ fn close_peer_delivers_all_and_allows_reconnect() {
     let at_there = there.listener::<String>("there");
     let to: Addr<String> = here.find("there");
     let statuses = there.statuses();
-    assert_eq!(heard(&statuses), ("here".into(), Status::Online));
-    let down = here.watch(to);
+    assert_eq!(recv(&statuses), ("here".into(), Status::Online));
+    let down = here.monitor(to);
     let at = there.location;
     let (sender, results) = channel();
     here.spawn(move |cx, event| match event {
@@ -133,27 +133,27 @@ fn close_peer_delivers_all_and_allows_reconnect() {
             receive()
         }
         Event::Message(closed) => {
-            tell_test(&sender, closed);
+            report(&sender, closed);
             receive()
         }
         _ => receive(),
     });
-    assert_eq!((heard(&results), heard(&results)), (Ok(()), Ok(())));
-    assert_eq!(heard(&down), End::NodeLost);
+    assert_eq!((recv(&results), recv(&results)), (Ok(()), Ok(())));
+    assert_eq!(recv(&down), Exit::NodeLost);
     assert_eq!(here.stats().dead_letters, 0);
     for number in 0..5_000 {
-        assert_eq!(heard(&at_there), number.to_string());
+        assert_eq!(recv(&at_there), number.to_string());
     }
-    assert_eq!(heard(&statuses), ("here".into(), Status::Offline));
-    assert_eq!(heard(&start_close(&here, at, secs(5))), Ok(()), "the peer is disconnected already");
+    assert_eq!(recv(&statuses), ("here".into(), Status::Offline));
+    assert_eq!(recv(&start_close(&here, at, secs(5))), Ok(()), "the peer is disconnected already");
     // An announcement arrives within one second, and a configured peer is dialled within two. Neither may connect the
     // nodes, so the test waits for a fixed time.
     std::thread::sleep(secs(3));
     let counts = [here.counts(), there.counts()];
     assert_eq!(counts.map(|counts| (counts.connections, counts.monitors, counts.receipts)), [(0, 0, 0); 2]);
     assert_eq!(here.deliver(to, "again".into()), Ok(()), "a message opens a new session");
-    assert_eq!(heard(&at_there), "again");
-    assert_eq!(heard(&statuses), ("here".into(), Status::Online));
+    assert_eq!(recv(&at_there), "again");
+    assert_eq!(recv(&statuses), ("here".into(), Status::Online));
 }
 
 #[test]
@@ -174,8 +174,8 @@ fn send_during_close_uses_next_session() {
             _ => stop(),
         });
     });
-    assert_eq!(heard(&at_there), "before");
-    assert_eq!(heard(&at_there), "after");
+    assert_eq!(recv(&at_there), "before");
+    assert_eq!(recv(&at_there), "after");
 }
 
 #[test]
@@ -193,13 +193,13 @@ fn deliver_during_close_completes_in_next_session() {
             receive()
         }
         Event::Message(Some(done)) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&results), Ok(()), "the message was not sent in the session that ended");
-    assert_eq!(heard(&at_there), "in between");
+    assert_eq!(recv(&results), Ok(()), "the message was not sent in the session that ended");
+    assert_eq!(recv(&at_there), "in between");
 }
 
 #[test]
@@ -208,27 +208,27 @@ fn mutual_close_completes_on_both_sides() {
     let (there, here) = net.pair();
     let one = start_close(&there, here.location, secs(20));
     let other = start_close(&here, there.location, secs(20));
-    assert_eq!([heard(&one), heard(&other)], [Ok(()); 2]);
+    assert_eq!([recv(&one), recv(&other)], [Ok(()); 2]);
 }
 
 #[test]
 fn close_peer_after_idle_close_sends_goodbye() {
     let net = Net::new();
-    let there = TestNode::start(Config { stream_send: false, ..net.quiet("there", &[]) });
-    let here = net.quiet_node("here", &[there.location]);
+    let there = TestNode::start(Config { stream_send: false, ..net.static_config("there", &[]) });
+    let here = net.static_node("here", &[there.location]);
     there.wait_for_peers(1);
     wait_for_idle_close(&here, &there);
-    assert_eq!(heard(&start_close(&here, there.location, secs(10))), Ok(()));
+    assert_eq!(recv(&start_close(&here, there.location, secs(10))), Ok(()));
     there.wait_for_peers(0);
     assert_eq!(here.step(|cx| cx.peers().len()), 0);
 }
 
 #[test]
 fn close_peer_at_unknown_location_fails() {
-    let here = Net::new().quiet_node("here", &[]);
+    let here = Net::new().static_node("here", &[]);
     for at in ["127.0.0.1:9", "127.0.0.1:0"] {
         let at: Location = at.parse().expect("a location");
-        assert_eq!(heard(&start_close(&here, at, secs(1))), Err(CloseError::Unknown(UnknownPeer { at })));
+        assert_eq!(recv(&start_close(&here, at, secs(1))), Err(CloseError::Unknown(UnknownPeer { at })));
     }
 }
 
@@ -241,7 +241,7 @@ fn ignore(node: &TestNode, peers: impl Into<Ignored>) {
 fn ignore_unknown_nodes_keeps_peers() {
     let net = Net::new();
     let (here, friend) = net.pair();
-    let unknown = net.quiet_node("unknown", &[]);
+    let unknown = net.static_node("unknown", &[]);
     ignore(&here, Ignored::UnknownNodes);
     assert_eq!(connect(&unknown, here.location), Err(PeerError::Refused(Refusal::Ignored)));
     assert_eq!(here.step(|cx| cx.peers().len()), 1);
@@ -251,7 +251,7 @@ fn ignore_unknown_nodes_keeps_peers() {
         Ok(vec![unknown.location]),
         "this node still dials unknown nodes"
     );
-    let another = net.quiet_node("another", &[]);
+    let another = net.static_node("another", &[]);
     assert_eq!(connect(&another, here.location), Err(PeerError::Refused(Refusal::Ignored)));
     ignore(&here, Ignored::None);
     assert_eq!(connect(&another, here.location), Ok(vec![here.location]));
@@ -260,15 +260,15 @@ fn ignore_unknown_nodes_keeps_peers() {
 #[test]
 fn ignore_address_disconnects_its_peers() {
     let net = Net::new();
-    let here = net.quiet_node("here", &[]);
+    let here = net.static_node("here", &[]);
     let other: IpAddr = Ipv4Addr::new(127, 0, 0, 2).into();
-    let there = TestNode::start(Config { ip: other, ..net.quiet("there", &[here.location]) });
-    let friend = net.quiet_node("friend", &[here.location]);
+    let there = TestNode::start(Config { ip: other, ..net.static_config("there", &[here.location]) });
+    let friend = net.static_node("friend", &[here.location]);
     here.wait_for_peers(2);
     let statuses = there.statuses();
-    assert_eq!(heard(&statuses), ("here".into(), Status::Online));
+    assert_eq!(recv(&statuses), ("here".into(), Status::Online));
     ignore(&here, other);
-    assert_eq!(heard(&statuses), ("here".into(), Status::Offline));
+    assert_eq!(recv(&statuses), ("here".into(), Status::Offline));
     here.wait_for_peers(1);
     assert_eq!(connect(&here, there.location), Err(PeerError::Refused(Refusal::Ignored)));
     assert_eq!(connect(&there, here.location), Err(PeerError::Refused(Refusal::Ignored)));

@@ -11,7 +11,7 @@ use antiphon_dist::{NetCx, Node};
 use antiphon_sched::{Addr, Cx, Event, ExitReason, JoinError, exit, receive, receive_within, secs, stop};
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
-use common::{End, Net, PATIENCE, heard, tell_test};
+use common::{Exit, Net, PATIENCE, recv, report};
 
 fn main() -> ExitCode {
     harness::run(
@@ -39,8 +39,8 @@ fn run_server(role: &Role) {
 
 fn exit_value_reaches_join_handle_and_remote_monitor() {
     let net = Net::new();
-    let there = net.quiet_node("there", &[]);
-    let mut here = Node::new(net.quiet("here", &[there.location])).expect("a node can start");
+    let there = net.static_node("there", &[]);
+    let mut here = Node::new(net.static_config("here", &[there.location])).expect("a node can start");
     let worker = here.spawn(|cx: &mut Cx<u32>, event| match event {
         Event::Start => {
             cx.register("worker")?;
@@ -53,10 +53,10 @@ fn exit_value_reaches_join_handle_and_remote_monitor() {
     let joined = here.run_with(|handle| {
         let remote: Addr<u32> = there.find("worker");
         assert!(remote == worker);
-        let ended = there.watch(remote);
+        let ended = there.monitor(remote);
         assert_eq!(there.step(move |cx| cx.send(remote, 3)).map_err(|error| error.reason()), Ok(()));
         let value = join_handle.join(PATIENCE);
-        assert_eq!(heard(&ended), End::Value("3 apples".into()));
+        assert_eq!(recv(&ended), Exit::Value("3 apples".into()));
         let late = handle.join::<String>(worker, secs(5));
         let no_actor = ExitReason::NoActor.to_string();
         assert!(matches!(&late, Err(JoinError::Ended(reason)) if *reason == no_actor), "{late:?}");
@@ -68,9 +68,9 @@ fn exit_value_reaches_join_handle_and_remote_monitor() {
 /// A node runs until only daemons are left, and its messages are acknowledged.
 fn node_with_only_daemons_flushes_and_returns() {
     let net = Net::new();
-    let there = net.quiet_node("there", &[]);
+    let there = net.static_node("there", &[]);
     let messages = there.listener::<u64>("listener");
-    let mut here = Node::new(net.quiet("here", &[there.location])).expect("a node can start");
+    let mut here = Node::new(net.static_config("here", &[there.location])).expect("a node can start");
     here.spawn(|cx: &mut Cx<()>, _| {
         cx.set_daemon(true);
         receive_within(secs(3_600))
@@ -92,7 +92,7 @@ fn node_with_only_daemons_flushes_and_returns() {
     // The node no longer runs: all messages were acknowledged before `run` returned.
     assert_eq!(here.counts().receipts, 0);
     for number in 0..1_000 {
-        assert_eq!(heard(&messages), number);
+        assert_eq!(recv(&messages), number);
     }
 }
 
@@ -100,7 +100,7 @@ fn node_stops_in_time_with_frozen_peer() {
     let net = Net { udp_port: 0, ..Net::new() };
     let server = Rc::new(Process::start(&net, "server"));
     let at = server.location();
-    let mut here = Node::new(net.quiet("here", &[at])).expect("a node can start");
+    let mut here = Node::new(net.static_config("here", &[at])).expect("a node can start");
     let (sender, results) = channel();
     // A clone stays here: the process would be killed with the actor, and the node would have lost its peer.
     let peer = server.clone();
@@ -114,14 +114,14 @@ fn node_stops_in_time_with_frozen_peer() {
             for _ in 0..100 {
                 cx.send(to, "x".repeat(100_000))?;
             }
-            tell_test(&sender, Instant::now());
+            report(&sender, Instant::now());
             stop()
         }
         _ => receive(),
     });
     here.run().expect("the node runs");
     drop(here);
-    let stopped = heard(&results);
+    let stopped = recv(&results);
     let lasted = stopped.elapsed();
     assert!((secs(1)..secs(10)).contains(&lasted), "the node waited {lasted:?} for its peer");
     drop(server);

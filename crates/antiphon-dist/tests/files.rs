@@ -13,7 +13,7 @@ use antiphon_dist::{
     SourceError, Stored, Transfer,
 };
 use antiphon_sched::{Cx, Event, millis, receive, secs, stop};
-use common::{Net, PATIENCE, TestNode, heard, tell_test, wait_for};
+use common::{Net, PATIENCE, TestNode, recv, report, wait_for};
 use tempfile::TempDir;
 
 /// A node that sends files, and one that receives them.
@@ -34,9 +34,9 @@ impl TransferNodes {
     fn with(adjust: impl FnOnce(Config) -> Config) -> Self {
         let net = Net::new();
         let dest = tempfile::tempdir().expect("a temporary folder is created");
-        let config = Config { dest_path: Some(dest.path().to_owned()), ..net.quiet("receiver", &[]) };
+        let config = Config { dest_path: Some(dest.path().to_owned()), ..net.static_config("receiver", &[]) };
         let receiver = TestNode::start(adjust(config));
-        let sender = net.quiet_node("sender", &[]);
+        let sender = net.static_node("sender", &[]);
         Self { sender, receiver, source: tempfile::tempdir().expect("a temporary folder is created"), dest }
     }
 
@@ -49,12 +49,12 @@ impl TransferNodes {
 
     #[track_caller]
     fn send(&self, file: &Path, options: &FileOptions) -> Result<Stored, FileError> {
-        heard(&send(&self.sender, self.receiver.location, file, options, PATIENCE))
+        recv(&send(&self.sender, self.receiver.location, file, options, PATIENCE))
     }
 
     #[track_caller]
     fn delete(&self, file: &str, dir: &str) -> Result<(), DeleteError> {
-        heard(&delete(&self.sender, self.receiver.location, file, dir))
+        recv(&delete(&self.sender, self.receiver.location, file, dir))
     }
 
     /// Reads a file beneath the `dest_path`.
@@ -102,7 +102,7 @@ fn send(
             receive()
         }
         Event::Message(done) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
@@ -119,7 +119,7 @@ fn delete(node: &TestNode, at: Location, file: &str, dir: &str) -> Receiver<Resu
             receive()
         }
         Event::Message(done) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
@@ -185,7 +185,7 @@ fn node_sends_to_itself_under_another_name() {
     let file = nodes.file("f", 10_000, 1);
     let options = FileOptions { name: Some("g".to_owned()), ..into("d") };
     let results = send(&nodes.receiver, nodes.receiver.location, &file, &options, PATIENCE);
-    assert_eq!(heard(&results), Ok(Stored::New));
+    assert_eq!(recv(&results), Ok(Stored::New));
     assert_eq!(nodes.stored("d/g"), content(10_000, 1));
 }
 
@@ -197,8 +197,8 @@ fn node_without_dest_path_refuses_files_and_deletions() {
     let file = source.path().join("f");
     fs::write(&file, "x").expect("the file is writable");
     let results = send(&sender, receiver.location, &file, &into(""), PATIENCE);
-    assert_eq!(heard(&results), Err(FileRefused::NoDestPath.into()));
-    assert_eq!(heard(&delete(&sender, receiver.location, "f", "")), Err(FileRefused::NoDestPath.into()));
+    assert_eq!(recv(&results), Err(FileRefused::NoDestPath.into()));
+    assert_eq!(recv(&delete(&sender, receiver.location, "f", "")), Err(FileRefused::NoDestPath.into()));
 }
 
 #[test]
@@ -305,11 +305,11 @@ fn received_file_is_deleted_after_restart() {
     let TransferNodes { sender, receiver, source: _source, dest } = nodes;
     receiver.stop();
     let net = Net::new();
-    let config = Config { dest_path: Some(dest.path().to_owned()), ..net.quiet("receiver", &[]) };
+    let config = Config { dest_path: Some(dest.path().to_owned()), ..net.static_config("receiver", &[]) };
     let receiver = TestNode::start(config);
     sender.stop();
-    let sender = net.quiet_node("sender", &[]);
-    assert_eq!(heard(&delete(&sender, receiver.location, "f", "")), Ok(()));
+    let sender = net.static_node("sender", &[]);
+    assert_eq!(recv(&delete(&sender, receiver.location, "f", "")), Ok(()));
     assert!(!dest.path().join("f").exists());
 }
 
@@ -321,7 +321,7 @@ fn twenty_concurrent_transfers_arrive() {
     let results: Vec<_> =
         files.iter().map(|file| send(&nodes.sender, to, file, &into("many"), PATIENCE)).collect();
     for (n, result) in results.iter().enumerate() {
-        assert_eq!(heard(result), Ok(Stored::New));
+        assert_eq!(recv(result), Ok(Stored::New));
         assert_eq!(nodes.stored(&format!("many/f{n}")), content(400_000 + n, n as u8));
     }
     assert_eq!(nodes.partials(), []);
@@ -333,7 +333,7 @@ fn node_at_transfers_max_refuses_transfers() {
     let file = nodes.file("f", 10, 1);
     assert_eq!(nodes.send(&file, &into("")), Err(FileRefused::TooManyTransfers { max: 0 }.into()));
     let results = send(&nodes.receiver, nodes.sender.location, &file, &into(""), PATIENCE);
-    assert_eq!(heard(&results), Err(FileError::TooManyTransfers { max: 0 }));
+    assert_eq!(recv(&results), Err(FileError::TooManyTransfers { max: 0 }));
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn send_without_node_at_location_fails() {
     let file = nodes.file("f", 10, 1);
     let location = "127.0.0.1:9".parse().expect("the location is valid");
     let results = send(&nodes.sender, location, &file, &into(""), millis(300));
-    assert_eq!(heard(&results), Err(FileError::NoAnswer));
+    assert_eq!(recv(&results), Err(FileError::NoAnswer));
 }
 
 /// Sends a file and watches its progress. `act` is called at each report, and may cancel the transfer.
@@ -371,14 +371,14 @@ fn send_watched(
             receive()
         }
         Event::Message(TransferEvent::Progress(progress)) => {
-            tell_test(&reports, progress);
+            report(&reports, progress);
             if let Some(transfer) = transfer {
                 act(cx, transfer, progress);
             }
             receive()
         }
         Event::Message(TransferEvent::Done(done)) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
@@ -398,7 +398,7 @@ fn progress_increases_to_whole_file() {
     let nodes = TransferNodes::new();
     let file = nodes.file("f", LARGE, 1);
     let (progress, done) = send_watched(&nodes, &file, |_, _, _| {});
-    assert_eq!(heard(&done), Ok(Stored::New));
+    assert_eq!(recv(&done), Ok(Stored::New));
     let reports: Vec<Progress> = progress.iter().collect();
     assert!(reports.len() > 1, "{reports:?}");
     assert!(reports.is_sorted_by_key(|progress| progress.done), "{reports:?}");
@@ -438,10 +438,10 @@ fn cancelled_transfer_is_resumed_by_next() {
             cx.cancel_transfer(transfer);
         }
     });
-    assert_eq!(heard(&done), Err(FileError::Cancelled));
+    assert_eq!(recv(&done), Err(FileError::Cancelled));
     let (stored, last) = wait_for("the receiver to release the partial file", || {
         let (progress, done) = send_watched(&nodes, &file, |_, _, _| {});
-        match heard(&done) {
+        match recv(&done) {
             Ok(stored) => Some((stored, progress.iter().last().expect("the end of a transfer is reported"))),
             Err(FileError::Refused(FileRefused::Busy)) => None,
             other => panic!("{other:?}"),
@@ -458,7 +458,7 @@ fn partial_of_different_file_is_not_resumed() {
     let nodes = TransferNodes::new();
     let file = nodes.file("f", 500_000, 1);
     let (_progress, done) = send_watched(&nodes, &file, |_, _, _| {});
-    assert_eq!(heard(&done), Ok(Stored::New));
+    assert_eq!(recv(&done), Ok(Stored::New));
     fs::remove_file(nodes.dest.path().join("f")).expect("the file exists");
     // The partial file of an interrupted transfer; the second time with one changed byte.
     let key = blake3::hash(b"f").to_hex().to_string();
@@ -470,7 +470,7 @@ fn partial_of_different_file_is_not_resumed() {
         }
         fs::write(&partial, left).expect("the file is writable");
         let (progress, done) = send_watched(&nodes, &file, |_, _, _| {});
-        assert_eq!(heard(&done), Ok(Stored::New));
+        assert_eq!(recv(&done), Ok(Stored::New));
         assert_eq!(progress.iter().last().expect("the end of a transfer is reported").resumed, resumed);
         assert_eq!(nodes.stored("f"), content(500_000, 1));
         fs::remove_file(nodes.dest.path().join("f")).expect("the file exists");
@@ -504,12 +504,12 @@ fn source_resized_during_transfer_is_not_stored() {
                 receive()
             }
             Event::Message(TransferEvent::Done(done)) => {
-                tell_test(&sender, done);
+                report(&sender, done);
                 stop()
             }
             _ => receive(),
         });
-        assert_eq!(heard(&results), Err(SourceError::Changed.into()), "grows: {grows}");
+        assert_eq!(recv(&results), Err(SourceError::Changed.into()), "grows: {grows}");
         wait_for("the removal of the partial file", || nodes.partials().is_empty().then_some(()));
         assert_eq!(nodes.stored("f"), b"old");
     }
@@ -523,7 +523,7 @@ fn second_transfer_to_same_target_is_busy() {
     let to = nodes.receiver.location;
     let first = send(&nodes.sender, to, &one, &options, PATIENCE);
     let second = send(&nodes.sender, to, &other, &options, PATIENCE);
-    let done = [heard(&first), heard(&second)];
+    let done = [recv(&first), recv(&second)];
     assert!(done.contains(&Ok(Stored::New)), "{done:?}");
     assert!(done.contains(&Err(FileRefused::Busy.into())), "{done:?}");
     let seed = if done[0].is_ok() { 1 } else { 2 };
@@ -566,11 +566,11 @@ fn loop_without_node_refuses_to_send() {
             receive()
         }
         Event::Message(TransferEvent::Done(done)) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
     });
     sched.run().expect("the loop runs");
-    assert_eq!(heard(&results), Err(FileError::NoNode));
+    assert_eq!(recv(&results), Err(FileError::NoNode));
 }

@@ -13,7 +13,7 @@ use antiphon_sched::{Cx, Event, millis, receive};
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
 use common::proxy::Proxy;
-use common::{Net, PATIENCE, TestNode, heard, tell_test, wait_for};
+use common::{Net, PATIENCE, TestNode, recv, report, wait_for};
 use tempfile::TempDir;
 
 fn main() -> ExitCode {
@@ -46,7 +46,7 @@ fn run_role(role: &Role) {
 /// Accepts files; its first input line is its `dest_path`. It reports its location, or the error at its start.
 fn run_receiver(config: Config) {
     let commands = process::commands();
-    let dest = PathBuf::from(heard(&commands));
+    let dest = PathBuf::from(recv(&commands));
     let mut node = match Node::new(Config { dest_path: Some(dest), ..config }) {
         Ok(node) => node,
         Err(reason) => return process::send_line(reason),
@@ -62,8 +62,8 @@ fn run_receiver(config: Config) {
 /// Sends the file that its second input line names to the location in its first, and reports the progress.
 fn run_sender(config: Config) {
     let commands = process::commands();
-    let to: Location = heard(&commands).parse().expect("the location is valid");
-    let file = heard(&commands);
+    let to: Location = recv(&commands).parse().expect("the location is valid");
+    let file = recv(&commands);
     let mut node = Node::new(config).expect("a node can start");
     node.spawn(move |cx: &mut Cx<()>, event| {
         if matches!(event, Event::Start) {
@@ -136,12 +136,12 @@ fn send_into(
             receive()
         }
         Event::Message(Ok(done)) => {
-            tell_test(&sender, (done, resumed));
+            report(&sender, (done, resumed));
             antiphon_sched::stop()
         }
         _ => receive(),
     });
-    heard(&results)
+    recv(&results)
 }
 
 #[track_caller]
@@ -167,7 +167,7 @@ fn transfer_resumes_after_sender_was_killed() {
         tempfile::tempdir().expect("a temporary folder can be made"),
     );
     let file = large_file(&own, LARGE);
-    let config = Config { dest_path: Some(dest.path().to_owned()), ..net.quiet("there", &[]) };
+    let config = Config { dest_path: Some(dest.path().to_owned()), ..net.static_config("there", &[]) };
     let there = TestNode::start(config);
     let mut here = Process::start(&net, "sender");
     here.send_line(&there.location.to_string());
@@ -176,7 +176,7 @@ fn transfer_resumes_after_sender_was_killed() {
     here.kill();
     assert!(!dest.path().join("f").exists(), "the transfer was not complete");
 
-    let again = net.quiet_node("again", &[]);
+    let again = net.static_node("again", &[]);
     let (done, resumed) = send_until_free(&again, there.location, &file);
     assert_eq!(done, Ok(Stored::New));
     assert!((8 << 20..LARGE).contains(&resumed), "the receiver had {resumed} bytes");
@@ -192,21 +192,21 @@ fn transfer_resumes_after_receiver_was_killed() {
     );
     let file = large_file(&own, LARGE);
     let (mut there, location) = start_receiver(&[], &net, dest.path(), 0);
-    let here = net.quiet_node("here", &[]);
+    let here = net.static_node("here", &[]);
     let (sender, results) = channel();
     let sent = file.clone();
     here.spawn(move |cx: &mut Cx<()>, event| {
         if matches!(event, Event::Start) {
             let sender = sender.clone();
             cx.send_file(location, &sent, FileOptions::default(), PATIENCE, move |done| {
-                tell_test(&sender, done)
+                report(&sender, done)
             });
         }
         receive()
     });
     wait_for_partial(dest.path());
     there.kill();
-    assert_eq!(heard(&results), Err(FileError::NodeLost));
+    assert_eq!(recv(&results), Err(FileError::NodeLost));
     assert!(!dest.path().join("f").exists(), "the transfer was not complete");
 
     let (_there, location) = start_receiver(&[], &net, dest.path(), location.addr().port());
@@ -225,7 +225,7 @@ fn transfer_survives_repeated_cuts_of_its_connection() {
     let file = large_file(&own, LARGE / 4);
     let (_there, location) = start_receiver(&[], &net, dest.path(), 0);
     let proxy = Proxy::start(location.addr());
-    let here = net.quiet_node("here", &[proxy.at.into()]);
+    let here = net.static_node("here", &[proxy.at.into()]);
     let (done, resumed) = send(&here, proxy.at.into(), &file);
     assert_eq!((done, resumed), (Ok(Stored::New), 0));
     assert_same_content(&file, &dest.path().join("f"));
@@ -244,7 +244,7 @@ fn disk_full_keeps_old_file_and_no_partial() {
     // No file of that process may exceed 16 MiB; the write fails, and no signal kills the process.
     let limited = ["sh", "-c", "trap '' XFSZ; ulimit -f 32768; exec \"$@\"", "sh"];
     let (_there, location) = start_receiver(&limited, &net, dest.path(), 0);
-    let here = net.quiet_node("here", &[]);
+    let here = net.static_node("here", &[]);
     let options = FileOptions { overwrite: true, ..FileOptions::default() };
     let (done, _) = send_into(&here, location, &file, &options);
     assert_eq!(done, Err(FileRefused::DiskFull.into()));
@@ -281,7 +281,7 @@ fn folder_not_writable_is_refused_before_transfer() {
     };
     set(0o555);
     let (_there, location) = start_receiver(wrapper, &net, dest.path(), 0);
-    let here = net.quiet_node("here", &[]);
+    let here = net.static_node("here", &[]);
     let options = FileOptions { dir: "locked".into(), overwrite: true, ..FileOptions::default() };
     let (done, _) = send_into(&here, location, &file, &options);
     let deeper = FileOptions { dir: "locked/deeper".into(), ..FileOptions::default() };
@@ -335,7 +335,7 @@ fn folder_read_only_is_refused_and_keeps_files() {
     fs::remove_file(folder.path().join("dest.closed")).expect("the script has made the file");
 
     let file = large_file(&folder, 1 << 20);
-    let here = net.quiet_node("here", &[]);
+    let here = net.static_node("here", &[]);
     let (_there, location) = start_receiver(&under("no"), &net, &dest, 0);
     assert_eq!(send(&here, location, &file).0, Ok(Stored::New));
     fs::write(folder.path().join("dest.close"), "").expect("the test owns the folder");
@@ -353,12 +353,12 @@ fn folder_read_only_is_refused_and_keeps_files() {
             receive()
         }
         Event::Message(done) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             antiphon_sched::stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&results), Err(FileRefused::ReadOnly.into()));
+    assert_eq!(recv(&results), Err(FileRefused::ReadOnly.into()));
     assert_eq!(send(&here, location, &file).0, Ok(Stored::AlreadyThere));
     assert_same_content(&file, &dest.join("f"));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use antiphon_dist::{Config, DeleteError, FileError, FileOptions, Location, NetCx, Stored};
 use antiphon_sched::{Cx, Event, LoopConfig, millis, receive, stop};
-use common::{Net, PATIENCE, TestNode, heard, tell_test, wait_for};
+use common::{Net, PATIENCE, TestNode, recv, report, wait_for};
 use tempfile::TempDir;
 
 /// A node that has sent a file `f`, and the node that has received it.
@@ -27,8 +27,8 @@ impl NodesWithFile {
         let net = Net::new();
         let [source, dest] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary folder is created"));
         let dest_path = Some(dest.path().to_owned());
-        let receiver = TestNode::start(adjust(Config { dest_path, ..net.quiet("receiver", &[]) }));
-        let sender = TestNode::start(adjust(net.quiet("sender", &[])));
+        let receiver = TestNode::start(adjust(Config { dest_path, ..net.static_config("receiver", &[]) }));
+        let sender = TestNode::start(adjust(net.static_config("sender", &[])));
         let nodes = Self { sender, receiver, source, dest };
         assert_eq!(nodes.send("f"), Ok(Stored::New));
         nodes
@@ -38,7 +38,7 @@ impl NodesWithFile {
     fn send(&self, name: &str) -> Result<Stored, FileError> {
         let file = self.source.path().join(name);
         fs::write(&file, vec![7; 300_000]).expect("the file is writable");
-        heard(&send(&self.sender, self.receiver.location, &file))
+        recv(&send(&self.sender, self.receiver.location, &file))
     }
 
     fn has(&self, name: &str) -> bool {
@@ -53,7 +53,7 @@ impl NodesWithFile {
         for wait in waits {
             let sender = sender.clone();
             let mut job = Some(move || {
-                tell_test(&sender, ());
+                report(&sender, ());
                 // Blocks until the other end is dropped.
                 wait.recv().is_err()
             });
@@ -65,7 +65,7 @@ impl NodesWithFile {
                 stop()
             });
         }
-        holds.iter().for_each(|_| heard(&started));
+        holds.iter().for_each(|_| recv(&started));
         holds
     }
 }
@@ -79,7 +79,7 @@ fn send(from: &TestNode, to: Location, file: &Path) -> Receiver<Result<Stored, F
             receive()
         }
         Event::Message(done) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
@@ -95,7 +95,7 @@ fn delete(from: &TestNode, at: Location, timeout: Duration) -> Receiver<Result<(
             receive()
         }
         Event::Message(done) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
@@ -105,9 +105,9 @@ fn delete(from: &TestNode, at: Location, timeout: Duration) -> Receiver<Result<(
 
 #[test]
 fn deletion_without_node_at_location_fails() {
-    let node = Net::new().quiet_node("sender", &[]);
+    let node = Net::new().static_node("sender", &[]);
     let location = "127.0.0.1:9".parse().expect("the location is valid");
-    assert_eq!(heard(&delete(&node, location, millis(300))), Err(DeleteError::NoAnswer));
+    assert_eq!(recv(&delete(&node, location, millis(300))), Err(DeleteError::NoAnswer));
 }
 
 #[test]
@@ -115,12 +115,12 @@ fn deletion_timed_out_is_done_later() {
     let nodes = NodesWithFile::new(|config| config);
     let occupied = nodes.occupy_pool();
     let results = delete(&nodes.sender, nodes.receiver.location, millis(300));
-    assert_eq!(heard(&results), Err(DeleteError::TimedOut));
+    assert_eq!(recv(&results), Err(DeleteError::TimedOut));
     assert!(nodes.has("f"));
     drop(occupied);
     wait_for("the deletion", || (!nodes.has("f")).then_some(()));
     let again = delete(&nodes.sender, nodes.receiver.location, PATIENCE);
-    assert_eq!(heard(&again), Err(DeleteError::NotFound));
+    assert_eq!(recv(&again), Err(DeleteError::NotFound));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn deletion_fails_when_node_stops() {
     nodes.sender.wait_for_counts("the request", |counts| counts.replies == 1);
     let NodesWithFile { sender: _sender, receiver, source: _source, dest: _dest } = nodes;
     receiver.stop();
-    assert_eq!(heard(&results), Err(DeleteError::NodeLost));
+    assert_eq!(recv(&results), Err(DeleteError::NodeLost));
 }
 
 #[test]
@@ -165,6 +165,6 @@ fn transfer_and_deletion_reconnect_idle_nodes() {
     assert_eq!(nodes.send("g"), Ok(Stored::New));
     assert_eq!(fs::read(nodes.dest.path().join("g")).expect("the file exists"), vec![7; 300_000]);
     wait_until_idle();
-    assert_eq!(heard(&delete(&nodes.sender, nodes.receiver.location, PATIENCE)), Ok(()));
+    assert_eq!(recv(&delete(&nodes.sender, nodes.receiver.location, PATIENCE)), Ok(()));
     assert!(!nodes.has("f"));
 }

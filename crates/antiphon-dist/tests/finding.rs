@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use antiphon_dist::{LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode};
 use antiphon_sched::{Addr, Cx, Event, NodeId, Wire, exit, millis, receive, secs, stop};
-use common::{End, Net, TestNode, heard, heard_until, tell_test, wait_for};
+use common::{Exit, Net, TestNode, recv, recv_until, report, wait_for};
 
 /// Opens a request in a new actor; the receiver gets the reply.
 fn request<R: Send + 'static>(
@@ -24,7 +24,7 @@ fn request<R: Send + 'static>(
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found);
+            report(&sender, found);
             stop()
         }
         _ => receive(),
@@ -45,18 +45,18 @@ fn locate_completes_when_name_is_registered() {
     there.wait_for_counts("the lookup", |counts| counts.lookups == 1);
     assert_eq!(results.recv_timeout(millis(100)), Err(RecvTimeoutError::Timeout));
     let _listening = there.listener::<String>("late");
-    assert!(heard(&results).is_ok());
+    assert!(recv(&results).is_ok());
     here.wait_for_counts("no open lookup", |counts| counts.lookups == 0);
     there.wait_for_counts("no open lookup", |counts| counts.lookups == 0);
 }
 
 #[test]
 fn locate_finds_local_name_before_and_after_registration() {
-    let node = Net::new().quiet_node("alone", &[]);
+    let node = Net::new().static_node("alone", &[]);
     let results = locate::<String>(&node, "name", secs(10));
     let _listening = node.listener::<String>("name");
-    assert!(heard(&results).is_ok());
-    assert!(heard(&locate::<String>(&node, "name", secs(10))).is_ok());
+    assert!(recv(&results).is_ok());
+    assert!(recv(&locate::<String>(&node, "name", secs(10))).is_ok());
     assert_eq!(node.counts().lookups, 0);
 }
 
@@ -68,19 +68,19 @@ fn locate_completes_when_peer_connects() {
     here.wait_for_counts("the lookup", |counts| counts.lookups == 1);
     let there = net.node("there");
     let _listening = there.listener::<String>("late");
-    assert!(heard(&results).is_ok());
+    assert!(recv(&results).is_ok());
 }
 
 #[test]
 fn locate_unknown_name_times_out_and_closes() {
     let (there, here) = Net::new().pair();
     let start = Instant::now();
-    assert_eq!(heard(&locate::<String>(&here, "absent", millis(300))), Err(LocateError::TimedOut));
+    assert_eq!(recv(&locate::<String>(&here, "absent", millis(300))), Err(LocateError::TimedOut));
     assert!((millis(300)..secs(3)).contains(&start.elapsed()), "{:?}", start.elapsed());
     there.wait_for_counts("no open lookup", |counts| counts.lookups == 0);
     assert_eq!(here.step(|cx| cx.register("x")), Ok(()));
     assert_eq!(here.step(|cx| cx.register("")), Err(RegisterError::BadName));
-    assert_eq!(heard(&locate::<String>(&here, "", secs(1))), Err(LocateError::BadName));
+    assert_eq!(recv(&locate::<String>(&here, "", secs(1))), Err(LocateError::BadName));
 }
 
 #[test]
@@ -93,12 +93,12 @@ fn type_name_too_long_is_refused() {
     let (sender, results) = channel();
     node.spawn(move |cx: &mut Cx<Deepest>, event| {
         if let Event::Start = event {
-            tell_test(&sender, cx.register("deep"));
+            report(&sender, cx.register("deep"));
         }
         receive()
     });
-    assert_eq!(heard(&results), Err(RegisterError::TypeNameTooLong { bytes }));
-    let refused = heard(&locate::<Deepest>(&node, "deep", secs(1)));
+    assert_eq!(recv(&results), Err(RegisterError::TypeNameTooLong { bytes }));
+    let refused = recv(&locate::<Deepest>(&node, "deep", secs(1)));
     assert_eq!(refused.err(), Some(LocateError::TypeNameTooLong { bytes }));
 }
 
@@ -107,34 +107,34 @@ fn locate_wrong_type_reports_both_types() {
     let (there, here) = Net::new().pair();
     let _listening = there.listener::<u64>("number");
     let wrong = |wanted: &str| LocateError::WrongType { wanted: wanted.into(), found: u64::name().into() };
-    assert_eq!(heard(&locate::<String>(&here, "number", secs(10))), Err(wrong(&String::name())));
-    assert_eq!(heard(&locate::<String>(&there, "number", secs(10))), Err(wrong(&String::name())));
+    assert_eq!(recv(&locate::<String>(&here, "number", secs(10))), Err(wrong(&String::name())));
+    assert_eq!(recv(&locate::<String>(&there, "number", secs(10))), Err(wrong(&String::name())));
 }
 
 #[test]
 fn locate_at_finds_names_of_one_node() {
     let net = Net::new();
-    let (one, two) = (net.quiet_node("one", &[]), net.quiet_node("two", &[]));
-    let here = net.quiet_node("here", &[]);
+    let (one, two) = (net.static_node("one", &[]), net.static_node("two", &[]));
+    let here = net.static_node("here", &[]);
     let _one = one.listener::<String>("name");
     let (at_one, at_two) = (one.location, two.location);
     let at = |at: Location| {
         request(&here, move |cx| cx.locate_at("name", at, secs(10), |found: LocateResult<String>| found))
     };
-    assert_eq!(heard(&at(at_one)).expect("the name is registered").node(), one.handle.node_id());
+    assert_eq!(recv(&at(at_one)).expect("the name is registered").node(), one.handle.node_id());
     let results = at(at_two);
     // `here` connects to the second node, where the name is not registered yet.
     here.wait_for_peers(2);
     two.wait_for_counts("the lookup", |counts| counts.lookups == 1);
     let _two = two.listener::<String>("name");
-    assert_eq!(heard(&results).expect("the name is registered now").node(), two.handle.node_id());
+    assert_eq!(recv(&results).expect("the name is registered now").node(), two.handle.node_id());
     let _here = here.listener::<String>("name");
-    assert_eq!(heard(&at(here.location)).expect("the name is registered here").node(), here.handle.node_id());
-    let absent = Net::new().quiet_node("stopped", &[]).location;
+    assert_eq!(recv(&at(here.location)).expect("the name is registered here").node(), here.handle.node_id());
+    let absent = Net::new().static_node("stopped", &[]).location;
     let results = request(&here, move |cx| {
         cx.locate_at("name", absent, millis(300), |found: LocateResult<String>| found)
     });
-    assert_eq!(heard(&results), Err(LocateError::TimedOut));
+    assert_eq!(recv(&results), Err(LocateError::TimedOut));
 }
 
 #[test]
@@ -148,14 +148,14 @@ fn locate_all_finds_name_on_every_node() {
     let all = |name: &'static str| {
         request(&nodes[0], move |cx| cx.locate_all(name, secs(2), |found: LocateAllResult| found))
     };
-    let found = heard(&all("name")).expect("the name is registered");
+    let found = recv(&all("name")).expect("the name is registered");
     let mut found: Vec<NodeId> = found.iter().map(|addr| addr.node()).collect();
     found.sort_unstable();
     let mut expected: Vec<NodeId> = nodes.iter().map(|node| node.handle.node_id()).collect();
     expected.sort_unstable();
     assert_eq!(found, expected);
-    assert_eq!(heard(&all("number")), Ok(vec![]));
-    assert_eq!(heard(&all("absent")), Ok(vec![]));
+    assert_eq!(recv(&all("number")), Ok(vec![]));
+    assert_eq!(recv(&all("absent")), Ok(vec![]));
     drop(listeners);
 }
 
@@ -164,14 +164,14 @@ fn locate_node_completes_when_node_connects() {
     let net = Net::new();
     let here = net.node("here");
     let find = |name: &'static str| request(&here, move |cx| cx.locate_node(name, secs(10), |found| found));
-    assert_eq!(heard(&find("here")), Ok(here.location));
+    assert_eq!(recv(&find("here")), Ok(here.location));
     let results = find("there");
     here.wait_for_counts("the lookup", |counts| counts.lookups == 1);
     let there = net.node("there");
-    assert_eq!(heard(&results), Ok(there.location));
-    assert_eq!(heard(&find("there")), Ok(there.location));
+    assert_eq!(recv(&results), Ok(there.location));
+    assert_eq!(recv(&find("there")), Ok(there.location));
     let results = request(&here, |cx| cx.locate_node("absent", millis(200), |found| found));
-    assert_eq!(heard(&results), Err(LocateError::TimedOut));
+    assert_eq!(recv(&results), Err(LocateError::TimedOut));
     let node_id = there.handle.node_id();
     assert_eq!(here.step(move |cx| cx.location_of(node_id)), Ok(there.location));
     let unknown = NodeId::from_bits(7);
@@ -185,21 +185,21 @@ fn name_is_held_until_unregister_or_exit() {
     let owner = there.spawn(move |cx: &mut Cx<String>, event| match event {
         Event::Start => {
             cx.register("name")?;
-            tell_test(&sender, cx.register("name"));
+            report(&sender, cx.register("name"));
             receive()
         }
         Event::Message(text) if text == "unregister" => {
-            tell_test(&sender, cx.unregister("name"));
+            report(&sender, cx.unregister("name"));
             receive()
         }
         Event::Message(text) if text == "register" => {
-            tell_test(&sender, cx.register("name"));
+            report(&sender, cx.register("name"));
             receive()
         }
         Event::Message(_) => exit(7u64),
         _ => receive(),
     });
-    assert_eq!(heard(&results), Ok(()), "the owner may register the name again");
+    assert_eq!(recv(&results), Ok(()), "the owner may register the name again");
     let taken = RegisterError::Taken { name: "name".into() };
     let not_owner = RegisterError::NotOwner { name: "name".into() };
     assert_eq!(there.step(|cx| cx.register("name")), Err(taken));
@@ -208,17 +208,17 @@ fn name_is_held_until_unregister_or_exit() {
     assert!(found == owner);
 
     assert_eq!(here.deliver(found, "unregister".into()), Ok(()));
-    assert_eq!(heard(&results), Ok(()));
-    assert_eq!(heard(&locate::<String>(&here, "name", millis(200))), Err(LocateError::TimedOut));
+    assert_eq!(recv(&results), Ok(()));
+    assert_eq!(recv(&locate::<String>(&here, "name", millis(200))), Err(LocateError::TimedOut));
     assert_eq!(here.deliver(found, "register".into()), Ok(()));
-    assert_eq!(heard(&results), Ok(()));
-    assert!(heard(&locate::<String>(&here, "name", secs(10))).is_ok());
+    assert_eq!(recv(&results), Ok(()));
+    assert!(recv(&locate::<String>(&here, "name", secs(10))).is_ok());
 
-    let down = here.watch(found);
+    let down = here.monitor(found);
     assert_eq!(here.deliver(found, "end".into()), Ok(()));
-    assert_eq!(heard(&down), End::Done);
+    assert_eq!(recv(&down), Exit::Done);
     assert_eq!(there.counts().names, 0);
-    assert_eq!(heard(&locate::<String>(&here, "name", millis(200))), Err(LocateError::TimedOut));
+    assert_eq!(recv(&locate::<String>(&here, "name", millis(200))), Err(LocateError::TimedOut));
     assert_eq!(there.step(|cx| cx.register("name")), Ok(()));
 }
 
@@ -226,7 +226,7 @@ fn name_is_held_until_unregister_or_exit() {
 fn five_nodes_on_one_port_all_connect() {
     let net = Net::new();
     let nodes: Vec<TestNode> = ["a", "b", "c", "d", "e"].map(|name| net.node(name)).into();
-    let quiet = net.quiet_node("quiet", &[]);
+    let quiet = net.static_node("quiet", &[]);
     nodes.iter().for_each(|node| node.wait_for_peers(4));
     let one_each = |node: &TestNode| node.counts().connections == 4;
     wait_for("one connection each", || nodes.iter().all(one_each).then_some(()));
@@ -237,8 +237,8 @@ fn five_nodes_on_one_port_all_connect() {
 #[test]
 fn duplicate_node_name_logs_one_warning() {
     let net = Net::new();
-    let here = net.quiet_node("here", &[]);
-    let twins = [net.quiet_node("twin", &[here.location]), net.quiet_node("twin", &[here.location])];
+    let here = net.static_node("here", &[]);
+    let twins = [net.static_node("twin", &[here.location]), net.static_node("twin", &[here.location])];
     here.wait_for_peers(2);
     let warnings = here.log.lines("twin");
     assert_eq!(warnings.len(), 1, "{:?}", here.log.lines(""));
@@ -248,37 +248,35 @@ fn duplicate_node_name_logs_one_warning() {
 #[test]
 fn peer_watch_reports_statuses_until_unwatched() {
     let net = Net::new();
-    let here = net.quiet_node("here", &[]);
+    let here = net.static_node("here", &[]);
     let (sender, results) = channel();
     let watcher = here.spawn(move |cx: &mut Cx<Option<PeerStatus>>, event| {
         match event {
             Event::Start => {
                 let watch = cx.peer_status(Some);
-                tell_test(&sender, Err(watch));
+                report(&sender, Err(watch));
             }
-            Event::Message(status) => {
-                tell_test(&sender, Ok(status.map(|status| (status.name, status.status))))
-            }
+            Event::Message(status) => report(&sender, Ok(status.map(|status| (status.name, status.status)))),
             _ => {}
         }
         receive()
     });
-    let Err(watch) = heard(&results) else { panic!("the watch comes first") };
-    let one = net.quiet_node("one", &[here.location]);
-    assert_eq!(heard(&results), Ok(Some(("one".into(), Status::Online))));
+    let Err(watch) = recv(&results) else { panic!("the watch comes first") };
+    let one = net.static_node("one", &[here.location]);
+    assert_eq!(recv(&results), Ok(Some(("one".into(), Status::Online))));
     one.stop();
-    assert_eq!(heard(&results), Ok(Some(("one".into(), Status::Offline))));
+    assert_eq!(recv(&results), Ok(Some(("one".into(), Status::Offline))));
     here.step(move |cx| cx.unwatch(watch));
     let statuses = here.statuses();
-    let _two = net.quiet_node("two", &[here.location]);
-    heard_until(&statuses, |status| *status == ("two".into(), Status::Online));
+    let _two = net.static_node("two", &[here.location]);
+    recv_until(&statuses, |status| *status == ("two".into(), Status::Online));
     here.handle.send(watcher, None).expect("the node runs");
-    assert_eq!(heard(&results), Ok(None));
+    assert_eq!(recv(&results), Ok(None));
 }
 
 #[test]
 fn peer_watches_of_exited_actors_are_removed() {
-    let node = Net::new().quiet_node("alone", &[]);
+    let node = Net::new().static_node("alone", &[]);
     for _ in 0..200 {
         node.step(|cx| {
             cx.peer_status(|_| ());

@@ -14,7 +14,7 @@ use antiphon_sched::{
     ActorId, Addr, Bytes, Cx, DecodeError, EncodeError, Event, Key, NodeId, ReplyTo, Wire, millis, receive,
     secs, stop,
 };
-use common::{End, Net, PATIENCE, TestNode, heard, tell_test, wait_for};
+use common::{Exit, Net, PATIENCE, TestNode, recv, report, wait_for};
 use serde::{Deserialize, Serialize};
 
 /// Defines a message of arbitrary bytes that has the wire name of another type.
@@ -82,9 +82,9 @@ impl ThreeNodes {
 
     fn with(adjust: impl FnOnce(Config) -> Config) -> Self {
         let net = Net::new();
-        let target = TestNode::start(adjust(net.quiet("target", &[])));
-        let honest = net.quiet_node("honest", &[target.location]);
-        let hostile = net.quiet_node("hostile", &[target.location, honest.location]);
+        let target = TestNode::start(adjust(net.static_config("target", &[])));
+        let honest = net.static_node("honest", &[target.location]);
+        let hostile = net.static_node("hostile", &[target.location, honest.location]);
         [&target, &honest, &hostile].iter().for_each(|node| node.wait_for_peers(2));
         Self { target, honest, hostile }
     }
@@ -125,13 +125,13 @@ fn open_channel(node: &TestNode) -> Channel<String> {
 }
 
 /// Subscribes a new actor to a channel. The messages and exits that it receives arrive on the returned receiver.
-fn subscriber(node: &TestNode, channel: Channel<String>) -> Receiver<Result<String, End>> {
+fn subscriber(node: &TestNode, channel: Channel<String>) -> Receiver<Result<String, Exit>> {
     let (sender, messages) = std::sync::mpsc::channel();
     let (result_sender, results) = std::sync::mpsc::channel();
     let actor = node.spawn(move |_cx, event| {
         match event {
-            Event::Message(text) => tell_test(&sender, Ok(text)),
-            Event::Down(down) => tell_test(&sender, Err(End::of(down))),
+            Event::Message(text) => report(&sender, Ok(text)),
+            Event::Down(down) => report(&sender, Err(Exit::of(down))),
             _ => {}
         }
         receive()
@@ -142,12 +142,12 @@ fn subscriber(node: &TestNode, channel: Channel<String>) -> Receiver<Result<Stri
             receive()
         }
         Event::Message(answer) => {
-            tell_test(&result_sender, answer);
+            report(&result_sender, answer);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&results), Ok(()));
+    assert_eq!(recv(&results), Ok(()));
     messages
 }
 
@@ -165,7 +165,7 @@ fn start_delivery(
             receive()
         }
         Event::Message(answer) => {
-            tell_test(&sender, answer);
+            report(&sender, answer);
             stop()
         }
         _ => receive(),
@@ -202,11 +202,11 @@ fn channel_and_relay_ignore_messages_of_other_nodes() {
     nodes.forge(&nodes.target, to_topic.collect());
     nodes.forge(&nodes.honest, to_relay.collect());
     let few = start_delivery(&nodes.target, channel, ("few".to_owned(), 50), millis(50));
-    assert_eq!(heard(&few), Err(DeliverError::TooFew { subscribers: 2 }));
+    assert_eq!(recv(&few), Err(DeliverError::TooFew { subscribers: 2 }));
     let sent = start_delivery(&nodes.hostile, channel, ("genuine".to_owned(), 2), PATIENCE);
-    assert_eq!(heard(&sent), Ok(2));
+    assert_eq!(recv(&sent), Ok(2));
     for messages in subscribers {
-        assert_eq!(heard(&messages), Ok("genuine".to_owned()));
+        assert_eq!(recv(&messages), Ok("genuine".to_owned()));
     }
 }
 
@@ -227,8 +227,8 @@ fn peer_with_many_deliveries_leaves_room_for_owner() {
     }
     let own = start_delivery(&nodes.target, channel, ("own".to_owned(), 1), secs(4));
     let messages = subscriber(&nodes.target, channel);
-    assert_eq!(heard(&own), Ok(1));
-    assert_eq!(heard(&messages), Ok("own".to_owned()));
+    assert_eq!(recv(&own), Ok(1));
+    assert_eq!(recv(&messages), Ok("own".to_owned()));
     drop(sink);
 }
 
@@ -244,15 +244,15 @@ fn pending_deliveries_of_peer_are_bounded_in_bytes() {
         .into_iter()
         .map(|delivery| {
             let sender = sender.clone();
-            std::thread::spawn(move || tell_test(&sender, heard(&delivery)))
+            std::thread::spawn(move || report(&sender, recv(&delivery)))
         })
         .collect();
     for _ in 0..7 {
-        assert_eq!(heard(&results), Err(DeliverError::TooManyDeliveries));
+        assert_eq!(recv(&results), Err(DeliverError::TooManyDeliveries));
     }
     let _messages = subscriber(&owner, channel);
     for _ in 0..3 {
-        assert_eq!(heard(&results), Ok(1));
+        assert_eq!(recv(&results), Ok(1));
     }
     threads.into_iter().for_each(|thread| thread.join().expect("each delivery has a result"));
 }
@@ -270,12 +270,12 @@ fn subscribe_channel_by_third_node_is_refused() {
             receive()
         }
         Event::Message(answer) => {
-            tell_test(&sender, answer);
+            report(&sender, answer);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&results), Err(antiphon_dist::SubscribeError::NotYours));
+    assert_eq!(recv(&results), Err(antiphon_dist::SubscribeError::NotYours));
 }
 
 /// The hostile node subscribes an actor and a relay of another node. When their own node subscribes them too, the
@@ -299,13 +299,13 @@ fn subscription_is_taken_over_by_subscribers_own_node() {
         let count = ToTopic(encoded((5_u8, bits(relay), 7_u64)));
         nodes.honest.step(move |cx| cx.tell(topic, count));
         let sent = start_delivery(&nodes.target, channel, ("few".to_owned(), 50), millis(1));
-        (heard(&sent) == Err(DeliverError::TooFew { subscribers: 1 + 7 })).then_some(())
+        (recv(&sent) == Err(DeliverError::TooFew { subscribers: 1 + 7 })).then_some(())
     });
     let unsubscribe = [actor, relay].map(|actor| (topic, ToTopic(encoded((4_u8, bits(actor))))));
     nodes.forge(&nodes.target, unsubscribe.into());
     nodes.target.step(move |cx| drop(cx.send(channel, "news".to_owned())));
-    assert_eq!(heard(&actor_messages), "news");
-    let ToTopic(forwarded) = heard(&relay_messages);
+    assert_eq!(recv(&actor_messages), "news");
+    let ToTopic(forwarded) = recv(&relay_messages);
     assert_eq!(forwarded, encoded((0_u8, 1_u8, "news".to_owned())), "a relay gets a channel message");
 }
 
@@ -321,8 +321,8 @@ fn forged_channels_above_block_only_channels() {
     nodes.forge(&nodes.target, vec![(topic, ToTopic(encoded((6_u8, above, claimed, NO_REPLY))))]);
     let subscribers = [subscriber(&nodes.honest, channel), subscriber(&nodes.target, channel)];
     let sent = start_delivery(&nodes.honest, channel, ("news".to_owned(), 2), PATIENCE);
-    assert_eq!(heard(&sent), Ok(2));
-    subscribers.iter().for_each(|messages| assert_eq!(heard(messages), Ok("news".to_owned())));
+    assert_eq!(recv(&sent), Ok(2));
+    subscribers.iter().for_each(|messages| assert_eq!(recv(messages), Ok("news".to_owned())));
     // A channel is refused, because the forged list of channels above is full.
     let (sender, results) = std::sync::mpsc::channel();
     let below: Channel<String> = nodes.honest.with(|node| node.channel("below")).expect("the name is free");
@@ -332,12 +332,12 @@ fn forged_channels_above_block_only_channels() {
             receive()
         }
         Event::Message(answer) => {
-            tell_test(&sender, answer);
+            report(&sender, answer);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&results), Err(antiphon_dist::SubscribeError::TooMany));
+    assert_eq!(recv(&results), Err(antiphon_dist::SubscribeError::TooMany));
 }
 
 /// The actors of forged calls count for the node that sends the calls, not for the nodes that they name. A forged call
@@ -358,7 +358,7 @@ fn rci_quota_counts_sender_of_forged_calls() {
     let (sender, downs) = channel();
     let private = nodes.target.spawn(move |_cx: &mut Cx<()>, event| {
         if let Event::Down(down) = event {
-            tell_test(&sender, down.actor);
+            report(&sender, down.actor);
         }
         receive()
     });
@@ -375,12 +375,12 @@ fn rci_quota_counts_sender_of_forged_calls() {
             receive()
         }
         Event::Message(spawned) => {
-            tell_test(&sender, spawned.map(drop));
+            report(&sender, spawned.map(drop));
             receive()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&results), Ok(()), "the honest node has its own quota");
+    assert_eq!(recv(&results), Ok(()), "the honest node has its own quota");
     let started = started.load(Ordering::Relaxed);
     assert!((3..=4).contains(&started), "{started} were started");
     assert_eq!(downs.try_recv(), Err(TryRecvError::Empty), "no peer can name a private actor");
@@ -392,7 +392,7 @@ fn service_actors_ignore_terminate_and_throw_from_peers() {
     let nodes = ThreeNodes::with(|config| Config { dest_path: Some(dest.path().to_owned()), ..config });
     let rci = nodes.target.with(|node| node.rci("start", |_: u64| |_cx: &mut Cx<String>, _event| receive()));
     let rci = rci.expect("the name is free");
-    let exits = nodes.target.watch(rci.id());
+    let exits = nodes.target.monitor(rci.id());
     let node = rci.node();
     assert!(guessed_ids(node).any(|actor| actor == rci.id()), "the attack reaches the spawn service");
     // The barrier is registered, so a peer may terminate it. The attack leaves it out.
@@ -421,12 +421,12 @@ fn send_file(from: &TestNode, to: &TestNode, name: &'static str) -> Result<Store
             receive()
         }
         Event::Message(done) => {
-            tell_test(&sender, done);
+            report(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    heard(&results)
+    recv(&results)
 }
 
 /// A peer sends 70,000 `notify` signals to an actor, which keeps free requests for its own timers.
@@ -440,7 +440,7 @@ fn notify_flood_leaves_actor_its_own_requests() {
             // An actor without a free request would fail here.
             Event::Message(text) => {
                 cx.after(secs(600), String::new());
-                tell_test(&sender, text);
+                report(&sender, text);
             }
             _ => {}
         }
@@ -455,7 +455,7 @@ fn notify_flood_leaves_actor_its_own_requests() {
     });
     nodes.wait_until_received(&nodes.target);
     assert_eq!(nodes.honest.deliver(nodes.honest.find::<String>("victim"), "alive".to_owned()), Ok(()));
-    assert_eq!(heard(&messages), "alive");
+    assert_eq!(recv(&messages), "alive");
 }
 
 // A peer that sends messages of the file protocol out of order.
@@ -518,14 +518,14 @@ fn find_file_service(from: &TestNode, at: NodeId) -> Addr<ToFileService> {
                 }
             }
             Event::Message((id, true)) => {
-                tell_test(&sender, id);
+                report(&sender, id);
                 return stop();
             }
             _ => {}
         }
         receive()
     });
-    forged_addr(heard(&ids))
+    forged_addr(recv(&ids))
 }
 
 /// Offers a file. Returns the answer, and the messages that the offer's sender receives later.
@@ -549,15 +549,15 @@ fn offer(
                     |answer| Ok(answer.expect("the file service answers")),
                 );
             }
-            Event::Message(Ok(OfferAnswer::Send { receiver, .. })) => tell_test(&answer_sender, Ok(receiver)),
-            Event::Message(Ok(OfferAnswer::Refused(reason))) => tell_test(&answer_sender, Err(reason)),
-            Event::Message(Ok(_)) => tell_test(&answer_sender, Err(FileRefused::Corrupt)),
-            Event::Message(Err(message)) => tell_test(&message_sender, message),
+            Event::Message(Ok(OfferAnswer::Send { receiver, .. })) => report(&answer_sender, Ok(receiver)),
+            Event::Message(Ok(OfferAnswer::Refused(reason))) => report(&answer_sender, Err(reason)),
+            Event::Message(Ok(_)) => report(&answer_sender, Err(FileRefused::Corrupt)),
+            Event::Message(Err(message)) => report(&message_sender, message),
             _ => {}
         }
         receive()
     });
-    (heard(&answers), messages)
+    (recv(&answers), messages)
 }
 
 /// Three nodes of which the target accepts files, its file service, and the folder.
@@ -592,7 +592,7 @@ fn file_messages_out_of_order_are_refused() {
         let (receiver, replies) = offer(&nodes.hostile, file_service, (format!("f{n}"), 4_000_000));
         let receiver = receiver.expect("the offer is accepted");
         nodes.hostile.step(move |cx| messages.into_iter().for_each(|message| cx.tell(receiver, message)));
-        let replies = common::heard_until(&replies, |reply| !matches!(reply, ToSender::Written(_)));
+        let replies = common::recv_until(&replies, |reply| !matches!(reply, ToSender::Written(_)));
         assert_eq!(replies.last(), Some(&want), "case {n}");
     }
     // The content is longer than the offer, or does not match its hash.
@@ -601,7 +601,7 @@ fn file_messages_out_of_order_are_refused() {
         let receiver = receiver.expect("the offer is accepted");
         let messages = vec![ToReceiver::Begin(0), chunk(bytes), end(), chunk(1), end()];
         nodes.hostile.step(move |cx| messages.into_iter().for_each(|message| cx.tell(receiver, message)));
-        let replies = common::heard_until(&replies, |reply| matches!(reply, ToSender::Failed(_)));
+        let replies = common::recv_until(&replies, |reply| matches!(reply, ToSender::Failed(_)));
         let reason = replies.last().expect("the last reply is a failure");
         // The messages after the end are out of order, and one byte too many.
         let too_large = ToSender::Failed(FileRefused::TooLarge { max: 10 });
@@ -623,7 +623,7 @@ fn file_in_tiny_chunks_is_stored_whole() {
         bytes.iter().for_each(|byte| cx.tell(receiver, ToReceiver::Chunk(Bytes(vec![*byte]))));
         cx.tell(receiver, ToReceiver::End(Bytes(blake3::hash(&bytes).as_bytes().to_vec())));
     });
-    let replies = common::heard_until(&replies, |reply| !matches!(reply, ToSender::Written(_)));
+    let replies = common::recv_until(&replies, |reply| !matches!(reply, ToSender::Written(_)));
     assert_eq!(replies.last(), Some(&ToSender::Stored));
     assert_eq!(std::fs::read(dest.path().join("tiny")).expect("the file is stored"), content);
 }
@@ -643,13 +643,13 @@ fn file_transfer_accepts_only_its_own_sender() {
         cx.tell(receiver, ToReceiver::Begin(0));
         cx.tell(receiver, ToReceiver::Chunk(Bytes(b"abc".to_vec())));
     });
-    assert_eq!(heard(&replies), ToSender::Written(3));
+    assert_eq!(recv(&replies), ToSender::Written(3));
     nodes.honest.step(move |cx| cx.tell(receiver, ToReceiver::Abort(true)));
     nodes.hostile.step(move |cx| {
         let hash = Bytes(blake3::hash(b"abc").as_bytes().to_vec());
         cx.tell(receiver, ToReceiver::End(hash));
     });
-    assert_eq!(heard(&replies), ToSender::Stored);
+    assert_eq!(recv(&replies), ToSender::Stored);
 
     // An offer with another node's actor as sender.
     let victim = forged_addr(ActorId::new(nodes.honest.step(|cx| cx.id().node()), Key::from_bits(1)));
@@ -662,12 +662,12 @@ fn file_transfer_accepts_only_its_own_sender() {
             receive()
         }
         Event::Message(answer) => {
-            tell_test(&sender, matches!(answer, Ok(OfferAnswer::Refused(FileRefused::Disorder))));
+            report(&sender, matches!(answer, Ok(OfferAnswer::Refused(FileRefused::Disorder))));
             stop()
         }
         _ => receive(),
     });
-    assert!(heard(&answers), "the offer is refused as out of order");
+    assert!(recv(&answers), "the offer is refused as out of order");
 }
 
 /// A peer that offers files and never sends them occupies at most three quarters of the transfers.
@@ -696,15 +696,15 @@ fn deletion_flood_leaves_room_for_other_peers() {
                 }
             }
             Event::Message(answer) => match answer {
-                Ok(Deleted(Ok(false))) => tell_test(&sender, true),
-                Ok(Deleted(Err(FileRefused::TooManyTransfers { max: 6 }))) => tell_test(&sender, false),
+                Ok(Deleted(Ok(false))) => report(&sender, true),
+                Ok(Deleted(Err(FileRefused::TooManyTransfers { max: 6 }))) => report(&sender, false),
                 _ => {}
             },
             _ => {}
         }
         receive()
     });
-    let answers: Vec<bool> = (0..5000).map(|_| heard(&outcomes)).collect();
+    let answers: Vec<bool> = (0..5000).map(|_| recv(&outcomes)).collect();
     assert!(answers.contains(&true) && answers.contains(&false));
     assert_eq!(send_file(&nodes.honest, &nodes.target, "others"), Ok(Stored::New));
 }

@@ -11,7 +11,7 @@ use antiphon_dist::{
 };
 use antiphon_sched::{Addr, Cx, Event, millis, receive, stop};
 use common::certs::Certs;
-use common::{Net, PATIENCE, TestNode, heard, heard_until, tell_test};
+use common::{Net, PATIENCE, TestNode, recv, recv_until, report};
 
 const OLD: u32 = 1;
 const NEW: u32 = 2;
@@ -49,11 +49,11 @@ impl RotationTest {
         node.spawn(move |cx: &mut Cx<u64>, event| {
             if matches!(event, Event::Start) {
                 cx.register(NAMES[at])?;
-                tell_test(&ready, ());
+                report(&ready, ());
             }
             receive()
         });
-        heard(&registered);
+        recv(&registered);
         node
     }
 }
@@ -71,7 +71,7 @@ fn start_flow(from: &TestNode, to: &'static str) -> Receiver<Result<(), DeliverE
         match event {
             Event::Start | Event::Message(FlowEvent::Next) => cx.deliver(to, 0, PATIENCE, FlowEvent::Receipt),
             Event::Message(FlowEvent::Receipt(receipt)) => {
-                tell_test(&sender, receipt);
+                report(&sender, receipt);
                 cx.after(millis(1), FlowEvent::Next);
             }
             _ => {}
@@ -94,17 +94,17 @@ fn secret_rotation_keeps_messages_flowing() {
             let [one, other] = [&nodes[one], &nodes[other]].map(|node| node.as_ref().expect("the node runs"));
             let receipts = start_flow(one, other_name);
             let statuses = one.statuses();
-            heard_until(&statuses, |status| *status == (NAMES[at].into(), Status::Online));
+            recv_until(&statuses, |status| *status == (NAMES[at].into(), Status::Online));
             old.stop();
-            heard_until(&statuses, |status| *status == (NAMES[at].into(), Status::Offline));
+            recv_until(&statuses, |status| *status == (NAMES[at].into(), Status::Offline));
             let back = secrets.start(at, *step);
-            let seen = heard_until(&statuses, |status| *status == (NAMES[at].into(), Status::Online));
+            let seen = recv_until(&statuses, |status| *status == (NAMES[at].into(), Status::Online));
             assert!(seen.iter().all(|(name, _)| name == NAMES[at]), "{seen:?}");
             back.wait_for_peers(2);
-            assert_eq!(heard(&receipts), Ok(()));
+            assert_eq!(recv(&receipts), Ok(()));
             let failed = receipts.try_iter().find(Result::is_err);
             assert_eq!(failed, None, "{} to {other_name}", one.location);
-            assert_eq!(heard(&receipts), Ok(()), "the messages continue");
+            assert_eq!(recv(&receipts), Ok(()), "the messages continue");
             // The restarted node exchanges messages with both peers.
             for peer in [one, other] {
                 let addr: Addr<u64> = peer.find(NAMES[at]);
@@ -132,12 +132,12 @@ fn connect(node: &TestNode, at: Location) -> Result<Vec<Location>, PeerError> {
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found);
+            report(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    heard(&results)
+    recv(&results)
 }
 
 #[test]
@@ -155,11 +155,11 @@ fn config_with_invalid_secrets_is_refused() {
 #[test]
 fn hmac_suite_requires_both_nodes() {
     let net = Net::new();
-    let readable = |name| Config { suites: Some(vec![Suite::Hmac]), ..net.quiet(name, &[]) };
+    let readable = |name| Config { suites: Some(vec![Suite::Hmac]), ..net.static_config(name, &[]) };
     let first = TestNode::start(readable("first"));
     let second = TestNode::start(readable("second"));
     assert_eq!(connect(&second, first.location), Ok(vec![first.location]));
-    let third = net.quiet_node("third", &[]);
+    let third = net.static_node("third", &[]);
     assert_eq!(connect(&third, first.location), Err(PeerError::Refused(Refusal::Suite)));
 }
 
@@ -171,7 +171,7 @@ fn config_with_conflicting_suites_is_refused() {
         Some(NodeError::Suites(fault)) => fault,
         other => panic!("{other:?}"),
     };
-    let with = |suites: &[Suite]| Config { suites: Some(suites.to_vec()), ..net.quiet("node", &[]) };
+    let with = |suites: &[Suite]| Config { suites: Some(suites.to_vec()), ..net.static_config("node", &[]) };
     assert_eq!(fault(with(&[Suite::Tls])), SuitesFault::NoCertificate);
     assert_eq!(fault(with(&[Suite::Plain])), SuitesFault::PlainWithSecret);
     assert_eq!(fault(Config { certfile: certfile.clone(), ..with(&[Suite::Hmac]) }), SuitesFault::BesidesTls);

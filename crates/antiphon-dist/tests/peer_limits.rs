@@ -13,13 +13,13 @@ use antiphon_dist::{
 use antiphon_sched::{
     ActorId, Addr, AskError, Cx, DecodeError, EncodeError, Event, ReplyTo, Wire, millis, receive, stop,
 };
-use common::{End, Net, PATIENCE, TestNode, heard, tell_test, wait_for};
+use common::{Exit, Net, PATIENCE, TestNode, recv, report, wait_for};
 use tempfile::TempDir;
 
 /// A node with these limits, and a peer of it.
 fn pair(net: &Net, peer_limits: PeerLimits) -> (TestNode, TestNode) {
-    let strict = TestNode::start(Config { peer_limits, ..net.quiet("strict", &[]) });
-    let peer = net.quiet_node("peer", &[strict.location]);
+    let strict = TestNode::start(Config { peer_limits, ..net.static_config("strict", &[]) });
+    let peer = net.static_node("peer", &[strict.location]);
     peer.wait_for_peers(1);
     strict.wait_for_peers(1);
     (strict, peer)
@@ -42,7 +42,7 @@ fn ask<M: Send + 'static>(node: &TestNode, act: impl FnOnce(&mut Cx<'_, M>) + Se
     let mut act = Some(act);
     node.spawn(move |cx: &mut Cx<M>, event| match event {
         Event::Message(answer) => {
-            tell_test(&sender, answer);
+            report(&sender, answer);
             stop()
         }
         _ => {
@@ -65,10 +65,10 @@ fn peer_over_lookup_limit_is_refused() {
     strict.wait_for_counts("three lookups", |counts| counts.lookups == 3);
     let at = strict.location;
     let at_node = ask::<Found>(&peer, move |cx| cx.locate_at("four", at, PATIENCE, |found| found));
-    assert_eq!(heard(&at_node), Err(LocateError::Refused), "at once, because no other node is asked");
+    assert_eq!(recv(&at_node), Err(LocateError::Refused), "at once, because no other node is asked");
     let anywhere = ask::<Found>(&peer, |cx| cx.locate("four", millis(100), |found| found));
     assert_eq!(
-        heard(&anywhere),
+        recv(&anywhere),
         Err(LocateError::Refused),
         "at the timeout, because other nodes might have the name"
     );
@@ -76,9 +76,9 @@ fn peer_over_lookup_limit_is_refused() {
     assert_logged_once(&strict, "looks for more names");
     // A lookup that completes makes room for another.
     let _one = strict.listener::<String>("one");
-    assert!(heard(&open[0]).is_ok());
+    assert!(recv(&open[0]).is_ok());
     let _four = strict.listener::<String>("four");
-    assert!(heard(&seek("four")).is_ok());
+    assert!(recv(&seek("four")).is_ok());
 }
 
 #[test]
@@ -86,16 +86,16 @@ fn peer_over_monitor_limit_is_refused() {
     let (strict, peer) = pair(&Net::new(), PeerLimits { monitors_max: 2, ..PeerLimits::default() });
     let _messages = strict.listener::<String>("watched");
     let watched: Addr<String> = peer.find("watched");
-    let exits = [peer.watch(watched), peer.watch(watched)];
+    let exits = [peer.monitor(watched), peer.monitor(watched)];
     strict.wait_for_counts("two monitors", |counts| counts.monitors == 2);
     for _ in 0..2 {
-        assert_eq!(heard(&peer.watch(watched)), End::Refused);
+        assert_eq!(recv(&peer.monitor(watched)), Exit::Refused);
     }
     assert_eq!(refusals(&strict).monitors, 2);
     assert_eq!((strict.counts().monitors, peer.counts().monitors), (2, 2));
     assert_logged_once(&strict, "has reached its limit of monitors");
     peer.step(move |cx| cx.terminate(watched));
-    assert_eq!([heard(&exits[0]), heard(&exits[1])], [End::Terminated, End::Terminated]);
+    assert_eq!([recv(&exits[0]), recv(&exits[1])], [Exit::Terminated, Exit::Terminated]);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn peer_over_request_limit_is_refused_until_answered() {
         match event {
             Event::Start => {
                 cx.register("holder")?;
-                tell_test(&ready, ());
+                report(&ready, ());
             }
             Event::Message(Some(reply)) => kept.push(reply),
             Event::Message(None) => {
@@ -121,15 +121,15 @@ fn peer_over_request_limit_is_refused_until_answered() {
         }
         receive()
     });
-    heard(&registered);
+    recv(&registered);
     let holder: Addr<Option<ReplyTo<u64>>> = peer.find("holder");
     let request = || ask(&peer, move |cx| cx.ask(holder, PATIENCE, Some, |answer: Result<u64, _>| answer));
     for _ in 0..3 {
         let open = [request(), request()];
         // The requests arrive in order.
-        assert_eq!([heard(&request()), heard(&request())], [Err(AskError::Busy), Err(AskError::Busy)]);
+        assert_eq!([recv(&request()), recv(&request())], [Err(AskError::Busy), Err(AskError::Busy)]);
         assert_eq!(peer.deliver(holder, None), Ok(()), "a message without a request is accepted");
-        let mut answers = open.map(|answer| heard(&answer));
+        let mut answers = open.map(|answer| recv(&answer));
         answers.sort_by_key(Result::is_err);
         assert_eq!(answers, [Ok(7), Err(AskError::Dropped)]);
     }
@@ -139,7 +139,7 @@ fn peer_over_request_limit_is_refused_until_answered() {
 
 fn subscribe(node: &TestNode, to: Channel<String>, actor: ActorId) -> Result<(), SubscribeError> {
     let actor: Addr<String> = Addr::of(actor);
-    heard(&ask(node, move |cx| cx.subscribe_within(to, actor, PATIENCE, |done| done)))
+    recv(&ask(node, move |cx| cx.subscribe_within(to, actor, PATIENCE, |done| done)))
 }
 
 /// A peer has a quota of subscriptions at each channel, and one at all channels of a node.
@@ -178,7 +178,7 @@ fn send_file(from: &TestNode, to: &TestNode, file: &Path) -> Result<Stored, File
     let results = ask(from, move |cx| {
         cx.send_file(at, file, FileOptions::default(), PATIENCE, |done| done);
     });
-    heard(&results)
+    recv(&results)
 }
 
 /// A folder to store files in, a folder with files to send, and the paths of these files, which have 60 bytes each.
@@ -196,9 +196,10 @@ fn folders() -> (TempDir, TempDir, [PathBuf; 3]) {
 fn peer_over_file_quota_is_refused() {
     let (net, (dest, _source, [a, b, c])) = (Net::new(), folders());
     let peer_limits = PeerLimits { file_bytes_max: Some(120), ..PeerLimits::default() };
-    let config = Config { dest_path: Some(dest.path().to_owned()), peer_limits, ..net.quiet("strict", &[]) };
+    let config =
+        Config { dest_path: Some(dest.path().to_owned()), peer_limits, ..net.static_config("strict", &[]) };
     let strict = TestNode::start(config);
-    let peer = net.quiet_node("peer", &[strict.location]);
+    let peer = net.static_node("peer", &[strict.location]);
     peer.wait_for_peers(1);
     assert_eq!(send_file(&peer, &strict, &a), Ok(Stored::New));
     assert_eq!(send_file(&peer, &strict, &a), Ok(Stored::AlreadyThere), "no bytes were sent");
@@ -206,7 +207,7 @@ fn peer_over_file_quota_is_refused() {
     let refused = Err(FileError::Refused(FileRefused::OverQuota { max: 120 }));
     assert_eq!(send_file(&peer, &strict, &c), refused);
     // A new incarnation at the same address has no new quota.
-    let again = net.quiet_node("peer", &[strict.location]);
+    let again = net.static_node("peer", &[strict.location]);
     assert_eq!(send_file(&again, &strict, &c), refused);
     assert_eq!(refusals(&strict).files, 2);
     assert_eq!(send_file(&strict, &strict, &c), Ok(Stored::New), "this node itself has no quota");
@@ -218,9 +219,12 @@ fn dest_limit_counts_files_across_restarts() {
     let (net, (dest, _source, [a, b, c])) = (Net::new(), folders());
     let start = || {
         let dest_path = Some(dest.path().to_owned());
-        let strict =
-            TestNode::start(Config { dest_path, dest_bytes_max: Some(120), ..net.quiet("strict", &[]) });
-        let peer = net.quiet_node("peer", &[strict.location]);
+        let strict = TestNode::start(Config {
+            dest_path,
+            dest_bytes_max: Some(120),
+            ..net.static_config("strict", &[])
+        });
+        let peer = net.static_node("peer", &[strict.location]);
         peer.wait_for_peers(1);
         (strict, peer)
     };
@@ -239,7 +243,7 @@ fn dest_limit_counts_files_across_restarts() {
     wait_for("a new count of the files", || send_file(&peer, &strict, &c).is_ok().then_some(()));
     assert_eq!(send_file(&peer, &strict, &a), refused);
     let at = strict.location;
-    assert_eq!(heard(&ask(&peer, move |cx| cx.del_file(at, "c", "", PATIENCE, |done| done))), Ok(()));
+    assert_eq!(recv(&ask(&peer, move |cx| cx.del_file(at, "c", "", PATIENCE, |done| done))), Ok(()));
     assert_eq!(send_file(&peer, &strict, &a), Ok(Stored::New));
 }
 
@@ -286,8 +290,8 @@ impl Wire for SpawnReply {
 #[test]
 fn rci_quota_counts_sender_of_call() {
     let net = Net::new();
-    let owner = TestNode::start(Config { rci_actors_max: 1, ..net.quiet("owner", &[]) });
-    let [liar, other] = ["liar", "other"].map(|name| net.quiet_node(name, &[owner.location]));
+    let owner = TestNode::start(Config { rci_actors_max: 1, ..net.static_config("owner", &[]) });
+    let [liar, other] = ["liar", "other"].map(|name| net.static_node(name, &[owner.location]));
     owner.wait_for_peers(2);
     let rci = owner.with(|node| node.rci("idle", |_: u64| |_cx: &mut Cx<String>, _| receive()));
     let rci = rci.expect("the name is free");
@@ -298,23 +302,23 @@ fn rci_quota_counts_sender_of_call() {
         match event {
             Event::Start => {
                 cx.register("helpful")?;
-                tell_test(&ready, ());
+                report(&ready, ());
             }
             Event::Message(reply) => cx.tell(forge, ForgedCall(reply)),
             _ => {}
         }
         receive()
     });
-    heard(&registered);
+    recv(&registered);
     let at = liar.location;
-    let connected = heard(&ask(&other, move |cx| cx.peer(at, PATIENCE, |answer| answer)));
+    let connected = recv(&ask(&other, move |cx| cx.peer(at, PATIENCE, |answer| answer)));
     assert_eq!(connected, Ok(vec![at]));
     let helpful: Addr<ReplyTo<SpawnReply>> = other.find("helpful");
     let forged_call =
-        || heard(&ask(&other, move |cx| cx.ask(helpful, PATIENCE, |reply| reply, |answer| answer)));
+        || recv(&ask(&other, move |cx| cx.ask(helpful, PATIENCE, |reply| reply, |answer| answer)));
     assert_eq!(forged_call(), Ok(SpawnReply(0)), "the liar has one actor now");
     assert_eq!(forged_call(), Ok(SpawnReply(1)), "the liar is over its quota");
-    let call = |node: &TestNode| heard(&ask(node, move |cx| cx.call(rci, 1, PATIENCE, |spawned| spawned)));
+    let call = |node: &TestNode| recv(&ask(node, move |cx| cx.call(rci, 1, PATIENCE, |spawned| spawned)));
     assert!(call(&other).is_ok(), "the other node has its own quota");
     assert_eq!(call(&liar), Err(CallError::OverQuota { max: 1 }));
     assert_eq!(refusals(&owner).rci_actors, 2);

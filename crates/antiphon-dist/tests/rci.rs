@@ -9,7 +9,7 @@ use antiphon_dist::{CallError, Config, LocateError, NetCx, Rci, RegisterError};
 use antiphon_sched::{
     Actor, ActorId, Addr, Cx, Event, NodeId, Wire, exit, fail, millis, receive, secs, stop,
 };
-use common::{End, Net, PATIENCE, TestNode, heard, tell_test, wait_for};
+use common::{Exit, Net, PATIENCE, TestNode, recv, report, wait_for};
 
 /// An actor that exits with the first text that it receives, in capitals. With loudness 0 it fails in its first step, with
 /// 1 it exits there.
@@ -50,12 +50,12 @@ fn start_call<A: Wire + Send, T: Wire>(
     rci: Rci<A, T>,
     arguments: A,
     timeout: Duration,
-) -> (Receiver<CallResult<T>>, Receiver<(ActorId, End)>) {
+) -> (Receiver<CallResult<T>>, Receiver<(ActorId, Exit)>) {
     let (answer_sender, answers) = channel();
     let (exit_sender, exits) = channel();
     let watcher = node.spawn(move |_cx: &mut Cx<()>, event| {
         if let Event::Down(down) = event {
-            tell_test(&exit_sender, (down.actor, End::of(down)));
+            report(&exit_sender, (down.actor, Exit::of(down)));
         }
         receive()
     });
@@ -68,7 +68,7 @@ fn start_call<A: Wire + Send, T: Wire>(
             receive()
         }
         Event::Message(spawned) => {
-            tell_test(&answer_sender, spawned);
+            report(&answer_sender, spawned);
             stop()
         }
         _ => receive(),
@@ -76,9 +76,9 @@ fn start_call<A: Wire + Send, T: Wire>(
     (answers, exits)
 }
 
-fn call(node: &TestNode, rci: Shout, loudness: u64) -> (CallResult<String>, Receiver<(ActorId, End)>) {
+fn call(node: &TestNode, rci: Shout, loudness: u64) -> (CallResult<String>, Receiver<(ActorId, Exit)>) {
     let (answers, exits) = start_call(node, rci, loudness, PATIENCE);
-    (heard(&answers), exits)
+    (recv(&answers), exits)
 }
 
 fn send(node: &TestNode, to: Addr<String>, text: &'static str) {
@@ -93,12 +93,12 @@ fn locate<A: Wire, T: Wire>(node: &TestNode, name: &'static str) -> Result<Rci<A
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found);
+            report(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    heard(&results)
+    recv(&results)
 }
 
 #[test]
@@ -112,15 +112,15 @@ fn call_starts_remote_actor_and_reports_its_exit() {
         let actor = spawned.expect("the actor is started");
         assert_eq!(actor.node(), there.handle.node_id());
         send(node, actor, "hello");
-        assert_eq!(heard(&exits), (actor.id(), End::Value("HELLO!!".into())));
+        assert_eq!(recv(&exits), (actor.id(), Exit::Value("HELLO!!".into())));
         let (spawned, exits) = call(node, rci, 2);
         let actor = spawned.expect("the actor is started");
         send(node, actor, "panic");
-        assert_eq!(heard(&exits), (actor.id(), End::Panicked("on purpose".into())));
+        assert_eq!(recv(&exits), (actor.id(), Exit::Panicked("on purpose".into())));
         let (spawned, exits) = call(node, rci, 2);
         let actor = spawned.expect("the actor is started");
         node.step(move |cx| cx.terminate(actor));
-        assert_eq!(heard(&exits), (actor.id(), End::Terminated));
+        assert_eq!(recv(&exits), (actor.id(), Exit::Terminated));
         assert_eq!(exits.recv_timeout(millis(10)), Err(RecvTimeoutError::Timeout), "one exit is reported");
     }
 }
@@ -132,11 +132,11 @@ fn exit_in_first_step_is_reported() {
     for _ in 0..100 {
         for node in [&here, &there] {
             let (spawned, exits) = call(node, rci, 0);
-            let failed = End::Failed("no voice".into());
-            assert_eq!(heard(&exits), (spawned.expect("the actor was started").id(), failed));
+            let failed = Exit::Failed("no voice".into());
+            assert_eq!(recv(&exits), (spawned.expect("the actor was started").id(), failed));
             let (spawned, exits) = call(node, rci, 1);
-            let done = End::Value("done at once".into());
-            assert_eq!(heard(&exits), (spawned.expect("the actor was started").id(), done));
+            let done = Exit::Value("done at once".into());
+            assert_eq!(recv(&exits), (spawned.expect("the actor was started").id(), done));
         }
     }
 }
@@ -150,7 +150,7 @@ fn watcher_on_owning_node_receives_exit() {
     let watcher = there.spawn(move |cx: &mut Cx<String>, event| {
         match event {
             Event::Start => cx.register("watcher")?,
-            Event::Down(down) => tell_test(&sender, End::of(down)),
+            Event::Down(down) => report(&sender, Exit::of(down)),
             _ => {}
         }
         receive()
@@ -164,7 +164,7 @@ fn watcher_on_owning_node_receives_exit() {
         }
         _ => stop(),
     });
-    assert_eq!(heard(&exits), End::Value("done at once".into()));
+    assert_eq!(recv(&exits), Exit::Value("done at once".into()));
 }
 
 #[test]
@@ -181,9 +181,9 @@ fn rci_actor_starts_struct_with_two_arguments() {
     let (there, here) = Net::new().pair();
     let rci = there.with(|node| node.rci_actor("add", |(a, b): (u64, u64)| Adder(a + b)));
     let (spawned, exits) = start_call(&here, rci.expect("the name is free"), (1, 2), PATIENCE);
-    let actor = heard(&spawned).expect("the actor is started");
+    let actor = recv(&spawned).expect("the actor is started");
     here.step(move |cx| cx.send(actor, 3).is_ok());
-    assert_eq!(heard(&exits).1, End::Value("6".into()));
+    assert_eq!(recv(&exits).1, Exit::Value("6".into()));
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn rci_names_have_own_namespace_and_both_types() {
     let forged: Rci<String, String> = forged_rci(rci.id());
     for node in [&here, &there] {
         let (spawned, _) = start_call(node, forged, "x".to_owned(), PATIENCE);
-        assert_eq!(heard(&spawned), Err(CallError::WrongArguments { arguments: "str".into() }));
+        assert_eq!(recv(&spawned), Err(CallError::WrongArguments { arguments: "str".into() }));
     }
 }
 
@@ -251,15 +251,15 @@ fn rci_unregistered_refuses_calls_and_keeps_actors() {
     }
     let actor = spawned.expect("the actor was started");
     send(&here, actor, "still here");
-    assert_eq!(heard(&exits).1, End::Value("STILL HERE!!".into()));
+    assert_eq!(recv(&exits).1, Exit::Value("STILL HERE!!".into()));
     open_rci(&there, "shout");
 }
 
 #[test]
 fn rci_caller_over_quota_is_refused_until_exit() {
     let net = Net::new();
-    let there = TestNode::start(Config { rci_actors_max: 2, ..net.quiet("there", &[]) });
-    let here = net.quiet_node("here", &[there.location]);
+    let there = TestNode::start(Config { rci_actors_max: 2, ..net.static_config("there", &[]) });
+    let here = net.static_node("here", &[there.location]);
     here.wait_for_peers(1);
     let rci = open_rci(&there, "shout");
     for node in [&here, &there] {
@@ -267,7 +267,7 @@ fn rci_caller_over_quota_is_refused_until_exit() {
         assert!(call(node, rci, 2).0.is_ok());
         assert_eq!(call(node, rci, 2).0, Err(CallError::OverQuota { max: 2 }));
         send(node, spawned.expect("the actor was started"), "over");
-        heard(&exits);
+        recv(&exits);
         wait_for("room for one more actor", || call(node, rci, 2).0.is_ok().then_some(()));
         assert_eq!(call(node, rci, 2).0, Err(CallError::OverQuota { max: 2 }));
     }
@@ -279,9 +279,9 @@ fn node_lost_fails_call_and_reports_exit() {
     let rci = open_rci(&there, "shout");
     let (spawned, exits) = call(&here, rci, 2);
     there.stop();
-    assert_eq!(heard(&exits), (spawned.expect("the actor was started").id(), End::NodeLost));
+    assert_eq!(recv(&exits), (spawned.expect("the actor was started").id(), Exit::NodeLost));
     let (spawned, _) = start_call(&here, rci, 2, millis(100));
-    let reason = heard(&spawned).expect_err("the node has stopped");
+    let reason = recv(&spawned).expect_err("the node has stopped");
     assert!(
         matches!(reason, CallError::TimedOut | CallError::NodeLost | CallError::NotRegistered),
         "{reason}"
@@ -294,8 +294,8 @@ fn node_lost_fails_call_and_reports_exit() {
 #[test]
 fn thousand_calls_of_each_outcome_leak_nothing() {
     let net = Net::new();
-    let there = TestNode::start(Config { rci_actors_max: 9_999, ..net.quiet("there", &[]) });
-    let here = net.quiet_node("here", &[there.location]);
+    let there = TestNode::start(Config { rci_actors_max: 9_999, ..net.static_config("there", &[]) });
+    let here = net.static_node("here", &[there.location]);
     here.wait_for_peers(1);
     let rci = open_rci(&there, "shout");
     let closed = open_rci(&there, "closed");
@@ -340,12 +340,12 @@ fn thousand_calls_of_each_outcome_leak_nothing() {
                 _ => {}
             }
             if open == 0 {
-                tell_test(&sender, ());
+                report(&sender, ());
                 return stop();
             }
             receive()
         });
-        heard(&done);
+        recv(&done);
         wait_for("the sizes of the tables before the calls", || {
             ((tables(&here), tables(&there)) == before).then_some(())
         });

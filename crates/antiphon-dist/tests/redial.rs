@@ -8,24 +8,24 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use antiphon_dist::{Config, Location, NetCx, PeerAt, PeerError, Refusal, Status};
 use antiphon_sched::{Cx, Event, receive, secs, stop};
-use common::{Net, TestNode, heard, heard_until, tell_test};
+use common::{Net, TestNode, recv, recv_until, report};
 
 fn at_port_of(net: &Net, name: &str, at: Location) -> TestNode {
-    TestNode::start(Config { tcp_port: at.addr().port(), ..net.quiet(name, &[]) })
+    TestNode::start(Config { tcp_port: at.addr().port(), ..net.static_config(name, &[]) })
 }
 
 #[test]
 fn configured_peer_reconnects_after_goodbye() {
     let net = Net::new();
-    let server = net.quiet_node("server", &[]);
+    let server = net.static_node("server", &[]);
     let at = server.location;
-    let client = net.quiet_node("client", &[at]);
+    let client = net.static_node("client", &[at]);
     let statuses = client.statuses();
-    assert_eq!(heard(&statuses), ("server".into(), Status::Online));
+    assert_eq!(recv(&statuses), ("server".into(), Status::Online));
     server.stop();
-    assert_eq!(heard(&statuses), ("server".into(), Status::Offline));
+    assert_eq!(recv(&statuses), ("server".into(), Status::Offline));
     let server = at_port_of(&net, "server again", at);
-    assert_eq!(heard(&statuses), ("server again".into(), Status::Online));
+    assert_eq!(recv(&statuses), ("server again".into(), Status::Online));
     drop(server);
 }
 
@@ -36,13 +36,13 @@ fn restarted_peer_connects_by_its_first_announcement() {
     let at = server.location;
     let client = net.node("client");
     let statuses = client.statuses();
-    heard_until(&statuses, |status| *status == ("server".into(), Status::Online));
+    recv_until(&statuses, |status| *status == ("server".into(), Status::Online));
     // The client started later, so it has dialled. It must be able to dial again.
     server.stop();
-    assert_eq!(heard(&statuses), ("server".into(), Status::Offline));
+    assert_eq!(recv(&statuses), ("server".into(), Status::Offline));
     let again = TestNode::start(Config { tcp_port: at.addr().port(), ..net.config("server again") });
     let start = std::time::Instant::now();
-    assert_eq!(heard(&statuses), ("server again".into(), Status::Online));
+    assert_eq!(recv(&statuses), ("server again".into(), Status::Online));
     assert!(start.elapsed() < secs(3), "connected only after {:?}, by a later announcement", start.elapsed());
     drop(again);
 }
@@ -50,8 +50,8 @@ fn restarted_peer_connects_by_its_first_announcement() {
 #[test]
 fn connect_request_to_peer_reuses_connection() {
     let net = Net::new();
-    let first = net.quiet_node("first", &[]);
-    let second = net.quiet_node("second", &[first.location]);
+    let first = net.static_node("first", &[]);
+    let second = net.static_node("second", &[first.location]);
     first.wait_for_peers(1);
     let (sender, results) = std::sync::mpsc::channel();
     let at = second.location;
@@ -61,12 +61,12 @@ fn connect_request_to_peer_reuses_connection() {
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found);
+            report(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&results), Ok(vec![at]));
+    assert_eq!(recv(&results), Ok(vec![at]));
     assert_eq!(first.counts().connections, 1);
     assert_eq!(second.counts().connections, 1);
 }
@@ -80,24 +80,24 @@ fn connect(node: &TestNode, at: PeerAt) -> Result<Vec<Location>, PeerError> {
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found);
+            report(&sender, found);
             stop()
         }
         _ => receive(),
     });
-    heard(&results)
+    recv(&results)
 }
 
 #[test]
 fn connect_request_reports_peer_refusal_or_silence() {
     let net = Net::new();
-    let here = net.quiet_node("here", &[]);
-    let there = net.quiet_node("there", &[]);
+    let here = net.static_node("here", &[]);
+    let there = net.static_node("there", &[]);
     assert_eq!(connect(&here, there.location.into()), Ok(vec![there.location]));
     assert_eq!(connect(&here, there.location.into()), Ok(vec![there.location]));
     let to_itself = connect(&here, here.location.into());
     assert_eq!(to_itself, Err(PeerError::Refused(Refusal::SelfConnection)));
-    let foreign = Net::new().quiet_node("foreign", &[]);
+    let foreign = Net::new().static_node("foreign", &[]);
     let refused = connect(&here, foreign.location.into());
     assert_eq!(refused, Err(PeerError::Refused(Refusal::WrongSecret)));
     let absent = there.location;
@@ -125,23 +125,23 @@ fn resolve(host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
 #[test]
 fn host_name_dials_all_resolved_addresses() {
     let net = Net::new();
-    let server = net.quiet_node("server", &[]);
+    let server = net.static_node("server", &[]);
     SERVER_PORT.store(server.location.addr().port(), Ordering::SeqCst);
     let host = |name: &str| PeerAt::Host(name.into(), server.location.addr().port());
 
     let unknown = host("nowhere.test");
-    let config = Config { peers: vec![host("late.test")], ..net.quiet("late", &[]) };
+    let config = Config { peers: vec![host("late.test")], ..net.static_config("late", &[]) };
     let late = TestNode::resolving(config, resolve);
     let result = connect(&late, unknown.clone());
     assert_eq!(result, Err(PeerError::UnknownHost { at: unknown.clone(), reason: "no such host".into() }));
     late.wait_for_peers(1);
     assert_eq!(late.log.lines("late.test").len(), 1, "{:?}", late.log.lines(""));
 
-    let twin = TestNode::resolving(net.quiet("twin", &[]), resolve);
+    let twin = TestNode::resolving(net.static_config("twin", &[]), resolve);
     assert_eq!(connect(&twin, host("twin.test")), Ok(vec![server.location]));
 
     // An unknown host in the configuration does not prevent the other dials.
-    let config = Config { peers: vec![unknown, host("twin.test")], ..net.quiet("patient", &[]) };
+    let config = Config { peers: vec![unknown, host("twin.test")], ..net.static_config("patient", &[]) };
     let patient = TestNode::resolving(config, resolve);
     patient.wait_for_peers(1);
     assert_eq!(patient.log.lines("nowhere.test").len(), 1);
@@ -150,16 +150,16 @@ fn host_name_dials_all_resolved_addresses() {
 #[test]
 fn localhost_is_resolved_by_system() {
     let net = Net::new();
-    let server = net.quiet_node("server", &[]);
+    let server = net.static_node("server", &[]);
     let at: PeerAt = format!("localhost:{}", server.location.addr().port()).parse().expect("a peer");
-    let client = TestNode::start(Config { peers: vec![at], ..net.quiet("client", &[]) });
+    let client = TestNode::start(Config { peers: vec![at], ..net.static_config("client", &[]) });
     client.wait_for_peers(1);
 }
 
 #[test]
 fn loopback_confinement_refuses_other_hosts() {
     let net = Net::new();
-    let here = net.quiet_node("here", &[]);
+    let here = net.static_node("here", &[]);
     let far: PeerAt = "192.0.2.1:9".parse().expect("a location");
     assert!(matches!(connect(&here, far), Err(PeerError::Egress(_))));
     let far: PeerAt = "far.test:9".parse().expect("a host");

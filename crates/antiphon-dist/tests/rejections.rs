@@ -12,7 +12,7 @@ use antiphon_sched::{Addr, Cx, Event, Undelivered, millis, receive};
 use antiphon_wire::{
     Entropy, Handshake, Keyring, NodeId, Profile, Refusal, ResumeState, Suite, VERSION_MAX, VERSION_MIN,
 };
-use common::{End, Net, TestNode, heard, heard_until, tell_test};
+use common::{Exit, Net, TestNode, recv, recv_until, report};
 
 /// Sends bytes to the TCP port of a node, and returns the bytes that the node sends before it closes the connection.
 fn exchange(node: &TestNode, bytes: &[u8]) -> Vec<u8> {
@@ -50,7 +50,7 @@ impl Members {
         let received = later.listener::<String>("later");
         let addr: Addr<String> = self.one.find("later");
         assert_eq!(self.one.deliver(addr, "hello".into()), Ok(()));
-        assert_eq!(heard(&received), "hello");
+        assert_eq!(recv(&received), "hello");
     }
 }
 
@@ -66,12 +66,12 @@ fn node_with_wrong_secret_discovers_no_peer() {
             receive()
         }
         Event::Message(found) => {
-            tell_test(&sender, found.map(|_| ()));
+            report(&sender, found.map(|_| ()));
             antiphon_sched::stop()
         }
         _ => receive(),
     });
-    assert_eq!(heard(&results), Err(LocateError::TimedOut));
+    assert_eq!(recv(&results), Err(LocateError::TimedOut));
     foreign.wait_for_counts("refused announcements", |counts| counts.refused_datagrams >= 2);
     for node in [&foreign, &members.one] {
         let lines = node.log.lines("same secret");
@@ -84,7 +84,7 @@ fn node_with_wrong_secret_discovers_no_peer() {
 #[test]
 fn peer_with_wrong_secret_is_logged_once() {
     let members = Members::new();
-    let foreign = Net::new().quiet_node("foreign", &[members.one.location]);
+    let foreign = Net::new().static_node("foreign", &[members.one.location]);
     foreign.wait_for_counts("several refusals", |counts| counts.refused_handshakes >= 3);
     assert_eq!(foreign.log.lines("refused by the peer").len(), 1, "{:?}", foreign.log.lines(""));
     assert_eq!(members.one.log.lines("refused the peer").len(), 1, "{:?}", members.one.log.lines(""));
@@ -160,7 +160,7 @@ fn handshake_of_other_version_gets_supported_versions() {
 fn pending_connections_are_limited_in_number_and_time() {
     let net = Net::new();
     let limits = Limits { unproven_connections_max: 3, ..Limits::default() };
-    let node = TestNode::start(Config { limits, ..net.quiet("few", &[]) });
+    let node = TestNode::start(Config { limits, ..net.static_config("few", &[]) });
     let mut pending: Vec<TcpStream> = Vec::new();
     for _ in 0..5 {
         pending.push(TcpStream::connect(node.location.addr()).expect("the node listens"));
@@ -171,7 +171,7 @@ fn pending_connections_are_limited_in_number_and_time() {
         assert_eq!(oldest.read(&mut [0]).expect("the node closed it"), 0);
     }
     let limits = Limits { handshake_timeout: millis(50), ..Limits::default() };
-    let node = TestNode::start(Config { limits, ..net.quiet("brief", &[]) });
+    let node = TestNode::start(Config { limits, ..net.static_config("brief", &[]) });
     let silent = TcpStream::connect(node.location.addr()).expect("the node listens");
     let counts = node.wait_for_counts("the handshake timeout", |counts| counts.refused_handshakes > 0);
     assert_eq!(counts.connections, 0, "{counts:?}");
@@ -191,10 +191,10 @@ fn unexposed_actor_is_unreachable_for_peers() {
             Event::Resumed(_) => "resumed",
             _ => "another event",
         };
-        tell_test(&sender, kind);
+        report(&sender, kind);
         receive()
     });
-    assert_eq!(heard(&received), "start");
+    assert_eq!(recv(&received), "start");
     let guessed: Addr<String> = Addr::of(hidden.id());
     let refused = here.deliver(guessed, "hello".into());
     assert_eq!(refused, Err(DeliverError::Refused(Undelivered::NoActor)));
@@ -204,11 +204,11 @@ fn unexposed_actor_is_unreachable_for_peers() {
         cx.resume(guessed, 2u64);
         cx.notify(guessed);
     });
-    assert_eq!(heard(&here.watch(guessed)), End::NoActor);
+    assert_eq!(recv(&here.monitor(guessed)), Exit::NoActor);
     there.wait_for_counts("refusals", |counts| counts.refused_messages == 5);
     assert_eq!(received.try_recv(), Err(TryRecvError::Empty), "no signal of the peer arrives");
     there.handle.send(hidden, "local".into()).expect("the node runs");
-    assert_eq!(heard(&received), "message");
+    assert_eq!(recv(&received), "message");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn port_in_use_is_reported_with_its_number() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("the listener is bound").port();
     let net = Net::new();
-    let failed = Node::new(Config { tcp_port: port, ..net.quiet("node", &[]) });
+    let failed = Node::new(Config { tcp_port: port, ..net.static_config("node", &[]) });
     match failed.err() {
         Some(NodeError::Listen { at, .. }) => assert_eq!(at.port(), port),
         other => panic!("{other:?}"),
@@ -249,12 +249,12 @@ fn ignored_address_is_neither_dialled_nor_accepted() {
     let net = Net::new();
     let ignoring = Config { ignore_peers: vec![Ipv4Addr::LOCALHOST.into()], ..net.config("ignoring") };
     let node = TestNode::start(ignoring);
-    let other = net.quiet_node("other", &[node.location]);
+    let other = net.static_node("other", &[node.location]);
     // The node closes the connection without a reply, so the other node dials again.
     assert_eq!(exchange(&node, b""), b"");
     let statuses = other.statuses();
-    let third = net.quiet_node("third", &[other.location]);
-    heard_until(&statuses, |status| *status == ("third".into(), Status::Online));
+    let third = net.static_node("third", &[other.location]);
+    recv_until(&statuses, |status| *status == ("third".into(), Status::Online));
     assert_eq!((node.counts().peers, node.counts().connections), (0, 0));
     drop(third);
 }

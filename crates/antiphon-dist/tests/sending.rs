@@ -9,7 +9,7 @@ use antiphon_sched::{
     Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, ReplyTo, SendError, Undelivered, exit, fail,
     millis, receive, secs, stop,
 };
-use common::{End, Net, TestNode, heard, heard_until, tell_test};
+use common::{Exit, Net, TestNode, recv, recv_until, report};
 use serde::{Deserialize, Serialize};
 
 /// An actor that receives consecutive numbers, and reports their count after every `each` numbers.
@@ -21,7 +21,7 @@ fn counter(node: &TestNode, name: &'static str, each: u64) -> Receiver<u64> {
         match event {
             Event::Start => {
                 cx.register(name)?;
-                tell_test(&ready, ());
+                report(&ready, ());
             }
             Event::Message(number) => {
                 if number != next {
@@ -29,14 +29,14 @@ fn counter(node: &TestNode, name: &'static str, each: u64) -> Receiver<u64> {
                 }
                 next += 1;
                 if next % each == 0 {
-                    tell_test(&sender, next);
+                    report(&sender, next);
                 }
             }
             _ => {}
         }
         receive()
     });
-    heard(&registered);
+    recv(&registered);
     received
 }
 
@@ -47,7 +47,7 @@ fn sends_in_unchecked_loop_all_arrive() {
     let to: Addr<u64> = here.find("counter");
     let refused = here.step(move |cx| (0..100_000).filter(|n| cx.send(to, *n).is_err()).count());
     assert_eq!(refused, 0);
-    assert_eq!(heard(&received), 100_000);
+    assert_eq!(recv(&received), 100_000);
 }
 
 #[derive(Serialize, Deserialize)]
@@ -68,9 +68,9 @@ fn unconnected_nodes_with(
     each: u64,
     limits: Limits,
 ) -> (TestNode, TestNode, TestNode, Addr<u64>, Receiver<u64>) {
-    let middle = net.quiet_node("middle", &[]);
-    let far = net.quiet_node("far", &[middle.location]);
-    let near = TestNode::start(Config { limits, ..net.quiet("near", &[middle.location]) });
+    let middle = net.static_node("middle", &[]);
+    let far = net.static_node("far", &[middle.location]);
+    let near = TestNode::start(Config { limits, ..net.static_config("near", &[middle.location]) });
     let received = counter(&far, "counter", each);
     let counter: Addr<u64> = middle.find("counter");
     middle.spawn(move |cx: &mut Cx<AskForCounter>, event| {
@@ -91,7 +91,7 @@ fn sends_to_unconnected_node_all_arrive() {
     let (_middle, _far, near, to, received) = unconnected_nodes(&Net::new(), 100_000);
     let refused = near.step(move |cx| (0..100_000).filter(|n| cx.send(to, *n).is_err()).count());
     assert_eq!(refused, 0);
-    assert_eq!(heard(&received), 100_000);
+    assert_eq!(recv(&received), 100_000);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn signals_over_queue_bound_become_dead_letters() {
     );
     // The queue accepts messages again after the queued signals are sent.
     assert_eq!(near.step(move |cx| cx.send(to, 0).map_err(|error| error.reason())), Ok(()));
-    assert_eq!(heard(&received), 1);
+    assert_eq!(recv(&received), 1);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn address_in_exit_value_connects_when_used() {
         _ => receive(),
     });
     // No message has given the far node's address to this node.
-    let other = net.quiet_node("other", &[middle.location]);
+    let other = net.static_node("other", &[middle.location]);
     let leaver: Addr<()> = other.find("leaver");
     other.spawn(move |cx: &mut Cx<()>, event| match event {
         Event::Start => {
@@ -147,7 +147,7 @@ fn address_in_exit_value_connects_when_used() {
         }
         _ => receive(),
     });
-    assert_eq!(heard(&received), 1);
+    assert_eq!(recv(&received), 1);
     drop(near);
 }
 
@@ -170,7 +170,7 @@ fn try_all(node: &TestNode, to: Addr<u64>, count: u64) -> Receiver<u32> {
                 Err(error) => return fail(error.to_string()),
             }
         }
-        tell_test(&sender, busy);
+        report(&sender, busy);
         stop()
     });
     results
@@ -182,16 +182,16 @@ fn try_send_over_high_mark_continues_when_writable() {
     let received = counter(&there, "counter", 200_000);
     let to = here.find("counter");
     let tried = try_all(&here, to, 200_000);
-    assert!(heard(&tried) > 0, "the numbers exceed the high mark");
-    assert_eq!(heard(&received), 200_000);
+    assert!(recv(&tried) > 0, "the numbers exceed the high mark");
+    assert_eq!(recv(&received), 200_000);
 }
 
 #[test]
 fn try_send_to_unconnected_node_continues_when_connected() {
     let (_middle, _far, near, to, received) = unconnected_nodes(&Net::new(), 200_000);
     let tried = try_all(&near, to, 200_000);
-    assert!(heard(&tried) > 0, "the numbers exceed the high mark");
-    assert_eq!(heard(&received), 200_000);
+    assert!(recv(&tried) > 0, "the numbers exceed the high mark");
+    assert_eq!(recv(&received), 200_000);
 }
 
 #[test]
@@ -209,12 +209,12 @@ fn try_send_accepts_message_above_high_mark() {
                 Err(error) => return fail(error.to_string()),
             }
         }
-        tell_test(&sender, ());
+        report(&sender, ());
         stop()
     });
-    heard(&tried);
+    recv(&tried);
     for left in [3, 2, 1] {
-        let bytes = heard(&received);
+        let bytes = recv(&received);
         assert!(bytes.0.len() == 3 << 20 && bytes.0.iter().all(|byte| *byte == left));
     }
 }
@@ -232,10 +232,10 @@ fn message_over_size_limit_is_returned() {
 #[test]
 fn request_to_restarted_node_gets_no_actor() {
     let net = Net::new();
-    let middle = net.quiet_node("middle", &[]);
-    let server = net.quiet_node("server", &[]);
+    let middle = net.static_node("middle", &[]);
+    let server = net.static_node("server", &[]);
     let at = server.location;
-    let client = net.quiet_node("client", &[middle.location]);
+    let client = net.static_node("client", &[middle.location]);
     let (sender, found) = channel();
     let _listener = server.listener::<String>("listener");
     client.spawn(move |cx, event| match event {
@@ -244,24 +244,24 @@ fn request_to_restarted_node_gets_no_actor() {
             receive()
         }
         Event::Message(addr) => {
-            tell_test(&sender, addr);
+            report(&sender, addr);
             stop()
         }
         _ => receive(),
     });
-    let stale: Addr<String> = heard(&found).expect("the name is registered");
+    let stale: Addr<String> = recv(&found).expect("the name is registered");
     let statuses = client.statuses();
     server.stop();
-    heard_until(&statuses, |status| *status == ("server".into(), Status::Offline));
+    recv_until(&statuses, |status| *status == ("server".into(), Status::Offline));
 
     // No node runs at that location now, so these wait.
     let receipt = client.delivering(stale, "first".into(), secs(60));
-    let down = client.watch(stale);
+    let down = client.monitor(stale);
     assert_eq!(receipt.recv_timeout(millis(200)), Err(RecvTimeoutError::Timeout));
 
-    let server = TestNode::start(Config { tcp_port: at.addr().port(), ..net.quiet("server", &[]) });
-    assert_eq!(heard(&receipt), Err(DeliverError::Refused(Undelivered::NoActor)));
-    assert_eq!(heard(&down), End::NoActor);
+    let server = TestNode::start(Config { tcp_port: at.addr().port(), ..net.static_config("server", &[]) });
+    assert_eq!(recv(&receipt), Err(DeliverError::Refused(Undelivered::NoActor)));
+    assert_eq!(recv(&down), Exit::NoActor);
     assert_eq!(client.deliver(stale, "second".into()), Err(DeliverError::Refused(Undelivered::NoActor)));
     let asked = client.handle.ask(stale, secs(10), |_: ReplyTo<()>| "third".to_owned());
     assert!(matches!(asked, Err(AskError::NoActor | AskError::Dropped)), "{asked:?}");
@@ -271,20 +271,20 @@ fn request_to_restarted_node_gets_no_actor() {
 /// A node with mailboxes of 16 messages.
 fn narrow(net: &Net, name: &str) -> TestNode {
     let scheduler = LoopConfig { mailbox_max: 16, ..LoopConfig::default() };
-    TestNode::start(Config { scheduler, ..net.quiet(name, &[]) })
+    TestNode::start(Config { scheduler, ..net.static_config(name, &[]) })
 }
 
 #[test]
 fn full_mailbox_keeps_messages_and_down_in_order() {
     let net = Net::new();
     let there = narrow(&net, "narrow");
-    let here = net.quiet_node("here", &[there.location]);
+    let here = net.static_node("here", &[there.location]);
     let (sender, received) = channel();
     there.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
             Event::Start => cx.register("narrow")?,
-            Event::Message(number) => tell_test(&sender, Ok(number)),
-            Event::Down(down) => tell_test(&sender, Err(End::of(down))),
+            Event::Message(number) => report(&sender, Ok(number)),
+            Event::Down(down) => report(&sender, Err(Exit::of(down))),
             _ => {}
         }
         receive()
@@ -298,22 +298,22 @@ fn full_mailbox_keeps_messages_and_down_in_order() {
         stop()
     });
     for number in 0..50_000 {
-        assert_eq!(heard(&received), Ok(number));
+        assert_eq!(recv(&received), Ok(number));
     }
-    assert_eq!(heard(&received), Err(End::Done));
+    assert_eq!(recv(&received), Err(Exit::Done));
 }
 
 #[test]
 fn terminate_does_not_overtake_earlier_messages() {
     let net = Net::new();
     let there = narrow(&net, "narrow");
-    let here = net.quiet_node("here", &[there.location]);
+    let here = net.static_node("here", &[there.location]);
     let (sender, received) = channel();
     there.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
             Event::Start => cx.register("narrow")?,
-            Event::Message(number) => tell_test(&sender, Some(number)),
-            Event::Terminate => tell_test(&sender, None),
+            Event::Message(number) => report(&sender, Some(number)),
+            Event::Terminate => report(&sender, None),
             _ => {}
         }
         receive()
@@ -326,9 +326,9 @@ fn terminate_does_not_overtake_earlier_messages() {
         cx.terminate(to);
     });
     for number in 0..1_000 {
-        assert_eq!(heard(&received), Some(number));
+        assert_eq!(recv(&received), Some(number));
     }
-    assert_eq!(heard(&received), None);
+    assert_eq!(recv(&received), None);
 }
 
 #[test]
@@ -336,19 +336,19 @@ fn node_exit_with_remote_backlog_loses_nothing() {
     let net = Net::new();
     let there = narrow(&net, "narrow");
     let received = counter(&there, "counter", 20_000);
-    let here = net.quiet_node("here", &[there.location]);
+    let here = net.static_node("here", &[there.location]);
     let to: Addr<u64> = here.find("counter");
     here.step(move |cx| (0..20_000).for_each(|number| cx.tell(to, number)));
     here.with(|node| node.run()).expect("the peer acknowledges all messages");
     here.stop();
-    assert_eq!(heard(&received), 20_000);
+    assert_eq!(recv(&received), 20_000);
 }
 
 #[test]
 fn slow_actor_delays_only_its_own_messages() {
     let net = Net::new();
     let there = narrow(&net, "narrow");
-    let here = net.quiet_node("here", &[there.location]);
+    let here = net.static_node("here", &[there.location]);
     let (start, started) = channel::<()>();
     let mut is_started = false;
     let (sender, received) = channel();
@@ -356,7 +356,7 @@ fn slow_actor_delays_only_its_own_messages() {
     there.spawn(move |cx: &mut Cx<Bytes>, event| {
         match event {
             Event::Start => cx.register("slow")?,
-            Event::Message(bytes) => tell_test(&sender, bytes.0.len()),
+            Event::Message(bytes) => report(&sender, bytes.0.len()),
             _ => {}
         }
         is_started |= started.try_recv().is_ok();
@@ -369,14 +369,14 @@ fn slow_actor_delays_only_its_own_messages() {
     there.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
     for _ in 0..20 {
         assert_eq!(here.deliver(other, "quick".into()), Ok(()));
-        assert_eq!(heard(&quick), "quick");
+        assert_eq!(recv(&quick), "quick");
     }
     let backlog = there.counts().backlog_bytes;
     assert!((1..=9 << 20).contains(&backlog), "the backlog has {backlog} bytes");
     assert_eq!(received.try_iter().count(), 0, "the slow actor received messages before its start");
     start.send(()).expect("the actor runs");
     let mut left = 4_000;
-    drop(heard_until(&received, |_| {
+    drop(recv_until(&received, |_| {
         left -= 1;
         left == 0
     }));

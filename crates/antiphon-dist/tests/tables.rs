@@ -17,7 +17,7 @@ use antiphon_sched::{
     ActorId, Addr, AskError, Cx, Event, Key, NodeId, ReplyTo, SendError, Undelivered, millis, receive, secs,
     stop,
 };
-use common::{End, Net, TestNode, heard, tell_test, wait_for};
+use common::{Exit, Net, TestNode, recv, report, wait_for};
 
 const ROUNDS: usize = 1_000;
 /// The number of operations that run at once.
@@ -143,11 +143,11 @@ const OPERATIONS: &[Operation] = &[
         expect(results, |result| *result == Err(AskError::Dropped))
     }),
     ("monitor an actor that has ended", |fixture| {
-        expect(monitor_once(&fixture.here, fixture.dead.id()), |end| *end == End::NoActor)
+        expect(monitor_once(&fixture.here, fixture.dead.id()), |end| *end == Exit::NoActor)
     }),
     ("monitor an actor of an unknown node", |fixture| {
         let nowhere = ActorId::new(NodeId::from_bits(7), Key::from_bits(7));
-        expect(monitor_once(&fixture.here, nowhere), |end| *end == End::NodeLost)
+        expect(monitor_once(&fixture.here, nowhere), |end| *end == Exit::NodeLost)
     }),
     ("end while a live remote actor is monitored", |fixture| {
         let living = fixture.text.id();
@@ -237,7 +237,7 @@ fn ask<R: Send + 'static>(
             receive()
         }
         Event::Message(result) => {
-            tell_test(&sender, result);
+            report(&sender, result);
             stop()
         }
         _ => receive(),
@@ -258,13 +258,13 @@ fn run(fixture: &Fixture, act: impl FnOnce(&mut Cx<'_, ()>) + Send + 'static) ->
 /// Waits for a result, and checks it.
 fn expect<R: Debug + 'static>(results: Receiver<R>, is_expected: fn(&R) -> bool) -> Wait {
     Box::new(move || {
-        let result = heard(&results);
+        let result = recv(&results);
         assert!(is_expected(&result), "{result:?}");
     })
 }
 
 /// Monitors an actor until it exits.
-fn monitor_once(node: &TestNode, actor: ActorId) -> Receiver<End> {
+fn monitor_once(node: &TestNode, actor: ActorId) -> Receiver<Exit> {
     let (sender, exits) = channel();
     node.spawn(move |cx: &mut Cx<()>, event| match event {
         Event::Start => {
@@ -272,7 +272,7 @@ fn monitor_once(node: &TestNode, actor: ActorId) -> Receiver<End> {
             receive()
         }
         Event::Down(down) => {
-            tell_test(&sender, End::of(down));
+            report(&sender, Exit::of(down));
             stop()
         }
         _ => receive(),
@@ -327,11 +327,12 @@ impl Fixture {
     fn new() -> Self {
         let net = Net::new();
         let limits = Limits { message_bytes_max: MESSAGE_BYTES_MAX as u32, ..Limits::default() };
-        let there = TestNode::start(Config { limits, transfers_max: 2 * BATCH, ..net.quiet("there", &[]) });
+        let there =
+            TestNode::start(Config { limits, transfers_max: 2 * BATCH, ..net.static_config("there", &[]) });
         let here = TestNode::start(Config {
             limits,
             transfers_max: 2 * BATCH,
-            ..net.quiet("here", &[there.location])
+            ..net.static_config("here", &[there.location])
         });
         here.wait_for_peers(1);
         drop(there.listener::<u64>("number"));
@@ -340,17 +341,17 @@ impl Fixture {
         let (sender, registered) = channel();
         there.spawn(move |cx: &mut Cx<String>, event| match event {
             Event::Start => {
-                tell_test(&sender, cx.register("mortal").is_ok());
+                report(&sender, cx.register("mortal").is_ok());
                 receive()
             }
             Event::Message(_) => stop(),
             _ => receive(),
         });
-        assert!(heard(&registered));
+        assert!(recv(&registered));
         let dead: Addr<String> = here.find("mortal");
         assert_eq!(here.deliver(dead, "end".into()), Ok(()));
-        assert_eq!(heard(&here.watch(dead)), End::NoActor);
-        let stopped = net.quiet_node("gone", &[]);
+        assert_eq!(recv(&here.monitor(dead)), Exit::NoActor);
+        let stopped = net.static_node("gone", &[]);
         let closed = stopped.location;
         stopped.stop();
         let (number, text, silent) = (here.find("number"), here.find("text"), here.find("silent"));

@@ -11,11 +11,11 @@ use antiphon_dist::{
 use antiphon_sched::{Addr, Bytes, Cx, Event, Framing, SocketEvent, receive, stop};
 use common::bare_tls;
 use common::certs::{Certs, Files, set_mode};
-use common::{Net, PATIENCE, TestNode, heard, heard_until, tell_test};
+use common::{Net, PATIENCE, TestNode, recv, recv_until, report};
 
 /// A configuration with TLS and without a secret.
 fn tls_only(net: &Net, name: &str, own: &Files) -> Config {
-    Config { secret: None, certfile: Some(own.both.clone()), ..net.quiet(name, &[]) }
+    Config { secret: None, certfile: Some(own.both.clone()), ..net.static_config(name, &[]) }
 }
 
 fn with_peer(config: Config, peer: &TestNode) -> Config {
@@ -28,7 +28,7 @@ fn assert_delivers(first: &TestNode, second: &TestNode) {
     let messages = first.listener::<String>("listener");
     let addr: Addr<String> = second.find("listener");
     assert_eq!(second.deliver(addr, "by TLS".into()), Ok(()));
-    assert_eq!(heard(&messages), "by TLS");
+    assert_eq!(recv(&messages), "by TLS");
 }
 
 /// Connects to a location by `peer`, and returns the result.
@@ -41,12 +41,12 @@ fn connect(node: &TestNode, at: impl Into<Location>) -> Result<Vec<Location>, Pe
             receive()
         }
         Event::Message(answer) => {
-            tell_test(&sender, answer);
+            report(&sender, answer);
             stop()
         }
         _ => receive(),
     });
-    heard(&results)
+    recv(&results)
 }
 
 fn refused(fault: TlsFault) -> Result<Vec<Location>, PeerError> {
@@ -132,7 +132,7 @@ fn tls_pinned_certificates_are_accepted_and_others_refused() {
     // The third node trusts the other two, which do not trust it.
     let third = TestNode::start(Config { pinned: vec![all], ..tls_only(&net, "third", &c) });
     let statuses = first.statuses();
-    heard_until(&statuses, |status| *status == ("second".into(), Status::Online));
+    recv_until(&statuses, |status| *status == ("second".into(), Status::Online));
     assert_eq!(connect(&third, first.location), refused(TlsFault::Rejected));
     first.log.wait_for(&format!("refused the peer: {}", TlsFault::Stranger));
     assert_eq!(connect(&first, third.location), refused(TlsFault::Stranger));
@@ -186,7 +186,7 @@ fn tls_pinned_certificate_outside_validity_is_refused() {
         let node = TestNode::start(Config { pinned: vec![bad.cert.clone()], ..tls_only(&net, "node", &own) });
         let server = bare_tls::serve(&bad);
         assert_eq!(connect(&node, server), refused(fault));
-        let alert = bare_tls::knock(node.location.addr(), Some(&bad));
+        let alert = bare_tls::refused_dial(node.location.addr(), Some(&bad));
         assert!(alert.contains("CertificateExpired"), "{alert}");
         node.log.wait_for(&fault.to_string());
         assert_eq!(node.counts().connections, 0);
@@ -198,13 +198,13 @@ fn tls_peer_without_certificate_or_key_is_refused() {
     let (net, certs) = (Net::new(), Certs::new());
     let own = certs.node("own");
     let node = TestNode::start(tls_only(&net, "node", &own));
-    let alert = bare_tls::knock(node.location.addr(), None);
+    let alert = bare_tls::refused_dial(node.location.addr(), None);
     assert!(alert.contains("CertificateRequired"), "{alert}");
     node.log.wait_for(&TlsFault::Missing.to_string());
 
     // The thief has the pinned certificate, which is public, and another key.
     let thief = Files { key: certs.node("thief").key, ..own };
-    let alert = bare_tls::knock(node.location.addr(), Some(&thief));
+    let alert = bare_tls::refused_dial(node.location.addr(), Some(&thief));
     assert!(alert.contains("DecryptError") || alert.contains("BadCertificate"), "{alert}");
     node.log.wait_for(&TlsFault::Unusable.to_string());
     assert_eq!(connect(&node, bare_tls::serve(&thief)), refused(TlsFault::Unusable));
@@ -241,8 +241,9 @@ fn tls_relay_in_the_middle_is_refused() {
 #[test]
 fn tls_node_and_plain_node_refuse_each_other() {
     let (net, certs) = (Net::new(), Certs::new());
-    let tls = TestNode::start(Config { certfile: Some(certs.node("own").both), ..net.quiet("tls", &[]) });
-    let plain = net.quiet_node("plain", &[]);
+    let tls =
+        TestNode::start(Config { certfile: Some(certs.node("own").both), ..net.static_config("tls", &[]) });
+    let plain = net.static_node("plain", &[]);
     assert_eq!(connect(&tls, plain.location), refused(TlsFault::OneSided));
     assert_eq!(connect(&plain, tls.location), refused(TlsFault::OneSided));
     for node in [&tls, &plain] {
@@ -272,7 +273,7 @@ fn tls_hundred_thousand_messages_arrive_in_order() {
         }
         receive()
     });
-    assert_eq!(heard(&counts), 100_000);
+    assert_eq!(recv(&counts), 100_000);
 }
 
 /// Starts an actor that counts numbers and fails if they are out of order. It reports when it has `wanted` of them.
@@ -287,7 +288,7 @@ fn counter(node: &TestNode, wanted: u64) -> Receiver<u64> {
             _ => {}
         }
         if next == wanted {
-            tell_test(&sender, next);
+            report(&sender, next);
         }
         receive()
     });
@@ -305,9 +306,9 @@ fn tls_large_message_does_not_block_small_ones() {
     let body: Vec<u8> = (0..(16 << 20) - 1024).map(|at: usize| ((at * 31) >> 3) as u8).collect();
     let receipt = second.delivering(to_big, Bytes::from(body.clone()), PATIENCE);
     assert_eq!(second.deliver(to_small, "meanwhile".into()), Ok(()));
-    assert_eq!(heard(&small), "meanwhile");
-    assert_eq!(heard(&receipt), Ok(()));
-    assert!(heard(&big) == Bytes::from(body), "every byte is as it was sent");
+    assert_eq!(recv(&small), "meanwhile");
+    assert_eq!(recv(&receipt), Ok(()));
+    assert!(recv(&big) == Bytes::from(body), "every byte is as it was sent");
 }
 
 #[test]
@@ -471,17 +472,17 @@ fn tls_node_and_actor_socket_refuse_each_other() {
             Event::Start => {
                 let framing = Framing::Lines { max: 1000 };
                 let at = cx.listen(tls.at("127.0.0.1:0"), framing, |_, event| event)?;
-                tell_test(&listener_sender, at);
+                report(&listener_sender, at);
                 cx.connect(tls.at(to), framing, PATIENCE, |_, event| event);
             }
             Event::Message(SocketEvent::Closed(reason)) => {
-                tell_test(&fault_sender, reason.as_ref().and_then(TlsFault::of));
+                report(&fault_sender, reason.as_ref().and_then(TlsFault::of));
             }
             _ => {}
         }
         receive()
     });
-    assert_eq!(heard(&faults), Some(TlsFault::OtherProtocol));
-    assert_eq!(connect(&node, heard(&listeners)), refused(TlsFault::OtherProtocol));
+    assert_eq!(recv(&faults), Some(TlsFault::OtherProtocol));
+    assert_eq!(connect(&node, recv(&listeners)), refused(TlsFault::OtherProtocol));
     assert_eq!(node.counts().peers, 0);
 }

@@ -39,7 +39,7 @@ impl AttackTest {
 
     /// Checks that a new peer can connect and gets a reply.
     pub(crate) fn connect_new_peer(&self) {
-        let newcomer = self.net.quiet_node("newcomer", &[self.victim.location]);
+        let newcomer = self.net.static_node("newcomer", &[self.victim.location]);
         let echo: Addr<Echo> = newcomer.find("echo");
         assert_eq!(newcomer.handle.ask(echo, PATIENCE, move |reply| Echo(7, reply)), Ok(7));
     }
@@ -80,7 +80,7 @@ struct Bystander {
 
 impl Bystander {
     fn start(net: &Net, victim: &Victim) -> Self {
-        let node = net.quiet_node("bystander", &[victim.location]);
+        let node = net.static_node("bystander", &[victim.location]);
         let echo: Addr<Echo> = node.find("echo");
         let handle = node.handle.clone();
         let is_over = Arc::new(AtomicBool::new(false));

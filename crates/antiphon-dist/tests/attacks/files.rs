@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
-use crate::common::{Net, PATIENCE, TestNode, heard, tell_test};
+use crate::common::{Net, PATIENCE, TestNode, recv, report};
 use crate::member::Member;
 use crate::victim::VictimOptions;
 
@@ -76,7 +76,7 @@ impl FileAttacker {
         let attack = AttackTest::on(Net { udp_port: 0, ..Net::new() }, options);
         let mut member = Member::join(&attack.net, &attack.victim);
         let (key, _) = member.find(NameSpace::Service, "files");
-        let config = attack.net.quiet("attacker", &[attack.victim.location]);
+        let config = attack.net.static_config("attacker", &[attack.victim.location]);
         let node = TestNode::start(Config { ip: [127, 0, 0, 2].into(), ..config });
         node.wait_for_peers(1);
         let victim = NodeId::from_bits(member.session.peer().0);
@@ -178,7 +178,7 @@ pub(crate) fn file_sender_over_window_or_size_is_refused() {
     let (events, received) = std::sync::mpsc::channel();
     let sender = attacker.node.spawn(move |_: &mut Cx<ToSender>, event| {
         if let Event::Message(message) = event {
-            tell_test(&events, message);
+            report(&events, message);
         }
         receive()
     });
@@ -193,7 +193,7 @@ pub(crate) fn file_sender_over_window_or_size_is_refused() {
             attacker.node.handle.send(receiver, chunk).expect("the node runs");
         }
         let refused = loop {
-            match heard(&received) {
+            match recv(&received) {
                 ToSender::Failed(reason) => break reason,
                 ToSender::Written(_) => {}
                 other @ (ToSender::Stored | ToSender::Different(_)) => panic!("{other:?}"),

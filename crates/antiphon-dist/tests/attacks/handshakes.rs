@@ -12,7 +12,7 @@ use antiphon_wire::{Deframer, Entropy, Handshake, HandshakeError, ResumeState};
 use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::caller::{Failed, HEADER_BYTES, MESSAGES, Message, exchange, handshake, profile, read_message};
-use crate::common::{Net, PATIENCE, tell_test, wait_for};
+use crate::common::{Net, PATIENCE, report, wait_for};
 use crate::middle::{self, Direction, Forward};
 use crate::victim::{Echo, VictimOptions};
 
@@ -29,11 +29,11 @@ pub(crate) fn handshake_replayed_is_refused() {
     let (sender, pieces) = channel();
     let middle = middle::start(at, move |piece| {
         if piece.direction == Direction::ToVictim {
-            tell_test(&sender, piece.bytes.clone());
+            report(&sender, piece.bytes.clone());
         }
         Forward::Bytes(piece.bytes)
     });
-    let peer = attack.net.quiet_node("peer", &[middle.into()]);
+    let peer = attack.net.static_node("peer", &[middle.into()]);
     let echo: Addr<Echo> = peer.find("echo");
     let ask = |number| peer.handle.ask(echo, PATIENCE, move |reply| Echo(number, reply));
     assert_eq!(ask(1), Ok(1));

@@ -14,7 +14,7 @@ use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
 use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::common::bombs::bombs;
-use crate::common::{PATIENCE, TestNode, heard, tell_test, wait_for};
+use crate::common::{PATIENCE, TestNode, recv, report, wait_for};
 use crate::member::Member;
 use crate::victim::CALLED;
 
@@ -109,8 +109,10 @@ pub(crate) fn monitors_are_limited_and_dropped_with_their_peer() {
 
 pub(crate) fn rci_calls_over_quota_are_refused() {
     let mut attack = AttackTest::without_discovery();
-    let config =
-        Config { ip: [127, 0, 0, 2].into(), ..attack.net.quiet("flooder", &[attack.victim.location]) };
+    let config = Config {
+        ip: [127, 0, 0, 2].into(),
+        ..attack.net.static_config("flooder", &[attack.victim.location])
+    };
     let quota = config.rci_actors_max;
     let flooder = TestNode::start(config);
     let calls = 10 * quota;
@@ -129,12 +131,12 @@ pub(crate) fn rci_calls_over_quota_are_refused() {
                     cx.call(rci, argument, PATIENCE, |called| Flood::Called(called.map(drop)));
                 }
             }
-            Event::Message(Flood::Called(called)) => tell_test(&sender, called),
+            Event::Message(Flood::Called(called)) => report(&sender, called),
             _ => {}
         }
         receive()
     });
-    let called: Vec<_> = (0..calls).map(|_| heard(&results)).collect();
+    let called: Vec<_> = (0..calls).map(|_| recv(&results)).collect();
     let started = called.iter().filter(|called| called.is_ok()).count();
     assert_eq!(started, quota);
     let refusal = Err(CallError::OverQuota { max: quota });

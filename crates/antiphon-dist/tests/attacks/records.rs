@@ -8,7 +8,7 @@ use antiphon_sched::Addr;
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
-use crate::common::{PATIENCE, tell_test, wait_for};
+use crate::common::{PATIENCE, report, wait_for};
 use crate::middle::{self, Forward, HANDSHAKE_PIECES, Piece};
 use crate::victim::Tally;
 
@@ -65,7 +65,7 @@ impl Tamperer {
             (None, _) if piece.index == CHANGED + 2 => Forward::Last(piece.bytes.clone()),
             (Some(_), Some(tampering)) if is_due => self.apply(*tampering, &piece),
             (Some(_), None) => {
-                tell_test(&self.done, ());
+                report(&self.done, ());
                 Forward::Bytes(piece.bytes.clone())
             }
             (_, _) => Forward::Bytes(piece.bytes.clone()),
@@ -106,7 +106,7 @@ pub(crate) fn record_tampered_with_costs_only_its_connection() {
     let mut tamperer =
         Tamperer { last: Default::default(), previous: Default::default(), held: Vec::new(), done };
     let middle = middle::start(attack.victim.location.addr(), move |piece| tamperer.edit(piece));
-    let peer = attack.net.quiet_node("peer", &[middle.into()]);
+    let peer = attack.net.static_node("peer", &[middle.into()]);
     let tally: Addr<Tally> = peer.find("tally");
     let mut sent = 0;
     // There is traffic in both directions: after ten numbers comes a request for their count.

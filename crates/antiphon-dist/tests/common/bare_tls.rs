@@ -153,7 +153,7 @@ pub(crate) fn begin(mut stream: TcpStream, files: &Files) -> StreamOwned<ClientC
 }
 
 /// The error with which a node refuses a dialler that presents this certificate, or none.
-pub(crate) fn knock(at: SocketAddr, files: Option<&Files>) -> String {
+pub(crate) fn refused_dial(at: SocketAddr, files: Option<&Files>) -> String {
     let mut stream = TcpStream::connect(at).expect("the node listens");
     let mut tls = client(files);
     loop {

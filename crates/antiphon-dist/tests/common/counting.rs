@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// The number of allocations of this thread so far.
-pub(crate) fn allocations_here() -> u64 {
+pub(crate) fn thread_allocations() -> u64 {
     THREAD_ALLOCATIONS.with(Cell::get)
 }
 

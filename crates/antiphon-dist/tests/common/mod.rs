@@ -52,7 +52,7 @@ impl Net {
     }
 
     /// A node that connects only to these peers, without discovery.
-    pub(crate) fn quiet(&self, name: &str, peers: &[Location]) -> Config {
+    pub(crate) fn static_config(&self, name: &str, peers: &[Location]) -> Config {
         Config {
             discover_peers: false,
             peers: peers.iter().map(|at| PeerAt::from(*at)).collect(),
@@ -64,14 +64,14 @@ impl Net {
         TestNode::start(self.config(name))
     }
 
-    pub(crate) fn quiet_node(&self, name: &str, peers: &[Location]) -> TestNode {
-        TestNode::start(self.quiet(name, peers))
+    pub(crate) fn static_node(&self, name: &str, peers: &[Location]) -> TestNode {
+        TestNode::start(self.static_config(name, peers))
     }
 
     /// Two connected nodes: the second has dialled the first.
     pub(crate) fn pair(&self) -> (TestNode, TestNode) {
-        let first = self.quiet_node("first", &[]);
-        let second = self.quiet_node("second", &[first.location]);
+        let first = self.static_node("first", &[]);
+        let second = self.static_node("second", &[first.location]);
         second.wait_for_peers(1);
         first.wait_for_peers(1);
         (first, second)
@@ -136,7 +136,7 @@ impl TestNode {
     pub(crate) fn with<R: Send + 'static>(&self, job: impl FnOnce(&mut Node) -> R + Send + 'static) -> R {
         let (sender, results) = channel();
         let job = move |node: &mut Node| {
-            tell_test(&sender, job(node));
+            report(&sender, job(node));
         };
         self.jobs.as_ref().expect("the node runs").send(Box::new(job)).expect("the node runs");
         self.wake();
@@ -158,9 +158,9 @@ impl TestNode {
             match event {
                 Event::Start => {
                     cx.register(name)?;
-                    tell_test(&ready, ());
+                    report(&ready, ());
                 }
-                Event::Message(message) => tell_test(&sender, message),
+                Event::Message(message) => report(&sender, message),
                 _ => {}
             }
             receive()
@@ -178,12 +178,12 @@ impl TestNode {
                 receive()
             }
             Event::Message(found) => {
-                tell_test(&sender, found);
+                report(&sender, found);
                 antiphon_sched::stop()
             }
             _ => receive(),
         });
-        heard(&results).expect("an actor has the name")
+        recv(&results).expect("an actor has the name")
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -202,12 +202,12 @@ impl TestNode {
                 cx.peer_status(|_| ());
             }
             if cx.peers().len() == count {
-                tell_test(&sender, ());
+                report(&sender, ());
                 return antiphon_sched::stop();
             }
             receive()
         });
-        heard(&reached);
+        recv(&reached);
     }
 
     /// Reports each change of a peer's status, with the peer's name.
@@ -219,7 +219,7 @@ impl TestNode {
                     cx.set_daemon(true);
                     cx.peer_status(|status| status);
                 }
-                Event::Message(status) => tell_test(&sender, (status.name, status.status)),
+                Event::Message(status) => report(&sender, (status.name, status.status)),
                 _ => {}
             }
             receive()
@@ -257,13 +257,13 @@ impl Drop for TestNode {
 }
 
 /// Sends a value to the test, unless the test has dropped the receiver.
-pub(crate) fn tell_test<T>(to: &Sender<T>, value: T) {
+pub(crate) fn report<T>(to: &Sender<T>, value: T) {
     drop(to.send(value));
 }
 
 /// The next value of a channel. Panics when none arrives within [`PATIENCE`].
 #[track_caller]
-pub(crate) fn heard<T>(from: &Receiver<T>) -> T {
+pub(crate) fn recv<T>(from: &Receiver<T>) -> T {
     match from.recv_timeout(PATIENCE) {
         Ok(value) => value,
         Err(reason) => panic!("waited {PATIENCE:?} for a value: {reason}"),
@@ -285,7 +285,7 @@ pub(crate) fn wait_for<R>(what: &str, mut wanted: impl FnMut() -> Option<R>) -> 
 
 /// Receives values up to the first for which `wanted` holds, and returns them all.
 #[track_caller]
-pub(crate) fn heard_until<T: Debug>(from: &Receiver<T>, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
+pub(crate) fn recv_until<T: Debug>(from: &Receiver<T>, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
     let mut all = Vec::new();
     loop {
         match from.recv_timeout(PATIENCE) {
@@ -351,7 +351,7 @@ impl TestNode {
     /// Sends a message, waits for its receipt, and returns it.
     #[track_caller]
     pub(crate) fn deliver<M: Send + 'static>(&self, to: Addr<M>, message: M) -> Result<(), DeliverError> {
-        heard(&self.delivering(to, message, PATIENCE))
+        recv(&self.delivering(to, message, PATIENCE))
     }
 
     /// Sends a message; the receipt arrives on the channel.
@@ -371,7 +371,7 @@ impl TestNode {
                 receive()
             }
             Event::Message(receipt) => {
-                tell_test(&sender, receipt);
+                report(&sender, receipt);
                 antiphon_sched::stop()
             }
             _ => receive(),
@@ -380,7 +380,7 @@ impl TestNode {
     }
 
     /// Monitors an actor; its exit reason arrives on the channel.
-    pub(crate) fn watch(&self, actor: impl Into<ActorId>) -> Receiver<End> {
+    pub(crate) fn monitor(&self, actor: impl Into<ActorId>) -> Receiver<Exit> {
         let (sender, exits) = channel();
         let actor = actor.into();
         self.spawn(move |cx: &mut Cx<()>, event| {
@@ -388,7 +388,7 @@ impl TestNode {
                 Event::Start => {
                     cx.monitor(actor);
                 }
-                Event::Down(down) => tell_test(&sender, End::of(down)),
+                Event::Down(down) => report(&sender, Exit::of(down)),
                 _ => {}
             }
             receive()
@@ -405,17 +405,17 @@ impl TestNode {
         let mut act = Some(act);
         self.spawn(move |cx: &mut Cx<()>, _| {
             if let Some(act) = act.take() {
-                tell_test(&sender, act(cx));
+                report(&sender, act(cx));
             }
             antiphon_sched::stop()
         });
-        heard(&results)
+        recv(&results)
     }
 }
 
 /// An exit reason that tests can compare; a value is kept if it is a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum Exit {
     Done,
     Value(String),
     Failed(String),
@@ -426,7 +426,7 @@ pub(crate) enum End {
     Refused,
 }
 
-impl End {
+impl Exit {
     pub(crate) fn of(down: Down) -> Self {
         match down.reason {
             ExitReason::Done(value) => value.get::<String>().map_or(Self::Done, Self::Value),

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use antiphon_dist::{Config, Location, Secret};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::{Log, Net, heard};
+use super::{Log, Net, recv};
 
 const MARK: &str = "@@ ";
 const ROLE: &str = "ANTIPHON_TEST_ROLE";
@@ -34,7 +34,7 @@ impl Role {
     pub(crate) fn config(&self) -> Config {
         let peers: Vec<Location> = self.peer.into_iter().collect();
         let config = match self.net.udp_port {
-            0 => self.net.quiet(&self.name, &peers),
+            0 => self.net.static_config(&self.name, &peers),
             _ => self.net.config(&self.name),
         };
         Config { tcp_port: self.tcp_port, ..config }
@@ -127,7 +127,7 @@ impl Process {
     /// The next line from the child.
     #[track_caller]
     pub(crate) fn line(&self) -> String {
-        heard(&self.lines)
+        recv(&self.lines)
     }
 
     /// The next line, which is a location.

@@ -58,7 +58,7 @@ fn tls_socket_refuses_expired_missing_and_stolen_certificates() {
         (None, TlsFault::Missing),
         (Some(thief.clone()), TlsFault::Unusable),
     ] {
-        let peer = std::thread::spawn(move || bare_tls::knock(at, files.as_ref()));
+        let peer = std::thread::spawn(move || bare_tls::refused_dial(at, files.as_ref()));
         let error = test.run_until_finished(peer);
         assert!(error.contains("alert"), "{error}");
         test.run_until_logged(fault);

@@ -58,16 +58,22 @@ fn world(seed: u64, faults: Faults, udp_port: u16, timeout: Duration) -> (World<
 
 #[test]
 fn connect_request_datagram_loss_finds_all_nodes() {
+    let mut slowest = Time::ZERO;
     for seed in seeds(40) {
         let _replay = Replay::new("connect_request_datagram_loss_finds_all_nodes", seed);
         let faults = Faults { datagram_lost_once_in: 2, latency: millis(20), ..Faults::default() };
         let (mut world, answers) = world(seed, faults, 1, secs(60));
         world.run_for(secs(90));
         let answers = answers.borrow();
-        let [(_, Ok(found))] = &answers[..] else { panic!("the request did not succeed once: {answers:?}") };
+        let [(answered_at, Ok(found))] = &answers[..] else {
+            panic!("the request did not succeed once: {answers:?}")
+        };
         let all: Vec<Location> = (1..=3).map(|port| SocketAddr::from((THERE, port)).into()).collect();
         assert_eq!(*found, all);
+        slowest = slowest.max(*answered_at);
     }
+    // Without losses the answer arrives 410 ms after the request.
+    assert!(slowest.since(Time::ZERO) > secs(20) + millis(500), "no datagram had to be repeated");
 }
 
 #[test]

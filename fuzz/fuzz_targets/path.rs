@@ -64,8 +64,8 @@ fuzz_target!(|cases: Vec<Case>| {
         let path = names.iter().fold(dest.clone(), |path, name| path.join(name));
         let existed = path.symlink_metadata().is_ok();
         if case.deletes {
-            let is_gone = fuzzing::delete(&dest, names.clone());
-            assert!(!is_gone || existed, "a file that did not exist was deleted");
+            let is_deleted = fuzzing::delete(&dest, names.clone());
+            assert!(!is_deleted || existed, "a file that did not exist was deleted");
         } else if fuzzing::store(&dest, names.clone(), b"from a peer", case.overwrite) {
             let there = fs::canonicalize(&path).expect("the file is stored at the path of its names");
             assert_eq!(there, path, "the path {names:?} leads through a symlink");

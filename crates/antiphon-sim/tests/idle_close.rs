@@ -90,7 +90,7 @@ fn source(sched: &mut Loop, port: u16, to: u16, observed: &Shared) {
                 cx.tell(sink, message);
             }
         }
-        // The pause varies in steps of 10 us, so that messages meet every stage of an idle close.
+        // The pause varies in steps of 10 us, so that messages arrive in every stage of an idle close.
         sleep(millis(1_500) + micros(10) * u32::try_from(cx.random() % 600_000).unwrap_or(0))
     });
 }
@@ -254,7 +254,7 @@ fn idle_closed_silence_keeps_session_either_side_reopens() {
     }
 }
 
-/// Checks that `begin`, called for each of the nodes in a world of its own, keeps the connection open until `end` is
+/// Checks that `begin`, called for each node in a separate world, keeps the connection open until `end` is
 /// called. Returns the observations of both worlds.
 fn keeps_open(
     label: &str,

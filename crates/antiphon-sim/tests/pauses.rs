@@ -129,7 +129,7 @@ fn stuck_actor_backlog_delays_no_other_actor() {
         assert!(longest < millis(20), "a receipt of the quick actor took {longest:?}");
         world.run_for(secs(5));
         observed.borrow().violations.assert_none();
-        assert_eq!(observed.borrow().handled, MESSAGES, "all messages arrive when the actor goes on");
+        assert_eq!(observed.borrow().handled, MESSAGES, "all messages arrive after the stall of the actor");
     }
     assert!(receipts > 500, "only {receipts} receipts arrived while the actor was stuck");
 }

@@ -1,4 +1,4 @@
-//! Datagrams: whatever is read is written back as it was, and without the key nothing is read.
+//! Datagrams: a datagram that decodes survives encoding, and none decodes under a key that its sender does not have.
 
 #![no_main]
 
@@ -7,17 +7,20 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let key = DatagramKey::new(7, &"a secret of the fuzzer".into());
-    assert!(Datagram::decode(Some(&key), bytes).is_err(), "a tag that nobody made");
+    assert!(Datagram::decode(Some(&key), bytes).is_err(), "a datagram without a valid tag was accepted");
     let Ok(datagram) = Datagram::decode(None, bytes) else { return };
     assert!(bytes.len() <= DATAGRAM_BYTES_MAX);
     for key in [None, Some(&key)] {
         let mut again = Vec::new();
-        // A tag may be more than there is room for.
+        // With a tag, the datagram may be too long.
         if datagram.encode(key, &mut again).is_ok() {
             assert!(again.len() <= DATAGRAM_BYTES_MAX);
             assert_eq!(Datagram::decode(key, &again).as_ref(), Ok(&datagram));
         } else {
-            assert!(key.is_some() || bytes.len() > DATAGRAM_BYTES_MAX, "it was short enough");
+            assert!(
+                key.is_some() || bytes.len() > DATAGRAM_BYTES_MAX,
+                "a datagram that fits was not encoded"
+            );
         }
     }
 });

@@ -1,6 +1,6 @@
-//! What strangers say first, at both ends of a connection, in pieces of any size.
+//! The first bytes from an unknown peer, at both ends of a connection, in pieces of any size.
 //!
-//! Neither end panics, says or takes more than a hello's bound, or finds a proof where the secret is not known.
+//! Neither end panics, sends or buffers more than the bound of a hello, or accepts a proof without the secret.
 
 #![no_main]
 
@@ -16,24 +16,25 @@ fuzz_target!(|input: &[u8]| {
     let (dials, has_secret) = (flags & 1 != 0, flags & 2 != 0);
     let profile = profile(1, has_secret);
     let mut out = Vec::new();
-    let mut handshake = match dials {
-        true => Handshake::dial(&profile, entropy(), ResumeState::unknown(1), None, &mut out),
-        false => Handshake::accept(None),
+    let mut handshake = if dials {
+        Handshake::dial(&profile, entropy(), ResumeState::unknown(1), None, &mut out)
+    } else {
+        Handshake::accept(None)
     };
     let mut deframer = Deframer::new();
     for piece in pieces(bytes) {
-        // What does not fit is more than anybody may say before the proof.
+        // Bytes that do not fit are more than a peer may send before its proof; they are ignored.
         deframer.push(piece);
         assert!(deframer.pending_bytes() <= HELLO_BYTES_MAX);
         match advance(&profile, &mut handshake, &mut deframer, &mut out) {
             Ok(true) => {}
-            Ok(false) => return assert!(!has_secret, "a proof without the secret"),
+            Ok(false) => return assert!(!has_secret, "a proof was accepted without the secret"),
             Err(_) => return,
         }
     }
 });
 
-/// Goes on as far as the bytes allow; false when the peer is proven.
+/// Advances the handshake as far as the bytes allow; false when the peer is proven.
 fn advance(
     profile: &Profile,
     handshake: &mut Handshake,
@@ -44,7 +45,7 @@ fn advance(
     loop {
         out.clear();
         let step = handshake.advance(profile, deframer, out);
-        assert!(out.len() <= HELLO_BYTES_MAX, "no answer is longer than a hello");
+        assert!(out.len() <= HELLO_BYTES_MAX, "an answer is longer than a hello");
         match step? {
             HandshakeStep::Wait => return Ok(true),
             HandshakeStep::Proven => return Ok(false),
@@ -58,7 +59,7 @@ fn advance(
                 handshake.prove(profile, holding, out)?;
             }
             HandshakeStep::Introduced => {
-                let peer = handshake.peer().expect("it has introduced itself");
+                let peer = handshake.peer().expect("an introduced peer has sent its hello");
                 let Ok(resume_state) = Session::answer_to(None, &epochs, peer) else { return Ok(true) };
                 handshake.answer(profile, entropy(), resume_state, out)?;
             }

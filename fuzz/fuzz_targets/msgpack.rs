@@ -1,4 +1,4 @@
-//! The structural check of bodies, with rmpv as oracle: what passes is one value, and what is one value within the limits passes.
+//! The structural check of bodies, with rmpv as oracle: a body passes exactly if it is one value within the limits.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use antiphon_wire::msgpack::{BodyLimits, MalformedBody, check};
 use libfuzzer_sys::fuzz_target;
 use rmpv::ValueRef;
 
-/// Deeper than the check allows, so that it says so before the oracle does.
+/// Deeper than the check allows, so that the check refuses a depth before the oracle does.
 const ORACLE_DEPTH: usize = 256;
 
 fuzz_target!(|body: &[u8]| {
@@ -15,16 +15,16 @@ fuzz_target!(|body: &[u8]| {
     let is_one_value = value.is_ok() && rest.is_empty();
     match check(body, &BodyLimits::default()) {
         Ok(()) => assert!(is_one_value, "{value:?}, {} bytes left", rest.len()),
-        // The oracle takes the byte that is never used for nil.
+        // The oracle reads the reserved byte 0xc1 as nil.
         Err(MalformedBody::Reserved) => {}
         Err(MalformedBody::TooDeep { limit }) => {
             assert!(value.as_ref().map_or(true, |value| depth(value) > limit) || !is_one_value);
         }
-        Err(reason) => assert!(!is_one_value, "{reason}, but it is {value:?}"),
+        Err(reason) => assert!(!is_one_value, "the body was refused ({reason}), but is {value:?}"),
     }
 });
 
-/// Arrays and maps within one another, of those that are not empty.
+/// The nesting depth of arrays and maps; empty ones do not count.
 fn depth(value: &ValueRef<'_>) -> usize {
     match value {
         ValueRef::Array(items) if !items.is_empty() => 1 + items.iter().map(depth).max().unwrap_or(0),

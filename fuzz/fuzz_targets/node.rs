@@ -1,5 +1,5 @@
-//! A whole node, its real scheduler with it, and what attackers may do to it in any order: connect, meet, send frames with
-//! wrong fields and right ones, break off, and let time pass.
+//! A whole node with its real scheduler, under any sequence of moves of attackers: they connect, finish handshakes, send
+//! frames with valid or invalid fields, disconnect, and let time pass.
 
 #![no_main]
 
@@ -10,15 +10,17 @@ use antiphon_fuzz::victim::Victim;
 use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
-/// Moves of one input, and frames of one record, at most.
+/// The most moves of one input.
 const MOVES_MAX: usize = 200;
+/// The most frames of one record.
 const FRAMES_MAX: usize = 6;
 
 #[derive(Arbitrary, Debug)]
 enum Move {
-    Meet(u8),
+    /// A connection with a handshake as this node.
+    Handshake(u8),
     Connect,
-    /// The frame that follows makes a record with those after it.
+    /// A record on this connection; its frames follow in the input.
     Record(u8),
     Bytes(u8, Vec<u8>),
     Close(u8),
@@ -28,29 +30,29 @@ enum Move {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut victim = Victim::new();
-    // It ends where the bytes do, also in the middle of a move.
-    let _end = play(&mut victim, &mut Unstructured::new(bytes));
+    // The moves end where the bytes do, also within a move.
+    let _end = run_moves(&mut victim, &mut Unstructured::new(bytes));
     victim.end();
 });
 
-/// Makes moves as long as there are bytes for them.
-fn play(victim: &mut Victim, bytes: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+/// Makes moves until the bytes end.
+fn run_moves(victim: &mut Victim, bytes: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     for _ in 0..MOVES_MAX {
         if bytes.is_empty() {
             break;
         }
-        // What ends sessions is rarer than what goes on in them.
+        // Most moves are records, so that sessions last long enough to reach deep states.
         let is_record = bytes.ratio(3, 4)?;
         match if is_record { Move::Record(bytes.arbitrary()?) } else { bytes.arbitrary()? } {
-            Move::Meet(node) => victim.connect(Some(node)),
+            Move::Handshake(node) => victim.connect(Some(node)),
             Move::Connect => victim.connect(None),
-            Move::Record(link) => {
+            Move::Record(conn) => {
                 let count = bytes.int_in_range(1..=FRAMES_MAX)?;
                 let frames: arbitrary::Result<Vec<Crafted>> = (0..count).map(|_| bytes.arbitrary()).collect();
-                victim.record(link, &frames?);
+                victim.record(conn, &frames?);
             }
-            Move::Bytes(link, bytes) => victim.bytes(link, &bytes),
-            Move::Close(link) => victim.close(link),
+            Move::Bytes(conn, bytes) => victim.bytes(conn, &bytes),
+            Move::Close(conn) => victim.close(conn),
             Move::Datagram(from, bytes) => victim.datagram(from, &bytes),
             Move::Pass(millis) => victim.pass(Duration::from_millis((millis % 8192).into())),
         }

@@ -1,4 +1,5 @@
-//! The stream of records of a proven connection: at a session without a secret, any frames get in; at others, none do.
+//! The record stream of a proven connection. A session without a secret may accept the frames in it; a session with a
+//! secret accepts none.
 
 #![no_main]
 
@@ -14,9 +15,9 @@ fuzz_target!(|input: &[u8]| {
     let has_secret = flags & 1 != 0;
     let mine = profile(1, has_secret);
     let mut now = Time::START;
-    let connection = meet(&mine, &profile(2, has_secret));
+    let connection = honest_connection(&mine, &profile(2, has_secret));
     let mut session = Session::begin(now, &mine.limits, mine.node, &connection);
-    session.connected(now, connection).expect("the first connection of a session");
+    session.connected(now, connection).expect("a session accepts its first connection");
     let mut deframer = Deframer::new();
     let mut out = Vec::new();
     for piece in pieces(bytes) {
@@ -25,10 +26,12 @@ fuzz_target!(|input: &[u8]| {
             let count = deframer.push(rest);
             rest = &rest[count..];
             match take(&mut session, now, &mut deframer) {
-                Ok(frames) => assert!(frames == 0 || !has_secret, "a record that nobody sealed"),
+                Ok(frames) => {
+                    assert!(frames == 0 || !has_secret, "a record without a valid seal was accepted")
+                }
                 Err(_) => return,
             }
-            assert!(count > 0 || rest.is_empty(), "what is whole was taken");
+            assert!(count > 0 || rest.is_empty(), "the deframer has space when all whole records are taken");
         }
         session.check();
         out.clear();
@@ -50,7 +53,7 @@ fn take(session: &mut Session, now: Time, deframer: &mut Deframer) -> Result<usi
         while let Some(incoming) = session.next_frame(now, &mut frames)? {
             taken += 1;
             let _tag = incoming.frame().tag();
-            // Some are held for later.
+            // The credit of some frames is held and released.
             if taken % 3 == 0 {
                 let held = session.hold();
                 session.release(held);
@@ -60,8 +63,8 @@ fn take(session: &mut Session, now: Time, deframer: &mut Deframer) -> Result<usi
     Ok(taken)
 }
 
-/// The acceptor's end of an honest handshake.
-fn meet(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> {
+/// Runs an honest handshake, and returns the acceptor's end of the connection.
+fn honest_connection(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> {
     let (mut to_them, mut to_me) = (Deframer::new(), Deframer::new());
     let (mut out, mut my_epochs, mut their_epochs) = (Vec::new(), Epochs::default(), Epochs::default());
     let mut dialler =
@@ -72,13 +75,13 @@ fn meet(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> {
         out.clear();
         match acceptor.advance(mine, &mut to_me, &mut out).expect("an honest peer") {
             HandshakeStep::Introduced => {
-                let hello = acceptor.peer().expect("it has introduced itself");
+                let hello = acceptor.peer().expect("an introduced peer has sent its hello");
                 let resume_state = Session::answer_to(None, &my_epochs, hello).expect("no session yet");
-                acceptor.answer(mine, entropy(), resume_state, &mut out).expect("it asked");
+                acceptor.answer(mine, entropy(), resume_state, &mut out).expect("the peer awaits an answer");
             }
             HandshakeStep::Proven => {
                 let holding = Session::confirm_to(None, &mut my_epochs, &acceptor).expect("no session yet");
-                return acceptor.confirm(mine, &holding, &mut out).expect("it proved");
+                return acceptor.confirm(mine, &holding, &mut out).expect("the peer is proven");
             }
             HandshakeStep::Wait | HandshakeStep::Done(_) => {}
         }
@@ -89,7 +92,7 @@ fn meet(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> {
         {
             let holding: HeldSession =
                 Session::prove_to(None, &mut their_epochs, &dialler).expect("no session yet");
-            dialler.prove(theirs, holding, &mut out).expect("it was asked");
+            dialler.prove(theirs, holding, &mut out).expect("the peer awaits a proof");
         }
     }
 }

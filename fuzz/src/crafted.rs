@@ -1,58 +1,58 @@
-//! Frames as an attacker makes them: right ones with values that were seen or guessed, and anything else.
+//! The frames of an attacker: valid ones with observed or guessed values, and arbitrary bytes.
 
 use antiphon_wire::Frame;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
-/// One frame.
+/// One frame of an attacker.
 #[derive(Arbitrary, Debug)]
 pub enum Crafted {
-    /// To an actor, of a type that it may take.
+    /// A message: receiver, body, and the number of its receipt.
     Message(Number, Body, Option<Number>),
-    /// An answer to a request.
+    /// A reply to a request.
     Answer(Number, Body),
-    /// Any kind that exists, with fields of the right sizes; this many bytes too many or too few at the end.
+    /// A frame of a known kind, with fields of the right sizes. `surplus` may add bytes at the end or cut some off.
     Known { kind: u8, numbers: [Number; 5], text: Text, body: Body, surplus: i8 },
-    /// Any kind, flags and payload; rarely, since it ends the session.
+    /// Any kind, flags and payload. Only some inputs send it, since it ends the session.
     Any(u8, u8, Vec<u8>),
 }
 
-/// A number of eight bytes: a key, a request, a port, a count.
+/// A number of eight bytes: a key, a request id, a count.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub enum Number {
     /// An actor of the victim.
     Actor(u8),
-    /// What the victim has sent.
-    Seen(u8),
+    /// A number that the victim has sent.
+    Observed(u8),
     /// A node: the victim, or one of the attackers.
     Node(u8),
-    /// A small one.
+    /// A small number.
     Small(u8),
-    /// Any.
+    /// Any number.
     Any(u64),
 }
 
-/// A text, often one that means something.
+/// A text, often one that exists as a name.
 #[derive(Arbitrary, Debug)]
 pub enum Text {
-    /// Of [`NAMES`].
+    /// One of the known names.
     Known(u8),
     /// Any bytes.
     Any(Vec<u8>),
 }
 
-/// Names that exist, are looked for, or are types.
+/// Names that the victim registers or looks up, and names of types.
 const NAMES: [&str; 8] = ["sink", "echo", "channel", "rci", "far", "str", "fuzz.ask/1", "files"];
 
 /// The content of a message.
 #[derive(Arbitrary, Debug)]
 pub enum Body {
-    /// To the channel.
+    /// A message to the channel.
     Channel(u8, [Number; 4], bool),
-    /// To the function.
+    /// A call of the RCI.
     Call([Number; 4], bool),
-    /// To the actor that answers.
+    /// A request to the actor `echo`.
     Ask(u8, [Number; 2]),
-    /// What answers hold: a kind and numbers.
+    /// A reply of a service: a kind and numbers.
     Kinded(u8, [Number; 3]),
     /// A text.
     Text(Vec<u8>),
@@ -65,7 +65,7 @@ pub enum Body {
 /// A value of MessagePack.
 #[derive(Arbitrary, Debug)]
 pub enum Pack {
-    /// nil
+    /// The value nil.
     Nil,
     /// A number.
     Number(Number),
@@ -75,12 +75,12 @@ pub enum Pack {
     Array(Vec<Pack>),
 }
 
-/// What the numbers stand for.
+/// Resolves a [`Number`] to a value.
 pub trait Numbers {
     /// An actor of the victim.
     fn actor(&self, which: u8) -> u64;
     /// A number that the victim has sent.
-    fn seen(&self, which: u8) -> u64;
+    fn observed(&self, which: u8) -> u64;
     /// A node.
     fn node(&self, which: u8) -> u64;
 }
@@ -89,7 +89,7 @@ impl Number {
     fn of(self, numbers: &impl Numbers) -> u64 {
         match self {
             Self::Actor(which) => numbers.actor(which),
-            Self::Seen(which) => numbers.seen(which),
+            Self::Observed(which) => numbers.observed(which),
             Self::Node(which) => numbers.node(which),
             Self::Small(number) => number.into(),
             Self::Any(number) => number,
@@ -97,8 +97,19 @@ impl Number {
     }
 }
 
-/// The layout of a kind's payload, as PROTOCOL.md has it: `k` eight bytes, `w` four that are small, `1` one that is small, `?` an
-/// optional number, `r` a route of nobody, `t` a text, `l` one location, `g` a tag and its body, `b` a body alone.
+/// The payload layout of each kind, as in PROTOCOL.md, one letter for each field:
+///
+/// | letter | field |
+/// |---|---|
+/// | `k` | eight bytes |
+/// | `w` | four bytes with a small number |
+/// | `1` | one byte with a small number |
+/// | `?` | an optional number |
+/// | `r` | an empty route |
+/// | `t` | a text |
+/// | `l` | one location |
+/// | `g` | a tag and its body |
+/// | `b` | a body |
 fn layout(kind: u8) -> &'static str {
     match kind {
         0x07 | 0x34 => "1",
@@ -119,7 +130,7 @@ fn layout(kind: u8) -> &'static str {
 }
 
 impl Crafted {
-    /// Appends header and payload; what is too long for its length is cut.
+    /// Appends header and payload; the payload is cut to 16 KiB.
     pub fn put(&self, numbers: &impl Numbers, out: &mut Vec<u8>) {
         let mut payload = Vec::new();
         let (kind, flags) = match self {
@@ -139,7 +150,7 @@ impl Crafted {
                 for part in layout(kind).chars() {
                     put_part(part, &mut next, text, body, numbers, &mut payload);
                 }
-                // Mostly none: that is where the way goes on.
+                // Most values change nothing, since only frames of the right length get past the decoder.
                 match *surplus {
                     many @ 100.. => payload.resize(payload.len() + usize::from(many as u8) - 99, 0),
                     few @ ..-100 => {
@@ -218,7 +229,7 @@ fn put_part(
 }
 
 impl Body {
-    /// The number that [`TAGS`](crate::victim::TAGS) gives the type.
+    /// The tag of the type of this body: an index into [`TAGS`](crate::victim::TAGS).
     fn tag(&self) -> u32 {
         match self {
             Self::Text(_) => 0,
@@ -233,13 +244,14 @@ impl Body {
     fn put(&self, numbers: &impl Numbers, out: &mut Vec<u8>) {
         match self {
             Self::Channel(kind, values, has_reply) => put_channel(*kind, values, *has_reply, numbers, out),
-            Self::Call([node, key, of, port], has_watcher) => {
+            Self::Call([node, key, caller, request], has_watcher) => {
                 out.extend([0x94, 0]);
-                match has_watcher {
-                    true => pair(*node, *key, numbers, out),
-                    false => out.push(0xc0),
+                if *has_watcher {
+                    pair(*node, *key, numbers, out);
+                } else {
+                    out.push(0xc0);
                 }
-                pair(*of, *port, numbers, out);
+                pair(*caller, *request, numbers, out);
                 text(b"end", out);
             }
             Self::Ask(kind, [node, key]) => {
@@ -256,7 +268,7 @@ impl Body {
                 pair(*node, *key, numbers, out);
             }
             Self::Kinded(kind, values) => {
-                // Two parts are what most answers have.
+                // Most replies have two parts.
                 let parts = 1 + usize::from(kind / 8) % 4;
                 out.extend([0x90 | (parts as u8 + 1), *kind % 8]);
                 values.iter().cycle().take(parts).for_each(|value| number(*value, numbers, out));
@@ -268,7 +280,7 @@ impl Body {
     }
 }
 
-/// What may be said to a channel: see `channels/message.rs` of antiphon-dist.
+/// Appends a message to a topic actor: see `channels/message.rs` of antiphon-dist.
 fn put_channel(
     kind: u8,
     [a, b, c, d]: &[Number; 4],
@@ -319,7 +331,7 @@ fn put_channel(
     }
 }
 
-/// An address or a reply, as they travel.
+/// Appends an address or a reply handle in its encoded form: a node and a key.
 fn pair(node: Number, key: Number, numbers: &impl Numbers, out: &mut Vec<u8>) {
     out.push(0x92);
     number(node, numbers, out);

@@ -1,11 +1,11 @@
-//! What the fuzz targets share. Run them by `cargo xtask fuzz`.
+//! The code that the fuzz targets share. Run them with `cargo xtask fuzz`.
 
 pub mod crafted;
 pub mod victim;
 
 use antiphon_wire::{Entropy, Keyring, Limits, NodeId, Profile, Suite};
 
-/// What a node says of itself.
+/// The profile that a node presents in a handshake.
 pub fn profile(node: u64, has_secret: bool) -> Profile {
     Profile {
         node: NodeId(node),
@@ -22,7 +22,7 @@ pub fn profile(node: u64, has_secret: bool) -> Profile {
     }
 }
 
-/// No chance at all: the same input does the same again.
+/// Constant entropy, so that the same input gives the same run.
 pub fn entropy() -> Entropy {
     Entropy::new([7; 32], [9; 32], |_| Some([5; 32]))
 }
@@ -32,8 +32,8 @@ pub fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let size = usize::from(*rest.first()?) + 1;
-        let (now, later) = rest.split_at(size.min(rest.len()));
-        rest = later;
-        Some(now)
+        let (piece, remaining) = rest.split_at(size.min(rest.len()));
+        rest = remaining;
+        Some(piece)
     })
 }

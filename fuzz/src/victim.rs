@@ -1,6 +1,7 @@
-//! A node with actors of every kind, without a secret, and attackers who have met it honestly and then say what they like.
+//! A node without a secret, with actors of every kind, and attackers that finish an honest handshake and then send anything.
 //!
-//! Invariant: the node's own `check` holds after each input; and when all attackers have gone, nothing of them is left.
+//! Invariants: the node's own `check` holds after each input; when all attackers have disconnected, the node keeps no state
+//! of theirs.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,34 +25,34 @@ pub struct Victim {
     wake: Option<Time>,
     next_conn: u64,
     epoch: u64,
-    links: Vec<Link>,
-    seen: Seen,
+    conns: Vec<AttackerConn>,
+    observed: ObservedNumbers,
 }
 
 /// An attacker's connection.
-struct Link {
+struct AttackerConn {
     conn: SimConn,
-    /// Until the handshake is over, the attacker's end of it.
+    /// The node and its end of the handshake, until the handshake is over.
     handshake: Option<(u64, Handshake)>,
     read: Deframer,
-    /// What came after the handshake, and is not a whole record yet.
+    /// Bytes received after the handshake that are not a whole record yet.
     records: Vec<u8>,
 }
 
-/// Numbers that the victim's frames hold.
+/// The numbers in the frames of the victim.
 #[derive(Default)]
-struct Seen {
+struct ObservedNumbers {
     victim: u64,
     numbers: Vec<u64>,
     actors: Vec<u64>,
 }
 
-impl Numbers for Seen {
+impl Numbers for ObservedNumbers {
     fn actor(&self, which: u8) -> u64 {
         self.actors[usize::from(which) % self.actors.len()]
     }
 
-    fn seen(&self, which: u8) -> u64 {
+    fn observed(&self, which: u8) -> u64 {
         let newest = self.numbers.len().checked_sub(1 + usize::from(which) % 64);
         newest.map_or(u64::from(which), |place| self.numbers[place])
     }
@@ -64,9 +65,9 @@ impl Numbers for Seen {
     }
 }
 
-/// Of all of the victim's chance.
+/// The seed of the victim.
 const SEED: u64 = 0;
-/// Type tags that every attacker knows.
+/// The types for which every attacker announces tags; the index is the tag.
 pub(crate) const TAGS: [&str; 10] = [
     "str",
     "fuzz.ask/1",
@@ -79,7 +80,7 @@ pub(crate) const TAGS: [&str; 10] = [
     "antiphon.witness<str>",
     "antiphon.files.keeper/1",
 ];
-/// How long all that waits may take until it is over: the longest of the timeouts, and the peers' silence.
+/// The virtual time after which every timeout is over, also the one of silent peers.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Serialize, Deserialize)]
@@ -92,17 +93,17 @@ enum Ask {
 antiphon_sched::wire!(Ask, "fuzz.ask/1");
 
 enum Client {
-    Again,
+    Tick,
     Actor(Result<Addr<Ask>, LocateError>),
     Channel(Result<Channel<String>, LocateError>),
     Rci(Result<Rci<String, String>, LocateError>),
-    /// What an answer was, nobody needs to know.
-    Told,
+    /// An answer, of which only the arrival matters.
+    Ignored,
     Stop,
 }
 
 impl Victim {
-    /// One that runs, and has met one attacker.
+    /// Starts a victim, and connects one attacker to it.
     pub fn new() -> Self {
         let location = SocketAddr::from(([127, 0, 0, 1], 4000));
         let config = Config { udp_port: Some(4000), ..Config::default() };
@@ -111,140 +112,144 @@ impl Victim {
             actors = vec![sink(sched), echo(sched), host(sched)];
             client = Some(spawn_client(sched));
         });
-        let client = client.expect("it was spawned");
+        let client = client.expect("the node spawned its client");
         actors.push(client.id().key().to_bits());
-        let seen = Seen { victim: SimRng::new(SEED).number(), actors, ..Seen::default() };
+        let observed =
+            ObservedNumbers { victim: SimRng::new(SEED).number(), actors, ..ObservedNumbers::default() };
         let (out, now) = (Outputs::new(1), Time::START);
         let mut victim =
-            Self { node, client, out, now, wake: None, next_conn: 2, epoch: 1, links: Vec::new(), seen };
-        victim.give(MachineInput::Start);
+            Self { node, client, out, now, wake: None, next_conn: 2, epoch: 1, conns: Vec::new(), observed };
+        victim.feed(MachineInput::Start);
         victim.connect(Some(1));
         victim
     }
 
-    /// Lets time pass; whatever the victim wants to be woken for happens.
+    /// Advances the time by `span`, with the timers of the victim that are due by then.
     pub fn pass(&mut self, span: Duration) {
         let until = self.now + span;
         while let Some(due) = self.wake.filter(|due| *due <= until) {
             self.now = self.now.max(due);
             self.wake = None;
-            self.give(MachineInput::Timer);
+            self.feed(MachineInput::Timer);
         }
         self.now = until;
-        self.give(MachineInput::Timer);
+        self.feed(MachineInput::Timer);
     }
 
-    /// An attacker connects, and meets the victim as `node` if that is some.
+    /// An attacker connects; with `node` it also starts a handshake as that node.
     pub fn connect(&mut self, node: Option<u8>) {
         let conn = SimConn(self.next_conn);
         self.next_conn += 2;
         let mut hello = Vec::new();
         let handshake = node.map(|node| {
             self.epoch += 1;
-            let node = self.seen.node(node | 1);
+            let node = self.observed.node(node | 1);
             let resume_state = ResumeState::unknown(self.epoch);
             (node, Handshake::dial(&profile(node, false), entropy(), resume_state, None, &mut hello))
         });
-        self.links.push(Link { conn, handshake, read: Deframer::new(), records: Vec::new() });
-        self.give(MachineInput::Accepted { conn, from: SocketAddr::from(([127, 0, 0, 2], 5000)) });
-        self.say(self.links.len() - 1, &hello);
+        self.conns.push(AttackerConn { conn, handshake, read: Deframer::new(), records: Vec::new() });
+        self.feed(MachineInput::Accepted { conn, from: SocketAddr::from(([127, 0, 0, 2], 5000)) });
+        self.write(self.conns.len() - 1, &hello);
     }
 
-    /// Bytes of an attacker.
+    /// An attacker sends bytes.
     pub fn bytes(&mut self, which: u8, bytes: &[u8]) {
-        if let Some(link) = self.pick(which) {
-            self.say(link, bytes);
+        if let Some(index) = self.pick(which) {
+            self.write(index, bytes);
         }
     }
 
-    /// A record of frames that an attacker has made up.
+    /// An attacker sends a record of crafted frames.
     pub fn record(&mut self, which: u8, frames: &[Crafted]) {
-        let Some(link) = self.pick(which) else { return };
+        let Some(index) = self.pick(which) else { return };
         let mut body = Vec::new();
-        frames.iter().for_each(|frame| frame.put(&self.seen, &mut body));
+        frames.iter().for_each(|frame| frame.put(&self.observed, &mut body));
         body.truncate(60 * 1024);
-        self.say_record(link, &body);
+        self.write_record(index, &body);
     }
 
-    /// An attacker's connection breaks.
+    /// The connection of an attacker ends.
     pub fn close(&mut self, which: u8) {
-        let Some(link) = self.pick(which) else { return };
-        let Link { conn, .. } = self.links.swap_remove(link);
-        self.give(MachineInput::Closed(conn));
+        let Some(index) = self.pick(which) else { return };
+        let AttackerConn { conn, .. } = self.conns.swap_remove(index);
+        self.feed(MachineInput::Closed(conn));
     }
 
-    /// A datagram from somewhere.
+    /// A datagram arrives from the address 127.0.0.`from`.
     pub fn datagram(&mut self, from: u8, bytes: &[u8]) {
-        self.give(MachineInput::Datagram { from: SocketAddr::from(([127, 0, 0, from], 4000)), bytes });
+        self.feed(MachineInput::Datagram { from: SocketAddr::from(([127, 0, 0, from], 4000)), bytes });
     }
 
-    /// All attackers go, and the client; then nothing of them is left.
+    /// All attackers disconnect, and the client stops. Checks that the node keeps no state of them.
     ///
     /// # Panics
-    /// If something is.
+    /// If the node keeps some.
     pub fn end(mut self) {
-        while !self.links.is_empty() {
+        while !self.conns.is_empty() {
             self.close(0);
         }
-        self.node.sched().send(self.client, Client::Stop).expect("it takes messages until it stops");
+        self.node
+            .sched()
+            .send(self.client, Client::Stop)
+            .expect("the client accepts messages until it stops");
         self.pass(PATIENCE);
         let counts = self.node.counts();
         let left =
             (counts.receipts, counts.replies, counts.monitors, counts.connections, counts.backlog_bytes);
         assert_eq!(left, (0, 0, 0, 0, 0), "{counts:?}");
         assert_eq!((counts.lookups, counts.relays), (0, 0), "{counts:?}");
-        // Attackers may end actors, as any peer may.
+        // Attackers may stop actors, as any peer may, so there may be fewer names.
         assert!(counts.names <= 4, "{counts:?}");
     }
 
     fn pick(&self, which: u8) -> Option<usize> {
-        usize::from(which).checked_rem(self.links.len())
+        usize::from(which).checked_rem(self.conns.len())
     }
 
-    fn say_record(&mut self, link: usize, body: &[u8]) {
+    fn write_record(&mut self, index: usize, body: &[u8]) {
         let mut record = (body.len() as u16).to_le_bytes().to_vec();
         record.extend([1, 0]);
         record.extend(body);
-        self.say(link, &record);
+        self.write(index, &record);
     }
 
-    fn say(&mut self, link: usize, bytes: &[u8]) {
-        let conn = self.links[link].conn;
+    fn write(&mut self, index: usize, bytes: &[u8]) {
+        let conn = self.conns[index].conn;
         if !bytes.is_empty() {
-            self.give(MachineInput::Bytes { conn, bytes });
+            self.feed(MachineInput::Bytes { conn, bytes });
         }
     }
 
-    /// One input, and all that the victim does of it.
-    fn give(&mut self, input: MachineInput<'_>) {
+    /// Passes one input to the victim, and performs its outputs.
+    fn feed(&mut self, input: MachineInput<'_>) {
         self.node.handle(self.now, input, &mut self.out);
         for output in self.out.take() {
             match output {
-                MachineOutput::Dial { conn, .. } => self.give(MachineInput::DialFailed(conn)),
+                MachineOutput::Dial { conn, .. } => self.feed(MachineInput::DialFailed(conn)),
                 MachineOutput::Write { conn, bytes } => {
-                    self.give(MachineInput::Writable(conn));
-                    if let Some(link) = self.links.iter().position(|link| link.conn == conn) {
-                        self.hear(link, &bytes);
+                    self.feed(MachineInput::Writable(conn));
+                    if let Some(index) = self.conns.iter().position(|attacker| attacker.conn == conn) {
+                        self.receive(index, &bytes);
                     }
                 }
-                MachineOutput::Close(conn) => self.links.retain(|link| link.conn != conn),
+                MachineOutput::Close(conn) => self.conns.retain(|attacker| attacker.conn != conn),
                 MachineOutput::Datagram { .. } => {}
                 MachineOutput::Wake(at) => self.wake = Some(at),
             }
         }
     }
 
-    /// What the victim says: an attacker's end of the handshake, then records, of which the numbers are remembered.
-    fn hear(&mut self, at: usize, bytes: &[u8]) {
-        let link = &mut self.links[at];
-        let Some((node, mut handshake)) = link.handshake.take() else {
-            link.records.extend(bytes);
-            return self.remember(at);
+    /// Handles bytes from the victim: continues the attacker's handshake; after it, collects the numbers in the records.
+    fn receive(&mut self, index: usize, bytes: &[u8]) {
+        let attacker = &mut self.conns[index];
+        let Some((node, mut handshake)) = attacker.handshake.take() else {
+            attacker.records.extend(bytes);
+            return self.observe_records(index);
         };
-        link.read.push(bytes);
+        attacker.read.push(bytes);
         let (profile, mut answer) = (profile(node, false), Vec::new());
         loop {
-            match handshake.advance(&profile, &mut link.read, &mut answer) {
+            match handshake.advance(&profile, &mut attacker.read, &mut answer) {
                 Ok(HandshakeStep::Introduced) => {
                     let holding = Session::prove_to(None, &mut Epochs::default(), &handshake);
                     let Ok(holding) = holding else { return };
@@ -253,26 +258,26 @@ impl Victim {
                     }
                 }
                 Ok(HandshakeStep::Done(_)) => {
-                    let begin = beginning();
-                    return self.say_record(at, &begin);
+                    let first = first_record();
+                    return self.write_record(index, &first);
                 }
                 Ok(HandshakeStep::Wait | HandshakeStep::Proven) => break,
                 Err(_) => return,
             }
         }
-        link.handshake = Some((node, handshake));
-        self.say(at, &answer);
+        attacker.handshake = Some((node, handshake));
+        self.write(index, &answer);
     }
 
-    fn remember(&mut self, at: usize) {
-        let records = &mut self.links[at].records;
+    fn observe_records(&mut self, index: usize) {
+        let records = &mut self.conns[index].records;
         while let Some(length) = records.get(..2).map(|two| usize::from(u16::from_le_bytes([two[0], two[1]])))
             && records.len() >= 4 + length
         {
             let mut body = &records[4..4 + length];
             while let Ok(Some(raw)) = RawFrame::take_from(&mut body) {
                 if let Ok(Some(frame)) = raw.decode() {
-                    self.seen.note(&frame);
+                    self.observed.add(&frame);
                 }
             }
             records.drain(..4 + length);
@@ -286,12 +291,12 @@ impl Default for Victim {
     }
 }
 
-impl Seen {
-    /// What a frame tells: actors, and numbers that may be told back.
-    fn note(&mut self, frame: &Frame<'_>) {
+impl ObservedNumbers {
+    /// Collects the actors in a frame, and the numbers that an attacker could send back.
+    fn add(&mut self, frame: &Frame<'_>) {
         match frame {
             Frame::Found(Found { what: LookupResult::Here { key, .. }, .. }) => {
-                // With so many picks as there are, the last ones are as likely as the first.
+                // A short list, so that a random index often hits the newest actor.
                 self.actors.truncate(32);
                 self.actors.push(key.0);
             }
@@ -311,8 +316,9 @@ impl Seen {
     }
 }
 
-/// The first record of an attacker's connection: frames from 0 on, the type tags, and questions for what there is.
-fn beginning() -> Vec<u8> {
+/// The first record of an attacker's connection: the start of the frame numbers, the type tags, and lookups of the names
+/// of the victim.
+fn first_record() -> Vec<u8> {
     let mut body = Vec::new();
     let mut put = |frame: Frame<'_>| frame.encode(&mut body).expect("a small frame");
     put(Begin { frame: 0 }.into());
@@ -345,7 +351,7 @@ fn echo(sched: &mut Loop) -> u64 {
             Event::Message(Ask::Echo(text, reply)) => cx.reply(reply, text),
             Event::Message(Ask::Tell(to)) => {
                 cx.monitor(to);
-                // Whoever it is may be gone, or nobody.
+                // The address may be invalid, or its actor may have ended.
                 drop(cx.send(to, "told".to_owned()));
             }
             Event::Message(Ask::Keep(reply)) => {
@@ -363,7 +369,7 @@ fn echo(sched: &mut Loop) -> u64 {
     echo.id().key().to_bits()
 }
 
-/// Opens a channel and a function.
+/// Spawns an actor that opens a channel and an RCI.
 fn host(sched: &mut Loop) -> u64 {
     let host = sched.spawn(|cx: &mut Cx<String>, event| {
         if let Event::Start = event {
@@ -382,32 +388,32 @@ fn host(sched: &mut Loop) -> u64 {
     host.id().key().to_bits()
 }
 
-/// Looks for what attackers may have, once a second, and uses what it finds.
+/// Spawns an actor that looks up the names of attackers once a second, and uses what it finds.
 fn spawn_client(sched: &mut Loop) -> Addr<Client> {
     sched.spawn(|cx: &mut Cx<Client>, event| {
         match event {
             Event::Start => {
-                cx.peer_status(|_| Client::Told);
-                cx.every(secs(1), || Client::Again);
+                cx.peer_status(|_| Client::Ignored);
+                cx.every(secs(1), || Client::Tick);
             }
-            Event::Message(Client::Again) => {
+            Event::Message(Client::Tick) => {
                 cx.locate("far", secs(2), Client::Actor);
                 cx.locate("far", secs(2), Client::Channel);
                 cx.locate("far", secs(2), Client::Rci);
             }
             Event::Message(Client::Actor(Ok(far))) => {
                 cx.monitor(far);
-                cx.ask(far, secs(3), |reply| Ask::Echo("to you".to_owned(), reply), |_| Client::Told);
-                cx.deliver(far, Ask::Tell(Addr::of(far.id())), secs(3), |_| Client::Told);
+                cx.ask(far, secs(3), |reply| Ask::Echo("to you".to_owned(), reply), |_| Client::Ignored);
+                cx.deliver(far, Ask::Tell(Addr::of(far.id())), secs(3), |_| Client::Ignored);
             }
             Event::Message(Client::Channel(Ok(far))) => {
-                let adapter = cx.adapter(|_: String| Client::Told);
+                let adapter = cx.adapter(|_: String| Client::Ignored);
                 cx.subscribe(far, adapter);
-                cx.deliver_all(far, "to all".to_owned(), 1, millis(500), |_| Client::Told);
+                cx.deliver_all(far, "to all".to_owned(), 1, millis(500), |_| Client::Ignored);
             }
             Event::Message(Client::Rci(Ok(far))) => {
                 let me = cx.addr();
-                cx.call_monitored(far, "from afar".to_owned(), me, secs(3), |_| Client::Told);
+                cx.call_monitored(far, "from afar".to_owned(), me, secs(3), |_| Client::Ignored);
             }
             Event::Message(Client::Stop) => return stop(),
             _ => {}

@@ -1,4 +1,4 @@
-//! The first machine: sessions with their connections, redial, and actors that talk; the least that a node does.
+//! The smaller machine: sessions with their connections, redialling, and actors that exchange messages.
 
 mod handshake;
 
@@ -15,21 +15,21 @@ use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 use crate::rng::SimRng;
 use crate::workload::{ReceivedLog, Workload};
 
-/// How an endpoint behaves.
+/// The behaviour of an endpoint.
 #[derive(Debug, Clone)]
 pub struct EndpointConfig {
-    /// Whom it dials, and dials again.
+    /// The locations that it dials, and dials again when the connection ends.
     pub targets: Vec<SocketAddr>,
-    /// How it protects records.
+    /// The suite that protects its records.
     pub suite: Suite,
     /// Limits of its sessions.
     pub limits: Limits,
-    /// It sends something about this often; zero for never.
-    pub speaks_every: Duration,
-    /// Of so many messages, one is large; 0 for none.
+    /// The mean time between two batches of messages to all peers; zero for never.
+    pub send_every: Duration,
+    /// One in this many messages is large; 0 for none.
     pub large_once_in: u64,
-    /// Of so many messages, the receiver parks one; 0 for none.
-    pub parks_once_in: u64,
+    /// The receiver holds back the credit of one in this many frames; 0 for none.
+    pub held_once_in: u64,
 }
 
 impl Default for EndpointConfig {
@@ -38,14 +38,15 @@ impl Default for EndpointConfig {
             targets: Vec::new(),
             suite: Suite::Plain,
             limits: Limits::default(),
-            speaks_every: Duration::from_millis(5),
+            send_every: Duration::from_millis(5),
             large_once_in: 100,
-            parks_once_in: 50,
+            held_once_in: 50,
         }
     }
 }
 
-/// A session endpoint: dials its targets, accepts others, keeps a session with each, and checks what it hears.
+/// A session endpoint: dials its targets, accepts connections, keeps a session with each peer, and checks the messages
+/// that it receives.
 #[derive(Debug)]
 pub struct SessionEndpoint {
     profile: Profile,
@@ -55,8 +56,8 @@ pub struct SessionEndpoint {
     dials: Vec<EndpointDial>,
     conns: BTreeMap<SimConn, EndpointConn>,
     peers: BTreeMap<NodeId, EndpointPeer>,
-    heard: ReceivedLog,
-    speaks_at: Option<Time>,
+    received: ReceivedLog,
+    next_send: Option<Time>,
     sessions_ended: u64,
 }
 
@@ -65,22 +66,22 @@ struct EndpointDial {
     to: SocketAddr,
     conn: Option<SimConn>,
     again_at: Time,
-    /// Whom it met there last.
+    /// The peer that was last found there.
     node: Option<NodeId>,
-    /// Whether the connection there is to be replaced.
-    renews: bool,
+    /// Whether to replace the connection to that peer.
+    renew: bool,
 }
 
 impl EndpointDial {
-    /// The present connection stays until a new one is proven.
-    fn renew(&mut self) {
-        (self.conn, self.renews) = (None, true);
+    /// Dials again. The present connection stays until a new one is proven.
+    fn request_renewal(&mut self) {
+        (self.conn, self.renew) = (None, true);
     }
 
-    /// Whether there is neither a dial under way nor a connection with whom it met there.
-    fn is_wanted(&self, peers: &BTreeMap<NodeId, EndpointPeer>) -> bool {
+    /// Whether to dial: no dial is under way, and its peer has no connection or needs another.
+    fn is_needed(&self, peers: &BTreeMap<NodeId, EndpointPeer>) -> bool {
         let peer = self.node.and_then(|node| peers.get(&node));
-        self.conn.is_none() && peer.is_none_or(|peer| peer.conn.is_none() || self.renews)
+        self.conn.is_none() && peer.is_none_or(|peer| peer.conn.is_none() || self.renew)
     }
 }
 
@@ -88,15 +89,15 @@ impl EndpointDial {
 struct EndpointConn {
     phase: EndpointPhase,
     input: Deframer,
-    /// Whether something was written that has not left.
-    is_full: bool,
-    begun: Time,
+    /// Whether a batch was written that has not left.
+    is_writing: bool,
+    started: Time,
 }
 
 #[derive(Debug)]
 enum EndpointPhase {
     Dialling,
-    Shaking(Box<Handshake>),
+    Handshaking(Box<Handshake>),
     Session(NodeId),
 }
 
@@ -108,7 +109,7 @@ struct EndpointPeer {
 }
 
 impl SessionEndpoint {
-    /// One start of an endpoint: everything random, also its incarnation, from `seed`.
+    /// Makes an endpoint. Its incarnation and all its random choices come from `seed`.
     pub fn new(config: EndpointConfig, seed: u64) -> SessionEndpoint {
         let mut rng = SimRng::new(seed);
         let profile = Profile {
@@ -125,7 +126,7 @@ impl SessionEndpoint {
             conn: None,
             again_at: Time::START,
             node: None,
-            renews: false,
+            renew: false,
         };
         let dials = config.targets.iter().map(dial).collect();
         SessionEndpoint {
@@ -136,31 +137,31 @@ impl SessionEndpoint {
             dials,
             conns: BTreeMap::new(),
             peers: BTreeMap::new(),
-            heard: ReceivedLog::default(),
-            speaks_at: None,
+            received: ReceivedLog::default(),
+            next_send: None,
             sessions_ended: 0,
         }
     }
 
-    /// This incarnation.
+    /// The id of this incarnation.
     pub fn node(&self) -> NodeId {
         self.profile.node
     }
 
-    /// No more messages.
-    pub fn be_silent(&mut self) {
-        self.config.speaks_every = Duration::ZERO;
-        self.speaks_at = None;
+    /// Sends no more messages.
+    pub fn stop_sending(&mut self) {
+        self.config.send_every = Duration::ZERO;
+        self.next_send = None;
     }
 
-    /// Messages sent to a peer in the present session.
+    /// Messages sent to a peer in its present session.
     pub fn sent_to(&self, peer: NodeId) -> Option<u64> {
         self.peers.get(&peer).map(|peer| peer.workload.sent())
     }
 
-    /// Messages heard from a peer in its present session.
-    pub fn heard_from(&self, peer: NodeId) -> u64 {
-        self.heard.total(peer)
+    /// Messages received from a peer in its last session that had any.
+    pub fn received_from(&self, peer: NodeId) -> u64 {
+        self.received.total(peer)
     }
 
     /// Sessions that were lost or replaced.
@@ -168,7 +169,7 @@ impl SessionEndpoint {
         self.sessions_ended
     }
 
-    /// Sessions whose every frame was acknowledged, and all sessions.
+    /// The number of sessions in which all frames are acknowledged, and the number of all sessions.
     pub fn settled(&self) -> (usize, usize) {
         let settled = self.peers.values().filter(|peer| peer.session.is_idle()).count();
         (settled, self.peers.len())
@@ -183,51 +184,58 @@ impl SessionEndpoint {
         let mut hello = Vec::new();
         let entropy = self.rng.entropy();
         let handshake = Handshake::dial(&self.profile, entropy, resume_state, None, &mut hello);
-        self.begin(now, conn, handshake);
+        self.start_handshake(now, conn, handshake);
         out.push(MachineOutput::Write { conn, bytes: hello });
     }
 
-    fn begin(&mut self, now: Time, conn: SimConn, handshake: Handshake) {
-        let phase = EndpointPhase::Shaking(Box::new(handshake));
-        self.conns.insert(conn, EndpointConn { phase, input: Deframer::new(), is_full: false, begun: now });
+    fn start_handshake(&mut self, now: Time, conn: SimConn, handshake: Handshake) {
+        let phase = EndpointPhase::Handshaking(Box::new(handshake));
+        self.conns
+            .insert(conn, EndpointConn { phase, input: Deframer::new(), is_writing: false, started: now });
     }
 
     fn on_bytes(&mut self, now: Time, conn: SimConn, mut bytes: &[u8], out: &mut Outputs) {
         while !bytes.is_empty() {
-            let Some(mut wire) = self.conns.remove(&conn) else { return };
-            let count = wire.input.push(bytes);
-            assert!(count > 0, "there is space once everything whole was taken");
+            let Some(mut connection) = self.conns.remove(&conn) else { return };
+            let count = connection.input.push(bytes);
+            assert!(count > 0, "the deframer has space when all whole records are taken");
             bytes = &bytes[count..];
-            if self.advance(now, conn, &mut wire, out) {
-                self.conns.insert(conn, wire);
+            if self.advance(now, conn, &mut connection, out) {
+                self.conns.insert(conn, connection);
             } else {
-                self.hang_up(now, conn, out);
+                self.close(now, conn, out);
             }
         }
     }
 
-    /// Takes everything whole; false if the connection is of no use any more.
-    fn advance(&mut self, now: Time, conn: SimConn, wire: &mut EndpointConn, out: &mut Outputs) -> bool {
-        if let EndpointPhase::Shaking(handshake) = &mut wire.phase {
+    /// Takes all whole hellos and records; false if the connection has to be closed.
+    fn advance(
+        &mut self,
+        now: Time,
+        conn: SimConn,
+        connection: &mut EndpointConn,
+        out: &mut Outputs,
+    ) -> bool {
+        if let EndpointPhase::Handshaking(handshake) = &mut connection.phase {
             let mut reply = Vec::new();
-            let shaken = self.shake(now, conn, handshake, &mut wire.input, &mut reply, out);
+            let proven = self.advance_handshake(now, conn, handshake, &mut connection.input, &mut reply, out);
             if !reply.is_empty() {
                 out.push(MachineOutput::Write { conn, bytes: reply });
             }
-            match shaken {
+            match proven {
                 Ok(None) => return true,
-                Ok(Some(node)) => wire.phase = EndpointPhase::Session(node),
+                Ok(Some(node)) => connection.phase = EndpointPhase::Session(node),
                 Err(_) => return false,
             }
         }
-        match wire.phase {
-            EndpointPhase::Session(node) => self.listen(now, conn, node, &mut wire.input),
-            EndpointPhase::Dialling | EndpointPhase::Shaking(_) => true,
+        match connection.phase {
+            EndpointPhase::Session(node) => self.receive(now, conn, node, &mut connection.input),
+            EndpointPhase::Dialling | EndpointPhase::Handshaking(_) => true,
         }
     }
 
-    /// Opens records and hears their frames; false if the connection is of no use any more.
-    fn listen(&mut self, now: Time, conn: SimConn, node: NodeId, input: &mut Deframer) -> bool {
+    /// Opens records and counts their messages; false if the session has another connection.
+    fn receive(&mut self, now: Time, conn: SimConn, node: NodeId, input: &mut Deframer) -> bool {
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.conn == Some(conn)) else {
             return false;
         };
@@ -236,16 +244,16 @@ impl SessionEndpoint {
                 Ok(Some(frames)) => frames,
                 Ok(None) => return true,
                 Err(SessionError::Record(error)) => {
-                    panic!("the network cuts streams, but changes no byte: {error}")
+                    panic!("a record did not open, although the network changes no byte: {error}")
                 }
                 Err(error) => panic!("{error}"),
             };
             while let Some(incoming) =
                 peer.session.next_frame(now, &mut frames).unwrap_or_else(|error| panic!("{error}"))
             {
-                self.heard.hear(node, &incoming.frame());
-                if self.rng.once_in(self.config.parks_once_in) {
-                    peer.workload.park(now, &mut peer.session, &incoming.frame(), &mut self.rng);
+                self.received.record(node, &incoming.frame());
+                if self.rng.once_in(self.config.held_once_in) {
+                    peer.workload.hold(now, &mut peer.session, &incoming.frame(), &mut self.rng);
                 }
             }
         }
@@ -262,7 +270,7 @@ impl SessionEndpoint {
         }
     }
 
-    fn hang_up(&mut self, now: Time, conn: SimConn, out: &mut Outputs) {
+    fn close(&mut self, now: Time, conn: SimConn, out: &mut Outputs) {
         out.push(MachineOutput::Close(conn));
         self.on_closed(now, conn);
     }
@@ -280,65 +288,68 @@ impl SessionEndpoint {
     }
 
     fn on_timer(&mut self, now: Time, out: &mut Outputs) {
-        let stuck = |wire: &&EndpointConn| {
-            !matches!(wire.phase, EndpointPhase::Session(_)) && wire.begun + HANDSHAKE_TIMEOUT <= now
+        let is_overdue = |connection: &&EndpointConn| {
+            !matches!(connection.phase, EndpointPhase::Session(_))
+                && connection.started + HANDSHAKE_TIMEOUT <= now
         };
-        let stuck: Vec<SimConn> =
-            self.conns.iter().filter(|(_, wire)| stuck(wire)).map(|(conn, _)| *conn).collect();
-        stuck.into_iter().for_each(|conn| self.hang_up(now, conn, out));
+        let overdue = self.conns.iter().filter(|(_, connection)| is_overdue(connection));
+        let overdue: Vec<SimConn> = overdue.map(|(conn, _)| *conn).collect();
+        overdue.into_iter().for_each(|conn| self.close(now, conn, out));
         let mut lost = Vec::new();
         for (node, peer) in &mut self.peers {
             peer.session.on_timeout(now);
-            peer.workload.unpark(now, &mut peer.session);
+            peer.workload.release_due(now, &mut peer.session);
             while let Some(event) = peer.session.poll_event() {
                 match event {
                     SessionEvent::Liveness(Liveness::Lost) => lost.push(*node),
-                    // A silent peer may live, and only the connection be dead.
+                    // A silent peer may be running behind a dead connection.
                     SessionEvent::Renew | SessionEvent::Liveness(Liveness::Suspect) => {
                         self.dials
                             .iter_mut()
                             .filter(|dial| dial.node == Some(*node))
-                            .for_each(EndpointDial::renew);
+                            .for_each(EndpointDial::request_renewal);
                     }
                     SessionEvent::Liveness(Liveness::Online) | SessionEvent::Writable => {}
                 }
             }
         }
         lost.into_iter().for_each(|node| self.end_session(node, out));
-        if self.speaks_at.is_some_and(|at| at <= now) {
-            self.speak(now);
+        if self.next_send.is_some_and(|at| at <= now) {
+            self.send_to_all(now);
         }
         self.dial_again(now, out);
     }
 
-    fn speak(&mut self, now: Time) {
-        self.speaks_at = Some(now + self.rng.span(self.config.speaks_every * 2));
+    fn send_to_all(&mut self, now: Time) {
+        self.next_send = Some(now + self.rng.span(self.config.send_every * 2));
         for peer in self.peers.values_mut() {
-            peer.workload.speak(&mut peer.session, &mut self.rng, self.config.large_once_in);
+            peer.workload.send(&mut peer.session, &mut self.rng, self.config.large_once_in);
         }
     }
 
     fn dial_again(&mut self, now: Time, out: &mut Outputs) {
         for dial in &mut self.dials {
-            if dial.again_at <= now && dial.is_wanted(&self.peers) {
+            if dial.again_at <= now && dial.is_needed(&self.peers) {
                 let conn = out.dial(dial.to);
                 dial.conn = Some(conn);
                 let phase = EndpointPhase::Dialling;
-                self.conns
-                    .insert(conn, EndpointConn { phase, input: Deframer::new(), is_full: false, begun: now });
+                let connection =
+                    EndpointConn { phase, input: Deframer::new(), is_writing: false, started: now };
+                self.conns.insert(conn, connection);
             }
         }
     }
 
-    /// Writes what each session has to say, a batch at a time.
+    /// Writes the frames that the sessions have to send, a batch for each connection at a time.
     fn flush(&mut self, now: Time, out: &mut Outputs) {
         for peer in self.peers.values_mut() {
             let Some(conn) = peer.conn else { continue };
-            let Some(wire) = self.conns.get_mut(&conn).filter(|wire| !wire.is_full) else { continue };
+            let connection = self.conns.get_mut(&conn).filter(|connection| !connection.is_writing);
+            let Some(connection) = connection else { continue };
             let mut bytes = Vec::new();
             while bytes.len() < BATCH_BYTES && peer.session.poll_transmit(now, &mut bytes) {}
             if !bytes.is_empty() {
-                wire.is_full = true;
+                connection.is_writing = true;
                 out.push(MachineOutput::Write { conn, bytes });
             }
         }
@@ -346,11 +357,11 @@ impl SessionEndpoint {
 
     fn next_wake(&self, now: Time) -> Time {
         let sessions = self.peers.values().filter_map(|peer| peer.session.poll_timeout());
-        let backlog = self.peers.values().filter_map(|peer| peer.workload.unparks_at());
-        let wanted = self.dials.iter().filter(|dial| dial.is_wanted(&self.peers));
-        let dials = wanted.map(|dial| dial.again_at);
+        let releases = self.peers.values().filter_map(|peer| peer.workload.next_release());
+        let needed = self.dials.iter().filter(|dial| dial.is_needed(&self.peers));
+        let dials = needed.map(|dial| dial.again_at);
         let soon = now + Duration::from_millis(50);
-        sessions.chain(backlog).chain(self.speaks_at).chain(dials).fold(soon, Time::min)
+        sessions.chain(releases).chain(self.next_send).chain(dials).fold(soon, Time::min)
     }
 }
 
@@ -358,13 +369,13 @@ impl Machine for SessionEndpoint {
     fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
         match input {
             MachineInput::Start | MachineInput::Timer => self.on_timer(now, out),
-            MachineInput::Accepted { conn, .. } => self.begin(now, conn, Handshake::accept(None)),
+            MachineInput::Accepted { conn, .. } => self.start_handshake(now, conn, Handshake::accept(None)),
             MachineInput::Connected(conn) => self.on_connected(now, conn, out),
             MachineInput::DialFailed(conn) | MachineInput::Closed(conn) => self.on_closed(now, conn),
             MachineInput::Bytes { conn, bytes } => self.on_bytes(now, conn, bytes, out),
             MachineInput::Writable(conn) => {
-                if let Some(wire) = self.conns.get_mut(&conn) {
-                    wire.is_full = false;
+                if let Some(connection) = self.conns.get_mut(&conn) {
+                    connection.is_writing = false;
                 }
             }
             MachineInput::Datagram { .. } => {}
@@ -373,7 +384,7 @@ impl Machine for SessionEndpoint {
         out.push(MachineOutput::Wake(self.next_wake(now)));
     }
 
-    fn stood_still(&mut self, _now: Time, span: Duration, _out: &mut Outputs) {
+    fn on_stall(&mut self, _now: Time, span: Duration, _out: &mut Outputs) {
         self.peers.values_mut().for_each(|peer| peer.session.forgive(span));
     }
 
@@ -381,7 +392,11 @@ impl Machine for SessionEndpoint {
         for (node, peer) in &self.peers {
             peer.session.check();
             assert_eq!(peer.session.peer(), *node);
-            assert_eq!(peer.session.is_connected(), peer.conn.is_some(), "a session's connection is known");
+            assert_eq!(
+                peer.session.is_connected(),
+                peer.conn.is_some(),
+                "the session and the endpoint agree on whether there is a connection"
+            );
         }
     }
 }

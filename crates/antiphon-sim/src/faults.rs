@@ -1,27 +1,27 @@
-//! What goes wrong in a world, and how often.
+//! The faults of a world, and how often they occur.
 
 use std::time::Duration;
 
-/// What goes wrong. `Default` is a sound network.
+/// Latency and fault rates of a world. `Default` is a network without faults.
 #[derive(Debug, Clone)]
 pub struct Faults {
-    /// The least time from one end to the other.
+    /// The shortest time that bytes and datagrams take to arrive.
     pub latency: Duration,
-    /// What is added to it, at random, for each piece.
+    /// The most that is added to `latency`, at random, for each piece.
     pub jitter: Duration,
-    /// Bytes of the largest piece in which a stream arrives.
+    /// The largest piece in which a stream arrives, in bytes.
     pub piece_bytes_max: u64,
-    /// A connection is cut, at any byte, about this often; zero for never.
+    /// The mean time between two cuts. A cut ends a random connection at a random byte. Zero for never.
     pub cut_every: Duration,
-    /// Of so many cuts, one leaves an end that does not notice; 0 for none.
+    /// One in this many cuts leaves one end open, which does not notice the cut; 0 for none.
     pub half_open_once_in: u64,
-    /// Of so many dials, one is not answered; 0 for none.
+    /// One in this many dials fails; 0 for none.
     pub dial_fails_once_in: u64,
-    /// A machine crashes about this often; zero for never.
+    /// The mean time between two crashes of a random machine; zero for never.
     pub crash_every: Duration,
-    /// It is started again after up to this time.
+    /// The longest time until a crashed machine starts again.
     pub restart_within: Duration,
-    /// Of so many datagrams, one is lost; 0 for none. As many are doubled.
+    /// One in this many datagrams is lost, and one in as many is duplicated; 0 for none.
     pub datagram_lost_once_in: u64,
 }
 

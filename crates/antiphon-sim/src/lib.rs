@@ -1,7 +1,8 @@
-//! A deterministic world for Antiphon: machines, the links between them, virtual time, and faults, all from one seed.
+//! A deterministic simulator for Antiphon: machines, their connections, virtual time and faults, all driven by one seed.
 //!
-//! The same seed gives the same run, to the last byte; its trace hash tells. A [`Machine`] is whatever has one way in and one
-//! way out: an [`SessionEndpoint`], which is a session with its connections, or a [`SimNode`], a whole node with its actors.
+//! The same seed gives the same run, byte for byte; equal [`Trace`] hashes show it. A [`World`] runs machines of one type:
+//! a [`SessionEndpoint`] has only sessions and their connections, a [`SimNode`] is a whole node with its actors. Other
+//! machines implement [`Machine`].
 
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -18,7 +19,7 @@ pub use faults::Faults;
 mod machine;
 pub use machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 
-mod link;
+mod stream_pair;
 
 mod node;
 pub use node::SimNode;
@@ -31,7 +32,7 @@ pub use world::World;
 
 mod workload;
 
-/// Tells how to repeat a run if the thread panics while it lives.
+/// Prints how to repeat a run, if the thread panics before this value is dropped.
 #[derive(Debug)]
 pub struct Replay {
     seed: u64,
@@ -39,7 +40,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// For a run of `test` with `seed`.
+    /// Guards a run of the test `test` with `seed`.
     pub fn new(test: &'static str, seed: u64) -> Replay {
         Replay { seed, test }
     }
@@ -50,20 +51,21 @@ impl Drop for Replay {
         if std::thread::panicking() {
             let Replay { seed, test } = self;
             eprintln!(
-                "seed {seed} fails; replay it with: ANTIPHON_SEED={seed} cargo test -p antiphon-sim {test}"
+                "seed {seed} failed; replay it with: ANTIPHON_SEED={seed} cargo test -p antiphon-sim {test}"
             );
         }
     }
 }
 
-/// The seeds of a test: the one in `ANTIPHON_SEED`; else as many as `ANTIPHON_SEEDS` says; else `count`.
+/// The seeds of a test: the single seed in `ANTIPHON_SEED`; else 0 up to the number in `ANTIPHON_SEEDS`; else 0 up to
+/// `count`.
 ///
 /// # Panics
-/// If a variable holds no number.
+/// If one of these variables is set and is not a number.
 pub fn seeds(count: u64) -> std::ops::Range<u64> {
     let number = |name| {
         let value = std::env::var(name).ok()?;
-        Some(value.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number, not {value}")))
+        Some(value.parse::<u64>().unwrap_or_else(|_| panic!("{name} must be a number, not {value}")))
     };
     match number("ANTIPHON_SEED") {
         Some(seed) => seed..seed + 1,

@@ -1,4 +1,4 @@
-//! What a world runs: a machine with one way in and one way out.
+//! The interface between a world and its machines: inputs, outputs, and the trait that connects them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,75 +9,75 @@ use antiphon_wire::Time;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SimConn(pub u64);
 
-/// What can happen to a machine.
+/// An event that a machine handles.
 #[derive(Debug)]
 pub enum MachineInput<'a> {
-    /// It was started, at its location.
+    /// The machine starts.
     Start,
-    /// The time that it asked for has come.
+    /// The time of the last [`MachineOutput::Wake`] has come.
     Timer,
-    /// It was dialled.
+    /// A connection from another machine was accepted.
     Accepted {
         /// The new connection.
         conn: SimConn,
-        /// Where it comes from.
+        /// The location of the dialling machine.
         from: SocketAddr,
     },
-    /// Its dial was answered.
+    /// A dial succeeded.
     Connected(SimConn),
-    /// Its dial was not.
+    /// A dial failed.
     DialFailed(SimConn),
-    /// Bytes have come.
+    /// Bytes arrived.
     Bytes {
-        /// Over this connection.
+        /// The connection.
         conn: SimConn,
-        /// Any number of them.
+        /// The bytes; at least one.
         bytes: &'a [u8],
     },
-    /// Everything that was written has left.
+    /// All bytes that were written have left this machine.
     Writable(SimConn),
-    /// The connection is gone.
+    /// The connection was closed by the other end, or cut.
     Closed(SimConn),
-    /// A datagram has come.
+    /// A datagram arrived.
     Datagram {
-        /// From there.
+        /// The location of the sender.
         from: SocketAddr,
         /// The whole datagram.
         bytes: &'a [u8],
     },
 }
 
-/// What a machine can do.
+/// An effect that a machine asks of the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MachineOutput {
-    /// Dial.
+    /// Dial a location. [`Outputs::dial`] makes this output.
     Dial {
         /// The new connection.
         conn: SimConn,
-        /// Whom.
+        /// The location to dial.
         to: SocketAddr,
     },
     /// Write to a connection.
     Write {
-        /// Which.
+        /// The connection.
         conn: SimConn,
-        /// What.
+        /// The bytes to write.
         bytes: Vec<u8>,
     },
-    /// Close a connection, after what was written.
+    /// Close a connection. Bytes written before still arrive.
     Close(SimConn),
     /// Send a datagram.
     Datagram {
-        /// To whom.
+        /// The location of the receiver.
         to: SocketAddr,
         /// The whole datagram.
         bytes: Vec<u8>,
     },
-    /// Ask for [`MachineInput::Timer`] at this time, instead of any time asked for before.
+    /// Set the time of the next [`MachineInput::Timer`]; it replaces the time set before.
     Wake(Time),
 }
 
-/// Where a machine puts what it does.
+/// The list to which a machine adds its outputs.
 #[derive(Debug)]
 pub struct Outputs {
     pub(crate) list: Vec<MachineOutput>,
@@ -85,17 +85,18 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// For a machine that is driven by hand. Its dials are numbered from `first`, in steps of two: so the others' may lie between.
+    /// An empty list for a machine that runs without a [`World`](crate::World). Its dials get the numbers `first`,
+    /// `first + 2` and so on; the caller may use the numbers between them.
     pub fn new(first: u64) -> Outputs {
         Outputs { list: Vec::new(), next_conn: first }
     }
 
-    /// Takes what the machine has done since this was last called.
+    /// Takes the outputs since the last call.
     pub fn take(&mut self) -> Vec<MachineOutput> {
         std::mem::take(&mut self.list)
     }
 
-    /// Dials, and answers the connection of which [`MachineInput::Connected`] or [`MachineInput::DialFailed`] will speak.
+    /// Dials `to`, and returns the connection that [`MachineInput::Connected`] or [`MachineInput::DialFailed`] will name.
     pub fn dial(&mut self, to: SocketAddr) -> SimConn {
         let conn = SimConn(self.next_conn);
         self.next_conn += 2;
@@ -103,21 +104,21 @@ impl Outputs {
         conn
     }
 
-    /// Does anything else.
+    /// Adds any other output.
     pub fn push(&mut self, output: MachineOutput) {
         self.list.push(output);
     }
 }
 
-/// Something that runs in a world: a session, or a whole node.
+/// A program that runs in a world: a session endpoint, or a whole node.
 pub trait Machine {
-    /// One event in; everything that follows from it out.
+    /// Handles one event, and adds its effects to `out`.
     fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs);
 
-    /// It has stood still for `span`, as a whole process does that was stopped; what arrived meanwhile follows.
-    fn stood_still(&mut self, now: Time, span: Duration, out: &mut Outputs);
+    /// Called after a stall of `span`, as of a stopped process, and before the events that arrived during it.
+    fn on_stall(&mut self, now: Time, span: Duration, out: &mut Outputs);
 
-    /// Checks promises and invariants, after each event.
+    /// Checks promises and invariants; the world calls it after each event.
     ///
     /// # Panics
     /// If one does not hold.

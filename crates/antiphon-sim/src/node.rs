@@ -1,6 +1,7 @@
 //! A whole node as a machine: the real scheduler on virtual time, and the real core of the node.
 //!
-//! Users test their own actors so: the world cuts, delays and crashes, and the same seed does it again.
+//! Users can test their own actors with it: the world cuts connections, delays bytes and crashes nodes, and the same seed
+//! repeats all of that.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,21 +20,23 @@ pub struct SimNode {
     sched: Loop,
     rng: SimRng,
     location: SocketAddr,
-    /// Who hears what this node broadcasts.
+    /// The nodes that receive the broadcasts of this one.
     neighbours: Vec<SocketAddr>,
-    wishes: Vec<dist::Output>,
+    /// Outputs of the core that are not performed yet.
+    pending: Vec<dist::Output>,
     conns: BTreeMap<ConnId, SimConn>,
     ids: BTreeMap<SimConn, ConnId>,
-    /// Bytes on their way out, which the world has taken.
-    leaving: BTreeMap<ConnId, usize>,
+    /// The size of the batch that each connection is writing.
+    writing: BTreeMap<ConnId, usize>,
+    /// The names that can be resolved.
     hosts: BTreeMap<String, SocketAddr>,
 }
 
-/// What the core stands on, for the length of one call.
+/// The driver of the node's core during one call.
 struct SimDriver<'a> {
     sched: &'a mut Loop,
     rng: &'a mut SimRng,
-    wishes: &'a mut Vec<dist::Output>,
+    pending: &'a mut Vec<dist::Output>,
 }
 
 impl dist::Driver for SimDriver<'_> {
@@ -42,7 +45,7 @@ impl dist::Driver for SimDriver<'_> {
     }
 
     fn output(&mut self, output: dist::Output) {
-        self.wishes.push(output);
+        self.pending.push(output);
     }
 
     fn entropy(&mut self) -> Option<Entropy> {
@@ -51,10 +54,10 @@ impl dist::Driver for SimDriver<'_> {
 }
 
 impl SimNode {
-    /// A node at `location`; `set_up` spawns its actors. Its incarnation and all its chance come from `seed`.
+    /// Makes a node at `location`; `set_up` spawns its actors. Its incarnation and all its random choices come from `seed`.
     ///
     /// # Panics
-    /// When the configuration is one that no node can have.
+    /// If the configuration is invalid.
     pub fn new(config: &Config, location: SocketAddr, seed: u64, set_up: impl FnOnce(&mut Loop)) -> Self {
         let mut rng = SimRng::new(seed);
         let node_id = NodeId::from_bits(rng.number());
@@ -65,71 +68,72 @@ impl SimNode {
             watchdog: None,
             ..config.scheduler.clone()
         };
-        let mut sched = Loop::new(scheduler).expect("a virtual loop needs nothing of the system");
-        let everywhere = vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)];
-        let core = NodeCore::simulated(config, node_id, Location::new(location), everywhere);
-        sched.set_transport(Box::new(core.expect("a sound configuration")));
+        let mut sched = Loop::new(scheduler).expect("a virtual loop needs no resources of the system");
+        let every_network = vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)];
+        let core = NodeCore::simulated(config, node_id, Location::new(location), every_network);
+        sched.set_transport(Box::new(core.expect("the configuration is valid")));
         set_up(&mut sched);
         Self {
             sched,
             rng,
             location,
             neighbours: Vec::new(),
-            wishes: Vec::new(),
+            pending: Vec::new(),
             conns: BTreeMap::new(),
             ids: BTreeMap::new(),
-            leaving: BTreeMap::new(),
+            writing: BTreeMap::new(),
             hosts: BTreeMap::new(),
         }
     }
 
-    /// Who hears what this node broadcasts.
+    /// Sets the nodes that receive the broadcasts of this one. This node may be among them.
     pub fn set_neighbours(&mut self, neighbours: Vec<SocketAddr>) {
         self.neighbours = neighbours;
     }
 
-    /// A host that can be looked up.
+    /// Lets this node resolve the host `name` to `location`.
     pub fn set_host(&mut self, name: &str, location: SocketAddr) {
         self.hosts.insert(name.to_owned(), location);
     }
 
-    /// The loop, to look at it or to spawn more.
+    /// The event loop of this node, for example to spawn more actors.
     pub fn sched(&mut self) -> &mut Loop {
         &mut self.sched
     }
 
-    /// How the scheduler is doing.
+    /// The statistics of the scheduler.
     pub fn stats(&self) -> LoopStats {
         self.sched.stats()
     }
 
-    /// How the node is doing.
+    /// The counters of the node.
     pub fn counts(&mut self) -> antiphon_dist::Counts {
         self.sched.loop_ref().transport::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
     }
 
-    /// Takes the core out of the loop for a moment.
+    /// Calls `act` with the core, which is out of the loop meanwhile.
     fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut SimDriver<'_>, LoopTime) -> R) -> R {
-        let mut core = self.sched.take_transport::<NodeCore>().expect("it stands there between events");
+        let mut core =
+            self.sched.take_transport::<NodeCore>().expect("the core is in the loop between events");
         let now = self.sched.now();
-        let mut driver = SimDriver { sched: &mut self.sched, rng: &mut self.rng, wishes: &mut self.wishes };
+        let mut driver = SimDriver { sched: &mut self.sched, rng: &mut self.rng, pending: &mut self.pending };
         let result = act(&mut core, &mut driver, now);
         self.sched.set_transport(core);
         result
     }
 
-    /// Gives the core an input, and does what it wants, until it wants nothing more.
-    fn give(&mut self, input: dist::Input<'_>, out: &mut Outputs) {
+    /// Passes an input to the core, and performs its outputs until there are no more.
+    fn feed(&mut self, input: dist::Input<'_>, out: &mut Outputs) {
         self.with_core(|core, driver, now| core.handle(now, input, driver));
-        while !self.wishes.is_empty() {
-            for wish in std::mem::take(&mut self.wishes) {
-                self.perform(wish, out);
+        while !self.pending.is_empty() {
+            for output in std::mem::take(&mut self.pending) {
+                self.perform(output, out);
             }
         }
     }
 
-    fn perform(&mut self, wish: dist::Output, out: &mut Outputs) {
-        match wish {
+    fn perform(&mut self, output: dist::Output, out: &mut Outputs) {
+        match output {
             dist::Output::Dial(id, to) => {
                 let conn = out.dial(to);
                 self.conns.insert(id, conn);
@@ -137,54 +141,54 @@ impl SimNode {
             }
             dist::Output::Write(id) => self.write(id, out),
             dist::Output::Close(id) => {
-                self.leaving.remove(&id);
+                self.writing.remove(&id);
                 if let Some(conn) = self.conns.remove(&id) {
                     self.ids.remove(&conn);
                     out.push(MachineOutput::Close(conn));
                 }
             }
-            // Each node has a port of its own, so a datagram reaches the one that it is for.
+            // Each node has a port of its own, so a datagram reaches exactly the node that it is addressed to.
             dist::Output::Datagram(to, bytes) | dist::Output::Ask(to, bytes) => {
                 out.push(MachineOutput::Datagram { to, bytes });
             }
-            dist::Output::Broadcast(bytes) => self.shout(&bytes, |_| true, out),
+            dist::Output::Broadcast(bytes) => self.broadcast(&bytes, |_| true, out),
             dist::Output::Siblings(bytes) => {
                 let here = self.location.ip();
-                self.shout(&bytes, |to| to.ip() == here, out);
+                self.broadcast(&bytes, |to| to.ip() == here, out);
             }
             dist::Output::Resolve { query, host, .. } => {
                 let found =
                     self.hosts.get(&host).map(|at| vec![*at]).ok_or_else(|| "no such host".to_owned());
                 self.with_core(|core, _, _| core.resolved(query, found));
             }
-            other => unreachable!("the simulator knows no {other:?}"),
+            other => unreachable!("the simulator does not support the output {other:?}"),
         }
     }
 
-    fn shout(&self, bytes: &[u8], reaches: impl Fn(&SocketAddr) -> bool, out: &mut Outputs) {
+    fn broadcast(&self, bytes: &[u8], reaches: impl Fn(&SocketAddr) -> bool, out: &mut Outputs) {
         for to in self.neighbours.iter().filter(|to| **to != self.location && reaches(to)) {
             out.push(MachineOutput::Datagram { to: *to, bytes: bytes.to_vec() });
         }
     }
 
-    /// Puts what a connection has to say on its way, one batch at a time.
+    /// Writes the next batch of a connection, unless the last one has not left yet.
     fn write(&mut self, id: ConnId, out: &mut Outputs) {
         let Some(conn) = self.conns.get(&id).copied() else { return };
-        if self.leaving.contains_key(&id) {
+        if self.writing.contains_key(&id) {
             return;
         }
         let bytes = self.with_core(|core, _, _| core.outgoing(id).to_vec());
         if !bytes.is_empty() {
-            self.leaving.insert(id, bytes.len());
+            self.writing.insert(id, bytes.len());
             out.push(MachineOutput::Write { conn, bytes });
         }
     }
 
-    /// Runs actors and core until both have nothing to do now.
+    /// Runs the actors and the core until both have nothing to do now; then checks the core and sets the next wake-up.
     fn run(&mut self, out: &mut Outputs) {
         loop {
             self.sched.work();
-            self.give(dist::Input::Tick, out);
+            self.feed(dist::Input::Tick, out);
             let dirty = self.with_core(|core, _, _| core.is_dirty());
             if !dirty && !self.sched.is_runnable() {
                 break;
@@ -213,7 +217,7 @@ impl SimNode {
                 return;
             }
             bytes = &bytes[taken..];
-            self.give(dist::Input::Received(id, taken), out);
+            self.feed(dist::Input::Received(id, taken), out);
         }
     }
 
@@ -223,16 +227,16 @@ impl SimNode {
             Some(id) => {
                 self.conns.insert(id, conn);
                 self.ids.insert(conn, id);
-                self.give(dist::Input::Accepted { conn: id, tls: None }, out);
+                self.feed(dist::Input::Accepted { conn: id, tls: None }, out);
             }
             None => out.push(MachineOutput::Close(conn)),
         }
     }
 
-    fn forget(&mut self, conn: SimConn) -> Option<ConnId> {
+    fn remove_conn(&mut self, conn: SimConn) -> Option<ConnId> {
         let id = self.ids.remove(&conn)?;
         self.conns.remove(&id);
-        self.leaving.remove(&id);
+        self.writing.remove(&id);
         Some(id)
     }
 }
@@ -241,46 +245,46 @@ impl Machine for SimNode {
     fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
         self.sched.advance_to(loop_time(now));
         match input {
-            MachineInput::Start => self.give(dist::Input::Start, out),
+            MachineInput::Start => self.feed(dist::Input::Start, out),
             MachineInput::Timer => {}
             MachineInput::Accepted { conn, from } => self.accept(conn, from, out),
             MachineInput::Connected(conn) => {
                 if let Some(id) = self.ids.get(&conn).copied() {
-                    self.give(dist::Input::Connected { conn: id, tls: None }, out);
+                    self.feed(dist::Input::Connected { conn: id, tls: None }, out);
                 }
             }
             MachineInput::DialFailed(conn) => {
-                if let Some(id) = self.forget(conn) {
-                    // The world does not tell a host that refuses from one that is not there.
-                    self.give(dist::Input::DialFailed { conn: id, refused: false }, out);
+                if let Some(id) = self.remove_conn(conn) {
+                    // The world does not distinguish a host that refuses from one that is absent.
+                    self.feed(dist::Input::DialFailed { conn: id, refused: false }, out);
                 }
             }
             MachineInput::Bytes { conn, bytes } => self.receive(conn, bytes, out),
             MachineInput::Writable(conn) => {
                 if let Some(id) = self.ids.get(&conn).copied()
-                    && let Some(count) = self.leaving.remove(&id)
+                    && let Some(count) = self.writing.remove(&id)
                 {
-                    self.give(dist::Input::Written(id, count), out);
+                    self.feed(dist::Input::Written(id, count), out);
                     self.write(id, out);
                 }
             }
             MachineInput::Closed(conn) => {
-                if let Some(id) = self.forget(conn) {
-                    self.give(dist::Input::Closed(id), out);
+                if let Some(id) = self.remove_conn(conn) {
+                    self.feed(dist::Input::Closed(id), out);
                 }
             }
-            MachineInput::Datagram { from, bytes } => self.give(dist::Input::Datagram(from, bytes), out),
+            MachineInput::Datagram { from, bytes } => self.feed(dist::Input::Datagram(from, bytes), out),
         }
         self.run(out);
     }
 
-    fn stood_still(&mut self, now: Time, span: Duration, out: &mut Outputs) {
+    fn on_stall(&mut self, now: Time, span: Duration, out: &mut Outputs) {
         self.sched.advance_to(loop_time(now));
-        self.give(dist::Input::Stalled(span), out);
+        self.feed(dist::Input::Stalled(span), out);
     }
 
-    /// What a node promises is checked by the actors of a test; what its core holds invariant, after each
-    /// event, in `run`.
+    /// Does nothing: the actors of a test check the promises of a node, and `run` checks the invariants of its core after
+    /// each event.
     fn check(&self) {}
 }
 

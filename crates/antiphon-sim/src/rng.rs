@@ -1,4 +1,4 @@
-//! Chance from a seed: `SplitMix64`, so that a run depends on nothing but its seed.
+//! Random numbers from a seed (`SplitMix64`), so that a run depends on nothing but its seed.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ pub struct SimRng {
 }
 
 impl SimRng {
-    /// The stream of this seed.
+    /// The stream of random numbers of this seed.
     pub fn new(seed: u64) -> SimRng {
         SimRng { state: seed }
     }
 
-    /// Any number.
+    /// A random number.
     pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
@@ -25,32 +25,33 @@ impl SimRng {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`; 0 if that is 0.
+    /// A random number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.number() % bound }
     }
 
-    /// True once in `times`; never if that is 0.
+    /// True in one of `times` calls on average; never if `times` is 0.
     pub fn once_in(&mut self, times: u64) -> bool {
         times > 0 && self.below(times) == 0
     }
 
-    /// A span up to `longest`.
+    /// A random duration up to and including `longest`.
     pub fn span(&mut self, longest: Duration) -> Duration {
         let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(self.below(nanos.saturating_add(1)))
     }
 
-    /// 32 bytes.
+    /// 32 random bytes.
     pub fn bytes(&mut self) -> [u8; 32] {
         let mut bytes = [0; 32];
-        for word in bytes.chunks_exact_mut(8) {
-            word.copy_from_slice(&self.number().to_le_bytes());
+        for chunk in bytes.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&self.number().to_le_bytes());
         }
         bytes
     }
 
-    /// Chance for a handshake without X25519: nobody listens here, and both sides agree on the sum of their public halves.
+    /// The randomness of one handshake, without X25519: both sides agree on the sum of their public halves. It needs no
+    /// secrecy in a simulation.
     pub(crate) fn entropy(&mut self) -> Entropy {
         let public = self.bytes();
         Entropy::new(self.bytes(), public, move |peer| {

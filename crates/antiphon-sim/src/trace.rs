@@ -1,8 +1,8 @@
-//! The trace of a run, as one hash: two runs that did the same have the same.
+//! The trace of a run as one hash: equal runs have equal hashes.
 
 use std::io::Write as _;
 
-/// FNV-1a, a word at a time, over everything that happened.
+/// The FNV-1a hash of all events of a run, taken over eight bytes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
     hash: u64,
@@ -14,9 +14,9 @@ impl Trace {
         Trace { hash: 0xcbf2_9ce4_8422_2325, events: 0 }
     }
 
-    pub(crate) fn note(&mut self, what: &str, numbers: &[u64], bytes: &[u8]) {
+    pub(crate) fn note(&mut self, label: &str, numbers: &[u64], bytes: &[u8]) {
         self.events += 1;
-        self.add(what.as_bytes());
+        self.add(label.as_bytes());
         for number in numbers {
             self.add(&number.to_le_bytes());
         }
@@ -25,13 +25,13 @@ impl Trace {
 
     fn add(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.hash = (self.hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);
+            let mut padded = [0; 8];
+            padded[..chunk.len()].copy_from_slice(chunk);
+            self.hash = (self.hash ^ u64::from_le_bytes(padded)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
 
-    /// Appends this test's name, the seed and the hash to the file that `ANTIPHON_TRACE_FILE` names, if it names one.
+    /// Appends the name of the running test, the seed and the hash to the file in `ANTIPHON_TRACE_FILE`, if that is set.
     pub(crate) fn record(&self, seed: u64) {
         let Some(path) = std::env::var_os("ANTIPHON_TRACE_FILE") else { return };
         let thread = std::thread::current();
@@ -42,12 +42,12 @@ impl Trace {
         }
     }
 
-    /// The hash of everything so far.
+    /// The hash of all events so far.
     pub fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// How many events there were.
+    /// The number of events so far.
     pub fn events(&self) -> u64 {
         self.events
     }

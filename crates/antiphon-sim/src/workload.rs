@@ -1,4 +1,4 @@
-//! What actors of an endpoint say and hear, and the promises that are checked at each message:
+//! The messages that the actors of an endpoint exchange, and the promises that are checked at each message:
 //! (1) messages from one actor to another arrive in the order sent; (2) a dropped connection loses and repeats nothing.
 
 use std::collections::BTreeMap;
@@ -9,24 +9,27 @@ use antiphon_wire::{Frame, HeldCredit, Key, NodeId, Route, Session, Time};
 
 use crate::rng::SimRng;
 
-/// What is said in one session.
+/// The messages that one endpoint sends in one session, and the credit that it holds back.
 #[derive(Debug)]
 pub(crate) struct Workload {
-    /// The speaker's own number of the session.
+    /// The number of the session, counted by the sending endpoint.
     session: u64,
     node: NodeId,
+    /// Messages sent from one actor to another.
     sent: BTreeMap<(Key, Key), u64>,
-    backlog: Vec<(Time, HeldCredit)>,
+    /// Credit, and when to release it.
+    held: Vec<(Time, HeldCredit)>,
+    /// Paused actors, and when each pause ends.
     paused: Vec<(Time, Key)>,
 }
 
 impl Workload {
     pub(crate) fn new(session: u64, node: NodeId) -> Workload {
-        Workload { session, node, sent: BTreeMap::new(), backlog: Vec::new(), paused: Vec::new() }
+        Workload { session, node, sent: BTreeMap::new(), held: Vec::new(), paused: Vec::new() }
     }
 
-    /// Sends some messages, each with its number within its pair.
-    pub(crate) fn speak(&mut self, session: &mut Session, rng: &mut SimRng, large_once_in: u64) {
+    /// Sends up to seven messages, each with its number among those of its sender and receiver.
+    pub(crate) fn send(&mut self, session: &mut Session, rng: &mut SimRng, large_once_in: u64) {
         let tag = session.intern("sim.numbered/1").expect("one tag");
         for _ in 0..rng.below(8) {
             let (from, to) = (Key(1 + rng.below(ACTORS)), Key(1 + rng.below(ACTORS)));
@@ -34,12 +37,12 @@ impl Workload {
             let filler =
                 if rng.once_in(large_once_in) { 10_000 + rng.below(200_000) } else { rng.below(200) };
             let mut body = Vec::new();
-            for word in [self.node.0, self.session, *number] {
-                body.extend_from_slice(&word.to_le_bytes());
+            for field in [self.node.0, self.session, *number] {
+                body.extend_from_slice(&field.to_le_bytes());
             }
             body.resize(body.len() + usize::try_from(filler).unwrap_or(0), 7);
             let message = Message { to, from, tag, receipt: None, route: Route::NONE, body: &body };
-            // A refused message was not sent, so it takes no number.
+            // A message that the session refuses is not sent, so it takes no number.
             if session.send(&Frame::Message(message)).is_ok() {
                 *number += 1;
             }
@@ -50,19 +53,20 @@ impl Workload {
         self.sent.values().sum()
     }
 
-    /// Holds back the credit of a message for a while; sometimes pauses its receiver.
-    pub(crate) fn park(&mut self, now: Time, session: &mut Session, frame: &Frame<'_>, rng: &mut SimRng) {
+    /// Holds back the credit of a message for up to 100 ms; sometimes pauses its receiver.
+    pub(crate) fn hold(&mut self, now: Time, session: &mut Session, frame: &Frame<'_>, rng: &mut SimRng) {
         let until = now + rng.span(Duration::from_millis(100));
-        self.backlog.push((until, session.hold()));
+        self.held.push((until, session.hold()));
         if let (Frame::Message(message), true) = (frame, rng.once_in(3)) {
             session.pause(message.to);
             self.paused.push((until, message.to));
         }
     }
 
-    pub(crate) fn unpark(&mut self, now: Time, session: &mut Session) {
-        for (_, held) in self.backlog.extract_if(.., |(until, _)| *until <= now) {
-            session.release(held);
+    /// Releases credit and resumes actors whose time has come.
+    pub(crate) fn release_due(&mut self, now: Time, session: &mut Session) {
+        for (_, credit) in self.held.extract_if(.., |(until, _)| *until <= now) {
+            session.release(credit);
         }
         let due: Vec<(Time, Key)> = self.paused.extract_if(.., |(until, _)| *until <= now).collect();
         for (_, actor) in due {
@@ -72,47 +76,49 @@ impl Workload {
         }
     }
 
-    pub(crate) fn unparks_at(&self) -> Option<Time> {
-        let backlog = self.backlog.iter().map(|(until, _)| *until);
-        backlog.chain(self.paused.iter().map(|(until, _)| *until)).min()
+    /// When `release_due` is next needed.
+    pub(crate) fn next_release(&self) -> Option<Time> {
+        let held = self.held.iter().map(|(until, _)| *until);
+        held.chain(self.paused.iter().map(|(until, _)| *until)).min()
     }
 }
 
-/// What was heard from everybody, over all sessions of one life.
+/// The messages received from all peers, over all sessions of one incarnation.
 #[derive(Debug, Default)]
 pub(crate) struct ReceivedLog {
+    /// For each peer, sender and receiver: the last session, and the number of its next message.
     pairs: BTreeMap<(NodeId, Key, Key), (u64, u64)>,
-    /// The last session heard of each node, and its messages.
+    /// For each peer: the last session, and the number of its messages.
     totals: BTreeMap<NodeId, (u64, u64)>,
     sessions: u64,
 }
 
 impl ReceivedLog {
-    /// The number of the next session of this side.
+    /// Starts another session of this endpoint, and returns its number.
     pub(crate) fn next_session(&mut self) -> u64 {
         self.sessions += 1;
         self.sessions
     }
 
-    /// Checks the promises.
+    /// Counts a message, and checks the promises.
     ///
     /// # Panics
     /// If one is broken.
-    pub(crate) fn hear(&mut self, node: NodeId, frame: &Frame<'_>) {
+    pub(crate) fn record(&mut self, node: NodeId, frame: &Frame<'_>) {
         let Frame::Message(message) = frame else { return };
-        let word = |index: usize| {
+        let field = |index: usize| {
             let bytes = message.body.get(index * 8..index * 8 + 8).expect("the body is whole");
             u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
         };
-        let (speaker, session, number) = (word(0), word(1), word(2));
-        assert_eq!(speaker, node.0, "a message comes from the node that sent it");
+        let (sender, session, number) = (field(0), field(1), field(2));
+        assert_eq!(sender, node.0, "a message comes from the node that sent it");
         assert!(message.body[24..].iter().all(|byte| *byte == 7), "a message arrives as it was sent");
         let (last, next) = self.pairs.entry((node, message.from, message.to)).or_insert((session, 0));
-        assert!(session >= *last, "nothing of an ended session arrives later");
+        assert!(session >= *last, "no message of an ended session arrives in a later one");
         if session > *last {
             (*last, *next) = (session, 0);
         }
-        assert_eq!(number, *next, "promises 1 and 2: in order, none lost, none repeated");
+        assert_eq!(number, *next, "promises 1 and 2: messages arrive in order, none lost, none repeated");
         *next += 1;
         let total = self.totals.entry(node).or_insert((session, 0));
         if session > total.0 {
@@ -121,10 +127,11 @@ impl ReceivedLog {
         total.1 += 1;
     }
 
+    /// Messages received from `node` in its last session.
     pub(crate) fn total(&self, node: NodeId) -> u64 {
         self.totals.get(&node).map_or(0, |(_, total)| *total)
     }
 }
 
-/// Actors at each end.
+/// Actors at each endpoint.
 const ACTORS: u64 = 4;

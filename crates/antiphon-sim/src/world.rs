@@ -1,7 +1,9 @@
-//! The world: hosts with their machines, links, a queue of events in virtual time, faults, and the trace.
+//! The world: hosts with their machines, connections, a queue of events in virtual time, faults, and the trace.
 //!
-//! Invariants: events happen in the order of their time, and of their making within one time; every random choice is drawn
-//! from the one seed; a machine that crashed gets nothing any more, and what it had open ends at its peers.
+//! Invariants:
+//! - Events are handled in the order of their times; those of one time in the order in which they were scheduled.
+//! - Every random choice is drawn from the one seed.
+//! - A machine that crashed gets no more events, and its connections end at the other side.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,12 +12,12 @@ use std::time::Duration;
 use antiphon_wire::Time;
 
 use crate::faults::Faults;
-use crate::link::{Link, LinkEnd};
 use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 use crate::rng::SimRng;
+use crate::stream_pair::{StreamEnd, StreamPair};
 use crate::trace::Trace;
 
-/// A world of machines.
+/// A simulated network of machines.
 pub struct World<M> {
     seed: u64,
     now: Time,
@@ -23,8 +25,8 @@ pub struct World<M> {
     faults: Faults,
     trace: Trace,
     hosts: BTreeMap<SocketAddr, SimHost<M>>,
-    links: BTreeMap<u64, Link>,
-    next_link: u64,
+    connections: BTreeMap<u64, StreamPair>,
+    next_connection: u64,
     queue: BTreeMap<(Time, u64), WorldEvent>,
     next_event: u64,
     cuts: u64,
@@ -33,18 +35,20 @@ pub struct World<M> {
 
 struct SimHost<M> {
     machine: Option<M>,
+    /// Builds the machine at each start, from a seed.
     make: Box<dyn FnMut(u64) -> M>,
-    /// How often it was started.
+    /// The number of starts.
     incarnation: u32,
+    /// The time of the next timer event.
     wake: Option<Time>,
-    /// It stands still until then.
-    held_until: Time,
+    /// No event reaches the machine before this time.
+    stalled_until: Time,
 }
 
 #[derive(Debug)]
 enum WorldEvent {
-    /// A machine that stood still goes on.
-    GoesOn {
+    /// The stall of a machine ends.
+    StallEnds {
         host: SocketAddr,
         incarnation: u32,
         span: Duration,
@@ -55,23 +59,23 @@ enum WorldEvent {
         incarnation: u32,
     },
     Dial {
-        link: u64,
+        number: u64,
         to: SocketAddr,
     },
     DialFailed(u64),
     Connected(u64),
-    /// Bytes reach the end `side` of `link`.
+    /// Bytes reach the end `side` of a connection.
     Arrive {
-        link: u64,
+        number: u64,
         side: usize,
         bytes: Vec<u8>,
     },
     Writable {
-        link: u64,
+        number: u64,
         side: usize,
     },
     Closed {
-        link: u64,
+        number: u64,
         side: usize,
     },
     Datagram {
@@ -84,7 +88,7 @@ enum WorldEvent {
 }
 
 impl<M: Machine> World<M> {
-    /// An empty world.
+    /// Makes a world without machines.
     pub fn new(seed: u64, faults: Faults) -> World<M> {
         let mut world = World {
             seed,
@@ -93,8 +97,8 @@ impl<M: Machine> World<M> {
             faults,
             trace: Trace::new(),
             hosts: BTreeMap::new(),
-            links: BTreeMap::new(),
-            next_link: 0,
+            connections: BTreeMap::new(),
+            next_connection: 0,
             queue: BTreeMap::new(),
             next_event: 0,
             cuts: 0,
@@ -104,21 +108,21 @@ impl<M: Machine> World<M> {
         world
     }
 
-    /// Adds a host. `make` builds its machine at each start, from a seed.
+    /// Adds a host, which starts within a millisecond. `make` builds its machine at each start, from a seed.
     pub fn add(&mut self, location: SocketAddr, make: impl FnMut(u64) -> M + 'static) {
         let host = SimHost {
             machine: None,
             make: Box::new(make),
             incarnation: 0,
             wake: None,
-            held_until: Time::START,
+            stalled_until: Time::START,
         };
         self.hosts.insert(location, host);
         let delay = self.rng.span(Duration::from_millis(1));
         self.schedule(delay, WorldEvent::Start(location));
     }
 
-    /// Lets `span` pass.
+    /// Advances the time by `span`, and handles all events that are due by then.
     pub fn run_for(&mut self, span: Duration) {
         let end = self.now + span;
         while let Some(entry) = self.queue.first_entry() {
@@ -128,39 +132,39 @@ impl<M: Machine> World<M> {
             }
             let event = entry.remove();
             self.now = at;
-            self.happen(event);
+            self.process(event);
         }
         self.now = end;
     }
 
-    /// From now on, other things go wrong.
+    /// Replaces the faults from now on.
     pub fn set_faults(&mut self, faults: Faults) {
         self.faults = faults;
         self.queue.retain(|_, event| !matches!(event, WorldEvent::Cut | WorldEvent::Crash));
         self.schedule_faults();
     }
 
-    /// The machine at a location, if it runs.
+    /// The machine at a location, if it is running.
     pub fn machine(&mut self, location: SocketAddr) -> Option<&mut M> {
         self.hosts.get_mut(&location)?.machine.as_mut()
     }
 
-    /// What happened so far.
+    /// The trace of all events so far.
     pub fn trace(&self) -> Trace {
         self.trace
     }
 
-    /// The time.
+    /// The virtual time.
     pub fn now(&self) -> Time {
         self.now
     }
 
-    /// How many connections were cut, and how many machines crashed.
+    /// The number of connections that were cut, and of machines that crashed.
     pub fn faults_so_far(&self) -> (u64, u64) {
         (self.cuts, self.crashes)
     }
 
-    /// Crashes a machine now; it starts again later.
+    /// Crashes a machine now. It starts again within [`Faults::restart_within`].
     pub fn crash(&mut self, location: SocketAddr) {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         host.machine = None;
@@ -168,38 +172,38 @@ impl<M: Machine> World<M> {
         self.crashes += 1;
         self.trace.note("crash", &[self.now.as_nanos(), location.port().into()], &[]);
         let hit: Vec<u64> = self
-            .links
+            .connections
             .iter()
-            .filter(|(_, link)| link.ends.iter().any(|end| end.host == location))
+            .filter(|(_, pair)| pair.ends.iter().any(|end| end.host == location))
             .map(|(n, _)| *n)
             .collect();
-        for link in hit {
-            self.cut(link);
+        for number in hit {
+            self.cut(number);
         }
         let delay = self.rng.span(self.faults.restart_within);
         self.schedule(delay, WorldEvent::Start(location));
     }
 
-    /// A machine stands still for `span`, as a process does that was stopped; what arrives meanwhile waits.
-    pub fn hold(&mut self, location: SocketAddr, span: Duration) {
+    /// Stalls a machine for `span`, like a process that is stopped. Events for it wait until the stall ends.
+    pub fn stall(&mut self, location: SocketAddr, span: Duration) {
         let until = self.now + span;
         let Some(host) = self.hosts.get_mut(&location) else { return };
-        host.held_until = until;
+        host.stalled_until = until;
         let incarnation = host.incarnation;
-        self.schedule_at(until, WorldEvent::GoesOn { host: location, incarnation, span });
+        self.schedule_at(until, WorldEvent::StallEnds { host: location, incarnation, span });
     }
 
-    /// Whose turn an event is.
+    /// The host that handles an event.
     fn host_of(&self, event: &WorldEvent) -> Option<SocketAddr> {
-        let end = |link: &u64, side: usize| self.links.get(link).map(|link| link.ends[side].host);
+        let end = |number: &u64, side: usize| self.connections.get(number).map(|pair| pair.ends[side].host);
         match event {
             WorldEvent::Timer { host, .. } => Some(*host),
             WorldEvent::Dial { to, .. } | WorldEvent::Datagram { to, .. } => Some(*to),
-            WorldEvent::DialFailed(link) | WorldEvent::Connected(link) => end(link, 0),
-            WorldEvent::Arrive { link, side, .. }
-            | WorldEvent::Writable { link, side }
-            | WorldEvent::Closed { link, side } => end(link, *side),
-            WorldEvent::Start(_) | WorldEvent::GoesOn { .. } | WorldEvent::Cut | WorldEvent::Crash => None,
+            WorldEvent::DialFailed(number) | WorldEvent::Connected(number) => end(number, 0),
+            WorldEvent::Arrive { number, side, .. }
+            | WorldEvent::Writable { number, side }
+            | WorldEvent::Closed { number, side } => end(number, *side),
+            WorldEvent::Start(_) | WorldEvent::StallEnds { .. } | WorldEvent::Cut | WorldEvent::Crash => None,
         }
     }
 
@@ -223,25 +227,27 @@ impl<M: Machine> World<M> {
         self.next_event += 1;
     }
 
-    fn happen(&mut self, event: WorldEvent) {
+    fn process(&mut self, event: WorldEvent) {
         let host = self.host_of(&event).and_then(|host| self.hosts.get(&host));
-        if let Some(until) = host.map(|host| host.held_until).filter(|until| *until > self.now) {
+        if let Some(until) = host.map(|host| host.stalled_until).filter(|until| *until > self.now) {
             return self.schedule_at(until, event);
         }
         match event {
-            WorldEvent::GoesOn { host, incarnation, span } => self.go_on(host, incarnation, span),
+            WorldEvent::StallEnds { host, incarnation, span } => self.end_stall(host, incarnation, span),
             WorldEvent::Start(host) => self.start(host),
             WorldEvent::Timer { host, incarnation } => self.on_timer(host, incarnation),
-            WorldEvent::Dial { link, to } => self.on_dial(link, to),
-            WorldEvent::DialFailed(link) => {
-                self.input(link, 0, MachineInput::DialFailed(Link::conn(link, 0)))
+            WorldEvent::Dial { number, to } => self.on_dial(number, to),
+            WorldEvent::DialFailed(number) => {
+                self.input(number, 0, MachineInput::DialFailed(StreamPair::conn(number, 0)))
             }
-            WorldEvent::Connected(link) => self.input(link, 0, MachineInput::Connected(Link::conn(link, 0))),
-            WorldEvent::Arrive { link, side, bytes } => self.on_arrival(link, side, &bytes),
-            WorldEvent::Writable { link, side } => {
-                self.input(link, side, MachineInput::Writable(Link::conn(link, side)))
+            WorldEvent::Connected(number) => {
+                self.input(number, 0, MachineInput::Connected(StreamPair::conn(number, 0)))
             }
-            WorldEvent::Closed { link, side } => self.on_closed(link, side),
+            WorldEvent::Arrive { number, side, bytes } => self.on_arrival(number, side, &bytes),
+            WorldEvent::Writable { number, side } => {
+                self.input(number, side, MachineInput::Writable(StreamPair::conn(number, side)))
+            }
+            WorldEvent::Closed { number, side } => self.on_closed(number, side),
             WorldEvent::Datagram { to, from, bytes } => {
                 self.handle(to, MachineInput::Datagram { from, bytes: &bytes })
             }
@@ -266,22 +272,22 @@ impl<M: Machine> World<M> {
         }
     }
 
-    fn go_on(&mut self, location: SocketAddr, incarnation: u32, span: Duration) {
+    fn end_stall(&mut self, location: SocketAddr, incarnation: u32, span: Duration) {
         let Some(host) = self.hosts.get_mut(&location).filter(|host| host.incarnation == incarnation) else {
             return;
         };
         let Some(machine) = &mut host.machine else { return };
         self.trace.note("goes on", &[self.now.as_nanos(), location.port().into()], &[]);
-        let mut outputs = Outputs::new(self.next_link);
-        machine.stood_still(self.now, span, &mut outputs);
+        let mut outputs = Outputs::new(self.next_connection);
+        machine.on_stall(self.now, span, &mut outputs);
         machine.check();
-        self.next_link = outputs.next_conn;
+        self.next_connection = outputs.next_conn;
         for output in outputs.list {
             self.perform(location, incarnation, output);
         }
     }
 
-    /// A dial reaches its host, or nothing.
+    /// A dial arrives at its host. It fails if the host is absent or not running, or by chance.
     fn on_dial(&mut self, number: u64, to: SocketAddr) {
         let fails = self.rng.once_in(self.faults.dial_fails_once_in);
         let host = self.hosts.get(&to).filter(|host| host.machine.is_some() && !fails);
@@ -290,41 +296,41 @@ impl<M: Machine> World<M> {
             self.schedule(delay, WorldEvent::DialFailed(number));
             return;
         };
-        let Some(link) = self.links.get_mut(&number) else { return };
-        link.ends[1] = LinkEnd::new(to, incarnation);
-        let from = link.ends[0].host;
+        let Some(pair) = self.connections.get_mut(&number) else { return };
+        pair.ends[1] = StreamEnd::new(to, incarnation);
+        let from = pair.ends[0].host;
         let delay = self.latency();
         self.schedule(delay, WorldEvent::Connected(number));
-        self.input(number, 1, MachineInput::Accepted { conn: Link::conn(number, 1), from });
+        self.input(number, 1, MachineInput::Accepted { conn: StreamPair::conn(number, 1), from });
     }
 
     fn on_arrival(&mut self, number: u64, side: usize, bytes: &[u8]) {
-        let Some(link) = self.links.get_mut(&number) else { return };
-        let arriving = link.ends[1 - side].arrive(bytes.len() as u64);
+        let Some(pair) = self.connections.get_mut(&number) else { return };
+        let arriving = pair.ends[1 - side].arrive(bytes.len() as u64);
         let arriving = usize::try_from(arriving).unwrap_or(usize::MAX);
         if arriving > 0 {
             self.input(
                 number,
                 side,
-                MachineInput::Bytes { conn: Link::conn(number, side), bytes: &bytes[..arriving] },
+                MachineInput::Bytes { conn: StreamPair::conn(number, side), bytes: &bytes[..arriving] },
             );
         }
     }
 
     fn on_closed(&mut self, number: u64, side: usize) {
-        self.input(number, side, MachineInput::Closed(Link::conn(number, side)));
-        let Some(link) = self.links.get_mut(&number) else { return };
-        link.ends[side].is_open = false;
-        if link.ends.iter().all(|end| !end.is_open) {
-            self.links.remove(&number);
+        self.input(number, side, MachineInput::Closed(StreamPair::conn(number, side)));
+        let Some(pair) = self.connections.get_mut(&number) else { return };
+        pair.ends[side].is_open = false;
+        if pair.ends.iter().all(|end| !end.is_open) {
+            self.connections.remove(&number);
         }
     }
 
     fn on_cut(&mut self) {
-        let count = self.links.len() as u64;
+        let count = self.connections.len() as u64;
         if count > 0 {
             let nth = usize::try_from(self.rng.below(count)).unwrap_or(0);
-            if let Some(number) = self.links.keys().copied().nth(nth) {
+            if let Some(number) = self.connections.keys().copied().nth(nth) {
                 self.cut(number);
             }
         }
@@ -332,17 +338,17 @@ impl<M: Machine> World<M> {
         self.schedule(delay, WorldEvent::Cut);
     }
 
-    /// Cuts both streams of a link, each at some byte. One end may not notice.
+    /// Cuts both streams of a connection, each at a random byte. One end may not notice.
     fn cut(&mut self, number: u64) {
         self.cuts += 1;
-        let Some(link) = self.links.get_mut(&number) else { return };
-        link.ends.iter_mut().for_each(|end| end.cut(&mut self.rng));
+        let Some(pair) = self.connections.get_mut(&number) else { return };
+        pair.ends.iter_mut().for_each(|end| end.cut(&mut self.rng));
         let unnoticed = self.rng.once_in(self.faults.half_open_once_in).then(|| self.rng.below(2));
         self.trace.note("cut", &[self.now.as_nanos(), number], &[]);
         for side in 0..2 {
             if unnoticed != Some(side as u64) {
                 let delay = self.latency();
-                self.schedule(delay, WorldEvent::Closed { link: number, side });
+                self.schedule(delay, WorldEvent::Closed { number, side });
             }
         }
     }
@@ -358,16 +364,16 @@ impl<M: Machine> World<M> {
         self.schedule(delay, WorldEvent::Crash);
     }
 
-    /// An input that concerns one end of a link, if the machine that has it still lives.
+    /// Passes an input to the machine at one end of a connection, if that end is open and its machine has not crashed.
     fn input(&mut self, number: u64, side: usize, input: MachineInput<'_>) {
-        let Some(link) = self.links.get(&number) else { return };
-        let end = &link.ends[side];
+        let Some(pair) = self.connections.get(&number) else { return };
+        let end = &pair.ends[side];
         let host = end.host;
-        let lives = self
+        let is_running = self
             .hosts
             .get(&host)
             .is_some_and(|host| host.machine.is_some() && host.incarnation == end.incarnation);
-        if end.is_open && lives {
+        if end.is_open && is_running {
             self.handle(host, input);
         }
     }
@@ -376,10 +382,10 @@ impl<M: Machine> World<M> {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         let Some(machine) = &mut host.machine else { return };
         note(&mut self.trace, self.now, location, &input);
-        let mut outputs = Outputs::new(self.next_link);
+        let mut outputs = Outputs::new(self.next_connection);
         machine.handle(self.now, input, &mut outputs);
         machine.check();
-        self.next_link = outputs.next_conn;
+        self.next_connection = outputs.next_conn;
         let incarnation = host.incarnation;
         for output in outputs.list {
             self.perform(location, incarnation, output);
@@ -389,12 +395,12 @@ impl<M: Machine> World<M> {
     fn perform(&mut self, from: SocketAddr, incarnation: u32, output: MachineOutput) {
         match output {
             MachineOutput::Dial { conn, to } => {
-                let (number, _) = Link::of(conn);
-                // Until the dial arrives, nobody has the other end.
-                let ends = [LinkEnd::new(from, incarnation), LinkEnd::new(to, 0)];
-                self.links.insert(number, Link { ends });
+                let (number, _) = StreamPair::of(conn);
+                // Until the dial arrives, no machine has the other end.
+                let ends = [StreamEnd::new(from, incarnation), StreamEnd::new(to, 0)];
+                self.connections.insert(number, StreamPair { ends });
                 let delay = self.latency();
-                self.schedule(delay, WorldEvent::Dial { link: number, to });
+                self.schedule(delay, WorldEvent::Dial { number, to });
             }
             MachineOutput::Write { conn, bytes } => self.write(conn, &bytes),
             MachineOutput::Close(conn) => self.close(conn),
@@ -410,11 +416,11 @@ impl<M: Machine> World<M> {
         }
     }
 
-    /// Sends bytes on their way, in pieces.
+    /// Schedules the arrival of bytes in pieces of random sizes, and of the input that all of them have left.
     fn write(&mut self, conn: SimConn, mut bytes: &[u8]) {
-        let (number, side) = Link::of(conn);
-        let Some(link) = self.links.get_mut(&number) else { return };
-        link.ends[side].written += bytes.len() as u64;
+        let (number, side) = StreamPair::of(conn);
+        let Some(pair) = self.connections.get_mut(&number) else { return };
+        pair.ends[side].written += bytes.len() as u64;
         let mut leaves = self.now;
         while !bytes.is_empty() {
             let most = self.faults.piece_bytes_max.max(1).min(bytes.len() as u64);
@@ -422,31 +428,28 @@ impl<M: Machine> World<M> {
             let (piece, rest) = bytes.split_at(count);
             bytes = rest;
             let at = self.now + self.latency();
-            let Some(link) = self.links.get_mut(&number) else { return };
-            let end = &mut link.ends[side];
+            let Some(pair) = self.connections.get_mut(&number) else { return };
+            let end = &mut pair.ends[side];
             end.last_arrival = end.last_arrival.max(at);
             leaves = end.last_arrival;
-            self.schedule_at(
-                leaves,
-                WorldEvent::Arrive { link: number, side: 1 - side, bytes: piece.to_vec() },
-            );
+            self.schedule_at(leaves, WorldEvent::Arrive { number, side: 1 - side, bytes: piece.to_vec() });
         }
-        self.schedule_at(leaves, WorldEvent::Writable { link: number, side });
+        self.schedule_at(leaves, WorldEvent::Writable { number, side });
     }
 
     fn close(&mut self, conn: SimConn) {
-        let (number, side) = Link::of(conn);
+        let (number, side) = StreamPair::of(conn);
         let delay = self.latency();
-        let Some(link) = self.links.get_mut(&number) else { return };
-        link.ends[side].is_open = false;
-        let at = link.ends[side].last_arrival.max(self.now + delay);
-        self.schedule_at(at, WorldEvent::Closed { link: number, side: 1 - side });
+        let Some(pair) = self.connections.get_mut(&number) else { return };
+        pair.ends[side].is_open = false;
+        let at = pair.ends[side].last_arrival.max(self.now + delay);
+        self.schedule_at(at, WorldEvent::Closed { number, side: 1 - side });
     }
 
     fn send_datagram(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let is_lost = self.rng.once_in(self.faults.datagram_lost_once_in);
-        let is_doubled = self.rng.once_in(self.faults.datagram_lost_once_in);
-        for _ in 0..usize::from(!is_lost) + usize::from(is_doubled) {
+        let is_duplicated = self.rng.once_in(self.faults.datagram_lost_once_in);
+        for _ in 0..usize::from(!is_lost) + usize::from(is_duplicated) {
             let delay = self.latency();
             self.schedule(delay, WorldEvent::Datagram { to, from, bytes: bytes.to_vec() });
         }
@@ -471,7 +474,7 @@ impl<M> std::fmt::Debug for World<M> {
 }
 
 fn note(trace: &mut Trace, now: Time, host: SocketAddr, input: &MachineInput<'_>) {
-    let (what, conn, bytes): (_, u64, &[u8]) = match input {
+    let (label, conn, bytes): (_, u64, &[u8]) = match input {
         MachineInput::Start => ("start", 0, &[]),
         MachineInput::Timer => ("timer", 0, &[]),
         MachineInput::Accepted { conn, .. } => ("accepted", conn.0, &[]),
@@ -482,7 +485,7 @@ fn note(trace: &mut Trace, now: Time, host: SocketAddr, input: &MachineInput<'_>
         MachineInput::Closed(conn) => ("closed", conn.0, &[]),
         MachineInput::Datagram { from, bytes } => ("datagram", from.port().into(), bytes),
     };
-    trace.note(what, &[now.as_nanos(), host.port().into(), conn], bytes);
+    trace.note(label, &[now.as_nanos(), host.port().into(), conn], bytes);
 }
 
 #[cfg(test)]

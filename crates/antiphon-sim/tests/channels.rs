@@ -1,7 +1,9 @@
 //! Channels and their relays under cuts and crashes, over many seeds.
 //!
-//! The first node opens a channel; every node has two subscribers and a source, which delivers numbered messages
-//! one after the other. What all of them saw stands in one book, which outlives crashes.
+//! The first node opens a channel. Every node has two subscribers and a source, which delivers numbered messages one after
+//! the other. The observations of all actors are kept in one place, which outlives crashes.
+
+mod violations;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +13,7 @@ use std::rc::Rc;
 use antiphon_dist::{Channel, Config, DeliverError, LocateError, NetCx, SubscribeError};
 use antiphon_sched::{ActorId, Cx, Event, Loop, NodeId, millis, receive, receive_within, secs};
 use antiphon_sim::{Faults, Replay, SimNode, World, seeds};
+use violations::Violations;
 
 const NODES: u16 = 3;
 const SUBSCRIBERS: usize = 2 * NODES as usize;
@@ -18,60 +21,64 @@ const SUBSCRIBERS: usize = 2 * NODES as usize;
 /// The node of a source, and the number of a message.
 type Numbered = (u64, u64);
 
+/// The observations of all actors.
 #[derive(Default)]
-struct Book {
-    /// The last number that each subscriber heard of each source.
-    heard: BTreeMap<(ActorId, u64), u64>,
-    /// Numbers that no subscriber may miss: those delivered to all, as each subscriber counts them.
+struct Observed {
+    /// The last number that each subscriber received from each source.
+    received: BTreeMap<(ActorId, u64), u64>,
+    /// Numbers that a subscriber did not receive between two that it did.
     gaps: u64,
+    /// Deliveries without an answer.
     open: BTreeSet<Numbered>,
     answered: u64,
-    /// Deliveries that not all subscribers have acknowledged.
-    short: u64,
+    /// Deliveries that not all subscribers acknowledged.
+    partial: u64,
     downs: u64,
-    quiet: bool,
+    /// Set when the sources are to send no more messages.
+    stopped: bool,
+    violations: Violations,
 }
 
-type Shared = Rc<RefCell<Book>>;
+type Shared = Rc<RefCell<Observed>>;
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-enum Listener {
+enum SubscriberEvent {
     Found(Result<Channel<Numbered>, LocateError>),
     Subscribed(Result<(), SubscribeError>),
-    Heard(Numbered),
+    Received(Numbered),
 }
 
-/// Subscribes, and does so again when it is told that the channel is gone.
-fn listener(sched: &mut Loop, book: &Shared) {
-    let book = book.clone();
+/// Subscribes to the channel, and does so again after a `Down` of the channel.
+fn subscriber(sched: &mut Loop, observed: &Shared) {
+    let observed = observed.clone();
     let mut adapter = None;
-    sched.spawn(move |cx: &mut Cx<Listener>, event| {
+    sched.spawn(move |cx: &mut Cx<SubscriberEvent>, event| {
         match event {
             Event::Start => {
-                adapter = Some(cx.adapter(Listener::Heard));
-                cx.locate("numbers", secs(600), Listener::Found);
+                adapter = Some(cx.adapter(SubscriberEvent::Received));
+                cx.locate("numbers", secs(600), SubscriberEvent::Found);
             }
-            Event::Message(Listener::Found(channel)) => {
+            Event::Message(SubscriberEvent::Found(channel)) => {
                 if let Some(adapter) = adapter {
-                    cx.subscribe_within(channel?, adapter, secs(30), Listener::Subscribed);
+                    cx.subscribe_within(channel?, adapter, secs(30), SubscriberEvent::Subscribed);
                 }
             }
-            Event::Message(Listener::Subscribed(Ok(()))) => {}
+            Event::Message(SubscriberEvent::Subscribed(Ok(()))) => {}
             Event::Down(_) => {
-                book.borrow_mut().downs += 1;
-                cx.locate("numbers", secs(600), Listener::Found);
+                observed.borrow_mut().downs += 1;
+                cx.locate("numbers", secs(600), SubscriberEvent::Found);
             }
-            Event::Message(Listener::Subscribed(Err(_))) => return receive_within(secs(1)),
-            Event::Timeout => cx.locate("numbers", secs(600), Listener::Found),
-            Event::Message(Listener::Heard((source, number))) => {
-                let mut book = book.borrow_mut();
-                let last = book.heard.insert((cx.id(), source), number);
+            Event::Message(SubscriberEvent::Subscribed(Err(_))) => return receive_within(secs(1)),
+            Event::Timeout => cx.locate("numbers", secs(600), SubscriberEvent::Found),
+            Event::Message(SubscriberEvent::Received((source, number))) => {
+                let observed = &mut *observed.borrow_mut();
+                let last = observed.received.insert((cx.id(), source), number);
                 if let Some(last) = last {
-                    assert!(number > last, "in order and once: {number} after {last}");
-                    book.gaps += number - last - 1;
+                    observed.violations.check(number > last, || format!("{number} arrived after {last}"));
+                    observed.gaps += number.saturating_sub(last + 1);
                 }
             }
             _ => {}
@@ -80,45 +87,47 @@ fn listener(sched: &mut Loop, book: &Shared) {
     });
 }
 
-enum Source {
+enum SourceEvent {
     Found(Result<Channel<Numbered>, LocateError>),
     Delivered(u64, Result<usize, DeliverError>),
 }
 
-/// Delivers to so many subscribers, again and again.
-fn source(sched: &mut Loop, book: &Shared, n: usize) {
-    let book = book.clone();
+/// Delivers numbered messages, one at a time; each waits for `n` subscribers.
+fn source(sched: &mut Loop, observed: &Shared, n: usize) {
+    let observed = observed.clone();
     let (mut channel, mut number) = (None, 0);
-    sched.spawn(move |cx: &mut Cx<Source>, event| {
+    sched.spawn(move |cx: &mut Cx<SourceEvent>, event| {
         let me = cx.id().node().to_bits();
         match event {
-            Event::Start => cx.locate("numbers", secs(600), Source::Found),
-            Event::Message(Source::Found(found)) => {
+            Event::Start => cx.locate("numbers", secs(600), SourceEvent::Found),
+            Event::Message(SourceEvent::Found(found)) => {
                 channel = Some(found?);
                 return receive_within(millis(1));
             }
-            Event::Message(Source::Delivered(number, result)) => {
-                let mut book = book.borrow_mut();
-                assert!(book.open.remove(&(me, number)), "a delivery is answered once");
-                book.answered += 1;
-                if result.as_ref().is_ok_and(|count| *count > SUBSCRIBERS) {
-                    panic!("{result:?} are more than there are");
-                }
-                book.short += u64::from(result != Ok(SUBSCRIBERS));
+            Event::Message(SourceEvent::Delivered(number, result)) => {
+                let observed = &mut *observed.borrow_mut();
+                let is_first = observed.open.remove(&(me, number));
+                observed.violations.check(is_first, || format!("delivery {number} was answered twice"));
+                observed.answered += 1;
+                observed.violations.check(!result.as_ref().is_ok_and(|count| *count > SUBSCRIBERS), || {
+                    format!("more subscribers acknowledged than there are: {result:?}")
+                });
+                observed.partial += u64::from(result != Ok(SUBSCRIBERS));
                 if result.is_err() {
-                    drop(book);
-                    // The channel may be another by now.
-                    cx.locate("numbers", secs(600), Source::Found);
+                    // The channel may have been opened again by a new incarnation of its node.
+                    cx.locate("numbers", secs(600), SourceEvent::Found);
                     return receive();
                 }
                 return receive_within(millis(20));
             }
             Event::Timeout => {
-                if let Some(channel) = channel.filter(|_| !book.borrow().quiet) {
+                if let Some(channel) = channel.filter(|_| !observed.borrow().stopped) {
                     number += 1;
                     let now = number;
-                    book.borrow_mut().open.insert((me, now));
-                    cx.deliver_all(channel, (me, now), n, secs(20), move |done| Source::Delivered(now, done));
+                    observed.borrow_mut().open.insert((me, now));
+                    cx.deliver_all(channel, (me, now), n, secs(20), move |done| {
+                        SourceEvent::Delivered(now, done)
+                    });
                 }
             }
             _ => {}
@@ -128,11 +137,11 @@ fn source(sched: &mut Loop, book: &Shared, n: usize) {
 }
 
 fn world(seed: u64, faults: Faults, n: usize) -> (World<SimNode>, Shared) {
-    let book = Shared::default();
+    let observed = Shared::default();
     let config = Config { secret: Some("key".into()), ..Config::default() };
     let mut world = World::new(seed, faults);
     for port in 1..=NODES {
-        let (config, book) = (config.clone(), book.clone());
+        let (config, observed) = (config.clone(), observed.clone());
         world.add(at(port), move |seed| {
             let mut node = SimNode::new(&config, at(port), seed, |sched| {
                 if port == 1 {
@@ -143,21 +152,22 @@ fn world(seed: u64, faults: Faults, n: usize) -> (World<SimNode>, Shared) {
                         receive()
                     });
                 }
-                listener(sched, &book);
-                listener(sched, &book);
-                source(sched, &book, n);
+                subscriber(sched, &observed);
+                subscriber(sched, &observed);
+                source(sched, &observed, n);
             });
             node.set_neighbours((1..=NODES).map(at).collect());
             node
         });
     }
-    (world, book)
+    (world, observed)
 }
 
 #[test]
-fn cuts_lose_repeat_and_reorder_nothing_in_channels() {
+fn channel_cuts_deliver_once_in_order() {
+    let (mut cuts, mut deliveries) = (0, 0);
     for seed in seeds(3) {
-        let _replay = Replay::new("cuts_lose_repeat_and_reorder_nothing_in_channels", seed);
+        let _replay = Replay::new("channel_cuts_deliver_once_in_order", seed);
         let faults = Faults {
             cut_every: millis(60),
             dial_fails_once_in: 10,
@@ -165,24 +175,32 @@ fn cuts_lose_repeat_and_reorder_nothing_in_channels() {
             jitter: millis(2),
             ..Faults::default()
         };
-        let (mut world, book) = world(seed, faults, SUBSCRIBERS);
+        let (mut world, observed) = world(seed, faults, SUBSCRIBERS);
         world.run_for(secs(8));
         world.set_faults(Faults::default());
-        book.borrow_mut().quiet = true;
+        observed.borrow_mut().stopped = true;
         world.run_for(secs(40));
-        assert!(world.faults_so_far().0 > 50, "there were cuts");
-        let book = book.borrow();
-        assert!(book.answered > 30, "{} deliveries", book.answered);
-        assert_eq!((book.open.len(), book.short, book.downs, book.gaps), (0, 0, 0, 0));
-        assert_eq!(book.heard.len(), SUBSCRIBERS * usize::from(NODES), "each heard all sources");
+        cuts += world.faults_so_far().0;
+        let observed = observed.borrow();
+        deliveries += observed.answered;
+        observed.violations.assert_none();
+        assert_eq!((observed.open.len(), observed.partial, observed.downs, observed.gaps), (0, 0, 0, 0));
+        assert_eq!(
+            observed.received.len(),
+            SUBSCRIBERS * usize::from(NODES),
+            "each subscriber received messages of all sources"
+        );
     }
+    assert!(cuts > 50, "only {cuts} connections were cut");
+    assert!(deliveries > 30, "only {deliveries} deliveries were answered");
 }
 
+/// Each delivery of a surviving source is answered once, and all subscribers find the channel again.
 #[test]
-fn crashes_answer_each_delivery_once_and_all_find_the_channel_again() {
-    let mut downs = 0;
+fn channel_crashes_answer_deliveries_once_and_resubscribe() {
+    let (mut crashes, mut answered, mut downs) = (0, 0, 0);
     for seed in seeds(4) {
-        let _replay = Replay::new("crashes_answer_each_delivery_once", seed);
+        let _replay = Replay::new("channel_crashes_answer_deliveries_once_and_resubscribe", seed);
         let faults = Faults {
             crash_every: secs(3),
             cut_every: millis(400),
@@ -190,32 +208,41 @@ fn crashes_answer_each_delivery_once_and_all_find_the_channel_again() {
             restart_within: secs(2),
             ..Faults::default()
         };
-        let (mut world, book) = world(seed, faults, 0);
+        let (mut world, observed) = world(seed, faults, 0);
         world.run_for(secs(30));
         world.set_faults(Faults::default());
         world.run_for(secs(60));
-        book.borrow_mut().quiet = true;
+        observed.borrow_mut().stopped = true;
         world.run_for(secs(40));
-        let living: BTreeSet<NodeId> =
-            (1..=NODES).map(|port| world.machine(at(port)).expect("it runs").sched().node_id()).collect();
-        let is_open = |(node, _): &&Numbered| living.contains(&NodeId::from_bits(*node));
-        assert_eq!(book.borrow().open.iter().filter(is_open).count(), 0, "who lives has been answered");
-        downs += book.borrow().downs;
-        // All who live hear all who live.
-        let heard = book
-            .borrow()
-            .heard
-            .keys()
-            .filter(|(actor, source)| {
-                living.contains(&actor.node()) && living.contains(&NodeId::from_bits(*source))
-            })
-            .count();
-        assert_eq!(heard, SUBSCRIBERS * usize::from(NODES));
+        crashes += world.faults_so_far().1;
+        let observed = observed.borrow();
+        answered += observed.answered;
+        downs += observed.downs;
+        observed.violations.assert_none();
+        let running: BTreeSet<NodeId> = (1..=NODES)
+            .map(|port| world.machine(at(port)).expect("it is running").sched().node_id())
+            .collect();
+        let is_running = |(node, _): &&Numbered| running.contains(&NodeId::from_bits(*node));
+        assert_eq!(
+            observed.open.iter().filter(is_running).count(),
+            0,
+            "every delivery of a running node is answered"
+        );
+        let pairs = observed.received.keys().filter(|(actor, source)| {
+            running.contains(&actor.node()) && running.contains(&NodeId::from_bits(*source))
+        });
+        assert_eq!(
+            pairs.count(),
+            SUBSCRIBERS * usize::from(NODES),
+            "each running subscriber received messages of all running sources"
+        );
         for port in 1..=NODES {
-            let counts = world.machine(at(port)).expect("it runs").counts();
-            assert_eq!(counts.relays, usize::from(port != 1), "one relay a node");
+            let counts = world.machine(at(port)).expect("it is running").counts();
+            assert_eq!(counts.relays, usize::from(port != 1), "each other node has one relay");
         }
     }
-    // Where the channel's own node never crashes, no subscriber receives a `Down`.
+    assert!(crashes > 0, "no node crashed");
+    assert!(answered > 0, "no delivery was answered");
+    // In a run in which the node of the channel never crashes, no subscriber receives a `Down`.
     assert!(downs > 0, "no subscriber received a Down");
 }

@@ -1,65 +1,76 @@
-//! Connections that are closed because nothing needs them, over many seeds: no frame is lost or repeated by that, and
-//! nothing that depends on a connection loses it.
+//! The idle close of connections, over many seeds: it loses and repeats no frame, and a connection that something depends
+//! on stays open.
+
+mod violations;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use antiphon_dist::{Config, LocateError, NetCx, PeerStatus, Status};
+use antiphon_dist::{Config, LocateError, NetCx, PeerStatus, Status, UnknownPeer};
 use antiphon_sched::{
     Addr, AskError, Cx, Event, Loop, ReplyTo, Step, millis, receive, receive_within, secs, sleep, stop,
 };
 use antiphon_sim::{Faults, Replay, SimNode, World, seeds};
 use serde::{Deserialize, Serialize};
+use violations::Violations;
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 #[derive(Serialize, Deserialize)]
-enum Word {
+enum SinkMessage {
     Number(u16, u64),
     Ask(ReplyTo<u64>),
     End,
 }
-antiphon_sched::wire!(Word, "test.word/1");
+antiphon_sched::wire!(SinkMessage, "test.word/1");
 
-/// What all actors saw: the last number that was sent, and that was heard, from one port to another.
+/// The observations of all actors.
 #[derive(Default)]
-struct Book {
+struct Observed {
+    /// The last number sent from one port to another.
     sent: BTreeMap<(u16, u16), u64>,
-    heard: BTreeMap<(u16, u16), u64>,
-    kept: Vec<ReplyTo<u64>>,
+    /// The last number received from one port at another.
+    received: BTreeMap<(u16, u16), u64>,
+    /// Open requests of the sinks.
+    replies: Vec<ReplyTo<u64>>,
     statuses: Vec<Status>,
     answers: Vec<Result<u64, AskError>>,
-    quiet: bool,
+    /// Set when the actors are to send no more messages, or to stop.
+    stopped: bool,
+    violations: Violations,
 }
 
-type Shared = Rc<RefCell<Book>>;
-type Found = Result<Addr<Word>, LocateError>;
+type Shared = Rc<RefCell<Observed>>;
+type Found = Result<Addr<SinkMessage>, LocateError>;
 
-fn sink(sched: &mut Loop, port: u16, book: &Shared) {
-    let book = book.clone();
-    sched.spawn(move |cx: &mut Cx<Word>, event| {
+fn sink(sched: &mut Loop, port: u16, observed: &Shared) {
+    let observed = observed.clone();
+    sched.spawn(move |cx: &mut Cx<SinkMessage>, event| {
         match event {
             Event::Start => cx.register(&format!("sink {port}"))?,
-            Event::Message(Word::Number(from, number)) => {
-                let last = book.borrow_mut().heard.insert((from, port), number).unwrap_or(0);
-                assert_eq!(number, last + 1, "in order, once, and whole, from {from} to {port}");
+            Event::Message(SinkMessage::Number(from, number)) => {
+                let observed = &mut *observed.borrow_mut();
+                let last = observed.received.insert((from, port), number).unwrap_or(0);
+                observed
+                    .violations
+                    .check(number == last + 1, || format!("{from} to {port}: {number} arrived after {last}"));
             }
-            Event::Message(Word::Ask(reply)) => book.borrow_mut().kept.push(reply),
-            Event::Message(Word::End) => return stop(),
+            Event::Message(SinkMessage::Ask(reply)) => observed.borrow_mut().replies.push(reply),
+            Event::Message(SinkMessage::End) => return stop(),
             _ => {}
         }
         receive()
     });
 }
 
-/// Sends a few numbers now and then; the pauses are as long as it takes to close a connection, more or less.
-fn source(sched: &mut Loop, port: u16, to: u16, book: &Shared) {
-    let book = book.clone();
-    let mut sink: Option<Addr<Word>> = None;
+/// Sends up to three numbers at a time. The pauses are about as long as the idle close of a connection takes.
+fn source(sched: &mut Loop, port: u16, to: u16, observed: &Shared) {
+    let observed = observed.clone();
+    let mut sink: Option<Addr<SinkMessage>> = None;
     sched.spawn(move |cx: &mut Cx<Found>, event| {
         match event {
             Event::Start => {
@@ -69,17 +80,17 @@ fn source(sched: &mut Loop, port: u16, to: u16, book: &Shared) {
             Event::Message(found) => sink = Some(found?),
             _ => {}
         }
-        if let Some(sink) = sink.filter(|_| !book.borrow().quiet) {
+        if let Some(sink) = sink.filter(|_| !observed.borrow().stopped) {
             for _ in 0..1 + cx.random() % 3 {
-                let mut book = book.borrow_mut();
-                let number = book.sent.entry((port, to)).or_default();
+                let mut observed = observed.borrow_mut();
+                let number = observed.sent.entry((port, to)).or_default();
                 *number += 1;
-                let word = Word::Number(port, *number);
-                drop(book);
-                cx.tell(sink, word);
+                let message = SinkMessage::Number(port, *number);
+                drop(observed);
+                cx.tell(sink, message);
             }
         }
-        // Steps of a hundredth of a millisecond, so that words cross in all ways.
+        // The pause varies in steps of 10 us, so that messages arrive in every stage of an idle close.
         sleep(millis(1_500) + micros(10) * u32::try_from(cx.random() % 600_000).unwrap_or(0))
     });
 }
@@ -88,7 +99,7 @@ const fn micros(count: u64) -> std::time::Duration {
     std::time::Duration::from_micros(count)
 }
 
-/// Something happens at every node now and then, so that what a test spawns begins.
+/// Wakes its node every 100 ms, so that an actor that a test spawns from outside is started.
 fn ticker(sched: &mut Loop) {
     sched.spawn(|cx: &mut Cx<()>, _| {
         cx.set_daemon(true);
@@ -96,30 +107,30 @@ fn ticker(sched: &mut Loop) {
     });
 }
 
-/// Nodes at ports 1 to `count`, of which only the first wants connections closed.
-fn world(seed: u64, faults: Faults, count: u16, talk: bool) -> (World<SimNode>, Shared) {
-    let book = Shared::default();
+/// Nodes at the ports 1 to `count`, of which only the first closes idle connections; with `sources` they exchange messages.
+fn world(seed: u64, faults: Faults, count: u16, sources: bool) -> (World<SimNode>, Shared) {
+    let observed = Shared::default();
     let mut world = World::new(seed, faults);
     for port in 1..=count {
-        let book = book.clone();
+        let observed = observed.clone();
         world.add(at(port), move |seed| {
             let config = Config { stream_send: port != 1, secret: Some("key".into()), ..Config::default() };
             let mut node = SimNode::new(&config, at(port), seed, |sched| {
                 ticker(sched);
-                sink(sched, port, &book);
-                for to in (1..=count).filter(|to| talk && *to != port) {
-                    source(sched, port, to, &book);
+                sink(sched, port, &observed);
+                for to in (1..=count).filter(|to| sources && *to != port) {
+                    source(sched, port, to, &observed);
                 }
             });
             node.set_neighbours((1..=count).map(at).collect());
             node
         });
     }
-    (world, book)
+    (world, observed)
 }
 
 fn connections(world: &mut World<SimNode>, port: u16) -> usize {
-    world.machine(at(port)).expect("it runs").counts().connections
+    world.machine(at(port)).expect("it is running").counts().connections
 }
 
 fn spawn<M: 'static>(
@@ -127,47 +138,49 @@ fn spawn<M: 'static>(
     port: u16,
     actor: impl FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,
 ) -> Addr<M> {
-    world.machine(at(port)).expect("it runs").sched().spawn(actor)
+    world.machine(at(port)).expect("it is running").sched().spawn(actor)
 }
 
-/// Answers at how many of 300 looks the connection was closed.
-fn talk_and_rest(seed: u64, faults: Faults) -> u32 {
-    let (mut world, book) = world(seed, faults, 2, true);
-    let mut rests = 0;
+/// Lets two nodes exchange messages for 300 s. Returns at how many of the full seconds the connection was closed, and the
+/// number of cuts.
+fn exchange_with_idle_closes(seed: u64, faults: Faults) -> (u32, u64) {
+    let (mut world, observed) = world(seed, faults, 2, true);
+    let mut closed = 0;
     for _ in 0..300 {
         world.run_for(millis(1_000));
-        rests += u32::from(connections(&mut world, 1) == 0);
+        closed += u32::from(connections(&mut world, 1) == 0);
     }
     world.set_faults(Faults::default());
-    book.borrow_mut().quiet = true;
+    observed.borrow_mut().stopped = true;
     world.run_for(secs(60));
     for port in 1..=2 {
-        let counts = world.machine(at(port)).expect("it runs").counts();
+        let counts = world.machine(at(port)).expect("it is running").counts();
         assert_eq!((counts.connections, counts.peers, counts.misbehaved), (0, 1, 0), "node {port}");
     }
-    let book = book.borrow();
-    assert_eq!(book.sent, book.heard, "whatever was sent was heard");
-    assert_eq!(book.sent.len(), 2);
-    rests
+    let observed = observed.borrow();
+    observed.violations.assert_none();
+    assert_eq!(observed.sent, observed.received, "all messages arrive");
+    assert_eq!(observed.sent.len(), 2, "both nodes sent messages");
+    (closed, world.faults_so_far().0)
 }
 
 #[test]
-fn what_is_sent_while_connections_are_closed_arrives_once_and_in_order() {
-    let mut rests = 0;
+fn idle_close_concurrent_sends_arrive_once_in_order() {
+    let mut closed = 0;
     for seed in seeds(12) {
-        let _replay = Replay::new("what_is_sent_while_connections_are_closed", seed);
-        // Words take so long that many cross the closing.
-        rests +=
-            talk_and_rest(seed, Faults { latency: millis(100), jitter: millis(200), ..Faults::default() });
+        let _replay = Replay::new("idle_close_concurrent_sends_arrive_once_in_order", seed);
+        // With this latency many messages are under way while the connection is being closed.
+        let faults = Faults { latency: millis(100), jitter: millis(200), ..Faults::default() };
+        closed += exchange_with_idle_closes(seed, faults).0;
     }
-    assert!(rests > 0, "it was closed now and then");
+    assert!(closed > 0, "no connection was closed");
 }
 
 #[test]
-fn cuts_of_connections_that_are_being_closed_lose_and_repeat_nothing() {
-    let mut rests = 0;
+fn idle_close_cuts_lose_and_repeat_nothing() {
+    let (mut closed, mut cuts) = (0, 0);
     for seed in seeds(12) {
-        let _replay = Replay::new("cuts_of_connections_that_are_being_closed", seed);
+        let _replay = Replay::new("idle_close_cuts_lose_and_repeat_nothing", seed);
         let faults = Faults {
             cut_every: secs(2),
             half_open_once_in: 5,
@@ -176,18 +189,20 @@ fn cuts_of_connections_that_are_being_closed_lose_and_repeat_nothing() {
             jitter: millis(200),
             ..Faults::default()
         };
-        rests += talk_and_rest(seed, faults);
+        let run = exchange_with_idle_closes(seed, faults);
+        (closed, cuts) = (closed + run.0, cuts + run.1);
     }
-    assert!(rests > 0, "it was closed now and then");
+    assert!(closed > 0, "no connection was closed");
+    assert!(cuts > 0, "no connection was cut");
 }
 
-/// Two nodes that know each other's sinks, and have closed their connection.
-fn at_rest(seed: u64) -> (World<SimNode>, Shared, [Addr<Word>; 2]) {
-    let (mut world, book) = world(seed, Faults::default(), 2, false);
+/// Two nodes that have located each other's sinks, and have closed their connection.
+fn idle_closed(seed: u64) -> (World<SimNode>, Shared, [Addr<SinkMessage>; 2]) {
+    let (mut world, observed) = world(seed, Faults::default(), 2, false);
     let sinks = Rc::new(RefCell::new(BTreeMap::new()));
     for port in 1..=2 {
         let sinks = sinks.clone();
-        spawn(world_started(&mut world), port, move |cx: &mut Cx<Found>, event| {
+        spawn(started(&mut world), port, move |cx: &mut Cx<Found>, event| {
             match event {
                 Event::Start => cx.locate(&format!("sink {}", 3 - port), secs(60), |found| found),
                 Event::Message(found) => {
@@ -202,10 +217,11 @@ fn at_rest(seed: u64) -> (World<SimNode>, Shared, [Addr<Word>; 2]) {
     world.run_for(secs(10));
     assert_eq!([1, 2].map(|port| connections(&mut world, port)), [0, 0], "nothing needs a connection");
     let sinks = sinks.borrow();
-    (world, book, [sinks[&1], sinks[&2]])
+    (world, observed, [sinks[&1], sinks[&2]])
 }
 
-fn world_started(world: &mut World<SimNode>) -> &mut World<SimNode> {
+/// Runs the world until both nodes have started.
+fn started(world: &mut World<SimNode>) -> &mut World<SimNode> {
     if world.machine(at(2)).is_none() || world.machine(at(1)).is_none() {
         world.run_for(millis(10));
     }
@@ -213,81 +229,88 @@ fn world_started(world: &mut World<SimNode>) -> &mut World<SimNode> {
 }
 
 #[test]
-fn silence_at_rest_means_nothing_and_either_side_may_end_it() {
+fn idle_closed_silence_keeps_session_either_side_reopens() {
     for port in [1, 2] {
-        let (mut world, book, sinks) = at_rest(u64::from(port));
-        let before = world.now();
-        world.run_for(secs(600));
-        assert!(world.now() > before);
-        assert_eq!([1, 2].map(|port| connections(&mut world, port)), [0, 0]);
+        let (mut world, observed, sinks) = idle_closed(u64::from(port));
+        // Ten minutes are far beyond the time after which the silence of a connected peer ends its session.
+        for second in 1..=600 {
+            world.run_for(secs(1));
+            for port in [1, 2] {
+                let counts = world.machine(at(port)).expect("it is running").counts();
+                assert_eq!((counts.connections, counts.peers), (0, 1), "node {port} after {second} s");
+            }
+        }
         let to = sinks[usize::from(port) - 1];
         spawn(&mut world, port, move |cx: &mut Cx<()>, _| {
-            cx.tell(to, Word::Number(port, 1));
+            cx.tell(to, SinkMessage::Number(port, 1));
             stop()
         });
         world.run_for(secs(1));
-        assert_eq!(book.borrow().heard.get(&(port, 3 - port)), Some(&1));
+        observed.borrow().violations.assert_none();
+        assert_eq!(observed.borrow().received.get(&(port, 3 - port)), Some(&1));
         assert_eq!([1, 2].map(|port| connections(&mut world, port)), [1, 1]);
         world.run_for(secs(4));
         assert_eq!([1, 2].map(|port| connections(&mut world, port)), [0, 0]);
     }
 }
 
-/// What `begin` does at the node on `port` holds the connection, until `end` is done there.
-fn holds(
-    what: &str,
-    begin: impl Fn(&mut World<SimNode>, u16, Addr<Word>, &Shared),
+/// Checks that `begin`, called for each node in a separate world, keeps the connection open until `end` is
+/// called. Returns the observations of both worlds.
+fn keeps_open(
+    label: &str,
+    begin: impl Fn(&mut World<SimNode>, u16, Addr<SinkMessage>, &Shared),
     end: impl Fn(&mut World<SimNode>, &Shared),
-) {
-    for port in [1, 2] {
-        let (mut world, book, sinks) = at_rest(7);
-        begin(&mut world, port, sinks[usize::from(port) - 1], &book);
+) -> [Shared; 2] {
+    [1, 2].map(|port| {
+        let (mut world, observed, sinks) = idle_closed(7);
+        begin(&mut world, port, sinks[usize::from(port) - 1], &observed);
         world.run_for(secs(60));
         let count = [1, 2].map(|port| connections(&mut world, port));
-        assert_eq!(count, [1, 1], "{what} at {port} holds the connection");
-        end(&mut world, &book);
-        // The other side is asked again, with growing pauses.
+        assert_eq!(count, [1, 1], "{label} at {port} keeps the connection open");
+        end(&mut world, &observed);
+        // A refused proposal to close is repeated after growing pauses.
         world.run_for(secs(40));
         let count = [1, 2].map(|port| connections(&mut world, port));
-        assert_eq!(count, [0, 0], "{what} at {port} is over");
-    }
+        assert_eq!(count, [0, 0], "{label} at {port} has ended");
+        observed
+    })
 }
 
 #[test]
-fn a_monitor_holds_the_connection() {
-    let begin = |world: &mut World<SimNode>, port, sink: Addr<Word>, book: &Shared| {
-        let book = book.clone();
+fn monitor_open_keeps_connection() {
+    let begin = |world: &mut World<SimNode>, port, sink: Addr<SinkMessage>, observed: &Shared| {
+        let observed = observed.clone();
         spawn(world, port, move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
                 cx.monitor(sink);
             }
-            if book.borrow().quiet { stop() } else { receive_within(millis(100)) }
+            if observed.borrow().stopped { stop() } else { receive_within(millis(100)) }
         });
     };
-    holds("a monitor", begin, |_, book| book.borrow_mut().quiet = true);
+    keeps_open("a monitor", begin, |_, observed| observed.borrow_mut().stopped = true);
 }
 
 #[test]
-fn a_watcher_of_peers_holds_the_connection() {
-    let begin = |world: &mut World<SimNode>, port, _, book: &Shared| {
-        let book = book.clone();
+fn peer_watch_open_keeps_connection() {
+    let begin = |world: &mut World<SimNode>, port, _, observed: &Shared| {
+        let observed = observed.clone();
         spawn(world, port, move |cx: &mut Cx<PeerStatus>, event| {
             match event {
                 Event::Start => drop(cx.peer_status(|status| status)),
-                Event::Message(told) => book.borrow_mut().statuses.push(told.status),
+                Event::Message(status) => observed.borrow_mut().statuses.push(status.status),
                 _ => {}
             }
-            if book.borrow().quiet { stop() } else { receive_within(millis(100)) }
+            if observed.borrow().stopped { stop() } else { receive_within(millis(100)) }
         });
     };
-    holds("a watcher", begin, |_, book| {
-        assert_eq!(book.borrow().statuses, [Status::Online]);
-        book.borrow_mut().quiet = true;
+    keeps_open("a peer watch", begin, |_, observed| {
+        assert_eq!(observed.borrow().statuses, [Status::Online]);
+        observed.borrow_mut().stopped = true;
     });
 }
 
 #[test]
-fn a_question_for_a_name_holds_the_connection() {
+fn lookup_open_keeps_connection() {
     let begin = |world: &mut World<SimNode>, port, _, _: &Shared| {
         spawn(world, port, |cx: &mut Cx<Found>, event| match event {
             Event::Start => {
@@ -297,55 +320,63 @@ fn a_question_for_a_name_holds_the_connection() {
             _ => stop(),
         });
     };
-    holds("a question", begin, |_, _| {});
+    keeps_open("a lookup", begin, |_, _| {});
 }
 
 #[test]
-fn a_request_that_is_not_answered_holds_the_connection() {
-    let begin = |world: &mut World<SimNode>, port, sink, book: &Shared| {
-        let book = book.clone();
+fn request_unanswered_keeps_connection() {
+    let begin = |world: &mut World<SimNode>, port, sink, observed: &Shared| {
+        let observed = observed.clone();
         spawn(world, port, move |cx: &mut Cx<Result<u64, AskError>>, event| match event {
             Event::Start => {
-                cx.ask(sink, secs(600), Word::Ask, |answer| answer);
+                cx.ask(sink, secs(600), SinkMessage::Ask, |answer| answer);
                 receive()
             }
             Event::Message(answer) => {
-                book.borrow_mut().answers.push(answer);
+                observed.borrow_mut().answers.push(answer);
                 stop()
             }
             _ => receive(),
         });
     };
-    holds("a request", begin, |_, book| book.borrow_mut().kept.clear());
+    let worlds = keeps_open("a request", begin, |_, observed| observed.borrow_mut().replies.clear());
+    for observed in worlds {
+        assert_eq!(observed.borrow().answers, [Err(AskError::Dropped)]);
+    }
 }
 
 #[test]
-fn a_watcher_that_comes_while_the_session_rests_is_told_that_the_peer_is_gone() {
-    let (mut world, book, _) = at_rest(3);
-    // It stands still for longer than the timeout: nobody notices, since nobody asks.
-    world.hold(at(2), secs(3_000));
+fn peer_watch_on_idle_closed_session_reports_offline() {
+    let (mut world, observed, _) = idle_closed(3);
+    // The peer stalls for longer than its timeout; the first node does not notice, since it has no connection.
+    world.stall(at(2), secs(3_000));
     world.run_for(secs(100));
-    let told = book.clone();
+    assert_eq!(world.machine(at(1)).expect("it is running").counts().peers, 1, "the session still exists");
+    let results = observed.clone();
     spawn(&mut world, 1, move |cx: &mut Cx<PeerStatus>, event| {
         match event {
             Event::Start => drop(cx.peer_status(|status| status)),
-            Event::Message(status) => told.borrow_mut().statuses.push(status.status),
+            Event::Message(status) => results.borrow_mut().statuses.push(status.status),
             _ => {}
         }
         receive()
     });
     world.run_for(secs(30));
-    assert_eq!(book.borrow().statuses, [Status::Online, Status::Suspect, Status::Offline]);
+    assert_eq!(observed.borrow().statuses, [Status::Online, Status::Suspect, Status::Offline]);
 }
 
 #[test]
-fn streaming_is_switched_on_and_off_at_any_time() {
-    let (mut world, _, _) = at_rest(5);
+fn stream_send_switched_opens_or_closes_connection() {
+    let (mut world, observed, _) = idle_closed(5);
     let switch = |world: &mut World<SimNode>, port, streams| {
+        let observed = observed.clone();
         spawn(world, port, move |cx: &mut Cx<()>, _| {
             let there = at(3 - port).into();
             cx.stream_send(there, streams)?;
-            assert!(cx.stream_send(at(99).into(), streams).is_err(), "nobody is known there");
+            let unknown = cx.stream_send(at(99).into(), streams);
+            observed.borrow_mut().violations.check(unknown == Err(UnknownPeer { at: at(99).into() }), || {
+                format!("a location without a peer: {unknown:?}")
+            });
             stop()
         });
     };
@@ -354,5 +385,6 @@ fn streaming_is_switched_on_and_off_at_any_time() {
     assert_eq!([1, 2].map(|port| connections(&mut world, port)), [1, 1]);
     switch(&mut world, 2, false);
     world.run_for(secs(4));
-    assert_eq!([1, 2].map(|port| connections(&mut world, port)), [0, 0], "either side may want it closed");
+    assert_eq!([1, 2].map(|port| connections(&mut world, port)), [0, 0], "one side is enough to close it");
+    observed.borrow().violations.assert_none();
 }

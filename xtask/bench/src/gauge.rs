@@ -1,43 +1,44 @@
-//! Time and memory of this process.
+//! The processor time and memory of this process.
 
 use std::fs;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Processor time that this process, with all its threads, has used.
+/// The processor time that all threads of this process have used.
 ///
-/// Not time on the wall: on a shared machine that would measure the neighbours. No workload but the timers
-/// ever waits, so on a quiet machine the two are the same.
+/// Wall-clock time would include other programs on a shared machine. Only the timer workloads wait, so on an idle machine
+/// both times are equal.
 pub(crate) fn cpu_time() -> Duration {
     let spent = clock_gettime(ClockId::ProcessCPUTime);
-    let nanos = u64::try_from(spent.tv_sec * 1_000_000_000 + spent.tv_nsec).expect("it begins at zero");
+    let nanos =
+        u64::try_from(spent.tv_sec * 1_000_000_000 + spent.tv_nsec).expect("processor time is not negative");
     Duration::from_nanos(nanos)
 }
 
-/// Memory of this process that is resident, in bytes.
+/// The resident memory of this process, in bytes.
 pub(crate) fn resident_bytes() -> f64 {
     let kib = fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|text| text.split_once("VmRSS:")?.1.split_whitespace().next()?.parse::<f64>().ok())
-        .expect("only Linux tells how much memory a process has");
+        .expect("the memory of a process is known only on Linux");
     kib * 1024.0
 }
 
-/// Processor time between two looks.
-pub(crate) struct Watch(Duration);
+/// Measures processor time from its start.
+pub(crate) struct Stopwatch(Duration);
 
-impl Watch {
+impl Stopwatch {
     pub(crate) fn start() -> Self {
         Self(cpu_time())
     }
 
-    /// How many of `n` things were done in a second.
+    /// The rate of `n` operations since the start, per second.
     pub(crate) fn rate(&self, n: u64) -> f64 {
         n as f64 / self.seconds()
     }
 
-    /// How many nanoseconds each of `n` things took.
+    /// The mean duration of `n` operations since the start, in nanoseconds.
     pub(crate) fn nanos(&self, n: u64) -> f64 {
         self.seconds() * 1e9 / n as f64
     }

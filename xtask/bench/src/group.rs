@@ -1,4 +1,4 @@
-//! What there is to measure, as tables of functions.
+//! The types of the tables of workloads.
 
 /// Workloads that are measured together.
 #[derive(Copy, Clone)]
@@ -7,25 +7,25 @@ pub(crate) struct Group {
     pub(crate) workloads: &'static [Workload],
 }
 
-/// One program, written once for each contestant. The first contestant is ours.
+/// One program in a version for each contestant. The first contestant is ours.
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
-    /// What a run measures, in this order.
+    /// The values that a run returns, in this order.
     pub(crate) metrics: &'static [Metric],
     pub(crate) contestants: &'static [(&'static str, Contestant)],
 }
 
-/// Runs the workload once, and answers a value for each metric.
+/// Runs the workload once, and returns a value for each metric.
 pub(crate) type Contestant = fn() -> Vec<f64>;
 
-/// What a value means.
+/// The row, unit and direction of a value.
 pub(crate) struct Metric {
     pub(crate) row: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
 }
 
-/// Which of two values wins.
+/// Whether the larger or the smaller value is better.
 #[derive(Copy, Clone)]
 pub(crate) enum Better {
     More,
@@ -33,7 +33,7 @@ pub(crate) enum Better {
 }
 
 impl Better {
-    /// How much better `ours` is than `theirs`: above 1 we win.
+    /// How much better `ours` is than `theirs`; above 1 ours is better.
     pub(crate) fn ratio(self, ours: f64, theirs: f64) -> f64 {
         match self {
             Self::More => ours / theirs,

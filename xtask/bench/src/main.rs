@@ -1,7 +1,7 @@
-//! Antiphon's benchmarks: rows of one value each, beside peers and hand-written bounds.
+//! Antiphon's benchmarks: rows of one value each, compared with other libraries and hand-written bounds.
 //!
-//! Each measurement runs in a fresh process of this same program, so that none finds another's memory or
-//! caches; the contestants of a workload take turns, so that a machine that slows down slows all of them.
+//! Each measurement runs in a new process of this program, so that it does not inherit memory or caches. The contestants of
+//! a workload take turns, so that a machine that slows down slows all of them.
 
 mod files;
 mod gauge;
@@ -20,31 +20,31 @@ use clap::Parser;
 use crate::group::Group;
 
 const GROUPS: &[Group] = &[sched::GROUP, remote::GROUP, files::GROUP, remote::SECURE];
-/// What `cargo xtask fingerprint` counts the instructions of, beside the groups above.
+/// Groups of which only `cargo xtask fingerprint` counts the instructions.
 const COUNTED: &[Group] = &[remote::SIMULATED];
 
 /// Antiphon's benchmarks.
 #[derive(Parser)]
 #[command(name = "antiphon-bench")]
 struct Options {
-    /// Which group of rows; all without it.
+    /// The group to measure; all groups if it is left out.
     group: Option<String>,
-    /// Also measures peers and hand-written bounds, interleaved with ours.
+    /// Also measures other libraries and hand-written bounds, in turns with ours.
     #[arg(long)]
     peers: bool,
-    /// Writes the rows to this file too.
+    /// Also writes the rows to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measures only workloads whose name begins so.
+    /// Measures only workloads with names that begin with NAME.
     #[arg(long, value_name = "NAME", default_value = "")]
     only: String,
-    /// How often each contestant runs; the middle value counts.
+    /// The number of runs of each contestant; the median is reported.
     #[arg(long, value_name = "N", default_value_t = 7)]
     rounds: usize,
-    /// How large the file of the group `files` is.
+    /// The size of the file in the group `files`, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     mib: u64,
-    /// Runs one measurement, and prints it: what this program starts itself for.
+    /// Runs one measurement and prints its values. The program starts itself with this option.
     #[arg(long, hide = true, num_args = 3, value_names = ["GROUP", "WORKLOAD", "CONTESTANT"])]
     one: Vec<String>,
 }
@@ -58,8 +58,8 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
-            eprintln!("{reason}");
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -73,7 +73,7 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     if rows.is_empty() {
-        return Err("no such group or workload".into());
+        return Err("no workload of this group and name exists".into());
     }
     table::print(&rows);
     if let Some(file) = &options.json {

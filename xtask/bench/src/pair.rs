@@ -10,21 +10,22 @@ const PARTNER: &str = "ANTIPHON_BENCH_PARTNER";
 const SECRET: &str = "ANTIPHON_BENCH_SECRET";
 const PEM: &str = "ANTIPHON_BENCH_PEM";
 
-/// What the two share.
+/// The data that both processes share.
 pub(crate) struct Shared {
     pub(crate) secret: String,
     /// A certificate and its key.
     pub(crate) pem: PathBuf,
 }
 
-/// Runs `partner` if this process is the partner, else starts one, and `measure`s with it.
+/// In the partner process runs `partner`, which reports its address. Otherwise starts a partner, and runs `measure`.
 pub(crate) fn run(
     partner: impl FnOnce(Shared, &dyn Fn(SocketAddr)),
     measure: impl FnOnce(SocketAddr, Shared) -> Vec<f64>,
 ) -> Vec<f64> {
     if std::env::var_os(PARTNER).is_some() {
-        let secret = std::env::var(SECRET).expect("who starts a partner tells it the secret");
-        let pem = std::env::var_os(PEM).expect("and where the certificate is").into();
+        let secret = std::env::var(SECRET).expect("the measuring process sets the secret");
+        let pem =
+            std::env::var_os(PEM).expect("the measuring process sets the path of the certificate").into();
         partner(Shared { secret, pem }, &|at| println!("{at}"));
         std::process::exit(0);
     }
@@ -33,21 +34,20 @@ pub(crate) fn run(
     let shared = Shared { secret: secret.reveal().to_owned(), pem: certificate(folder.path()) };
     let (mut child, at) = start_partner(&shared);
     let values = measure(at, shared);
-    // It is done when its partner is.
-    child.kill().and_then(|()| child.wait()).expect("a child of this process");
+    child.kill().and_then(|()| child.wait()).expect("the partner is a child of this process");
     values
 }
 
-/// One certificate for both, with its key.
+/// Writes one certificate for both nodes, with its key.
 fn certificate(folder: &Path) -> PathBuf {
-    let made = rcgen::generate_simple_self_signed(Vec::new()).expect("sound parameters");
+    let made = rcgen::generate_simple_self_signed(Vec::new()).expect("the parameters are valid");
     let pem = folder.join("shared.pem");
     let text = made.signing_key.serialize_pem() + &made.cert.pem();
     std::fs::write(&pem, text).expect("a temporary file can be written");
-    // Nodes take no key that others may read.
+    // A node refuses a key that other users may read.
     #[cfg(unix)]
     std::fs::set_permissions(&pem, std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        .expect("the file is this program's");
+        .expect("this program owns the file");
     pem
 }
 
@@ -60,23 +60,23 @@ fn start_partner(shared: &Shared) -> (Child, SocketAddr) {
         .env(SECRET, &shared.secret)
         .env(PEM, &shared.pem)
         .stdout(Stdio::piped());
-    let mut child = command.spawn().expect("this very program starts");
+    let mut child = command.spawn().expect("this program can be started again");
     let mut line = String::new();
-    let stdout = child.stdout.take().expect("it is piped");
-    BufReader::new(stdout).read_line(&mut line).expect("the partner prints where it listens");
-    let at = line.trim().parse().expect("the partner prints an address");
+    let stdout = child.stdout.take().expect("the output is piped");
+    BufReader::new(stdout).read_line(&mut line).expect("the partner prints its address");
+    let at = line.trim().parse().expect("the printed line is an address");
     (child, at)
 }
 
-/// The middle one and the 99th of a hundred, in microseconds, without the first tenth.
+/// The median and the 99th percentile, in microseconds, without the first tenth of the values.
 pub(crate) fn percentiles(nanos: &[u64]) -> Vec<f64> {
     let mut warm = nanos[nanos.len() / 10..].to_vec();
     warm.sort_unstable();
-    let at = |share: f64| warm[(warm.len() as f64 * share) as usize] as f64 / 1e3;
+    let at = |fraction: f64| warm[(warm.len() as f64 * fraction) as usize] as f64 / 1e3;
     vec![at(0.5), at(0.99)]
 }
 
-/// Messages a second since `begun`.
-pub(crate) fn rate(messages: u64, begun: Instant) -> Vec<f64> {
-    vec![messages as f64 / begun.elapsed().as_secs_f64()]
+/// Messages a second since `started`.
+pub(crate) fn rate(messages: u64, started: Instant) -> Vec<f64> {
+    vec![messages as f64 / started.elapsed().as_secs_f64()]
 }

@@ -1,7 +1,7 @@
 //! Runs workloads, each measurement in a process of its own.
 //!
-//! Contestants take turns: ours, peer, bound, ours, .. A ratio is the middle one of the rounds' own ratios, so
-//! it compares runs that were seconds apart.
+//! Contestants take turns: ours, the other library, the bound, ours, .. A ratio is the median of the ratios of the rounds,
+//! so it compares runs that were seconds apart.
 
 use std::error::Error;
 use std::process::Command;
@@ -12,18 +12,24 @@ use crate::{Options, files};
 
 /// Runs one measurement, and prints its values.
 pub(crate) fn one(groups: &[Group], names: &[String]) -> Result<(), Box<dyn Error>> {
-    let [group, workload, contestant] = names else { return Err("three names are needed".into()) };
-    let group = groups.iter().find(|g| g.name == *group).ok_or("no such group")?;
-    let workload = group.workloads.iter().find(|w| w.name == *workload).ok_or("no such workload")?;
+    let [group, workload, contestant] = names else {
+        return Err("--one needs a group, a workload and a contestant".into());
+    };
+    let group = groups.iter().find(|g| g.name == *group).ok_or("no group has this name")?;
+    let workload = group
+        .workloads
+        .iter()
+        .find(|w| w.name == *workload)
+        .ok_or("the group has no workload of this name")?;
     let found = workload.contestants.iter().find(|(name, _)| name == contestant);
-    let (_, contestant) = found.ok_or("no such contestant")?;
+    let (_, contestant) = found.ok_or("the workload has no contestant of this name")?;
     for value in contestant() {
         println!("{value}");
     }
     Ok(())
 }
 
-/// Measures the workloads of a group that are asked for.
+/// Measures the workloads of a group that `--only` selects.
 pub(crate) fn group(group: &Group, options: &Options) -> Result<Vec<Row>, Box<dyn Error>> {
     let mut rows = Vec::new();
     for workload in group.workloads.iter().filter(|w| w.name.starts_with(&options.only)) {
@@ -33,7 +39,7 @@ pub(crate) fn group(group: &Group, options: &Options) -> Result<Vec<Row>, Box<dy
         let mut values = vec![Vec::new(); taken];
         for _ in 0..options.rounds.max(1) {
             for ((name, _), values) in workload.contestants.iter().zip(&mut values) {
-                values.push(in_fresh_process(group.name, workload, name, options.mib)?);
+                values.push(in_new_process(group.name, workload, name, options.mib)?);
             }
         }
         let found = workload.metrics.iter().enumerate();
@@ -42,7 +48,7 @@ pub(crate) fn group(group: &Group, options: &Options) -> Result<Vec<Row>, Box<dy
     Ok(rows)
 }
 
-fn in_fresh_process(
+fn in_new_process(
     group: &str,
     workload: &Workload,
     contestant: &str,
@@ -54,8 +60,8 @@ fn in_fresh_process(
     let text = String::from_utf8(output.stdout)?;
     let values: Vec<f64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
     if !output.status.success() || values.len() != workload.metrics.len() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{} by {contestant} failed: {}\n{said}", workload.name, output.status).into());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{} by {contestant} failed: {}\n{errors}", workload.name, output.status).into());
     }
     Ok(values)
 }

@@ -1,19 +1,19 @@
-//! Rows, as a table and as JSON.
+//! Prints rows as a table and as JSON.
 
 use serde_json::{Map, Value, json};
 
-/// One measured value: the middle one of several runs, and how it compares.
+/// One measured value: the median of several runs, and its ratios to the other contestants.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
     pub(crate) min: f64,
     pub(crate) max: f64,
-    /// Ours against each peer's, of the same run: above 1 we win, whatever the unit.
+    /// Our value against that of each other contestant; above 1 ours is better, with any unit.
     pub(crate) ratios: Vec<(&'static str, f64)>,
 }
 
-/// Prints rows for people.
+/// Prints rows as a table.
 pub(crate) fn print(rows: &[Row]) {
     println!("{:<16} {:>9} {:<14} {:>9} {:>9}  better than", "", "", "", "min", "max");
     for row in rows {
@@ -30,7 +30,7 @@ pub(crate) fn print(rows: &[Row]) {
     }
 }
 
-/// Rows for programs: a list of objects.
+/// Formats rows as a JSON list of objects.
 pub(crate) fn json(rows: &[Row]) -> String {
     let rows = rows.iter().map(|row| {
         let ratios: Map<String, Value> =

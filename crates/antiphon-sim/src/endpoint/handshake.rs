@@ -1,4 +1,4 @@
-//! How an endpoint shakes hands, and what it does with a proven connection.
+//! The handshakes of an endpoint, and how it attaches a proven connection to a session.
 
 use antiphon_wire::{
     Admission, Deframer, Handshake, HandshakeError, HandshakeStep, NodeId, ProvenConnection, Refusal,
@@ -10,8 +10,8 @@ use crate::machine::{MachineOutput, Outputs, SimConn};
 use crate::workload::Workload;
 
 impl SessionEndpoint {
-    /// Goes on with a handshake; answers the peer once the connection is proven and taken.
-    pub(super) fn shake(
+    /// Advances a handshake as far as the input allows. Returns the peer when the connection is proven and attached.
+    pub(super) fn advance_handshake(
         &mut self,
         now: Time,
         conn: SimConn,
@@ -38,7 +38,7 @@ impl SessionEndpoint {
                     continue;
                 }
                 HandshakeStep::Introduced => {
-                    let hello = handshake.peer().expect("it was introduced");
+                    let hello = handshake.peer().expect("an introduced peer has sent its hello");
                     match Session::answer_to(session, &self.epochs, hello) {
                         Ok(resume_state) => {
                             let entropy = self.rng.entropy();
@@ -54,8 +54,8 @@ impl SessionEndpoint {
                 },
                 HandshakeStep::Done(connection) => connection,
             };
-            // Both proofs are sent: a refusal would be taken for a record, so the connection is only closed.
-            return self.take(now, conn, connection, out).map(Some).map_err(HandshakeError::Refused);
+            // Both proofs are sent. The peer would read a refusal as a record, so the connection is only closed.
+            return self.attach(now, conn, connection, out).map(Some).map_err(HandshakeError::Refused);
         }
     }
 
@@ -63,8 +63,8 @@ impl SessionEndpoint {
         self.dials.iter().any(|dial| dial.conn == Some(conn))
     }
 
-    /// A connection is proven: gives it to its session, or begins one.
-    fn take(
+    /// Attaches a proven connection to the session with its peer; begins that session if there is none.
+    fn attach(
         &mut self,
         now: Time,
         conn: SimConn,
@@ -77,21 +77,21 @@ impl SessionEndpoint {
             Admission::Begins => {
                 self.end_session(node, out);
                 let session = Session::begin(now, &self.profile.limits, self.profile.node, &connection);
-                let workload = Workload::new(self.heard.next_session(), self.profile.node);
+                let workload = Workload::new(self.received.next_session(), self.profile.node);
                 self.peers.insert(node, EndpointPeer { session, conn: None, workload });
             }
             Admission::Refused(refusal) => return Err(refusal),
         }
-        let peer = self.peers.get_mut(&node).expect("it was there, or was just begun");
-        peer.session.connected(now, connection).expect("it was admitted");
-        self.dials.iter_mut().filter(|dial| dial.node == Some(node)).for_each(|dial| dial.renews = false);
+        let peer = self.peers.get_mut(&node).expect("a session with the peer exists or was just begun");
+        peer.session.connected(now, connection).expect("the session admitted the connection");
+        self.dials.iter_mut().filter(|dial| dial.node == Some(node)).for_each(|dial| dial.renew = false);
         if let Some(old) = peer.conn.replace(conn) {
             self.conns.remove(&old);
             self.dials.iter_mut().filter(|dial| dial.conn == Some(old)).for_each(|dial| dial.conn = None);
             out.push(MachineOutput::Close(old));
         }
-        if self.speaks_at.is_none() && !self.config.speaks_every.is_zero() {
-            self.speaks_at = Some(now + self.rng.span(self.config.speaks_every * 2));
+        if self.next_send.is_none() && !self.config.send_every.is_zero() {
+            self.next_send = Some(now + self.rng.span(self.config.send_every * 2));
         }
         Ok(node)
     }

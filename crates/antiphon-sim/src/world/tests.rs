@@ -1,24 +1,24 @@
-//! The world with toys in it: what its faults do.
+//! The effects of each fault on machines that only count what they receive.
 
 use super::*;
 
-/// Sends numbered datagrams and bytes to another; remembers what comes.
-struct Toy {
-    other: Option<SocketAddr>,
+/// Sends numbered datagrams and bytes to `target`; counts what it receives.
+struct Counter {
+    target: Option<SocketAddr>,
     datagrams: Vec<u8>,
     bytes: u64,
     closed: u64,
 }
 
-impl Machine for Toy {
+impl Machine for Counter {
     fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
         match input {
             MachineInput::Start => {
-                if let Some(other) = self.other {
+                if let Some(target) = self.target {
                     (0..200).for_each(|number| {
-                        out.push(MachineOutput::Datagram { to: other, bytes: vec![number] })
+                        out.push(MachineOutput::Datagram { to: target, bytes: vec![number] })
                     });
-                    out.dial(other);
+                    out.dial(target);
                 }
             }
             MachineInput::Connected(conn) | MachineInput::Writable(conn) => {
@@ -32,50 +32,59 @@ impl Machine for Toy {
         }
     }
 
-    fn stood_still(&mut self, _now: Time, _span: Duration, _out: &mut Outputs) {}
+    fn on_stall(&mut self, _now: Time, _span: Duration, _out: &mut Outputs) {}
 
     fn check(&self) {}
 }
 
-fn toys(faults: Faults) -> (World<Toy>, [SocketAddr; 2]) {
-    let places = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+/// Two machines, of which the first sends to the second.
+fn counters(faults: Faults) -> (World<Counter>, [SocketAddr; 2]) {
+    let locations = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut world = World::new(1, faults);
-    world.add(places[1], |_| Toy { other: None, datagrams: Vec::new(), bytes: 0, closed: 0 });
+    world.add(locations[1], |_| Counter { target: None, datagrams: Vec::new(), bytes: 0, closed: 0 });
     world.run_for(Duration::from_millis(5));
-    world.add(places[0], move |_| Toy { other: Some(places[1]), datagrams: Vec::new(), bytes: 0, closed: 0 });
-    (world, places)
+    let target = Some(locations[1]);
+    world.add(locations[0], move |_| Counter { target, datagrams: Vec::new(), bytes: 0, closed: 0 });
+    (world, locations)
 }
 
 #[test]
-fn datagrams_are_lost_doubled_and_pass_each_other() {
-    let (mut world, places) = toys(Faults { datagram_lost_once_in: 10, ..Faults::default() });
+fn datagrams_are_lost_duplicated_and_reordered() {
+    let (mut world, locations) = counters(Faults { datagram_lost_once_in: 10, ..Faults::default() });
     world.run_for(Duration::from_millis(5));
-    let heard = world.machine(places[1]).expect("it runs").datagrams.clone();
-    let times = |number: u8| heard.iter().filter(|heard| **heard == number).count();
-    assert!((0..200).any(|number| times(number) == 0), "some are lost");
-    assert!((0..200).any(|number| times(number) == 2), "some are doubled");
-    assert!(!heard.is_sorted(), "some pass others");
+    let received = world.machine(locations[1]).expect("it is running").datagrams.clone();
+    let times = |number: u8| received.iter().filter(|received| **received == number).count();
+    assert!((0..200).any(|number| times(number) == 0), "no datagram was lost");
+    assert!((0..200).any(|number| times(number) == 2), "no datagram was duplicated");
+    assert!(!received.is_sorted(), "no datagram overtook another");
 }
 
 #[test]
-fn a_cut_ends_a_stream_within_what_was_written_and_both_ends_hear_of_it() {
-    let (mut world, places) = toys(Faults { cut_every: Duration::from_millis(20), ..Faults::default() });
+fn cut_ends_stream_early_and_closes_both_ends() {
+    let (mut world, locations) =
+        counters(Faults { cut_every: Duration::from_millis(20), ..Faults::default() });
     world.run_for(Duration::from_millis(200));
-    assert_eq!(world.faults_so_far().0, 1, "there is one connection to cut");
-    for place in places {
-        assert_eq!(world.machine(place).expect("it runs").closed, 1);
+    assert_eq!(world.faults_so_far().0, 1, "the only connection is cut once");
+    for location in locations {
+        assert_eq!(world.machine(location).expect("it is running").closed, 1);
     }
-    let arrived = world.machine(places[1]).expect("it runs").bytes;
-    assert!(arrived > 0 && arrived % 10_000 != 0, "in the middle of something: {arrived}");
+    let arrived = world.machine(locations[1]).expect("it is running").bytes;
+    assert!(arrived > 0 && arrived % 10_000 != 0, "the cut is not within a write: {arrived} bytes arrived");
 }
 
 #[test]
-fn a_crash_takes_the_machine_and_its_connections_and_it_starts_again() {
-    let (mut world, places) = toys(Faults::default());
+fn crash_closes_connections_and_restarts_machine() {
+    let (mut world, locations) = counters(Faults::default());
     world.run_for(Duration::from_millis(20));
-    world.crash(places[1]);
-    assert!(world.machine(places[1]).is_none());
+    let arrived = world.machine(locations[1]).expect("it is running").bytes;
+    assert!(arrived > 0, "no bytes arrived before the crash");
+    world.crash(locations[1]);
+    assert!(world.machine(locations[1]).is_none());
     world.run_for(Duration::from_secs(1));
-    assert_eq!(world.machine(places[0]).expect("it runs").closed, 1);
-    assert_eq!(world.machine(places[1]).expect("it started again").bytes, 0);
+    assert_eq!(world.machine(locations[0]).expect("it is running").closed, 1);
+    assert_eq!(
+        world.machine(locations[1]).expect("it started again").bytes,
+        0,
+        "the second start kept state"
+    );
 }

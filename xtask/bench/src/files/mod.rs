@@ -1,7 +1,7 @@
-//! A file between two processes on loopback, and what its transfer does to messages meanwhile.
+//! A file transfer between two processes on loopback, and its effect on messages that are sent meanwhile.
 //!
-//! Contestants: ours, hashed, sealed and resumable; and by hand, the bytes of the file over one TCP connection into a file.
-//! Both end with the file on disk, by fsync. A run compares the hashes of both files when the clock has stopped.
+//! Contestants: ours, which hashes and seals the file and can resume; and a hand-written copy of the bytes over one TCP
+//! connection. Both end with the file on disk, by fsync. After the measurement, a run compares the hashes of both files.
 
 mod ours;
 mod raw;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::group::{Better, Group, Metric, Workload};
 
-/// How large the file is, in MiB: for the processes of one measurement.
+/// The environment variable that passes the file size, in MiB, to the processes of one measurement.
 pub(crate) const MIB: &str = "ANTIPHON_BENCH_MIB";
 
 const fn micros(row: &'static str) -> Metric {
@@ -42,58 +42,59 @@ fn file_bytes() -> u64 {
     mib << 20
 }
 
-/// The folder of the partner that listens there.
+/// The folder of the partner that listens at `at`.
 fn folder_of(at: SocketAddr) -> PathBuf {
     std::env::temp_dir().join(format!("antiphon-bench-{}", at.port()))
 }
 
-/// A file with a content of its own, on disk, and where it is to go; both are gone when this is.
+/// A file on disk, and the folder that receives it; both are removed on drop.
 struct Files {
-    own: tempfile::TempDir,
-    there: PathBuf,
+    source: tempfile::TempDir,
+    received: PathBuf,
 }
 
 impl Files {
     fn new(at: SocketAddr) -> Self {
-        let files = Self { own: tempfile::tempdir().expect("there is room"), there: folder_of(at) };
-        let mut file = File::create(files.source()).expect("the folder is ours");
+        let source = tempfile::tempdir().expect("a temporary folder can be made");
+        let files = Self { source, received: folder_of(at) };
+        let mut file = File::create(files.source()).expect("the folder is writable");
         let mut left = file_bytes();
         let mut block = vec![0; 1 << 20];
         while left > 0 {
-            // No two blocks are alike.
+            // No two blocks are equal.
             blake3::Hasher::new().update(&left.to_le_bytes()).finalize_xof().fill(&mut block);
             let count = left.min(block.len() as u64);
-            file.write_all(&block[..count as usize]).expect("there is room");
+            file.write_all(&block[..count as usize]).expect("the disk has space");
             left -= count;
         }
-        file.sync_all().expect("there is room");
+        file.sync_all().expect("the disk has space");
         files
     }
 
     fn source(&self) -> PathBuf {
-        self.own.path().join("file")
+        self.source.path().join("file")
     }
 
     fn mib_a_second(&self, seconds: f64) -> Vec<f64> {
-        assert!(hash(&self.source()) == hash(&self.there.join("file")), "another file arrived");
+        assert!(hash(&self.source()) == hash(&self.received.join("file")), "the received file differs");
         vec![file_bytes() as f64 / f64::from(1 << 20) / seconds]
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        if let Err(reason) = std::fs::remove_dir_all(&self.there) {
-            eprintln!("{} stays: {reason}", self.there.display());
+        if let Err(error) = std::fs::remove_dir_all(&self.received) {
+            eprintln!("{} was not removed: {error}", self.received.display());
         }
     }
 }
 
 fn hash(path: &Path) -> blake3::Hash {
-    let mut file = File::open(path).expect("it is there");
+    let mut file = File::open(path).expect("the file exists");
     let mut hasher = blake3::Hasher::new();
     let mut block = vec![0; 1 << 20];
     loop {
-        match file.read(&mut block).expect("it can be read") {
+        match file.read(&mut block).expect("the file can be read") {
             0 => return hasher.finalize(),
             count => hasher.update(&block[..count]),
         };

@@ -1,4 +1,4 @@
-//! As a user would send a file, and messages beside it.
+//! A file transfer as a user would write it, and messages beside it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,38 +12,38 @@ use super::{Files, folder_of};
 use crate::pair;
 
 const ECHO_BYTES: usize = 64;
-/// Round trips where no file tells when to end.
+/// Round trips of a run without a file.
 const ALONE: usize = 20_000;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Serialize, Deserialize)]
 enum Echo {
     From(Addr<Bytes>),
-    Say(Bytes),
+    Ask(Bytes),
 }
 antiphon::wire!(Echo, "bench.files.echo/1", compact);
 
-/// A file by itself.
+/// The throughput of a file transfer.
 pub(super) fn transfer() -> Vec<f64> {
     pair::run(serve, |at, shared| {
         let files = Files::new(at);
-        let (told, seconds) = channel();
+        let (results, seconds) = channel();
         let mut node = node(&shared.secret, Some(at), None);
         let source = files.source();
-        let mut begun = Instant::now();
+        let mut started = Instant::now();
         node.spawn(move |cx, event| match event {
             Event::Start => {
                 cx.peer(at, secs(10), |_| None);
                 receive()
             }
             Event::Message(None) => {
-                begun = Instant::now();
+                started = Instant::now();
                 cx.send_file(at.into(), &source, FileOptions::default(), PATIENCE, Some);
                 receive()
             }
             Event::Message(Some(stored)) => {
                 stored?;
-                told.send(begun.elapsed().as_secs_f64())?;
+                results.send(started.elapsed().as_secs_f64())?;
                 stop()
             }
             _ => receive(),
@@ -53,7 +53,7 @@ pub(super) fn transfer() -> Vec<f64> {
     })
 }
 
-/// Messages there and back while a file is sent.
+/// Round trips of messages while a file is sent.
 pub(super) fn round_trips_beside() -> Vec<f64> {
     pair::run(serve, |at, shared| {
         let files = Files::new(at);
@@ -62,28 +62,28 @@ pub(super) fn round_trips_beside() -> Vec<f64> {
     })
 }
 
-/// Messages there and back, and nothing else.
+/// Round trips of messages without a file.
 pub(super) fn round_trips_alone() -> Vec<f64> {
     pair::run(serve, |at, shared| {
         let nanos = round_trips(&shared.secret, at, None);
-        std::fs::remove_dir_all(folder_of(at)).expect("the folder is ours");
+        std::fs::remove_dir_all(folder_of(at)).expect("the folder can be removed");
         pair::percentiles(&nanos)
     })
 }
 
-/// Takes files, and sends messages back.
-fn serve(shared: pair::Shared, tell: &dyn Fn(SocketAddr)) {
-    // The folder is named by the port, which the node is told before it has it.
+/// Receives files, and sends messages back.
+fn serve(shared: pair::Shared, report: &dyn Fn(SocketAddr)) {
+    // The name of the folder contains the port, so the port is chosen before the node is made.
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let at = free.expect("loopback has a free port");
     let mut node = node(&shared.secret, None, Some(at));
-    tell(at);
+    report(at);
     let mut back = None;
     node.spawn(move |cx, event| {
         match event {
             Event::Start => cx.register("echo")?,
             Event::Message(Echo::From(addr)) => back = Some(addr),
-            Event::Message(Echo::Say(bytes)) => cx.send(back.ok_or("nobody to answer")?, bytes)?,
+            Event::Message(Echo::Ask(bytes)) => cx.send(back.ok_or("no address to reply to")?, bytes)?,
             _ => {}
         }
         receive()
@@ -93,48 +93,48 @@ fn serve(shared: pair::Shared, tell: &dyn Fn(SocketAddr)) {
 
 enum Client {
     Found(Result<Addr<Echo>, LocateError>),
-    Heard(Bytes),
+    Received(Bytes),
     Stored(Result<Stored, FileError>),
 }
 
 fn round_trips(secret: &str, at: SocketAddr, file: Option<PathBuf>) -> Vec<u64> {
     let mut node = node(secret, Some(at), None);
-    let (told, nanos) = channel();
-    node.spawn_actor(client(told, at, file));
+    let (results, nanos) = channel();
+    node.spawn_actor(client(results, at, file));
     node.run().expect("the node runs");
     nanos.recv().expect("the client measured")
 }
 
-fn client(told: Sender<Vec<u64>>, at: SocketAddr, file: Option<PathBuf>) -> impl Actor<Client> {
+fn client(results: Sender<Vec<u64>>, at: SocketAddr, file: Option<PathBuf>) -> impl Actor<Client> {
     let mut nanos = Vec::new();
     let mut echo = None;
-    let mut begun = Instant::now();
+    let mut started = Instant::now();
     actor(move |cx: &mut Cx<Client>, event| {
         match event {
             Event::Start => cx.locate("echo", secs(10), Client::Found),
             Event::Message(Client::Found(found)) => {
                 let found = found?;
                 echo = Some(found);
-                let adapter = cx.adapter(Client::Heard);
+                let adapter = cx.adapter(Client::Received);
                 cx.send(found, Echo::From(adapter))?;
                 if let Some(file) = &file {
                     cx.send_file(at.into(), file, FileOptions::default(), PATIENCE, Client::Stored);
                 }
-                begun = Instant::now();
-                cx.send(found, Echo::Say(vec![7; ECHO_BYTES].into()))?;
+                started = Instant::now();
+                cx.send(found, Echo::Ask(vec![7; ECHO_BYTES].into()))?;
             }
-            Event::Message(Client::Heard(bytes)) => {
-                nanos.push(begun.elapsed().as_nanos() as u64);
+            Event::Message(Client::Received(bytes)) => {
+                nanos.push(started.elapsed().as_nanos() as u64);
                 if file.is_none() && nanos.len() == ALONE {
-                    told.send(std::mem::take(&mut nanos))?;
+                    results.send(std::mem::take(&mut nanos))?;
                     return stop();
                 }
-                begun = Instant::now();
-                cx.send(echo.ok_or("not yet found")?, Echo::Say(bytes))?;
+                started = Instant::now();
+                cx.send(echo.ok_or("echo is not located yet")?, Echo::Ask(bytes))?;
             }
             Event::Message(Client::Stored(stored)) => {
                 stored?;
-                told.send(std::mem::take(&mut nanos))?;
+                results.send(std::mem::take(&mut nanos))?;
                 return stop();
             }
             _ => {}
@@ -143,7 +143,7 @@ fn client(told: Sender<Vec<u64>>, at: SocketAddr, file: Option<PathBuf>) -> impl
     })
 }
 
-/// A node; `at` is where it listens, and takes files.
+/// Makes a node that dials `peer`; with `at` it listens there and receives files.
 fn node(secret: &str, peer: Option<SocketAddr>, at: Option<SocketAddr>) -> Node {
     antiphon::log_to_stderr();
     Node::new(Config {

@@ -1,4 +1,4 @@
-//! Actors of two nodes, as a user would write them: a name is located, and messages are sent.
+//! Actors of two nodes as a user would write them: one locates the other by its name and sends messages.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
@@ -11,36 +11,36 @@ use serde::{Deserialize, Serialize};
 use super::{ECHO_BYTES, ONE_WAY, ROUND_TRIPS};
 use crate::pair;
 
-/// Sends between which the sender lets the loop look at its sockets.
+/// The number of messages after which the sender lets the loop poll its sockets.
 const BATCH: u64 = 1_000;
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum Echo {
     From(Addr<Bytes>),
-    Say(Bytes),
+    Ask(Bytes),
 }
 antiphon::wire!(Echo, "bench.echo/1", compact);
 
-/// How the connection is protected.
+/// The protection of the connection.
 #[derive(Copy, Clone)]
-pub(super) enum Guard {
+pub(super) enum ConnectionSecurity {
     Plain,
     Hmac,
     Aead,
     Tls,
 }
 
-/// A message under way, there and back.
-pub(super) fn round_trip(guard: Guard) -> Vec<f64> {
+/// Round trips, one message at a time.
+pub(super) fn round_trip(security: ConnectionSecurity) -> Vec<f64> {
     pair::run(
-        |shared, tell| {
-            let mut node = node(guard, shared, None);
-            tell(node.location().addr());
+        |shared, report| {
+            let mut node = node(security, shared, None);
+            report(node.location().addr());
             node.spawn_actor(echo_server());
             node.serve().expect("the node runs");
         },
         |at, shared| {
-            let mut node = node(guard, shared, Some(at));
+            let mut node = node(security, shared, Some(at));
             let (results, nanos) = channel();
             node.spawn_actor(echo_client(results));
             node.run().expect("the node runs");
@@ -55,7 +55,7 @@ pub(super) fn echo_server() -> impl Actor<Echo> {
         match event {
             Event::Start => cx.register("echo")?,
             Event::Message(Echo::From(addr)) => back = Some(addr),
-            Event::Message(Echo::Say(bytes)) => cx.send(back.ok_or("nobody to answer")?, bytes)?,
+            Event::Message(Echo::Ask(bytes)) => cx.send(back.ok_or("no address to reply to")?, bytes)?,
             _ => {}
         }
         receive()
@@ -64,13 +64,13 @@ pub(super) fn echo_server() -> impl Actor<Echo> {
 
 pub(super) enum EchoClient {
     Found(Result<Addr<Echo>, LocateError>),
-    Heard(Bytes),
+    Received(Bytes),
 }
 
 pub(super) fn echo_client(results: Sender<Vec<u64>>) -> impl Actor<EchoClient> {
     let mut nanos = Vec::with_capacity(ROUND_TRIPS);
     let mut server = None;
-    let mut begun = Instant::now();
+    let mut started = Instant::now();
     actor(move |cx: &mut Cx<EchoClient>, event| match event {
         Event::Start => {
             cx.locate("echo", secs(10), EchoClient::Found);
@@ -79,20 +79,20 @@ pub(super) fn echo_client(results: Sender<Vec<u64>>) -> impl Actor<EchoClient> {
         Event::Message(EchoClient::Found(found)) => {
             let found = found?;
             server = Some(found);
-            let adapter = cx.adapter(EchoClient::Heard);
+            let adapter = cx.adapter(EchoClient::Received);
             cx.send(found, Echo::From(adapter))?;
-            begun = Instant::now();
-            cx.send(found, Echo::Say(vec![7; ECHO_BYTES].into()))?;
+            started = Instant::now();
+            cx.send(found, Echo::Ask(vec![7; ECHO_BYTES].into()))?;
             receive()
         }
-        Event::Message(EchoClient::Heard(bytes)) => {
-            nanos.push(begun.elapsed().as_nanos() as u64);
+        Event::Message(EchoClient::Received(bytes)) => {
+            nanos.push(started.elapsed().as_nanos() as u64);
             if nanos.len() == ROUND_TRIPS {
                 results.send(std::mem::take(&mut nanos))?;
                 return stop();
             }
-            begun = Instant::now();
-            cx.send(server.ok_or("not yet found")?, Echo::Say(bytes))?;
+            started = Instant::now();
+            cx.send(server.ok_or("echo is not located yet")?, Echo::Ask(bytes))?;
             receive()
         }
         _ => receive(),
@@ -133,27 +133,27 @@ impl Counted for Body {
     }
 }
 
-/// Three numbers.
-pub(super) fn one_way_small(guard: Guard) -> Vec<f64> {
-    one_way::<Small>(guard)
+/// Messages of three numbers.
+pub(super) fn one_way_small(security: ConnectionSecurity) -> Vec<f64> {
+    one_way::<Small>(security)
 }
 
-/// Two numbers and 48 bytes.
-pub(super) fn one_way_body(guard: Guard) -> Vec<f64> {
-    one_way::<Body>(guard)
+/// Messages of two numbers and 48 bytes.
+pub(super) fn one_way_body(security: ConnectionSecurity) -> Vec<f64> {
+    one_way::<Body>(security)
 }
 
-/// As fast as they go, to an actor that counts them and then ends, which its monitor tells.
-fn one_way<M: Counted>(guard: Guard) -> Vec<f64> {
+/// Sends messages as fast as possible to an actor that counts them and stops after the last; a `Down` reports that.
+fn one_way<M: Counted>(security: ConnectionSecurity) -> Vec<f64> {
     pair::run(
-        |shared, tell| {
-            let mut node = node(guard, shared, None);
-            tell(node.location().addr());
+        |shared, report| {
+            let mut node = node(security, shared, None);
+            report(node.location().addr());
             node.spawn_actor(counter::<M>());
             node.serve().expect("the node runs");
         },
         |at, shared| {
-            let mut node = node(guard, shared, Some(at));
+            let mut node = node(security, shared, Some(at));
             let (results, rate) = channel();
             node.spawn_actor(producer::<M>(results));
             node.run().expect("the node runs");
@@ -177,13 +177,13 @@ pub(super) fn counter<M: Counted>() -> impl Actor<M> {
 
 pub(super) enum Producer<M: 'static> {
     Found(Result<Addr<M>, LocateError>),
-    GoOn,
+    Continue,
 }
 
 pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Producer<M>> {
     let mut counter = None;
     let mut left = ONE_WAY;
-    let mut begun = Instant::now();
+    let mut started = Instant::now();
     actor(move |cx: &mut Cx<Producer<M>>, event| {
         match event {
             Event::Start => cx.locate("counter", secs(10), Producer::Found),
@@ -191,11 +191,11 @@ pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Prod
                 let found = found?;
                 cx.monitor(found);
                 counter = Some(found);
-                begun = Instant::now();
-                cx.push_self(Producer::GoOn);
+                started = Instant::now();
+                cx.push_self(Producer::Continue);
             }
-            Event::Message(Producer::GoOn) | Event::Writable(_) => {
-                let to = counter.ok_or("not yet found")?;
+            Event::Message(Producer::Continue) | Event::Writable(_) => {
+                let to = counter.ok_or("the counter is not located yet")?;
                 for _ in 0..BATCH.min(left) {
                     match cx.try_send(to, M::make(left)) {
                         Ok(()) => left -= 1,
@@ -205,11 +205,11 @@ pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Prod
                     }
                 }
                 if left > 0 {
-                    cx.push_self(Producer::GoOn);
+                    cx.push_self(Producer::Continue);
                 }
             }
             Event::Down(Down { reason: ExitReason::Done(_), .. }) => {
-                results.send(pair::rate(ONE_WAY, begun))?;
+                results.send(pair::rate(ONE_WAY, started))?;
                 return stop();
             }
             Event::Down(Down { reason, .. }) => return fail(reason),
@@ -219,7 +219,7 @@ pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Prod
     })
 }
 
-fn node(guard: Guard, shared: pair::Shared, peer: Option<SocketAddr>) -> Node {
+fn node(security: ConnectionSecurity, shared: pair::Shared, peer: Option<SocketAddr>) -> Node {
     antiphon::log_to_stderr();
     let config = Config {
         secret: Some(shared.secret.into()),
@@ -227,11 +227,11 @@ fn node(guard: Guard, shared: pair::Shared, peer: Option<SocketAddr>) -> Node {
         peers: peer.into_iter().map(PeerAt::from).collect(),
         ..Config::default()
     };
-    let config = match guard {
-        Guard::Plain => Config { secret: None, ..config },
-        Guard::Hmac => Config { suites: Some(vec![Suite::Hmac]), ..config },
-        Guard::Aead => config,
-        Guard::Tls => Config { certfile: Some(shared.pem), ..config },
+    let config = match security {
+        ConnectionSecurity::Plain => Config { secret: None, ..config },
+        ConnectionSecurity::Hmac => Config { suites: Some(vec![Suite::Hmac]), ..config },
+        ConnectionSecurity::Aead => config,
+        ConnectionSecurity::Tls => Config { certfile: Some(shared.pem), ..config },
     };
     Node::new(config).expect("loopback has a free port")
 }

@@ -1,4 +1,5 @@
-//! By hand: length-prefixed messages over one TCP connection, no actors, names, sessions or serialisation.
+//! The hand-written bounds: length-prefixed messages over one TCP connection, without actors, names, sessions or
+//! serialisation.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
@@ -16,23 +17,23 @@ const FRAME_BYTES: usize = HEADER_BYTES + ECHO_BYTES;
 const TAG_BYTES: usize = 16;
 const BATCH_BYTES: usize = 60 * 1024;
 
-/// An echo on mio, one message under way.
+/// An echo on mio, one message at a time.
 pub(super) fn round_trip() -> Vec<f64> {
     pair::run(
-        |_, tell| {
-            let mut wire = Wire::new(accept(tell));
-            while let Some(message) = wire.receive() {
-                wire.send(&message);
+        |_, report| {
+            let mut stream = FrameStream::new(accept(report));
+            while let Some(message) = stream.receive() {
+                stream.send(&message);
             }
         },
         |at, _| {
-            let mut wire = Wire::new(StdStream::connect(at).expect("the partner listens"));
+            let mut stream = FrameStream::new(StdStream::connect(at).expect("the partner listens"));
             let mut nanos = Vec::with_capacity(ROUND_TRIPS);
             for _ in 0..ROUND_TRIPS {
-                let begun = Instant::now();
-                wire.send(&[7; FRAME_BYTES]);
-                wire.receive().expect("the partner answers");
-                nanos.push(begun.elapsed().as_nanos() as u64);
+                let started = Instant::now();
+                stream.send(&[7; FRAME_BYTES]);
+                stream.receive().expect("the partner answers");
+                nanos.push(started.elapsed().as_nanos() as u64);
             }
             pair::percentiles(&nanos)
         },
@@ -52,8 +53,8 @@ pub(super) fn one_way_body() -> Vec<f64> {
 /// Messages in sealed batches, each in one write.
 fn one_way<const BYTES: usize>() -> Vec<f64> {
     pair::run(
-        |_, tell| {
-            let mut stream = accept(tell);
+        |_, report| {
+            let mut stream = accept(report);
             let mut seals = Seals::new();
             let mut count = 0;
             let mut batch = Vec::new();
@@ -63,14 +64,14 @@ fn one_way<const BYTES: usize>() -> Vec<f64> {
                 count += frames.filter(|frame| frame[0] as usize == BYTES).count() as u64;
             }
             stream.write_all(&[1]).expect("the partner waits");
-            // Until the partner has read it.
-            let gone = stream.read(&mut [0]);
-            debug_assert!(gone.is_ok_and(|count| count == 0));
+            // The partner closes the connection when it has read the byte.
+            let closed = stream.read(&mut [0]);
+            debug_assert!(closed.is_ok_and(|count| count == 0));
         },
         |at, _| {
             let mut stream = StdStream::connect(at).expect("the partner listens");
             let mut seals = Seals::new();
-            let begun = Instant::now();
+            let started = Instant::now();
             let mut batch = Vec::with_capacity(BATCH_BYTES + TAG_BYTES);
             let mut left = ONE_WAY;
             while left > 0 {
@@ -83,47 +84,49 @@ fn one_way<const BYTES: usize>() -> Vec<f64> {
                 }
                 seals.write(&mut stream, &mut batch).expect("the partner reads");
             }
-            stream.read_exact(&mut [0]).expect("the partner tells when it has all");
-            pair::rate(ONE_WAY, begun)
+            stream.read_exact(&mut [0]).expect("the partner confirms the messages");
+            pair::rate(ONE_WAY, started)
         },
     )
 }
 
-fn accept(tell: &dyn Fn(SocketAddr)) -> StdStream {
+fn accept(report: &dyn Fn(SocketAddr)) -> StdStream {
     let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
-    tell(listener.local_addr().expect("it is bound"));
+    report(listener.local_addr().expect("the listener is bound"));
     listener.accept().expect("the partner dials").0
 }
 
-/// One connection on an event queue.
-struct Wire {
+/// One connection that carries frames, on an event queue.
+struct FrameStream {
     stream: TcpStream,
     poll: Poll,
     events: Events,
     buffer: Vec<u8>,
 }
 
-impl Wire {
+impl FrameStream {
     fn new(stream: StdStream) -> Self {
-        stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).expect("a fresh socket");
+        stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).expect("the socket is open");
         let mut stream = TcpStream::from_std(stream);
         let poll = Poll::new().expect("the system has an event queue");
-        poll.registry().register(&mut stream, Token(0), Interest::READABLE).expect("a fresh socket");
+        poll.registry()
+            .register(&mut stream, Token(0), Interest::READABLE)
+            .expect("the socket is not registered yet");
         Self { stream, poll, events: Events::with_capacity(8), buffer: Vec::new() }
     }
 
     fn send(&mut self, message: &[u8]) {
-        self.stream.write_all(message).expect("so little always fits");
+        self.stream.write_all(message).expect("the send buffer has space for one frame");
     }
 
-    /// The next message; `None` when the other side has gone.
+    /// The next message; `None` when the other side has closed the connection.
     fn receive(&mut self) -> Option<Vec<u8>> {
         let mut space = [0; 4096];
         while self.buffer.len() < FRAME_BYTES {
             match self.stream.read(&mut space) {
                 Ok(0) => return None,
                 Ok(count) => self.buffer.extend_from_slice(&space[..count]),
-                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.poll.poll(&mut self.events, None).expect("the event queue works");
                 }
                 Err(_) => return None,
@@ -134,7 +137,7 @@ impl Wire {
     }
 }
 
-/// Seals and opens batches, numbered in both directions alike.
+/// Seals and opens batches. The nonce is a counter over both directions.
 struct Seals {
     key: LessSafeKey,
     number: u64,
@@ -153,7 +156,7 @@ impl Seals {
         Nonce::assume_unique_for_key(nonce)
     }
 
-    /// Seals what stands behind the header, and writes all of it.
+    /// Seals the bytes after the header, and writes header, bytes and tag.
     fn write(&mut self, stream: &mut StdStream, batch: &mut Vec<u8>) -> io::Result<()> {
         let length = (batch.len() - HEADER_BYTES + TAG_BYTES) as u32;
         let header = length.to_le_bytes();

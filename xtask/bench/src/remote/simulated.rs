@@ -1,4 +1,4 @@
-//! The workloads of `ours` in the simulator: the same actors and nodes, on virtual time and links that lose nothing.
+//! The workloads of `ours` in the simulator: the same actors and nodes, on virtual time and a network without faults.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
@@ -9,14 +9,14 @@ use antiphon_sim::{Faults, SimNode, World};
 use super::ours::{self, Small};
 use crate::pair;
 
-/// Virtual time that no workload reaches.
+/// A virtual time that no workload reaches, in seconds.
 const LIMIT_SECONDS: u64 = 3_600;
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// Runs two nodes, of which the second dials the first, until a result is there.
+/// Runs two nodes, of which the second dials the first, until there is a result.
 fn run<T>(
     server: impl Fn(&mut SimNode) + 'static,
     client: impl Fn(&mut SimNode) + 'static,
@@ -42,7 +42,7 @@ fn node(config: &Config, at: SocketAddr, seed: u64, set_up: impl Fn(&mut SimNode
     node
 }
 
-/// A message under way, there and back.
+/// Round trips, one message at a time.
 pub(super) fn round_trip() -> Vec<f64> {
     let (sender, results) = channel();
     let server = |node: &mut SimNode| {
@@ -54,7 +54,7 @@ pub(super) fn round_trip() -> Vec<f64> {
     pair::percentiles(&run(server, client, &results))
 }
 
-/// Three numbers, as fast as they go.
+/// Messages of three numbers, sent as fast as possible.
 pub(super) fn one_way_small() -> Vec<f64> {
     let (sender, results) = channel();
     let server = |node: &mut SimNode| {

@@ -1,7 +1,7 @@
-//! The scheduler's workloads: actors of one loop, with default features and settings.
+//! The workloads of the scheduler: actors of one loop, with default features and settings.
 //!
-//! Contestants: ours; stakker, whose actors have no mailboxes, limits, monitors or panic isolation; and
-//! limit-flat, a hand-written loop with one queue and nothing else, as a bound.
+//! Contestants: ours; stakker, with actors that have no mailboxes, limits, monitors or panic isolation; and limit-flat, a
+//! hand-written loop with one queue and nothing else, as a bound.
 
 mod flat;
 mod ours;
@@ -16,7 +16,7 @@ pub(super) const RING_HOPS: u64 = 10_000_000;
 pub(super) const COUNT: u64 = 10_000_000;
 pub(super) const PRODUCERS: u64 = 64;
 pub(super) const COUNT_EACH: u64 = 100_000;
-/// After so many messages a producer lets others run.
+/// The number of messages after which a producer lets other actors run.
 pub(super) const BATCH: u64 = 1_000;
 pub(super) const SKYNET_LEAVES: u64 = 1_000_000;
 pub(super) const IDLE: u64 = 1_000_000;
@@ -25,7 +25,7 @@ pub(super) const TIMER_ACTORS: u64 = 1_000;
 pub(super) const TIMERS_EACH: u64 = 1_000;
 pub(super) const TIMERS: u64 = TIMER_ACTORS * TIMERS_EACH;
 
-/// The span of the `n`-th timer in microseconds: spread over the second after the next, in no order.
+/// The time until the `n`-th timer is due, in microseconds: between one and two seconds, in no order.
 pub(super) fn timer_span_us(n: u64) -> u64 {
     1_000_000 + n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 1_000_000
 }

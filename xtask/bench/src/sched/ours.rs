@@ -13,17 +13,17 @@ use super::{
     ASKS, BATCH, COUNT, COUNT_EACH, IDLE, PING_PONG, PRODUCERS, RING_ACTORS, RING_HOPS, SKYNET_LEAVES,
     TIMER_ACTORS, TIMERS, TIMERS_EACH, timer_span_us,
 };
-use crate::gauge::{Watch, resident_bytes};
+use crate::gauge::{Stopwatch, resident_bytes};
 
 fn new_loop() -> Loop {
-    Loop::new(LoopConfig::default()).expect("the system gives an event queue")
+    Loop::new(LoopConfig::default()).expect("the system has an event queue")
 }
 
 fn run(events: &mut Loop) {
     events.run().expect("the event queue works");
 }
 
-/// Runs until nothing is left to do at once; timers stay.
+/// Runs until no actor is runnable; timers stay.
 fn settle(events: &mut Loop) {
     while events.is_runnable() {
         events.run_once(Some(events.now())).expect("the event queue works");
@@ -56,7 +56,7 @@ pub(super) fn ping_pong() -> Vec<f64> {
         }
         _ => receive(),
     });
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     run(&mut events);
     vec![watch.rate(PING_PONG)]
 }
@@ -82,7 +82,7 @@ pub(super) fn ring() -> Vec<f64> {
                 {
                     cx.send(to, Token::Hops(n - 1))?;
                 }
-                // The token goes round once more to stop each member.
+                // The last round stops each member.
                 if n <= RING_ACTORS { stop() } else { receive() }
             }
             _ => receive(),
@@ -92,18 +92,18 @@ pub(super) fn ring() -> Vec<f64> {
     let mut last = first;
     for _ in 1..RING_ACTORS {
         let next = events.spawn_actor(member());
-        events.send(last, Token::Next(next)).expect("it lives");
+        events.send(last, Token::Next(next)).expect("the actor is running");
         last = next;
     }
-    events.send(last, Token::Next(first)).expect("it lives");
+    events.send(last, Token::Next(first)).expect("the actor is running");
     settle(&mut events);
-    events.send(first, Token::Hops(RING_HOPS)).expect("it lives");
-    let watch = Watch::start();
+    events.send(first, Token::Hops(RING_HOPS)).expect("the actor is running");
+    let watch = Stopwatch::start();
     settle(&mut events);
     vec![watch.rate(RING_HOPS)]
 }
 
-/// Sends `left` messages, a batch a step; what does not fit waits for the next.
+/// Sends `left` messages, one batch in each step. A message that the full mailbox refuses is sent in the next step.
 fn producer(to: Addr<u64>, mut left: u64) -> impl Actor<()> {
     let mut kept = None;
     actor(move |cx: &mut Cx<()>, event| {
@@ -117,7 +117,7 @@ fn producer(to: Addr<u64>, mut left: u64) -> impl Actor<()> {
                     kept = Some(message);
                     break;
                 }
-                Err(reason) => return Err(Failure::from(reason)),
+                Err(error) => return Err(Failure::from(error)),
             }
         }
         if left == 0 {
@@ -140,7 +140,7 @@ fn count(producers: u64, each: u64) -> Vec<f64> {
     for _ in 0..producers {
         events.spawn_actor(producer(sink, each));
     }
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     run(&mut events);
     vec![watch.rate(producers * each)]
 }
@@ -153,7 +153,7 @@ pub(super) fn fan_in() -> Vec<f64> {
     count(PRODUCERS, COUNT_EACH)
 }
 
-/// A node of the tree: `size` leaves below it, the first of which has the number `first`.
+/// Spawns a node of the tree with `size` leaves below it, numbered from `first`.
 fn branch<M: 'static>(cx: &mut Cx<M>, parent: Addr<u64>, first: u64, size: u64) {
     let (mut sum, mut missing) = (0, 10);
     cx.spawn(move |cx, event| match event {
@@ -194,7 +194,7 @@ pub(super) fn skynet() -> Vec<f64> {
         }
         _ => receive(),
     });
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     run(&mut events);
     vec![watch.rate(SKYNET_LEAVES)]
 }
@@ -205,7 +205,7 @@ pub(super) fn idle() -> Vec<f64> {
     let addresses = Rc::new(Cell::new(Vec::with_capacity(IDLE as usize)));
     let (count, out) = (seen.clone(), addresses.clone());
     let memory = resident_bytes();
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     events.spawn(move |cx: &mut Cx<()>, _| {
         let mut made = out.take();
         for _ in 0..BATCH {
@@ -233,7 +233,7 @@ pub(super) fn idle() -> Vec<f64> {
     let memory = resident_bytes() - memory - size_of_val(&*addresses) as f64;
 
     let mut sent = 0;
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     events.spawn(move |cx: &mut Cx<()>, _| {
         for &to in &addresses[sent..sent + BATCH as usize] {
             cx.send(to, [1, 2, 3])?;
@@ -276,7 +276,7 @@ pub(super) fn ask() -> Vec<f64> {
         cx.ask(server, secs(5), |reply| (next, reply), |answer| answer);
         receive()
     });
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     run(&mut events);
     vec![watch.rate(ASKS)]
 }
@@ -284,7 +284,7 @@ pub(super) fn ask() -> Vec<f64> {
 pub(super) fn timers() -> Vec<f64> {
     let mut events = new_loop();
     let fired = Rc::new(Cell::new(0));
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     for actor in 0..TIMER_ACTORS {
         let (count, mut missing) = (fired.clone(), TIMERS_EACH);
         events.spawn(move |cx: &mut Cx<u64>, event| {
@@ -306,8 +306,8 @@ pub(super) fn timers() -> Vec<f64> {
     }
     settle(&mut events);
     let create = watch.nanos(TIMERS);
-    assert_eq!(fired.get(), 0, "the first is due after a second");
-    let watch = Watch::start();
+    assert_eq!(fired.get(), 0, "the first timer is due after a second");
+    let watch = Stopwatch::start();
     run(&mut events);
     assert_eq!(fired.get(), TIMERS);
     vec![create, watch.nanos(TIMERS)]
@@ -337,9 +337,9 @@ pub(super) fn cancel() -> Vec<f64> {
     }
     settle(&mut events);
     assert_eq!(events.stats().timers as u64, TIMERS);
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     for actor in actors {
-        events.send(actor, 0).expect("it lives");
+        events.send(actor, 0).expect("the actor is running");
     }
     settle(&mut events);
     assert_eq!(events.stats().timers, 0);

@@ -1,4 +1,4 @@
-//! The workloads with stakker's actors: structs, whose methods are called through its queue.
+//! The workloads with actors of stakker: structs with methods that are called through its queue.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -13,13 +13,13 @@ use super::{
     ASKS, BATCH, COUNT, COUNT_EACH, IDLE, PING_PONG, PRODUCERS, RING_ACTORS, RING_HOPS, SKYNET_LEAVES,
     TIMER_ACTORS, TIMERS, TIMERS_EACH, timer_span_us,
 };
-use crate::gauge::{Watch, resident_bytes};
+use crate::gauge::{Stopwatch, resident_bytes};
 
 fn new_loop() -> Stakker {
     Stakker::new(Instant::now())
 }
 
-/// Runs until its queue is empty; timers stay.
+/// Runs until the queue is empty; timers stay.
 fn settle(stakker: &mut Stakker) {
     stakker.run(Instant::now(), false);
 }
@@ -60,7 +60,7 @@ impl Pong {
 pub(super) fn ping_pong() -> Vec<f64> {
     let mut stakker = new_loop();
     let _ping = actor!(&mut stakker, Ping::init(), ret_nop!());
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     settle(&mut stakker);
     vec![watch.rate(PING_PONG)]
 }
@@ -99,7 +99,7 @@ pub(super) fn ring() -> Vec<f64> {
     }
     settle(stakker);
     call!([members[0]], hop(RING_HOPS));
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     settle(stakker);
     vec![watch.rate(RING_HOPS)]
 }
@@ -151,7 +151,7 @@ fn count(producers: u64, each: u64) -> Vec<f64> {
     let sink = actor!(stakker, Sink::init(total.clone()), ret_nop!());
     let _producers: Vec<_> =
         (0..producers).map(|_| actor!(stakker, Producer::init(sink.clone(), each), ret_nop!())).collect();
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     settle(stakker);
     assert_eq!(total.get(), producers * each);
     vec![watch.rate(producers * each)]
@@ -210,14 +210,14 @@ pub(super) fn skynet() -> Vec<f64> {
     let mut stakker = new_loop();
     let stakker = &mut stakker;
     let done = Rc::new(Cell::new(false));
-    let told = done.clone();
+    let stopped = done.clone();
     let notify =
-        Ret::new(move |reason: Option<StopCause>| told.set(matches!(reason, Some(StopCause::Stopped))));
-    let watch = Watch::start();
+        Ret::new(move |reason: Option<StopCause>| stopped.set(matches!(reason, Some(StopCause::Stopped))));
+    let watch = Stopwatch::start();
     let _root = actor!(stakker, Branch::init(None, 0, SKYNET_LEAVES), notify);
     settle(stakker);
     let rate = watch.rate(SKYNET_LEAVES);
-    assert!(done.get());
+    assert!(done.get(), "the root did not stop");
     vec![rate]
 }
 
@@ -231,7 +231,7 @@ impl Idle {
         Some(Self { count, own: 0 })
     }
 
-    fn tell(&mut self, _: CX![], [n, _, _]: [u64; 3]) {
+    fn add(&mut self, _: CX![], [n, _, _]: [u64; 3]) {
         self.own += n;
         self.count.set(self.count.get() + self.own);
     }
@@ -275,7 +275,7 @@ impl Sweeper {
     fn sweep(&mut self, cx: CX![]) {
         let to = self.to.borrow();
         for idle in &to[self.sent..self.sent + BATCH as usize] {
-            call!([idle], tell([1, 2, 3]));
+            call!([idle], add([1, 2, 3]));
         }
         self.sent += BATCH as usize;
         if self.sent < to.len() {
@@ -292,12 +292,12 @@ pub(super) fn idle() -> Vec<f64> {
     let seen = Rc::new(Cell::new(0));
     let made = Rc::new(RefCell::new(Vec::with_capacity(IDLE as usize)));
     let memory = resident_bytes();
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let _spawner = actor!(stakker, Spawner::init(seen.clone(), made.clone()), ret_nop!());
     settle(stakker);
     let spawn = watch.nanos(IDLE);
     let memory = resident_bytes() - memory - size_of_val(&**made.borrow()) as f64;
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let _sweeper = actor!(stakker, Sweeper::init(made), ret_nop!());
     settle(stakker);
     let sweep = watch.rate(IDLE);
@@ -341,7 +341,7 @@ pub(super) fn ask() -> Vec<f64> {
     let stakker = &mut stakker;
     let server = actor!(stakker, Server::init(), ret_nop!());
     let _asker = actor!(stakker, Asker::init(server.clone()), ret_nop!());
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     settle(stakker);
     vec![watch.rate(ASKS)]
 }
@@ -386,11 +386,11 @@ fn timed(stakker: &mut Stakker, keep: bool, fired: &Rc<Cell<u64>>) -> Vec<ActorO
 pub(super) fn timers() -> Vec<f64> {
     let mut stakker = new_loop();
     let fired = Rc::new(Cell::new(0));
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     let _actors = timed(&mut stakker, false, &fired);
     let create = watch.nanos(TIMERS);
-    assert_eq!(fired.get(), 0, "the first is due after a second");
-    let watch = Watch::start();
+    assert_eq!(fired.get(), 0, "the first timer is due after a second");
+    let watch = Stopwatch::start();
     while fired.get() < TIMERS {
         std::thread::sleep(stakker.next_wait_max(Instant::now(), Duration::from_secs(60), false));
         settle(&mut stakker);
@@ -402,7 +402,7 @@ pub(super) fn cancel() -> Vec<f64> {
     let mut stakker = new_loop();
     let fired = Rc::new(Cell::new(0));
     let actors = timed(&mut stakker, true, &fired);
-    let watch = Watch::start();
+    let watch = Stopwatch::start();
     for actor in &actors {
         call!([actor], cancel());
     }

@@ -1,4 +1,4 @@
-//! A connection between two machines: two streams of bytes, each cut where chance says.
+//! A connection between two machines: two byte streams, each of which can be cut at a random byte.
 
 use std::net::SocketAddr;
 
@@ -7,43 +7,44 @@ use antiphon_wire::Time;
 use crate::machine::SimConn;
 use crate::rng::SimRng;
 
-/// One connection.
+/// One connection: both its ends and their streams.
 #[derive(Debug)]
-pub(crate) struct Link {
-    /// The dialler's end, and the acceptor's.
-    pub(crate) ends: [LinkEnd; 2],
+pub(crate) struct StreamPair {
+    /// The dialler's end, then the acceptor's.
+    pub(crate) ends: [StreamEnd; 2],
 }
 
-/// One end of a connection, and the stream that it sends.
+/// One end of a connection, and the byte stream that it sends.
 #[derive(Debug)]
-pub(crate) struct LinkEnd {
+pub(crate) struct StreamEnd {
     pub(crate) host: SocketAddr,
-    /// Which life of that host.
+    /// The start of that host to which this end belongs.
     pub(crate) incarnation: u32,
-    /// Whether the machine still has it.
+    /// Whether the machine has not closed this end.
     pub(crate) is_open: bool,
-    /// Bytes written, and bytes that have arrived at the other end.
+    /// Bytes written.
     pub(crate) written: u64,
+    /// Bytes that arrived at the other end, or would have without the cut.
     pub(crate) arrived: u64,
-    /// Nothing beyond this byte arrives.
+    /// No byte from this offset on arrives.
     pub(crate) cut_at: Option<u64>,
     /// When the last piece arrives.
     pub(crate) last_arrival: Time,
 }
 
-impl LinkEnd {
-    pub(crate) fn new(host: SocketAddr, incarnation: u32) -> LinkEnd {
+impl StreamEnd {
+    pub(crate) fn new(host: SocketAddr, incarnation: u32) -> StreamEnd {
         let (is_open, last_arrival) = (true, Time::START);
-        LinkEnd { host, incarnation, is_open, written: 0, arrived: 0, cut_at: None, last_arrival }
+        StreamEnd { host, incarnation, is_open, written: 0, arrived: 0, cut_at: None, last_arrival }
     }
 
-    /// Cuts the stream at some byte that is on its way.
+    /// Cuts the stream at a random byte of those that have not arrived.
     pub(crate) fn cut(&mut self, rng: &mut SimRng) {
         let at = self.arrived + rng.below(self.written - self.arrived + 1);
         self.cut_at = Some(self.cut_at.map_or(at, |before| before.min(at)));
     }
 
-    /// How many of the next `count` bytes arrive.
+    /// Moves `count` bytes to the other end, and returns how many of them lie before the cut.
     pub(crate) fn arrive(&mut self, count: u64) -> u64 {
         let end = self.cut_at.unwrap_or(u64::MAX).min(self.arrived + count);
         let arriving = end.saturating_sub(self.arrived);
@@ -52,13 +53,13 @@ impl LinkEnd {
     }
 }
 
-impl Link {
-    /// Which link a connection's end belongs to, and which end it is.
+impl StreamPair {
+    /// The number of the connection that an end belongs to, and the side of that end.
     pub(crate) fn of(conn: SimConn) -> (u64, usize) {
         (conn.0 & !1, usize::from(conn.0 & 1 == 1))
     }
 
-    /// The end `side` of the link `number`.
+    /// The end `side` of the connection `number`.
     pub(crate) fn conn(number: u64, side: usize) -> SimConn {
         SimConn(number | side as u64)
     }

@@ -68,7 +68,7 @@ fn honest_connection(mine: &Profile, theirs: &Profile) -> Box<ProvenConnection> 
     let (mut to_them, mut to_me) = (Deframer::new(), Deframer::new());
     let (mut out, mut my_epochs, mut their_epochs) = (Vec::new(), Epochs::default(), Epochs::default());
     let mut dialler =
-        Handshake::dial(theirs, entropy(), ResumeState::unknown(their_epochs.of_strangers()), None, &mut out);
+        Handshake::dial(theirs, entropy(), ResumeState::unknown(their_epochs.of_unknown_node()), None, &mut out);
     let mut acceptor = Handshake::accept(None);
     loop {
         to_me.push(&out);

@@ -295,7 +295,7 @@ impl ObservedNumbers {
     /// Collects the actors in a frame, and the numbers that an attacker could send back.
     fn add(&mut self, frame: &Frame<'_>) {
         match frame {
-            Frame::Found(Found { what: LookupResult::Here { key, .. }, .. }) => {
+            Frame::Found(Found { result: LookupResult::Found { key, .. }, .. }) => {
                 // A short list, so that a random index often hits the newest actor.
                 self.actors.truncate(32);
                 self.actors.push(key.0);

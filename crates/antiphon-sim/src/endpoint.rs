@@ -178,7 +178,7 @@ impl SessionEndpoint {
     fn on_connected(&mut self, now: Time, conn: SimConn, out: &mut Outputs) {
         let Some(dial) = self.dials.iter().find(|dial| dial.conn == Some(conn)) else { return };
         let known = dial.node.and_then(|node| self.peers.get_mut(&node));
-        let epoch = dial.node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(node));
+        let epoch = dial.node.map_or(self.epochs.of_unknown_node(), |node| self.epochs.of(node));
         let resume_state =
             known.map_or_else(|| ResumeState::unknown(epoch), |peer| peer.session.next_resume_state());
         let mut hello = Vec::new();
@@ -385,7 +385,7 @@ impl Machine for SessionEndpoint {
     }
 
     fn on_stall(&mut self, _now: Time, span: Duration, _out: &mut Outputs) {
-        self.peers.values_mut().for_each(|peer| peer.session.forgive(span));
+        self.peers.values_mut().for_each(|peer| peer.session.exclude_stall(span));
     }
 
     fn check(&self) {

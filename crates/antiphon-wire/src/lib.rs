@@ -40,7 +40,7 @@
 //! // 1. Both hellos. `answer_to`, `prove_to` and `confirm_to` take the session with the peer, if there is one, and
 //! // the epochs, which remember the sessions that have ended.
 //! let (mut our_epochs, mut their_epochs) = (Epochs::default(), Epochs::default());
-//! let resume_state = ResumeState::unknown(our_epochs.of_strangers());
+//! let resume_state = ResumeState::unknown(our_epochs.of_unknown_node());
 //! let mut dialler = Handshake::dial(&here, Entropy::system()?, resume_state, None, &mut ours);
 //! let mut acceptor = Handshake::accept(None);
 //! to_them.push(&ours);

@@ -81,7 +81,7 @@ impl Sealer {
     }
 
     /// Whether the session needs a new connection: seven eighths of the allowance are used.
-    pub(crate) fn is_worn(&self) -> bool {
+    pub(crate) fn needs_renewal(&self) -> bool {
         let is_near = |used: u64, most: u64| used >= most - most / 8;
         is_near(self.records, self.allowance.records_max) || is_near(self.bytes, self.allowance.bytes_max)
     }
@@ -277,7 +277,7 @@ mod tests {
         let allowance = Allowance { records_max: 8, bytes_max: 1 << 38 };
         let (mut sealer, mut opener) = pair(Suite::Aes128Gcm, allowance);
         for number in 0..8 {
-            assert_eq!(sealer.is_worn(), number >= 7);
+            assert_eq!(sealer.needs_renewal(), number >= 7);
             assert!(!sealer.is_exhausted());
             assert_eq!(opener.open(&mut sealed(&mut sealer, b"x")), Ok(b"x".as_slice()));
         }

@@ -116,7 +116,7 @@ fn dial(
 
 fn admit(node: &mut NodeUnderTest, connection: Box<ProvenConnection>) {
     match Session::admit(node.session.as_ref(), &node.epochs, &connection) {
-        Admission::Takes => {}
+        Admission::Continues => {}
         Admission::Begins => {
             let profile = &node.profile;
             node.session = Some(Session::begin(NOW, &profile.limits, profile.node, &connection));

@@ -187,7 +187,7 @@ impl NodeCore {
         conn.out.clear();
         conn.written = 0;
         let refusal = Refusal::Tls(fault);
-        let error = if fault.is_told_by_peer() {
+        let error = if fault.is_rejected_by_peer() {
             HandshakeError::RefusedByPeer(refusal)
         } else {
             HandshakeError::Refused(refusal)
@@ -280,7 +280,7 @@ impl NodeCore {
         let is_there = |peer: &Peer| !peer.superseded && peer.is_at(at);
         let known = || self.peers.iter().find(|(_, peer)| is_there(peer)).map(|(node, _)| *node);
         let node = node.or_else(known);
-        node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(wire_node(node)))
+        node.map_or(self.epochs.of_unknown_node(), |node| self.epochs.of(wire_node(node)))
     }
 
     pub(super) fn on_connection_due(&mut self, id: ConnId, driver: &mut impl Driver) {
@@ -463,7 +463,7 @@ impl NodeCore {
             .and_then(|peer| peer.peer_session.as_ref())
             .map(|peer_session| &peer_session.session);
         match Session::admit(session, &self.epochs, &connection) {
-            Admission::Takes => {}
+            Admission::Continues => {}
             Admission::Begins => {
                 if self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some()) {
                     self.end_session(node, "the peer has started a new session", driver);

@@ -278,7 +278,7 @@ impl NodeCore {
             while peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
         peer_session.idle.stage = IdleStage::Closed;
-        peer_session.session.rest();
+        peer_session.session.disconnected_idle();
         tracing::debug!(%node, "an idle connection was closed; the node dials again when it is needed");
         self.flush_and_close_conn(id, driver);
     }
@@ -294,7 +294,7 @@ impl NodeCore {
             return;
         };
         peer_session.idle.set_active(now);
-        peer_session.session.wake(wire_now);
+        peer_session.session.restart_keepalive(wire_now);
         (peer_session.disconnected_at, peer_session.refused_dials) = (now, 0);
         if let Some(at) = peer_session.dialled.or(first) {
             self.redial(node, at);

@@ -442,12 +442,12 @@ impl NodeCore {
         let open = self.names.lookups_by_peer.get(&node).map_or(0, BTreeMap::len);
         let too_many = open >= self.settings.peer_limits.lookups_max;
         let refusal = refusal.or(too_many.then_some(LookupResult::TooMany));
-        if let Some(what) = refusal {
+        if let Some(result) = refusal {
             if too_many {
                 self.counts.refusals.lookups += 1;
                 self.log_refused(node, "lookups", "looks for more names than it may");
             }
-            return send_result(peer_session, &Found { request, what });
+            return send_result(peer_session, &Found { request, result });
         }
         let full: FullName = (space, lookup.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
@@ -478,8 +478,8 @@ impl NodeCore {
         found: &Found,
         driver: &mut impl Driver,
     ) {
-        let (key, tag) = match found.what {
-            LookupResult::Here { key, tag } => (key, tag),
+        let (key, tag) = match found.result {
+            LookupResult::Found { key, tag } => (key, tag),
             LookupResult::TooMany | LookupResult::BadName => {
                 return self.on_lookup_refused(node, found.request, driver);
             }
@@ -618,8 +618,8 @@ impl NodeCore {
 fn send_found(peer_session: &mut PeerSession, request: u64, key: Key, tag: &str) {
     match peer_session.session.intern(tag) {
         Ok(tag) => {
-            let what = LookupResult::Here { key: wire_key(key), tag };
-            send_result(peer_session, &Found { request, what });
+            let result = LookupResult::Found { key: wire_key(key), tag };
+            send_result(peer_session, &Found { request, result });
         }
         // The lookup at the peer times out.
         Err(reason) => tracing::debug!(%reason, "the type of a found name was not sent"),

@@ -348,7 +348,7 @@ fn send_message(
     session.send(&frame).map_err(|reason| match reason {
         SendRefused::Busy { .. } => Undelivered::Busy,
         SendRefused::TooLarge { .. } | SendRefused::FieldTooLong => Undelivered::TooLarge,
-        SendRefused::NotThisWay | _ => Undelivered::NoNode,
+        SendRefused::WrongMethod | _ => Undelivered::NoNode,
     })
 }
 

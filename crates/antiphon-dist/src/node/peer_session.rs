@@ -480,7 +480,7 @@ impl NodeCore {
     /// Excludes a pause of this process from the silence of its peers.
     pub(super) fn on_stalled(&mut self, span: Duration) {
         for peer_session in self.peers.values_mut().filter_map(|peer| peer.peer_session.as_mut()) {
-            peer_session.session.forgive(span);
+            peer_session.session.exclude_stall(span);
         }
     }
 

@@ -118,7 +118,7 @@ pub(crate) fn handshake(
     stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
     let (mut epochs, mut input, mut out) = (Epochs::default(), Deframer::new(), Vec::new());
     let entropy = Entropy::system().expect("the system has random numbers");
-    let resume_state = ResumeState::unknown(epochs.of_strangers());
+    let resume_state = ResumeState::unknown(epochs.of_unknown_node());
     let mut dialler = Handshake::dial(profile, entropy, resume_state, None, &mut out);
     for [ours, theirs] in [[MESSAGES[0], MESSAGES[1]], [MESSAGES[2], MESSAGES[3]]] {
         change(ours, &mut out);

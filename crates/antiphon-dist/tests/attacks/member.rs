@@ -102,8 +102,8 @@ impl Member {
     pub(crate) fn find(&mut self, space: NameSpace, name: &str) -> (Key, TagId) {
         self.send(&Lookup { request: u64::MAX, space, all: false, name }.into(), |_| ());
         self.run_until(|frame| match frame {
-            Frame::Found(found) if found.request == u64::MAX => match found.what {
-                LookupResult::Here { key, tag } => Some((key, tag)),
+            Frame::Found(found) if found.request == u64::MAX => match found.result {
+                LookupResult::Found { key, tag } => Some((key, tag)),
                 LookupResult::TooMany | LookupResult::BadName => None,
             },
             _ => None,

@@ -51,7 +51,7 @@ pub(crate) fn lookups_are_limited_and_dropped_with_their_peer() {
     let (most, refused) = (limits.lookups_max as u64, Cell::new(0));
     let sent = most + 10_000;
     let mut count = |frame: &Frame<'_>| {
-        if matches!(frame, Frame::Found(found) if found.what == LookupResult::TooMany) {
+        if matches!(frame, Frame::Found(found) if found.result == LookupResult::TooMany) {
             refused.set(refused.get() + 1);
         }
     };

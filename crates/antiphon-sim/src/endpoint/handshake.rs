@@ -73,7 +73,7 @@ impl SessionEndpoint {
     ) -> Result<NodeId, Refusal> {
         let node = connection.peer().node;
         match Session::admit(self.peers.get(&node).map(|peer| &peer.session), &self.epochs, &connection) {
-            Admission::Takes => {}
+            Admission::Continues => {}
             Admission::Begins => {
                 self.end_session(node, out);
                 let session = Session::begin(now, &self.profile.limits, self.profile.node, &connection);

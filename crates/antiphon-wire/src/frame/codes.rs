@@ -213,7 +213,7 @@ impl<'a> Field<'a> for DownReason<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookupResult {
     /// The name is registered for this actor.
-    Here {
+    Found {
         /// The actor. A channel, an RCI and a service are also reached through an actor.
         key: Key,
         /// The type of the messages that the actor accepts.
@@ -228,14 +228,14 @@ pub enum LookupResult {
 impl<'a> Field<'a> for LookupResult {
     fn size(&self) -> usize {
         match self {
-            LookupResult::Here { key, tag } => 1 + key.size() + tag.size(),
+            LookupResult::Found { key, tag } => 1 + key.size() + tag.size(),
             LookupResult::TooMany | LookupResult::BadName => 1,
         }
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         match self {
-            LookupResult::Here { key, tag } => {
+            LookupResult::Found { key, tag } => {
                 out.push(0);
                 key.put(out);
                 tag.put(out);
@@ -247,7 +247,7 @@ impl<'a> Field<'a> for LookupResult {
 
     fn take(reader: &mut Reader<'a>) -> Result<LookupResult, Malformed> {
         match u8::take(reader)? {
-            0 => Ok(LookupResult::Here { key: Key::take(reader)?, tag: TagId::take(reader)? }),
+            0 => Ok(LookupResult::Found { key: Key::take(reader)?, tag: TagId::take(reader)? }),
             1 => Ok(LookupResult::TooMany),
             2 => Ok(LookupResult::BadName),
             value => Err(Malformed::Unknown { field: "LookupResult", value: value.into() }),
@@ -256,7 +256,7 @@ impl<'a> Field<'a> for LookupResult {
 
     fn tag(&self) -> Option<TagId> {
         match self {
-            LookupResult::Here { tag, .. } => Some(*tag),
+            LookupResult::Found { tag, .. } => Some(*tag),
             LookupResult::TooMany | LookupResult::BadName => None,
         }
     }

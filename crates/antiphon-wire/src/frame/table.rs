@@ -317,7 +317,7 @@ frames! {
         /// As in the [`Lookup`].
         request: u64,
         /// The result.
-        what: LookupResult,
+        result: LookupResult,
     }
     /// The locations of a node: an answer to a [`Lookup`] of a node or to an [`AnnounceRelay`], or unasked.
     NodeAt<'a> = 0x33 {

@@ -319,7 +319,7 @@ impl Handshake {
         };
         let schedule = agree(profile, draft.suite, agreement.0, &draft.peer, draft.transcript)
             .inspect_err(|_| Refusal::Malformed.put(out))?;
-        let claim = Claim { resumes: held.grip != Hold::None, next: held.next };
+        let claim = Claim { resumes: held.hold != Hold::None, next: held.next };
         let proofs = held
             .keys
             .iter()
@@ -349,8 +349,8 @@ impl Handshake {
             return Err(HandshakeError::CallerMisused);
         };
         let key = find_key(&draft, &schedule, HandshakeRole::Dialler, &proof, held);
-        let resumes = proof.claim.resumes && held.grip != Hold::None && key.is_some();
-        if held.grip == Hold::Firm && !resumes {
+        let resumes = proof.claim.resumes && held.hold != Hold::None && key.is_some();
+        if held.hold == Hold::Firm && !resumes {
             Refusal::Session.put(out);
             return Err(HandshakeError::Refused(Refusal::Session));
         }

@@ -140,7 +140,7 @@ pub struct HeldSession {
     /// The next numbered frame that this side expects; 0 in a new session.
     pub(crate) next: u64,
     pub(crate) keys: SmallVec<[ResumeKey; RESUME_KEYS_MAX]>,
-    pub(crate) grip: Hold,
+    pub(crate) hold: Hold,
 }
 
 /// Whether a side holds a session, and whether the peer may replace it.

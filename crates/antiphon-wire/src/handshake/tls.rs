@@ -61,7 +61,7 @@ impl TlsFault {
     }
 
     /// Whether the peer rejected this side's certificate.
-    pub fn is_told_by_peer(self) -> bool {
+    pub fn is_rejected_by_peer(self) -> bool {
         matches!(self, TlsFault::Rejected | TlsFault::RejectedExpired)
     }
 }

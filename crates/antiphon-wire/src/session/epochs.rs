@@ -30,7 +30,7 @@ impl Default for Epochs {
 
 impl Epochs {
     /// The epoch for the hello of a dial to an unknown node.
-    pub fn of_strangers(&self) -> u64 {
+    pub fn of_unknown_node(&self) -> u64 {
         self.next
     }
 
@@ -81,7 +81,7 @@ mod tests {
         let mut epochs = Epochs::default();
         assert_eq!(epochs.settle_for(PEER, 1), 1);
         epochs.ended(OTHER);
-        assert_eq!((epochs.of(PEER), epochs.of(OTHER), epochs.of_strangers()), (1, 2, 2));
+        assert_eq!((epochs.of(PEER), epochs.of(OTHER), epochs.of_unknown_node()), (1, 2, 2));
         epochs.ended(PEER);
         assert_eq!((epochs.of(PEER), epochs.of(OTHER)), (3, 2));
     }

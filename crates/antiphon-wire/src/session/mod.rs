@@ -203,13 +203,13 @@ impl Session {
     /// again.
     ///
     /// # Errors
-    /// - [`SessionError::NotAdmitted`] unless [`Session::admit`] answers [`Admission::Takes`], or the session was begun
+    /// - [`SessionError::NotAdmitted`] unless [`Session::admit`] answers [`Admission::Continues`], or the session was begun
     ///   with this connection.
     /// - [`SessionError::PeerMisbehaved`] if the peer expects frames that were never sent.
     ///
     /// After an error nothing has changed.
     pub fn connected(&mut self, now: Time, connection: Box<ProvenConnection>) -> Result<(), SessionError> {
-        if self.identity.admit(&connection) != Admission::Takes {
+        if self.identity.admit(&connection) != Admission::Continues {
             return Err(SessionError::NotAdmitted);
         }
         // The peer may have acknowledged more over an older connection since it sent its proof.
@@ -236,13 +236,13 @@ impl Session {
     }
 
     /// Reports that the connection was closed because it was idle. The keepalive stops until the next connection.
-    pub fn rest(&mut self) {
+    pub fn disconnected_idle(&mut self) {
         self.disconnected();
         self.keepalive.stop();
     }
 
     /// Restarts the keepalive after an idle close: the peer's silence counts from now on.
-    pub fn wake(&mut self, now: Time) {
+    pub fn restart_keepalive(&mut self, now: Time) {
         self.keepalive.restart(now);
     }
 
@@ -297,7 +297,7 @@ impl Session {
     }
 
     /// Excludes `span` from the peer's silence, because this node itself did not run (a stopped process, a long step).
-    pub fn forgive(&mut self, span: Duration) {
+    pub fn exclude_stall(&mut self, span: Duration) {
         self.keepalive.exclude_stall(span);
     }
 

@@ -40,7 +40,7 @@ pub(crate) struct SessionIdentity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// Continue the session with it: call `Session::connected`.
-    Takes,
+    Continues,
     /// Begin a new session with it: call `Session::begin`. An existing session is lost.
     Begins,
     /// Close it, preferably after sending this refusal.
@@ -83,8 +83,8 @@ impl SessionIdentity {
     }
 
     fn held_session(&self, next: u64) -> HeldSession {
-        let grip = if self.is_firm { Hold::Firm } else { Hold::Loose };
-        HeldSession { next, keys: self.keys.clone(), grip }
+        let hold = if self.is_firm { Hold::Firm } else { Hold::Loose };
+        HeldSession { next, keys: self.keys.clone(), hold }
     }
 
     pub(super) fn admit(&self, connection: &ProvenConnection) -> Admission {
@@ -103,7 +103,7 @@ impl SessionIdentity {
             HandshakeRole::Acceptor => self.peer,
         };
         match self.yields_to(connection.ordinal(), dialler) {
-            Ok(()) => Admission::Takes,
+            Ok(()) => Admission::Continues,
             Err(refusal) => Admission::Refused(refusal),
         }
     }

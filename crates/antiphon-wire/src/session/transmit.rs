@@ -36,7 +36,7 @@ pub enum SendRefused {
     FieldTooLong,
     /// The frame belongs to the other method, or only the session itself sends it.
     #[error("this method does not send such a frame; see `send` and `send_control`")]
-    NotThisWay,
+    WrongMethod,
 }
 
 impl From<FrameTooLarge> for SendRefused {
@@ -171,7 +171,7 @@ impl Session {
             return Err(SendRefused::FieldTooLong);
         }
         if frame.kind() < NUMBERED_FROM || matches!(frame, Frame::Tag(_) | Frame::Fragment(_)) {
-            return Err(SendRefused::NotThisWay);
+            return Err(SendRefused::WrongMethod);
         }
         self.send_queue.push_large(pair, frame, size);
         Ok(())
@@ -181,11 +181,11 @@ impl Session {
     /// frames, and is dropped if the connection is lost.
     ///
     /// # Errors
-    /// [`SendRefused::NotThisWay`] for any other frame, or without a connection.
+    /// [`SendRefused::WrongMethod`] for any other frame, or without a connection.
     pub fn send_control(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
         let is_ours = matches!(frame, Frame::Close(_) | Frame::IdleProposed(_) | Frame::IdleAgreed(_));
         if !is_ours || !self.is_connected() {
-            return Err(SendRefused::NotThisWay);
+            return Err(SendRefused::WrongMethod);
         }
         push_control(frame, &mut self.control.others);
         Ok(())
@@ -257,7 +257,7 @@ impl Session {
             return false;
         }
         connection.sealer.seal(out, start);
-        if connection.sealer.is_worn() && !self.events.renew_reported {
+        if connection.sealer.needs_renewal() && !self.events.renew_reported {
             (self.events.renew, self.events.renew_reported) = (true, true);
         }
         if self.events.was_high && self.queued_bytes() < self.limits.queue_bytes_low {

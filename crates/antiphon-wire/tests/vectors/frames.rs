@@ -64,16 +64,16 @@ fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame
 }
 
 fn name_frames(locations: &[SocketAddr]) -> Vec<Frame<'_>> {
-    let here = LookupResult::Here { key: Key(7), tag: TagId(1) };
+    let here = LookupResult::Found { key: Key(7), tag: TagId(1) };
     let locations = Locations::Plain(locations);
     vec![
         Lookup { request: 1, space: NameSpace::Actor, all: false, name: "server" }.into(),
         Lookup { request: 2, space: NameSpace::Rci, all: true, name: "" }.into(),
         Lookup { request: 4, space: NameSpace::Service, all: false, name: "files" }.into(),
         CancelLookup { request: 1 }.into(),
-        Found { request: 1, what: here }.into(),
-        Found { request: 2, what: LookupResult::TooMany }.into(),
-        Found { request: 2, what: LookupResult::BadName }.into(),
+        Found { request: 1, result: here }.into(),
+        Found { request: 2, result: LookupResult::TooMany }.into(),
+        Found { request: 2, result: LookupResult::BadName }.into(),
         NodeAt { request: 3, node: NodeId(9), name: "nine", locations }.into(),
         Goodbye { reason: GoodbyeReason::Leaving }.into(),
         AnnounceRelay { request: 3 }.into(),

@@ -77,7 +77,7 @@ fn simultaneous_first_dials_form_one_session() {
     // Each side first adopts the connection that it accepted. The one that it dialled completes later.
     a.adopt(NOW, at_a_too);
     b.adopt(NOW, at_b);
-    assert_eq!(admits(&a, &at_a), Admission::Takes, "the smaller node's dial");
+    assert_eq!(admits(&a, &at_a), Admission::Continues, "the smaller node's dial");
     assert_eq!(admits(&b, &at_b_too), Admission::Refused(Refusal::Duplicate));
     a.adopt(NOW, at_a);
     a.session().intern("t").expect("a tag number is free");
@@ -95,7 +95,7 @@ fn session_ended_during_resume_refuses_connection() {
     b.session().disconnected();
     let [at_a, _] = run_handshake(&mut a, &mut b).expect("the second handshake succeeds");
     assert!(at_a.resumes());
-    assert_eq!(admits(&a, &at_a), Admission::Takes);
+    assert_eq!(admits(&a, &at_a), Admission::Continues);
     a.end_session(B);
     assert_eq!(admits(&a, &at_a), Admission::Refused(Refusal::Superseded));
 }
@@ -106,7 +106,11 @@ fn late_first_handshake_is_refused() {
     let (mut a, mut b) = unconnected_pair();
     let [at_a, _] = run_handshake(&mut a, &mut b).expect("the handshake succeeds");
     connect(&mut b, &mut a, NOW).expect("the opposite dial succeeds");
-    assert_eq!(admits(&a, &at_a), Admission::Takes, "nothing was received, so the session may begin again");
+    assert_eq!(
+        admits(&a, &at_a),
+        Admission::Continues,
+        "nothing was received, so the session may begin again"
+    );
     a.session().intern("t").expect("a tag number is free");
     a.transmit(NOW, &mut b);
     b.transmit(NOW, &mut a);
@@ -144,7 +148,7 @@ fn first_dials_form_one_session_despite_other_ends() {
     let [at_b_too, at_a_too] = run_handshake(&mut b, &mut a).expect("the second handshake succeeds");
     a.adopt(NOW, at_a_too);
     b.adopt(NOW, at_b);
-    assert_eq!(admits(&a, &at_a), Admission::Takes, "the smaller node's dial");
+    assert_eq!(admits(&a, &at_a), Admission::Continues, "the smaller node's dial");
     assert_eq!(admits(&b, &at_b_too), Admission::Refused(Refusal::Duplicate));
 }
 

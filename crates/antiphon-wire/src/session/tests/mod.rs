@@ -240,7 +240,7 @@ fn silence_leads_to_pings_suspicion_and_loss() {
         let expected = (second == 4).then_some(SessionEvent::Liveness(Liveness::Suspect));
         assert_eq!(event, expected, "second {second}");
     }
-    a.session().forgive(Duration::from_secs(2));
+    a.session().exclude_stall(Duration::from_secs(2));
     a.session().on_timeout(seconds(17));
     assert_eq!(a.session().status(), Liveness::Suspect, "the stall of two seconds does not count");
     a.session().on_timeout(seconds(18));
@@ -261,7 +261,7 @@ fn suspected_peer_that_sends_is_online() {
 #[test]
 fn idle_closed_session_ignores_silence() {
     let (mut a, _b) = connected_pair(Limits::default());
-    a.session().rest();
+    a.session().disconnected_idle();
     assert_eq!(a.session().poll_timeout(), None);
     a.session().on_timeout(seconds(1000));
     assert_eq!(a.session().status(), Liveness::Online);
@@ -270,8 +270,8 @@ fn idle_closed_session_ignores_silence() {
 #[test]
 fn restarted_keepalive_counts_silence_from_restart() {
     let (mut a, _b) = connected_pair(Limits::default());
-    a.session().rest();
-    a.session().wake(seconds(1000));
+    a.session().disconnected_idle();
+    a.session().restart_keepalive(seconds(1000));
     a.session().on_timeout(seconds(1000));
     assert_eq!(a.session().status(), Liveness::Online);
     assert_eq!(a.session().poll_timeout(), Some(seconds(1000) + Limits::default().suspect_after));

@@ -153,7 +153,7 @@ impl TestPeer {
 
     pub(super) fn adopt(&mut self, now: Time, connection: Box<ProvenConnection>) {
         match Session::admit(self.session.as_ref(), &self.epochs, &connection) {
-            Admission::Takes => {}
+            Admission::Continues => {}
             Admission::Begins => {
                 self.end_session_if_any(connection.peer().node);
                 self.session =

@@ -9,21 +9,21 @@ pub(super) fn run(processes: &mut Processes) -> Result<String, String> {
     let (file, dest) = (folder.path().join("letter"), folder.path().join("taken"));
     fs::write(&file, "dear bob").map_err(|reason| reason.to_string())?;
 
-    let hub = processes.start("hub", "tour_hub", &["--file", &file.display().to_string()])?;
+    let tour = processes.start("hub", "tour_hub", &["--file", &file.display().to_string()])?;
     let ada = processes.start("ada", "tour_guest", &["--name", "ada"])?;
     let taken = dest.display().to_string();
     let bob = processes.start("bob", "tour_guest", &["--name", "bob", "--dest-path", &taken])?;
     processes
-        .wait_until("the moment to kill ada", |processes| has(processes, hub, "7 failure: kill ada now"))?;
+        .wait_until("the moment to kill ada", |processes| has(processes, tour, "7 failure: kill ada now"))?;
     if fs::read(dest.join("letter")).map_err(|reason| reason.to_string())? != b"dear bob" {
         return Err("another letter arrived".into());
     }
     processes.kill(ada)?;
     processes.wait_until("the end of ada's node", |processes| {
-        has(processes, hub, "7 failure: its node was lost")
+        has(processes, tour, "7 failure: its node was lost")
     })?;
     let again = processes.start("ada", "tour_guest", &["--name", "ada"])?;
-    for process in [hub, bob, again] {
+    for process in [tour, bob, again] {
         processes.wait_for_success(process)?;
     }
 
@@ -37,7 +37,7 @@ pub(super) fn run(processes: &mut Processes) -> Result<String, String> {
         "peer ada is Offline",
         "8 again: ada greets the hub",
     ] {
-        if !has(processes, hub, expected) {
+        if !has(processes, tour, expected) {
             return Err(format!("the hub did not print {expected:?}"));
         }
     }

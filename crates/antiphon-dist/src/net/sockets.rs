@@ -15,7 +15,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
-use super::tls::{Stream, Tls, TlsProgress};
+use super::tls::{NodeStream, Tls, TlsProgress};
 use super::{FIRST_SOCKET, LISTENER};
 use crate::error::NodeError;
 use crate::node::ConnId;
@@ -49,7 +49,7 @@ pub(super) struct NodeSockets {
 
 struct NodeSocket {
     conn: ConnId,
-    stream: Stream,
+    stream: NodeStream,
     connecting: bool,
 }
 
@@ -119,17 +119,23 @@ impl NodeSockets {
 
     pub(super) fn add(&mut self, conn: ConnId, stream: TcpStream, sched: &Loop) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let stream = Stream::accepted(stream, self.tls.as_ref())?;
+        let stream = NodeStream::accepted(stream, self.tls.as_ref())?;
         self.insert(conn, stream, false, sched)
     }
 
     pub(super) fn dial(&mut self, conn: ConnId, to: SocketAddr, sched: &Loop) -> io::Result<()> {
         egress::allowed(&to).map_err(io::Error::other)?;
-        let stream = Stream::dialled(TcpStream::connect(to)?, self.tls.as_ref(), to.ip())?;
+        let stream = NodeStream::dialled(TcpStream::connect(to)?, self.tls.as_ref(), to.ip())?;
         self.insert(conn, stream, true, sched)
     }
 
-    fn insert(&mut self, conn: ConnId, mut stream: Stream, connecting: bool, sched: &Loop) -> io::Result<()> {
+    fn insert(
+        &mut self,
+        conn: ConnId,
+        mut stream: NodeStream,
+        connecting: bool,
+        sched: &Loop,
+    ) -> io::Result<()> {
         let registry =
             sched.registry().ok_or_else(|| io::Error::other("the loop has no poller for sockets"))?;
         let entry = self.table.vacant_entry();

@@ -11,7 +11,7 @@ mod verifier;
 
 pub use config::TlsConfig;
 pub use layer::TlsAt;
-pub(super) use stream::{Stream, TlsProgress};
+pub(super) use stream::{NodeStream, TlsProgress};
 
 use std::fmt;
 use std::net::IpAddr;

@@ -15,7 +15,7 @@ use super::connection::TlsConnection;
 use crate::node::OverTls;
 
 /// A byte stream in both directions.
-pub(in crate::net) enum Stream {
+pub(in crate::net) enum NodeStream {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
 }
@@ -38,7 +38,7 @@ pub(in crate::net) enum TlsProgress {
     Closed,
 }
 
-impl Stream {
+impl NodeStream {
     /// The stream of a connection that was dialled, once it is connected.
     pub(in crate::net) fn dialled(tcp: TcpStream, tls: Option<&Tls>, to: IpAddr) -> io::Result<Self> {
         Self::over(tcp, tls.map(|tls| tls.dial(to)))

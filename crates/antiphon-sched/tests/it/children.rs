@@ -13,7 +13,7 @@ impl Station {
         self.act(move |cx| {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stderr(Stdio::piped());
-            cx.child(command, LINES, Net::Child).unwrap()
+            cx.child(command, LINES, StationMessage::Child).unwrap()
         })
     }
 }
@@ -21,10 +21,10 @@ impl Station {
 #[test]
 fn child_echoes_and_exits_when_input_closes() {
     let mut station = Station::new(nothing);
-    let child = station.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap());
+    let child = station.act(|cx| cx.child(Command::new("cat"), LINES, StationMessage::Child).unwrap());
     station.write(child, "one");
     station.write(child, "two");
-    station.until("the echo", |station| station.heard.has(child, "two"));
+    station.until("the echo", |station| station.log.has(child, "two"));
     station.act(move |cx| cx.close(child));
     assert_eq!(station.until_ended(child), "one two ended: exit status: 0");
     let stats = station.events.stats();
@@ -38,7 +38,7 @@ fn child_output_precedes_exit_status() {
     let log = station.until_ended(child);
     assert!(log.ends_with("ended: exit status: 3"), "{log}");
     for line in ["out", "error: err", "no end of line"] {
-        assert!(station.heard.has(child, line), "{log}");
+        assert!(station.log.has(child, line), "{log}");
     }
 }
 
@@ -48,7 +48,7 @@ fn child_killed_reports_signal() {
     let dies = station.shell("kill -9 $$");
     assert_eq!(station.until_ended(dies), "ended: signal: 9 (SIGKILL)");
     let killed = station.shell("echo ready; exec sleep 60");
-    station.until("the child", |station| station.heard.has(killed, "ready"));
+    station.until("the child", |station| station.log.has(killed, "ready"));
     station.act(move |cx| cx.kill(killed));
     assert_eq!(station.until_ended(killed), "ready ended: signal: 9 (SIGKILL)");
 }
@@ -56,10 +56,11 @@ fn child_killed_reports_signal() {
 #[test]
 fn child_of_missing_program_is_refused() {
     let mut station = Station::new(nothing);
-    let reason = station.act(|cx| cx.child(Command::new("/no/such/program"), LINES, Net::Child).unwrap_err());
+    let reason = station
+        .act(|cx| cx.child(Command::new("/no/such/program"), LINES, StationMessage::Child).unwrap_err());
     assert_eq!(reason.kind(), std::io::ErrorKind::NotFound);
     let mut station = Station::on(virtual_loop(), nothing);
-    let reason = station.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap_err());
+    let reason = station.act(|cx| cx.child(Command::new("cat"), LINES, StationMessage::Child).unwrap_err());
     assert_eq!(reason.kind(), std::io::ErrorKind::Unsupported);
 }
 
@@ -70,7 +71,7 @@ fn child_exit_does_not_wait_for_grandchild() {
     let child = station.shell("sleep 5 & echo $!; exit 0");
     let log = station.until_ended(child);
     assert!(log.ends_with("ended: exit status: 0"), "{log}");
-    let grandchild = station.heard.of(child)[0].clone();
+    let grandchild = station.log.of(child)[0].clone();
     assert!(
         Command::new("kill").arg(grandchild).status().unwrap().success(),
         "the grandchild has ended already"
@@ -108,7 +109,7 @@ fn child_breaking_framing_is_killed() {
 fn child_with_full_pipe_loses_nothing() {
     const COUNT: usize = 5000;
     let mut station = Station::new(nothing);
-    let child = station.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap());
+    let child = station.act(|cx| cx.child(Command::new("cat"), LINES, StationMessage::Child).unwrap());
     station.act(move |cx| {
         for n in 0..COUNT {
             cx.write(child, format!("{n:0>900}"));
@@ -116,7 +117,7 @@ fn child_with_full_pipe_loses_nothing() {
         cx.close(child);
     });
     station.until_ended(child);
-    let log = station.heard.of(child);
+    let log = station.log.of(child);
     let lines: Vec<&String> = log.iter().filter(|line| *line != "writable").collect();
     assert_eq!(lines.len(), COUNT + 1);
     assert!(lines.iter().take(COUNT).enumerate().all(|(n, line)| **line == format!("{n:0>900}")));
@@ -127,8 +128,8 @@ fn child_with_full_pipe_loses_nothing() {
 fn child_dies_with_actor_without_zombie() {
     let mut station = Station::new(nothing);
     let child = station.shell("echo $$; exec sleep 60");
-    station.until("the child", |station| !station.heard.of(child).is_empty());
-    let process = format!("/proc/{}", station.heard.of(child)[0]);
+    station.until("the child", |station| !station.log.of(child).is_empty());
+    let process = format!("/proc/{}", station.log.of(child)[0]);
     let has_proc = Path::new("/proc/self").exists();
     assert!(!has_proc || Path::new(&process).exists());
     station.act(|cx| cx.terminate(cx.addr()));
@@ -141,9 +142,9 @@ fn child_output_flood_does_not_starve_stderr() {
     let mut station = Station::new(nothing);
     // The pipe of the flood is full at each read.
     let flood = station.shell("yes & read line; echo err >&2; wait");
-    station.until("the flood", |station| station.heard.has(flood, "y"));
+    station.until("the flood", |station| station.log.has(flood, "y"));
     station.write(flood, "on");
-    station.until("the error", |station| station.heard.has(flood, "error: err"));
+    station.until("the error", |station| station.log.has(flood, "error: err"));
 }
 
 #[cfg(target_os = "linux")]
@@ -153,8 +154,8 @@ fn child_reaped_by_program_ends_with_error() {
 
     let mut station = Station::new(nothing);
     let child = station.shell("echo $$; exec sleep 60");
-    station.until("the child", |station| !station.heard.of(child).is_empty());
-    let pid = Pid::from_raw(station.heard.of(child)[0].parse().unwrap()).unwrap();
+    station.until("the child", |station| !station.log.of(child).is_empty());
+    let pid = Pid::from_raw(station.log.of(child)[0].parse().unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
     waitpid(Some(pid), WaitOptions::empty()).unwrap();
     let log = station.until_ended(child);

@@ -88,14 +88,14 @@ impl<E: Endpoint> Endpoint for WithTestLayer<E> {
 #[test]
 fn layer_negotiated_opens_and_carries_data() {
     let mut station = Station::new(echo);
-    let at = station.act(|cx| cx.listen(WithTestLayer("127.0.0.1:0"), LINES, Net::On).unwrap());
+    let at = station.act(|cx| cx.listen(WithTestLayer("127.0.0.1:0"), LINES, StationMessage::On).unwrap());
     let mut peer = TcpStream::connect(at).unwrap();
     let bits = |text: &[u8]| text.iter().map(|byte| !*byte).collect::<Vec<u8>>();
     station.until("a pending connection", |station| station.events.stats().sockets == 2);
-    assert!(station.heard.conns().is_empty(), "the connection opened before the hello of the peer");
+    assert!(station.log.conns().is_empty(), "the connection opened before the hello of the peer");
     peer.write_all(&[&[HELLO][..], &bits(b"hello\n")].concat()).unwrap();
     let conn = station.until_accepted();
-    station.until("the line", |station| station.heard.has(conn, "hello"));
+    station.until("the line", |station| station.log.has(conn, "hello"));
     let mut received = [0; 7];
     peer.read_exact(&mut received).unwrap();
     assert_eq!(received.to_vec(), [&[HELLO][..], &bits(b"hello\n")].concat());
@@ -111,16 +111,16 @@ fn layer_negotiated_opens_and_carries_data() {
 #[test]
 fn layer_failure_reaches_only_dialling_actor() {
     let mut station = Station::new(nothing);
-    let at = station.act(|cx| cx.listen(WithTestLayer("127.0.0.1:0"), LINES, Net::On).unwrap());
+    let at = station.act(|cx| cx.listen(WithTestLayer("127.0.0.1:0"), LINES, StationMessage::On).unwrap());
     let mut peer = TcpStream::connect(at).unwrap();
     peer.write_all(b"no hello").unwrap();
     station.until("a pending connection", |station| station.events.stats().sockets == 2);
     drop(peer);
     station.until("the refusal", |station| station.events.stats().sockets == 1);
-    assert!(station.heard.conns().is_empty());
+    assert!(station.log.conns().is_empty());
 
     let plain = station.listen(LINES);
-    let conn = station.act(move |cx| cx.connect(WithTestLayer(plain), LINES, millis(50), Net::On));
+    let conn = station.act(move |cx| cx.connect(WithTestLayer(plain), LINES, millis(50), StationMessage::On));
     let log = station.until_ended(conn);
     assert_eq!(log, format!("closed: {}", SocketError::LayerTimedOut));
 }
@@ -128,7 +128,7 @@ fn layer_failure_reaches_only_dialling_actor() {
 #[test]
 fn layer_missing_end_mark_is_unexpected_eof() {
     let mut station = Station::new(nothing);
-    let at = station.act(|cx| cx.listen(WithTestLayer("127.0.0.1:0"), LINES, Net::On).unwrap());
+    let at = station.act(|cx| cx.listen(WithTestLayer("127.0.0.1:0"), LINES, StationMessage::On).unwrap());
     let mut peer = TcpStream::connect(at).unwrap();
     peer.write_all(&[HELLO, !b'1', !b'\n']).unwrap();
     let conn = station.until_accepted();
@@ -142,7 +142,8 @@ fn layer_missing_end_mark_is_unexpected_eof() {
 #[test]
 fn udp_with_layer_is_refused() {
     let mut station = Station::new(nothing);
-    let reason = station.act(|cx| cx.udp(WithTestLayer("127.0.0.1:0"), Net::Datagram).unwrap_err());
+    let reason =
+        station.act(|cx| cx.udp(WithTestLayer("127.0.0.1:0"), StationMessage::Datagram).unwrap_err());
     assert_eq!(reason.kind(), ErrorKind::InvalidInput);
     assert_eq!(reason.to_string(), SocketError::LayerOverUdp.to_string());
 }

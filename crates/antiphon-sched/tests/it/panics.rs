@@ -1,25 +1,46 @@
 //! A panic ends the code that panicked, and nothing else.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use antiphon_sched::*;
 
 use crate::common::*;
 
-/// Runs `harm` in a loop with a bystander; afterwards the bystander must be well, and the tables empty.
-fn others_go_on(harm: impl FnOnce(&mut Loop, &Log)) -> String {
+/// Runs `scenario` in a loop with a bystander, and returns the log. Panics unless the bystander still runs
+/// afterwards.
+fn run_beside_bystander(scenario: impl FnOnce(&mut Loop, &Log)) -> String {
     let mut events = virtual_loop();
     let log = Log::default();
     let bystander = scribe::<&str>(&mut events, &Log::default());
     settle(&mut events);
-    harm(&mut events, &log);
+    scenario(&mut events, &log);
     pass(&mut events, secs(2));
-    let told = log.take();
-    let seen = Log::default();
-    log_end(&mut events, &seen, bystander);
+    let entries = log.take();
+    let end = Log::default();
+    log_end(&mut events, &end, bystander);
     settle(&mut events);
-    events.send(bystander, "well").unwrap();
+    events.send(bystander, "still running").unwrap();
     within(&mut events, move |cx| cx.terminate(bystander));
-    assert_eq!(seen.take(), "[terminated]");
-    told
+    assert_eq!(end.take(), "[terminated]");
+    entries
+}
+
+/// Counts its drops. Each drop panics, unless a panic is already under way.
+struct CountedBomb(Arc<AtomicU32>);
+
+impl Drop for CountedBomb {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+        drop(Bomb);
+    }
+}
+
+/// Returns a counter, and a function that makes bombs which count their drops there.
+fn counted_bombs() -> (Arc<AtomicU32>, impl Fn() -> CountedBomb + Clone) {
+    let drops = Arc::new(AtomicU32::new(0));
+    let count = drops.clone();
+    (drops, move || CountedBomb(count.clone()))
 }
 
 fn assert_empty(events: &Loop) {
@@ -29,8 +50,8 @@ fn assert_empty(events: &Loop) {
 }
 
 #[test]
-fn in_a_step() {
-    let told = others_go_on(|events, log| {
+fn step_panic_ends_only_its_actor() {
+    let entries = run_beside_bystander(|events, log| {
         let bad = events.spawn(|cx: &mut Cx<u32>, event| {
             cx.after(secs(100), 1);
             match event {
@@ -44,14 +65,15 @@ fn in_a_step() {
         settle(events);
         assert_empty(events);
     });
-    assert_eq!(told, "[panicked: in a step]");
+    assert_eq!(entries, "[panicked: in a step]");
 }
 
 #[test]
-fn in_a_predicate() {
-    let told = others_go_on(|events, log| {
-        let bad =
-            events.spawn(|_: &mut Cx<u32>, _| receive_if(|n| if *n == 2 { panic!("choosy") } else { false }));
+fn predicate_panic_ends_only_its_actor() {
+    let entries = run_beside_bystander(|events, log| {
+        let bad = events.spawn(|_: &mut Cx<u32>, _| {
+            receive_if(|n| if *n == 2 { panic!("in a predicate") } else { false })
+        });
         log_end(events, log, bad);
         settle(events);
         for n in [1, 2, 3] {
@@ -60,12 +82,12 @@ fn in_a_predicate() {
         settle(events);
         assert_empty(events);
     });
-    assert_eq!(told, "[panicked: choosy]");
+    assert_eq!(entries, "[panicked: in a predicate]");
 }
 
 #[test]
-fn in_the_constructor_of_an_answer_wherever_the_answer_comes_from() {
-    let told = others_go_on(|events, log| {
+fn reply_handler_panic_ends_only_asking_actor() {
+    let entries = run_beside_bystander(|events, log| {
         let echo = events.spawn(|cx: &mut Cx<ReplyTo<u32>>, event| {
             if let Event::Message(reply) = event {
                 cx.reply(reply, 1);
@@ -74,12 +96,12 @@ fn in_the_constructor_of_an_answer_wherever_the_answer_comes_from() {
         });
         let dropper = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| receive());
         let sleeper = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
-        let dead = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| stop());
+        let stopped = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| stop());
         settle(events);
-        for target in [echo, dropper, sleeper, dead] {
+        for target in [echo, dropper, sleeper, stopped] {
             let bad = events.spawn(move |cx: &mut Cx<()>, event| {
                 if let Event::Message(()) = event {
-                    cx.ask(target, secs(1), |reply| reply, |_| panic!("no words"));
+                    cx.ask(target, secs(1), |reply| reply, |_| panic!("in a reply handler"));
                     cx.after(secs(100), ());
                 }
                 receive()
@@ -91,40 +113,40 @@ fn in_the_constructor_of_an_answer_wherever_the_answer_comes_from() {
         }
         assert_empty(events);
     });
-    assert_eq!(told, ["[panicked: no words]"; 4].join(" "));
+    assert_eq!(entries, ["[panicked: in a reply handler]"; 4].join(" "));
 }
 
 #[test]
-fn in_the_function_of_a_further_address_it_ends_the_owner_not_the_sender() {
-    let told = others_go_on(|events, log| {
+fn adapter_panic_ends_owner_not_sender() {
+    let entries = run_beside_bystander(|events, log| {
         let place = std::rc::Rc::new(std::cell::Cell::new(None));
-        let told = place.clone();
+        let returned = place.clone();
         let owner = events.spawn(move |cx: &mut Cx<u32>, event| {
             if let Event::Start = event {
-                told.set(Some(cx.adapter(|_: &str| panic!("deaf"))));
+                returned.set(Some(cx.adapter(|_: &str| panic!("in an adapter"))));
             }
             receive()
         });
         log_end(events, log, owner);
         settle(events);
         let adapter = place.get().unwrap();
-        let seen = log.clone();
+        let results = log.clone();
         within(events, move |cx| {
-            seen.note(cx.send(adapter, "hello").is_ok());
-            seen.note(cx.send(adapter, "hello").is_ok());
+            results.note(cx.send(adapter, "hello").is_ok());
+            results.note(cx.send(adapter, "hello").is_ok());
         });
         assert_empty(events);
     });
-    assert_eq!(told, "true false [panicked: deaf]");
+    assert_eq!(entries, "true false [panicked: in an adapter]");
 }
 
 #[test]
-fn in_the_maker_of_a_repeated_timer() {
-    let told = others_go_on(|events, log| {
+fn repeated_timer_panic_ends_only_its_actor() {
+    let entries = run_beside_bystander(|events, log| {
         for waits in [false, true] {
             let bad = events.spawn(move |cx: &mut Cx<u32>, event| {
                 if let Event::Start = event {
-                    cx.every(millis(10), || panic!("out of sync"));
+                    cx.every(millis(10), || panic!("in a timer"));
                 }
                 if waits { receive_if(|_| false) } else { receive() }
             });
@@ -133,13 +155,14 @@ fn in_the_maker_of_a_repeated_timer() {
         pass(events, secs(1));
         assert_empty(events);
     });
-    assert_eq!(told, "[panicked: out of sync] [panicked: out of sync]");
+    assert_eq!(entries, "[panicked: in a timer] [panicked: in a timer]");
 }
 
 #[test]
-fn in_the_drop_of_messages_each_of_them() {
-    others_go_on(|events, _| {
-        let bad = events.spawn(|_: &mut Cx<Bomb>, event| match event {
+fn message_drop_panics_are_each_contained() {
+    let (drops, bomb) = counted_bombs();
+    run_beside_bystander(|events, _| {
+        let bad = events.spawn(|_: &mut Cx<CountedBomb>, event| match event {
             Event::Message(bomb) => {
                 std::mem::forget(bomb);
                 stop()
@@ -147,36 +170,39 @@ fn in_the_drop_of_messages_each_of_them() {
             _ => receive(),
         });
         for _ in 0..5 {
-            events.send(bad, Bomb).unwrap();
+            events.send(bad, bomb()).unwrap();
         }
         settle(events);
         assert_empty(events);
     });
+    assert_eq!(drops.load(Relaxed), 4, "the first of five messages was forgotten");
 }
 
 #[test]
-fn in_the_drop_of_the_actor_and_of_all_that_it_holds() {
-    let told = others_go_on(|events, log| {
+fn actor_state_drop_panics_are_each_contained() {
+    let (drops, bomb) = counted_bombs();
+    let entries = run_beside_bystander(|events, log| {
         let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
-        let bombs = [(); 3].map(|()| Bomb);
-        let bad = events.spawn(move |cx: &mut Cx<Bomb>, event| {
+        let bombs = [(); 3].map(|()| bomb());
+        let new_bomb = bomb.clone();
+        let bad = events.spawn(move |cx: &mut Cx<CountedBomb>, event| {
             let _ = &bombs;
             if let Event::Start = event {
-                cx.after(secs(9), Bomb);
-                let held = Bomb;
+                cx.after(secs(9), new_bomb());
+                let (held, next) = (new_bomb(), new_bomb.clone());
                 cx.every(secs(9), move || {
                     let _ = &held;
-                    Bomb
+                    next()
                 });
-                let held = Bomb;
+                let held = new_bomb();
                 cx.ask(sink, secs(9), |reply| reply, move |_| held);
-                let held = Bomb;
+                let (held, next) = (new_bomb(), new_bomb.clone());
                 cx.adapter(move |_: u8| {
                     let _ = &held;
-                    Bomb
+                    next()
                 });
             }
-            let held = Bomb;
+            let held = new_bomb();
             receive_if(move |_| {
                 let _ = &held;
                 false
@@ -184,9 +210,9 @@ fn in_the_drop_of_the_actor_and_of_all_that_it_holds() {
         });
         log_end(events, log, bad);
         settle(events);
-        events.send(bad, Bomb).unwrap();
+        events.send(bad, bomb()).unwrap();
         settle(events);
-        let offered = Bomb;
+        let offered = bomb();
         within(events, move |cx| {
             cx.terminate(bad);
             cx.swap(bad, move |_, _| {
@@ -196,38 +222,40 @@ fn in_the_drop_of_the_actor_and_of_all_that_it_holds() {
         });
         assert_empty(events);
     });
-    assert!(told.starts_with("[panicked: a bomb went off]") || told == "[terminated]", "{told}");
+    assert_eq!((entries.as_str(), drops.load(Relaxed)), ("[panicked: a bomb went off]", 10));
 }
 
 #[test]
-fn in_the_drop_of_a_behaviour_that_is_swapped_out_or_never_put_in() {
-    others_go_on(|events, _| {
-        let bomb = Bomb;
+fn behaviour_drop_panic_at_swap_is_contained() {
+    let (drops, bomb) = counted_bombs();
+    run_beside_bystander(|events, _| {
+        let held = bomb();
         let swapped = events.spawn(move |_: &mut Cx<u32>, _| {
-            let _ = &bomb;
+            let _ = &held;
             swap(|_, _| stop())
         });
         settle(events);
         events.send(swapped, 1).unwrap();
         settle(events);
-        let mut bomb = Some(Bomb);
+        let mut offered = Some(bomb());
         events.spawn(move |cx: &mut Cx<u32>, _| {
-            let adapter = cx.adapter(|_: u8| panic!("it dies of this"));
+            let adapter = cx.adapter(|_: u8| panic!("in an adapter"));
             cx.send(adapter, 1)?;
-            let bomb = bomb.take();
+            let held = offered.take();
             swap(move |_, _| {
-                let _ = &bomb;
+                let _ = &held;
                 receive()
             })
         });
         settle(events);
         assert_empty(events);
     });
+    assert_eq!(drops.load(Relaxed), 2);
 }
 
 #[test]
-fn with_a_payload_whose_drop_panics_too() {
-    let told = others_go_on(|events, log| {
+fn panic_payload_drop_panic_is_contained() {
+    let entries = run_beside_bystander(|events, log| {
         let bad = events.spawn(|_: &mut Cx<u32>, event| match event {
             Event::Message(_) => std::panic::panic_any(Bomb),
             _ => receive(),
@@ -236,31 +264,31 @@ fn with_a_payload_whose_drop_panics_too() {
         settle(events);
         events.send(bad, 1).unwrap();
     });
-    assert_eq!(told, "[panicked: a panic that carried no text]");
+    assert_eq!(entries, "[panicked: a panic that carried no text]");
 }
 
 #[test]
-fn in_the_display_of_an_error() {
-    struct Rude;
-    impl std::fmt::Display for Rude {
+fn error_display_panic_ends_only_its_actor() {
+    struct PanickingDisplay;
+    impl std::fmt::Display for PanickingDisplay {
         fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            panic!("no comment")
+            panic!("in a display")
         }
     }
-    let told = others_go_on(|events, log| {
+    let entries = run_beside_bystander(|events, log| {
         let bad = events.spawn(|_: &mut Cx<u32>, event| match event {
-            Event::Message(_) => Err(Rude)?,
+            Event::Message(_) => Err(PanickingDisplay)?,
             _ => receive(),
         });
         log_end(events, log, bad);
         settle(events);
         events.send(bad, 1).unwrap();
     });
-    assert_eq!(told, "[panicked: no comment]");
+    assert_eq!(entries, "[panicked: in a display]");
 }
 
 #[test]
-fn in_what_another_thread_wants_done() {
+fn handle_ask_constructor_panic_drops_request() {
     let mut events = real_loop();
     let handle = events.handle();
     let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, event| match event {
@@ -268,7 +296,7 @@ fn in_what_another_thread_wants_done() {
         _ => receive(),
     });
     let thread = std::thread::spawn(move || {
-        let first = handle.ask::<_, u32>(sink, secs(20), |_| panic!("no question"));
+        let first = handle.ask::<_, u32>(sink, secs(20), |_| panic!("in the constructor of a request"));
         let second = handle.ask(sink, secs(20), |reply| reply);
         (first, second)
     });
@@ -277,72 +305,76 @@ fn in_what_another_thread_wants_done() {
 }
 
 #[test]
-fn in_whoever_watches_dead_letters() {
-    let told = others_go_on(|events, log| {
-        let seen = log.clone();
+fn dead_letter_handler_panic_is_contained() {
+    let entries = run_beside_bystander(|events, log| {
+        let letters = log.clone();
         events.on_dead_letter(move |_| {
-            seen.note("seen");
-            panic!("a bad omen");
+            letters.note("letter");
+            panic!("in a dead letter handler");
         });
-        let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
+        let stopped = events.spawn(|_: &mut Cx<u32>, _| stop());
         settle(events);
         within(events, move |cx| {
-            cx.tell(dead, 1);
-            cx.tell(dead, 2);
+            cx.tell(stopped, 1);
+            cx.tell(stopped, 2);
         });
     });
-    assert_eq!(told, "seen seen");
+    assert_eq!(entries, "letter letter");
 }
 
 #[test]
-fn in_all_that_is_dropped_with_the_loop() {
+fn loop_drop_contains_panic_of_each_value() {
     let mut events = virtual_loop();
     let handle = events.handle();
     let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
-    let bomb = Bomb;
-    let holder = events.spawn(move |cx: &mut Cx<Bomb>, event| {
-        let _ = &bomb;
+    let (drops, bomb) = counted_bombs();
+    let (captured, new_bomb) = (bomb(), bomb.clone());
+    let holder = events.spawn(move |cx: &mut Cx<CountedBomb>, event| {
+        let _ = &captured;
         if let Event::Start = event {
             for _ in 0..2 {
-                let held = Bomb;
+                let held = new_bomb();
                 cx.ask(sink, secs(9), |reply| reply, move |_| held);
             }
-            cx.after(secs(9), Bomb);
+            cx.after(secs(9), new_bomb());
         }
         suspend()
     });
     settle(&mut events);
-    events.send(holder, Bomb).unwrap();
-    handle.send(holder, Bomb).unwrap();
-    handle.send(holder, Bomb).unwrap();
-    let watch = Bomb;
+    events.send(holder, bomb()).unwrap();
+    handle.send(holder, bomb()).unwrap();
+    handle.send(holder, bomb()).unwrap();
+    let held = bomb();
     events.on_dead_letter(move |_| {
-        let _ = &watch;
+        let _ = &held;
     });
     drop(events);
+    assert_eq!(drops.load(Relaxed), 8);
 }
 
 #[test]
-fn an_actor_that_was_overdrawn_in_its_step_and_goes_on_harms_nobody() {
-    others_go_on(|events, _| {
-        events.spawn(|cx: &mut Cx<u32>, _| {
-            let adapter = cx.adapter(|_: u8| panic!("it dies of this"));
+fn terminated_actor_finishing_its_step_is_harmless() {
+    let entries = run_beside_bystander(|events, log| {
+        let log = log.clone();
+        events.spawn(move |cx: &mut Cx<u32>, _| {
+            let adapter = cx.adapter(|_: u8| panic!("in an adapter"));
             cx.send(adapter, 1)?;
-            // All of this is done by the dead.
+            // The panic has terminated this actor; its step goes on.
             let me = cx.addr();
             let timer = cx.after(secs(1), 1);
-            assert!(!cx.cancel(timer), "the dead have no timers");
+            assert!(!cx.cancel(timer), "a terminated actor has no timers");
             let monitor = cx.monitor(me);
             cx.demonitor(monitor);
             cx.notify(me);
             cx.set_daemon(true);
-            cx.set_name("ghost");
+            cx.set_name("terminated");
             cx.ask(me, secs(1), |_: ReplyTo<u32>| 1, |_| 2);
             cx.blocking(|| 3, |_| 4);
             cx.every(secs(1), || 5);
             cx.adapter(|_: u16| 6);
             cx.push_self(7);
             assert!(cx.send(me, 8).is_err(), "its address is stale");
+            log.note("end of the step");
             receive_within(secs(1))
         });
         settle(events);
@@ -351,21 +383,30 @@ fn an_actor_that_was_overdrawn_in_its_step_and_goes_on_harms_nobody() {
         assert_empty(events);
         assert!(events.has_live_actors());
     });
+    assert_eq!(entries, "end of the step");
 }
 
 #[test]
-fn in_the_drop_of_an_exit_value_that_nobody_holds() {
-    others_go_on(|events, log| {
-        for watched in [false, true] {
-            let actor = events.spawn(|_: &mut Cx<u32>, event| match event {
-                Event::Message(_) => exit_local(Bomb),
+fn exit_value_drop_panic_is_contained() {
+    let (drops, bomb) = counted_bombs();
+    let entries = run_beside_bystander(|events, log| {
+        for monitored in [false, true] {
+            let bomb = bomb.clone();
+            let actor = events.spawn(move |_: &mut Cx<u32>, event| match event {
+                Event::Message(_) => exit_local(bomb()),
                 _ => receive(),
             });
-            if watched {
-                // Its watcher ends first: an entry is left, and nobody is told.
-                let watcher = scribe::<u32>(events, log);
+            if monitored {
+                // The first monitoring actor exits before the monitored one, so no `Down` reaches it.
+                let first = events.spawn(move |cx: &mut Cx<()>, event| {
+                    if let Event::Start = event {
+                        cx.monitor(actor);
+                    }
+                    receive()
+                });
+                settle(events);
                 within(events, move |cx| cx.notify(actor));
-                within(events, move |cx| cx.terminate(watcher));
+                within(events, move |cx| cx.terminate(first));
                 let log = log.clone();
                 events.spawn(move |cx: &mut Cx<()>, event| match event {
                     Event::Start => {
@@ -384,4 +425,6 @@ fn in_the_drop_of_an_exit_value_that_nobody_holds() {
         }
         assert_empty(events);
     });
+    assert_eq!(entries, "true");
+    assert_eq!(drops.load(Relaxed), 2);
 }

@@ -1,65 +1,69 @@
-//! User code that sends, spawns and terminates while the scheduler runs it from an unusual place.
+//! A `Handle` on the loop's own thread, used in each place where the scheduler runs user code.
 //!
-//! Such code has no `Cx`; what it has is a `Handle`.
+//! Most of this code has no `Cx`. Its sends succeed. Its calls that wait for a reply fail at once, because the
+//! loop cannot reply while it runs this code.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use antiphon_sched::*;
 
 use crate::common::*;
 
-/// From any place: sends, starts, ends. What needs an answer is refused at once on the loop's own thread.
-fn meddle(handle: &Handle, sink: Addr<&'static str>, from: &'static str) {
+/// Sends `from` to `sink`. Asserts that calls which wait for a reply are refused on the loop's own thread.
+fn use_handle(handle: &Handle, sink: Addr<&'static str>, from: &'static str) {
     handle.send(sink, from).unwrap();
     let spawned = handle.spawn(|_: &mut Cx<()>, _| stop());
-    assert_eq!(spawned.unwrap_err(), AskError::NoLoop, "the loop's own thread must not block");
+    assert_eq!(spawned.unwrap_err(), AskError::NoLoop);
     let joined = handle.join::<()>(sink, secs(1));
     assert!(matches!(joined, Err(JoinError::NoLoop)), "{joined:?}");
     let asked = handle.ask(sink, secs(1), |_: ReplyTo<()>| "asked");
     assert_eq!(asked, Err(AskError::NoLoop));
 }
 
-struct Meddler {
+/// Uses its handle when it is displayed and when it is dropped.
+struct HandleUser {
     handle: Handle,
     sink: Addr<&'static str>,
     from: &'static str,
 }
 
-impl Drop for Meddler {
+impl Drop for HandleUser {
     fn drop(&mut self) {
-        meddle(&self.handle, self.sink, self.from);
+        use_handle(&self.handle, self.sink, self.from);
     }
 }
 
-impl std::fmt::Display for Meddler {
+impl std::fmt::Display for HandleUser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        meddle(&self.handle, self.sink, "display");
-        f.write_str("a meddler")
+        use_handle(&self.handle, self.sink, "display");
+        f.write_str("a handle user")
     }
 }
 
-fn place() -> (Loop, Log, Addr<&'static str>, impl Fn(&'static str) -> Meddler + Clone) {
+fn setup() -> (Loop, Log, Addr<&'static str>, impl Fn(&'static str) -> HandleUser + Clone) {
     let mut events = virtual_loop();
     let log = Log::default();
     let sink = scribe::<&'static str>(&mut events, &log);
     settle(&mut events);
     log.take();
     let handle = events.handle();
-    (events, log, sink, move |from| Meddler { handle: handle.clone(), sink, from })
+    (events, log, sink, move |from| HandleUser { handle: handle.clone(), sink, from })
 }
 
 #[test]
-fn from_a_step() {
-    let (mut events, log, sink, _) = place();
-    within(&mut events, move |cx| meddle(&cx.handle(), sink, "step"));
+fn step_using_handle_does_not_block() {
+    let (mut events, log, sink, _) = setup();
+    within(&mut events, move |cx| use_handle(&cx.handle(), sink, "step"));
     assert_eq!(log.take(), "step");
 }
 
 #[test]
-fn from_a_predicate() {
-    let (mut events, log, sink, _) = place();
+fn predicate_using_handle_does_not_block() {
+    let (mut events, log, sink, _) = setup();
     let actor = events.spawn(move |cx: &mut Cx<u32>, _| {
         let handle = cx.handle();
         receive_if(move |_| {
-            meddle(&handle, sink, "predicate");
+            use_handle(&handle, sink, "predicate");
             false
         })
     });
@@ -70,8 +74,8 @@ fn from_a_predicate() {
 }
 
 #[test]
-fn from_the_constructor_of_an_answer_and_the_maker_of_a_request() {
-    let (mut events, log, sink, _) = place();
+fn ask_functions_using_handle_do_not_block() {
+    let (mut events, log, sink, _) = setup();
     let echo = events.spawn(|cx: &mut Cx<ReplyTo<u32>>, event| {
         if let Event::Message(reply) = event {
             cx.reply(reply, 1);
@@ -80,16 +84,16 @@ fn from_the_constructor_of_an_answer_and_the_maker_of_a_request() {
     });
     events.spawn(move |cx: &mut Cx<u32>, event| {
         if let Event::Start = event {
-            let (one, two) = (cx.handle(), cx.handle());
+            let (first, second) = (cx.handle(), cx.handle());
             cx.ask(
                 echo,
                 secs(1),
                 move |reply| {
-                    meddle(&one, sink, "request");
+                    use_handle(&first, sink, "request");
                     reply
                 },
                 move |_| {
-                    meddle(&two, sink, "answer");
+                    use_handle(&second, sink, "answer");
                     1
                 },
             );
@@ -101,64 +105,64 @@ fn from_the_constructor_of_an_answer_and_the_maker_of_a_request() {
 }
 
 #[test]
-fn from_the_function_of_a_further_address_and_the_maker_of_a_tick() {
-    let (mut events, log, sink, _) = place();
+fn adapter_and_timer_using_handle_do_not_block() {
+    let (mut events, log, sink, _) = setup();
     events.spawn(move |cx: &mut Cx<u32>, event| {
         if let Event::Start = event {
-            let (one, two) = (cx.handle(), cx.handle());
+            let (first, second) = (cx.handle(), cx.handle());
             let adapter = cx.adapter(move |n| {
-                meddle(&one, sink, "ear");
+                use_handle(&first, sink, "adapter");
                 n
             });
             cx.send(adapter, 1)?;
             cx.every(millis(10), move || {
-                meddle(&two, sink, "tick");
+                use_handle(&second, sink, "tick");
                 2
             });
         }
         receive()
     });
     pass(&mut events, millis(15));
-    assert_eq!(log.take(), "ear tick");
+    assert_eq!(log.take(), "adapter tick");
 }
 
 #[test]
-fn from_the_drop_of_a_message_taken_refused_and_left_behind() {
-    let (mut events, log, _, meddler) = place();
-    let actor = events.spawn(|_: &mut Cx<Meddler>, event| match event {
+fn message_drop_using_handle_does_not_block() {
+    let (mut events, log, _, handle_user) = setup();
+    let actor = events.spawn(|_: &mut Cx<HandleUser>, event| match event {
         Event::Message(_) => stop(),
         _ => receive(),
     });
     for from in ["taken", "left", "left"] {
-        events.send(actor, meddler(from)).unwrap();
+        events.send(actor, handle_user(from)).unwrap();
     }
     settle(&mut events);
     assert_eq!(log.take(), "taken left left");
-    drop(events.send(actor, meddler("refused")));
+    assert!(matches!(events.send(actor, handle_user("refused")), Err(SendError::NoActor(_))));
     settle(&mut events);
     assert_eq!(log.take(), "refused");
-    let gone = meddler("told");
-    within(&mut events, move |cx| cx.tell(actor, gone));
-    assert_eq!(log.take(), "told");
+    let message = handle_user("dead letter");
+    within(&mut events, move |cx| cx.tell(actor, message));
+    assert_eq!(log.take(), "dead letter");
 }
 
 #[test]
-fn from_the_drop_of_a_behaviour_a_predicate_a_timer_a_request_and_a_value() {
-    let (mut events, log, _, meddler) = place();
+fn actor_state_drop_using_handle_does_not_block() {
+    let (mut events, log, _, handle_user) = setup();
     let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
-    let captured = meddler("behaviour");
-    let actor = events.spawn(move |cx: &mut Cx<Meddler>, event| {
+    let captured = handle_user("behaviour");
+    let actor = events.spawn(move |cx: &mut Cx<HandleUser>, event| {
         let _ = &captured;
-        let meddler = |from| Meddler { handle: captured.handle.clone(), sink: captured.sink, from };
+        let handle_user = |from| HandleUser { handle: captured.handle.clone(), sink: captured.sink, from };
         if let Event::Start = event {
-            cx.after(secs(1), meddler("timer"));
-            let held = meddler("request");
+            cx.after(secs(1), handle_user("timer"));
+            let held = handle_user("request");
             cx.ask(sink, secs(1), |reply| reply, move |_| held);
         }
         if let Event::Terminate = event {
             return receive();
         }
-        let held = meddler("predicate");
+        let held = handle_user("predicate");
         receive_if(move |_| {
             let _ = &held;
             false
@@ -167,10 +171,10 @@ fn from_the_drop_of_a_behaviour_a_predicate_a_timer_a_request_and_a_value() {
     settle(&mut events);
     assert_eq!(log.take(), "");
     within(&mut events, move |cx| cx.terminate(actor));
-    let mut all: Vec<_> = log.take().split(' ').map(str::to_owned).collect();
-    all.sort();
-    assert_eq!(all.join(" "), "behaviour predicate request timer");
-    let value = meddler("value");
+    let mut drops: Vec<_> = log.take().split(' ').map(str::to_owned).collect();
+    drops.sort();
+    assert_eq!(drops.join(" "), "behaviour predicate request timer");
+    let value = handle_user("value");
     within(&mut events, move |cx| {
         let held = Some(value);
         cx.spawn({
@@ -182,9 +186,9 @@ fn from_the_drop_of_a_behaviour_a_predicate_a_timer_a_request_and_a_value() {
 }
 
 #[test]
-fn from_the_display_of_a_failure() {
-    let (mut events, log, _, meddler) = place();
-    let mut error = Some(meddler("drop"));
+fn error_display_using_handle_does_not_block() {
+    let (mut events, log, _, handle_user) = setup();
+    let mut error = Some(handle_user("drop"));
     events.spawn(move |_: &mut Cx<()>, _| match error.take() {
         Some(error) => Err(error)?,
         None => receive(),
@@ -194,42 +198,45 @@ fn from_the_display_of_a_failure() {
 }
 
 #[test]
-fn from_whoever_watches_dead_letters() {
-    let (mut events, log, sink, _) = place();
+fn dead_letter_handler_using_handle_does_not_block() {
+    let (mut events, log, sink, _) = setup();
     let handle = events.handle();
     events.on_dead_letter(move |letter| {
         if letter.to != sink.id() {
-            meddle(&handle, sink, "dead letter");
+            use_handle(&handle, sink, "dead letter");
         }
     });
-    let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
+    let stopped = events.spawn(|_: &mut Cx<u32>, _| stop());
     settle(&mut events);
-    within(&mut events, move |cx| cx.tell(dead, 1));
+    within(&mut events, move |cx| cx.tell(stopped, 1));
     assert_eq!(log.take(), "dead letter");
 }
 
 #[test]
-fn from_the_end_of_the_loop() {
-    let (mut events, _, sink, meddler) = place();
+fn value_dropped_with_loop_does_not_block() {
+    let (mut events, _, sink, handle_user) = setup();
     let handle = events.handle();
-    drop(meddler);
-    struct Late(Handle, Addr<&'static str>);
-    impl Drop for Late {
+    drop(handle_user);
+    static DROPS: AtomicU32 = AtomicU32::new(0);
+    struct LateSender(Handle, Addr<&'static str>);
+    impl Drop for LateSender {
         fn drop(&mut self) {
-            // Taken or refused: either is fine; it must neither block nor panic.
+            DROPS.fetch_add(1, Relaxed);
+            // The send may succeed or fail; it must neither block nor panic.
             drop(self.0.send(self.1, "late"));
             assert_eq!(self.0.spawn(|_: &mut Cx<()>, _| stop()).unwrap_err(), AskError::NoLoop);
         }
     }
-    let late = Late(handle.clone(), sink);
-    events.spawn(move |_: &mut Cx<Late>, _| {
+    let late = LateSender(handle.clone(), sink);
+    events.spawn(move |_: &mut Cx<LateSender>, _| {
         let _ = &late;
         suspend()
     });
-    let holder = events.spawn(|_: &mut Cx<Late>, _| suspend());
+    let holder = events.spawn(|_: &mut Cx<LateSender>, _| suspend());
     settle(&mut events);
-    events.send(holder, Late(handle.clone(), sink)).unwrap();
-    handle.send(holder, Late(handle.clone(), sink)).unwrap();
+    events.send(holder, LateSender(handle.clone(), sink)).unwrap();
+    handle.send(holder, LateSender(handle.clone(), sink)).unwrap();
     drop(events);
-    assert!(matches!(handle.send(sink, "gone"), Err(SendError::NoNode("gone"))));
+    assert_eq!(DROPS.load(Relaxed), 3);
+    assert!(matches!(handle.send(sink, "too late"), Err(SendError::NoNode("too late"))));
 }

@@ -46,7 +46,7 @@ fn echo_after_peer_half_close_keeps_framing() {
         station.until_ended(conn);
         station.until("the end of the socket", |station| station.events.stats().sockets == 1);
         assert_eq!(peer.join().unwrap(), back);
-        assert_eq!(station.heard.of(conn).last().unwrap(), "closed");
+        assert_eq!(station.log.of(conn).last().unwrap(), "closed");
     }
 }
 
@@ -65,9 +65,8 @@ fn actor_serves_thousand_connections() {
     for &conn in &conns {
         peers.write(conn, format!("hello {conn}"));
     }
-    let all_echoed = |peers: &Station| {
-        conns.iter().all(|conn| peers.heard.joined(*conn) == format!("opened hello {conn}"))
-    };
+    let all_echoed =
+        |peers: &Station| conns.iter().all(|conn| peers.log.joined(*conn) == format!("opened hello {conn}"));
     for _ in 0..100_000 {
         let now = station.events.now();
         station.events.run_once(Some(now)).unwrap();
@@ -102,17 +101,17 @@ fn writer_to_slow_reader_gets_writable_later() {
     // The peer does not read, so the loop has work until the system's own queue is full.
     station.until("a full queue of the system", |station| !station.events.is_runnable());
     assert!(station.act(move |cx| cx.unwritten(conn)) > 1 << 20);
-    assert_eq!(station.heard.joined(conn), "opened");
+    assert_eq!(station.log.joined(conn), "opened");
     let reader = thread::spawn(move || {
         let mut bytes = vec![0; BYTES];
         peer.read_exact(&mut bytes).unwrap();
         (bytes.iter().all(|byte| *byte == 7), peer)
     });
-    station.until("room", |station| station.heard.has(conn, "writable"));
+    station.until("room", |station| station.log.has(conn, "writable"));
     station.until("all of it", |_| reader.is_finished());
     let (all_sevens, _peer) = reader.join().unwrap();
     assert!(all_sevens);
-    assert_eq!(station.heard.joined(conn), "opened writable");
+    assert_eq!(station.log.joined(conn), "opened writable");
     assert_eq!(station.act(move |cx| cx.unwritten(conn)), 0);
 }
 
@@ -139,15 +138,15 @@ fn connect_refused_or_forbidden_closes_with_reason() {
     let log = station.until_ended(refused);
     assert!(log.starts_with("closed: ") && log.contains("refused"), "{log}");
     for forbidden in ["192.0.2.1:9", "example.com:9"] {
-        let conn = station.act(move |cx| cx.connect(forbidden, LINES, secs(20), Net::On));
+        let conn = station.act(move |cx| cx.connect(forbidden, LINES, secs(20), StationMessage::On));
         let log = station.until_ended(conn);
         assert!(log.contains("is not on loopback"), "{log}");
     }
-    let no_port = station.act(|cx| cx.connect("localhost", LINES, secs(20), Net::On));
+    let no_port = station.act(|cx| cx.connect("localhost", LINES, secs(20), StationMessage::On));
     assert!(station.until_ended(no_port).contains("is not `host:port`"));
-    let denied = station.act(|cx| cx.listen("0.0.0.0:0", LINES, Net::On).unwrap_err());
+    let denied = station.act(|cx| cx.listen("0.0.0.0:0", LINES, StationMessage::On).unwrap_err());
     assert_eq!(denied.kind(), ErrorKind::PermissionDenied);
-    let by_name = station.act(|cx| cx.listen("example.com:0", LINES, Net::On).unwrap_err());
+    let by_name = station.act(|cx| cx.listen("example.com:0", LINES, StationMessage::On).unwrap_err());
     assert!(by_name.to_string().contains("look names up first"));
     assert_eq!((station.events.stats().sockets, station.events.stats().timers), (0, 0));
 }
@@ -166,17 +165,18 @@ fn connect_by_name_tries_all_addresses() {
     let mut station = Station::new(echo);
     let at = station.listen(LINES);
     let conn = station.act(move |cx| {
-        let conn = cx.connect(ByName("localhost", at.port()), LINES, secs(20), Net::On);
+        let conn = cx.connect(ByName("localhost", at.port()), LINES, secs(20), StationMessage::On);
         cx.write(conn, "written before it was open");
         conn
     });
-    station.until("the echo", |station| station.heard.of(conn).len() == 2);
-    assert_eq!(station.heard.joined(conn), "opened written before it was open");
+    station.until("the echo", |station| station.log.of(conn).len() == 2);
+    assert_eq!(station.log.joined(conn), "opened written before it was open");
     // The first address refuses.
     let both = [unused_addr(), at];
-    let conn = station.act(move |cx| cx.connect(&both[..], LINES, secs(20), Net::On));
-    station.until("a connection", |station| station.heard.has(conn, "opened"));
-    let no_addrs = station.act(move |cx| cx.connect(&[][..] as &[SocketAddr], LINES, secs(20), Net::On));
+    let conn = station.act(move |cx| cx.connect(&both[..], LINES, secs(20), StationMessage::On));
+    station.until("a connection", |station| station.log.has(conn, "opened"));
+    let no_addrs =
+        station.act(move |cx| cx.connect(&[][..] as &[SocketAddr], LINES, secs(20), StationMessage::On));
     assert!(station.until_ended(no_addrs).contains("no address"));
 }
 
@@ -193,7 +193,7 @@ fn connect_without_answer_times_out() {
         assert!(streams.len() < 100, "the backlog is never full");
     }
     let mut station = Station::new(nothing);
-    let conn = station.act(move |cx| cx.connect(at, LINES, millis(30), Net::On));
+    let conn = station.act(move |cx| cx.connect(at, LINES, millis(30), StationMessage::On));
     assert_eq!(station.until_ended(conn), format!("closed: {}", SocketError::ConnectTimedOut));
     assert_eq!(station.events.stats().sockets, 0);
 }
@@ -205,7 +205,7 @@ fn connection_reset_closes_with_error() {
     let mut peer = client(at);
     peer.write_all(b"last words\n").unwrap();
     let conn = station.until_accepted();
-    station.until("the words", |station| station.heard.has(conn, "last words"));
+    station.until("the words", |station| station.log.has(conn, "last words"));
     // A reset, as when the machine of the peer fails.
     socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(peer);
@@ -228,10 +228,10 @@ fn frame_over_limit_closes_with_typed_error() {
         assert_eq!(log, format!("opened short closed: {}", SocketError::FrameTooLong { max: 5 }));
     }
     let mut station = Station::new(|cx, message| {
-        if let Net::On(conn, SocketEvent::Opened(_)) = message {
+        if let StationMessage::On(conn, SocketEvent::Opened(_)) = message {
             cx.write(*conn, "too long");
         }
-        if let Net::On(_, SocketEvent::Closed(Some(reason))) = message {
+        if let StationMessage::On(_, SocketEvent::Closed(Some(reason))) = message {
             let inner = reason.get_ref().and_then(|inner| inner.downcast_ref::<SocketError>());
             assert_eq!(inner, Some(&SocketError::FrameTooLong { max: 5 }));
         }
@@ -263,9 +263,9 @@ fn mailbox_full_pauses_reading_without_loss() {
             })
         })
         .collect();
-    station.until("three connections", |station| station.heard.conns().len() == 3);
+    station.until("three connections", |station| station.log.conns().len() == 3);
     let actor = station.actor;
-    station.doze();
+    station.suspend_actor();
     go.wait();
     while station.events.loop_ref().has_room(actor.id().key()) != Some(false) {
         station.events.run_once(None).unwrap();
@@ -281,14 +281,12 @@ fn mailbox_full_pauses_reading_without_loss() {
         "a peer could send everything to a full mailbox"
     );
     within(&mut station.events, move |cx| cx.resume(actor, ()));
-    station.until("all lines", |station| {
-        station.heard.conns().iter().all(|conn| station.heard.has_ended(*conn))
-    });
+    station.until("all lines", |station| station.log.conns().iter().all(|conn| station.log.has_ended(*conn)));
     peers.into_iter().for_each(|peer| peer.join().unwrap());
     let numbers = (0..LINES_EACH).map(|n| format!("{n:0>900}"));
     let whole: Vec<String> = ["opened".into()].into_iter().chain(numbers).chain(["closed".into()]).collect();
-    for conn in station.heard.conns() {
-        assert_eq!(station.heard.of(conn), whole);
+    for conn in station.log.conns() {
+        assert_eq!(station.log.of(conn), whole);
     }
 }
 
@@ -298,13 +296,13 @@ fn actor_swap_keeps_connection() {
     let at = station.listen(LINES);
     let mut peer = client(at);
     let conn = station.until_accepted();
-    let (log, actor) = (station.heard.clone(), station.actor);
+    let (log, actor) = (station.log.clone(), station.actor);
     within(&mut station.events, move |cx| {
-        let mut next = actor_of(&log, echo);
+        let mut next = station_actor(&log, echo);
         cx.swap(actor, move |cx, event| next.step(cx, event));
     });
     peer.write_all(b"still there\n").unwrap();
-    station.until("the echo", |station| station.heard.has(conn, "still there"));
+    station.until("the echo", |station| station.log.has(conn, "still there"));
     let mut back = [0; 12];
     station.until("the end of the round", |station| !station.events.is_runnable());
     peer.read_exact(&mut back).unwrap();
@@ -341,12 +339,12 @@ fn flood_and_busy_actor_share_the_loop() {
 fn virtual_loop_refuses_sockets() {
     let mut station = Station::on(virtual_loop(), nothing);
     let text = "a virtual loop has no sockets; simulate them as actors";
-    let listen = station.act(|cx| cx.listen("127.0.0.1:0", LINES, Net::On).unwrap_err());
-    let udp = station.act(|cx| cx.udp("127.0.0.1:0", Net::Datagram).unwrap_err());
+    let listen = station.act(|cx| cx.listen("127.0.0.1:0", LINES, StationMessage::On).unwrap_err());
+    let udp = station.act(|cx| cx.udp("127.0.0.1:0", StationMessage::Datagram).unwrap_err());
     assert_eq!((listen.to_string(), udp.to_string()), (text.into(), text.into()));
     let conn = station.connect(unused_addr(), LINES);
     settle(&mut station.events);
-    assert_eq!(station.heard.joined(conn), format!("closed: {text}"));
+    assert_eq!(station.log.joined(conn), format!("closed: {text}"));
     assert_eq!(station.events.stats().timers, 0);
 }
 
@@ -372,7 +370,7 @@ fn listener_without_descriptors_pauses_then_accepts() {
         station.events.work();
         assert!(!station.events.is_runnable(), "the loop would spin");
     }
-    assert!(station.heard.conns().is_empty());
+    assert!(station.log.conns().is_empty());
     drop(files);
-    station.until("all connections", |station| station.heard.conns().len() == peers.len());
+    station.until("all connections", |station| station.log.conns().len() == peers.len());
 }

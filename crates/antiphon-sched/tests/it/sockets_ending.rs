@@ -37,16 +37,12 @@ fn close_with_pending_data_writes_all_first() {
         cx.write(conn, "too late");
     });
     station.until("an idle loop", |station| !station.events.is_runnable());
-    assert_eq!(
-        station.heard.joined(conn).matches("closed").count(),
-        0,
-        "`Closed` came before all was written"
-    );
+    assert_eq!(station.log.joined(conn).matches("closed").count(), 0, "`Closed` came before all was written");
     let reader = reading(peer);
     station.until("all of it", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap(), vec![7; BYTES]);
     station.until_ended(conn);
-    assert_eq!(station.heard.of(conn).last().unwrap(), "closed");
+    assert_eq!(station.log.of(conn).last().unwrap(), "closed");
     station.until("the end of the socket", |station| station.events.stats().sockets == 1);
     let stats = station.events.stats();
     assert_eq!((stats.sources, stats.timers), (1, 0));
@@ -76,7 +72,7 @@ fn close_before_connect_ends_at_once() {
     let mut station = Station::new(nothing);
     let at = station.listen(LINES);
     let conn = station.act(move |cx| {
-        let conn = cx.connect(at, LINES, secs(20), Net::On);
+        let conn = cx.connect(at, LINES, secs(20), StationMessage::On);
         cx.close(conn);
         cx.close(conn);
         conn
@@ -88,7 +84,7 @@ fn close_before_connect_ends_at_once() {
 #[test]
 fn actor_end_writes_data_and_closes_sockets() {
     let mut station = Station::new(|cx, message| {
-        if let Net::On(conn, SocketEvent::Data(_)) = message {
+        if let StationMessage::On(conn, SocketEvent::Data(_)) = message {
             cx.write(*conn, "farewell");
             cx.terminate(cx.addr());
         }
@@ -149,7 +145,7 @@ fn unlisten_keeps_open_connections() {
     assert!(!station.act(move |cx| cx.unlisten(at)));
     assert_eq!(TcpStream::connect(at).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     peer.write_all(b"hello\n").unwrap();
-    station.until("the line", |station| station.heard.has(conn, "hello"));
+    station.until("the line", |station| station.log.has(conn, "hello"));
 }
 
 #[test]
@@ -163,7 +159,7 @@ fn connection_ignores_calls_of_other_actors() {
         cx.close(conn);
         assert_eq!(cx.unwritten(conn), 0);
     });
-    assert_eq!(station.heard.joined(conn), "opened");
+    assert_eq!(station.log.joined(conn), "opened");
     station.act(move |cx| cx.close(conn));
     assert_eq!(station.until_ended(conn), "opened closed");
     let reader = reading(peer);
@@ -177,7 +173,7 @@ fn constructor_panic_ends_actor_and_sockets() {
     let at = station.act(|cx| {
         cx.listen("127.0.0.1:0", LINES, |conn, event| match event {
             SocketEvent::Data(_) => panic!("no such message"),
-            event => Net::On(conn, event),
+            event => StationMessage::On(conn, event),
         })
         .unwrap()
     });
@@ -199,7 +195,7 @@ fn thousand_short_connections_leave_no_state() {
     let before = station.events.stats();
     for round in 0..1000 {
         let conn = station.connect(at, LINES);
-        station.until("an open connection", |station| station.heard.has(conn, "opened"));
+        station.until("an open connection", |station| station.log.has(conn, "opened"));
         if round % 2 == 0 {
             station.write(conn, "x");
         }

@@ -1,21 +1,21 @@
-//! Hot swap: an actor's own, and offered by another.
+//! Hot swap: an actor replaces its own behaviour, or takes one that another actor offers.
 
 use antiphon_sched::*;
 
 use crate::common::*;
 
 #[test]
-fn a_swap_keeps_mailbox_address_timers_monitors_and_ports() {
+fn swap_keeps_mailbox_address_timers_monitors_and_requests() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
-    let victim = scribe::<u32>(&mut events, &Log::default());
+    let monitored = scribe::<u32>(&mut events, &Log::default());
     let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
     let actor = events.spawn(move |cx, event: Event<u32>| {
         let next = seen.clone();
         match event {
             Event::Start => {
-                cx.monitor(victim);
+                cx.monitor(monitored);
                 cx.after(millis(10), 100);
                 cx.every(millis(30), || 200);
                 cx.ask(sink, millis(20), |reply| reply, |answer| if answer.is_err() { 300 } else { 0 });
@@ -34,7 +34,7 @@ fn a_swap_keeps_mailbox_address_timers_monitors_and_ports() {
     pass(&mut events, millis(40));
     assert_eq!(log.take(), "2 3 4 100 300 200");
     events.send(actor, 5).unwrap();
-    within(&mut events, move |cx| cx.terminate(victim));
+    within(&mut events, move |cx| cx.terminate(monitored));
     assert_eq!(log.take(), "5 down:terminated");
     within(&mut events, move |cx| cx.terminate(actor));
     within(&mut events, move |cx| cx.terminate(sink));
@@ -43,40 +43,30 @@ fn a_swap_keeps_mailbox_address_timers_monitors_and_ports() {
 }
 
 #[test]
-fn the_old_behaviour_is_dropped_at_the_swap() {
+fn swap_drops_old_behaviour_at_once() {
     let mut events = virtual_loop();
     let log = Log::default();
+    let drops = log.clone();
+    let dropped = OnDrop(move || drops.note("dropped"));
     let seen = log.clone();
-    let dropped = OnDrop(move || seen.note("dropped"));
-    let seen = log.clone();
-    events.spawn(move |_: &mut Cx<()>, _| {
+    let actor = events.spawn(move |_: &mut Cx<u8>, _| {
         let (_, next) = (&dropped, seen.clone());
         seen.note("old");
         swap_actor(actor(move |_, event| {
-            tell(&next, &event.discard());
+            tell(&next, &event);
             stop()
         }))
     });
     settle(&mut events);
-    assert_eq!(log.take(), "old dropped", "the new behaviour gets the next event, not a start");
-}
-
-trait Discard {
-    fn discard(self) -> Event<u8>;
-}
-
-impl Discard for Event<()> {
-    fn discard(self) -> Event<u8> {
-        match self {
-            Self::Message(()) => Event::Message(0),
-            Self::Start => Event::Start,
-            _ => Event::Timeout,
-        }
-    }
+    assert_eq!(log.take(), "old dropped", "the new behaviour gets no start event");
+    events.send(actor, 7).unwrap();
+    settle(&mut events);
+    assert_eq!(log.take(), "7");
+    assert_eq!(events.stats().actors, 0);
 }
 
 #[test]
-fn an_offer_is_taken_by_swap_actor() {
+fn swap_offer_accepted_replaces_behaviour() {
     let mut events = virtual_loop();
     let log = Log::default();
     let taker = events.spawn(|_, event: Event<u32>| match event {
@@ -96,7 +86,7 @@ fn an_offer_is_taken_by_swap_actor() {
 }
 
 #[test]
-fn an_offer_that_is_not_taken_is_dropped() {
+fn swap_offer_not_accepted_is_dropped() {
     let mut events = virtual_loop();
     let log = Log::default();
     let refuser = scribe::<u32>(&mut events, &log);
@@ -105,7 +95,7 @@ fn an_offer_that_is_not_taken_is_dropped() {
         let dropped = OnDrop(move || seen.note("dropped"));
         cx.swap(refuser, move |_, _| {
             let _ = &dropped;
-            panic!("it was not taken")
+            panic!("a refused behaviour ran")
         });
     });
     events.send(refuser, 1).unwrap();
@@ -114,7 +104,7 @@ fn an_offer_that_is_not_taken_is_dropped() {
 }
 
 #[test]
-fn a_swap_to_itself_many_times_leaks_nothing_and_lets_others_run() {
+fn repeated_swaps_leak_nothing_and_stay_fair() {
     let mut events = virtual_loop();
     let log = Log::default();
     fn next(left: u32, log: Log) -> impl Actor<u32> {
@@ -130,42 +120,45 @@ fn a_swap_to_itself_many_times_leaks_nothing_and_lets_others_run() {
         })
     }
     events.spawn_actor(next(1000, log.clone()));
+    scribe::<u32>(&mut events, &log);
     settle(&mut events);
-    assert_eq!(log.take(), "end");
-    assert_eq!(events.stats().actors, 0);
+    assert_eq!(log.take(), "start end", "the other actor runs before the last swap");
+    assert_eq!(events.stats().actors, 1);
 }
 
+/// The actor's slot is already free when its step returns. The returned swap must not reach the next actor in
+/// that slot.
 #[test]
-fn an_actor_that_was_killed_in_its_step_and_answers_with_a_swap_is_dead() {
-    // Its slot is free by then: whatever the answer does to it hits the next tenant.
+fn swap_by_terminated_actor_is_ignored() {
     let mut events = virtual_loop();
     let log = Log::default();
     for _ in 0..3 {
         events.spawn(|cx: &mut Cx<u32>, _| {
-            let adapter = cx.adapter(|_: u8| panic!("no ear for that"));
+            let adapter = cx.adapter(|_: u8| panic!("in an adapter"));
             cx.send(adapter, 1)?;
-            swap(|_, _| panic!("the dead do not run"))
+            swap(|_, _| panic!("a terminated actor ran"))
         });
     }
     settle(&mut events);
-    let tenants: Vec<_> = (0..6).map(|_| scribe::<u32>(&mut events, &log)).collect();
+    let successors: Vec<_> = (0..6).map(|_| scribe::<u32>(&mut events, &log)).collect();
     settle(&mut events);
     assert_eq!(log.take(), "start start start start start start");
-    for (n, tenant) in (0..).zip(tenants) {
-        events.send(tenant, n).unwrap();
+    for (n, successor) in (0..).zip(successors) {
+        events.send(successor, n).unwrap();
     }
     settle(&mut events);
     assert_eq!(log.take(), "0 1 2 3 4 5");
     assert_eq!(events.stats().actors, 6);
 }
 
+/// The start and 63 messages make up a batch of 64 steps. The panic is in the last step.
 #[test]
-fn an_actor_that_was_killed_in_the_last_step_of_its_turn_is_dead() {
+fn actor_terminated_in_last_batch_step_stays_terminated() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = events.spawn(|cx: &mut Cx<u32>, event| {
         if let Event::Message(62) = event {
-            let adapter = cx.adapter(|_: u8| panic!("no ear for that"));
+            let adapter = cx.adapter(|_: u8| panic!("in an adapter"));
             cx.send(adapter, 1)?;
         }
         receive()
@@ -175,10 +168,10 @@ fn an_actor_that_was_killed_in_the_last_step_of_its_turn_is_dead() {
     }
     settle(&mut events);
     assert_eq!(events.stats().actors, 0);
-    let tenants: Vec<_> = (0..4).map(|_| scribe::<u32>(&mut events, &log)).collect();
+    let successors: Vec<_> = (0..4).map(|_| scribe::<u32>(&mut events, &log)).collect();
     settle(&mut events);
-    for (n, tenant) in (0..).zip(tenants) {
-        events.send(tenant, n).unwrap();
+    for (n, successor) in (0..).zip(successors) {
+        events.send(successor, n).unwrap();
     }
     settle(&mut events);
     assert_eq!(log.take(), "start start start start 0 1 2 3");

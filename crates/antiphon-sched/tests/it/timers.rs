@@ -1,4 +1,5 @@
-//! Timers: messages to oneself, once or repeated; cancelled, pushed back, gone with their actor.
+//! Timers send messages to their own actor, once or repeatedly. They can be cancelled and pushed back. They end
+//! with their actor.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,10 +8,10 @@ use antiphon_sched::*;
 
 use crate::common::*;
 
-/// A message that does something when it is dropped.
-type Dropped = OnDrop<Box<dyn FnMut()>>;
+/// A message that calls a closure when it is dropped.
+type DropMessage = OnDrop<Box<dyn FnMut()>>;
 
-/// An actor whose start is `begin`, and which logs its messages.
+/// Starts an actor that calls `begin` at its start, and logs each message and passes it to `each`.
 fn timed(
     events: &mut Loop,
     log: &Log,
@@ -34,7 +35,7 @@ fn timed(
 }
 
 #[test]
-fn timers_fire_in_order_of_time_then_of_making() {
+fn timers_fire_by_deadline_then_creation_order() {
     let mut events = virtual_loop();
     let log = Log::default();
     timed(
@@ -55,7 +56,7 @@ fn timers_fire_in_order_of_time_then_of_making() {
 }
 
 #[test]
-fn a_timer_never_fires_early_and_at_most_a_tick_late() {
+fn timer_fires_within_two_milliseconds_of_deadline() {
     let mut events = virtual_loop();
     let fired = Rc::new(Cell::new(Time::ZERO));
     let place = fired.clone();
@@ -77,21 +78,20 @@ fn a_timer_never_fires_early_and_at_most_a_tick_late() {
 }
 
 #[test]
-fn a_cancelled_timer_gives_its_place_back_and_its_message_up() {
+fn cancelled_timer_is_freed_with_its_message() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let seen = log.clone();
-    let drops = log.clone();
-    events.spawn(move |cx, event: Event<Option<Dropped>>| {
+    let (results, messages) = (log.clone(), log.clone());
+    events.spawn(move |cx, event: Event<Option<DropMessage>>| {
         match event {
             Event::Start => {
-                let noted = drops.clone();
-                let timer = cx.after(millis(10), Some(OnDrop(Box::new(move || noted.note("dropped")) as _)));
-                drops.note(cx.cancel(timer));
-                drops.note(cx.cancel(timer));
-                drops.note(cx.push_back(timer, secs(1)));
+                let drops = results.clone();
+                let timer = cx.after(millis(10), Some(OnDrop(Box::new(move || drops.note("dropped")) as _)));
+                results.note(cx.cancel(timer));
+                results.note(cx.cancel(timer));
+                results.note(cx.push_back(timer, secs(1)));
             }
-            Event::Message(_) => seen.note("fired"),
+            Event::Message(_) => messages.note("fired"),
             _ => {}
         }
         receive()
@@ -102,7 +102,7 @@ fn a_cancelled_timer_gives_its_place_back_and_its_message_up() {
 }
 
 #[test]
-fn a_timer_that_has_fired_cannot_be_cancelled_nor_pushed_back() {
+fn fired_timer_cannot_be_cancelled_or_pushed_back() {
     let mut events = virtual_loop();
     let log = Log::default();
     let (timer, seen) = (Rc::new(Cell::new(None)), log.clone());
@@ -121,7 +121,7 @@ fn a_timer_that_has_fired_cannot_be_cancelled_nor_pushed_back() {
 }
 
 #[test]
-fn a_timer_pushed_back_fires_later_and_pulled_forward_earlier() {
+fn timer_pushed_back_fires_at_new_deadline() {
     let mut events = virtual_loop();
     let log = Log::default();
     timed(
@@ -130,8 +130,8 @@ fn a_timer_pushed_back_fires_later_and_pulled_forward_earlier() {
         |cx| {
             let early = cx.after(millis(10), 1);
             let late = cx.after(secs(1000), 2);
-            assert!(cx.push_back(early, millis(100)), "it runs");
-            assert!(cx.push_back(late, millis(20)), "it runs");
+            assert!(cx.push_back(early, millis(100)), "the timer is active");
+            assert!(cx.push_back(late, millis(20)), "the timer is active");
         },
         |_, _| {},
     );
@@ -142,7 +142,7 @@ fn a_timer_pushed_back_fires_later_and_pulled_forward_earlier() {
 }
 
 #[test]
-fn a_repeated_timer_goes_on_until_it_is_cancelled() {
+fn repeated_timer_fires_until_cancelled() {
     let mut events = virtual_loop();
     let log = Log::default();
     let timer = Rc::new(Cell::new(None));
@@ -169,7 +169,7 @@ fn a_repeated_timer_goes_on_until_it_is_cancelled() {
 }
 
 #[test]
-fn a_repeated_timer_can_be_pushed_back_after_it_has_ticked() {
+fn repeated_timer_can_be_pushed_back_after_tick() {
     let mut events = virtual_loop();
     let log = Log::default();
     let timer = Rc::new(Cell::new(None));
@@ -189,7 +189,7 @@ fn a_repeated_timer_can_be_pushed_back_after_it_has_ticked() {
 }
 
 #[test]
-fn ticks_that_wait_are_not_doubled() {
+fn waiting_ticks_are_not_duplicated() {
     let mut events = virtual_loop();
     let log = Log::default();
     let made = Rc::new(Cell::new(0));
@@ -213,13 +213,13 @@ fn ticks_that_wait_are_not_doubled() {
     });
     pass(&mut events, millis(106));
     assert_eq!(log.take(), "start timeout 1");
-    assert_eq!(made.get(), 1, "made when it is taken, not when it is due");
+    assert_eq!(made.get(), 1, "the message is made when the actor receives it, not when the timer is due");
     within(&mut events, move |cx| cx.terminate(actor));
     assert_eq!(events.stats().timers, 0);
 }
 
 #[test]
-fn a_tick_of_a_cancelled_timer_is_not_taken_for_one_of_its_successor() {
+fn tick_of_cancelled_timer_is_not_its_successors() {
     let mut events = virtual_loop();
     let log = Log::default();
     let mut timer = None;
@@ -232,7 +232,7 @@ fn a_tick_of_a_cancelled_timer_is_not_taken_for_one_of_its_successor() {
                 suspend()
             }
             Event::Resumed(_) => {
-                assert!(cx.cancel(timer.take().unwrap()), "it runs, and its tick waits");
+                assert!(cx.cancel(timer.take().unwrap()), "the timer is active, and its tick waits");
                 cx.every(secs(1), || 2);
                 cx.after(secs(2), 3);
                 receive()
@@ -249,15 +249,15 @@ fn a_tick_of_a_cancelled_timer_is_not_taken_for_one_of_its_successor() {
 }
 
 #[test]
-fn only_ones_own_timers_can_be_touched() {
+fn timer_of_another_actor_cannot_be_changed() {
     let mut events = virtual_loop();
     let log = Log::default();
     let timer = Rc::new(Cell::new(None));
-    let (once, often) = (timer.clone(), log.clone());
+    let (place, results) = (timer.clone(), log.clone());
     timed(
         &mut events,
         &log,
-        move |cx| once.set(Some((cx.after(millis(10), 1), cx.every(millis(10), || 2)))),
+        move |cx| place.set(Some((cx.after(millis(10), 1), cx.every(millis(10), || 2)))),
         |_, _| {},
     );
     timed(
@@ -266,9 +266,9 @@ fn only_ones_own_timers_can_be_touched() {
         move |cx| {
             cx.after(secs(5), 9);
             cx.every(secs(5), || 9);
-            let (once, every) = timer.get().unwrap();
-            often.note(format!("{} {}", cx.cancel(once), cx.push_back(once, secs(1))));
-            often.note(format!("{} {}", cx.cancel(every), cx.push_back(every, secs(1))));
+            let (once, repeated) = timer.get().unwrap();
+            results.note(format!("{} {}", cx.cancel(once), cx.push_back(once, secs(1))));
+            results.note(format!("{} {}", cx.cancel(repeated), cx.push_back(repeated, secs(1))));
         },
         |_, _| {},
     );
@@ -277,23 +277,23 @@ fn only_ones_own_timers_can_be_touched() {
 }
 
 #[test]
-fn timers_are_gone_with_their_actor_and_their_messages_dropped() {
+fn timers_end_with_their_actor_dropping_messages() {
     let mut events = virtual_loop();
     let before = events.stats();
     let log = Log::default();
     let seen = log.clone();
-    let actor = events.spawn(move |cx, event: Event<Dropped>| {
+    let actor = events.spawn(move |cx, event: Event<DropMessage>| {
         if let Event::Start = event {
             for _ in 0..3 {
                 let seen = seen.clone();
                 cx.after(secs(1), OnDrop(Box::new(move || seen.note("x")) as _));
             }
-            let kept = OnDrop({
+            let held = OnDrop({
                 let seen = seen.clone();
                 move || seen.note("every")
             });
             cx.every(secs(1), move || {
-                let _ = &kept;
+                let _ = &held;
                 OnDrop(Box::new(|| {}) as _)
             });
         }
@@ -309,9 +309,9 @@ fn timers_are_gone_with_their_actor_and_their_messages_dropped() {
     assert_eq!(log.take(), "");
 }
 
+/// More timers are due at once than one round fires. The actor cancels the last of them between two rounds.
 #[test]
-fn a_timer_that_is_due_but_waits_for_its_round_can_still_be_cancelled() {
-    // More timers are due at once than one round fires; the last of them are cancelled in between.
+fn due_timer_not_yet_fired_can_be_cancelled() {
     let mut events = virtual_loop();
     let fired = Rc::new(Cell::new(0));
     let count = fired.clone();
@@ -323,13 +323,13 @@ fn a_timer_that_is_due_but_waits_for_its_round_can_still_be_cancelled() {
                 timers.extend((1..10_000).map(|n| cx.after(millis(10), n)));
             }
             Event::Message(1) => {
-                let taken = timers.drain(9_000..).filter(|timer| cx.cancel(*timer)).count();
-                assert_eq!(taken, 999);
+                let cancelled = timers.drain(9_000..).filter(|timer| cx.cancel(*timer)).count();
+                assert_eq!(cancelled, 999);
                 cx.after(secs(5), 100_000);
                 cx.after(secs(5), 100_000);
             }
             Event::Message(0) => {}
-            Event::Message(100_000) => panic!("a new timer fired in the place of an old one"),
+            Event::Message(100_000) => panic!("a new timer fired at the deadline of a cancelled one"),
             Event::Message(_) => count.set(count.get() + 1),
             _ => {}
         }
@@ -341,7 +341,7 @@ fn a_timer_that_is_due_but_waits_for_its_round_can_still_be_cancelled() {
 }
 
 #[test]
-fn a_wait_answered_while_its_timer_is_due_leaves_no_second_timer() {
+fn message_while_timeout_is_due_leaves_one_timer() {
     let mut events = virtual_loop();
     let actors: Vec<_> = (0..6_000)
         .map(|_| {
@@ -364,7 +364,7 @@ fn a_wait_answered_while_its_timer_is_due_leaves_no_second_timer() {
 }
 
 #[test]
-fn too_many_timers_fail_the_actor_and_leak_nothing() {
+fn too_many_timers_fail_actor_without_leak() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = events.spawn(|cx: &mut Cx<u32>, event| {
@@ -384,7 +384,7 @@ fn too_many_timers_fail_the_actor_and_leak_nothing() {
 }
 
 #[test]
-fn time_stands_still_during_a_turn() {
+fn time_is_constant_during_a_step() {
     let mut events = real_loop();
     let seen = Log::default();
     let log = seen.clone();

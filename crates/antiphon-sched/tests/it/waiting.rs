@@ -1,19 +1,19 @@
-//! What an actor can wait for: receive, receive_within, receive_if, sleep, suspend.
+//! The ways in which an actor waits: `receive`, `receive_within`, `receive_if`, `sleep`, `suspend`.
 
 use antiphon_sched::*;
 
 use crate::common::*;
 
-/// An actor that does what `answer` says to each event, and writes it down.
+/// Starts an actor that logs each event and returns the step that `next` returns for it.
 fn waiter(
     events: &mut Loop,
     log: &Log,
-    mut answer: impl FnMut(&Event<u32>) -> Step<u32> + 'static,
+    mut next: impl FnMut(&Event<u32>) -> Step<u32> + 'static,
 ) -> Addr<u32> {
     let log = log.clone();
     events.spawn(move |_, event| {
         tell(&log, &event);
-        answer(&event)
+        next(&event)
     })
 }
 
@@ -25,7 +25,7 @@ fn send_all(events: &mut Loop, to: Addr<u32>, messages: impl IntoIterator<Item =
 }
 
 #[test]
-fn messages_sent_before_the_start_come_after_it() {
+fn messages_sent_before_start_follow_it() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = scribe(&mut events, &log);
@@ -34,7 +34,7 @@ fn messages_sent_before_the_start_come_after_it() {
 }
 
 #[test]
-fn receive_within_times_out_once_after_silence() {
+fn receive_within_idle_times_out_once() {
     let mut events = virtual_loop();
     let log = Log::default();
     let mut first = true;
@@ -47,12 +47,12 @@ fn receive_within_times_out_once_after_silence() {
     assert_eq!(log.take(), "timeout");
     pass(&mut events, secs(10));
     send_all(&mut events, actor, [1]);
-    assert_eq!(log.take(), "1", "a timeout is told once");
+    assert_eq!(log.take(), "1", "the timeout fires once");
     assert_eq!(events.stats().timers, 0);
 }
 
 #[test]
-fn a_message_in_time_pushes_the_timeout_back_with_one_timer_for_all() {
+fn messages_before_timeout_postpone_one_timer() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = waiter(&mut events, &log, |_| receive_within(millis(100)));
@@ -61,13 +61,15 @@ fn a_message_in_time_pushes_the_timeout_back_with_one_timer_for_all() {
         pass(&mut events, millis(90));
         assert_eq!(events.stats().timers, 1);
     }
-    assert!(!log.take().contains("timeout"));
+    let entries = log.take();
+    assert!(!entries.contains("timeout"));
+    assert_eq!(entries.split(' ').count(), 1001, "the start and 1000 messages");
     pass(&mut events, millis(12));
     assert_eq!(log.take(), "timeout");
 }
 
 #[test]
-fn a_message_that_waits_comes_before_a_timeout_that_is_due() {
+fn waiting_message_precedes_due_timeout() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = waiter(&mut events, &log, |event| match event {
@@ -79,11 +81,11 @@ fn a_message_that_waits_comes_before_a_timeout_that_is_due() {
     events.advance_to(late);
     send_all(&mut events, actor, [1]);
     pass(&mut events, secs(1));
-    assert_eq!(log.take(), "start 1", "whoever was heard in time is not timed out");
+    assert_eq!(log.take(), "start 1", "a message that arrived before the timeout fires cancels it");
 }
 
 #[test]
-fn a_shorter_wait_after_a_longer_one_ends_first() {
+fn shorter_timeout_replaces_longer_one() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = waiter(&mut events, &log, |event| match event {
@@ -98,7 +100,7 @@ fn a_shorter_wait_after_a_longer_one_ends_first() {
 }
 
 #[test]
-fn receive_if_keeps_the_order_of_what_it_refuses() {
+fn receive_if_keeps_order_of_refused_messages() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = waiter(&mut events, &log, |event| match event {
@@ -117,7 +119,7 @@ fn receive_if_keeps_the_order_of_what_it_refuses() {
 }
 
 #[test]
-fn a_predicate_is_asked_about_each_message_once_while_it_waits() {
+fn predicate_tests_each_waiting_message_once() {
     let mut events = virtual_loop();
     let log = Log::default();
     let asked = log.clone();
@@ -138,16 +140,16 @@ fn a_predicate_is_asked_about_each_message_once_while_it_waits() {
 }
 
 #[test]
-fn events_pass_a_predicate_and_the_refused_messages_stay() {
+fn events_bypass_predicate_and_refused_messages_stay() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let victim = scribe::<u32>(&mut events, &Log::default());
+    let monitored = scribe::<u32>(&mut events, &Log::default());
     let seen = log.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
         tell(&seen, &event);
         match event {
             Event::Start => {
-                cx.monitor(victim);
+                cx.monitor(monitored);
                 receive_if(|_| false)
             }
             Event::Down(_) => receive_if(|n| *n == 2),
@@ -156,12 +158,12 @@ fn events_pass_a_predicate_and_the_refused_messages_stay() {
     });
     send_all(&mut events, actor, [1, 2, 3]);
     assert_eq!(log.take(), "start");
-    within(&mut events, move |cx| cx.terminate(victim));
+    within(&mut events, move |cx| cx.terminate(monitored));
     assert_eq!(log.take(), "down:terminated 2 1 3");
 }
 
 #[test]
-fn a_repeated_timers_message_is_a_message_to_a_predicate() {
+fn predicate_tests_messages_of_repeated_timer() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -177,14 +179,14 @@ fn a_repeated_timers_message_is_a_message_to_a_predicate() {
         }
     });
     pass(&mut events, millis(100));
-    assert_eq!(log.take(), "start", "7 is refused");
+    assert_eq!(log.take(), "start", "the predicate refuses 7");
     send_all(&mut events, actor, [1]);
     assert_eq!(log.take(), "1");
     assert_eq!((events.stats().timers, events.stats().actors), (0, 0));
 }
 
 #[test]
-fn a_refused_tick_keeps_its_place_and_is_not_doubled() {
+fn refused_tick_keeps_its_place_without_duplicates() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -203,11 +205,11 @@ fn a_refused_tick_keeps_its_place_and_is_not_doubled() {
     send_all(&mut events, actor, [6, 1]);
     assert_eq!(log.take(), "start 1 5 7 6");
     pass(&mut events, millis(11));
-    assert_eq!(log.take(), "7", "the timer goes on");
+    assert_eq!(log.take(), "7", "the timer still runs");
 }
 
 #[test]
-fn a_cancelled_tick_that_still_waits_disturbs_no_waiting() {
+fn cancelled_waiting_tick_leaves_predicate_in_place() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -220,7 +222,7 @@ fn a_cancelled_tick_that_still_waits_disturbs_no_waiting() {
                 suspend()
             }
             Event::Resumed(_) => {
-                assert!(cx.cancel(tick.take().unwrap()), "it runs");
+                assert!(cx.cancel(tick.take().unwrap()), "the timer is active");
                 receive_if(|n| *n == 2)
             }
             Event::Message(2) => receive_within(millis(50)),
@@ -230,13 +232,17 @@ fn a_cancelled_tick_that_still_waits_disturbs_no_waiting() {
     pass(&mut events, millis(15));
     within(&mut events, move |cx| cx.resume(actor, ()));
     send_all(&mut events, actor, [1]);
-    assert_eq!(log.take(), "start resumed", "1 is refused: the dead tick did not end the waiting");
+    assert_eq!(
+        log.take(),
+        "start resumed",
+        "the predicate refuses 1: the cancelled tick did not remove the predicate"
+    );
     send_all(&mut events, actor, [2]);
     assert_eq!(log.take(), "2 1");
 }
 
 #[test]
-fn a_cancelled_tick_does_not_swallow_a_timeout() {
+fn cancelled_waiting_tick_leaves_timeout_in_place() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -249,7 +255,7 @@ fn a_cancelled_tick_does_not_swallow_a_timeout() {
                 suspend()
             }
             Event::Resumed(_) => {
-                assert!(cx.cancel(tick.take().unwrap()), "it runs");
+                assert!(cx.cancel(tick.take().unwrap()), "the timer is active");
                 receive_within(millis(50))
             }
             _ => receive(),
@@ -262,7 +268,7 @@ fn a_cancelled_tick_does_not_swallow_a_timeout() {
 }
 
 #[test]
-fn sleep_lets_messages_wait_and_then_times_out() {
+fn sleep_times_out_before_waiting_messages() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = waiter(&mut events, &log, |event| match event {
@@ -277,7 +283,7 @@ fn sleep_lets_messages_wait_and_then_times_out() {
 }
 
 #[test]
-fn sleep_for_no_time_still_lets_others_run_and_times_out() {
+fn sleep_of_zero_times_out() {
     let mut events = virtual_loop();
     let log = Log::default();
     waiter(&mut events, &log, |event| match event {
@@ -289,7 +295,7 @@ fn sleep_for_no_time_still_lets_others_run_and_times_out() {
 }
 
 #[test]
-fn sleep_for_ever_is_a_sleep_and_not_an_overflow() {
+fn sleep_of_maximum_does_not_overflow() {
     let mut events = virtual_loop();
     let log = Log::default();
     waiter(&mut events, &log, |event| match event {
@@ -301,7 +307,7 @@ fn sleep_for_ever_is_a_sleep_and_not_an_overflow() {
 }
 
 #[test]
-fn a_resume_wakes_from_sleep_and_the_old_timeout_never_comes() {
+fn resume_ends_sleep_and_cancels_timeout() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = waiter(&mut events, &log, |event| match event {
@@ -317,16 +323,16 @@ fn a_resume_wakes_from_sleep_and_the_old_timeout_never_comes() {
 }
 
 #[test]
-fn a_suspended_actor_wakes_by_resume_throw_and_terminate_only() {
+fn suspended_actor_handles_only_resume_throw_terminate() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
-    let victim = scribe::<u32>(&mut events, &Log::default());
+    let monitored = scribe::<u32>(&mut events, &Log::default());
     let actor = events.spawn(move |cx, event: Event<u32>| {
         tell(&seen, &event);
         match event {
             Event::Start => {
-                cx.monitor(victim);
+                cx.monitor(monitored);
                 cx.after(millis(5), 50);
                 suspend()
             }
@@ -338,9 +344,9 @@ fn a_suspended_actor_wakes_by_resume_throw_and_terminate_only() {
         }
     });
     send_all(&mut events, actor, [1, 2]);
-    within(&mut events, move |cx| cx.terminate(victim));
+    within(&mut events, move |cx| cx.terminate(monitored));
     pass(&mut events, secs(100));
-    assert_eq!(log.take(), "start", "neither messages nor a Down nor time wake it");
+    assert_eq!(log.take(), "start", "neither messages nor a `Down` nor a timer runs a suspended actor");
     within(&mut events, move |cx| cx.resume(actor, ()));
     within(&mut events, move |cx| cx.throw(actor, ()));
     assert_eq!(log.take(), "resumed thrown");
@@ -350,7 +356,7 @@ fn a_suspended_actor_wakes_by_resume_throw_and_terminate_only() {
 }
 
 #[test]
-fn what_waited_during_suspension_comes_in_order_afterwards() {
+fn messages_during_suspension_follow_in_order() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = waiter(&mut events, &log, |event| match event {

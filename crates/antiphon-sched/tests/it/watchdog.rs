@@ -1,4 +1,4 @@
-//! The watchdog names whoever holds the loop up, and logs name actors.
+//! The watchdog logs the name of an actor whose step takes too long. Log lines about failures name the actor.
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, OnceLock};
@@ -8,12 +8,12 @@ use antiphon_sched::*;
 
 use crate::common::*;
 
-/// Collects what is logged, of all tests of this program.
-struct Collector;
+/// Collects the log lines of all tests in this process, from `WARN` up.
+struct LogCollector;
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-impl tracing::Subscriber for Collector {
+impl tracing::Subscriber for LogCollector {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         *metadata.level() <= tracing::Level::WARN
     }
@@ -26,13 +26,13 @@ impl tracing::Subscriber for Collector {
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
-        struct Line(String);
-        impl tracing::field::Visit for Line {
+        struct LogLine(String);
+        impl tracing::field::Visit for LogLine {
             fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
                 let _ = write!(self.0, "{field}={value:?} ");
             }
         }
-        let mut line = Line(String::new());
+        let mut line = LogLine(String::new());
         event.record(&mut line);
         LINES.lock().unwrap().push(line.0);
     }
@@ -41,27 +41,29 @@ impl tracing::Subscriber for Collector {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-fn collect() {
+/// Starts to collect log lines. Further calls do nothing.
+fn collect_log() {
     static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(|| tracing::subscriber::set_global_default(Collector).unwrap());
+    ONCE.get_or_init(|| tracing::subscriber::set_global_default(LogCollector).unwrap());
 }
 
+/// The collected log lines that contain `name`.
 fn logged(name: &str) -> Vec<String> {
     LINES.lock().unwrap().iter().filter(|line| line.contains(name)).cloned().collect()
 }
 
-/// Waits for a condition that another thread brings about.
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+/// Waits until another thread has made a condition true. Panics after 20 s, with `condition` as its name.
+fn wait_for(condition: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < secs(20), "{what} never came");
+        assert!(begun.elapsed() < secs(20), "timed out waiting for {condition}");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn a_slow_step_is_counted_and_a_quick_one_is_not() {
-    collect();
+fn slow_steps_are_logged_and_counted_once() {
+    collect_log();
     let mut events = Loop::new(LoopConfig::default()).unwrap();
     let mut slow = 0;
     let slowpoke = events.spawn(move |cx: &mut Cx<u32>, event| match event {
@@ -70,8 +72,8 @@ fn a_slow_step_is_counted_and_a_quick_one_is_not() {
             receive()
         }
         Event::Message(_) => {
-            // Until the watchdog has seen it: however slow this machine is.
-            wait_for("the watchdog", || logged("slowpoke").len() > slow);
+            // The step lasts until the watchdog has logged it, on a machine of any speed.
+            wait_for("a log line of the watchdog", || logged("slowpoke").len() > slow);
             slow += 1;
             if slow == 2 { stop() } else { receive() }
         }
@@ -80,31 +82,33 @@ fn a_slow_step_is_counted_and_a_quick_one_is_not() {
     events.send(slowpoke, 1).unwrap();
     events.send(slowpoke, 2).unwrap();
     events.run().unwrap();
-    assert_eq!(logged("slowpoke").len(), 2, "each step is told of once");
+    assert_eq!(logged("slowpoke").len(), 2, "each slow step is logged once");
     assert_eq!(events.stats().slow_steps, 2);
 }
 
 #[test]
-fn a_step_that_never_ends_is_named_while_it_runs() {
-    collect();
-    let (free, held) = std::sync::mpsc::channel::<()>();
+fn endless_step_is_logged_while_it_runs() {
+    collect_log();
+    let (release, released) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         let mut events = Loop::new(LoopConfig::default()).unwrap();
         events.spawn(move |cx: &mut Cx<()>, _| {
             cx.set_name("endless");
-            // Ends only because the test has seen its name.
-            held.recv()?;
+            // The step ends only after the test has found its name in the log.
+            released.recv()?;
             stop()
         });
         events.run().unwrap();
     });
-    wait_for("its name", || logged("endless").iter().any(|line| line.contains("takes too long")));
-    free.send(()).unwrap();
+    wait_for("the name of the actor", || {
+        logged("endless").iter().any(|line| line.contains("takes too long"))
+    });
+    release.send(()).unwrap();
     thread.join().unwrap();
 }
 
 #[test]
-fn without_a_watchdog_nothing_is_counted() {
+fn slow_step_without_watchdog_is_not_counted() {
     let mut events = real_loop();
     events.spawn(|_: &mut Cx<()>, _| {
         std::thread::sleep(millis(40));
@@ -115,8 +119,8 @@ fn without_a_watchdog_nothing_is_counted() {
 }
 
 #[test]
-fn an_end_in_failure_that_nobody_monitors_is_logged_by_name() {
-    collect();
+fn unmonitored_failure_is_logged_with_actor_name() {
+    collect_log();
     let mut events = virtual_loop();
     let failing = |name: &'static str| {
         move |cx: &mut Cx<u32>, event: Event<u32>| match event {
@@ -127,14 +131,14 @@ fn an_end_in_failure_that_nobody_monitors_is_logged_by_name() {
             _ => fail("out of paper"),
         }
     };
-    let lonely = events.spawn(failing("lonely printer"));
-    let watched = events.spawn(failing("watched printer"));
-    log_end(&mut events, &Log::default(), watched);
+    let unmonitored = events.spawn(failing("printer without monitor"));
+    let monitored = events.spawn(failing("printer with monitor"));
+    log_end(&mut events, &Log::default(), monitored);
     settle(&mut events);
-    events.send(lonely, 1).unwrap();
-    events.send(watched, 1).unwrap();
+    events.send(unmonitored, 1).unwrap();
+    events.send(monitored, 1).unwrap();
     settle(&mut events);
-    let lines = logged("lonely printer");
+    let lines = logged("printer without monitor");
     assert!(lines.len() == 1 && lines[0].contains("out of paper"), "{lines:?}");
-    assert!(logged("watched printer").is_empty(), "whoever monitors knows");
+    assert!(logged("printer with monitor").is_empty(), "the monitor receives the failure");
 }

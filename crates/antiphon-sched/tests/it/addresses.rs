@@ -10,7 +10,7 @@ fn stale_address_returns_message_after_slot_reuse() {
     let log = Log::default();
     let old = events.spawn(|_: &mut Cx<String>, _| stop());
     settle(&mut events);
-    let new = scribe::<String>(&mut events, &log);
+    let new = spawn_logger::<String>(&mut events, &log);
     settle(&mut events);
     let error = events.send(old, "hello".to_owned()).unwrap_err();
     assert!(matches!(&error, SendError::NoActor(text) if text == "hello"), "{error:?}");
@@ -31,7 +31,7 @@ fn mailbox_full_returns_message() {
     for limit in [1, 2, 3, 64, 1000] {
         let mut events = Loop::new(LoopConfig { mailbox_max: limit, ..virtual_config() }).unwrap();
         let log = Log::default();
-        let actor = scribe(&mut events, &log);
+        let actor = spawn_logger(&mut events, &log);
         for n in 0..limit {
             events.send(actor, n).unwrap_or_else(|reason| panic!("{n} of {limit}: {reason}"));
         }
@@ -49,7 +49,7 @@ fn mailbox_full_admits_replies_timers_and_downs() {
     let seen = log.clone();
     let dead = events.spawn(|_: &mut Cx<()>, _| stop());
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 cx.monitor(dead);
@@ -85,13 +85,13 @@ fn adapters_keep_order_of_one_sender() {
                 let flag = cx.adapter(|b: bool| format!("b{b}"));
                 slot.set(Some((number, flag)));
             }
-            event => tell(&seen, &event),
+            event => note_event(&seen, &event),
         }
         receive()
     });
     settle(&mut events);
     let (number, flag) = adapters.get().unwrap();
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         for n in 0..3 {
             cx.send(number, n).unwrap();
             cx.send(actor, format!("own{n}")).unwrap();
@@ -106,7 +106,7 @@ fn with_adapter(events: &mut Loop, log: &Log) -> (Addr<String>, Addr<u32>) {
     let adapter = std::rc::Rc::new(std::cell::Cell::new(None));
     let (slot, seen) = (adapter.clone(), log.clone());
     let actor = events.spawn(move |cx, event: Event<String>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         if let Event::Start = event {
             slot.set(Some(cx.adapter(|n: u32| format!("n{n}"))));
         }
@@ -127,7 +127,7 @@ fn adapter_shares_mailbox_limit_and_lifetime_of_owner() {
     assert!(matches!(events.send(adapter, 9), Err(SendError::Full(9))));
     settle(&mut events);
     assert_eq!(log.take(), "start n0 n1 n2");
-    within(&mut events, move |cx| cx.terminate(actor));
+    with_cx(&mut events, move |cx| cx.terminate(actor));
     assert!(matches!(events.send(adapter, 9), Err(SendError::NoActor(9))));
     assert_eq!(events.stats().actors, 0, "adapters end with their owner");
 }
@@ -137,11 +137,11 @@ fn adapter_address_monitors_resumes_and_terminates_owner() {
     let mut events = virtual_loop();
     let log = Log::default();
     let (_, adapter) = with_adapter(&mut events, &log);
-    log_end(&mut events, &log, adapter);
-    within(&mut events, move |cx| cx.resume(adapter, ()));
+    log_exit(&mut events, &log, adapter);
+    with_cx(&mut events, move |cx| cx.resume(adapter, ()));
     assert_eq!(log.take(), "start resumed");
     events.send(adapter, 5).unwrap();
-    within(&mut events, move |cx| cx.terminate(adapter));
+    with_cx(&mut events, move |cx| cx.terminate(adapter));
     assert_eq!(log.take(), "n5 terminate [terminated]");
     assert_eq!(events.stats().actors, 1, "only the monitoring actor is left");
 }
@@ -206,7 +206,7 @@ mod forged {
     fn forged_address_of_other_type_is_refused() {
         let mut events = virtual_loop();
         let log = Log::default();
-        let actor = scribe::<String>(&mut events, &log);
+        let actor = spawn_logger::<String>(&mut events, &log);
         settle(&mut events);
         assert!(matches!(events.send(forge::<u64>(actor.id()), 7), Err(SendError::WrongType(7))));
         assert!(matches!(events.send(forge::<()>(actor.id()), ()), Err(SendError::WrongType(()))));
@@ -230,14 +230,14 @@ mod forged {
     fn forged_keys_reach_no_actor() {
         let mut events = virtual_loop();
         let log = Log::default();
-        let actor = scribe::<String>(&mut events, &log);
+        let actor = spawn_logger::<String>(&mut events, &log);
         settle(&mut events);
         let right = actor.id().key().to_bits();
         for bits in (0..64).map(|bit| right ^ (1 << bit)).chain([u64::MAX, u64::MAX >> 8, (1 << 28) - 1]) {
             let forged = ActorId::new(events.node_id(), Key::from_bits(bits));
             let error = events.send(forge::<String>(forged), "x".into()).unwrap_err();
             assert!(matches!(error, SendError::NoActor(_)), "{forged}: {error:?}");
-            within(&mut events, move |cx| {
+            with_cx(&mut events, move |cx| {
                 cx.terminate(forged);
                 cx.resume(forged, ());
                 let monitor = cx.monitor(forged);
@@ -291,7 +291,7 @@ fn closed_adapter_leaves_actor_and_other_adapters() {
     let adapters = std::rc::Rc::new(std::cell::Cell::new(None));
     let slot = adapters.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         if matches!(event, Event::Start) {
             slot.set(Some((cx.adapter(|text: String| text.len() as u32), cx.adapter(|_: char| 7))));
         }

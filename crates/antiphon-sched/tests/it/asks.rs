@@ -131,7 +131,7 @@ fn actor_exit_or_panic_drops_held_replies() {
         asker(&mut events, &log, holder, |reply| reply);
         settle(&mut events);
         drop(stored.take());
-        within(&mut events, move |cx| cx.terminate(holder));
+        with_cx(&mut events, move |cx| cx.terminate(holder));
         settle(&mut events);
         assert_eq!(log.take(), "Err(Dropped) Err(Dropped)", "panics: {panics}");
         assert_eq!(requests_and_timers(&events), (0, 0));
@@ -221,7 +221,7 @@ fn requests_close_when_asker_exits() {
     let asker = asker(&mut events, &log, addr, |reply| reply);
     settle(&mut events);
     assert_eq!(requests_and_timers(&events), (1, 1));
-    within(&mut events, move |cx| cx.terminate(asker));
+    with_cx(&mut events, move |cx| cx.terminate(asker));
     assert_eq!(requests_and_timers(&events), (0, 0));
     events.loop_ref().reply(stored.take().unwrap(), 3);
     settle(&mut events);

@@ -80,7 +80,7 @@ pub(crate) fn pass(events: &mut Loop, span: Duration) {
 }
 
 /// Starts a daemon that monitors `actor` and logs its exit reason in brackets.
-pub(crate) fn log_end(events: &mut Loop, log: &Log, actor: impl Into<ActorId>) {
+pub(crate) fn log_exit(events: &mut Loop, log: &Log, actor: impl Into<ActorId>) {
     let (log, actor) = (log.clone(), actor.into());
     events.spawn(move |cx: &mut Cx<()>, event| {
         match event {
@@ -96,16 +96,16 @@ pub(crate) fn log_end(events: &mut Loop, log: &Log, actor: impl Into<ActorId>) {
 }
 
 /// Starts an actor that writes each event to `log`.
-pub(crate) fn scribe<M: Display + 'static>(events: &mut Loop, log: &Log) -> Addr<M> {
+pub(crate) fn spawn_logger<M: Display + 'static>(events: &mut Loop, log: &Log) -> Addr<M> {
     let log = log.clone();
     events.spawn(move |_: &mut Cx<M>, event| -> Step<M> {
-        tell(&log, &event);
+        note_event(&log, &event);
         receive()
     })
 }
 
 /// Writes a short form of an event to a log.
-pub(crate) fn tell<M: Display>(log: &Log, event: &Event<M>) {
+pub(crate) fn note_event<M: Display>(log: &Log, event: &Event<M>) {
     match event {
         Event::Start => log.note("start"),
         Event::Message(message) => log.note(message),
@@ -122,7 +122,7 @@ pub(crate) fn tell<M: Display>(log: &Log, event: &Event<M>) {
 }
 
 /// Runs `act` with the `Cx` of a new actor, which then stops.
-pub(crate) fn within(events: &mut Loop, act: impl FnOnce(&mut Cx<'_, ()>) + 'static) {
+pub(crate) fn with_cx(events: &mut Loop, act: impl FnOnce(&mut Cx<'_, ()>) + 'static) {
     let mut act = Some(act);
     events.spawn(move |cx: &mut Cx<()>, _| {
         if let Some(act) = act.take() {
@@ -151,9 +151,9 @@ pub(crate) fn request_id_of<R>(reply: &antiphon_sched::ReplyTo<R>) -> antiphon_s
 }
 
 /// Panics when it is dropped.
-pub(crate) struct Bomb;
+pub(crate) struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             panic!("a bomb went off");

@@ -16,7 +16,7 @@ fn tell_undeliverable_is_counted_and_reported() {
         let to = if letter.to == dead.id() { "dead" } else { "full" };
         seen.note(format!("{to}:{}:{:?}", letter.what, letter.reason));
     });
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         cx.tell(dead, 1);
         cx.tell(full, 2);
         cx.tell(full, 3);
@@ -44,7 +44,7 @@ fn dead_letter_flood_is_counted_and_reported_partly() {
     let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
     settle(&mut events);
     events.on_dead_letter(move |_| seen.note("x"));
-    within(&mut events, move |cx| (0..5_000).for_each(|n| cx.tell(dead, n)));
+    with_cx(&mut events, move |cx| (0..5_000).for_each(|n| cx.tell(dead, n)));
     assert_eq!(events.stats().dead_letters, 5_000);
     assert_eq!(log.take().split(' ').count(), 1_024);
 }
@@ -68,11 +68,11 @@ fn notify_refused_is_down_or_dead_letter() {
     });
     settle(&mut events);
     events.on_dead_letter(move |letter| seen.note(format!("{}:{:?}", letter.what, letter.reason)));
-    within(&mut events, move |cx| cx.notify(dead));
+    with_cx(&mut events, move |cx| cx.notify(dead));
     assert_eq!(log.take(), "a notify:NoActor");
-    within(&mut events, move |cx| cx.notify(busy));
+    with_cx(&mut events, move |cx| cx.notify(busy));
     assert_eq!(log.take(), "Refused");
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         (0..2).for_each(|n| cx.tell(busy, n));
         cx.notify(busy);
     });

@@ -66,7 +66,7 @@ fn embedded_loop_wakes_for_sources_and_timers() {
     far.set_nonblocking(true).unwrap();
     let mut far = mio::net::UnixStream::from_std(far);
     events.spawn(move |cx: &mut Cx<u32>, event| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 cx.register_source(&mut far, Interest::READABLE)?;

@@ -8,11 +8,11 @@ use crate::common::*;
 fn terminate_is_handled_then_ends_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let actor = scribe::<u32>(&mut events, &log);
-    log_end(&mut events, &log, actor);
+    let actor = spawn_logger::<u32>(&mut events, &log);
+    log_exit(&mut events, &log, actor);
     settle(&mut events);
     events.send(actor, 1).unwrap();
-    within(&mut events, move |cx| cx.terminate(actor));
+    with_cx(&mut events, move |cx| cx.terminate(actor));
     assert_eq!(log.take(), "start 1 terminate [terminated]");
     assert!(matches!(events.send(actor, 2), Err(SendError::NoActor(2))));
 }
@@ -28,10 +28,10 @@ fn terminate_reaches_waiting_actor() {
         _ => receive_within(secs(1000)),
     });
     for actor in [selects, sleeps, swaps] {
-        log_end(&mut events, &log, actor);
+        log_exit(&mut events, &log, actor);
         settle(&mut events);
         events.send(actor, 1).unwrap();
-        within(&mut events, move |cx| cx.terminate(actor));
+        with_cx(&mut events, move |cx| cx.terminate(actor));
     }
     assert_eq!(log.take(), "[terminated] [terminated] [terminated]");
     assert_eq!(events.stats().timers, 0);
@@ -41,10 +41,10 @@ fn terminate_reaches_waiting_actor() {
 fn throw_unhandled_fails_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let actor = scribe::<u32>(&mut events, &log);
-    log_end(&mut events, &log, actor);
+    let actor = spawn_logger::<u32>(&mut events, &log);
+    log_exit(&mut events, &log, actor);
     settle(&mut events);
-    within(&mut events, move |cx| cx.throw(actor, ()));
+    with_cx(&mut events, move |cx| cx.throw(actor, ()));
     assert_eq!(log.take(), "start thrown [failed: an exception was thrown into it, and not handled]");
 }
 
@@ -54,14 +54,14 @@ fn throw_handled_keeps_actor() {
     let log = Log::default();
     let seen = log.clone();
     let actor = events.spawn(move |_, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         if let Event::Thrown(thrown) = event {
             seen.note(format!("{:?}", thrown.take().get::<()>()));
         }
         receive()
     });
     settle(&mut events);
-    within(&mut events, move |cx| cx.throw(actor, ()));
+    with_cx(&mut events, move |cx| cx.throw(actor, ()));
     events.send(actor, 1).unwrap();
     settle(&mut events);
     assert_eq!(log.take(), "start thrown Ok(()) 1");
@@ -80,9 +80,9 @@ fn thrown_value_kept_past_step_fails_actor() {
         let _ = &kept;
         receive()
     });
-    log_end(&mut events, &log, actor);
+    log_exit(&mut events, &log, actor);
     settle(&mut events);
-    within(&mut events, move |cx| cx.throw(actor, ()));
+    with_cx(&mut events, move |cx| cx.throw(actor, ()));
     assert_eq!(log.take(), "[failed: an exception was thrown into it, and not handled]");
 }
 
@@ -98,7 +98,7 @@ fn resume_value_reaches_receiving_actor() {
         receive()
     });
     settle(&mut events);
-    within(&mut events, move |cx| cx.resume(actor, ()));
+    with_cx(&mut events, move |cx| cx.resume(actor, ()));
     assert_eq!(log.take(), "Ok(())");
 }
 
@@ -107,7 +107,7 @@ fn signals_to_exited_actor_are_dead_letters() {
     let mut events = virtual_loop();
     let dead = events.spawn(|_: &mut Cx<u32>, _| stop());
     settle(&mut events);
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         cx.terminate(dead);
         cx.throw(dead, ());
         cx.resume(dead, ());

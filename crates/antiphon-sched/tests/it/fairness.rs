@@ -36,7 +36,7 @@ fn self_sender_starves_no_actor_inbox_or_timer() {
     });
     let seen = log.clone();
     let neighbour = events.spawn(move |cx: &mut Cx<u32>, event| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         if let Event::Start = event {
             cx.after(millis(5), 50);
         }
@@ -101,7 +101,7 @@ fn inbox_flood_starves_no_actor() {
     for n in 0..60_000 {
         handle.send(sink, n).unwrap();
     }
-    let other = scribe::<u32>(&mut events, &log);
+    let other = spawn_logger::<u32>(&mut events, &log);
     events.send(other, 1).unwrap();
     events.work();
     assert_eq!(log.take(), "start 1");

@@ -78,7 +78,7 @@ fn parked_loop_wakes_for_each_message() {
 fn inbox_full_returns_message_and_refuses_requests() {
     let mut events = Loop::new(LoopConfig { inbox_max: 2, ..virtual_config() }).unwrap();
     let log = Log::default();
-    let sink = scribe::<u32>(&mut events, &log);
+    let sink = spawn_logger::<u32>(&mut events, &log);
     let handle = events.handle();
     handle.send(sink, 1).unwrap();
     handle.send(sink, 2).unwrap();
@@ -103,7 +103,7 @@ fn inbox_full_returns_message_and_refuses_requests() {
 fn handle_blocking_calls_on_loop_thread_are_refused() {
     let mut events = virtual_loop();
     let handle = events.handle();
-    let sink = scribe::<u32>(&mut events, &Log::default());
+    let sink = spawn_logger::<u32>(&mut events, &Log::default());
     let assert_refused = |handle: &Handle| {
         assert_eq!(handle.ask(sink, secs(1), |_: ReplyTo<()>| 4), Err(AskError::NoLoop));
         assert_eq!(handle.spawn(|_: &mut Cx<()>, _| stop()), Err(AskError::NoLoop));
@@ -115,7 +115,7 @@ fn handle_blocking_calls_on_loop_thread_are_refused() {
     assert_refused(&handle);
     let (inner, log) = (handle.clone(), Log::default());
     let seen = log.clone();
-    within(&mut events, move |_| {
+    with_cx(&mut events, move |_| {
         assert_eq!(inner.ask(sink, secs(1), |_: ReplyTo<()>| 4), Err(AskError::NoLoop));
         seen.note("refused");
     });

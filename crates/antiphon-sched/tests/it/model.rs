@@ -92,7 +92,7 @@ fn scripted(
         } else if let Event::Down(_) = event {
             log.note("down");
         } else {
-            tell(&log, &event);
+            note_event(&log, &event);
         }
         let choice = {
             let mut script = script.borrow_mut();

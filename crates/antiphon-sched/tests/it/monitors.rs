@@ -11,7 +11,7 @@ use crate::common::*;
 fn each_monitor_gets_exactly_one_down() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let victim = scribe::<u32>(&mut events, &Log::default());
+    let victim = spawn_logger::<u32>(&mut events, &Log::default());
     for n in 0..3 {
         let seen = log.clone();
         events.spawn(move |cx: &mut Cx<()>, event| {
@@ -31,7 +31,7 @@ fn each_monitor_gets_exactly_one_down() {
         });
     }
     settle(&mut events);
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         cx.terminate(victim);
         cx.terminate(victim);
     });
@@ -46,7 +46,7 @@ fn monitor_of_exited_actor_fires_at_once() {
     let log = Log::default();
     let dead = events.spawn(|_: &mut Cx<()>, _| stop());
     settle(&mut events);
-    log_end(&mut events, &log, dead);
+    log_exit(&mut events, &log, dead);
     settle(&mut events);
     assert_eq!(log.take(), "[no such actor]");
 }
@@ -56,7 +56,7 @@ fn foreign_monitor_without_transport_is_node_lost() {
     let mut events = virtual_loop();
     let log = Log::default();
     let foreign = virtual_loop().spawn(|_: &mut Cx<()>, _| receive());
-    log_end(&mut events, &log, foreign);
+    log_exit(&mut events, &log, foreign);
     settle(&mut events);
     assert_eq!(log.take(), "[its node was lost]");
 }
@@ -65,7 +65,7 @@ fn foreign_monitor_without_transport_is_node_lost() {
 fn demonitor_cancels_only_its_monitor() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let victim = scribe::<u32>(&mut events, &Log::default());
+    let victim = spawn_logger::<u32>(&mut events, &Log::default());
     let seen = log.clone();
     events.spawn(move |cx: &mut Cx<()>, event| {
         match event {
@@ -81,7 +81,7 @@ fn demonitor_cancels_only_its_monitor() {
         receive()
     });
     settle(&mut events);
-    within(&mut events, move |cx| cx.terminate(victim));
+    with_cx(&mut events, move |cx| cx.terminate(victim));
     assert_eq!(log.take(), "down");
 }
 
@@ -91,7 +91,7 @@ fn down_arrives_after_last_message() {
     let log = Log::default();
     let seen = log.clone();
     events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         if let Event::Start = event {
             let me = cx.addr();
             let child = cx.spawn(move |cx: &mut Cx<()>, _| {
@@ -111,7 +111,7 @@ fn down_arrives_after_last_message() {
 fn notify_sends_down_to_watcher() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let watcher = scribe::<String>(&mut events, &log);
+    let watcher = spawn_logger::<String>(&mut events, &log);
     let actor = events.spawn(move |cx: &mut Cx<u32>, event| match event {
         Event::Start => {
             cx.notify(watcher);
@@ -131,7 +131,7 @@ fn notify_of_exited_watcher_is_dead_letter() {
     let mut events = virtual_loop();
     let dead = events.spawn(|_: &mut Cx<()>, _| stop());
     settle(&mut events);
-    within(&mut events, move |cx| cx.notify(dead));
+    with_cx(&mut events, move |cx| cx.notify(dead));
     assert_eq!((events.stats().actors, events.stats().extras), (0, 0));
     assert_eq!(events.stats().dead_letters, 1);
 }
@@ -171,14 +171,14 @@ fn monitors_in_cycle_leave_no_state() {
 #[test]
 fn exited_watchers_leave_no_extras() {
     let mut events = virtual_loop();
-    let victim = scribe::<u32>(&mut events, &Log::default());
+    let victim = spawn_logger::<u32>(&mut events, &Log::default());
     for _ in 0..100 {
-        within(&mut events, move |cx| {
+        with_cx(&mut events, move |cx| {
             cx.monitor(victim);
         });
     }
     assert_eq!((events.stats().actors, events.stats().extras), (1, 0));
-    within(&mut events, move |cx| cx.terminate(victim));
+    with_cx(&mut events, move |cx| cx.terminate(victim));
     assert_eq!((events.stats().actors, events.stats().extras), (0, 0));
 }
 
@@ -215,7 +215,7 @@ fn watchers_share_one_local_exit_value() {
 fn watchers_each_decode_exit_value_with_address() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let sink = scribe::<String>(&mut events, &log);
+    let sink = spawn_logger::<String>(&mut events, &log);
     let victim = events.spawn(move |_: &mut Cx<u32>, event| match event {
         Event::Message(_) => exit(("text".to_owned(), sink)),
         _ => receive(),
@@ -302,11 +302,11 @@ fn join_times_out_or_reports_missing_actor() {
 fn send_down_reaches_only_live_actor() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let watcher = scribe::<u32>(&mut events, &log);
-    let channel = scribe::<u32>(&mut events, &Log::default()).id();
+    let watcher = spawn_logger::<u32>(&mut events, &log);
+    let channel = spawn_logger::<u32>(&mut events, &Log::default()).id();
     settle(&mut events);
     assert!(events.loop_ref().tell_down(watcher.id().key(), channel, ExitReason::Failed("closed".into())));
-    within(&mut events, move |cx| cx.terminate(watcher));
+    with_cx(&mut events, move |cx| cx.terminate(watcher));
     assert_eq!(log.take(), "start down:failed: closed terminate");
     assert!(!events.loop_ref().tell_down(watcher.id().key(), channel, ExitReason::NoActor));
 }
@@ -314,7 +314,7 @@ fn send_down_reaches_only_live_actor() {
 #[test]
 fn demonitor_leaves_no_extras() {
     let mut events = virtual_loop();
-    let target = scribe::<u32>(&mut events, &Log::default());
+    let target = spawn_logger::<u32>(&mut events, &Log::default());
     events.spawn(move |cx: &mut Cx<()>, _| {
         for _ in 0..10 {
             let monitor = cx.monitor(target);

@@ -12,16 +12,16 @@ use crate::common::*;
 fn run_beside_bystander(scenario: impl FnOnce(&mut Loop, &Log)) -> String {
     let mut events = virtual_loop();
     let log = Log::default();
-    let bystander = scribe::<&str>(&mut events, &Log::default());
+    let bystander = spawn_logger::<&str>(&mut events, &Log::default());
     settle(&mut events);
     scenario(&mut events, &log);
     pass(&mut events, secs(2));
     let entries = log.take();
     let end = Log::default();
-    log_end(&mut events, &end, bystander);
+    log_exit(&mut events, &end, bystander);
     settle(&mut events);
     events.send(bystander, "still running").unwrap();
-    within(&mut events, move |cx| cx.terminate(bystander));
+    with_cx(&mut events, move |cx| cx.terminate(bystander));
     assert_eq!(end.take(), "[terminated]");
     entries
 }
@@ -32,7 +32,7 @@ struct CountedBomb(Arc<AtomicU32>);
 impl Drop for CountedBomb {
     fn drop(&mut self) {
         self.0.fetch_add(1, Relaxed);
-        drop(Bomb);
+        drop(PanicOnDrop);
     }
 }
 
@@ -59,7 +59,7 @@ fn step_panic_ends_only_its_actor() {
                 _ => receive(),
             }
         });
-        log_end(events, log, bad);
+        log_exit(events, log, bad);
         settle(events);
         events.send(bad, 1).unwrap();
         settle(events);
@@ -74,7 +74,7 @@ fn predicate_panic_ends_only_its_actor() {
         let bad = events.spawn(|_: &mut Cx<u32>, _| {
             receive_if(|n| if *n == 2 { panic!("in a predicate") } else { false })
         });
-        log_end(events, log, bad);
+        log_exit(events, log, bad);
         settle(events);
         for n in [1, 2, 3] {
             events.send(bad, n).unwrap();
@@ -106,7 +106,7 @@ fn reply_handler_panic_ends_only_asking_actor() {
                 }
                 receive()
             });
-            log_end(events, log, bad);
+            log_exit(events, log, bad);
             settle(events);
             events.send(bad, ()).unwrap();
             pass(events, secs(2));
@@ -127,11 +127,11 @@ fn adapter_panic_ends_owner_not_sender() {
             }
             receive()
         });
-        log_end(events, log, owner);
+        log_exit(events, log, owner);
         settle(events);
         let adapter = place.get().unwrap();
         let results = log.clone();
-        within(events, move |cx| {
+        with_cx(events, move |cx| {
             results.note(cx.send(adapter, "hello").is_ok());
             results.note(cx.send(adapter, "hello").is_ok());
         });
@@ -150,7 +150,7 @@ fn repeated_timer_panic_ends_only_its_actor() {
                 }
                 if waits { receive_if(|_| false) } else { receive() }
             });
-            log_end(events, log, bad);
+            log_exit(events, log, bad);
         }
         pass(events, secs(1));
         assert_empty(events);
@@ -208,12 +208,12 @@ fn actor_state_drop_panics_are_each_contained() {
                 false
             })
         });
-        log_end(events, log, bad);
+        log_exit(events, log, bad);
         settle(events);
         events.send(bad, bomb()).unwrap();
         settle(events);
         let offered = bomb();
-        within(events, move |cx| {
+        with_cx(events, move |cx| {
             cx.terminate(bad);
             cx.swap(bad, move |_, _| {
                 let _ = &offered;
@@ -257,10 +257,10 @@ fn behaviour_drop_panic_at_swap_is_contained() {
 fn panic_payload_drop_panic_is_contained() {
     let entries = run_beside_bystander(|events, log| {
         let bad = events.spawn(|_: &mut Cx<u32>, event| match event {
-            Event::Message(_) => std::panic::panic_any(Bomb),
+            Event::Message(_) => std::panic::panic_any(PanicOnDrop),
             _ => receive(),
         });
-        log_end(events, log, bad);
+        log_exit(events, log, bad);
         settle(events);
         events.send(bad, 1).unwrap();
     });
@@ -280,7 +280,7 @@ fn error_display_panic_ends_only_its_actor() {
             Event::Message(_) => Err(PanickingDisplay)?,
             _ => receive(),
         });
-        log_end(events, log, bad);
+        log_exit(events, log, bad);
         settle(events);
         events.send(bad, 1).unwrap();
     });
@@ -314,7 +314,7 @@ fn dead_letter_handler_panic_is_contained() {
         });
         let stopped = events.spawn(|_: &mut Cx<u32>, _| stop());
         settle(events);
-        within(events, move |cx| {
+        with_cx(events, move |cx| {
             cx.tell(stopped, 1);
             cx.tell(stopped, 2);
         });
@@ -405,8 +405,8 @@ fn exit_value_drop_panic_is_contained() {
                     receive()
                 });
                 settle(events);
-                within(events, move |cx| cx.notify(actor));
-                within(events, move |cx| cx.terminate(first));
+                with_cx(events, move |cx| cx.notify(actor));
+                with_cx(events, move |cx| cx.terminate(first));
                 let log = log.clone();
                 events.spawn(move |cx: &mut Cx<()>, event| match event {
                     Event::Start => {

@@ -173,7 +173,7 @@ fn source_deregistered_drops_its_waiting_event() {
     let (mut near, mut far) = pair();
     let mut source = None;
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 source = Some(cx.register_source(&mut far, Interest::READABLE)?);
@@ -239,7 +239,7 @@ fn virtual_loop_refuses_sources() {
     let log = Log::default();
     let seen = log.clone();
     let (_near, mut far) = pair();
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         let error = cx.register_source(&mut far, Interest::READABLE).unwrap_err();
         seen.note(error);
     });

@@ -43,7 +43,7 @@ impl std::fmt::Display for HandleUser {
 fn setup() -> (Loop, Log, Addr<&'static str>, impl Fn(&'static str) -> HandleUser + Clone) {
     let mut events = virtual_loop();
     let log = Log::default();
-    let sink = scribe::<&'static str>(&mut events, &log);
+    let sink = spawn_logger::<&'static str>(&mut events, &log);
     settle(&mut events);
     log.take();
     let handle = events.handle();
@@ -53,7 +53,7 @@ fn setup() -> (Loop, Log, Addr<&'static str>, impl Fn(&'static str) -> HandleUse
 #[test]
 fn step_using_handle_does_not_block() {
     let (mut events, log, sink, _) = setup();
-    within(&mut events, move |cx| use_handle(&cx.handle(), sink, "step"));
+    with_cx(&mut events, move |cx| use_handle(&cx.handle(), sink, "step"));
     assert_eq!(log.take(), "step");
 }
 
@@ -142,7 +142,7 @@ fn message_drop_using_handle_does_not_block() {
     settle(&mut events);
     assert_eq!(log.take(), "refused");
     let message = handle_user("dead letter");
-    within(&mut events, move |cx| cx.tell(actor, message));
+    with_cx(&mut events, move |cx| cx.tell(actor, message));
     assert_eq!(log.take(), "dead letter");
 }
 
@@ -170,12 +170,12 @@ fn actor_state_drop_using_handle_does_not_block() {
     });
     settle(&mut events);
     assert_eq!(log.take(), "");
-    within(&mut events, move |cx| cx.terminate(actor));
+    with_cx(&mut events, move |cx| cx.terminate(actor));
     let mut drops: Vec<_> = log.take().split(' ').map(str::to_owned).collect();
     drops.sort();
     assert_eq!(drops.join(" "), "behaviour predicate request timer");
     let value = handle_user("value");
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         let held = Some(value);
         cx.spawn({
             let mut held = held;
@@ -208,7 +208,7 @@ fn dead_letter_handler_using_handle_does_not_block() {
     });
     let stopped = events.spawn(|_: &mut Cx<u32>, _| stop());
     settle(&mut events);
-    within(&mut events, move |cx| cx.tell(stopped, 1));
+    with_cx(&mut events, move |cx| cx.tell(stopped, 1));
     assert_eq!(log.take(), "dead letter");
 }
 

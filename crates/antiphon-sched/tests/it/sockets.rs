@@ -280,7 +280,7 @@ fn mailbox_full_pauses_reading_without_loss() {
         !peers.iter().any(thread::JoinHandle::is_finished),
         "a peer could send everything to a full mailbox"
     );
-    within(&mut station.events, move |cx| cx.resume(actor, ()));
+    with_cx(&mut station.events, move |cx| cx.resume(actor, ()));
     station.until("all lines", |station| station.log.conns().iter().all(|conn| station.log.has_ended(*conn)));
     peers.into_iter().for_each(|peer| peer.join().unwrap());
     let numbers = (0..LINES_EACH).map(|n| format!("{n:0>900}"));
@@ -297,7 +297,7 @@ fn actor_swap_keeps_connection() {
     let mut peer = client(at);
     let conn = station.until_accepted();
     let (log, actor) = (station.log.clone(), station.actor);
-    within(&mut station.events, move |cx| {
+    with_cx(&mut station.events, move |cx| {
         let mut next = station_actor(&log, echo);
         cx.swap(actor, move |cx, event| next.step(cx, event));
     });
@@ -332,7 +332,7 @@ fn flood_and_busy_actor_share_the_loop() {
     station.until("the end of the flood", |_| flood.is_finished());
     flood.join().unwrap();
     assert!(station.events.stats().steps > steps + 8000, "the busy actor was starved");
-    within(&mut station.events, move |cx| cx.terminate(busy));
+    with_cx(&mut station.events, move |cx| cx.terminate(busy));
 }
 
 #[test]

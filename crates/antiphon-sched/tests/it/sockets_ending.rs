@@ -154,7 +154,7 @@ fn connection_ignores_calls_of_other_actors() {
     let at = station.listen(LINES);
     let peer = client(at);
     let conn = station.until_accepted();
-    within(&mut station.events, move |cx| {
+    with_cx(&mut station.events, move |cx| {
         cx.write(conn, "from another actor");
         cx.close(conn);
         assert_eq!(cx.unwritten(conn), 0);
@@ -178,7 +178,7 @@ fn constructor_panic_ends_actor_and_sockets() {
         .unwrap()
     });
     let log = Log::default();
-    log_end(&mut station.events, &log, station.actor);
+    log_exit(&mut station.events, &log, station.actor);
     let mut peer = client(at);
     peer.write_all(b"one\ntwo\n").unwrap();
     station.until("the end of the sockets", |station| station.events.stats().sockets == 0);

@@ -59,16 +59,16 @@ fn actor_spawns_closure_struct_and_fold() {
     let mut events = virtual_loop();
     let log = Log::default();
     let out = log.clone();
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         let seen = out.clone();
         let closure = cx.spawn(move |_, event: Event<u32>| {
-            tell(&seen, &event);
+            note_event(&seen, &event);
             receive()
         });
         let structure = cx.spawn_actor(Counter { log: out.clone(), left: 1 });
         let seen = out.clone();
         let fold = cx.spawn_fsm((), move |_, (), event: Event<u32>| {
-            tell(&seen, &event);
+            note_event(&seen, &event);
             to((), receive())
         });
         cx.send(closure, 1).unwrap();
@@ -131,7 +131,7 @@ fn fold_ending_reports_its_exit_reason() {
     let panics = events.spawn_fsm(1, |_: &mut Cx<()>, _, _| panic!("folded"));
     let exits = events.spawn_fsm(1, |_: &mut Cx<()>, n, _| exit_local(n));
     for actor in [fails.id(), panics.id(), exits.id()] {
-        log_end(&mut events, &log, actor);
+        log_exit(&mut events, &log, actor);
     }
     settle(&mut events);
     assert_eq!(
@@ -146,7 +146,7 @@ fn fold_ending_reports_its_exit_reason() {
             Event::Message(()) => ending(),
             _ => to(n, receive()),
         });
-        log_end(&mut events, &log, late);
+        log_exit(&mut events, &log, late);
         settle(&mut events);
         events.send(late, ()).unwrap();
         settle(&mut events);
@@ -162,7 +162,7 @@ fn fold_swap_fails_actor() {
         Event::Message(_) => to((), swap(|_, _| receive())),
         _ => to((), receive()),
     });
-    log_end(&mut events, &log, fold);
+    log_exit(&mut events, &log, fold);
     settle(&mut events);
     events.send(fold, 1).unwrap();
     settle(&mut events);

@@ -18,7 +18,7 @@ fn run_with_only_daemons_returns_keeping_them() {
             cx.set_daemon(true);
             cx.set_daemon(true);
         }
-        tell(&seen, &event);
+        note_event(&seen, &event);
         receive()
     });
     events.run().unwrap();
@@ -58,7 +58,7 @@ fn former_daemon_keeps_loop_running() {
     events.send(actor, false).unwrap();
     settle(&mut events);
     assert!(events.has_live_actors());
-    within(&mut events, move |cx| cx.terminate(actor));
+    with_cx(&mut events, move |cx| cx.terminate(actor));
     assert!(!events.has_live_actors());
 }
 
@@ -132,7 +132,7 @@ fn actor_started_during_stop_is_terminated() {
         if let Event::Terminate = event {
             let seen = seen.clone();
             cx.spawn(move |_: &mut Cx<u32>, event| {
-                tell(&seen, &event);
+                note_event(&seen, &event);
                 receive()
             });
         }
@@ -180,7 +180,7 @@ fn stopped_loop_runs_again() {
 fn stop_before_run_ends_it_at_once() {
     let mut events = real_loop();
     let log = Log::default();
-    scribe::<u32>(&mut events, &log);
+    spawn_logger::<u32>(&mut events, &log);
     events.handle().stop();
     events.run().unwrap();
     assert_eq!(log.take(), "start terminate");
@@ -190,7 +190,7 @@ fn stop_before_run_ends_it_at_once() {
 fn virtual_run_ends_when_nothing_is_runnable() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let actor = scribe::<u32>(&mut events, &log);
+    let actor = spawn_logger::<u32>(&mut events, &log);
     events.send(actor, 1).unwrap();
     events.run().unwrap();
     assert_eq!(log.take(), "start 1");

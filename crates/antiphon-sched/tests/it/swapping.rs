@@ -9,7 +9,7 @@ fn swap_keeps_mailbox_address_timers_monitors_and_requests() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
-    let monitored = scribe::<u32>(&mut events, &Log::default());
+    let monitored = spawn_logger::<u32>(&mut events, &Log::default());
     let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
     let actor = events.spawn(move |cx, event: Event<u32>| {
         let next = seen.clone();
@@ -22,7 +22,7 @@ fn swap_keeps_mailbox_address_timers_monitors_and_requests() {
                 receive()
             }
             Event::Message(1) => swap(move |_, event| {
-                tell(&next, &event);
+                note_event(&next, &event);
                 receive()
             }),
             _ => receive(),
@@ -34,10 +34,10 @@ fn swap_keeps_mailbox_address_timers_monitors_and_requests() {
     pass(&mut events, millis(40));
     assert_eq!(log.take(), "2 3 4 100 300 200");
     events.send(actor, 5).unwrap();
-    within(&mut events, move |cx| cx.terminate(monitored));
+    with_cx(&mut events, move |cx| cx.terminate(monitored));
     assert_eq!(log.take(), "5 down:terminated");
-    within(&mut events, move |cx| cx.terminate(actor));
-    within(&mut events, move |cx| cx.terminate(sink));
+    with_cx(&mut events, move |cx| cx.terminate(actor));
+    with_cx(&mut events, move |cx| cx.terminate(sink));
     let stats = events.stats();
     assert_eq!((stats.actors, stats.timers, stats.requests, stats.extras), (0, 0, 0, 0));
 }
@@ -53,7 +53,7 @@ fn swap_drops_old_behaviour_at_once() {
         let (_, next) = (&dropped, seen.clone());
         seen.note("old");
         swap_actor(actor(move |_, event| {
-            tell(&next, &event);
+            note_event(&next, &event);
             stop()
         }))
     });
@@ -74,10 +74,10 @@ fn swap_offer_accepted_replaces_behaviour() {
         _ => receive(),
     });
     let seen = log.clone();
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         cx.send(taker, 1).unwrap();
         cx.swap(taker, move |_, event| {
-            tell(&seen, &event);
+            note_event(&seen, &event);
             receive()
         });
         cx.send(taker, 2).unwrap();
@@ -89,9 +89,9 @@ fn swap_offer_accepted_replaces_behaviour() {
 fn swap_offer_not_accepted_is_dropped() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let refuser = scribe::<u32>(&mut events, &log);
+    let refuser = spawn_logger::<u32>(&mut events, &log);
     let seen = log.clone();
-    within(&mut events, move |cx| {
+    with_cx(&mut events, move |cx| {
         let dropped = OnDrop(move || seen.note("dropped"));
         cx.swap(refuser, move |_, _| {
             let _ = &dropped;
@@ -120,7 +120,7 @@ fn repeated_swaps_leak_nothing_and_stay_fair() {
         })
     }
     events.spawn_actor(next(1000, log.clone()));
-    scribe::<u32>(&mut events, &log);
+    spawn_logger::<u32>(&mut events, &log);
     settle(&mut events);
     assert_eq!(log.take(), "start end", "the other actor runs before the last swap");
     assert_eq!(events.stats().actors, 1);
@@ -140,7 +140,7 @@ fn swap_by_terminated_actor_is_ignored() {
         });
     }
     settle(&mut events);
-    let successors: Vec<_> = (0..6).map(|_| scribe::<u32>(&mut events, &log)).collect();
+    let successors: Vec<_> = (0..6).map(|_| spawn_logger::<u32>(&mut events, &log)).collect();
     settle(&mut events);
     assert_eq!(log.take(), "start start start start start start");
     for (n, successor) in (0..).zip(successors) {
@@ -168,7 +168,7 @@ fn actor_terminated_in_last_batch_step_stays_terminated() {
     }
     settle(&mut events);
     assert_eq!(events.stats().actors, 0);
-    let successors: Vec<_> = (0..4).map(|_| scribe::<u32>(&mut events, &log)).collect();
+    let successors: Vec<_> = (0..4).map(|_| spawn_logger::<u32>(&mut events, &log)).collect();
     settle(&mut events);
     for (n, successor) in (0..).zip(successors) {
         events.send(successor, n).unwrap();

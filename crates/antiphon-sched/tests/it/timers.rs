@@ -197,7 +197,7 @@ fn waiting_ticks_are_not_duplicated() {
     let actor = events.spawn({
         let log = log.clone();
         move |cx, event: Event<u32>| {
-            tell(&log, &event);
+            note_event(&log, &event);
             let count = count.clone();
             match event {
                 Event::Start => {
@@ -214,7 +214,7 @@ fn waiting_ticks_are_not_duplicated() {
     pass(&mut events, millis(106));
     assert_eq!(log.take(), "start timeout 1");
     assert_eq!(made.get(), 1, "the message is made when the actor receives it, not when the timer is due");
-    within(&mut events, move |cx| cx.terminate(actor));
+    with_cx(&mut events, move |cx| cx.terminate(actor));
     assert_eq!(events.stats().timers, 0);
 }
 
@@ -225,7 +225,7 @@ fn tick_of_cancelled_timer_is_not_its_successors() {
     let mut timer = None;
     let seen = log.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 timer = Some(cx.every(millis(10), || 1));
@@ -241,7 +241,7 @@ fn tick_of_cancelled_timer_is_not_its_successors() {
         }
     });
     pass(&mut events, millis(15));
-    within(&mut events, move |cx| cx.resume(actor, ()));
+    with_cx(&mut events, move |cx| cx.resume(actor, ()));
     pass(&mut events, millis(900));
     assert_eq!(log.take(), "start resumed");
     pass(&mut events, millis(200));
@@ -301,7 +301,7 @@ fn timers_end_with_their_actor_dropping_messages() {
     });
     settle(&mut events);
     assert_eq!(events.stats().timers, 5);
-    within(&mut events, move |cx| cx.terminate(actor));
+    with_cx(&mut events, move |cx| cx.terminate(actor));
     assert_eq!(log.take(), "x x x every");
     let after = events.stats();
     assert_eq!((after.timers, after.actors, after.extras), (before.timers, before.actors, before.extras));
@@ -375,7 +375,7 @@ fn too_many_timers_fail_actor_without_leak() {
         }
         receive()
     });
-    log_end(&mut events, &log, actor);
+    log_exit(&mut events, &log, actor);
     settle(&mut events);
     events.send(actor, 1).unwrap();
     settle(&mut events);

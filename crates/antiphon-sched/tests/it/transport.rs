@@ -112,13 +112,13 @@ impl TwoNodes {
 
     /// Runs `act` with the `Cx` of a new actor on `node`.
     fn act(&mut self, node: usize, act: impl FnOnce(&mut Cx<'_, ()>) + 'static) {
-        within(&mut self.nodes[node], act);
+        with_cx(&mut self.nodes[node], act);
         self.settle();
     }
 
     /// Starts an exposed actor on node 1 that logs its events, and returns its address for node 0.
     fn remote_actor<M: Wire + std::fmt::Display>(&mut self, log: &Log) -> Addr<M> {
-        let addr = scribe::<M>(&mut self.nodes[1], log);
+        let addr = spawn_logger::<M>(&mut self.nodes[1], log);
         assert!(self.nodes[1].loop_ref().expose(addr));
         Addr::of(addr.id())
     }
@@ -425,7 +425,7 @@ fn address_in_message_becomes_reachable() {
     let mut net = two_nodes();
     let log = Log::default();
     let server = server(&mut net);
-    let near = scribe::<String>(&mut net.nodes[0], &log);
+    let near = spawn_logger::<String>(&mut net.nodes[0], &log);
     net.settle();
     let body = b"\xa5hello";
     assert_eq!(
@@ -468,7 +468,7 @@ fn adapter_address_in_message_becomes_reachable() {
 fn refused_message_exposes_no_address() {
     let mut net = two_nodes();
     let server = server(&mut net);
-    let near = scribe::<String>(&mut net.nodes[0], &Log::default());
+    let near = spawn_logger::<String>(&mut net.nodes[0], &Log::default());
     net.records[0].borrow_mut().refusals.push_back(Undelivered::Busy);
     net.act(0, move |cx| {
         assert!(matches!(
@@ -484,8 +484,8 @@ fn deliver_reports_each_failure() {
     let mut net = two_nodes_with(LoopConfig { mailbox_max: 2, ..virtual_config() });
     let events = &mut net.nodes[0];
     let log = Log::default();
-    let hidden = scribe::<String>(events, &Log::default());
-    let open = scribe::<String>(events, &log);
+    let hidden = spawn_logger::<String>(events, &Log::default());
+    let open = spawn_logger::<String>(events, &log);
     events.loop_ref().expose(open);
     let (hidden, open) = (hidden.id().key(), open.id().key());
     let mut loop_ref = events.loop_ref();
@@ -521,8 +521,8 @@ fn deliver_reports_each_failure() {
 fn deliver_rejects_address_never_sent() {
     let mut net = two_nodes_with(virtual_config());
     let events = &mut net.nodes[0];
-    let hidden = scribe::<u32>(events, &Log::default());
-    let exposed = scribe::<u32>(events, &Log::default());
+    let hidden = spawn_logger::<u32>(events, &Log::default());
+    let exposed = spawn_logger::<u32>(events, &Log::default());
     events.loop_ref().expose(exposed);
     let received = Rc::new(std::cell::Cell::new(0));
     let count = received.clone();
@@ -642,7 +642,7 @@ fn wire_panic_fails_only_its_value() {
     });
     net.nodes[1].loop_ref().expose(victim);
     let far = Addr::<String>::of(victim.id());
-    log_end(&mut net.nodes[0], &log, far);
+    log_exit(&mut net.nodes[0], &log, far);
     net.settle();
     net.act(0, move |cx| cx.send(far, String::new()).unwrap());
     assert_eq!(log.take(), "[done]");
@@ -745,7 +745,7 @@ fn remote_monitors_fire_once_with_reason() {
     net.settle();
     net.act(0, move |cx| cx.send(server, ServerRequest::Stop).unwrap());
     assert_eq!(log.take(), "true over true over");
-    log_end(&mut net.nodes[0], &log, server);
+    log_exit(&mut net.nodes[0], &log, server);
     net.settle();
     assert_eq!(log.take(), "[no such actor]");
 }
@@ -781,7 +781,7 @@ fn local_exit_value_arrives_opaque() {
 fn address_in_exit_value_becomes_reachable() {
     let mut net = two_nodes();
     let log = Log::default();
-    let target = scribe::<String>(&mut net.nodes[1], &log);
+    let target = spawn_logger::<String>(&mut net.nodes[1], &log);
     let far = net.nodes[1].spawn(move |_: &mut Cx<u32>, event| match event {
         Event::Message(_) => exit(target),
         _ => receive(),
@@ -807,7 +807,7 @@ fn address_in_exit_value_becomes_reachable() {
 fn signals_cross_between_nodes() {
     let mut net = two_nodes();
     let log = Log::default();
-    let watcher = scribe::<String>(&mut net.nodes[1], &log);
+    let watcher = spawn_logger::<String>(&mut net.nodes[1], &log);
     net.nodes[1].loop_ref().expose(watcher);
     let watcher = Addr::<String>::of(watcher.id());
     net.settle();
@@ -816,12 +816,12 @@ fn signals_cross_between_nodes() {
     assert_eq!(log.take(), "down:done", "the actor that called `notify` has stopped");
     net.act(0, move |cx| cx.resume(watcher, 7_u32));
     assert_eq!(log.take(), "resumed");
-    log_end(&mut net.nodes[0], &log, watcher);
+    log_exit(&mut net.nodes[0], &log, watcher);
     net.settle();
     net.act(0, move |cx| cx.throw(watcher, "exception".to_owned()));
     assert_eq!(log.take(), "thrown [failed: an exception was thrown into it, and not handled]");
     let other = net.remote_actor::<String>(&log);
-    log_end(&mut net.nodes[0], &log, other);
+    log_exit(&mut net.nodes[0], &log, other);
     net.settle();
     net.act(0, move |cx| cx.terminate(other));
     assert_eq!(log.take(), "start terminate [terminated]");
@@ -876,7 +876,7 @@ fn lost_node_ends_monitors_and_requests_once() {
     let mut net = two_nodes();
     let log = Log::default();
     let server = server(&mut net);
-    log_end(&mut net.nodes[0], &log, server);
+    log_exit(&mut net.nodes[0], &log, server);
     ask(&mut net, &log, server, 0);
     log.take();
     let slow = net.nodes[1].spawn(|_: &mut Cx<ServerRequest>, _| suspend());

@@ -12,7 +12,7 @@ fn waiter(
 ) -> Addr<u32> {
     let log = log.clone();
     events.spawn(move |_, event| {
-        tell(&log, &event);
+        note_event(&log, &event);
         next(&event)
     })
 }
@@ -28,7 +28,7 @@ fn send_all(events: &mut Loop, to: Addr<u32>, messages: impl IntoIterator<Item =
 fn messages_sent_before_start_follow_it() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let actor = scribe(&mut events, &log);
+    let actor = spawn_logger(&mut events, &log);
     send_all(&mut events, actor, [1, 2, 3]);
     assert_eq!(log.take(), "start 1 2 3");
 }
@@ -143,10 +143,10 @@ fn predicate_tests_each_waiting_message_once() {
 fn events_bypass_predicate_and_refused_messages_stay() {
     let mut events = virtual_loop();
     let log = Log::default();
-    let monitored = scribe::<u32>(&mut events, &Log::default());
+    let monitored = spawn_logger::<u32>(&mut events, &Log::default());
     let seen = log.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 cx.monitor(monitored);
@@ -158,7 +158,7 @@ fn events_bypass_predicate_and_refused_messages_stay() {
     });
     send_all(&mut events, actor, [1, 2, 3]);
     assert_eq!(log.take(), "start");
-    within(&mut events, move |cx| cx.terminate(monitored));
+    with_cx(&mut events, move |cx| cx.terminate(monitored));
     assert_eq!(log.take(), "down:terminated 2 1 3");
 }
 
@@ -168,7 +168,7 @@ fn predicate_tests_messages_of_repeated_timer() {
     let log = Log::default();
     let seen = log.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 cx.every(millis(10), || 7);
@@ -191,7 +191,7 @@ fn refused_tick_keeps_its_place_without_duplicates() {
     let log = Log::default();
     let seen = log.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 cx.every(millis(10), || 7);
@@ -215,7 +215,7 @@ fn cancelled_waiting_tick_leaves_predicate_in_place() {
     let seen = log.clone();
     let mut tick = None;
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 tick = Some(cx.every(millis(10), || 7));
@@ -230,7 +230,7 @@ fn cancelled_waiting_tick_leaves_predicate_in_place() {
         }
     });
     pass(&mut events, millis(15));
-    within(&mut events, move |cx| cx.resume(actor, ()));
+    with_cx(&mut events, move |cx| cx.resume(actor, ()));
     send_all(&mut events, actor, [1]);
     assert_eq!(
         log.take(),
@@ -248,7 +248,7 @@ fn cancelled_waiting_tick_leaves_timeout_in_place() {
     let seen = log.clone();
     let mut tick = None;
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 tick = Some(cx.every(millis(10), || 7));
@@ -262,7 +262,7 @@ fn cancelled_waiting_tick_leaves_timeout_in_place() {
         }
     });
     pass(&mut events, millis(15));
-    within(&mut events, move |cx| cx.resume(actor, ()));
+    with_cx(&mut events, move |cx| cx.resume(actor, ()));
     pass(&mut events, millis(60));
     assert_eq!(log.take(), "start resumed timeout");
 }
@@ -315,7 +315,7 @@ fn resume_ends_sleep_and_cancels_timeout() {
         _ => receive(),
     });
     send_all(&mut events, actor, [1]);
-    within(&mut events, move |cx| cx.resume(actor, ()));
+    with_cx(&mut events, move |cx| cx.resume(actor, ()));
     assert_eq!(log.take(), "start resumed 1");
     pass(&mut events, secs(1));
     assert_eq!(log.take(), "");
@@ -327,9 +327,9 @@ fn suspended_actor_handles_only_resume_throw_terminate() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
-    let monitored = scribe::<u32>(&mut events, &Log::default());
+    let monitored = spawn_logger::<u32>(&mut events, &Log::default());
     let actor = events.spawn(move |cx, event: Event<u32>| {
-        tell(&seen, &event);
+        note_event(&seen, &event);
         match event {
             Event::Start => {
                 cx.monitor(monitored);
@@ -344,13 +344,13 @@ fn suspended_actor_handles_only_resume_throw_terminate() {
         }
     });
     send_all(&mut events, actor, [1, 2]);
-    within(&mut events, move |cx| cx.terminate(monitored));
+    with_cx(&mut events, move |cx| cx.terminate(monitored));
     pass(&mut events, secs(100));
     assert_eq!(log.take(), "start", "neither messages nor a `Down` nor a timer runs a suspended actor");
-    within(&mut events, move |cx| cx.resume(actor, ()));
-    within(&mut events, move |cx| cx.throw(actor, ()));
+    with_cx(&mut events, move |cx| cx.resume(actor, ()));
+    with_cx(&mut events, move |cx| cx.throw(actor, ()));
     assert_eq!(log.take(), "resumed thrown");
-    within(&mut events, move |cx| cx.terminate(actor));
+    with_cx(&mut events, move |cx| cx.terminate(actor));
     assert_eq!(log.take(), "terminate");
     assert_eq!(events.stats().actors, 0);
 }
@@ -364,6 +364,6 @@ fn messages_during_suspension_follow_in_order() {
         _ => receive(),
     });
     send_all(&mut events, actor, 0..5);
-    within(&mut events, move |cx| cx.resume(actor, ()));
+    with_cx(&mut events, move |cx| cx.resume(actor, ()));
     assert_eq!(log.take(), "start resumed 0 1 2 3 4");
 }

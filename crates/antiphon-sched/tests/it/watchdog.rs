@@ -133,7 +133,7 @@ fn unmonitored_failure_is_logged_with_actor_name() {
     };
     let unmonitored = events.spawn(failing("printer without monitor"));
     let monitored = events.spawn(failing("printer with monitor"));
-    log_end(&mut events, &Log::default(), monitored);
+    log_exit(&mut events, &Log::default(), monitored);
     settle(&mut events);
     events.send(unmonitored, 1).unwrap();
     events.send(monitored, 1).unwrap();

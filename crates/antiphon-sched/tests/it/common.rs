@@ -156,7 +156,7 @@ pub(crate) struct PanicOnDrop;
 impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            panic!("a bomb went off");
+            panic!("panic on drop");
         }
     }
 }

@@ -222,7 +222,7 @@ fn actor_state_drop_panics_are_each_contained() {
         });
         assert_empty(events);
     });
-    assert_eq!((entries.as_str(), drops.load(Relaxed)), ("[panicked: a bomb went off]", 10));
+    assert_eq!((entries.as_str(), drops.load(Relaxed)), ("[panicked: panic on drop]", 10));
 }
 
 #[test]

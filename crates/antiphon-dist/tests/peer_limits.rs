@@ -155,7 +155,7 @@ fn a_peer_fills_only_its_share_of_a_channel_and_of_all() {
     assert_eq!(subscribe(&peer, second, d), Err(SubscribeError::OverQuota), "three of all channels");
     assert_eq!(subscribe(&strict, first, c), Ok(()), "its own node has no quota");
     assert_eq!(refusals(&strict).subscriptions, 2);
-    is_logged_once(&strict, "subscribes more receivers");
+    is_logged_once(&strict, "has more subscribers");
     // What ends makes room: by an actor's end, or a channel's.
     peer.step(move |cx| cx.unsubscribe(first, Addr::<String>::of(a)));
     assert_eq!(subscribe(&peer, first, d), Ok(()));

@@ -268,7 +268,7 @@ impl<T: Wire> Named for Channel<T> {
         loop_ref.tag_of::<T>()
     }
 
-    fn from_found(id: ActorId) -> Self {
+    fn from_id(id: ActorId) -> Self {
         Self(Addr::of(id))
     }
 }

@@ -1,6 +1,6 @@
-//! Somebody in a chat: what is typed, all others read. Start `chat_chan_server` beside it.
+//! A chat client: each line of its input goes to all other clients. Start `chat_chan_server` beside it.
 //!
-//! It ends at `quit`, at the end of its input, or when the server does.
+//! It ends at `quit`, at the end of its input, or with the server.
 
 use std::io;
 
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Parser)]
 #[command(about = "Joins the chat of a `chat_chan_server`")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// How many seconds to wait for the server
@@ -38,16 +38,16 @@ enum Client {
     Joined(Result<u32, AskError>),
     Channel(Result<Channel<(String, u32)>, LocateError>),
     Subscribed(Result<(), SubscribeError>),
-    Heard((String, u32)),
+    Received((String, u32)),
     Typed(Result<Option<io::Result<String>>, JobError>),
 }
 
-/// How far the client has come, and what it knows by then.
+/// The state of the client, with what it has learned so far.
 #[derive(Copy, Clone)]
 enum Chatter {
-    Seeking,
+    Locating,
     Joining(Addr<Chat>),
-    Tuning(Addr<Chat>, u32),
+    Subscribing(Addr<Chat>, u32),
     Chatting(Addr<Chat>, u32, Channel<(String, u32)>),
 }
 use Chatter::*;
@@ -61,33 +61,33 @@ fn main() -> Result<(), Failure> {
         certfile: args.tls,
         ..Config::default()
     })?;
-    node.spawn_fsm(Seeking, move |cx, state, event| match (state, event) {
-        (Seeking, Event::Start) => {
+    node.spawn_fsm(Locating, move |cx, state, event| match (state, event) {
+        (Locating, Event::Start) => {
             cx.locate("chat_server", secs(args.timeout), Client::Server);
-            to(Seeking, receive())
+            to(Locating, receive())
         }
-        (Seeking, Event::Message(Client::Server(server))) => {
+        (Locating, Event::Message(Client::Server(server))) => {
             let server = server?;
             cx.ask(server, secs(5), Chat::Join, Client::Joined);
             to(Joining(server), receive())
         }
         (Joining(server), Event::Message(Client::Joined(id))) => {
-            let node_id = cx.location_of(server.node())?;
-            cx.locate_at("chat_channel", node_id, secs(5), Client::Channel);
-            to(Tuning(server, id?), receive())
+            let location = cx.location_of(server.node())?;
+            cx.locate_at("chat_channel", location, secs(5), Client::Channel);
+            to(Subscribing(server, id?), receive())
         }
-        (Tuning(server, id), Event::Message(Client::Channel(channel))) => {
-            let (channel, adapter) = (channel?, cx.adapter(Client::Heard));
+        (Subscribing(server, id), Event::Message(Client::Channel(channel))) => {
+            let (channel, adapter) = (channel?, cx.adapter(Client::Received));
             cx.subscribe_within(channel, adapter, secs(5), Client::Subscribed);
             to(Chatting(server, id, channel), receive())
         }
         (Chatting(_, id, _), Event::Message(Client::Subscribed(done))) => {
             done?;
-            println!("you are {id}; what you type, all others read");
+            println!("you are {id}; all others read what you type");
             read_line(cx);
             to(state, receive())
         }
-        (Chatting(_, id, _), Event::Message(Client::Heard((text, actor)))) => {
+        (Chatting(_, id, _), Event::Message(Client::Received((text, actor)))) => {
             if actor != id {
                 println!("    {actor} {text}");
             }

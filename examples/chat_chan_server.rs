@@ -1,6 +1,6 @@
 //! A chat over a channel. Start some `chat_chan_client` beside it; it ends at `quit`, or at the end of its input.
 //!
-//! The channel itself says how a message reads, and lets nobody shout; an actor hands out ids.
+//! The channel edits each message and drops those in capitals; an actor assigns the ids.
 
 use antiphon::prelude::*;
 use clap::Parser;
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Parser)]
 #[command(about = "Opens a chat: the channel `chat_channel`, and the actor `chat_server`")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
 }
@@ -63,7 +63,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// How a message reads in the chat; `None` is not passed on.
+/// The text that subscribers receive; a message that gives `None` is dropped.
 fn edit(text: &str) -> Option<String> {
     match text {
         "joined" => Some("joined :-)".into()),

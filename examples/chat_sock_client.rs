@@ -1,4 +1,4 @@
-//! Joins the chat room of `chat_sock_server`: says the lines of its input, and prints what the others say.
+//! Joins the chat room of `chat_sock_server`: sends the lines of its input, and prints the lines of the others.
 //!
 //! It ends at `quit`, at the end of its input, or when the server ends.
 
@@ -16,7 +16,7 @@ struct Args {
     /// The server's TCP port
     #[arg(long, default_value_t = 1234)]
     port: u16,
-    /// A PEM file with a certificate and its key, the same one at server and clients: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for server and clients; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
 }
@@ -48,7 +48,7 @@ fn main() -> Result<(), Failure> {
             }
             Event::Message(Client::Server(_, SocketEvent::Closed(reason))) => match reason {
                 None => return stop(),
-                Some(reason) => return fail(format!("the connection has ended: {reason}")),
+                Some(reason) => return fail(format!("the connection was lost: {reason}")),
             },
             Event::Message(Client::Typed(server, line)) => match line? {
                 Some(Ok(line)) if line != "quit" => {
@@ -61,13 +61,13 @@ fn main() -> Result<(), Failure> {
         }
         receive()
     });
-    // How the actor ends is how the program ends.
+    // The program's exit code follows the actor's exit reason.
     let client = events.join_handle::<()>(client);
     events.run()?;
     Ok(client.join(secs(0))?)
 }
 
-/// Standard input blocks, so a helper thread reads it.
+/// Reading standard input blocks, so a thread of the blocking pool does it.
 fn read_line(cx: &mut Cx<Client>, server: Conn) {
     cx.blocking(|| io::stdin().lines().next(), move |line| Client::Typed(server, line));
 }

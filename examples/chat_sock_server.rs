@@ -1,7 +1,7 @@
-//! A chat room over TCP, as any program can speak it: each message has four bytes of length before it. With `--tls`, all of it
-//! goes by TLS 1.3.
+//! A chat room over TCP. The protocol is simple: each message follows its length in four bytes. With `--tls`, the connections use
+//! TLS 1.3.
 //!
-//! What one client says, all others hear. Start `chat_sock_client` beside it, a few times. It ends at `quit`, or
+//! Each line of a client goes to all others. Start `chat_sock_client` beside it, a few times. It ends at `quit`, or
 //! at the end of its input. It needs no node: a loop alone runs its actors.
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ struct Args {
     /// The TCP port to listen on; 0 picks a free one
     #[arg(long, default_value_t = 1234)]
     port: u16,
-    /// A PEM file with a certificate and its key, the same one at server and clients: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for server and clients; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
 }
@@ -26,7 +26,7 @@ struct Args {
 /// Four bytes of length before each message.
 const FRAMES: Framing = Framing::LengthPrefixed { max: 65_536 };
 
-/// All that the room hears: what happens on a client's connection.
+/// The room's messages: events of the clients' connections.
 struct Client(Conn, SocketEvent);
 
 fn main() -> Result<(), Failure> {
@@ -45,25 +45,25 @@ fn main() -> Result<(), Failure> {
                 let at = cx.listen(place, FRAMES, Client)?;
                 println!("server at {at}");
             }
-            Event::Message(Client(actor, SocketEvent::Opened(_))) => {
-                cx.write(actor, format!("id: {actor}"));
-                tell_others(cx, &clients, actor, &format!("{actor} joined"));
-                clients.insert(actor);
+            Event::Message(Client(conn, SocketEvent::Opened(_))) => {
+                cx.write(conn, format!("id: {conn}"));
+                send_to_others(cx, &clients, conn, &format!("{conn} joined"));
+                clients.insert(conn);
             }
-            Event::Message(Client(actor, SocketEvent::Data(line))) => {
+            Event::Message(Client(conn, SocketEvent::Data(line))) => {
                 let line = String::from_utf8_lossy(&line);
-                tell_others(cx, &clients, actor, &format!("{actor} says: {line}"));
+                send_to_others(cx, &clients, conn, &format!("{conn} says: {line}"));
             }
-            Event::Message(Client(actor, SocketEvent::Closed(_))) => {
-                clients.remove(&actor);
-                tell_others(cx, &clients, actor, &format!("{actor} left"));
+            Event::Message(Client(conn, SocketEvent::Closed(_))) => {
+                clients.remove(&conn);
+                send_to_others(cx, &clients, conn, &format!("{conn} left"));
             }
             _ => {}
         }
         receive()
     });
 
-    // The room is a daemon, which does not keep the loop running; this actor does, until the input ends, or the room.
+    // The room is a daemon and does not keep the loop running. This actor does, until the input or the room ends.
     let host = events.spawn(move |cx, event| match event {
         Event::Start => {
             cx.monitor(room);
@@ -83,8 +83,8 @@ fn main() -> Result<(), Failure> {
     Ok(host.join(secs(0))?)
 }
 
-fn tell_others(cx: &mut Cx<Client>, clients: &BTreeSet<Conn>, actor: Conn, text: &str) {
-    for other in clients.iter().filter(|client| **client != actor) {
+fn send_to_others(cx: &mut Cx<Client>, clients: &BTreeSet<Conn>, conn: Conn, text: &str) {
+    for other in clients.iter().filter(|client| **client != conn) {
         cx.write(*other, text);
     }
 }

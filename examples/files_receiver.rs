@@ -1,4 +1,4 @@
-//! Takes files from peers, into one folder and nowhere else. Start `files_sender` beside it.
+//! Accepts files from peers into one folder. Start `files_sender` beside it.
 //!
 //! It ends at `quit`, or at the end of its input.
 
@@ -8,20 +8,20 @@ use antiphon::prelude::*;
 use clap::Parser;
 
 #[derive(Parser)]
-#[command(about = "Takes files from `files_sender`")]
+#[command(about = "Accepts files from `files_sender`")]
 struct Args {
-    /// Where files are stored, and found again to be deleted
+    /// The folder in which files are stored and deleted
     dest: PathBuf,
-    /// The largest file that is taken, in bytes; any that the disk has room for, if not given
+    /// The largest file that is accepted, in bytes; without it, any that fits on the disk
     #[arg(long)]
     max_file_size: Option<u64>,
-    /// What receiver and senders share
+    /// The secret that receiver and senders share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<PathBuf>,
 }
@@ -29,7 +29,7 @@ struct Args {
 fn main() -> Result<(), Failure> {
     antiphon::log_to_stderr();
     let args = Args::parse();
-    // With a `dest_path` a node takes files by itself: no actor is needed for it.
+    // A node with a `dest_path` accepts files by itself; no actor is needed.
     let mut node = Node::new(Config {
         name: Some("receiver".into()),
         secret: Some(args.secret.into()),

@@ -1,6 +1,6 @@
-//! Sends a file to `files_receiver`, or has one deleted there. A progress bar shows how far it is.
+//! Sends a file to `files_receiver`, or deletes one there. A progress bar shows the transfer.
 //!
-//! Interrupt it, and start it again: it goes on where it stopped.
+//! Interrupt it, and start it again: the transfer resumes where it stopped.
 
 use std::path::PathBuf;
 
@@ -11,28 +11,28 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[derive(Parser)]
 #[command(about = "Sends files to `files_receiver`")]
 struct Args {
-    /// What receiver and senders share
+    /// The secret that receiver and senders share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<PathBuf>,
-    /// How many seconds all of it may take
+    /// The timeout of the whole transfer in seconds
     #[arg(long, default_value_t = 600)]
     timeout: u64,
     #[command(subcommand)]
-    wish: Wish,
+    command: FileCommand,
 }
 
 #[derive(Clone, Subcommand)]
-enum Wish {
+enum FileCommand {
     /// Sends a file
     Send {
         file: PathBuf,
-        /// The folder that it goes to, beneath the receiver's own
+        /// The target folder, relative to the receiver's
         #[arg(long, default_value = ".")]
         dir: PathBuf,
         /// Replaces a different file of that name
@@ -77,14 +77,14 @@ fn main() -> Result<(), Failure> {
         }
         Event::Message(Sender::Found(at)) => {
             let at = at?;
-            match &args.wish {
-                Wish::Send { .. } => cx.push_self(Sender::SendAgain(at)),
-                Wish::Delete { file, dir } => cx.del_file(at, file, dir, timeout, Sender::Deleted),
+            match &args.command {
+                FileCommand::Send { .. } => cx.push_self(Sender::SendAgain(at)),
+                FileCommand::Delete { file, dir } => cx.del_file(at, file, dir, timeout, Sender::Deleted),
             }
             receive()
         }
         Event::Message(Sender::SendAgain(at)) => {
-            if let Wish::Send { file, dir, overwrite } = args.wish.clone() {
+            if let FileCommand::Send { file, dir, overwrite } = args.command.clone() {
                 let options = FileOptions { dir, overwrite, ..FileOptions::default() };
                 let transfer = cx.send_file(at, file, options, timeout, move |done| Sender::Sent(at, done));
                 cx.progress(transfer, millis(100), Sender::Progress);
@@ -97,7 +97,7 @@ fn main() -> Result<(), Failure> {
             resumed = progress.resumed;
             receive()
         }
-        // The receiver has not yet noticed that an earlier sender of this file is gone.
+        // The receiver has not noticed yet that an earlier sender of this file has ended.
         Event::Message(Sender::Sent(at, Err(FileError::Refused(FileRefused::Busy)))) => {
             cx.after(millis(200), Sender::SendAgain(at));
             receive()

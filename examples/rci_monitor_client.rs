@@ -1,4 +1,4 @@
-//! Has five actors started by another node's function, and is told how each ends. Start `rci_monitor_server` beside it.
+//! Starts five actors by a function of another node, and monitors them. Start `rci_monitor_server` beside it.
 
 use antiphon::prelude::*;
 use clap::Parser;
@@ -6,13 +6,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Calls the function `rci_1` of the node `server` five times")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "test")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// How many seconds to wait for the server
@@ -20,14 +20,14 @@ struct Args {
     timeout: u64,
 }
 
-/// It takes a text and a number, and starts an actor that takes texts.
+/// A function of a text and a number, which starts an actor that receives texts.
 type Function = Rci<(String, u64), String>;
 
 enum Client {
     Found(Result<Function, LocateError>),
     Server(Result<Location, LocateError>),
     FoundThere(Result<Function, LocateError>),
-    Born(u64, Result<Addr<String>, CallError>),
+    Spawned(u64, Result<Addr<String>, CallError>),
 }
 
 fn main() -> Result<(), Failure> {
@@ -40,7 +40,7 @@ fn main() -> Result<(), Failure> {
         ..Config::default()
     })?;
 
-    let mut born = 0;
+    let mut spawned = 0;
     let caller = node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.locate("rci_1", secs(args.timeout), Client::Found);
@@ -60,14 +60,14 @@ fn main() -> Result<(), Failure> {
             let monitor = cx.spawn_actor(monitor());
             for b in 0..5 {
                 let arguments = (format!("test{b}"), b);
-                cx.call_monitored(rci, arguments, monitor, secs(5), move |actor| Client::Born(b, actor));
+                cx.call_monitored(rci, arguments, monitor, secs(5), move |actor| Client::Spawned(b, actor));
             }
             receive()
         }
-        Event::Message(Client::Born(b, actor)) => {
+        Event::Message(Client::Spawned(b, actor)) => {
             cx.send(actor?, format!("msg:{b}"))?;
-            born += 1;
-            if born == 5 { stop() } else { receive() }
+            spawned += 1;
+            if spawned == 5 { stop() } else { receive() }
         }
         _ => receive(),
     });
@@ -76,9 +76,9 @@ fn main() -> Result<(), Failure> {
     Ok(caller.join(secs(0))?)
 }
 
-/// Tells how five actors end.
+/// Prints the exit reasons of five actors.
 fn monitor() -> impl Actor<()> {
-    let mut ends = 0;
+    let mut exits = 0;
     actor(move |_cx, event| {
         let Event::Down(Down { actor, reason }) = event else { return receive() };
         match reason {
@@ -86,7 +86,7 @@ fn monitor() -> impl Actor<()> {
             ExitReason::Failed(text) => println!("{actor} failed with: {text}"),
             reason => println!("{actor} ended: {reason}"),
         }
-        ends += 1;
-        if ends == 5 { stop() } else { receive() }
+        exits += 1;
+        if exits == 5 { stop() } else { receive() }
     })
 }

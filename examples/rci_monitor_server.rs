@@ -1,4 +1,4 @@
-//! A function that others may call: each call starts an actor here. Start `rci_monitor_client` beside it.
+//! A function that peers may call: each call starts an actor here. Start `rci_monitor_client` beside it.
 //!
 //! It ends at the end of its input.
 
@@ -8,16 +8,16 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Registers the function `rci_1`")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "test")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
-    /// How many milliseconds a second of its actors has
+    /// The unit of the actors' waiting times, in milliseconds
     #[arg(long, default_value_t = 1000)]
     second: u64,
 }
@@ -36,14 +36,14 @@ fn main() -> Result<(), Failure> {
 
     node.rci("rci_1", move |(a, b): (String, u64)| {
         println!("running with {a}, {b}");
-        let mut heard = String::new();
+        let mut received = String::new();
         move |_cx, event| match event {
             Event::Message(text) if b % 2 == 0 => {
-                heard = text;
+                received = text;
                 sleep(millis(b * args.second))
             }
             Event::Message(_) => fail(format!("invalid invocation: {b}")),
-            Event::Timeout => exit(std::mem::take(&mut heard)),
+            Event::Timeout => exit(std::mem::take(&mut received)),
             _ => receive(),
         }
     })?;

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Parser)]
 #[command(about = "Subscribes to the channel `2clients`, and delivers ten messages to it")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// How many seconds to wait for the channel
@@ -34,7 +34,7 @@ type Lines = Channel<Option<Line>>;
 enum Client {
     Found(Result<Lines, LocateError>),
     Subscribed(Lines, Result<(), SubscribeError>),
-    Heard(Option<Line>),
+    Received(Option<Line>),
 }
 
 enum Sender {
@@ -56,7 +56,7 @@ fn main() -> Result<(), Failure> {
             receive()
         }
         Event::Message(Client::Found(channel)) => {
-            let (channel, adapter) = (channel?, cx.adapter(Client::Heard));
+            let (channel, adapter) = (channel?, cx.adapter(Client::Received));
             cx.subscribe_within(channel, adapter, secs(5), move |done| Client::Subscribed(channel, done));
             receive()
         }
@@ -66,13 +66,13 @@ fn main() -> Result<(), Failure> {
             cx.monitor(sender);
             receive()
         }
-        Event::Message(Client::Heard(Some(line))) => {
-            println!("Heard {:?}", line.text);
+        Event::Message(Client::Received(Some(line))) => {
+            println!("Received {:?}", line.text);
             receive()
         }
-        Event::Message(Client::Heard(None)) => stop(), // its end ends its subscription
-        Event::Down(Down { reason: ExitReason::Done(_), .. }) => receive(), // the sender is through
-        Event::Down(down) => fail(down.reason),        // or failed, or the channel is gone
+        Event::Message(Client::Received(None)) => stop(), // this ends its subscription too
+        Event::Down(Down { reason: ExitReason::Done(_), .. }) => receive(), // the sender has finished
+        Event::Down(down) => fail(down.reason),           // the sender failed, or the channel was closed
         _ => receive(),
     });
     let client = node.join_handle::<()>(client);

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Parser)]
 #[command(about = "Opens the channel `2clients`, and prints what is sent to it")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// How many milliseconds to wait before subscribing
@@ -42,11 +42,11 @@ fn main() -> Result<(), Failure> {
     })?;
     println!("server at {}", node.location());
 
-    let channel = node.channel("2clients")?; // of which type, the pattern below says
+    let channel = node.channel("2clients")?; // the pattern below determines its type
     node.spawn(move |cx, event| match event {
         Event::Start => {
             cx.set_daemon(true);
-            sleep(millis(args.wait)) // until then, who wants to reach two subscribers waits
+            sleep(millis(args.wait)) // until then, deliveries to two subscribers wait
         }
         Event::Timeout => {
             cx.subscribe(channel, cx.addr());

@@ -1,4 +1,4 @@
-//! Sends ten messages to `server_coro`, or says that it cannot be found: a wrong secret finds nobody.
+//! Sends ten messages to `server_coro`, or reports that it was not found: a client with a wrong secret finds no server.
 
 use antiphon::prelude::*;
 use clap::Parser;
@@ -6,13 +6,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Sends ten messages to `server_coro`")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// How many seconds to wait for the server
@@ -49,7 +49,7 @@ fn main() -> Result<(), Failure> {
         _ => receive(),
     });
 
-    // How the actor ends is how the program ends; `run` flushes what was sent before it returns.
+    // `run` flushes all messages before it returns. The program's exit code follows the actor's exit reason.
     let client = node.join_handle::<()>(client);
     node.run()?;
     if let Err(reason) = client.join(secs(0)) {

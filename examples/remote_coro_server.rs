@@ -1,4 +1,4 @@
-//! A server that only those find who know its secret. Start `remote_coro_client` beside it.
+//! A server that only clients with its secret find. Start `remote_coro_client` beside it.
 //!
 //! It ends at the end of its input.
 
@@ -8,13 +8,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Prints what clients with the same secret send to `server_coro`")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
 }
@@ -42,7 +42,7 @@ fn main() -> Result<(), Failure> {
         receive()
     });
 
-    // The node serves while this thread waits beside it.
+    // The node runs while another thread reads the input.
     node.run_with(|_| std::io::stdin().lines().map_while(Result::ok).for_each(drop))?;
     Ok(())
 }

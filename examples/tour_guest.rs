@@ -1,32 +1,32 @@
-//! A guest of the tour: it answers questions, hears the news, counts for others, and takes files.
+//! A guest of the tour: it replies to requests, subscribes to the news, sums for others, and accepts files.
 //!
-//! Start `tour_hub`, and two guests with different names. A guest ends when the hub closes the news.
+//! Start `tour_hub`, and two guests with different names. A guest ends when the hub closes the channel `news`.
 
 use antiphon::prelude::*;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 #[derive(Parser)]
-#[command(about = "Answers, listens, counts and takes files for `tour_hub`")]
+#[command(about = "Replies, subscribes, sums and accepts files for `tour_hub`")]
 struct Args {
-    /// What all nodes share
+    /// The secret that all nodes share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// The name of this guest
     #[arg(long)]
     name: String,
-    /// The folder for files from others; none are taken without it
+    /// The folder for files from peers; without it none are accepted
     #[arg(long)]
     dest_path: Option<std::path::PathBuf>,
 }
 
-/// What a guest takes; the hub has the same.
+/// The messages of a guest; the hub has the same type.
 #[derive(Serialize, Deserialize)]
 enum Guest {
     Greet(String, ReplyTo<String>),
@@ -34,7 +34,7 @@ enum Guest {
 }
 antiphon::wire!(Guest, "tour.guest/1");
 
-/// What the listener to the news hears.
+/// The messages of the subscriber to the news.
 enum Listener {
     Found(Result<Channel<String>, LocateError>),
     News(String),
@@ -53,7 +53,7 @@ fn main() -> Result<(), Failure> {
     })?;
     println!("{} at {}", args.name, node.location());
 
-    // Whoever finds `sum` may start such an actor here.
+    // Each call starts an actor here that exits with the sum.
     node.rci(&format!("sum_at_{}", args.name), |up_to: u64| {
         move |_cx: &mut Cx<()>, _event| exit((1..=up_to).sum::<u64>())
     })?;
@@ -66,9 +66,9 @@ fn main() -> Result<(), Failure> {
                 cx.set_daemon(true);
                 cx.register(&desk)?;
             }
-            Event::Message(Guest::Greet(actor, reply)) => {
-                println!("greeted by {actor}");
-                cx.reply(reply, format!("{name} greets {actor}"));
+            Event::Message(Guest::Greet(sender, reply)) => {
+                println!("greeted by {sender}");
+                cx.reply(reply, format!("{name} greets {sender}"));
             }
             Event::Message(Guest::Note(text)) => println!("note: {text}"),
             _ => {}
@@ -76,7 +76,7 @@ fn main() -> Result<(), Failure> {
         receive()
     });
 
-    // This one keeps the node running, until the hub closes the channel or is gone.
+    // This actor keeps the node running until the hub closes the channel or is lost.
     node.spawn(|cx, event| {
         match event {
             Event::Start => cx.locate("news", secs(20), Listener::Found),

@@ -1,7 +1,7 @@
-//! A walk through everything, by the side of two guests: names, questions, receipts, a channel, remote invocation, a
-//! file, and what it looks like when a process dies and comes back.
+//! A tour of all features with two guests: names, requests, receipts, a channel, remote invocation, a file, and the
+//! loss and restart of a process.
 //!
-//! Start it, and then `tour_guest --name ada` and `tour_guest --name bob --dest-path SOME/FOLDER`. When it says so, kill ada, and
+//! Start it, and then `tour_guest --name ada` and `tour_guest --name bob --dest-path SOME/FOLDER`. When it prints so, kill ada, and
 //! start her again.
 
 use antiphon::prelude::*;
@@ -9,15 +9,15 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 #[derive(Parser)]
-#[command(about = "Walks through everything that nodes do for each other")]
+#[command(about = "Shows all that nodes do for each other")]
 struct Args {
-    /// What all nodes share
+    /// The secret that all nodes share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// The file to send to bob
@@ -25,7 +25,7 @@ struct Args {
     file: std::path::PathBuf,
 }
 
-/// What a guest takes; the guests have the same.
+/// The messages of a guest; the guests have the same type.
 #[derive(Serialize, Deserialize)]
 enum Guest {
     Greet(String, ReplyTo<String>),
@@ -33,14 +33,14 @@ enum Guest {
 }
 antiphon::wire!(Guest, "tour.guest/1");
 
-/// One variant for each answer on the way.
+/// One variant for each answer.
 enum Tour {
     Peer(PeerStatus),
     Ada(Result<Addr<Guest>, LocateError>),
     Bob(Result<Addr<Guest>, LocateError>),
     Greeted(Result<String, AskError>),
     Noted(Result<(), DeliverError>),
-    Heard(Result<usize, DeliverError>),
+    NewsDelivered(Result<usize, DeliverError>),
     Function(Result<Rci<u64, ()>, LocateError>),
     Started(Result<Addr<()>, CallError>),
     Sent(Result<Stored, FileError>),
@@ -74,7 +74,7 @@ fn main() -> Result<(), Failure> {
             }
             Event::Message(Tour::Peer(peer)) => println!("peer {} is {:?}", peer.name, peer.status),
 
-            // Names: looked for until they appear.
+            // Names: a lookup waits until the name is registered.
             Event::Message(Tour::Ada(ada)) => {
                 guests.push(ada?);
                 cx.locate("desk_of_bob", secs(60), Tour::Bob);
@@ -87,24 +87,24 @@ fn main() -> Result<(), Failure> {
                 greet(cx, guests[0], Tour::Greeted);
             }
 
-            // A question with its answer; a message with a receipt.
+            // A request with its reply; a message with a receipt.
             Event::Message(Tour::Greeted(answer)) => {
-                println!("2 question: {}", answer?);
+                println!("2 request: {}", answer?);
                 cx.deliver(guests[1], Guest::Note("see you".into()), secs(5), Tour::Noted);
             }
             Event::Message(Tour::Noted(done)) => {
                 done?;
                 println!("3 receipt: the note is in bob's mailbox");
-                cx.deliver_all(news, "the tour is on".to_owned(), 2, secs(20), Tour::Heard);
+                cx.deliver_all(news, "the tour is on".to_owned(), 2, secs(20), Tour::NewsDelivered);
             }
 
             // A channel, once it has two subscribers.
-            Event::Message(Tour::Heard(count)) => {
-                println!("4 channel: heard by {}", count?);
+            Event::Message(Tour::NewsDelivered(count)) => {
+                println!("4 channel: received by {}", count?);
                 cx.locate("sum_at_bob", secs(20), Tour::Function);
             }
 
-            // An actor started on another node; its end brings the result.
+            // An actor started on another node; its exit value is the result.
             Event::Message(Tour::Function(function)) => {
                 let me = cx.addr();
                 cx.call_monitored(function?, 100, me, secs(5), Tour::Started);
@@ -116,7 +116,7 @@ fn main() -> Result<(), Failure> {
                 cx.send_file(bob, &args.file, FileOptions::default(), secs(20), Tour::Sent);
             }
 
-            // A file, and then the end of a process.
+            // A file, and then the loss of a process.
             Event::Message(Tour::Sent(stored)) => {
                 println!("6 file: {:?}", stored?);
                 cx.monitor(guests[0]);
@@ -129,7 +129,7 @@ fn main() -> Result<(), Failure> {
             Event::Message(Tour::AdaAgain(ada)) => greet(cx, ada?, Tour::GreetedAgain),
             Event::Message(Tour::GreetedAgain(answer)) => {
                 println!("8 again: {}", answer?);
-                cx.close_channel(news); // the guests are told, and end
+                cx.close_channel(news); // the guests receive a `Down`, and end
                 return stop();
             }
             _ => {}

@@ -1,4 +1,4 @@
-//! Ten actors that look for `server_coro`, and each send it three messages. Start `tut_server` beside it.
+//! Ten actors that locate `server_coro`, and send it three messages each. Start `tut_server` beside it.
 
 use antiphon::prelude::*;
 use clap::Parser;
@@ -6,13 +6,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Sends thirty messages to `server_coro`")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// How many seconds to wait for the server
@@ -36,7 +36,7 @@ fn main() -> Result<(), Failure> {
     })?;
     println!("client at {}", node.location());
 
-    // One counter over all clients: they run on one thread, so it needs no lock.
+    // All clients share one counter. They run on one thread, so it needs no lock.
     let ids = std::rc::Rc::new(std::cell::Cell::new(0));
     let mut clients = Vec::new();
     for client in 0..10 {
@@ -62,7 +62,7 @@ fn main() -> Result<(), Failure> {
         clients.push(node.join_handle::<()>(actor));
     }
     node.run()?;
-    // How the actors ended is how the program ends.
+    // The program fails if an actor failed.
     for client in clients {
         client.join(secs(0))?;
     }

@@ -1,4 +1,4 @@
-//! A server that prints what it is sent. Its clients find it by name: start `tut_client` beside it.
+//! A server that prints the messages that it receives. Clients locate it by name: start `tut_client` beside it.
 //!
 //! It ends at `quit`, or at the end of its input.
 
@@ -8,13 +8,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Prints what clients send to `server_coro`")]
 struct Args {
-    /// What server and clients share
+    /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
-    /// A PEM file with a certificate and its key, the same one at all nodes: they talk by TLS
+    /// A PEM file with a certificate and its key, the same for all nodes; switches TLS on
     #[arg(long)]
     tls: Option<std::path::PathBuf>,
     /// The TCP port to listen on; 0 picks a free one
@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
         receive()
     });
 
-    // The daemon alone would not keep the node running; this actor does, until the input ends.
+    // The daemon does not keep the node running. This actor does, until the input ends.
     node.spawn(|cx, event| match event {
         Event::Start | Event::Message(Ok(false)) => {
             cx.blocking(input_is_over, |over| over);

@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: builds the benchmarks as a user would build a program, and runs them.
+//! `cargo xtask bench`: builds the benchmarks in release mode, and runs them.
 //!
-//! They are a package of their own, so that the peers they compare with are built for nobody else.
+//! They are a package of their own, so that the crates they compare with are built only here.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which group of rows; all without it.
+    /// The group of rows to measure; all groups without it.
     group: Option<String>,
     /// Also measures peers and hand-written bounds, interleaved with ours.
     #[arg(long)]
@@ -16,13 +16,13 @@ pub(crate) struct Options {
     /// Writes the rows to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measures only rows whose name begins so.
+    /// Measures only the rows whose name begins with NAME.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// How often each contestant runs; the middle value counts.
+    /// How often each contestant runs; the median counts.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// How large the file of the group `files` is; 1024 MiB without it.
+    /// The size of the file in the group `files`; 1024 MiB without it.
     #[arg(long, value_name = "MIB")]
     mib: Option<u64>,
 }

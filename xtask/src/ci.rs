@@ -1,20 +1,20 @@
-//! `cargo xtask ci`: all that must pass, in the order in which a failure is soonest seen.
+//! `cargo xtask ci`: runs all checks; the quick ones first.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// What to leave out.
+/// The checks to leave out.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leaves out the tests and demos: they have just been run.
+    /// Leaves out the tests and demos, which the README's two commands run.
     #[arg(long)]
     rest: bool,
 }
 
-/// Which tests to run.
+/// The tests to run.
 #[derive(clap::Args)]
 pub(crate) struct Picks {
-    /// Words in the names of the tests to run; all, without any.
+    /// Runs only tests whose names contain one of these words.
     names: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ struct Step {
     common: bool,
 }
 
-/// The tests that need networks of their own.
+/// The tests that run in network namespaces.
 const NETNS: &[&str] = &["test", "-p", "antiphon-dist", "--test", "namespaces", "--quiet"];
 
 const STEPS: &[Step] = &[
@@ -69,7 +69,7 @@ const STEPS: &[Step] = &[
         common: false,
     },
     Step {
-        name: "model of the waker",
+        name: "model of the wake flag",
         arguments: &[
             "test",
             "-p",
@@ -90,7 +90,7 @@ const STEPS: &[Step] = &[
         environment: &[],
         common: false,
     },
-    // Says how many of them ran, and how many were skipped.
+    // Prints how many tests ran and how many were skipped.
     Step { name: "nodes in several networks", arguments: NETNS, environment: &[], common: false },
     Step {
         name: "doc",
@@ -102,7 +102,7 @@ const STEPS: &[Step] = &[
     Step { name: "demos by TLS", arguments: &["xtask", "demo", "--tls"], environment: &[], common: false },
 ];
 
-/// Runs the tests that need networks of their own, or those whose names hold a word.
+/// Runs the tests in network namespaces, or those whose names contain a word.
 pub(crate) fn netns(options: &Picks) -> ExitCode {
     let mut cargo = crate::cargo();
     match cargo.args(NETNS).arg("--").args(&options.names).status() {
@@ -117,8 +117,8 @@ pub(crate) fn netns(options: &Picks) -> ExitCode {
 
 /// Runs the steps; stops at the first that fails.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let wanted = STEPS.iter().filter(|step| !(options.rest && step.common));
-    for step in wanted {
+    let selected = STEPS.iter().filter(|step| !(options.rest && step.common));
+    for step in selected {
         let begun = Instant::now();
         println!("ci: {}", step.name);
         let mut cargo = crate::cargo();

@@ -1,30 +1,30 @@
 //! `cargo xtask fuzz`: builds the targets under fuzz/ with libFuzzer's coverage and the address sanitizer, and runs them.
 //!
-//! What is found and new goes to `target/fuzz/corpus`; what fails, to `target/fuzz/failures`. The package works with
-//! cargo-fuzz as well; this needs nothing but the pinned toolchain and a C++ compiler.
+//! New inputs go to `target/fuzz/corpus`, failing inputs to `target/fuzz/failures`. The package works with cargo-fuzz as
+//! well; this command needs only the pinned toolchain and a C++ compiler.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// What to fuzz.
+/// The targets to fuzz.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which target; all of them, one after the other, without it.
+    /// The target; without it all targets run, one after the other.
     target: Option<String>,
-    /// How long each target runs.
+    /// How many seconds each target runs.
     #[arg(long, default_value_t = 30, value_name = "N")]
     seconds: u64,
-    /// Runs one input, as it was written when it failed.
+    /// Runs one failing input again.
     #[arg(long, value_name = "FILE", requires = "target")]
     input: Option<PathBuf>,
-    /// Afterwards, takes what reached new code into fuzz/corpus, to be committed.
+    /// Then copies the inputs that reached new code to fuzz/corpus, to be committed.
     #[arg(long)]
     keep: bool,
 }
 
 const TARGETS: [&str; 7] = ["hello", "records", "frames", "msgpack", "datagram", "path", "node"];
 
-/// What libFuzzer needs of the compiler; the sanitizer is the one thing for which the pinned one is told to be a nightly.
+/// The compiler flags that libFuzzer needs. The sanitizer is unstable, so RUSTC_BOOTSTRAP is set for it.
 const FLAGS: [&str; 9] = [
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -37,12 +37,12 @@ const FLAGS: [&str; 9] = [
     "-Zsanitizer=address",
 ];
 
-/// Memory beyond which an input fails: nothing that a target does needs a tenth of it.
+/// An input that needs more memory fails. The targets need less than a tenth of it.
 const MEMORY_MIB: u32 = 1024;
-/// The longest that one input may take.
+/// An input that takes longer fails.
 const INPUT_SECONDS: u32 = 20;
 
-/// Fuzzes; fails if anything was found.
+/// Fuzzes the targets; fails if an input failed.
 pub(crate) fn run(options: &Options) -> ExitCode {
     match fuzz(options) {
         Ok(true) => ExitCode::SUCCESS,
@@ -55,15 +55,13 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn fuzz(options: &Options) -> Result<bool, String> {
-    let chosen: Vec<&str> = match &options.target {
-        Some(name) => vec![
-            TARGETS
-                .into_iter()
-                .find(|target| target == name)
-                .ok_or_else(|| format!("there is no target {name}; there are {}", TARGETS.join(", ")))?,
-        ],
-        None => TARGETS.to_vec(),
-    };
+    let chosen: Vec<&str> =
+        match &options.target {
+            Some(name) => vec![TARGETS.into_iter().find(|target| target == name).ok_or_else(|| {
+                format!("there is no target {name}; the targets are {}", TARGETS.join(", "))
+            })?],
+            None => TARGETS.to_vec(),
+        };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace has no folder")?;
     let programs = build(root, &chosen)?;
     let mut failed = Vec::new();
@@ -80,12 +78,12 @@ fn fuzz(options: &Options) -> Result<bool, String> {
     Ok(failed.is_empty())
 }
 
-/// Builds the targets; answers the folder of the programs.
+/// Builds the targets; returns the folder of the programs.
 fn build(root: &Path, targets: &[&str]) -> Result<PathBuf, String> {
     let triple = host_triple()?;
     let mut cargo = crate::cargo();
     cargo.current_dir(root.join("fuzz"));
-    // A target that is named keeps the flags from build scripts and macros.
+    // With an explicit target triple, cargo does not pass the flags to build scripts and macros.
     cargo.args(["build", "--quiet", "--release", "--target", &triple]);
     for target in targets {
         cargo.args(["--bin", target]);
@@ -95,20 +93,20 @@ fn build(root: &Path, targets: &[&str]) -> Result<PathBuf, String> {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}")).env("RUSTC_BOOTSTRAP", "1");
     succeed(&mut cargo)?
         .then(|| target_dir.join(triple).join("release"))
-        .ok_or("the targets do not build".into())
+        .ok_or("the targets do not compile".into())
 }
 
 fn host_triple() -> Result<String, String> {
-    let said = Command::new("rustc")
+    let output = Command::new("rustc")
         .arg("-vV")
         .output()
         .map_err(|reason| format!("rustc could not be started: {reason}"))?;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).ok_or_else(|| "rustc does not say for which host it compiles".to_owned())
+    let version = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).ok_or_else(|| "`rustc -vV` prints no host".to_owned())
 }
 
-/// Runs one target; false if it has found something.
+/// Runs one target; false if an input failed.
 fn run_one(options: &Options, root: &Path, program: &Path, target: &str) -> Result<bool, String> {
     let fuzz_dir = root.join("target/fuzz");
     let (found, failures) = (fuzz_dir.join("corpus").join(target), fuzz_dir.join("failures"));
@@ -125,7 +123,7 @@ fn run_one(options: &Options, root: &Path, program: &Path, target: &str) -> Resu
     }
     fuzzer.arg(format!("-artifact_prefix={}/{target}-", failures.display()));
     fuzzer.env("RUST_BACKTRACE", "1").args(["-print_final_stats=1", "-verbosity=0"]);
-    // Long inputs from the beginning: much of what is read is lists.
+    // Long inputs from the beginning, since many fields are lists.
     fuzzer.args(["-max_len=4096", "-len_control=0"]);
     fuzzer.arg(format!("-max_total_time={}", options.seconds)).arg(&found).arg(&seeds);
     let is_clean = succeed(&mut fuzzer)?;
@@ -149,7 +147,7 @@ fn succeed(command: &mut Command) -> Result<bool, String> {
         .map_err(|reason| format!("{program} could not be started: {reason}"))
 }
 
-/// What is kept for good on purpose is no leak.
+/// Suppresses the leaks that are intended.
 fn quiet_leaks<'c>(fuzzer: &'c mut Command, root: &Path) -> &'c mut Command {
     let list = root.join("fuzz/leaks.txt");
     fuzzer.env("LSAN_OPTIONS", format!("print_suppressions=0:suppressions={}", list.display()))

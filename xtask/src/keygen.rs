@@ -1,4 +1,4 @@
-//! `cargo xtask keygen`: a strong secret, for the operator who asked for one.
+//! `cargo xtask keygen`: prints a strong secret.
 
 use std::process::ExitCode;
 

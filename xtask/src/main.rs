@@ -1,4 +1,4 @@
-//! Antiphon's chores.
+//! The commands of `cargo xtask`.
 
 mod bench;
 mod ci;
@@ -12,19 +12,19 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Antiphon's chores.
+/// The tasks of Antiphon's developers.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
-enum Chore {
+enum Task {
     /// Runs the programs under examples/ as real processes, and checks what they print.
     Demo(demo::Options),
-    /// Runs all that must pass: formatting, lints, tests, the model of the waker, documentation, demos.
+    /// Runs all checks: names, formatting, lints, tests, documentation, demos.
     Ci(ci::Options),
-    /// Runs nodes in several networks of this machine: broadcast, multicast, routers, gateways (needs `ip` and `nft`).
+    /// Runs nodes in network namespaces: broadcast, multicast, routers, gateways (needs `ip` and `nft`).
     Netns(ci::Picks),
-    /// Measures speed and size, beside peers if asked.
+    /// Measures speed and size, with `--peers` beside other frameworks.
     Bench(bench::Options),
-    /// Feeds hostile input to all that reads what others send, and reports what it finds.
+    /// Feeds hostile input to everything that decodes input of peers.
     Fuzz(fuzz::Options),
     /// Compares trace hashes and instruction counts with the recorded ones.
     Fingerprint(fingerprint::Options),
@@ -35,24 +35,24 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
-    match Chore::parse() {
-        Chore::Demo(options) => demo::run(&options),
-        Chore::Ci(options) => ci::run(&options),
-        Chore::Netns(picks) => ci::netns(&picks),
-        Chore::Bench(options) => bench::run(&options),
-        Chore::Fuzz(options) => fuzz::run(&options),
-        Chore::Fingerprint(options) => fingerprint::run(&options),
-        Chore::Keygen => keygen::run(),
-        Chore::Tidy => tidy::run(),
+    match Task::parse() {
+        Task::Demo(options) => demo::run(&options),
+        Task::Ci(options) => ci::run(&options),
+        Task::Netns(picks) => ci::netns(&picks),
+        Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Fingerprint(options) => fingerprint::run(&options),
+        Task::Keygen => keygen::run(),
+        Task::Tidy => tidy::run(),
     }
 }
 
-/// Cargo, as from a shell. What it told this program about itself would otherwise pass for a change to build scripts that look at
-/// it (ring's does), and half of the workspace would be built anew each time.
+/// Cargo, as from a shell. Build scripts such as ring's watch the variables that cargo sets for this program; without their removal
+/// half of the workspace would be built anew each time.
 fn cargo() -> std::process::Command {
     let mut cargo = std::process::Command::new(env!("CARGO"));
-    let told = std::env::vars_os().map(|(name, _)| name);
-    for name in told.filter(|name| name.to_string_lossy().starts_with("CARGO_PKG_")) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("CARGO_PKG_")) {
         cargo.env_remove(name);
     }
     cargo.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");

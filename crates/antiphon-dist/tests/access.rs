@@ -119,7 +119,7 @@ fn a_name_is_found_by_those_to_whom_its_actor_is_open_and_by_others_when_that_ch
     assert!(early[1].try_recv().is_err() && late.try_recv().is_err(), "as if nobody had the name");
     assert_eq!(club.host.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Ok(()));
     assert_eq!([heard(&early[1]), heard(&late)], [Ok(actor), Ok(actor)]);
-    let lines = club.host.log.lines("is not open to it");
+    let lines = club.host.log.lines("the access policy of an actor refuses a peer");
     assert!(lines.len() == 1 && lines[0].contains("outsider"), "{lines:?}");
 }
 
@@ -390,7 +390,7 @@ fn an_audience_by_the_certificate_that_all_share_is_told_of_once() {
     let (net, certs) = (Net::new(), Certs::new());
     let [shared, own] = ["shared", "own"].map(|name| certs.node(name));
     let all = AccessPolicy::certificates([Fingerprint::of_file(&shared.cert).expect("it holds one")]);
-    let words = "lets everybody in";
+    let words = "allows every peer";
     let config = |own: &Files| Config { certfile: Some(own.both.clone()), ..net.quiet("node", &[]) };
     let allow = |node: &TestNode, access: AccessPolicy| {
         let actor = node.spawn(|_: &mut Cx<()>, _| receive());

@@ -1,4 +1,4 @@
-//! Files between two nodes: every outcome, what is refused, and that a transfer goes on where it stopped.
+//! Files between two nodes: results, refusals, and resumed transfers.
 
 mod common;
 
@@ -16,60 +16,61 @@ use antiphon_sched::{Cx, Event, millis, receive, secs, stop};
 use common::{Net, PATIENCE, TestNode, heard, tell_test, wait_for};
 use tempfile::TempDir;
 
-/// A node that sends, and one that takes.
-struct Pair {
-    here: TestNode,
-    there: TestNode,
-    /// Where files are sent from.
-    own: TempDir,
+/// A node that sends files, and one that receives them.
+struct TransferNodes {
+    sender: TestNode,
+    receiver: TestNode,
+    /// The folder of the files to send.
+    source: TempDir,
+    /// The `dest_path` of the receiver.
     dest: TempDir,
 }
 
-impl Pair {
+impl TransferNodes {
     fn new() -> Self {
         Self::with(|config| config)
     }
 
     fn with(adjust: impl FnOnce(Config) -> Config) -> Self {
         let net = Net::new();
-        let dest = tempfile::tempdir().expect("a folder");
-        let config = Config { dest_path: Some(dest.path().to_owned()), ..net.quiet("there", &[]) };
-        let there = TestNode::start(adjust(config));
-        let here = net.quiet_node("here", &[]);
-        Self { here, there, own: tempfile::tempdir().expect("a folder"), dest }
+        let dest = tempfile::tempdir().expect("a temporary folder is created");
+        let config = Config { dest_path: Some(dest.path().to_owned()), ..net.quiet("receiver", &[]) };
+        let receiver = TestNode::start(adjust(config));
+        let sender = net.quiet_node("sender", &[]);
+        Self { sender, receiver, source: tempfile::tempdir().expect("a temporary folder is created"), dest }
     }
 
-    /// A file of its own, which differs by `seed`.
+    /// Writes a file to send. Its content depends on `seed`.
     fn file(&self, name: &str, bytes: usize, seed: u8) -> PathBuf {
-        let path = self.own.path().join(name);
-        fs::write(&path, content(bytes, seed)).expect("it is writable");
+        let path = self.source.path().join(name);
+        fs::write(&path, content(bytes, seed)).expect("the file is writable");
         path
     }
 
     #[track_caller]
     fn send(&self, file: &Path, options: &FileOptions) -> Result<Stored, FileError> {
-        heard(&send(&self.here, self.there.location, file, options, PATIENCE))
+        heard(&send(&self.sender, self.receiver.location, file, options, PATIENCE))
     }
 
     #[track_caller]
     fn delete(&self, file: &str, dir: &str) -> Result<(), DeleteError> {
-        heard(&delete(&self.here, self.there.location, file, dir))
+        heard(&delete(&self.sender, self.receiver.location, file, dir))
     }
 
-    /// What is at a place beneath the `dest_path`.
+    /// Reads a file beneath the `dest_path`.
     #[track_caller]
     fn stored(&self, path: &str) -> Vec<u8> {
-        fs::read(self.dest.path().join(path)).expect("it is there")
+        fs::read(self.dest.path().join(path)).expect("the file exists")
     }
 
-    /// Unfinished files.
+    /// Returns the sizes of the partial files.
     fn partials(&self) -> Vec<u64> {
         partials(self.dest.path())
     }
 }
 
 fn partials(dest: &Path) -> Vec<u64> {
-    let found = fs::read_dir(dest.join(".antiphon/partial")).expect("it was made at the start");
+    let found = fs::read_dir(dest.join(".antiphon/partial")).expect("the node created the folder");
     found.map(|entry| entry.and_then(|entry| entry.metadata()).map_or(0, |meta| meta.len())).collect()
 }
 
@@ -81,11 +82,11 @@ fn into(dir: &str) -> FileOptions {
     FileOptions { dir: dir.into(), ..FileOptions::default() }
 }
 
-fn over(dir: &str) -> FileOptions {
+fn overwrite(dir: &str) -> FileOptions {
     FileOptions { overwrite: true, ..into(dir) }
 }
 
-/// Sends a file; what it comes to is told.
+/// Sends a file; its result is received.
 fn send(
     node: &TestNode,
     to: Location,
@@ -93,7 +94,7 @@ fn send(
     options: &FileOptions,
     timeout: Duration,
 ) -> Receiver<Result<Stored, FileError>> {
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     let (file, options) = (file.to_owned(), options.clone());
     node.spawn(move |cx, event| match event {
         Event::Start => {
@@ -101,16 +102,16 @@ fn send(
             receive()
         }
         Event::Message(done) => {
-            tell_test(&tell, done);
+            tell_test(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
 fn delete(node: &TestNode, at: Location, file: &str, dir: &str) -> Receiver<Result<(), DeleteError>> {
-    let (tell, told) = channel();
+    let (sender, results) = channel();
     let (file, dir) = (file.to_owned(), dir.to_owned());
     node.spawn(move |cx, event| match event {
         Event::Start => {
@@ -118,273 +119,274 @@ fn delete(node: &TestNode, at: Location, file: &str, dir: &str) -> Receiver<Resu
             receive()
         }
         Event::Message(done) => {
-            tell_test(&tell, done);
+            tell_test(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    told
+    results
 }
 
 const REFUSED_PATH: FileError = FileError::BadPath(PathError::Parent);
 
 #[test]
-fn a_file_arrives_with_its_time_and_permissions_but_no_special_bits() {
-    let pair = Pair::new();
-    let file = pair.file("f", 3_000_000, 1);
-    fs::set_permissions(&file, PermissionsExt::from_mode(0o6751)).expect("it is ours");
+fn file_arrives_with_time_permissions_without_special_bits() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", 3_000_000, 1);
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o6751)).expect("the file is writable");
     let then = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
-    fs::File::open(&file).and_then(|file| file.set_modified(then)).expect("it is ours");
+    fs::File::open(&file).and_then(|file| file.set_modified(then)).expect("the file is writable");
 
-    assert_eq!(pair.send(&file, &into("a/b")), Ok(Stored::New));
-    assert_eq!(pair.stored("a/b/f"), content(3_000_000, 1));
-    let meta = fs::metadata(pair.dest.path().join("a/b/f")).expect("it is there");
+    assert_eq!(nodes.send(&file, &into("a/b")), Ok(Stored::New));
+    assert_eq!(nodes.stored("a/b/f"), content(3_000_000, 1));
+    let meta = fs::metadata(nodes.dest.path().join("a/b/f")).expect("the file exists");
     assert_eq!(meta.mode() & 0o7777, 0o751);
-    assert_eq!(meta.modified().expect("this system knows"), then);
-    assert_eq!(pair.partials(), []);
+    assert_eq!(meta.modified().expect("the system records the time"), then);
+    assert_eq!(nodes.partials(), []);
 }
 
 #[test]
-fn the_same_file_is_already_there_and_a_different_one_is_told_and_only_replaced_by_wish() {
-    let pair = Pair::new();
-    let file = pair.file("f", 100_000, 1);
-    assert_eq!(pair.send(&file, &into("")), Ok(Stored::New));
-    assert_eq!(pair.send(&file, &into("")), Ok(Stored::AlreadyThere));
+fn different_file_is_replaced_only_with_overwrite() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", 100_000, 1);
+    assert_eq!(nodes.send(&file, &into("")), Ok(Stored::New));
+    assert_eq!(nodes.send(&file, &into("")), Ok(Stored::AlreadyThere));
 
-    let before = fs::metadata(pair.dest.path().join("f")).expect("it is there");
-    let file = pair.file("f", 70_000, 2);
-    match pair.send(&file, &into("")) {
+    let before = fs::metadata(nodes.dest.path().join("f")).expect("the file exists");
+    let file = nodes.file("f", 70_000, 2);
+    match nodes.send(&file, &into("")) {
         Err(FileError::Different { there }) => {
             assert_eq!((there.size, there.permissions), (100_000, before.mode() & 0o777));
-            assert_eq!(there.modified(), before.modified().expect("this system knows"));
+            assert_eq!(there.modified(), before.modified().expect("the system records the time"));
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(pair.stored("f"), content(100_000, 1));
-    assert_eq!(pair.send(&file, &over("")), Ok(Stored::New));
-    assert_eq!(pair.stored("f"), content(70_000, 2));
+    assert_eq!(nodes.stored("f"), content(100_000, 1));
+    assert_eq!(nodes.send(&file, &overwrite("")), Ok(Stored::New));
+    assert_eq!(nodes.stored("f"), content(70_000, 2));
 
-    fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("it is ours");
-    assert!(matches!(pair.send(&file, &into("")), Err(FileError::Different { .. })));
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("the file is writable");
+    assert!(matches!(nodes.send(&file, &into("")), Err(FileError::Different { .. })));
 }
 
 #[test]
-fn an_empty_file_and_one_of_exactly_some_chunks_arrive() {
-    let pair = Pair::new();
+fn files_of_boundary_sizes_arrive() {
+    let nodes = TransferNodes::new();
     for (name, bytes) in [("none", 0), ("one", 1), ("chunk", 128 << 10), ("window", 512 << 10)] {
-        assert_eq!(pair.send(&pair.file(name, bytes, 3), &into("")), Ok(Stored::New), "{name}");
-        assert_eq!(pair.stored(name), content(bytes, 3), "{name}");
+        assert_eq!(nodes.send(&nodes.file(name, bytes, 3), &into("")), Ok(Stored::New), "{name}");
+        assert_eq!(nodes.stored(name), content(bytes, 3), "{name}");
     }
-    assert_eq!(pair.send(&pair.own.path().join("none"), &into("")), Ok(Stored::AlreadyThere));
+    assert_eq!(nodes.send(&nodes.source.path().join("none"), &into("")), Ok(Stored::AlreadyThere));
 }
 
 #[test]
-fn a_node_can_send_to_itself_and_under_another_name() {
-    let pair = Pair::new();
-    let file = pair.file("f", 10_000, 1);
+fn node_sends_to_itself_under_another_name() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", 10_000, 1);
     let options = FileOptions { name: Some("g".to_owned()), ..into("d") };
-    let told = send(&pair.there, pair.there.location, &file, &options, PATIENCE);
-    assert_eq!(heard(&told), Ok(Stored::New));
-    assert_eq!(pair.stored("d/g"), content(10_000, 1));
+    let results = send(&nodes.receiver, nodes.receiver.location, &file, &options, PATIENCE);
+    assert_eq!(heard(&results), Ok(Stored::New));
+    assert_eq!(nodes.stored("d/g"), content(10_000, 1));
 }
 
 #[test]
-fn a_node_without_a_dest_path_takes_and_deletes_nothing() {
+fn node_without_dest_path_refuses_files_and_deletions() {
     let net = Net::new();
-    let (there, here) = net.pair();
-    let own = tempfile::tempdir().expect("a folder");
-    let file = own.path().join("f");
-    fs::write(&file, "x").expect("it is writable");
-    let told = send(&here, there.location, &file, &into(""), PATIENCE);
-    assert_eq!(heard(&told), Err(FileRefused::NoDestPath.into()));
-    assert_eq!(heard(&delete(&here, there.location, "f", "")), Err(FileRefused::NoDestPath.into()));
+    let (receiver, sender) = net.pair();
+    let source = tempfile::tempdir().expect("a temporary folder is created");
+    let file = source.path().join("f");
+    fs::write(&file, "x").expect("the file is writable");
+    let results = send(&sender, receiver.location, &file, &into(""), PATIENCE);
+    assert_eq!(heard(&results), Err(FileRefused::NoDestPath.into()));
+    assert_eq!(heard(&delete(&sender, receiver.location, "f", "")), Err(FileRefused::NoDestPath.into()));
 }
 
 #[test]
-fn paths_that_lead_elsewhere_are_refused_before_anything_is_sent() {
-    let pair = Pair::new();
-    let file = pair.file("f", 10, 1);
-    assert_eq!(pair.send(&file, &into("..")), Err(REFUSED_PATH));
-    assert_eq!(pair.send(&file, &into("a/../../b")), Err(REFUSED_PATH));
-    let absolute = pair.own.path().join("x").display().to_string();
-    assert_eq!(pair.send(&file, &into(&absolute)), Err(FileError::BadPath(PathError::Absolute)));
+fn invalid_paths_are_refused_by_sender() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", 10, 1);
+    assert_eq!(nodes.send(&file, &into("..")), Err(REFUSED_PATH));
+    assert_eq!(nodes.send(&file, &into("a/../../b")), Err(REFUSED_PATH));
+    let absolute = nodes.source.path().join("x").display().to_string();
+    assert_eq!(nodes.send(&file, &into(&absolute)), Err(FileError::BadPath(PathError::Absolute)));
     let named = |name: &str| FileOptions { name: Some(name.to_owned()), ..into("") };
-    assert_eq!(pair.send(&file, &named("../f")), Err(REFUSED_PATH));
-    assert_eq!(pair.send(&file, &named("")), Err(FileError::BadPath(PathError::Empty)));
-    assert_eq!(pair.send(&file, &into(".antiphon")), Err(FileError::BadPath(PathError::Reserved)));
-    assert_eq!(pair.delete("../f", ""), Err(DeleteError::BadPath(PathError::Parent)));
-    assert_eq!(pair.delete("f", ".."), Err(DeleteError::BadPath(PathError::Parent)));
-    assert_eq!(pair.delete(".antiphon/received", ""), Err(DeleteError::BadPath(PathError::Reserved)));
+    assert_eq!(nodes.send(&file, &named("../f")), Err(REFUSED_PATH));
+    assert_eq!(nodes.send(&file, &named("")), Err(FileError::BadPath(PathError::Empty)));
+    assert_eq!(nodes.send(&file, &into(".antiphon")), Err(FileError::BadPath(PathError::Reserved)));
+    assert_eq!(nodes.delete("../f", ""), Err(DeleteError::BadPath(PathError::Parent)));
+    assert_eq!(nodes.delete("f", ".."), Err(DeleteError::BadPath(PathError::Parent)));
+    assert_eq!(nodes.delete(".antiphon/received", ""), Err(DeleteError::BadPath(PathError::Reserved)));
 }
 
 #[test]
-fn symlinks_are_neither_followed_nor_replaced() {
-    let pair = Pair::new();
-    let outside = tempfile::tempdir().expect("a folder");
-    fs::write(outside.path().join("f"), "precious").expect("it is writable");
-    symlink(outside.path(), pair.dest.path().join("way")).expect("a symlink");
-    symlink(outside.path().join("f"), pair.dest.path().join("f")).expect("a symlink");
+fn symlinks_are_not_followed_or_replaced() {
+    let nodes = TransferNodes::new();
+    let outside = tempfile::tempdir().expect("a temporary folder is created");
+    fs::write(outside.path().join("f"), "precious").expect("the file is writable");
+    symlink(outside.path(), nodes.dest.path().join("link")).expect("the symlink is created");
+    symlink(outside.path().join("f"), nodes.dest.path().join("f")).expect("the symlink is created");
     let refused = Err(FileRefused::NotAFile.into());
-    let file = pair.file("f", 10, 1);
+    let file = nodes.file("f", 10, 1);
     for overwrite in [false, true] {
-        for dir in ["way", "way/deeper", ""] {
+        for dir in ["link", "link/deeper", ""] {
             let options = FileOptions { overwrite, ..into(dir) };
-            assert_eq!(pair.send(&file, &options), refused, "{dir:?}");
+            assert_eq!(nodes.send(&file, &options), refused, "{dir:?}");
         }
     }
-    assert_eq!(pair.delete("f", "way"), Err(FileRefused::NotAFile.into()));
-    assert_eq!(pair.delete("f", ""), Err(FileRefused::NotAFile.into()));
-    assert_eq!(fs::read(outside.path().join("f")).expect("it is there"), b"precious");
-    assert_eq!(fs::read_dir(outside.path()).expect("a folder").count(), 1);
-    assert!(fs::symlink_metadata(pair.dest.path().join("f")).expect("it is there").is_symlink());
+    assert_eq!(nodes.delete("f", "link"), Err(FileRefused::NotAFile.into()));
+    assert_eq!(nodes.delete("f", ""), Err(FileRefused::NotAFile.into()));
+    assert_eq!(fs::read(outside.path().join("f")).expect("the file exists"), b"precious");
+    assert_eq!(fs::read_dir(outside.path()).expect("the folder is readable").count(), 1);
+    assert!(fs::symlink_metadata(nodes.dest.path().join("f")).expect("the file exists").is_symlink());
 }
 
 #[test]
-fn a_folder_in_the_place_of_a_file_and_a_file_in_the_place_of_a_folder_are_refused() {
-    let pair = Pair::new();
-    fs::create_dir(pair.dest.path().join("f")).expect("it is ours");
-    fs::write(pair.dest.path().join("g"), "a file").expect("it is ours");
-    let file = pair.file("f", 10, 1);
-    assert_eq!(pair.send(&file, &over("")), Err(FileRefused::NotAFile.into()));
-    assert_eq!(pair.send(&file, &over("g")), Err(FileRefused::NotAFile.into()));
-    assert_eq!(pair.delete("f", ""), Err(FileRefused::NotAFile.into()));
+fn target_folder_or_parent_file_is_refused() {
+    let nodes = TransferNodes::new();
+    fs::create_dir(nodes.dest.path().join("f")).expect("the folder is writable");
+    fs::write(nodes.dest.path().join("g"), "a file").expect("the file is writable");
+    let file = nodes.file("f", 10, 1);
+    assert_eq!(nodes.send(&file, &overwrite("")), Err(FileRefused::NotAFile.into()));
+    assert_eq!(nodes.send(&file, &overwrite("g")), Err(FileRefused::NotAFile.into()));
+    assert_eq!(nodes.delete("f", ""), Err(FileRefused::NotAFile.into()));
 }
 
 #[test]
-fn a_file_that_is_too_large_is_refused_before_it_is_sent() {
-    let pair = Pair::with(|config| Config { max_file_size: Some(1000), ..config });
-    assert_eq!(pair.send(&pair.file("f", 1000, 1), &into("")), Ok(Stored::New));
-    let large = pair.file("g", 1001, 1);
-    assert_eq!(pair.send(&large, &into("")), Err(FileRefused::TooLarge { max: 1000 }.into()));
-    assert_eq!(pair.partials(), []);
+fn file_over_max_size_is_refused() {
+    let nodes = TransferNodes::with(|config| Config { max_file_size: Some(1000), ..config });
+    assert_eq!(nodes.send(&nodes.file("f", 1000, 1), &into("")), Ok(Stored::New));
+    let large = nodes.file("g", 1001, 1);
+    assert_eq!(nodes.send(&large, &into("")), Err(FileRefused::TooLarge { max: 1000 }.into()));
+    assert_eq!(nodes.partials(), []);
 }
 
 #[test]
-fn what_cannot_be_read_is_told_with_its_reason() {
-    let pair = Pair::new();
-    let none = pair.own.path().join("none");
-    assert_eq!(pair.send(&none, &into("")), Err(SourceError::NotFound.into()));
-    assert_eq!(pair.send(pair.own.path(), &into("")), Err(SourceError::NotAFile.into()));
+fn unreadable_source_fails_with_reason() {
+    let nodes = TransferNodes::new();
+    let none = nodes.source.path().join("none");
+    assert_eq!(nodes.send(&none, &into("")), Err(SourceError::NotFound.into()));
+    assert_eq!(nodes.send(nodes.source.path(), &into("")), Err(SourceError::NotAFile.into()));
 }
 
 #[test]
-fn only_what_came_from_a_peer_and_is_as_it_came_can_be_deleted() {
-    let pair = Pair::new();
-    let file = pair.file("f", 5000, 1);
-    assert_eq!(pair.delete("f", "d"), Err(DeleteError::NotFound));
-    assert_eq!(pair.send(&file, &into("d")), Ok(Stored::New));
-    assert_eq!(pair.delete("f", "d"), Ok(()));
-    assert!(!pair.dest.path().join("d/f").exists());
-    assert_eq!(pair.delete("f", "d"), Err(DeleteError::NotFound));
+fn only_unchanged_received_files_are_deleted() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", 5000, 1);
+    assert_eq!(nodes.delete("f", "d"), Err(DeleteError::NotFound));
+    assert_eq!(nodes.send(&file, &into("d")), Ok(Stored::New));
+    assert_eq!(nodes.delete("f", "d"), Ok(()));
+    assert!(!nodes.dest.path().join("d/f").exists());
+    assert_eq!(nodes.delete("f", "d"), Err(DeleteError::NotFound));
 
-    let own = pair.dest.path().join("d/own");
-    fs::write(&own, "the user's").expect("it is ours");
-    assert_eq!(pair.delete("own", "d"), Err(FileRefused::NotReceived.into()));
-    // The same name, size and time as what came, but another file.
-    assert_eq!(pair.send(&file, &into("d")), Ok(Stored::New));
-    let came = pair.dest.path().join("d/f");
-    let modified = fs::metadata(&came).and_then(|meta| meta.modified()).expect("it is there");
-    fs::rename(&came, pair.dest.path().join("d/kept")).expect("it is ours");
-    fs::write(&came, content(5000, 9)).expect("it is ours");
-    fs::File::open(&came).and_then(|file| file.set_modified(modified)).expect("it is ours");
-    assert_eq!(pair.delete("f", "d"), Err(FileRefused::NotReceived.into()));
-    assert_eq!(pair.stored("d/f"), content(5000, 9));
-    // What came, but was written to since.
-    fs::rename(pair.dest.path().join("d/kept"), &came).expect("it is ours");
-    fs::write(&came, content(5000, 8)).expect("it is ours");
-    assert_eq!(pair.delete("f", "d"), Err(FileRefused::NotReceived.into()));
-    assert!(came.exists());
+    let own = nodes.dest.path().join("d/own");
+    fs::write(&own, "the user's").expect("the file is writable");
+    assert_eq!(nodes.delete("own", "d"), Err(FileRefused::NotReceived.into()));
+    // A different file with the name, size and time of the received one.
+    assert_eq!(nodes.send(&file, &into("d")), Ok(Stored::New));
+    let received = nodes.dest.path().join("d/f");
+    let modified = fs::metadata(&received).and_then(|meta| meta.modified()).expect("the file exists");
+    fs::rename(&received, nodes.dest.path().join("d/kept")).expect("the folder is writable");
+    fs::write(&received, content(5000, 9)).expect("the file is writable");
+    fs::File::open(&received).and_then(|file| file.set_modified(modified)).expect("the file is writable");
+    assert_eq!(nodes.delete("f", "d"), Err(FileRefused::NotReceived.into()));
+    assert_eq!(nodes.stored("d/f"), content(5000, 9));
+    // The received file, changed since.
+    fs::rename(nodes.dest.path().join("d/kept"), &received).expect("the folder is writable");
+    fs::write(&received, content(5000, 8)).expect("the file is writable");
+    assert_eq!(nodes.delete("f", "d"), Err(FileRefused::NotReceived.into()));
+    assert!(received.exists());
 }
 
 #[test]
-fn what_a_node_received_before_its_restart_can_be_deleted_after_it() {
-    let pair = Pair::new();
-    let file = pair.file("f", 5000, 1);
-    assert_eq!(pair.send(&file, &into("")), Ok(Stored::New));
-    let Pair { here, there, own: _own, dest } = pair;
-    there.stop();
+fn received_file_is_deleted_after_restart() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", 5000, 1);
+    assert_eq!(nodes.send(&file, &into("")), Ok(Stored::New));
+    let TransferNodes { sender, receiver, source: _source, dest } = nodes;
+    receiver.stop();
     let net = Net::new();
-    let config = Config { dest_path: Some(dest.path().to_owned()), ..net.quiet("there", &[]) };
-    let there = TestNode::start(config);
-    here.stop();
-    let here = net.quiet_node("here", &[]);
-    assert_eq!(heard(&delete(&here, there.location, "f", "")), Ok(()));
+    let config = Config { dest_path: Some(dest.path().to_owned()), ..net.quiet("receiver", &[]) };
+    let receiver = TestNode::start(config);
+    sender.stop();
+    let sender = net.quiet_node("sender", &[]);
+    assert_eq!(heard(&delete(&sender, receiver.location, "f", "")), Ok(()));
     assert!(!dest.path().join("f").exists());
 }
 
 #[test]
-fn twenty_transfers_at_once_arrive() {
-    let pair = Pair::with(|config| Config { transfers_max: 27, ..config });
-    let files: Vec<PathBuf> = (0..20).map(|n| pair.file(&format!("f{n}"), 400_000 + n, n as u8)).collect();
-    let to = pair.there.location;
-    let told: Vec<_> = files.iter().map(|file| send(&pair.here, to, file, &into("many"), PATIENCE)).collect();
-    for (n, told) in told.iter().enumerate() {
-        assert_eq!(heard(told), Ok(Stored::New));
-        assert_eq!(pair.stored(&format!("many/f{n}")), content(400_000 + n, n as u8));
+fn twenty_concurrent_transfers_arrive() {
+    let nodes = TransferNodes::with(|config| Config { transfers_max: 27, ..config });
+    let files: Vec<PathBuf> = (0..20).map(|n| nodes.file(&format!("f{n}"), 400_000 + n, n as u8)).collect();
+    let to = nodes.receiver.location;
+    let results: Vec<_> =
+        files.iter().map(|file| send(&nodes.sender, to, file, &into("many"), PATIENCE)).collect();
+    for (n, result) in results.iter().enumerate() {
+        assert_eq!(heard(result), Ok(Stored::New));
+        assert_eq!(nodes.stored(&format!("many/f{n}")), content(400_000 + n, n as u8));
     }
-    assert_eq!(pair.partials(), []);
+    assert_eq!(nodes.partials(), []);
 }
 
 #[test]
-fn a_node_that_may_receive_no_more_says_so_as_does_one_that_may_send_no_more() {
-    let pair = Pair::with(|config| Config { transfers_max: 0, ..config });
-    let file = pair.file("f", 10, 1);
-    assert_eq!(pair.send(&file, &into("")), Err(FileRefused::TooManyTransfers { max: 0 }.into()));
-    let told = send(&pair.there, pair.here.location, &file, &into(""), PATIENCE);
-    assert_eq!(heard(&told), Err(FileError::TooManyTransfers { max: 0 }));
+fn node_at_transfers_max_refuses_transfers() {
+    let nodes = TransferNodes::with(|config| Config { transfers_max: 0, ..config });
+    let file = nodes.file("f", 10, 1);
+    assert_eq!(nodes.send(&file, &into("")), Err(FileRefused::TooManyTransfers { max: 0 }.into()));
+    let results = send(&nodes.receiver, nodes.sender.location, &file, &into(""), PATIENCE);
+    assert_eq!(heard(&results), Err(FileError::TooManyTransfers { max: 0 }));
 }
 
 #[test]
-fn a_piece_that_is_over_the_limit_of_a_message_ends_the_transfer() {
+fn chunk_over_message_limit_ends_transfer() {
     let limits = Limits { message_bytes_max: 1024, ..Limits::default() };
-    let pair = Pair::with(|config| Config { limits, ..config });
-    let file = pair.file("f", 200_000, 1);
-    assert_eq!(pair.send(&file, &into("")), Err(FileError::PieceTooLarge));
-    assert_eq!(pair.send(&pair.file("small", 1000, 1), &into("")), Ok(Stored::New));
+    let nodes = TransferNodes::with(|config| Config { limits, ..config });
+    let file = nodes.file("f", 200_000, 1);
+    assert_eq!(nodes.send(&file, &into("")), Err(FileError::PieceTooLarge));
+    assert_eq!(nodes.send(&nodes.file("small", 1000, 1), &into("")), Ok(Stored::New));
 }
 
 #[test]
-fn nobody_at_the_location_is_told_in_time() {
-    let pair = Pair::new();
-    let file = pair.file("f", 10, 1);
-    let nobody = "127.0.0.1:9".parse().expect("a location");
-    let told = send(&pair.here, nobody, &file, &into(""), millis(300));
-    assert_eq!(heard(&told), Err(FileError::NoAnswer));
+fn send_without_node_at_location_fails() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", 10, 1);
+    let location = "127.0.0.1:9".parse().expect("the location is valid");
+    let results = send(&nodes.sender, location, &file, &into(""), millis(300));
+    assert_eq!(heard(&results), Err(FileError::NoAnswer));
 }
 
-/// Sends a file and tells of its progress; `act` is called at each, and may end it.
-fn watched(
-    pair: &Pair,
+/// Sends a file and watches its progress. `act` is called at each report, and may cancel the transfer.
+fn send_watched(
+    nodes: &TransferNodes,
     file: &Path,
-    mut act: impl FnMut(&mut Cx<'_, Seen>, Transfer, Progress) + Send + 'static,
+    mut act: impl FnMut(&mut Cx<'_, TransferEvent>, Transfer, Progress) + Send + 'static,
 ) -> (Receiver<Progress>, Receiver<Result<Stored, FileError>>) {
-    let ((tell, told), (answer, answered)) = (channel(), channel());
-    let (to, file) = (pair.there.location, file.to_owned());
+    let ((reports, progress_of), (sender, results)) = (channel(), channel());
+    let (to, file) = (nodes.receiver.location, file.to_owned());
     let mut transfer = None;
-    pair.here.spawn(move |cx, event| match event {
+    nodes.sender.spawn(move |cx, event| match event {
         Event::Start => {
-            let started = cx.send_file(to, &file, into(""), PATIENCE, Seen::Done);
-            cx.progress(started, millis(10), Seen::Progress);
+            let started = cx.send_file(to, &file, into(""), PATIENCE, TransferEvent::Done);
+            cx.progress(started, millis(10), TransferEvent::Progress);
             transfer = Some(started);
             receive()
         }
-        Event::Message(Seen::Progress(progress)) => {
-            tell_test(&tell, progress);
+        Event::Message(TransferEvent::Progress(progress)) => {
+            tell_test(&reports, progress);
             if let Some(transfer) = transfer {
                 act(cx, transfer, progress);
             }
             receive()
         }
-        Event::Message(Seen::Done(done)) => {
-            tell_test(&answer, done);
+        Event::Message(TransferEvent::Done(done)) => {
+            tell_test(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    (told, answered)
+    (progress_of, results)
 }
 
-enum Seen {
+enum TransferEvent {
     Progress(Progress),
     Done(Result<Stored, FileError>),
 }
@@ -392,181 +394,183 @@ enum Seen {
 const LARGE: usize = 48 << 20;
 
 #[test]
-fn progress_rises_to_the_whole_file() {
-    let pair = Pair::new();
-    let file = pair.file("f", LARGE, 1);
-    let (progress, done) = watched(&pair, &file, |_, _, _| {});
+fn progress_increases_to_whole_file() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", LARGE, 1);
+    let (progress, done) = send_watched(&nodes, &file, |_, _, _| {});
     assert_eq!(heard(&done), Ok(Stored::New));
-    let seen: Vec<Progress> = progress.iter().collect();
-    assert!(seen.is_sorted_by_key(|progress| progress.done), "{seen:?}");
-    assert!(seen.iter().all(|progress| progress.resumed == 0));
-    let last = seen.last().expect("the last is told in any case");
+    let reports: Vec<Progress> = progress.iter().collect();
+    assert!(reports.len() > 1, "{reports:?}");
+    assert!(reports.is_sorted_by_key(|progress| progress.done), "{reports:?}");
+    assert!(reports.iter().all(|progress| progress.resumed == 0));
+    let last = reports.last().expect("the end of a transfer is reported");
     assert_eq!((last.done, last.total), (LARGE as u64, LARGE as u64));
 }
 
 #[test]
-fn who_asks_for_progress_as_the_transfer_ends_keeps_nothing_open() {
-    let pair = Pair::new();
-    let (to, file) = (pair.there.location, pair.file("f", 10, 1));
+fn progress_of_ended_transfer_closes_adapter() {
+    let nodes = TransferNodes::new();
+    let (to, file) = (nodes.receiver.location, nodes.file("f", 10, 1));
     let (held, dropped) = channel::<()>();
     let mut held = Some(held);
-    pair.here.spawn(move |cx, event| {
+    nodes.sender.spawn(move |cx, event| {
         if let Event::Start = event {
-            let transfer = cx.send_file(to, &file, into(""), PATIENCE, Seen::Done);
+            let transfer = cx.send_file(to, &file, into(""), PATIENCE, TransferEvent::Done);
             cx.cancel_transfer(transfer);
             let held = held.take();
             cx.progress(transfer, millis(10), move |progress| {
-                assert!(held.is_some(), "it lives as long as this");
-                Seen::Progress(progress)
+                assert!(held.is_some(), "the sender of the channel lives as long as this closure");
+                TransferEvent::Progress(progress)
             });
         }
-        // The actor stays: what it opened does not end with it.
+        // The actor continues, so its end does not close the adapter.
         receive()
     });
     assert_eq!(dropped.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
 }
 
 #[test]
-fn a_transfer_that_is_cancelled_is_resumed_by_the_next_one() {
-    let pair = Pair::new();
-    let file = pair.file("f", LARGE, 1);
-    let (_progress, done) = watched(&pair, &file, |cx, transfer, progress| {
+fn cancelled_transfer_is_resumed_by_next() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", LARGE, 1);
+    let (_progress, done) = send_watched(&nodes, &file, |cx, transfer, progress| {
         if progress.done > 0 {
             cx.cancel_transfer(transfer);
         }
     });
     assert_eq!(heard(&done), Err(FileError::Cancelled));
-    let kept = wait_for("the receiver to let go", || {
-        let (_, free) = (pair.partials(), watched(&pair, &file, |_, _, _| {}));
-        match heard(&free.1) {
-            Ok(stored) => Some((stored, free.0.iter().last().expect("the last is told"))),
+    let (stored, last) = wait_for("the receiver to release the partial file", || {
+        let (progress, done) = send_watched(&nodes, &file, |_, _, _| {});
+        match heard(&done) {
+            Ok(stored) => Some((stored, progress.iter().last().expect("the end of a transfer is reported"))),
             Err(FileError::Refused(FileRefused::Busy)) => None,
             other => panic!("{other:?}"),
         }
     });
-    assert_eq!(kept.0, Stored::New);
-    assert!(kept.1.resumed > 0, "{kept:?}");
-    assert_eq!(pair.stored("f"), content(LARGE, 1));
-    assert_eq!(pair.partials(), []);
+    assert_eq!(stored, Stored::New);
+    assert!(last.resumed > 0, "{last:?}");
+    assert_eq!(nodes.stored("f"), content(LARGE, 1));
+    assert_eq!(nodes.partials(), []);
 }
 
 #[test]
-fn a_partial_file_of_something_else_is_not_gone_on_with() {
-    let pair = Pair::new();
-    let file = pair.file("f", 500_000, 1);
-    let (_progress, done) = watched(&pair, &file, |_, _, _| {});
+fn partial_of_different_file_is_not_resumed() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", 500_000, 1);
+    let (_progress, done) = send_watched(&nodes, &file, |_, _, _| {});
     assert_eq!(heard(&done), Ok(Stored::New));
-    fs::remove_file(pair.dest.path().join("f")).expect("it is ours");
-    // As an interrupted transfer of a file with the same beginning would leave it, but for one byte.
+    fs::remove_file(nodes.dest.path().join("f")).expect("the file exists");
+    // The partial file of an interrupted transfer; the second time with one changed byte.
     let key = blake3::hash(b"f").to_hex().to_string();
-    let partial = pair.dest.path().join(".antiphon/partial").join(key);
+    let partial = nodes.dest.path().join(".antiphon/partial").join(key);
     for (change, resumed) in [(None, 300_000), (Some(299_999), 0)] {
         let mut left = content(300_000, 1);
         if let Some(at) = change {
             left[at] ^= 1;
         }
-        fs::write(&partial, left).expect("it is ours");
-        let (progress, done) = watched(&pair, &file, |_, _, _| {});
+        fs::write(&partial, left).expect("the file is writable");
+        let (progress, done) = send_watched(&nodes, &file, |_, _, _| {});
         assert_eq!(heard(&done), Ok(Stored::New));
-        assert_eq!(progress.iter().last().expect("the last is told").resumed, resumed);
-        assert_eq!(pair.stored("f"), content(500_000, 1));
-        fs::remove_file(pair.dest.path().join("f")).expect("it is ours");
+        assert_eq!(progress.iter().last().expect("the end of a transfer is reported").resumed, resumed);
+        assert_eq!(nodes.stored("f"), content(500_000, 1));
+        fs::remove_file(nodes.dest.path().join("f")).expect("the file exists");
     }
-    // Longer than the file.
-    fs::write(&partial, content(600_000, 1)).expect("it is ours");
-    assert_eq!(pair.send(&file, &into("")), Ok(Stored::New));
-    assert_eq!(pair.stored("f"), content(500_000, 1));
+    // A partial file that is longer than the file.
+    fs::write(&partial, content(600_000, 1)).expect("the file is writable");
+    assert_eq!(nodes.send(&file, &into("")), Ok(Stored::New));
+    assert_eq!(nodes.stored("f"), content(500_000, 1));
 }
 
 #[test]
-fn a_source_that_grows_or_shrinks_meanwhile_is_not_stored_and_leaves_nothing() {
-    for more in [true, false] {
-        let pair = Pair::new();
-        let file = pair.file("f", LARGE, 1);
-        fs::write(pair.dest.path().join("f"), "old").expect("it is ours");
+fn source_resized_during_transfer_is_not_stored() {
+    for grows in [true, false] {
+        let nodes = TransferNodes::new();
+        let file = nodes.file("f", LARGE, 1);
+        fs::write(nodes.dest.path().join("f"), "old").expect("the file is writable");
         let changing = file.clone();
         let mut is_changed = false;
-        let ((tell, told), to) = (channel(), pair.there.location);
-        pair.here.spawn(move |cx, event| match event {
+        let ((sender, results), to) = (channel(), nodes.receiver.location);
+        nodes.sender.spawn(move |cx, event| match event {
             Event::Start => {
-                let started = cx.send_file(to, &changing, over(""), PATIENCE, Seen::Done);
-                cx.progress(started, millis(10), Seen::Progress);
+                let started = cx.send_file(to, &changing, overwrite(""), PATIENCE, TransferEvent::Done);
+                cx.progress(started, millis(10), TransferEvent::Progress);
                 receive()
             }
-            Event::Message(Seen::Progress(progress)) => {
+            Event::Message(TransferEvent::Progress(progress)) => {
                 if progress.done > 0 && !std::mem::replace(&mut is_changed, true) {
-                    let length = if more { LARGE as u64 + 1 } else { LARGE as u64 - 1 };
+                    let length = if grows { LARGE as u64 + 1 } else { LARGE as u64 - 1 };
                     fs::OpenOptions::new().write(true).open(&changing)?.set_len(length)?;
                 }
                 receive()
             }
-            Event::Message(Seen::Done(done)) => {
-                tell_test(&tell, done);
+            Event::Message(TransferEvent::Done(done)) => {
+                tell_test(&sender, done);
                 stop()
             }
             _ => receive(),
         });
-        assert_eq!(heard(&told), Err(SourceError::Changed.into()), "more: {more}");
-        wait_for("the unfinished file to go", || pair.partials().is_empty().then_some(()));
-        assert_eq!(pair.stored("f"), b"old");
+        assert_eq!(heard(&results), Err(SourceError::Changed.into()), "grows: {grows}");
+        wait_for("the removal of the partial file", || nodes.partials().is_empty().then_some(()));
+        assert_eq!(nodes.stored("f"), b"old");
     }
 }
 
 #[test]
-fn of_two_senders_to_one_place_one_is_refused_and_nothing_is_torn() {
-    let pair = Pair::new();
-    let (one, other) = (pair.file("one", LARGE, 1), pair.file("other", LARGE, 2));
-    let options = FileOptions { name: Some("f".to_owned()), ..over("") };
-    let to = pair.there.location;
-    let first = send(&pair.here, to, &one, &options, PATIENCE);
-    let second = send(&pair.here, to, &other, &options, PATIENCE);
+fn second_transfer_to_same_target_is_busy() {
+    let nodes = TransferNodes::new();
+    let (one, other) = (nodes.file("one", LARGE, 1), nodes.file("other", LARGE, 2));
+    let options = FileOptions { name: Some("f".to_owned()), ..overwrite("") };
+    let to = nodes.receiver.location;
+    let first = send(&nodes.sender, to, &one, &options, PATIENCE);
+    let second = send(&nodes.sender, to, &other, &options, PATIENCE);
     let done = [heard(&first), heard(&second)];
     assert!(done.contains(&Ok(Stored::New)), "{done:?}");
     assert!(done.contains(&Err(FileRefused::Busy.into())), "{done:?}");
     let seed = if done[0].is_ok() { 1 } else { 2 };
-    assert_eq!(pair.stored("f"), content(LARGE, seed));
+    assert_eq!(nodes.stored("f"), content(LARGE, seed));
 }
 
 #[test]
-fn a_transfer_ends_with_the_actor_that_wanted_it() {
-    let pair = Pair::new();
-    let file = pair.file("f", LARGE, 1);
-    // Its own daemons have begun before any actor that comes later.
-    pair.here.step(|_| ());
-    let before = pair.here.stats().actors;
-    let to = pair.there.location;
-    pair.here.spawn(move |cx: &mut Cx<Seen>, event| match event {
+fn transfer_ends_with_its_caller() {
+    let nodes = TransferNodes::new();
+    let file = nodes.file("f", LARGE, 1);
+    // The service actors of the node have started before this step runs.
+    nodes.sender.step(|_| ());
+    let before = nodes.sender.stats().actors;
+    let to = nodes.receiver.location;
+    nodes.sender.spawn(move |cx: &mut Cx<TransferEvent>, event| match event {
         Event::Start => {
-            let started = cx.send_file(to, &file, into(""), PATIENCE, Seen::Done);
-            cx.progress(started, millis(10), Seen::Progress);
+            let started = cx.send_file(to, &file, into(""), PATIENCE, TransferEvent::Done);
+            cx.progress(started, millis(10), TransferEvent::Progress);
             receive()
         }
-        Event::Message(Seen::Progress(progress)) if progress.done > 0 => stop(),
+        Event::Message(TransferEvent::Progress(progress)) if progress.done > 0 => stop(),
         _ => receive(),
     });
-    wait_for("an unfinished file", || pair.partials().iter().any(|bytes| *bytes > 0).then_some(()));
-    wait_for("the sender to end", || (pair.here.stats().actors == before).then_some(()));
-    assert!(!pair.dest.path().join("f").exists());
+    wait_for("a partial file", || nodes.partials().iter().any(|bytes| *bytes > 0).then_some(()));
+    wait_for("the sender to end", || (nodes.sender.stats().actors == before).then_some(()));
+    assert!(!nodes.dest.path().join("f").exists());
 }
 
 #[test]
-fn a_loop_without_a_node_says_so() {
-    let mut events = antiphon_sched::Loop::new(antiphon_sched::LoopConfig::default()).expect("a loop");
-    let (tell, told) = channel();
-    events.spawn(move |cx: &mut Cx<Seen>, event| match event {
+fn loop_without_node_refuses_to_send() {
+    let mut sched =
+        antiphon_sched::Loop::new(antiphon_sched::LoopConfig::default()).expect("a loop is created");
+    let (sender, results) = channel();
+    sched.spawn(move |cx: &mut Cx<TransferEvent>, event| match event {
         Event::Start => {
-            let nobody = "127.0.0.1:9".parse().expect("a location");
-            let none = cx.send_file(nobody, "f", into(""), secs(1), Seen::Done);
-            cx.progress(none, secs(1), Seen::Progress);
+            let location = "127.0.0.1:9".parse().expect("the location is valid");
+            let none = cx.send_file(location, "f", into(""), secs(1), TransferEvent::Done);
+            cx.progress(none, secs(1), TransferEvent::Progress);
             cx.cancel_transfer(none);
             receive()
         }
-        Event::Message(Seen::Done(done)) => {
-            tell_test(&tell, done);
+        Event::Message(TransferEvent::Done(done)) => {
+            tell_test(&sender, done);
             stop()
         }
         _ => receive(),
     });
-    events.run().expect("it runs");
-    assert_eq!(heard(&told), Err(FileError::NoNode));
+    sched.run().expect("the loop runs");
+    assert_eq!(heard(&results), Err(FileError::NoNode));
 }

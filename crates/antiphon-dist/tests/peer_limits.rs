@@ -88,7 +88,7 @@ fn a_peer_that_sets_too_many_monitors_is_told_so() {
     }
     assert_eq!(refusals(&strict).monitors, 2);
     assert_eq!((strict.counts().monitors, peer.counts().monitors), (2, 2));
-    is_logged_once(&strict, "sets more monitors");
+    is_logged_once(&strict, "has reached its limit of monitors");
     peer.step(move |cx| cx.terminate(watched));
     assert_eq!([heard(&ends[0]), heard(&ends[1])], [End::Terminated, End::Terminated]);
 }
@@ -129,7 +129,7 @@ fn a_peer_with_too_many_open_requests_is_told_so_until_some_are_answered() {
         assert_eq!(answers, [Ok(7), Err(AskError::Dropped)]);
     }
     assert_eq!(refusals(&strict).requests, 6);
-    is_logged_once(&strict, "has more requests open");
+    is_logged_once(&strict, "has reached its limit of open requests");
 }
 
 fn subscribe(node: &TestNode, to: Channel<String>, actor: ActorId) -> Result<(), SubscribeError> {

@@ -151,24 +151,24 @@ impl Core {
     pub(crate) fn monitor(&mut self, watcher: Key, target: ActorId) -> MonitorId {
         let id = self.next_monitor();
         let Some(mailbox) = self.any_mailbox(watcher) else { return id };
-        if *mailbox.opened() == OPEN_MAX {
+        if *mailbox.open_requests() == OPEN_MAX {
             self.end_over_limit(watcher);
             return id;
         }
-        *mailbox.opened() += 1;
+        *mailbox.open_requests() += 1;
         if let Some(extras) = self.extras(watcher) {
             extras.watching.insert(id, target);
         }
         if target.node() != self.node_id {
             self.signal(Signal::Monitor { target, id, watcher });
         } else {
-            self.watch_local(target.key(), id, self.id(watcher));
+            self.add_watcher(target.key(), id, self.id(watcher));
         }
         id
     }
 
     /// Sends a `Down` to `watcher`, on any node, when the local actor `target` exits.
-    pub(crate) fn watch_local(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
+    pub(crate) fn add_watcher(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
         match self.extras(target) {
             Some(extras) => {
                 extras.watchers.insert(id, Watcher::Actor(watcher));
@@ -181,7 +181,7 @@ impl Core {
     }
 
     /// Runs `callback` when the local actor `target` exits; at once if it has exited already.
-    pub(crate) fn watch_by_callback(
+    pub(crate) fn monitor_by_callback(
         &mut self,
         target: Key,
         callback: Box<dyn FnOnce(ExitReason)>,
@@ -201,11 +201,11 @@ impl Core {
         if target.node() != self.node_id {
             self.signal(Signal::Demonitor { watcher, target, id });
         } else {
-            self.unwatch_local(target.key(), id);
+            self.remove_watcher(target.key(), id);
         }
     }
 
-    pub(crate) fn unwatch_local(&mut self, target: Key, id: MonitorId) {
+    pub(crate) fn remove_watcher(&mut self, target: Key, id: MonitorId) {
         if self.actors.is_alive(target)
             && let Some(extras) = self.extras.get_mut(&target.index())
         {
@@ -235,7 +235,7 @@ impl Core {
             extras.notified[by] -= 1;
         }
         if let Some(mailbox) = self.any_mailbox(watcher) {
-            *mailbox.opened() -= 1;
+            *mailbox.open_requests() -= 1;
         }
         self.drop_idle_extras(watcher);
         Some(target)
@@ -251,7 +251,7 @@ impl Core {
         } else {
             self.signal(Signal::Notify { watcher, id, actor });
         }
-        self.watch_local(actor, id, watcher);
+        self.add_watcher(actor, id, watcher);
     }
 
     /// Reserves the `Down` that a `notify` of `actor` announces to the local actor `watcher`. If a limit is reached,
@@ -259,7 +259,8 @@ impl Core {
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         let watcher = self.owner_of(watcher);
         let notified_by = notified_by(id, self.node_id);
-        let is_at_limit = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.opened() == OPEN_MAX);
+        let is_at_limit =
+            self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.open_requests() == OPEN_MAX);
         let extras = if is_at_limit { None } else { self.extras(watcher) };
         let has_room =
             |extras: &&mut ActorExtras| notified_by.is_none_or(|by| extras.notified[by] < NOTIFY_MAX[by]);
@@ -273,7 +274,7 @@ impl Core {
                 extras.notified[by] += 1;
             }
             if let Some(mailbox) = self.any_mailbox(watcher) {
-                *mailbox.opened() += 1;
+                *mailbox.open_requests() += 1;
             }
         }
         true
@@ -330,7 +331,7 @@ impl Core {
             if target.node() != self.node_id {
                 self.signal(Signal::Demonitor { watcher: key, target, id });
             } else {
-                self.unwatch_local(target.key(), id);
+                self.remove_watcher(target.key(), id);
             }
         }
         for (id, watcher) in extras.watchers {

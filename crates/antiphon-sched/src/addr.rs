@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 use crate::error::SendError;
 use crate::id::{ActorId, NodeId};
 use crate::loop_ref::LoopRef;
-use crate::outgoing::reach_wire;
+use crate::remote::reach_wire;
 use crate::requests::RequestId;
 use crate::wire::Wire;
 

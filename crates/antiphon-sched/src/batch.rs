@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::cx::Cx;
 use crate::event::{Event, ExitReason, SwapOffer, SystemEvent, Thrown};
 use crate::id::Key;
-use crate::mailbox::{Mailbox, Pending, Taken, Wait};
+use crate::mailbox::{Mailbox, PendingTimer, Taken, Wait};
 use crate::step::{Next, Step, Then};
 
 /// A batch has at least this many steps, if as many events are in the mailbox.
@@ -187,8 +187,8 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
             core.mailbox::<M>(me)?.await_any();
             Event::Ready(ready)
         }
-        SystemEvent::SocketSeen(id) => {
-            core.socket_seen(id, me);
+        SystemEvent::SocketCloseHandled(id) => {
+            core.socket_close_handled(id, me);
             return None;
         }
         SystemEvent::Tick(token) => Event::Message(tick(core, me, token)?),
@@ -203,20 +203,20 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
 /// The message of a repeated timer. The actor's own code makes it now, while nothing of the core is borrowed.
 fn tick<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<M> {
     let mut make = match pending::<M>(core, me, token)? {
-        Pending::Every { make, queued, .. } => {
+        PendingTimer::Every { make, queued, .. } => {
             *queued = false;
             make.take()?
         }
-        Pending::Once(..) | Pending::Cancelled(_) => return None,
+        PendingTimer::Once(..) | PendingTimer::Cancelled(_) => return None,
     };
     let message = make();
-    if let Some(Pending::Every { make: slot, .. }) = pending::<M>(core, me, token) {
+    if let Some(PendingTimer::Every { make: slot, .. }) = pending::<M>(core, me, token) {
         *slot = Some(make);
     }
     Some(message)
 }
 
-fn pending<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<&mut Pending<M>> {
+fn pending<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<&mut PendingTimer<M>> {
     core.mailbox::<M>(me)?.pending_mut(token)
 }
 

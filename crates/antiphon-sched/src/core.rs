@@ -45,11 +45,11 @@ pub(crate) struct Core {
     pub(crate) round_end: Time,
     pub(crate) mailbox_max: usize,
     pub(crate) wheel: TimerWheel,
-    pub(crate) request_ids: PendingRequests,
+    pub(crate) requests: PendingRequests,
     pub(crate) extras: FxHashMap<u32, Box<ActorExtras>>,
     pub(crate) monitors: u64,
     /// The number of replies that could not be delivered.
-    pub(crate) lost_answers: u64,
+    pub(crate) undelivered_replies: u64,
     /// Actors that keep the loop running: all but daemons.
     pub(crate) live_actors: usize,
     /// The loop is stopping: actors that start now receive `Terminate` at once.
@@ -101,10 +101,10 @@ impl Core {
             round_end: Time::MAX,
             mailbox_max,
             wheel: TimerWheel::new(),
-            request_ids: PendingRequests::new(rng.u64(..)),
+            requests: PendingRequests::new(rng.u64(..)),
             extras: FxHashMap::default(),
             monitors: 0,
-            lost_answers: 0,
+            undelivered_replies: 0,
             live_actors: 0,
             stopping: false,
             current: None,
@@ -211,7 +211,7 @@ impl Core {
             Some(ReadyTarget::Actor(owner, index)) => {
                 self.push_system(owner, SystemEvent::Ready(index));
             }
-            Some(ReadyTarget::SocketEvent(id, part)) => self.sockets.note(id, part, readable, writable),
+            Some(ReadyTarget::Socket(id, part)) => self.sockets.note(id, part, readable, writable),
         }
     }
 
@@ -255,13 +255,13 @@ impl Core {
     #[inline]
     pub(crate) fn begin_batch(&mut self, key: Key) {
         self.current = Some(key);
-        self.shared.step_clock.turn(key);
+        self.shared.step_clock.batch_started(key);
     }
 
     #[inline]
     pub(crate) fn begin_step(&mut self) {
         self.steps += 1;
-        self.shared.step_clock.beat(self.steps);
+        self.shared.step_clock.step_started(self.steps);
     }
 
     /// Whether the current round has used up its time.
@@ -327,7 +327,7 @@ impl Core {
                     Fired::Again(_) | Fired::Spent => {}
                 }
             }
-            DueTimer::SocketEvent(id) => self.socket_timer(id),
+            DueTimer::Socket(id) => self.socket_timer(id),
             DueTimer::Request(request_id) => self.fail_request(request_id, crate::error::AskError::TimedOut),
         }
     }
@@ -361,16 +361,16 @@ impl Core {
         };
         let index = key.index();
         let mailbox = cell.any_mailbox();
-        let (timers, mut head) = (mailbox.timers(), *mailbox.ports());
+        let (timers, mut head) = (mailbox.timers(), *mailbox.head_of_requests());
         let is_adapter = self.actors.has(index, Flag::ADAPTER);
         for timer in timers {
             self.wheel.cancel(timer);
         }
-        while let Some(request_id) = self.request_ids.at(head) {
-            match self.request_ids.close(request_id) {
+        while let Some(request_id) = self.requests.at(head) {
+            match self.requests.close(request_id) {
                 Some((closed, next)) => {
                     self.after_request_closed(request_id, closed.timer, closed.is_remote);
-                    crate::panic_guard::log_panic(|| drop(closed.waiting));
+                    crate::panic_guard::log_panic(|| drop(closed.handler));
                     head = next.unwrap_or(crate::mailbox::NO_REQUEST);
                 }
                 None => break,

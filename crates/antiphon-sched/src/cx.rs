@@ -17,7 +17,7 @@ use crate::event::{Event, SwapOffer, SystemEvent};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
 use crate::loop_ref::LoopRef;
-use crate::mailbox::{Mailbox, OPEN_MAX, Pending};
+use crate::mailbox::{Mailbox, OPEN_MAX, PendingTimer};
 use crate::readiness::{Source, SourceOwner};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::step::{Fold, Step};
@@ -254,7 +254,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Sends `message` to this actor after `span`.
     pub fn after(&mut self, span: Duration, message: M) -> Timer {
-        self.add_timer(span, |key| Pending::Once(key, message))
+        self.add_timer(span, |key| PendingTimer::Once(key, message))
     }
 
     /// Sends the message that `make` returns to this actor once per `period`, which is at least one millisecond. No
@@ -266,10 +266,10 @@ impl<'a, M: 'static> Cx<'a, M> {
         let make = Some(Box::new(make) as crate::mailbox::Make<M>);
         // A period of zero would fire endlessly within one round.
         let period = period.max(Duration::from_millis(1));
-        self.add_timer(period, |key| Pending::Every { name: key, key, period, make, queued: false })
+        self.add_timer(period, |key| PendingTimer::Every { name: key, key, period, make, queued: false })
     }
 
-    fn add_timer(&mut self, span: Duration, pending: impl FnOnce(TimerKey) -> Pending<M>) -> Timer {
+    fn add_timer(&mut self, span: Duration, pending: impl FnOnce(TimerKey) -> PendingTimer<M>) -> Timer {
         let me = self.me;
         let core = &mut *self.loop_ref.core;
         let until = core.now + span;

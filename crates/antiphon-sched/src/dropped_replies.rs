@@ -52,7 +52,7 @@ pub(crate) fn note(node_id: NodeId, node: NodeId, request_id: RequestId) {
     }
     let shared = LOOPS.lock().get(&node_id).and_then(Weak::upgrade);
     if let Some(shared) = shared {
-        shared.post_urgent(Box::new((node, request_id)));
+        shared.push_urgent(Box::new((node, request_id)));
     }
 }
 

@@ -144,7 +144,7 @@ pub(crate) enum SystemEvent {
     /// A readiness source, by its index.
     Ready(u32),
     /// Gets no event: the actor has handled everything queued before it, including the end of this socket.
-    SocketSeen(SocketId),
+    SocketCloseHandled(SocketId),
     /// A repeated timer, by its index in the mailbox.
     Tick(u32),
     /// Another system event, with the permit for its bytes.

@@ -1,8 +1,8 @@
-//! The loop: who runs next, and when to sleep.
+//! The loop: the order of work in a round, and when its thread sleeps.
 //!
-//! A round drains the inbox, fires timers, runs turns within a budget of turns and of time, lets unfinished
-//! sources go on, and then looks at the sockets, without waiting while anything is runnable. So an actor that
-//! sends to itself for ever starves neither sockets nor timers.
+//! A round drains the inbox, fires timers, handles sockets, runs batches and resumes unfinished sources.
+//! Batches have a budget of number and time. Then the loop polls the sockets; it does not wait while anything
+//! is runnable. So an actor that sends to itself for ever starves neither sockets nor timers.
 
 use std::io;
 use std::sync::Arc;
@@ -37,51 +37,52 @@ use crate::transport::Transport;
 use crate::watchdog;
 use crate::wire::Wire;
 
-/// Mail taken from the inbox in one round.
-const INBOX_A_ROUND: usize = 256;
-/// Turns in one round.
-const BATCHES_A_ROUND: usize = 1024;
-/// Time for turns in one round.
-const TIME_A_ROUND: Duration = Duration::from_micros(200);
-/// Steps between two looks at the clock.
-const STEPS_A_LOOK: u64 = 128;
-/// Timers fired in one round.
-const TIMERS_A_ROUND: usize = 4096;
-/// A pause of the whole process, after which sockets are read before timers fire.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How often memory that bursts left behind is freed.
-const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// The most items taken from each inbox in one round.
+const INBOX_PER_ROUND: usize = 256;
+/// The most batches in one round.
+const BATCHES_PER_ROUND: usize = 1024;
+/// The time for batches in one round.
+const TIME_PER_ROUND: Duration = Duration::from_micros(200);
+/// Steps between two readings of the clock.
+const STEPS_PER_READING: u64 = 128;
+/// The most timers fired in one round.
+const TIMERS_PER_ROUND: usize = 4096;
+/// After a pause of the whole process of at least this length, sockets are read before timers fire.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The interval at which mailboxes that a burst enlarged are trimmed.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// The most events of one poll.
 const EVENTS_MAX: usize = 1024;
 
-/// What a loop is built on.
+/// The platform that a loop runs on.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Park {
-    /// The system: real time, sockets, threads.
+    /// The operating system: real time, sockets, threads.
     Mio,
-    /// Nothing: time goes on when [`Loop::advance_to`] says so, and no descriptor is held.
+    /// No platform: time advances only by [`Loop::advance_to`], and the loop holds no descriptor.
     Virtual,
 }
 
 /// The settings of a loop.
 #[derive(Clone, Debug)]
 pub struct LoopConfig {
-    /// What the loop is built on: [`Park::Mio`].
+    /// The platform of the loop: [`Park::Mio`].
     pub park: Park,
-    /// The incarnation; `None`, the default, draws it at random.
+    /// The incarnation; `None`, the default, chooses it at random.
     pub node_id: Option<NodeId>,
-    /// The seed of all that is random in the loop; `None`, the default, draws it.
+    /// The seed of the loop's random numbers; `None`, the default, chooses it at random.
     pub seed: Option<u64>,
     /// The most messages in one mailbox: 65,536.
     pub mailbox_max: usize,
-    /// The most mail from other threads that waits: 65,536.
+    /// The most messages and jobs from other threads that wait in the inbox: 65,536.
     pub inbox_max: usize,
     /// The most threads for blocking jobs: 4.
     pub blocking_threads_max: usize,
     /// The most blocking jobs that wait for a thread: 1,024.
     pub blocking_queue_max: usize,
-    /// Steps that take longer than this, 10 ms, are told of; `None` does without the watchdog and its thread.
+    /// A step that takes longer than this is logged: 10 ms. `None` disables the watchdog and its thread.
     pub watchdog: Option<Duration>,
-    /// How long actors may take to end after `stop`: 5 s.
+    /// The time that actors have to exit after `stop`: 5 s.
     pub stop_within: Duration,
 }
 
@@ -101,25 +102,25 @@ impl Default for LoopConfig {
     }
 }
 
-/// Why a loop could not be built or could not go on.
+/// Why a loop could not be built, or could not continue.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoopError {
-    /// The system gave no poll or waker.
-    #[error("the system gives no event queue ({0}); raise the limit of open files")]
+    /// The system refused an event queue or a waker.
+    #[error("the system refused an event queue ({0}); raise the limit of open files")]
     Poll(#[source] io::Error),
-    /// The system gave no random numbers.
-    #[error("the system gives no random numbers; set `node_id` and `seed` yourself")]
+    /// The system returned no random numbers.
+    #[error("the system returned no random numbers; set `node_id` and `seed` in the configuration")]
     Random,
-    /// Signals could not be watched.
-    #[error("signals cannot be watched: {0}")]
+    /// The loop could not register for SIGINT and SIGTERM.
+    #[error("the loop cannot receive signals: {0}")]
     Signals(#[source] io::Error),
 }
 
-/// How a loop is doing: sizes of its tables, and counters since its start.
+/// The sizes of a loop's tables, and counters since its start.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoopStats {
-    /// Actors, and their further addresses.
+    /// Actors and adapters.
     pub actors: usize,
     /// Actors with something to do.
     pub runnable: usize,
@@ -127,34 +128,34 @@ pub struct LoopStats {
     pub requests: usize,
     /// Running timers.
     pub timers: usize,
-    /// Registered sources, those of sockets among them.
+    /// Registered readiness sources, including those of sockets.
     pub sources: usize,
     /// Listeners, connections, UDP sockets, child processes.
     pub sockets: usize,
-    /// Actors with watchers, names or a way in from the network.
+    /// Actors with rarely used state: monitors, adapters, names, sockets, exposure to the network.
     pub extras: usize,
     /// Steps taken.
     pub steps: u64,
-    /// Steps that took longer than the watchdog's patience.
+    /// Steps that took longer than [`LoopConfig::watchdog`].
     pub slow_steps: u64,
     /// Dead letters.
     pub dead_letters: u64,
 }
 
-/// Readiness of a source that is not the loop's.
+/// Readiness of a source that belongs to the program that embeds the loop.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct ExternalReadiness {
-    /// The token it was registered with, from [`EXTERNAL_TOKENS`] on.
+    /// The token of the source, from [`EXTERNAL_TOKENS`] on.
     pub token: Token,
     /// Reading will not block.
     pub readable: bool,
     /// Writing will not block.
     pub writable: bool,
-    /// The other side has closed its half: what can be read ends there.
+    /// The other side has closed its half of the stream, or there was an error: reading reaches the end.
     pub closed: bool,
 }
 
-/// A scheduler on one thread. Build it, spawn actors, `run`.
+/// A scheduler on one thread. Build it, spawn actors, then call [`Loop::run`].
 pub struct Loop {
     core: Core,
     inbox: Receiver<Box<dyn InboxItem>>,
@@ -172,13 +173,13 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// A loop without actors.
+    /// Builds a loop without actors.
     ///
     /// # Errors
-    /// The system refuses an event queue or random numbers.
+    /// The system refused an event queue, or returned no random numbers.
     pub fn new(config: LoopConfig) -> Result<Self, LoopError> {
-        let node_id = config.node_id.map_or_else(|| draw().map(NodeId::from_bits), Ok)?;
-        let seed = config.seed.map_or_else(draw, Ok)?;
+        let node_id = config.node_id.map_or_else(|| random_bits().map(NodeId::from_bits), Ok)?;
+        let seed = config.seed.map_or_else(random_bits, Ok)?;
         let poll = match config.park {
             Park::Mio => Some(Poll::new().map_err(LoopError::Poll)?),
             Park::Virtual => None,
@@ -191,12 +192,12 @@ impl Loop {
                 (Some(waker), Some(registry))
             }
         };
-        let (inbox_end, inbox) = crossbeam_channel::bounded(config.inbox_max.max(1));
-        let (urgent_end, urgent) = crossbeam_channel::unbounded();
-        let shared = Arc::new(Shared::new(node_id, waker, inbox_end, urgent_end));
+        let (inbox_sender, inbox) = crossbeam_channel::bounded(config.inbox_max.max(1));
+        let (urgent_sender, urgent) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared::new(node_id, waker, inbox_sender, urgent_sender));
         dropped_replies::open(node_id, &shared);
-        if let (Park::Mio, Some(patience)) = (config.park, config.watchdog) {
-            watchdog::start(&shared, patience);
+        if let (Park::Mio, Some(limit)) = (config.park, config.watchdog) {
+            watchdog::start(&shared, limit);
         }
         let blocking_pool = BlockingPool::new(
             config.blocking_threads_max,
@@ -230,9 +231,10 @@ impl Loop {
         })
     }
 
-    /// Starts an actor from a closure. What is no closure starts by [`Loop::spawn_actor`]: a struct with
-    /// `impl Actor<M>`, a boxed actor. A closure that was kept in a variable first wants [`actor`](crate::actor())
-    /// around it.
+    /// Starts an actor from a closure.
+    ///
+    /// A struct with `impl Actor<M>` or a boxed actor starts by [`Loop::spawn_actor`]. A closure that was first
+    /// stored in a variable needs [`actor`](crate::actor()) around it.
     pub fn spawn<M: 'static, F>(&mut self, actor: F) -> Addr<M>
     where
         F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,
@@ -240,12 +242,12 @@ impl Loop {
         self.core.spawn(actor)
     }
 
-    /// Starts an actor from anything that is one.
+    /// Starts an actor from any value that implements [`Actor`].
     pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
         self.core.spawn(actor)
     }
 
-    /// Starts an actor from a state, and a fold that takes the state and gives the next.
+    /// Starts an actor from a state and a fold: a function that takes the state and returns the next one.
     pub fn spawn_fsm<M: 'static, S: 'static, F>(&mut self, state: S, fold: F) -> Addr<M>
     where
         F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,
@@ -253,25 +255,25 @@ impl Loop {
         self.core.spawn(FoldActor::new(state, fold))
     }
 
-    /// Sends from outside of all actors.
+    /// Sends a message from outside of all actors.
     ///
     /// # Errors
-    /// The message comes back, with the reason.
+    /// The error returns the message, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         self.loop_ref().send(to, message)
     }
 
-    /// The end of an actor of this loop, with the value that it will exit with; `()` for `stop`.
+    /// Returns a handle that waits for the exit value of an actor of this loop; `stop` has the value `()`.
     pub fn join_handle<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> JoinHandle<V> {
         JoinHandle::of(&mut self.core, actor.into())
     }
 
-    /// A handle for other threads.
+    /// Returns a handle for other threads.
     pub fn handle(&self) -> Handle {
         Handle::of(&self.core.shared)
     }
 
-    /// The loop, held for a moment.
+    /// Access to the loop for the code that embeds or extends it.
     pub fn loop_ref(&mut self) -> LoopRef<'_> {
         LoopRef { core: &mut self.core }
     }
@@ -286,12 +288,12 @@ impl Loop {
         self.core.now
     }
 
-    /// How the loop is doing.
+    /// The loop's sizes and counters.
     pub fn stats(&self) -> LoopStats {
         LoopStats {
             actors: self.core.actors.live(),
             runnable: self.core.actors.runnable(),
-            requests: self.core.request_ids.len(),
+            requests: self.core.requests.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.readiness.len(),
             sockets: self.core.sockets.len(),
@@ -302,12 +304,12 @@ impl Loop {
         }
     }
 
-    /// Has `watch` see each dead letter; up to 1,024 a round, of more only the count tells.
-    pub fn on_dead_letter(&mut self, watch: impl FnMut(&DeadLetter) + 'static) {
-        self.core.dead_letters.watch = Some(Box::new(watch));
+    /// Calls `report` with each dead letter: at most 1,024 in a round. Further ones are only counted.
+    pub fn on_dead_letter(&mut self, report: impl FnMut(&DeadLetter) + 'static) {
+        self.core.dead_letters.watch = Some(Box::new(report));
     }
 
-    /// Where messages and signals for other nodes go from now on; what waited for it goes there at once.
+    /// Sets the transport for messages and signals to other nodes. Queued signals are sent at once.
     pub fn set_transport(&mut self, transport: Box<dyn Transport>) {
         self.core.transport = TransportSlot::Present(transport);
         for signal in std::mem::take(&mut self.core.queued_signals) {
@@ -315,8 +317,8 @@ impl Loop {
         }
     }
 
-    /// Takes the world outside out, to be put back by [`Loop::set_transport`]; signals wait meanwhile. `None`
-    /// when there is none, or it is no `T`.
+    /// Takes the transport out; [`Loop::set_transport`] puts it back. Signals are queued meanwhile. `None` when
+    /// there is no transport, or it is not a `T`.
     pub fn take_transport<T: Transport>(&mut self) -> Option<Box<T>> {
         match std::mem::replace(&mut self.core.transport, TransportSlot::Taken) {
             TransportSlot::Present(transport) if (&*transport as &dyn std::any::Any).is::<T>() => {
@@ -330,13 +332,13 @@ impl Loop {
         }
     }
 
-    /// Where an embedder registers sources of its own, with tokens from [`EXTERNAL_TOKENS`] on; `None` for a
-    /// virtual loop.
+    /// The registry in which the program that embeds the loop registers its own sources, with tokens from
+    /// [`EXTERNAL_TOKENS`] on; `None` for a virtual loop.
     pub fn registry(&self) -> Option<&Registry> {
         self.poll.as_ref().map(Poll::registry)
     }
 
-    /// Whether an actor lives that is no daemon.
+    /// Whether the loop has an actor that is not a daemon.
     pub fn has_live_actors(&self) -> bool {
         self.core.live_actors > 0
     }
@@ -350,10 +352,10 @@ impl Loop {
             || !self.inbox.is_empty()
             || !self.urgent.is_empty()
             || dropped_replies::any(self.core.node_id)
-            || self.stop_is_fresh()
+            || self.has_stop_request()
     }
 
-    /// When the loop has something to do again, as far as its timers know.
+    /// The time of the next work that the loop knows of: now if it is runnable, else that of its next timer.
     pub fn next_deadline(&self) -> Option<Time> {
         if self.is_runnable() {
             return Some(self.core.now);
@@ -365,10 +367,10 @@ impl Loop {
         }
     }
 
-    /// Lets the time of a virtual loop go on.
+    /// Advances the time of a virtual loop.
     ///
     /// # Panics
-    /// When the loop is not virtual: real time goes on by itself.
+    /// When the loop is not virtual: real time advances by itself.
     pub fn advance_to(&mut self, now: Time) {
         assert!(self.poll.is_none(), "only the time of a virtual loop can be set");
         self.core.now = self.core.now.max(now);
@@ -381,11 +383,11 @@ impl Loop {
         }
     }
 
-    /// One round of work, without looking at sockets and without waiting.
+    /// Runs one round of work, without polling and without waiting.
     pub fn work(&mut self) {
-        self.core.shared.wake_flag.disarm();
+        self.core.shared.wake_flag.clear();
         self.read_clock();
-        self.enter();
+        self.begin_stop();
         self.core.shared.step_clock.wake();
         self.take_inbox();
         self.fire_timers();
@@ -393,16 +395,16 @@ impl Loop {
         self.run_batches();
         self.core.flush_sockets();
         self.resume_sources();
-        self.tidy();
+        self.finish_round();
         self.core.shared.step_clock.rest();
     }
 
-    fn enter(&mut self) {
-        if self.stop_is_fresh() {
+    fn begin_stop(&mut self) {
+        if self.has_stop_request() {
             self.stopping = Some(self.core.now + self.stop_within);
             self.core.stopping = true;
             for key in self.core.actors.keys() {
-                // Further addresses end with their owners.
+                // Adapters end with their owners.
                 if !self.core.actors.has(key.index(), Flag::ADAPTER) {
                     self.core.push_system(key, SystemEvent::Terminate);
                 }
@@ -411,20 +413,20 @@ impl Loop {
     }
 
     fn take_inbox(&mut self) {
-        for _ in 0..INBOX_A_ROUND {
-            let Ok(mail) = self.urgent.try_recv() else { break };
-            self.run_inbox_item(mail);
+        for _ in 0..INBOX_PER_ROUND {
+            let Ok(item) = self.urgent.try_recv() else { break };
+            self.run_inbox_item(item);
         }
-        for _ in 0..INBOX_A_ROUND {
-            let Ok(mail) = self.inbox.try_recv() else { break };
-            self.run_inbox_item(mail);
+        for _ in 0..INBOX_PER_ROUND {
+            let Ok(item) = self.inbox.try_recv() else { break };
+            self.run_inbox_item(item);
         }
     }
 
-    fn run_inbox_item(&mut self, mail: Box<dyn InboxItem>) {
+    fn run_inbox_item(&mut self, item: Box<dyn InboxItem>) {
         self.core.current = None;
         let core = &mut self.core;
-        panic_guard::log_panic(|| mail.open(core));
+        panic_guard::log_panic(|| item.open(core));
     }
 
     fn fire_timers(&mut self) {
@@ -434,7 +436,7 @@ impl Loop {
             let now = self.core.now;
             self.core.wheel.advance(now, &mut self.due);
         }
-        for _ in 0..TIMERS_A_ROUND {
+        for _ in 0..TIMERS_PER_ROUND {
             let Some(&due) = self.due.get(self.due_next) else { break };
             self.due_next += 1;
             self.core.fire(due);
@@ -444,22 +446,22 @@ impl Loop {
     fn serve_sockets(&mut self) {
         if self.core.sockets.is_busy() {
             self.core.current = None;
-            self.core.round_end = self.core.now + TIME_A_ROUND;
+            self.core.round_end = self.core.now + TIME_PER_ROUND;
             self.core.serve_sockets();
-            // The actors have a time of their own.
+            // The budget of the actors does not include this time.
             self.read_clock();
         }
     }
 
     fn run_batches(&mut self) {
-        self.core.round_end = self.core.now + TIME_A_ROUND;
-        let mut look = self.core.steps + STEPS_A_LOOK;
-        for _ in 0..BATCHES_A_ROUND {
+        self.core.round_end = self.core.now + TIME_PER_ROUND;
+        let mut next_reading = self.core.steps + STEPS_PER_READING;
+        for _ in 0..BATCHES_PER_ROUND {
             if !self.core.run_one() {
                 break;
             }
-            if self.core.steps >= look {
-                look = self.core.steps + STEPS_A_LOOK;
+            if self.core.steps >= next_reading {
+                next_reading = self.core.steps + STEPS_PER_READING;
                 self.read_clock();
                 if self.core.now >= self.core.round_end {
                     break;
@@ -478,7 +480,7 @@ impl Loop {
         }
     }
 
-    fn tidy(&mut self) {
+    fn finish_round(&mut self) {
         dropped_replies::take(self.core.node_id, &mut self.dropped);
         for dropped in self.dropped.drain(..) {
             self.core.reply_dropped(dropped);
@@ -488,48 +490,50 @@ impl Loop {
             self.core.dead_letters.show();
         }
         if self.core.now >= self.next_trim {
-            self.next_trim = self.core.now + TRIM_EVERY;
+            self.next_trim = self.core.now + TRIM_INTERVAL;
             self.core.trim();
         }
     }
 
-    /// Looks at the sockets, and waits until one is ready, somebody wakes the loop, a timer is due, or
-    /// `until`; not at all while anything is runnable. What belongs to the embedder is appended to `foreign`.
+    /// Polls the sockets, and waits until one is ready, the loop is woken, a timer is due or `until` is reached.
+    ///
+    /// It does not wait while anything is runnable. Readiness of sources of the program that embeds the loop is
+    /// appended to `external`.
     ///
     /// # Errors
     /// The system's event queue fails.
     pub fn park(
         &mut self,
         until: Option<Time>,
-        foreign: &mut Vec<ExternalReadiness>,
+        external: &mut Vec<ExternalReadiness>,
     ) -> Result<(), LoopError> {
         if self.poll.is_none() {
             return Ok(());
         }
-        let wake_flag = !self.is_runnable() && {
-            self.core.shared.wake_flag.arm();
-            // Whoever pushed before it saw the flag is seen here.
+        let may_wait = !self.is_runnable() && {
+            self.core.shared.wake_flag.set();
+            // A push that did not see the flag is seen here.
             !self.is_runnable()
         };
-        let timeout = if wake_flag { self.patience(until) } else { Some(Duration::ZERO) };
+        let timeout = if may_wait { self.poll_timeout(until) } else { Some(Duration::ZERO) };
         let before = self.core.now;
-        // It stays armed until it works again: an embedder may wait by the descriptor meanwhile.
+        // The flag stays set until the next round: the embedding program may wait for the descriptor meanwhile.
         self.poll_once(timeout)?;
         self.read_clock();
-        self.take_events(foreign);
-        if self.core.now.since(before) > timeout.unwrap_or(Duration::ZERO) + PAUSE {
-            // The process was stopped: what arrived meanwhile comes before the timeouts for it.
+        self.take_events(external);
+        if self.core.now.since(before) > timeout.unwrap_or(Duration::ZERO) + PAUSE_MIN {
+            // The process was paused: data that arrived meanwhile comes before the timeouts that wait for it.
             self.poll_once(Some(Duration::ZERO))?;
-            self.take_events(foreign);
+            self.take_events(external);
         }
         Ok(())
     }
 
-    fn stop_is_fresh(&self) -> bool {
+    fn has_stop_request(&self) -> bool {
         self.stopping.is_none() && self.core.shared.stop.load(Ordering::Acquire)
     }
 
-    fn patience(&self, until: Option<Time>) -> Option<Duration> {
+    fn poll_timeout(&self, until: Option<Time>) -> Option<Duration> {
         let now = self.core.clock.map_or(self.core.now, |start| Time::ZERO + start.elapsed());
         let own = self.next_deadline();
         let first = match (own, until) {
@@ -550,7 +554,7 @@ impl Loop {
         }
     }
 
-    fn take_events(&mut self, foreign: &mut Vec<ExternalReadiness>) {
+    fn take_events(&mut self, external: &mut Vec<ExternalReadiness>) {
         for event in &self.events {
             let token = event.token();
             let readable = event.is_readable() || event.is_read_closed() || event.is_error();
@@ -560,14 +564,14 @@ impl Loop {
                 WAKER => {}
                 #[cfg(unix)]
                 SIGNALS => {
-                    // Emptied only here: a signal that comes now is told by an event of its own.
+                    // The pipe is emptied only here: a later signal causes another event.
                     if let Some(signals) = &mut self.signals {
                         signals.drain();
                     }
                     self.core.shared.stop.store(true, Ordering::Release);
                 }
                 Token(id) if id >= EXTERNAL_TOKENS => {
-                    foreign.push(ExternalReadiness { token, readable, writable, closed })
+                    external.push(ExternalReadiness { token, readable, writable, closed })
                 }
                 token => {
                     self.core.note_ready(token, readable, writable);
@@ -577,48 +581,49 @@ impl Loop {
         self.events.clear();
     }
 
-    /// One round: work, then a look at the sockets, waiting at most until `deadline`.
+    /// Runs one round: work, then a poll of the sockets that waits at most until `deadline`.
     ///
     /// # Errors
     /// The system's event queue fails.
     pub fn run_once(&mut self, deadline: Option<Time>) -> Result<(), LoopError> {
         self.work();
-        let mut foreign = Vec::new();
-        self.park(deadline, &mut foreign)
+        let mut external = Vec::new();
+        self.park(deadline, &mut external)
     }
 
-    /// Whether the loop has been asked to stop, and all actors have ended since, or had their time.
+    /// Whether a requested stop is complete: all actors have ended, or `stop_within` has passed.
     pub fn has_stopped(&self) -> bool {
         self.stopping.is_some_and(|end| self.core.actors.live() == 0 || self.core.now >= end)
     }
 
-    /// Runs until only daemons are left, or the loop was stopped and all have ended, or had their time. A
-    /// virtual loop runs until there is nothing to do before its time goes on.
+    /// Runs until only daemons are left, or a requested stop is complete.
+    ///
+    /// A virtual loop returns also when it has nothing to do before its time advances.
     ///
     /// # Errors
     /// The system's event queue fails.
     pub fn run(&mut self) -> Result<(), LoopError> {
-        let mut foreign = Vec::new();
+        let mut external = Vec::new();
         loop {
             self.work();
-            let over = match self.stopping {
+            let is_finished = match self.stopping {
                 Some(_) => self.has_stopped(),
                 None => self.core.live_actors == 0,
             };
-            if over {
+            if is_finished {
                 break;
             }
             if self.poll.is_none() && !self.is_runnable() {
                 return Ok(());
             }
-            self.park(None, &mut foreign)?;
-            foreign.clear();
+            self.park(None, &mut external)?;
+            external.clear();
         }
         self.after_stop();
         Ok(())
     }
 
-    /// Makes a loop that was stopped ready to run again.
+    /// Makes a stopped loop ready to run again.
     pub fn after_stop(&mut self) {
         if self.stopping.take().is_some() {
             self.core.stopping = false;
@@ -626,10 +631,10 @@ impl Loop {
         }
     }
 
-    /// Stops the loop gracefully at SIGINT and SIGTERM, as [`Handle::stop`] does.
+    /// Stops the loop gracefully on SIGINT and SIGTERM, as [`Handle::stop`] does.
     ///
     /// # Errors
-    /// The system refuses; or the loop is virtual.
+    /// The system refused, or the loop is virtual.
     #[cfg(unix)]
     pub fn stop_on_signals(&mut self) -> Result<(), LoopError> {
         let Some(poll) = &self.poll else {
@@ -639,7 +644,7 @@ impl Loop {
             )));
         };
         if self.signals.is_none() {
-            let signals = crate::signals::Signals::watch(poll.registry()).map_err(LoopError::Signals)?;
+            let signals = crate::signals::Signals::register(poll.registry()).map_err(LoopError::Signals)?;
             self.signals = Some(signals);
         }
         Ok(())
@@ -665,8 +670,8 @@ impl Drop for Loop {
                 drop(cell);
             }
         }
-        // All that is user code's is dropped one by one: two panics of one drop would abort.
-        self.core.request_ids.drop_all();
+        // Values of user code are dropped one by one: two panics in one drop would abort the process.
+        self.core.requests.drop_all();
         self.core.sockets.drop_all();
         for _ in 0..self.urgent.len() {
             panic_guard::log_panic(|| drop(self.urgent.try_recv()));
@@ -682,10 +687,10 @@ impl Drop for Loop {
 
 impl std::fmt::Debug for Loop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loop").field("home", &self.core.node_id).field("stats", &self.stats()).finish()
+        f.debug_struct("Loop").field("node_id", &self.core.node_id).field("stats", &self.stats()).finish()
     }
 }
 
-fn draw() -> Result<u64, LoopError> {
+fn random_bits() -> Result<u64, LoopError> {
     getrandom::u64().map_err(|_| LoopError::Random)
 }

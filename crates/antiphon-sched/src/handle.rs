@@ -1,4 +1,4 @@
-//! A loop, as other threads see it.
+//! The handle by which other threads reach a loop.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -27,23 +27,23 @@ use crate::wake_flag::WakeFlag;
 use crate::watchdog::StepClock;
 use crate::wire::Wire;
 
-/// Something that another thread wants done in the loop.
+/// Work that another thread sends to the loop.
 pub(crate) trait InboxItem: Send + Any {
     fn open(self: Box<Self>, core: &mut Core);
 }
 
-/// What a loop shares with other threads.
+/// The state that a loop shares with other threads.
 pub(crate) struct Shared {
     pub(crate) node_id: NodeId,
     pub(crate) wake_flag: WakeFlag,
     pub(crate) waker: Option<mio::Waker>,
-    /// Bounded; its users are told when it is full.
+    /// Bounded; a push into a full inbox is an error.
     pub(crate) inbox: Sender<Box<dyn InboxItem>>,
-    /// Answers and notices: as many as there are open requests, so they need no bound.
+    /// Replies and dropped replies. Their number is bounded by that of the open requests.
     pub(crate) urgent: Sender<Box<dyn InboxItem>>,
     pub(crate) stop: AtomicBool,
     closed: AtomicBool,
-    /// The loop's own; a loop cannot leave the thread that built it.
+    /// The thread of the loop; a loop cannot leave the thread that built it.
     thread: ThreadId,
     pub(crate) names: Mutex<FxHashMap<Key, Box<str>>>,
     pub(crate) step_clock: StepClock,
@@ -74,15 +74,17 @@ impl Shared {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// The loop ends; it must look into its inbox after this. A bounded channel keeps what nobody receives
-    /// any more, and whoever waits for an answer to it would wait for ever.
+    /// Marks the loop as ended; the caller must empty the inbox after this.
+    ///
+    /// A bounded channel keeps items without a receiver, and a thread that waits for a reply to one would wait
+    /// for ever.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    pub(crate) fn post_urgent(&self, item: Box<dyn InboxItem>) {
-        // A loop that is gone has dropped its receiver, and needs no notices.
+    pub(crate) fn push_urgent(&self, item: Box<dyn InboxItem>) {
+        // A loop that has ended has dropped its receiver, and needs no replies.
         if self.urgent.send(item).is_ok() {
             self.wake();
         }
@@ -93,7 +95,7 @@ impl Shared {
             && let Some(waker) = &self.waker
             && let Err(reason) = waker.wake()
         {
-            tracing::error!(%reason, "the loop could not be woken; it goes on at its next timer");
+            tracing::error!(%reason, "waking the loop failed; it continues at its next timer");
         }
     }
 
@@ -102,7 +104,7 @@ impl Shared {
     }
 }
 
-/// A loop, as other threads see it: `Send`, `Sync` and cheap to clone.
+/// A loop as other threads use it: `Send`, `Sync` and cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -118,25 +120,25 @@ impl Handle {
         self.shared.node_id
     }
 
-    /// Sends a message through the loop's inbox. What then cannot be delivered is a dead letter.
+    /// Sends a message through the loop's inbox. If the loop cannot deliver it, it becomes a dead letter.
     ///
     /// # Errors
-    /// The message comes back: the inbox is full (`Full`), or the loop has ended (`NoNode`).
+    /// The error returns the message: the inbox is full (`Full`), or the loop has ended (`NoNode`).
     pub fn send<T>(&self, to: T, message: T::Message) -> Result<(), SendError<T::Message>>
     where
         T: Target + Send + 'static,
         T::Message: Send + 'static,
     {
-        self.post(InboxMessage { to, message }).map_err(|refused| match refused {
-            PostRefused::Full(envelope) => SendError::Full(envelope.message),
-            PostRefused::Closed(envelope) => SendError::NoNode(envelope.message),
+        self.push(InboxMessage { to, message }).map_err(|error| match error {
+            PushError::Full(item) => SendError::Full(item.message),
+            PushError::Closed(item) => SendError::NoNode(item.message),
         })
     }
 
-    /// Asks, and waits for the answer. Not for the loop's own thread, which it would block.
+    /// Sends a request, and waits for the reply. It fails on the loop's own thread, which it would block.
     ///
     /// # Errors
-    /// As [`Cx::ask`]; `NoLoop` when the loop has ended, or this is its own thread.
+    /// As [`Cx::ask`]; `NoLoop` when the loop has ended, or when this is its own thread.
     pub fn ask<T, R>(
         &self,
         to: Addr<T>,
@@ -147,9 +149,9 @@ impl Handle {
         T: Send + 'static,
         R: Send + 'static,
     {
-        let (answer, answered) = bounded(1);
-        let question = move |core: &mut Core| {
-            let request_id = core.open_ownerless_request(Box::new(ThreadHandler { answer }));
+        let (sender, receiver) = bounded(1);
+        let ask = move |core: &mut Core| {
+            let request_id = core.open_ownerless_request(Box::new(ThreadHandler { sender }));
             core.set_request_timeout(request_id, timeout);
             let reply = ReplyTo::new(core.node_id, request_id);
             let mut loop_ref = LoopRef { core };
@@ -157,7 +159,7 @@ impl Handle {
                 loop_ref.fail_request(request_id, error.reason().into());
             }
         };
-        match self.call(question, timeout, &answered) {
+        match self.call(ask, timeout, &receiver) {
             Ok(result) => result,
             Err(CallFailure::Full) => Err(AskError::Full),
             Err(CallFailure::TimedOut) => Err(AskError::TimedOut),
@@ -165,54 +167,55 @@ impl Handle {
         }
     }
 
-    /// Waits for an actor of this loop to end with a value. Not for the loop's own thread.
+    /// Waits for the exit value of an actor of this loop. It fails on the loop's own thread.
     ///
-    /// An actor that may have ended before is better watched from its birth: see [`JoinHandle`](crate::JoinHandle).
+    /// Use a [`JoinHandle`](crate::JoinHandle) for an actor that may end before this call.
     ///
     /// # Errors
-    /// It ended otherwise, or with a value of another type; or it has not ended in time, and then nobody
-    /// watches it any more.
+    /// The actor ended without a value, or with a value of another type; or it has not ended in time, and then
+    /// its monitor is removed.
     pub fn join<V: Wire + Send>(&self, actor: impl Into<ActorId>, timeout: Duration) -> Result<V, JoinError> {
         let actor = actor.into();
-        let (answer, answered) = bounded(1);
-        let post = Arc::new(Mutex::new(JoinWatch::Asked));
-        let posted = post.clone();
-        let watch = move |core: &mut Core| {
-            if matches!(*posted.lock(), JoinWatch::GivenUp) {
+        let (sender, receiver) = bounded(1);
+        let state = Arc::new(Mutex::new(JoinMonitor::Requested));
+        let state_in_loop = state.clone();
+        let monitor = move |core: &mut Core| {
+            if matches!(*state_in_loop.lock(), JoinMonitor::Abandoned) {
                 return;
             }
-            // A thread that waits no longer has been told `TimedOut`.
-            let tell = move |reason: ExitReason| drop(answer.try_send(value_of(reason)));
+            // It fails only when `join` has already returned `TimedOut`.
+            let report = move |reason: ExitReason| drop(sender.try_send(value_of(reason)));
             if actor.node() == core.node_id {
-                let id = core.watch_by_callback(actor.key(), Box::new(tell));
-                *posted.lock() = JoinWatch::Set(id);
+                let id = core.monitor_by_callback(actor.key(), Box::new(report));
+                *state_in_loop.lock() = JoinMonitor::Set(id);
             } else {
-                tell(ExitReason::NoActor);
+                report(ExitReason::NoActor);
             }
         };
-        match self.call(watch, timeout, &answered) {
+        match self.call(monitor, timeout, &receiver) {
             Ok(result) => result,
             Err(CallFailure::Full) => Err(JoinError::Full),
             Err(CallFailure::TimedOut) => {
-                self.unwatch(actor, post);
+                self.demonitor(actor, state);
                 Err(JoinError::TimedOut)
             }
             Err(CallFailure::NoLoop) => Err(JoinError::NoLoop),
         }
     }
 
-    /// Takes the watcher of a join that has timed out back, or has it not be set at all.
-    fn unwatch(&self, actor: ActorId, post: Arc<Mutex<JoinWatch>>) {
-        self.shared.post_urgent(Box::new(InboxJob(move |core: &mut Core| {
-            let before = std::mem::replace(&mut *post.lock(), JoinWatch::GivenUp);
-            if let JoinWatch::Set(id) = before {
-                core.unwatch_local(actor.key(), id);
+    /// Removes the monitor of a `join` that has timed out, or prevents that it is set.
+    fn demonitor(&self, actor: ActorId, state: Arc<Mutex<JoinMonitor>>) {
+        self.shared.push_urgent(Box::new(InboxJob(move |core: &mut Core| {
+            let before = std::mem::replace(&mut *state.lock(), JoinMonitor::Abandoned);
+            if let JoinMonitor::Set(id) = before {
+                core.remove_watcher(actor.key(), id);
             }
         })));
     }
 
-    /// Starts an actor from a closure, and waits until the loop has its address; structs and boxed actors start
-    /// by [`Handle::spawn_actor`]. Not for the loop's own thread.
+    /// Starts an actor from a closure, and waits for its address. It fails on the loop's own thread.
+    ///
+    /// Structs and boxed actors start by [`Handle::spawn_actor`].
     ///
     /// # Errors
     /// The loop's inbox is full, or the loop has ended, or this is its own thread.
@@ -224,55 +227,55 @@ impl Handle {
         self.spawn_actor(actor)
     }
 
-    /// As [`Handle::spawn`], with anything that is an actor.
+    /// As [`Handle::spawn`], for any value that implements [`Actor`].
     ///
     /// # Errors
     /// As [`Handle::spawn`].
     pub fn spawn_actor<M: 'static>(&self, actor: impl Actor<M> + Send) -> Result<Addr<M>, AskError> {
-        let (answer, answered) = bounded(1);
+        let (sender, receiver) = bounded(1);
         let spawn = move |core: &mut Core| {
-            let told = answer.try_send(core.spawn(actor));
-            debug_assert!(told.is_ok(), "whoever spawns waits for ever");
+            let sent = sender.try_send(core.spawn(actor));
+            debug_assert!(sent.is_ok(), "`spawn_actor` waits for the address without a limit");
         };
-        match self.call(spawn, Duration::MAX, &answered) {
+        match self.call(spawn, Duration::MAX, &receiver) {
             Ok(addr) => Ok(addr),
             Err(CallFailure::Full) => Err(AskError::Full),
             Err(CallFailure::TimedOut | CallFailure::NoLoop) => Err(AskError::NoLoop),
         }
     }
 
-    /// Ends the loop gracefully: every actor is terminated, also one that starts meanwhile, and `run` returns.
+    /// Stops the loop gracefully: every actor is terminated, also one that starts meanwhile, and `run` returns.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake();
     }
 
-    /// Has the loop look around, if it sleeps.
+    /// Wakes the loop if it sleeps.
     pub fn wake(&self) {
         self.shared.wake();
     }
 
-    /// Has `job` run in the loop, and waits for what it sends.
+    /// Runs `job` in the loop, and waits for the result that it sends.
     fn call<R>(
         &self,
         job: impl FnOnce(&mut Core) + Send + 'static,
         timeout: Duration,
-        answered: &crossbeam_channel::Receiver<R>,
+        results: &crossbeam_channel::Receiver<R>,
     ) -> Result<R, CallFailure> {
         if self.shared.is_own_thread() {
             return Err(CallFailure::NoLoop);
         }
-        self.post(InboxJob(job)).map_err(|refused| match refused {
-            PostRefused::Full(_) => CallFailure::Full,
-            PostRefused::Closed(_) => CallFailure::NoLoop,
+        self.push(InboxJob(job)).map_err(|error| match error {
+            PushError::Full(_) => CallFailure::Full,
+            PushError::Closed(_) => CallFailure::NoLoop,
         })?;
-        // Behind the push, and the fence of `wake`: either this sees the end, or the end sees the push.
+        // After the push and the fence of `wake`: either this sees that the loop is closed, or the loop sees the push.
         if self.shared.is_closed() {
             return Err(CallFailure::NoLoop);
         }
         let received = match timeout {
-            Duration::MAX => answered.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            timeout => answered.recv_timeout(timeout),
+            Duration::MAX => results.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            timeout => results.recv_timeout(timeout),
         };
         received.map_err(|reason| match reason {
             RecvTimeoutError::Timeout => CallFailure::TimedOut,
@@ -280,22 +283,23 @@ impl Handle {
         })
     }
 
-    fn post<T: InboxItem>(&self, item: T) -> Result<(), PostRefused<T>> {
+    fn push<T: InboxItem>(&self, item: T) -> Result<(), PushError<T>> {
         if self.shared.is_closed() {
-            return Err(PostRefused::Closed(item));
+            return Err(PushError::Closed(item));
         }
         match self.shared.inbox.try_send(Box::new(item)) {
             Ok(()) => {
                 self.shared.wake();
                 Ok(())
             }
-            Err(TrySendError::Full(item)) => Err(PostRefused::Full(unbox(item))),
-            Err(TrySendError::Disconnected(item)) => Err(PostRefused::Closed(unbox(item))),
+            Err(TrySendError::Full(item)) => Err(PushError::Full(unbox(item))),
+            Err(TrySendError::Disconnected(item)) => Err(PushError::Closed(unbox(item))),
         }
     }
 }
 
-enum PostRefused<T> {
+/// Why the inbox did not accept an item; it comes back.
+enum PushError<T> {
     Full(T),
     Closed(T),
 }
@@ -306,17 +310,17 @@ enum CallFailure {
     NoLoop,
 }
 
-/// The watcher of a join, as the loop knows it. It changes in the loop only; the lock is for the compiler.
-enum JoinWatch {
-    Asked,
+/// The monitor of a `join`. Only the loop's thread changes it; the lock satisfies the compiler.
+enum JoinMonitor {
+    Requested,
     Set(MonitorId),
-    /// Who joined waits no longer. The word of it may arrive before the question.
-    GivenUp,
+    /// The joining thread no longer waits. The loop may learn this before the request arrives.
+    Abandoned,
 }
 
 fn unbox<T: InboxItem>(item: Box<dyn InboxItem>) -> T {
     let item: Box<dyn Any> = item;
-    *item.downcast::<T>().expect("a channel gives back the very mail that it refused")
+    *item.downcast::<T>().expect("a channel returns the item that it refused")
 }
 
 struct InboxMessage<T: Target> {
@@ -346,7 +350,7 @@ impl<F: FnOnce(&mut Core) + Send + 'static> InboxItem for InboxJob<F> {
     }
 }
 
-/// A reply that was dropped on another thread.
+/// A `ReplyTo` that was dropped on another thread.
 impl InboxItem for DroppedReply {
     fn open(self: Box<Self>, core: &mut Core) {
         core.reply_dropped(*self);
@@ -354,7 +358,7 @@ impl InboxItem for DroppedReply {
 }
 
 impl Core {
-    /// A reply was dropped in this loop, without an answer.
+    /// Handles a `ReplyTo` that was dropped in this loop without a reply.
     pub(crate) fn reply_dropped(&mut self, (node, request_id): DroppedReply) {
         if node == self.node_id {
             self.fail_request(request_id, AskError::Dropped);

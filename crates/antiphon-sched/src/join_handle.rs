@@ -1,6 +1,6 @@
-//! The end of an actor, awaited from before it could happen.
+//! A handle that waits for the exit value of an actor.
 //!
-//! Invariant: the value waits here from the moment it is given, however late somebody asks for it.
+//! Invariant: the handle keeps the exit value from the moment the actor ends, however late `join` is called.
 
 use std::time::Duration;
 
@@ -12,41 +12,42 @@ use crate::event::ExitReason;
 use crate::id::ActorId;
 use crate::wire::Wire;
 
-/// The end of an actor, to be awaited on any thread but the loop's; or asked for after `run`, with no time to wait.
+/// Waits for the exit value of an actor, on any thread but the loop's; or returns it after `run`, with no timeout.
 ///
-/// Made by `join_handle`, on the loop's thread, before the actor runs: so it misses nothing, where
-/// [`Handle::join`](crate::Handle::join) comes too late for an actor that has ended already.
+/// `join_handle` makes it on the loop's thread, before the actor runs, so it always sees the actor end.
+/// [`Handle::join`](crate::Handle::join) is too late for an actor that has already ended.
 #[derive(Debug)]
 pub struct JoinHandle<V> {
-    ended: Receiver<Result<V, JoinError>>,
+    result: Receiver<Result<V, JoinError>>,
 }
 
 impl<V: Wire + Send> JoinHandle<V> {
     pub(crate) fn of(core: &mut Core, actor: ActorId) -> Self {
-        let (tell, ended) = bounded(1);
-        // Nobody listens any more when the joiner was dropped.
-        let watch = move |reason: ExitReason| drop(tell.try_send(value_of(reason)));
+        let (sender, result) = bounded(1);
+        // It fails only when the handle was dropped.
+        let report = move |reason: ExitReason| drop(sender.try_send(value_of(reason)));
         if actor.node() == core.node_id {
-            core.watch_by_callback(actor.key(), Box::new(watch));
+            core.monitor_by_callback(actor.key(), Box::new(report));
         } else {
-            watch(ExitReason::NoActor);
+            report(ExitReason::NoActor);
         }
-        Self { ended }
+        Self { result }
     }
 
-    /// Waits for the actor to end with a value.
+    /// Waits for the exit value of the actor.
     ///
     /// # Errors
-    /// It ended otherwise, or with a value of another type; it has not ended in time; or its loop has, without it.
+    /// The actor ended without a value, or with a value of another type; it has not ended in time; or its loop
+    /// was dropped before.
     pub fn join(self, timeout: Duration) -> Result<V, JoinError> {
-        self.ended.recv_timeout(timeout).unwrap_or_else(|none| match none {
+        self.result.recv_timeout(timeout).unwrap_or_else(|error| match error {
             RecvTimeoutError::Timeout => Err(JoinError::TimedOut),
             RecvTimeoutError::Disconnected => Err(JoinError::NoLoop),
         })
     }
 }
 
-/// What a thread is told of an actor's end.
+/// Converts an exit reason to the result of `join`.
 pub(crate) fn value_of<V: Wire>(reason: ExitReason) -> Result<V, JoinError> {
     match reason {
         ExitReason::Done(value) => value.get::<V>().map_err(|reason: ValueError| reason.into()),

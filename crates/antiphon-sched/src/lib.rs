@@ -1,8 +1,8 @@
 //! Actors as state-machine closures on a single-threaded event loop.
 //!
-//! An actor is called with one event at a time, and answers with what it waits for next. It owns its state,
-//! blocks nobody, and is reached by its address. Everything happens on one thread; other threads talk to the
-//! loop through a [`Handle`].
+//! The loop calls an actor with one event at a time; the actor returns what it waits for next. An actor owns
+//! its state, never blocks the loop, and receives messages at its address. All actors of a loop run on one
+//! thread. Other threads reach the loop through a [`Handle`].
 //!
 //! ```
 //! use antiphon_sched::{Event, Loop, LoopConfig, receive, stop};
@@ -23,12 +23,12 @@
 //! for n in [1_u32, 2, 3, 0] {
 //!     events.send(adder, n)?;
 //! }
-//! events.run()?; // until only daemons are left
+//! events.run()?; // returns when only daemons are left
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The crate needs no network and, without the feature `serde`, no serde. A node of `antiphon-dist` joins
-//! loops across machines: it is this loop's [`Transport`].
+//! The crate needs no network and, without the feature `serde`, no serde. A node of `antiphon-dist`
+//! connects loops across machines: it is the loop's [`Transport`].
 
 #![cfg_attr(feature = "safe", forbid(unsafe_code))]
 
@@ -93,7 +93,7 @@ mod join_handle;
 pub use join_handle::JoinHandle;
 
 mod mailbox;
-mod outgoing;
+mod remote;
 
 mod transport;
 pub use transport::{Destination, MonitorId, OutboundMessage, Signal, Transport};

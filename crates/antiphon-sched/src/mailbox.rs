@@ -1,7 +1,7 @@
-//! What waits for an actor, in the order in which it came, and what the actor waits for.
+//! The mailbox of an actor: its messages and events in order of arrival, and the kind of event it waits for.
 //!
-//! Invariant: `first` is older than all of `rest`; `rest` holds nothing while `first` is free and was not
-//! just taken. Messages and events share one order, so a `Down` never overtakes the last message.
+//! Invariant: `first` is older than all of `rest`. `rest` is empty while `first` is free, unless `first` was just
+//! taken. Messages and events share one order, so a `Down` never overtakes the last message.
 
 use std::collections::VecDeque;
 
@@ -14,53 +14,54 @@ use crate::step::Admit;
 use crate::time::Time;
 use crate::timers::TimerKey;
 
-/// The most open requests of one actor: questions, timers, monitors.
+/// The most open requests of one actor; timers and monitors count too.
 pub(crate) const OPEN_MAX: u16 = u16::MAX;
 
-/// A mailbox whose `rest` grew over this many places is trimmed when it has been empty for a while.
+/// A mailbox is trimmed once it is empty, if the capacity of `rest` is over this number.
 const TRIM_OVER: usize = 256;
 
-/// The index of no port: the end of the list that `request_ids` begins.
+/// The index of no request: the end of the list that `newest_request` begins.
 pub(crate) const NO_REQUEST: u32 = u32::MAX;
 
 pub(crate) struct Mailbox<M> {
     first: Option<Item<M>>,
     #[expect(clippy::box_collection, reason = "8 bytes instead of 32 in each idle actor")]
     rest: Option<Box<VecDeque<Item<M>>>>,
-    extra: Option<Box<Extra<M>>>,
-    /// The newest open port of this actor; the ports hold the list.
-    pub(crate) request_ids: u32,
-    /// Open requests: each holds the place in which its answer will arrive.
+    extra: Option<Box<MailboxExtras<M>>>,
+    /// The newest open request of this actor: the head of a list in [`PendingRequests`](crate::requests::PendingRequests).
+    pub(crate) newest_request: u32,
+    /// The number of open requests. Each reserves room in the mailbox for its reply.
     pub(crate) open: u16,
     wait: Wait,
-    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
     pub(crate) state: RunState,
 }
 
-/// What few actors need: predicates, spans of waiting, timers with messages.
-struct Extra<M> {
+/// State that few actors need: predicates, deadlines, timers with messages.
+struct MailboxExtras<M> {
     admit: Option<Admit<M>>,
-    /// How many messages the predicate has refused already.
+    /// The number of messages that the predicate has already refused.
     refused: usize,
-    /// When the present waiting ends, if it does.
+    /// When the present wait ends; `Time::MAX` without a deadline.
     until: Time,
     timer: Option<TimerKey>,
     timeout_due: bool,
-    timers: Slab<Pending<M>>,
+    timers: Slab<PendingTimer<M>>,
 }
 
-pub(crate) enum Pending<M> {
+/// A timer with a message.
+pub(crate) enum PendingTimer<M> {
     Once(TimerKey, M),
     Every {
-        /// The timer's name for its actor; `key` is another after each tick.
+        /// The key by which the actor knows the timer; `key` changes after each tick.
         name: TimerKey,
         key: TimerKey,
         period: std::time::Duration,
         make: Option<Make<M>>,
         queued: bool,
     },
-    /// Taken back while it was due, or while its tick was waiting: the place is kept until so many came by,
-    /// or they would be taken for the next tenant's.
+    /// Cancelled while it was due, or while its tick waited in the mailbox. The slot stays in use until this many
+    /// ticks have passed; otherwise they would count for the next timer in the slot.
     Cancelled(u8),
 }
 
@@ -69,36 +70,36 @@ pub(crate) type Make<M> = Box<dyn FnMut() -> M>;
 enum Item<M> {
     Message(M),
     SystemEvent(Box<SystemEvent>),
-    /// With what belongs to it. One variant for both: plain messages pay for each, by an instruction or two.
-    Laden(Box<(Load, M)>),
+    /// One variant for all attachments: each variant costs plain messages an instruction or two.
+    Attached(Box<(Attachment, M)>),
 }
 
-/// What lies in the mailbox beside a message.
-enum Load {
-    /// The place of the timer at whose tick it was made, to be shown to a predicate.
+/// Data that waits in the mailbox together with a message.
+enum Attachment {
+    /// The slot of the timer of the message. The message was made before its step, for a predicate.
     Tick(u32),
-    /// What somebody pays until it is taken.
+    /// The part of a budget that the message uses until it is taken.
     Permit(Permit),
 }
 
-/// What an actor waits for.
+/// The kind of event that an actor waits for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
     /// Anything.
     Any,
     /// Not yet started.
     Start,
-    /// Anything, until `Extra::until`.
+    /// Anything, until `MailboxExtras::until`.
     Within,
-    /// A message that `Extra::admit` admits, or any event.
+    /// A message that `MailboxExtras::admit` admits, or any event.
     If,
-    /// `Extra::until`, or an event that wakes.
+    /// `MailboxExtras::until`, or an event that wakes the actor.
     Sleep,
-    /// An event that wakes.
+    /// An event that wakes the actor.
     Suspend,
 }
 
-/// What a mailbox gives its actor next.
+/// The next event that a mailbox returns to its actor.
 pub(crate) enum Taken<M> {
     Message(M),
     SystemEvent(Box<SystemEvent>),
@@ -107,7 +108,7 @@ pub(crate) enum Taken<M> {
 }
 
 impl<M> Mailbox<M> {
-    /// The first places of `rest`: a quarter KiB, or a few.
+    /// The initial capacity of `rest`: 256 bytes, but at least 4 items.
     const REST_MIN: usize = {
         let fit = 256 / size_of::<Item<M>>();
         if fit < 4 { 4 } else { fit }
@@ -118,29 +119,29 @@ impl<M> Mailbox<M> {
             first: None,
             rest: None,
             extra: None,
-            request_ids: NO_REQUEST,
+            newest_request: NO_REQUEST,
             open: 0,
             wait: Wait::Start,
             state: RunState::IDLE,
         }
     }
 
-    /// A mailbox that only holds `content`, and whose actor is never run.
+    /// Makes a mailbox that only holds `content`; its actor never runs.
     pub(crate) fn holding(content: M) -> Self {
         let mut mailbox = Self::new();
         mailbox.push(content);
         mailbox
     }
 
-    /// What [`Mailbox::holding`] was given.
+    /// The content that [`Mailbox::holding`] was called with.
     pub(crate) fn held(&mut self) -> Option<&mut M> {
         match &mut self.first {
             Some(Item::Message(content)) => Some(content),
-            Some(Item::SystemEvent(_) | Item::Laden(_)) | None => None,
+            Some(Item::SystemEvent(_) | Item::Attached(_)) | None => None,
         }
     }
 
-    #[cfg_attr(feature = "safe", expect(dead_code, reason = "the unsafe cell's"))]
+    #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
     pub(crate) fn take_all(&mut self) -> Self {
         std::mem::replace(self, Self::new())
     }
@@ -154,7 +155,7 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// How many things wait.
+    /// The number of waiting messages and events.
     #[inline]
     pub(crate) fn waiting(&self) -> usize {
         let first = usize::from(self.first.is_some());
@@ -164,19 +165,19 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// How many steps would empty it.
+    /// The number of steps that would empty the mailbox.
     #[inline]
     pub(crate) fn due(&self) -> usize {
         self.waiting() + usize::from(self.wait == Wait::Start)
     }
 
-    /// Whether a burst left memory behind.
+    /// Whether a burst enlarged the mailbox.
     #[inline]
     pub(crate) fn wants_trim(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.capacity() > TRIM_OVER)
     }
 
-    /// Made in its place: an item that is moved there is written by words, and then read by vectors.
+    /// The item is constructed in its place. A moved item is written in words and then read in vectors, which stalls.
     #[inline]
     pub(crate) fn push(&mut self, message: M) {
         if self.first.is_none() && self.rest.as_ref().is_none_or(|rest| rest.is_empty()) {
@@ -186,10 +187,10 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// As [`Mailbox::push`], at somebody's cost.
+    /// As [`Mailbox::push`], with a permit that is held until the message is taken.
     pub(crate) fn push_with(&mut self, message: M, permit: Option<Permit>) {
         match permit {
-            Some(permit) => self.push_item(Item::Laden(Box::new((Load::Permit(permit), message)))),
+            Some(permit) => self.push_item(Item::Attached(Box::new((Attachment::Permit(permit), message)))),
             None => self.push(message),
         }
     }
@@ -226,7 +227,7 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// The next message, if the actor waits for anything, and a message is what comes next.
+    /// Takes the next message, if the actor waits for anything and the next item is a message.
     #[inline]
     pub(crate) fn take_message(&mut self) -> Option<M> {
         if self.wait != Wait::Any {
@@ -243,28 +244,28 @@ impl<M> Mailbox<M> {
         match self.rest.as_mut()?.pop_front()? {
             Item::Message(message) => Some(message),
             other => {
-                // Its place is free, and it is older than all of `rest`.
+                // `first` is free, and the item is older than all of `rest`.
                 self.first = Some(other);
                 None
             }
         }
     }
 
-    /// What `item` is for the actor, or else the next; ticks of cancelled timers are nothing.
+    /// Converts `item` for the actor. Skips ticks of cancelled timers, and then tries the next item.
     #[inline(never)]
     fn take_live(&mut self, mut item: Option<Item<M>>) -> Taken<M> {
         loop {
             match item {
                 None => return Taken::Nothing,
                 Some(Item::Message(message)) => return Taken::Message(message),
-                Some(Item::Laden(laden)) => {
-                    let (load, message) = *laden;
-                    if self.unload(load) {
+                Some(Item::Attached(attached)) => {
+                    let (attachment, message) = *attached;
+                    if self.release(attachment) {
                         return Taken::Message(message);
                     }
                 }
                 Some(Item::SystemEvent(system)) => match *system {
-                    SystemEvent::Tick(token) if self.is_cancelled(token) => self.pass_cancelled(token),
+                    SystemEvent::Tick(token) if self.is_cancelled(token) => self.count_cancelled_tick(token),
                     _ => return Taken::SystemEvent(system),
                 },
             }
@@ -272,7 +273,7 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Whether the actor is to be started; once.
+    /// Whether the actor must be started; true once.
     pub(crate) fn take_start(&mut self) -> bool {
         let starts = self.wait == Wait::Start;
         if starts {
@@ -281,7 +282,7 @@ impl<M> Mailbox<M> {
         starts
     }
 
-    /// The next thing for the actor; it then waits for anything until it answers otherwise.
+    /// Takes the next event for the actor. After that the actor waits for anything, unless its step returns otherwise.
     pub(crate) fn take(&mut self) -> Taken<M> {
         let taken = match self.wait {
             Wait::Any | Wait::Start | Wait::Within => {
@@ -297,16 +298,16 @@ impl<M> Mailbox<M> {
                 None => self.take_timeout(),
             },
         };
-        // Readiness may turn out to be of a source that is gone, and what is for the loop is not told: then the
-        // waiting goes on.
-        let certain = match &taken {
+        // The wait continues when the actor gets no event: readiness may be of a removed source, and socket events
+        // may concern only the loop.
+        let ends_wait = match &taken {
             Taken::Nothing => false,
             Taken::SystemEvent(system) => {
-                !matches!(**system, SystemEvent::Ready(_) | SystemEvent::SocketSeen(_))
+                !matches!(**system, SystemEvent::Ready(_) | SystemEvent::SocketCloseHandled(_))
             }
             Taken::Message(_) | Taken::Timeout => true,
         };
-        if certain {
+        if ends_wait {
             self.await_any();
         }
         taken
@@ -319,7 +320,7 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// The first event, or the first message that the predicate admits.
+    /// Takes the first event, or the first message that the predicate admits.
     fn take_admitted(&mut self) -> Taken<M> {
         loop {
             let Some(extra) = &mut self.extra else { return Taken::Nothing };
@@ -330,7 +331,7 @@ impl<M> Mailbox<M> {
                 (_, _, None) => None,
             };
             let Some(item) = item else { return Taken::Nothing };
-            if judge(admit, &mut extra.timers, item) == Verdict::Refused {
+            if check_admission(admit, &mut extra.timers, item) == Verdict::Refused {
                 extra.refused += 1;
                 continue;
             }
@@ -343,16 +344,16 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// What an item is for the actor; `Nothing` when it is the tick of a cancelled timer.
+    /// Converts an item for the actor; `Nothing` when it is the tick of a cancelled timer.
     fn take_one(&mut self, item: Option<Item<M>>) -> Taken<M> {
         match item {
-            Some(Item::Laden(laden)) => {
-                let (load, message) = *laden;
-                if self.unload(load) { Taken::Message(message) } else { Taken::Nothing }
+            Some(Item::Attached(attached)) => {
+                let (attachment, message) = *attached;
+                if self.release(attachment) { Taken::Message(message) } else { Taken::Nothing }
             }
             Some(Item::SystemEvent(system)) => match *system {
                 SystemEvent::Tick(token) => {
-                    self.pass_cancelled(token);
+                    self.count_cancelled_tick(token);
                     Taken::Nothing
                 }
                 _ => Taken::SystemEvent(system),
@@ -370,12 +371,12 @@ impl<M> Mailbox<M> {
     }
 
     fn is_cancelled(&mut self, token: u32) -> bool {
-        matches!(self.pending_mut(token), None | Some(Pending::Cancelled(_)))
+        matches!(self.pending_mut(token), None | Some(PendingTimer::Cancelled(_)))
     }
 
-    /// One less of what still spoke of a cancelled timer.
-    fn pass_cancelled(&mut self, token: u32) {
-        if let Some(Pending::Cancelled(left)) = self.pending_mut(token) {
+    /// Counts a passed tick of a cancelled timer, and frees its slot after the last one.
+    fn count_cancelled_tick(&mut self, token: u32) {
+        if let Some(PendingTimer::Cancelled(left)) = self.pending_mut(token) {
             *left -= 1;
             if *left == 0 {
                 self.remove_timer(token);
@@ -383,28 +384,28 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// A message is taken from beside this; false when it is of a timer that was cancelled.
-    fn unload(&mut self, load: Load) -> bool {
-        match load {
-            Load::Tick(token) => self.end_tick(token),
-            Load::Permit(permit) => {
+    /// Releases the attachment of a taken message; false when the message is of a cancelled timer.
+    fn release(&mut self, attachment: Attachment) -> bool {
+        match attachment {
+            Attachment::Tick(token) => self.end_tick(token),
+            Attachment::Permit(permit) => {
                 drop(permit);
                 true
             }
         }
     }
 
-    /// The message of a tick is taken, and the next may come; false when the timer was cancelled meanwhile.
+    /// Lets the timer of a taken message tick again; false when the timer was cancelled meanwhile.
     fn end_tick(&mut self, token: u32) -> bool {
-        if let Some(Pending::Every { queued, .. }) = self.pending_mut(token) {
+        if let Some(PendingTimer::Every { queued, .. }) = self.pending_mut(token) {
             *queued = false;
             return true;
         }
-        self.pass_cancelled(token);
+        self.count_cancelled_tick(token);
         false
     }
 
-    /// The first event that wakes a sleeper.
+    /// Takes the first event that wakes a sleeping actor.
     fn take_waking(&mut self) -> Option<Box<SystemEvent>> {
         if matches!(&self.first, Some(Item::SystemEvent(system)) if wakes(system)) {
             return self.pop_item().and_then(Item::system);
@@ -419,7 +420,7 @@ impl<M> Mailbox<M> {
         if let Some(extra) = &mut self.extra {
             extra.timeout_due = false;
             extra.refused = 0;
-            // Last: its drop may panic.
+            // Last, since its drop may panic.
             extra.admit = None;
         }
     }
@@ -433,7 +434,7 @@ impl<M> Mailbox<M> {
         self.wait = Wait::Suspend;
     }
 
-    /// Waits until `until`; answers the timer that runs already, if there is one.
+    /// Waits until `until`; returns the timer that is already running, if any.
     pub(crate) fn await_until(&mut self, wait: Wait, until: Time) -> Option<TimerKey> {
         self.wait = wait;
         let extra = self.extra();
@@ -445,9 +446,9 @@ impl<M> Mailbox<M> {
         self.extra().timer = Some(timer);
     }
 
-    fn extra(&mut self) -> &mut Extra<M> {
+    fn extra(&mut self) -> &mut MailboxExtras<M> {
         self.extra.get_or_insert_with(|| {
-            Box::new(Extra {
+            Box::new(MailboxExtras {
                 admit: None,
                 refused: 0,
                 until: Time::MAX,
@@ -458,41 +459,41 @@ impl<M> Mailbox<M> {
         })
     }
 
-    /// The place that the next timer of this mailbox will take.
+    /// The slot of the next timer of this mailbox.
     pub(crate) fn next_timer(&mut self) -> u32 {
         u32::try_from(self.extra().timers.vacant_key()).expect("at most OPEN_MAX timers are open")
     }
 
-    pub(crate) fn add_timer(&mut self, pending: Pending<M>) {
+    pub(crate) fn add_timer(&mut self, pending: PendingTimer<M>) {
         self.extra().timers.insert(pending);
     }
 
-    pub(crate) fn remove_timer(&mut self, token: u32) -> Option<Pending<M>> {
+    pub(crate) fn remove_timer(&mut self, token: u32) -> Option<PendingTimer<M>> {
         self.extra.as_mut()?.timers.try_remove(token as usize)
     }
 
-    /// The wheel's present key for a timer of this name; `None` when it has fired or was cancelled.
+    /// The wheel's present key of a timer; `None` when the timer has fired or was cancelled.
     pub(crate) fn timer_key(&mut self, token: u32, name: TimerKey) -> Option<TimerKey> {
         match self.pending_mut(token)? {
-            Pending::Once(key, _) => (*key == name).then_some(*key),
-            Pending::Every { name: own, key, .. } => (*own == name).then_some(*key),
-            Pending::Cancelled(_) => None,
+            PendingTimer::Once(key, _) => (*key == name).then_some(*key),
+            PendingTimer::Every { name: own, key, .. } => (*own == name).then_some(*key),
+            PendingTimer::Cancelled(_) => None,
         }
     }
 
-    /// Takes a timer back; `running` when the wheel still held it.
-    pub(crate) fn cancel_timer(&mut self, token: u32, running: bool) -> Option<Pending<M>> {
+    /// Cancels a timer; `running` says whether the wheel still held it.
+    pub(crate) fn cancel_timer(&mut self, token: u32, running: bool) -> Option<PendingTimer<M>> {
         let pending = self.pending_mut(token)?;
-        let queued = matches!(pending, Pending::Every { queued: true, .. });
+        let queued = matches!(pending, PendingTimer::Every { queued: true, .. });
         let taken = match u8::from(!running) + u8::from(queued) {
             0 => self.remove_timer(token),
-            left => Some(std::mem::replace(pending, Pending::Cancelled(left))),
+            left => Some(std::mem::replace(pending, PendingTimer::Cancelled(left))),
         };
         self.open -= 1;
         taken
     }
 
-    pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut Pending<M>> {
+    pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut PendingTimer<M>> {
         self.extra.as_mut()?.timers.get_mut(token as usize)
     }
 }
@@ -500,25 +501,31 @@ impl<M> Mailbox<M> {
 #[derive(PartialEq, Eq)]
 enum Verdict {
     Refused,
-    /// Or not worth keeping.
+    /// The predicate admits the item, or it is an event or the tick of a cancelled timer.
     Admitted,
 }
 
-fn judge<M>(admit: &mut Admit<M>, timers: &mut Slab<Pending<M>>, item: &mut Item<M>) -> Verdict {
+fn check_admission<M>(
+    admit: &mut Admit<M>,
+    timers: &mut Slab<PendingTimer<M>>,
+    item: &mut Item<M>,
+) -> Verdict {
     if let Item::SystemEvent(system) = item
         && let SystemEvent::Tick(token) = **system
-        && let Some(Pending::Every { make: Some(make), .. }) = timers.get_mut(token as usize)
+        && let Some(PendingTimer::Every { make: Some(make), .. }) = timers.get_mut(token as usize)
     {
-        *item = Item::Laden(Box::new((Load::Tick(token), make())));
+        *item = Item::Attached(Box::new((Attachment::Tick(token), make())));
     }
     let admitted = match item {
         Item::Message(message) => admit(message),
-        Item::Laden(laden) => {
-            let is_stale = match &laden.0 {
-                Load::Tick(token) => !matches!(timers.get(*token as usize), Some(Pending::Every { .. })),
-                Load::Permit(_) => false,
+        Item::Attached(attached) => {
+            let is_stale = match &attached.0 {
+                Attachment::Tick(token) => {
+                    !matches!(timers.get(*token as usize), Some(PendingTimer::Every { .. }))
+                }
+                Attachment::Permit(_) => false,
             };
-            is_stale || admit(&laden.1)
+            is_stale || admit(&attached.1)
         }
         Item::SystemEvent(_) => true,
     };
@@ -533,7 +540,7 @@ fn wakes(system: &SystemEvent) -> bool {
         | SystemEvent::Swap(_)
         | SystemEvent::Writable(_)
         | SystemEvent::Ready(_)
-        | SystemEvent::SocketSeen(_)
+        | SystemEvent::SocketCloseHandled(_)
         | SystemEvent::Tick(_) => false,
     }
 }
@@ -542,20 +549,20 @@ impl<M> Item<M> {
     fn system(self) -> Option<Box<SystemEvent>> {
         match self {
             Self::SystemEvent(system) => Some(system),
-            Self::Message(_) | Self::Laden(_) => None,
+            Self::Message(_) | Self::Attached(_) => None,
         }
     }
 }
 
-/// What becomes of a fired timer.
+/// The result of a fired timer.
 pub(crate) enum Fired {
-    /// Something came into the mailbox.
+    /// An event is now in the mailbox.
     Queued,
-    /// Wait on, until then.
+    /// The wait continues until this time.
     Again(Time),
-    /// Repeat after this span; something came into the mailbox if `true`.
+    /// The timer repeats after this span; an event is now in the mailbox if `true`.
     Repeat(std::time::Duration, bool),
-    /// Nobody waits for it any more.
+    /// The timer is no longer in use.
     Spent,
 }
 
@@ -563,24 +570,24 @@ pub(crate) enum Fired {
 pub(crate) trait AnyMailbox {
     fn push_system(&mut self, system: SystemEvent);
     fn is_full_of(&self, max: usize) -> bool;
-    /// Messages and events that wait.
-    fn waiting_in_all(&self) -> usize;
-    /// The waiting of `receive_within` or `sleep` may be over.
+    /// The number of waiting messages and events.
+    fn len(&self) -> usize;
+    /// The timer of a wait has fired; a later deadline may have replaced its own.
     fn fire_wait(&mut self, now: Time) -> Fired;
-    /// The timer in place `token` is due.
+    /// The timer in slot `token` is due.
     fn fire_timer(&mut self, token: u32) -> Fired;
     fn set_timer_key(&mut self, token: u32, key: TimerKey);
     fn set_waiting_timer(&mut self, key: TimerKey);
     fn waiting_timer(&self) -> Option<TimerKey>;
     /// All timers that are still running.
     fn timers(&self) -> Vec<TimerKey>;
-    /// Whether it holds nothing whose drop could panic.
+    /// Whether no value is left that could panic when it is dropped.
     fn is_vacant(&self) -> bool;
-    /// Takes one message out, and drops it; false when there is none. The drop may panic.
+    /// Removes one value and drops it; false when none is left. The drop may panic.
     fn drop_one(&mut self) -> bool;
-    fn opened(&mut self) -> &mut u16;
-    fn ports(&mut self) -> &mut u32;
-    /// Frees memory that a burst left behind, if nothing waits.
+    fn open_requests(&mut self) -> &mut u16;
+    fn head_of_requests(&mut self) -> &mut u32;
+    /// Frees the memory of a burst if the mailbox is empty.
     fn trim(&mut self);
 }
 
@@ -593,7 +600,7 @@ impl<M> AnyMailbox for Mailbox<M> {
         self.is_full(max)
     }
 
-    fn waiting_in_all(&self) -> usize {
+    fn len(&self) -> usize {
         self.waiting()
     }
 
@@ -615,32 +622,32 @@ impl<M> AnyMailbox for Mailbox<M> {
     fn fire_timer(&mut self, token: u32) -> Fired {
         match self.pending_mut(token) {
             None => Fired::Spent,
-            Some(Pending::Cancelled(_)) => {
-                self.pass_cancelled(token);
+            Some(PendingTimer::Cancelled(_)) => {
+                self.count_cancelled_tick(token);
                 Fired::Spent
             }
-            Some(Pending::Once(..)) => {
-                if let Some(Pending::Once(_, message)) = self.remove_timer(token) {
+            Some(PendingTimer::Once(..)) => {
+                if let Some(PendingTimer::Once(_, message)) = self.remove_timer(token) {
                     self.open -= 1;
                     self.push(message);
                 }
                 Fired::Queued
             }
-            Some(Pending::Every { period, queued, .. }) => {
-                let (period, fresh) = (*period, !*queued);
+            Some(PendingTimer::Every { period, queued, .. }) => {
+                let (period, needs_tick) = (*period, !*queued);
                 *queued = true;
-                if fresh {
+                if needs_tick {
                     self.push_system(SystemEvent::Tick(token));
                 }
-                Fired::Repeat(period, fresh)
+                Fired::Repeat(period, needs_tick)
             }
         }
     }
 
     fn set_timer_key(&mut self, token: u32, new: TimerKey) {
         match self.pending_mut(token) {
-            Some(Pending::Once(key, _) | Pending::Every { key, .. }) => *key = new,
-            Some(Pending::Cancelled(_)) | None => {}
+            Some(PendingTimer::Once(key, _) | PendingTimer::Every { key, .. }) => *key = new,
+            Some(PendingTimer::Cancelled(_)) | None => {}
         }
     }
 
@@ -655,8 +662,8 @@ impl<M> AnyMailbox for Mailbox<M> {
     fn timers(&self) -> Vec<TimerKey> {
         let Some(extra) = &self.extra else { return Vec::new() };
         let pending = extra.timers.iter().filter_map(|(_, pending)| match pending {
-            Pending::Once(key, _) | Pending::Every { key, .. } => Some(*key),
-            Pending::Cancelled(_) => None,
+            PendingTimer::Once(key, _) | PendingTimer::Every { key, .. } => Some(*key),
+            PendingTimer::Cancelled(_) => None,
         });
         pending.chain(extra.timer).collect()
     }
@@ -676,7 +683,7 @@ impl<M> AnyMailbox for Mailbox<M> {
             drop(admit);
             return true;
         }
-        // Nobody waits any more: `refused` counts the places that were looked into.
+        // The actor has ended: `refused` now counts the timer slots that were emptied.
         while extra.refused < extra.timers.capacity() {
             let pending = extra.timers.try_remove(extra.refused);
             extra.refused += 1;
@@ -687,12 +694,12 @@ impl<M> AnyMailbox for Mailbox<M> {
         false
     }
 
-    fn opened(&mut self) -> &mut u16 {
+    fn open_requests(&mut self) -> &mut u16 {
         &mut self.open
     }
 
-    fn ports(&mut self) -> &mut u32 {
-        &mut self.request_ids
+    fn head_of_requests(&mut self) -> &mut u32 {
+        &mut self.newest_request
     }
 
     fn trim(&mut self) {
@@ -706,8 +713,9 @@ impl<M> AnyMailbox for Mailbox<M> {
 mod tests {
     use super::*;
 
+    /// The actor has messages of 24 bytes, and its closure captures 16 bytes.
     #[test]
-    fn an_idle_mailbox_of_24_byte_messages_leaves_room_for_16_captured_bytes_within_80() {
+    fn idle_actor_fits_in_80_bytes() {
         let captured = size_of::<[u64; 2]>();
         let size = size_of::<Mailbox<[u64; 3]>>() + captured;
         assert!(size <= 72 + 8, "{size} bytes");
@@ -715,9 +723,9 @@ mod tests {
     }
 
     #[test]
-    fn a_mailbox_is_in_order_and_full_at_its_limit() {
+    fn mailbox_keeps_order_and_is_full_at_limit() {
         let mut mailbox = Mailbox::new();
-        assert!(mailbox.take_start() && !mailbox.take_start(), "once");
+        assert!(mailbox.take_start() && !mailbox.take_start(), "an actor starts once");
         for n in 0..5 {
             assert!(!mailbox.is_full(5));
             mailbox.push(n);
@@ -730,14 +738,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_burst_leaves_behind_is_trimmed_when_nothing_waits() {
+    fn mailbox_is_trimmed_only_when_empty() {
         let mut mailbox = Mailbox::new();
         assert!(mailbox.take_start());
         for n in 0..1000 {
             mailbox.push(n);
         }
         mailbox.trim();
-        assert!(mailbox.wants_trim(), "it is in use");
+        assert!(mailbox.wants_trim(), "a mailbox with messages keeps its memory");
         while matches!(mailbox.take(), Taken::Message(_)) {}
         mailbox.trim();
         assert!(!mailbox.wants_trim());

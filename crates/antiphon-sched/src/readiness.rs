@@ -1,10 +1,9 @@
-//! Sources of readiness that actors own: sockets, pipes, anything that mio can watch.
+//! Readiness sources: sockets, pipes and other descriptors that the loop watches for actors.
 //!
-//! Readiness is edge-triggered: an actor reads until `WouldBlock`, or says by `cx.unfinished(source)` that
-//! it stopped before, and is told again after the others had their turns.
+//! Readiness is edge-triggered: an actor reads until `WouldBlock`. If it stops before, it calls
+//! `cx.unfinished(source)`, and receives another event after the batches of the other actors.
 //!
-//! Invariant: a source has at most one event in its owner's mailbox; readiness that comes meanwhile is added
-//! to that event.
+//! Invariant: a source has at most one event in its owner's mailbox; later readiness is added to that event.
 
 use std::io;
 
@@ -14,21 +13,21 @@ use slab::Slab;
 use crate::id::Key;
 use crate::sockets::{FdRole, SocketId};
 
-/// Tokens from here on are not the loop's: whoever embeds it may use them with [`Loop::registry`](crate::Loop::registry).
+/// Tokens from here on are for the program that embeds the loop, in [`Loop::registry`](crate::Loop::registry).
 pub const EXTERNAL_TOKENS: usize = 1 << 48;
 
-/// The loop's own tokens: its waker, and signals.
+/// The tokens of the loop itself: its waker and its pipe of signals.
 pub(crate) const WAKER: Token = Token(EXTERNAL_TOKENS - 1);
 pub(crate) const SIGNALS: Token = Token(EXTERNAL_TOKENS - 2);
 
-/// A source that an actor registered.
+/// The id of a source that an actor registered.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Source(u64);
 
-/// A source is ready. What it is ready for is a hint: an operation may still answer `WouldBlock`.
+/// Readiness of a source. It is a hint: an operation may still return `WouldBlock`.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Ready {
-    /// Which source.
+    /// The source.
     pub source: Source,
     /// Reading will not block, also at the end of the stream.
     pub readable: bool,
@@ -36,20 +35,20 @@ pub struct Ready {
     pub writable: bool,
 }
 
-/// Whose source it is.
+/// The owner of a source.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum SourceOwner {
-    /// An actor's own.
+    /// An actor that registered it.
     Actor(Key),
-    /// One that the loop keeps for an actor.
-    SocketEvent(SocketId, FdRole),
+    /// A socket of the loop's socket table.
+    Socket(SocketId, FdRole),
 }
 
-/// Who is to be told of readiness.
+/// The receiver of readiness.
 pub(crate) enum ReadyTarget {
-    /// An actor, of the source in this place.
+    /// An actor; the number is the index of its source.
     Actor(Key, u32),
-    SocketEvent(SocketId, FdRole),
+    Socket(SocketId, FdRole),
 }
 
 struct SourceEntry {
@@ -64,7 +63,7 @@ pub(crate) struct Readiness {
     registry: Option<Registry>,
     entries: Slab<SourceEntry>,
     generations: u32,
-    /// Sources whose owners stopped before `WouldBlock`.
+    /// Sources that their owners left before `WouldBlock`.
     unfinished: Vec<Source>,
 }
 
@@ -146,46 +145,46 @@ impl Readiness {
         self.entries.get(id.index()).filter(|entry| entry.generation == id.generation())
     }
 
-    /// Whether an actor may do something with a source.
+    /// Whether a source belongs to an actor.
     pub(crate) fn is_of(&self, id: Source, owner: Key) -> bool {
         self.get(id).is_some_and(|entry| entry.owner == SourceOwner::Actor(owner))
     }
 
-    /// Whether there are sockets at all.
+    /// Checks that the loop can have sockets: that it is not virtual.
     pub(crate) fn check(&self) -> io::Result<()> {
         if self.registry.is_some() { Ok(()) } else { Err(no_sockets()) }
     }
 
-    /// Ends a registration of the loop's own.
-    pub(crate) fn part_with(&mut self, id: Source, source: &mut (impl mio::event::Source + ?Sized)) {
+    /// Deregisters a source of the socket table.
+    pub(crate) fn deregister_socket(&mut self, id: Source, source: &mut (impl mio::event::Source + ?Sized)) {
         if let Err(reason) = self.deregister(id, source) {
-            // Its descriptor is closed next, which ends it as well.
-            tracing::debug!(%reason, "a socket was not watched");
+            // The caller closes the descriptor next, which deregisters it too.
+            tracing::debug!(%reason, "a socket was not registered");
             self.forget(Self::index_of(id));
         }
     }
 
-    /// The owner is gone, and its socket with it.
+    /// Removes the entry of a source after its owner has ended.
     pub(crate) fn forget(&mut self, index: u32) {
         self.entries.try_remove(index as usize);
     }
 
-    /// Notes readiness; answers who is to be told, unless that is told already.
+    /// Records readiness. Returns the receiver, or `None` if an event for it is already queued.
     pub(crate) fn note(&mut self, token: Token, readable: bool, writable: bool) -> Option<ReadyTarget> {
         let id = Source(token.0 as u64);
         let entry = self.entries.get_mut(id.index()).filter(|entry| entry.generation == id.generation())?;
         let owner = match entry.owner {
             SourceOwner::Actor(owner) => owner,
-            SourceOwner::SocketEvent(id, part) => return Some(ReadyTarget::SocketEvent(id, part)),
+            SourceOwner::Socket(id, role) => return Some(ReadyTarget::Socket(id, role)),
         };
         entry.readable |= readable;
         entry.writable |= writable;
-        let tell = !entry.queued;
+        let needs_event = !entry.queued;
         entry.queued = true;
-        tell.then_some(ReadyTarget::Actor(owner, id.index() as u32))
+        needs_event.then_some(ReadyTarget::Actor(owner, id.index() as u32))
     }
 
-    /// The readiness of a source, told now.
+    /// Takes the recorded readiness of a source, for an event.
     pub(crate) fn take_ready(&mut self, index: u32, owner: Key) -> Option<Ready> {
         let entry =
             self.entries.get_mut(index as usize).filter(|entry| entry.owner == SourceOwner::Actor(owner))?;
@@ -195,11 +194,11 @@ impl Readiness {
             readable: std::mem::take(&mut entry.readable),
             writable: std::mem::take(&mut entry.writable),
         };
-        // Neither: it was of a source that had this place before.
+        // Neither: the event was for an earlier source with this index.
         (ready.readable || ready.writable).then_some(ready)
     }
 
-    /// The owner stopped before `WouldBlock`.
+    /// Records that the owner stopped before `WouldBlock`.
     pub(crate) fn unfinished(&mut self, id: Source) {
         if self.get(id).is_some() {
             self.unfinished.push(id);

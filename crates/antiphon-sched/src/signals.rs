@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM, as readiness of a pipe.
+//! SIGINT and SIGTERM as readiness of a pipe.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream as StdStream;
@@ -17,19 +17,19 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    pub(crate) fn watch(registry: &Registry) -> io::Result<Self> {
-        let (pipe, end) = StdStream::pair()?;
+    pub(crate) fn register(registry: &Registry) -> io::Result<Self> {
+        let (pipe, writer) = StdStream::pair()?;
         pipe.set_nonblocking(true)?;
         let mut pipe = UnixStream::from_std(pipe);
         registry.register(&mut pipe, SIGNALS, Interest::READABLE)?;
         let mut signals = Self { pipe, ids: Vec::new() };
         for signal in [SIGINT, SIGTERM] {
-            signals.ids.push(low_level::pipe::register(signal, end.try_clone()?)?);
+            signals.ids.push(low_level::pipe::register(signal, writer.try_clone()?)?);
         }
         Ok(signals)
     }
 
-    /// Empties the pipe, so that the next signal is seen.
+    /// Empties the pipe, so that the next signal causes an event.
     pub(crate) fn drain(&mut self) {
         let mut bytes = [0; 64];
         while matches!(self.pipe.read(&mut bytes), Ok(n) if n > 0) {}

@@ -1,4 +1,4 @@
-//! What an actor answers: what it waits for next, or how it ends.
+//! The result of a step: what the actor waits for next, or how it ends.
 
 use std::any::Any;
 use std::fmt;
@@ -10,14 +10,14 @@ use crate::event::Event;
 use crate::value::Value;
 use crate::wire::Wire;
 
-/// A step's answer: what to wait for next, or a failure.
+/// The result of a step: what to wait for next, or a failure.
 pub type Step<M> = Result<Next<M>, Failure>;
 
-/// A fold's answer: the next state with what to wait for, or the end.
+/// The result of a fold: the next state and what to wait for, or the end.
 pub type Fold<S, M> = Result<In<S, M>, Failure>;
 
-/// What an actor waits for next. Made by [`receive`] and its siblings.
-#[must_use = "an actor's step must answer with it"]
+/// What an actor waits for next. [`receive`] and the other functions of this module make it.
+#[must_use = "an actor's step must return it"]
 pub struct Next<M>(pub(crate) Then<M>);
 
 pub(crate) type Admit<M> = Box<dyn FnMut(&M) -> bool>;
@@ -32,16 +32,16 @@ pub(crate) enum Then<M> {
     Exit(Option<Box<Value>>),
 }
 
-/// A fold's next state, with what it waits for; or its end. Made by [`to`] and [`stop`].
-#[must_use = "a fold must answer with it"]
+/// The next state of a fold and what it waits for, or its end. [`to`] and [`stop`] make it.
+#[must_use = "a fold must return it"]
 pub struct In<S, M> {
     pub(crate) state: Option<S>,
     pub(crate) next: Next<M>,
 }
 
-/// Why an actor failed: the text of any error, or of anything that can be printed.
+/// Why an actor failed, as text.
 ///
-/// It comes from every `Display` by `?`, and is for that reason neither `Display` nor `Error` itself.
+/// `?` converts every `Display` type to it. For that reason it implements neither `Display` nor `Error` itself.
 pub struct Failure(Box<str>);
 
 impl Failure {
@@ -73,29 +73,31 @@ pub fn receive<M>() -> Step<M> {
     Ok(Next(Then::Receive))
 }
 
-/// Waits for the next message or event, and after `span` for [`Event::Timeout`].
+/// Waits for the next message or event; after `span` the actor receives [`Event::Timeout`].
 #[inline]
 pub fn receive_within<M>(span: Duration) -> Step<M> {
     Ok(Next(Then::Within(span)))
 }
 
-/// Waits for a message that `admit` admits; the others keep their places. Events come in any case.
+/// Waits for a message that `admit` accepts, or for any event. Other messages keep their places in the mailbox.
 pub fn receive_if<M>(admit: impl FnMut(&M) -> bool + 'static) -> Step<M> {
     Ok(Next(Then::If(Box::new(admit))))
 }
 
-/// Waits for `span`, then [`Event::Timeout`]; messages wait meanwhile. A resume wakes it early.
+/// Waits for `span`, until [`Event::Timeout`]; messages wait meanwhile. A resume, throw or termination ends the wait
+/// early.
 pub fn sleep<M>(span: Duration) -> Step<M> {
     Ok(Next(Then::Sleep(span)))
 }
 
-/// Waits, without a limit of time, to be resumed; messages wait meanwhile.
+/// Waits without a timeout until the actor is resumed; messages wait meanwhile. A throw or termination ends the
+/// wait too.
 pub fn suspend<M>() -> Step<M> {
     Ok(Next(Then::Suspend))
 }
 
-/// Goes on with another behaviour. Mailbox, address and names stay; the first event of the new behaviour is
-/// the next that arrives, not a `Start`.
+/// Replaces the behaviour of the actor. Mailbox, address and names stay. The new behaviour receives the next
+/// event, but no [`Event::Start`].
 pub fn swap<M: 'static, F>(next: F) -> Step<M>
 where
     F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,
@@ -103,41 +105,41 @@ where
     swap_actor(next)
 }
 
-/// As [`swap`], with anything that is an actor: a struct, a box, an offer.
+/// As [`swap`], for any value that implements [`Actor`]: a struct, a box, a [`SwapOffer`](crate::SwapOffer).
 pub fn swap_actor<M: 'static>(next: impl Actor<M>) -> Step<M> {
     Ok(Next(Then::Swap(Box::new(next))))
 }
 
-/// Ends; whoever monitors is told [`ExitReason::Done`](crate::ExitReason::Done) with `()`.
+/// Ends the actor with the exit value `()`; its monitors receive [`ExitReason::Done`](crate::ExitReason::Done).
 pub fn stop<N: Ends>() -> Result<N, Failure> {
     Ok(N::end(None))
 }
 
-/// Ends with a value that can be read here and on other nodes.
+/// Ends the actor with an exit value that can be read on this and on other nodes.
 pub fn exit<N: Ends>(value: impl Wire) -> Result<N, Failure> {
     Ok(N::end(Some(Value::new(value))))
 }
 
-/// Ends with a value that can be read on this node only.
+/// Ends the actor with an exit value that can be read on this node only.
 pub fn exit_local<N: Ends>(value: impl Any) -> Result<N, Failure> {
     Ok(N::end(Some(Value::local(value))))
 }
 
-/// Ends with a failure.
+/// Ends the actor with a failure.
 pub fn fail<N>(reason: impl fmt::Display) -> Result<N, Failure> {
     Err(Failure::from(reason))
 }
 
-/// A fold's next state, and what it waits for in it.
+/// Returns the next state of a fold, and what it waits for.
 pub fn to<S, M>(state: S, step: Step<M>) -> Fold<S, M> {
     step.map(|next| In { state: Some(state), next })
 }
 
-/// An answer that can end an actor: of a closure, or of a fold.
+/// A result that can end an actor: of a closure, or of a fold.
 #[diagnostic::on_unimplemented(
-    message = "`stop`, `exit` and `exit_local` are an actor's whole answer",
+    message = "`stop`, `exit` and `exit_local` are the whole result of a step",
     label = "write `return stop()`, without `?`",
-    note = "the answer of a closure is a `Step<M>`, of a fold a `Fold<S, M>`"
+    note = "a closure returns a `Step<M>`, a fold returns a `Fold<S, M>`"
 )]
 pub trait Ends: sealed::Sealed {
     #[doc(hidden)]

@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-/// A UDP port that nobody on this host uses at the moment, neither on 127.0.0.1 nor on loopback's broadcast
-/// address.
+/// Returns a UDP port that is free at the moment on 127.0.0.1, on 127.0.0.2 and on the broadcast address of
+/// loopback.
 ///
 /// # Panics
 /// When the system has no free port.

@@ -1,21 +1,21 @@
-//! The only time in public interfaces: nanoseconds since the loop's start.
+//! Time in public interfaces: nanoseconds since the loop's start.
 //!
-//! Invariant: a loop's time never goes back, and stands still during a turn.
+//! Invariant: a loop's time never goes back, and does not change during a step.
 
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A moment, in nanoseconds since the start of the loop that tells it.
+/// A moment, in nanoseconds since the start of its loop.
 ///
-/// Wraps after 584 years; arithmetic saturates instead.
+/// The range is 584 years; arithmetic saturates at its ends.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
 impl Time {
     /// The loop's start.
     pub const ZERO: Self = Self(0);
-    /// Later than any moment that a loop lives to see.
+    /// The last moment of the range, for "never".
     pub const MAX: Self = Self(u64::MAX);
 
     /// The moment `nanos` nanoseconds after the loop's start.

@@ -1,14 +1,14 @@
-//! A hashed timer wheel: four levels of 256 places, a tick of about a millisecond.
+//! A hashed timer wheel: four levels of 256 slots, with a tick of about a millisecond.
 //!
-//! Insert, cancel and push back cost the same however many timers run. A timer never fires early, and at
-//! most one tick late; those of one tick fire in the order of their deadlines, then of their making.
+//! Insert, cancel and push back take constant time. A timer never fires early, and at most one tick late. Timers
+//! of one tick fire in the order of their deadlines, and at equal deadlines in the order in which they were set.
 //!
-//! A list is a vector of nodes' numbers, not a chain through the nodes: with a million timers each node is a
-//! cache miss, and a chain takes them one after the other.
+//! A list is a vector of node indexes, not a chain through the nodes. With a million timers each node is a cache
+//! miss, and a chain would wait for them one after the other.
 //!
-//! Invariant: a node in level `l` at place `p` has a linked tick whose `l`-th byte is `p`, and less than
-//! `256^(l+1)` ticks ahead; `lists[node.list][node.at]` is the node; `bitmap` has a bit for each list that is
-//! not empty.
+//! Invariant: a node in level `l`, slot `s`, is linked for a tick with `s` as its `l`-th byte, and less than
+//! `256^(l+1)` ticks ahead. `lists[node.list][node.at]` is the node. `bitmap` has a bit for each list that is not
+//! empty.
 
 use crate::id::Key;
 use crate::requests::RequestId;
@@ -17,42 +17,42 @@ use crate::time::Time;
 
 const TICK_SHIFT: u32 = 20;
 const LEVELS: usize = 4;
-const PLACES: usize = 256;
+const SLOTS: usize = 256;
 const NONE: u32 = u32::MAX;
-/// An empty list keeps room for so many nodes.
+/// An emptied list keeps its memory up to this capacity.
 const KEPT_MAX: usize = 64;
-/// The farthest tick that the wheel can hold; what is later is looked at again then.
+/// The most ticks ahead that the wheel can hold. A later timer is linked there, and linked again when it comes up.
 const HORIZON: u64 = (1 << 32) - 1;
 
-/// A running timer; spent timers' keys are never used again.
+/// The key of a timer. It stays invalid after the timer has fired or was cancelled.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TimerKey {
     index: u32,
     generation: u32,
 }
 
-/// Whose time has come.
+/// The purpose of a timer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum DueTimer {
-    /// The waiting of an actor.
+    /// The wait of an actor: `receive_within` or `sleep`.
     Wait(Key),
-    /// A message of an actor, in this place of its mailbox.
+    /// A timer with a message, in this slot of an actor's mailbox.
     Message(Key, u32),
-    /// The answer to a question.
+    /// The timeout of a request.
     Request(RequestId),
-    /// What a socket may take time for.
-    SocketEvent(SocketId),
+    /// A timeout of a socket.
+    Socket(SocketId),
 }
 
 struct TimerNode {
-    /// When to fire; may have been pushed back behind the place where the node is linked.
+    /// When to fire. It may have been pushed back, so that it is later than the list of the node.
     deadline: Time,
     order: u64,
     due: DueTimer,
     generation: u32,
-    /// Level and place, or `NONE` while free.
+    /// The list: level and slot; or `NONE` while the node is free.
     list: u32,
-    /// Where in its list it is; of a free node, the next free one.
+    /// The position in the list; for a free node, the index of the next free node.
     at: u32,
 }
 
@@ -60,8 +60,8 @@ pub(crate) struct TimerWheel {
     nodes: Vec<TimerNode>,
     free: u32,
     lists: Box<[Vec<u32>]>,
-    bitmap: [[u64; PLACES / 64]; LEVELS],
-    /// All before and in this tick has fired.
+    bitmap: [[u64; SLOTS / 64]; LEVELS],
+    /// All timers of this and earlier ticks have fired.
     tick: u64,
     order: u64,
     len: usize,
@@ -72,15 +72,15 @@ impl TimerWheel {
         Self {
             nodes: Vec::new(),
             free: NONE,
-            lists: vec![Vec::new(); LEVELS * PLACES].into(),
-            bitmap: [[0; PLACES / 64]; LEVELS],
+            lists: vec![Vec::new(); LEVELS * SLOTS].into(),
+            bitmap: [[0; SLOTS / 64]; LEVELS],
             tick: 0,
             order: 0,
             len: 0,
         }
     }
 
-    /// How many timers run.
+    /// The number of running timers.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -88,12 +88,12 @@ impl TimerWheel {
     pub(crate) fn insert(&mut self, deadline: Time, due: DueTimer) -> TimerKey {
         self.order += 1;
         self.len += 1;
-        let index = self.allot(deadline, due);
+        let index = self.allocate(deadline, due);
         self.link(index, self.tick + 1);
         TimerKey { index, generation: self.nodes[index as usize].generation }
     }
 
-    fn allot(&mut self, deadline: Time, due: DueTimer) -> u32 {
+    fn allocate(&mut self, deadline: Time, due: DueTimer) -> u32 {
         let order = self.order;
         if self.free == NONE {
             let index = u32::try_from(self.nodes.len()).expect("fewer timers than 2^32");
@@ -115,7 +115,7 @@ impl TimerWheel {
             .filter(|node| node.generation == key.generation && node.list != NONE)
     }
 
-    /// What the timer is for; `None` when it is spent.
+    /// The purpose of a timer; `None` when it has fired or was cancelled.
     pub(crate) fn due(&self, key: TimerKey) -> Option<DueTimer> {
         self.get(key).map(|node| node.due)
     }
@@ -127,8 +127,8 @@ impl TimerWheel {
         Some(due)
     }
 
-    /// Moves the deadline; false when the timer is spent. To move it back costs a store: the node stays
-    /// where it is, and moves on when its place comes.
+    /// Changes the deadline; false when the timer has fired or was cancelled. A later deadline costs only a store: the
+    /// node stays in its list, and is linked again when the list comes up.
     pub(crate) fn push_back(&mut self, key: TimerKey, deadline: Time) -> bool {
         let Some(old) = self.get(key).map(|node| node.deadline) else { return false };
         self.order += 1;
@@ -142,7 +142,7 @@ impl TimerWheel {
         true
     }
 
-    /// Appends to `due` all that is due at `now`.
+    /// Appends to `due` all timers that are due at `now`.
     pub(crate) fn advance(&mut self, now: Time, due: &mut Vec<DueTimer>) {
         let target = now.as_nanos() >> TICK_SHIFT;
         while self.tick < target {
@@ -158,7 +158,7 @@ impl TimerWheel {
         }
     }
 
-    /// When the wheel wants to be looked at next; never later than the first deadline.
+    /// When to call `advance` next: never later than in the tick of the first deadline.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         self.next_busy_tick().map(|tick| Time::from_nanos(tick << TICK_SHIFT))
     }
@@ -169,18 +169,18 @@ impl TimerWheel {
             if self.tick & ((1 << below) - 1) != 0 {
                 continue;
             }
-            let place = (self.tick >> below) as usize % PLACES;
-            let batch = self.take_list(level * PLACES + place);
+            let slot = (self.tick >> below) as usize % SLOTS;
+            let batch = self.take_list(level * SLOTS + slot);
             for &index in &batch {
-                // What is due in this very tick fires right after.
+                // A timer of this same tick fires right after.
                 self.link(index, self.tick);
             }
-            self.give_back(level * PLACES + place, batch);
+            self.give_back(level * SLOTS + slot, batch);
         }
     }
 
     fn fire(&mut self, now: Time, due: &mut Vec<DueTimer>) {
-        let list = self.tick as usize % PLACES;
+        let list = self.tick as usize % SLOTS;
         let mut batch = self.take_list(list);
         if batch.len() > 1 {
             batch.sort_unstable_by_key(|&index| {
@@ -200,13 +200,13 @@ impl TimerWheel {
         self.give_back(list, batch);
     }
 
-    /// Empties a list; its nodes are to be linked again, or released.
+    /// Takes the nodes out of a list; the caller links them again or releases them.
     fn take_list(&mut self, list: usize) -> Vec<u32> {
         self.mark(list, false);
         std::mem::take(&mut self.lists[list])
     }
 
-    /// Lets a list have its memory again, unless that is much, or nodes came into the list meanwhile.
+    /// Returns the memory of a list, unless it is large or the list has new nodes.
     fn give_back(&mut self, list: usize, mut batch: Vec<u32>) {
         if self.lists[list].is_empty() && batch.capacity() <= KEPT_MAX {
             batch.clear();
@@ -214,12 +214,12 @@ impl TimerWheel {
         }
     }
 
-    /// Links a node, to be looked at in the tick `earliest` or later.
+    /// Links a node into the list of its deadline, but not before the tick `earliest`.
     fn link(&mut self, index: u32, earliest: u64) {
         let tick = tick_of(self.nodes[index as usize].deadline).clamp(earliest, self.tick + HORIZON);
         let ahead = tick - self.tick;
         let level = (0..LEVELS).find(|&l| ahead < 1 << (8 * (l + 1))).unwrap_or(LEVELS - 1);
-        let list = level * PLACES + (tick >> (8 * level)) as usize % PLACES;
+        let list = level * SLOTS + (tick >> (8 * level)) as usize % SLOTS;
         let node = &mut self.nodes[index as usize];
         node.list = list as u32;
         node.at = self.lists[list].len() as u32;
@@ -251,7 +251,7 @@ impl TimerWheel {
     }
 
     fn mark(&mut self, list: usize, busy: bool) {
-        let word = &mut self.bitmap[list / PLACES][list % PLACES / 64];
+        let word = &mut self.bitmap[list / SLOTS][list % SLOTS / 64];
         let bit = 1 << (list % 64);
         if busy {
             *word |= bit;
@@ -260,16 +260,16 @@ impl TimerWheel {
         }
     }
 
-    /// The next tick at which a place of level 0 fires, or one of a higher level moves down.
+    /// The next tick at which a slot of level 0 fires, or one of a higher level moves down.
     fn next_busy_tick(&self) -> Option<u64> {
         (0..LEVELS).filter_map(|level| self.next_busy_in(level)).min()
     }
 
     fn next_busy_in(&self, level: usize) -> Option<u64> {
-        let here = self.tick >> (8 * level);
-        let begin = (here as usize + 1) % PLACES;
+        let now = self.tick >> (8 * level);
+        let begin = (now as usize + 1) % SLOTS;
         let steps = distance_to_bit(&self.bitmap[level], begin)?;
-        Some((here + 1 + steps as u64) << (8 * level))
+        Some((now + 1 + steps as u64) << (8 * level))
     }
 }
 
@@ -277,8 +277,8 @@ fn tick_of(deadline: Time) -> u64 {
     deadline.as_nanos().div_ceil(1 << TICK_SHIFT)
 }
 
-/// How far the first set bit is from `begin`, going round.
-fn distance_to_bit(words: &[u64; PLACES / 64], begin: usize) -> Option<usize> {
+/// The distance from `begin` to the next set bit, with wrap-around.
+fn distance_to_bit(words: &[u64; SLOTS / 64], begin: usize) -> Option<usize> {
     let (word, bit) = (begin / 64, begin % 64);
     let first = words[word] >> bit;
     if first != 0 {
@@ -296,42 +296,42 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn key(n: u32) -> DueTimer {
+    fn timer(n: u32) -> DueTimer {
         DueTimer::Message(Key::new(0, 0), n)
     }
 
     #[test]
-    fn fires_in_order_of_deadline_then_of_making() {
+    fn wheel_fires_by_deadline_then_insertion_order() {
         let mut wheel = TimerWheel::new();
         let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
-        wheel.insert(at(700), key(0));
-        wheel.insert(at(5), key(1));
-        wheel.insert(at(700), key(2));
+        wheel.insert(at(700), timer(0));
+        wheel.insert(at(5), timer(1));
+        wheel.insert(at(700), timer(2));
         let mut due = Vec::new();
         wheel.advance(at(600), &mut due);
-        assert_eq!(due, [key(1)]);
-        wheel.insert(at(700), key(3));
+        assert_eq!(due, [timer(1)]);
+        wheel.insert(at(700), timer(3));
         wheel.advance(at(800), &mut due);
-        assert_eq!(due, [key(1), key(0), key(2), key(3)]);
+        assert_eq!(due, [timer(1), timer(0), timer(2), timer(3)]);
         assert_eq!(wheel.len(), 0);
         assert_eq!(wheel.next_deadline(), None);
     }
 
     #[test]
-    fn a_cancelled_key_is_spent_also_when_its_place_is_used_again() {
+    fn cancelled_key_stays_invalid_after_reuse() {
         let mut wheel = TimerWheel::new();
-        let old = wheel.insert(Time::from_nanos(1 << 30), key(0));
-        assert_eq!(wheel.cancel(old), Some(key(0)));
-        let new = wheel.insert(Time::from_nanos(1 << 30), key(1));
+        let old = wheel.insert(Time::from_nanos(1 << 30), timer(0));
+        assert_eq!(wheel.cancel(old), Some(timer(0)));
+        let new = wheel.insert(Time::from_nanos(1 << 30), timer(1));
         assert_eq!(wheel.cancel(old), None);
         assert!(!wheel.push_back(old, Time::MAX));
-        assert_eq!(wheel.due(new), Some(key(1)));
+        assert_eq!(wheel.due(new), Some(timer(1)));
     }
 
     proptest! {
-        /// Against a sorted list: nothing early, nothing more than a tick late, nothing lost.
+        /// Compared with a sorted list: no timer fires early, more than a tick late, or never.
         #[test]
-        fn agrees_with_a_sorted_list(
+        fn wheel_agrees_with_sorted_list(
             spans in prop::collection::vec((0u64..1 << 45, any::<bool>(), 0u64..1 << 45), 1..60),
             steps in prop::collection::vec(1u64..1 << 43, 1..60),
         ) {
@@ -341,9 +341,9 @@ mod tests {
             let mut spans = spans.into_iter().zip(0..);
             for step in steps {
                 for ((span, push, other), id) in spans.by_ref().take(3) {
-                    let timer = wheel.insert(Time::from_nanos(now + span), key(id));
+                    let key = wheel.insert(Time::from_nanos(now + span), timer(id));
                     let at = if push { other } else { span };
-                    if push { prop_assert!(wheel.push_back(timer, Time::from_nanos(now + at))); }
+                    if push { prop_assert!(wheel.push_back(key, Time::from_nanos(now + at))); }
                     model.push((now + at, id));
                 }
                 if let (Some(next), Some(first)) = (wheel.next_deadline(), model.iter().map(|m| m.0).min()) {
@@ -353,8 +353,8 @@ mod tests {
                 let mut due = Vec::new();
                 wheel.advance(Time::from_nanos(now), &mut due);
                 for fired in due {
-                    let DueTimer::Message(_, id) = fired else { panic!("only messages were set") };
-                    let at = model.iter().position(|m| m.1 == id).expect("fires once");
+                    let DueTimer::Message(_, id) = fired else { panic!("only timers with messages were set") };
+                    let at = model.iter().position(|m| m.1 == id).expect("a timer fires once");
                     prop_assert!(model.remove(at).0 <= now);
                 }
                 prop_assert!(model.iter().all(|m| m.0 + (2 << TICK_SHIFT) > now));

@@ -1,4 +1,4 @@
-//! The one narrow door out of a loop: encoded messages and signals for actors elsewhere.
+//! The interface between a loop and other nodes: encoded messages, and signals.
 
 use std::any::Any;
 
@@ -10,136 +10,137 @@ use crate::requests::RequestId;
 use crate::time::Time;
 use crate::value::Value;
 
-/// What carries messages and signals out of a loop: a node's core.
+/// Carries messages and signals to other nodes. A node of `antiphon-dist` implements it.
 pub trait Transport: Any {
-    /// Takes an encoded message; the bytes are the caller's, and used again.
+    /// Sends an encoded message. The bytes belong to the caller, which reuses them.
     ///
     /// # Errors
-    /// It was not taken; the sender has its message back.
+    /// The message was not accepted; it returns to the sender.
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
 
-    /// Takes a signal. Signals are never refused: what cannot arrive is answered by `Down`, or means nothing
-    /// any more.
+    /// Sends a signal. Signals are never refused. If a monitor cannot reach its node, the watcher receives a `Down`;
+    /// other signals are dropped.
     fn signal(&mut self, now: Time, signal: Signal);
 }
 
 /// An encoded message.
 #[derive(Debug)]
 pub struct OutboundMessage<'a> {
-    /// The sender, for order; `None` from outside of all actors.
+    /// The sender, for the order of messages; `None` from outside of all actors.
     pub from: Option<Key>,
     /// The receiver.
     pub to: Destination,
     /// The name of the message's type.
     pub tag: &'static str,
-    /// The message.
+    /// The encoded message.
     pub body: &'a [u8],
-    /// How it is to be handed over.
+    /// How to deliver the message.
     pub mode: SendMode,
-    /// The nodes that addresses in the body name: their locations must travel along.
+    /// The nodes of the addresses in the body: their locations must be sent along.
     pub nodes: &'a [NodeId],
-    /// The open requests whose replies travel in the body: to be answered `NodeLost` when that node is.
+    /// The open requests with a `ReplyTo` in the body: they fail with `NodeLost` when the receiving node is lost.
     pub replies: &'a [RequestId],
 }
 
-/// Where a outbound goes.
+/// The receiver of an outbound message.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// To an actor's mailbox.
+    /// The mailbox of an actor.
     Actor(ActorId),
-    /// To an open request.
+    /// An open request.
     Request(NodeId, RequestId),
 }
 
-/// The number of a monitor: unique together with the node that gave it.
+/// The id of a monitor: a number, and the node that assigned it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MonitorId {
-    /// The node that numbered it.
+    /// The node that assigned the number.
     pub origin: NodeId,
-    /// Its number there.
+    /// The number, unique on that node.
     pub number: u64,
 }
 
-/// What passes between actors besides messages, in the same order. Whoever carries signals has to know each, so it is
-/// an error of its compilation when there is another.
+/// The signals between actors; they keep their order with messages.
+///
+/// A transport must handle every signal, so this enum is exhaustive: a new variant is an error when it is compiled.
 #[derive(Clone, Debug)]
 pub enum Signal {
-    /// `watcher`, here, wants to be told when `target` ends.
+    /// `watcher`, of this loop, monitors `target`.
     Monitor {
-        /// Who is watched, elsewhere.
+        /// The monitored actor, on another node.
         target: ActorId,
         /// The monitor.
         id: MonitorId,
-        /// Who watches.
+        /// The monitoring actor.
         watcher: Key,
     },
-    /// That monitor is no longer wanted.
+    /// A monitor is removed.
     Demonitor {
-        /// Who watched, here.
+        /// The monitoring actor, of this loop.
         watcher: Key,
-        /// Who was watched, elsewhere.
+        /// The monitored actor, on another node.
         target: ActorId,
         /// The monitor.
         id: MonitorId,
     },
-    /// `actor`, here, wants `watcher` to be told when it ends.
+    /// `actor`, of this loop, requests that `watcher` receives a `Down` when it ends.
     Notify {
-        /// Who is to be told, elsewhere.
+        /// The receiver of the `Down`, on another node.
         watcher: ActorId,
         /// The monitor.
         id: MonitorId,
-        /// Who is watched.
+        /// The actor that the `Down` is about.
         actor: Key,
     },
-    /// `actor`, here, has ended; answers a monitor.
+    /// `actor`, of this loop, has ended; sent for each monitor.
     Down {
-        /// Who is told, elsewhere.
+        /// The monitoring actor, on another node.
         watcher: ActorId,
         /// The monitor.
         id: MonitorId,
-        /// Who has ended.
+        /// The actor that has ended.
         actor: ActorId,
-        /// How; a value in it is encoded.
+        /// The exit reason; a value in it is encoded.
         reason: ExitReason,
     },
-    /// `target` is to end.
+    /// Terminates `target`.
     Terminate {
-        /// Who wants it, for order; `None` from outside of all actors.
+        /// The sender, for the order of messages; `None` from outside of all actors.
         from: Option<Key>,
-        /// Who is to end, elsewhere.
+        /// The actor to terminate, on another node.
         target: ActorId,
     },
-    /// An exception for `target`.
+    /// Throws an exception into `target`.
     Throw {
-        /// Who wants it, for order; `None` from outside of all actors.
+        /// The sender, for the order of messages; `None` from outside of all actors.
         from: Option<Key>,
-        /// Whom it is thrown at, elsewhere.
+        /// The receiver, on another node.
         target: ActorId,
-        /// What is thrown; encoded.
+        /// The exception; encoded.
         value: Value,
     },
-    /// `target` is to wake.
+    /// Resumes `target`.
     Resume {
-        /// Who wants it, for order; `None` from outside of all actors.
+        /// The sender, for the order of messages; `None` from outside of all actors.
         from: Option<Key>,
-        /// Who is to wake, elsewhere.
+        /// The actor to resume, on another node.
         target: ActorId,
-        /// What it is told; encoded.
+        /// The value that it receives; encoded.
         value: Value,
     },
-    /// A reply was dropped here without an answer.
+    /// A `ReplyTo` was dropped in this loop without a reply.
     ReplyDropped {
-        /// The node that asked.
+        /// The node that sent the request.
         node: NodeId,
-        /// Its request.
+        /// The request there.
         request_id: RequestId,
     },
-    /// A request of this loop, whose reply went abroad, is over.
+    /// A request of this loop is closed; its `ReplyTo` had been sent to another node.
     RequestClosed {
         /// The request.
         request_id: RequestId,
     },
-    /// An actor of this loop that could be reached from outside has ended.
+    /// An actor of this loop that other nodes could reach has ended.
     Exited {
         /// The actor.
         actor: Key,

@@ -1,6 +1,6 @@
-//! Values that an actor ends with, or is resumed with: of any type, shared by those who are told.
+//! Values of any type that actors exit with, are resumed with, or throw. All receivers share one value.
 //!
-//! Invariant: a value that can cross the wire knows how, from the moment it is made.
+//! Invariant: a value that can cross the wire holds its encoder from the moment it is made.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -12,15 +12,15 @@ use crate::error::{DecodeError, EncodeError, ValueError};
 use crate::id::NodeId;
 use crate::wire::Wire;
 
-/// A value of a type known to giver and taker. Cloning shares it.
+/// A value of a type that its sender and receiver agree on. Clones share it.
 #[derive(Clone)]
 pub struct Value {
-    /// `None` is `()`, what a plain `stop` ends with. One pointer: events that carry a value stay small.
-    held: Option<Box<Held>>,
+    /// `None` is `()`, the exit value of `stop`. One pointer, so that events with a value stay small.
+    content: Option<Box<ValueContent>>,
 }
 
 #[derive(Clone)]
-enum Held {
+enum ValueContent {
     Local {
         value: Rc<dyn Any>,
         type_name: &'static str,
@@ -31,7 +31,7 @@ enum Held {
         body: Rc<[u8]>,
         nodes: Rc<[NodeId]>,
     },
-    /// Given by `exit_local`, elsewhere.
+    /// A local value of another node, which could not cross the wire.
     Opaque,
 }
 
@@ -41,7 +41,7 @@ struct Encoder {
     encode: fn(&dyn Any, &mut Vec<u8>) -> Result<(), EncodeError>,
 }
 
-impl Held {
+impl ValueContent {
     fn new<T: Wire>(value: T) -> Self {
         let encoder = Encoder { tag: T::name, encode: encode_any::<T> };
         Self::Local { value: Rc::new(value), type_name: std::any::type_name::<T>(), encode: Some(encoder) }
@@ -49,72 +49,71 @@ impl Held {
 }
 
 impl Value {
-    /// A value that can be read here and on other nodes.
+    /// Makes a value that can be read on this and on other nodes.
     pub fn new<T: Wire>(value: T) -> Self {
-        Self::of(Held::new(value))
+        Self::of(ValueContent::new(value))
     }
 
-    /// A value that can be read on this node only.
+    /// Makes a value that can be read on this node only.
     pub fn local<T: Any>(value: T) -> Self {
         let type_name = std::any::type_name::<T>();
-        Self::of(Held::Local { value: Rc::new(value), type_name, encode: None })
+        Self::of(ValueContent::Local { value: Rc::new(value), type_name, encode: None })
     }
 
     /// The value `()`.
     pub(crate) const fn unit() -> Self {
-        Self { held: None }
+        Self { content: None }
     }
 
-    fn of(held: Held) -> Self {
-        Self { held: Some(Box::new(held)) }
+    fn of(content: ValueContent) -> Self {
+        Self { content: Some(Box::new(content)) }
     }
 
-    fn into_held(self) -> Held {
-        self.held.map_or_else(|| Held::new(()), |held| *held)
+    fn into_content(self) -> ValueContent {
+        self.content.map_or_else(|| ValueContent::new(()), |content| *content)
     }
 
-    /// A value as it came over the wire: the name of its type, and its bytes.
+    /// Makes a value that arrived over the wire, from the name of its type and its bytes.
     pub fn encoded(tag: &str, body: &[u8]) -> Self {
-        Self::travelling(tag, body, &[])
+        Self::encoded_with_nodes(tag, body, &[])
     }
 
-    /// An encoded value, with the nodes that addresses in it name.
-    pub(crate) fn travelling(tag: &str, body: &[u8], nodes: &[NodeId]) -> Self {
-        Self::of(Held::Encoded { tag: tag.into(), body: body.into(), nodes: nodes.into() })
+    /// Makes an encoded value, with the nodes of the addresses in it.
+    pub(crate) fn encoded_with_nodes(tag: &str, body: &[u8], nodes: &[NodeId]) -> Self {
+        Self::of(ValueContent::Encoded { tag: tag.into(), body: body.into(), nodes: nodes.into() })
     }
 
-    /// A value that could not cross the wire.
+    /// Makes a value that stands for one that could not cross the wire.
     pub fn opaque() -> Self {
-        Self::of(Held::Opaque)
+        Self::of(ValueContent::Opaque)
     }
 
-    /// The name and the bytes of an encoded value, and the nodes that addresses in it name; `None` for any
-    /// other.
+    /// The type name and bytes of an encoded value, and the nodes of the addresses in it. `None` for other values.
     pub fn as_encoded(&self) -> Option<(&str, &[u8], &[NodeId])> {
-        match self.held.as_deref()? {
-            Held::Encoded { tag, body, nodes } => Some((tag, body, nodes)),
-            Held::Local { .. } | Held::Opaque => None,
+        match self.content.as_deref()? {
+            ValueContent::Encoded { tag, body, nodes } => Some((tag, body, nodes)),
+            ValueContent::Local { .. } | ValueContent::Opaque => None,
         }
     }
 
-    /// Reads the value, from whichever node it came.
+    /// Reads the value; it may come from any node.
     ///
     /// # Errors
-    /// It is of another type, or does not decode.
+    /// The value is of another type, does not decode, or is opaque.
     pub fn get<T: Wire>(self) -> Result<T, ValueError> {
-        let (tag, body) = match self.into_held() {
-            Held::Local { value, type_name, encode } => match value.downcast::<T>() {
+        let (tag, body) = match self.into_content() {
+            ValueContent::Local { value, type_name, encode } => match value.downcast::<T>() {
                 Ok(value) => match Rc::try_unwrap(value) {
                     Ok(value) => return Ok(value),
                     Err(shared) => return copy_of(&*shared),
                 },
                 Err(_) => {
-                    let found = encode.map_or(Cow::Borrowed(type_name), |known| (known.tag)());
+                    let found = encode.map_or(Cow::Borrowed(type_name), |encoder| (encoder.tag)());
                     return Err(wrong_type::<T>(&found));
                 }
             },
-            Held::Encoded { tag, body, .. } => (tag, body),
-            Held::Opaque => return Err(ValueError::Opaque),
+            ValueContent::Encoded { tag, body, .. } => (tag, body),
+            ValueContent::Opaque => return Err(ValueError::Opaque),
         };
         if *tag != *T::name() {
             return Err(wrong_type::<T>(&tag));
@@ -122,32 +121,32 @@ impl Value {
         T::decode_all(&body).map_err(ValueError::Decode)
     }
 
-    /// Reads the value without copying it; only values of this node can be.
+    /// Reads a value of this node without copying it.
     ///
     /// # Errors
-    /// It is of another type, or came from another node.
+    /// The value is of another type, or came from another node.
     pub fn get_local<T: Any>(self) -> Result<Rc<T>, ValueError> {
-        match self.into_held() {
-            Held::Local { value, type_name, .. } => value.downcast::<T>().map_err(|_| {
+        match self.into_content() {
+            ValueContent::Local { value, type_name, .. } => value.downcast::<T>().map_err(|_| {
                 ValueError::WrongType { wanted: std::any::type_name::<T>().into(), found: type_name.into() }
             }),
-            Held::Encoded { .. } | Held::Opaque => Err(ValueError::Opaque),
+            ValueContent::Encoded { .. } | ValueContent::Opaque => Err(ValueError::Opaque),
         }
     }
 
-    /// Appends the value's bytes to `out`, and answers the name of its type; `None` for a local one.
+    /// Appends the value's bytes to `out`, and returns the name of its type; `None` for a local or opaque value.
     ///
     /// # Errors
-    /// The value's own encoding failed; `out` then holds what it wrote before.
+    /// The encoder of the value failed; `out` then holds the bytes that it wrote before.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<Option<Cow<'_, str>>, EncodeError> {
-        let Some(held) = &self.held else { return Ok(Some(<()>::name())) };
-        match &**held {
-            Held::Local { encode: None, .. } | Held::Opaque => Ok(None),
-            Held::Local { value, encode: Some(known), .. } => {
-                (known.encode)(&**value, out)?;
-                Ok(Some((known.tag)()))
+        let Some(content) = &self.content else { return Ok(Some(<()>::name())) };
+        match &**content {
+            ValueContent::Local { encode: None, .. } | ValueContent::Opaque => Ok(None),
+            ValueContent::Local { value, encode: Some(encoder), .. } => {
+                (encoder.encode)(&**value, out)?;
+                Ok(Some((encoder.tag)()))
             }
-            Held::Encoded { tag, body, .. } => {
+            ValueContent::Encoded { tag, body, .. } => {
                 out.extend_from_slice(body);
                 Ok(Some(Cow::Borrowed(tag)))
             }
@@ -162,10 +161,10 @@ fn encode_any<T: Wire>(value: &dyn Any, out: &mut Vec<u8>) -> Result<(), EncodeE
 
 fn copy_of<T: Wire>(shared: &T) -> Result<T, ValueError> {
     let mut bytes = Vec::new();
-    // Addresses in it need a scope; that of no loop, since the copy stays on this node.
-    let nobody = NodeId::from_bits(0);
+    // Addresses in it need a codec context; it is of no loop, since the copy stays on this node.
+    let no_node = NodeId::from_bits(0);
     let (encoded, _) =
-        codec_context::encode_with_context(nobody, EncodeMode::Value, || shared.encode(&mut bytes));
+        codec_context::encode_with_context(no_node, EncodeMode::Value, || shared.encode(&mut bytes));
     encoded.map_err(|reason| ValueError::Decode(DecodeError::new(reason)))?;
     T::decode_all(&bytes).map_err(ValueError::Decode)
 }
@@ -176,11 +175,11 @@ fn wrong_type<T: Wire>(found: &str) -> ValueError {
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.held.as_deref() {
+        match self.content.as_deref() {
             None => f.write_str("Value(())"),
-            Some(Held::Local { type_name, .. }) => write!(f, "Value({type_name})"),
-            Some(Held::Opaque) => f.write_str("Value(opaque)"),
-            Some(Held::Encoded { tag, body, .. }) => write!(f, "Value({tag}, {} bytes)", body.len()),
+            Some(ValueContent::Local { type_name, .. }) => write!(f, "Value({type_name})"),
+            Some(ValueContent::Opaque) => f.write_str("Value(opaque)"),
+            Some(ValueContent::Encoded { tag, body, .. }) => write!(f, "Value({tag}, {} bytes)", body.len()),
         }
     }
 }

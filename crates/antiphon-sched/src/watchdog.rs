@@ -1,7 +1,7 @@
-//! Tells of steps that take too long, while they still run: a step that never ends is named too.
+//! Logs steps that take too long while they still run, so that a step that never ends is logged too.
 //!
-//! Each turn leaves its actor in an atomic word, each step its number in another. A thread of its own looks at the word; when
-//! it sees the same step twice, a patience apart, it says whose it is. It sleeps while the loop sleeps.
+//! Each batch stores its actor in an atomic number, each step its count in another. The watchdog's thread reads them.
+//! When it sees the same step for longer than the limit, it logs the actor. It sleeps while the loop sleeps.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::handle::Shared;
 use crate::id::Key;
 
-/// The step that runs: its number and its actor.
+/// The running step: its number and its actor.
 #[derive(Default)]
 pub(crate) struct StepClock {
     /// The number of the step; 0 while no step runs. Written by the loop only.
@@ -25,19 +25,19 @@ pub(crate) struct StepClock {
 }
 
 impl StepClock {
-    /// A turn begins, of this actor.
+    /// Records that a batch of this actor begins.
     #[inline]
-    pub(crate) fn turn(&self, actor: Key) {
+    pub(crate) fn batch_started(&self, actor: Key) {
         self.actor.store(actor.to_bits(), Ordering::Relaxed);
     }
 
-    /// A step begins.
+    /// Records that a step begins.
     #[inline]
-    pub(crate) fn beat(&self, step: u64) {
+    pub(crate) fn step_started(&self, step: u64) {
         self.step.store(step, Ordering::Relaxed);
     }
 
-    /// A round begins: the watchdog must be awake.
+    /// Records that a round begins, and wakes the watchdog if it sleeps.
     #[inline]
     pub(crate) fn wake(&self) {
         if self.asleep.load(Ordering::Relaxed) {
@@ -48,38 +48,40 @@ impl StepClock {
         }
     }
 
-    /// The round is over: no step runs.
+    /// Records that the round is over: no step runs.
     #[inline]
     pub(crate) fn rest(&self) {
         self.step.store(0, Ordering::Relaxed);
     }
 
-    /// How many steps were too long.
+    /// The number of steps that took too long.
     pub(crate) fn slow(&self) -> u64 {
         self.slow.load(Ordering::Relaxed)
     }
 }
 
-/// Looks at a loop's pulse until the loop is gone.
-pub(crate) fn start(shared: &Arc<Shared>, patience: Duration) {
+/// Starts the watchdog of a loop; its thread runs until the loop is dropped.
+pub(crate) fn start(shared: &Arc<Shared>, limit: Duration) {
     let watched = Arc::downgrade(shared);
     let spawned =
-        thread::Builder::new().name("antiphon-watchdog".into()).spawn(move || watch(&watched, patience));
+        thread::Builder::new().name("antiphon-watchdog".into()).spawn(move || watch(&watched, limit));
     match spawned {
         Ok(thread) => *shared.step_clock.thread.lock() = Some(thread.thread().clone()),
-        Err(reason) => tracing::warn!(%reason, "no watchdog: its thread could not be started"),
+        Err(reason) => {
+            tracing::warn!(%reason, "starting the watchdog's thread failed; slow steps are not logged")
+        }
     }
 }
 
-/// Lets the watchdog see that its loop is gone.
+/// Wakes the watchdog, so that it ends with its loop.
 pub(crate) fn end(shared: &Shared) {
     if let Some(thread) = shared.step_clock.thread.lock().take() {
         thread.unpark();
     }
 }
 
-fn watch(watched: &Weak<Shared>, patience: Duration) {
-    // Seen three times, half a patience apart: at least one patience old.
+fn watch(watched: &Weak<Shared>, limit: Duration) {
+    // A step seen three times, half a limit apart, runs for at least the limit.
     let mut last = 0;
     let mut seen = 0;
     let mut idle = 0;
@@ -93,7 +95,7 @@ fn watch(watched: &Weak<Shared>, patience: Duration) {
             idle = if step == 0 { idle + 1 } else { 0 };
             seen = if step != 0 && step == last { seen + 1 } else { 0 };
             if seen == 2 {
-                tell(&shared, patience);
+                log_slow_step(&shared, limit);
             }
             last = step;
             if idle > IDLE_MAX {
@@ -101,23 +103,28 @@ fn watch(watched: &Weak<Shared>, patience: Duration) {
             }
         }
         if idle > IDLE_MAX {
-            // Not for ever: a step may have begun just before `asleep` was seen.
+            // With a timeout: a step may have begun just before `asleep` was set.
             thread::park_timeout(ASLEEP_MAX);
             idle = IDLE_MAX;
         } else {
-            thread::park_timeout(patience / 2);
+            thread::park_timeout(limit / 2);
         }
     }
 }
 
-/// After so many looks at a sleeping loop the watchdog sleeps as well.
+/// After this many readings without a step the watchdog sleeps.
 const IDLE_MAX: u32 = 100;
-/// The longest that it sleeps.
+/// The longest sleep of the watchdog.
 const ASLEEP_MAX: Duration = Duration::from_secs(10);
 
-fn tell(shared: &Shared, patience: Duration) {
+fn log_slow_step(shared: &Shared, limit: Duration) {
     let key = Key::from_bits(shared.step_clock.actor.load(Ordering::Relaxed));
     shared.step_clock.slow.fetch_add(1, Ordering::Relaxed);
     let name = shared.names.lock().get(&key).map(ToString::to_string).unwrap_or_default();
-    tracing::warn!(actor = %key, name, ?patience, "a step takes longer than this; nothing else runs meanwhile: use `cx.blocking` for what takes time");
+    tracing::warn!(
+        actor = %key,
+        name,
+        ?limit,
+        "a step takes too long, and blocks all other actors; use `cx.blocking` for long work"
+    );
 }

@@ -1,4 +1,4 @@
-//! What lets a type cross the wire: a name, an encoder, a decoder. Needs no serde.
+//! The trait of types that can cross the wire: a name, an encoder and a decoder. It needs no serde.
 
 use std::borrow::Cow;
 
@@ -7,17 +7,17 @@ use crate::error::{DecodeError, EncodeError};
 /// The longest name of a type, in bytes.
 pub const TYPE_NAME_MAX: usize = 255;
 
-/// A type whose values can cross the wire, each as one MessagePack value.
+/// A type of values that can cross the wire, each as one MessagePack value.
 ///
-/// A node refuses bytes that are not exactly one, before any decoder sees them.
+/// A node refuses bytes that are not exactly one such value, before any decoder reads them.
 ///
-/// Its name is its tag: sender and receiver agree on a type by it. The author chooses and versions the
-/// name (`acme.calc/1`); it is at most [`TYPE_NAME_MAX`] bytes, and holds none of `<>(),`, which are for
-/// composed names such as `vec<opt<u32>>`.
+/// The sender and the receiver identify a type by its name. The author chooses and versions the name
+/// (`acme.calc/1`). It has at most [`TYPE_NAME_MAX`] bytes, and holds none of `<>(),`: these are for composed names
+/// such as `vec<opt<u32>>`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross the wire: it has no wire name",
     label = "has no wire name",
-    note = "give it one, beside its definition: write `antiphon::wire!({Self}, \"your.name/1\");` (it needs serde's Serialize and Deserialize)"
+    note = "give it one beside its definition: write `antiphon::wire!({Self}, \"your.name/1\");` (it needs serde's Serialize and Deserialize)"
 )]
 pub trait Wire: Sized + 'static {
     /// The name of the type.
@@ -26,19 +26,19 @@ pub trait Wire: Sized + 'static {
     /// Appends the value's bytes to `out`.
     ///
     /// # Errors
-    /// The value has no encoding; `out` then holds what was written before.
+    /// The value has no encoding; `out` then holds the bytes that were written before.
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError>;
 
     /// Takes one value off the front of `from`, and advances it.
     ///
     /// # Errors
-    /// The bytes are no such value; where `from` then points to is not specified.
+    /// The bytes do not begin with such a value; the position of `from` is then unspecified.
     fn decode(from: &mut &[u8]) -> Result<Self, DecodeError>;
 
-    /// The value that `bytes` are, all of them; faster than [`Wire::decode`] where a type knows how.
+    /// Decodes a value that fills all of `bytes`. Some types implement this faster than [`Wire::decode`].
     ///
     /// # Errors
-    /// The bytes are no such value, or more than one.
+    /// The bytes are not such a value, or more bytes follow it.
     fn decode_all(mut bytes: &[u8]) -> Result<Self, DecodeError> {
         let value = Self::decode(&mut bytes)?;
         if bytes.is_empty() {
@@ -48,23 +48,23 @@ pub trait Wire: Sized + 'static {
         }
     }
 
-    /// As [`Wire::decode_all`], for bytes that are known to be exactly one MessagePack value: those of messages and answers.
-    /// Types that need not look for its end are faster so.
+    /// As [`Wire::decode_all`], for bytes that are known to be exactly one MessagePack value: those of messages and
+    /// replies. A type that need not look for the end of the value decodes faster so.
     ///
     /// # Errors
-    /// The bytes are no such value.
+    /// The bytes are not such a value.
     fn decode_sound(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::decode_all(bytes)
     }
 }
 
-/// Whether a type's name fits its place on the wire. A given one does; one composed of many may not.
+/// Checks the length of a type name. A plain name always fits; a composed name may be too long.
 pub(crate) fn check_type_name(name: &str) -> Result<(), EncodeError> {
     if name.len() <= TYPE_NAME_MAX {
         return Ok(());
     }
     Err(EncodeError::new(format_args!(
-        "the name of its type is composed of {} bytes, where {TYPE_NAME_MAX} are possible; wrap it in a type \
+        "the composed name of its type has {} bytes, but at most {TYPE_NAME_MAX} are allowed; wrap it in a type \
          with a name of its own",
         name.len()
     )))
@@ -89,7 +89,7 @@ impl Wire for () {
                 *from = rest;
                 Ok(())
             }
-            Some(_) | None => Err(DecodeError::new("nil was expected")),
+            Some(_) | None => Err(DecodeError::new("expected nil")),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `Wire` by serde and MessagePack: `wire!`, common types, addresses and replies.
 //!
-//! Structs travel as maps and variants by name, so that both may grow; `compact` chooses arrays. Composed
-//! types nest by their parts' own encoders.
+//! Structs are encoded as maps and variants by name, so that fields and variants can be added later; `compact`
+//! chooses arrays. Composed types use the encoders of their parts.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -14,14 +14,14 @@ use crate::addr::Addr;
 use crate::codec_context::{self, EncodeMode, ExposedType, LocalRef};
 use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
-use crate::outgoing::{deliver_as, expected_as, reach_wire, reply_wire, takes};
+use crate::remote::{deliver_as, expected_as, reach_wire, reply_wire, takes};
 use crate::requests::{ReplyTo, RequestId};
 use crate::wire::{Wire, check_type_name};
 
 /// Gives a serde type its name on the wire, and so makes it [`Wire`](crate::Wire).
 ///
-/// The name is yours to choose and to version; two programs agree on a type by it. It is checked when the
-/// program is compiled: 1 to 200 bytes, none of `<>(),`.
+/// You choose and version the name; two programs identify a type by it. The compiler checks it: 1 to 200 bytes,
+/// none of `<>(),`.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -32,11 +32,11 @@ use crate::wire::{Wire, check_type_name};
 ///
 /// #[derive(Serialize, Deserialize)]
 /// struct Sample(u64, f32);
-/// antiphon_sched::wire!(Sample, "acme.sample/1", compact); // arrays instead of maps: smaller, but may not grow
+/// antiphon_sched::wire!(Sample, "acme.sample/1", compact); // arrays instead of maps: smaller, but fields cannot be added
 ///
 /// #[derive(Serialize, Deserialize)]
-/// struct InboxMessage<T> { to: String, what: T }
-/// antiphon_sched::wire!(impl<T> InboxMessage<T>, "acme.envelope/1"); // "acme.envelope/1<f64>" for InboxMessage<f64>
+/// struct Envelope<T> { to: String, content: T }
+/// antiphon_sched::wire!(impl<T> Envelope<T>, "acme.envelope/1"); // "acme.envelope/1<f64>" for Envelope<f64>
 /// ```
 #[macro_export]
 macro_rules! wire {
@@ -92,11 +92,11 @@ macro_rules! wire {
         }
     };
     (@coding $other:ident) => {
-        ::std::compile_error!("after the name only `compact` may stand");
+        ::std::compile_error!("only `compact` may follow the name");
     };
 }
 
-/// What `wire!` expands to; not for use by hand.
+/// Functions that the expansion of `wire!` calls; not for direct use.
 pub mod private {
     use super::{DecodeError, EncodeError};
     use std::borrow::Cow;
@@ -104,7 +104,7 @@ pub mod private {
     pub use serde::Serialize;
     pub use serde::de::DeserializeOwned;
 
-    /// Stops the compilation at a name that could be mistaken for a composed one.
+    /// Fails the compilation for an empty name, one over 200 bytes, or one that looks composed.
     pub const fn check_name(name: &str) {
         let bytes = name.as_bytes();
         assert!(!bytes.is_empty() && bytes.len() <= 200, "a wire name has 1 to 200 bytes");
@@ -124,18 +124,18 @@ pub mod private {
         format!("{name}<{}>", parts.join(","))
     }
 
-    /// Structs as maps, variants by name.
+    /// Encodes structs as maps, and variants by name.
     pub fn encode_named<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
         value.serialize(&mut serializer).map_err(EncodeError::new)
     }
 
-    /// Structs as arrays, variants by name.
+    /// Encodes structs as arrays, and variants by name.
     pub fn encode_compact<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         value.serialize(&mut rmp_serde::Serializer::new(out)).map_err(EncodeError::new)
     }
 
-    /// Takes one value off the front; reads maps and arrays alike.
+    /// Takes one value off the front; reads structs as maps and as arrays.
     pub fn decode<T: DeserializeOwned>(from: &mut &[u8]) -> Result<T, DecodeError> {
         let len = value_bytes(from)?;
         let (value, rest) = from.split_at(len);
@@ -143,7 +143,7 @@ pub mod private {
         decode_sound(value)
     }
 
-    /// The value that `bytes` are.
+    /// Decodes the one value that `bytes` hold.
     pub fn decode_all<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         match bytes.len() - value_bytes(bytes)? {
             0 => decode_sound(bytes),
@@ -151,7 +151,7 @@ pub mod private {
         }
     }
 
-    /// The value that `bytes` are, which are known to be exactly one.
+    /// Decodes `bytes` that are known to hold exactly one value.
     pub fn decode_sound<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         T::deserialize(&mut rmp_serde::Deserializer::from_read_ref(bytes)).map_err(DecodeError::new)
     }
@@ -205,7 +205,7 @@ pub mod private {
     }
 }
 
-/// Bytes, as one MessagePack binary; a `Vec<u8>` would travel as an array of numbers, twice as long.
+/// Bytes, encoded as one MessagePack binary. A `Vec<u8>` is encoded as an array of numbers, up to twice as long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
@@ -251,7 +251,7 @@ impl<T: Wire> Wire for Vec<T> {
 
     fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
         let len = rmp::decode::read_array_len(from).map_err(DecodeError::new)? as usize;
-        // Each item takes a byte at least; what is declared beyond that is a lie, and not believed.
+        // Each item takes at least one byte, so a larger declared length reserves no memory.
         let mut items = Self::with_capacity(len.min(from.len()));
         for _ in 0..len {
             items.push(T::decode(from)?);
@@ -260,7 +260,7 @@ impl<T: Wire> Wire for Vec<T> {
     }
 }
 
-/// As an array of no or one item, so that options of options keep apart.
+/// Encoded as an array of zero or one item, so that nested options stay distinct.
 impl<T: Wire> Wire for Option<T> {
     fn name() -> Cow<'static, str> {
         Cow::Owned(private::composed("opt", &[T::name()]))
@@ -326,13 +326,13 @@ impl<'de> Deserialize<'de> for ActorId {
     }
 }
 
-const NO_SCOPE: &str = "an address or reply can only be encoded in a message that is being sent to another node; \
+const NO_CONTEXT: &str = "an address or reply can only be encoded in a message that is being sent to another node; \
                         store a name instead, and locate it again";
 
-const NO_VALUE: &str = "a reply cannot be part of a value that an actor ends with, is resumed with or is thrown; \
-                        send it in a message";
+const REPLY_IN_VALUE: &str = "a reply cannot be part of an exit value, or of a value that an actor is resumed with or \
+                              that is thrown into it; send it in a message";
 
-/// Knows that `M` can cross the wire; makes the actor reachable from the network.
+/// Works only for an `M` that can cross the wire; makes the actor reachable from the network.
 impl<M: Wire> Serialize for Addr<M> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let id = self.id;
@@ -342,10 +342,10 @@ impl<M: Wire> Serialize for Addr<M> {
                 let exposed = ExposedType { tag, decode: deliver_as::<M>, fits: takes::<M> };
                 refs.exposed.push((id.key(), exposed));
             }
-            note_node(&mut refs.nodes, id.node());
+            add_node(&mut refs.nodes, id.node());
             Ok(())
         })
-        .ok_or_else(|| S::Error::custom(NO_SCOPE))?
+        .ok_or_else(|| S::Error::custom(NO_CONTEXT))?
         .map_err(|reason: EncodeError| S::Error::custom(reason))?;
         id.serialize(serializer)
     }
@@ -373,27 +373,27 @@ impl<M: Wire> Wire for Addr<M> {
     }
 }
 
-/// From here on the copy that travels has the right to answer; this one no longer tells when it is dropped.
+/// Moves the permission to reply to the encoded copy; this copy no longer fails the request when it is dropped.
 impl<R: Wire> Serialize for ReplyTo<R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         codec_context::with_encode_context(|node_id, mode, refs| match mode {
-            EncodeMode::Value => Err(S::Error::custom(NO_VALUE)),
+            EncodeMode::Value => Err(S::Error::custom(REPLY_IN_VALUE)),
             EncodeMode::Revoke => {
-                self.node_id.set(Some(node_id));
+                self.holder.set(Some(node_id));
                 Ok(())
             }
             EncodeMode::Send => {
                 let tag = leaked_name::<R>().map_err(S::Error::custom)?;
-                self.node_id.set(None);
+                self.holder.set(None);
                 refs.disarmed = true;
                 if self.node == node_id {
                     refs.replies.push((self.request_id, expected_as::<R>(tag)));
                 }
-                note_node(&mut refs.nodes, self.node);
+                add_node(&mut refs.nodes, self.node);
                 Ok(())
             }
         })
-        .ok_or_else(|| S::Error::custom(NO_SCOPE))??;
+        .ok_or_else(|| S::Error::custom(NO_CONTEXT))??;
         (self.node.to_bits(), self.request_id.to_bits()).serialize(serializer)
     }
 }
@@ -405,8 +405,8 @@ impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
         let (node, request_id) = (NodeId::from_bits(node), RequestId::from_bits(request_id));
         codec_context::claim_local(node, LocalRef::Request(request_id));
-        let place = codec_context::request_permit().map_err(D::Error::custom)?;
-        Ok(Self { node, request_id, node_id: Cell::new(Some(node_id)), place, reach: reply_wire::<R> })
+        let permit = codec_context::request_permit().map_err(D::Error::custom)?;
+        Ok(Self { node, request_id, holder: Cell::new(Some(node_id)), permit, reach: reply_wire::<R> })
     }
 }
 
@@ -424,13 +424,13 @@ impl<R: Wire> Wire for ReplyTo<R> {
     }
 }
 
-fn note_node(nodes: &mut smallvec::SmallVec<[NodeId; 2]>, node: NodeId) {
+fn add_node(nodes: &mut smallvec::SmallVec<[NodeId; 2]>, node: NodeId) {
     if !nodes.contains(&node) {
         nodes.push(node);
     }
 }
 
-/// The name of a type, leaked once a type and thread.
+/// The name of a type; a composed name is leaked once for each type and thread.
 fn leaked_name<T: Wire>() -> Result<&'static str, EncodeError> {
     let name = T::name();
     check_type_name(&name)?;

@@ -1,8 +1,8 @@
-//! A model of the armed flag: in every order that the memory model allows, no push is slept over; and the
-//! twin that shows what the fence is for.
+//! A model of the wake flag: in every order that the memory model allows, no wakeup is lost. Tests with weaker
+//! fences show that the fence is needed.
 //!
-//! Only the flag compiles under loom: `RUSTFLAGS="--cfg loom" cargo test -p antiphon-sched --test loom --release
-//! --target-dir target/loom`.
+//! Only the flag compiles under loom:
+//! `RUSTFLAGS="--cfg loom" cargo test -p antiphon-sched --test loom --release --target-dir target/loom`.
 #![cfg(loom)]
 
 use antiphon_sched::wake_flag::WakeFlag;
@@ -10,8 +10,9 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use loom::thread;
 
-/// One loop that goes to sleep, and `pushers` who push; `fence` is what stands between the two looks.
-fn sleeps_over_no_push(pushers: usize, fence: fn()) {
+/// Models one loop that goes to sleep and several pushing threads; each side runs `fence` between its write and its
+/// read.
+fn check_no_lost_wakeup(pushers: usize, fence: fn()) {
     loom::model(move || {
         let wake_flag = Arc::new(WakeFlag::new());
         let queue = Arc::new(AtomicUsize::new(0));
@@ -27,65 +28,65 @@ fn sleeps_over_no_push(pushers: usize, fence: fn()) {
                 })
             })
             .collect();
-        wake_flag.arm_with(fence);
+        wake_flag.set_with(fence);
         let seen = queue.load(Ordering::Relaxed);
-        threads.into_iter().for_each(|thread| thread.join().expect("a pusher ends"));
-        // With an empty queue the loop slept: then somebody must have woken it.
-        assert!(seen > 0 || woken.load(Ordering::Relaxed), "a push was slept over");
+        threads.into_iter().for_each(|thread| thread.join().expect("a pushing thread ends"));
+        // With an empty queue the loop slept: then a push must have woken it.
+        assert!(seen > 0 || woken.load(Ordering::Relaxed), "a wakeup was lost");
     });
 }
 
 #[test]
-fn no_push_is_slept_over() {
-    sleeps_over_no_push(1, || fence(Ordering::SeqCst));
+fn push_always_wakes_loop() {
+    check_no_lost_wakeup(1, || fence(Ordering::SeqCst));
 }
 
 #[test]
-fn no_push_of_two_is_slept_over() {
-    sleeps_over_no_push(2, || fence(Ordering::SeqCst));
+fn two_pushes_always_wake_loop() {
+    check_no_lost_wakeup(2, || fence(Ordering::SeqCst));
 }
 
 #[test]
-#[should_panic(expected = "a push was slept over")]
-fn without_the_fence_a_push_can_be_slept_over() {
-    sleeps_over_no_push(1, || {});
+#[should_panic(expected = "a wakeup was lost")]
+fn missing_fence_loses_wakeup() {
+    check_no_lost_wakeup(1, || {});
 }
 
 #[test]
-#[should_panic(expected = "a push was slept over")]
-fn with_a_weaker_fence_a_push_can_be_slept_over() {
-    sleeps_over_no_push(1, || fence(Ordering::AcqRel));
+#[should_panic(expected = "a wakeup was lost")]
+fn acquire_release_fence_loses_wakeup() {
+    check_no_lost_wakeup(1, || fence(Ordering::AcqRel));
 }
 
 #[test]
-fn the_flag_as_it_is_used_has_the_fence() {
+fn default_methods_lose_no_wakeup() {
     loom::model(|| {
         let wake_flag = Arc::new(WakeFlag::new());
         let queue = Arc::new(AtomicBool::new(false));
-        let (flag, place) = (wake_flag.clone(), queue.clone());
+        let (flag, pushed) = (wake_flag.clone(), queue.clone());
         let pusher = thread::spawn(move || {
-            place.store(true, Ordering::Relaxed);
+            pushed.store(true, Ordering::Relaxed);
             flag.take()
         });
-        wake_flag.arm();
+        wake_flag.set();
         let seen = queue.load(Ordering::Relaxed);
-        let woken = pusher.join().expect("a pusher ends");
-        assert!(seen || woken, "a push was slept over");
-        wake_flag.disarm();
-        assert!(!wake_flag.take(), "nobody wakes a loop that is awake");
+        let woken = pusher.join().expect("a pushing thread ends");
+        assert!(seen || woken, "a wakeup was lost");
+        wake_flag.clear();
+        assert!(!wake_flag.take(), "a push wakes no loop that works");
     });
 }
 
 #[test]
-fn of_many_who_push_one_is_told_to_wake() {
+fn concurrent_pushes_wake_loop_once() {
     loom::model(|| {
         let wake_flag = Arc::new(WakeFlag::new());
-        wake_flag.arm();
+        wake_flag.set();
         let threads = [(); 2].map(|()| {
             let wake_flag = wake_flag.clone();
             thread::spawn(move || wake_flag.take())
         });
-        let told = threads.map(|thread| thread.join().expect("a pusher ends"));
-        assert_ne!(told[0], told[1]);
+        let wakes = threads.map(|thread| thread.join().expect("a pushing thread ends"));
+        assert_ne!(wakes[0], wakes[1]);
     });
 }

@@ -1,11 +1,11 @@
-//! What the compiler says to common mistakes: pinned, so that it stays readable.
+//! The compiler's errors for common mistakes, pinned so that they stay readable.
 //!
-//! The texts are those of the toolchain that `rust-toolchain.toml` names. After a wanted change:
+//! The texts are those of the toolchain in `rust-toolchain.toml`. To update them after an intended change:
 //! `TRYBUILD=overwrite cargo test -p antiphon-sched --features serde --test ui`.
 #![cfg(feature = "serde")]
 
 #[test]
-fn mistakes_are_told_readably() {
+fn compile_errors_match_pinned_texts() {
     let cases = trybuild::TestCases::new();
     cases.compile_fail("tests/ui/*.rs");
 }

@@ -1,4 +1,4 @@
-//! Nanoseconds a message on the whole path between two sessions in memory: send, seal, deframe, open, decode.
+//! Measures the time of one message between two sessions in memory: send, seal, deframe, open, decode.
 //!
 //! `cargo run --release -p antiphon-wire --example throughput`
 
@@ -13,12 +13,12 @@ use antiphon_wire::{
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for suite in [Suite::Aes128Gcm, Suite::ChaCha20Poly1305, Suite::Hmac, Suite::Plain] {
-        let best = (0..5).map(|_| flow(suite)).collect::<Result<Vec<_>, _>>()?;
+        let best = (0..5).map(|_| measure(suite)).collect::<Result<Vec<_>, _>>()?;
         let best = best.into_iter().min_by(|a, b| (a.0 + a.1 + a.2).total_cmp(&(b.0 + b.1 + b.2)));
         let (send, seal, receive) = best.unwrap_or_default();
         let whole = send + seal + receive;
         println!(
-            "{suite:?}: send {send:.1} + seal {seal:.1} + open and decode {receive:.1} = {whole:.1} ns a message"
+            "{suite:?}: send {send:.1} + seal {seal:.1} + open and decode {receive:.1} = {whole:.1} ns per message"
         );
     }
     check_cost();
@@ -28,9 +28,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 const MESSAGES: u64 = 2_000_000;
 const BURST: u64 = 2_000;
 
-/// The least nanoseconds a message of 60 bytes: to send, to transmit, to receive.
-fn flow(suite: Suite) -> Result<(f64, f64, f64), Box<dyn std::error::Error>> {
-    let (mut a, mut b) = meet(suite)?;
+/// Measures the nanoseconds per message of 60 bytes for sending, transmitting and receiving.
+fn measure(suite: Suite) -> Result<(f64, f64, f64), Box<dyn std::error::Error>> {
+    let (mut a, mut b) = connected_sessions(suite)?;
     let now = Time::START;
     let body = [7; 60];
     let (mut input, mut back) = (Deframer::new(), Deframer::new());
@@ -88,7 +88,7 @@ fn receive_all(
     Ok(received)
 }
 
-fn meet(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> {
+fn connected_sessions(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> {
     let profile = |node| Profile {
         node: NodeId(node),
         name: "bench".to_owned(),
@@ -121,7 +121,7 @@ fn meet(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> 
         match dialler.advance(&here, &mut to_a, &mut from_a)? {
             HandshakeStep::Introduced => dialler.prove(&here, HeldSession::nothing(), &mut from_a)?,
             HandshakeStep::Done(connection) => {
-                let accepted = accepted.ok_or("the acceptor proves before the dialler is done")?;
+                let accepted = accepted.ok_or("the dialler is done before the acceptor")?;
                 return Ok((session(&here, connection)?, session(&there, accepted)?));
             }
             HandshakeStep::Wait | HandshakeStep::Proven => {}
@@ -139,7 +139,7 @@ fn session(
     Ok(session)
 }
 
-/// The structural check of a small message: a map of three numbers and 48 bytes.
+/// Measures the structural check of a small body: a map of two numbers and 48 bytes.
 fn check_cost() {
     let mut body = vec![
         0x83, 0xa1, b'a', 0xcf, 0, 0, 0, 0, 0, 0, 0, 1, 0xa1, b'b', 0xce, 0, 0, 0, 1, 0xa1, b'c', 0xc4, 48,
@@ -158,7 +158,7 @@ fn check_cost() {
     println!("structural check: {best:.1} ns");
 }
 
-#[expect(clippy::disallowed_methods, reason = "a measurement needs a clock; the crate itself has none")]
+#[expect(clippy::disallowed_methods, reason = "a measurement needs a clock; the crate itself uses none")]
 fn clock() -> Instant {
     Instant::now()
 }

@@ -1,4 +1,4 @@
-//! Locations (IP address and port) and routes (which node is to be found where), borrowed in both directions.
+//! Locations (IP address and port) and routes (the locations of nodes). Both borrow, when sent and when received.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,18 +6,18 @@ use crate::bytes::{Field, Malformed, Reader};
 use crate::ids::NodeId;
 use crate::limits::LOCATIONS_MAX;
 
-/// Where a node can be dialled: at most [`LOCATIONS_MAX`] addresses, best first.
+/// The locations at which a node accepts connections: at most [`LOCATIONS_MAX`], best first.
 ///
-/// Scope ids and flow labels of IPv6 mean nothing on another host and do not travel.
+/// IPv6 scope ids and flow labels are not sent, because they have no meaning on another host.
 #[derive(Debug, Clone, Copy)]
 pub enum Locations<'a> {
-    /// To be sent.
+    /// Locations to send.
     Plain(&'a [SocketAddr]),
-    /// Received, and found well-formed.
+    /// Received locations, which are well-formed.
     Encoded(EncodedLocations<'a>),
 }
 
-/// Received locations: well-formed bytes.
+/// Received locations, as well-formed bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct EncodedLocations<'a> {
     count: u8,
@@ -77,7 +77,7 @@ impl<'a> Field<'a> for Locations<'a> {
     }
 }
 
-/// A byte 4 or 6, the address in network order, the port little endian.
+/// A byte 4 or 6, the IP address in network order, the port in little endian.
 impl<'a> Field<'a> for SocketAddr {
     fn size(&self) -> usize {
         match self {
@@ -110,23 +110,25 @@ impl<'a> Field<'a> for SocketAddr {
     }
 }
 
-/// The locations of the nodes that a body's addresses name, so that its receiver can dial them. Usually none.
+/// The locations of the nodes to which the addresses in a body belong, so that the receiver can dial them.
+///
+/// Most routes are empty.
 #[derive(Debug, Clone, Copy)]
 pub enum Route<'a> {
-    /// To be sent.
+    /// A route to send.
     Plain(&'a [(NodeId, Vec<SocketAddr>)]),
-    /// Received, and found well-formed.
+    /// A received route, which is well-formed.
     Encoded(EncodedRoute<'a>),
 }
 
-/// A received route: well-formed bytes.
+/// A received route, as well-formed bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct EncodedRoute<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Route<'a> {
-    /// No node.
+    /// A route without nodes.
     pub const NONE: Route<'static> = Route::Plain(&[]);
 
     /// Each node with its locations.
@@ -137,7 +139,7 @@ impl<'a> Route<'a> {
         };
         let mut reader = Reader::new(encoded);
         let plain = plain.iter().map(|(node, locations)| (*node, Locations::Plain(locations)));
-        plain.chain(std::iter::from_fn(move || take_hop(&mut reader).ok()))
+        plain.chain(std::iter::from_fn(move || take_route_entry(&mut reader).ok()))
     }
 
     fn bytes_len(&self) -> usize {
@@ -155,7 +157,7 @@ impl PartialEq for Route<'_> {
     }
 }
 
-/// A u16 of the length of all hops, and the hops.
+/// The length of all entries as u16, then the entries: a node id and its locations each.
 impl<'a> Field<'a> for Route<'a> {
     #[inline]
     fn size(&self) -> usize {
@@ -165,7 +167,7 @@ impl<'a> Field<'a> for Route<'a> {
     #[inline]
     fn put(&self, out: &mut Vec<u8>) {
         let length = self.bytes_len();
-        u16::try_from(length).expect("`fits` was asked before a route is put").put(out);
+        u16::try_from(length).expect("the caller checks `fits` before it puts a route").put(out);
         if length > 0 {
             self.iter().for_each(|(node, locations)| {
                 node.put(out);
@@ -180,7 +182,7 @@ impl<'a> Field<'a> for Route<'a> {
         let bytes = reader.slice("route", length.into())?;
         let mut ahead = Reader::new(bytes);
         while !ahead.is_empty() {
-            take_hop(&mut ahead)?;
+            take_route_entry(&mut ahead)?;
         }
         Ok(Route::Encoded(EncodedRoute { bytes }))
     }
@@ -190,6 +192,6 @@ impl<'a> Field<'a> for Route<'a> {
     }
 }
 
-fn take_hop<'a>(reader: &mut Reader<'a>) -> Result<(NodeId, Locations<'a>), Malformed> {
+fn take_route_entry<'a>(reader: &mut Reader<'a>) -> Result<(NodeId, Locations<'a>), Malformed> {
     Ok((NodeId::take(reader)?, Locations::take(reader)?))
 }

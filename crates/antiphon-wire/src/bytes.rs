@@ -1,74 +1,74 @@
-//! How fields become bytes: little endian, fixed sizes, borrowed where they can be.
+//! The byte form of fields: little endian, of fixed size where possible, borrowed where possible.
 //!
-//! Reading never reserves memory, never recurses, and looks at no byte twice.
+//! Invariant: reading allocates no memory, does not recurse, and reads no byte twice.
 
 use crate::ids::{Key, NodeId, TagId};
 
-/// Why bytes are not what they claim to be. The peer is at fault; nothing was changed by them.
+/// Why received bytes do not parse. The peer is at fault. The bytes have changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
     /// The bytes end inside a field.
     #[error("{field} is cut off: {missing} bytes are missing")]
     Truncated {
-        /// What was being read.
+        /// The field.
         field: &'static str,
-        /// How many more bytes it takes.
+        /// The number of missing bytes.
         missing: usize,
     },
     /// Bytes are left after the last field.
-    #[error("{count} bytes are left over after {within}")]
+    #[error("{count} bytes are left over after the end of {within}")]
     Trailing {
-        /// What should have ended.
+        /// The structure that should end there.
         within: &'static str,
-        /// How many bytes are left.
+        /// The number of bytes that are left.
         count: usize,
     },
-    /// A text is not UTF-8.
+    /// A text field is not UTF-8.
     #[error("{field} is not UTF-8")]
     NotUtf8 {
-        /// Which text.
+        /// The field.
         field: &'static str,
     },
-    /// A field holds a number that means nothing.
-    #[error("{field} holds {value}, which means nothing in this version")]
+    /// A field holds a number without a meaning.
+    #[error("{field} holds {value}, which has no meaning in this version")]
     Unknown {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What it holds.
+        /// Its value.
         value: u64,
     },
     /// A field is longer, or has more parts, than PROTOCOL.md allows.
     #[error("{field} has {value}, more than the {limit} allowed")]
     TooLarge {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What it has.
+        /// Its length or number of parts.
         value: u64,
-        /// What it may have.
+        /// The largest allowed value.
         limit: u64,
     },
 }
 
-/// A value with one form in bytes.
+/// A value with exactly one byte form.
 pub(crate) trait Field<'a>: Sized {
-    /// The bytes that [`put`](Field::put) will append.
+    /// The number of bytes that [`put`](Field::put) appends.
     fn size(&self) -> usize;
     fn put(&self, out: &mut Vec<u8>);
     fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed>;
-    /// Whether the field can express its own length. Only a payload above 64 KiB can hold one that does not.
+    /// Whether the length of the value fits its length field. Only payloads above 64 KiB hold values that do not fit.
     #[inline]
     fn fits(&self) -> bool {
         true
     }
-    /// The type tag that this field refers to, if it does.
+    /// The type tag to which this field refers, if any.
     #[inline]
     fn tag(&self) -> Option<TagId> {
         None
     }
 }
 
-/// Reads fields off the front of a slice.
+/// Reads fields from the front of a slice.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -203,7 +203,7 @@ impl<'a> Field<'a> for bool {
     }
 }
 
-/// A byte 0 or 1, and after a 1 the value.
+/// A byte 0 or 1; after a 1, the value.
 impl<'a, T: Field<'a>> Field<'a> for Option<T> {
     #[inline]
     fn size(&self) -> usize {
@@ -227,14 +227,14 @@ impl<'a, T: Field<'a>> Field<'a> for Option<T> {
     }
 }
 
-/// A u16 of its length, and the text.
+/// The length in bytes as u16, then the text.
 impl<'a> Field<'a> for &'a str {
     fn size(&self) -> usize {
         2 + self.len()
     }
 
     fn put(&self, out: &mut Vec<u8>) {
-        let length = u16::try_from(self.len()).expect("`fits` was asked before a text is put");
+        let length = u16::try_from(self.len()).expect("the caller checks `fits` before it puts a text");
         length.put(out);
         out.extend_from_slice(self.as_bytes());
     }
@@ -249,7 +249,7 @@ impl<'a> Field<'a> for &'a str {
     }
 }
 
-/// All the bytes that are left: always the last field.
+/// All remaining bytes, so this is always the last field.
 impl<'a> Field<'a> for &'a [u8] {
     #[inline]
     fn size(&self) -> usize {

@@ -1,7 +1,7 @@
-//! Datagrams: how nodes find each other over UDP.
+//! The datagrams by which nodes find each other over UDP.
 //!
-//! A datagram is a hint and nothing more. It is authenticated if there is a secret, but it may be old and sent again by
-//! anybody: the worst that one can bring about is one dial, whose handshake then tells the truth.
+//! A datagram is only a hint. With a secret it is authenticated, but anyone can replay an old one. At worst a
+//! datagram causes one dial, and the handshake of that dial shows the truth.
 
 use ring::{hkdf, hmac};
 use smallvec::{SmallVec, smallvec};
@@ -14,98 +14,101 @@ use crate::limits::{DATAGRAM_BYTES_MAX, NAME_BYTES_MAX};
 use crate::secret::Secret;
 use std::net::SocketAddr;
 
-/// What one datagram says.
+/// The content of one datagram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Datagram<'a> {
-    /// I am here: to everybody.
+    /// A node makes itself known to all nodes on a network.
     Announce(Presence<'a>),
-    /// Who is there? Padded to the largest datagram, so that no answer is larger than its question.
+    /// A node asks which nodes are there. Padded to the largest datagram, so that no reply is larger than its probe.
     Probe(Probe<'a>),
-    /// I am: the answer to a probe or an announce.
+    /// The reply to a probe or an announcement.
     ProbeReply(ProbeReply<'a>),
-    /// I leave.
+    /// A node leaves.
     Bye {
-        /// Who.
+        /// The node.
         node: NodeId,
     },
 }
 
-/// Who is where.
+/// A node with its name and locations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Presence<'a> {
-    /// The incarnation.
+    /// The id of this incarnation.
     pub node: NodeId,
     /// The node's name.
     pub name: &'a str,
-    /// Where it can be dialled, best first.
+    /// The locations at which it accepts connections, best first.
     pub locations: Locations<'a>,
 }
 
-/// A question.
+/// The content of a probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Probe<'a> {
-    /// Who asks.
+    /// The node that asks.
     pub from: Presence<'a>,
-    /// Where to answer, if not where it came from: a probe reaches one of the nodes on a host, which repeats it to the others.
+    /// The UDP address for the replies, if it is not the source of the datagram.
+    ///
+    /// A probe reaches one node of a host, and that node forwards it to the other nodes of the host.
     pub reply_to: Option<SocketAddr>,
 }
 
-/// An answer.
+/// The content of a reply to a probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProbeReply<'a> {
-    /// Who answers.
+    /// The node that replies.
     pub from: Presence<'a>,
-    /// Other nodes on the same host, as many as fit.
+    /// The other nodes of the same host, as many as fit.
     pub siblings: Route<'a>,
 }
 
-/// Authenticates datagrams: those sent under one key, those received under any that is accepted. Derived from secrets,
-/// and used for nothing else.
+/// The keys that authenticate datagrams: one signs sent datagrams, all of them verify received ones.
+///
+/// The keys are derived from secrets and have no other use.
 #[derive(Clone)]
 pub struct DatagramKey {
-    /// The first signs.
+    /// The first one signs.
     keys: SmallVec<[(u32, hmac::Key); 1]>,
 }
 
-/// Why a datagram is dropped. Count it; log it once an address.
+/// Why a datagram is refused. The caller drops it, counts it, and logs it once for each address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatagramError {
-    /// Not one of this protocol.
+    /// The datagram does not belong to this protocol.
     #[error("a datagram that is none of Antiphon's")]
     NotAntiphon,
-    /// Of another version.
+    /// The datagram has another version.
     #[error("a datagram of version {version}; update the older node")]
     Version {
-        /// As sent.
+        /// The version in the datagram.
         version: u8,
     },
-    /// Under another key id, or under none where this side has one, or the other way round.
+    /// The datagram has a key id that this node does not accept, or only one of the two sides uses a key.
     #[error(
-        "a datagram under key id {told:?}, where this node has {ours:?}; give both nodes the same secret and key id"
+        "a datagram under key id {theirs:?}, but this node uses {ours:?}; give both nodes the same secret and key id"
     )]
     KeyId {
-        /// As sent.
-        told: Option<u32>,
-        /// This side's.
+        /// The key id in the datagram.
+        theirs: Option<u32>,
+        /// The key id that this node uses.
         ours: Option<u32>,
     },
-    /// The tag does not fit.
-    #[error("a datagram with another secret, or damaged; give both nodes the same secret")]
+    /// The tag does not verify.
+    #[error("a datagram with another secret, or a damaged one; give both nodes the same secret")]
     Unauthentic,
-    /// Its fields do not parse.
+    /// The fields do not parse.
     #[error("a datagram that does not parse: {0}")]
     Malformed(#[from] Malformed),
-    /// To be sent, and larger than a datagram may be.
-    #[error("a datagram of {bytes} bytes, where 1200 are allowed; tell fewer locations or siblings")]
+    /// The datagram to send is larger than [`DATAGRAM_BYTES_MAX`].
+    #[error("a datagram of {bytes} bytes, where 1200 are allowed; announce fewer locations or siblings")]
     TooLarge {
-        /// Its bytes.
+        /// The size of the datagram.
         bytes: usize,
     },
 }
 
 impl DatagramKey {
-    /// The key that this secret stands for.
+    /// Derives the key of one secret.
     pub fn new(id: u32, secret: &Secret) -> DatagramKey {
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"antiphon datagrams");
         let extracted = salt.extract(secret.as_bytes());
@@ -114,38 +117,38 @@ impl DatagramKey {
         DatagramKey { keys: smallvec![(id, key)] }
     }
 
-    /// Accepts datagrams under a further secret.
+    /// Also accepts datagrams under another secret.
     pub fn accepting(mut self, id: u32, secret: &Secret) -> DatagramKey {
         self.keys.extend(DatagramKey::new(id, secret).keys);
         self
     }
 
-    /// What signs, and its id.
-    fn own(&self) -> &(u32, hmac::Key) {
-        self.keys.first().expect("a key is made of a secret")
+    /// The key that signs, with its id.
+    fn signing_key(&self) -> &(u32, hmac::Key) {
+        self.keys.first().expect("a `DatagramKey` begins with one key")
     }
 
-    fn of_id(&self, id: u32) -> Option<&hmac::Key> {
-        self.keys.iter().find(|(own, _)| *own == id).map(|(_, key)| key)
+    fn key_with_id(&self, id: u32) -> Option<&hmac::Key> {
+        self.keys.iter().find(|(known, _)| *known == id).map(|(_, key)| key)
     }
 }
 
 impl std::fmt::Debug for DatagramKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DatagramKey").field("id", &self.own().0).finish_non_exhaustive()
+        f.debug_struct("DatagramKey").field("id", &self.signing_key().0).finish_non_exhaustive()
     }
 }
 
 impl<'a> Datagram<'a> {
-    /// Writes the datagram over whatever `out` held.
+    /// Replaces the content of `out` by the bytes of the datagram.
     ///
     /// # Errors
-    /// [`DatagramError::TooLarge`]; `out` is empty then.
+    /// [`DatagramError::TooLarge`] if the datagram is too large; `out` is then empty.
     pub fn encode(&self, key: Option<&DatagramKey>, out: &mut Vec<u8>) -> Result<(), DatagramError> {
         out.clear();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[VERSION, self.kind()]);
-        key.map(|key| key.own().0).put(out);
+        key.map(|key| key.signing_key().0).put(out);
         self.put(out);
         let tag_bytes = if key.is_some() { TAG_BYTES } else { 0 };
         let bytes = out.len() + tag_bytes;
@@ -157,16 +160,16 @@ impl<'a> Datagram<'a> {
             out.resize(DATAGRAM_BYTES_MAX - tag_bytes, 0);
         }
         if let Some(key) = key {
-            let tag = hmac::sign(&key.own().1, out);
+            let tag = hmac::sign(&key.signing_key().1, out);
             out.extend_from_slice(tag.as_ref());
         }
         Ok(())
     }
 
-    /// Reads a datagram that was received.
+    /// Decodes a received datagram. Before the tag is verified, only the header is read.
     ///
     /// # Errors
-    /// [`DatagramError`]: drop it. Nothing but the header is looked at before the tag holds.
+    /// [`DatagramError`]; the datagram is to be dropped.
     pub fn decode(key: Option<&DatagramKey>, bytes: &'a [u8]) -> Result<Datagram<'a>, DatagramError> {
         let mut reader = Reader::new(bytes);
         let Ok([magic @ .., version, kind]) = reader.array::<6>("header") else {
@@ -178,13 +181,13 @@ impl<'a> Datagram<'a> {
         if version != VERSION {
             return Err(DatagramError::Version { version });
         }
-        let told: Option<u32> = Field::take(&mut reader)?;
-        let under = told.and_then(|told| key?.of_id(told));
-        if told.is_some() != key.is_some() || under.is_some() != key.is_some() {
-            return Err(DatagramError::KeyId { told, ours: key.map(|key| key.own().0) });
+        let theirs: Option<u32> = Field::take(&mut reader)?;
+        let verifier = theirs.and_then(|id| key?.key_with_id(id));
+        if theirs.is_some() != key.is_some() || verifier.is_some() != key.is_some() {
+            return Err(DatagramError::KeyId { theirs, ours: key.map(|key| key.signing_key().0) });
         }
         let mut body = reader.rest();
-        if let Some(key) = under {
+        if let Some(key) = verifier {
             let split = body.len().checked_sub(TAG_BYTES).ok_or(DatagramError::Unauthentic)?;
             let tag = hmac::sign(key, &bytes[..bytes.len() - TAG_BYTES]);
             let is_same: bool = tag.as_ref().ct_eq(&body[split..]).into();
@@ -194,7 +197,8 @@ impl<'a> Datagram<'a> {
             body = &body[..split];
         }
         if kind == PROBE && bytes.len() < DATAGRAM_BYTES_MAX {
-            // Whoever it names as the asker would be sent more than it cost to name them.
+            // An unpadded probe with a forged source would make the reply larger than the probe: an amplification
+            // attack.
             let missing = DATAGRAM_BYTES_MAX - bytes.len();
             return Err(Malformed::Truncated { field: "a probe's padding", missing }.into());
         }
@@ -217,15 +221,15 @@ impl<'a> Datagram<'a> {
                 probe.from.put(out);
                 probe.reply_to.put(out);
             }
-            Datagram::ProbeReply(answer) => {
-                answer.from.put(out);
-                answer.siblings.put(out);
+            Datagram::ProbeReply(reply) => {
+                reply.from.put(out);
+                reply.siblings.put(out);
             }
             Datagram::Bye { node } => node.put(out),
         }
     }
 
-    /// Bytes after the last field are padding, or belong to later versions.
+    /// Ignores bytes after the last field, which are padding or belong to later versions.
     fn take(kind: u8, mut reader: Reader<'a>) -> Result<Datagram<'a>, Malformed> {
         let reader = &mut reader;
         Ok(match kind {
@@ -276,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_comes_back_as_it_was_sent_with_and_without_a_key() {
+    fn datagram_each_kind_survives_encoding() {
         let locations: Vec<SocketAddr> =
             vec!["127.0.0.1:1".parse().expect("v4"), "[::1]:2".parse().expect("v6")];
         let siblings = [(NodeId(3), locations.clone()), (NodeId(4), Vec::new())];
@@ -300,41 +304,51 @@ mod tests {
     }
 
     #[test]
-    fn another_secret_another_key_id_no_key_and_every_flipped_bit_are_refused() {
+    fn datagram_wrong_key_or_damage_is_refused() {
         let key = DatagramKey::new(5, &Secret::from("key"));
         let mut bytes = Vec::new();
-        Datagram::Announce(presence(&[])).encode(Some(&key), &mut bytes).expect("small");
+        let datagram = Datagram::Announce(presence(&[]));
+        datagram.encode(Some(&key), &mut bytes).expect("small");
         let other = DatagramKey::new(5, &Secret::from("other"));
         assert_eq!(Datagram::decode(Some(&other), &bytes), Err(DatagramError::Unauthentic));
         let both = DatagramKey::new(6, &Secret::from("other")).accepting(5, &Secret::from("key"));
-        assert!(Datagram::decode(Some(&both), &bytes).is_ok());
+        assert_eq!(Datagram::decode(Some(&both), &bytes), Ok(datagram));
         let other = DatagramKey::new(6, &Secret::from("key"));
-        let differ = |ours| DatagramError::KeyId { told: Some(5), ours };
+        let differ = |ours| DatagramError::KeyId { theirs: Some(5), ours };
         assert_eq!(Datagram::decode(Some(&other), &bytes), Err(differ(Some(6))));
         assert_eq!(Datagram::decode(None, &bytes), Err(differ(None)));
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(Datagram::decode(Some(&key), &damaged).is_err(), "bit {bit}");
+            let refused = Datagram::decode(Some(&key), &damaged);
+            // The header: magic (4 bytes), version, kind, whether a key id follows, key id (4 bytes).
+            let is_expected = matches!(
+                (bit / 8, refused),
+                (0..4, Err(DatagramError::NotAntiphon))
+                    | (4, Err(DatagramError::Version { .. }))
+                    | (6, Err(DatagramError::KeyId { theirs: None, .. } | DatagramError::Malformed(_)))
+                    | (7..11, Err(DatagramError::KeyId { theirs: Some(_), .. }))
+                    | (5 | 11.., Err(DatagramError::Unauthentic))
+            );
+            assert!(is_expected, "bit {bit}: {refused:?}");
         }
     }
 
     #[test]
-    fn a_probe_that_is_shorter_than_its_answer_may_be_is_refused() {
+    fn probe_without_full_padding_is_refused() {
         let mut bytes = Vec::new();
-        Datagram::Probe(Probe { from: presence(&[]), reply_to: None })
-            .encode(None, &mut bytes)
-            .expect("small");
-        assert!(Datagram::decode(None, &bytes).is_ok());
-        bytes.pop();
-        let short = Malformed::Truncated { field: "a probe's padding", missing: 1 };
-        assert_eq!(Datagram::decode(None, &bytes), Err(DatagramError::Malformed(short)));
-        bytes.truncate(40);
-        assert!(Datagram::decode(None, &bytes).is_err());
+        let probe = Datagram::Probe(Probe { from: presence(&[]), reply_to: None });
+        probe.encode(None, &mut bytes).expect("small");
+        assert_eq!(Datagram::decode(None, &bytes), Ok(probe));
+        for missing in [1, 1160] {
+            bytes.truncate(DATAGRAM_BYTES_MAX - missing);
+            let short = Malformed::Truncated { field: "a probe's padding", missing };
+            assert_eq!(Datagram::decode(None, &bytes), Err(DatagramError::Malformed(short)));
+        }
     }
 
     #[test]
-    fn garbage_and_later_versions_are_told_apart() {
+    fn datagram_foreign_or_newer_has_distinct_error() {
         assert_eq!(Datagram::decode(None, b"GET /"), Err(DatagramError::NotAntiphon));
         assert_eq!(Datagram::decode(None, b"GET / HTTP"), Err(DatagramError::NotAntiphon));
         assert_eq!(Datagram::decode(None, b"ANTU\x02\x01\0"), Err(DatagramError::Version { version: 2 }));
@@ -343,22 +357,26 @@ mod tests {
     }
 
     #[test]
-    fn too_many_siblings_are_refused_before_they_are_sent() {
+    fn probe_reply_too_large_is_not_encoded() {
         let location: SocketAddr = "[::1]:2".parse().expect("v6");
         let siblings: Vec<_> = (0..60).map(|node| (NodeId(node), vec![location])).collect();
-        let answer = ProbeReply { from: presence(&[]), siblings: Route::Plain(&siblings) };
+        let reply = ProbeReply { from: presence(&[]), siblings: Route::Plain(&siblings) };
         let mut bytes = Vec::new();
-        let refused = Datagram::ProbeReply(answer).encode(None, &mut bytes);
+        let refused = Datagram::ProbeReply(reply).encode(None, &mut bytes);
         assert!(matches!(refused, Err(DatagramError::TooLarge { .. })));
         assert!(bytes.is_empty());
     }
 
     proptest::proptest! {
         #[test]
-        fn random_bytes_never_panic(mut bytes: Vec<u8>) {
+        fn random_bytes_never_panic(mut bytes: Vec<u8>, kind in 0_u8..6) {
             let _fault = Datagram::decode(None, &bytes);
-            bytes.splice(0..0, *b"ANTU\x01");
+            // A sound header without a key, so that the fields are decoded.
+            bytes.splice(0..0, [b"ANTU\x01".as_slice(), &[kind, 0]].concat());
             let _fault = Datagram::decode(None, &bytes);
+            bytes.resize(DATAGRAM_BYTES_MAX, 0);
+            let is_decoded = matches!(Datagram::decode(None, &bytes), Ok(_) | Err(DatagramError::Malformed(_)));
+            assert!(is_decoded, "{kind}");
         }
     }
 }

@@ -1,32 +1,33 @@
-//! Cuts a byte stream that arrives in arbitrary pieces into handshake messages and records.
+//! Splits a byte stream that arrives in arbitrary pieces into handshake messages and records.
 //!
-//! Invariant: the buffer never grows beyond [`BUFFER_BYTES_MAX`], nor beyond one handshake message until the first record;
-//! what lies in `filled[start..end]` was received and not yet taken.
+//! Invariants: the buffer never grows beyond [`BUFFER_BYTES_MAX`], and until the first record not beyond one
+//! handshake message. The bytes in `buffer[start..end]` have been received and not taken yet.
 
 use crate::handshake::{HANDSHAKE_HEADER_BYTES, HandshakeFault, MAGIC};
 use crate::limits::HELLO_BYTES_MAX;
 use crate::record::{Opener, RECORD_HEADER_BYTES, RecordError};
 
-/// The read buffer of one connection. Records are opened in it and their frames borrow from it.
+/// The read buffer of one connection. Records are opened in place, and their frames borrow from the buffer.
 ///
-/// Read into [`space`](Deframer::space) and tell [`filled`](Deframer::filled), or [`push`](Deframer::push) a slice; then take
-/// records (by a session) until there is none. Idle, it owns no memory.
+/// Read into [`space`](Deframer::space), then call [`filled`](Deframer::filled); or [`push`](Deframer::push) a
+/// slice. Then let the session take records until there are none. [`release`](Deframer::release) frees the memory
+/// while the connection is idle.
 #[derive(Debug, Default)]
 pub struct Deframer {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// Bytes that the buffer should have at the next `space`.
+    /// The least length of the buffer at the next `space`, in bytes.
     wanted: usize,
 }
 
 impl Deframer {
-    /// An empty one, without memory.
+    /// Creates an empty deframer, which owns no memory.
     pub fn new() -> Deframer {
         Deframer::default()
     }
 
-    /// Room to read into: at least one byte as long as everything whole has been taken out.
+    /// The free part of the buffer. It has at least one byte if all whole messages and records have been taken.
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -35,29 +36,30 @@ impl Deframer {
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }
-        let is_cramped = self.end == self.buffer.len() || self.buffer.len() - self.start < wanted;
-        if self.start > 0 && is_cramped {
+        let lacks_space = self.end == self.buffer.len() || self.buffer.len() - self.start < wanted;
+        if self.start > 0 && lacks_space {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
         &mut self.buffer[self.end..]
     }
 
-    /// The first `count` bytes of [`space`](Deframer::space) have been filled.
+    /// Marks the first `count` bytes of [`space`](Deframer::space) as received.
     ///
     /// # Panics
-    /// If there was not so much space.
+    /// If `count` exceeds the length of the space.
     pub fn filled(&mut self, count: usize) {
-        assert!(count <= self.buffer.len() - self.end, "only what `space` gave can be filled");
+        assert!(count <= self.buffer.len() - self.end, "no more than the slice from `space` can be filled");
         self.end += count;
-        // A reader that fills all its space will have more: with records flowing, give it a larger one.
+        // A read that fills all the space has probably left bytes in the socket. After the first record, double the
+        // space.
         if self.end == self.buffer.len() && self.wanted > 0 {
             self.wanted = (self.buffer.len() * 2).min(BUFFER_BYTES_MAX);
         }
     }
 
-    /// Copies in as much of `bytes` as there is space for, and answers how much that was. 0 only if a whole message or
-    /// record waits to be taken.
+    /// Copies as much of `bytes` as fits, and returns the number of copied bytes. It is 0 only if `bytes` is empty,
+    /// or a whole message or record waits to be taken.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let space = self.space();
         let count = bytes.len().min(space.len());
@@ -66,24 +68,24 @@ impl Deframer {
         count
     }
 
-    /// Bytes received and not yet taken.
+    /// The number of bytes that have been received and not taken yet.
     pub fn pending_bytes(&self) -> usize {
         self.end - self.start
     }
 
-    /// Gives back the memory if nothing is pending. For idle connections.
+    /// Frees the memory if no bytes are pending. For idle connections.
     pub fn release(&mut self) {
         if self.start == self.end {
             *self = Deframer { wanted: self.wanted.min(RECORDS_BYTES_FIRST), ..Deframer::default() };
         }
     }
 
-    /// Whether the next bytes are the beginning of a TLS handshake (RFC 8446, 5.1), where one of ours is due.
+    /// Whether the next bytes begin a TLS handshake (RFC 8446, 5.1) instead of an Antiphon handshake.
     pub(crate) fn begins_as_tls(&self) -> bool {
         self.buffer[self.start..self.end].starts_with(&[22, 3])
     }
 
-    /// The next handshake message, header included; `None` until it is whole.
+    /// The next handshake message with its header; `None` until it is complete.
     pub(crate) fn next_handshake(&mut self) -> Result<Option<&[u8]>, HandshakeFault> {
         let pending = &self.buffer[self.start..self.end];
         let magic_seen = pending.len().min(MAGIC.len());
@@ -104,7 +106,7 @@ impl Deframer {
         Ok(Some(&self.buffer[message]))
     }
 
-    /// The body of the next record, opened in place; `None` until it is whole.
+    /// Opens the next record in place and returns its body; `None` until the record is complete.
     #[inline]
     pub(crate) fn next_record(&mut self, opener: &mut Opener) -> Result<Option<&[u8]>, RecordError> {
         let pending = &self.buffer[self.start..self.end];
@@ -123,9 +125,9 @@ impl Deframer {
     }
 }
 
-/// The buffer once records flow, until reads fill it.
+/// The length of the buffer from the first record until a read fills it.
 const RECORDS_BYTES_FIRST: usize = 16 * 1024;
-/// The largest buffer: four of the largest records, so that moving the beginning of one costs little.
+/// The largest length of the buffer: four of the largest records. So moving an incomplete one is cheap.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 #[cfg(test)]
@@ -154,7 +156,7 @@ mod tests {
         while !rest.is_empty() {
             let offered = piece().clamp(1, rest.len());
             let count = deframer.push(&rest[..offered]);
-            assert!(count > 0, "there is always space once everything whole was taken");
+            assert!(count > 0, "there is space when all whole records are taken");
             rest = &rest[count..];
             while let Some(body) = deframer.next_record(&mut opener).expect("the stream is sound") {
                 bodies.push(body.to_vec());
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_any_size_give_the_same_records() {
+    fn stream_pieces_of_any_size_yield_records() {
         let bodies: Vec<Vec<u8>> =
             [0, 1, 100, 20_000, 65_516, 3].map(|length| vec![length as u8; length]).into();
         let stream = stream(&bodies);
@@ -178,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn garbage_instead_of_a_hello_is_known_by_its_first_byte() {
+    fn foreign_first_byte_is_refused() {
         let mut deframer = Deframer::new();
         deframer.push(b"G");
         assert_eq!(deframer.next_handshake(), Err(HandshakeFault::NotAntiphon));
     }
 
     #[test]
-    fn before_the_first_record_a_peer_cannot_make_the_buffer_grow() {
+    fn handshake_flood_does_not_grow_buffer() {
         let mut deframer = Deframer::new();
         let mut flood = MAGIC.to_vec();
         flood.extend_from_slice(&[1, 0, 0xf0, 0x0f]);
@@ -197,7 +199,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn random_pieces_give_the_same_records(
+        fn stream_random_pieces_yield_records(
             lengths in proptest::collection::vec(0_usize..70_000, 1..8),
             pieces in proptest::collection::vec(1_usize..90_000, 1..8),
         ) {

@@ -1,12 +1,12 @@
-//! What a handshake needs of chance: a nonce and one key agreement, brought by the caller.
+//! The entropy of a handshake: a nonce and one key agreement, supplied by the caller.
 
 use std::fmt;
 
-/// The chance that one side of one handshake uses up: a nonce, an X25519 public key, and the agreement that its private
-/// half can make once.
+/// The random values that one side of one handshake consumes: a nonce, an X25519 public key, and the key agreement
+/// that the private key performs once.
 ///
-/// [`Entropy::system`] draws a real one. A simulator and the vectors bring a deterministic one with [`Entropy::new`]; nothing
-/// else may, because two connections with the same `Entropy` share their keys.
+/// [`Entropy::system`] draws real random values. Only simulators and test vectors use fixed values
+/// ([`Entropy::new`]): two connections with the same values share their keys.
 pub struct Entropy {
     pub(crate) nonce: [u8; 32],
     pub(crate) public: [u8; 32],
@@ -16,8 +16,10 @@ pub struct Entropy {
 pub(crate) type Agreement = Box<dyn FnOnce(&[u8; 32]) -> Option<[u8; 32]> + Send>;
 
 impl Entropy {
-    /// A `Entropy` from its parts. `agree` turns the peer's public key into the shared 32 bytes, or answers `None` for a key
-    /// that agrees to nothing (all zero result, RFC 7748 section 6.1).
+    /// Creates an `Entropy` from its parts.
+    ///
+    /// `agree` turns the peer's public key into the 32 shared bytes. It returns `None` for a key of low order: the
+    /// shared bytes are then all zero (RFC 7748, section 6.1).
     pub fn new(
         nonce: [u8; 32],
         public: [u8; 32],
@@ -26,10 +28,10 @@ impl Entropy {
         Entropy { nonce, public, agreement: Box::new(agree) }
     }
 
-    /// A `Entropy` from the system's randomness.
+    /// Draws an `Entropy` from the random numbers of the system.
     ///
     /// # Errors
-    /// [`NoRandomness`] if the system has none to give.
+    /// [`NoRandomness`] if the system supplies no random bytes.
     #[cfg(feature = "system-random")]
     pub fn system() -> Result<Entropy, NoRandomness> {
         use ring::{agreement, rand, rand::SecureRandom};
@@ -51,13 +53,13 @@ impl Entropy {
 
 impl fmt::Debug for Entropy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fresh")
+        f.write_str("Entropy")
     }
 }
 
-/// The system gave no randomness; nothing was started. Without it no secret can be kept, so do not go on.
+/// The system supplied no random bytes, so nothing was started. Without them no key is secret; do not continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the system gave no random bytes; see that /dev/urandom or getrandom works, then start again")]
+#[error("the system supplied no random bytes; check that /dev/urandom or getrandom works, then start again")]
 pub struct NoRandomness;
 
 #[cfg(all(test, feature = "system-random"))]
@@ -65,16 +67,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_fresh_ones_agree_and_differ() -> Result<(), NoRandomness> {
+    fn system_entropies_agree_and_differ() -> Result<(), NoRandomness> {
         let (a, b) = (Entropy::system()?, Entropy::system()?);
         let (public_a, public_b) = (a.public, b.public);
         assert_ne!(a.nonce, b.nonce);
-        assert_eq!((a.agreement)(&public_b), (b.agreement)(&public_a));
+        assert_ne!(public_a, public_b);
+        let shared = (a.agreement)(&public_b);
+        assert!(shared.is_some());
+        assert_eq!(shared, (b.agreement)(&public_a));
         Ok(())
     }
 
     #[test]
-    fn a_key_of_low_order_agrees_to_nothing() -> Result<(), NoRandomness> {
+    fn low_order_key_yields_no_agreement() -> Result<(), NoRandomness> {
         assert_eq!((Entropy::system()?.agreement)(&[0; 32]), None);
         Ok(())
     }

@@ -1,23 +1,24 @@
-//! The names that frames give to nodes, actors and type tags.
+//! The ids that frames use for nodes, actors and type tags.
 
 use std::fmt;
 
-/// A node's incarnation: a random number drawn at each start, so a restart is another node.
+/// The id of one incarnation of a node: a random number drawn at each start. A restarted node has another id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
-/// An actor, channel or RCI within one node. This crate never looks inside; 0 stands for "none" where a frame says so.
+/// The id of an actor, channel or RCI within one node. This crate does not interpret it. In some fields of frames,
+/// 0 means "none".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u64);
 
-/// The number that one direction of one session gave to a type tag: dense, from 0.
+/// The number of a type tag in one direction of one session. Numbers are assigned from 0 without gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TagId(pub u32);
 
-/// From one actor to another: within a pair, frames arrive in the order in which they were sent.
+/// A receiving and a sending actor. The frames of one pair arrive in the order in which they are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair {
-    /// The receiver; first, so that an ordered map holds all pairs of one receiver side by side.
+    /// The receiver. The first field, so that an ordered map keeps all pairs of one receiver together.
     pub to: Key,
     /// The sender.
     pub from: Key,

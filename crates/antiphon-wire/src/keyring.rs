@@ -1,16 +1,18 @@
-//! The secrets that a node knows: one that it uses, and others that it accepts while a cluster changes its secret.
+//! The secrets of a node: the one that it uses, and others that it also accepts while a cluster changes its secret.
 //!
-//! Invariant: the secret in use is one of the secrets; without a secret the ring is empty, and its key id is 0.
+//! Invariant: the secret in use is one of the accepted secrets. Without a secret the keyring is empty and its key
+//! id is 0.
 
 use std::collections::BTreeMap;
 
 use crate::datagram::DatagramKey;
 use crate::secret::Secret;
 
-/// Secrets by their key ids.
+/// Secrets by key id.
 ///
-/// A node dials and announces under one of them, and lets peers in under any. So a secret can be changed while a cluster
-/// runs, one node at a time: first every node accepts the new one, then every node uses it, then every node forgets the old.
+/// A node dials and announces under one of them, and accepts peers under any of them. So the secret of a running
+/// cluster can be changed one node at a time: first every node accepts the new secret, then every node uses it,
+/// then every node drops the old one.
 ///
 /// ```
 /// use antiphon_wire::Keyring;
@@ -26,18 +28,18 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// Without a secret: for the suites that do without, `plain` and `tls`.
+    /// A keyring without secrets, for the suites that need none: `plain` and `tls`.
     pub fn none() -> Keyring {
         Keyring::default()
     }
 
-    /// One secret, which is used and accepted.
+    /// A keyring with one secret, which is used and accepted.
     pub fn new(id: u32, secret: Secret) -> Keyring {
         Keyring { used: id, secrets: BTreeMap::from([(id, secret)]) }
     }
 
-    /// Accepts a further secret. An id that the ring has already keeps its secret; an empty ring stays empty, since a
-    /// node that proves nothing itself cannot demand a proof.
+    /// Also accepts another secret. An id that is present already keeps its secret. An empty keyring stays empty,
+    /// because a node that proves nothing itself cannot demand a proof.
     pub fn accepting(mut self, id: u32, secret: Secret) -> Keyring {
         if !self.is_empty() {
             self.secrets.entry(id).or_insert(secret);
@@ -45,12 +47,12 @@ impl Keyring {
         self
     }
 
-    /// The id of the secret in use; 0 without one.
+    /// The id of the secret in use; 0 if there is none.
     pub fn key_id(&self) -> u32 {
         self.used
     }
 
-    /// Whether a peer may come under this id.
+    /// Whether a peer may use this key id.
     pub fn knows(&self, id: u32) -> bool {
         self.secrets.contains_key(&id) || (self.is_empty() && id == self.used)
     }
@@ -60,15 +62,15 @@ impl Keyring {
         self.secrets.is_empty()
     }
 
-    /// What authenticates datagrams: those sent under the secret in use, those received under any. `None` without a
-    /// secret.
+    /// The key that authenticates datagrams. It signs under the secret in use, and verifies under any secret.
+    /// `None` without a secret.
     pub fn datagram_key(&self) -> Option<DatagramKey> {
         let key = DatagramKey::new(self.used, self.secrets.get(&self.used)?);
         let others = self.secrets.iter().filter(|(id, _)| **id != self.used);
         Some(others.fold(key, |key, (id, secret)| key.accepting(*id, secret)))
     }
 
-    /// The secret of this id.
+    /// The secret with this id.
     pub(crate) fn secret(&self, id: u32) -> Option<&Secret> {
         self.secrets.get(&id)
     }
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_keeps_the_first_secret_of_an_id_and_an_empty_one_stays_empty() {
+    fn keyring_keeps_first_secret_of_id() {
         let ring = Keyring::new(1, "one".into()).accepting(2, "two".into()).accepting(1, "other".into());
         assert_eq!(ring.secret(1), Some(&"one".into()));
         assert_eq!(ring.secret(2), Some(&"two".into()));
@@ -89,9 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_ids_and_nothing_of_the_secrets() {
+    fn keyring_debug_hides_secrets() {
         let ring = Keyring::new(1, "hush".into()).accepting(2, "quiet".into());
         let shown = format!("{ring:?} {:?}", ring.datagram_key());
+        assert!(shown.contains("Secret") && shown.contains('2'), "{shown}");
         assert!(!shown.contains("hush") && !shown.contains("quiet"), "{shown}");
     }
 }

@@ -1,10 +1,20 @@
-//! Antiphon's wire protocol, pure: bytes in, frames out, and back.
+//! Antiphon's wire protocol without input and output: received bytes become frames, frames become bytes to send.
 //!
-//! No clock, no socket, no thread and (but for two named doors each, behind features) no randomness and no way to the
-//! system's files and variables: time and chance are arguments, so that the same bytes at the same times always do the same. docs/PROTOCOL.md describes the bytes; this crate is one implementation.
+//! The crate uses no clock, no socket and no thread. Time and [`Entropy`] are arguments, so the same input at the
+//! same times always has the same result. Four functions reach the system, each behind a feature:
 //!
-//! A [`Handshake`] makes of a byte stream a proven [`ProvenConnection`]; a [`Session`] outlives connections and carries [`Frame`]s;
-//! a [`Deframer`] is the read buffer of one stream. Two nodes that meet in memory:
+//! | feature | functions |
+//! |---|---|
+//! | `system-random` | `Entropy::system`, `Secret::generate` |
+//! | `system-secrets` | `Secret::from_file`, `Secret::from_env` |
+//!
+//! docs/PROTOCOL.md specifies the bytes; this crate is one implementation.
+//!
+//! - A [`Handshake`] turns a byte stream into a [`ProvenConnection`].
+//! - A [`Session`] outlives connections and carries [`Frame`]s.
+//! - A [`Deframer`] is the read buffer of one stream.
+//!
+//! Two nodes that connect in memory:
 //!
 //! ```
 //! use antiphon_wire::frame::Message;
@@ -27,8 +37,8 @@
 //! let (mut to_us, mut to_them) = (Deframer::new(), Deframer::new());
 //! let (mut ours, mut theirs) = (Vec::new(), Vec::new());
 //!
-//! // 1. Hello, hello. The three functions of `Session` are given the session with the peer, if there is one, and what
-//! // the node remembers of those that have ended.
+//! // 1. Both hellos. `answer_to`, `prove_to` and `confirm_to` take the session with the peer, if there is one, and
+//! // the epochs, which remember the sessions that have ended.
 //! let (mut our_epochs, mut their_epochs) = (Epochs::default(), Epochs::default());
 //! let resume_state = ResumeState::unknown(our_epochs.of_strangers());
 //! let mut dialler = Handshake::dial(&here, Entropy::system()?, resume_state, None, &mut ours);
@@ -39,19 +49,19 @@
 //! acceptor.answer(&there, Entropy::system()?, resume_state, &mut theirs)?;
 //! to_us.push(&theirs);
 //!
-//! // 2. Proof, proof.
+//! // 2. Both proofs.
 //! ours.clear();
 //! assert!(matches!(dialler.advance(&here, &mut to_us, &mut ours)?, HandshakeStep::Introduced));
 //! dialler.prove(&here, Session::prove_to(None, &mut our_epochs, &dialler)?, &mut ours)?;
 //! to_them.push(&ours);
 //! theirs.clear();
 //! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, HandshakeStep::Proven));
-//! let holding = Session::confirm_to(None, &mut their_epochs, &acceptor)?;
-//! let their_connection = acceptor.confirm(&there, &holding, &mut theirs)?;
+//! let held = Session::confirm_to(None, &mut their_epochs, &acceptor)?;
+//! let their_connection = acceptor.confirm(&there, &held, &mut theirs)?;
 //! to_us.push(&theirs);
 //! let HandshakeStep::Done(our_connection) = dialler.advance(&here, &mut to_us, &mut ours)? else { return Err("not done".into()) };
 //!
-//! // 3. A session each, begun with the connection (`Session::admit` says so).
+//! // 3. Each side begins a session with the connection (`Session::admit` returns `Admission::Begins`).
 //! let now = Time::START;
 //! let mut us = Session::begin(now, &here.limits, here.node, &our_connection);
 //! us.connected(now, our_connection)?;
@@ -65,7 +75,7 @@
 //! ours.clear();
 //! while us.poll_transmit(now, &mut ours) {}
 //!
-//! // 5. Records in, frames out: borrowed from the deframer, while the session stays free to send.
+//! // 5. Records in, frames out. The frames borrow from the deframer, so the session can send meanwhile.
 //! to_them.push(&ours);
 //! let mut bodies = Vec::new();
 //! while let Some(mut frames) = them.next_record(now, &mut to_them)? {
@@ -77,7 +87,7 @@
 //! }
 //! assert_eq!(bodies, [b"\xa5hello"]);
 //!
-//! // 6. Time: call `on_timeout` when it says so.
+//! // 6. Time: call `on_timeout` at the time that `poll_timeout` returns.
 //! assert!(them.poll_timeout().is_some());
 //! # Ok(())
 //! # }
@@ -86,7 +96,10 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 #![deny(clippy::wildcard_enum_match_arm)]
-#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "a test looks at what it is about"))]
+#![cfg_attr(
+    test,
+    allow(clippy::wildcard_enum_match_arm, reason = "a test matches only the variants that it checks")
+)]
 
 mod address;
 pub use address::{EncodedLocations, EncodedRoute, Locations, Route};

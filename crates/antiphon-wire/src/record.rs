@@ -1,53 +1,56 @@
-//! Records: a header, a body of whole frames, a tag; sealed and opened in place.
+//! Records: a header, a body of whole frames, and a tag. They are sealed and opened in place.
 //!
-//! The number of a record is not sent: it is the count of records before it in that direction of that connection, and the
-//! nonce. So a record that is lost, repeated, moved or reflected does not open.
+//! The number of a record is not sent. It is the count of earlier records in the same direction of the same
+//! connection, and it is the nonce. So a record does not open if records are lost, repeated, reordered or
+//! reflected.
 
 use ring::{aead, hmac};
 use subtle::ConstantTimeEq;
 
 use crate::suite::{Protection, Suite};
 
-/// Bytes of a record's header: length of what follows (u16), version, flags.
+/// Bytes of the header of a record: length of the rest (u16), version, flags.
 pub(crate) const RECORD_HEADER_BYTES: usize = 4;
 /// The version of the record format.
 pub(crate) const RECORD_VERSION: u8 = 1;
 
-/// Why a record is refused. The connection is of no use any more: close it, and let the session dial another one.
+/// Why a record is refused. The connection cannot be used any more: close it, and resume the session over a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The record is larger than this side told that it takes, or smaller than its own tag.
+    /// The record is larger than the agreed maximum, or smaller than its own tag.
     #[error(
         "the peer sent a record of {length} bytes, where {least} to {most} are allowed; close the connection"
     )]
     Length {
         /// Bytes of the whole record.
         length: usize,
-        /// Bytes of the smallest.
+        /// Bytes of the smallest allowed record.
         least: usize,
-        /// Bytes of the largest.
+        /// Bytes of the largest allowed record.
         most: usize,
     },
-    /// The header is not one of this version.
+    /// The header has another version, or unknown flags.
     #[error(
         "a record has version {version} and flags {flags}, where 1 and 0 were agreed; close the connection"
     )]
     Header {
-        /// As sent.
+        /// The received version.
         version: u8,
-        /// As sent.
+        /// The received flags.
         flags: u8,
     },
-    /// The tag does not fit: damage, loss, or another sender.
-    #[error("a record is not authentic: damaged, or not from the peer; close the connection and dial again")]
+    /// The tag does not verify: the record is damaged or forged, or an earlier one was lost.
+    #[error(
+        "a record is not authentic: it is damaged or not from the peer; close the connection and dial again"
+    )]
     Unauthentic,
-    /// The keys of this connection have protected as much as they may.
+    /// The keys of this connection have protected as many records or bytes as they may.
     #[error("the keys of this connection are used up; continue the session over a new connection")]
     Exhausted,
 }
 
-/// What the keys of one direction have protected, and how much they may.
+/// The number of records and bytes that the keys of one direction may protect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowance {
     pub(crate) records_max: u64,
@@ -71,24 +74,25 @@ impl Sealer {
         Sealer { protection, tag_bytes: suite.tag_bytes(), record_bytes_max, allowance, records: 0, bytes: 0 }
     }
 
-    /// Bytes of frames that one record takes.
+    /// The number of bytes of frames that fit into one record.
     #[inline]
     pub(crate) fn body_bytes_max(&self) -> usize {
         self.record_bytes_max - RECORD_HEADER_BYTES - self.tag_bytes
     }
 
-    /// Whether it is time for a new connection: seven eighths of the allowance are used.
+    /// Whether the session needs a new connection: seven eighths of the allowance are used.
     pub(crate) fn is_worn(&self) -> bool {
-        let worn = |used: u64, most: u64| used >= most - most / 8;
-        worn(self.records, self.allowance.records_max) || worn(self.bytes, self.allowance.bytes_max)
+        let is_near = |used: u64, most: u64| used >= most - most / 8;
+        is_near(self.records, self.allowance.records_max) || is_near(self.bytes, self.allowance.bytes_max)
     }
 
+    /// Whether another record of the largest size could exceed the allowance.
     pub(crate) fn is_exhausted(&self) -> bool {
         let next = self.bytes.saturating_add(self.record_bytes_max as u64);
         self.records >= self.allowance.records_max || next > self.allowance.bytes_max
     }
 
-    /// Puts the place of a header; the body is to be appended after it.
+    /// Appends space for a header and returns its position. The caller appends the body after it.
     #[inline]
     pub(crate) fn begin(out: &mut Vec<u8>) -> usize {
         let start = out.len();
@@ -96,13 +100,16 @@ impl Sealer {
         start
     }
 
-    /// Seals `out[start..]`, whose header place and body [`begin`](Sealer::begin) and the caller put there.
+    /// Seals the record in `out[start..]`. `start` is the result of [`begin`](Sealer::begin).
     ///
-    /// The caller keeps to `body_bytes_max`, and asked `is_exhausted` before.
+    /// The body has at most `body_bytes_max` bytes, and `is_exhausted` is false.
+    ///
+    /// # Panics
+    /// If the body is so long that the record's length exceeds a u16.
     pub(crate) fn seal(&mut self, out: &mut Vec<u8>, start: usize) {
         let whole = out.len() - start + self.tag_bytes;
-        let follows = u16::try_from(whole - RECORD_HEADER_BYTES).expect("a body keeps to body_bytes_max");
-        let [low, high] = follows.to_le_bytes();
+        let rest = u16::try_from(whole - RECORD_HEADER_BYTES).expect("a body keeps to body_bytes_max");
+        let [low, high] = rest.to_le_bytes();
         let header = [low, high, RECORD_VERSION, 0];
         out[start..start + RECORD_HEADER_BYTES].copy_from_slice(&header);
         let body = &mut out[start + RECORD_HEADER_BYTES..];
@@ -110,14 +117,14 @@ impl Sealer {
             Protection::Aead(key) => {
                 let sealed =
                     key.seal_in_place_separate_tag(nonce(self.records), aead::Aad::from(header), body);
-                let tag = sealed.expect("a body of 64 KiB is within what an AEAD seals");
+                let tag = sealed.expect("an AEAD seals bodies of 64 KiB");
                 out.extend_from_slice(tag.as_ref());
             }
             Protection::Hmac(key) => {
                 let tag = hmac_tag(key, self.records, header, body);
                 out.extend_from_slice(tag.as_ref());
             }
-            Protection::Bare => {}
+            Protection::Unprotected => {}
         }
         self.records += 1;
         self.bytes += whole as u64;
@@ -141,7 +148,7 @@ impl Opener {
         Opener { protection, tag_bytes: suite.tag_bytes(), record_bytes_max, allowance, records: 0, bytes: 0 }
     }
 
-    /// Bytes of the whole record that this header begins.
+    /// The length of the whole record with this header, in bytes.
     pub(crate) fn record_bytes(&self, header: [u8; RECORD_HEADER_BYTES]) -> Result<usize, RecordError> {
         let [low, high, version, flags] = header;
         if version != RECORD_VERSION || flags != 0 {
@@ -155,7 +162,7 @@ impl Opener {
         Ok(length)
     }
 
-    /// Opens a whole record in place and answers its body.
+    /// Opens a whole record in place and returns its body.
     pub(crate) fn open<'r>(&mut self, record: &'r mut [u8]) -> Result<&'r [u8], RecordError> {
         self.count(record.len())?;
         let number = self.records - 1;
@@ -173,7 +180,7 @@ impl Opener {
                 let is_same: bool = ours.as_ref().ct_eq(tag).into();
                 if is_same { Ok(body) } else { Err(RecordError::Unauthentic) }
             }
-            Protection::Bare => Ok(sealed),
+            Protection::Unprotected => Ok(sealed),
         }
     }
 
@@ -188,14 +195,14 @@ impl Opener {
     }
 }
 
-/// Four zero bytes, and the record's number as u64.
+/// The nonce of a record: four zero bytes, then the record's number as u64.
 fn nonce(number: u64) -> aead::Nonce {
     let mut nonce = [0; aead::NONCE_LEN];
     nonce[4..].copy_from_slice(&number.to_le_bytes());
     aead::Nonce::assume_unique_for_key(nonce)
 }
 
-/// Over the record's number as u64, the header, and the body.
+/// The tag over the record's number as u64, the header, and the body.
 fn hmac_tag(key: &hmac::Key, number: u64, header: [u8; RECORD_HEADER_BYTES], body: &[u8]) -> hmac::Tag {
     let mut context = hmac::Context::with_key(key);
     context.update(&number.to_le_bytes());
@@ -225,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_in_order_under_every_suite() {
+    fn record_sealed_opens_under_every_suite() {
         for suite in ALL {
             let (mut sealer, mut opener) = pair(suite, AMPLE);
             let full = vec![7; sealer.body_bytes_max()];
@@ -239,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_seen_by_the_suites_with_a_tag() {
+    fn record_with_flipped_bit_is_unauthentic() {
         for suite in ALL.into_iter().filter(|suite| suite.tag_bytes() > 0) {
             let (mut sealer, _) = pair(suite, AMPLE);
             let record = sealed(&mut sealer, b"body");
@@ -253,38 +260,39 @@ mod tests {
     }
 
     #[test]
-    fn a_record_out_of_its_place_does_not_open() {
+    fn record_reordered_or_repeated_is_unauthentic() {
         for suite in ALL.into_iter().filter(|suite| suite.tag_bytes() > 0) {
             let (mut sealer, mut opener) = pair(suite, AMPLE);
             let first = sealed(&mut sealer, b"first");
             let mut second = sealed(&mut sealer, b"second");
             assert_eq!(opener.open(&mut second), Err(RecordError::Unauthentic));
             let (_, mut opener) = pair(suite, AMPLE);
-            assert!(opener.open(&mut first.clone()).is_ok());
+            assert_eq!(opener.open(&mut first.clone()), Ok(b"first".as_slice()));
             assert_eq!(opener.open(&mut first.clone()), Err(RecordError::Unauthentic));
         }
     }
 
     #[test]
-    fn keys_wear_out_and_are_then_refused_on_both_sides() {
+    fn keys_exhausted_are_refused_on_both_sides() {
         let allowance = Allowance { records_max: 8, bytes_max: 1 << 38 };
         let (mut sealer, mut opener) = pair(Suite::Aes128Gcm, allowance);
         for number in 0..8 {
             assert_eq!(sealer.is_worn(), number >= 7);
             assert!(!sealer.is_exhausted());
-            assert!(opener.open(&mut sealed(&mut sealer, b"x")).is_ok());
+            assert_eq!(opener.open(&mut sealed(&mut sealer, b"x")), Ok(b"x".as_slice()));
         }
         assert!(sealer.is_exhausted());
         assert_eq!(opener.open(&mut sealed(&mut sealer, b"x")), Err(RecordError::Exhausted));
     }
 
     #[test]
-    fn a_header_of_another_version_or_a_length_beyond_the_limits_is_refused() {
+    fn header_wrong_version_or_length_is_refused() {
         let opener = Opener::new(Suite::Aes128Gcm, &[9; 32], 40_000, AMPLE);
         assert_eq!(opener.record_bytes([16, 0, 2, 0]), Err(RecordError::Header { version: 2, flags: 0 }));
         assert_eq!(opener.record_bytes([16, 0, 1, 1]), Err(RecordError::Header { version: 1, flags: 1 }));
-        assert!(matches!(opener.record_bytes([15, 0, 1, 0]), Err(RecordError::Length { length: 19, .. })));
-        assert!(matches!(opener.record_bytes([0xff, 0xff, 1, 0]), Err(RecordError::Length { .. })));
+        let refused = |length| Err(RecordError::Length { length, least: 20, most: 40_000 });
+        assert_eq!(opener.record_bytes([15, 0, 1, 0]), refused(19));
+        assert_eq!(opener.record_bytes([0xff, 0xff, 1, 0]), refused(65_539));
         assert_eq!(opener.record_bytes([16, 0, 1, 0]), Ok(20));
     }
 }

@@ -1,6 +1,7 @@
-//! The shared secret that makes nodes peers.
+//! The secret that the nodes of a cluster share.
 //!
-//! A secret proves membership, not which member. It never appears in `Debug`, in errors or on the wire.
+//! A secret proves that a node is a member, not which member it is. It never appears in `Debug`, in errors or on
+//! the wire.
 
 #[cfg(feature = "system-secrets")]
 mod source;
@@ -12,17 +13,17 @@ use std::fmt;
 use ring::digest;
 use zeroize::{Zeroize, Zeroizing};
 
-/// A shared secret: any text, or better one made by [`Secret::from_random`].
+/// A shared secret: any text, preferably one made by [`Secret::from_random`].
 ///
-/// A *strong* secret is `antiphon-`, 43 base64url characters (32 random bytes) and 6 of a checksum. Anything else, like
-/// `key`, can be found by guessing against a recording of a datagram, and is for loopback.
+/// A *strong* secret is `antiphon-`, 43 base64url characters (32 random bytes) and a checksum of 6 characters. Use
+/// any other text, such as `key`, only on loopback: guesses can be tested against a recorded datagram.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     text: Zeroizing<String>,
 }
 
 impl Secret {
-    /// The strong secret that stands for 32 random bytes.
+    /// Encodes 32 random bytes as a strong secret.
     pub fn from_random(mut bytes: [u8; 32]) -> Secret {
         let mut text = Zeroizing::new(String::with_capacity(STRONG_BYTES));
         text.push_str(PREFIX);
@@ -33,10 +34,10 @@ impl Secret {
         Secret { text }
     }
 
-    /// A strong secret from the system's randomness.
+    /// Generates a strong secret from the random numbers of the system.
     ///
     /// # Errors
-    /// [`NoRandomness`](crate::NoRandomness) if the system has none to give.
+    /// [`NoRandomness`](crate::NoRandomness) if the system supplies no random bytes.
     #[cfg(feature = "system-random")]
     pub fn generate() -> Result<Secret, crate::NoRandomness> {
         let random = ring::rand::SystemRandom::new();
@@ -45,14 +46,14 @@ impl Secret {
         Ok(Secret::from_random(bytes))
     }
 
-    /// Whether this secret has the strong form, checksum included.
+    /// Whether this secret has the strong form with a correct checksum.
     pub fn is_strong(&self) -> bool {
         let Some((body, sum)) = self.text.split_at_checked(PREFIX.len() + RANDOM_CHARS) else { return false };
         body.strip_prefix(PREFIX).is_some_and(|random| random.bytes().all(is_base64url))
             && checksum(body) == *sum
     }
 
-    /// The text itself, to print for the operator who asked for a new secret. Keep it out of logs.
+    /// The text of the secret, to print for the operator that generates one. Do not log it.
     pub fn reveal(&self) -> &str {
         &self.text
     }
@@ -80,7 +81,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The first 36 bits of the SHA-256 of everything before it: a typing error passes once in 69 thousand million.
+/// The first 36 bits of the SHA-256 of `body`. A typing error passes with a probability of 1 in 69 thousand million.
 fn checksum(body: &str) -> String {
     let digest = digest::digest(&digest::SHA256, body.as_bytes());
     let mut sum = String::new();
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64url_is_that_of_the_rfc() {
+    fn base64url_matches_rfc_4648() {
         let encoded = |bytes: &[u8]| {
             let mut text = String::new();
             push_base64url(&mut text, bytes);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_from_random_bytes_is_strong_and_one_changed_letter_makes_it_weak() {
+    fn strong_secret_with_typo_is_weak() {
         let secret = Secret::from_random([7; 32]);
         assert_eq!(secret.reveal().len(), STRONG_BYTES);
         assert!(secret.is_strong());
@@ -141,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn words_and_multibyte_text_are_weak() {
+    fn short_or_multibyte_text_is_weak() {
         assert!(!Secret::from("key").is_strong());
         assert!(!Secret::from("").is_strong());
         assert!(!Secret::from("é".repeat(29)).is_strong());
     }
 
     #[test]
-    fn debug_shows_nothing_of_the_secret() {
+    fn secret_debug_hides_text() {
         assert_eq!(format!("{:?}", Secret::from("hush")), "Secret");
     }
 }

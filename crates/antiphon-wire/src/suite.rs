@@ -1,20 +1,21 @@
-//! How records are protected: the suites, and the keys of one direction.
+//! The suites, which are the ways to protect records, and the keys of one direction.
 
 use ring::{aead, hmac};
 
-/// A way to protect records. The dialler names those it allows, in order; the acceptor takes the first that it allows too.
+/// A way to protect records. The dialler offers suites in order of preference, and the acceptor takes the first
+/// that it allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Suite {
-    /// AES-128-GCM: private and authentic.
+    /// AES-128-GCM: encrypted and authenticated.
     Aes128Gcm = 1,
-    /// ChaCha20-Poly1305: private and authentic, for machines without AES instructions.
+    /// ChaCha20-Poly1305: encrypted and authenticated, for machines without AES instructions.
     ChaCha20Poly1305 = 2,
-    /// HMAC-SHA256 over readable bytes: authentic.
+    /// HMAC-SHA256 over readable bytes: authenticated, not encrypted.
     Hmac = 3,
-    /// The byte stream is TLS 1.3 already, and its exporter is bound into the proof; records carry no second tag.
+    /// The byte stream is TLS 1.3 already, and the proofs bind its exporter. Records carry no tag of their own.
     Tls = 4,
-    /// Nothing: for loopback, or where the operator says so.
+    /// No protection: for loopback, or where the operator allows it.
     Plain = 5,
 }
 
@@ -28,12 +29,12 @@ impl Suite {
         }
     }
 
-    /// Whether both sides prove something before records flow.
+    /// Whether both sides send a proof before the first record.
     pub fn is_proven(self) -> bool {
         self != Suite::Plain
     }
 
-    /// Bytes of the tag at the end of each record.
+    /// The length of the tag at the end of each record, in bytes.
     pub fn tag_bytes(self) -> usize {
         match self {
             Suite::Aes128Gcm | Suite::ChaCha20Poly1305 => 16,
@@ -42,7 +43,7 @@ impl Suite {
         }
     }
 
-    /// Bytes of the key of one direction.
+    /// The length of the key of one direction, in bytes.
     pub(crate) fn key_bytes(self) -> usize {
         match self {
             Suite::Aes128Gcm => 16,
@@ -51,7 +52,7 @@ impl Suite {
         }
     }
 
-    /// The suite of this number; `None` for one of a later version, which is passed over.
+    /// The suite with this number; `None` for a suite of a later version, which is ignored.
     pub(crate) fn from_number(number: u8) -> Option<Suite> {
         SUITES.iter().copied().find(|suite| *suite as u8 == number)
     }
@@ -62,17 +63,19 @@ impl Suite {
 pub(crate) enum Protection {
     Aead(Box<aead::LessSafeKey>),
     Hmac(Box<hmac::Key>),
-    Bare,
+    Unprotected,
 }
 
 impl Protection {
+    /// Creates the protection of one direction.
+    ///
     /// # Panics
     /// If `key` is shorter than the suite's `key_bytes`.
     pub(crate) fn new(suite: Suite, key: &[u8]) -> Protection {
         let aead = |algorithm| {
             let key = aead::UnboundKey::new(algorithm, &key[..suite.key_bytes()]);
             Protection::Aead(Box::new(aead::LessSafeKey::new(
-                key.expect("the suite tells the length of its key"),
+                key.expect("the key has the length of its suite"),
             )))
         };
         match suite {
@@ -81,7 +84,7 @@ impl Protection {
             Suite::Hmac => {
                 Protection::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, &key[..suite.key_bytes()])))
             }
-            Suite::Tls | Suite::Plain => Protection::Bare,
+            Suite::Tls | Suite::Plain => Protection::Unprotected,
         }
     }
 }

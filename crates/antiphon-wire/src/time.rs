@@ -1,16 +1,16 @@
-//! Time as an argument: this crate never asks what time it is.
+//! Time as an argument: this crate reads no clock.
 
 use std::ops::Add;
 use std::time::Duration;
 
-/// A moment, in nanoseconds since a start that the caller chose.
+/// A moment, in nanoseconds since a start that the caller chooses.
 ///
-/// Only differences matter, so a virtual clock serves as well as a real one. 64 bits last 584 years.
+/// Only differences matter, so a virtual clock works as well as a real one. 64 bits last for 584 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
 impl Time {
-    /// The caller's start.
+    /// The start that the caller chose.
     pub const START: Time = Time(0);
 
     /// The moment `nanos` nanoseconds after the start.
@@ -23,7 +23,7 @@ impl Time {
         self.0
     }
 
-    /// The span from `earlier` to this moment; zero if `earlier` is the later one.
+    /// The duration from `earlier` to this moment; zero if `earlier` is later than this moment.
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -32,7 +32,7 @@ impl Time {
 impl Add<Duration> for Time {
     type Output = Time;
 
-    /// Saturates at the end of time.
+    /// Adds a duration. Saturates at the largest moment.
     fn add(self, span: Duration) -> Time {
         Time(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }

@@ -1,6 +1,6 @@
-//! The sending path allocates nothing once it is warm: counted by the allocator.
+//! Sending and receiving do not allocate after warm-up. A counting allocator checks it.
 
-#![expect(unsafe_code, reason = "a global allocator that counts is unsafe by its trait")]
+#![expect(unsafe_code, reason = "the trait `GlobalAlloc` is unsafe")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,28 +11,28 @@ use antiphon_wire::{
     ResumeState, Route, Session, Suite, Time,
 };
 
-struct Counting;
+struct AllocationCounter;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: everything is handed on to the system's allocator; the counter does not allocate.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: all calls are forwarded to the system's allocator, and the counter does not allocate.
+unsafe impl GlobalAlloc for AllocationCounter {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as promised by the caller.
+        // SAFETY: the caller keeps the contract of the method.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the caller keeps the contract of the method.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: AllocationCounter = AllocationCounter;
 
 fn profile(node: u64) -> Profile {
     Profile {
@@ -46,7 +46,7 @@ fn profile(node: u64) -> Profile {
     }
 }
 
-fn meet() -> (Session, Session) {
+fn connected_sessions() -> (Session, Session) {
     let (here, there) = (profile(1), profile(2));
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let (mut a, mut b) = (Vec::new(), Vec::new());
@@ -64,11 +64,11 @@ fn meet() -> (Session, Session) {
     let at_b = acceptor.confirm(&there, &HeldSession::nothing(), &mut b).expect("at this step");
     to_a.push(&b);
     let Ok(HandshakeStep::Done(at_a)) = dialler.advance(&here, &mut to_a, &mut a) else {
-        panic!("both proofs hold")
+        panic!("the handshake is not done")
     };
     let mut sessions = [(&here, at_a), (&there, at_b)].map(|(profile, connection)| {
         let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
-        session.connected(Time::START, connection).expect("it begins");
+        session.connected(Time::START, connection).expect("the session begins");
         Some(session)
     });
     let mut take = |index: usize| sessions[index].take().expect("there are two");
@@ -76,8 +76,8 @@ fn meet() -> (Session, Session) {
 }
 
 #[test]
-fn a_hundred_thousand_sends_after_warming_up_allocate_nothing_at_either_end() {
-    let (mut a, mut b) = meet();
+fn warm_sessions_send_and_receive_without_allocation() {
+    let (mut a, mut b) = connected_sessions();
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let mut out = Vec::with_capacity(1 << 20);
     let mut before = 0;
@@ -91,15 +91,16 @@ fn a_hundred_thousand_sends_after_warming_up_allocate_nothing_at_either_end() {
             let message = Message { to, from, tag, receipt: None, route: Route::NONE, body: &[7; 60] };
             a.send(&message.into()).expect("room");
         }
-        pass(&mut a, &mut b, &mut to_b, &mut out);
-        pass(&mut b, &mut a, &mut to_a, &mut out);
+        transfer(&mut a, &mut b, &mut to_b, &mut out);
+        transfer(&mut b, &mut a, &mut to_a, &mut out);
     }
-    assert!(before > 0, "the allocator counts");
+    assert!(before > 0, "the warm-up allocates and is counted");
+    // All messages, and one type tag.
     assert_eq!(b.frames_received(), 220 * 500 + 1);
     assert_eq!(ALLOCATIONS.get() - before, 0);
 }
 
-fn pass(from: &mut Session, to: &mut Session, input: &mut Deframer, out: &mut Vec<u8>) {
+fn transfer(from: &mut Session, to: &mut Session, input: &mut Deframer, out: &mut Vec<u8>) {
     while from.poll_transmit(Time::START, out) {}
     let mut rest = out.as_slice();
     while !rest.is_empty() {

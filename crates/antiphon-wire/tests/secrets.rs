@@ -1,4 +1,4 @@
-//! Secrets from files and the environment: what is read, what is refused, and that nothing shows them.
+//! Secrets from files and the environment: reading, refusals, and that no output shows them.
 
 #![cfg(feature = "system-secrets")]
 
@@ -6,16 +6,16 @@ use std::path::PathBuf;
 
 use antiphon_wire::{EnvironmentFault, FileFault, Keyring, Secret, SecretError};
 
-/// A file of this test, which goes with it.
-struct Scratch(PathBuf);
+/// A temporary file that is removed on drop.
+struct TempSecretFile(PathBuf);
 
-impl Scratch {
+impl TempSecretFile {
     fn new(name: &str, content: &[u8]) -> Self {
         let path = std::env::temp_dir().join(format!("antiphon-{}-{name}", std::process::id()));
         std::fs::write(&path, content).expect("a temporary file can be written");
-        let scratch = Self(path);
-        scratch.set_mode(0o600);
-        scratch
+        let file = Self(path);
+        file.set_mode(0o600);
+        file
     }
 
     #[cfg(unix)]
@@ -36,15 +36,15 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempSecretFile {
     fn drop(&mut self) {
         std::fs::remove_file(&self.0).expect("the file is this test's");
     }
 }
 
 #[test]
-fn a_file_is_read_without_its_one_end_of_line() {
-    for (at, (content, wanted)) in [
+fn file_is_read_without_one_line_end() {
+    for (at, (content, expected)) in [
         ("hush", "hush"),
         ("hush\n", "hush"),
         ("hush\r\n", "hush"),
@@ -54,38 +54,39 @@ fn a_file_is_read_without_its_one_end_of_line() {
     .into_iter()
     .enumerate()
     {
-        let file = Scratch::new(&format!("read-{at}"), content.as_bytes());
+        let file = TempSecretFile::new(&format!("read-{at}"), content.as_bytes());
         let secret = Secret::from_file(&file.0).expect("it is readable");
-        assert_eq!(secret.reveal(), wanted);
+        assert_eq!(secret.reveal(), expected);
     }
 }
 
 #[test]
-fn files_that_hold_no_secret_are_refused_each_for_its_reason() {
-    assert!(matches!(Scratch::new("empty", b"").fault(), FileFault::Empty));
-    assert!(matches!(Scratch::new("line", b"\n").fault(), FileFault::Empty));
-    assert!(matches!(Scratch::new("bytes", b"\xff\xfe").fault(), FileFault::NotText));
-    assert!(matches!(Scratch::new("long", &[b'x'; 4097]).fault(), FileFault::TooLong));
+fn file_without_secret_is_refused_with_reason() {
+    assert!(matches!(TempSecretFile::new("empty", b"").fault(), FileFault::Empty));
+    assert!(matches!(TempSecretFile::new("line", b"\n").fault(), FileFault::Empty));
+    assert!(matches!(TempSecretFile::new("bytes", b"\xff\xfe").fault(), FileFault::NotText));
+    assert!(matches!(TempSecretFile::new("long", &[b'x'; 4097]).fault(), FileFault::TooLong));
     let missing = Secret::from_file("no such file").map(|_| ());
     assert!(matches!(missing, Err(SecretError::File { fault: FileFault::Unreadable(_), .. })));
 }
 
 #[cfg(unix)]
 #[test]
-fn a_file_that_others_may_open_is_refused_with_the_cure() {
-    let file = Scratch::new("exposed", b"hush");
+fn file_others_may_access_is_refused_with_remedy() {
+    let file = TempSecretFile::new("exposed", b"hush");
     for mode in [0o644, 0o602, 0o601, 0o640, 0o620] {
         file.set_mode(mode);
-        assert!(matches!(file.fault(), FileFault::Exposed { mode: told } if told == mode));
+        assert!(matches!(file.fault(), FileFault::Exposed { mode: found } if found == mode));
     }
     assert!(file.fault().to_string().contains("chmod 600"));
     file.set_mode(0o400);
-    assert!(Secret::from_file(&file.0).is_ok(), "its owner may read it");
+    let secret = Secret::from_file(&file.0).expect("only its owner may read it");
+    assert_eq!(secret.reveal(), "hush");
 }
 
 #[test]
-fn variables_are_read_or_refused_by_name() {
-    // Cargo sets this one for every test.
+fn variable_is_read_or_refused_by_name() {
+    // Cargo sets this variable for every test.
     let name = Secret::from_env("CARGO_PKG_NAME").expect("cargo sets it");
     assert_eq!(name.reveal(), "antiphon-wire");
     match Secret::from_env("ANTIPHON_NO_SUCH_VARIABLE") {
@@ -97,8 +98,8 @@ fn variables_are_read_or_refused_by_name() {
 }
 
 #[test]
-fn nothing_that_can_be_formatted_shows_a_secret() {
-    let file = Scratch::new("shown", b"hushhush\n");
+fn formatted_values_hide_secret() {
+    let file = TempSecretFile::new("shown", b"hushhush\n");
     let secret = Secret::from_file(&file.0).expect("it is readable");
     let ring = Keyring::new(1, secret.clone()).accepting(2, "hushhush2".into());
     let profile = antiphon_wire::Profile {
@@ -114,10 +115,11 @@ fn nothing_that_can_be_formatted_shows_a_secret() {
     let exposed = Secret::from_file(&file.0).expect_err("others may read it");
     let entropy = antiphon_wire::Entropy::system().expect("the system has random numbers");
     let resume_state = antiphon_wire::ResumeState::unknown(1);
-    let shake = antiphon_wire::Handshake::dial(&profile, entropy, resume_state, None, &mut Vec::new());
+    let handshake = antiphon_wire::Handshake::dial(&profile, entropy, resume_state, None, &mut Vec::new());
     let shown = format!(
-        "{secret:?} {ring:?} {ring:#?} {:?} {profile:?} {shake:?} {exposed} {exposed:?}",
+        "{secret:?} {ring:?} {ring:#?} {:?} {profile:?} {handshake:?} {exposed} {exposed:?}",
         ring.datagram_key()
     );
+    assert!(shown.contains("Secret"), "{shown}");
     assert!(!shown.contains("hushhush"), "{shown}");
 }

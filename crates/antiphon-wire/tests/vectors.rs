@@ -1,8 +1,9 @@
-//! The vectors in docs/vectors: what this crate writes and reads is what they say.
+//! Checks that this crate writes and reads the bytes of the vectors in docs/vectors.
 //!
-//! `ANTIPHON_WRITE_VECTORS=1 cargo test -p antiphon-wire --test vectors` writes them anew, after a change of the protocol.
+//! After a change of the protocol, `ANTIPHON_WRITE_VECTORS=1 cargo test -p antiphon-wire --test vectors` rewrites
+//! the vectors.
 
-#[expect(dead_code, reason = "the outsider uses the rest")]
+#[expect(dead_code, reason = "the other test uses the rest")]
 #[path = "outsider/mod.rs"]
 mod client;
 #[path = "vectors/frames.rs"]
@@ -22,8 +23,8 @@ use antiphon_wire::{
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
-/// Checks that a file of docs/vectors holds `expected`, or writes it.
-fn is_as_written(file: &str, expected: &str) {
+/// Asserts that a file of docs/vectors holds `expected`, after rewriting it on request.
+fn assert_vectors(file: &str, expected: &str) {
     let path = vectors(file);
     if std::env::var_os("ANTIPHON_WRITE_VECTORS").is_some() {
         std::fs::write(&path, expected).expect("the folder exists");
@@ -32,7 +33,7 @@ fn is_as_written(file: &str, expected: &str) {
     for (line, (written, expected)) in written.lines().zip(expected.lines()).enumerate() {
         assert_eq!(written, expected, "{file}, line {}", line + 1);
     }
-    assert_eq!(written.lines().count(), expected.lines().count(), "{file} is as long as it should be");
+    assert_eq!(written.lines().count(), expected.lines().count(), "number of lines of {file}");
 }
 
 fn vectors(file: &str) -> PathBuf {
@@ -56,18 +57,18 @@ fn locations() -> Vec<SocketAddr> {
 }
 
 #[test]
-fn every_frame_has_the_bytes_of_the_vectors() {
+fn frames_match_vectors() {
     let locations = locations();
-    let hops = [(NodeId(0x1122_3344_5566_7788), locations.clone())];
+    let route_entries = [(NodeId(0x1122_3344_5566_7788), locations.clone())];
     let mut text = String::from("# Whole frames, one of each kind and form: kind, flags, length, payload.\n");
     let mut kinds = Vec::new();
-    for frame in frames::all_frames(&locations, &hops) {
+    for frame in frames::all_frames(&locations, &route_entries) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).expect("small");
         let mut rest = bytes.as_slice();
         let raw = RawFrame::take_from(&mut rest).expect("a frame").expect("a frame");
         assert!(rest.is_empty());
-        assert_eq!(raw.decode(), Ok(Some(frame)), "{} comes back", frame.name());
+        assert_eq!(raw.decode(), Ok(Some(frame)), "{} survives encoding", frame.name());
         for cut in 0..raw.payload.len() {
             let whole = Frame::decode(raw.kind, raw.payload).expect("sound");
             let decoded = Frame::decode(raw.kind, &raw.payload[..cut]);
@@ -79,11 +80,11 @@ fn every_frame_has_the_bytes_of_the_vectors() {
     for (kind, name) in Frame::KINDS {
         assert!(kinds.contains(kind), "{name} has a vector");
     }
-    is_as_written("frames.txt", &text);
+    assert_vectors("frames.txt", &text);
 }
 
 #[test]
-fn handshakes_keys_and_first_records_have_the_bytes_of_the_vectors() {
+fn handshakes_keys_and_first_records_match_vectors() {
     let mut text = String::from(
         "# Whole handshakes between node 1 (dialler) and node 2 (acceptor), and the first record of each side.\n\
          # secret: the text. private, nonce: the inputs of chance. transcript, agreed and keys: as PROTOCOL.md derives them.\n",
@@ -91,7 +92,7 @@ fn handshakes_keys_and_first_records_have_the_bytes_of_the_vectors() {
     for suite in SUITES {
         let _infallible = write!(text, "{}", handshake(suite));
     }
-    is_as_written("handshake.txt", &text);
+    assert_vectors("handshake.txt", &text);
 }
 
 fn profile(node: u64, suite: Suite) -> Profile {
@@ -117,8 +118,8 @@ fn entropy(private: [u8; 32], nonce: [u8; 32]) -> Entropy {
 
 const SUITES: [Suite; 5] = [Suite::Aes128Gcm, Suite::ChaCha20Poly1305, Suite::Hmac, Suite::Tls, Suite::Plain];
 
-/// A whole handshake between node 1, the dialler, and node 2.
-struct Meeting {
+/// A complete handshake between node 1, the dialler, and node 2.
+struct CompleteHandshake {
     exporter: Option<[u8; 32]>,
     hello_a: Vec<u8>,
     hello_b: Vec<u8>,
@@ -131,7 +132,7 @@ struct Meeting {
 const PRIVATE: ([u8; 32], [u8; 32]) = ([0x11; 32], [0x22; 32]);
 const NONCE: ([u8; 32], [u8; 32]) = ([0x33; 32], [0x44; 32]);
 
-fn meet(suite: Suite) -> Meeting {
+fn complete_handshake(suite: Suite) -> CompleteHandshake {
     let (here, there) = (profile(1, suite), profile(2, suite));
     let exporter = (suite == Suite::Tls).then_some([0xee; 32]);
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
@@ -157,15 +158,16 @@ fn meet(suite: Suite) -> Meeting {
     let at_b = acceptor.confirm(&there, &HeldSession::nothing(), &mut proof_b).expect("at this step");
     to_a.push(&proof_b);
     let Ok(HandshakeStep::Done(at_a)) = dialler.advance(&here, &mut to_a, &mut Vec::new()) else {
-        panic!("both proofs hold")
+        panic!("the handshake is not done")
     };
-    Meeting { exporter, hello_a, hello_b, proof_a, proof_b, at_a, at_b }
+    CompleteHandshake { exporter, hello_a, hello_b, proof_a, proof_b, at_a, at_b }
 }
 
 /// One handshake as lines of the vectors.
 fn handshake(suite: Suite) -> String {
     let (here, there) = (profile(1, suite), profile(2, suite));
-    let Meeting { exporter, hello_a, hello_b, proof_a, proof_b, at_a, at_b } = meet(suite);
+    let CompleteHandshake { exporter, hello_a, hello_b, proof_a, proof_b, at_a, at_b } =
+        complete_handshake(suite);
     let mut lines = String::new();
     let mut line = |name: &str, bytes: &[u8]| {
         let _infallible = writeln!(lines, "{suite:?} {name}: {}", hex(bytes));
@@ -181,7 +183,7 @@ fn handshake(suite: Suite) -> String {
     line("dialler hello", &hello_a);
     line("acceptor hello", &hello_b);
 
-    // What an outsider derives from these.
+    // The independent client derives the same values from these bytes.
     let acceptor_bytes =
         [hello_b.as_slice(), exporter.as_ref().map_or(&[], |bytes| bytes.as_slice())].concat();
     let transcript = client::transcript(&hello_a, &acceptor_bytes);
@@ -210,7 +212,7 @@ fn handshake(suite: Suite) -> String {
         let number =
             [Suite::Aes128Gcm, Suite::ChaCha20Poly1305, Suite::Hmac].iter().position(|known| *known == suite);
         let number = number.map_or(5, |index| index as u8 + 1);
-        let mut records = client::Records { suite: number, key: key(&label), number: 0 };
+        let mut records = client::ClientRecords { suite: number, key: key(&label), number: 0 };
         let body = records.open(&mut record);
         line(&format!("{role} record's body"), &body);
         let kinds: Vec<u8> = client::frames(&body).iter().map(|(kind, _)| *kind).collect();
@@ -221,7 +223,7 @@ fn handshake(suite: Suite) -> String {
 
 fn first_record(profile: &Profile, connection: Box<ProvenConnection>) -> Vec<u8> {
     let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
-    session.connected(Time::START, connection).expect("it begins");
+    session.connected(Time::START, connection).expect("the session begins");
     let tag = session.intern("str").expect("room");
     let body = b"\xa5hello";
     let message = Message { to: Key(1), from: Key(2), tag, receipt: None, route: Route::NONE, body };
@@ -232,7 +234,7 @@ fn first_record(profile: &Profile, connection: Box<ProvenConnection>) -> Vec<u8>
 }
 
 #[test]
-fn datagrams_have_the_bytes_of_the_vectors() {
+fn datagrams_match_vectors() {
     let locations = locations();
     let siblings = [(NodeId(3), locations.clone())];
     let from = Presence { node: NodeId(9), name: "nine", locations: Locations::Plain(&locations) };
@@ -253,15 +255,15 @@ fn datagrams_have_the_bytes_of_the_vectors() {
         assert_eq!(Datagram::decode(None, &bytes), Ok(datagram));
         let _infallible = writeln!(text, "plain {name}: {}", hex(&bytes));
         datagram.encode(Some(&key), &mut bytes).expect("small");
-        let (told, tag) = bytes.split_at(bytes.len() - 32);
-        assert_eq!(client::mac(&derived, told), tag);
+        let (signed, tag) = bytes.split_at(bytes.len() - 32);
+        assert_eq!(client::mac(&derived, signed), tag);
         let _infallible = writeln!(text, "keyed {name}: {}", hex(&bytes));
     }
-    is_as_written("datagrams.txt", &text);
+    assert_vectors("datagrams.txt", &text);
 }
 
 #[test]
-fn secrets_have_the_text_of_the_vectors() {
+fn secrets_match_vectors() {
     let mut text = String::from("# 32 random bytes, and the strong secret that stands for them, as ASCII.\n");
     for bytes in [[0; 32], [0xff; 32], std::array::from_fn(|index| index as u8)] {
         let secret = Secret::from_random(bytes);
@@ -269,11 +271,11 @@ fn secrets_have_the_text_of_the_vectors() {
         let _infallible =
             writeln!(text, "random: {}\nsecret: {}", hex(&bytes), hex(secret.reveal().as_bytes()));
     }
-    is_as_written("secrets.txt", &text);
+    assert_vectors("secrets.txt", &text);
 }
 
 #[test]
-fn everything_hostile_in_the_vectors_meets_the_refusal_that_they_name() {
+fn hostile_bytes_are_refused_as_in_vectors() {
     let mut text = String::new();
     let mut refused = 0;
     for line in std::fs::read_to_string(vectors("hostile.txt")).expect("the file exists").lines() {
@@ -282,12 +284,12 @@ fn everything_hostile_in_the_vectors_meets_the_refusal_that_they_name() {
             continue;
         };
         let mut parts = name.split('|').map(str::trim);
-        let (what, reason) = (parts.next().expect("what"), parts.next_back().expect("why"));
-        let word = hostile::refusal(what, &unhex(bytes.trim()));
-        let word = word.unwrap_or_else(|| panic!("{what}: {reason}: this was taken"));
-        let _infallible = writeln!(text, "{what} | {word} | {reason}:{bytes}");
+        let (kind, reason) = (parts.next().expect("a kind"), parts.next_back().expect("a reason"));
+        let refusal = hostile::refusal(kind, &unhex(bytes.trim()));
+        let refusal = refusal.unwrap_or_else(|| panic!("{kind}: {reason}: the bytes were accepted"));
+        let _infallible = writeln!(text, "{kind} | {refusal} | {reason}:{bytes}");
         refused += 1;
     }
     assert!(refused > 90, "{refused} lines");
-    is_as_written("hostile.txt", &text);
+    assert_vectors("hostile.txt", &text);
 }

@@ -1,4 +1,4 @@
-//! A throw-away certificate, which all nodes of a run of demos share.
+//! A temporary certificate that all nodes of a run share.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// A certificate and its key in one PEM file, which goes with this value.
+/// A certificate and its key in one PEM file, which is deleted with this value.
 pub(super) struct Certificate {
     _folder: TempDir,
     file: PathBuf,
@@ -28,12 +28,12 @@ impl Certificate {
 
 fn pem() -> Result<String, rcgen::Error> {
     let key = rcgen::KeyPair::generate()?;
-    // It needs no names: nodes look at the certificate, not at where its node was dialled.
+    // It needs no names: nodes compare the certificate, not the address that was dialled.
     let certificate = rcgen::CertificateParams::new(Vec::new())?.self_signed(&key)?;
     Ok(key.serialize_pem() + &certificate.pem())
 }
 
-/// Writes a file that nobody else can read.
+/// Writes a file that only this user can read.
 fn write(file: &Path, text: &str) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

@@ -1,50 +1,50 @@
-//! `chat_chan`: two people and a server; the channel edits what is said.
+//! `chat_chan`: two clients and a server; the channel edits the messages.
 
-use super::cast::{Cast, Role};
+use super::processes::{ProcessId, Processes};
 
-pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
-    let server = cast.start("server", "chat_chan_server", &[])?;
-    cast.listen_until("the server's location", |cast| !cast.printed(server).is_empty())?;
-    let alice = join(cast, "alice", 1)?;
-    let bob = join(cast, "bob", 2)?;
-    cast.listen_until("bob to be announced", |cast| has(cast, alice, "    2 joined :-)"))?;
-    cast.say(alice, "hello")?;
-    cast.listen_until("bob to read it", |cast| has(cast, bob, "    1 says: hello"))?;
-    cast.say(bob, "NOBODY SHOUTS")?;
-    cast.say(bob, "hello alice")?;
-    cast.listen_until("alice to read it", |cast| has(cast, alice, "    2 says: hello alice"))?;
-    cast.say(alice, "quit")?;
-    cast.wait_for_end(alice)?;
-    cast.listen_until("bob to be told", |cast| has(cast, bob, "    1 left :-("))?;
-    cast.say(server, "quit")?;
-    cast.wait_for_end(server)?;
-    // Who is left is told that there is no chat any more.
-    cast.wait_for_end(bob)?;
+pub(super) fn run(processes: &mut Processes) -> Result<String, String> {
+    let server = processes.start("server", "chat_chan_server", &[])?;
+    processes.wait_until("the server's location", |processes| !processes.printed(server).is_empty())?;
+    let alice = join(processes, "alice", 1)?;
+    let bob = join(processes, "bob", 2)?;
+    processes.wait_until("bob to be announced", |processes| has(processes, alice, "    2 joined :-)"))?;
+    processes.type_line(alice, "hello")?;
+    processes.wait_until("bob to read it", |processes| has(processes, bob, "    1 says: hello"))?;
+    processes.type_line(bob, "FILTERED MESSAGE")?;
+    processes.type_line(bob, "hello alice")?;
+    processes.wait_until("alice to read it", |processes| has(processes, alice, "    2 says: hello alice"))?;
+    processes.type_line(alice, "quit")?;
+    processes.wait_for_success(alice)?;
+    processes.wait_until("bob to see that alice left", |processes| has(processes, bob, "    1 left :-("))?;
+    processes.type_line(server, "quit")?;
+    processes.wait_for_success(server)?;
+    // The remaining client receives a `Down` of the channel.
+    processes.wait_for_success(bob)?;
 
-    let told = ["    2 joined :-)", "    2 says: hello alice"];
-    if cast.printed(alice)[1..] != told {
-        return Err(format!("alice read something else: {:?}", cast.printed(alice)));
+    let lines = ["    2 joined :-)", "    2 says: hello alice"];
+    if processes.printed(alice)[1..] != lines {
+        return Err(format!("alice read something else: {:?}", processes.printed(alice)));
     }
-    match &cast.printed(bob)[1..] {
+    match &processes.printed(bob)[1..] {
         [hello, left, over]
             if hello == "    1 says: hello"
                 && left == "    1 left :-("
                 && over.starts_with("the chat is over") => {}
         other => return Err(format!("bob read something else: {other:?}")),
     }
-    Ok("two in a chat read what the other says, and nobody shouts".into())
+    Ok("each of two clients reads what the other types, without the filtered message".into())
 }
 
-/// Starts a client, and waits until it is in the chat.
-fn join(cast: &mut Cast, name: &'static str, id: u32) -> Result<Role, String> {
-    let client = cast.start(name, "chat_chan_client", &[])?;
+/// Starts a client, and waits until it has joined.
+fn join(processes: &mut Processes, name: &'static str, id: u32) -> Result<ProcessId, String> {
+    let client = processes.start(name, "chat_chan_client", &[])?;
     let welcome = format!("you are {id}; ");
-    cast.listen_until("a client to be in the chat", |cast| {
-        cast.printed(client).first().is_some_and(|line| line.starts_with(&welcome))
+    processes.wait_until("a client to join", |processes| {
+        processes.printed(client).first().is_some_and(|line| line.starts_with(&welcome))
     })?;
     Ok(client)
 }
 
-fn has(cast: &Cast, role: Role, line: &str) -> bool {
-    cast.printed(role).iter().any(|printed| printed == line)
+fn has(processes: &Processes, id: ProcessId, line: &str) -> bool {
+    processes.printed(id).iter().any(|printed| printed == line)
 }

@@ -4,50 +4,54 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::cast::Cast;
+use super::processes::Processes;
 
-/// Large enough to be under way when its sender is killed.
+/// Large enough that its transfer still runs when its sender is killed.
 const LARGE_BYTES: u64 = 256 << 20;
-/// So much of it has arrived by then.
+/// The sender is killed when this much has arrived.
 const INTERRUPTED_AT: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
+pub(super) fn run(processes: &mut Processes) -> Result<String, String> {
     let folder = tempfile::tempdir().map_err(text)?;
     let (dest, small, large) = (folder.path().join("dest"), folder.path().join("f"), folder.path().join("g"));
-    let receiver = cast.start("receiver", "files_receiver", &[&name(&dest)])?;
-    cast.listen_until("the receiver's location", |cast| !cast.printed(receiver).is_empty())?;
+    let receiver = processes.start("receiver", "files_receiver", &[&name(&dest)])?;
+    processes.wait_until("the receiver's location", |processes| !processes.printed(receiver).is_empty())?;
 
     fs::write(&small, "one").map_err(text)?;
-    say(cast, &["send", &name(&small), "--dir", "a/b"], "stored")?;
-    say(cast, &["send", &name(&small), "--dir", "a/b"], "already there")?;
+    send(processes, &["send", &name(&small), "--dir", "a/b"], "stored")?;
+    send(processes, &["send", &name(&small), "--dir", "a/b"], "already there")?;
     fs::write(&small, "another").map_err(text)?;
-    say(cast, &["send", &name(&small), "--dir", "a/b"], "not stored: a different file is there (3 bytes)")?;
-    say(cast, &["send", &name(&small), "--dir", "a/b", "--overwrite"], "stored")?;
+    send(
+        processes,
+        &["send", &name(&small), "--dir", "a/b"],
+        "not stored: a different file is there (3 bytes)",
+    )?;
+    send(processes, &["send", &name(&small), "--dir", "a/b", "--overwrite"], "stored")?;
     same(&small, &dest.join("a/b/f"))?;
 
     fs::File::create(&large).and_then(|file| file.set_len(LARGE_BYTES)).map_err(text)?;
-    let first = cast.start("sender", "files_sender", &["send", &name(&large)])?;
+    let first = processes.start("sender", "files_sender", &["send", &name(&large)])?;
     wait_for_some(&dest)?;
-    cast.kill(first)?;
-    let resumed = say(cast, &["send", &name(&large)], "stored; ")?;
+    processes.kill(first)?;
+    let resumed = send(processes, &["send", &name(&large)], "stored; ")?;
     same(&large, &dest.join("g"))?;
 
-    say(cast, &["delete", "g"], "deleted")?;
-    say(cast, &["delete", "g"], "not deleted: there is no such file")?;
-    say(cast, &["send", &name(&small), "--dir", ".."], "not stored: the path holds `..`")?;
-    cast.end_input(receiver);
-    cast.wait_for_end(receiver)?;
+    send(processes, &["delete", "g"], "deleted")?;
+    send(processes, &["delete", "g"], "not deleted: there is no such file")?;
+    send(processes, &["send", &name(&small), "--dir", ".."], "not stored: the path holds `..`")?;
+    processes.end_input(receiver);
+    processes.wait_for_success(receiver)?;
     Ok(format!("interrupted and {resumed}"))
 }
 
-/// Starts a sender, and waits until it has said this and ended.
-fn say(cast: &mut Cast, arguments: &[&str], wanted: &str) -> Result<String, String> {
-    let sender = cast.start("sender", "files_sender", arguments)?;
-    cast.wait_for_end(sender)?;
-    match cast.printed(sender) {
-        [line] if line.starts_with(wanted) => Ok(line.clone()),
-        other => Err(format!("{arguments:?}: {wanted:?} was to be said, not {other:?}")),
+/// Runs `files_sender`; its one line of output must begin with `expected`.
+fn send(processes: &mut Processes, arguments: &[&str], expected: &str) -> Result<String, String> {
+    let sender = processes.start("sender", "files_sender", arguments)?;
+    processes.wait_for_success(sender)?;
+    match processes.printed(sender) {
+        [line] if line.starts_with(expected) => Ok(line.clone()),
+        other => Err(format!("{arguments:?}: printed {other:?} instead of {expected:?}")),
     }
 }
 

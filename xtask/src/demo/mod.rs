@@ -1,13 +1,13 @@
-//! `cargo xtask demo`: the programs under examples/, as real processes that talk over loopback.
+//! `cargo xtask demo`: runs the programs under examples/ as real processes on loopback.
 //!
-//! A scenario starts them, feeds them, shows what they print under their names, and checks it. Each run has
+//! A demo starts the programs, writes to their input, shows their output under their names, and checks it. Each run has
 //! a UDP port and a secret of its own.
 
-mod cast;
 mod certificate;
 mod chat_chan;
 mod chat_sock;
 mod files;
+mod processes;
 mod rci_monitor;
 mod remote_channel;
 mod remote_coro;
@@ -18,8 +18,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use cast::Cast;
 use certificate::Certificate;
+use processes::Processes;
 
 /// Which demos to run.
 #[derive(clap::Args)]
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Lists the demos.
     #[arg(long)]
     list: bool,
-    /// Makes a throw-away certificate, and has all programs talk by TLS.
+    /// Makes a temporary certificate, and runs all programs with TLS.
     #[arg(long)]
     tls: bool,
 }
@@ -39,7 +39,7 @@ struct Demo {
     about: &'static str,
     /// The programs under examples/ that it starts.
     programs: &'static [&'static str],
-    play: fn(&mut Cast) -> Result<String, String>,
+    run: fn(&mut Processes) -> Result<String, String>,
 }
 
 const DEMOS: &[Demo] = &[
@@ -47,62 +47,62 @@ const DEMOS: &[Demo] = &[
         name: "tut",
         about: "ten clients find a server by name, and send it three messages each",
         programs: &["tut_server", "tut_client"],
-        play: tut::play,
+        run: tut::run,
     },
     Demo {
         name: "remote_coro",
-        about: "a server that only those find who know its secret",
+        about: "a server that only clients with its secret find",
         programs: &["remote_coro_server", "remote_coro_client"],
-        play: remote_coro::play,
+        run: remote_coro::run,
     },
     Demo {
         name: "remote_channel",
         about: "a channel between two processes; each delivery waits for both subscribers",
         programs: &["remote_channel_server", "remote_channel_client"],
-        play: remote_channel::play,
+        run: remote_channel::run,
     },
     Demo {
         name: "chat_chan",
-        about: "a chat over a channel that edits what is said",
+        about: "a chat over a channel that edits the messages",
         programs: &["chat_chan_server", "chat_chan_client"],
-        play: chat_chan::play,
+        run: chat_chan::run,
     },
     Demo {
         name: "rci_monitor",
-        about: "actors that are started on another node, and whose ends are told here",
+        about: "actors that are started on another node and monitored from here",
         programs: &["rci_monitor_server", "rci_monitor_client"],
-        play: rci_monitor::play,
+        run: rci_monitor::run,
     },
     Demo {
         name: "files",
         about: "a file is sent, sent again, replaced, interrupted, resumed and deleted",
         programs: &["files_receiver", "files_sender"],
-        play: files::play,
+        run: files::run,
     },
     Demo {
         name: "chat_sock",
         about: "a chat room over sockets, whose clients type",
         programs: &["chat_sock_server", "chat_sock_client"],
-        play: chat_sock::play,
+        run: chat_sock::run,
     },
     Demo {
         name: "tour",
-        about: "a walk through everything, by three nodes, one of which is killed and comes back",
+        about: "all features in turn, with three nodes, of which one is killed and started again",
         programs: &["tour_hub", "tour_guest"],
-        play: tour::play,
+        run: tour::run,
     },
 ];
 
-/// Runs what was asked for; the exit code tells whether all passed.
+/// Runs the selected demos; the exit code says whether all passed.
 pub(crate) fn run(options: &Options) -> ExitCode {
     if options.list {
         DEMOS.iter().for_each(|demo| println!("{:<16} {}", demo.name, demo.about));
         return ExitCode::SUCCESS;
     }
     let named = |demo: &&Demo| options.name.as_ref().is_none_or(|name| demo.name == name);
-    let wanted: Vec<&Demo> = DEMOS.iter().filter(named).collect();
-    if wanted.is_empty() {
-        println!("there is no such demo; `cargo xtask demo --list` names them all");
+    let expected: Vec<&Demo> = DEMOS.iter().filter(named).collect();
+    if expected.is_empty() {
+        println!("there is no such demo; `cargo xtask demo --list` lists them");
         return ExitCode::FAILURE;
     }
     let certificate = match options.tls.then(Certificate::make).transpose() {
@@ -112,19 +112,16 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if let Err(reason) = build(&wanted) {
+    if let Err(reason) = build(&expected) {
         println!("the examples could not be built: {reason}");
         return ExitCode::FAILURE;
     }
     let file = certificate.as_ref().map(Certificate::file);
-    let outcomes: Vec<Outcome> = wanted.iter().map(|demo| play(demo, file)).collect();
+    let outcomes: Vec<Outcome> = expected.iter().map(|demo| run_one(demo, file)).collect();
     if options.name.is_none() {
         summarise(&outcomes, options.tls);
     }
-    match outcomes.iter().all(|outcome| outcome.verdict.is_ok()) {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    if outcomes.iter().all(|outcome| outcome.verdict.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 struct Outcome {
@@ -141,16 +138,16 @@ fn build(demos: &[&Demo]) -> Result<(), String> {
     }
     match cargo.status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("cargo ended with {status}")),
+        Ok(status) => Err(format!("cargo exited with {status}")),
         Err(reason) => Err(reason.to_string()),
     }
 }
 
-fn play(demo: &Demo, certificate: Option<&Path>) -> Outcome {
+fn run_one(demo: &Demo, certificate: Option<&Path>) -> Outcome {
     let by = by(certificate.is_some());
     println!("demo {}{by}: {}", demo.name, demo.about);
     let begun = Instant::now();
-    let verdict = Cast::new(certificate).and_then(|mut cast| (demo.play)(&mut cast));
+    let verdict = Processes::new(certificate).and_then(|mut processes| (demo.run)(&mut processes));
     let seconds = begun.elapsed().as_secs_f64();
     match &verdict {
         Ok(seen) => println!("demo {}{by}: passed ({seen}, {seconds:.1} s)", demo.name),
@@ -159,7 +156,7 @@ fn play(demo: &Demo, certificate: Option<&Path>) -> Outcome {
     Outcome { name: demo.name, seconds, verdict }
 }
 
-/// What is told of how the programs talk.
+/// How the programs are connected, for the transcript.
 fn by(tls: bool) -> &'static str {
     if tls { " by TLS" } else { "" }
 }

@@ -1,8 +1,8 @@
-//! `rci_monitor`: five actors, started on another node, whose ends are told here.
+//! `rci_monitor`: five actors, started on another node and monitored from here.
 
-use super::cast::Cast;
+use super::processes::Processes;
 
-const ENDS: [&str; 5] = [
+const EXITS: [&str; 5] = [
     "finished with: msg:0",
     "finished with: msg:2",
     "finished with: msg:4",
@@ -10,30 +10,30 @@ const ENDS: [&str; 5] = [
     "failed with: invalid invocation: 3",
 ];
 
-pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
-    let server = cast.start("server", "rci_monitor_server", &["--second", "200"])?;
-    cast.listen_until("the server's location", |cast| !cast.printed(server).is_empty())?;
-    let client = cast.start("client", "rci_monitor_client", &[])?;
-    cast.wait_for_end(client)?;
-    cast.end_input(server);
-    cast.wait_for_end(server)?;
+pub(super) fn run(processes: &mut Processes) -> Result<String, String> {
+    let server = processes.start("server", "rci_monitor_server", &["--second", "200"])?;
+    processes.wait_until("the server's location", |processes| !processes.printed(server).is_empty())?;
+    let client = processes.start("client", "rci_monitor_client", &[])?;
+    processes.wait_for_success(client)?;
+    processes.end_input(server);
+    processes.wait_for_success(server)?;
 
-    let location = cast.printed(server)[0].replacen("server at", "rci_1 is at", 1);
-    let printed = cast.printed(client);
+    let location = processes.printed(server)[0].replacen("server at", "rci_1 is at", 1);
+    let printed = processes.printed(client);
     // Each line begins with the actor's own id.
     let end_of = |line: &String| line.split_once(' ').map(|(_, end)| end.to_owned()).unwrap_or_default();
     let mut ends: Vec<String> = printed.iter().skip(1).map(end_of).collect();
     ends.sort_unstable();
-    let mut wanted = ENDS;
-    wanted.sort_unstable();
-    if printed.first() != Some(&location) || ends != wanted {
-        return Err(format!("the client was told something else: {printed:?}"));
+    let mut expected = EXITS;
+    expected.sort_unstable();
+    if printed.first() != Some(&location) || ends != expected {
+        return Err(format!("the client printed something else: {printed:?}"));
     }
-    let mut started = cast.printed(server)[1..].to_vec();
+    let mut started = processes.printed(server)[1..].to_vec();
     started.sort_unstable();
-    let wanted: Vec<String> = (0..5).map(|b| format!("running with test{b}, {b}")).collect();
-    if started != wanted {
+    let expected: Vec<String> = (0..5).map(|b| format!("running with test{b}, {b}")).collect();
+    if started != expected {
         return Err(format!("the server started something else: {started:?}"));
     }
-    Ok("five actors, and how each ended".into())
+    Ok("five actors, each with its exit reason".into())
 }

@@ -1,46 +1,47 @@
-//! `remote_coro`: messages between two processes with one secret, while a third with another finds nobody. With TLS, a
-//! fourth that knows the secret but has no certificate does not either.
+//! `remote_coro`: messages between two processes that share a secret. A third process with another secret finds no server.
+//! With TLS, neither does a fourth that knows the secret but has no certificate.
 
-use super::cast::{Cast, Role};
+use super::processes::{ProcessId, Processes};
 
 const MESSAGES: usize = 10;
 
-pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
-    let server = cast.start("server", "remote_coro_server", &[])?;
-    cast.listen_until("the server's location", |cast| !cast.printed(server).is_empty())?;
-    let stranger =
-        cast.start_with_secret("stranger", "remote_coro_client", "another key", &["--timeout", "1"])?;
-    let bare = cast
+pub(super) fn run(processes: &mut Processes) -> Result<String, String> {
+    let server = processes.start("server", "remote_coro_server", &[])?;
+    processes.wait_until("the server's location", |processes| !processes.printed(server).is_empty())?;
+    let other =
+        processes.start_with_secret("other", "remote_coro_client", "another key", &["--timeout", "1"])?;
+    let bare = processes
         .has_tls()
-        .then(|| cast.start_without_tls("bare", "remote_coro_client", &["--timeout", "1"]))
+        .then(|| processes.start_without_tls("bare", "remote_coro_client", &["--timeout", "1"]))
         .transpose()?;
-    let client = cast.start("client", "remote_coro_client", &[])?;
-    cast.listen_until("ten messages", |cast| received(cast.printed(server)).len() >= MESSAGES)?;
-    cast.wait_for_end(client)?;
-    for outsider in [Some(stranger), bare].into_iter().flatten() {
-        found_nobody(cast, outsider)?;
+    let client = processes.start("client", "remote_coro_client", &[])?;
+    processes
+        .wait_until("ten messages", |processes| received(processes.printed(server)).len() >= MESSAGES)?;
+    processes.wait_for_success(client)?;
+    for outsider in [Some(other), bare].into_iter().flatten() {
+        expect_no_server(processes, outsider)?;
     }
-    cast.end_input(server);
-    cast.wait_for_end(server)?;
+    processes.end_input(server);
+    processes.wait_for_success(server)?;
 
-    let location = cast.printed(server)[0].replacen("server at", "server is at", 1);
-    if cast.printed(client) != [location] {
-        return Err(format!("the client found another server: {:?}", cast.printed(client)));
+    let location = processes.printed(server)[0].replacen("server at", "server is at", 1);
+    if processes.printed(client) != [location] {
+        return Err(format!("the client found another server: {:?}", processes.printed(client)));
     }
-    let wanted: Vec<String> = (0..MESSAGES).map(|x| format!("message {x}")).collect();
-    if received(cast.printed(server)) != wanted {
+    let expected: Vec<String> = (0..MESSAGES).map(|x| format!("message {x}")).collect();
+    if received(processes.printed(server)) != expected {
         return Err("the messages are not the client's ten in order".into());
     }
-    let outsiders = if cast.has_tls() { "another secret, or no certificate," } else { "another secret" };
-    Ok(format!("{MESSAGES} messages in order; {outsiders} found nobody"))
+    let outsiders = if processes.has_tls() { "another secret, or no certificate," } else { "another secret" };
+    Ok(format!("{MESSAGES} messages in order; {outsiders} found no server"))
 }
 
-/// Waits until a process has said that it found nobody, and ended so.
-fn found_nobody(cast: &mut Cast, outsider: Role) -> Result<(), String> {
-    cast.wait_for_bad_end(outsider)?;
-    match cast.printed(outsider) {
+/// Waits for a process to report that it found no server, and to fail.
+fn expect_no_server(processes: &mut Processes, outsider: ProcessId) -> Result<(), String> {
+    processes.wait_for_failure(outsider)?;
+    match processes.printed(outsider) {
         [line] if line.starts_with("nothing sent: ") => Ok(()),
-        other => Err(format!("an outsider did not say that it found nobody: {other:?}")),
+        other => Err(format!("an outsider did not report that it found no server: {other:?}")),
     }
 }
 

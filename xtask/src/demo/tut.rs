@@ -1,23 +1,25 @@
 //! `tut`: one-to-one messages between two processes.
 
-use super::cast::Cast;
+use super::processes::Processes;
 
 const CLIENTS: usize = 10;
 const MESSAGES: usize = 3;
 
 /// Ten clients of one process send three messages each to a server of another.
-pub(super) fn play(cast: &mut Cast) -> Result<String, String> {
-    let server = cast.start("server", "tut_server", &[])?;
-    cast.listen_until("the server's location", |cast| has_location(cast.printed(server)))?;
-    let client = cast.start("client", "tut_client", &[])?;
-    cast.listen_until("thirty messages", |cast| processed(cast.printed(server)).len() >= CLIENTS * MESSAGES)?;
-    cast.wait_for_end(client)?;
-    if !has_location(cast.printed(client)) {
+pub(super) fn run(processes: &mut Processes) -> Result<String, String> {
+    let server = processes.start("server", "tut_server", &[])?;
+    processes.wait_until("the server's location", |processes| has_location(processes.printed(server)))?;
+    let client = processes.start("client", "tut_client", &[])?;
+    processes.wait_until("thirty messages", |processes| {
+        processed(processes.printed(server)).len() >= CLIENTS * MESSAGES
+    })?;
+    processes.wait_for_success(client)?;
+    if !has_location(processes.printed(client)) {
         return Err("the client did not print its location".into());
     }
-    cast.end_input(server);
-    cast.wait_for_end(server)?;
-    check(&processed(cast.printed(server)))?;
+    processes.end_input(server);
+    processes.wait_for_success(server)?;
+    check(&processed(processes.printed(server)))?;
     Ok(format!("{} messages, each client's in order", CLIENTS * MESSAGES))
 }
 
@@ -31,7 +33,7 @@ fn processed(printed: &[String]) -> Vec<&str> {
     printed.iter().filter_map(|line| line.strip_prefix("processing ")).collect()
 }
 
-/// Each client's three in order, and its ids rising; every id once.
+/// The three messages of each client are in order, its ids rise, and each id occurs once.
 fn check(messages: &[&str]) -> Result<(), String> {
     let mut ids = Vec::new();
     let mut last = [(0, 0); CLIENTS];
@@ -49,7 +51,7 @@ fn check(messages: &[&str]) -> Result<(), String> {
     ids.sort_unstable();
     let all: Vec<usize> = (1..=CLIENTS * MESSAGES).collect();
     if ids != all {
-        return Err(format!("{} messages, where each of {} was to come once", ids.len(), all.len()));
+        return Err(format!("{} messages, where each of {} was to arrive once", ids.len(), all.len()));
     }
     Ok(())
 }
@@ -80,15 +82,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_a_repeated_and_a_swapped_message_are_seen() {
+    fn lost_repeated_and_swapped_messages_fail() {
         let mut lost = messages();
         lost.pop();
-        assert!(verdict(&lost).is_err());
+        assert_eq!(verdict(&lost), Err("29 messages, where each of 30 was to arrive once".into()));
         let mut repeated = messages();
         repeated.push(repeated[0].clone());
-        assert!(verdict(&repeated).is_err());
+        assert!(verdict(&repeated).is_err_and(|error| error.contains("out of order")));
         let mut swapped = messages();
         swapped.swap(0, 1);
-        assert!(verdict(&swapped).is_err());
+        assert!(verdict(&swapped).is_err_and(|error| error.contains("out of order")));
     }
 }

@@ -1,38 +1,39 @@
-//! Has a file deleted at another node: a hidden actor, started by `del_file`, which answers once and ends.
+//! The deleter of one file on another node: a service actor that `del_file` starts. It answers its caller once and stops.
 
 use std::time::Duration;
 
 use antiphon_sched::{Actor, ActorId, AskError, Cx, Event, ReplyTo, Step, receive, stop};
 
-use super::messages::{DeleteAnswer, FILE_SERVICE, FileServiceName, ToFileService};
+use super::messages::{DeleteAnswer, FILE_SERVICE, FileServiceAddr, ToFileService};
 use super::outcome::DeleteError;
 use super::path::TargetPath;
 use crate::cx::NetCx;
 use crate::error::LocateError;
 use crate::location::Location;
 
-/// What a deleter is told.
+/// A message that the deleter of a file handles.
 pub(super) enum DeleterMessage {
-    /// Who wants the file deleted waits for this answer.
+    /// Starts the deletion; the caller of `del_file` waits for the reply.
     Begin(ReplyTo<Result<(), DeleteError>>),
-    Located(Result<FileServiceName, LocateError>),
+    Located(Result<FileServiceAddr, LocateError>),
     Answered(Result<DeleteAnswer, AskError>),
-    Late,
+    TimedOut,
 }
 
+/// The actor that asks another node to delete a file.
 pub(super) struct Deleter {
     at: Location,
     path: TargetPath,
     timeout: Duration,
-    /// Who wants it: this ends with that actor.
-    asker: ActorId,
-    looking: bool,
+    /// The actor that called `del_file`; the deleter stops with it.
+    caller: ActorId,
+    is_locating: bool,
     answer: Option<ReplyTo<Result<(), DeleteError>>>,
 }
 
 impl Deleter {
-    pub(super) fn new(at: Location, path: TargetPath, timeout: Duration, asker: ActorId) -> Self {
-        Self { at, path, timeout, asker, looking: true, answer: None }
+    pub(super) fn new(at: Location, path: TargetPath, timeout: Duration, caller: ActorId) -> Self {
+        Self { at, path, timeout, caller, is_locating: true, answer: None }
     }
 
     fn end(
@@ -56,17 +57,17 @@ impl Actor<DeleterMessage> for Deleter {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
-                cx.set_name("deleter of a file");
-                cx.after(self.timeout, DeleterMessage::Late);
-                cx.monitor(self.asker);
+                cx.set_name("file deleter");
+                cx.after(self.timeout, DeleterMessage::TimedOut);
+                cx.monitor(self.caller);
             }
             Event::Message(DeleterMessage::Begin(answer)) => {
                 self.answer = Some(answer);
                 cx.locate_at(FILE_SERVICE, self.at, self.timeout, DeleterMessage::Located);
             }
-            Event::Message(DeleterMessage::Located(Ok(FileServiceName(service)))) => {
+            Event::Message(DeleterMessage::Located(Ok(FileServiceAddr(service)))) => {
                 let path = self.path.clone().into_names();
-                self.looking = false;
+                self.is_locating = false;
                 cx.ask(
                     service,
                     self.timeout,
@@ -75,7 +76,7 @@ impl Actor<DeleterMessage> for Deleter {
                 );
             }
             Event::Message(DeleterMessage::Located(Err(reason))) => {
-                return self.end(cx, Err(of_locating(&reason)));
+                return self.end(cx, Err(from_locate_error(&reason)));
             }
             Event::Message(DeleterMessage::Answered(done)) => {
                 let result = match done {
@@ -86,18 +87,18 @@ impl Actor<DeleterMessage> for Deleter {
                 };
                 return self.end(cx, result);
             }
-            Event::Message(DeleterMessage::Late) => {
-                let reason = if self.looking { DeleteError::NoAnswer } else { DeleteError::TimedOut };
+            Event::Message(DeleterMessage::TimedOut) => {
+                let reason = if self.is_locating { DeleteError::NoAnswer } else { DeleteError::TimedOut };
                 return self.end(cx, Err(reason));
             }
-            Event::Down(down) if down.actor == self.asker => return stop(),
+            Event::Down(down) if down.actor == self.caller => return stop(),
             _ => {}
         }
         receive()
     }
 }
 
-fn of_locating(reason: &LocateError) -> DeleteError {
+fn from_locate_error(reason: &LocateError) -> DeleteError {
     match reason {
         LocateError::TimedOut => DeleteError::NoAnswer,
         LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => DeleteError::Version,

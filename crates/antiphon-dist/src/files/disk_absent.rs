@@ -1,4 +1,4 @@
-//! Where the system has no descriptors of folders: such a node sends files, and takes none.
+//! Replaces `disk` on systems without directory descriptors: a node there sends files, and receives none.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,11 +11,11 @@ use super::FileRules;
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
 
-/// There is none.
+/// The folder of a node's `dest_path`; it cannot exist on this system.
 #[derive(Debug)]
 pub(crate) struct Dest(Infallible);
 
-/// There is none.
+/// A partial file; it cannot exist on this system.
 pub(crate) struct Partial(Infallible);
 
 pub(crate) enum Prepared {
@@ -31,7 +31,10 @@ pub(crate) enum Placed {
 
 impl Dest {
     pub(crate) fn open(_: &Path, _: FileRules) -> io::Result<Self> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "this system can send files, and not take them"))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system can send files but not receive them; leave `dest_path` unset",
+        ))
     }
 
     pub(crate) fn prepare(

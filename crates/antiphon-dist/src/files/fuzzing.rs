@@ -1,4 +1,4 @@
-//! The way from a peer's offer to the disk, for the fuzzer alone: only built with `--cfg fuzzing`.
+//! The path from a peer's offer to the disk, for the fuzzer: only built with `--cfg fuzzing`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use super::disk::{Dest, Placed, Prepared};
 use super::outcome::FileStat;
 use super::path::TargetPath;
 
-/// Takes a file as from a peer, to be stored beneath `dest` where the names say; whether it was stored.
+/// Stores a file beneath `dest` as if a peer had sent it with these path names. Returns whether it was stored.
 ///
 /// # Panics
-/// If `dest` is no folder that this process can write to.
+/// Panics if `dest` is not a folder that this process can write to.
 pub fn store(dest: &Path, names: Vec<String>, content: &[u8], overwrite: bool) -> bool {
     let Ok(path) = TargetPath::checked(names) else { return false };
-    let dest = Dest::open(dest, FileRules::default()).expect("a folder of the fuzzer's");
+    let dest = Dest::open(dest, FileRules::default()).expect("the folder of the fuzzer is writable");
     let stat = FileStat { size: content.len() as u64, seconds: 0, nanos: 0, permissions: 0o600 };
     let Ok(Prepared::Open(partial)) = Arc::new(dest).prepare(&path, stat, overwrite, "") else {
         return false;
@@ -23,12 +23,12 @@ pub fn store(dest: &Path, names: Vec<String>, content: &[u8], overwrite: bool) -
     matches!(partial.place(blake3::hash(content).as_bytes()), Ok(Placed::Stored))
 }
 
-/// Deletes a file as a peer asks; whether there was one that could be.
+/// Deletes a file as if a peer had asked for it. Returns whether it was deleted.
 ///
 /// # Panics
-/// As [`store`].
+/// Panics for the same reason as [`store`].
 pub fn delete(dest: &Path, names: Vec<String>) -> bool {
     let Ok(path) = TargetPath::checked(names) else { return false };
-    let dest = Dest::open(dest, FileRules::default()).expect("a folder of the fuzzer's");
+    let dest = Dest::open(dest, FileRules::default()).expect("the folder of the fuzzer is writable");
     dest.delete(&path) == Ok(true)
 }

@@ -1,7 +1,8 @@
-//! What two nodes say to each other about files: ordinary messages of hidden actors.
+//! The messages that two nodes exchange about files: ordinary messages of service actors.
 //!
-//! The sender asks the other node's keeper; a receiver, started for this one file, answers. Then the sender sends what the
-//! receiver's disk has room for: at most [`WINDOW_BYTES`] that are not reported as written.
+//! The sender offers its file to the file service of the other node. That service starts a receiver for this one file, and
+//! the receiver answers the offer. Then the sender sends chunks: at most [`WINDOW_BYTES`] that are not yet reported as
+//! written.
 
 use antiphon_sched::{ActorId, Addr, Bytes, LoopRef, ReplyTo};
 use serde::{Deserialize, Serialize};
@@ -11,20 +12,20 @@ use crate::cx::{Named, sealed};
 use crate::from_node::FromNode;
 use crate::node::Space;
 
-/// The name of the keeper, in the space of services.
+/// The name of the file service, in the name space of services.
 pub(crate) const FILE_SERVICE: &str = "files";
-/// What may be under way to a receiver's disk.
+/// The most bytes that may be sent and not yet written to the receiver's disk.
 pub(super) const WINDOW_BYTES: u64 = 1024 * 1024;
-/// One chunk of a file.
+/// The size of a chunk, except for the last one of a file.
 pub(super) const CHUNK_BYTES: usize = 128 * 1024;
 
-/// The keeper of a node's files, as it is located.
+/// The address of a node's file service, as `locate` returns it.
 #[derive(Copy, Clone)]
-pub(super) struct FileServiceName(pub(super) Addr<FromNode<ToFileService>>);
+pub(super) struct FileServiceAddr(pub(super) Addr<FromNode<ToFileService>>);
 
-impl sealed::SealedName for FileServiceName {}
+impl sealed::SealedName for FileServiceAddr {}
 
-impl Named for FileServiceName {
+impl Named for FileServiceAddr {
     const SPACE: Space = Space::Service;
 
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
@@ -36,35 +37,35 @@ impl Named for FileServiceName {
     }
 }
 
-/// To the keeper of a node's files.
+/// A message to a node's file service.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum ToFileService {
-    /// A file is offered.
+    /// Offers a file.
     Offer(FileOffer, ReplyTo<OfferAnswer>),
-    /// A file that was received is to be deleted; `Ok(false)`: there is none.
+    /// Deletes a file that the node received.
     Delete(Vec<String>, ReplyTo<DeleteAnswer>),
 }
 antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
 
-/// A file that somebody wants to send.
+/// The description of a file that a sender offers.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct FileOffer {
     pub(super) path: Vec<String>,
     pub(super) stat: FileStat,
     pub(super) overwrite: bool,
     pub(super) sender: Addr<FromNode<ToSender>>,
-    /// Milliseconds that the sender has; a later version may leave it out.
+    /// The timeout of the transfer in milliseconds. A later version may leave it out.
     #[serde(default)]
     pub(super) within: Option<u64>,
 }
 
-/// What became of an offer.
+/// The answer to an offer.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum OfferAnswer {
     AlreadyThere,
     Different(FileStat),
     Refused(FileRefused),
-    /// Send it there: all, or what comes after the first `have` bytes if these have this hash.
+    /// The receiver accepts the file. The sender may skip the first `have` bytes if their hash is `hash`; else it sends all.
     Send {
         receiver: Addr<FromNode<ToReceiver>>,
         have: u64,
@@ -74,31 +75,32 @@ pub(crate) enum OfferAnswer {
 }
 antiphon_sched::wire!(OfferAnswer, "antiphon.files.answer/1");
 
-/// Whether a file was deleted; `false`: there was none.
+/// The answer to a deletion; `Ok(false)` if there was no such file.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct DeleteAnswer(pub(super) Result<bool, FileRefused>);
 antiphon_sched::wire!(DeleteAnswer, "antiphon.files.deleted/1");
 
-/// To the receiver of one file.
+/// A message to the receiver of one file.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum ToReceiver {
-    /// The first chunk will be the one at this offset: 0, or what the receiver has.
+    /// The first chunk starts at this offset: 0, or the number of bytes that the receiver has.
     Begin(u64),
     Chunk(Bytes),
-    /// That was all of it; the hash of the whole file.
+    /// All chunks are sent; holds the hash of the whole file.
     End(Bytes),
-    /// No more will come. `true`: what came is of no use.
+    /// The sender sends no more. `true`: the received bytes are useless.
     Abort(bool),
 }
 antiphon_sched::wire!(ToReceiver, "antiphon.files.receiver/1", compact);
 
-/// To the sender of one file.
+/// A message to the sender of one file.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum ToSender {
-    /// So many bytes from the beginning are written.
+    /// The number of bytes, from the beginning of the file, that are written.
     Written(u64),
+    /// The file is whole, in its place and on disk.
     Stored,
-    /// Somebody else put a different file there meanwhile.
+    /// A different file appeared at the target during the transfer.
     Different(FileStat),
     Failed(FileRefused),
 }

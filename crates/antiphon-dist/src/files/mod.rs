@@ -1,11 +1,12 @@
 //! Files between nodes.
 //!
-//! A file travels as messages between two hidden actors, a `sender` here and a `receiver` there; a `keeper`, which every
-//! node has under a service's name, brings them together. So order, sessions that outlive their connections, limits and the
-//! end of a node come from the layer below. Disks are touched by helper threads only.
+//! A file travels as messages between two service actors: a `sender` on one node and a `receiver` on the other. The file
+//! service of the receiving node (`service`) brings them together; every node registers one under a service name. Order,
+//! sessions that outlive their connections, limits and the detection of a lost node therefore come from the layer below.
+//! Only the threads of the blocking pool touch disks.
 //!
-//! Invariants: what is under way of one file is at most a window of bytes, and both ends hold no more in memory;
-//! every transfer is answered once; a file appears at its place whole or not at all.
+//! Invariants: at most one window of bytes of a file is in flight, and neither end holds more in memory. Every transfer
+//! is answered once. A file appears at its target whole or not at all.
 
 mod deleter;
 #[cfg(unix)]
@@ -43,53 +44,54 @@ use disk::Dest;
 use path::TargetPath;
 use sender::{FileSender, SendOrder, SenderMessage};
 
-/// What is taken.
+/// The limits for files that peers send to this node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileRules {
-    /// Of one file.
+    /// The largest size of one file.
     file_bytes_max: Option<u64>,
-    /// From one peer since the node's start.
+    /// The bytes that one peer may send since the node started.
     peer_bytes_max: Option<u64>,
-    /// Of all files that came from peers, and of unfinished ones.
+    /// The bytes of all files that came from peers, partial files included.
     dest_bytes_max: Option<u64>,
-    /// How long unfinished files are kept.
+    /// How long partial files are kept.
     keep: Duration,
 }
 
-/// How many files a node sends at a time.
+/// Limits how many files this node sends at a time.
 #[derive(Debug)]
 pub(crate) struct SendSlots {
-    /// Each sender holds one more.
-    transfer_permits: Arc<()>,
+    /// Each sender holds a clone: the number of clones is the number of transfers.
+    slot: Arc<()>,
     max: usize,
-    /// Who wants a sender's progress, until the sender has heard of it: it may end first.
-    unheard: Vec<(Addr<SenderMessage>, Addr<Progress>)>,
+    /// Watchers in `Watch` messages that the sender has not handled yet. The sender may end before it does.
+    pending_watchers: Vec<(Addr<SenderMessage>, Addr<Progress>)>,
 }
 
 impl SendSlots {
     pub(crate) fn new(max: usize) -> Self {
-        Self { transfer_permits: Arc::new(()), max, unheard: Vec::new() }
+        Self { slot: Arc::new(()), max, pending_watchers: Vec::new() }
     }
 
-    fn take_place(&self) -> Result<Arc<()>, FileError> {
-        if Arc::strong_count(&self.transfer_permits) > self.max {
+    /// Returns a slot, which is free again when it is dropped.
+    fn acquire(&self) -> Result<Arc<()>, FileError> {
+        if Arc::strong_count(&self.slot) > self.max {
             return Err(FileError::TooManyTransfers { max: self.max });
         }
-        Ok(self.transfer_permits.clone())
+        Ok(self.slot.clone())
     }
 
-    /// A sender has heard of somebody.
-    fn hear(&mut self, watcher: Addr<Progress>) {
-        self.unheard.retain(|(_, unheard)| *unheard != watcher);
+    /// Removes a watcher that its sender has handled.
+    fn remove_pending_watcher(&mut self, watcher: Addr<Progress>) {
+        self.pending_watchers.retain(|(_, pending)| *pending != watcher);
     }
 
-    /// A sender ends: who wanted its progress, and it has not heard of.
-    fn take_unheard(&mut self, sender: Addr<SenderMessage>) -> Vec<Addr<Progress>> {
-        self.unheard.extract_if(.., |(of, _)| *of == sender).map(|(_, watcher)| watcher).collect()
+    /// Removes and returns the watchers that an ending sender has not handled.
+    fn take_pending_watchers(&mut self, sender: Addr<SenderMessage>) -> Vec<Addr<Progress>> {
+        self.pending_watchers.extract_if(.., |(of, _)| *of == sender).map(|(_, watcher)| watcher).collect()
     }
 }
 
-/// Opens the folder for files, and starts the keeper.
+/// Opens the folder for received files, and starts the file service.
 pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> {
     let open = |path: &Path| {
         let rules = FileRules {
@@ -105,7 +107,7 @@ pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> 
     Ok(())
 }
 
-/// What `NetCx::send_file` does.
+/// Implements `NetCx::send_file`.
 pub(crate) fn send_file<M: 'static>(
     cx: &mut Cx<'_, M>,
     to: Location,
@@ -122,9 +124,9 @@ pub(crate) fn send_file<M: 'static>(
         }
     };
     let answer = move |done: Result<Result<Stored, FileError>, AskError>| {
-        answer(done.unwrap_or_else(|reason| Err(of_own_sender(reason))))
+        answer(done.unwrap_or_else(|reason| Err(sender_request_error(reason))))
     };
-    // The sender answers in time; this is for the case that it cannot.
+    // The sender answers within the timeout. The longer timeout here applies if it cannot.
     cx.ask(sender, timeout.saturating_add(GRACE), SenderMessage::Begin, answer);
     Transfer(Some(sender))
 }
@@ -136,15 +138,15 @@ fn order<M: 'static>(
     options: &FileOptions,
     timeout: Duration,
 ) -> Result<SendOrder, FileError> {
-    let place = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.send_slots().take_place()?;
-    let name = options.name.as_ref().map_or_else(|| sender::own_name(file), PathBuf::from);
+    let slot = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.send_slots().acquire()?;
+    let name = options.name.as_ref().map_or_else(|| sender::default_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
-    let asker = cx.id();
+    let caller = cx.id();
     let overwrite = options.overwrite;
-    Ok(SendOrder { file: file.to_owned(), target, overwrite, to, timeout, asker, place })
+    Ok(SendOrder { file: file.to_owned(), target, overwrite, to, timeout, caller, slot })
 }
 
-/// Counts a refusal that tells of a limit or of a trick, and has the log told, if a peer is refused.
+/// Counts and logs a refusal of a peer, if its reason is an exceeded limit, a forbidden path or a violation of the protocol.
 fn count_refusal(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, reason: &FileRefused) {
     let (Some(by), Some(core)) = (by, node_mut(loop_ref)) else { return };
     match reason {
@@ -172,7 +174,8 @@ fn count_refusal(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, reason: &FileRe
     }
 }
 
-fn of_own_sender(reason: AskError) -> FileError {
+/// Converts the error of a request to this node's own sender.
+fn sender_request_error(reason: AskError) -> FileError {
     match reason {
         AskError::TooManyOpen => FileError::TooManyOpen,
         AskError::TimedOut => FileError::TimedOut,
@@ -180,7 +183,7 @@ fn of_own_sender(reason: AskError) -> FileError {
     }
 }
 
-/// What `NetCx::progress` does.
+/// Implements `NetCx::progress`.
 pub(crate) fn progress<M: 'static>(
     cx: &mut Cx<'_, M>,
     transfer: Transfer,
@@ -190,23 +193,23 @@ pub(crate) fn progress<M: 'static>(
     let Some(sender) = transfer.0 else { return };
     let watcher = cx.adapter(each);
     if cx.send(sender, SenderMessage::Watch(watcher, every)).is_err() {
-        // It is over.
+        // The sender has ended.
         cx.loop_ref().close_adapter(watcher);
     } else if let Some(core) = node_mut(cx.loop_ref()) {
-        core.send_slots().unheard.push((sender, watcher));
+        core.send_slots().pending_watchers.push((sender, watcher));
     }
 }
 
-/// What `NetCx::cancel_transfer` does.
+/// Implements `NetCx::cancel_transfer`.
 pub(crate) fn cancel<M: 'static>(cx: &mut Cx<'_, M>, transfer: Transfer) {
     if let Some(sender) = transfer.0
         && let Err(reason) = cx.send(sender, SenderMessage::Cancel)
     {
-        tracing::debug!(%reason, "a transfer that is to be cancelled is over");
+        tracing::debug!(%reason, "cancel not sent: the transfer is over");
     }
 }
 
-/// What `NetCx::del_file` does.
+/// Implements `NetCx::del_file`.
 pub(crate) fn del_file<M: 'static>(
     cx: &mut Cx<'_, M>,
     at: Location,
@@ -226,5 +229,5 @@ pub(crate) fn del_file<M: 'static>(
     cx.ask(deleter, timeout.saturating_add(GRACE), deleter::DeleterMessage::Begin, answer);
 }
 
-/// What a hidden actor has beyond a user's timeout, before the user is answered without it.
+/// The time that a sender or deleter has beyond the caller's timeout, before its caller gets an error instead of its answer.
 const GRACE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! What users of files see: options, progress, and what became of a transfer or a deletion.
+//! The public types of file transfers: options, progress, results and errors.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::path::PathError;
 use super::sender::SenderMessage;
 
-/// How a file is to be sent.
+/// The options of a file transfer.
 ///
 /// ```
 /// use antiphon_dist::FileOptions;
@@ -19,54 +19,55 @@ use super::sender::SenderMessage;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileOptions {
-    /// The folder beneath the receiver's `dest_path`, made if need be; `dest_path` itself when empty.
+    /// The target folder, relative to the receiver's `dest_path`; empty for `dest_path` itself. The receiver creates it if it
+    /// is missing.
     pub dir: PathBuf,
-    /// The name there; the file's own when `None`.
+    /// The name under which the receiver stores the file. `None`: the file's own name.
     pub name: Option<String>,
-    /// Whether a different file of that name is to be replaced. It stays whole until the new one is.
+    /// Whether to replace a different file of that name. The old file stays intact until the new one is complete.
     pub overwrite: bool,
 }
 
-/// A file's transfer, under way or over.
+/// Identifies the transfer of one file, whether it runs or is over.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Transfer(pub(super) Option<Addr<SenderMessage>>);
 
-/// How far a transfer is.
+/// The progress of a transfer.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes that the receiver has written.
     pub done: u64,
-    /// Bytes of the file.
+    /// The size of the file in bytes.
     pub total: u64,
-    /// Bytes of `done` that an earlier, interrupted transfer had brought.
+    /// The part of `done` that an earlier, interrupted transfer had written.
     pub resumed: u64,
 }
 
-/// What a file that was sent came to.
+/// The result of a successful transfer.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stored {
-    /// It is there now, whole, and on disk.
+    /// The file was sent; the receiver has it complete and on disk.
     New,
-    /// It was there already: the same size, time and permissions. Nothing was sent.
+    /// The receiver had a file with the same size, time and permissions already. Nothing was sent.
     AlreadyThere,
 }
 
-/// What is known of a file without reading it.
+/// The metadata of a file.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStat {
-    /// Its bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// When it was changed: seconds since 1970.
+    /// The modification time: seconds since 1970.
     pub seconds: i64,
-    /// And nanoseconds.
+    /// The nanoseconds within that second.
     pub nanos: u32,
-    /// Who may read, write and execute it: the nine bits of Unix.
+    /// The nine permission bits of Unix: read, write and execute for user, group and others.
     pub permissions: u32,
 }
 
 impl FileStat {
-    /// When the file was changed; 1970 where this system's clock does not reach.
+    /// Returns the modification time, or 1970 if this system cannot represent it.
     pub fn modified(&self) -> SystemTime {
         let (zero, seconds) = (SystemTime::UNIX_EPOCH, Duration::from_secs(self.seconds.unsigned_abs()));
         let second = if self.seconds < 0 { zero.checked_sub(seconds) } else { zero.checked_add(seconds) };
@@ -75,12 +76,12 @@ impl FileStat {
     }
 }
 
-/// Why a file was not stored. What was there before is there still, whole.
+/// Why a file was not stored. A file that was at the target before is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FileError {
-    /// A different file of that name is there, and `overwrite` was not set.
-    #[error("a different file is there ({} bytes); set `overwrite`, or take another name", there.size)]
+    /// The target is a different file, and `overwrite` was not set.
+    #[error("a different file is there ({} bytes); set `overwrite`, or use another name", there.size)]
     Different {
         /// The file that is there.
         there: FileStat,
@@ -91,41 +92,44 @@ pub enum FileError {
     /// The file cannot be read here.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The place that it should go to is none.
+    /// The target path is invalid.
     #[error(transparent)]
     BadPath(#[from] PathError),
-    /// Nobody answered at the location in time.
-    #[error("no node answers at that location; is it running, with the same secret?")]
+    /// No node answered at the location before the timeout.
+    #[error("no node answered at that location in time; check that it runs and has the same secret")]
     NoAnswer,
-    /// The time was over. What was sent is kept for a while: send again to go on.
-    #[error("the time was over; send again to go on where it stopped")]
+    /// The transfer timed out. The receiver keeps the bytes for a while: send the file again to resume.
+    #[error("the transfer timed out; send the file again to resume it")]
     TimedOut,
-    /// A piece of the file, 128 KiB, could not be sent. What was sent is kept for a while.
-    #[error("a piece of the file could not be sent: {0}")]
+    /// A chunk of the file (128 KiB) could not be sent. The receiver keeps the bytes before it for a while.
+    #[error("a chunk of the file could not be sent: {0}")]
     Unsent(Undelivered),
-    /// A piece of the file, 128 KiB, is over the limit of a message.
-    #[error("a piece of the file is too large for a message; raise `limits.message_bytes_max` on both nodes")]
+    /// A chunk of the file (128 KiB) exceeds the size limit of a message.
+    #[error("a chunk of the file is too large for a message; raise `limits.message_bytes_max` on both nodes")]
     PieceTooLarge,
-    /// The receiver's node was lost. What was sent may be kept: send again to go on.
-    #[error("the receiver was lost; send again, when it is back, to go on where it stopped")]
+    /// The receiver's node was lost. It may have kept the bytes: send the file again to resume.
+    #[error("the receiver was lost; send the file again when its node is back, to resume the transfer")]
     NodeLost,
-    /// `cancel_transfer` was called. What was sent is kept for a while: send again to go on.
-    #[error("the transfer was cancelled; send again to go on where it stopped")]
+    /// The transfer was cancelled by `cancel_transfer`, or because the actor that started it ended. The receiver keeps the
+    /// bytes for a while: send the file again to resume.
+    #[error("the transfer was cancelled; send the file again to resume it")]
     Cancelled,
-    /// This node sends as many files as it may.
-    #[error("this node sends {max} files already; wait for some, or raise `transfers_max`")]
+    /// This node sends as many files as `transfers_max` allows.
+    #[error("this node already sends {max} files; wait for one to end, or raise `transfers_max`")]
     TooManyTransfers {
-        /// How many it may.
+        /// The limit.
         max: usize,
     },
-    /// The asker has 65,535 open requests already; or that node takes no more questions of this one.
-    #[error("too many open requests here, or of this node there; wait for answers before sending more")]
+    /// The actor has 65,535 open requests already, or the other node accepts no more requests from this one.
+    #[error(
+        "too many open requests here, or of this node there; wait for answers before you send more files"
+    )]
     TooManyOpen,
-    /// This actor is not part of a node.
-    #[error("this actor runs in a loop by itself; spawn it in a `Node` to send files")]
+    /// The loop of this actor does not belong to a node.
+    #[error("this actor's loop does not belong to a node; spawn the actor in a `Node` to send files")]
     NoNode,
-    /// The two nodes do not understand each other.
-    #[error("the receiver speaks another version of file transfers; run the same version on both nodes")]
+    /// The two nodes use different versions of the file protocol.
+    #[error("the receiver uses another version of the file protocol; run the same version on both nodes")]
     Version,
 }
 
@@ -133,103 +137,109 @@ pub enum FileError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeleteError {
-    /// There is no such file.
+    /// The node has no such file.
     #[error("there is no such file")]
     NotFound,
-    /// That node refused.
-    #[error("refused: {0}")]
+    /// The node refused.
+    #[error("the node refused: {0}")]
     Refused(#[from] FileRefused),
-    /// The place is none.
+    /// The path is invalid.
     #[error(transparent)]
     BadPath(#[from] PathError),
-    /// Nobody answered at the location in time.
-    #[error("no node answers at that location; is it running, with the same secret?")]
+    /// No node answered at the location before the timeout.
+    #[error("no node answered at that location in time; check that it runs and has the same secret")]
     NoAnswer,
-    /// The time was over; the file may be deleted.
-    #[error("no answer in time; the file may be deleted")]
+    /// The request timed out. The node may have deleted the file, or may still delete it.
+    #[error("the node did not answer in time; the file may have been deleted")]
     TimedOut,
-    /// The node was lost; the file may be deleted.
-    #[error("the node was lost; the file may be deleted")]
+    /// The node was lost. It may have deleted the file.
+    #[error("the node was lost; the file may have been deleted")]
     NodeLost,
-    /// The asker has 65,535 open requests already; or that node takes no more questions of this one.
-    #[error("too many open requests here, or of this node there; wait for answers before asking more")]
+    /// The actor has 65,535 open requests already, or the other node accepts no more requests from this one.
+    #[error(
+        "too many open requests here, or of this node there; wait for answers before you delete more files"
+    )]
     TooManyOpen,
-    /// This actor is not part of a node.
-    #[error("this actor runs in a loop by itself; spawn it in a `Node` to delete files of others")]
+    /// The loop of this actor does not belong to a node.
+    #[error(
+        "this actor's loop does not belong to a node; spawn the actor in a `Node` to delete files on other nodes"
+    )]
     NoNode,
-    /// The two nodes do not understand each other.
-    #[error("that node speaks another version of file transfers; run the same version on both nodes")]
+    /// The two nodes use different versions of the file protocol.
+    #[error("that node uses another version of the file protocol; run the same version on both nodes")]
     Version,
 }
 
-/// Why a node stores or deletes no such file.
+/// Why a node refuses to store or delete a file.
 #[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum FileRefused {
-    /// It takes no files.
-    #[error("that node takes no files; set its `dest_path`")]
+    /// The node accepts no files.
+    #[error("that node accepts no files; set its `dest_path`")]
     NoDestPath,
-    /// The path is none.
+    /// The path is invalid.
     #[error(transparent)]
     BadPath(PathError),
-    /// The file is larger than that node takes.
-    #[error("the file is too large; that node takes {max} bytes at most (`max_file_size`)")]
+    /// The file is larger than the node accepts, or the sender sent more bytes than it offered.
+    #[error("the file is too large; that node accepts at most {max} bytes (`max_file_size`)")]
     TooLarge {
-        /// The largest size.
+        /// The largest size in bytes.
         max: u64,
     },
-    /// That node receives, or deletes, as many files as it may, or as it may for one node: three quarters of these.
+    /// The node receives or deletes as many files as it may: `transfers_max` in all, three quarters of that for one peer.
     #[error(
-        "that node has {max} files or deletions under way; try again later, or raise its `transfers_max`"
+        "that node already handles {max} files or deletions; try again later, or raise its `transfers_max`"
     )]
     TooManyTransfers {
-        /// How many it may.
+        /// The limit.
         max: u64,
     },
-    /// So many bytes have come from this node, or others of its certificate or address, as that node takes.
+    /// The node has received as many bytes as it accepts from this node and the nodes that share its certificate or address.
     #[error(
-        "that node takes {max} bytes from this one until it starts anew; raise its `peer_limits.file_bytes_max`"
+        "that node accepts {max} bytes from this one until it restarts; raise its `peer_limits.file_bytes_max`"
     )]
     OverQuota {
         /// How many it takes.
         max: u64,
     },
-    /// That node has as many bytes of peers' files as it takes.
+    /// The node stores as many bytes of files from peers as it may.
     #[error(
-        "that node has as many bytes of files as it takes ({max}); have some deleted, or raise its `dest_bytes_max`"
+        "that node may store {max} bytes of files and has no room for this one; delete some, or raise its `dest_bytes_max`"
     )]
     DestFull {
         /// How many it takes.
         max: u64,
     },
-    /// Another transfer to the same place is under way.
-    #[error("another transfer to the same file is under way; wait for its end")]
+    /// Another transfer writes to the same target.
+    #[error("another transfer to the same file is running; wait for its end")]
     Busy,
-    /// Something that is no file is in the way: a folder or a symlink; or a file where a folder should be.
-    #[error("what is there is no file, or the way there is no folder; take another name")]
+    /// The target is not a plain file but a folder or a symlink, or a part of the path to it is not a folder.
+    #[error("the target is not a plain file, or a part of its path is not a folder; use another name")]
     NotAFile,
-    /// No room is left.
-    #[error("the disk there is full; make room, or send elsewhere")]
+    /// The disk of the node is full.
+    #[error("the disk of that node is full; free some space there, or send the file to another node")]
     DiskFull,
-    /// That node may not write there.
-    #[error("that node may not write there; check the permissions of its `dest_path`")]
+    /// The node has no permission to write there.
+    #[error("that node has no permission to write there; check the permissions of its `dest_path`")]
     ReadOnly,
-    /// A mount point is in the way.
-    #[error(
-        "the folder is on another file system than `dest_path`; files must be moved into place within one"
-    )]
+    /// The path crosses a mount point.
+    #[error("the folder is on another file system than `dest_path`; use a folder on the same file system")]
     OtherFileSystem,
-    /// It is not a file that the node received, or it was changed since.
-    #[error("that file was not received by the node, or was changed since; delete it by hand")]
+    /// The node did not receive that file from a peer, or the file was changed since.
+    #[error(
+        "that node did not receive the file from a peer, or the file was changed since; delete it by hand"
+    )]
     NotReceived,
-    /// What arrived is not what was sent.
-    #[error("what arrived is not what was sent (its hash differs); send it again")]
+    /// The hash of the received bytes differs from the hash of the sent file.
+    #[error("the received bytes differ from the sent file (by their hash); send it again")]
     Corrupt,
-    /// The sender sent what the receiver had not granted, or said nothing for ten minutes.
-    #[error("the sender kept no order, or was silent for too long; send again to go on where it stopped")]
+    /// The sender violated the protocol, or sent less than a chunk in ten minutes.
+    #[error(
+        "the sender violated the file protocol, or sent nothing for too long; send the file again to resume"
+    )]
     Disorder,
-    /// The system's own words.
-    #[error("its disk failed: {0}")]
+    /// The disk reported another error; holds its text.
+    #[error("the disk of that node failed: {0}")]
     Disk(String),
 }
 
@@ -237,16 +247,16 @@ pub enum FileRefused {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// There is none.
-    #[error("there is no such file to send")]
+    /// There is no such file.
+    #[error("there is no such file to send; check the path")]
     NotFound,
-    /// It is a folder, or something else that has no end.
+    /// The path names a folder, a pipe or another thing that is not a plain file.
     #[error("only plain files can be sent; pack a folder first")]
     NotAFile,
-    /// Somebody wrote to it while it was being sent.
-    #[error("the file was changed while it was being sent; send it again when nobody writes to it")]
+    /// The file was changed while it was being sent.
+    #[error("the file was changed while it was being sent; send it again when no program writes to it")]
     Changed,
-    /// The system's own words.
+    /// The system reported another error; holds its text.
     #[error("the file cannot be read: {0}")]
     Unreadable(String),
 }
@@ -280,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_before_and_after_1970_are_told_as_the_system_tells_them() {
+    fn modified_around_1970_matches_system_time() {
         let at = |seconds, nanos| FileStat { size: 0, seconds, nanos, permissions: 0 }.modified();
         assert_eq!(at(1, 5), SystemTime::UNIX_EPOCH + Duration::new(1, 5));
         assert_eq!(at(-1, 250_000_000), SystemTime::UNIX_EPOCH - Duration::from_millis(750));

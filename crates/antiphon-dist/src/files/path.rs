@@ -1,58 +1,59 @@
-//! Where a file goes beneath a `dest_path`: a list of plain names.
+//! The target of a file beneath a `dest_path`: a list of plain names.
 //!
-//! Invariant: every name of a [`TargetPath`] is a plain one: never `..`, never absolute, never this crate's own
-//! folder. Who has one need not check again; that no symlink stands in the way is for the disk to say.
+//! Invariant: a [`TargetPath`] holds only plain names, never `..`, an absolute path or the folder that the node reserves for
+//! itself. Code that has a [`TargetPath`] need not check it again. The `disk` module makes sure that the path crosses no
+//! symlink.
 
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The folder beneath a `dest_path` that holds what a node must remember.
+/// The folder beneath a `dest_path` that holds the state of the node.
 pub(crate) const STATE_DIR: &str = ".antiphon";
 
-/// Folders above a file, and the file.
+/// The most names in a path: the folders, and the file.
 const NAMES_MAX: usize = 32;
-/// Of one name, as most file systems have it.
+/// The most bytes of one name; most file systems have this limit.
 const NAME_BYTES_MAX: usize = 255;
-/// Of all names, with what stands between them.
+/// The most bytes of all names, with one separator each.
 const PATH_BYTES_MAX: usize = 1024;
 
-/// Why a path names no place for a file.
+/// Why a path cannot be the target of a file.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PathError {
-    /// There is no file name.
-    #[error("the path names no file")]
+    /// The path has no file name.
+    #[error("the path names no file; append a file name")]
     Empty,
-    /// It begins at a root or a drive.
+    /// The path begins at a root or a drive.
     #[error("the path is absolute; give one that is relative to the receiver's `dest_path`")]
     Absolute,
-    /// It leads upwards.
-    #[error("the path holds `..`; give one that only leads downwards")]
+    /// The path contains `..`.
+    #[error("the path holds `..`; give one without it")]
     Parent,
     /// A name is not UTF-8.
     #[error("the path is not UTF-8; set `FileOptions::name`")]
     NotUtf8,
     /// A name holds a separator or a zero byte, or is `.` or empty.
-    #[error("the path holds a name that no file can have")]
+    #[error("the path holds a name that no file can have; use another name")]
     BadName,
     /// A name or the path is too long, or too deep.
     #[error("the path is too long: at most 255 bytes a name, 1,024 in all, 32 names")]
     TooLong,
-    /// It leads into the folder where nodes keep what they remember.
-    #[error("`.antiphon` is where nodes keep what they remember of files; take another name")]
+    /// The path leads into the folder that nodes reserve for their state.
+    #[error("`.antiphon` is reserved for the state of the node; use another name")]
     Reserved,
 }
 
-/// A place beneath a `dest_path`, checked.
+/// A checked path beneath a `dest_path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TargetPath {
     names: Vec<String>,
 }
 
 impl TargetPath {
-    /// The place of `file` in `dir`, both as a user of this machine writes them.
+    /// Builds the path of `file` in `dir`, both in the notation of this system.
     pub(crate) fn new(dir: &Path, file: &Path) -> Result<Self, PathError> {
         let mut names = Vec::new();
         for part in dir.components().chain(file.components()) {
@@ -69,7 +70,7 @@ impl TargetPath {
         Self::checked(names)
     }
 
-    /// What another node says is such a list of names.
+    /// Checks a list of names that another node sent.
     pub(crate) fn checked(names: Vec<String>) -> Result<Self, PathError> {
         let Some(first) = names.first() else { return Err(PathError::Empty) };
         if first.eq_ignore_ascii_case(STATE_DIR) {
@@ -83,27 +84,27 @@ impl TargetPath {
         Ok(Self { names })
     }
 
-    /// The folders above the file, outermost first.
+    /// Returns the folders above the file, outermost first.
     pub(crate) fn dirs(&self) -> &[String] {
         self.names.split_last().map_or(&[], |(_, dirs)| dirs)
     }
 
-    /// The file's own name.
+    /// Returns the name of the file.
     pub(crate) fn name(&self) -> &str {
         self.names.last().expect("a checked path has a name")
     }
 
-    /// All names, to be sent.
+    /// Returns all names, as they are sent.
     pub(crate) fn into_names(self) -> Vec<String> {
         self.names
     }
 
-    /// The path as one text.
+    /// Returns the path as one text.
     pub(crate) fn text(&self) -> String {
         self.names.join("/")
     }
 
-    /// A name for what is remembered of this path: the same for the same path, and for no other.
+    /// Returns the file name under which the state of this path is stored. Different paths have different keys.
     pub(crate) fn key(&self) -> String {
         blake3::hash(self.text().as_bytes()).to_hex().to_string()
     }
@@ -115,7 +116,7 @@ fn check_name(name: &str) -> Result<(), PathError> {
         ".." => Err(PathError::Parent),
         name if name.len() > NAME_BYTES_MAX => Err(PathError::TooLong),
         name if name.contains(['/', '\0']) => Err(PathError::BadName),
-        // There these are separators, drives and streams.
+        // On Windows these separate folders, drives and streams.
         name if cfg!(windows) && name.contains(['\\', ':']) => Err(PathError::BadName),
         _ => Ok(()),
     }
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_of_plain_names_is_taken_and_every_other_refused() {
+    fn path_of_plain_names_is_accepted_others_refused() {
         let long = "x".repeat(256);
         let deep = vec!["d"; 33].join("/");
         let wide = vec!["y".repeat(200); 6].join("/");
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn names_from_elsewhere_are_checked_one_by_one() {
+    fn received_names_are_checked_one_by_one() {
         for (sent, want) in [
             (names(&["a", "f"]), Ok(())),
             (names(&[]), Err(PathError::Empty)),
@@ -183,35 +184,40 @@ mod tests {
     }
 
     #[test]
-    fn different_paths_are_remembered_under_different_keys() {
+    fn different_paths_have_different_keys() {
         let key = |of: &[&str]| TargetPath::checked(names(of)).expect("plain names").key();
         assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
         assert_ne!(key(&["a", "b"]), key(&["ab"]));
         assert_ne!(key(&["a", "b"]), key(&["a", "c"]));
     }
 
+    /// A refused path is no case of the test: each run has as many accepted paths as cases.
+    fn refused() -> TestCaseError {
+        TestCaseError::reject("the path is refused")
+    }
+
     proptest! {
-        /// Whatever is taken, joined to a folder, stays beneath that folder by name.
+        #![proptest_config(ProptestConfig { max_global_rejects: 1 << 20, ..ProptestConfig::default() })]
+
+        /// An accepted path, joined to a folder, stays beneath that folder.
         #[test]
-        fn what_is_taken_leads_only_downwards(
+        fn accepted_path_stays_beneath_its_folder(
             sent in prop::collection::vec("([.]{0,3}|[a-c/.\\\\\u{0}é]{0,4}|\\.[aA]ntiphon)", 0..6)
         ) {
-            if let Ok(path) = TargetPath::checked(sent.clone()) {
-                let joined = Path::new("/dest").join(path.text());
-                let parts: Vec<Component<'_>> = joined.components().collect();
-                prop_assert_eq!(parts.len(), sent.len() + 2);
-                prop_assert!(parts[1..].iter().all(|part| matches!(part, Component::Normal(_))));
-                prop_assert!(!sent[0].eq_ignore_ascii_case(STATE_DIR));
-                prop_assert_eq!(path.into_names(), sent);
-            }
+            let Ok(path) = TargetPath::checked(sent.clone()) else { return Err(refused()) };
+            let joined = Path::new("/dest").join(path.text());
+            let parts: Vec<Component<'_>> = joined.components().collect();
+            prop_assert_eq!(parts.len(), sent.len() + 2);
+            prop_assert!(parts[1..].iter().all(|part| matches!(part, Component::Normal(_))));
+            prop_assert!(!sent[0].eq_ignore_ascii_case(STATE_DIR));
+            prop_assert_eq!(path.into_names(), sent);
         }
 
-        /// However a user writes it, what is taken is also taken by the node that it is sent to.
+        /// The receiving node accepts each path that the sending node accepts.
         #[test]
-        fn what_a_sender_takes_its_receiver_takes(dir in "[a-b./]{0,12}", file in "[a-b./]{0,6}") {
-            if let Ok(path) = TargetPath::new(Path::new(&dir), Path::new(&file)) {
-                prop_assert_eq!(TargetPath::checked(path.clone().into_names()), Ok(path));
-            }
+        fn path_accepted_by_sender_is_accepted_by_receiver(dir in "[a-b./]{0,12}", file in "[a-b./]{0,6}") {
+            let Ok(path) = TargetPath::new(Path::new(&dir), Path::new(&file)) else { return Err(refused()) };
+            prop_assert_eq!(TargetPath::checked(path.clone().into_names()), Ok(path));
         }
     }
 }

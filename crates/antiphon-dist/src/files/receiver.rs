@@ -1,7 +1,7 @@
-//! The receiver of one file: a hidden actor, started for one offer, which ends with the transfer.
+//! The receiver of one file: a service actor that the file service starts for one offer. It stops with the transfer.
 //!
-//! Invariant: at most one job on the disk runs at a time, and it holds the partial file; so chunks are written in
-//! order, and what waits in memory is at most the window.
+//! Invariant: at most one job runs at a time, and it owns the partial file; therefore chunks are written in order. The
+//! chunks that wait in memory have at most as many bytes as the window.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,72 +17,75 @@ use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
 use crate::from_node::FromNode;
 
-/// In each such span a sender has to send a piece, or come to the end: it holds a place that others want.
-const SILENCE_MAX: Duration = Duration::from_secs(600);
-/// How much longer than the sender says that it has.
+/// In each such interval a sender must send a chunk or end the transfer; otherwise it would occupy a permit without use.
+const CHECK_INTERVAL: Duration = Duration::from_secs(600);
+/// How much longer than its sender's timeout a receiver lives.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What a receiver is told.
+/// A message that the receiver of a file handles.
 pub(super) enum ReceiverMessage {
     Peer(FromNode<ToReceiver>),
-    Prepared(Done<Prepared>),
-    /// Some more of what was there is hashed; `true`: all.
-    Hashed(Done<(Box<Partial>, bool)>),
-    Written(Done<Box<Partial>>),
-    Placed(Done<Placed>),
+    Prepared(DiskResult<Prepared>),
+    /// A job hashed some of the partial file; `true`: all of it.
+    Hashed(DiskResult<(Box<Partial>, bool)>),
+    Written(DiskResult<Box<Partial>>),
+    Placed(DiskResult<Placed>),
+    /// A job removed the partial file.
     Removed,
-    /// Another span is over.
-    Look,
-    /// The sender's time is over.
-    Late,
+    /// Another [`CHECK_INTERVAL`] has passed.
+    Check,
+    /// The sender's timeout, and [`GRACE`], have passed.
+    TimedOut,
 }
 
-/// What became of a job.
-type Done<T> = Result<T, FileRefused>;
+/// The result of a job on the disk.
+type DiskResult<T> = Result<T, FileRefused>;
 
+/// The actor that receives one file.
 pub(super) struct FileReceiver {
     dest: Arc<Dest>,
     path: TargetPath,
     stat: FileStat,
     overwrite: bool,
     sender: Addr<FromNode<ToSender>>,
-    /// The sender's node, if it is another: nobody else is heard.
-    by: Option<NodeId>,
-    /// Who is charged for its bytes.
-    whom: String,
+    /// The node of the sender; `None`: this node. Messages of other nodes are ignored.
+    sender_node: Option<NodeId>,
+    /// The quota account that is charged for the bytes.
+    account: String,
     within: Option<Duration>,
-    /// What had come when it was last looked at.
-    seen: u64,
+    /// The value of `received` at the last check.
+    received_at_check: u64,
     state: ReceiverState,
     /// Chunks that wait for the disk.
     queue: Vec<Bytes>,
-    /// Bytes from the beginning that have come, and that are written.
+    /// The bytes from the beginning of the file that have been received.
     received: u64,
+    /// The bytes from the beginning of the file that have been written.
     written: u64,
-    /// The hash of the whole file, when all of it has come.
+    /// The hash of the whole file, once all of it has been received.
     end: Option<Bytes>,
-    /// The sender has gone, or has to; `true`: what came is of no use.
-    leaving: Option<bool>,
+    /// Set when the transfer is aborted. `true`: the received bytes are discarded.
+    aborted: Option<bool>,
 }
 
 enum ReceiverState {
-    /// A job looks at what is there, and hashes it; then the offer is answered.
+    /// A job examines the target and hashes the partial file; then the offer is answered.
     Preparing(ReplyTo<OfferAnswer>),
     /// Waits for `Begin`.
     Ready(Box<Partial>),
     /// Waits for chunks.
     Idle(Box<Partial>),
-    /// A job holds the partial file.
+    /// A job owns the partial file.
     Busy,
 }
 
 impl FileReceiver {
-    /// `whom` an offer came from is charged.
+    /// Creates the receiver for an offer of node `sender_node`, whose bytes are charged to `account`.
     pub(super) fn new(
         dest: Arc<Dest>,
         path: TargetPath,
         offer: &FileOffer,
-        (by, whom): (Option<NodeId>, String),
+        (sender_node, account): (Option<NodeId>, String),
         reply: ReplyTo<OfferAnswer>,
     ) -> Self {
         Self {
@@ -91,16 +94,16 @@ impl FileReceiver {
             stat: offer.stat,
             overwrite: offer.overwrite,
             sender: offer.sender,
-            by,
-            whom,
+            sender_node,
+            account,
             within: offer.within.map(Duration::from_millis),
-            seen: 0,
+            received_at_check: 0,
             state: ReceiverState::Preparing(reply),
             queue: Vec::new(),
             received: 0,
             written: 0,
             end: None,
-            leaving: None,
+            aborted: None,
         }
     }
 }
@@ -113,113 +116,131 @@ impl Actor<ReceiverMessage> for FileReceiver {
     ) -> Step<ReceiverMessage> {
         let done = match event {
             Event::Start => self.start(cx),
-            Event::Message(note) => self.on_note(cx, note),
-            Event::Down(down) if down.actor == self.sender.id() => self.leave(cx, false),
-            _ => Ok(ReceiverFlow::On),
+            Event::Message(message) => self.on_message(cx, message),
+            Event::Down(down) if down.actor == self.sender.id() => self.abort(cx, false),
+            _ => Ok(ReceiverFlow::Continue),
         };
         match done {
-            Ok(ReceiverFlow::On) => receive(),
-            Ok(ReceiverFlow::Out) => stop(),
+            Ok(ReceiverFlow::Continue) => receive(),
+            Ok(ReceiverFlow::Stop) => stop(),
             Err(reason) => self.fail(cx, reason),
         }
     }
 }
 
-/// Whether the receiver goes on.
+/// Whether the receiver continues.
 enum ReceiverFlow {
-    On,
-    Out,
+    Continue,
+    Stop,
 }
 
 impl FileReceiver {
-    fn start(&mut self, cx: &mut Cx<'_, ReceiverMessage>) -> Done<ReceiverFlow> {
+    fn start(&mut self, cx: &mut Cx<'_, ReceiverMessage>) -> DiskResult<ReceiverFlow> {
         cx.set_daemon(true);
-        cx.set_name("receiver of a file");
+        cx.set_name("file receiver");
         cx.set_signal_policy(SignalPolicy::None);
         cx.monitor(self.sender);
-        cx.every(SILENCE_MAX, || ReceiverMessage::Look);
+        cx.every(CHECK_INTERVAL, || ReceiverMessage::Check);
         if let Some(within) = self.within {
-            cx.after(within.saturating_add(GRACE), ReceiverMessage::Late);
+            cx.after(within.saturating_add(GRACE), ReceiverMessage::TimedOut);
         }
         let (dest, path, stat, overwrite) = (self.dest.clone(), self.path.clone(), self.stat, self.overwrite);
-        let whom = self.whom.clone();
-        run(cx, move || dest.prepare(&path, stat, overwrite, &whom), ReceiverMessage::Prepared);
-        Ok(ReceiverFlow::On)
+        let account = self.account.clone();
+        run(cx, move || dest.prepare(&path, stat, overwrite, &account), ReceiverMessage::Prepared);
+        Ok(ReceiverFlow::Continue)
     }
 
-    fn on_note(&mut self, cx: &mut Cx<'_, ReceiverMessage>, note: ReceiverMessage) -> Done<ReceiverFlow> {
-        match note {
-            ReceiverMessage::Peer(told) if told.by == self.by => self.on_peer(cx, told.what),
-            ReceiverMessage::Peer(_) => Ok(ReceiverFlow::On),
+    fn on_message(
+        &mut self,
+        cx: &mut Cx<'_, ReceiverMessage>,
+        message: ReceiverMessage,
+    ) -> DiskResult<ReceiverFlow> {
+        match message {
+            ReceiverMessage::Peer(message) if message.by == self.sender_node => {
+                self.on_peer(cx, message.what)
+            }
+            ReceiverMessage::Peer(_) => Ok(ReceiverFlow::Continue),
             ReceiverMessage::Prepared(prepared) => self.on_prepared(cx, prepared?),
             ReceiverMessage::Hashed(hashed) => self.on_hashed(cx, hashed?),
             ReceiverMessage::Written(written) => self.on_written(cx, written?),
             ReceiverMessage::Placed(placed) => {
-                let told = match placed? {
+                let result = match placed? {
                     Placed::Stored => ToSender::Stored,
                     Placed::Different(there) => ToSender::Different(there),
                 };
-                cx.tell(self.sender, told.into());
-                Ok(ReceiverFlow::Out)
+                cx.tell(self.sender, result.into());
+                Ok(ReceiverFlow::Stop)
             }
-            ReceiverMessage::Removed => Ok(ReceiverFlow::Out),
-            ReceiverMessage::Look => self.look(),
-            ReceiverMessage::Late => self.leave(cx, false),
+            ReceiverMessage::Removed => Ok(ReceiverFlow::Stop),
+            ReceiverMessage::Check => self.check_progress(),
+            ReceiverMessage::TimedOut => self.abort(cx, false),
         }
     }
 
-    /// Whether the sender sends. A job may take its time.
-    fn look(&mut self) -> Done<ReceiverFlow> {
+    /// Fails if the sender sent less than a chunk since the last check. A running job may take longer.
+    fn check_progress(&mut self) -> DiskResult<ReceiverFlow> {
         let is_waiting = matches!(self.state, ReceiverState::Ready(_) | ReceiverState::Idle(_));
-        let moved = self.received - std::mem::replace(&mut self.seen, self.received);
-        if is_waiting && moved < CHUNK_BYTES as u64 {
+        let progress = self.received - std::mem::replace(&mut self.received_at_check, self.received);
+        if is_waiting && progress < CHUNK_BYTES as u64 {
             return Err(FileRefused::Disorder);
         }
-        Ok(ReceiverFlow::On)
+        Ok(ReceiverFlow::Continue)
     }
 
-    fn on_peer(&mut self, cx: &mut Cx<'_, ReceiverMessage>, message: ToReceiver) -> Done<ReceiverFlow> {
+    fn on_peer(&mut self, cx: &mut Cx<'_, ReceiverMessage>, message: ToReceiver) -> DiskResult<ReceiverFlow> {
         match message {
-            _ if self.leaving.is_some() => Ok(ReceiverFlow::On),
+            _ if self.aborted.is_some() => Ok(ReceiverFlow::Continue),
             ToReceiver::Begin(from) => self.on_begin(cx, from),
             ToReceiver::Chunk(bytes) => self.on_chunk(cx, bytes),
             ToReceiver::End(hash) => self.on_end(cx, hash),
-            ToReceiver::Abort(is_useless) => self.leave(cx, is_useless),
+            ToReceiver::Abort(is_discarded) => self.abort(cx, is_discarded),
         }
     }
 
-    fn on_prepared(&mut self, cx: &mut Cx<'_, ReceiverMessage>, prepared: Prepared) -> Done<ReceiverFlow> {
+    fn on_prepared(
+        &mut self,
+        cx: &mut Cx<'_, ReceiverMessage>,
+        prepared: Prepared,
+    ) -> DiskResult<ReceiverFlow> {
         let answer = match prepared {
             Prepared::AlreadyThere => OfferAnswer::AlreadyThere,
             Prepared::Different(there) => OfferAnswer::Different(there),
             Prepared::Open(partial) => return self.hash(cx, partial),
         };
         self.answer(cx, answer);
-        Ok(ReceiverFlow::Out)
+        Ok(ReceiverFlow::Stop)
     }
 
-    fn hash(&mut self, cx: &mut Cx<'_, ReceiverMessage>, mut partial: Box<Partial>) -> Done<ReceiverFlow> {
-        if self.leaving.is_some() {
-            return self.let_go(cx, partial);
+    fn hash(
+        &mut self,
+        cx: &mut Cx<'_, ReceiverMessage>,
+        mut partial: Box<Partial>,
+    ) -> DiskResult<ReceiverFlow> {
+        if self.aborted.is_some() {
+            return self.release(cx, partial);
         }
-        run(cx, move || partial.hash_some().map(|is_all| (partial, is_all)), ReceiverMessage::Hashed);
-        Ok(ReceiverFlow::On)
+        run(
+            cx,
+            move || partial.hash_some().map(|is_complete| (partial, is_complete)),
+            ReceiverMessage::Hashed,
+        );
+        Ok(ReceiverFlow::Continue)
     }
 
     fn on_hashed(
         &mut self,
         cx: &mut Cx<'_, ReceiverMessage>,
         hashed: (Box<Partial>, bool),
-    ) -> Done<ReceiverFlow> {
-        let (partial, is_all) = hashed;
-        if !is_all || self.leaving.is_some() {
+    ) -> DiskResult<ReceiverFlow> {
+        let (partial, is_complete) = hashed;
+        if !is_complete || self.aborted.is_some() {
             return self.hash(cx, partial);
         }
         let receiver = cx.adapter(ReceiverMessage::Peer);
         let (have, hash) = (partial.have(), partial.hash().to_vec().into());
         self.answer(cx, OfferAnswer::Send { receiver, have, hash, window: WINDOW_BYTES });
         self.state = ReceiverState::Ready(partial);
-        Ok(ReceiverFlow::On)
+        Ok(ReceiverFlow::Continue)
     }
 
     fn answer(&mut self, cx: &mut Cx<'_, ReceiverMessage>, answer: OfferAnswer) {
@@ -228,7 +249,7 @@ impl FileReceiver {
         }
     }
 
-    fn on_begin(&mut self, cx: &mut Cx<'_, ReceiverMessage>, from: u64) -> Done<ReceiverFlow> {
+    fn on_begin(&mut self, cx: &mut Cx<'_, ReceiverMessage>, from: u64) -> DiskResult<ReceiverFlow> {
         match std::mem::replace(&mut self.state, ReceiverState::Busy) {
             ReceiverState::Ready(partial) if from == partial.have() => {
                 (self.received, self.written) = (from, from);
@@ -237,7 +258,7 @@ impl FileReceiver {
             }
             ReceiverState::Ready(mut partial) if from == 0 => {
                 run(cx, move || partial.restart().map(|()| partial), ReceiverMessage::Written);
-                Ok(ReceiverFlow::On)
+                Ok(ReceiverFlow::Continue)
             }
             ReceiverState::Preparing(_)
             | ReceiverState::Ready(_)
@@ -246,43 +267,47 @@ impl FileReceiver {
         }
     }
 
-    fn on_chunk(&mut self, cx: &mut Cx<'_, ReceiverMessage>, bytes: Bytes) -> Done<ReceiverFlow> {
+    fn on_chunk(&mut self, cx: &mut Cx<'_, ReceiverMessage>, bytes: Bytes) -> DiskResult<ReceiverFlow> {
         self.received += bytes.as_ref().len() as u64;
         if bytes.as_ref().is_empty() {
-            // Nobody sends nothing but to have it remembered.
+            // An empty chunk carries no bytes but would occupy memory in the queue.
             return Err(FileRefused::Disorder);
         }
-        let begun = matches!(self.state, ReceiverState::Idle(_) | ReceiverState::Busy);
-        if !begun || self.end.is_some() || self.received - self.written > WINDOW_BYTES {
+        let has_begun = matches!(self.state, ReceiverState::Idle(_) | ReceiverState::Busy);
+        if !has_begun || self.end.is_some() || self.received - self.written > WINDOW_BYTES {
             return Err(FileRefused::Disorder);
         }
         if self.received > self.stat.size {
             return Err(FileRefused::TooLarge { max: self.stat.size });
         }
-        self.keep(bytes);
+        self.enqueue(bytes);
         self.advance(cx)
     }
 
-    /// Has a chunk wait for the disk. Small ones are put together, or a window of them would cost many times its bytes.
-    fn keep(&mut self, bytes: Bytes) {
+    /// Queues a chunk for the disk. Small chunks are joined: a window of them would need many times its bytes of memory.
+    fn enqueue(&mut self, bytes: Bytes) {
         match self.queue.last_mut() {
             Some(last) if last.0.len() + bytes.0.len() <= CHUNK_BYTES => last.0.extend_from_slice(&bytes.0),
             Some(_) | None => self.queue.push(bytes),
         }
     }
 
-    fn on_end(&mut self, cx: &mut Cx<'_, ReceiverMessage>, hash: Bytes) -> Done<ReceiverFlow> {
-        let begun = matches!(self.state, ReceiverState::Idle(_) | ReceiverState::Busy);
-        if !begun || self.received != self.stat.size {
+    fn on_end(&mut self, cx: &mut Cx<'_, ReceiverMessage>, hash: Bytes) -> DiskResult<ReceiverFlow> {
+        let has_begun = matches!(self.state, ReceiverState::Idle(_) | ReceiverState::Busy);
+        if !has_begun || self.received != self.stat.size {
             return Err(FileRefused::Disorder);
         }
         self.end = Some(hash);
         self.advance(cx)
     }
 
-    fn on_written(&mut self, cx: &mut Cx<'_, ReceiverMessage>, partial: Box<Partial>) -> Done<ReceiverFlow> {
-        if self.leaving.is_some() {
-            return self.let_go(cx, partial);
+    fn on_written(
+        &mut self,
+        cx: &mut Cx<'_, ReceiverMessage>,
+        partial: Box<Partial>,
+    ) -> DiskResult<ReceiverFlow> {
+        if self.aborted.is_some() {
+            return self.release(cx, partial);
         }
         self.written = partial.written();
         cx.tell(self.sender, ToSender::Written(self.written).into());
@@ -290,10 +315,10 @@ impl FileReceiver {
         self.advance(cx)
     }
 
-    /// Gives the disk what there is to do, if it has nothing.
-    fn advance(&mut self, cx: &mut Cx<'_, ReceiverMessage>) -> Done<ReceiverFlow> {
+    /// Starts the next job, if none runs and there is one.
+    fn advance(&mut self, cx: &mut Cx<'_, ReceiverMessage>) -> DiskResult<ReceiverFlow> {
         let ReceiverState::Idle(partial) = std::mem::replace(&mut self.state, ReceiverState::Busy) else {
-            return Ok(ReceiverFlow::On);
+            return Ok(ReceiverFlow::Continue);
         };
         if !self.queue.is_empty() {
             let chunks = std::mem::take(&mut self.queue);
@@ -303,39 +328,44 @@ impl FileReceiver {
         } else {
             self.state = ReceiverState::Idle(partial);
         }
-        Ok(ReceiverFlow::On)
+        Ok(ReceiverFlow::Continue)
     }
 
-    /// The sender sends no more. What came is kept to be resumed, if it is of use.
-    fn leave(&mut self, cx: &mut Cx<'_, ReceiverMessage>, is_useless: bool) -> Done<ReceiverFlow> {
-        let is_useless = is_useless || self.leaving == Some(true);
-        self.leaving = Some(is_useless);
+    /// Ends the transfer when the sender sends no more. The partial file is kept to be resumed, unless it is discarded.
+    fn abort(&mut self, cx: &mut Cx<'_, ReceiverMessage>, is_discarded: bool) -> DiskResult<ReceiverFlow> {
+        let is_discarded = is_discarded || self.aborted == Some(true);
+        self.aborted = Some(is_discarded);
         match std::mem::replace(&mut self.state, ReceiverState::Busy) {
-            ReceiverState::Ready(partial) | ReceiverState::Idle(partial) => self.let_go(cx, partial),
-            // The job comes back first.
+            ReceiverState::Ready(partial) | ReceiverState::Idle(partial) => self.release(cx, partial),
+            // The running job ends first.
             state @ (ReceiverState::Preparing(_) | ReceiverState::Busy) => {
                 self.state = state;
-                Ok(ReceiverFlow::On)
+                Ok(ReceiverFlow::Continue)
             }
         }
     }
 
-    fn let_go(&mut self, cx: &mut Cx<'_, ReceiverMessage>, partial: Box<Partial>) -> Done<ReceiverFlow> {
-        let is_useless = self.leaving == Some(true) || partial.is_empty();
-        if !is_useless {
-            return Ok(ReceiverFlow::Out);
+    /// Closes the partial file, and removes it if it is discarded.
+    fn release(
+        &mut self,
+        cx: &mut Cx<'_, ReceiverMessage>,
+        partial: Box<Partial>,
+    ) -> DiskResult<ReceiverFlow> {
+        let is_discarded = self.aborted == Some(true) || partial.is_empty();
+        if !is_discarded {
+            return Ok(ReceiverFlow::Stop);
         }
         cx.blocking(move || partial.discard(), |_| ReceiverMessage::Removed);
-        Ok(ReceiverFlow::On)
+        Ok(ReceiverFlow::Continue)
     }
 
-    /// Tells the sender, and ends.
+    /// Reports the reason to the sender, and stops.
     fn fail(&mut self, cx: &mut Cx<'_, ReceiverMessage>, reason: FileRefused) -> Step<ReceiverMessage> {
-        count_refusal(cx.loop_ref(), self.by, &reason);
+        count_refusal(cx.loop_ref(), self.sender_node, &reason);
         match std::mem::replace(&mut self.state, ReceiverState::Busy) {
             ReceiverState::Preparing(reply) => cx.reply(reply, OfferAnswer::Refused(reason)),
             ReceiverState::Ready(_) | ReceiverState::Idle(_) | ReceiverState::Busy
-                if self.leaving.is_none() =>
+                if self.aborted.is_none() =>
             {
                 cx.tell(self.sender, ToSender::Failed(reason).into());
             }
@@ -345,11 +375,11 @@ impl FileReceiver {
     }
 }
 
-/// Has a job run on a helper thread; where it cannot run, that is what became of it.
+/// Runs a job in the blocking pool. If it cannot run, its result is an error.
 fn run<T: Send + 'static>(
     cx: &mut Cx<'_, ReceiverMessage>,
-    job: impl FnOnce() -> Done<T> + Send + 'static,
-    answer: impl FnOnce(Done<T>) -> ReceiverMessage + 'static,
+    job: impl FnOnce() -> DiskResult<T> + Send + 'static,
+    answer: impl FnOnce(DiskResult<T>) -> ReceiverMessage + 'static,
 ) {
     let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));

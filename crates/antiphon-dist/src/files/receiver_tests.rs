@@ -1,4 +1,4 @@
-//! A receiver by itself, on virtual time: how long it holds its place for a sender that does not send.
+//! A single receiver on virtual time: how long it waits for a sender that does not send.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,77 +8,81 @@ use antiphon_sched::{AskError, ExitReason, Loop, LoopConfig, Park, Time};
 use super::*;
 use crate::files::FileRules;
 
-/// What the sender was told, in order.
+/// The events that the sender in the test has seen.
 #[derive(Default)]
-struct Seen {
+struct SenderLog {
     receiver: Cell<Option<Addr<FromNode<ToReceiver>>>>,
-    said: RefCell<Vec<ToSender>>,
-    /// How the receiver ended.
-    ended: Cell<bool>,
+    /// The messages of the receiver, in order.
+    messages: RefCell<Vec<ToSender>>,
+    /// Whether the receiver has ended.
+    has_ended: Cell<bool>,
 }
 
-enum Heard {
+enum SenderEvent {
     Answer(Result<OfferAnswer, AskError>),
-    Said(FromNode<ToSender>),
+    FromReceiver(FromNode<ToSender>),
 }
 
-struct Stage {
+/// A loop with one receiver, and an actor that plays its sender.
+struct ReceiverHarness {
     sched: Loop,
-    seen: Rc<Seen>,
+    log: Rc<SenderLog>,
     folder: tempfile::TempDir,
 }
 
-impl Stage {
-    /// A receiver that waits for the first piece of a file of a MiB.
+impl ReceiverHarness {
+    /// Starts a receiver that waits for the first chunk of a file of 1 MiB.
     fn new(within: Option<Duration>) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary folder is created");
         let rules = FileRules { keep: Duration::MAX, ..FileRules::default() };
-        let dest = Arc::new(Dest::open(folder.path(), rules).expect("it is ours"));
+        let dest = Arc::new(Dest::open(folder.path(), rules).expect("the folder is writable"));
         let config = LoopConfig { park: Park::Virtual, watchdog: None, ..LoopConfig::default() };
-        let mut sched = Loop::new(config).expect("it needs nothing of the system");
-        // In the place of the keeper.
-        let keeper = sched.spawn(move |cx: &mut Cx<'_, (FileOffer, ReplyTo<OfferAnswer>)>, event| {
+        let mut sched = Loop::new(config).expect("a virtual loop needs no system resources");
+        // This actor plays the file service.
+        let service = sched.spawn(move |cx: &mut Cx<'_, (FileOffer, ReplyTo<OfferAnswer>)>, event| {
             if let Event::Message((offer, reply)) = event {
                 let path = TargetPath::checked(offer.path.clone()).expect("plain names");
                 cx.spawn_actor(FileReceiver::new(dest.clone(), path, &offer, (None, String::new()), reply));
             }
             receive()
         });
-        let seen = Rc::new(Seen::default());
-        let told = seen.clone();
-        sched.spawn(move |cx: &mut Cx<'_, Heard>, event| {
+        let log = Rc::new(SenderLog::default());
+        let events = log.clone();
+        sched.spawn(move |cx: &mut Cx<'_, SenderEvent>, event| {
             match event {
                 Event::Start => {
                     let stat = FileStat { size: 1 << 20, seconds: 1, nanos: 0, permissions: 0o644 };
                     let within =
-                        within.map(|within| u64::try_from(within.as_millis()).expect("it is not long"));
-                    let sender = cx.adapter(Heard::Said);
+                        within.map(|within| u64::try_from(within.as_millis()).expect("the timeout is short"));
+                    let sender = cx.adapter(SenderEvent::FromReceiver);
                     let offer =
                         FileOffer { path: vec!["f".to_owned()], stat, overwrite: false, sender, within };
-                    cx.ask(keeper, Duration::from_secs(1), |reply| (offer, reply), Heard::Answer);
+                    cx.ask(service, Duration::from_secs(1), |reply| (offer, reply), SenderEvent::Answer);
                 }
-                Event::Message(Heard::Answer(Ok(OfferAnswer::Send { receiver, have, .. }))) => {
-                    told.receiver.set(Some(receiver));
+                Event::Message(SenderEvent::Answer(Ok(OfferAnswer::Send { receiver, have, .. }))) => {
+                    events.receiver.set(Some(receiver));
                     cx.monitor(receiver);
                     cx.tell(receiver, ToReceiver::Begin(have).into());
                 }
-                Event::Message(Heard::Said(said)) => told.said.borrow_mut().push(said.what),
+                Event::Message(SenderEvent::FromReceiver(message)) => {
+                    events.messages.borrow_mut().push(message.what);
+                }
                 Event::Down(down) => {
                     assert!(matches!(down.reason, ExitReason::Done(_)), "{}", down.reason);
-                    told.ended.set(true);
+                    events.has_ended.set(true);
                 }
                 _ => {}
             }
             receive()
         });
-        let mut stage = Self { sched, seen, folder };
-        stage.at(Duration::ZERO);
-        assert!(stage.seen.receiver.get().is_some(), "the file is taken");
-        stage
+        let mut harness = Self { sched, log, folder };
+        harness.run_until(Duration::ZERO);
+        assert!(harness.log.receiver.get().is_some(), "the offer is not accepted");
+        harness
     }
 
-    /// Lets the time go on to so long after the beginning; whether the receiver is there still.
-    fn at(&mut self, since: Duration) -> bool {
+    /// Runs the loop until `since` after its start. Returns whether the receiver still lives.
+    fn run_until(&mut self, since: Duration) -> bool {
         let then = Time::ZERO + since + TICKS;
         while let Some(next) = self.sched.next_deadline().filter(|next| *next < then) {
             self.sched.advance_to(next);
@@ -86,7 +90,7 @@ impl Stage {
         }
         self.sched.advance_to(then);
         self.work();
-        !self.seen.ended.get()
+        !self.log.has_ended.get()
     }
 
     fn work(&mut self) {
@@ -97,20 +101,20 @@ impl Stage {
     }
 
     fn send(&mut self, bytes: usize) {
-        let receiver = self.seen.receiver.get().expect("the file is taken");
+        let receiver = self.log.receiver.get().expect("the offer is accepted");
         let chunk = ToReceiver::Chunk(Bytes(vec![7; bytes]));
         assert!(self.sched.send(receiver, chunk.into()).is_ok());
         self.work();
     }
 
-    /// The bytes that are kept to go on with.
-    fn kept(&self) -> Vec<u64> {
-        let dir = std::fs::read_dir(self.folder.path().join(".antiphon/partial")).expect("it was made");
-        dir.map(|entry| entry.and_then(|entry| entry.metadata()).expect("it is there").len()).collect()
+    /// Returns the sizes of the partial files.
+    fn partial_sizes(&self) -> Vec<u64> {
+        let dir = std::fs::read_dir(self.folder.path().join(".antiphon/partial")).expect("the folder exists");
+        dir.map(|entry| entry.and_then(|entry| entry.metadata()).expect("the file exists").len()).collect()
     }
 }
 
-/// Timers are never early, and may be so late.
+/// Timers never fire early, and at most this much late.
 const TICKS: Duration = Duration::from_millis(10);
 
 fn secs(seconds: u64) -> Duration {
@@ -118,37 +122,37 @@ fn secs(seconds: u64) -> Duration {
 }
 
 #[test]
-fn a_sender_that_sends_nothing_for_ten_minutes_loses_its_place_and_what_came_is_kept() {
-    let mut stage = Stage::new(None);
-    assert!(stage.at(secs(500)));
-    stage.send(CHUNK_BYTES);
-    assert!(stage.at(secs(600)), "a piece in each ten minutes is enough");
-    assert!(stage.at(secs(1199)));
-    assert!(!stage.at(secs(1200)));
-    let last = stage.seen.said.borrow_mut().pop();
+fn receiver_of_silent_sender_fails_and_keeps_bytes() {
+    let mut harness = ReceiverHarness::new(None);
+    assert!(harness.run_until(secs(500)));
+    harness.send(CHUNK_BYTES);
+    assert!(harness.run_until(secs(600)), "one chunk in ten minutes must be enough");
+    assert!(harness.run_until(secs(1199)));
+    assert!(!harness.run_until(secs(1200)));
+    let last = harness.log.messages.borrow_mut().pop();
     assert!(matches!(last, Some(ToSender::Failed(FileRefused::Disorder))));
-    assert_eq!(stage.kept(), [CHUNK_BYTES as u64]);
+    assert_eq!(harness.partial_sizes(), [CHUNK_BYTES as u64]);
 }
 
 #[test]
-fn bytes_that_come_one_by_one_hold_no_place() {
-    let mut stage = Stage::new(None);
+fn receiver_of_single_bytes_fails() {
+    let mut harness = ReceiverHarness::new(None);
     for second in 1..600 {
-        assert!(stage.at(secs(second)));
-        stage.send(1);
+        assert!(harness.run_until(secs(second)));
+        harness.send(1);
     }
-    assert!(!stage.at(secs(600)));
+    assert!(!harness.run_until(secs(600)));
 }
 
 #[test]
-fn a_receiver_ends_soon_after_the_time_that_its_sender_has() {
-    let mut stage = Stage::new(Some(secs(10)));
-    stage.send(CHUNK_BYTES);
-    assert!(stage.at(secs(10)), "the sender tells first, if it can");
-    assert!(stage.at(secs(14)));
-    assert!(!stage.at(secs(15)));
-    assert_eq!(stage.kept(), [CHUNK_BYTES as u64]);
-    // Nothing else has this one's end.
-    let mut other = Stage::new(None);
-    assert!(other.at(secs(599)));
+fn receiver_stops_after_timeout_of_sender() {
+    let mut harness = ReceiverHarness::new(Some(secs(10)));
+    harness.send(CHUNK_BYTES);
+    assert!(harness.run_until(secs(10)), "the receiver must give the sender time to report first");
+    assert!(harness.run_until(secs(14)));
+    assert!(!harness.run_until(secs(15)));
+    assert_eq!(harness.partial_sizes(), [CHUNK_BYTES as u64]);
+    // Without that timeout, the receiver stays.
+    let mut other = ReceiverHarness::new(None);
+    assert!(other.run_until(secs(599)));
 }

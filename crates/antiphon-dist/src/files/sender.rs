@@ -1,7 +1,7 @@
-//! The sender of one file: a hidden actor, started by `send_file`, which answers once and ends.
+//! The sender of one file: a service actor that `send_file` starts. It answers its caller once and stops.
 //!
-//! Invariant: at most one job on the file runs at a time, and it holds the file; so pieces are sent in order. What
-//! is under way to the receiver's disk is at most the window that it granted.
+//! Invariant: at most one job runs at a time, and it owns the file; therefore chunks are sent in order. The bytes that are
+//! sent and not yet written to the receiver's disk are at most the window that the receiver granted.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,87 +13,90 @@ use antiphon_sched::{
 };
 
 use super::messages::{
-    CHUNK_BYTES, FILE_SERVICE, FileOffer, FileServiceName, OfferAnswer, ToFileService, ToReceiver, ToSender,
+    CHUNK_BYTES, FILE_SERVICE, FileOffer, FileServiceAddr, OfferAnswer, ToFileService, ToReceiver, ToSender,
 };
 use super::outcome::{FileError, FileRefused, Progress, SourceError, Stored};
 use super::path::TargetPath;
-use super::source::{Piece, SourceFile};
+use super::source::{FileChunk, SourceFile};
 use crate::cx::{NetCx, node_mut};
 use crate::error::LocateError;
 use crate::from_node::FromNode;
 use crate::location::Location;
 
-/// Who may be told of one transfer's progress; further ones are not.
+/// The most watchers of one transfer's progress; further ones are refused.
 const WATCHERS_MAX: usize = 64;
-/// Progress is told no oftener.
-const TELL_EVERY_LEAST: Duration = Duration::from_millis(10);
+/// The shortest interval between two reports of progress to one watcher.
+const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
-/// What a sender is told.
+/// A message that the sender of a file handles.
 pub(crate) enum SenderMessage {
-    /// Who sent the file waits for this answer.
+    /// Starts the transfer; the caller of `send_file` waits for the reply.
     Begin(ReplyTo<Result<Stored, FileError>>),
-    Opened(Done<SourceFile>),
-    Located(Result<FileServiceName, LocateError>),
+    Opened(SourceResult<SourceFile>),
+    Located(Result<FileServiceAddr, LocateError>),
     Answered(Result<OfferAnswer, AskError>),
-    /// Some more of what the receiver has is hashed; `true`: all.
-    Hashed(Done<(SourceFile, bool)>),
-    Rewound(Done<SourceFile>),
-    Read(Done<(SourceFile, Piece)>),
+    /// A job hashed some of the bytes that the receiver has; `true`: all of them.
+    Hashed(SourceResult<(SourceFile, bool)>),
+    Rewound(SourceResult<SourceFile>),
+    Read(SourceResult<(SourceFile, FileChunk)>),
     Peer(FromNode<ToSender>),
+    /// Adds a watcher of the progress, and its interval.
     Watch(Addr<Progress>, Duration),
-    Tell(Addr<Progress>),
+    /// The interval of a watcher has passed.
+    Report(Addr<Progress>),
     Cancel,
-    Late,
+    TimedOut,
 }
 
-/// What became of a job.
-type Done<T> = Result<T, SourceError>;
+/// The result of a job that reads the file.
+type SourceResult<T> = Result<T, SourceError>;
 
-/// What is to be sent where.
+/// The arguments of one transfer.
 pub(crate) struct SendOrder {
     pub(super) file: PathBuf,
     pub(super) target: TargetPath,
     pub(super) overwrite: bool,
     pub(super) to: Location,
     pub(super) timeout: Duration,
-    /// Who wants it: the transfer ends with that actor.
-    pub(super) asker: ActorId,
-    /// Counts this transfer among those of its node, until it is dropped.
+    /// The actor that called `send_file`; the transfer ends with it.
+    pub(super) caller: ActorId,
+    /// Counts as one transfer of this node until it is dropped.
     #[expect(dead_code, reason = "held, not read")]
-    pub(super) place: Arc<()>,
+    pub(super) slot: Arc<()>,
 }
 
+/// The actor that sends one file.
 pub(crate) struct FileSender {
     order: SendOrder,
     answer: Option<ReplyTo<Result<Stored, FileError>>>,
     watchers: Vec<Addr<Progress>>,
     receiver: Option<Addr<FromNode<ToReceiver>>>,
-    /// Where the file goes, once its service is found: nobody else is heard.
-    node: Option<NodeId>,
+    /// The receiving node, once its file service is located. Messages of other nodes are ignored.
+    receiver_node: Option<NodeId>,
     state: SenderState,
-    flow: Flow,
+    progress: SendProgress,
 }
 
 enum SenderState {
-    /// A job holds the file, or will open it.
+    /// A job owns the file, or will open it.
     Busy,
-    /// The service at the location is looked for.
-    Looking(SourceFile),
-    /// The offer was made.
+    /// Waits for the address of the file service at the location.
+    Locating(SourceFile),
+    /// Waits for the answer to the offer.
     Offering(SourceFile),
-    /// The receiver has some of the file; is it the same?
+    /// A job hashes the first `have` bytes, to compare them with those that the receiver has.
     Comparing { have: u64, hash: Bytes },
-    /// The window is full.
-    Waiting(SourceFile),
-    /// The way to the node is full.
-    Held(SourceFile, Piece),
-    /// All is sent.
+    /// The window is full; waits until the receiver has written more.
+    WindowFull(SourceFile),
+    /// The send queue of the node is full; waits until it is writable.
+    QueueFull(SourceFile, FileChunk),
+    /// The whole file is sent; waits for the result.
     Sent,
 }
 
-/// How far the transfer is, in bytes from the beginning.
+/// The progress of the transfer, in bytes from the beginning of the file.
 #[derive(Default)]
-struct Flow {
+struct SendProgress {
     size: u64,
     sent: u64,
     written: u64,
@@ -101,11 +104,11 @@ struct Flow {
     window: u64,
 }
 
-impl Flow {
-    /// Whether another piece may be sent. One may always be under way.
+impl SendProgress {
+    /// Whether another chunk may be sent. One chunk may be in flight even if the window is smaller.
     fn has_room(&self) -> bool {
-        let piece = (self.size - self.sent).min(CHUNK_BYTES as u64);
-        self.sent == self.written || self.sent - self.written + piece <= self.window
+        let chunk = (self.size - self.sent).min(CHUNK_BYTES as u64);
+        self.sent == self.written || self.sent - self.written + chunk <= self.window
     }
 }
 
@@ -116,9 +119,9 @@ impl FileSender {
             answer: None,
             watchers: Vec::new(),
             receiver: None,
-            node: None,
+            receiver_node: None,
             state: SenderState::Busy,
-            flow: Flow::default(),
+            progress: SendProgress::default(),
         }
     }
 }
@@ -127,13 +130,13 @@ impl Actor<SenderMessage> for FileSender {
     fn step(&mut self, cx: &mut Cx<'_, SenderMessage>, event: Event<SenderMessage>) -> Step<SenderMessage> {
         let done = match event {
             Event::Start => self.start(cx),
-            Event::Message(note) => self.on_note(cx, note),
+            Event::Message(message) => self.on_message(cx, message),
             Event::Writable(_) => self.on_writable(cx),
             Event::Down(down) if self.receiver.is_some_and(|receiver| receiver == down.actor) => {
                 Err(FileError::NodeLost)
             }
-            // Who wanted it has ended.
-            Event::Down(down) if down.actor == self.order.asker => Err(FileError::Cancelled),
+            // The actor that called `send_file` has ended.
+            Event::Down(down) if down.actor == self.order.caller => Err(FileError::Cancelled),
             _ => Ok(None),
         };
         match done {
@@ -147,10 +150,10 @@ impl Actor<SenderMessage> for FileSender {
 impl FileSender {
     fn start(&mut self, cx: &mut Cx<'_, SenderMessage>) -> Result<Option<Stored>, FileError> {
         cx.set_daemon(true);
-        cx.set_name("sender of a file");
+        cx.set_name("file sender");
         cx.set_signal_policy(SignalPolicy::None);
-        cx.after(self.order.timeout, SenderMessage::Late);
-        cx.monitor(self.order.asker);
+        cx.after(self.order.timeout, SenderMessage::TimedOut);
+        cx.monitor(self.order.caller);
         Ok(None)
     }
 
@@ -160,12 +163,12 @@ impl FileSender {
         run(cx, move || SourceFile::open(&path), SenderMessage::Opened);
     }
 
-    fn on_note(
+    fn on_message(
         &mut self,
         cx: &mut Cx<'_, SenderMessage>,
-        note: SenderMessage,
+        message: SenderMessage,
     ) -> Result<Option<Stored>, FileError> {
-        match note {
+        match message {
             SenderMessage::Begin(answer) => self.open(cx, answer),
             SenderMessage::Opened(source) => self.locate_service(cx, source?),
             SenderMessage::Located(found) => self.offer(cx, found)?,
@@ -173,44 +176,46 @@ impl FileSender {
             SenderMessage::Hashed(hashed) => self.on_hashed(cx, hashed?),
             SenderMessage::Rewound(source) => self.begin(cx, source?, 0),
             SenderMessage::Read(read) => {
-                let (source, piece) = read?;
-                self.send(cx, source, piece)?;
+                let (source, chunk) = read?;
+                self.send(cx, source, chunk)?;
             }
-            SenderMessage::Peer(told) if self.node == Some(told.by.unwrap_or(cx.id().node())) => {
-                return self.on_peer(cx, told.what);
+            SenderMessage::Peer(message)
+                if self.receiver_node == Some(message.by.unwrap_or(cx.id().node())) =>
+            {
+                return self.on_peer(cx, message.what);
             }
             SenderMessage::Peer(_) => {}
             SenderMessage::Watch(watcher, every) => self.watch(cx, watcher, every),
-            SenderMessage::Tell(watcher) => self.tell(cx, watcher),
+            SenderMessage::Report(watcher) => self.report(cx, watcher),
             SenderMessage::Cancel => return Err(FileError::Cancelled),
-            SenderMessage::Late => return Err(self.late()),
+            SenderMessage::TimedOut => return Err(self.timeout_error()),
         }
         Ok(None)
     }
 
-    /// What it means that the time is over.
-    fn late(&self) -> FileError {
+    /// Returns the error of a transfer that times out in the current state.
+    fn timeout_error(&self) -> FileError {
         match self.state {
-            SenderState::Looking(_) => FileError::NoAnswer,
+            SenderState::Locating(_) => FileError::NoAnswer,
             _ => FileError::TimedOut,
         }
     }
 
     fn locate_service(&mut self, cx: &mut Cx<'_, SenderMessage>, source: SourceFile) {
-        self.flow.size = source.stat.size;
-        self.state = SenderState::Looking(source);
+        self.progress.size = source.stat.size;
+        self.state = SenderState::Locating(source);
         cx.locate_at(FILE_SERVICE, self.order.to, self.order.timeout, SenderMessage::Located);
     }
 
     fn offer(
         &mut self,
         cx: &mut Cx<'_, SenderMessage>,
-        found: Result<FileServiceName, LocateError>,
+        found: Result<FileServiceAddr, LocateError>,
     ) -> Result<(), FileError> {
-        let SenderState::Looking(source) = std::mem::replace(&mut self.state, SenderState::Busy) else {
+        let SenderState::Locating(source) = std::mem::replace(&mut self.state, SenderState::Busy) else {
             return Ok(());
         };
-        let FileServiceName(service) = found.map_err(FileError::of_locating)?;
+        let FileServiceAddr(service) = found.map_err(FileError::from_locate_error)?;
         let offer = FileOffer {
             path: self.order.target.clone().into_names(),
             stat: source.stat,
@@ -218,7 +223,7 @@ impl FileSender {
             sender: cx.adapter(SenderMessage::Peer),
             within: Some(u64::try_from(self.order.timeout.as_millis()).unwrap_or(u64::MAX)),
         };
-        self.node = Some(service.node());
+        self.receiver_node = Some(service.node());
         self.state = SenderState::Offering(source);
         cx.ask(
             service,
@@ -241,14 +246,14 @@ impl FileSender {
             OfferAnswer::AlreadyThere => Ok(Some(Stored::AlreadyThere)),
             OfferAnswer::Different(there) => Err(FileError::Different { there }),
             OfferAnswer::Refused(reason) => Err(reason.into()),
-            OfferAnswer::Send { receiver, .. } if self.node != Some(receiver.node()) => {
+            OfferAnswer::Send { receiver, .. } if self.receiver_node != Some(receiver.node()) => {
                 Err(FileError::Refused(FileRefused::Disorder))
             }
             OfferAnswer::Send { receiver, have, hash, window } => {
                 self.receiver = Some(receiver);
-                self.flow.window = window;
+                self.progress.window = window;
                 cx.monitor(receiver);
-                if have == 0 || have > self.flow.size {
+                if have == 0 || have > self.progress.size {
                     self.begin(cx, source, 0);
                 } else {
                     self.state = SenderState::Comparing { have, hash };
@@ -260,25 +265,30 @@ impl FileSender {
     }
 
     fn hash(&mut self, cx: &mut Cx<'_, SenderMessage>, mut source: SourceFile, to: u64) {
-        run(cx, move || source.hash_towards(to).map(|is_all| (source, is_all)), SenderMessage::Hashed);
+        run(
+            cx,
+            move || source.hash_towards(to).map(|is_complete| (source, is_complete)),
+            SenderMessage::Hashed,
+        );
     }
 
-    fn on_hashed(&mut self, cx: &mut Cx<'_, SenderMessage>, (mut source, is_all): (SourceFile, bool)) {
+    fn on_hashed(&mut self, cx: &mut Cx<'_, SenderMessage>, (mut source, is_complete): (SourceFile, bool)) {
         match std::mem::replace(&mut self.state, SenderState::Busy) {
-            SenderState::Comparing { have, hash } if !is_all => {
+            SenderState::Comparing { have, hash } if !is_complete => {
                 self.state = SenderState::Comparing { have, hash };
                 self.hash(cx, source, have);
             }
             SenderState::Comparing { have, hash } if source.hash() == hash.as_ref() => {
                 self.begin(cx, source, have);
             }
-            // What is there is of another file.
+            // The receiver has bytes of a different file.
             _ => run(cx, move || source.rewind().map(|()| source), SenderMessage::Rewound),
         }
     }
 
     fn begin(&mut self, cx: &mut Cx<'_, SenderMessage>, source: SourceFile, from: u64) {
-        self.flow = Flow { sent: from, written: from, resumed: from, ..std::mem::take(&mut self.flow) };
+        self.progress =
+            SendProgress { sent: from, written: from, resumed: from, ..std::mem::take(&mut self.progress) };
         if let Some(receiver) = self.receiver {
             cx.tell(receiver, ToReceiver::Begin(from).into());
         }
@@ -287,37 +297,37 @@ impl FileSender {
 
     fn read(&mut self, cx: &mut Cx<'_, SenderMessage>, mut source: SourceFile) {
         self.state = SenderState::Busy;
-        run(cx, move || source.read().map(|piece| (source, piece)), SenderMessage::Read);
+        run(cx, move || source.read().map(|chunk| (source, chunk)), SenderMessage::Read);
     }
 
-    /// Sends a piece, if the way has room; and reads on, if the window has.
+    /// Sends a chunk if the send queue has room, and reads the next one if the window has room.
     fn send(
         &mut self,
         cx: &mut Cx<'_, SenderMessage>,
         source: SourceFile,
-        piece: Piece,
+        chunk: FileChunk,
     ) -> Result<(), FileError> {
         let Some(receiver) = self.receiver else { return Ok(()) };
-        let (hash, count) = (piece.hash, piece.bytes.len() as u64);
+        let (hash, count) = (chunk.hash, chunk.bytes.len() as u64);
         if count > 0
-            && let Err(error) = cx.try_send(receiver, ToReceiver::Chunk(piece.bytes.into()).into())
+            && let Err(error) = cx.try_send(receiver, ToReceiver::Chunk(chunk.bytes.into()).into())
         {
-            return self.hold(source, hash, error);
+            return self.on_send_error(source, hash, error);
         }
-        self.flow.sent += count;
+        self.progress.sent += count;
         match hash {
             Some(hash) => {
                 cx.tell(receiver, ToReceiver::End(hash.to_vec().into()).into());
                 self.state = SenderState::Sent;
             }
-            None if self.flow.has_room() => self.read(cx, source),
-            None => self.state = SenderState::Waiting(source),
+            None if self.progress.has_room() => self.read(cx, source),
+            None => self.state = SenderState::WindowFull(source),
         }
         Ok(())
     }
 
-    /// A piece did not go: it waits, or the transfer has no end but this.
-    fn hold(
+    /// Keeps a chunk that the send queue has no room for; other errors end the transfer.
+    fn on_send_error(
         &mut self,
         source: SourceFile,
         hash: Option<[u8; 32]>,
@@ -325,10 +335,10 @@ impl FileSender {
     ) -> Result<(), FileError> {
         match error {
             SendError::Busy(FromNode { what: ToReceiver::Chunk(Bytes(bytes)), .. }) => {
-                self.state = SenderState::Held(source, Piece { bytes, hash });
+                self.state = SenderState::QueueFull(source, FileChunk { bytes, hash });
                 Ok(())
             }
-            // The receiver is gone, and its `Down` comes.
+            // The receiver has ended; its `Down` arrives later.
             SendError::NoActor(_) | SendError::NoNode(_) => Ok(()),
             SendError::TooLarge(_) => Err(FileError::PieceTooLarge),
             other => Err(FileError::Unsent(other.reason())),
@@ -337,7 +347,7 @@ impl FileSender {
 
     fn on_writable(&mut self, cx: &mut Cx<'_, SenderMessage>) -> Result<Option<Stored>, FileError> {
         match std::mem::replace(&mut self.state, SenderState::Busy) {
-            SenderState::Held(source, piece) => self.send(cx, source, piece)?,
+            SenderState::QueueFull(source, chunk) => self.send(cx, source, chunk)?,
             state => self.state = state,
         }
         Ok(None)
@@ -350,9 +360,10 @@ impl FileSender {
     ) -> Result<Option<Stored>, FileError> {
         match message {
             ToSender::Written(to) => {
-                self.flow.written = to.clamp(self.flow.written, self.flow.sent.max(self.flow.written));
+                self.progress.written =
+                    to.clamp(self.progress.written, self.progress.sent.max(self.progress.written));
                 match std::mem::replace(&mut self.state, SenderState::Busy) {
-                    SenderState::Waiting(source) if self.flow.has_room() => self.read(cx, source),
+                    SenderState::WindowFull(source) if self.progress.has_room() => self.read(cx, source),
                     state => self.state = state,
                 }
                 Ok(None)
@@ -374,44 +385,44 @@ impl FileSender {
 
     fn watch(&mut self, cx: &mut Cx<'_, SenderMessage>, watcher: Addr<Progress>, every: Duration) {
         if let Some(core) = node_mut(cx.loop_ref()) {
-            core.send_slots().hear(watcher);
+            core.send_slots().remove_pending_watcher(watcher);
         }
         if self.watchers.len() >= WATCHERS_MAX {
             return cx.loop_ref().close_adapter(watcher);
         }
         self.watchers.push(watcher);
-        cx.every(every.max(TELL_EVERY_LEAST), move || SenderMessage::Tell(watcher));
+        cx.every(every.max(PROGRESS_INTERVAL_MIN), move || SenderMessage::Report(watcher));
     }
 
-    fn tell(&self, cx: &mut Cx<'_, SenderMessage>, watcher: Addr<Progress>) {
-        let Flow { size, written, resumed, .. } = self.flow;
+    fn report(&self, cx: &mut Cx<'_, SenderMessage>, watcher: Addr<Progress>) {
+        let SendProgress { size, written, resumed, .. } = self.progress;
         let now = Progress { done: written, total: size, resumed };
         if let Err(reason) = cx.send(watcher, now) {
-            tracing::debug!(%reason, "nobody is told of a transfer's progress");
+            tracing::debug!(%reason, "progress not reported");
         }
     }
 
-    /// Answers, tells the receiver if it still waits, and ends.
+    /// Aborts a receiver that still waits, answers the caller, and stops.
     fn end(
         &mut self,
         cx: &mut Cx<'_, SenderMessage>,
         result: Result<Stored, FileError>,
     ) -> Step<SenderMessage> {
         if let Some(receiver) = self.receiver {
-            let is_useless = matches!(result, Err(FileError::Source(SourceError::Changed)));
-            if let Err(reason) = cx.send(receiver, ToReceiver::Abort(is_useless).into()) {
-                tracing::debug!(%reason, "a receiver is not told that its sender has gone; it sees it");
+            let is_discarded = matches!(result, Err(FileError::Source(SourceError::Changed)));
+            if let Err(reason) = cx.send(receiver, ToReceiver::Abort(is_discarded).into()) {
+                tracing::debug!(%reason, "abort not sent; the receiver monitors this sender");
             }
         }
-        // What waits in the mailbox is not taken any more.
-        let me = cx.addr();
+        // `Watch` messages in the mailbox will not be handled: their watchers are closed here.
+        let addr = cx.addr();
         if let Some(core) = node_mut(cx.loop_ref()) {
-            self.watchers.extend(core.send_slots().take_unheard(me));
+            self.watchers.extend(core.send_slots().take_pending_watchers(addr));
         }
         for watcher in std::mem::take(&mut self.watchers) {
             if result == Ok(Stored::New) {
-                self.flow.written = self.flow.size;
-                self.tell(cx, watcher);
+                self.progress.written = self.progress.size;
+                self.report(cx, watcher);
             }
             cx.loop_ref().close_adapter(watcher);
         }
@@ -423,7 +434,7 @@ impl FileSender {
 }
 
 impl FileError {
-    fn of_locating(reason: LocateError) -> Self {
+    fn from_locate_error(reason: LocateError) -> Self {
         match reason {
             LocateError::TimedOut => Self::NoAnswer,
             LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
@@ -433,16 +444,16 @@ impl FileError {
     }
 }
 
-/// The name under which a file is stored, if none is given.
-pub(super) fn own_name(file: &Path) -> PathBuf {
+/// Returns the name under which a file is stored if the options give none.
+pub(super) fn default_name(file: &Path) -> PathBuf {
     file.file_name().map(PathBuf::from).unwrap_or_default()
 }
 
-/// Has a job run on a helper thread; where it cannot run, that is what became of it.
+/// Runs a job in the blocking pool. If it cannot run, its result is an error.
 fn run<T: Send + 'static>(
     cx: &mut Cx<'_, SenderMessage>,
-    job: impl FnOnce() -> Done<T> + Send + 'static,
-    answer: impl FnOnce(Done<T>) -> SenderMessage + 'static,
+    job: impl FnOnce() -> SourceResult<T> + Send + 'static,
+    answer: impl FnOnce(SourceResult<T>) -> SenderMessage + 'static,
 ) {
     let no_job = |reason: JobError| Err(SourceError::Unreadable(reason.to_string()));
     cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));

@@ -1,8 +1,7 @@
-//! The keeper of a node's files: a hidden actor that every node has, which starts a receiver for each file that is
-//! offered, and has files deleted.
+//! The file service: the service actor of a node that starts a receiver for each offered file, and deletes files.
 //!
-//! Invariant: at most `transfers_max` receivers live at a time, and as many deletions are under way; one other node has at
-//! most three quarters of either. Whose they are is known from the session, not from what the node says.
+//! Invariant: at most `transfers_max` receivers and `transfers_max` deletions run at a time (but at least one deletion), and
+//! at most three quarters of either for one other node. The session identifies that node, not the contents of its messages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,13 +23,13 @@ use crate::from_node::FromNode;
 use crate::node::Space;
 use crate::quota::QuotaUsage;
 
-/// How often unfinished files that are too old are looked for.
+/// The interval at which partial files that are too old are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
-/// Receivers that end before unfinished files are looked at besides: each may have left one.
+/// The number of ended receivers after which a sweep starts early: each may have left a partial file.
 const ENDED_MAX: usize = 64;
 
-/// What a keeper is told.
+/// A message that the file service handles.
 enum ServiceMessage {
     Peer(FromNode<ToFileService>),
     Deleted(Option<NodeId>, ReplyTo<DeleteAnswer>, Result<bool, FileRefused>),
@@ -39,29 +38,29 @@ enum ServiceMessage {
 }
 
 struct FileService {
-    /// `None`: this node takes no files.
+    /// `None`: this node accepts no files.
     dest: Option<Arc<Dest>>,
     transfer_permits: TransferPermits,
     receivers: BTreeMap<ActorId, Option<NodeId>>,
-    deletions: TransferPermits,
-    /// Receivers that have ended since unfinished files were looked at.
+    deletion_permits: TransferPermits,
+    /// The number of receivers that have ended since the last sweep.
     ended: usize,
-    sweeping: bool,
+    is_sweeping: bool,
     access: AccessPolicy,
 }
 
-/// Starts the keeper of a node.
+/// Starts the file service of a node.
 pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, access: AccessPolicy) {
-    let mut keeper = FileService {
+    let mut service = FileService {
         dest: dest.map(Arc::new),
         transfer_permits: TransferPermits::new(transfers_max),
         receivers: BTreeMap::new(),
-        deletions: TransferPermits::new(transfers_max.max(1)),
+        deletion_permits: TransferPermits::new(transfers_max.max(1)),
         ended: 0,
-        sweeping: false,
+        is_sweeping: false,
         access,
     };
-    sched.spawn(move |cx, event| keeper.step(cx, event));
+    sched.spawn(move |cx, event| service.step(cx, event));
 }
 
 impl FileService {
@@ -73,13 +72,13 @@ impl FileService {
         match event {
             Event::Start => {
                 cx.set_daemon(true);
-                cx.set_name("keeper of files");
+                cx.set_name("file service");
                 cx.set_signal_policy(SignalPolicy::None);
                 let own = cx.id();
                 allow(cx.loop_ref(), own, self.access.clone())?;
-                let me = cx.adapter(ServiceMessage::Peer);
+                let addr = cx.adapter(ServiceMessage::Peer);
                 let tag = cx.loop_ref().tag_of::<FromNode<ToFileService>>();
-                register(cx.loop_ref(), (Space::Service, FILE_SERVICE), me, tag, None)?;
+                register(cx.loop_ref(), (Space::Service, FILE_SERVICE), addr, tag, None)?;
                 self.sweep(cx);
                 cx.every(SWEEP_EVERY, || ServiceMessage::Sweep);
             }
@@ -98,11 +97,11 @@ impl FileService {
                 self.on_delete(cx, by, path, reply);
             }
             Event::Message(ServiceMessage::Deleted(by, reply, done)) => {
-                self.deletions.leave(by);
+                self.deletion_permits.release(by);
                 answer_deletion(cx, by, reply, done);
             }
             Event::Message(ServiceMessage::Sweep) => self.sweep(cx),
-            Event::Message(ServiceMessage::Swept) => self.sweeping = false,
+            Event::Message(ServiceMessage::Swept) => self.is_sweeping = false,
             Event::Down(down) => self.on_down(cx, &down),
             _ => {}
         }
@@ -116,15 +115,15 @@ impl FileService {
         offer: FileOffer,
         reply: ReplyTo<OfferAnswer>,
     ) {
-        let whom = node_mut(cx.loop_ref()).map(|core| core.party_of(by)).unwrap_or_default();
-        match self.take((cx.id().node(), by), offer, whom, reply) {
+        let owner = node_mut(cx.loop_ref()).map(|core| core.owner_of_peer(by)).unwrap_or_default();
+        match self.accept((cx.id().node(), by), offer, owner, reply) {
             Ok(receiver) => {
-                self.transfer_permits.enter(by);
+                self.transfer_permits.acquire(by);
                 let receiver = cx.spawn_actor(receiver);
                 self.receivers.insert(receiver.id(), by);
                 cx.monitor(receiver);
                 if let Err(reason) = allow(cx.loop_ref(), receiver.id(), self.access.clone()) {
-                    tracing::debug!(%reason, "a receiver ended before it began");
+                    tracing::debug!(%reason, "access policy not set: the receiver has ended");
                 }
             }
             Err((reply, reason)) => {
@@ -134,32 +133,32 @@ impl FileService {
         }
     }
 
-    /// The receiver of a file, unless there are too many.
-    fn take(
+    /// Returns the receiver for an offer, or the reason to refuse it.
+    fn accept(
         &self,
         (node_id, by): (NodeId, Option<NodeId>),
         offer: FileOffer,
-        whom: String,
+        owner: String,
         reply: ReplyTo<OfferAnswer>,
     ) -> Result<FileReceiver, (ReplyTo<OfferAnswer>, FileRefused)> {
         let Some(dest) = self.dest.clone() else { return Err((reply, FileRefused::NoDestPath)) };
         if let Err(max) = self.transfer_permits.check(by) {
             return Err((reply, FileRefused::TooManyTransfers { max: max as u64 }));
         }
-        // Else somebody else would be told of what is not his.
+        // Otherwise an offer could direct the messages of its receiver to a third node.
         if offer.sender.node() != by.unwrap_or(node_id) {
             return Err((reply, FileRefused::Disorder));
         }
         match TargetPath::checked(offer.path.clone()) {
-            Ok(path) => Ok(FileReceiver::new(dest, path, &offer, (by, whom), reply)),
+            Ok(path) => Ok(FileReceiver::new(dest, path, &offer, (by, owner), reply)),
             Err(reason) => Err((reply, FileRefused::BadPath(reason))),
         }
     }
 
-    /// A receiver has ended.
+    /// Releases the permit of a receiver that has ended.
     fn on_down(&mut self, cx: &mut Cx<'_, ServiceMessage>, down: &Down) {
         let Some(by) = self.receivers.remove(&down.actor) else { return };
-        self.transfer_permits.leave(by);
+        self.transfer_permits.release(by);
         self.ended += 1;
         if self.ended >= ENDED_MAX {
             self.sweep(cx);
@@ -174,24 +173,25 @@ impl FileService {
         reply: ReplyTo<DeleteAnswer>,
     ) {
         let path = TargetPath::checked(path).map_err(FileRefused::BadPath);
-        let room = self.deletions.check(by).map_err(|max| FileRefused::TooManyTransfers { max: max as u64 });
-        let (dest, path) = match (self.dest.clone(), room.and(path)) {
+        let permitted =
+            self.deletion_permits.check(by).map_err(|max| FileRefused::TooManyTransfers { max: max as u64 });
+        let (dest, path) = match (self.dest.clone(), permitted.and(path)) {
             (Some(dest), Ok(path)) => (dest, path),
             (None, _) => return answer_deletion(cx, by, reply, Err(FileRefused::NoDestPath)),
             (Some(_), Err(reason)) => return answer_deletion(cx, by, reply, Err(reason)),
         };
-        self.deletions.enter(by);
+        self.deletion_permits.acquire(by);
         let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
         let deleted =
             move |done: Result<_, JobError>| ServiceMessage::Deleted(by, reply, done.unwrap_or_else(no_job));
         cx.blocking(move || dest.delete(&path), deleted);
     }
 
-    /// Has what is too old or too much removed.
+    /// Removes partial files that are too old or too many.
     fn sweep(&mut self, cx: &mut Cx<'_, ServiceMessage>) {
         self.ended = 0;
         if let Some(dest) = self.dest.clone()
-            && !std::mem::replace(&mut self.sweeping, true)
+            && !std::mem::replace(&mut self.is_sweeping, true)
         {
             cx.blocking(move || dest.sweep(), |_| ServiceMessage::Swept);
         }
@@ -210,32 +210,32 @@ fn answer_deletion(
     cx.reply(reply, DeleteAnswer(done));
 }
 
-/// Places for what nodes have under way here. Of several, one other node never has all.
+/// Limits the transfers or deletions that run here. If the limit is above one, no other node gets all permits.
 struct TransferPermits {
     max: usize,
-    taken: QuotaUsage<Option<NodeId>>,
+    in_use: QuotaUsage<Option<NodeId>>,
 }
 
 impl TransferPermits {
     fn new(max: usize) -> Self {
-        Self { max, taken: QuotaUsage::default() }
+        Self { max, in_use: QuotaUsage::default() }
     }
 
-    /// Whether a node may have one more; the error is how many there are for it.
+    /// Whether a node may have one more permit. The error is the limit that applies to the node.
     fn check(&self, by: Option<NodeId>) -> Result<(), usize> {
         let share = if self.max > 1 { self.max - (self.max / 4).max(1) } else { self.max };
         match () {
-            () if self.taken.all() >= self.max => Err(self.max),
-            () if by.is_some() && self.taken.of(&by) >= share => Err(share),
+            () if self.in_use.all() >= self.max => Err(self.max),
+            () if by.is_some() && self.in_use.of(&by) >= share => Err(share),
             () => Ok(()),
         }
     }
 
-    fn enter(&mut self, by: Option<NodeId>) {
-        self.taken.add(by, 1);
+    fn acquire(&mut self, by: Option<NodeId>) {
+        self.in_use.add(by, 1);
     }
 
-    fn leave(&mut self, by: Option<NodeId>) {
-        self.taken.take(&by, 1);
+    fn release(&mut self, by: Option<NodeId>) {
+        self.in_use.take(&by, 1);
     }
 }

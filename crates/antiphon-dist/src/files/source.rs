@@ -1,7 +1,7 @@
-//! The file that is sent, read and hashed piece by piece: jobs for helper threads.
+//! Reads and hashes the file that is sent, chunk by chunk. All functions here block: they run in the blocking pool.
 //!
-//! Invariant: the hash covers exactly the first `at` bytes, each read once, in order; a file that was changed
-//! meanwhile has no hash.
+//! Invariant: the hash covers exactly the first `offset` bytes, each read once, in order. A file that was changed during
+//! the transfer gets no final hash.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek};
@@ -13,19 +13,19 @@ use blake3::Hasher;
 use super::messages::CHUNK_BYTES;
 use super::outcome::{FileStat, SourceError};
 
-/// What one job hashes at most, so that it does not keep a helper thread from others.
-pub(super) const HASHED_AT_ONCE: u64 = 8 * 1024 * 1024;
+/// The most bytes that one job hashes, so that a job occupies its thread of the blocking pool only for a short time.
+pub(super) const HASH_JOB_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// An open file, and how far it is read.
+/// An open file, and the offset up to which it is read.
 pub(crate) struct SourceFile {
     file: File,
     hasher: Box<Hasher>,
-    at: u64,
+    offset: u64,
     pub(super) stat: FileStat,
 }
 
-/// The next piece of a file; with the last one, the hash of all.
-pub(crate) struct Piece {
+/// The next chunk of a file. The last one comes with the hash of the whole file.
+pub(crate) struct FileChunk {
     pub(super) bytes: Vec<u8>,
     pub(super) hash: Option<[u8; 32]>,
 }
@@ -38,85 +38,86 @@ impl SourceFile {
         #[cfg(unix)]
         {
             use std::os::unix::fs::OpenOptionsExt;
-            // Or a pipe would wait for its writer.
+            // Without this, opening a pipe would wait for its writer.
             options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
         }
-        let file = options.open(path).map_err(|reason| refused(&reason))?;
+        let file = options.open(path).map_err(|reason| source_error(&reason))?;
         let stat = stat_of(&file)?;
-        Ok(Self { file, hasher: Box::default(), at: 0, stat })
+        Ok(Self { file, hasher: Box::default(), offset: 0, stat })
     }
 
-    /// Whether all is read.
+    /// Whether the whole file is read.
     pub(super) fn is_at_end(&self) -> bool {
-        self.at == self.stat.size
+        self.offset == self.stat.size
     }
 
-    /// Hashes on towards `to`, without handing bytes out; true when it is there.
+    /// Hashes some of the bytes up to offset `to`; returns true when `to` is reached.
     pub(super) fn hash_towards(&mut self, to: u64) -> Result<bool, SourceError> {
-        let count = (to - self.at).min(HASHED_AT_ONCE);
-        let copied = hash_some(&mut self.file, &mut self.hasher, count).map_err(|reason| refused(&reason))?;
-        self.at += copied;
-        if copied < count { Err(SourceError::Changed) } else { Ok(self.at == to) }
+        let count = (to - self.offset).min(HASH_JOB_BYTES_MAX);
+        let copied =
+            hash_some(&mut self.file, &mut self.hasher, count).map_err(|reason| source_error(&reason))?;
+        self.offset += copied;
+        if copied < count { Err(SourceError::Changed) } else { Ok(self.offset == to) }
     }
 
-    /// The hash of what was read so far.
+    /// Returns the hash of the bytes that are read so far.
     pub(super) fn hash(&self) -> [u8; 32] {
         self.hasher.finalize().into()
     }
 
-    /// Begins again.
+    /// Starts again from the beginning of the file.
     pub(super) fn rewind(&mut self) -> Result<(), SourceError> {
-        self.file.rewind().map_err(|reason| refused(&reason))?;
+        self.file.rewind().map_err(|reason| source_error(&reason))?;
         self.hasher.reset();
-        self.at = 0;
+        self.offset = 0;
         Ok(())
     }
 
-    /// Reads the next piece.
-    pub(super) fn read(&mut self) -> Result<Piece, SourceError> {
-        let count = (self.stat.size - self.at).min(CHUNK_BYTES as u64);
+    /// Reads the next chunk.
+    pub(super) fn read(&mut self) -> Result<FileChunk, SourceError> {
+        let count = (self.stat.size - self.offset).min(CHUNK_BYTES as u64);
         let mut bytes = Vec::with_capacity(count as usize);
-        self.file.by_ref().take(count).read_to_end(&mut bytes).map_err(|reason| refused(&reason))?;
+        self.file.by_ref().take(count).read_to_end(&mut bytes).map_err(|reason| source_error(&reason))?;
         if bytes.len() as u64 != count {
             return Err(SourceError::Changed);
         }
         self.hasher.update(&bytes);
-        self.at += count;
+        self.offset += count;
         let hash = if self.is_at_end() { Some(self.final_hash()?) } else { None };
-        Ok(Piece { bytes, hash })
+        Ok(FileChunk { bytes, hash })
     }
 
-    /// The hash of a file that is as it was when it was opened.
+    /// Returns the hash of the whole file, if the file is unchanged since it was opened.
     fn final_hash(&self) -> Result<[u8; 32], SourceError> {
         if stat_of(&self.file)? == self.stat { Ok(self.hash()) } else { Err(SourceError::Changed) }
     }
 }
 
-/// Feeds up to `count` bytes to a hasher; fewer only at the end of the file.
+/// Feeds up to `count` bytes to a hasher, and returns their number. It is smaller only at the end of the file.
 pub(super) fn hash_some(file: &mut File, hasher: &mut Hasher, count: u64) -> io::Result<u64> {
     let mut buffer = vec![0; 64 * 1024];
-    let mut left = count;
-    while left > 0 {
-        let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+    let mut remaining = count;
+    while remaining > 0 {
+        let room = usize::try_from(remaining).unwrap_or(usize::MAX).min(buffer.len());
         match file.read(&mut buffer[..room]) {
             Ok(0) => break,
             Ok(read) => {
                 hasher.update(&buffer[..read]);
-                left -= read as u64;
+                remaining -= read as u64;
             }
             Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
             Err(reason) => return Err(reason),
         }
     }
-    Ok(count - left)
+    Ok(count - remaining)
 }
 
 fn stat_of(file: &File) -> Result<FileStat, SourceError> {
-    let meta = file.metadata().map_err(|reason| refused(&reason))?;
+    let meta = file.metadata().map_err(|reason| source_error(&reason))?;
     if !meta.is_file() {
         return Err(SourceError::NotAFile);
     }
-    let (seconds, nanos) = since_1970(meta.modified().map_err(|reason| refused(&reason))?);
+    let (seconds, nanos) = since_1970(meta.modified().map_err(|reason| source_error(&reason))?);
     Ok(FileStat { size: meta.len(), seconds, nanos, permissions: permissions_of(&meta) })
 }
 
@@ -145,7 +146,7 @@ fn permissions_of(meta: &Metadata) -> u32 {
     if meta.permissions().readonly() { 0o444 } else { 0o644 }
 }
 
-fn refused(reason: &io::Error) -> SourceError {
+fn source_error(reason: &io::Error) -> SourceError {
     match reason.kind() {
         io::ErrorKind::NotFound => SourceError::NotFound,
         io::ErrorKind::IsADirectory => SourceError::NotAFile,
@@ -158,61 +159,63 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn pieces(source: &mut SourceFile) -> Result<(Vec<u8>, [u8; 32]), SourceError> {
+    fn read_all(source: &mut SourceFile) -> Result<(Vec<u8>, [u8; 32]), SourceError> {
         let mut all = Vec::new();
         loop {
-            let piece = source.read()?;
-            all.extend(piece.bytes);
-            if let Some(hash) = piece.hash {
+            let chunk = source.read()?;
+            all.extend(chunk.bytes);
+            if let Some(hash) = chunk.hash {
                 return Ok((all, hash));
             }
         }
     }
 
     #[test]
-    fn a_file_is_read_in_pieces_and_hashed_whole_also_after_a_prefix() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn source_is_hashed_whole_also_after_prefix() {
+        let folder = tempfile::tempdir().expect("a temporary folder is created");
         let path = folder.path().join("f");
         let content: Vec<u8> = (0..3 * CHUNK_BYTES + 17).map(|n| n as u8).collect();
-        std::fs::write(&path, &content).expect("it is writable");
-        let mut source = SourceFile::open(&path).expect("it is there");
-        assert_eq!(pieces(&mut source), Ok((content.clone(), blake3::hash(&content).into())));
+        std::fs::write(&path, &content).expect("the file is writable");
+        let mut source = SourceFile::open(&path).expect("the file exists");
+        assert_eq!(read_all(&mut source), Ok((content.clone(), blake3::hash(&content).into())));
 
-        source.rewind().expect("it is a file");
+        source.rewind().expect("the file is seekable");
         let prefix = CHUNK_BYTES as u64 + 1;
         assert_eq!(source.hash_towards(prefix), Ok(true));
         assert_eq!(source.hash(), *blake3::hash(&content[..prefix as usize]).as_bytes());
         let rest = content[prefix as usize..].to_vec();
-        assert_eq!(pieces(&mut source), Ok((rest, blake3::hash(&content).into())));
+        assert_eq!(read_all(&mut source), Ok((rest, blake3::hash(&content).into())));
     }
 
     #[test]
-    fn a_file_that_grows_or_shrinks_meanwhile_has_no_hash() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn source_resized_while_read_is_changed() {
+        let folder = tempfile::tempdir().expect("a temporary folder is created");
         let path = folder.path().join("f");
-        for more in [true, false] {
-            std::fs::write(&path, vec![1; 2 * CHUNK_BYTES]).expect("it is writable");
-            let mut source = SourceFile::open(&path).expect("it is there");
-            source.read().expect("the first half");
-            let mut file = OpenOptions::new().append(true).open(&path).expect("it is there");
-            match more {
-                true => file.write_all(b"more").expect("it is writable"),
-                false => file.set_len(CHUNK_BYTES as u64 + 9).expect("it is writable"),
+        for grows in [true, false] {
+            std::fs::write(&path, vec![1; 2 * CHUNK_BYTES]).expect("the file is writable");
+            let mut source = SourceFile::open(&path).expect("the file exists");
+            source.read().expect("the first chunk is readable");
+            let mut file = OpenOptions::new().append(true).open(&path).expect("the file exists");
+            if grows {
+                file.write_all(b"more").expect("the file is writable");
+            } else {
+                file.set_len(CHUNK_BYTES as u64 + 9).expect("the file is writable");
             }
-            assert_eq!(pieces(&mut source), Err(SourceError::Changed), "more: {more}");
+            assert_eq!(read_all(&mut source), Err(SourceError::Changed), "grows: {grows}");
         }
     }
 
     #[test]
-    fn what_is_no_plain_file_is_refused_at_once() {
-        let folder = tempfile::tempdir().expect("a folder");
+    fn source_not_plain_file_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder is created");
         assert_eq!(SourceFile::open(folder.path()).err(), Some(SourceError::NotAFile));
         assert_eq!(SourceFile::open(&folder.path().join("none")).err(), Some(SourceError::NotFound));
         #[cfg(target_os = "linux")]
         {
             let pipe = folder.path().join("pipe");
             let mode = rustix::fs::Mode::from_raw_mode(0o600);
-            rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+            rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)
+                .expect("the pipe is created");
             assert_eq!(SourceFile::open(&pipe).err(), Some(SourceError::NotAFile));
         }
     }

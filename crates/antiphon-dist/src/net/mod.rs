@@ -1,8 +1,8 @@
-//! The driver: sockets and clocks, in the service of the core. The only impure part of this crate.
+//! The driver: performs the node's input and output with sockets and clocks. The only impure part of this crate.
 //!
-//! Each round: what has arrived is read straight into the core's buffers; the loop runs its actors; what
-//! they sent is sealed by the core and written. So a message that is answered at once costs one wait, one
-//! read and one write.
+//! Each round has three parts. The driver reads arrived bytes straight into the core's buffers. The loop runs its actors.
+//! The core seals the messages that they sent, and the driver writes them. So a request with an immediate reply costs one
+//! wait, one read and one write.
 
 mod interfaces;
 mod sockets;
@@ -23,11 +23,11 @@ use crate::location::Location;
 use crate::node::{ConnId, Driver, Input, NodeCore, Output, Settings};
 use interfaces::ListenInterface;
 use sockets::NodeSockets;
-use tls::Opening;
+use tls::TlsProgress;
 pub use tls::{Tls, TlsAt, TlsConfig};
 use udp::UdpSockets;
 
-/// Looks a host up; runs on a helper thread.
+/// Resolves a host name and a port; runs on a thread of the blocking pool.
 pub type Resolver = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 const LISTENER: usize = EXTERNAL_TOKENS;
@@ -35,7 +35,7 @@ const UDP_FIRST: usize = EXTERNAL_TOKENS + 1;
 const UDP_SOCKETS_MAX: usize = FIRST_SOCKET - UDP_FIRST;
 const FIRST_SOCKET: usize = EXTERNAL_TOKENS + 16;
 
-/// A pause of the whole process over which nobody's silence is suspicious.
+/// If the process does not run for longer than this, the keepalive of its peers is extended by that time.
 const STALL: Duration = Duration::from_secs(1);
 
 pub(crate) struct NetDriver {
@@ -43,16 +43,17 @@ pub(crate) struct NetDriver {
     udp: UdpSockets,
     resolver: Addr<ResolverMessage>,
     ready: Vec<ExternalReadiness>,
-    /// Discovery's sockets that were cut off by their share of the last round.
-    unheard: Vec<ExternalReadiness>,
+    /// The UDP sockets that the limit of the last round left unfinished.
+    unfinished_udp: Vec<ExternalReadiness>,
     outputs: Vec<Output>,
-    /// When the last round ended, and when the next was to begin at the latest.
-    rested: Time,
-    planned: Option<Time>,
+    /// When the loop was parked last, and the latest time at which it was to wake.
+    parked_at: Time,
+    wake_by: Option<Time>,
+    /// When the core needs its next tick.
     next_timeout: Option<Time>,
 }
 
-/// What the core stands on, for the length of one call.
+/// The [`Driver`] of the core during one call.
 struct NetDriverCx<'a> {
     sched: &'a mut Loop,
     outputs: &'a mut Vec<Output>,
@@ -68,12 +69,16 @@ impl Driver for NetDriverCx<'_> {
     }
 
     fn entropy(&mut self) -> Option<Entropy> {
-        Entropy::system().inspect_err(|reason| tracing::error!(%reason, "no handshake is possible")).ok()
+        Entropy::system()
+            .inspect_err(
+                |reason| tracing::error!(%reason, "the system gives no random numbers for a handshake"),
+            )
+            .ok()
     }
 }
 
 impl NetDriver {
-    /// Opens the ports of a node, and puts its core into the loop.
+    /// Opens the sockets of a node, and puts its core into the loop.
     pub(crate) fn open(
         config: &Config,
         sched: &mut Loop,
@@ -83,10 +88,10 @@ impl NetDriver {
         let registry = registry_of(sched)?;
         let tls = Tls::of(config)?;
         let shared_certificate = tls.as_ref().and_then(Tls::shared);
-        let near = ListenInterface::of(config.ip, config.scope_id);
-        let sockets = NodeSockets::listen(near.at(config.tcp_port), tls, &registry)?;
+        let interface = ListenInterface::of(config.ip, config.scope_id);
+        let sockets = NodeSockets::listen(interface.at(config.tcp_port), tls, &registry)?;
         let location = Location::new(sockets.local());
-        let udp = UdpSockets::open(&near, config.discovery_port(), config.discover_peers, &registry)?;
+        let udp = UdpSockets::open(&interface, config.discovery_port(), config.discover_peers, &registry)?;
         let networks = interfaces::own_networks(config.ip);
         let settings = Settings::new(config, sched.node_id().to_bits(), location, networks)?;
         let settings = Settings { shared_certificate, ..settings };
@@ -97,54 +102,54 @@ impl NetDriver {
             udp,
             resolver,
             ready: Vec::new(),
-            unheard: Vec::new(),
+            unfinished_udp: Vec::new(),
             outputs: Vec::new(),
-            rested: Time::ZERO,
-            planned: None,
+            parked_at: Time::ZERO,
+            wake_by: None,
             next_timeout: None,
         };
         Ok((driver, location))
     }
 
-    /// One round: wait, read, run, write. Waits at most until `deadline`.
+    /// Performs one round: waits, at most until `deadline`; reads; runs the actors; writes.
     pub(crate) fn round(&mut self, sched: &mut Loop, deadline: Option<Time>) -> Result<(), NodeError> {
         let until = [deadline, self.next_timeout, self.sockets.accept_at()].into_iter().flatten().min();
         self.ready.clear();
-        let busy = self.sockets.has_unfinished() || !self.unheard.is_empty();
+        let busy = self.sockets.has_unfinished() || !self.unfinished_udp.is_empty();
         let until = if busy { Some(sched.now()) } else { until };
-        self.rested = sched.now();
-        self.planned = [until, sched.next_deadline()].into_iter().flatten().min();
+        self.parked_at = sched.now();
+        self.wake_by = [until, sched.next_deadline()].into_iter().flatten().min();
         sched.park(until, &mut self.ready)?;
         self.with_core(sched, |driver, core, sched| {
             driver.notice_stall(core, sched);
             driver.read(core, sched);
         });
-        let woken = sched.now();
+        let started = sched.now();
         sched.work();
-        let worked = sched.now().since(woken);
+        let worked = sched.now().since(started);
         if worked > STALL {
-            // Nobody was listened to meanwhile, so nobody was silent.
+            // The driver has read nothing meanwhile: the peers were not necessarily silent.
             self.input(sched, Input::Stalled(worked));
         }
         self.flush(sched);
         Ok(())
     }
 
-    /// Has the core do what is due, and writes what it has.
+    /// Runs the due timers of the core, and writes its pending bytes.
     pub(crate) fn flush(&mut self, sched: &mut Loop) {
-        self.with_core(sched, |driver, core, sched| driver.give(core, sched, Input::Tick));
+        self.with_core(sched, |driver, core, sched| driver.process(core, sched, Input::Tick));
     }
 
-    /// Gives the core an input from outside of the round: start, leave.
+    /// Processes an input that does not come from a socket, such as the start of the node.
     pub(crate) fn input(&mut self, sched: &mut Loop, input: Input<'_>) {
-        self.with_core(sched, |driver, core, sched| driver.give(core, sched, input));
+        self.with_core(sched, |driver, core, sched| driver.process(core, sched, input));
     }
 
-    /// Takes the core out of the loop for a moment.
+    /// Takes the core out of the loop, calls `act` with it, and puts it back.
     fn with_core(&mut self, sched: &mut Loop, act: impl FnOnce(&mut Self, &mut NodeCore, &mut Loop)) {
         let Some(mut core) = sched.take_transport::<NodeCore>() else { return };
         act(self, &mut core, sched);
-        // Signals that arose meanwhile reach the core now.
+        // The core receives the signals that the call has caused here.
         sched.set_transport(core);
         let now = sched.now();
         let mut loop_ref = sched.loop_ref();
@@ -153,8 +158,8 @@ impl NetDriver {
             core.and_then(|core| if core.is_dirty() { Some(now) } else { core.next_timeout() });
     }
 
-    /// Gives the core an input, and does what it wants, until it wants nothing more.
-    fn give(&mut self, core: &mut NodeCore, sched: &mut Loop, input: Input<'_>) {
+    /// Passes an input to the core, and performs its outputs and those that they cause.
+    fn process(&mut self, core: &mut NodeCore, sched: &mut Loop, input: Input<'_>) {
         handle(core, sched, &mut self.outputs, input);
         let mut next = 0;
         while next < self.outputs.len() {
@@ -177,10 +182,10 @@ impl NetDriver {
             Output::Close(conn) => self.sockets.close(conn, sched),
             Output::Datagram(to, bytes) => self.udp.send(to, &bytes),
             Output::Broadcast(bytes) => self.udp.broadcast(&bytes),
-            Output::Siblings(bytes) => self.udp.tell_siblings(&bytes),
-            Output::Ask(to, bytes) => self.udp.ask(to, &bytes),
+            Output::Siblings(bytes) => self.udp.send_to_siblings(&bytes),
+            Output::Ask(to, bytes) => self.udp.send_probe(to, &bytes),
             Output::Resolve { query, host, port } => {
-                if let Err(error) = sched.send(self.resolver, ResolverMessage::Ask(query, host, port)) {
+                if let Err(error) = sched.send(self.resolver, ResolverMessage::Resolve(query, host, port)) {
                     core.resolved(query, Err(error.to_string()));
                 }
             }
@@ -202,25 +207,25 @@ impl NetDriver {
         }
     }
 
-    /// Whether this process stood still: silence meanwhile is nobody's fault.
+    /// Reports a stall to the core if the process has not run for long: the peers were not necessarily silent.
     fn notice_stall(&mut self, core: &mut NodeCore, sched: &mut Loop) {
         let now = sched.now();
-        let begin = self.planned.map_or(now, |planned| planned.max(self.rested));
-        let stalled = now.since(begin);
-        if self.planned.is_some() && stalled > STALL {
-            self.give(core, sched, Input::Stalled(stalled));
+        let due = self.wake_by.map_or(now, |wake_by| wake_by.max(self.parked_at));
+        let stalled = now.since(due);
+        if self.wake_by.is_some() && stalled > STALL {
+            self.process(core, sched, Input::Stalled(stalled));
         }
     }
 
     fn read(&mut self, core: &mut NodeCore, sched: &mut Loop) {
         let mut ready = std::mem::take(&mut self.ready);
         ready.extend(self.sockets.take_unfinished(sched.now()));
-        ready.append(&mut self.unheard);
-        for foreign in &ready {
-            match foreign.token.0 {
+        ready.append(&mut self.unfinished_udp);
+        for readiness in &ready {
+            match readiness.token.0 {
                 LISTENER => self.accept(core, sched),
                 token if token < FIRST_SOCKET => self.read_datagrams(core, sched, token),
-                _ => self.on_socket(core, sched, foreign),
+                _ => self.on_socket(core, sched, readiness),
             }
         }
         self.ready = ready;
@@ -232,71 +237,75 @@ impl NetDriver {
             let conn = core.accept(now, remote, &mut NetDriverCx { sched, outputs: &mut self.outputs });
             let Some(conn) = conn else { continue };
             match self.sockets.add(conn, stream, sched) {
-                // Its first byte begins TLS.
-                Ok(()) if self.sockets.is_opening(conn) => {}
-                Ok(()) => self.give(core, sched, Input::Accepted { conn, tls: None }),
+                // The TLS handshake starts when the first byte arrives.
+                Ok(()) if self.sockets.is_handshaking(conn) => {}
+                Ok(()) => self.process(core, sched, Input::Accepted { conn, tls: None }),
                 Err(reason) => {
-                    if core.may_log("unwatched", remote.ip()) {
-                        tracing::warn!(%remote, %reason, "a connection cannot be watched (said once an hour)");
+                    if core.may_log("not set up", remote.ip()) {
+                        tracing::warn!(
+                            %remote, %reason,
+                            "an accepted connection cannot be set up; it is closed (logged at most once an hour)"
+                        );
                     }
-                    self.give(core, sched, Input::Closed(conn));
+                    self.process(core, sched, Input::Closed(conn));
                 }
             }
         }
     }
 
-    fn on_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, foreign: &ExternalReadiness) {
-        let Some(conn) = self.sockets.conn_of(foreign.token) else { return };
-        if foreign.writable {
+    fn on_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, readiness: &ExternalReadiness) {
+        let Some(conn) = self.sockets.conn_of(readiness.token) else { return };
+        if readiness.writable {
             match self.sockets.finish_dial(conn) {
-                Some(Ok(())) if self.sockets.is_opening(conn) => {}
-                Some(Ok(())) => self.give(core, sched, Input::Connected { conn, tls: None }),
+                Some(Ok(())) if self.sockets.is_handshaking(conn) => {}
+                Some(Ok(())) => self.process(core, sched, Input::Connected { conn, tls: None }),
                 Some(Err(reason)) => {
                     let refused = reason.kind() == io::ErrorKind::ConnectionRefused;
                     self.sockets.close(conn, sched);
-                    return self.give(core, sched, Input::DialFailed { conn, refused });
+                    return self.process(core, sched, Input::DialFailed { conn, refused });
                 }
-                None => self.go_on_writing(core, sched, conn),
+                None => self.resume_writing(core, sched, conn),
             }
         }
-        if self.sockets.is_opening(conn) {
-            // What follows the last message of TLS was perhaps read with it.
-            if self.open_tls(core, sched, conn) {
-                self.read_socket(core, sched, conn, foreign.closed);
+        if self.sockets.is_handshaking(conn) {
+            // TLS may have read data together with the last message of the handshake.
+            if self.continue_handshake(core, sched, conn) {
+                self.read_socket(core, sched, conn, readiness.closed);
             }
-        } else if foreign.readable {
-            self.read_socket(core, sched, conn, foreign.closed);
+        } else if readiness.readable {
+            self.read_socket(core, sched, conn, readiness.closed);
         }
     }
 
-    /// Whether TLS is now agreed on.
-    fn open_tls(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) -> bool {
-        let tls = match self.sockets.open(conn) {
-            Opening::Done(told) => Some(told),
-            Opening::Pending => return false,
-            Opening::Failed(fault) => {
-                self.give(core, sched, Input::TlsFailed { conn, fault });
+    /// Continues a TLS handshake. Returns whether it is complete.
+    fn continue_handshake(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) -> bool {
+        let tls = match self.sockets.handshake(conn) {
+            TlsProgress::Done(over_tls) => Some(over_tls),
+            TlsProgress::Pending => return false,
+            TlsProgress::Failed(fault) => {
+                self.process(core, sched, Input::TlsFailed { conn, fault });
                 return false;
             }
-            Opening::Gone => {
-                self.give(core, sched, Input::Closed(conn));
+            TlsProgress::Closed => {
+                self.process(core, sched, Input::Closed(conn));
                 return false;
             }
         };
-        let input = match core.is_dialled(conn) {
-            true => Input::Connected { conn, tls },
-            false => Input::Accepted { conn, tls },
+        let input = if core.is_dialled(conn) {
+            Input::Connected { conn, tls }
+        } else {
+            Input::Accepted { conn, tls }
         };
-        self.give(core, sched, input);
+        self.process(core, sched, input);
         true
     }
 
-    fn go_on_writing(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
+    fn resume_writing(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
         match self.sockets.flush(conn) {
             Ok(()) => self.write(core, sched, conn),
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {}
-            // Whoever reads next hears why.
-            Err(reason) => tracing::debug!(%reason, "what was sealed cannot be written"),
+            // The next read returns the error and closes the connection.
+            Err(reason) => tracing::debug!(%reason, "sealed records cannot be written"),
         }
     }
 
@@ -308,11 +317,11 @@ impl NetDriver {
                 return;
             }
             match self.sockets.read(conn, space) {
-                Ok(0) => return self.give(core, sched, Input::Closed(conn)),
+                Ok(0) => return self.process(core, sched, Input::Closed(conn)),
                 Ok(count) => {
                     handle(core, sched, &mut self.outputs, Input::Received(conn, count));
-                    // Less than there was room for: the socket is empty, and says when it no longer is.
-                    // What is closed says nothing any more: it is read to its end.
+                    // A partly filled buffer means that the socket is empty; its readiness announces new data. A closed
+                    // socket has no further readiness events, so the driver reads it to its end.
                     if count < room && !closed {
                         return self.drain_outputs(core, sched);
                     }
@@ -323,7 +332,7 @@ impl NetDriver {
                 Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
                 Err(reason) => {
                     let failed = TlsFault::of(&reason).map(|fault| Input::TlsFailed { conn, fault });
-                    return self.give(core, sched, failed.unwrap_or(Input::Closed(conn)));
+                    return self.process(core, sched, failed.unwrap_or(Input::Closed(conn)));
                 }
             }
         }
@@ -333,7 +342,7 @@ impl NetDriver {
 
     fn drain_outputs(&mut self, core: &mut NodeCore, sched: &mut Loop) {
         if !self.outputs.is_empty() {
-            self.give(core, sched, Input::Tick);
+            self.process(core, sched, Input::Tick);
         }
     }
 
@@ -341,11 +350,11 @@ impl NetDriver {
         let mut bytes = [0; 2048];
         for _ in 0..udp::READS_A_ROUND {
             let Some(received) = self.udp.receive(token - UDP_FIRST, &mut bytes) else { return };
-            self.give(core, sched, Input::Datagram(received.1, &bytes[..received.0]));
+            self.process(core, sched, Input::Datagram(received.1, &bytes[..received.0]));
         }
-        // Readiness is told once: more may wait, behind a flood.
+        // Readiness is edge-triggered, and further datagrams may wait in the socket.
         let token = mio::Token(token);
-        self.unheard.push(ExternalReadiness { token, readable: true, writable: false, closed: false });
+        self.unfinished_udp.push(ExternalReadiness { token, readable: true, writable: false, closed: false });
     }
 }
 
@@ -369,11 +378,11 @@ fn registry_of(sched: &Loop) -> Result<Registry, NodeError> {
 
 /// A message of the resolver, a daemon in the loop.
 enum ResolverMessage {
-    Ask(u64, String, u16),
-    Done(u64, Result<Vec<SocketAddr>, String>),
+    Resolve(u64, String, u16),
+    Resolved(u64, Result<Vec<SocketAddr>, String>),
 }
 
-/// Looks hosts up on the loop's helper threads, and tells the core.
+/// Starts the resolver, which resolves hosts on the blocking pool and passes the results to the core.
 fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<ResolverMessage> {
     sched.spawn(move |cx, event| {
         match event {
@@ -381,13 +390,13 @@ fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<ResolverMessage> 
                 cx.set_daemon(true);
                 cx.set_name("resolver");
             }
-            Event::Message(ResolverMessage::Ask(query, host, port)) => cx.blocking(
+            Event::Message(ResolverMessage::Resolve(query, host, port)) => cx.blocking(
                 move || resolve(&host, port).map_err(|reason| reason.to_string()),
                 move |done| {
-                    ResolverMessage::Done(query, done.unwrap_or_else(|reason| Err(reason.to_string())))
+                    ResolverMessage::Resolved(query, done.unwrap_or_else(|reason| Err(reason.to_string())))
                 },
             ),
-            Event::Message(ResolverMessage::Done(query, found)) => {
+            Event::Message(ResolverMessage::Resolved(query, found)) => {
                 if let Some(core) = cx.loop_ref().transport::<NodeCore>() {
                     core.resolved(query, found);
                 }

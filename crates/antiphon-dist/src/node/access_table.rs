@@ -1,7 +1,7 @@
-//! Which actors of this node are not open to all peers.
+//! The access policies of the actors that are not open to all peers.
 //!
-//! Invariant: the table holds living actors only, each by its own key, never by that of a further address; whoever is not in
-//! it is open to everybody.
+//! Invariant: the table holds live actors only, each by its own key and never by the key of an adapter. All peers may
+//! reach an actor that is not in it.
 
 use std::collections::BTreeMap;
 
@@ -13,67 +13,71 @@ use crate::access::{AccessError, AccessPolicy};
 
 #[derive(Debug, Default)]
 pub(super) struct AccessTable {
-    of: BTreeMap<Key, AccessPolicy>,
+    policies: BTreeMap<Key, AccessPolicy>,
 }
 
 impl AccessTable {
     pub(super) fn forget(&mut self, actor: Key) {
-        self.of.remove(&actor);
+        self.policies.remove(&actor);
     }
 }
 
 impl NodeCore {
-    /// Whether an audience can be meant. One that separates nobody can, and the log is told.
+    /// Checks that this node can apply a policy. Logs a warning if the policy separates no peers.
+    ///
+    /// # Errors
+    /// The policy needs the certificates of peers, and the node does not use TLS.
     pub(crate) fn check_access(&mut self, access: &AccessPolicy) -> Result<(), AccessError> {
         if access.needs_tls() && !self.settings.is_tls() {
             return Err(AccessError::NoTls);
         }
         if let Some(shared) =
             self.settings.shared_certificate.filter(|shared| access.names_certificate(shared))
-            && self.may_log("audience of all", shared)
+            && self.may_log("shared certificate in access policy", shared)
         {
             tracing::warn!(
                 certificate = %shared,
-                "an audience names the certificate that all nodes share, and so lets everybody in: give each node its own \
-                 (`pinned`, `ca_files`) to tell peers apart (said once an hour)"
+                "an access policy names the certificate that all nodes share, and so allows every peer: give each node its \
+                 own certificate (`pinned`, `ca_files`) to distinguish peers (logged at most once an hour)"
             );
         }
         Ok(())
     }
 
-    /// From now on these peers reach an actor, and no others. Its end is told by `Signal::Exited`.
+    /// Replaces the access policy of an actor. `Signal::Exited` removes it when the actor exits.
     pub(crate) fn set_access(&mut self, actor: Key, access: AccessPolicy) {
-        let before = match access.is_everybody() {
-            true => self.access.of.remove(&actor),
-            false => self.access.of.insert(actor, access),
+        let before = if access.is_everybody() {
+            self.access.policies.remove(&actor)
+        } else {
+            self.access.policies.insert(actor, access)
         };
         if before.is_some() {
-            self.names.look_again();
+            self.names.recheck_peer_lookups();
         }
     }
 
-    /// Who reaches an actor.
+    /// The access policy of an actor.
     pub(crate) fn access_of(&self, actor: Key) -> AccessPolicy {
-        self.access.of.get(&actor).cloned().unwrap_or_default()
+        self.access.policies.get(&actor).cloned().unwrap_or_default()
     }
 
-    /// Whether an actor, by any of its keys, is open to a peer.
+    /// Whether a peer may reach an actor; `to` is any of the actor's keys.
     pub(super) fn is_open_to(&self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
-        if self.access.of.is_empty() {
+        if self.access.policies.is_empty() {
             return true;
         }
-        let Some(access) = self.access.of.get(&driver.loop_ref().owner_of(to)) else { return true };
+        let Some(access) = self.access.policies.get(&driver.loop_ref().owner_of(to)) else { return true };
         self.peers.get(&node).is_some_and(|peer| access.allows(&peer.name, peer.certificate))
     }
 
-    /// As [`Self::is_open_to`]; a refusal is counted, and the log told seldom.
+    /// As [`Self::is_open_to`]; also counts a refusal, and logs it at a limited rate.
     pub(super) fn allows(&mut self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
         let is_open = self.is_open_to(node, to, driver);
         if !is_open {
             self.counts.refusals.access += 1;
-            if self.may_log("audience", node) {
+            if self.may_log("access", node) {
                 let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
-                tracing::warn!(%node, name, %to, "a peer is refused by an actor that is not open to it (said once an hour)");
+                tracing::warn!(%node, name, %to, "the access policy of an actor refuses a peer (logged at most once an hour)");
             }
         }
         is_open

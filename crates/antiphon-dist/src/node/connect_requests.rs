@@ -1,7 +1,7 @@
-//! Calls of `peer` that wait for their answer.
+//! Connect requests: open calls of `peer`.
 //!
-//! Invariant: each is on the agenda, and is answered once: when its node is connected or refuses, when the nodes of its
-//! host are gathered, or when its time is over.
+//! Invariant: each request has a timer and completes once: when its node is connected or refuses, when the nodes of its
+//! host are collected, or when it times out.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,10 +18,10 @@ use super::{NodeCore, settle};
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt, PeerOptions};
 
-/// How long after the last news of a host more nodes are expected there.
-const GATHER: Duration = Duration::from_millis(250);
-/// How long those are waited for that were found, and are not connected.
-const GATHER_MOST: Duration = Duration::from_secs(1);
+/// How long a request waits for further nodes of a host after the last one was found.
+const COLLECT_FOR: Duration = Duration::from_millis(250);
+/// The same while some of the nodes that were found are not connected.
+const COLLECT_UNCONNECTED_FOR: Duration = Duration::from_secs(1);
 /// Nodes of one host.
 const NODES_MAX: usize = 256;
 
@@ -32,34 +32,34 @@ pub(super) struct ConnectRequests {
 
 #[derive(Debug)]
 struct ConnectRequest {
-    /// Where the node is; of a host, where its nodes are, as far as they are found.
-    at: Vec<SocketAddr>,
-    /// Where it is asked who is there; empty when the node's own location is known.
+    /// The location of the node; for a host, the locations of its nodes that were found so far.
+    locations: Vec<SocketAddr>,
+    /// The addresses of the hosts that are probed; empty when the location of the node is known.
     hosts: Vec<SocketAddr>,
     options: PeerOptions,
     until: Time,
-    /// When it is on the agenda.
+    /// The time of its timer.
     due: Time,
-    /// When something was found last.
-    news: Time,
+    /// When a node was found last.
+    last_found: Time,
     refused: Option<Refusal>,
 }
 
 impl ConnectRequest {
-    /// Whether something else may come, when so many of its nodes are connected.
+    /// Whether the request waits for further nodes, when `connected` of its nodes are connected.
     fn waits(&self, connected: usize, now: Time) -> bool {
-        let patience = match (connected, self.refused) {
+        let wait = match (connected, self.refused) {
             (0, None) => return true,
             _ if self.hosts.is_empty() => return false,
-            _ if connected < self.at.len() && self.refused.is_none() => GATHER_MOST,
-            _ => GATHER,
+            _ if connected < self.locations.len() && self.refused.is_none() => COLLECT_UNCONNECTED_FOR,
+            _ => COLLECT_FOR,
         };
-        now.since(self.news) < patience
+        now.since(self.last_found) < wait
     }
 }
 
 impl NodeCore {
-    /// Contacts a peer for an actor: answered now, or by the port.
+    /// Connects to a peer for an actor. Returns the result if it is known now; otherwise the request completes later.
     pub(crate) fn connect_request(
         &mut self,
         request_id: RequestId,
@@ -68,35 +68,35 @@ impl NodeCore {
         timeout: Duration,
     ) -> Option<Result<Vec<Location>, PeerError>> {
         let (now, until) = (self.now, self.now + timeout);
-        let connect_request = ConnectRequest {
-            at: Vec::new(),
+        let request = ConnectRequest {
+            locations: Vec::new(),
             hosts: Vec::new(),
             options,
             until,
             due: until,
-            news: now,
+            last_found: now,
             refused: None,
         };
         if let PeerAt::Location(location) = at
-            && let Some(result) = self.connect_request_now(location.addr(), options)
+            && let Some(result) = self.known_connect_result(location.addr(), options)
         {
             return Some(result);
         }
-        self.connect_requests.open.insert(request_id, connect_request);
+        self.connect_requests.open.insert(request_id, request);
         self.timers.add(until, NodeTimer::ConnectRequest(request_id));
         match at {
-            PeerAt::Location(location) => self.connect_request_at(request_id, &[location.addr()]),
+            PeerAt::Location(location) => self.start_connect_request(request_id, &[location.addr()]),
             PeerAt::Host(ref host, tcp_port) => {
                 let query = self.next_request();
-                self.dials.unasked.push((query, host.clone(), tcp_port));
-                self.dials.queries.insert(query, ResolveFor::ConnectRequest(request_id, at));
+                self.dialer.unsent_queries.push((query, host.clone(), tcp_port));
+                self.dialer.queries.insert(query, ResolveFor::ConnectRequest(request_id, at));
             }
         }
         None
     }
 
-    /// What is known of a location without asking.
-    fn connect_request_now(
+    /// The result for a location, if it is known without a dial.
+    fn known_connect_result(
         &mut self,
         at: SocketAddr,
         options: PeerOptions,
@@ -114,34 +114,35 @@ impl NodeCore {
             return None;
         }
         if let Some(streams) = options.stream_send {
-            self.streams_of(at, streams);
+            self.set_stream_send(at, streams);
         }
-        if self.wakes_at(at) {
-            // Whether it is still there shows now.
+        if self.reopen_at(at) {
+            // The new connection shows whether the peer still runs.
             return None;
         }
         if options.broadcast {
-            self.ask_announce_relay(at);
+            self.request_announce_relay(at);
         }
         Some(Ok(vec![Location::new(at)]))
     }
 
-    /// Dials the addresses at which a node may be; of port 0, asks them who is there.
-    fn connect_request_at(&mut self, request_id: RequestId, all: &[SocketAddr]) {
-        let Some(connect_request) = self.connect_requests.open.get_mut(&request_id) else { return };
-        let (until, udp_port) =
-            (connect_request.until, connect_request.options.udp_port.unwrap_or(self.settings.udp_port));
-        let (hosts, at): (Vec<SocketAddr>, Vec<SocketAddr>) = all.iter().partition(|at| at.port() == 0);
-        connect_request.at.clone_from(&at);
-        connect_request.hosts = hosts;
-        connect_request.hosts.iter_mut().for_each(|host| host.set_port(udp_port));
-        let hosts = connect_request.hosts.clone();
+    /// Dials the addresses with a port, and probes the hosts of the addresses with port 0.
+    fn start_connect_request(&mut self, request_id: RequestId, all: &[SocketAddr]) {
+        let Some(request) = self.connect_requests.open.get_mut(&request_id) else { return };
+        let until = request.until;
+        let udp_port = request.options.udp_port.unwrap_or(self.settings.udp_port);
+        let (hosts, locations): (Vec<SocketAddr>, Vec<SocketAddr>) =
+            all.iter().partition(|at| at.port() == 0);
+        request.locations.clone_from(&locations);
+        request.hosts = hosts;
+        request.hosts.iter_mut().for_each(|host| host.set_port(udp_port));
+        let hosts = request.hosts.clone();
         hosts.into_iter().for_each(|host| self.probe_host(host, until));
-        at.into_iter().for_each(|at| self.dial_once(at, until));
+        locations.into_iter().for_each(|at| self.dial_once(at, until));
     }
 
-    /// A host that an actor wants to contact was looked up.
-    pub(super) fn connect_request_host(
+    /// The host of a connect request was resolved.
+    pub(super) fn on_connect_request_resolved(
         &mut self,
         request_id: RequestId,
         at: PeerAt,
@@ -151,97 +152,86 @@ impl NodeCore {
         let refused = all.iter().find_map(|at| egress::allowed(at).err());
         let allowed: Vec<SocketAddr> = all.into_iter().filter(|at| egress::allowed(at).is_ok()).collect();
         if let Some(reason) = refused.filter(|_| allowed.is_empty()) {
-            tracing::debug!(%at, "all its addresses are refused");
+            tracing::debug!(%at, "this process may not contact any address of the host");
             return self.complete_connect_request(request_id, Err(reason.into()), driver);
         }
-        if let Some(there) = allowed.iter().find(|at| at.port() != 0 && self.is_connected_to(**at)) {
-            return self.complete_connect_request(request_id, Ok(vec![Location::new(*there)]), driver);
+        if let Some(connected) = allowed.iter().find(|at| at.port() != 0 && self.is_connected_to(**at)) {
+            return self.complete_connect_request(request_id, Ok(vec![Location::new(*connected)]), driver);
         }
-        self.connect_request_at(request_id, &allowed);
+        self.start_connect_request(request_id, &allowed);
     }
 
-    /// A host that was asked has a node at this location.
+    /// A probed host has a node at this location.
     pub(super) fn found_on_host(&mut self, host: SocketAddr, at: SocketAddr) {
         let now = self.now;
         let mut found = Vec::new();
-        for (request_id, connect_request) in self
-            .connect_requests
-            .open
-            .iter_mut()
-            .filter(|(_, connect_request)| connect_request.hosts.contains(&host))
-        {
-            if !connect_request.at.contains(&at) && connect_request.at.len() < NODES_MAX {
-                connect_request.at.push(at);
-                connect_request.news = now;
+        let requests = self.connect_requests.open.iter_mut();
+        for (request_id, request) in requests.filter(|(_, request)| request.hosts.contains(&host)) {
+            if !request.locations.contains(&at) && request.locations.len() < NODES_MAX {
+                request.locations.push(at);
+                request.last_found = now;
                 found.push(*request_id);
             }
         }
-        found.into_iter().for_each(|request_id| self.arm_connect_request(request_id, now + GATHER));
+        found.into_iter().for_each(|request_id| self.arm_connect_request(request_id, now + COLLECT_FOR));
     }
 
-    /// Looks at a contact again then.
+    /// Moves the timer of a connect request, at most to the end of its timeout.
     fn arm_connect_request(&mut self, request_id: RequestId, due: Time) {
-        let Some(connect_request) = self.connect_requests.open.get_mut(&request_id) else { return };
-        self.timers.remove(connect_request.due, NodeTimer::ConnectRequest(request_id));
-        connect_request.due = due.min(connect_request.until);
-        self.timers.add(connect_request.due, NodeTimer::ConnectRequest(request_id));
+        let Some(request) = self.connect_requests.open.get_mut(&request_id) else { return };
+        self.timers.remove(request.due, NodeTimer::ConnectRequest(request_id));
+        request.due = due.min(request.until);
+        self.timers.add(request.due, NodeTimer::ConnectRequest(request_id));
     }
 
-    /// A dial of a location was refused for a reason that stays.
+    /// A dial of a location was refused for a reason that lasts.
     pub(super) fn refuse_connect_requests(&mut self, at: SocketAddr, reason: Refusal) {
-        for connect_request in
-            self.connect_requests.open.values_mut().filter(|connect_request| connect_request.at.contains(&at))
-        {
-            connect_request.refused = Some(reason);
+        let requests = self.connect_requests.open.values_mut();
+        for request in requests.filter(|request| request.locations.contains(&at)) {
+            request.refused = Some(reason);
         }
     }
 
-    /// What became of a location is told in the same tick.
-    pub(super) fn hurry_connect_requests(&mut self, at: SocketAddr) {
-        let linked = self.is_connected_to(at);
-        let is_over = |connect_request: &ConnectRequest| connect_request.refused.is_some() || linked;
-        let about = self
-            .connect_requests
-            .open
-            .iter()
-            .filter(|(_, connect_request)| connect_request.at.contains(&at) && is_over(connect_request));
-        let due: Vec<RequestId> = about.map(|(request_id, _)| *request_id).collect();
+    /// Completes the requests for a location in the same tick, if it is connected or has refused.
+    pub(super) fn recheck_connect_requests(&mut self, at: SocketAddr) {
+        let has_session = self.is_connected_to(at);
+        let is_decided = |request: &ConnectRequest| request.refused.is_some() || has_session;
+        let requests = self.connect_requests.open.iter();
+        let decided = requests.filter(|(_, request)| request.locations.contains(&at) && is_decided(request));
+        let due: Vec<RequestId> = decided.map(|(request_id, _)| *request_id).collect();
         due.into_iter().for_each(|request_id| self.arm_connect_request(request_id, self.now));
     }
 
-    /// A session was proven: calls of `peer` for its locations are answered.
+    /// A session was proven: completes the requests for the locations of its peer.
     pub(super) fn complete_connect_requests(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
         let Some(peer) = self.peers.get(&node) else { return };
         let reached = |at: &SocketAddr| Some(*at) == dialled || peer.is_connected_to(*at);
-        let about = self
-            .connect_requests
-            .open
-            .iter()
-            .filter(|(_, connect_request)| connect_request.at.iter().any(reached));
-        let due: Vec<RequestId> = about.map(|(request_id, _)| *request_id).collect();
+        let requests = self.connect_requests.open.iter();
+        let connected = requests.filter(|(_, request)| request.locations.iter().any(reached));
+        let due: Vec<RequestId> = connected.map(|(request_id, _)| *request_id).collect();
         due.into_iter().for_each(|request_id| self.arm_connect_request(request_id, self.now));
     }
 
     pub(super) fn on_connect_request_due(&mut self, request_id: RequestId, driver: &mut impl Driver) {
         let now = self.now;
-        let Some(connect_request) = self.connect_requests.open.get(&request_id) else { return };
-        let mut there: Vec<Location> =
-            connect_request.at.iter().filter_map(|at| self.connected_location(*at)).collect();
-        there.sort_unstable();
-        there.dedup();
-        if now < connect_request.until && connect_request.waits(there.len(), now) {
-            let again = if connect_request.at.is_empty() { connect_request.until } else { now + GATHER };
+        let Some(request) = self.connect_requests.open.get(&request_id) else { return };
+        let mut connected: Vec<Location> =
+            request.locations.iter().filter_map(|at| self.connected_location(*at)).collect();
+        connected.sort_unstable();
+        connected.dedup();
+        if now < request.until && request.waits(connected.len(), now) {
+            let again = if request.locations.is_empty() { request.until } else { now + COLLECT_FOR };
             return self.arm_connect_request(request_id, again);
         }
-        let result = match connect_request.refused {
-            _ if !there.is_empty() => Ok(there),
+        let result = match request.refused {
+            _ if !connected.is_empty() => Ok(connected),
             Some(refusal) => Err(PeerError::Refused(refusal)),
             None => Err(PeerError::NoAnswer),
         };
         self.complete_connect_request(request_id, result, driver);
     }
 
-    /// Where the node is shown that is connected at a location.
+    /// The location that the node connected at `at` is shown with.
     fn connected_location(&self, at: SocketAddr) -> Option<Location> {
         let is_connected =
             |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
@@ -254,21 +244,21 @@ impl NodeCore {
         result: Result<Vec<Location>, PeerError>,
         driver: &mut impl Driver,
     ) {
-        let Some(connect_request) = self.connect_requests.open.remove(&request_id) else { return };
-        self.timers.remove(connect_request.due, NodeTimer::ConnectRequest(request_id));
-        self.dials
+        let Some(request) = self.connect_requests.open.remove(&request_id) else { return };
+        self.timers.remove(request.due, NodeTimer::ConnectRequest(request_id));
+        self.dialer
             .queries
-            .retain(|_, query| !matches!(query, ResolveFor::ConnectRequest(of, _) if *of == request_id));
-        for host in &connect_request.hosts {
+            .retain(|_, query| !matches!(query, ResolveFor::ConnectRequest(id, _) if *id == request_id));
+        for host in &request.hosts {
             if !self.connect_requests.open.values().any(|other| other.hosts.contains(host)) {
                 self.forget_host(*host);
             }
         }
-        if let Some(streams) = connect_request.options.stream_send {
-            result.iter().flatten().for_each(|at| self.streams_of(at.addr(), streams));
+        if let Some(streams) = request.options.stream_send {
+            result.iter().flatten().for_each(|at| self.set_stream_send(at.addr(), streams));
         }
-        if let Some(first) = result.iter().flatten().next().filter(|_| connect_request.options.broadcast) {
-            self.ask_announce_relay(first.addr());
+        if let Some(first) = result.iter().flatten().next().filter(|_| request.options.broadcast) {
+            self.request_announce_relay(first.addr());
         }
         settle(&mut driver.loop_ref(), request_id, result);
     }

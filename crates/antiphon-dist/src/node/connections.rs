@@ -1,7 +1,7 @@
-//! Connections: their bytes in both directions, and their handshakes.
+//! Connections: their buffers and their handshakes.
 //!
-//! Invariant: a connection is its session's only one, or still a stranger; strangers are few, are heard for
-//! a few seconds, and cannot make anything grow.
+//! Invariant: an established connection is the only one of its session. An accepted connection that is not proven yet has
+//! a deadline of a few seconds; the number of such connections and the memory of each are bounded.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -33,28 +33,29 @@ pub(super) struct Connection {
     pub(super) state: ConnectionState,
     pub(super) deframer: Deframer,
     pub(super) out: Vec<u8>,
-    /// How much of `out` is written.
+    /// The number of bytes of `out` that are written.
     written: usize,
-    /// Who is at the other end; where this side dialled, if it did.
+    /// The address of the other end.
     pub(super) remote: SocketAddr,
+    /// The location that this side dialled. `None` if it accepted the connection.
     pub(super) dialled: Option<SocketAddr>,
-    /// What the other end has presented, where there is TLS.
+    /// The certificate that the other end presented, if the connection uses TLS.
     pub(super) certificate: Option<Fingerprint>,
-    since: Time,
-    /// Closed then, unless it is live: on the agenda.
-    until: Option<Time>,
-    /// Nothing has arrived since the last look.
-    quiet: bool,
+    opened_at: Time,
+    /// The time of the `HalfOpen` timer, which closes the connection unless it is established by then.
+    deadline: Option<Time>,
+    /// No bytes have arrived since the last call of `release_buffers`.
+    is_idle: bool,
 }
 
 #[derive(Debug)]
 pub(super) enum ConnectionState {
-    /// A dial that has not connected.
+    /// A dial that has not connected yet.
     Dialling,
-    Shaking(Box<Handshake>),
-    Live(NodeId),
-    /// Written out, then closed.
-    Ending,
+    Handshaking(Box<Handshake>),
+    Established(NodeId),
+    /// Closed as soon as the rest of `out` is written.
+    Closing,
 }
 
 impl Connections {
@@ -74,7 +75,7 @@ impl Connections {
         let state = if dialled {
             ConnectionState::Dialling
         } else {
-            ConnectionState::Shaking(Box::new(Handshake::accept(None)))
+            ConnectionState::Handshaking(Box::new(Handshake::accept(None)))
         };
         entry.insert(Connection {
             id,
@@ -85,9 +86,9 @@ impl Connections {
             remote,
             dialled: dialled.then_some(remote),
             certificate: None,
-            since: now,
-            until: None,
-            quiet: false,
+            opened_at: now,
+            deadline: None,
+            is_idle: false,
         });
         id
     }
@@ -97,40 +98,40 @@ impl Connections {
         self.table.try_remove((id.0 & ((1 << INDEX_BITS) - 1)) as usize)
     }
 
-    /// The stranger that gives way when there are too many: the oldest of the address that has most.
-    fn evicted(&self, strangers_max: u32) -> Option<ConnId> {
-        let strangers = || {
+    /// The unproven connection to close when there are too many: the oldest from the address with the most of them.
+    fn unproven_to_evict(&self, unproven_max: u32) -> Option<ConnId> {
+        let unproven = || {
             let all = self.table.iter().map(|(_, conn)| conn);
-            all.filter(|conn| conn.dialled.is_none() && matches!(conn.state, ConnectionState::Shaking(_)))
+            all.filter(|conn| conn.dialled.is_none() && matches!(conn.state, ConnectionState::Handshaking(_)))
         };
-        if strangers().count() < strangers_max as usize {
+        if unproven().count() < unproven_max as usize {
             return None;
         }
         let mut of_address = std::collections::BTreeMap::new();
-        for conn in strangers() {
+        for conn in unproven() {
             *of_address.entry(site_of(conn.remote.ip())).or_insert(0u32) += 1;
         }
-        strangers()
+        unproven()
             .min_by_key(|conn| {
-                (std::cmp::Reverse(of_address[&site_of(conn.remote.ip())]), conn.since, conn.id)
+                (std::cmp::Reverse(of_address[&site_of(conn.remote.ip())]), conn.opened_at, conn.id)
             })
             .map(|conn| conn.id)
     }
 
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (_, conn) in &self.table {
-            let is_live = matches!(conn.state, ConnectionState::Live(_));
-            let is_timed = conn.until.is_some_and(|at| timers.has(at, NodeTimer::HalfOpen(conn.id)));
-            assert!(is_timed != is_live, "a connection is live, or its time is on the agenda");
-            assert!(conn.written <= conn.out.len(), "what is written was there");
+            let is_established = matches!(conn.state, ConnectionState::Established(_));
+            let is_timed = conn.deadline.is_some_and(|at| timers.has(at, NodeTimer::HalfOpen(conn.id)));
+            assert!(is_timed != is_established, "a connection is established or has a deadline, not both");
+            assert!(conn.written <= conn.out.len(), "no more bytes are written than the buffer holds");
         }
     }
 }
 
 impl Connection {
-    /// Gives the buffers back when nothing has come since the last call: an idle connection owns no memory.
-    pub(super) fn rest(&mut self) {
-        if std::mem::replace(&mut self.quiet, true) {
+    /// Frees the buffers if no bytes have arrived since the last call. An idle connection holds no buffers.
+    pub(super) fn release_buffers(&mut self) {
+        if std::mem::replace(&mut self.is_idle, true) {
             self.deframer.release();
             if self.out.is_empty() {
                 self.out = Vec::new();
@@ -140,89 +141,93 @@ impl Connection {
 }
 
 impl NodeCore {
-    /// A stranger connects from `remote`: the connection's number, or `None` when it is to be closed at once.
-    /// When it takes the place of another stranger, that one is to be closed.
+    /// Takes a connection that was accepted from `remote`. Returns its id, or `None` if the driver must close it at once.
+    /// If there are too many unproven connections, the oldest of the address with the most of them is closed.
     pub fn accept(&mut self, now: Time, remote: SocketAddr, driver: &mut impl Driver) -> Option<ConnId> {
         self.now = self.now.max(now);
         if self.leaving || self.settings.ignores(remote.ip()) {
             return None;
         }
-        if let Some(oldest) = self.connections.evicted(self.settings.limits().unproven_connections_max) {
+        if let Some(oldest) =
+            self.connections.unproven_to_evict(self.settings.limits().unproven_connections_max)
+        {
             self.counts.refused_handshakes += 1;
             let from = self.connections.get(oldest).map_or(remote, |conn| conn.remote);
-            self.log_refusal_of(from, "there were too many at a time, and the oldest gave way");
-            self.drop_conn(oldest, driver);
+            self.log_closed_before_proof(from, "there were too many connections without a proof");
+            self.close_conn(oldest, driver);
         }
         let id = self.connections.add(remote, false, self.now);
-        // From now on, whatever is below the handshake: TLS has no time of its own.
-        self.limit(id, self.settings.limits().handshake_timeout);
+        // The time includes that of TLS, which has no timeout of its own.
+        self.set_deadline(id, self.settings.limits().handshake_timeout);
         Some(id)
     }
 
     pub(super) fn on_accepted(&mut self, id: ConnId, tls: Option<OverTls>) {
         if let Some(conn) = self.connections.get(id)
-            && matches!(conn.state, ConnectionState::Shaking(_))
+            && matches!(conn.state, ConnectionState::Handshaking(_))
         {
             conn.certificate = tls.map(|tls| tls.certificate);
-            conn.state = ConnectionState::Shaking(Box::new(Handshake::accept(tls.map(|tls| tls.exporter))));
+            conn.state =
+                ConnectionState::Handshaking(Box::new(Handshake::accept(tls.map(|tls| tls.exporter))));
         }
     }
 
-    /// Whether this node has dialled the connection.
+    /// Whether this node dialled the connection.
     pub fn is_dialled(&mut self, conn: ConnId) -> bool {
         self.connections.get(conn).is_some_and(|conn| conn.dialled.is_some())
     }
 
-    /// A connection without TLS where TLS is due is a handshake that failed; a session goes on without it.
+    /// Handles a failure of TLS: it fails the handshake. An established session continues without the connection.
     pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
-        if matches!(conn.state, ConnectionState::Live(_)) {
+        if matches!(conn.state, ConnectionState::Established(_)) {
             return self.on_closed(id, driver);
         }
-        // Nothing of it would be read.
+        // The other side would not read any of it.
         conn.out.clear();
         conn.written = 0;
         let refusal = Refusal::Tls(fault);
-        let error = match fault.is_told_by_peer() {
-            true => HandshakeError::RefusedByPeer(refusal),
-            false => HandshakeError::Refused(refusal),
+        let error = if fault.is_told_by_peer() {
+            HandshakeError::RefusedByPeer(refusal)
+        } else {
+            HandshakeError::Refused(refusal)
         };
         self.on_handshake_error(id, error, driver);
     }
 
-    /// Gives a connection so long to become live, or to be written out.
-    pub(super) fn limit(&mut self, id: ConnId, span: Duration) {
-        let until = self.now + span;
+    /// Sets the deadline by which a connection must be established, or have written its last bytes.
+    pub(super) fn set_deadline(&mut self, id: ConnId, span: Duration) {
+        let deadline = self.now + span;
         let Some(conn) = self.connections.get(id) else { return };
-        if let Some(before) = conn.until.replace(until) {
+        if let Some(before) = conn.deadline.replace(deadline) {
             self.timers.remove(before, NodeTimer::HalfOpen(id));
         }
-        self.timers.add(until, NodeTimer::HalfOpen(id));
+        self.timers.add(deadline, NodeTimer::HalfOpen(id));
     }
 
-    /// Takes a connection out of the table, and its time off the agenda.
+    /// Removes a connection from the table, and its timer.
     pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Connection> {
         let conn = self.connections.remove(id)?;
-        if let Some(until) = conn.until {
-            self.timers.remove(until, NodeTimer::HalfOpen(id));
+        if let Some(deadline) = conn.deadline {
+            self.timers.remove(deadline, NodeTimer::HalfOpen(id));
         }
         Some(conn)
     }
 
-    /// Where the driver reads into.
+    /// The buffer into which the driver reads the bytes of a connection. Empty if the core needs no more of them.
     pub fn space(&mut self, conn: ConnId) -> &mut [u8] {
         match self.connections.get(conn) {
-            Some(conn) if !matches!(conn.state, ConnectionState::Ending) => conn.deframer.space(),
+            Some(conn) if !matches!(conn.state, ConnectionState::Closing) => conn.deframer.space(),
             Some(_) | None => &mut [],
         }
     }
 
-    /// What the driver has to write.
+    /// The bytes that the driver must write to a connection.
     pub fn outgoing(&mut self, conn: ConnId) -> &[u8] {
         self.connections.get(conn).map_or(&[], |conn| &conn.out[conn.written..])
     }
 
-    /// Bytes that wait in the connection's buffer.
+    /// The number of bytes that wait in the buffer of a connection.
     pub(super) fn unwritten(&mut self, conn: ConnId) -> usize {
         self.outgoing(conn).len()
     }
@@ -236,9 +241,9 @@ impl NodeCore {
         conn.out.clear();
         conn.written = 0;
         match conn.state {
-            ConnectionState::Live(node) => self.mark_dirty(node),
-            ConnectionState::Ending => self.drop_conn(id, driver),
-            ConnectionState::Dialling | ConnectionState::Shaking(_) => {}
+            ConnectionState::Established(node) => self.mark_dirty(node),
+            ConnectionState::Closing => self.close_conn(id, driver),
+            ConnectionState::Dialling | ConnectionState::Handshaking(_) => {}
         }
     }
 
@@ -251,16 +256,16 @@ impl NodeCore {
         let exporter = tls.map(|tls| tls.exporter);
         let handshake =
             Handshake::dial(&self.settings.profile, entropy, resume_state, exporter, &mut conn.out);
-        conn.state = ConnectionState::Shaking(Box::new(handshake));
-        conn.since = self.now;
-        self.limit(id, self.settings.limits().handshake_timeout);
+        conn.state = ConnectionState::Handshaking(Box::new(handshake));
+        conn.opened_at = self.now;
+        self.set_deadline(id, self.settings.limits().handshake_timeout);
         driver.output(Output::Write(id));
     }
 
-    /// What to tell of the session, when the node at that location is known.
+    /// The resume state for the hello to a location: that of the session with the node there, if that node is known.
     fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
         let session = self
-            .dials
+            .dialer
             .node_at(at)
             .and_then(|node| self.peers.get_mut(&node))
             .and_then(|peer| peer.peer_session.as_mut())
@@ -268,60 +273,60 @@ impl NodeCore {
         session.unwrap_or_else(|| ResumeState::unknown(self.epoch_for(at)))
     }
 
-    /// What to tell a node with which there is no session. Who it is shows in its answer; told something else than before,
-    /// it would be asked to come again.
+    /// The epoch for the hello to a location, if there is no session with its node. The node is known for certain only
+    /// after its hello, so this is a guess. A wrong epoch costs a second dial.
     fn epoch_for(&self, at: SocketAddr) -> u64 {
-        let node = self.dials.answered_at(at);
-        let is_there = |peer: &Peer| !peer.gone && peer.is_at(at);
+        let node = self.dialer.answered_at(at);
+        let is_there = |peer: &Peer| !peer.superseded && peer.is_at(at);
         let known = || self.peers.iter().find(|(_, peer)| is_there(peer)).map(|(node, _)| *node);
         let node = node.or_else(known);
         node.map_or(self.epochs.of_strangers(), |node| self.epochs.of(wire_node(node)))
     }
 
-    pub(super) fn on_half_open(&mut self, id: ConnId, driver: &mut impl Driver) {
+    pub(super) fn on_connection_due(&mut self, id: ConnId, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
-        conn.until = None;
+        conn.deadline = None;
         match conn.state {
             ConnectionState::Dialling => {
-                tracing::debug!(remote = %conn.remote, "a dial took too long");
+                tracing::debug!(remote = %conn.remote, "a dial timed out");
                 self.counts.refused_handshakes += 1;
                 self.fail_conn(id, driver);
             }
-            ConnectionState::Shaking(_) => {
+            ConnectionState::Handshaking(_) => {
                 let remote = conn.remote;
                 self.counts.refused_handshakes += 1;
-                self.log_refusal_of(remote, "its handshake took too long");
+                self.log_closed_before_proof(remote, "its handshake timed out");
                 self.fail_conn(id, driver);
             }
-            // The other side does not read what was left to be said.
-            ConnectionState::Ending => self.drop_conn(id, driver),
-            ConnectionState::Live(_) => {}
+            // The other side does not read the last bytes.
+            ConnectionState::Closing => self.close_conn(id, driver),
+            ConnectionState::Established(_) => {}
         }
     }
 
     pub(super) fn on_received(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         conn.deframer.filled(count);
-        conn.quiet = false;
+        conn.is_idle = false;
         loop {
             let Some(conn) = self.connections.get(id) else { return };
             match conn.state {
-                ConnectionState::Shaking(_) => {
+                ConnectionState::Handshaking(_) => {
                     if !self.handshake(id, driver) {
                         return;
                     }
                 }
-                ConnectionState::Live(node) => return self.receive(node, id, driver),
-                ConnectionState::Dialling | ConnectionState::Ending => return,
+                ConnectionState::Established(node) => return self.receive(node, id, driver),
+                ConnectionState::Dialling | ConnectionState::Closing => return,
             }
         }
     }
 
-    /// One step of a handshake; false when it waits for bytes, or is over.
+    /// Makes one step of a handshake. False if the handshake waits for bytes, or has failed.
     fn handshake(&mut self, id: ConnId, driver: &mut impl Driver) -> bool {
         let Some(conn) = self.connections.get(id) else { return false };
-        let ConnectionState::Shaking(mut handshake) =
-            std::mem::replace(&mut conn.state, ConnectionState::Ending)
+        let ConnectionState::Handshaking(mut handshake) =
+            std::mem::replace(&mut conn.state, ConnectionState::Closing)
         else {
             return false;
         };
@@ -345,11 +350,11 @@ impl NodeCore {
         }
         match next {
             Ok(HandshakeProgress::Wait) => {
-                conn.state = ConnectionState::Shaking(handshake);
+                conn.state = ConnectionState::Handshaking(handshake);
                 false
             }
-            Ok(HandshakeProgress::Go) => {
-                conn.state = ConnectionState::Shaking(handshake);
+            Ok(HandshakeProgress::Continue) => {
+                conn.state = ConnectionState::Handshaking(handshake);
                 true
             }
             Ok(HandshakeProgress::Proven(connection)) => self.on_proven(id, connection, driver),
@@ -360,7 +365,7 @@ impl NodeCore {
         }
     }
 
-    /// The peer has said who it is: this side answers, or proves itself.
+    /// Handles the hello of the other side: the acceptor sends its own hello, the dialling side its proof.
     fn introduce(
         &mut self,
         handshake: &mut Handshake,
@@ -370,16 +375,18 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) -> Result<HandshakeProgress, HandshakeError> {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
-        let is_other = self.is_known_otherwise(sched_node(hello.node), certificate);
+        let has_other_certificate = self.has_other_certificate(sched_node(hello.node), certificate);
         if let Some(at) = dialled {
-            self.dials.answered(at, sched_node(hello.node));
+            self.dialer.answered(at, sched_node(hello.node));
         }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
         let session = session.map(|peer_session| &peer_session.session);
-        let stranger = dialled.is_none() && session.is_none() && self.settings.ignores_strangers;
-        let ignored = stranger || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
-        if ignored || self.leaving || is_other {
-            self.counts.refusals.certificates += u64::from(is_other);
+        let is_ignored_as_unknown =
+            dialled.is_none() && session.is_none() && self.settings.ignores_unknown_nodes;
+        let ignored =
+            is_ignored_as_unknown || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
+        if ignored || self.leaving || has_other_certificate {
+            self.counts.refusals.certificates += u64::from(has_other_certificate);
             let refusal = match () {
                 () if ignored => Refusal::Ignored,
                 () if self.leaving => Refusal::Leaving,
@@ -391,7 +398,9 @@ impl NodeCore {
         let profile = &self.settings.profile;
         let refusal = if dialled.is_some() {
             match Session::prove_to(session, &mut self.epochs, handshake) {
-                Ok(holding) => return handshake.prove(profile, holding, out).map(|()| HandshakeProgress::Go),
+                Ok(holding) => {
+                    return handshake.prove(profile, holding, out).map(|()| HandshakeProgress::Continue);
+                }
                 Err(refusal) => refusal,
             }
         } else {
@@ -399,7 +408,7 @@ impl NodeCore {
                 (Ok(resume_state), Some(entropy)) => {
                     return handshake
                         .answer(profile, entropy, resume_state, out)
-                        .map(|()| HandshakeProgress::Go);
+                        .map(|()| HandshakeProgress::Continue);
                 }
                 (Ok(_), None) => Refusal::Busy,
                 (Err(refusal), _) => refusal,
@@ -409,13 +418,13 @@ impl NodeCore {
         Err(HandshakeError::Refused(refusal))
     }
 
-    /// Whether a node was met with another certificate than this. An incarnation has one all its life: whoever comes
-    /// with another is another member, which says that it was that node.
-    fn is_known_otherwise(&self, node: NodeId, certificate: Option<Fingerprint>) -> bool {
+    /// Whether a node has connected before with another certificate. An incarnation never changes its certificate, so the
+    /// other side is a different node that uses this node's id.
+    fn has_other_certificate(&self, node: NodeId, certificate: Option<Fingerprint>) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.status.is_some() && peer.certificate != certificate)
     }
 
-    /// The dialler has proven itself to this side, which proves itself in turn.
+    /// Handles the valid proof of the dialling side: this side sends its own proof.
     fn confirm(
         &mut self,
         handshake: &mut Handshake,
@@ -438,12 +447,12 @@ impl NodeCore {
         }
     }
 
-    /// A connection is proven; false when it is not taken.
+    /// Handles a completed handshake. False if the connection is not used.
     fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, driver: &mut impl Driver) -> bool {
         let node = sched_node(connection.peer().node);
         let certificate = self.connections.get(id).and_then(|conn| conn.certificate);
-        if self.is_known_otherwise(node, certificate) {
-            // It was met on another connection while this one was proven.
+        if self.has_other_certificate(node, certificate) {
+            // The node has connected with another certificate during this handshake.
             self.counts.refusals.certificates += 1;
             self.fail_conn(id, driver);
             return false;
@@ -457,35 +466,35 @@ impl NodeCore {
             Admission::Takes => {}
             Admission::Begins => {
                 if self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some()) {
-                    self.lose(node, "the peer has begun a new session", driver);
+                    self.end_session(node, "the peer has started a new session", driver);
                 }
             }
             Admission::Refused(refusal) => {
-                tracing::debug!(%node, %refusal, "a proven connection is not taken");
+                tracing::debug!(%node, %refusal, "a proven connection was refused");
                 self.fail_conn(id, driver);
                 return false;
             }
         }
-        let is_taken = self.take_connection(id, node, connection, driver);
-        if let Some(conn) = self.connections.get(id).filter(|_| is_taken)
-            && let Some(until) = conn.until.take()
+        let is_attached = self.attach_connection(id, node, connection, driver);
+        if let Some(conn) = self.connections.get(id).filter(|_| is_attached)
+            && let Some(deadline) = conn.deadline.take()
         {
-            self.timers.remove(until, NodeTimer::HalfOpen(id));
+            self.timers.remove(deadline, NodeTimer::HalfOpen(id));
         }
-        is_taken
+        is_attached
     }
 
     fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         let (remote, dialled) = (conn.remote, conn.dialled);
-        let quiet = matches!(
+        let is_expected = matches!(
             error,
             HandshakeError::Refused(Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection)
                 | HandshakeError::RefusedByPeer(
                     Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection
                 )
         );
-        if !quiet {
+        if !is_expected {
             self.counts.refused_handshakes += 1;
             self.log_refusal(remote, &error);
         }
@@ -496,7 +505,7 @@ impl NodeCore {
         }
         match self.connections.get(id) {
             Some(conn) if conn.out.len() > conn.written => {
-                conn.state = ConnectionState::Ending;
+                conn.state = ConnectionState::Closing;
                 driver.output(Output::Write(id));
                 if let Some(at) = dialled {
                     self.dial_again(at, id);
@@ -507,16 +516,16 @@ impl NodeCore {
         }
     }
 
-    /// Closes a connection whose handshake came to nothing.
+    /// Closes a connection after a failed handshake.
     pub(super) fn fail_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
         if let Some(at) = self.connections.get(id).and_then(|conn| conn.dialled) {
             self.dial_again(at, id);
         }
-        self.drop_conn(id, driver);
+        self.close_conn(id, driver);
     }
 
-    /// Closes a connection, whatever its state; the session on it was told before.
-    pub(super) fn drop_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
+    /// Closes a connection in any state. The caller has detached it from its session, if it had one.
+    pub(super) fn close_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
         if self.remove_conn(id).is_some() {
             driver.output(Output::Close(id));
         }
@@ -526,8 +535,8 @@ impl NodeCore {
         let Some(conn) = self.remove_conn(id) else { return };
         driver.output(Output::Close(id));
         match conn.state {
-            ConnectionState::Live(node) => self.on_disconnected(node, id, conn.dialled, driver),
-            ConnectionState::Dialling | ConnectionState::Shaking(_) | ConnectionState::Ending => {
+            ConnectionState::Established(node) => self.on_disconnected(node, id, conn.dialled, driver),
+            ConnectionState::Dialling | ConnectionState::Handshaking(_) | ConnectionState::Closing => {
                 if let Some(at) = conn.dialled {
                     self.dial_again(at, id);
                 }
@@ -538,6 +547,6 @@ impl NodeCore {
 
 enum HandshakeProgress {
     Wait,
-    Go,
+    Continue,
     Proven(Box<ProvenConnection>),
 }

@@ -1,9 +1,10 @@
-//! Sessions that this node ends although both sides live: peers that are closed, and those that are ignored from now on.
+//! Disconnects: this node ends the session with a peer, because an actor closes the peer or starts to ignore it.
 //!
-//! What was sent goes first, and has arrived when the goodbye is said. Then neither side dials the other by itself, nor
-//! heeds its announcements, until an actor of either contacts the other anew.
+//! All frames that were sent before are acknowledged before the goodbye is sent. Afterwards neither side dials the other
+//! by itself or acts on its announcements, until an actor of either side connects to the other again.
 //!
-//! Invariant: a parting ends by its time, and answers once; what is sent meanwhile waits for another session.
+//! Invariant: a disconnect ends by its deadline and completes each of its requests once. Messages that are sent meanwhile
+//! wait for another session.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -18,35 +19,36 @@ use super::{NodeCore, settle};
 use crate::error::{CloseError, UnknownPeer};
 use crate::location::{Ignored, Location};
 
-/// How long those that are ignored from now on are waited for.
+/// The longest time that the disconnect of an ignored peer takes.
 const DISCONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// A session that is being ended.
+/// The disconnect of one session.
 #[derive(Debug)]
 pub(super) struct Disconnect {
     reason: GoodbyeReason,
-    /// Whether the goodbye is on its way; before that, whatever was sent earlier is.
-    said: bool,
+    /// Whether the goodbye was sent. Until then, earlier frames wait for their acknowledgement.
+    goodbye_sent: bool,
     until: Time,
-    /// Whoever waits for it, and what they are told when the session has ended, however it did.
+    /// The requests that complete with `outcome` when the session has ended, for whatever reason.
     request_ids: Vec<RequestId>,
     outcome: Result<(), CloseError>,
 }
 
 impl NodeCore {
-    /// Ends the session with the peer at a location, for an actor: answered now, or by the port.
+    /// Ends the session with the peer at a location, for an actor. No peer is at port 0. Returns the result if it is
+    /// known now; otherwise the request completes later.
     pub(crate) fn close_peer(
         &mut self,
         request_id: RequestId,
         at: Location,
         timeout: Duration,
     ) -> Option<Result<(), CloseError>> {
-        let there = if at.addr().port() == 0 { Vec::new() } else { self.nodes_at(at) };
-        if there.is_empty() {
+        let nodes = if at.addr().port() == 0 { Vec::new() } else { self.nodes_at(at) };
+        if nodes.is_empty() {
             return Some(Err(UnknownPeer { at }.into()));
         }
         let mut request_id = Some(request_id);
-        for node in there {
+        for node in nodes {
             if self.start_disconnect(node, GoodbyeReason::Closed, timeout)
                 && let Some(disconnect) = self.disconnect_of(node)
             {
@@ -56,16 +58,16 @@ impl NodeCore {
         request_id.map(|_| Ok(()))
     }
 
-    /// From now on, these are ignored besides those of the configuration.
-    pub(crate) fn ignore_peers(&mut self, whom: Ignored) {
-        match whom {
+    /// Ignores these peers, in addition to those of the configuration.
+    pub(crate) fn ignore_peers(&mut self, peers: Ignored) {
+        match peers {
             Ignored::None => {
                 self.settings.ignored.clear();
-                self.settings.ignores_strangers = false;
+                self.settings.ignores_unknown_nodes = false;
             }
-            Ignored::UnknownNodes => self.settings.ignores_strangers = true,
-            Ignored::At(these) => {
-                for ip in these {
+            Ignored::UnknownNodes => self.settings.ignores_unknown_nodes = true,
+            Ignored::At(addresses) => {
+                for ip in addresses {
                     if !self.settings.ignores(ip) {
                         self.settings.ignored.push(ip);
                     }
@@ -79,7 +81,12 @@ impl NodeCore {
         let mut ignored = Vec::new();
         for (node, peer) in &self.peers {
             let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-            let all = peer.said.iter().chain(&peer.locations).chain(&peer.told).chain(&dialled);
+            let all = peer
+                .stated_locations
+                .iter()
+                .chain(&peer.locations)
+                .chain(&peer.shown_location)
+                .chain(&dialled);
             if all.map(SocketAddr::ip).any(|ip: IpAddr| self.settings.ignores(ip)) {
                 ignored.push(*node);
             }
@@ -89,23 +96,29 @@ impl NodeCore {
         }
     }
 
-    /// Begins to end a session; whether there is one.
+    /// Begins to end a session. `false` if there is none, or if the peer has already sent a goodbye.
     fn start_disconnect(&mut self, node: NodeId, reason: GoodbyeReason, within: Duration) -> bool {
-        // A peer whose session rests is told, too: it would lose what it sends next.
-        self.wake(node);
-        self.keep_apart(node);
+        // An idle session without a connection needs the goodbye too: without it, the peer would lose the messages that
+        // it sends next.
+        self.reopen(node);
+        self.stop_auto_dial(node);
         let (now, until) = (self.now, self.now + within);
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return false;
         };
-        if peer_session.leaves {
+        if peer_session.goodbye_received {
             return false;
         }
         if peer_session.disconnect.is_none() {
-            peer_session.disconnect =
-                Some(Disconnect { reason, said: false, until, request_ids: Vec::new(), outcome: Ok(()) });
+            peer_session.disconnect = Some(Disconnect {
+                reason,
+                goodbye_sent: false,
+                until,
+                request_ids: Vec::new(),
+                outcome: Ok(()),
+            });
             self.timers.add(until, NodeTimer::Disconnect(node));
-            // As soon as there is a world, in case that nothing is under way.
+            // Also now: without unacknowledged frames, no acknowledgement would advance the disconnect.
             self.timers.add(now, NodeTimer::Disconnect(node));
         }
         true
@@ -115,12 +128,13 @@ impl NodeCore {
         self.peers.get_mut(&node)?.peer_session.as_mut()?.disconnect.as_mut()
     }
 
-    /// Neither side dials the other by itself any more.
-    pub(super) fn keep_apart(&mut self, node: NodeId) {
+    /// Marks a peer so that this node no longer dials it by itself.
+    pub(super) fn stop_auto_dial(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.apart = true;
+        peer.no_auto_dial = true;
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-        let all: Vec<SocketAddr> = peer.locations.iter().chain(&peer.told).chain(&dialled).copied().collect();
+        let all: Vec<SocketAddr> =
+            peer.locations.iter().chain(&peer.shown_location).chain(&dialled).copied().collect();
         let is_connected = peer.peer_session.is_some();
         all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
     }
@@ -132,13 +146,13 @@ impl NodeCore {
             return self.advance_disconnect(node, driver);
         }
         disconnect.outcome = Err(CloseError::TimedOut);
-        self.say_goodbye(node);
+        self.send_goodbye(node);
         self.transmit(driver);
-        self.part(node, driver);
+        self.finish_disconnect(node, driver);
     }
 
-    /// Something has arrived, perhaps an acknowledgement: says goodbye when all before it has arrived, and ends when
-    /// the goodbye has.
+    /// Frames have arrived, perhaps with an acknowledgement. Sends the goodbye when all earlier frames are acknowledged,
+    /// and ends the session when the goodbye is.
     pub(super) fn advance_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
             return;
@@ -147,41 +161,41 @@ impl NodeCore {
         else {
             return;
         };
-        if disconnect.said {
-            self.part(node, driver);
+        if disconnect.goodbye_sent {
+            self.finish_disconnect(node, driver);
         } else {
-            self.say_goodbye(node);
+            self.send_goodbye(node);
         }
     }
 
-    fn say_goodbye(&mut self, node: NodeId) {
+    fn send_goodbye(&mut self, node: NodeId) {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let PeerSession { session, disconnect: Some(disconnect), .. } = peer_session.as_mut() else { return };
-        if std::mem::replace(&mut disconnect.said, true) {
+        if std::mem::replace(&mut disconnect.goodbye_sent, true) {
             return;
         }
         if let Err(reason) = session.send(&Goodbye { reason: disconnect.reason }.into()) {
-            tracing::debug!(%node, %reason, "a peer is left without goodbye");
+            tracing::debug!(%node, %reason, "the goodbye to a peer was not sent");
         }
         self.mark_dirty(node);
     }
 
-    /// The connection is gone; whether that was the answer to the goodbye.
+    /// The connection is closed. Ends the session and returns `true` if the goodbye was sent before.
     pub(super) fn disconnects_by_closing(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
-        let is_over = self.disconnect_of(node).is_some_and(|disconnect| disconnect.said);
+        let is_over = self.disconnect_of(node).is_some_and(|disconnect| disconnect.goodbye_sent);
         if is_over {
-            self.part(node, driver);
+            self.finish_disconnect(node, driver);
         }
         is_over
     }
 
-    fn part(&mut self, node: NodeId, driver: &mut impl Driver) {
-        self.lose(node, "this node has closed it", driver);
+    fn finish_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
+        self.end_session(node, "this node has closed it", driver);
     }
 
-    /// The session that was being ended has ended.
+    /// A session with a disconnect has ended: completes its requests.
     pub(super) fn conclude_disconnect(
         &mut self,
         node: NodeId,
@@ -192,7 +206,7 @@ impl NodeCore {
         for request_id in disconnect.request_ids {
             settle(&mut driver.loop_ref(), request_id, disconnect.outcome);
         }
-        // What was sent meanwhile contacts it anew.
+        // The messages that were sent meanwhile need a new session.
         self.dial_for_waiting(node);
     }
 }

@@ -1,6 +1,6 @@
-//! How nodes that know nothing of each other meet: announcements on a shared UDP port.
+//! Discovery: nodes find each other by announcements on a shared UDP port.
 //!
-//! A datagram is a hint: the worst that one can bring about is one dial, and those are few a second.
+//! A datagram is a hint. It can cause one dial at most, and the dialer limits these dials per second.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,22 +12,24 @@ use super::timers::NodeTimer;
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
-/// The pauses between announcements: the first ones in case somebody starts at the same moment.
+/// The first pauses between announcements. They are short, because other nodes may start at the same moment.
 const ANNOUNCE_AFTER: [Duration; 3] =
     [Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(3)];
+/// The pause between later announcements.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
-/// Who is announced is dialled, and who asks is answered, after a random pause of up to so long for each known peer.
+/// Dials of announced nodes and replies to probes wait for a random time. Its maximum is this for each known peer.
 const SPREAD: Duration = Duration::from_millis(1);
-/// Below so many peers nobody needs to wait.
+/// With fewer peers than this, there is no wait.
 const SPREAD_OVER: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Discovery {
+    /// The number of announcements so far.
     announced: usize,
 }
 
 impl NodeCore {
-    /// Tells everybody near where this node is, and sets the time of the next telling.
+    /// Broadcasts an announcement of this node, and sets the timer of the next one.
     pub(super) fn announce(&mut self, driver: &mut impl Driver) {
         if !self.settings.discover || self.leaving {
             return;
@@ -38,13 +40,13 @@ impl NodeCore {
         self.timers.add(self.now + pause, NodeTimer::Announce);
     }
 
-    pub(super) fn say_bye(&mut self, driver: &mut impl Driver) {
+    pub(super) fn broadcast_bye(&mut self, driver: &mut impl Driver) {
         if self.settings.discover {
             self.broadcast(&Datagram::Bye { node: wire_node(self.me) }, driver);
         }
     }
 
-    /// Who this node is, and where.
+    /// The id, name and locations of this node.
     pub(super) fn presence(&self) -> Presence<'_> {
         Presence {
             node: wire_node(self.me),
@@ -59,7 +61,7 @@ impl NodeCore {
         }
     }
 
-    /// A datagram's bytes, with the tag that proves the secret.
+    /// The bytes of a datagram, with the tag that proves the secret.
     pub(super) fn sealed(&self, datagram: &Datagram<'_>) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         match datagram.encode(self.settings.datagram_key.as_ref(), &mut bytes) {
@@ -76,11 +78,11 @@ impl NodeCore {
             return;
         }
         match Datagram::decode(self.settings.datagram_key.as_ref(), bytes) {
-            Ok(Datagram::Announce(_) | Datagram::Probe(_)) if self.settings.ignores_strangers => {}
+            Ok(Datagram::Announce(_) | Datagram::Probe(_)) if self.settings.ignores_unknown_nodes => {}
             Ok(Datagram::Announce(presence)) => self.on_announce(&presence, from),
             Ok(Datagram::Probe(probe)) => self.on_probe(&probe, from, driver),
-            Ok(Datagram::ProbeReply(answer)) => self.on_probe_answered(&answer, from),
-            // A peer that leaves says goodbye in its session; a datagram ends nothing.
+            Ok(Datagram::ProbeReply(reply)) => self.on_probe_reply(&reply, from),
+            // A leaving peer sends a goodbye in its session. A datagram ends no session.
             Ok(Datagram::Bye { .. }) => {}
             Err(reason) => self.refuse_datagram(from, &reason),
         }
@@ -88,8 +90,10 @@ impl NodeCore {
 
     fn on_announce(&mut self, presence: &Presence<'_>, from: SocketAddr) {
         let node = sched_node(presence.node);
-        let known =
-            self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some() || peer.gone || peer.apart);
+        let known = self
+            .peers
+            .get(&node)
+            .is_some_and(|peer| peer.peer_session.is_some() || peer.superseded || peer.no_auto_dial);
         if !self.settings.discover || node == self.me || known {
             return;
         }
@@ -101,7 +105,7 @@ impl NodeCore {
         }
     }
 
-    /// How long to wait so that not all who hear the same thing act at once.
+    /// The wait that spreads the nodes which react to the same datagram over time.
     pub(super) fn spread(&self, about: u64) -> Duration {
         if self.peers.len() < SPREAD_OVER {
             return Duration::ZERO;
@@ -113,7 +117,7 @@ impl NodeCore {
     fn refuse_datagram(&mut self, from: SocketAddr, reason: &DatagramError) {
         self.counts.refused_datagrams += 1;
         if self.may_log("datagram", format_args!("{} {reason}", from.ip())) {
-            tracing::warn!(%from, %reason, "a datagram was dropped (said once an hour)");
+            tracing::warn!(%from, %reason, "a datagram was dropped (logged at most once an hour)");
         }
     }
 }

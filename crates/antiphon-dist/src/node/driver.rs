@@ -1,4 +1,4 @@
-//! What goes into the core, and the one door out of it.
+//! The inputs and outputs of the core, and the driver that performs them.
 
 use std::net::SocketAddr;
 
@@ -7,91 +7,91 @@ use antiphon_wire::{Entropy, TlsFault};
 
 use crate::certificates::Fingerprint;
 
-/// A TCP connection, as core and driver call it.
+/// Identifies a TCP connection between the core and the driver.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
 
-/// What TLS tells of a connection that stands.
+/// The facts about the TLS of an established connection.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct OverTls {
-    /// What it exports for the proofs.
+    /// The exported keying material, which the proofs of the handshake cover.
     pub exporter: [u8; 32],
-    /// The certificate of the other end, which has shown that it has the key.
+    /// The certificate of the other end, which has proven that it holds the private key.
     pub certificate: Fingerprint,
 }
 
-/// What happened outside. Bytes that arrive on a connection do not pass through here: the driver reads them
-/// into [`NodeCore::space`](super::NodeCore::space).
+/// An event for the core. The bytes of a connection are not part of it: the driver reads them into
+/// [`NodeCore::space`](super::NodeCore::space).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Input<'a> {
-    /// The node starts: announce, dial the configured peers.
+    /// The node starts: the core announces it and dials the configured peers.
     Start,
-    /// A stranger's bytes can come.
+    /// An accepted connection is ready for its handshake.
     Accepted {
-        /// The answer of [`NodeCore::accept`](super::NodeCore::accept).
+        /// The id from [`NodeCore::accept`](super::NodeCore::accept).
         conn: ConnId,
-        /// What TLS tells, if the bytes come by it.
+        /// The facts about TLS, if the connection uses it.
         tls: Option<OverTls>,
     },
-    /// A dial of the core's has connected, with TLS if that is wanted.
+    /// A dial has connected, with TLS if the configuration requires it.
     Connected {
-        /// Which.
+        /// The connection.
         conn: ConnId,
-        /// As of `Accepted`.
+        /// The facts about TLS, if the connection uses it.
         tls: Option<OverTls>,
     },
-    /// TLS came to nothing, before or after the connection's first bytes; both sides know.
+    /// TLS failed, before or after the first bytes of the connection. Both sides know.
     TlsFailed {
-        /// Which connection.
+        /// The connection.
         conn: ConnId,
-        /// Why.
+        /// The reason.
         fault: TlsFault,
     },
-    /// A dial of the core's has failed; `refused` when somebody said no, rather than nobody anything.
+    /// A dial has failed.
     DialFailed {
-        /// Which.
+        /// The connection.
         conn: ConnId,
-        /// The host is there, and nobody listens.
+        /// The host answered that no process listens on the port. Otherwise there was no answer.
         refused: bool,
     },
     /// This many bytes were read into the space of the connection.
     Received(ConnId, usize),
-    /// So many bytes of what was going out are written.
+    /// This many of the outgoing bytes were written.
     Written(ConnId, usize),
-    /// The connection is gone: closed by the other side, or broken.
+    /// The other side closed the connection, or it broke.
     Closed(ConnId),
     /// A datagram arrived.
     Datagram(SocketAddr, &'a [u8]),
-    /// This process stood still for so long: silence meanwhile is nobody's fault.
+    /// This process was suspended for this long. The core does not count that time as silence of its peers.
     Stalled(std::time::Duration),
-    /// Time has passed, or the loop has run: do what is due.
+    /// Time has passed, or the loop has run: the core runs the timers that are due.
     Tick,
-    /// The node ends: say goodbye.
+    /// The node stops: the core says goodbye to its peers.
     Leave,
 }
 
-/// What the core wants done.
+/// A request of the core to its driver.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
-    /// Connect; answered by `Connected` or `DialFailed`.
+    /// Connect. The result is `Connected` or `DialFailed`.
     Dial(ConnId, SocketAddr),
-    /// Write what [`NodeCore::outgoing`](super::NodeCore::outgoing) holds.
+    /// Write the bytes of [`NodeCore::outgoing`](super::NodeCore::outgoing).
     Write(ConnId),
-    /// Close, after writing what can be written at once.
+    /// Close the connection, after writing as much as the system accepts at once.
     Close(ConnId),
     /// Send a datagram to an address, from the discovery port.
     Datagram(SocketAddr, Vec<u8>),
-    /// Send a datagram to an address, from a port that no other node has, so that the answer comes here.
+    /// Send a datagram to an address from a port that only this node uses, so that the reply arrives at this node.
     Ask(SocketAddr, Vec<u8>),
     /// Send a datagram to the other nodes of this host, on the discovery port.
     Siblings(Vec<u8>),
-    /// Send a datagram to everybody near, on the discovery port.
+    /// Broadcast a datagram on the local networks, on the discovery port.
     Broadcast(Vec<u8>),
-    /// Look a host up; answered by [`NodeCore::resolved`](super::NodeCore::resolved).
+    /// Look up a host. The result goes to [`NodeCore::resolved`](super::NodeCore::resolved).
     Resolve {
-        /// The number to answer with.
+        /// The number that identifies the result.
         query: u64,
         /// The host.
         host: String,
@@ -100,14 +100,14 @@ pub enum Output {
     },
 }
 
-/// What the core stands on: implemented by the driver, the simulator and tests.
+/// Performs the input and output of a core. Implemented for sockets, by the simulator and by tests.
 pub trait Driver {
-    /// The loop in which the actors live.
+    /// The loop that runs the actors of the node.
     fn loop_ref(&mut self) -> LoopRef<'_>;
 
-    /// Takes what the core wants done. Must not call back.
+    /// Takes a request of the core. Must not call the core.
     fn output(&mut self, output: Output);
 
-    /// Chance for one handshake; `None` when there is none to be had.
+    /// The random numbers for one handshake, or `None` if the system has none.
     fn entropy(&mut self) -> Option<Entropy>;
 }

@@ -1,7 +1,7 @@
-//! Frames from a peer: each arm is one call.
+//! Handling of the frames of peers.
 //!
-//! The peer has proven that it knows the secret, no more: what it sends touches its own session, and actors
-//! whose addresses it was given.
+//! A peer has proven that it knows the secret, and nothing else. Its frames affect only its own session and the actors
+//! that are exposed to it.
 
 use antiphon_sched::{
     ActorId, AskError, Destination, ExitReason, Key, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
@@ -12,12 +12,12 @@ use antiphon_wire::{Frame, Session, msgpack};
 
 use super::driver::Driver;
 use super::peer_session::{FrameEffect, PeerSession};
-use super::{NOBODY, NodeCore, sched_key};
+use super::{NO_ACTOR, NodeCore, sched_key};
 
-/// The bit that says, in the number of a monitor, that it was numbered by whom it watches.
+/// The bit in the number of a monitor in a frame that marks it as numbered by the node of the target, not of the watcher.
 pub(super) const BY_TARGET: u64 = 1 << 63;
 
-/// A signal that has arrived, and may have to wait behind messages.
+/// A signal of a peer. It may have to wait behind messages for the same actor.
 #[derive(Debug)]
 pub(super) enum InboundSignal {
     Monitor { watcher: Key, target: Key, id: MonitorId },
@@ -30,7 +30,7 @@ pub(super) enum InboundSignal {
 }
 
 impl InboundSignal {
-    /// Bytes of the value that comes with it.
+    /// The size in bytes of its value or text.
     pub(super) fn body_bytes(&self) -> usize {
         match self {
             Self::Throw { value, .. } | Self::Resume { value, .. } => bytes_of(value),
@@ -39,8 +39,8 @@ impl InboundSignal {
         }
     }
 
-    /// Whether it follows from what was let in before, and so is not refused any more.
-    fn is_owed(&self) -> bool {
+    /// Whether it belongs to a monitor that was admitted before. Such a signal needs no further permission.
+    fn is_always_admitted(&self) -> bool {
         match self {
             Self::Down { .. } | Self::Demonitor { .. } => true,
             Self::Monitor { .. }
@@ -51,7 +51,7 @@ impl InboundSignal {
         }
     }
 
-    /// The actor here that it is for.
+    /// The receiving actor of this node.
     pub(super) fn receiver(&self) -> Key {
         match self {
             Self::Monitor { target, .. }
@@ -83,44 +83,44 @@ impl NodeCore {
             Frame::Monitor(monitor) => {
                 let id = MonitorId { origin: node, number: monitor.id & !BY_TARGET };
                 let watcher = sched_key(monitor.watcher);
-                let arrived = InboundSignal::Monitor { watcher, target: sched_key(monitor.target), id };
-                self.on_signal(node, peer_session, arrived, driver);
+                let signal = InboundSignal::Monitor { watcher, target: sched_key(monitor.target), id };
+                self.on_signal(node, peer_session, signal, driver);
             }
-            Frame::Demonitor(gone) => {
-                let id = self.monitor_id(node, gone.id, true);
-                let arrived = InboundSignal::Demonitor { target: sched_key(gone.target), id };
-                self.on_signal(node, peer_session, arrived, driver);
+            Frame::Demonitor(demonitor) => {
+                let id = self.monitor_id(node, demonitor.id, true);
+                let signal = InboundSignal::Demonitor { target: sched_key(demonitor.target), id };
+                self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Down(down) => self.on_down(node, peer_session, down, driver),
             Frame::Notify(notify) => {
                 let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
                 let actor = ActorId::new(node, sched_key(notify.target));
-                let arrived = InboundSignal::Notify { watcher: sched_key(notify.watcher), id, actor };
-                self.on_signal(node, peer_session, arrived, driver);
+                let signal = InboundSignal::Notify { watcher: sched_key(notify.watcher), id, actor };
+                self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Terminate(terminate) => {
-                let arrived = InboundSignal::Terminate { target: sched_key(terminate.target) };
-                self.on_signal(node, peer_session, arrived, driver);
+                let signal = InboundSignal::Terminate { target: sched_key(terminate.target) };
+                self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Throw(throw) => {
                 let value = value_of(&peer_session.session, throw.tag, throw.body);
-                let arrived =
+                let signal =
                     value.map(|value| InboundSignal::Throw { target: sched_key(throw.target), value });
-                self.on_sound_signal(node, peer_session, arrived, driver);
+                self.on_signal_with_value(node, peer_session, signal, driver);
             }
             Frame::Resume(resume) => {
                 let value = value_of(&peer_session.session, resume.tag, resume.body);
-                let arrived =
+                let signal =
                     value.map(|value| InboundSignal::Resume { target: sched_key(resume.target), value });
-                self.on_sound_signal(node, peer_session, arrived, driver);
+                self.on_signal_with_value(node, peer_session, signal, driver);
             }
             Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup, driver),
             Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
             Frame::Found(found) => self.on_found(node, peer_session, found, driver),
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
             Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),
-            Frame::Goodbye(goodbye) => return FrameEffect::Leaves(goodbye.reason),
-            // The session's own, and the connection's: acted upon by the session, or by its closing.
+            Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
+            // The session itself has handled these.
             Frame::Tag(_)
             | Frame::Begin(_)
             | Frame::Ack(_)
@@ -134,13 +134,13 @@ impl NodeCore {
             Frame::IdleAgreed(agreed) => Self::on_idle_agreed(peer_session, *agreed),
             Frame::Close(close) => Self::on_close(peer_session, *close),
         }
-        FrameEffect::GoesOn
+        FrameEffect::Continue
     }
 
-    /// A monitor by its number in a frame: numbered by the peer, or here.
-    fn monitor_id(&self, peer: NodeId, number: u64, by_watcher_there: bool) -> MonitorId {
+    /// The id of a monitor by its number in a frame. The peer is the node of the watcher or that of the target.
+    fn monitor_id(&self, peer: NodeId, number: u64, peer_is_watcher: bool) -> MonitorId {
         let by_target = number & BY_TARGET != 0;
-        let origin = if by_target == by_watcher_there { self.me } else { peer };
+        let origin = if by_target == peer_is_watcher { self.me } else { peer };
         MonitorId { origin, number: number & !BY_TARGET }
     }
 
@@ -153,7 +153,7 @@ impl NodeCore {
     ) {
         let request_id = RequestId::from_bits(answer.to.0);
         self.learn_route(answer.route);
-        let result = match (peer_session.session.tag_name(answer.tag), is_sound(answer.body)) {
+        let result = match (peer_session.session.tag_name(answer.tag), is_valid_body(answer.body)) {
             (Some(tag), true) => driver.loop_ref().complete_request_encoded(request_id, tag, answer.body),
             (_, _) => {
                 driver.loop_ref().fail_request_from_peer(request_id, AskError::WrongType);
@@ -164,101 +164,104 @@ impl NodeCore {
             self.refuse_request(node);
         }
         if let Err(reason) = result {
-            // Most are late: the asker was told `TimedOut` before.
-            tracing::debug!(%reason, "an answer reached nobody");
+            // Most of these replies are late: the request has failed with `TimedOut` before.
+            tracing::debug!(%reason, "a reply was dropped");
             self.counts.refused_messages += 1;
         }
     }
 
-    fn on_sound_signal(
+    fn on_signal_with_value(
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        arrived: Option<InboundSignal>,
+        signal: Option<InboundSignal>,
         driver: &mut impl Driver,
     ) {
-        match arrived {
-            Some(arrived) => self.on_signal(node, peer_session, arrived, driver),
+        match signal {
+            Some(signal) => self.on_signal(node, peer_session, signal, driver),
             None => self.counts.refused_messages += 1,
         }
     }
 
-    /// A signal has arrived: it takes effect after the messages before it.
+    /// Applies a signal, or queues it behind earlier messages for the same actor.
     fn on_signal(
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        arrived: InboundSignal,
+        signal: InboundSignal,
         driver: &mut impl Driver,
     ) {
-        if peer_session.backlog.holds(arrived.receiver()) {
-            self.add_signal_to_backlog(node, peer_session, arrived);
+        if peer_session.backlog.has_queue_for(signal.receiver()) {
+            self.add_signal_to_backlog(node, peer_session, signal);
         } else {
-            self.take_effect(node, arrived, driver);
+            self.apply_signal(node, signal, driver);
         }
     }
 
-    /// Does what a signal says. Actors that no address was given of are nobody for the peer.
-    pub(super) fn take_effect(&mut self, node: NodeId, arrived: InboundSignal, driver: &mut impl Driver) {
-        let (to, bytes) = (arrived.receiver(), arrived.body_bytes());
-        let is_exposed =
-            driver.loop_ref().is_exposed(to) && (arrived.is_owed() || self.allows(node, to, driver));
-        let guard = driver.loop_ref().signal_policy_of(to);
-        let (is_open, may_end) = (guard == SignalPolicy::All, guard != SignalPolicy::None);
+    /// Applies a signal. For the peer, an actor that is not exposed to it does not exist.
+    pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
+        let (to, bytes) = (signal.receiver(), signal.body_bytes());
+        let is_exposed = driver.loop_ref().is_exposed(to)
+            && (signal.is_always_admitted() || self.allows(node, to, driver));
+        let policy = driver.loop_ref().signal_policy_of(to);
+        let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let (watching, watched) = peer.monitors.asked_by_peer();
-        match arrived {
-            // Setting one twice is setting it once.
-            InboundSignal::Monitor { target, id, .. } if peer.monitors.is_watched(target, id) => {}
-            InboundSignal::Monitor { watcher, target, id } if watched >= monitors_max => {
+        let (local_watchers, remote_watchers) = peer.monitors.set_by_peer();
+        match signal {
+            // The monitor is set already.
+            InboundSignal::Monitor { target, id, .. } if peer.monitors.has_remote_watcher(target, id) => {}
+            InboundSignal::Monitor { watcher, target, id } if remote_watchers >= monitors_max => {
                 self.refuse_monitor(node);
                 driver.loop_ref().refuse_watch(target, id, ActorId::new(node, watcher));
             }
             InboundSignal::Monitor { watcher, target, id } => {
-                let target = if is_exposed { target } else { NOBODY };
-                peer.monitors.be_watched(target, id);
+                let target = if is_exposed { target } else { NO_ACTOR };
+                peer.monitors.add_remote_watcher(target, id);
                 driver.loop_ref().watch(target, id, ActorId::new(node, watcher));
             }
             InboundSignal::Demonitor { target, id } => {
-                // Only what this peer has set can it take back.
-                if peer.monitors.be_unwatched(target, id) {
+                // A peer can cancel only its own monitors.
+                if peer.monitors.remove_remote_watcher(target, id) {
                     driver.loop_ref().unwatch(target, id);
                 }
             }
-            // A number that stands for one already would lose that one.
+            // A number that is in use is refused: the new monitor would replace the earlier one.
             InboundSignal::Notify { watcher, id, actor }
-                if is_exposed && is_open && peer.monitors.watcher(id).is_none() =>
+                if is_exposed && is_open && peer.monitors.local_watcher(id).is_none() =>
             {
-                let (mut loop_ref, is_admitted) = (driver.loop_ref(), watching < monitors_max);
+                let (mut loop_ref, is_admitted) = (driver.loop_ref(), local_watchers < monitors_max);
                 let watcher = loop_ref.owner_of(watcher);
                 if !is_admitted {
                     loop_ref.refuse_notify(watcher, actor);
                 } else if loop_ref.expect_down(watcher, id, actor) {
-                    return peer.monitors.watch(watcher, id, actor);
+                    return peer.monitors.add_local_watcher(watcher, id, actor);
                 }
                 self.refuse_monitor(node);
             }
             InboundSignal::Down { watcher, id, reason } => {
-                if let Some((_, actor)) = peer.monitors.unwatch(id) {
-                    // The end is told in any case; what it came to, if there is room for it.
+                if let Some((_, actor)) = peer.monitors.remove_local_watcher(id) {
+                    // The `Down` is delivered in any case, but without its value or text if there is no room for it.
                     let reason =
-                        if self.has_room_here(node, bytes) { reason } else { without_its_value(reason) };
+                        if self.fits_mailbox_budget(node, bytes) { reason } else { without_value(reason) };
                     let bytes = bytes_of_reason(&reason);
-                    self.put_value(node, bytes, driver, |loop_ref| loop_ref.down(watcher, id, actor, reason));
+                    self.deliver_value(node, bytes, driver, |loop_ref| {
+                        loop_ref.down(watcher, id, actor, reason)
+                    });
                 }
             }
-            InboundSignal::Terminate { target } if is_exposed && may_end => {
+            InboundSignal::Terminate { target } if is_exposed && may_terminate => {
                 driver.loop_ref().terminate(ActorId::new(self.me, target));
             }
             InboundSignal::Throw { target, value } if is_exposed && is_open => {
-                let is_taken = self.has_room_here(node, bytes)
-                    && self.put_value(node, bytes, driver, |loop_ref| loop_ref.throw_here(target, value));
+                let is_taken = self.fits_mailbox_budget(node, bytes)
+                    && self.deliver_value(node, bytes, driver, |loop_ref| loop_ref.throw_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
             InboundSignal::Resume { target, value } if is_exposed && is_open => {
-                let is_taken = self.has_room_here(node, bytes)
-                    && self.put_value(node, bytes, driver, |loop_ref| loop_ref.resume_here(target, value));
+                let is_taken = self.fits_mailbox_budget(node, bytes)
+                    && self
+                        .deliver_value(node, bytes, driver, |loop_ref| loop_ref.resume_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
             InboundSignal::Notify { .. }
@@ -268,15 +271,15 @@ impl NodeCore {
         }
     }
 
-    /// A reply in what a peer sent finds no place.
+    /// Counts and logs a message that holds a reply for a peer with too many open requests.
     pub(super) fn refuse_request(&mut self, node: NodeId) {
         self.counts.refusals.requests += 1;
-        self.log_refused(node, "requests", "has more requests open than it may");
+        self.log_refused(node, "requests", "has reached its limit of open requests");
     }
 
     fn refuse_monitor(&mut self, node: NodeId) {
         self.counts.refusals.monitors += 1;
-        self.log_refused(node, "monitors", "sets more monitors than it may");
+        self.log_refused(node, "monitors", "has reached its limit of monitors");
     }
 
     fn on_down(
@@ -287,9 +290,9 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let id = self.monitor_id(node, down.id, false);
-        // Only whom it was set on may end it.
-        let watching = self.peers.get(&node).and_then(|peer| peer.monitors.watcher(id));
-        let Some((watcher, _)) = watching else { return };
+        // A peer can report only the exits of its own actors.
+        let local_watcher = self.peers.get(&node).and_then(|peer| peer.monitors.local_watcher(id));
+        let Some((watcher, _)) = local_watcher else { return };
         let reason = match down.reason {
             DownReason::Done(None) => ExitReason::Done(Value::opaque()),
             DownReason::Done(Some((tag, body))) => {
@@ -306,12 +309,12 @@ impl NodeCore {
     }
 }
 
-/// Bytes of a value that came from a peer.
+/// The size in bytes of a value of a peer.
 fn bytes_of(value: &Value) -> usize {
     value.as_encoded().map_or(0, |(_, body, _)| body.len())
 }
 
-/// Bytes of the value or text with which an actor has ended.
+/// The size in bytes of the value or text of an exit reason.
 pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
     match reason {
         ExitReason::Done(value) => bytes_of(value),
@@ -320,8 +323,8 @@ pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
     }
 }
 
-/// The same end, for whom there is no room for more.
-fn without_its_value(reason: ExitReason) -> ExitReason {
+/// The exit reason without its value or text.
+fn without_value(reason: ExitReason) -> ExitReason {
     match reason {
         ExitReason::Done(_) => ExitReason::Done(Value::opaque()),
         ExitReason::Failed(_) => ExitReason::Failed(String::new()),
@@ -330,18 +333,18 @@ fn without_its_value(reason: ExitReason) -> ExitReason {
     }
 }
 
-/// Whether a body is one MessagePack value within bounds.
-pub(super) fn is_sound(body: &[u8]) -> bool {
+/// Whether a body is exactly one MessagePack value within the limits.
+pub(super) fn is_valid_body(body: &[u8]) -> bool {
     msgpack::check(body, &msgpack::BodyLimits::default()).is_ok()
 }
 
 fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Option<Value> {
     let tag = session.tag_name(tag)?;
-    is_sound(body).then(|| Value::encoded(tag, body))
+    is_valid_body(body).then(|| Value::encoded(tag, body))
 }
 
-/// The node that a outbound goes to.
-pub(super) fn node_of(to: Destination) -> NodeId {
+/// The node of a destination.
+pub(super) fn destination_node(to: Destination) -> NodeId {
     match to {
         Destination::Actor(id) => id.node(),
         Destination::Request(node, _) => node,

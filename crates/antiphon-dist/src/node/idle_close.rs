@@ -1,11 +1,14 @@
-//! Connections that are closed by agreement, because nothing needs them: the session rests, and whatever is sent next, by
-//! either side, dials again.
+//! Idle close: both sides agree to close a connection that nothing needs. The session stays, and the next frame that
+//! either side sends dials again.
 //!
-//! A side that wants it proposes when no numbered frame has moved for a while; the other agrees if nothing is open there
-//! either; then the first says so for the last time, and closes. Between these words anything may be sent: who is told
-//! of the end and still needs a connection dials one at once, so the agreement saves dials, and no frame hangs on it.
+//! 1. A side proposes the close when no numbered frame was sent or received for a while.
+//! 2. The peer agrees, if nothing is open on the session at its side.
+//! 3. The first side sends a `Close` and closes the connection.
 //!
-//! Invariant: a session at rest has no connection, and nothing is open on it at this side.
+//! Either side may send frames between these steps. A side that receives the `Close` and still needs a connection dials
+//! at once. So the agreement only saves dials; no frame depends on it.
+//!
+//! Invariant: a session that is closed while idle has no connection, and nothing is open on it at this side.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,103 +25,111 @@ use super::timers::NodeTimer;
 use crate::error::UnknownPeer;
 use crate::location::Location;
 
-/// How long nothing has moved before this side proposes; and how often it looks.
-const QUIET: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The longest pause between proposals that were not agreed to.
+/// How long no frame was sent or received before this side proposes to close.
+const IDLE_FOR: Duration = Duration::from_secs(2);
+/// How often this side checks whether a connection is idle.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// The longest pause between proposals that the peer did not agree to.
 const PAUSE_LAST: Duration = Duration::from_secs(32);
 
-/// How far a link is from being closed by agreement.
+/// The state of the idle close of one session.
 #[derive(Debug)]
 pub(super) struct IdleClose {
     stage: IdleStage,
-    /// Whether a look is on the agenda.
-    is_watched: bool,
-    /// Numbered frames sent and received, at the last look.
-    moved: (u64, u64),
-    /// When that was so for the first time.
+    /// Whether the next check has a timer.
+    has_timer: bool,
+    /// Numbered frames sent and received, at the last check.
+    frames: (u64, u64),
+    /// The first check at which `frames` had this value.
     since: Time,
-    /// How long nothing must have moved before the next proposal.
+    /// How long `frames` must not have changed before the next proposal.
     pause: Duration,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum IdleStage {
-    /// The connection is needed, as far as is known.
-    Talks,
-    /// This side has proposed to close it.
+    /// The connection is in use, as far as is known.
+    Active,
+    /// This side has proposed to close the connection.
     Proposed,
-    /// The other side has agreed.
+    /// The peer has agreed.
     Agreed,
-    /// The other side closes it.
-    Told,
-    /// There is none, and none is missed.
-    Rests,
+    /// The peer closes the connection.
+    ClosedByPeer,
+    /// The session has no connection and needs none.
+    Closed,
 }
 
 impl IdleClose {
     pub(super) fn new(now: Time) -> Self {
-        Self { stage: IdleStage::Talks, is_watched: false, moved: (0, 0), since: now, pause: QUIET }
+        Self { stage: IdleStage::Active, has_timer: false, frames: (0, 0), since: now, pause: IDLE_FOR }
     }
 
-    /// There is a new connection.
-    pub(super) fn talk(&mut self, now: Time) {
-        (self.stage, self.since, self.pause) = (IdleStage::Talks, now, QUIET);
+    /// The session has, or needs, a new connection.
+    pub(super) fn set_active(&mut self, now: Time) {
+        (self.stage, self.since, self.pause) = (IdleStage::Active, now, IDLE_FOR);
     }
 
-    pub(super) fn rests(&self) -> bool {
-        self.stage == IdleStage::Rests
+    /// Whether the session has no connection and needs none.
+    pub(super) fn is_closed(&self) -> bool {
+        self.stage == IdleStage::Closed
     }
 }
 
-fn moved(peer_session: &PeerSession) -> (u64, u64) {
+/// The numbered frames that a session has sent and received.
+fn frame_counts(peer_session: &PeerSession) -> (u64, u64) {
     (peer_session.session.frames_sent(), peer_session.session.frames_received())
 }
 
 impl NodeCore {
-    /// Keeps the connection with the peers at a location, or closes it when nothing needs it; of port 0, all on the host.
+    /// Sets whether the connection with the peers at a location stays open when nothing needs it. Port 0 stands for all
+    /// peers on the host.
+    ///
+    /// # Errors
+    /// This node knows no peer there.
     pub(crate) fn stream_send(&mut self, at: Location, streams: bool) -> Result<(), UnknownPeer> {
-        let there = self.nodes_at(at);
-        for node in &there {
+        let nodes = self.nodes_at(at);
+        for node in &nodes {
             if let Some(peer) = self.peers.get_mut(node) {
                 peer.streams = Some(streams);
             }
             self.watch_idle(*node);
             if streams {
-                self.wake(*node);
+                self.reopen(*node);
             }
         }
-        if there.is_empty() { Err(UnknownPeer { at }) } else { Ok(()) }
+        if nodes.is_empty() { Err(UnknownPeer { at }) } else { Ok(()) }
     }
 
-    /// As [`NodeCore::stream_send`], for a location at which somebody is.
-    pub(super) fn streams_of(&mut self, at: SocketAddr, streams: bool) {
+    /// As [`NodeCore::stream_send`], for the location of a known peer.
+    pub(super) fn set_stream_send(&mut self, at: SocketAddr, streams: bool) {
         if let Err(reason) = self.stream_send(at.into(), streams) {
-            tracing::debug!(%reason, "a connection is kept as all others");
+            tracing::debug!(%reason, "`stream_send` was not set for a peer; the node's default applies");
         }
     }
 
-    /// Dials the peer at a location if its session is at rest; whether it was.
-    pub(super) fn wakes_at(&mut self, at: SocketAddr) -> bool {
-        let rests =
-            |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.rests());
-        let found = self.peers.iter().find(|(_, peer)| rests(peer) && peer.is_connected_to(at));
+    /// Dials the peer at a location if its session is closed while idle. Returns whether it was.
+    pub(super) fn reopen_at(&mut self, at: SocketAddr) -> bool {
+        let is_closed = |peer: &Peer| {
+            peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
+        };
+        let found = self.peers.iter().find(|(_, peer)| is_closed(peer) && peer.is_connected_to(at));
         let Some(node) = found.map(|(node, _)| *node) else { return false };
-        self.wake(node);
+        self.reopen(node);
         true
     }
 
-    /// The peers at a location; of port 0, all on the host.
+    /// The peers at a location. Port 0 stands for all peers on the host.
     pub(super) fn nodes_at(&self, at: Location) -> Vec<NodeId> {
         let at = at.addr();
-        let is_there = |peer: &Peer| match at.port() {
-            0 => peer.told.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
+        let is_at = |peer: &Peer| match at.port() {
+            0 => peer.shown_location.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
             _ => peer.is_at(at) || peer.is_connected_to(at),
         };
-        self.peers.iter().filter(|(_, peer)| !peer.gone && is_there(peer)).map(|(node, _)| *node).collect()
+        self.peers.iter().filter(|(_, peer)| !peer.superseded && is_at(peer)).map(|(node, _)| *node).collect()
     }
 
-    /// Looks now and then whether a connection is still needed, if somebody wants to know.
+    /// Sets the timer of the next idle check, unless the connection is to stay open.
     pub(super) fn watch_idle(&mut self, node: NodeId) {
         let by_default = self.settings.stream_send;
         let now = self.now;
@@ -127,9 +138,9 @@ impl NodeCore {
         let Some(peer_session) = peer.peer_session.as_mut() else { return };
         if !streams
             && peer_session.conn.is_some()
-            && !std::mem::replace(&mut peer_session.idle.is_watched, true)
+            && !std::mem::replace(&mut peer_session.idle.has_timer, true)
         {
-            self.timers.add(now + LOOK_EVERY, NodeTimer::Idle(node));
+            self.timers.add(now + CHECK_EVERY, NodeTimer::Idle(node));
         }
     }
 
@@ -139,15 +150,15 @@ impl NodeCore {
         else {
             return;
         };
-        peer_session.idle.is_watched = false;
-        if moved(&peer_session) != peer_session.idle.moved {
-            (peer_session.idle.moved, peer_session.idle.since, peer_session.idle.pause) =
-                (moved(&peer_session), now, QUIET);
+        peer_session.idle.has_timer = false;
+        if frame_counts(&peer_session) != peer_session.idle.frames {
+            (peer_session.idle.frames, peer_session.idle.since, peer_session.idle.pause) =
+                (frame_counts(&peer_session), now, IDLE_FOR);
         }
         let streams = self.peers.get(&node).and_then(|peer| peer.streams);
-        let lookups = !streams.unwrap_or(self.settings.stream_send);
+        let closes_idle = !streams.unwrap_or(self.settings.stream_send);
         let is_due = now.since(peer_session.idle.since) >= peer_session.idle.pause;
-        if lookups && is_due && self.needs_nothing(node, &peer_session, driver) {
+        if closes_idle && is_due && self.needs_no_connection(node, &peer_session, driver) {
             let sent = peer_session.session.frames_sent();
             if peer_session.session.send_control(&IdleProposed { sent }.into()).is_ok() {
                 peer_session.idle.stage = IdleStage::Proposed;
@@ -162,13 +173,18 @@ impl NodeCore {
         self.mark_dirty(node);
     }
 
-    /// Whether nothing at this side depends on the connection, and there is a way to another one.
-    fn needs_nothing(&mut self, node: NodeId, peer_session: &PeerSession, driver: &mut impl Driver) -> bool {
+    /// Whether nothing at this side needs the connection, and this node can dial another one.
+    fn needs_no_connection(
+        &mut self,
+        node: NodeId,
+        peer_session: &PeerSession,
+        driver: &mut impl Driver,
+    ) -> bool {
         self.forget_ended_watchers(driver);
         let Some(peer) = self.peers.get(&node) else { return false };
-        let has_way = peer_session.dialled.is_some() || !peer.locations.is_empty();
-        has_way
-            && peer_session.is_quiet()
+        let can_dial = peer_session.dialled.is_some() || !peer.locations.is_empty();
+        can_dial
+            && peer_session.is_idle()
             && peer.has_nothing_open()
             && self.peer_watchers().is_empty()
             && !self.receipts.awaits(node)
@@ -176,7 +192,8 @@ impl NodeCore {
             && !self.names.has_lookups_with(node)
     }
 
-    /// The peer proposes to close the connection. It has heard all that was sent, or it would wait for something.
+    /// The peer proposes to close the connection. It has received all frames of this side; otherwise this side would wait
+    /// for an acknowledgement.
     pub(super) fn on_idle_proposed(
         &mut self,
         node: NodeId,
@@ -185,17 +202,17 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         if proposed.sent != peer_session.session.frames_received()
-            || !self.needs_nothing(node, peer_session, driver)
+            || !self.needs_no_connection(node, peer_session, driver)
         {
             return;
         }
         let agreed = IdleAgreed { sent: peer_session.session.frames_sent() };
         if let Err(reason) = peer_session.session.send_control(&agreed.into()) {
-            tracing::debug!(%node, %reason, "a proposal to close the connection is not answered");
+            tracing::debug!(%node, %reason, "the agreement to close an idle connection was not sent");
         }
     }
 
-    /// The peer agrees. What has come with its word is looked at first.
+    /// The peer agrees. [`NodeCore::close_idle`] follows when the frames that arrived with the agreement are handled.
     pub(super) fn on_idle_agreed(peer_session: &mut PeerSession, agreed: IdleAgreed) {
         if peer_session.idle.stage == IdleStage::Proposed
             && agreed.sent == peer_session.session.frames_received()
@@ -206,87 +223,88 @@ impl NodeCore {
 
     pub(super) fn on_close(peer_session: &mut PeerSession, close: Close) {
         if close.reason == CloseReason::Idle {
-            peer_session.idle.stage = IdleStage::Told;
+            peer_session.idle.stage = IdleStage::ClosedByPeer;
         }
     }
 
-    /// All that arrived is looked at: the connection may be closed now.
+    /// All frames that arrived are handled: closes the connection, if both sides agree.
     pub(super) fn close_idle(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take()) else {
             return;
         };
-        let needs_nothing = match peer_session.idle.stage {
+        let needs_no_connection = match peer_session.idle.stage {
             IdleStage::Agreed => {
-                moved(&peer_session) == peer_session.idle.moved
-                    && self.needs_nothing(node, &peer_session, driver)
+                frame_counts(&peer_session) == peer_session.idle.frames
+                    && self.needs_no_connection(node, &peer_session, driver)
             }
-            IdleStage::Told => self.needs_nothing(node, &peer_session, driver),
-            IdleStage::Talks | IdleStage::Proposed | IdleStage::Rests => false,
+            IdleStage::ClosedByPeer => self.needs_no_connection(node, &peer_session, driver),
+            IdleStage::Active | IdleStage::Proposed | IdleStage::Closed => false,
         };
         let stage = peer_session.idle.stage;
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
         match stage {
-            IdleStage::Agreed if needs_nothing => self.rest(node, true, driver),
-            IdleStage::Agreed => self.talk_on(node),
-            IdleStage::Told => {
-                self.rest(node, false, driver);
-                if !needs_nothing {
-                    self.wake(node);
+            IdleStage::Agreed if needs_no_connection => self.close_connection(node, true, driver),
+            IdleStage::Agreed => self.keep_connection(node),
+            IdleStage::ClosedByPeer => {
+                self.close_connection(node, false, driver);
+                if !needs_no_connection {
+                    self.reopen(node);
                 }
             }
-            IdleStage::Talks | IdleStage::Proposed | IdleStage::Rests => {}
+            IdleStage::Active | IdleStage::Proposed | IdleStage::Closed => {}
         }
     }
 
-    fn talk_on(&mut self, node: NodeId) {
+    fn keep_connection(&mut self, node: NodeId) {
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
-            peer_session.idle.stage = IdleStage::Talks;
+            peer_session.idle.stage = IdleStage::Active;
         }
     }
 
-    /// Closes a connection, and keeps its session.
-    fn rest(&mut self, node: NodeId, tell: bool, driver: &mut impl Driver) {
+    /// Closes a connection, and keeps its session. With `send_close`, sends the peer a `Close` first.
+    fn close_connection(&mut self, node: NodeId, send_close: bool, driver: &mut impl Driver) {
         let now = self.wire_now();
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let Some(id) = peer_session.conn.take() else { return };
-        if tell && let Some(conn) = self.connections.get(id) {
+        if send_close && let Some(conn) = self.connections.get(id) {
             let close: Frame<'_> = Close { reason: CloseReason::Idle }.into();
             if let Err(reason) = peer_session.session.send_control(&close) {
-                tracing::debug!(%node, %reason, "the peer is not told that the connection is closed");
+                tracing::debug!(%node, %reason, "the `Close` of an idle connection was not sent");
             }
             while peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
-        peer_session.idle.stage = IdleStage::Rests;
+        peer_session.idle.stage = IdleStage::Closed;
         peer_session.session.rest();
-        tracing::debug!(%node, "the connection is closed until it is needed");
-        self.drop_conn_quietly(id, driver);
+        tracing::debug!(%node, "an idle connection was closed; the node dials again when it is needed");
+        self.flush_and_close_conn(id, driver);
     }
 
-    /// The session with a node is needed again: its node is dialled, or lost.
-    pub(super) fn wake(&mut self, node: NodeId) {
+    /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
+    pub(super) fn reopen(&mut self, node: NodeId) {
         let (now, wire_now) = (self.now, self.wire_now());
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let first = peer.locations.first().copied();
-        let Some(peer_session) = peer.peer_session.as_mut().filter(|peer_session| peer_session.idle.rests())
+        let Some(peer_session) =
+            peer.peer_session.as_mut().filter(|peer_session| peer_session.idle.is_closed())
         else {
             return;
         };
-        peer_session.idle.talk(now);
+        peer_session.idle.set_active(now);
         peer_session.session.wake(wire_now);
-        (peer_session.cut_at, peer_session.refusals) = (now, 0);
+        (peer_session.disconnected_at, peer_session.refused_dials) = (now, 0);
         if let Some(at) = peer_session.dialled.or(first) {
             self.redial(node, at);
         }
         self.arm_session(node);
     }
 
-    /// Somebody wants to know who is there: of those at rest, nobody knows.
-    pub(super) fn wake_all(&mut self) {
+    /// Dials all peers that have idle sessions without a connection, because their status is not known.
+    pub(super) fn reopen_all(&mut self) {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
-        nodes.into_iter().for_each(|node| self.wake(node));
+        nodes.into_iter().for_each(|node| self.reopen(node));
     }
 }

@@ -1,11 +1,11 @@
-//! Messages that arrive, and what became of those that were sent with a receipt.
+//! Inbound messages, their backlog, and the receipts of outbound messages.
 //!
-//! A message for a full mailbox is parked: it keeps its place and its credit, and whatever follows it to the
-//! same actor waits behind it. Over a limit of bytes the peer is asked to keep that actor's frames itself. An
-//! actor that took nothing for a while is refused.
+//! A message for a full mailbox waits in the backlog of its session, and later messages for the same actor wait behind it.
+//! When the queue of an actor exceeds a limit, the peer is asked to hold back the frames for that actor. When an actor
+//! takes no message for `BACKLOG_TIMEOUT`, its queue is refused.
 //!
-//! Invariant: a receipt is answered once; the bytes that are parked are at most `BACKLOG_FREE`, and the peer's window
-//! of credit; what is parked is sound.
+//! Invariant: a receipt completes once. The bytes in a backlog are at most `BACKLOG_FREE` plus the credit of the peer.
+//! The bodies in a backlog are valid.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -16,63 +16,61 @@ use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
 
 use super::driver::Driver;
-use super::frames::{InboundSignal, is_sound};
+use super::frames::{InboundSignal, is_valid_body};
 use super::peer_session::PeerSession;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::DeliverError;
 
-/// Bytes for one actor over which its frames stay with the peer.
+/// The number of bytes for one actor above which the peer is asked to pause its frames.
 const PAUSE_OVER: u64 = 256 * 1024;
-/// Bytes that are parked, of one session, before more of them hold the peer's credit.
+/// The number of bytes in the backlog of one session above which its entries hold the peer's credit.
 const BACKLOG_FREE: u64 = 8 * 1024 * 1024;
-/// What one thing that is parked counts for besides its body.
+/// The number of bytes that one entry counts in addition to its body.
 const BACKLOG_OVERHEAD: u64 = 64;
-/// How long an actor may take nothing before what waits for it is refused.
+/// How long an actor may take no message before its queue is refused.
 const BACKLOG_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often parked messages are looked at, besides whenever the loop has run.
+/// How often a backlog is retried, in addition to each run of the loop.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
-/// What waits for full mailboxes, of one session.
+/// The messages and signals of one session that wait for full mailboxes.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     queues: BTreeMap<Key, BacklogQueue>,
+    /// Whether the `Backlog` timer of the session is set.
     scheduled: bool,
 }
 
+/// The messages and signals that wait for one actor.
 #[derive(Debug)]
 struct BacklogQueue {
-    queue: VecDeque<BacklogEntry>,
+    entries: VecDeque<BacklogEntry>,
     bytes: u64,
-    /// When the actor last took something, or the first one came to wait.
-    moved: Time,
+    /// When the actor last took a message, or when the queue began.
+    last_progress: Time,
+    /// Whether the peer is asked to hold back its frames for the actor.
     paused: bool,
 }
 
 #[derive(Debug)]
 struct BacklogEntry {
-    what: BacklogItem,
+    item: BacklogItem,
     bytes: u64,
     credit: Option<HeldCredit>,
 }
 
 #[derive(Debug)]
 enum BacklogItem {
-    Message {
-        tag: Box<str>,
-        body: Box<[u8]>,
-        receipt: Option<u64>,
-    },
-    /// It keeps its place among the messages.
+    Message { tag: Box<str>, body: Box<[u8]>, receipt: Option<u64> },
     Signal(InboundSignal),
 }
 
 impl Backlog {
     pub(super) fn check(&self) {
-        for queue_of_actor in self.queues.values() {
-            let bytes: u64 = queue_of_actor.queue.iter().map(|backlog| backlog.bytes).sum();
-            assert_eq!(queue_of_actor.bytes, bytes, "what waits for a full mailbox is counted");
-            assert!(!queue_of_actor.queue.is_empty(), "who holds up nothing has no lot");
+        for queue in self.queues.values() {
+            let bytes: u64 = queue.entries.iter().map(|entry| entry.bytes).sum();
+            assert_eq!(queue.bytes, bytes, "a backlog queue counts the bytes of its entries");
+            assert!(!queue.entries.is_empty(), "an empty backlog queue is removed");
         }
     }
 
@@ -80,49 +78,49 @@ impl Backlog {
         self.queues.is_empty()
     }
 
-    /// Whether something waits for an actor, and whatever follows has to wait behind it.
-    pub(super) fn holds(&self, to: Key) -> bool {
+    /// Whether entries wait for an actor, so that later ones must wait behind them.
+    pub(super) fn has_queue_for(&self, to: Key) -> bool {
         !self.queues.is_empty() && self.queues.contains_key(&to)
     }
 
-    /// Has something wait for an actor. So much may wait before it holds the peer's credit: one slow actor must
-    /// not use up what the others live on.
-    fn push(&mut self, now: Time, session: &mut Session, to: Key, what: BacklogItem) {
-        let body = match &what {
+    /// Adds an entry to the queue of an actor. An entry holds the peer's credit only above `BACKLOG_FREE`: one slow actor
+    /// must not use up the credit that the peer needs for others.
+    fn push(&mut self, now: Time, session: &mut Session, to: Key, item: BacklogItem) {
+        let body = match &item {
             BacklogItem::Message { body, .. } => body.len(),
-            BacklogItem::Signal(arrived) => arrived.body_bytes(),
+            BacklogItem::Signal(signal) => signal.body_bytes(),
         };
         let bytes = body as u64 + BACKLOG_OVERHEAD;
         let credit = (self.bytes() > BACKLOG_FREE).then(|| session.hold());
-        let queue_of_actor = self.queues.entry(to).or_insert_with(|| BacklogQueue {
-            queue: VecDeque::new(),
+        let queue = self.queues.entry(to).or_insert_with(|| BacklogQueue {
+            entries: VecDeque::new(),
             bytes: 0,
-            moved: now,
+            last_progress: now,
             paused: false,
         });
-        queue_of_actor.bytes += bytes;
-        queue_of_actor.queue.push_back(BacklogEntry { what, bytes, credit });
-        if queue_of_actor.bytes > PAUSE_OVER && !queue_of_actor.paused {
-            queue_of_actor.paused = true;
+        queue.bytes += bytes;
+        queue.entries.push_back(BacklogEntry { item, bytes, credit });
+        if queue.bytes > PAUSE_OVER && !queue.paused {
+            queue.paused = true;
             session.pause(wire_key(to));
         }
     }
 
-    /// The actors for whom messages wait, each with how many.
-    pub(super) fn lost(&self) -> impl Iterator<Item = (Key, usize)> {
-        self.queues.iter().map(|(to, queue_of_actor)| {
-            let is_message = |backlog: &&BacklogEntry| matches!(backlog.what, BacklogItem::Message { .. });
-            let messages = queue_of_actor.queue.iter().filter(is_message);
+    /// The actors for which messages or signals wait, each with its number of messages.
+    pub(super) fn message_counts(&self) -> impl Iterator<Item = (Key, usize)> {
+        self.queues.iter().map(|(to, queue)| {
+            let is_message = |entry: &&BacklogEntry| matches!(entry.item, BacklogItem::Message { .. });
+            let messages = queue.entries.iter().filter(is_message);
             (*to, messages.count())
         })
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.queues.values().map(|queue_of_actor| queue_of_actor.bytes).sum()
+        self.queues.values().map(|queue| queue.bytes).sum()
     }
 }
 
-/// Messages sent from here that await a receipt.
+/// The outbound messages that await a receipt.
 #[derive(Debug, Default)]
 pub(super) struct PendingReceipts {
     open: BTreeMap<u64, PendingReceipt>,
@@ -135,12 +133,12 @@ struct PendingReceipt {
     until: Option<Time>,
 }
 
-/// Who is told what became of a message.
+/// The requests that a receipt completes.
 #[derive(Debug)]
 enum ReceiptOwner {
-    /// An actor that asked for the receipt.
-    Asked(RequestId),
-    /// The requests whose replies travel in the message: told if it was refused, for then nobody can answer.
+    /// The request of an actor that asked for the receipt.
+    Request(RequestId),
+    /// The requests with a `ReplyTo` in the message. They fail if the message was refused.
     Replies(SmallVec<[RequestId; 1]>),
 }
 
@@ -149,14 +147,14 @@ impl PendingReceipts {
         self.open.len()
     }
 
-    /// Whether something that was sent to a node awaits its receipt.
+    /// Whether a message to a node awaits its receipt.
     pub(super) fn awaits(&self, node: NodeId) -> bool {
         self.open.values().any(|open| open.node == node)
     }
 
     pub(super) fn add(&mut self, request: u64, request_id: RequestId, node: NodeId) {
         self.open
-            .insert(request, PendingReceipt { owner: ReceiptOwner::Asked(request_id), node, until: None });
+            .insert(request, PendingReceipt { owner: ReceiptOwner::Request(request_id), node, until: None });
     }
 
     pub(super) fn add_replies(&mut self, request: u64, replies: &[RequestId], node: NodeId) {
@@ -171,7 +169,7 @@ impl PendingReceipts {
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (request, open) in &self.open {
             let due = NodeTimer::Receipt(*request);
-            assert!(open.until.is_none_or(|at| timers.has(at, due)), "a receipt's time is on the agenda");
+            assert!(open.until.is_none_or(|at| timers.has(at, due)), "the timer of a receipt is set");
         }
     }
 }
@@ -186,7 +184,7 @@ impl NodeCore {
     ) {
         let to = sched_key(message.to);
         if !self.allows(node, to, driver) {
-            return self.conclude(
+            return self.report_delivery(
                 node,
                 &mut peer_session.session,
                 to,
@@ -196,25 +194,25 @@ impl NodeCore {
             );
         }
         self.learn_route(message.route);
-        let is_sound = is_sound(message.body);
-        if is_sound && peer_session.backlog.holds(to) {
+        let is_valid = is_valid_body(message.body);
+        if is_valid && peer_session.backlog.has_queue_for(to) {
             return self.add_to_backlog(node, peer_session, message);
         }
         let delivery = match peer_session.session.tag_name(message.tag) {
-            Some(tag) if is_sound => self.deliver_here(node, to, (tag, message.body), driver),
-            Some(_) | None => Delivery::Undecodable("it is not one sound MessagePack value".into()),
+            Some(tag) if is_valid => self.deliver_here(node, to, (tag, message.body), driver),
+            Some(_) | None => Delivery::Undecodable("the body is not one valid MessagePack value".into()),
         };
         if delivery == Delivery::Full {
             return self.add_to_backlog(node, peer_session, message);
         }
-        self.conclude(node, &mut peer_session.session, to, message.receipt, &delivery, driver);
+        self.report_delivery(node, &mut peer_session.session, to, message.receipt, &delivery, driver);
     }
 
-    /// Takes what has come from a peer, on the account of its requests.
-    pub(super) fn take_from<R>(&mut self, node: NodeId, take: impl FnOnce(&mut Self) -> R) -> R {
+    /// Runs `handle` with the peer as the origin of the data, so that requests in it count against the peer's limit.
+    pub(super) fn with_peer_origin<R>(&mut self, node: NodeId, handle: impl FnOnce(&mut Self) -> R) -> R {
         let known = self.peers.get_mut(&node).and_then(|peer| peer.origin.take());
         let origin = known.unwrap_or_else(|| Origin::new(node, self.settings.peer_limits.requests_max));
-        let (result, origin) = with_origin(origin, || take(self));
+        let (result, origin) = with_origin(origin, || handle(self));
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.origin = origin;
         }
@@ -223,81 +221,75 @@ impl NodeCore {
 
     fn add_to_backlog(&mut self, node: NodeId, peer_session: &mut PeerSession, message: &Message<'_>) {
         let Some(tag) = peer_session.session.tag_name(message.tag).map(Box::from) else { return };
-        let what = BacklogItem::Message { tag, body: message.body.into(), receipt: message.receipt };
-        self.add_behind_backlog(node, peer_session, sched_key(message.to), what);
+        let item = BacklogItem::Message { tag, body: message.body.into(), receipt: message.receipt };
+        self.push_to_backlog(node, peer_session, sched_key(message.to), item);
     }
 
-    /// A signal waits behind the messages before it.
+    /// Queues a signal behind earlier messages for the same actor.
     pub(super) fn add_signal_to_backlog(
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        arrived: InboundSignal,
+        signal: InboundSignal,
     ) {
-        self.add_behind_backlog(node, peer_session, arrived.receiver(), BacklogItem::Signal(arrived));
+        self.push_to_backlog(node, peer_session, signal.receiver(), BacklogItem::Signal(signal));
     }
 
-    fn add_behind_backlog(
-        &mut self,
-        node: NodeId,
-        peer_session: &mut PeerSession,
-        to: Key,
-        what: BacklogItem,
-    ) {
+    fn push_to_backlog(&mut self, node: NodeId, peer_session: &mut PeerSession, to: Key, item: BacklogItem) {
         let now = self.now;
-        peer_session.backlog.push(now, &mut peer_session.session, to, what);
-        self.backlog.insert(node);
+        peer_session.backlog.push(now, &mut peer_session.session, to, item);
+        self.backlogged.insert(node);
         if !std::mem::replace(&mut peer_session.backlog.scheduled, true) {
             self.timers.add(now + RETRY_EVERY, NodeTimer::Backlog(node));
         }
     }
 
-    /// The loop has run: mailboxes may have room.
+    /// Retries all backlogs after the loop has run: mailboxes may have room.
     pub(super) fn retry_backlogs(&mut self, driver: &mut impl Driver) {
-        for node in std::mem::take(&mut self.backlog) {
+        for node in std::mem::take(&mut self.backlogged) {
             self.retry_backlog(node, driver);
         }
     }
 
-    /// An actor may have taken nothing for too long.
+    /// Retries the backlog of one session by its timer, which also refuses the queues that timed out.
     pub(super) fn on_backlog_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
             peer_session.backlog.scheduled = false;
         }
-        self.backlog.remove(&node);
+        self.backlogged.remove(&node);
         self.retry_backlog(node, driver);
     }
 
-    /// Tries again what waits for full mailboxes.
+    /// Delivers as much of the backlog of a session as the mailboxes accept.
     fn retry_backlog(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
         else {
             return;
         };
         let mut queues = std::mem::take(&mut peer_session.backlog.queues);
-        self.take_from(node, |core| {
-            queues.retain(|to, queue_of_actor| {
-                core.drain_queue(node, &mut peer_session.session, *to, queue_of_actor, driver);
-                if queue_of_actor.paused && queue_of_actor.bytes <= PAUSE_OVER / 2 {
-                    queue_of_actor.paused = false;
+        self.with_peer_origin(node, |core| {
+            queues.retain(|to, queue| {
+                core.drain_queue(node, &mut peer_session.session, *to, queue, driver);
+                if queue.paused && queue.bytes <= PAUSE_OVER / 2 {
+                    queue.paused = false;
                     peer_session.session.unpause(wire_key(*to));
                 }
-                !queue_of_actor.queue.is_empty()
+                !queue.entries.is_empty()
             });
         });
         if !queues.is_empty() {
-            self.backlog.insert(node);
+            self.backlogged.insert(node);
             if !std::mem::replace(&mut peer_session.backlog.scheduled, true) {
                 self.timers.add(self.now + RETRY_EVERY, NodeTimer::Backlog(node));
             }
         }
         peer_session.backlog.queues = queues;
-        let is_over = peer_session.leaves && peer_session.backlog.is_empty();
+        let is_over = peer_session.goodbye_received && peer_session.backlog.is_empty();
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
         if is_over {
-            return self.lose(node, "the peer said goodbye", driver);
+            return self.end_session(node, "the peer sent a goodbye", driver);
         }
         self.mark_dirty(node);
     }
@@ -307,39 +299,39 @@ impl NodeCore {
         node: NodeId,
         session: &mut Session,
         to: Key,
-        queue_of_actor: &mut BacklogQueue,
+        queue: &mut BacklogQueue,
         driver: &mut impl Driver,
     ) {
-        let expired = self.now.since(queue_of_actor.moved) >= BACKLOG_TIMEOUT;
-        while let Some(backlog) = queue_of_actor.queue.pop_front() {
-            let delivery = match &backlog.what {
-                // It may have been closed to the peer meanwhile.
+        let is_expired = self.now.since(queue.last_progress) >= BACKLOG_TIMEOUT;
+        while let Some(entry) = queue.entries.pop_front() {
+            let delivery = match &entry.item {
+                // The access policy may have changed since the message arrived.
                 BacklogItem::Message { .. } if !self.is_open_to(node, to, driver) => Delivery::NoActor,
                 BacklogItem::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), driver),
                 BacklogItem::Signal(_) => Delivery::Delivered,
             };
-            if delivery == Delivery::Full && !expired {
-                queue_of_actor.queue.push_front(backlog);
+            if delivery == Delivery::Full && !is_expired {
+                queue.entries.push_front(entry);
                 return;
             }
             if delivery == Delivery::Delivered {
-                queue_of_actor.moved = self.now;
+                queue.last_progress = self.now;
             }
-            queue_of_actor.bytes -= backlog.bytes;
-            if let Some(credit) = backlog.credit {
+            queue.bytes -= entry.bytes;
+            if let Some(credit) = entry.credit {
                 session.release(credit);
             }
-            match backlog.what {
+            match entry.item {
                 BacklogItem::Message { receipt, .. } => {
-                    self.conclude(node, session, to, receipt, &delivery, driver);
+                    self.report_delivery(node, session, to, receipt, &delivery, driver);
                 }
-                BacklogItem::Signal(arrived) => self.take_effect(node, arrived, driver),
+                BacklogItem::Signal(signal) => self.apply_signal(node, signal, driver),
             }
         }
     }
 
-    /// Tells what became of a message, to whom wants to know.
-    fn conclude(
+    /// Reports the outcome of an inbound message: by a receipt if the sender asked for one, else by a dead letter if it failed.
+    fn report_delivery(
         &mut self,
         node: NodeId,
         session: &mut Session,
@@ -354,7 +346,7 @@ impl NodeCore {
             Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
             Delivery::Undecodable(text) => {
                 if self.may_log("does not decode", format_args!("{node} {to}")) {
-                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name? (said once an hour)");
+                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name? (logged at most once an hour)");
                 }
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
@@ -377,15 +369,15 @@ impl NodeCore {
         if let Some(request) = receipt
             && let Err(reason) = session.send(&Receipt { request, outcome }.into())
         {
-            // Its sender is told `TimedOut`.
+            // The sender's request fails with `TimedOut`.
             tracing::debug!(%node, %reason, "a receipt was not sent");
         }
     }
 
-    /// What became of a message that was sent from here.
+    /// Handles a receipt. A peer can complete only the receipts of messages that were sent to it.
     pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt, driver: &mut impl Driver) {
-        let mine = self.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
-        if !mine {
+        let is_from_receiver = self.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
+        if !is_from_receiver {
             return;
         }
         let result = match receipt.outcome {
@@ -395,32 +387,32 @@ impl NodeCore {
             Outcome::WrongType => Err(DeliverError::Refused(Undelivered::WrongType)),
             Outcome::Busy => Err(DeliverError::Refused(Undelivered::Busy)),
         };
-        self.answer_receipt(receipt.request, result, driver);
+        self.complete_receipt(receipt.request, result, driver);
     }
 
-    fn answer_receipt(&mut self, request: u64, result: Result<(), DeliverError>, driver: &mut impl Driver) {
+    fn complete_receipt(&mut self, request: u64, result: Result<(), DeliverError>, driver: &mut impl Driver) {
         let Some(open) = self.receipts.open.remove(&request) else { return };
         if let Some(until) = open.until {
             self.timers.remove(until, NodeTimer::Receipt(request));
         }
         match (open.owner, result) {
-            (ReceiptOwner::Asked(request_id), result) => settle(&mut driver.loop_ref(), request_id, result),
+            (ReceiptOwner::Request(request_id), result) => settle(&mut driver.loop_ref(), request_id, result),
             (ReceiptOwner::Replies(replies), Err(DeliverError::Refused(reason))) => {
                 replies
                     .iter()
                     .for_each(|request_id| driver.loop_ref().fail_request(*request_id, reason.into()));
             }
-            // It arrived, and its receiver answers; or the session has ended, which answers them all.
+            // The message was delivered, and its receiver replies. Or the session has ended, which fails all its requests.
             (ReceiptOwner::Replies(_), Ok(()) | Err(_)) => {}
         }
     }
 
-    /// The receipt that `request_id` waits for is awaited for so long.
+    /// Sets how long `request_id` waits for its receipt.
     pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
-        // The newest: it was sent by the same call.
+        // It is the newest receipt, because the same call of the actor has sent the message.
         let newest = self.receipts.open.iter_mut().next_back();
         if let Some((request, open)) =
-            newest.filter(|(_, open)| matches!(open.owner, ReceiptOwner::Asked(own) if own == request_id))
+            newest.filter(|(_, open)| matches!(open.owner, ReceiptOwner::Request(own) if own == request_id))
         {
             let until = self.now + timeout;
             open.until = Some(until);
@@ -428,17 +420,17 @@ impl NodeCore {
         }
     }
 
-    /// The message was never sent.
+    /// Completes the receipt of a message that was never sent.
     pub(super) fn refuse_receipt(&mut self, request: u64, reason: Undelivered, driver: &mut impl Driver) {
-        self.answer_receipt(request, Err(DeliverError::Refused(reason)), driver);
+        self.complete_receipt(request, Err(DeliverError::Refused(reason)), driver);
     }
 
     pub(super) fn on_receipt_due(&mut self, request: u64, driver: &mut impl Driver) {
-        self.answer_receipt(request, Err(DeliverError::TimedOut), driver);
+        self.complete_receipt(request, Err(DeliverError::TimedOut), driver);
     }
 
-    /// The session with a node has ended: what was under way to it may have arrived.
-    /// What is not under way yet is spared.
+    /// Completes the receipts of a node with `Unknown` after the end of its session: the messages may have arrived.
+    /// The receipts in `spared` stay open, because their messages still wait for a session.
     pub(super) fn fail_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, driver: &mut impl Driver) {
         let lost: Vec<u64> = self
             .receipts
@@ -448,7 +440,7 @@ impl NodeCore {
             .map(|(request, _)| *request)
             .collect();
         for request in lost {
-            self.answer_receipt(request, Err(DeliverError::Unknown), driver);
+            self.complete_receipt(request, Err(DeliverError::Unknown), driver);
         }
     }
 }

@@ -1,6 +1,7 @@
-//! What the log was told of peers. Whatever a peer can bring about again and again is said seldom; counters tell the rest.
+//! The log throttle: limits how often the log repeats lines that peers can cause. Counters record the rest.
 //!
-//! Invariant: the table is bounded; of one kind, [`AT_ONCE`] lines are said at a time, and then one in [`ONE_MORE_IN`].
+//! Invariant: the table is bounded. The log receives at most [`BURST`] lines of one kind at once, and then one line each
+//! [`REFILL_EVERY`].
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,16 +11,18 @@ use antiphon_sched::{NodeId, Time};
 
 use super::NodeCore;
 
-/// How long the same is not said again of the same peer.
-const AGAIN_AFTER: Duration = Duration::from_secs(3600);
-/// Lines of one kind, of whomever.
-const AT_ONCE: u32 = 256;
-const ONE_MORE_IN: Duration = Duration::from_secs(10);
-/// Lines that are remembered; when there are so many that are not old, nothing more is said.
-const BUDGETS_MAX: usize = 16_384;
+/// How long a line is suppressed after it was logged.
+const REPEAT_AFTER: Duration = Duration::from_secs(3600);
+/// Lines of one kind, about all peers, that may be logged at once.
+const BURST: u32 = 256;
+/// The time after which one more line of a kind may be logged.
+const REFILL_EVERY: Duration = Duration::from_secs(10);
+/// Lines that the table holds. While it is full of lines younger than [`REPEAT_AFTER`], nothing more is logged.
+const LINES_MAX: usize = 16_384;
 
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle {
+    /// When each line was logged last, by kind and subject.
     lines: BTreeMap<(&'static str, String), Time>,
     budgets: BTreeMap<&'static str, LogBudget>,
 }
@@ -31,16 +34,17 @@ struct LogBudget {
 }
 
 impl LogThrottle {
-    /// Whether a line of this kind about this peer, or whatever tells lines apart, is to be said now.
+    /// Whether a line of this kind may be logged now. Records it if so. `about` is the subject that distinguishes lines of
+    /// one kind, such as a peer.
     pub(super) fn may(&mut self, now: Time, kind: &'static str, about: impl Display) -> bool {
         let line = (kind, about.to_string());
-        if self.lines.get(&line).is_some_and(|at| now.since(*at) < AGAIN_AFTER) {
+        if self.lines.get(&line).is_some_and(|at| now.since(*at) < REPEAT_AFTER) {
             return false;
         }
-        if self.lines.len() >= BUDGETS_MAX {
-            self.lines.retain(|_, at| now.since(*at) < AGAIN_AFTER);
+        if self.lines.len() >= LINES_MAX {
+            self.lines.retain(|_, at| now.since(*at) < REPEAT_AFTER);
         }
-        if self.lines.len() >= BUDGETS_MAX || !self.take(now, kind) {
+        if self.lines.len() >= LINES_MAX || !self.take(now, kind) {
             return false;
         }
         self.lines.insert(line, now);
@@ -48,10 +52,10 @@ impl LogThrottle {
     }
 
     fn take(&mut self, now: Time, kind: &'static str) -> bool {
-        let budget = self.budgets.entry(kind).or_insert(LogBudget { left: AT_ONCE, since: now });
-        let more = now.since(budget.since).as_nanos() / ONE_MORE_IN.as_nanos();
+        let budget = self.budgets.entry(kind).or_insert(LogBudget { left: BURST, since: now });
+        let more = now.since(budget.since).as_nanos() / REFILL_EVERY.as_nanos();
         if more > 0 {
-            budget.left = AT_ONCE.min(budget.left.saturating_add(u32::try_from(more).unwrap_or(AT_ONCE)));
+            budget.left = BURST.min(budget.left.saturating_add(u32::try_from(more).unwrap_or(BURST)));
             budget.since = now;
         }
         let is_left = budget.left > 0;
@@ -61,16 +65,16 @@ impl LogThrottle {
 }
 
 impl NodeCore {
-    /// Whether the log is to be told of this now; see [`LogThrottle::may`].
+    /// Whether a line may be logged now; see [`LogThrottle::may`].
     pub(crate) fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
         self.log_throttle.may(self.now, kind, about)
     }
 
-    /// Logs that a peer goes over one of its limits.
+    /// Logs that a peer exceeds one of its limits. `what` is the predicate of the line's sentence.
     pub(crate) fn log_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
         if self.may_log(kind, node) {
             let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
-            tracing::warn!(%node, name, "a peer {what}, and is refused (said once an hour)");
+            tracing::warn!(%node, name, "a peer {what}, and is refused (logged at most once an hour)");
         }
     }
 }
@@ -84,21 +88,35 @@ mod tests {
     }
 
     #[test]
-    fn the_same_of_the_same_peer_is_said_once_an_hour() {
-        let mut said = LogThrottle::default();
-        let told: Vec<bool> = [0, 1, 3599, 3600].map(|seconds| said.may(at(seconds), "lost", 1)).into();
-        assert_eq!(told, [true, false, false, true]);
-        assert!(said.may(at(1), "lost", 2) && said.may(at(1), "found", 1));
+    fn log_line_repeated_is_logged_once_an_hour() {
+        let mut throttle = LogThrottle::default();
+        let logged = [0, 1, 3599, 3600].map(|seconds| throttle.may(at(seconds), "lost", 1));
+        assert_eq!(logged, [true, false, false, true]);
+        assert!(throttle.may(at(1), "lost", 2), "a line about another peer is not suppressed");
+        assert!(throttle.may(at(1), "found", 1), "a line of another kind is not suppressed");
     }
 
     #[test]
-    fn one_kind_of_line_does_not_flood_the_log_whoever_brings_it_about() {
-        let mut said = LogThrottle::default();
-        let told = (0..1000).filter(|peer| said.may(at(0), "lost", peer)).count();
-        assert_eq!(told, AT_ONCE as usize);
-        assert!(said.may(at(0), "found", 0), "another kind is not silenced by it");
-        let later = (0..36_000).filter(|tenth| said.may(at(*tenth / 10), "lost", 1000 + tenth)).count();
+    fn log_kind_about_many_peers_is_limited() {
+        let mut throttle = LogThrottle::default();
+        let logged = (0..1000).filter(|peer| throttle.may(at(0), "lost", peer)).count();
+        assert_eq!(logged, BURST as usize);
+        assert!(throttle.may(at(0), "found", 0), "another kind has a limit of its own");
+        let later = (0..36_000).filter(|tenth| throttle.may(at(*tenth / 10), "lost", 1000 + tenth)).count();
         assert!((355..=361).contains(&later), "one in ten seconds: {later} in an hour");
-        assert!(said.lines.len() <= BUDGETS_MAX);
+    }
+
+    #[test]
+    fn log_table_full_suppresses_new_lines() {
+        let mut throttle = LogThrottle::default();
+        let kinds: Vec<&'static str> =
+            (0..LINES_MAX / BURST as usize).map(|kind| -> &'static str { kind.to_string().leak() }).collect();
+        for kind in &kinds {
+            assert!((0..BURST).all(|peer| throttle.may(at(0), kind, peer)), "the table has room");
+        }
+        assert_eq!(throttle.lines.len(), LINES_MAX);
+        assert!(!throttle.may(at(1), "one more", 0), "the table is full of young lines");
+        assert!(throttle.may(at(3600), "one more", 0), "old lines make room");
+        assert_eq!(throttle.lines.len(), 1);
     }
 }

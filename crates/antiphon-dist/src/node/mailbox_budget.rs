@@ -1,30 +1,30 @@
-//! How many bytes of peers' messages wait in mailboxes.
+//! The budget of bytes for peers' messages in mailboxes.
 //!
-//! A mailbox is bounded in messages, which says nothing of their bytes: 65,536 of 16 MiB each would be any machine's end.
-//! So large ones are counted by bytes as well, and what is too much waits as for a full mailbox: with the peer, in the end.
+//! A mailbox is bounded in messages, not in bytes, and 65,536 messages of 16 MiB each would exhaust any memory. So large
+//! messages also count by their bytes. A message over the budget waits as for a full mailbox, in the end at the peer.
 //!
-//! Invariant: what is counted is what waits, of large messages and of values: each lies in its mailbox with its charge, and
-//! is on the account of its peer and on that of all until it is taken or dropped.
+//! Invariant: each large message or value in a mailbox has a permit. It counts against the budget of its peer, and against
+//! that of all peers, until it is taken or dropped.
 
 use antiphon_sched::{Budget, Delivery, Key, LoopRef, NodeId, Permit};
 
 use super::NodeCore;
 use super::driver::Driver;
 
-/// Bodies up to here are not counted: the bound on messages is enough.
-const LIGHT_BYTES: usize = 1024;
-/// Bytes of large messages of one peer that may wait in mailboxes.
-const OF_PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// What each has, however much of the others' waits.
-const OF_PEER_BYTES_LEAST: u64 = 1024 * 1024;
-/// And of all peers, those that are gone among them.
-const OF_ALL_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// So many times as much may wait, where each large message goes to an actor for which nothing waits: one that is slow must not
-/// keep the others from theirs.
-const FOR_IDLE: u64 = 2;
+/// The size up to which bodies do not count: the limit on the number of messages is enough.
+const UNCOUNTED_BYTES_MAX: usize = 1024;
+/// The number of bytes of one peer's large messages that may wait in mailboxes.
+const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The number of bytes that each peer may have in mailboxes, however many bytes of other peers wait.
+const PEER_BYTES_MIN: u64 = 1024 * 1024;
+/// The number of bytes for all peers together, including peers that are not connected any more.
+const ALL_PEERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The factor on these limits for messages to actors with an empty mailbox, so that one slow actor does not block the
+/// messages of others.
+const EMPTY_MAILBOX_FACTOR: u64 = 2;
 
 impl NodeCore {
-    /// Puts a peer's message into a mailbox, unless that is full, or the peer has too much in mailboxes already.
+    /// Delivers a peer's message to a mailbox. `Full` if the mailbox has no room, or the budget has none.
     pub(super) fn deliver_here(
         &mut self,
         node: NodeId,
@@ -32,47 +32,47 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
     ) -> Delivery {
-        if !self.has_room_here(node, body.len()) {
-            let may_take_one = self.has_room_within(node, body.len(), FOR_IDLE);
-            if driver.loop_ref().backlog(to).is_some_and(|waiting| waiting > 0 || !may_take_one) {
+        if !self.fits_mailbox_budget(node, body.len()) {
+            let fits_empty_mailbox = self.fits_mailbox_budget_times(node, body.len(), EMPTY_MAILBOX_FACTOR);
+            if driver.loop_ref().backlog(to).is_some_and(|waiting| waiting > 0 || !fits_empty_mailbox) {
                 return Delivery::Full;
             }
         }
-        let charge = self.charge(node, body.len());
-        driver.loop_ref().with_permit(charge, |loop_ref| loop_ref.deliver(to, tag, body))
+        let permit = self.acquire_permit(node, body.len());
+        driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.deliver(to, tag, body))
     }
 
-    /// Puts a value of so many bytes that a peer has sent into a mailbox.
-    pub(super) fn put_value<R>(
+    /// Runs `put`, which puts a value of a peer into a mailbox, with a permit for its bytes.
+    pub(super) fn deliver_value<R>(
         &mut self,
         node: NodeId,
         bytes: usize,
         driver: &mut impl Driver,
         put: impl FnOnce(&mut LoopRef<'_>) -> R,
     ) -> R {
-        let charge = self.charge(node, bytes);
-        driver.loop_ref().with_permit(charge, put)
+        let permit = self.acquire_permit(node, bytes);
+        driver.loop_ref().with_permit(permit, put)
     }
 
-    /// Whether so many bytes of a peer's may wait in mailboxes besides what does already.
-    pub(super) fn has_room_here(&self, node: NodeId, bytes: usize) -> bool {
-        bytes <= LIGHT_BYTES || self.has_room_within(node, bytes, 1)
+    /// Whether the budget has room for another message or value of `bytes` bytes.
+    pub(super) fn fits_mailbox_budget(&self, node: NodeId, bytes: usize) -> bool {
+        bytes <= UNCOUNTED_BYTES_MAX || self.fits_mailbox_budget_times(node, bytes, 1)
     }
 
-    /// As [`Self::has_room_here`], of so many times what there is for each.
-    fn has_room_within(&self, node: NodeId, bytes: usize, times: u64) -> bool {
+    /// As [`Self::fits_mailbox_budget`], with the limits multiplied by `times`.
+    fn fits_mailbox_budget_times(&self, node: NodeId, bytes: usize, times: u64) -> bool {
         let bytes = bytes as u64;
         let of_peer =
             self.peers.get(&node).and_then(|peer| peer.mailbox_budget.as_ref()).map_or(0, Budget::bytes);
-        let is_small_share = of_peer + bytes <= OF_PEER_BYTES_LEAST;
-        let has_room_for_all =
-            is_small_share || self.mailbox_budget.bytes() + bytes <= times * OF_ALL_BYTES_MAX;
-        of_peer + bytes <= times * OF_PEER_BYTES_MAX && has_room_for_all
+        let is_within_minimum = of_peer + bytes <= PEER_BYTES_MIN;
+        let fits_total =
+            is_within_minimum || self.mailbox_budget.bytes() + bytes <= times * ALL_PEERS_BYTES_MAX;
+        of_peer + bytes <= times * PEER_BYTES_MAX && fits_total
     }
 
-    /// So many bytes on a peer's account, if they are counted.
-    fn charge(&mut self, node: NodeId, bytes: usize) -> Option<Permit> {
-        if bytes <= LIGHT_BYTES {
+    /// Acquires a permit from a peer's budget. `None` if so few bytes do not count.
+    fn acquire_permit(&mut self, node: NodeId, bytes: usize) -> Option<Permit> {
+        if bytes <= UNCOUNTED_BYTES_MAX {
             return None;
         }
         let mailbox_budget = &mut self.peers.get_mut(&node)?.mailbox_budget;
@@ -83,12 +83,12 @@ impl NodeCore {
     pub(super) fn check_mailbox_budget(&self) {
         let of_peers = self.peers.values().filter_map(|peer| peer.mailbox_budget.as_ref());
         let sum: u64 = of_peers.map(Budget::bytes).sum();
-        assert!(sum <= self.mailbox_budget.bytes(), "what waits of peers is on the account of all");
+        assert!(sum <= self.mailbox_budget.bytes(), "the budget of all peers includes that of each");
     }
 }
 
 #[cfg(test)]
-#[expect(clippy::wildcard_enum_match_arm, reason = "actors of tests let events pass")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the actors of these tests ignore most events")]
 mod tests {
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
@@ -102,7 +102,7 @@ mod tests {
     use super::super::testing::TestCore;
     use super::*;
 
-    /// A message of so many bytes, as it is on the way.
+    /// An encoded message of `bytes` bytes.
     fn body_of(bytes: usize) -> Vec<u8> {
         let mut body = Vec::new();
         Bytes(vec![0; bytes]).encode(&mut body).expect("bytes have an encoding");
@@ -110,16 +110,16 @@ mod tests {
     }
 
     impl TestCore {
-        fn hear(&mut self, node: NodeId, to: Key, body: &[u8]) -> Delivery {
+        fn deliver(&mut self, node: NodeId, to: Key, body: &[u8]) -> Delivery {
             self.core.deliver_here(node, to, ("bytes", body), &mut self.driver)
         }
     }
 
-    /// An actor that takes 64 of a millisecond, however many wait, and what it has taken.
-    fn busy(alone: &mut TestCore) -> (Key, Rc<Cell<usize>>) {
+    /// An actor that takes 64 messages a millisecond, and the number of those it has taken.
+    fn spawn_busy(test: &mut TestCore) -> (Key, Rc<Cell<usize>>) {
         let taken = Rc::new(Cell::new(0_usize));
         let count = taken.clone();
-        let (_, busy) = alone.actor(move |_cx: &mut Cx<Bytes>, event| match event {
+        let (_, busy) = test.spawn(move |_cx: &mut Cx<Bytes>, event| match event {
             Event::Message(_) => {
                 count.set(count.get() + 1);
                 if count.get().is_multiple_of(64) { sleep(millis(1)) } else { receive() }
@@ -129,147 +129,156 @@ mod tests {
         (busy, taken)
     }
 
+    /// An actor whose mailbox is never empty still receives all messages of a peer, while few of their bytes wait.
     #[test]
-    fn a_busy_actor_takes_whatever_a_peer_sends_as_long_as_little_of_it_waits() {
-        let mut alone = TestCore::new();
-        let node = alone.peer(5);
-        let (busy, taken) = busy(&mut alone);
+    fn busy_actor_within_budget_receives_all() {
+        let mut test = TestCore::new();
+        let node = test.add_peer(5);
+        let (busy, taken) = spawn_busy(&mut test);
         let (small, large) = (body_of(8), body_of(64 << 10));
-        (0..2000).for_each(|_| assert_eq!(alone.hear(node, busy, &small), Delivery::Delivered));
+        (0..2000).for_each(|_| assert_eq!(test.deliver(node, busy, &small), Delivery::Delivered));
         for round in 0..400 {
             for nth in 0..64 {
                 let body = if nth < 8 { &large } else { &small };
-                assert_eq!(alone.hear(node, busy, body), Delivery::Delivered, "in round {round}");
+                assert_eq!(test.deliver(node, busy, body), Delivery::Delivered, "in round {round}");
             }
-            alone.pass();
+            test.advance();
         }
-        assert!(alone.core.mailbox_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
-        (0..100).for_each(|_| alone.pass());
-        assert_eq!((taken.get(), alone.core.mailbox_budget.bytes()), (2000 + 400 * 64, 0));
+        assert!(test.core.mailbox_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
+        (0..100).for_each(|_| test.advance());
+        assert_eq!((taken.get(), test.core.mailbox_budget.bytes()), (2000 + 400 * 64, 0));
     }
 
+    /// Messages that an actor takes, or that are dropped with it, make room for others.
     #[test]
-    fn what_waits_of_one_peer_is_bounded_and_what_is_taken_or_dropped_makes_room() {
-        let mut alone = TestCore::new();
-        let (node, other) = (alone.peer(5), alone.peer(6));
-        let (busy, _) = busy(&mut alone);
-        let (idle, idle_key) = alone.actor(|_cx: &mut Cx<Bytes>, _| suspend());
+    fn peer_over_mailbox_budget_must_wait() {
+        let mut test = TestCore::new();
+        let (node, other) = (test.add_peer(5), test.add_peer(6));
+        let (busy, _) = spawn_busy(&mut test);
+        let (idle, idle_key) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
         let body = body_of(15 << 20);
-        alone.pass();
+        test.advance();
         for to in [busy, idle_key, idle_key, busy] {
-            assert_eq!(alone.hear(node, to, &body), Delivery::Delivered);
+            assert_eq!(test.deliver(node, to, &body), Delivery::Delivered);
         }
-        assert_eq!([idle_key, busy].map(|to| alone.hear(node, to, &body)), [Delivery::Full, Delivery::Full]);
-        assert_eq!(alone.core.mailbox_budget.bytes(), 4 * body.len() as u64);
-        let (_, empty) = alone.actor(|_cx: &mut Cx<Bytes>, _| suspend());
-        assert_eq!(alone.hear(node, empty, &body), Delivery::Delivered, "for it, nothing waited");
-        assert_eq!(alone.hear(node, empty, &body_of(LIGHT_BYTES / 2)), Delivery::Delivered);
-        assert_eq!(alone.hear(other, busy, &body), Delivery::Delivered, "each has its own");
-        // The busy one takes three, and the idle one ends with two.
-        alone.pass();
-        assert_eq!(alone.core.mailbox_budget.bytes(), 3 * body.len() as u64);
-        alone.driver.sched.loop_ref().terminate(idle);
-        alone.pass();
-        assert_eq!(alone.core.mailbox_budget.bytes(), body.len() as u64);
+        assert_eq!(
+            [idle_key, busy].map(|to| test.deliver(node, to, &body)),
+            [Delivery::Full, Delivery::Full]
+        );
+        assert_eq!(test.core.mailbox_budget.bytes(), 4 * body.len() as u64);
+        let (_, empty) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
+        assert_eq!(test.deliver(node, empty, &body), Delivery::Delivered, "its mailbox was empty");
+        assert_eq!(test.deliver(node, empty, &body_of(UNCOUNTED_BYTES_MAX / 2)), Delivery::Delivered);
+        assert_eq!(test.deliver(other, busy, &body), Delivery::Delivered, "each peer has its own budget");
+        // The busy actor takes three messages, and the idle one exits with two.
+        test.advance();
+        assert_eq!(test.core.mailbox_budget.bytes(), 3 * body.len() as u64);
+        test.driver.sched.loop_ref().terminate(idle);
+        test.advance();
+        assert_eq!(test.core.mailbox_budget.bytes(), body.len() as u64);
         for _ in 0..3 {
-            assert_eq!(alone.hear(node, empty, &body), Delivery::Delivered);
+            assert_eq!(test.deliver(node, empty, &body), Delivery::Delivered);
         }
-        assert_eq!(alone.hear(node, empty, &body), Delivery::Full);
+        assert_eq!(test.deliver(node, empty, &body), Delivery::Full);
     }
 
     #[test]
-    fn many_actors_that_sleep_take_no_more_than_twice_what_one_peer_may_have_waiting() {
-        let mut alone = TestCore::new();
-        let node = alone.peer(5);
+    fn many_empty_mailboxes_take_twice_the_budget() {
+        let mut test = TestCore::new();
+        let node = test.add_peer(5);
         let body = body_of(15 << 20);
-        let taken = (0..20).filter(|_| {
-            let (_, sleeper) = alone.actor(|_cx: &mut Cx<Bytes>, _| suspend());
-            alone.hear(node, sleeper, &body) == Delivery::Delivered
+        let accepted = (0..20).filter(|_| {
+            let (_, sleeper) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
+            test.deliver(node, sleeper, &body) == Delivery::Delivered
         });
-        assert_eq!(taken.count(), 8);
+        assert_eq!(accepted.count(), 8);
     }
 
+    /// Messages that the predicate of `receive_if` leaves in the mailbox, and messages to an adapter, count until they are
+    /// taken.
     #[test]
-    fn what_a_predicate_leaves_or_an_ear_hears_is_counted_until_it_is_taken() {
-        let mut alone = TestCore::new();
-        let node = alone.peer(5);
-        let (addr, picky) = alone.actor(|_cx: &mut Cx<Bytes>, event| match event {
-            // Leaves what is large, until it has heard something small.
+    fn skipped_and_adapted_messages_count_until_taken() {
+        let mut test = TestCore::new();
+        let node = test.add_peer(5);
+        let (addr, selective) = test.spawn(|_cx: &mut Cx<Bytes>, event| match event {
+            // Leaves large messages until it has received a small one.
             Event::Start => receive_if(|bytes: &Bytes| bytes.0.len() < 10_000),
             _ => receive(),
         });
-        let heard = body_of(2000);
+        let adapted = body_of(2000);
         let adapter: Rc<Cell<Option<Key>>> = Rc::default();
-        let place = adapter.clone();
-        alone.driver.sched.spawn(move |cx: &mut Cx<()>, event| {
+        let adapter_key = adapter.clone();
+        test.driver.sched.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
-                let hears: Addr<Bytes> = cx.adapter(|_| ());
-                assert!(cx.loop_ref().expose(hears));
-                place.set(Some(hears.id().key()));
+                let adapter: Addr<Bytes> = cx.adapter(|_| ());
+                assert!(cx.loop_ref().expose(adapter));
+                adapter_key.set(Some(adapter.id().key()));
             }
             if matches!(event, Event::Resumed(_)) { receive() } else { suspend() }
         });
-        alone.pass();
-        let adapter = adapter.get().expect("it has started");
-        for (to, bytes) in [(picky, 20_000), (picky, 5000), (picky, 30_000), (adapter, 2000)] {
-            assert_eq!(alone.hear(node, to, &body_of(bytes)), Delivery::Delivered);
+        test.advance();
+        let adapter = adapter.get().expect("the actor has started");
+        for (to, bytes) in [(selective, 20_000), (selective, 5000), (selective, 30_000), (adapter, 2000)] {
+            assert_eq!(test.deliver(node, to, &body_of(bytes)), Delivery::Delivered);
         }
         let all: usize = [20_000, 5000, 30_000, 2000].map(|bytes| body_of(bytes).len()).iter().sum();
-        assert_eq!(alone.core.mailbox_budget.bytes(), all as u64);
-        alone.pass();
+        assert_eq!(test.core.mailbox_budget.bytes(), all as u64);
+        test.advance();
         assert_eq!(
-            alone.core.mailbox_budget.bytes(),
-            heard.len() as u64,
-            "{addr:?} has taken the small one, and then all"
+            test.core.mailbox_budget.bytes(),
+            adapted.len() as u64,
+            "{addr:?} has taken the small message, and then all"
         );
-        let owner = alone.driver.sched.loop_ref().owner_of(adapter);
-        assert!(alone.driver.sched.loop_ref().resume_here(owner, Value::new(())));
-        alone.pass();
-        assert_eq!(alone.core.mailbox_budget.bytes(), 0);
+        let owner = test.driver.sched.loop_ref().owner_of(adapter);
+        assert!(test.driver.sched.loop_ref().resume_here(owner, Value::new(())));
+        test.advance();
+        assert_eq!(test.core.mailbox_budget.bytes(), 0);
     }
 
+    /// The values of throws, resumes and exit reasons count like messages. Over the budget, throws and resumes are refused,
+    /// and a `Down` arrives without its value.
     #[test]
-    fn values_that_are_thrown_or_resumed_with_and_ends_are_counted_like_messages() {
-        let mut alone = TestCore::new();
-        let node = alone.peer(5);
-        // Wakes for neither: it has not begun.
-        let (_, sleeper) = alone.actor(|_cx: &mut Cx<Bytes>, _| receive());
+    fn signal_values_count_against_mailbox_budget() {
+        let mut test = TestCore::new();
+        let node = test.add_peer(5);
+        // It handles no signal yet, because it has not started.
+        let (_, sleeper) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
         let body = body_of(15 << 20);
         let value = || Value::encoded("bytes", &body);
-        let refused = |alone: &TestCore| alone.core.counts.refused_messages;
+        let refused = |test: &TestCore| test.core.counts.refused_messages;
         for _ in 0..10 {
-            alone.core.take_effect(
+            test.core.apply_signal(
                 node,
                 InboundSignal::Throw { target: sleeper, value: value() },
-                &mut alone.driver,
+                &mut test.driver,
             );
         }
-        assert_eq!((refused(&alone), alone.core.mailbox_budget.bytes()), (6, 4 * body.len() as u64));
+        assert_eq!((refused(&test), test.core.mailbox_budget.bytes()), (6, 4 * body.len() as u64));
         for _ in 0..10 {
-            alone.core.take_effect(
+            test.core.apply_signal(
                 node,
                 InboundSignal::Resume { target: sleeper, value: value() },
-                &mut alone.driver,
+                &mut test.driver,
             );
         }
-        assert_eq!((refused(&alone), alone.core.mailbox_budget.bytes()), (16, 4 * body.len() as u64));
-        // The actor ends with all that was thrown at it.
-        alone.driver.sched.loop_ref().terminate(ActorId::new(alone.core.me(), sleeper));
-        alone.pass();
-        assert_eq!(alone.core.mailbox_budget.bytes(), 0);
+        assert_eq!((refused(&test), test.core.mailbox_budget.bytes()), (16, 4 * body.len() as u64));
+        // The actor exits, which drops all values in its mailbox.
+        test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), sleeper));
+        test.advance();
+        assert_eq!(test.core.mailbox_budget.bytes(), 0);
 
         let downs: Rc<RefCell<Vec<usize>>> = Rc::default();
-        let told = downs.clone();
-        let (_, watcher) = alone.actor(move |_cx: &mut Cx<Bytes>, event| {
+        let received = downs.clone();
+        let (_, watcher) = test.spawn(move |_cx: &mut Cx<Bytes>, event| {
             if let Event::Down(down) = event {
-                told.borrow_mut().push(bytes_of_reason(&down.reason));
+                received.borrow_mut().push(bytes_of_reason(&down.reason));
             }
             receive()
         });
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
             let actor = ActorId::new(node, Key::from_bits(number));
-            alone.core.take_effect(node, InboundSignal::Notify { watcher, id, actor }, &mut alone.driver);
+            test.core.apply_signal(node, InboundSignal::Notify { watcher, id, actor }, &mut test.driver);
         }
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
@@ -278,16 +287,16 @@ mod tests {
             } else {
                 ExitReason::Failed("x".repeat(body.len()))
             };
-            alone.core.take_effect(node, InboundSignal::Down { watcher, id, reason }, &mut alone.driver);
+            test.core.apply_signal(node, InboundSignal::Down { watcher, id, reason }, &mut test.driver);
         }
-        assert_eq!(alone.core.mailbox_budget.bytes(), 4 * body.len() as u64);
-        alone.pass();
+        assert_eq!(test.core.mailbox_budget.bytes(), 4 * body.len() as u64);
+        test.advance();
         let mut expected = vec![body.len(); 4];
         expected.resize(10, 0);
         assert_eq!(
-            (&*downs.borrow(), alone.core.mailbox_budget.bytes()),
+            (&*downs.borrow(), test.core.mailbox_budget.bytes()),
             (&expected, 0),
-            "each is told, once"
+            "each `Down` arrives once"
         );
     }
 }

@@ -1,17 +1,17 @@
-//! The node's core: what it knows of peers, names and messages under way. Pure: bytes, times and chance come
-//! in as arguments, and what it wants done goes out through one door.
+//! The core of a node: its peers, names, and messages in transit.
 //!
-//! It stands in the loop as its [`Transport`](antiphon_sched::Transport), where actors' messages reach it; the driver takes it out to
-//! `handle` what happened on the network, and puts it back.
+//! The core does no input or output. Bytes, times and random numbers are arguments; its requests for input and output
+//! leave through the [`Driver`].
 //!
-//! Invariant: `handle` never fails and never blocks; whatever a peer sends changes only what is the peer's.
+//! The core is the [`Transport`](antiphon_sched::Transport) of the loop and takes the messages of actors there. The
+//! program that drives the node takes it out of the loop, calls `handle` for each event of the network, and puts it back.
+//!
+//! Invariant: `handle` never fails and never blocks. The data of a peer changes only the state that belongs to that peer.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod access_table;
 mod announce_relay;
-#[cfg(test)]
-mod asked_tests;
 mod connect_requests;
 mod connections;
 mod dialer;
@@ -24,6 +24,8 @@ mod idle_close;
 mod inbound;
 mod log_throttle;
 mod mailbox_budget;
+#[cfg(test)]
+mod monitor_tests;
 mod monitors;
 mod names;
 mod outbound;
@@ -75,40 +77,41 @@ pub struct NodeCore {
     me: NodeId,
     settings: Settings,
     now: Time,
-    /// Name this node's half of each session.
+    /// The source of the epochs of this node's sessions.
     epochs: wire::Epochs,
     timers: TimerQueue,
     connections: Connections,
     peers: BTreeMap<NodeId, Peer>,
-    /// Peers that have something to transmit.
+    /// Peers with a session that may have frames to transmit, each once.
     dirty: Vec<NodeId>,
-    /// Peers of which messages wait for full mailboxes.
-    backlog: BTreeSet<NodeId>,
-    dials: Dialer,
+    /// Peers with messages that wait for full mailboxes.
+    backlogged: BTreeSet<NodeId>,
+    dialer: Dialer,
     connect_requests: ConnectRequests,
     names: NameRegistry,
     access: AccessTable,
-    subscriptions: RelayTable,
+    relay_table: RelayTable,
     receipts: PendingReceipts,
-    /// Of peers' messages and values, what waits in mailboxes.
+    /// The bytes of large messages and values of all peers that wait in mailboxes.
     mailbox_budget: Budget,
     replies: Replies,
     discovery: Discovery,
-    probes: HostProbes,
+    host_probes: HostProbes,
     announce_relays: AnnounceRelays,
-    watchers: PeerWatches,
+    peer_watches: PeerWatches,
     log_throttle: LogThrottle,
     send_slots: SendSlots,
-    /// What could not be told at once, because no door was at hand.
-    notes: Vec<LoopAction>,
-    /// Look-ups that came back where no world was at hand.
+    /// Actions that wait for the next call with access to the loop.
+    loop_actions: Vec<LoopAction>,
+    /// Results of host lookups that wait for the next call with a driver.
     resolved: Vec<(u64, Result<Vec<SocketAddr>, String>)>,
     counts: Counts,
+    /// The number of the last request.
     requests: u64,
     leaving: bool,
 }
 
-/// Something to tell the loop as soon as there is a door.
+/// A change to the loop that the core makes as soon as it has access to the loop.
 #[derive(Debug)]
 enum LoopAction {
     Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
@@ -118,47 +121,47 @@ enum LoopAction {
     Writable(Key, NodeId),
 }
 
-/// How a node is doing: sizes of its tables, and what it refused since its start.
+/// The sizes of a node's tables, and the numbers of its refusals and failures since its start.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Nodes that are connected or were heard of.
+    /// Known nodes, whether they were ever connected or not.
     pub peers: usize,
-    /// Names registered here.
+    /// Names registered on this node.
     pub names: usize,
-    /// Names looked for, here and by peers.
+    /// Open lookups, of this node and of peers.
     pub lookups: usize,
-    /// Channels elsewhere that have subscribers here.
+    /// Channels of other nodes that have subscribers on this node.
     pub relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
-    /// Open requests whose replies are with other nodes.
+    /// Open requests with a [`ReplyTo`](antiphon_sched::ReplyTo) that was sent to another node.
     pub replies: usize,
-    /// Monitors across nodes, in both directions.
+    /// Monitors between this node and others, in both directions.
     pub monitors: usize,
-    /// Actors that are told of peers' statuses; some may have ended.
+    /// Actors that watch the statuses of peers; some may have exited.
     pub watchers: usize,
-    /// Open connections, with those that are not proven yet.
+    /// Open connections, including those with an incomplete handshake.
     pub connections: usize,
     /// Bytes that wait for full mailboxes.
     pub backlog_bytes: u64,
-    /// Handshakes that were refused, here or by the other side.
+    /// Handshakes that this node or the other side refused, or that timed out.
     pub refused_handshakes: u64,
     /// Datagrams that were dropped.
     pub refused_datagrams: u64,
-    /// Messages from peers that reached nobody.
+    /// Messages, replies and signals from peers that reached no actor and no request.
     pub refused_messages: u64,
     /// Sessions that ended because the peer broke the protocol.
     pub misbehaved: u64,
-    /// Connections that ended because a record on them did not open: damaged, lost, repeated, or somebody else's.
+    /// Connections that ended because a record was not authentic: damaged, lost, repeated or forged.
     pub broken_connections: u64,
-    /// Connections that were lost while frames on them were not acknowledged.
+    /// Connections that were lost while the session had unacknowledged frames.
     pub cut_with_unacked: u64,
-    /// What peers were refused because they may not have it.
+    /// Refusals to peers because of access policies and limits.
     pub refusals: Refusals,
 }
 
 impl NodeCore {
-    /// A core that knows nobody.
+    /// A core without peers.
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
@@ -170,21 +173,21 @@ impl NodeCore {
             connections: Connections::default(),
             peers: BTreeMap::new(),
             dirty: Vec::new(),
-            backlog: BTreeSet::new(),
-            dials: Dialer::default(),
+            backlogged: BTreeSet::new(),
+            dialer: Dialer::default(),
             connect_requests: ConnectRequests::default(),
             names: NameRegistry::default(),
             access: AccessTable::default(),
-            subscriptions: RelayTable::default(),
+            relay_table: RelayTable::default(),
             receipts: PendingReceipts::default(),
             mailbox_budget: Budget::default(),
             replies: Replies::default(),
             discovery: Discovery::default(),
-            probes: HostProbes::default(),
+            host_probes: HostProbes::default(),
             announce_relays: AnnounceRelays::default(),
-            watchers: PeerWatches::default(),
+            peer_watches: PeerWatches::default(),
             log_throttle: LogThrottle::default(),
-            notes: Vec::new(),
+            loop_actions: Vec::new(),
             resolved: Vec::new(),
             counts: Counts::default(),
             requests: 0,
@@ -192,11 +195,11 @@ impl NodeCore {
         }
     }
 
-    /// The core of a node without a driver, that listens at `location`: for simulators and tests. It dials
-    /// inside `networks` when others tell it to.
+    /// A core for simulators and tests, which provide their own driver. The node listens at `location`. It dials
+    /// locations that other nodes name only inside `networks`.
     ///
     /// # Errors
-    /// The configuration says what no node can do.
+    /// The configuration is invalid.
     pub fn simulated(
         config: &crate::Config,
         me: NodeId,
@@ -211,7 +214,7 @@ impl NodeCore {
         self.me
     }
 
-    /// Where this node takes connections.
+    /// The location at which this node accepts connections.
     pub fn location(&self) -> Location {
         self.settings.location
     }
@@ -221,28 +224,28 @@ impl NodeCore {
         &mut self.send_slots
     }
 
-    /// What peers were refused: to be counted by whoever refuses them.
+    /// The counts of refusals. Each service counts its own here.
     pub(crate) fn refusals(&mut self) -> &mut Refusals {
         &mut self.counts.refusals
     }
 
-    /// Who may call an RCI that says nothing else.
+    /// The access policy of an RCI that has none of its own.
     pub(crate) fn rci_access(&self) -> AccessPolicy {
         self.settings.rci_access.clone()
     }
 
-    /// How many actors an RCI of this node keeps alive for one calling node.
+    /// The number of actors that one RCI of this node may run at a time for one calling node.
     pub(crate) fn rci_actors_max(&self) -> usize {
         self.settings.rci_actors_max
     }
 
-    /// How the node is doing.
+    /// The present counts.
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
-            names: self.names.given_len(),
+            names: self.names.user_names_len(),
             lookups: self.names.lookups_len(),
-            relays: self.subscriptions.len(),
+            relays: self.relay_table.len(),
             receipts: self.receipts.len(),
             replies: self.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
@@ -253,21 +256,21 @@ impl NodeCore {
         }
     }
 
-    /// When [`Input::Tick`] should come at the latest. Changes with every other call.
+    /// The latest time for the next [`Input::Tick`]. Every other call may change it.
     pub fn next_timeout(&self) -> Option<Time> {
         self.timers.next()
     }
 
-    /// Whether something waits to be told or sent: a tick should come at once.
+    /// Whether there is work for an immediate [`Input::Tick`].
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
-            || !self.notes.is_empty()
+            || !self.loop_actions.is_empty()
             || !self.resolved.is_empty()
-            || self.names.has_fresh()
-            || self.dials.has_fresh()
+            || self.names.has_pending()
+            || self.dialer.has_pending()
     }
 
-    /// Takes what happened.
+    /// Handles one event, and then all timers that are due.
     pub fn handle(&mut self, now: Time, input: Input<'_>, driver: &mut impl Driver) {
         self.now = self.now.max(now);
         match input {
@@ -280,8 +283,8 @@ impl NodeCore {
             Input::Written(conn, count) => self.on_written(conn, count, driver),
             Input::Closed(conn) => self.on_closed(conn, driver),
             Input::Datagram(from, bytes) => self.on_datagram(from, bytes, driver),
-            // What has arrived meanwhile comes before what was due.
-            Input::Stalled(span) => return self.forgive(span),
+            // No tick: the data that arrived during the pause is handled before the timers.
+            Input::Stalled(span) => return self.on_stalled(span),
             Input::Tick => self.retry_backlogs(driver),
             Input::Leave => self.leave(driver),
         }
@@ -295,7 +298,7 @@ impl NodeCore {
         }
     }
 
-    /// Does all that is due.
+    /// Runs the timers that are due, and sends the results.
     fn tick(&mut self, driver: &mut impl Driver) {
         for (query, found) in std::mem::take(&mut self.resolved) {
             self.on_resolved(query, found, driver);
@@ -303,7 +306,7 @@ impl NodeCore {
         while let Some(due) = self.timers.take_due(self.now) {
             self.on_due(due, driver);
         }
-        self.answer_fresh(driver);
+        self.complete_pending_lookups(driver);
         self.run_loop_actions(driver);
         self.start_dials(driver);
         self.transmit(driver);
@@ -313,25 +316,25 @@ impl NodeCore {
         match due {
             NodeTimer::Session(node) => self.on_session_due(node, driver),
             NodeTimer::Idle(node) => self.on_idle_due(node, driver),
-            NodeTimer::Dial(at) => self.dials.wake(at),
+            NodeTimer::Dial(at) => self.dialer.schedule(at),
             NodeTimer::Disconnect(node) => self.on_disconnect_due(node, driver),
             NodeTimer::Missing(node) => self.on_missing(node),
-            NodeTimer::HalfOpen(conn) => self.on_half_open(conn, driver),
+            NodeTimer::HalfOpen(conn) => self.on_connection_due(conn, driver),
             NodeTimer::Receipt(request) => self.on_receipt_due(request, driver),
             NodeTimer::Lookup(lookup) => self.on_lookup_due(lookup, driver),
-            NodeTimer::LookUp(query) => self.on_look_up(query),
+            NodeTimer::Resolve(query) => self.on_resolve_due(query),
             NodeTimer::ConnectRequest(request_id) => self.on_connect_request_due(request_id, driver),
             NodeTimer::Backlog(node) => self.on_backlog_due(node, driver),
             NodeTimer::Unreached(node) => self.on_unreached(node, driver),
             NodeTimer::Probe(host) => self.on_probe_due(host, driver),
-            NodeTimer::Answer(to) => self.answer_probe(to, driver),
+            NodeTimer::ProbeReply(to) => self.reply_to_probe(to, driver),
             NodeTimer::Announce => self.announce(driver),
         }
     }
 
     fn run_loop_actions(&mut self, driver: &mut impl Driver) {
-        for note in std::mem::take(&mut self.notes) {
-            match note {
+        for action in std::mem::take(&mut self.loop_actions) {
+            match action {
                 LoopAction::Down { watcher, id, actor, reason } => {
                     driver.loop_ref().down(watcher, id, actor, reason)
                 }
@@ -347,16 +350,16 @@ impl NodeCore {
         if std::mem::replace(&mut self.leaving, true) {
             return;
         }
-        self.farewell(driver);
-        self.say_bye(driver);
+        self.send_goodbyes(driver);
+        self.broadcast_bye(driver);
     }
 
-    /// The loop's time, before a call that is not `handle`.
+    /// Sets the time of the loop, before a call other than `handle`.
     pub(crate) fn advance(&mut self, now: Time) {
         self.now = self.now.max(now);
     }
 
-    /// A host was looked up; `query` is the number that [`Output::Resolve`] gave.
+    /// Takes the result of a host lookup; `query` is the number from [`Output::Resolve`].
     pub fn resolved(&mut self, query: u64, found: Result<Vec<SocketAddr>, String>) {
         self.resolved.push((query, found));
     }
@@ -370,34 +373,38 @@ impl NodeCore {
         wire::Time::from_nanos(self.now.as_nanos())
     }
 
-    /// Re-checks the invariants of all tables and sessions: for a simulator, after each event.
+    /// Checks the invariants of all tables and sessions. A simulator calls this after each event.
     ///
     /// # Panics
-    /// If one does not hold: a bug.
+    /// If an invariant does not hold, which is a bug.
     pub fn check(&self) {
         for (node, peer) in &self.peers {
             peer.check();
             let is_dirty = peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.dirty);
-            assert_eq!(is_dirty, self.dirty.contains(node), "a link that is dirty is listed, once");
+            assert_eq!(is_dirty, self.dirty.contains(node), "`dirty` lists the dirty sessions");
         }
         self.names.check(&self.timers);
-        let is_linked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some());
-        assert!(self.names.asked_peers().all(|node| is_linked(&node)), "who was asked is linked");
+        let has_session =
+            |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some());
+        assert!(
+            self.names.asked_peers().all(|node| has_session(&node)),
+            "lookups wait only for peers with a session"
+        );
         self.receipts.check(&self.timers);
         self.check_mailbox_budget();
         self.replies.check();
-        self.dials.check(&self.timers);
+        self.dialer.check(&self.timers);
         self.connections.check(&self.timers);
     }
 }
 
-/// No actor of any loop: also who sends from outside of all actors.
-const NOBODY: Key = Key::from_bits(u64::MAX);
+/// The key of no actor. It stands for the sender of a message that no actor sent.
+const NO_ACTOR: Key = Key::from_bits(u64::MAX);
 
-/// Answers a request of this node's, unless it is over: then its asker was told so.
+/// Completes a request of this node if it is still open. A closed request has its result already.
 pub(crate) fn settle<R: 'static>(loop_ref: &mut LoopRef<'_>, request_id: RequestId, value: R) {
     if let Err(reason) = loop_ref.complete_request(request_id, value) {
-        tracing::debug!(%reason, "nobody waits any more for an answer");
+        tracing::debug!(%reason, "a result came for a closed request");
     }
 }
 

@@ -1,93 +1,101 @@
-//! The monitors that cross to one peer, and back.
+//! The monitors between this node and one peer.
 //!
-//! Invariant: what the peer has had set, and what actors here have set, are counted apart: neither uses up the other's.
+//! Invariant: monitors that the peer has set are counted separately from those that local actors have set, so neither use
+//! up the limit of the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId};
 
-/// Who here is told of whom there, by the number of the monitor.
-type Watching = BTreeMap<MonitorId, (Key, ActorId)>;
-/// Who here is watched from there, and under which numbers.
-type Watched = BTreeSet<(Key, MonitorId)>;
+/// Local watchers and the remote actors that they monitor, by the id of the monitor.
+type LocalWatchers = BTreeMap<MonitorId, (Key, ActorId)>;
+/// Local actors that remote actors monitor, with the ids of the monitors.
+type RemoteWatchers = BTreeSet<(Key, MonitorId)>;
 
-/// Monitors by which actors of one node are told of the ends of the other's.
+/// The monitors between local actors and the actors of one peer, in both directions.
 #[derive(Debug)]
 pub(super) struct Monitors {
     peer: NodeId,
-    /// Of actors here on actors there.
-    watching: Watching,
-    /// Of actors there on actors here.
-    watched: Watched,
-    /// How many of each the peer has had set: by a notify, and by a monitor. It has numbered them.
-    asked: (usize, usize),
+    local_watchers: LocalWatchers,
+    remote_watchers: RemoteWatchers,
+    /// How many monitors of each kind the peer has set, and so numbered: by a notify, and by a monitor.
+    set_by_peer: (usize, usize),
 }
 
 impl Monitors {
     pub(super) fn new(peer: NodeId) -> Self {
-        Self { peer, watching: Watching::new(), watched: Watched::new(), asked: (0, 0) }
+        Self {
+            peer,
+            local_watchers: LocalWatchers::new(),
+            remote_watchers: RemoteWatchers::new(),
+            set_by_peer: (0, 0),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.watching.len() + self.watched.len()
+        self.local_watchers.len() + self.remote_watchers.len()
     }
 
-    /// How many the peer has had set: actors here that are to be told of ends there, and actors here that are watched.
-    pub(super) fn asked_by_peer(&self) -> (usize, usize) {
-        self.asked
+    /// The numbers of local and of remote watchers that the peer has set.
+    pub(super) fn set_by_peer(&self) -> (usize, usize) {
+        self.set_by_peer
     }
 
-    fn is_asked(&self, id: MonitorId) -> usize {
+    fn count_if_set_by_peer(&self, id: MonitorId) -> usize {
         usize::from(id.origin == self.peer)
     }
 
-    /// `watcher`, here, is to be told of `actor`.
-    pub(super) fn watch(&mut self, watcher: Key, id: MonitorId, actor: ActorId) {
-        if self.watching.insert(id, (watcher, actor)).is_none() {
-            self.asked.0 += self.is_asked(id);
+    /// Adds a monitor of the local `watcher` on the remote `actor`.
+    pub(super) fn add_local_watcher(&mut self, watcher: Key, id: MonitorId, actor: ActorId) {
+        if self.local_watchers.insert(id, (watcher, actor)).is_none() {
+            self.set_by_peer.0 += self.count_if_set_by_peer(id);
         }
     }
 
-    /// Who is to be told under a number, and of whom.
-    pub(super) fn watcher(&self, id: MonitorId) -> Option<(Key, ActorId)> {
-        self.watching.get(&id).copied()
+    /// The local watcher of a monitor, and the remote actor.
+    pub(super) fn local_watcher(&self, id: MonitorId) -> Option<(Key, ActorId)> {
+        self.local_watchers.get(&id).copied()
     }
 
-    pub(super) fn unwatch(&mut self, id: MonitorId) -> Option<(Key, ActorId)> {
-        let watching = self.watching.remove(&id)?;
-        self.asked.0 -= self.is_asked(id);
-        Some(watching)
+    pub(super) fn remove_local_watcher(&mut self, id: MonitorId) -> Option<(Key, ActorId)> {
+        let removed = self.local_watchers.remove(&id)?;
+        self.set_by_peer.0 -= self.count_if_set_by_peer(id);
+        Some(removed)
     }
 
-    /// Somebody there is to be told of `target`.
-    pub(super) fn be_watched(&mut self, target: Key, id: MonitorId) {
-        if self.watched.insert((target, id)) {
-            self.asked.1 += self.is_asked(id);
+    /// Adds a monitor of a remote actor on the local `target`.
+    pub(super) fn add_remote_watcher(&mut self, target: Key, id: MonitorId) {
+        if self.remote_watchers.insert((target, id)) {
+            self.set_by_peer.1 += self.count_if_set_by_peer(id);
         }
     }
 
-    pub(super) fn is_watched(&self, target: Key, id: MonitorId) -> bool {
-        self.watched.contains(&(target, id))
+    pub(super) fn has_remote_watcher(&self, target: Key, id: MonitorId) -> bool {
+        self.remote_watchers.contains(&(target, id))
     }
 
-    /// Whether it was.
-    pub(super) fn be_unwatched(&mut self, target: Key, id: MonitorId) -> bool {
-        let was = self.watched.remove(&(target, id));
-        if was {
-            self.asked.1 -= self.is_asked(id);
+    /// Removes a monitor of a remote actor. False if there is none.
+    pub(super) fn remove_remote_watcher(&mut self, target: Key, id: MonitorId) -> bool {
+        let removed = self.remote_watchers.remove(&(target, id));
+        if removed {
+            self.set_by_peer.1 -= self.count_if_set_by_peer(id);
         }
-        was
+        removed
     }
 
-    /// All that there is, when the session has ended.
-    pub(super) fn take(&mut self) -> (Watching, Watched) {
+    /// Removes and returns all monitors, at the end of the session.
+    pub(super) fn take(&mut self) -> (LocalWatchers, RemoteWatchers) {
         let all = std::mem::replace(self, Self::new(self.peer));
-        (all.watching, all.watched)
+        (all.local_watchers, all.remote_watchers)
     }
 
     pub(super) fn check(&self) {
-        let watching = self.watching.keys().filter(|id| id.origin == self.peer).count();
-        let watched = self.watched.iter().filter(|(_, id)| id.origin == self.peer).count();
-        assert_eq!(self.asked, (watching, watched), "what the peer has had set is counted");
+        let local_watchers = self.local_watchers.keys().filter(|id| id.origin == self.peer).count();
+        let remote_watchers = self.remote_watchers.iter().filter(|(_, id)| id.origin == self.peer).count();
+        assert_eq!(
+            self.set_by_peer,
+            (local_watchers, remote_watchers),
+            "the monitors that the peer has set are counted"
+        );
     }
 }

@@ -1,9 +1,10 @@
-//! Names: what is registered here, and who looks for what.
+//! Names: the registry of this node's names, and the open lookups.
 //!
-//! A node is the sole authority for its own names. Who looks for one leaves a *want* with the peers, answered
-//! now or when the name appears, and withdrawn in the end: memory follows open questions, not names.
+//! A node is the sole authority for its own names. A node that looks for a name sends a *lookup* to its peers. A peer
+//! keeps the lookup and sends the result when the name is registered. The node cancels a lookup that is over. So the
+//! memory use depends on the open lookups and not on the names of other nodes.
 //!
-//! Invariant: a want of this node is answered once; a name belongs to a living actor.
+//! Invariant: a lookup of this node completes once; a name belongs to a live actor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,11 +19,11 @@ use super::{NodeCore, sched_key, settle, wire_key};
 use crate::error::{LocateError, RegisterError};
 use crate::location::Location;
 
-/// Names of one node, and its own open questions.
+/// Names of one node; also the limit of its own open lookups.
 const NAMES_MAX: usize = 65_536;
 const NAME_BYTES_MAX: usize = 255;
 
-/// Which kind of thing a name stands for. Names of different spaces never meet.
+/// The kind of thing that a name stands for. The same name may be registered once in each space.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[non_exhaustive]
 pub enum Space {
@@ -32,12 +33,12 @@ pub enum Space {
     Channel,
     /// Functions that peers may call.
     Rci,
-    /// What every node has, such as the keeper of its files: nobody registers there by hand.
+    /// Services that every node has, such as its file service. Programs do not register here.
     Service,
 }
 
 impl Space {
-    fn on_the_wire(self) -> NameSpace {
+    fn to_wire(self) -> NameSpace {
         match self {
             Self::Actor => NameSpace::Actor,
             Self::Channel => NameSpace::Channel,
@@ -46,8 +47,8 @@ impl Space {
         }
     }
 
-    /// `None` for names that this version does not have.
-    fn from_the_wire(space: NameSpace) -> Option<Self> {
+    /// `None` for a space that this version does not have.
+    fn from_wire(space: NameSpace) -> Option<Self> {
         match space {
             NameSpace::Actor => Some(Self::Actor),
             NameSpace::Channel => Some(Self::Channel),
@@ -58,16 +59,16 @@ impl Space {
     }
 }
 
-/// What a name stands for.
+/// The result of a successful lookup.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct FoundName {
     pub(crate) id: ActorId,
 }
 
-/// The state of a question that was just put.
+/// The state of a new lookup.
 pub(crate) enum LookupStart {
     Now(Result<FoundName, LocateError>),
-    /// The port will be answered.
+    /// The request completes later.
     Later,
 }
 
@@ -78,22 +79,24 @@ type FullName = (Space, Box<str>);
 pub(super) struct NameRegistry {
     registered: BTreeMap<FullName, Registration>,
     owned: BTreeMap<Key, BTreeSet<FullName>>,
-    /// Questions of this node.
+    /// The lookups of this node.
     lookups: BTreeMap<u64, OpenLookup>,
     node_lookups: BTreeMap<u64, NodeLookup>,
-    /// Questions of peers, by name.
-    asked: BTreeMap<FullName, BTreeSet<(NodeId, u64)>>,
-    asked_by: BTreeMap<NodeId, BTreeMap<u64, FullName>>,
-    /// Names that peers look for, and that came, or whose audience has changed, since the last tick: whoever registers one
-    /// can say in the same step to whom it is open.
-    fresh: BTreeSet<FullName>,
+    /// The lookups of peers, by name.
+    peer_lookups: BTreeMap<FullName, BTreeSet<(NodeId, u64)>>,
+    /// The same, by peer and request.
+    lookups_by_peer: BTreeMap<NodeId, BTreeMap<u64, FullName>>,
+    /// Names that peers look for, and that were registered, or changed their access policy, since the last tick. The peers
+    /// receive the results in the tick, so that an actor can register a name and set its policy in one step.
+    pending: BTreeSet<FullName>,
 }
 
 #[derive(Debug)]
 struct Registration {
     key: Key,
     tag: &'static str,
-    /// Who may take the name back: the actor itself, or who opened a channel or RCI; `None` is the node.
+    /// The actor that may unregister the name: the named actor, or the actor that opened the channel or RCI; `None` is the
+    /// node.
     owner: Option<Key>,
 }
 
@@ -103,19 +106,19 @@ struct OpenLookup {
     name: Box<str>,
     tag: &'static str,
     at: Option<Location>,
-    answer: LookupKind,
+    kind: LookupKind,
     until: Time,
-    /// The peers with which it was left, in sessions that last, and which have not answered.
-    asked: BTreeSet<NodeId>,
-    /// Somebody who was asked keeps no more questions of this node's.
+    /// The peers that keep the lookup: it was sent in a session that still exists, and the peer has sent no result.
+    peers: BTreeSet<NodeId>,
+    /// A peer has refused the lookup, because it keeps too many of this node's.
     refused: bool,
 }
 
 #[derive(Debug)]
 enum LookupKind {
-    /// The first answer wins.
+    /// Completes with the first result.
     One(RequestId),
-    /// All answers until the time is over.
+    /// Completes with all results until it times out.
     All(RequestId, Vec<FoundName>),
 }
 
@@ -127,89 +130,90 @@ struct NodeLookup {
 }
 
 impl NameRegistry {
-    /// Who looks for a name that there is may be admitted now.
-    pub(super) fn look_again(&mut self) {
-        self.fresh.extend(self.asked.keys().filter(|name| self.registered.contains_key(*name)).cloned());
+    /// An access policy has changed: checks the peers' lookups of registered names again in the next tick.
+    pub(super) fn recheck_peer_lookups(&mut self) {
+        let registered = self.peer_lookups.keys().filter(|name| self.registered.contains_key(*name));
+        self.pending.extend(registered.cloned());
     }
 
-    pub(super) fn has_fresh(&self) -> bool {
-        !self.fresh.is_empty()
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
-    /// Names that users gave: all but those of services.
-    pub(super) fn given_len(&self) -> usize {
+    /// The number of names that programs registered: all but those of services.
+    pub(super) fn user_names_len(&self) -> usize {
         self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
     }
 
     pub(super) fn lookups_len(&self) -> usize {
-        let asked: usize = self.asked.values().map(BTreeSet::len).sum();
-        self.lookups.len() + self.node_lookups.len() + asked
+        let of_peers: usize = self.peer_lookups.values().map(BTreeSet::len).sum();
+        self.lookups.len() + self.node_lookups.len() + of_peers
     }
 
-    /// Whether somebody here looks for a name that the peer might have, or there for one of this node's.
+    /// Whether this node has an open lookup that the peer may answer, or the peer has one here.
     pub(super) fn has_lookups_with(&self, peer: NodeId) -> bool {
-        !self.lookups.is_empty() || self.asked_by.get(&peer).is_some_and(|lookups| !lookups.is_empty())
+        !self.lookups.is_empty() || self.lookups_by_peer.get(&peer).is_some_and(|lookups| !lookups.is_empty())
     }
 
     pub(super) fn forget_lookup_of(&mut self, peer: NodeId, request: u64) {
-        let Some(lookups) = self.asked_by.get_mut(&peer) else { return };
+        let Some(lookups) = self.lookups_by_peer.get_mut(&peer) else { return };
         if let Some(name) = lookups.remove(&request) {
-            self.forget_asked(&name, peer, request);
+            self.forget_by_name(&name, peer, request);
         }
     }
 
     pub(super) fn check(&self, timers: &TimerQueue) {
-        for (name, askers) in &self.asked {
+        for (name, lookups) in &self.peer_lookups {
             let is_mirrored = |(peer, request): &(NodeId, u64)| {
-                self.asked_by.get(peer).and_then(|lookups| lookups.get(request)) == Some(name)
+                self.lookups_by_peer.get(peer).and_then(|lookups| lookups.get(request)) == Some(name)
             };
             assert!(
-                !askers.is_empty() && askers.iter().all(is_mirrored),
-                "both tables hold the same questions"
+                !lookups.is_empty() && lookups.iter().all(is_mirrored),
+                "the two tables of peers' lookups differ"
             );
         }
-        let asked: usize = self.asked.values().map(BTreeSet::len).sum();
-        let asked_by: usize = self.asked_by.values().map(BTreeMap::len).sum();
-        assert_eq!(asked, asked_by, "both tables hold the same questions");
+        let of_peers: usize = self.peer_lookups.values().map(BTreeSet::len).sum();
+        let by_peer: usize = self.lookups_by_peer.values().map(BTreeMap::len).sum();
+        assert_eq!(of_peers, by_peer, "the two tables of peers' lookups differ");
         let owned: usize = self.owned.values().map(BTreeSet::len).sum();
-        assert!(owned <= self.registered.len(), "nobody owns a name that is not registered");
-        let is_timed =
-            |(lookup, wanted): (&u64, &OpenLookup)| timers.has(wanted.until, NodeTimer::Lookup(*lookup));
-        assert!(self.lookups.iter().all(is_timed), "a question's time is on the agenda");
+        assert!(owned <= self.registered.len(), "a name has an owner but is not registered");
+        let has_timer =
+            |(request, lookup): (&u64, &OpenLookup)| timers.has(lookup.until, NodeTimer::Lookup(*request));
+        assert!(self.lookups.iter().all(has_timer), "a lookup has no timer");
     }
 
-    fn forget_asked(&mut self, name: &FullName, peer: NodeId, request: u64) {
-        if let Some(askers) = self.asked.get_mut(name) {
-            askers.remove(&(peer, request));
-            if askers.is_empty() {
-                self.asked.remove(name);
+    fn forget_by_name(&mut self, name: &FullName, peer: NodeId, request: u64) {
+        if let Some(lookups) = self.peer_lookups.get_mut(name) {
+            lookups.remove(&(peer, request));
+            if lookups.is_empty() {
+                self.peer_lookups.remove(name);
             }
         }
     }
 
-    /// The peers with which a question of this node's stands.
+    /// The peers that keep a lookup of this node.
     pub(super) fn asked_peers(&self) -> impl Iterator<Item = NodeId> {
-        self.lookups.values().flat_map(|lookup| lookup.asked.iter().copied())
+        self.lookups.values().flat_map(|lookup| lookup.peers.iter().copied())
     }
 
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
         for lookup in self.lookups.values_mut() {
-            lookup.asked.remove(&peer);
+            lookup.peers.remove(&peer);
         }
-        for (request, name) in self.asked_by.remove(&peer).unwrap_or_default() {
-            self.forget_asked(&name, peer, request);
+        for (request, name) in self.lookups_by_peer.remove(&peer).unwrap_or_default() {
+            self.forget_by_name(&name, peer, request);
         }
     }
 }
 
-fn check_name(name: &str) -> bool {
+fn is_valid_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
 }
 
 impl NodeCore {
-    /// Whether a name could be registered now.
+    /// Checks that a name can be registered now.
     pub(crate) fn check_free(&self, space: Space, name: &str) -> Result<(), RegisterError> {
-        if !check_name(name) {
+        if !is_valid_name(name) {
             return Err(RegisterError::BadName);
         }
         if self.names.registered.contains_key(&(space, Box::from(name))) {
@@ -218,8 +222,8 @@ impl NodeCore {
         if self.names.registered.len() >= NAMES_MAX { Err(RegisterError::TooMany) } else { Ok(()) }
     }
 
-    /// Registers an actor of this node. The ports of this node's own that looked for the name come back, to be
-    /// answered; peers are told at the next tick.
+    /// Registers an actor of this node. Returns the requests of this node that the name completes. Peers receive the result
+    /// in the next tick.
     pub(crate) fn register(
         &mut self,
         (space, name): (Space, &str),
@@ -237,14 +241,15 @@ impl NodeCore {
         self.check_free(space, name)?;
         self.names.owned.entry(key).or_default().insert(full.clone());
         self.names.registered.insert(full.clone(), Registration { key, tag, owner });
-        if self.names.asked.contains_key(&full) {
-            self.names.fresh.insert(full.clone());
+        if self.names.peer_lookups.contains_key(&full) {
+            self.names.pending.insert(full.clone());
         }
-        Ok(self.settle_own_lookups(&full, key, tag))
+        Ok(self.take_own_lookups(&full, key, tag))
     }
 
-    /// The ports of this node's own questions that a new name answers.
-    fn settle_own_lookups(&mut self, full: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
+    /// Removes this node's lookups that a new name completes, and returns their requests. Adds the name to the results of
+    /// those that collect all.
+    fn take_own_lookups(&mut self, full: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
         let id = ActorId::new(self.me, key);
         let here = self.settings.location;
         let fits = |lookup: &OpenLookup| {
@@ -262,11 +267,11 @@ impl NodeCore {
             .collect();
         let mut request_ids = Vec::new();
         for request in fitting {
-            match self.names.lookups.get_mut(&request).map(|lookup| &mut lookup.answer) {
+            match self.names.lookups.get_mut(&request).map(|lookup| &mut lookup.kind) {
                 Some(LookupKind::All(_, found)) => found.push(FoundName { id }),
                 Some(LookupKind::One(request_id)) => {
                     request_ids.push(*request_id);
-                    self.withdraw(request);
+                    self.cancel_lookup(request);
                 }
                 None => {}
             }
@@ -274,7 +279,7 @@ impl NodeCore {
         request_ids
     }
 
-    /// Takes a name back from its owner. Answers for whom it stood.
+    /// Unregisters a name for its owner. Returns the key of the actor that it stood for.
     pub(crate) fn unregister(
         &mut self,
         space: Space,
@@ -296,14 +301,14 @@ impl NodeCore {
         Ok(key)
     }
 
-    /// The owner of names has ended.
+    /// Unregisters all names of an actor that has exited.
     pub(super) fn unregister_all(&mut self, key: Key) {
         for full in self.names.owned.remove(&key).unwrap_or_default() {
             self.names.registered.remove(&full);
         }
     }
 
-    /// Looks for a name: here first, then wherever it may be, now or later.
+    /// Looks for a name: first on this node, then on its peers, or only at the location `at`.
     pub(crate) fn locate(
         &mut self,
         request_id: RequestId,
@@ -320,13 +325,13 @@ impl NodeCore {
             && let Some(registered) = self.names.registered.get(&full)
         {
             let id = ActorId::new(self.me, registered.key);
-            return LookupStart::Now(fit(tag, registered.tag).map(|()| FoundName { id }));
+            return LookupStart::Now(check_type(tag, registered.tag).map(|()| FoundName { id }));
         }
         self.add_lookup(full, tag, at, LookupKind::One(request_id), timeout);
         LookupStart::Later
     }
 
-    /// Collects all that bear a name until the time is over.
+    /// Collects the actors of all nodes that have a name, until the timeout.
     pub(crate) fn locate_all(
         &mut self,
         request_id: RequestId,
@@ -345,7 +350,7 @@ impl NodeCore {
     }
 
     fn refuse_lookup(&self, name: &str, tag: &str) -> Option<LocateError> {
-        if !check_name(name) {
+        if !is_valid_name(name) {
             return Some(LocateError::BadName);
         }
         if tag.len() > TYPE_NAME_MAX {
@@ -360,7 +365,7 @@ impl NodeCore {
         (space, name): FullName,
         tag: &'static str,
         at: Option<Location>,
-        answer: LookupKind,
+        kind: LookupKind,
         timeout: Duration,
     ) {
         let request = self.next_request();
@@ -371,8 +376,8 @@ impl NodeCore {
         {
             self.dial_once(at.addr(), until);
         }
-        let asked = BTreeSet::new();
-        let lookup = OpenLookup { space, name, tag, at, answer, until, asked, refused: false };
+        let peers = BTreeSet::new();
+        let lookup = OpenLookup { space, name, tag, at, kind, until, peers, refused: false };
         self.names.lookups.insert(request, lookup);
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
@@ -380,27 +385,27 @@ impl NodeCore {
         }
     }
 
-    /// Leaves a question with a peer, if it concerns that peer.
+    /// Sends a lookup to a peer, if it concerns that peer.
     fn send_lookup(&mut self, node: NodeId, request: u64) {
         let Some(lookup) = self.names.lookups.get_mut(&request) else { return };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         let concerned = lookup.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(peer_session) = peer.peer_session.as_mut().filter(|_| concerned) else { return };
-        let all = matches!(lookup.answer, LookupKind::All(..));
-        let frame = Lookup { request, space: lookup.space.on_the_wire(), all, name: &lookup.name };
+        let all = matches!(lookup.kind, LookupKind::All(..));
+        let frame = Lookup { request, space: lookup.space.to_wire(), all, name: &lookup.name };
         match peer_session.session.send(&frame.into()) {
             Ok(()) => {
-                lookup.asked.insert(node);
+                lookup.peers.insert(node);
             }
             Err(reason) => {
-                tracing::debug!(%node, %reason, "a question for a name was not sent; it is repeated when they meet again");
+                tracing::debug!(%node, %reason, "a lookup was not sent; it is sent again in the next session with the peer");
             }
         }
         self.mark_dirty(node);
     }
 
-    /// A session has begun: the new peer may know what is looked for.
+    /// A session has begun: sends the peer all open lookups.
     pub(super) fn repeat_lookups_to(&mut self, node: NodeId) {
         let requests: Vec<u64> = self.names.lookups.keys().copied().collect();
         for request in requests {
@@ -408,12 +413,12 @@ impl NodeCore {
         }
     }
 
-    /// Answers the peers that look for names that have come, if those are open to them.
-    pub(super) fn answer_fresh(&mut self, driver: &mut impl Driver) {
-        for full in std::mem::take(&mut self.names.fresh) {
+    /// Completes the peers' lookups of the pending names, if the access policies of the actors allow these peers.
+    pub(super) fn complete_pending_lookups(&mut self, driver: &mut impl Driver) {
+        for full in std::mem::take(&mut self.names.pending) {
             let Some(registered) = self.names.registered.get(&full) else { continue };
             let (key, tag) = (registered.key, registered.tag);
-            for (peer, request) in self.names.asked.get(&full).cloned().unwrap_or_default() {
+            for (peer, request) in self.names.peer_lookups.get(&full).cloned().unwrap_or_default() {
                 if self.allows(peer, key, driver) {
                     self.answer_lookup(peer, request, key, tag);
                 }
@@ -421,7 +426,7 @@ impl NodeCore {
         }
     }
 
-    /// A peer looks for a name of this node's.
+    /// A peer has sent a lookup.
     pub(super) fn on_lookup(
         &mut self,
         node: NodeId,
@@ -430,18 +435,19 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let request = lookup.request;
-        // Where this version has no such names, the question stays open, as for any name that nobody has.
-        let Some(space) = Space::from_the_wire(lookup.space) else { return };
-        let refusal = (!check_name(lookup.name)).then_some(LookupResult::BadName);
-        let asked = self.names.asked_by.get(&node).map_or(0, BTreeMap::len);
-        let too_many = asked >= self.settings.peer_limits.lookups_max;
+        // A lookup in a space that this version does not have gets no result, like the lookup of a name that is not
+        // registered.
+        let Some(space) = Space::from_wire(lookup.space) else { return };
+        let refusal = (!is_valid_name(lookup.name)).then_some(LookupResult::BadName);
+        let open = self.names.lookups_by_peer.get(&node).map_or(0, BTreeMap::len);
+        let too_many = open >= self.settings.peer_limits.lookups_max;
         let refusal = refusal.or(too_many.then_some(LookupResult::TooMany));
         if let Some(what) = refusal {
             if too_many {
                 self.counts.refusals.lookups += 1;
-                self.log_refused(node, "wants", "looks for more names than it may");
+                self.log_refused(node, "lookups", "looks for more names than it may");
             }
-            return reply(peer_session, &Found { request, what });
+            return send_result(peer_session, &Found { request, what });
         }
         let full: FullName = (space, lookup.name.into());
         if let Some(registered) = self.names.registered.get(&full) {
@@ -451,11 +457,11 @@ impl NodeCore {
             }
         }
         self.names.forget_lookup_of(node, request);
-        self.names.asked.entry(full.clone()).or_default().insert((node, request));
-        self.names.asked_by.entry(node).or_default().insert(request, full);
+        self.names.peer_lookups.entry(full.clone()).or_default().insert((node, request));
+        self.names.lookups_by_peer.entry(node).or_default().insert(request, full);
     }
 
-    /// Answers a peer's question that was left here.
+    /// Completes a peer's lookup that this node has kept.
     fn answer_lookup(&mut self, node: NodeId, request: u64, key: Key, tag: &'static str) {
         self.names.forget_lookup_of(node, request);
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
@@ -464,7 +470,7 @@ impl NodeCore {
         }
     }
 
-    /// A peer has what this node looks for.
+    /// A peer has sent the result of a lookup.
     pub(super) fn on_found(
         &mut self,
         node: NodeId,
@@ -479,60 +485,59 @@ impl NodeCore {
             }
         };
         let Some(lookup) = self.names.lookups.get_mut(&found.request) else { return };
-        let Some(told) = peer_session.session.tag_name(tag) else { return };
-        let is_there = |at: Location| {
+        let Some(found_tag) = peer_session.session.tag_name(tag) else { return };
+        let is_at = |at: Location| {
             let peer = self.peers.get(&node);
             peer_session.dialled == Some(at.addr()) || peer.is_some_and(|peer| peer.is_at(at.addr()))
         };
-        if !lookup.at.is_none_or(is_there) {
-            // Nobody asked this peer.
+        if !lookup.at.is_none_or(is_at) {
+            // The lookup is for another node.
             return;
         }
-        // It has answered, and so forgotten the question.
-        lookup.asked.remove(&node);
+        // A peer that has sent a result no longer keeps the lookup.
+        lookup.peers.remove(&node);
         let id = ActorId::new(node, sched_key(key));
-        let fits = fit(lookup.tag, told);
-        match &mut lookup.answer {
+        let type_check = check_type(lookup.tag, found_tag);
+        match &mut lookup.kind {
             LookupKind::All(_, all) => {
-                // A name stands for one thing at each node.
-                if fits.is_ok() && !all.iter().any(|known| known.id.node() == node) {
+                // A name is registered at most once at each node.
+                if type_check.is_ok() && !all.iter().any(|known| known.id.node() == node) {
                     all.push(FoundName { id });
                 }
             }
             LookupKind::One(request_id) => {
                 let request_id = *request_id;
-                self.withdraw(found.request);
-                tell(driver, request_id, fits.map(|()| FoundName { id }));
+                self.cancel_lookup(found.request);
+                settle_lookup(driver, request_id, type_check.map(|()| FoundName { id }));
             }
         }
     }
 
-    /// A peer that was asked keeps no more questions of this node's. Others may have the name, unless it was looked for there
-    /// alone.
+    /// A peer has refused a lookup. It fails if it was for that peer alone; otherwise another peer may have the name.
     fn on_lookup_refused(&mut self, node: NodeId, request: u64, driver: &mut impl Driver) {
         let Some(lookup) = self.names.lookups.get_mut(&request) else { return };
-        if !lookup.asked.remove(&node) {
+        if !lookup.peers.remove(&node) {
             return;
         }
         lookup.refused = true;
-        if let (LookupKind::One(request_id), Some(_)) = (&lookup.answer, lookup.at) {
+        if let (LookupKind::One(request_id), Some(_)) = (&lookup.kind, lookup.at) {
             let request_id = *request_id;
-            self.withdraw(request);
-            tell(driver, request_id, Err(LocateError::Refused));
+            self.cancel_lookup(request);
+            settle_lookup(driver, request_id, Err(LocateError::Refused));
         }
     }
 
-    /// A question is over: the peers that were asked may forget it.
-    fn withdraw(&mut self, request: u64) {
+    /// Removes a lookup, and cancels it at the peers that keep it.
+    fn cancel_lookup(&mut self, request: u64) {
         let Some(lookup) = self.names.lookups.remove(&request) else { return };
         self.timers.remove(lookup.until, NodeTimer::Lookup(request));
-        for node in lookup.asked {
+        for node in lookup.peers {
             let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             else {
                 continue;
             };
             if let Err(reason) = peer_session.session.send(&CancelLookup { request }.into()) {
-                tracing::debug!(%node, %reason, "a question was not withdrawn; it ends with the session");
+                tracing::debug!(%node, %reason, "the cancellation of a lookup was not sent; the lookup ends with the session");
             }
             self.mark_dirty(node);
         }
@@ -540,18 +545,20 @@ impl NodeCore {
 
     pub(super) fn on_lookup_due(&mut self, request: u64, driver: &mut impl Driver) {
         if let Some(lookup) = self.names.node_lookups.remove(&request) {
-            let nobody: Result<Location, LocateError> = Err(LocateError::TimedOut);
-            return settle(&mut driver.loop_ref(), lookup.request_id, nobody);
+            let timed_out: Result<Location, LocateError> = Err(LocateError::TimedOut);
+            return settle(&mut driver.loop_ref(), lookup.request_id, timed_out);
         }
-        let answer_to = self.names.lookups.get_mut(&request).map(|lookup| match &mut lookup.answer {
+        let open = self.names.lookups.get_mut(&request).map(|lookup| match &mut lookup.kind {
             LookupKind::One(request_id) => (*request_id, None),
             LookupKind::All(request_id, found) => (*request_id, Some(std::mem::take(found))),
         });
         let is_refused = self.names.lookups.get(&request).is_some_and(|lookup| lookup.refused);
-        self.withdraw(request);
-        match answer_to {
-            Some((request_id, None)) if is_refused => tell(driver, request_id, Err(LocateError::Refused)),
-            Some((request_id, None)) => tell(driver, request_id, Err(LocateError::TimedOut)),
+        self.cancel_lookup(request);
+        match open {
+            Some((request_id, None)) if is_refused => {
+                settle_lookup(driver, request_id, Err(LocateError::Refused));
+            }
+            Some((request_id, None)) => settle_lookup(driver, request_id, Err(LocateError::TimedOut)),
             Some((request_id, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
                 settle(&mut driver.loop_ref(), request_id, all);
@@ -560,7 +567,7 @@ impl NodeCore {
         }
     }
 
-    /// Looks for a node by its name.
+    /// Looks for a node by its name. Returns the result if it is known now; otherwise the request completes later.
     pub(crate) fn locate_node(
         &mut self,
         request_id: RequestId,
@@ -584,7 +591,7 @@ impl NodeCore {
         None
     }
 
-    /// A node has been met: somebody may be looking for it.
+    /// A session with a node has begun: completes the lookups of its name.
     pub(super) fn settle_node_lookups(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some((name, Some(location))) =
             self.peers.get(&node).map(|peer| (peer.name.clone(), peer.location()))
@@ -612,21 +619,21 @@ fn send_found(peer_session: &mut PeerSession, request: u64, key: Key, tag: &str)
     match peer_session.session.intern(tag) {
         Ok(tag) => {
             let what = LookupResult::Here { key: wire_key(key), tag };
-            reply(peer_session, &Found { request, what });
+            send_result(peer_session, &Found { request, what });
         }
-        // The asker is told `TimedOut`.
-        Err(reason) => tracing::debug!(%reason, "a name's type cannot be told to a peer"),
+        // The lookup at the peer times out.
+        Err(reason) => tracing::debug!(%reason, "the type of a found name was not sent"),
     }
 }
 
-fn reply(peer_session: &mut PeerSession, found: &Found) {
+fn send_result(peer_session: &mut PeerSession, found: &Found) {
     if let Err(reason) = peer_session.session.send(&(*found).into()) {
-        // The asker is told `TimedOut`.
-        tracing::debug!(%reason, "an answer to a question for a name was not sent");
+        // The lookup at the peer times out.
+        tracing::debug!(%reason, "the result of a lookup was not sent");
     }
 }
 
-fn fit(wanted: &str, found: &str) -> Result<(), LocateError> {
+fn check_type(wanted: &str, found: &str) -> Result<(), LocateError> {
     if wanted == found {
         Ok(())
     } else {
@@ -634,6 +641,6 @@ fn fit(wanted: &str, found: &str) -> Result<(), LocateError> {
     }
 }
 
-fn tell(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
+fn settle_lookup(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
     settle(&mut driver.loop_ref(), request_id, found);
 }

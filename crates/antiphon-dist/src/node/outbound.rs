@@ -1,7 +1,7 @@
-//! What leaves this node: messages of its actors, straight into the sessions.
+//! Outbound messages: from actors straight into the sessions.
 //!
-//! Invariant: what an actor sends to another node keeps its order, also while there is no session: then all
-//! of it waits in one queue, bounded in bytes and in time.
+//! Invariant: the messages and signals of an actor to another node keep their order. While there is no session, all those
+//! for the node wait in one queue, which is bounded in bytes and in time.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -14,28 +14,28 @@ use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
 
 use super::driver::Driver;
-use super::frames::node_of;
+use super::frames::destination_node;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::signals::body_bytes;
 use super::timers::NodeTimer;
-use super::{LoopAction, NOBODY, NodeCore, wire_key, wire_node};
+use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
-/// How long what is sent to a node without a session waits for one.
+/// How long messages to a node wait for a session.
 const UNREACHED_AFTER: Duration = Duration::from_secs(15);
-/// Bytes in all queues together, over which only small ones grow.
+/// The number of bytes in all queues together above which only queues below their high mark grow.
 const ALL_QUEUES_MAX: u64 = 256 * 1024 * 1024;
-/// What one thing that waits counts for besides its body.
+/// The number of bytes that one waiting entry counts in addition to its body.
 const WAITING_OVERHEAD: usize = 128;
 
-/// What waits for a session to begin.
+/// The messages and signals for one node that wait for a session.
 #[derive(Debug, Default)]
 pub(super) struct WaitingOutbound {
     queue: VecDeque<QueuedOutbound>,
     bytes: usize,
-    /// When all of it is given up.
+    /// The time at which all entries fail.
     until: Time,
-    /// Actors that wait until there is room.
+    /// Actors that receive `Writable` when there is room again.
     writers: BTreeSet<Key>,
 }
 
@@ -54,7 +54,7 @@ pub(super) enum QueuedOutbound {
 }
 
 impl WaitingOutbound {
-    /// The receipts and replies that wait with the messages.
+    /// The open receipts and requests of the waiting messages.
     pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<RequestId>) {
         let (mut receipts, mut request_ids) = (BTreeSet::new(), Vec::new());
         for queued in &self.queue {
@@ -80,7 +80,7 @@ impl QueuedOutbound {
 impl WaitingOutbound {
     pub(super) fn check(&self) {
         let bytes: usize = self.queue.iter().map(QueuedOutbound::bytes).sum();
-        assert_eq!(self.bytes, bytes, "what waits for a session is counted");
+        assert_eq!(self.bytes, bytes, "the waiting queue counts the bytes of its entries");
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -91,9 +91,9 @@ impl WaitingOutbound {
 impl Transport for NodeCore {
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         self.now = self.now.max(now);
-        let node = node_of(outbound.to);
+        let node = destination_node(outbound.to);
         let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
-        if peer.gone {
+        if peer.superseded {
             return Err(Undelivered::NoActor);
         }
         let Some(mut peer_session) =
@@ -142,7 +142,7 @@ impl NodeCore {
     ) -> Result<(), Undelivered> {
         let limits = &self.settings.profile.limits;
         let queued = peer_session.session.queued_bytes();
-        // Below the low mark everything goes, or a large message would be told `Writable` and `Busy` in turn.
+        // Below the low mark any size is accepted. Else the sender of a large message would get `Writable` and `Busy` in turn.
         let is_high = queued + outbound.body.len() as u64 > limits.queue_bytes_high;
         if outbound.mode == SendMode::Try && is_high && queued >= limits.queue_bytes_low {
             peer_session.writers.extend(outbound.from);
@@ -173,7 +173,7 @@ impl NodeCore {
         self.peers.values().map(|peer| queued(peer) + peer.waiting.bytes as u64).sum()
     }
 
-    /// Keeps a message until there is a session.
+    /// Queues a message until there is a session.
     fn queue_outbound(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         let high = self.settings.profile.limits.queue_bytes_high;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
@@ -183,7 +183,7 @@ impl NodeCore {
             waiting.writers.extend(outbound.from);
             return Err(Undelivered::Busy);
         }
-        if !self.has_room_for(node, outbound.body.len()) {
+        if !self.fits_waiting_queue(node, outbound.body.len()) {
             return Err(Undelivered::Busy);
         }
         let request = wants_receipt(outbound).then(|| self.next_request());
@@ -197,19 +197,19 @@ impl NodeCore {
             nodes: outbound.nodes.into(),
             replies: outbound.replies.into(),
         };
-        let kept = self.keep(node, queued);
-        if kept.is_err() {
+        let pushed = self.push_waiting(node, queued);
+        if pushed.is_err() {
             if let Some(request) = request {
                 self.receipts.remove(request);
             }
         } else {
             self.replies.add(node, outbound.replies);
         }
-        kept
+        pushed
     }
 
-    /// Whether a body of so many bytes may wait for a session.
-    pub(super) fn has_room_for(&self, node: NodeId, bytes: usize) -> bool {
+    /// Whether a body of `bytes` bytes may wait for a session with the node.
+    pub(super) fn fits_waiting_queue(&self, node: NodeId, bytes: usize) -> bool {
         let limits = &self.settings.profile.limits;
         let waiting = self.peers.get(&node).map_or(0, |peer| peer.waiting.bytes);
         let bytes = (waiting + bytes + WAITING_OVERHEAD) as u64;
@@ -217,7 +217,8 @@ impl NodeCore {
             && (bytes <= limits.queue_bytes_high || self.all_queued() <= ALL_QUEUES_MAX)
     }
 
-    pub(super) fn keep(&mut self, node: NodeId, queued: QueuedOutbound) -> Result<(), Undelivered> {
+    /// Adds an entry to the waiting queue of a node. The first entry dials the node.
+    pub(super) fn push_waiting(&mut self, node: NodeId, queued: QueuedOutbound) -> Result<(), Undelivered> {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
@@ -232,7 +233,7 @@ impl NodeCore {
         Ok(())
     }
 
-    /// What waits for a session needs one.
+    /// Dials a node for which messages wait, and gives them their full time again.
     pub(super) fn dial_for_waiting(&mut self, node: NodeId) {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.waiting.is_empty()) else { return };
@@ -242,7 +243,7 @@ impl NodeCore {
         self.dial_once(at, until);
     }
 
-    /// A session has begun: all that waited goes out, in order.
+    /// Sends all waiting messages and signals, in order, after a session has started.
     pub(super) fn send_waiting(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let waiting = std::mem::take(&mut peer.waiting);
@@ -269,23 +270,23 @@ impl NodeCore {
                         return;
                     };
                     if let Err(reason) = send_message(&mut peer_session.session, &outbound, request, &route) {
-                        self.give_up(to, request, reason);
+                        self.fail_message(to, request, reason);
                     }
                 }
             }
         }
     }
 
-    /// The node was not reached in time: what waits for it is answered.
+    /// Fails the waiting messages of a node that was not reached in time.
     pub(super) fn on_unreached(&mut self, node: NodeId, driver: &mut impl Driver) {
-        // What waits now may have come after a session, and have its own time.
+        // The timer may be that of earlier messages: there may have been a session since.
         if self.peers.get(&node).is_some_and(|peer| self.now >= peer.waiting.until) {
             self.drop_waiting(node, Undelivered::NoNode);
             self.run_loop_actions(driver);
         }
     }
 
-    /// What waits for a node will not be sent any more.
+    /// Fails all waiting messages and signals of a node.
     pub(super) fn drop_waiting(&mut self, node: NodeId, reason: Undelivered) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.peer_session.is_some() {
@@ -293,32 +294,37 @@ impl NodeCore {
         }
         let waiting = std::mem::take(&mut peer.waiting);
         let replies = self.replies.take(node);
-        self.notes.extend(waiting.writers.into_iter().map(|writer| LoopAction::Writable(writer, node)));
+        self.loop_actions
+            .extend(waiting.writers.into_iter().map(|writer| LoopAction::Writable(writer, node)));
         for queued in waiting.queue {
             match queued {
-                QueuedOutbound::Message { to, request, .. } => self.give_up(to, request, reason),
-                QueuedOutbound::Signal(signal) => self.answer_signal(signal, reason),
+                QueuedOutbound::Message { to, request, .. } => self.fail_message(to, request, reason),
+                QueuedOutbound::Signal(signal) => self.fail_signal(signal, reason),
             }
         }
-        self.notes
+        self.loop_actions
             .extend(replies.into_iter().map(|request_id| LoopAction::Refuse(request_id, reason.into())));
     }
 
-    /// A message is not sent any more.
-    fn give_up(&mut self, to: Destination, request: Option<u64>, reason: Undelivered) {
+    /// Reports a waiting message that will not be sent: to its receipt, or as a dead letter.
+    fn fail_message(&mut self, to: Destination, request: Option<u64>, reason: Undelivered) {
         match (to, request) {
             (Destination::Request(..), _) => {}
-            (Destination::Actor(_), Some(request)) => self.notes.push(LoopAction::Receipt(request, reason)),
-            (Destination::Actor(to), None) => {
-                self.notes.push(LoopAction::DeadLetter(to, "a message that waited", reason))
+            (Destination::Actor(_), Some(request)) => {
+                self.loop_actions.push(LoopAction::Receipt(request, reason))
             }
+            (Destination::Actor(to), None) => self.loop_actions.push(LoopAction::DeadLetter(
+                to,
+                "a message that waited for a session",
+                reason,
+            )),
         }
     }
 
-    /// Where the nodes are that addresses in a message name, for a peer that may not have met them.
+    /// The locations of the nodes that the addresses in a message name. The peer may not know these nodes.
     fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(wire::NodeId, Vec<SocketAddr>)> {
-        let others = nodes.iter().filter(|node| **node != peer && **node != self.me);
-        others.map(|node| (wire_node(*node), self.locations_of(*node))).collect()
+        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.me);
+        third_nodes.map(|node| (wire_node(*node), self.locations_of(*node))).collect()
     }
 }
 
@@ -330,7 +336,7 @@ fn send_message(
 ) -> Result<(), Undelivered> {
     let tag = session.intern(outbound.tag).map_err(|_| Undelivered::Encode)?;
     let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
-    let from = wire_key(outbound.from.unwrap_or(NOBODY));
+    let from = wire_key(outbound.from.unwrap_or(NO_ACTOR));
     let frame: Frame<'_> = match outbound.to {
         Destination::Actor(to) => {
             Message { to: wire_key(to.key()), from, tag, receipt: request, route, body: outbound.body }.into()
@@ -346,8 +352,7 @@ fn send_message(
     })
 }
 
-/// Whether somebody must know what becomes of a message: who asked to, or who waits for an answer that its
-/// receiver is to give.
+/// Whether a message needs a receipt: its sender asked for one, or requests wait for replies from its receiver.
 fn wants_receipt(outbound: &OutboundMessage<'_>) -> bool {
     let is_message = matches!(outbound.to, Destination::Actor(_));
     matches!(outbound.mode, SendMode::Receipt(_)) || (is_message && !outbound.replies.is_empty())

@@ -1,7 +1,7 @@
-//! Sessions with peers, and all that ends with them.
+//! Sessions with peers.
 //!
-//! Invariant: a link's connection is live and this link's; when a session is lost, everything open on it is
-//! answered once, here, and nothing of it arrives later.
+//! Invariant: the connection of a session is established and belongs to no other session. When a session ends, each open
+//! operation on it completes once, in `end_session`, and no result arrives later.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,62 +17,68 @@ use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
 use super::idle_close::IdleClose;
 use super::inbound::Backlog;
-use super::peers::Peer;
+use super::peers::{PEERS_MAX, Peer};
 use super::timers::NodeTimer;
-use super::{NOBODY, NodeCore, sched_key};
+use super::{NO_ACTOR, NodeCore, sched_key};
 use crate::error::Status;
 use crate::location::seen_from;
 
-/// How much sealed data waits in a connection's buffer at most, before the session is asked for more.
+/// The number of sealed bytes in a connection's buffer from which on no more records are sealed.
 const OUT_BYTES_MAX: usize = 256 * 1024;
-/// How long the side that was dialled waits before it dials itself.
+/// How long the accepting side waits for the peer to dial again before it dials itself.
 const MISSING_AFTER: Duration = Duration::from_secs(1);
-/// How long a connection that ends is written out.
+/// How long a closing connection may take to write its last bytes.
 const LINGER: Duration = Duration::from_secs(1);
-/// A location that refused so often, for so long, has nobody behind it any more.
+/// The number of refused dials after which the session with a peer may end.
 const REFUSALS_MAX: u32 = 2;
+/// How long a peer must be without a connection before refused dials end its session.
 const REFUSED_FOR: Duration = Duration::from_millis(100);
 
-/// A session with a peer, and what belongs to it.
+/// A session with a peer, and its state in this node.
 #[derive(Debug)]
 pub(super) struct PeerSession {
     pub(super) session: Session,
     pub(super) conn: Option<ConnId>,
-    /// Where this side dialled it, if it did.
+    /// The location that this side dialled last for the session, if it did.
     pub(super) dialled: Option<SocketAddr>,
     pub(super) backlog: Backlog,
-    /// Actors that wait until there is room.
+    /// Actors that receive `Writable` when the send queue has room again.
     pub(super) writers: BTreeSet<Key>,
+    /// The session may have frames to transmit.
     pub(super) dirty: bool,
-    /// The peer said goodbye: the session ends when what it sent before is delivered.
-    pub(super) leaves: bool,
+    /// The peer said goodbye. The session ends when the messages that it sent before are delivered.
+    pub(super) goodbye_received: bool,
     pub(super) idle: IdleClose,
-    /// This side ends it.
+    /// The state of the disconnect, while this side ends the session.
     pub(super) disconnect: Option<Disconnect>,
-    armed: Option<Time>,
-    pub(super) cut_at: Time,
-    pub(super) refusals: u32,
+    /// The time of the `Session` timer, if it is set.
+    timer: Option<Time>,
+    /// When the last connection ended, or when the session was needed again after an idle close.
+    pub(super) disconnected_at: Time,
+    /// The number of refused dials since then.
+    pub(super) refused_dials: u32,
 }
 
 impl PeerSession {
-    /// Whether there should be a connection, and is none.
-    fn is_missed(&self) -> bool {
-        self.conn.is_none() && !self.leaves && !self.idle.rests()
+    /// Whether the session needs a connection and has none.
+    fn needs_connection(&self) -> bool {
+        self.conn.is_none() && !self.goodbye_received && !self.idle.is_closed()
     }
 
-    /// Whether nothing is under way on it, and nothing waits.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// Whether the session has no data in transit, no waiting actor, and is not about to end.
+    pub(super) fn is_idle(&self) -> bool {
         self.session.is_idle()
             && self.backlog.is_empty()
             && self.writers.is_empty()
-            && !self.leaves
+            && !self.goodbye_received
             && self.disconnect.is_none()
     }
 }
 
 impl NodeCore {
-    /// Gives a proven connection to the session with `node`, which begins if there is none.
-    pub(super) fn take_connection(
+    /// Attaches a proven connection to the session with `node`. Starts the session if there is none.
+    /// False if the connection was closed instead.
+    pub(super) fn attach_connection(
         &mut self,
         id: ConnId,
         node: NodeId,
@@ -84,25 +90,27 @@ impl NodeCore {
         let (dialled, remote, certificate) = (conn.dialled, conn.remote, conn.certificate);
         let hello = connection.peer();
         let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
-        let said = seen_from(hello.locations.iter().copied(), remote);
-        let told = self.settings.shown(&said, remote, dialled);
-        let locations = said.clone();
-        self.bury_predecessors(node, &locations, dialled, driver);
-        // Whatever a peer says of itself, it is dialled only where the configuration allows, or where it was found.
+        let stated = seen_from(hello.locations.iter().copied(), remote);
+        let display_location = self.settings.display_location(&stated, remote, dialled);
+        let locations = stated.clone();
+        self.supersede_predecessors(node, &locations, dialled, driver);
+        // This node dials a location that the peer states only if the configuration allows it, or if this connection was
+        // dialled there.
         let locations: Vec<SocketAddr> =
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
-        if !self.has_place_for(node) {
-            if self.may_log("no place", remote.ip()) {
-                tracing::warn!(%node, %remote, "no more peers can be known; a connection is refused (said once an hour)");
+        if !self.make_room_for(node) {
+            if self.may_log("peer table full", remote.ip()) {
+                tracing::warn!(%node, %remote, peers_max = PEERS_MAX, "the peer table is full; a connection is refused (logged at most once an hour)");
             }
             self.fail_conn(id, driver);
             return false;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
-        (peer.name, peer.told, peer.locations, peer.gone) = (name, told, locations, false);
-        (peer.said, peer.undiscovered, peer.apart) = (said, undiscovered, false);
+        (peer.name, peer.shown_location, peer.locations, peer.superseded) =
+            (name, display_location, locations, false);
+        (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
-        let begins = peer.peer_session.is_none();
+        let is_new = peer.peer_session.is_none();
         let limits = self.settings.limits();
         let peer_session = peer.peer_session.get_or_insert_with(|| {
             Box::new(PeerSession {
@@ -112,41 +120,41 @@ impl NodeCore {
                 backlog: Backlog::default(),
                 writers: BTreeSet::new(),
                 dirty: false,
-                leaves: false,
+                goodbye_received: false,
                 idle: IdleClose::new(self.now),
                 disconnect: None,
-                armed: None,
-                cut_at: self.now,
-                refusals: 0,
+                timer: None,
+                disconnected_at: self.now,
+                refused_dials: 0,
             })
         });
         if let Err(reason) = peer_session.session.connected(now, connection) {
-            if self.may_log("does not fit", node) {
-                tracing::warn!(%node, %reason, "a proven connection does not fit its session (said once an hour)");
+            if self.may_log("connection mismatch", node) {
+                tracing::warn!(%node, %reason, "a proven connection does not match its session (logged at most once an hour)");
             }
-            self.lose(node, "the peer broke the protocol", driver);
+            self.end_session(node, "the peer broke the protocol", driver);
             self.fail_conn(id, driver);
             return false;
         }
-        peer_session.refusals = 0;
-        peer_session.idle.talk(self.now);
+        peer_session.refused_dials = 0;
+        peer_session.idle.set_active(self.now);
         peer_session.dialled = dialled.or(peer_session.dialled);
         let old = peer_session.conn.replace(id).filter(|old| *old != id);
         if let Some(conn) = self.connections.get(id) {
-            conn.state = ConnectionState::Live(node);
+            conn.state = ConnectionState::Established(node);
         }
         if let Some(old) = old {
             let dialled = self.connections.get(old).and_then(|conn| conn.dialled);
             if let Some(at) = dialled {
                 self.dial_is_over(at, old);
             }
-            self.drop_conn(old, driver);
+            self.close_conn(old, driver);
         }
         if let Some(at) = dialled {
-            self.dials.succeeded(at, id, node);
+            self.dialer.succeeded(at, id, node);
         }
-        if begins {
-            self.on_met(node, driver);
+        if is_new {
+            self.on_session_started(node, driver);
         }
         self.complete_connect_requests(node, dialled);
         self.watch_idle(node);
@@ -154,51 +162,52 @@ impl NodeCore {
         true
     }
 
-    /// A session has begun: what waited for it goes out, and whoever watches is told.
-    fn on_met(&mut self, node: NodeId, driver: &mut impl Driver) {
-        if self.may_log("has come", node)
+    /// Handles the start of a session: sends the messages that waited for it, and reports the status of the peer.
+    fn on_session_started(&mut self, node: NodeId, driver: &mut impl Driver) {
+        if self.may_log("peer connected", node)
             && let Some(peer) = self.peers.get(&node)
         {
-            tracing::info!(%node, name = peer.name, "a peer has come");
+            tracing::info!(%node, name = peer.name, "a peer has connected");
         }
-        self.warn_of_twins(node);
+        self.warn_of_duplicate_name(node);
         self.set_status(node, Status::Online, driver);
         self.repeat_lookups_to(node);
         self.send_waiting(node);
         self.settle_node_lookups(node, driver);
     }
 
-    /// Another incarnation at the same location has ended, however it ended. That is certain of a location which
-    /// this side dialled itself; what a peer only says of itself is believed where nobody else is connected.
-    fn bury_predecessors(
+    /// Ends the sessions with earlier incarnations at the locations of `node`, since an incarnation that is replaced never
+    /// returns. The location that this side dialled is certain. A location that the peer only states counts only against
+    /// incarnations without a connection.
+    fn supersede_predecessors(
         &mut self,
         node: NodeId,
-        told: &[SocketAddr],
+        stated: &[SocketAddr],
         dialled: Option<SocketAddr>,
         driver: &mut impl Driver,
     ) {
-        let takes_place = |peer: &Peer| {
+        let is_replaced = |peer: &Peer| {
             let is_connected =
                 peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
-            let is_there = |at: &SocketAddr| Some(*at) == dialled || (!is_connected && told.contains(at));
-            !peer.gone && peer.told.iter().chain(&peer.locations).any(is_there)
+            let is_there = |at: &SocketAddr| Some(*at) == dialled || (!is_connected && stated.contains(at));
+            !peer.superseded && peer.shown_location.iter().chain(&peer.locations).any(is_there)
         };
         let old: Vec<NodeId> = self
             .peers
             .iter()
-            .filter(|(id, peer)| **id != node && takes_place(peer))
+            .filter(|(id, peer)| **id != node && is_replaced(peer))
             .map(|(id, _)| *id)
             .collect();
         for old in old {
-            self.lose(old, "another incarnation answers at its location", driver);
+            self.end_session(old, "another incarnation answers at its location", driver);
             if let Some(peer) = self.peers.get_mut(&old) {
-                peer.gone = true;
+                peer.superseded = true;
             }
             self.drop_waiting(old, Undelivered::NoActor);
         }
     }
 
-    /// Takes all that has arrived on a live connection.
+    /// Handles all records that have arrived on an established connection.
     pub(super) fn receive(&mut self, node: NodeId, id: ConnId, driver: &mut impl Driver) {
         let now = self.wire_now();
         let Some(conn) = self.connections.get(id) else { return };
@@ -207,33 +216,34 @@ impl NodeCore {
         else {
             return;
         };
-        let taken = self
-            .take_from(node, |core| core.take_records(now, node, &mut peer_session, &mut deframer, driver));
+        let received = self.with_peer_origin(node, |core| {
+            core.take_records(now, node, &mut peer_session, &mut deframer, driver)
+        });
         if let Some(conn) = self.connections.get(id) {
             conn.deframer = deframer;
         }
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
-        match taken {
-            Ok(FrameEffect::GoesOn) => {
+        match received {
+            Ok(FrameEffect::Continue) => {
                 self.poll_events(node, driver);
                 self.mark_dirty(node);
                 self.close_idle(node, driver);
                 self.advance_disconnect(node, driver);
             }
-            Ok(FrameEffect::Leaves(reason)) => self.on_goodbye(node, reason, driver),
+            Ok(FrameEffect::Goodbye(reason)) => self.on_goodbye(node, reason, driver),
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
-                if self.may_log("broke the protocol", node) {
-                    tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (said once an hour)");
+                if self.may_log("protocol violated", node) {
+                    tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged at most once an hour)");
                 }
-                self.lose(node, "the peer broke the protocol", driver);
+                self.end_session(node, "the peer broke the protocol", driver);
             }
             Err(reason) => {
                 self.counts.broken_connections += 1;
                 if self.may_log("connection broke", node) {
-                    tracing::warn!(%node, %reason, "a connection broke; its session goes on over another one (said once an hour)");
+                    tracing::warn!(%node, %reason, "a connection broke; its session continues over a new one (logged at most once an hour)");
                 }
                 self.on_closed(id, driver);
             }
@@ -250,35 +260,35 @@ impl NodeCore {
     ) -> Result<FrameEffect, SessionError> {
         while let Some(mut frames) = peer_session.session.next_record(now, deframer)? {
             while let Some(incoming) = peer_session.session.next_frame(now, &mut frames)? {
-                let fate = self.on_frame(node, peer_session, &incoming.frame(), driver);
-                if fate != FrameEffect::GoesOn {
-                    return Ok(fate);
+                let effect = self.on_frame(node, peer_session, &incoming.frame(), driver);
+                if effect != FrameEffect::Continue {
+                    return Ok(effect);
                 }
             }
         }
-        Ok(FrameEffect::GoesOn)
+        Ok(FrameEffect::Continue)
     }
 
-    /// The peer ends the session. What it sent before is delivered first, where mailboxes are full.
+    /// Handles the goodbye of a peer. If messages of the peer wait for full mailboxes, the session ends after them.
     fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, driver: &mut impl Driver) {
         if reason != GoodbyeReason::Leaving {
-            self.keep_apart(node);
+            self.stop_auto_dial(node);
         }
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         if peer_session.backlog.is_empty() {
-            // What it sent has arrived, and it may wait to know.
+            // All its messages have arrived, and the peer may wait for the acknowledgement.
             peer_session.session.acknowledge_now();
             self.mark_dirty(node);
             self.transmit(driver);
-            return self.lose(node, "the peer said goodbye", driver);
+            return self.end_session(node, "the peer sent a goodbye", driver);
         }
-        peer_session.leaves = true;
+        peer_session.goodbye_received = true;
         self.set_status(node, Status::Offline, driver);
     }
 
-    /// The connection of a session is gone; the session waits for another.
+    /// Handles the end of a session's connection: the session waits for a new one.
     pub(super) fn on_disconnected(
         &mut self,
         node: NodeId,
@@ -297,8 +307,8 @@ impl NodeCore {
             return;
         }
         peer_session.conn = None;
-        peer_session.cut_at = now;
-        peer_session.refusals = 0;
+        peer_session.disconnected_at = now;
+        peer_session.refused_dials = 0;
         if !peer_session.session.is_idle() {
             self.counts.cut_with_unacked += 1;
         }
@@ -310,7 +320,7 @@ impl NodeCore {
             return;
         };
         match peer_session.dialled {
-            _ if peer_session.leaves => {}
+            _ if peer_session.goodbye_received => {}
             Some(at) => self.redial(node, at),
             None => self.timers.add(now + MISSING_AFTER, NodeTimer::Missing(node)),
         }
@@ -318,13 +328,13 @@ impl NodeCore {
         self.poll_events(node, driver);
     }
 
-    /// The other side has not come back by itself.
+    /// Dials a peer that has not dialled again after its connection ended.
     pub(super) fn on_missing(&mut self, node: NodeId) {
         let now = self.now;
         let Some(peer) = self.peers.get(&node) else { return };
-        // Connections may have come and gone since; each has its own time.
+        // The timer may be that of an earlier connection: each sets its own.
         let is_missing = |peer_session: &PeerSession| {
-            peer_session.is_missed() && now.since(peer_session.cut_at) >= MISSING_AFTER
+            peer_session.needs_connection() && now.since(peer_session.disconnected_at) >= MISSING_AFTER
         };
         if peer.peer_session.as_deref().is_some_and(is_missing)
             && let Some(at) = peer.locations.first().copied()
@@ -333,18 +343,20 @@ impl NodeCore {
         }
     }
 
-    /// Nobody listens any more where the peer was: after a few attempts it is lost.
+    /// Counts a refused dial to a peer without a connection. After a few of them the session ends.
     pub(super) fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
-        if !peer_session.is_missed() {
+        if !peer_session.needs_connection() {
             return;
         }
-        peer_session.refusals += 1;
-        if peer_session.refusals >= REFUSALS_MAX && now.since(peer_session.cut_at) >= REFUSED_FOR {
-            self.lose(node, "its connection closed, and its location refuses new ones", driver);
+        peer_session.refused_dials += 1;
+        if peer_session.refused_dials >= REFUSALS_MAX
+            && now.since(peer_session.disconnected_at) >= REFUSED_FOR
+        {
+            self.end_session(node, "its connection closed, and its location refuses new ones", driver);
         }
     }
 
@@ -357,7 +369,7 @@ impl NodeCore {
         }
     }
 
-    /// Seals what the sessions have to send into their connections' buffers.
+    /// Seals the frames of all dirty sessions into the buffers of their connections.
     pub(super) fn transmit(&mut self, driver: &mut impl Driver) {
         let now = self.wire_now();
         let mut dirty = std::mem::take(&mut self.dirty);
@@ -379,14 +391,14 @@ impl NodeCore {
                     driver.output(Output::Write(id));
                 }
             }
-            let is_needed = peer_session.idle.rests() && !peer_session.session.is_idle();
+            let is_needed = peer_session.idle.is_closed() && !peer_session.session.is_idle();
             if peer_session.session.queued_bytes() < low {
                 for writer in std::mem::take(&mut peer_session.writers) {
                     driver.loop_ref().writable(writer, node);
                 }
             }
             if is_needed {
-                self.wake(node);
+                self.reopen(node);
             }
             self.arm_session(node);
         }
@@ -395,23 +407,23 @@ impl NodeCore {
         }
     }
 
-    /// Puts a session's next deadline on the agenda.
+    /// Sets the timer of a session to its next deadline.
     pub(super) fn arm_session(&mut self, node: NodeId) {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let due = peer_session.session.poll_timeout().map(|at| Time::from_nanos(at.as_nanos()));
-        match (due, peer_session.armed) {
+        match (due, peer_session.timer) {
             (Some(at), None) => {
-                peer_session.armed = Some(at);
+                peer_session.timer = Some(at);
                 self.timers.add(at, NodeTimer::Session(node));
             }
-            (Some(at), Some(armed)) if at < armed => {
-                self.timers.remove(armed, NodeTimer::Session(node));
-                peer_session.armed = Some(at);
+            (Some(at), Some(timer)) if at < timer => {
+                self.timers.remove(timer, NodeTimer::Session(node));
+                peer_session.timer = Some(at);
                 self.timers.add(at, NodeTimer::Session(node));
             }
-            // What is armed comes first, and arms the next.
+            // The timer fires before the deadline, and is set again then.
             (Some(_) | None, _) => {}
         }
     }
@@ -421,10 +433,10 @@ impl NodeCore {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
-        peer_session.armed = None;
+        peer_session.timer = None;
         peer_session.session.on_timeout(now);
         if let Some(conn) = peer_session.conn.and_then(|id| self.connections.get(id)) {
-            conn.rest();
+            conn.release_buffers();
         }
         self.poll_events(node, driver);
         self.mark_dirty(node);
@@ -443,20 +455,20 @@ impl NodeCore {
                 }
                 SessionEvent::Liveness(wire::Liveness::Suspect) => {
                     self.set_status(node, Status::Suspect, driver);
-                    // The connection may be half open: another one shows, and takes over if it is.
+                    // The connection may be half open. A new one shows whether it is, and replaces it.
                     self.renew(node);
                 }
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
-                    self.lose(node, "it was silent for too long", driver)
+                    self.end_session(node, "it was silent for too long", driver)
                 }
-                // Writers are told when the queue is low, in `transmit`.
+                // `transmit` notifies the writers when the queue is low.
                 SessionEvent::Writable => {}
                 SessionEvent::Renew => self.renew(node),
             }
         }
     }
 
-    /// A connection is worn or in doubt: another one is dialled, which takes over when it is proven.
+    /// Dials a new connection because the present one is exhausted or may be broken. It replaces that one when it is proven.
     fn renew(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
@@ -465,41 +477,41 @@ impl NodeCore {
         }
     }
 
-    /// A pause of this whole process is nobody's silence.
-    pub(super) fn forgive(&mut self, span: Duration) {
+    /// Excludes a pause of this process from the silence of its peers.
+    pub(super) fn on_stalled(&mut self, span: Duration) {
         for peer_session in self.peers.values_mut().filter_map(|peer| peer.peer_session.as_mut()) {
             peer_session.session.forgive(span);
         }
     }
 
-    /// Ends the session with a node: everything open on it is answered, once.
-    pub(super) fn lose(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
-        let is_said = self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some())
-            && self.may_log("is lost", format_args!("{node} {reason}"));
+    /// Ends the session with a node, and completes every open operation on it.
+    pub(super) fn end_session(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
+        let is_logged = self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some())
+            && self.may_log("session ended", format_args!("{node} {reason}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut peer_session) = peer.peer_session.take() else { return };
         let disconnect = peer_session.disconnect.take();
-        if is_said {
+        if is_logged {
             tracing::info!(%node, name = peer.name, reason, "a peer is lost");
         }
         self.epochs.ended(wire::NodeId(node.to_bits()));
-        let (watching, watched) = peer.monitors.take();
-        // While a peer is being closed, what is sent to it waits for another session.
+        let (local_watchers, remote_watchers) = peer.monitors.take();
+        // The messages that wait for the next session, after a disconnect, keep their receipts and requests.
         let (requests, spared) = peer.waiting.open();
         let mut replies = self.replies.take(node);
         replies.retain(|request_id| !spared.contains(request_id));
         self.replies.add(node, &spared);
-        if let Some(armed) = peer_session.armed {
-            self.timers.remove(armed, NodeTimer::Session(node));
+        if let Some(at) = peer_session.timer {
+            self.timers.remove(at, NodeTimer::Session(node));
         }
         if let Some(at) = peer_session.dialled {
             self.forget_dialled(at, node);
         }
         let mut loop_ref = driver.loop_ref();
-        for (id, (watcher, actor)) in watching {
+        for (id, (watcher, actor)) in local_watchers {
             loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
         }
-        for (target, id) in watched {
+        for (target, id) in remote_watchers {
             loop_ref.unwatch(target, id);
         }
         for request_id in replies {
@@ -509,11 +521,11 @@ impl NodeCore {
             loop_ref.writable(*writer, node);
         }
         peer_session.session.undelivered(|frame, _| {
-            if let Some((to, what)) = lost_with_session(frame) {
+            if let Some((to, what)) = dead_letter_of(frame) {
                 loop_ref.dead_letter(ActorId::new(node, to), what, Undelivered::NoNode);
             }
         });
-        for (to, messages) in peer_session.backlog.lost() {
+        for (to, messages) in peer_session.backlog.message_counts() {
             let to = ActorId::new(self.me, to);
             (0..messages).for_each(|_| {
                 driver.loop_ref().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
@@ -522,10 +534,10 @@ impl NodeCore {
         self.fail_receipts(node, &requests, driver);
         self.names.forget_peer(node);
         if let Some(conn) = peer_session.conn {
-            self.drop_conn_quietly(conn, driver);
+            self.flush_and_close_conn(conn, driver);
         }
-        if self.peers.get(&node).is_some_and(|peer| peer.apart) {
-            self.keep_apart(node);
+        if self.peers.get(&node).is_some_and(|peer| peer.no_auto_dial) {
+            self.stop_auto_dial(node);
         }
         self.set_status(node, Status::Offline, driver);
         if let Some(disconnect) = disconnect {
@@ -533,23 +545,23 @@ impl NodeCore {
         }
     }
 
-    /// Closes a connection after what is in its buffer.
-    pub(super) fn drop_conn_quietly(&mut self, id: ConnId, driver: &mut impl Driver) {
+    /// Closes a connection after its last bytes are written, without a report to its session.
+    pub(super) fn flush_and_close_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
-        conn.state = ConnectionState::Ending;
+        conn.state = ConnectionState::Closing;
         if let Some(at) = conn.dialled {
             self.dial_is_over(at, id);
         }
         if self.unwritten(id) == 0 {
-            self.drop_conn(id, driver);
+            self.close_conn(id, driver);
         } else {
-            self.limit(id, LINGER);
+            self.set_deadline(id, LINGER);
             driver.output(Output::Write(id));
         }
     }
 
-    /// Says goodbye to everybody; what was sent before goes first.
-    pub(super) fn farewell(&mut self, driver: &mut impl Driver) {
+    /// Sends a goodbye to each peer, behind the frames that were sent before.
+    pub(super) fn send_goodbyes(&mut self, driver: &mut impl Driver) {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
             let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
@@ -558,20 +570,20 @@ impl NodeCore {
             };
             let goodbye = Goodbye { reason: GoodbyeReason::Leaving };
             if let Err(reason) = peer_session.session.send(&goodbye.into()) {
-                tracing::debug!(%node, %reason, "a peer is left without goodbye");
+                tracing::debug!(%node, %reason, "a goodbye was not sent");
             }
             self.mark_dirty(node);
         }
         self.transmit(driver);
     }
 
-    /// Whether all that was sent has arrived; of a node that leaves, whether it is written.
+    /// Whether the peers have acknowledged all frames. While the node stops: whether all bytes are written.
     pub fn is_flushed(&mut self) -> bool {
         if !self.leaving {
             return self.peers.values().all(|peer| {
-                let link_is_idle =
+                let is_session_idle =
                     peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.session.is_idle());
-                link_is_idle && peer.waiting.is_empty()
+                is_session_idle && peer.waiting.is_empty()
             });
         }
         let connections: Vec<ConnId> = self
@@ -584,19 +596,19 @@ impl NodeCore {
     }
 }
 
-/// Whom a frame was for that was under way when its session ended, and what it was. What is answered otherwise, by its
-/// receipt or by a `Down`, is not told twice.
-fn lost_with_session(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
+/// The receiver and the description of the dead letter for a frame that was in flight when its session ended. `None` if
+/// the sender learns of the loss otherwise, by a receipt or a `Down`.
+fn dead_letter_of(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
     match frame {
         Frame::Message(message) if message.receipt.is_none() => {
-            Some((sched_key(message.to), "a message under way"))
+            Some((sched_key(message.to), "a message in flight"))
         }
-        // Its receiver is a request, which has no address.
-        Frame::Answer(_) => Some((NOBODY, "an answer under way")),
-        Frame::Terminate(terminate) => Some((sched_key(terminate.target), "a terminate under way")),
-        Frame::Throw(throw) => Some((sched_key(throw.target), "a throw under way")),
-        Frame::Resume(resume) => Some((sched_key(resume.target), "a resume under way")),
-        Frame::Notify(notify) => Some((sched_key(notify.watcher), "a notify under way")),
+        // The receiver is a request, which has no address.
+        Frame::Answer(_) => Some((NO_ACTOR, "a reply in flight")),
+        Frame::Terminate(terminate) => Some((sched_key(terminate.target), "a terminate in flight")),
+        Frame::Throw(throw) => Some((sched_key(throw.target), "a throw in flight")),
+        Frame::Resume(resume) => Some((sched_key(resume.target), "a resume in flight")),
+        Frame::Notify(notify) => Some((sched_key(notify.watcher), "a notify in flight")),
         Frame::Message(_)
         | Frame::ReplyDropped(_)
         | Frame::Receipt(_)
@@ -624,10 +636,10 @@ fn lost_with_session(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
     }
 }
 
-/// What a frame means for its session.
+/// The effect of a frame on its session.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum FrameEffect {
-    GoesOn,
+    Continue,
     /// The peer ends the session.
-    Leaves(GoodbyeReason),
+    Goodbye(GoodbyeReason),
 }

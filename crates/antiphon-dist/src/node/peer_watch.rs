@@ -1,4 +1,4 @@
-//! Who is there, and who wants to know.
+//! The peer watch: actors that receive the status changes of peers.
 
 use antiphon_sched::{Addr, NodeId, Undelivered};
 
@@ -7,44 +7,47 @@ use super::driver::Driver;
 use crate::error::{PeerStatus, Status, UnknownNode};
 use crate::location::Location;
 
-/// Actors that are told of every change.
+/// The actors that receive every status change.
 #[derive(Debug, Default)]
 pub(super) struct PeerWatches {
-    watchers: Vec<Addr<PeerStatus>>,
+    actors: Vec<Addr<PeerStatus>>,
 }
 
 impl NodeCore {
-    /// Where the peers are that are there.
+    /// The locations of the peers that are online.
     pub(crate) fn online(&self) -> Vec<Location> {
         let online = self.peers.values().filter(|peer| peer.is_online());
         online.filter_map(|peer| peer.location()).collect()
     }
 
-    /// Has an actor told of every change; answers the present state.
+    /// Subscribes an actor to the statuses of peers. Returns the statuses of the peers that are online now.
     pub(crate) fn watch_peers(&mut self, watcher: Addr<PeerStatus>) -> Vec<PeerStatus> {
-        self.watchers.watchers.push(watcher);
-        self.wake_all();
+        self.peer_watches.actors.push(watcher);
+        self.reopen_all();
         let online = self.peers.iter().filter(|(_, peer)| peer.is_online());
         online.filter_map(|(node, peer)| status_of(*node, &peer.name, peer.location(), peer.status)).collect()
     }
 
-    /// Who is told.
+    /// The actors that receive status changes; some may have exited.
     pub(crate) fn peer_watchers(&self) -> &[Addr<PeerStatus>] {
-        &self.watchers.watchers
+        &self.peer_watches.actors
     }
 
-    /// Forgets whoever is told and has ended.
+    /// Removes the actors that have exited.
     pub(super) fn forget_ended_watchers(&mut self, driver: &mut impl Driver) {
         let loop_ref = driver.loop_ref();
-        self.watchers.watchers.retain(|watcher| loop_ref.is_alive(watcher.id().key()));
+        self.peer_watches.actors.retain(|watcher| loop_ref.is_alive(watcher.id().key()));
     }
 
-    /// The actor is no longer told.
+    /// Cancels the subscription of an actor.
     pub(crate) fn unwatch_peers(&mut self, watcher: Addr<PeerStatus>) {
-        self.watchers.watchers.retain(|other| *other != watcher);
+        self.peer_watches.actors.retain(|other| *other != watcher);
     }
 
-    /// Where a node is, also this one.
+    /// The location of a node, which may be this one.
+    ///
+    /// # Errors
+    /// This node does not know the node, or not its location.
     pub(crate) fn location_of(&self, node: NodeId) -> Result<Location, UnknownNode> {
         if node == self.me {
             return Ok(self.settings.location);
@@ -52,15 +55,16 @@ impl NodeCore {
         self.peers.get(&node).and_then(|peer| peer.location()).ok_or(UnknownNode { node })
     }
 
+    /// Sets the status of a peer, and sends it to the subscribed actors if it has changed.
     pub(super) fn set_status(&mut self, node: NodeId, status: Status, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.status == Some(status) {
             return;
         }
         peer.status = Some(status);
-        let Some(told) = status_of(node, &peer.name, peer.location(), peer.status) else { return };
+        let Some(changed) = status_of(node, &peer.name, peer.location(), peer.status) else { return };
         let mut loop_ref = driver.loop_ref();
-        self.watchers.watchers.retain(|watcher| match loop_ref.send(*watcher, told.clone()) {
+        self.peer_watches.actors.retain(|watcher| match loop_ref.send(*watcher, changed.clone()) {
             Ok(()) => true,
             Err(error) if error.reason() == Undelivered::NoActor => false,
             Err(error) => {

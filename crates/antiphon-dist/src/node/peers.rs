@@ -1,6 +1,6 @@
-//! Whom this node knows, and where each can be found.
+//! The table of known nodes, and their locations.
 //!
-//! Invariant: the table holds [`PEERS_MAX`] nodes at most; one on which nothing is open makes room for another.
+//! Invariant: the table holds at most [`PEERS_MAX`] nodes. An entry without open operations makes room for a new one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,38 +16,39 @@ use crate::certificates::Fingerprint;
 use crate::error::Status;
 use crate::location::Location;
 
-/// What is known of another node.
+/// Another node, as this one knows it.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) name: String,
-    /// Where it may be dialled.
+    /// The locations at which this node may dial it.
     pub(super) locations: Vec<SocketAddr>,
-    /// Where it says that it is, best first: to show, and not to be dialled for that alone.
-    pub(super) told: Option<SocketAddr>,
-    /// All that it says of that, for others; not to be told where it takes no part in discovery.
-    pub(super) said: Vec<SocketAddr>,
+    /// The location that actors see. The peer states it, so this node does not dial it for that reason alone.
+    pub(super) shown_location: Option<SocketAddr>,
+    /// All locations that the peer states, best first. This node passes them on to other nodes.
+    pub(super) stated_locations: Vec<SocketAddr>,
+    /// The peer takes no part in discovery: this node does not name it there.
     pub(super) undiscovered: bool,
-    /// What it has presented, where there is TLS; of no meaning while the node was never reached.
+    /// The certificate that the peer presented, if TLS is in use. Meaningless before the first session.
     pub(super) certificate: Option<Fingerprint>,
-    /// The address that its last connection came from, or went to.
+    /// The other end of its last connection.
     pub(super) remote: Option<IpAddr>,
-    /// Where what it sends comes from, with its open requests.
+    /// The origin of its messages, with the count of its open requests.
     pub(super) origin: Option<Origin>,
-    /// Of its messages and values, what waits in mailboxes here.
+    /// The bytes of its large messages and values that wait in mailboxes of this node.
     pub(super) mailbox_budget: Option<Budget>,
-    /// Receivers that it has put into channels here: each holds one more.
+    /// Counts the subscribers that the peer has added to channels of this node: each holds a clone.
     pub(super) subscriptions: Arc<()>,
-    /// `None` while the node was never reached.
+    /// `None` before the first session.
     pub(super) status: Option<Status>,
     pub(super) peer_session: Option<Box<PeerSession>>,
-    /// What is to be sent when there is a session.
+    /// Messages and signals that wait for a session.
     pub(super) waiting: WaitingOutbound,
-    /// Another incarnation answers at its location: it will never come back.
-    pub(super) gone: bool,
-    /// Whether its connection is kept while nothing needs it; `None`: as this node keeps all.
+    /// Another incarnation runs at its location, so this one never returns.
+    pub(super) superseded: bool,
+    /// Whether its connection stays open when nothing needs it. `None` means the setting of this node.
     pub(super) streams: Option<bool>,
-    /// One of the two has ended their session, and neither has contacted the other since.
-    pub(super) apart: bool,
+    /// One of the two nodes has ended their session, and neither has connected again since.
+    pub(super) no_auto_dial: bool,
     pub(super) monitors: Monitors,
 }
 
@@ -55,8 +56,8 @@ impl Peer {
     pub(super) fn new(node: NodeId, name: &str, locations: Vec<SocketAddr>) -> Self {
         Self {
             name: name.to_owned(),
-            told: locations.first().copied(),
-            said: locations.clone(),
+            shown_location: locations.first().copied(),
+            stated_locations: locations.clone(),
             undiscovered: false,
             locations,
             certificate: None,
@@ -67,27 +68,27 @@ impl Peer {
             status: None,
             peer_session: None,
             waiting: WaitingOutbound::default(),
-            gone: false,
+            superseded: false,
             streams: None,
-            apart: false,
+            no_auto_dial: false,
             monitors: Monitors::new(node),
         }
     }
 
     pub(super) fn location(&self) -> Option<Location> {
-        self.told.map(Location::new)
+        self.shown_location.map(Location::new)
     }
 
     pub(super) fn is_online(&self) -> bool {
         matches!(self.status, Some(Status::Online | Status::Suspect))
     }
 
-    /// Whether the node says that it is at this location, or may be dialled there.
+    /// Whether the peer is shown at this location, or may be dialled there.
     pub(super) fn is_at(&self, at: SocketAddr) -> bool {
-        self.told == Some(at) || self.locations.contains(&at)
+        self.shown_location == Some(at) || self.locations.contains(&at)
     }
 
-    /// Whether there is a session, and the node is at this location.
+    /// Whether there is a session with the peer, and it is at this location.
     pub(super) fn is_connected_to(&self, at: SocketAddr) -> bool {
         let peer_session = self.peer_session.as_ref();
         peer_session.is_some_and(|peer_session| peer_session.dialled == Some(at) || self.is_at(at))
@@ -97,7 +98,7 @@ impl Peer {
         self.monitors.len()
     }
 
-    /// Whether no monitor crosses to this node, or back, and nothing waits for it.
+    /// Whether there are no monitors between the two nodes, and no messages wait for a session.
     pub(super) fn has_nothing_open(&self) -> bool {
         self.monitors_len() == 0 && self.waiting.is_empty()
     }
@@ -112,27 +113,27 @@ impl Peer {
         if let Some(peer_session) = &self.peer_session {
             peer_session.session.check();
             peer_session.backlog.check();
-            let waits = !self.waiting.is_empty();
             assert!(
-                !waits || peer_session.disconnect.is_some(),
-                "nothing waits for a session that is there and goes on"
+                self.waiting.is_empty() || peer_session.disconnect.is_some(),
+                "messages wait for a session only while there is none, or while it is being ended"
             );
             assert_eq!(
                 peer_session.conn.is_some(),
                 peer_session.session.is_connected(),
-                "a session knows its connection"
+                "the session and its entry agree on the connection"
             );
             assert!(
-                !peer_session.idle.rests() || peer_session.conn.is_none(),
-                "a session at rest has no connection"
+                !peer_session.idle.is_closed() || peer_session.conn.is_none(),
+                "an idle session has no connection"
             );
         }
     }
 }
 
 impl NodeCore {
-    /// Whom a peer belongs to: whoever has its certificate, or without TLS its address. Empty for this node.
-    pub(crate) fn party_of(&self, node: Option<NodeId>) -> String {
+    /// Identifies the owner of a peer over its restarts: by its certificate, or without TLS by its IP address. Empty for
+    /// this node.
+    pub(crate) fn owner_of_peer(&self, node: Option<NodeId>) -> String {
         let Some(node) = node else { return String::new() };
         let unknown = || node.to_string();
         let Some(peer) = self.peers.get(&node) else { return unknown() };
@@ -140,27 +141,27 @@ impl NodeCore {
         peer.certificate.map(|certificate| certificate.to_string()).or_else(address).unwrap_or_else(unknown)
     }
 
-    /// Where a node can be dialled, as far as this one knows; also where this one may not, for those who may.
+    /// All known locations of a node, to pass on to other nodes. This node may not be allowed to dial some of them.
     pub(super) fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
         if node == self.me {
             return self.settings.profile.locations.clone();
         }
-        self.peers.get(&node).map(|peer| peer.said.clone()).unwrap_or_default()
+        self.peers.get(&node).map(|peer| peer.stated_locations.clone()).unwrap_or_default()
     }
 
-    /// A peer tells where nodes are that its message names.
+    /// Learns the locations of the nodes that the addresses in a message name.
     pub(super) fn learn_route(&mut self, route: Route<'_>) {
         for (node, locations) in route.iter() {
             self.learn(sched_node(node), "", locations.iter());
         }
     }
 
-    /// Remembers a node that others told of, so that it can be dialled when somebody sends to it.
+    /// Adds a node that a peer has named, so that messages to it can be sent. Known nodes are not changed.
     pub(super) fn learn(&mut self, node: NodeId, name: &str, locations: impl Iterator<Item = SocketAddr>) {
         if node == self.me || self.peers.contains_key(&node) {
             return;
         }
-        // Hearsay takes a free place; nobody makes room for it.
+        // Such a node takes a free place only: it has proven nothing, so no other node is forgotten for it.
         if self.peers.len() >= PEERS_MAX {
             return;
         }
@@ -170,33 +171,36 @@ impl NodeCore {
         }
     }
 
-    /// Whether there is a place for this node; if need be, a peer on which nothing is open makes room.
-    pub(super) fn has_place_for(&mut self, node: NodeId) -> bool {
+    /// Makes room for a node in the table, if necessary by forgetting an entry without open operations. False if there is
+    /// none.
+    pub(super) fn make_room_for(&mut self, node: NodeId) -> bool {
         if self.peers.contains_key(&node) || self.peers.len() < PEERS_MAX {
             return true;
         }
-        // One that is there may be in the hands of whoever asks, and its link with it.
-        let idle = |peer: &Peer| peer.peer_session.is_none() && peer.waiting.is_empty() && !peer.is_online();
-        let gone = self.peers.iter().find(|(_, peer)| peer.gone && idle(peer));
-        let some = gone.or_else(|| self.peers.iter().find(|(_, peer)| idle(peer))).map(|(node, _)| *node);
-        some.is_some_and(|some| self.peers.remove(&some).is_some())
+        // The caller may hold the session of an online peer, so `peer_session` alone does not show that there is none.
+        let is_idle =
+            |peer: &Peer| peer.peer_session.is_none() && peer.waiting.is_empty() && !peer.is_online();
+        let superseded = self.peers.iter().find(|(_, peer)| peer.superseded && is_idle(peer));
+        let removable = superseded.or_else(|| self.peers.iter().find(|(_, peer)| is_idle(peer)));
+        let removable = removable.map(|(node, _)| *node);
+        removable.is_some_and(|node| self.peers.remove(&node).is_some())
     }
 
-    /// Names of nodes are for people: two of one name both stay.
-    pub(super) fn warn_of_twins(&mut self, node: NodeId) {
+    /// Logs a warning if another node has the name of this peer. Names of nodes are for people only, so both stay.
+    pub(super) fn warn_of_duplicate_name(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
         let name = peer.name.clone();
-        let here = (self.settings.name == peer.name).then_some(self.settings.location);
+        let own_location = (self.settings.name == peer.name).then_some(self.settings.location);
         let others = self.peers.iter().filter(|(id, _)| **id != node).map(|(_, other)| other);
-        let mut twins = others.filter(|other| other.is_online() && other.name == peer.name);
-        let twin = here.or_else(|| twins.find_map(Peer::location));
-        if let (Some(one), Some(other)) = (twin, peer.location())
-            && self.may_log("twins", format_args!("{name} {other}"))
+        let mut namesakes = others.filter(|other| other.is_online() && other.name == peer.name);
+        let namesake = own_location.or_else(|| namesakes.find_map(Peer::location));
+        if let (Some(one), Some(other)) = (namesake, peer.location())
+            && self.may_log("duplicate name", format_args!("{name} {other}"))
         {
-            tracing::warn!(name, %one, %other, "two nodes have one name; both stay");
+            tracing::warn!(name, %one, %other, "two nodes have the same name; both stay connected");
         }
     }
 }
 
-/// Peers that a node remembers.
+/// The largest number of known nodes.
 pub(super) const PEERS_MAX: usize = 16_384;

@@ -1,7 +1,7 @@
-//! Which hidden actor of this node holds its subscriptions to which channel elsewhere.
+//! The relays of this node, by the channels of other nodes that they subscribe to.
 //!
-//! Invariant: one channel has one relay here, however many subscribers; whoever leaves the table forwards what
-//! still comes to it.
+//! Invariant: one channel has at most one relay here, for any number of subscribers. A relay that is no longer in the table
+//! still forwards the messages that reach it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use antiphon_sched::{ActorId, Key, NodeId};
 
 use super::NodeCore;
 
-/// Relays by channel, and by the name of the type that it carries: a channel that somebody believes to be of another
-/// type does not get in the way of those who know.
+/// The relays by channel and by the name of the channel's message type. A subscriber with a wrong type gets a relay of its
+/// own, so that it does not affect the subscribers with the right type.
 #[derive(Debug, Default)]
 pub(super) struct RelayTable {
     by_channel: BTreeMap<(ActorId, &'static str), Key>,
@@ -24,30 +24,30 @@ impl RelayTable {
 }
 
 impl NodeCore {
-    /// A place for one more receiver that a peer puts into a channel of this node, where it has so many; `None` when it has
-    /// as many as it may. It is free again when the place is dropped.
+    /// Counts one more subscriber of a peer on a channel of this node; `has` is the number that it has on this channel.
+    /// `None` if the peer has reached a limit. Dropping the returned value frees the place.
     pub(crate) fn take_subscription(&mut self, by: NodeId, has: usize) -> Option<Arc<()>> {
         let limits = self.settings.peer_limits;
         let subscriptions = &self.peers.get(&by)?.subscriptions;
-        let has_of_all = Arc::strong_count(subscriptions) - 1;
-        let is_full = has >= limits.channel_subscriptions_max || has_of_all >= limits.subscriptions_max;
+        let has_in_all = Arc::strong_count(subscriptions) - 1;
+        let is_full = has >= limits.channel_subscriptions_max || has_in_all >= limits.subscriptions_max;
         (!is_full).then(|| subscriptions.clone())
     }
 
-    /// The relay of a channel, if there is one; it may have ended.
+    /// The relay of a channel, if there is one; it may have exited.
     pub(crate) fn relay_of(&self, channel: ActorId, tag: &'static str) -> Option<Key> {
-        self.subscriptions.by_channel.get(&(channel, tag)).copied()
+        self.relay_table.by_channel.get(&(channel, tag)).copied()
     }
 
-    /// From now on `relay` holds this node's subscriptions to a channel.
+    /// Makes `relay` the relay of a channel.
     pub(crate) fn add_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
-        self.subscriptions.by_channel.insert((channel, tag), relay);
+        self.relay_table.by_channel.insert((channel, tag), relay);
     }
 
-    /// A relay takes no more subscriptions.
+    /// Removes a relay, so that it accepts no more subscribers.
     pub(crate) fn remove_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
         if self.relay_of(channel, tag) == Some(relay) {
-            self.subscriptions.by_channel.remove(&(channel, tag));
+            self.relay_table.by_channel.remove(&(channel, tag));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Requests of actors here whose replies went to other nodes: to be answered when such a node is lost.
+//! Open requests of local actors with a `ReplyTo` that was sent to another node. They fail when the session with it ends.
 //!
 //! Invariant: both tables hold the same pairs.
 
@@ -17,13 +17,13 @@ impl Replies {
         self.by_request.len()
     }
 
-    /// These replies have gone to a node.
+    /// Adds requests after their `ReplyTo`s were sent to a node.
     pub(super) fn add(&mut self, node: NodeId, request_ids: &[RequestId]) {
         self.by_node.extend(request_ids.iter().map(|request_id| (node, *request_id)));
         self.by_request.extend(request_ids.iter().map(|request_id| (*request_id, node)));
     }
 
-    /// A request is over.
+    /// Removes a request that is closed.
     pub(super) fn forget(&mut self, request_id: RequestId) {
         let nodes = self
             .by_request
@@ -35,12 +35,12 @@ impl Replies {
         }
     }
 
-    /// Whether a request awaits an answer from a node.
+    /// Whether a request awaits a reply from a node.
     pub(super) fn awaits(&self, node: NodeId) -> bool {
         self.by_node.range((node, RequestId::from_bits(0))..).next().is_some_and(|(other, _)| *other == node)
     }
 
-    /// A node will answer none of its requests any more.
+    /// Removes and returns the requests that await a reply from a node.
     pub(super) fn take(&mut self, node: NodeId) -> Vec<RequestId> {
         let request_ids =
             self.by_node.range((node, RequestId::from_bits(0))..).take_while(|(other, _)| *other == node);
@@ -53,9 +53,12 @@ impl Replies {
     }
 
     pub(super) fn check(&self) {
-        let mirrored =
+        let is_mirrored =
             self.by_request.iter().all(|(request_id, node)| self.by_node.contains(&(*node, *request_id)));
-        assert!(mirrored && self.by_node.len() == self.by_request.len(), "both tables hold the same pairs");
+        assert!(
+            is_mirrored && self.by_node.len() == self.by_request.len(),
+            "both tables hold the same pairs"
+        );
     }
 }
 
@@ -64,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_went_to_several_nodes_is_answered_once_by_each_and_forgotten_by_all() {
+    fn requests_at_two_nodes_are_taken_per_node() {
         let (one, other) = (NodeId::from_bits(1), NodeId::from_bits(2));
         let request_ids: Vec<RequestId> = (1..4).map(RequestId::from_bits).collect();
         let mut replies = Replies::default();

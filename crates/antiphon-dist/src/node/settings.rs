@@ -1,4 +1,4 @@
-//! The configuration, checked, in the form that the core uses.
+//! The settings: the checked configuration, in the form that the core uses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,31 +19,32 @@ pub(crate) struct Settings {
     pub(crate) name: String,
     pub(crate) datagram_key: Option<DatagramKey>,
     pub(crate) discover: bool,
-    /// Whether connections are kept that nothing needs.
+    /// Whether connections stay open that nothing needs.
     pub(crate) stream_send: bool,
-    /// Where hosts are asked who is there, unless another port is named.
+    /// The UDP port of host probes, unless a request names another one.
     pub(crate) udp_port: u16,
-    /// Of the configuration, and of actors.
+    /// Addresses that the configuration ignores.
     pub(crate) ignore: Vec<IpAddr>,
+    /// Addresses that actors ignore.
     pub(crate) ignored: Vec<IpAddr>,
-    /// Whether nobody is met who is not met already, but by this node's own will.
-    pub(crate) ignores_strangers: bool,
+    /// Whether unknown nodes are ignored, unless this node connects to them by itself.
+    pub(crate) ignores_unknown_nodes: bool,
     pub(crate) peers: Vec<PeerAt>,
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
     pub(crate) transfers_max: usize,
     pub(crate) rci_actors_max: usize,
     pub(crate) rci_access: AccessPolicy,
     pub(crate) peer_limits: PeerLimits,
-    /// The certificate that this node and all peers present, where there is one for all.
+    /// The certificate that this node and all its peers share, if they do.
     pub(crate) shared_certificate: Option<Fingerprint>,
 }
 
 impl Settings {
-    /// What can be said against a configuration before anything is opened.
+    /// Checks a configuration before any socket is opened.
     pub(crate) fn check(config: &Config) -> Result<(), NodeError> {
         let ip = config.ip;
         for ip in [Some(ip), config.ext_ip_addr].into_iter().flatten() {
-            if !is_dialled(ip) {
+            if !is_unicast(ip) {
                 return Err(NodeError::UndialledIp { ip });
             }
         }
@@ -61,7 +62,7 @@ impl Settings {
             return Ok(());
         }
         let mut secrets = config.secret.iter().chain(config.other_secrets.iter().map(|(_, secret)| secret));
-        // Certificates let nobody in who has none, whatever becomes of a secret beside them.
+        // With certificates, a peer without one is refused, however weak the secrets are.
         if config.certfile.is_none() && !config.weak_secret && secrets.any(|secret| !secret.is_strong()) {
             return Err(NodeError::WeakSecret { ip });
         }
@@ -99,7 +100,7 @@ impl Settings {
             udp_port: config.discovery_port(),
             ignore: config.ignore_peers.clone(),
             ignored: Vec::new(),
-            ignores_strangers: false,
+            ignores_unknown_nodes: false,
             peers: config.peers.clone(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
             transfers_max: config.transfers_max,
@@ -128,27 +129,28 @@ impl Settings {
         self.profile.locations.contains(&at)
     }
 
-    /// Whether a location that another node told of, in answer to a question of this one, may be dialled: anything
-    /// that a node can be at, but a node on loopback stays there.
-    pub(crate) fn may_dial_asked(&self, at: SocketAddr) -> bool {
+    /// Whether this node may dial a location that it requested from a peer. It may be any address of one node, but a node
+    /// on loopback dials loopback only, and other nodes never do.
+    pub(crate) fn may_dial_requested(&self, at: SocketAddr) -> bool {
         let stays = self.location.addr().ip().is_loopback();
-        at.port() != 0 && is_dialled(at.ip()) && at.ip().is_loopback() == stays && !self.ignores(at.ip())
+        at.port() != 0 && is_unicast(at.ip()) && at.ip().is_loopback() == stays && !self.ignores(at.ip())
     }
 
-    /// Which of its locations a peer is shown at, of which `remote` is the other end of a connection: that address, if
-    /// it names it, as it does of a gateway outside of that; else where it was dialled, or what might be dialled.
-    pub(crate) fn shown(
+    /// The location that a peer is shown with. `advertised` are its own locations, and `remote` is the peer's end of the
+    /// connection. In order of preference: the advertised location at the address of `remote` (which a peer behind a gateway
+    /// also advertises), the location where it was dialled, an advertised location that this node may dial, the first one.
+    pub(crate) fn display_location(
         &self,
-        said: &[SocketAddr],
+        advertised: &[SocketAddr],
         remote: SocketAddr,
         dialled: Option<SocketAddr>,
     ) -> Option<SocketAddr> {
-        let best = said.iter().find(|at| at.ip() == remote.ip()).copied();
-        let other = || said.iter().find(|at| self.may_dial(**at)).or(said.first()).copied();
+        let best = advertised.iter().find(|at| at.ip() == remote.ip()).copied();
+        let other = || advertised.iter().find(|at| self.may_dial(**at)).or(advertised.first()).copied();
         best.or(dialled).or_else(other)
     }
 
-    /// Whether a location that another node told of may be dialled.
+    /// Whether this node may dial a location that it received from another node without a request.
     pub(crate) fn may_dial(&self, at: SocketAddr) -> bool {
         at.port() != 0
             && !self.ignores(at.ip())
@@ -156,25 +158,26 @@ impl Settings {
     }
 }
 
-/// Whether there can be one node at an address, and not none or many.
-fn is_dialled(ip: IpAddr) -> bool {
+/// Whether an address can belong to one node.
+fn is_unicast(ip: IpAddr) -> bool {
     !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// The node's own location first: who sees another address than that puts it first for itself.
+/// The node's own location, then its external one. A peer that reaches the node at the second moves it to the front.
 fn locations(ext_ip_addr: Option<IpAddr>, location: Location) -> Vec<SocketAddr> {
     let ext = ext_ip_addr.map(|ip| SocketAddr::new(ip, location.addr().port()));
     let ext = ext.filter(|ext| *ext != location.addr());
     std::iter::once(location.addr()).chain(ext).collect()
 }
 
-/// What others should know of a node before they meet it.
+/// The flags of the profile, which peers receive in the handshake.
 fn flags(config: &Config) -> u32 {
     let undiscovered = if config.discover_peers { 0 } else { UNDISCOVERED };
     undiscovered | if config.stream_send { 0 } else { CLOSES_WHEN_IDLE }
 }
 
-/// Two secrets of one number could not be told apart; and who proves nothing itself can demand no proof.
+/// Checks the ids of the secrets. Two secrets with one id could not be distinguished. A node without a secret of its own
+/// cannot demand a proof from its peers.
 fn check_secrets(config: &Config) -> Result<(), NodeError> {
     if config.secret.is_none() && !config.other_secrets.is_empty() {
         return Err(NodeError::OnlyOtherSecrets);
@@ -186,7 +189,7 @@ fn check_secrets(config: &Config) -> Result<(), NodeError> {
     }
 }
 
-/// The suites that are meant, or that the configuration names. TLS, secrets and neither exclude each other's.
+/// The suites that the configuration names or implies. The suites of TLS, of secrets and of open nodes exclude each other.
 fn suites(config: &Config) -> Result<Vec<Suite>, SuitesFault> {
     let is_tls = config.certfile.is_some();
     let Some(suites) = &config.suites else {
@@ -227,9 +230,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_contains_its_addresses_and_no_others() {
+    fn network_contains_own_addresses_only() {
         let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
-        for (network, bits, inside, transport) in [
+        for (network, bits, inside, outside) in [
             ("127.0.0.0", 8, "127.255.0.1", "128.0.0.1"),
             ("10.1.2.0", 24, "10.1.2.255", "10.1.3.0"),
             ("10.1.2.3", 32, "10.1.2.3", "10.1.2.2"),
@@ -237,7 +240,7 @@ mod tests {
             ("::1", 128, "::1", "127.0.0.1"),
         ] {
             assert!(contains(ip(network), bits, ip(inside)), "{network}/{bits} has {inside}");
-            assert!(!contains(ip(network), bits, ip(transport)), "{network}/{bits} lacks {transport}");
+            assert!(!contains(ip(network), bits, ip(outside)), "{network}/{bits} lacks {outside}");
         }
         assert!(contains(ip("0.0.0.0"), 0, ip("9.9.9.9")));
     }

@@ -1,7 +1,8 @@
-//! Signals that leave this node: what passes between actors besides messages, in the same order.
+//! Outbound signals. They keep their order with the messages between the same actors.
 //!
-//! Invariant: a signal that cannot go is answered, or told as a dead letter; what a peer is owed (that an actor has
-//! ended, that nobody will answer) is bounded by what the peer asked for, and never refused.
+//! Invariant: a signal that cannot be sent is answered by a `Down`, reported as a dead letter, or has no meaning any more.
+//! Signals that complete an operation of the peer (`Down`, `Demonitor`, `ReplyDropped`) are never refused. Their number is
+//! bounded by the number of those operations.
 
 use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
 use antiphon_wire::frame::{
@@ -13,30 +14,30 @@ use super::frames::BY_TARGET;
 use super::outbound::QueuedOutbound;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
-use super::{LoopAction, NOBODY, NodeCore, wire_key, wire_node};
+use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 impl NodeCore {
-    /// A signal for a peer: over its session, or later, or never.
+    /// Sends a signal over the session of its peer. Without a session, the signal waits for one or fails.
     pub(super) fn signal_peer(&mut self, signal: Signal) {
         let Some(node) = node_of_signal(&signal) else { return };
         let Some(peer) = self.peers.get_mut(&node) else {
-            return self.answer_signal(signal, Undelivered::NoNode);
+            return self.fail_signal(signal, Undelivered::NoNode);
         };
-        if peer.gone {
-            return self.answer_signal(signal, Undelivered::NoActor);
+        if peer.superseded {
+            return self.fail_signal(signal, Undelivered::NoActor);
         }
-        let waits = !peer.waiting.is_empty();
+        let has_waiting = !peer.waiting.is_empty();
         let Some(mut peer_session) =
             peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none())
         else {
-            let is_met = peer.status.is_some();
-            if waits || !ends_with_session(&signal, is_met) {
-                self.keep_signal(node, signal);
+            let was_connected = peer.status.is_some();
+            if has_waiting || !ends_with_session(&signal, was_connected) {
+                self.queue_signal(node, signal);
             }
             return;
         };
-        note_signal(peer, &signal);
-        self.tell_places(node, &mut peer_session, &signal);
+        record_monitor(peer, &signal);
+        self.send_node_hints(node, &mut peer_session, &signal);
         let sent = send_signal(&mut peer_session.session, &signal);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
@@ -44,25 +45,26 @@ impl NodeCore {
         self.mark_dirty(node);
         if let Err(reason) = sent {
             tracing::debug!(%node, %reason, "a signal was not sent");
-            self.answer_signal(signal, Undelivered::Busy);
+            self.fail_signal(signal, Undelivered::Busy);
         }
     }
 
-    /// Keeps a signal until there is a session, within the bound of messages.
-    fn keep_signal(&mut self, node: NodeId, signal: Signal) {
-        let is_owed =
+    /// Queues a signal until there is a session, within the limit for messages.
+    fn queue_signal(&mut self, node: NodeId, signal: Signal) {
+        let is_never_refused =
             matches!(signal, Signal::Down { .. } | Signal::Demonitor { .. } | Signal::ReplyDropped { .. });
-        let kept = match is_owed || self.has_room_for(node, body_bytes(&signal)) {
-            true => self.keep(node, QueuedOutbound::Signal(signal.clone())),
-            false => Err(Undelivered::Busy),
+        let pushed = if is_never_refused || self.fits_waiting_queue(node, body_bytes(&signal)) {
+            self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
+        } else {
+            Err(Undelivered::Busy)
         };
-        if let Err(reason) = kept {
-            self.answer_signal(signal, reason);
+        if let Err(reason) = pushed {
+            self.fail_signal(signal, reason);
         }
     }
 
-    /// Tells a peer where the nodes are that addresses in a value name; a message tells so by its route.
-    fn tell_places(&self, peer: NodeId, peer_session: &mut PeerSession, signal: &Signal) {
+    /// Sends the peer the locations of the nodes that the addresses in a signal's value name. A message has a route instead.
+    fn send_node_hints(&self, peer: NodeId, peer_session: &mut PeerSession, signal: &Signal) {
         let Some((_, nodes)) = value_of(signal) else { return };
         for node in nodes.iter().filter(|node| **node != peer && **node != self.me) {
             let locations = self.locations_of(*node);
@@ -73,38 +75,38 @@ impl NodeCore {
             let hint =
                 NodeAt { request: 0, node: wire_node(*node), name, locations: Locations::Plain(&locations) };
             if let Err(reason) = peer_session.session.send(&hint.into()) {
-                tracing::debug!(%peer, %node, %reason, "a peer is not told where a node is");
+                tracing::debug!(%peer, %node, %reason, "the location of a node was not sent to a peer");
             }
         }
     }
 
-    /// What a signal that goes nowhere means for who sent it.
-    pub(super) fn answer_signal(&mut self, signal: Signal, reason: Undelivered) {
+    /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter.
+    pub(super) fn fail_signal(&mut self, signal: Signal, reason: Undelivered) {
         match signal {
             Signal::Monitor { target, id, watcher } => {
-                let gone =
+                let exit_reason =
                     if reason == Undelivered::NoActor { ExitReason::NoActor } else { ExitReason::NodeLost };
                 if let Some(peer) = self.peers.get_mut(&target.node()) {
-                    peer.monitors.unwatch(id);
+                    peer.monitors.remove_local_watcher(id);
                 }
-                self.notes.push(LoopAction::Down { watcher, id, actor: target, reason: gone });
+                self.loop_actions.push(LoopAction::Down { watcher, id, actor: target, reason: exit_reason });
             }
             Signal::Notify { watcher, id, actor } => {
                 if let Some(peer) = self.peers.get_mut(&watcher.node()) {
-                    peer.monitors.be_unwatched(actor, id);
+                    peer.monitors.remove_remote_watcher(actor, id);
                 }
-                self.notes.push(LoopAction::DeadLetter(watcher, "a notify", reason));
+                self.loop_actions.push(LoopAction::DeadLetter(watcher, "a notify", reason));
             }
             Signal::Terminate { target, .. } => {
-                self.notes.push(LoopAction::DeadLetter(target, "a terminate", reason));
+                self.loop_actions.push(LoopAction::DeadLetter(target, "a terminate", reason));
             }
             Signal::Throw { target, .. } => {
-                self.notes.push(LoopAction::DeadLetter(target, "a throw", reason))
+                self.loop_actions.push(LoopAction::DeadLetter(target, "a throw", reason))
             }
             Signal::Resume { target, .. } => {
-                self.notes.push(LoopAction::DeadLetter(target, "a resume", reason))
+                self.loop_actions.push(LoopAction::DeadLetter(target, "a resume", reason))
             }
-            // Whom the others would tell is gone with its node.
+            // The receivers of these have exited with their node, or the signals concern this node alone.
             Signal::Demonitor { .. }
             | Signal::Down { .. }
             | Signal::ReplyDropped { .. }
@@ -127,16 +129,16 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
     }
 }
 
-/// Whether a signal means nothing any more when the session with its peer, that was met or not, has ended.
-fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
+/// Whether a signal has no meaning after the end of a session with its peer. `was_connected` says whether there ever was one.
+fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
     match signal {
         Signal::Monitor { .. }
         | Signal::Notify { .. }
         | Signal::Terminate { .. }
         | Signal::Throw { .. }
         | Signal::Resume { .. } => false,
-        // The reply came by way of another node. Of a peer that is lost, the asker was told so.
-        Signal::ReplyDropped { .. } => is_met,
+        // The `ReplyTo` may have come by way of a third node. If there was a session, its end has failed the request.
+        Signal::ReplyDropped { .. } => was_connected,
         Signal::Demonitor { .. }
         | Signal::Down { .. }
         | Signal::RequestClosed { .. }
@@ -144,20 +146,20 @@ fn ends_with_session(signal: &Signal, is_met: bool) -> bool {
     }
 }
 
-/// Keeps account of monitors that cross to this peer, and back.
-fn note_signal(peer: &mut Peer, signal: &Signal) {
+/// Records a monitor between this node and the peer, or its end.
+fn record_monitor(peer: &mut Peer, signal: &Signal) {
     match signal {
         Signal::Monitor { target, id, watcher } => {
-            peer.monitors.watch(*watcher, *id, *target);
+            peer.monitors.add_local_watcher(*watcher, *id, *target);
         }
         Signal::Demonitor { id, .. } => {
-            peer.monitors.unwatch(*id);
+            peer.monitors.remove_local_watcher(*id);
         }
         Signal::Notify { id, actor, .. } => {
-            peer.monitors.be_watched(*actor, *id);
+            peer.monitors.add_remote_watcher(*actor, *id);
         }
         Signal::Down { id, actor, .. } => {
-            peer.monitors.be_unwatched(actor.key(), *id);
+            peer.monitors.remove_remote_watcher(actor.key(), *id);
         }
         Signal::Terminate { .. }
         | Signal::Throw { .. }
@@ -169,7 +171,7 @@ fn note_signal(peer: &mut Peer, signal: &Signal) {
 }
 
 fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
-    let sender = |from: &Option<Key>| wire_key(from.unwrap_or(NOBODY));
+    let sender = |from: &Option<Key>| wire_key(from.unwrap_or(NO_ACTOR));
     let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
     match signal {
         Signal::Monitor { target, id, watcher } => session.send(
@@ -207,17 +209,17 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         Signal::ReplyDropped { request_id, .. } => {
             session.send(&ReplyDropped { request_id: antiphon_wire::Key(request_id.to_bits()) }.into())
         }
-        // They concern this node alone.
+        // These concern this node alone.
         Signal::RequestClosed { .. } | Signal::Exited { .. } => Ok(()),
     }
 }
 
-/// Bytes of the value that comes with a signal.
+/// The size in bytes of the value of a signal.
 pub(super) fn body_bytes(signal: &Signal) -> usize {
     value_of(signal).map_or(0, |(body, _)| body.len())
 }
 
-/// The bytes of the value that comes with a signal, and the nodes that addresses in it name.
+/// The encoded value of a signal, and the nodes that the addresses in it name.
 fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
     let value = match signal {
         Signal::Throw { value, .. }
@@ -235,7 +237,7 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
     value.as_encoded().map(|(_, body, nodes)| (body, nodes))
 }
 
-/// The nil value, for what has no value that crosses the wire.
+/// The nil value. It replaces a value that has no encoding.
 const NIL: (&str, &[u8]) = ("()", &[0xc0]);
 
 fn with_value<'v>(
@@ -250,10 +252,10 @@ fn with_value<'v>(
     }
 }
 
-/// Bytes of the text with which an actor failed; what is longer is cut.
+/// The number of bytes to which the text of a failure is truncated.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
 
-fn cut(text: &str) -> &str {
+fn truncated(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
@@ -269,8 +271,8 @@ fn send_down(
             Some((tag, body, _)) => session.intern(tag).ok().map(|tag| (tag, body)),
             None => None,
         }),
-        ExitReason::Failed(text) => DownReason::Failed(cut(text)),
-        ExitReason::Panicked(text) => DownReason::Panicked(cut(text)),
+        ExitReason::Failed(text) => DownReason::Failed(truncated(text)),
+        ExitReason::Panicked(text) => DownReason::Panicked(truncated(text)),
         ExitReason::Terminated => DownReason::Terminated,
         ExitReason::NodeLost => DownReason::NodeLost,
         ExitReason::NoActor => DownReason::NoActor,
@@ -284,10 +286,10 @@ fn send_down(
         reason,
     };
     match session.send(&frame.into()) {
-        // The value does not fit; that the actor has ended does.
+        // The `Down` fits without its value.
         Err(SendRefused::TooLarge { .. }) => {
             session.send(&Down { reason: DownReason::Done(None), ..frame }.into())
         }
-        sent => sent,
+        result => result,
     }
 }

@@ -1,4 +1,4 @@
-//! A core by itself, for unit tests: a virtual loop, peers without connections, and no network.
+//! A core for unit tests: with a virtual loop and peers without connections, and without a network.
 
 use antiphon_sched::{Actor, Addr, Key, Loop, LoopConfig, LoopRef, NodeId, Park, Wire, millis};
 use antiphon_wire::Entropy;
@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::location::Location;
 use crate::peer_limits::PeerLimits;
 
-/// What the core stands on.
+/// A driver that records the outputs of the core.
 pub(super) struct TestDriver {
     pub(super) sched: Loop,
     pub(super) outputs: Vec<Output>,
@@ -29,7 +29,7 @@ impl Driver for TestDriver {
     }
 }
 
-/// A core that stands in no loop, so that a test can call it; signals of actors wait in the loop.
+/// A core outside of its loop, so that a test can call it. The signals of actors stay in the loop.
 pub(super) struct TestCore {
     pub(super) core: NodeCore,
     pub(super) driver: TestDriver,
@@ -44,28 +44,31 @@ impl TestCore {
         let config = Config { peer_limits, ..Config::default() };
         let virtual_loop =
             LoopConfig { park: Park::Virtual, seed: Some(1), watchdog: None, ..LoopConfig::default() };
-        let sched = Loop::new(virtual_loop).expect("a virtual loop needs nothing of the system");
+        let sched = Loop::new(virtual_loop).expect("a virtual loop uses no system resources");
         let location = Location::new(([127, 0, 0, 1], 7).into());
         let core = NodeCore::simulated(&config, sched.node_id(), location, Vec::new());
-        Self { core: core.expect("a sound configuration"), driver: TestDriver { sched, outputs: Vec::new() } }
+        Self {
+            core: core.expect("the configuration is valid"),
+            driver: TestDriver { sched, outputs: Vec::new() },
+        }
     }
 
-    /// A peer that is known, and that nothing can be sent to.
-    pub(super) fn peer(&mut self, number: u64) -> NodeId {
+    /// Adds a known peer without a location.
+    pub(super) fn add_peer(&mut self, number: u64) -> NodeId {
         let node = NodeId::from_bits(number);
         self.core.peers.insert(node, Peer::new(node, "peer", Vec::new()));
         node
     }
 
-    /// An actor that peers reach.
-    pub(super) fn actor<M: Wire>(&mut self, actor: impl Actor<M>) -> (Addr<M>, Key) {
+    /// Spawns an actor that is exposed to peers.
+    pub(super) fn spawn<M: Wire>(&mut self, actor: impl Actor<M>) -> (Addr<M>, Key) {
         let addr = self.driver.sched.spawn_actor(actor);
         assert!(self.driver.sched.loop_ref().expose(addr));
         (addr, addr.id().key())
     }
 
-    /// Lets time pass: two milliseconds, so that what was to be in one is due.
-    pub(super) fn pass(&mut self) {
+    /// Advances the time by two milliseconds, so that a timer of one millisecond is due, and runs the loop.
+    pub(super) fn advance(&mut self) {
         let later = self.driver.sched.now() + millis(2);
         self.driver.sched.advance_to(later);
         self.driver.sched.work();

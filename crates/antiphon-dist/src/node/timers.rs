@@ -1,6 +1,6 @@
-//! When the core has something to do.
+//! The timers of the core.
 //!
-//! Invariant: an entry that no longer matters is either taken out, or harmless when it fires.
+//! Invariant: a timer that is no longer needed is either removed, or harmless when it fires.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -9,71 +9,73 @@ use antiphon_sched::{NodeId, RequestId, Time};
 
 use super::driver::ConnId;
 
-/// What is due.
+/// A timer, with the session, location or request that it is for.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum NodeTimer {
-    /// A session's acks, pings, suspicion.
+    /// The next acknowledgement, ping or keepalive check of a session.
     Session(NodeId),
-    /// The next attempt at a location.
+    /// The next attempt to dial a location.
     Dial(SocketAddr),
-    /// A session that is being ended has taken long enough.
+    /// The start or the deadline of a disconnect.
     Disconnect(NodeId),
-    /// A connection may not be needed any more.
+    /// The next check whether a connection is idle.
     Idle(NodeId),
-    /// The other side of a session without a connection should have dialled by now.
+    /// The peer of a session without a connection should have dialled by now.
     Missing(NodeId),
-    /// A handshake has taken too long.
+    /// The deadline of a handshake.
     HalfOpen(ConnId),
-    /// A receipt is not awaited any longer.
+    /// The deadline of a receipt.
     Receipt(u64),
-    /// A name is not looked for any longer.
+    /// The timeout of a lookup.
     Lookup(u64),
-    /// A configured host is looked up again.
-    LookUp(u64),
-    /// A call of `peer` is not waited for any longer.
+    /// The next attempt to resolve a configured host.
+    Resolve(u64),
+    /// The next check, or the timeout, of a connect request.
     ConnectRequest(RequestId),
-    /// Messages for a full mailbox have waited long enough, or should be tried again.
+    /// The next attempt to deliver messages for a full mailbox, or their deadline.
     Backlog(NodeId),
-    /// What waits for a node that was never reached is given up.
+    /// The deadline of messages for a node that was never reached.
     Unreached(NodeId),
-    /// A host is asked again who is there.
+    /// The next probe of a host.
     Probe(SocketAddr),
-    /// Who asked is answered.
-    Answer(SocketAddr),
-    /// Announce this node again.
+    /// The reply to a probe, after its random wait.
+    ProbeReply(SocketAddr),
+    /// The next announcement of this node.
     Announce,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct TimerQueue {
-    entries: BTreeSet<(Time, NodeTimer)>,
+    timers: BTreeSet<(Time, NodeTimer)>,
 }
 
 impl TimerQueue {
-    pub(super) fn add(&mut self, at: Time, due: NodeTimer) {
-        self.entries.insert((at, due));
+    pub(super) fn add(&mut self, at: Time, timer: NodeTimer) {
+        self.timers.insert((at, timer));
     }
 
-    pub(super) fn remove(&mut self, at: Time, due: NodeTimer) {
-        self.entries.remove(&(at, due));
+    pub(super) fn remove(&mut self, at: Time, timer: NodeTimer) {
+        self.timers.remove(&(at, timer));
     }
 
-    pub(super) fn has(&self, at: Time, due: NodeTimer) -> bool {
-        self.entries.contains(&(at, due))
+    pub(super) fn has(&self, at: Time, timer: NodeTimer) -> bool {
+        self.timers.contains(&(at, timer))
     }
 
-    /// Whether something is due, at whatever time.
-    pub(super) fn has_any(&self, due: NodeTimer) -> bool {
-        self.entries.iter().any(|(_, other)| *other == due)
+    /// Whether a timer is set, for any time.
+    pub(super) fn has_any(&self, timer: NodeTimer) -> bool {
+        self.timers.iter().any(|(_, other)| *other == timer)
     }
 
+    /// When the next timer fires.
     pub(super) fn next(&self) -> Option<Time> {
-        self.entries.first().map(|(at, _)| *at)
+        self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Removes and returns the next timer that is due.
     pub(super) fn take_due(&mut self, now: Time) -> Option<NodeTimer> {
-        match self.entries.first() {
-            Some((at, _)) if *at <= now => self.entries.pop_first().map(|(_, due)| due),
+        match self.timers.first() {
+            Some((at, _)) if *at <= now => self.timers.pop_first().map(|(_, timer)| timer),
             Some(_) | None => None,
         }
     }

@@ -66,12 +66,12 @@ fn questions_for_names_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
         member.run_once(&mut count).expect("the victim stays");
         (refused.get() == asked - most).then_some(())
     });
-    assert_eq!(siege.victim.count_within("refusals", "wants"), asked - most);
+    assert_eq!(siege.victim.count_within("refusals", "lookups"), asked - most);
     siege.victim.has_logged_once("looks for more names");
-    assert_eq!(siege.victim.count("wants"), most);
+    assert_eq!(siege.victim.count("lookups"), most);
     member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
     wait_for("the end of its session", || member.run_once(|_| ()).err());
-    assert_eq!(siege.victim.count("wants"), 0);
+    assert_eq!(siege.victim.count("lookups"), 0);
     siege.end("a flood of names", bounds::member(&Limits::default()) + bounds::names(&limits));
 }
 
@@ -87,7 +87,7 @@ fn monitors_are_kept_up_to_a_number_and_forgotten_with_their_peer() {
     }
     member.settle(|_| ());
     wait_for("all refusals", || (siege.victim.count_within("refusals", "monitors") >= over).then_some(()));
-    siege.victim.has_logged_once("sets more monitors");
+    siege.victim.has_logged_once("has reached its limit of monitors");
     // Setting those again that stand makes no room for others.
     let later = most + over..most + over + 8;
     for id in (0..8).chain(later.clone()) {
@@ -161,7 +161,7 @@ fn large_messages_for_actors_that_sleep_stay_with_their_sender() {
                 delivered.set(delivered.get() + 1);
             }
         };
-        let before = siege.victim.count("parked_bytes");
+        let before = siege.victim.count("backlog_bytes");
         let mut request = 0;
         wait_for("some of them to wait", || {
             if member.session.queued_bytes() < 8 << 20 {
@@ -171,7 +171,7 @@ fn large_messages_for_actors_that_sleep_stay_with_their_sender() {
                 request += 1;
             }
             member.run_once(&mut count).expect("the victim stays");
-            (siege.victim.count("parked_bytes") > before).then_some(())
+            (siege.victim.count("backlog_bytes") > before).then_some(())
         });
         assert!(delivered.get() <= 64, "{} of them are in the mailbox", delivered.get());
     }

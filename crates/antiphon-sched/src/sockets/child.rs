@@ -1,9 +1,9 @@
-//! Child processes of actors: their pipes, and their end.
+//! Child processes of actors: their pipes and their exit.
 //!
-//! The end is learnt from a descriptor of the process (pidfd) where the system has them, else by asking now and
-//! then; never from SIGCHLD, which is the program's own.
+//! A descriptor of the process (pidfd) reports the exit where the system has such descriptors; elsewhere the loop polls
+//! for it. SIGCHLD is not used: it belongs to the program.
 //!
-//! Invariant: a child that was started is waited for: by its actor's loop, or, killed with its actor, by a thread.
+//! Invariant: each started child is waited for, by its actor's loop, or by a thread if the actor ended first.
 
 use std::io;
 use std::process::{self, Command, ExitStatus, Stdio};
@@ -24,36 +24,36 @@ use crate::core::Core;
 use crate::id::Key;
 use crate::readiness::Source;
 
-/// How often a child is asked whether it has ended, where the system does not tell.
-const ASK_EVERY: Duration = Duration::from_millis(20);
+/// How often the loop polls for the exit of a child, where the system does not report it.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
-/// What a pipe holds at most, unless a superuser made it larger: all that can be left of a child that has ended. What
-/// follows is of its own children, who may never stop.
+/// The largest capacity of a pipe, unless a superuser raised it. No more output than this can remain of a child that
+/// has exited. Output beyond it comes from the child's own children, which may run for ever.
 const PIPE_BYTES_MAX: usize = 1 << 20;
 
 pub(crate) struct Child {
-    /// `None` once a thread waits for it, or its end was told.
+    /// `None` once a thread waits for the child, or `Ended` was sent.
     process: Option<process::Child>,
-    /// Told by the system: it has ended, and was waited for; or it cannot be, since somebody else has.
+    /// Set once the child has exited and was waited for; an error if the program has waited for it already.
     status: Option<io::Result<ExitStatus>>,
     exit: Option<exit::ChildExit>,
     framing: Framing,
     sink: Rc<dyn EventSink<(Conn, ProcessEvent)>>,
     stdin: Option<(Sender, Source)>,
     send_buffer: SendBuffer,
-    /// No more will be written: the pipe is closed when it is empty.
+    /// The actor has closed the input: the pipe is closed once all is written.
     closing: bool,
     outputs: [Option<ChildOutput>; 2],
     /// The output that is read first next time, so that a flood on one does not starve the other.
-    first: usize,
-    /// Why it was killed.
+    next_output: usize,
+    /// Why the loop killed the child.
     failure: Option<io::Error>,
 }
 
 struct ChildOutput {
     pipe: Receiver,
     source: Source,
-    part: FdRole,
+    role: FdRole,
     frame_reader: FrameReader,
 }
 
@@ -78,17 +78,17 @@ impl Core {
             send_buffer: SendBuffer::new(true),
             closing: false,
             outputs: [None, None],
-            first: 0,
+            next_output: 0,
             failure: None,
         };
         if let Err(reason) = child.watch(self, id) {
-            child.leave(self);
+            child.release(self);
             return Err(reason);
         }
-        let is_told = child.exit.is_some();
+        let has_exit_fd = child.exit.is_some();
         self.insert_socket(id, owner, SocketKind::Child(Box::new(child)));
-        if !is_told {
-            // Asks at once, and has itself woken again.
+        if !has_exit_fd {
+            // The first poll is now, and sets the timer for the next.
             self.sockets.note(id, FdRole::Exit, true, false);
         }
         Ok(Conn(id.0))
@@ -101,18 +101,18 @@ impl Child {
         if let Some(stdin) = process.stdin.take() {
             let mut pipe = Sender::from(stdin);
             pipe.set_nonblocking(true)?;
-            let source = core.watch_part(id, FdRole::Main, &mut pipe, Interest::WRITABLE)?;
+            let source = core.watch_fd(id, FdRole::Main, &mut pipe, Interest::WRITABLE)?;
             self.stdin = Some((pipe, source));
         }
         let stdout = process.stdout.take().map(Receiver::from);
         let stderr = process.stderr.take().map(Receiver::from);
-        for (at, (pipe, part)) in [(stdout, FdRole::Stdout), (stderr, FdRole::Stderr)].into_iter().enumerate()
+        for (at, (pipe, role)) in [(stdout, FdRole::Stdout), (stderr, FdRole::Stderr)].into_iter().enumerate()
         {
             let Some(mut pipe) = pipe else { continue };
             pipe.set_nonblocking(true)?;
-            let source = core.watch_part(id, part, &mut pipe, Interest::READABLE)?;
+            let source = core.watch_fd(id, role, &mut pipe, Interest::READABLE)?;
             self.outputs[at] =
-                Some(ChildOutput { pipe, source, part, frame_reader: FrameReader::new(self.framing) });
+                Some(ChildOutput { pipe, source, role, frame_reader: FrameReader::new(self.framing) });
         }
         self.exit = exit::ChildExit::watch(process, core, id)?;
         Ok(())
@@ -120,89 +120,89 @@ impl Child {
 
     pub(crate) fn serve(
         &mut self,
-        hold: &mut SocketGuard<'_>,
+        guard: &mut SocketGuard<'_>,
         events: FdReadiness,
-        space: &mut [u8],
+        buffer: &mut [u8],
     ) -> Served {
-        let Some(owner) = hold.owner else { return Served::Gone };
+        let Some(owner) = guard.owner else { return Served::Ended };
         self.send_buffer.writable |= events.is_writable(FdRole::Main);
-        self.write(hold);
+        self.write(guard);
         for output in self.outputs.iter_mut().flatten() {
-            output.frame_reader.readable |= events.is_readable(output.part);
+            output.frame_reader.readable |= events.is_readable(output.role);
         }
-        self.look_for_end(hold);
-        let (first, count) = (self.first, self.outputs.len());
-        for turn in 0..count {
-            let at = (first + turn) % count;
-            match self.read(hold, owner, at, space) {
-                Pulled::Dry => {}
-                Pulled::Cut => {
-                    self.first = (at + 1) % count;
+        self.check_exit(guard);
+        let (first, count) = (self.next_output, self.outputs.len());
+        for offset in 0..count {
+            let at = (first + offset) % count;
+            match self.read(guard, owner, at, buffer) {
+                Pulled::Empty => {}
+                Pulled::ShareUsed => {
+                    self.next_output = (at + 1) % count;
                     return Served::Again;
                 }
-                Pulled::Full { fed } => {
-                    // One that told nothing keeps its turn.
-                    self.first = (at + usize::from(fed)) % count;
-                    return Served::Full { fed };
+                Pulled::Full { delivered } => {
+                    // An output that delivered nothing comes first again.
+                    self.next_output = (at + usize::from(delivered)) % count;
+                    return Served::Full { delivered };
                 }
                 Pulled::Ended(end) => {
-                    self.end_output(hold.core, at);
+                    self.end_output(guard.core, at);
                     if let Err(reason) = end {
                         self.fail(reason);
                     }
                 }
             }
         }
-        let Some(status) = self.status.take() else { return Served::Rest };
-        // Nothing is left to be killed: its number may be another's by now.
+        let Some(status) = self.status.take() else { return Served::Idle };
+        // The child must not be killed now: another process may have its id.
         self.process = None;
         let end = self.failure.take().map_or(status, Err);
-        self.sink.tell(hold.core, owner, (Conn(hold.id.0), ProcessEvent::Ended(end)));
-        Served::Gone
+        self.sink.emit(guard.core, owner, (Conn(guard.id.0), ProcessEvent::Ended(end)));
+        Served::Ended
     }
 
-    fn look_for_end(&mut self, hold: &mut SocketGuard<'_>) {
+    fn check_exit(&mut self, guard: &mut SocketGuard<'_>) {
         if self.status.is_some() {
             return;
         }
         let Some(process) = &mut self.process else { return };
         let status = match process.try_wait() {
             Ok(Some(status)) => Ok(status),
-            Ok(None) if self.exit.is_none() => return hold.time(ASK_EVERY),
+            Ok(None) if self.exit.is_none() => return guard.set_timer(POLL_EVERY),
             Ok(None) => return,
-            // Somebody else has waited for it, or the program ignores SIGCHLD: it has ended, nobody knows how.
+            // The program has waited for the child, or ignores SIGCHLD: it has exited, and its status is lost.
             Err(reason) => Err(reason),
         };
         self.status = Some(status);
-        // What it printed is there; what its own children print later is not waited for.
+        // All output of the child is in the pipes. Later output of its own children is not waited for.
         for output in self.outputs.iter_mut().flatten() {
             output.frame_reader.readable = true;
             output.frame_reader.limit(PIPE_BYTES_MAX);
         }
     }
 
-    fn read(&mut self, hold: &mut SocketGuard<'_>, owner: Key, at: usize, space: &mut [u8]) -> Pulled {
-        let Some(output) = &mut self.outputs[at] else { return Pulled::Dry };
-        let (sink, conn, part) = (&self.sink, Conn(hold.id.0), output.part);
-        let tell = move |core: &mut Core, frame| {
-            let what = if part == FdRole::Stdout {
+    fn read(&mut self, guard: &mut SocketGuard<'_>, owner: Key, at: usize, buffer: &mut [u8]) -> Pulled {
+        let Some(output) = &mut self.outputs[at] else { return Pulled::Empty };
+        let (sink, conn, role) = (&self.sink, Conn(guard.id.0), output.role);
+        let deliver = move |core: &mut Core, frame| {
+            let event = if role == FdRole::Stdout {
                 ProcessEvent::Stdout(frame)
             } else {
                 ProcessEvent::Stderr(frame)
             };
-            sink.tell(core, owner, (conn, what));
+            sink.emit(core, owner, (conn, event));
         };
-        let pulled = output.frame_reader.pull(hold.core, owner, &mut output.pipe, space, tell);
-        if matches!(pulled, Pulled::Dry) && self.status.is_some() {
+        let pulled = output.frame_reader.pull(guard.core, owner, &mut output.pipe, buffer, deliver);
+        if matches!(pulled, Pulled::Empty) && self.status.is_some() {
             output.frame_reader.end();
-            return output.frame_reader.pull(hold.core, owner, &mut output.pipe, space, tell);
+            return output.frame_reader.pull(guard.core, owner, &mut output.pipe, buffer, deliver);
         }
         pulled
     }
 
     fn end_output(&mut self, core: &mut Core, at: usize) {
         if let Some(mut output) = self.outputs[at].take() {
-            core.readiness.part_with(output.source, &mut output.pipe);
+            core.readiness.deregister_socket(output.source, &mut output.pipe);
         }
     }
 
@@ -211,7 +211,7 @@ impl Child {
         self.kill();
     }
 
-    /// Kills it; its end is told as any other.
+    /// Kills the child; `Ended` follows as after any exit.
     pub(crate) fn kill(&mut self) {
         if self.status.is_none()
             && let Some(process) = &mut self.process
@@ -221,53 +221,53 @@ impl Child {
         }
     }
 
-    pub(crate) fn push(&mut self, hold: &mut SocketGuard<'_>, data: &[u8]) -> Served {
+    pub(crate) fn push(&mut self, guard: &mut SocketGuard<'_>, data: &[u8]) -> Served {
         if self.stdin.is_some() && !self.closing {
             match self.send_buffer.push(self.framing, data) {
-                Ok(()) => hold.writes_on = true,
+                Ok(()) => guard.has_output = true,
                 Err(reason) => self.fail(reason.into()),
             }
         }
-        Served::Rest
+        Served::Idle
     }
 
-    /// Closes its standard input, when all is written.
-    pub(crate) fn close(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+    /// Closes the standard input once all is written.
+    pub(crate) fn close(&mut self, guard: &mut SocketGuard<'_>) -> Served {
         self.closing = true;
-        hold.writes_on = true;
-        Served::Rest
+        guard.has_output = true;
+        Served::Idle
     }
 
-    pub(crate) fn flush(&mut self, hold: &mut SocketGuard<'_>) -> Served {
-        self.write(hold);
-        Served::Rest
+    pub(crate) fn flush(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+        self.write(guard);
+        Served::Idle
     }
 
-    fn write(&mut self, hold: &mut SocketGuard<'_>) {
+    fn write(&mut self, guard: &mut SocketGuard<'_>) {
         let Some((pipe, _)) = &mut self.stdin else { return };
-        let is_over = match self.send_buffer.flush(pipe) {
+        let is_done = match self.send_buffer.flush(pipe) {
             Flushed::All => self.closing,
             Flushed::Blocked => false,
-            Flushed::Cut => {
-                hold.writes_on = true;
+            Flushed::ShareUsed => {
+                guard.has_output = true;
                 false
             }
-            // It reads no more: its own choice, as that of `head`.
+            // The child reads no more, which is not an error: `head`, for example, does this.
             Flushed::Failed(_) => true,
         };
-        if self.send_buffer.take_relief()
-            && let Some(owner) = hold.owner
+        if self.send_buffer.take_writable_event()
+            && let Some(owner) = guard.owner
         {
-            self.sink.tell(hold.core, owner, (Conn(hold.id.0), ProcessEvent::Writable));
+            self.sink.emit(guard.core, owner, (Conn(guard.id.0), ProcessEvent::Writable));
         }
-        if is_over {
-            self.end_input(hold.core);
+        if is_done {
+            self.end_input(guard.core);
         }
     }
 
     fn end_input(&mut self, core: &mut Core) {
         if let Some((mut pipe, source)) = self.stdin.take() {
-            core.readiness.part_with(source, &mut pipe);
+            core.readiness.deregister_socket(source, &mut pipe);
         }
     }
 
@@ -275,19 +275,19 @@ impl Child {
         self.send_buffer.len()
     }
 
-    pub(crate) fn leave(&mut self, core: &mut Core) {
+    pub(crate) fn release(&mut self, core: &mut Core) {
         self.end_input(core);
         for at in 0..self.outputs.len() {
             self.end_output(core, at);
         }
         if let Some(exit) = self.exit.take() {
-            exit.leave(core);
+            exit.release(core);
         }
     }
 }
 
 impl Drop for Child {
-    /// Its actor has ended before it: it is killed, and a thread waits for it, which may take the system a while.
+    /// The actor has ended before the child: the child is killed, and a thread waits for it, which may take a while.
     fn drop(&mut self) {
         self.kill();
         let Some(mut process) = self.process.take().filter(|_| self.status.is_none()) else { return };
@@ -297,14 +297,14 @@ impl Drop for Child {
         let pid = process.id();
         let wait = move || drop(process.wait());
         if let Err(reason) = thread::Builder::new().name("antiphon-reaper".into()).spawn(wait) {
-            tracing::error!(%reason, pid, "nobody waits for a killed child process");
+            tracing::error!(%reason, pid, "cannot start a thread that waits for a killed child process");
         }
     }
 }
 
 #[cfg(target_os = "linux")]
 mod exit {
-    //! The end of a process as readiness of a descriptor.
+    //! The exit of a process, reported as readiness of a descriptor.
 
     use std::io;
     use std::os::fd::{AsRawFd, OwnedFd};
@@ -322,23 +322,23 @@ mod exit {
     }
 
     impl ChildExit {
-        /// `None` where the kernel is too old for it.
+        /// `None` where the kernel is too old for pidfds.
         pub(super) fn watch(child: &Child, core: &mut Core, id: SocketId) -> io::Result<Option<Self>> {
             let Ok(fd) = pidfd_open(Pid::from_child(child), PidfdFlags::NONBLOCK) else { return Ok(None) };
             let source =
-                core.watch_part(id, FdRole::Exit, &mut SourceFd(&fd.as_raw_fd()), Interest::READABLE)?;
+                core.watch_fd(id, FdRole::Exit, &mut SourceFd(&fd.as_raw_fd()), Interest::READABLE)?;
             Ok(Some(Self { fd, source }))
         }
 
-        pub(super) fn leave(self, core: &mut Core) {
-            core.readiness.part_with(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
+        pub(super) fn release(self, core: &mut Core) {
+            core.readiness.deregister_socket(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod exit {
-    //! No descriptor tells the end of a process here: it is asked now and then.
+    //! This system has no descriptor that reports the exit of a process; the loop polls.
 
     use std::io;
     use std::process::Child;
@@ -352,7 +352,7 @@ mod exit {
             Ok(None)
         }
 
-        pub(super) fn leave(self, _: &mut Core) {
+        pub(super) fn release(self, _: &mut Core) {
             match self {}
         }
     }

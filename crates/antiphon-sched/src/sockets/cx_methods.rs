@@ -1,4 +1,4 @@
-//! What actors do with sockets and child processes.
+//! The methods of [`Cx`] for sockets and child processes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,29 +12,29 @@ use crate::core::Core;
 use crate::cx::Cx;
 use crate::id::Key;
 
-/// Sockets and child processes. What happens to one arrives as messages that `event` makes, usually a constructor of
-/// the actor's own; reading pauses while the actor's mailbox is full, so nothing is lost.
+/// Sockets and child processes. Their events arrive as messages that `to_message` makes, usually a constructor of the
+/// actor's own message type. Reading pauses while the actor's mailbox is full, so nothing is lost.
 ///
-/// All end with the actor; what it wrote before is given to the system once more, and a connection that it had
-/// closed writes on to its end. A virtual loop has none, and answers with an error.
+/// All sockets end with the actor. Bytes that wait are offered to the system once more; a connection that the actor
+/// has closed goes on until all its bytes are written. A virtual loop has no sockets and returns an error.
 ///
 /// ```
 /// use antiphon_sched::{Conn, Event, Framing, Loop, LoopConfig, SocketEvent, receive, secs, stop};
 ///
-/// struct Heard(Conn, SocketEvent);
+/// struct Net(Conn, SocketEvent);
 ///
 /// let mut events = Loop::new(LoopConfig::default())?;
 /// events.spawn(|cx, event| match event {
 ///     Event::Start => {
-///         let at = cx.listen("127.0.0.1:0", Framing::Lines { max: 1000 }, Heard)?;
-///         cx.connect(at, Framing::Lines { max: 1000 }, secs(5), Heard);
+///         let at = cx.listen("127.0.0.1:0", Framing::Lines { max: 1000 }, Net)?;
+///         cx.connect(at, Framing::Lines { max: 1000 }, secs(5), Net);
 ///         receive()
 ///     }
-///     Event::Message(Heard(conn, SocketEvent::Opened(_))) => {
+///     Event::Message(Net(conn, SocketEvent::Opened(_))) => {
 ///         cx.write(conn, "hello");
 ///         receive()
 ///     }
-///     Event::Message(Heard(_, SocketEvent::Data(line))) => {
+///     Event::Message(Net(_, SocketEvent::Data(line))) => {
 ///         assert_eq!(line, b"hello");
 ///         stop()
 ///     }
@@ -44,62 +44,70 @@ use crate::id::Key;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 impl<M: 'static> Cx<'_, M> {
-    /// Listens for TCP connections, and answers where: port 0 picks a free one. Each connection is told as
-    /// [`SocketEvent::Opened`], and goes on with the same constructor. Wants an address or `localhost`.
+    /// Listens for TCP connections, and returns the bound address; port 0 picks a free port. Each connection begins
+    /// with [`SocketEvent::Opened`], and its later events use the same constructor. The endpoint must be an address
+    /// or `localhost`.
     ///
-    /// Where the endpoint brings a [layer](Endpoint::layer) such as TLS, a connection is told of when that is agreed on.
-    /// Those that do not get so far are not told of, but logged (`debug`): they are closed after five seconds, or when there are 64 of
-    /// them and one more comes, the oldest of the address that has most.
+    /// Where the endpoint has a [layer](Endpoint::layer) such as TLS, `Opened` follows the negotiation of the layer.
+    /// A connection whose negotiation fails is only logged (`debug`). A pending connection is closed after five
+    /// seconds. At most 64 are pending: one more closes the oldest of the address that has the most.
     ///
     /// # Errors
-    /// The system refuses, or [`egress`](crate::egress) does; a host's name; a virtual loop.
+    /// The system or [`egress`](crate::egress) refuses; the endpoint is a host name; the loop is virtual.
     pub fn listen(
         &mut self,
         at: impl Endpoint,
         framing: Framing,
-        mut event: impl FnMut(Conn, SocketEvent) -> M + 'static,
+        mut to_message: impl FnMut(Conn, SocketEvent) -> M + 'static,
     ) -> io::Result<SocketAddr> {
         let (core, me) = self.parts();
-        core.listen(me, &at, framing, event_sink(move |(conn, what)| event(conn, what)))
+        core.listen(me, &at, framing, event_sink(move |(conn, event)| to_message(conn, event)))
     }
 
-    /// Listens no more at an address that [`Cx::listen`] answered; its connections stay, but for those of which nothing was told yet. False when this actor did
-    /// not listen there.
+    /// Stops listening at an address that [`Cx::listen`] returned. Open connections stay; pending ones are closed.
+    /// Returns false when this actor does not listen there.
     pub fn unlisten(&mut self, at: SocketAddr) -> bool {
         let (core, me) = self.parts();
         core.unlisten(me, at)
     }
 
-    /// Makes a TCP connection; names are looked up on a helper thread, and all their addresses tried in turn, until one
-    /// connects. What comes of it within `timeout`, TLS included, is told: `Opened`, or `Closed` with the reason. What is written
-    /// before goes out then.
+    /// Opens a TCP connection. A thread of the blocking pool looks names up; all their addresses are tried in turn,
+    /// until one connects. Within `timeout`, which includes TLS, the result arrives: `Opened`, or `Closed` with the
+    /// reason. Data that is written earlier is sent once the connection is open.
     pub fn connect(
         &mut self,
         to: impl Endpoint,
         framing: Framing,
         timeout: Duration,
-        mut event: impl FnMut(Conn, SocketEvent) -> M + 'static,
+        mut to_message: impl FnMut(Conn, SocketEvent) -> M + 'static,
     ) -> Conn {
         let (core, me) = self.parts();
         let (host, layer) = (to.host(), to.layer());
-        core.connect(me, host, layer, framing, timeout, event_sink(move |(conn, what)| event(conn, what)))
+        core.connect(
+            me,
+            host,
+            layer,
+            framing,
+            timeout,
+            event_sink(move |(conn, event)| to_message(conn, event)),
+        )
     }
 
-    /// Writes one frame to a connection, or to a child's standard input. It goes out at the end of this round; what
-    /// fails is told by [`SocketEvent::Closed`], and what is written to a connection that has ended is dropped.
+    /// Writes one frame to a connection, or to a child's standard input. It is sent at the end of this round. A
+    /// failure arrives as [`SocketEvent::Closed`]; data for a connection that has ended is dropped.
     ///
-    /// With [`Framing::Lines`], data with `\n` inside is several lines to who reads it: text that comes from others is
-    /// to be checked for it before.
+    /// With [`Framing::Lines`], the reader takes data with `\n` inside for several lines. Check text from untrusted
+    /// sources for `\n` before it is written.
     ///
-    /// At most 64 MiB wait for a peer, then the connection ends with
-    /// [`SocketError::QueueFull`](super::SocketError::QueueFull). Who writes much pauses when [`Cx::unwritten`] is
-    /// over 1 MiB, and goes on at [`SocketEvent::Writable`].
+    /// At most 64 MiB wait for a peer; then the connection ends with
+    /// [`SocketError::QueueFull`](super::SocketError::QueueFull). An actor that writes much pauses while
+    /// [`Cx::unwritten`] is over 1 MiB, and goes on at [`SocketEvent::Writable`].
     pub fn write(&mut self, conn: Conn, data: impl AsRef<[u8]>) {
         let (core, me) = self.parts();
         core.write_conn(me, conn, data.as_ref());
     }
 
-    /// How many bytes of a connection, or for a child, wait to be written.
+    /// The number of bytes that wait to be written to a connection, or to a child.
     pub fn unwritten(&mut self, conn: Conn) -> usize {
         let (core, me) = self.parts();
         match core.sockets.kind(SocketId(conn.0), me) {
@@ -110,32 +118,33 @@ impl<M: 'static> Cx<'_, M> {
         }
     }
 
-    /// Closes a connection in good order: nothing more is read, all that was written goes out, and then
-    /// `Closed(None)` is told; with an error, where the peer takes nothing for ten seconds. Of a child process,
-    /// closes the standard input.
+    /// Closes a connection gracefully: nothing more is read, all written data is sent, and then `Closed(None)`
+    /// arrives, or `Closed` with an error if the peer takes nothing for ten seconds. For a child process, closes
+    /// the standard input.
     pub fn close(&mut self, conn: Conn) {
         let (core, me) = self.parts();
         core.close_conn(me, conn);
     }
 
-    /// Opens a UDP socket; each datagram is told with its sender. Those that come while the actor's mailbox is full
-    /// may be lost, as any datagram may. Wants an address or `localhost`.
+    /// Opens a UDP socket; each datagram arrives with the address of its sender. Datagrams that arrive while the
+    /// actor's mailbox is full may be lost, as any datagram may. The endpoint must be an address or `localhost`.
     ///
     /// # Errors
-    /// As [`Cx::listen`].
+    /// As [`Cx::listen`]; also an endpoint with a layer.
     pub fn udp(
         &mut self,
         at: impl Endpoint,
-        mut event: impl FnMut(SocketAddr, Vec<u8>) -> M + 'static,
+        mut to_message: impl FnMut(SocketAddr, Vec<u8>) -> M + 'static,
     ) -> io::Result<Udp> {
         let (core, me) = self.parts();
-        core.open_udp(me, &at, event_sink(move |(from, data)| event(from, data)))
+        core.open_udp(me, &at, event_sink(move |(from, data)| to_message(from, data)))
     }
 
-    /// Sends a datagram, now; nothing waits.
+    /// Sends a datagram at once; datagrams are not queued.
     ///
     /// # Errors
-    /// The system does not take it (`WouldBlock`: its own queue is full), or [`egress`](crate::egress) refuses.
+    /// The system does not take the datagram (`WouldBlock`: its own queue is full); [`egress`](crate::egress) refuses
+    /// the address; this actor has no such socket.
     pub fn send_to(&mut self, udp: Udp, to: SocketAddr, data: impl AsRef<[u8]>) -> io::Result<()> {
         let (core, me) = self.parts();
         core.send_udp(me, udp, to, data.as_ref())
@@ -147,29 +156,30 @@ impl<M: 'static> Cx<'_, M> {
         core.close_udp(me, udp);
     }
 
-    /// Starts a child process. What it prints is told in frames, and standard error as well if the command pipes
-    /// it; [`Cx::write`] writes to its standard input, and [`Cx::close`] ends that. [`ProcessEvent::Ended`] comes last.
+    /// Starts a child process. Its standard output arrives in frames, and its standard error as well if the command
+    /// pipes it. [`Cx::write`] writes to its standard input, and [`Cx::close`] closes that. [`ProcessEvent::Ended`]
+    /// comes last.
     ///
-    /// A child does not outlive its actor: it is killed then, for whoever would read and wait is gone. To end it
-    /// in its own way, close its input, and go on until `Ended`.
+    /// A child does not outlive its actor: it is killed when the actor ends, because nothing would read its output
+    /// and wait for it. To let it exit by itself, close its input, and keep the actor until `Ended`.
     ///
-    /// The loop stands still while the system starts the program: most often for about a millisecond, longer when
-    /// the program lies on a slow disk. Who starts many at once does so from a loop of their own.
+    /// The loop blocks while the system starts the program: usually for about a millisecond, longer when the program
+    /// lies on a slow disk. A program that starts many children at once uses a separate loop for them.
     ///
     /// # Errors
-    /// The program does not start; no descriptors; a virtual loop.
+    /// The program does not start; no descriptors are left; the loop is virtual.
     #[cfg(unix)]
     pub fn child(
         &mut self,
         mut command: Command,
         framing: Framing,
-        mut event: impl FnMut(Conn, ProcessEvent) -> M + 'static,
+        mut to_message: impl FnMut(Conn, ProcessEvent) -> M + 'static,
     ) -> io::Result<Conn> {
         let (core, me) = self.parts();
-        core.spawn_child(me, &mut command, framing, event_sink(move |(conn, what)| event(conn, what)))
+        core.spawn_child(me, &mut command, framing, event_sink(move |(conn, event)| to_message(conn, event)))
     }
 
-    /// Kills a child process (SIGKILL), whose end is told as any other.
+    /// Kills a child process (SIGKILL). Its end arrives as [`ProcessEvent::Ended`].
     #[cfg(unix)]
     pub fn kill(&mut self, child: Conn) {
         let (core, me) = self.parts();
@@ -177,7 +187,7 @@ impl<M: 'static> Cx<'_, M> {
             if let SocketKind::Child(child) = kind {
                 child.kill();
             }
-            Served::Rest
+            Served::Idle
         });
     }
 
@@ -189,20 +199,20 @@ impl<M: 'static> Cx<'_, M> {
 
 impl Core {
     fn write_conn(&mut self, owner: Key, conn: Conn, data: &[u8]) {
-        self.with_own_socket(SocketId(conn.0), owner, |hold, kind| match kind {
-            SocketKind::Tcp(tcp) => tcp.push(hold, data),
+        self.with_own_socket(SocketId(conn.0), owner, |guard, kind| match kind {
+            SocketKind::Tcp(tcp) => tcp.push(guard, data),
             #[cfg(unix)]
-            SocketKind::Child(child) => child.push(hold, data),
-            SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Rest,
+            SocketKind::Child(child) => child.push(guard, data),
+            SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Idle,
         });
     }
 
     fn close_conn(&mut self, owner: Key, conn: Conn) {
-        self.with_own_socket(SocketId(conn.0), owner, |hold, kind| match kind {
-            SocketKind::Tcp(tcp) => tcp.close(hold),
+        self.with_own_socket(SocketId(conn.0), owner, |guard, kind| match kind {
+            SocketKind::Tcp(tcp) => tcp.close(guard),
             #[cfg(unix)]
-            SocketKind::Child(child) => child.close(hold),
-            SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Rest,
+            SocketKind::Child(child) => child.close(guard),
+            SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Idle,
         });
     }
 }

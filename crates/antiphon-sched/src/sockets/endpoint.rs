@@ -1,4 +1,4 @@
-//! Where to connect to or listen, before any name was looked up.
+//! The endpoints to connect to or listen at, before names are looked up.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -6,29 +6,29 @@ use std::rc::Rc;
 
 use super::layer::Layer;
 
-/// Where to connect to or listen: whatever the standard library takes for it. Names are looked up on a helper
-/// thread, never by the loop.
+/// Where to connect to or listen: the types that the standard library accepts for it. A thread of the blocking pool
+/// looks names up; the loop itself never does.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no place to connect to or listen at",
+    message = "`{Self}` is not an address to connect to or listen at",
     note = "write \"127.0.0.1:1234\", (\"localhost\", 1234), or a `SocketAddr`"
 )]
 pub trait Endpoint {
-    /// What it says.
+    /// The addresses, or the name and port.
     ///
     /// # Errors
-    /// It is a text without a port.
+    /// The text has no host or no valid port.
     fn host(&self) -> io::Result<Host>;
 
-    /// What lies over TCP there: nothing, unless it says so.
+    /// The layer between TCP and the frames; none by default.
     fn layer(&self) -> Option<Rc<dyn Layer>> {
         None
     }
 }
 
-/// An [`Endpoint`], as far as it is known without a look-up.
+/// The host of an [`Endpoint`], before a look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// Addresses, to be tried one after the other.
+    /// Addresses, which are tried one after the other.
     Addrs(Vec<SocketAddr>),
     /// A name and a port.
     Name(String, u16),
@@ -56,7 +56,7 @@ impl Endpoint for str {
             Some((host, port)) if !host.is_empty() => (host, port).host(),
             Some(_) | None => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{self:?} is no `host:port`, such as 127.0.0.1:1234"),
+                format!("{self:?} is not `host:port`, such as 127.0.0.1:1234"),
             )),
         }
     }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_need_a_look_up() {
+    fn endpoint_only_names_need_lookup() {
         let addr = |text: &str| text.parse::<SocketAddr>().expect("an address");
         let addrs = |texts: &[&str]| Host::Addrs(texts.iter().map(|text| addr(text)).collect());
         let is = |endpoint: &dyn Endpoint, host: Host| assert_eq!(endpoint.host().ok(), Some(host));
@@ -126,7 +126,8 @@ mod tests {
         is(&(Ipv4Addr::LOCALHOST, 1), addrs(&["127.0.0.1:1"]));
         is(&"example.com:80".to_owned(), Host::Name("example.com".into(), 80));
         for bad in ["", "example.com", ":80", "host:port", "host:99999"] {
-            assert!(bad.host().is_err(), "{bad}");
+            let kind = bad.host().err().map(|reason| reason.kind());
+            assert_eq!(kind, Some(io::ErrorKind::InvalidInput), "{bad}");
         }
     }
 }

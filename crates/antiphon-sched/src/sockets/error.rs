@@ -1,44 +1,44 @@
-//! What ends a connection besides the system's own errors.
+//! The errors of connections besides the system's own.
 
 use std::io;
 
 use thiserror::Error;
 
-/// Why a connection was closed from this side; found inside the [`io::Error`] that is told.
+/// Why this side closed or refused a connection; contained in the [`io::Error`] that the actor receives.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SocketError {
-    /// The peer sent, or this actor wrote, a frame over the limit of the framing. The connection is gone.
-    #[error("a frame of more than {max} bytes; raise `max` of the framing, on both sides")]
+    /// The peer sent, or this actor wrote, a frame over the limit of the framing. The connection is closed.
+    #[error("a frame is longer than {max} bytes; raise `max` of the framing on both sides")]
     FrameTooLong {
         /// The limit.
         max: usize,
     },
-    /// The peer ended within a frame, which is lost.
-    #[error("the peer ended within a frame; does it use the same framing?")]
+    /// The peer ended the connection within a frame, which is lost.
+    #[error("the peer ended the connection within a frame; check that both sides use the same framing")]
     Truncated,
-    /// More was written than the peer takes. The connection is gone, and what waited with it.
+    /// The actor wrote faster than the peer reads. The connection is closed, and the waiting bytes are lost.
     #[error("more than {max} bytes wait for a slow peer; pause at 1 MiB until `Writable`")]
     QueueFull {
         /// The limit.
         max: usize,
     },
-    /// The connection could not be made in time.
-    #[error("no connection in time; is anybody listening there?")]
+    /// The connection was not established in time.
+    #[error("the connection was not established in time; check that a program listens at the address")]
     ConnectTimedOut,
-    /// TCP connected, and what lies over it could not be agreed on in time.
+    /// TCP connected, but the layer was not negotiated in time.
     #[error(
-        "somebody listens there, and did not agree on TLS (or another layer) in time; does the peer speak it?"
+        "TCP connected, but TLS (or another layer) was not negotiated in time; check that the peer speaks it"
     )]
     LayerTimedOut,
-    /// A socket for datagrams was to have a layer.
-    #[error("TLS, as any layer, lies over TCP: use `cx.connect` and `cx.listen`, or datagrams without it")]
+    /// The endpoint of a UDP socket has a layer.
+    #[error("a layer such as TLS needs TCP; use `cx.connect` and `cx.listen`, or datagrams without a layer")]
     LayerOverUdp,
-    /// The connection was being closed, and the peer took nothing of the rest for ten seconds.
-    #[error("the peer did not take the rest in time; it is lost")]
+    /// The connection was being closed, and the peer took none of the remaining bytes for ten seconds.
+    #[error("the peer did not take the remaining bytes in time; they are lost")]
     CloseTimedOut,
-    /// The place to listen at is a host's name.
-    #[error("listening wants an address or `localhost`; look names up first, with `cx.blocking`")]
+    /// The endpoint to listen at is a host name.
+    #[error("listening needs an address or `localhost`; look names up first with `cx.blocking`")]
     ListenName,
 }
 

@@ -1,6 +1,6 @@
-//! What arrives, cut into frames, as fast as the actor takes it.
+//! Reads a stream and delivers its frames, as fast as the actor takes them.
 //!
-//! Invariant: nothing is read, and no frame told, while the actor's mailbox is full.
+//! Invariant: while the actor's mailbox is full, nothing is read and no frame is delivered.
 
 use std::io::{self, Read};
 
@@ -8,69 +8,69 @@ use super::framing::{FrameSplitter, Framing};
 use crate::core::Core;
 use crate::id::Key;
 
-/// Reads at once, before the others have their turn.
+/// Reads of one socket a round.
 const READS_A_ROUND: usize = 4;
-/// Frames at once.
+/// Frames of one socket a round.
 const FRAMES_A_ROUND: usize = 1024;
 
 pub(crate) struct FrameReader {
     splitter: FrameSplitter,
-    /// There may be something to read; the system says when there is again.
+    /// There may be something to read. Once a read has blocked, the system reports when there is more.
     pub(crate) readable: bool,
     end: Option<io::Result<()>>,
-    /// Bytes that are still read before it is taken to be the end.
-    left: Option<usize>,
+    /// The number of bytes that may still be read; after them the stream counts as ended.
+    bytes_left: Option<usize>,
 }
 
-/// How far reading came.
+/// The result of [`FrameReader::pull`].
 pub(crate) enum Pulled {
-    /// Nothing is there.
-    Dry,
+    /// There is nothing more to read now.
+    Empty,
     /// This round's share is used up.
-    Cut,
-    /// The actor's mailbox is full; whether it took something before.
-    Full { fed: bool },
-    /// All was told, and there will be nothing more.
+    ShareUsed,
+    /// The actor's mailbox is full; `delivered` if it took at least one frame before.
+    Full { delivered: bool },
+    /// All frames were delivered, and the stream has ended.
     Ended(io::Result<()>),
 }
 
 impl FrameReader {
     pub(crate) fn new(framing: Framing) -> Self {
-        Self { splitter: FrameSplitter::new(framing), readable: false, end: None, left: None }
+        Self { splitter: FrameSplitter::new(framing), readable: false, end: None, bytes_left: None }
     }
 
-    /// No more than so many bytes are to be read.
+    /// Limits the number of bytes that are still read.
     pub(crate) fn limit(&mut self, bytes: usize) {
-        self.left = Some(bytes);
+        self.bytes_left = Some(bytes);
     }
 
-    /// Nothing more is to be read: what came is told, and then the end.
+    /// Stops reading: `pull` delivers the frames that are complete, and then reports the end.
     pub(crate) fn end(&mut self) {
         self.splitter.end();
         self.end = Some(Ok(()));
     }
 
-    /// Reads, and tells frames.
+    /// Reads, and delivers frames.
     pub(crate) fn pull(
         &mut self,
         core: &mut Core,
         owner: Key,
         from: &mut impl Read,
-        space: &mut [u8],
-        mut tell: impl FnMut(&mut Core, Vec<u8>),
+        buffer: &mut [u8],
+        mut deliver: impl FnMut(&mut Core, Vec<u8>),
     ) -> Pulled {
         let mut frames = 0;
         for _ in 0..READS_A_ROUND {
             loop {
-                // An actor that ended while it was told has no room either.
+                // An actor that a delivery has ended has no room either.
                 if !core.has_room(owner) {
-                    return Pulled::Full { fed: frames > 0 };
+                    return Pulled::Full { delivered: frames > 0 };
                 }
                 if frames == FRAMES_A_ROUND {
-                    return Pulled::Cut;
+                    return Pulled::ShareUsed;
                 }
                 match self.splitter.next() {
-                    Ok(Some(frame)) => tell(core, frame),
+                    Ok(Some(frame)) => deliver(core, frame),
                     Ok(None) => break,
                     Err(reason) => return Pulled::Ended(Err(reason.into())),
                 }
@@ -80,24 +80,24 @@ impl FrameReader {
                 return Pulled::Ended(end);
             }
             if !self.readable {
-                return Pulled::Dry;
+                return Pulled::Empty;
             }
-            self.read(from, space);
+            self.read(from, buffer);
         }
-        Pulled::Cut
+        Pulled::ShareUsed
     }
 
-    fn read(&mut self, from: &mut impl Read, space: &mut [u8]) {
-        let most = self.left.map_or(space.len(), |left| left.min(space.len()));
-        match from.read(&mut space[..most]) {
+    fn read(&mut self, from: &mut impl Read, buffer: &mut [u8]) {
+        let most = self.bytes_left.map_or(buffer.len(), |left| left.min(buffer.len()));
+        match from.read(&mut buffer[..most]) {
             Ok(0) => self.end(),
             Ok(count) => {
-                self.left = self.left.map(|left| left - count);
-                self.splitter.feed(&space[..count]);
+                self.bytes_left = self.bytes_left.map(|left| left - count);
+                self.splitter.feed(&buffer[..count]);
             }
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
             Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
-            // What came before it is whole, and told first.
+            // The frames before the error are complete, and are delivered first.
             Err(reason) => self.end = Some(Err(reason)),
         }
     }

@@ -1,34 +1,34 @@
 //! Frames within a stream of bytes.
 //!
-//! Invariant: memory follows the bytes that came, not those that were announced; a frame over the limit is told
-//! as soon as that is certain, and nothing is told after it.
+//! Invariants: memory grows with the bytes that arrived, not with the lengths that were announced. A frame over the
+//! limit is an error as soon as that is certain, and no frame follows the error.
 
 use std::collections::VecDeque;
 
 use super::error::SocketError;
 
-/// How a stream is cut into frames. What is written is framed in the same way: one `write`, one frame (but see
+/// How a stream is cut into frames. Written data is framed in the same way: one `write` is one frame (but see
 /// [`Framing::Lines`]).
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Framing {
-    /// Not at all: bytes as they come, at most 64 KiB at a time.
+    /// No framing: bytes as they arrive, at most 64 KiB at a time.
     Bytes,
-    /// Lines that end with `\n` or `\r\n`, told without it; the last may lack it. Writing appends `\n`, and leaves the
-    /// data as it is: with `\n` inside it is several lines, and a `\r` at its end is lost. Text that comes from others
-    /// is to be checked for them, or it may say lines that its writer never meant; else use `LengthPrefixed`.
+    /// Lines that end with `\n` or `\r\n`, and are delivered without it; the last line may lack it. Writing appends
+    /// `\n` and leaves the data as it is: data with `\n` inside becomes several lines, and a `\r` at its end is lost.
+    /// Check text from untrusted sources for both, so that it cannot inject lines, or use `LengthPrefixed`.
     Lines {
-        /// The most bytes in a line, without its end.
+        /// The largest number of bytes in a line, without its end.
         max: usize,
     },
-    /// Four bytes of length, big-endian, before each frame.
+    /// Each frame follows its length, which is four bytes, big-endian.
     LengthPrefixed {
-        /// The most bytes in a frame, without the length.
+        /// The largest number of bytes in a frame, without the length.
         max: usize,
     },
 }
 
 impl Framing {
-    /// Appends `data` as it is to be sent.
+    /// Appends `data` as one frame.
     pub(crate) fn encode(self, data: &[u8], out: &mut VecDeque<u8>) -> Result<(), SocketError> {
         match self {
             Self::Bytes => out.extend(data),
@@ -53,9 +53,9 @@ impl Framing {
 pub(crate) struct FrameSplitter {
     framing: Framing,
     buffer: Vec<u8>,
-    /// What was told already.
+    /// The bytes before this position were returned already.
     start: usize,
-    /// Up to here there is no end of a line.
+    /// No line ends before this position.
     searched: usize,
     ended: bool,
 }
@@ -74,12 +74,12 @@ impl FrameSplitter {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The stream has ended: what is left may be a last line, or is a frame cut short.
+    /// Marks the end of the stream: the remaining bytes are a last line, or a truncated frame.
     pub(crate) fn end(&mut self) {
         self.ended = true;
     }
 
-    /// The next frame; `None` when it has not come yet.
+    /// The next frame; `None` when it is not complete yet.
     pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>, SocketError> {
         match self.framing {
             Framing::Bytes => Ok(self.take_all()),
@@ -113,31 +113,31 @@ impl FrameSplitter {
 
     fn next_counted(&mut self, max: usize) -> Result<Option<Vec<u8>>, SocketError> {
         let rest = &self.buffer[self.start..];
-        let short = if self.ended && !rest.is_empty() { Err(SocketError::Truncated) } else { Ok(None) };
-        let Some(header) = rest.first_chunk::<4>() else { return short };
+        let incomplete = if self.ended && !rest.is_empty() { Err(SocketError::Truncated) } else { Ok(None) };
+        let Some(header) = rest.first_chunk::<4>() else { return incomplete };
         let length = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);
         if length > max {
             return Err(SocketError::FrameTooLong { max });
         }
         if rest.len() - 4 < length {
-            return short;
+            return incomplete;
         }
         self.start += 4;
         Ok(Some(self.take(self.start + length, 0)))
     }
 
-    /// Takes what lies before `end`, without its last bytes.
-    fn take(&mut self, end: usize, without: usize) -> Vec<u8> {
+    /// Takes the bytes before `end`, without the last `dropped` of them.
+    fn take(&mut self, end: usize, dropped: usize) -> Vec<u8> {
         let from = std::mem::replace(&mut self.start, end);
         self.searched = end;
         if from == 0 && end == self.buffer.len() {
-            // All of it: no copy, and no memory kept.
+            // The frame is the whole buffer: this saves a copy, and keeps no memory.
             let mut frame = std::mem::take(&mut self.buffer);
             (self.start, self.searched) = (0, 0);
-            frame.truncate(end - without);
+            frame.truncate(end - dropped);
             return frame;
         }
-        self.buffer[from..end - without].to_vec()
+        self.buffer[from..end - dropped].to_vec()
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
     const LINES: Framing = Framing::Lines { max: 5 };
     const LENGTH4: Framing = Framing::LengthPrefixed { max: 5 };
 
-    /// Feeds pieces, and gives all frames, and how it ended.
+    /// Feeds the pieces, and returns all frames, and the error if there was one.
     fn cut(framing: Framing, pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<SocketError>) {
         let mut splitter = FrameSplitter::new(framing);
         let mut frames = Vec::new();
@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_may_end_with_a_carriage_return_and_the_last_with_nothing() {
-        let told = cut(LINES, &[b"one\r\ntwo\n\n\r\nfi", b"ve5\r", b"\nend"]);
+    fn lines_crlf_or_unterminated_last_are_split() {
+        let result = cut(LINES, &[b"one\r\ntwo\n\n\r\nfi", b"ve5\r", b"\nend"]);
         let lines = ["one", "two", "", "", "five5", "end"].map(|line| line.as_bytes().to_vec());
-        assert_eq!(told, (lines.to_vec(), None));
+        assert_eq!(result, (lines.to_vec(), None));
     }
 
     #[test]
-    fn a_line_over_the_limit_is_told_before_it_ends() {
+    fn line_over_limit_fails_before_its_end() {
         let too_long = Some(SocketError::FrameTooLong { max: 5 });
         assert_eq!(cut(LINES, &[b"ab\n123456"]), (vec![b"ab".to_vec()], too_long));
         assert_eq!(cut(LINES, &[b"123456\n"]), (vec![], too_long));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counted_frame_over_the_limit_is_told_by_its_length_alone() {
+    fn counted_frame_over_limit_fails_by_header() {
         let (frames, reason) = cut(LENGTH4, &[&[0, 0, 0, 1, 7, 0, 0, 0, 6]]);
         assert_eq!((frames, reason), (vec![vec![7]], Some(SocketError::FrameTooLong { max: 5 })));
         let (frames, reason) = cut(LENGTH4, &[&[0xff; 4]]);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_ends_within_a_counted_frame_is_truncated() {
+    fn stream_ending_within_counted_frame_is_truncated() {
         for bytes in [&[0, 0][..], &[0, 0, 0, 2], &[0, 0, 0, 2, 1]] {
             assert_eq!(cut(LENGTH4, &[bytes]), (vec![], Some(SocketError::Truncated)), "{bytes:?}");
         }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_over_the_limit_is_written() {
+    fn encode_over_limit_writes_nothing() {
         for framing in [LINES, LENGTH4] {
             let mut out = VecDeque::new();
             assert_eq!(framing.encode(b"123456", &mut out), Err(SocketError::FrameTooLong { max: 5 }));
@@ -229,19 +229,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_come_out_as_they_went_in_however_the_bytes_are_split(
+        fn frames_any_split_round_trip(
             frames in lines(), lengths in vec(1_usize..50, 1..20), counted in any::<bool>(),
         ) {
             let framing =
                 if counted { Framing::LengthPrefixed { max: 200 } } else { Framing::Lines { max: 200 } };
             let bytes = encoded(framing, &frames);
-            let mut rest = &bytes[..];
+            let mut remaining = &bytes[..];
             let mut pieces = Vec::new();
             for length in lengths.iter().cycle() {
-                let (piece, left) = rest.split_at((*length).min(rest.len()));
+                let (piece, rest) = remaining.split_at((*length).min(remaining.len()));
                 pieces.push(piece);
-                rest = left;
-                if rest.is_empty() {
+                remaining = rest;
+                if remaining.is_empty() {
                     break;
                 }
             }
@@ -249,10 +249,14 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_at_all_give_frames_within_the_limit(bytes in vec(any::<u8>(), 0..500), max in 0_usize..40) {
+        fn splitter_any_bytes_respects_frame_limit(bytes in vec(any::<u8>(), 0..500), max in 0_usize..40) {
             for framing in [Framing::Bytes, Framing::Lines { max }, Framing::LengthPrefixed { max }] {
-                let (frames, _) = cut(framing, &[&bytes]);
-                prop_assert!(framing == Framing::Bytes || frames.iter().all(|frame| frame.len() <= max));
+                let (frames, reason) = cut(framing, &[&bytes]);
+                if framing == Framing::Bytes {
+                    prop_assert_eq!((frames.concat(), reason), (bytes.clone(), None));
+                } else {
+                    prop_assert!(frames.iter().all(|frame| frame.len() <= max));
+                }
             }
         }
     }

@@ -1,68 +1,70 @@
-//! What may lie between TCP and a connection's frames, TLS above all: this crate knows only when to call it.
+//! The interface of a layer between TCP and the frames of a connection, such as TLS. This crate knows only when to
+//! call it.
 //!
-//! Invariant: a layer does no input or output but through the stream that it is handed, and never waits: what that
-//! stream cannot do at once, it answers with [`WouldBlock`](io::ErrorKind::WouldBlock), and is called again.
-//! Nothing catches its panics: it is no code of an actor's.
+//! Invariants: a layer does input and output only through the stream that it is passed, and it never blocks. Where
+//! that stream would block, the layer returns [`WouldBlock`](io::ErrorKind::WouldBlock), and is called again later.
+//! Its panics are not caught, because it is not code of an actor.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
-/// The stream below a layer, which never blocks.
+/// The non-blocking stream below a layer.
 pub trait Duplex: Read + Write {}
 
 impl<T: Read + Write + ?Sized> Duplex for T {}
 
-/// Makes the layers of single connections. An [`Endpoint`](crate::Endpoint) brings it.
+/// Makes the layer of each connection. It comes from an [`Endpoint`](crate::Endpoint).
 pub trait Layer {
-    /// The layer of a connection that leads to `to`.
+    /// Makes the layer of a connection that was dialled to `to`.
     ///
     /// # Errors
-    /// It cannot be made, which ends the connection.
+    /// The layer cannot be made, which ends the connection.
     fn dialled(&self, to: IpAddr) -> io::Result<Box<dyn Layered>>;
 
-    /// The layer of a connection that was accepted.
+    /// Makes the layer of a connection that was accepted.
     ///
     /// # Errors
-    /// It cannot be made, which ends the connection.
+    /// The layer cannot be made, which ends the connection.
     fn accepted(&self) -> io::Result<Box<dyn Layered>>;
 }
 
 /// The layer of one connection.
 pub trait Layered {
-    /// Agrees with the peer, as far as both have come; `Ok` when it is agreed on, also if that is asked again. Bounds what it
-    /// keeps of a peer meanwhile; the time is the caller's to bound.
+    /// Goes on with the negotiation. Returns `Ok` once it is complete, also when called again. The layer bounds the
+    /// memory that a peer can use meanwhile; the caller bounds the time.
     ///
     /// # Errors
-    /// `WouldBlock`: it waits for the peer. Any other: it came to nothing, and the peer was told, as far as that was possible.
+    /// `WouldBlock`: the layer waits for the peer. `Interrupted`: it has used its share, and there may be more. Any
+    /// other: the negotiation failed, and the peer was informed if that was possible.
     fn open(&mut self, below: &mut dyn Duplex) -> io::Result<()>;
 
-    /// Reads what the peer has sent; 0 when it has ended in good order.
+    /// Reads the data of the peer; 0 when the peer has ended the stream gracefully.
     ///
     /// # Errors
-    /// `WouldBlock`: nothing is left, here nor below. `Interrupted`: it has read its share, and there may be more.
-    /// `UnexpectedEof`: the peer ended without saying so. Any other: the connection is at its end, and what was read
-    /// before is whole.
-    fn read(&mut self, below: &mut dyn Duplex, space: &mut [u8]) -> io::Result<usize>;
+    /// `WouldBlock`: nothing is left to read, in the layer or below it. `Interrupted`: it has read its share, and
+    /// there may be more. `UnexpectedEof`: the stream ended without the layer's end mark. Any other: the connection
+    /// has ended, and all data that was read before is valid.
+    fn read(&mut self, below: &mut dyn Duplex, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Takes some of `bytes`, and writes what it makes of them. What does not fit waits here: a bounded part, since
-    /// nothing more is taken meanwhile.
+    /// Takes some of `bytes`, and writes their encoded form. The part that does not fit below waits in the layer. It
+    /// is bounded, because the layer takes nothing more meanwhile.
     ///
     /// # Errors
-    /// `WouldBlock`: nothing was taken. Any other: nothing will be.
+    /// `WouldBlock`: nothing was taken. Any other: the layer will never take bytes again.
     fn write(&mut self, below: &mut dyn Duplex, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Writes what waits here.
+    /// Writes the bytes that wait in the layer.
     ///
     /// # Errors
-    /// `WouldBlock`: some still waits. Any other: it will for ever.
+    /// `WouldBlock`: some bytes still wait. Any other: they can never be written.
     fn flush(&mut self, below: &mut dyn Duplex) -> io::Result<()>;
 
-    /// Tells the peer that nothing more comes, and writes what waits here. It may be asked again, and says it once.
+    /// Sends the end mark, and writes the bytes that wait in the layer. When called again, sends no second mark.
     ///
     /// # Errors
     /// As [`Layered::flush`].
     fn finish(&mut self, below: &mut dyn Duplex) -> io::Result<()>;
 
-    /// How many of the bytes that [`Layered::write`] took wait here.
+    /// The number of bytes that [`Layered::write`] took and that still wait in the layer.
     fn unwritten(&self) -> usize;
 }

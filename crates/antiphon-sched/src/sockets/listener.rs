@@ -1,6 +1,7 @@
-//! A listening socket, which brings connections.
+//! Listening sockets.
 //!
-//! Invariant: without descriptors it pauses; a backlog that cannot be accepted never keeps the loop busy.
+//! Invariant: a listener pauses while no descriptors are left, so that a backlog it cannot accept never keeps the loop
+//! busy.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,10 +24,10 @@ use crate::egress;
 use crate::id::Key;
 use crate::readiness::Source;
 
-/// Accepted at once, before the others have their turn.
+/// Connections that one listener accepts a round.
 const ACCEPTS_A_ROUND: usize = 64;
-/// How long to wait for descriptors when there are none.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long a listener pauses when no descriptors are left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Listener {
     socket: TcpListener,
@@ -50,8 +51,8 @@ impl Core {
         self.readiness.check()?;
         let mut socket = bind(at, TcpListener::bind)?;
         let local = socket.local_addr()?;
-        let id = self.sockets.next_unshown();
-        let source = self.watch_part(id, FdRole::Main, &mut socket, Interest::READABLE)?;
+        let id = self.sockets.next_internal();
+        let source = self.watch_fd(id, FdRole::Main, &mut socket, Interest::READABLE)?;
         let listener = Listener {
             socket,
             source,
@@ -66,19 +67,19 @@ impl Core {
         Ok(local)
     }
 
-    /// Ends the listener of an actor at `at`; false when it has none there.
+    /// Ends the listener of an actor at `at`; false when there is none.
     pub(crate) fn unlisten(&mut self, owner: Key, at: SocketAddr) -> bool {
-        let mine = self.extras(owner).map(|extras| extras.sockets.clone()).unwrap_or_default();
+        let own = self.extras(owner).map(|extras| extras.sockets.clone()).unwrap_or_default();
         let is_there = |id: &SocketId| matches!(self.sockets.kind(*id, owner), Some(SocketKind::Listener(known)) if known.local == at);
-        let found = mine.into_iter().find(is_there);
+        let found = own.into_iter().find(is_there);
         if let Some(id) = found {
-            self.with_own_socket(id, owner, |_, _| Served::Gone);
+            self.with_own_socket(id, owner, |_, _| Served::Ended);
         }
         found.is_some()
     }
 }
 
-/// Binds to the first address of an endpoint where that works.
+/// Binds to the first address of an endpoint that can be bound.
 pub(super) fn bind<T>(at: &impl Endpoint, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     let Host::Addrs(addrs) = at.host()? else { return Err(SocketError::ListenName.into()) };
     let mut failure = io::ErrorKind::InvalidInput.into();
@@ -92,41 +93,45 @@ pub(super) fn bind<T>(at: &impl Endpoint, bind: impl Fn(SocketAddr) -> io::Resul
     Err(failure)
 }
 
-/// Whether an error of `accept` says that no connection can be accepted until something is closed: the process, or
-/// the system, has no descriptor left, or no memory. Whoever tries again at once keeps a processor busy with it.
+/// Whether an error of `accept` means that no connection can be accepted until something is closed: the process or
+/// the system has no descriptors or no memory left. Wait before the next try: an immediate one fails again, and a loop
+/// of tries keeps a processor busy.
 pub fn is_exhausted(reason: &io::Error) -> bool {
-    // ENFILE, EMFILE, ENOBUFS and ENOMEM; no two systems number the last ones alike.
+    // ENFILE, EMFILE, ENOBUFS and ENOMEM. ENOBUFS has other numbers on other systems.
     reason.kind() == io::ErrorKind::OutOfMemory
         || matches!(reason.raw_os_error(), Some(23 | 24 | 55 | 105 | 10024 | 10055))
 }
 
 impl Listener {
-    pub(crate) fn serve(&mut self, hold: &mut SocketGuard<'_>, events: FdReadiness) -> Served {
-        let Some(owner) = hold.owner else { return Served::Gone };
+    pub(crate) fn serve(&mut self, guard: &mut SocketGuard<'_>, events: FdReadiness) -> Served {
+        let Some(owner) = guard.owner else { return Served::Ended };
         self.readable |= events.is_readable(FdRole::Main);
         for accepted in 0..ACCEPTS_A_ROUND {
-            if !self.readable || hold.is_timed() {
-                return Served::Rest;
+            if !self.readable || guard.has_timer() {
+                return Served::Idle;
             }
-            if !hold.core.has_room(owner) {
-                return Served::Full { fed: accepted > 0 };
+            if !guard.core.has_room(owner) {
+                return Served::Full { delivered: accepted > 0 };
             }
             match self.socket.accept() {
-                Ok((socket, peer)) => self.accepted(hold, owner, socket, peer),
+                Ok((socket, peer)) => self.accepted(guard, owner, socket, peer),
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(reason) if is_exhausted(&reason) => {
-                    tracing::warn!(%reason, at = %self.local, "connections wait; close some, or raise the limit");
-                    hold.time(PAUSE);
+                    tracing::warn!(
+                        %reason, at = %self.local,
+                        "accepting pauses; close some connections, or raise the limit of open files"
+                    );
+                    guard.set_timer(ACCEPT_PAUSE);
                 }
-                // The stranger has gone again; others may follow.
+                // That connection has failed already; there may be more in the backlog.
                 Err(reason) => tracing::debug!(%reason, "a connection was not accepted"),
             }
         }
         Served::Again
     }
 
-    fn accepted(&mut self, hold: &mut SocketGuard<'_>, owner: Key, socket: TcpStream, peer: SocketAddr) {
-        let (core, listener) = (&mut *hold.core, hold.id);
+    fn accepted(&mut self, guard: &mut SocketGuard<'_>, owner: Key, socket: TcpStream, peer: SocketAddr) {
+        let (core, listener) = (&mut *guard.core, guard.id);
         let id = core.sockets.next_conn();
         let made = Stream::accepted(core, id, socket, self.layer.as_deref());
         let pending_of = self.layer.as_ref().map(|_| listener);
@@ -138,7 +143,7 @@ impl Listener {
                     core.with_own_tcp(id, owner, Tcp::begin);
                 }
             }
-            Err(reason) => tracing::debug!(%reason, %peer, "a connection could not be opened"),
+            Err(reason) => tracing::debug!(%reason, %peer, "an accepted connection could not be set up"),
         }
     }
 
@@ -148,20 +153,20 @@ impl Listener {
         }
         self.pending.insert(id, peer.ip());
         if let Some(oldest) = self.pending.take_surplus() {
-            tracing::debug!(at = %self.local, "a connection gives way to another before it was opened");
-            core.drop_untold(oldest);
+            tracing::debug!(at = %self.local, "a pending connection was closed in favour of a newer one");
+            core.drop_pending(oldest);
         }
     }
 
-    /// A connection is no stranger any more.
-    pub(super) fn forget(&mut self, stranger: SocketId) {
-        self.pending.remove(stranger);
+    /// A connection is open or closed, and no longer pending.
+    pub(super) fn remove_pending(&mut self, id: SocketId) {
+        self.pending.remove(id);
     }
 
-    pub(crate) fn leave(&mut self, core: &mut Core) {
-        core.readiness.part_with(self.source, &mut self.socket);
-        for stranger in self.pending.take_all() {
-            core.drop_untold(stranger);
+    pub(crate) fn release(&mut self, core: &mut Core) {
+        core.readiness.deregister_socket(self.source, &mut self.socket);
+        for id in self.pending.take_all() {
+            core.drop_pending(id);
         }
     }
 }

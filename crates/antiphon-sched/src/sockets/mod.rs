@@ -1,12 +1,14 @@
-//! Sockets and child processes of actors, as messages: what happens to one is told by a constructor of the
-//! actor's own.
+//! Sockets and child processes of actors. Their events reach the actor as messages that its own constructor makes.
 //!
-//! The loop owns the descriptors. An actor knows a [`Conn`] or a [`Udp`], and says what it wants by the verbs of
-//! `verbs.rs`; `table.rs` serves who is ready, each within a share, before the actors have their turns, and writes
-//! what they wrote after that.
+//! The loop owns the descriptors. An actor holds a [`Conn`] or a [`Udp`], and acts on it by the methods in
+//! `cx_methods.rs`. In each round `table.rs` serves the ready sockets, each within a share, before the actors run.
+//! After the actors it writes their output.
 //!
-//! Invariant: a socket is told of in order, and its end last and once; nothing is read for an actor whose mailbox
-//! is full; what an actor wrote is bounded; a socket ends with its actor, unless it is being closed in good order.
+//! Invariants:
+//! - The events of a socket are delivered in order. Its end is the last event, and is delivered once.
+//! - Nothing is read for an actor while its mailbox is full.
+//! - The bytes that an actor has written and the system has not taken are bounded.
+//! - A socket ends with its actor, unless it is being closed gracefully.
 
 #[cfg(unix)]
 mod child;
@@ -38,44 +40,45 @@ pub use listener::is_exhausted;
 pub use pending::site_of;
 pub(crate) use table::{FdRole, SocketId, SocketTable};
 
-/// A connection of an actor's, or a child process: a small number that is used once in its loop.
+/// Identifies a connection or a child process of an actor. Its loop never uses the number again.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Conn(pub(crate) u64);
 
-/// A UDP socket of an actor's.
+/// Identifies a UDP socket of an actor.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Udp {
     pub(crate) id: u64,
     pub(crate) local: SocketAddr,
 }
 
-/// What happens on a connection. `Closed` is the last that is told of it, whoever closed it.
+/// An event of a connection. `Closed` is always the last one, whichever side closed it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SocketEvent {
-    /// It is there, and leads to this address; where a layer such as TLS lies over TCP, that is agreed on.
+    /// The connection to this address is open, and its layer, such as TLS, is negotiated.
     Opened(SocketAddr),
     /// A frame of the connection's [`Framing`].
     Data(Vec<u8>),
-    /// More than 1 MiB waited to be written; now it is less than 256 KiB.
+    /// More than 1 MiB waited to be written; now less than 256 KiB waits.
     Writable,
-    /// It has ended: by the peer's word or this side's `close`, after all that came before; or with an error. The
-    /// errors that are not the system's are a [`SocketError`] inside, or one of the layer's.
+    /// The connection has ended. `None`: the peer ended it, or this side called `close`, and all earlier data was
+    /// delivered. An error that is not the system's contains a [`SocketError`], or an error of the layer.
     Closed(Option<io::Error>),
 }
 
-/// What happens to a child process. `Ended` is the last that is told of it.
+/// An event of a child process. `Ended` is always the last one.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ProcessEvent {
-    /// A frame of what it prints.
+    /// A frame of the standard output.
     Stdout(Vec<u8>),
-    /// A frame of what it prints on standard error, if that was piped.
+    /// A frame of the standard error, if that was piped.
     Stderr(Vec<u8>),
-    /// More than 1 MiB waited to be read by it; now it is less than 256 KiB.
+    /// More than 1 MiB waited to be written to the standard input; now less than 256 KiB waits.
     Writable,
-    /// It has ended, after all that it printed; or its output broke the framing, and it was killed. The system's
-    /// error if it cannot be waited for, since the program ignores SIGCHLD or waits for children by itself.
+    /// The child has exited, and all its output was delivered; or its output broke the framing, and it was
+    /// killed. The system's error if the loop cannot wait for the child, because the program ignores SIGCHLD or
+    /// waits for children itself.
     Ended(io::Result<ExitStatus>),
 }
 
@@ -86,7 +89,7 @@ impl fmt::Display for Conn {
 }
 
 impl Udp {
-    /// Where the socket is bound.
+    /// The address that the socket is bound to.
     pub const fn local_addr(self) -> SocketAddr {
         self.local
     }

@@ -1,6 +1,7 @@
-//! Connections of a listener on which its layer is not agreed on: nobody has been told of them.
+//! The pending connections of a listener: their layer is not negotiated yet, and the actor does not know of them.
 //!
-//! Invariant: no more than `PENDING_MAX`, and each ends, is told of, or gives way; they end with their listener.
+//! Invariants: a listener has at most `PENDING_MAX` of them. Each one opens, fails, or is evicted. They end with their
+//! listener.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -8,10 +9,10 @@ use std::net::IpAddr;
 
 use super::table::SocketId;
 
-/// Strangers of one listener at a time.
+/// Pending connections of one listener at a time.
 const PENDING_MAX: usize = 64;
 
-/// The strangers of one listener. Their numbers grow, so the first is the oldest.
+/// The pending connections of one listener. Ids grow, so the first is the oldest.
 #[derive(Default)]
 pub(super) struct PendingConns(BTreeMap<SocketId, IpAddr>);
 
@@ -20,13 +21,12 @@ impl PendingConns {
         self.0.insert(id, site_of(from));
     }
 
-    /// It is none any more.
     pub(super) fn remove(&mut self, id: SocketId) {
         self.0.remove(&id);
     }
 
-    /// Who is to go when another has come: the oldest of the address that has most, so that many of one address keep
-    /// those of others away least of all.
+    /// Removes and returns one connection if there are more than `PENDING_MAX`: the oldest of the address that has
+    /// the most. So an address with many connections evicts its own before those of other addresses.
     pub(super) fn take_surplus(&mut self) -> Option<SocketId> {
         if self.0.len() <= PENDING_MAX {
             return None;
@@ -44,7 +44,7 @@ impl PendingConns {
     }
 }
 
-/// The network that somebody has who has this address: with one of IPv6 comes all that shares its first 64 bits.
+/// The network that one owner of this address controls: for IPv6 the first 64 bits, for IPv4 the address itself.
 pub fn site_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => std::net::Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_of_the_address_that_has_most_gives_way() {
+    fn pending_surplus_evicts_oldest_of_busiest_address() {
         let (one, many) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
         let mut pending = PendingConns::default();
         pending.insert(SocketId(0), one);
@@ -70,12 +70,16 @@ mod tests {
             assert_eq!(pending.take_surplus(), Some(SocketId(id - 63)));
         }
         pending.insert(SocketId(200), one);
-        assert_eq!(pending.take_surplus(), Some(SocketId(137)), "not the one that is alone");
+        assert_eq!(
+            pending.take_surplus(),
+            Some(SocketId(137)),
+            "the busiest address, although the other has the oldest connection"
+        );
         assert_eq!(pending.take_all().count(), PENDING_MAX);
     }
 
     #[test]
-    fn addresses_of_one_network_of_ipv6_count_as_one() {
+    fn pending_addresses_of_ipv6_network_count_together() {
         let mut pending = PendingConns::default();
         pending.insert(SocketId(0), "2001:db8::1".parse().expect("an address"));
         for id in 1..=PENDING_MAX as u16 {
@@ -85,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn of_addresses_that_have_equally_many_the_oldest_gives_way() {
+    fn pending_equal_counts_evict_oldest() {
         let mut pending = PendingConns::default();
         for id in 0..=PENDING_MAX as u8 {
             pending.insert(SocketId(id.into()), [127, 0, 0, id].into());

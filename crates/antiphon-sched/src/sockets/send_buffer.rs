@@ -1,6 +1,6 @@
-//! What an actor wrote and the system has not taken yet.
+//! The bytes that an actor wrote and the system has not taken yet.
 //!
-//! Invariant: no more than `QUEUE_MAX` bytes wait, framing included.
+//! Invariant: at most `QUEUE_MAX` bytes wait, framing included.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -8,34 +8,34 @@ use std::io::{self, Write};
 use super::error::SocketError;
 use super::framing::Framing;
 
-/// Above this, a writer is to pause.
+/// A writer should pause while more bytes than this wait.
 const MARK_HIGH: usize = 1 << 20;
-/// Below this, a writer that was above the mark is told.
+/// `Writable` is sent when fewer bytes than this wait, after more than `MARK_HIGH` did.
 const MARK_LOW: usize = 256 << 10;
-/// More is an error.
+/// More bytes than this are an error.
 const QUEUE_MAX: usize = 64 << 20;
-/// Written at once, before the others have their turn.
+/// Bytes that one socket writes a round.
 const BYTES_A_ROUND: usize = 1 << 20;
-/// An empty queue keeps no more memory than this.
+/// The capacity that an empty queue may keep.
 const KEPT_MAX: usize = 64 << 10;
 
 #[derive(Default)]
 pub(crate) struct SendBuffer {
     queue: VecDeque<u8>,
-    /// The system may take more; it says when, once it has refused.
+    /// The system may take more. Once a write has blocked, the system reports when it takes more.
     pub(crate) writable: bool,
-    over_mark: bool,
+    above_mark: bool,
 }
 
-/// How far a flush came.
+/// The result of a flush.
 pub(crate) enum Flushed {
-    /// Nothing waits.
+    /// All bytes are written.
     All,
-    /// The system takes no more.
+    /// The system takes no more bytes now.
     Blocked,
     /// This round's share is used up.
-    Cut,
-    /// Nothing will be taken any more; the queue is gone.
+    ShareUsed,
+    /// No more bytes can ever be written; the queue was dropped.
     Failed(io::Error),
 }
 
@@ -44,7 +44,7 @@ impl SendBuffer {
         Self { writable, ..Self::default() }
     }
 
-    /// How many bytes wait.
+    /// The number of bytes that wait.
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
     }
@@ -54,7 +54,7 @@ impl SendBuffer {
             return Err(SocketError::QueueFull { max: QUEUE_MAX });
         }
         framing.encode(data, &mut self.queue)?;
-        self.over_mark |= self.queue.len() > MARK_HIGH;
+        self.above_mark |= self.queue.len() > MARK_HIGH;
         Ok(())
     }
 
@@ -65,7 +65,7 @@ impl SendBuffer {
                 return Flushed::Blocked;
             }
             if left == 0 {
-                return Flushed::Cut;
+                return Flushed::ShareUsed;
             }
             let (front, _) = self.queue.as_slices();
             match to.write(&front[..front.len().min(left)]) {
@@ -83,11 +83,11 @@ impl SendBuffer {
             self.queue = VecDeque::new();
         }
         let flushed = to.flush();
-        self.after(flushed)
+        self.on_stream_flushed(flushed)
     }
 
-    /// What a flush of the stream itself means, when nothing waits here.
-    pub(crate) fn after(&mut self, flushed: io::Result<()>) -> Flushed {
+    /// Converts the result of a flush of the stream itself, while this queue is empty.
+    pub(crate) fn on_stream_flushed(&mut self, flushed: io::Result<()>) -> Flushed {
         match flushed {
             Ok(()) => Flushed::All,
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
@@ -100,15 +100,15 @@ impl SendBuffer {
 
     fn fail(&mut self, reason: io::Error) -> Flushed {
         self.queue = VecDeque::new();
-        self.over_mark = false;
+        self.above_mark = false;
         Flushed::Failed(reason)
     }
 
-    /// Whether a writer that was above the mark is to be told that there is room; once.
-    pub(crate) fn take_relief(&mut self) -> bool {
-        let relieved = self.over_mark && self.queue.len() < MARK_LOW;
-        self.over_mark &= !relieved;
-        relieved
+    /// Whether `Writable` is due: more than `MARK_HIGH` bytes waited, and fewer than `MARK_LOW` do now. True once.
+    pub(crate) fn take_writable_event(&mut self) -> bool {
+        let is_due = self.above_mark && self.queue.len() < MARK_LOW;
+        self.above_mark &= !is_due;
+        is_due
     }
 }
 
@@ -116,10 +116,10 @@ impl SendBuffer {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes, then refuses.
-    struct Throat(usize);
+    /// Takes so many bytes, then blocks.
+    struct LimitedWriter(usize);
 
-    impl Write for Throat {
+    impl Write for LimitedWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let count = self.0.min(bytes.len());
             self.0 -= count;
@@ -132,23 +132,23 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_above_the_mark_is_told_once_when_little_is_left() {
+    fn writable_event_is_due_once_below_low_mark() {
         let mut send_buffer = SendBuffer::new(true);
         send_buffer.push(Framing::Bytes, &vec![0; MARK_HIGH]).expect("room");
-        assert!(matches!(send_buffer.flush(&mut Throat(MARK_HIGH - 1)), Flushed::Blocked));
-        assert!(!send_buffer.take_relief(), "it was not above the mark");
+        assert!(matches!(send_buffer.flush(&mut LimitedWriter(MARK_HIGH - 1)), Flushed::Blocked));
+        assert!(!send_buffer.take_writable_event(), "it was never above the high mark");
         send_buffer.push(Framing::Bytes, &vec![0; MARK_HIGH]).expect("room");
         send_buffer.writable = true;
-        assert!(matches!(send_buffer.flush(&mut Throat(MARK_HIGH - MARK_LOW)), Flushed::Blocked));
-        assert!(!send_buffer.take_relief(), "more than the low mark is left");
+        assert!(matches!(send_buffer.flush(&mut LimitedWriter(MARK_HIGH - MARK_LOW)), Flushed::Blocked));
+        assert!(!send_buffer.take_writable_event(), "more than the low mark is left");
         send_buffer.writable = true;
-        assert!(matches!(send_buffer.flush(&mut Throat(MARK_HIGH)), Flushed::All));
-        assert!(send_buffer.take_relief());
-        assert!(!send_buffer.take_relief(), "once");
+        assert!(matches!(send_buffer.flush(&mut LimitedWriter(MARK_HIGH)), Flushed::All));
+        assert!(send_buffer.take_writable_event());
+        assert!(!send_buffer.take_writable_event(), "once");
     }
 
     #[test]
-    fn no_more_waits_than_the_cap() {
+    fn push_over_cap_is_refused() {
         let mut send_buffer = SendBuffer::new(true);
         let full = Err(SocketError::QueueFull { max: QUEUE_MAX });
         assert_eq!(
@@ -164,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn one_round_writes_its_share() {
+    fn flush_writes_at_most_one_share() {
         let mut send_buffer = SendBuffer::new(true);
         send_buffer.push(Framing::Bytes, &vec![0; BYTES_A_ROUND + 1]).expect("room");
-        assert!(matches!(send_buffer.flush(&mut Throat(usize::MAX)), Flushed::Cut));
+        assert!(matches!(send_buffer.flush(&mut LimitedWriter(usize::MAX)), Flushed::ShareUsed));
         assert_eq!(send_buffer.len(), 1);
-        assert!(matches!(send_buffer.flush(&mut Throat(usize::MAX)), Flushed::All));
+        assert!(matches!(send_buffer.flush(&mut LimitedWriter(usize::MAX)), Flushed::All));
     }
 }

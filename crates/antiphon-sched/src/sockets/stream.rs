@@ -1,4 +1,4 @@
-//! The stream below a connection's frames: a socket, and what lies over it.
+//! The stream below a connection's frames: a TCP socket, and its layer if there is one.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -21,10 +21,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn dial(hold: &mut SocketGuard<'_>, addr: SocketAddr) -> io::Result<Self> {
+    pub(super) fn dial(guard: &mut SocketGuard<'_>, addr: SocketAddr) -> io::Result<Self> {
         egress::allowed(&addr).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         let mut socket = TcpStream::connect(addr)?;
-        let source = hold.core.watch_part(hold.id, FdRole::Main, &mut socket, READ_WRITE)?;
+        let source = guard.core.watch_fd(guard.id, FdRole::Main, &mut socket, READ_WRITE)?;
         Ok(Self { socket, source, layered: None })
     }
 
@@ -36,11 +36,11 @@ impl Stream {
     ) -> io::Result<Self> {
         let layered = layer.map(Layer::accepted).transpose()?;
         socket.set_nodelay(true)?;
-        let source = core.watch_part(id, FdRole::Main, &mut socket, READ_WRITE)?;
+        let source = core.watch_fd(id, FdRole::Main, &mut socket, READ_WRITE)?;
         Ok(Self { socket, source, layered })
     }
 
-    /// Where a dialled stream leads; `None` while that is open.
+    /// The peer of a dialled stream; `None` while it is still connecting.
     pub(super) fn connected(&self) -> Option<io::Result<SocketAddr>> {
         match self.socket.take_error() {
             Ok(Some(reason)) | Err(reason) => return Some(Err(reason)),
@@ -53,18 +53,18 @@ impl Stream {
         }
     }
 
-    /// Lays something over a dialled stream that has connected.
-    pub(super) fn lay(&mut self, layer: &dyn Layer, to: SocketAddr) -> io::Result<()> {
+    /// Adds a layer to a dialled stream that has connected.
+    pub(super) fn add_layer(&mut self, layer: &dyn Layer, to: SocketAddr) -> io::Result<()> {
         self.layered = Some(layer.dialled(to.ip())?);
         Ok(())
     }
 
-    /// Whether what lies over it is agreed on; `WouldBlock` until then.
+    /// Goes on with the negotiation of the layer; `WouldBlock` until it is complete.
     pub(super) fn open(&mut self) -> io::Result<()> {
         self.layered.as_mut().map_or(Ok(()), |layered| layered.open(&mut self.socket))
     }
 
-    /// Says to the peer that nothing more comes, where there is a word for it. May be called again.
+    /// Sends the end mark of the layer, if there is a layer. May be called again.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.layered.as_mut().map_or(Ok(()), |layered| layered.finish(&mut self.socket))
     }
@@ -73,16 +73,16 @@ impl Stream {
         self.layered.as_ref().map_or(0, |layered| layered.unwritten())
     }
 
-    pub(super) fn leave(mut self, core: &mut Core) {
-        core.readiness.part_with(self.source, &mut self.socket);
+    pub(super) fn release(mut self, core: &mut Core) {
+        core.readiness.deregister_socket(self.source, &mut self.socket);
     }
 }
 
 impl Read for Stream {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.layered {
-            Some(layered) => layered.read(&mut self.socket, space),
-            None => self.socket.read(space),
+            Some(layered) => layered.read(&mut self.socket, buffer),
+            None => self.socket.read(buffer),
         }
     }
 }

@@ -1,9 +1,11 @@
-//! All sockets of a loop: who is ready, who waits for room, who has something to write.
+//! All sockets of a loop: which are ready, which wait for room in a mailbox, which have data to write.
 //!
-//! A socket is taken out of the table while it is served, so that the loop is free for what it tells.
+//! A socket is taken out of the table while it is served, so that it can borrow the whole loop to deliver its events.
 //!
-//! Invariant: a socket with an owner stands in the owner's side entry; one without is being closed in good order,
-//! and a timer ends it. `queued` and `stalled` say whether it is in those lists, at most once in each.
+//! Invariants:
+//! - A socket with an owner is listed in the owner's `ActorExtras`. A socket without one is being closed gracefully,
+//!   and a timer ends it.
+//! - `queued`, `stalled` and `dirty` record whether the socket is in these lists; it is in each at most once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -22,20 +24,20 @@ use crate::panic_guard;
 use crate::readiness::{Source, SourceOwner};
 use crate::timers::{DueTimer, TimerKey};
 
-/// Sockets served in one round, unless the time is over before.
+/// Sockets served a round, unless the time of the round is over before.
 const SERVED_A_ROUND: usize = 1024;
-/// Of them, connections that are being agreed on: a step of TLS may take milliseconds.
+/// Negotiating connections served a round: a step of TLS may take milliseconds.
 const NEGOTIATIONS_A_ROUND: usize = 2;
-/// Read at once.
-const SPACE_BYTES: usize = 64 << 10;
-/// From here on numbers are of what is no `Conn`, so that those stay small.
-const FIRST_UNSHOWN: u64 = 1 << 62;
+/// The largest number of bytes of one read.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Ids from here on belong to sockets that are not a `Conn`, so that the numbers of those stay small.
+const FIRST_INTERNAL: u64 = 1 << 62;
 
-/// A socket's number, used once in its loop.
+/// Identifies a socket; its loop never uses the number again.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct SocketId(pub(crate) u64);
 
-/// Which descriptor of a socket; a child process has several.
+/// The role of one descriptor of a socket; a child process has several descriptors.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(not(unix), expect(dead_code, reason = "child processes need pipes"))]
 pub(crate) enum FdRole {
@@ -45,26 +47,26 @@ pub(crate) enum FdRole {
     Exit,
 }
 
-/// What a socket's descriptors are ready for since it was last served.
+/// The readiness of a socket's descriptors since the socket was last served.
 #[derive(Copy, Clone, Default, Debug)]
 pub(crate) struct FdReadiness(u8);
 
 impl FdReadiness {
-    fn add(&mut self, part: FdRole, readable: bool, writable: bool) {
-        self.0 |= (u8::from(readable) | u8::from(writable) << 1) << (2 * part as u8);
+    fn add(&mut self, role: FdRole, readable: bool, writable: bool) {
+        self.0 |= (u8::from(readable) | u8::from(writable) << 1) << (2 * role as u8);
     }
 
-    pub(crate) fn is_readable(self, part: FdRole) -> bool {
-        self.0 >> (2 * part as u8) & 1 != 0
+    pub(crate) fn is_readable(self, role: FdRole) -> bool {
+        self.0 >> (2 * role as u8) & 1 != 0
     }
 
-    pub(crate) fn is_writable(self, part: FdRole) -> bool {
-        self.0 >> (2 * part as u8) & 2 != 0
+    pub(crate) fn is_writable(self, role: FdRole) -> bool {
+        self.0 >> (2 * role as u8) & 2 != 0
     }
 }
 
 struct SocketEntry {
-    /// `None` once the actor has been told the end, or has ended itself.
+    /// `None` once the actor can no longer use the socket: its end was delivered, or the actor has ended.
     owner: Option<Key>,
     kind: SocketKind,
     timer: Option<TimerKey>,
@@ -82,35 +84,35 @@ pub(crate) enum SocketKind {
     Child(Box<Child>),
 }
 
-/// A socket that is being served: it and its timer are out of the table.
+/// Access to the loop for a socket that is being served. The socket and its timer are out of the table.
 pub(crate) struct SocketGuard<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) id: SocketId,
     pub(crate) owner: Option<Key>,
     timer: Option<TimerKey>,
-    /// It has more to write, when the others had their turn.
-    pub(crate) writes_on: bool,
+    /// The socket has data to write, after the other sockets are served.
+    pub(crate) has_output: bool,
 }
 
-/// How a socket was left.
+/// The state in which a call left a socket.
 pub(crate) enum Served {
-    /// It says when it is ready.
-    Rest,
-    /// It was cut off by its share.
+    /// It waits for readiness.
+    Idle,
+    /// It has used its share, and goes on in the next round.
     Again,
-    /// It waits for room in its actor's mailbox; whether it told something before.
-    Full { fed: bool },
-    /// The actor has nothing to do with it any more; it goes on by itself.
+    /// It waits for room in its actor's mailbox; `delivered` if it delivered an event before.
+    Full { delivered: bool },
+    /// It no longer belongs to the actor; the loop finishes closing it.
     Orphan,
-    /// It has ended, and was told so.
-    Gone,
+    /// It has ended, and its last event, if it has one, was delivered.
+    Ended,
 }
 
-/// Sockets that wait for room in one mailbox. Those that told nothing last time come first.
+/// The sockets that wait for room in one mailbox. Those that delivered nothing last time are served first.
 #[derive(Default)]
 struct Stalled {
     starved: Vec<SocketId>,
-    fed: Vec<SocketId>,
+    delivered: Vec<SocketId>,
 }
 
 #[derive(Default)]
@@ -119,10 +121,10 @@ pub(crate) struct SocketTable {
     ready: VecDeque<SocketId>,
     stalled: BTreeMap<Key, Stalled>,
     dirty: Vec<SocketId>,
-    /// Where sockets are read to.
-    space: Vec<u8>,
-    conns: u64,
-    unshown: u64,
+    /// The buffer into which all sockets read.
+    read_buffer: Vec<u8>,
+    last_conn: u64,
+    last_internal: u64,
 }
 
 impl SocketTable {
@@ -131,24 +133,24 @@ impl SocketTable {
     }
 
     pub(crate) fn next_conn(&mut self) -> SocketId {
-        self.conns += 1;
-        SocketId(self.conns)
+        self.last_conn += 1;
+        SocketId(self.last_conn)
     }
 
-    pub(crate) fn next_unshown(&mut self) -> SocketId {
-        self.unshown += 1;
-        SocketId(FIRST_UNSHOWN + self.unshown)
+    pub(crate) fn next_internal(&mut self) -> SocketId {
+        self.last_internal += 1;
+        SocketId(FIRST_INTERNAL + self.last_internal)
     }
 
-    /// Whether any can go on right now.
+    /// Whether any socket can go on without waiting.
     pub(crate) fn is_busy(&self) -> bool {
         !self.ready.is_empty() || !self.dirty.is_empty()
     }
 
-    /// Notes readiness.
-    pub(crate) fn note(&mut self, id: SocketId, part: FdRole, readable: bool, writable: bool) {
+    /// Records the readiness of a descriptor.
+    pub(crate) fn note(&mut self, id: SocketId, role: FdRole, readable: bool, writable: bool) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.events.add(part, readable, writable);
+        entry.events.add(role, readable, writable);
         self.queue(id);
     }
 
@@ -160,7 +162,7 @@ impl SocketTable {
         }
     }
 
-    /// Has what was written go out at the end of this round.
+    /// Has the waiting bytes of a socket written at the end of this round.
     pub(crate) fn mark_dirty(&mut self, id: SocketId) {
         if let Some(entry) = self.entries.get_mut(&id)
             && !std::mem::replace(&mut entry.dirty, true)
@@ -169,16 +171,16 @@ impl SocketTable {
         }
     }
 
-    fn stall(&mut self, id: SocketId, fed: bool) {
+    fn stall(&mut self, id: SocketId, delivered: bool) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let Some(owner) = entry.owner.filter(|_| !std::mem::replace(&mut entry.stalled, true)) else {
             return;
         };
         let stalled = self.stalled.entry(owner).or_default();
-        if fed { stalled.fed.push(id) } else { stalled.starved.push(id) }
+        if delivered { stalled.delivered.push(id) } else { stalled.starved.push(id) }
     }
 
-    /// A socket of an actor's.
+    /// A socket, if it belongs to `owner`.
     pub(crate) fn kind(&self, id: SocketId, owner: Key) -> Option<&SocketKind> {
         self.entries.get(&id).filter(|entry| entry.owner == Some(owner)).map(|entry| &entry.kind)
     }
@@ -195,12 +197,12 @@ impl SocketTable {
         }
     }
 
-    /// The loop ends. Drops all, each in a catch of its own: constructors are the users'.
+    /// Drops all sockets when the loop ends, each in a panic guard of its own, because constructors are user code.
     pub(crate) fn drop_all(&mut self) {
         for (_, mut entry) in self.entries.drain() {
             panic_guard::log_panic(|| {
                 if let SocketKind::Tcp(tcp) = &mut entry.kind {
-                    tcp.say_end();
+                    tcp.send_layer_end();
                 }
                 drop(entry);
             });
@@ -209,13 +211,13 @@ impl SocketTable {
 }
 
 impl Core {
-    /// Whether an actor lives, and its mailbox takes messages.
+    /// Whether an actor is alive and its mailbox has room.
     pub(crate) fn has_room(&mut self, owner: Key) -> bool {
         let max = self.mailbox_max;
         self.any_mailbox(owner).is_some_and(|mailbox| !mailbox.is_full_of(max))
     }
 
-    /// Puts a socket into the table; false when its actor has ended, in this very step.
+    /// Puts a socket into the table. Returns false, and drops the socket, if its actor has ended in this step.
     pub(crate) fn insert_socket(&mut self, id: SocketId, owner: Key, kind: SocketKind) -> bool {
         let entry = SocketEntry {
             owner: Some(owner),
@@ -239,18 +241,18 @@ impl Core {
         }
     }
 
-    /// Registers a descriptor of a socket's.
-    pub(crate) fn watch_part(
+    /// Registers a descriptor of a socket for readiness.
+    pub(crate) fn watch_fd(
         &mut self,
         id: SocketId,
-        part: FdRole,
+        role: FdRole,
         source: &mut (impl mio::event::Source + ?Sized),
         interest: mio::Interest,
     ) -> io::Result<Source> {
-        self.readiness.register(SourceOwner::SocketEvent(id, part), source, interest)
+        self.readiness.register(SourceOwner::Socket(id, role), source, interest)
     }
 
-    /// Has `act` see a socket, which is out of the table meanwhile.
+    /// Calls `act` with a socket, which is out of the table meanwhile.
     fn with_socket(
         &mut self,
         id: SocketId,
@@ -258,25 +260,25 @@ impl Core {
     ) {
         let Some(mut entry) = self.sockets.entries.remove(&id) else { return };
         let (owner, timer) = (entry.owner, entry.timer.take());
-        let mut hold = SocketGuard { core: self, id, owner, timer, writes_on: false };
-        let fate = act(&mut hold, &mut entry);
-        let writes_on = hold.writes_on;
-        entry.timer = hold.timer;
-        match fate {
-            Served::Gone => return self.drop_socket(id, entry),
+        let mut guard = SocketGuard { core: self, id, owner, timer, has_output: false };
+        let outcome = act(&mut guard, &mut entry);
+        let has_output = guard.has_output;
+        entry.timer = guard.timer;
+        match outcome {
+            Served::Ended => return self.drop_socket(id, entry),
             Served::Orphan => self.disown(id, &mut entry),
-            Served::Rest | Served::Again | Served::Full { .. } => {}
+            Served::Idle | Served::Again | Served::Full { .. } => {}
         }
         self.sockets.entries.insert(id, entry);
-        match fate {
+        match outcome {
             Served::Again | Served::Orphan => self.sockets.queue(id),
-            Served::Full { fed } => self.sockets.stall(id, fed),
-            Served::Rest | Served::Gone => {}
+            Served::Full { delivered } => self.sockets.stall(id, delivered),
+            Served::Idle | Served::Ended => {}
         }
-        if writes_on {
+        if has_output {
             self.sockets.mark_dirty(id);
         }
-        // What it told may have ended the actor, whose other sockets are gone already.
+        // A delivered event may have ended the actor, and with it its other sockets.
         if owner.is_some_and(|owner| !self.actors.is_alive(owner)) {
             self.close_sockets_of([id].into());
         }
@@ -288,16 +290,16 @@ impl Core {
         }
         self.disown(id, &mut entry);
         match &mut entry.kind {
-            SocketKind::Listener(listener) => listener.leave(self),
-            SocketKind::Tcp(tcp) => tcp.leave(self, id),
-            SocketKind::Udp(udp) => udp.leave(self),
+            SocketKind::Listener(listener) => listener.release(self),
+            SocketKind::Tcp(tcp) => tcp.release(self, id),
+            SocketKind::Udp(udp) => udp.release(self),
             #[cfg(unix)]
-            SocketKind::Child(child) => child.leave(self),
+            SocketKind::Child(child) => child.release(self),
         }
         panic_guard::log_panic(|| drop(entry));
     }
 
-    /// The actor has nothing to do with the socket any more.
+    /// Separates a socket from its actor.
     fn disown(&mut self, id: SocketId, entry: &mut SocketEntry) {
         if let Some(owner) = entry.owner.take()
             && self.actors.is_alive(owner)
@@ -310,54 +312,55 @@ impl Core {
 
     /// Serves the sockets that are ready, within a share of the round.
     pub(crate) fn serve_sockets(&mut self) {
-        let mut space = std::mem::take(&mut self.sockets.space);
-        space.resize(SPACE_BYTES, 0);
-        let mut agreeing = Vec::new();
+        let mut buffer = std::mem::take(&mut self.sockets.read_buffer);
+        buffer.resize(READ_BUFFER_BYTES, 0);
+        let mut negotiating = Vec::new();
         for _ in 0..self.sockets.ready.len().min(SERVED_A_ROUND) {
             let Some(id) = self.sockets.ready.pop_front() else { break };
             if self.sockets.is_negotiating(id) {
-                agreeing.push(id);
+                negotiating.push(id);
                 continue;
             }
-            self.serve_socket(id, &mut space);
+            self.serve_socket(id, &mut buffer);
             if self.is_round_over() {
                 break;
             }
         }
-        // After the others, and few: a step of theirs may take longer than all that the others want.
-        for (nth, id) in agreeing.into_iter().enumerate() {
-            match nth < NEGOTIATIONS_A_ROUND {
-                true => self.serve_socket(id, &mut space),
-                false => self.sockets.ready.push_back(id),
+        // These are last and few: one of their steps may take longer than serving all the others.
+        for (nth, id) in negotiating.into_iter().enumerate() {
+            if nth < NEGOTIATIONS_A_ROUND {
+                self.serve_socket(id, &mut buffer);
+            } else {
+                self.sockets.ready.push_back(id);
             }
         }
-        self.sockets.space = space;
+        self.sockets.read_buffer = buffer;
     }
 
-    fn serve_socket(&mut self, id: SocketId, space: &mut [u8]) {
-        self.with_socket(id, |hold, entry| {
+    fn serve_socket(&mut self, id: SocketId, buffer: &mut [u8]) {
+        self.with_socket(id, |guard, entry| {
             entry.queued = false;
             let events = std::mem::take(&mut entry.events);
             match &mut entry.kind {
-                SocketKind::Listener(listener) => listener.serve(hold, events),
-                SocketKind::Tcp(tcp) => tcp.serve(hold, events, space),
-                SocketKind::Udp(udp) => udp.serve(hold, events, space),
+                SocketKind::Listener(listener) => listener.serve(guard, events),
+                SocketKind::Tcp(tcp) => tcp.serve(guard, events, buffer),
+                SocketKind::Udp(udp) => udp.serve(guard, events, buffer),
                 #[cfg(unix)]
-                SocketKind::Child(child) => child.serve(hold, events, space),
+                SocketKind::Child(child) => child.serve(guard, events, buffer),
             }
         });
     }
 
-    /// Writes what actors wrote in this round, and lets those go on whose actors have room again.
+    /// Writes the data that actors wrote in this round, and resumes stalled sockets for which there is room again.
     pub(crate) fn flush_sockets(&mut self) {
         for id in std::mem::take(&mut self.sockets.dirty) {
-            self.with_socket(id, |hold, entry| {
+            self.with_socket(id, |guard, entry| {
                 entry.dirty = false;
                 match &mut entry.kind {
-                    SocketKind::Tcp(tcp) => tcp.flush(hold),
+                    SocketKind::Tcp(tcp) => tcp.flush(guard),
                     #[cfg(unix)]
-                    SocketKind::Child(child) => child.flush(hold),
-                    SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Rest,
+                    SocketKind::Child(child) => child.flush(guard),
+                    SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Idle,
                 }
             });
         }
@@ -371,7 +374,7 @@ impl Core {
                 continue;
             }
             let Some(stalled) = self.sockets.stalled.remove(&owner) else { continue };
-            for id in stalled.starved.into_iter().chain(stalled.fed) {
+            for id in stalled.starved.into_iter().chain(stalled.delivered) {
                 if let Some(entry) = self.sockets.entries.get_mut(&id) {
                     entry.stalled = false;
                 }
@@ -380,12 +383,12 @@ impl Core {
         }
     }
 
-    /// The timer of a socket has fired.
+    /// Handles the expired timer of a socket.
     pub(crate) fn socket_timer(&mut self, id: SocketId) {
-        self.with_socket(id, |hold, entry| {
-            hold.untime();
+        self.with_socket(id, |guard, entry| {
+            guard.cancel_timer();
             match &mut entry.kind {
-                SocketKind::Tcp(tcp) => tcp.on_timer(hold),
+                SocketKind::Tcp(tcp) => tcp.on_timer(guard),
                 SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Again,
                 #[cfg(unix)]
                 SocketKind::Child(_) => Served::Again,
@@ -393,17 +396,17 @@ impl Core {
         });
     }
 
-    /// The actor has taken the end of a socket: it writes no more.
-    pub(crate) fn socket_seen(&mut self, id: SocketId, owner: Key) {
-        self.with_own_tcp(id, owner, |tcp, hold| tcp.on_seen(hold));
+    /// The actor has handled the end of a connection, and writes no more.
+    pub(crate) fn socket_close_handled(&mut self, id: SocketId, owner: Key) {
+        self.with_own_tcp(id, owner, |tcp, guard| tcp.on_close_handled(guard));
     }
 
-    /// Ends a socket of which nobody was told.
-    pub(crate) fn drop_untold(&mut self, id: SocketId) {
-        self.with_socket(id, |_, _| Served::Gone);
+    /// Ends a pending connection without an event.
+    pub(crate) fn drop_pending(&mut self, id: SocketId) {
+        self.with_socket(id, |_, _| Served::Ended);
     }
 
-    /// Has `act` see a socket of an actor's.
+    /// Calls `act` with a socket, if it belongs to `owner`.
     pub(crate) fn with_own_socket(
         &mut self,
         id: SocketId,
@@ -411,52 +414,52 @@ impl Core {
         act: impl FnOnce(&mut SocketGuard<'_>, &mut SocketKind) -> Served,
     ) {
         if self.sockets.kind(id, owner).is_some() {
-            self.with_socket(id, |hold, entry| act(hold, &mut entry.kind));
+            self.with_socket(id, |guard, entry| act(guard, &mut entry.kind));
         }
     }
 
-    /// As [`Core::with_own_socket`], for a connection.
+    /// As [`Core::with_own_socket`], for a TCP connection.
     pub(crate) fn with_own_tcp(
         &mut self,
         id: SocketId,
         owner: Key,
         act: impl FnOnce(&mut Tcp, &mut SocketGuard<'_>) -> Served,
     ) {
-        self.with_own_socket(id, owner, |hold, kind| match kind {
-            SocketKind::Tcp(tcp) => act(tcp, hold),
-            _ => Served::Rest,
+        self.with_own_socket(id, owner, |guard, kind| match kind {
+            SocketKind::Tcp(tcp) => act(tcp, guard),
+            _ => Served::Idle,
         });
     }
 
-    /// An actor has ended: so do its sockets, but for those that are being closed.
+    /// Ends the sockets of an actor that has ended, except for those that are being closed.
     pub(crate) fn close_sockets_of(&mut self, ids: BTreeSet<SocketId>) {
         for id in ids {
             let Some(entry) = self.sockets.entries.get_mut(&id) else { continue };
             entry.owner = None;
-            self.with_socket(id, |hold, entry| match &mut entry.kind {
-                SocketKind::Tcp(tcp) => tcp.finish(hold),
-                _ => Served::Gone,
+            self.with_socket(id, |guard, entry| match &mut entry.kind {
+                SocketKind::Tcp(tcp) => tcp.finish(guard),
+                _ => Served::Ended,
             });
         }
     }
 }
 
 impl SocketGuard<'_> {
-    /// Sets the one timer of the socket, or moves it.
-    pub(crate) fn time(&mut self, span: Duration) {
+    /// Sets the socket's only timer, or moves it.
+    pub(crate) fn set_timer(&mut self, span: Duration) {
         let until = self.core.now + span;
         if !self.timer.is_some_and(|timer| self.core.wheel.push_back(timer, until)) {
-            self.timer = Some(self.core.wheel.insert(until, DueTimer::SocketEvent(self.id)));
+            self.timer = Some(self.core.wheel.insert(until, DueTimer::Socket(self.id)));
         }
     }
 
-    pub(crate) fn untime(&mut self) {
+    pub(crate) fn cancel_timer(&mut self) {
         if let Some(timer) = self.timer.take() {
             self.core.wheel.cancel(timer);
         }
     }
 
-    pub(crate) fn is_timed(&self) -> bool {
+    pub(crate) fn has_timer(&self) -> bool {
         self.timer.is_some()
     }
 }

@@ -1,11 +1,11 @@
-//! One TCP connection: dialled or accepted, agreed on, open, closed in good order.
+//! One TCP connection: dialled or accepted, negotiated, open, closed gracefully.
 //!
-//! What lies over it, TLS perhaps, is agreed on before anybody is told that it is open. Of one that was dialled the end is
-//! told in any case; of one that was accepted only what comes after.
+//! The layer, such as TLS, is negotiated before the actor receives `Opened`. The actor always receives the `Closed` of
+//! a connection that it dialled. It receives the `Closed` of an accepted connection only after `Opened`.
 //!
-//! Closing takes both sides. Where the peer ends first, the actor may still answer what it was sent, until it has
-//! taken `Closed`. Where the actor ends first, what it wrote goes out, and what the peer sends meanwhile is read
-//! and dropped: a socket that is closed with unread bytes would be reset, and the peer lose the actor's last words.
+//! Both sides close. Where the peer ends first, the actor may still write until it has handled `Closed`. Where the
+//! actor closes first, its data is sent, and the data that the peer sends meanwhile is read and dropped. Otherwise the
+//! system would reset a socket that is closed with unread bytes, and the peer would lose the end of the actor's data.
 
 mod negotiation;
 
@@ -28,52 +28,52 @@ use crate::error::JobError;
 use crate::event::SystemEvent;
 use crate::id::Key;
 
-/// How long a peer may take nothing of what is left to write.
+/// How long a peer may take none of the remaining bytes of a closed connection.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
-/// How long a peer may go on sending after this side has closed.
+/// How long a peer may go on sending after this side has ended.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
-/// Reads of what nobody wants, before the others have their turn.
+/// Reads of unwanted data of one socket a round.
 const DRAINS_A_ROUND: usize = 16;
 
-type Connected = Rc<dyn EventSink<(Conn, SocketEvent)>>;
+type ConnSink = Rc<dyn EventSink<(Conn, SocketEvent)>>;
 
 pub(crate) struct Tcp {
     framing: Framing,
-    sink: Connected,
+    sink: ConnSink,
     state: TcpState,
     stream: Option<Stream>,
     frame_reader: FrameReader,
     send_buffer: SendBuffer,
-    /// What is to lie over the stream once that has connected.
+    /// The layer to add once the stream has connected.
     layer: Option<Rc<dyn Layer>>,
-    /// Where it leads, once that is known.
+    /// The address of the peer, once it is known.
     peer: Option<SocketAddr>,
-    /// The listener that counts it among its strangers.
+    /// The listener of which this is a pending connection.
     pending_of: Option<SocketId>,
-    /// Whether it was a listener's: then nobody has been told of it before it is open.
-    accepted: bool,
-    /// So many reads more of what nobody wants.
-    drains_max: usize,
-    /// Addresses not yet tried.
+    /// A listener accepted the connection: the actor does not know of it before it is open.
+    is_accepted: bool,
+    /// The number of reads of unwanted data that are left.
+    drains_left: usize,
+    /// The addresses that are not tried yet.
     addrs: std::vec::IntoIter<SocketAddr>,
-    /// Why the last address failed; or why nothing can be written any more.
+    /// Why the last address failed, or why writing failed.
     failure: Option<io::Error>,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum TcpState {
-    /// A name is looked up, or an address is dialled.
+    /// A name is being looked up, or an address is being dialled.
     Dialling,
-    /// The stream is there; what lies over it is not agreed on, or the actor has no room to be told so.
+    /// TCP has connected; the layer is not negotiated, or the actor's mailbox has no room for `Opened`.
     Negotiating,
     Open,
-    /// The peer has ended; the actor has been told, and may not have taken it yet.
-    PeerDone,
-    /// The actor has closed it, and is told when all is written.
+    /// The peer has ended; `Closed` is in the actor's mailbox, and may not be handled yet.
+    PeerEnded,
+    /// The actor has closed the connection; `Closed` is sent when all is written.
     Closing,
-    /// The actor has been told; the rest of what it wrote goes out.
+    /// `Closed` was delivered; the remaining data of the actor is being written.
     Finishing,
-    /// All is written, and the peer was told.
+    /// All is written, and this side's half is shut down; incoming data is dropped until the peer ends.
     Draining,
 }
 
@@ -85,33 +85,33 @@ impl Core {
         layer: Option<Rc<dyn Layer>>,
         framing: Framing,
         timeout: Duration,
-        sink: Connected,
+        sink: ConnSink,
     ) -> Conn {
         let id = self.sockets.next_conn();
         let tcp = Tcp { layer, ..Tcp::new(framing, sink, TcpState::Dialling, None) };
         self.insert_socket(id, owner, SocketKind::Tcp(Box::new(tcp)));
-        self.with_own_tcp(id, owner, |tcp, hold| {
-            hold.time(timeout);
-            tcp.start(hold, to)
+        self.with_own_tcp(id, owner, |tcp, guard| {
+            guard.set_timer(timeout);
+            tcp.start(guard, to)
         });
         Conn(id.0)
     }
 
-    /// A name was looked up for a connection.
+    /// Takes the result of a look-up for a connection.
     fn looked_up(&mut self, id: SocketId, owner: Key, found: Result<io::Result<Vec<SocketAddr>>, JobError>) {
         let found = found.unwrap_or_else(|reason| Err(io::Error::other(reason)));
-        self.with_own_tcp(id, owner, |tcp, hold| match found {
+        self.with_own_tcp(id, owner, |tcp, guard| match found {
             Ok(addrs) => {
                 tcp.addrs = addrs.into_iter();
-                tcp.dial(hold)
+                tcp.dial(guard)
             }
-            Err(reason) => tcp.end(hold, Some(reason)),
+            Err(reason) => tcp.end(guard, Some(reason)),
         });
     }
 }
 
 impl Tcp {
-    fn new(framing: Framing, sink: Connected, state: TcpState, stream: Option<Stream>) -> Self {
+    fn new(framing: Framing, sink: ConnSink, state: TcpState, stream: Option<Stream>) -> Self {
         let send_buffer = SendBuffer::new(stream.is_some());
         let frame_reader = FrameReader::new(framing);
         Self {
@@ -124,333 +124,334 @@ impl Tcp {
             layer: None,
             peer: None,
             pending_of: None,
-            accepted: false,
-            drains_max: usize::MAX,
+            is_accepted: false,
+            drains_left: usize::MAX,
             addrs: Vec::new().into_iter(),
             failure: None,
         }
     }
 
-    fn tell_opened(&self, hold: &mut SocketGuard<'_>) {
+    fn emit_opened(&self, guard: &mut SocketGuard<'_>) {
         if let Some(peer) = self.peer {
-            self.tell(hold, SocketEvent::Opened(peer));
+            self.emit(guard, SocketEvent::Opened(peer));
         }
     }
 
-    fn tell(&self, hold: &mut SocketGuard<'_>, what: SocketEvent) {
-        if let Some(owner) = hold.owner {
-            self.sink.tell(hold.core, owner, (Conn(hold.id.0), what));
+    fn emit(&self, guard: &mut SocketGuard<'_>, event: SocketEvent) {
+        if let Some(owner) = guard.owner {
+            self.sink.emit(guard.core, owner, (Conn(guard.id.0), event));
         }
     }
 
-    fn end(&self, hold: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
-        self.tell(hold, SocketEvent::Closed(reason));
-        Served::Gone
+    fn end(&self, guard: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
+        self.emit(guard, SocketEvent::Closed(reason));
+        Served::Ended
     }
 
-    fn start(&mut self, hold: &mut SocketGuard<'_>, to: io::Result<Host>) -> Served {
-        match hold.core.readiness.check().and(to) {
-            Err(reason) => self.end(hold, Some(reason)),
+    fn start(&mut self, guard: &mut SocketGuard<'_>, to: io::Result<Host>) -> Served {
+        match guard.core.readiness.check().and(to) {
+            Err(reason) => self.end(guard, Some(reason)),
             Ok(Host::Addrs(addrs)) => {
                 self.addrs = addrs.into_iter();
-                self.dial(hold)
+                self.dial(guard)
             }
             Ok(Host::Name(host, port)) => {
                 if let Err(reason) = egress::allowed_name(&host) {
-                    return self.end(hold, Some(io::Error::new(io::ErrorKind::PermissionDenied, reason)));
+                    return self.end(guard, Some(io::Error::new(io::ErrorKind::PermissionDenied, reason)));
                 }
-                let (id, owner) = (hold.id, hold.owner);
+                let (id, owner) = (guard.id, guard.owner);
                 let look_up = move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-                hold.core.run_then(look_up, move |core, found| {
+                guard.core.run_then(look_up, move |core, found| {
                     if let Some(owner) = owner {
                         core.looked_up(id, owner, found);
                     }
                 });
-                Served::Rest
+                Served::Idle
             }
         }
     }
 
-    /// Dials the next address that can be dialled at all.
-    fn dial(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+    /// Dials the next address for which dialling can begin.
+    fn dial(&mut self, guard: &mut SocketGuard<'_>) -> Served {
         for addr in self.addrs.by_ref() {
-            match Stream::dial(hold, addr) {
+            match Stream::dial(guard, addr) {
                 Ok(stream) => {
                     self.stream = Some(stream);
-                    return Served::Rest;
+                    return Served::Idle;
                 }
                 Err(reason) => self.failure = Some(reason),
             }
         }
-        let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        let reason = self.failure.take().unwrap_or_else(nowhere);
-        self.end(hold, Some(reason))
+        let no_address =
+            || io::Error::new(io::ErrorKind::NotFound, "the endpoint has no address to connect to");
+        let reason = self.failure.take().unwrap_or_else(no_address);
+        self.end(guard, Some(reason))
     }
 
     pub(crate) fn serve(
         &mut self,
-        hold: &mut SocketGuard<'_>,
+        guard: &mut SocketGuard<'_>,
         events: FdReadiness,
-        space: &mut [u8],
+        buffer: &mut [u8],
     ) -> Served {
         self.frame_reader.readable |= events.is_readable(FdRole::Main);
         self.send_buffer.writable |= events.is_writable(FdRole::Main);
         match self.state {
-            TcpState::Dialling => self.on_dialled(hold, space),
-            TcpState::Negotiating => self.negotiate(hold, space),
-            TcpState::Open => self.run(hold, space),
-            TcpState::PeerDone | TcpState::Closing | TcpState::Finishing => self.flush(hold),
-            TcpState::Draining => self.drain(space),
+            TcpState::Dialling => self.on_dialled(guard, buffer),
+            TcpState::Negotiating => self.negotiate(guard, buffer),
+            TcpState::Open => self.run(guard, buffer),
+            TcpState::PeerEnded | TcpState::Closing | TcpState::Finishing => self.flush(guard),
+            TcpState::Draining => self.drain(buffer),
         }
     }
 
-    fn on_dialled(&mut self, hold: &mut SocketGuard<'_>, space: &mut [u8]) -> Served {
-        let Some(stream) = &mut self.stream else { return Served::Rest };
+    fn on_dialled(&mut self, guard: &mut SocketGuard<'_>, buffer: &mut [u8]) -> Served {
+        let Some(stream) = &mut self.stream else { return Served::Idle };
         match stream.connected() {
-            None => Served::Rest,
+            None => Served::Idle,
             Some(Ok(peer)) => {
                 self.failure = None;
                 self.peer = Some(peer);
                 let layer = self.layer.take();
-                if let Some(Err(reason)) = layer.map(|layer| stream.lay(&*layer, peer)) {
-                    return self.end(hold, Some(reason));
+                if let Some(Err(reason)) = layer.map(|layer| stream.add_layer(&*layer, peer)) {
+                    return self.end(guard, Some(reason));
                 }
                 self.state = TcpState::Negotiating;
-                self.negotiate(hold, space)
+                self.negotiate(guard, buffer)
             }
             Some(Err(reason)) => {
                 self.failure = Some(reason);
-                self.leave(hold.core, hold.id);
-                self.dial(hold)
+                self.release(guard.core, guard.id);
+                self.dial(guard)
             }
         }
     }
 
-    /// Writes and reads, within a share.
-    fn run(&mut self, hold: &mut SocketGuard<'_>, space: &mut [u8]) -> Served {
-        self.write(hold);
-        let (Some(stream), Some(owner)) = (&mut self.stream, hold.owner) else { return Served::Gone };
-        let (sink, conn) = (&self.sink, Conn(hold.id.0));
-        let tell = |core: &mut Core, frame| sink.tell(core, owner, (conn, SocketEvent::Data(frame)));
-        match self.frame_reader.pull(hold.core, owner, stream, space, tell) {
-            Pulled::Cut => Served::Again,
-            Pulled::Full { fed } => Served::Full { fed },
-            Pulled::Dry if self.failure.is_none() => Served::Rest,
+    /// Writes and reads, each within its share.
+    fn run(&mut self, guard: &mut SocketGuard<'_>, buffer: &mut [u8]) -> Served {
+        self.write(guard);
+        let (Some(stream), Some(owner)) = (&mut self.stream, guard.owner) else { return Served::Ended };
+        let (sink, conn) = (&self.sink, Conn(guard.id.0));
+        let deliver = |core: &mut Core, frame| sink.emit(core, owner, (conn, SocketEvent::Data(frame)));
+        match self.frame_reader.pull(guard.core, owner, stream, buffer, deliver) {
+            Pulled::ShareUsed => Served::Again,
+            Pulled::Full { delivered } => Served::Full { delivered },
+            Pulled::Empty if self.failure.is_none() => Served::Idle,
             Pulled::Ended(Ok(())) if self.failure.is_none() => {
-                self.tell(hold, SocketEvent::Closed(None));
-                self.state = TcpState::PeerDone;
-                // Behind `Closed`: what the actor writes before it takes that still goes out.
-                hold.core.push_system(owner, SystemEvent::SocketSeen(hold.id));
-                Served::Rest
+                self.emit(guard, SocketEvent::Closed(None));
+                self.state = TcpState::PeerEnded;
+                // This event follows `Closed`: data that the actor writes until then is still sent.
+                guard.core.push_system(owner, SystemEvent::SocketCloseHandled(guard.id));
+                Served::Idle
             }
-            Pulled::Dry | Pulled::Ended(Ok(())) => {
+            Pulled::Empty | Pulled::Ended(Ok(())) => {
                 let reason = self.failure.take();
-                self.end(hold, reason)
+                self.end(guard, reason)
             }
-            Pulled::Ended(Err(reason)) => self.end(hold, Some(reason)),
+            Pulled::Ended(Err(reason)) => self.end(guard, Some(reason)),
         }
     }
 
-    fn write(&mut self, hold: &mut SocketGuard<'_>) {
+    fn write(&mut self, guard: &mut SocketGuard<'_>) {
         let Some(stream) = &mut self.stream else { return };
         match self.send_buffer.flush(stream) {
             Flushed::All | Flushed::Blocked => {}
-            Flushed::Cut => hold.writes_on = true,
+            Flushed::ShareUsed => guard.has_output = true,
             Flushed::Failed(reason) => {
-                // What the peer sent before it went is read first.
+                // The data that the peer sent before is read first.
                 self.failure.get_or_insert(reason);
                 self.frame_reader.readable = true;
             }
         }
-        if self.state == TcpState::Open && self.send_buffer.take_relief() {
-            self.tell(hold, SocketEvent::Writable);
+        if self.state == TcpState::Open && self.send_buffer.take_writable_event() {
+            self.emit(guard, SocketEvent::Writable);
         }
     }
 
-    /// Writes what waits.
-    pub(crate) fn flush(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+    /// Writes the waiting bytes.
+    pub(crate) fn flush(&mut self, guard: &mut SocketGuard<'_>) -> Served {
         match self.state {
-            TcpState::Open | TcpState::PeerDone => {
-                self.write(hold);
+            TcpState::Open | TcpState::PeerEnded => {
+                self.write(guard);
                 if self.failure.is_some() && self.state == TcpState::Open {
                     Served::Again
                 } else {
-                    Served::Rest
+                    Served::Idle
                 }
             }
-            TcpState::Closing | TcpState::Finishing => self.write_rest(hold),
-            TcpState::Dialling | TcpState::Negotiating | TcpState::Draining => Served::Rest,
+            TcpState::Closing | TcpState::Finishing => self.write_rest(guard),
+            TcpState::Dialling | TcpState::Negotiating | TcpState::Draining => Served::Idle,
         }
     }
 
-    fn write_rest(&mut self, hold: &mut SocketGuard<'_>) -> Served {
-        let Some(stream) = &mut self.stream else { return Served::Gone };
+    fn write_rest(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+        let Some(stream) = &mut self.stream else { return Served::Ended };
         let before = self.send_buffer.len();
         let flushed = match self.send_buffer.flush(stream) {
-            Flushed::All => self.send_buffer.after(stream.finish()),
+            Flushed::All => self.send_buffer.on_stream_flushed(stream.finish()),
             flushed => flushed,
         };
         match flushed {
-            Flushed::All => self.on_rest_written(hold),
-            Flushed::Failed(reason) => self.end_closing(hold, Some(reason)),
+            Flushed::All => self.on_rest_written(guard),
+            Flushed::Failed(reason) => self.end_closing(guard, Some(reason)),
             Flushed::Blocked => {
-                if self.send_buffer.len() < before || !hold.is_timed() {
-                    hold.time(CLOSE_WITHIN);
+                if self.send_buffer.len() < before || !guard.has_timer() {
+                    guard.set_timer(CLOSE_WITHIN);
                 }
-                Served::Rest
+                Served::Idle
             }
-            Flushed::Cut => {
-                hold.time(CLOSE_WITHIN);
-                hold.writes_on = true;
-                Served::Rest
+            Flushed::ShareUsed => {
+                guard.set_timer(CLOSE_WITHIN);
+                guard.has_output = true;
+                Served::Idle
             }
         }
     }
 
-    fn on_rest_written(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+    fn on_rest_written(&mut self, guard: &mut SocketGuard<'_>) -> Served {
         if self.state == TcpState::Finishing {
-            // The peer has ended already: there is nothing to wait for.
-            return Served::Gone;
+            // The peer has ended already.
+            return Served::Ended;
         }
-        self.tell(hold, SocketEvent::Closed(None));
-        self.end_half(hold)
+        self.emit(guard, SocketEvent::Closed(None));
+        self.shutdown_write(guard)
     }
 
-    /// Ends this side's half, and waits a while for the peer to end the other.
-    fn end_half(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+    /// Shuts this side's half down, and waits up to `DRAIN_WITHIN` for the peer to end its half.
+    fn shutdown_write(&mut self, guard: &mut SocketGuard<'_>) -> Served {
         let ended = self.stream.as_ref().map(|stream| stream.socket.shutdown(Shutdown::Write));
         if !matches!(ended, Some(Ok(()))) {
-            return Served::Gone;
+            return Served::Ended;
         }
         self.state = TcpState::Draining;
         self.frame_reader.readable = true;
-        hold.time(DRAIN_WITHIN);
+        guard.set_timer(DRAIN_WITHIN);
         Served::Orphan
     }
 
-    fn end_closing(&self, hold: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
-        if self.state == TcpState::Closing { self.end(hold, reason) } else { Served::Gone }
+    fn end_closing(&self, guard: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
+        if self.state == TcpState::Closing { self.end(guard, reason) } else { Served::Ended }
     }
 
-    /// Reads what nobody wants, until the peer ends.
-    fn drain(&mut self, space: &mut [u8]) -> Served {
-        let Some(stream) = &mut self.stream else { return Served::Gone };
+    /// Reads and drops data, until the peer ends.
+    fn drain(&mut self, buffer: &mut [u8]) -> Served {
+        let Some(stream) = &mut self.stream else { return Served::Ended };
         for _ in 0..DRAINS_A_ROUND {
             if !self.frame_reader.readable {
-                return Served::Rest;
+                return Served::Idle;
             }
-            if self.drains_max == 0 {
-                return Served::Gone;
+            if self.drains_left == 0 {
+                return Served::Ended;
             }
-            self.drains_max -= 1;
-            match stream.socket.read(space) {
-                Ok(0) => return Served::Gone,
+            self.drains_left -= 1;
+            match stream.socket.read(buffer) {
+                Ok(0) => return Served::Ended,
                 Ok(_) => {}
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
                     self.frame_reader.readable = false
                 }
                 Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Served::Gone,
+                Err(_) => return Served::Ended,
             }
         }
         Served::Again
     }
 
-    pub(crate) fn on_timer(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+    pub(crate) fn on_timer(&mut self, guard: &mut SocketGuard<'_>) -> Served {
         match self.state {
-            TcpState::Dialling => self.end(hold, Some(SocketError::ConnectTimedOut.into())),
-            TcpState::Negotiating => self.on_silence(hold),
-            TcpState::Closing => self.end(hold, Some(SocketError::CloseTimedOut.into())),
-            TcpState::Finishing | TcpState::Draining => Served::Gone,
-            TcpState::Open | TcpState::PeerDone => Served::Rest,
+            TcpState::Dialling => self.end(guard, Some(SocketError::ConnectTimedOut.into())),
+            TcpState::Negotiating => self.on_negotiation_timeout(guard),
+            TcpState::Closing => self.end(guard, Some(SocketError::CloseTimedOut.into())),
+            TcpState::Finishing | TcpState::Draining => Served::Ended,
+            TcpState::Open | TcpState::PeerEnded => Served::Idle,
         }
     }
 
-    /// The actor has taken the peer's end.
-    pub(crate) fn on_seen(&mut self, hold: &mut SocketGuard<'_>) -> Served {
-        if self.state != TcpState::PeerDone {
-            return Served::Rest;
+    /// The actor has handled the `Closed` that the peer's end caused.
+    pub(crate) fn on_close_handled(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+        if self.state != TcpState::PeerEnded {
+            return Served::Idle;
         }
         self.state = TcpState::Finishing;
-        match self.write_rest(hold) {
-            Served::Rest => Served::Orphan,
-            fate => fate,
+        match self.write_rest(guard) {
+            Served::Idle => Served::Orphan,
+            outcome => outcome,
         }
     }
 
-    /// The actor writes.
-    pub(crate) fn push(&mut self, hold: &mut SocketGuard<'_>, data: &[u8]) -> Served {
+    /// Queues a frame that the actor writes.
+    pub(crate) fn push(&mut self, guard: &mut SocketGuard<'_>, data: &[u8]) -> Served {
         match self.state {
-            TcpState::Open if self.failure.is_some() => Served::Rest,
-            TcpState::Dialling | TcpState::Negotiating | TcpState::Open | TcpState::PeerDone => {
+            TcpState::Open if self.failure.is_some() => Served::Idle,
+            TcpState::Dialling | TcpState::Negotiating | TcpState::Open | TcpState::PeerEnded => {
                 match self.send_buffer.push(self.framing, data) {
                     Ok(()) => {
-                        hold.writes_on = true;
-                        Served::Rest
+                        guard.has_output = true;
+                        Served::Idle
                     }
-                    Err(_) if self.state == TcpState::PeerDone => Served::Gone,
-                    Err(reason) => self.end(hold, Some(reason.into())),
+                    Err(_) if self.state == TcpState::PeerEnded => Served::Ended,
+                    Err(reason) => self.end(guard, Some(reason.into())),
                 }
             }
-            TcpState::Closing | TcpState::Finishing | TcpState::Draining => Served::Rest,
+            TcpState::Closing | TcpState::Finishing | TcpState::Draining => Served::Idle,
         }
     }
 
-    /// The actor closes.
-    pub(crate) fn close(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+    /// Closes the connection for the actor.
+    pub(crate) fn close(&mut self, guard: &mut SocketGuard<'_>) -> Served {
         match self.state {
-            TcpState::Dialling | TcpState::Negotiating => return self.end(hold, None),
+            TcpState::Dialling | TcpState::Negotiating => return self.end(guard, None),
             TcpState::Open => match self.failure.take() {
-                Some(reason) => return self.end(hold, Some(reason)),
+                Some(reason) => return self.end(guard, Some(reason)),
                 None => self.state = TcpState::Closing,
             },
-            TcpState::PeerDone => self.state = TcpState::Finishing,
+            TcpState::PeerEnded => self.state = TcpState::Finishing,
             TcpState::Closing | TcpState::Finishing | TcpState::Draining => {}
         }
-        hold.writes_on = true;
-        Served::Rest
+        guard.has_output = true;
+        Served::Idle
     }
 
-    /// The actor has ended: what it wrote goes out once more, and to its end if the connection was closing.
-    pub(crate) fn finish(&mut self, hold: &mut SocketGuard<'_>) -> Served {
+    /// The actor has ended: its data is written once more, and completely if the connection was closing.
+    pub(crate) fn finish(&mut self, guard: &mut SocketGuard<'_>) -> Served {
         match self.state {
-            TcpState::Dialling | TcpState::Negotiating => Served::Gone,
+            TcpState::Dialling | TcpState::Negotiating => Served::Ended,
             TcpState::Open => {
-                self.write(hold);
-                self.say_end();
-                Served::Gone
+                self.write(guard);
+                self.send_layer_end();
+                Served::Ended
             }
-            TcpState::PeerDone => {
+            TcpState::PeerEnded => {
                 self.state = TcpState::Finishing;
-                self.write_rest(hold)
+                self.write_rest(guard)
             }
-            TcpState::Closing | TcpState::Finishing => self.write_rest(hold),
-            TcpState::Draining => Served::Rest,
+            TcpState::Closing | TcpState::Finishing => self.write_rest(guard),
+            TcpState::Draining => Served::Idle,
         }
     }
 
-    /// Where all was written, the end is no accident, and a layer has a word for that.
-    pub(crate) fn say_end(&mut self) {
+    /// Sends the end mark of the layer, if the connection is open and all data is written.
+    pub(crate) fn send_layer_end(&mut self) {
         let is_open = !matches!(self.state, TcpState::Dialling | TcpState::Negotiating | TcpState::Draining);
         if is_open
             && self.send_buffer.len() == 0
             && self.failure.is_none()
             && let Some(stream) = &mut self.stream
         {
-            // The stream ends in any case; a peer that is not told takes it for cut short.
+            // The stream ends even if this fails; then the peer takes its data for truncated.
             drop(stream.finish());
         }
     }
 
-    /// How much waits to be written.
+    /// The number of bytes that wait to be written.
     pub(crate) fn unwritten(&self) -> usize {
         self.send_buffer.len() + self.stream.as_ref().map_or(0, Stream::unwritten)
     }
 
-    pub(crate) fn leave(&mut self, core: &mut Core, id: SocketId) {
+    pub(crate) fn release(&mut self, core: &mut Core, id: SocketId) {
         self.forget_pending(core, id);
         if let Some(stream) = self.stream.take() {
-            stream.leave(core);
+            stream.release(core);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! UDP sockets of actors.
 //!
-//! Invariant: nothing is read while the actor's mailbox is full; the system drops what comes meanwhile, as it may.
+//! Invariant: nothing is read while the actor's mailbox is full. The system may drop the datagrams that arrive
+//! meanwhile.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use crate::egress;
 use crate::id::Key;
 use crate::readiness::Source;
 
-/// Datagrams read at once, before the others have their turn.
+/// Datagrams that one socket reads a round.
 const READS_A_ROUND: usize = 64;
 
 pub(crate) struct UdpPort {
@@ -41,8 +42,8 @@ impl Core {
         }
         let mut socket = bind(at, UdpSocket::bind)?;
         let local = socket.local_addr()?;
-        let id = self.sockets.next_unshown();
-        let source = self.watch_part(id, FdRole::Main, &mut socket, Interest::READABLE)?;
+        let id = self.sockets.next_internal();
+        let source = self.watch_fd(id, FdRole::Main, &mut socket, Interest::READABLE)?;
         let port = UdpPort { socket, source, sink, readable: false };
         self.insert_socket(id, owner, SocketKind::Udp(port));
         Ok(Udp { id: id.0, local })
@@ -52,42 +53,45 @@ impl Core {
         egress::allowed(&to).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         match self.sockets.kind(SocketId(udp.id), owner) {
             Some(SocketKind::Udp(port)) => port.socket.send_to(data, to).map(|_| ()),
-            _ => Err(io::Error::new(io::ErrorKind::NotFound, "no UDP socket of this actor; was it closed?")),
+            _ => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "this actor has no such UDP socket; it may be closed already",
+            )),
         }
     }
 
     pub(crate) fn close_udp(&mut self, owner: Key, udp: Udp) {
-        self.with_own_socket(SocketId(udp.id), owner, |_, _| Served::Gone);
+        self.with_own_socket(SocketId(udp.id), owner, |_, _| Served::Ended);
     }
 }
 
 impl UdpPort {
     pub(crate) fn serve(
         &mut self,
-        hold: &mut SocketGuard<'_>,
+        guard: &mut SocketGuard<'_>,
         events: FdReadiness,
-        space: &mut [u8],
+        buffer: &mut [u8],
     ) -> Served {
-        let Some(owner) = hold.owner else { return Served::Gone };
+        let Some(owner) = guard.owner else { return Served::Ended };
         self.readable |= events.is_readable(FdRole::Main);
         for read in 0..READS_A_ROUND {
             if !self.readable {
-                return Served::Rest;
+                return Served::Idle;
             }
-            if !hold.core.has_room(owner) {
-                return Served::Full { fed: read > 0 };
+            if !guard.core.has_room(owner) {
+                return Served::Full { delivered: read > 0 };
             }
-            match self.socket.recv_from(space) {
-                Ok((count, from)) => self.sink.tell(hold.core, owner, (from, space[..count].to_vec())),
+            match self.socket.recv_from(buffer) {
+                Ok((count, from)) => self.sink.emit(guard.core, owner, (from, buffer[..count].to_vec())),
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                // The news of a datagram that was not taken somewhere: no end of this socket.
-                Err(reason) => tracing::debug!(%reason, "a UDP socket"),
+                // An ICMP error for a datagram that was sent earlier. The socket itself goes on.
+                Err(reason) => tracing::debug!(%reason, "receiving on a UDP socket failed"),
             }
         }
         Served::Again
     }
 
-    pub(crate) fn leave(&mut self, core: &mut Core) {
-        core.readiness.part_with(self.source, &mut self.socket);
+    pub(crate) fn release(&mut self, core: &mut Core) {
+        core.readiness.deregister_socket(self.source, &mut self.socket);
     }
 }

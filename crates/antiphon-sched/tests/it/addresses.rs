@@ -276,7 +276,7 @@ mod forged {
         settle(&mut events);
         let reply = request_id.take().unwrap();
         let wrong = format!("{reply:?}");
-        assert!(wrong.starts_with("Reply<u32>"), "{wrong}");
+        assert!(wrong.starts_with("ReplyTo<u32>"), "{wrong}");
         let number: u64 = wrong.split(['(', ' ']).nth(1).unwrap().parse().unwrap();
         let refused = events.loop_ref().complete_request(RequestId::from_bits(number), "text");
         assert_eq!(refused, Err(Undelivered::WrongType));

@@ -19,7 +19,7 @@ impl Station {
 }
 
 #[test]
-fn a_child_echoes_lines_and_ends_when_its_input_does() {
+fn child_echoes_and_exits_when_input_closes() {
     let mut station = Station::new(nothing);
     let child = station.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap());
     station.write(child, "one");
@@ -32,18 +32,18 @@ fn a_child_echoes_lines_and_ends_when_its_input_does() {
 }
 
 #[test]
-fn all_that_a_child_printed_comes_before_its_exit_code() {
+fn child_output_precedes_exit_status() {
     let mut station = Station::new(nothing);
     let child = station.shell("echo out; echo err >&2; printf 'no end of line'; exit 3");
-    let told = station.until_ended(child);
-    assert!(told.ends_with("ended: exit status: 3"), "{told}");
+    let log = station.until_ended(child);
+    assert!(log.ends_with("ended: exit status: 3"), "{log}");
     for line in ["out", "error: err", "no end of line"] {
-        assert!(station.heard.has(child, line), "{told}");
+        assert!(station.heard.has(child, line), "{log}");
     }
 }
 
 #[test]
-fn a_child_that_dies_or_is_killed_is_told_as_such() {
+fn child_killed_reports_signal() {
     let mut station = Station::new(nothing);
     let dies = station.shell("kill -9 $$");
     assert_eq!(station.until_ended(dies), "ended: signal: 9 (SIGKILL)");
@@ -54,38 +54,41 @@ fn a_child_that_dies_or_is_killed_is_told_as_such() {
 }
 
 #[test]
-fn a_program_that_does_not_exist_is_an_error_at_once() {
+fn child_of_missing_program_is_refused() {
     let mut station = Station::new(nothing);
     let reason = station.act(|cx| cx.child(Command::new("/no/such/program"), LINES, Net::Child).unwrap_err());
     assert_eq!(reason.kind(), std::io::ErrorKind::NotFound);
-    let mut nowhere = Station::on(virtual_loop(), nothing);
-    let reason = nowhere.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap_err());
+    let mut station = Station::on(virtual_loop(), nothing);
+    let reason = station.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap_err());
     assert_eq!(reason.kind(), std::io::ErrorKind::Unsupported);
 }
 
 #[test]
-fn the_end_does_not_wait_for_what_a_child_left_running() {
+fn child_exit_does_not_wait_for_grandchild() {
     let mut station = Station::new(nothing);
-    // The second process keeps the pipe open.
+    // The grandchild keeps the pipe open.
     let child = station.shell("sleep 5 & echo $!; exit 0");
-    let told = station.until_ended(child);
-    assert!(told.ends_with("ended: exit status: 0"), "{told}");
-    let left = station.heard.of(child)[0].clone();
-    assert!(Command::new("kill").arg(left).status().unwrap().success(), "it had not ended yet");
+    let log = station.until_ended(child);
+    assert!(log.ends_with("ended: exit status: 0"), "{log}");
+    let grandchild = station.heard.of(child)[0].clone();
+    assert!(
+        Command::new("kill").arg(grandchild).status().unwrap().success(),
+        "the grandchild has ended already"
+    );
 }
 
 #[test]
-fn the_end_comes_also_while_what_a_child_left_running_prints_without_end() {
+fn child_exit_arrives_despite_flooding_grandchildren() {
     let mut station = Station::new(nothing);
-    // So many that the pipe is never empty. They die when it is closed.
+    // Eight grandchildren, so that the pipe is never empty. They exit when it is closed.
     let child = station
         .shell("for n in 1 2 3 4 5 6 7 8; do yes 0123456789012345678901234567890123456789 & done; exit 4");
-    let told = station.until_ended(child);
-    assert!(told.ends_with("ended: exit status: 4"));
+    let log = station.until_ended(child);
+    assert!(log.ends_with("ended: exit status: 4"));
 }
 
 #[test]
-fn a_child_that_reads_no_more_is_no_error() {
+fn child_closing_its_input_is_no_error() {
     let mut station = Station::new(nothing);
     let child = station.shell("read line; echo $line");
     for _ in 0..3000 {
@@ -95,14 +98,14 @@ fn a_child_that_reads_no_more_is_no_error() {
 }
 
 #[test]
-fn a_child_that_breaks_the_framing_is_killed() {
+fn child_breaking_framing_is_killed() {
     let mut station = Station::new(nothing);
     let child = station.shell("while :; do printf xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done");
     assert_eq!(station.until_ended(child), format!("ended: {}", SocketError::FrameTooLong { max: 1000 }));
 }
 
 #[test]
-fn a_child_with_a_full_pipe_does_not_stop_the_loop_and_loses_nothing() {
+fn child_with_full_pipe_loses_nothing() {
     const COUNT: usize = 5000;
     let mut station = Station::new(nothing);
     let child = station.act(|cx| cx.child(Command::new("cat"), LINES, Net::Child).unwrap());
@@ -113,15 +116,15 @@ fn a_child_with_a_full_pipe_does_not_stop_the_loop_and_loses_nothing() {
         cx.close(child);
     });
     station.until_ended(child);
-    let heard = station.heard.of(child);
-    let lines: Vec<&String> = heard.iter().filter(|line| *line != "writable").collect();
+    let log = station.heard.of(child);
+    let lines: Vec<&String> = log.iter().filter(|line| *line != "writable").collect();
     assert_eq!(lines.len(), COUNT + 1);
     assert!(lines.iter().take(COUNT).enumerate().all(|(n, line)| **line == format!("{n:0>900}")));
-    assert_eq!(heard.len(), COUNT + 2, "and one `writable`");
+    assert_eq!(log.len(), COUNT + 2, "there is not exactly one `writable`");
 }
 
 #[test]
-fn a_child_is_killed_with_its_actor_and_no_zombie_is_left() {
+fn child_dies_with_actor_without_zombie() {
     let mut station = Station::new(nothing);
     let child = station.shell("echo $$; exec sleep 60");
     station.until("the child", |station| !station.heard.of(child).is_empty());
@@ -134,9 +137,9 @@ fn a_child_is_killed_with_its_actor_and_no_zombie_is_left() {
 }
 
 #[test]
-fn a_flood_of_output_does_not_starve_the_errors() {
+fn child_output_flood_does_not_starve_stderr() {
     let mut station = Station::new(nothing);
-    // The pipe of the flood is full whenever it is looked at.
+    // The pipe of the flood is full at each read.
     let flood = station.shell("yes & read line; echo err >&2; wait");
     station.until("the flood", |station| station.heard.has(flood, "y"));
     station.write(flood, "on");
@@ -145,7 +148,7 @@ fn a_flood_of_output_does_not_starve_the_errors() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_child_that_somebody_else_has_waited_for_has_ended_with_an_error() {
+fn child_reaped_by_program_ends_with_error() {
     use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
     let mut station = Station::new(nothing);
@@ -154,8 +157,8 @@ fn a_child_that_somebody_else_has_waited_for_has_ended_with_an_error() {
     let pid = Pid::from_raw(station.heard.of(child)[0].parse().unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
     waitpid(Some(pid), WaitOptions::empty()).unwrap();
-    let told = station.until_ended(child);
-    let nobody = std::io::Error::from(rustix::io::Errno::CHILD);
-    assert!(told.ends_with(&format!("ended: {nobody}")), "{told}");
+    let log = station.until_ended(child);
+    let no_child = std::io::Error::from(rustix::io::Errno::CHILD);
+    assert!(log.ends_with(&format!("ended: {no_child}")), "{log}");
     assert_eq!(station.events.stats().sockets, 0);
 }

@@ -35,6 +35,26 @@ pub(crate) fn real_loop() -> Loop {
     Loop::new(LoopConfig { watchdog: None, ..LoopConfig::default() }).unwrap()
 }
 
+/// The environment variable that names the test for which a process was started.
+const PROCESS_OF_TEST: &str = "ANTIPHON_PROCESS_OF_TEST";
+
+/// Returns a command that starts the test `name` again, alone in a process of its own; `None` in that process.
+pub(crate) fn own_process(name: &str) -> Option<std::process::Command> {
+    if std::env::var_os(PROCESS_OF_TEST).is_some_and(|test| test == name) {
+        return None;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(PROCESS_OF_TEST, name);
+    Some(command)
+}
+
+/// Runs a command of [`own_process`], and fails unless its one test passes.
+pub(crate) fn expect_pass(mut command: std::process::Command) {
+    let output = command.output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+}
+
 /// Runs a loop until nothing is runnable. A test that keeps it busy for ever fails.
 pub(crate) fn settle(events: &mut Loop) {
     for _ in 0..1_000_000 {

@@ -1,4 +1,4 @@
-//! The loop inside another loop: `turn`, `next_deadline`, `AsRawFd`, foreign sources.
+//! A loop embedded in another loop: `run_once`, `next_deadline`, `AsRawFd`, external readiness.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::common::*;
 
-/// Runs a loop by its descriptor and its deadlines alone, as an embedder does.
+/// Runs a loop only by its descriptor and its deadlines, as an embedder does.
 fn drive(events: &mut Loop, mut done: impl FnMut() -> bool) {
     let mut poll = Poll::new().unwrap();
     let fd = events.as_raw_fd();
@@ -18,7 +18,7 @@ fn drive(events: &mut Loop, mut done: impl FnMut() -> bool) {
     let mut ready = Events::with_capacity(4);
     let begun = std::time::Instant::now();
     while !done() {
-        assert!(begun.elapsed() < secs(20), "the embedder sleeps while the loop has something to do");
+        assert!(begun.elapsed() < secs(20), "the embedder sleeps although the loop has work");
         let now = events.now();
         events.run_once(Some(now)).unwrap();
         let wait = match events.next_deadline() {
@@ -32,23 +32,23 @@ fn drive(events: &mut Loop, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-fn an_embedded_loop_wakes_by_its_descriptor_for_mail_of_other_threads() {
+fn embedded_loop_wakes_for_messages_of_threads() {
     let mut events = real_loop();
     let handle = events.handle();
-    let (told, hears) = std::sync::mpsc::channel();
+    let (report, reports) = std::sync::mpsc::channel();
     let count = std::rc::Rc::new(std::cell::Cell::new(0));
     let counted = count.clone();
     let sink = events.spawn(move |_, event: Event<u32>| {
         if let Event::Message(n) = event {
             counted.set(counted.get() + 1);
-            told.send(n)?;
+            report.send(n)?;
         }
         receive()
     });
     let thread = thread::spawn(move || {
         for n in 0..200 {
             handle.send(sink, n).unwrap();
-            assert_eq!(hears.recv_timeout(secs(10)), Ok(n));
+            assert_eq!(reports.recv_timeout(secs(10)), Ok(n));
         }
     });
     drive(&mut events, || count.get() == 200);
@@ -56,7 +56,7 @@ fn an_embedded_loop_wakes_by_its_descriptor_for_mail_of_other_threads() {
 }
 
 #[test]
-fn an_embedded_loop_wakes_for_sources_and_timers() {
+fn embedded_loop_wakes_for_sources_and_timers() {
     let mut events = real_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -88,22 +88,22 @@ fn an_embedded_loop_wakes_for_sources_and_timers() {
 }
 
 #[test]
-fn an_embedded_loop_wakes_to_be_stopped() {
+fn embedded_loop_wakes_for_stop() {
     let mut events = real_loop();
     let handle = events.handle();
     let ended = std::rc::Rc::new(std::cell::Cell::new(false));
     let flag = ended.clone();
-    let (told, hears) = std::sync::mpsc::channel();
+    let (report, started) = std::sync::mpsc::channel();
     events.spawn(move |_: &mut Cx<u32>, event| {
         match event {
-            Event::Start => told.send(())?,
+            Event::Start => report.send(())?,
             Event::Terminate => flag.set(true),
             _ => {}
         }
         receive()
     });
     let thread = thread::spawn(move || {
-        hears.recv().unwrap();
+        started.recv().unwrap();
         thread::sleep(millis(20));
         handle.stop();
     });
@@ -112,7 +112,7 @@ fn an_embedded_loop_wakes_to_be_stopped() {
 }
 
 #[test]
-fn the_next_deadline_is_now_while_anything_runs_and_never_too_late() {
+fn next_deadline_is_now_while_work_waits() {
     let mut events = virtual_loop();
     assert_eq!(events.next_deadline(), None);
     let actor = events.spawn(|_: &mut Cx<u32>, _| receive_within(secs(3)));
@@ -121,11 +121,11 @@ fn the_next_deadline_is_now_while_anything_runs_and_never_too_late() {
     let next = events.next_deadline().unwrap();
     assert!(next > events.now() && next <= events.now() + secs(3) + millis(2));
     events.handle().send(actor, 1).unwrap();
-    assert_eq!(events.next_deadline(), Some(events.now()), "mail waits");
+    assert_eq!(events.next_deadline(), Some(events.now()), "a message waits in the inbox");
 }
 
 #[test]
-fn a_foreign_source_is_told_to_the_embedder() {
+fn external_readiness_reaches_embedder() {
     let mut events = real_loop();
     let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
     far.set_nonblocking(true).unwrap();
@@ -133,18 +133,18 @@ fn a_foreign_source_is_told_to_the_embedder() {
     let token = Token(EXTERNAL_TOKENS + 3);
     events.registry().unwrap().register(&mut far, token, Interest::READABLE).unwrap();
     near.write_all(b"x").unwrap();
-    let mut foreign = Vec::new();
+    let mut external = Vec::new();
     events.work();
-    events.park(None, &mut foreign).unwrap();
-    assert_eq!(foreign, [ExternalReadiness { token, readable: true, writable: false, closed: false }]);
-    foreign.clear();
+    events.park(None, &mut external).unwrap();
+    assert_eq!(external, [ExternalReadiness { token, readable: true, writable: false, closed: false }]);
+    external.clear();
     let soon = events.now();
-    events.park(Some(soon), &mut foreign).unwrap();
-    assert_eq!(foreign, []);
+    events.park(Some(soon), &mut external).unwrap();
+    assert_eq!(external, []);
 }
 
 #[test]
-fn turn_waits_no_longer_than_its_deadline() {
+fn run_once_waits_until_its_deadline() {
     let mut events = real_loop();
     events.spawn(|_: &mut Cx<()>, _| receive());
     let now = events.now();

@@ -1,4 +1,4 @@
-//! A loop as other threads see it.
+//! Handles: a loop as other threads use it.
 
 use std::sync::mpsc;
 use std::thread;
@@ -8,7 +8,7 @@ use antiphon_sched::*;
 use crate::common::*;
 
 #[test]
-fn many_threads_send_and_each_message_arrives_once_in_order() {
+fn handle_sends_of_threads_arrive_in_order() {
     const THREADS: u32 = 4;
     const EACH: u32 = 20_000;
     let mut events =
@@ -52,13 +52,13 @@ fn many_threads_send_and_each_message_arrives_once_in_order() {
 }
 
 #[test]
-fn a_parked_loop_wakes_for_each_message() {
+fn parked_loop_wakes_for_each_message() {
     let mut events = real_loop();
     let handle = events.handle();
-    let (told, hears) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     let sink = events.spawn(move |_, event: Event<u32>| match event {
         Event::Message(n) => {
-            told.send(n)?;
+            report.send(n)?;
             if n == 999 { stop() } else { receive() }
         }
         _ => receive(),
@@ -66,8 +66,8 @@ fn a_parked_loop_wakes_for_each_message() {
     let thread = thread::spawn(move || {
         for n in 0..1000 {
             handle.send(sink, n).unwrap();
-            // The loop goes to sleep after each one.
-            assert_eq!(hears.recv_timeout(secs(20)), Ok(n));
+            // The loop sleeps again after each message.
+            assert_eq!(reports.recv_timeout(secs(20)), Ok(n));
         }
     });
     events.run().unwrap();
@@ -75,7 +75,7 @@ fn a_parked_loop_wakes_for_each_message() {
 }
 
 #[test]
-fn a_full_inbox_gives_the_message_back_and_refuses_questions() {
+fn inbox_full_returns_message_and_refuses_requests() {
     let mut events = Loop::new(LoopConfig { inbox_max: 2, ..virtual_config() }).unwrap();
     let log = Log::default();
     let sink = scribe::<u32>(&mut events, &log);
@@ -100,29 +100,30 @@ fn a_full_inbox_gives_the_message_back_and_refuses_questions() {
 }
 
 #[test]
-fn the_loops_own_thread_is_refused_what_would_block_it_also_before_it_runs() {
+fn handle_blocking_calls_on_loop_thread_are_refused() {
     let mut events = virtual_loop();
     let handle = events.handle();
     let sink = scribe::<u32>(&mut events, &Log::default());
-    let blocked = |handle: &Handle| {
+    let assert_refused = |handle: &Handle| {
         assert_eq!(handle.ask(sink, secs(1), |_: ReplyTo<()>| 4), Err(AskError::NoLoop));
         assert_eq!(handle.spawn(|_: &mut Cx<()>, _| stop()), Err(AskError::NoLoop));
         assert!(matches!(handle.join::<()>(sink, secs(1)), Err(JoinError::NoLoop)));
     };
-    blocked(&handle);
+    // Before the loop has run, and after.
+    assert_refused(&handle);
     settle(&mut events);
-    blocked(&handle);
-    let (told, inside) = (handle.clone(), Log::default());
-    let seen = inside.clone();
+    assert_refused(&handle);
+    let (inner, log) = (handle.clone(), Log::default());
+    let seen = log.clone();
     within(&mut events, move |_| {
-        assert_eq!(told.ask(sink, secs(1), |_: ReplyTo<()>| 4), Err(AskError::NoLoop));
+        assert_eq!(inner.ask(sink, secs(1), |_: ReplyTo<()>| 4), Err(AskError::NoLoop));
         seen.note("refused");
     });
-    assert_eq!(inside.take(), "refused");
+    assert_eq!(log.take(), "refused");
 }
 
 #[test]
-fn a_question_of_a_thread_has_each_kind_of_answer() {
+fn ask_from_thread_gets_each_outcome() {
     let mut events =
         Loop::new(LoopConfig { mailbox_max: 1, watchdog: None, ..LoopConfig::default() }).unwrap();
     let handle = events.handle();
@@ -157,7 +158,7 @@ fn a_question_of_a_thread_has_each_kind_of_answer() {
         thread.join().unwrap(),
         [Ok(6), Err(AskError::Dropped), Err(AskError::TimedOut), Err(AskError::Full), Err(AskError::NoActor)]
     );
-    // The thread's patience and the loop's timer end at about the same time.
+    // The thread's call and the loop's timer of the request time out at about the same time.
     while events.stats().requests > 0 {
         let soon = events.now() + millis(5);
         events.run_once(Some(soon)).unwrap();
@@ -165,17 +166,17 @@ fn a_question_of_a_thread_has_each_kind_of_answer() {
 }
 
 #[test]
-fn a_loop_that_is_dropped_frees_all_who_wait_for_it() {
+fn loop_dropped_ends_waiting_calls() {
     let mut events = virtual_loop();
     let handle = events.handle();
     let sink = events.spawn(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
     settle(&mut events);
-    let (told, begun) = mpsc::channel();
-    // What is taken before the end is freed by the tables' end, the rest by the inbox's.
+    let (report, begun) = mpsc::channel();
+    // The end of the loop's tables ends the calls that the loop has taken; the end of the inbox ends the others.
     for taken in [true, false] {
         let threads = {
             let (asks, joins, spawns) = (handle.clone(), handle.clone(), handle.clone());
-            let (one, two, three) = (told.clone(), told.clone(), told.clone());
+            let (one, two, three) = (report.clone(), report.clone(), report.clone());
             [
                 thread::spawn(move || {
                     one.send(()).unwrap();
@@ -197,7 +198,7 @@ fn a_loop_that_is_dropped_frees_all_who_wait_for_it() {
             begun.recv_timeout(secs(20)).unwrap();
         }
         if taken {
-            // Two requests are taken, and wait; the actor is spawned.
+            // The loop has taken two requests, which wait, and has spawned the actor.
             while !(events.stats().requests == 1 && events.stats().extras == 1 && threads[2].is_finished()) {
                 events.work();
                 thread::yield_now();
@@ -221,7 +222,7 @@ fn sink_of(events: &mut Loop) -> Addr<u32> {
 }
 
 #[test]
-fn mail_that_waits_when_the_loop_ends_is_freed() {
+fn loop_dropped_ends_calls_in_inbox() {
     let events = virtual_loop();
     let handle = events.handle();
     let waiting = thread::spawn(move || handle.spawn(|_: &mut Cx<()>, _| stop()));
@@ -233,7 +234,7 @@ fn mail_that_waits_when_the_loop_ends_is_freed() {
 }
 
 #[test]
-fn a_loop_that_ends_in_the_middle_of_a_call_frees_the_caller() {
+fn loop_dropped_during_calls_ends_them() {
     for round in 0..300 {
         let mut events = virtual_loop();
         let callers: Vec<_> = (0..2)
@@ -252,8 +253,8 @@ fn a_loop_that_ends_in_the_middle_of_a_call_frees_the_caller() {
 }
 
 #[test]
-fn joins_that_timed_out_leave_no_watcher_behind() {
-    // With a loop that runs meanwhile, and with one that hears of the question after it was given up.
+fn join_timed_out_leaves_no_monitor() {
+    // With a loop that runs meanwhile, and with one that takes the request only after it has timed out.
     for runs_meanwhile in [true, false] {
         let mut events = virtual_loop();
         let handle = events.handle();
@@ -278,7 +279,7 @@ fn joins_that_timed_out_leave_no_watcher_behind() {
 }
 
 #[test]
-fn a_joiner_is_told_of_an_end_that_came_long_before() {
+fn join_after_exit_gets_exit_value() {
     let mut sched = Loop::new(LoopConfig::default()).expect("a loop");
     let early = sched.spawn(|_: &mut Cx<()>, _| stop());
     let failing = sched.spawn(|_: &mut Cx<()>, _| fail("on purpose"));

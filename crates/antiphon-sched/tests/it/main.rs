@@ -5,6 +5,7 @@
 
 mod addresses;
 mod asks;
+mod blocking_pool;
 #[cfg(unix)]
 mod children;
 mod common;
@@ -14,7 +15,6 @@ mod embedding;
 mod events;
 mod fairness;
 mod handles;
-mod helpers;
 mod layers;
 mod model;
 mod monitors;

@@ -1,4 +1,4 @@
-//! Actors that own sources of readiness: pipes and sockets on loopback.
+//! Actors that own readiness sources: pipes and sockets on loopback.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,18 +15,18 @@ fn pair() -> (std::os::unix::net::UnixStream, UnixStream) {
     (near, UnixStream::from_std(far))
 }
 
-/// Turns the loop until a condition holds.
-fn until(events: &mut Loop, what: &str, mut holds: impl FnMut(&Loop) -> bool) {
+/// Runs the loop until a condition holds.
+fn until(events: &mut Loop, condition: &str, mut holds: impl FnMut(&Loop) -> bool) {
     let begun = std::time::Instant::now();
     while !holds(events) {
-        assert!(begun.elapsed() < secs(20), "{what} never came");
+        assert!(begun.elapsed() < secs(20), "{condition} was not reached");
         let deadline = events.now() + millis(100);
         events.run_once(Some(deadline)).unwrap();
     }
 }
 
 #[test]
-fn an_echo_over_tcp_is_all_actors() {
+fn tcp_echo_between_actors() {
     let mut events = real_loop();
     let log = Log::default();
     let at: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
@@ -46,21 +46,21 @@ fn an_echo_over_tcp_is_all_actors() {
     });
     let seen = log.clone();
     let mut stream = TcpStream::connect(at).unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     events.spawn(move |cx: &mut Cx<()>, event| match event {
         Event::Start => {
             cx.register_source(&mut stream, Interest::READABLE | Interest::WRITABLE)?;
             receive()
         }
         Event::Ready(ready) => {
-            if ready.writable && heard.is_empty() {
+            if ready.writable && received.is_empty() {
                 stream.write_all(b"hello")?;
             }
             let mut bytes = [0; 64];
             if let Ok(n) = stream.read(&mut bytes) {
-                heard.extend_from_slice(&bytes[..n]);
+                received.extend_from_slice(&bytes[..n]);
             }
-            if heard == b"hello" {
+            if received == b"hello" {
                 seen.note("echoed");
                 return stop();
             }
@@ -95,7 +95,7 @@ fn echo(mut stream: TcpStream) -> impl Actor<()> {
 }
 
 #[test]
-fn an_unfinished_source_is_told_again_without_new_bytes() {
+fn unfinished_source_is_ready_again_without_bytes() {
     let mut events = real_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -105,7 +105,7 @@ fn an_unfinished_source_is_told_again_without_new_bytes() {
         match event {
             Event::Start => drop(cx.register_source(&mut far, Interest::READABLE)?),
             Event::Ready(ready) => {
-                assert!(ready.readable, "it was, the first time");
+                assert!(ready.readable, "the readiness was lost");
                 let mut byte = [0];
                 far.read_exact(&mut byte)?;
                 seen.note(byte[0] as char);
@@ -123,13 +123,13 @@ fn an_unfinished_source_is_told_again_without_new_bytes() {
 }
 
 #[test]
-fn readiness_that_comes_meanwhile_is_added_to_the_event_that_waits() {
+fn readiness_repeated_merges_into_waiting_event() {
     let mut events = real_loop();
     let log = Log::default();
     let seen = log.clone();
     let (mut near, mut far) = pair();
     let actor = events.spawn(move |cx: &mut Cx<()>, event| {
-        tell_unit(&seen, &event);
+        note_unit_event(&seen, &event);
         match event {
             Event::Start => {
                 cx.register_source(&mut far, Interest::READABLE)?;
@@ -156,7 +156,7 @@ fn readiness_that_comes_meanwhile_is_added_to_the_event_that_waits() {
     assert_eq!(log.take(), "start resumed ready");
 }
 
-fn tell_unit(log: &Log, event: &Event<()>) {
+fn note_unit_event(log: &Log, event: &Event<()>) {
     match event {
         Event::Start => log.note("start"),
         Event::Ready(_) => log.note("ready"),
@@ -166,7 +166,7 @@ fn tell_unit(log: &Log, event: &Event<()>) {
 }
 
 #[test]
-fn a_source_deregistered_while_its_event_waits_tells_nothing_and_keeps_the_waiting() {
+fn source_deregistered_drops_its_waiting_event() {
     let mut events = real_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -203,14 +203,14 @@ fn a_source_deregistered_while_its_event_waits_tells_nothing_and_keeps_the_waiti
 }
 
 #[test]
-fn a_source_ends_with_its_actor_and_only_its_owner_may_touch_it() {
+fn source_ends_with_actor_and_refuses_others() {
     let mut events = real_loop();
     let (mut near, mut far) = pair();
     let place = std::rc::Rc::new(std::cell::Cell::new(None));
-    let told = place.clone();
+    let registered = place.clone();
     let owner = events.spawn(move |cx: &mut Cx<()>, event| {
         if let Event::Start = event {
-            told.set(Some(cx.register_source(&mut far, Interest::READABLE)?));
+            registered.set(Some(cx.register_source(&mut far, Interest::READABLE)?));
         }
         receive()
     });
@@ -220,21 +220,21 @@ fn a_source_ends_with_its_actor_and_only_its_owner_may_touch_it() {
     let seen = log.clone();
     let (_keep, mut other) = pair();
     events.spawn(move |cx: &mut Cx<()>, _| {
-        seen.note(cx.deregister_source(source, &mut other).is_err());
-        seen.note(cx.reregister_source(source, &mut other, Interest::READABLE).is_err());
+        seen.note(cx.deregister_source(source, &mut other).unwrap_err().kind());
+        seen.note(cx.reregister_source(source, &mut other, Interest::READABLE).unwrap_err().kind());
         cx.unfinished(source);
         cx.terminate(owner);
         stop()
     });
     events.run().unwrap();
-    assert_eq!(log.take(), "true true");
+    assert_eq!(log.take(), format!("{0} {0}", ErrorKind::NotFound));
     assert_eq!((events.stats().sources, events.stats().extras), (0, 0));
     let mut byte = [0];
     assert_eq!(near.read(&mut byte).unwrap(), 0, "the socket is closed");
 }
 
 #[test]
-fn a_virtual_loop_has_no_sources_and_says_so() {
+fn virtual_loop_refuses_sources() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();

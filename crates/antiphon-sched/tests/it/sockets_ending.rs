@@ -1,6 +1,6 @@
 //! How connections end: closed by the actor, with the actor, by both at once.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
@@ -24,7 +24,7 @@ fn reading(mut stream: TcpStream) -> thread::JoinHandle<Vec<u8>> {
 }
 
 #[test]
-fn close_writes_all_that_was_written_and_tells_the_end_after_that() {
+fn close_with_pending_data_writes_all_first() {
     const BYTES: usize = 16 << 20;
     let mut station = Station::new(nothing);
     let at = station.listen(Framing::Bytes);
@@ -36,8 +36,12 @@ fn close_writes_all_that_was_written_and_tells_the_end_after_that() {
         cx.close(conn);
         cx.write(conn, "too late");
     });
-    station.until("rest", |station| !station.events.is_runnable());
-    assert_eq!(station.heard.joined(conn).matches("closed").count(), 0, "most of it waits");
+    station.until("an idle loop", |station| !station.events.is_runnable());
+    assert_eq!(
+        station.heard.joined(conn).matches("closed").count(),
+        0,
+        "`Closed` came before all was written"
+    );
     let reader = reading(peer);
     station.until("all of it", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap(), vec![7; BYTES]);
@@ -49,7 +53,7 @@ fn close_writes_all_that_was_written_and_tells_the_end_after_that() {
 }
 
 #[test]
-fn what_the_peer_said_and_nobody_read_does_not_cost_it_the_last_words() {
+fn close_with_unread_input_causes_no_reset() {
     const BYTES: usize = 400_000;
     let mut station = Station::new(nothing);
     let at = station.listen(Framing::Bytes);
@@ -60,15 +64,15 @@ fn what_the_peer_said_and_nobody_read_does_not_cost_it_the_last_words() {
         cx.write(conn, vec![7; BYTES]);
         cx.close(conn);
     });
-    // All that the system takes is written, most of it not yet sent: a reset now would lose it.
-    station.until("rest", |station| !station.events.is_runnable());
+    // The system has taken part of the data, and has not sent most of that: a reset now would lose it.
+    station.until("an idle loop", |station| !station.events.is_runnable());
     let reader = reading(peer);
     station.until("all of it", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap().len(), BYTES);
 }
 
 #[test]
-fn closing_before_the_connection_is_made_ends_it_at_once() {
+fn close_before_connect_ends_at_once() {
     let mut station = Station::new(nothing);
     let at = station.listen(LINES);
     let conn = station.act(move |cx| {
@@ -82,7 +86,7 @@ fn closing_before_the_connection_is_made_ends_it_at_once() {
 }
 
 #[test]
-fn what_an_actor_wrote_in_its_last_step_goes_out_and_its_sockets_end_with_it() {
+fn actor_end_writes_data_and_closes_sockets() {
     let mut station = Station::new(|cx, message| {
         if let Net::On(conn, SocketEvent::Data(_)) = message {
             cx.write(*conn, "farewell");
@@ -101,7 +105,7 @@ fn what_an_actor_wrote_in_its_last_step_goes_out_and_its_sockets_end_with_it() {
 }
 
 #[test]
-fn a_connection_that_was_closed_writes_on_when_its_actor_has_ended() {
+fn closed_connection_outlives_actor_until_written() {
     const BYTES: usize = 16 << 20;
     let mut station = Station::new(nothing);
     let at = station.listen(Framing::Bytes);
@@ -113,7 +117,7 @@ fn a_connection_that_was_closed_writes_on_when_its_actor_has_ended() {
         cx.terminate(cx.addr());
     });
     station.until("the end of the actor", |station| station.events.stats().actors == 0);
-    assert_eq!(station.events.stats().sockets, 1, "it writes on");
+    assert_eq!(station.events.stats().sockets, 1, "the connection is still writing");
     let reader = reading(peer);
     station.until("all of it", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap().len(), BYTES);
@@ -122,7 +126,7 @@ fn a_connection_that_was_closed_writes_on_when_its_actor_has_ended() {
 }
 
 #[test]
-fn a_peer_that_takes_nothing_ends_with_its_actor_unless_it_was_closed() {
+fn open_connection_with_backlog_ends_with_actor() {
     let mut station = Station::new(nothing);
     let at = station.listen(Framing::Bytes);
     let _peer = client(at);
@@ -136,42 +140,44 @@ fn a_peer_that_takes_nothing_ends_with_its_actor_unless_it_was_closed() {
 }
 
 #[test]
-fn a_listener_ends_alone_and_its_connections_stay() {
+fn unlisten_keeps_open_connections() {
     let mut station = Station::new(echo);
     let at = station.listen(LINES);
     let mut peer = client(at);
     let conn = station.until_accepted();
     assert!(station.act(move |cx| cx.unlisten(at)));
     assert!(!station.act(move |cx| cx.unlisten(at)));
-    assert!(TcpStream::connect(at).is_err());
+    assert_eq!(TcpStream::connect(at).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     peer.write_all(b"hello\n").unwrap();
     station.until("the line", |station| station.heard.has(conn, "hello"));
 }
 
 #[test]
-fn nobody_but_its_actor_writes_to_a_connection_or_closes_it() {
+fn connection_ignores_calls_of_other_actors() {
     let mut station = Station::new(echo);
     let at = station.listen(LINES);
     let peer = client(at);
     let conn = station.until_accepted();
     within(&mut station.events, move |cx| {
-        cx.write(conn, "an intruder");
+        cx.write(conn, "from another actor");
         cx.close(conn);
         assert_eq!(cx.unwritten(conn), 0);
     });
+    assert_eq!(station.heard.joined(conn), "opened");
     station.act(move |cx| cx.close(conn));
+    assert_eq!(station.until_ended(conn), "opened closed");
     let reader = reading(peer);
     station.until("the end", |_| reader.is_finished());
     assert!(reader.join().unwrap().is_empty());
 }
 
 #[test]
-fn a_constructor_that_panics_ends_its_actor_and_its_sockets() {
+fn constructor_panic_ends_actor_and_sockets() {
     let mut station = Station::new(nothing);
     let at = station.act(|cx| {
-        cx.listen("127.0.0.1:0", LINES, |conn, what| match what {
+        cx.listen("127.0.0.1:0", LINES, |conn, event| match event {
             SocketEvent::Data(_) => panic!("no such message"),
-            what => Net::On(conn, what),
+            event => Net::On(conn, event),
         })
         .unwrap()
     });
@@ -187,13 +193,13 @@ fn a_constructor_that_panics_ends_its_actor_and_its_sockets() {
 }
 
 #[test]
-fn a_thousand_connections_that_come_and_go_leave_nothing_behind() {
+fn thousand_short_connections_leave_no_state() {
     let mut station = Station::new(echo);
     let at = station.listen(LINES);
     let before = station.events.stats();
     for round in 0..1000 {
         let conn = station.connect(at, LINES);
-        station.until("it to open", |station| station.heard.has(conn, "opened"));
+        station.until("an open connection", |station| station.heard.has(conn, "opened"));
         if round % 2 == 0 {
             station.write(conn, "x");
         }

@@ -1,4 +1,4 @@
-//! The graceful end: daemons, `stop` from another thread, signals.
+//! Stopping a loop gracefully: daemons, `stop` from another thread, signals.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use antiphon_sched::*;
 use crate::common::*;
 
 #[test]
-fn run_returns_when_only_daemons_are_left_and_leaves_them_alive() {
+fn run_with_only_daemons_returns_keeping_them() {
     let mut events = real_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -43,7 +43,7 @@ fn settle_real(events: &mut Loop) {
 }
 
 #[test]
-fn an_actor_that_is_no_longer_a_daemon_keeps_the_loop_running() {
+fn former_daemon_keeps_loop_running() {
     let mut events = virtual_loop();
     let actor = events.spawn(|cx: &mut Cx<bool>, event| {
         match event {
@@ -63,24 +63,24 @@ fn an_actor_that_is_no_longer_a_daemon_keeps_the_loop_running() {
 }
 
 #[test]
-fn a_stop_from_another_thread_lets_every_actor_clean_up() {
+fn stop_from_thread_terminates_every_actor() {
     let mut events = real_loop();
     let log = Log::default();
-    let (told, started) = std::sync::mpsc::channel();
-    let place = std::rc::Rc::new(std::cell::Cell::new(None));
+    let (report, started) = std::sync::mpsc::channel();
+    let adapter = std::rc::Rc::new(std::cell::Cell::new(None));
     for n in 0..3 {
-        let (seen, told, place) = (log.clone(), told.clone(), place.clone());
+        let (seen, report, adapter) = (log.clone(), report.clone(), adapter.clone());
         events.spawn(move |cx: &mut Cx<u32>, event| {
             match event {
                 Event::Start => {
                     cx.set_daemon(n == 0);
-                    place.set(Some(cx.adapter(|n: u8| u32::from(n))));
-                    told.send(())?;
+                    adapter.set(Some(cx.adapter(|n: u8| u32::from(n))));
+                    report.send(())?;
                 }
                 Event::Terminate => {
-                    seen.note(format!("bye{n}"));
-                    // A further address lives as long as its owner.
-                    cx.send(place.get().unwrap(), 1)?;
+                    seen.note(format!("terminated{n}"));
+                    // An adapter lives as long as its actor.
+                    cx.send(adapter.get().unwrap(), 1)?;
                 }
                 _ => {}
             }
@@ -94,23 +94,23 @@ fn a_stop_from_another_thread_lets_every_actor_clean_up() {
     });
     events.run().unwrap();
     thread.join().unwrap();
-    assert_eq!(log.take(), "bye0 bye1 bye2");
+    assert_eq!(log.take(), "terminated0 terminated1 terminated2");
     assert_eq!(events.stats().actors, 0);
 }
 
 #[test]
-fn a_stop_is_bounded_by_stop_within() {
+fn stop_is_bounded_by_stop_within() {
     let mut events = Loop::new(LoopConfig { stop_within: millis(100), ..virtual_config() }).unwrap();
-    // Each one that ends starts the next.
-    fn hydra() -> impl Actor<u32> {
+    // Each actor that is terminated starts another.
+    fn successor() -> impl Actor<u32> {
         actor(|cx, event: Event<u32>| {
             if let Event::Terminate = event {
-                cx.spawn_actor(hydra());
+                cx.spawn_actor(successor());
             }
             receive()
         })
     }
-    events.spawn_actor(hydra());
+    events.spawn_actor(successor());
     settle(&mut events);
     events.handle().stop();
     (0..10).for_each(|_| events.work());
@@ -120,11 +120,11 @@ fn a_stop_is_bounded_by_stop_within() {
     events.advance_to(events.now() + millis(1));
     assert!(events.has_stopped());
     events.run().unwrap();
-    assert!(events.has_live_actors(), "run returned all the same");
+    assert!(events.has_live_actors(), "run returned although actors are left");
 }
 
 #[test]
-fn an_actor_that_starts_while_the_loop_stops_starts_and_is_told_to_end() {
+fn actor_started_during_stop_is_terminated() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();
@@ -142,17 +142,17 @@ fn an_actor_that_starts_while_the_loop_stops_starts_and_is_told_to_end() {
     events.handle().stop();
     settle(&mut events);
     assert_eq!(log.take(), "start terminate");
-    assert!(events.has_stopped(), "at once: nobody waits for the time to be over");
+    assert!(events.has_stopped(), "the loop does not wait for `stop_within` to pass");
 }
 
 #[test]
-fn a_loop_that_was_stopped_can_run_again() {
+fn stopped_loop_runs_again() {
     let mut events =
         Loop::new(LoopConfig { stop_within: millis(1), watchdog: None, ..LoopConfig::default() }).unwrap();
     let log = Log::default();
     for round in 0..3 {
         let handle = events.handle();
-        // A daemon that is still there when the last citizen has ended.
+        // This daemon still exists when the last live actor has ended.
         events.spawn(|cx: &mut Cx<u32>, _| {
             cx.set_daemon(true);
             sleep(secs(1000))
@@ -177,7 +177,7 @@ fn a_loop_that_was_stopped_can_run_again() {
 }
 
 #[test]
-fn a_stop_before_the_run_ends_it_at_once() {
+fn stop_before_run_ends_it_at_once() {
     let mut events = real_loop();
     let log = Log::default();
     scribe::<u32>(&mut events, &log);
@@ -187,7 +187,7 @@ fn a_stop_before_the_run_ends_it_at_once() {
 }
 
 #[test]
-fn a_virtual_run_ends_when_nothing_is_left_to_do_before_time_goes_on() {
+fn virtual_run_ends_when_nothing_is_runnable() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = scribe::<u32>(&mut events, &log);
@@ -197,16 +197,14 @@ fn a_virtual_run_ends_when_nothing_is_left_to_do_before_time_goes_on() {
     assert!(events.has_live_actors());
 }
 
-/// The child of the next test: waits for a signal, with one actor that says goodbye.
-#[test]
-#[ignore = "the child of another test"]
-fn child_that_waits_for_a_signal() {
+/// Runs a loop until a signal stops it, and prints its progress.
+fn run_until_signal() {
     let mut events = Loop::new(LoopConfig::default()).unwrap();
     events.stop_on_signals().unwrap();
     events.spawn(|_: &mut Cx<u32>, event| {
         match event {
-            Event::Start => println!("\nup"),
-            Event::Terminate => println!("bye"),
+            Event::Start => println!("\nstarted"),
+            Event::Terminate => println!("terminated"),
             _ => {}
         }
         receive()
@@ -216,21 +214,19 @@ fn child_that_waits_for_a_signal() {
 }
 
 #[test]
-fn sigterm_and_sigint_stop_the_loop_gracefully() {
+fn signal_stops_loop_gracefully() {
     for signal in ["TERM", "INT"] {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "stopping::child_that_waits_for_a_signal", "--ignored", "--nocapture"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let Some(mut command) = own_process("stopping::signal_stops_loop_gracefully") else {
+            return run_until_signal();
+        };
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line == "up"), "the child is up");
+        assert!(lines.any(|line| line == "started"), "the actor has not started");
         let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         let rest: Vec<_> = lines.collect();
         assert!(
-            rest.contains(&"bye".to_owned()) && rest.contains(&"run returned".to_owned()),
+            rest.contains(&"terminated".to_owned()) && rest.contains(&"run returned".to_owned()),
             "SIG{signal}: {rest:?}"
         );
         assert!(child.wait().unwrap().success());
@@ -238,6 +234,6 @@ fn sigterm_and_sigint_stop_the_loop_gracefully() {
 }
 
 #[test]
-fn a_virtual_loop_watches_no_signals() {
+fn virtual_loop_refuses_signals() {
     assert!(matches!(virtual_loop().stop_on_signals(), Err(LoopError::Signals(_))));
 }

@@ -647,7 +647,7 @@ fn a_type_whose_composed_name_is_too_long_is_refused_where_it_is_used() {
         cx.ask(Addr::of(far), secs(9), Carrier::ReplyTo, move |answer| noted.note(answer.err().unwrap()));
     });
     let told = log.take();
-    assert_eq!(told.matches("composed of 260 bytes, where 255 are possible").count(), 2, "{told}");
+    assert_eq!(told.matches("has 260 bytes, but at most 255 are allowed").count(), 2, "{told}");
     assert!(told.contains("the request does not fit the actor"), "{told}");
     assert_eq!(net.deliveries.len(), 1, "only the first was sent");
 }

@@ -98,7 +98,7 @@ fn a_step_that_never_ends_is_named_while_it_runs() {
         });
         events.run().unwrap();
     });
-    wait_for("its name", || logged("endless").iter().any(|line| line.contains("takes longer")));
+    wait_for("its name", || logged("endless").iter().any(|line| line.contains("takes too long")));
     free.send(()).unwrap();
     thread.join().unwrap();
 }

@@ -1,4 +1,4 @@
-//! A reply answers once.
+//! A `ReplyTo` can be used once.
 use antiphon_sched::{Cx, Event, Loop, ReplyTo, receive};
 
 fn main() {

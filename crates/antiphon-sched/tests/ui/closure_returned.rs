@@ -1,10 +1,10 @@
-//! A closure behind `impl Actor<M>` needs `actor(..)` as well.
+//! A closure that is returned as `impl Actor<M>` needs `actor(..)` around it.
 use antiphon_sched::{Actor, Event, receive};
 
-fn quiet() -> impl Actor<u32> {
+fn idle_actor() -> impl Actor<u32> {
     |_cx, _event: Event<u32>| receive()
 }
 
 fn main() {
-    quiet();
+    idle_actor();
 }

@@ -1,4 +1,4 @@
-//! A closure that does not go straight to `spawn` needs `actor(..)` to give it its shape.
+//! A closure that is first stored in a variable needs `actor(..)`, which gives it the right lifetimes.
 use antiphon_sched::{Event, Loop, receive};
 
 fn main() {

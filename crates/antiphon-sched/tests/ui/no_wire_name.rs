@@ -1,4 +1,4 @@
-//! A type without a wire name cannot be what an actor exits with.
+//! A type without a wire name cannot be an exit value.
 use antiphon_sched::{Cx, Event, Loop, exit};
 
 struct Plain;

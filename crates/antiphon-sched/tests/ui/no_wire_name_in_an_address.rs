@@ -1,4 +1,4 @@
-//! An address in a message can cross only if its own messages can.
+//! An address can cross the wire only if the messages that it takes can.
 use antiphon_sched::Addr;
 use serde::Serialize;
 

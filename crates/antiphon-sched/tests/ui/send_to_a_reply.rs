@@ -1,4 +1,4 @@
-//! A reply is answered, not sent to.
+//! A `ReplyTo` is not a target of `send`.
 use antiphon_sched::{Cx, Event, Loop, ReplyTo, receive};
 
 fn main() {

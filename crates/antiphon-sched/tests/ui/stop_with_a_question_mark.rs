@@ -1,4 +1,4 @@
-//! `stop()` is the whole answer.
+//! `stop()` is the whole result of a step.
 use antiphon_sched::{Cx, Event, Loop, receive, stop};
 
 fn main() {

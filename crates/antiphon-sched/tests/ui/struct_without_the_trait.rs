@@ -1,4 +1,4 @@
-//! A struct is an actor only when it implements the trait.
+//! A struct is an actor only if it implements the trait.
 use antiphon_sched::Loop;
 
 struct Plain;

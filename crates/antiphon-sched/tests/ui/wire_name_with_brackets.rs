@@ -1,4 +1,4 @@
-//! Brackets are for composed names.
+//! Brackets in wire names are reserved for composed names.
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]

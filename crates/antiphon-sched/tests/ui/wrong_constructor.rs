@@ -1,4 +1,4 @@
-//! The constructor of an answer takes a result.
+//! The constructor of a reply's message takes a `Result`.
 use antiphon_sched::{Addr, Cx, Event, Loop, ReplyTo, receive, secs};
 
 enum Client {

@@ -1,4 +1,4 @@
-//! A message of another type than the address takes.
+//! The message has another type than the address takes.
 use antiphon_sched::{Addr, Cx, Loop, receive};
 
 fn main() {

@@ -35,40 +35,40 @@ macro_rules! codes {
 }
 
 codes! {
-    /// What became of a message.
+    /// The outcome of a message that requested a receipt.
     Outcome {
-        /// It is in the mailbox.
+        /// The message is in the mailbox.
         Delivered = 0,
-        /// There is no such actor (any more).
+        /// The actor does not exist, or has exited.
         NoActor = 1,
-        /// The mailbox took nothing for the time that such a message is parked.
+        /// The mailbox stayed full for as long as the backlog keeps such a message.
         Full = 2,
-        /// The actor takes another type, or the body is not of the type that its tag names.
+        /// The actor accepts another type, or the body is not of the type that its tag names.
         WrongType = 3,
-        /// The sender's node has as many requests open here as it may.
+        /// The sender's node has reached its limit of open requests here.
         Busy = 4,
     }
-    /// Why a connection ends while its session goes on or has been ended.
+    /// Why a connection closes.
     CloseReason {
-        /// A newer connection of the session takes over.
+        /// A newer connection continues the session.
         Superseded = 0,
-        /// Both sides agreed that nothing is open.
+        /// Both sides agreed that nothing is open; the session stays.
         Idle = 1,
-        /// The node leaves; the session is over.
+        /// The node shuts down; the session is over.
         Leaving = 2,
         /// The peer broke the protocol; the session is over.
         Misbehaved = 3,
     }
     /// Why a session ends.
     GoodbyeReason {
-        /// The node ends.
+        /// The node shuts down.
         Leaving = 0,
-        /// The user closed this peer.
+        /// The user of the node disconnected this peer.
         Closed = 1,
-        /// The user ignores this peer.
+        /// The user of the node ignores this peer.
         Ignored = 2,
     }
-    /// Which kind of name.
+    /// The kind of a name.
     NameSpace {
         /// An actor.
         Actor = 0,
@@ -78,17 +78,19 @@ codes! {
         Rci = 2,
         /// A node.
         Node = 3,
-        /// A hidden actor by which a node serves others.
+        /// A service actor of a node.
         Service = 4,
     }
 }
 
-/// Which part of a large frame: a byte 0, and the kind of the large frame (u8) and the bytes of its payload (u32); or a byte 1.
+/// The position of a fragment in its large frame.
+///
+/// In bytes: 0, then the kind of the large frame (u8) and the length of its payload (u32); or only 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FragmentPart {
     /// The first part.
     First {
-        /// The large frame's kind: numbered, and not a fragment.
+        /// The large frame's kind: a numbered one, and not [`Fragment`](crate::frame::Fragment).
         kind: u8,
         /// Bytes of the large frame's payload.
         total: u32,
@@ -125,22 +127,22 @@ impl<'a> Field<'a> for FragmentPart {
     }
 }
 
-/// How an actor ended.
+/// Why an actor exited, as a `Down` frame reports it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum DownReason<'a> {
-    /// It ended by itself; with a value if the watcher can read it.
+    /// The actor stopped; with its exit value, if the watcher can decode that.
     Done(Option<(TagId, &'a [u8])>),
-    /// It failed, and says why.
+    /// The actor failed with this text.
     Failed(&'a str),
-    /// It panicked with this text.
+    /// The actor panicked with this text.
     Panicked(&'a str),
-    /// It was terminated.
+    /// The actor was terminated.
     Terminated,
-    /// Its node was lost.
+    /// The actor's node was lost.
     NodeLost,
-    /// There was no such actor.
+    /// The actor did not exist.
     NoActor,
-    /// The watcher's node has set as many monitors here as it may.
+    /// The watcher's node has reached its limit of monitors here.
     Refused,
 }
 
@@ -207,19 +209,19 @@ impl<'a> Field<'a> for DownReason<'a> {
     }
 }
 
-/// What a want found.
+/// The result of a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookupResult {
-    /// The name stands for this, which takes this type.
+    /// The name is registered for this actor.
     Here {
-        /// The actor; behind a channel, a function or a service stands one too.
+        /// The actor. A channel, an RCI and a service are also reached through an actor.
         key: Key,
-        /// The type that it takes.
+        /// The type of the messages that the actor accepts.
         tag: TagId,
     },
-    /// The node answers no more wants.
+    /// The peer has reached its limit of open lookups here.
     TooMany,
-    /// The name cannot be one.
+    /// The name is invalid.
     BadName,
 }
 

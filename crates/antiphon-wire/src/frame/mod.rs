@@ -1,8 +1,12 @@
-//! Frames: the units of the protocol, their numbers, and their one form in bytes.
+//! Frames: the units of the protocol, their numbers and their encoding.
 //!
-//! A frame is a header of four bytes (kind, flags, length of the payload as u16) and the payload. Kinds below
-//! [`NUMBERED_FROM`] are *control*: they carry no frame number, cost no credit, are not repeated over a new connection and
-//! may overtake. All others are *numbered*: the n-th numbered frame of a session is frame n, in each direction.
+//! A frame is a header of four bytes (kind, flags, length of the payload as u16) and the payload. There are two sorts:
+//!
+//! - *Control* frames have kinds below [`NUMBERED_FROM`]. They carry no frame number, cost no credit, are not repeated over
+//!   a new connection and may overtake other frames.
+//! - *Numbered* frames are all others. The n-th numbered frame of a session is frame n, counted in each direction.
+//!
+//! Each frame has exactly one encoding.
 
 mod codes;
 mod table;
@@ -14,24 +18,24 @@ use crate::bytes::{Malformed, Reader};
 
 /// The first numbered kind.
 pub const NUMBERED_FROM: u8 = 0x20;
-/// Flag: whoever does not know this kind skips the frame (and counts it, if it is numbered).
+/// Flag: a receiver that does not know this kind skips the frame (and counts it, if it is numbered).
 pub const MAY_IGNORE: u8 = 0x01;
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 4;
 
-/// One frame as it lies in a record: the header read, the payload not yet.
+/// One frame of a record, with its header decoded and its payload still encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawFrame<'a> {
-    /// What kind of frame.
+    /// The number of the kind.
     pub kind: u8,
-    /// [`MAY_IGNORE`] or nothing.
+    /// [`MAY_IGNORE`] or 0.
     pub flags: u8,
-    /// What the kind says.
+    /// The payload, in the encoding of the kind.
     pub payload: &'a [u8],
 }
 
 impl<'a> RawFrame<'a> {
-    /// Takes the next frame off the front of a record's body; `None` at its end.
+    /// Takes the next frame from the front of a record's body; `None` at its end.
     ///
     /// # Errors
     /// [`Malformed`] if the body ends within a frame.
@@ -47,22 +51,22 @@ impl<'a> RawFrame<'a> {
         Ok(Some(RawFrame { kind, flags, payload }))
     }
 
-    /// Whether the frame has a number, costs credit and survives its connection.
+    /// Whether the frame has a number, costs credit and is repeated over a new connection.
     #[inline]
     pub fn is_numbered(&self) -> bool {
         self.kind >= NUMBERED_FROM
     }
 
-    /// Header and payload.
+    /// Bytes of header and payload.
     #[inline]
     pub fn bytes_len(&self) -> usize {
         HEADER_BYTES + self.payload.len()
     }
 
-    /// Reads the payload; `None` if the kind is unknown and may be ignored.
+    /// Decodes the payload; `None` if the kind is unknown and may be ignored.
     ///
     /// # Errors
-    /// [`Malformed`] if the payload is not what its kind says, or the kind is unknown and matters.
+    /// [`Malformed`] if the payload does not fit its kind, or the kind is unknown and must not be ignored.
     #[inline]
     pub fn decode(&self) -> Result<Option<Frame<'a>>, Malformed> {
         match Frame::decode(self.kind, self.payload)? {
@@ -77,7 +81,7 @@ impl Frame<'_> {
     /// Appends header and payload.
     ///
     /// # Errors
-    /// [`FrameTooLarge`], and nothing appended, if the payload exceeds 65,535 bytes. (A session sends what exceeds
+    /// [`FrameTooLarge`], and nothing appended, if the payload exceeds 65,535 bytes. (A session sends a payload above
     /// [`FRAGMENT_BYTES_MAX`](crate::FRAGMENT_BYTES_MAX) in fragments.)
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), FrameTooLarge> {
         let size = self.payload_size();
@@ -95,7 +99,7 @@ impl Frame<'_> {
         debug_assert_eq!(
             out.len() - before,
             HEADER_BYTES + usize::from(length),
-            "{} tells its size",
+            "the payload size of {} is exact",
             self.name()
         );
     }
@@ -105,9 +109,9 @@ impl Frame<'_> {
     }
 }
 
-/// A frame whose payload does not fit its length field. Nothing was written; send less at a time.
+/// The payload of a frame does not fit its length field. Nothing was written; send a smaller payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a frame of {size} bytes does not fit; send less at a time")]
+#[error("a frame payload of {size} bytes exceeds 65,535 bytes; send a smaller one")]
 pub struct FrameTooLarge {
     /// Bytes of the payload.
     pub size: usize,
@@ -117,9 +121,11 @@ pub struct FrameTooLarge {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+    use std::cell::Cell;
 
-    /// Kinds that exist, mostly, with payloads of small numbers, which are often lengths, codes and flags.
-    fn hopeful() -> impl Strategy<Value = (u8, Vec<u8>)> {
+    /// Mostly known kinds, with payloads of small numbers, which are often valid lengths, codes and flags.
+    fn likely_frames() -> impl Strategy<Value = (u8, Vec<u8>)> {
         let kinds: Vec<u8> = Frame::KINDS.iter().map(|(kind, _)| *kind).collect();
         let byte = prop_oneof![4 => Just(0_u8), 3 => 1_u8..8, 1 => any::<u8>()];
         (prop_oneof![9 => prop::sample::select(kinds), 1 => any::<u8>()], prop::collection::vec(byte, 0..64))
@@ -129,18 +135,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4000))]
 
         #[test]
-        fn whatever_decodes_has_that_one_form((kind, payload) in hopeful()) {
-            if let Ok(Some(frame)) = Frame::decode(kind, &payload) {
-                let mut bytes = Vec::new();
-                frame.encode(&mut bytes).expect("as small as it was");
-                prop_assert_eq!(frame.payload_size(), payload.len());
-                prop_assert_eq!(&bytes[HEADER_BYTES..], &payload[..]);
-                prop_assert_eq!(bytes[0], kind);
-            }
-        }
-
-        #[test]
-        fn random_bodies_of_records_never_panic(body: Vec<u8>) {
+        fn record_random_body_never_panics(body: Vec<u8>) {
             let mut rest = body.as_slice();
             while let Ok(Some(raw)) = RawFrame::take_from(&mut rest) {
                 let _fault = raw.decode();
@@ -149,7 +144,27 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_beyond_its_length_field_is_refused_and_nothing_written() {
+    fn decoded_frame_encodes_to_same_bytes() {
+        let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(4000) };
+        let decoded = Cell::new(0);
+        let result = TestRunner::new(config).run(&likely_frames(), |(kind, payload)| {
+            if let Ok(Some(frame)) = Frame::decode(kind, &payload) {
+                decoded.set(decoded.get() + 1);
+                let mut bytes = Vec::new();
+                frame.encode(&mut bytes).expect("the payload is small");
+                prop_assert_eq!(frame.payload_size(), payload.len());
+                prop_assert_eq!(&bytes[HEADER_BYTES..], &payload[..]);
+                prop_assert_eq!(bytes[0], kind);
+            }
+            Ok(())
+        });
+        result.unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(decoded.get() > 100, "only {} of 4000 frames decoded", decoded.get());
+    }
+
+    /// A refused frame appends nothing.
+    #[test]
+    fn frame_beyond_length_field_is_refused() {
         let body = vec![0; 70_000];
         let frame = Frame::from(Fragment { stream: 1, part: FragmentPart::Next, data: &body });
         let mut out = vec![1];

@@ -1,6 +1,7 @@
-//! The table of all frames: this file is the list that PROTOCOL.md repeats in prose.
+//! The table of all frames. PROTOCOL.md describes the same table in prose.
 //!
-//! Invariant: the fields stand in the order of their bytes; a field of type `&[u8]` or one that holds such comes last.
+//! Invariant: fields are declared in the order of their bytes. A field of type `&[u8]`, or one that contains such a field,
+//! comes last.
 
 use crate::address::{Locations, Route};
 use crate::bytes::{Field, Malformed, Reader};
@@ -9,8 +10,8 @@ use crate::frame::codes::{
 };
 use crate::ids::{Key, NodeId, Pair, TagId};
 
-/// Declares one struct a frame and the enum of them all. `[from => to]` names the fields that put the frame in the order
-/// of a pair of actors.
+/// Declares a struct for each frame, and the enum of all frames. `[from => to]` names the fields of the pair of actors
+/// within which the frame keeps its order.
 macro_rules! frames {
     ($(
         $(#[$doc:meta])*
@@ -38,9 +39,10 @@ macro_rules! frames {
             }
         )*
 
-        /// Any frame that this version knows, its body borrowed.
+        /// Any frame that this version knows, with a borrowed body.
         ///
-        /// Exhaustive on purpose: a node names every frame that it takes, so a new one is seen wherever it matters.
+        /// Exhaustive on purpose: code that receives frames names each of them, so the compiler finds every place that a
+        /// new frame concerns.
         #[derive(Debug, Clone, Copy, PartialEq)]
         pub enum Frame<'a> {
             $( $(#[$doc])* $name($name $(<$life>)?), )*
@@ -64,7 +66,7 @@ macro_rules! frames {
                 match self { $( Frame::$name(_frame) => frames!(@pair _frame $($from $to)?), )* }
             }
 
-            /// The type tag that this frame refers to, if it does.
+            /// The type tag that this frame refers to, if any.
             #[inline]
             pub fn tag(&self) -> Option<TagId> {
                 match self { $( Frame::$name(_frame) => None $( .or(_frame.$field.tag()) )*, )* }
@@ -85,10 +87,10 @@ macro_rules! frames {
                 match self { $( Frame::$name(_frame) => { $( _frame.$field.put(_out); )* } )* }
             }
 
-            /// Reads a payload; `None` if the kind is unknown.
+            /// Decodes a payload; `None` if the kind is unknown.
             ///
             /// # Errors
-            /// [`Malformed`] if the payload is not what its kind says.
+            /// [`Malformed`] if the payload does not fit its kind.
             #[inline]
             pub fn decode(kind: u8, payload: &'a [u8]) -> Result<Option<Frame<'a>>, Malformed> {
                 let mut reader = Reader::new(payload);
@@ -111,75 +113,78 @@ macro_rules! frames {
 frames! {
     // Control frames: no number, no credit, not repeated.
 
-    /// All frames below `next` have arrived. Cumulative.
+    /// Acknowledges all frames below `next`.
     Ack = 0x01 {
         /// The number of the next expected frame.
         next: u64,
     }
-    /// Numbered frames may be sent up to this many bytes since the session began. Never falls.
+    /// Grants credit: the bytes of numbered frames that the receiver may send. Never falls.
     Credit = 0x02 {
         /// Bytes of numbered frames, headers included, since the session began.
         until: u64,
     }
-    /// Asks for a [`Pong`].
+    /// Requests a [`Pong`].
     Ping = 0x03 {
-        /// Comes back in the answer.
+        /// The [`Pong`] repeats it.
         token: u64,
     }
     /// Answers a [`Ping`].
     Pong = 0x04 {
-        /// As in the question.
+        /// As in the [`Ping`].
         token: u64,
     }
-    /// Keep the frames for this actor until [`Unpause`]. Ends with the connection; its sender repeats it on the next one.
+    /// Asks the receiver to keep its frames for this actor until [`Unpause`]. A pause ends with the connection; its sender
+    /// repeats it on the next one.
     Pause = 0x05 {
-        /// An actor of the one who pauses.
+        /// An actor of the frame's sender.
         actor: Key,
     }
-    /// Send the frames for this actor again.
+    /// Asks the receiver to send the frames for this actor again.
     Unpause = 0x06 {
-        /// An actor that was paused.
+        /// The paused actor.
         actor: Key,
     }
-    /// The last frame of this connection.
+    /// Closes the connection: the last frame on it.
     Close = 0x07 {
-        /// Why it ends.
+        /// Why it closes.
         reason: CloseReason,
     }
-    /// I have nothing to send and nothing open: let us close the connection and keep the session.
+    /// Proposes to close the idle connection and to keep the session: the sender has nothing to send and nothing open.
     IdleProposed = 0x08 {
-        /// The number of frames that its sender has sent in this session; another one sent by either side cancels.
+        /// The number of numbered frames that its sender has sent in this session. A further one from either side cancels
+        /// the proposal.
         sent: u64,
     }
-    /// So have I: close the connection.
+    /// Agrees to an [`IdleProposed`]: the connection can be closed.
     IdleAgreed = 0x09 {
         /// As in the proposal.
         sent: u64,
     }
 
-    /// The first frame of each connection, in each direction: which number the first numbered frame on it has. It is the one
-    /// that the peer expects, or a later one that the peer has acknowledged meanwhile.
+    /// The first frame of each connection, in each direction: the number of the first numbered frame on it. The peer
+    /// expects this number, or has acknowledged up to it meanwhile.
     Begin = 0x0a {
         /// The number.
         frame: u64,
     }
 
-    // Numbered frames: in order, once, under credit, over any number of connections.
+    // Numbered frames: in order, once, limited by credit, over any number of connections.
 
-    /// Gives a type tag its number, before the first frame that uses it. Numbers are dense, from 0.
+    /// Numbers a type tag, before the first frame that uses it. Numbers are consecutive, from 0.
     Tag<'a> = 0x20 {
         /// The number.
         id: TagId,
         /// The tag: UTF-8, at most 255 bytes.
         name: &'a str,
     }
-    /// A part of a frame whose payload exceeds 16 KiB. The parts of one stream arrive in order, others between them.
+    /// A part of a large frame: one with a payload above 16 KiB. The parts of one stream arrive in order; other frames
+    /// may arrive between them.
     Fragment<'a> = 0x21 {
-        /// Which large frame, unique while it is under way.
+        /// Identifies the large frame; unique while that is incomplete.
         stream: u32,
-        /// First or later.
+        /// Whether this is the first part.
         part: FragmentPart,
-        /// At most 16 KiB of the large frame's payload. The frame is whole when `total` bytes have arrived.
+        /// At most 16 KiB of the large frame's payload. The frame is complete when `total` bytes have arrived.
         data: &'a [u8],
     }
     /// A message from an actor to an actor.
@@ -190,18 +195,18 @@ frames! {
         from: Key,
         /// The type of the body.
         tag: TagId,
-        /// Asks for a [`Receipt`] with this request number.
+        /// Requests a [`Receipt`] with this request number.
         receipt: Option<u64>,
         /// Where the nodes are that the body's addresses name.
         route: Route<'a>,
         /// MessagePack.
         body: &'a [u8],
     }
-    /// The answer to a question that carried a port.
+    /// The reply to a request.
     Answer<'a> = 0x23 [from => to] {
-        /// The one-shot slot that waits at the asker's node; it stands where other frames name an actor.
+        /// The request id at the asking node. It takes the place of the actor that other frames name here.
         to: Key,
-        /// The actor that answers.
+        /// The actor that replies.
         from: Key,
         /// The type of the body.
         tag: TagId,
@@ -210,19 +215,19 @@ frames! {
         /// MessagePack.
         body: &'a [u8],
     }
-    /// The last copy of a reply was dropped without an answer.
+    /// Reports that no reply will follow: the last `ReplyTo` of a request was dropped unused.
     ReplyDropped = 0x24 {
-        /// The slot that waits.
+        /// The request id at the asking node.
         request_id: Key,
     }
-    /// What became of a message that asked for it.
+    /// Confirms a message that asked for a receipt.
     Receipt = 0x25 {
         /// As in the message.
         request: u64,
-        /// What became of it.
+        /// Whether the message was delivered.
         outcome: Outcome,
     }
-    /// `watcher` wants to know of `target`'s end.
+    /// `watcher` asks for a [`Down`] when `target` exits.
     Monitor = 0x26 [watcher => target] {
         /// An actor of the frame's sender.
         watcher: Key,
@@ -231,7 +236,7 @@ frames! {
         /// The watcher's number for this monitor.
         id: u64,
     }
-    /// It no longer does.
+    /// Cancels a [`Monitor`].
     Demonitor = 0x27 [watcher => target] {
         /// As in the monitor.
         watcher: Key,
@@ -240,20 +245,20 @@ frames! {
         /// As in the monitor.
         id: u64,
     }
-    /// A monitored actor has ended.
+    /// Reports that a monitored actor has exited.
     Down<'a> = 0x28 [actor => watcher] {
-        /// The actor that is told; an actor of the frame's receiver.
+        /// The actor that receives the report; an actor of the frame's receiver.
         watcher: Key,
-        /// What ended.
+        /// The actor that exited.
         actor: Key,
-        /// The node of what ended: the frame's sender, or one that it lost.
+        /// The node of the actor that exited: the frame's sender, or a node that the sender lost.
         node: NodeId,
         /// As in the monitor.
         id: u64,
-        /// How it ended.
+        /// Why it exited.
         reason: DownReason<'a>,
     }
-    /// `target`, an actor of the frame's sender, lets `watcher` monitor it.
+    /// `target`, an actor of the frame's sender, asks that `watcher` receives a [`Down`] when `target` exits.
     Notify = 0x29 [target => watcher] {
         /// An actor of the frame's receiver.
         watcher: Key,
@@ -262,18 +267,18 @@ frames! {
         /// The target's number for this monitor.
         id: u64,
     }
-    /// Ends an actor, which is told first.
+    /// Terminates an actor, which receives a termination event first.
     Terminate = 0x2a [from => target] {
-        /// The actor that asks for it.
+        /// The actor that requests it.
         from: Key,
-        /// The actor that ends.
+        /// The actor to terminate.
         target: Key,
     }
     /// Throws a value into an actor.
     Throw<'a> = 0x2b [from => target] {
         /// The actor that throws.
         from: Key,
-        /// The actor that it hits.
+        /// The actor that receives the value.
         target: Key,
         /// The type of the body.
         tag: TagId,
@@ -284,55 +289,56 @@ frames! {
     Resume<'a> = 0x2c [from => target] {
         /// The actor that resumes it.
         from: Key,
-        /// The actor that sleeps.
+        /// The sleeping actor.
         target: Key,
         /// The type of the body.
         tag: TagId,
         /// MessagePack.
         body: &'a [u8],
     }
-    /// I look for a name. Answered by [`Found`] or [`NodeAt`] now or when it appears.
+    /// Looks up a name. The peer answers with [`Found`] or [`NodeAt`], now or when the name is registered.
     Lookup<'a> = 0x30 {
-        /// The asker's number for it.
+        /// The sender's number for this lookup.
         request: u64,
-        /// What kind of name.
+        /// The kind of the name.
         space: NameSpace,
-        /// Whether the asker collects several answers.
+        /// Whether the sender collects several answers.
         all: bool,
         /// The name.
         name: &'a str,
     }
-    /// I no longer look for it.
+    /// Cancels a [`Lookup`].
     CancelLookup = 0x31 {
-        /// As in the want.
+        /// As in the [`Lookup`].
         request: u64,
     }
     /// An answer to a [`Lookup`].
     Found = 0x32 {
-        /// As in the want.
+        /// As in the [`Lookup`].
         request: u64,
-        /// What was found.
+        /// The result.
         what: LookupResult,
     }
-    /// An answer to a [`Lookup`] of a node or to a [`AnnounceRelay`], and a hint where another node is.
+    /// The locations of a node: an answer to a [`Lookup`] of a node or to an [`AnnounceRelay`], or unasked.
     NodeAt<'a> = 0x33 {
-        /// As in the want, or in the relay; 0 if nobody asked.
+        /// As in the [`Lookup`] or [`AnnounceRelay`]; 0 if it is unasked.
         request: u64,
         /// The node.
         node: NodeId,
         /// Its name.
         name: &'a str,
-        /// Where it can be dialled.
+        /// The locations at which it accepts connections.
         locations: Locations<'a>,
     }
-    /// The session ends after this frame.
+    /// Ends the session: the last numbered frame in it.
     Goodbye = 0x34 {
         /// Why.
         reason: GoodbyeReason,
     }
-    /// Announce me in your network, and tell me by a [`NodeAt`] each of your peers that wants to be found.
+    /// Asks the receiver to announce the sender on the receiver's network, and to send a [`NodeAt`] for each of its peers
+    /// that can be discovered.
     AnnounceRelay = 0x35 {
-        /// The asker's number for it; not 0.
+        /// The sender's number for this request; not 0.
         request: u64,
     }
 }

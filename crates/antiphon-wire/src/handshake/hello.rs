@@ -1,4 +1,4 @@
-//! The hello: who one side is and what it offers, in a fixed layout.
+//! The hello: the identity and the offer of one side, in a fixed layout.
 
 use std::net::SocketAddr;
 
@@ -12,73 +12,75 @@ use crate::limits::{
 };
 use crate::suite::Suite;
 
-/// Flag: this side would like to close the connection when nothing is open on it. Flags of the upper half may be ignored.
+/// Flag: this side wants to close the connection while it is idle. The receiver may ignore it, as all flags of the
+/// upper half.
 pub const CLOSES_WHEN_IDLE: u32 = 1 << 16;
-/// Flag: this side takes no part in discovery, so it is not told of to others.
+/// Flag: this side takes no part in discovery, so peers do not announce it to other nodes.
 pub const UNDISCOVERED: u32 = 1 << 17;
 
-/// What one side says about itself before anything is proven.
+/// The first message of each side. Its content is unproven until the proofs are verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// The oldest version that this side speaks. The acceptor's: the chosen one.
+    /// The oldest version that this side supports. In the acceptor's hello: the chosen version.
     pub version_min: u16,
-    /// The newest version that this side speaks. The acceptor's: the chosen one.
+    /// The newest version that this side supports. In the acceptor's hello: the chosen version.
     pub version_max: u16,
-    /// Flags: the lower half must be understood, the upper may be ignored.
+    /// Flags. The receiver must understand those of the lower half, and may ignore those of the upper half.
     pub flags: u32,
-    /// Which secret, a number from the configuration: the dialler chooses, the acceptor repeats it.
+    /// The configured id of the secret. The dialler chooses it, the acceptor repeats it.
     pub key_id: u32,
-    /// Which incarnation of which node.
+    /// The incarnation of the node.
     pub node: NodeId,
-    /// Which session.
+    /// The session of this connection, as this side knows it.
     pub resume_state: ResumeState,
-    /// What this side takes.
+    /// The limits of this side as a receiver.
     pub offer: HelloLimits,
     /// 32 random bytes.
     pub nonce: [u8; 32],
     /// An X25519 public key.
     pub public: [u8; 32],
-    /// The dialler's: those that it allows, best first. The acceptor's: the chosen one. Unknown ones are left out.
+    /// The dialler's hello: the suites that it allows, best first. The acceptor's: the chosen suite. Unknown suites
+    /// are omitted.
     pub suites: SmallVec<[Suite; 8]>,
     /// The node's name.
     pub name: String,
-    /// Where the node can be dialled, best first.
+    /// The locations at which the node accepts connections, best first.
     pub locations: Vec<SocketAddr>,
 }
 
-/// Where one side stands in the session with the other.
+/// The state of one side's half of a session, by which a connection resumes the session or begins a new one.
 ///
-/// A session is named by two *epochs*, one drawn by each side from a counter of its own that rises whenever a session of
-/// that node ends. So two sides that both still have their half agree that it is the same session, whoever dials, and one
-/// that has lost its half is found out.
+/// Two *epochs* identify a session, one for each half. Each side takes its epoch from its own counter, which rises
+/// whenever a session of that node ends. So two sides that both keep their half identify the same session,
+/// whichever side dials. A side that has lost its half is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumeState {
-    /// The epoch of this side's half; from 1.
+    /// The epoch of this side's half, at least 1.
     pub epoch: u64,
-    /// The epoch of the other side's half, if one was proven; else 0.
+    /// The epoch of the peer's half, if the peer has proven one; else 0.
     pub known: u64,
-    /// The dialler's: the number of this connection in the session, higher than all that it knows. The acceptor's: the
-    /// highest that was proven to it.
+    /// The dialler's hello: the number of this connection in the session, higher than all numbers that the dialler
+    /// knows. The acceptor's: the highest number that was proven to it.
     pub ordinal: u32,
 }
 
 impl ResumeState {
-    /// For a dial to a location whose node is unknown, or is met for the first time.
+    /// The state for a dial to a node with which this side has no session.
     pub fn unknown(epoch: u64) -> ResumeState {
         ResumeState { epoch, known: 0, ordinal: 1 }
     }
 }
 
-/// The limits that one side tells the other.
+/// The limits that one side sends in its hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HelloLimits {
-    /// The largest record that this side takes.
+    /// The largest record that this side accepts, in bytes.
     pub record_bytes_max: u32,
-    /// The largest message that this side takes.
+    /// The largest message body that this side accepts, in bytes.
     pub message_bytes_max: u32,
-    /// The bytes of messages in fragments that this side takes at a time.
+    /// The bytes of fragmented messages that this side reassembles at one time.
     pub reassembly_bytes_max: u32,
-    /// The bytes of numbered frames that the other side may send in a new session before it is granted more.
+    /// The bytes of numbered frames that the peer may send in a new session before it is granted more credit.
     pub window_bytes: u32,
 }
 
@@ -94,7 +96,7 @@ impl From<&Limits> for HelloLimits {
 }
 
 impl Hello {
-    /// Appends the whole message.
+    /// Appends the whole message to `out`.
     pub(crate) fn put(&self, kind: MessageKind, out: &mut Vec<u8>) {
         let start = message::begin(kind, out);
         self.version_min.put(out);
@@ -120,7 +122,7 @@ impl Hello {
         message::finish(start, out);
     }
 
-    /// Reads the rest of a message. Bytes after the last field belong to later versions and are passed over.
+    /// Takes a hello from the body of a message. Ignores bytes after the last field, which belong to later versions.
     pub(crate) fn take(mut reader: Reader<'_>) -> Result<Hello, Malformed> {
         let reader = &mut reader;
         let hello = Hello {
@@ -173,7 +175,7 @@ impl Hello {
 }
 
 fn put_count(count: usize, out: &mut Vec<u8>) {
-    out.push(u8::try_from(count).expect("a profile is checked before a hello is made of it"));
+    out.push(u8::try_from(count).expect("`Profile::check` limits each count to a u8"));
 }
 
 fn take_suites(reader: &mut Reader<'_>) -> Result<SmallVec<[Suite; 8]>, Malformed> {
@@ -187,7 +189,7 @@ fn take_suites(reader: &mut Reader<'_>) -> Result<SmallVec<[Suite; 8]>, Malforme
 
 fn take_name(reader: &mut Reader<'_>) -> Result<String, Malformed> {
     let length = usize::from(u8::take(reader)?);
-    debug_assert!(length <= NAME_BYTES_MAX, "a u8 keeps to the limit");
+    debug_assert!(length <= NAME_BYTES_MAX, "a u8 does not exceed the limit");
     Ok(reader.text("name", length)?.to_owned())
 }
 

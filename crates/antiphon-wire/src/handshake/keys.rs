@@ -1,6 +1,7 @@
-//! The key schedule: from the secret, the agreement and the transcript to proofs and keys.
+//! The key schedule, which derives proofs and keys from the secret, the agreement and the transcript.
 //!
-//! A recording of a handshake does not help a guesser of the secret: every key also depends on the X25519 agreement.
+//! Every key also depends on the X25519 agreement. So guesses of the secret cannot be tested against a recorded
+//! handshake.
 
 use ring::{digest, hkdf, hmac};
 use subtle::ConstantTimeEq;
@@ -9,16 +10,17 @@ use zeroize::Zeroizing;
 use crate::handshake::message::Claim;
 use crate::secret::Secret;
 
-/// Dialler or acceptor.
+/// The role of one side in a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeRole {
     /// The side that dialled.
     Dialler,
-    /// The side that was dialled.
+    /// The side that accepted the connection.
     Acceptor,
 }
 
-/// Proves that a later connection comes from the side that began the session. Derived in its first handshake.
+/// The key by which a later connection proves that it belongs to the session. Derived in the handshake that begins
+/// the session.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ResumeKey(Zeroizing<[u8; 32]>);
 
@@ -28,7 +30,8 @@ impl std::fmt::Debug for ResumeKey {
     }
 }
 
-/// The SHA-256 of both hellos, whole messages, dialler's first; then the exporter's bytes, if the suite is `tls`.
+/// The SHA-256 of the dialler's hello, the acceptor's hello (both as whole messages), and the TLS exporter if the
+/// suite is `tls`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Transcript([u8; 32]);
 
@@ -53,13 +56,14 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// The secret's text is the salt, the agreement the input. No secret is an empty text.
+    /// Extracts the key material. The text of the secret is the salt (empty without a secret), the agreement is the
+    /// input.
     pub(crate) fn new(secret: Option<&Secret>, agreement: &[u8; 32], transcript: Transcript) -> Schedule {
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, secret.map_or(&[], Secret::as_bytes));
         Schedule { extracted: salt.extract(agreement), transcript }
     }
 
-    /// What `role` proves with its claim.
+    /// The proof by `role` of the secret and of its claim.
     pub(crate) fn prove(&self, role: HandshakeRole, claim: Claim) -> [u8; 32] {
         let key = self.expand::<32>("antiphon proof");
         sign(&*key, proof_label(role), self.transcript, claim)
@@ -78,7 +82,7 @@ impl Schedule {
         ResumeKey(self.expand("antiphon resume"))
     }
 
-    /// What `role` proves with the resume key of an earlier handshake.
+    /// The proof by `role` of the resume key of an earlier handshake, and of its claim.
     pub(crate) fn prove_resumption(&self, key: &ResumeKey, role: HandshakeRole, claim: Claim) -> [u8; 32] {
         sign(&*key.0, resume_label(role), self.transcript, claim)
     }
@@ -87,7 +91,7 @@ impl Schedule {
         let info = [label.as_bytes(), &self.transcript.0];
         let mut key = Zeroizing::new([0; N]);
         let expanded = self.extracted.expand(&info, Length(N)).and_then(|okm| okm.fill(&mut *key));
-        expanded.expect("32 bytes are within what HKDF-SHA256 expands to");
+        expanded.expect("HKDF-SHA256 expands to 32 bytes");
         key
     }
 }
@@ -98,7 +102,7 @@ impl std::fmt::Debug for Schedule {
     }
 }
 
-/// In constant time.
+/// Compares two proofs in constant time.
 pub(crate) fn is_same(ours: &[u8; 32], theirs: &[u8; 32]) -> bool {
     ours.ct_eq(theirs).into()
 }
@@ -127,7 +131,7 @@ fn resume_label(role: HandshakeRole) -> &'static str {
     }
 }
 
-/// A number of bytes, for ring.
+/// A number of output bytes, as ring's HKDF takes it.
 #[derive(Debug)]
 struct Length(usize);
 

@@ -1,4 +1,4 @@
-//! The state machine of a handshake. A transition consumes the state it leaves; an error leaves it over.
+//! The state machine of a handshake. A transition consumes the old state; an error ends the handshake.
 
 use crate::deframer::Deframer;
 use crate::entropy::{Agreement, Entropy};
@@ -13,51 +13,71 @@ use crate::limits::HELLO_BYTES_MAX;
 use crate::record::{Opener, Sealer};
 use crate::suite::Suite;
 
-/// One side of one handshake. See [`HandshakeStep`] for what to do when.
+/// One side of one handshake. [`HandshakeStep`] describes which method to call next.
 #[derive(Debug)]
 pub struct Handshake {
     state: HandshakeState,
-    /// Bytes that TLS exported, bound into the proofs under [`Suite::Tls`].
+    /// The bytes that TLS exported. Under [`Suite::Tls`] the proofs bind them.
     exporter: Option<[u8; 32]>,
-    /// Bytes that the peer may still send.
+    /// The number of bytes that the peer may still send.
     budget: usize,
 }
 
-/// What the handshake waits for.
+/// The step that a handshake has reached, and the next action of the caller.
 #[derive(Debug)]
 pub enum HandshakeStep {
-    /// More bytes.
+    /// The handshake waits for more bytes.
     Wait,
-    /// The peer's hello is there ([`Handshake::peer`]), unproven. The acceptor goes on with [`Handshake::answer`], the dialler
-    /// with [`Handshake::prove`]; or either refuses.
+    /// The peer's hello has arrived ([`Handshake::peer`]); it is unproven. The acceptor continues with
+    /// [`Handshake::answer`], the dialler with [`Handshake::prove`]. Either side may call [`Handshake::refuse`]
+    /// instead.
     Introduced,
-    /// The acceptor's: the dialler's proof holds. Go on with [`Handshake::confirm`], or refuse.
+    /// Acceptor: the dialler's proof is verified. Continue with [`Handshake::confirm`] or [`Handshake::refuse`].
     Proven,
-    /// The dialler's: both proofs hold.
+    /// Dialler: both proofs are verified.
     Done(Box<ProvenConnection>),
 }
 
+/// The role of this side, and the last message that it sent or received.
 #[derive(Debug)]
 enum HandshakeState {
-    /// Dialler: hello sent.
-    Dialled { hello: Box<Hello>, message: Vec<u8>, agreement: OpaqueAgreement },
-    /// Dialler: hello received.
-    Greeted { session: Box<Draft>, agreement: OpaqueAgreement },
-    /// Dialler: proof sent.
-    ProofSent { session: Box<Draft>, schedule: Schedule, claim: Claim, holding: HeldSession },
-    /// Acceptor: nothing yet.
-    Listening,
-    /// Acceptor: hello received.
-    Asked { peer: Box<Hello>, message: Vec<u8>, suite: Suite },
-    /// Acceptor: hello sent.
-    Answered { session: Box<Draft>, schedule: Schedule },
-    /// Acceptor: proof received, and it holds.
-    ProofHeld { session: Box<Draft>, schedule: Schedule, proof: Proof },
-    /// Done, refused or failed.
-    Over,
+    DiallerSentHello {
+        hello: Box<Hello>,
+        message: Vec<u8>,
+        agreement: OpaqueAgreement,
+    },
+    DiallerGotHello {
+        draft: Box<Draft>,
+        agreement: OpaqueAgreement,
+    },
+    DiallerSentProof {
+        draft: Box<Draft>,
+        schedule: Schedule,
+        claim: Claim,
+        held: HeldSession,
+    },
+    /// No message was received.
+    AcceptorListening,
+    AcceptorGotHello {
+        peer: Box<Hello>,
+        message: Vec<u8>,
+        suite: Suite,
+    },
+    AcceptorSentHello {
+        draft: Box<Draft>,
+        schedule: Schedule,
+    },
+    /// The proof is verified.
+    AcceptorGotProof {
+        draft: Box<Draft>,
+        schedule: Schedule,
+        proof: Proof,
+    },
+    /// The handshake is done, refused or failed.
+    Ended,
 }
 
-/// What is agreed so far.
+/// The values that both hellos determine.
 #[derive(Debug)]
 struct Draft {
     peer: Hello,
@@ -66,17 +86,17 @@ struct Draft {
     transcript: Transcript,
 }
 
-/// A key agreement that nothing shows.
+/// A key agreement with a `Debug` output that hides it.
 struct OpaqueAgreement(Agreement);
 
 impl std::fmt::Debug for OpaqueAgreement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sealed")
+        f.write_str("OpaqueAgreement")
     }
 }
 
 impl Handshake {
-    /// Begins as the side that dialled: its hello is appended to `out`.
+    /// Begins a handshake as the dialler. Appends its hello to `out`.
     pub fn dial(
         profile: &Profile,
         entropy: Entropy,
@@ -88,43 +108,54 @@ impl Handshake {
         let mut message = Vec::new();
         hello.put(MessageKind::DiallerHello, &mut message);
         out.extend_from_slice(&message);
-        let state = HandshakeState::Dialled { hello, message, agreement: OpaqueAgreement(entropy.agreement) };
+        let state = HandshakeState::DiallerSentHello {
+            hello,
+            message,
+            agreement: OpaqueAgreement(entropy.agreement),
+        };
         Handshake { state, exporter, budget: HELLO_BYTES_MAX }
     }
 
-    /// Begins as the side that was dialled.
+    /// Begins a handshake as the acceptor.
     pub fn accept(exporter: Option<[u8; 32]>) -> Handshake {
-        Handshake { state: HandshakeState::Listening, exporter, budget: HELLO_BYTES_MAX }
+        Handshake { state: HandshakeState::AcceptorListening, exporter, budget: HELLO_BYTES_MAX }
     }
 
-    /// The peer's hello, between [`HandshakeStep::Introduced`] and the end. Unproven until [`HandshakeStep::Proven`] or [`HandshakeStep::Done`].
+    /// The peer's hello, from [`HandshakeStep::Introduced`] to the end of the handshake.
+    ///
+    /// It is unproven until [`HandshakeStep::Proven`] or [`HandshakeStep::Done`].
     pub fn peer(&self) -> Option<&Hello> {
         match &self.state {
-            HandshakeState::Greeted { session, .. }
-            | HandshakeState::ProofSent { session, .. }
-            | HandshakeState::Answered { session, .. }
-            | HandshakeState::ProofHeld { session, .. } => Some(&session.peer),
-            HandshakeState::Asked { peer, .. } => Some(peer),
-            HandshakeState::Dialled { .. } | HandshakeState::Listening | HandshakeState::Over => None,
+            HandshakeState::DiallerGotHello { draft, .. }
+            | HandshakeState::DiallerSentProof { draft, .. }
+            | HandshakeState::AcceptorSentHello { draft, .. }
+            | HandshakeState::AcceptorGotProof { draft, .. } => Some(&draft.peer),
+            HandshakeState::AcceptorGotHello { peer, .. } => Some(peer),
+            HandshakeState::DiallerSentHello { .. }
+            | HandshakeState::AcceptorListening
+            | HandshakeState::Ended => None,
         }
     }
 
-    /// What this side said of its standing in the session, once it has said hello and heard one.
+    /// The [`ResumeState`] in this side's hello; `None` until the hello is sent.
     pub fn resume_state(&self) -> Option<ResumeState> {
         match &self.state {
-            HandshakeState::Dialled { hello, .. } => Some(hello.resume_state),
-            HandshakeState::Greeted { session, .. }
-            | HandshakeState::ProofSent { session, .. }
-            | HandshakeState::Answered { session, .. }
-            | HandshakeState::ProofHeld { session, .. } => Some(session.mine),
-            HandshakeState::Asked { .. } | HandshakeState::Listening | HandshakeState::Over => None,
+            HandshakeState::DiallerSentHello { hello, .. } => Some(hello.resume_state),
+            HandshakeState::DiallerGotHello { draft, .. }
+            | HandshakeState::DiallerSentProof { draft, .. }
+            | HandshakeState::AcceptorSentHello { draft, .. }
+            | HandshakeState::AcceptorGotProof { draft, .. } => Some(draft.mine),
+            HandshakeState::AcceptorGotHello { .. }
+            | HandshakeState::AcceptorListening
+            | HandshakeState::Ended => None,
         }
     }
 
-    /// Takes what has arrived, up to the next step. To be called when bytes were read, and again after each step.
+    /// Takes the received messages up to the next step. To be called when bytes have arrived, and again after each
+    /// step.
     ///
     /// # Errors
-    /// [`HandshakeError`]; the handshake is over. Write `out`, which may hold a refusal, then close.
+    /// [`HandshakeError`]; the handshake has ended. Write `out`, which may hold a refusal, then close the connection.
     pub fn advance(
         &mut self,
         profile: &Profile,
@@ -132,19 +163,19 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> Result<HandshakeStep, HandshakeError> {
         match &self.state {
-            HandshakeState::Greeted { .. } | HandshakeState::Asked { .. } => {
+            HandshakeState::DiallerGotHello { .. } | HandshakeState::AcceptorGotHello { .. } => {
                 return Ok(HandshakeStep::Introduced);
             }
-            HandshakeState::ProofHeld { .. } => return Ok(HandshakeStep::Proven),
-            HandshakeState::Over => return Err(HandshakeError::CallerMisused),
-            HandshakeState::Dialled { .. }
-            | HandshakeState::ProofSent { .. }
-            | HandshakeState::Listening
-            | HandshakeState::Answered { .. } => {}
+            HandshakeState::AcceptorGotProof { .. } => return Ok(HandshakeStep::Proven),
+            HandshakeState::Ended => return Err(HandshakeError::CallerMisused),
+            HandshakeState::DiallerSentHello { .. }
+            | HandshakeState::DiallerSentProof { .. }
+            | HandshakeState::AcceptorListening
+            | HandshakeState::AcceptorSentHello { .. } => {}
         }
         let step = self.next_step(profile, input);
         if let Err(error) = &step {
-            self.state = HandshakeState::Over;
+            self.state = HandshakeState::Ended;
             match error {
                 HandshakeError::Refused(refusal) => refusal.put(out),
                 HandshakeError::PeerMisbehaved(_) => Refusal::Malformed.put(out),
@@ -171,38 +202,44 @@ impl Handshake {
                 Refusal::take(reader).map_err(HandshakeFault::Malformed)?,
             ));
         }
-        match (std::mem::replace(&mut self.state, HandshakeState::Over), kind) {
-            (HandshakeState::Listening, MessageKind::DiallerHello) => {
+        match (std::mem::replace(&mut self.state, HandshakeState::Ended), kind) {
+            (HandshakeState::AcceptorListening, MessageKind::DiallerHello) => {
                 let peer = Box::new(Hello::take(reader).map_err(HandshakeFault::Malformed)?);
-                let suite = choose(profile, &peer, self.exporter.is_some())?;
-                self.state = HandshakeState::Asked { peer, message: message.to_vec(), suite };
+                let suite = choose_suite(profile, &peer, self.exporter.is_some())?;
+                self.state = HandshakeState::AcceptorGotHello { peer, message: message.to_vec(), suite };
                 Ok(HandshakeStep::Introduced)
             }
-            (HandshakeState::Dialled { hello, message: mine, agreement }, MessageKind::AcceptorHello) => {
+            (
+                HandshakeState::DiallerSentHello { hello, message: mine, agreement },
+                MessageKind::AcceptorHello,
+            ) => {
                 let peer = Hello::take(reader).map_err(HandshakeFault::Malformed)?;
-                let suite = chosen(profile, &peer)?;
+                let suite = check_choice(profile, &peer)?;
                 let transcript = Transcript::of(&mine, message, exporter_of(suite, &self.exporter)?);
-                let session = Box::new(Draft { peer, mine: hello.resume_state, suite, transcript });
-                self.state = HandshakeState::Greeted { session, agreement };
+                let draft = Box::new(Draft { peer, mine: hello.resume_state, suite, transcript });
+                self.state = HandshakeState::DiallerGotHello { draft, agreement };
                 Ok(HandshakeStep::Introduced)
             }
-            (HandshakeState::Answered { session, schedule }, MessageKind::DiallerProof) => {
+            (HandshakeState::AcceptorSentHello { draft, schedule }, MessageKind::DiallerProof) => {
                 let proof = Proof::take(reader).map_err(HandshakeFault::Malformed)?;
-                check_secret(&session, &schedule, HandshakeRole::Dialler, &proof)?;
-                self.state = HandshakeState::ProofHeld { session, schedule, proof };
+                check_secret(&draft, &schedule, HandshakeRole::Dialler, &proof)?;
+                self.state = HandshakeState::AcceptorGotProof { draft, schedule, proof };
                 Ok(HandshakeStep::Proven)
             }
-            (HandshakeState::ProofSent { session, schedule, claim, holding }, MessageKind::AcceptorProof) => {
+            (
+                HandshakeState::DiallerSentProof { draft, schedule, claim, held },
+                MessageKind::AcceptorProof,
+            ) => {
                 let proof = Proof::take(reader).map_err(HandshakeFault::Malformed)?;
-                check_secret(&session, &schedule, HandshakeRole::Acceptor, &proof)?;
+                check_secret(&draft, &schedule, HandshakeRole::Acceptor, &proof)?;
                 let resumes = proof.claim.resumes;
                 if resumes {
-                    let key = find_key(&session, &schedule, HandshakeRole::Acceptor, &proof, &holding);
+                    let key = find_key(&draft, &schedule, HandshakeRole::Acceptor, &proof, &held);
                     let is_held = claim.resumes && key.is_some();
                     is_held.then_some(()).ok_or(HandshakeError::Refused(Refusal::Session))?;
                 }
                 let expects = proof.claim.next;
-                Ok(HandshakeStep::Done(Box::new(session.finish(
+                Ok(HandshakeStep::Done(Box::new(draft.finish(
                     profile,
                     &schedule,
                     HandshakeRole::Dialler,
@@ -211,14 +248,14 @@ impl Handshake {
                 ))))
             }
             (
-                HandshakeState::Dialled { .. }
-                | HandshakeState::Greeted { .. }
-                | HandshakeState::ProofSent { .. }
-                | HandshakeState::Listening
-                | HandshakeState::Asked { .. }
-                | HandshakeState::Answered { .. }
-                | HandshakeState::ProofHeld { .. }
-                | HandshakeState::Over,
+                HandshakeState::DiallerSentHello { .. }
+                | HandshakeState::DiallerGotHello { .. }
+                | HandshakeState::DiallerSentProof { .. }
+                | HandshakeState::AcceptorListening
+                | HandshakeState::AcceptorGotHello { .. }
+                | HandshakeState::AcceptorSentHello { .. }
+                | HandshakeState::AcceptorGotProof { .. }
+                | HandshakeState::Ended,
                 MessageKind::DiallerHello
                 | MessageKind::AcceptorHello
                 | MessageKind::DiallerProof
@@ -228,11 +265,11 @@ impl Handshake {
         }
     }
 
-    /// The acceptor's answer to a dialler's hello: its own hello, appended to `out`.
+    /// Answers the dialler's hello: appends the acceptor's hello to `out`.
     ///
     /// # Errors
-    /// [`HandshakeError::CallerMisused`] at another step; [`HandshakeError::PeerMisbehaved`] if the peer's public key agrees
-    /// to nothing. The handshake is over.
+    /// [`HandshakeError::CallerMisused`] at another step; [`HandshakeError::PeerMisbehaved`] if the peer's public
+    /// key has a low order. The handshake has ended.
     pub fn answer(
         &mut self,
         profile: &Profile,
@@ -240,8 +277,8 @@ impl Handshake {
         resume_state: ResumeState,
         out: &mut Vec<u8>,
     ) -> Result<(), HandshakeError> {
-        let HandshakeState::Asked { peer, message, suite } =
-            std::mem::replace(&mut self.state, HandshakeState::Over)
+        let HandshakeState::AcceptorGotHello { peer, message, suite } =
+            std::mem::replace(&mut self.state, HandshakeState::Ended)
         else {
             return Err(HandshakeError::CallerMisused);
         };
@@ -259,77 +296,79 @@ impl Handshake {
             Refusal::Malformed.put(out);
         })?;
         out.extend_from_slice(&mine);
-        let session = Box::new(Draft { peer: *peer, mine: resume_state, suite, transcript });
-        self.state = HandshakeState::Answered { session, schedule };
+        let draft = Box::new(Draft { peer: *peer, mine: resume_state, suite, transcript });
+        self.state = HandshakeState::AcceptorSentHello { draft, schedule };
         Ok(())
     }
 
-    /// The dialler's answer to an acceptor's hello: its proof, appended to `out`.
+    /// Answers the acceptor's hello: appends the dialler's proof to `out`.
     ///
     /// # Errors
-    /// As [`answer`](Handshake::answer).
+    /// [`HandshakeError::CallerMisused`] at another step; [`HandshakeError::PeerMisbehaved`] if the peer's public
+    /// key has a low order. The handshake has ended.
     pub fn prove(
         &mut self,
         profile: &Profile,
-        holding: HeldSession,
+        held: HeldSession,
         out: &mut Vec<u8>,
     ) -> Result<(), HandshakeError> {
-        let HandshakeState::Greeted { session, agreement } =
-            std::mem::replace(&mut self.state, HandshakeState::Over)
+        let HandshakeState::DiallerGotHello { draft, agreement } =
+            std::mem::replace(&mut self.state, HandshakeState::Ended)
         else {
             return Err(HandshakeError::CallerMisused);
         };
-        let schedule = agree(profile, session.suite, agreement.0, &session.peer, session.transcript)
+        let schedule = agree(profile, draft.suite, agreement.0, &draft.peer, draft.transcript)
             .inspect_err(|_| Refusal::Malformed.put(out))?;
-        let claim = Claim { resumes: holding.grip != Hold::None, next: holding.next };
-        let proofs = holding
+        let claim = Claim { resumes: held.grip != Hold::None, next: held.next };
+        let proofs = held
             .keys
             .iter()
             .map(|key| schedule.prove_resumption(key, HandshakeRole::Dialler, claim))
             .collect();
-        let secret = session.suite.is_proven().then(|| schedule.prove(HandshakeRole::Dialler, claim));
+        let secret = draft.suite.is_proven().then(|| schedule.prove(HandshakeRole::Dialler, claim));
         Proof { claim, secret, session: proofs }.put(MessageKind::DiallerProof, out);
-        self.state = HandshakeState::ProofSent { session, schedule, claim, holding };
+        self.state = HandshakeState::DiallerSentProof { draft, schedule, claim, held };
         Ok(())
     }
 
-    /// The acceptor's answer to a dialler's proof: its own proof, appended to `out`. The connection is proven.
+    /// Answers the dialler's proof: appends the acceptor's proof to `out`, and returns the proven connection.
     ///
     /// # Errors
-    /// [`HandshakeError::Refused`] with [`Refusal::Session`], told to the dialler in `out`, if this side holds the session
-    /// firmly and the dialler has none of its resume keys. [`HandshakeError::CallerMisused`] at another step.
+    /// [`HandshakeError::Refused`] with [`Refusal::Session`] if this side has received records of the session and
+    /// the dialler has none of its resume keys; `out` then holds the refusal. [`HandshakeError::CallerMisused`] at
+    /// another step.
     pub fn confirm(
         &mut self,
         profile: &Profile,
-        holding: &HeldSession,
+        held: &HeldSession,
         out: &mut Vec<u8>,
     ) -> Result<Box<ProvenConnection>, HandshakeError> {
-        let HandshakeState::ProofHeld { session, schedule, proof } =
-            std::mem::replace(&mut self.state, HandshakeState::Over)
+        let HandshakeState::AcceptorGotProof { draft, schedule, proof } =
+            std::mem::replace(&mut self.state, HandshakeState::Ended)
         else {
             return Err(HandshakeError::CallerMisused);
         };
-        let key = find_key(&session, &schedule, HandshakeRole::Dialler, &proof, holding);
-        let resumes = proof.claim.resumes && holding.grip != Hold::None && key.is_some();
-        if holding.grip == Hold::Firm && !resumes {
+        let key = find_key(&draft, &schedule, HandshakeRole::Dialler, &proof, held);
+        let resumes = proof.claim.resumes && held.grip != Hold::None && key.is_some();
+        if held.grip == Hold::Firm && !resumes {
             Refusal::Session.put(out);
             return Err(HandshakeError::Refused(Refusal::Session));
         }
-        let claim = Claim { resumes, next: if resumes { holding.next } else { 0 } };
+        let claim = Claim { resumes, next: if resumes { held.next } else { 0 } };
         let resume_key = key.flatten().filter(|_| resumes);
         let proofs = resume_key
             .map(|key| schedule.prove_resumption(key, HandshakeRole::Acceptor, claim))
             .into_iter()
             .collect();
-        let secret = session.suite.is_proven().then(|| schedule.prove(HandshakeRole::Acceptor, claim));
+        let secret = draft.suite.is_proven().then(|| schedule.prove(HandshakeRole::Acceptor, claim));
         Proof { claim, secret, session: proofs }.put(MessageKind::AcceptorProof, out);
         let expects = proof.claim.next;
-        Ok(Box::new(session.finish(profile, &schedule, HandshakeRole::Acceptor, resumes, expects)))
+        Ok(Box::new(draft.finish(profile, &schedule, HandshakeRole::Acceptor, resumes, expects)))
     }
 
-    /// Ends the handshake and tells the peer why, in `out`. Then write and close.
+    /// Ends the handshake and appends the refusal to `out`. Write `out`, then close the connection.
     pub fn refuse(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
-        self.state = HandshakeState::Over;
+        self.state = HandshakeState::Ended;
         refusal.put(out);
     }
 }
@@ -365,8 +404,8 @@ impl Draft {
     }
 }
 
-/// The acceptor's choice, from a dialler's hello.
-fn choose(profile: &Profile, peer: &Hello, is_tls: bool) -> Result<Suite, HandshakeError> {
+/// Chooses the suite, as the acceptor, from the dialler's hello.
+fn choose_suite(profile: &Profile, peer: &Hello, is_tls: bool) -> Result<Suite, HandshakeError> {
     let refuse = |refusal| Err(HandshakeError::Refused(refusal));
     if peer.node == profile.node {
         return refuse(Refusal::SelfConnection);
@@ -383,15 +422,16 @@ fn choose(profile: &Profile, peer: &Hello, is_tls: bool) -> Result<Suite, Handsh
     Ok(suite)
 }
 
-/// The acceptor's choice, as its hello tells the dialler. The key id is the dialler's own: it chooses.
-fn chosen(profile: &Profile, peer: &Hello) -> Result<Suite, HandshakeError> {
+/// Checks, as the dialler, the choices in the acceptor's hello, and returns the suite. The key id must be the
+/// dialler's own.
+fn check_choice(profile: &Profile, peer: &Hello) -> Result<Suite, HandshakeError> {
     if peer.node == profile.node {
         return Err(HandshakeError::Refused(Refusal::SelfConnection));
     }
-    let is_one = peer.version_min == peer.version_max && peer.suites.len() == 1;
+    let is_one_each = peer.version_min == peer.version_max && peer.suites.len() == 1;
     let is_ours = (VERSION_MIN..=VERSION_MAX).contains(&peer.version_min);
     match peer.suites.first() {
-        Some(suite) if is_one && is_ours && profile.suites.contains(suite) => {
+        Some(suite) if is_one_each && is_ours && profile.suites.contains(suite) => {
             if suite.is_proven() && peer.key_id != profile.keyring.key_id() {
                 return Err(HandshakeError::Refused(Refusal::UnknownKey));
             }
@@ -401,7 +441,7 @@ fn chosen(profile: &Profile, peer: &Hello) -> Result<Suite, HandshakeError> {
     }
 }
 
-/// The bytes that TLS exported, where the suite binds them.
+/// The bytes that TLS exported, if the suite binds them.
 fn exporter_of(suite: Suite, exporter: &Option<[u8; 32]>) -> Result<Option<&[u8; 32]>, HandshakeError> {
     match (suite, exporter) {
         (Suite::Tls, None) => Err(HandshakeError::Refused(Refusal::Suite)),
@@ -426,33 +466,33 @@ fn agree(
 }
 
 fn check_secret(
-    session: &Draft,
+    draft: &Draft,
     schedule: &Schedule,
     prover: HandshakeRole,
     proof: &Proof,
 ) -> Result<(), HandshakeError> {
-    let holds = match (&proof.secret, session.suite.is_proven()) {
+    let is_verified = match (&proof.secret, draft.suite.is_proven()) {
         (Some(theirs), true) => keys::is_same(&schedule.prove(prover, proof.claim), theirs),
         (None, false) => true,
         (None, true) | (Some(_), false) => return Err(HandshakeFault::Unexpected.into()),
     };
-    holds.then_some(()).ok_or(HandshakeError::Refused(Refusal::WrongSecret))
+    is_verified.then_some(()).ok_or(HandshakeError::Refused(Refusal::WrongSecret))
 }
 
-/// The resume key that both have: `Some(None)` if the session has none to prove, `None` if no proof holds.
+/// Finds the resume key that both sides hold: `Some(None)` if the session needs no proof, `None` if no proof matches.
 fn find_key<'h>(
-    session: &Draft,
+    draft: &Draft,
     schedule: &Schedule,
     prover: HandshakeRole,
     proof: &Proof,
-    holding: &'h HeldSession,
+    held: &'h HeldSession,
 ) -> Option<Option<&'h ResumeKey>> {
-    if holding.keys.is_empty() && !session.suite.is_proven() {
+    if held.keys.is_empty() && !draft.suite.is_proven() {
         return Some(None);
     }
     let matches = |key: &&ResumeKey| {
         let ours = schedule.prove_resumption(key, prover, proof.claim);
         proof.session.iter().any(|theirs| keys::is_same(&ours, theirs))
     };
-    holding.keys.iter().find(matches).map(Some)
+    held.keys.iter().find(matches).map(Some)
 }

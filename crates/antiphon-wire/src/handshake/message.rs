@@ -1,7 +1,7 @@
-//! The messages before the first record: two hellos, two proofs, or a refusal.
+//! The messages before the first record: two hellos and two proofs, or a refusal.
 //!
-//! Each is a header of eight bytes (the magic, a kind, a zero, the length of the rest as u16) and a fixed layout. They are
-//! the only bytes that anybody decodes before a proof.
+//! Each message has a header of eight bytes (magic, kind, a zero, the length of the rest as u16) and a body of
+//! fixed layout. Before a proof is verified, a node decodes nothing else.
 
 use smallvec::SmallVec;
 
@@ -10,12 +10,12 @@ use crate::handshake::{HandshakeFault, TlsFault};
 
 /// The first bytes of every handshake message.
 pub(crate) const MAGIC: [u8; 4] = *b"ANTI";
-/// Magic, kind, zero, length.
+/// Bytes of the header: magic (4), kind, zero, length (2).
 pub(crate) const HANDSHAKE_HEADER_BYTES: usize = 8;
-/// Resume keys, and so proofs of them, of one session.
+/// The largest number of resume keys of one session, and of their proofs in one message.
 pub(crate) const RESUME_KEYS_MAX: usize = 4;
 
-/// Which message.
+/// The kind of a handshake message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MessageKind {
     DiallerHello = 1,
@@ -25,66 +25,66 @@ pub(crate) enum MessageKind {
     Refused = 5,
 }
 
-/// Why a connection is refused. Told to the other side in the clear, so it is a hint for a log, not a fact.
+/// Why a connection is refused. It is sent unauthenticated, so the peer can log it but not rely on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The proof does not hold.
+    /// The proof of the secret does not verify.
     #[error("the secrets differ; give both nodes the same one")]
     WrongSecret,
-    /// No version in common.
+    /// The two sides support no common version.
     #[error("no common version of the protocol ({min} to {max} on the refusing side); update the older node")]
     Version {
-        /// The refusing side's oldest.
+        /// The oldest version that the refusing side supports.
         min: u16,
-        /// The refusing side's newest.
+        /// The newest version that the refusing side supports.
         max: u16,
     },
-    /// The key id names no secret of the acceptor's.
+    /// The acceptor accepts no secret with the dialler's key id.
     #[error(
-        "the dialler's key id is unknown to the other node; give both the same, or have the other accept that one too"
+        "the acceptor does not know the dialler's key id; give both nodes the same, or let the acceptor accept it too"
     )]
     UnknownKey,
-    /// No suite in common: mostly one side has a secret and the other none.
+    /// The two sides allow no common suite. Usually one side has a secret and the other has none.
     #[error("no suite in common; give both nodes a secret, or neither, and the same TLS setting")]
     Suite,
     /// Dialler and acceptor are the same node.
-    #[error("the node dialled itself; leave its own location out of its peers")]
+    #[error("the node dialled itself; remove its own location from its peers")]
     SelfConnection,
-    /// The two are connected already.
+    /// The two nodes are connected already.
     #[error("the two nodes are connected already; nothing needs to be done")]
     Duplicate,
-    /// A newer connection, or a newer session, has taken over.
-    #[error("a newer connection has taken over; nothing needs to be done")]
+    /// A newer connection or a newer session replaces this one.
+    #[error("a newer connection replaces this one; nothing needs to be done")]
     Superseded,
-    /// The dialler does not have the session that it wants to resume.
+    /// The dialler cannot prove the session that the acceptor holds.
     #[error("this session belongs to another connection; wait until it is lost, then dial again")]
     Session,
-    /// Too many connections at a time.
+    /// The peer has too many connections.
     #[error("the peer has too many connections; dial again later")]
     Busy,
-    /// The user ignores this peer.
-    #[error("the peer ignores this node; take it off its list to connect")]
+    /// The peer is configured to ignore this node.
+    #[error("the peer ignores this node; remove this node from the list of ignored nodes there")]
     Ignored,
     /// The peer could not read a message.
     #[error("the peer could not read the handshake; see its log")]
     Malformed,
-    /// The node leaves.
+    /// The peer is leaving.
     #[error("the peer is leaving")]
     Leaving,
-    /// The node is known by another certificate than this connection's.
-    #[error("that node is known by another certificate; if it is the same program, start it anew")]
+    /// The node id belongs to another certificate than that of this connection.
+    #[error("that node is known by another certificate; if it is the same program, restart it")]
     Certificate,
-    /// The TLS below came to nothing. Told to the other side only as [`TlsFault::OneSided`].
+    /// The TLS handshake failed. Every fault is sent to the peer as [`TlsFault::OneSided`].
     #[error(transparent)]
     Tls(TlsFault),
-    /// A reason of a later version.
+    /// A reason that a later version of the protocol defines.
     #[error("refused for reason {0}, which this version does not know; update this node")]
     Other(u8),
 }
 
 impl Refusal {
-    /// The whole message, for who refuses before there is a handshake: a node that speaks TLS to one that does not.
+    /// The whole message. For a node that refuses before a handshake begins: one with TLS refuses a peer without it.
     pub fn message(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.put(&mut bytes);
@@ -139,22 +139,22 @@ impl Refusal {
     }
 }
 
-/// A proof of the secret, and of the session if one is resumed.
+/// The proof of the secret, and of the session if one is resumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Proof {
     pub(crate) claim: Claim,
-    /// HMAC-SHA256; `None` under a suite that proves nothing.
+    /// The HMAC-SHA256 under the key of the proofs; `None` under [`Suite::Plain`](crate::Suite::Plain).
     pub(crate) secret: Option<[u8; 32]>,
-    /// The dialler: one for each resume key that it has. The acceptor: one with the key that it found.
+    /// The dialler's: one HMAC for each resume key that it has. The acceptor's: one HMAC with the key that matched.
     pub(crate) session: SmallVec<[[u8; 32]; RESUME_KEYS_MAX]>,
 }
 
-/// What a proof is about.
+/// The statement that a proof authenticates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claim {
-    /// The dialler: whether it has the session. The acceptor: whether it goes on.
+    /// The dialler's: whether it has the session. The acceptor's: whether both resume it.
     pub(crate) resumes: bool,
-    /// The next numbered frame that the prover expects.
+    /// The number of the next numbered frame that the proving side expects; 0 if it does not resume.
     pub(crate) next: u64,
 }
 
@@ -194,7 +194,7 @@ impl Proof {
     }
 }
 
-/// `Field::take` under a name that `Option`'s own `take` does not hide.
+/// `Field::take` under another name, because `Option::take` hides it.
 trait FromReader<'a>: Field<'a> {
     fn from_reader(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         Self::take(reader)
@@ -203,7 +203,7 @@ trait FromReader<'a>: Field<'a> {
 
 impl<'a, T: Field<'a>> FromReader<'a> for T {}
 
-/// Appends a header with the length still open, and answers where it is.
+/// Appends a header without the length, and returns its position.
 pub(crate) fn begin(kind: MessageKind, out: &mut Vec<u8>) -> usize {
     let start = out.len();
     out.extend_from_slice(&MAGIC);
@@ -211,14 +211,14 @@ pub(crate) fn begin(kind: MessageKind, out: &mut Vec<u8>) -> usize {
     start
 }
 
-/// Fills in the length of the message that `begin` began.
+/// Sets the length of the message that [`begin`] began at `start`.
 pub(crate) fn finish(start: usize, out: &mut [u8]) {
     let length = out.len() - start - HANDSHAKE_HEADER_BYTES;
-    let length = u16::try_from(length).expect("a handshake message is far below 64 KiB");
+    let length = u16::try_from(length).expect("a handshake message is shorter than 64 KiB");
     out[start + 6..start + HANDSHAKE_HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Reads the header of a whole message.
+/// Reads the header of a whole message, and returns its kind and a reader of its body.
 pub(crate) fn open(message: &[u8]) -> Result<(MessageKind, Reader<'_>), HandshakeFault> {
     let mut reader = Reader::new(message);
     let [_, _, _, _, kind, zero, _, _] = reader.array::<HANDSHAKE_HEADER_BYTES>("handshake header")?;

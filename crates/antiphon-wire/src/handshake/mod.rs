@@ -1,7 +1,8 @@
-//! The handshake of one connection: hello, hello, proof, proof; the dialler proves first.
+//! The handshake of one connection: two hellos, then two proofs. The dialler's message comes first in both pairs.
 //!
-//! Each state names the one message that it takes; any other, like any byte that does not parse, ends the handshake. Nothing
-//! beyond the fixed messages is decoded before both proofs hold, and a peer has [`HELLO_BYTES_MAX`](crate::HELLO_BYTES_MAX) bytes for all of them.
+//! Each state accepts one message. Any other message, and any bytes that do not parse, end the handshake. Until
+//! both proofs are verified, only handshake messages are decoded. All messages of a peer together have at most
+//! [`HELLO_BYTES_MAX`](crate::HELLO_BYTES_MAX) bytes.
 
 mod hello;
 mod keys;
@@ -29,35 +30,35 @@ use crate::limits::{LOCATIONS_MAX, Limits, NAME_BYTES_MAX};
 use crate::record::{Allowance, Opener, Sealer};
 use crate::suite::Suite;
 
-/// The oldest version of the protocol that this crate speaks.
+/// The oldest version of the protocol that this crate supports.
 pub const VERSION_MIN: u16 = 1;
-/// The newest version of the protocol that this crate speaks.
+/// The newest version of the protocol that this crate supports.
 pub const VERSION_MAX: u16 = 1;
 
-/// What one node tells and demands in every handshake.
+/// The settings of one node for all of its handshakes.
 #[derive(Debug, Clone)]
 pub struct Profile {
     /// This incarnation.
     pub node: NodeId,
     /// The node's name, at most [`NAME_BYTES_MAX`] bytes.
     pub name: String,
-    /// Where the node can be dialled, best first; at most [`LOCATIONS_MAX`].
+    /// The locations at which the node accepts connections, best first; at most [`LOCATIONS_MAX`].
     pub locations: Vec<SocketAddr>,
-    /// The suites that are allowed, best first; at most 8.
+    /// The allowed suites, best first; at most 8.
     pub suites: Vec<Suite>,
-    /// The shared secrets. Without one, only [`Suite::Tls`] and [`Suite::Plain`] make sense.
+    /// The shared secrets. Without one, only [`Suite::Tls`] and [`Suite::Plain`] are possible.
     pub keyring: Keyring,
-    /// Such as [`CLOSES_WHEN_IDLE`].
+    /// Flags such as [`CLOSES_WHEN_IDLE`].
     pub flags: u32,
-    /// Sizes and wear.
+    /// The limits of sizes, and of the use of keys.
     pub limits: Limits,
 }
 
 impl Profile {
-    /// Checks what a hello cannot express. To be called once, when the node starts.
+    /// Checks that a hello can express this profile. To be called once, when the node starts.
     ///
     /// # Errors
-    /// [`ProfileError`], which names the field.
+    /// [`ProfileError`], which names the field at fault.
     pub fn check(&self) -> Result<(), ProfileError> {
         if self.name.len() > NAME_BYTES_MAX {
             return Err(ProfileError::Name { bytes: self.name.len() });
@@ -99,40 +100,41 @@ impl Profile {
     }
 }
 
-/// A profile that no hello can express. Nothing was started; change the field.
+/// Why a profile is refused. Nothing was started; change the field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProfileError {
     /// The name is too long.
     #[error("the node's name has {bytes} bytes; at most 255 are allowed")]
     Name {
-        /// Its bytes.
+        /// The length of the name.
         bytes: usize,
     },
-    /// Too many locations.
-    #[error("the node has {count} locations; tell at most 8")]
+    /// There are too many locations.
+    #[error("the node has {count} locations; give at most 8")]
     Locations {
-        /// How many.
+        /// The number of locations.
         count: usize,
     },
-    /// No suite, or too many.
-    #[error("{count} suites are allowed; name 1 to 8")]
+    /// There is no suite, or there are too many.
+    #[error("the node allows {count} suites; allow 1 to 8")]
     Suites {
-        /// How many.
+        /// The number of suites.
         count: usize,
     },
-    /// A suite with keys, and no secret to derive them from.
+    /// A suite needs keys, but there is no secret from which to derive them.
     #[error("the suites need a secret; give one, or allow only `plain` or `tls`")]
     NoSecret,
-    /// `plain` beside others: whoever sits in the middle could take the others out of a hello, and nothing would prove it.
+    /// `plain` is allowed beside other suites. A man in the middle could remove those from a hello, and no proof
+    /// would show it.
     #[error("`plain` is allowed beside other suites; allow it alone, or not at all")]
     PlainBesides,
-    /// A flag of the lower half.
-    #[error("no flag of the lower 16 bits has a meaning in this version")]
+    /// A flag of the lower half is set.
+    #[error("a flag of the lower 16 bits is set, but this version defines none; clear it")]
     Flags,
 }
 
-/// What a side has of the session that a handshake may resume. Made by the session.
+/// The session that this side holds and that a handshake may resume. The session creates it.
 #[derive(Debug, Clone, Default)]
 pub struct HeldSession {
     /// The next numbered frame that this side expects; 0 in a new session.
@@ -141,44 +143,44 @@ pub struct HeldSession {
     pub(crate) grip: Hold,
 }
 
-/// How firmly a side holds a session.
+/// Whether a side holds a session, and whether the peer may replace it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Hold {
-    /// There is no session.
+    /// This side has no session with the peer.
     #[default]
     None,
-    /// There is one, but nothing was ever received on it, so it can begin once more.
+    /// There is a session, but no record of it was received, so it may begin again on another connection.
     Loose,
-    /// Something was received: only the side with its resume key may go on with it.
+    /// A record of the session was received. Only a peer with one of its resume keys may continue it.
     Firm,
 }
 
 impl HeldSession {
-    /// Of a side without a session.
+    /// The value for a side without a session.
     pub fn nothing() -> HeldSession {
         HeldSession::default()
     }
 }
 
-/// A proven connection: the keys of both directions, and what both sides said.
+/// A connection after its handshake: the keys of both directions, and the data of both hellos.
 #[derive(Debug)]
 pub struct ProvenConnection {
     pub(crate) role: HandshakeRole,
     pub(crate) suite: Suite,
     pub(crate) peer: Hello,
     pub(crate) mine: ResumeState,
-    /// Whether both sides go on with the session that they have.
+    /// Whether both sides continue the session that they hold.
     pub(crate) resumes: bool,
     /// The next numbered frame that the peer expects; 0 in a session that begins.
     pub(crate) peer_expects: u64,
-    /// Of a session that begins.
+    /// The resume key, if a session begins and its suite has proofs.
     pub(crate) resume_key: Option<ResumeKey>,
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,
 }
 
 impl ProvenConnection {
-    /// What the peer said about itself; proven under every suite but `plain`.
+    /// The peer's hello. It is proven under every suite except `plain`.
     pub fn peer(&self) -> &Hello {
         &self.peer
     }
@@ -188,7 +190,7 @@ impl ProvenConnection {
         self.suite
     }
 
-    /// Which side of it this is.
+    /// The role of this side.
     pub fn role(&self) -> HandshakeRole {
         self.role
     }
@@ -198,12 +200,12 @@ impl ProvenConnection {
         self.mine.epoch
     }
 
-    /// Whether both sides go on with the session that they have.
+    /// Whether both sides continue the session that they hold.
     pub fn resumes(&self) -> bool {
         self.resumes
     }
 
-    /// The dialler's number of this connection.
+    /// The number of this connection in the session, which the dialler chose.
     pub(crate) fn ordinal(&self) -> u32 {
         match self.role {
             HandshakeRole::Dialler => self.mine.ordinal,
@@ -216,20 +218,20 @@ impl ProvenConnection {
     }
 }
 
-/// Why a handshake failed, by whose fault. It is over; write what is in `out`, then close the connection.
+/// Why a handshake failed, and which side is at fault. Write the content of `out`, then close the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
     /// The peer broke the protocol.
-    #[error("the peer is no Antiphon node, or a broken one: {0}")]
+    #[error("the peer is not an Antiphon node, or is faulty: {0}")]
     PeerMisbehaved(#[from] HandshakeFault),
-    /// This side refuses the peer, and told it so.
+    /// This side refuses the peer, and has put the refusal into `out`.
     #[error("refused the peer: {0}")]
     Refused(Refusal),
     /// The peer refuses this side.
     #[error("refused by the peer: {0}")]
     RefusedByPeer(Refusal),
-    /// A method was called in a state that it does not belong to.
+    /// A method was called at the wrong step.
     #[error("the handshake is not at this step; follow `HandshakeStep`")]
     CallerMisused,
 }
@@ -238,25 +240,25 @@ pub enum HandshakeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeFault {
-    /// The first bytes are not those of a handshake.
+    /// The first bytes are not the magic of a handshake message.
     #[error("its bytes do not begin as a handshake does")]
     NotAntiphon,
-    /// More bytes than a handshake may have.
+    /// The messages of the peer exceed the limit.
     #[error("its handshake has {length} bytes, more than the 4096 allowed")]
     TooLong {
-        /// How many.
+        /// The number of bytes, as far as it is known.
         length: usize,
     },
-    /// A message that does not parse.
+    /// A message does not parse.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// A message at the wrong step.
-    #[error("a handshake message came at the wrong step")]
+    /// A message arrived at the wrong step.
+    #[error("a handshake message arrived at the wrong step")]
     Unexpected,
-    /// An X25519 key that agrees to nothing.
-    #[error("its public key agrees to nothing")]
+    /// The X25519 public key has a low order, so the shared bytes are all zero.
+    #[error("its public key has a low order")]
     BadPublicKey,
-    /// A version or suite that this side did not name.
+    /// The acceptor chose a version or suite that this side did not offer.
     #[error("it chose a version or a suite that was not offered")]
     NotOffered,
 }

@@ -1,4 +1,4 @@
-//! Handshakes that go as they should not: versions, misuse, floods, refusals; and what a proof binds.
+//! Handshakes that fail (versions, misuse, floods, refusals), and the data that a proof binds.
 
 use super::*;
 use crate::deframer::Deframer;
@@ -36,7 +36,7 @@ fn accept(bytes: &[u8], out: &mut Vec<u8>) -> (Handshake, Result<HandshakeStep, 
     (acceptor, step)
 }
 
-/// Both sides up to the acceptor's judgement of the dialler's proof.
+/// Runs a handshake until the acceptor has checked the dialler's proof. `spoil` may change that proof before.
 fn proven(
     suite: Suite,
     exporters: [Option<[u8; 32]>; 2],
@@ -68,11 +68,12 @@ fn proven_between(
     acceptor.advance(there, &mut to_b, &mut Vec::new())
 }
 
+/// A newer dialler has a wider range of versions and further fields at the end of its hello.
 #[test]
-fn a_later_dialler_that_also_speaks_this_version_is_answered_in_it() {
+fn acceptor_answers_newer_dialler_in_common_version() {
     let mut bytes = hello(Suite::Plain);
     bytes[10] = 9;
-    // What a later version says after the last field.
+    // Fields of a later version follow the last field.
     bytes.extend_from_slice(&[1, 2, 3]);
     bytes[6] += 3;
     let mut out = Vec::new();
@@ -85,7 +86,7 @@ fn a_later_dialler_that_also_speaks_this_version_is_answered_in_it() {
 }
 
 #[test]
-fn a_refusal_reaches_the_dialler_with_its_reason() {
+fn dialler_receives_refusal_with_reason() {
     let mut bytes = hello(Suite::Plain);
     (bytes[8], bytes[10]) = (2, 3);
     let mut out = Vec::new();
@@ -96,12 +97,12 @@ fn a_refusal_reaches_the_dialler_with_its_reason() {
     input.push(&out);
     let here = profile(1, Suite::Plain);
     let mut dialler = Handshake::dial(&here, entropy(1), ResumeState::unknown(1), None, &mut Vec::new());
-    let told = dialler.advance(&here, &mut input, &mut Vec::new());
-    assert_eq!(told.err(), Some(HandshakeError::RefusedByPeer(refusal)));
+    let step = dialler.advance(&here, &mut input, &mut Vec::new());
+    assert_eq!(step.err(), Some(HandshakeError::RefusedByPeer(refusal)));
 }
 
 #[test]
-fn every_refusal_comes_back_as_it_was_told() {
+fn refusal_each_kind_survives_encoding() {
     let all = [
         Refusal::WrongSecret,
         Refusal::Version { min: 3, max: 4 },
@@ -116,6 +117,7 @@ fn every_refusal_comes_back_as_it_was_told() {
         Refusal::Malformed,
         Refusal::Leaving,
         Refusal::Tls(TlsFault::OneSided),
+        Refusal::Certificate,
         Refusal::Other(99),
     ];
     for refusal in all {
@@ -127,12 +129,18 @@ fn every_refusal_comes_back_as_it_was_told() {
 }
 
 #[test]
-fn a_proof_binds_every_byte_of_itself_and_what_tls_exported() {
+fn proof_binds_its_bytes_and_tls_exporter() {
     for suite in [Suite::Aes128Gcm, Suite::Hmac] {
         assert!(matches!(proven(suite, [None, None], |_| {}), Ok(HandshakeStep::Proven)));
         for at in 8..50 {
-            let spoiled = proven(suite, [None, None], |proof| proof[at] ^= 1);
-            assert!(spoiled.is_err(), "byte {at}");
+            let refused = proven(suite, [None, None], |proof| proof[at] ^= 1).err();
+            // Byte 17 states whether the proof of the secret follows.
+            let is_expected = match refused {
+                Some(HandshakeError::PeerMisbehaved(HandshakeFault::Malformed(_))) => at == 17,
+                Some(HandshakeError::Refused(Refusal::WrongSecret)) => at != 17,
+                _ => false,
+            };
+            assert!(is_expected, "byte {at}: {refused:?}");
         }
     }
     let (this, other) = (Some([1; 32]), Some([2; 32]));
@@ -141,14 +149,14 @@ fn a_proof_binds_every_byte_of_itself_and_what_tls_exported() {
     assert_eq!(
         relayed.err(),
         Some(HandshakeError::Refused(Refusal::WrongSecret)),
-        "somebody sits in the middle"
+        "a man in the middle has two TLS connections"
     );
     let bare = proven(Suite::Tls, [this, None], |_| {});
-    assert_eq!(bare.err(), Some(HandshakeError::Refused(Refusal::Suite)), "no TLS there");
+    assert_eq!(bare.err(), Some(HandshakeError::Refused(Refusal::Suite)), "the acceptor has no TLS");
 }
 
 #[test]
-fn a_dialler_that_speaks_tls_is_told_that_this_side_does_not() {
+fn acceptor_without_tls_refuses_tls_dialler() {
     let mut out = Vec::new();
     let (_, step) = accept(&[22, 3, 1, 0, 200], &mut out);
     let refusal = Refusal::Tls(TlsFault::OneSided);
@@ -157,26 +165,26 @@ fn a_dialler_that_speaks_tls_is_told_that_this_side_does_not() {
 }
 
 #[test]
-fn an_acceptor_lets_a_dialler_in_under_any_secret_of_its_keyring_and_no_other() {
+fn acceptor_accepts_only_secrets_of_its_keyring() {
     let both = Keyring::new(1, "one".into()).accepting(2, "two".into());
     let suite = Suite::Aes128Gcm;
-    let meet = |keyring: Keyring| {
+    let dial_under = |keyring: Keyring| {
         let here = Profile { keyring, ..profile(1, suite) };
         let there = Profile { keyring: both.clone(), ..profile(2, suite) };
         proven_between(&here, &there, [None, None], |_| {})
     };
-    assert!(matches!(meet(Keyring::new(1, "one".into())), Ok(HandshakeStep::Proven)));
-    assert!(matches!(meet(Keyring::new(2, "two".into())), Ok(HandshakeStep::Proven)));
+    assert!(matches!(dial_under(Keyring::new(1, "one".into())), Ok(HandshakeStep::Proven)));
+    assert!(matches!(dial_under(Keyring::new(2, "two".into())), Ok(HandshakeStep::Proven)));
     let refused = |refusal| Some(HandshakeError::Refused(refusal));
-    assert_eq!(meet(Keyring::new(2, "one".into())).err(), refused(Refusal::WrongSecret));
-    assert_eq!(meet(Keyring::new(3, "one".into())).err(), refused(Refusal::UnknownKey));
-    // The secret in use counts, not what the dialler would accept besides.
+    assert_eq!(dial_under(Keyring::new(2, "one".into())).err(), refused(Refusal::WrongSecret));
+    assert_eq!(dial_under(Keyring::new(3, "one".into())).err(), refused(Refusal::UnknownKey));
+    // The dialler proves only the secret in use, not the others that it accepts.
     let dialling = Keyring::new(3, "three".into()).accepting(1, "one".into());
-    assert_eq!(meet(dialling).err(), refused(Refusal::UnknownKey));
+    assert_eq!(dial_under(dialling).err(), refused(Refusal::UnknownKey));
 }
 
 #[test]
-fn a_proof_is_demanded_where_one_is_due_and_refused_where_none_is() {
+fn proof_without_secret_passes_only_under_plain() {
     let unproven = |bytes: &mut Vec<u8>| {
         bytes.clear();
         let claim = message::Claim { resumes: false, next: 0 };
@@ -189,7 +197,7 @@ fn a_proof_is_demanded_where_one_is_due_and_refused_where_none_is() {
 }
 
 #[test]
-fn a_peer_has_4096_bytes_for_the_whole_handshake() {
+fn peer_beyond_4096_handshake_bytes_is_refused() {
     let mut bytes = hello(Suite::Plain);
     let length = HELLO_BYTES_MAX - HANDSHAKE_HEADER_BYTES;
     bytes.resize(HELLO_BYTES_MAX, 0);
@@ -203,11 +211,12 @@ fn a_peer_has_4096_bytes_for_the_whole_handshake() {
     acceptor.answer(&there, entropy(2), ResumeState::unknown(1), &mut out).expect("at this step");
     input.push(&[MAGIC.as_slice(), &[3, 0, 11, 0], &[0; 11]].concat());
     let step = acceptor.advance(&there, &mut input, &mut out);
-    assert!(matches!(step, Err(HandshakeError::PeerMisbehaved(HandshakeFault::TooLong { .. }))));
+    let fault = HandshakeFault::TooLong { length: HELLO_BYTES_MAX + 1 };
+    assert_eq!(step.err(), Some(HandshakeError::PeerMisbehaved(fault)));
 }
 
 #[test]
-fn methods_out_of_turn_are_the_callers_fault_and_end_the_handshake() {
+fn method_at_wrong_step_is_caller_misuse() {
     let here = profile(1, Suite::Plain);
     let mut out = Vec::new();
     let mut acceptor = Handshake::accept(None);
@@ -223,7 +232,7 @@ fn methods_out_of_turn_are_the_callers_fault_and_end_the_handshake() {
 }
 
 #[test]
-fn a_profile_that_no_hello_can_express_is_found_at_the_start() {
+fn profile_beyond_hello_is_refused() {
     let sound = profile(1, Suite::Plain);
     assert_eq!(sound.check(), Ok(()));
     let open = Profile { suites: vec![Suite::Hmac, Suite::Plain], ..sound.clone() };
@@ -238,7 +247,7 @@ fn a_profile_that_no_hello_can_express_is_found_at_the_start() {
 
 proptest::proptest! {
     #[test]
-    fn random_bytes_and_damaged_hellos_never_panic(
+    fn random_or_damaged_hello_never_panics(
         noise: Vec<u8>,
         damage in proptest::collection::vec((0_usize..200, 0_u8..=255), 0..6),
     ) {

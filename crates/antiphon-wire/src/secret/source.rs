@@ -1,6 +1,6 @@
-//! Secrets from a file or the environment, which keep them out of programs and command lines.
+//! Reads secrets from a file or the environment, so that they need not appear in programs and command lines.
 //!
-//! Invariant: what was read is wiped from memory, whether it became a secret or not, and no error shows any of it.
+//! Invariant: the bytes that were read are wiped from memory, even if they are refused, and no error shows them.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,85 +10,85 @@ use zeroize::Zeroizing;
 
 use super::Secret;
 
-/// Why no secret could be read. Nothing was changed.
+/// Why no secret could be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
     /// The file cannot be used.
     #[error("no secret can be read from {}: {fault}", file.display())]
     File {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         fault: FileFault,
     },
     /// The variable cannot be used.
     #[error("no secret can be read from the environment variable {variable}: {fault}")]
     Environment {
-        /// Which.
+        /// The name of the variable.
         variable: String,
-        /// Why.
+        /// The reason.
         #[source]
         fault: EnvironmentFault,
     },
 }
 
-/// What is wrong with a file that should hold a secret.
+/// Why a file holds no usable secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileFault {
-    /// It cannot be read.
+    /// The file cannot be opened or read.
     #[error("{0}; check the path, and that this user may read it")]
     Unreadable(#[from] io::Error),
-    /// Others than its owner may read or write it.
-    #[error("others than its owner may open it (mode {mode:o}); take that away with `chmod 600`")]
+    /// Users other than the owner may access the file.
+    #[error("users other than its owner may access it (mode {mode:o}); restrict it with `chmod 600`")]
     Exposed {
-        /// Its permission bits.
+        /// The permission bits of the file.
         mode: u32,
     },
-    /// It holds nothing, or only an end of line.
-    #[error("it is empty; write a secret into it, such as `cargo xtask keygen` makes")]
+    /// The file is empty, or holds only a line end.
+    #[error("it is empty; write a secret into it, for example from `cargo xtask keygen`")]
     Empty,
-    /// It holds no text.
-    #[error("it is no UTF-8 text; write a secret into it, such as `cargo xtask keygen` makes")]
+    /// The content is not UTF-8.
+    #[error("it is not UTF-8; write a secret into it, for example from `cargo xtask keygen`")]
     NotText,
-    /// It is larger than a secret may be.
+    /// The file is larger than a secret may be.
     #[error("it has more than {SECRET_BYTES_MAX} bytes; a secret is one short line")]
     TooLong,
 }
 
-/// What is wrong with a variable that should hold a secret.
+/// Why an environment variable holds no usable secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvironmentFault {
-    /// It is not set.
-    #[error("it is not set; set it, or name another one")]
+    /// The variable is not set.
+    #[error("it is not set; set it, or name another variable")]
     Unset,
-    /// It is empty.
-    #[error("it is empty; set it to a secret, such as `cargo xtask keygen` makes")]
+    /// The variable is empty, or holds only a line end.
+    #[error("it is empty; set it to a secret, for example from `cargo xtask keygen`")]
     Empty,
-    /// It holds no text.
-    #[error("it is no UTF-8 text; set it to a secret, such as `cargo xtask keygen` makes")]
+    /// The value is not UTF-8.
+    #[error("it is not UTF-8; set it to a secret, for example from `cargo xtask keygen`")]
     NotText,
 }
 
 impl Secret {
-    /// The secret that a file holds, without one end of line after it.
+    /// Reads a secret from a file. One line end after the secret is removed.
     ///
-    /// On Unix, a file that others than its owner may open is refused.
+    /// On Unix, a file that users other than its owner may access is refused.
     ///
     /// # Errors
-    /// [`SecretError::File`] names the file, what is wrong with it and what to do.
+    /// [`SecretError::File`], which names the file, the fault and the remedy.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Secret, SecretError> {
         let path = path.as_ref();
         read(path).map_err(|fault| SecretError::File { file: path.to_owned(), fault })
     }
 
-    /// The secret that an environment variable holds, without one end of line after it.
+    /// Reads a secret from an environment variable. One line end after the secret is removed.
     ///
     /// # Errors
-    /// [`SecretError::Environment`] names the variable, what is wrong with it and what to do.
+    /// [`SecretError::Environment`], which names the variable, the fault and the remedy.
     pub fn from_env(variable: &str) -> Result<Secret, SecretError> {
         let failed = |fault| SecretError::Environment { variable: variable.to_owned(), fault };
         let value = std::env::var_os(variable).ok_or(failed(EnvironmentFault::Unset))?;
@@ -102,9 +102,10 @@ impl Secret {
 
 fn read(path: &Path) -> Result<Secret, FileFault> {
     let file = File::open(path)?;
-    // Of the file that was opened: the path may mean another one by now.
+    // Check the opened file, not the path: another file may be at that path by now.
     check_mode(&file)?;
-    // All of it at once, so that no smaller buffer is left behind unwiped.
+    // The capacity suffices for the whole read. If the vector grew, its old buffer would be freed without being
+    // wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));
     file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > SECRET_BYTES_MAX {
@@ -135,5 +136,5 @@ fn trimmed(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-/// Far more than a secret needs.
+/// The largest file that is read. A secret needs far less.
 const SECRET_BYTES_MAX: usize = 4096;

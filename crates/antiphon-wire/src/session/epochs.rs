@@ -1,22 +1,23 @@
-//! What a node calls its half of the next session with each peer.
+//! The epochs that a node gives to its halves of sessions.
 //!
-//! Invariant: all handshakes with one peer in which this node proves itself bear the same epoch, unless a session with that
-//! peer ended between them; then the later ones bear a higher one. So a handshake that is older than the end of a session
-//! with its peer begins nothing, and the end of any other session does not matter to it.
+//! Invariant: all handshakes with one peer in which this node proves itself carry the same epoch, unless a session with
+//! that peer ended between them. After such an end, handshakes carry a higher epoch. Therefore a handshake that is older
+//! than the end of a session with its peer begins no session, and the end of a session with another peer does not affect
+//! it.
 
 use std::collections::BTreeMap;
 
 use crate::ids::NodeId;
 
-/// The epochs of one start of a node.
+/// The epochs of one incarnation of a node.
 ///
-/// Who is not known yet is told a counter that rises whenever a session ends; which epoch a peer was told is settled when this
-/// node first proves itself to it.
+/// A peer without a settled epoch is sent the value of a counter, which rises whenever a session ends. The epoch for a
+/// peer is settled when this node first proves itself to that peer.
 #[derive(Debug)]
 pub struct Epochs {
-    /// Higher than the epoch of every half that has ended.
+    /// The counter: higher than the epoch of every half that has ended.
     next: u64,
-    /// What was told before it counts no more where it is not settled.
+    /// The lowest epoch that can still be settled; older ones were sent before the table was cleared.
     floor: u64,
     settled: BTreeMap<NodeId, u64>,
 }
@@ -28,32 +29,33 @@ impl Default for Epochs {
 }
 
 impl Epochs {
-    /// What to tell in a dialler's hello to whoever answers.
+    /// The epoch for the hello of a dial to an unknown node.
     pub fn of_strangers(&self) -> u64 {
         self.next
     }
 
-    /// What to tell this node.
+    /// The epoch for a hello to this node.
     pub fn of(&self, node: NodeId) -> u64 {
         self.settled.get(&node).copied().unwrap_or(self.next)
     }
 
-    /// The session with this node has ended, or will be replaced by another.
+    /// Records that the session with this node has ended, or will be replaced by another.
     pub fn ended(&mut self, node: NodeId) {
         self.next += 1;
         self.settle(node, self.next);
     }
 
-    /// This side is about to prove itself to a node that it told `told`: what counts for that node from now on, which is
-    /// that, unless it was settled before.
-    pub(crate) fn settle_for(&mut self, node: NodeId, told: u64) -> u64 {
-        if told >= self.floor && !self.settled.contains_key(&node) {
-            self.settle(node, told);
+    /// Settles the epoch for a node to which this side is about to prove itself, after it sent `epoch` in its hello.
+    /// Returns the settled epoch: `epoch`, unless another one was settled before.
+    pub(crate) fn settle_for(&mut self, node: NodeId, epoch: u64) -> u64 {
+        if epoch >= self.floor && !self.settled.contains_key(&node) {
+            self.settle(node, epoch);
         }
         self.of(node)
     }
 
-    /// What is settled has a bound. Beyond it all is forgotten, and every handshake that is under way is refused once.
+    /// The table of settled epochs is bounded. When it is full it is cleared, and every unfinished handshake is refused
+    /// once.
     fn settle(&mut self, node: NodeId, epoch: u64) {
         if self.settled.len() >= SETTLED_MAX {
             self.settled.clear();
@@ -64,7 +66,7 @@ impl Epochs {
     }
 }
 
-/// Peers whose epoch is settled, at a time.
+/// The maximum number of peers with a settled epoch.
 const SETTLED_MAX: usize = 65_536;
 
 #[cfg(test)]
@@ -75,7 +77,7 @@ mod tests {
     const OTHER: NodeId = NodeId(2);
 
     #[test]
-    fn only_the_ends_of_its_own_sessions_change_what_a_peer_is_told() {
+    fn epoch_changes_only_when_own_session_ends() {
         let mut epochs = Epochs::default();
         assert_eq!(epochs.settle_for(PEER, 1), 1);
         epochs.ended(OTHER);
@@ -84,8 +86,9 @@ mod tests {
         assert_eq!((epochs.of(PEER), epochs.of(OTHER)), (3, 2));
     }
 
+    /// The first proven epoch counts, whatever the counter did meanwhile.
     #[test]
-    fn what_is_told_first_and_proven_counts_whatever_others_were_told_meanwhile() {
+    fn epoch_first_proven_stays_settled() {
         let mut epochs = Epochs::default();
         let (first, _) = (epochs.of(PEER), epochs.ended(OTHER));
         let second = epochs.of(PEER);
@@ -95,16 +98,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_before_all_was_forgotten_counts_no_more() {
+    fn epochs_cleared_table_refuses_older_epochs() {
         let mut epochs = Epochs::default();
-        let told = epochs.of(PEER);
-        epochs.settle_for(PEER, told);
+        let old = epochs.of(PEER);
+        epochs.settle_for(PEER, old);
         epochs.ended(PEER);
         (10..10 + SETTLED_MAX as u64).for_each(|node| epochs.ended(NodeId(node)));
         assert!(epochs.settled.len() < SETTLED_MAX);
-        assert!(epochs.settle_for(PEER, told) > told, "it was told before a session with it ended");
-        let (stale, entropy) = (epochs.floor - 1, epochs.next);
-        assert_eq!(epochs.settle_for(NodeId(3), stale), entropy, "a stranger, too, is asked to come again");
-        assert_eq!(epochs.settle_for(NodeId(3), entropy), entropy);
+        assert!(epochs.settle_for(PEER, old) > old, "a session with the peer ended after this epoch");
+        let (stale, current) = (epochs.floor - 1, epochs.next);
+        assert_eq!(epochs.settle_for(NodeId(3), stale), current, "an unknown node must also dial again");
+        assert_eq!(epochs.settle_for(NodeId(3), current), current);
     }
 }

@@ -1,8 +1,10 @@
-//! What one session has received: which frame is next, which bytes were granted, which tags are known, and the large frames
-//! being put together.
+//! The receive state of one session: the next frame number, the granted credit, the known type tags and the incomplete
+//! large frames.
 //!
-//! Invariants: what was received was granted; what is granted is what was released and one window; what is being put together
-//! keeps to its limit in the bytes that were declared, and reserves only what arrived.
+//! Invariants:
+//! - Received bytes never exceed granted bytes.
+//! - Granted bytes never exceed released bytes by more than one window.
+//! - The declared bytes of incomplete large frames keep to their limit. Memory is reserved only for bytes that arrived.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +14,26 @@ use crate::ids::TagId;
 use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX, Limits, TAG_BYTES_MAX};
 use crate::session::PeerFault;
 
+/// The receive state of one session.
 #[derive(Debug)]
 pub(crate) struct Inbound {
     /// The number of the next expected frame.
     next: u64,
-    /// Frames that the peer repeats on the present connection although they have arrived.
+    /// The number of frames that the peer has yet to repeat on the present connection although they have arrived.
     repeated: u64,
-    /// Whether the peer has said where it begins on the present connection.
+    /// Whether the peer has sent `Begin` on the present connection.
     has_begun: bool,
     /// Bytes of all frames that have arrived.
     position: u64,
-    /// Bytes that need no longer be held back.
+    /// Bytes of all frames that this side no longer keeps.
     released: u64,
-    /// Bytes of the frame that was handed out last, until the next one is asked for.
+    /// Bytes of the frame that was handed out last, until the next one is requested.
     handed_out: u64,
-    /// The position up to which the peer was told that it may send.
+    /// The position up to which the peer may send.
     granted: u64,
-    /// The number that was acknowledged last, and the position then.
+    /// The `next` that was acknowledged last.
     acked: u64,
+    /// The `position` at that time.
     acked_position: u64,
     tags: Vec<Box<str>>,
     assemblies: BTreeMap<u32, Assembly>,
@@ -45,7 +49,7 @@ struct Assembly {
     payload: Vec<u8>,
 }
 
-/// A large frame that came in fragments, whole again. Owns its bytes.
+/// A large frame, reassembled from its fragments. It owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assembled {
     kind: u8,
@@ -53,13 +57,13 @@ pub struct Assembled {
 }
 
 impl Assembled {
-    /// The frame; its body borrows from here.
+    /// The frame. Its body borrows from `self`.
     pub fn frame(&self) -> Frame<'_> {
         let decoded = Frame::decode(self.kind, &self.payload);
         decoded.ok().flatten().expect("a large frame is decoded once before it is handed out")
     }
 
-    /// Bytes of its payload.
+    /// Bytes of the frame's payload.
     pub fn bytes_len(&self) -> usize {
         self.payload.len()
     }
@@ -84,13 +88,13 @@ impl Inbound {
         }
     }
 
-    /// A new connection: the peer is going to say with which frame it begins.
+    /// Prepares for a new connection, on which the peer first sends `Begin`.
     pub(crate) fn begin_connection(&mut self) {
         self.has_begun = false;
         self.repeated = 0;
     }
 
-    /// The peer begins with frame `from`.
+    /// Handles `Begin`: the first numbered frame on this connection is `from`.
     pub(crate) fn begin_at(&mut self, from: u64) -> Result<(), PeerFault> {
         if self.has_begun || from > self.next {
             return Err(PeerFault::FrameNumber { frame: from });
@@ -100,11 +104,11 @@ impl Inbound {
         Ok(())
     }
 
-    /// A numbered frame of `bytes` has arrived. False if it had arrived before.
+    /// Counts an arrived numbered frame of `bytes` bytes. Returns false if the frame had arrived before.
     #[inline]
     pub(crate) fn admit(&mut self, bytes: usize) -> Result<bool, PeerFault> {
         if self.repeated > 0 || !self.has_begun {
-            return self.pass_over();
+            return self.skip_repeated();
         }
         let position = self.position + bytes as u64;
         if position > self.granted {
@@ -117,65 +121,65 @@ impl Inbound {
     }
 
     #[cold]
-    fn pass_over(&mut self) -> Result<bool, PeerFault> {
+    fn skip_repeated(&mut self) -> Result<bool, PeerFault> {
         self.repeated = self.repeated.checked_sub(1).ok_or(PeerFault::NotBegun)?;
         Ok(false)
     }
 
-    /// The frame that was handed out last needs no longer be held back.
+    /// Releases the bytes of the frame that was handed out last.
     #[inline]
     pub(crate) fn release_handed_out(&mut self) {
         self.released += std::mem::take(&mut self.handed_out);
     }
 
-    /// Takes the bytes of the frame that was handed out last, to be released later.
+    /// Takes the bytes of the frame that was handed out last, for a later [`release`](Inbound::release).
     pub(crate) fn hold_handed_out(&mut self) -> u64 {
         std::mem::take(&mut self.handed_out)
     }
 
     pub(crate) fn release(&mut self, bytes: u64) {
         self.released += bytes;
-        debug_assert!(self.released <= self.position, "only what was held can be released");
+        debug_assert!(self.released <= self.position, "only held bytes can be released");
     }
 
     pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Whether something has arrived that was not acknowledged.
+    /// Whether a frame has arrived that is not acknowledged.
     #[inline]
-    pub(crate) fn owes_ack(&self) -> bool {
+    pub(crate) fn has_unacked(&self) -> bool {
         self.next > self.acked
     }
 
-    /// Bytes that have arrived and were not acknowledged.
+    /// Bytes that have arrived and are not acknowledged.
     #[inline]
     pub(crate) fn unacked_bytes(&self) -> u64 {
         self.position - self.acked_position
     }
 
-    /// The acknowledgement to send now.
+    /// Returns the acknowledgement to send now, and records it as sent.
     pub(crate) fn take_ack(&mut self) -> u64 {
         (self.acked, self.acked_position) = (self.next, self.position);
         self.next
     }
 
-    /// Bytes that could be granted and were not.
+    /// Bytes that can be granted but are not yet.
     #[inline]
     pub(crate) fn grantable(&self) -> u64 {
         self.released + self.window - self.granted
     }
 
-    /// Whether so much can be granted that the peer should hear of it: a quarter of the window; or less, if the peer has
-    /// nearly used up what it has while much is held back here.
+    /// Whether enough can be granted for a `Credit` frame. A quarter of the window is enough. Less is enough while the
+    /// peer has little credit left, because this side holds much.
     #[inline]
-    pub(crate) fn owes_credit(&self) -> bool {
+    pub(crate) fn credit_due(&self) -> bool {
         let grantable = self.grantable();
         let is_short = self.granted - self.position < self.window / 4;
         grantable >= self.window / 4 || (is_short && grantable >= self.window / 64)
     }
 
-    /// The grant to send now.
+    /// Returns the credit to send now, and records it as granted.
     pub(crate) fn take_credit(&mut self) -> u64 {
         self.granted = self.released + self.window;
         self.granted
@@ -185,11 +189,11 @@ impl Inbound {
         self.tags.get(id.0 as usize).map(|name| &**name)
     }
 
-    /// The peer numbers a tag.
+    /// Adds a type tag that the peer has numbered.
     pub(crate) fn add_tag(&mut self, tag: Tag<'_>, limits: &Limits) -> Result<(), PeerFault> {
         let expected = self.tags.len() as u64;
         if u64::from(tag.id.0) != expected || expected >= u64::from(limits.tags_max) {
-            return Err(PeerFault::TagNumber { told: tag.id, expected });
+            return Err(PeerFault::TagNumber { id: tag.id, expected });
         }
         if tag.name.len() > TAG_BYTES_MAX {
             let (value, limit) = (tag.name.len() as u64, TAG_BYTES_MAX as u64);
@@ -208,7 +212,7 @@ impl Inbound {
         }
     }
 
-    /// A fragment has arrived; answers the large frame if it is whole now.
+    /// Adds an arrived fragment. Returns the large frame if it is complete now.
     pub(crate) fn assemble(
         &mut self,
         fragment: Fragment<'_>,
@@ -262,13 +266,16 @@ impl Inbound {
 
     /// Panics if an invariant does not hold.
     pub(crate) fn check(&self) {
-        assert!(self.position <= self.granted, "what was received was granted");
-        assert!(self.released + self.handed_out <= self.position, "what is released was received");
-        assert!(self.granted <= self.released + self.window, "what is granted was released");
+        assert!(self.position <= self.granted, "received bytes were granted");
+        assert!(self.released + self.handed_out <= self.position, "released bytes were received");
+        assert!(self.granted <= self.released + self.window, "granted bytes stay within one window");
         let declared: u64 = self.assemblies.values().map(|assembly| u64::from(assembly.total)).sum();
-        assert_eq!(declared, self.declared, "assemblies are counted");
+        assert_eq!(declared, self.declared, "declared bytes are counted");
         for assembly in self.assemblies.values() {
-            assert!(assembly.payload.len() < assembly.total as usize, "a whole assembly is handed out");
+            assert!(
+                assembly.payload.len() < assembly.total as usize,
+                "a complete assembly is handed out at once"
+            );
         }
     }
 }

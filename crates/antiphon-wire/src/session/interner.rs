@@ -1,24 +1,26 @@
-//! Interned type tags: a name travels once a session and direction, then its number.
+//! Interned type tags: a name is sent once for each session and direction, and its number stands for it from then on.
 
 use std::collections::BTreeMap;
 
 use crate::ids::TagId;
 use crate::limits::TAG_BYTES_MAX;
 
-/// A type tag that cannot be interned. The session goes on; the message was not sent.
+/// A type tag that cannot be interned. The session is unaffected; the message was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InternError {
     /// The tag is too long.
-    #[error("a type's name of {bytes} bytes; keep to 255")]
+    #[error("the type tag has {bytes} bytes; shorten it to at most 255")]
     TooLong {
-        /// Its bytes.
+        /// Bytes of the tag.
         bytes: usize,
     },
-    /// The session has its tags.
-    #[error("a session has at most {limit} type tags; send fewer types, or composed ones")]
+    /// The session has reached its limit of type tags.
+    #[error(
+        "the session has reached its limit of {limit} type tags; send fewer types, or combine them in one"
+    )]
     TooMany {
-        /// How many it has.
+        /// The limit.
         limit: u32,
     },
 }
@@ -27,8 +29,8 @@ pub enum InternError {
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     numbers: BTreeMap<Box<str>, TagId>,
-    /// The names asked for last, newest first: most messages of a burst are of few types, and comparing a name with these
-    /// costs a few nanoseconds where the map costs fifty.
+    /// The names that were looked up last; a hit moves a name one place forward. Most messages of a burst are of few types,
+    /// and a comparison with these names costs a few nanoseconds, the map fifty.
     recent: [Option<(Box<str>, TagId)>; RECENT],
 }
 
@@ -59,7 +61,7 @@ impl Interner {
         Some(id)
     }
 
-    /// Gives `name`, which has none, the next number.
+    /// Gives `name`, which has no number yet, the next one.
     pub(crate) fn add(&mut self, name: &str, limit: u32) -> Result<TagId, InternError> {
         if name.len() > TAG_BYTES_MAX {
             return Err(InternError::TooLong { bytes: name.len() });
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_keeps_its_number_however_many_others_come() {
+    fn interner_name_keeps_its_number() {
         let mut interner = Interner::default();
         let names: Vec<String> = (0..20).map(|index| format!("acme.{index}/1")).collect();
         for (index, name) in names.iter().enumerate() {

@@ -1,7 +1,8 @@
-//! The session: the authenticated pair of two incarnations, which outlives connections.
+//! The session: the authenticated relation of two incarnations, which outlives connections.
 //!
-//! It owns what must survive a connection: frame numbers, kept frames, tags, fragments, credit. Frames arrive in order, once,
-//! over any number of connections, until the session is lost or closed. Time is an argument; nothing here ever blocks.
+//! A session owns the state that must survive a connection: frame numbers, unacknowledged frames, tags, fragments, credit.
+//! Frames arrive in order, once, over any number of connections, until the session is lost or closed. Time is an argument;
+//! no call blocks.
 
 mod epochs;
 mod inbound;
@@ -43,7 +44,7 @@ use crate::time::Time;
 #[derive(Debug)]
 pub struct Session {
     limits: Limits,
-    /// What both sides take; the smaller of each.
+    /// The limits for frames that this side sends.
     agreed: Agreed,
     identity: SessionIdentity,
     connection: Option<SessionConnection>,
@@ -59,7 +60,7 @@ pub struct Session {
     events: SessionEvents,
 }
 
-/// The keys of the present connection.
+/// The suite and the keys of the present connection.
 #[derive(Debug)]
 struct SessionConnection {
     suite: Suite,
@@ -67,101 +68,105 @@ struct SessionConnection {
     opener: Opener,
 }
 
-/// The limits that hold for what this side sends.
+/// The limits for frames that this side sends, agreed in the handshake.
 #[derive(Debug, Clone, Copy)]
 struct Agreed {
+    /// The smaller of both sides' limits.
     message_bytes_max: u32,
+    /// The peer's limit.
     reassembly_bytes_max: u32,
 }
 
-/// What a session wants its node to know.
+/// An event that a session reports to its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionEvent {
-    /// The status changed.
+    /// The peer's liveness changed.
     Liveness(Liveness),
-    /// The queue was above its high mark and has fallen below the low one.
+    /// The queue was above its high mark and has fallen below its low mark.
     Writable,
-    /// The connection's keys are nearly used up: dial another one.
+    /// The connection's keys are nearly used up: dial another connection.
     Renew,
 }
 
+/// The events that wait for [`Session::poll_event`].
 #[derive(Debug, Default)]
 struct SessionEvents {
-    status: Option<Liveness>,
+    liveness: Option<Liveness>,
     is_writable: bool,
     renew: bool,
-    /// Whether `Renew` was told for this connection.
-    renew_told: bool,
+    /// Whether `Renew` was reported for this connection.
+    renew_reported: bool,
+    /// Whether the queue went above its high mark since the last `Writable`.
     was_high: bool,
 }
 
-/// Why a session cannot go on, by whose fault.
+/// Why a call of a session failed. The variant names the side at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// A record does not open. Close the connection; the session goes on over another one.
+    /// A record fails authentication or is malformed. Close the connection; the session continues over another one.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The peer proved itself, and broke the protocol. Close the connection and end the session.
+    /// The authenticated peer broke the protocol. Close the connection and end the session.
     #[error("the peer broke the protocol: {0}; close the connection and end the session")]
     PeerMisbehaved(#[from] PeerFault),
-    /// There is no connection that these bytes could belong to. Nothing was changed.
-    #[error("the session has no connection; give it one first")]
+    /// The session has no connection that these bytes could belong to. Nothing changed.
+    #[error("the session has no connection; call `Session::connected` first")]
     NotConnected,
-    /// The connection was not admitted to this session. Nothing was changed.
-    #[error("the connection does not belong to this session; ask `Session::admit` first")]
+    /// The connection is not admitted to this session. Nothing changed.
+    #[error("the connection does not belong to this session; check it with `Session::admit` first")]
     NotAdmitted,
 }
 
-/// How a proven peer broke the protocol.
+/// How an authenticated peer broke the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerFault {
-    /// A frame does not parse.
+    /// A frame is malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// More bytes than were granted.
-    #[error("it sent {by} bytes more than it was granted")]
+    /// The peer sent more bytes than its credit allows.
+    #[error("it sent {by} bytes more than its credit allows")]
     CreditExceeded {
-        /// How many more.
+        /// Bytes beyond the credit.
         by: u64,
     },
-    /// It acknowledged, expects, or begins with a frame that cannot be.
-    #[error("it speaks of frame {frame}, which is not among those under way")]
+    /// The peer acknowledged, expects, or begins with an impossible frame number.
+    #[error("it sent the frame number {frame}, which is out of range")]
     FrameNumber {
-        /// The number that it told.
+        /// The frame number.
         frame: u64,
     },
-    /// It sent a numbered frame before it said which number the first one has.
-    #[error("it sent a numbered frame before it said where it begins")]
+    /// The peer sent a numbered frame before its [`Begin`](crate::frame::Begin).
+    #[error("it sent a numbered frame before `Begin`")]
     NotBegun,
-    /// Tags are numbered densely, up to the limit.
-    #[error("it numbered a type tag {told:?} where {expected} was next")]
+    /// The peer gave a type tag a number that is not the next one, or exceeds the limit.
+    #[error("it numbered a type tag {id:?}; the next number is {expected}, if the limit allows it")]
     TagNumber {
-        /// The number that it told.
-        told: TagId,
-        /// The next one.
+        /// The number that the peer sent.
+        id: TagId,
+        /// The next number.
         expected: u64,
     },
-    /// A frame refers to a tag that was never told.
-    #[error("it used the type tag {id:?} without naming it")]
+    /// A frame refers to a type tag that the peer has not numbered.
+    #[error("it used the type tag {id:?} before it numbered it")]
     UnknownTag {
-        /// The number that it used.
+        /// The number of the tag.
         id: TagId,
     },
-    /// A fragment that belongs to nothing, or is too large, or too much.
-    #[error("fragment stream {stream} is not what was announced")]
+    /// A fragment has no first part, a bad size or a bad kind.
+    #[error("it sent an invalid fragment of stream {stream}")]
     Fragment {
-        /// Its stream.
+        /// The stream of the fragment.
         stream: u32,
     },
-    /// More large frames at a time than this side takes.
-    #[error("it has large frames of {declared} bytes under way, more than were allowed")]
+    /// The incomplete large frames of the peer exceed the reassembly limit.
+    #[error("its incomplete large frames have {declared} bytes in total, which exceeds the limit")]
     Reassembly {
-        /// Their bytes together.
+        /// Their declared bytes in total.
         declared: u64,
     },
-    /// It paused more actors than the limit.
+    /// The peer paused more actors than the limit.
     #[error("it paused more than {limit} actors")]
     Paused {
         /// The limit.
@@ -170,8 +175,8 @@ pub enum PeerFault {
 }
 
 impl Session {
-    /// A new session, from a connection that [`Session::admit`] says begins one. Give it that connection with
-    /// [`connected`](Session::connected).
+    /// Creates a session for a connection that [`Session::admit`] answered with [`Admission::Begins`]. Then call
+    /// [`connected`](Session::connected) with that connection.
     pub fn begin(now: Time, limits: &Limits, me: NodeId, connection: &ProvenConnection) -> Session {
         let offer = connection.peer.offer;
         Session {
@@ -194,58 +199,60 @@ impl Session {
         }
     }
 
-    /// The session goes on over this connection, which takes the place of any other. What the peer has not received is sent
+    /// Continues the session over this connection, which replaces any other. Frames that the peer has not received are sent
     /// again.
     ///
     /// # Errors
-    /// [`SessionError::NotAdmitted`] unless [`Session::admit`] answers [`Admission::Takes`] (or the session was begun with this
-    /// connection); [`SessionError::PeerMisbehaved`] if the peer expects frames that were never sent.
-    /// Nothing was changed.
+    /// - [`SessionError::NotAdmitted`] unless [`Session::admit`] answers [`Admission::Takes`], or the session was begun
+    ///   with this connection.
+    /// - [`SessionError::PeerMisbehaved`] if the peer expects frames that were never sent.
+    ///
+    /// After an error nothing has changed.
     pub fn connected(&mut self, now: Time, connection: Box<ProvenConnection>) -> Result<(), SessionError> {
         if self.identity.admit(&connection) != Admission::Takes {
             return Err(SessionError::NotAdmitted);
         }
-        // What the peer expected when it proved; over an older connection it may have acknowledged more since.
+        // The peer may have acknowledged more over an older connection since it sent its proof.
         let begin = connection.peer_expects.max(self.outbound.acked());
         self.outbound.rewind(begin).map_err(|_| PeerFault::FrameNumber { frame: begin })?;
-        self.outbound.acknowledge(begin).expect("what was transmitted can be acknowledged");
+        self.outbound.acknowledge(begin).expect("`rewind` checked that these frames were transmitted");
         self.inbound.begin_connection();
-        self.identity.take(&connection);
+        self.identity.adopt(&connection);
         let ProvenConnection { suite, sealer, opener, .. } = *connection;
         self.connection = Some(SessionConnection { suite, sealer, opener });
         self.send_queue.unpause_all();
         self.control.begin_connection(begin);
-        self.events.renew_told = false;
+        self.events.renew_reported = false;
         self.ack_due = None;
-        self.hear(now);
+        self.on_received(now);
         Ok(())
     }
 
-    /// The connection is gone; the session waits for another one. Silence goes on counting.
+    /// Reports that the connection is gone. The session waits for another one; the peer's silence continues to count.
     pub fn disconnected(&mut self) {
         self.connection = None;
-        self.identity.live = None;
+        self.identity.live_dialler = None;
         self.ack_due = None;
     }
 
-    /// The connection is gone by agreement: nothing is open, and silence means nothing until the next one.
+    /// Reports that the connection was closed because it was idle. The keepalive stops until the next connection.
     pub fn rest(&mut self) {
         self.disconnected();
-        self.keepalive.rest();
+        self.keepalive.stop();
     }
 
-    /// A session at rest is needed again: silence counts from now on.
+    /// Restarts the keepalive after an idle close: the peer's silence counts from now on.
     pub fn wake(&mut self, now: Time) {
-        self.keepalive.wake(now);
+        self.keepalive.restart(now);
     }
 
-    /// What has arrived is acknowledged with the next record, and not some milliseconds later: for the end of a session, so that
-    /// the peer knows what became of its frames.
+    /// Sends a pending acknowledgement with the next record, without the usual delay. For the end of a session, so that the
+    /// peer learns which of its frames arrived.
     pub fn acknowledge_now(&mut self) {
         self.control.ack_now |= self.ack_due.take().is_some();
     }
 
-    /// Whether there is a connection.
+    /// Whether the session has a connection.
     pub fn is_connected(&self) -> bool {
         self.connection.is_some()
     }
@@ -255,17 +262,17 @@ impl Session {
         self.connection.as_ref().map(|connection| connection.suite)
     }
 
-    /// The peer.
+    /// The node id of the peer.
     pub fn peer(&self) -> NodeId {
         self.identity.peer
     }
 
-    /// What the session thinks of the peer.
+    /// The peer's liveness.
     pub fn status(&self) -> Liveness {
-        self.keepalive.status()
+        self.keepalive.liveness()
     }
 
-    /// When [`on_timeout`](Session::on_timeout) should be called. Changes with every other call.
+    /// When to call [`on_timeout`](Session::on_timeout). Every other call may change it.
     pub fn poll_timeout(&self) -> Option<Time> {
         let keepalive = self.keepalive.due(&self.limits, self.is_connected());
         match (self.ack_due, keepalive) {
@@ -274,7 +281,8 @@ impl Session {
         }
     }
 
-    /// Does what is due; then transmit, and look for events. Calling it early or late does no harm.
+    /// Handles the due timeouts. Then call [`poll_transmit`](Session::poll_transmit) and
+    /// [`poll_event`](Session::poll_event). An early or late call does no harm.
     pub fn on_timeout(&mut self, now: Time) {
         if self.ack_due.is_some_and(|due| due <= now) {
             self.ack_due = None;
@@ -285,18 +293,18 @@ impl Session {
             self.control.ping = Some(now.as_nanos());
             self.outbound.release_spare();
         }
-        self.events.status = next_action.status.or(self.events.status);
+        self.events.liveness = next_action.liveness.or(self.events.liveness);
     }
 
-    /// This node itself stood still for `span` (stopped, or a long turn): that silence is not the peer's.
+    /// Excludes `span` from the peer's silence, because this node itself did not run (a stopped process, a long step).
     pub fn forgive(&mut self, span: Duration) {
-        self.keepalive.forgive(span);
+        self.keepalive.exclude_stall(span);
     }
 
-    /// The next thing that the node should know.
+    /// The next event for the node.
     pub fn poll_event(&mut self) -> Option<SessionEvent> {
-        if let Some(status) = self.events.status.take() {
-            return Some(SessionEvent::Liveness(status));
+        if let Some(liveness) = self.events.liveness.take() {
+            return Some(SessionEvent::Liveness(liveness));
         }
         if std::mem::take(&mut self.events.is_writable) {
             return Some(SessionEvent::Writable);
@@ -304,12 +312,13 @@ impl Session {
         std::mem::take(&mut self.events.renew).then_some(SessionEvent::Renew)
     }
 
-    /// Numbered frames that were not acknowledged, with whether they may have arrived: for the end of a session, when each is
-    /// a dead letter or an unknown. The body of a large one may be cut short.
+    /// Calls `each` with every unacknowledged numbered frame, and whether it may have arrived. For the end of a session:
+    /// frames that cannot have arrived are dead letters; the outcome of the rest is unknown. The body of a large frame
+    /// may be truncated.
     pub fn undelivered(&self, mut each: impl FnMut(&Frame<'_>, bool)) {
         for (raw, perhaps_arrived) in self.outbound.unacknowledged() {
             match raw.decode() {
-                // Told once, with the large frame that they are parts of.
+                // The send queue reports a large frame once, so its fragments are skipped here.
                 Ok(Some(Frame::Fragment(_) | Frame::Tag(_))) | Ok(None) | Err(_) => {}
                 Ok(Some(frame)) => each(&frame, perhaps_arrived),
             }
@@ -318,44 +327,45 @@ impl Session {
         self.send_queue.undelivered(acked).for_each(|(frame, perhaps_arrived)| each(&frame, perhaps_arrived));
     }
 
-    /// Whether everything that was sent has arrived, and nothing waits: the session may end or rest without loss.
+    /// Whether all sent frames are acknowledged and none waits: the session may end or become idle without loss.
     pub fn is_idle(&self) -> bool {
         self.outbound.acked() == self.outbound.next() && self.send_queue.bytes() == 0
     }
 
-    /// Numbered frames that were sent or wait in segments, since the session began.
+    /// The number of numbered frames since the session began that were sent, or wait in segments.
     pub fn frames_sent(&self) -> u64 {
         self.outbound.next()
     }
 
-    /// Numbered frames that were received.
+    /// The number of numbered frames received since the session began.
     pub fn frames_received(&self) -> u64 {
         self.inbound.next()
     }
 
-    /// Re-checks every invariant: for a simulator, after each event.
+    /// Checks every invariant. A simulator calls this after each event.
     ///
     /// # Panics
-    /// If one does not hold: a bug of this crate.
+    /// If an invariant does not hold, which is a bug of this crate.
     pub fn check(&self) {
         self.outbound.check();
         self.send_queue.check();
         self.inbound.check();
-        assert!(self.outbound.sent() <= self.credit, "only what was granted is sent");
-        assert_eq!(self.connection.is_some(), self.identity.live.is_some(), "a live connection has keys");
-        assert!(
-            self.inbound.next() == 0 || self.identity.is_firm,
-            "a session that received something is firm"
+        assert!(self.outbound.sent() <= self.credit, "sent bytes stay within the credit");
+        assert_eq!(
+            self.connection.is_some(),
+            self.identity.live_dialler.is_some(),
+            "a live connection has keys"
         );
+        assert!(self.inbound.next() == 0 || self.identity.is_firm, "a session that received a frame is firm");
     }
 
-    fn hear(&mut self, now: Time) {
-        if let Some(status) = self.keepalive.hear(now) {
-            self.events.status = Some(status);
+    fn on_received(&mut self, now: Time) {
+        if let Some(liveness) = self.keepalive.on_received(now) {
+            self.events.liveness = Some(liveness);
         }
     }
 
-    /// The actors that this side has paused, for the node's own account.
+    /// The actors that this side has paused.
     pub fn paused(&self) -> impl Iterator<Item = Key> {
         self.control.paused()
     }

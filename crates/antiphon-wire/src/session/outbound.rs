@@ -1,47 +1,53 @@
-//! What one session has to send and has sent: numbered frames in segments, kept until they are acknowledged.
+//! The numbered frames that one session sends, encoded in segments. They are kept until they are acknowledged.
 //!
-//! Invariants: a frame lies in one segment; segments are contiguous in frame numbers and in byte positions; everything
-//! acknowledged was transmitted, everything transmitted was appended; a segment whose frames are all acknowledged is gone.
-//! A frame's number is final once it is transmitted; before that it may be recalled, and those behind it move up.
+//! Invariants:
+//! - A frame lies in one segment. Segments are contiguous in frame numbers and in byte positions.
+//! - Every acknowledged frame was transmitted, and every transmitted frame was appended.
+//! - A segment is removed once all its frames are acknowledged.
+//! - The number of a frame is final once the frame is transmitted. Before that, frames may be recalled; the frames behind
+//!   them then get lower numbers.
 
 use std::collections::VecDeque;
 
 use crate::frame::{Frame, HEADER_BYTES, RawFrame};
 use crate::ids::Pair;
 
-/// Bytes of one segment: with its header, tag and control frames a whole one still fits the largest record.
+/// Maximum bytes of one segment. A full segment fits the largest record together with header, tag and control frames.
 pub(crate) const SEGMENT_BYTES: usize = 64 * 1024 - 512;
 
-/// The peer acknowledged, or asked for, a frame that this side has not sent or no longer has.
+/// The peer acknowledged or expects a frame that this side has not sent or no longer keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OutOfRange;
 
+/// The numbered frames that are appended and not acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     segments: VecDeque<Segment>,
-    /// Recycled buffers, so that a steady flow allocates nothing.
+    /// Recycled buffers, so that a steady flow does not allocate.
     spare: Vec<Vec<u8>>,
-    /// The number of the next frame that is appended.
+    /// The number of the next frame to append.
     next: u64,
     /// Bytes appended since the session began.
     end: u64,
-    /// All frames below have been acknowledged.
+    /// All frames below this number are acknowledged.
     acked: u64,
-    /// All frames from here on were never transmitted on any connection.
+    /// All frames from this number on were never transmitted on any connection.
     transmitted: u64,
     cursor: Cursor,
-    /// Of frames that were never transmitted, in order: what their bytes do not tell.
+    /// Labels of frames that were never transmitted, in order of frame numbers.
     labels: VecDeque<Label>,
-    /// Labels that end a part.
+    /// The number of labels that end a part.
     parts: usize,
 }
 
+/// Facts about a frame that its bytes do not contain.
 #[derive(Debug, Clone, Copy)]
 struct Label {
+    /// The number of the frame.
     frame: u64,
-    /// Within which pair the frame keeps its order.
+    /// The pair of actors within which the frame keeps its order.
     pair: Option<Pair>,
-    /// Whether it is the last frame of a part that a lane gave.
+    /// Whether this is the last frame of a part that the send queue moved here.
     ends_part: bool,
 }
 
@@ -51,7 +57,7 @@ pub(crate) struct UnsentFrame<'a> {
     pub(crate) raw: RawFrame<'a>,
     /// Header and payload.
     pub(crate) bytes: &'a [u8],
-    /// Within which pair it keeps its order.
+    /// The pair of actors within which it keeps its order.
     pub(crate) pair: Option<Pair>,
 }
 
@@ -60,7 +66,7 @@ struct Segment {
     bytes: Vec<u8>,
     first_frame: u64,
     frames: u32,
-    /// Of its first byte, since the session began.
+    /// The position of its first byte, counted from the beginning of the session.
     position: u64,
 }
 
@@ -80,23 +86,23 @@ impl Segment {
 }
 
 impl Outbound {
-    /// Appends a frame whose payload has `size` bytes, at most [`FRAGMENT_BYTES_MAX`](crate::FRAGMENT_BYTES_MAX) and a
+    /// Appends a frame with a payload of `size` bytes, at most [`FRAGMENT_BYTES_MAX`](crate::FRAGMENT_BYTES_MAX) and a
     /// fragment's fields.
     #[inline]
     pub(crate) fn append(&mut self, frame: &Frame<'_>, size: usize) {
-        let length = u16::try_from(size).expect("large frames are cut before");
+        let length = u16::try_from(size).expect("large frames were cut into fragments");
         let bytes = self.room_for(HEADER_BYTES + size);
         frame.put_with_header(length, bytes);
         self.count(HEADER_BYTES + size);
     }
 
-    /// Appends a frame that is encoded already.
+    /// Appends an encoded frame.
     pub(crate) fn append_encoded(&mut self, frame: &[u8]) {
         self.room_for(frame.len()).extend_from_slice(frame);
         self.count(frame.len());
     }
 
-    /// Says of the frame that was appended last what its bytes do not tell: its pair, and whether it ends a part.
+    /// Labels the frame that was appended last with its pair, and whether it ends a part.
     pub(crate) fn label(&mut self, pair: Option<Pair>, ends_part: bool) {
         let frame = self.next - 1;
         self.labels.pop_back_if(|last| last.frame == frame);
@@ -104,19 +110,19 @@ impl Outbound {
         self.parts += usize::from(ends_part);
     }
 
-    /// Parts of lanes that were never transmitted.
+    /// The number of parts from the send queue that are not completely transmitted.
     pub(crate) fn parts_ahead(&self) -> usize {
         self.parts
     }
 
-    /// The segment that takes `count` bytes more.
+    /// The buffer of a segment with room for `count` more bytes.
     #[inline]
     fn room_for(&mut self, count: usize) -> &mut Vec<u8> {
         let has_room = self.segments.back().is_some_and(|last| last.bytes.len() + count <= SEGMENT_BYTES);
         if !has_room {
             self.add_segment();
         }
-        &mut self.segments.back_mut().expect("one was just added").bytes
+        &mut self.segments.back_mut().expect("the last segment has room").bytes
     }
 
     #[cold]
@@ -127,13 +133,13 @@ impl Outbound {
 
     #[inline]
     fn count(&mut self, bytes: usize) {
-        let segment = self.segments.back_mut().expect("something was appended to it");
+        let segment = self.segments.back_mut().expect("the frame was appended to a segment");
         segment.frames += 1;
         self.next += 1;
         self.end += bytes as u64;
     }
 
-    /// Copies whole frames to `out`: at most `room` bytes, and none beyond the position `credit`.
+    /// Copies whole frames to `out`: at most `room` bytes, and none that ends beyond the position `credit`.
     pub(crate) fn copy_to(&mut self, out: &mut Vec<u8>, mut room: usize, credit: u64) {
         while let Some(segment) = self.segments.get(self.cursor.segment) {
             let rest = &segment.bytes[self.cursor.offset..];
@@ -184,8 +190,8 @@ impl Outbound {
         UnsentFrame { raw, bytes, pair }
     }
 
-    /// Offers every frame that was never transmitted, in order, with the number that it gets if it stays: those that `takes`
-    /// takes are gone, and the others keep their order.
+    /// Recalls the frames for which `takes` returns true; all others keep their order. `takes` is called with every frame
+    /// that was never transmitted, in order, and with the number that the frame gets if it stays.
     pub(crate) fn recall(&mut self, mut takes: impl FnMut(&UnsentFrame<'_>, u64) -> bool) {
         let mut number = self.transmitted;
         let mut labels = VecDeque::new();
@@ -205,14 +211,14 @@ impl Outbound {
         }
         self.parts = labels.iter().filter(|label| label.ends_part).count();
         self.labels = labels;
-        // What was cut may have left an acknowledged segment, or the cursor behind the last one.
+        // The cut may leave an acknowledged segment in front, or the cursor behind the last segment.
         while self.segments.front().is_some_and(|first| first.end_frame() <= self.acked) {
             self.drop_first();
         }
-        self.rewind(self.cursor.frame).expect("what is kept did not move");
+        self.rewind(self.cursor.frame).expect("transmitted frames keep their numbers");
     }
 
-    /// Cuts off all frames that were never transmitted, as if they had not been appended.
+    /// Cuts off all frames that were never transmitted, as if they had not been appended. Returns their bytes.
     fn cut_unsent(&mut self) -> Vec<Vec<u8>> {
         let index = self.segments.partition_point(|segment| segment.end_frame() <= self.transmitted);
         let mut cut = Vec::new();
@@ -227,13 +233,13 @@ impl Outbound {
                 continue;
             }
             cut.push(segment.bytes.split_off(offset));
-            segment.frames = u32::try_from(kept).expect("fewer than before");
+            segment.frames = u32::try_from(kept).expect("a segment keeps at most its frames");
             self.segments.push_back(segment);
         }
         cut
     }
 
-    /// Whether a frame waits that `credit` allows.
+    /// Whether a frame waits that fits the credit.
     #[inline]
     pub(crate) fn can_send(&self, credit: u64) -> bool {
         if self.cursor.position == self.end {
@@ -251,16 +257,16 @@ impl Outbound {
         at.position + frame_bytes(&segment.bytes[at.offset..]) as u64 <= credit
     }
 
-    /// All frames below `next` have arrived.
+    /// Handles an acknowledgement of all frames below `next`.
     ///
     /// # Errors
-    /// [`OutOfRange`], and nothing changed, if one of them was never transmitted.
+    /// [`OutOfRange`], and nothing changed, if one of these frames was never transmitted.
     pub(crate) fn acknowledge(&mut self, next: u64) -> Result<(), OutOfRange> {
         if next > self.transmitted {
             return Err(OutOfRange);
         }
-        // On this connection the peer counts frames from where this side began, so even those that it has from an older one
-        // must be sent: they are kept until then.
+        // On this connection the peer counts frames from the number in `Begin`. So this side must repeat even those that
+        // the peer received over an older connection, and keeps them until then.
         self.acked = self.acked.max(next.min(self.cursor.frame));
         while self.segments.front().is_some_and(|first| first.end_frame() <= self.acked) {
             self.drop_first();
@@ -273,7 +279,7 @@ impl Outbound {
         self.recycle(segment.bytes);
         match self.cursor.segment.checked_sub(1) {
             Some(index) => self.cursor.segment = index,
-            // It stood at the end of the segment that is gone.
+            // The cursor was at the end of the removed segment.
             None => self.cursor.offset = 0,
         }
     }
@@ -285,10 +291,10 @@ impl Outbound {
         }
     }
 
-    /// Goes on from frame `frame`, on a new connection.
+    /// Continues from frame number `frame`, on a new connection.
     ///
     /// # Errors
-    /// [`OutOfRange`], and nothing changed, if it was never transmitted or is no longer kept.
+    /// [`OutOfRange`], and nothing changed, if `frame` is beyond the transmitted frames, or no longer kept.
     pub(crate) fn rewind(&mut self, frame: u64) -> Result<(), OutOfRange> {
         if frame > self.transmitted || frame < self.acked {
             return Err(OutOfRange);
@@ -327,22 +333,22 @@ impl Outbound {
         self.cursor.position
     }
 
-    /// The number of the next frame to be appended.
+    /// The number of the next frame to append.
     pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
-    /// All frames below have been acknowledged.
+    /// All frames below this number are acknowledged.
     pub(crate) fn acked(&self) -> u64 {
         self.acked
     }
 
-    /// Whether nothing is kept.
+    /// Whether no frame is kept.
     pub(crate) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// Gives back recycled buffers, if nothing is under way.
+    /// Frees the recycled buffers, if no frame is kept.
     pub(crate) fn release_spare(&mut self) {
         if self.is_empty() {
             self.spare = Vec::new();
@@ -354,7 +360,7 @@ impl Outbound {
         self.spare.len()
     }
 
-    /// Every frame that was not acknowledged, and whether it was ever transmitted.
+    /// Every unacknowledged frame, and whether it was ever transmitted.
     pub(crate) fn unacknowledged(&self) -> impl Iterator<Item = (RawFrame<'_>, bool)> {
         let frames = self.segments.iter().flat_map(|segment| {
             let mut rest = segment.bytes.as_slice();
@@ -369,38 +375,38 @@ impl Outbound {
     pub(crate) fn check(&self) {
         let (mut frame, mut position) =
             self.segments.front().map_or((self.next, self.end), |first| (first.first_frame, first.position));
-        assert!(self.acked >= frame, "what is not acknowledged is kept");
+        assert!(self.acked >= frame, "unacknowledged frames are kept");
         for segment in &self.segments {
             assert_eq!((segment.first_frame, segment.position), (frame, position), "segments are contiguous");
-            assert!(segment.end_frame() > self.acked, "an acknowledged segment is gone");
-            assert!(segment.bytes.len() <= SEGMENT_BYTES, "a segment keeps to its size");
+            assert!(segment.end_frame() > self.acked, "an acknowledged segment is removed");
+            assert!(segment.bytes.len() <= SEGMENT_BYTES, "a segment keeps to its maximum size");
             frame = segment.end_frame();
             position += segment.bytes.len() as u64;
         }
-        assert_eq!((frame, position), (self.next, self.end), "segments hold everything appended");
+        assert_eq!((frame, position), (self.next, self.end), "segments hold all appended frames");
         assert!(self.acked <= self.transmitted && self.transmitted <= self.next);
         assert!(self.cursor.frame >= self.acked && self.cursor.frame <= self.transmitted);
         assert!(self.cursor.position <= self.end);
         assert_eq!(self.cursor.frame == self.next, self.cursor.position == self.end);
         let labelled = self.labels.iter().map(|label| label.frame);
-        assert!(labelled.clone().is_sorted_by(|one, other| one < other), "labels stand in order");
+        assert!(labelled.clone().is_sorted_by(|one, other| one < other), "labels are in order");
         assert!(
             labelled.into_iter().all(|frame| (self.transmitted..self.next).contains(&frame)),
-            "labels are of the unsent"
+            "labels belong to unsent frames"
         );
         let parts = self.labels.iter().filter(|label| label.ends_part).count();
         assert_eq!(parts, self.parts, "parts are counted");
     }
 }
 
-/// Bytes of the frame at the front.
+/// The length in bytes of the frame at the front.
 #[inline]
 fn frame_bytes(bytes: &[u8]) -> usize {
     let [_, _, low, high] = *bytes.first_chunk::<HEADER_BYTES>().expect("a segment holds whole frames");
     HEADER_BYTES + usize::from(u16::from_le_bytes([low, high]))
 }
 
-/// Takes the frame at the front, header and all.
+/// Takes the frame at the front, with its header.
 fn take_frame<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     if rest.is_empty() {
         return None;
@@ -408,12 +414,12 @@ fn take_frame<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     rest.split_off(..frame_bytes(rest))
 }
 
-/// Where the frame behind the first `frames` begins.
+/// The offset of the frame behind the first `frames` frames.
 fn offset_of(bytes: &[u8], frames: u64) -> usize {
     (0..frames).fold(0, |offset, _| offset + frame_bytes(&bytes[offset..]))
 }
 
-/// The whole frames at the front within `allowed` bytes: their bytes and number.
+/// The length in bytes and the number of the whole frames at the front that fit into `allowed` bytes.
 fn whole_frames(bytes: &[u8], allowed: usize) -> (usize, u64) {
     let (mut end, mut frames) = (0, 0);
     while end < bytes.len() {
@@ -426,7 +432,7 @@ fn whole_frames(bytes: &[u8], allowed: usize) -> (usize, u64) {
     (end, frames)
 }
 
-/// As many as a window of 1 MiB keeps under way, and some.
+/// The maximum number of recycled buffers: as many as a window of 1 MiB keeps in flight, and a few more.
 const SPARE_SEGMENTS_MAX: usize = 20;
 
 #[cfg(test)]
@@ -450,7 +456,7 @@ mod tests {
         let (mut rest, mut requests) = (out.as_slice(), Vec::new());
         while let Some(raw) = RawFrame::take_from(&mut rest).expect("whole frames") {
             let Ok(Some(Frame::CancelLookup(CancelLookup { request }))) = raw.decode() else {
-                panic!("as appended")
+                panic!("another frame than appended")
             };
             requests.push(request);
         }
@@ -458,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_leave_in_order_within_room_and_credit() {
+    fn outbound_frames_keep_order_within_room_and_credit() {
         let mut outbound = filled(10);
         assert!(!outbound.can_send(11));
         assert!(outbound.can_send(12));
@@ -470,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_acknowledged_is_sent_again_over_segments() {
+    fn outbound_unacknowledged_frames_are_resent_across_segments() {
         let mut outbound = filled(20_000);
         assert_eq!(taken(&mut outbound, usize::MAX, u64::MAX), (0..20_000).collect::<Vec<_>>());
         for kept_from in [0, 1, 5_418, 5_419, 10_000, 19_999, 20_000] {
@@ -482,8 +488,9 @@ mod tests {
         assert!(outbound.is_empty());
     }
 
+    /// An acknowledgement that overtakes the repetition on a new connection does not skip a frame.
     #[test]
-    fn an_acknowledgement_of_what_is_being_sent_again_skips_nothing() {
+    fn outbound_acknowledged_during_resend_skips_nothing() {
         let mut outbound = filled(10);
         assert_eq!(taken(&mut outbound, usize::MAX, u64::MAX).len(), 10);
         assert_eq!(outbound.rewind(0), Ok(()));
@@ -496,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_of_the_unsent_and_a_rewind_before_the_kept_are_refused() {
+    fn outbound_impossible_acknowledgement_and_rewind_are_refused() {
         let mut outbound = filled(10);
         assert_eq!(outbound.acknowledge(1), Err(OutOfRange));
         assert_eq!(taken(&mut outbound, 12 * 5, u64::MAX).len(), 5);
@@ -508,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_flow_recycles_its_segments() {
+    fn outbound_steady_flow_recycles_segments() {
         let mut outbound = Outbound::default();
         let mut out = Vec::new();
         for round in 0..100_000_u64 {

@@ -1,4 +1,4 @@
-//! The receiving half of a session: from records to frames that borrow from the read buffer.
+//! The receiving half of a session: records become frames that borrow from the read buffer.
 
 use crate::deframer::Deframer;
 use crate::frame::{Frame, RawFrame};
@@ -7,7 +7,8 @@ use crate::session::inbound::Assembled;
 use crate::session::{PeerFault, Session, SessionError};
 use crate::time::Time;
 
-/// The frames of one opened record. Borrows the deframer, not the session: while a frame is looked at, the session can send.
+/// The frames of one opened record. It borrows the deframer and not the session, so the session can send while a frame is
+/// in use.
 #[derive(Debug)]
 pub struct Frames<'d> {
     rest: &'d [u8],
@@ -20,12 +21,12 @@ impl<'d> Frames<'d> {
     }
 }
 
-/// A frame for the node. What concerns only the session (acknowledgements, credit, pings, pauses, fragments) never gets here.
+/// A frame for the node. The session itself handles acknowledgements, credit, pings, pauses and fragments.
 #[derive(Debug)]
 pub enum Incoming<'d> {
-    /// A frame whose body lies in the read buffer.
+    /// A frame with its body in the read buffer.
     Frame(Frame<'d>),
-    /// A large frame that came in fragments.
+    /// A large frame that arrived in fragments.
     Assembled(Assembled),
 }
 
@@ -39,23 +40,24 @@ impl Incoming<'_> {
     }
 }
 
-/// Bytes of a frame that is held back: the peer's credit for them returns with [`Session::release`].
+/// The credit for the bytes of a frame that the node keeps. [`Session::release`] returns it to the peer.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "credit that is never released stalls the peer"]
 pub struct HeldCredit(u64);
 
 impl HeldCredit {
-    /// How many bytes.
+    /// The number of bytes.
     pub fn bytes(&self) -> u64 {
         self.0
     }
 }
 
 impl Session {
-    /// Opens the next record that is whole in `input`. Take all its frames before the next one.
+    /// Opens the next complete record in `input`. Take all its frames before the next record.
     ///
     /// # Errors
-    /// [`SessionError::Record`] if it does not open: close the connection. [`SessionError::NotConnected`].
+    /// - [`SessionError::Record`] if the record fails authentication or is malformed: close the connection.
+    /// - [`SessionError::NotConnected`] if the session has no connection.
     #[inline]
     pub fn next_record<'d>(
         &mut self,
@@ -65,12 +67,12 @@ impl Session {
         let Some(connection) = &mut self.connection else { return Err(SessionError::NotConnected) };
         let Some(rest) = input.next_record(&mut connection.opener)? else { return Ok(None) };
         self.identity.is_firm = true;
-        self.hear(now);
+        self.on_received(now);
         Ok(Some(Frames { rest }))
     }
 
-    /// The next frame for the node. Asking for it releases the credit of the one before, unless that was
-    /// [held](Session::hold).
+    /// Returns the next frame for the node. The call releases the credit of the frame before, unless the node
+    /// [held](Session::hold) it.
     ///
     /// # Errors
     /// [`SessionError::PeerMisbehaved`]: close the connection and end the session.
@@ -88,13 +90,13 @@ impl Session {
                 continue;
             }
             let Some(frame) = raw.decode().map_err(PeerFault::Malformed)? else { continue };
-            if let Some(incoming) = self.digest(frame)? {
+            if let Some(incoming) = self.process(frame)? {
                 return Ok(Some(incoming));
             }
         }
     }
 
-    /// Counts a numbered frame; false if it had arrived before.
+    /// Counts a numbered frame. Returns false if the frame had arrived before.
     #[inline]
     fn count(&mut self, now: Time, raw: &RawFrame<'_>) -> Result<bool, PeerFault> {
         let is_new = self.inbound.admit(raw.bytes_len())?;
@@ -104,9 +106,9 @@ impl Session {
         Ok(is_new)
     }
 
-    /// Does what concerns the session; hands out the rest.
+    /// Handles a frame that concerns the session itself; returns any other.
     #[inline]
-    fn digest<'d>(&mut self, frame: Frame<'d>) -> Result<Option<Incoming<'d>>, PeerFault> {
+    fn process<'d>(&mut self, frame: Frame<'d>) -> Result<Option<Incoming<'d>>, PeerFault> {
         match frame {
             Frame::Fragment(fragment) => {
                 Ok(self.inbound.assemble(fragment, &self.limits)?.map(Incoming::Assembled))
@@ -122,7 +124,7 @@ impl Session {
             | Frame::Pong(_)
             | Frame::Pause(_)
             | Frame::Unpause(_) => {
-                self.digest_control(frame)?;
+                self.process_control(frame)?;
                 Ok(None)
             }
             Frame::Close(_)
@@ -154,7 +156,7 @@ impl Session {
         Ok(Some(Incoming::Frame(frame)))
     }
 
-    fn digest_control(&mut self, frame: Frame<'_>) -> Result<(), PeerFault> {
+    fn process_control(&mut self, frame: Frame<'_>) -> Result<(), PeerFault> {
         if let Frame::Begin(begin) = frame {
             self.inbound.begin_at(begin.frame)?;
         } else if let Frame::Ack(ack) = frame {
@@ -163,7 +165,7 @@ impl Session {
             self.credit = self.credit.max(credit.until);
         } else if let Frame::Ping(ping) = frame {
             self.control.pong = Some(ping.token);
-            // The peer asks because it heard nothing for a while, so this side has nothing to send.
+            // The peer received nothing for a while, so this side has nothing to send.
             self.outbound.release_spare();
         } else if let Frame::Pause(pause) = frame {
             let limit = self.limits.paused_actors_max;
@@ -175,13 +177,13 @@ impl Session {
         Ok(())
     }
 
-    /// Holds back the credit of the frame that was handed out last, because the node keeps that frame for later. Release it
-    /// when the frame is gone.
+    /// Holds the credit of the frame that was returned last, because the node keeps that frame. Release the credit when the
+    /// node no longer keeps the frame.
     pub fn hold(&mut self) -> HeldCredit {
         HeldCredit(self.inbound.hold_handed_out())
     }
 
-    /// A frame that was held back is gone.
+    /// Releases the credit of a frame that the node no longer keeps.
     pub fn release(&mut self, held: HeldCredit) {
         self.inbound.release(held.0);
     }

@@ -1,8 +1,9 @@
-//! Which connection belongs to which session: what to tell in a hello, what to hold in a proof, what to do when it is proven.
+//! Decides which connection belongs to which session: the contents of hellos and proofs, and the admission of proven
+//! connections.
 //!
-//! Two nodes may dial each other at the same moment, a connection may die between the two proofs, and one side may have lost
-//! the session that the other still holds. The rules here let both sides come to the same answer in each of these cases;
-//! PROTOCOL.md, "Sessions", explains them.
+//! Two nodes may dial each other at the same moment, a connection may fail between the two proofs, and one side may have
+//! lost the session that the other still holds. In each of these cases the rules here lead both sides to the same
+//! decision. PROTOCOL.md, "Sessions", explains them.
 
 use std::cmp::Ordering;
 
@@ -14,35 +15,35 @@ use crate::ids::NodeId;
 use crate::session::{Epochs, Session};
 use smallvec::SmallVec;
 
-/// What names a session, and which connection it is on.
+/// The epochs and resume keys of a session, and the connection that it uses.
 #[derive(Debug)]
 pub(crate) struct SessionIdentity {
     pub(crate) me: NodeId,
     pub(crate) peer: NodeId,
-    /// This side's half.
+    /// The epoch of this side's half.
     pub(crate) epoch: u64,
-    /// The peer's half.
-    pub(crate) known: u64,
-    /// Of all connections on which the session began: more than one if proofs were lost.
+    /// The epoch of the peer's half; `known` in a hello.
+    pub(crate) peer_epoch: u64,
+    /// The resume keys of all connections on which the session began: more than one if proofs were lost.
     pub(crate) keys: SmallVec<[ResumeKey; RESUME_KEYS_MAX]>,
-    /// Whether anything was ever received. Before that the session may begin once more on a new connection.
+    /// Whether a record was ever received. Before that, the session may begin again on a new connection.
     pub(crate) is_firm: bool,
-    /// Of the last proven connection.
+    /// The ordinal of the last proven connection.
     pub(crate) ordinal: u32,
-    /// Of the last dial.
+    /// The ordinal of the last dial.
     pub(crate) dialled: u32,
-    /// Who dialled the present connection.
-    pub(crate) live: Option<NodeId>,
+    /// The node that dialled the present connection, if there is one.
+    pub(crate) live_dialler: Option<NodeId>,
 }
 
 /// What to do with a proven connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// Give it to the session, which goes on: `Session::connected`.
+    /// Continue the session with it: call `Session::connected`.
     Takes,
-    /// Begin a new session with it: `Session::begin`. One that is there is lost.
+    /// Begin a new session with it: call `Session::begin`. An existing session is lost.
     Begins,
-    /// Close it, best after telling why.
+    /// Close it, preferably after sending this refusal.
     Refused(Refusal),
 }
 
@@ -52,23 +53,24 @@ impl SessionIdentity {
             me,
             peer: connection.peer.node,
             epoch: connection.mine.epoch,
-            known: connection.peer.resume_state.epoch,
+            peer_epoch: connection.peer.resume_state.epoch,
             keys: SmallVec::new(),
             is_firm: false,
             ordinal: 0,
             dialled: 0,
-            live: None,
+            live_dialler: None,
         }
     }
 
     fn resume_state(&self, ordinal: u32) -> ResumeState {
-        ResumeState { epoch: self.epoch, known: self.known, ordinal }
+        ResumeState { epoch: self.epoch, known: self.peer_epoch, ordinal }
     }
 
-    /// Whether a connection with this ordinal takes over from the present one. Of two with the same ordinal, that which the
-    /// smaller node dialled stays. A node that dials again as if for the first time has given up the connection before.
+    /// Checks whether a connection with this ordinal replaces the present one. Of two connections with the same ordinal,
+    /// the one dialled by the node with the smaller id stays. Exception: if the session is not firm, a repeated dial by
+    /// the same node replaces the present connection, which that node has given up.
     pub(super) fn yields_to(&self, ordinal: u32, dialler: NodeId) -> Result<(), Refusal> {
-        let Some(present) = self.live else {
+        let Some(present) = self.live_dialler else {
             return if ordinal >= self.ordinal { Ok(()) } else { Err(Refusal::Superseded) };
         };
         let wins_tie = if present == dialler { !self.is_firm } else { dialler == self.me.min(self.peer) };
@@ -80,15 +82,15 @@ impl SessionIdentity {
         }
     }
 
-    fn holding(&self, next: u64) -> HeldSession {
+    fn held_session(&self, next: u64) -> HeldSession {
         let grip = if self.is_firm { Hold::Firm } else { Hold::Loose };
         HeldSession { next, keys: self.keys.clone(), grip }
     }
 
     pub(super) fn admit(&self, connection: &ProvenConnection) -> Admission {
         let theirs = connection.peer.resume_state.epoch;
-        let is_same = connection.mine.epoch == self.epoch && theirs == self.known;
-        let is_newer = theirs > self.known;
+        let is_same = connection.mine.epoch == self.epoch && theirs == self.peer_epoch;
+        let is_newer = theirs > self.peer_epoch;
         if !is_same {
             let begins = is_newer && !connection.resumes && connection.mine.epoch >= self.epoch;
             return if begins { Admission::Begins } else { Admission::Refused(Refusal::Superseded) };
@@ -106,11 +108,11 @@ impl SessionIdentity {
         }
     }
 
-    /// Takes over a connection that was admitted.
-    pub(crate) fn take(&mut self, connection: &ProvenConnection) {
+    /// Makes an admitted connection the present one.
+    pub(crate) fn adopt(&mut self, connection: &ProvenConnection) {
         self.ordinal = connection.ordinal();
         self.dialled = self.dialled.max(self.ordinal);
-        self.live = Some(match connection.role {
+        self.live_dialler = Some(match connection.role {
             HandshakeRole::Dialler => self.me,
             HandshakeRole::Acceptor => self.peer,
         });
@@ -124,98 +126,100 @@ impl SessionIdentity {
 }
 
 impl Session {
-    /// What to tell in the hello of the next dial. Counts it.
+    /// The resume state for the hello of the next dial. Each call counts as a dial.
     pub fn next_resume_state(&mut self) -> ResumeState {
         self.identity.dialled = self.identity.dialled.max(self.identity.ordinal).saturating_add(1);
         self.identity.resume_state(self.identity.dialled)
     }
 
-    /// The acceptor, after a dialler's hello: what to tell in its own.
+    /// For an acceptor that has received a dialler's hello: the resume state for its own hello.
     ///
-    /// `session` is the one with the node that the hello names, if there is one.
+    /// `session` is the session with the node that the hello names, if there is one.
     ///
     /// # Errors
-    /// The [`Refusal`] to answer, if the dial comes too late or too much.
+    /// The [`Refusal`] to send, if the dial is older than the session or duplicates its connection.
     pub fn answer_to(
         session: Option<&Session>,
         epochs: &Epochs,
         hello: &Hello,
     ) -> Result<ResumeState, Refusal> {
-        let anew = ResumeState { epoch: epochs.of(hello.node), known: 0, ordinal: 0 };
-        let Some(session) = session else { return Ok(anew) };
+        let new = ResumeState { epoch: epochs.of(hello.node), known: 0, ordinal: 0 };
+        let Some(session) = session else { return Ok(new) };
         let identity = &session.identity;
-        debug_assert_eq!(identity.peer, hello.node, "the session with the node that says hello");
+        debug_assert_eq!(identity.peer, hello.node, "the session is with the node that sent the hello");
         let theirs = hello.resume_state;
-        if theirs.epoch > identity.known {
-            return Ok(anew);
+        if theirs.epoch > identity.peer_epoch {
+            return Ok(new);
         }
-        if theirs.epoch < identity.known {
+        if theirs.epoch < identity.peer_epoch {
             return Err(Refusal::Superseded);
         }
         if theirs.known != 0 && theirs.known != identity.epoch {
-            // The dialler holds a session that this side has lost, and has not heard of the one that took its place.
-            let again = ResumeState { known: 0, ..identity.resume_state(identity.ordinal) };
-            return if identity.is_firm { Err(Refusal::Superseded) } else { Ok(again) };
+            // The dialler holds a session that this side has lost, and does not know the session that replaced it.
+            let restarted = ResumeState { known: 0, ..identity.resume_state(identity.ordinal) };
+            return if identity.is_firm { Err(Refusal::Superseded) } else { Ok(restarted) };
         }
         identity.yields_to(theirs.ordinal, identity.peer)?;
         Ok(identity.resume_state(identity.ordinal))
     }
 
-    /// The acceptor, after a dialler's proof: what it holds of the session. Looks again, because the session may have changed
-    /// since the hello.
+    /// For an acceptor that has received a dialler's proof: the state that it holds of the session. Repeats the checks of
+    /// [`answer_to`](Session::answer_to), because the session may have changed since the hello.
     ///
     /// # Errors
-    /// The [`Refusal`] to answer, if it has.
+    /// The [`Refusal`] to send, if the session has changed.
     pub fn confirm_to(
         session: Option<&Session>,
         epochs: &mut Epochs,
         handshake: &Handshake,
     ) -> Result<HeldSession, Refusal> {
-        let (Some(hello), Some(told)) = (handshake.peer(), handshake.resume_state()) else {
+        let (Some(hello), Some(sent)) = (handshake.peer(), handshake.resume_state()) else {
             return Err(Refusal::Superseded);
         };
-        epochs.settle_for(hello.node, told.epoch);
-        if Session::answer_to(session, epochs, hello)? != told {
+        epochs.settle_for(hello.node, sent.epoch);
+        if Session::answer_to(session, epochs, hello)? != sent {
             return Err(Refusal::Superseded);
         }
-        let held = session.filter(|_| told.known != 0);
-        Ok(held.map_or_else(HeldSession::nothing, |session| session.identity.holding(session.inbound.next())))
+        let held = session.filter(|_| sent.known != 0);
+        Ok(held.map_or_else(HeldSession::nothing, |session| {
+            session.identity.held_session(session.inbound.next())
+        }))
     }
 
-    /// The dialler, after an acceptor's hello: what it holds of the session with that node.
+    /// For a dialler that has received an acceptor's hello: the state that it holds of the session with that node.
     ///
     /// # Errors
-    /// The [`Refusal`] to answer, if the two have met over another connection in the meantime.
+    /// The [`Refusal`] to send, if the two nodes have connected otherwise in the meantime.
     pub fn prove_to(
         session: Option<&Session>,
         epochs: &mut Epochs,
         handshake: &Handshake,
     ) -> Result<HeldSession, Refusal> {
-        let (Some(hello), Some(told)) = (handshake.peer(), handshake.resume_state()) else {
+        let (Some(hello), Some(sent)) = (handshake.peer(), handshake.resume_state()) else {
             return Err(Refusal::Superseded);
         };
         let Some(session) = session else {
-            // Else a session with that node has ended since, or it was told something else over another connection.
-            let is_in_time = epochs.settle_for(hello.node, told.epoch) == told.epoch;
-            return if is_in_time { Ok(HeldSession::nothing()) } else { Err(Refusal::Superseded) };
+            // A mismatch means that a session with that node ended since, or that another connection sent another epoch.
+            let is_current = epochs.settle_for(hello.node, sent.epoch) == sent.epoch;
+            return if is_current { Ok(HeldSession::nothing()) } else { Err(Refusal::Superseded) };
         };
         let identity = &session.identity;
-        debug_assert_eq!(identity.peer, hello.node, "the session with the node that says hello");
-        if told.epoch != identity.epoch {
+        debug_assert_eq!(identity.peer, hello.node, "the session is with the node that sent the hello");
+        if sent.epoch != identity.epoch {
             return Err(Refusal::Duplicate);
         }
-        identity.yields_to(told.ordinal, identity.me)?;
+        identity.yields_to(sent.ordinal, identity.me)?;
         let theirs = hello.resume_state;
-        if theirs.epoch < identity.known {
+        if theirs.epoch < identity.peer_epoch {
             return Err(Refusal::Superseded);
         }
-        let is_held_there = theirs.epoch == identity.known && theirs.known == identity.epoch;
-        Ok(if is_held_there { identity.holding(session.inbound.next()) } else { HeldSession::nothing() })
+        let peer_holds_it = theirs.epoch == identity.peer_epoch && theirs.known == identity.epoch;
+        Ok(if peer_holds_it { identity.held_session(session.inbound.next()) } else { HeldSession::nothing() })
     }
 
-    /// What to do with a proven connection. `session` is the one with its peer, if there is one.
+    /// Decides what to do with a proven connection. `session` is the session with its peer, if there is one.
     ///
-    /// The acceptor may take `Begins` and `Takes` for granted if nothing happened since [`confirm_to`](Session::confirm_to).
+    /// The result for an acceptor is never a refusal if nothing happened since [`confirm_to`](Session::confirm_to).
     pub fn admit(session: Option<&Session>, epochs: &Epochs, connection: &ProvenConnection) -> Admission {
         match session {
             Some(session) => session.identity.admit(connection),

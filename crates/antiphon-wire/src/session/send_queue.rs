@@ -1,8 +1,11 @@
-//! Frames that may not leave yet: large ones, cut into fragments; what must not overtake them; and what is for an actor
-//! that the peer has paused.
+//! The frames of one session that have to wait before they are appended to [`Outbound`]:
 //!
-//! Invariants: a pair of actors has a lane only while something of it waits, and while it has one every frame of that pair
-//! goes through it; so nothing overtakes within a pair, and everything passes between pairs.
+//! - large frames, which are cut into fragments;
+//! - frames that must not overtake those of their pair of actors;
+//! - frames for an actor that the peer has paused.
+//!
+//! Invariant: a pair of actors has a queue only while a frame of the pair waits. While it has one, every frame of the
+//! pair goes through that queue. So frames never overtake within a pair, and pairs do not block each other.
 
 mod recall;
 
@@ -14,24 +17,28 @@ use crate::ids::{Key, Pair};
 use crate::limits::FRAGMENT_BYTES_MAX;
 use crate::session::outbound::Outbound;
 
+/// The waiting frames of one session, in one queue for each pair of actors.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
-    /// `None` is the lane of large frames that name no pair.
-    send_queue: BTreeMap<Option<Pair>, PairQueue>,
-    /// Lanes that are not paused, in the order of their turns.
+    /// `None` is the queue of large frames that name no pair.
+    queues: BTreeMap<Option<Pair>, PairQueue>,
+    /// The pairs with a queue that is not paused, in round-robin order.
     ready: VecDeque<Option<Pair>>,
+    /// The actors that the peer has paused.
     paused: BTreeSet<Key>,
-    /// Whether an actor was paused since frames were recalled the last time.
+    /// Whether an actor was paused since the last recall.
     recall_due: bool,
-    /// Bytes that wait in all lanes.
+    /// Bytes that wait in all queues.
     bytes: u64,
     next_stream: u32,
-    /// Payload bytes of the large frames that are begun and not yet ended.
-    under_way: u64,
-    /// What large frames begin with, until their last fragment is acknowledged: to tell, at the end, what was not delivered.
-    kept: VecDeque<Kept>,
+    /// Payload bytes of the large frames of which some, but not all, fragments were moved.
+    in_progress: u64,
+    /// The large frames that were moved completely, until the last fragment is acknowledged. They are reported if the
+    /// session ends before.
+    unacknowledged: VecDeque<SentLargeFrame>,
 }
 
+/// The waiting frames of one pair of actors.
 #[derive(Debug, Default)]
 struct PairQueue {
     items: VecDeque<QueuedFrame>,
@@ -39,26 +46,29 @@ struct PairQueue {
 
 #[derive(Debug)]
 enum QueuedFrame {
-    /// Encoded frames, of which the first `taken` bytes are gone.
+    /// Encoded small frames, of which the first `taken` bytes were moved.
     Small { bytes: Vec<u8>, taken: usize },
-    /// The payload of a large frame, of which the first `taken` bytes are gone.
+    /// The payload of a large frame, of which the first `taken` bytes were moved. `stream` is set with the first fragment.
     Large { kind: u8, stream: Option<u32>, payload: Vec<u8>, taken: usize },
 }
 
+/// A large frame that was moved completely to [`Outbound`].
 #[derive(Debug)]
-struct Kept {
+struct SentLargeFrame {
     kind: u8,
     stream: u32,
+    /// The first bytes of the payload.
     head: Vec<u8>,
+    /// The number of the last fragment.
     last_frame: u64,
 }
 
 impl QueuedFrame {
-    /// Whether it is a large frame, not yet begun, for which the peer has no room while others are `under_way`.
-    fn has_to_wait(&self, under_way: u64, reassembly_bytes_max: u64) -> bool {
+    /// Whether it is a large frame, not yet begun, for which the peer has no room beside those that are `in_progress`.
+    fn has_to_wait(&self, in_progress: u64, reassembly_bytes_max: u64) -> bool {
         match self {
             QueuedFrame::Large { stream: None, payload, .. } => {
-                under_way > 0 && under_way + payload.len() as u64 > reassembly_bytes_max
+                in_progress > 0 && in_progress + payload.len() as u64 > reassembly_bytes_max
             }
             QueuedFrame::Large { stream: Some(_), .. } | QueuedFrame::Small { .. } => false,
         }
@@ -66,7 +76,7 @@ impl QueuedFrame {
 }
 
 impl PairQueue {
-    /// Has `put` append a small frame.
+    /// Calls `put` to append a small frame to the last buffer, or to a new one.
     fn extend_small(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
         let has_room =
             matches!(self.items.back(), Some(QueuedFrame::Small { bytes, .. }) if bytes.len() < SMALL_BYTES);
@@ -80,30 +90,30 @@ impl PairQueue {
 }
 
 impl SendQueue {
-    /// Whether any frame may have to wait: the hot path asks only this.
+    /// Whether no frame waits and none has to. This is the only check on the hot path.
     #[inline]
-    pub(crate) fn are_idle(&self) -> bool {
-        self.send_queue.is_empty() && self.paused.is_empty()
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queues.is_empty() && self.paused.is_empty()
     }
 
     /// Whether a small frame of this pair has to wait.
-    pub(crate) fn hold(&self, pair: Pair) -> bool {
-        self.paused.contains(&pair.to) || self.send_queue.contains_key(&Some(pair))
+    pub(crate) fn must_wait(&self, pair: Pair) -> bool {
+        self.paused.contains(&pair.to) || self.queues.contains_key(&Some(pair))
     }
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// A small frame that has to wait.
+    /// Adds a small frame that has to wait.
     pub(crate) fn push_small(&mut self, pair: Pair, frame: &Frame<'_>, size: usize) {
-        let length = u16::try_from(size).expect("a small frame");
+        let length = u16::try_from(size).expect("a small frame fits the length field");
         let pair_queue = self.pair_queue(Some(pair));
         pair_queue.extend_small(|bytes| frame.put_with_header(length, bytes));
         self.bytes += (HEADER_BYTES + size) as u64;
     }
 
-    /// A large frame.
+    /// Adds a large frame.
     pub(crate) fn push_large(&mut self, pair: Option<Pair>, frame: &Frame<'_>, size: usize) {
         let mut payload = Vec::with_capacity(size);
         frame.put_payload(&mut payload);
@@ -115,7 +125,7 @@ impl SendQueue {
     fn pair_queue(&mut self, pair: Option<Pair>) -> &mut PairQueue {
         let is_paused = pair.is_some_and(|pair| self.paused.contains(&pair.to));
         let ready = &mut self.ready;
-        self.send_queue.entry(pair).or_insert_with(|| {
+        self.queues.entry(pair).or_insert_with(|| {
             if !is_paused {
                 ready.push_back(pair);
             }
@@ -123,7 +133,7 @@ impl SendQueue {
         })
     }
 
-    /// The peer wants nothing for `actor`. Answers false if it has paused too many.
+    /// Pauses the frames for `actor`, at the peer's request. Returns false if the peer exceeds its limit of paused actors.
     pub(crate) fn pause(&mut self, actor: Key, limit: u32) -> bool {
         if self.paused.len() >= limit as usize && !self.paused.contains(&actor) {
             return false;
@@ -138,12 +148,12 @@ impl SendQueue {
     pub(crate) fn unpause(&mut self, actor: Key) {
         if self.paused.remove(&actor) {
             let from = |key| Some(Pair { to: actor, from: Key(key) });
-            let send_queue = self.send_queue.range(from(0)..=from(u64::MAX));
-            self.ready.extend(send_queue.map(|(pair, _)| *pair));
+            let queues = self.queues.range(from(0)..=from(u64::MAX));
+            self.ready.extend(queues.map(|(pair, _)| *pair));
         }
     }
 
-    /// Pauses end with their connection.
+    /// Ends all pauses, because they end with their connection.
     pub(crate) fn unpause_all(&mut self) {
         for actor in std::mem::take(&mut self.paused) {
             self.paused.insert(actor);
@@ -151,38 +161,38 @@ impl SendQueue {
         }
     }
 
-    /// Whether [`pump`](SendQueue::pump) would move something.
+    /// Whether [`pump`](SendQueue::pump) would move a part.
     pub(crate) fn can_pump(&self, outbound: &Outbound, reassembly_bytes_max: u64) -> bool {
-        let heads = self.ready.iter().filter_map(|pair| self.send_queue.get(pair)?.items.front());
+        let heads = self.ready.iter().filter_map(|pair| self.queues.get(pair)?.items.front());
         outbound.parts_ahead() < PARTS_AHEAD
-            && heads.into_iter().any(|item| !item.has_to_wait(self.under_way, reassembly_bytes_max))
+            && heads.into_iter().any(|item| !item.has_to_wait(self.in_progress, reassembly_bytes_max))
     }
 
-    /// Gives the outbound what may leave: a part of each lane in turn, and few parts ahead of the socket, so that others pass
-    /// between them.
+    /// Moves frames to `outbound`: one part of each queue in turn. It moves only a few parts ahead of the socket, so that
+    /// other frames can pass between them.
     pub(crate) fn pump(&mut self, outbound: &mut Outbound, reassembly_bytes_max: u64) {
-        while self.kept.front().is_some_and(|kept| kept.last_frame < outbound.acked()) {
-            self.kept.pop_front();
+        while self.unacknowledged.front().is_some_and(|sent| sent.last_frame < outbound.acked()) {
+            self.unacknowledged.pop_front();
         }
-        let mut refused = 0;
-        while outbound.parts_ahead() < PARTS_AHEAD && refused < self.ready.len() {
+        let mut blocked = 0;
+        while outbound.parts_ahead() < PARTS_AHEAD && blocked < self.ready.len() {
             let Some(pair) = self.ready.pop_front() else { return };
-            let is_moved = self.take_turn(pair, outbound, reassembly_bytes_max);
-            refused = if is_moved { 0 } else { refused + 1 };
-            let is_empty = self.send_queue.get(&pair).is_none_or(|pair_queue| pair_queue.items.is_empty());
+            let is_moved = self.move_part(pair, outbound, reassembly_bytes_max);
+            blocked = if is_moved { 0 } else { blocked + 1 };
+            let is_empty = self.queues.get(&pair).is_none_or(|pair_queue| pair_queue.items.is_empty());
             if is_empty {
-                self.send_queue.remove(&pair);
+                self.queues.remove(&pair);
             } else {
                 self.ready.push_back(pair);
             }
         }
     }
 
-    /// Moves one part of a lane; false if its large frame has to wait until others have ended.
-    fn take_turn(&mut self, pair: Option<Pair>, outbound: &mut Outbound, reassembly_bytes_max: u64) -> bool {
-        let Some(pair_queue) = self.send_queue.get_mut(&pair) else { return true };
+    /// Moves one part of the queue of `pair`. Returns false if its large frame has to wait until others are complete.
+    fn move_part(&mut self, pair: Option<Pair>, outbound: &mut Outbound, reassembly_bytes_max: u64) -> bool {
+        let Some(pair_queue) = self.queues.get_mut(&pair) else { return true };
         let Some(item) = pair_queue.items.front_mut() else { return true };
-        if item.has_to_wait(self.under_way, reassembly_bytes_max) {
+        if item.has_to_wait(self.in_progress, reassembly_bytes_max) {
             return false;
         }
         let before = outbound.end();
@@ -194,18 +204,23 @@ impl SendQueue {
             QueuedFrame::Large { kind, stream, payload, taken } => {
                 let total = payload.len() as u64;
                 let number = *stream.get_or_insert_with(|| {
-                    self.under_way += total;
+                    self.in_progress += total;
                     self.next_stream = self.next_stream.wrapping_add(1);
                     self.next_stream
                 });
                 let moved = move_fragment(*kind, number, payload, taken, outbound);
                 let is_done = *taken == payload.len();
                 if is_done {
-                    self.under_way -= total;
+                    self.in_progress -= total;
                     payload.truncate(HEAD_BYTES);
                     let head = payload.as_slice().to_vec();
                     let last_frame = outbound.next() - 1;
-                    self.kept.push_back(Kept { kind: *kind, stream: number, head, last_frame });
+                    self.unacknowledged.push_back(SentLargeFrame {
+                        kind: *kind,
+                        stream: number,
+                        head,
+                        last_frame,
+                    });
                 }
                 (moved, is_done)
             }
@@ -214,22 +229,22 @@ impl SendQueue {
             pair_queue.items.pop_front();
         }
         self.bytes -= moved as u64;
-        debug_assert!(outbound.end() > before, "a turn moves something");
+        debug_assert!(outbound.end() > before, "a part has bytes");
         outbound.label(pair, true);
         true
     }
 
-    /// Every frame that waits or whose fragments are not all below `acked`, with whether some of it was moved on. The body of
-    /// a large one may be cut short.
+    /// Every frame that waits, and every large frame with a fragment that is not below `acked`; with whether a part of it
+    /// was moved. The body of a large frame may be truncated.
     pub(crate) fn undelivered(&self, acked: u64) -> impl Iterator<Item = (Frame<'_>, bool)> {
-        let kept = self.kept.iter().filter(move |kept| kept.last_frame >= acked);
-        let kept = kept.map(|kept| (kept.kind, kept.head.as_slice(), true));
-        let items = self.send_queue.values().flat_map(|pair_queue| &pair_queue.items);
+        let sent = self.unacknowledged.iter().filter(move |sent| sent.last_frame >= acked);
+        let sent = sent.map(|sent| (sent.kind, sent.head.as_slice(), true));
+        let items = self.queues.values().flat_map(|pair_queue| &pair_queue.items);
         let large = items.clone().filter_map(|item| match item {
             QueuedFrame::Large { kind, payload, taken, .. } => Some((*kind, payload.as_slice(), *taken > 0)),
             QueuedFrame::Small { .. } => None,
         });
-        let large = kept.chain(large);
+        let large = sent.chain(large);
         let large =
             large.filter_map(|(kind, head, is_begun)| Some((Frame::decode(kind, head).ok()??, is_begun)));
         let small = items.filter_map(|item| match item {
@@ -255,22 +270,18 @@ impl SendQueue {
                 } as u64)
                 .sum()
         };
-        assert_eq!(
-            self.send_queue.values().map(waiting).sum::<u64>(),
-            self.bytes,
-            "bytes of lanes are counted"
-        );
-        for (pair, pair_queue) in &self.send_queue {
-            assert!(!pair_queue.items.is_empty(), "a lane exists only while something waits");
+        assert_eq!(self.queues.values().map(waiting).sum::<u64>(), self.bytes, "waiting bytes are counted");
+        for (pair, pair_queue) in &self.queues {
+            assert!(!pair_queue.items.is_empty(), "a pair has a queue only while a frame waits");
             let is_paused = pair.is_some_and(|pair| self.paused.contains(&pair.to));
-            let turns = self.ready.iter().filter(|ready| *ready == pair).count();
-            assert_eq!(turns, usize::from(!is_paused), "a lane has one turn, or is paused");
+            let entries = self.ready.iter().filter(|ready| *ready == pair).count();
+            assert_eq!(entries, usize::from(!is_paused), "a pair is ready once, or paused");
         }
-        assert!(self.ready.iter().all(|pair| self.send_queue.contains_key(pair)), "only lanes have turns");
+        assert!(self.ready.iter().all(|pair| self.queues.contains_key(pair)), "a ready pair has a queue");
     }
 }
 
-/// Moves small frames, about as many bytes as a fragment has.
+/// Moves small frames, up to about the bytes of one fragment. Returns the moved bytes.
 fn move_small(pair: Option<Pair>, bytes: &[u8], taken: &mut usize, outbound: &mut Outbound) -> usize {
     let before = *taken;
     let mut rest = &bytes[before..];
@@ -285,7 +296,7 @@ fn move_small(pair: Option<Pair>, bytes: &[u8], taken: &mut usize, outbound: &mu
     *taken - before
 }
 
-/// Moves the next fragment of a large frame.
+/// Moves the next fragment of a large frame. Returns the moved bytes of its payload.
 fn move_fragment(kind: u8, stream: u32, payload: &[u8], taken: &mut usize, outbound: &mut Outbound) -> usize {
     let total = u32::try_from(payload.len()).expect("the largest message is far below 4 GiB");
     let part = if *taken == 0 { FragmentPart::First { kind, total } } else { FragmentPart::Next };
@@ -297,9 +308,9 @@ fn move_fragment(kind: u8, stream: u32, payload: &[u8], taken: &mut usize, outbo
     count
 }
 
-/// Parts that lanes have ahead of the socket.
+/// The number of parts that are moved ahead of the socket.
 const PARTS_AHEAD: usize = 4;
-/// Small frames of a lane lie in pieces of this size, so that what has left gives its memory back.
+/// Small frames of a pair are kept in buffers of about this size, so that moved frames free their memory.
 const SMALL_BYTES: usize = 64 * 1024;
-/// What is kept of a large frame: its fields before the body, unless its route is long.
+/// The bytes that are kept of a sent large frame: its fields before the body, unless its route is long.
 const HEAD_BYTES: usize = 512;

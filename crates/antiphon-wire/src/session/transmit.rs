@@ -1,4 +1,4 @@
-//! The sending half of a session: from frames to segments, from segments to sealed records.
+//! The sending half of a session: frames become segments, and segments become sealed records.
 
 use std::collections::BTreeSet;
 
@@ -13,29 +13,29 @@ use crate::session::Session;
 use crate::session::interner::InternError;
 use crate::time::Time;
 
-/// A frame that was not taken. The session goes on as if it had not been offered.
+/// Why a frame was not accepted. The session is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendRefused {
-    /// The queue to this peer has reached its cap.
-    #[error("{queued} bytes wait for this peer, which is the cap; wait for `SessionEvent::Writable`")]
+    /// The send queue of this peer has reached its cap.
+    #[error("the send queue of this peer is full with {queued} bytes; wait for `SessionEvent::Writable`")]
     Busy {
         /// Bytes in the queue.
         queued: u64,
     },
-    /// The body is larger than both sides take.
-    #[error("a message of {bytes} bytes, where this peer takes {limit}; split it, or send a file")]
+    /// The body exceeds the limit that both sides agreed on.
+    #[error("the message has {bytes} bytes, but this session allows {limit}; split it, or send a file")]
     TooLarge {
         /// Bytes of the frame's payload.
         bytes: u64,
         /// Bytes that a body may have.
         limit: u64,
     },
-    /// A text or a route is longer than its length field can tell.
+    /// A text or a route is too long for its length field.
     #[error("a text or a route in the frame exceeds 65,535 bytes; shorten it")]
     FieldTooLong,
-    /// The session makes this frame by itself, or it belongs to the other method.
-    #[error("the frame is not one to be sent this way; see `send` and `send_control`")]
+    /// The frame belongs to the other method, or only the session itself sends it.
+    #[error("this method does not send such a frame; see `send` and `send_control`")]
     NotThisWay,
 }
 
@@ -45,23 +45,24 @@ impl From<FrameTooLarge> for SendRefused {
     }
 }
 
-/// Control frames that wait.
+/// The control frames that wait to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     pub(super) ack_now: bool,
     pub(super) ping: Option<u64>,
     pub(super) pong: Option<u64>,
-    /// The number of the first numbered frame, on a new connection.
+    /// The number of the first numbered frame, if the connection is new.
     begin: Option<u64>,
-    /// Tells the present credit, because a connection is new.
+    /// Whether to send the present credit, because the connection is new.
     credit_now: bool,
-    /// Encoded frames.
+    /// All other control frames, encoded.
     others: Vec<u8>,
+    /// The actors that this side has paused.
     paused: BTreeSet<Key>,
 }
 
 impl Control {
-    /// What a new connection must hear first.
+    /// Prepares the control frames with which a new connection begins.
     pub(super) fn begin_connection(&mut self, begin: u64) {
         let paused = std::mem::take(&mut self.paused);
         *self = Control { begin: Some(begin), credit_now: true, paused, ..Control::default() };
@@ -75,9 +76,10 @@ impl Control {
     }
 }
 
-/// Whether a frame ends something that the peer waits for: refused at the cap, that would stay open for ever. There are
-/// no more of them than monitors, replies and questions that are open, so the cap need not hold them back.
-fn is_owed(frame: &Frame<'_>) -> bool {
+/// Whether a frame completes something that is open at the peer, which would stay open for ever if the cap refused the
+/// frame. The number of such frames is bounded by the open monitors, replies and requests, so the cap does not apply to
+/// them.
+fn is_completion(frame: &Frame<'_>) -> bool {
     use crate::frame;
     let kinds = [
         frame::Down::KIND,
@@ -91,37 +93,38 @@ fn is_owed(frame: &Frame<'_>) -> bool {
 }
 
 impl Session {
-    /// The number of a type tag for frames of this session. The first time, the peer is told.
+    /// Returns the number of a type tag for frames of this session. The first call for a tag also sends the number to the
+    /// peer.
     ///
     /// # Errors
-    /// [`InternError`]; nothing was changed.
+    /// [`InternError`]; nothing changed.
     #[inline]
     pub fn intern(&mut self, name: &str) -> Result<TagId, InternError> {
         match self.tags.find(name) {
             Some(id) => Ok(id),
-            None => self.intern_anew(name),
+            None => self.intern_new(name),
         }
     }
 
     #[cold]
-    fn intern_anew(&mut self, name: &str) -> Result<TagId, InternError> {
+    fn intern_new(&mut self, name: &str) -> Result<TagId, InternError> {
         let id = self.tags.add(name, self.limits.tags_max)?;
         let frame = Frame::Tag(Tag { id, name });
         self.outbound.append(&frame, frame.payload_size());
         Ok(id)
     }
 
-    /// Takes a numbered frame: its bytes are copied, once. It arrives after every frame that was sent before within its
-    /// [`pair`](Frame::pair), once, unless the session ends first.
+    /// Accepts a numbered frame for sending and copies its bytes. It arrives once, after every frame that was sent before
+    /// within its [`pair`](Frame::pair), unless the session ends first.
     ///
     /// # Errors
-    /// [`SendRefused`]; the frame was not taken.
+    /// [`SendRefused`]; the frame was not accepted.
     #[inline]
     pub fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
         self.send_in(frame.pair(), frame)
     }
 
-    /// As [`send`](Session::send), for a frame that names no pair and yet must keep its order within one.
+    /// As [`send`](Session::send), for a frame that names no pair but must keep its order within `pair`.
     ///
     /// # Errors
     /// As [`send`](Session::send).
@@ -140,7 +143,7 @@ impl Session {
         let size = frame.payload_size();
         let queued = self.queued_bytes() + size as u64;
         if queued > self.limits.queue_bytes_high {
-            if queued > self.limits.queue_bytes_cap && !is_owed(frame) {
+            if queued > self.limits.queue_bytes_cap && !is_completion(frame) {
                 return Err(SendRefused::Busy { queued: self.queued_bytes() });
             }
             self.events.was_high = true;
@@ -150,7 +153,7 @@ impl Session {
         }
         debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
         match pair {
-            Some(pair) if !self.send_queue.are_idle() && self.send_queue.hold(pair) => {
+            Some(pair) if !self.send_queue.is_idle() && self.send_queue.must_wait(pair) => {
                 self.send_queue.push_small(pair, frame, size);
             }
             Some(_) | None => self.outbound.append(frame, size),
@@ -174,8 +177,8 @@ impl Session {
         Ok(())
     }
 
-    /// Takes a control frame for the present connection: `Close`, `IdleProposed`, `IdleAgreed`. It overtakes what is queued,
-    /// and is gone with the connection.
+    /// Accepts a control frame for the present connection: `Close`, `IdleProposed` or `IdleAgreed`. It overtakes queued
+    /// frames, and is dropped if the connection is lost.
     ///
     /// # Errors
     /// [`SendRefused::NotThisWay`] for any other frame, or without a connection.
@@ -188,14 +191,14 @@ impl Session {
         Ok(())
     }
 
-    /// Asks the peer to keep its frames for `actor`, because they are held back here. Repeated over new connections.
+    /// Asks the peer to keep its frames for `actor`, because they have to wait here. New connections repeat the request.
     pub fn pause(&mut self, actor: Key) {
         if self.control.paused.insert(actor) && self.is_connected() {
             push_control(&Frame::Pause(Pause { actor }), &mut self.control.others);
         }
     }
 
-    /// Takes frames for `actor` again.
+    /// Asks the peer to send its frames for `actor` again.
     pub fn unpause(&mut self, actor: Key) {
         if self.control.paused.remove(&actor) && self.is_connected() {
             push_control(&Frame::Unpause(Unpause { actor }), &mut self.control.others);
@@ -218,24 +221,24 @@ impl Session {
             || control.credit_now
             || !control.others.is_empty()
             || self.inbound.unacked_bytes() >= self.limits.ack_bytes
-            || self.inbound.owes_credit();
+            || self.inbound.credit_due();
         !connection.sealer.is_exhausted()
             && (has_control || self.outbound.can_send(self.credit) || self.can_pump())
     }
 
     fn can_pump(&self) -> bool {
-        !self.send_queue.are_idle()
+        !self.send_queue.is_idle()
             && self.send_queue.can_pump(&self.outbound, self.agreed.reassembly_bytes_max.into())
     }
 
-    /// Appends one sealed record to `out`, with as many frames as fit; false if there is nothing to send now.
+    /// Appends one sealed record with as many frames as fit to `out`. Returns false if there is nothing to send now.
     ///
-    /// Call it until it answers false, or until `out` holds as much as the socket should get at a time.
+    /// Call it until it returns false, or until `out` holds enough for one write to the socket.
     pub fn poll_transmit(&mut self, _now: Time, out: &mut Vec<u8>) -> bool {
         if self.connection.is_none() {
             return false;
         }
-        if !self.send_queue.are_idle() {
+        if !self.send_queue.is_idle() {
             self.send_queue.recall(&mut self.outbound);
             self.send_queue.pump(&mut self.outbound, u64::from(self.agreed.reassembly_bytes_max));
         }
@@ -254,8 +257,8 @@ impl Session {
             return false;
         }
         connection.sealer.seal(out, start);
-        if connection.sealer.is_worn() && !self.events.renew_told {
-            (self.events.renew, self.events.renew_told) = (true, true);
+        if connection.sealer.is_worn() && !self.events.renew_reported {
+            (self.events.renew, self.events.renew_reported) = (true, true);
         }
         if self.events.was_high && self.queued_bytes() < self.limits.queue_bytes_low {
             (self.events.was_high, self.events.is_writable) = (false, true);
@@ -263,17 +266,17 @@ impl Session {
         true
     }
 
-    /// What is owed goes along with whatever is sent.
+    /// Appends the pending control frames. Acknowledgements and credit are sent along with any record.
     fn put_control(&mut self, out: &mut Vec<u8>, room: usize) {
         if let Some(frame) = self.control.begin.take() {
             push_control(&Frame::Begin(Begin { frame }), out);
         }
-        if self.inbound.owes_ack() || self.control.ack_now {
+        if self.inbound.has_unacked() || self.control.ack_now {
             push_control(&Frame::Ack(Ack { next: self.inbound.take_ack() }), out);
             self.control.ack_now = false;
             self.ack_due = None;
         }
-        if self.control.credit_now || self.inbound.owes_credit() {
+        if self.control.credit_now || self.inbound.credit_due() {
             push_control(&Frame::Credit(Credit { until: self.inbound.take_credit() }), out);
             self.control.credit_now = false;
         }
@@ -289,7 +292,7 @@ impl Session {
     }
 }
 
-/// Moves as many whole frames as there is room for.
+/// Moves as many whole frames as fit into `room` bytes.
 fn put_others(others: &mut Vec<u8>, out: &mut Vec<u8>, room: usize) {
     let mut rest = others.as_slice();
     let mut moved = 0;
@@ -307,9 +310,9 @@ fn put_others(others: &mut Vec<u8>, out: &mut Vec<u8>, room: usize) {
 }
 
 fn push_control(frame: &Frame<'_>, out: &mut Vec<u8>) {
-    let length = u16::try_from(frame.payload_size()).expect("a control frame is a few bytes");
+    let length = u16::try_from(frame.payload_size()).expect("a control frame has a few bytes");
     frame.put_with_header(length, out);
 }
 
-/// Begin, ack, credit, ping and pong.
+/// The bytes of `Begin`, `Ack`, `Credit`, `Ping` and `Pong`, which each record has room for.
 const CONTROL_BYTES_MAX: usize = 5 * (HEADER_BYTES + 8);

@@ -1,16 +1,17 @@
-//! A client written from docs/PROTOCOL.md alone: plain bytes, ring and x25519-dalek, and nothing of the crate it tests.
+//! An independent client, written from docs/PROTOCOL.md alone. It uses ring and x25519-dalek, but nothing of the
+//! tested crate.
 
 use ring::{aead, digest, hkdf, hmac};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-/// What the outsider brings to one handshake.
-pub(crate) struct Chance {
+/// The random values of the client in one handshake.
+pub(crate) struct ClientEntropy {
     pub(crate) private: [u8; 32],
     pub(crate) nonce: [u8; 32],
 }
 
-/// What it says about itself.
-pub(crate) struct Hello {
+/// The variable fields of the client's hello.
+pub(crate) struct ClientHello {
     pub(crate) node: u64,
     pub(crate) epoch: u64,
     pub(crate) known: u64,
@@ -19,9 +20,9 @@ pub(crate) struct Hello {
     pub(crate) key_id: u32,
 }
 
-/// What it read in the other side's hello.
+/// The fields that the client reads in the acceptor's hello.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Met {
+pub(crate) struct AcceptorHello {
     pub(crate) node: u64,
     pub(crate) epoch: u64,
     pub(crate) known: u64,
@@ -37,7 +38,7 @@ pub(crate) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn hello(hello: &Hello, chance: &Chance) -> Vec<u8> {
+pub(crate) fn hello(hello: &ClientHello, entropy: &ClientEntropy) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend(1_u16.to_le_bytes());
     body.extend(1_u16.to_le_bytes());
@@ -50,8 +51,8 @@ pub(crate) fn hello(hello: &Hello, chance: &Chance) -> Vec<u8> {
     for limit in [65_536_u32, 1 << 24, 1 << 26, 1 << 20] {
         body.extend(limit.to_le_bytes());
     }
-    body.extend(chance.nonce);
-    body.extend(public(&chance.private));
+    body.extend(entropy.nonce);
+    body.extend(public(&entropy.private));
     body.extend([1, hello.suite]);
     body.push(8);
     body.extend(b"outsider");
@@ -60,7 +61,7 @@ pub(crate) fn hello(hello: &Hello, chance: &Chance) -> Vec<u8> {
     message(1, &body)
 }
 
-/// Cuts the next handshake message off the front.
+/// Removes the next handshake message from the front, and returns its kind and its bytes.
 pub(crate) fn take_message(bytes: &mut Vec<u8>) -> (u8, Vec<u8>) {
     assert_eq!(bytes[..4], *b"ANTI");
     let length = 8 + usize::from(u16::from_le_bytes([bytes[6], bytes[7]]));
@@ -69,12 +70,12 @@ pub(crate) fn take_message(bytes: &mut Vec<u8>) -> (u8, Vec<u8>) {
     (message[4], message)
 }
 
-/// Reads an acceptor's hello, whole message.
-pub(crate) fn read_hello(message: &[u8]) -> Met {
+/// Reads an acceptor's hello from the whole message.
+pub(crate) fn read_hello(message: &[u8]) -> AcceptorHello {
     let body = &message[8..];
     let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
     assert_eq!(body[120], 1, "the acceptor chooses one suite");
-    Met {
+    AcceptorHello {
         node: number(12),
         epoch: number(20),
         known: number(28),
@@ -96,7 +97,7 @@ pub(crate) fn transcript(dialler: &[u8], acceptor: &[u8]) -> [u8; 32] {
     hash.as_ref().try_into().expect("32 bytes")
 }
 
-/// HKDF, written out: extract and one block of expand.
+/// HKDF-SHA256 by two HMACs: extract, then one block of expand.
 pub(crate) fn derive(secret: &str, agreed: &[u8; 32], label: &str, transcript: &[u8; 32]) -> [u8; 32] {
     let extracted = mac(secret.as_bytes(), agreed);
     mac(&extracted, &[label.as_bytes(), transcript, &[1]].concat())
@@ -107,7 +108,7 @@ pub(crate) fn mac(key: &[u8], bytes: &[u8]) -> [u8; 32] {
     hmac::sign(&key, bytes).as_ref().try_into().expect("32 bytes")
 }
 
-/// The key of datagrams, by ring's HKDF.
+/// The key of datagrams, derived by ring's HKDF.
 pub(crate) fn datagram_key(secret: &str) -> [u8; 32] {
     let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, b"antiphon datagrams").extract(secret.as_bytes());
     let mut key = [0; 32];
@@ -116,7 +117,7 @@ pub(crate) fn datagram_key(secret: &str) -> [u8; 32] {
     key
 }
 
-/// A proof's message. `keys` are the proof key and the resume keys; none under plain.
+/// The message of a proof. `keys` are the proof key and the resume keys; `None` under plain.
 pub(crate) fn proof(
     role: &str,
     transcript: &[u8; 32],
@@ -145,14 +146,14 @@ pub(crate) fn proof(
     message(kind, &body)
 }
 
-/// The records of one direction of one connection.
-pub(crate) struct Records {
+/// Seals or opens the records of one direction of one connection.
+pub(crate) struct ClientRecords {
     pub(crate) suite: u8,
     pub(crate) key: [u8; 32],
     pub(crate) number: u64,
 }
 
-impl Records {
+impl ClientRecords {
     fn aead(&self) -> Option<aead::LessSafeKey> {
         let (algorithm, length) = match self.suite {
             1 => (&aead::AES_128_GCM, 16),
@@ -194,7 +195,7 @@ impl Records {
         record
     }
 
-    /// Cuts the next record off the front and opens it.
+    /// Removes the next record from the front and opens it.
     pub(crate) fn open(&mut self, bytes: &mut Vec<u8>) -> Vec<u8> {
         let length = 4 + usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
         let rest = bytes.split_off(length);
@@ -225,7 +226,7 @@ pub(crate) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The frames of a record's body: kinds and payloads.
+/// Splits the body of a record into the kinds and payloads of its frames.
 pub(crate) fn frames(mut body: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while !body.is_empty() {

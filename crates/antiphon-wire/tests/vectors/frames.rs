@@ -1,4 +1,4 @@
-//! One frame of each kind and form.
+//! One frame of each kind and each form.
 
 use std::net::SocketAddr;
 
@@ -7,10 +7,10 @@ use antiphon_wire::{Frame, Key, Locations, NodeId, Route, TagId};
 
 pub(crate) fn all_frames<'a>(
     locations: &'a [SocketAddr],
-    hops: &'a [(NodeId, Vec<SocketAddr>)],
+    route_entries: &'a [(NodeId, Vec<SocketAddr>)],
 ) -> Vec<Frame<'a>> {
     let mut frames = control_frames();
-    frames.extend(actor_frames(hops));
+    frames.extend(actor_frames(route_entries));
     frames.extend(name_frames(locations));
     frames
 }
@@ -30,10 +30,10 @@ fn control_frames() -> Vec<Frame<'static>> {
     ]
 }
 
-fn actor_frames<'a>(hops: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
+fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
     let (to, from, tag) = (Key(0x0201), Key(0x0403), TagId(5));
     let (watcher, target, id) = (Key(1), Key(2), 3);
-    let route = Route::Plain(hops);
+    let route = Route::Plain(route_entries);
     let down = |reason| Frame::from(Down { watcher, actor: target, node: NodeId(9), id, reason });
     vec![
         Tag { id: TagId(0), name: "vec<opt<acme.é/1>>" }.into(),

@@ -1,4 +1,4 @@
-//! How each line of hostile.txt is refused, in one word that any implementation can compare.
+//! Names the refusal for each line of hostile.txt, in words that any implementation can compare.
 
 use antiphon_wire::frame::RawFrame;
 use antiphon_wire::msgpack::{self, MalformedBody};
@@ -7,21 +7,21 @@ use antiphon_wire::{
     RecordError, ResumeState, Session, SessionError, Suite, Time,
 };
 
-use crate::{NONCE, PRIVATE, SUITES, entropy, meet, profile};
+use crate::{NONCE, PRIVATE, SUITES, complete_handshake, entropy, profile};
 
-/// The refusal that the bytes meet; `None` if they are taken.
-pub(crate) fn refusal(what: &str, bytes: &[u8]) -> Option<String> {
-    let (what, suite) = what.split_once(' ').unwrap_or((what, "Plain"));
+/// The refusal of the bytes, which are of this kind; `None` if they are accepted.
+pub(crate) fn refusal(kind: &str, bytes: &[u8]) -> Option<String> {
+    let (kind, suite) = kind.split_once(' ').unwrap_or((kind, "Plain"));
     let suite = SUITES.into_iter().find(|known| format!("{known:?}") == suite).expect("a suite");
-    let word = match what {
+    let refusal = match kind {
         "frames" => frames(bytes)?,
         "body" => body(bytes)?,
         "datagram" => datagram(bytes)?,
-        "dialler" | "proof" | "acceptor" => return handshake(what, suite, bytes),
+        "dialler" | "proof" | "acceptor" => return handshake(kind, suite, bytes),
         "record" => record(suite, bytes)?,
-        other => panic!("{other} is none of the kinds of hostile.txt"),
+        other => panic!("hostile.txt has no kind {other}"),
     };
-    Some(word.to_owned())
+    Some(refusal.to_owned())
 }
 
 fn malformed(reason: Malformed) -> &'static str {
@@ -31,7 +31,7 @@ fn malformed(reason: Malformed) -> &'static str {
         Malformed::NotUtf8 { .. } => "not UTF-8",
         Malformed::Unknown { .. } => "unknown",
         Malformed::TooLarge { .. } => "too large",
-        other => panic!("{other} has no word yet"),
+        other => panic!("{other} has no name yet"),
     }
 }
 
@@ -58,7 +58,7 @@ fn body(bytes: &[u8]) -> Option<&'static str> {
         MalformedBody::TooMany { .. } => "too many",
         MalformedBody::Trailing { .. } => "trailing",
         MalformedBody::Reserved => "reserved",
-        other => panic!("{other} has no word yet"),
+        other => panic!("{other} has no name yet"),
     })
 }
 
@@ -68,28 +68,28 @@ fn datagram(bytes: &[u8]) -> Option<&'static str> {
         DatagramError::Version { .. } => "version",
         DatagramError::KeyId { .. } => "key id",
         DatagramError::Malformed(reason) => malformed(reason),
-        other => panic!("{other} is no fault of a datagram without a key"),
+        other => panic!("{other} does not occur without a key"),
     })
 }
 
-/// As told to the other side: the code of the refusal, or nothing before the connection is closed.
-fn handshake(what: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
-    let met = meet(suite);
+/// The refusal as the peer receives it: its code, or `closed` if the connection is closed without a refusal.
+fn handshake(kind: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
+    let handshake = complete_handshake(suite);
     let (mut input, mut out) = (Deframer::new(), Vec::new());
-    let (mut machine, profile) = if what == "acceptor" {
+    let (mut machine, profile) = if kind == "acceptor" {
         let dialler = Handshake::dial(
             &profile(1, suite),
             entropy(PRIVATE.0, NONCE.0),
             ResumeState::unknown(1),
-            met.exporter,
+            handshake.exporter,
             &mut out,
         );
         (dialler, profile(1, suite))
     } else {
-        (Handshake::accept(met.exporter), profile(2, suite))
+        (Handshake::accept(handshake.exporter), profile(2, suite))
     };
-    if what == "proof" {
-        input.push(&met.hello_a);
+    if kind == "proof" {
+        input.push(&handshake.hello_a);
         assert!(matches!(machine.advance(&profile, &mut input, &mut out), Ok(HandshakeStep::Introduced)));
         let resume_state = ResumeState { epoch: 3, known: 0, ordinal: 0 };
         machine.answer(&profile, entropy(PRIVATE.1, NONCE.1), resume_state, &mut out).expect("at this step");
@@ -100,22 +100,22 @@ fn handshake(what: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
         Ok(
             HandshakeStep::Wait | HandshakeStep::Introduced | HandshakeStep::Proven | HandshakeStep::Done(_),
         ) => None,
-        Err(HandshakeError::CallerMisused) => panic!("the test is at fault"),
+        Err(HandshakeError::CallerMisused) => panic!("the test calls a method at the wrong step"),
         Err(_) if out.is_empty() => Some("closed".to_owned()),
-        // Header, then the code.
+        // The code follows the header of eight bytes.
         Err(_) => Some(format!("refused {}", out[8])),
     }
 }
 
-/// What a dialler says after the handshake of handshake.txt.
+/// The refusal of the bytes that follow the dialler's proof of handshake.txt.
 fn record(suite: Suite, bytes: &[u8]) -> Option<&'static str> {
-    let connection = meet(suite).at_b;
+    let connection = complete_handshake(suite).at_b;
     let (now, acceptor) = (Time::START, profile(2, suite));
     let mut session = Session::begin(now, &acceptor.limits, acceptor.node, &connection);
-    session.connected(now, connection).expect("it begins");
+    session.connected(now, connection).expect("the session begins");
     let mut input = Deframer::new();
     input.push(bytes);
-    Some(match take(&mut session, now, &mut input).err()? {
+    Some(match receive(&mut session, now, &mut input).err()? {
         SessionError::Record(RecordError::Length { .. }) => "length",
         SessionError::Record(RecordError::Header { .. }) => "header",
         SessionError::Record(RecordError::Unauthentic) => "unauthentic",
@@ -126,11 +126,11 @@ fn record(suite: Suite, bytes: &[u8]) -> Option<&'static str> {
         SessionError::PeerMisbehaved(PeerFault::UnknownTag { .. }) => "unknown tag",
         SessionError::PeerMisbehaved(PeerFault::Fragment { .. }) => "fragment",
         SessionError::PeerMisbehaved(PeerFault::Reassembly { .. }) => "reassembly",
-        other => panic!("{other} has no word yet"),
+        other => panic!("{other} has no name yet"),
     })
 }
 
-fn take(session: &mut Session, now: Time, input: &mut Deframer) -> Result<(), SessionError> {
+fn receive(session: &mut Session, now: Time, input: &mut Deframer) -> Result<(), SessionError> {
     while let Some(mut frames) = session.next_record(now, input)? {
         while session.next_frame(now, &mut frames)?.is_some() {}
     }

@@ -1,11 +1,14 @@
-//! The folder that takes files: everything that touches a receiver's disk. Jobs for helper threads.
+//! The folder for received files: everything that touches a receiver's disk. All functions here block: they run in the
+//! blocking pool.
 //!
 //! Invariant: nothing outside of `dest_path` is read, written or removed, whatever names a peer sends and
-//! whatever symlinks appear meanwhile: everything is done by descriptors of folders beneath it.
+//! whatever symlinks appear meanwhile. All operations are relative to descriptors of folders beneath it.
 //!
-//! What a node must remember stands in `.antiphon` beneath `dest_path`, which only its own user may enter:
-//! `partial/`, files that are not whole yet, each locked while a transfer writes to it; `received/`, one record for each
-//! file that came from a peer, which tells its inode, size, time and path. A file of that name which has others is not that file.
+//! The state of a node is in `.antiphon` beneath `dest_path`, which only its own user may enter:
+//!
+//! - `partial/` holds the partial files. Each is locked while a transfer writes to it.
+//! - `received/` holds one provenance for each file that came from a peer: its inode, size, time and path. A file whose
+//!   inode, size or time differs is not the received file.
 
 mod partial;
 mod provenance;
@@ -34,54 +37,54 @@ use super::path::{STATE_DIR, TargetPath};
 use provenance::Provenance;
 use quota::DiskQuota;
 
-/// Unfinished files that are kept to be resumed; beyond it the oldest go.
+/// The most partial files that are kept to be resumed. A sweep removes the oldest ones beyond that.
 const PARTIALS_MAX: usize = 256;
-/// Records that one sweep looks at.
-const RECORDS_A_SWEEP: usize = 4096;
-/// Room that is left on the disk when a file has been taken.
-const ROOM_LEFT_BYTES: u64 = 64 * 1024;
+/// The most provenance files that one sweep examines.
+const PROVENANCES_PER_SWEEP: usize = 4096;
+/// The bytes that an accepted file must leave free on the disk.
+const FREE_BYTES_MIN: u64 = 64 * 1024;
 
 /// The folder of a node's `dest_path`.
 #[derive(Debug)]
 pub(crate) struct Dest {
     root: OwnedFd,
-    partials: OwnedFd,
-    records: OwnedFd,
+    partial_dir: OwnedFd,
+    provenance_dir: OwnedFd,
     rules: FileRules,
     quota: Mutex<DiskQuota>,
-    /// How many records the last sweeps have looked at, since they began anew.
-    pruned: AtomicUsize,
+    /// The position in `provenance_dir` at which the next sweep continues.
+    prune_position: AtomicUsize,
 }
 
-/// What a file that is offered meets.
+/// The result of an offer.
 pub(crate) enum Prepared {
     AlreadyThere,
     Different(FileStat),
-    /// It may come.
+    /// The file is accepted.
     Open(Box<Partial>),
 }
 
-/// What became of a file that is whole.
+/// The result of moving a complete file to its target.
 pub(crate) enum Placed {
     Stored,
-    /// Somebody else put another there meanwhile.
+    /// A different file appeared at the target during the transfer.
     Different(FileStat),
 }
 
 impl Dest {
-    /// Opens the folder, and makes it if need be.
+    /// Opens the folder, and creates it if it is missing.
     pub(crate) fn open(path: &Path, rules: FileRules) -> io::Result<Self> {
         std::fs::create_dir_all(path)?;
         let root =
             rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
         let state = private_dir(&root, STATE_DIR)?;
         let dest = Self {
-            partials: private_dir(&state, "partial")?,
-            records: private_dir(&state, "received")?,
+            partial_dir: private_dir(&state, "partial")?,
+            provenance_dir: private_dir(&state, "received")?,
             root,
             rules,
             quota: Mutex::default(),
-            pruned: AtomicUsize::new(0),
+            prune_position: AtomicUsize::new(0),
         };
         if dest.rules.dest_bytes_max.is_some() {
             dest.recount();
@@ -89,24 +92,24 @@ impl Dest {
         Ok(dest)
     }
 
-    /// Looks at what is there, and makes room for a file that is offered.
+    /// Examines the target of an offered file, and opens its partial file.
     pub(crate) fn prepare(
         self: &Arc<Self>,
         path: &TargetPath,
         stat: FileStat,
         overwrite: bool,
-        whom: &str,
+        account: &str,
     ) -> Result<Prepared, FileRefused> {
         self.check_size(stat.size)?;
-        // Missing folders are made when the file is whole: an offer that comes to nothing leaves none.
-        let (dir, is_whole) = sandbox::open_deepest(&self.root, path.dirs())?;
-        match if is_whole { look(&dir, path.name())? } else { None } {
-            Some(there) if same(&there, &stat) => return Ok(Prepared::AlreadyThere),
-            Some(there) if !overwrite => return Ok(Prepared::Different(there)),
+        // Missing folders are created when the file is complete: an offer without a transfer leaves none.
+        let (dir, has_parent) = sandbox::open_deepest(&self.root, path.dirs())?;
+        match if has_parent { plain_file_at(&dir, path.name())? } else { None } {
+            Some(existing) if is_same_file(&existing, &stat) => return Ok(Prepared::AlreadyThere),
+            Some(existing) if !overwrite => return Ok(Prepared::Different(existing)),
             Some(_) | None => {}
         }
-        rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty()).map_err(refuse)?;
-        let partial = Partial::open(self.clone(), path, stat, (overwrite, whom))?;
+        rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty()).map_err(refused)?;
+        let partial = Partial::open(self.clone(), path, stat, (overwrite, account))?;
         Ok(Prepared::Open(Box::new(partial)))
     }
 
@@ -118,30 +121,30 @@ impl Dest {
     }
 
     fn quota(&self) -> MutexGuard<'_, DiskQuota> {
-        // Sums are whole after each step.
+        // A panic cannot leave the sums inconsistent.
         self.quota.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place in the ledger for a file of somebody's; when all is full, what is here is counted anew first, if that was not
-    /// done just now.
-    fn charge(&self, key: &str, whom: &str, sizes: (u64, u64)) -> Result<(), FileRefused> {
-        let charged = self.quota().begin(key, whom, sizes, &self.rules);
+    /// Charges a file to an account. If the folder seems to be full, its files are counted again first, unless that was done
+    /// just before.
+    fn charge(&self, key: &str, account: &str, sizes: (u64, u64)) -> Result<(), FileRefused> {
+        let charged = self.quota().begin(key, account, sizes, &self.rules);
         if !matches!(charged, Err(FileRefused::DestFull { .. })) {
             return charged;
         }
-        if self.recount() { self.quota().begin(key, whom, sizes, &self.rules) } else { charged }
+        if self.recount() { self.quota().begin(key, account, sizes, &self.rules) } else { charged }
     }
 
-    /// Counts what is here: files that are still as they came, and unfinished ones that nobody writes. False if it is too soon
-    /// for that.
-    #[expect(clippy::disallowed_methods, reason = "disks are looked at in the time of the system")]
+    /// Counts the bytes of the folder: received files that are unchanged, and partial files without a transfer. Returns false
+    /// if it is too early to count again.
+    #[expect(clippy::disallowed_methods, reason = "the pauses between counts are in real time")]
     fn recount(&self) -> bool {
         if !self.quota().begin_count(Instant::now()) {
             return false;
         }
         let counted = self.count();
         if let Err(reason) = &counted {
-            tracing::warn!(%reason, "the files that came from peers cannot be counted");
+            tracing::warn!(%reason, "received files not counted; the quota keeps its last sum");
         }
         self.quota().end_count(Instant::now(), counted.ok());
         true
@@ -150,141 +153,143 @@ impl Dest {
     fn count(&self) -> Result<u64, Errno> {
         let received = || {
             let of = |key: &String| self.bytes_of(key);
-            Ok::<u64, Errno>(names_in(&self.records)?.iter().filter_map(of).sum())
+            Ok::<u64, Errno>(names_in(&self.provenance_dir)?.iter().filter_map(of).sum())
         };
-        let unfinished = || {
+        let partial = || {
             let mut sum = 0;
-            for name in names_in(&self.partials)? {
-                // By itself: nobody waits for the ledger while a disk is looked at.
-                let is_live = self.quota().is_live(&name);
-                if !is_live
-                    && let Ok(stat) = rustix::fs::statat(&self.partials, &name, AtFlags::SYMLINK_NOFOLLOW)
+            for name in names_in(&self.partial_dir)? {
+                // A statement of its own, which unlocks the quota before the disk is accessed.
+                let is_active = self.quota().is_active(&name);
+                if !is_active
+                    && let Ok(stat) = rustix::fs::statat(&self.partial_dir, &name, AtFlags::SYMLINK_NOFOLLOW)
                 {
-                    sum += of_stat(&stat).size;
+                    sum += file_stat(&stat).size;
                 }
             }
             Ok::<u64, Errno>(sum)
         };
-        Ok(received()? + unfinished()?)
+        Ok(received()? + partial()?)
     }
 
-    /// The bytes of a file that came from a peer, if it is still there as it came.
+    /// Returns the size of a received file, if it is unchanged.
     fn bytes_of(&self, key: &str) -> Option<u64> {
-        let (record, path) = Provenance::read_with_path(&self.records, key)?;
-        let dir = sandbox::open_dir(&self.root, path.dirs(), sandbox::Missing::Refuse).ok()?;
-        record.is_of(&stat_at(&dir, path.name()).ok()?).then(|| record.size())
+        let (provenance, path) = Provenance::read_with_path(&self.provenance_dir, key)?;
+        let dir = sandbox::open_dir(&self.root, path.dirs(), sandbox::MissingDir::Refuse).ok()?;
+        provenance.matches(&stat_at(&dir, path.name()).ok()?).then(|| provenance.size())
     }
 
     fn check_room(&self, bytes: u64) -> Result<(), FileRefused> {
-        let disk = rustix::fs::fstatvfs(&self.root).map_err(refuse)?;
+        let disk = rustix::fs::fstatvfs(&self.root).map_err(refused)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if bytes > 0 && bytes.saturating_add(ROOM_LEFT_BYTES) > free {
+        if bytes > 0 && bytes.saturating_add(FREE_BYTES_MIN) > free {
             return Err(FileRefused::DiskFull);
         }
         Ok(())
     }
 
-    /// Deletes a file that this node received; false when there is none.
+    /// Deletes a file that this node received; returns false if there is no such file.
     pub(crate) fn delete(&self, path: &TargetPath) -> Result<bool, FileRefused> {
-        let dir = match sandbox::open_dir(&self.root, path.dirs(), sandbox::Missing::Refuse) {
+        let dir = match sandbox::open_dir(&self.root, path.dirs(), sandbox::MissingDir::Refuse) {
             Ok(dir) => dir,
-            Err(sandbox::NoDir::Missing) => return Ok(false),
+            Err(sandbox::OpenDirError::Missing) => return Ok(false),
             Err(reason) => return Err(reason.into()),
         };
-        if look(&dir, path.name())?.is_none() {
+        if plain_file_at(&dir, path.name())?.is_none() {
             return Ok(false);
         }
         let key = path.key();
-        let record = Provenance::read(&self.records, &key).ok_or(FileRefused::NotReceived)?;
-        if !record.is_of(&stat_at(&dir, path.name())?) {
+        let provenance = Provenance::read(&self.provenance_dir, &key).ok_or(FileRefused::NotReceived)?;
+        if !provenance.matches(&stat_at(&dir, path.name())?) {
             return Err(FileRefused::NotReceived);
         }
-        // Out of the others' sight first: what is looked at then is what is deleted, and nothing that came meanwhile.
+        // The file is first moved out of its folder. So the file that is checked below is the file that is deleted, even if
+        // another one gets its name meanwhile.
         let hidden = format!("{key}.deleted");
-        match rustix::fs::renameat(&dir, path.name(), &self.partials, &hidden) {
+        match rustix::fs::renameat(&dir, path.name(), &self.partial_dir, &hidden) {
             Err(Errno::NOENT) => return Ok(false),
-            done => done.map_err(refuse)?,
+            done => done.map_err(refused)?,
         }
-        if !record.is_of(&stat_at(&self.partials, &hidden)?) {
-            rename_new(&self.partials, &hidden, &dir, path.name()).map_err(refuse)?;
+        if !provenance.matches(&stat_at(&self.partial_dir, &hidden)?) {
+            rename_new(&self.partial_dir, &hidden, &dir, path.name()).map_err(refused)?;
             return Err(FileRefused::NotReceived);
         }
-        rustix::fs::unlinkat(&self.partials, &hidden, AtFlags::empty()).map_err(refuse)?;
-        Provenance::remove(&self.records, &key);
-        self.quota().gone(record.size());
+        rustix::fs::unlinkat(&self.partial_dir, &hidden, AtFlags::empty()).map_err(refused)?;
+        Provenance::remove(&self.provenance_dir, &key);
+        self.quota().subtract(provenance.size());
         sync_dir(&dir)?;
         Ok(true)
     }
 
-    /// Removes unfinished files that are too old or too many, and that nobody writes to; and records of files that are
-    /// gone, some each time.
+    /// Removes partial files that are too old or too many and have no transfer, and the provenance of files that are gone.
+    /// One sweep examines at most [`PROVENANCES_PER_SWEEP`] of the latter.
     pub(crate) fn sweep(&self) {
-        if let Err(reason) = self.prune_records() {
-            tracing::warn!(%reason, "records of received files cannot be listed; all are kept");
+        if let Err(reason) = self.prune_provenances() {
+            tracing::warn!(%reason, "provenance of received files not listed; all is kept");
         }
-        match self.unfinished() {
+        match self.partials_by_age() {
             Ok(found) => {
-                for (place, (age, name)) in found.iter().enumerate() {
-                    if *age > self.rules.keep || place >= PARTIALS_MAX {
-                        self.remove_unfinished(name);
+                for (position, (age, name)) in found.iter().enumerate() {
+                    if *age > self.rules.keep || position >= PARTIALS_MAX {
+                        self.remove_partial(name);
                     }
                 }
             }
-            Err(reason) => tracing::warn!(%reason, "unfinished files cannot be listed; old ones are kept"),
+            Err(reason) => tracing::warn!(%reason, "partial files not listed; all are kept"),
         }
     }
 
-    /// Forgets some files that are gone, or are not what was received any more; goes on from there the next time.
-    fn prune_records(&self) -> Result<(), Errno> {
-        let from = self.pruned.load(Ordering::Relaxed);
+    /// Removes the provenance of some files that are gone or changed. The next call continues at the next file.
+    fn prune_provenances(&self) -> Result<(), Errno> {
+        let from = self.prune_position.load(Ordering::Relaxed);
         let mut seen = 0;
-        for entry in rustix::fs::Dir::read_from(&self.records)?.skip(from).take(RECORDS_A_SWEEP) {
+        for entry in rustix::fs::Dir::read_from(&self.provenance_dir)?.skip(from).take(PROVENANCES_PER_SWEEP)
+        {
             seen += 1;
             if let Ok(name) = entry?.file_name().to_str() {
-                self.prune_record(name);
+                self.prune_provenance(name);
             }
         }
-        let next = if seen < RECORDS_A_SWEEP { 0 } else { from + seen };
-        self.pruned.store(next, Ordering::Relaxed);
+        let next = if seen < PROVENANCES_PER_SWEEP { 0 } else { from + seen };
+        self.prune_position.store(next, Ordering::Relaxed);
         Ok(())
     }
 
-    fn prune_record(&self, name: &str) {
+    fn prune_provenance(&self, name: &str) {
         if name.contains('.') {
-            // Written aside, and left by a crash; or the folder itself and the one above.
-            if rustix::fs::statat(&self.records, name, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| is_plain(&stat) && age_of(&stat) > self.rules.keep)
+            // A pending provenance that a crash has left; or the folder itself, or its parent.
+            if rustix::fs::statat(&self.provenance_dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| is_plain_file(&stat) && age_of(&stat) > self.rules.keep)
             {
-                Provenance::remove(&self.records, name);
+                Provenance::remove(&self.provenance_dir, name);
             }
-        } else if let Some((record, path)) = Provenance::read_with_path(&self.records, name)
+        } else if let Some((provenance, path)) = Provenance::read_with_path(&self.provenance_dir, name)
             && path.key() == name
-            && !self.has(&path, &record)
+            && !self.may_have(&path, &provenance)
         {
-            record.forget(&self.records, name);
+            provenance.forget(&self.provenance_dir, name);
         }
     }
 
-    /// Whether a file is there that was received; also when that cannot be told.
-    fn has(&self, path: &TargetPath, record: &Provenance) -> bool {
-        let dir = match sandbox::open_dir(&self.root, path.dirs(), sandbox::Missing::Refuse) {
+    /// Whether a received file still exists unchanged. Also true if that cannot be determined.
+    fn may_have(&self, path: &TargetPath, provenance: &Provenance) -> bool {
+        let dir = match sandbox::open_dir(&self.root, path.dirs(), sandbox::MissingDir::Refuse) {
             Ok(dir) => dir,
-            Err(reason) => return !matches!(reason, sandbox::NoDir::Missing),
+            Err(reason) => return !matches!(reason, sandbox::OpenDirError::Missing),
         };
         match rustix::fs::statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => record.is_of(&stat),
+            Ok(stat) => provenance.matches(&stat),
             Err(reason) => reason != Errno::NOENT,
         }
     }
 
-    /// Unfinished files and their ages, the youngest first.
-    fn unfinished(&self) -> Result<Vec<(Duration, String)>, Errno> {
+    /// Returns the ages and names of the partial files, the youngest first.
+    fn partials_by_age(&self) -> Result<Vec<(Duration, String)>, Errno> {
         let mut found = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.partials)? {
+        for entry in rustix::fs::Dir::read_from(&self.partial_dir)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
-            if let Ok(stat) = rustix::fs::statat(&self.partials, name, AtFlags::SYMLINK_NOFOLLOW)
-                && is_plain(&stat)
+            if let Ok(stat) = rustix::fs::statat(&self.partial_dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                && is_plain_file(&stat)
             {
                 found.push((age_of(&stat), name.to_owned()));
             }
@@ -293,33 +298,35 @@ impl Dest {
         Ok(found)
     }
 
-    fn remove_unfinished(&self, name: &str) {
+    /// Removes a partial file, unless a transfer has it locked.
+    fn remove_partial(&self, name: &str) {
         let open = |access| {
             let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(&self.partials, name, flags, Mode::empty())
+            rustix::fs::openat(&self.partial_dir, name, flags, Mode::empty())
         };
-        // Its permissions may keep its owner from writing, or out, if it was about to be moved to its place. What nobody
-        // can open, nobody goes on with: no lock is needed.
-        let is_free = match open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)) {
+        // If its transfer stopped just before the move to the target, the permissions may not let the owner write or open
+        // the file. No transfer can have locked a file that cannot be opened, so no lock is needed.
+        let locked = match open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)) {
             Ok(file) => {
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| Some(file))
             }
             Err(Errno::ACCESS) => Ok(None),
             Err(reason) => Err(reason),
         };
-        let Ok(file) = is_free else { return };
-        match rustix::fs::unlinkat(&self.partials, name, AtFlags::empty()) {
+        let Ok(file) = locked else { return };
+        match rustix::fs::unlinkat(&self.partial_dir, name, AtFlags::empty()) {
             Ok(()) => {
-                let bytes =
-                    file.and_then(|file| rustix::fs::fstat(file).ok()).map_or(0, |stat| of_stat(&stat).size);
-                self.quota().gone(bytes);
+                let bytes = file
+                    .and_then(|file| rustix::fs::fstat(file).ok())
+                    .map_or(0, |stat| file_stat(&stat).size);
+                self.quota().subtract(bytes);
             }
-            Err(reason) => tracing::debug!(name, %reason, "an old unfinished file stays"),
+            Err(reason) => tracing::debug!(name, %reason, "partial file not removed"),
         }
     }
 }
 
-/// The names of what is in a folder of this node's own.
+/// Returns the names of the entries of a folder.
 fn names_in(dir: &OwnedFd) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
@@ -332,7 +339,7 @@ fn names_in(dir: &OwnedFd) -> Result<Vec<String>, Errno> {
     Ok(names)
 }
 
-/// A folder that only this user may enter.
+/// Opens a folder that only this user may enter, and creates it if it is missing.
 fn private_dir(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     let mode = Mode::from_raw_mode(0o700);
     match rustix::fs::mkdirat(parent, name, mode) {
@@ -342,47 +349,48 @@ fn private_dir(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
     if rustix::fs::fstat(&dir)?.st_uid != rustix::process::geteuid().as_raw() {
-        let text = format!("{name} in it belongs to another user; remove it, or take another folder");
+        let text =
+            format!("the folder {name} in it belongs to another user; remove it, or use another folder");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     rustix::fs::fchmod(&dir, mode)?;
     Ok(dir)
 }
 
-/// The plain file of a name, if there is one.
-fn look(dir: &OwnedFd, name: &str) -> Result<Option<FileStat>, FileRefused> {
+/// Returns the metadata of the plain file with a name, if there is one. Fails for anything but a plain file.
+fn plain_file_at(dir: &OwnedFd, name: &str) -> Result<Option<FileStat>, FileRefused> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if is_plain(&stat) => Ok(Some(of_stat(&stat))),
+        Ok(stat) if is_plain_file(&stat) => Ok(Some(file_stat(&stat))),
         Ok(_) => Err(FileRefused::NotAFile),
         Err(Errno::NOENT) => Ok(None),
-        Err(reason) => Err(refuse(reason)),
+        Err(reason) => Err(refused(reason)),
     }
 }
 
 fn stat_at(dir: &OwnedFd, name: &str) -> Result<Stat, FileRefused> {
-    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refuse)
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)
 }
 
-fn is_plain(stat: &Stat) -> bool {
+fn is_plain_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-/// How long nothing was done to a file. By the time that the system keeps for itself: the other is the sender's to choose,
-/// and whole files have that already.
-#[expect(clippy::disallowed_methods, reason = "the ages of files are told in the system's time")]
+/// Returns the time since the last change of a file by its status change time. The modification time is no measure: the
+/// sender chooses it, and complete files have it already.
+#[expect(clippy::disallowed_methods, reason = "file systems keep the times of files in system time")]
 #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
 fn age_of(stat: &Stat) -> Duration {
     let nanos = u32::try_from(stat.st_ctime_nsec).unwrap_or(0);
-    let touched = FileStat { seconds: stat.st_ctime as i64, nanos, ..of_stat(stat) }.modified();
-    SystemTime::now().duration_since(touched).unwrap_or_default()
+    let changed = FileStat { seconds: stat.st_ctime as i64, nanos, ..file_stat(stat) }.modified();
+    SystemTime::now().duration_since(changed).unwrap_or_default()
 }
 
-fn same(there: &FileStat, offered: &FileStat) -> bool {
-    *there == FileStat { permissions: offered.permissions & 0o777, ..*offered }
+fn is_same_file(existing: &FileStat, offered: &FileStat) -> bool {
+    *existing == FileStat { permissions: offered.permissions & 0o777, ..*offered }
 }
 
 #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
-fn of_stat(stat: &Stat) -> FileStat {
+fn file_stat(stat: &Stat) -> FileStat {
     FileStat {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         seconds: stat.st_mtime as i64,
@@ -391,11 +399,11 @@ fn of_stat(stat: &Stat) -> FileStat {
     }
 }
 
-/// Moves a file to a name that nothing has.
+/// Moves a file to an unused name. Fails with `EXIST` if the name is in use.
 fn rename_new(from: &OwnedFd, name: &str, to: &OwnedFd, new: &str) -> Result<(), Errno> {
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
-        // Not every file system can; then a link, which replaces nothing either.
+        // Not every file system supports this. Then a hard link is used, which replaces nothing either.
         Err(Errno::INVAL | Errno::NOSYS) => {}
         done => return done,
     }
@@ -403,17 +411,17 @@ fn rename_new(from: &OwnedFd, name: &str, to: &OwnedFd, new: &str) -> Result<(),
     rustix::fs::unlinkat(from, name, AtFlags::empty())
 }
 
-/// What was done in a folder outlives a power cut.
+/// Flushes a folder to the disk, so that its changes survive a power failure.
 fn sync_dir(dir: &OwnedFd) -> Result<(), FileRefused> {
-    let dir = dir.as_fd().try_clone_to_owned().map_err(|reason| refuse_io(&reason))?;
-    File::from(dir).sync_all().map_err(|reason| refuse_io(&reason))
+    let dir = dir.as_fd().try_clone_to_owned().map_err(|reason| refused_io(&reason))?;
+    File::from(dir).sync_all().map_err(|reason| refused_io(&reason))
 }
 
-fn refuse_io(reason: &io::Error) -> FileRefused {
-    Errno::from_io_error(reason).map_or_else(|| FileRefused::Disk(reason.to_string()), refuse)
+fn refused_io(reason: &io::Error) -> FileRefused {
+    Errno::from_io_error(reason).map_or_else(|| FileRefused::Disk(reason.to_string()), refused)
 }
 
-fn refuse(reason: Errno) -> FileRefused {
+fn refused(reason: Errno) -> FileRefused {
     match reason {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => FileRefused::DiskFull,
         Errno::ROFS | Errno::ACCESS | Errno::PERM => FileRefused::ReadOnly,

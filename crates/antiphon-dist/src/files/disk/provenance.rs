@@ -1,6 +1,9 @@
-//! What is remembered of a file that came from a peer, so that peers can have it deleted, and nothing else.
+//! The provenance of a received file: the proof that a file came from a peer. Peers can delete only such files.
 //!
-//! Invariant: a record fits a file only while it is the very one that was received: the same inode, size and time.
+//! Each provenance is a small file in `.antiphon/received`, named by the key of the path. Its text is the format, the inode,
+//! the size, the modification time (seconds and nanoseconds) and the path of the received file.
+//!
+//! Invariant: a provenance matches a file only while it is the one that was received: the same inode, size and time.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,15 +11,16 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
-use super::{FileRefused, TargetPath, of_stat, refuse, refuse_io, rename_new, sync_dir};
+use super::{FileRefused, TargetPath, file_stat, refused, refused_io, rename_new, sync_dir};
 
-/// The first word of a record: its form. After its numbers comes the path, which may hold anything.
-const FORM: &str = "antiphon-received/2";
-/// The form without a path.
-const FORM_1: &str = "antiphon-received/1";
-/// Longer than any record.
+/// The format, at the beginning of the text. The path is last, since it may contain spaces.
+const FORMAT: &str = "antiphon-received/2";
+/// The first format, which has no path.
+const FORMAT_1: &str = "antiphon-received/1";
+/// More bytes than any provenance has.
 const BYTES_MAX: u64 = 2048;
 
+/// Identifies a received file.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Provenance {
     inode: u64,
@@ -28,99 +32,108 @@ pub(super) struct Provenance {
 impl Provenance {
     #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
     pub(super) fn of(stat: &Stat) -> Self {
-        let file = of_stat(stat);
+        let file = file_stat(stat);
         Self { inode: stat.st_ino as u64, size: file.size, seconds: file.seconds, nanos: file.nanos }
     }
 
-    pub(super) fn is_of(&self, stat: &Stat) -> bool {
+    pub(super) fn matches(&self, stat: &Stat) -> bool {
         *self == Self::of(stat)
     }
 
-    /// The size that the file has.
+    /// The size of the file in bytes.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// The record under a key, if there is one that can be read.
-    pub(super) fn read(records: &OwnedFd, key: &str) -> Option<Self> {
-        Self::read_text(records, key).map(|(record, _)| record)
+    /// Reads the provenance under a key. Returns `None` if there is none or it is damaged.
+    pub(super) fn read(provenance_dir: &OwnedFd, key: &str) -> Option<Self> {
+        Self::read_text(provenance_dir, key).map(|(provenance, _)| provenance)
     }
 
-    /// The record, and of which file it is.
-    pub(super) fn read_with_path(records: &OwnedFd, key: &str) -> Option<(Self, TargetPath)> {
-        let (record, path) = Self::read_text(records, key)?;
+    /// Reads the provenance under a key, and the path of its file.
+    pub(super) fn read_with_path(provenance_dir: &OwnedFd, key: &str) -> Option<(Self, TargetPath)> {
+        let (provenance, path) = Self::read_text(provenance_dir, key)?;
         let names = path?.split('/').map(str::to_owned).collect();
-        Some((record, TargetPath::checked(names).ok()?))
+        Some((provenance, TargetPath::checked(names).ok()?))
     }
 
-    fn read_text(records: &OwnedFd, key: &str) -> Option<(Self, Option<String>)> {
+    fn read_text(provenance_dir: &OwnedFd, key: &str) -> Option<(Self, Option<String>)> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(records, key, flags, Mode::empty()).ok()?;
+        let file = rustix::fs::openat(provenance_dir, key, flags, Mode::empty()).ok()?;
         let mut text = String::new();
         File::from(file).take(BYTES_MAX).read_to_string(&mut text).ok()?;
-        let words: Vec<&str> = text.strip_suffix('\n')?.splitn(6, ' ').collect();
-        let (inode, size, seconds, nanos, path) = match words[..] {
-            [FORM, inode, size, seconds, nanos, path] => (inode, size, seconds, nanos, Some(path.to_owned())),
-            [FORM_1, inode, size, seconds, nanos] => (inode, size, seconds, nanos, None),
+        let fields: Vec<&str> = text.strip_suffix('\n')?.splitn(6, ' ').collect();
+        let (inode, size, seconds, nanos, path) = match fields[..] {
+            [FORMAT, inode, size, seconds, nanos, path] => {
+                (inode, size, seconds, nanos, Some(path.to_owned()))
+            }
+            [FORMAT_1, inode, size, seconds, nanos] => (inode, size, seconds, nanos, None),
             _ => return None,
         };
-        let record = Self {
+        let provenance = Self {
             inode: inode.parse().ok()?,
             size: size.parse().ok()?,
             seconds: seconds.parse().ok()?,
             nanos: nanos.parse().ok()?,
         };
-        Some((record, path))
+        Some((provenance, path))
     }
 
-    /// Writes it beside the one that is there.
-    pub(super) fn write_aside(&self, records: &OwnedFd, path: &TargetPath) -> Result<(), FileRefused> {
+    /// Writes a pending provenance. An existing one stays valid until [`Self::commit_pending`].
+    pub(super) fn write_pending(
+        &self,
+        provenance_dir: &OwnedFd,
+        path: &TargetPath,
+    ) -> Result<(), FileRefused> {
         let Self { inode, size, seconds, nanos } = self;
         let (key, path) = (&path.key(), path.text());
-        let text = format!("{FORM} {inode} {size} {seconds} {nanos} {path}\n");
+        let text = format!("{FORMAT} {inode} {size} {seconds} {nanos} {path}\n");
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(records, aside(key), flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
+        let file = rustix::fs::openat(provenance_dir, pending_name(key), flags, Mode::from_raw_mode(0o600))
+            .map_err(refused)?;
         let mut file = File::from(file);
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|reason| refuse_io(&reason))
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|reason| refused_io(&reason))
     }
 
-    /// The file did not come to its place: forgets what was written aside.
-    pub(super) fn drop_aside(records: &OwnedFd, key: &str) {
-        if let Err(reason) = rustix::fs::unlinkat(records, aside(key), AtFlags::empty()) {
-            tracing::debug!(key, %reason, "the record of a file that was not placed stays, and counts for nothing");
+    /// Removes a pending provenance, because its file could not be moved to its place.
+    pub(super) fn discard_pending(provenance_dir: &OwnedFd, key: &str) {
+        if let Err(reason) = rustix::fs::unlinkat(provenance_dir, pending_name(key), AtFlags::empty()) {
+            tracing::debug!(key, %reason, "pending provenance not removed; it has no effect");
         }
     }
 
-    /// The file is in its place: what was written aside takes the place of the old record. It needs no more room.
-    pub(super) fn settle(records: &OwnedFd, key: &str) {
-        let settled = rustix::fs::renameat(records, aside(key), records, key).map_err(refuse);
-        if let Err(reason) = settled.and_then(|()| sync_dir(records)) {
-            tracing::warn!(%reason, "a file was received, and peers cannot delete it: that was not recorded");
+    /// Replaces the provenance by the pending one, because the file is in its place. This needs no more space on the disk.
+    pub(super) fn commit_pending(provenance_dir: &OwnedFd, key: &str) {
+        let renamed =
+            rustix::fs::renameat(provenance_dir, pending_name(key), provenance_dir, key).map_err(refused);
+        if let Err(reason) = renamed.and_then(|()| sync_dir(provenance_dir)) {
+            tracing::warn!(key, %reason, "provenance not saved; peers cannot delete the received file");
         }
     }
 
-    /// Forgets a file that is gone; unless another has come meanwhile, and this record is of that one.
-    pub(super) fn forget(&self, records: &OwnedFd, key: &str) {
+    /// Removes the provenance of a file that is gone, unless another file has arrived under the same path meanwhile.
+    pub(super) fn forget(&self, provenance_dir: &OwnedFd, key: &str) {
         let gone = format!("{key}.gone");
-        if rustix::fs::renameat(records, key, records, &gone).is_err() {
+        if rustix::fs::renameat(provenance_dir, key, provenance_dir, &gone).is_err() {
             return;
         }
-        if Self::read(records, &gone) != Some(*self) && rename_new(records, &gone, records, key).is_ok() {
+        if Self::read(provenance_dir, &gone) != Some(*self)
+            && rename_new(provenance_dir, &gone, provenance_dir, key).is_ok()
+        {
             return;
         }
-        Self::remove(records, &gone);
+        Self::remove(provenance_dir, &gone);
     }
 
-    /// Forgets it.
-    pub(super) fn remove(records: &OwnedFd, key: &str) {
-        if let Err(reason) = rustix::fs::unlinkat(records, key, AtFlags::empty()) {
-            // It fits no file any more.
-            tracing::debug!(key, %reason, "the record of a deleted file stays");
+    /// Removes the provenance under a key.
+    pub(super) fn remove(provenance_dir: &OwnedFd, key: &str) {
+        if let Err(reason) = rustix::fs::unlinkat(provenance_dir, key, AtFlags::empty()) {
+            // The remaining provenance has no effect: it matches no file.
+            tracing::debug!(key, %reason, "provenance of a deleted file not removed");
         }
     }
 }
 
-fn aside(key: &str) -> String {
+fn pending_name(key: &str) -> String {
     format!("{key}.new")
 }

@@ -1,8 +1,10 @@
-//! One TLS connection over any stream: what rustls has to be asked, and when.
+//! One TLS connection over any stream: calls rustls in the right order.
 //!
-//! Invariant: whoever reads fewer bytes than there was room for has emptied the stream below, since its readiness is told once,
-//! or is told by [`TlsConnection::take_cut`] that more may be there; what was taken to be written and did not fit waits here, and then
-//! nothing more is taken.
+//! Invariant of reading: the readiness of the stream below is edge-triggered. After a read that did not fill the buffer,
+//! either that stream is empty, or [`TlsConnection::take_cut`] returns `true`.
+//!
+//! Invariant of writing: bytes that were accepted and do not fit into the stream below wait here. Until they are written,
+//! no more bytes are accepted.
 
 use std::io::{self, Read, Write};
 
@@ -16,29 +18,29 @@ use crate::node::OverTls;
 
 pub(super) struct TlsConnection {
     tls: Connection,
-    /// Bytes that the peer may still send until TLS is agreed on; `None` when it is.
+    /// Bytes that the peer may still send in the handshake; `None` when the handshake is complete.
     budget: Option<usize>,
-    /// The last read stopped for the others' sake.
+    /// The last read stopped at [`READ_BYTES_MAX`].
     cut: bool,
-    /// What ends the session, once all that came before it was read.
+    /// The fault that ends the connection, after all data before it was read.
     failed: Option<TlsFault>,
-    /// Bytes that were taken to be written, and may wait here.
+    /// Accepted bytes that may not be written yet.
     unwritten: usize,
 }
 
 impl TlsConnection {
-    /// A session that takes so many bytes at once to be written.
+    /// A connection that accepts up to `write_bytes_max` bytes in one write.
     pub(super) fn new(mut tls: Connection, write_bytes_max: usize) -> Self {
         tls.set_buffer_limit(Some(write_bytes_max));
         Self { tls, budget: Some(HANDSHAKE_BYTES_MAX), cut: false, failed: None, unwritten: 0 }
     }
 
-    /// Whether TLS is still to be agreed on.
-    pub(super) fn is_opening(&self) -> bool {
+    /// Whether the handshake is in progress.
+    pub(super) fn is_handshaking(&self) -> bool {
         self.budget.is_some()
     }
 
-    /// Whether nothing of the peer has been read.
+    /// Whether no byte of the peer was read yet.
     pub(super) fn is_untouched(&self) -> bool {
         self.budget == Some(HANDSHAKE_BYTES_MAX)
     }
@@ -47,8 +49,12 @@ impl TlsConnection {
         matches!(self.tls, Connection::Server(_))
     }
 
-    /// Agrees on TLS, as far as the peer has come: `WouldBlock` until then, `UnexpectedEof` when the peer has gone.
-    pub(super) fn agree(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+    /// Continues the handshake as far as data has arrived.
+    ///
+    /// # Errors
+    /// `WouldBlock`: the handshake waits for the peer. `UnexpectedEof`: the peer has closed the stream. Any other: the
+    /// handshake has failed.
+    pub(super) fn handshake(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         loop {
             self.flush_some(below)?;
             if !self.tls.is_handshaking() {
@@ -66,8 +72,8 @@ impl TlsConnection {
         }
     }
 
-    /// What TLS tells of the peer, once it is agreed on.
-    pub(super) fn told(&mut self, below: &mut dyn Duplex) -> io::Result<OverTls> {
+    /// The exporter and the peer's certificate of a complete handshake.
+    pub(super) fn over_tls(&mut self, below: &mut dyn Duplex) -> io::Result<OverTls> {
         self.export().map_err(|reason| self.fail(below, &reason))
     }
 
@@ -79,7 +85,11 @@ impl TlsConnection {
         Ok(OverTls { exporter, certificate })
     }
 
-    /// Reads; 0 when the peer has said that it ends, and [`TlsFault::CutShort`] when it ended without.
+    /// Reads decrypted bytes; 0 when the peer has closed TLS.
+    ///
+    /// # Errors
+    /// `WouldBlock`: there are no bytes now. [`TlsFault::CutShort`]: the peer ended the stream without closing TLS. Any
+    /// other: the connection has failed.
     pub(super) fn read(&mut self, below: &mut dyn Duplex, space: &mut [u8]) -> io::Result<usize> {
         let (mut filled, mut received, mut end) = (0, 0, None);
         while filled < space.len() {
@@ -96,13 +106,13 @@ impl TlsConnection {
                 }
                 Err(reason) => return Err(reason),
             }
-            if received >= RECEIVED_AT_ONCE {
+            if received >= READ_BYTES_MAX {
                 self.cut = true;
                 break;
             }
             match self.receive(below) {
                 Ok(count) => received += count,
-                // Records that came before a bad one are sound: what they held is read first.
+                // The records before a bad one are valid: their data is read first.
                 Err(reason) if self.failed.is_none() && TlsFault::of(&reason).is_some() => {
                     self.failed = TlsFault::of(&reason)
                 }
@@ -113,23 +123,24 @@ impl TlsConnection {
                 }
             }
         }
-        // What TLS itself has to answer. What was read counts, whether or not anybody hears the answer.
+        // TLS may have responses of its own to send. If data was read, a failure to send them does not matter.
         let flushed = self.flush_some(below);
         match end {
             _ if filled > 0 => Ok(filled),
             Some(reason) => Err(reason),
-            // Not the end, which is what no bytes would mean.
+            // `Ok(0)` would mean the end of the stream.
             None if self.cut => flushed.and(Err(io::ErrorKind::WouldBlock.into())),
             None => flushed.map(|()| 0),
         }
     }
 
-    /// Whether the last read stopped before the stream below was empty: records without content could go on for ever.
+    /// Whether the last read stopped before the stream below was empty. Reads are bounded, because a peer can send records
+    /// without content for ever.
     pub(super) fn take_cut(&mut self) -> bool {
         std::mem::take(&mut self.cut)
     }
 
-    /// Reads once from below, and opens what has arrived.
+    /// Reads once from the stream below, and decrypts the records.
     fn receive(&mut self, below: &mut dyn Duplex) -> io::Result<usize> {
         if let Some(fault) = self.failed {
             return Err(io::Error::other(fault));
@@ -146,7 +157,7 @@ impl TlsConnection {
         }
     }
 
-    /// Tells the peer of a failure, as far as that can be done at once.
+    /// Sends the alert of a failure to the peer, as far as it can be written at once. Returns the fault as an error.
     fn fail(&mut self, below: &mut dyn Duplex, reason: &Error) -> io::Error {
         let is_no_tls = matches!(reason, Error::InvalidMessage(InvalidMessage::InvalidContentType));
         let fault = if is_no_tls && self.is_untouched() { TlsFault::OneSided } else { fault_of(reason) };
@@ -176,7 +187,7 @@ impl TlsConnection {
         Ok(())
     }
 
-    /// As `flush`; what does not fit goes when the stream below says that it is writable.
+    /// As `flush`, but without an error for bytes that do not fit. They wait until the stream below is writable.
     pub(super) fn flush_some(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         match self.flush(below) {
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -184,19 +195,20 @@ impl TlsConnection {
         }
     }
 
-    /// Says that nothing more comes; whatever does not fit waits here.
+    /// Closes TLS in the direction of the peer. Bytes that do not fit wait here.
     pub(super) fn finish(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         self.tls.send_close_notify();
         self.flush(below)
     }
 
-    /// How many of the bytes that were taken to be written may wait here.
+    /// How many of the accepted bytes may not be written yet.
     pub(super) fn unwritten(&self) -> usize {
         self.unwritten
     }
 }
 
-/// Read from below before the others have their turn, whatever it holds: enough to fill any space with full records.
-const RECEIVED_AT_ONCE: usize = 256 * 1024;
-/// What a peer may send until TLS is agreed on: a chain of certificates, and little more.
+/// Bytes that one read takes from the stream below, so that one peer does not delay others. Full records of this size
+/// fill every buffer.
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that a peer may send in the handshake: enough for a chain of certificates.
 const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;

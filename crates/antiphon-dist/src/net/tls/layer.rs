@@ -1,6 +1,7 @@
-//! TLS on the sockets of actors.
+//! TLS as the stream layer of actors' sockets.
 //!
-//! Invariant: that of [`TlsConnection`]; and here an end without TLS's own word is an error, since nobody sends again what is missing.
+//! Invariant: those of [`TlsConnection`]. An end of the stream without a TLS close is an error here, since missing data is
+//! not sent again.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,30 +13,30 @@ use antiphon_wire::TlsFault;
 use super::Tls;
 use super::connection::TlsConnection;
 
-/// A place to connect to or listen at by TLS: what [`Tls::at`] makes.
+/// An endpoint to connect to or listen at with TLS; [`Tls::at`] creates it.
 #[derive(Clone, Debug)]
 pub struct TlsAt<E> {
     tls: Option<Tls>,
-    place: E,
+    endpoint: E,
 }
 
 impl<E: Endpoint> TlsAt<E> {
-    /// As [`Tls::at`], for programs that leave TLS to whoever runs them; `None`: the plain place.
-    pub fn new(tls: Option<&Tls>, place: E) -> Self {
-        Self { tls: tls.cloned(), place }
+    /// As [`Tls::at`], for programs in which TLS is optional. With `None`, the connection has no TLS.
+    pub fn new(tls: Option<&Tls>, endpoint: E) -> Self {
+        Self { tls: tls.cloned(), endpoint }
     }
 }
 
 impl Tls {
-    /// A place to [connect](antiphon_sched::Cx::connect) to or [listen](antiphon_sched::Cx::listen) at by TLS.
-    pub fn at<E: Endpoint>(&self, place: E) -> TlsAt<E> {
-        TlsAt::new(Some(self), place)
+    /// An endpoint to [connect](antiphon_sched::Cx::connect) to or [listen](antiphon_sched::Cx::listen) at with TLS.
+    pub fn at<E: Endpoint>(&self, endpoint: E) -> TlsAt<E> {
+        TlsAt::new(Some(self), endpoint)
     }
 }
 
 impl<E: Endpoint> Endpoint for TlsAt<E> {
     fn host(&self) -> io::Result<Host> {
-        self.place.host()
+        self.endpoint.host()
     }
 
     fn layer(&self) -> Option<Rc<dyn Layer>> {
@@ -58,13 +59,13 @@ impl Layer for Tls {
 
 impl Layered for TlsConnection {
     fn open(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
-        match self.agree(below) {
-            // Whoever reads what it does not understand most often closes; the system then tells of a reset, or nothing.
+        match self.handshake(below) {
+            // A peer without TLS most often closes the connection. The system then reports a reset, or the end of the stream.
             Err(reason) if TlsFault::of(&reason).is_none() && reason.kind() != io::ErrorKind::WouldBlock => {
-                tracing::debug!(%reason, "the peer ended while TLS was being agreed on");
+                tracing::debug!(%reason, "the peer closed the connection during the TLS handshake");
                 Err(io::Error::other(TlsFault::Broken))
             }
-            agreed => agreed,
+            result => result,
         }
     }
 
@@ -91,5 +92,5 @@ impl Layered for TlsConnection {
     }
 }
 
-/// Sealed at once, and so what may wait here besides what waits in clear.
+/// Bytes that one write accepts, and so the bytes that may wait here besides those that wait unencrypted.
 const WRITE_BYTES_MAX: usize = 64 * 1024;

@@ -1,7 +1,7 @@
-//! TLS 1.3, below the protocol and on the sockets of actors: who this side is, whom it trusts, and the streams.
+//! TLS 1.3, for the connections of nodes and for the sockets of actors.
 //!
-//! Invariant: whatever the configuration leaves out, both sides present a certificate, and rustls verifies each handshake's
-//! signature; what this crate decides is only which certificates are trusted.
+//! Invariant: with any configuration, both sides present a certificate, and rustls verifies the signature of each
+//! handshake. This crate only decides which certificates are trusted.
 
 mod config;
 mod connection;
@@ -11,7 +11,7 @@ mod verifier;
 
 pub use config::TlsConfig;
 pub use layer::TlsAt;
-pub(super) use stream::{Opening, Stream};
+pub(super) use stream::{Stream, TlsProgress};
 
 use std::fmt;
 use std::net::IpAddr;
@@ -27,33 +27,37 @@ use crate::certificates::{self, CertificateIdentity, Fingerprint, Moment, TlsErr
 use crate::config::Config;
 use verifier::PeerVerifier;
 
-/// TLS 1.3 with certificates on both sides, for the sockets of actors: [`Tls::at`] goes where a place goes.
+/// TLS 1.3 with certificates on both sides, for the sockets of actors. Pass [`Tls::at`] in place of an address.
 ///
-/// A connection is told of as [`Opened`](antiphon_sched::Socket::Opened) when TLS is agreed on, within the timeout of `connect`.
-/// What came to nothing ends with [`Closed`](antiphon_sched::Socket::Closed) and an error that holds a [`TlsFault`](crate::TlsFault), which says why, and
-/// what to do. Who dials learns last whether its own certificate is trusted: TLS 1.3 has it done by then, so `Opened` may be
-/// followed by [`TlsFault::Rejected`](crate::TlsFault::Rejected). A peer that ends without TLS's own word of it is told as [`TlsFault::CutShort`](crate::TlsFault::CutShort): the connection
-/// may have been cut by anybody, and what is missing is not known.
+/// - **Start**: the actor receives [`Opened`](antiphon_sched::SocketEvent::Opened) when the TLS handshake is complete. The
+///   timeout of `connect` includes the handshake.
+/// - **Failure**: the actor receives [`Closed`](antiphon_sched::SocketEvent::Closed) with an error that holds a
+///   [`TlsFault`](crate::TlsFault). Its text says what happened and what to do. [`TlsFault::of`](crate::TlsFault::of)
+///   finds the fault in the error.
+/// - **Refused certificates**: the dialling side completes the handshake before it knows whether the peer trusts its
+///   certificate. So it may receive [`TlsFault::Rejected`](crate::TlsFault::Rejected) after `Opened`.
+/// - **End**: a peer that ends the stream without closing TLS causes [`TlsFault::CutShort`](crate::TlsFault::CutShort). An
+///   attacker may have cut the connection, and data may be missing.
+/// - **Protocol**: both sides name their protocol as `antiphon-socket/1` (ALPN). A program without Antiphon can connect if
+///   it names the same protocol or none.
 ///
-/// Both sides present a certificate, and name their protocol as `antiphon-socket/1` (ALPN): a peer of another kind takes part if
-/// it names the same or none. [`TlsFault::of`](crate::TlsFault::of) finds the fault inside an error that a socket is closed with.
-///
-/// A clone is cheap, and the files are read once, here.
+/// A clone is cheap. The files are read once, by [`Tls::new`].
 ///
 /// ```no_run
 /// use antiphon_dist::{Tls, TlsConfig};
-/// use antiphon_sched::{Conn, Event, Framing, Loop, LoopConfig, Socket, receive, secs, stop};
+/// use antiphon_sched::{Conn, Event, Framing, Loop, LoopConfig, SocketEvent, receive, secs, stop};
 ///
-/// struct Heard(Conn, Socket);
+/// struct FromSocket(Conn, SocketEvent);
 ///
 /// let tls = Tls::new(&TlsConfig { certfile: "own.pem".into(), ..TlsConfig::default() })?;
 /// let mut events = Loop::new(LoopConfig::default())?;
 /// events.spawn(move |cx, event| match event {
 ///     Event::Start => {
-///         cx.connect(tls.at(("127.0.0.1", 1234)), Framing::LengthPrefixed { max: 65_536 }, secs(5), Heard);
+///         let framing = Framing::LengthPrefixed { max: 65_536 };
+///         cx.connect(tls.at(("127.0.0.1", 1234)), framing, secs(5), FromSocket);
 ///         receive()
 ///     }
-///     Event::Message(Heard(conn, Socket::Opened(_))) => {
+///     Event::Message(FromSocket(conn, SocketEvent::Opened(_))) => {
 ///         cx.write(conn, "hello");
 ///         receive()
 ///     }
@@ -66,28 +70,31 @@ use verifier::PeerVerifier;
 pub struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
-    /// The certificate that this node and all its peers present, if there is one for all.
+    /// The certificate that this node and all its peers share, if they do.
     shared: Option<Fingerprint>,
 }
 
-/// What a node and an actor's socket say that they speak (ALPN, RFC 7301). One certificate may serve both: whoever sits in the
-/// middle must not connect one to the other. A side that says nothing is let in, as programs of other kinds are.
-const OF_NODES: &[u8] = b"antiphon/1";
-const OF_SOCKETS: &[u8] = b"antiphon-socket/1";
+/// The protocol names of nodes and of actors' sockets (ALPN, RFC 7301). Both may use one certificate, and an attacker in
+/// the middle must not be able to connect a node to a socket. A side that names no protocol is accepted, since programs
+/// without Antiphon may do so.
+const NODE_PROTOCOL: &[u8] = b"antiphon/1";
+const SOCKET_PROTOCOL: &[u8] = b"antiphon-socket/1";
 
 impl Tls {
-    /// Reads the files, and looks that they are of use.
+    /// Reads and checks the files.
     ///
     /// # Errors
-    /// A file cannot be read or used, or the own certificate has expired: what to do is said.
+    /// A file cannot be read or used, or the own certificate is not valid now. The error text says what to do.
     pub fn new(config: &TlsConfig) -> Result<Self, TlsError> {
-        Self::speaking(OF_SOCKETS, config)
+        Self::with_protocol(SOCKET_PROTOCOL, config)
     }
 
-    fn speaking(protocol: &[u8], config: &TlsConfig) -> Result<Self, TlsError> {
+    fn with_protocol(protocol: &[u8], config: &TlsConfig) -> Result<Self, TlsError> {
         let TlsConfig { certfile, keyfile, .. } = config;
         if certfile.as_os_str().is_empty() {
-            return Err(TlsError::NoCertfile { field: config.alone().unwrap_or("TlsConfig") });
+            return Err(TlsError::NoCertfile {
+                field: config.field_without_certfile().unwrap_or("TlsConfig"),
+            });
         }
         let identity = certificates::identity(certfile, keyfile.as_deref())?;
         check_dates(certfile, &identity)?;
@@ -97,16 +104,16 @@ impl Tls {
         let shared = own.map(|own| Fingerprint::of(own));
         let keyfile = keyfile.as_ref().unwrap_or(certfile);
         let (mut client, mut server) =
-            configs(identity, provider, verifier).map_err(|reason| blame(certfile, keyfile, reason))?;
+            configs(identity, provider, verifier).map_err(|reason| file_error(certfile, keyfile, reason))?;
         client.alpn_protocols = vec![protocol.to_vec()];
         server.alpn_protocols = vec![protocol.to_vec()];
         Ok(Self { client: Arc::new(client), server: Arc::new(server), shared })
     }
 
-    /// What a node's configuration asks for; `None`: no TLS.
+    /// The TLS of a node; `None` if its configuration has no certificate.
     pub(super) fn of(config: &Config) -> Result<Option<Self>, TlsError> {
         match TlsConfig::of(config) {
-            Ok(config) => Self::speaking(OF_NODES, &config).map(Some),
+            Ok(config) => Self::with_protocol(NODE_PROTOCOL, &config).map(Some),
             Err(Some(field)) => Err(TlsError::NoCertfile { field }),
             Err(None) => Ok(None),
         }
@@ -117,7 +124,7 @@ impl Tls {
     }
 
     fn dial(&self, to: IpAddr) -> Result<rustls::Connection, rustls::Error> {
-        // The name is neither sent nor looked at.
+        // rustls needs a name. It is neither sent nor verified.
         let name = ServerName::IpAddress(to.into());
         Ok(rustls::ClientConnection::new(self.client.clone(), name)?.into())
     }
@@ -146,7 +153,7 @@ fn configs(
         .with_custom_certificate_verifier(verifier.clone())
         .with_client_auth_cert(chain.clone(), key.clone_key())?;
     client.enable_sni = false;
-    // A session of ours outlives its connections by itself; each of them is proven anew.
+    // Sessions of nodes outlive their connections without TLS resumption, and each connection is proven again.
     client.resumption = rustls::client::Resumption::disabled();
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
@@ -157,8 +164,8 @@ fn configs(
     Ok((client, server))
 }
 
-/// Which file is to blame for what rustls refuses.
-fn blame(certfile: &Path, keyfile: &Path, reason: rustls::Error) -> TlsError {
+/// The error that names the file which rustls refuses.
+fn file_error(certfile: &Path, keyfile: &Path, reason: rustls::Error) -> TlsError {
     match reason {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             TlsError::KeyMismatch { certfile: certfile.to_owned(), keyfile: keyfile.to_owned() }
@@ -185,8 +192,11 @@ fn check_dates(certfile: &Path, identity: &CertificateIdentity) -> Result<(), Tl
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "certificates are valid by the world's calendar")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the dates of certificates are compared with the system's clock"
+)]
 fn now() -> Moment {
-    // A clock before 1970 is as wrong as one that stands there: nothing is valid yet.
+    // A clock before 1970 is treated as 1970: no certificate is valid then.
     Moment::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }

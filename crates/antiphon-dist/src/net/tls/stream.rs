@@ -1,6 +1,7 @@
-//! The stream of bytes of a node's connection: TCP, or TLS over it.
+//! The byte stream of a node's connection: TCP, or TLS over TCP.
 //!
-//! Invariant: that of [`TlsConnection`]; an end without a word is as good as one with it, since what is missing is sent again.
+//! Invariant: those of [`TlsConnection`]. An end of the stream without a TLS close is treated like a close, since the
+//! session sends missing frames again.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -13,7 +14,7 @@ use super::Tls;
 use super::connection::TlsConnection;
 use crate::node::OverTls;
 
-/// A stream of bytes in both directions.
+/// A byte stream in both directions.
 pub(in crate::net) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
@@ -22,19 +23,19 @@ pub(in crate::net) enum Stream {
 /// TLS over TCP.
 pub(in crate::net) struct TlsStream {
     tcp: TcpStream,
-    session: TlsConnection,
+    connection: TlsConnection,
 }
 
-/// How far TLS has come.
-pub(in crate::net) enum Opening {
+/// The state of a TLS handshake.
+pub(in crate::net) enum TlsProgress {
     /// It waits for the peer.
     Pending,
-    /// It is agreed on, and tells this.
+    /// It is complete.
     Done(OverTls),
-    /// It failed; the peer was told.
+    /// It has failed, and the alert was sent to the peer.
     Failed(TlsFault),
-    /// The peer has gone.
-    Gone,
+    /// The connection is closed.
+    Closed,
 }
 
 impl Stream {
@@ -43,15 +44,15 @@ impl Stream {
         Self::over(tcp, tls.map(|tls| tls.dial(to)))
     }
 
-    /// The stream of a stranger.
+    /// The stream of an accepted connection.
     pub(in crate::net) fn accepted(tcp: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         Self::over(tcp, tls.map(Tls::accept))
     }
 
     fn over(tcp: TcpStream, tls: Option<Result<Connection, rustls::Error>>) -> io::Result<Self> {
         let Some(tls) = tls else { return Ok(Self::Plain(tcp)) };
-        let session = TlsConnection::new(tls.map_err(io::Error::other)?, WRITE_BYTES_MAX);
-        Ok(Self::Tls(Box::new(TlsStream { tcp, session })))
+        let connection = TlsConnection::new(tls.map_err(io::Error::other)?, WRITE_BYTES_MAX);
+        Ok(Self::Tls(Box::new(TlsStream { tcp, connection })))
     }
 
     pub(in crate::net) fn tcp(&mut self) -> &mut TcpStream {
@@ -61,22 +62,22 @@ impl Stream {
         }
     }
 
-    /// Whether TLS is still to be agreed on.
-    pub(in crate::net) fn is_opening(&self) -> bool {
+    /// Whether a TLS handshake is in progress.
+    pub(in crate::net) fn is_handshaking(&self) -> bool {
         match self {
             Self::Plain(_) => false,
-            Self::Tls(stream) => stream.session.is_opening(),
+            Self::Tls(stream) => stream.connection.is_handshaking(),
         }
     }
 
-    /// Agrees on TLS, as far as the peer has come. To be called when the socket is ready, while it is opening.
-    pub(in crate::net) fn open(&mut self) -> Opening {
+    /// Continues the TLS handshake as far as data has arrived. Call it when the socket is ready during the handshake.
+    pub(in crate::net) fn handshake(&mut self) -> TlsProgress {
         match self {
-            Self::Plain(_) => Opening::Pending,
-            Self::Tls(stream) => stream.open().unwrap_or_else(|reason| match TlsFault::of(&reason) {
-                Some(fault) => Opening::Failed(fault),
-                None if reason.kind() == io::ErrorKind::WouldBlock => Opening::Pending,
-                None => Opening::Gone,
+            Self::Plain(_) => TlsProgress::Pending,
+            Self::Tls(stream) => stream.handshake().unwrap_or_else(|reason| match TlsFault::of(&reason) {
+                Some(fault) => TlsProgress::Failed(fault),
+                None if reason.kind() == io::ErrorKind::WouldBlock => TlsProgress::Pending,
+                None => TlsProgress::Closed,
             }),
         }
     }
@@ -84,7 +85,7 @@ impl Stream {
     pub(in crate::net) fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(tcp) => tcp.read(space),
-            Self::Tls(stream) => match stream.session.read(&mut stream.tcp, space) {
+            Self::Tls(stream) => match stream.connection.read(&mut stream.tcp, space) {
                 Err(reason) if TlsFault::of(&reason) == Some(TlsFault::CutShort) => Ok(0),
                 read => read,
             },
@@ -95,58 +96,59 @@ impl Stream {
     pub(in crate::net) fn take_cut(&mut self) -> bool {
         match self {
             Self::Plain(_) => false,
-            Self::Tls(stream) => stream.session.take_cut(),
+            Self::Tls(stream) => stream.connection.take_cut(),
         }
     }
 
     pub(in crate::net) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(tcp) => tcp.write(bytes),
-            Self::Tls(stream) => stream.session.write(&mut stream.tcp, bytes),
+            Self::Tls(stream) => stream.connection.write(&mut stream.tcp, bytes),
         }
     }
 
-    /// Writes what was taken and did not fit.
+    /// Writes the accepted bytes that did not fit before.
     pub(in crate::net) fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Tls(stream) => stream.session.flush(&mut stream.tcp),
+            Self::Tls(stream) => stream.connection.flush(&mut stream.tcp),
         }
     }
 
-    /// Says that nothing more comes, as far as that can be said at once.
+    /// Closes TLS in the direction of the peer, as far as the close can be written at once.
     pub(in crate::net) fn finish(&mut self) {
         if let Self::Tls(stream) = self {
-            // The peer finds the stream closed in any case.
-            drop(stream.session.finish(&mut stream.tcp));
+            // On an error, the peer notices the end of the TCP stream.
+            drop(stream.connection.finish(&mut stream.tcp));
         }
     }
 }
 
 impl TlsStream {
-    fn open(&mut self) -> io::Result<Opening> {
-        let Self { tcp, session } = self;
-        // Who dials speaks first.
-        session.flush_some(tcp)?;
-        refuse_plain(tcp, session)?;
-        session.agree(tcp)?;
-        session.told(tcp).map(Opening::Done)
+    fn handshake(&mut self) -> io::Result<TlsProgress> {
+        let Self { tcp, connection } = self;
+        // The dialling side sends the first message.
+        connection.flush_some(tcp)?;
+        refuse_plain(tcp, connection)?;
+        connection.handshake(tcp)?;
+        connection.over_tls(tcp).map(TlsProgress::Done)
     }
 }
 
-/// A node that does not speak TLS says so with its first byte, and is told in the same language.
-fn refuse_plain(tcp: &mut TcpStream, session: &TlsConnection) -> io::Result<()> {
+/// Fails if the peer is a node without TLS, which its first byte shows. A server first sends it a refusal without TLS.
+fn refuse_plain(tcp: &mut TcpStream, connection: &TlsConnection) -> io::Result<()> {
     let mut first = [0];
-    if !session.is_untouched() || tcp.peek(&mut first)? == 0 || first != *b"A" {
+    if !connection.is_untouched() || tcp.peek(&mut first)? == 0 || first != *b"A" {
         return Ok(());
     }
-    if session.is_server() {
-        // What is left unread would have the peer hear of a reset before it hears why. Neither is certain.
+    if connection.is_server() {
+        // Unread bytes would make the system reset the connection before the peer has received the refusal. Both calls may
+        // fail.
         drop(tcp.read(&mut [0; 4096]));
         drop(tcp.write(&Refusal::Tls(TlsFault::OneSided).message()));
     }
     Err(io::Error::other(TlsFault::OneSided))
 }
 
-/// More than the core has in its buffer for one connection, so that TLS takes it at once.
+/// Bytes that one write accepts: more than the core's buffer for one connection holds, so that TLS accepts it whole.
 const WRITE_BYTES_MAX: usize = 512 * 1024;

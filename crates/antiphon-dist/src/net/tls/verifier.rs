@@ -1,6 +1,6 @@
-//! Whom this side trusts: peers whose certificate is pinned, or signed by one of its CAs.
+//! The verifier: trusts certificates that are pinned, or that one of the configured CAs has signed.
 //!
-//! Invariant: whatever is trusted, its dates hold, and rustls verifies that the peer has the certificate's key.
+//! Invariant: the dates of a trusted certificate are valid, and rustls verifies that the peer has its key.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use super::TlsConfig;
 use crate::certificates::{self, CertificateIdentity, Moment, TlsError, Validity};
 
-/// Judges the certificates of peers, whoever has dialled.
+/// Verifies the certificates of peers, both dialled and accepted ones.
 #[derive(Debug)]
 pub(super) struct PeerVerifier {
     pinned: Vec<CertificateDer<'static>>,
@@ -28,11 +28,11 @@ pub(super) struct PeerVerifier {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// The CAs, in the forms for peers that were dialled and for those that have.
+/// The CAs: as roots for dialled peers, and as a verifier for accepted peers.
 #[derive(Debug)]
 struct Authorities {
     roots: Arc<RootCertStore>,
-    of_diallers: Arc<dyn ClientCertVerifier>,
+    client_verifier: Arc<dyn ClientCertVerifier>,
 }
 
 impl PeerVerifier {
@@ -44,23 +44,23 @@ impl PeerVerifier {
         let mut pinned = Vec::new();
         for file in &config.pinned {
             let found = certificates::trusted(file, "pinned", &config.certfile)?;
-            found.iter().for_each(|certificate| warn_of_dates(file, certificate));
+            found.iter().for_each(|certificate| warn_if_expired(file, certificate));
             pinned.extend(found);
         }
         if pinned.is_empty() && config.ca_files.is_empty() {
-            // One certificate for all.
+            // All peers share one certificate.
             pinned.extend(identity.chain.first().cloned());
         }
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self { pinned, cas: Authorities::new(config, provider)?, algorithms })
     }
 
-    /// Whether all peers that are let in present this certificate.
+    /// Whether this certificate is the only one that is trusted.
     pub(super) fn admits_only(&self, certificate: &CertificateDer<'_>) -> bool {
         self.cas.is_none() && self.pinned.iter().all(|pinned| pinned.as_ref() == certificate.as_ref())
     }
 
-    /// What is to be said of a certificate without its chain; `None`: that its chain decides.
+    /// The result for a certificate if its chain does not matter; `None` if the CAs decide.
     fn verify_pinned(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Option<Result<(), Error>> {
         let is_pinned = self.pinned.iter().any(|pinned| pinned.as_ref() == certificate.as_ref());
         if is_pinned {
@@ -81,9 +81,9 @@ impl Authorities {
             }
         }
         let roots = Arc::new(roots);
-        let of_diallers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
-        let of_diallers = of_diallers.build().map_err(|reason| bad(first, reason.to_string()))?;
-        Ok(Some(Self { roots, of_diallers }))
+        let client_verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let client_verifier = client_verifier.build().map_err(|reason| bad(first, reason.to_string()))?;
+        Ok(Some(Self { roots, client_verifier }))
     }
 }
 
@@ -97,7 +97,7 @@ impl ServerCertVerifier for PeerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match (self.verify_pinned(end_entity, now), &self.cas) {
-            (Some(judged), _) => judged?,
+            (Some(result), _) => result?,
             (None, Some(cas)) => {
                 let parsed = ParsedCertificate::try_from(end_entity)?;
                 let algorithms = self.algorithms.all;
@@ -149,8 +149,8 @@ impl ClientCertVerifier for PeerVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         match (self.verify_pinned(end_entity, now), &self.cas) {
-            (Some(judged), _) => judged.map(|()| ClientCertVerified::assertion()),
-            (None, Some(cas)) => cas.of_diallers.verify_client_cert(end_entity, intermediates, now),
+            (Some(result), _) => result.map(|()| ClientCertVerified::assertion()),
+            (None, Some(cas)) => cas.client_verifier.verify_client_cert(end_entity, intermediates, now),
             (None, None) => Err(CertificateError::UnknownIssuer.into()),
         }
     }
@@ -190,8 +190,8 @@ fn within_dates(certificate: &[u8], now: UnixTime) -> Result<(), CertificateErro
     }
 }
 
-/// One peer's old certificate keeps that peer away, and no others.
-fn warn_of_dates(file: &Path, certificate: &[u8]) {
+/// Logs a warning if a pinned certificate has expired. It is no error: only the peer with this certificate is refused.
+fn warn_if_expired(file: &Path, certificate: &[u8]) {
     if let Some(validity) = Validity::of(certificate)
         && super::now() > validity.not_after
     {
@@ -200,7 +200,7 @@ fn warn_of_dates(file: &Path, certificate: &[u8]) {
     }
 }
 
-/// What an error of TLS means to whoever runs this side.
+/// The fault that describes an error of rustls.
 pub(super) fn fault_of(error: &Error) -> TlsFault {
     match error {
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
@@ -213,12 +213,13 @@ pub(super) fn fault_of(error: &Error) -> TlsFault {
         Error::InvalidCertificate(_) => TlsFault::Unusable,
         Error::NoCertificatesPresented => TlsFault::Missing,
         Error::NoApplicationProtocol => TlsFault::OtherProtocol,
-        Error::AlertReceived(alert) => fault_told(*alert),
+        Error::AlertReceived(alert) => fault_of_alert(*alert),
         _ => TlsFault::Broken,
     }
 }
 
-fn fault_told(alert: AlertDescription) -> TlsFault {
+/// The fault that describes an alert of the peer.
+fn fault_of_alert(alert: AlertDescription) -> TlsFault {
     match alert {
         AlertDescription::CertificateExpired => TlsFault::RejectedExpired,
         AlertDescription::NoApplicationProtocol => TlsFault::OtherProtocol,

@@ -1,9 +1,11 @@
-//! What is for an actor that the peer has just paused is taken back from the outbound into its lanes, so that more than a
-//! window sent at once to an actor that is stuck does not use up what the others live on.
+//! Recalls frames for a paused actor from [`Outbound`] into the send queue. Otherwise a burst of more than one window to a
+//! blocked actor would use up the credit of all other actors.
 //!
-//! Invariants: only frames of which no byte was ever transmitted are taken back, so no number that the peer may know
-//! changes; of a pair all of them are, in order, before what waits in its lane; a large frame is taken back whole or, once
-//! it has begun on the wire, not at all, because the peer has set room aside for it.
+//! Invariants:
+//! - Only frames of which no byte was ever transmitted are recalled, so no frame number that the peer may know changes.
+//! - All such frames of a pair are recalled, in order, and put before the frames that wait in its queue.
+//! - A large frame is recalled completely. Once its first fragment is transmitted it is not recalled at all, because the
+//!   peer has reserved room for it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,8 +15,8 @@ use crate::session::outbound::{Outbound, UnsentFrame};
 use crate::session::send_queue::{PairQueue, QueuedFrame, SendQueue};
 
 impl SendQueue {
-    /// Takes back what is for paused actors, if one was paused since the last time. It costs a look at every frame that waits,
-    /// so it is done once before a transmission, however many actors were paused and unpaused meanwhile.
+    /// Recalls the frames for paused actors, if an actor was paused since the last recall. A recall visits every unsent
+    /// frame, so it runs once before a transmission, however many actors were paused and unpaused meanwhile.
     pub(crate) fn recall(&mut self, outbound: &mut Outbound) {
         if !std::mem::take(&mut self.recall_due) || !self.can_recall(outbound) {
             return;
@@ -24,7 +26,7 @@ impl SendQueue {
         recall.put_back();
     }
 
-    /// Whether there is something to take back. Nothing is from before a goodbye, behind which nothing leaves any more.
+    /// Whether a frame can be recalled. No frame before a goodbye is, because no frame can follow a goodbye.
     fn can_recall(&self, outbound: &Outbound) -> bool {
         let mut is_any = false;
         for unsent in outbound.unsent() {
@@ -37,24 +39,25 @@ impl SendQueue {
     }
 }
 
+/// The state of one recall.
 struct Recall<'a> {
     send_queue: &'a mut SendQueue,
-    /// What goes before the items of each lane.
+    /// The recalled frames, to be put before the frames in the queue of their pair.
     taken: BTreeMap<Pair, PairQueue>,
-    /// The large frames that are taken back.
-    streams: BTreeMap<u32, Payload>,
+    /// The recalled large frames, by stream.
+    streams: BTreeMap<u32, PayloadSource>,
 }
 
-/// Where the payload of a large frame is that is taken back.
-enum Payload {
-    /// Still in its lane, all of it.
-    InQueue,
-    /// Only in its fragments: it is put together from them.
-    InFragments,
+/// The place of the payload of a recalled large frame.
+enum PayloadSource {
+    /// The queue still has the complete payload.
+    Queue,
+    /// Only the fragments have it: the payload is assembled from them.
+    Fragments,
 }
 
 impl Recall<'_> {
-    /// Whether a frame, which gets this number if it stays, is taken back.
+    /// Recalls a frame if it is for a paused actor; returns whether it did. The frame gets `number` if it stays.
     fn takes(&mut self, unsent: &UnsentFrame<'_>, number: u64) -> bool {
         let pair = unsent.pair.filter(|pair| self.send_queue.paused.contains(&pair.to));
         if unsent.raw.kind == Fragment::KIND {
@@ -73,22 +76,22 @@ impl Recall<'_> {
 
     fn takes_fragment(&mut self, pair: Pair, fragment: &Fragment<'_>) -> bool {
         if let FragmentPart::First { kind, total } = fragment.part {
-            let payload = if self.send_queue.begin_again(pair, fragment.stream) {
-                Payload::InQueue
+            let source = if self.send_queue.restart_large(pair, fragment.stream) {
+                PayloadSource::Queue
             } else {
                 let payload = Vec::with_capacity(total as usize);
                 let item = QueuedFrame::Large { kind, stream: None, payload, taken: 0 };
                 self.taken.entry(pair).or_default().items.push_back(item);
-                self.send_queue.kept.retain(|kept| kept.stream != fragment.stream);
-                Payload::InFragments
+                self.send_queue.unacknowledged.retain(|sent| sent.stream != fragment.stream);
+                PayloadSource::Fragments
             };
-            self.streams.insert(fragment.stream, payload);
+            self.streams.insert(fragment.stream, source);
         }
         match self.streams.get(&fragment.stream) {
-            // Its first part was transmitted: the rest follows.
+            // The first fragment was transmitted, so the rest must follow.
             None => false,
-            Some(Payload::InQueue) => true,
-            Some(Payload::InFragments) => {
+            Some(PayloadSource::Queue) => true,
+            Some(PayloadSource::Fragments) => {
                 let last = self.taken.get_mut(&pair).and_then(|pair_queue| pair_queue.items.back_mut());
                 let Some(QueuedFrame::Large { payload, .. }) = last else { return false };
                 payload.extend_from_slice(fragment.data);
@@ -98,17 +101,18 @@ impl Recall<'_> {
         }
     }
 
-    /// A fragment stays, and moves up.
+    /// Records the new number of a fragment that stays.
     fn renumber(&mut self, stream: u32, number: u64) {
-        for kept in self.send_queue.kept.iter_mut().filter(|kept| kept.stream == stream) {
-            kept.last_frame = number;
+        for sent in self.send_queue.unacknowledged.iter_mut().filter(|sent| sent.stream == stream) {
+            sent.last_frame = number;
         }
     }
 
+    /// Puts the recalled frames before the waiting frames of their pairs.
     fn put_back(self) {
         for (pair, taken) in self.taken {
             let mut items: VecDeque<QueuedFrame> = taken.items;
-            let pair_queue = self.send_queue.send_queue.entry(Some(pair)).or_default();
+            let pair_queue = self.send_queue.queues.entry(Some(pair)).or_default();
             items.append(&mut pair_queue.items);
             pair_queue.items = items;
         }
@@ -116,14 +120,15 @@ impl Recall<'_> {
 }
 
 impl SendQueue {
-    /// Has the large frame at the front of a lane begin anew, if it is this one: none of it was transmitted.
-    fn begin_again(&mut self, pair: Pair, number: u32) -> bool {
-        let front = self.send_queue.get_mut(&Some(pair)).and_then(|pair_queue| pair_queue.items.front_mut());
+    /// Restarts the large frame at the front of the queue of `pair`, if it has this stream number. No part of it was
+    /// transmitted.
+    fn restart_large(&mut self, pair: Pair, number: u32) -> bool {
+        let front = self.queues.get_mut(&Some(pair)).and_then(|pair_queue| pair_queue.items.front_mut());
         let Some(QueuedFrame::Large { stream, payload, taken, .. }) = front else { return false };
         if *stream != Some(number) {
             return false;
         }
-        self.under_way -= payload.len() as u64;
+        self.in_progress -= payload.len() as u64;
         self.bytes += *taken as u64;
         (*stream, *taken) = (None, 0);
         true

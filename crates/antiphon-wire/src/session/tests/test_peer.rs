@@ -1,4 +1,4 @@
-//! Two nodes in memory, a handshake between them, and what they say to each other.
+//! Nodes in memory, handshakes between them, and the exchange of records and frames.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use crate::session::{Admission, Epochs, HeldCredit, Session};
 use crate::{Deframer, Entropy, Keyring, Limits, Route, Secret, Suite, Time};
 
 /// One node with at most one session.
-pub(super) struct End {
+pub(super) struct TestPeer {
     pub(super) profile: Profile,
     pub(super) epochs: Epochs,
     pub(super) session: Option<Session>,
     pub(super) input: Deframer,
     pub(super) output: Vec<u8>,
-    /// Handshakes so far, which make each one's chance differ.
+    /// The number of handshakes so far, from which each handshake derives its entropy.
     pub(super) handshakes: u8,
 }
 
-pub(super) fn end(node: u64, suites: &[Suite], limits: Limits) -> End {
+pub(super) fn test_peer(node: u64, suites: &[Suite], limits: Limits) -> TestPeer {
     let profile = Profile {
         node: NodeId(node),
         name: format!("node {node}"),
@@ -32,7 +32,7 @@ pub(super) fn end(node: u64, suites: &[Suite], limits: Limits) -> End {
         limits,
     };
     profile.check().expect("a sound profile");
-    End {
+    TestPeer {
         profile,
         epochs: Epochs::default(),
         session: None,
@@ -42,7 +42,7 @@ pub(super) fn end(node: u64, suites: &[Suite], limits: Limits) -> End {
     }
 }
 
-pub(super) fn deliver(from: &mut Vec<u8>, to: &mut Deframer) {
+pub(super) fn push_all(from: &mut Vec<u8>, to: &mut Deframer) {
     let mut rest = from.as_slice();
     while !rest.is_empty() {
         let count = to.push(rest);
@@ -52,27 +52,31 @@ pub(super) fn deliver(from: &mut Vec<u8>, to: &mut Deframer) {
     from.clear();
 }
 
-/// One handshake between the two, which both take.
-pub(super) fn meet(dialler: &mut End, acceptor: &mut End, now: Time) -> Result<(), (Side, Refusal)> {
-    let [ours, theirs] = shake(dialler, acceptor)?;
-    acceptor.take(now, theirs);
-    dialler.take(now, ours);
+/// Runs one handshake between the two; both adopt the connection.
+pub(super) fn connect(
+    dialler: &mut TestPeer,
+    acceptor: &mut TestPeer,
+    now: Time,
+) -> Result<(), (Side, Refusal)> {
+    let [ours, theirs] = run_handshake(dialler, acceptor)?;
+    acceptor.adopt(now, theirs);
+    dialler.adopt(now, ours);
     Ok(())
 }
 
-/// One handshake between the two, which neither has taken yet: the dialler's connection and the acceptor's.
-pub(super) fn shake(
-    dialler: &mut End,
-    acceptor: &mut End,
+/// Runs one handshake between the two, and returns the dialler's connection and the acceptor's. Neither is adopted yet.
+pub(super) fn run_handshake(
+    dialler: &mut TestPeer,
+    acceptor: &mut TestPeer,
 ) -> Result<[Box<ProvenConnection>; 2], (Side, Refusal)> {
-    shake_while(dialler, acceptor, |_, _| {})
+    run_handshake_with(dialler, acceptor, |_, _| {})
 }
 
-/// As `shake`; and `meanwhile` happens when both hellos are said and neither proof.
-pub(super) fn shake_while(
-    dialler: &mut End,
-    acceptor: &mut End,
-    meanwhile: impl FnOnce(&mut End, &mut End),
+/// As `run_handshake`, but calls `before_proofs` when both hellos are sent and neither proof is.
+pub(super) fn run_handshake_with(
+    dialler: &mut TestPeer,
+    acceptor: &mut TestPeer,
+    before_proofs: impl FnOnce(&mut TestPeer, &mut TestPeer),
 ) -> Result<[Box<ProvenConnection>; 2], (Side, Refusal)> {
     dialler.input = Deframer::new();
     acceptor.input = Deframer::new();
@@ -85,32 +89,34 @@ pub(super) fn shake_while(
     let mut dialling = Handshake::dial(&dialler.profile, entropy, resume_state, None, &mut there);
     let mut accepting = Handshake::accept(None);
 
-    deliver(&mut there, &mut acceptor.input);
+    push_all(&mut there, &mut acceptor.input);
     advance(&mut accepting, acceptor, &mut back).map_err(|refusal| (Side::Acceptor, refusal))?;
-    let hello = accepting.peer().expect("introduced").clone();
+    let hello = accepting.peer().expect("the hello has arrived").clone();
     let resume_state = Session::answer_to(acceptor.session.as_ref(), &acceptor.epochs, &hello);
     let resume_state = resume_state.map_err(|refusal| (Side::Acceptor, refusal))?;
     let entropy = acceptor.entropy();
-    accepting.answer(&acceptor.profile, entropy, resume_state, &mut back).expect("at this step");
+    accepting
+        .answer(&acceptor.profile, entropy, resume_state, &mut back)
+        .expect("the acceptor is due to answer");
 
-    meanwhile(dialler, acceptor);
-    deliver(&mut back, &mut dialler.input);
+    before_proofs(dialler, acceptor);
+    push_all(&mut back, &mut dialler.input);
     advance(&mut dialling, dialler, &mut there).map_err(|refusal| (Side::Dialler, refusal))?;
-    let holding = Session::prove_to(dialler.session.as_ref(), &mut dialler.epochs, &dialling);
-    let holding = holding.map_err(|refusal| (Side::Dialler, refusal))?;
-    dialling.prove(&dialler.profile, holding, &mut there).expect("at this step");
+    let held = Session::prove_to(dialler.session.as_ref(), &mut dialler.epochs, &dialling);
+    let held = held.map_err(|refusal| (Side::Dialler, refusal))?;
+    dialling.prove(&dialler.profile, held, &mut there).expect("the dialler is due to prove");
 
-    deliver(&mut there, &mut acceptor.input);
+    push_all(&mut there, &mut acceptor.input);
     advance(&mut accepting, acceptor, &mut back).map_err(|refusal| (Side::Acceptor, refusal))?;
-    let holding = Session::confirm_to(acceptor.session.as_ref(), &mut acceptor.epochs, &accepting);
-    let holding = holding.map_err(|refusal| (Side::Acceptor, refusal))?;
-    let theirs = match accepting.confirm(&acceptor.profile, &holding, &mut back) {
+    let held = Session::confirm_to(acceptor.session.as_ref(), &mut acceptor.epochs, &accepting);
+    let held = held.map_err(|refusal| (Side::Acceptor, refusal))?;
+    let theirs = match accepting.confirm(&acceptor.profile, &held, &mut back) {
         Ok(connection) => connection,
         Err(HandshakeError::Refused(refusal)) => return Err((Side::Acceptor, refusal)),
         Err(other) => panic!("{other}"),
     };
 
-    deliver(&mut back, &mut dialler.input);
+    push_all(&mut back, &mut dialler.input);
     match advance(&mut dialling, dialler, &mut there).map_err(|refusal| (Side::Dialler, refusal))? {
         HandshakeStep::Done(ours) => Ok([ours, theirs]),
         other => panic!("{other:?}"),
@@ -119,25 +125,25 @@ pub(super) fn shake_while(
 
 pub(super) fn advance(
     handshake: &mut Handshake,
-    end: &mut End,
+    peer: &mut TestPeer,
     out: &mut Vec<u8>,
 ) -> Result<HandshakeStep, Refusal> {
-    match handshake.advance(&end.profile, &mut end.input, out) {
+    match handshake.advance(&peer.profile, &mut peer.input, out) {
         Ok(step) => Ok(step),
         Err(HandshakeError::Refused(refusal)) => Err(refusal),
         Err(other) => panic!("{other}"),
     }
 }
 
-/// Which side refuses.
+/// The side that refuses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Dialler,
     Acceptor,
 }
 
-impl End {
-    /// A toy agreement: both sides compute the same from both public halves. Nobody listens in a test.
+impl TestPeer {
+    /// A toy key agreement: both sides compute the same key from both public halves.
     fn entropy(&mut self) -> Entropy {
         self.handshakes += 1;
         let seed = self.profile.node.0 as u8 * 16 + self.handshakes;
@@ -145,58 +151,60 @@ impl End {
         Entropy::new([seed ^ 0x55; 32], public, move |peer| Some([seed.wrapping_add(peer[0]); 32]))
     }
 
-    pub(super) fn take(&mut self, now: Time, connection: Box<ProvenConnection>) {
+    pub(super) fn adopt(&mut self, now: Time, connection: Box<ProvenConnection>) {
         match Session::admit(self.session.as_ref(), &self.epochs, &connection) {
             Admission::Takes => {}
             Admission::Begins => {
-                self.lose_if_any(connection.peer().node);
+                self.end_session_if_any(connection.peer().node);
                 self.session =
                     Some(Session::begin(now, &self.profile.limits, self.profile.node, &connection));
             }
             Admission::Refused(refusal) => panic!("{refusal}"),
         }
-        self.session.as_mut().expect("there is one").connected(now, connection).expect("admitted");
+        self.session.as_mut().expect("the session exists").connected(now, connection).expect("admitted");
     }
 
-    fn lose_if_any(&mut self, peer: NodeId) {
+    fn end_session_if_any(&mut self, peer: NodeId) {
         if self.session.is_some() {
-            self.lose(peer);
+            self.end_session(peer);
         }
     }
 
-    /// The session with `peer` ends on this side.
-    pub(super) fn lose(&mut self, peer: NodeId) {
+    /// Ends the session with `peer` on this side.
+    pub(super) fn end_session(&mut self, peer: NodeId) {
         self.session = None;
         self.epochs.ended(peer);
     }
 
     pub(super) fn session(&mut self) -> &mut Session {
-        self.session.as_mut().expect("they have met")
+        self.session.as_mut().expect("the session exists")
     }
 
-    /// Everything that this end has to say, and what the other makes of it.
-    pub(super) fn talk(&mut self, now: Time, other: &mut End) -> Vec<String> {
-        let mut heard = Vec::new();
-        while self.session.as_mut().expect("they have met").poll_transmit(now, &mut self.output) {
+    /// Transmits all records, and returns descriptions of the frames that `other` receives.
+    pub(super) fn transmit(&mut self, now: Time, other: &mut TestPeer) -> Vec<String> {
+        let mut received = Vec::new();
+        while self.session.as_mut().expect("the session exists").poll_transmit(now, &mut self.output) {
             self.session().check();
-            heard.extend(other.listen(now, &self.output));
+            received.extend(other.receive(now, &self.output));
             self.output.clear();
         }
-        heard
+        received
     }
 
-    /// As `talk`, but the other end holds back the credit of every frame.
-    pub(super) fn talk_and_be_held(&mut self, other: &mut End) -> Vec<HeldCredit> {
-        while self.session.as_mut().expect("they have met").poll_transmit(Time::START, &mut self.output) {}
-        let session = other.session.as_mut().expect("they have met");
+    /// As `transmit`, but `other` holds the credit of every frame.
+    pub(super) fn transmit_held(&mut self, other: &mut TestPeer) -> Vec<HeldCredit> {
+        while self.session.as_mut().expect("the session exists").poll_transmit(Time::START, &mut self.output)
+        {
+        }
+        let session = other.session.as_mut().expect("the session exists");
         let mut held = Vec::new();
         let mut rest = self.output.as_slice();
         while !rest.is_empty() {
             rest = &rest[other.input.push(rest)..];
             while let Some(mut frames) =
-                session.next_record(Time::START, &mut other.input).expect("sound records")
+                session.next_record(Time::START, &mut other.input).expect("valid records")
             {
-                while session.next_frame(Time::START, &mut frames).expect("sound frames").is_some() {
+                while session.next_frame(Time::START, &mut frames).expect("valid frames").is_some() {
                     held.push(session.hold());
                 }
             }
@@ -205,29 +213,31 @@ impl End {
         held
     }
 
-    pub(super) fn listen(&mut self, now: Time, mut bytes: &[u8]) -> Vec<String> {
-        let mut heard = Vec::new();
+    /// Takes the bytes of records, and returns descriptions of their frames.
+    pub(super) fn receive(&mut self, now: Time, mut bytes: &[u8]) -> Vec<String> {
+        let mut received = Vec::new();
         while !bytes.is_empty() {
             let count = self.input.push(bytes);
-            assert!(count > 0, "there is space once all whole records were taken");
+            assert!(count > 0, "the buffer has space once all complete records are taken");
             bytes = &bytes[count..];
-            self.take_records(now, &mut heard);
+            self.take_records(now, &mut received);
         }
-        heard
+        received
     }
 
-    fn take_records(&mut self, now: Time, heard: &mut Vec<String>) {
-        let session = self.session.as_mut().expect("they have met");
-        while let Some(mut frames) = session.next_record(now, &mut self.input).expect("sound records") {
-            while let Some(incoming) = session.next_frame(now, &mut frames).expect("sound frames") {
-                heard.push(told(&incoming.frame()));
+    fn take_records(&mut self, now: Time, received: &mut Vec<String>) {
+        let session = self.session.as_mut().expect("the session exists");
+        while let Some(mut frames) = session.next_record(now, &mut self.input).expect("valid records") {
+            while let Some(incoming) = session.next_frame(now, &mut frames).expect("valid frames") {
+                received.push(describe(&incoming.frame()));
             }
         }
         session.check();
     }
 }
 
-pub(super) fn told(frame: &Frame<'_>) -> String {
+/// Describes a frame: its receiver and body for a message, else its kind.
+pub(super) fn describe(frame: &Frame<'_>) -> String {
     match frame {
         Frame::Message(message) if message.body.len() > 100 => {
             format!("{}:{}", message.to, message.body.len())
@@ -244,18 +254,19 @@ pub(super) fn message<'a>(from: u64, to: u64, body: &'a [u8]) -> Frame<'a> {
     Frame::Message(message)
 }
 
-pub(super) fn met(limits: Limits) -> (End, End) {
+/// Two nodes after a handshake.
+pub(super) fn connected_pair(limits: Limits) -> (TestPeer, TestPeer) {
     let suites = [Suite::Aes128Gcm];
-    let (mut a, mut b) = (end(1, &suites, limits), end(2, &suites, limits));
-    meet(&mut a, &mut b, Time::START).expect("they meet");
+    let (mut a, mut b) = (test_peer(1, &suites, limits), test_peer(2, &suites, limits));
+    connect(&mut a, &mut b, Time::START).expect("the handshake succeeds");
     (a, b)
 }
 
-/// Both have said where they begin.
-pub(super) fn begun(limits: Limits) -> (End, End) {
-    let (mut a, mut b) = met(limits);
-    a.talk(Time::START, &mut b);
-    b.talk(Time::START, &mut a);
+/// Two nodes after a handshake that have both sent `Begin`.
+pub(super) fn begun_pair(limits: Limits) -> (TestPeer, TestPeer) {
+    let (mut a, mut b) = connected_pair(limits);
+    a.transmit(Time::START, &mut b);
+    b.transmit(Time::START, &mut a);
     (a, b)
 }
 

@@ -1,4 +1,4 @@
-//! Messages and answers that leave the loop, and those that come in as bytes.
+//! Messages and replies to other nodes, and those that arrive from other nodes as bytes.
 
 use std::any::Any;
 
@@ -14,7 +14,7 @@ use crate::transport::{Destination, OutboundMessage, Signal};
 use crate::value::Value;
 use crate::wire::{Wire, check_type_name};
 
-/// How an address that crossed the wire, or can, reaches its actor.
+/// Sends to an address that can cross the wire: to an actor of this loop or of another node.
 pub(crate) fn reach_wire<M: Wire>(
     loop_ref: &mut LoopRef<'_>,
     to: ActorId,
@@ -24,21 +24,24 @@ pub(crate) fn reach_wire<M: Wire>(
     if to.node() == loop_ref.core.node_id {
         return loop_ref.core.push_local(to, message);
     }
-    match loop_ref.core.send_out(Destination::Actor(to), &message, mode) {
+    match loop_ref.core.send_encoded(Destination::Actor(to), &message, mode) {
         Ok(()) => Ok(()),
         Err(SendFailure::Transport(Undelivered::Busy)) => Err(SendError::Busy(message)),
         Err(SendFailure::Transport(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
         Err(SendFailure::Transport(Undelivered::NoActor)) => Err(SendError::NoActor(message)),
         Err(SendFailure::Transport(Undelivered::Encode)) => {
-            Err(SendError::Encode(message, EncodeError::new("its type cannot be told to that node")))
+            Err(SendError::Encode(message, EncodeError::new("its type cannot be announced to that node")))
         }
         Err(SendFailure::Transport(_)) => Err(SendError::NoNode(message)),
         Err(SendFailure::Encode(reason)) => Err(SendError::Encode(message, reason)),
     }
 }
 
-/// How a reply that crossed the wire, or can, reaches who asked.
-#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
+/// Replies by a `ReplyTo` that can cross the wire: to a request of this loop or of another node.
+#[cfg_attr(
+    not(feature = "serde"),
+    expect(dead_code, reason = "only serde's impls let replies cross the wire")
+)]
 pub(crate) fn reply_wire<R: Wire>(
     loop_ref: &mut LoopRef<'_>,
     node: NodeId,
@@ -48,10 +51,10 @@ pub(crate) fn reply_wire<R: Wire>(
     if node == loop_ref.core.node_id {
         return loop_ref.core.complete_request(request_id, value);
     }
-    match loop_ref.core.send_out(Destination::Request(node, request_id), &value, SendMode::Send) {
+    match loop_ref.core.send_encoded(Destination::Request(node, request_id), &value, SendMode::Send) {
         Ok(()) => Ok(()),
         Err(reason) => {
-            // The asker is told at once that no answer comes; better than its timeout.
+            // The request fails at once, instead of by its timeout.
             loop_ref.core.signal(Signal::ReplyDropped { node, request_id });
             Err(match reason {
                 SendFailure::Transport(reason) => reason,
@@ -61,21 +64,21 @@ pub(crate) fn reply_wire<R: Wire>(
     }
 }
 
-/// Why an encoded message was not taken.
+/// Why a message was not sent.
 pub(crate) enum SendFailure {
     Transport(Undelivered),
     Encode(EncodeError),
 }
 
-/// Runs a user's encoder; its panic is an error like any other.
+/// Runs an encoder of user code; its panic becomes an error.
 fn encode_with<R>(encode: impl FnOnce() -> Result<R, EncodeError>) -> Result<R, EncodeError> {
     crate::panic_guard::catch_panic(encode)
         .unwrap_or_else(|text| Err(EncodeError::new(format_args!("its encoder panicked: {text}"))))
 }
 
 impl Core {
-    /// Encodes `message`, and hands it to the world outside.
-    pub(crate) fn send_out<M: Wire>(
+    /// Encodes `message`, and passes it to the transport.
+    pub(crate) fn send_encoded<M: Wire>(
         &mut self,
         to: Destination,
         message: &M,
@@ -92,7 +95,7 @@ impl Core {
             encode_with(|| message.encode(&mut body))
         });
         let sent = match encoded {
-            Ok(()) => self.hand_out(to, tag, &body, mode, &refs).map_err(SendFailure::Transport),
+            Ok(()) => self.pass_to_transport(to, tag, &body, mode, &refs).map_err(SendFailure::Transport),
             Err(reason) => Err(SendFailure::Encode(reason)),
         };
         if sent.is_err() && refs.disarmed {
@@ -106,7 +109,7 @@ impl Core {
         sent
     }
 
-    fn hand_out(
+    fn pass_to_transport(
         &mut self,
         to: Destination,
         tag: &'static str,
@@ -129,22 +132,22 @@ impl Core {
             TransportSlot::Present(transport) => transport.send(self.now, &outbound)?,
             TransportSlot::Taken | TransportSlot::Absent => return Err(Undelivered::NoNode),
         }
-        // What was not taken, nobody has heard of.
+        // Only now: no other node knows the addresses in a message that was not sent.
         self.make_reachable(refs);
         Ok(())
     }
 
-    /// Addresses and replies that travel can be used from where they arrive.
+    /// Makes the addresses and replies in a sent message usable from other nodes.
     fn make_reachable(&mut self, refs: &EncodedRefs) {
         for (key, exposed) in &refs.exposed {
             self.expose(*key, *exposed);
         }
         for (request_id, expected) in &refs.replies {
-            self.request_ids.expect(*request_id, *expected);
+            self.requests.expect(*request_id, *expected);
         }
     }
 
-    /// Opens an actor to the network; false when there is no such actor.
+    /// Lets messages from the network reach an actor; false when there is no such actor.
     pub(crate) fn expose(&mut self, key: Key, exposed: ExposedType) -> bool {
         if !(exposed.fits)(self, key) {
             return false;
@@ -152,24 +155,24 @@ impl Core {
         self.extras(key).map(|extras| extras.exposed.get_or_insert(exposed)).is_some()
     }
 
-    /// Whether an actor can be reached from the network.
+    /// Whether messages from the network may reach an actor.
     pub(crate) fn is_exposed(&self, key: Key) -> bool {
         let extras = self.extras.get(&key.index());
         self.actors.is_alive(key) && extras.is_some_and(|extras| extras.exposed.is_some())
     }
 
-    /// Whether bytes from the network name an actor of this loop whose address never left it, or a request whose
-    /// reply never did: then somebody has guessed them. Those that have ended meanwhile are nobody's.
+    /// Whether bytes from the network name an actor or an open request of this loop that was never sent to another
+    /// node: then the peer guessed it. Ended actors and closed requests do not count.
     fn is_forged(&mut self, claims: &[LocalRef]) -> bool {
         claims.iter().any(|claim| match claim {
             LocalRef::Actor(key) => self.actors.is_alive(*key) && !self.is_exposed(*key),
             LocalRef::Request(request_id) => {
-                self.request_ids.is_open(*request_id) && self.request_ids.expected(*request_id).is_none()
+                self.requests.is_open(*request_id) && self.requests.expected(*request_id).is_none()
             }
         })
     }
 
-    /// Drops what was decoded from forged bytes: the replies in it are nobody's to drop.
+    /// Drops a value that was decoded from forged bytes, without failing the requests that it names.
     fn drop_forged<T>(&mut self, decoded: T, claims: &[LocalRef]) {
         crate::panic_guard::log_panic(|| drop(decoded));
         crate::dropped_replies::retract(self.node_id, |request_id| {
@@ -177,7 +180,7 @@ impl Core {
         });
     }
 
-    /// The value as it crosses the wire.
+    /// Converts a value to its form for the wire; one that has none becomes opaque.
     pub(crate) fn export(&mut self, value: Value) -> Value {
         let mut body = Vec::new();
         let (encoded, refs) = codec_context::encode_with_context(self.node_id, EncodeMode::Value, || {
@@ -190,54 +193,54 @@ impl Core {
         match encoded {
             Ok(Some(tag)) => {
                 self.make_reachable(&refs);
-                Value::travelling(&tag, &body, &refs.nodes)
+                Value::encoded_with_nodes(&tag, &body, &refs.nodes)
             }
             Ok(None) => Value::opaque(),
             Err(reason) => {
-                tracing::warn!(%reason, "a value that should cross the wire has no encoding; it arrives as opaque");
+                tracing::warn!(%reason, "encoding a value failed; it arrives as opaque");
                 Value::opaque()
             }
         }
     }
 
-    /// Opens a request of `owner`'s; `None` when it has too many.
+    /// Opens a request of `owner`; `None` when it has the maximum of open requests.
     pub(crate) fn open_request<M: 'static>(
         &mut self,
         owner: Key,
-        waiting: Box<dyn ReplyHandler>,
+        handler: Box<dyn ReplyHandler>,
     ) -> Option<RequestId> {
         let mailbox = self.actors.cell_mut(owner)?.mailbox::<M>()?;
         if mailbox.open == crate::mailbox::OPEN_MAX {
             return None;
         }
         mailbox.open += 1;
-        let request_id = self.request_ids.open(Some(owner), waiting, mailbox.request_ids);
-        mailbox.request_ids = request_id.to_bits() as u32;
+        let request_id = self.requests.open(Some(owner), handler, mailbox.newest_request);
+        mailbox.newest_request = request_id.to_bits() as u32;
         Some(request_id)
     }
 
     /// Opens a request that no actor owns.
-    pub(crate) fn open_ownerless_request(&mut self, waiting: Box<dyn ReplyHandler>) -> RequestId {
-        self.request_ids.open(None, waiting, crate::mailbox::NO_REQUEST)
+    pub(crate) fn open_ownerless_request(&mut self, handler: Box<dyn ReplyHandler>) -> RequestId {
+        self.requests.open(None, handler, crate::mailbox::NO_REQUEST)
     }
 
     pub(crate) fn set_request_timeout(&mut self, request_id: RequestId, timeout: std::time::Duration) {
         let timer = self.wheel.insert(self.now + timeout, DueTimer::Request(request_id));
-        self.request_ids.set_timer(request_id, timer);
+        self.requests.set_timer(request_id, timer);
     }
 
     fn close_request(&mut self, request_id: RequestId) -> Option<(Key, Box<dyn ReplyHandler>)> {
-        let (closed, head) = self.request_ids.close(request_id)?;
+        let (closed, head) = self.requests.close(request_id)?;
         self.after_request_closed(request_id, closed.timer, closed.is_remote);
         if let Some(owner) = closed.owner {
             let mailbox = self.any_mailbox(owner)?;
-            *mailbox.opened() -= 1;
+            *mailbox.open_requests() -= 1;
             if let Some(head) = head {
-                *mailbox.ports() = head;
+                *mailbox.head_of_requests() = head;
             }
         }
-        // Ownerless requests do not look at the key.
-        Some((closed.owner.unwrap_or(Key::from_bits(u64::MAX)), closed.waiting))
+        // The handlers of ownerless requests ignore the key.
+        Some((closed.owner.unwrap_or(Key::from_bits(u64::MAX)), closed.handler))
     }
 
     pub(crate) fn after_request_closed(
@@ -254,7 +257,7 @@ impl Core {
         }
     }
 
-    /// Answers a request of this loop.
+    /// Completes a request of this loop.
     pub(crate) fn complete_request<R: 'static>(
         &mut self,
         request_id: RequestId,
@@ -262,32 +265,32 @@ impl Core {
     ) -> Result<(), Undelivered> {
         let mut value: Option<R> = Some(value);
         let value: &mut dyn Any = &mut value;
-        match self.request_ids.fits(request_id, value) {
+        match self.requests.fits(request_id, value) {
             None => return Err(Undelivered::NoActor),
             Some(false) => return Err(Undelivered::WrongType),
             Some(true) => {}
         }
-        if let Some((owner, waiting)) = self.close_request(request_id) {
-            waiting.answer(self, owner, value);
+        if let Some((owner, handler)) = self.close_request(request_id) {
+            handler.complete(self, owner, value);
         }
         Ok(())
     }
 
-    /// Tells a request of this loop that there is no answer; nothing happens if it has one already.
+    /// Closes a request of this loop with an error. Does nothing if the request is already closed.
     pub(crate) fn fail_request(&mut self, request_id: RequestId, reason: AskError) {
-        if let Some((owner, waiting)) = self.close_request(request_id) {
-            waiting.refuse(self, owner, reason);
+        if let Some((owner, handler)) = self.close_request(request_id) {
+            handler.fail(self, owner, reason);
         }
     }
 
-    /// Answers a request of this loop with bytes that came over the wire.
+    /// Completes a request of this loop with bytes from another node.
     pub(crate) fn complete_request_encoded(
         &mut self,
         request_id: RequestId,
         tag: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
-        let Some(expected) = self.request_ids.expected(request_id) else { return Err(Undelivered::NoActor) };
+        let Some(expected) = self.requests.expected(request_id) else { return Err(Undelivered::NoActor) };
         if expected.tag != tag {
             self.fail_request(request_id, AskError::WrongType);
             return Err(Undelivered::WrongType);
@@ -318,7 +321,7 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
     }
 }
 
-/// Decodes an answer of type `R` for the request `request_id`.
+/// Decodes a reply of type `R`, and completes the request with it.
 pub(crate) fn complete_as<R: Wire>(
     core: &mut Core,
     request_id: RequestId,
@@ -341,20 +344,23 @@ pub(crate) fn complete_as<R: Wire>(
     }
 }
 
-/// How an actor that takes messages of type `M` is reached from the network.
+/// The type and decoder of messages `M` for an actor that the network may reach.
 pub(crate) fn exposed_as<M: Wire>(core: &mut Core) -> ExposedType {
     ExposedType { tag: core.tag_of::<M>(), decode: deliver_as::<M>, fits: takes::<M> }
 }
 
-/// Whether an actor, or a further address of one, takes messages of type `M`.
+/// Whether an actor or an adapter takes messages of type `M`.
 pub(crate) fn takes<M: 'static>(core: &mut Core, key: Key) -> bool {
     core.mailbox::<M>(key).is_some() || core.mailbox::<crate::adapter::Adapter<M>>(key).is_some()
 }
 
-const FORGED: &str = "it names an actor or a request of this node whose address never left it";
+const FORGED: &str = "it names an actor or a request of this node that was never sent to another node";
 
-/// What an answer of type `R` looks like on the wire.
-#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
+/// The type and decoder of a reply of type `R` from another node.
+#[cfg_attr(
+    not(feature = "serde"),
+    expect(dead_code, reason = "only serde's impls let replies cross the wire")
+)]
 pub(crate) fn expected_as<R: Wire>(tag: &'static str) -> ExpectedReply {
     ExpectedReply { tag, decode: complete_as::<R> }
 }

@@ -1,0 +1,147 @@
+//! Tests of the monitors that a peer sets, and of the nodes that it names.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "these tests expect few of the exit reasons")]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, receive};
+
+use super::frames::InboundSignal;
+use super::peers::PEERS_MAX;
+use super::testing::TestCore;
+use crate::peer_limits::PeerLimits;
+
+impl TestCore {
+    fn apply(&mut self, node: NodeId, signal: InboundSignal) {
+        self.core.apply_signal(node, signal, &mut self.driver);
+        self.core.check();
+    }
+}
+
+fn remote_actor(node: NodeId, number: u64) -> ActorId {
+    ActorId::new(node, Key::from_bits(number))
+}
+
+/// The actors and the exit reasons of received `Down`s.
+type ReceivedDowns = Rc<RefCell<Vec<(ActorId, Option<&'static str>)>>>;
+
+/// Spawns an actor that is exposed to peers and records the `Down`s that it receives.
+fn spawn_watcher(test: &mut TestCore) -> (Key, ReceivedDowns) {
+    let downs = ReceivedDowns::default();
+    let received = downs.clone();
+    let (_, watcher) = test.spawn(move |_cx: &mut Cx<String>, event| {
+        if let Event::Down(down) = event {
+            let kind = match down.reason {
+                ExitReason::Terminated => Some("terminated"),
+                ExitReason::Refused => Some("refused"),
+                _ => None,
+            };
+            received.borrow_mut().push((down.actor, kind));
+        }
+        receive()
+    });
+    test.advance();
+    (watcher, downs)
+}
+
+#[test]
+fn notify_with_used_number_is_refused() {
+    let mut test = TestCore::new();
+    let node = test.add_peer(5);
+    let (watcher, downs) = spawn_watcher(&mut test);
+    let id = MonitorId { origin: node, number: 1 };
+    for actor in [remote_actor(node, 1), remote_actor(node, 2)] {
+        test.apply(node, InboundSignal::Notify { watcher, id, actor });
+    }
+    assert_eq!(test.core.counts().refused_messages, 1);
+    test.apply(node, InboundSignal::Down { watcher, id, reason: ExitReason::Terminated });
+    test.advance();
+    assert_eq!(*downs.borrow(), [(remote_actor(node, 1), Some("terminated"))]);
+}
+
+/// The local actor receives `Down` with the reason `Refused` for a notify over the limit. A `Down` makes room again.
+#[test]
+fn notify_over_limit_sends_refused_down() {
+    let mut test = TestCore::with(PeerLimits { monitors_max: 2, ..PeerLimits::default() });
+    let node = test.add_peer(5);
+    let (watcher, downs) = spawn_watcher(&mut test);
+    for number in 1..=3 {
+        let id = MonitorId { origin: node, number };
+        test.apply(node, InboundSignal::Notify { watcher, id, actor: remote_actor(node, number) });
+    }
+    test.advance();
+    assert_eq!(*downs.borrow(), [(remote_actor(node, 3), Some("refused"))]);
+    let counts = test.core.counts();
+    assert_eq!((counts.refusals.monitors, counts.monitors), (1, 2));
+    // The end of a monitor makes room for another.
+    let id = MonitorId { origin: node, number: 1 };
+    test.apply(node, InboundSignal::Down { watcher, id, reason: ExitReason::Terminated });
+    test.apply(node, InboundSignal::Notify { watcher, id, actor: remote_actor(node, 4) });
+    test.advance();
+    let expected = [(remote_actor(node, 3), Some("refused")), (remote_actor(node, 1), Some("terminated"))];
+    assert_eq!(*downs.borrow(), expected);
+    assert_eq!(test.core.counts().monitors, 2);
+}
+
+#[test]
+fn local_and_peer_monitors_have_separate_limits() {
+    let mut test = TestCore::with(PeerLimits { monitors_max: 2, ..PeerLimits::default() });
+    let node = test.add_peer(5);
+    let (watcher, downs) = spawn_watcher(&mut test);
+    let me = test.core.me();
+    let local_id = |number| MonitorId { origin: me, number };
+    let peer_id = |number| MonitorId { origin: node, number };
+    // Monitors that local actors have set, in both directions.
+    let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+    for number in 1..=5 {
+        peer.monitors.add_local_watcher(watcher, local_id(number), remote_actor(node, number));
+        peer.monitors.add_remote_watcher(watcher, local_id(number));
+    }
+    for number in 1..=2 {
+        let actor = remote_actor(node, number);
+        test.apply(node, InboundSignal::Notify { watcher, id: peer_id(number), actor });
+        test.apply(
+            node,
+            InboundSignal::Monitor { watcher: actor.key(), target: watcher, id: peer_id(number) },
+        );
+    }
+    test.advance();
+    let counts = test.core.counts();
+    assert_eq!((counts.refusals.monitors, counts.monitors), (0, 14));
+    assert!(downs.borrow().is_empty());
+    test.apply(node, InboundSignal::Monitor { watcher, target: watcher, id: peer_id(3) });
+    assert_eq!(test.core.counts().refusals.monitors, 1);
+}
+
+/// Nodes that a peer names fill the free places of the table, but replace no entry. A node that connects replaces one.
+#[test]
+fn peer_table_full_ignores_named_nodes() {
+    let mut test = TestCore::new();
+    let at = [([127, 0, 0, 1], 9).into()];
+    test.core.settings.dial_allow = vec![([127, 0, 0, 0].into(), 8)];
+    let known = test.add_peer(1);
+    for number in 2..PEERS_MAX as u64 + 10 {
+        test.core.learn(NodeId::from_bits(number), "", at.into_iter());
+    }
+    assert_eq!(test.core.peers.len(), PEERS_MAX);
+    assert!(test.core.peers.contains_key(&known));
+    assert!(test.core.peers.contains_key(&NodeId::from_bits(2)), "a named node does not replace another one");
+    // A node that connects has proven its id, and gets a place.
+    assert!(test.core.make_room_for(NodeId::from_bits(1 << 40)));
+    assert_eq!(test.core.peers.len(), PEERS_MAX - 1);
+}
+
+#[test]
+fn failed_monitor_signal_removes_monitor() {
+    let mut test = TestCore::new();
+    let node = test.add_peer(5);
+    let (watcher, _) = spawn_watcher(&mut test);
+    let id = MonitorId { origin: test.core.me(), number: 1 };
+    let target = remote_actor(node, 1);
+    let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+    peer.monitors.add_local_watcher(watcher, id, target);
+    assert_eq!(test.core.counts().monitors, 1);
+    test.core.fail_signal(Signal::Monitor { target, id, watcher }, antiphon_sched::Undelivered::NoNode);
+    assert_eq!(test.core.counts().monitors, 0);
+}

@@ -44,7 +44,9 @@ pub enum NodeError {
         ip: std::net::IpAddr,
     },
     /// An entry of `dial_allow` is not a network.
-    #[error("{network}/{bits} in `dial_allow` is not a network; the prefix length is at most 32, or 128 for IPv6")]
+    #[error(
+        "{network}/{bits} in `dial_allow` is not a network; the prefix length is at most 32, or 128 for IPv6"
+    )]
     Network {
         /// The address of the entry.
         network: std::net::IpAddr,
@@ -121,7 +123,9 @@ pub enum SuitesFault {
     #[error("with a certificate all connections use TLS; leave `suites` as `None`, or remove `certfile`")]
     BesidesTls,
     /// There is a secret, and the suite `plain`, which does not check it.
-    #[error("the suite `plain` accepts all nodes without the secret; remove `plain` from `suites`, or the secret")]
+    #[error(
+        "the suite `plain` accepts all nodes without the secret; remove `plain` from `suites`, or the secret"
+    )]
     PlainWithSecret,
 }
 
@@ -153,7 +157,9 @@ pub enum LocateError {
     #[error("a name has 1 to 255 bytes")]
     BadName,
     /// The name of the type is longer than 255 bytes. This happens to types that are composed of many others.
-    #[error("the name of the type has {bytes} bytes, more than 255; wrap it in a type with a name of its own")]
+    #[error(
+        "the name of the type has {bytes} bytes, more than 255; wrap it in a type with a name of its own"
+    )]
     TypeNameTooLong {
         /// The length of the type's name in bytes.
         bytes: usize,
@@ -168,7 +174,9 @@ pub enum LocateError {
 #[non_exhaustive]
 pub enum RegisterError {
     /// Another actor has the name.
-    #[error("another actor of this node has registered {name:?}; use another name, or wait until that actor exits")]
+    #[error(
+        "another actor of this node has registered {name:?}; use another name, or wait until that actor exits"
+    )]
     Taken {
         /// The name.
         name: String,
@@ -177,7 +185,9 @@ pub enum RegisterError {
     #[error("a name has 1 to 255 bytes")]
     BadName,
     /// The name of the type is longer than 255 bytes. This happens to types that are composed of many others.
-    #[error("the name of the type has {bytes} bytes, more than 255; wrap it in a type with a name of its own")]
+    #[error(
+        "the name of the type has {bytes} bytes, more than 255; wrap it in a type with a name of its own"
+    )]
     TypeNameTooLong {
         /// The length of the type's name in bytes.
         bytes: usize,
@@ -287,7 +297,9 @@ pub enum CallError {
     #[error("the function is no longer registered; locate it again")]
     NotRegistered,
     /// The function takes arguments of another type, or the arguments could not be encoded or decoded.
-    #[error("the function does not take {arguments}, or they cannot be encoded; check the types on both sides")]
+    #[error(
+        "the function does not take {arguments}, or they cannot be encoded; check the types on both sides"
+    )]
     WrongArguments {
         /// The name of the type of the arguments.
         arguments: String,

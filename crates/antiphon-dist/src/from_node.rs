@@ -3,7 +3,7 @@
 //! An address, a `ReplyTo` or an id inside a message can name any node. Only the session shows which node sent the
 //! message, so access rights and quotas depend on the session alone.
 //!
-//! Invariant: `by` is the node of the session that brought the message; `None` if the message is from this node.
+//! Invariant: `from` is the node of the session that brought the message; `None` if the message is from this node.
 
 use std::borrow::Cow;
 
@@ -11,15 +11,15 @@ use antiphon_sched::{DecodeError, EncodeError, NodeId, Wire, origin};
 
 /// A message, and the node that sent it.
 pub struct FromNode<T> {
-    pub(crate) what: T,
-    pub(crate) by: Option<NodeId>,
+    pub(crate) message: T,
+    pub(crate) from: Option<NodeId>,
     /// The length of the encoded message; 0 if it was not decoded.
-    pub(crate) bytes: usize,
+    pub(crate) wire_len: usize,
 }
 
 impl<T> From<T> for FromNode<T> {
-    fn from(what: T) -> Self {
-        Self { what, by: None, bytes: 0 }
+    fn from(message: T) -> Self {
+        Self { message, from: None, wire_len: 0 }
     }
 }
 
@@ -30,12 +30,12 @@ impl<T: Wire> Wire for FromNode<T> {
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        self.what.encode(out)
+        self.message.encode(out)
     }
 
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
         let before = input.len();
-        let what = T::decode(input)?;
-        Ok(Self { what, by: origin(), bytes: before - input.len() })
+        let message = T::decode(input)?;
+        Ok(Self { message, from: origin(), wire_len: before - input.len() })
     }
 }

@@ -130,7 +130,9 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 encoding::begin(out, 2, 7)?;
                 bits(*from).encode(out)
             }
-            Self::SelfMessage(_) => Err(EncodeError::new("a topic actor's message to itself never leaves its node")),
+            Self::SelfMessage(_) => {
+                Err(EncodeError::new("a topic actor's message to itself never leaves its node"))
+            }
         }
     }
 
@@ -152,9 +154,7 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 reply: Wire::decode(from)?,
             },
             (2, 4) => Self::Unsubscribe { actor: id_of(Wire::decode(from)?) },
-            (3, 5) => {
-                Self::Count { topic: id_of(Wire::decode(from)?), subscribers: Wire::decode(from)? }
-            }
+            (3, 5) => Self::Count { topic: id_of(Wire::decode(from)?), subscribers: Wire::decode(from)? },
             (4, 6) => {
                 let (upstream, ids) = (Wire::decode(from)?, Vec::<Bits>::decode(from)?);
                 let ids = ids.into_iter().map(id_of).collect();
@@ -294,8 +294,18 @@ mod tests {
 
     #[test]
     fn channel_message_malformed_is_refused() {
-        for bytes in [&[][..], &[0xc0], &[0x90], &[0x91, 9], &[0x93, 0], &[0x92, 0, 0xc0], &[0x92, 7, 0xc0]] {
-            assert!(ChannelMessage::<()>::decode_all(bytes).is_err(), "{bytes:x?}");
+        for (bytes, reason) in [
+            (&[][..], "expected an array of at most 15 items"),
+            (&[0xc0], "expected an array of at most 15 items"),
+            (&[0x90], "?"),
+            (&[0x91, 9], "there is no message of channels of kind 9 with 1 parts"),
+            (&[0x93, 0], "?"),
+            (&[0x92, 0, 0xc0], "there is no message of channels of kind 0 with 2 parts"),
+            (&[0x92, 7, 0xc0], "?"),
+        ] {
+            let error = ChannelMessage::<()>::decode_all(bytes).err().map(|error| error.to_string());
+            let expected = format!("cannot be decoded: {reason}");
+            assert_eq!(error, Some(expected), "{bytes:x?}");
         }
         let message = round_trip(&ChannelMessage::Send { message: "text".to_owned(), hops: 3 });
         assert!(matches!(message, ChannelMessage::Send { message, hops: 3 } if message == "text"));

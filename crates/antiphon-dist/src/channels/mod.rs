@@ -130,7 +130,7 @@ pub(crate) fn subscribe<T: Wire + Clone>(
     let topic = topic_for(loop_ref, channel, actor);
     if let Err(error) = loop_ref.send(topic, subscriber.request(None).into()) {
         let reason = refusal(error.reason().into());
-        match error.into_message().what {
+        match error.into_message().message {
             ChannelMessage::Subscribe { .. } => send_closed(loop_ref, actor, channel.id(), reason_of(reason)),
             _ => tracing::warn!(subscriber = %actor, %reason, "a channel was not subscribed to another one"),
         }
@@ -249,7 +249,7 @@ impl<T: Wire> Target for Channel<T> {
     fn put(self, loop_ref: &mut LoopRef<'_>, message: T, mode: SendMode) -> Result<(), SendError<T>> {
         let sent = self.0.put(loop_ref, ChannelMessage::Send { message, hops: 0 }.into(), mode);
         sent.map_err(|error| {
-            error.map(|unsent| match unsent.what {
+            error.map(|unsent| match unsent.message {
                 ChannelMessage::Send { message, .. } => message,
                 _ => unreachable!("a message that could not be sent is returned unchanged"),
             })

@@ -49,10 +49,7 @@ pub(super) enum DeliveryEnd<T> {
     /// Send the reply.
     Answer(Option<ReplyTo<Delivered>>),
     /// The topic has answered to its upstreams: grant its subscription, unless it refused.
-    Attached {
-        topic: TopicAddr<T>,
-        reply: Option<ReplyTo<Subscribed>>,
-    },
+    Attached { topic: TopicAddr<T>, reply: Option<ReplyTo<Subscribed>> },
 }
 
 /// A delivery without open answers.

@@ -130,7 +130,7 @@ impl<T: Wire + Clone> Topic<T> {
     }
 
     fn on_message(&mut self, cx: &mut TopicCx<'_, T>, message: FromNode<Message<T>>) {
-        let FromNode { what: message, by: peer, bytes: wire_len } = message;
+        let FromNode { message, from: peer, wire_len } = message;
         if !self.admits(peer, &message) {
             tracing::debug!(
                 peer = peer.map(tracing::field::display),
@@ -167,10 +167,10 @@ impl<T: Wire + Clone> Topic<T> {
             (Message::SelfMessage(_), _) => false,
             (Message::Count { topic, .. }, _) => peer == topic.node(),
             // A relay accepts messages only from its own node and from its channel.
-            (Message::Send { .. } | Message::Deliver { .. }, TopicRole::Relay { of, .. }) => peer == of.node(),
-            (Message::Upstreams { from, .. }, TopicRole::Relay { of, .. }) => {
-                from == of && peer == of.node()
+            (Message::Send { .. } | Message::Deliver { .. }, TopicRole::Relay { of, .. }) => {
+                peer == of.node()
             }
+            (Message::Upstreams { from, .. }, TopicRole::Relay { of, .. }) => from == of && peer == of.node(),
             (
                 Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. },
                 TopicRole::Relay { .. },
@@ -252,8 +252,8 @@ impl<T: Wire + Clone> Topic<T> {
             return self.deliver(cx, request);
         }
         let left = request.until.since(cx.now());
-        let has_room =
-            self.deliveries.has_room(request.peer, 0) && self.deliveries.may_wait(request.peer, request.bytes);
+        let has_room = self.deliveries.has_room(request.peer, 0)
+            && self.deliveries.may_wait(request.peer, request.bytes);
         if left.is_zero() || !has_room {
             let reason =
                 if left.is_zero() { Delivered::TooFew(self.subscribers.total()) } else { Delivered::TooMany };
@@ -296,7 +296,10 @@ impl<T: Wire + Clone> Topic<T> {
         match finished.end {
             DeliveryEnd::Answer(None) => {}
             DeliveryEnd::Answer(Some(reply)) => {
-                cx.reply(reply, finished.refused.map_or(Delivered::To(finished.received), Delivered::Refused));
+                cx.reply(
+                    reply,
+                    finished.refused.map_or(Delivered::To(finished.received), Delivered::Refused),
+                );
             }
             DeliveryEnd::Attached { topic, reply } => match finished.refused {
                 None => grant(cx, reply),
@@ -340,7 +343,7 @@ impl<T: Wire + Clone> Topic<T> {
             let relay = super::relay_for(cx.loop_ref(), of);
             if let Err(error) = cx.send(relay, message.into()) {
                 let reason = super::refusal(error.reason().into());
-                self.refuse(cx, error.into_message().what, reason);
+                self.refuse(cx, error.into_message().message, reason);
             }
         }
     }
@@ -434,7 +437,9 @@ impl<T: Wire + Clone> Topic<T> {
                 let channel = self.channel_id(cx.id());
                 super::send_closed(cx.loop_ref(), actor, channel, super::reason_of(reason));
             }
-            None => tracing::debug!(subscriber = %actor, %reason, "an actor of another node was not subscribed"),
+            None => {
+                tracing::debug!(subscriber = %actor, %reason, "an actor of another node was not subscribed")
+            }
         }
     }
 

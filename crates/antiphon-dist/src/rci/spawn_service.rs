@@ -47,7 +47,7 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
     }
 
     fn call(&mut self, cx: &mut SpawnServiceCx<'_, A, T>, call: FromNode<RciCall<A, T>>) {
-        let FromNode { what: RciCall { arguments, watcher, reply }, by: peer, .. } = call;
+        let FromNode { message: RciCall { arguments, watcher, reply }, from: peer, .. } = call;
         // The caller is not taken from the reply, which can name any node.
         let caller = peer.unwrap_or(cx.id().node());
         let max = node_mut(cx.loop_ref()).map_or(0, |core| core.rci_actors_max());

@@ -1,4 +1,4 @@
-//! The errors of nodes, and of what they do for their actors.
+//! The errors of nodes and of the methods of `NetCx`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -206,7 +206,7 @@ pub enum RegisterError {
     NoNode,
 }
 
-/// Why a message that asked for a receipt was not delivered, or is not known to be.
+/// Why a message that asked for a receipt was not delivered, or may not have been.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeliverError {

@@ -1,8 +1,8 @@
 //! The share of this node's resources that one peer may use. A peer has proven its membership, but must still not
 //! exhaust the node.
 //!
-//! The sizes of records and messages, and credit, are in [`Limits`](crate::Limits); both nodes of a session exchange those. The limits
-//! in this module are not exchanged: a peer that exceeds one is refused, and receives an error.
+//! The sizes of records and messages, and credit, are in [`Limits`](crate::Limits), which the two nodes of a session
+//! exchange. The limits in this module are not exchanged: a peer that exceeds one is refused.
 
 /// How much of this node's resources one peer may use at a time.
 ///

@@ -28,7 +28,7 @@ pub trait Named: Copy + sealed::SealedName + 'static {
     #[doc(hidden)]
     const SPACE: Space;
 
-    /// The name of the type on which both sides of a lookup must agree.
+    /// The type name on which both sides of a lookup must agree.
     #[doc(hidden)]
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str;
 
@@ -222,8 +222,8 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
     ) -> Transfer;
 
-    /// Sends the progress of a transfer of this node to this actor, each time `every` has passed (at least 10 ms) and at the
-    /// end of the transfer.
+    /// Sends the progress of a transfer of this node to this actor, each time `every` has passed (at least 10 ms), and at
+    /// the end of the transfer.
     fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static);
 
     /// Ends a transfer of this node. Its answer is [`FileError::Cancelled`], unless it was answered already.
@@ -241,8 +241,8 @@ pub trait NetCx<M: 'static> {
     );
 
     /// Registers an RCI: a function that makes an actor (a closure) from arguments. Actors on all nodes can call it; the
-    /// new actor starts on this node. The RCI stays registered until it is unregistered or the node ends. The actors that it
-    /// starts are ordinary ones: they keep the node running until they exit.
+    /// new actor starts on this node. The RCI stays registered until it is unregistered or the node ends. The actors that
+    /// it starts are ordinary ones: they keep the node running until they exit.
     ///
     /// # Errors
     /// The node has an RCI of that name, the name is not valid, or there are too many names.
@@ -295,8 +295,8 @@ pub trait NetCx<M: 'static> {
     /// The locations of the peers that are reachable.
     fn peers(&mut self) -> Vec<Location>;
 
-    /// Connects to the node at a location, or to all nodes on a host if the port is 0. It is enough if one of two nodes does
-    /// this. The answer is the locations of the connected nodes; for a host, of the nodes that were found within some
+    /// Connects to the node at a location, or to all nodes on a host if the port is 0. It is enough if one of two nodes
+    /// does this. The answer is the locations of the connected nodes; for a host, of the nodes that were found within some
     /// hundred milliseconds.
     fn peer(
         &mut self,

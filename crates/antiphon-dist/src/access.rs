@@ -1,7 +1,7 @@
-//! Who may reach an actor of this node from others.
+//! Which peers may reach an actor of this node.
 //!
-//! Invariant: what an audience does not name is outside of it; a peer without a certificate is in none that is by
-//! certificates.
+//! Invariant: a peer that a policy does not name is refused. A policy by certificates refuses each peer without a
+//! certificate.
 
 use std::collections::BTreeSet;
 
@@ -9,86 +9,89 @@ use thiserror::Error;
 
 use crate::certificates::Fingerprint;
 
-/// The peers that may reach an actor, and so a channel or an RCI, behind each of which stands one. For all others it is as if
-/// there were no such actor, nor its name. This node's own actors always reach it.
+/// The peers that may reach an actor. It applies to channels and RCIs too, since each has a service actor.
 ///
-/// Give it to [`NetCx::allow`](crate::NetCx::allow).
+/// To all other peers the actor does not exist, and its name is not registered. The actors of this node always reach
+/// it.
+///
+/// Pass it to [`NetCx::allow`](crate::NetCx::allow).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessPolicy(AllowedPeers);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum AllowedPeers {
     #[default]
-    Everybody,
+    All,
     Certificates(BTreeSet<Fingerprint>),
     Names(BTreeSet<String>),
 }
 
 impl AccessPolicy {
-    /// All peers: what every actor has at first.
+    /// All peers. This is the default of each actor.
     pub fn everybody() -> Self {
-        Self(AllowedPeers::Everybody)
+        Self(AllowedPeers::All)
     }
 
-    /// This node alone.
+    /// No peers: only the actors of this node.
     pub fn nobody() -> Self {
         Self::certificates([])
     }
 
-    /// The peers that present one of these certificates. It needs TLS, and no trust in what peers say of themselves.
+    /// The peers that present one of these certificates. It requires TLS. It does not depend on anything that peers
+    /// claim about themselves.
     ///
-    /// Where all nodes share one certificate (no `pinned`, no `ca_files`), that one names everybody: the log warns of it. Give
-    /// each node a certificate of its own, to tell peers apart.
-    pub fn certificates(of: impl IntoIterator<Item = Fingerprint>) -> Self {
-        Self(AllowedPeers::Certificates(of.into_iter().collect()))
+    /// If all nodes share one certificate (no `pinned`, no `ca_files`), a policy with that certificate allows all
+    /// peers, and the node logs a warning. Give each node a certificate of its own to distinguish peers.
+    pub fn certificates(certificates: impl IntoIterator<Item = Fingerprint>) -> Self {
+        Self(AllowedPeers::Certificates(certificates.into_iter().collect()))
     }
 
-    /// The peers that bear one of these names: a convenience **without security**. Every node that knows the secret
-    /// may call itself what it likes.
-    pub fn names<S: Into<String>>(of: impl IntoIterator<Item = S>) -> Self {
-        Self(AllowedPeers::Names(of.into_iter().map(Into::into).collect()))
+    /// The peers with one of these names: a convenience **without security**. Each node that knows the secret can
+    /// choose any name.
+    pub fn names<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
+        Self(AllowedPeers::Names(names.into_iter().map(Into::into).collect()))
     }
 
-    /// Whether a peer is in it.
+    /// Whether the policy allows a peer.
     pub(crate) fn allows(&self, name: &str, certificate: Option<Fingerprint>) -> bool {
         match &self.0 {
-            AllowedPeers::Everybody => true,
-            AllowedPeers::Certificates(of) => {
-                certificate.is_some_and(|certificate| of.contains(&certificate))
+            AllowedPeers::All => true,
+            AllowedPeers::Certificates(allowed) => {
+                certificate.is_some_and(|certificate| allowed.contains(&certificate))
             }
-            AllowedPeers::Names(of) => of.contains(name),
+            AllowedPeers::Names(allowed) => allowed.contains(name),
         }
     }
 
     pub(crate) fn is_everybody(&self) -> bool {
-        self.0 == AllowedPeers::Everybody
+        self.0 == AllowedPeers::All
     }
 
-    /// Whether it is by certificates, and this one is among them.
+    /// Whether the policy is by certificates, and this one is among them.
     pub(crate) fn names_certificate(&self, certificate: &Fingerprint) -> bool {
-        matches!(&self.0, AllowedPeers::Certificates(of) if of.contains(certificate))
+        matches!(&self.0, AllowedPeers::Certificates(allowed) if allowed.contains(certificate))
     }
 
-    /// Whether a peer without a certificate could never be in it, though one is meant to be.
+    /// Whether the policy is meant to allow some peers, but refuses each peer without a certificate.
     pub(crate) fn needs_tls(&self) -> bool {
-        matches!(&self.0, AllowedPeers::Certificates(of) if !of.is_empty())
+        matches!(&self.0, AllowedPeers::Certificates(allowed) if !allowed.is_empty())
     }
 }
 
-/// Why an actor was not opened or closed to peers. Nothing was changed.
+/// Why the access policy of an actor was not set. Nothing was changed.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AccessError {
-    /// It is an actor of another node.
-    #[error("it lives on another node; only its own node can open or close it")]
+    /// The actor is on another node.
+    #[error("the actor is on another node; only its own node can set its access policy")]
     Elsewhere,
-    /// It has ended.
-    #[error("it has ended; open or close it while it lives")]
+    /// The actor has exited.
+    #[error("the actor has exited; set its access policy while it is alive")]
     Ended,
-    /// The audience is by certificates, and no peer presents one.
-    #[error("without TLS no peer presents a certificate; set `certfile`, or take `AccessPolicy::nobody()`")]
+    /// The policy is by certificates, and no peer presents one.
+    #[error("without TLS no peer presents a certificate; set `certfile`, or use `AccessPolicy::nobody()`")]
     NoTls,
     /// This actor is not part of a node.
-    #[error("this actor runs in a loop by itself; nobody can reach it from elsewhere")]
+    #[error("this actor's loop is not part of a node, so no peer can reach it")]
     NoNode,
 }

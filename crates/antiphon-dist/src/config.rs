@@ -1,4 +1,4 @@
-//! What a node is told at its start. Checked once, by `Node::new`.
+//! The configuration of a node. `Node::new` checks it once.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -11,110 +11,114 @@ use crate::access::AccessPolicy;
 use crate::location::{Location, PeerAt};
 use crate::peer_limits::PeerLimits;
 
-/// The settings of a node. Every field is public: write those that matter, and `..Config::default()`.
+/// The settings of a node. All fields are public: set the fields that you need, and add `..Config::default()`.
 ///
-/// The default stays on loopback, with or without a secret.
+/// The default node stays on loopback, with or without a secret.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The node's name; `None` is its location, `ip:port`.
+    /// The node's name; `None`: its location, `ip:port`.
     pub name: Option<String>,
-    /// What all nodes that may talk to each other share.
+    /// The secret that all nodes share that may connect to each other.
     pub secret: Option<Secret>,
-    /// The number of the secret: the same on all nodes, but while they change it.
+    /// The number of the secret. It is the same on all nodes, except while the secret is being changed.
     pub key_id: u32,
-    /// Further secrets, by their numbers, under which peers are let in too. So all nodes can change their secret one
-    /// after another, none of them without peers: first each is restarted with the new one in here; then each with the
-    /// new one as `secret` and the old one in here; then each without the old one.
+    /// Further secrets, with their numbers, that are accepted from peers. They allow nodes to change the secret one after
+    /// another without losing their peers. First restart each node with the new secret in this list; then each with the
+    /// new one as `secret` and the old one in this list; then each without the old one.
     pub other_secrets: Vec<(u32, Secret)>,
-    /// This node's certificate, as PEM; with it, all connections are TLS 1.3, and peers must present one too. The file may
-    /// hold the CA certificates between it and a root behind it, and the key.
+    /// The file with this node's certificate, as PEM. If it is set, all connections use TLS 1.3, and peers must present a
+    /// certificate too. The file may also contain the key and, after the certificate, the CA certificates between it and
+    /// a root.
     pub certfile: Option<PathBuf>,
-    /// The key of the certificate, as PEM without a passphrase; `None`: it stands in `certfile`. On Unix, a file with a key
-    /// that others than its owner may open is refused.
+    /// The file with the key of the certificate, as PEM without a passphrase; `None`: the key is in `certfile`. On Unix, a
+    /// file with a key is refused if users other than its owner may open it.
     pub keyfile: Option<PathBuf>,
-    /// Files with the certificates of all nodes that may be peers, any number in each, as PEM. A peer is let in if its
-    /// certificate is one of them, byte for byte, and its dates hold. A file that holds a key is refused here, unless it is
-    /// the `certfile` that all nodes share. If there is neither this nor `ca_files`, the
-    /// certificate of this node is the one that all nodes share.
+    /// Files with the certificates of all nodes that may be peers, as PEM, any number in each file. A peer is accepted if
+    /// its certificate equals one of them, byte for byte, and is valid at the time. A file that contains a key is refused,
+    /// unless it is the `certfile` that all nodes share. If `pinned` and `ca_files` are both empty, all nodes must share
+    /// the certificate of this node.
     pub pinned: Vec<PathBuf>,
-    /// Files with the certificates of private CAs, as PEM, and without their keys. A peer is let in if one of them has signed its certificate. Its
-    /// names are not looked at: membership counts, wherever the node is dialled.
+    /// Files with the certificates of private CAs, as PEM, without their keys. A peer is accepted if one of the CAs has
+    /// signed its certificate. The names in the certificate are not checked: any certificate of the CA proves membership,
+    /// at whatever address the node is dialled.
     pub ca_files: Vec<PathBuf>,
-    /// How connections are protected, best first. `None` is what the rest of the configuration asks for: TLS with a
-    /// certificate, else [`Suite::aead`] with a secret, else `plain`. With a secret alone, `[Suite::Hmac]` makes records
-    /// authentic but readable.
+    /// How connections are protected, best first. `None` follows the rest of the configuration: TLS with a certificate,
+    /// else [`Suite::aead`] with a secret, else `plain`. With a secret and no certificate, `[Suite::Hmac]` makes records
+    /// authentic but not encrypted.
     pub suites: Option<Vec<Suite>>,
-    /// Beyond loopback, and without a certificate: take a secret that could be guessed.
+    /// Accept a secret that can be guessed, beyond loopback and without a certificate.
     pub weak_secret: bool,
-    /// Beyond loopback: let everybody in, without a secret or a certificate.
+    /// Accept all nodes beyond loopback, without a secret or a certificate.
     pub open: bool,
-    /// The address to listen on, and to announce; 127.0.0.1 by default. Its interface is the one on which this node
-    /// finds others by broadcast and multicast.
+    /// The address to listen on and to announce; 127.0.0.1 by default. The node uses the interface of this address to
+    /// find other nodes by broadcast and multicast.
     pub ip: IpAddr,
-    /// Which interface is meant, by its number, where several bear the same `ip`, as IPv6 addresses of the link
-    /// (fe80::..) may; 0 by default: the first that bears it.
+    /// The number of the interface, if several interfaces have the same `ip`. Link-local IPv6 addresses (fe80::..) can
+    /// repeat in this way. 0, the default: the first interface with that address.
     pub scope_id: u32,
     /// The TCP port to listen on; 0 picks a free one.
     pub tcp_port: u16,
     /// The UDP port for discovery; `None` and 0 are [`UDP_PORT`].
     pub udp_port: Option<u16>,
-    /// The address of the gateway behind which this node is, told to peers beside its own: those in other networks
-    /// dial it. The gateway forwards the TCP port of the same number to this node, so set `tcp_port`; and the UDP port,
-    /// if peers ask the gateway who is there.
+    /// The address of the gateway in front of this node. Peers receive it in addition to the node's own address, and dial
+    /// it from other networks. The gateway must forward the TCP port of the same number to this node, so set `tcp_port`.
+    /// It must also forward the UDP port, if peers probe the gateway for nodes.
     pub ext_ip_addr: Option<IpAddr>,
-    /// Whether to announce this node, to heed announcements, and to answer who asks for the nodes on this host. Without
-    /// it, this node meets those that it contacts, and those that contact it by location.
+    /// Whether this node announces itself, handles announcements, and answers probes for the nodes on its host. If
+    /// `false`, the node has as peers only the nodes that one of the two connects to by location.
     pub discover_peers: bool,
-    /// Nodes at these addresses are neither dialled nor let in.
+    /// Addresses of nodes that this node neither dials nor accepts.
     pub ignore_peers: Vec<IpAddr>,
-    /// Peers to connect to, tried again for ever. Those without a port stand for all nodes on the host.
+    /// Peers to connect to; failed attempts are repeated without end. An entry without a port stands for all nodes on the
+    /// host.
     pub peers: Vec<PeerAt>,
-    /// Whether connections with peers are kept while nothing is sent. Without it a connection is closed, by agreement,
-    /// when nothing has been sent for 2 s and nothing depends on it at either side (a monitor, a watcher of peers, a
-    /// question, an answer); whatever is sent next, by either side, dials again, and only then is it known whether the
-    /// peer is still there. One side is enough, if each can dial the other; [`NetCx::stream_send`](crate::NetCx::stream_send)
-    /// decides of one peer.
+    /// Whether connections with peers stay open while nothing is sent. If `false`, both nodes agree to close a connection
+    /// when nothing has been sent for 2 s and nothing on either side depends on it (a monitor, a peer watch, a lookup, a
+    /// request). The next message of either side dials again; only then does the node learn whether the peer is still
+    /// there. It is enough to set this on one side, if each node can dial the other.
+    /// [`NetCx::stream_send`](crate::NetCx::stream_send) sets it for one peer.
     pub stream_send: bool,
-    /// Networks, as address and prefix length, whose locations are dialled when other nodes tell of them;
-    /// `None`: the networks of the own interfaces that the node listens on. What this node has asked for is dialled
-    /// anyway: the nodes of a host that was contacted, and those that a peer tells of to be announced there.
+    /// Networks, as address and prefix length. The node dials locations that it learns from other nodes only if they are
+    /// in one of these networks. `None`: the networks of the interfaces that the node listens on. Locations that this node
+    /// has asked for are always dialled: the nodes found by a host probe, and the nodes that an announce relay reports.
     pub dial_allow: Option<Vec<(IpAddr, u8)>>,
-    /// Silence after which a peer is lost; 15 s by default. (A process that dies is noticed at once, when its port
-    /// refuses; this is for machines and processes that hang.) Suspect comes at a fifth of it, a ping at a
-    /// fifteenth.
+    /// The silence after which a peer is lost; 15 s by default. It matters for machines and processes that hang: the exit
+    /// of a process is detected at once, since its port then refuses connections. A peer becomes `Suspect` after a fifth
+    /// of this time; a ping is sent after a fifteenth.
     pub peer_timeout: Duration,
-    /// The folder beneath which files from peers are stored, made if need be; `None`: none are taken. A folder
-    /// `.antiphon` in it remembers which files came from peers, and keeps unfinished ones to be resumed. It does not
-    /// keep the node running: a node that has no more to do than to take files is run by
-    /// [`Node::serve`](crate::Node::serve).
+    /// The folder in which files from peers are stored; it is created if it does not exist. `None`: files are refused.
+    /// The folder `.antiphon` in it records which files came from peers, and keeps unfinished files so that they can be
+    /// resumed. Receiving files does not keep [`Node::run`](crate::Node::run) running; use
+    /// [`Node::serve`](crate::Node::serve) for a node that only receives files.
     pub dest_path: Option<PathBuf>,
-    /// The largest file that is taken, in bytes; `None`: any that the disk has room for.
+    /// The size of the largest file that is accepted, in bytes; `None`: the disk is the bound.
     pub max_file_size: Option<u64>,
-    /// Bytes of all files together that came from peers and are still as they came, and of unfinished ones; `None`: the disk
-    /// is the bound. A file that would go over it is refused with [`FileRefused::DestFull`](crate::FileRefused::DestFull).
+    /// The bytes of all files together that came from peers and were not changed since, and of unfinished files; `None`:
+    /// the disk is the bound. A file that would exceed it is refused with
+    /// [`FileRefused::DestFull`](crate::FileRefused::DestFull).
     pub dest_bytes_max: Option<u64>,
-    /// Files that are sent, and received, at a time: 64 by default. Each takes up to about 2 MiB of memory. Of those that are
-    /// received, one peer has at most three quarters (48), so that there are places for others.
+    /// The number of files that are sent at a time, and separately of files that are received at a time: 64 by default.
+    /// Each takes up to about 2 MiB of memory. One peer may use at most three quarters (48) of the received ones, so that
+    /// some remain for other peers.
     pub transfers_max: usize,
-    /// How long an unfinished file is kept to be resumed: a day by default. At most 256 are.
+    /// How long an unfinished file is kept so that it can be resumed: a day by default. At most 256 are kept.
     pub partial_files_keep: Duration,
-    /// How many actors each function that is registered here (an RCI) keeps alive for one calling node; 1,024 by
-    /// default.
+    /// How many live actors one calling node may have from each RCI of this node; 1,024 by default.
     pub rci_actors_max: usize,
-    /// Who may call a function that is registered here, unless [`NetCx::allow`](crate::NetCx::allow) says otherwise of
-    /// it; everybody by default. The actors that it starts are open to the same peers at first.
+    /// Which peers may call the RCIs of this node, unless [`NetCx::allow`](crate::NetCx::allow) sets another policy for an
+    /// RCI; all peers by default. The actors that an RCI starts begin with the policy of the RCI.
     pub rci_access: AccessPolicy,
-    /// Who may send files here, and have them deleted; everybody by default.
+    /// Which peers may send files to this node, and delete them; all peers by default.
     pub files_access: AccessPolicy,
-    /// What one peer may have of this node.
+    /// The limits of each peer.
     pub peer_limits: PeerLimits,
-    /// Limits of the protocol; its times are set from `peer_timeout`.
+    /// The limits of the protocol; their times are overwritten from `peer_timeout`.
     pub limits: Limits,
-    /// The scheduler below.
+    /// The configuration of the scheduler.
     pub scheduler: LoopConfig,
 }
 
-/// The UDP port for discovery, unless another is configured.
+/// The default UDP port for discovery.
 pub const UDP_PORT: u16 = 51_350;
 
 impl Default for Config {
@@ -158,7 +162,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The UDP port that is meant.
+    /// The UDP port for discovery.
     pub(crate) fn discovery_port(&self) -> u16 {
         match self.udp_port {
             None | Some(0) => UDP_PORT,
@@ -166,11 +170,11 @@ impl Config {
         }
     }
 
-    /// The secrets, as the protocol takes them.
+    /// The secrets as a keyring of the protocol.
     pub(crate) fn keyring(&self) -> Keyring {
         let Some(secret) = &self.secret else { return Keyring::none() };
-        let used = Keyring::new(self.key_id, secret.clone());
-        self.other_secrets.iter().fold(used, |ring, (id, secret)| ring.accepting(*id, secret.clone()))
+        let keyring = Keyring::new(self.key_id, secret.clone());
+        self.other_secrets.iter().fold(keyring, |ring, (id, secret)| ring.accepting(*id, secret.clone()))
     }
 
     pub(crate) fn timed_limits(&self) -> Limits {

@@ -1,4 +1,4 @@
-//! What can go wrong between nodes.
+//! The errors of nodes and of the methods of `NetCx`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,19 +9,19 @@ use thiserror::Error;
 
 use crate::location::{Location, PeerAt};
 
-/// Why a node could not start or go on.
+/// Why a node could not start, or stopped.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NodeError {
-    /// The scheduler could not be built or failed.
+    /// The scheduler could not start, or failed.
     #[error(transparent)]
     Loop(#[from] LoopError),
     /// The TCP port could not be opened.
-    #[error("cannot listen on {at} ({source}); is another node running there? Port 0 picks a free one")]
+    #[error("cannot listen on {at} ({source}); is another node running there? Port 0 picks a free port")]
     Listen {
-        /// Where.
+        /// The address and port.
         at: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The UDP port could not be opened.
@@ -31,30 +31,33 @@ pub enum NodeError {
     Udp {
         /// The port.
         port: u16,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The address is none that peers could dial.
+    /// Peers cannot dial the configured address.
     #[error(
-        "{ip} is no address that peers could dial: set `ip` to one of this machine's own, and `ext_ip_addr`, if at \
-         all, to that of its gateway"
+        "peers cannot dial {ip}; set `ip` to an address of this machine, and `ext_ip_addr` to the address of its \
+         gateway, or leave it out"
     )]
     UndialledIp {
         /// The address in the configuration.
         ip: std::net::IpAddr,
     },
-    /// A network in `dial_allow` that there cannot be.
-    #[error("{network}/{bits} in `dial_allow` is no network: the length is at most 32, or 128 in IPv6")]
+    /// An entry of `dial_allow` is not a network.
+    #[error(
+        "{network}/{bits} in `dial_allow` is not a network; the prefix length is at most 32, or 128 for IPv6"
+    )]
     Network {
-        /// Its address.
+        /// The address of the entry.
         network: std::net::IpAddr,
-        /// The length of its prefix.
+        /// The prefix length of the entry.
         bits: u8,
     },
     /// The address is not loopback, and there is neither a secret nor a certificate.
     #[error(
-        "{ip} can be reached from other machines, and nothing says who may come: set `secret` (`Secret::generate()` \
-         makes one), or `certfile` for TLS, or `open: true` to let everybody in; or stay on loopback"
+        "other machines can reach {ip}, and there is neither a secret nor a certificate; set `secret` \
+         (`Secret::generate()` creates one), or `certfile` for TLS, or `open: true` to accept all nodes; or stay on \
+         loopback"
     )]
     NoSecret {
         /// The address in the configuration.
@@ -62,20 +65,20 @@ pub enum NodeError {
     },
     /// The address is not loopback, and the secret can be guessed.
     #[error(
-        "{ip} can be reached from other machines, and the secret is weak: make one with `cargo xtask keygen` \
-         or `Secret::generate()`, or set `weak_secret: true`"
+        "other machines can reach {ip}, and the secret is weak; create one with `cargo xtask keygen` or \
+         `Secret::generate()`, or set `weak_secret: true`"
     )]
     WeakSecret {
         /// The address in the configuration.
         ip: std::net::IpAddr,
     },
-    /// There are other secrets, and none to use.
-    #[error("`other_secrets` are accepted beside the one in use: set `secret`, too")]
+    /// `other_secrets` is set, and `secret` is not.
+    #[error("`other_secrets` is set, and `secret` is not; set `secret` too")]
     OnlyOtherSecrets,
     /// Two secrets have the same number.
-    #[error("two secrets have the key id {id}: give each its own, here and on all other nodes")]
+    #[error("two secrets have the key id {id}; give each its own, here and on all other nodes")]
     SameKeyId {
-        /// The number.
+        /// The key id.
         id: u32,
     },
     /// The suites do not fit the rest of the configuration.
@@ -84,85 +87,85 @@ pub enum NodeError {
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::certificates::TlsError),
-    /// An audience cannot be meant.
-    #[error("an audience in the configuration admits nobody: {0}")]
+    /// An access policy in the configuration can allow no peer.
+    #[error("an access policy in the configuration allows no peer: {0}")]
     AccessPolicy(#[from] crate::access::AccessError),
     /// The folder for files cannot be used.
-    #[error("files cannot be taken in {} ({source}); make it a folder of this user's own, or set another `dest_path`", path.display())]
+    #[error("cannot store files in {} ({source}); make it a folder that this user owns, or set another `dest_path`", path.display())]
     DestPath {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A field of the configuration says what no node can do.
+    /// A field of the configuration has a value that is not possible.
     #[error(transparent)]
     Profile(#[from] antiphon_wire::ProfileError),
-    /// The system gave no random numbers.
+    /// The system provided no random numbers.
     #[error(transparent)]
     Random(#[from] antiphon_wire::NoRandomness),
     /// This process is confined to loopback, and the configuration is not.
     #[error(transparent)]
     Egress(#[from] antiphon_sched::egress::EgressError),
     /// `run_with` could not start its thread, or the thread panicked.
-    #[error("the thread beside the loop failed: {0}")]
+    #[error("the thread of `run_with` failed: {0}")]
     Thread(String),
 }
 
-/// What is wrong with the suites that a configuration names.
+/// Why the suites of a configuration cannot be used.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SuitesFault {
-    /// `tls`, and no certificate.
-    #[error("the suite `tls` needs a certificate: set `certfile`, or take it out of `suites`")]
+    /// `tls` is set, and there is no certificate.
+    #[error("the suite `tls` needs a certificate; set `certfile`, or remove `tls` from `suites`")]
     NoCertificate,
-    /// A certificate, and suites that would protect a second time, or not at all.
-    #[error("with a certificate all connections are TLS: leave `suites` as `None`, or `certfile` out")]
+    /// There is a certificate, and a suite other than `tls`.
+    #[error("with a certificate all connections use TLS; leave `suites` as `None`, or remove `certfile`")]
     BesidesTls,
-    /// A secret, and a suite that proves nothing.
+    /// There is a secret, and the suite `plain`, which does not check it.
     #[error(
-        "the suite `plain` lets everybody in, secret or not: take it out of `suites`, or leave the secret out"
+        "the suite `plain` accepts all nodes without the secret; remove `plain` from `suites`, or the secret"
     )]
     PlainWithSecret,
 }
 
-/// Why nothing was found under a name.
+/// Why a lookup found nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LocateError {
-    /// Nobody registered the name in time.
-    #[error("nobody registered that name in time; is its node running, with the same secret and UDP port?")]
+    /// The name was not registered in time.
+    #[error("the name was not registered in time; is its node running, with the same secret and UDP port?")]
     TimedOut,
-    /// The name stands for something that takes another type.
-    #[error("the name takes messages of type {found}, not {wanted}; check the types on both sides")]
+    /// The name is registered for another type.
+    #[error("the name is registered for type {found}, not {wanted}; check the types on both sides")]
     WrongType {
-        /// The type that was asked for.
+        /// The type that the lookup asked for.
         wanted: String,
-        /// The type that the name takes.
+        /// The type that the name is registered for.
         found: String,
     },
-    /// The asker has 65,535 open requests already, or the node 65,536 open questions.
-    #[error("too many open requests; wait for answers before asking more")]
+    /// The actor has 65,535 open requests already, or the node 65,536 open lookups.
+    #[error("too many open requests; wait for answers first")]
     TooManyOpen,
-    /// A node that was asked keeps no more questions of this node's; who else was asked does not have the name.
+    /// Another node keeps no more lookups of this node. The nodes that accepted the lookup do not have the name.
     #[error(
-        "this node has as many names to find as another node admits; wait for answers, or raise \
-         `peer_limits.lookups_max` over there"
+        "this node has as many open lookups as another node allows; wait for answers, or raise \
+         `peer_limits.lookups_max` on that node"
     )]
     Refused,
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
-    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    /// The name of the type is longer than 255 bytes. This happens to types that are composed of many others.
     #[error(
-        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+        "the name of the type has {bytes} bytes, more than 255; wrap it in a type with a name of its own"
     )]
     TypeNameTooLong {
-        /// The bytes that the type's name has.
+        /// The length of the type's name in bytes.
         bytes: usize,
     },
     /// This actor is not part of a node.
-    #[error("this actor runs in a loop by itself; spawn it in a `Node` to use names")]
+    #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to use names")]
     NoNode,
 }
 
@@ -171,7 +174,9 @@ pub enum LocateError {
 #[non_exhaustive]
 pub enum RegisterError {
     /// Another actor has the name.
-    #[error("another actor of this node has registered {name:?}; take another name, or wait until it ends")]
+    #[error(
+        "another actor of this node has registered {name:?}; use another name, or wait until that actor exits"
+    )]
     Taken {
         /// The name.
         name: String,
@@ -179,55 +184,55 @@ pub enum RegisterError {
     /// The name is empty, or longer than 255 bytes.
     #[error("a name has 1 to 255 bytes")]
     BadName,
-    /// The type that goes with the name is composed of so many that its own name is too long for the wire.
+    /// The name of the type is longer than 255 bytes. This happens to types that are composed of many others.
     #[error(
-        "its type's name has {bytes} bytes, where 255 are possible; wrap it in a type with a name of its own"
+        "the name of the type has {bytes} bytes, more than 255; wrap it in a type with a name of its own"
     )]
     TypeNameTooLong {
-        /// The bytes that the type's name has.
+        /// The length of the type's name in bytes.
         bytes: usize,
     },
     /// The node has 65,536 names already.
-    #[error("this node has registered as many names as it may; unregister some")]
+    #[error("this node has 65,536 names already; unregister some")]
     TooMany,
-    /// The name is not registered, or by another actor.
+    /// The name is not registered, or another actor registered it.
     #[error("{name:?} is not registered by this actor; only the owner can unregister it")]
     NotOwner {
         /// The name.
         name: String,
     },
     /// This actor is not part of a node.
-    #[error("this actor runs in a loop by itself; spawn it in a `Node` to use names")]
+    #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to use names")]
     NoNode,
 }
 
-/// What became of a message that asked for a receipt, if it was not delivered.
+/// Why a message that asked for a receipt was not delivered, or may not have been.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeliverError {
-    /// It was refused; the message has not arrived.
+    /// The message was refused; it is in no mailbox.
     #[error("refused: {0}")]
     Refused(antiphon_sched::Undelivered),
-    /// No receipt came in time; the message may still arrive.
-    #[error("no receipt in time; the message may still arrive")]
+    /// No receipt came in time; the message may still be delivered.
+    #[error("no receipt came in time; the message may still be delivered")]
     TimedOut,
-    /// The session with the node ended while the message was under way; it may have arrived.
-    #[error("the actor's node was lost with the message under way; it may have arrived")]
+    /// The session with the node ended before the receipt came; the message may have been delivered.
+    #[error("the actor's node was lost before the receipt came; the message may have been delivered")]
     Unknown,
-    /// The asker has 65,535 open requests already; nothing was sent.
-    #[error("too many open requests; wait for answers before sending more")]
+    /// The actor has 65,535 open requests already; nothing was sent.
+    #[error("too many open requests; wait for answers first")]
     TooManyOpen,
-    /// Of a channel: so many subscribers were wanted, and have not come in time; nothing was delivered.
+    /// A channel did not have the requested number of subscribers in time; nothing was delivered.
     #[error(
-        "the channel has {subscribers} subscribers, fewer than wanted, and no more came in time; \
-             nothing was delivered"
+        "the channel has {subscribers} subscribers, fewer than requested; nothing was delivered; wait for more \
+         subscribers, or request fewer"
     )]
     TooFew {
-        /// How many it has.
+        /// The number of subscribers at the timeout.
         subscribers: usize,
     },
-    /// Of a channel: as many deliveries are under way as it may have; nothing was delivered.
-    #[error("the channel has too many deliveries under way; wait for their answers before delivering more")]
+    /// A channel has as many pending deliveries as it may; nothing was delivered.
+    #[error("the channel has too many pending deliveries; wait for their answers first")]
     TooManyDeliveries,
 }
 
@@ -235,176 +240,179 @@ pub enum DeliverError {
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The channel is closed, or never was.
-    #[error("there is no such channel, or it was closed; locate it again")]
+    /// The channel is closed, or does not exist.
+    #[error("the channel is closed or does not exist; locate it again")]
     NoChannel,
-    /// The subscriber is that very channel, or is above it.
+    /// The subscriber is the channel itself, or a channel that forwards to it.
     #[error(
-        "the subscriber passes its messages on to that channel already, so they would never end; \
-             subscribe in one direction only"
+        "the subscriber forwards its messages to that channel already, so messages would circulate without end; \
+         subscribe in one direction only"
     )]
     Cycle,
-    /// The channel has as many subscribers as it may, or too many channels above it.
+    /// The channel has as many subscribers as it may, or too many upstream channels.
     #[error(
-        "the channel has as many subscribers or levels as it may; unsubscribe some, or add a channel below it"
+        "the channel has as many subscribers or upstream channels as it may; unsubscribe some, or subscribe by another \
+         channel"
     )]
     TooMany,
-    /// The asker's node has put as many receivers into that channel, or all of its node, as it may.
+    /// The subscribing node has as many subscribers at the channel, or at all channels of its node, as it may.
     #[error(
-        "this node has as many receivers in that channel, or on its node, as it may; subscribe by a channel of this \
-         node's own, or raise `peer_limits` over there"
+        "this node has as many subscribers at the channel, or at all channels of its node, as it may; subscribe by a \
+         channel of this node, or raise `peer_limits` on that node"
     )]
     OverQuota,
-    /// The subscriber, a channel, is gone or does not answer.
+    /// The subscriber is a channel, and is closed or does not answer.
     #[error("the channel that should subscribe is closed or cannot be reached; locate it again")]
     NoSubscriber,
-    /// A channel is put below another by an actor of either's node, and by nobody else.
+    /// Neither channel is on this node. Only an actor on the node of one of them may subscribe one to the other.
     #[error(
-        "neither of the two channels is this node's; have an actor on the node of either subscribe one to the other"
+        "neither of the two channels is on this node; subscribe from an actor on the node of one of them"
     )]
     NotYours,
     /// The channel's node was lost, or cannot be reached.
     #[error("the channel's node cannot be reached; wait until it is Online, and locate the channel again")]
     NodeLost,
-    /// No answer in time; the subscription may still come about.
-    #[error("no answer in time; unsubscribe if it is no longer wanted, for it may still come about")]
+    /// No answer came in time; the subscription may still be made.
+    #[error("no answer came in time; the subscription may still be made, so unsubscribe if it is not needed")]
     TimedOut,
-    /// The channel, or the way to its node, has more to do than it may hold.
-    #[error("the channel or the way to its node is overloaded; try again later")]
+    /// The mailbox of the channel, or the send queue to its node, is full.
+    #[error("the channel or the send queue to its node is full; try again later")]
     Busy,
-    /// The channel carries another type.
-    #[error("the channel carries another type; check the types on both sides")]
+    /// The channel carries messages of another type.
+    #[error("the channel carries messages of another type; check the types on both sides")]
     WrongType,
-    /// The asker has 65,535 open requests already.
-    #[error("too many open requests; wait for answers before asking more")]
+    /// The actor has 65,535 open requests already.
+    #[error("too many open requests; wait for answers first")]
     TooManyOpen,
     /// This actor is not part of a node.
-    #[error("this actor runs in a loop by itself; spawn it in a `Node` to use channels")]
+    #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to use channels")]
     NoNode,
 }
 
-/// Why a call started no actor, as far as is known.
+/// Why a call of an RCI returned no actor.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The function is not registered any more.
-    #[error("the function is not registered any more; locate it again")]
+    /// The function is not registered, or no longer.
+    #[error("the function is no longer registered; locate it again")]
     NotRegistered,
-    /// The function takes other arguments, or they could not be encoded or decoded.
-    #[error("the function does not take {arguments}, or they do not encode; check the types on both sides")]
+    /// The function takes arguments of another type, or the arguments could not be encoded or decoded.
+    #[error(
+        "the function does not take {arguments}, or they cannot be encoded; check the types on both sides"
+    )]
     WrongArguments {
-        /// The name of the type of the arguments that were given.
+        /// The name of the type of the arguments.
         arguments: String,
     },
-    /// The calling node has as many actors alive by that function as the other node admits.
+    /// The calling node has as many live actors from this function as the other node allows.
     #[error(
-        "this node has {max} actors alive by that function, as many as it may; wait until some have ended, or \
-             raise `rci_actors_max` over there"
+        "this node has {max} live actors from this function, as many as it may; wait until some exit, or raise \
+         `rci_actors_max` on that node"
     )]
     OverQuota {
-        /// How many it may have.
+        /// The limit of the other node.
         max: usize,
     },
     /// The function panicked, with this text; it stays registered.
     #[error("the function panicked: {0}; see the log of its node")]
     Panicked(String),
-    /// No answer in time; an actor may still be started.
-    #[error("no answer in time; an actor may still be started")]
+    /// No answer came in time; an actor may still be started.
+    #[error("no answer came in time; an actor may still be started")]
     TimedOut,
-    /// The function has more calls to answer than it may hold, or too many bytes wait for its node.
-    #[error("the function or the way to its node is overloaded; call less at once")]
+    /// The mailbox of the RCI, or the send queue to its node, is full.
+    #[error("the mailbox of the function or the send queue to its node is full; make fewer calls at once")]
     Busy,
     /// The function's node cannot be reached, or was lost before it answered; an actor may have been started.
     #[error("the function's node was lost; wait until it is Online again, and locate the function there")]
     NodeLost,
-    /// The caller has 65,535 open requests already.
-    #[error("too many open requests; wait for answers before calling more")]
+    /// The actor has 65,535 open requests already.
+    #[error("too many open requests; wait for answers first")]
     TooManyOpen,
 }
 
-/// Why a peer could not be contacted.
+/// Why a connect request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PeerError {
-    /// It answered, and refused.
+    /// The peer refused the connection.
     #[error("the peer refused: {0}")]
     Refused(antiphon_wire::Refusal),
-    /// Nobody answered in time. The node goes on no further with it.
-    #[error("no answer in time; is a node running there?")]
+    /// No node answered in time. The node stops trying.
+    #[error("no node answered in time; is a node running there?")]
     NoAnswer,
-    /// The host could not be looked up.
-    #[error("{at} cannot be looked up: {reason}; check the name, or give its IP address")]
+    /// The host name could not be resolved.
+    #[error("{at} cannot be resolved: {reason}; check the name, or use the IP address")]
     UnknownHost {
-        /// What was to be looked up.
+        /// The host.
         at: PeerAt,
-        /// What the resolver said.
+        /// The error of the resolver.
         reason: String,
     },
     /// This process is confined to loopback.
     #[error(transparent)]
     Egress(#[from] antiphon_sched::egress::EgressError),
-    /// The asker has 65,535 open requests already.
-    #[error("too many open requests; wait for answers before asking more")]
+    /// The actor has 65,535 open requests already.
+    #[error("too many open requests; wait for answers first")]
     TooManyOpen,
     /// This actor is not part of a node.
-    #[error("this actor runs in a loop by itself; spawn it in a `Node` to have peers")]
+    #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to have peers")]
     NoNode,
 }
 
-/// A node that this one knows no location of.
+/// The error for a node without a known location.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
-#[error("node {node} is not known here; it was never met, or is long gone")]
+#[error("node {node} is not known here; it was never a peer, or was forgotten after it left")]
 pub struct UnknownNode {
     /// The node.
     pub node: antiphon_sched::NodeId,
 }
 
-/// A location at which no peer is known.
+/// The error for a location without a known peer.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
-#[error("no peer at {at} is known here; contact it first, with `peer`")]
+#[error("no peer at {at} is known here; connect to it first with `peer`")]
 pub struct UnknownPeer {
     /// The location.
     pub at: Location,
 }
 
-/// Why it is not known that a peer is closed in good order.
+/// Why a peer was not closed, or not with everything delivered.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CloseError {
     /// No peer is known there.
     #[error(transparent)]
     Unknown(#[from] UnknownPeer),
-    /// What was sent to it has not arrived in time. The session has ended all the same.
-    #[error("the peer is closed, and did not acknowledge in time what was sent to it before")]
+    /// The peer did not acknowledge in time all that was sent to it. The session has ended nevertheless.
+    #[error("the peer is closed, but did not acknowledge in time all that was sent to it before")]
     TimedOut,
-    /// The asker has 65,535 open requests already; nothing was closed.
-    #[error("too many open requests; wait for answers before asking more")]
+    /// The actor has 65,535 open requests already; nothing was closed.
+    #[error("too many open requests; wait for answers first")]
     TooManyOpen,
     /// This actor is not part of a node.
-    #[error("this actor runs in a loop by itself; spawn it in a `Node` to have peers")]
+    #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to have peers")]
     NoNode,
 }
 
-/// What a node thinks of a peer, and where it is.
+/// A peer, with its status and location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
-    /// Where it takes connections; the first of its locations.
+    /// The first of the locations at which the peer accepts connections.
     pub location: Location,
-    /// Its name.
+    /// The name of the peer.
     pub name: String,
-    /// Its incarnation.
+    /// The incarnation of the peer.
     pub node: antiphon_sched::NodeId,
-    /// What is thought of it.
+    /// Whether the peer is reachable.
     pub status: Status,
 }
 
-/// Whether a peer is there.
+/// Whether a peer is reachable.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It is connected, or was heard of lately.
+    /// The peer is connected, was connected until a moment ago, or agreed to close its idle connection.
     Online,
-    /// It has been silent for a while: 3 s by default.
+    /// The peer has been silent for a while: 3 s by default.
     Suspect,
-    /// It is lost, or has said goodbye: everything open on it was answered.
+    /// The peer is lost, or has sent a goodbye. Everything open on it was answered.
     Offline,
 }

@@ -1,41 +1,41 @@
-//! A message of hidden actors, with the node that it came from.
+//! A message of service actors, together with the node that sent it.
 //!
-//! What a message says of its sender, by an address, a reply or an id in it, is the sender's word. Which node sent it is
-//! known from the session: rights and quotas go by that alone.
+//! An address, a `ReplyTo` or an id inside a message can name any node. Only the session shows which node sent the
+//! message, so access rights and quotas depend on the session alone.
 //!
-//! Invariant: `by` is the node whose session brought the message; `None`: it never crossed nodes.
+//! Invariant: `from` is the node of the session that brought the message; `None` if the message is from this node.
 
 use std::borrow::Cow;
 
 use antiphon_sched::{DecodeError, EncodeError, NodeId, Wire, origin};
 
-/// A message, and who sent it.
+/// A message, and the node that sent it.
 pub struct FromNode<T> {
-    pub(crate) what: T,
-    pub(crate) by: Option<NodeId>,
-    /// Bytes that it had on the way; 0 if it had none.
-    pub(crate) bytes: usize,
+    pub(crate) message: T,
+    pub(crate) from: Option<NodeId>,
+    /// The length of the encoded message; 0 if it was not decoded.
+    pub(crate) wire_len: usize,
 }
 
 impl<T> From<T> for FromNode<T> {
-    fn from(what: T) -> Self {
-        Self { what, by: None, bytes: 0 }
+    fn from(message: T) -> Self {
+        Self { message, from: None, wire_len: 0 }
     }
 }
 
-/// On the wire it is the message.
+/// Encodes as the message alone.
 impl<T: Wire> Wire for FromNode<T> {
     fn name() -> Cow<'static, str> {
         T::name()
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        self.what.encode(out)
+        self.message.encode(out)
     }
 
-    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        let before = from.len();
-        let what = T::decode(from)?;
-        Ok(Self { what, by: origin(), bytes: before - from.len() })
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let before = input.len();
+        let message = T::decode(input)?;
+        Ok(Self { message, from: origin(), wire_len: before - input.len() })
     }
 }

@@ -1,10 +1,11 @@
-//! The node: actors that find each other by name, and talk across processes as within one.
+//! The node: actors that find each other by name, and exchange messages across processes as within one.
 //!
-//! A [`Node`] is a loop of actors, listening on one TCP port. It finds its peers by announcements on UDP, or
-//! is told of them; proves to each that it knows the shared secret; and keeps one session with each, which
-//! outlives its connections. To actors all of this is the verbs of [`NetCx`] and addresses as they know them.
+//! A [`Node`] is a loop of actors that listens on one TCP port. It finds its peers by announcements over UDP, or connects
+//! to configured locations. Two nodes prove to each other that they know the shared secret, and keep one session, which
+//! outlives its connections. Actors use the methods of [`NetCx`] and ordinary addresses.
 //!
-//! `node` is pure: bytes, times and chance in, bytes and wishes out. `net` is its driver, with the sockets.
+//! The module `node` does no input or output: it takes bytes, times and random numbers, and returns bytes and actions.
+//! The module `net` is its driver, with the sockets.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]

@@ -1,4 +1,4 @@
-//! Where a node can be reached.
+//! The locations at which nodes accept connections.
 
 use std::fmt;
 use std::net::{AddrParseError, IpAddr, SocketAddr};
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// An IP address and a TCP port: where a node takes connections.
+/// An IP address and a TCP port at which a node accepts connections.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Location(SocketAddr);
@@ -14,12 +14,12 @@ pub struct Location(SocketAddr);
 antiphon_sched::wire!(Location, "location");
 
 impl Location {
-    /// The node at this address and port.
+    /// The location with this address and port.
     pub const fn new(at: SocketAddr) -> Self {
         Self(at)
     }
 
-    /// Address and port.
+    /// The address and port.
     pub const fn addr(self) -> SocketAddr {
         self.0
     }
@@ -51,9 +51,10 @@ impl fmt::Debug for Location {
     }
 }
 
-/// What a node tells of its locations, as it looks from here: `via` is the address at which it was met, or from which it
-/// was heard. That address comes first, if it is among them, since it works; others keep their order. Addresses of a
-/// link are on the one behind `via`, since the number of an interface means nothing to another host.
+/// The locations that a node states, adapted to this host. `via` is the address at which the node was reached, or from
+/// which its datagram came. Locations with that IP address come first, since that address works; the others keep their
+/// order. Link-local addresses get the interface of `via`, since the interface number of another host means nothing
+/// here.
 pub(crate) fn seen_from(locations: impl Iterator<Item = SocketAddr>, via: SocketAddr) -> Vec<SocketAddr> {
     let on_link = |mut at: SocketAddr| {
         if let (SocketAddr::V6(at), SocketAddr::V6(via)) = (&mut at, via)
@@ -68,25 +69,26 @@ pub(crate) fn seen_from(locations: impl Iterator<Item = SocketAddr>, via: Socket
     first
 }
 
-/// Where a peer is: a location, or a host name with a port. Port 0 stands for all nodes on the host.
+/// The target of a connect request: a location, or a host name with a port. Port 0 stands for all nodes on the host.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum PeerAt {
-    /// A known location.
+    /// A location.
     Location(Location),
-    /// A host that must be looked up, and a TCP port.
+    /// A host name, and a TCP port. The name is resolved.
     Host(String, u16),
 }
 
-/// How a peer is contacted, besides where and how long.
+/// Options of a connect request.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct PeerOptions {
-    /// The UDP port at which a host is asked for its nodes, when no TCP port is given; `None`: as of this node.
+    /// The UDP port at which a host is probed for its nodes, when no TCP port is given; `None`: the UDP port of this node.
     pub udp_port: Option<u16>,
-    /// Whether the connection is kept while nothing is sent; `None`: as this node keeps all.
+    /// Whether the connection stays open while nothing is sent; `None`: as configured by
+    /// [`Config::stream_send`](crate::Config::stream_send).
     pub stream_send: Option<bool>,
-    /// Whether the peer shall announce this node in its own network, for the nodes there that hear no announcement of
-    /// this one, and tell this node of them. One peer of a network is enough.
+    /// Whether the peer acts as announce relay: it announces this node in its own network, which the announcements of this
+    /// node do not reach, and reports the nodes there to this node. One such peer in each network is enough.
     pub broadcast: bool,
 }
 
@@ -133,11 +135,11 @@ impl From<IpAddr> for PeerAt {
     }
 }
 
-/// A text that names no peer.
+/// The error for a text that is no location and no host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no peer; write `host:port`, such as `192.168.1.7:9705` or `server.example:9705`, or a host alone for \
-     all nodes on it"
+    "{text:?} is not a location or host; write `host:port`, such as `192.168.1.7:9705` or `server.example:9705`, or a \
+     host alone for all nodes on it"
 )]
 pub struct PeerAtError {
     text: String,
@@ -155,7 +157,7 @@ impl FromStr for PeerAt {
             Some((host, port)) => (host, port.parse().ok()),
             None => (text, Some(0)),
         };
-        // What holds a colon still was meant as an address.
+        // A host with another colon was meant as an IP address.
         let is_host = !host.is_empty() && !host.contains([':', ' ', '/', '[', ']']);
         match port.filter(|_| is_host) {
             Some(port) => Ok(Self::Host(host.to_owned(), port)),
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_names_a_location_a_host_with_a_port_or_all_nodes_on_a_host() {
+    fn peer_at_text_parses_or_shows_text() {
         let peer = |text: &str| text.parse::<PeerAt>();
         assert_eq!(peer("10.0.0.1:7"), Ok(at("10.0.0.1:7").into()));
         assert_eq!(peer("10.0.0.1"), Ok(at("10.0.0.1:0").into()));
@@ -193,17 +195,18 @@ mod tests {
         for text in
             ["", ":7", "localhost:", "localhost:x", "localhost:70000", "http://localhost:7", "1:2:3:4", "a b"]
         {
-            let refused = peer(text).expect_err(text);
-            assert!(refused.to_string().contains(&format!("{text:?}")), "{refused}");
+            let error = peer(text).expect_err(text);
+            assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }
     }
 
+    /// The address of `via` comes first, and a link-local address gets the interface of `via`.
     #[test]
-    fn where_a_node_was_met_comes_first_and_its_link_is_the_one_behind_that() {
-        let told = [at("192.168.1.2:7"), at("[fe80::2]:7"), at("203.0.113.1:7")];
-        let seen = |via: &str| seen_from(told.iter().copied(), at(via));
-        assert_eq!(seen("203.0.113.1:4000"), [told[2], told[0], told[1]]);
-        assert_eq!(seen("10.0.0.1:4000"), told);
-        assert_eq!(seen("[fe80::9%4]:4000"), [told[0], at("[fe80::2%4]:7"), told[2]]);
+    fn seen_from_via_sorts_and_scopes_locations() {
+        let stated = [at("192.168.1.2:7"), at("[fe80::2]:7"), at("203.0.113.1:7")];
+        let seen = |via: &str| seen_from(stated.iter().copied(), at(via));
+        assert_eq!(seen("203.0.113.1:4000"), [stated[2], stated[0], stated[1]]);
+        assert_eq!(seen("10.0.0.1:4000"), stated);
+        assert_eq!(seen("[fe80::9%4]:4000"), [stated[0], at("[fe80::2%4]:7"), stated[2]]);
     }
 }

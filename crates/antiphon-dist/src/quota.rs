@@ -1,44 +1,47 @@
-//! What each of several has of something that is bounded.
+//! Per-key usage counters for bounded resources.
 //!
-//! Invariant: `all` is the sum of the shares; who has nothing has no entry, so that the table is as large as its bound allows.
+//! Invariant: `total` is the sum of all entries. A key without usage has no entry, so the bound of the resource also
+//! bounds the table.
 
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, SubAssign};
 
-/// The shares of nodes, or of whatever is told apart by a `K`: in numbers, or in amounts of several kinds.
+/// The usage of a resource by each key, such as a node. `N` is a number, or several numbers together.
 #[derive(Debug)]
 pub(crate) struct QuotaUsage<K, N = usize> {
-    of: BTreeMap<K, N>,
-    all: N,
+    by_key: BTreeMap<K, N>,
+    total: N,
 }
 
 impl<K: Ord, N: Default> Default for QuotaUsage<K, N> {
     fn default() -> Self {
-        Self { of: BTreeMap::new(), all: N::default() }
+        Self { by_key: BTreeMap::new(), total: N::default() }
     }
 }
 
 impl<K: Ord, N: Copy + Default + PartialEq + AddAssign + SubAssign> QuotaUsage<K, N> {
-    pub(crate) fn of(&self, whose: &K) -> N {
-        self.of.get(whose).copied().unwrap_or_default()
+    /// The usage of one key.
+    pub(crate) fn of(&self, key: &K) -> N {
+        self.by_key.get(key).copied().unwrap_or_default()
     }
 
+    /// The usage of all keys together.
     pub(crate) fn all(&self) -> N {
-        self.all
+        self.total
     }
 
-    pub(crate) fn add(&mut self, whose: K, more: N) {
-        self.all += more;
-        *self.of.entry(whose).or_default() += more;
+    pub(crate) fn add(&mut self, key: K, more: N) {
+        self.total += more;
+        *self.by_key.entry(key).or_default() += more;
     }
 
-    /// Takes away what was added before.
-    pub(crate) fn take(&mut self, whose: &K, less: N) {
-        let Some(has) = self.of.get_mut(whose) else { return };
-        self.all -= less;
-        *has -= less;
-        if *has == N::default() {
-            self.of.remove(whose);
+    /// Subtracts usage that was added before.
+    pub(crate) fn take(&mut self, key: &K, less: N) {
+        let Some(usage) = self.by_key.get_mut(key) else { return };
+        self.total -= less;
+        *usage -= less;
+        if *usage == N::default() {
+            self.by_key.remove(key);
         }
     }
 }
@@ -48,14 +51,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_nothing_left_is_forgotten_and_the_sum_stays_right() {
-        let mut shares = QuotaUsage::default();
-        shares.add("a", 2);
-        shares.add("b", 3);
-        shares.take(&"a", 1);
-        assert_eq!((shares.of(&"a"), shares.of(&"b"), shares.of(&"c"), shares.all()), (1, 3, 0, 4));
-        shares.take(&"a", 1);
-        shares.take(&"c", 1);
-        assert_eq!((shares.of.len(), shares.all()), (1, 3));
+    fn quota_usage_zero_removes_key_keeps_total() {
+        let mut usage = QuotaUsage::default();
+        usage.add("a", 2);
+        usage.add("b", 3);
+        usage.take(&"a", 1);
+        assert_eq!((usage.of(&"a"), usage.of(&"b"), usage.of(&"c"), usage.all()), (1, 3, 0, 4));
+        usage.take(&"a", 1);
+        usage.take(&"c", 1);
+        assert_eq!((usage.by_key.len(), usage.all()), (1, 3));
     }
 }

@@ -1,4 +1,4 @@
-//! The node, as users hold it: a loop with a core and a driver.
+//! The node as its user sees it: a loop, a node core and a driver.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -21,12 +21,12 @@ use crate::net::{NetDriver, Resolver};
 use crate::node::{Counts, Input, NodeCore};
 use crate::rci::{self, Rci};
 
-/// How long `run` waits, at its end, until peers have acknowledged what was sent.
+/// How long `run` waits at its end for peers to acknowledge all that was sent.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
-/// How long a node that is dropped waits until its goodbyes are written.
+/// How long the drop of a node waits for its goodbyes to be written.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 
-/// A loop of actors that talks to others like it.
+/// A loop of actors that exchanges messages with other nodes.
 ///
 /// ```
 /// use antiphon_dist::{Config, NetCx, Node};
@@ -70,15 +70,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the ports of a node. It finds its peers when it runs.
+    /// Creates a node and opens its ports. The node connects to peers once it runs.
     ///
     /// # Errors
-    /// A port is in use, or the configuration is unsafe or says what no node can do.
+    /// A port is in use, or the configuration is unsafe or not possible.
     pub fn new(config: Config) -> Result<Self, NodeError> {
-        Self::with_resolver(config, look_up)
+        Self::with_resolver(config, resolve)
     }
 
-    /// As [`Node::new`], with another way to look hosts up.
+    /// As [`Node::new`], with another resolver for host names.
     ///
     /// # Errors
     /// As [`Node::new`].
@@ -89,7 +89,7 @@ impl Node {
         Ok(Self { sched, driver, location, name: config.name_at(location), started: false })
     }
 
-    /// Where the node takes connections.
+    /// The location at which the node accepts connections.
     pub fn location(&self) -> Location {
         self.location
     }
@@ -99,7 +99,7 @@ impl Node {
         &self.name
     }
 
-    /// A handle for other threads.
+    /// A handle to the node for other threads.
     pub fn handle(&self) -> Handle {
         self.sched.handle()
     }
@@ -112,12 +112,12 @@ impl Node {
         self.sched.spawn(actor)
     }
 
-    /// Starts an actor from anything that is one.
+    /// Starts an actor from a value that implements [`Actor`].
     pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
         self.sched.spawn_actor(actor)
     }
 
-    /// Starts an actor from a state, and a fold that takes the state and gives the next.
+    /// Starts an actor from a state and a fold, which takes the state and returns the next one.
     pub fn spawn_fsm<M: 'static, S: 'static, F>(&mut self, state: S, fold: F) -> Addr<M>
     where
         F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,
@@ -125,17 +125,18 @@ impl Node {
         self.sched.spawn_fsm(state, fold)
     }
 
-    /// Opens a channel under a name, for all of the node's life. It does not keep the node running: [`Node::run`]
-    /// returns when only daemons are left, so use [`Node::serve`] where others are to find it. On order, see
-    /// [`NetCx::channel`](crate::NetCx::channel).
+    /// Opens a channel under a name until the node ends. The channel does not keep the node running: [`Node::run`]
+    /// returns when only daemons are left, so use [`Node::serve`] if only other nodes use the channel. For the order of
+    /// messages see [`NetCx::channel`](crate::NetCx::channel).
     ///
     /// # Errors
-    /// The node has a channel of that name, it is no name, or there are too many.
+    /// The node has a channel of that name, the name is not valid, or there are too many names.
     pub fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError> {
         channels::open(&mut self.sched.loop_ref(), name, None, None)
     }
 
-    /// As [`Node::channel`]; each message is passed on as `transform` makes it, or dropped if it answers `None`.
+    /// As [`Node::channel`], with a transform: the channel sends what `transform` returns for each message, or drops the
+    /// message if it returns `None`.
     ///
     /// # Errors
     /// As [`Node::channel`].
@@ -147,18 +148,18 @@ impl Node {
         channels::open(&mut self.sched.loop_ref(), name, None, Some(Box::new(transform)))
     }
 
-    /// The end of an actor of this node, with the value that it will exit with; `()` for `stop`. Ask for it before
-    /// [`Node::run`]: of an actor that has ended by then, nothing is kept.
+    /// A handle that waits for an actor of this node to exit, and returns its exit value; `()` for `stop`. Create it
+    /// before [`Node::run`]: the values of actors that have exited are not kept.
     pub fn join_handle<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> JoinHandle<V> {
         self.sched.join_handle(actor)
     }
 
-    /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
-    /// does not keep the node running, while the actors that it starts do: [`Node::run`] returns when only daemons are
-    /// left, so use [`Node::serve`] where others are to call it.
+    /// Registers an RCI: a function that makes an actor (a closure) from arguments. Actors on all nodes can call it; the
+    /// new actor starts on this node. The RCI does not keep the node running, but the actors that it starts do:
+    /// [`Node::run`] returns when only daemons are left, so use [`Node::serve`] if only other nodes call the RCI.
     ///
     /// # Errors
-    /// The node has an RCI of that name, it is no name, or there are too many.
+    /// The node has an RCI of that name, the name is not valid, or there are too many names.
     pub fn rci<A: Wire, T: Wire, F>(
         &mut self,
         name: &str,
@@ -170,7 +171,7 @@ impl Node {
         self.rci_actor(name, function)
     }
 
-    /// As [`Node::rci`], for anything that is an actor: structs, boxes.
+    /// As [`Node::rci`], for all types that implement [`Actor`]: structs, boxes.
     ///
     /// # Errors
     /// As [`Node::rci`].
@@ -182,7 +183,7 @@ impl Node {
         rci::open(&mut self.sched.loop_ref(), name, None, function)
     }
 
-    /// Takes a function back that the node has registered; actors that it started go on.
+    /// Unregisters an RCI of the node. The actors that it started continue.
     ///
     /// # Errors
     /// There is no RCI of that name, or an actor has registered it.
@@ -190,84 +191,84 @@ impl Node {
         rci::unregister(&mut self.sched.loop_ref(), name, None)
     }
 
-    /// Opens an actor, a channel or an RCI of this node to these peers, and to no others; see
+    /// Sets which peers may reach an actor, a channel or an RCI of this node; see
     /// [`NetCx::allow`](crate::NetCx::allow).
     ///
     /// # Errors
-    /// It lives elsewhere or has ended, or the audience is by certificates where there is no TLS.
-    pub fn allow(&mut self, what: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError> {
-        allow(&mut self.sched.loop_ref(), what.into(), access)
+    /// The actor is on another node or has exited, or the policy is by certificates and the node has no TLS.
+    pub fn allow(&mut self, target: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError> {
+        allow(&mut self.sched.loop_ref(), target.into(), access)
     }
 
-    /// Sends from outside of all actors.
+    /// Sends a message from code that is not an actor.
     ///
     /// # Errors
-    /// The message comes back, with the reason.
+    /// The message was not sent. The error returns it, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         self.sched.send(to, message)
     }
 
-    /// Has `watch` see each dead letter.
-    pub fn on_dead_letter(&mut self, watch: impl FnMut(&DeadLetter) + 'static) {
-        self.sched.on_dead_letter(watch);
+    /// Calls `hook` with each dead letter.
+    pub fn on_dead_letter(&mut self, hook: impl FnMut(&DeadLetter) + 'static) {
+        self.sched.on_dead_letter(hook);
     }
 
-    /// How the scheduler is doing.
+    /// The counters of the scheduler.
     pub fn stats(&self) -> LoopStats {
         self.sched.stats()
     }
 
-    /// How the node is doing.
+    /// The counters of the node.
     pub fn counts(&mut self) -> Counts {
         self.sched.loop_ref().transport::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
     }
 
-    /// Runs until only daemons are left, or the node was stopped; then until what was sent has arrived, for
-    /// five seconds at most. Files under way end with their actor, and are not waited for.
+    /// Runs until only daemons are left or the node is stopped. Then waits up to five seconds for peers to acknowledge
+    /// all that was sent. It does not wait for file transfers, which end with their actor.
     ///
-    /// That actors failed is no error of the node's: the answer is `Ok` also then. Where the program's exit code is to
-    /// tell how an actor ended, ask its [`Node::join_handle`].
+    /// An actor that fails is no error of the node: the result is `Ok`. To learn how an actor exited, for example for the
+    /// exit code of the program, use its [`Node::join_handle`].
     ///
     /// # Errors
-    /// The system's event queue fails.
+    /// The event queue of the system failed.
     pub fn run(&mut self) -> Result<(), NodeError> {
         self.run_until(|sched| !sched.has_live_actors())
     }
 
-    /// Runs until the node is stopped: by a handle, SIGINT or SIGTERM; also with daemons only, or no actor.
+    /// Runs until the node is stopped by a handle, SIGINT or SIGTERM, even if only daemons or no actors are left.
     ///
     /// # Errors
-    /// The system's event queue fails, or signals cannot be watched.
+    /// The event queue of the system failed, or the handlers of the signals cannot be set.
     pub fn serve(&mut self) -> Result<(), NodeError> {
         #[cfg(unix)]
         self.sched.stop_on_signals()?;
         self.run_until(|_| false)
     }
 
-    /// Runs `main` on a thread beside the node, and then as [`Node::run`].
+    /// Runs `main` on another thread, and the node until `main` returns; then runs as [`Node::run`].
     ///
     /// # Errors
-    /// As [`Node::run`]; or `main` panicked.
+    /// As [`Node::run`]; or the thread could not start, or `main` panicked.
     pub fn run_with<T: Send>(&mut self, main: impl FnOnce(Handle) -> T + Send) -> Result<T, NodeError> {
         let handle = self.sched.handle();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let beside = std::thread::Builder::new().name("antiphon-main".into()).spawn_scoped(scope, || {
-                let _told = WakeOnDrop { done: &done, handle: handle.clone() };
+            let thread = std::thread::Builder::new().name("antiphon-main".into()).spawn_scoped(scope, || {
+                let _wake = WakeOnDrop { done: &done, handle: handle.clone() };
                 main(handle.clone())
             });
-            let beside = beside.map_err(|reason| NodeError::Thread(reason.to_string()))?;
+            let thread = thread.map_err(|reason| NodeError::Thread(reason.to_string()))?;
             let ran = self.run_until(|sched| done.load(Ordering::Acquire) && !sched.has_live_actors());
-            let value = beside.join().map_err(|payload| NodeError::Thread(panic_text(&*payload)))?;
+            let value = thread.join().map_err(|payload| NodeError::Thread(panic_text(&*payload)))?;
             ran.map(|()| value)
         })
     }
 
-    /// One round: wait for what comes, at most until `deadline`; run; write. For those who embed a node in a
-    /// loop of their own.
+    /// Runs one round: waits for events until `deadline` at most, runs actors, and writes to sockets. It serves to embed a
+    /// node in another loop.
     ///
     /// # Errors
-    /// The system's event queue fails.
+    /// The event queue of the system failed.
     pub fn run_once(&mut self, deadline: Option<antiphon_sched::Time>) -> Result<(), NodeError> {
         self.start();
         self.driver.round(&mut self.sched, deadline)
@@ -280,18 +281,18 @@ impl Node {
         }
     }
 
-    fn run_until(&mut self, over: impl Fn(&Loop) -> bool) -> Result<(), NodeError> {
+    fn run_until(&mut self, is_done: impl Fn(&Loop) -> bool) -> Result<(), NodeError> {
         self.start();
         self.sched.work();
         self.driver.flush(&mut self.sched);
-        while !over(&self.sched) && !self.sched.has_stopped() {
+        while !is_done(&self.sched) && !self.sched.has_stopped() {
             self.driver.round(&mut self.sched, None)?;
         }
         self.sched.after_stop();
         self.flush(FLUSH_WITHIN)
     }
 
-    /// Goes on until all that was sent is acknowledged.
+    /// Runs until peers have acknowledged all that was sent, for `within` at most.
     fn flush(&mut self, within: Duration) -> Result<(), NodeError> {
         let end = self.sched.now() + within;
         self.driver.flush(&mut self.sched);
@@ -306,7 +307,7 @@ impl Node {
     }
 }
 
-/// Wakes the loop when the thread beside it ends, also by a panic.
+/// Wakes the loop when the thread of `run_with` ends, also by a panic.
 struct WakeOnDrop<'a> {
     done: &'a AtomicBool,
     handle: Handle,
@@ -325,20 +326,20 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("a panic that carried no text").to_owned()
 }
 
-fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     egress::allowed_name(host).map_err(io::Error::other)?;
     (host, port).to_socket_addrs().map(Iterator::collect)
 }
 
 impl Drop for Node {
-    /// Says goodbye to the peers.
+    /// Sends goodbyes to the peers.
     fn drop(&mut self) {
         if !self.started || std::thread::panicking() {
             return;
         }
         self.driver.input(&mut self.sched, Input::Leave);
         if let Err(reason) = self.flush(LEAVE_WITHIN) {
-            tracing::debug!(%reason, "the node leaves without goodbye");
+            tracing::debug!(%reason, "the goodbyes of the node were not all written");
         }
     }
 }

@@ -165,7 +165,7 @@ fn peer_over_subscription_quota_is_refused() {
     );
     assert_eq!(subscribe(&strict, first, c), Ok(()), "the node of the channel has no quota");
     assert_eq!(refusals(&strict).subscriptions, 2);
-    assert_logged_once(&strict, "subscribes more receivers");
+    assert_logged_once(&strict, "has more subscribers");
     // A subscription that ends makes room: by `unsubscribe`, or when its channel is closed.
     peer.step(move |cx| cx.unsubscribe(first, Addr::<String>::of(a)));
     assert_eq!(subscribe(&peer, first, d), Ok(()));

@@ -17,8 +17,8 @@
 //! }
 //! ```
 //!
-//! Another process, started on the same machine, finds `greeter` by `cx.locate("greeter", ..)` and sends to
-//! the address that it gets. Nothing else is to be configured; `Config` says how to leave loopback.
+//! Another process on the same machine finds `greeter` by `cx.locate("greeter", ..)`, and sends to the address in the
+//! answer. This needs no further configuration; `Config` describes how to connect nodes on different machines.
 
 #![forbid(unsafe_code)]
 
@@ -27,7 +27,7 @@ pub use antiphon_sched as sched;
 
 pub use antiphon_sched::wire;
 
-/// All that programs of actors need: `use antiphon::prelude::*;`.
+/// The types and functions that most programs need: `use antiphon::prelude::*;`.
 pub mod prelude {
     pub use antiphon_dist::{
         AccessError, AccessPolicy, CallError, Channel, CloseError, Config, DeliverError, Fingerprint,
@@ -39,7 +39,7 @@ pub mod prelude {
         DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
         Transfer,
     };
-    /// TLS on those sockets.
+    /// TLS on the sockets of actors.
     pub use antiphon_dist::{Tls, TlsAt, TlsConfig, TlsError, TlsFault};
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, ExitReason, Failure, Fold, Handle, JobError,
@@ -53,7 +53,8 @@ pub mod prelude {
     };
 }
 
-/// Writes what the crates tell by `tracing` to standard error: warnings, or what `RUST_LOG` says.
+/// Writes the `tracing` events of all crates to standard error: warnings and errors, or the events that `RUST_LOG`
+/// selects.
 ///
 /// Does nothing if the program has set a subscriber already.
 #[cfg(feature = "log")]
@@ -64,21 +65,21 @@ pub fn log_to_stderr() {
     let colours = stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(stderr);
     if subscriber.try_init().is_err() {
-        // The program has its own, which is as good.
+        // The program has set its own subscriber, which stays.
     }
 }
 
-/// The README's programs compile.
+/// Compiles the programs of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
 
-/// The guide's programs compile and run.
+/// Compiles and runs the programs of the guide.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guide.md")]
 pub struct Guide;
 
-/// The programs for those who come from asyncoro compile and run.
+/// Compiles and runs the programs of the page for users of asyncoro.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/coming-from-asyncoro.md")]
 pub struct ComingFromAsyncoro;

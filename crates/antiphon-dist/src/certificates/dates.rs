@@ -1,11 +1,11 @@
-//! From when to when a certificate is valid: as much of its DER (RFC 5280, 4.1) as leads there, and no more.
+//! Reads the validity dates of a certificate. Parses only the part of its DER (RFC 5280, 4.1) that leads to them.
 //!
-//! Certificates that a CA has signed are judged by webpki. A pinned one is judged by its bytes and by these dates, since
-//! what webpki thinks of a certificate that has signed itself does not matter; but webpki tells the dates of none.
+//! webpki verifies certificates that a CA has signed. A pinned certificate may be self-signed, so it is verified by its
+//! bytes and these dates instead. webpki does not return the dates.
 
 use std::fmt;
 
-/// A moment of the calendar, in UTC.
+/// A date and time of day, in UTC.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment {
     year: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Moment {
     second: u64,
 }
 
-/// The time in which a certificate may be used; both ends belong to it.
+/// The validity of a certificate, from `not_before` to `not_after`, both included.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Validity {
     pub(crate) not_before: Moment,
@@ -24,14 +24,14 @@ pub(crate) struct Validity {
 }
 
 impl Moment {
-    /// So many seconds after 1970 began.
+    /// The moment this number of seconds after the start of 1970.
     pub(crate) fn from_unix(seconds: u64) -> Self {
         let (days, rest) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day) = civil(days);
         Self { year, month, day, hour: rest / 3600, minute: rest / 60 % 60, second: rest % 60 }
     }
 
-    /// A `Time` of a certificate: to the second and in UTC, as RFC 5280 has it.
+    /// Parses a `Time` of a certificate. RFC 5280 requires seconds and UTC.
     fn parse(tag: u8, text: &[u8]) -> Option<Self> {
         let (year, rest) = match tag {
             UTC_TIME => {
@@ -61,7 +61,7 @@ impl fmt::Display for Moment {
 }
 
 impl Validity {
-    /// That of a certificate; `None` if it is none.
+    /// The validity of a certificate in DER; `None` if the bytes are not a certificate.
     pub(crate) fn of(certificate: &[u8]) -> Option<Self> {
         let (certificate, _) = expect(SEQUENCE, certificate)?;
         let (mut fields, _) = expect(SEQUENCE, certificate)?;
@@ -84,7 +84,7 @@ fn expect(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
     (found == tag).then_some((content, rest))
 }
 
-/// The first element of DER: its tag, its content, and what follows it.
+/// The first element of DER: its tag, its content, and the bytes after it.
 fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, first], rest) = input.split_first_chunk()?;
     let (length, rest) = match first {
@@ -104,7 +104,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     all.then(|| digits.iter().fold(0, |value, digit| value * 10 + u64::from(digit - b'0')))
 }
 
-/// Year, month and day of the days since 1970: months are counted from March, so that the leap day is a year's last.
+/// The year, month and day for a number of days since the start of 1970. Internally the year begins in March, so that the
+/// leap day is its last day.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + DAYS_TO_1970;
     let (era, of_era) = (days / DAYS_400_YEARS, days % DAYS_400_YEARS);
@@ -121,7 +122,7 @@ const INTEGER: u8 = 0x02;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-/// From the first of March of the year 0.
+/// The days from 1 March of the year 0 to the start of 1970.
 const DAYS_TO_1970: u64 = 719_468;
 const DAYS_400_YEARS: u64 = 146_097;
 
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_those_of_the_calendar() {
+    fn moment_from_unix_matches_calendar() {
         for (seconds, text) in [
             (0, "1970-01-01 00:00:00 UTC"),
             (951_782_399, "2000-02-28 23:59:59 UTC"),
@@ -144,26 +145,26 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_time_are_read_and_others_refused() {
-        let shown = |tag, text: &str| Moment::parse(tag, text.as_bytes()).map(|moment| moment.to_string());
-        assert_eq!(shown(UTC_TIME, "491231235959Z").as_deref(), Some("2049-12-31 23:59:59 UTC"));
-        assert_eq!(shown(UTC_TIME, "500101000000Z").as_deref(), Some("1950-01-01 00:00:00 UTC"));
-        assert_eq!(shown(GENERALIZED_TIME, "20500101000000Z").as_deref(), Some("2050-01-01 00:00:00 UTC"));
+    fn moment_malformed_time_is_refused() {
+        let parsed = |tag, text: &str| Moment::parse(tag, text.as_bytes()).map(|moment| moment.to_string());
+        assert_eq!(parsed(UTC_TIME, "491231235959Z").as_deref(), Some("2049-12-31 23:59:59 UTC"));
+        assert_eq!(parsed(UTC_TIME, "500101000000Z").as_deref(), Some("1950-01-01 00:00:00 UTC"));
+        assert_eq!(parsed(GENERALIZED_TIME, "20500101000000Z").as_deref(), Some("2050-01-01 00:00:00 UTC"));
         for wrong in ["", "5", "500101000000", "5001010000Z", "50010100000xZ", "500101000000+0100"] {
-            assert_eq!(shown(UTC_TIME, wrong), None, "{wrong}");
+            assert_eq!(parsed(UTC_TIME, wrong), None, "{wrong}");
         }
-        assert_eq!(shown(INTEGER, "500101000000Z"), None);
+        assert_eq!(parsed(INTEGER, "500101000000Z"), None);
     }
 
     #[test]
-    fn a_certificates_dates_are_found_and_cut_off_ones_are_not() {
-        let mut params = rcgen::CertificateParams::new(vec!["node".to_owned()]).expect("a name");
+    fn validity_of_truncated_certificate_is_none() {
+        let mut params = rcgen::CertificateParams::new(vec!["node".to_owned()]).expect("the name is valid");
         params.not_before = rcgen::date_time_ymd(1999, 12, 31);
         params.not_after = rcgen::date_time_ymd(2051, 2, 3);
-        let key = rcgen::KeyPair::generate().expect("the system has random numbers");
-        let certificate = params.self_signed(&key).expect("sound parameters");
+        let key = rcgen::KeyPair::generate().expect("the system provides random numbers");
+        let certificate = params.self_signed(&key).expect("the parameters are valid");
         let der = certificate.der();
-        let found = Validity::of(der).expect("a certificate has dates");
+        let found = Validity::of(der).expect("a certificate has validity dates");
         assert_eq!(found.not_before.to_string(), "1999-12-31 00:00:00 UTC");
         assert_eq!(found.not_after.to_string(), "2051-02-03 00:00:00 UTC");
         for length in 0..der.len() {

@@ -1,7 +1,7 @@
-//! By what a certificate is named: its SHA-256, as `openssl x509 -fingerprint -sha256` prints it.
+//! The fingerprint of a certificate: its SHA-256, as `openssl x509 -fingerprint -sha256` prints it.
 //!
-//! Invariant: it is made of the whole certificate, so whoever presents one with the same has that very certificate, and, since
-//! TLS wants a signature, its key.
+//! Invariant: the hash covers the whole certificate. So a peer with the same fingerprint has the same certificate, and,
+//! since TLS requires a signature, its key.
 
 use std::fmt;
 use std::path::Path;
@@ -14,8 +14,8 @@ use super::{TlsError, certificates};
 
 /// The SHA-256 of a certificate.
 ///
-/// It is written and read as pairs of hexadecimal digits, with colons between them; `openssl x509 -in node.pem -noout
-/// -fingerprint -sha256` prints it so, and what stands before its `=` is passed over.
+/// Its text is pairs of hexadecimal digits with colons between them, as `openssl x509 -in node.pem -noout -fingerprint
+/// -sha256` prints it. Parsing skips all text up to the last `=`, and accepts the digits without colons.
 ///
 /// ```
 /// use antiphon_dist::Fingerprint;
@@ -28,7 +28,7 @@ use super::{TlsError, certificates};
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// Why a text is no fingerprint.
+/// The error for a text that is not a fingerprint.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "a fingerprint is 64 hexadecimal digits, with or without colons; print one with `openssl x509 -in FILE -noout \
@@ -42,10 +42,10 @@ impl Fingerprint {
         Self(bytes)
     }
 
-    /// That of the first certificate in a PEM file: the node's own, where others stand behind it.
+    /// The fingerprint of the first certificate in a PEM file. In a file with CA certificates, the first is the node's own.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no certificate.
+    /// The file cannot be read, or contains no certificate.
     pub fn of_file(path: impl AsRef<Path>) -> Result<Self, TlsError> {
         let path = path.as_ref();
         let found = certificates(path)?;
@@ -53,7 +53,7 @@ impl Fingerprint {
         Ok(Self::of(first))
     }
 
-    /// That of a certificate in DER.
+    /// The fingerprint of a certificate in DER.
     pub(crate) fn of(certificate: &[u8]) -> Self {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest(&SHA256, certificate).as_ref());
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_read_as_it_is_written_with_colons_and_without_in_any_case() {
+    fn fingerprint_parses_its_text_with_and_without_colons() {
         let bytes = std::array::from_fn(|at| (at * 9) as u8);
         let written = Fingerprint::from_bytes(bytes).to_string();
         for text in
@@ -113,8 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_sha_256() {
-        let of_nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(of_nothing.parse(), Ok(Fingerprint::of(b"")));
+    fn fingerprint_of_empty_input_is_known_sha256() {
+        let of_empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(of_empty.parse(), Ok(Fingerprint::of(b"")));
     }
 }

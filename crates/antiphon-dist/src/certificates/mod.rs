@@ -1,7 +1,7 @@
-//! Certificates and keys, as the files of a configuration hold them.
+//! The certificates and keys in the files that a configuration names.
 //!
-//! Invariant: what is wrong with one is said when it is read, by the file's name and with the cure; and no error shows
-//! anything of a key.
+//! Invariant: each fault is found when the file is read. Its error names the file and the cure. No error contains any
+//! part of a key.
 
 mod dates;
 mod fingerprint;
@@ -16,65 +16,65 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why a certificate, or the key of one, cannot be used. Nothing was started with it.
+/// Why a certificate or its key cannot be used. The node was not started.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{} cannot be read ({source}); check the path, and that this user may read it", file.display())]
+    #[error("cannot read {} ({source}); check the path, and that this user may read the file", file.display())]
     Unreadable {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A file is no PEM, or damaged.
-    #[error("{} is no PEM file, or a damaged one ({reason}); copy it once more from where it was made", file.display())]
+    /// A file is not a PEM file, or is damaged.
+    #[error("{} is not a PEM file, or is damaged ({reason}); copy it again from its source", file.display())]
     NotPem {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// What the parser said.
+        /// The error of the parser.
         reason: String,
     },
-    /// A file holds no certificate.
-    #[error("{} holds no certificate; name a PEM file with `BEGIN CERTIFICATE` in it", file.display())]
+    /// A file contains no certificate.
+    #[error("{} contains no certificate; name a PEM file with `BEGIN CERTIFICATE` in it", file.display())]
     NoCertificate {
-        /// Which.
+        /// The file.
         file: PathBuf,
     },
     /// A certificate cannot be used.
-    #[error("a certificate in {} cannot be used ({reason}); make a new one", file.display())]
+    #[error("a certificate in {} cannot be used ({reason}); create a new one", file.display())]
     BadCertificate {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The own certificate has expired.
-    #[error("the certificate in {} has expired at {at}; make a new one, and give it to the peers too", file.display())]
+    /// This node's certificate has expired.
+    #[error("the certificate in {} expired at {at}; create a new one, and copy it to the peers that pin it", file.display())]
     Expired {
         /// The file.
         file: PathBuf,
-        /// When.
+        /// The time at which it expired.
         at: String,
     },
-    /// The own certificate is not valid yet.
+    /// This node's certificate is not valid yet.
     #[error("the certificate in {} is not valid before {at}; check this machine's clock, or wait", file.display())]
     NotYetValid {
         /// The file.
         file: PathBuf,
-        /// From when.
+        /// The time from which it is valid.
         at: String,
     },
-    /// There is no key.
-    #[error("{} holds no key; put it there, or name its file as `keyfile`", file.display())]
+    /// A file contains no key.
+    #[error("{} contains no key; add the key, or name its file as `keyfile`", file.display())]
     NoKey {
-        /// Where it was looked for.
+        /// The file.
         file: PathBuf,
     },
-    /// Others than its owner may read or write the file with the key.
+    /// Users other than its owner may read or write the file with the key.
     #[error(
-        "others than its owner may open {}, which holds a key (mode {mode:o}); take that away with `chmod 600`",
+        "{} contains a key, and users other than its owner may open it (mode {mode:o}); restrict it with `chmod 600`",
         file.display()
     )]
     ExposedKey {
@@ -83,38 +83,38 @@ pub enum TlsError {
         /// Its permission bits.
         mode: u32,
     },
-    /// A file of certificates to be trusted holds a key too, and is not the own `certfile`.
+    /// A file of trusted certificates contains a key, and is not this node's `certfile`.
     #[error(
-        "{} holds a private key, and `{field}` is for certificates alone; name a file without the key \
-         (`openssl x509 -in OLD -out NEW`). If it is the key of a peer, it should never have come here: make that peer \
-         another key and certificate", file.display()
+        "{} contains a private key, and `{field}` is only for certificates; name a file without the key \
+         (`openssl x509 -in OLD -out NEW`); if it is the key of a peer, no other machine should have it, so create \
+         a new key and certificate for that peer", file.display()
     )]
     StrayKey {
         /// The file.
         file: PathBuf,
-        /// Which field of the configuration names it.
+        /// The field of the configuration that names the file.
         field: &'static str,
     },
     /// The key has a passphrase.
     #[error(
-        "the key in {} is encrypted, and nobody is here to ask for the passphrase; take that away with \
+        "the key in {} is encrypted, and a node cannot ask for the passphrase; remove the passphrase with \
          `openssl pkey -in OLD -out NEW`, and make sure that only this user can read the result", file.display()
     )]
     EncryptedKey {
         /// The file.
         file: PathBuf,
     },
-    /// The key is of a kind that cannot be used.
-    #[error("the key in {} cannot be used ({reason}); make one by RSA (2048 bits or more), P-256, P-384 or Ed25519", file.display())]
+    /// The key cannot be used.
+    #[error("the key in {} cannot be used ({reason}); create one with RSA (2048 bits or more), P-256, P-384 or Ed25519", file.display())]
     BadKey {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The key belongs to another certificate.
     #[error(
-        "the key in {} is not that of the first certificate in {}; name the two that were made together",
+        "the key in {} does not match the first certificate in {}; name the two files that belong together",
         keyfile.display(), certfile.display()
     )]
     KeyMismatch {
@@ -123,12 +123,12 @@ pub enum TlsError {
         /// The key's file.
         keyfile: PathBuf,
     },
-    /// A key, pinned certificates or CAs, and no certificate of one's own.
+    /// A key, pinned certificates or CAs are configured, and no certificate of this node.
     #[error(
-        "`{field}` is set, and `certfile` is not: set it too, since both sides of TLS present a certificate"
+        "`{field}` is set, and `certfile` is not; set `certfile` too, since both sides of TLS present a certificate"
     )]
     NoCertfile {
-        /// Which field of the configuration.
+        /// The field of the configuration.
         field: &'static str,
     },
 }

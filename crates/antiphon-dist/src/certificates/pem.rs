@@ -1,4 +1,4 @@
-//! PEM files: the certificates and the key in them, in whatever order they stand.
+//! Reads certificates and keys from PEM files. Their order in a file does not matter.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 
 use super::TlsError;
 
-/// A node's own certificate, with what stands between it and a root, and its key.
+/// The certificate of a node, the CA certificates between it and a root, and its key.
 pub(crate) struct CertificateIdentity {
-    /// The node's first.
+    /// The certificate of the node is the first.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
 }
@@ -24,13 +24,13 @@ pub(crate) fn identity(certfile: &Path, keyfile: Option<&Path>) -> Result<Certif
     Ok(CertificateIdentity { chain, key: private_key(keyfile)? })
 }
 
-/// Reads all certificates of a file, of which there must be one.
+/// Reads all certificates of a file. There must be at least one.
 pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     certificates_in(file, &read_whole(file)?)
 }
 
-/// As [`certificates`], of a file that `field` of the configuration names as trusted. It holds no key: a peer's is the peer's
-/// alone. Only the file that all nodes share, and that is this node's own, may.
+/// As [`certificates`], for a file of trusted certificates, which `field` of the configuration names. Such a file must not
+/// contain a key, since only the peer itself may have its key. The exception is the `certfile` that all nodes share.
 pub(crate) fn trusted(
     file: &Path,
     field: &'static str,
@@ -48,24 +48,25 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 fn certificates_in(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let mut found = Vec::new();
+    let mut certificates = Vec::new();
     for section in sections(text) {
         let (kind, der) = section.map_err(|reason| not_pem(file, reason))?;
         if kind == SectionKind::Certificate {
-            found.push(CertificateDer::from(der));
+            certificates.push(CertificateDer::from(der));
         }
     }
-    if found.is_empty() {
+    if certificates.is_empty() {
         return Err(TlsError::NoCertificate { file: file.to_owned() });
     }
-    Ok(found)
+    Ok(certificates)
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let failed = |source| TlsError::Unreadable { file: file.to_owned(), source };
     let opened = File::open(file).map_err(failed)?;
     let text = read(file, &opened)?;
-    // Of the new form the parser knows nothing; the old one has a header where it expects base64.
+    // The parser does not know the newer format of encrypted keys. The older one has a header where the parser expects
+    // base64.
     if holds(&text, b"BEGIN ENCRYPTED PRIVATE KEY") || holds(&text, b"Proc-Type: 4,ENCRYPTED") {
         return Err(TlsError::EncryptedKey { file: file.to_owned() });
     }
@@ -98,21 +99,22 @@ fn read_whole(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     read(file, &opened)
 }
 
-/// The content of a file that may hold a key: wiped when it was used.
+/// Reads a file that may contain a key. The buffer is wiped when it is dropped.
 fn read(file: &Path, opened: &File) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let failed = |source| TlsError::Unreadable { file: file.to_owned(), source };
     let mut text = Zeroizing::new(Vec::new());
-    // Its size at once, so that no smaller buffer is left behind unwiped.
+    // The whole size is reserved at once: a buffer that grows would leave its old memory unwiped.
     let bytes = opened.metadata().map_err(failed)?.len();
     text.reserve_exact(usize::try_from(bytes.min(FILE_BYTES_MAX)).unwrap_or_default() + 1);
     opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4 MiB")));
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 4 MiB")));
     }
     Ok(text)
 }
 
-/// Refuses a key that others on this machine have read, or may. Of the file that was opened: the path may mean another by now.
+/// Refuses a key that other users of this machine may read or write. Checks the open file, since the path may name another
+/// file by now.
 #[cfg(unix)]
 fn check_mode(file: &Path, opened: &File) -> Result<(), TlsError> {
     use std::os::unix::fs::PermissionsExt;

@@ -1,6 +1,6 @@
-//! What channels, relays and their users tell each other.
+//! The messages between topic actors and their users.
 //!
-//! Invariant: `SelfMessage` never leaves its node, and never comes from another.
+//! Invariant: a `SelfMessage` never leaves its node, and is never accepted from another node.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,71 +11,73 @@ use crate::encoding;
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
 
-/// The address of a channel or relay.
+/// The address of a topic actor: of a channel, or of a relay.
 pub(super) type TopicAddr<T> = Addr<FromNode<ChannelMessage<T>>>;
 
-/// A message to a hidden actor that passes messages of type `T` on.
+/// A message to a topic actor that forwards messages of type `T`.
+///
+/// A topic that subscribes to another one is *downstream* of it; the other one is its *upstream*.
 pub enum ChannelMessage<T> {
-    /// To be passed on. `hops` counts the channels that it came through.
+    /// Forward `message` to all subscribers. `hops` counts the topics that it came through.
     Send { message: T, hops: u8 },
-    /// To be passed on once there are `n` receivers; the answer tells how many have it.
+    /// Forward `message` once there are `n` subscribers. The answer is the number of actors that received it.
     Deliver { message: T, n: u64, within: Duration, hops: u8, reply: ReplyTo<Delivered> },
-    /// An actor is to receive all that is passed on.
+    /// Subscribe an actor.
     Subscribe { actor: Addr<T>, reply: Option<ReplyTo<Subscribed>> },
-    /// Another channel, or a relay on its own behalf, is to receive it, and to pass it on.
-    Attach { relay: TopicAddr<T>, is_relay: bool, reply: Option<ReplyTo<Subscribed>> },
-    /// That is over.
+    /// Subscribe a downstream topic: another channel, or a relay that subscribes itself.
+    Attach { topic: TopicAddr<T>, is_relay: bool, reply: Option<ReplyTo<Subscribed>> },
+    /// Remove an actor or a topic from the subscribers.
     Unsubscribe { actor: ActorId },
-    /// So many receivers are behind a branch.
-    Count { relay: ActorId, below: u64 },
-    /// To a branch: these are above it, if it comes to stand below `from`.
-    Above { from: TopicAddr<T>, ids: Vec<ActorId>, reply: Option<ReplyTo<Delivered>> },
-    /// To a branch: `from` is no longer above it.
+    /// The downstream topic `topic` has this number of subscribers.
+    Count { topic: ActorId, subscribers: u64 },
+    /// Sent by `from` to its downstream topic: `from` is its upstream, and `ids` are `from` and all upstreams of `from`.
+    Upstreams { from: TopicAddr<T>, ids: Vec<ActorId>, reply: Option<ReplyTo<Delivered>> },
+    /// Sent to a downstream topic: `from` is no longer its upstream.
     Detach { from: ActorId },
-    /// From the actor to itself.
+    /// A message of the topic actor to itself.
     SelfMessage(SelfMessage),
 }
 
-/// What a channel or relay tells itself.
+/// A message of a topic actor to itself.
 pub enum SelfMessage {
-    /// A branch or receiver has acknowledged a wave, for so many.
+    /// One subscriber has answered a pending delivery.
     Acked { delivery: u64, outcome: Delivered },
-    /// A delivery has waited for receivers as long as it may.
+    /// The time of a delivery that waits for subscribers is over.
     Due(u64),
-    /// The number of receivers has changed, and is to be told above.
-    Recount,
-    /// What is above has changed, and there was no room to tell those below.
-    Retell,
-    /// What the channel answered to its relay.
+    /// Report the changed number of subscribers to the upstreams.
+    ReportCount,
+    /// Send the changed upstreams to the downstream topics, for which there was no room before.
+    UpdateDownstream,
+    /// The answer of the channel to its relay.
     Joined(Result<Subscribed, SubscribeError>),
-    /// All that was in the mailbox when the relay became idle has been taken.
+    /// The relay has handled all messages that were in its mailbox when it lost its last subscriber.
     End,
 }
 
-/// What an actor tells itself.
+/// Wraps a message of a topic actor to itself.
 pub(super) fn own<T>(own: SelfMessage) -> FromNode<ChannelMessage<T>> {
     ChannelMessage::SelfMessage(own).into()
 }
 
-/// The answer to a delivery, or to word of what is above.
+/// The answer to a `Deliver` or an `Upstreams` message.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Delivered {
-    /// So many have it.
+    /// This number of actors received the message.
     To(u64),
-    /// So few receivers were there in time.
+    /// There were only this many subscribers in time.
     TooFew(u64),
-    /// Too many deliveries are under way.
+    /// There are too many pending deliveries.
     TooMany,
-    /// The channel was closed first.
+    /// The channel was closed before.
     Closed,
-    /// Of what is above: it cannot be above.
+    /// The upstreams are refused.
     Refused(SubscribeError),
 }
 
 /// The answer to a subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subscribed {
-    /// It is subscribed; a relay is told what is above it.
+    /// The actor or topic is subscribed. A relay receives the ids of its upstreams.
     Done(Vec<ActorId>),
     Refused(SubscribeError),
 }
@@ -103,9 +105,9 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 actor.encode(out)?;
                 reply.encode(out)
             }
-            Self::Attach { relay, is_relay, reply } => {
+            Self::Attach { topic, is_relay, reply } => {
                 encoding::begin(out, 4, 3)?;
-                relay.encode(out)?;
+                topic.encode(out)?;
                 is_relay.encode(out)?;
                 reply.encode(out)
             }
@@ -113,12 +115,12 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 encoding::begin(out, 2, 4)?;
                 bits(*actor).encode(out)
             }
-            Self::Count { relay, below } => {
+            Self::Count { topic, subscribers } => {
                 encoding::begin(out, 3, 5)?;
-                bits(*relay).encode(out)?;
-                below.encode(out)
+                bits(*topic).encode(out)?;
+                subscribers.encode(out)
             }
-            Self::Above { from, ids, reply } => {
+            Self::Upstreams { from, ids, reply } => {
                 encoding::begin(out, 4, 6)?;
                 from.encode(out)?;
                 all_bits(ids).encode(out)?;
@@ -128,7 +130,9 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 encoding::begin(out, 2, 7)?;
                 bits(*from).encode(out)
             }
-            Self::SelfMessage(_) => Err(EncodeError::new("what an actor tells itself never leaves its node")),
+            Self::SelfMessage(_) => {
+                Err(EncodeError::new("a topic actor's message to itself never leaves its node"))
+            }
         }
     }
 
@@ -145,16 +149,16 @@ impl<T: Wire> Wire for ChannelMessage<T> {
             }
             (3, 2) => Self::Subscribe { actor: Wire::decode(from)?, reply: Wire::decode(from)? },
             (4, 3) => Self::Attach {
-                relay: Wire::decode(from)?,
+                topic: Wire::decode(from)?,
                 is_relay: Wire::decode(from)?,
                 reply: Wire::decode(from)?,
             },
             (2, 4) => Self::Unsubscribe { actor: id_of(Wire::decode(from)?) },
-            (3, 5) => Self::Count { relay: id_of(Wire::decode(from)?), below: Wire::decode(from)? },
+            (3, 5) => Self::Count { topic: id_of(Wire::decode(from)?), subscribers: Wire::decode(from)? },
             (4, 6) => {
-                let (from_whom, ids) = (Wire::decode(from)?, Vec::<Bits>::decode(from)?);
+                let (upstream, ids) = (Wire::decode(from)?, Vec::<Bits>::decode(from)?);
                 let ids = ids.into_iter().map(id_of).collect();
-                Self::Above { from: from_whom, ids, reply: Wire::decode(from)? }
+                Self::Upstreams { from: upstream, ids, reply: Wire::decode(from)? }
             }
             (2, 7) => Self::Detach { from: id_of(Wire::decode(from)?) },
             other => return encoding::unknown("message of channels", other),
@@ -200,9 +204,9 @@ impl Wire for Subscribed {
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
-            Self::Done(above) => {
+            Self::Done(upstreams) => {
                 encoding::begin(out, 2, 0)?;
-                all_bits(above).encode(out)
+                all_bits(upstreams).encode(out)
             }
             Self::Refused(reason) => {
                 encoding::begin(out, 2, 1)?;
@@ -220,7 +224,7 @@ impl Wire for Subscribed {
     }
 }
 
-/// An actor's id as it is written: node and key.
+/// The encoding of an actor's id: node and key.
 type Bits = (u64, u64);
 
 fn bits(id: ActorId) -> Bits {
@@ -239,7 +243,7 @@ fn millis_of(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The refusals that cross nodes; the others are the asker's own.
+/// The refusals that are sent to other nodes, by their codes. The other variants arise only on the subscribing node.
 const CODES: [SubscribeError; 9] = [
     SubscribeError::NoChannel,
     SubscribeError::Cycle,
@@ -257,7 +261,7 @@ fn code_of(reason: SubscribeError) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// A refusal that this version does not know is one that may pass.
+/// A code that this version does not know is decoded as `Busy`: the subscriber may try again.
 fn error_of(code: u64) -> SubscribeError {
     let known = usize::try_from(code).ok().and_then(|code| CODES.get(code));
     known.copied().unwrap_or(SubscribeError::Busy)
@@ -267,33 +271,44 @@ fn error_of(code: u64) -> SubscribeError {
 mod tests {
     use super::*;
 
-    fn again<T: Wire>(value: &T) -> T {
+    fn round_trip<T: Wire>(value: &T) -> T {
         let mut bytes = Vec::new();
-        value.encode(&mut bytes).expect("it has an encoding");
-        T::decode_all(&bytes).expect("it is what was encoded")
+        value.encode(&mut bytes).expect("the value has an encoding");
+        T::decode_all(&bytes).expect("the bytes are an encoded value")
     }
 
     #[test]
-    fn answers_and_refusals_come_back_as_they_were() {
+    fn channel_answers_round_trip() {
         for reason in CODES {
-            assert_eq!(again(&Subscribed::Refused(reason)), Subscribed::Refused(reason));
-            assert_eq!(again(&Delivered::Refused(reason)), Delivered::Refused(reason));
+            assert_eq!(round_trip(&Subscribed::Refused(reason)), Subscribed::Refused(reason));
+            assert_eq!(round_trip(&Delivered::Refused(reason)), Delivered::Refused(reason));
         }
-        let above = vec![id_of((1, 2)), id_of((u64::MAX, 3))];
-        assert_eq!(again(&Subscribed::Done(above.clone())), Subscribed::Done(above));
+        let upstreams = vec![id_of((1, 2)), id_of((u64::MAX, 3))];
+        assert_eq!(round_trip(&Subscribed::Done(upstreams.clone())), Subscribed::Done(upstreams));
         for delivered in
             [Delivered::To(7), Delivered::TooFew(u64::MAX), Delivered::TooMany, Delivered::Closed]
         {
-            assert_eq!(again(&delivered), delivered);
+            assert_eq!(round_trip(&delivered), delivered);
         }
     }
 
     #[test]
-    fn what_is_no_message_of_channels_does_not_decode() {
-        for bytes in [&[][..], &[0xc0], &[0x90], &[0x91, 9], &[0x93, 0], &[0x92, 0, 0xc0], &[0x92, 7, 0xc0]] {
-            assert!(ChannelMessage::<()>::decode_all(bytes).is_err(), "{bytes:x?}");
+    fn channel_message_malformed_is_refused() {
+        for (bytes, reason) in [
+            (&[][..], "expected an array of at most 15 items"),
+            (&[0xc0], "expected an array of at most 15 items"),
+            (&[0x90], "the bytes end within a value"),
+            (&[0x91, 9], "there is no message of channels of kind 9 with 1 parts"),
+            (&[0x93, 0], "the bytes end within a value"),
+            (&[0x92, 0, 0xc0], "there is no message of channels of kind 0 with 2 parts"),
+        ] {
+            let error = ChannelMessage::<()>::decode_all(bytes).err().map(|error| error.to_string());
+            let expected = format!("cannot be decoded: {reason}");
+            assert_eq!(error, Some(expected), "{bytes:x?}");
         }
-        let message = again(&ChannelMessage::Send { message: "text".to_owned(), hops: 3 });
+        // The text of this error is not ours: nil is not an id.
+        assert!(ChannelMessage::<()>::decode_all(&[0x92, 7, 0xc0]).is_err());
+        let message = round_trip(&ChannelMessage::Send { message: "text".to_owned(), hops: 3 });
         assert!(matches!(message, ChannelMessage::Send { message, hops: 3 } if message == "text"));
     }
 }

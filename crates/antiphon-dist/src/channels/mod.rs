@@ -1,8 +1,8 @@
-//! Channels: what is sent to one reaches all who have subscribed to it, wherever they are.
+//! Channels: each message that is sent to a channel reaches all its subscribers, on all nodes.
 //!
-//! A channel is a hidden actor of the node that opened it. A node with subscribers to a channel elsewhere has one
-//! *relay* for them, so that one copy of each message crosses the network. Order, credit, cuts and ends are those of
-//! ordinary messages between ordinary actors.
+//! A channel is a service actor of the node that opened it. A node with subscribers to a channel of another node has one
+//! *relay* for them, so only one copy of each message crosses the network. Order, flow control, lost connections and
+//! exits work as for messages between ordinary actors.
 
 mod message;
 mod pending_deliveries;
@@ -25,17 +25,17 @@ use crate::node::Space;
 use message::{ChannelMessage, Delivered, Subscribed, TopicAddr};
 use topic::Topic;
 
-/// How much longer than its time a delivery is waited for: its channel may be elsewhere, and it is the channel
-/// that keeps the time.
+/// The extra time that the caller of a delivery waits for the answer. The channel applies the timeout itself, and may be
+/// on another node.
 const GRACE: Duration = secs(1);
 
-/// A channel that carries messages of type `T`: send to it as to an address, and all its subscribers receive it.
+/// A channel of messages of type `T`. A message is sent to it as to an address; all its subscribers receive it.
 ///
-/// 24 bytes, `Copy`; it can travel in messages, and be located by its name.
+/// It has 24 bytes and is `Copy`. Messages can contain it, and it can be located by its name.
 pub struct Channel<T>(TopicAddr<T>);
 
 impl<T> Channel<T> {
-    /// The channel, without the type of its messages: what a [`Down`](antiphon_sched::Down) names when it is closed.
+    /// The id of the channel. A [`Down`](antiphon_sched::Down) contains it when the channel is closed.
     pub const fn id(self) -> ActorId {
         self.0.id()
     }
@@ -46,7 +46,7 @@ impl<T> Channel<T> {
     }
 }
 
-/// What can subscribe to a channel: an actor, by its address, or another channel.
+/// An actor, by its address, or a channel. Both can subscribe to a channel.
 pub trait Subscriber<T>: Copy + sealed::SealedName {
     #[doc(hidden)]
     fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T>;
@@ -67,7 +67,7 @@ impl<T> Subscriber<T> for Addr<T> {
 
 impl<T> Subscriber<T> for Channel<T> {
     fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T> {
-        ChannelMessage::Attach { relay: self.0, is_relay: false, reply }
+        ChannelMessage::Attach { topic: self.0, is_relay: false, reply }
     }
 
     fn subscriber_id(self) -> ActorId {
@@ -75,7 +75,7 @@ impl<T> Subscriber<T> for Channel<T> {
     }
 }
 
-/// Opens a channel under a name, for `owner`, or for the node itself.
+/// Opens a channel under a name. `None` as `owner` is the node itself.
 pub(crate) fn open<T: Wire + Clone>(
     loop_ref: &mut LoopRef<'_>,
     name: &str,
@@ -92,9 +92,9 @@ pub(crate) fn open<T: Wire + Clone>(
     Ok(Channel(Addr::of(topic.id())))
 }
 
-/// Whom a subscriber on `node` has to ask: the channel itself; for one of this node to a channel elsewhere, the
-/// channel's relay.
-fn holder<T: Wire + Clone>(
+/// The topic that holds the subscription of `subscriber`: the channel, or its relay if the subscriber is on this node and
+/// the channel is not.
+fn topic_for<T: Wire + Clone>(
     loop_ref: &mut LoopRef<'_>,
     channel: Channel<T>,
     subscriber: ActorId,
@@ -107,7 +107,7 @@ fn holder<T: Wire + Clone>(
     }
 }
 
-/// The relay of a channel elsewhere, started if need be.
+/// The relay of a channel of another node; started if there is none.
 fn relay_for<T: Wire + Clone>(loop_ref: &mut LoopRef<'_>, channel: TopicAddr<T>) -> TopicAddr<T> {
     let (node_id, tag) = (loop_ref.node_id(), loop_ref.tag_of::<T>());
     let known = node_mut(loop_ref).and_then(|core| core.relay_of(channel.id(), tag));
@@ -127,12 +127,12 @@ pub(crate) fn subscribe<T: Wire + Clone>(
     subscriber: impl Subscriber<T>,
 ) {
     let actor = subscriber.subscriber_id();
-    let holder = holder(loop_ref, channel, actor);
-    if let Err(error) = loop_ref.send(holder, subscriber.request(None).into()) {
+    let topic = topic_for(loop_ref, channel, actor);
+    if let Err(error) = loop_ref.send(topic, subscriber.request(None).into()) {
         let reason = refusal(error.reason().into());
-        match error.into_message().what {
-            ChannelMessage::Subscribe { .. } => tell_closed(loop_ref, actor, channel.id(), reason_of(reason)),
-            _ => tracing::warn!(subscriber = %actor, %reason, "a channel was not subscribed to another"),
+        match error.into_message().message {
+            ChannelMessage::Subscribe { .. } => send_closed(loop_ref, actor, channel.id(), reason_of(reason)),
+            _ => tracing::warn!(subscriber = %actor, %reason, "a channel was not subscribed to another one"),
         }
     }
 }
@@ -144,10 +144,10 @@ pub(crate) fn subscribe_within<M: 'static, T: Wire + Clone>(
     timeout: Duration,
     answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
 ) {
-    let holder = holder(cx.loop_ref(), channel, subscriber.subscriber_id());
+    let topic = topic_for(cx.loop_ref(), channel, subscriber.subscriber_id());
     let request = move |reply| subscriber.request(Some(reply)).into();
-    cx.ask(holder, timeout, request, move |answered: Result<Subscribed, AskError>| {
-        answer(match answered {
+    cx.ask(topic, timeout, request, move |result: Result<Subscribed, AskError>| {
+        answer(match result {
             Ok(Subscribed::Done(_)) => Ok(()),
             Ok(Subscribed::Refused(reason)) => Err(reason),
             Err(reason) => Err(refusal(reason)),
@@ -162,7 +162,7 @@ pub(crate) fn unsubscribe<T: Wire + Clone>(
 ) {
     let actor = subscriber.subscriber_id();
     let (node_id, tag) = (loop_ref.node_id(), loop_ref.tag_of::<T>());
-    let holder = if channel.node() != node_id && actor.node() == node_id {
+    let topic = if channel.node() != node_id && actor.node() == node_id {
         let Some(relay) = node_mut(loop_ref).and_then(|core| core.relay_of(channel.id(), tag)) else {
             return;
         };
@@ -170,9 +170,9 @@ pub(crate) fn unsubscribe<T: Wire + Clone>(
     } else {
         channel.0
     };
-    if let Err(reason) = loop_ref.send(holder, ChannelMessage::Unsubscribe { actor }.into()) {
-        // The channel is gone, or its node is: so is the subscription.
-        tracing::debug!(%reason, "a subscription was not taken back");
+    if let Err(reason) = loop_ref.send(topic, ChannelMessage::Unsubscribe { actor }.into()) {
+        // The channel or its node no longer exists, so neither does the subscription.
+        tracing::debug!(%reason, "an unsubscribe message was not sent");
     }
 }
 
@@ -185,12 +185,14 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
     answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
 ) {
     let n = n as u64;
-    let order = move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply }.into();
+    let request = move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply }.into();
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    cx.ask(channel.0, timeout.saturating_add(GRACE), order, move |answered: Result<Delivered, AskError>| {
-        answer(match answered {
-            Ok(Delivered::To(receivers)) => Ok(count(receivers)),
-            Ok(Delivered::TooFew(few)) => Err(DeliverError::TooFew { subscribers: count(few) }),
+    cx.ask(channel.0, timeout.saturating_add(GRACE), request, move |result: Result<Delivered, AskError>| {
+        answer(match result {
+            Ok(Delivered::To(actors)) => Ok(count(actors)),
+            Ok(Delivered::TooFew(subscribers)) => {
+                Err(DeliverError::TooFew { subscribers: count(subscribers) })
+            }
             Ok(Delivered::TooMany) => Err(DeliverError::TooManyDeliveries),
             Ok(Delivered::Closed) => Err(DeliverError::Refused(Undelivered::NoActor)),
             Ok(Delivered::Refused(_)) => Err(DeliverError::Unknown),
@@ -199,14 +201,14 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
     });
 }
 
-/// Tells an actor of this node, once, that it receives nothing more from a channel.
-fn tell_closed(loop_ref: &mut LoopRef<'_>, subscriber: ActorId, channel: ActorId, reason: ExitReason) {
+/// Sends a `Down` of a channel to a subscriber, if that is on this node: it receives nothing more from the channel.
+fn send_closed(loop_ref: &mut LoopRef<'_>, subscriber: ActorId, channel: ActorId, reason: ExitReason) {
     if subscriber.node() == loop_ref.node_id() {
         loop_ref.tell_down(subscriber.key(), channel, reason);
     }
 }
 
-/// What an ask that has no answer means for a subscription.
+/// The refusal for a subscription request that failed.
 fn refusal(reason: AskError) -> SubscribeError {
     match reason {
         AskError::TimedOut => SubscribeError::TimedOut,
@@ -214,12 +216,12 @@ fn refusal(reason: AskError) -> SubscribeError {
         AskError::WrongType => SubscribeError::WrongType,
         AskError::NodeLost => SubscribeError::NodeLost,
         AskError::TooManyOpen => SubscribeError::TooManyOpen,
-        // It ended before it answered, or before it was asked.
+        // The topic exited before it answered, or did not exist.
         _ => SubscribeError::NoChannel,
     }
 }
 
-/// What a refusal looks like in a `Down`.
+/// The exit reason of the `Down` that reports a refusal.
 fn reason_of(reason: SubscribeError) -> ExitReason {
     match reason {
         SubscribeError::NoChannel => ExitReason::NoActor,
@@ -236,7 +238,7 @@ fn undelivered(reason: AskError) -> DeliverError {
         AskError::Busy => DeliverError::Refused(Undelivered::Busy),
         AskError::WrongType => DeliverError::Refused(Undelivered::WrongType),
         AskError::TooManyOpen => DeliverError::TooManyOpen,
-        // The channel or its node ended with the delivery under way.
+        // The channel exited, or its node was lost, before the answer.
         _ => DeliverError::Unknown,
     }
 }
@@ -247,9 +249,9 @@ impl<T: Wire> Target for Channel<T> {
     fn put(self, loop_ref: &mut LoopRef<'_>, message: T, mode: SendMode) -> Result<(), SendError<T>> {
         let sent = self.0.put(loop_ref, ChannelMessage::Send { message, hops: 0 }.into(), mode);
         sent.map_err(|error| {
-            error.map(|told| match told.what {
+            error.map(|unsent| match unsent.message {
                 ChannelMessage::Send { message, .. } => message,
-                _ => unreachable!("what could not be sent comes back as it was"),
+                _ => unreachable!("a message that could not be sent is returned unchanged"),
             })
         })
     }
@@ -266,7 +268,7 @@ impl<T: Wire> Named for Channel<T> {
         loop_ref.tag_of::<T>()
     }
 
-    fn from_found(id: ActorId) -> Self {
+    fn from_id(id: ActorId) -> Self {
         Self(Addr::of(id))
     }
 }

@@ -1,8 +1,9 @@
-//! What a channel waits for: receivers for a delivery, and answers from those below.
+//! The deliveries of a topic that wait for subscribers, and those that wait for acknowledgements.
 //!
-//! Invariant: each order and each wave is answered once; there are at most `ORDERS_MAX` orders, and `ASKS_MAX`
-//! answers are waited for. Of both, other nodes have a share, and each of them a smaller one: so that none keeps the
-//! others from theirs, nor all of them the channel's own node. `loads` counts what stands in the tables.
+//! Invariant: each delivery is answered once. There are at most `DELIVERIES_MAX` deliveries, and at most `ANSWERS_MAX`
+//! answers are open. All other nodes together may use a part of both, and each of them a smaller part. So one peer
+//! leaves room for the other peers, and all peers leave room for the node of the channel. `usage` is the sum over the
+//! tables.
 
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, SubAssign};
@@ -13,204 +14,217 @@ use super::message::{Delivered, Subscribed, TopicAddr};
 use crate::error::SubscribeError;
 use crate::quota::QuotaUsage;
 
-/// Deliveries that wait for receivers, and those under way.
-pub(super) const ORDERS_MAX: usize = 1024;
-/// Of these, those that other nodes may have together, and one of them.
-const ORDERS_OF_PEERS_MAX: usize = 768;
-const ORDERS_OF_PEER_MAX: usize = 512;
-/// Of those that wait for receivers, how many another node may have, and of how many bytes; one may always wait.
+/// Deliveries that wait for subscribers or for acknowledgements.
+const DELIVERIES_MAX: usize = 1024;
+/// The part of these that all peers may use together, and that one peer may use.
+const DELIVERIES_OF_PEERS_MAX: usize = 768;
+const DELIVERIES_OF_PEER_MAX: usize = 512;
+/// Deliveries of one peer that wait for subscribers, and their bytes. A single delivery may exceed the bytes.
 const WAITING_OF_PEER_MAX: usize = 64;
 const WAITING_BYTES_OF_PEER_MAX: usize = 4 << 20;
-/// Bytes of all that other nodes have waiting.
+/// Bytes of all deliveries of peers that wait for subscribers.
 const WAITING_BYTES_OF_PEERS_MAX: usize = 64 << 20;
-/// Answers that are waited for: less than the requests that an actor may have, with what its receivers cost.
-pub(super) const ASKS_MAX: usize = 16_384;
-/// Of these, those for other nodes together, and for one of them; one delivery may be larger.
-const ASKS_OF_PEERS_MAX: usize = 12_288;
-const ASKS_OF_PEER_MAX: usize = 4096;
+/// Open answers. Together with the monitors of the subscribers they are fewer than the requests that an actor may have.
+const ANSWERS_MAX: usize = 16_384;
+/// The part of these for deliveries of all peers together, and of one peer. A single delivery may exceed the latter.
+const ANSWERS_OF_PEERS_MAX: usize = 12_288;
+const ANSWERS_OF_PEER_MAX: usize = 4096;
 
-/// A delivery that was ordered.
-pub(super) struct OrderedDelivery<T> {
+/// A delivery as it was requested.
+pub(super) struct DeliveryRequest<T> {
     pub(super) message: T,
+    /// The number of subscribers to wait for.
     pub(super) n: u64,
     pub(super) until: Time,
     pub(super) hops: u8,
     pub(super) reply: ReplyTo<Delivered>,
-    /// The other node that ordered it.
-    pub(super) by: Option<NodeId>,
-    /// Bytes that came from there.
+    /// The peer that requested it; `None`: this node.
+    pub(super) peer: Option<NodeId>,
+    /// The length of the request on the wire; 0 for this node.
     pub(super) bytes: usize,
 }
 
-/// Who is told when a wave is over.
+/// The action at the end of a pending delivery.
 pub(super) enum DeliveryEnd<T> {
+    /// Send the reply.
     Answer(Option<ReplyTo<Delivered>>),
-    /// The branch stays, unless it refused.
-    Attached {
-        relay: TopicAddr<T>,
-        reply: Option<ReplyTo<Subscribed>>,
-    },
+    /// The topic has answered to its upstreams: grant its subscription, unless it refused.
+    Attached { topic: TopicAddr<T>, reply: Option<ReplyTo<Subscribed>> },
 }
 
-/// A wave that is over.
+/// A delivery without open answers.
 pub(super) struct FinishedDelivery<T> {
-    pub(super) have: u64,
+    /// The number of actors that received the message.
+    pub(super) received: u64,
     pub(super) refused: Option<SubscribeError>,
     pub(super) end: DeliveryEnd<T>,
 }
 
 struct PendingDelivery<T> {
+    /// The number of open answers.
     open: usize,
-    by: Option<NodeId>,
-    over: FinishedDelivery<T>,
+    peer: Option<NodeId>,
+    result: FinishedDelivery<T>,
 }
 
-/// What somebody has under way.
+/// The usage of the limits by one node.
 #[derive(Copy, Clone, Default, PartialEq, Eq)]
 struct DeliveryUsage {
-    /// Orders and waves.
-    orders: usize,
-    /// Of these, the orders that wait, and their bytes.
+    /// Deliveries of both kinds.
+    deliveries: usize,
+    /// The part of these that waits for subscribers, and its bytes.
     waiting: usize,
     bytes: usize,
-    asks: usize,
+    /// Open answers.
+    answers: usize,
 }
 
 impl DeliveryUsage {
     fn waiting(bytes: usize) -> Self {
-        Self { orders: 1, waiting: 1, bytes, asks: 0 }
+        Self { deliveries: 1, waiting: 1, bytes, answers: 0 }
     }
 
-    fn delivery(orders: usize, asks: usize) -> Self {
-        Self { orders, asks, ..Self::default() }
+    fn pending(deliveries: usize, answers: usize) -> Self {
+        Self { deliveries, answers, ..Self::default() }
     }
 }
 
 impl AddAssign for DeliveryUsage {
     fn add_assign(&mut self, more: Self) {
-        self.orders += more.orders;
+        self.deliveries += more.deliveries;
         self.waiting += more.waiting;
         self.bytes += more.bytes;
-        self.asks += more.asks;
+        self.answers += more.answers;
     }
 }
 
 impl SubAssign for DeliveryUsage {
     fn sub_assign(&mut self, less: Self) {
-        self.orders -= less.orders;
+        self.deliveries -= less.deliveries;
         self.waiting -= less.waiting;
         self.bytes -= less.bytes;
-        self.asks -= less.asks;
+        self.answers -= less.answers;
     }
 }
 
+/// The deliveries of one topic. The update of the upstreams of downstream topics is a pending delivery too: its answers
+/// are counted in the same way.
 pub(super) struct PendingDeliveries<T> {
-    waiting: BTreeMap<u64, (OrderedDelivery<T>, Timer)>,
-    deliveries: BTreeMap<u64, PendingDelivery<T>>,
-    /// What each node has under way; `None` is the channel's own.
-    loads: QuotaUsage<Option<NodeId>, DeliveryUsage>,
-    last: u64,
+    /// Deliveries that wait for subscribers, each with the timer of its timeout.
+    waiting: BTreeMap<u64, (DeliveryRequest<T>, Timer)>,
+    /// Deliveries that wait for acknowledgements.
+    pending: BTreeMap<u64, PendingDelivery<T>>,
+    /// The usage of each peer, and of this node (`None`).
+    usage: QuotaUsage<Option<NodeId>, DeliveryUsage>,
+    last_number: u64,
 }
 
 impl<T> PendingDeliveries<T> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), deliveries: BTreeMap::new(), loads: QuotaUsage::default(), last: 0 }
+        Self {
+            waiting: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            usage: QuotaUsage::default(),
+            last_number: 0,
+        }
     }
 
-    /// What all peers have under way.
-    fn of_peers(&self) -> DeliveryUsage {
-        let mut peers = self.loads.all();
-        peers -= self.loads.of(&None);
+    /// The usage of all peers together.
+    fn usage_of_peers(&self) -> DeliveryUsage {
+        let mut peers = self.usage.all();
+        peers -= self.usage.of(&None);
         peers
     }
 
     pub(super) fn next_number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
+        self.last_number += 1;
+        self.last_number
     }
 
-    /// Whether there is room for one more that a node causes, of so many answers.
-    pub(super) fn has_room(&self, by: Option<NodeId>, asks: usize) -> bool {
-        let all = self.loads.all();
-        if all.orders >= ORDERS_MAX || all.asks + asks > ASKS_MAX {
+    /// Whether there is room for one more delivery of a node with this number of answers.
+    pub(super) fn has_room(&self, peer: Option<NodeId>, answers: usize) -> bool {
+        let all = self.usage.all();
+        if all.deliveries >= DELIVERIES_MAX || all.answers + answers > ANSWERS_MAX {
             return false;
         }
-        let (own, peers) = (self.loads.of(&by), self.of_peers());
-        by.is_none()
-            || own.orders < ORDERS_OF_PEER_MAX
-                && peers.orders < ORDERS_OF_PEERS_MAX
-                && (own.asks == 0 || own.asks + asks <= ASKS_OF_PEER_MAX)
-                && peers.asks + asks <= ASKS_OF_PEERS_MAX
+        let (own, peers) = (self.usage.of(&peer), self.usage_of_peers());
+        peer.is_none()
+            || own.deliveries < DELIVERIES_OF_PEER_MAX
+                && peers.deliveries < DELIVERIES_OF_PEERS_MAX
+                && (own.answers == 0 || own.answers + answers <= ANSWERS_OF_PEER_MAX)
+                && peers.answers + answers <= ANSWERS_OF_PEERS_MAX
     }
 
-    /// Whether one more order of a node, of so many bytes, may wait.
-    pub(super) fn may_wait(&self, by: Option<NodeId>, bytes: usize) -> bool {
-        let own = self.loads.of(&by);
-        by.is_none()
+    /// Whether one more delivery of a node, of this number of bytes, may wait for subscribers.
+    pub(super) fn may_wait(&self, peer: Option<NodeId>, bytes: usize) -> bool {
+        let own = self.usage.of(&peer);
+        peer.is_none()
             || own.waiting < WAITING_OF_PEER_MAX
                 && (own.waiting == 0 || own.bytes + bytes <= WAITING_BYTES_OF_PEER_MAX)
-                && self.of_peers().bytes + bytes <= WAITING_BYTES_OF_PEERS_MAX
+                && self.usage_of_peers().bytes + bytes <= WAITING_BYTES_OF_PEERS_MAX
     }
 
-    /// Keeps an order until there are enough receivers.
-    pub(super) fn keep(&mut self, number: u64, order: OrderedDelivery<T>, timer: Timer) {
-        self.loads.add(order.by, DeliveryUsage::waiting(order.bytes));
-        self.waiting.insert(number, (order, timer));
+    /// Keeps a delivery until there are enough subscribers.
+    pub(super) fn add_waiting(&mut self, number: u64, request: DeliveryRequest<T>, timer: Timer) {
+        self.usage.add(request.peer, DeliveryUsage::waiting(request.bytes));
+        self.waiting.insert(number, (request, timer));
     }
 
-    /// The first order for which so many receivers are enough.
-    pub(super) fn take_served(&mut self, total: u64) -> Option<(OrderedDelivery<T>, Timer)> {
-        let served = self.waiting.iter().find(|(_, (order, _))| order.n <= total);
-        let number = served.map(|(number, _)| *number)?;
+    /// Removes the first waiting delivery for which this number of subscribers is enough.
+    pub(super) fn take_satisfied(&mut self, subscribers: u64) -> Option<(DeliveryRequest<T>, Timer)> {
+        let satisfied = self.waiting.iter().find(|(_, (request, _))| request.n <= subscribers);
+        let number = satisfied.map(|(number, _)| *number)?;
         self.take(number)
     }
 
-    pub(super) fn take_due(&mut self, number: u64) -> Option<OrderedDelivery<T>> {
-        self.take(number).map(|(order, _)| order)
+    /// Removes a waiting delivery whose time is over.
+    pub(super) fn take_due(&mut self, number: u64) -> Option<DeliveryRequest<T>> {
+        self.take(number).map(|(request, _)| request)
     }
 
-    fn take(&mut self, number: u64) -> Option<(OrderedDelivery<T>, Timer)> {
-        let (order, timer) = self.waiting.remove(&number)?;
-        self.loads.take(&order.by, DeliveryUsage::waiting(order.bytes));
-        Some((order, timer))
+    fn take(&mut self, number: u64) -> Option<(DeliveryRequest<T>, Timer)> {
+        let (request, timer) = self.waiting.remove(&number)?;
+        self.usage.take(&request.peer, DeliveryUsage::waiting(request.bytes));
+        Some((request, timer))
     }
 
-    pub(super) fn take_all_waiting(&mut self) -> Vec<OrderedDelivery<T>> {
-        std::iter::from_fn(|| self.take_served(u64::MAX)).map(|(order, _)| order).collect()
+    pub(super) fn take_all_waiting(&mut self) -> Vec<DeliveryRequest<T>> {
+        std::iter::from_fn(|| self.take_satisfied(u64::MAX)).map(|(request, _)| request).collect()
     }
 
-    /// A wave of so many answers has begun, because of a node; it is over at once if there are none.
+    /// Begins a delivery with `open` answers to come, which `received` actors have received already. If there are no
+    /// open answers, returns it as finished.
     #[must_use]
     pub(super) fn begin(
         &mut self,
         number: u64,
-        by: Option<NodeId>,
-        (open, have): (usize, u64),
+        peer: Option<NodeId>,
+        (open, received): (usize, u64),
         end: DeliveryEnd<T>,
     ) -> Option<FinishedDelivery<T>> {
-        let over = FinishedDelivery { have, refused: None, end };
+        let result = FinishedDelivery { received, refused: None, end };
         if open == 0 {
-            return Some(over);
+            return Some(result);
         }
-        self.loads.add(by, DeliveryUsage::delivery(1, open));
-        self.deliveries.insert(number, PendingDelivery { open, by, over });
+        self.usage.add(peer, DeliveryUsage::pending(1, open));
+        self.pending.insert(number, PendingDelivery { open, peer, result });
         None
     }
 
-    /// An answer to a wave; the last one ends it.
+    /// Adds an answer to a pending delivery. The last answer finishes it.
     pub(super) fn acknowledge(&mut self, number: u64, outcome: Delivered) -> Option<FinishedDelivery<T>> {
-        let delivery = self.deliveries.get_mut(&number)?;
+        let delivery = self.pending.get_mut(&number)?;
         delivery.open -= 1;
         match outcome {
-            Delivered::To(count) => delivery.over.have = delivery.over.have.saturating_add(count),
-            Delivered::Refused(reason) => delivery.over.refused = Some(reason),
+            Delivered::To(count) => delivery.result.received = delivery.result.received.saturating_add(count),
+            Delivered::Refused(reason) => delivery.result.refused = Some(reason),
             Delivered::TooFew(_) | Delivered::TooMany | Delivered::Closed => {}
         }
-        let (by, is_over) = (delivery.by, delivery.open == 0);
-        self.loads.take(&by, DeliveryUsage::delivery(usize::from(is_over), 1));
-        if !is_over {
+        let (peer, is_finished) = (delivery.peer, delivery.open == 0);
+        self.usage.take(&peer, DeliveryUsage::pending(usize::from(is_finished), 1));
+        if !is_finished {
             return None;
         }
-        self.deliveries.remove(&number).map(|delivery| delivery.over)
+        self.pending.remove(&number).map(|delivery| delivery.result)
     }
 }

@@ -1,6 +1,6 @@
-//! Who receives what a channel or relay passes on.
+//! The subscribers of a topic actor.
 //!
-//! Invariant: `total` is the number of actors in the table and behind its branches; whoever is in it is monitored,
+//! Invariant: `total` is the number of actors in the table and behind its topics. The topic actor monitors each entry
 //! once.
 
 use std::any::type_name;
@@ -17,64 +17,67 @@ use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
 use crate::quota::QuotaUsage;
 
-/// Entries of one channel: each costs a monitor, of which an actor has 65,535, with its requests.
+/// The entries of one topic. Each costs a monitor; an actor can have 65,535 monitors and requests together.
 pub(super) const ENTRIES_MAX: usize = 32_768;
-/// Of these, how many all other nodes together may have brought: each costs an answer of a delivery, and the channel's own node
-/// can then still deliver.
+/// The entries that all other nodes together may add. Each costs an answer of a delivery, so the limit leaves answers
+/// for the deliveries of the channel's own node.
 const ENTRIES_OF_PEERS_MAX: usize = 12_288;
-/// What a branch may say that is behind it: more than there can be, and little enough to be added up.
-const BELOW_MAX: u64 = 1 << 40;
-/// Of the time that is left for a delivery, what is left for those below: so that their answers still arrive.
-const SHARE_BELOW: (u32, u32) = (7, 8);
+/// The largest count that a downstream topic can report: more than there can be subscribers, and small enough that sums
+/// do not overflow.
+const COUNT_MAX: u64 = 1 << 40;
+/// The fraction of the remaining time that a delivery gives to its subscribers, so that their answers arrive in time.
+const TIME_FOR_SUBSCRIBERS: (u32, u32) = (7, 8);
 
 type ChannelCx<'c, T> = Cx<'c, FromNode<ChannelMessage<T>>>;
 
-/// The receivers of one channel or relay.
+/// The subscribers of one topic.
 pub(super) struct Subscribers<T> {
     entries: BTreeMap<ActorId, SubscriberEntry<T>>,
     total: u64,
-    /// How many of them each peer has put here.
-    brought: QuotaUsage<NodeId>,
+    /// The number of entries that each peer has added.
+    by_peer: QuotaUsage<NodeId>,
 }
 
 struct SubscriberEntry<T> {
-    receiver: Recipient<T>,
+    recipient: Recipient<T>,
     monitor: Monitor,
-    share: Option<SubscriberQuota>,
+    /// The quota that the entry uses; `None` if this node added it.
+    quota: Option<SubscriberQuota>,
 }
 
-/// That a peer has put a receiver here: its part of this channel, and of all of this node.
+/// The quota that one subscriber uses: of its peer at this topic, and of its peer at all topics of this node.
 pub(super) struct SubscriberQuota {
-    by: NodeId,
-    /// Counted by being there.
-    _of_all: Arc<()>,
+    peer: NodeId,
+    /// The number of clones is the usage at all topics.
+    _of_node: Arc<()>,
 }
 
+/// The actor behind an entry.
 pub(super) enum Recipient<T> {
     Actor(Addr<T>),
-    /// A relay or another channel, with so many receivers behind it.
-    Relay(TopicAddr<T>, u64),
+    /// A downstream topic, and the number of subscribers that it reported.
+    Topic(TopicAddr<T>, u64),
 }
 
 impl<T> Recipient<T> {
     fn weight(&self) -> u64 {
         match self {
             Self::Actor(_) => 1,
-            Self::Relay(_, below) => *below,
+            Self::Topic(_, subscribers) => *subscribers,
         }
     }
 
     fn id(&self) -> ActorId {
         match self {
             Self::Actor(addr) => addr.id(),
-            Self::Relay(addr, _) => addr.id(),
+            Self::Topic(addr, _) => addr.id(),
         }
     }
 }
 
 impl<T: Wire + Clone> Subscribers<T> {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), total: 0, brought: QuotaUsage::default() }
+        Self { entries: BTreeMap::new(), total: 0, by_peer: QuotaUsage::default() }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -85,44 +88,47 @@ impl<T: Wire + Clone> Subscribers<T> {
         self.entries.is_empty()
     }
 
-    /// A place for one more, that this node or a peer wants.
-    pub(super) fn take_share(
+    /// Reserves quota for one more entry, for a peer or for this node (`None`). The entries of this node have no quota.
+    pub(super) fn take_quota(
         &mut self,
         cx: &mut ChannelCx<'_, T>,
-        by: Option<NodeId>,
+        peer: Option<NodeId>,
     ) -> Result<Option<SubscriberQuota>, SubscribeError> {
         let core = node_mut(cx.loop_ref()).ok_or(SubscribeError::NoNode)?;
-        let taken = match by {
+        let quota = match peer {
             _ if self.entries.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
-            Some(_) if self.brought.all() >= ENTRIES_OF_PEERS_MAX => Err(SubscribeError::TooMany),
+            Some(_) if self.by_peer.all() >= ENTRIES_OF_PEERS_MAX => Err(SubscribeError::TooMany),
             None => return Ok(None),
-            Some(by) => {
-                let of_all = core.take_subscription(by, self.brought.of(&by));
-                of_all.map(|of_all| SubscriberQuota { by, _of_all: of_all }).ok_or(SubscribeError::OverQuota)
+            Some(peer) => {
+                let of_node = core.take_subscription(peer, self.by_peer.of(&peer));
+                of_node
+                    .map(|of_node| SubscriberQuota { peer, _of_node: of_node })
+                    .ok_or(SubscribeError::OverQuota)
             }
         };
-        match &taken {
-            Ok(share) => self.brought.add(share.by, 1),
+        match &quota {
+            Ok(quota) => self.by_peer.add(quota.peer, 1),
             Err(_) => {
-                if let Some(by) = by {
+                if let Some(peer) = peer {
                     core.refusals().subscriptions += 1;
-                    core.log_refused(by, "subscriptions", "subscribes more receivers than it may");
+                    core.log_refused(peer, "subscriptions", "has more subscribers than it may");
                 }
             }
         }
-        taken.map(Some)
+        quota.map(Some)
     }
 
-    /// Whether another node has brought somebody.
-    pub(super) fn is_brought_by(&self, actor: ActorId, node: NodeId) -> bool {
-        self.entries.get(&actor).and_then(|entry| entry.share.as_ref()).is_some_and(|share| share.by == node)
+    /// Whether a peer has added this entry.
+    pub(super) fn is_added_by(&self, actor: ActorId, peer: NodeId) -> bool {
+        let quota = self.entries.get(&actor).and_then(|entry| entry.quota.as_ref());
+        quota.is_some_and(|quota| quota.peer == peer)
     }
 
-    /// Whether somebody is here as an actor or as a branch, by the wish of this node or a peer.
-    pub(super) fn is_held(&self, actor: ActorId, by: Option<NodeId>, as_relay: bool) -> bool {
+    /// Whether there is an entry of this kind that the peer, or this node (`None`), has added.
+    pub(super) fn has_entry(&self, actor: ActorId, peer: Option<NodeId>, as_topic: bool) -> bool {
         self.entries.get(&actor).is_some_and(|entry| {
-            let is_branch = matches!(entry.receiver, Recipient::Relay(..));
-            is_branch == as_relay && entry.share.as_ref().map(|share| share.by) == by
+            let is_topic = matches!(entry.recipient, Recipient::Topic(..));
+            is_topic == as_topic && entry.quota.as_ref().map(|quota| quota.peer) == peer
         })
     }
 
@@ -130,72 +136,72 @@ impl<T: Wire + Clone> Subscribers<T> {
         self.entries.contains_key(&actor)
     }
 
-    /// The answers that one delivery waits for: of branches, and of actors elsewhere than at `node_id`.
+    /// The number of answers that one delivery waits for: from topics, and from actors on other nodes than `node_id`.
     pub(super) fn answers(&self, node_id: NodeId) -> usize {
-        let answers = |receiver: &Recipient<T>| match receiver {
+        let answers = |recipient: &Recipient<T>| match recipient {
             Recipient::Actor(addr) => addr.node() != node_id,
-            Recipient::Relay(..) => true,
+            Recipient::Topic(..) => true,
         };
-        self.entries.values().filter(|entry| answers(&entry.receiver)).count()
+        self.entries.values().filter(|entry| answers(&entry.recipient)).count()
     }
 
-    pub(super) fn relays(&self) -> impl Iterator<Item = TopicAddr<T>> {
-        self.entries.values().filter_map(|entry| match &entry.receiver {
-            Recipient::Relay(addr, _) => Some(*addr),
+    pub(super) fn topics(&self) -> impl Iterator<Item = TopicAddr<T>> {
+        self.entries.values().filter_map(|entry| match &entry.recipient {
+            Recipient::Topic(addr, _) => Some(*addr),
             Recipient::Actor(_) => None,
         })
     }
 
     pub(super) fn actors(&self) -> impl Iterator<Item = Addr<T>> {
-        self.entries.values().filter_map(|entry| match &entry.receiver {
+        self.entries.values().filter_map(|entry| match &entry.recipient {
             Recipient::Actor(addr) => Some(*addr),
-            Recipient::Relay(..) => None,
+            Recipient::Topic(..) => None,
         })
     }
 
-    /// Takes somebody in, in the place of whatever was known of the same.
+    /// Adds an entry. It replaces an entry with the same id.
     pub(super) fn insert(
         &mut self,
         cx: &mut ChannelCx<'_, T>,
-        receiver: Recipient<T>,
-        share: Option<SubscriberQuota>,
+        recipient: Recipient<T>,
+        quota: Option<SubscriberQuota>,
     ) {
-        let id = receiver.id();
+        let id = recipient.id();
         self.remove(cx, id);
         let monitor = cx.monitor(id);
-        self.total += receiver.weight();
-        self.entries.insert(id, SubscriberEntry { receiver, monitor, share });
+        self.total += recipient.weight();
+        self.entries.insert(id, SubscriberEntry { recipient, monitor, quota });
     }
 
-    /// Takes somebody out, who may have ended.
+    /// Removes an entry. Its actor may have exited.
     pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, actor: ActorId) -> Option<Recipient<T>> {
-        let SubscriberEntry { receiver, monitor, share } = self.entries.remove(&actor)?;
+        let SubscriberEntry { recipient, monitor, quota } = self.entries.remove(&actor)?;
         cx.demonitor(monitor);
-        self.total -= receiver.weight();
-        if let Some(share) = &share {
-            self.brought.take(&share.by, 1);
+        self.total -= recipient.weight();
+        if let Some(quota) = &quota {
+            self.by_peer.take(&quota.peer, 1);
         }
-        Some(receiver)
+        Some(recipient)
     }
 
-    /// So many are behind a branch now.
-    pub(super) fn set_count(&mut self, relay: ActorId, below: u64) {
-        let below = below.min(BELOW_MAX);
-        if let Some(SubscriberEntry { receiver: Recipient::Relay(_, known), .. }) =
-            self.entries.get_mut(&relay)
+    /// Sets the number of subscribers behind a downstream topic.
+    pub(super) fn set_count(&mut self, topic: ActorId, subscribers: u64) {
+        let subscribers = subscribers.min(COUNT_MAX);
+        if let Some(SubscriberEntry { recipient: Recipient::Topic(_, known), .. }) =
+            self.entries.get_mut(&topic)
         {
-            self.total = self.total - *known + below;
-            *known = below;
+            self.total = self.total - *known + subscribers;
+            *known = subscribers;
         }
     }
 
-    /// Passes a message on. What cannot be taken is a dead letter.
+    /// Sends a message to all subscribers. A message that cannot be sent becomes a dead letter.
     pub(super) fn send(&mut self, cx: &mut ChannelCx<'_, T>, message: T, hops: u8) {
-        for SubscriberEntry { receiver, .. } in self.entries.values() {
+        for SubscriberEntry { recipient, .. } in self.entries.values() {
             let Some(copy) = copy_of(cx, &message) else { break };
-            match receiver {
+            match recipient {
                 Recipient::Actor(addr) => cx.tell(*addr, copy),
-                Recipient::Relay(addr, _) => {
+                Recipient::Topic(addr, _) => {
                     cx.tell(*addr, ChannelMessage::Send { message: copy, hops }.into())
                 }
             }
@@ -203,49 +209,52 @@ impl<T: Wire + Clone> Subscribers<T> {
         log_panic(|| drop(message));
     }
 
-    /// Passes a message on, and has everybody acknowledge it under the number of a wave. Answers how many have it
-    /// already, and how many answers are to be waited for.
+    /// Sends a message to all subscribers, and asks each for an acknowledgement under the number of a pending delivery.
+    /// Returns how many actors have received the message already, and how many acknowledgements are still to come.
     pub(super) fn deliver(
         &mut self,
         cx: &mut ChannelCx<'_, T>,
         message: T,
         (delivery, hops, left): (u64, u8, Duration),
     ) -> (u64, usize) {
-        let (mut have, mut open) = (0, 0);
+        let (mut received, mut open) = (0, 0);
         let node_id = cx.id().node();
-        let within = left * SHARE_BELOW.0 / SHARE_BELOW.1;
-        for SubscriberEntry { receiver, .. } in self.entries.values() {
+        let within = left * TIME_FOR_SUBSCRIBERS.0 / TIME_FOR_SUBSCRIBERS.1;
+        for SubscriberEntry { recipient, .. } in self.entries.values() {
             let Some(copy) = copy_of(cx, &message) else { break };
-            match receiver {
-                Recipient::Actor(addr) if addr.node() == node_id => have += u64::from(hand(cx, *addr, copy)),
+            match recipient {
+                Recipient::Actor(addr) if addr.node() == node_id => {
+                    received += u64::from(send_local(cx, *addr, copy));
+                }
                 Recipient::Actor(addr) => {
                     open += 1;
                     cx.deliver(*addr, copy, within, move |sent| {
                         acked(delivery, Delivered::To(u64::from(sent.is_ok())))
                     });
                 }
-                Recipient::Relay(addr, _) => {
+                Recipient::Topic(addr, _) => {
                     open += 1;
-                    let order = move |reply| {
+                    let request = move |reply| {
                         ChannelMessage::Deliver { message: copy, n: 0, within, hops, reply }.into()
                     };
-                    cx.ask(*addr, within, order, move |answer: Result<Delivered, _>| {
+                    cx.ask(*addr, within, request, move |answer: Result<Delivered, _>| {
                         acked(delivery, answer.unwrap_or(Delivered::To(0)))
                     });
                 }
             }
         }
         log_panic(|| drop(message));
-        (have, open)
+        (received, open)
     }
 }
 
+/// The message that a pending delivery got one acknowledgement.
 pub(super) fn acked<T>(delivery: u64, outcome: Delivered) -> FromNode<ChannelMessage<T>> {
     own(SelfMessage::Acked { delivery, outcome })
 }
 
-/// Puts a message into a mailbox of this node; false when it is a dead letter.
-fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
+/// Sends a message to an actor of this node. Returns false if the message became a dead letter.
+fn send_local<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
     match cx.send(to, message) {
         Ok(()) => true,
         Err(error) => {
@@ -256,7 +265,7 @@ fn hand<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bool {
     }
 }
 
-/// A copy by the user's own `Clone`; `None` when that panicked.
+/// Copies a message by the user's `Clone`; `None` if that panicked.
 fn copy_of<T: Wire + Clone>(cx: &mut ChannelCx<'_, T>, message: &T) -> Option<T> {
     match catch_panic(|| message.clone()) {
         Ok(copy) => Some(copy),
@@ -264,7 +273,7 @@ fn copy_of<T: Wire + Clone>(cx: &mut ChannelCx<'_, T>, message: &T) -> Option<T>
             if may_log(cx.loop_ref(), "clone", type_name::<T>()) {
                 tracing::error!(
                     text,
-                    "the `clone` of a channel's message panicked; it is not passed on any further (said once an hour)"
+                    "the `clone` of a channel's message panicked; the remaining subscribers do not receive it (logged at most once an hour)"
                 );
             }
             None

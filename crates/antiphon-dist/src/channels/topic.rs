@@ -1,10 +1,13 @@
-//! The hidden actor behind a channel, and behind a node's subscriptions to a channel elsewhere (a *relay*).
+//! The topic actor: the service actor of a channel, or of a *relay*, which holds the subscriptions of its node to a
+//! channel of another node.
 //!
-//! Both pass messages on to those below. A channel has a name, and a transform if its maker wants one; a relay stands
-//! below one channel, from its first subscriber to its last.
+//! Both forward messages to their subscribers. A channel has a name and an optional transform. A relay subscribes to one
+//! channel, and exists from its first subscriber to its last.
 //!
-//! Invariant: whoever is above a channel is not below it, but for moments that `hops` bounds. What one actor sends
-//! reaches each receiver in order; code of users that panics in here ends nothing.
+//! A topic that subscribes to this one is *downstream*; a topic that this one subscribes to is its *upstream*.
+//!
+//! Invariant: no topic is both upstream and downstream of another, except for short times, which `hops` bounds. The
+//! messages of one sender reach each subscriber in order. A panic of user code does not end the topic actor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,34 +18,35 @@ use antiphon_sched::{
 };
 
 use super::message::{ChannelMessage, Delivered, SelfMessage, Subscribed, TopicAddr, own};
-use super::pending_deliveries::{DeliveryEnd, FinishedDelivery, OrderedDelivery, PendingDeliveries};
+use super::pending_deliveries::{DeliveryEnd, DeliveryRequest, FinishedDelivery, PendingDeliveries};
 use super::subscribers::{ENTRIES_MAX, Recipient, Subscribers, acked};
 use crate::cx::{may_log, node_mut};
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
 
-/// Channels above one channel, all levels together.
-const ABOVE_MAX: usize = 64;
-/// Channels that are directly above one channel, of one other node.
-const UPSTREAMS_OF_PEER_MAX: usize = ABOVE_MAX / 2;
-/// Channels and relays that a message may come through: two for each level.
-const HOPS_MAX: u8 = 2 * ABOVE_MAX as u8 + 2;
-/// How long a branch may take to say what it thinks of what is above it.
+/// The upstreams of one channel, of all levels together.
+const UPSTREAMS_MAX: usize = 64;
+/// The direct upstreams of one channel that are on one other node.
+const UPSTREAMS_OF_PEER_MAX: usize = UPSTREAMS_MAX / 2;
+/// The topics that a message may come through: two for each level.
+const HOPS_MAX: u8 = 2 * UPSTREAMS_MAX as u8 + 2;
+/// How long a downstream topic may take to answer to its upstreams.
 const ANSWER_WITHIN: Duration = secs(5);
-/// How long a relay waits for its channel: longer than a node needs to notice that another is lost.
+/// How long a relay waits for the answer of its channel: longer than a node takes to detect that a peer is lost.
 const JOIN_WITHIN: Duration = secs(60);
-/// How long a delivery that another node ordered may wait for receivers.
+/// How long a delivery of a peer may wait for subscribers.
 const WAIT_OF_PEERS_MAX: Duration = secs(24 * 3600);
-/// When to try again to tell a full mailbox how many receivers there are.
-const TELL_AGAIN: Duration = millis(20);
-/// When to try again to tell those below what is above them, after there was no room for that.
-const RETELL_AFTER: Duration = secs(1);
+/// The pause before the number of subscribers is sent again to an upstream whose mailbox was full.
+const REPORT_COUNT_AGAIN_AFTER: Duration = millis(20);
+/// The pause before the next attempt to send the upstreams to the downstream topics, when there was no room for the
+/// answers.
+const UPDATE_DOWNSTREAM_AGAIN_AFTER: Duration = secs(1);
 
 type Message<T> = ChannelMessage<T>;
 type TopicCx<'c, T> = Cx<'c, FromNode<Message<T>>>;
 
-/// Changes or drops what a channel passes on; it is told the channel's name.
+/// Changes or drops the messages of a channel. Its first argument is the name of the channel.
 pub(super) type Transform<T> = dyn FnMut(&str, T) -> Option<T>;
 
 pub(super) struct Topic<T> {
@@ -50,8 +54,10 @@ pub(super) struct Topic<T> {
     subscribers: Subscribers<T>,
     upstreams: BTreeMap<ActorId, Upstream<T>>,
     deliveries: PendingDeliveries<T>,
-    recounting: bool,
-    retelling: bool,
+    /// A `ReportCount` is queued.
+    is_report_queued: bool,
+    /// An `UpdateDownstream` is queued.
+    is_update_queued: bool,
     is_over: bool,
 }
 
@@ -61,20 +67,20 @@ enum TopicRole<T> {
 }
 
 enum UpstreamPhase<T> {
-    /// The channel has not answered yet: who wants something meanwhile waits.
+    /// The channel has not answered yet. The subscription messages wait here.
     Joining(Vec<Message<T>>),
     Open,
-    /// It is nobody's relay any more; who still comes is sent on.
+    /// The relay has left the relay table. It forwards late subscriptions to its successor.
     Closing,
 }
 
-/// What this one is a branch of.
+/// A topic that this one subscribes to.
 struct Upstream<T> {
     addr: TopicAddr<T>,
-    /// All that is above, through this one, and this one.
+    /// The upstream itself, and all upstreams of it.
     ids: Vec<ActorId>,
-    /// How many receivers it was told of.
-    told: u64,
+    /// The number of subscribers that was last reported to it.
+    reported: u64,
     monitor: Monitor,
 }
 
@@ -93,8 +99,8 @@ impl<T: Wire + Clone> Topic<T> {
             subscribers: Subscribers::new(),
             upstreams: BTreeMap::new(),
             deliveries: PendingDeliveries::new(),
-            recounting: false,
-            retelling: false,
+            is_report_queued: false,
+            is_update_queued: false,
             is_over: false,
         }
     }
@@ -111,10 +117,11 @@ impl<T: Wire + Clone> Topic<T> {
                 cx.set_name("relay of a channel");
                 cx.set_signal_policy(SignalPolicy::None);
                 let monitor = cx.monitor(of);
-                self.upstreams.insert(of.id(), Upstream { addr: of, ids: vec![of.id()], told: 0, monitor });
-                let relay = cx.addr();
+                let upstream = Upstream { addr: of, ids: vec![of.id()], reported: 0, monitor };
+                self.upstreams.insert(of.id(), upstream);
+                let topic = cx.addr();
                 let attach =
-                    move |reply| Message::Attach { relay, is_relay: true, reply: Some(reply) }.into();
+                    move |reply| Message::Attach { topic, is_relay: true, reply: Some(reply) }.into();
                 cx.ask(of, JOIN_WITHIN, attach, |answer: Result<Subscribed, _>| {
                     own(SelfMessage::Joined(answer.map_err(super::refusal)))
                 });
@@ -122,77 +129,81 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
-    fn take(&mut self, cx: &mut TopicCx<'_, T>, told: FromNode<Message<T>>) {
-        let FromNode { what: message, by, bytes } = told;
-        if !self.admits(by, &message) {
+    fn on_message(&mut self, cx: &mut TopicCx<'_, T>, message: FromNode<Message<T>>) {
+        let FromNode { message, from: peer, wire_len } = message;
+        if !self.admits(peer, &message) {
             tracing::debug!(
-                by = by.map(tracing::field::display),
-                "a node told a channel what is not its to tell"
+                peer = peer.map(tracing::field::display),
+                "a node sent a message that this topic does not accept from it"
             );
             return log_panic(|| drop(message));
         }
         match message {
-            Message::Send { message, hops } => self.pass_on(cx, message, hops),
+            Message::Send { message, hops } => self.forward(cx, message, hops),
             Message::Deliver { message, n, within, hops, reply } => {
-                let within = if by.is_none() { within } else { within.min(WAIT_OF_PEERS_MAX) };
+                let within = if peer.is_none() { within } else { within.min(WAIT_OF_PEERS_MAX) };
                 let until = cx.now() + within;
-                self.order(cx, OrderedDelivery { message, n, until, hops, reply, by, bytes });
+                let request = DeliveryRequest { message, n, until, hops, reply, peer, bytes: wire_len };
+                self.on_deliver(cx, request);
             }
             Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. } => {
-                self.manage(cx, by, message);
+                self.on_subscription(cx, peer, message);
             }
-            Message::Count { relay, below } => {
-                self.subscribers.set_count(relay, below);
-                self.counted(cx);
+            Message::Count { topic, subscribers } => {
+                self.subscribers.set_count(topic, subscribers);
+                self.on_count_changed(cx);
             }
-            Message::Above { from, ids, reply } => self.on_above(cx, by, from, ids, reply),
+            Message::Upstreams { from, ids, reply } => self.on_upstreams(cx, peer, from, ids, reply),
             Message::Detach { from } => self.detach(cx, from),
             Message::SelfMessage(own) => self.on_own(cx, own),
         }
     }
 
-    /// Whether a node, `None` for this one, may say that. Whoever is named in a message may be anybody's guess.
-    fn admits(&self, by: Option<NodeId>, message: &Message<T>) -> bool {
-        let Some(by) = by else { return true };
+    /// Whether a peer, or this node (`None`), may send this message. The ids inside a message prove nothing: a peer can
+    /// guess them.
+    fn admits(&self, peer: Option<NodeId>, message: &Message<T>) -> bool {
+        let Some(peer) = peer else { return true };
         match (message, &self.role) {
             (Message::SelfMessage(_), _) => false,
-            (Message::Count { relay, .. }, _) => by == relay.node(),
-            // A relay serves its own node, and hears from its channel alone.
-            (Message::Send { .. } | Message::Deliver { .. }, TopicRole::Relay { of, .. }) => by == of.node(),
-            (Message::Above { from, .. }, TopicRole::Relay { of, .. }) => from == of && by == of.node(),
+            (Message::Count { topic, .. }, _) => peer == topic.node(),
+            // A relay accepts messages only from its own node and from its channel.
+            (Message::Send { .. } | Message::Deliver { .. }, TopicRole::Relay { of, .. }) => {
+                peer == of.node()
+            }
+            (Message::Upstreams { from, .. }, TopicRole::Relay { of, .. }) => from == of && peer == of.node(),
             (
                 Message::Subscribe { .. } | Message::Attach { .. } | Message::Unsubscribe { .. },
                 TopicRole::Relay { .. },
             ) => false,
             (Message::Send { .. } | Message::Deliver { .. } | Message::Subscribe { .. }, _) => true,
-            (Message::Attach { relay, is_relay, .. }, _) => by == relay.node() || !is_relay,
+            (Message::Attach { topic, is_relay, .. }, _) => peer == topic.node() || !is_relay,
             (Message::Unsubscribe { actor }, _) => {
-                by == actor.node() || self.subscribers.is_brought_by(*actor, by)
+                peer == actor.node() || self.subscribers.is_added_by(*actor, peer)
             }
-            (Message::Above { from, .. }, _) => by == from.node(),
-            (Message::Detach { from }, _) => by == from.node(),
+            (Message::Upstreams { from, .. }, _) => peer == from.node(),
+            (Message::Detach { from }, _) => peer == from.node(),
         }
     }
 
     fn on_own(&mut self, cx: &mut TopicCx<'_, T>, own: SelfMessage) {
         match own {
             SelfMessage::Acked { delivery, outcome } => {
-                if let Some(over) = self.deliveries.acknowledge(delivery, outcome) {
-                    self.end_delivery(cx, over);
+                if let Some(finished) = self.deliveries.acknowledge(delivery, outcome) {
+                    self.end_delivery(cx, finished);
                 }
             }
             SelfMessage::Due(number) => {
-                if let Some(order) = self.deliveries.take_due(number) {
-                    cx.reply(order.reply, Delivered::TooFew(self.subscribers.total()));
-                    log_panic(|| drop(order.message));
+                if let Some(request) = self.deliveries.take_due(number) {
+                    cx.reply(request.reply, Delivered::TooFew(self.subscribers.total()));
+                    log_panic(|| drop(request.message));
                 }
             }
-            SelfMessage::Recount => self.recount(cx),
-            SelfMessage::Retell => {
-                self.retelling = false;
-                self.tell_all_below(cx);
+            SelfMessage::ReportCount => self.report_count(cx),
+            SelfMessage::UpdateDownstream => {
+                self.is_update_queued = false;
+                self.update_downstream_when_possible(cx);
             }
-            SelfMessage::Joined(Ok(Subscribed::Done(above))) => self.joined(cx, told(above)),
+            SelfMessage::Joined(Ok(Subscribed::Done(upstreams))) => self.joined(cx, truncated(upstreams)),
             SelfMessage::Joined(Ok(Subscribed::Refused(reason)) | Err(reason)) => {
                 self.fail(cx, &super::reason_of(reason), reason)
             }
@@ -200,21 +211,21 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
-    // What is passed on.
+    // Messages and deliveries.
 
-    fn pass_on(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) {
-        if let Some(message) = self.transformed(cx, message, hops) {
+    fn forward(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) {
+        if let Some(message) = self.transform(cx, message, hops) {
             self.subscribers.send(cx, message, hops + 1);
         }
     }
 
-    /// The message as it is passed on, if it is.
-    fn transformed(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) -> Option<T> {
+    /// Applies the transform; `None` if the message is dropped.
+    fn transform(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) -> Option<T> {
         if hops >= HOPS_MAX {
             let me = cx.id();
             cx.loop_ref().dead_letter(
                 me,
-                "a message that went in circles through channels",
+                "a message that came through too many channels",
                 Undelivered::NoActor,
             );
             log_panic(|| drop(message));
@@ -228,7 +239,7 @@ impl<T: Wire + Clone> Topic<T> {
             Err(text) => {
                 let me = cx.id();
                 if may_log(cx.loop_ref(), "transform", &*name) {
-                    tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (said once an hour)");
+                    tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (logged at most once an hour)");
                 }
                 cx.loop_ref().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
                 None
@@ -236,98 +247,103 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
-    fn order(&mut self, cx: &mut TopicCx<'_, T>, order: OrderedDelivery<T>) {
-        if order.n <= self.subscribers.total() {
-            return self.deliver(cx, order);
+    fn on_deliver(&mut self, cx: &mut TopicCx<'_, T>, request: DeliveryRequest<T>) {
+        if request.n <= self.subscribers.total() {
+            return self.deliver(cx, request);
         }
-        let left = order.until.since(cx.now());
-        let has_room =
-            self.deliveries.has_room(order.by, 0) && self.deliveries.may_wait(order.by, order.bytes);
+        let left = request.until.since(cx.now());
+        let has_room = self.deliveries.has_room(request.peer, 0)
+            && self.deliveries.may_wait(request.peer, request.bytes);
         if left.is_zero() || !has_room {
             let reason =
                 if left.is_zero() { Delivered::TooFew(self.subscribers.total()) } else { Delivered::TooMany };
-            cx.reply(order.reply, reason);
-            return log_panic(|| drop(order.message));
+            cx.reply(request.reply, reason);
+            return log_panic(|| drop(request.message));
         }
         let number = self.deliveries.next_number();
         let timer = cx.after(left, own(SelfMessage::Due(number)));
-        self.deliveries.keep(number, order, timer);
+        self.deliveries.add_waiting(number, request, timer);
     }
 
-    fn deliver(&mut self, cx: &mut TopicCx<'_, T>, order: OrderedDelivery<T>) {
-        if !self.deliveries.has_room(order.by, self.subscribers.answers(cx.id().node())) {
-            cx.reply(order.reply, Delivered::TooMany);
-            return log_panic(|| drop(order.message));
+    fn deliver(&mut self, cx: &mut TopicCx<'_, T>, request: DeliveryRequest<T>) {
+        if !self.deliveries.has_room(request.peer, self.subscribers.answers(cx.id().node())) {
+            cx.reply(request.reply, Delivered::TooMany);
+            return log_panic(|| drop(request.message));
         }
-        let Some(message) = self.transformed(cx, order.message, order.hops) else {
-            return cx.reply(order.reply, Delivered::To(0));
+        let Some(message) = self.transform(cx, request.message, request.hops) else {
+            return cx.reply(request.reply, Delivered::To(0));
         };
         let delivery = self.deliveries.next_number();
-        let left = order.until.since(cx.now());
-        let (have, open) = self.subscribers.deliver(cx, message, (delivery, order.hops + 1, left));
-        self.begin_delivery(cx, order.by, (delivery, open, have), DeliveryEnd::Answer(Some(order.reply)));
+        let left = request.until.since(cx.now());
+        let (received, open) = self.subscribers.deliver(cx, message, (delivery, request.hops + 1, left));
+        let end = DeliveryEnd::Answer(Some(request.reply));
+        self.begin_delivery(cx, request.peer, (delivery, open, received), end);
     }
 
     fn begin_delivery(
         &mut self,
         cx: &mut TopicCx<'_, T>,
-        by: Option<NodeId>,
-        (delivery, open, have): (u64, usize, u64),
+        peer: Option<NodeId>,
+        (delivery, open, received): (u64, usize, u64),
         end: DeliveryEnd<T>,
     ) {
-        if let Some(over) = self.deliveries.begin(delivery, by, (open, have), end) {
-            self.end_delivery(cx, over);
+        if let Some(finished) = self.deliveries.begin(delivery, peer, (open, received), end) {
+            self.end_delivery(cx, finished);
         }
     }
 
-    fn end_delivery(&mut self, cx: &mut TopicCx<'_, T>, over: FinishedDelivery<T>) {
-        match over.end {
+    fn end_delivery(&mut self, cx: &mut TopicCx<'_, T>, finished: FinishedDelivery<T>) {
+        match finished.end {
             DeliveryEnd::Answer(None) => {}
             DeliveryEnd::Answer(Some(reply)) => {
-                cx.reply(reply, over.refused.map_or(Delivered::To(over.have), Delivered::Refused));
+                cx.reply(
+                    reply,
+                    finished.refused.map_or(Delivered::To(finished.received), Delivered::Refused),
+                );
             }
-            DeliveryEnd::Attached { relay, reply } => match over.refused {
+            DeliveryEnd::Attached { topic, reply } => match finished.refused {
                 None => grant(cx, reply),
                 Some(reason) => {
-                    self.drop_receiver(cx, relay.id());
-                    refuse_relay(cx, relay.id(), reply, reason);
+                    self.unsubscribe(cx, topic.id());
+                    refuse_topic(cx, topic.id(), reply, reason);
                 }
             },
         }
     }
 
-    // Who receives it.
+    // Subscriptions.
 
-    /// Somebody wants to receive what is passed on, or no longer.
-    fn manage(&mut self, cx: &mut TopicCx<'_, T>, by: Option<NodeId>, message: Message<T>) {
+    /// Handles a message that adds or removes a subscriber. A relay that waits for its channel queues it.
+    fn on_subscription(&mut self, cx: &mut TopicCx<'_, T>, peer: Option<NodeId>, message: Message<T>) {
         match &mut self.role {
             TopicRole::Relay { phase: UpstreamPhase::Joining(waiting), .. } => {
                 if waiting.len() >= ENTRIES_MAX {
-                    return self.turn_away(cx, message, SubscribeError::Busy);
+                    return self.refuse(cx, message, SubscribeError::Busy);
                 }
                 return waiting.push(message);
             }
             TopicRole::Relay { phase: UpstreamPhase::Closing, of, .. } => {
                 let of = *of;
-                return self.send_on(cx, of, message);
+                return self.send_to_successor(cx, of, message);
             }
             TopicRole::Relay { phase: UpstreamPhase::Open, .. } | TopicRole::Channel { .. } => {}
         }
         match message {
-            Message::Subscribe { actor, reply } => self.subscribe(cx, by, actor, reply),
-            Message::Attach { relay, is_relay, reply } => self.attach(cx, by, relay, is_relay, reply),
-            Message::Unsubscribe { actor } => self.drop_receiver(cx, actor),
+            Message::Subscribe { actor, reply } => self.subscribe(cx, peer, actor, reply),
+            Message::Attach { topic, is_relay, reply } => self.attach(cx, peer, topic, is_relay, reply),
+            Message::Unsubscribe { actor } => self.unsubscribe(cx, actor),
             _ => {}
         }
     }
 
-    /// It came when this was no relay any more: there may be another, or will be.
-    fn send_on(&mut self, cx: &mut TopicCx<'_, T>, of: TopicAddr<T>, message: Message<T>) {
+    /// Sends a subscription that came after this relay left the relay table to the next relay, which is started if there
+    /// is none.
+    fn send_to_successor(&mut self, cx: &mut TopicCx<'_, T>, of: TopicAddr<T>, message: Message<T>) {
         if !matches!(message, Message::Unsubscribe { .. }) {
             let relay = super::relay_for(cx.loop_ref(), of);
             if let Err(error) = cx.send(relay, message.into()) {
                 let reason = super::refusal(error.reason().into());
-                self.turn_away(cx, error.into_message().what, reason);
+                self.refuse(cx, error.into_message().message, reason);
             }
         }
     }
@@ -335,19 +351,21 @@ impl<T: Wire + Clone> Topic<T> {
     fn subscribe(
         &mut self,
         cx: &mut TopicCx<'_, T>,
-        by: Option<NodeId>,
+        peer: Option<NodeId>,
         actor: Addr<T>,
         reply: Option<ReplyTo<Subscribed>>,
     ) {
-        // Others may have subscribed it before: whose it is, has the say.
-        let is_own = by.is_none_or(|by| by == actor.node());
-        if !self.subscribers.has(actor.id()) || (is_own && !self.subscribers.is_held(actor.id(), by, false)) {
-            let share = match self.subscribers.take_share(cx, by) {
-                Ok(share) => share,
-                Err(reason) => return self.refuse_actor(cx, by, actor.id(), reply, reason),
+        // Another node may have added the actor before. The entry of the actor's own node, or of this one, replaces it.
+        let is_own = peer.is_none_or(|peer| peer == actor.node());
+        if !self.subscribers.has(actor.id())
+            || (is_own && !self.subscribers.has_entry(actor.id(), peer, false))
+        {
+            let quota = match self.subscribers.take_quota(cx, peer) {
+                Ok(quota) => quota,
+                Err(reason) => return self.refuse_actor(cx, peer, actor.id(), reply, reason),
             };
-            self.subscribers.insert(cx, Recipient::Actor(actor), share);
-            self.counted(cx);
+            self.subscribers.insert(cx, Recipient::Actor(actor), quota);
+            self.on_count_changed(cx);
         }
         grant(cx, reply);
     }
@@ -355,81 +373,85 @@ impl<T: Wire + Clone> Topic<T> {
     fn attach(
         &mut self,
         cx: &mut TopicCx<'_, T>,
-        by: Option<NodeId>,
-        relay: TopicAddr<T>,
+        peer: Option<NodeId>,
+        topic: TopicAddr<T>,
         is_relay: bool,
         reply: Option<ReplyTo<Subscribed>>,
     ) {
-        let id = relay.id();
-        let above = self.above(cx.id());
+        let id = topic.id();
+        let upstreams = self.upstream_ids(cx.id());
         let refusal = match () {
-            () if id == cx.id() || above.contains(&id) => Some(SubscribeError::Cycle),
-            // Or anybody could weave all channels into one net, where a message multiplies at each knot.
-            () if by.is_some_and(|by| by != relay.node()) => Some(SubscribeError::NotYours),
-            // A relay brings actors, which are below no channel: they are not to suffer from what is claimed to be above.
-            () if !is_relay && above.len() > ABOVE_MAX => Some(SubscribeError::TooMany),
-            () if !is_relay && !self.deliveries.has_room(by, 1) => Some(SubscribeError::Busy),
+            () if id == cx.id() || upstreams.contains(&id) => Some(SubscribeError::Cycle),
+            // Otherwise each peer could connect all channels with each other, and a message would multiply at each one.
+            () if peer.is_some_and(|peer| peer != topic.node()) => Some(SubscribeError::NotYours),
+            // A relay is always admitted: its subscribers are actors, and false upstreams must not exclude them.
+            () if !is_relay && upstreams.len() > UPSTREAMS_MAX => Some(SubscribeError::TooMany),
+            () if !is_relay && !self.deliveries.has_room(peer, 1) => Some(SubscribeError::Busy),
             () => None,
         };
         if let Some(reason) = refusal {
-            return refuse_relay(cx, id, reply, reason);
+            return refuse_topic(cx, id, reply, reason);
         }
-        if self.subscribers.is_held(id, by, true) {
+        if self.subscribers.has_entry(id, peer, true) {
             return grant(cx, reply);
         }
-        let share = match self.subscribers.take_share(cx, by) {
-            Ok(share) => share,
-            Err(reason) => return refuse_relay(cx, id, reply, reason),
+        let quota = match self.subscribers.take_quota(cx, peer) {
+            Ok(quota) => quota,
+            Err(reason) => return refuse_topic(cx, id, reply, reason),
         };
-        self.subscribers.insert(cx, Recipient::Relay(relay, 0), share);
+        self.subscribers.insert(cx, Recipient::Topic(topic, 0), quota);
         if is_relay {
             if let Some(reply) = reply {
-                cx.reply(reply, Subscribed::Done(told(above)));
+                cx.reply(reply, Subscribed::Done(truncated(upstreams)));
             }
             return;
         }
         let delivery = self.deliveries.next_number();
-        tell_above(cx, relay, told(above), delivery, Delivered::Refused(SubscribeError::NoSubscriber));
-        self.begin_delivery(cx, by, (delivery, 1, 0), DeliveryEnd::Attached { relay, reply });
+        let no_answer = Delivered::Refused(SubscribeError::NoSubscriber);
+        send_upstreams(cx, topic, truncated(upstreams), delivery, no_answer);
+        self.begin_delivery(cx, peer, (delivery, 1, 0), DeliveryEnd::Attached { topic, reply });
     }
 
-    fn drop_receiver(&mut self, cx: &mut TopicCx<'_, T>, actor: ActorId) {
-        let Some(receiver) = self.subscribers.remove(cx, actor) else { return };
-        if let Recipient::Relay(relay, _) = receiver {
+    fn unsubscribe(&mut self, cx: &mut TopicCx<'_, T>, actor: ActorId) {
+        let Some(recipient) = self.subscribers.remove(cx, actor) else { return };
+        if let Recipient::Topic(topic, _) = recipient {
             let from = cx.id();
-            cx.tell(relay, Message::Detach { from }.into());
+            cx.tell(topic, Message::Detach { from }.into());
         }
-        self.counted(cx);
+        self.on_count_changed(cx);
     }
 
-    /// Tells an actor that it is not subscribed: by the answer, or by one `Down`, if its own node asked.
+    /// Refuses to subscribe an actor. The refusal is the reply; without a reply, an actor of this node receives one
+    /// `Down`.
     fn refuse_actor(
         &mut self,
         cx: &mut TopicCx<'_, T>,
-        by: Option<NodeId>,
+        peer: Option<NodeId>,
         actor: ActorId,
         reply: Option<ReplyTo<Subscribed>>,
         reason: SubscribeError,
     ) {
         match reply {
             Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
-            None if by.is_none() => {
+            None if peer.is_none() => {
                 let channel = self.channel_id(cx.id());
-                super::tell_closed(cx.loop_ref(), actor, channel, super::reason_of(reason));
+                super::send_closed(cx.loop_ref(), actor, channel, super::reason_of(reason));
             }
-            None => tracing::debug!(subscriber = %actor, %reason, "an actor elsewhere was not subscribed"),
+            None => {
+                tracing::debug!(subscriber = %actor, %reason, "an actor of another node was not subscribed")
+            }
         }
     }
 
-    fn turn_away(&mut self, cx: &mut TopicCx<'_, T>, message: Message<T>, reason: SubscribeError) {
+    fn refuse(&mut self, cx: &mut TopicCx<'_, T>, message: Message<T>, reason: SubscribeError) {
         match message {
             Message::Subscribe { actor, reply } => self.refuse_actor(cx, None, actor.id(), reply, reason),
-            Message::Attach { relay, reply, .. } => refuse_relay(cx, relay.id(), reply, reason),
+            Message::Attach { topic, reply, .. } => refuse_topic(cx, topic.id(), reply, reason),
             _ => {}
         }
     }
 
-    /// The channel that subscribers know: this one, or that of which this is a relay.
+    /// The id of the channel: of this topic, or of the channel that this relay subscribes to.
     fn channel_id(&self, me: ActorId) -> ActorId {
         match &self.role {
             TopicRole::Channel { .. } => me,
@@ -437,52 +459,52 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
-    /// The number of receivers may have changed.
-    fn counted(&mut self, cx: &mut TopicCx<'_, T>) {
-        while let Some((order, timer)) = self.deliveries.take_served(self.subscribers.total()) {
+    /// Begins the deliveries that have enough subscribers now, and reports a changed number to the upstreams.
+    fn on_count_changed(&mut self, cx: &mut TopicCx<'_, T>) {
+        while let Some((request, timer)) = self.deliveries.take_satisfied(self.subscribers.total()) {
             cx.cancel(timer);
-            self.deliver(cx, order);
+            self.deliver(cx, request);
         }
         let total = self.subscribers.total();
-        if self.upstreams.values().any(|upstream| upstream.told != total)
-            && !std::mem::replace(&mut self.recounting, true)
+        if self.upstreams.values().any(|upstream| upstream.reported != total)
+            && !std::mem::replace(&mut self.is_report_queued, true)
         {
-            cx.push_self(own(SelfMessage::Recount));
+            cx.push_self(own(SelfMessage::ReportCount));
         }
     }
 
-    /// Tells those above how many receivers there are; once for all that changed in a turn.
-    fn recount(&mut self, cx: &mut TopicCx<'_, T>) {
-        self.recounting = false;
-        let (relay, below) = (cx.id(), self.subscribers.total());
-        for upstream in self.upstreams.values_mut().filter(|upstream| upstream.told != below) {
-            match cx.send(upstream.addr, Message::Count { relay, below }.into()) {
-                Err(SendError::Full(_) | SendError::Busy(_)) => self.recounting = true,
-                // Who cannot be told for any other reason is gone.
-                Ok(()) | Err(_) => upstream.told = below,
+    /// Sends the number of subscribers to the upstreams: once for all changes since the report was queued.
+    fn report_count(&mut self, cx: &mut TopicCx<'_, T>) {
+        self.is_report_queued = false;
+        let (topic, subscribers) = (cx.id(), self.subscribers.total());
+        for upstream in self.upstreams.values_mut().filter(|upstream| upstream.reported != subscribers) {
+            match cx.send(upstream.addr, Message::Count { topic, subscribers }.into()) {
+                Err(SendError::Full(_) | SendError::Busy(_)) => self.is_report_queued = true,
+                // After any other error the upstream is gone: its `Down` follows.
+                Ok(()) | Err(_) => upstream.reported = subscribers,
             }
         }
-        if self.recounting {
-            cx.after(TELL_AGAIN, own(SelfMessage::Recount));
+        if self.is_report_queued {
+            cx.after(REPORT_COUNT_AGAIN_AFTER, own(SelfMessage::ReportCount));
         }
     }
 
-    // What is above.
+    // Upstreams.
 
-    /// All that is above what is attached here.
-    fn above(&self, me: ActorId) -> Vec<ActorId> {
-        let mut above: BTreeSet<ActorId> =
+    /// The ids of all upstreams of a downstream topic: those of this topic, and this topic itself if it is a channel.
+    fn upstream_ids(&self, me: ActorId) -> Vec<ActorId> {
+        let mut ids: BTreeSet<ActorId> =
             self.upstreams.values().flat_map(|upstream| upstream.ids.iter().copied()).collect();
         if matches!(self.role, TopicRole::Channel { .. }) {
-            above.insert(me);
+            ids.insert(me);
         }
-        above.into_iter().collect()
+        ids.into_iter().collect()
     }
 
-    fn on_above(
+    fn on_upstreams(
         &mut self,
         cx: &mut TopicCx<'_, T>,
-        by: Option<NodeId>,
+        peer: Option<NodeId>,
         from: TopicAddr<T>,
         ids: Vec<ActorId>,
         reply: Option<ReplyTo<Delivered>>,
@@ -492,13 +514,13 @@ impl<T: Wire + Clone> Topic<T> {
             || self.upstreams.values().filter(|upstream| upstream.addr.node() == from.node()).count();
         let refusal = match () {
             () if ids.contains(&cx.id()) => Some(SubscribeError::Cycle),
-            () if ids.len() > ABOVE_MAX || (is_new && self.upstreams.len() >= ABOVE_MAX) => {
+            () if ids.len() > UPSTREAMS_MAX || (is_new && self.upstreams.len() >= UPSTREAMS_MAX) => {
                 Some(SubscribeError::TooMany)
             }
-            () if is_new && by.is_some() && of_peer() >= UPSTREAMS_OF_PEER_MAX => {
+            () if is_new && peer.is_some() && of_peer() >= UPSTREAMS_OF_PEER_MAX => {
                 Some(SubscribeError::TooMany)
             }
-            () if !self.deliveries.has_room(by, self.subscribers.relays().count()) => {
+            () if !self.deliveries.has_room(peer, self.subscribers.topics().count()) => {
                 Some(SubscribeError::Busy)
             }
             () => None,
@@ -513,55 +535,60 @@ impl<T: Wire + Clone> Topic<T> {
             Some(upstream) => upstream.ids = ids,
             None => {
                 let monitor = cx.monitor(from);
-                self.upstreams.insert(from.id(), Upstream { addr: from, ids, told: 0, monitor });
-                self.counted(cx);
+                self.upstreams.insert(from.id(), Upstream { addr: from, ids, reported: 0, monitor });
+                self.on_count_changed(cx);
             }
         }
-        self.tell_below(cx, by, reply);
+        self.update_downstream(cx, peer, reply);
     }
 
     fn detach(&mut self, cx: &mut TopicCx<'_, T>, from: ActorId) {
-        // A relay has one channel for all its life.
+        // A relay keeps its one channel until it ends.
         if matches!(self.role, TopicRole::Channel { .. })
             && let Some(upstream) = self.upstreams.remove(&from)
         {
             cx.demonitor(upstream.monitor);
-            self.tell_all_below(cx);
+            self.update_downstream_when_possible(cx);
         }
     }
 
-    /// Tells all branches what is above them, as soon as there is room to wait for their answers.
-    fn tell_all_below(&mut self, cx: &mut TopicCx<'_, T>) {
-        if self.deliveries.has_room(None, self.subscribers.relays().count()) {
-            self.tell_below(cx, None, None);
-        } else if !std::mem::replace(&mut self.retelling, true) {
-            cx.after(RETELL_AFTER, own(SelfMessage::Retell));
+    /// Sends their upstreams to the downstream topics, as soon as there is room for their answers.
+    fn update_downstream_when_possible(&mut self, cx: &mut TopicCx<'_, T>) {
+        if self.deliveries.has_room(None, self.subscribers.topics().count()) {
+            self.update_downstream(cx, None, None);
+        } else if !std::mem::replace(&mut self.is_update_queued, true) {
+            cx.after(UPDATE_DOWNSTREAM_AGAIN_AFTER, own(SelfMessage::UpdateDownstream));
         }
     }
 
-    /// Tells all branches what is above them, and then `reply` what they think of it.
-    fn tell_below(&mut self, cx: &mut TopicCx<'_, T>, by: Option<NodeId>, reply: Option<ReplyTo<Delivered>>) {
-        let above = told(self.above(cx.id()));
+    /// Sends their upstreams to the downstream topics. Their answers together become the `reply`.
+    fn update_downstream(
+        &mut self,
+        cx: &mut TopicCx<'_, T>,
+        peer: Option<NodeId>,
+        reply: Option<ReplyTo<Delivered>>,
+    ) {
+        let upstreams = truncated(self.upstream_ids(cx.id()));
         let delivery = self.deliveries.next_number();
-        let relays: Vec<TopicAddr<T>> = self.subscribers.relays().collect();
-        for relay in &relays {
-            tell_above(cx, *relay, above.clone(), delivery, Delivered::To(0));
+        let topics: Vec<TopicAddr<T>> = self.subscribers.topics().collect();
+        for topic in &topics {
+            send_upstreams(cx, *topic, upstreams.clone(), delivery, Delivered::To(0));
         }
-        self.begin_delivery(cx, by, (delivery, relays.len(), 0), DeliveryEnd::Answer(reply));
+        self.begin_delivery(cx, peer, (delivery, topics.len(), 0), DeliveryEnd::Answer(reply));
     }
 
-    // Ends.
+    // Exits.
 
     fn on_down(&mut self, cx: &mut TopicCx<'_, T>, down: &Down) {
         if self.subscribers.remove(cx, down.actor).is_some() {
-            tracing::debug!(subscriber = %down.actor, reason = %down.reason, "a subscriber has ended");
-            self.counted(cx);
+            tracing::debug!(subscriber = %down.actor, reason = %down.reason, "a subscriber has exited");
+            self.on_count_changed(cx);
         }
         if self.upstreams.remove(&down.actor).is_none() {
             return;
         }
         match &self.role {
-            TopicRole::Channel { .. } => self.tell_all_below(cx),
+            TopicRole::Channel { .. } => self.update_downstream_when_possible(cx),
             TopicRole::Relay { .. } => {
                 let lost = matches!(down.reason, ExitReason::NodeLost);
                 let reason = if lost { SubscribeError::NodeLost } else { SubscribeError::NoChannel };
@@ -570,44 +597,44 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
-    /// The channel has answered its relay.
-    fn joined(&mut self, cx: &mut TopicCx<'_, T>, above: Vec<ActorId>) {
+    /// Handles the answer of the channel to its relay: the queued subscriptions follow.
+    fn joined(&mut self, cx: &mut TopicCx<'_, T>, upstreams: Vec<ActorId>) {
         let TopicRole::Relay { of, phase, .. } = &mut self.role else { return };
         if let Some(upstream) = self.upstreams.get_mut(&of.id()) {
-            upstream.ids = above;
+            upstream.ids = upstreams;
         }
         let UpstreamPhase::Joining(waiting) = std::mem::replace(phase, UpstreamPhase::Open) else { return };
         for message in waiting {
-            self.manage(cx, None, message);
+            self.on_subscription(cx, None, message);
         }
     }
 
-    /// The relay has no channel any more: its subscribers are told, once.
+    /// Ends a relay that lost its channel, or could not subscribe to it.
     fn fail(&mut self, cx: &mut TopicCx<'_, T>, reason: &ExitReason, refusal: SubscribeError) {
         let TopicRole::Relay { phase, .. } = &mut self.role else { return };
         if let UpstreamPhase::Joining(waiting) = std::mem::replace(phase, UpstreamPhase::Open) {
             for message in waiting {
-                self.turn_away(cx, message, refusal);
+                self.refuse(cx, message, refusal);
             }
         }
-        self.tell_end(cx, reason);
+        self.close(cx, reason);
     }
 
-    /// Tells all actors of this node that receive from here that nothing more comes.
-    fn tell_end(&mut self, cx: &mut TopicCx<'_, T>, reason: &ExitReason) {
+    /// Closes the topic. Each actor of this node that subscribes to it receives one `Down`.
+    fn close(&mut self, cx: &mut TopicCx<'_, T>, reason: &ExitReason) {
         let channel = self.channel_id(cx.id());
         for actor in self.subscribers.actors() {
-            super::tell_closed(cx.loop_ref(), actor.id(), channel, reason.clone());
+            super::send_closed(cx.loop_ref(), actor.id(), channel, reason.clone());
         }
-        for order in self.deliveries.take_all_waiting() {
-            cx.reply(order.reply, Delivered::Closed);
-            log_panic(|| drop(order.message));
+        for request in self.deliveries.take_all_waiting() {
+            cx.reply(request.reply, Delivered::Closed);
+            log_panic(|| drop(request.message));
         }
-        self.leave_table(cx);
+        self.leave_relay_table(cx);
         self.is_over = true;
     }
 
-    fn leave_table(&mut self, cx: &mut TopicCx<'_, T>) {
+    fn leave_relay_table(&mut self, cx: &mut TopicCx<'_, T>) {
         let TopicRole::Relay { of, tag, .. } = &self.role else { return };
         let me = cx.id().key();
         if let Some(core) = node_mut(cx.loop_ref()) {
@@ -615,12 +642,12 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
-    /// A relay without receivers ends, when it has taken what was sent to it meanwhile.
-    fn rest(&mut self, cx: &mut TopicCx<'_, T>) {
+    /// Begins to close a relay without subscribers. It ends once it has handled the messages in its mailbox.
+    fn close_if_idle(&mut self, cx: &mut TopicCx<'_, T>) {
         if matches!(self.role, TopicRole::Relay { phase: UpstreamPhase::Open, .. })
             && self.subscribers.is_empty()
         {
-            self.leave_table(cx);
+            self.leave_relay_table(cx);
             if let TopicRole::Relay { phase, .. } = &mut self.role {
                 *phase = UpstreamPhase::Closing;
             }
@@ -629,10 +656,10 @@ impl<T: Wire + Clone> Topic<T> {
     }
 }
 
-/// Of what is above, as much as says that it is too much.
-fn told(mut above: Vec<ActorId>) -> Vec<ActorId> {
-    above.truncate(ABOVE_MAX + 1);
-    above
+/// Limits upstream ids to one more than allowed, so that a downstream topic still sees that there are too many.
+fn truncated(mut upstreams: Vec<ActorId>) -> Vec<ActorId> {
+    upstreams.truncate(UPSTREAMS_MAX + 1);
+    upstreams
 }
 
 fn grant<T: Wire>(cx: &mut TopicCx<'_, T>, reply: Option<ReplyTo<Subscribed>>) {
@@ -641,33 +668,33 @@ fn grant<T: Wire>(cx: &mut TopicCx<'_, T>, reply: Option<ReplyTo<Subscribed>>) {
     }
 }
 
-fn refuse_relay<T: Wire>(
+fn refuse_topic<T: Wire>(
     cx: &mut TopicCx<'_, T>,
-    relay: ActorId,
+    topic: ActorId,
     reply: Option<ReplyTo<Subscribed>>,
     reason: SubscribeError,
 ) {
     match reply {
         Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
-        None if may_log(cx.loop_ref(), "not subscribed", relay) => {
-            tracing::warn!(subscriber = %relay, %reason, "a channel was not subscribed to another (said once an hour)");
+        None if may_log(cx.loop_ref(), "not subscribed", topic) => {
+            tracing::warn!(subscriber = %topic, %reason, "a channel was not subscribed to another one (logged at most once an hour)");
         }
         None => {}
     }
 }
 
-/// Tells a branch what is above it; that it does not answer counts as `silence`.
-fn tell_above<T: Wire>(
+/// Sends its upstreams to a downstream topic. `no_answer` is the outcome if it does not answer.
+fn send_upstreams<T: Wire>(
     cx: &mut TopicCx<'_, T>,
-    relay: TopicAddr<T>,
+    topic: TopicAddr<T>,
     ids: Vec<ActorId>,
     delivery: u64,
-    silence: Delivered,
+    no_answer: Delivered,
 ) {
     let from = cx.addr();
-    let above = move |reply| Message::Above { from, ids, reply: Some(reply) }.into();
-    cx.ask(relay, ANSWER_WITHIN, above, move |answer: Result<Delivered, _>| {
-        acked(delivery, answer.unwrap_or(silence))
+    let upstreams = move |reply| Message::Upstreams { from, ids, reply: Some(reply) }.into();
+    cx.ask(topic, ANSWER_WITHIN, upstreams, move |answer: Result<Delivered, _>| {
+        acked(delivery, answer.unwrap_or(no_answer))
     });
 }
 
@@ -679,15 +706,15 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
     ) -> Step<FromNode<Message<T>>> {
         match event {
             Event::Start => self.start(cx),
-            Event::Message(message) => self.take(cx, message),
+            Event::Message(message) => self.on_message(cx, message),
             Event::Down(down) => self.on_down(cx, &down),
-            Event::Terminate => self.tell_end(cx, &ExitReason::Terminated),
-            // Nobody has anything to throw at it.
+            Event::Terminate => self.close(cx, &ExitReason::Terminated),
+            // A topic actor handles no thrown values.
             Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
             _ => {}
         }
         if !self.is_over {
-            self.rest(cx);
+            self.close_if_idle(cx);
         }
         if self.is_over { stop() } else { receive() }
     }

@@ -1,4 +1,4 @@
-//! What an actor of a node can do besides what any actor can.
+//! The methods that a node adds to the context of its actors.
 
 mod node_ref;
 mod verbs;
@@ -21,18 +21,19 @@ use crate::rci::Rci;
 
 pub(crate) use node_ref::{allow, may_log, node_mut, register};
 
-/// What a name can stand for: an address, a channel or an RCI. The constructor's type picks it, and with it one of
-/// three spaces of names, which never meet.
+/// A type that can be registered under a name: an address, a channel or an RCI.
+///
+/// Each of the three has a namespace of its own. In a lookup, the argument type of `answer` chooses the namespace.
 pub trait Named: Copy + sealed::SealedName + 'static {
     #[doc(hidden)]
     const SPACE: Space;
 
-    /// The name of the type that the users of it agree on.
+    /// The type name on which both sides of a lookup must agree.
     #[doc(hidden)]
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str;
 
     #[doc(hidden)]
-    fn from_found(id: ActorId) -> Self;
+    fn from_id(id: ActorId) -> Self;
 }
 
 impl<M: Wire> Named for Addr<M> {
@@ -42,7 +43,7 @@ impl<M: Wire> Named for Addr<M> {
         loop_ref.tag_of::<M>()
     }
 
-    fn from_found(id: ActorId) -> Self {
+    fn from_id(id: ActorId) -> Self {
         Self::of(id)
     }
 }
@@ -52,47 +53,49 @@ pub(crate) mod sealed {
     impl<M> SealedName for antiphon_sched::Addr<M> {}
 }
 
-/// A watch over peers that was set.
+/// A subscription to the statuses of peers.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Watch(Addr<PeerStatus>);
 
-/// The verbs of a node, for its actors. In a loop by itself each answers that there is no node.
+/// The methods of a node for its actors. In a loop without a node, each returns or answers an error, or does nothing.
 pub trait NetCx<M: 'static> {
-    /// Where this node takes connections; `None` in a loop by itself.
+    /// The location at which this node accepts connections; `None` in a loop without a node.
     fn location(&mut self) -> Option<Location>;
 
-    /// Where a node is.
+    /// The location of a node.
     ///
     /// # Errors
-    /// It is not known here.
+    /// No location of the node is known here.
     fn location_of(&mut self, node: NodeId) -> Result<Location, UnknownNode>;
 
-    /// Registers this actor under a name, for actors here and at peers. It is freed when the actor ends.
+    /// Registers this actor under a name, so that actors of this node and of peers can locate it. The name is
+    /// unregistered when the actor exits.
     ///
     /// # Errors
-    /// Another actor of this node has the name, it is no name, or there are too many.
+    /// Another actor of this node has the name, the name is not valid, or there are too many names.
     fn register(&mut self, name: &str) -> Result<(), RegisterError>
     where
         M: Wire;
 
-    /// Takes a name of this actor's back.
+    /// Unregisters a name of this actor.
     ///
     /// # Errors
-    /// The name is not registered, or by another actor.
+    /// The name is not registered, or another actor registered it.
     fn unregister(&mut self, name: &str) -> Result<(), RegisterError>;
 
-    /// Opens an actor of this node (by its address), a channel or an RCI to these peers, and to no others: for those it is from now on
-    /// as if there were no such actor, and its name is not told to them. The audience is the actor's, so it holds for all of
-    /// its addresses; what it says in the step in which a name is registered holds before anybody hears of the name.
+    /// Sets which peers may reach an actor of this node (by its address), a channel or an RCI. To all other peers the actor
+    /// does not exist from then on, and lookups do not find its name. The policy belongs to the actor, so it applies to
+    /// all its addresses. A policy that is set in the same step in which a name is registered applies before any peer
+    /// can find the name.
     ///
-    /// Actors that an RCI starts are open to whom it was open then. Who has subscribed to a channel before stays
-    /// subscribed. The end of an actor is told to those who monitored it before.
+    /// The actors that an RCI starts begin with the policy that the RCI has at that time. Existing subscriptions to a
+    /// channel and existing monitors of an actor stay.
     ///
     /// # Errors
-    /// It lives elsewhere or has ended, or the audience is by certificates where there is no TLS.
-    fn allow(&mut self, what: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError>;
+    /// The actor is on another node or has exited, or the policy is by certificates and the node has no TLS.
+    fn allow(&mut self, target: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError>;
 
-    /// Looks for a name: here first, then at all peers, also those that come later, until the time is over.
+    /// Locates a name: on this node first, then at all peers, including peers that connect later, until the timeout.
     fn locate<T: Named>(
         &mut self,
         name: &str,
@@ -100,7 +103,7 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     );
 
-    /// Looks for a name at one location, which is dialled if need be.
+    /// Locates a name at the node at one location. Connects to the node if it is not connected.
     fn locate_at<T: Named>(
         &mut self,
         name: &str,
@@ -109,7 +112,7 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
     );
 
-    /// Collects all that bear the name, here and at peers, until the time is over.
+    /// Collects all registrations of a name, on this node and at peers, until the timeout.
     fn locate_all<T: Named>(
         &mut self,
         name: &str,
@@ -117,7 +120,7 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Vec<T>, LocateError>) -> M + 'static,
     );
 
-    /// Looks for a node by its name, and waits for it.
+    /// Locates a node by its name. Waits until the timeout for it to connect.
     fn locate_node(
         &mut self,
         name: &str,
@@ -125,7 +128,8 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Location, LocateError>) -> M + 'static,
     );
 
-    /// Sends a message, and has told what became of it: in the mailbox, refused, or not known.
+    /// Sends a message and asks for a receipt. The answer is whether the message is in the mailbox, was refused, or may
+    /// have been lost.
     fn deliver<T: 'static>(
         &mut self,
         to: Addr<T>,
@@ -134,18 +138,19 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<(), DeliverError>) -> M + 'static,
     );
 
-    /// Opens a channel under a name. It lives until it is closed, or the node ends.
+    /// Opens a channel under a name. It stays open until it is closed or the node ends.
     ///
-    /// Order holds from one sender to one receiver, and a channel is a receiver and a sender of its own: what goes
-    /// through it may reach a subscriber after messages that the sender sent there itself later, or after the sender's
-    /// `Down`.
+    /// Messages from one sender to one receiver keep their order. A channel is a receiver and a sender of its own. So a
+    /// message that is sent through a channel can reach a subscriber after later messages that the same sender sent to
+    /// the subscriber directly, and after the sender's `Down`.
     ///
     /// # Errors
-    /// The node has a channel of that name, it is no name, or there are too many.
+    /// The node has a channel of that name, the name is not valid, or there are too many names.
     fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError>;
 
-    /// As [`NetCx::channel`]; each message is passed on as `transform` makes it, or dropped if it answers `None`. It
-    /// is told the channel's name. A panic in it costs the message, and nothing else.
+    /// As [`NetCx::channel`], with a transform: the channel sends what `transform` returns for each message, or drops the
+    /// message if it returns `None`. The first argument of `transform` is the name of the channel. If it panics, the
+    /// message is dropped; the channel continues.
     ///
     /// # Errors
     /// As [`NetCx::channel`].
@@ -155,28 +160,29 @@ pub trait NetCx<M: 'static> {
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError>;
 
-    /// Takes the name of a channel back that this actor has opened; the channel stays open for who knows it.
+    /// Unregisters the name of a channel that this actor opened. The channel stays open.
     ///
     /// # Errors
-    /// There is no channel of that name, or another actor has opened it.
+    /// There is no channel of that name, or another actor opened it.
     fn unregister_channel(&mut self, name: &str) -> Result<(), RegisterError>;
 
-    /// Closes a channel: each actor that has subscribed is told by one `Event::Down` with the channel's id, and
-    /// what is sent to it from now on is a dead letter.
+    /// Closes a channel. Each subscribed actor receives one `Event::Down` with the channel's id. Messages that are sent to
+    /// the channel from then on are dead letters.
     fn close_channel<T>(&mut self, channel: Channel<T>);
 
-    /// Has `subscriber` receive what is sent to a channel: an actor (also by an address that `adapter` made), or
-    /// another channel, which passes it on. Doing so twice is doing it once; an actor's end ends its subscriptions. One
-    /// channel is subscribed to another by an actor on the node of either.
+    /// Subscribes an actor or another channel to a channel. An actor can also be given by the address of an adapter; a
+    /// channel forwards the messages to its own subscribers. A second subscription of the same subscriber has no effect.
+    /// When an actor exits, its subscriptions end. One channel can be subscribed to another only by an actor on the node
+    /// of one of them.
     ///
-    /// An actor is told of a refusal, or of the channel's end, by one `Event::Down` with the channel's id. (One that
-    /// lives neither on this node nor on the channel's is told of nothing, and costs a copy of its own.) That `Down` is
-    /// the subscription's own (`down.actor == channel.id()`), besides those of monitors. On order, see
-    /// [`NetCx::channel`].
+    /// If the subscription is refused or the channel is closed, the subscribed actor receives one `Event::Down` with the
+    /// channel's id (`down.actor == channel.id()`), in addition to any `Down` of its monitors. An actor that is neither
+    /// on this node nor on the node of the channel receives no such `Down`, and each message crosses the network once
+    /// more for it. For the order of messages see [`NetCx::channel`].
     fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>);
 
-    /// As [`NetCx::subscribe`], with an answer: from then on everything that is sent to the channel comes. A refusal
-    /// is told by the answer alone.
+    /// As [`NetCx::subscribe`], with an answer. After the answer `Ok`, the subscriber receives all messages that are sent
+    /// to the channel. If the subscription is refused, the answer is the error, and no `Down` follows.
     fn subscribe_within<T: Wire + Clone>(
         &mut self,
         channel: Channel<T>,
@@ -185,13 +191,13 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
     );
 
-    /// Ends a subscription, from the node that made it; what is under way may still come.
+    /// Ends a subscription. Only the node that made it can end it. Messages that were sent before may still arrive.
     fn unsubscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>);
 
-    /// Sends a message to a channel once there are `n` subscribers (0: at once, to those there are), and has told
-    /// how many actors have it in their mailboxes, behind all channels below. While it waits for subscribers, what is
-    /// sent later overtakes it. The answer comes a second after `timeout` at the latest. At a channel of another node,
-    /// 64 deliveries of this node may wait for subscribers, each for a day.
+    /// Sends a message to a channel once it has `n` subscribers; with 0, at once. The answer is the number of actors that
+    /// have the message in their mailboxes, including the subscribers of subscribed channels. Messages that are sent later
+    /// can overtake a message that waits for subscribers. The answer comes within `timeout` and one second. At a channel of
+    /// another node, up to 64 deliveries of this node can wait for subscribers, each for up to a day.
     fn deliver_all<T: Wire>(
         &mut self,
         channel: Channel<T>,
@@ -201,11 +207,12 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
     );
 
-    /// Sends a file to the node at a location, which is contacted first if need be; it needs a
-    /// [`dest_path`](crate::Config::dest_path). The answer comes when the file is on its disk, whole, or is not; what was
-    /// there before stays whole until then. The transfer ends with this actor.
+    /// Sends a file to the node at a location. Connects to the node if it is not connected. The node needs a
+    /// [`dest_path`](crate::Config::dest_path). The answer comes when the complete file is on the disk of that node, or the
+    /// transfer has failed. An existing file is replaced only by the complete new one. The transfer ends when this actor
+    /// exits.
     ///
-    /// A transfer that was interrupted, at either end, goes on where it stopped when the file is sent there again.
+    /// If a transfer was interrupted, on either side, it resumes where it stopped when the same file is sent again.
     fn send_file(
         &mut self,
         to: Location,
@@ -215,14 +222,15 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
     ) -> Transfer;
 
-    /// Has this actor told, now and then and at its end, how far a transfer of this node is; not oftener than every 10 ms.
+    /// Sends the progress of a transfer of this node to this actor, each time `every` has passed (at least 10 ms), and at
+    /// the end of the transfer.
     fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static);
 
-    /// Ends a transfer of this node, which then answers [`FileError::Cancelled`] unless it is over.
+    /// Ends a transfer of this node. Its answer is [`FileError::Cancelled`], unless it was answered already.
     fn cancel_transfer(&mut self, transfer: Transfer);
 
-    /// Deletes a file beneath the `dest_path` of the node at a location, if it is one that came there from a peer, and was
-    /// not changed since.
+    /// Deletes a file below the `dest_path` of the node at a location. The file must have come there from a peer, and must
+    /// not have changed since.
     fn del_file(
         &mut self,
         at: Location,
@@ -232,12 +240,12 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
     );
 
-    /// Registers a function from arguments to actors (closures), which callers on all nodes can have started here. It
-    /// stays until it is unregistered, or the node ends. The actors that it starts are ordinary ones: they keep the node
-    /// running until they end.
+    /// Registers an RCI: a function that makes an actor (a closure) from arguments. Actors on all nodes can call it; the
+    /// new actor starts on this node. The RCI stays registered until it is unregistered or the node ends. The actors that
+    /// it starts are ordinary ones: they keep the node running until they exit.
     ///
     /// # Errors
-    /// The node has an RCI of that name, it is no name, or there are too many.
+    /// The node has an RCI of that name, the name is not valid, or there are too many names.
     fn rci<A: Wire, T: Wire, F>(
         &mut self,
         name: &str,
@@ -246,7 +254,7 @@ pub trait NetCx<M: 'static> {
     where
         F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static;
 
-    /// As [`NetCx::rci`], for anything that is an actor: structs, boxes.
+    /// As [`NetCx::rci`], for all types that implement [`Actor`]: structs, boxes.
     ///
     /// # Errors
     /// As [`NetCx::rci`].
@@ -256,13 +264,14 @@ pub trait NetCx<M: 'static> {
         function: impl FnMut(A) -> W + 'static,
     ) -> Result<Rci<A, T>, RegisterError>;
 
-    /// Takes a function back that this actor has registered: it can be called no more. Actors that it started go on.
+    /// Unregisters an RCI that this actor registered, so that it can no longer be called. The actors that it started
+    /// continue.
     ///
     /// # Errors
-    /// There is no RCI of that name, or another actor has registered it.
+    /// There is no RCI of that name, or another actor registered it.
     fn unregister_rci(&mut self, name: &str) -> Result<(), RegisterError>;
 
-    /// Has an actor started by a registered function, on the function's node; its address is the answer.
+    /// Calls an RCI: starts an actor on the node of the RCI. The answer is the address of the new actor.
     fn call<A: Wire, T: Wire>(
         &mut self,
         rci: Rci<A, T>,
@@ -271,9 +280,9 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
     );
 
-    /// As [`NetCx::call`], with a monitor from birth: `watcher` is told by one `Event::Down` how the new actor ends,
-    /// however soon. If the call is refused, it is told nothing. A watcher elsewhere must be known to the function's
-    /// node.
+    /// As [`NetCx::call`], with a monitor that is set before the first step of the new actor: `watcher` receives one
+    /// `Event::Down` when the new actor exits, however soon. If the call is refused, `watcher` receives nothing. A watcher
+    /// on another node must be known to the node of the RCI.
     fn call_monitored<A: Wire, T: Wire>(
         &mut self,
         rci: Rci<A, T>,
@@ -283,11 +292,12 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Addr<T>, CallError>) -> M + 'static,
     );
 
-    /// Where the peers are that are there.
+    /// The locations of the peers that are reachable.
     fn peers(&mut self) -> Vec<Location>;
 
-    /// Contacts the node at a location, or all nodes on a host when the port is 0. It is needed on one side only. The
-    /// answer tells where nodes are connected; of a host, those that were found within some hundred milliseconds.
+    /// Connects to the node at a location, or to all nodes on a host if the port is 0. It is enough if one of two nodes
+    /// does this. The answer is the locations of the connected nodes; for a host, of the nodes that were found within some
+    /// hundred milliseconds.
     fn peer(
         &mut self,
         at: impl Into<PeerAt>,
@@ -304,17 +314,18 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<Vec<Location>, PeerError>) -> M + 'static,
     );
 
-    /// Whether the connections with the peers at a location are kept while nothing is sent, from now on; see
-    /// [`Config::stream_send`](crate::Config::stream_send). Port 0 stands for all that are known on the host.
+    /// Sets whether the connections with the peers at a location stay open while nothing is sent; see
+    /// [`Config::stream_send`](crate::Config::stream_send). Port 0 stands for all known peers on the host.
     ///
     /// # Errors
-    /// No peer is known there, or there is no node.
+    /// No peer is known at the location, or this loop has no node.
     fn stream_send(&mut self, at: Location, streams: bool) -> Result<(), UnknownPeer>;
 
-    /// Ends the session with the peer at a location, with goodbye, when all that was sent to it has arrived, or the time
-    /// is over. Everything open on it is answered, as when a node is lost. Afterwards neither side dials the other by
-    /// itself, also if it is configured to, nor heeds its announcements, until an actor of either contacts the other:
-    /// by `peer`, `locate_at`, or a message. A peer that is closed already is closed.
+    /// Ends the session with the peer at a location by a goodbye. First waits until the peer has acknowledged all that was
+    /// sent to it, or until the timeout. Everything that is open with the peer is answered as for a lost node. Afterwards
+    /// neither node dials the other by itself, even if its configuration names it, and each ignores the other's
+    /// announcements, until an actor of either node uses the other by `peer`, `locate_at` or a message. For a peer that is
+    /// closed already, the answer is `Ok`.
     fn close_peer(
         &mut self,
         at: Location,
@@ -322,13 +333,13 @@ pub trait NetCx<M: 'static> {
         answer: impl FnOnce(Result<(), CloseError>) -> M + 'static,
     );
 
-    /// Ignores nodes from now on, besides those of the configuration: `true`, all that are no peers yet, unless this node
-    /// contacts them; addresses, all nodes there, whose sessions end with goodbye; `false`, nobody more.
-    fn ignore_peers(&mut self, whom: impl Into<Ignored>);
+    /// Sets which nodes this node ignores, in addition to those of the configuration; see [`Ignored`]. Sessions with nodes
+    /// at ignored addresses end with a goodbye.
+    fn ignore_peers(&mut self, ignored: impl Into<Ignored>);
 
-    /// Has this actor told of every peer that comes, is suspected or goes; first of each that is there.
+    /// Sends each change of a peer's status to this actor, beginning with the status of each reachable peer.
     fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch;
 
-    /// Ends a watch.
+    /// Ends a subscription to the statuses of peers.
     fn unwatch(&mut self, watch: Watch);
 }

@@ -1,4 +1,4 @@
-//! The node behind a loop, as hidden actors and the verbs reach it.
+//! Access to the node of a loop, for service actors and the methods of `NetCx`.
 
 use std::fmt::Display;
 
@@ -16,12 +16,12 @@ pub(crate) fn node_mut<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut Node
     Some(core)
 }
 
-/// Whether the log is to be told of this now: whatever peers can bring about is told seldom.
+/// Whether an event that peers can cause may be logged now; see the log throttle.
 pub(crate) fn may_log(loop_ref: &mut LoopRef<'_>, kind: &'static str, about: impl Display) -> bool {
     node_mut(loop_ref).is_some_and(|core| core.may_log(kind, about))
 }
 
-/// Registers an actor of this loop under a name, opens it to the network, and tells whoever waits for the name.
+/// Registers an actor of this loop under a name, exposes it to peers, and completes the lookups of this node for the name.
 pub(crate) fn register<M: Wire>(
     loop_ref: &mut LoopRef<'_>,
     (space, name): (Space, &str),
@@ -30,30 +30,30 @@ pub(crate) fn register<M: Wire>(
     owner: Option<Key>,
 ) -> Result<(), RegisterError> {
     let core = node_mut(loop_ref).ok_or(RegisterError::NoNode)?;
-    let waiting = core.register((space, name), actor.id().key(), tag, owner)?;
+    let lookups = core.register((space, name), actor.id().key(), tag, owner)?;
     if !loop_ref.expose(actor) {
-        // It was ended within this very step: nobody would take the name back later.
+        // The actor was terminated in this same step, so its exit would not unregister the name.
         node_mut(loop_ref).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
     }
-    for request_id in waiting {
+    for request_id in lookups {
         let found: Result<FoundName, LocateError> = Ok(FoundName { id: actor.id() });
         settle(loop_ref, request_id, found);
     }
     Ok(())
 }
 
-/// Opens an actor of this loop to these peers, and to no others.
+/// Sets the access policy of an actor of this loop.
 pub(crate) fn allow(
     loop_ref: &mut LoopRef<'_>,
-    what: ActorId,
+    target: ActorId,
     access: AccessPolicy,
 ) -> Result<(), AccessError> {
-    let is_here = what.node() == loop_ref.node_id();
+    let is_here = target.node() == loop_ref.node_id();
     node_mut(loop_ref).ok_or(AccessError::NoNode)?.check_access(&access)?;
     if !is_here {
         return Err(AccessError::Elsewhere);
     }
-    let actor = loop_ref.owner_of(what.key());
+    let actor = loop_ref.owner_of(target.key());
     if !loop_ref.is_alive(actor) {
         return Err(AccessError::Ended);
     }

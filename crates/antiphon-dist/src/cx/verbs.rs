@@ -1,4 +1,4 @@
-//! The verbs, each of which asks the node core, or the hidden actors above it.
+//! The methods of `NetCx`. Each calls the node core, or a service actor.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::rci::{self, Rci};
 
 impl<M: 'static> NetCx<M> for Cx<'_, M> {
     fn location(&mut self) -> Option<Location> {
-        node(self).map(|node| node.location())
+        node(self).map(|core| core.location())
     }
 
     fn location_of(&mut self, node_id: NodeId) -> Result<Location, UnknownNode> {
@@ -41,8 +41,8 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         Ok(())
     }
 
-    fn allow(&mut self, what: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError> {
-        allow(self.loop_ref(), what.into(), access)
+    fn allow(&mut self, target: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError> {
+        allow(self.loop_ref(), target.into(), access)
     }
 
     fn locate<T: Named>(
@@ -70,7 +70,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<Vec<T>, LocateError>) -> M + 'static,
     ) {
-        let all = |found: Vec<FoundName>| found.into_iter().map(|found| T::from_found(found.id)).collect();
+        let all = |found: Vec<FoundName>| found.into_iter().map(|found| T::from_id(found.id)).collect();
         let tag = T::tag(self.loop_ref());
         request(
             self,
@@ -103,9 +103,9 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
             Ok(request_id) => request_id,
             Err(answer) => return self.push_self(answer(Err(DeliverError::TooManyOpen))),
         };
-        let here = to.node() == self.id().node();
+        let is_local = to.node() == self.id().node();
         match to.put(self.loop_ref(), message, SendMode::Receipt(request_id)) {
-            Ok(()) if here => settle(self.loop_ref(), request_id, Ok::<(), DeliverError>(())),
+            Ok(()) if is_local => settle(self.loop_ref(), request_id, Ok::<(), DeliverError>(())),
             Ok(()) => {
                 if let Some(core) = node(self) {
                     core.set_receipt_timeout(request_id, timeout);
@@ -287,17 +287,17 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         });
     }
 
-    fn ignore_peers(&mut self, whom: impl Into<Ignored>) {
+    fn ignore_peers(&mut self, ignored: impl Into<Ignored>) {
         if let Some(core) = node(self) {
-            core.ignore_peers(whom.into());
+            core.ignore_peers(ignored.into());
         }
     }
 
     fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch {
         let adapter = self.adapter(each);
-        forget_dead_watchers(self);
-        let present = node(self).map(|core| core.watch_peers(adapter)).unwrap_or_default();
-        for status in present {
+        remove_dead_watchers(self);
+        let known = node(self).map(|core| core.watch_peers(adapter)).unwrap_or_default();
+        for status in known {
             self.tell(adapter, status);
         }
         Watch(adapter)
@@ -314,8 +314,8 @@ fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
     node_mut(cx.loop_ref())
 }
 
-/// Watchers that have ended are forgotten before the table of them grows beyond a power of two.
-fn forget_dead_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
+/// Removes the peer watches of actors that have exited, each time the number of watches is a power of two.
+fn remove_dead_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
     let watchers = node(cx).map(|core| core.peer_watchers().to_vec()).unwrap_or_default();
     if watchers.len().is_power_of_two() {
         let dead = watchers.into_iter().filter(|watcher| !cx.loop_ref().is_alive(watcher.id().key()));
@@ -326,20 +326,20 @@ fn forget_dead_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
     }
 }
 
-/// Opens a request, and puts it to the node: which answers now, or later by the port.
+/// Opens a request, and passes it to the node core by `start`, which answers it now or later.
 fn request<M: 'static, R: 'static, E: 'static>(
     cx: &mut Cx<'_, M>,
     too_many: E,
     no_node: E,
     answer: impl FnOnce(Result<R, E>) -> M + 'static,
-    put: impl FnOnce(&mut NodeCore, RequestId) -> Option<Result<R, E>>,
+    start: impl FnOnce(&mut NodeCore, RequestId) -> Option<Result<R, E>>,
 ) {
     let request_id = match cx.open(answer) {
         Ok(request_id) => request_id,
         Err(answer) => return cx.push_self(answer(Err(too_many))),
     };
     let now = match node(cx) {
-        Some(core) => put(core, request_id),
+        Some(core) => start(core, request_id),
         None => Some(Err(no_node)),
     };
     if let Some(result) = now {
@@ -359,7 +359,7 @@ fn locate<M: 'static, T: Named>(
         cx,
         LocateError::TooManyOpen,
         LocateError::NoNode,
-        move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_found(found.id))),
+        move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_id(found.id))),
         |core, request_id| match core.locate(request_id, (T::SPACE, name), tag, at, timeout) {
             LookupStart::Now(result) => Some(result),
             LookupStart::Later => None,

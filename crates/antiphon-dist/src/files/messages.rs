@@ -32,7 +32,7 @@ impl Named for FileServiceAddr {
         loop_ref.tag_of::<ToFileService>()
     }
 
-    fn from_found(id: ActorId) -> Self {
+    fn from_id(id: ActorId) -> Self {
         Self(Addr::of(id))
     }
 }

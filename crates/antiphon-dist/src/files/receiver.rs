@@ -156,8 +156,8 @@ impl FileReceiver {
         message: ReceiverMessage,
     ) -> DiskResult<ReceiverFlow> {
         match message {
-            ReceiverMessage::Peer(message) if message.by == self.sender_node => {
-                self.on_peer(cx, message.what)
+            ReceiverMessage::Peer(message) if message.from == self.sender_node => {
+                self.on_peer(cx, message.message)
             }
             ReceiverMessage::Peer(_) => Ok(ReceiverFlow::Continue),
             ReceiverMessage::Prepared(prepared) => self.on_prepared(cx, prepared?),

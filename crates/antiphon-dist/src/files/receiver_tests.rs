@@ -65,7 +65,7 @@ impl ReceiverHarness {
                     cx.tell(receiver, ToReceiver::Begin(have).into());
                 }
                 Event::Message(SenderEvent::FromReceiver(message)) => {
-                    events.messages.borrow_mut().push(message.what);
+                    events.messages.borrow_mut().push(message.message);
                 }
                 Event::Down(down) => {
                     assert!(matches!(down.reason, ExitReason::Done(_)), "{}", down.reason);

@@ -180,9 +180,9 @@ impl FileSender {
                 self.send(cx, source, chunk)?;
             }
             SenderMessage::Peer(message)
-                if self.receiver_node == Some(message.by.unwrap_or(cx.id().node())) =>
+                if self.receiver_node == Some(message.from.unwrap_or(cx.id().node())) =>
             {
-                return self.on_peer(cx, message.what);
+                return self.on_peer(cx, message.message);
             }
             SenderMessage::Peer(_) => {}
             SenderMessage::Watch(watcher, every) => self.watch(cx, watcher, every),
@@ -334,7 +334,7 @@ impl FileSender {
         error: SendError<FromNode<ToReceiver>>,
     ) -> Result<(), FileError> {
         match error {
-            SendError::Busy(FromNode { what: ToReceiver::Chunk(Bytes(bytes)), .. }) => {
+            SendError::Busy(FromNode { message: ToReceiver::Chunk(Bytes(bytes)), .. }) => {
                 self.state = SenderState::QueueFull(source, FileChunk { bytes, hash });
                 Ok(())
             }

@@ -83,15 +83,15 @@ impl FileService {
                 cx.every(SWEEP_EVERY, || ServiceMessage::Sweep);
             }
             Event::Message(ServiceMessage::Peer(FromNode {
-                what: ToFileService::Offer(offer, reply),
-                by,
+                message: ToFileService::Offer(offer, reply),
+                from: by,
                 ..
             })) => {
                 self.on_offer(cx, by, offer, reply);
             }
             Event::Message(ServiceMessage::Peer(FromNode {
-                what: ToFileService::Delete(path, reply),
-                by,
+                message: ToFileService::Delete(path, reply),
+                from: by,
                 ..
             })) => {
                 self.on_delete(cx, by, path, reply);

@@ -1,7 +1,7 @@
-//! What a caller and the hidden actor behind an RCI tell each other.
+//! The messages between the callers of an RCI and its spawn service.
 //!
-//! Invariant: the watcher of a call travels as an address, so that its node is known where it arrives; whoever reads
-//! it takes it for an id.
+//! Invariant: the watcher of a call is encoded as an address, so that the receiving node learns the location of the
+//! watcher's node. It is decoded as an id.
 
 use std::borrow::Cow;
 
@@ -10,17 +10,18 @@ use antiphon_sched::{ActorId, Addr, AskError, DecodeError, EncodeError, Key, Nod
 use super::monitor_proxy::ProxyMessage;
 use crate::encoding;
 
-/// One call: start an actor with these arguments.
+/// A call: start an actor with these arguments.
 pub(super) struct RciCall<A, T> {
     pub(super) arguments: A,
     pub(super) watcher: Option<CallWatcher<T>>,
     pub(super) reply: ReplyTo<SpawnOutcome<T>>,
 }
 
-/// Who is told when the new actor ends.
+/// The actor that receives a `Down` when the new actor exits.
 pub(super) enum CallWatcher<T> {
+    /// An actor that the node of the RCI knows.
     Known(ActorId),
-    /// Of the caller's node; being named in the call, it can be told from elsewhere.
+    /// A monitor proxy on the caller's node. The call contains its address, so other nodes may send it a `Down`.
     Proxy(Addr<ProxyMessage<T>>),
 }
 
@@ -33,10 +34,11 @@ impl<T> CallWatcher<T> {
     }
 }
 
-/// What became of a call.
+/// The answer to a call.
 pub(super) enum SpawnOutcome<T> {
+    /// The actor was started at this address.
     At(Addr<T>),
-    /// The calling node has as many actors alive as it may have.
+    /// The calling node has as many live actors from this RCI as it may: this number.
     OverQuota(u64),
     /// The function panicked, with this text.
     Panicked(String),
@@ -51,8 +53,8 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
         encoding::begin(out, 4, 0)?;
         match &self.watcher {
             None => ().encode(out)?,
-            // As an address of no type: nobody is made reachable by it, but its node's location travels.
-            Some(CallWatcher::Known(id)) => Addr::<Nobody>::of(*id).encode(out)?,
+            // An address without messages makes no actor reachable, but its encoding includes the node's location.
+            Some(CallWatcher::Known(id)) => Addr::<NoMessages>::of(*id).encode(out)?,
             Some(CallWatcher::Proxy(addr)) => addr.encode(out)?,
         }
         self.reply.encode(out)?;
@@ -105,10 +107,10 @@ impl<T: Wire> Wire for SpawnOutcome<T> {
     }
 }
 
-/// A type that no actor takes.
-enum Nobody {}
+/// The message type of an address that only names an actor. It has no values.
+enum NoMessages {}
 
-impl Wire for Nobody {
+impl Wire for NoMessages {
     fn name() -> Cow<'static, str> {
         Cow::Borrowed("antiphon.nobody")
     }
@@ -118,12 +120,12 @@ impl Wire for Nobody {
     }
 
     fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
-        Err(DecodeError::new("nobody takes anything"))
+        Err(DecodeError::new("no message has this type"))
     }
 }
 
-/// What the witness of a call hears from itself; it never crosses nodes.
-pub(super) type Answered<T> = Result<SpawnOutcome<T>, AskError>;
+/// The result of a call, as the caller's node handles it.
+pub(super) type CallResult<T> = Result<SpawnOutcome<T>, AskError>;
 
 fn id_of((node, key): (u64, u64)) -> ActorId {
     ActorId::new(NodeId::from_bits(node), Key::from_bits(key))

@@ -1,8 +1,8 @@
-//! RCI, remote construction of actors: a function that is registered on one node starts actors there for callers on
-//! all.
+//! RCI, the remote construction of actors: a function that is registered on one node starts actors on that node for
+//! callers on all nodes.
 //!
-//! Only what was registered can be started. A call is an ask to a hidden actor; the new actor is an ordinary one,
-//! which keeps its node running as any other does, and outlives its caller and the RCI.
+//! Callers can start only registered functions. A call is a request to the spawn service, a service actor. The new actor
+//! is an ordinary one: it keeps its node running, and does not end with its caller or with the RCI.
 
 mod message;
 mod monitor_proxy;
@@ -21,28 +21,28 @@ use crate::cx::{Named, allow, node_mut, register, sealed};
 use crate::error::{CallError, RegisterError};
 use crate::from_node::FromNode;
 use crate::node::Space;
-use message::{Answered, CallWatcher, RciCall, SpawnOutcome};
+use message::{CallResult, CallWatcher, RciCall, SpawnOutcome};
 use monitor_proxy::MonitorProxy;
 use spawn_service::SpawnService;
 
-/// A registered function that takes `A`, and starts an actor that takes messages of type `T`.
+/// A registered function that takes an `A` and starts an actor that receives messages of type `T`.
 ///
-/// 24 bytes, `Copy`; it can travel in messages, and be located by its name.
+/// It has 24 bytes and is `Copy`. Messages can contain it, and it can be located by its name.
 pub struct Rci<A, T>(Addr<FromNode<RciCall<A, T>>>);
 
 impl<A, T> Rci<A, T> {
-    /// The hidden actor that takes the calls: to monitor it is to be told when the function is unregistered.
+    /// The id of the spawn service. A monitor on it reports when the function is unregistered.
     pub const fn id(self) -> ActorId {
         self.0.id()
     }
 
-    /// The node that registered the function, and where its actors live.
+    /// The node that registered the function. Its actors run there.
     pub const fn node(self) -> NodeId {
         self.0.node()
     }
 }
 
-/// Registers a function under a name, for `owner`, or for the node itself.
+/// Registers a function under a name. `None` as `owner` is the node itself.
 pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
     loop_ref: &mut LoopRef<'_>,
     name: &str,
@@ -51,29 +51,29 @@ pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
 ) -> Result<Rci<A, T>, RegisterError> {
     node_mut(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
     let tag = Rci::<A, T>::tag(loop_ref);
-    let factory = loop_ref.spawn_actor(SpawnService::new(name, make));
+    let service = loop_ref.spawn_actor(SpawnService::new(name, make));
     let access = node_mut(loop_ref).ok_or(RegisterError::NoNode)?.rci_access();
-    if allow(loop_ref, factory.id(), access).is_err() {
-        // The configuration was checked, so there is no such actor.
+    if allow(loop_ref, service.id(), access).is_err() {
+        // The policy was checked with the configuration, so the error means that the actor has exited.
         return Err(RegisterError::NoNode);
     }
-    if let Err(reason) = register(loop_ref, (Space::Rci, name), factory, tag, owner) {
-        loop_ref.terminate(factory);
+    if let Err(reason) = register(loop_ref, (Space::Rci, name), service, tag, owner) {
+        loop_ref.terminate(service);
         return Err(reason);
     }
-    Ok(Rci(Addr::of(factory.id())))
+    Ok(Rci(Addr::of(service.id())))
 }
 
-/// Takes a function back from its owner; what it has started goes on.
+/// Unregisters a function of `owner`. The actors that it started continue.
 pub(crate) fn unregister(
     loop_ref: &mut LoopRef<'_>,
     name: &str,
     owner: Option<Key>,
 ) -> Result<(), RegisterError> {
     let core = node_mut(loop_ref).ok_or(RegisterError::NoNode)?;
-    let factory = core.unregister(Space::Rci, name, owner)?;
+    let service = core.unregister(Space::Rci, name, owner)?;
     let node_id = loop_ref.node_id();
-    loop_ref.terminate(ActorId::new(node_id, factory));
+    loop_ref.terminate(ActorId::new(node_id, service));
     Ok(())
 }
 
@@ -105,13 +105,13 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
         other => {
             let watcher = other.map(CallWatcher::Known);
             let request = move |reply| RciCall { arguments, watcher, reply }.into();
-            cx.ask(rci.0, timeout, request, move |answered| answer(result_of::<A, T>(answered)));
+            cx.ask(rci.0, timeout, request, move |result| answer(result_of::<A, T>(result)));
         }
     }
 }
 
-fn result_of<A: Wire, T>(answered: Answered<T>) -> Result<Addr<T>, CallError> {
-    Err(match answered {
+fn result_of<A: Wire, T>(result: CallResult<T>) -> Result<Addr<T>, CallError> {
+    Err(match result {
         Ok(SpawnOutcome::At(addr)) => return Ok(addr),
         Ok(SpawnOutcome::OverQuota(max)) => {
             CallError::OverQuota { max: usize::try_from(max).unwrap_or(usize::MAX) }
@@ -126,7 +126,7 @@ fn result_of<A: Wire, T>(answered: Answered<T>) -> Result<Addr<T>, CallError> {
     })
 }
 
-/// The type of a function, by whose name caller and owner agree.
+/// The type of a function. Its name shows whether caller and owner agree on the type.
 struct Function<A, T>(std::marker::PhantomData<fn(A) -> T>);
 
 impl<A: Wire, T: Wire> Wire for Function<A, T> {
@@ -135,11 +135,11 @@ impl<A: Wire, T: Wire> Wire for Function<A, T> {
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {
-        Err(EncodeError::new("a function does not travel"))
+        Err(EncodeError::new("a function has no encoding"))
     }
 
     fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
-        Err(DecodeError::new("a function does not travel"))
+        Err(DecodeError::new("a function has no encoding"))
     }
 }
 
@@ -150,7 +150,7 @@ impl<A: Wire, T: Wire> Named for Rci<A, T> {
         loop_ref.tag_of::<Function<A, T>>()
     }
 
-    fn from_found(id: ActorId) -> Self {
+    fn from_id(id: ActorId) -> Self {
         Self(Addr::of(id))
     }
 }

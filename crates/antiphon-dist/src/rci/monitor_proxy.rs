@@ -1,9 +1,10 @@
-//! Who stands at a birth elsewhere for an actor of this node.
+//! The monitor proxy: monitors the actor that an RCI call starts on another node, for a watcher on this node.
 //!
-//! Only an actor that was named to a node can be told by it when another ends. The watcher of a call was not; so a
-//! hidden actor makes the call, names itself, and hands on how the new actor ends. It lives as long.
+//! A node accepts a `Down` from another node only for actors whose address it has sent to that node. The address of
+//! the watcher was not sent. So a service actor makes the call, sends its own address with it, and forwards the `Down`
+//! of the new actor to the watcher. It exits with the new actor.
 //!
-//! Invariant: the caller is answered once; if the answer is an address, the watcher is told once.
+//! Invariant: the caller gets one answer. If the answer is an address, the watcher receives one `Down`.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,14 +13,14 @@ use antiphon_sched::{
     Actor, ActorId, Addr, Cx, DecodeError, EncodeError, Event, RequestId, Step, Wire, receive, stop,
 };
 
-use super::message::{Answered, CallWatcher, RciCall, SpawnOutcome};
+use super::message::{CallResult, CallWatcher, RciCall, SpawnOutcome};
 use crate::error::CallError;
 use crate::from_node::FromNode;
 use crate::node::settle;
 use crate::panic_guard::log_panic;
 
-/// A message to the witness: from itself only.
-pub(super) struct ProxyMessage<T>(Answered<T>);
+/// The result of the call: a message of the proxy to itself.
+pub(super) struct ProxyMessage<T>(CallResult<T>);
 
 impl<T: Wire> Wire for ProxyMessage<T> {
     fn name() -> Cow<'static, str> {
@@ -27,41 +28,42 @@ impl<T: Wire> Wire for ProxyMessage<T> {
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {
-        Err(EncodeError::new("what a witness tells itself never leaves its node"))
+        Err(EncodeError::new("a monitor proxy's message to itself never leaves its node"))
     }
 
     fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
-        Err(DecodeError::new("a witness takes nothing from elsewhere"))
+        Err(DecodeError::new("a monitor proxy accepts no messages from other nodes"))
     }
 }
 
-/// The actor that calls, and then watches.
+/// The actor that makes the call, and then waits for the `Down` of the new actor.
 pub(super) struct MonitorProxy<A, T> {
     pub(super) rci: Addr<FromNode<RciCall<A, T>>>,
-    /// Until they are sent.
+    /// `None` once they are sent.
     pub(super) arguments: Option<A>,
     pub(super) timeout: Duration,
     pub(super) watcher: ActorId,
     /// The caller's request.
     pub(super) request_id: RequestId,
+    /// The new actor, once the call is answered.
     pub(super) spawned: Option<ActorId>,
 }
 
 impl<A: Wire, T: Wire> MonitorProxy<A, T> {
     fn call(&mut self, cx: &mut Cx<'_, ProxyMessage<T>>) {
         cx.set_daemon(true);
-        cx.set_name("witness of a call");
+        cx.set_name("monitor proxy of a call");
         let Some(arguments) = self.arguments.take() else { return };
         let watcher = Some(CallWatcher::Proxy(cx.addr()));
         cx.ask(self.rci, self.timeout, |reply| RciCall { arguments, watcher, reply }.into(), ProxyMessage);
     }
 
-    fn answered(&mut self, cx: &mut Cx<'_, ProxyMessage<T>>, answered: Answered<T>) {
-        self.spawned = match &answered {
+    fn on_result(&mut self, cx: &mut Cx<'_, ProxyMessage<T>>, result: CallResult<T>) {
+        self.spawned = match &result {
             Ok(SpawnOutcome::At(addr)) => Some(addr.id()),
             Ok(SpawnOutcome::OverQuota(_) | SpawnOutcome::Panicked(_)) | Err(_) => None,
         };
-        let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(answered);
+        let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(result);
         settle(cx.loop_ref(), self.request_id, result);
     }
 }
@@ -74,8 +76,8 @@ impl<A: Wire, T: Wire> Actor<ProxyMessage<T>> for MonitorProxy<A, T> {
     ) -> Step<ProxyMessage<T>> {
         match event {
             Event::Start => self.call(cx),
-            Event::Message(ProxyMessage(answered)) => {
-                self.answered(cx, answered);
+            Event::Message(ProxyMessage(result)) => {
+                self.on_result(cx, result);
                 return if self.spawned.is_some() { receive() } else { stop() };
             }
             Event::Down(down) if self.spawned == Some(down.actor) => {

@@ -1,7 +1,7 @@
-//! The hidden actor behind an RCI: each call starts an actor, by the registered function.
+//! The spawn service: the service actor of an RCI. Each call starts an actor by the registered function.
 //!
-//! Invariant: `alive` holds those that live and that it started, each monitored; no calling node has more than it
-//! may. A panic of the function ends nothing.
+//! Invariant: `alive` contains the live actors that the service started, and the service monitors each of them. No
+//! calling node has more of them than `rci_actors_max`. A panic of the function does not end the service.
 
 use std::collections::BTreeMap;
 
@@ -15,24 +15,25 @@ use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
 use crate::quota::QuotaUsage;
 
-/// Actors alive by one RCI, of all callers: each costs a monitor, of which an actor has 65,535.
+/// The live actors of one RCI, for all callers. Each costs a monitor, and an actor can have 65,535.
 const ALIVE_MAX: usize = 60_000;
 
 type SpawnServiceCx<'c, A, T> = Cx<'c, FromNode<RciCall<A, T>>>;
 
-/// Makes an actor of arguments, and starts it; the error is the text of a panic.
+/// Makes an actor from arguments, and starts it. The error is the text of a panic.
 pub(super) type Starter<A, T> = dyn FnMut(&mut SpawnServiceCx<'_, A, T>, A) -> Result<Addr<T>, String>;
 
 pub(super) struct SpawnService<A, T> {
     name: Box<str>,
     start: Box<Starter<A, T>>,
-    /// The node that called for it, and whether somebody watches it.
+    /// For each actor, the calling node, and whether the call named a watcher.
     alive: BTreeMap<ActorId, (NodeId, bool)>,
+    /// The number of live actors of each calling node.
     by_caller: QuotaUsage<NodeId>,
 }
 
 impl<A: Wire, T: Wire> SpawnService<A, T> {
-    /// `make` makes actors; it runs in a catch.
+    /// `make` makes the actors. The service catches its panics.
     pub(super) fn new<W: Actor<T>>(name: &str, mut make: impl FnMut(A) -> W + 'static) -> Self {
         let start = move |cx: &mut SpawnServiceCx<'_, A, T>, arguments| {
             catch_panic(|| make(arguments)).map(|actor| Addr::of(cx.spawn_actor(actor).id()))
@@ -46,13 +47,13 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
     }
 
     fn call(&mut self, cx: &mut SpawnServiceCx<'_, A, T>, call: FromNode<RciCall<A, T>>) {
-        let FromNode { what: RciCall { arguments, watcher, reply }, by, .. } = call;
-        // Not whom the reply names: it may name anybody.
-        let caller = by.unwrap_or(cx.id().node());
+        let FromNode { message: RciCall { arguments, watcher, reply }, from: peer, .. } = call;
+        // The caller is not taken from the reply, which can name any node.
+        let caller = peer.unwrap_or(cx.id().node());
         let max = node_mut(cx.loop_ref()).map_or(0, |core| core.rci_actors_max());
         if self.by_caller.of(&caller) >= max || self.alive.len() >= ALIVE_MAX {
             log_panic(|| drop(arguments));
-            if let (Some(_), Some(core)) = (by, node_mut(cx.loop_ref())) {
+            if let (Some(_), Some(core)) = (peer, node_mut(cx.loop_ref())) {
                 core.refusals().rci_actors += 1;
                 core.log_refused(caller, "rci actors", "calls for more actors than it may have alive");
             }
@@ -62,16 +63,17 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
             Ok(actor) => actor,
             Err(text) => {
                 if may_log(cx.loop_ref(), "rci panic", format_args!("{} {caller}", self.name)) {
-                    tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; its caller is told (said once an hour)");
+                    tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; the call fails (logged at most once an hour)");
                 }
                 return cx.reply(reply, SpawnOutcome::Panicked(text));
             }
         };
-        // All before its first step: so that no end is missed, and nobody reaches it who could not call for it.
+        // All of this happens before the first step of the actor. So no exit is missed, and no peer reaches the actor that
+        // may not call the RCI.
         cx.monitor(actor);
-        self.open_as_self(cx, actor.id());
+        self.copy_access_to(cx, actor.id());
         let watcher =
-            watcher.map(|watcher| watcher.id()).filter(|watcher| may_watch(cx.loop_ref(), by, *watcher));
+            watcher.map(|watcher| watcher.id()).filter(|watcher| may_watch(cx.loop_ref(), peer, *watcher));
         if let Some(watcher) = watcher {
             cx.loop_ref().notify(actor.id().key(), watcher);
         }
@@ -80,33 +82,33 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
         cx.reply(reply, SpawnOutcome::At(actor));
     }
 
-    /// A new actor is open to whom this one is.
-    fn open_as_self(&self, cx: &mut SpawnServiceCx<'_, A, T>, actor: ActorId) {
+    /// Gives a new actor the access policy of this service.
+    fn copy_access_to(&self, cx: &mut SpawnServiceCx<'_, A, T>, actor: ActorId) {
         let me = cx.id().key();
         let access = node_mut(cx.loop_ref()).map(|core| core.access_of(me)).unwrap_or_default();
         if !access.is_everybody()
             && let Err(reason) = allow(cx.loop_ref(), actor, access)
         {
-            tracing::debug!(%actor, %reason, "an actor ended before it began");
+            tracing::debug!(%actor, %reason, "an actor of an RCI exited before its start");
         }
     }
 
-    fn ended(&mut self, cx: &mut SpawnServiceCx<'_, A, T>, actor: ActorId, reason: &ExitReason) {
+    fn on_down(&mut self, cx: &mut SpawnServiceCx<'_, A, T>, actor: ActorId, reason: &ExitReason) {
         let Some((caller, watched)) = self.alive.remove(&actor) else { return };
         self.by_caller.take(&caller, 1);
-        // This monitor keeps the scheduler from saying so.
+        // The scheduler does not log the failure of a monitored actor, and the service monitors this one.
         let failed = matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_));
         if !watched && failed && may_log(cx.loop_ref(), "rci end", format_args!("{} {caller}", self.name)) {
-            tracing::warn!(rci = %self.name, actor = %actor, %reason, "an actor ended that its caller did not monitor (said once an hour)");
+            tracing::warn!(rci = %self.name, actor = %actor, %reason, "an actor of an RCI failed, and its caller does not monitor it (logged at most once an hour)");
         }
     }
 }
 
-/// Whether the caller may have somebody told. Of this node's actors another node may name those whose address left it;
-/// other nodes see to theirs.
-fn may_watch(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, watcher: ActorId) -> bool {
+/// Whether a call may name this watcher. A peer may name an actor of this node only if the actor is exposed and accepts
+/// all signals. The node of any other watcher checks it itself.
+fn may_watch(loop_ref: &mut LoopRef<'_>, peer: Option<NodeId>, watcher: ActorId) -> bool {
     let is_here = watcher.node() == loop_ref.node_id();
-    !(by.is_some() && is_here)
+    !(peer.is_some() && is_here)
         || (loop_ref.is_exposed(watcher.key())
             && loop_ref.signal_policy_of(watcher.key()) == SignalPolicy::All)
 }
@@ -124,8 +126,8 @@ impl<A: Wire, T: Wire> Actor<FromNode<RciCall<A, T>>> for SpawnService<A, T> {
                 cx.set_name(&format!("RCI {}", self.name));
             }
             Event::Message(call) => self.call(cx, call),
-            Event::Down(down) => self.ended(cx, down.actor, &down.reason),
-            // Nobody has anything to throw at it.
+            Event::Down(down) => self.on_down(cx, down.actor, &down.reason),
+            // A spawn service handles no thrown values.
             Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
             _ => {}
         }

@@ -197,7 +197,7 @@ impl Victim {
         let left =
             (counts.receipts, counts.replies, counts.monitors, counts.connections, counts.backlog_bytes);
         assert_eq!(left, (0, 0, 0, 0, 0), "{counts:?}");
-        assert_eq!((counts.lookups, counts.relays), (0, 0), "{counts:?}");
+        assert_eq!((counts.lookups, counts.channel_relays), (0, 0), "{counts:?}");
         // Attackers may stop actors, as any peer may, so there may be fewer names.
         assert!(counts.names <= 4, "{counts:?}");
     }

@@ -63,7 +63,7 @@ impl AccessPolicy {
         }
     }
 
-    pub(crate) fn is_everybody(&self) -> bool {
+    pub(crate) fn allows_all(&self) -> bool {
         self.0 == AllowedPeers::All
     }
 

@@ -185,7 +185,7 @@ fn channel_sends_one_copy_per_node() {
         });
         assert_eq!(subscribe(&here, news, actor), Ok(()));
     }
-    assert_eq!(here.counts().relays, 1);
+    assert_eq!(here.counts().channel_relays, 1);
     there.step(move |cx| (0..10).try_for_each(|_| cx.send(news, Counted)).is_ok());
     (0..200).for_each(|_| recv(&received));
     assert_eq!(ENCODED.load(Ordering::Relaxed), 10, "each message is encoded once for the node");
@@ -218,7 +218,7 @@ fn subscribing_twice_counts_once_until_unsubscribed() {
             "unsubscribing sends no `Down`"
         );
     }
-    here.wait_for_counts("no relay", |counts| counts.relays == 0);
+    here.wait_for_counts("no relay", |counts| counts.channel_relays == 0);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn channel_close_sends_one_down_per_subscriber() {
     for events in &subscribers {
         assert_eq!(events.try_recv(), Err(TryRecvError::Empty), "each subscriber gets one `Down`");
     }
-    here.wait_for_counts("no relay", |counts| counts.relays == 0);
+    here.wait_for_counts("no relay", |counts| counts.channel_relays == 0);
     assert_eq!(there.counts().names, 0, "closing the channel frees its name");
     open(&there, "news");
 }
@@ -296,7 +296,7 @@ fn node_lost_ends_subscriptions_on_both_sides() {
     there.stop();
     assert_eq!(recv(&lost), SubscriberEvent::Down(theirs.id(), Exit::NodeLost));
     assert_eq!(deliver(&here, mine, "left", 0), Ok(1));
-    here.wait_for_counts("no relay", |counts| counts.relays == 0);
+    here.wait_for_counts("no relay", |counts| counts.channel_relays == 0);
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn subscriber_on_third_node_receives_own_copy() {
     third.step(move |cx| cx.send(desk, actor).is_ok());
     assert_eq!(deliver(&here, channel, "far", 1), Ok(1));
     assert_eq!(recv(&events), text("far"));
-    assert_eq!(here.counts().relays + third.counts().relays, 0);
+    assert_eq!(here.counts().channel_relays + third.counts().channel_relays, 0);
     third.stop();
     wait_for("the subscriber to be removed", || {
         (deliver(&here, channel, "removed", 0) == Ok(0)).then_some(())
@@ -588,7 +588,7 @@ fn subscriptions_and_failed_deliveries_leak_nothing() {
             stats.requests,
             stats.timers,
             stats.extras,
-            counts.relays,
+            counts.channel_relays,
             counts.monitors,
             counts.names,
         )

@@ -175,7 +175,7 @@ impl Core {
             }
             None => {
                 let actor = self.id(target);
-                self.tell_down(watcher, id, actor, ExitReason::NoActor);
+                self.send_down(watcher, id, actor, ExitReason::NoActor);
             }
         }
     }
@@ -301,7 +301,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn tell_down(&mut self, watcher: ActorId, id: MonitorId, actor: ActorId, reason: ExitReason) {
+    pub(crate) fn send_down(&mut self, watcher: ActorId, id: MonitorId, actor: ActorId, reason: ExitReason) {
         if watcher.node() == self.node_id {
             self.down(watcher.key(), id, actor, reason);
         } else {
@@ -336,7 +336,7 @@ impl Core {
         }
         for (id, watcher) in extras.watchers {
             match watcher {
-                Watcher::Actor(watcher) => self.tell_down(watcher, id, actor, reason.clone()),
+                Watcher::Actor(watcher) => self.send_down(watcher, id, actor, reason.clone()),
                 Watcher::Callback(callback) => crate::panic_guard::log_panic(|| callback(reason.clone())),
             }
         }

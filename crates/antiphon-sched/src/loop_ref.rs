@@ -231,9 +231,9 @@ impl LoopRef<'_> {
     }
 
     /// Refuses a monitor: sends `watcher`, on another node, a [`Down`] with [`ExitReason::Refused`].
-    pub fn refuse_watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
+    pub fn refuse_monitor(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
         let actor = self.core.id(target);
-        self.core.tell_down(watcher, id, actor, ExitReason::Refused);
+        self.core.send_down(watcher, id, actor, ExitReason::Refused);
     }
 
     /// Removes a monitor.
@@ -268,7 +268,7 @@ impl LoopRef<'_> {
 
     /// Sends `watcher`, of this loop, an [`Event::Down`](crate::Event::Down) for `actor` without a monitor; a refused
     /// subscription ends so. False when `watcher` has ended, or its mailbox holds twice its maximum of messages.
-    pub fn tell_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason) -> bool {
+    pub fn send_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason) -> bool {
         !self.is_flooded(watcher) && self.core.push_system(watcher, SystemEvent::Down(Down { actor, reason }))
     }
 

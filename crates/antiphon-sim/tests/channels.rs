@@ -238,7 +238,7 @@ fn channel_crashes_answer_deliveries_once_and_resubscribe() {
         );
         for port in 1..=NODES {
             let counts = world.machine(at(port)).expect("it is running").counts();
-            assert_eq!(counts.relays, usize::from(port != 1), "each other node has one relay");
+            assert_eq!(counts.channel_relays, usize::from(port != 1), "each other node has one relay");
         }
     }
     assert!(crashes > 0, "no node crashed");

@@ -204,7 +204,7 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
 /// Sends a `Down` of a channel to a subscriber, if that is on this node: it receives nothing more from the channel.
 fn send_closed(loop_ref: &mut LoopRef<'_>, subscriber: ActorId, channel: ActorId, reason: ExitReason) {
     if subscriber.node() == loop_ref.node_id() {
-        loop_ref.tell_down(subscriber.key(), channel, reason);
+        loop_ref.send_down(subscriber.key(), channel, reason);
     }
 }
 

@@ -6,7 +6,7 @@ use antiphon_sched::{ActorId, Addr, Key, LoopRef, Wire};
 
 use crate::access::{AccessError, AccessPolicy};
 use crate::error::{LocateError, RegisterError};
-use crate::node::{FoundName, NodeCore, Space, settle};
+use crate::node::{FoundName, NodeCore, Space, complete_if_open};
 
 /// The node that a loop is part of.
 pub(crate) fn node_mut<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut NodeCore> {
@@ -37,7 +37,7 @@ pub(crate) fn register<M: Wire>(
     }
     for request_id in lookups {
         let found: Result<FoundName, LocateError> = Ok(FoundName { id: actor.id() });
-        settle(loop_ref, request_id, found);
+        complete_if_open(loop_ref, request_id, found);
     }
     Ok(())
 }
@@ -57,7 +57,7 @@ pub(crate) fn allow(
     if !loop_ref.is_alive(actor) {
         return Err(AccessError::Ended);
     }
-    if !access.is_everybody() {
+    if !access.allows_all() {
         loop_ref.report_exit(actor);
     }
     node_mut(loop_ref).ok_or(AccessError::NoNode)?.set_access(actor, access);

@@ -15,7 +15,7 @@ use crate::error::{
 };
 use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
-use crate::node::{FoundName, LookupStart, NodeCore, Space, settle};
+use crate::node::{FoundName, LookupStart, NodeCore, Space, complete_if_open};
 use crate::rci::{self, Rci};
 
 impl<M: 'static> NetCx<M> for Cx<'_, M> {
@@ -105,15 +105,17 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         };
         let is_local = to.node() == self.id().node();
         match to.put(self.loop_ref(), message, SendMode::Receipt(request_id)) {
-            Ok(()) if is_local => settle(self.loop_ref(), request_id, Ok::<(), DeliverError>(())),
+            Ok(()) if is_local => complete_if_open(self.loop_ref(), request_id, Ok::<(), DeliverError>(())),
             Ok(()) => {
                 if let Some(core) = node(self) {
                     core.set_receipt_timeout(request_id, timeout);
                 }
             }
-            Err(error) => {
-                settle(self.loop_ref(), request_id, Err::<(), _>(DeliverError::Refused(error.reason())))
-            }
+            Err(error) => complete_if_open(
+                self.loop_ref(),
+                request_id,
+                Err::<(), _>(DeliverError::Refused(error.reason())),
+            ),
         }
     }
 
@@ -343,7 +345,7 @@ fn request<M: 'static, R: 'static, E: 'static>(
         None => Some(Err(no_node)),
     };
     if let Some(result) = now {
-        settle(cx.loop_ref(), request_id, result);
+        complete_if_open(cx.loop_ref(), request_id, result);
     }
 }
 

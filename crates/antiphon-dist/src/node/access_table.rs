@@ -46,7 +46,7 @@ impl NodeCore {
 
     /// Replaces the access policy of an actor. `Signal::Exited` removes it when the actor exits.
     pub(crate) fn set_access(&mut self, actor: Key, access: AccessPolicy) {
-        let before = if access.is_everybody() {
+        let before = if access.allows_all() {
             self.access.policies.remove(&actor)
         } else {
             self.access.policies.insert(actor, access)

@@ -14,7 +14,7 @@ use super::dialer::ResolveFor;
 use super::driver::Driver;
 use super::peers::Peer;
 use super::timers::NodeTimer;
-use super::{NodeCore, settle};
+use super::{NodeCore, complete_if_open};
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt, PeerOptions};
 
@@ -260,6 +260,6 @@ impl NodeCore {
         if let Some(first) = result.iter().flatten().next().filter(|_| request.options.broadcast) {
             self.request_announce_relay(first.addr());
         }
-        settle(&mut driver.loop_ref(), request_id, result);
+        complete_if_open(&mut driver.loop_ref(), request_id, result);
     }
 }

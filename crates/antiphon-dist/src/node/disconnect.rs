@@ -15,7 +15,7 @@ use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 use super::driver::Driver;
 use super::peer_session::PeerSession;
 use super::timers::NodeTimer;
-use super::{NodeCore, settle};
+use super::{NodeCore, complete_if_open};
 use crate::error::{CloseError, UnknownPeer};
 use crate::location::{Ignored, Location};
 
@@ -204,7 +204,7 @@ impl NodeCore {
     ) {
         self.timers.remove(disconnect.until, NodeTimer::Disconnect(node));
         for request_id in disconnect.request_ids {
-            settle(&mut driver.loop_ref(), request_id, disconnect.outcome);
+            complete_if_open(&mut driver.loop_ref(), request_id, disconnect.outcome);
         }
         // The messages that were sent meanwhile need a new session.
         self.dial_for_waiting(node);

@@ -213,7 +213,7 @@ impl NodeCore {
             InboundSignal::Monitor { target, id, .. } if peer.monitors.has_remote_watcher(target, id) => {}
             InboundSignal::Monitor { watcher, target, id } if remote_watchers >= monitors_max => {
                 self.refuse_monitor(node);
-                driver.loop_ref().refuse_watch(target, id, ActorId::new(node, watcher));
+                driver.loop_ref().refuse_monitor(target, id, ActorId::new(node, watcher));
             }
             InboundSignal::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NO_ACTOR };

@@ -19,7 +19,7 @@ use super::driver::Driver;
 use super::frames::{InboundSignal, is_valid_body};
 use super::peer_session::PeerSession;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, sched_key, settle, wire_key};
+use super::{NodeCore, complete_if_open, sched_key, wire_key};
 use crate::error::DeliverError;
 
 /// The number of bytes for one actor above which the peer is asked to pause its frames.
@@ -396,7 +396,9 @@ impl NodeCore {
             self.timers.remove(until, NodeTimer::Receipt(request));
         }
         match (open.owner, result) {
-            (ReceiptOwner::Request(request_id), result) => settle(&mut driver.loop_ref(), request_id, result),
+            (ReceiptOwner::Request(request_id), result) => {
+                complete_if_open(&mut driver.loop_ref(), request_id, result)
+            }
             (ReceiptOwner::Replies(replies), Err(DeliverError::Refused(reason))) => {
                 replies
                     .iter()

@@ -131,7 +131,7 @@ pub struct Counts {
     /// Open lookups, of this node and of peers.
     pub lookups: usize,
     /// Channels of other nodes that have subscribers on this node.
-    pub relays: usize,
+    pub channel_relays: usize,
     /// Messages that await a receipt.
     pub receipts: usize,
     /// Open requests with a [`ReplyTo`](antiphon_sched::ReplyTo) that was sent to another node.
@@ -245,7 +245,7 @@ impl NodeCore {
             peers: self.peers.len(),
             names: self.names.user_names_len(),
             lookups: self.names.lookups_len(),
-            relays: self.relay_table.len(),
+            channel_relays: self.relay_table.len(),
             receipts: self.receipts.len(),
             replies: self.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
@@ -402,7 +402,7 @@ impl NodeCore {
 const NO_ACTOR: Key = Key::from_bits(u64::MAX);
 
 /// Completes a request of this node if it is still open. A closed request has its result already.
-pub(crate) fn settle<R: 'static>(loop_ref: &mut LoopRef<'_>, request_id: RequestId, value: R) {
+pub(crate) fn complete_if_open<R: 'static>(loop_ref: &mut LoopRef<'_>, request_id: RequestId, value: R) {
     if let Err(reason) = loop_ref.complete_request(request_id, value) {
         tracing::debug!(%reason, "a result came for a closed request");
     }

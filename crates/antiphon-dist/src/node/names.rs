@@ -15,7 +15,7 @@ use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace}
 use super::driver::Driver;
 use super::peer_session::PeerSession;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, sched_key, settle, wire_key};
+use super::{NodeCore, complete_if_open, sched_key, wire_key};
 use crate::error::{LocateError, RegisterError};
 use crate::location::Location;
 
@@ -546,7 +546,7 @@ impl NodeCore {
     pub(super) fn on_lookup_due(&mut self, request: u64, driver: &mut impl Driver) {
         if let Some(lookup) = self.names.node_lookups.remove(&request) {
             let timed_out: Result<Location, LocateError> = Err(LocateError::TimedOut);
-            return settle(&mut driver.loop_ref(), lookup.request_id, timed_out);
+            return complete_if_open(&mut driver.loop_ref(), lookup.request_id, timed_out);
         }
         let open = self.names.lookups.get_mut(&request).map(|lookup| match &mut lookup.kind {
             LookupKind::One(request_id) => (*request_id, None),
@@ -561,7 +561,7 @@ impl NodeCore {
             Some((request_id, None)) => settle_lookup(driver, request_id, Err(LocateError::TimedOut)),
             Some((request_id, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
-                settle(&mut driver.loop_ref(), request_id, all);
+                complete_if_open(&mut driver.loop_ref(), request_id, all);
             }
             None => {}
         }
@@ -609,7 +609,7 @@ impl NodeCore {
             if let Some(lookup) = self.names.node_lookups.remove(&request) {
                 self.timers.remove(lookup.until, NodeTimer::Lookup(request));
                 let found: Result<Location, LocateError> = Ok(location);
-                settle(&mut driver.loop_ref(), lookup.request_id, found);
+                complete_if_open(&mut driver.loop_ref(), lookup.request_id, found);
             }
         }
     }
@@ -642,5 +642,5 @@ fn check_type(wanted: &str, found: &str) -> Result<(), LocateError> {
 }
 
 fn settle_lookup(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
-    settle(&mut driver.loop_ref(), request_id, found);
+    complete_if_open(&mut driver.loop_ref(), request_id, found);
 }

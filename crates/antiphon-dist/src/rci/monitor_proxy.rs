@@ -16,7 +16,7 @@ use antiphon_sched::{
 use super::message::{CallResult, CallWatcher, RciCall, SpawnOutcome};
 use crate::error::CallError;
 use crate::from_node::FromNode;
-use crate::node::settle;
+use crate::node::complete_if_open;
 use crate::panic_guard::log_panic;
 
 /// The result of the call: a message of the proxy to itself.
@@ -64,7 +64,7 @@ impl<A: Wire, T: Wire> MonitorProxy<A, T> {
             Ok(SpawnOutcome::OverQuota(_) | SpawnOutcome::Panicked(_)) | Err(_) => None,
         };
         let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(result);
-        settle(cx.loop_ref(), self.request_id, result);
+        complete_if_open(cx.loop_ref(), self.request_id, result);
     }
 }
 
@@ -81,7 +81,7 @@ impl<A: Wire, T: Wire> Actor<ProxyMessage<T>> for MonitorProxy<A, T> {
                 return if self.spawned.is_some() { receive() } else { stop() };
             }
             Event::Down(down) if self.spawned == Some(down.actor) => {
-                cx.loop_ref().tell_down(self.watcher.key(), down.actor, down.reason);
+                cx.loop_ref().send_down(self.watcher.key(), down.actor, down.reason);
                 return stop();
             }
             Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),

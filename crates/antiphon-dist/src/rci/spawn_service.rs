@@ -86,7 +86,7 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
     fn copy_access_to(&self, cx: &mut SpawnServiceCx<'_, A, T>, actor: ActorId) {
         let me = cx.id().key();
         let access = node_mut(cx.loop_ref()).map(|core| core.access_of(me)).unwrap_or_default();
-        if !access.is_everybody()
+        if !access.allows_all()
             && let Err(reason) = allow(cx.loop_ref(), actor, access)
         {
             tracing::debug!(%actor, %reason, "an actor of an RCI exited before its start");

@@ -270,7 +270,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     ) {
         let at = at.into();
         request(self, PeerError::TooManyOpen, PeerError::NoNode, answer, |core, request_id| {
-            core.connect_request(request_id, at, options, timeout)
+            core.open_connect_request(request_id, at, options, timeout)
         });
     }
 

@@ -60,7 +60,7 @@ impl ConnectRequest {
 
 impl NodeCore {
     /// Connects to a peer for an actor. Returns the result if it is known now; otherwise the request completes later.
-    pub(crate) fn connect_request(
+    pub(crate) fn open_connect_request(
         &mut self,
         request_id: RequestId,
         at: PeerAt,

@@ -101,7 +101,7 @@ impl Glossary {
         if private.is_empty() {
             return Err(format!("{GLOSSARY} lists no private words"));
         }
-        Ok(Self { private, twice: rows.flat_map(|cell| in_backticks(cell)).collect() })
+        Ok(Self { private, twice: rows.flat_map(in_backticks).collect() })
     }
 
     /// The identifiers that contain a private word, each once.

@@ -28,12 +28,12 @@ enum AllowedPeers {
 
 impl AccessPolicy {
     /// All peers. This is the default of each actor.
-    pub fn everybody() -> Self {
+    pub fn all() -> Self {
         Self(AllowedPeers::All)
     }
 
     /// No peers: only the actors of this node.
-    pub fn nobody() -> Self {
+    pub fn none() -> Self {
         Self::certificates([])
     }
 
@@ -89,7 +89,7 @@ pub enum AccessError {
     #[error("the actor has exited; set its access policy while it is alive")]
     Ended,
     /// The policy is by certificates, and no peer presents one.
-    #[error("without TLS no peer presents a certificate; set `certfile`, or use `AccessPolicy::nobody()`")]
+    #[error("without TLS no peer presents a certificate; set `certfile`, or use `AccessPolicy::none()`")]
     NoTls,
     /// This actor is not part of a node.
     #[error("this actor's loop is not part of a node, so no peer can reach it")]

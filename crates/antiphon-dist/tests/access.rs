@@ -124,7 +124,7 @@ fn locate_excluded_peer_completes_after_policy_change() {
     for open in [&early[1], &late] {
         assert_eq!(open.try_recv(), Err(TryRecvError::Empty), "the name looks unregistered to the outsider");
     }
-    assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::everybody())), Ok(()));
+    assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::all())), Ok(()));
     assert_eq!([recv(&early[1]), recv(&late)], [Ok(actor), Ok(actor)]);
     let lines = test.server.log.lines("the access policy of an actor refuses a peer");
     assert!(lines.len() == 1 && lines[0].contains("outsider"), "{lines:?}");
@@ -154,7 +154,7 @@ fn guessed_address_from_excluded_peer_has_no_actor() {
     );
 
     // No peer may reach the actor; its own node still may.
-    assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
+    assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::none())), Ok(()));
     assert_eq!(test.guest.deliver(actor, "again".into()), NO_ACTOR);
     assert_eq!(test.server.deliver(actor, "local".into()), Ok(()));
     assert_eq!(recv(&received), "local");
@@ -162,10 +162,7 @@ fn guessed_address_from_excluded_peer_has_no_actor() {
     let end = test.server.monitor(actor);
     test.server.step(move |cx| cx.terminate(actor));
     assert_eq!(recv(&end), Exit::Terminated);
-    assert_eq!(
-        test.server.step(move |cx| cx.allow(actor, AccessPolicy::everybody())),
-        Err(AccessError::Ended)
-    );
+    assert_eq!(test.server.step(move |cx| cx.allow(actor, AccessPolicy::all())), Err(AccessError::Ended));
 }
 
 #[test]
@@ -265,7 +262,7 @@ fn rci_without_policy_uses_configured_access() {
     let rci = test.server.with(|node| node.rci_actor("echo", echo)).expect("the name is free");
     assert!(call(&test.guest, rci).is_ok(), "the configuration allows the guest");
     assert_eq!(call(&test.outsider, rci), Err(CallError::NotRegistered));
-    assert_eq!(test.server.with(move |node| node.allow(rci, AccessPolicy::everybody())), Ok(()));
+    assert_eq!(test.server.with(move |node| node.allow(rci, AccessPolicy::all())), Ok(()));
     let started = call(&test.outsider, rci).expect("the policy of the RCI now allows all peers");
     assert_eq!(
         test.guest.deliver(started, "to all".into()),
@@ -345,7 +342,7 @@ fn backlog_is_refused_after_policy_change() {
     // The messages arrive in the order in which their actors were started.
     assert_eq!(receipts.iter().map(recv).collect::<Vec<_>>(), vec![Ok(()); 4]);
     first.wait_for_counts("six messages in the backlog", |counts| counts.backlog_bytes >= 6 * 64);
-    assert_eq!(first.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Ok(()));
+    assert_eq!(first.step(move |cx| cx.allow(actor, AccessPolicy::none())), Ok(()));
     first.step(move |cx| cx.resume(actor, 1_u64));
     assert_eq!(waiting.iter().map(recv).collect::<Vec<_>>(), vec![NO_ACTOR; 6]);
     assert_eq!((0..4).map(|_| recv(&received)).collect::<Vec<_>>(), ["0", "1", "2", "3"]);
@@ -356,10 +353,10 @@ fn backlog_is_refused_after_policy_change() {
 fn access_policy_without_effect_is_refused() {
     let net = Net::new();
     let (first, second) = net.pair();
-    let (actor, _received) = open_listener(&first, AccessPolicy::everybody());
+    let (actor, _received) = open_listener(&first, AccessPolicy::all());
     let by_certificate = || AccessPolicy::certificates([Fingerprint::from_bytes([7; 32])]);
     assert_eq!(first.step(move |cx| cx.allow(actor, by_certificate())), Err(AccessError::NoTls));
-    assert_eq!(second.step(move |cx| cx.allow(actor, AccessPolicy::nobody())), Err(AccessError::Elsewhere));
+    assert_eq!(second.step(move |cx| cx.allow(actor, AccessPolicy::none())), Err(AccessError::Elsewhere));
     for config in [
         Config { rci_access: by_certificate(), ..net.static_config("third", &[]) },
         Config { files_access: by_certificate(), ..net.static_config("third", &[]) },
@@ -413,7 +410,7 @@ fn access_by_shared_certificate_logs_one_warning() {
         assert_eq!(node.with(move |node| node.allow(actor, access)), Ok(()));
     };
     let node = TestNode::start(config(&shared));
-    for access in [AccessPolicy::everybody(), AccessPolicy::nobody()] {
+    for access in [AccessPolicy::all(), AccessPolicy::none()] {
         allow(&node, access);
     }
     assert_eq!(node.log.lines(warning), [""; 0]);

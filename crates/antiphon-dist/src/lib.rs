@@ -64,6 +64,6 @@ mod runtime;
 pub use runtime::Node;
 
 mod from_node;
-mod quota;
+mod quota_usage;
 
 pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};

@@ -12,7 +12,7 @@ use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
 
 use super::message::{Delivered, Subscribed, TopicAddr};
 use crate::error::SubscribeError;
-use crate::quota::QuotaUsage;
+use crate::quota_usage::QuotaUsage;
 
 /// Deliveries that wait for subscribers or for acknowledgements.
 const DELIVERIES_MAX: usize = 1024;

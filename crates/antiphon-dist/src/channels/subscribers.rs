@@ -15,7 +15,7 @@ use crate::cx::{NetCx, may_log, node_mut};
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
-use crate::quota::QuotaUsage;
+use crate::quota_usage::QuotaUsage;
 
 /// The entries of one topic. Each costs a monitor; an actor can have 65,535 monitors and requests together.
 pub(super) const ENTRIES_MAX: usize = 32_768;

@@ -21,7 +21,7 @@ use crate::access::AccessPolicy;
 use crate::cx::{allow, node_mut, register};
 use crate::from_node::FromNode;
 use crate::node::Space;
-use crate::quota::QuotaUsage;
+use crate::quota_usage::QuotaUsage;
 
 /// The interval at which partial files that are too old are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);

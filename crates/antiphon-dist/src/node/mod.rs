@@ -12,6 +12,8 @@
 
 mod access_table;
 mod announce_relay;
+mod awaited_replies;
+mod channel_relays;
 mod connect_requests;
 mod connections;
 mod dialer;
@@ -21,21 +23,19 @@ mod driver;
 mod frames;
 mod host_probe;
 mod idle_close;
-mod inbound;
+mod inbound_messages;
 mod log_throttle;
 mod mailbox_budget;
-#[cfg(test)]
-mod monitor_tests;
-mod monitors;
 mod names;
-mod outbound;
+mod outbound_messages;
+mod outbound_signals;
+#[cfg(test)]
+mod peer_monitor_tests;
+mod peer_monitors;
 mod peer_session;
 mod peer_watch;
 mod peers;
-mod relay_table;
-mod replies;
 mod settings;
-mod signals;
 #[cfg(test)]
 mod testing;
 mod timers;
@@ -57,18 +57,18 @@ use crate::location::Location;
 use crate::peer_limits::Refusals;
 use access_table::AccessTable;
 use announce_relay::AnnounceRelays;
+use awaited_replies::AwaitedReplies;
+use channel_relays::ChannelRelays;
 use connect_requests::ConnectRequests;
 use connections::Connections;
 use dialer::Dialer;
 use discovery::Discovery;
 use host_probe::HostProbes;
-use inbound::PendingReceipts;
+use inbound_messages::PendingReceipts;
 use log_throttle::LogThrottle;
 use names::NameRegistry;
 use peer_watch::PeerWatches;
 use peers::Peer;
-use relay_table::RelayTable;
-use replies::Replies;
 use timers::{NodeTimer, TimerQueue};
 
 /// The core of one node.
@@ -90,11 +90,11 @@ pub struct NodeCore {
     connect_requests: ConnectRequests,
     names: NameRegistry,
     access: AccessTable,
-    relay_table: RelayTable,
+    channel_relays: ChannelRelays,
     receipts: PendingReceipts,
     /// The bytes of large messages and values of all peers that wait in mailboxes.
     mailbox_budget: Budget,
-    replies: Replies,
+    replies: AwaitedReplies,
     discovery: Discovery,
     host_probes: HostProbes,
     announce_relays: AnnounceRelays,
@@ -178,10 +178,10 @@ impl NodeCore {
             connect_requests: ConnectRequests::default(),
             names: NameRegistry::default(),
             access: AccessTable::default(),
-            relay_table: RelayTable::default(),
+            channel_relays: ChannelRelays::default(),
             receipts: PendingReceipts::default(),
             mailbox_budget: Budget::default(),
-            replies: Replies::default(),
+            replies: AwaitedReplies::default(),
             discovery: Discovery::default(),
             host_probes: HostProbes::default(),
             announce_relays: AnnounceRelays::default(),
@@ -245,7 +245,7 @@ impl NodeCore {
             peers: self.peers.len(),
             names: self.names.user_names_len(),
             lookups: self.names.lookups_len(),
-            channel_relays: self.relay_table.len(),
+            channel_relays: self.channel_relays.len(),
             receipts: self.receipts.len(),
             replies: self.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),

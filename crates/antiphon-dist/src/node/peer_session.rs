@@ -16,7 +16,7 @@ use super::connections::ConnectionState;
 use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
 use super::idle_close::IdleClose;
-use super::inbound::Backlog;
+use super::inbound_messages::Backlog;
 use super::peers::{PEERS_MAX, Peer};
 use super::timers::NodeTimer;
 use super::{NO_ACTOR, NodeCore, sched_key};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use antiphon_sched::{Budget, NodeId, Origin};
 use antiphon_wire::Route;
 
-use super::monitors::Monitors;
-use super::outbound::WaitingOutbound;
+use super::outbound_messages::WaitingOutbound;
+use super::peer_monitors::PeerMonitors;
 use super::peer_session::PeerSession;
 use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
@@ -49,7 +49,7 @@ pub(super) struct Peer {
     pub(super) streams: Option<bool>,
     /// One of the two nodes has ended their session, and neither has connected again since.
     pub(super) no_auto_dial: bool,
-    pub(super) monitors: Monitors,
+    pub(super) monitors: PeerMonitors,
 }
 
 impl Peer {
@@ -71,7 +71,7 @@ impl Peer {
             superseded: false,
             streams: None,
             no_auto_dial: false,
-            monitors: Monitors::new(node),
+            monitors: PeerMonitors::new(node),
         }
     }
 

@@ -13,7 +13,7 @@ use super::message::{RciCall, SpawnOutcome};
 use crate::cx::{allow, may_log, node_mut};
 use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
-use crate::quota::QuotaUsage;
+use crate::quota_usage::QuotaUsage;
 
 /// The live actors of one RCI, for all callers. Each costs a monitor, and an actor can have 65,535.
 const ALIVE_MAX: usize = 60_000;

@@ -15,9 +15,9 @@ use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
 
 use super::driver::Driver;
 use super::frames::destination_node;
+use super::outbound_signals::body_bytes;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
-use super::signals::body_bytes;
 use super::timers::NodeTimer;
 use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 

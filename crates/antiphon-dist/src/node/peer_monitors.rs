@@ -14,7 +14,7 @@ type RemoteWatchers = BTreeSet<(Key, MonitorId)>;
 
 /// The monitors between local actors and the actors of one peer, in both directions.
 #[derive(Debug)]
-pub(super) struct Monitors {
+pub(super) struct PeerMonitors {
     peer: NodeId,
     local_watchers: LocalWatchers,
     remote_watchers: RemoteWatchers,
@@ -22,7 +22,7 @@ pub(super) struct Monitors {
     set_by_peer: (usize, usize),
 }
 
-impl Monitors {
+impl PeerMonitors {
     pub(super) fn new(peer: NodeId) -> Self {
         Self {
             peer,

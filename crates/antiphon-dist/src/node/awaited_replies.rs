@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use antiphon_sched::{NodeId, RequestId};
 
 #[derive(Debug, Default)]
-pub(super) struct Replies {
+pub(super) struct AwaitedReplies {
     by_node: BTreeSet<(NodeId, RequestId)>,
     by_request: BTreeSet<(RequestId, NodeId)>,
 }
 
-impl Replies {
+impl AwaitedReplies {
     pub(super) fn len(&self) -> usize {
         self.by_request.len()
     }
@@ -70,7 +70,7 @@ mod tests {
     fn requests_at_two_nodes_are_taken_per_node() {
         let (one, other) = (NodeId::from_bits(1), NodeId::from_bits(2));
         let request_ids: Vec<RequestId> = (1..4).map(RequestId::from_bits).collect();
-        let mut replies = Replies::default();
+        let mut replies = AwaitedReplies::default();
         replies.add(one, &request_ids);
         replies.add(other, &request_ids[..2]);
         replies.forget(request_ids[0]);

@@ -11,7 +11,7 @@ use antiphon_wire::frame::{
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
-use super::outbound::QueuedOutbound;
+use super::outbound_messages::QueuedOutbound;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};

@@ -139,7 +139,7 @@ enum ReceiptOwner {
     /// The request of an actor that asked for the receipt.
     Request(RequestId),
     /// The requests with a `ReplyTo` in the message. They fail if the message was refused.
-    Replies(SmallVec<[RequestId; 1]>),
+    AwaitedReplies(SmallVec<[RequestId; 1]>),
 }
 
 impl PendingReceipts {
@@ -158,7 +158,7 @@ impl PendingReceipts {
     }
 
     pub(super) fn add_replies(&mut self, request: u64, replies: &[RequestId], node: NodeId) {
-        let owner = ReceiptOwner::Replies(replies.into());
+        let owner = ReceiptOwner::AwaitedReplies(replies.into());
         self.open.insert(request, PendingReceipt { owner, node, until: None });
     }
 
@@ -399,13 +399,13 @@ impl NodeCore {
             (ReceiptOwner::Request(request_id), result) => {
                 complete_if_open(&mut driver.loop_ref(), request_id, result)
             }
-            (ReceiptOwner::Replies(replies), Err(DeliverError::Refused(reason))) => {
+            (ReceiptOwner::AwaitedReplies(replies), Err(DeliverError::Refused(reason))) => {
                 replies
                     .iter()
                     .for_each(|request_id| driver.loop_ref().fail_request(*request_id, reason.into()));
             }
             // The message was delivered, and its receiver replies. Or the session has ended, which fails all its requests.
-            (ReceiptOwner::Replies(_), Ok(()) | Err(_)) => {}
+            (ReceiptOwner::AwaitedReplies(_), Ok(()) | Err(_)) => {}
         }
     }
 

@@ -13,11 +13,11 @@ use super::NodeCore;
 /// The relays by channel and by the name of the channel's message type. A subscriber with a wrong type gets a relay of its
 /// own, so that it does not affect the subscribers with the right type.
 #[derive(Debug, Default)]
-pub(super) struct RelayTable {
+pub(super) struct ChannelRelays {
     by_channel: BTreeMap<(ActorId, &'static str), Key>,
 }
 
-impl RelayTable {
+impl ChannelRelays {
     pub(super) fn len(&self) -> usize {
         self.by_channel.len()
     }
@@ -36,18 +36,18 @@ impl NodeCore {
 
     /// The relay of a channel, if there is one; it may have exited.
     pub(crate) fn relay_of(&self, channel: ActorId, tag: &'static str) -> Option<Key> {
-        self.relay_table.by_channel.get(&(channel, tag)).copied()
+        self.channel_relays.by_channel.get(&(channel, tag)).copied()
     }
 
     /// Makes `relay` the relay of a channel.
     pub(crate) fn add_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
-        self.relay_table.by_channel.insert((channel, tag), relay);
+        self.channel_relays.by_channel.insert((channel, tag), relay);
     }
 
     /// Removes a relay, so that it accepts no more subscribers.
     pub(crate) fn remove_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
         if self.relay_of(channel, tag) == Some(relay) {
-            self.relay_table.by_channel.remove(&(channel, tag));
+            self.channel_relays.by_channel.remove(&(channel, tag));
         }
     }
 }

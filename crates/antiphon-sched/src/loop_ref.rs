@@ -171,7 +171,7 @@ impl LoopRef<'_> {
     }
 
     /// How many messages and events wait for an actor of this loop; `None` when it has ended.
-    pub fn backlog(&mut self, key: Key) -> Option<usize> {
+    pub fn mailbox_len(&mut self, key: Key) -> Option<usize> {
         let owner = self.core.owner_of(key);
         self.core.any_mailbox(owner).map(|mailbox| mailbox.len())
     }

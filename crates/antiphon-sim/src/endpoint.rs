@@ -279,7 +279,7 @@ impl SessionEndpoint {
         self.conns.remove(&conn);
         for peer in self.peers.values_mut().filter(|peer| peer.conn == Some(conn)) {
             peer.conn = None;
-            peer.session.disconnected();
+            peer.session.connection_lost();
         }
         let again_at = now + Duration::from_millis(5) + self.rng.span(Duration::from_millis(20));
         for dial in self.dials.iter_mut().filter(|dial| dial.conn == Some(conn)) {

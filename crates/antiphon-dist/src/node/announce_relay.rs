@@ -49,7 +49,7 @@ impl NodeCore {
     /// Asks the peer at a location to announce this node on the peer's network.
     pub(super) fn request_announce_relay(&mut self, at: SocketAddr) {
         let request = self.next_request();
-        let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.is_connected_to(at)) else {
+        let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has_session_at(at)) else {
             return;
         };
         let (node, Some(peer_session)) = (*node, peer.peer_session.as_mut()) else { return };

@@ -110,7 +110,7 @@ impl NodeCore {
         if self.settings.is_own(at) {
             return Some(Err(PeerError::Refused(Refusal::SelfConnection)));
         }
-        if at.port() == 0 || !self.is_connected_to(at) {
+        if at.port() == 0 || !self.has_session_at(at) {
             return None;
         }
         if let Some(streams) = options.stream_send {
@@ -155,7 +155,7 @@ impl NodeCore {
             tracing::debug!(%at, "this process may not contact any address of the host");
             return self.complete_connect_request(request_id, Err(reason.into()), driver);
         }
-        if let Some(connected) = allowed.iter().find(|at| at.port() != 0 && self.is_connected_to(**at)) {
+        if let Some(connected) = allowed.iter().find(|at| at.port() != 0 && self.has_session_at(**at)) {
             return self.complete_connect_request(request_id, Ok(vec![Location::new(*connected)]), driver);
         }
         self.start_connect_request(request_id, &allowed);
@@ -194,7 +194,7 @@ impl NodeCore {
 
     /// Completes the requests for a location in the same tick, if it is connected or has refused.
     pub(super) fn recheck_connect_requests(&mut self, at: SocketAddr) {
-        let has_session = self.is_connected_to(at);
+        let has_session = self.has_session_at(at);
         let is_decided = |request: &ConnectRequest| request.refused.is_some() || has_session;
         let requests = self.connect_requests.open.iter();
         let decided = requests.filter(|(_, request)| request.locations.contains(&at) && is_decided(request));
@@ -205,7 +205,7 @@ impl NodeCore {
     /// A session was proven: completes the requests for the locations of its peer.
     pub(super) fn complete_connect_requests(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
         let Some(peer) = self.peers.get(&node) else { return };
-        let reached = |at: &SocketAddr| Some(*at) == dialled || peer.is_connected_to(*at);
+        let reached = |at: &SocketAddr| Some(*at) == dialled || peer.has_session_at(*at);
         let requests = self.connect_requests.open.iter();
         let connected = requests.filter(|(_, request)| request.locations.iter().any(reached));
         let due: Vec<RequestId> = connected.map(|(request_id, _)| *request_id).collect();
@@ -235,7 +235,7 @@ impl NodeCore {
     fn connected_location(&self, at: SocketAddr) -> Option<Location> {
         let is_connected =
             |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
-        self.peers.values().find(|peer| peer.is_connected_to(at) && is_connected(peer))?.location()
+        self.peers.values().find(|peer| peer.has_session_at(at) && is_connected(peer))?.location()
     }
 
     pub(super) fn complete_connect_request(

@@ -42,7 +42,7 @@ pub(super) struct Connection {
     /// The certificate that the other end presented, if the connection uses TLS.
     pub(super) certificate: Option<Fingerprint>,
     opened_at: Time,
-    /// The time of the `HalfOpen` timer, which closes the connection unless it is established by then.
+    /// The time of the `SetupDeadline` timer, which closes the connection unless it is established by then.
     deadline: Option<Time>,
     /// No bytes have arrived since the last call of `release_buffers`.
     is_idle: bool,
@@ -121,7 +121,7 @@ impl Connections {
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (_, conn) in &self.table {
             let is_established = matches!(conn.state, ConnectionState::Established(_));
-            let is_timed = conn.deadline.is_some_and(|at| timers.has(at, NodeTimer::HalfOpen(conn.id)));
+            let is_timed = conn.deadline.is_some_and(|at| timers.has(at, NodeTimer::SetupDeadline(conn.id)));
             assert!(is_timed != is_established, "a connection is established or has a deadline, not both");
             assert!(conn.written <= conn.out.len(), "no more bytes are written than the buffer holds");
         }
@@ -200,16 +200,16 @@ impl NodeCore {
         let deadline = self.now + span;
         let Some(conn) = self.connections.get(id) else { return };
         if let Some(before) = conn.deadline.replace(deadline) {
-            self.timers.remove(before, NodeTimer::HalfOpen(id));
+            self.timers.remove(before, NodeTimer::SetupDeadline(id));
         }
-        self.timers.add(deadline, NodeTimer::HalfOpen(id));
+        self.timers.add(deadline, NodeTimer::SetupDeadline(id));
     }
 
     /// Removes a connection from the table, and its timer.
     pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Connection> {
         let conn = self.connections.remove(id)?;
         if let Some(deadline) = conn.deadline {
-            self.timers.remove(deadline, NodeTimer::HalfOpen(id));
+            self.timers.remove(deadline, NodeTimer::SetupDeadline(id));
         }
         Some(conn)
     }
@@ -277,7 +277,7 @@ impl NodeCore {
     /// after its hello, so this is a guess. A wrong epoch costs a second dial.
     fn epoch_for(&self, at: SocketAddr) -> u64 {
         let node = self.dialer.answered_at(at);
-        let is_there = |peer: &Peer| !peer.superseded && peer.is_at(at);
+        let is_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
         let known = || self.peers.iter().find(|(_, peer)| is_there(peer)).map(|(node, _)| *node);
         let node = node.or_else(known);
         node.map_or(self.epochs.of_unknown_node(), |node| self.epochs.of(wire_node(node)))
@@ -479,7 +479,7 @@ impl NodeCore {
         if let Some(conn) = self.connections.get(id).filter(|_| is_attached)
             && let Some(deadline) = conn.deadline.take()
         {
-            self.timers.remove(deadline, NodeTimer::HalfOpen(id));
+            self.timers.remove(deadline, NodeTimer::SetupDeadline(id));
         }
         is_attached
     }
@@ -535,7 +535,7 @@ impl NodeCore {
         let Some(conn) = self.remove_conn(id) else { return };
         driver.output(Output::Close(id));
         match conn.state {
-            ConnectionState::Established(node) => self.on_disconnected(node, id, conn.dialled, driver),
+            ConnectionState::Established(node) => self.on_connection_lost(node, id, conn.dialled, driver),
             ConnectionState::Dialling | ConnectionState::Handshaking(_) | ConnectionState::Closing => {
                 if let Some(at) = conn.dialled {
                     self.dial_again(at, id);

@@ -199,7 +199,7 @@ impl NodeCore {
         let is_served =
             |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.is_closed();
         let needs_no_dial = |peer: &Peer| peer.peer_session.as_deref().is_some_and(is_served);
-        self.peers.values().any(|peer| peer.is_connected_to(at) && needs_no_dial(peer))
+        self.peers.values().any(|peer| peer.has_session_at(at) && needs_no_dial(peer))
     }
 
     /// Dials a location until it answers, at most until `until`.
@@ -259,7 +259,7 @@ impl NodeCore {
 
     /// Dials a location that this node requested from an announce relay, for [`REQUESTED_FOR`], if a node can be there.
     pub(super) fn dial_requested(&mut self, at: SocketAddr, after: Duration) {
-        if !self.settings.may_dial_requested(at) || self.settings.is_own(at) || self.is_connected_to(at) {
+        if !self.settings.may_dial_requested(at) || self.settings.is_own(at) || self.has_session_at(at) {
             return;
         }
         let until = self.now + after + REQUESTED_FOR;
@@ -268,8 +268,8 @@ impl NodeCore {
     }
 
     /// Whether there is a session with the node at a location.
-    pub(super) fn is_connected_to(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.is_connected_to(at))
+    pub(super) fn has_session_at(&self, at: SocketAddr) -> bool {
+        self.peers.values().any(|peer| peer.has_session_at(at))
     }
 
     pub(super) fn start_dials(&mut self, driver: &mut impl Driver) {

@@ -93,7 +93,7 @@ impl NodeCore {
         let known = self
             .peers
             .get(&node)
-            .is_some_and(|peer| peer.peer_session.is_some() || peer.superseded || peer.no_auto_dial);
+            .is_some_and(|peer| peer.peer_session.is_some() || peer.replaced_by_restart || peer.no_auto_dial);
         if !self.settings.discover || node == self.me || known {
             return;
         }

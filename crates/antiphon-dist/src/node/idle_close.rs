@@ -113,7 +113,7 @@ impl NodeCore {
         let is_closed = |peer: &Peer| {
             peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
         };
-        let found = self.peers.iter().find(|(_, peer)| is_closed(peer) && peer.is_connected_to(at));
+        let found = self.peers.iter().find(|(_, peer)| is_closed(peer) && peer.has_session_at(at));
         let Some(node) = found.map(|(node, _)| *node) else { return false };
         self.reopen(node);
         true
@@ -124,9 +124,13 @@ impl NodeCore {
         let at = at.addr();
         let is_at = |peer: &Peer| match at.port() {
             0 => peer.shown_location.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
-            _ => peer.is_at(at) || peer.is_connected_to(at),
+            _ => peer.is_at(at) || peer.has_session_at(at),
         };
-        self.peers.iter().filter(|(_, peer)| !peer.superseded && is_at(peer)).map(|(node, _)| *node).collect()
+        self.peers
+            .iter()
+            .filter(|(_, peer)| !peer.replaced_by_restart && is_at(peer))
+            .map(|(node, _)| *node)
+            .collect()
     }
 
     /// Sets the timer of the next idle check, unless the connection is to stay open.
@@ -278,7 +282,7 @@ impl NodeCore {
             while peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
         peer_session.idle.stage = IdleStage::Closed;
-        peer_session.session.disconnected_idle();
+        peer_session.session.connection_closed_idle();
         tracing::debug!(%node, "an idle connection was closed; the node dials again when it is needed");
         self.flush_and_close_conn(id, driver);
     }
@@ -295,7 +299,7 @@ impl NodeCore {
         };
         peer_session.idle.set_active(now);
         peer_session.session.restart_keepalive(wire_now);
-        (peer_session.disconnected_at, peer_session.refused_dials) = (now, 0);
+        (peer_session.connection_lost_at, peer_session.refused_dials) = (now, 0);
         if let Some(at) = peer_session.dialled.or(first) {
             self.redial(node, at);
         }

@@ -34,7 +34,7 @@ impl NodeCore {
     ) -> Delivery {
         if !self.fits_mailbox_budget(node, body.len()) {
             let fits_empty_mailbox = self.fits_mailbox_budget_times(node, body.len(), EMPTY_MAILBOX_FACTOR);
-            if driver.loop_ref().backlog(to).is_some_and(|waiting| waiting > 0 || !fits_empty_mailbox) {
+            if driver.loop_ref().mailbox_len(to).is_some_and(|waiting| waiting > 0 || !fits_empty_mailbox) {
                 return Delivery::Full;
             }
         }

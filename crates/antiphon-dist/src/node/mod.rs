@@ -319,7 +319,7 @@ impl NodeCore {
             NodeTimer::Dial(at) => self.dialer.schedule(at),
             NodeTimer::Disconnect(node) => self.on_disconnect_due(node, driver),
             NodeTimer::Missing(node) => self.on_missing(node),
-            NodeTimer::HalfOpen(conn) => self.on_connection_due(conn, driver),
+            NodeTimer::SetupDeadline(conn) => self.on_connection_due(conn, driver),
             NodeTimer::Receipt(request) => self.on_receipt_due(request, driver),
             NodeTimer::Lookup(lookup) => self.on_lookup_due(lookup, driver),
             NodeTimer::Resolve(query) => self.on_resolve_due(query),

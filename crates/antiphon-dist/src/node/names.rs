@@ -372,7 +372,7 @@ impl NodeCore {
         let until = self.now + timeout;
         self.timers.add(until, NodeTimer::Lookup(request));
         if let Some(at) = at
-            && !self.is_connected_to(at.addr())
+            && !self.has_session_at(at.addr())
         {
             self.dial_once(at.addr(), until);
         }

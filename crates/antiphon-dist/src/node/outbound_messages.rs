@@ -93,7 +93,7 @@ impl Transport for NodeCore {
         self.now = self.now.max(now);
         let node = destination_node(outbound.to);
         let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
-        if peer.superseded {
+        if peer.replaced_by_restart {
             return Err(Undelivered::NoActor);
         }
         let Some(mut peer_session) =

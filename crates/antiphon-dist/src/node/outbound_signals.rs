@@ -23,7 +23,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else {
             return self.fail_signal(signal, Undelivered::NoNode);
         };
-        if peer.superseded {
+        if peer.replaced_by_restart {
             return self.fail_signal(signal, Undelivered::NoActor);
         }
         let has_waiting = !peer.waiting.is_empty();

@@ -54,7 +54,7 @@ pub(super) struct PeerSession {
     /// The time of the `Session` timer, if it is set.
     timer: Option<Time>,
     /// When the last connection ended, or when the session was needed again after an idle close.
-    pub(super) disconnected_at: Time,
+    pub(super) connection_lost_at: Time,
     /// The number of refused dials since then.
     pub(super) refused_dials: u32,
 }
@@ -106,7 +106,7 @@ impl NodeCore {
             return false;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
-        (peer.name, peer.shown_location, peer.locations, peer.superseded) =
+        (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
             (name, display_location, locations, false);
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
@@ -124,7 +124,7 @@ impl NodeCore {
                 idle: IdleClose::new(self.now),
                 disconnect: None,
                 timer: None,
-                disconnected_at: self.now,
+                connection_lost_at: self.now,
                 refused_dials: 0,
             })
         });
@@ -190,7 +190,7 @@ impl NodeCore {
             let is_connected =
                 peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
             let is_there = |at: &SocketAddr| Some(*at) == dialled || (!is_connected && stated.contains(at));
-            !peer.superseded && peer.shown_location.iter().chain(&peer.locations).any(is_there)
+            !peer.replaced_by_restart && peer.shown_location.iter().chain(&peer.locations).any(is_there)
         };
         let old: Vec<NodeId> = self
             .peers
@@ -201,7 +201,7 @@ impl NodeCore {
         for old in old {
             self.end_session(old, "another incarnation answers at its location", driver);
             if let Some(peer) = self.peers.get_mut(&old) {
-                peer.superseded = true;
+                peer.replaced_by_restart = true;
             }
             self.drop_waiting(old, Undelivered::NoActor);
         }
@@ -289,7 +289,7 @@ impl NodeCore {
     }
 
     /// Handles the end of a session's connection: the session waits for a new one.
-    pub(super) fn on_disconnected(
+    pub(super) fn on_connection_lost(
         &mut self,
         node: NodeId,
         id: ConnId,
@@ -307,12 +307,12 @@ impl NodeCore {
             return;
         }
         peer_session.conn = None;
-        peer_session.disconnected_at = now;
+        peer_session.connection_lost_at = now;
         peer_session.refused_dials = 0;
         if !peer_session.session.is_idle() {
             self.counts.cut_with_unacked += 1;
         }
-        peer_session.session.disconnected();
+        peer_session.session.connection_lost();
         if self.disconnects_by_closing(node, driver) {
             return;
         }
@@ -334,7 +334,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get(&node) else { return };
         // The timer may be that of an earlier connection: each sets its own.
         let is_missing = |peer_session: &PeerSession| {
-            peer_session.needs_connection() && now.since(peer_session.disconnected_at) >= MISSING_AFTER
+            peer_session.needs_connection() && now.since(peer_session.connection_lost_at) >= MISSING_AFTER
         };
         if peer.peer_session.as_deref().is_some_and(is_missing)
             && let Some(at) = peer.locations.first().copied()
@@ -354,7 +354,7 @@ impl NodeCore {
         }
         peer_session.refused_dials += 1;
         if peer_session.refused_dials >= REFUSALS_MAX
-            && now.since(peer_session.disconnected_at) >= REFUSED_FOR
+            && now.since(peer_session.connection_lost_at) >= REFUSED_FOR
         {
             self.end_session(node, "its connection closed, and its location refuses new ones", driver);
         }

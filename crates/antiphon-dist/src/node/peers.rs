@@ -44,7 +44,7 @@ pub(super) struct Peer {
     /// Messages and signals that wait for a session.
     pub(super) waiting: WaitingOutbound,
     /// Another incarnation runs at its location, so this one never returns.
-    pub(super) superseded: bool,
+    pub(super) replaced_by_restart: bool,
     /// Whether its connection stays open when nothing needs it. `None` means the setting of this node.
     pub(super) streams: Option<bool>,
     /// One of the two nodes has ended their session, and neither has connected again since.
@@ -68,7 +68,7 @@ impl Peer {
             status: None,
             peer_session: None,
             waiting: WaitingOutbound::default(),
-            superseded: false,
+            replaced_by_restart: false,
             streams: None,
             no_auto_dial: false,
             monitors: PeerMonitors::new(node),
@@ -89,7 +89,7 @@ impl Peer {
     }
 
     /// Whether there is a session with the peer, and it is at this location.
-    pub(super) fn is_connected_to(&self, at: SocketAddr) -> bool {
+    pub(super) fn has_session_at(&self, at: SocketAddr) -> bool {
         let peer_session = self.peer_session.as_ref();
         peer_session.is_some_and(|peer_session| peer_session.dialled == Some(at) || self.is_at(at))
     }
@@ -180,8 +180,9 @@ impl NodeCore {
         // The caller may hold the session of an online peer, so `peer_session` alone does not show that there is none.
         let is_idle =
             |peer: &Peer| peer.peer_session.is_none() && peer.waiting.is_empty() && !peer.is_online();
-        let superseded = self.peers.iter().find(|(_, peer)| peer.superseded && is_idle(peer));
-        let removable = superseded.or_else(|| self.peers.iter().find(|(_, peer)| is_idle(peer)));
+        let replaced_by_restart =
+            self.peers.iter().find(|(_, peer)| peer.replaced_by_restart && is_idle(peer));
+        let removable = replaced_by_restart.or_else(|| self.peers.iter().find(|(_, peer)| is_idle(peer)));
         let removable = removable.map(|(node, _)| *node);
         removable.is_some_and(|node| self.peers.remove(&node).is_some())
     }

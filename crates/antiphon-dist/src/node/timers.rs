@@ -23,7 +23,7 @@ pub(super) enum NodeTimer {
     /// The peer of a session without a connection should have dialled by now.
     Missing(NodeId),
     /// The deadline of a handshake.
-    HalfOpen(ConnId),
+    SetupDeadline(ConnId),
     /// The deadline of a receipt.
     Receipt(u64),
     /// The timeout of a lookup.

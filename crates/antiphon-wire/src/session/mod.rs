@@ -229,15 +229,15 @@ impl Session {
     }
 
     /// Reports that the connection is gone. The session waits for another one; the peer's silence continues to count.
-    pub fn disconnected(&mut self) {
+    pub fn connection_lost(&mut self) {
         self.connection = None;
         self.identity.live_dialler = None;
         self.ack_due = None;
     }
 
     /// Reports that the connection was closed because it was idle. The keepalive stops until the next connection.
-    pub fn disconnected_idle(&mut self) {
-        self.disconnected();
+    pub fn connection_closed_idle(&mut self) {
+        self.connection_lost();
         self.keepalive.stop();
     }
 

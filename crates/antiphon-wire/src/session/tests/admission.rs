@@ -91,8 +91,8 @@ fn session_ended_during_resume_refuses_connection() {
     a.session().intern("t").expect("a tag number is free");
     a.transmit(NOW, &mut b);
     b.transmit(NOW, &mut a);
-    a.session().disconnected();
-    b.session().disconnected();
+    a.session().connection_lost();
+    b.session().connection_lost();
     let [at_a, _] = run_handshake(&mut a, &mut b).expect("the second handshake succeeds");
     assert!(at_a.resumes());
     assert_eq!(admits(&a, &at_a), Admission::Continues);
@@ -169,7 +169,7 @@ fn dialler_with_unsettled_epoch_must_dial_again() {
 #[test]
 fn session_changed_between_hello_and_proof_refuses() {
     let (mut a, mut b) = connected_pair(Limits::default());
-    a.session().disconnected();
+    a.session().connection_lost();
     let lost = run_handshake_with(&mut a, &mut b, |_, b| b.end_session(A));
     assert_eq!(lost.err(), Some((Side::Acceptor, Refusal::Superseded)));
 
@@ -179,8 +179,8 @@ fn session_changed_between_hello_and_proof_refuses() {
 
     // Dialled without a session, while the dialler still has one with the acceptor under an older epoch.
     let (mut a, mut b) = connected_pair(Limits::default());
-    a.session().disconnected();
-    b.session().disconnected();
+    a.session().connection_lost();
+    b.session().connection_lost();
     let session = a.session.take();
     a.epochs.ended(B);
     let unknown = run_handshake_with(&mut a, &mut b, |a, _| a.session = session);
@@ -201,7 +201,7 @@ fn next_dial_recovers_lost_last_proof() {
     assert_eq!(b.epochs.of(A), 1, "it is the same session");
     // The same while the dialler holds the session.
     a.transmit(NOW, &mut b);
-    a.session().disconnected();
+    a.session().connection_lost();
     let [_, at_b] = run_handshake(&mut a, &mut b).expect("the second handshake succeeds");
     b.adopt(NOW, at_b);
     b.session().intern("late").expect("a tag number is free");

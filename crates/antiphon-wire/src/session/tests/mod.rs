@@ -59,8 +59,8 @@ fn tags_keep_numbers_across_connections() {
     a.session().intern("two").expect("a tag number is free");
     a.session().send(&message(1, 2, b"x")).expect("the queue has room");
     assert_eq!(a.transmit(Time::START, &mut b), ["tag 0 = one", "tag 1 = two", "2:x"]);
-    a.session().disconnected();
-    b.session().disconnected();
+    a.session().connection_lost();
+    b.session().connection_lost();
     connect(&mut b, &mut a, Time::START).expect("the second handshake succeeds");
     assert_eq!(a.session().intern("two"), Ok(TagId(1)));
     a.session().send(&message(1, 2, b"y")).expect("the queue has room");
@@ -171,8 +171,8 @@ fn paused_actor_receives_nothing_across_connections() {
     a.session().send(&message(1, 3, b"other")).expect("the queue has room");
     assert_eq!(a.transmit(Time::START, &mut b), ["tag 0 = t", "3:other"]);
     assert!(a.session().queued_bytes() > 0);
-    a.session().disconnected();
-    b.session().disconnected();
+    a.session().connection_lost();
+    b.session().connection_lost();
     connect(&mut a, &mut b, Time::START).expect("the second handshake succeeds");
     b.transmit(Time::START, &mut a);
     a.session().send(&message(1, 2, b"second")).expect("the queue has room");
@@ -261,7 +261,7 @@ fn suspected_peer_that_sends_is_online() {
 #[test]
 fn idle_closed_session_ignores_silence() {
     let (mut a, _b) = connected_pair(Limits::default());
-    a.session().disconnected_idle();
+    a.session().connection_closed_idle();
     assert_eq!(a.session().poll_timeout(), None);
     a.session().on_timeout(seconds(1000));
     assert_eq!(a.session().status(), Liveness::Online);
@@ -270,7 +270,7 @@ fn idle_closed_session_ignores_silence() {
 #[test]
 fn restarted_keepalive_counts_silence_from_restart() {
     let (mut a, _b) = connected_pair(Limits::default());
-    a.session().disconnected_idle();
+    a.session().connection_closed_idle();
     a.session().restart_keepalive(seconds(1000));
     a.session().on_timeout(seconds(1000));
     assert_eq!(a.session().status(), Liveness::Online);
@@ -377,7 +377,7 @@ fn secret_without_resume_key_cannot_resume() {
     // The thief knows the fields that are sent in the clear: node, epochs, ordinal.
     let mut other = test_peer(2, &[Suite::Aes128Gcm], Limits::default());
     connect(&mut thief, &mut other, Time::START).expect("the handshake succeeds");
-    thief.session().disconnected();
+    thief.session().connection_lost();
     let refused = connect(&mut thief, &mut b, Time::START);
     assert_eq!(refused, Err((Side::Acceptor, Refusal::Session)));
     assert!(b.session().is_connected());

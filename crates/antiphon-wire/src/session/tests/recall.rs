@@ -291,8 +291,8 @@ fn perform(action: &SessionAction, a: &mut TestPeer, b: &mut TestPeer, log: &mut
             for _ in 0..records {
                 a.session().poll_transmit(Time::START, &mut Vec::new());
             }
-            a.session().disconnected();
-            b.session().disconnected();
+            a.session().connection_lost();
+            b.session().connection_lost();
             connect(a, b, Time::START).expect("the second handshake succeeds");
         }
     }

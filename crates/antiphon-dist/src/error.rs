@@ -173,9 +173,9 @@ pub enum LocateError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// Another actor has the name.
+    /// The name is registered on this node already, for another actor, channel or RCI.
     #[error(
-        "another actor of this node has registered {name:?}; use another name, or wait until that actor exits"
+        "this node has registered {name:?} already, for an actor, a channel or an RCI of the same kind; use another name, or unregister that one"
     )]
     Taken {
         /// The name.

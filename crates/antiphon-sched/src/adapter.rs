@@ -1,4 +1,4 @@
-//! Adapters: further addresses of one actor, for messages of other types.
+//! Adapters: second addresses of an actor, for messages of other types.
 //!
 //! A message is converted when it is sent, by a function of the owner, and pushed into the owner's mailbox.
 //! So messages of one sender keep their order, whichever of the addresses it uses. An adapter exists until

@@ -71,7 +71,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.loop_ref.core.id(self.me)
     }
 
-    /// Makes an adapter: a further address of this actor, for messages of type `T`. `convert` turns each of them into
+    /// Makes an adapter: a second address of this actor, for messages of type `T`. `convert` turns each of them into
     /// a message of this actor.
     ///
     /// Each call makes a new address, which stays valid until this actor exits. Make one in `Event::Start` and keep

@@ -13,7 +13,7 @@ use std::fmt;
 use ring::digest;
 use zeroize::{Zeroize, Zeroizing};
 
-/// A shared secret: any text, preferably one made by [`Secret::from_random`].
+/// A shared secret: any text, preferably one made by `Secret::generate`.
 ///
 /// A *strong* secret is `antiphon-`, 43 base64url characters (32 random bytes) and a checksum of 6 characters. Use
 /// any other text, such as `key`, only on loopback: guesses can be tested against a recorded datagram.

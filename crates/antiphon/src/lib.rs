@@ -47,7 +47,7 @@ pub mod prelude {
         Wire, actor, exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop,
         suspend, swap, swap_actor, to,
     };
-    /// A loop without a node, and the sockets and child processes of actors.
+    // A loop without a node, and the sockets and child processes of actors.
     pub use antiphon_sched::{
         Conn, Endpoint, Framing, Loop, LoopConfig, LoopError, ProcessEvent, SocketError, SocketEvent, Udp,
     };

@@ -87,14 +87,14 @@ impl NodeCore {
     ///
     /// # Errors
     /// This node knows no peer there.
-    pub(crate) fn stream_send(&mut self, at: Location, streams: bool) -> Result<(), UnknownPeer> {
+    pub(crate) fn stream_send(&mut self, at: Location, keep_open: bool) -> Result<(), UnknownPeer> {
         let nodes = self.nodes_at(at);
         for node in &nodes {
             if let Some(peer) = self.peers.get_mut(node) {
-                peer.streams = Some(streams);
+                peer.keep_open = Some(keep_open);
             }
             self.watch_idle(*node);
-            if streams {
+            if keep_open {
                 self.reopen(*node);
             }
         }
@@ -102,8 +102,8 @@ impl NodeCore {
     }
 
     /// As [`NodeCore::stream_send`], for the location of a known peer.
-    pub(super) fn set_stream_send(&mut self, at: SocketAddr, streams: bool) {
-        if let Err(reason) = self.stream_send(at.into(), streams) {
+    pub(super) fn set_stream_send(&mut self, at: SocketAddr, keep_open: bool) {
+        if let Err(reason) = self.stream_send(at.into(), keep_open) {
             tracing::debug!(%reason, "`stream_send` was not set for a peer; the node's default applies");
         }
     }
@@ -138,9 +138,9 @@ impl NodeCore {
         let by_default = self.settings.stream_send;
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let streams = peer.streams.unwrap_or(by_default);
+        let keep_open = peer.keep_open.unwrap_or(by_default);
         let Some(peer_session) = peer.peer_session.as_mut() else { return };
-        if !streams
+        if !keep_open
             && peer_session.conn.is_some()
             && !std::mem::replace(&mut peer_session.idle.has_timer, true)
         {
@@ -159,8 +159,8 @@ impl NodeCore {
             (peer_session.idle.frames, peer_session.idle.since, peer_session.idle.pause) =
                 (frame_counts(&peer_session), now, IDLE_FOR);
         }
-        let streams = self.peers.get(&node).and_then(|peer| peer.streams);
-        let closes_idle = !streams.unwrap_or(self.settings.stream_send);
+        let keep_open = self.peers.get(&node).and_then(|peer| peer.keep_open);
+        let closes_idle = !keep_open.unwrap_or(self.settings.stream_send);
         let is_due = now.since(peer_session.idle.since) >= peer_session.idle.pause;
         if closes_idle && is_due && self.needs_no_connection(node, &peer_session, driver) {
             let sent = peer_session.session.frames_sent();

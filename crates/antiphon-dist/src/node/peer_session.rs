@@ -492,7 +492,7 @@ impl NodeCore {
         let Some(mut peer_session) = peer.peer_session.take() else { return };
         let disconnect = peer_session.disconnect.take();
         if is_logged {
-            tracing::info!(%node, name = peer.name, reason, "a peer is lost");
+            tracing::info!(%node, name = peer.name, reason, "session ended");
         }
         self.epochs.ended(wire::NodeId(node.to_bits()));
         let (local_watchers, remote_watchers) = peer.monitors.take();

@@ -46,7 +46,7 @@ pub(super) struct Peer {
     /// Another incarnation runs at its location, so this one never returns.
     pub(super) replaced_by_restart: bool,
     /// Whether its connection stays open when nothing needs it. `None` means the setting of this node.
-    pub(super) streams: Option<bool>,
+    pub(super) keep_open: Option<bool>,
     /// One of the two nodes has ended their session, and neither has connected again since.
     pub(super) no_auto_dial: bool,
     pub(super) monitors: PeerMonitors,
@@ -69,7 +69,7 @@ impl Peer {
             peer_session: None,
             waiting: WaitingOutbound::default(),
             replaced_by_restart: false,
-            streams: None,
+            keep_open: None,
             no_auto_dial: false,
             monitors: PeerMonitors::new(node),
         }

@@ -11,7 +11,7 @@ pub const LOOPBACK_ONLY: &str = "ANTIPHON_LOOPBACK_ONLY";
 /// An address or name that this process must not contact.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{target} is not on loopback, and {LOOPBACK_ONLY}=1 allows only loopback; unset it to contact other hosts"
+    "{target} is not on loopback, and {LOOPBACK_ONLY}=1 allows only loopback; unset it to use other addresses"
 )]
 pub struct EgressError {
     target: String,

@@ -12,7 +12,8 @@ use crate::event::ExitReason;
 use crate::id::ActorId;
 use crate::wire::Wire;
 
-/// Waits for the exit value of an actor, on any thread but the loop's; or returns it after `run`, with no timeout.
+/// Waits for the exit value of an actor, on any thread but the loop's. When `run` has returned, `join` with a timeout of zero
+/// returns the value at once.
 ///
 /// `join_handle` makes it on the loop's thread, before the actor runs, so it always sees the actor end.
 /// [`Handle::join`](crate::Handle::join) is too late for an actor that has already ended.

@@ -72,3 +72,12 @@ pub fn seeds(count: u64) -> std::ops::Range<u64> {
         None => 0..number("ANTIPHON_SEEDS").unwrap_or(count),
     }
 }
+
+/// Asserts that the runs of a test together covered a case. A replay of a single seed need not cover it.
+///
+/// # Panics
+/// If no run covered the case, and `ANTIPHON_SEED` is not set.
+#[track_caller]
+pub fn assert_covered(is_covered: bool, case: &str) {
+    assert!(is_covered || std::env::var_os("ANTIPHON_SEED").is_some(), "the seeds cover too little: {case}");
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use antiphon_dist::{Config, Location, NetCx, PeerError, PeerOptions};
 use antiphon_sched::{Cx, Event, Loop, Time, millis, receive, receive_within, secs};
-use antiphon_sim::{Faults, Replay, SimNode, World, seeds};
+use antiphon_sim::{Faults, Replay, SimNode, World, assert_covered, seeds};
 
 type Answer = Result<Vec<Location>, PeerError>;
 type Answers = Rc<RefCell<Vec<(Time, Answer)>>>;
@@ -73,7 +73,7 @@ fn connect_request_datagram_loss_finds_all_nodes() {
         slowest = slowest.max(*answered_at);
     }
     // Without losses the answer arrives 410 ms after the request.
-    assert!(slowest.since(Time::ZERO) > secs(20) + millis(500), "no datagram had to be repeated");
+    assert_covered(slowest.since(Time::ZERO) > secs(20) + millis(500), "no datagram had to be repeated");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The `Actor` trait, and its implementations for closures, boxed actors and folds.
 
+use crate::actor_event::Event;
 use crate::cx::Cx;
-use crate::event::Event;
 use crate::step::{Failure, Fold, Next, Step, Then};
 
 /// A state machine that handles one event at a time. Each step returns which event the actor waits for next.

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::actor_event::{Down, ExitReason, SystemEvent};
 use crate::actor_table::Flag;
 use crate::codec_context::ExposedType;
 use crate::core::Core;
 use crate::error::Undelivered;
-use crate::event::{Down, ExitReason, SystemEvent};
 use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
 use crate::sockets::SocketId;

@@ -217,8 +217,8 @@ impl ActorTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actor_event::Event;
     use crate::cx::Cx;
-    use crate::event::Event;
     use crate::mailbox::Mailbox;
     use crate::step::{Step, suspend};
 

@@ -4,9 +4,9 @@
 //! So messages of one sender keep their order, whichever of the addresses it uses. An adapter exists until
 //! its owner exits.
 
+use crate::actor_event::ExitReason;
 use crate::core::Core;
 use crate::error::SendError;
-use crate::event::ExitReason;
 use crate::id::Key;
 use crate::panic_guard;
 

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use crate::actor::Actor;
+use crate::actor_event::{Event, ExitReason, SwapOffer, SystemEvent, Thrown};
 use crate::cell::Running;
 use crate::core::Core;
 use crate::cx::Cx;
-use crate::event::{Event, ExitReason, SwapOffer, SystemEvent, Thrown};
 use crate::id::Key;
 use crate::mailbox::{Mailbox, PendingTimer, Taken, Wait};
 use crate::step::{Next, Step, Then};

@@ -8,9 +8,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::actor_event::SystemEvent;
 use crate::core::Core;
 use crate::error::SendError;
-use crate::event::SystemEvent;
 use crate::id::ActorId;
 
 /// A count of bytes that wait in mailboxes. A clone shares the count.

@@ -27,9 +27,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, addr_of_mut};
 
 use crate::actor::Actor;
+use crate::actor_event::ExitReason;
 use crate::batch::{self, AfterBatch, BatchOutcome};
 use crate::core::Core;
-use crate::event::ExitReason;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::panic_guard;

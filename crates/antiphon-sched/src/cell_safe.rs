@@ -7,9 +7,9 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::actor::Actor;
+use crate::actor_event::ExitReason;
 use crate::batch::{self, AfterBatch, BatchOutcome};
 use crate::core::Core;
-use crate::event::ExitReason;
 use crate::id::Key;
 use crate::mailbox::{AnyMailbox, Mailbox};
 use crate::panic_guard;

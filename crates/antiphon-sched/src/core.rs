@@ -10,6 +10,7 @@ use std::time::Instant;
 use rustc_hash::FxHashMap;
 
 use crate::actor::Actor;
+use crate::actor_event::{ExitReason, SystemEvent};
 use crate::actor_extras::ActorExtras;
 use crate::actor_table::{ActorTable, Flag};
 use crate::adapter::Adapter;
@@ -21,7 +22,6 @@ use crate::cell::{self, Cell};
 use crate::codec_context;
 use crate::dead_letter::DeadLetters;
 use crate::error::{SendError, Undelivered};
-use crate::event::{ExitReason, SystemEvent};
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::Delivery;

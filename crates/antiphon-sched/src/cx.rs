@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::actor::{Actor, FoldActor};
+use crate::actor_event::{Event, SwapOffer, SystemEvent};
 use crate::actor_extras::SignalPolicy;
 use crate::actor_table::Flag;
 use crate::adapter::Adapter;
@@ -13,7 +14,6 @@ use crate::addr::{Addr, SendMode, Target};
 use crate::cell::Cell;
 use crate::core::Core;
 use crate::error::{AskError, JobError, SendError, Undelivered};
-use crate::event::{Event, SwapOffer, SystemEvent};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
 use crate::loop_ref::LoopRef;
@@ -108,7 +108,7 @@ impl<'a, M: 'static> Cx<'a, M> {
                 }
             }
             // The actor has been ended during this step.
-            None => core.end_actor(key, crate::event::ExitReason::Terminated),
+            None => core.end_actor(key, crate::actor_event::ExitReason::Terminated),
         }
         Addr::local(core.id(key))
     }

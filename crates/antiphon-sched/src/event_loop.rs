@@ -14,6 +14,7 @@ use mio::{Events, Poll, Registry, Token};
 use thiserror::Error;
 
 use crate::actor::{Actor, FoldActor};
+use crate::actor_event::{Event, SystemEvent};
 use crate::actor_table::Flag;
 use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
@@ -22,7 +23,6 @@ use crate::cx::Cx;
 use crate::dead_letter::DeadLetter;
 use crate::dropped_replies::{self, DroppedReply};
 use crate::error::SendError;
-use crate::event::{Event, SystemEvent};
 use crate::handle::{Handle, InboxItem, Shared};
 use crate::id::ActorId;
 use crate::id::NodeId;

@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use crate::actor::Actor;
+use crate::actor_event::{Event, ExitReason};
 use crate::addr::{Addr, SendMode, Target};
 use crate::core::Core;
 use crate::cx::Cx;
 use crate::dropped_replies::DroppedReply;
 use crate::error::{AskError, JoinError, SendError};
-use crate::event::{Event, ExitReason};
 use crate::id::{ActorId, Key, NodeId};
 use crate::join_handle::value_of;
 use crate::loop_ref::LoopRef;

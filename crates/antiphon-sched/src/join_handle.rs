@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
+use crate::actor_event::ExitReason;
 use crate::core::Core;
 use crate::error::{JoinError, ValueError};
-use crate::event::ExitReason;
 use crate::id::ActorId;
 use crate::wire::Wire;
 

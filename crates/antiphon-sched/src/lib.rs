@@ -72,8 +72,8 @@ pub use error::{
     AskError, DecodeError, EncodeError, JobError, JoinError, SendError, Undelivered, ValueError,
 };
 
-mod event;
-pub use event::{Down, Event, ExitReason, SwapOffer, Thrown};
+mod actor_event;
+pub use actor_event::{Down, Event, ExitReason, SwapOffer, Thrown};
 
 mod event_loop;
 pub use event_loop::{ExternalReadiness, Loop, LoopConfig, LoopError, LoopStats, Park};

@@ -1,13 +1,13 @@
 //! Access to a loop, for code that embeds or extends it; every `Cx` is built on it.
 
 use crate::actor::Actor;
+use crate::actor_event::{Down, ExitReason, SystemEvent};
 use crate::actor_extras::SignalPolicy;
 use crate::addr::{Addr, SendMode, Target};
 use crate::budget::Permit;
 use crate::codec_context;
 use crate::core::{Core, TransportSlot};
 use crate::error::{AskError, SendError, Undelivered};
-use crate::event::{Down, ExitReason, SystemEvent};
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::exposed_as;
 use crate::requests::{ReplyTo, RequestId};

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
+use crate::actor_event::SystemEvent;
 use crate::budget::Permit;
 use crate::cell::RunState;
-use crate::event::SystemEvent;
 use crate::step::Admit;
 use crate::time::Time;
 use crate::timers::TimerKey;

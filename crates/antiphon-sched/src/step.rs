@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::actor::Actor;
+use crate::actor_event::Event;
 use crate::cx::Cx;
-use crate::event::Event;
 use crate::value::Value;
 use crate::wire::Wire;
 

@@ -2,9 +2,9 @@
 
 use std::any::Any;
 
+use crate::actor_event::ExitReason;
 use crate::addr::SendMode;
 use crate::error::Undelivered;
-use crate::event::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
 use crate::requests::RequestId;
 use crate::time::Time;

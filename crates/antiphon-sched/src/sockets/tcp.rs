@@ -22,10 +22,10 @@ use super::send_buffer::{Flushed, SendBuffer};
 use super::stream::Stream;
 use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
 use super::{Conn, Host, SocketError, SocketEvent};
+use crate::actor_event::SystemEvent;
 use crate::core::Core;
 use crate::egress;
 use crate::error::JobError;
-use crate::event::SystemEvent;
 use crate::id::Key;
 
 /// How long a peer may take none of the remaining bytes of a closed connection.

@@ -18,7 +18,7 @@ use clap::Parser;
 enum Task {
     /// Runs the programs under examples/ as real processes, and checks what they print.
     Demo(demo::Options),
-    /// Runs all checks: names, formatting, lints, tests, documentation, demos.
+    /// Runs all checks: names, formatting, lints, tests, trace hashes, documentation, demos.
     Ci(ci::Options),
     /// Runs nodes in network namespaces: broadcast, multicast, routers, gateways (needs `ip` and `nft`).
     Netns(ci::Picks),

@@ -1,7 +1,8 @@
-//! `cargo xtask tidy`: checks the names in the code against docs/glossary.md.
+//! `cargo xtask tidy`: checks identifiers, type names and the length of test names; docs/glossary.md lists the words.
 //!
-//! Three rules: no identifier contains a word that the glossary lists as private; no two files of the crates define a type
-//! of the same name, except where the glossary says so; no test has a name of more than eight words.
+//! Three rules: no identifier contains a word that the glossary lists as private, in the singular or the plural; no two files
+//! of the crates define a type of the same name, except where the glossary says so; no test has a name of more than eight
+//! words. Types whose names a macro composes, such as the frames, are not seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 const GLOSSARY: &str = "docs/glossary.md";
 /// The heading above the list of private words.
@@ -29,7 +30,7 @@ pub(crate) fn run() -> ExitCode {
             for finding in &findings {
                 println!("{finding}");
             }
-            println!("tidy: failed: {} names do not follow {GLOSSARY}", findings.len());
+            println!("tidy: failed: {} findings", findings.len());
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -48,7 +49,7 @@ fn check(root: &Path) -> Result<Vec<String>, String> {
     let glossary = Glossary::parse(&read(&root.join(GLOSSARY))?)?;
     let mut files = Vec::new();
     for folder in ["crates", "examples", "xtask", "fuzz"] {
-        collect(&root.join(folder), &mut files);
+        collect(&root.join(folder), &mut files)?;
     }
     files.sort();
     let (mut findings, mut types) = (Vec::new(), BTreeMap::<String, BTreeSet<String>>::new());
@@ -71,15 +72,17 @@ fn read(file: &Path) -> Result<String, String> {
     fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+    let unreadable = |error| format!("{}: {error}", folder.display());
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
         if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
-            collect(&path, files);
+            collect(&path, files)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
         }
     }
+    Ok(())
 }
 
 /// The parts of the glossary that are checked.
@@ -107,7 +110,10 @@ impl Glossary {
     /// The identifiers that contain a private word, each once.
     fn private_in<'n>(&'n self, names: &'n Names) -> impl Iterator<Item = String> + 'n {
         names.identifiers.iter().filter_map(|(identifier, line)| {
-            let word = words(identifier).find(|word| self.private.contains(word))?;
+            let word = words(identifier).find(|word| {
+                self.private.contains(word)
+                    || word.strip_suffix('s').is_some_and(|word| self.private.contains(word))
+            })?;
             Some(format!("{line}: `{identifier}` contains the private word `{word}`"))
         })
     }
@@ -182,7 +188,8 @@ impl Names {
                     before = name;
                 }
                 TokenTree::Group(group) => {
-                    is_test |= group.stream().to_string() == "test";
+                    is_test |=
+                        group.delimiter() == Delimiter::Bracket && group.stream().to_string() == "test";
                     if std::mem::take(&mut lists_tests) {
                         self.add_listed(group.stream());
                     }
@@ -243,6 +250,7 @@ mod tests {
         let code = "/// told\nfn is_told() { let whole = \"who\"; } // who\n";
         assert_eq!(findings(code), ["2: `is_told` contains the private word `told`"]);
         assert_eq!(findings("struct WhoWas;").len(), 1);
+        assert_eq!(findings("let whos = 1;"), ["1: `whos` contains the private word `whos`"]);
     }
 
     #[test]
@@ -251,6 +259,17 @@ mod tests {
         let expected = ["1: the test `a_b_c_d_e_f_g_h_i` has a name of more than 8 words"];
         assert_eq!(findings(long), expected);
         assert_eq!(findings("run(tests![short, module::a_b_c_d_e_f_g_h_i])"), expected);
+    }
+
+    #[test]
+    fn missing_folder_or_glossary_section_is_an_error() {
+        let missing = std::path::Path::new("no-such-folder");
+        assert!(
+            super::collect(missing, &mut Vec::new()).is_err_and(|error| error.contains("no-such-folder"))
+        );
+        assert!(Glossary::parse("# Glossary").is_err_and(|error| error.contains("no heading")));
+        let empty = GLOSSARY.replace('`', "");
+        assert!(Glossary::parse(&empty).is_err_and(|error| error.contains("no private words")));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let key = DatagramKey::new(7, &"a secret of the fuzzer".into());
-    assert!(Datagram::decode(Some(&key), bytes).is_err(), "a datagram without a valid tag was accepted");
+    assert!(Datagram::decode(Some(&key), bytes).is_err(), "a datagram without a valid MAC was accepted");
     let Ok(datagram) = Datagram::decode(None, bytes) else { return };
     assert!(bytes.len() <= DATAGRAM_BYTES_MAX);
     for key in [None, Some(&key)] {

@@ -288,7 +288,7 @@ impl Node {
         while !is_done(&self.sched) && !self.sched.has_stopped() {
             self.driver.round(&mut self.sched, None)?;
         }
-        self.sched.after_stop();
+        self.sched.reset_stop();
         self.flush(FLUSH_WITHIN)
     }
 

@@ -59,7 +59,7 @@ fn exit_value_reaches_join_handle_and_remote_monitor() {
         assert_eq!(recv(&ended), Exit::Value("3 apples".into()));
         let late = handle.join::<String>(worker, secs(5));
         let no_actor = ExitReason::NoActor.to_string();
-        assert!(matches!(&late, Err(JoinError::Ended(reason)) if *reason == no_actor), "{late:?}");
+        assert!(matches!(&late, Err(JoinError::NoValue(reason)) if *reason == no_actor), "{late:?}");
         value
     });
     assert_eq!(joined.expect("the node runs").expect("the worker exits with a text"), "3 apples");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon_dist::node::{Driver, Input, NodeCore, Output};
 use antiphon_dist::{Config, Location, NetCx, PeerError, Secret};
-use antiphon_sched::{Cx, Event, Loop, LoopConfig, LoopRef, Park, Time, receive, secs};
+use antiphon_sched::{Cx, Event, Loop, LoopConfig, LoopRef, Platform, Time, receive, secs};
 use antiphon_wire::{Datagram, DatagramKey, Entropy, Locations, NodeId, Presence, Probe, ProbeReply, Route};
 
 struct TestDriver {
@@ -61,7 +61,7 @@ impl ProbedNode {
 }
 
 fn loop_of_tests() -> Loop {
-    let scheduler = LoopConfig { park: Park::Virtual, watchdog: None, ..LoopConfig::default() };
+    let scheduler = LoopConfig { platform: Platform::Virtual, watchdog: None, ..LoopConfig::default() };
     Loop::new(scheduler).expect("a virtual loop opens no system resources")
 }
 

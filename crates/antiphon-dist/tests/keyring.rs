@@ -120,7 +120,7 @@ fn secret_rotation_keeps_messages_flowing() {
     let there = nodes[1].as_ref().expect("the node runs");
     assert_eq!(connect(&late, there.location), Err(PeerError::Refused(Refusal::UnknownKey)));
     assert_eq!(connect(there, late.location), Err(PeerError::Refused(Refusal::UnknownKey)));
-    late.log.wait_for("a datagram under key id Some(2)");
+    late.log.wait_for("the datagram has key id Some(2)");
 }
 
 /// Opens a connect request and waits for its result.

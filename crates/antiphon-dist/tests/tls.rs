@@ -134,22 +134,22 @@ fn tls_pinned_certificates_are_accepted_and_others_refused() {
     let statuses = first.statuses();
     recv_until(&statuses, |status| *status == ("second".into(), Status::Online));
     assert_eq!(connect(&third, first.location), refused(TlsFault::Rejected));
-    first.log.wait_for(&format!("refused the peer: {}", TlsFault::Stranger));
-    assert_eq!(connect(&first, third.location), refused(TlsFault::Stranger));
+    first.log.wait_for(&format!("refused the peer: {}", TlsFault::Untrusted));
+    assert_eq!(connect(&first, third.location), refused(TlsFault::Untrusted));
     third.log.wait_for(&format!("refused by the peer: {}", TlsFault::Rejected));
     assert_eq!(
         connect(&first, second.location),
         Ok(vec![second.location]),
         "the second node is still connected"
     );
-    assert_eq!(first.log.lines(&TlsFault::Stranger.to_string()).len(), 1, "{:?}", first.log.lines(""));
+    assert_eq!(first.log.lines(&TlsFault::Untrusted.to_string()).len(), 1, "{:?}", first.log.lines(""));
 }
 
 #[test]
 fn tls_certificates_without_pins_are_refused() {
     let (net, certs) = (Net::new(), Certs::new());
     let [one, other] = ["one", "other"].map(|name| TestNode::start(tls_only(&net, name, &certs.node(name))));
-    assert_refuse_each_other(&one, &other, TlsFault::Stranger);
+    assert_refuse_each_other(&one, &other, TlsFault::Untrusted);
 }
 
 #[test]
@@ -164,15 +164,15 @@ fn tls_ca_accepts_its_certificates_and_refuses_others() {
     let second = TestNode::start(with_peer(config("second", &ca), &first));
     assert_delivers(&first, &second);
     let third = TestNode::start(config("third", &foreign));
-    assert_eq!(connect(&first, third.location), refused(TlsFault::Stranger));
+    assert_eq!(connect(&first, third.location), refused(TlsFault::Untrusted));
     assert_eq!(connect(&third, first.location), refused(TlsFault::Rejected));
-    first.log.wait_for(&format!("refused the peer: {}", TlsFault::Stranger));
+    first.log.wait_for(&format!("refused the peer: {}", TlsFault::Untrusted));
     // A node with a self-signed certificate is refused too.
     let fourth = TestNode::start(Config {
         ca_files: vec![ca.cert.clone()],
         ..tls_only(&net, "fourth", &certs.node("4"))
     });
-    assert_eq!(connect(&first, fourth.location), refused(TlsFault::Stranger));
+    assert_eq!(connect(&first, fourth.location), refused(TlsFault::Untrusted));
 }
 
 /// Both the dialling and the listening node refuse a pinned certificate that has expired or is not valid yet.
@@ -224,7 +224,7 @@ fn tls_relay_in_the_middle_is_refused() {
     let first = TestNode::start(config("first"));
     let second = TestNode::start(config("second"));
     let unknown = bare_tls::relay(&own, first.location.addr());
-    assert_eq!(connect(&second, unknown), refused(TlsFault::Stranger));
+    assert_eq!(connect(&second, unknown), refused(TlsFault::Untrusted));
 
     // With a certificate of the network, TLS succeeds on both sides. But the proofs contain the exported keying material,
     // which differs between the two.

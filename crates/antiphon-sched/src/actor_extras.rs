@@ -93,7 +93,7 @@ enum Watcher {
 }
 
 impl Core {
-    /// The extras of a live actor; created if absent.
+    /// The extras of an actor that has not exited; created if absent.
     pub(crate) fn extras(&mut self, key: Key) -> Option<&mut ActorExtras> {
         if !self.actors.is_alive(key) {
             return None;
@@ -143,19 +143,19 @@ impl Core {
     }
 
     pub(crate) fn next_monitor(&mut self) -> MonitorId {
-        self.monitors += 1;
-        MonitorId { origin: self.node_id, number: self.monitors }
+        self.last_monitor += 1;
+        MonitorId { origin: self.node_id, number: self.last_monitor }
     }
 
     /// Adds a monitor: the local actor `watcher` receives a `Down` when `target` exits, on any node.
     pub(crate) fn monitor(&mut self, watcher: Key, target: ActorId) -> MonitorId {
         let id = self.next_monitor();
         let Some(mailbox) = self.any_mailbox(watcher) else { return id };
-        if *mailbox.open_requests() == OPEN_MAX {
+        if *mailbox.open_slots() == OPEN_MAX {
             self.end_over_limit(watcher);
             return id;
         }
-        *mailbox.open_requests() += 1;
+        *mailbox.open_slots() += 1;
         if let Some(extras) = self.extras(watcher) {
             extras.watching.insert(id, target);
         }
@@ -235,13 +235,13 @@ impl Core {
             extras.notified[by] -= 1;
         }
         if let Some(mailbox) = self.any_mailbox(watcher) {
-            *mailbox.open_requests() -= 1;
+            *mailbox.open_slots() -= 1;
         }
         self.drop_idle_extras(watcher);
         Some(target)
     }
 
-    /// Has a `Down` sent to `watcher`, on any node, when the local actor `actor` exits.
+    /// Sends a `Down` to `watcher`, on any node, when the local actor `actor` exits.
     pub(crate) fn notify(&mut self, watcher: ActorId, actor: Key) {
         let mut id = self.next_monitor();
         let target = self.id(actor);
@@ -259,8 +259,7 @@ impl Core {
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         let watcher = self.owner_of(watcher);
         let notified_by = notified_by(id, self.node_id);
-        let is_at_limit =
-            self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.open_requests() == OPEN_MAX);
+        let is_at_limit = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.open_slots() == OPEN_MAX);
         let extras = if is_at_limit { None } else { self.extras(watcher) };
         let has_room =
             |extras: &&mut ActorExtras| notified_by.is_none_or(|by| extras.notified[by] < NOTIFY_MAX[by]);
@@ -274,7 +273,7 @@ impl Core {
                 extras.notified[by] += 1;
             }
             if let Some(mailbox) = self.any_mailbox(watcher) {
-                *mailbox.open_requests() += 1;
+                *mailbox.open_slots() += 1;
             }
         }
         true
@@ -284,12 +283,12 @@ impl Core {
     /// for this event, so it counts against the mailbox limit as a message does.
     pub(crate) fn refuse_notify(&mut self, watcher: Key, actor: ActorId) {
         let (watcher, max) = (self.owner_of(watcher), self.mailbox_max);
-        match self.any_mailbox(watcher).map(|mailbox| mailbox.is_full_of(max)) {
+        match self.any_mailbox(watcher).map(|mailbox| mailbox.is_full(max)) {
             Some(false) => drop(
                 self.push_system(watcher, SystemEvent::Down(Down { actor, reason: ExitReason::Refused })),
             ),
-            Some(true) => self.dead_letters.note(self.id(watcher), "a notify", Undelivered::Full),
-            None => self.dead_letters.note(self.id(watcher), "a notify", Undelivered::NoActor),
+            Some(true) => self.dead_letters.record(self.id(watcher), "notify", Undelivered::Full),
+            None => self.dead_letters.record(self.id(watcher), "notify", Undelivered::NoActor),
         }
     }
 
@@ -383,7 +382,7 @@ impl Core {
         if target.node() != self.node_id {
             self.signal(Signal::Terminate { from: self.current, target });
         } else if !self.push_system(target.key(), SystemEvent::Terminate) {
-            self.dead_letters.note(target, "terminate", Undelivered::NoActor);
+            self.dead_letters.record(target, "terminate", Undelivered::NoActor);
         }
     }
 }

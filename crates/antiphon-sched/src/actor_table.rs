@@ -57,17 +57,17 @@ pub(crate) struct ActorTable {
     run_head: u32,
     run_tail: u32,
     runnable: usize,
-    live: usize,
+    len: usize,
 }
 
 impl ActorTable {
     pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: NONE, run_head: NONE, run_tail: NONE, runnable: 0, live: 0 }
+        Self { slots: Vec::new(), free: NONE, run_head: NONE, run_tail: NONE, runnable: 0, len: 0 }
     }
 
-    /// The number of live slots: actors and adapters.
-    pub(crate) fn live(&self) -> usize {
-        self.live
+    /// The number of actors and adapters.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     pub(crate) fn is_runnable(&self) -> bool {
@@ -84,7 +84,7 @@ impl ActorTable {
     /// # Panics
     /// If 2^28 - 1 slots are in use.
     pub(crate) fn insert(&mut self, cell: Cell) -> Key {
-        self.live += 1;
+        self.len += 1;
         let index = match self.free {
             NONE => {
                 let index = self.slots.len() as u32;
@@ -103,7 +103,7 @@ impl ActorTable {
         Key::new(slot.generation(), index)
     }
 
-    /// The cell of a live actor, and whether the actor is in the run queue.
+    /// The cell of a running actor, and whether the actor is in the run queue.
     #[inline]
     pub(crate) fn receiver(&mut self, key: Key) -> Option<(&mut Cell, bool)> {
         let slot = self.slots.get_mut(key.index() as usize)?;
@@ -114,7 +114,7 @@ impl ActorTable {
         slot.cell.as_mut().map(|cell| (cell, queued))
     }
 
-    /// The cell of a live actor.
+    /// The cell of a running actor.
     #[inline]
     pub(crate) fn cell_mut(&mut self, key: Key) -> Option<&mut Cell> {
         let slot = self.slots.get_mut(key.index() as usize)?;
@@ -136,7 +136,7 @@ impl ActorTable {
         let slot = self.slots.get_mut(key.index() as usize).filter(|slot| slot.matches(key))?;
         let cell = slot.cell.take()?;
         slot.meta = slot.meta.wrapping_add(1 << FLAG_BITS);
-        self.live -= 1;
+        self.len -= 1;
         Some(cell)
     }
 
@@ -207,10 +207,10 @@ impl ActorTable {
         }
     }
 
-    /// The keys of all live slots, those of adapters included.
+    /// The keys of all slots in use, those of adapters included.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let live = self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some());
-        live.map(|(slot, index)| Key::new(slot.generation(), index)).collect()
+        let used = self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some());
+        used.map(|(slot, index)| Key::new(slot.generation(), index)).collect()
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
         assert!(!keys.iter().any(|key| key.index() == inserted.index()), "a queued slot is not reused");
         let mut next = || table.dequeue().map(|(key, _)| key);
         assert_eq!([next(), next(), next()], [Some(keys[0]), Some(keys[2]), None]);
-        assert_eq!((table.runnable(), table.live()), (0, 3));
+        assert_eq!((table.runnable(), table.len()), (0, 3));
         let next = [table.insert(cell()), table.insert(cell())];
         assert_ne!(next[0].index(), next[1].index());
         assert!(next.iter().all(|key| key.index() == keys[1].index() || key.index() == keys[3].index()));

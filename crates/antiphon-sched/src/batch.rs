@@ -108,7 +108,7 @@ fn steps_max_for(waiting: usize) -> usize {
 fn idle_outcome<M: 'static>(core: &mut Core, running: &Running<M>) -> BatchOutcome {
     match running.mailbox(core) {
         None => BatchOutcome::Dead,
-        Some(mailbox) if mailbox.wants_trim() => BatchOutcome::IdleAfterBurst,
+        Some(mailbox) if mailbox.needs_trim() => BatchOutcome::IdleAfterBurst,
         Some(_) => BatchOutcome::Idle,
     }
 }
@@ -170,7 +170,7 @@ fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Opt
     }
 }
 
-/// The event of a system event, with its effect; `None` if the actor gets no event for it.
+/// Converts a system event into the event that the actor receives, with its effect; `None` if the actor gets no event for it.
 fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Option<StepInput<M>> {
     let event = match system {
         SystemEvent::Down(down) => Event::Down(down),

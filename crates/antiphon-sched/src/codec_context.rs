@@ -1,4 +1,4 @@
-//! The context in which messages are encoded and decoded: it collects the addresses and replies inside a message.
+//! The context in which messages are encoded and decoded: it collects each address and `ReplyTo` inside a message.
 //!
 //! serde passes no context to a serializer. So the loop sets a context on its thread around each encoding. Without
 //! a context an address does not serialize, because the loop could not make its actor reachable from the network.
@@ -20,23 +20,23 @@ pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;
 /// The type of messages that an actor accepts from the network.
 #[derive(Copy, Clone)]
 pub(crate) struct ExposedType {
-    pub(crate) tag: &'static str,
+    pub(crate) type_name: &'static str,
     pub(crate) decode: MessageDecoder,
     /// Whether the mailbox of an actor holds messages of this type.
     pub(crate) fits: fn(&mut Core, Key) -> bool,
 }
 
-/// The addresses and replies inside one encoded message.
+/// Each address and `ReplyTo` inside one encoded message.
 #[derive(Default)]
 pub(crate) struct EncodedRefs {
     /// The local actors whose addresses are in the message.
     pub(crate) exposed: SmallVec<[(Key, ExposedType); 1]>,
-    /// The requests of this loop whose replies are in the message.
-    pub(crate) replies: SmallVec<[(RequestId, ExpectedReply); 1]>,
-    /// The nodes of all addresses and replies.
+    /// The requests of this loop whose `ReplyTo` is in the message.
+    pub(crate) requests: SmallVec<[(RequestId, ExpectedReply); 1]>,
+    /// The node of each address and `ReplyTo`.
     pub(crate) nodes: SmallVec<[NodeId; 2]>,
-    /// The message contains replies, of any node. Dropping the local copies no longer reports them as dropped.
-    pub(crate) disarmed: bool,
+    /// The message contains a `ReplyTo`, of any node. Dropping the local copies no longer reports them as dropped.
+    pub(crate) has_reply_to: bool,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum EncodeMode {
     Send,
     /// The message could not be sent: its replies belong to the local copy again.
     Revoke,
-    /// A value that several readers share: it must not contain a reply.
+    /// A value that several readers share: it must not contain a `ReplyTo`.
     Value,
 }
 
@@ -102,7 +102,7 @@ thread_local! {
         const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
-/// An address or reply of this loop inside a message from another node. The sender may have forged it.
+/// An address or `ReplyTo` of this loop inside a message from another node. The sender may have forged it.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls decode references"))]
 pub(crate) enum LocalRef {
     Actor(Key),
@@ -113,9 +113,9 @@ thread_local! {
     static LOCAL_REFS: RefCell<Vec<LocalRef>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Records an address or reply that names the loop for which a message is being decoded.
+/// Records an address or `ReplyTo` that names the loop for which a message is being decoded.
 #[cfg(feature = "serde")]
-pub(crate) fn claim_local(node: NodeId, reference: LocalRef) {
+pub(crate) fn record_local_ref(node: NodeId, reference: LocalRef) {
     if DECODING.get() == Some(node) {
         LOCAL_REFS.with_borrow_mut(|references| references.push(reference));
     }
@@ -173,7 +173,7 @@ impl Origin {
     }
 }
 
-/// Counts one reply of another node that is held here, until it is used, forwarded or dropped.
+/// Counts one `ReplyTo` of another node that is held here, until it is used, forwarded or dropped.
 pub(crate) struct RequestPermit(Arc<AtomicUsize>);
 
 impl Drop for RequestPermit {
@@ -223,7 +223,7 @@ pub(crate) fn was_over_quota() -> bool {
     IS_OVER_QUOTA.get()
 }
 
-/// The permit of a reply that is being decoded; an error if its node has too many open requests.
+/// The permit of a `ReplyTo` that is being decoded; an error if its node has too many open requests.
 /// `Ok(None)` if no origin is set.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
 pub(crate) fn request_permit() -> Result<Option<RequestPermit>, &'static str> {

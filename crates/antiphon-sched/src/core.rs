@@ -47,7 +47,7 @@ pub(crate) struct Core {
     pub(crate) wheel: TimerWheel,
     pub(crate) requests: PendingRequests,
     pub(crate) extras: FxHashMap<u32, Box<ActorExtras>>,
-    pub(crate) monitors: u64,
+    pub(crate) last_monitor: u64,
     /// The number of replies that could not be delivered.
     pub(crate) undelivered_replies: u64,
     /// Actors that keep the loop running: all but daemons.
@@ -64,7 +64,7 @@ pub(crate) struct Core {
     /// Signals that wait until the transport is put back.
     pub(crate) queued_signals: Vec<Signal>,
     pub(crate) scratch: Vec<u8>,
-    tags: FxHashMap<TypeId, &'static str>,
+    type_names: FxHashMap<TypeId, &'static str>,
     pub(crate) readiness: Readiness,
     pub(crate) sockets: SocketTable,
     pub(crate) blocking_pool: BlockingPool,
@@ -103,7 +103,7 @@ impl Core {
             wheel: TimerWheel::new(),
             requests: PendingRequests::new(rng.u64(..)),
             extras: FxHashMap::default(),
-            monitors: 0,
+            last_monitor: 0,
             undelivered_replies: 0,
             live_actors: 0,
             stopping: false,
@@ -114,7 +114,7 @@ impl Core {
             permit: None,
             queued_signals: Vec::new(),
             scratch: Vec::new(),
-            tags: FxHashMap::default(),
+            type_names: FxHashMap::default(),
             readiness,
             sockets: SocketTable::default(),
             blocking_pool,
@@ -216,11 +216,11 @@ impl Core {
     }
 
     /// The wire name of a type; always the same pointer.
-    pub(crate) fn tag_of<M: Wire>(&mut self) -> &'static str {
+    pub(crate) fn type_name_of<M: Wire>(&mut self) -> &'static str {
         match M::name() {
             Cow::Borrowed(name) => name,
             Cow::Owned(name) => {
-                self.tags.entry(TypeId::of::<M>()).or_insert_with(|| codec_context::intern(name))
+                self.type_names.entry(TypeId::of::<M>()).or_insert_with(|| codec_context::intern(name))
             }
         }
     }
@@ -241,7 +241,7 @@ impl Core {
             Signal::Terminate { target, .. }
             | Signal::Throw { target, .. }
             | Signal::Resume { target, .. } => {
-                self.dead_letters.note(target, "a signal", Undelivered::NoNode);
+                self.dead_letters.record(target, "signal", Undelivered::NoNode);
             }
             Signal::Demonitor { .. }
             | Signal::Notify { .. }
@@ -333,14 +333,14 @@ impl Core {
     }
 
     fn rearm_wait(&mut self, key: Key, until: Time) {
-        let current = self.any_mailbox(key).and_then(|mailbox| mailbox.waiting_timer());
+        let current = self.any_mailbox(key).and_then(|mailbox| mailbox.wait_timer());
         if current.is_some_and(|timer| self.wheel.due(timer).is_some()) {
             // After this timer became due, a step of the actor set another one.
             return;
         }
         let timer = self.wheel.insert(until, DueTimer::Wait(key));
         if let Some(mailbox) = self.any_mailbox(key) {
-            mailbox.set_waiting_timer(timer);
+            mailbox.set_wait_timer(timer);
         }
     }
 
@@ -361,12 +361,12 @@ impl Core {
         };
         let index = key.index();
         let mailbox = cell.any_mailbox();
-        let (timers, mut head) = (mailbox.timers(), *mailbox.head_of_requests());
+        let (timers, mut head) = (mailbox.timers(), *mailbox.newest_request());
         let is_adapter = self.actors.has(index, Flag::ADAPTER);
         for timer in timers {
             self.wheel.cancel(timer);
         }
-        while let Some(request_id) = self.requests.at(head) {
+        while let Some(request_id) = self.requests.first(head) {
             match self.requests.close(request_id) {
                 Some((closed, next)) => {
                     self.after_request_closed(request_id, closed.timer, closed.is_remote);
@@ -410,7 +410,7 @@ impl Core {
     }
 
     /// Decodes a message from the network, and pushes it into the mailbox of an actor that the network can reach.
-    pub(crate) fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
+    pub(crate) fn deliver(&mut self, to: Key, type_name: &str, body: &[u8]) -> Delivery {
         if !self.actors.is_alive(to) {
             return Delivery::NoActor;
         }
@@ -418,12 +418,12 @@ impl Core {
         let Some(exposed) = self.extras.get(&to.index()).and_then(|extras| extras.exposed) else {
             return Delivery::NoActor;
         };
-        if exposed.tag != tag {
+        if exposed.type_name != type_name {
             return Delivery::WrongType;
         }
         // Checked before decoding: the sender may repeat the message, so the replies inside it must not be dropped.
         let (owner, max) = (self.owner_of(to), self.mailbox_max);
-        if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.is_full_of(max)) {
+        if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.is_full(max)) {
             return Delivery::Full;
         }
         (exposed.decode)(self, to, body)

@@ -37,7 +37,7 @@ pub struct Cx<'a, M> {
 /// A running timer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Timer {
-    /// The index in the mailbox of its actor.
+    /// The index among the timers of its actor.
     token: u32,
     key: TimerKey,
 }
@@ -226,7 +226,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     ///
     /// # Errors
     /// `answer` comes back if this actor has too many open requests.
-    pub fn open<R: 'static, F>(&mut self, answer: F) -> Result<RequestId, F>
+    pub fn open_request<R: 'static, F>(&mut self, answer: F) -> Result<RequestId, F>
     where
         F: FnOnce(R) -> M + 'static,
     {
@@ -235,21 +235,21 @@ impl<'a, M: 'static> Cx<'a, M> {
         if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
             return Err(answer);
         }
-        let request = RequestHandler { answer, types: PhantomData::<fn(R) -> M> };
+        let handler = RequestHandler { answer, types: PhantomData::<fn(R) -> M> };
         Ok(core
-            .open_request::<M>(me, Box::new(request))
+            .open_request::<M>(me, Box::new(handler))
             .expect("the mailbox exists and has room for a request"))
     }
 
-    /// Pushes a message into this actor's own mailbox, without a limit, as a reply.
+    /// Pushes a message into this actor's own mailbox. The mailbox limit does not apply, as for a reply.
     pub fn push_self(&mut self, message: M) {
         let me = self.me;
         self.core().push_reply(me, || message);
     }
 
     /// Replies to a request.
-    pub fn reply<R>(&mut self, reply: ReplyTo<R>, value: R) {
-        self.loop_ref.reply(reply, value);
+    pub fn reply<R>(&mut self, to: ReplyTo<R>, value: R) {
+        self.loop_ref.reply(to, value);
     }
 
     /// Sends `message` to this actor after `span`.
@@ -266,7 +266,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let make = Some(Box::new(make) as crate::mailbox::Make<M>);
         // A period of zero would fire endlessly within one round.
         let period = period.max(Duration::from_millis(1));
-        self.add_timer(period, |key| PendingTimer::Every { name: key, key, period, make, queued: false })
+        self.add_timer(period, |key| PendingTimer::Every { first_key: key, key, period, make, queued: false })
     }
 
     fn add_timer(&mut self, span: Duration, pending: impl FnOnce(TimerKey) -> PendingTimer<M>) -> Timer {
@@ -292,7 +292,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Moves a timer: it fires `span` from now. Moving it to a later time is cheap enough for an idle timeout that
     /// moves with each message. Returns false if it has fired or was cancelled.
-    pub fn push_back(&mut self, timer: Timer, span: Duration) -> bool {
+    pub fn reset_timer(&mut self, timer: Timer, span: Duration) -> bool {
         let Some(key) = self.key_of(timer) else { return false };
         let core = self.core();
         let until = core.now + span;
@@ -329,7 +329,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.core().demonitor(me, monitor.0);
     }
 
-    /// Has one [`Event::Down`] sent to `watcher` when this actor exits.
+    /// Sends one [`Event::Down`] to `watcher` when this actor exits.
     pub fn notify(&mut self, watcher: impl Into<ActorId>) {
         let me = self.me;
         self.core().notify(watcher.into(), me);
@@ -367,8 +367,12 @@ impl<'a, M: 'static> Cx<'a, M> {
         if actor.node() != core.node_id {
             let value = core.export(value);
             core.signal(to_signal(me, actor, value));
-        } else if !core.push_system(actor.key(), to_event(value)) {
-            core.dead_letters.note(actor, "resume or throw", Undelivered::NoActor);
+        } else {
+            let event = to_event(value);
+            let what = if matches!(event, SystemEvent::Thrown(_)) { "throw" } else { "resume" };
+            if !core.push_system(actor.key(), event) {
+                core.dead_letters.record(actor, what, Undelivered::NoActor);
+            }
         }
     }
 
@@ -383,7 +387,7 @@ impl<'a, M: 'static> Cx<'a, M> {
             let offer = SwapOffer::<T>(Box::new(next));
             core.push_system(actor.id().key(), SystemEvent::Swap(Box::new(offer)));
         } else {
-            core.dead_letters.note(actor.id(), "swap", Undelivered::NoActor);
+            core.dead_letters.record(actor.id(), "swap", Undelivered::NoActor);
         }
     }
 
@@ -393,7 +397,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         job: impl FnOnce() -> R + Send + 'static,
         answer: impl FnOnce(Result<R, JobError>) -> M + 'static,
     ) {
-        match self.open(answer) {
+        match self.open_request(answer) {
             Ok(request_id) => self.core().run_job(request_id, job),
             Err(answer) => self.push_self(answer(Err(JobError::TooManyOpen))),
         }

@@ -19,30 +19,30 @@ pub(crate) type DeadLetterHook = Box<dyn FnMut(&DeadLetter)>;
 #[derive(Default)]
 pub(crate) struct DeadLetters {
     pub(crate) count: u64,
-    pub(crate) watch: Option<DeadLetterHook>,
-    /// Recorded, and not yet passed to `watch`.
+    pub(crate) hook: Option<DeadLetterHook>,
+    /// Recorded, and not yet passed to `hook`.
     pub(crate) unreported: Vec<DeadLetter>,
 }
 
-/// At most this many dead letters wait for `watch`; further ones are only counted.
+/// At most this many dead letters wait for `hook`; further ones are only counted.
 const UNREPORTED_MAX: usize = 1024;
 
 impl DeadLetters {
-    pub(crate) fn note(&mut self, to: ActorId, what: &'static str, reason: Undelivered) {
+    pub(crate) fn record(&mut self, to: ActorId, what: &'static str, reason: Undelivered) {
         self.count += 1;
         if self.count.is_power_of_two() {
             tracing::debug!(%to, what, %reason, count = self.count, "dead letter (logged at powers of two)");
         }
-        if self.watch.is_some() && self.unreported.len() < UNREPORTED_MAX {
+        if self.hook.is_some() && self.unreported.len() < UNREPORTED_MAX {
             self.unreported.push(DeadLetter { to, what, reason });
         }
     }
 
-    /// Passes the unreported letters to `watch`. Called while nothing else of the core is borrowed.
-    pub(crate) fn show(&mut self) {
-        let Some(watch) = &mut self.watch else { return };
-        for letter in self.unreported.drain(..) {
-            crate::panic_guard::log_panic(|| watch(&letter));
+    /// Passes the unreported dead letters to `hook`. Called while nothing else of the core is borrowed.
+    pub(crate) fn report(&mut self) {
+        let Some(hook) = &mut self.hook else { return };
+        for dead_letter in self.unreported.drain(..) {
+            crate::panic_guard::log_panic(|| hook(&dead_letter));
         }
     }
 }

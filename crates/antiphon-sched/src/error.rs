@@ -73,7 +73,7 @@ impl<M> fmt::Debug for SendError<M> {
 impl<M> fmt::Display for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Encode(_, reason) => write!(f, "{}: {reason}", self.reason()),
+            Self::Encode(_, reason) => write!(f, "the message {reason}; check its serde attributes"),
             _ => self.reason().fmt(f),
         }
     }
@@ -101,7 +101,7 @@ pub enum Undelivered {
     WrongType,
     /// The actor's node cannot be reached from here.
     #[error(
-        "the actor's node cannot be reached from here; is this loop part of a node, and does it know that peer?"
+        "the actor's node cannot be reached from here; check that this loop is part of a node, and that the node knows that peer"
     )]
     NoNode,
     /// The encoded message is larger than the limit of one message.
@@ -138,7 +138,9 @@ pub enum AskError {
     #[error("the request does not fit the actor; check the types on both sides")]
     WrongType,
     /// The actor's node cannot be reached, or was lost before the reply arrived.
-    #[error("the actor's node was lost; wait until it is Online again")]
+    #[error(
+        "the actor's node cannot be reached, or was lost before it replied; wait until it is Online again"
+    )]
     NodeLost,
     /// The requesting actor has 65,535 open requests.
     #[error("too many open requests; wait for replies before sending more")]
@@ -168,8 +170,8 @@ pub enum JoinError {
     #[error("the actor did not exit before the timeout; it is still running")]
     TimedOut,
     /// The actor exited without an exit value; the text is its exit reason.
-    #[error("the actor ended without a value: {0}")]
-    Ended(String),
+    #[error("the actor exited without a value: {0}")]
+    NoValue(String),
     /// The exit value has another type, or cannot be read.
     #[error(transparent)]
     Value(#[from] ValueError),

@@ -1,7 +1,7 @@
 //! The loop: the order of work in a round, and when its thread sleeps.
 //!
 //! A round drains the inbox, fires timers, handles sockets, runs batches and resumes unfinished sources.
-//! Batches have a budget of number and time. Then the loop polls the sockets; it does not wait while anything
+//! A round limits its batches in number and time. Then the loop polls the sockets; it does not wait while anything
 //! is runnable. So an actor that sends to itself for ever starves neither sockets nor timers.
 
 use std::io;
@@ -56,9 +56,9 @@ const EVENTS_MAX: usize = 1024;
 
 /// The platform that a loop runs on.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Park {
+pub enum Platform {
     /// The operating system: real time, sockets, threads.
-    Mio,
+    System,
     /// No platform: time advances only by [`Loop::advance_to`], and the loop holds no descriptor.
     Virtual,
 }
@@ -66,8 +66,8 @@ pub enum Park {
 /// The settings of a loop.
 #[derive(Clone, Debug)]
 pub struct LoopConfig {
-    /// The platform of the loop: [`Park::Mio`].
-    pub park: Park,
+    /// The platform of the loop: [`Platform::System`].
+    pub platform: Platform,
     /// The incarnation; `None`, the default, chooses it at random.
     pub node_id: Option<NodeId>,
     /// The seed of the loop's random numbers; `None`, the default, chooses it at random.
@@ -89,7 +89,7 @@ pub struct LoopConfig {
 impl Default for LoopConfig {
     fn default() -> Self {
         Self {
-            park: Park::Mio,
+            platform: Platform::System,
             node_id: None,
             seed: None,
             mailbox_max: 65_536,
@@ -106,14 +106,14 @@ impl Default for LoopConfig {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoopError {
-    /// The system refused an event queue or a waker.
-    #[error("the system refused an event queue ({0}); raise the limit of open files")]
+    /// The system refused an event queue or a waker, or a poll failed.
+    #[error("the system's event queue failed: {0}; if it reports too many open files, raise that limit")]
     Poll(#[source] io::Error),
     /// The system returned no random numbers.
     #[error("the system returned no random numbers; set `node_id` and `seed` in the configuration")]
     Random,
     /// The loop could not register for SIGINT and SIGTERM.
-    #[error("the loop cannot receive signals: {0}")]
+    #[error("cannot register for SIGINT and SIGTERM: {0}")]
     Signals(#[source] io::Error),
 }
 
@@ -180,9 +180,9 @@ impl Loop {
     pub fn new(config: LoopConfig) -> Result<Self, LoopError> {
         let node_id = config.node_id.map_or_else(|| random_bits().map(NodeId::from_bits), Ok)?;
         let seed = config.seed.map_or_else(random_bits, Ok)?;
-        let poll = match config.park {
-            Park::Mio => Some(Poll::new().map_err(LoopError::Poll)?),
-            Park::Virtual => None,
+        let poll = match config.platform {
+            Platform::System => Some(Poll::new().map_err(LoopError::Poll)?),
+            Platform::Virtual => None,
         };
         let (waker, registry) = match &poll {
             None => (None, None),
@@ -196,13 +196,13 @@ impl Loop {
         let (urgent_sender, urgent) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared::new(node_id, waker, inbox_sender, urgent_sender));
         dropped_replies::open(node_id, &shared);
-        if let (Park::Mio, Some(limit)) = (config.park, config.watchdog) {
+        if let (Platform::System, Some(limit)) = (config.platform, config.watchdog) {
             watchdog::start(&shared, limit);
         }
         let blocking_pool = BlockingPool::new(
             config.blocking_threads_max,
             config.blocking_queue_max,
-            config.park == Park::Virtual,
+            config.platform == Platform::Virtual,
         );
         let clock = poll.is_some().then(Instant::now);
         let core = Core::new(
@@ -291,7 +291,7 @@ impl Loop {
     /// The loop's sizes and counters.
     pub fn stats(&self) -> LoopStats {
         LoopStats {
-            actors: self.core.actors.live(),
+            actors: self.core.actors.len(),
             runnable: self.core.actors.runnable(),
             requests: self.core.requests.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
@@ -306,7 +306,7 @@ impl Loop {
 
     /// Calls `report` with each dead letter: at most 1,024 in a round. Further ones are only counted.
     pub fn on_dead_letter(&mut self, report: impl FnMut(&DeadLetter) + 'static) {
-        self.core.dead_letters.watch = Some(Box::new(report));
+        self.core.dead_letters.hook = Some(Box::new(report));
     }
 
     /// Sets the transport for messages and signals to other nodes. Queued signals are sent at once.
@@ -388,7 +388,7 @@ impl Loop {
         self.core.shared.wake_flag.clear();
         self.read_clock();
         self.begin_stop();
-        self.core.shared.step_clock.wake();
+        self.core.shared.step_clock.round_started();
         self.take_inbox();
         self.fire_timers();
         self.serve_sockets();
@@ -396,7 +396,7 @@ impl Loop {
         self.core.flush_sockets();
         self.resume_sources();
         self.finish_round();
-        self.core.shared.step_clock.rest();
+        self.core.shared.step_clock.round_ended();
     }
 
     fn begin_stop(&mut self) {
@@ -448,7 +448,7 @@ impl Loop {
             self.core.current = None;
             self.core.round_end = self.core.now + TIME_PER_ROUND;
             self.core.serve_sockets();
-            // The budget of the actors does not include this time.
+            // This time does not count as time for batches.
             self.read_clock();
         }
     }
@@ -487,7 +487,7 @@ impl Loop {
         }
         self.core.run_inline_jobs();
         if !self.core.dead_letters.unreported.is_empty() {
-            self.core.dead_letters.show();
+            self.core.dead_letters.report();
         }
         if self.core.now >= self.next_trim {
             self.next_trim = self.core.now + TRIM_INTERVAL;
@@ -593,7 +593,7 @@ impl Loop {
 
     /// Whether a requested stop is complete: all actors have ended, or `stop_within` has passed.
     pub fn has_stopped(&self) -> bool {
-        self.stopping.is_some_and(|end| self.core.actors.live() == 0 || self.core.now >= end)
+        self.stopping.is_some_and(|end| self.core.actors.len() == 0 || self.core.now >= end)
     }
 
     /// Runs until only daemons are left, or a requested stop is complete.
@@ -619,12 +619,12 @@ impl Loop {
             self.park(None, &mut external)?;
             external.clear();
         }
-        self.after_stop();
+        self.reset_stop();
         Ok(())
     }
 
     /// Makes a stopped loop ready to run again.
-    pub fn after_stop(&mut self) {
+    pub fn reset_stop(&mut self) {
         if self.stopping.take().is_some() {
             self.core.stopping = false;
             self.core.shared.stop.store(false, Ordering::Release);
@@ -679,7 +679,7 @@ impl Drop for Loop {
         for _ in 0..self.inbox.len() {
             panic_guard::log_panic(|| drop(self.inbox.try_recv()));
         }
-        panic_guard::log_panic(|| drop(self.core.dead_letters.watch.take()));
+        panic_guard::log_panic(|| drop(self.core.dead_letters.hook.take()));
         dropped_replies::close(self.core.node_id);
         watchdog::end(&self.core.shared);
     }

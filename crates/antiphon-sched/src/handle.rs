@@ -172,7 +172,7 @@ impl Handle {
     /// Use a [`JoinHandle`](crate::JoinHandle) for an actor that may end before this call.
     ///
     /// # Errors
-    /// The actor ended without a value, or with a value of another type; or it has not ended in time, and then
+    /// The actor exited without a value, or with a value of another type; or it has not exited in time, and then
     /// its monitor is removed.
     pub fn join<V: Wire + Send>(&self, actor: impl Into<ActorId>, timeout: Duration) -> Result<V, JoinError> {
         let actor = actor.into();

@@ -38,7 +38,7 @@ impl<V: Wire + Send> JoinHandle<V> {
     /// Waits for the exit value of the actor.
     ///
     /// # Errors
-    /// The actor ended without a value, or with a value of another type; it has not ended in time; or its loop
+    /// The actor exited without a value, or with a value of another type; it has not exited in time; or its loop
     /// was dropped before.
     pub fn join(self, timeout: Duration) -> Result<V, JoinError> {
         self.result.recv_timeout(timeout).unwrap_or_else(|error| match error {
@@ -57,6 +57,6 @@ pub(crate) fn value_of<V: Wire>(reason: ExitReason) -> Result<V, JoinError> {
         | ExitReason::Terminated
         | ExitReason::NodeLost
         | ExitReason::NoActor
-        | ExitReason::Refused => Err(JoinError::Ended(reason.to_string())),
+        | ExitReason::Refused => Err(JoinError::NoValue(reason.to_string())),
     }
 }

@@ -32,25 +32,35 @@
 
 #![cfg_attr(feature = "safe", forbid(unsafe_code))]
 
-mod budget;
-pub use budget::{Budget, Permit};
-
 mod actor;
 pub use actor::{Actor, actor};
+
+mod actor_event;
+pub use actor_event::{Down, Event, ExitReason, SwapOffer, Thrown};
+
+mod actor_extras;
+pub use actor_extras::SignalPolicy;
+
+mod actor_table;
+mod adapter;
 
 mod addr;
 pub use addr::{Addr, SendMode, Target};
 
-#[doc(hidden)]
-pub mod wake_flag;
+mod batch;
+mod blocking_pool;
 
-mod panic_guard;
+mod budget;
+pub use budget::{Budget, Permit};
 
 #[cfg(not(feature = "safe"))]
 mod cell;
 #[cfg(feature = "safe")]
 #[path = "cell_safe.rs"]
 mod cell;
+
+mod codec_context;
+pub use codec_context::{Origin, origin, with_origin};
 
 mod core;
 
@@ -60,10 +70,6 @@ pub use cx::{Cx, Monitor, Timer};
 mod dead_letter;
 pub use dead_letter::DeadLetter;
 
-mod loop_ref;
-pub use loop_ref::{Delivery, LoopRef};
-
-mod adapter;
 mod dropped_replies;
 pub mod egress;
 
@@ -72,42 +78,32 @@ pub use error::{
     AskError, DecodeError, EncodeError, JobError, JoinError, SendError, Undelivered, ValueError,
 };
 
-mod actor_event;
-pub use actor_event::{Down, Event, ExitReason, SwapOffer, Thrown};
-
 mod event_loop;
-pub use event_loop::{ExternalReadiness, Loop, LoopConfig, LoopError, LoopStats, Park};
+pub use event_loop::{ExternalReadiness, Loop, LoopConfig, LoopError, LoopStats, Platform};
 
 mod handle;
 pub use handle::Handle;
 
-mod blocking_pool;
-
 mod id;
 pub use id::{ActorId, Key, NodeId};
-
-mod readiness;
-pub use readiness::{EXTERNAL_TOKENS, Ready, Source};
 
 mod join_handle;
 pub use join_handle::JoinHandle;
 
-mod mailbox;
-mod remote;
+mod loop_ref;
+pub use loop_ref::{Delivery, LoopRef};
 
-mod transport;
-pub use transport::{Destination, MonitorId, OutboundMessage, Signal, Transport};
+mod mailbox;
+mod panic_guard;
+
+mod readiness;
+pub use readiness::{EXTERNAL_TOKENS, Ready, Source};
+
+mod remote;
 
 mod requests;
 pub use requests::{ReplyTo, RequestId};
 
-mod codec_context;
-pub use codec_context::{Origin, origin, with_origin};
-
-mod actor_extras;
-pub use actor_extras::SignalPolicy;
-
-mod actor_table;
 #[cfg(unix)]
 mod signals;
 
@@ -128,12 +124,16 @@ pub mod testing;
 mod time;
 pub use time::{Time, millis, secs};
 
-mod batch;
 mod timers;
+
+mod transport;
+pub use transport::{Destination, MonitorId, OutboundMessage, Signal, Transport};
 
 mod value;
 pub use value::Value;
 
+#[doc(hidden)]
+pub mod wake_flag;
 mod watchdog;
 
 mod wire;

@@ -35,7 +35,7 @@ pub enum Delivery {
     WrongType,
     /// The bytes do not decode to a message of the type, for this reason.
     Undecodable(String),
-    /// The message holds a `ReplyTo`, and its node has the maximum of open requests in this loop.
+    /// The message holds a `ReplyTo`, and the sending node has its maximum of open requests in this loop.
     OverQuota,
 }
 
@@ -80,8 +80,8 @@ impl LoopRef<'_> {
     }
 
     /// Replies to a request.
-    pub fn reply<R>(&mut self, reply: ReplyTo<R>, value: R) {
-        let (node, request_id, reach) = reply.into_parts();
+    pub fn reply<R>(&mut self, to: ReplyTo<R>, value: R) {
+        let (node, request_id, reach) = to.into_parts();
         if let Err(reason) = reach(self, node, request_id, value)
             && reason != Undelivered::NoActor
         {
@@ -90,7 +90,7 @@ impl LoopRef<'_> {
             self.core.undelivered_replies += 1;
             let times = self.core.undelivered_replies;
             if times.is_power_of_two() {
-                tracing::warn!(%node, %reason, times, "a reply was lost");
+                tracing::warn!(%node, %reason, times, "a reply was not delivered (logged at powers of two)");
             }
         }
     }
@@ -103,7 +103,7 @@ impl LoopRef<'_> {
         }
     }
 
-    /// Lets messages from the network reach an actor. False when the actor is not of this loop, or has ended.
+    /// Lets messages from the network reach an actor. False when the actor is not of this loop, or has exited.
     pub fn expose<M: Wire>(&mut self, addr: Addr<M>) -> bool {
         let exposed = exposed_as::<M>(self.core);
         addr.node() == self.core.node_id && self.core.expose(addr.id().key(), exposed)
@@ -115,16 +115,16 @@ impl LoopRef<'_> {
     }
 
     /// The name of a type; the same pointer at each call.
-    pub fn tag_of<M: Wire>(&mut self) -> &'static str {
-        self.core.tag_of::<M>()
+    pub fn type_name_of<M: Wire>(&mut self) -> &'static str {
+        self.core.type_name_of::<M>()
     }
 
     /// Puts an encoded message into a mailbox.
     ///
     /// `body` must be one MessagePack value. The caller checks bytes from a network before, for example by
     /// `antiphon_wire::msgpack::check`. [`with_origin`](crate::with_origin) sets the node that sent the message.
-    pub fn deliver(&mut self, to: Key, tag: &str, body: &[u8]) -> Delivery {
-        match self.core.deliver(to, tag, body) {
+    pub fn deliver(&mut self, to: Key, type_name: &str, body: &[u8]) -> Delivery {
+        match self.core.deliver(to, type_name, body) {
             Delivery::Undecodable(_) if codec_context::was_over_quota() => Delivery::OverQuota,
             delivery => delivery,
         }
@@ -149,7 +149,7 @@ impl LoopRef<'_> {
     }
 
     /// Makes the loop report to the transport when an actor ends ([`Signal::Exited`](crate::Signal::Exited)), also if
-    /// no address of the actor leaves this loop. False when the actor has ended.
+    /// no address of the actor leaves this loop. False when the actor has exited.
     pub fn report_exit(&mut self, key: Key) -> bool {
         self.core.extras(key).map(|extras| extras.is_known_to_transport = true).is_some()
     }
@@ -164,16 +164,16 @@ impl LoopRef<'_> {
         self.core.actors.is_alive(key)
     }
 
-    /// Whether the mailbox of an actor has room for a message; `None` when the actor has ended.
+    /// Whether the mailbox of an actor has room for a message; `None` when the actor has exited.
     pub fn has_room(&mut self, key: Key) -> Option<bool> {
         let (key, max) = (self.core.owner_of(key), self.core.mailbox_max);
-        self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full_of(max))
+        self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full(max))
     }
 
-    /// How many messages and events wait for an actor of this loop; `None` when it has ended.
+    /// How many messages and events wait for an actor of this loop; `None` when it has exited.
     pub fn mailbox_len(&mut self, key: Key) -> Option<usize> {
         let owner = self.core.owner_of(key);
-        self.core.any_mailbox(owner).map(|mailbox| mailbox.len())
+        self.core.any_mailbox(owner).map(|mailbox| mailbox.waiting())
     }
 
     /// Completes a request of this loop with a value.
@@ -199,10 +199,10 @@ impl LoopRef<'_> {
     pub fn complete_request_encoded(
         &mut self,
         request_id: RequestId,
-        tag: &str,
+        type_name: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
-        match self.core.complete_request_encoded(request_id, tag, body) {
+        match self.core.complete_request_encoded(request_id, type_name, body) {
             Err(Undelivered::Encode) if codec_context::was_over_quota() => Err(Undelivered::Busy),
             result => result,
         }
@@ -226,7 +226,7 @@ impl LoopRef<'_> {
     }
 
     /// Adds a monitor: `watcher`, on another node, receives a [`Down`] when `target`, of this loop, ends.
-    pub fn watch(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
+    pub fn add_watcher(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
         self.core.add_watcher(target, id, watcher);
     }
 
@@ -237,13 +237,13 @@ impl LoopRef<'_> {
     }
 
     /// Removes a monitor.
-    pub fn unwatch(&mut self, target: Key, id: MonitorId) {
+    pub fn remove_watcher(&mut self, target: Key, id: MonitorId) {
         self.core.remove_watcher(target, id);
     }
 
     /// Prepares `watcher`, of this loop, for a [`Down`] of the monitor `id` when `actor`, on another node, ends.
     ///
-    /// False when `watcher` has ended, or other actors have requested the maximum of notifications for it. Then this
+    /// False when `watcher` has exited, or other actors have requested the maximum of notifications for it. Then this
     /// acts as [`LoopRef::refuse_notify`].
     pub fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         self.core.expect_down(watcher, id, actor)
@@ -255,7 +255,7 @@ impl LoopRef<'_> {
         self.core.refuse_notify(watcher, actor);
     }
 
-    /// Sends `watcher`, of this loop, a [`Down`]: `actor`, on another node, has ended. Each monitor causes at most one.
+    /// Sends `watcher`, of this loop, a [`Down`]: `actor`, on another node, has exited. Each monitor causes at most one.
     pub fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
         self.core.down(watcher, id, actor, reason);
     }
@@ -266,9 +266,9 @@ impl LoopRef<'_> {
         self.core.notify(watcher, actor);
     }
 
-    /// Sends `watcher`, of this loop, an [`Event::Down`](crate::Event::Down) for `actor` without a monitor; a refused
-    /// subscription ends so. False when `watcher` has ended, or its mailbox holds twice its maximum of messages.
-    pub fn send_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason) -> bool {
+    /// Sends `watcher`, of this loop, an [`Event::Down`](crate::Event::Down) for `actor` without a monitor, for
+    /// example when a subscription is refused. False when `watcher` has exited, or its mailbox holds twice its maximum of messages.
+    pub fn push_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason) -> bool {
         !self.is_flooded(watcher) && self.core.push_system(watcher, SystemEvent::Down(Down { actor, reason }))
     }
 
@@ -277,7 +277,7 @@ impl LoopRef<'_> {
         self.core.terminate(target.into());
     }
 
-    /// Throws an exception into an actor of this loop. False when the actor has ended, or its mailbox holds twice its
+    /// Throws an exception into an actor of this loop. False when the actor has exited, or its mailbox holds twice its
     /// maximum of messages.
     pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
         !self.is_flooded(target) && {
@@ -286,7 +286,7 @@ impl LoopRef<'_> {
         }
     }
 
-    /// Resumes an actor of this loop. False when the actor has ended, or its mailbox holds twice its maximum of
+    /// Resumes an actor of this loop. False when the actor has exited, or its mailbox holds twice its maximum of
     /// messages.
     pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
         !self.is_flooded(target) && {
@@ -299,7 +299,7 @@ impl LoopRef<'_> {
     fn is_flooded(&mut self, key: Key) -> bool {
         let key = self.core.owner_of(key);
         let max = self.core.mailbox_max.saturating_mul(2);
-        self.core.any_mailbox(key).is_some_and(|mailbox| mailbox.is_full_of(max))
+        self.core.any_mailbox(key).is_some_and(|mailbox| mailbox.is_full(max))
     }
 
     /// Sends an actor of this loop an [`Event::Writable`](crate::Event::Writable): it may send to `node` again.
@@ -309,6 +309,6 @@ impl LoopRef<'_> {
 
     /// Records a message or signal that could not be delivered. `what` describes it.
     pub fn dead_letter(&mut self, to: ActorId, what: &'static str, reason: Undelivered) {
-        self.core.dead_letters.note(to, what, reason);
+        self.core.dead_letters.record(to, what, reason);
     }
 }

@@ -27,10 +27,10 @@ pub(crate) struct Mailbox<M> {
     first: Option<Item<M>>,
     #[expect(clippy::box_collection, reason = "8 bytes instead of 32 in each idle actor")]
     rest: Option<Box<VecDeque<Item<M>>>>,
-    extra: Option<Box<MailboxExtras<M>>>,
+    extras: Option<Box<MailboxExtras<M>>>,
     /// The newest open request of this actor: the head of a list in [`PendingRequests`](crate::requests::PendingRequests).
     pub(crate) newest_request: u32,
-    /// The number of open requests. Each reserves room in the mailbox for its reply.
+    /// Open requests, timers and monitors. Each reserves room in the mailbox for its message or event.
     pub(crate) open: u16,
     wait: Wait,
     #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
@@ -54,7 +54,7 @@ pub(crate) enum PendingTimer<M> {
     Once(TimerKey, M),
     Every {
         /// The key by which the actor knows the timer; `key` changes after each tick.
-        name: TimerKey,
+        first_key: TimerKey,
         key: TimerKey,
         period: std::time::Duration,
         make: Option<Make<M>>,
@@ -93,7 +93,7 @@ pub(crate) enum Wait {
     Within,
     /// A message that `MailboxExtras::admit` admits, or any event.
     If,
-    /// `MailboxExtras::until`, or an event that wakes the actor.
+    /// The time `MailboxExtras::until`, or an event that wakes the actor.
     Sleep,
     /// An event that wakes the actor.
     Suspend,
@@ -118,7 +118,7 @@ impl<M> Mailbox<M> {
         Self {
             first: None,
             rest: None,
-            extra: None,
+            extras: None,
             newest_request: NO_REQUEST,
             open: 0,
             wait: Wait::Start,
@@ -173,11 +173,12 @@ impl<M> Mailbox<M> {
 
     /// Whether a burst enlarged the mailbox.
     #[inline]
-    pub(crate) fn wants_trim(&self) -> bool {
+    pub(crate) fn needs_trim(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.capacity() > TRIM_OVER)
     }
 
-    /// The item is constructed in its place. A moved item is written in words and then read in vectors, which stalls.
+    /// Pushes a message. It is constructed in its place: a moved item is written in words and read in vectors, which
+    /// stalls.
     #[inline]
     pub(crate) fn push(&mut self, message: M) {
         if self.first.is_none() && self.rest.as_ref().is_none_or(|rest| rest.is_empty()) {
@@ -314,8 +315,8 @@ impl<M> Mailbox<M> {
     }
 
     fn take_timeout(&mut self) -> Taken<M> {
-        match &mut self.extra {
-            Some(extra) if extra.timeout_due => Taken::Timeout,
+        match &mut self.extras {
+            Some(extras) if extras.timeout_due => Taken::Timeout,
             Some(_) | None => Taken::Nothing,
         }
     }
@@ -323,19 +324,19 @@ impl<M> Mailbox<M> {
     /// Takes the first event, or the first message that the predicate admits.
     fn take_admitted(&mut self) -> Taken<M> {
         loop {
-            let Some(extra) = &mut self.extra else { return Taken::Nothing };
-            let Some(admit) = &mut extra.admit else { return Taken::Nothing };
-            let item = match (extra.refused, &mut self.first, &mut self.rest) {
+            let Some(extras) = &mut self.extras else { return Taken::Nothing };
+            let Some(admit) = &mut extras.admit else { return Taken::Nothing };
+            let item = match (extras.refused, &mut self.first, &mut self.rest) {
                 (0, Some(first), _) => Some(first),
                 (at, first, Some(rest)) => rest.get_mut(at - usize::from(first.is_some())),
                 (_, _, None) => None,
             };
             let Some(item) = item else { return Taken::Nothing };
-            if check_admission(admit, &mut extra.timers, item) == Verdict::Refused {
-                extra.refused += 1;
+            if check_admission(admit, &mut extras.timers, item) == Verdict::Refused {
+                extras.refused += 1;
                 continue;
             }
-            let at = extra.refused;
+            let at = extras.refused;
             let item = self.remove_item(at);
             let admitted = self.take_one(item);
             if !matches!(admitted, Taken::Nothing) {
@@ -417,16 +418,16 @@ impl<M> Mailbox<M> {
 
     pub(crate) fn await_any(&mut self) {
         self.wait = Wait::Any;
-        if let Some(extra) = &mut self.extra {
-            extra.timeout_due = false;
-            extra.refused = 0;
+        if let Some(extras) = &mut self.extras {
+            extras.timeout_due = false;
+            extras.refused = 0;
             // Last, since its drop may panic.
-            extra.admit = None;
+            extras.admit = None;
         }
     }
 
     pub(crate) fn await_admitted(&mut self, admit: Admit<M>) {
-        self.extra().admit = Some(admit);
+        self.extras().admit = Some(admit);
         self.wait = Wait::If;
     }
 
@@ -437,17 +438,17 @@ impl<M> Mailbox<M> {
     /// Waits until `until`; returns the timer that is already running, if any.
     pub(crate) fn await_until(&mut self, wait: Wait, until: Time) -> Option<TimerKey> {
         self.wait = wait;
-        let extra = self.extra();
-        extra.until = until;
-        extra.timer
+        let extras = self.extras();
+        extras.until = until;
+        extras.timer
     }
 
     pub(crate) fn set_wait_timer(&mut self, timer: TimerKey) {
-        self.extra().timer = Some(timer);
+        self.extras().timer = Some(timer);
     }
 
-    fn extra(&mut self) -> &mut MailboxExtras<M> {
-        self.extra.get_or_insert_with(|| {
+    fn extras(&mut self) -> &mut MailboxExtras<M> {
+        self.extras.get_or_insert_with(|| {
             Box::new(MailboxExtras {
                 admit: None,
                 refused: 0,
@@ -461,27 +462,27 @@ impl<M> Mailbox<M> {
 
     /// The slot of the next timer of this mailbox.
     pub(crate) fn next_timer(&mut self) -> u32 {
-        u32::try_from(self.extra().timers.vacant_key()).expect("at most OPEN_MAX timers are open")
+        u32::try_from(self.extras().timers.vacant_key()).expect("at most OPEN_MAX timers are open")
     }
 
     pub(crate) fn add_timer(&mut self, pending: PendingTimer<M>) {
-        self.extra().timers.insert(pending);
+        self.extras().timers.insert(pending);
     }
 
     pub(crate) fn remove_timer(&mut self, token: u32) -> Option<PendingTimer<M>> {
-        self.extra.as_mut()?.timers.try_remove(token as usize)
+        self.extras.as_mut()?.timers.try_remove(token as usize)
     }
 
     /// The wheel's present key of a timer; `None` when the timer has fired or was cancelled.
-    pub(crate) fn timer_key(&mut self, token: u32, name: TimerKey) -> Option<TimerKey> {
+    pub(crate) fn timer_key(&mut self, token: u32, first_key: TimerKey) -> Option<TimerKey> {
         match self.pending_mut(token)? {
-            PendingTimer::Once(key, _) => (*key == name).then_some(*key),
-            PendingTimer::Every { name: own, key, .. } => (*own == name).then_some(*key),
+            PendingTimer::Once(key, _) => (*key == first_key).then_some(*key),
+            PendingTimer::Every { first_key: own, key, .. } => (*own == first_key).then_some(*key),
             PendingTimer::Cancelled(_) => None,
         }
     }
 
-    /// Cancels a timer; `running` says whether the wheel still held it.
+    /// Cancels a timer; `running`: whether the timer wheel still held it.
     pub(crate) fn cancel_timer(&mut self, token: u32, running: bool) -> Option<PendingTimer<M>> {
         let pending = self.pending_mut(token)?;
         let queued = matches!(pending, PendingTimer::Every { queued: true, .. });
@@ -494,7 +495,7 @@ impl<M> Mailbox<M> {
     }
 
     pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut PendingTimer<M>> {
-        self.extra.as_mut()?.timers.get_mut(token as usize)
+        self.extras.as_mut()?.timers.get_mut(token as usize)
     }
 }
 
@@ -569,24 +570,24 @@ pub(crate) enum Fired {
 /// A mailbox without the type of its messages.
 pub(crate) trait AnyMailbox {
     fn push_system(&mut self, system: SystemEvent);
-    fn is_full_of(&self, max: usize) -> bool;
+    fn is_full(&self, max: usize) -> bool;
     /// The number of waiting messages and events.
-    fn len(&self) -> usize;
+    fn waiting(&self) -> usize;
     /// The timer of a wait has fired; a later deadline may have replaced its own.
     fn fire_wait(&mut self, now: Time) -> Fired;
     /// The timer in slot `token` is due.
     fn fire_timer(&mut self, token: u32) -> Fired;
     fn set_timer_key(&mut self, token: u32, key: TimerKey);
-    fn set_waiting_timer(&mut self, key: TimerKey);
-    fn waiting_timer(&self) -> Option<TimerKey>;
+    fn set_wait_timer(&mut self, key: TimerKey);
+    fn wait_timer(&self) -> Option<TimerKey>;
     /// All timers that are still running.
     fn timers(&self) -> Vec<TimerKey>;
     /// Whether no value is left that could panic when it is dropped.
     fn is_vacant(&self) -> bool;
     /// Removes one value and drops it; false when none is left. The drop may panic.
     fn drop_one(&mut self) -> bool;
-    fn open_requests(&mut self) -> &mut u16;
-    fn head_of_requests(&mut self) -> &mut u32;
+    fn open_slots(&mut self) -> &mut u16;
+    fn newest_request(&mut self) -> &mut u32;
     /// Frees the memory of a burst if the mailbox is empty.
     fn trim(&mut self);
 }
@@ -596,26 +597,26 @@ impl<M> AnyMailbox for Mailbox<M> {
         self.push_item(Item::SystemEvent(Box::new(system)));
     }
 
-    fn is_full_of(&self, max: usize) -> bool {
+    fn is_full(&self, max: usize) -> bool {
         self.is_full(max)
     }
 
-    fn len(&self) -> usize {
+    fn waiting(&self) -> usize {
         self.waiting()
     }
 
     fn fire_wait(&mut self, now: Time) -> Fired {
         let waits = matches!(self.wait, Wait::Within | Wait::Sleep);
-        let extra = self.extra();
+        let extras = self.extras();
         if !waits {
-            extra.timer = None;
+            extras.timer = None;
             return Fired::Spent;
         }
-        if extra.until > now {
-            return Fired::Again(extra.until);
+        if extras.until > now {
+            return Fired::Again(extras.until);
         }
-        extra.timer = None;
-        extra.timeout_due = true;
+        extras.timer = None;
+        extras.timeout_due = true;
         Fired::Queued
     }
 
@@ -651,25 +652,25 @@ impl<M> AnyMailbox for Mailbox<M> {
         }
     }
 
-    fn set_waiting_timer(&mut self, key: TimerKey) {
+    fn set_wait_timer(&mut self, key: TimerKey) {
         self.set_wait_timer(key);
     }
 
-    fn waiting_timer(&self) -> Option<TimerKey> {
-        self.extra.as_ref()?.timer
+    fn wait_timer(&self) -> Option<TimerKey> {
+        self.extras.as_ref()?.timer
     }
 
     fn timers(&self) -> Vec<TimerKey> {
-        let Some(extra) = &self.extra else { return Vec::new() };
-        let pending = extra.timers.iter().filter_map(|(_, pending)| match pending {
+        let Some(extras) = &self.extras else { return Vec::new() };
+        let pending = extras.timers.iter().filter_map(|(_, pending)| match pending {
             PendingTimer::Once(key, _) | PendingTimer::Every { key, .. } => Some(*key),
             PendingTimer::Cancelled(_) => None,
         });
-        pending.chain(extra.timer).collect()
+        pending.chain(extras.timer).collect()
     }
 
     fn is_vacant(&self) -> bool {
-        self.waiting() == 0 && self.extra.is_none()
+        self.waiting() == 0 && self.extras.is_none()
     }
 
     fn drop_one(&mut self) -> bool {
@@ -677,16 +678,16 @@ impl<M> AnyMailbox for Mailbox<M> {
             drop(item);
             return true;
         }
-        let Some(extra) = &mut self.extra else { return false };
-        if let Some(admit) = extra.admit.take() {
-            extra.refused = 0;
+        let Some(extras) = &mut self.extras else { return false };
+        if let Some(admit) = extras.admit.take() {
+            extras.refused = 0;
             drop(admit);
             return true;
         }
-        // The actor has ended: `refused` now counts the timer slots that were emptied.
-        while extra.refused < extra.timers.capacity() {
-            let pending = extra.timers.try_remove(extra.refused);
-            extra.refused += 1;
+        // The actor has exited: `refused` now counts the timer slots that were emptied.
+        while extras.refused < extras.timers.capacity() {
+            let pending = extras.timers.try_remove(extras.refused);
+            extras.refused += 1;
             if pending.is_some() {
                 return true;
             }
@@ -694,11 +695,11 @@ impl<M> AnyMailbox for Mailbox<M> {
         false
     }
 
-    fn open_requests(&mut self) -> &mut u16 {
+    fn open_slots(&mut self) -> &mut u16 {
         &mut self.open
     }
 
-    fn head_of_requests(&mut self) -> &mut u32 {
+    fn newest_request(&mut self) -> &mut u32 {
         &mut self.newest_request
     }
 
@@ -745,10 +746,10 @@ mod tests {
             mailbox.push(n);
         }
         mailbox.trim();
-        assert!(mailbox.wants_trim(), "a mailbox with messages keeps its memory");
+        assert!(mailbox.needs_trim(), "a mailbox with messages keeps its memory");
         while matches!(mailbox.take(), Taken::Message(_)) {}
         mailbox.trim();
-        assert!(!mailbox.wants_trim());
+        assert!(!mailbox.needs_trim());
         mailbox.push(7);
         assert!(matches!(mailbox.take(), Taken::Message(7)));
     }

@@ -164,7 +164,7 @@ impl Readiness {
         }
     }
 
-    /// Removes the entry of a source after its owner has ended.
+    /// Removes the entry of a source after its owner has exited.
     pub(crate) fn forget(&mut self, index: u32) {
         self.entries.try_remove(index as usize);
     }

@@ -29,9 +29,12 @@ pub(crate) fn reach_wire<M: Wire>(
         Err(SendFailure::Transport(Undelivered::Busy)) => Err(SendError::Busy(message)),
         Err(SendFailure::Transport(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
         Err(SendFailure::Transport(Undelivered::NoActor)) => Err(SendError::NoActor(message)),
-        Err(SendFailure::Transport(Undelivered::Encode)) => {
-            Err(SendError::Encode(message, EncodeError::new("its type cannot be announced to that node")))
-        }
+        Err(SendFailure::Transport(Undelivered::Encode)) => Err(SendError::Encode(
+            message,
+            EncodeError::new(
+                "its type has no number in the session with that node: too many types were sent",
+            ),
+        )),
         Err(SendFailure::Transport(_)) => Err(SendError::NoNode(message)),
         Err(SendFailure::Encode(reason)) => Err(SendError::Encode(message, reason)),
     }
@@ -87,18 +90,20 @@ impl Core {
         if !matches!(self.transport, TransportSlot::Present(_)) {
             return Err(SendFailure::Transport(Undelivered::NoNode));
         }
-        let tag = self.tag_of::<M>();
-        check_type_name(tag).map_err(SendFailure::Encode)?;
+        let type_name = self.type_name_of::<M>();
+        check_type_name(type_name).map_err(SendFailure::Encode)?;
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
         let (encoded, refs) = codec_context::encode_with_context(self.node_id, EncodeMode::Send, || {
             encode_with(|| message.encode(&mut body))
         });
         let sent = match encoded {
-            Ok(()) => self.pass_to_transport(to, tag, &body, mode, &refs).map_err(SendFailure::Transport),
+            Ok(()) => {
+                self.pass_to_transport(to, type_name, &body, mode, &refs).map_err(SendFailure::Transport)
+            }
             Err(reason) => Err(SendFailure::Encode(reason)),
         };
-        if sent.is_err() && refs.disarmed {
+        if sent.is_err() && refs.has_reply_to {
             body.clear();
             let (revoked, _) = codec_context::encode_with_context(self.node_id, EncodeMode::Revoke, || {
                 encode_with(|| message.encode(&mut body))
@@ -112,21 +117,21 @@ impl Core {
     fn pass_to_transport(
         &mut self,
         to: Destination,
-        tag: &'static str,
+        type_name: &'static str,
         body: &[u8],
         mode: SendMode,
         refs: &EncodedRefs,
     ) -> Result<(), Undelivered> {
-        let replies: smallvec::SmallVec<[RequestId; 1]> =
-            refs.replies.iter().map(|(request_id, _)| *request_id).collect();
+        let requests: smallvec::SmallVec<[RequestId; 1]> =
+            refs.requests.iter().map(|(request_id, _)| *request_id).collect();
         let outbound = OutboundMessage {
             from: self.current,
             to,
-            tag,
+            type_name,
             body,
             mode,
             nodes: &refs.nodes,
-            replies: &replies,
+            requests: &requests,
         };
         match &mut self.transport {
             TransportSlot::Present(transport) => transport.send(self.now, &outbound)?,
@@ -142,8 +147,8 @@ impl Core {
         for (key, exposed) in &refs.exposed {
             self.expose(*key, *exposed);
         }
-        for (request_id, expected) in &refs.replies {
-            self.requests.expect(*request_id, *expected);
+        for (request_id, expected) in &refs.requests {
+            self.requests.expect_remote_reply(*request_id, *expected);
         }
     }
 
@@ -185,15 +190,15 @@ impl Core {
         let mut body = Vec::new();
         let (encoded, refs) = codec_context::encode_with_context(self.node_id, EncodeMode::Value, || {
             encode_with(|| {
-                let tag = value.encode(&mut body)?;
-                tag.iter().try_for_each(|tag| check_type_name(tag))?;
-                Ok(tag.map(|tag| tag.into_owned()))
+                let type_name = value.encode(&mut body)?;
+                type_name.iter().try_for_each(|type_name| check_type_name(type_name))?;
+                Ok(type_name.map(|type_name| type_name.into_owned()))
             })
         });
         match encoded {
-            Ok(Some(tag)) => {
+            Ok(Some(type_name)) => {
                 self.make_reachable(&refs);
-                Value::encoded_with_nodes(&tag, &body, &refs.nodes)
+                Value::encoded_with_nodes(&type_name, &body, &refs.nodes)
             }
             Ok(None) => Value::opaque(),
             Err(reason) => {
@@ -234,9 +239,9 @@ impl Core {
         self.after_request_closed(request_id, closed.timer, closed.is_remote);
         if let Some(owner) = closed.owner {
             let mailbox = self.any_mailbox(owner)?;
-            *mailbox.open_requests() -= 1;
+            *mailbox.open_slots() -= 1;
             if let Some(head) = head {
-                *mailbox.head_of_requests() = head;
+                *mailbox.newest_request() = head;
             }
         }
         // The handlers of ownerless requests ignore the key.
@@ -287,11 +292,11 @@ impl Core {
     pub(crate) fn complete_request_encoded(
         &mut self,
         request_id: RequestId,
-        tag: &str,
+        type_name: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
         let Some(expected) = self.requests.expected(request_id) else { return Err(Undelivered::NoActor) };
-        if expected.tag != tag {
+        if expected.type_name != type_name {
             self.fail_request(request_id, AskError::WrongType);
             return Err(Undelivered::WrongType);
         }
@@ -346,7 +351,7 @@ pub(crate) fn complete_as<R: Wire>(
 
 /// The type and decoder of messages `M` for an actor that the network may reach.
 pub(crate) fn exposed_as<M: Wire>(core: &mut Core) -> ExposedType {
-    ExposedType { tag: core.tag_of::<M>(), decode: deliver_as::<M>, fits: takes::<M> }
+    ExposedType { type_name: core.type_name_of::<M>(), decode: deliver_as::<M>, fits: takes::<M> }
 }
 
 /// Whether an actor or an adapter takes messages of type `M`.
@@ -361,6 +366,6 @@ const FORGED: &str = "it names an actor or a request of this node that was never
     not(feature = "serde"),
     expect(dead_code, reason = "only serde's impls let replies cross the wire")
 )]
-pub(crate) fn expected_as<R: Wire>(tag: &'static str) -> ExpectedReply {
-    ExpectedReply { tag, decode: complete_as::<R> }
+pub(crate) fn expected_as<R: Wire>(type_name: &'static str) -> ExpectedReply {
+    ExpectedReply { type_name, decode: complete_as::<R> }
 }

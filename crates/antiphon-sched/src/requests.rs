@@ -3,7 +3,7 @@
 //! A reply needs only the id of the request, never its handler or type. A [`ReplyTo`] is the permission to reply
 //! once, from any node; when it is dropped, the request fails.
 //!
-//! Invariant: a request completes at most once, and its id is not used again at once. The requests of one actor form
+//! Invariant: a request completes at most once, and the next request in its slot has another id. The requests of one actor form
 //! a list that its mailbox begins, so that they end with the actor.
 //!
 //! Every node can send a reply, so half of a request id is random: it does not follow from other ids. The random
@@ -57,7 +57,7 @@ pub(crate) type ReplyDecoder = fn(&mut Core, RequestId, &[u8]) -> Result<(), Und
 /// The type that an encoded reply must have, and its decoder.
 #[derive(Copy, Clone)]
 pub(crate) struct ExpectedReply {
-    pub(crate) tag: &'static str,
+    pub(crate) type_name: &'static str,
     pub(crate) decode: ReplyDecoder,
 }
 
@@ -157,7 +157,7 @@ impl PendingRequests {
     }
 
     /// Records that the `ReplyTo` was sent to another node, and how the reply is decoded.
-    pub(crate) fn expect(&mut self, id: RequestId, expected: ExpectedReply) -> bool {
+    pub(crate) fn expect_remote_reply(&mut self, id: RequestId, expected: ExpectedReply) -> bool {
         self.get(id).map(|slot| slot.expected = Some(expected)).is_some()
     }
 
@@ -211,7 +211,7 @@ impl PendingRequests {
     }
 
     /// The request at the head of a list.
-    pub(crate) fn at(&self, head: u32) -> Option<RequestId> {
+    pub(crate) fn first(&self, head: u32) -> Option<RequestId> {
         let slot = self.slots.get(head as usize)?;
         Some(RequestId::new(slot.generation, head))
     }
@@ -219,7 +219,7 @@ impl PendingRequests {
 
 /// The permission to reply to one request, once; from this node or from another.
 ///
-/// `cx.reply(reply, value)` consumes it. When it is dropped without a reply, the request fails at once with
+/// `cx.reply(to, value)` consumes it. When it is dropped without a reply, the request fails at once with
 /// [`AskError::Dropped`].
 #[must_use = "if it is dropped, the request fails with `AskError::Dropped`"]
 pub struct ReplyTo<R> {
@@ -306,7 +306,7 @@ where
     }
 }
 
-/// The handler of [`Cx::open`](crate::Cx::open). The reply has errors of its own; other failures are ignored.
+/// The handler of [`Cx::open_request`](crate::Cx::open_request). The reply has errors of its own; other failures are ignored.
 pub(crate) struct RequestHandler<R, M, F> {
     pub(crate) answer: F,
     pub(crate) types: PhantomData<fn(R) -> M>,

@@ -15,7 +15,7 @@ pub trait Transport: Any {
     /// Sends an encoded message. The bytes belong to the caller, which reuses them.
     ///
     /// # Errors
-    /// The message was not accepted; it returns to the sender.
+    /// The transport did not accept the message; the loop returns it to its sender.
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
 
     /// Sends a signal. Signals are never refused. If a monitor cannot reach its node, the watcher receives a `Down`;
@@ -31,7 +31,7 @@ pub struct OutboundMessage<'a> {
     /// The receiver.
     pub to: Destination,
     /// The name of the message's type.
-    pub tag: &'static str,
+    pub type_name: &'static str,
     /// The encoded message.
     pub body: &'a [u8],
     /// How to deliver the message.
@@ -39,7 +39,7 @@ pub struct OutboundMessage<'a> {
     /// The nodes of the addresses in the body: their locations must be sent along.
     pub nodes: &'a [NodeId],
     /// The open requests with a `ReplyTo` in the body: they fail with `NodeLost` when the receiving node is lost.
-    pub replies: &'a [RequestId],
+    pub requests: &'a [RequestId],
 }
 
 /// The receiver of an outbound message.
@@ -62,7 +62,7 @@ pub struct MonitorId {
 
 /// The signals between actors; they keep their order with messages.
 ///
-/// A transport must handle every signal, so this enum is exhaustive: a new variant is an error when it is compiled.
+/// A transport must handle every signal, so this enum is exhaustive: a new variant breaks the build of each transport.
 #[derive(Clone, Debug)]
 pub enum Signal {
     /// `watcher`, of this loop, monitors `target`.
@@ -83,7 +83,7 @@ pub enum Signal {
         /// The monitor.
         id: MonitorId,
     },
-    /// `actor`, of this loop, requests that `watcher` receives a `Down` when it ends.
+    /// `actor`, of this loop, requests that `watcher` receives a `Down` when it exits.
     Notify {
         /// The receiver of the `Down`, on another node.
         watcher: ActorId,
@@ -92,13 +92,13 @@ pub enum Signal {
         /// The actor that the `Down` is about.
         actor: Key,
     },
-    /// `actor`, of this loop, has ended; sent for each monitor.
+    /// `actor`, of this loop, has exited; sent for each monitor.
     Down {
         /// The monitoring actor, on another node.
         watcher: ActorId,
         /// The monitor.
         id: MonitorId,
-        /// The actor that has ended.
+        /// The actor that has exited.
         actor: ActorId,
         /// The exit reason; a value in it is encoded.
         reason: ExitReason,
@@ -140,7 +140,7 @@ pub enum Signal {
         /// The request.
         request_id: RequestId,
     },
-    /// An actor of this loop that other nodes could reach has ended.
+    /// An actor of this loop that other nodes could reach has exited.
     Exited {
         /// The actor.
         actor: Key,

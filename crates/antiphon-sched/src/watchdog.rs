@@ -20,7 +20,7 @@ pub(crate) struct StepClock {
     step: AtomicU64,
     actor: AtomicU64,
     slow: AtomicU64,
-    asleep: AtomicBool,
+    is_parked: AtomicBool,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -39,9 +39,9 @@ impl StepClock {
 
     /// Records that a round begins, and wakes the watchdog if it sleeps.
     #[inline]
-    pub(crate) fn wake(&self) {
-        if self.asleep.load(Ordering::Relaxed) {
-            self.asleep.store(false, Ordering::Relaxed);
+    pub(crate) fn round_started(&self) {
+        if self.is_parked.load(Ordering::Relaxed) {
+            self.is_parked.store(false, Ordering::Relaxed);
             if let Some(thread) = &*self.thread.lock() {
                 thread.unpark();
             }
@@ -50,7 +50,7 @@ impl StepClock {
 
     /// Records that the round is over: no step runs.
     #[inline]
-    pub(crate) fn rest(&self) {
+    pub(crate) fn round_ended(&self) {
         self.step.store(0, Ordering::Relaxed);
     }
 
@@ -99,12 +99,12 @@ fn watch(watched: &Weak<Shared>, limit: Duration) {
             }
             last = step;
             if idle > IDLE_MAX {
-                shared.step_clock.asleep.store(true, Ordering::Relaxed);
+                shared.step_clock.is_parked.store(true, Ordering::Relaxed);
             }
         }
         if idle > IDLE_MAX {
-            // With a timeout: a step may have begun just before `asleep` was set.
-            thread::park_timeout(ASLEEP_MAX);
+            // With a timeout: a step may have begun just before `is_parked` was set.
+            thread::park_timeout(PARKED_MAX);
             idle = IDLE_MAX;
         } else {
             thread::park_timeout(limit / 2);
@@ -115,7 +115,7 @@ fn watch(watched: &Weak<Shared>, limit: Duration) {
 /// After this many readings without a step the watchdog sleeps.
 const IDLE_MAX: u32 = 100;
 /// The longest sleep of the watchdog.
-const ASLEEP_MAX: Duration = Duration::from_secs(10);
+const PARKED_MAX: Duration = Duration::from_secs(10);
 
 fn log_slow_step(shared: &Shared, limit: Duration) {
     let key = Key::from_bits(shared.step_clock.actor.load(Ordering::Relaxed));

@@ -338,8 +338,8 @@ impl<M: Wire> Serialize for Addr<M> {
         let id = self.id;
         codec_context::with_encode_context(|node_id, _, refs| {
             if id.node() == node_id {
-                let tag = leaked_name::<M>()?;
-                let exposed = ExposedType { tag, decode: deliver_as::<M>, fits: takes::<M> };
+                let type_name = leaked_name::<M>()?;
+                let exposed = ExposedType { type_name, decode: deliver_as::<M>, fits: takes::<M> };
                 refs.exposed.push((id.key(), exposed));
             }
             add_node(&mut refs.nodes, id.node());
@@ -354,7 +354,7 @@ impl<M: Wire> Serialize for Addr<M> {
 impl<'de, M: Wire> Deserialize<'de> for Addr<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let id = ActorId::deserialize(deserializer)?;
-        codec_context::claim_local(id.node(), LocalRef::Actor(id.key()));
+        codec_context::record_local_ref(id.node(), LocalRef::Actor(id.key()));
         Ok(Self { id, reach: reach_wire::<M> })
     }
 }
@@ -383,11 +383,11 @@ impl<R: Wire> Serialize for ReplyTo<R> {
                 Ok(())
             }
             EncodeMode::Send => {
-                let tag = leaked_name::<R>().map_err(S::Error::custom)?;
+                let type_name = leaked_name::<R>().map_err(S::Error::custom)?;
                 self.holder.set(None);
-                refs.disarmed = true;
+                refs.has_reply_to = true;
                 if self.node == node_id {
-                    refs.replies.push((self.request_id, expected_as::<R>(tag)));
+                    refs.requests.push((self.request_id, expected_as::<R>(type_name)));
                 }
                 add_node(&mut refs.nodes, self.node);
                 Ok(())
@@ -404,7 +404,7 @@ impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
         let node_id = codec_context::decoding_node()
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
         let (node, request_id) = (NodeId::from_bits(node), RequestId::from_bits(request_id));
-        codec_context::claim_local(node, LocalRef::Request(request_id));
+        codec_context::record_local_ref(node, LocalRef::Request(request_id));
         let permit = codec_context::request_permit().map_err(D::Error::custom)?;
         Ok(Self { node, request_id, holder: Cell::new(Some(node_id)), permit, reach: reply_wire::<R> })
     }

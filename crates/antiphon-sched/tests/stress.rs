@@ -260,8 +260,12 @@ impl StressActor {
 }
 
 fn run_actors(seed: u64, steps: u64) {
-    let config =
-        LoopConfig { park: Park::Virtual, seed: Some(seed), mailbox_max: 30, ..LoopConfig::default() };
+    let config = LoopConfig {
+        platform: Platform::Virtual,
+        seed: Some(seed),
+        mailbox_max: 30,
+        ..LoopConfig::default()
+    };
     let mut events = Loop::new(config).unwrap();
     let state = Rc::new(StressState {
         actors: RefCell::default(),

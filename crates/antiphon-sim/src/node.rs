@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use antiphon_dist::node::{self as dist, ConnId, NodeCore};
 use antiphon_dist::{Config, Location};
-use antiphon_sched::{Loop, LoopConfig, LoopRef, LoopStats, NodeId, Park, Time as LoopTime};
+use antiphon_sched::{Loop, LoopConfig, LoopRef, LoopStats, NodeId, Platform, Time as LoopTime};
 use antiphon_wire::{Entropy, Time};
 
 use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
@@ -62,7 +62,7 @@ impl SimNode {
         let mut rng = SimRng::new(seed);
         let node_id = NodeId::from_bits(rng.number());
         let scheduler = LoopConfig {
-            park: Park::Virtual,
+            platform: Platform::Virtual,
             node_id: Some(node_id),
             seed: Some(rng.number()),
             watchdog: None,

@@ -75,17 +75,17 @@ pub struct DatagramKey {
 #[non_exhaustive]
 pub enum DatagramError {
     /// The datagram does not belong to this protocol.
-    #[error("a datagram that is none of Antiphon's")]
+    #[error("the datagram is not Antiphon's")]
     NotAntiphon,
     /// The datagram has another version.
-    #[error("a datagram of version {version}; update the older node")]
+    #[error("the datagram has version {version}; update the older node")]
     Version {
         /// The version in the datagram.
         version: u8,
     },
     /// The datagram has a key id that this node does not accept, or only one of the two sides uses a key.
     #[error(
-        "a datagram under key id {theirs:?}, but this node uses {ours:?}; give both nodes the same secret and key id"
+        "the datagram has key id {theirs:?}, but this node uses {ours:?}; give both nodes the same secret and key id"
     )]
     KeyId {
         /// The key id in the datagram.
@@ -93,14 +93,14 @@ pub enum DatagramError {
         /// The key id that this node uses.
         ours: Option<u32>,
     },
-    /// The tag does not verify.
-    #[error("a datagram with another secret, or a damaged one; give both nodes the same secret")]
+    /// The MAC does not verify.
+    #[error("the datagram was made with another secret, or is damaged; give both nodes the same secret")]
     Unauthentic,
     /// The fields do not parse.
-    #[error("a datagram that does not parse: {0}")]
+    #[error("the datagram does not parse: {0}")]
     Malformed(#[from] Malformed),
     /// The datagram to send is larger than [`DATAGRAM_BYTES_MAX`].
-    #[error("a datagram of {bytes} bytes, where 1200 are allowed; announce fewer locations or siblings")]
+    #[error("the datagram has {bytes} bytes, where 1200 are allowed; announce fewer locations or siblings")]
     TooLarge {
         /// The size of the datagram.
         bytes: usize,
@@ -150,23 +150,23 @@ impl<'a> Datagram<'a> {
         out.extend_from_slice(&[VERSION, self.kind()]);
         key.map(|key| key.signing_key().0).put(out);
         self.put(out);
-        let tag_bytes = if key.is_some() { TAG_BYTES } else { 0 };
-        let bytes = out.len() + tag_bytes;
+        let mac_bytes = if key.is_some() { MAC_BYTES } else { 0 };
+        let bytes = out.len() + mac_bytes;
         if bytes > DATAGRAM_BYTES_MAX {
             out.clear();
             return Err(DatagramError::TooLarge { bytes });
         }
         if matches!(self, Datagram::Probe(_)) {
-            out.resize(DATAGRAM_BYTES_MAX - tag_bytes, 0);
+            out.resize(DATAGRAM_BYTES_MAX - mac_bytes, 0);
         }
         if let Some(key) = key {
-            let tag = hmac::sign(&key.signing_key().1, out);
-            out.extend_from_slice(tag.as_ref());
+            let mac = hmac::sign(&key.signing_key().1, out);
+            out.extend_from_slice(mac.as_ref());
         }
         Ok(())
     }
 
-    /// Decodes a received datagram. Before the tag is verified, only the header is read.
+    /// Decodes a received datagram. Before the MAC is verified, only the header is read.
     ///
     /// # Errors
     /// [`DatagramError`]; the datagram is to be dropped.
@@ -188,9 +188,9 @@ impl<'a> Datagram<'a> {
         }
         let mut body = reader.rest();
         if let Some(key) = verifier {
-            let split = body.len().checked_sub(TAG_BYTES).ok_or(DatagramError::Unauthentic)?;
-            let tag = hmac::sign(key, &bytes[..bytes.len() - TAG_BYTES]);
-            let is_same: bool = tag.as_ref().ct_eq(&body[split..]).into();
+            let split = body.len().checked_sub(MAC_BYTES).ok_or(DatagramError::Unauthentic)?;
+            let mac = hmac::sign(key, &bytes[..bytes.len() - MAC_BYTES]);
+            let is_same: bool = mac.as_ref().ct_eq(&body[split..]).into();
             if !is_same {
                 return Err(DatagramError::Unauthentic);
             }
@@ -269,7 +269,7 @@ impl<'a> Field<'a> for Presence<'a> {
 const MAGIC: [u8; 4] = *b"ANTU";
 const VERSION: u8 = 1;
 const PROBE: u8 = 2;
-const TAG_BYTES: usize = 32;
+const MAC_BYTES: usize = 32;
 
 #[cfg(test)]
 mod tests {

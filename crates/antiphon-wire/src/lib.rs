@@ -19,8 +19,8 @@
 //! ```
 //! use antiphon_wire::frame::Message;
 //! use antiphon_wire::{
-//!     Deframer, Epochs, Frame, Entropy, Handshake, Key, Keyring, Limits, NodeId, Profile, Route, Session, ResumeState, HandshakeStep,
-//!     Suite, Time,
+//!     Deframer, Entropy, Epochs, Frame, Handshake, HandshakeStep, Key, Keyring, Limits, NodeId, Profile, ResumeState,
+//!     Route, Session, Suite, Time,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -113,11 +113,11 @@ pub use datagram::{Datagram, DatagramError, DatagramKey, Presence, Probe, ProbeR
 mod deframer;
 pub use deframer::Deframer;
 
-pub mod frame;
-pub use frame::Frame;
-
 mod entropy;
 pub use entropy::{Entropy, NoRandomness};
+
+pub mod frame;
+pub use frame::Frame;
 
 mod handshake;
 pub use handshake::{

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn serialized_values_pass() {
+    fn serialized_values_pass_check() {
         use std::collections::BTreeMap;
         let nested: BTreeMap<String, Vec<(u64, Option<f32>)>> =
             [("a".to_owned(), vec![(1, None), (u64::MAX, Some(0.5))]), ("b".repeat(300), vec![])].into();

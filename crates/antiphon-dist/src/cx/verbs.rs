@@ -31,7 +31,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     where
         M: Wire,
     {
-        let (me, tag) = (self.addr(), self.loop_ref().tag_of::<M>());
+        let (me, tag) = (self.addr(), self.loop_ref().type_name_of::<M>());
         register(self.loop_ref(), (Space::Actor, name), me, tag, Some(me.id().key()))
     }
 
@@ -99,7 +99,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<(), DeliverError>) -> M + 'static,
     ) {
-        let request_id = match self.open(answer) {
+        let request_id = match self.open_request(answer) {
             Ok(request_id) => request_id,
             Err(answer) => return self.push_self(answer(Err(DeliverError::TooManyOpen))),
         };
@@ -336,7 +336,7 @@ fn request<M: 'static, R: 'static, E: 'static>(
     answer: impl FnOnce(Result<R, E>) -> M + 'static,
     start: impl FnOnce(&mut NodeCore, RequestId) -> Option<Result<R, E>>,
 ) {
-    let request_id = match cx.open(answer) {
+    let request_id = match cx.open_request(answer) {
         Ok(request_id) => request_id,
         Err(answer) => return cx.push_self(answer(Err(too_many))),
     };

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use antiphon_sched::{AskError, ExitReason, Loop, LoopConfig, Park, Time};
+use antiphon_sched::{AskError, ExitReason, Loop, LoopConfig, Platform, Time};
 
 use super::*;
 use crate::files::FileRules;
@@ -36,7 +36,7 @@ impl ReceiverHarness {
         let folder = tempfile::tempdir().expect("a temporary folder is created");
         let rules = FileRules { keep: Duration::MAX, ..FileRules::default() };
         let dest = Arc::new(Dest::open(folder.path(), rules).expect("the folder is writable"));
-        let config = LoopConfig { park: Park::Virtual, watchdog: None, ..LoopConfig::default() };
+        let config = LoopConfig { platform: Platform::Virtual, watchdog: None, ..LoopConfig::default() };
         let mut sched = Loop::new(config).expect("a virtual loop needs no system resources");
         // This actor plays the file service.
         let service = sched.spawn(move |cx: &mut Cx<'_, (FileOffer, ReplyTo<OfferAnswer>)>, event| {

@@ -370,7 +370,7 @@ fn registry_of(sched: &Loop) -> Result<Registry, NodeError> {
         Some(Err(reason)) => Err(antiphon_sched::LoopError::Poll(reason).into()),
         None => Err(antiphon_sched::LoopError::Poll(io::Error::new(
             io::ErrorKind::Unsupported,
-            "a node needs a loop on `Park::Mio`; simulate it with antiphon-sim",
+            "a node needs a loop on `Platform::System`; simulate it with antiphon-sim",
         ))
         .into()),
     }

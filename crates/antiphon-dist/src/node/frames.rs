@@ -218,12 +218,12 @@ impl NodeCore {
             InboundSignal::Monitor { watcher, target, id } => {
                 let target = if is_exposed { target } else { NO_ACTOR };
                 peer.monitors.add_remote_watcher(target, id);
-                driver.loop_ref().watch(target, id, ActorId::new(node, watcher));
+                driver.loop_ref().add_watcher(target, id, ActorId::new(node, watcher));
             }
             InboundSignal::Demonitor { target, id } => {
                 // A peer can cancel only its own monitors.
                 if peer.monitors.remove_remote_watcher(target, id) {
-                    driver.loop_ref().unwatch(target, id);
+                    driver.loop_ref().remove_watcher(target, id);
                 }
             }
             // A number that is in use is refused: the new monitor would replace the earlier one.

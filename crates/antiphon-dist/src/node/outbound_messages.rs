@@ -106,7 +106,7 @@ impl Transport for NodeCore {
             peer.peer_session = Some(peer_session);
         }
         if sent.is_ok() {
-            self.replies.add(node, outbound.replies);
+            self.replies.add(node, outbound.requests);
         }
         self.mark_dirty(node);
         sent
@@ -161,7 +161,7 @@ impl NodeCore {
     fn await_receipt(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, request: Option<u64>) {
         match (outbound.mode, request) {
             (SendMode::Receipt(request_id), Some(request)) => self.receipts.add(request, request_id, node),
-            (_, Some(request)) => self.receipts.add_replies(request, outbound.replies, node),
+            (_, Some(request)) => self.receipts.add_replies(request, outbound.requests, node),
             (_, None) => {}
         }
     }
@@ -191,11 +191,11 @@ impl NodeCore {
         let queued = QueuedOutbound::Message {
             from: outbound.from,
             to: outbound.to,
-            tag: outbound.tag,
+            tag: outbound.type_name,
             body: outbound.body.into(),
             request,
             nodes: outbound.nodes.into(),
-            replies: outbound.replies.into(),
+            replies: outbound.requests.into(),
         };
         let pushed = self.push_waiting(node, queued);
         if pushed.is_err() {
@@ -203,7 +203,7 @@ impl NodeCore {
                 self.receipts.remove(request);
             }
         } else {
-            self.replies.add(node, outbound.replies);
+            self.replies.add(node, outbound.requests);
         }
         pushed
     }
@@ -258,11 +258,11 @@ impl NodeCore {
                     let outbound = OutboundMessage {
                         from,
                         to,
-                        tag,
+                        type_name: tag,
                         body: &body,
                         mode: SendMode::Send,
                         nodes: &nodes,
-                        replies: &[],
+                        requests: &[],
                     };
                     let Some(peer_session) =
                         self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
@@ -334,7 +334,7 @@ fn send_message(
     request: Option<u64>,
     route: &[(wire::NodeId, Vec<SocketAddr>)],
 ) -> Result<(), Undelivered> {
-    let tag = session.intern(outbound.tag).map_err(|_| Undelivered::Encode)?;
+    let tag = session.intern(outbound.type_name).map_err(|_| Undelivered::Encode)?;
     let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
     let from = wire_key(outbound.from.unwrap_or(NO_ACTOR));
     let frame: Frame<'_> = match outbound.to {
@@ -355,5 +355,5 @@ fn send_message(
 /// Whether a message needs a receipt: its sender asked for one, or requests wait for replies from its receiver.
 fn wants_receipt(outbound: &OutboundMessage<'_>) -> bool {
     let is_message = matches!(outbound.to, Destination::Actor(_));
-    matches!(outbound.mode, SendMode::Receipt(_)) || (is_message && !outbound.replies.is_empty())
+    matches!(outbound.mode, SendMode::Receipt(_)) || (is_message && !outbound.requests.is_empty())
 }

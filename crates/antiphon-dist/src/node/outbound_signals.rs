@@ -95,7 +95,7 @@ impl NodeCore {
                 if let Some(peer) = self.peers.get_mut(&watcher.node()) {
                     peer.monitors.remove_remote_watcher(actor, id);
                 }
-                self.loop_actions.push(LoopAction::DeadLetter(watcher, "a notify", reason));
+                self.loop_actions.push(LoopAction::DeadLetter(watcher, "notify", reason));
             }
             Signal::Terminate { target, .. } => {
                 self.loop_actions.push(LoopAction::DeadLetter(target, "a terminate", reason));

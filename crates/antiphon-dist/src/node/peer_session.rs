@@ -512,7 +512,7 @@ impl NodeCore {
             loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
         }
         for (target, id) in remote_watchers {
-            loop_ref.unwatch(target, id);
+            loop_ref.remove_watcher(target, id);
         }
         for request_id in replies {
             loop_ref.fail_request(request_id, AskError::NodeLost);

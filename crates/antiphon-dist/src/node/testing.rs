@@ -1,6 +1,6 @@
 //! A core for unit tests: with a virtual loop and peers without connections, and without a network.
 
-use antiphon_sched::{Actor, Addr, Key, Loop, LoopConfig, LoopRef, NodeId, Park, Wire, millis};
+use antiphon_sched::{Actor, Addr, Key, Loop, LoopConfig, LoopRef, NodeId, Platform, Wire, millis};
 use antiphon_wire::Entropy;
 
 use super::peers::Peer;
@@ -42,8 +42,12 @@ impl TestCore {
 
     pub(super) fn with(peer_limits: PeerLimits) -> Self {
         let config = Config { peer_limits, ..Config::default() };
-        let virtual_loop =
-            LoopConfig { park: Park::Virtual, seed: Some(1), watchdog: None, ..LoopConfig::default() };
+        let virtual_loop = LoopConfig {
+            platform: Platform::Virtual,
+            seed: Some(1),
+            watchdog: None,
+            ..LoopConfig::default()
+        };
         let sched = Loop::new(virtual_loop).expect("a virtual loop uses no system resources");
         let location = Location::new(([127, 0, 0, 1], 7).into());
         let core = NodeCore::simulated(&config, sched.node_id(), location, Vec::new());

@@ -88,7 +88,7 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
     let node_id = cx.id().node();
     match watcher {
         Some(watcher) if watcher.node() == node_id && rci.node() != node_id => {
-            let request_id = match cx.open(answer) {
+            let request_id = match cx.open_request(answer) {
                 Ok(request_id) => request_id,
                 Err(answer) => return cx.push_self(answer(Err(CallError::TooManyOpen))),
             };
@@ -147,7 +147,7 @@ impl<A: Wire, T: Wire> Named for Rci<A, T> {
     const SPACE: Space = Space::Rci;
 
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
-        loop_ref.tag_of::<Function<A, T>>()
+        loop_ref.type_name_of::<Function<A, T>>()
     }
 
     fn from_id(id: ActorId) -> Self {

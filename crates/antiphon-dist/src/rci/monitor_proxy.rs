@@ -81,7 +81,7 @@ impl<A: Wire, T: Wire> Actor<ProxyMessage<T>> for MonitorProxy<A, T> {
                 return if self.spawned.is_some() { receive() } else { stop() };
             }
             Event::Down(down) if self.spawned == Some(down.actor) => {
-                cx.loop_ref().send_down(self.watcher.key(), down.actor, down.reason);
+                cx.loop_ref().push_down(self.watcher.key(), down.actor, down.reason);
                 return stop();
             }
             Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),

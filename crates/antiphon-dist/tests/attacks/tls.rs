@@ -26,14 +26,14 @@ pub(crate) fn tls_middle_with_other_certificate_is_refused() {
     let relay = bare_tls::relay(&other, attack.victim.location.addr());
     let dialler = attack.net.static_node("dialler", &[relay.into()]);
     dialler.wait_for_counts("several refusals", |counts| counts.refused_handshakes >= 3);
-    dialler.log.wait_for(&format!("refused the peer: {}", TlsFault::Stranger));
+    dialler.log.wait_for(&format!("refused the peer: {}", TlsFault::Untrusted));
     assert_eq!(dialler.counts().peers, 0);
     for _ in 0..10 {
         bare_tls::refused_dial(attack.victim.location.addr(), Some(&other));
         bare_tls::refused_dial(attack.victim.location.addr(), None);
     }
     attack.victim.wait_for_count("refused_handshakes", 20);
-    attack.victim.has_logged_once(&TlsFault::Stranger.to_string());
+    attack.victim.has_logged_once(&TlsFault::Untrusted.to_string());
     attack.victim.has_logged_once(&TlsFault::Missing.to_string());
     attack.end("a man in the middle of TLS", bounds::pending_connections(&Limits::default(), true));
 }

@@ -32,7 +32,7 @@ fn tls_socket_refuses_unpinned_certificate() {
     let [a, b, c] = ["a", "b", "c"].map(|name| certs.node(name));
     // The dialler does not trust the listener.
     let (events, server_has_events) = connect(&mut test, (&a, &b), (&b, &c));
-    assert_eq!((events, server_has_events), (vec![ConnEvent::Tls(TlsFault::Stranger)], false));
+    assert_eq!((events, server_has_events), (vec![ConnEvent::Tls(TlsFault::Untrusted)], false));
     test.run_until_logged(TlsFault::Rejected);
     // The listener does not trust the dialler. The handshake of the dialler completes before the alert arrives.
     let (events, server_has_events) = connect(&mut test, (&a, &c), (&b, &a));
@@ -40,7 +40,7 @@ fn tls_socket_refuses_unpinned_certificate() {
         (events, server_has_events),
         (vec![ConnEvent::Opened, ConnEvent::Tls(TlsFault::Rejected)], false)
     );
-    test.run_until_logged(TlsFault::Stranger);
+    test.run_until_logged(TlsFault::Untrusted);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::event_sink::EventSink;
 use super::frame_reader::{FrameReader, Pulled};
 use super::framing::Framing;
 use super::send_buffer::{Flushed, SendBuffer};
-use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
+use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
 use super::{Conn, ProcessEvent};
 use crate::core::Core;
 use crate::id::Key;
@@ -118,23 +118,18 @@ impl Child {
         Ok(())
     }
 
-    pub(crate) fn serve(
-        &mut self,
-        guard: &mut SocketGuard<'_>,
-        events: FdReadiness,
-        buffer: &mut [u8],
-    ) -> Served {
-        let Some(owner) = guard.owner else { return Served::Ended };
+    pub(crate) fn serve(&mut self, cx: &mut SocketCx<'_>, events: FdReadiness, buffer: &mut [u8]) -> Served {
+        let Some(owner) = cx.owner else { return Served::Ended };
         self.send_buffer.writable |= events.is_writable(FdRole::Main);
-        self.write(guard);
+        self.write(cx);
         for output in self.outputs.iter_mut().flatten() {
             output.frame_reader.readable |= events.is_readable(output.role);
         }
-        self.check_exit(guard);
+        self.check_exit(cx);
         let (first, count) = (self.next_output, self.outputs.len());
         for offset in 0..count {
             let at = (first + offset) % count;
-            match self.read(guard, owner, at, buffer) {
+            match self.read(cx, owner, at, buffer) {
                 Pulled::Empty => {}
                 Pulled::ShareUsed => {
                     self.next_output = (at + 1) % count;
@@ -146,7 +141,7 @@ impl Child {
                     return Served::Full { delivered };
                 }
                 Pulled::Ended(end) => {
-                    self.end_output(guard.core, at);
+                    self.end_output(cx.core, at);
                     if let Err(reason) = end {
                         self.fail(reason);
                     }
@@ -157,18 +152,18 @@ impl Child {
         // The child must not be killed now: another process may have its id.
         self.process = None;
         let end = self.failure.take().map_or(status, Err);
-        self.sink.emit(guard.core, owner, (Conn(guard.id.0), ProcessEvent::Ended(end)));
+        self.sink.emit(cx.core, owner, (Conn(cx.id.0), ProcessEvent::Ended(end)));
         Served::Ended
     }
 
-    fn check_exit(&mut self, guard: &mut SocketGuard<'_>) {
+    fn check_exit(&mut self, cx: &mut SocketCx<'_>) {
         if self.status.is_some() {
             return;
         }
         let Some(process) = &mut self.process else { return };
         let status = match process.try_wait() {
             Ok(Some(status)) => Ok(status),
-            Ok(None) if self.exit.is_none() => return guard.set_timer(POLL_EVERY),
+            Ok(None) if self.exit.is_none() => return cx.set_timer(POLL_EVERY),
             Ok(None) => return,
             // The program has waited for the child, or ignores SIGCHLD: it has exited, and its status is lost.
             Err(reason) => Err(reason),
@@ -181,9 +176,9 @@ impl Child {
         }
     }
 
-    fn read(&mut self, guard: &mut SocketGuard<'_>, owner: Key, at: usize, buffer: &mut [u8]) -> Pulled {
+    fn read(&mut self, cx: &mut SocketCx<'_>, owner: Key, at: usize, buffer: &mut [u8]) -> Pulled {
         let Some(output) = &mut self.outputs[at] else { return Pulled::Empty };
-        let (sink, conn, role) = (&self.sink, Conn(guard.id.0), output.role);
+        let (sink, conn, role) = (&self.sink, Conn(cx.id.0), output.role);
         let deliver = move |core: &mut Core, frame| {
             let event = if role == FdRole::Stdout {
                 ProcessEvent::Stdout(frame)
@@ -192,10 +187,10 @@ impl Child {
             };
             sink.emit(core, owner, (conn, event));
         };
-        let pulled = output.frame_reader.pull(guard.core, owner, &mut output.pipe, buffer, deliver);
+        let pulled = output.frame_reader.pull(cx.core, owner, &mut output.pipe, buffer, deliver);
         if matches!(pulled, Pulled::Empty) && self.status.is_some() {
             output.frame_reader.end();
-            return output.frame_reader.pull(guard.core, owner, &mut output.pipe, buffer, deliver);
+            return output.frame_reader.pull(cx.core, owner, &mut output.pipe, buffer, deliver);
         }
         pulled
     }
@@ -221,10 +216,10 @@ impl Child {
         }
     }
 
-    pub(crate) fn push(&mut self, guard: &mut SocketGuard<'_>, data: &[u8]) -> Served {
+    pub(crate) fn push(&mut self, cx: &mut SocketCx<'_>, data: &[u8]) -> Served {
         if self.stdin.is_some() && !self.closing {
             match self.send_buffer.push(self.framing, data) {
-                Ok(()) => guard.has_output = true,
+                Ok(()) => cx.has_output = true,
                 Err(reason) => self.fail(reason.into()),
             }
         }
@@ -232,36 +227,36 @@ impl Child {
     }
 
     /// Closes the standard input once all is written.
-    pub(crate) fn close(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    pub(crate) fn close(&mut self, cx: &mut SocketCx<'_>) -> Served {
         self.closing = true;
-        guard.has_output = true;
+        cx.has_output = true;
         Served::Idle
     }
 
-    pub(crate) fn flush(&mut self, guard: &mut SocketGuard<'_>) -> Served {
-        self.write(guard);
+    pub(crate) fn flush(&mut self, cx: &mut SocketCx<'_>) -> Served {
+        self.write(cx);
         Served::Idle
     }
 
-    fn write(&mut self, guard: &mut SocketGuard<'_>) {
+    fn write(&mut self, cx: &mut SocketCx<'_>) {
         let Some((pipe, _)) = &mut self.stdin else { return };
         let is_done = match self.send_buffer.flush(pipe) {
             Flushed::All => self.closing,
             Flushed::Blocked => false,
             Flushed::ShareUsed => {
-                guard.has_output = true;
+                cx.has_output = true;
                 false
             }
             // The child reads no more, which is not an error: `head`, for example, does this.
             Flushed::Failed(_) => true,
         };
         if self.send_buffer.take_writable_event()
-            && let Some(owner) = guard.owner
+            && let Some(owner) = cx.owner
         {
-            self.sink.emit(guard.core, owner, (Conn(guard.id.0), ProcessEvent::Writable));
+            self.sink.emit(cx.core, owner, (Conn(cx.id.0), ProcessEvent::Writable));
         }
         if is_done {
-            self.end_input(guard.core);
+            self.end_input(cx.core);
         }
     }
 
@@ -287,7 +282,7 @@ impl Child {
 }
 
 impl Drop for Child {
-    /// The actor has ended before the child: the child is killed, and a thread waits for it, which may take a while.
+    /// The actor has exited before the child: the child is killed, and a thread waits for it, which may take a while.
     fn drop(&mut self) {
         self.kill();
         let Some(mut process) = self.process.take().filter(|_| self.status.is_none()) else { return };

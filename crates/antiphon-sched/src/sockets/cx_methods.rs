@@ -199,19 +199,19 @@ impl<M: 'static> Cx<'_, M> {
 
 impl Core {
     fn write_conn(&mut self, owner: Key, conn: Conn, data: &[u8]) {
-        self.with_own_socket(SocketId(conn.0), owner, |guard, kind| match kind {
-            SocketKind::Tcp(tcp) => tcp.push(guard, data),
+        self.with_own_socket(SocketId(conn.0), owner, |cx, kind| match kind {
+            SocketKind::Tcp(tcp) => tcp.push(cx, data),
             #[cfg(unix)]
-            SocketKind::Child(child) => child.push(guard, data),
+            SocketKind::Child(child) => child.push(cx, data),
             SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Idle,
         });
     }
 
     fn close_conn(&mut self, owner: Key, conn: Conn) {
-        self.with_own_socket(SocketId(conn.0), owner, |guard, kind| match kind {
-            SocketKind::Tcp(tcp) => tcp.close(guard),
+        self.with_own_socket(SocketId(conn.0), owner, |cx, kind| match kind {
+            SocketKind::Tcp(tcp) => tcp.close(cx),
             #[cfg(unix)]
-            SocketKind::Child(child) => child.close(guard),
+            SocketKind::Child(child) => child.close(cx),
             SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Idle,
         });
     }

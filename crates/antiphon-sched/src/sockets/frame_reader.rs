@@ -9,9 +9,9 @@ use crate::core::Core;
 use crate::id::Key;
 
 /// Reads of one socket a round.
-const READS_A_ROUND: usize = 4;
+const READS_PER_ROUND: usize = 4;
 /// Frames of one socket a round.
-const FRAMES_A_ROUND: usize = 1024;
+const FRAMES_PER_ROUND: usize = 1024;
 
 pub(crate) struct FrameReader {
     splitter: FrameSplitter,
@@ -60,13 +60,13 @@ impl FrameReader {
         mut deliver: impl FnMut(&mut Core, Vec<u8>),
     ) -> Pulled {
         let mut frames = 0;
-        for _ in 0..READS_A_ROUND {
+        for _ in 0..READS_PER_ROUND {
             loop {
                 // An actor that a delivery has ended has no room either.
                 if !core.has_room(owner) {
                     return Pulled::Full { delivered: frames > 0 };
                 }
-                if frames == FRAMES_A_ROUND {
+                if frames == FRAMES_PER_ROUND {
                     return Pulled::ShareUsed;
                 }
                 match self.splitter.next() {

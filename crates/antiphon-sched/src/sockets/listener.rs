@@ -16,7 +16,7 @@ use super::framing::Framing;
 use super::layer::Layer;
 use super::pending::PendingConns;
 use super::stream::Stream;
-use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
+use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
 use super::tcp::Tcp;
 use super::{Conn, Endpoint, Host, SocketError, SocketEvent};
 use crate::core::Core;
@@ -25,7 +25,7 @@ use crate::id::Key;
 use crate::readiness::Source;
 
 /// Connections that one listener accepts a round.
-const ACCEPTS_A_ROUND: usize = 64;
+const ACCEPTS_PER_ROUND: usize = 64;
 /// How long a listener pauses when no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -103,25 +103,25 @@ pub fn is_exhausted(reason: &io::Error) -> bool {
 }
 
 impl Listener {
-    pub(crate) fn serve(&mut self, guard: &mut SocketGuard<'_>, events: FdReadiness) -> Served {
-        let Some(owner) = guard.owner else { return Served::Ended };
+    pub(crate) fn serve(&mut self, cx: &mut SocketCx<'_>, events: FdReadiness) -> Served {
+        let Some(owner) = cx.owner else { return Served::Ended };
         self.readable |= events.is_readable(FdRole::Main);
-        for accepted in 0..ACCEPTS_A_ROUND {
-            if !self.readable || guard.has_timer() {
+        for accepted in 0..ACCEPTS_PER_ROUND {
+            if !self.readable || cx.has_timer() {
                 return Served::Idle;
             }
-            if !guard.core.has_room(owner) {
+            if !cx.core.has_room(owner) {
                 return Served::Full { delivered: accepted > 0 };
             }
             match self.socket.accept() {
-                Ok((socket, peer)) => self.accepted(guard, owner, socket, peer),
+                Ok((socket, peer)) => self.accepted(cx, owner, socket, peer),
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(reason) if is_exhausted(&reason) => {
                     tracing::warn!(
                         %reason, at = %self.local,
                         "accepting pauses; close some connections, or raise the limit of open files"
                     );
-                    guard.set_timer(ACCEPT_PAUSE);
+                    cx.set_timer(ACCEPT_PAUSE);
                 }
                 // That connection has failed already; there may be more in the backlog.
                 Err(reason) => tracing::debug!(%reason, "a connection was not accepted"),
@@ -130,8 +130,8 @@ impl Listener {
         Served::Again
     }
 
-    fn accepted(&mut self, guard: &mut SocketGuard<'_>, owner: Key, socket: TcpStream, peer: SocketAddr) {
-        let (core, listener) = (&mut *guard.core, guard.id);
+    fn accepted(&mut self, cx: &mut SocketCx<'_>, owner: Key, socket: TcpStream, peer: SocketAddr) {
+        let (core, listener) = (&mut *cx.core, cx.id);
         let id = core.sockets.next_conn();
         let made = Stream::accepted(core, id, socket, self.layer.as_deref());
         let pending_of = self.layer.as_ref().map(|_| listener);

@@ -15,7 +15,7 @@ const MARK_LOW: usize = 256 << 10;
 /// More bytes than this are an error.
 const QUEUE_MAX: usize = 64 << 20;
 /// Bytes that one socket writes a round.
-const BYTES_A_ROUND: usize = 1 << 20;
+const BYTES_PER_ROUND: usize = 1 << 20;
 /// The capacity that an empty queue may keep.
 const KEPT_MAX: usize = 64 << 10;
 
@@ -59,7 +59,7 @@ impl SendBuffer {
     }
 
     pub(crate) fn flush(&mut self, to: &mut impl Write) -> Flushed {
-        let mut left = BYTES_A_ROUND;
+        let mut left = BYTES_PER_ROUND;
         while !self.queue.is_empty() {
             if !self.writable {
                 return Flushed::Blocked;
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn flush_writes_at_most_one_share() {
         let mut send_buffer = SendBuffer::new(true);
-        send_buffer.push(Framing::Bytes, &vec![0; BYTES_A_ROUND + 1]).expect("room");
+        send_buffer.push(Framing::Bytes, &vec![0; BYTES_PER_ROUND + 1]).expect("room");
         assert!(matches!(send_buffer.flush(&mut LimitedWriter(usize::MAX)), Flushed::ShareUsed));
         assert_eq!(send_buffer.len(), 1);
         assert!(matches!(send_buffer.flush(&mut LimitedWriter(usize::MAX)), Flushed::All));

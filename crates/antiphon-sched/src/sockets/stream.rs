@@ -7,7 +7,7 @@ use mio::Interest;
 use mio::net::TcpStream;
 
 use super::layer::{Layer, Layered};
-use super::table::{FdRole, SocketGuard, SocketId};
+use super::table::{FdRole, SocketCx, SocketId};
 use crate::core::Core;
 use crate::egress;
 use crate::readiness::Source;
@@ -21,10 +21,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn dial(guard: &mut SocketGuard<'_>, addr: SocketAddr) -> io::Result<Self> {
+    pub(super) fn dial(cx: &mut SocketCx<'_>, addr: SocketAddr) -> io::Result<Self> {
         egress::allowed(&addr).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         let mut socket = TcpStream::connect(addr)?;
-        let source = guard.core.watch_fd(guard.id, FdRole::Main, &mut socket, READ_WRITE)?;
+        let source = cx.core.watch_fd(cx.id, FdRole::Main, &mut socket, READ_WRITE)?;
         Ok(Self { socket, source, layered: None })
     }
 

@@ -25,12 +25,12 @@ use crate::readiness::{Source, SourceOwner};
 use crate::timers::{DueTimer, TimerKey};
 
 /// Sockets served a round, unless the time of the round is over before.
-const SERVED_A_ROUND: usize = 1024;
+const SERVED_PER_ROUND: usize = 1024;
 /// Negotiating connections served a round: a step of TLS may take milliseconds.
-const NEGOTIATIONS_A_ROUND: usize = 2;
+const NEGOTIATIONS_PER_ROUND: usize = 2;
 /// The largest number of bytes of one read.
 const READ_BUFFER_BYTES: usize = 64 << 10;
-/// Ids from here on belong to sockets that are not a `Conn`, so that the numbers of those stay small.
+/// Ids from here on belong to sockets that are not a `Conn`, so that the numbers of `Conn`s stay small.
 const FIRST_INTERNAL: u64 = 1 << 62;
 
 /// Identifies a socket; its loop never uses the number again.
@@ -66,7 +66,7 @@ impl FdReadiness {
 }
 
 struct SocketEntry {
-    /// `None` once the actor can no longer use the socket: its end was delivered, or the actor has ended.
+    /// `None` once the actor can no longer use the socket: its end was delivered, or the actor has exited.
     owner: Option<Key>,
     kind: SocketKind,
     timer: Option<TimerKey>,
@@ -85,7 +85,7 @@ pub(crate) enum SocketKind {
 }
 
 /// Access to the loop for a socket that is being served. The socket and its timer are out of the table.
-pub(crate) struct SocketGuard<'a> {
+pub(crate) struct SocketCx<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) id: SocketId,
     pub(crate) owner: Option<Key>,
@@ -162,7 +162,7 @@ impl SocketTable {
         }
     }
 
-    /// Has the waiting bytes of a socket written at the end of this round.
+    /// Marks a socket: its waiting bytes are written at the end of this round.
     pub(crate) fn mark_dirty(&mut self, id: SocketId) {
         if let Some(entry) = self.entries.get_mut(&id)
             && !std::mem::replace(&mut entry.dirty, true)
@@ -197,7 +197,8 @@ impl SocketTable {
         }
     }
 
-    /// Drops all sockets when the loop ends, each in a panic guard of its own, because constructors are user code.
+    /// Drops all sockets when the loop ends, each in a panic guard of its own, because the functions that make its events are
+    /// user code.
     pub(crate) fn drop_all(&mut self) {
         for (_, mut entry) in self.entries.drain() {
             panic_guard::log_panic(|| {
@@ -214,10 +215,10 @@ impl Core {
     /// Whether an actor is alive and its mailbox has room.
     pub(crate) fn has_room(&mut self, owner: Key) -> bool {
         let max = self.mailbox_max;
-        self.any_mailbox(owner).is_some_and(|mailbox| !mailbox.is_full_of(max))
+        self.any_mailbox(owner).is_some_and(|mailbox| !mailbox.is_full(max))
     }
 
-    /// Puts a socket into the table. Returns false, and drops the socket, if its actor has ended in this step.
+    /// Puts a socket into the table. Returns false, and drops the socket, if its actor has exited in this step.
     pub(crate) fn insert_socket(&mut self, id: SocketId, owner: Key, kind: SocketKind) -> bool {
         let entry = SocketEntry {
             owner: Some(owner),
@@ -253,17 +254,13 @@ impl Core {
     }
 
     /// Calls `act` with a socket, which is out of the table meanwhile.
-    fn with_socket(
-        &mut self,
-        id: SocketId,
-        act: impl FnOnce(&mut SocketGuard<'_>, &mut SocketEntry) -> Served,
-    ) {
+    fn with_socket(&mut self, id: SocketId, act: impl FnOnce(&mut SocketCx<'_>, &mut SocketEntry) -> Served) {
         let Some(mut entry) = self.sockets.entries.remove(&id) else { return };
         let (owner, timer) = (entry.owner, entry.timer.take());
-        let mut guard = SocketGuard { core: self, id, owner, timer, has_output: false };
-        let outcome = act(&mut guard, &mut entry);
-        let has_output = guard.has_output;
-        entry.timer = guard.timer;
+        let mut cx = SocketCx { core: self, id, owner, timer, has_output: false };
+        let outcome = act(&mut cx, &mut entry);
+        let has_output = cx.has_output;
+        entry.timer = cx.timer;
         match outcome {
             Served::Ended => return self.drop_socket(id, entry),
             Served::Orphan => self.disown(id, &mut entry),
@@ -315,7 +312,7 @@ impl Core {
         let mut buffer = std::mem::take(&mut self.sockets.read_buffer);
         buffer.resize(READ_BUFFER_BYTES, 0);
         let mut negotiating = Vec::new();
-        for _ in 0..self.sockets.ready.len().min(SERVED_A_ROUND) {
+        for _ in 0..self.sockets.ready.len().min(SERVED_PER_ROUND) {
             let Some(id) = self.sockets.ready.pop_front() else { break };
             if self.sockets.is_negotiating(id) {
                 negotiating.push(id);
@@ -328,7 +325,7 @@ impl Core {
         }
         // These are last and few: one of their steps may take longer than serving all the others.
         for (nth, id) in negotiating.into_iter().enumerate() {
-            if nth < NEGOTIATIONS_A_ROUND {
+            if nth < NEGOTIATIONS_PER_ROUND {
                 self.serve_socket(id, &mut buffer);
             } else {
                 self.sockets.ready.push_back(id);
@@ -338,15 +335,15 @@ impl Core {
     }
 
     fn serve_socket(&mut self, id: SocketId, buffer: &mut [u8]) {
-        self.with_socket(id, |guard, entry| {
+        self.with_socket(id, |cx, entry| {
             entry.queued = false;
             let events = std::mem::take(&mut entry.events);
             match &mut entry.kind {
-                SocketKind::Listener(listener) => listener.serve(guard, events),
-                SocketKind::Tcp(tcp) => tcp.serve(guard, events, buffer),
-                SocketKind::Udp(udp) => udp.serve(guard, events, buffer),
+                SocketKind::Listener(listener) => listener.serve(cx, events),
+                SocketKind::Tcp(tcp) => tcp.serve(cx, events, buffer),
+                SocketKind::Udp(udp) => udp.serve(cx, events, buffer),
                 #[cfg(unix)]
-                SocketKind::Child(child) => child.serve(guard, events, buffer),
+                SocketKind::Child(child) => child.serve(cx, events, buffer),
             }
         });
     }
@@ -354,12 +351,12 @@ impl Core {
     /// Writes the data that actors wrote in this round, and resumes stalled sockets for which there is room again.
     pub(crate) fn flush_sockets(&mut self) {
         for id in std::mem::take(&mut self.sockets.dirty) {
-            self.with_socket(id, |guard, entry| {
+            self.with_socket(id, |cx, entry| {
                 entry.dirty = false;
                 match &mut entry.kind {
-                    SocketKind::Tcp(tcp) => tcp.flush(guard),
+                    SocketKind::Tcp(tcp) => tcp.flush(cx),
                     #[cfg(unix)]
-                    SocketKind::Child(child) => child.flush(guard),
+                    SocketKind::Child(child) => child.flush(cx),
                     SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Idle,
                 }
             });
@@ -385,10 +382,10 @@ impl Core {
 
     /// Handles the expired timer of a socket.
     pub(crate) fn socket_timer(&mut self, id: SocketId) {
-        self.with_socket(id, |guard, entry| {
-            guard.cancel_timer();
+        self.with_socket(id, |cx, entry| {
+            cx.cancel_timer();
             match &mut entry.kind {
-                SocketKind::Tcp(tcp) => tcp.on_timer(guard),
+                SocketKind::Tcp(tcp) => tcp.on_timer(cx),
                 SocketKind::Listener(_) | SocketKind::Udp(_) => Served::Again,
                 #[cfg(unix)]
                 SocketKind::Child(_) => Served::Again,
@@ -398,7 +395,7 @@ impl Core {
 
     /// The actor has handled the end of a connection, and writes no more.
     pub(crate) fn socket_close_handled(&mut self, id: SocketId, owner: Key) {
-        self.with_own_tcp(id, owner, |tcp, guard| tcp.on_close_handled(guard));
+        self.with_own_tcp(id, owner, |tcp, cx| tcp.on_close_handled(cx));
     }
 
     /// Ends a pending connection without an event.
@@ -411,10 +408,10 @@ impl Core {
         &mut self,
         id: SocketId,
         owner: Key,
-        act: impl FnOnce(&mut SocketGuard<'_>, &mut SocketKind) -> Served,
+        act: impl FnOnce(&mut SocketCx<'_>, &mut SocketKind) -> Served,
     ) {
         if self.sockets.kind(id, owner).is_some() {
-            self.with_socket(id, |guard, entry| act(guard, &mut entry.kind));
+            self.with_socket(id, |cx, entry| act(cx, &mut entry.kind));
         }
     }
 
@@ -423,28 +420,28 @@ impl Core {
         &mut self,
         id: SocketId,
         owner: Key,
-        act: impl FnOnce(&mut Tcp, &mut SocketGuard<'_>) -> Served,
+        act: impl FnOnce(&mut Tcp, &mut SocketCx<'_>) -> Served,
     ) {
-        self.with_own_socket(id, owner, |guard, kind| match kind {
-            SocketKind::Tcp(tcp) => act(tcp, guard),
+        self.with_own_socket(id, owner, |cx, kind| match kind {
+            SocketKind::Tcp(tcp) => act(tcp, cx),
             _ => Served::Idle,
         });
     }
 
-    /// Ends the sockets of an actor that has ended, except for those that are being closed.
+    /// Ends the sockets of an actor that has exited, except for those that are being closed.
     pub(crate) fn close_sockets_of(&mut self, ids: BTreeSet<SocketId>) {
         for id in ids {
             let Some(entry) = self.sockets.entries.get_mut(&id) else { continue };
             entry.owner = None;
-            self.with_socket(id, |guard, entry| match &mut entry.kind {
-                SocketKind::Tcp(tcp) => tcp.finish(guard),
+            self.with_socket(id, |cx, entry| match &mut entry.kind {
+                SocketKind::Tcp(tcp) => tcp.finish(cx),
                 _ => Served::Ended,
             });
         }
     }
 }
 
-impl SocketGuard<'_> {
+impl SocketCx<'_> {
     /// Sets the socket's only timer, or moves it.
     pub(crate) fn set_timer(&mut self, span: Duration) {
         let until = self.core.now + span;

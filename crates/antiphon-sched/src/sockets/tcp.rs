@@ -3,7 +3,7 @@
 //! The layer, such as TLS, is negotiated before the actor receives `Opened`. The actor always receives the `Closed` of
 //! a connection that it dialled. It receives the `Closed` of an accepted connection only after `Opened`.
 //!
-//! Both sides close. Where the peer ends first, the actor may still write until it has handled `Closed`. Where the
+//! Each side closes its half. If the peer ends first, the actor may still write until it has handled `Closed`. If the
 //! actor closes first, its data is sent, and the data that the peer sends meanwhile is read and dropped. Otherwise the
 //! system would reset a socket that is closed with unread bytes, and the peer would lose the end of the actor's data.
 
@@ -20,7 +20,7 @@ use super::framing::Framing;
 use super::layer::Layer;
 use super::send_buffer::{Flushed, SendBuffer};
 use super::stream::Stream;
-use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
+use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
 use super::{Conn, Host, SocketError, SocketEvent};
 use crate::actor_event::SystemEvent;
 use crate::core::Core;
@@ -33,7 +33,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a peer may go on sending after this side has ended.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// Reads of unwanted data of one socket a round.
-const DRAINS_A_ROUND: usize = 16;
+const DRAINS_PER_ROUND: usize = 16;
 
 type ConnSink = Rc<dyn EventSink<(Conn, SocketEvent)>>;
 
@@ -47,7 +47,7 @@ pub(crate) struct Tcp {
     /// The layer to add once the stream has connected.
     layer: Option<Rc<dyn Layer>>,
     /// The address of the peer, once it is known.
-    peer: Option<SocketAddr>,
+    peer_addr: Option<SocketAddr>,
     /// The listener of which this is a pending connection.
     pending_of: Option<SocketId>,
     /// A listener accepted the connection: the actor does not know of it before it is open.
@@ -90,22 +90,27 @@ impl Core {
         let id = self.sockets.next_conn();
         let tcp = Tcp { layer, ..Tcp::new(framing, sink, TcpState::Dialling, None) };
         self.insert_socket(id, owner, SocketKind::Tcp(Box::new(tcp)));
-        self.with_own_tcp(id, owner, |tcp, guard| {
-            guard.set_timer(timeout);
-            tcp.start(guard, to)
+        self.with_own_tcp(id, owner, |tcp, cx| {
+            cx.set_timer(timeout);
+            tcp.start(cx, to)
         });
         Conn(id.0)
     }
 
     /// Takes the result of a look-up for a connection.
-    fn looked_up(&mut self, id: SocketId, owner: Key, found: Result<io::Result<Vec<SocketAddr>>, JobError>) {
+    fn on_resolved(
+        &mut self,
+        id: SocketId,
+        owner: Key,
+        found: Result<io::Result<Vec<SocketAddr>>, JobError>,
+    ) {
         let found = found.unwrap_or_else(|reason| Err(io::Error::other(reason)));
-        self.with_own_tcp(id, owner, |tcp, guard| match found {
+        self.with_own_tcp(id, owner, |tcp, cx| match found {
             Ok(addrs) => {
                 tcp.addrs = addrs.into_iter();
-                tcp.dial(guard)
+                tcp.dial(cx)
             }
-            Err(reason) => tcp.end(guard, Some(reason)),
+            Err(reason) => tcp.end(cx, Some(reason)),
         });
     }
 }
@@ -122,7 +127,7 @@ impl Tcp {
             frame_reader,
             send_buffer,
             layer: None,
-            peer: None,
+            peer_addr: None,
             pending_of: None,
             is_accepted: false,
             drains_left: usize::MAX,
@@ -131,39 +136,39 @@ impl Tcp {
         }
     }
 
-    fn emit_opened(&self, guard: &mut SocketGuard<'_>) {
-        if let Some(peer) = self.peer {
-            self.emit(guard, SocketEvent::Opened(peer));
+    fn emit_opened(&self, cx: &mut SocketCx<'_>) {
+        if let Some(peer) = self.peer_addr {
+            self.emit(cx, SocketEvent::Opened(peer));
         }
     }
 
-    fn emit(&self, guard: &mut SocketGuard<'_>, event: SocketEvent) {
-        if let Some(owner) = guard.owner {
-            self.sink.emit(guard.core, owner, (Conn(guard.id.0), event));
+    fn emit(&self, cx: &mut SocketCx<'_>, event: SocketEvent) {
+        if let Some(owner) = cx.owner {
+            self.sink.emit(cx.core, owner, (Conn(cx.id.0), event));
         }
     }
 
-    fn end(&self, guard: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
-        self.emit(guard, SocketEvent::Closed(reason));
+    fn end(&self, cx: &mut SocketCx<'_>, reason: Option<io::Error>) -> Served {
+        self.emit(cx, SocketEvent::Closed(reason));
         Served::Ended
     }
 
-    fn start(&mut self, guard: &mut SocketGuard<'_>, to: io::Result<Host>) -> Served {
-        match guard.core.readiness.check().and(to) {
-            Err(reason) => self.end(guard, Some(reason)),
+    fn start(&mut self, cx: &mut SocketCx<'_>, to: io::Result<Host>) -> Served {
+        match cx.core.readiness.check().and(to) {
+            Err(reason) => self.end(cx, Some(reason)),
             Ok(Host::Addrs(addrs)) => {
                 self.addrs = addrs.into_iter();
-                self.dial(guard)
+                self.dial(cx)
             }
             Ok(Host::Name(host, port)) => {
                 if let Err(reason) = egress::allowed_name(&host) {
-                    return self.end(guard, Some(io::Error::new(io::ErrorKind::PermissionDenied, reason)));
+                    return self.end(cx, Some(io::Error::new(io::ErrorKind::PermissionDenied, reason)));
                 }
-                let (id, owner) = (guard.id, guard.owner);
+                let (id, owner) = (cx.id, cx.owner);
                 let look_up = move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-                guard.core.run_then(look_up, move |core, found| {
+                cx.core.run_then(look_up, move |core, found| {
                     if let Some(owner) = owner {
-                        core.looked_up(id, owner, found);
+                        core.on_resolved(id, owner, found);
                     }
                 });
                 Served::Idle
@@ -172,9 +177,9 @@ impl Tcp {
     }
 
     /// Dials the next address for which dialling can begin.
-    fn dial(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    fn dial(&mut self, cx: &mut SocketCx<'_>) -> Served {
         for addr in self.addrs.by_ref() {
-            match Stream::dial(guard, addr) {
+            match Stream::dial(cx, addr) {
                 Ok(stream) => {
                     self.stream = Some(stream);
                     return Served::Idle;
@@ -185,78 +190,73 @@ impl Tcp {
         let no_address =
             || io::Error::new(io::ErrorKind::NotFound, "the endpoint has no address to connect to");
         let reason = self.failure.take().unwrap_or_else(no_address);
-        self.end(guard, Some(reason))
+        self.end(cx, Some(reason))
     }
 
-    pub(crate) fn serve(
-        &mut self,
-        guard: &mut SocketGuard<'_>,
-        events: FdReadiness,
-        buffer: &mut [u8],
-    ) -> Served {
+    pub(crate) fn serve(&mut self, cx: &mut SocketCx<'_>, events: FdReadiness, buffer: &mut [u8]) -> Served {
         self.frame_reader.readable |= events.is_readable(FdRole::Main);
         self.send_buffer.writable |= events.is_writable(FdRole::Main);
         match self.state {
-            TcpState::Dialling => self.on_dialled(guard, buffer),
-            TcpState::Negotiating => self.negotiate(guard, buffer),
-            TcpState::Open => self.run(guard, buffer),
-            TcpState::PeerEnded | TcpState::Closing | TcpState::Finishing => self.flush(guard),
+            TcpState::Dialling => self.on_dialled(cx, buffer),
+            TcpState::Negotiating => self.negotiate(cx, buffer),
+            TcpState::Open => self.run(cx, buffer),
+            TcpState::PeerEnded | TcpState::Closing | TcpState::Finishing => self.flush(cx),
             TcpState::Draining => self.drain(buffer),
         }
     }
 
-    fn on_dialled(&mut self, guard: &mut SocketGuard<'_>, buffer: &mut [u8]) -> Served {
+    fn on_dialled(&mut self, cx: &mut SocketCx<'_>, buffer: &mut [u8]) -> Served {
         let Some(stream) = &mut self.stream else { return Served::Idle };
         match stream.connected() {
             None => Served::Idle,
             Some(Ok(peer)) => {
                 self.failure = None;
-                self.peer = Some(peer);
+                self.peer_addr = Some(peer);
                 let layer = self.layer.take();
                 if let Some(Err(reason)) = layer.map(|layer| stream.add_layer(&*layer, peer)) {
-                    return self.end(guard, Some(reason));
+                    return self.end(cx, Some(reason));
                 }
                 self.state = TcpState::Negotiating;
-                self.negotiate(guard, buffer)
+                self.negotiate(cx, buffer)
             }
             Some(Err(reason)) => {
                 self.failure = Some(reason);
-                self.release(guard.core, guard.id);
-                self.dial(guard)
+                self.release(cx.core, cx.id);
+                self.dial(cx)
             }
         }
     }
 
     /// Writes and reads, each within its share.
-    fn run(&mut self, guard: &mut SocketGuard<'_>, buffer: &mut [u8]) -> Served {
-        self.write(guard);
-        let (Some(stream), Some(owner)) = (&mut self.stream, guard.owner) else { return Served::Ended };
-        let (sink, conn) = (&self.sink, Conn(guard.id.0));
+    fn run(&mut self, cx: &mut SocketCx<'_>, buffer: &mut [u8]) -> Served {
+        self.write(cx);
+        let (Some(stream), Some(owner)) = (&mut self.stream, cx.owner) else { return Served::Ended };
+        let (sink, conn) = (&self.sink, Conn(cx.id.0));
         let deliver = |core: &mut Core, frame| sink.emit(core, owner, (conn, SocketEvent::Data(frame)));
-        match self.frame_reader.pull(guard.core, owner, stream, buffer, deliver) {
+        match self.frame_reader.pull(cx.core, owner, stream, buffer, deliver) {
             Pulled::ShareUsed => Served::Again,
             Pulled::Full { delivered } => Served::Full { delivered },
             Pulled::Empty if self.failure.is_none() => Served::Idle,
             Pulled::Ended(Ok(())) if self.failure.is_none() => {
-                self.emit(guard, SocketEvent::Closed(None));
+                self.emit(cx, SocketEvent::Closed(None));
                 self.state = TcpState::PeerEnded;
                 // This event follows `Closed`: data that the actor writes until then is still sent.
-                guard.core.push_system(owner, SystemEvent::SocketCloseHandled(guard.id));
+                cx.core.push_system(owner, SystemEvent::SocketCloseHandled(cx.id));
                 Served::Idle
             }
             Pulled::Empty | Pulled::Ended(Ok(())) => {
                 let reason = self.failure.take();
-                self.end(guard, reason)
+                self.end(cx, reason)
             }
-            Pulled::Ended(Err(reason)) => self.end(guard, Some(reason)),
+            Pulled::Ended(Err(reason)) => self.end(cx, Some(reason)),
         }
     }
 
-    fn write(&mut self, guard: &mut SocketGuard<'_>) {
+    fn write(&mut self, cx: &mut SocketCx<'_>) {
         let Some(stream) = &mut self.stream else { return };
         match self.send_buffer.flush(stream) {
             Flushed::All | Flushed::Blocked => {}
-            Flushed::ShareUsed => guard.has_output = true,
+            Flushed::ShareUsed => cx.has_output = true,
             Flushed::Failed(reason) => {
                 // The data that the peer sent before is read first.
                 self.failure.get_or_insert(reason);
@@ -264,27 +264,27 @@ impl Tcp {
             }
         }
         if self.state == TcpState::Open && self.send_buffer.take_writable_event() {
-            self.emit(guard, SocketEvent::Writable);
+            self.emit(cx, SocketEvent::Writable);
         }
     }
 
     /// Writes the waiting bytes.
-    pub(crate) fn flush(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    pub(crate) fn flush(&mut self, cx: &mut SocketCx<'_>) -> Served {
         match self.state {
             TcpState::Open | TcpState::PeerEnded => {
-                self.write(guard);
+                self.write(cx);
                 if self.failure.is_some() && self.state == TcpState::Open {
                     Served::Again
                 } else {
                     Served::Idle
                 }
             }
-            TcpState::Closing | TcpState::Finishing => self.write_rest(guard),
+            TcpState::Closing | TcpState::Finishing => self.write_rest(cx),
             TcpState::Dialling | TcpState::Negotiating | TcpState::Draining => Served::Idle,
         }
     }
 
-    fn write_rest(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    fn write_rest(&mut self, cx: &mut SocketCx<'_>) -> Served {
         let Some(stream) = &mut self.stream else { return Served::Ended };
         let before = self.send_buffer.len();
         let flushed = match self.send_buffer.flush(stream) {
@@ -292,51 +292,51 @@ impl Tcp {
             flushed => flushed,
         };
         match flushed {
-            Flushed::All => self.on_rest_written(guard),
-            Flushed::Failed(reason) => self.end_closing(guard, Some(reason)),
+            Flushed::All => self.on_rest_written(cx),
+            Flushed::Failed(reason) => self.end_closing(cx, Some(reason)),
             Flushed::Blocked => {
-                if self.send_buffer.len() < before || !guard.has_timer() {
-                    guard.set_timer(CLOSE_WITHIN);
+                if self.send_buffer.len() < before || !cx.has_timer() {
+                    cx.set_timer(CLOSE_WITHIN);
                 }
                 Served::Idle
             }
             Flushed::ShareUsed => {
-                guard.set_timer(CLOSE_WITHIN);
-                guard.has_output = true;
+                cx.set_timer(CLOSE_WITHIN);
+                cx.has_output = true;
                 Served::Idle
             }
         }
     }
 
-    fn on_rest_written(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    fn on_rest_written(&mut self, cx: &mut SocketCx<'_>) -> Served {
         if self.state == TcpState::Finishing {
             // The peer has ended already.
             return Served::Ended;
         }
-        self.emit(guard, SocketEvent::Closed(None));
-        self.shutdown_write(guard)
+        self.emit(cx, SocketEvent::Closed(None));
+        self.shutdown_write(cx)
     }
 
     /// Shuts this side's half down, and waits up to `DRAIN_WITHIN` for the peer to end its half.
-    fn shutdown_write(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    fn shutdown_write(&mut self, cx: &mut SocketCx<'_>) -> Served {
         let ended = self.stream.as_ref().map(|stream| stream.socket.shutdown(Shutdown::Write));
         if !matches!(ended, Some(Ok(()))) {
             return Served::Ended;
         }
         self.state = TcpState::Draining;
         self.frame_reader.readable = true;
-        guard.set_timer(DRAIN_WITHIN);
+        cx.set_timer(DRAIN_WITHIN);
         Served::Orphan
     }
 
-    fn end_closing(&self, guard: &mut SocketGuard<'_>, reason: Option<io::Error>) -> Served {
-        if self.state == TcpState::Closing { self.end(guard, reason) } else { Served::Ended }
+    fn end_closing(&self, cx: &mut SocketCx<'_>, reason: Option<io::Error>) -> Served {
+        if self.state == TcpState::Closing { self.end(cx, reason) } else { Served::Ended }
     }
 
     /// Reads and drops data, until the peer ends.
     fn drain(&mut self, buffer: &mut [u8]) -> Served {
         let Some(stream) = &mut self.stream else { return Served::Ended };
-        for _ in 0..DRAINS_A_ROUND {
+        for _ in 0..DRAINS_PER_ROUND {
             if !self.frame_reader.readable {
                 return Served::Idle;
             }
@@ -357,40 +357,40 @@ impl Tcp {
         Served::Again
     }
 
-    pub(crate) fn on_timer(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    pub(crate) fn on_timer(&mut self, cx: &mut SocketCx<'_>) -> Served {
         match self.state {
-            TcpState::Dialling => self.end(guard, Some(SocketError::ConnectTimedOut.into())),
-            TcpState::Negotiating => self.on_negotiation_timeout(guard),
-            TcpState::Closing => self.end(guard, Some(SocketError::CloseTimedOut.into())),
+            TcpState::Dialling => self.end(cx, Some(SocketError::ConnectTimedOut.into())),
+            TcpState::Negotiating => self.on_negotiation_timeout(cx),
+            TcpState::Closing => self.end(cx, Some(SocketError::CloseTimedOut.into())),
             TcpState::Finishing | TcpState::Draining => Served::Ended,
             TcpState::Open | TcpState::PeerEnded => Served::Idle,
         }
     }
 
     /// The actor has handled the `Closed` that the peer's end caused.
-    pub(crate) fn on_close_handled(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    pub(crate) fn on_close_handled(&mut self, cx: &mut SocketCx<'_>) -> Served {
         if self.state != TcpState::PeerEnded {
             return Served::Idle;
         }
         self.state = TcpState::Finishing;
-        match self.write_rest(guard) {
+        match self.write_rest(cx) {
             Served::Idle => Served::Orphan,
             outcome => outcome,
         }
     }
 
     /// Queues a frame that the actor writes.
-    pub(crate) fn push(&mut self, guard: &mut SocketGuard<'_>, data: &[u8]) -> Served {
+    pub(crate) fn push(&mut self, cx: &mut SocketCx<'_>, data: &[u8]) -> Served {
         match self.state {
             TcpState::Open if self.failure.is_some() => Served::Idle,
             TcpState::Dialling | TcpState::Negotiating | TcpState::Open | TcpState::PeerEnded => {
                 match self.send_buffer.push(self.framing, data) {
                     Ok(()) => {
-                        guard.has_output = true;
+                        cx.has_output = true;
                         Served::Idle
                     }
                     Err(_) if self.state == TcpState::PeerEnded => Served::Ended,
-                    Err(reason) => self.end(guard, Some(reason.into())),
+                    Err(reason) => self.end(cx, Some(reason.into())),
                 }
             }
             TcpState::Closing | TcpState::Finishing | TcpState::Draining => Served::Idle,
@@ -398,34 +398,35 @@ impl Tcp {
     }
 
     /// Closes the connection for the actor.
-    pub(crate) fn close(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    pub(crate) fn close(&mut self, cx: &mut SocketCx<'_>) -> Served {
         match self.state {
-            TcpState::Dialling | TcpState::Negotiating => return self.end(guard, None),
+            TcpState::Dialling | TcpState::Negotiating => return self.end(cx, None),
             TcpState::Open => match self.failure.take() {
-                Some(reason) => return self.end(guard, Some(reason)),
+                Some(reason) => return self.end(cx, Some(reason)),
                 None => self.state = TcpState::Closing,
             },
             TcpState::PeerEnded => self.state = TcpState::Finishing,
             TcpState::Closing | TcpState::Finishing | TcpState::Draining => {}
         }
-        guard.has_output = true;
+        cx.has_output = true;
         Served::Idle
     }
 
-    /// The actor has ended: its data is written once more, and completely if the connection was closing.
-    pub(crate) fn finish(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    /// The actor has exited: writes what the system accepts at once; the data of a closing connection is written
+    /// completely.
+    pub(crate) fn finish(&mut self, cx: &mut SocketCx<'_>) -> Served {
         match self.state {
             TcpState::Dialling | TcpState::Negotiating => Served::Ended,
             TcpState::Open => {
-                self.write(guard);
+                self.write(cx);
                 self.send_layer_end();
                 Served::Ended
             }
             TcpState::PeerEnded => {
                 self.state = TcpState::Finishing;
-                self.write_rest(guard)
+                self.write_rest(cx)
             }
-            TcpState::Closing | TcpState::Finishing => self.write_rest(guard),
+            TcpState::Closing | TcpState::Finishing => self.write_rest(cx),
             TcpState::Draining => Served::Idle,
         }
     }
@@ -438,7 +439,7 @@ impl Tcp {
             && self.failure.is_none()
             && let Some(stream) = &mut self.stream
         {
-            // The stream ends even if this fails; then the peer takes its data for truncated.
+            // The stream ends even if this fails; then the peer treats the data as truncated.
             drop(stream.finish());
         }
     }

@@ -12,7 +12,7 @@ use mio::net::UdpSocket;
 
 use super::event_sink::EventSink;
 use super::listener::bind;
-use super::table::{FdReadiness, FdRole, Served, SocketGuard, SocketId, SocketKind};
+use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
 use super::{Endpoint, SocketError, Udp};
 use crate::core::Core;
 use crate::egress;
@@ -20,7 +20,7 @@ use crate::id::Key;
 use crate::readiness::Source;
 
 /// Datagrams that one socket reads a round.
-const READS_A_ROUND: usize = 64;
+const READS_PER_ROUND: usize = 64;
 
 pub(crate) struct UdpPort {
     socket: UdpSocket,
@@ -66,23 +66,18 @@ impl Core {
 }
 
 impl UdpPort {
-    pub(crate) fn serve(
-        &mut self,
-        guard: &mut SocketGuard<'_>,
-        events: FdReadiness,
-        buffer: &mut [u8],
-    ) -> Served {
-        let Some(owner) = guard.owner else { return Served::Ended };
+    pub(crate) fn serve(&mut self, cx: &mut SocketCx<'_>, events: FdReadiness, buffer: &mut [u8]) -> Served {
+        let Some(owner) = cx.owner else { return Served::Ended };
         self.readable |= events.is_readable(FdRole::Main);
-        for read in 0..READS_A_ROUND {
+        for read in 0..READS_PER_ROUND {
             if !self.readable {
                 return Served::Idle;
             }
-            if !guard.core.has_room(owner) {
+            if !cx.core.has_room(owner) {
                 return Served::Full { delivered: read > 0 };
             }
             match self.socket.recv_from(buffer) {
-                Ok((count, from)) => self.sink.emit(guard.core, owner, (from, buffer[..count].to_vec())),
+                Ok((count, from)) => self.sink.emit(cx.core, owner, (from, buffer[..count].to_vec())),
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 // An ICMP error for a datagram that was sent earlier. The socket itself goes on.
                 Err(reason) => tracing::debug!(%reason, "receiving on a UDP socket failed"),

@@ -229,7 +229,7 @@ fn requests_close_when_asker_exits() {
 }
 
 #[test]
-fn actor_asks_itself() {
+fn actor_asking_itself_gets_reply() {
     let mut events = virtual_loop();
     let log = Log::default();
     let seen = log.clone();

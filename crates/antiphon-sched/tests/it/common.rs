@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Addr, Cx, Event, Loop, LoopConfig, Park, Step, receive};
+use antiphon_sched::{ActorId, Addr, Cx, Event, Loop, LoopConfig, Platform, Step, receive};
 
 /// The events that actors have logged, in order.
 #[derive(Clone, Default)]
@@ -23,7 +23,7 @@ impl Log {
 }
 
 pub(crate) fn virtual_config() -> LoopConfig {
-    LoopConfig { park: Park::Virtual, ..LoopConfig::default() }
+    LoopConfig { platform: Platform::Virtual, ..LoopConfig::default() }
 }
 
 pub(crate) fn virtual_loop() -> Loop {

@@ -69,12 +69,12 @@ fn notify_refused_is_down_or_dead_letter() {
     settle(&mut events);
     events.on_dead_letter(move |letter| seen.note(format!("{}:{:?}", letter.what, letter.reason)));
     with_cx(&mut events, move |cx| cx.notify(dead));
-    assert_eq!(log.take(), "a notify:NoActor");
+    assert_eq!(log.take(), "notify:NoActor");
     with_cx(&mut events, move |cx| cx.notify(busy));
     assert_eq!(log.take(), "Refused");
     with_cx(&mut events, move |cx| {
         (0..2).for_each(|n| cx.tell(busy, n));
         cx.notify(busy);
     });
-    assert_eq!(log.take(), "a notify:Full");
+    assert_eq!(log.take(), "notify:Full");
 }

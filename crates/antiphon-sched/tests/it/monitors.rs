@@ -274,7 +274,7 @@ fn join_returns_each_exit_reason() {
     }
     assert_eq!(results[..2], [Ok(()), Ok(())]);
     assert_eq!(results[2], Err(Value::local(5_u8).get::<()>().unwrap_err().to_string()));
-    assert_eq!(results[3], Err("the actor ended without a value: failed: bad".into()));
+    assert_eq!(results[3], Err("the actor exited without a value: failed: bad".into()));
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn join_times_out_or_reports_missing_actor() {
     events.run().unwrap();
     let (timed_out, ended) = thread.join().unwrap();
     assert!(matches!(timed_out, Err(JoinError::TimedOut)), "{timed_out:?}");
-    assert!(matches!(&ended, Err(JoinError::Ended(reason)) if reason == "no such actor"), "{ended:?}");
+    assert!(matches!(&ended, Err(JoinError::NoValue(reason)) if reason == "no such actor"), "{ended:?}");
 }
 
 #[test]
@@ -305,10 +305,10 @@ fn send_down_reaches_only_live_actor() {
     let watcher = spawn_logger::<u32>(&mut events, &log);
     let channel = spawn_logger::<u32>(&mut events, &Log::default()).id();
     settle(&mut events);
-    assert!(events.loop_ref().send_down(watcher.id().key(), channel, ExitReason::Failed("closed".into())));
+    assert!(events.loop_ref().push_down(watcher.id().key(), channel, ExitReason::Failed("closed".into())));
     with_cx(&mut events, move |cx| cx.terminate(watcher));
     assert_eq!(log.take(), "start down:failed: closed terminate");
-    assert!(!events.loop_ref().send_down(watcher.id().key(), channel, ExitReason::NoActor));
+    assert!(!events.loop_ref().push_down(watcher.id().key(), channel, ExitReason::NoActor));
 }
 
 #[test]

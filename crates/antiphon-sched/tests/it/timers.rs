@@ -89,7 +89,7 @@ fn cancelled_timer_is_freed_with_its_message() {
                 let timer = cx.after(millis(10), Some(OnDrop(Box::new(move || drops.note("dropped")) as _)));
                 results.note(cx.cancel(timer));
                 results.note(cx.cancel(timer));
-                results.note(cx.push_back(timer, secs(1)));
+                results.note(cx.reset_timer(timer, secs(1)));
             }
             Event::Message(_) => messages.note("fired"),
             _ => {}
@@ -113,7 +113,7 @@ fn fired_timer_cannot_be_cancelled_or_pushed_back() {
         move |cx| place.set(Some(cx.after(millis(1), 1))),
         move |cx, _| {
             let timer = timer.get().unwrap();
-            seen.note(format!("{} {}", cx.cancel(timer), cx.push_back(timer, secs(1))));
+            seen.note(format!("{} {}", cx.cancel(timer), cx.reset_timer(timer, secs(1))));
         },
     );
     pass(&mut events, millis(5));
@@ -130,8 +130,8 @@ fn timer_pushed_back_fires_at_new_deadline() {
         |cx| {
             let early = cx.after(millis(10), 1);
             let late = cx.after(secs(1000), 2);
-            assert!(cx.push_back(early, millis(100)), "the timer is active");
-            assert!(cx.push_back(late, millis(20)), "the timer is active");
+            assert!(cx.reset_timer(early, millis(100)), "the timer is active");
+            assert!(cx.reset_timer(late, millis(20)), "the timer is active");
         },
         |_, _| {},
     );
@@ -178,7 +178,7 @@ fn repeated_timer_can_be_pushed_back_after_tick() {
         &mut events,
         &log,
         move |cx| place.set(Some(cx.every(millis(10), || 7))),
-        move |cx, _| seen.note(cx.push_back(timer.get().unwrap(), millis(50))),
+        move |cx, _| seen.note(cx.reset_timer(timer.get().unwrap(), millis(50))),
     );
     pass(&mut events, millis(12));
     assert_eq!(log.take(), "7 true");
@@ -267,8 +267,8 @@ fn timer_of_another_actor_cannot_be_changed() {
             cx.after(secs(5), 9);
             cx.every(secs(5), || 9);
             let (once, repeated) = timer.get().unwrap();
-            results.note(format!("{} {}", cx.cancel(once), cx.push_back(once, secs(1))));
-            results.note(format!("{} {}", cx.cancel(repeated), cx.push_back(repeated, secs(1))));
+            results.note(format!("{} {}", cx.cancel(once), cx.reset_timer(once, secs(1))));
+            results.note(format!("{} {}", cx.cancel(repeated), cx.reset_timer(repeated, secs(1))));
         },
         |_, _| {},
     );

@@ -44,12 +44,15 @@ impl Transport for FakeTransport {
             return Err(reason);
         }
         record.address_nodes.extend(outbound.nodes);
-        record.replies += outbound.replies.len();
+        record.replies += outbound.requests.len();
         record.modes.push(outbound.mode);
         record.senders.push(outbound.from);
         record.last_body = outbound.body.to_vec();
-        let frame =
-            SentFrame::OutboundMessage { to: outbound.to, tag: outbound.tag, body: outbound.body.to_vec() };
+        let frame = SentFrame::OutboundMessage {
+            to: outbound.to,
+            tag: outbound.type_name,
+            body: outbound.body.to_vec(),
+        };
         record.frames.push_back(frame);
         Ok(())
     }
@@ -145,9 +148,9 @@ fn receive_frame(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: SentFrame) -> 
         }
         SentFrame::Signal(signal) => match signal {
             Signal::Monitor { target, id, watcher } => {
-                loop_ref.watch(target.key(), id, ActorId::new(from, watcher))
+                loop_ref.add_watcher(target.key(), id, ActorId::new(from, watcher))
             }
-            Signal::Demonitor { target, id, .. } => loop_ref.unwatch(target.key(), id),
+            Signal::Demonitor { target, id, .. } => loop_ref.remove_watcher(target.key(), id),
             Signal::Notify { watcher, id, actor } => {
                 loop_ref.expect_down(watcher.key(), id, ActorId::new(from, actor));
             }
@@ -533,7 +536,7 @@ fn deliver_rejects_address_never_sent() {
         receive()
     });
     events.loop_ref().expose(relay);
-    let tag = events.loop_ref().tag_of::<Addr<u32>>();
+    let tag = events.loop_ref().type_name_of::<Addr<u32>>();
     let bytes = |id: ActorId| {
         let (node, key) = (id.node().to_bits(), id.key().to_bits());
         let mut bytes = vec![0x92, 0xcf];
@@ -562,7 +565,7 @@ fn peer_cannot_fail_local_request() {
     let events = &mut net.nodes[0];
     events.spawn(move |cx: &mut Cx<u32>, event| {
         match event {
-            Event::Start => slot.set(cx.open(|n: u32| n).ok()),
+            Event::Start => slot.set(cx.open_request(|n: u32| n).ok()),
             Event::Message(n) => seen.note(n),
             _ => {}
         }

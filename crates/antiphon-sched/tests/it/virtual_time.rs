@@ -1,4 +1,4 @@
-//! `Park::Virtual`: no descriptor, no thread, no clock; the same seed gives the same run.
+//! `Platform::Virtual`: no descriptor, no thread, no clock; the same seed gives the same run.
 
 use antiphon_sched::*;
 

@@ -197,7 +197,7 @@ frames! {
         tag: TagId,
         /// Requests a [`Receipt`] with this request number.
         receipt: Option<u64>,
-        /// Where the nodes are that the body's addresses name.
+        /// The locations of the nodes that the addresses in the body name.
         route: Route<'a>,
         /// MessagePack.
         body: &'a [u8],
@@ -210,7 +210,7 @@ frames! {
         from: Key,
         /// The type of the body.
         tag: TagId,
-        /// Where the nodes are that the body's addresses name.
+        /// The locations of the nodes that the addresses in the body name.
         route: Route<'a>,
         /// MessagePack.
         body: &'a [u8],

@@ -1,4 +1,4 @@
-//! The hello: the identity and the offer of one side, in a fixed layout.
+//! The hello: the identity and the limits of one side, in a fixed layout.
 
 use std::net::SocketAddr;
 
@@ -34,7 +34,7 @@ pub struct Hello {
     /// The session of this connection, as this side knows it.
     pub resume_state: ResumeState,
     /// The limits of this side as a receiver.
-    pub offer: HelloLimits,
+    pub limits: HelloLimits,
     /// 32 random bytes.
     pub nonce: [u8; 32],
     /// An X25519 public key.
@@ -107,10 +107,10 @@ impl Hello {
         self.resume_state.epoch.put(out);
         self.resume_state.known.put(out);
         self.resume_state.ordinal.put(out);
-        self.offer.record_bytes_max.put(out);
-        self.offer.message_bytes_max.put(out);
-        self.offer.reassembly_bytes_max.put(out);
-        self.offer.window_bytes.put(out);
+        self.limits.record_bytes_max.put(out);
+        self.limits.message_bytes_max.put(out);
+        self.limits.reassembly_bytes_max.put(out);
+        self.limits.window_bytes.put(out);
         self.nonce.put(out);
         self.public.put(out);
         put_count(self.suites.len(), out);
@@ -136,7 +136,7 @@ impl Hello {
                 known: u64::take(reader)?,
                 ordinal: u32::take(reader)?,
             },
-            offer: HelloLimits {
+            limits: HelloLimits {
                 record_bytes_max: u32::take(reader)?,
                 message_bytes_max: u32::take(reader)?,
                 reassembly_bytes_max: u32::take(reader)?,
@@ -163,12 +163,12 @@ impl Hello {
         if self.resume_state.epoch == 0 {
             return unknown("epoch", 0);
         }
-        let record_bytes_max = self.offer.record_bytes_max;
+        let record_bytes_max = self.limits.record_bytes_max;
         if !(RECORD_BYTES_MAX_LEAST..=RECORD_BYTES_MAX_MOST).contains(&record_bytes_max) {
             return unknown("largest record", record_bytes_max.into());
         }
-        if self.offer.window_bytes < WINDOW_BYTES_LEAST {
-            return unknown("window", self.offer.window_bytes.into());
+        if self.limits.window_bytes < WINDOW_BYTES_LEAST {
+            return unknown("window", self.limits.window_bytes.into());
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ pub struct Handshake {
     /// The bytes that TLS exported. Under [`Suite::Tls`] the proofs bind them.
     exporter: Option<[u8; 32]>,
     /// The number of bytes that the peer may still send.
-    budget: usize,
+    bytes_left: usize,
 }
 
 /// The step that a handshake has reached, and the next action of the caller.
@@ -113,12 +113,12 @@ impl Handshake {
             message,
             agreement: OpaqueAgreement(entropy.agreement),
         };
-        Handshake { state, exporter, budget: HELLO_BYTES_MAX }
+        Handshake { state, exporter, bytes_left: HELLO_BYTES_MAX }
     }
 
     /// Begins a handshake as the acceptor.
     pub fn accept(exporter: Option<[u8; 32]>) -> Handshake {
-        Handshake { state: HandshakeState::AcceptorListening, exporter, budget: HELLO_BYTES_MAX }
+        Handshake { state: HandshakeState::AcceptorListening, exporter, bytes_left: HELLO_BYTES_MAX }
     }
 
     /// The peer's hello, from [`HandshakeStep::Introduced`] to the end of the handshake.
@@ -151,8 +151,7 @@ impl Handshake {
         }
     }
 
-    /// Takes the received messages up to the next step. To be called when bytes have arrived, and again after each
-    /// step.
+    /// Takes the received messages up to the next step. Call it when bytes have arrived, and again after each step.
     ///
     /// # Errors
     /// [`HandshakeError`]; the handshake has ended. Write `out`, which may hold a refusal, then close the connection.
@@ -194,8 +193,8 @@ impl Handshake {
             return Err(HandshakeError::Refused(Refusal::Tls(TlsFault::OneSided)));
         }
         let Some(message) = input.next_handshake()? else { return Ok(HandshakeStep::Wait) };
-        let left = self.budget.checked_sub(message.len());
-        self.budget = left.ok_or(HandshakeFault::TooLong { length: HELLO_BYTES_MAX + 1 })?;
+        let left = self.bytes_left.checked_sub(message.len());
+        self.bytes_left = left.ok_or(HandshakeFault::TooLong { length: HELLO_BYTES_MAX + 1 })?;
         let (kind, reader) = message::open(message)?;
         if kind == MessageKind::Refused {
             return Err(HandshakeError::RefusedByPeer(
@@ -385,7 +384,7 @@ impl Draft {
         let (suite, limits) = (self.suite, &profile.limits);
         let allowance = ProvenConnection::allowance(limits);
         let ours = HelloLimits::from(limits).record_bytes_max as usize;
-        let theirs = self.peer.offer.record_bytes_max as usize;
+        let theirs = self.peer.limits.record_bytes_max as usize;
         let their_role = match role {
             HandshakeRole::Dialler => HandshakeRole::Acceptor,
             HandshakeRole::Acceptor => HandshakeRole::Dialler,

@@ -55,7 +55,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Checks that a hello can express this profile. To be called once, when the node starts.
+    /// Checks that a hello can express this profile. Call it once, when the node starts.
     ///
     /// # Errors
     /// [`ProfileError`], which names the field at fault.
@@ -74,7 +74,7 @@ impl Profile {
             return Err(ProfileError::NoSecret);
         }
         if self.suites.contains(&Suite::Plain) && self.suites.len() > 1 {
-            return Err(ProfileError::PlainBesides);
+            return Err(ProfileError::PlainNotAlone);
         }
         if self.flags & 0xffff != 0 {
             return Err(ProfileError::Flags);
@@ -90,7 +90,7 @@ impl Profile {
             key_id: self.keyring.key_id(),
             node: self.node,
             resume_state,
-            offer: HelloLimits::from(&self.limits),
+            limits: HelloLimits::from(&self.limits),
             nonce,
             public,
             suites: self.suites.iter().copied().take(8).collect(),
@@ -128,7 +128,7 @@ pub enum ProfileError {
     /// `plain` is allowed beside other suites. A man in the middle could remove those from a hello, and no proof
     /// would show it.
     #[error("`plain` is allowed beside other suites; allow it alone, or not at all")]
-    PlainBesides,
+    PlainNotAlone,
     /// A flag of the lower half is set.
     #[error("a flag of the lower 16 bits is set, but this version defines none; clear it")]
     Flags,

@@ -236,7 +236,7 @@ fn profile_beyond_hello_is_refused() {
     let sound = profile(1, Suite::Plain);
     assert_eq!(sound.check(), Ok(()));
     let open = Profile { suites: vec![Suite::Hmac, Suite::Plain], ..sound.clone() };
-    assert_eq!(open.check(), Err(ProfileError::PlainBesides));
+    assert_eq!(open.check(), Err(ProfileError::PlainNotAlone));
     let bare = Profile { keyring: Keyring::none(), suites: vec![Suite::Hmac], ..sound.clone() };
     assert_eq!(bare.check(), Err(ProfileError::NoSecret));
     let long = Profile { name: "x".repeat(256), ..sound.clone() };

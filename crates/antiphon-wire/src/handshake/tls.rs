@@ -14,7 +14,7 @@ pub enum TlsFault {
     #[error(
         "the peer's certificate is neither pinned here nor signed by a CA of this side; add it if it is the right one"
     )]
-    Stranger,
+    Untrusted,
     /// The peer's certificate has expired.
     #[error("the peer's certificate has expired; give the peer a new one")]
     Expired,

@@ -1,7 +1,7 @@
 //! The session: the authenticated relation of two incarnations, which outlives connections.
 //!
-//! A session owns the state that must survive a connection: frame numbers, unacknowledged frames, tags, fragments, credit.
-//! Frames arrive in order, once, over any number of connections, until the session is lost or closed. Time is an argument;
+//! A session owns the state that must survive a connection: frame numbers, unacknowledged frames, type names, fragments,
+//! credit. Frames arrive in order, once, over any number of connections, until the session is lost or closed. Time is an argument;
 //! no call blocks.
 
 mod epochs;
@@ -50,7 +50,7 @@ pub struct Session {
     connection: Option<SessionConnection>,
     outbound: Outbound,
     send_queue: SendQueue,
-    tags: Interner,
+    interner: Interner,
     inbound: Inbound,
     control: Control,
     keepalive: Keepalive,
@@ -178,22 +178,22 @@ impl Session {
     /// Creates a session for a connection that [`Session::admit`] answered with [`Admission::Begins`]. Then call
     /// [`connected`](Session::connected) with that connection.
     pub fn begin(now: Time, limits: &Limits, me: NodeId, connection: &ProvenConnection) -> Session {
-        let offer = connection.peer.offer;
+        let peer_limits = connection.peer.limits;
         Session {
             limits: *limits,
             agreed: Agreed {
-                message_bytes_max: limits.message_bytes_max.min(offer.message_bytes_max),
-                reassembly_bytes_max: offer.reassembly_bytes_max,
+                message_bytes_max: limits.message_bytes_max.min(peer_limits.message_bytes_max),
+                reassembly_bytes_max: peer_limits.reassembly_bytes_max,
             },
             identity: SessionIdentity::new(me, connection),
             connection: None,
             outbound: Outbound::default(),
             send_queue: SendQueue::default(),
-            tags: Interner::default(),
+            interner: Interner::default(),
             inbound: Inbound::new(u64::from(limits.window_bytes.max(crate::limits::WINDOW_BYTES_LEAST))),
             control: Control::default(),
             keepalive: Keepalive::new(now),
-            credit: u64::from(offer.window_bytes),
+            credit: u64::from(peer_limits.window_bytes),
             ack_due: None,
             events: SessionEvents::default(),
         }
@@ -228,7 +228,7 @@ impl Session {
         Ok(())
     }
 
-    /// Reports that the connection is gone. The session waits for another one; the peer's silence continues to count.
+    /// Reports that the connection is lost. The session waits for another one; the peer's silence continues to count.
     pub fn connection_lost(&mut self) {
         self.connection = None;
         self.identity.live_dialler = None;
@@ -268,7 +268,7 @@ impl Session {
     }
 
     /// The peer's liveness.
-    pub fn status(&self) -> Liveness {
+    pub fn liveness(&self) -> Liveness {
         self.keepalive.liveness()
     }
 
@@ -332,7 +332,7 @@ impl Session {
         self.outbound.acked() == self.outbound.next() && self.send_queue.bytes() == 0
     }
 
-    /// The number of numbered frames since the session began that were sent, or wait in segments.
+    /// The number of numbered frames sent since the session began, with those that wait in segments.
     pub fn frames_sent(&self) -> u64 {
         self.outbound.next()
     }
@@ -354,7 +354,7 @@ impl Session {
         assert_eq!(
             self.connection.is_some(),
             self.identity.live_dialler.is_some(),
-            "a live connection has keys"
+            "a connection has keys exactly while its dialler is known"
         );
         assert!(self.inbound.next() == 0 || self.identity.is_firm, "a session that received a frame is firm");
     }

@@ -100,7 +100,7 @@ impl Session {
     /// [`InternError`]; nothing changed.
     #[inline]
     pub fn intern(&mut self, name: &str) -> Result<TagId, InternError> {
-        match self.tags.find(name) {
+        match self.interner.find(name) {
             Some(id) => Ok(id),
             None => self.intern_new(name),
         }
@@ -108,7 +108,7 @@ impl Session {
 
     #[cold]
     fn intern_new(&mut self, name: &str) -> Result<TagId, InternError> {
-        let id = self.tags.add(name, self.limits.tags_max)?;
+        let id = self.interner.add(name, self.limits.tags_max)?;
         let frame = Frame::Tag(Tag { id, name });
         self.outbound.append(&frame, frame.payload_size());
         Ok(id)

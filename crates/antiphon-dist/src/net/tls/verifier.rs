@@ -209,7 +209,7 @@ pub(super) fn fault_of(error: &Error) -> TlsFault {
         Error::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
         ) => TlsFault::NotYetValid,
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => TlsFault::Stranger,
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => TlsFault::Untrusted,
         Error::InvalidCertificate(_) => TlsFault::Unusable,
         Error::NoCertificatesPresented => TlsFault::Missing,
         Error::NoApplicationProtocol => TlsFault::OtherProtocol,

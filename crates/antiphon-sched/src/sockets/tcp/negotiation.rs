@@ -11,7 +11,7 @@ use crate::core::Core;
 use crate::sockets::SocketError;
 use crate::sockets::framing::Framing;
 use crate::sockets::stream::Stream;
-use crate::sockets::table::{Served, SocketGuard, SocketId};
+use crate::sockets::table::{Served, SocketCx, SocketId};
 
 /// How long a pending connection may negotiate.
 const NEGOTIATE_WITHIN: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ impl Tcp {
     ) -> Self {
         let state = if pending_of.is_some() { TcpState::Negotiating } else { TcpState::Open };
         Self {
-            peer: Some(peer),
+            peer_addr: Some(peer),
             pending_of,
             is_accepted: true,
             ..Self::new(framing, sink, state, Some(stream))
@@ -37,10 +37,10 @@ impl Tcp {
     }
 
     /// Reports an accepted connection as open, or starts the time limit of its negotiation.
-    pub(in crate::sockets) fn begin(&mut self, guard: &mut SocketGuard<'_>) -> Served {
+    pub(in crate::sockets) fn begin(&mut self, cx: &mut SocketCx<'_>) -> Served {
         match self.state {
-            TcpState::Open => self.emit_opened(guard),
-            _ => guard.set_timer(NEGOTIATE_WITHIN),
+            TcpState::Open => self.emit_opened(cx),
+            _ => cx.set_timer(NEGOTIATE_WITHIN),
         }
         Served::Idle
     }
@@ -51,46 +51,46 @@ impl Tcp {
     }
 
     /// Goes on with the negotiation of the layer.
-    pub(super) fn negotiate(&mut self, guard: &mut SocketGuard<'_>, buffer: &mut [u8]) -> Served {
+    pub(super) fn negotiate(&mut self, cx: &mut SocketCx<'_>, buffer: &mut [u8]) -> Served {
         let Some(stream) = &mut self.stream else { return Served::Ended };
         match stream.open() {
-            Ok(()) => self.on_negotiated(guard, buffer),
+            Ok(()) => self.on_negotiated(cx, buffer),
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Served::Idle,
             Err(reason) if reason.kind() == io::ErrorKind::Interrupted => Served::Again,
-            Err(reason) => self.on_negotiation_failed(guard, reason),
+            Err(reason) => self.on_negotiation_failed(cx, reason),
         }
     }
 
-    fn on_negotiated(&mut self, guard: &mut SocketGuard<'_>, buffer: &mut [u8]) -> Served {
-        guard.cancel_timer();
-        self.forget_pending(guard.core, guard.id);
-        if !guard.owner.is_some_and(|owner| guard.core.has_room(owner)) {
+    fn on_negotiated(&mut self, cx: &mut SocketCx<'_>, buffer: &mut [u8]) -> Served {
+        cx.cancel_timer();
+        self.forget_pending(cx.core, cx.id);
+        if !cx.owner.is_some_and(|owner| cx.core.has_room(owner)) {
             return Served::Full { delivered: false };
         }
         self.state = TcpState::Open;
         // Data may have arrived together with the end of the negotiation. Its readiness is recorded already.
-        self.emit_opened(guard);
-        self.run(guard, buffer)
+        self.emit_opened(cx);
+        self.run(cx, buffer)
     }
 
-    fn on_negotiation_failed(&mut self, guard: &mut SocketGuard<'_>, reason: io::Error) -> Served {
+    fn on_negotiation_failed(&mut self, cx: &mut SocketCx<'_>, reason: io::Error) -> Served {
         if !self.is_accepted {
-            return self.end(guard, Some(reason));
+            return self.end(cx, Some(reason));
         }
-        let peer = self.peer;
+        let peer = self.peer_addr;
         tracing::debug!(%reason, ?peer, "the negotiation of an accepted connection failed");
         // The layer has sent the peer the reason. Unread bytes would make the system reset the connection, and the
         // reason would be lost.
         self.drains_left = PENDING_DRAINS_MAX;
-        self.shutdown_write(guard)
+        self.shutdown_write(cx)
     }
 
     /// The negotiation took too long.
-    pub(super) fn on_negotiation_timeout(&self, guard: &mut SocketGuard<'_>) -> Served {
+    pub(super) fn on_negotiation_timeout(&self, cx: &mut SocketCx<'_>) -> Served {
         if !self.is_accepted {
-            return self.end(guard, Some(SocketError::LayerTimedOut.into()));
+            return self.end(cx, Some(SocketError::LayerTimedOut.into()));
         }
-        let (reason, peer) = (SocketError::LayerTimedOut, self.peer);
+        let (reason, peer) = (SocketError::LayerTimedOut, self.peer_addr);
         tracing::debug!(%reason, ?peer, "the negotiation of an accepted connection timed out");
         Served::Ended
     }

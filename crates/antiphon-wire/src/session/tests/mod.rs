@@ -242,7 +242,7 @@ fn silence_leads_to_pings_suspicion_and_loss() {
     }
     a.session().exclude_stall(Duration::from_secs(2));
     a.session().on_timeout(seconds(17));
-    assert_eq!(a.session().status(), Liveness::Suspect, "the stall of two seconds does not count");
+    assert_eq!(a.session().liveness(), Liveness::Suspect, "the stall of two seconds does not count");
     a.session().on_timeout(seconds(18));
     assert_eq!(a.session().poll_event(), Some(SessionEvent::Liveness(Liveness::Lost)));
     assert_eq!(a.session().poll_timeout(), None);
@@ -264,7 +264,7 @@ fn idle_closed_session_ignores_silence() {
     a.session().connection_closed_idle();
     assert_eq!(a.session().poll_timeout(), None);
     a.session().on_timeout(seconds(1000));
-    assert_eq!(a.session().status(), Liveness::Online);
+    assert_eq!(a.session().liveness(), Liveness::Online);
 }
 
 #[test]
@@ -273,10 +273,10 @@ fn restarted_keepalive_counts_silence_from_restart() {
     a.session().connection_closed_idle();
     a.session().restart_keepalive(seconds(1000));
     a.session().on_timeout(seconds(1000));
-    assert_eq!(a.session().status(), Liveness::Online);
+    assert_eq!(a.session().liveness(), Liveness::Online);
     assert_eq!(a.session().poll_timeout(), Some(seconds(1000) + Limits::default().suspect_after));
     a.session().on_timeout(seconds(1015));
-    assert_eq!(a.session().status(), Liveness::Lost);
+    assert_eq!(a.session().liveness(), Liveness::Lost);
 }
 
 #[test]

@@ -222,7 +222,9 @@ fn bound() {
         assert!(node.location().starts_with("127.0.0.1:"));
         assert_eq!(listening(&lab, "a"), on_loopback, "{settings:?}");
     }
-    for (settings, reason) in [("ip=10.1.0.1", "neither a secret nor a certificate"), ("ip=10.1.0.1 secret=key", "is weak")] {
+    for (settings, reason) in
+        [("ip=10.1.0.1", "neither a secret nor a certificate"), ("ip=10.1.0.1 secret=key", "is weak")]
+    {
         let refused = Player::start(&lab, "a", settings).wait("refused ");
         assert!(refused.contains(reason), "{refused}");
     }

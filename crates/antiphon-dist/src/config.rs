@@ -103,7 +103,7 @@ pub struct Config {
     pub transfers_max: usize,
     /// How long an unfinished file is kept so that it can be resumed: a day by default. At most 256 are kept.
     pub partial_files_keep: Duration,
-    /// How many live actors one calling node may have from each RCI of this node; 1,024 by default.
+    /// How many running actors one calling node may have from each RCI of this node; 1,024 by default.
     pub rci_actors_max: usize,
     /// Which peers may call the RCIs of this node, unless [`NetCx::allow`](crate::NetCx::allow) sets another policy for an
     /// RCI; all peers by default. The actors that an RCI starts begin with the policy of the RCI.

@@ -39,7 +39,7 @@ pub enum NodeError {
         "peers cannot dial {ip}; set `ip` to an address of this machine, and `ext_ip_addr` to the address of its \
          gateway, or leave it out"
     )]
-    UndialledIp {
+    UndialableIp {
         /// The address in the configuration.
         ip: std::net::IpAddr,
     },
@@ -145,11 +145,11 @@ pub enum LocateError {
         found: String,
     },
     /// The actor has 65,535 open requests already, or the node 65,536 open lookups.
-    #[error("too many open requests; wait for answers first")]
+    #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// Another node keeps no more lookups of this node. The nodes that accepted the lookup do not have the name.
     #[error(
-        "this node has as many open lookups as another node allows; wait for answers, or raise \
+        "this node has as many open lookups as another node allows; wait for replies, or raise \
          `peer_limits.lookups_max` on that node"
     )]
     Refused,
@@ -220,7 +220,7 @@ pub enum DeliverError {
     #[error("the actor's node was lost before the receipt came; the message may have been delivered")]
     Unknown,
     /// The actor has 65,535 open requests already; nothing was sent.
-    #[error("too many open requests; wait for answers first")]
+    #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// A channel did not have the requested number of subscribers in time; nothing was delivered.
     #[error(
@@ -282,7 +282,7 @@ pub enum SubscribeError {
     #[error("the channel carries messages of another type; check the types on both sides")]
     WrongType,
     /// The actor has 65,535 open requests already.
-    #[error("too many open requests; wait for answers first")]
+    #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// This actor is not part of a node.
     #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to use channels")]
@@ -304,9 +304,9 @@ pub enum CallError {
         /// The name of the type of the arguments.
         arguments: String,
     },
-    /// The calling node has as many live actors from this function as the other node allows.
+    /// The calling node has as many running actors from this function as the other node allows.
     #[error(
-        "this node has {max} live actors from this function, as many as it may; wait until some exit, or raise \
+        "this node has {max} running actors from this function, as many as it may; wait until some exit, or raise \
          `rci_actors_max` on that node"
     )]
     OverQuota {
@@ -323,10 +323,13 @@ pub enum CallError {
     #[error("the mailbox of the function or the send queue to its node is full; make fewer calls at once")]
     Busy,
     /// The function's node cannot be reached, or was lost before it answered; an actor may have been started.
-    #[error("the function's node was lost; wait until it is Online again, and locate the function there")]
+    #[error(
+        "the function's node cannot be reached, or was lost before it answered; wait until it is Online again, and locate \
+         the function there"
+    )]
     NodeLost,
     /// The actor has 65,535 open requests already.
-    #[error("too many open requests; wait for answers first")]
+    #[error("too many open requests; wait for replies first")]
     TooManyOpen,
 }
 
@@ -352,7 +355,7 @@ pub enum PeerError {
     #[error(transparent)]
     Egress(#[from] antiphon_sched::egress::EgressError),
     /// The actor has 65,535 open requests already.
-    #[error("too many open requests; wait for answers first")]
+    #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// This actor is not part of a node.
     #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to have peers")]
@@ -386,7 +389,7 @@ pub enum CloseError {
     #[error("the peer is closed, but did not acknowledge in time all that was sent to it before")]
     TimedOut,
     /// The actor has 65,535 open requests already; nothing was closed.
-    #[error("too many open requests; wait for answers first")]
+    #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// This actor is not part of a node.
     #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to have peers")]
@@ -413,6 +416,6 @@ pub enum Status {
     Online,
     /// The peer has been silent for a while: 3 s by default.
     Suspect,
-    /// The peer is lost, or has sent a goodbye. Everything open on it was answered.
+    /// The peer is lost, or has sent a goodbye. Every open operation on it has completed.
     Offline,
 }

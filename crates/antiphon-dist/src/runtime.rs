@@ -73,7 +73,7 @@ impl Node {
     /// Creates a node and opens its ports. The node connects to peers once it runs.
     ///
     /// # Errors
-    /// A port is in use, or the configuration is unsafe or not possible.
+    /// A port is in use, or the configuration is unsafe or invalid.
     pub fn new(config: Config) -> Result<Self, NodeError> {
         Self::with_resolver(config, resolve)
     }
@@ -264,7 +264,7 @@ impl Node {
         })
     }
 
-    /// Runs one round: waits for events until `deadline` at most, runs actors, and writes to sockets. It serves to embed a
+    /// Runs one round: waits for events until `deadline` at most, runs actors, and writes to sockets. Use it to embed a
     /// node in another loop.
     ///
     /// # Errors

@@ -98,8 +98,8 @@ fn node_without_discovery_connects_and_stays_hidden() {
     let relayed = PeerOptions { broadcast: true, ..at_port_of(&net) };
     assert_eq!(recv(&connect(&here, open.location.into(), relayed, secs(10))), Ok(vec![open.location]));
     // The relay sends its list of nodes before it replies to this lookup.
-    let _fence = open.listener::<String>("fence");
-    here.find::<String>("fence");
+    let _barrier = open.listener::<String>("barrier");
+    here.find::<String>("barrier");
     assert_eq!(
         (here.counts().connections, hidden.counts().connections),
         (1, 1),
@@ -219,7 +219,7 @@ fn config_with_unusable_address_is_refused() {
     let start = |config: Config| antiphon_dist::Node::new(config).map(|node| node.location());
     for unusable in ["0.0.0.0", "224.0.0.1", "ff02::1", "::", "255.255.255.255"] {
         let is_refused =
-            |found| matches!(found, Err(NodeError::UndialledIp { ip: found }) if found == ip(unusable));
+            |found| matches!(found, Err(NodeError::UndialableIp { ip: found }) if found == ip(unusable));
         assert!(is_refused(start(config(ip(unusable), None, None))), "{unusable}");
         assert!(is_refused(start(config(ip("127.0.0.1"), Some(ip(unusable)), None))), "{unusable}");
     }

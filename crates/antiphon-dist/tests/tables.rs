@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{
     CloseError, Config, Counts, DeleteError, DeliverError, FileError, FileOptions, FileRefused, Limits,
-    LocateError, Location, NetCx, PeerAt, PeerError, RegisterError, Stored,
+    LocateError, Location, NetCx, PeerAt, PeerError, RegisterError, Stored, UnknownNode, UnknownPeer,
 };
 use antiphon_sched::{
     ActorId, Addr, AskError, Cx, Event, Key, NodeId, ReplyTo, SendError, Undelivered, millis, receive, secs,
@@ -205,10 +205,11 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("set `stream_send` for an unknown peer", |fixture| {
         let at = fixture.closed;
-        run(fixture, move |cx| assert!(cx.stream_send(at, true).is_err()))
+        run(fixture, move |cx| assert_eq!(cx.stream_send(at, true), Err(UnknownPeer { at })))
     }),
     ("get the location of an unknown node", |fixture| {
-        run(fixture, |cx| assert!(cx.location_of(NodeId::from_bits(7)).is_err()))
+        let node = NodeId::from_bits(7);
+        run(fixture, move |cx| assert_eq!(cx.location_of(node), Err(UnknownNode { node })))
     }),
     ("watch and unwatch peers", |fixture| {
         run(fixture, |cx| {

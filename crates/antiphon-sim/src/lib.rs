@@ -7,9 +7,6 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
-mod rng;
-pub use rng::SimRng;
-
 mod endpoint;
 pub use endpoint::{EndpointConfig, SessionEndpoint};
 
@@ -19,18 +16,21 @@ pub use faults::Faults;
 mod machine;
 pub use machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 
-mod stream_pair;
-
 mod node;
 pub use node::SimNode;
+
+mod rng;
+pub use rng::SimRng;
+
+mod stream_pair;
 
 mod trace;
 pub use trace::Trace;
 
+mod workload;
+
 mod world;
 pub use world::World;
-
-mod workload;
 
 /// Prints how to repeat a run, if the thread panics before this value is dropped.
 #[derive(Debug)]

@@ -229,7 +229,7 @@ fn started(world: &mut World<SimNode>) -> &mut World<SimNode> {
 }
 
 #[test]
-fn idle_closed_silence_keeps_session_either_side_reopens() {
+fn idle_closed_session_survives_silence_and_reopens() {
     for port in [1, 2] {
         let (mut world, observed, sinks) = idle_closed(u64::from(port));
         // Ten minutes are far beyond the time after which the silence of a connected peer ends its session.

@@ -21,17 +21,17 @@ pub enum ChannelMessage<T> {
     /// Forward `message` to all subscribers. `hops` counts the topics that it came through.
     Send { message: T, hops: u8 },
     /// Forward `message` once there are `n` subscribers. The answer is the number of actors that received it.
-    Deliver { message: T, n: u64, within: Duration, hops: u8, reply: ReplyTo<Delivered> },
+    Deliver { message: T, n: u64, within: Duration, hops: u8, reply: ReplyTo<DeliveryResult> },
     /// Subscribe an actor.
-    Subscribe { actor: Addr<T>, reply: Option<ReplyTo<Subscribed>> },
+    Subscribe { actor: Addr<T>, reply: Option<ReplyTo<SubscribeResult>> },
     /// Subscribe a downstream topic: another channel, or a relay that subscribes itself.
-    Attach { topic: TopicAddr<T>, is_relay: bool, reply: Option<ReplyTo<Subscribed>> },
+    Attach { topic: TopicAddr<T>, is_relay: bool, reply: Option<ReplyTo<SubscribeResult>> },
     /// Remove an actor or a topic from the subscribers.
     Unsubscribe { actor: ActorId },
     /// The downstream topic `topic` has this number of subscribers.
     Count { topic: ActorId, subscribers: u64 },
     /// Sent by `from` to its downstream topic: `from` is its upstream, and `ids` are `from` and all upstreams of `from`.
-    Upstreams { from: TopicAddr<T>, ids: Vec<ActorId>, reply: Option<ReplyTo<Delivered>> },
+    Upstreams { from: TopicAddr<T>, ids: Vec<ActorId>, reply: Option<ReplyTo<DeliveryResult>> },
     /// Sent to a downstream topic: `from` is no longer its upstream.
     Detach { from: ActorId },
     /// A message of the topic actor to itself.
@@ -41,7 +41,7 @@ pub enum ChannelMessage<T> {
 /// A message of a topic actor to itself.
 pub enum SelfMessage {
     /// One subscriber has answered a pending delivery.
-    Acked { delivery: u64, outcome: Delivered },
+    Acked { delivery: u64, outcome: DeliveryResult },
     /// The time of a delivery that waits for subscribers is over.
     Due(u64),
     /// Report the changed number of subscribers to the upstreams.
@@ -49,19 +49,19 @@ pub enum SelfMessage {
     /// Send the changed upstreams to the downstream topics, for which there was no room before.
     UpdateDownstream,
     /// The answer of the channel to its relay.
-    Joined(Result<Subscribed, SubscribeError>),
+    Attached(Result<SubscribeResult, SubscribeError>),
     /// The relay has handled all messages that were in its mailbox when it lost its last subscriber.
     End,
 }
 
 /// Wraps a message of a topic actor to itself.
-pub(super) fn own<T>(own: SelfMessage) -> FromNode<ChannelMessage<T>> {
-    ChannelMessage::SelfMessage(own).into()
+pub(super) fn self_message<T>(message: SelfMessage) -> FromNode<ChannelMessage<T>> {
+    ChannelMessage::SelfMessage(message).into()
 }
 
 /// The answer to a `Deliver` or an `Upstreams` message.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Delivered {
+pub enum DeliveryResult {
     /// This number of actors received the message.
     To(u64),
     /// There were only this many subscribers in time.
@@ -76,7 +76,7 @@ pub enum Delivered {
 
 /// The answer to a subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Subscribed {
+pub enum SubscribeResult {
     /// The actor or topic is subscribed. A relay receives the ids of its upstreams.
     Done(Vec<ActorId>),
     Refused(SubscribeError),
@@ -166,7 +166,7 @@ impl<T: Wire> Wire for ChannelMessage<T> {
     }
 }
 
-impl Wire for Delivered {
+impl Wire for DeliveryResult {
     fn name() -> Cow<'static, str> {
         Cow::Borrowed("antiphon.delivered")
     }
@@ -197,7 +197,7 @@ impl Wire for Delivered {
     }
 }
 
-impl Wire for Subscribed {
+impl Wire for SubscribeResult {
     fn name() -> Cow<'static, str> {
         Cow::Borrowed("antiphon.subscribed")
     }
@@ -280,14 +280,17 @@ mod tests {
     #[test]
     fn channel_answers_round_trip() {
         for reason in CODES {
-            assert_eq!(round_trip(&Subscribed::Refused(reason)), Subscribed::Refused(reason));
-            assert_eq!(round_trip(&Delivered::Refused(reason)), Delivered::Refused(reason));
+            assert_eq!(round_trip(&SubscribeResult::Refused(reason)), SubscribeResult::Refused(reason));
+            assert_eq!(round_trip(&DeliveryResult::Refused(reason)), DeliveryResult::Refused(reason));
         }
         let upstreams = vec![id_of((1, 2)), id_of((u64::MAX, 3))];
-        assert_eq!(round_trip(&Subscribed::Done(upstreams.clone())), Subscribed::Done(upstreams));
-        for delivered in
-            [Delivered::To(7), Delivered::TooFew(u64::MAX), Delivered::TooMany, Delivered::Closed]
-        {
+        assert_eq!(round_trip(&SubscribeResult::Done(upstreams.clone())), SubscribeResult::Done(upstreams));
+        for delivered in [
+            DeliveryResult::To(7),
+            DeliveryResult::TooFew(u64::MAX),
+            DeliveryResult::TooMany,
+            DeliveryResult::Closed,
+        ] {
             assert_eq!(round_trip(&delivered), delivered);
         }
     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::cx::{Named, node_mut, register, sealed};
 use crate::error::{DeliverError, RegisterError, SubscribeError};
 use crate::node::Space;
-use message::{ChannelMessage, Delivered, Subscribed, TopicAddr};
+use message::{ChannelMessage, DeliveryResult, SubscribeResult, TopicAddr};
 use topic::Topic;
 
 /// The extra time that the caller of a delivery waits for the answer. The channel applies the timeout itself, and may be
@@ -49,14 +49,14 @@ impl<T> Channel<T> {
 /// An actor, by its address, or a channel. Both can subscribe to a channel.
 pub trait Subscriber<T>: Copy + sealed::SealedName {
     #[doc(hidden)]
-    fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T>;
+    fn request(self, reply: Option<ReplyTo<SubscribeResult>>) -> ChannelMessage<T>;
 
     #[doc(hidden)]
     fn subscriber_id(self) -> ActorId;
 }
 
 impl<T> Subscriber<T> for Addr<T> {
-    fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T> {
+    fn request(self, reply: Option<ReplyTo<SubscribeResult>>) -> ChannelMessage<T> {
         ChannelMessage::Subscribe { actor: self, reply }
     }
 
@@ -66,7 +66,7 @@ impl<T> Subscriber<T> for Addr<T> {
 }
 
 impl<T> Subscriber<T> for Channel<T> {
-    fn request(self, reply: Option<ReplyTo<Subscribed>>) -> ChannelMessage<T> {
+    fn request(self, reply: Option<ReplyTo<SubscribeResult>>) -> ChannelMessage<T> {
         ChannelMessage::Attach { topic: self.0, is_relay: false, reply }
     }
 
@@ -146,10 +146,10 @@ pub(crate) fn subscribe_within<M: 'static, T: Wire + Clone>(
 ) {
     let topic = topic_for(cx.loop_ref(), channel, subscriber.subscriber_id());
     let request = move |reply| subscriber.request(Some(reply)).into();
-    cx.ask(topic, timeout, request, move |result: Result<Subscribed, AskError>| {
+    cx.ask(topic, timeout, request, move |result: Result<SubscribeResult, AskError>| {
         answer(match result {
-            Ok(Subscribed::Done(_)) => Ok(()),
-            Ok(Subscribed::Refused(reason)) => Err(reason),
+            Ok(SubscribeResult::Done(_)) => Ok(()),
+            Ok(SubscribeResult::Refused(reason)) => Err(reason),
             Err(reason) => Err(refusal(reason)),
         })
     });
@@ -187,18 +187,23 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
     let n = n as u64;
     let request = move |reply| ChannelMessage::Deliver { message, n, within: timeout, hops: 0, reply }.into();
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    cx.ask(channel.0, timeout.saturating_add(GRACE), request, move |result: Result<Delivered, AskError>| {
-        answer(match result {
-            Ok(Delivered::To(actors)) => Ok(count(actors)),
-            Ok(Delivered::TooFew(subscribers)) => {
-                Err(DeliverError::TooFew { subscribers: count(subscribers) })
-            }
-            Ok(Delivered::TooMany) => Err(DeliverError::TooManyDeliveries),
-            Ok(Delivered::Closed) => Err(DeliverError::Refused(Undelivered::NoActor)),
-            Ok(Delivered::Refused(_)) => Err(DeliverError::Unknown),
-            Err(reason) => Err(undelivered(reason)),
-        })
-    });
+    cx.ask(
+        channel.0,
+        timeout.saturating_add(GRACE),
+        request,
+        move |result: Result<DeliveryResult, AskError>| {
+            answer(match result {
+                Ok(DeliveryResult::To(actors)) => Ok(count(actors)),
+                Ok(DeliveryResult::TooFew(subscribers)) => {
+                    Err(DeliverError::TooFew { subscribers: count(subscribers) })
+                }
+                Ok(DeliveryResult::TooMany) => Err(DeliverError::TooManyDeliveries),
+                Ok(DeliveryResult::Closed) => Err(DeliverError::Refused(Undelivered::NoActor)),
+                Ok(DeliveryResult::Refused(_)) => Err(DeliverError::Unknown),
+                Err(reason) => Err(undelivered(reason)),
+            })
+        },
+    );
 }
 
 /// Sends a `Down` of a channel to a subscriber, if that is on this node: it receives nothing more from the channel.

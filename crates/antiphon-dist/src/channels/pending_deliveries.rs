@@ -10,7 +10,7 @@ use std::ops::{AddAssign, SubAssign};
 
 use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
 
-use super::message::{Delivered, Subscribed, TopicAddr};
+use super::message::{DeliveryResult, SubscribeResult, TopicAddr};
 use crate::error::SubscribeError;
 use crate::quota_usage::QuotaUsage;
 
@@ -37,7 +37,7 @@ pub(super) struct DeliveryRequest<T> {
     pub(super) n: u64,
     pub(super) until: Time,
     pub(super) hops: u8,
-    pub(super) reply: ReplyTo<Delivered>,
+    pub(super) reply: ReplyTo<DeliveryResult>,
     /// The peer that requested it; `None`: this node.
     pub(super) peer: Option<NodeId>,
     /// The length of the request on the wire; 0 for this node.
@@ -47,9 +47,9 @@ pub(super) struct DeliveryRequest<T> {
 /// The action at the end of a pending delivery.
 pub(super) enum DeliveryEnd<T> {
     /// Send the reply.
-    Answer(Option<ReplyTo<Delivered>>),
+    Answer(Option<ReplyTo<DeliveryResult>>),
     /// The topic has answered to its upstreams: grant its subscription, unless it refused.
-    Attached { topic: TopicAddr<T>, reply: Option<ReplyTo<Subscribed>> },
+    Attached { topic: TopicAddr<T>, reply: Option<ReplyTo<SubscribeResult>> },
 }
 
 /// A delivery without open answers.
@@ -212,13 +212,19 @@ impl<T> PendingDeliveries<T> {
     }
 
     /// Adds an answer to a pending delivery. The last answer finishes it.
-    pub(super) fn acknowledge(&mut self, number: u64, outcome: Delivered) -> Option<FinishedDelivery<T>> {
+    pub(super) fn acknowledge(
+        &mut self,
+        number: u64,
+        outcome: DeliveryResult,
+    ) -> Option<FinishedDelivery<T>> {
         let delivery = self.pending.get_mut(&number)?;
         delivery.open -= 1;
         match outcome {
-            Delivered::To(count) => delivery.result.received = delivery.result.received.saturating_add(count),
-            Delivered::Refused(reason) => delivery.result.refused = Some(reason),
-            Delivered::TooFew(_) | Delivered::TooMany | Delivered::Closed => {}
+            DeliveryResult::To(count) => {
+                delivery.result.received = delivery.result.received.saturating_add(count)
+            }
+            DeliveryResult::Refused(reason) => delivery.result.refused = Some(reason),
+            DeliveryResult::TooFew(_) | DeliveryResult::TooMany | DeliveryResult::Closed => {}
         }
         let (peer, is_finished) = (delivery.peer, delivery.open == 0);
         self.usage.take(&peer, DeliveryUsage::pending(usize::from(is_finished), 1));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use antiphon_sched::{ActorId, Addr, Cx, Monitor, NodeId, Target, Wire};
 
-use super::message::{ChannelMessage, Delivered, SelfMessage, TopicAddr, own};
+use super::message::{ChannelMessage, DeliveryResult, SelfMessage, TopicAddr, self_message};
 use crate::cx::{NetCx, may_log, node_mut};
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
@@ -229,7 +229,7 @@ impl<T: Wire + Clone> Subscribers<T> {
                 Recipient::Actor(addr) => {
                     open += 1;
                     cx.deliver(*addr, copy, within, move |sent| {
-                        acked(delivery, Delivered::To(u64::from(sent.is_ok())))
+                        acked(delivery, DeliveryResult::To(u64::from(sent.is_ok())))
                     });
                 }
                 Recipient::Topic(addr, _) => {
@@ -237,8 +237,8 @@ impl<T: Wire + Clone> Subscribers<T> {
                     let request = move |reply| {
                         ChannelMessage::Deliver { message: copy, n: 0, within, hops, reply }.into()
                     };
-                    cx.ask(*addr, within, request, move |answer: Result<Delivered, _>| {
-                        acked(delivery, answer.unwrap_or(Delivered::To(0)))
+                    cx.ask(*addr, within, request, move |answer: Result<DeliveryResult, _>| {
+                        acked(delivery, answer.unwrap_or(DeliveryResult::To(0)))
                     });
                 }
             }
@@ -249,8 +249,8 @@ impl<T: Wire + Clone> Subscribers<T> {
 }
 
 /// The message that a pending delivery got one acknowledgement.
-pub(super) fn acked<T>(delivery: u64, outcome: Delivered) -> FromNode<ChannelMessage<T>> {
-    own(SelfMessage::Acked { delivery, outcome })
+pub(super) fn acked<T>(delivery: u64, outcome: DeliveryResult) -> FromNode<ChannelMessage<T>> {
+    self_message(SelfMessage::Acked { delivery, outcome })
 }
 
 /// Sends a message to an actor of this node. Returns false if the message became a dead letter.

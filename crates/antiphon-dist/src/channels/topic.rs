@@ -6,8 +6,9 @@
 //!
 //! A topic that subscribes to this one is *downstream*; a topic that this one subscribes to is its *upstream*.
 //!
-//! Invariant: no topic is both upstream and downstream of another, except for short times, which `hops` bounds. The
-//! messages of one sender reach each subscriber in order. A panic of user code does not end the topic actor.
+//! Invariant: no topic is both upstream and downstream of another, except for a short time, in which `hops`
+//! bounds how often a message is forwarded. The messages of one sender reach each subscriber in order. A panic of user
+//! code does not end the topic actor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use antiphon_sched::{
     Step, Undelivered, Wire, millis, receive, secs, stop,
 };
 
-use super::message::{ChannelMessage, Delivered, SelfMessage, Subscribed, TopicAddr, own};
+use super::message::{ChannelMessage, DeliveryResult, SelfMessage, SubscribeResult, TopicAddr, self_message};
 use super::pending_deliveries::{DeliveryEnd, DeliveryRequest, FinishedDelivery, PendingDeliveries};
 use super::subscribers::{ENTRIES_MAX, Recipient, Subscribers, acked};
 use crate::cx::{may_log, node_mut};
@@ -25,16 +26,16 @@ use crate::error::SubscribeError;
 use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
 
-/// The upstreams of one channel, of all levels together.
+/// The most upstreams of one channel, of all levels together.
 const UPSTREAMS_MAX: usize = 64;
 /// The direct upstreams of one channel that are on one other node.
 const UPSTREAMS_OF_PEER_MAX: usize = UPSTREAMS_MAX / 2;
-/// The topics that a message may come through: two for each level.
+/// The most topics that a message may come through: two for each level.
 const HOPS_MAX: u8 = 2 * UPSTREAMS_MAX as u8 + 2;
 /// How long a downstream topic may take to answer to its upstreams.
 const ANSWER_WITHIN: Duration = secs(5);
 /// How long a relay waits for the answer of its channel: longer than a node takes to detect that a peer is lost.
-const JOIN_WITHIN: Duration = secs(60);
+const ATTACH_WITHIN: Duration = secs(60);
 /// How long a delivery of a peer may wait for subscribers.
 const WAIT_OF_PEERS_MAX: Duration = secs(24 * 3600);
 /// The pause before the number of subscribers is sent again to an upstream whose mailbox was full.
@@ -68,7 +69,7 @@ enum TopicRole<T> {
 
 enum UpstreamPhase<T> {
     /// The channel has not answered yet. The subscription messages wait here.
-    Joining(Vec<Message<T>>),
+    Attaching(Vec<Message<T>>),
     Open,
     /// The relay has left the relay table. It forwards late subscriptions to its successor.
     Closing,
@@ -90,7 +91,7 @@ impl<T: Wire + Clone> Topic<T> {
     }
 
     pub(super) fn relay(of: TopicAddr<T>, tag: &'static str) -> Self {
-        Self::new(TopicRole::Relay { of, tag, phase: UpstreamPhase::Joining(Vec::new()) })
+        Self::new(TopicRole::Relay { of, tag, phase: UpstreamPhase::Attaching(Vec::new()) })
     }
 
     fn new(role: TopicRole<T>) -> Self {
@@ -122,8 +123,8 @@ impl<T: Wire + Clone> Topic<T> {
                 let topic = cx.addr();
                 let attach =
                     move |reply| Message::Attach { topic, is_relay: true, reply: Some(reply) }.into();
-                cx.ask(of, JOIN_WITHIN, attach, |answer: Result<Subscribed, _>| {
-                    own(SelfMessage::Joined(answer.map_err(super::refusal)))
+                cx.ask(of, ATTACH_WITHIN, attach, |answer: Result<SubscribeResult, _>| {
+                    self_message(SelfMessage::Attached(answer.map_err(super::refusal)))
                 });
             }
         }
@@ -155,7 +156,7 @@ impl<T: Wire + Clone> Topic<T> {
             }
             Message::Upstreams { from, ids, reply } => self.on_upstreams(cx, peer, from, ids, reply),
             Message::Detach { from } => self.detach(cx, from),
-            Message::SelfMessage(own) => self.on_own(cx, own),
+            Message::SelfMessage(own) => self.on_self_message(cx, own),
         }
     }
 
@@ -185,7 +186,7 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
-    fn on_own(&mut self, cx: &mut TopicCx<'_, T>, own: SelfMessage) {
+    fn on_self_message(&mut self, cx: &mut TopicCx<'_, T>, own: SelfMessage) {
         match own {
             SelfMessage::Acked { delivery, outcome } => {
                 if let Some(finished) = self.deliveries.acknowledge(delivery, outcome) {
@@ -194,7 +195,7 @@ impl<T: Wire + Clone> Topic<T> {
             }
             SelfMessage::Due(number) => {
                 if let Some(request) = self.deliveries.take_due(number) {
-                    cx.reply(request.reply, Delivered::TooFew(self.subscribers.total()));
+                    cx.reply(request.reply, DeliveryResult::TooFew(self.subscribers.total()));
                     log_panic(|| drop(request.message));
                 }
             }
@@ -203,8 +204,10 @@ impl<T: Wire + Clone> Topic<T> {
                 self.is_update_queued = false;
                 self.update_downstream_when_possible(cx);
             }
-            SelfMessage::Joined(Ok(Subscribed::Done(upstreams))) => self.joined(cx, truncated(upstreams)),
-            SelfMessage::Joined(Ok(Subscribed::Refused(reason)) | Err(reason)) => {
+            SelfMessage::Attached(Ok(SubscribeResult::Done(upstreams))) => {
+                self.attached(cx, truncated(upstreams))
+            }
+            SelfMessage::Attached(Ok(SubscribeResult::Refused(reason)) | Err(reason)) => {
                 self.fail(cx, &super::reason_of(reason), reason)
             }
             SelfMessage::End => self.is_over = true,
@@ -255,23 +258,26 @@ impl<T: Wire + Clone> Topic<T> {
         let has_room = self.deliveries.has_room(request.peer, 0)
             && self.deliveries.may_wait(request.peer, request.bytes);
         if left.is_zero() || !has_room {
-            let reason =
-                if left.is_zero() { Delivered::TooFew(self.subscribers.total()) } else { Delivered::TooMany };
+            let reason = if left.is_zero() {
+                DeliveryResult::TooFew(self.subscribers.total())
+            } else {
+                DeliveryResult::TooMany
+            };
             cx.reply(request.reply, reason);
             return log_panic(|| drop(request.message));
         }
         let number = self.deliveries.next_number();
-        let timer = cx.after(left, own(SelfMessage::Due(number)));
+        let timer = cx.after(left, self_message(SelfMessage::Due(number)));
         self.deliveries.add_waiting(number, request, timer);
     }
 
     fn deliver(&mut self, cx: &mut TopicCx<'_, T>, request: DeliveryRequest<T>) {
         if !self.deliveries.has_room(request.peer, self.subscribers.answers(cx.id().node())) {
-            cx.reply(request.reply, Delivered::TooMany);
+            cx.reply(request.reply, DeliveryResult::TooMany);
             return log_panic(|| drop(request.message));
         }
         let Some(message) = self.transform(cx, request.message, request.hops) else {
-            return cx.reply(request.reply, Delivered::To(0));
+            return cx.reply(request.reply, DeliveryResult::To(0));
         };
         let delivery = self.deliveries.next_number();
         let left = request.until.since(cx.now());
@@ -298,7 +304,7 @@ impl<T: Wire + Clone> Topic<T> {
             DeliveryEnd::Answer(Some(reply)) => {
                 cx.reply(
                     reply,
-                    finished.refused.map_or(Delivered::To(finished.received), Delivered::Refused),
+                    finished.refused.map_or(DeliveryResult::To(finished.received), DeliveryResult::Refused),
                 );
             }
             DeliveryEnd::Attached { topic, reply } => match finished.refused {
@@ -316,7 +322,7 @@ impl<T: Wire + Clone> Topic<T> {
     /// Handles a message that adds or removes a subscriber. A relay that waits for its channel queues it.
     fn on_subscription(&mut self, cx: &mut TopicCx<'_, T>, peer: Option<NodeId>, message: Message<T>) {
         match &mut self.role {
-            TopicRole::Relay { phase: UpstreamPhase::Joining(waiting), .. } => {
+            TopicRole::Relay { phase: UpstreamPhase::Attaching(waiting), .. } => {
                 if waiting.len() >= ENTRIES_MAX {
                     return self.refuse(cx, message, SubscribeError::Busy);
                 }
@@ -353,7 +359,7 @@ impl<T: Wire + Clone> Topic<T> {
         cx: &mut TopicCx<'_, T>,
         peer: Option<NodeId>,
         actor: Addr<T>,
-        reply: Option<ReplyTo<Subscribed>>,
+        reply: Option<ReplyTo<SubscribeResult>>,
     ) {
         // Another node may have added the actor before. The entry of the actor's own node, or of this one, replaces it.
         let is_own = peer.is_none_or(|peer| peer == actor.node());
@@ -376,7 +382,7 @@ impl<T: Wire + Clone> Topic<T> {
         peer: Option<NodeId>,
         topic: TopicAddr<T>,
         is_relay: bool,
-        reply: Option<ReplyTo<Subscribed>>,
+        reply: Option<ReplyTo<SubscribeResult>>,
     ) {
         let id = topic.id();
         let upstreams = self.upstream_ids(cx.id());
@@ -402,12 +408,12 @@ impl<T: Wire + Clone> Topic<T> {
         self.subscribers.insert(cx, Recipient::Topic(topic, 0), quota);
         if is_relay {
             if let Some(reply) = reply {
-                cx.reply(reply, Subscribed::Done(truncated(upstreams)));
+                cx.reply(reply, SubscribeResult::Done(truncated(upstreams)));
             }
             return;
         }
         let delivery = self.deliveries.next_number();
-        let no_answer = Delivered::Refused(SubscribeError::NoSubscriber);
+        let no_answer = DeliveryResult::Refused(SubscribeError::NoSubscriber);
         send_upstreams(cx, topic, truncated(upstreams), delivery, no_answer);
         self.begin_delivery(cx, peer, (delivery, 1, 0), DeliveryEnd::Attached { topic, reply });
     }
@@ -428,11 +434,11 @@ impl<T: Wire + Clone> Topic<T> {
         cx: &mut TopicCx<'_, T>,
         peer: Option<NodeId>,
         actor: ActorId,
-        reply: Option<ReplyTo<Subscribed>>,
+        reply: Option<ReplyTo<SubscribeResult>>,
         reason: SubscribeError,
     ) {
         match reply {
-            Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
+            Some(reply) => cx.reply(reply, SubscribeResult::Refused(reason)),
             None if peer.is_none() => {
                 let channel = self.channel_id(cx.id());
                 super::send_closed(cx.loop_ref(), actor, channel, super::reason_of(reason));
@@ -469,7 +475,7 @@ impl<T: Wire + Clone> Topic<T> {
         if self.upstreams.values().any(|upstream| upstream.reported != total)
             && !std::mem::replace(&mut self.is_report_queued, true)
         {
-            cx.push_self(own(SelfMessage::ReportCount));
+            cx.push_self(self_message(SelfMessage::ReportCount));
         }
     }
 
@@ -485,7 +491,7 @@ impl<T: Wire + Clone> Topic<T> {
             }
         }
         if self.is_report_queued {
-            cx.after(REPORT_COUNT_AGAIN_AFTER, own(SelfMessage::ReportCount));
+            cx.after(REPORT_COUNT_AGAIN_AFTER, self_message(SelfMessage::ReportCount));
         }
     }
 
@@ -507,7 +513,7 @@ impl<T: Wire + Clone> Topic<T> {
         peer: Option<NodeId>,
         from: TopicAddr<T>,
         ids: Vec<ActorId>,
-        reply: Option<ReplyTo<Delivered>>,
+        reply: Option<ReplyTo<DeliveryResult>>,
     ) {
         let is_new = !self.upstreams.contains_key(&from.id());
         let of_peer =
@@ -527,7 +533,7 @@ impl<T: Wire + Clone> Topic<T> {
         };
         if let Some(reason) = refusal {
             if let Some(reply) = reply {
-                cx.reply(reply, Delivered::Refused(reason));
+                cx.reply(reply, DeliveryResult::Refused(reason));
             }
             return;
         }
@@ -552,27 +558,27 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
-    /// Sends their upstreams to the downstream topics, as soon as there is room for their answers.
+    /// Sends each downstream topic the ids of its upstreams, as soon as there is room for their answers.
     fn update_downstream_when_possible(&mut self, cx: &mut TopicCx<'_, T>) {
         if self.deliveries.has_room(None, self.subscribers.topics().count()) {
             self.update_downstream(cx, None, None);
         } else if !std::mem::replace(&mut self.is_update_queued, true) {
-            cx.after(UPDATE_DOWNSTREAM_AGAIN_AFTER, own(SelfMessage::UpdateDownstream));
+            cx.after(UPDATE_DOWNSTREAM_AGAIN_AFTER, self_message(SelfMessage::UpdateDownstream));
         }
     }
 
-    /// Sends their upstreams to the downstream topics. Their answers together become the `reply`.
+    /// Sends each downstream topic the ids of its upstreams. Their answers together become the `reply`.
     fn update_downstream(
         &mut self,
         cx: &mut TopicCx<'_, T>,
         peer: Option<NodeId>,
-        reply: Option<ReplyTo<Delivered>>,
+        reply: Option<ReplyTo<DeliveryResult>>,
     ) {
         let upstreams = truncated(self.upstream_ids(cx.id()));
         let delivery = self.deliveries.next_number();
         let topics: Vec<TopicAddr<T>> = self.subscribers.topics().collect();
         for topic in &topics {
-            send_upstreams(cx, *topic, upstreams.clone(), delivery, Delivered::To(0));
+            send_upstreams(cx, *topic, upstreams.clone(), delivery, DeliveryResult::To(0));
         }
         self.begin_delivery(cx, peer, (delivery, topics.len(), 0), DeliveryEnd::Answer(reply));
     }
@@ -598,12 +604,12 @@ impl<T: Wire + Clone> Topic<T> {
     }
 
     /// Handles the answer of the channel to its relay: the queued subscriptions follow.
-    fn joined(&mut self, cx: &mut TopicCx<'_, T>, upstreams: Vec<ActorId>) {
+    fn attached(&mut self, cx: &mut TopicCx<'_, T>, upstreams: Vec<ActorId>) {
         let TopicRole::Relay { of, phase, .. } = &mut self.role else { return };
         if let Some(upstream) = self.upstreams.get_mut(&of.id()) {
             upstream.ids = upstreams;
         }
-        let UpstreamPhase::Joining(waiting) = std::mem::replace(phase, UpstreamPhase::Open) else { return };
+        let UpstreamPhase::Attaching(waiting) = std::mem::replace(phase, UpstreamPhase::Open) else { return };
         for message in waiting {
             self.on_subscription(cx, None, message);
         }
@@ -612,7 +618,7 @@ impl<T: Wire + Clone> Topic<T> {
     /// Ends a relay that lost its channel, or could not subscribe to it.
     fn fail(&mut self, cx: &mut TopicCx<'_, T>, reason: &ExitReason, refusal: SubscribeError) {
         let TopicRole::Relay { phase, .. } = &mut self.role else { return };
-        if let UpstreamPhase::Joining(waiting) = std::mem::replace(phase, UpstreamPhase::Open) {
+        if let UpstreamPhase::Attaching(waiting) = std::mem::replace(phase, UpstreamPhase::Open) {
             for message in waiting {
                 self.refuse(cx, message, refusal);
             }
@@ -627,7 +633,7 @@ impl<T: Wire + Clone> Topic<T> {
             super::send_closed(cx.loop_ref(), actor.id(), channel, reason.clone());
         }
         for request in self.deliveries.take_all_waiting() {
-            cx.reply(request.reply, Delivered::Closed);
+            cx.reply(request.reply, DeliveryResult::Closed);
             log_panic(|| drop(request.message));
         }
         self.leave_relay_table(cx);
@@ -651,7 +657,7 @@ impl<T: Wire + Clone> Topic<T> {
             if let TopicRole::Relay { phase, .. } = &mut self.role {
                 *phase = UpstreamPhase::Closing;
             }
-            cx.push_self(own(SelfMessage::End));
+            cx.push_self(self_message(SelfMessage::End));
         }
     }
 }
@@ -662,20 +668,20 @@ fn truncated(mut upstreams: Vec<ActorId>) -> Vec<ActorId> {
     upstreams
 }
 
-fn grant<T: Wire>(cx: &mut TopicCx<'_, T>, reply: Option<ReplyTo<Subscribed>>) {
+fn grant<T: Wire>(cx: &mut TopicCx<'_, T>, reply: Option<ReplyTo<SubscribeResult>>) {
     if let Some(reply) = reply {
-        cx.reply(reply, Subscribed::Done(Vec::new()));
+        cx.reply(reply, SubscribeResult::Done(Vec::new()));
     }
 }
 
 fn refuse_topic<T: Wire>(
     cx: &mut TopicCx<'_, T>,
     topic: ActorId,
-    reply: Option<ReplyTo<Subscribed>>,
+    reply: Option<ReplyTo<SubscribeResult>>,
     reason: SubscribeError,
 ) {
     match reply {
-        Some(reply) => cx.reply(reply, Subscribed::Refused(reason)),
+        Some(reply) => cx.reply(reply, SubscribeResult::Refused(reason)),
         None if may_log(cx.loop_ref(), "not subscribed", topic) => {
             tracing::warn!(subscriber = %topic, %reason, "a channel was not subscribed to another one (logged at most once an hour)");
         }
@@ -689,11 +695,11 @@ fn send_upstreams<T: Wire>(
     topic: TopicAddr<T>,
     ids: Vec<ActorId>,
     delivery: u64,
-    no_answer: Delivered,
+    no_answer: DeliveryResult,
 ) {
     let from = cx.addr();
     let upstreams = move |reply| Message::Upstreams { from, ids, reply: Some(reply) }.into();
-    cx.ask(topic, ANSWER_WITHIN, upstreams, move |answer: Result<Delivered, _>| {
+    cx.ask(topic, ANSWER_WITHIN, upstreams, move |answer: Result<DeliveryResult, _>| {
         acked(delivery, answer.unwrap_or(no_answer))
     });
 }
@@ -709,7 +715,7 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
             Event::Message(message) => self.on_message(cx, message),
             Event::Down(down) => self.on_down(cx, &down),
             Event::Terminate => self.close(cx, &ExitReason::Terminated),
-            // A topic actor handles no thrown values.
+            // Takes and drops the thrown value, so that it does not fail the topic actor.
             Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
             _ => {}
         }

@@ -274,8 +274,8 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         });
     }
 
-    fn stream_send(&mut self, at: Location, streams: bool) -> Result<(), UnknownPeer> {
-        node(self).ok_or(UnknownPeer { at })?.stream_send(at, streams)
+    fn stream_send(&mut self, at: Location, keep_open: bool) -> Result<(), UnknownPeer> {
+        node(self).ok_or(UnknownPeer { at })?.stream_send(at, keep_open)
     }
 
     fn close_peer(
@@ -297,7 +297,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
 
     fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch {
         let adapter = self.adapter(each);
-        remove_dead_watchers(self);
+        remove_exited_watchers(self);
         let known = node(self).map(|core| core.watch_peers(adapter)).unwrap_or_default();
         for status in known {
             self.tell(adapter, status);
@@ -317,13 +317,13 @@ fn node<'c, M: 'static>(cx: &'c mut Cx<'_, M>) -> Option<&'c mut NodeCore> {
 }
 
 /// Removes the peer watches of actors that have exited, each time the number of watches is a power of two.
-fn remove_dead_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
+fn remove_exited_watchers<M: 'static>(cx: &mut Cx<'_, M>) {
     let watchers = node(cx).map(|core| core.peer_watchers().to_vec()).unwrap_or_default();
     if watchers.len().is_power_of_two() {
-        let dead = watchers.into_iter().filter(|watcher| !cx.loop_ref().is_alive(watcher.id().key()));
-        let dead: Vec<Addr<PeerStatus>> = dead.collect();
+        let exited = watchers.into_iter().filter(|watcher| !cx.loop_ref().is_alive(watcher.id().key()));
+        let exited: Vec<Addr<PeerStatus>> = exited.collect();
         if let Some(core) = node(cx) {
-            dead.into_iter().for_each(|watcher| core.unwatch_peers(watcher));
+            exited.into_iter().for_each(|watcher| core.unwatch_peers(watcher));
         }
     }
 }
@@ -340,11 +340,11 @@ fn request<M: 'static, R: 'static, E: 'static>(
         Ok(request_id) => request_id,
         Err(answer) => return cx.push_self(answer(Err(too_many))),
     };
-    let now = match node(cx) {
+    let immediate = match node(cx) {
         Some(core) => start(core, request_id),
         None => Some(Err(no_node)),
     };
-    if let Some(result) = now {
+    if let Some(result) = immediate {
         complete_if_open(cx.loop_ref(), request_id, result);
     }
 }

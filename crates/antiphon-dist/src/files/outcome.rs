@@ -122,7 +122,7 @@ pub enum FileError {
     },
     /// The actor has 65,535 open requests already, or the other node accepts no more requests from this one.
     #[error(
-        "too many open requests here, or of this node there; wait for answers before you send more files"
+        "too many open requests here, or of this node there; wait for replies before you send more files"
     )]
     TooManyOpen,
     /// The loop of this actor does not belong to a node.
@@ -157,7 +157,7 @@ pub enum DeleteError {
     NodeLost,
     /// The actor has 65,535 open requests already, or the other node accepts no more requests from this one.
     #[error(
-        "too many open requests here, or of this node there; wait for answers before you delete more files"
+        "too many open requests here, or of this node there; wait for replies before you delete more files"
     )]
     TooManyOpen,
     /// The loop of this actor does not belong to a node.

@@ -68,7 +68,7 @@ pub(crate) struct SendOrder {
 /// The actor that sends one file.
 pub(crate) struct FileSender {
     order: SendOrder,
-    answer: Option<ReplyTo<Result<Stored, FileError>>>,
+    reply_to: Option<ReplyTo<Result<Stored, FileError>>>,
     watchers: Vec<Addr<Progress>>,
     receiver: Option<Addr<FromNode<ToReceiver>>>,
     /// The receiving node, once its file service is located. Messages of other nodes are ignored.
@@ -116,7 +116,7 @@ impl FileSender {
     pub(super) fn new(order: SendOrder) -> Self {
         Self {
             order,
-            answer: None,
+            reply_to: None,
             watchers: Vec::new(),
             receiver: None,
             receiver_node: None,
@@ -157,8 +157,8 @@ impl FileSender {
         Ok(None)
     }
 
-    fn open(&mut self, cx: &mut Cx<'_, SenderMessage>, answer: ReplyTo<Result<Stored, FileError>>) {
-        self.answer = Some(answer);
+    fn open(&mut self, cx: &mut Cx<'_, SenderMessage>, reply_to: ReplyTo<Result<Stored, FileError>>) {
+        self.reply_to = Some(reply_to);
         let path = self.order.file.clone();
         run(cx, move || SourceFile::open(&path), SenderMessage::Opened);
     }
@@ -169,7 +169,7 @@ impl FileSender {
         message: SenderMessage,
     ) -> Result<Option<Stored>, FileError> {
         match message {
-            SenderMessage::Begin(answer) => self.open(cx, answer),
+            SenderMessage::Begin(reply_to) => self.open(cx, reply_to),
             SenderMessage::Opened(source) => self.locate_service(cx, source?),
             SenderMessage::Located(found) => self.offer(cx, found)?,
             SenderMessage::Answered(answer) => return self.on_answer(cx, answer?),
@@ -409,8 +409,8 @@ impl FileSender {
         result: Result<Stored, FileError>,
     ) -> Step<SenderMessage> {
         if let Some(receiver) = self.receiver {
-            let is_discarded = matches!(result, Err(FileError::Source(SourceError::Changed)));
-            if let Err(reason) = cx.send(receiver, ToReceiver::Abort(is_discarded).into()) {
+            let discards = matches!(result, Err(FileError::Source(SourceError::Changed)));
+            if let Err(reason) = cx.send(receiver, ToReceiver::Abort(discards).into()) {
                 tracing::debug!(%reason, "abort not sent; the receiver monitors this sender");
             }
         }
@@ -426,8 +426,8 @@ impl FileSender {
             }
             cx.loop_ref().close_adapter(watcher);
         }
-        if let Some(answer) = self.answer.take() {
-            cx.reply(answer, result);
+        if let Some(reply_to) = self.reply_to.take() {
+            cx.reply(reply_to, result);
         }
         stop()
     }

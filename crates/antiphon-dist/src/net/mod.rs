@@ -71,7 +71,7 @@ impl Driver for NetDriverCx<'_> {
     fn entropy(&mut self) -> Option<Entropy> {
         Entropy::system()
             .inspect_err(
-                |reason| tracing::error!(%reason, "the system gives no random numbers for a handshake"),
+                |reason| tracing::error!(%reason, "the system returned no random numbers for a handshake"),
             )
             .ok()
     }

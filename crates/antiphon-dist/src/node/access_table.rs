@@ -1,6 +1,6 @@
 //! The access policies of the actors that are not open to all peers.
 //!
-//! Invariant: the table holds live actors only, each by its own key and never by the key of an adapter. All peers may
+//! Invariant: the table holds running actors only, each by its own key and never by the key of an adapter. All peers may
 //! reach an actor that is not in it.
 
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ impl NodeCore {
     }
 
     /// Whether a peer may reach an actor; `to` is any of the actor's keys.
-    pub(super) fn is_open_to(&self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
+    pub(super) fn may_reach(&self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
         if self.access.policies.is_empty() {
             return true;
         }
@@ -70,9 +70,9 @@ impl NodeCore {
         self.peers.get(&node).is_some_and(|peer| access.allows(&peer.name, peer.certificate))
     }
 
-    /// As [`Self::is_open_to`]; also counts a refusal, and logs it at a limited rate.
-    pub(super) fn allows(&mut self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
-        let is_open = self.is_open_to(node, to, driver);
+    /// As [`Self::may_reach`]; also counts a refusal, and logs it at a limited rate.
+    pub(super) fn check_reach(&mut self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
+        let is_open = self.may_reach(node, to, driver);
         if !is_open {
             self.counts.refusals.access += 1;
             if self.may_log("access", node) {

@@ -48,7 +48,7 @@ struct RelayRequest {
 impl NodeCore {
     /// Asks the peer at a location to announce this node on the peer's network.
     pub(super) fn request_announce_relay(&mut self, at: SocketAddr) {
-        let request = self.next_request();
+        let request = self.next_number();
         let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has_session_at(at)) else {
             return;
         };

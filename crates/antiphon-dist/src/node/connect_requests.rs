@@ -87,7 +87,7 @@ impl NodeCore {
         match at {
             PeerAt::Location(location) => self.start_connect_request(request_id, &[location.addr()]),
             PeerAt::Host(ref host, tcp_port) => {
-                let query = self.next_request();
+                let query = self.next_number();
                 self.dialer.unsent_queries.push((query, host.clone(), tcp_port));
                 self.dialer.queries.insert(query, ResolveFor::ConnectRequest(request_id, at));
             }
@@ -138,7 +138,7 @@ impl NodeCore {
         request.hosts.iter_mut().for_each(|host| host.set_port(udp_port));
         let hosts = request.hosts.clone();
         hosts.into_iter().for_each(|host| self.probe_host(host, until));
-        locations.into_iter().for_each(|at| self.dial_once(at, until));
+        locations.into_iter().for_each(|at| self.dial_until(at, until));
     }
 
     /// The host of a connect request was resolved.

@@ -42,7 +42,8 @@ pub(super) struct Connection {
     /// The certificate that the other end presented, if the connection uses TLS.
     pub(super) certificate: Option<Fingerprint>,
     opened_at: Time,
-    /// The time of the `SetupDeadline` timer, which closes the connection unless it is established by then.
+    /// The time of the `Connection` timer, which closes the connection unless it is established, or has written its last
+    /// bytes, by then.
     deadline: Option<Time>,
     /// No bytes have arrived since the last call of `release_buffers`.
     is_idle: bool,
@@ -121,7 +122,7 @@ impl Connections {
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (_, conn) in &self.table {
             let is_established = matches!(conn.state, ConnectionState::Established(_));
-            let is_timed = conn.deadline.is_some_and(|at| timers.has(at, NodeTimer::SetupDeadline(conn.id)));
+            let is_timed = conn.deadline.is_some_and(|at| timers.has(at, NodeTimer::Connection(conn.id)));
             assert!(is_timed != is_established, "a connection is established or has a deadline, not both");
             assert!(conn.written <= conn.out.len(), "no more bytes are written than the buffer holds");
         }
@@ -200,16 +201,16 @@ impl NodeCore {
         let deadline = self.now + span;
         let Some(conn) = self.connections.get(id) else { return };
         if let Some(before) = conn.deadline.replace(deadline) {
-            self.timers.remove(before, NodeTimer::SetupDeadline(id));
+            self.timers.remove(before, NodeTimer::Connection(id));
         }
-        self.timers.add(deadline, NodeTimer::SetupDeadline(id));
+        self.timers.add(deadline, NodeTimer::Connection(id));
     }
 
     /// Removes a connection from the table, and its timer.
     pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Connection> {
         let conn = self.connections.remove(id)?;
         if let Some(deadline) = conn.deadline {
-            self.timers.remove(deadline, NodeTimer::SetupDeadline(id));
+            self.timers.remove(deadline, NodeTimer::Connection(id));
         }
         Some(conn)
     }
@@ -398,8 +399,8 @@ impl NodeCore {
         let profile = &self.settings.profile;
         let refusal = if dialled.is_some() {
             match Session::prove_to(session, &mut self.epochs, handshake) {
-                Ok(holding) => {
-                    return handshake.prove(profile, holding, out).map(|()| HandshakeProgress::Continue);
+                Ok(held) => {
+                    return handshake.prove(profile, held, out).map(|()| HandshakeProgress::Continue);
                 }
                 Err(refusal) => refusal,
             }
@@ -437,9 +438,7 @@ impl NodeCore {
             &mut self.epochs,
             handshake,
         ) {
-            Ok(holding) => {
-                handshake.confirm(&self.settings.profile, &holding, out).map(HandshakeProgress::Proven)
-            }
+            Ok(held) => handshake.confirm(&self.settings.profile, &held, out).map(HandshakeProgress::Proven),
             Err(refusal) => {
                 handshake.refuse(refusal, out);
                 Err(HandshakeError::Refused(refusal))
@@ -479,7 +478,7 @@ impl NodeCore {
         if let Some(conn) = self.connections.get(id).filter(|_| is_attached)
             && let Some(deadline) = conn.deadline.take()
         {
-            self.timers.remove(deadline, NodeTimer::SetupDeadline(id));
+            self.timers.remove(deadline, NodeTimer::Connection(id));
         }
         is_attached
     }
@@ -508,7 +507,7 @@ impl NodeCore {
                 conn.state = ConnectionState::Closing;
                 driver.output(Output::Write(id));
                 if let Some(at) = dialled {
-                    self.dial_again(at, id);
+                    self.retry_dial(at, id);
                 }
             }
             Some(_) => self.fail_conn(id, driver),
@@ -519,7 +518,7 @@ impl NodeCore {
     /// Closes a connection after a failed handshake.
     pub(super) fn fail_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
         if let Some(at) = self.connections.get(id).and_then(|conn| conn.dialled) {
-            self.dial_again(at, id);
+            self.retry_dial(at, id);
         }
         self.close_conn(id, driver);
     }
@@ -538,7 +537,7 @@ impl NodeCore {
             ConnectionState::Established(node) => self.on_connection_lost(node, id, conn.dialled, driver),
             ConnectionState::Dialling | ConnectionState::Handshaking(_) | ConnectionState::Closing => {
                 if let Some(at) = conn.dialled {
-                    self.dial_again(at, id);
+                    self.retry_dial(at, id);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The dialer: the locations that this node connects to, and when it tries again.
 //!
-//! Invariant: of each location, this node dials at most one connection at a time. A dial without a connection has a
+//! Invariant: this node dials at most one connection at a time to each location. A dial without a connection has a
 //! timer. A dial that nothing needs any more is removed.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::location::PeerAt;
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
 /// Dials in one second that datagrams may cause.
-const HINTS_A_SECOND: u32 = 10;
+const HINTS_PER_SECOND: u32 = 10;
 /// How long this node dials a location that it requested from an announce relay.
 const REQUESTED_FOR: Duration = Duration::from_secs(3);
 
@@ -42,8 +42,8 @@ pub(super) struct Dialer {
 
 #[derive(Debug)]
 struct DialState {
-    /// The location is configured: the dialer never gives it up.
-    forever: bool,
+    /// Whether the location is configured: the dialer never gives it up.
+    is_configured: bool,
     /// The location is dialled until then.
     until: Time,
     /// The node that was proven there last.
@@ -52,9 +52,9 @@ struct DialState {
     answered: Option<NodeId>,
     conn: Option<ConnId>,
     attempts: u32,
-    /// A new connection is needed beside the present one, which has used up its keys.
+    /// A new connection is needed beside the present one, which has used up its keys or may be broken.
     renews: bool,
-    /// Only a datagram caused this dial: each attempt counts towards [`HINTS_A_SECOND`].
+    /// Only a datagram caused this dial: each attempt counts towards [`HINTS_PER_SECOND`].
     hinted: bool,
 }
 
@@ -68,7 +68,7 @@ pub(super) enum ResolveFor {
 impl DialState {
     fn new(until: Time) -> Self {
         Self {
-            forever: false,
+            is_configured: false,
             until,
             node: None,
             answered: None,
@@ -119,7 +119,7 @@ impl Dialer {
         if now.since(self.hints_since) >= Duration::from_secs(1) {
             (self.hints, self.hints_since) = (0, now);
         }
-        let may = self.hints < HINTS_A_SECOND;
+        let may = self.hints < HINTS_PER_SECOND;
         self.hints += u32::from(may);
         may
     }
@@ -143,7 +143,7 @@ impl Dialer {
 
 impl NodeCore {
     /// Dials a configured peer, now and whenever it is not connected.
-    pub(super) fn dial_for_ever(&mut self, at: PeerAt) {
+    pub(super) fn dial_configured(&mut self, at: PeerAt) {
         match at {
             PeerAt::Location(at) => {
                 if at.addr().port() == 0 {
@@ -151,11 +151,11 @@ impl NodeCore {
                     host.set_port(self.settings.udp_port);
                     self.probe_host(host, Time::MAX);
                 } else if self.schedule_dial(at.addr(), Time::MAX) {
-                    self.dialer.by_location.entry(at.addr()).and_modify(|dial| dial.forever = true);
+                    self.dialer.by_location.entry(at.addr()).and_modify(|dial| dial.is_configured = true);
                 }
             }
             PeerAt::Host(ref host, port) => {
-                let query = self.next_request();
+                let query = self.next_number();
                 self.dialer.unsent_queries.push((query, host.clone(), port));
                 self.dialer.queries.insert(query, ResolveFor::Configured(at));
             }
@@ -168,7 +168,7 @@ impl NodeCore {
             return;
         };
         (dial.conn, dial.node) = (None, None);
-        if dial.forever {
+        if dial.is_configured {
             self.timers.add(self.now + PAUSE_FIRST, NodeTimer::Dial(at));
         } else {
             self.dialer.by_location.remove(&at);
@@ -188,7 +188,7 @@ impl NodeCore {
     /// otherwise it continues until its time is over.
     pub(super) fn give_up_dial(&mut self, at: SocketAddr, at_once: bool) {
         let Some(dial) = self.dialer.by_location.get_mut(&at) else { return };
-        dial.forever = false;
+        dial.is_configured = false;
         if at_once && dial.conn.is_none() {
             self.dialer.by_location.remove(&at);
         }
@@ -202,13 +202,13 @@ impl NodeCore {
         self.peers.values().any(|peer| peer.has_session_at(at) && needs_no_dial(peer))
     }
 
-    /// Dials a location until it answers, at most until `until`.
-    pub(super) fn dial_once(&mut self, at: SocketAddr, until: Time) {
+    /// Dials a location until it answers, and retries at most until `until`.
+    pub(super) fn dial_until(&mut self, at: SocketAddr, until: Time) {
         self.schedule_dial(at, until);
     }
 
     /// Dials the location of a session again, at once.
-    pub(super) fn redial(&mut self, node: NodeId, at: SocketAddr) {
+    pub(super) fn redial_now(&mut self, node: NodeId, at: SocketAddr) {
         let until = self.now + self.settings.limits().lost_after;
         self.schedule_dial(at, until);
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
@@ -216,12 +216,12 @@ impl NodeCore {
         }
     }
 
-    /// Dials a second connection, because the present one has used up its keys.
+    /// Dials a second connection, because the present one has used up its keys or may be broken.
     pub(super) fn renew_dial(&mut self, node: NodeId, at: SocketAddr) {
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.conn = None;
         }
-        self.redial(node, at);
+        self.redial_now(node, at);
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.renews = true;
         }
@@ -239,7 +239,8 @@ impl NodeCore {
         true
     }
 
-    /// Dials a location from a datagram once, if the settings allow it and [`HINTS_A_SECOND`] is not reached.
+    /// Dials a location from a datagram, and retries for one second, if the settings allow it and [`HINTS_PER_SECOND`] is not
+    /// reached.
     pub(super) fn dial_hint(&mut self, at: SocketAddr, after: Duration) -> bool {
         let is_dialled = self.dialer.by_location.get(&at).is_some_and(|dial| dial.conn.is_some());
         if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
@@ -285,7 +286,7 @@ impl NodeCore {
             let is_ignored = self.settings.ignores(at.ip());
             if is_needed && !is_ignored && !self.leaving && egress::allowed(&at).is_ok() {
                 // Dialled below.
-            } else if dial.forever && (is_connected || is_ignored) {
+            } else if dial.is_configured && (is_connected || is_ignored) {
                 // Either the peer has dialled this node, or its location is ignored. Both can change: check again later.
                 self.timers.add(self.now + PAUSE_LAST, NodeTimer::Dial(at));
                 continue;
@@ -307,15 +308,15 @@ impl NodeCore {
         let Some(gone) = self.remove_conn(conn) else { return };
         let Some(at) = gone.dialled else { return };
         let node = self.dialer.node_at(at);
-        self.dial_again(at, conn);
+        self.retry_dial(at, conn);
         if let Some(node) = node.filter(|_| refused) {
             self.on_location_refused(node, driver);
         }
     }
 
     /// An attempt at a location has failed: tries again after a pause, if the dial is still needed.
-    pub(super) fn dial_again(&mut self, at: SocketAddr, conn: ConnId) {
-        let random = self.requests.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ conn.0;
+    pub(super) fn retry_dial(&mut self, at: SocketAddr, conn: ConnId) {
+        let random = self.last_number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ conn.0;
         let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else {
             return;
         };
@@ -326,7 +327,7 @@ impl NodeCore {
                 .and_then(|peer| peer.peer_session.as_ref())
                 .is_some_and(|peer_session| peer_session.conn.is_none())
         });
-        let is_over = !dial.forever && self.now >= dial.until && !waits;
+        let is_over = !dial.is_configured && self.now >= dial.until && !waits;
         let (is_hinted, attempts) = (dial.hinted, dial.attempts);
         if is_over || (is_hinted && !self.dialer.may_hint(self.now)) {
             self.dialer.by_location.remove(&at);
@@ -350,7 +351,7 @@ impl NodeCore {
             self.dialer.by_location.remove(&at);
         } else if let Some(dial) = self.dialer.by_location.get_mut(&at)
             && !harmless
-            && !dial.forever
+            && !dial.is_configured
         {
             dial.until = self.now;
         }
@@ -365,7 +366,7 @@ impl NodeCore {
 
     pub(super) fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
         if self.may_log("no connection", format_args!("{} {error}", remote.ip())) {
-            tracing::warn!(%remote, %error, "no connection with this peer (logged at most once an hour)");
+            tracing::warn!(%remote, reason = %error, "a handshake failed (logged at most once an hour)");
         }
     }
 
@@ -380,7 +381,7 @@ impl NodeCore {
         match (self.dialer.queries.remove(&query), found) {
             // A host may have several addresses, and the node listens on one of them.
             (Some(ResolveFor::Configured(_)), Ok(all)) => {
-                all.into_iter().for_each(|at| self.dial_for_ever(PeerAt::Location(at.into())));
+                all.into_iter().for_each(|at| self.dial_configured(PeerAt::Location(at.into())));
             }
             (Some(ResolveFor::Configured(at)), Err(reason)) => {
                 if self.may_log("not resolved", format_args!("{at} {reason}")) {

@@ -62,14 +62,14 @@ impl NodeCore {
     pub(crate) fn ignore_peers(&mut self, peers: Ignored) {
         match peers {
             Ignored::None => {
-                self.settings.ignored.clear();
+                self.settings.ignored_by_actors.clear();
                 self.settings.ignores_unknown_nodes = false;
             }
             Ignored::UnknownNodes => self.settings.ignores_unknown_nodes = true,
             Ignored::At(addresses) => {
                 for ip in addresses {
                     if !self.settings.ignores(ip) {
-                        self.settings.ignored.push(ip);
+                        self.settings.ignored_by_actors.push(ip);
                     }
                 }
                 self.disconnect_ignored();
@@ -183,7 +183,11 @@ impl NodeCore {
     }
 
     /// The connection is closed. Ends the session and returns `true` if the goodbye was sent before.
-    pub(super) fn disconnects_by_closing(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
+    pub(super) fn finish_disconnect_if_goodbye_sent(
+        &mut self,
+        node: NodeId,
+        driver: &mut impl Driver,
+    ) -> bool {
         let is_over = self.disconnect_of(node).is_some_and(|disconnect| disconnect.goodbye_sent);
         if is_over {
             self.finish_disconnect(node, driver);
@@ -192,11 +196,11 @@ impl NodeCore {
     }
 
     fn finish_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
-        self.end_session(node, "this node has closed it", driver);
+        self.end_session(node, "this node closed the peer", driver);
     }
 
     /// A session with a disconnect has ended: completes its requests.
-    pub(super) fn conclude_disconnect(
+    pub(super) fn complete_close_requests(
         &mut self,
         node: NodeId,
         disconnect: Disconnect,

@@ -41,7 +41,7 @@ pub enum Input<'a> {
         /// The facts about TLS, if the connection uses it.
         tls: Option<OverTls>,
     },
-    /// TLS failed, before or after the first bytes of the connection. Both sides know.
+    /// TLS failed, before or after the first bytes of the connection. Each side gets this event.
     TlsFailed {
         /// The connection.
         conn: ConnId,
@@ -67,7 +67,7 @@ pub enum Input<'a> {
     Stalled(std::time::Duration),
     /// Time has passed, or the loop has run: the core runs the timers that are due.
     Tick,
-    /// The node stops: the core says goodbye to its peers.
+    /// The node stops: the core sends a goodbye to its peers.
     Leave,
 }
 

@@ -202,7 +202,7 @@ impl NodeCore {
     pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
         let (to, bytes) = (signal.receiver(), signal.body_bytes());
         let is_exposed = driver.loop_ref().is_exposed(to)
-            && (signal.is_always_admitted() || self.allows(node, to, driver));
+            && (signal.is_always_admitted() || self.check_reach(node, to, driver));
         let policy = driver.loop_ref().signal_policy_of(to);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;

@@ -25,7 +25,7 @@ const PROBE_PAUSE_LAST: Duration = Duration::from_secs(10);
 /// How long a node of a configured host is dialled, unless the host lists it again.
 const DIAL_FOR: Duration = Duration::from_secs(5);
 /// Addresses that receive a reply within one second.
-const REPLIES_A_SECOND: usize = 64;
+const REPLIES_PER_SECOND: usize = 64;
 /// The shortest pause between two replies to one address.
 const REPLY_PAUSE: Duration = Duration::from_millis(50);
 /// Nodes that are dialled because of one probe.
@@ -53,11 +53,11 @@ struct ProbedHost {
 }
 
 impl HostProbes {
-    /// Whether [`REPLY_PAUSE`] and [`REPLIES_A_SECOND`] permit a reply to an address now. Records the reply if so.
+    /// Whether [`REPLY_PAUSE`] and [`REPLIES_PER_SECOND`] permit a reply to an address now. Records the reply if so.
     fn may_reply(&mut self, to: SocketAddr, now: Time) -> bool {
         self.replied.retain(|_, at| now.since(*at) < Duration::from_secs(1));
         let is_late = self.replied.get(&to).is_none_or(|at| now.since(*at) >= REPLY_PAUSE);
-        let has_room = self.replied.len() < REPLIES_A_SECOND || self.replied.contains_key(&to);
+        let has_room = self.replied.len() < REPLIES_PER_SECOND || self.replied.contains_key(&to);
         if is_late && has_room {
             self.replied.insert(to, now);
         }
@@ -184,7 +184,7 @@ impl NodeCore {
         let until = probed.until.min(self.now + DIAL_FOR);
         if probed.new_nodes <= NODES_MAX_A_PROBE {
             self.found_on_host(host, at);
-            self.dial_once(at, until);
+            self.dial_until(at, until);
         }
     }
 }

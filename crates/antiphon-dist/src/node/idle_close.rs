@@ -93,7 +93,7 @@ impl NodeCore {
             if let Some(peer) = self.peers.get_mut(node) {
                 peer.keep_open = Some(keep_open);
             }
-            self.watch_idle(*node);
+            self.schedule_idle_check(*node);
             if keep_open {
                 self.reopen(*node);
             }
@@ -134,7 +134,7 @@ impl NodeCore {
     }
 
     /// Sets the timer of the next idle check, unless the connection is to stay open.
-    pub(super) fn watch_idle(&mut self, node: NodeId) {
+    pub(super) fn schedule_idle_check(&mut self, node: NodeId) {
         let by_default = self.settings.stream_send;
         let now = self.now;
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -173,7 +173,7 @@ impl NodeCore {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
-        self.watch_idle(node);
+        self.schedule_idle_check(node);
         self.mark_dirty(node);
     }
 
@@ -184,7 +184,7 @@ impl NodeCore {
         peer_session: &PeerSession,
         driver: &mut impl Driver,
     ) -> bool {
-        self.forget_ended_watchers(driver);
+        self.remove_exited_watchers(driver);
         let Some(peer) = self.peers.get(&node) else { return false };
         let can_dial = peer_session.dialled.is_some() || !peer.locations.is_empty();
         can_dial
@@ -299,9 +299,9 @@ impl NodeCore {
         };
         peer_session.idle.set_active(now);
         peer_session.session.restart_keepalive(wire_now);
-        (peer_session.connection_lost_at, peer_session.refused_dials) = (now, 0);
+        (peer_session.unconnected_since, peer_session.refused_dials) = (now, 0);
         if let Some(at) = peer_session.dialled.or(first) {
-            self.redial(node, at);
+            self.redial_now(node, at);
         }
         self.arm_session(node);
     }

@@ -152,23 +152,25 @@ impl PendingReceipts {
         self.open.values().any(|open| open.node == node)
     }
 
-    pub(super) fn add(&mut self, request: u64, request_id: RequestId, node: NodeId) {
-        self.open
-            .insert(request, PendingReceipt { owner: ReceiptOwner::Request(request_id), node, until: None });
+    pub(super) fn add(&mut self, receipt_number: u64, request_id: RequestId, node: NodeId) {
+        self.open.insert(
+            receipt_number,
+            PendingReceipt { owner: ReceiptOwner::Request(request_id), node, until: None },
+        );
     }
 
-    pub(super) fn add_replies(&mut self, request: u64, replies: &[RequestId], node: NodeId) {
+    pub(super) fn add_replies(&mut self, receipt_number: u64, replies: &[RequestId], node: NodeId) {
         let owner = ReceiptOwner::AwaitedReplies(replies.into());
-        self.open.insert(request, PendingReceipt { owner, node, until: None });
+        self.open.insert(receipt_number, PendingReceipt { owner, node, until: None });
     }
 
-    pub(super) fn remove(&mut self, request: u64) {
-        self.open.remove(&request);
+    pub(super) fn remove(&mut self, receipt_number: u64) {
+        self.open.remove(&receipt_number);
     }
 
     pub(super) fn check(&self, timers: &TimerQueue) {
-        for (request, open) in &self.open {
-            let due = NodeTimer::Receipt(*request);
+        for (receipt_number, open) in &self.open {
+            let due = NodeTimer::Receipt(*receipt_number);
             assert!(open.until.is_none_or(|at| timers.has(at, due)), "the timer of a receipt is set");
         }
     }
@@ -183,7 +185,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let to = sched_key(message.to);
-        if !self.allows(node, to, driver) {
+        if !self.check_reach(node, to, driver) {
             return self.report_delivery(
                 node,
                 &mut peer_session.session,
@@ -306,7 +308,7 @@ impl NodeCore {
         while let Some(entry) = queue.entries.pop_front() {
             let delivery = match &entry.item {
                 // The access policy may have changed since the message arrived.
-                BacklogItem::Message { .. } if !self.is_open_to(node, to, driver) => Delivery::NoActor,
+                BacklogItem::Message { .. } if !self.may_reach(node, to, driver) => Delivery::NoActor,
                 BacklogItem::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), driver),
                 BacklogItem::Signal(_) => Delivery::Delivered,
             };
@@ -346,7 +348,7 @@ impl NodeCore {
             Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
             Delivery::Undecodable(text) => {
                 if self.may_log("does not decode", format_args!("{node} {to}")) {
-                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; has its type changed under the same name? (logged at most once an hour)");
+                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; check whether its type changed under the same name (logged at most once an hour)");
                 }
                 (Outcome::WrongType, Some(Undelivered::Encode))
             }
@@ -366,8 +368,8 @@ impl NodeCore {
                 );
             }
         }
-        if let Some(request) = receipt
-            && let Err(reason) = session.send(&Receipt { request, outcome }.into())
+        if let Some(receipt_number) = receipt
+            && let Err(reason) = session.send(&Receipt { request: receipt_number, outcome }.into())
         {
             // The sender's request fails with `TimedOut`.
             tracing::debug!(%node, %reason, "a receipt was not sent");
@@ -390,10 +392,15 @@ impl NodeCore {
         self.complete_receipt(receipt.request, result, driver);
     }
 
-    fn complete_receipt(&mut self, request: u64, result: Result<(), DeliverError>, driver: &mut impl Driver) {
-        let Some(open) = self.receipts.open.remove(&request) else { return };
+    fn complete_receipt(
+        &mut self,
+        receipt_number: u64,
+        result: Result<(), DeliverError>,
+        driver: &mut impl Driver,
+    ) {
+        let Some(open) = self.receipts.open.remove(&receipt_number) else { return };
         if let Some(until) = open.until {
-            self.timers.remove(until, NodeTimer::Receipt(request));
+            self.timers.remove(until, NodeTimer::Receipt(receipt_number));
         }
         match (open.owner, result) {
             (ReceiptOwner::Request(request_id), result) => {
@@ -413,22 +420,27 @@ impl NodeCore {
     pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
         // It is the newest receipt, because the same call of the actor has sent the message.
         let newest = self.receipts.open.iter_mut().next_back();
-        if let Some((request, open)) =
+        if let Some((receipt_number, open)) =
             newest.filter(|(_, open)| matches!(open.owner, ReceiptOwner::Request(own) if own == request_id))
         {
             let until = self.now + timeout;
             open.until = Some(until);
-            self.timers.add(until, NodeTimer::Receipt(*request));
+            self.timers.add(until, NodeTimer::Receipt(*receipt_number));
         }
     }
 
     /// Completes the receipt of a message that was never sent.
-    pub(super) fn refuse_receipt(&mut self, request: u64, reason: Undelivered, driver: &mut impl Driver) {
-        self.complete_receipt(request, Err(DeliverError::Refused(reason)), driver);
+    pub(super) fn refuse_receipt(
+        &mut self,
+        receipt_number: u64,
+        reason: Undelivered,
+        driver: &mut impl Driver,
+    ) {
+        self.complete_receipt(receipt_number, Err(DeliverError::Refused(reason)), driver);
     }
 
-    pub(super) fn on_receipt_due(&mut self, request: u64, driver: &mut impl Driver) {
-        self.complete_receipt(request, Err(DeliverError::TimedOut), driver);
+    pub(super) fn on_receipt_due(&mut self, receipt_number: u64, driver: &mut impl Driver) {
+        self.complete_receipt(receipt_number, Err(DeliverError::TimedOut), driver);
     }
 
     /// Completes the receipts of a node with `Unknown` after the end of its session: the messages may have arrived.
@@ -438,11 +450,11 @@ impl NodeCore {
             .receipts
             .open
             .iter()
-            .filter(|(request, open)| open.node == node && !spared.contains(request))
-            .map(|(request, _)| *request)
+            .filter(|(receipt_number, open)| open.node == node && !spared.contains(receipt_number))
+            .map(|(receipt_number, _)| *receipt_number)
             .collect();
-        for request in lost {
-            self.complete_receipt(request, Err(DeliverError::Unknown), driver);
+        for receipt_number in lost {
+            self.complete_receipt(receipt_number, Err(DeliverError::Unknown), driver);
         }
     }
 }

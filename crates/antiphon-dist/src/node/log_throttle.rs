@@ -24,11 +24,11 @@ const LINES_MAX: usize = 16_384;
 pub(super) struct LogThrottle {
     /// When each line was logged last, by kind and subject.
     lines: BTreeMap<(&'static str, String), Time>,
-    budgets: BTreeMap<&'static str, LogBudget>,
+    buckets: BTreeMap<&'static str, TokenBucket>,
 }
 
 #[derive(Debug)]
-struct LogBudget {
+struct TokenBucket {
     left: u32,
     since: Time,
 }
@@ -52,14 +52,14 @@ impl LogThrottle {
     }
 
     fn take(&mut self, now: Time, kind: &'static str) -> bool {
-        let budget = self.budgets.entry(kind).or_insert(LogBudget { left: BURST, since: now });
-        let more = now.since(budget.since).as_nanos() / REFILL_EVERY.as_nanos();
+        let bucket = self.buckets.entry(kind).or_insert(TokenBucket { left: BURST, since: now });
+        let more = now.since(bucket.since).as_nanos() / REFILL_EVERY.as_nanos();
         if more > 0 {
-            budget.left = BURST.min(budget.left.saturating_add(u32::try_from(more).unwrap_or(BURST)));
-            budget.since = now;
+            bucket.left = BURST.min(bucket.left.saturating_add(u32::try_from(more).unwrap_or(BURST)));
+            bucket.since = now;
         }
-        let is_left = budget.left > 0;
-        budget.left -= u32::from(is_left);
+        let is_left = bucket.left > 0;
+        bucket.left -= u32::from(is_left);
         is_left
     }
 }

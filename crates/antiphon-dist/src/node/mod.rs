@@ -103,11 +103,11 @@ pub struct NodeCore {
     send_slots: SendSlots,
     /// Actions that wait for the next call with access to the loop.
     loop_actions: Vec<LoopAction>,
-    /// Results of host lookups that wait for the next call with a driver.
+    /// Results of host queries that wait for the next call with a driver.
     resolved: Vec<(u64, Result<Vec<SocketAddr>, String>)>,
     counts: Counts,
-    /// The number of the last request.
-    requests: u64,
+    /// The last number given to a host query, receipt or lookup.
+    last_number: u64,
     leaving: bool,
 }
 
@@ -115,9 +115,9 @@ pub struct NodeCore {
 #[derive(Debug)]
 enum LoopAction {
     Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
-    Refuse(RequestId, antiphon_sched::AskError),
+    FailRequest(RequestId, antiphon_sched::AskError),
     DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
-    Receipt(u64, antiphon_sched::Undelivered),
+    FailReceipt(u64, antiphon_sched::Undelivered),
     Writable(Key, NodeId),
 }
 
@@ -190,13 +190,13 @@ impl NodeCore {
             loop_actions: Vec::new(),
             resolved: Vec::new(),
             counts: Counts::default(),
-            requests: 0,
+            last_number: 0,
             leaving: false,
         }
     }
 
-    /// A core for simulators and tests, which provide their own driver. The node listens at `location`. It dials
-    /// locations that other nodes name only inside `networks`.
+    /// A core for simulators and tests, which provide their own driver. The node listens at `location`. It dials a
+    /// location that another node names only if `networks` contains it.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -294,7 +294,7 @@ impl NodeCore {
     fn start(&mut self, driver: &mut impl Driver) {
         self.announce(driver);
         for at in self.settings.peers.clone() {
-            self.dial_for_ever(at);
+            self.dial_configured(at);
         }
     }
 
@@ -318,10 +318,10 @@ impl NodeCore {
             NodeTimer::Idle(node) => self.on_idle_due(node, driver),
             NodeTimer::Dial(at) => self.dialer.schedule(at),
             NodeTimer::Disconnect(node) => self.on_disconnect_due(node, driver),
-            NodeTimer::Missing(node) => self.on_missing(node),
-            NodeTimer::SetupDeadline(conn) => self.on_connection_due(conn, driver),
-            NodeTimer::Receipt(request) => self.on_receipt_due(request, driver),
-            NodeTimer::Lookup(lookup) => self.on_lookup_due(lookup, driver),
+            NodeTimer::Redial(node) => self.on_redial_due(node),
+            NodeTimer::Connection(conn) => self.on_connection_due(conn, driver),
+            NodeTimer::Receipt(receipt_number) => self.on_receipt_due(receipt_number, driver),
+            NodeTimer::Lookup(lookup_number) => self.on_lookup_due(lookup_number, driver),
             NodeTimer::Resolve(query) => self.on_resolve_due(query),
             NodeTimer::ConnectRequest(request_id) => self.on_connect_request_due(request_id, driver),
             NodeTimer::Backlog(node) => self.on_backlog_due(node, driver),
@@ -338,9 +338,13 @@ impl NodeCore {
                 LoopAction::Down { watcher, id, actor, reason } => {
                     driver.loop_ref().down(watcher, id, actor, reason)
                 }
-                LoopAction::Refuse(request_id, reason) => driver.loop_ref().fail_request(request_id, reason),
+                LoopAction::FailRequest(request_id, reason) => {
+                    driver.loop_ref().fail_request(request_id, reason)
+                }
                 LoopAction::DeadLetter(to, what, reason) => driver.loop_ref().dead_letter(to, what, reason),
-                LoopAction::Receipt(request, reason) => self.refuse_receipt(request, reason, driver),
+                LoopAction::FailReceipt(receipt_number, reason) => {
+                    self.refuse_receipt(receipt_number, reason, driver)
+                }
                 LoopAction::Writable(writer, node) => driver.loop_ref().writable(writer, node),
             }
         }
@@ -359,14 +363,14 @@ impl NodeCore {
         self.now = self.now.max(now);
     }
 
-    /// Takes the result of a host lookup; `query` is the number from [`Output::Resolve`].
+    /// Takes the result of a host query; `query` is the number from [`Output::Resolve`].
     pub fn resolved(&mut self, query: u64, found: Result<Vec<SocketAddr>, String>) {
         self.resolved.push((query, found));
     }
 
-    fn next_request(&mut self) -> u64 {
-        self.requests += 1;
-        self.requests
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
     fn wire_now(&self) -> wire::Time {
@@ -398,7 +402,7 @@ impl NodeCore {
     }
 }
 
-/// The key of no actor. It stands for the sender of a message that no actor sent.
+/// The key of no actor. It stands where a message or signal has no actor as sender or receiver.
 const NO_ACTOR: Key = Key::from_bits(u64::MAX);
 
 /// Completes a request of this node if it is still open. A closed request has its result already.

@@ -4,7 +4,7 @@
 //! keeps the lookup and sends the result when the name is registered. The node cancels a lookup that is over. So the
 //! memory use depends on the open lookups and not on the names of other nodes.
 //!
-//! Invariant: a lookup of this node completes once; a name belongs to a live actor.
+//! Invariant: a lookup of this node completes once; a name belongs to a running actor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -84,7 +84,7 @@ pub(super) struct NameRegistry {
     node_lookups: BTreeMap<u64, NodeLookup>,
     /// The lookups of peers, by name.
     peer_lookups: BTreeMap<FullName, BTreeSet<(NodeId, u64)>>,
-    /// The same, by peer and request.
+    /// The same, by peer and lookup number.
     lookups_by_peer: BTreeMap<NodeId, BTreeMap<u64, FullName>>,
     /// Names that peers look for, and that were registered, or changed their access policy, since the last tick. The peers
     /// receive the results in the tick, so that an actor can register a name and set its policy in one step.
@@ -155,17 +155,17 @@ impl NameRegistry {
         !self.lookups.is_empty() || self.lookups_by_peer.get(&peer).is_some_and(|lookups| !lookups.is_empty())
     }
 
-    pub(super) fn forget_lookup_of(&mut self, peer: NodeId, request: u64) {
+    pub(super) fn forget_lookup_of(&mut self, peer: NodeId, lookup_number: u64) {
         let Some(lookups) = self.lookups_by_peer.get_mut(&peer) else { return };
-        if let Some(name) = lookups.remove(&request) {
-            self.forget_by_name(&name, peer, request);
+        if let Some(name) = lookups.remove(&lookup_number) {
+            self.forget_by_name(&name, peer, lookup_number);
         }
     }
 
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (name, lookups) in &self.peer_lookups {
-            let is_mirrored = |(peer, request): &(NodeId, u64)| {
-                self.lookups_by_peer.get(peer).and_then(|lookups| lookups.get(request)) == Some(name)
+            let is_mirrored = |(peer, lookup_number): &(NodeId, u64)| {
+                self.lookups_by_peer.get(peer).and_then(|lookups| lookups.get(lookup_number)) == Some(name)
             };
             assert!(
                 !lookups.is_empty() && lookups.iter().all(is_mirrored),
@@ -177,14 +177,15 @@ impl NameRegistry {
         assert_eq!(of_peers, by_peer, "the two tables of peers' lookups differ");
         let owned: usize = self.owned.values().map(BTreeSet::len).sum();
         assert!(owned <= self.registered.len(), "a name has an owner but is not registered");
-        let has_timer =
-            |(request, lookup): (&u64, &OpenLookup)| timers.has(lookup.until, NodeTimer::Lookup(*request));
+        let has_timer = |(lookup_number, lookup): (&u64, &OpenLookup)| {
+            timers.has(lookup.until, NodeTimer::Lookup(*lookup_number))
+        };
         assert!(self.lookups.iter().all(has_timer), "a lookup has no timer");
     }
 
-    fn forget_by_name(&mut self, name: &FullName, peer: NodeId, request: u64) {
+    fn forget_by_name(&mut self, name: &FullName, peer: NodeId, lookup_number: u64) {
         if let Some(lookups) = self.peer_lookups.get_mut(name) {
-            lookups.remove(&(peer, request));
+            lookups.remove(&(peer, lookup_number));
             if lookups.is_empty() {
                 self.peer_lookups.remove(name);
             }
@@ -200,8 +201,8 @@ impl NameRegistry {
         for lookup in self.lookups.values_mut() {
             lookup.peers.remove(&peer);
         }
-        for (request, name) in self.lookups_by_peer.remove(&peer).unwrap_or_default() {
-            self.forget_by_name(&name, peer, request);
+        for (lookup_number, name) in self.lookups_by_peer.remove(&peer).unwrap_or_default() {
+            self.forget_by_name(&name, peer, lookup_number);
         }
     }
 }
@@ -234,27 +235,27 @@ impl NodeCore {
         if tag.len() > TYPE_NAME_MAX {
             return Err(RegisterError::TypeNameTooLong { bytes: tag.len() });
         }
-        let full = (space, Box::from(name));
-        if self.names.registered.get(&full).is_some_and(|own| own.key == key) {
+        let full_name = (space, Box::from(name));
+        if self.names.registered.get(&full_name).is_some_and(|own| own.key == key) {
             return Ok(Vec::new());
         }
         self.check_free(space, name)?;
-        self.names.owned.entry(key).or_default().insert(full.clone());
-        self.names.registered.insert(full.clone(), Registration { key, tag, owner });
-        if self.names.peer_lookups.contains_key(&full) {
-            self.names.pending.insert(full.clone());
+        self.names.owned.entry(key).or_default().insert(full_name.clone());
+        self.names.registered.insert(full_name.clone(), Registration { key, tag, owner });
+        if self.names.peer_lookups.contains_key(&full_name) {
+            self.names.pending.insert(full_name.clone());
         }
-        Ok(self.take_own_lookups(&full, key, tag))
+        Ok(self.take_own_lookups(&full_name, key, tag))
     }
 
     /// Removes this node's lookups that a new name completes, and returns their requests. Adds the name to the results of
     /// those that collect all.
-    fn take_own_lookups(&mut self, full: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
+    fn take_own_lookups(&mut self, full_name: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
         let id = ActorId::new(self.me, key);
         let here = self.settings.location;
         let fits = |lookup: &OpenLookup| {
-            lookup.space == full.0
-                && lookup.name == full.1
+            lookup.space == full_name.0
+                && lookup.name == full_name.1
                 && lookup.tag == tag
                 && lookup.at.is_none_or(|at| at == here)
         };
@@ -263,15 +264,15 @@ impl NodeCore {
             .lookups
             .iter()
             .filter(|(_, lookup)| fits(lookup))
-            .map(|(request, _)| *request)
+            .map(|(lookup_number, _)| *lookup_number)
             .collect();
         let mut request_ids = Vec::new();
-        for request in fitting {
-            match self.names.lookups.get_mut(&request).map(|lookup| &mut lookup.kind) {
+        for lookup_number in fitting {
+            match self.names.lookups.get_mut(&lookup_number).map(|lookup| &mut lookup.kind) {
                 Some(LookupKind::All(_, found)) => found.push(FoundName { id }),
                 Some(LookupKind::One(request_id)) => {
                     request_ids.push(*request_id);
-                    self.cancel_lookup(request);
+                    self.cancel_lookup(lookup_number);
                 }
                 None => {}
             }
@@ -286,14 +287,14 @@ impl NodeCore {
         name: &str,
         owner: Option<Key>,
     ) -> Result<Key, RegisterError> {
-        let full = (space, Box::from(name));
-        let registered = self.names.registered.get(&full).filter(|registered| registered.owner == owner);
+        let full_name = (space, Box::from(name));
+        let registered = self.names.registered.get(&full_name).filter(|registered| registered.owner == owner);
         let Some(key) = registered.map(|registered| registered.key) else {
             return Err(RegisterError::NotOwner { name: name.to_owned() });
         };
-        self.names.registered.remove(&full);
+        self.names.registered.remove(&full_name);
         if let Some(owned) = self.names.owned.get_mut(&key) {
-            owned.remove(&full);
+            owned.remove(&full_name);
             if owned.is_empty() {
                 self.names.owned.remove(&key);
             }
@@ -303,8 +304,8 @@ impl NodeCore {
 
     /// Unregisters all names of an actor that has exited.
     pub(super) fn unregister_all(&mut self, key: Key) {
-        for full in self.names.owned.remove(&key).unwrap_or_default() {
-            self.names.registered.remove(&full);
+        for full_name in self.names.owned.remove(&key).unwrap_or_default() {
+            self.names.registered.remove(&full_name);
         }
     }
 
@@ -317,17 +318,17 @@ impl NodeCore {
         at: Option<Location>,
         timeout: Duration,
     ) -> LookupStart {
-        if let Some(refusal) = self.refuse_lookup(name, tag) {
+        if let Some(refusal) = self.lookup_refusal(name, tag) {
             return LookupStart::Now(Err(refusal));
         }
-        let full = (space, Box::from(name));
+        let full_name = (space, Box::from(name));
         if at.is_none_or(|at| at == self.settings.location)
-            && let Some(registered) = self.names.registered.get(&full)
+            && let Some(registered) = self.names.registered.get(&full_name)
         {
             let id = ActorId::new(self.me, registered.key);
             return LookupStart::Now(check_type(tag, registered.tag).map(|()| FoundName { id }));
         }
-        self.add_lookup(full, tag, at, LookupKind::One(request_id), timeout);
+        self.add_lookup(full_name, tag, at, LookupKind::One(request_id), timeout);
         LookupStart::Later
     }
 
@@ -339,25 +340,31 @@ impl NodeCore {
         tag: &'static str,
         timeout: Duration,
     ) -> Result<(), LocateError> {
-        if let Some(refusal) = self.refuse_lookup(name, tag) {
+        if let Some(refusal) = self.lookup_refusal(name, tag) {
             return Err(refusal);
         }
-        let full = (space, Box::from(name));
-        let here = self.names.registered.get(&full).filter(|registered| registered.tag == tag);
+        let full_name = (space, Box::from(name));
+        let here = self.names.registered.get(&full_name).filter(|registered| registered.tag == tag);
         let found = here.map(|registered| FoundName { id: ActorId::new(self.me, registered.key) });
-        self.add_lookup(full, tag, None, LookupKind::All(request_id, found.into_iter().collect()), timeout);
+        self.add_lookup(
+            full_name,
+            tag,
+            None,
+            LookupKind::All(request_id, found.into_iter().collect()),
+            timeout,
+        );
         Ok(())
     }
 
-    fn refuse_lookup(&self, name: &str, tag: &str) -> Option<LocateError> {
+    fn lookup_refusal(&self, name: &str, tag: &str) -> Option<LocateError> {
         if !is_valid_name(name) {
             return Some(LocateError::BadName);
         }
         if tag.len() > TYPE_NAME_MAX {
             return Some(LocateError::TypeNameTooLong { bytes: tag.len() });
         }
-        let full = self.names.lookups.len() + self.names.node_lookups.len() >= NAMES_MAX;
-        full.then_some(LocateError::TooManyOpen)
+        let is_full = self.names.lookups.len() + self.names.node_lookups.len() >= NAMES_MAX;
+        is_full.then_some(LocateError::TooManyOpen)
     }
 
     fn add_lookup(
@@ -368,32 +375,32 @@ impl NodeCore {
         kind: LookupKind,
         timeout: Duration,
     ) {
-        let request = self.next_request();
+        let lookup_number = self.next_number();
         let until = self.now + timeout;
-        self.timers.add(until, NodeTimer::Lookup(request));
+        self.timers.add(until, NodeTimer::Lookup(lookup_number));
         if let Some(at) = at
             && !self.has_session_at(at.addr())
         {
-            self.dial_once(at.addr(), until);
+            self.dial_until(at.addr(), until);
         }
         let peers = BTreeSet::new();
         let lookup = OpenLookup { space, name, tag, at, kind, until, peers, refused: false };
-        self.names.lookups.insert(request, lookup);
+        self.names.lookups.insert(lookup_number, lookup);
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
-            self.send_lookup(node, request);
+            self.send_lookup(node, lookup_number);
         }
     }
 
     /// Sends a lookup to a peer, if it concerns that peer.
-    fn send_lookup(&mut self, node: NodeId, request: u64) {
-        let Some(lookup) = self.names.lookups.get_mut(&request) else { return };
+    fn send_lookup(&mut self, node: NodeId, lookup_number: u64) {
+        let Some(lookup) = self.names.lookups.get_mut(&lookup_number) else { return };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-        let concerned = lookup.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
-        let Some(peer_session) = peer.peer_session.as_mut().filter(|_| concerned) else { return };
+        let is_concerned = lookup.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
+        let Some(peer_session) = peer.peer_session.as_mut().filter(|_| is_concerned) else { return };
         let all = matches!(lookup.kind, LookupKind::All(..));
-        let frame = Lookup { request, space: lookup.space.to_wire(), all, name: &lookup.name };
+        let frame = Lookup { request: lookup_number, space: lookup.space.to_wire(), all, name: &lookup.name };
         match peer_session.session.send(&frame.into()) {
             Ok(()) => {
                 lookup.peers.insert(node);
@@ -407,20 +414,21 @@ impl NodeCore {
 
     /// A session has begun: sends the peer all open lookups.
     pub(super) fn repeat_lookups_to(&mut self, node: NodeId) {
-        let requests: Vec<u64> = self.names.lookups.keys().copied().collect();
-        for request in requests {
-            self.send_lookup(node, request);
+        let lookup_numbers: Vec<u64> = self.names.lookups.keys().copied().collect();
+        for lookup_number in lookup_numbers {
+            self.send_lookup(node, lookup_number);
         }
     }
 
     /// Completes the peers' lookups of the pending names, if the access policies of the actors allow these peers.
     pub(super) fn complete_pending_lookups(&mut self, driver: &mut impl Driver) {
-        for full in std::mem::take(&mut self.names.pending) {
-            let Some(registered) = self.names.registered.get(&full) else { continue };
+        for full_name in std::mem::take(&mut self.names.pending) {
+            let Some(registered) = self.names.registered.get(&full_name) else { continue };
             let (key, tag) = (registered.key, registered.tag);
-            for (peer, request) in self.names.peer_lookups.get(&full).cloned().unwrap_or_default() {
-                if self.allows(peer, key, driver) {
-                    self.answer_lookup(peer, request, key, tag);
+            for (peer, lookup_number) in self.names.peer_lookups.get(&full_name).cloned().unwrap_or_default()
+            {
+                if self.check_reach(peer, key, driver) {
+                    self.complete_peer_lookup(peer, lookup_number, key, tag);
                 }
             }
         }
@@ -434,7 +442,7 @@ impl NodeCore {
         lookup: &Lookup<'_>,
         driver: &mut impl Driver,
     ) {
-        let request = lookup.request;
+        let lookup_number = lookup.request;
         // A lookup in a space that this version does not have gets no result, like the lookup of a name that is not
         // registered.
         let Some(space) = Space::from_wire(lookup.space) else { return };
@@ -447,25 +455,25 @@ impl NodeCore {
                 self.counts.refusals.lookups += 1;
                 self.log_refused(node, "lookups", "looks for more names than it may");
             }
-            return send_result(peer_session, &Found { request, result });
+            return send_result(peer_session, &Found { request: lookup_number, result });
         }
-        let full: FullName = (space, lookup.name.into());
-        if let Some(registered) = self.names.registered.get(&full) {
+        let full_name: FullName = (space, lookup.name.into());
+        if let Some(registered) = self.names.registered.get(&full_name) {
             let (key, tag) = (registered.key, registered.tag);
-            if self.allows(node, key, driver) {
-                return send_found(peer_session, request, key, tag);
+            if self.check_reach(node, key, driver) {
+                return send_found(peer_session, lookup_number, key, tag);
             }
         }
-        self.names.forget_lookup_of(node, request);
-        self.names.peer_lookups.entry(full.clone()).or_default().insert((node, request));
-        self.names.lookups_by_peer.entry(node).or_default().insert(request, full);
+        self.names.forget_lookup_of(node, lookup_number);
+        self.names.peer_lookups.entry(full_name.clone()).or_default().insert((node, lookup_number));
+        self.names.lookups_by_peer.entry(node).or_default().insert(lookup_number, full_name);
     }
 
     /// Completes a peer's lookup that this node has kept.
-    fn answer_lookup(&mut self, node: NodeId, request: u64, key: Key, tag: &'static str) {
-        self.names.forget_lookup_of(node, request);
+    fn complete_peer_lookup(&mut self, node: NodeId, lookup_number: u64, key: Key, tag: &'static str) {
+        self.names.forget_lookup_of(node, lookup_number);
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
-            send_found(peer_session, request, key, tag);
+            send_found(peer_session, lookup_number, key, tag);
             self.mark_dirty(node);
         }
     }
@@ -508,57 +516,57 @@ impl NodeCore {
             LookupKind::One(request_id) => {
                 let request_id = *request_id;
                 self.cancel_lookup(found.request);
-                settle_lookup(driver, request_id, type_check.map(|()| FoundName { id }));
+                complete_lookup(driver, request_id, type_check.map(|()| FoundName { id }));
             }
         }
     }
 
     /// A peer has refused a lookup. It fails if it was for that peer alone; otherwise another peer may have the name.
-    fn on_lookup_refused(&mut self, node: NodeId, request: u64, driver: &mut impl Driver) {
-        let Some(lookup) = self.names.lookups.get_mut(&request) else { return };
+    fn on_lookup_refused(&mut self, node: NodeId, lookup_number: u64, driver: &mut impl Driver) {
+        let Some(lookup) = self.names.lookups.get_mut(&lookup_number) else { return };
         if !lookup.peers.remove(&node) {
             return;
         }
         lookup.refused = true;
         if let (LookupKind::One(request_id), Some(_)) = (&lookup.kind, lookup.at) {
             let request_id = *request_id;
-            self.cancel_lookup(request);
-            settle_lookup(driver, request_id, Err(LocateError::Refused));
+            self.cancel_lookup(lookup_number);
+            complete_lookup(driver, request_id, Err(LocateError::Refused));
         }
     }
 
     /// Removes a lookup, and cancels it at the peers that keep it.
-    fn cancel_lookup(&mut self, request: u64) {
-        let Some(lookup) = self.names.lookups.remove(&request) else { return };
-        self.timers.remove(lookup.until, NodeTimer::Lookup(request));
+    fn cancel_lookup(&mut self, lookup_number: u64) {
+        let Some(lookup) = self.names.lookups.remove(&lookup_number) else { return };
+        self.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
         for node in lookup.peers {
             let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             else {
                 continue;
             };
-            if let Err(reason) = peer_session.session.send(&CancelLookup { request }.into()) {
+            if let Err(reason) = peer_session.session.send(&CancelLookup { request: lookup_number }.into()) {
                 tracing::debug!(%node, %reason, "the cancellation of a lookup was not sent; the lookup ends with the session");
             }
             self.mark_dirty(node);
         }
     }
 
-    pub(super) fn on_lookup_due(&mut self, request: u64, driver: &mut impl Driver) {
-        if let Some(lookup) = self.names.node_lookups.remove(&request) {
+    pub(super) fn on_lookup_due(&mut self, lookup_number: u64, driver: &mut impl Driver) {
+        if let Some(lookup) = self.names.node_lookups.remove(&lookup_number) {
             let timed_out: Result<Location, LocateError> = Err(LocateError::TimedOut);
             return complete_if_open(&mut driver.loop_ref(), lookup.request_id, timed_out);
         }
-        let open = self.names.lookups.get_mut(&request).map(|lookup| match &mut lookup.kind {
+        let open = self.names.lookups.get_mut(&lookup_number).map(|lookup| match &mut lookup.kind {
             LookupKind::One(request_id) => (*request_id, None),
             LookupKind::All(request_id, found) => (*request_id, Some(std::mem::take(found))),
         });
-        let is_refused = self.names.lookups.get(&request).is_some_and(|lookup| lookup.refused);
-        self.cancel_lookup(request);
+        let is_refused = self.names.lookups.get(&lookup_number).is_some_and(|lookup| lookup.refused);
+        self.cancel_lookup(lookup_number);
         match open {
             Some((request_id, None)) if is_refused => {
-                settle_lookup(driver, request_id, Err(LocateError::Refused));
+                complete_lookup(driver, request_id, Err(LocateError::Refused));
             }
-            Some((request_id, None)) => settle_lookup(driver, request_id, Err(LocateError::TimedOut)),
+            Some((request_id, None)) => complete_lookup(driver, request_id, Err(LocateError::TimedOut)),
             Some((request_id, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
                 complete_if_open(&mut driver.loop_ref(), request_id, all);
@@ -574,7 +582,7 @@ impl NodeCore {
         name: &str,
         timeout: Duration,
     ) -> Option<Result<Location, LocateError>> {
-        if let Some(refusal) = self.refuse_lookup(name, "") {
+        if let Some(refusal) = self.lookup_refusal(name, "") {
             return Some(Err(refusal));
         }
         if self.settings.name == name {
@@ -584,15 +592,15 @@ impl NodeCore {
         if let Some(location) = known.and_then(|peer| peer.location()) {
             return Some(Ok(location));
         }
-        let request = self.next_request();
+        let lookup_number = self.next_number();
         let until = self.now + timeout;
-        self.timers.add(until, NodeTimer::Lookup(request));
-        self.names.node_lookups.insert(request, NodeLookup { name: name.into(), request_id, until });
+        self.timers.add(until, NodeTimer::Lookup(lookup_number));
+        self.names.node_lookups.insert(lookup_number, NodeLookup { name: name.into(), request_id, until });
         None
     }
 
     /// A session with a node has begun: completes the lookups of its name.
-    pub(super) fn settle_node_lookups(&mut self, node: NodeId, driver: &mut impl Driver) {
+    pub(super) fn complete_node_lookups(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some((name, Some(location))) =
             self.peers.get(&node).map(|peer| (peer.name.clone(), peer.location()))
         else {
@@ -605,9 +613,9 @@ impl NodeCore {
             .filter(|(_, lookup)| *lookup.name == *name)
             .map(|(id, _)| *id)
             .collect();
-        for request in fitting {
-            if let Some(lookup) = self.names.node_lookups.remove(&request) {
-                self.timers.remove(lookup.until, NodeTimer::Lookup(request));
+        for lookup_number in fitting {
+            if let Some(lookup) = self.names.node_lookups.remove(&lookup_number) {
+                self.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
                 let found: Result<Location, LocateError> = Ok(location);
                 complete_if_open(&mut driver.loop_ref(), lookup.request_id, found);
             }
@@ -615,11 +623,11 @@ impl NodeCore {
     }
 }
 
-fn send_found(peer_session: &mut PeerSession, request: u64, key: Key, tag: &str) {
+fn send_found(peer_session: &mut PeerSession, lookup_number: u64, key: Key, tag: &str) {
     match peer_session.session.intern(tag) {
         Ok(tag) => {
             let result = LookupResult::Found { key: wire_key(key), tag };
-            send_result(peer_session, &Found { request, result });
+            send_result(peer_session, &Found { request: lookup_number, result });
         }
         // The lookup at the peer times out.
         Err(reason) => tracing::debug!(%reason, "the type of a found name was not sent"),
@@ -641,6 +649,6 @@ fn check_type(wanted: &str, found: &str) -> Result<(), LocateError> {
     }
 }
 
-fn settle_lookup(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
+fn complete_lookup(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
     complete_if_open(&mut driver.loop_ref(), request_id, found);
 }

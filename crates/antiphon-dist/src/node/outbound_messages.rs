@@ -46,7 +46,7 @@ pub(super) enum QueuedOutbound {
         to: Destination,
         tag: &'static str,
         body: Box<[u8]>,
-        request: Option<u64>,
+        receipt_number: Option<u64>,
         nodes: Box<[NodeId]>,
         replies: Box<[RequestId]>,
     },
@@ -58,8 +58,8 @@ impl WaitingOutbound {
     pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<RequestId>) {
         let (mut receipts, mut request_ids) = (BTreeSet::new(), Vec::new());
         for queued in &self.queue {
-            if let QueuedOutbound::Message { request, replies, .. } = queued {
-                receipts.extend(request);
+            if let QueuedOutbound::Message { receipt_number, replies, .. } = queued {
+                receipts.extend(receipt_number);
                 request_ids.extend(replies);
             }
         }
@@ -152,16 +152,25 @@ impl NodeCore {
             return Err(Undelivered::Busy);
         }
         let route = self.route_of(node, outbound.nodes);
-        let request = wants_receipt(outbound).then(|| self.next_request());
-        send_message(&mut peer_session.session, outbound, request, &route)?;
-        self.await_receipt(node, outbound, request);
+        let receipt_number = wants_receipt(outbound).then(|| self.next_number());
+        send_message(&mut peer_session.session, outbound, receipt_number, &route)?;
+        self.await_receipt(node, outbound, receipt_number);
         Ok(())
     }
 
+<<<<<<< HEAD
     fn await_receipt(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, request: Option<u64>) {
         match (outbound.mode, request) {
             (SendMode::Receipt(request_id), Some(request)) => self.receipts.add(request, request_id, node),
             (_, Some(request)) => self.receipts.add_replies(request, outbound.requests, node),
+=======
+    fn await_receipt(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, receipt_number: Option<u64>) {
+        match (outbound.mode, receipt_number) {
+            (SendMode::Receipt(request_id), Some(receipt_number)) => {
+                self.receipts.add(receipt_number, request_id, node)
+            }
+            (_, Some(receipt_number)) => self.receipts.add_replies(receipt_number, outbound.replies, node),
+>>>>>>> h-R2
             (_, None) => {}
         }
     }
@@ -186,21 +195,21 @@ impl NodeCore {
         if !self.fits_waiting_queue(node, outbound.body.len()) {
             return Err(Undelivered::Busy);
         }
-        let request = wants_receipt(outbound).then(|| self.next_request());
-        self.await_receipt(node, outbound, request);
+        let receipt_number = wants_receipt(outbound).then(|| self.next_number());
+        self.await_receipt(node, outbound, receipt_number);
         let queued = QueuedOutbound::Message {
             from: outbound.from,
             to: outbound.to,
             tag: outbound.type_name,
             body: outbound.body.into(),
-            request,
+            receipt_number,
             nodes: outbound.nodes.into(),
             replies: outbound.requests.into(),
         };
         let pushed = self.push_waiting(node, queued);
         if pushed.is_err() {
-            if let Some(request) = request {
-                self.receipts.remove(request);
+            if let Some(receipt_number) = receipt_number {
+                self.receipts.remove(receipt_number);
             }
         } else {
             self.replies.add(node, outbound.requests);
@@ -228,7 +237,7 @@ impl NodeCore {
         if first {
             peer.waiting.until = until;
             self.timers.add(until, NodeTimer::Unreached(node));
-            self.dial_once(at, until);
+            self.dial_until(at, until);
         }
         Ok(())
     }
@@ -240,7 +249,7 @@ impl NodeCore {
         let Some(at) = peer.locations.first().copied() else { return };
         peer.waiting.until = until;
         self.timers.add(until, NodeTimer::Unreached(node));
-        self.dial_once(at, until);
+        self.dial_until(at, until);
     }
 
     /// Sends all waiting messages and signals, in order, after a session has started.
@@ -253,7 +262,7 @@ impl NodeCore {
         for queued in waiting.queue {
             match queued {
                 QueuedOutbound::Signal(signal) => self.signal_peer(signal),
-                QueuedOutbound::Message { from, to, tag, body, request, nodes, .. } => {
+                QueuedOutbound::Message { from, to, tag, body, receipt_number, nodes, .. } => {
                     let route = self.route_of(node, &nodes);
                     let outbound = OutboundMessage {
                         from,
@@ -269,8 +278,10 @@ impl NodeCore {
                     else {
                         return;
                     };
-                    if let Err(reason) = send_message(&mut peer_session.session, &outbound, request, &route) {
-                        self.fail_message(to, request, reason);
+                    if let Err(reason) =
+                        send_message(&mut peer_session.session, &outbound, receipt_number, &route)
+                    {
+                        self.fail_message(to, receipt_number, reason);
                     }
                 }
             }
@@ -298,20 +309,22 @@ impl NodeCore {
             .extend(waiting.writers.into_iter().map(|writer| LoopAction::Writable(writer, node)));
         for queued in waiting.queue {
             match queued {
-                QueuedOutbound::Message { to, request, .. } => self.fail_message(to, request, reason),
+                QueuedOutbound::Message { to, receipt_number, .. } => {
+                    self.fail_message(to, receipt_number, reason)
+                }
                 QueuedOutbound::Signal(signal) => self.fail_signal(signal, reason),
             }
         }
         self.loop_actions
-            .extend(replies.into_iter().map(|request_id| LoopAction::Refuse(request_id, reason.into())));
+            .extend(replies.into_iter().map(|request_id| LoopAction::FailRequest(request_id, reason.into())));
     }
 
     /// Reports a waiting message that will not be sent: to its receipt, or as a dead letter.
-    fn fail_message(&mut self, to: Destination, request: Option<u64>, reason: Undelivered) {
-        match (to, request) {
+    fn fail_message(&mut self, to: Destination, receipt_number: Option<u64>, reason: Undelivered) {
+        match (to, receipt_number) {
             (Destination::Request(..), _) => {}
-            (Destination::Actor(_), Some(request)) => {
-                self.loop_actions.push(LoopAction::Receipt(request, reason))
+            (Destination::Actor(_), Some(receipt_number)) => {
+                self.loop_actions.push(LoopAction::FailReceipt(receipt_number, reason))
             }
             (Destination::Actor(to), None) => self.loop_actions.push(LoopAction::DeadLetter(
                 to,
@@ -331,7 +344,7 @@ impl NodeCore {
 fn send_message(
     session: &mut Session,
     outbound: &OutboundMessage<'_>,
-    request: Option<u64>,
+    receipt_number: Option<u64>,
     route: &[(wire::NodeId, Vec<SocketAddr>)],
 ) -> Result<(), Undelivered> {
     let tag = session.intern(outbound.type_name).map_err(|_| Undelivered::Encode)?;
@@ -339,7 +352,8 @@ fn send_message(
     let from = wire_key(outbound.from.unwrap_or(NO_ACTOR));
     let frame: Frame<'_> = match outbound.to {
         Destination::Actor(to) => {
-            Message { to: wire_key(to.key()), from, tag, receipt: request, route, body: outbound.body }.into()
+            Message { to: wire_key(to.key()), from, tag, receipt: receipt_number, route, body: outbound.body }
+                .into()
         }
         Destination::Request(_, request_id) => {
             Answer { to: wire::Key(request_id.to_bits()), from, tag, route, body: outbound.body }.into()

@@ -26,7 +26,7 @@ use crate::location::seen_from;
 /// The number of sealed bytes in a connection's buffer from which on no more records are sealed.
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// How long the accepting side waits for the peer to dial again before it dials itself.
-const MISSING_AFTER: Duration = Duration::from_secs(1);
+const REDIAL_AFTER: Duration = Duration::from_secs(1);
 /// How long a closing connection may take to write its last bytes.
 const LINGER: Duration = Duration::from_secs(1);
 /// The number of refused dials after which the session with a peer may end.
@@ -46,7 +46,7 @@ pub(super) struct PeerSession {
     pub(super) writers: BTreeSet<Key>,
     /// The session may have frames to transmit.
     pub(super) dirty: bool,
-    /// The peer said goodbye. The session ends when the messages that it sent before are delivered.
+    /// The peer has sent a goodbye. The session ends when the messages that it sent before are delivered.
     pub(super) goodbye_received: bool,
     pub(super) idle: IdleClose,
     /// The state of the disconnect, while this side ends the session.
@@ -54,7 +54,7 @@ pub(super) struct PeerSession {
     /// The time of the `Session` timer, if it is set.
     timer: Option<Time>,
     /// When the last connection ended, or when the session was needed again after an idle close.
-    pub(super) connection_lost_at: Time,
+    pub(super) unconnected_since: Time,
     /// The number of refused dials since then.
     pub(super) refused_dials: u32,
 }
@@ -91,7 +91,7 @@ impl NodeCore {
         let hello = connection.peer();
         let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
         let stated = seen_from(hello.locations.iter().copied(), remote);
-        let display_location = self.settings.display_location(&stated, remote, dialled);
+        let shown_location = self.settings.shown_location(&stated, remote, dialled);
         let locations = stated.clone();
         self.supersede_predecessors(node, &locations, dialled, driver);
         // This node dials a location that the peer states only if the configuration allows it, or if this connection was
@@ -107,7 +107,7 @@ impl NodeCore {
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
         (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
-            (name, display_location, locations, false);
+            (name, shown_location, locations, false);
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
         let is_new = peer.peer_session.is_none();
@@ -124,7 +124,7 @@ impl NodeCore {
                 idle: IdleClose::new(self.now),
                 disconnect: None,
                 timer: None,
-                connection_lost_at: self.now,
+                unconnected_since: self.now,
                 refused_dials: 0,
             })
         });
@@ -157,7 +157,7 @@ impl NodeCore {
             self.on_session_started(node, driver);
         }
         self.complete_connect_requests(node, dialled);
-        self.watch_idle(node);
+        self.schedule_idle_check(node);
         self.mark_dirty(node);
         true
     }
@@ -173,7 +173,7 @@ impl NodeCore {
         self.set_status(node, Status::Online, driver);
         self.repeat_lookups_to(node);
         self.send_waiting(node);
-        self.settle_node_lookups(node, driver);
+        self.complete_node_lookups(node, driver);
     }
 
     /// Ends the sessions with earlier incarnations at the locations of `node`, since an incarnation that is replaced never
@@ -199,7 +199,7 @@ impl NodeCore {
             .map(|(id, _)| *id)
             .collect();
         for old in old {
-            self.end_session(old, "another incarnation answers at its location", driver);
+            self.end_session(old, "another incarnation runs at the peer's location", driver);
             if let Some(peer) = self.peers.get_mut(&old) {
                 peer.replaced_by_restart = true;
             }
@@ -307,13 +307,13 @@ impl NodeCore {
             return;
         }
         peer_session.conn = None;
-        peer_session.connection_lost_at = now;
+        peer_session.unconnected_since = now;
         peer_session.refused_dials = 0;
         if !peer_session.session.is_idle() {
             self.counts.cut_with_unacked += 1;
         }
         peer_session.session.connection_lost();
-        if self.disconnects_by_closing(node, driver) {
+        if self.finish_disconnect_if_goodbye_sent(node, driver) {
             return;
         }
         let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
@@ -321,29 +321,29 @@ impl NodeCore {
         };
         match peer_session.dialled {
             _ if peer_session.goodbye_received => {}
-            Some(at) => self.redial(node, at),
-            None => self.timers.add(now + MISSING_AFTER, NodeTimer::Missing(node)),
+            Some(at) => self.redial_now(node, at),
+            None => self.timers.add(now + REDIAL_AFTER, NodeTimer::Redial(node)),
         }
         self.arm_session(node);
         self.poll_events(node, driver);
     }
 
     /// Dials a peer that has not dialled again after its connection ended.
-    pub(super) fn on_missing(&mut self, node: NodeId) {
+    pub(super) fn on_redial_due(&mut self, node: NodeId) {
         let now = self.now;
         let Some(peer) = self.peers.get(&node) else { return };
         // The timer may be that of an earlier connection: each sets its own.
-        let is_missing = |peer_session: &PeerSession| {
-            peer_session.needs_connection() && now.since(peer_session.connection_lost_at) >= MISSING_AFTER
+        let needs_redial = |peer_session: &PeerSession| {
+            peer_session.needs_connection() && now.since(peer_session.unconnected_since) >= REDIAL_AFTER
         };
-        if peer.peer_session.as_deref().is_some_and(is_missing)
+        if peer.peer_session.as_deref().is_some_and(needs_redial)
             && let Some(at) = peer.locations.first().copied()
         {
-            self.redial(node, at);
+            self.redial_now(node, at);
         }
     }
 
-    /// Counts a refused dial to a peer without a connection. After a few of them the session ends.
+    /// Counts a refused dial to a peer without a connection. After [`REFUSALS_MAX`] the session ends.
     pub(super) fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
@@ -354,9 +354,9 @@ impl NodeCore {
         }
         peer_session.refused_dials += 1;
         if peer_session.refused_dials >= REFUSALS_MAX
-            && now.since(peer_session.connection_lost_at) >= REFUSED_FOR
+            && now.since(peer_session.unconnected_since) >= REFUSED_FOR
         {
-            self.end_session(node, "its connection closed, and its location refuses new ones", driver);
+            self.end_session(node, "the connection closed, and the peer's location refuses new ones", driver);
         }
     }
 
@@ -459,16 +459,17 @@ impl NodeCore {
                     self.renew(node);
                 }
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
-                    self.end_session(node, "it was silent for too long", driver)
+                    self.end_session(node, "the peer was silent for too long", driver)
                 }
-                // `transmit` notifies the writers when the queue is low.
+                // `transmit` sends `Writable` to the writers when the queue is low.
                 SessionEvent::Writable => {}
                 SessionEvent::Renew => self.renew(node),
             }
         }
     }
 
-    /// Dials a new connection because the present one is exhausted or may be broken. It replaces that one when it is proven.
+    /// Dials a new connection because the present one is exhausted or may be broken. The new connection replaces the
+    /// present one when it is proven.
     fn renew(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
@@ -541,7 +542,7 @@ impl NodeCore {
         }
         self.set_status(node, Status::Offline, driver);
         if let Some(disconnect) = disconnect {
-            self.conclude_disconnect(node, disconnect, driver);
+            self.complete_close_requests(node, disconnect, driver);
         }
     }
 

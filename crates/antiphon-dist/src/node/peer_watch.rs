@@ -34,7 +34,7 @@ impl NodeCore {
     }
 
     /// Removes the actors that have exited.
-    pub(super) fn forget_ended_watchers(&mut self, driver: &mut impl Driver) {
+    pub(super) fn remove_exited_watchers(&mut self, driver: &mut impl Driver) {
         let loop_ref = driver.loop_ref();
         self.peer_watches.actors.retain(|watcher| loop_ref.is_alive(watcher.id().key()));
     }

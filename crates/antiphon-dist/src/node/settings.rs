@@ -24,9 +24,9 @@ pub(crate) struct Settings {
     /// The UDP port of host probes, unless a request names another one.
     pub(crate) udp_port: u16,
     /// Addresses that the configuration ignores.
-    pub(crate) ignore: Vec<IpAddr>,
+    pub(crate) ignored_by_config: Vec<IpAddr>,
     /// Addresses that actors ignore.
-    pub(crate) ignored: Vec<IpAddr>,
+    pub(crate) ignored_by_actors: Vec<IpAddr>,
     /// Whether unknown nodes are ignored, unless this node connects to them by itself.
     pub(crate) ignores_unknown_nodes: bool,
     pub(crate) peers: Vec<PeerAt>,
@@ -45,7 +45,7 @@ impl Settings {
         let ip = config.ip;
         for ip in [Some(ip), config.ext_ip_addr].into_iter().flatten() {
             if !is_unicast(ip) {
-                return Err(NodeError::UndialledIp { ip });
+                return Err(NodeError::UndialableIp { ip });
             }
         }
         let too_long = |(network, bits): &&(IpAddr, u8)| *bits > if network.is_ipv4() { 32 } else { 128 };
@@ -98,8 +98,8 @@ impl Settings {
             discover: config.discover_peers,
             stream_send: config.stream_send,
             udp_port: config.discovery_port(),
-            ignore: config.ignore_peers.clone(),
-            ignored: Vec::new(),
+            ignored_by_config: config.ignore_peers.clone(),
+            ignored_by_actors: Vec::new(),
             ignores_unknown_nodes: false,
             peers: config.peers.clone(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
@@ -121,7 +121,10 @@ impl Settings {
     }
 
     pub(crate) fn ignores(&self, ip: IpAddr) -> bool {
-        self.ignore.iter().chain(&self.ignored).any(|other| other.to_canonical() == ip.to_canonical())
+        self.ignored_by_config
+            .iter()
+            .chain(&self.ignored_by_actors)
+            .any(|other| other.to_canonical() == ip.to_canonical())
     }
 
     /// Whether a location is one of this node's own.
@@ -130,23 +133,26 @@ impl Settings {
     }
 
     /// Whether this node may dial a location that it requested from a peer. It may be any address of one node, but a node
-    /// on loopback dials loopback only, and other nodes never do.
+    /// on loopback dials only loopback, and any other node never dials loopback.
     pub(crate) fn may_dial_requested(&self, at: SocketAddr) -> bool {
-        let stays = self.location.addr().ip().is_loopback();
-        at.port() != 0 && is_unicast(at.ip()) && at.ip().is_loopback() == stays && !self.ignores(at.ip())
+        let is_loopback = self.location.addr().ip().is_loopback();
+        at.port() != 0
+            && is_unicast(at.ip())
+            && at.ip().is_loopback() == is_loopback
+            && !self.ignores(at.ip())
     }
 
-    /// The location that a peer is shown with. `advertised` are its own locations, and `remote` is the peer's end of the
-    /// connection. In order of preference: the advertised location at the address of `remote` (which a peer behind a gateway
-    /// also advertises), the location where it was dialled, an advertised location that this node may dial, the first one.
-    pub(crate) fn display_location(
+    /// The location that a peer is shown with. `stated` are its own locations, and `remote` is the peer's end of the
+    /// connection. In order of preference: the stated location at the address of `remote` (which a peer behind a gateway
+    /// also states), the location where it was dialled, a stated location that this node may dial, the first one.
+    pub(crate) fn shown_location(
         &self,
-        advertised: &[SocketAddr],
+        stated: &[SocketAddr],
         remote: SocketAddr,
         dialled: Option<SocketAddr>,
     ) -> Option<SocketAddr> {
-        let best = advertised.iter().find(|at| at.ip() == remote.ip()).copied();
-        let other = || advertised.iter().find(|at| self.may_dial(**at)).or(advertised.first()).copied();
+        let best = stated.iter().find(|at| at.ip() == remote.ip()).copied();
+        let other = || stated.iter().find(|at| self.may_dial(**at)).or(stated.first()).copied();
         best.or(dialled).or_else(other)
     }
 
@@ -163,7 +169,8 @@ fn is_unicast(ip: IpAddr) -> bool {
     !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// The node's own location, then its external one. A peer that reaches the node at the second moves it to the front.
+/// The node's own location, then its external one. A peer that reaches the node at its external location
+/// lists that one first.
 fn locations(ext_ip_addr: Option<IpAddr>, location: Location) -> Vec<SocketAddr> {
     let ext = ext_ip_addr.map(|ip| SocketAddr::new(ip, location.addr().port()));
     let ext = ext.filter(|ext| *ext != location.addr());

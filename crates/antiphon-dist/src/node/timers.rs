@@ -21,9 +21,9 @@ pub(super) enum NodeTimer {
     /// The next check whether a connection is idle.
     Idle(NodeId),
     /// The peer of a session without a connection should have dialled by now.
-    Missing(NodeId),
-    /// The deadline of a handshake.
-    SetupDeadline(ConnId),
+    Redial(NodeId),
+    /// The deadline by which a connection is established, or a closing one has written its last bytes.
+    Connection(ConnId),
     /// The deadline of a receipt.
     Receipt(u64),
     /// The timeout of a lookup.

@@ -38,7 +38,7 @@ impl<T> CallWatcher<T> {
 pub(super) enum SpawnOutcome<T> {
     /// The actor was started at this address.
     At(Addr<T>),
-    /// The calling node has as many live actors from this RCI as it may: this number.
+    /// The calling node has as many running actors from this RCI as it may: this number.
     OverQuota(u64),
     /// The function panicked, with this text.
     Panicked(String),

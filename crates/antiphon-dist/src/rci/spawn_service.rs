@@ -1,6 +1,6 @@
 //! The spawn service: the service actor of an RCI. Each call starts an actor by the registered function.
 //!
-//! Invariant: `alive` contains the live actors that the service started, and the service monitors each of them. No
+//! Invariant: `alive` contains the running actors that the service started, and the service monitors each of them. No
 //! calling node has more of them than `rci_actors_max`. A panic of the function does not end the service.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
 use crate::quota_usage::QuotaUsage;
 
-/// The live actors of one RCI, for all callers. Each costs a monitor, and an actor can have 65,535.
+/// The running actors of one RCI, for all callers. Each costs a monitor, and an actor can have 65,535.
 const ALIVE_MAX: usize = 60_000;
 
 type SpawnServiceCx<'c, A, T> = Cx<'c, FromNode<RciCall<A, T>>>;
@@ -28,7 +28,7 @@ pub(super) struct SpawnService<A, T> {
     start: Box<Starter<A, T>>,
     /// For each actor, the calling node, and whether the call named a watcher.
     alive: BTreeMap<ActorId, (NodeId, bool)>,
-    /// The number of live actors of each calling node.
+    /// The number of running actors of each calling node.
     by_caller: QuotaUsage<NodeId>,
 }
 

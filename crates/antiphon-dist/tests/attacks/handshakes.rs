@@ -192,9 +192,9 @@ pub(crate) fn handshake_with_flipped_bit_fails() {
         "the victim refused {refused} of {from_dialler} changed messages"
     );
     attack.victim.wait_for_count("refused_handshakes", refused);
-    let lines = attack.victim.log.lines("no connection with this peer");
+    let lines = attack.victim.log.lines("a handshake failed");
     let texts: BTreeSet<&str> =
-        lines.iter().filter_map(|line| line.split_once("error=")).map(|(_, text)| text).collect();
+        lines.iter().filter_map(|line| line.split_once("reason=")).map(|(_, text)| text).collect();
     assert_eq!(texts.len(), lines.len(), "each refusal is logged once: {lines:?}");
     println!(
         "{} flipped bits: the victim refused {refused} messages, and logged {} lines",

@@ -32,7 +32,7 @@ impl SessionEndpoint {
                         .filter(|dial| dial.conn == Some(conn))
                         .for_each(|dial| dial.node = node);
                     match Session::prove_to(session, &mut self.epochs, handshake) {
-                        Ok(holding) => handshake.prove(&self.profile, holding, reply)?,
+                        Ok(held) => handshake.prove(&self.profile, held, reply)?,
                         Err(refusal) => return Err(refused(handshake, refusal, reply)),
                     }
                     continue;
@@ -49,7 +49,7 @@ impl SessionEndpoint {
                     continue;
                 }
                 HandshakeStep::Proven => match Session::confirm_to(session, &mut self.epochs, handshake) {
-                    Ok(holding) => handshake.confirm(&self.profile, &holding, reply)?,
+                    Ok(held) => handshake.confirm(&self.profile, &held, reply)?,
                     Err(refusal) => return Err(refused(handshake, refusal, reply)),
                 },
                 HandshakeStep::Done(connection) => connection,

@@ -158,19 +158,12 @@ impl NodeCore {
         Ok(())
     }
 
-<<<<<<< HEAD
-    fn await_receipt(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, request: Option<u64>) {
-        match (outbound.mode, request) {
-            (SendMode::Receipt(request_id), Some(request)) => self.receipts.add(request, request_id, node),
-            (_, Some(request)) => self.receipts.add_replies(request, outbound.requests, node),
-=======
     fn await_receipt(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, receipt_number: Option<u64>) {
         match (outbound.mode, receipt_number) {
             (SendMode::Receipt(request_id), Some(receipt_number)) => {
                 self.receipts.add(receipt_number, request_id, node)
             }
-            (_, Some(receipt_number)) => self.receipts.add_replies(receipt_number, outbound.replies, node),
->>>>>>> h-R2
+            (_, Some(receipt_number)) => self.receipts.add_replies(receipt_number, outbound.requests, node),
             (_, None) => {}
         }
     }

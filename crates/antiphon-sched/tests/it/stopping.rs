@@ -152,7 +152,7 @@ fn stopped_loop_runs_again() {
     let log = Log::default();
     for round in 0..3 {
         let handle = events.handle();
-        // This daemon still exists when the last running actor has exited.
+        // This daemon still exists when the last live actor has exited.
         events.spawn(|cx: &mut Cx<u32>, _| {
             cx.set_daemon(true);
             sleep(secs(1000))

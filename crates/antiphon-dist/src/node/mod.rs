@@ -13,7 +13,7 @@
 mod access_table;
 mod announce_relay;
 mod awaited_replies;
-mod channel_relays;
+mod channel_relay_table;
 mod connect_requests;
 mod connections;
 mod dialer;
@@ -58,7 +58,7 @@ use crate::peer_limits::Refusals;
 use access_table::AccessTable;
 use announce_relay::AnnounceRelays;
 use awaited_replies::AwaitedReplies;
-use channel_relays::ChannelRelays;
+use channel_relay_table::ChannelRelayTable;
 use connect_requests::ConnectRequests;
 use connections::Connections;
 use dialer::Dialer;
@@ -90,7 +90,7 @@ pub struct NodeCore {
     connect_requests: ConnectRequests,
     names: NameRegistry,
     access: AccessTable,
-    channel_relays: ChannelRelays,
+    channel_relays: ChannelRelayTable,
     receipts: PendingReceipts,
     /// The bytes of large messages and values of all peers that wait in mailboxes.
     mailbox_budget: Budget,
@@ -178,7 +178,7 @@ impl NodeCore {
             connect_requests: ConnectRequests::default(),
             names: NameRegistry::default(),
             access: AccessTable::default(),
-            channel_relays: ChannelRelays::default(),
+            channel_relays: ChannelRelayTable::default(),
             receipts: PendingReceipts::default(),
             mailbox_budget: Budget::default(),
             replies: AwaitedReplies::default(),

@@ -13,11 +13,11 @@ use super::NodeCore;
 /// The relays by channel and by the name of the channel's message type. A subscriber with a wrong type gets a relay of its
 /// own, so that it does not affect the subscribers with the right type.
 #[derive(Debug, Default)]
-pub(super) struct ChannelRelays {
+pub(super) struct ChannelRelayTable {
     by_channel: BTreeMap<(ActorId, &'static str), Key>,
 }
 
-impl ChannelRelays {
+impl ChannelRelayTable {
     pub(super) fn len(&self) -> usize {
         self.by_channel.len()
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::actor::Actor;
 use crate::budget::Permit;
-use crate::id::{ActorId, NodeId};
+use crate::id::ActorId;
 use crate::readiness::Ready;
 use crate::sockets::SocketId;
 use crate::value::Value;
@@ -30,8 +30,21 @@ pub enum Event<M> {
     Thrown(Thrown),
     /// An actor of this node offers another behaviour. Accept it with `swap_actor(offer)`, or drop it.
     Swap(SwapOffer<M>),
-    /// The queue to that node has room again, after a `try_send` returned `Busy`.
-    Writable(NodeId),
+    /// Room for the message that [`Cx::send`](crate::Cx::send) or [`Cx::try_send`](crate::Cx::try_send) refused with
+    /// [`SendError::Full`](crate::SendError::Full) or [`SendError::Busy`](crate::SendError::Busy), or the target has
+    /// ended. In a mailbox of this node one place is reserved for this actor until the end of the batch in which it
+    /// receives this event.
+    Writable {
+        /// The address that refused the message.
+        target: ActorId,
+    },
+    /// This actor, a subscriber of a channel, has missed messages of it, because there was no room for them.
+    Lagged {
+        /// The channel.
+        channel: ActorId,
+        /// The number of messages that it missed since the last message or `Lagged` of that channel.
+        missed: u64,
+    },
     /// A readiness source that this actor registered is ready.
     Ready(Ready),
 }
@@ -47,7 +60,10 @@ impl<M: fmt::Debug> fmt::Debug for Event<M> {
             Self::Resumed(value) => f.debug_tuple("Resumed").field(value).finish(),
             Self::Thrown(thrown) => thrown.fmt(f),
             Self::Swap(_) => f.write_str("Swap"),
-            Self::Writable(node) => f.debug_tuple("Writable").field(node).finish(),
+            Self::Writable { target } => f.debug_struct("Writable").field("target", target).finish(),
+            Self::Lagged { channel, missed } => {
+                f.debug_struct("Lagged").field("channel", channel).field("missed", missed).finish()
+            }
             Self::Ready(ready) => ready.fmt(f),
         }
     }
@@ -82,6 +98,8 @@ pub enum ExitReason {
     /// For a monitor: the watcher's node has set too many monitors on the actor's node. For a `notify`: too many
     /// actors have already reserved a `Down` at the watcher.
     Refused,
+    /// The subscription has ended, as it was made to, because the subscriber missed messages of the channel.
+    Lagged,
 }
 
 impl fmt::Display for ExitReason {
@@ -94,6 +112,7 @@ impl fmt::Display for ExitReason {
             Self::NodeLost => f.write_str("its node was lost"),
             Self::NoActor => f.write_str("no such actor"),
             Self::Refused => f.write_str("no more monitors are admitted"),
+            Self::Lagged => f.write_str("the subscriber missed messages of the channel"),
         }
     }
 }
@@ -140,7 +159,10 @@ pub(crate) enum SystemEvent {
     Thrown(Value),
     /// Holds a `SwapOffer<M>`.
     Swap(Box<dyn std::any::Any>),
-    Writable(NodeId),
+    /// The address for which the actor awaited room.
+    Writable(ActorId),
+    /// A channel, and the number of its messages that were missed. The number may grow until the event is taken.
+    Lagged(ActorId, Rc<Cell<u64>>),
     /// A readiness source, by its index.
     Ready(u32),
     /// Gets no event: the actor has handled everything queued before it, including the end of this socket.

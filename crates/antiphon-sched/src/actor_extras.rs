@@ -9,6 +9,7 @@ use crate::actor_event::{Down, ExitReason, SystemEvent};
 use crate::actor_table::Flag;
 use crate::codec_context::ExposedType;
 use crate::core::Core;
+use crate::dead_letter::DeadLetter;
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
@@ -28,6 +29,8 @@ pub(crate) struct ActorExtras {
     pub(crate) signal_policy: SignalPolicy,
     /// How many entries of `watching` were set by `notify`: by actors of this loop, and by actors of other nodes.
     notified: [u16; 2],
+    /// The addresses for which this actor awaits `Writable`. For actors of this loop with its ticket.
+    pub(crate) awaited_room: BTreeMap<ActorId, u64>,
     /// The transport keeps state about this actor, and needs a signal when it exits.
     pub(crate) is_known_to_transport: bool,
     named: bool,
@@ -69,6 +72,7 @@ impl ActorExtras {
             sockets,
             exposed,
             signal_policy,
+            awaited_room,
             is_known_to_transport,
             notified: _,
             named,
@@ -81,6 +85,7 @@ impl ActorExtras {
             && owner.is_none()
             && exposed.is_none()
             && *signal_policy == SignalPolicy::All
+            && awaited_room.is_empty()
             && !is_known_to_transport
             && !named
     }
@@ -287,8 +292,12 @@ impl Core {
             Some(false) => drop(
                 self.push_system(watcher, SystemEvent::Down(Down { actor, reason: ExitReason::Refused })),
             ),
-            Some(true) => self.dead_letters.record(self.id(watcher), "notify", Undelivered::Full),
-            None => self.dead_letters.record(self.id(watcher), "notify", Undelivered::NoActor),
+            Some(true) => self.dead_letter(
+                DeadLetter::new(self.id(watcher), "notify", Undelivered::Full).sent_by(Some(actor)),
+            ),
+            None => self.dead_letter(
+                DeadLetter::new(self.id(watcher), "notify", Undelivered::NoActor).sent_by(Some(actor)),
+            ),
         }
     }
 
@@ -382,7 +391,7 @@ impl Core {
         if target.node() != self.node_id {
             self.signal(Signal::Terminate { from: self.current, target });
         } else if !self.push_system(target.key(), SystemEvent::Terminate) {
-            self.dead_letters.record(target, "terminate", Undelivered::NoActor);
+            self.dead_signal(target, "terminate", Undelivered::NoActor);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::id::Key;
 const NONE: u32 = u32::MAX;
 /// The `next` of a slot that is in no list.
 const UNLISTED: u32 = u32::MAX - 1;
-const FLAG_BITS: u32 = 4;
+const FLAG_BITS: u32 = 5;
 
 /// A property of an actor, stored as one bit of its slot.
 #[derive(Copy, Clone)]
@@ -25,13 +25,15 @@ impl Flag {
     pub(crate) const TRIM: Self = Self(4);
     /// The slot belongs to an adapter, not to an actor.
     pub(crate) const ADAPTER: Self = Self(8);
+    /// Something waits for room in the mailbox, or holds a reserved place in it.
+    pub(crate) const CONTENDED: Self = Self(16);
 }
 
 struct ActorSlot {
     cell: Option<Cell>,
     /// The next slot in the run queue, or in the free list.
     next: u32,
-    /// Generation 28 bits, flags 4 bits.
+    /// Generation 27 bits, flags 5 bits.
     meta: u32,
 }
 
@@ -103,15 +105,15 @@ impl ActorTable {
         Key::new(slot.generation(), index)
     }
 
-    /// The cell of a running actor, and whether the actor is in the run queue.
+    /// The cell of a running actor, whether the actor is in the run queue, and whether its mailbox is contended.
     #[inline]
-    pub(crate) fn receiver(&mut self, key: Key) -> Option<(&mut Cell, bool)> {
+    pub(crate) fn receiver(&mut self, key: Key) -> Option<(&mut Cell, bool, bool)> {
         let slot = self.slots.get_mut(key.index() as usize)?;
         if !slot.matches(key) {
             return None;
         }
-        let queued = slot.is_queued();
-        slot.cell.as_mut().map(|cell| (cell, queued))
+        let (queued, contended) = (slot.is_queued(), slot.meta & Flag::CONTENDED.0 != 0);
+        slot.cell.as_mut().map(|cell| (cell, queued, contended))
     }
 
     /// The cell of a running actor.

@@ -45,11 +45,12 @@ impl<T> Adapter<T> {
 
 impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> {
     fn convert(&mut self, core: &mut Core, owner: Key, message: T) -> Result<(), SendError<T>> {
-        let (max, permit) = (core.mailbox_max, core.permit.take());
-        match core.mailbox::<M>(owner) {
-            None => return Err(SendError::NoActor(message)),
-            Some(mailbox) if mailbox.is_full(max) => return Err(SendError::Full(message)),
-            Some(_) => {}
+        let permit = core.permit.take();
+        if core.mailbox::<M>(owner).is_none() {
+            return Err(SendError::NoActor(message));
+        }
+        if !core.may_push_contended(owner) {
+            return Err(SendError::Full(message));
         }
         match panic_guard::catch_panic(|| (self.convert)(message)) {
             Ok(converted) => {

@@ -17,10 +17,13 @@ use crate::wire::Wire;
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendMode {
-    /// Queues the message, up to the hard limit of the queue to the actor's node.
+    /// Queues the message, up to the limit of the queue to the actor. If the message is refused with `Full` or `Busy`,
+    /// the sending actor receives `Writable` when there is room.
     Send,
-    /// Queues the message only while the queue to the actor's node is below its high-water mark.
+    /// As `Send`, but queues the message only while the queue to the actor is below its high-water mark.
     Try,
+    /// As `Send`, for a caller that does not send the message again: no `Writable` follows a refusal.
+    Once,
     /// As `Send`; the receipt completes this request with the outcome. A local address returns the outcome instead,
     /// and leaves the request open.
     Receipt(RequestId),
@@ -68,9 +71,13 @@ fn reach_local<M: 'static>(
     loop_ref: &mut LoopRef<'_>,
     to: ActorId,
     message: M,
-    _: SendMode,
+    mode: SendMode,
 ) -> Result<(), SendError<M>> {
-    loop_ref.core.push_local(to, message)
+    let pushed = loop_ref.core.push_local(to, message);
+    if let Err(SendError::Full(_)) = &pushed {
+        loop_ref.core.after_refusal(to, mode);
+    }
+    pushed
 }
 
 /// A receiver of messages: an [`Addr`] or a channel.

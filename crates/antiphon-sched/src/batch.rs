@@ -181,7 +181,11 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
             return Some((Event::Thrown(thrown), Some(StepEffect::Thrown(handled))));
         }
         SystemEvent::Swap(offer) => Event::Swap(*offer.downcast::<SwapOffer<M>>().ok()?),
-        SystemEvent::Writable(node) => Event::Writable(node),
+        SystemEvent::Writable(target) => {
+            core.note_writable_received(me, target);
+            Event::Writable { target }
+        }
+        SystemEvent::Lagged(channel, missed) => Event::Lagged { channel, missed: missed.get() },
         SystemEvent::Ready(source) => {
             let ready = core.readiness.take_ready(source, me)?;
             core.mailbox::<M>(me)?.await_any();

@@ -65,19 +65,22 @@ impl Drop for Permit {
 impl Core {
     /// As [`Core::push_local`]; the current permit, if any, goes into the mailbox with the message.
     pub(crate) fn push_metered<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
-        let (key, max) = (to.key(), self.mailbox_max);
+        let key = to.key();
         if self.permit.is_none() {
             return self.push_local(to, message);
         }
-        let Some(mailbox) = self.actors.cell_mut(key).and_then(|cell| cell.mailbox::<M>()) else {
-            // No mailbox of this type: the actor has exited, or it is an adapter, which takes the permit itself.
+        if self.mailbox::<M>(key).is_none() {
+            // The actor has exited, or the key is an adapter's, which takes the permit itself.
             return self.push_local(to, message);
-        };
-        if mailbox.is_full(max) {
+        }
+        if !self.may_push_contended(key) {
             return Err(SendError::Full(message));
         }
-        mailbox.push_with(message, self.permit.take());
-        self.actors.enqueue(key.index());
+        let permit = self.permit.take();
+        if let Some(mailbox) = self.mailbox::<M>(key) {
+            mailbox.push_with(message, permit);
+            self.actors.enqueue(key.index());
+        }
         Ok(())
     }
 

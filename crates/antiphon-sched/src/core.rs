@@ -20,12 +20,13 @@ use crate::blocking_pool::BlockingPool;
 use crate::budget::Permit;
 use crate::cell::{self, Cell};
 use crate::codec_context;
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::error::{SendError, Undelivered};
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
+use crate::mailbox_waiters::MailboxWaiters;
 use crate::readiness::{Readiness, ReadyTarget};
 use crate::requests::PendingRequests;
 use crate::sockets::SocketTable;
@@ -70,6 +71,7 @@ pub(crate) struct Core {
     pub(crate) blocking_pool: BlockingPool,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) mailboxes_to_trim: Vec<Key>,
+    pub(crate) mailbox_waiters: MailboxWaiters,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -120,6 +122,7 @@ impl Core {
             blocking_pool,
             dead_letters: DeadLetters::default(),
             mailboxes_to_trim: Vec::new(),
+            mailbox_waiters: MailboxWaiters::default(),
             shared,
         }
     }
@@ -154,14 +157,30 @@ impl Core {
         if to.node() != self.node_id {
             return Err(SendError::NoNode(message));
         }
-        let Some((cell, queued)) = self.actors.receiver(key) else { return Err(SendError::NoActor(message)) };
+        let Some((cell, queued, contended)) = self.actors.receiver(key) else {
+            return Err(SendError::NoActor(message));
+        };
         let Some(mailbox) = cell.mailbox::<M>() else { return self.push_to_adapter(key, message) };
-        if mailbox.is_full(self.mailbox_max) {
-            return Err(SendError::Full(message));
+        if contended || mailbox.is_full(self.mailbox_max) {
+            return self.push_to_full(key, message);
         }
         mailbox.push(message);
         if !queued {
             self.actors.append(key.index());
+        }
+        Ok(())
+    }
+
+    /// As [`Core::push_local`], if the mailbox is full or contended.
+    #[cold]
+    #[inline(never)]
+    fn push_to_full<M: 'static>(&mut self, key: Key, message: M) -> Result<(), SendError<M>> {
+        if !self.may_push_contended(key) {
+            return Err(SendError::Full(message));
+        }
+        if let Some(mailbox) = self.mailbox::<M>(key) {
+            mailbox.push(message);
+            self.actors.enqueue(key.index());
         }
         Ok(())
     }
@@ -241,12 +260,13 @@ impl Core {
             Signal::Terminate { target, .. }
             | Signal::Throw { target, .. }
             | Signal::Resume { target, .. } => {
-                self.dead_letters.record(target, "signal", Undelivered::NoNode);
+                self.dead_signal(target, "signal", Undelivered::NoNode);
             }
             Signal::Demonitor { .. }
             | Signal::Notify { .. }
             | Signal::Down { .. }
             | Signal::ReplyDropped { .. }
+            | Signal::Lagged { .. }
             | Signal::RequestClosed { .. }
             | Signal::Exited { .. } => {}
         }
@@ -278,6 +298,9 @@ impl Core {
             // An actor that was ended during its own step has no slot any more.
             BatchOutcome::More if self.actors.is_alive(key) => self.actors.enqueue(key.index()),
             other => self.end_batch(key, other),
+        }
+        if self.mailbox_waiters.is_active() {
+            self.serve_waiters_after(key);
         }
         true
     }
@@ -379,8 +402,18 @@ impl Core {
         if !is_adapter && !self.actors.has(index, Flag::DAEMON) {
             self.live_actors -= 1;
         }
-        let extras = if self.actors.has(index, Flag::EXTRAS) { self.extras.remove(&index) } else { None };
+        let mut extras = if self.actors.has(index, Flag::EXTRAS) { self.extras.remove(&index) } else { None };
+        let (messages, type_name) = (cell.any_mailbox().messages(), cell.any_mailbox().type_name());
         self.actors.free(index);
+        if self.mailbox_waiters.is_active() {
+            let awaited_room = extras.as_mut().map(|extras| std::mem::take(&mut extras.awaited_room));
+            self.end_waits(key, awaited_room.unwrap_or_default());
+        }
+        if !is_adapter {
+            for _ in 0..messages {
+                self.dead_letter(DeadLetter::new(self.id(key), type_name, Undelivered::NoActor));
+            }
+        }
         drop(cell);
         match extras {
             Some(extras) => self.drop_extras(key, *extras, &reason),
@@ -422,8 +455,7 @@ impl Core {
             return Delivery::WrongType;
         }
         // Checked before decoding: the sender may repeat the message, so the replies inside it must not be dropped.
-        let (owner, max) = (self.owner_of(to), self.mailbox_max);
-        if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.is_full(max)) {
+        if !self.has_place(self.owner_of(to)) {
             return Delivery::Full;
         }
         (exposed.decode)(self, to, body)

@@ -13,6 +13,7 @@ use crate::adapter::Adapter;
 use crate::addr::{Addr, SendMode, Target};
 use crate::cell::Cell;
 use crate::core::Core;
+use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, JobError, SendError, Undelivered};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
@@ -170,30 +171,34 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// Sends a message.
     ///
-    /// A message to another node is queued, up to the hard limit of the queue to that node; `Ok` means that it is
-    /// queued. A message that does not reach its actor becomes a dead letter on that node. `NetCx::deliver` reports
-    /// whether a message arrived.
+    /// A message to another node is queued, up to the limit of the queue to its actor; `Ok` means that it is queued. A
+    /// message that is not processed becomes a dead letter on the node that decides it. `NetCx::deliver` reports whether
+    /// a message arrived.
     ///
     /// # Errors
-    /// The message comes back with the reason.
+    /// The message comes back with the reason. After [`SendError::Full`] and [`SendError::Busy`], this actor receives
+    /// one [`Event::Writable`] when there is room for the message, or when the target has ended. It counts as an open
+    /// request until then; at the limit of open requests there is none.
     #[inline]
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         to.put(&mut self.loop_ref, message, SendMode::Send)
     }
 
-    /// Sends a message, but only while the queue to another node is below its high-water mark. After
-    /// [`SendError::Busy`], [`Event::Writable`] reports that the queue has room again.
+    /// As [`Cx::send`], but queues a message to another node only while the queue to its actor is below its high-water
+    /// mark: 1 MiB, or half of its limit if that is less.
     ///
     /// # Errors
-    /// The message comes back with the reason.
+    /// As [`Cx::send`].
     pub fn try_send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         to.put(&mut self.loop_ref, message, SendMode::Try)
     }
 
     /// Sends a message. If it cannot be sent, it becomes a dead letter, which is counted and can be observed.
     pub fn tell<T: Target>(&mut self, to: T, message: T::Message) {
-        if let Err(error) = self.send(to, message) {
-            self.loop_ref.dead_letter(to.target_id(), type_name::<T::Message>(), error.reason());
+        if let Err(error) = to.put(&mut self.loop_ref, message, SendMode::Once) {
+            let from = Some(self.id());
+            let dead_letter = DeadLetter::new(to.target_id(), type_name::<T::Message>(), error.reason());
+            self.loop_ref.dead_letter(dead_letter.sent_by(from));
         }
     }
 
@@ -217,7 +222,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let Some(request_id) = core.open_request::<M>(me, Box::new(handler)) else { return };
         core.set_request_timeout(request_id, timeout);
         let reply = ReplyTo::new(core.node_id, request_id);
-        if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Send) {
+        if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Once) {
             self.loop_ref.fail_request(request_id, error.reason().into());
         }
     }
@@ -244,7 +249,11 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// Pushes a message into this actor's own mailbox. The mailbox limit does not apply, as for a reply.
     pub fn push_self(&mut self, message: M) {
         let me = self.me;
-        self.core().push_reply(me, || message);
+        let core = self.core();
+        if let Some(mailbox) = core.mailbox::<M>(me) {
+            mailbox.push_own(message);
+            core.actors.enqueue(me.index());
+        }
     }
 
     /// Replies to a request.
@@ -371,7 +380,7 @@ impl<'a, M: 'static> Cx<'a, M> {
             let event = to_event(value);
             let what = if matches!(event, SystemEvent::Thrown(_)) { "throw" } else { "resume" };
             if !core.push_system(actor.key(), event) {
-                core.dead_letters.record(actor, what, Undelivered::NoActor);
+                core.dead_signal(actor, what, Undelivered::NoActor);
             }
         }
     }
@@ -387,7 +396,7 @@ impl<'a, M: 'static> Cx<'a, M> {
             let offer = SwapOffer::<T>(Box::new(next));
             core.push_system(actor.id().key(), SystemEvent::Swap(Box::new(offer)));
         } else {
-            core.dead_letters.record(actor.id(), "swap", Undelivered::NoActor);
+            core.dead_signal(actor.id(), "swap", Undelivered::NoActor);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
 use crate::core::{Core, TransportSlot};
 use crate::cx::Cx;
-use crate::dead_letter::DeadLetter;
+use crate::dead_letter::{DeadLetter, DeadLetterCounts};
 use crate::dropped_replies::{self, DroppedReply};
 use crate::error::SendError;
 use crate::handle::{Handle, InboxItem, Shared};
@@ -140,6 +140,8 @@ pub struct LoopStats {
     pub slow_steps: u64,
     /// Dead letters.
     pub dead_letters: u64,
+    /// Dead letters by their reasons.
+    pub dead_letters_by_reason: DeadLetterCounts,
 }
 
 /// Readiness of a source that belongs to the program that embeds the loop.
@@ -300,7 +302,8 @@ impl Loop {
             extras: self.core.extras.len(),
             steps: self.core.steps,
             slow_steps: self.core.shared.step_clock.slow(),
-            dead_letters: self.core.dead_letters.count,
+            dead_letters: self.core.dead_letters.counts.total(),
+            dead_letters_by_reason: self.core.dead_letters.counts,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::actor_event::{Event, ExitReason};
 use crate::addr::{Addr, SendMode, Target};
 use crate::core::Core;
 use crate::cx::Cx;
+use crate::dead_letter::DeadLetter;
 use crate::dropped_replies::DroppedReply;
 use crate::error::{AskError, JoinError, SendError};
 use crate::id::{ActorId, Key, NodeId};
@@ -337,7 +338,8 @@ where
         let Self { to, message } = *self;
         let mut loop_ref = LoopRef { core };
         if let Err(error) = loop_ref.send(to, message) {
-            loop_ref.dead_letter(to.target_id(), std::any::type_name::<T::Message>(), error.reason());
+            let what = std::any::type_name::<T::Message>();
+            loop_ref.dead_letter(DeadLetter::new(to.target_id(), what, error.reason()));
         }
     }
 }

@@ -61,6 +61,11 @@ impl Key {
         self.0
     }
 
+    /// The key of the actor itself, for the key of one of its adapters.
+    pub const fn actor(self) -> Self {
+        self
+    }
+
     #[inline]
     pub(crate) const fn index(self) -> u32 {
         (self.0 & MASK) as u32

@@ -57,6 +57,7 @@ pub(crate) fn value_of<V: Wire>(reason: ExitReason) -> Result<V, JoinError> {
         | ExitReason::Terminated
         | ExitReason::NodeLost
         | ExitReason::NoActor
-        | ExitReason::Refused => Err(JoinError::NoValue(reason.to_string())),
+        | ExitReason::Refused
+        | ExitReason::Lagged => Err(JoinError::NoValue(reason.to_string())),
     }
 }

@@ -68,7 +68,7 @@ mod cx;
 pub use cx::{Cx, Monitor, Timer};
 
 mod dead_letter;
-pub use dead_letter::DeadLetter;
+pub use dead_letter::{DeadLetter, DeadLetterCounts};
 
 mod dropped_replies;
 pub mod egress;
@@ -90,10 +90,17 @@ pub use id::{ActorId, Key, NodeId};
 mod join_handle;
 pub use join_handle::JoinHandle;
 
+mod lag;
+pub use lag::Lag;
+
 mod loop_ref;
 pub use loop_ref::{Delivery, LoopRef};
 
 mod mailbox;
+
+mod mailbox_waiters;
+pub use mailbox_waiters::{RoomMark, Turn};
+
 mod panic_guard;
 
 mod readiness;

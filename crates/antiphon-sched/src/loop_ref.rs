@@ -7,8 +7,11 @@ use crate::addr::{Addr, SendMode, Target};
 use crate::budget::Permit;
 use crate::codec_context;
 use crate::core::{Core, TransportSlot};
+use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
+use crate::lag::Lag;
+use crate::mailbox_waiters::{RoomMark, Turn, Waiter};
 use crate::remote::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
 use crate::time::Time;
@@ -71,7 +74,7 @@ impl LoopRef<'_> {
     /// # Errors
     /// The error returns the message, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
-        to.put(self, message, SendMode::Send)
+        to.put(self, message, SendMode::Once)
     }
 
     /// Starts an actor.
@@ -302,13 +305,54 @@ impl LoopRef<'_> {
         self.core.any_mailbox(key).is_some_and(|mailbox| mailbox.is_full(max))
     }
 
-    /// Sends an actor of this loop an [`Event::Writable`](crate::Event::Writable): it may send to `node` again.
-    pub fn writable(&mut self, actor: Key, node: NodeId) {
-        self.core.push_system(actor, SystemEvent::Writable(node));
+    /// Reports room at `target`, on another node, to `sender`, of this loop: if it awaits that after a refusal, it
+    /// receives [`Event::Writable`](crate::Event::Writable). Without a sender, the messages of handles are sent.
+    pub fn writable(&mut self, sender: Option<Key>, target: ActorId) {
+        match sender {
+            Some(sender) => drop(self.core.writable(sender, target)),
+            None => self.core.serve_remote_handles(target),
+        }
     }
 
-    /// Records a message or signal that could not be delivered. `what` describes it.
-    pub fn dead_letter(&mut self, to: ActorId, what: &'static str, reason: Undelivered) {
-        self.core.dead_letters.record(to, what, reason);
+    /// Adds to the number of messages of a channel that `subscriber`, of this loop, has missed: it receives
+    /// [`Event::Lagged`](crate::Event::Lagged) behind the messages that are in its mailbox now. `lag` is the state of the
+    /// subscription. False when the subscriber has exited.
+    pub fn add_missed(&mut self, subscriber: Key, channel: ActorId, missed: u64, lag: &mut Lag) -> bool {
+        self.core.add_missed(subscriber, channel, missed, lag)
+    }
+
+    /// Registers that messages of a peer wait for room in the mailbox of `target`. [`LoopRef::next_turn`] returns their
+    /// turn.
+    pub fn wait_for_room(&mut self, target: Key, peer: NodeId, mark: RoomMark) {
+        let target = self.core.owner_of(target);
+        self.core.wait_for_turn(target, Waiter::Transport { peer, mark });
+    }
+
+    /// The next turn of a peer at a mailbox. Deliver one message by [`LoopRef::deliver_in_turn`]; if more wait, call
+    /// [`LoopRef::wait_for_room`] again. Continue until there is no turn.
+    pub fn next_turn(&mut self) -> Option<Turn> {
+        self.core.next_turn()
+    }
+
+    /// Whether [`LoopRef::next_turn`] may return a turn.
+    pub fn has_turns(&self) -> bool {
+        self.core.mailbox_waiters.has_ready()
+    }
+
+    /// Runs `deliver`, which delivers a message whose turn it is at the mailbox of `target`.
+    pub fn deliver_in_turn<R>(&mut self, target: Key, deliver: impl FnOnce(&mut LoopRef<'_>) -> R) -> R {
+        let target = self.core.owner_of(target);
+        self.core.in_turn(target, |core| deliver(&mut LoopRef { core }))
+    }
+
+    /// Whether messages and events fill more than half of an actor's mailbox.
+    pub fn is_over_half(&mut self, key: Key) -> bool {
+        let (owner, max) = (self.core.owner_of(key), self.core.mailbox_max);
+        self.core.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > max / 2)
+    }
+
+    /// Records a message or signal that was accepted and will not be processed.
+    pub fn dead_letter(&mut self, dead_letter: DeadLetter) {
+        self.core.dead_letter(dead_letter);
     }
 }

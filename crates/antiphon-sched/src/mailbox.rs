@@ -80,6 +80,8 @@ enum Attachment {
     Tick(u32),
     /// The part of a budget that the message uses until it is taken.
     Permit(Permit),
+    /// The actor itself made the message: by a timer, or for itself.
+    Own,
 }
 
 /// The kind of event that an actor waits for.
@@ -194,6 +196,11 @@ impl<M> Mailbox<M> {
             Some(permit) => self.push_item(Item::Attached(Box::new((Attachment::Permit(permit), message)))),
             None => self.push(message),
         }
+    }
+
+    /// Pushes a message that the actor itself made.
+    pub(crate) fn push_own(&mut self, message: M) {
+        self.push_item(Item::Attached(Box::new((Attachment::Own, message))));
     }
 
     fn push_item(&mut self, item: Item<M>) {
@@ -393,6 +400,7 @@ impl<M> Mailbox<M> {
                 drop(permit);
                 true
             }
+            Attachment::Own => true,
         }
     }
 
@@ -524,7 +532,7 @@ fn check_admission<M>(
                 Attachment::Tick(token) => {
                     !matches!(timers.get(*token as usize), Some(PendingTimer::Every { .. }))
                 }
-                Attachment::Permit(_) => false,
+                Attachment::Permit(_) | Attachment::Own => false,
             };
             is_stale || admit(&attached.1)
         }
@@ -540,6 +548,7 @@ fn wakes(system: &SystemEvent) -> bool {
         SystemEvent::Down(_)
         | SystemEvent::Swap(_)
         | SystemEvent::Writable(_)
+        | SystemEvent::Lagged(..)
         | SystemEvent::Ready(_)
         | SystemEvent::SocketCloseHandled(_)
         | SystemEvent::Tick(_) => false,
@@ -573,6 +582,12 @@ pub(crate) trait AnyMailbox {
     fn is_full(&self, max: usize) -> bool;
     /// The number of waiting messages and events.
     fn waiting(&self) -> usize;
+    /// The number of waiting messages, without those that the actor itself made.
+    fn messages(&self) -> usize;
+    /// The Rust type of the messages.
+    fn type_name(&self) -> &'static str;
+    /// Whether the actor waits for the end of a `sleep` or `suspend`.
+    fn ignores_events(&self) -> bool;
     /// The timer of a wait has fired; a later deadline may have replaced its own.
     fn fire_wait(&mut self, now: Time) -> Fired;
     /// The timer in slot `token` is due.
@@ -605,6 +620,24 @@ impl<M> AnyMailbox for Mailbox<M> {
         self.waiting()
     }
 
+    fn messages(&self) -> usize {
+        let is_message = |item: &&Item<M>| match item {
+            Item::Message(_) => true,
+            Item::Attached(attached) => matches!(attached.0, Attachment::Permit(_)),
+            Item::SystemEvent(_) => false,
+        };
+        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        self.first.iter().chain(rest).filter(is_message).count()
+    }
+
+    fn type_name(&self) -> &'static str {
+        std::any::type_name::<M>()
+    }
+
+    fn ignores_events(&self) -> bool {
+        matches!(self.wait, Wait::Sleep | Wait::Suspend)
+    }
+
     fn fire_wait(&mut self, now: Time) -> Fired {
         let waits = matches!(self.wait, Wait::Within | Wait::Sleep);
         let extras = self.extras();
@@ -630,7 +663,7 @@ impl<M> AnyMailbox for Mailbox<M> {
             Some(PendingTimer::Once(..)) => {
                 if let Some(PendingTimer::Once(_, message)) = self.remove_timer(token) {
                     self.open -= 1;
-                    self.push(message);
+                    self.push_own(message);
                 }
                 Fired::Queued
             }

@@ -22,11 +22,18 @@ pub(crate) fn reach_wire<M: Wire>(
     mode: SendMode,
 ) -> Result<(), SendError<M>> {
     if to.node() == loop_ref.core.node_id {
-        return loop_ref.core.push_local(to, message);
+        let pushed = loop_ref.core.push_local(to, message);
+        if let Err(SendError::Full(_)) = &pushed {
+            loop_ref.core.after_refusal(to, mode);
+        }
+        return pushed;
     }
     match loop_ref.core.send_encoded(Destination::Actor(to), &message, mode) {
         Ok(()) => Ok(()),
-        Err(SendFailure::Transport(Undelivered::Busy)) => Err(SendError::Busy(message)),
+        Err(SendFailure::Transport(Undelivered::Busy)) => {
+            loop_ref.core.after_refusal(to, mode);
+            Err(SendError::Busy(message))
+        }
         Err(SendFailure::Transport(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
         Err(SendFailure::Transport(Undelivered::NoActor)) => Err(SendError::NoActor(message)),
         Err(SendFailure::Transport(Undelivered::Encode)) => Err(SendError::Encode(
@@ -54,7 +61,7 @@ pub(crate) fn reply_wire<R: Wire>(
     if node == loop_ref.core.node_id {
         return loop_ref.core.complete_request(request_id, value);
     }
-    match loop_ref.core.send_encoded(Destination::Request(node, request_id), &value, SendMode::Send) {
+    match loop_ref.core.send_encoded(Destination::Request(node, request_id), &value, SendMode::Once) {
         Ok(()) => Ok(()),
         Err(reason) => {
             // The request fails at once, instead of by its timeout.

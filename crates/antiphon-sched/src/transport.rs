@@ -140,6 +140,17 @@ pub enum Signal {
         /// The request.
         request_id: RequestId,
     },
+    /// `subscriber` has missed messages of `channel`, an actor of this loop.
+    Lagged {
+        /// The channel.
+        channel: Key,
+        /// The subscriber, on another node.
+        subscriber: ActorId,
+        /// The number of messages that it missed since its last message or `Lagged` of the channel.
+        missed: u64,
+        /// The subscription has ended for this reason.
+        ended: bool,
+    },
     /// An actor of this loop that other nodes could reach has exited.
     Exited {
         /// The actor.

@@ -1,0 +1,383 @@
+//! The waiters for room in full mailboxes.
+//!
+//! A mailbox is *contended* while something waits for room in it, or holds a reserved place in it. Its free places then
+//! go to the waiters in turn: to local actors, to the messages of handles, and to the transport for the messages of
+//! peers. A local actor's turn is a reserved place: the actor receives `Writable`, and no other sender can use the place
+//! until the end of the batch in which it does.
+//!
+//! Invariant: the slot of a mailbox has `Flag::CONTENDED` exactly while the mailbox has an entry in `targets`. Each
+//! waiter of an entry has one ticket; the lowest ticket has the next turn. `reserved` is the number of reservations for
+//! the mailbox.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rustc_hash::FxHashMap;
+
+use crate::actor_event::SystemEvent;
+use crate::actor_table::Flag;
+use crate::addr::SendMode;
+use crate::core::Core;
+use crate::id::{ActorId, Key, NodeId};
+use crate::mailbox::OPEN_MAX;
+
+/// The waiters for room in the mailboxes of one loop.
+#[derive(Default)]
+pub(crate) struct MailboxWaiters {
+    targets: FxHashMap<Key, TargetWaiters>,
+    /// Contended mailboxes that may have room, and those of actors that have ended.
+    ready: VecDeque<Key>,
+    /// The reserved places, by the actors that hold them.
+    reservations: FxHashMap<Key, Vec<Reservation>>,
+    last_ticket: u64,
+    /// The target whose next place is free for the present delivery.
+    turn: Option<Key>,
+}
+
+/// The waiters for room in one mailbox.
+#[derive(Default)]
+struct TargetWaiters {
+    turns: BTreeMap<u64, Waiter>,
+    reserved: usize,
+    is_ready: bool,
+}
+
+/// Something that waits for room in a mailbox.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Waiter {
+    /// A local actor, which awaits `Writable` with this address.
+    Actor { sender: Key, address: ActorId },
+    /// Messages of handles.
+    Handles,
+    /// Messages of a peer.
+    Transport { peer: NodeId, mark: RoomMark },
+}
+
+/// How much room a peer waits for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum RoomMark {
+    /// Room for one message.
+    One,
+    /// Three quarters of the mailbox, or its turn if others wait for room too.
+    ThreeQuarters,
+}
+
+/// The turn of a peer's messages at a mailbox.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// The actor; it may have ended.
+    pub target: Key,
+    /// The peer.
+    pub peer: NodeId,
+    /// Whether other waiters wait for room in the mailbox.
+    pub is_shared: bool,
+}
+
+struct Reservation {
+    target: Key,
+    /// The holder has received `Writable` in its present batch.
+    is_received: bool,
+}
+
+impl MailboxWaiters {
+    /// Whether a batch may concern a waiter.
+    #[inline]
+    pub(crate) fn is_active(&self) -> bool {
+        !self.targets.is_empty()
+    }
+
+    /// Whether the transport has a turn, perhaps.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    fn add(&mut self, target: Key, waiter: Waiter) -> u64 {
+        self.last_ticket += 1;
+        self.targets.entry(target).or_default().turns.insert(self.last_ticket, waiter);
+        self.last_ticket
+    }
+
+    fn note_ready(&mut self, target: Key) {
+        if let Some(waiters) = self.targets.get_mut(&target)
+            && !std::mem::replace(&mut waiters.is_ready, true)
+        {
+            self.ready.push_back(target);
+        }
+    }
+
+    fn clear_ready(&mut self, target: Key) {
+        if let Some(waiters) = self.targets.get_mut(&target) {
+            waiters.is_ready = false;
+        }
+    }
+
+    /// Uses up the reservation of a sender; false if it has none.
+    fn use_reservation(&mut self, sender: Key, target: Key) -> bool {
+        let Some(held) = self.reservations.get_mut(&sender) else { return false };
+        let Some(at) = held.iter().position(|reservation| reservation.target == target) else { return false };
+        held.swap_remove(at);
+        if held.is_empty() {
+            self.reservations.remove(&sender);
+        }
+        if let Some(waiters) = self.targets.get_mut(&target) {
+            waiters.reserved -= 1;
+        }
+        true
+    }
+}
+
+/// The number of reserved places of a mailbox is at most its capacity divided by this, so that senders that never use
+/// them leave room for others; but at least one.
+const RESERVED_PART: usize = 2;
+
+impl Core {
+    /// Whether the current sender may push a message into a contended mailbox of a live actor now. A reservation of the
+    /// sender is used up.
+    pub(crate) fn may_push_contended(&mut self, target: Key) -> bool {
+        if let Some(sender) = self.current
+            && self.mailbox_waiters.use_reservation(sender, target)
+        {
+            // The place was reserved, so it is free.
+            self.drop_idle_waiters(target);
+            return true;
+        }
+        self.has_place(target)
+    }
+
+    /// Whether a mailbox has a place for a sender without a reservation.
+    pub(crate) fn has_place(&mut self, target: Key) -> bool {
+        let max = self.mailbox_max;
+        let Some(waiting) = self.any_mailbox(target).map(|mailbox| mailbox.waiting()) else { return true };
+        match self.mailbox_waiters.targets.get(&target) {
+            None => waiting < max,
+            Some(waiters) => {
+                let is_in_turn = waiters.turns.is_empty() || self.mailbox_waiters.turn == Some(target);
+                is_in_turn && waiting + waiters.reserved < max
+            }
+        }
+    }
+
+    /// After a message was refused with `Full` or `Busy`: registers its sender for a `Writable`, if it may send again.
+    #[cold]
+    pub(crate) fn after_refusal(&mut self, address: ActorId, mode: SendMode) {
+        match mode {
+            SendMode::Send | SendMode::Try => self.await_writable(address),
+            SendMode::Once | SendMode::Receipt(_) => {}
+        }
+    }
+
+    /// Registers the current actor for a `Writable` of an actor of any node, whose address has refused its message. Does
+    /// nothing if it awaits one already, or if it has the maximum of open requests.
+    fn await_writable(&mut self, address: ActorId) {
+        let Some(sender) = self.current else { return };
+        let is_at_limit = self.any_mailbox(sender).is_none_or(|mailbox| *mailbox.open_slots() == OPEN_MAX);
+        let is_awaited = |core: &mut Self| {
+            core.extras(sender).is_none_or(|extras| extras.awaited_room.contains_key(&address))
+        };
+        if is_at_limit || is_awaited(self) {
+            return;
+        }
+        let is_local = address.node() == self.node_id;
+        let ticket = if is_local {
+            self.wait_for_turn(address.key().actor(), Waiter::Actor { sender, address })
+        } else {
+            0
+        };
+        if let Some(extras) = self.extras(sender) {
+            extras.awaited_room.insert(address, ticket);
+        }
+        if let Some(mailbox) = self.any_mailbox(sender) {
+            *mailbox.open_slots() += 1;
+        }
+    }
+
+    /// Adds a waiter for room in the mailbox of an actor. Returns its ticket.
+    pub(crate) fn wait_for_turn(&mut self, target: Key, waiter: Waiter) -> u64 {
+        let ticket = self.mailbox_waiters.add(target, waiter);
+        if self.actors.is_alive(target) {
+            self.actors.set(target.index(), Flag::CONTENDED, true);
+        }
+        // The mailbox may have room already, for example when only a budget was used up.
+        self.mailbox_waiters.note_ready(target);
+        ticket
+    }
+
+    /// Sends `Writable` to an actor that awaits it; false if it does not.
+    pub(crate) fn writable(&mut self, sender: Key, address: ActorId) -> bool {
+        if !self.actors.is_alive(sender) {
+            return false;
+        }
+        let Some(extras) = self.extras.get_mut(&sender.index()) else { return false };
+        if extras.awaited_room.remove(&address).is_none() {
+            return false;
+        }
+        if let Some(mailbox) = self.any_mailbox(sender) {
+            *mailbox.open_slots() -= 1;
+        }
+        self.drop_idle_extras(sender);
+        self.push_system(sender, SystemEvent::Writable(address))
+    }
+
+    /// Notes that an actor has received `Writable`: its reserved place is free again when its batch ends.
+    pub(crate) fn note_writable_received(&mut self, sender: Key, address: ActorId) {
+        let target = address.key().actor();
+        if address.node() == self.node_id
+            && let Some(held) = self.mailbox_waiters.reservations.get_mut(&sender)
+        {
+            held.iter_mut()
+                .filter(|reservation| reservation.target == target)
+                .for_each(|reservation| reservation.is_received = true);
+        }
+    }
+
+    /// After a batch of an actor: frees the reserved places that it did not use, and serves the waiters for room in its
+    /// mailbox.
+    #[inline(never)]
+    pub(crate) fn serve_waiters_after(&mut self, key: Key) {
+        if self.mailbox_waiters.reservations.contains_key(&key) {
+            // A sleeping actor would keep its reserved places for as long as it sleeps.
+            let is_asleep = self.any_mailbox(key).is_none_or(|mailbox| mailbox.ignores_events());
+            self.free_reservations(key, |reservation| is_asleep || reservation.is_received);
+        }
+        if self.actors.is_alive(key) && self.actors.has(key.index(), Flag::CONTENDED) {
+            self.mailbox_waiters.note_ready(key);
+        }
+        self.serve_local_waiters();
+    }
+
+    fn free_reservations(&mut self, holder: Key, is_freed: impl Fn(&Reservation) -> bool) {
+        let Some(held) = self.mailbox_waiters.reservations.remove(&holder) else { return };
+        let (freed, kept): (Vec<_>, Vec<_>) = held.into_iter().partition(is_freed);
+        if !kept.is_empty() {
+            self.mailbox_waiters.reservations.insert(holder, kept);
+        }
+        for Reservation { target, .. } in freed {
+            if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
+                waiters.reserved -= 1;
+                self.mailbox_waiters.note_ready(target);
+            }
+        }
+    }
+
+    /// Undoes what an ended actor waited for, and serves what waited for room in its mailbox.
+    pub(crate) fn end_waits(&mut self, key: Key, awaited_room: BTreeMap<ActorId, u64>) {
+        self.free_reservations(key, |_| true);
+        for (address, ticket) in awaited_room {
+            let target = address.key().actor();
+            if address.node() == self.node_id
+                && let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target)
+            {
+                waiters.turns.remove(&ticket);
+                self.mailbox_waiters.note_ready(target);
+            }
+        }
+        self.mailbox_waiters.note_ready(key);
+    }
+
+    /// Gives turns to local actors and handles, as long as none of the transport is due before.
+    pub(crate) fn serve_local_waiters(&mut self) {
+        for _ in 0..self.mailbox_waiters.ready.len() {
+            let Some(target) = self.mailbox_waiters.ready.pop_front() else { return };
+            match self.serve_target(target) {
+                // It stays ready: the transport takes its turn later.
+                Some(_) => self.mailbox_waiters.ready.push_back(target),
+                None => self.mailbox_waiters.clear_ready(target),
+            }
+        }
+    }
+
+    /// The next turn of the transport.
+    pub(crate) fn next_turn(&mut self) -> Option<Turn> {
+        loop {
+            let target = *self.mailbox_waiters.ready.front()?;
+            if let Some((ticket, turn)) = self.serve_target(target) {
+                if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
+                    waiters.turns.remove(&ticket);
+                }
+                return Some(turn);
+            }
+            self.mailbox_waiters.ready.pop_front();
+            self.mailbox_waiters.clear_ready(target);
+        }
+    }
+
+    /// Runs a delivery whose turn it is at `target`.
+    pub(crate) fn in_turn<R>(&mut self, target: Key, deliver: impl FnOnce(&mut Self) -> R) -> R {
+        self.mailbox_waiters.turn = Some(target);
+        let result = deliver(self);
+        self.mailbox_waiters.turn = None;
+        result
+    }
+
+    /// Gives the free places of one mailbox to its waiters in turn, until there is none or the transport has a turn.
+    /// Returns that turn with its ticket.
+    fn serve_target(&mut self, target: Key) -> Option<(u64, Turn)> {
+        loop {
+            let max = self.mailbox_max;
+            let waiting = self.any_mailbox(target).map(|mailbox| mailbox.waiting());
+            let waiters = self.mailbox_waiters.targets.get_mut(&target)?;
+            let Some((ticket, waiter)) =
+                waiters.turns.first_key_value().map(|(ticket, waiter)| (*ticket, *waiter))
+            else {
+                self.drop_idle_waiters(target);
+                return None;
+            };
+            let has_room = waiting.is_none_or(|waiting| waiting + waiters.reserved < max);
+            let is_shared = waiters.turns.len() > 1;
+            let is_due = match waiter {
+                Waiter::Transport { mark: RoomMark::ThreeQuarters, .. } => {
+                    is_shared || waiting.is_none_or(|waiting| waiting <= max / 4)
+                }
+                Waiter::Transport { mark: RoomMark::One, .. } | Waiter::Handles => true,
+                Waiter::Actor { .. } => waiting.is_none() || waiters.reserved < (max / RESERVED_PART).max(1),
+            };
+            if !has_room || !is_due {
+                return None;
+            }
+            if let Waiter::Transport { peer, .. } = waiter {
+                return Some((ticket, Turn { target, peer, is_shared }));
+            }
+            waiters.turns.remove(&ticket);
+            match waiter {
+                Waiter::Transport { .. } => {}
+                Waiter::Handles => self.serve_handles(target),
+                Waiter::Actor { sender, address } => self.serve_actor(sender, address, waiting.is_some()),
+            }
+        }
+    }
+
+    /// Gives a turn to a local actor: reserves a place, and sends `Writable`.
+    fn serve_actor(&mut self, sender: Key, address: ActorId, is_target_alive: bool) {
+        // A place that is reserved for a sleeping actor would stay free for as long as it sleeps.
+        let is_asleep = self.any_mailbox(sender).is_none_or(|mailbox| mailbox.ignores_events());
+        let target = address.key().actor();
+        if self.writable(sender, address) && is_target_alive && !is_asleep {
+            self.mailbox_waiters
+                .reservations
+                .entry(sender)
+                .or_default()
+                .push(Reservation { target, is_received: false });
+            if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
+                waiters.reserved += 1;
+            }
+        }
+    }
+
+    /// Ends the contention for a mailbox without waiters and reservations.
+    fn drop_idle_waiters(&mut self, target: Key) {
+        let is_idle = |waiters: &TargetWaiters| waiters.turns.is_empty() && waiters.reserved == 0;
+        if self.mailbox_waiters.targets.get(&target).is_some_and(is_idle) {
+            // Its key may still be in `ready`, which does no harm.
+            self.mailbox_waiters.targets.remove(&target);
+            if self.actors.is_alive(target) {
+                self.actors.set(target.index(), Flag::CONTENDED, false);
+            }
+        }
+    }
+}
+
+// Replaced by the part HANDLE.
+impl Core {
+    fn serve_handles(&mut self, _target: Key) {}
+
+    pub(crate) fn serve_remote_handles(&mut self, _target: ActorId) {}
+}

@@ -214,8 +214,9 @@ impl Core {
     pub(crate) fn push_reply<M: 'static>(&mut self, owner: Key, make: impl FnOnce() -> M) {
         match crate::panic_guard::catch_panic(make) {
             Ok(message) => {
+                let permit = self.permit.take();
                 if let Some(mailbox) = self.mailbox::<M>(owner) {
-                    mailbox.push(message);
+                    mailbox.push_with(message, permit);
                     self.actors.enqueue(owner.index());
                 }
             }
@@ -351,7 +352,10 @@ impl Core {
                 }
             }
             DueTimer::Socket(id) => self.socket_timer(id),
-            DueTimer::Request(request_id) => self.fail_request(request_id, crate::error::AskError::TimedOut),
+            DueTimer::Request(request_id) => {
+                let reason = self.withdraw(request_id);
+                self.fail_request(request_id, reason);
+            }
         }
     }
 
@@ -455,9 +459,17 @@ impl Core {
             return Delivery::WrongType;
         }
         // Checked before decoding: the sender may repeat the message, so the replies inside it must not be dropped.
-        if !self.has_place(self.owner_of(to)) {
+        let owner = self.owner_of(to);
+        if !self.has_place(owner) {
             return Delivery::Full;
         }
-        (exposed.decode)(self, to, body)
+        let delivery = (exposed.decode)(self, to, body);
+        let half = self.mailbox_max / 2;
+        match delivery {
+            Delivery::Delivered if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > half) => {
+                Delivery::DeliveredOverHalf
+            }
+            delivery => delivery,
+        }
     }
 }

@@ -30,6 +30,8 @@ pub struct LoopRef<'a> {
 pub enum Delivery {
     /// The message is in the mailbox.
     Delivered,
+    /// The message is in the mailbox, of which more than half is in use now.
+    DeliveredOverHalf,
     /// The mailbox is full; deliver again when the actor has run.
     Full,
     /// The actor does not exist, or its address never left this loop.
@@ -216,6 +218,19 @@ impl LoopRef<'_> {
         self.core.fail_request(request_id, reason);
     }
 
+    /// As [`LoopRef::complete_request_encoded`]; the permit is kept with the message of the reply.
+    ///
+    /// # Errors
+    /// As [`LoopRef::complete_request_encoded`].
+    pub fn complete_request_with_permit(
+        &mut self,
+        request_id: RequestId,
+        (type_name, body): (&str, &[u8]),
+        permit: Option<Permit>,
+    ) -> Result<(), Undelivered> {
+        self.with_permit(permit, |loop_ref| loop_ref.complete_request_encoded(request_id, type_name, body))
+    }
+
     /// As [`LoopRef::fail_request`], for another node: closes a request only if its `ReplyTo` left this loop.
     pub fn fail_request_from_peer(&mut self, request_id: RequestId, reason: AskError) {
         if self.core.requests.expected(request_id).is_some() {
@@ -343,12 +358,6 @@ impl LoopRef<'_> {
     pub fn deliver_in_turn<R>(&mut self, target: Key, deliver: impl FnOnce(&mut LoopRef<'_>) -> R) -> R {
         let target = self.core.owner_of(target);
         self.core.in_turn(target, |core| deliver(&mut LoopRef { core }))
-    }
-
-    /// Whether messages and events fill more than half of an actor's mailbox.
-    pub fn is_over_half(&mut self, key: Key) -> bool {
-        let (owner, max) = (self.core.owner_of(key), self.core.mailbox_max);
-        self.core.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > max / 2)
     }
 
     /// Records a message or signal that was accepted and will not be processed.

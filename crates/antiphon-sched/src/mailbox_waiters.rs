@@ -147,13 +147,12 @@ impl Core {
     pub(crate) fn has_place(&mut self, target: Key) -> bool {
         let max = self.mailbox_max;
         let Some(waiting) = self.any_mailbox(target).map(|mailbox| mailbox.waiting()) else { return true };
-        match self.mailbox_waiters.targets.get(&target) {
-            None => waiting < max,
-            Some(waiters) => {
-                let is_in_turn = waiters.turns.is_empty() || self.mailbox_waiters.turn == Some(target);
-                is_in_turn && waiting + waiters.reserved < max
-            }
+        if !self.actors.has(target.index(), Flag::CONTENDED) {
+            return waiting < max;
         }
+        let Some(waiters) = self.mailbox_waiters.targets.get(&target) else { return waiting < max };
+        let is_in_turn = waiters.turns.is_empty() || self.mailbox_waiters.turn == Some(target);
+        is_in_turn && waiting + waiters.reserved < max
     }
 
     /// After a message was refused with `Full` or `Busy`: registers its sender for a `Writable`, if it may send again.
@@ -184,6 +183,7 @@ impl Core {
         };
         if let Some(extras) = self.extras(sender) {
             extras.awaited_room.insert(address, ticket);
+            extras.is_known_to_transport |= !is_local;
         }
         if let Some(mailbox) = self.any_mailbox(sender) {
             *mailbox.open_slots() += 1;

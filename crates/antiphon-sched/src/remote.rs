@@ -64,12 +64,14 @@ pub(crate) fn reply_wire<R: Wire>(
     match loop_ref.core.send_encoded(Destination::Request(node, request_id), &value, SendMode::Once) {
         Ok(()) => Ok(()),
         Err(reason) => {
-            // The request fails at once, instead of by its timeout.
-            loop_ref.core.signal(Signal::ReplyDropped { node, request_id });
-            Err(match reason {
+            let reason = match reason {
                 SendFailure::Transport(reason) => reason,
                 SendFailure::Encode(_) => Undelivered::Encode,
-            })
+            };
+            // The request fails at once, instead of by its timeout.
+            let is_busy = reason == Undelivered::Busy;
+            loop_ref.core.signal(Signal::ReplyDropped { node, request_id, is_busy });
+            Err(reason)
         }
     }
 }
@@ -239,6 +241,18 @@ impl Core {
     pub(crate) fn set_request_timeout(&mut self, request_id: RequestId, timeout: std::time::Duration) {
         let timer = self.wheel.insert(self.now + timeout, DueTimer::Request(request_id));
         self.requests.set_timer(request_id, timer);
+    }
+
+    /// Withdraws the message of a request that has reached its timeout, if it still waits for another node. Returns the
+    /// error with which the request fails.
+    pub(crate) fn withdraw(&mut self, request_id: RequestId) -> AskError {
+        if self.requests.expected(request_id).is_none() {
+            return AskError::TimedOut;
+        }
+        match &mut self.transport {
+            TransportSlot::Present(transport) => transport.withdraw(self.now, request_id),
+            TransportSlot::Taken | TransportSlot::Absent => AskError::TimedOut,
+        }
     }
 
     fn close_request(&mut self, request_id: RequestId) -> Option<(Key, Box<dyn ReplyHandler>)> {

@@ -6,7 +6,8 @@
 //! until the end of the batch in which it does.
 //!
 //! Invariant: the slot of a mailbox has `Flag::CONTENDED` exactly while the mailbox has an entry in `targets`. Each
-//! waiter of an entry has one ticket; the lowest ticket has the next turn. `reserved` is the number of reservations for
+//! waiter of an entry has one ticket; the lowest ticket has the next turn. `ordered` counts the waiters that others must
+//! not overtake. `reserved` is the number of reservations for
 //! the mailbox.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -37,6 +38,8 @@ pub(crate) struct MailboxWaiters {
 #[derive(Default)]
 struct TargetWaiters {
     turns: BTreeMap<u64, Waiter>,
+    /// The number of waiters that other senders must not overtake.
+    ordered: usize,
     reserved: usize,
     is_ready: bool,
 }
@@ -55,10 +58,14 @@ pub(crate) enum Waiter {
 /// How much room a peer waits for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum RoomMark {
-    /// Room for one message.
+    /// Room for one message. Later messages of other senders wait behind it.
     One,
-    /// Three quarters of the mailbox, or its turn if others wait for room too.
-    ThreeQuarters,
+    /// Three quarters of the mailbox; or room for one message if something else waits for room too, or if the actor has
+    /// run this many batches meanwhile. Messages of other senders do not wait for it.
+    ThreeQuarters {
+        /// The number of batches.
+        batches: u8,
+    },
 }
 
 /// The turn of a peer's messages at a mailbox.
@@ -78,6 +85,31 @@ struct Reservation {
     is_received: bool,
 }
 
+impl Waiter {
+    /// Whether other senders must not overtake it.
+    fn is_ordered(self) -> bool {
+        !matches!(self, Self::Transport { mark: RoomMark::ThreeQuarters { .. }, .. })
+    }
+}
+
+impl TargetWaiters {
+    fn remove(&mut self, ticket: u64) {
+        if let Some(waiter) = self.turns.remove(&ticket) {
+            self.ordered -= usize::from(waiter.is_ordered());
+        }
+    }
+
+    /// The actor has run a batch.
+    fn count_batch(&mut self) {
+        // Only the first waiter can have the next turn.
+        if let Some(mut first) = self.turns.first_entry()
+            && let Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } = first.get_mut()
+        {
+            *batches = batches.saturating_sub(1);
+        }
+    }
+}
+
 impl MailboxWaiters {
     /// Whether a batch may concern a waiter.
     #[inline]
@@ -92,7 +124,9 @@ impl MailboxWaiters {
 
     fn add(&mut self, target: Key, waiter: Waiter) -> u64 {
         self.last_ticket += 1;
-        self.targets.entry(target).or_default().turns.insert(self.last_ticket, waiter);
+        let waiters = self.targets.entry(target).or_default();
+        waiters.ordered += usize::from(waiter.is_ordered());
+        waiters.turns.insert(self.last_ticket, waiter);
         self.last_ticket
     }
 
@@ -151,7 +185,7 @@ impl Core {
             return waiting < max;
         }
         let Some(waiters) = self.mailbox_waiters.targets.get(&target) else { return waiting < max };
-        let is_in_turn = waiters.turns.is_empty() || self.mailbox_waiters.turn == Some(target);
+        let is_in_turn = waiters.ordered == 0 || self.mailbox_waiters.turn == Some(target);
         is_in_turn && waiting + waiters.reserved < max
     }
 
@@ -239,6 +273,9 @@ impl Core {
             self.free_reservations(key, |reservation| is_asleep || reservation.is_received);
         }
         if self.actors.is_alive(key) && self.actors.has(key.index(), Flag::CONTENDED) {
+            if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&key) {
+                waiters.count_batch();
+            }
             self.mailbox_waiters.note_ready(key);
         }
         self.serve_local_waiters();
@@ -266,7 +303,7 @@ impl Core {
             if address.node() == self.node_id
                 && let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target)
             {
-                waiters.turns.remove(&ticket);
+                waiters.remove(ticket);
                 self.mailbox_waiters.note_ready(target);
             }
         }
@@ -291,7 +328,7 @@ impl Core {
             let target = *self.mailbox_waiters.ready.front()?;
             if let Some((ticket, turn)) = self.serve_target(target) {
                 if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
-                    waiters.turns.remove(&ticket);
+                    waiters.remove(ticket);
                 }
                 return Some(turn);
             }
@@ -324,8 +361,8 @@ impl Core {
             let has_room = waiting.is_none_or(|waiting| waiting + waiters.reserved < max);
             let is_shared = waiters.turns.len() > 1;
             let is_due = match waiter {
-                Waiter::Transport { mark: RoomMark::ThreeQuarters, .. } => {
-                    is_shared || waiting.is_none_or(|waiting| waiting <= max / 4)
+                Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } => {
+                    is_shared || batches == 0 || waiting.is_none_or(|waiting| waiting <= max / 4)
                 }
                 Waiter::Transport { mark: RoomMark::One, .. } | Waiter::Handles => true,
                 Waiter::Actor { .. } => waiting.is_none() || waiters.reserved < (max / RESERVED_PART).max(1),
@@ -336,7 +373,7 @@ impl Core {
             if let Waiter::Transport { peer, .. } = waiter {
                 return Some((ticket, Turn { target, peer, is_shared }));
             }
-            waiters.turns.remove(&ticket);
+            waiters.remove(ticket);
             match waiter {
                 Waiter::Transport { .. } => {}
                 Waiter::Handles => self.serve_handles(target),

@@ -1,30 +1,70 @@
-//! The budget of bytes for peers' messages in mailboxes.
+//! The budget of bytes for peers' messages at this node: in backlogs and in mailboxes.
 //!
 //! A mailbox is bounded in messages, not in bytes, and 65,536 messages of 16 MiB each would exhaust any memory. So large
-//! messages also count by their bytes. A message over the budget waits as for a full mailbox, in the end at the peer.
+//! messages also count by their bytes. The share of one actor is as many bytes as are still free in its peer's budget (a
+//! dynamic threshold: Choudhury and Hahne 1998, alpha 1). So one actor that takes no messages leaves half of the budget to
+//! others, and n such actors leave 1/(n+1). The peer is asked to hold back the frames for an actor that uses half of its
+//! share. What arrives all the same is accepted, up to twice the budget; beyond it, frames hold the peer's credit.
 //!
-//! Invariant: each large message or value in a mailbox has a permit. It counts against the budget of its peer, and against
-//! that of all peers, until it is taken or dropped.
+//! Invariant: each message in a backlog, and each large message or value in a mailbox, has a permit. It counts against
+//! the budget of its actor, its peer and of all peers, until it is taken or dropped.
+
+use std::collections::BTreeMap;
 
 use antiphon_sched::{Budget, Delivery, Key, LoopRef, NodeId, Permit};
 
 use super::NodeCore;
 use super::driver::Driver;
 
-/// The size up to which bodies do not count: the limit on the number of messages is enough.
-const UNCOUNTED_BYTES_MAX: usize = 1024;
-/// The number of bytes of one peer's large messages that may wait in mailboxes.
-const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The number of bytes that each peer may have in mailboxes, however many bytes of other peers wait.
+/// The size up to which bodies in mailboxes do not count: the limit on the number of messages is enough.
+pub(super) const UNCOUNTED_BYTES_MAX: usize = 1024;
+/// The number of bytes of one peer's messages that may wait in backlogs and mailboxes.
+pub(super) const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The number of bytes that each peer may use, however many bytes of other peers wait.
 const PEER_BYTES_MIN: u64 = 1024 * 1024;
+/// The factor on the budgets above which frames hold the peer's credit.
+const HOLD_CREDIT_FACTOR: u64 = 2;
 /// The number of bytes for all peers together, including peers that are not connected any more.
 const ALL_PEERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// The factor on these limits for messages to actors with an empty mailbox, so that one slow actor does not block the
-/// messages of others.
-const EMPTY_MAILBOX_FACTOR: u64 = 2;
+/// The number of actors up to which their unused budgets are kept.
+const ACTORS_KEPT_MIN: usize = 16;
+
+/// The bytes of one peer's messages that wait at this node.
+#[derive(Debug)]
+pub(super) struct PeerBudget {
+    all: Budget,
+    actors: BTreeMap<Key, Budget>,
+    /// The number of actors at which unused budgets are removed.
+    sweep_at: usize,
+    /// The replies of the peer, and the values of its signals, that wait in mailboxes.
+    replies: Budget,
+}
+
+impl PeerBudget {
+    fn new(all_peers: &Budget, all_replies: &Budget) -> Self {
+        Self {
+            all: Budget::child_of(all_peers),
+            actors: BTreeMap::new(),
+            sweep_at: ACTORS_KEPT_MIN,
+            replies: Budget::child_of(all_replies),
+        }
+    }
+
+    fn bytes_of(&self, actor: Key) -> u64 {
+        self.actors.get(&actor).map_or(0, Budget::bytes)
+    }
+
+    fn acquire(&mut self, actor: Key, bytes: u64) -> Permit {
+        if self.actors.len() >= self.sweep_at {
+            self.actors.retain(|_, budget| budget.bytes() > 0);
+            self.sweep_at = (2 * self.actors.len()).max(ACTORS_KEPT_MIN);
+        }
+        self.actors.entry(actor).or_insert_with(|| Budget::child_of(&self.all)).acquire(bytes)
+    }
+}
 
 impl NodeCore {
-    /// Delivers a peer's message to a mailbox. `Full` if the mailbox has no room, or the budget has none.
+    /// Delivers a peer's message to a mailbox. `Full` if the mailbox has no room, or others wait for room in it.
     pub(super) fn deliver_here(
         &mut self,
         node: NodeId,
@@ -32,60 +72,96 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
     ) -> Delivery {
-        if !self.fits_mailbox_budget(node, body.len()) {
-            let fits_empty_mailbox = self.fits_mailbox_budget_times(node, body.len(), EMPTY_MAILBOX_FACTOR);
-            if driver.loop_ref().mailbox_len(to).is_some_and(|waiting| waiting > 0 || !fits_empty_mailbox) {
-                return Delivery::Full;
-            }
-        }
-        let permit = self.acquire_permit(node, body.len());
+        let permit = self.acquire_for_mailbox(node, to.actor(), body.len());
         driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.deliver(to, tag, body))
+    }
+
+    /// Whether an actor uses more than this part of its share of the budget.
+    pub(super) fn uses_more_than(&self, node: NodeId, actor: Key, part: SharePart) -> bool {
+        let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
+        let of_actor = budget.bytes_of(actor);
+        // As many bytes as would be free beside them.
+        let share = PEER_BYTES_MAX.saturating_sub(budget.all.bytes() - of_actor) / 2;
+        match part {
+            SharePart::Half => of_actor > share / 2,
+            SharePart::Quarter => of_actor > share / 4,
+        }
+    }
+
+    /// Whether a peer uses so many bytes that its frames hold its credit.
+    pub(super) fn must_hold_credit(&self, node: NodeId) -> bool {
+        let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
+        let of_peer = budget.all.bytes();
+        of_peer > HOLD_CREDIT_FACTOR * PEER_BYTES_MAX
+            || (of_peer > PEER_BYTES_MIN
+                && self.all_peers_budget.bytes() > HOLD_CREDIT_FACTOR * ALL_PEERS_BYTES_MAX)
+    }
+
+    fn budget_of(&mut self, node: NodeId) -> Option<&mut PeerBudget> {
+        let budget = &mut self.peers.get_mut(&node)?.budget;
+        Some(budget.get_or_insert_with(|| {
+            Box::new(PeerBudget::new(&self.all_peers_budget, &self.all_replies_budget))
+        }))
+    }
+
+    /// Acquires a permit for a message in a backlog.
+    pub(super) fn acquire_for_backlog(&mut self, node: NodeId, actor: Key, bytes: u64) -> Option<Permit> {
+        self.budget_of(node).map(|budget| budget.acquire(actor, bytes))
+    }
+
+    /// Acquires a permit for a message in a mailbox. `None` if so few bytes do not count.
+    fn acquire_for_mailbox(&mut self, node: NodeId, actor: Key, bytes: usize) -> Option<Permit> {
+        if bytes <= UNCOUNTED_BYTES_MAX {
+            return None;
+        }
+        self.budget_of(node).map(|budget| budget.acquire(actor, bytes as u64))
+    }
+
+    /// Acquires a permit for a reply, or for the value of a signal: they have a budget of their own. `Err` if there is no
+    /// room, `Ok(None)` if so few bytes do not count.
+    pub(super) fn acquire_for_reply(&mut self, node: NodeId, bytes: usize) -> Result<Option<Permit>, OverBudget> {
+        if bytes <= UNCOUNTED_BYTES_MAX {
+            return Ok(None);
+        }
+        let bytes = bytes as u64;
+        let all = self.all_replies_budget.bytes();
+        let Some(PeerBudget { replies, .. }) = self.budget_of(node) else { return Err(OverBudget) };
+        let of_peer = replies.bytes();
+        let fits_all = of_peer + bytes <= PEER_BYTES_MIN || all + bytes <= ALL_PEERS_BYTES_MAX;
+        let fits = of_peer + bytes <= PEER_BYTES_MAX && fits_all;
+        fits.then(|| Some(replies.acquire(bytes))).ok_or(OverBudget)
     }
 
     /// Runs `put`, which puts a value of a peer into a mailbox, with a permit for its bytes.
     pub(super) fn deliver_value<R>(
-        &mut self,
-        node: NodeId,
-        bytes: usize,
+        permit: Option<Permit>,
         driver: &mut impl Driver,
         put: impl FnOnce(&mut LoopRef<'_>) -> R,
     ) -> R {
-        let permit = self.acquire_permit(node, bytes);
         driver.loop_ref().with_permit(permit, put)
     }
 
-    /// Whether the budget has room for another message or value of `bytes` bytes.
-    pub(super) fn fits_mailbox_budget(&self, node: NodeId, bytes: usize) -> bool {
-        bytes <= UNCOUNTED_BYTES_MAX || self.fits_mailbox_budget_times(node, bytes, 1)
-    }
-
-    /// As [`Self::fits_mailbox_budget`], with the limits multiplied by `times`.
-    fn fits_mailbox_budget_times(&self, node: NodeId, bytes: usize, times: u64) -> bool {
-        let bytes = bytes as u64;
-        let of_peer =
-            self.peers.get(&node).and_then(|peer| peer.mailbox_budget.as_ref()).map_or(0, Budget::bytes);
-        let is_within_minimum = of_peer + bytes <= PEER_BYTES_MIN;
-        let fits_total =
-            is_within_minimum || self.mailbox_budget.bytes() + bytes <= times * ALL_PEERS_BYTES_MAX;
-        of_peer + bytes <= times * PEER_BYTES_MAX && fits_total
-    }
-
-    /// Acquires a permit from a peer's budget. `None` if so few bytes do not count.
-    fn acquire_permit(&mut self, node: NodeId, bytes: usize) -> Option<Permit> {
-        if bytes <= UNCOUNTED_BYTES_MAX {
-            return None;
+    pub(super) fn check_budgets(&self) {
+        let of_peers = self.peers.values().filter_map(|peer| peer.budget.as_ref());
+        let sum: u64 = of_peers.clone().map(|budget| budget.all.bytes()).sum();
+        assert!(sum <= self.all_peers_budget.bytes(), "the budget of all peers includes that of each");
+        for budget in of_peers {
+            let actors: u64 = budget.actors.values().map(Budget::bytes).sum();
+            assert_eq!(actors, budget.all.bytes(), "the budget of a peer is the sum over its actors");
         }
-        let mailbox_budget = &mut self.peers.get_mut(&node)?.mailbox_budget;
-        let mailbox_budget = mailbox_budget.get_or_insert_with(|| Budget::child_of(&self.mailbox_budget));
-        Some(mailbox_budget.acquire(bytes as u64))
-    }
-
-    pub(super) fn check_mailbox_budget(&self) {
-        let of_peers = self.peers.values().filter_map(|peer| peer.mailbox_budget.as_ref());
-        let sum: u64 = of_peers.map(Budget::bytes).sum();
-        assert!(sum <= self.mailbox_budget.bytes(), "the budget of all peers includes that of each");
     }
 }
+
+/// A part of an actor's share of the budget.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum SharePart {
+    Half,
+    Quarter,
+}
+
+/// There is no room in the budget.
+#[derive(Debug)]
+pub(super) struct OverBudget;
 
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "the actors of these tests ignore most events")]

@@ -60,8 +60,8 @@ pub(crate) enum Waiter {
 pub enum RoomMark {
     /// Room for one message. Later messages of other senders wait behind it.
     One,
-    /// Three quarters of the mailbox; or room for one message if something else waits for room too, or if the actor has
-    /// run this many batches meanwhile. Messages of other senders do not wait for it.
+    /// Three quarters of the mailbox; or room for one message if something else waits for that, or if the actor has run
+    /// this many batches meanwhile. Messages of other senders do not wait for it.
     ThreeQuarters {
         /// The number of batches.
         batches: u8,
@@ -75,8 +75,6 @@ pub struct Turn {
     pub target: Key,
     /// The peer.
     pub peer: NodeId,
-    /// Whether other waiters wait for room in the mailbox.
-    pub is_shared: bool,
 }
 
 struct Reservation {
@@ -359,7 +357,7 @@ impl Core {
                 return None;
             };
             let has_room = waiting.is_none_or(|waiting| waiting + waiters.reserved < max);
-            let is_shared = waiters.turns.len() > 1;
+            let is_shared = waiters.ordered > 0;
             let is_due = match waiter {
                 Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } => {
                     is_shared || batches == 0 || waiting.is_none_or(|waiting| waiting <= max / 4)
@@ -371,7 +369,7 @@ impl Core {
                 return None;
             }
             if let Waiter::Transport { peer, .. } = waiter {
-                return Some((ticket, Turn { target, peer, is_shared }));
+                return Some((ticket, Turn { target, peer }));
             }
             waiters.remove(ticket);
             match waiter {

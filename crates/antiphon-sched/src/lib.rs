@@ -99,7 +99,7 @@ pub use loop_ref::{Delivery, LoopRef};
 mod mailbox;
 
 mod mailbox_waiters;
-pub use mailbox_waiters::{RoomMark, Turn};
+pub use mailbox_waiters::{RoomMark, Ticket, Turn};
 
 mod panic_guard;
 

@@ -11,7 +11,7 @@ use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::lag::Lag;
-use crate::mailbox_waiters::{RoomMark, Turn, Waiter};
+use crate::mailbox_waiters::{RoomMark, Ticket, Turn, Waiter};
 use crate::remote::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
 use crate::time::Time;
@@ -337,10 +337,16 @@ impl LoopRef<'_> {
     }
 
     /// Registers that messages of a peer wait for room in the mailbox of `target`. [`LoopRef::next_turn`] returns their
-    /// turn.
-    pub fn wait_for_room(&mut self, target: Key, peer: NodeId, mark: RoomMark) {
+    /// turn. An earlier registration that has had no turn is replaced, and keeps its place.
+    pub fn wait_for_room(&mut self, target: Key, peer: NodeId, mark: RoomMark, earlier: Ticket) -> Ticket {
         let target = self.core.owner_of(target);
-        self.core.wait_for_turn(target, Waiter::Transport { peer, mark });
+        self.core.wait_for_turn_again(target, Waiter::Transport { peer, mark }, earlier)
+    }
+
+    /// Cancels a registration. Does nothing if it has had its turn.
+    pub fn cancel_wait(&mut self, target: Key, ticket: Ticket) {
+        let target = self.core.owner_of(target);
+        self.core.cancel_wait(target, ticket);
     }
 
     /// The next turn of a peer at a mailbox. Deliver one message by [`LoopRef::deliver_in_turn`]; if more wait, call

@@ -66,7 +66,13 @@ pub enum RoomMark {
         /// The number of batches.
         batches: u8,
     },
+    /// No room: the end of the next batch of the actor. Messages of other senders do not wait for it.
+    NextBatch,
 }
+
+/// The registration of a peer's messages that wait for room in a mailbox.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Ticket(u64);
 
 /// The turn of a peer's messages at a mailbox.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -86,7 +92,10 @@ struct Reservation {
 impl Waiter {
     /// Whether other senders must not overtake it.
     fn is_ordered(self) -> bool {
-        !matches!(self, Self::Transport { mark: RoomMark::ThreeQuarters { .. }, .. })
+        match self {
+            Self::Actor { .. } | Self::Handles | Self::Transport { mark: RoomMark::One, .. } => true,
+            Self::Transport { mark: RoomMark::ThreeQuarters { .. } | RoomMark::NextBatch, .. } => false,
+        }
     }
 }
 
@@ -101,9 +110,13 @@ impl TargetWaiters {
     fn count_batch(&mut self) {
         // Only the first waiter can have the next turn.
         if let Some(mut first) = self.turns.first_entry()
-            && let Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } = first.get_mut()
+            && let Waiter::Transport { mark, .. } = first.get_mut()
         {
-            *batches = batches.saturating_sub(1);
+            *mark = match *mark {
+                RoomMark::ThreeQuarters { batches } => RoomMark::ThreeQuarters { batches: batches.saturating_sub(1) },
+                RoomMark::NextBatch => RoomMark::ThreeQuarters { batches: 0 },
+                RoomMark::One => RoomMark::One,
+            };
         }
     }
 }
@@ -126,6 +139,16 @@ impl MailboxWaiters {
         waiters.ordered += usize::from(waiter.is_ordered());
         waiters.turns.insert(self.last_ticket, waiter);
         self.last_ticket
+    }
+
+    /// Replaces a waiter that is still there; false if it is not.
+    fn replace(&mut self, target: Key, ticket: u64, waiter: Waiter) -> bool {
+        let Some(waiters) = self.targets.get_mut(&target) else { return false };
+        let Some(known) = waiters.turns.get_mut(&ticket) else { return false };
+        waiters.ordered -= usize::from(known.is_ordered());
+        waiters.ordered += usize::from(waiter.is_ordered());
+        *known = waiter;
+        true
     }
 
     fn note_ready(&mut self, target: Key) {
@@ -231,6 +254,23 @@ impl Core {
         // The mailbox may have room already, for example when only a budget was used up.
         self.mailbox_waiters.note_ready(target);
         ticket
+    }
+
+    /// As [`Core::wait_for_turn`]; replaces an earlier waiter that is still there.
+    pub(crate) fn wait_for_turn_again(&mut self, target: Key, waiter: Waiter, earlier: Ticket) -> Ticket {
+        if self.mailbox_waiters.replace(target, earlier.0, waiter) {
+            self.mailbox_waiters.note_ready(target);
+            return earlier;
+        }
+        Ticket(self.wait_for_turn(target, waiter))
+    }
+
+    /// Removes a waiter, if it is still there.
+    pub(crate) fn cancel_wait(&mut self, target: Key, ticket: Ticket) {
+        if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
+            waiters.remove(ticket.0);
+            self.mailbox_waiters.note_ready(target);
+        }
     }
 
     /// Sends `Writable` to an actor that awaits it; false if it does not.
@@ -362,6 +402,7 @@ impl Core {
                 Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } => {
                     is_shared || batches == 0 || waiting.is_none_or(|waiting| waiting <= max / 4)
                 }
+                Waiter::Transport { mark: RoomMark::NextBatch, .. } => waiting.is_none(),
                 Waiter::Transport { mark: RoomMark::One, .. } | Waiter::Handles => true,
                 Waiter::Actor { .. } => waiting.is_none() || waiters.reserved < (max / RESERVED_PART).max(1),
             };

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use antiphon_sched::{ActorId, Key, MonitorId, Permit, Time};
+use antiphon_sched::{ActorId, Key, MonitorId, Permit, Ticket, Time};
 
 use super::frames::InboundSignal;
 
@@ -21,8 +21,6 @@ pub(super) const BACKLOG_OVERHEAD: u64 = 64;
 pub(super) struct Backlog {
     actors: BTreeMap<Key, SlowActor>,
     bytes: u64,
-    /// When the entries of ended sessions become dead letters.
-    expires: Option<Time>,
 }
 
 /// An actor that takes the messages of a peer more slowly than they arrive.
@@ -31,6 +29,8 @@ struct SlowActor {
     entries: VecDeque<BacklogEntry>,
     /// Whether the peer is asked to hold back its frames for the actor.
     is_paused: bool,
+    /// Its registration for room in the mailbox.
+    ticket: Ticket,
 }
 
 /// A message or signal that waits for an actor.
@@ -39,8 +39,8 @@ pub(super) struct BacklogEntry {
     pub(super) item: BacklogItem,
     pub(super) bytes: u64,
     pub(super) permit: Option<Permit>,
-    /// The session that brought it has ended.
-    pub(super) is_orphan: bool,
+    /// If the session that brought it has ended: when the entry becomes a dead letter.
+    pub(super) expires: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -135,32 +135,34 @@ impl Backlog {
         }
     }
 
-    /// Ends all pauses, and marks all entries as those of an ended session; they become dead letters at `expires`.
-    pub(super) fn end_session(&mut self, expires: Time) {
+    /// The registration of an actor. Meaningless if it is not registered.
+    pub(super) fn ticket(&self, actor: Key) -> Ticket {
+        self.actors.get(&actor).map(|slow| slow.ticket).unwrap_or_default()
+    }
+
+    pub(super) fn set_ticket(&mut self, actor: Key, ticket: Ticket) {
+        if let Some(slow) = self.actors.get_mut(&actor) {
+            slow.ticket = ticket;
+        }
+    }
+
+    /// Ends all pauses at the end of a session. Its entries become dead letters at `expires`. Returns the actors for
+    /// which nothing waits any more, with their registrations.
+    pub(super) fn end_session(&mut self, expires: Time) -> Vec<(Key, Ticket)> {
         for slow in self.actors.values_mut() {
             slow.is_paused = false;
-            for entry in &mut slow.entries {
-                entry.is_orphan = true;
-            }
+            slow.entries.iter_mut().for_each(|entry| drop(entry.expires.get_or_insert(expires)));
         }
-        self.actors.retain(|_, slow| !slow.entries.is_empty());
-        self.expires = self.has_entries().then_some(expires);
+        self.actors.extract_if(.., |_, slow| slow.entries.is_empty()).map(|(key, slow)| (key, slow.ticket)).collect()
     }
 
-    /// Whether the entries of ended sessions become dead letters now.
-    pub(super) fn take_expired(&mut self, now: Time) -> bool {
-        self.expires.take_if(|expires| *expires <= now).is_some()
-    }
-
-    /// The actors for which entries wait.
-    pub(super) fn actors(&self) -> Vec<Key> {
-        self.actors.keys().copied().collect()
-    }
-
-    /// Whether the first entry of an actor is of an ended session.
-    pub(super) fn is_orphan(&self, actor: Key) -> bool {
-        let first = self.actors.get(&actor).and_then(|slow| slow.entries.front());
-        first.is_some_and(|entry| entry.is_orphan)
+    /// Takes the first entry that has expired.
+    pub(super) fn pop_expired(&mut self, now: Time) -> Option<(Key, BacklogEntry)> {
+        let is_expired = |entry: &BacklogEntry| entry.expires.is_some_and(|expires| expires <= now);
+        let mut actors = self.actors.iter();
+        let (actor, _) = actors.find(|(_, slow)| slow.entries.front().is_some_and(is_expired))?;
+        let actor = *actor;
+        self.pop(actor).map(|entry| (actor, entry))
     }
 
     pub(super) fn check(&self) {

@@ -76,6 +76,20 @@ impl NodeCore {
         driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.deliver(to, tag, body))
     }
 
+    /// As [`Self::deliver_here`], for a message whose turn it is.
+    pub(super) fn deliver_in_turn(
+        &mut self,
+        node: NodeId,
+        to: Key,
+        (tag, body): (&str, &[u8]),
+        driver: &mut impl Driver,
+    ) -> Delivery {
+        let permit = self.acquire_for_mailbox(node, to.actor(), body.len());
+        driver.loop_ref().with_permit(permit, |loop_ref| {
+            loop_ref.deliver_in_turn(to, |loop_ref| loop_ref.deliver(to, tag, body))
+        })
+    }
+
     /// Whether an actor uses more than this part of its share of the budget.
     pub(super) fn uses_more_than(&self, node: NodeId, actor: Key, part: SharePart) -> bool {
         let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };

@@ -466,7 +466,9 @@ impl Core {
         let delivery = (exposed.decode)(self, to, body);
         let half = self.mailbox_max / 2;
         match delivery {
-            Delivery::Delivered if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > half) => {
+            Delivery::Delivered
+                if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > half) =>
+            {
                 Delivery::DeliveredOverHalf
             }
             delivery => delivery,

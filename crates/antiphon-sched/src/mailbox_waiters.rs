@@ -106,17 +106,38 @@ impl TargetWaiters {
         }
     }
 
+    /// The first waiter that can use a free place. `waiting` is the length of the mailbox; `None` if its actor has ended.
+    fn first_due(&self, waiting: Option<usize>, max: usize) -> Option<(u64, Waiter)> {
+        let Some(waiting) = waiting else {
+            return self.turns.first_key_value().map(|(ticket, waiter)| (*ticket, *waiter));
+        };
+        let may_reserve = self.reserved < (max / RESERVED_PART).max(1);
+        let is_due = |waiter: &Waiter| match *waiter {
+            Waiter::Actor { .. } => may_reserve,
+            Waiter::Handles | Waiter::Transport { mark: RoomMark::One, .. } => true,
+            Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } => {
+                self.ordered > 0 || batches == 0 || waiting <= max / 4
+            }
+            Waiter::Transport { mark: RoomMark::NextBatch, .. } => false,
+        };
+        self.turns.iter().find(|(_, waiter)| is_due(waiter)).map(|(ticket, waiter)| (*ticket, *waiter))
+    }
+
     /// The actor has run a batch.
     fn count_batch(&mut self) {
-        // Only the first waiter can have the next turn.
-        if let Some(mut first) = self.turns.first_entry()
-            && let Waiter::Transport { mark, .. } = first.get_mut()
-        {
-            *mark = match *mark {
-                RoomMark::ThreeQuarters { batches } => RoomMark::ThreeQuarters { batches: batches.saturating_sub(1) },
-                RoomMark::NextBatch => RoomMark::ThreeQuarters { batches: 0 },
-                RoomMark::One => RoomMark::One,
-            };
+        if self.turns.len() == self.ordered {
+            return;
+        }
+        for waiter in self.turns.values_mut() {
+            if let Waiter::Transport { mark, .. } = waiter {
+                *mark = match *mark {
+                    RoomMark::ThreeQuarters { batches } => {
+                        RoomMark::ThreeQuarters { batches: batches.saturating_sub(1) }
+                    }
+                    RoomMark::NextBatch => RoomMark::ThreeQuarters { batches: 0 },
+                    RoomMark::One => RoomMark::One,
+                };
+            }
         }
     }
 }
@@ -390,25 +411,14 @@ impl Core {
             let max = self.mailbox_max;
             let waiting = self.any_mailbox(target).map(|mailbox| mailbox.waiting());
             let waiters = self.mailbox_waiters.targets.get_mut(&target)?;
-            let Some((ticket, waiter)) =
-                waiters.turns.first_key_value().map(|(ticket, waiter)| (*ticket, *waiter))
-            else {
+            if waiters.turns.is_empty() {
                 self.drop_idle_waiters(target);
                 return None;
-            };
-            let has_room = waiting.is_none_or(|waiting| waiting + waiters.reserved < max);
-            let is_shared = waiters.ordered > 0;
-            let is_due = match waiter {
-                Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } => {
-                    is_shared || batches == 0 || waiting.is_none_or(|waiting| waiting <= max / 4)
-                }
-                Waiter::Transport { mark: RoomMark::NextBatch, .. } => waiting.is_none(),
-                Waiter::Transport { mark: RoomMark::One, .. } | Waiter::Handles => true,
-                Waiter::Actor { .. } => waiting.is_none() || waiters.reserved < (max / RESERVED_PART).max(1),
-            };
-            if !has_room || !is_due {
+            }
+            if waiting.is_some_and(|waiting| waiting + waiters.reserved >= max) {
                 return None;
             }
+            let (ticket, waiter) = waiters.first_due(waiting, max)?;
             if let Waiter::Transport { peer, .. } = waiter {
                 return Some((ticket, Turn { target, peer }));
             }

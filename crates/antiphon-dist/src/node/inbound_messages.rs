@@ -142,20 +142,15 @@ impl NodeCore {
     }
 
     /// Asks a peer to hold back its frames for an actor, within the peer's limit.
-    fn pause(
-        &mut self,
-        node: NodeId,
-        peer_session: &mut PeerSession,
-        actor: Key,
-        driver: &mut impl Driver,
-    ) {
+    fn pause(&mut self, node: NodeId, peer_session: &mut PeerSession, actor: Key, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.backlog.is_paused(actor) || !peer_session.session.pause(wire_key(actor)) {
             return;
         }
         peer.backlog.set_paused(actor, true);
         if !peer.backlog.has_entries_for(actor) {
-            let (mark, ticket) = (RoomMark::ThreeQuarters { batches: BATCHES_PAUSED }, peer.backlog.ticket(actor));
+            let (mark, ticket) =
+                (RoomMark::ThreeQuarters { batches: BATCHES_PAUSED }, peer.backlog.ticket(actor));
             let ticket = driver.loop_ref().wait_for_room(actor, node, mark, ticket);
             peer.backlog.set_ticket(actor, ticket);
         }
@@ -177,7 +172,8 @@ impl NodeCore {
                 self.holding_credit.insert(node);
                 continue;
             }
-            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+            else {
                 continue;
             };
             for credit in std::mem::take(&mut peer_session.held_credit) {
@@ -243,7 +239,8 @@ impl NodeCore {
         let is_over_share = is_over_share && driver.loop_ref().is_alive(actor);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if is_over_share {
-            let ticket = driver.loop_ref().wait_for_room(actor, node, RoomMark::NextBatch, peer.backlog.ticket(actor));
+            let ticket =
+                driver.loop_ref().wait_for_room(actor, node, RoomMark::NextBatch, peer.backlog.ticket(actor));
             return peer.backlog.set_ticket(actor, ticket);
         }
         peer.backlog.set_paused(actor, false);

@@ -133,7 +133,11 @@ impl NodeCore {
 
     /// Acquires a permit for a reply, or for the value of a signal: they have a budget of their own. `Err` if there is no
     /// room, `Ok(None)` if so few bytes do not count.
-    pub(super) fn acquire_for_reply(&mut self, node: NodeId, bytes: usize) -> Result<Option<Permit>, OverBudget> {
+    pub(super) fn acquire_for_reply(
+        &mut self,
+        node: NodeId,
+        bytes: usize,
+    ) -> Result<Option<Permit>, OverBudget> {
         if bytes <= UNCOUNTED_BYTES_MAX {
             return Ok(None);
         }

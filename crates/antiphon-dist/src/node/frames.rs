@@ -4,13 +4,14 @@
 //! that are exposed to it.
 
 use antiphon_sched::{
-    ActorId, AskError, Destination, ExitReason, Key, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
+    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
     Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session, msgpack};
 
 use super::driver::Driver;
+use super::mailbox_budget::OverBudget;
 use super::peer_session::{FrameEffect, PeerSession};
 use super::{NO_ACTOR, NodeCore, sched_key};
 
@@ -23,7 +24,8 @@ pub(super) enum InboundSignal {
     Monitor { watcher: Key, target: Key, id: MonitorId },
     Demonitor { target: Key, id: MonitorId },
     Notify { watcher: Key, id: MonitorId, actor: ActorId },
-    Down { watcher: Key, id: MonitorId, reason: ExitReason },
+    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
+    Lagged { subscriber: Key, channel: ActorId, missed: u64, ended: bool },
     Terminate { target: Key },
     Throw { target: Key, value: Value },
     Resume { target: Key, value: Value },
@@ -35,7 +37,23 @@ impl InboundSignal {
         match self {
             Self::Throw { value, .. } | Self::Resume { value, .. } => bytes_of(value),
             Self::Down { reason, .. } => bytes_of_reason(reason),
-            Self::Monitor { .. } | Self::Demonitor { .. } | Self::Notify { .. } | Self::Terminate { .. } => 0,
+            Self::Monitor { .. }
+            | Self::Demonitor { .. }
+            | Self::Notify { .. }
+            | Self::Lagged { .. }
+            | Self::Terminate { .. } => 0,
+        }
+    }
+
+    /// Whether it overtakes messages that wait for the mailbox of its receiver.
+    fn is_urgent(&self) -> bool {
+        match self {
+            Self::Terminate { .. } | Self::Throw { .. } | Self::Resume { .. } => true,
+            Self::Monitor { .. }
+            | Self::Demonitor { .. }
+            | Self::Notify { .. }
+            | Self::Down { .. }
+            | Self::Lagged { .. } => false,
         }
     }
 
@@ -45,6 +63,7 @@ impl InboundSignal {
             Self::Down { .. } | Self::Demonitor { .. } => true,
             Self::Monitor { .. }
             | Self::Notify { .. }
+            | Self::Lagged { .. }
             | Self::Terminate { .. }
             | Self::Throw { .. }
             | Self::Resume { .. } => false,
@@ -60,6 +79,7 @@ impl InboundSignal {
             | Self::Throw { target, .. }
             | Self::Resume { target, .. } => *target,
             Self::Notify { watcher, .. } | Self::Down { watcher, .. } => *watcher,
+            Self::Lagged { subscriber, .. } => *subscriber,
         }
     }
 }
@@ -124,8 +144,12 @@ impl NodeCore {
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
             Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),
             Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
-            // No channel of this version sends it.
-            Frame::Lagged(_) => self.counts.refused_messages += 1,
+            Frame::Lagged(lagged) => {
+                let channel = ActorId::new(node, sched_key(lagged.from));
+                let (subscriber, missed, ended) = (sched_key(lagged.to), lagged.missed, lagged.ended);
+                let signal = InboundSignal::Lagged { subscriber, channel, missed, ended };
+                self.on_signal(node, peer_session, signal, driver);
+            }
             // The session itself has handled these.
             Frame::Tag(_)
             | Frame::Begin(_)
@@ -160,7 +184,13 @@ impl NodeCore {
         let request_id = RequestId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (peer_session.session.tag_name(answer.tag), is_valid_body(answer.body)) {
-            (Some(tag), true) => driver.loop_ref().complete_request_encoded(request_id, tag, answer.body),
+            (Some(tag), true) => match self.acquire_for_reply(node, answer.body.len()) {
+                Ok(permit) => driver.loop_ref().complete_request_with_permit(request_id, (tag, answer.body), permit),
+                Err(OverBudget) => {
+                    driver.loop_ref().fail_request_from_peer(request_id, AskError::Busy);
+                    Err(Undelivered::Full)
+                }
+            },
             (_, _) => {
                 driver.loop_ref().fail_request_from_peer(request_id, AskError::WrongType);
                 Err(Undelivered::Encode)
@@ -189,7 +219,7 @@ impl NodeCore {
         }
     }
 
-    /// Applies a signal, or queues it behind earlier messages for the same actor.
+    /// Applies a signal, or queues it behind earlier messages for the same actor. An urgent signal overtakes them.
     fn on_signal(
         &mut self,
         node: NodeId,
@@ -197,8 +227,8 @@ impl NodeCore {
         signal: InboundSignal,
         driver: &mut impl Driver,
     ) {
-        if peer_session.backlog.has_queue_for(signal.receiver()) {
-            self.add_signal_to_backlog(node, peer_session, signal);
+        if !signal.is_urgent() && self.has_backlog_for(node, signal.receiver().actor()) {
+            self.add_signal_to_backlog(node, peer_session, signal, driver);
         } else {
             self.apply_signal(node, signal, driver);
         }
@@ -245,35 +275,81 @@ impl NodeCore {
                 }
                 self.refuse_monitor(node);
             }
-            InboundSignal::Down { watcher, id, reason } => {
-                if let Some((_, actor)) = peer.monitors.remove_local_watcher(id) {
-                    // The `Down` is delivered in any case, but without its value or text if there is no room for it.
-                    let reason =
-                        if self.fits_mailbox_budget(node, bytes) { reason } else { without_value(reason) };
-                    let bytes = bytes_of_reason(&reason);
-                    self.deliver_value(node, bytes, driver, |loop_ref| {
-                        loop_ref.down(watcher, id, actor, reason)
-                    });
-                }
+            InboundSignal::Down { watcher, id, actor, reason } => {
+                self.deliver_down(node, (watcher, id, actor), reason, driver);
+            }
+            InboundSignal::Lagged { subscriber, channel, missed, ended } if is_exposed => {
+                driver.loop_ref().lagged(subscriber, channel, missed, ended);
             }
             InboundSignal::Terminate { target } if is_exposed && may_terminate => {
                 driver.loop_ref().terminate(ActorId::new(self.me, target));
             }
             InboundSignal::Throw { target, value } if is_exposed && is_open => {
-                let is_taken = self.fits_mailbox_budget(node, bytes)
-                    && self.deliver_value(node, bytes, driver, |loop_ref| loop_ref.throw_here(target, value));
-                self.counts.refused_messages += u64::from(!is_taken);
+                let is_taken = self.acquire_for_reply(node, bytes).is_ok_and(|permit| {
+                    driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.throw_here(target, value))
+                });
+                self.report_signal(is_taken, target, "throw", driver);
             }
             InboundSignal::Resume { target, value } if is_exposed && is_open => {
-                let is_taken = self.fits_mailbox_budget(node, bytes)
-                    && self
-                        .deliver_value(node, bytes, driver, |loop_ref| loop_ref.resume_here(target, value));
-                self.counts.refused_messages += u64::from(!is_taken);
+                let is_taken = self.acquire_for_reply(node, bytes).is_ok_and(|permit| {
+                    driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.resume_here(target, value))
+                });
+                self.report_signal(is_taken, target, "resume", driver);
             }
             InboundSignal::Notify { .. }
+            | InboundSignal::Lagged { .. }
             | InboundSignal::Terminate { .. }
             | InboundSignal::Throw { .. }
             | InboundSignal::Resume { .. } => self.counts.refused_messages += 1,
+        }
+    }
+
+    /// Records a dead letter for a signal that had no room.
+    fn report_signal(&mut self, is_taken: bool, target: Key, what: &'static str, driver: &mut impl Driver) {
+        if !is_taken {
+            self.counts.refused_messages += 1;
+            let is_alive = driver.loop_ref().is_alive(target.actor());
+            let reason = if is_alive { Undelivered::Full } else { Undelivered::NoActor };
+            driver.loop_ref().dead_letter(DeadLetter::new(ActorId::new(self.me, target), what, reason));
+        }
+    }
+
+    /// Delivers a `Down` in any case, but without its value or text if there is no room for it.
+    fn deliver_down(
+        &mut self,
+        node: NodeId,
+        (watcher, id, actor): (Key, MonitorId, ActorId),
+        reason: ExitReason,
+        driver: &mut impl Driver,
+    ) {
+        let (permit, reason) = match self.acquire_for_reply(node, bytes_of_reason(&reason)) {
+            Ok(permit) => (permit, reason),
+            Err(OverBudget) => (None, without_value(reason)),
+        };
+        driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.down(watcher, id, actor, reason));
+    }
+
+    /// Applies a signal that waited when the session that brought it ended.
+    pub(super) fn apply_late_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
+        match signal {
+            InboundSignal::Down { watcher, id, actor, reason } => {
+                self.deliver_down(node, (watcher, id, actor), reason, driver);
+            }
+            // The session that it depends on has ended.
+            InboundSignal::Notify { watcher, id, actor } => {
+                let mut loop_ref = driver.loop_ref();
+                let watcher = loop_ref.owner_of(watcher);
+                if loop_ref.is_exposed(watcher) && loop_ref.expect_down(watcher, id, actor) {
+                    loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
+                }
+            }
+            InboundSignal::Lagged { subscriber, channel, missed, ended } => {
+                driver.loop_ref().lagged(subscriber, channel, missed, ended);
+            }
+            // The watcher has received its `Down` at the end of the session.
+            InboundSignal::Monitor { .. } | InboundSignal::Demonitor { .. } => {}
+            // Urgent signals never wait.
+            InboundSignal::Terminate { .. } | InboundSignal::Throw { .. } | InboundSignal::Resume { .. } => {}
         }
     }
 
@@ -297,8 +373,8 @@ impl NodeCore {
     ) {
         let id = self.monitor_id(node, down.id, false);
         // A peer can report only the exits of its own actors.
-        let local_watcher = self.peers.get(&node).and_then(|peer| peer.monitors.local_watcher(id));
-        let Some((watcher, _)) = local_watcher else { return };
+        let local_watcher = self.peers.get_mut(&node).and_then(|peer| peer.monitors.remove_local_watcher(id));
+        let Some((watcher, actor)) = local_watcher else { return };
         let reason = match down.reason {
             DownReason::Done(None) => ExitReason::Done(Value::opaque()),
             DownReason::Done(Some((tag, body))) => {
@@ -309,10 +385,10 @@ impl NodeCore {
             DownReason::Terminated => ExitReason::Terminated,
             DownReason::NodeLost => ExitReason::NodeLost,
             DownReason::NoActor => ExitReason::NoActor,
-            // `ExitReason` has no variant for a subscription that ended because its subscriber lagged.
-            DownReason::Refused | DownReason::Lagged => ExitReason::Refused,
+            DownReason::Refused => ExitReason::Refused,
+            DownReason::Lagged => ExitReason::Lagged,
         };
-        self.on_signal(node, peer_session, InboundSignal::Down { watcher, id, reason }, driver);
+        self.on_signal(node, peer_session, InboundSignal::Down { watcher, id, actor, reason }, driver);
     }
 }
 
@@ -326,7 +402,11 @@ pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
     match reason {
         ExitReason::Done(value) => bytes_of(value),
         ExitReason::Failed(text) | ExitReason::Panicked(text) => text.len(),
-        ExitReason::Terminated | ExitReason::NodeLost | ExitReason::NoActor | ExitReason::Refused => 0,
+        ExitReason::Terminated
+        | ExitReason::NodeLost
+        | ExitReason::NoActor
+        | ExitReason::Refused
+        | ExitReason::Lagged => 0,
     }
 }
 
@@ -336,7 +416,11 @@ fn without_value(reason: ExitReason) -> ExitReason {
         ExitReason::Done(_) => ExitReason::Done(Value::opaque()),
         ExitReason::Failed(_) => ExitReason::Failed(String::new()),
         ExitReason::Panicked(_) => ExitReason::Panicked(String::new()),
-        ExitReason::Terminated | ExitReason::NodeLost | ExitReason::NoActor | ExitReason::Refused => reason,
+        ExitReason::Terminated
+        | ExitReason::NodeLost
+        | ExitReason::NoActor
+        | ExitReason::Refused
+        | ExitReason::Lagged => reason,
     }
 }
 

@@ -304,7 +304,7 @@ impl NodeCore {
             BacklogItem::NodeLost { watcher, id, actor } => {
                 driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
             }
-            BacklogItem::Signal(signal) if is_session_over => self.apply_late_signal(signal, driver),
+            BacklogItem::Signal(signal) if is_session_over => self.apply_late_signal(node, signal, driver),
             BacklogItem::Signal(signal) => self.apply_signal(node, signal, driver),
             BacklogItem::Message { .. } => {}
         }

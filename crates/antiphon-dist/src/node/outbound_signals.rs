@@ -4,17 +4,17 @@
 //! Signals that complete an operation of the peer (`Down`, `Demonitor`, `ReplyDropped`) are never refused. Their number is
 //! bounded by the number of those operations.
 
-use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
+use antiphon_sched::{ActorId, DeadLetter, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
 use antiphon_wire::frame::{
-    Demonitor, Down, DownReason, Monitor, NodeAt, Notify, ReplyDropped, ReplyDroppedReason, Resume,
+    Demonitor, Down, DownReason, Lagged, Monitor, NodeAt, Notify, ReplyDropped, ReplyDroppedReason, Resume,
     Terminate, Throw,
 };
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
-use super::outbound_messages::QueuedOutbound;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
+use super::waiting_outbound::{QueuedOutbound, WaitingBudget};
 use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 impl NodeCore {
@@ -50,11 +50,10 @@ impl NodeCore {
         }
     }
 
-    /// Queues a signal until there is a session, within the limit for messages.
+    /// Queues a signal until there is a session, within the limits for messages.
     fn queue_signal(&mut self, node: NodeId, signal: Signal) {
-        let is_never_refused =
-            matches!(signal, Signal::Down { .. } | Signal::Demonitor { .. } | Signal::ReplyDropped { .. });
-        let pushed = if is_never_refused || self.fits_waiting_queue(node, body_bytes(&signal)) {
+        let budget = WaitingBudget::of_signal(&signal);
+        let pushed = if self.fits_waiting_queue(node, budget, body_bytes(&signal)) {
             self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
         } else {
             Err(Undelivered::Busy)
@@ -96,24 +95,49 @@ impl NodeCore {
                 if let Some(peer) = self.peers.get_mut(&watcher.node()) {
                     peer.monitors.remove_remote_watcher(actor, id);
                 }
-                self.loop_actions.push(LoopAction::DeadLetter(watcher, "notify", reason));
+                self.dead_signal((Some(actor), watcher), "notify", reason);
             }
-            Signal::Terminate { target, .. } => {
-                self.loop_actions.push(LoopAction::DeadLetter(target, "a terminate", reason));
-            }
-            Signal::Throw { target, .. } => {
-                self.loop_actions.push(LoopAction::DeadLetter(target, "a throw", reason))
-            }
-            Signal::Resume { target, .. } => {
-                self.loop_actions.push(LoopAction::DeadLetter(target, "a resume", reason))
-            }
+            Signal::Terminate { from, target } => self.dead_signal((from, target), "terminate", reason),
+            Signal::Throw { from, target, .. } => self.dead_signal((from, target), "throw", reason),
+            Signal::Resume { from, target, .. } => self.dead_signal((from, target), "resume", reason),
             // The receivers of these have exited with their node, or the signals concern this node alone.
             Signal::Demonitor { .. }
             | Signal::Down { .. }
             | Signal::ReplyDropped { .. }
+            | Signal::Lagged { .. }
             | Signal::RequestClosed { .. }
             | Signal::Exited { .. } => {}
         }
+    }
+
+    fn dead_signal(&mut self, (from, to): (Option<Key>, ActorId), what: &'static str, reason: Undelivered) {
+        let from = from.map(|key| ActorId::new(self.me, key));
+        self.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, what, reason).sent_by(from)));
+    }
+}
+
+/// The limit against which the bytes of a signal count while it waits.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum SignalBudget {
+    /// The share of the receiving actor.
+    Actor(Key),
+    /// The reserve for replies and urgent signals.
+    Reserve,
+    /// None: the number of such signals is limited by the open operations of the peer.
+    Unlimited,
+}
+
+pub(super) fn budget_of(signal: &Signal) -> SignalBudget {
+    match signal {
+        Signal::Monitor { target, .. } => SignalBudget::Actor(target.key()),
+        Signal::Notify { watcher, .. } => SignalBudget::Actor(watcher.key()),
+        Signal::Terminate { .. } | Signal::Throw { .. } | Signal::Resume { .. } => SignalBudget::Reserve,
+        Signal::Demonitor { .. }
+        | Signal::Down { .. }
+        | Signal::Lagged { .. }
+        | Signal::ReplyDropped { .. }
+        | Signal::RequestClosed { .. }
+        | Signal::Exited { .. } => SignalBudget::Unlimited,
     }
 }
 
@@ -125,6 +149,7 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
         | Signal::Throw { target, .. }
         | Signal::Resume { target, .. } => Some(target.node()),
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
+        Signal::Lagged { subscriber, .. } => Some(subscriber.node()),
         Signal::ReplyDropped { node, .. } => Some(*node),
         Signal::RequestClosed { .. } | Signal::Exited { .. } => None,
     }
@@ -142,6 +167,7 @@ fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
         Signal::ReplyDropped { .. } => was_connected,
         Signal::Demonitor { .. }
         | Signal::Down { .. }
+        | Signal::Lagged { .. }
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => true,
     }
@@ -165,6 +191,7 @@ fn record_monitor(peer: &mut Peer, signal: &Signal) {
         Signal::Terminate { .. }
         | Signal::Throw { .. }
         | Signal::Resume { .. }
+        | Signal::Lagged { .. }
         | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => {}
@@ -207,10 +234,20 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
             Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
         }),
-        Signal::ReplyDropped { request_id, .. } => {
+        Signal::ReplyDropped { request_id, is_busy, .. } => {
             let request_id = antiphon_wire::Key(request_id.to_bits());
-            session.send(&ReplyDropped { request_id, reason: ReplyDroppedReason::Dropped }.into())
+            let reason = if *is_busy { ReplyDroppedReason::Busy } else { ReplyDroppedReason::Dropped };
+            session.send(&ReplyDropped { request_id, reason }.into())
         }
+        Signal::Lagged { channel, subscriber, missed, ended } => session.send(
+            &Lagged {
+                to: wire_key(subscriber.key()),
+                from: wire_key(*channel),
+                missed: *missed,
+                ended: *ended,
+            }
+            .into(),
+        ),
         // These concern this node alone.
         Signal::RequestClosed { .. } | Signal::Exited { .. } => Ok(()),
     }
@@ -232,6 +269,7 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         | Signal::Notify { .. }
         | Signal::Down { .. }
         | Signal::Terminate { .. }
+        | Signal::Lagged { .. }
         | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => return None,
@@ -279,6 +317,7 @@ fn send_down(
         ExitReason::NodeLost => DownReason::NodeLost,
         ExitReason::NoActor => DownReason::NoActor,
         ExitReason::Refused => DownReason::Refused,
+        ExitReason::Lagged => DownReason::Lagged,
     };
     let frame = Down {
         watcher: wire_key(watcher),

@@ -462,7 +462,7 @@ impl NodeCore {
                     self.end_session(node, "the peer was silent for too long", driver)
                 }
                 // `transmit` sends `Writable` to the writers when the queue is low.
-                SessionEvent::Writable => {}
+                SessionEvent::Writable { .. } => {}
                 SessionEvent::Renew => self.renew(node),
             }
         }

@@ -258,7 +258,7 @@ fn send_local<T: Wire>(cx: &mut ChannelCx<'_, T>, to: Addr<T>, message: T) -> bo
     match cx.send(to, message) {
         Ok(()) => true,
         Err(error) => {
-            cx.loop_ref().dead_letter(to.target_id(), type_name::<T>(), error.reason());
+            cx.loop_ref().dead_letter(antiphon_sched::DeadLetter::new(to.target_id(), type_name::<T>(), error.reason()));
             log_panic(|| drop(error));
             false
         }

@@ -226,11 +226,11 @@ impl<T: Wire + Clone> Topic<T> {
     fn transform(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) -> Option<T> {
         if hops >= HOPS_MAX {
             let me = cx.id();
-            cx.loop_ref().dead_letter(
+            cx.loop_ref().dead_letter(antiphon_sched::DeadLetter::new(
                 me,
                 "a message that came through too many channels",
                 Undelivered::NoActor,
-            );
+            ));
             log_panic(|| drop(message));
             return None;
         }
@@ -244,7 +244,7 @@ impl<T: Wire + Clone> Topic<T> {
                 if may_log(cx.loop_ref(), "transform", &*name) {
                     tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (logged at most once an hour)");
                 }
-                cx.loop_ref().dead_letter(me, "a message whose transform panicked", Undelivered::Encode);
+                cx.loop_ref().dead_letter(antiphon_sched::DeadLetter::new(me, "a message whose transform panicked", Undelivered::Encode));
                 None
             }
         }

@@ -50,9 +50,15 @@ impl AwaitedReplies {
 
     /// Removes and returns the requests that await a reply from a node.
     pub(super) fn take(&mut self, node: NodeId) -> Vec<RequestId> {
+        self.take_except(node, &BTreeSet::new())
+    }
+
+    /// As [`Self::take`], but keeps those in `spared`.
+    pub(super) fn take_except(&mut self, node: NodeId, spared: &BTreeSet<RequestId>) -> Vec<RequestId> {
         let request_ids =
             self.by_node.range((node, RequestId::from_bits(0))..).take_while(|(other, _)| *other == node);
-        let request_ids: Vec<RequestId> = request_ids.map(|(_, request_id)| *request_id).collect();
+        let request_ids = request_ids.map(|(_, request_id)| *request_id);
+        let request_ids: Vec<RequestId> = request_ids.filter(|request_id| !spared.contains(request_id)).collect();
         for request_id in &request_ids {
             self.by_node.remove(&(node, *request_id));
             self.by_request.remove(&(*request_id, node));

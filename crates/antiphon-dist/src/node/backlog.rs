@@ -151,7 +151,9 @@ impl Backlog {
     pub(super) fn end_session(&mut self, expires: Time) -> Vec<(Key, Ticket)> {
         for slow in self.actors.values_mut() {
             slow.is_paused = false;
-            slow.entries.iter_mut().for_each(|entry| drop(entry.expires.get_or_insert(expires)));
+            for entry in &mut slow.entries {
+                entry.expires = entry.expires.or(Some(expires));
+            }
         }
         self.actors.extract_if(.., |_, slow| slow.entries.is_empty()).map(|(key, slow)| (key, slow.ticket)).collect()
     }

@@ -4,7 +4,7 @@
 //! that are exposed to it.
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
+    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
     Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
@@ -279,7 +279,7 @@ impl NodeCore {
                 self.deliver_down(node, (watcher, id, actor), reason, driver);
             }
             InboundSignal::Lagged { subscriber, channel, missed, ended } if is_exposed => {
-                driver.loop_ref().lagged(subscriber, channel, missed, ended);
+                self.deliver_lagged(subscriber, (channel, missed, ended), driver);
             }
             InboundSignal::Terminate { target } if is_exposed && may_terminate => {
                 driver.loop_ref().terminate(ActorId::new(self.me, target));
@@ -302,6 +302,22 @@ impl NodeCore {
             | InboundSignal::Throw { .. }
             | InboundSignal::Resume { .. } => self.counts.refused_messages += 1,
         }
+    }
+
+    /// Delivers the number of messages that a subscriber has missed, or the end of its subscription.
+    fn deliver_lagged(
+        &mut self,
+        subscriber: Key,
+        (channel, missed, ended): (ActorId, u64, bool),
+        driver: &mut impl Driver,
+    ) {
+        let mut loop_ref = driver.loop_ref();
+        let is_taken = if ended {
+            loop_ref.push_down(subscriber, channel, ExitReason::Lagged)
+        } else {
+            loop_ref.add_missed(subscriber, channel, missed, &mut Lag::default())
+        };
+        self.counts.refused_messages += u64::from(!is_taken);
     }
 
     /// Records a dead letter for a signal that had no room.
@@ -344,7 +360,7 @@ impl NodeCore {
                 }
             }
             InboundSignal::Lagged { subscriber, channel, missed, ended } => {
-                driver.loop_ref().lagged(subscriber, channel, missed, ended);
+                self.deliver_lagged(subscriber, (channel, missed, ended), driver);
             }
             // The watcher has received its `Down` at the end of the session.
             InboundSignal::Monitor { .. } | InboundSignal::Demonitor { .. } => {}

@@ -150,15 +150,6 @@ impl NodeCore {
         fits.then(|| Some(replies.acquire(bytes))).ok_or(OverBudget)
     }
 
-    /// Runs `put`, which puts a value of a peer into a mailbox, with a permit for its bytes.
-    pub(super) fn deliver_value<R>(
-        permit: Option<Permit>,
-        driver: &mut impl Driver,
-        put: impl FnOnce(&mut LoopRef<'_>) -> R,
-    ) -> R {
-        driver.loop_ref().with_permit(permit, put)
-    }
-
     pub(super) fn check_budgets(&self) {
         let of_peers = self.peers.values().filter_map(|peer| peer.budget.as_ref());
         let sum: u64 = of_peers.clone().map(|budget| budget.all.bytes()).sum();

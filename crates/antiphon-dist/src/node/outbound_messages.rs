@@ -22,8 +22,8 @@ use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::NodeTimer;
 use super::waiting_outbound::{QueuedOutbound, WAITING_OVERHEAD, WaitingBudget};
-use super::writers::{AwaitedRoom, Writer};
-use super::{LoopAction, NO_ACTOR, NodeCore, sched_key, wire_key, wire_node};
+use super::writers::{AwaitedRoom, Writer, Writers};
+use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 /// How long messages to a node wait for a session.
 const UNREACHED_AFTER: Duration = Duration::from_secs(15);
@@ -87,21 +87,6 @@ fn mark_of(mode: SendMode) -> SendMark {
     if mode == SendMode::Try { SendMark::High } else { SendMark::Cap }
 }
 
-/// Whether `bytes` more bytes have room after a refusal: half of the mark must be free, so that the sender does not get
-/// `Writable` and `Busy` in turn.
-fn has_ample_room(
-    limits: &wire::Limits,
-    (of_actor, of_all): (u64, u64),
-    AwaitedRoom { bytes, mark }: AwaitedRoom,
-) -> bool {
-    let limit = limits.queue_bytes_cap.saturating_sub(of_all - of_actor) / 2;
-    let mark = match mark {
-        SendMark::Cap => limit,
-        SendMark::High => limits.queue_bytes_high.min(limit / 2),
-    };
-    of_actor == 0 || of_actor + bytes <= mark / 2
-}
-
 impl NodeCore {
     /// Sends a message over a session.
     fn send_on_session(
@@ -112,7 +97,7 @@ impl NodeCore {
     ) -> Result<(), Undelivered> {
         if outbound.mode == SendMode::Try
             && let Destination::Actor(to) = outbound.to
-            && !peer_session.session.fits(wire_key(to.key()), outbound.body.len() as u64, SendMark::High)
+            && !peer_session.session.fits(wire_key(to.key()), outbound.body.len() as u64 + 64, SendMark::High)
         {
             return Err(Undelivered::Busy);
         }
@@ -151,10 +136,12 @@ impl NodeCore {
     fn await_room(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) {
         let (Destination::Actor(to), SendMode::Send | SendMode::Try) = (outbound.to, outbound.mode) else { return };
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let room = AwaitedRoom { bytes: outbound.body.len() as u64 + WAITING_OVERHEAD, mark: mark_of(outbound.mode) };
+        let bytes = outbound.body.len() as u64 + WAITING_OVERHEAD;
         let writer = Writer { sender: outbound.from, address: to.key() };
-        let of_session = peer.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_for_actors());
-        peer.writers.add(writer, room, of_session + peer.waiting.bytes());
+        peer.writers.add(writer, AwaitedRoom { bytes, mark: mark_of(outbound.mode) });
+        if let Some(peer_session) = &mut peer.peer_session {
+            await_least_room(&mut peer_session.session, &peer.writers, to.key().actor());
+        }
         if let Some(sender) = outbound.from {
             self.awaiting_room.insert((sender, node));
         }
@@ -172,26 +159,16 @@ impl NodeCore {
         }
     }
 
-    /// Sends `Writable` to the senders for whose refused messages a session has room again.
-    pub(super) fn report_room(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let limits = &self.settings.profile.limits;
+    /// Sends `Writable` to the senders for whose refused messages the queue to an actor has room again.
+    pub(super) fn report_room(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(peer_session) = &mut peer.peer_session else { return };
         let session = &mut peer_session.session;
-        let drained: Vec<Key> = session.take_drained().into_iter().map(sched_key).collect();
-        if peer.writers.is_empty() {
-            return;
-        }
-        let of_all = session.queued_for_actors();
-        for actor in peer.writers.candidates(drained, of_all, limits.queue_bytes_cap) {
-            let of_actor = session.queued_for(wire_key(actor));
-            let has_room = |room: AwaitedRoom| {
-                has_ample_room(limits, (of_actor, of_all), room)
-                    && session.fits(wire_key(actor), room.bytes, room.mark)
-            };
-            for writer in peer.writers.take_ready(actor, has_room) {
-                driver.loop_ref().writable(writer.sender, ActorId::new(node, writer.address));
-            }
+        let has_room = |room: AwaitedRoom| session.fits(wire_key(actor), room.bytes, room.mark);
+        let ready = peer.writers.take_ready(actor, has_room);
+        await_least_room(session, &peer.writers, actor);
+        for writer in ready {
+            driver.loop_ref().writable(writer.sender, ActorId::new(node, writer.address));
         }
     }
 
@@ -227,8 +204,7 @@ impl NodeCore {
             && let Destination::Actor(to) = outbound.to
         {
             let (of_actor, of_all) = peer.waiting.bytes_for(to.key().actor());
-            let limit = limits.queue_bytes_cap.saturating_sub(of_all - of_actor) / 2;
-            if of_actor > 0 && of_actor + bytes > limits.queue_bytes_high.min(limit / 2) {
+            if !limits.admits(of_actor, of_all, bytes, SendMark::High) {
                 return Err(Undelivered::Busy);
             }
         }
@@ -254,7 +230,7 @@ impl NodeCore {
     pub(super) fn fits_waiting_queue(&mut self, node: NodeId, budget: WaitingBudget, bytes: usize) -> bool {
         let limits = &self.settings.profile.limits;
         let Some(peer) = self.peers.get(&node) else { return false };
-        if !peer.waiting.fits(budget, bytes, limits.queue_bytes_cap) {
+        if !peer.waiting.fits(budget, bytes, limits) {
             return false;
         }
         let is_low = peer.waiting.bytes() + bytes as u64 <= limits.queue_bytes_high;
@@ -291,7 +267,8 @@ impl NodeCore {
     /// Sends all waiting messages and signals, in order, after a session has started.
     pub(super) fn send_waiting(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        for queued in peer.waiting.take() {
+        let queue = peer.waiting.take();
+        for queued in queue {
             match queued {
                 QueuedOutbound::Signal(signal) => self.signal_peer(signal),
                 QueuedOutbound::Message { from, to, tag, body, receipt_number, nodes, .. } => {
@@ -316,6 +293,12 @@ impl NodeCore {
                         self.fail_message((from, to), tag, receipt_number, reason);
                     }
                 }
+            }
+        }
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if let Some(peer_session) = &mut peer.peer_session {
+            for actor in peer.writers.actors() {
+                await_least_room(&mut peer_session.session, &peer.writers, actor);
             }
         }
     }
@@ -374,6 +357,14 @@ impl NodeCore {
     fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(wire::NodeId, Vec<SocketAddr>)> {
         let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.me);
         third_nodes.map(|node| (wire_node(*node), self.locations_of(*node))).collect()
+    }
+}
+
+/// Lets a session await the least room that a sender awaits for an actor.
+fn await_least_room(session: &mut Session, writers: &Writers, actor: Key) {
+    match writers.least_room(actor) {
+        Some(room) => session.await_room(wire_key(actor), room.bytes, room.mark),
+        None => session.stop_awaiting_room(wire_key(actor)),
     }
 }
 

@@ -381,7 +381,7 @@ impl NodeCore {
             if is_needed {
                 self.reopen(node);
             }
-            self.report_room(node, driver);
+            self.poll_events(node, driver);
             self.arm_session(node);
         }
         if self.dirty.is_empty() {
@@ -444,6 +444,7 @@ impl NodeCore {
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
                     self.end_session(node, "the peer was silent for too long", driver)
                 }
+                SessionEvent::Writable { actor } => self.report_room(node, sched_key(actor), driver),
                 SessionEvent::Renew => self.renew(node),
             }
         }
@@ -480,9 +481,7 @@ impl NodeCore {
         let (local_watchers, remote_watchers) = peer.monitors.take();
         // The messages that wait for the next session, after a disconnect, keep their receipts and requests.
         let (requests, spared) = peer.waiting.open();
-        let mut replies = self.replies.take(node);
-        replies.retain(|request_id| !spared.contains(request_id));
-        self.replies.add(node, &spared);
+        let replies = self.replies.take_except(node, &spared.into_iter().collect());
         if let Some(at) = peer_session.timer {
             self.timers.remove(at, NodeTimer::Session(node));
         }

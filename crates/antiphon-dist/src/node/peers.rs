@@ -107,9 +107,9 @@ impl Peer {
         self.monitors.len()
     }
 
-    /// Whether there are no monitors between the two nodes, and no messages wait for a session.
+    /// Whether there are no monitors between the two nodes, and nothing waits for the peer or came from it and waits.
     pub(super) fn has_nothing_open(&self) -> bool {
-        self.monitors_len() == 0 && self.waiting.is_empty()
+        self.monitors_len() == 0 && self.is_forgettable()
     }
 
     /// Whether nothing waits for the node or came from it.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use antiphon_sched::{Destination, Key, NodeId, RequestId, Signal, Time};
-use antiphon_wire::fits_share;
+use antiphon_wire::{Limits, SendMark};
 
 use super::outbound_signals::{SignalBudget, body_bytes, budget_of};
 
@@ -112,15 +112,15 @@ impl WaitingOutbound {
         (self.by_actor.get(&actor).copied().unwrap_or(0), self.actors_bytes)
     }
 
-    /// Whether an entry with a body of `body` bytes may wait. `cap` is the limit of the queue to one peer.
-    pub(super) fn fits(&self, budget: WaitingBudget, body: usize, cap: u64) -> bool {
+    /// Whether an entry with a body of `body` bytes may wait.
+    pub(super) fn fits(&self, budget: WaitingBudget, body: usize, limits: &Limits) -> bool {
         let bytes = body as u64 + WAITING_OVERHEAD;
         match budget {
             WaitingBudget::Actor(actor) => {
                 let (of_actor, of_all) = self.bytes_for(actor);
-                fits_share(cap, of_actor, of_all, bytes)
+                limits.admits(of_actor, of_all, bytes, SendMark::Cap)
             }
-            WaitingBudget::Reserve => self.reserved_bytes + bytes <= cap,
+            WaitingBudget::Reserve => self.reserved_bytes + bytes <= limits.queue_bytes_cap,
             WaitingBudget::Unlimited => true,
         }
     }

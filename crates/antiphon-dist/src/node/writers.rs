@@ -1,6 +1,7 @@
 //! The senders that await room in the queues to the actors of one peer.
 //!
-//! Invariant: a sender awaits room at most once for each address.
+//! Invariant: a sender awaits room at most once for each address. The session of the peer awaits the least room that a
+//! sender awaits for the same actor.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,6 @@ use antiphon_wire::SendMark;
 #[derive(Debug, Default)]
 pub(super) struct Writers {
     by_actor: BTreeMap<Key, BTreeMap<Writer, AwaitedRoom>>,
-    /// The largest number of bytes that waited for the peer since all writers were checked.
-    largest: u64,
 }
 
 /// A sender that awaits room.
@@ -27,6 +26,7 @@ pub(super) struct Writer {
 /// The room that a refused message needs.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct AwaitedRoom {
+    /// The bytes of the message in the queue.
     pub(super) bytes: u64,
     pub(super) mark: SendMark,
 }
@@ -36,28 +36,24 @@ impl Writers {
         self.by_actor.is_empty()
     }
 
-    /// Adds a sender, when `queued` bytes wait for the peer.
-    pub(super) fn add(&mut self, writer: Writer, room: AwaitedRoom, queued: u64) {
+    /// Adds a sender. It replaces what the sender awaited for the same address before.
+    pub(super) fn add(&mut self, writer: Writer, room: AwaitedRoom) {
         self.by_actor.entry(writer.address.actor()).or_default().insert(writer, room);
-        self.largest = self.largest.max(queued);
     }
 
-    /// The awaited actors that may have room: those of `drained`, or all if the bytes that wait for the peer have
-    /// decreased so much that the shares of all actors have grown.
-    pub(super) fn candidates(&mut self, drained: Vec<Key>, queued: u64, cap: u64) -> Vec<Key> {
-        if queued == 0 || queued + cap / 8 <= self.largest {
-            self.largest = queued;
-            return self.by_actor.keys().copied().collect();
-        }
-        drained
+    /// The actors for which senders await room.
+    pub(super) fn actors(&self) -> Vec<Key> {
+        self.by_actor.keys().copied().collect()
+    }
+
+    /// The least room that a sender awaits for an actor.
+    pub(super) fn least_room(&self, actor: Key) -> Option<AwaitedRoom> {
+        let rooms = self.by_actor.get(&actor)?.values().copied();
+        rooms.min_by_key(|room| (room.mark == SendMark::High, room.bytes))
     }
 
     /// Removes and returns the senders for which an actor has room.
-    pub(super) fn take_ready(
-        &mut self,
-        actor: Key,
-        has_room: impl Fn(AwaitedRoom) -> bool,
-    ) -> Vec<Writer> {
+    pub(super) fn take_ready(&mut self, actor: Key, has_room: impl Fn(AwaitedRoom) -> bool) -> Vec<Writer> {
         let Some(writers) = self.by_actor.get_mut(&actor) else { return Vec::new() };
         let ready = writers.extract_if(.., |_, room| has_room(*room)).map(|(writer, _)| writer).collect();
         if writers.is_empty() {

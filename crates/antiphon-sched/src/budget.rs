@@ -70,7 +70,8 @@ impl Core {
             return self.push_local(to, message);
         }
         let Some(mailbox) = self.actors.cell_mut(key).and_then(|cell| cell.mailbox::<M>()) else {
-            // No mailbox of this type: the actor has exited, or it is an adapter, which takes the permit itself.
+            // The actor has exited, or its messages have another type, or this is an adapter, which takes the permit
+            // itself.
             return self.push_local(to, message);
         };
         if mailbox.is_full(max) {

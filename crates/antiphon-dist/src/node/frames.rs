@@ -202,7 +202,7 @@ impl NodeCore {
     pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
         let (to, bytes) = (signal.receiver(), signal.body_bytes());
         let is_exposed = driver.loop_ref().is_exposed(to)
-            && (signal.is_always_admitted() || self.check_reach(node, to, driver));
+            && (signal.is_always_admitted() || self.check_reach(node, to));
         let policy = driver.loop_ref().signal_policy_of(to);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;
@@ -231,7 +231,7 @@ impl NodeCore {
                 if is_exposed && is_open && peer.monitors.local_watcher(id).is_none() =>
             {
                 let (mut loop_ref, is_admitted) = (driver.loop_ref(), local_watchers < monitors_max);
-                let watcher = loop_ref.owner_of(watcher);
+                let watcher = watcher.actor();
                 if !is_admitted {
                     loop_ref.refuse_notify(watcher, actor);
                 } else if loop_ref.expect_down(watcher, id, actor) {

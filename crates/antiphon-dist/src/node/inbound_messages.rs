@@ -185,7 +185,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let to = sched_key(message.to);
-        if !self.check_reach(node, to, driver) {
+        if !self.check_reach(node, to) {
             return self.report_delivery(
                 node,
                 &mut peer_session.session,
@@ -308,7 +308,7 @@ impl NodeCore {
         while let Some(entry) = queue.entries.pop_front() {
             let delivery = match &entry.item {
                 // The access policy may have changed since the message arrived.
-                BacklogItem::Message { .. } if !self.may_reach(node, to, driver) => Delivery::NoActor,
+                BacklogItem::Message { .. } if !self.may_reach(node, to) => Delivery::NoActor,
                 BacklogItem::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), driver),
                 BacklogItem::Signal(_) => Delivery::Delivered,
             };

@@ -427,7 +427,7 @@ impl NodeCore {
             let (key, tag) = (registered.key, registered.tag);
             for (peer, lookup_number) in self.names.peer_lookups.get(&full_name).cloned().unwrap_or_default()
             {
-                if self.check_reach(peer, key, driver) {
+                if self.check_reach(peer, key) {
                     self.complete_peer_lookup(peer, lookup_number, key, tag);
                 }
             }
@@ -460,7 +460,7 @@ impl NodeCore {
         let full_name: FullName = (space, lookup.name.into());
         if let Some(registered) = self.names.registered.get(&full_name) {
             let (key, tag) = (registered.key, registered.tag);
-            if self.check_reach(node, key, driver) {
+            if self.check_reach(node, key) {
                 return send_found(peer_session, lookup_number, key, tag);
             }
         }

@@ -149,7 +149,12 @@ impl Core {
         if !self.actors.is_alive(key.actor()) {
             return None;
         }
-        self.extras.get_mut(&key.index())?.adapters.open.get_mut(&key.adapter_number()).map(|slot| &mut **slot)
+        self.extras
+            .get_mut(&key.index())?
+            .adapters
+            .open
+            .get_mut(&key.adapter_number())
+            .map(|slot| &mut **slot)
     }
 
     /// The running actor that an address leads to; `None` if the actor has exited, or the adapter is closed.
@@ -217,5 +222,144 @@ impl Core {
                 panic_guard::log_panic(|| drop(address));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::actor_event::Event;
+    use crate::codec_context::ExposedType;
+    use crate::cx::Cx;
+    use crate::event_loop::{Loop, LoopConfig, Platform};
+    use crate::loop_ref::Delivery;
+    use crate::step::receive;
+
+    const MAX: u32 = Key::ADAPTER_MAX;
+
+    fn slot() -> AdapterSlot {
+        AdapterSlot::new(Conversion { convert: |n: u8| n, owner_type: std::marker::PhantomData })
+    }
+
+    fn exposed_slot() -> AdapterSlot {
+        let mut slot = slot();
+        slot.address.exposed =
+            Some(ExposedType { type_name: "u8", decode: |_, _, _| Delivery::NoActor, fits: |_, _| true });
+        slot
+    }
+
+    /// A loop with an actor that counts its messages.
+    fn loop_with_actor() -> (Loop, Key, Rc<Cell<u32>>) {
+        let config = LoopConfig {
+            platform: Platform::Virtual,
+            node_id: Some(crate::id::NodeId::from_bits(1)),
+            seed: Some(1),
+            ..LoopConfig::default()
+        };
+        let mut events = Loop::new(config).expect("a virtual loop needs nothing from the system");
+        let received = Rc::new(Cell::new(0));
+        let count = received.clone();
+        let actor = events.spawn(move |_: &mut Cx<'_, u8>, event| {
+            if let Event::Message(_) = event {
+                count.set(count.get() + 1);
+            }
+            receive()
+        });
+        (events, actor.id().key(), received)
+    }
+
+    /// An adapter for `u8` that runs `during` while it converts.
+    struct Hooked<F>(F, #[expect(dead_code, reason = "its count shows when the adapter is dropped")] Rc<()>);
+
+    impl<F: FnMut(&mut Core, Key)> Convert<u8> for Hooked<F> {
+        fn convert(&mut self, core: &mut Core, owner: Key, _: u8) -> Result<(), SendError<u8>> {
+            (self.0)(core, owner);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn adapter_numbers_are_reused_longest_closed_first() {
+        let mut table = AdapterTable::default();
+        assert!(table.is_unused());
+        assert_eq!(
+            [table.insert(slot()), table.insert(slot()), table.insert(slot())],
+            [Some(1), Some(2), Some(3)]
+        );
+        assert!(table.remove(2).is_some() && table.remove(1).is_some());
+        assert!(table.remove(2).is_none(), "it is closed already");
+        assert_eq!(table.insert(slot()), Some(4), "numbers that were never used come first");
+        table.last = MAX - 1;
+        assert_eq!(table.insert(slot()), Some(MAX));
+        assert_eq!([table.insert(slot()), table.insert(slot())], [Some(2), Some(1)]);
+        assert_eq!(table.insert(slot()), None);
+        assert!(!table.is_unused());
+    }
+
+    #[test]
+    fn adapter_number_of_exposed_address_stays_used() {
+        let mut table = AdapterTable { last: MAX - 3, ..AdapterTable::default() };
+        let mut reported = slot();
+        reported.address.is_known_to_transport = true;
+        let numbers = [table.insert(exposed_slot()), table.insert(reported), table.insert(slot())];
+        assert_eq!(numbers, [Some(MAX - 2), Some(MAX - 1), Some(MAX)]);
+        for number in numbers.into_iter().flatten() {
+            assert!(table.remove(number).is_some());
+        }
+        assert_eq!(table.insert(slot()), Some(MAX), "no other node knows this number");
+        assert_eq!(table.insert(slot()), None);
+    }
+
+    #[test]
+    fn adapter_closed_while_converting_is_dropped() {
+        let (mut events, owner, _) = loop_with_actor();
+        let core = events.loop_ref().core;
+        let alive = Rc::new(());
+        let hook = |core: &mut Core, owner: Key| core.close_adapter(owner.with_adapter_number(1));
+        let key = core.insert_adapter(owner, Hooked(hook, alive.clone()));
+        assert_eq!((key, core.adapters_open), (owner.with_adapter_number(1), 1));
+        assert!(core.push_to_adapter(key, 7_u8).is_ok());
+        assert_eq!((Rc::strong_count(&alive), core.adapters_open), (1, 0));
+        assert!(matches!(core.push_to_adapter(key, 7_u8), Err(SendError::NoActor(7))));
+        assert!(core.actors.is_alive(owner));
+    }
+
+    #[test]
+    fn adapter_number_reused_while_converting_keeps_successor() {
+        let (mut events, owner, received) = loop_with_actor();
+        let core = events.loop_ref().core;
+        let alive = Rc::new(());
+        let hook = |core: &mut Core, owner: Key| {
+            core.close_adapter(owner.with_adapter_number(MAX));
+            let next = core.open_adapter(owner, |n: u8| n);
+            assert_eq!(next, owner.with_adapter_number(MAX));
+        };
+        core.extras(owner).expect("the actor is alive").adapters.last = MAX - 1;
+        let key = core.insert_adapter(owner, Hooked(hook, alive.clone()));
+        assert!(core.push_to_adapter(key, 7_u8).is_ok());
+        assert_eq!((Rc::strong_count(&alive), core.adapters_open), (1, 1));
+        assert!(core.push_to_adapter(key, 7_u8).is_ok());
+        events.work();
+        assert_eq!(received.get(), 1, "the second adapter converts for the actor");
+    }
+
+    #[test]
+    fn adapter_refuses_messages_while_it_converts() {
+        let (mut events, owner, _) = loop_with_actor();
+        let core = events.loop_ref().core;
+        let inner = Rc::new(Cell::new(None));
+        let result = inner.clone();
+        let hook = move |core: &mut Core, owner: Key| {
+            let key = owner.with_adapter_number(1);
+            assert!(core.adapter(key).is_some_and(|slot| slot.takes::<u8>() && !slot.takes::<u16>()));
+            result.set(core.push_to_adapter(key, 8_u8).err());
+        };
+        let key = core.insert_adapter(owner, Hooked(hook, Rc::new(())));
+        assert!(core.push_to_adapter(key, 7_u8).is_ok());
+        assert!(matches!(inner.take(), Some(SendError::NoActor(8))));
+        assert!(matches!(core.push_to_adapter(key, 7_u16), Err(SendError::WrongType(7))));
     }
 }

@@ -156,7 +156,9 @@ impl Core {
         if to.node() != self.node_id {
             return Err(SendError::NoNode(message));
         }
-        let Some((cell, queued)) = self.actors.receiver(key) else { return self.push_to_adapter(key, message) };
+        let Some((cell, queued)) = self.actors.receiver(key) else {
+            return self.push_to_adapter(key, message);
+        };
         let Some(mailbox) = cell.mailbox::<M>() else { return Err(SendError::WrongType(message)) };
         if mailbox.is_full(self.mailbox_max) {
             return Err(SendError::Full(message));

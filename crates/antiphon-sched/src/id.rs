@@ -160,3 +160,27 @@ impl fmt::Debug for ActorId {
         write!(f, "ActorId({self})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapter_key_contains_key_of_actor() {
+        for (generation, index) in [(0, 0), (7, 3), (Key::GENERATION_MAX, Key::INDEX_MAX)] {
+            let actor = Key::new(generation, index);
+            assert!(!actor.is_adapter());
+            assert_eq!((actor.actor(), actor.index(), actor.generation()), (actor, index, generation.into()));
+            for number in [1, 2, Key::ADAPTER_MAX] {
+                let adapter = actor.with_adapter_number(number);
+                assert!(adapter.is_adapter());
+                assert_eq!((adapter.actor(), adapter.adapter_number()), (actor, number));
+                assert_eq!(adapter.with_adapter_number(0), actor);
+                assert_eq!((adapter.index(), adapter.generation() == actor.generation()), (index, false));
+            }
+        }
+        assert_eq!(Key::new(7, 3).to_string(), "3.7");
+        assert_eq!(Key::new(7, 3).with_adapter_number(2).to_string(), "3.7/2");
+        assert_eq!(u64::from(Key::ADAPTER_MAX), u64::MAX >> ACTOR_BITS);
+    }
+}

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use antiphon_sched::{Key, NodeId};
 
 use super::NodeCore;
-use super::driver::Driver;
 use crate::access::{AccessError, AccessPolicy};
 
 #[derive(Debug, Default)]

@@ -114,7 +114,7 @@ impl NodeCore {
                     value.map(|value| InboundSignal::Resume { target: sched_key(resume.target), value });
                 self.on_signal_with_value(node, peer_session, signal, driver);
             }
-            Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup, driver),
+            Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup),
             Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
             Frame::Found(found) => self.on_found(node, peer_session, found, driver),
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
@@ -201,8 +201,8 @@ impl NodeCore {
     /// Applies a signal. For the peer, an actor that is not exposed to it does not exist.
     pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
         let (to, bytes) = (signal.receiver(), signal.body_bytes());
-        let is_exposed = driver.loop_ref().is_exposed(to)
-            && (signal.is_always_admitted() || self.check_reach(node, to));
+        let is_exposed =
+            driver.loop_ref().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(node, to));
         let policy = driver.loop_ref().signal_policy_of(to);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;

@@ -421,7 +421,7 @@ impl NodeCore {
     }
 
     /// Completes the peers' lookups of the pending names, if the access policies of the actors allow these peers.
-    pub(super) fn complete_pending_lookups(&mut self, driver: &mut impl Driver) {
+    pub(super) fn complete_pending_lookups(&mut self) {
         for full_name in std::mem::take(&mut self.names.pending) {
             let Some(registered) = self.names.registered.get(&full_name) else { continue };
             let (key, tag) = (registered.key, registered.tag);
@@ -435,13 +435,7 @@ impl NodeCore {
     }
 
     /// A peer has sent a lookup.
-    pub(super) fn on_lookup(
-        &mut self,
-        node: NodeId,
-        peer_session: &mut PeerSession,
-        lookup: &Lookup<'_>,
-        driver: &mut impl Driver,
-    ) {
+    pub(super) fn on_lookup(&mut self, node: NodeId, peer_session: &mut PeerSession, lookup: &Lookup<'_>) {
         let lookup_number = lookup.request;
         // A lookup in a space that this version does not have gets no result, like the lookup of a name that is not
         // registered.

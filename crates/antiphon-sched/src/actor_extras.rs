@@ -42,8 +42,7 @@ pub(crate) struct AddressExtras {
 
 impl AddressExtras {
     fn is_idle(&self) -> bool {
-        let Self { watchers, exposed: _, is_known_to_transport: _ } = self;
-        watchers.is_empty() && !self.is_known_elsewhere()
+        self.watchers.is_empty() && !self.is_known_elsewhere()
     }
 
     /// Whether the transport or other nodes may know the address.
@@ -322,6 +321,7 @@ impl Core {
         }
     }
 
+    /// Sends the `Down` of an address that has ended to its watchers.
     fn send_downs(&mut self, key: Key, watchers: BTreeMap<MonitorId, Watcher>, reason: &ExitReason) {
         let actor = self.id(key);
         for (id, watcher) in watchers {

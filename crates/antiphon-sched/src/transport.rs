@@ -140,9 +140,9 @@ pub enum Signal {
         /// The request.
         request_id: RequestId,
     },
-    /// An actor of this loop that other nodes could reach has exited.
+    /// An actor of this loop that other nodes could reach has exited, or such an adapter is closed.
     Exited {
-        /// The actor.
+        /// The actor or the adapter.
         actor: Key,
     },
 }

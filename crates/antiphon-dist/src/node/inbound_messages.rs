@@ -1,6 +1,7 @@
 //! Inbound messages, their backlog, and the receipts of outbound messages.
 //!
-//! A message for a full mailbox waits in the backlog of its session, and later messages for the same actor wait behind it.
+//! A message for a full mailbox waits in the backlog of its session, and later messages for the same actor wait behind it,
+//! whichever of its addresses they use.
 //! When the queue of an actor exceeds a limit, the peer is asked to hold back the frames for that actor. When an actor
 //! takes no message for `BACKLOG_TIMEOUT`, its queue is refused.
 //!
@@ -36,6 +37,7 @@ const RETRY_EVERY: Duration = Duration::from_millis(100);
 /// The messages and signals of one session that wait for full mailboxes.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
+    /// By actor, never by the key of an adapter.
     queues: BTreeMap<Key, BacklogQueue>,
     /// Whether the `Backlog` timer of the session is set.
     scheduled: bool,
@@ -61,7 +63,7 @@ struct BacklogEntry {
 
 #[derive(Debug)]
 enum BacklogItem {
-    Message { tag: Box<str>, body: Box<[u8]>, receipt: Option<u64> },
+    Message { to: Key, tag: Box<str>, body: Box<[u8]>, receipt: Option<u64> },
     Signal(InboundSignal),
 }
 
@@ -78,9 +80,9 @@ impl Backlog {
         self.queues.is_empty()
     }
 
-    /// Whether entries wait for an actor, so that later ones must wait behind them.
+    /// Whether entries wait for an actor, so that later ones must wait behind them; `to` is any of the actor's keys.
     pub(super) fn has_queue_for(&self, to: Key) -> bool {
-        !self.queues.is_empty() && self.queues.contains_key(&to)
+        !self.queues.is_empty() && self.queues.contains_key(&to.actor())
     }
 
     /// Adds an entry to the queue of an actor. An entry holds the peer's credit only above `BACKLOG_FREE`: one slow actor
@@ -92,7 +94,8 @@ impl Backlog {
         };
         let bytes = body as u64 + BACKLOG_OVERHEAD;
         let credit = (self.bytes() > BACKLOG_FREE).then(|| session.hold());
-        let queue = self.queues.entry(to).or_insert_with(|| BacklogQueue {
+        let actor = to.actor();
+        let queue = self.queues.entry(actor).or_insert_with(|| BacklogQueue {
             entries: VecDeque::new(),
             bytes: 0,
             last_progress: now,
@@ -102,16 +105,16 @@ impl Backlog {
         queue.entries.push_back(BacklogEntry { item, bytes, credit });
         if queue.bytes > PAUSE_OVER && !queue.paused {
             queue.paused = true;
-            session.pause(wire_key(to));
+            session.pause(wire_key(actor));
         }
     }
 
     /// The actors for which messages or signals wait, each with its number of messages.
     pub(super) fn message_counts(&self) -> impl Iterator<Item = (Key, usize)> {
-        self.queues.iter().map(|(to, queue)| {
+        self.queues.iter().map(|(actor, queue)| {
             let is_message = |entry: &&BacklogEntry| matches!(entry.item, BacklogItem::Message { .. });
             let messages = queue.entries.iter().filter(is_message);
-            (*to, messages.count())
+            (*actor, messages.count())
         })
     }
 
@@ -223,8 +226,9 @@ impl NodeCore {
 
     fn add_to_backlog(&mut self, node: NodeId, peer_session: &mut PeerSession, message: &Message<'_>) {
         let Some(tag) = peer_session.session.tag_name(message.tag).map(Box::from) else { return };
-        let item = BacklogItem::Message { tag, body: message.body.into(), receipt: message.receipt };
-        self.push_to_backlog(node, peer_session, sched_key(message.to), item);
+        let (to, body) = (sched_key(message.to), message.body.into());
+        let item = BacklogItem::Message { to, tag, body, receipt: message.receipt };
+        self.push_to_backlog(node, peer_session, to, item);
     }
 
     /// Queues a signal behind earlier messages for the same actor.
@@ -270,11 +274,11 @@ impl NodeCore {
         };
         let mut queues = std::mem::take(&mut peer_session.backlog.queues);
         self.with_peer_origin(node, |core| {
-            queues.retain(|to, queue| {
-                core.drain_queue(node, &mut peer_session.session, *to, queue, driver);
+            queues.retain(|actor, queue| {
+                core.drain_queue(node, &mut peer_session.session, queue, driver);
                 if queue.paused && queue.bytes <= PAUSE_OVER / 2 {
                     queue.paused = false;
-                    peer_session.session.unpause(wire_key(*to));
+                    peer_session.session.unpause(wire_key(*actor));
                 }
                 !queue.entries.is_empty()
             });
@@ -300,7 +304,6 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         session: &mut Session,
-        to: Key,
         queue: &mut BacklogQueue,
         driver: &mut impl Driver,
     ) {
@@ -308,8 +311,10 @@ impl NodeCore {
         while let Some(entry) = queue.entries.pop_front() {
             let delivery = match &entry.item {
                 // The access policy may have changed since the message arrived.
-                BacklogItem::Message { .. } if !self.may_reach(node, to) => Delivery::NoActor,
-                BacklogItem::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), driver),
+                BacklogItem::Message { to, .. } if !self.may_reach(node, *to) => Delivery::NoActor,
+                BacklogItem::Message { to, tag, body, .. } => {
+                    self.deliver_here(node, *to, (tag, body), driver)
+                }
                 BacklogItem::Signal(_) => Delivery::Delivered,
             };
             if delivery == Delivery::Full && !is_expired {
@@ -324,7 +329,7 @@ impl NodeCore {
                 session.release(credit);
             }
             match entry.item {
-                BacklogItem::Message { receipt, .. } => {
+                BacklogItem::Message { to, receipt, .. } => {
                     self.report_delivery(node, session, to, receipt, &delivery, driver);
                 }
                 BacklogItem::Signal(signal) => self.apply_signal(node, signal, driver),

@@ -15,7 +15,6 @@ use thiserror::Error;
 
 use crate::actor::{Actor, FoldActor};
 use crate::actor_event::{Event, SystemEvent};
-use crate::actor_table::Flag;
 use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
 use crate::core::{Core, TransportSlot};
@@ -120,8 +119,10 @@ pub enum LoopError {
 /// The sizes of a loop's tables, and counters since its start.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoopStats {
-    /// Actors and adapters.
+    /// Actors.
     pub actors: usize,
+    /// Open adapters of all actors.
+    pub adapters: usize,
     /// Actors with something to do.
     pub runnable: usize,
     /// Open requests.
@@ -294,6 +295,7 @@ impl Loop {
     pub fn stats(&self) -> LoopStats {
         LoopStats {
             actors: self.core.actors.len(),
+            adapters: self.core.adapters_open,
             runnable: self.core.actors.runnable(),
             requests: self.core.requests.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
@@ -407,10 +409,7 @@ impl Loop {
             self.stopping = Some(self.core.now + self.stop_within);
             self.core.stopping = true;
             for key in self.core.actors.keys() {
-                // Adapters end with their owners.
-                if !self.core.actors.has(key.index(), Flag::ADAPTER) {
-                    self.core.push_system(key, SystemEvent::Terminate);
-                }
+                self.core.push_system(key, SystemEvent::Terminate);
             }
         }
     }
@@ -674,6 +673,7 @@ impl Drop for Loop {
             }
         }
         // Values of user code are dropped one by one: two panics in one drop would abort the process.
+        self.core.drop_all_adapters();
         self.core.requests.drop_all();
         self.core.sockets.drop_all();
         for _ in 0..self.urgent.len() {

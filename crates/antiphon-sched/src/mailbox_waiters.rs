@@ -259,7 +259,7 @@ impl Core {
         };
         if let Some(extras) = self.extras(sender) {
             extras.awaited_room.insert(address, ticket);
-            extras.is_known_to_transport |= !is_local;
+            extras.address.is_known_to_transport |= !is_local;
         }
         if let Some(mailbox) = self.any_mailbox(sender) {
             *mailbox.open_slots() += 1;

@@ -158,9 +158,9 @@ pub enum Signal {
         /// The subscription has ended for this reason.
         ended: bool,
     },
-    /// An actor of this loop that other nodes could reach has exited.
+    /// An actor of this loop that other nodes could reach has exited, or such an adapter is closed.
     Exited {
-        /// The actor.
+        /// The actor or the adapter.
         actor: Key,
     },
 }

@@ -138,7 +138,7 @@ impl NodeCore {
                     value.map(|value| InboundSignal::Resume { target: sched_key(resume.target), value });
                 self.on_signal_with_value(node, peer_session, signal, driver);
             }
-            Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup, driver),
+            Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup),
             Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
             Frame::Found(found) => self.on_found(node, peer_session, found, driver),
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
@@ -237,8 +237,8 @@ impl NodeCore {
     /// Applies a signal. For the peer, an actor that is not exposed to it does not exist.
     pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
         let (to, bytes) = (signal.receiver(), signal.body_bytes());
-        let is_exposed = driver.loop_ref().is_exposed(to)
-            && (signal.is_always_admitted() || self.check_reach(node, to, driver));
+        let is_exposed =
+            driver.loop_ref().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(node, to));
         let policy = driver.loop_ref().signal_policy_of(to);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;
@@ -267,7 +267,7 @@ impl NodeCore {
                 if is_exposed && is_open && peer.monitors.local_watcher(id).is_none() =>
             {
                 let (mut loop_ref, is_admitted) = (driver.loop_ref(), local_watchers < monitors_max);
-                let watcher = loop_ref.owner_of(watcher);
+                let watcher = watcher.actor();
                 if !is_admitted {
                     loop_ref.refuse_notify(watcher, actor);
                 } else if loop_ref.expect_down(watcher, id, actor) {
@@ -354,7 +354,6 @@ impl NodeCore {
             // The session that it depends on has ended.
             InboundSignal::Notify { watcher, id, actor } => {
                 let mut loop_ref = driver.loop_ref();
-                let watcher = loop_ref.owner_of(watcher);
                 if loop_ref.is_exposed(watcher) && loop_ref.expect_down(watcher, id, actor) {
                     loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
                 }

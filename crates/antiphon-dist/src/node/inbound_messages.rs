@@ -40,7 +40,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let (to, from, receipt) = (sched_key(message.to), sched_key(message.from), message.receipt);
-        let is_open = self.check_reach(node, to, driver);
+        let is_open = self.check_reach(node, to);
         if is_open {
             self.learn_route(message.route);
         }
@@ -272,7 +272,7 @@ impl NodeCore {
             // The message counts once: in the mailbox from now on.
             entry.permit = None;
             // The access policy may have changed since the message arrived.
-            let delivery = if self.may_reach(node, to, driver) {
+            let delivery = if self.may_reach(node, to) {
                 self.deliver_in_turn(node, to, (tag, body), driver)
             } else {
                 Delivery::NoActor

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Budget, Delivery, Key, LoopRef, NodeId, Permit};
+use antiphon_sched::{Budget, Delivery, Key, NodeId, Permit};
 
 use super::NodeCore;
 use super::driver::Driver;
@@ -314,7 +314,7 @@ mod tests {
             adapted.len() as u64,
             "{addr:?} has taken the small message, and then all"
         );
-        let owner = test.driver.sched.loop_ref().owner_of(adapter);
+        let owner = adapter.actor();
         assert!(test.driver.sched.loop_ref().resume_here(owner, Value::new(())));
         test.advance();
         assert_eq!(test.core.mailbox_budget.bytes(), 0);

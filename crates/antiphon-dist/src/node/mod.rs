@@ -322,7 +322,7 @@ impl NodeCore {
         while let Some(due) = self.timers.take_due(self.now) {
             self.on_due(due, driver);
         }
-        self.complete_pending_lookups(driver);
+        self.complete_pending_lookups();
         self.run_loop_actions(driver);
         self.start_dials(driver);
         self.transmit(driver);

@@ -388,8 +388,6 @@ impl NodeCore {
     ) {
         let id = self.monitor_id(node, down.id, false);
         // A peer can report only the exits of its own actors.
-        let local_watcher = self.peers.get_mut(&node).and_then(|peer| peer.monitors.remove_local_watcher(id));
-        let Some((watcher, actor)) = local_watcher else { return };
         let reason = match down.reason {
             DownReason::Done(None) => ExitReason::Done(Value::opaque()),
             DownReason::Done(Some((tag, body))) => {
@@ -403,7 +401,20 @@ impl NodeCore {
             DownReason::Refused => ExitReason::Refused,
             DownReason::Lagged => ExitReason::Lagged,
         };
-        self.on_signal(node, peer_session, InboundSignal::Down { watcher, id, actor, reason }, driver);
+        if let Some(signal) = self.end_monitor(node, id, reason) {
+            self.on_signal(node, peer_session, signal, driver);
+        }
+    }
+
+    /// Removes the monitor of a local watcher, whose `Down` has arrived; `None` if there is no such monitor.
+    pub(super) fn end_monitor(
+        &mut self,
+        node: NodeId,
+        id: MonitorId,
+        reason: ExitReason,
+    ) -> Option<InboundSignal> {
+        let (watcher, actor) = self.peers.get_mut(&node)?.monitors.remove_local_watcher(id)?;
+        Some(InboundSignal::Down { watcher, id, actor, reason })
     }
 }
 

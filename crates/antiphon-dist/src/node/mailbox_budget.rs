@@ -229,54 +229,59 @@ mod tests {
             }
             test.advance();
         }
-        assert!(test.core.mailbox_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
+        assert!(test.core.all_peers_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
         (0..100).for_each(|_| test.advance());
-        assert_eq!((taken.get(), test.core.mailbox_budget.bytes()), (2000 + 400 * 64, 0));
+        assert_eq!((taken.get(), test.core.all_peers_budget.bytes()), (2000 + 400 * 64, 0));
     }
 
-    /// Messages that an actor takes, or that are dropped with it, make room for others.
+    /// Messages that an actor takes, or that are dropped with it, free their bytes. An actor that takes none is over its
+    /// share when it uses half of what the others leave, and a peer over twice its budget loses its credit.
     #[test]
-    fn peer_over_mailbox_budget_must_wait() {
+    fn stuck_actors_share_what_is_free() {
         let mut test = TestCore::new();
         let (node, other) = (test.add_peer(5), test.add_peer(6));
-        let (busy, _) = spawn_busy(&mut test);
-        let (idle, idle_key) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
         let body = body_of(15 << 20);
+        let is_over = |test: &TestCore, to| test.core.uses_more_than(node, to, SharePart::Half);
+        let stuck: Vec<(ActorId, Key)> = (0..3)
+            .map(|_| {
+                let (addr, key) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
+                (addr.id(), key)
+            })
+            .collect();
         test.advance();
-        for to in [busy, idle_key, idle_key, busy] {
-            assert_eq!(test.deliver(node, to, &body), Delivery::Delivered);
+        let mut over = Vec::new();
+        for (_, key) in &stuck {
+            for nth in 1.. {
+                assert_eq!(test.deliver(node, *key, &body), Delivery::Delivered);
+                if is_over(&test, *key) {
+                    over.push(nth);
+                    break;
+                }
+            }
         }
-        assert_eq!(
-            [idle_key, busy].map(|to| test.deliver(node, to, &body)),
-            [Delivery::Full, Delivery::Full]
-        );
-        assert_eq!(test.core.mailbox_budget.bytes(), 4 * body.len() as u64);
-        let (_, empty) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
-        assert_eq!(test.deliver(node, empty, &body), Delivery::Delivered, "its mailbox was empty");
-        assert_eq!(test.deliver(node, empty, &body_of(UNCOUNTED_BYTES_MAX / 2)), Delivery::Delivered);
-        assert_eq!(test.deliver(other, busy, &body), Delivery::Delivered, "each peer has its own budget");
-        // The busy actor takes three messages, and the idle one exits with two.
+        assert_eq!(over, [2, 1, 1], "of 64 MiB the first may use 16 MiB, the others less");
+        assert!(!test.core.must_hold_credit(node));
+        assert_eq!(test.deliver(other, stuck[0].1, &body), Delivery::Delivered, "each peer has its own budget");
+        assert!(!test.core.uses_more_than(other, stuck[0].1, SharePart::Half));
+        (0..5).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
+        assert!(test.core.must_hold_credit(node) && !test.core.must_hold_credit(other));
+        // An actor that exits frees its bytes.
+        test.driver.sched.loop_ref().terminate(stuck[0].0);
         test.advance();
-        assert_eq!(test.core.mailbox_budget.bytes(), 3 * body.len() as u64);
-        test.driver.sched.loop_ref().terminate(idle);
-        test.advance();
-        assert_eq!(test.core.mailbox_budget.bytes(), body.len() as u64);
-        for _ in 0..3 {
-            assert_eq!(test.deliver(node, empty, &body), Delivery::Delivered);
-        }
-        assert_eq!(test.deliver(node, empty, &body), Delivery::Full);
+        assert_eq!(test.core.all_peers_budget.bytes(), 2 * body.len() as u64);
+        assert!(!test.core.must_hold_credit(node) && !is_over(&test, stuck[0].1));
     }
 
+    /// Unused budgets of actors are removed.
     #[test]
-    fn many_empty_mailboxes_take_twice_the_budget() {
+    fn budgets_of_many_actors_are_removed() {
         let mut test = TestCore::new();
         let node = test.add_peer(5);
-        let body = body_of(15 << 20);
-        let accepted = (0..20).filter(|_| {
-            let (_, sleeper) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
-            test.deliver(node, sleeper, &body) == Delivery::Delivered
-        });
-        assert_eq!(accepted.count(), 8);
+        for number in 0..10_000 {
+            drop(test.core.acquire_for_backlog(node, Key::from_bits(number), 100));
+        }
+        let budget = test.core.peers.get(&node).and_then(|peer| peer.budget.as_ref());
+        assert!(budget.is_some_and(|budget| budget.actors.len() <= 2 * ACTORS_KEPT_MIN));
     }
 
     /// Messages that the predicate of `receive_if` leaves in the mailbox, and messages to an adapter, count until they are
@@ -307,20 +312,20 @@ mod tests {
             assert_eq!(test.deliver(node, to, &body_of(bytes)), Delivery::Delivered);
         }
         let all: usize = [20_000, 5000, 30_000, 2000].map(|bytes| body_of(bytes).len()).iter().sum();
-        assert_eq!(test.core.mailbox_budget.bytes(), all as u64);
+        assert_eq!(test.core.all_peers_budget.bytes(), all as u64);
         test.advance();
         assert_eq!(
-            test.core.mailbox_budget.bytes(),
+            test.core.all_peers_budget.bytes(),
             adapted.len() as u64,
             "{addr:?} has taken the small message, and then all"
         );
         let owner = adapter.actor();
         assert!(test.driver.sched.loop_ref().resume_here(owner, Value::new(())));
         test.advance();
-        assert_eq!(test.core.mailbox_budget.bytes(), 0);
+        assert_eq!(test.core.all_peers_budget.bytes(), 0);
     }
 
-    /// The values of throws, resumes and exit reasons count like messages. Over the budget, throws and resumes are refused,
+    /// The values of throws, resumes and exit reasons count like replies. Over the budget, throws and resumes are refused,
     /// and a `Down` arrives without its value.
     #[test]
     fn signal_values_count_against_mailbox_budget() {
@@ -338,7 +343,7 @@ mod tests {
                 &mut test.driver,
             );
         }
-        assert_eq!((refused(&test), test.core.mailbox_budget.bytes()), (6, 4 * body.len() as u64));
+        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (6, 4 * body.len() as u64));
         for _ in 0..10 {
             test.core.apply_signal(
                 node,
@@ -346,11 +351,11 @@ mod tests {
                 &mut test.driver,
             );
         }
-        assert_eq!((refused(&test), test.core.mailbox_budget.bytes()), (16, 4 * body.len() as u64));
+        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (16, 4 * body.len() as u64));
         // The actor exits, which drops all values in its mailbox.
         test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), sleeper));
         test.advance();
-        assert_eq!(test.core.mailbox_budget.bytes(), 0);
+        assert_eq!(test.core.all_replies_budget.bytes(), 0);
 
         let downs: Rc<RefCell<Vec<usize>>> = Rc::default();
         let received = downs.clone();
@@ -372,14 +377,14 @@ mod tests {
             } else {
                 ExitReason::Failed("x".repeat(body.len()))
             };
-            test.core.apply_signal(node, InboundSignal::Down { watcher, id, reason }, &mut test.driver);
+            test.receive_down(node, id, reason);
         }
-        assert_eq!(test.core.mailbox_budget.bytes(), 4 * body.len() as u64);
+        assert_eq!(test.core.all_replies_budget.bytes(), 4 * body.len() as u64);
         test.advance();
         let mut expected = vec![body.len(); 4];
         expected.resize(10, 0);
         assert_eq!(
-            (&*downs.borrow(), test.core.mailbox_budget.bytes()),
+            (&*downs.borrow(), test.core.all_replies_budget.bytes()),
             (&expected, 0),
             "each `Down` arrives once"
         );

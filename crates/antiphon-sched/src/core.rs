@@ -23,6 +23,7 @@ use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::error::{SendError, Undelivered};
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
+use crate::inbox::WaitingMessages;
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::mailbox_waiters::MailboxWaiters;
@@ -73,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) mailboxes_to_trim: Vec<Key>,
     pub(crate) mailbox_waiters: MailboxWaiters,
+    /// Messages of handles that wait for room.
+    pub(crate) waiting_messages: WaitingMessages,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -125,6 +128,7 @@ impl Core {
             dead_letters: DeadLetters::default(),
             mailboxes_to_trim: Vec::new(),
             mailbox_waiters: MailboxWaiters::default(),
+            waiting_messages: WaitingMessages::default(),
             shared,
         }
     }

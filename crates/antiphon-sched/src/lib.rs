@@ -85,6 +85,7 @@ mod handle;
 pub use handle::Handle;
 
 mod id;
+mod inbox;
 pub use id::{ActorId, Key, NodeId};
 
 mod join_handle;

@@ -27,6 +27,8 @@ pub(crate) struct MailboxWaiters {
     targets: FxHashMap<Key, TargetWaiters>,
     /// Contended mailboxes that may have room, and those of actors that have ended.
     ready: VecDeque<Key>,
+    /// A mailbox was added to `ready` after its waiters in this loop were served last.
+    has_unserved: bool,
     /// The reserved places, by the actors that hold them.
     reservations: FxHashMap<Key, Vec<Reservation>>,
     last_ticket: u64,
@@ -149,6 +151,11 @@ impl MailboxWaiters {
         !self.targets.is_empty()
     }
 
+    /// Whether local actors or handles may have a turn.
+    pub(crate) fn has_unserved(&self) -> bool {
+        self.has_unserved
+    }
+
     /// Whether the transport has a turn, perhaps.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
@@ -177,6 +184,7 @@ impl MailboxWaiters {
             && !std::mem::replace(&mut waiters.is_ready, true)
         {
             self.ready.push_back(target);
+            self.has_unserved = true;
         }
     }
 
@@ -371,6 +379,7 @@ impl Core {
 
     /// Gives turns to local actors and handles, as long as none of the transport is due before.
     pub(crate) fn serve_local_waiters(&mut self) {
+        self.mailbox_waiters.has_unserved = false;
         for _ in 0..self.mailbox_waiters.ready.len() {
             let Some(target) = self.mailbox_waiters.ready.pop_front() else { return };
             match self.serve_target(target) {
@@ -459,11 +468,4 @@ impl Core {
             }
         }
     }
-}
-
-// Replaced by the part HANDLE.
-impl Core {
-    fn serve_handles(&mut self, _target: Key) {}
-
-    pub(crate) fn serve_remote_handles(&mut self, _target: ActorId) {}
 }

@@ -58,7 +58,8 @@ impl Workload {
         let until = now + rng.span(Duration::from_millis(100));
         self.held.push((until, session.hold()));
         if let (Frame::Message(message), true) = (frame, rng.once_in(3)) {
-            session.pause(message.to);
+            let is_paused = session.pause(message.to);
+            assert!(is_paused, "a few actors are within the peer's limit");
             self.paused.push((until, message.to));
         }
     }

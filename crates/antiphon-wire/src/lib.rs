@@ -127,7 +127,7 @@ pub use handshake::{
 };
 
 mod ids;
-pub use ids::{Key, NodeId, Pair, TagId};
+pub use ids::{Key, NodeId, Pair, Recipient, TagId};
 
 mod keyring;
 pub use keyring::Keyring;

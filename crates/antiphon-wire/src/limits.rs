@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The limits that a node sets for itself and its peers. The defaults are those that PROTOCOL.md recommends.
 ///
-/// The hello carries the first four to the peer. Each side keeps to the smaller of its own value and the received
+/// The hello carries the first four and `paused_actors_max` to the peer. Each side keeps to the smaller of its own value and the received
 /// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -24,7 +24,7 @@ pub struct Limits {
     pub queue_bytes_low: u64,
     /// Type tags in one direction of a session, 65,536.
     pub tags_max: u32,
-    /// Actors that a peer may have paused at one time, 4,096.
+    /// Actors that a peer may have paused at one time, 65,536. At least 65,536.
     pub paused_actors_max: u32,
     /// Records that the keys of one connection protect, 2^32; then `SessionEvent::Renew`.
     pub connection_records_max: u64,
@@ -57,7 +57,7 @@ impl Default for Limits {
             queue_bytes_high: 1024 * 1024,
             queue_bytes_low: 256 * 1024,
             tags_max: 65_536,
-            paused_actors_max: 4_096,
+            paused_actors_max: PAUSED_ACTORS_MAX_LEAST,
             connection_records_max: 1 << 32,
             connection_bytes_max: 1 << 38,
             handshake_timeout: Duration::from_secs(5),
@@ -87,6 +87,8 @@ pub const FRAGMENT_BYTES_MAX: usize = 16 * 1024;
 pub(crate) const LARGE_FRAME_FIELDS_BYTES_MAX: u32 = 64 * 1024 + 1024;
 /// The smallest `window_bytes`: each single frame must fit.
 pub(crate) const WINDOW_BYTES_LEAST: u32 = 64 * 1024;
+/// The smallest `paused_actors_max` that a peer may ask for.
+pub(crate) const PAUSED_ACTORS_MAX_LEAST: u32 = 65_536;
 /// The smallest `record_bytes_max` that a peer may ask for.
 pub(crate) const RECORD_BYTES_MAX_LEAST: u32 = 32 * 1024;
 /// The largest record that its length field can express.

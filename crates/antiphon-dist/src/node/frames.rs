@@ -7,7 +7,7 @@ use antiphon_sched::{
     ActorId, AskError, Destination, ExitReason, Key, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
     Value,
 };
-use antiphon_wire::frame::{Answer, Down, DownReason};
+use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session, msgpack};
 
 use super::driver::Driver;
@@ -77,7 +77,11 @@ impl NodeCore {
             Frame::Answer(answer) => self.on_answer(node, peer_session, answer, driver),
             Frame::ReplyDropped(dropped) => {
                 let request_id = RequestId::from_bits(dropped.request_id.0);
-                driver.loop_ref().fail_request_from_peer(request_id, AskError::Dropped);
+                let error = match dropped.reason {
+                    ReplyDroppedReason::Dropped => AskError::Dropped,
+                    ReplyDroppedReason::Busy => AskError::Busy,
+                };
+                driver.loop_ref().fail_request_from_peer(request_id, error);
             }
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, driver),
             Frame::Monitor(monitor) => {
@@ -120,6 +124,8 @@ impl NodeCore {
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
             Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),
             Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
+            // No channel of this version sends it.
+            Frame::Lagged(_) => self.counts.refused_messages += 1,
             // The session itself has handled these.
             Frame::Tag(_)
             | Frame::Begin(_)
@@ -303,7 +309,8 @@ impl NodeCore {
             DownReason::Terminated => ExitReason::Terminated,
             DownReason::NodeLost => ExitReason::NodeLost,
             DownReason::NoActor => ExitReason::NoActor,
-            DownReason::Refused => ExitReason::Refused,
+            // `ExitReason` has no variant for a subscription that ended because its subscriber lagged.
+            DownReason::Refused | DownReason::Lagged => ExitReason::Refused,
         };
         self.on_signal(node, peer_session, InboundSignal::Down { watcher, id, reason }, driver);
     }

@@ -101,8 +101,7 @@ impl Backlog {
         queue.bytes += bytes;
         queue.entries.push_back(BacklogEntry { item, bytes, credit });
         if queue.bytes > PAUSE_OVER && !queue.paused {
-            queue.paused = true;
-            session.pause(wire_key(to));
+            queue.paused = session.pause(wire_key(to));
         }
     }
 

@@ -6,7 +6,8 @@
 
 use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
 use antiphon_wire::frame::{
-    Demonitor, Down, DownReason, Monitor, NodeAt, Notify, ReplyDropped, Resume, Terminate, Throw,
+    Demonitor, Down, DownReason, Monitor, NodeAt, Notify, ReplyDropped, ReplyDroppedReason, Resume,
+    Terminate, Throw,
 };
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
@@ -207,7 +208,8 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
         }),
         Signal::ReplyDropped { request_id, .. } => {
-            session.send(&ReplyDropped { request_id: antiphon_wire::Key(request_id.to_bits()) }.into())
+            let request_id = antiphon_wire::Key(request_id.to_bits());
+            session.send(&ReplyDropped { request_id, reason: ReplyDroppedReason::Dropped }.into())
         }
         // These concern this node alone.
         Signal::RequestClosed { .. } | Signal::Exited { .. } => Ok(()),

@@ -622,6 +622,7 @@ fn dead_letter_of(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
         | Frame::NodeAt(_)
         | Frame::Goodbye(_)
         | Frame::AnnounceRelay(_)
+        | Frame::Lagged(_)
         | Frame::Tag(_)
         | Frame::Fragment(_)
         | Frame::Ack(_)

@@ -48,6 +48,13 @@ codes! {
         /// The sender's node has reached its limit of open requests here.
         Busy = 4,
     }
+    /// Why a request gets no reply.
+    ReplyDroppedReason {
+        /// The last `ReplyTo` of the request was dropped unused.
+        Dropped = 0,
+        /// The reply did not fit the bytes that a node reserves for replies.
+        Busy = 1,
+    }
     /// Why a connection closes.
     CloseReason {
         /// A newer connection continues the session.
@@ -144,6 +151,8 @@ pub enum DownReason<'a> {
     NoActor,
     /// The watcher's node has reached its limit of monitors here.
     Refused,
+    /// The watcher was a subscriber that did not keep up with its channel, and its subscription ends in that case.
+    Lagged,
 }
 
 impl<'a> Field<'a> for DownReason<'a> {
@@ -155,7 +164,8 @@ impl<'a> Field<'a> for DownReason<'a> {
             | DownReason::Terminated
             | DownReason::NodeLost
             | DownReason::NoActor
-            | DownReason::Refused => 1,
+            | DownReason::Refused
+            | DownReason::Lagged => 1,
         }
     }
 
@@ -179,6 +189,7 @@ impl<'a> Field<'a> for DownReason<'a> {
             DownReason::NodeLost => out.push(5),
             DownReason::NoActor => out.push(6),
             DownReason::Refused => out.push(7),
+            DownReason::Lagged => out.push(8),
         }
     }
 
@@ -192,6 +203,7 @@ impl<'a> Field<'a> for DownReason<'a> {
             5 => DownReason::NodeLost,
             6 => DownReason::NoActor,
             7 => DownReason::Refused,
+            8 => DownReason::Lagged,
             value => return Err(Malformed::Unknown { field: "DownReason", value: value.into() }),
         })
     }
@@ -204,7 +216,8 @@ impl<'a> Field<'a> for DownReason<'a> {
             | DownReason::Terminated
             | DownReason::NodeLost
             | DownReason::NoActor
-            | DownReason::Refused => None,
+            | DownReason::Refused
+            | DownReason::Lagged => None,
         }
     }
 }

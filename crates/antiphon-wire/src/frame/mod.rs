@@ -11,7 +11,10 @@
 mod codes;
 mod table;
 
-pub use codes::{CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome};
+pub use codes::{
+    CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome,
+    ReplyDroppedReason,
+};
 pub use table::*;
 
 use crate::bytes::{Malformed, Reader};
@@ -78,6 +81,12 @@ impl<'a> RawFrame<'a> {
 }
 
 impl Frame<'_> {
+    /// Bytes of header and payload: what the frame counts in a session's queue.
+    #[inline]
+    pub fn encoded_size(&self) -> u64 {
+        (HEADER_BYTES + self.payload_size()) as u64
+    }
+
     /// Appends header and payload.
     ///
     /// # Errors

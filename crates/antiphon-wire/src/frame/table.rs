@@ -7,15 +7,16 @@ use crate::address::{Locations, Route};
 use crate::bytes::{Field, Malformed, Reader};
 use crate::frame::codes::{
     CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome,
+    ReplyDroppedReason,
 };
 use crate::ids::{Key, NodeId, Pair, TagId};
 
 /// Declares a struct for each frame, and the enum of all frames. `[from => to]` names the fields of the pair of actors
-/// within which the frame keeps its order.
+/// within which the frame keeps its order; `[from => request to]` those of an actor and a request.
 macro_rules! frames {
     ($(
         $(#[$doc:meta])*
-        $name:ident $(<$life:lifetime>)? = $kind:literal $([$from:ident => $to:ident])? {
+        $name:ident $(<$life:lifetime>)? = $kind:literal $([$($pair:tt)+])? {
             $( $(#[$field_doc:meta])* $field:ident: $type:ty, )*
         }
     )*) => {
@@ -63,7 +64,15 @@ macro_rules! frames {
             /// The pair of actors within which this frame keeps its order, if it names one.
             #[inline]
             pub fn pair(&self) -> Option<Pair> {
-                match self { $( Frame::$name(_frame) => frames!(@pair _frame $($from $to)?), )* }
+                match self { $( Frame::$name(_frame) => frames!(@pair _frame $($($pair)+)?), )* }
+            }
+
+            /// Whether frames of this kind name the pair of actors within which they keep their order.
+            pub(crate) fn names_pair(kind: u8) -> bool {
+                match kind {
+                    $( $kind => frames!(@names_pair $($($pair)+)?), )*
+                    _ => false,
+                }
             }
 
             /// The type tag that this frame refers to, if any.
@@ -107,7 +116,12 @@ macro_rules! frames {
         }
     };
     (@pair $frame:ident) => { None };
-    (@pair $frame:ident $from:ident $to:ident) => { Some(Pair { to: $frame.$to, from: $frame.$from }) };
+    (@pair $frame:ident $from:ident => request $to:ident) => {
+        Some(Pair::to_request($frame.$from, $frame.$to))
+    };
+    (@pair $frame:ident $from:ident => $to:ident) => { Some(Pair::new($frame.$from, $frame.$to)) };
+    (@names_pair) => { false };
+    (@names_pair $($pair:tt)+) => { true };
 }
 
 frames! {
@@ -133,10 +147,10 @@ frames! {
         /// As in the [`Ping`].
         token: u64,
     }
-    /// Asks the receiver to keep its frames for this actor until [`Unpause`]. A pause ends with the connection; its sender
+    /// Asks the receiver to keep its frames for this actor until [`Unpause`]; those for its adapters too. A pause ends with the connection; its sender
     /// repeats it on the next one.
     Pause = 0x05 {
-        /// An actor of the frame's sender.
+        /// An actor of the frame's sender, never an adapter.
         actor: Key,
     }
     /// Asks the receiver to send the frames for this actor again.
@@ -203,7 +217,7 @@ frames! {
         body: &'a [u8],
     }
     /// The reply to a request.
-    Answer<'a> = 0x23 [from => to] {
+    Answer<'a> = 0x23 [from => request to] {
         /// The request id at the asking node. It takes the place of the actor that other frames name here.
         to: Key,
         /// The actor that replies.
@@ -215,10 +229,12 @@ frames! {
         /// MessagePack.
         body: &'a [u8],
     }
-    /// Reports that no reply will follow: the last `ReplyTo` of a request was dropped unused.
+    /// Reports that no reply will follow.
     ReplyDropped = 0x24 {
         /// The request id at the asking node.
         request_id: Key,
+        /// Why.
+        reason: ReplyDroppedReason,
     }
     /// Confirms a message that asked for a receipt.
     Receipt = 0x25 {
@@ -295,6 +311,18 @@ frames! {
         tag: TagId,
         /// MessagePack.
         body: &'a [u8],
+    }
+    /// Reports that a channel has dropped messages instead of sending them to a subscriber that was full. It arrives before
+    /// the next message of the channel.
+    Lagged = 0x2d [from => to] {
+        /// The subscriber.
+        to: Key,
+        /// The channel: an actor of the frame's sender.
+        from: Key,
+        /// The number of dropped messages since the last report.
+        missed: u64,
+        /// Whether the subscription has ended for this reason.
+        ended: bool,
     }
     /// Looks up a name. The peer answers with [`Found`] or [`NodeAt`], now or when the name is registered.
     Lookup<'a> = 0x30 {

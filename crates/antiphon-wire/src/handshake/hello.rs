@@ -8,7 +8,8 @@ use crate::bytes::{Field, Malformed, Reader};
 use crate::handshake::message::{self, MessageKind};
 use crate::ids::NodeId;
 use crate::limits::{
-    LOCATIONS_MAX, Limits, NAME_BYTES_MAX, RECORD_BYTES_MAX_LEAST, RECORD_BYTES_MAX_MOST, WINDOW_BYTES_LEAST,
+    LOCATIONS_MAX, Limits, NAME_BYTES_MAX, PAUSED_ACTORS_MAX_LEAST, RECORD_BYTES_MAX_LEAST,
+    RECORD_BYTES_MAX_MOST, WINDOW_BYTES_LEAST,
 };
 use crate::suite::Suite;
 
@@ -82,6 +83,8 @@ pub struct HelloLimits {
     pub reassembly_bytes_max: u32,
     /// The bytes of numbered frames that the peer may send in a new session before it is granted more credit.
     pub window_bytes: u32,
+    /// The actors that the peer may have paused at one time, at least 65,536.
+    pub paused_actors_max: u32,
 }
 
 impl From<&Limits> for HelloLimits {
@@ -91,6 +94,7 @@ impl From<&Limits> for HelloLimits {
             message_bytes_max: limits.message_bytes_max,
             reassembly_bytes_max: limits.reassembly_bytes_max,
             window_bytes: limits.window_bytes.max(WINDOW_BYTES_LEAST),
+            paused_actors_max: limits.paused_actors_max.max(PAUSED_ACTORS_MAX_LEAST),
         }
     }
 }
@@ -111,6 +115,7 @@ impl Hello {
         self.limits.message_bytes_max.put(out);
         self.limits.reassembly_bytes_max.put(out);
         self.limits.window_bytes.put(out);
+        self.limits.paused_actors_max.put(out);
         self.nonce.put(out);
         self.public.put(out);
         put_count(self.suites.len(), out);
@@ -141,6 +146,7 @@ impl Hello {
                 message_bytes_max: u32::take(reader)?,
                 reassembly_bytes_max: u32::take(reader)?,
                 window_bytes: u32::take(reader)?,
+                paused_actors_max: u32::take(reader)?,
             },
             nonce: reader.array("nonce")?,
             public: reader.array("public key")?,
@@ -169,6 +175,9 @@ impl Hello {
         }
         if self.limits.window_bytes < WINDOW_BYTES_LEAST {
             return unknown("window", self.limits.window_bytes.into());
+        }
+        if self.limits.paused_actors_max < PAUSED_ACTORS_MAX_LEAST {
+            return unknown("paused actors", self.limits.paused_actors_max.into());
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::bytes::Malformed;
 use crate::frame::Frame;
-use crate::handshake::ProvenConnection;
+use crate::handshake::{HelloLimits, ProvenConnection};
 use crate::ids::{Key, NodeId, TagId};
 use crate::limits::Limits;
 use crate::record::{Opener, RecordError, Sealer};
@@ -75,6 +75,8 @@ struct Agreed {
     message_bytes_max: u32,
     /// The peer's limit.
     reassembly_bytes_max: u32,
+    /// The actors that this side may have paused at one time: the peer's limit.
+    paused_actors_max: u32,
 }
 
 /// An event that a session reports to its node.
@@ -180,10 +182,11 @@ impl Session {
     pub fn begin(now: Time, limits: &Limits, me: NodeId, connection: &ProvenConnection) -> Session {
         let peer_limits = connection.peer.limits;
         Session {
-            limits: *limits,
+            limits: Limits { paused_actors_max: HelloLimits::from(limits).paused_actors_max, ..*limits },
             agreed: Agreed {
                 message_bytes_max: limits.message_bytes_max.min(peer_limits.message_bytes_max),
                 reassembly_bytes_max: peer_limits.reassembly_bytes_max,
+                paused_actors_max: peer_limits.paused_actors_max,
             },
             identity: SessionIdentity::new(me, connection),
             connection: None,

@@ -141,6 +141,7 @@ impl Session {
             | Frame::Terminate(_)
             | Frame::Throw(_)
             | Frame::Resume(_)
+            | Frame::Lagged(_)
             | Frame::Lookup(_)
             | Frame::CancelLookup(_)
             | Frame::Found(_)

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::bytes::Field;
 use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES, RawFrame};
-use crate::ids::{Key, Pair};
+use crate::ids::{Key, Pair, Recipient};
 use crate::limits::FRAGMENT_BYTES_MAX;
 use crate::session::outbound::Outbound;
 
@@ -98,7 +98,15 @@ impl SendQueue {
 
     /// Whether a small frame of this pair has to wait.
     pub(crate) fn must_wait(&self, pair: Pair) -> bool {
-        self.paused.contains(&pair.to) || self.queues.contains_key(&Some(pair))
+        self.is_held(pair) || self.queues.contains_key(&Some(pair))
+    }
+
+    /// Whether the peer has paused the receiver of this pair.
+    fn is_held(&self, pair: Pair) -> bool {
+        match pair.to() {
+            Recipient::Actor(actor) => self.paused.contains(&actor),
+            Recipient::Request(_) => false,
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -123,7 +131,7 @@ impl SendQueue {
     }
 
     fn pair_queue(&mut self, pair: Option<Pair>) -> &mut PairQueue {
-        let is_paused = pair.is_some_and(|pair| self.paused.contains(&pair.to));
+        let is_paused = pair.is_some_and(|pair| self.is_held(pair));
         let ready = &mut self.ready;
         self.queues.entry(pair).or_insert_with(|| {
             if !is_paused {
@@ -139,7 +147,7 @@ impl SendQueue {
             return false;
         }
         if self.paused.insert(actor) {
-            self.ready.retain(|pair| pair.is_none_or(|pair| pair.to != actor));
+            self.ready.retain(|pair| pair.is_none_or(|pair| pair.to() != Recipient::Actor(actor)));
             self.recall_due = true;
         }
         true
@@ -147,8 +155,8 @@ impl SendQueue {
 
     pub(crate) fn unpause(&mut self, actor: Key) {
         if self.paused.remove(&actor) {
-            let from = |key| Some(Pair { to: actor, from: Key(key) });
-            let queues = self.queues.range(from(0)..=from(u64::MAX));
+            let from = |key| Some(Pair::new(Key(key), actor));
+            let queues = self.queues.range(from(0)..=from(u64::MAX >> 18));
             self.ready.extend(queues.map(|(pair, _)| *pair));
         }
     }
@@ -273,7 +281,7 @@ impl SendQueue {
         assert_eq!(self.queues.values().map(waiting).sum::<u64>(), self.bytes, "waiting bytes are counted");
         for (pair, pair_queue) in &self.queues {
             assert!(!pair_queue.items.is_empty(), "a pair has a queue only while a frame waits");
-            let is_paused = pair.is_some_and(|pair| self.paused.contains(&pair.to));
+            let is_paused = pair.is_some_and(|pair| self.is_held(pair));
             let entries = self.ready.iter().filter(|ready| *ready == pair).count();
             assert_eq!(entries, usize::from(!is_paused), "a pair is ready once, or paused");
         }

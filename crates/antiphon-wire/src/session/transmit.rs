@@ -88,6 +88,7 @@ fn is_completion(frame: &Frame<'_>) -> bool {
         frame::Receipt::KIND,
         frame::CancelLookup::KIND,
         frame::Goodbye::KIND,
+        frame::Lagged::KIND,
     ];
     kinds.contains(&frame.kind())
 }
@@ -191,15 +192,24 @@ impl Session {
         Ok(())
     }
 
-    /// Asks the peer to keep its frames for `actor`, because they have to wait here. New connections repeat the request.
-    pub fn pause(&mut self, actor: Key) {
+    /// Asks the peer to keep its frames for `actor` and its adapters, because they have to wait here. New connections
+    /// repeat the request. Returns false, and sends nothing, if this side has paused as many actors as the peer allows.
+    #[must_use = "without a pause the peer continues to send"]
+    pub fn pause(&mut self, actor: Key) -> bool {
+        let actor = actor.actor();
+        let is_full = self.control.paused.len() >= self.agreed.paused_actors_max as usize;
+        if is_full && !self.control.paused.contains(&actor) {
+            return false;
+        }
         if self.control.paused.insert(actor) && self.is_connected() {
             push_control(&Frame::Pause(Pause { actor }), &mut self.control.others);
         }
+        true
     }
 
     /// Asks the peer to send its frames for `actor` again.
     pub fn unpause(&mut self, actor: Key) {
+        let actor = actor.actor();
         if self.control.paused.remove(&actor) && self.is_connected() {
             push_control(&Frame::Unpause(Unpause { actor }), &mut self.control.others);
         }

@@ -48,7 +48,7 @@ pub(crate) fn hello(hello: &ClientHello, entropy: &ClientEntropy) -> Vec<u8> {
     body.extend(hello.epoch.to_le_bytes());
     body.extend(hello.known.to_le_bytes());
     body.extend(hello.ordinal.to_le_bytes());
-    for limit in [65_536_u32, 1 << 24, 1 << 26, 1 << 20] {
+    for limit in [65_536_u32, 1 << 24, 1 << 26, 1 << 20, 65_536] {
         body.extend(limit.to_le_bytes());
     }
     body.extend(entropy.nonce);
@@ -74,13 +74,13 @@ pub(crate) fn take_message(bytes: &mut Vec<u8>) -> (u8, Vec<u8>) {
 pub(crate) fn read_hello(message: &[u8]) -> AcceptorHello {
     let body = &message[8..];
     let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
-    assert_eq!(body[120], 1, "the acceptor chooses one suite");
+    assert_eq!(body[124], 1, "the acceptor chooses one suite");
     AcceptorHello {
         node: number(12),
         epoch: number(20),
         known: number(28),
-        public: body[88..120].try_into().expect("32 bytes"),
-        suite: body[121],
+        public: body[92..124].try_into().expect("32 bytes"),
+        suite: body[125],
     }
 }
 

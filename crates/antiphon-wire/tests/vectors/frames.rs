@@ -42,7 +42,8 @@ fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame
         Message { to, from, tag, receipt: None, route: Route::NONE, body: &[0xc0] }.into(),
         Message { to, from, tag, receipt: Some(99), route, body: &[] }.into(),
         Answer { to: Key(4), from, tag, route: Route::NONE, body: &[0xc3] }.into(),
-        ReplyDropped { request_id: Key(4) }.into(),
+        ReplyDropped { request_id: Key(4), reason: ReplyDroppedReason::Dropped }.into(),
+        ReplyDropped { request_id: Key(4), reason: ReplyDroppedReason::Busy }.into(),
         Receipt { request: 99, outcome: Outcome::Delivered }.into(),
         Receipt { request: 99, outcome: Outcome::WrongType }.into(),
         Receipt { request: 99, outcome: Outcome::Busy }.into(),
@@ -56,10 +57,13 @@ fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame
         down(DownReason::NodeLost),
         down(DownReason::NoActor),
         down(DownReason::Refused),
+        down(DownReason::Lagged),
         Notify { watcher, target, id }.into(),
         Terminate { from, target }.into(),
         Throw { from, target, tag, body: &[0xa1, b'x'] }.into(),
         Resume { from, target, tag, body: &[0xa1, b'x'] }.into(),
+        Lagged { to, from, missed: 3, ended: false }.into(),
+        Lagged { to, from, missed: 34_464, ended: true }.into(),
     ]
 }
 

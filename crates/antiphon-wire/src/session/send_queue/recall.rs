@@ -33,7 +33,7 @@ impl SendQueue {
             if unsent.raw.kind == Goodbye::KIND {
                 return false;
             }
-            is_any |= unsent.pair.is_some_and(|pair| self.paused.contains(&pair.to));
+            is_any |= unsent.pair.is_some_and(|pair| self.is_held(pair));
         }
         is_any
     }
@@ -59,7 +59,7 @@ enum PayloadSource {
 impl Recall<'_> {
     /// Recalls a frame if it is for a paused actor; returns whether it did. The frame gets `number` if it stays.
     fn takes(&mut self, unsent: &UnsentFrame<'_>, number: u64) -> bool {
-        let pair = unsent.pair.filter(|pair| self.send_queue.paused.contains(&pair.to));
+        let pair = unsent.pair.filter(|pair| self.send_queue.is_held(*pair));
         if unsent.raw.kind == Fragment::KIND {
             let Ok(Some(Frame::Fragment(fragment))) = unsent.raw.decode() else { return false };
             let is_taken = pair.is_some_and(|pair| self.takes_fragment(pair, &fragment));

@@ -165,7 +165,7 @@ fn small_release_returns_credit_while_much_held() {
 fn paused_actor_receives_nothing_across_connections() {
     let (mut a, mut b) = connected_pair(Limits::default());
     a.session().intern("t").expect("a tag number is free");
-    b.session().pause(Key(2));
+    assert!(b.session().pause(Key(2)));
     b.transmit(Time::START, &mut a);
     a.session().send(&message(1, 2, b"first")).expect("the queue has room");
     a.session().send(&message(1, 3, b"other")).expect("the queue has room");
@@ -186,7 +186,7 @@ fn paused_actor_receives_nothing_across_connections() {
 fn frame_without_pair_keeps_given_order() {
     let (mut a, mut b) = connected_pair(Limits::default());
     a.session().intern("t").expect("a tag number is free");
-    let pair = Pair { to: Key(2), from: Key(1) };
+    let pair = Pair::new(Key(1), Key(2));
     let large = vec![7; 100_000];
     a.session().send(&message(1, 2, &large)).expect("the queue has room");
     let found = NodeAt { request: 1, node: NodeId(3), name: "three", locations: Locations::NONE };

@@ -20,7 +20,7 @@ fn blocked_pair(bodies: usize) -> (TestPeer, TestPeer) {
     }
     let held = a.transmit_held(&mut b);
     assert!(held.len() < bodies, "not all frames fit the window");
-    b.session().pause(Key(2));
+    assert!(b.session().pause(Key(2)));
     // The release of some frames returns credit, so other actors have room.
     held.into_iter().take(1000).for_each(|held| b.session().release(held));
     b.transmit(Time::START, &mut a);
@@ -69,7 +69,7 @@ fn pair_with_two_large(window_left: usize) -> (TestPeer, TestPeer, Vec<HeldCredi
     a.session().send(&message(1, 2, &large)).expect("the queue has room");
     a.session().send(&message(1, 3, &large)).expect("the queue has room");
     let held = a.transmit_held(&mut b);
-    b.session().pause(Key(2));
+    assert!(b.session().pause(Key(2)));
     b.transmit(Time::START, &mut a);
     (a, b, held)
 }
@@ -112,7 +112,7 @@ fn recall_skips_frames_before_goodbye() {
     a.session()
         .send(&Frame::Goodbye(Goodbye { reason: GoodbyeReason::Leaving }))
         .expect("the queue has room");
-    b.session().pause(Key(2));
+    assert!(b.session().pause(Key(2)));
     b.transmit(Time::START, &mut a);
     assert_eq!(a.transmit(Time::START, &mut b), ["tag 0 = t", "2:before", "Goodbye"]);
     assert_eq!(a.session().frames_sent(), before + 2);
@@ -140,7 +140,7 @@ fn undelivered_omits_acknowledged_renumbered_large_frame() {
             .for_each(|_| a.session().send(&message(1, to, &vec![7; size])).expect("the queue has room"));
         held.extend(a.transmit_held(&mut b));
     }
-    b.session().pause(Key(2));
+    assert!(b.session().pause(Key(2)));
     held.into_iter().for_each(|held| b.session().release(held));
     let received = transmit_both_ways(&mut a, &mut b);
     assert_eq!(received, ["3:30000"]);
@@ -278,10 +278,10 @@ fn perform(action: &SessionAction, a: &mut TestPeer, b: &mut TestPeer, log: &mut
         SessionAction::SendInOrder { from, to } => {
             let (request, node) = (log.next(from, to), NodeId(from * 100 + to));
             let at = NodeAt { request, node, name: "", locations: Locations::NONE };
-            let pair = Pair { to: Key(to), from: Key(from) };
+            let pair = Pair::new(Key(from), Key(to));
             a.session().send_in_order(pair, &at.into()).expect("the queue has room");
         }
-        SessionAction::Pause(actor) => b.session().pause(Key(actor)),
+        SessionAction::Pause(actor) => assert!(b.session().pause(Key(actor))),
         SessionAction::Unpause(actor) => b.session().unpause(Key(actor)),
         SessionAction::Transmit(records) => transmit_records(a, b, log, records),
         SessionAction::TransmitBack => {

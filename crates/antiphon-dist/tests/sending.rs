@@ -157,7 +157,7 @@ fn try_all(node: &TestNode, to: Addr<u64>, count: u64) -> Receiver<u32> {
     let (sender, results) = channel();
     let (mut next, mut busy) = (0, 0);
     node.spawn(move |cx: &mut Cx<()>, event| {
-        if !matches!(event, Event::Start | Event::Writable(_)) {
+        if !matches!(event, Event::Start | Event::Writable { .. }) {
             return receive();
         }
         while next < count {
@@ -202,7 +202,7 @@ fn try_send_accepts_message_above_high_mark() {
     let (sender, tried) = channel();
     let mut left = 3;
     here.spawn(move |cx: &mut Cx<()>, event| {
-        while left > 0 && matches!(event, Event::Start | Event::Writable(_)) {
+        while left > 0 && matches!(event, Event::Start | Event::Writable { .. }) {
             match cx.try_send(to, Bytes(vec![left; 3 << 20])) {
                 Ok(()) => left -= 1,
                 Err(error) if error.reason() == Undelivered::Busy => return receive(),

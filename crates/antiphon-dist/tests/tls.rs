@@ -261,7 +261,7 @@ fn tls_hundred_thousand_messages_arrive_in_order() {
     let addr: Addr<u64> = second.find("counter");
     let mut next = 0;
     second.spawn(move |cx: &mut Cx<()>, event| {
-        if matches!(event, Event::Start | Event::Writable(_)) {
+        if matches!(event, Event::Start | Event::Writable { .. }) {
             while next < 100_000 {
                 match cx.try_send(addr, next) {
                     Ok(()) => next += 1,

@@ -131,7 +131,7 @@ impl Actor<SenderMessage> for FileSender {
         let done = match event {
             Event::Start => self.start(cx),
             Event::Message(message) => self.on_message(cx, message),
-            Event::Writable(_) => self.on_writable(cx),
+            Event::Writable { .. } => self.on_writable(cx),
             Event::Down(down) if self.receiver.is_some_and(|receiver| receiver == down.actor) => {
                 Err(FileError::NodeLost)
             }

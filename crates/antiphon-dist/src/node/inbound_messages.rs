@@ -10,7 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Delivery, Key, NodeId, Origin, RequestId, Time, Undelivered, with_origin};
+use antiphon_sched::{
+    ActorId, DeadLetter, Delivery, Key, NodeId, Origin, RequestId, Time, Undelivered, with_origin,
+};
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 use antiphon_wire::{HeldCredit, Session};
 use smallvec::SmallVec;
@@ -360,11 +362,11 @@ impl NodeCore {
         if let Some(reason) = reason {
             self.counts.refused_messages += 1;
             if receipt.is_none() {
-                driver.loop_ref().dead_letter(
+                driver.loop_ref().dead_letter(DeadLetter::new(
                     ActorId::new(self.me, to),
                     "a message from another node",
                     reason,
-                );
+                ));
             }
         }
         if let Some(receipt_number) = receipt

@@ -118,7 +118,7 @@ enum LoopAction {
     FailRequest(RequestId, antiphon_sched::AskError),
     DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
     FailReceipt(u64, antiphon_sched::Undelivered),
-    Writable(Key, NodeId),
+    Writable(Option<Key>, ActorId),
 }
 
 /// The sizes of a node's tables, and the numbers of its refusals and failures since its start.
@@ -341,11 +341,13 @@ impl NodeCore {
                 LoopAction::FailRequest(request_id, reason) => {
                     driver.loop_ref().fail_request(request_id, reason)
                 }
-                LoopAction::DeadLetter(to, what, reason) => driver.loop_ref().dead_letter(to, what, reason),
+                LoopAction::DeadLetter(to, what, reason) => {
+                    driver.loop_ref().dead_letter(antiphon_sched::DeadLetter::new(to, what, reason))
+                }
                 LoopAction::FailReceipt(receipt_number, reason) => {
                     self.refuse_receipt(receipt_number, reason, driver)
                 }
-                LoopAction::Writable(writer, node) => driver.loop_ref().writable(writer, node),
+                LoopAction::Writable(writer, target) => driver.loop_ref().writable(writer, target),
             }
         }
     }

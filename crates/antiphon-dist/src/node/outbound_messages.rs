@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Signal, Time, Transport, Undelivered,
+    ActorId, Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Signal, Time, Transport,
+    Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
@@ -36,7 +37,7 @@ pub(super) struct WaitingOutbound {
     /// The time at which all entries fail.
     until: Time,
     /// Actors that receive `Writable` when there is room again.
-    writers: BTreeSet<Key>,
+    writers: BTreeSet<(Option<Key>, ActorId)>,
 }
 
 #[derive(Debug)]
@@ -102,6 +103,9 @@ impl Transport for NodeCore {
             return self.queue_outbound(node, outbound);
         };
         let sent = self.send_on_session(node, &mut peer_session, outbound);
+        if sent == Err(Undelivered::Busy) {
+            peer_session.writers.extend(writer_of(outbound));
+        }
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
@@ -127,7 +131,8 @@ impl Transport for NodeCore {
             | Signal::Terminate { .. }
             | Signal::Throw { .. }
             | Signal::Resume { .. }
-            | Signal::ReplyDropped { .. } => self.signal_peer(signal),
+            | Signal::ReplyDropped { .. }
+            | Signal::Lagged { .. } => self.signal_peer(signal),
         }
     }
 }
@@ -145,7 +150,7 @@ impl NodeCore {
         // Below the low mark any size is accepted. Else the sender of a large message would get `Writable` and `Busy` in turn.
         let is_high = queued + outbound.body.len() as u64 > limits.queue_bytes_high;
         if outbound.mode == SendMode::Try && is_high && queued >= limits.queue_bytes_low {
-            peer_session.writers.extend(outbound.from);
+            peer_session.writers.extend(writer_of(outbound));
             return Err(Undelivered::Busy);
         }
         if queued > limits.queue_bytes_high && self.all_queued() > ALL_QUEUES_MAX {
@@ -182,7 +187,7 @@ impl NodeCore {
         let waiting = &mut peer.waiting;
         let bytes = (waiting.bytes + outbound.body.len() + WAITING_OVERHEAD) as u64;
         if outbound.mode == SendMode::Try && bytes > high && !waiting.queue.is_empty() {
-            waiting.writers.extend(outbound.from);
+            waiting.writers.extend(writer_of(outbound));
             return Err(Undelivered::Busy);
         }
         if !self.fits_waiting_queue(node, outbound.body.len()) {
@@ -299,7 +304,7 @@ impl NodeCore {
         let waiting = std::mem::take(&mut peer.waiting);
         let replies = self.replies.take(node);
         self.loop_actions
-            .extend(waiting.writers.into_iter().map(|writer| LoopAction::Writable(writer, node)));
+            .extend(waiting.writers.into_iter().map(|(writer, target)| LoopAction::Writable(writer, target)));
         for queued in waiting.queue {
             match queued {
                 QueuedOutbound::Message { to, receipt_number, .. } => {
@@ -363,4 +368,12 @@ fn send_message(
 fn wants_receipt(outbound: &OutboundMessage<'_>) -> bool {
     let is_message = matches!(outbound.to, Destination::Actor(_));
     matches!(outbound.mode, SendMode::Receipt(_)) || (is_message && !outbound.requests.is_empty())
+}
+
+/// The sender that awaits room after a refusal, with its target.
+fn writer_of(outbound: &OutboundMessage<'_>) -> Option<(Option<Key>, ActorId)> {
+    match (outbound.mode, outbound.to) {
+        (SendMode::Send | SendMode::Try, Destination::Actor(to)) => Some((outbound.from, to)),
+        (_, _) => None,
+    }
 }

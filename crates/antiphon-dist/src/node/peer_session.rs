@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, AskError, ExitReason, Key, NodeId, Time, Undelivered};
+use antiphon_sched::{ActorId, AskError, DeadLetter, ExitReason, Key, NodeId, Time, Undelivered};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent};
@@ -43,7 +43,7 @@ pub(super) struct PeerSession {
     pub(super) dialled: Option<SocketAddr>,
     pub(super) backlog: Backlog,
     /// Actors that receive `Writable` when the send queue has room again.
-    pub(super) writers: BTreeSet<Key>,
+    pub(super) writers: BTreeSet<(Option<Key>, ActorId)>,
     /// The session may have frames to transmit.
     pub(super) dirty: bool,
     /// The peer has sent a goodbye. The session ends when the messages that it sent before are delivered.
@@ -393,8 +393,8 @@ impl NodeCore {
             }
             let is_needed = peer_session.idle.is_closed() && !peer_session.session.is_idle();
             if peer_session.session.queued_bytes() < low {
-                for writer in std::mem::take(&mut peer_session.writers) {
-                    driver.loop_ref().writable(writer, node);
+                for (writer, target) in std::mem::take(&mut peer_session.writers) {
+                    driver.loop_ref().writable(writer, target);
                 }
             }
             if is_needed {
@@ -518,18 +518,22 @@ impl NodeCore {
         for request_id in replies {
             loop_ref.fail_request(request_id, AskError::NodeLost);
         }
-        for writer in &peer_session.writers {
-            loop_ref.writable(*writer, node);
+        for (writer, target) in &peer_session.writers {
+            loop_ref.writable(*writer, *target);
         }
         peer_session.session.undelivered(|frame, _| {
             if let Some((to, what)) = dead_letter_of(frame) {
-                loop_ref.dead_letter(ActorId::new(node, to), what, Undelivered::NoNode);
+                loop_ref.dead_letter(DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode));
             }
         });
         for (to, messages) in peer_session.backlog.message_counts() {
             let to = ActorId::new(self.me, to);
             (0..messages).for_each(|_| {
-                driver.loop_ref().dead_letter(to, "a message from a node that was lost", Undelivered::Full);
+                driver.loop_ref().dead_letter(DeadLetter::new(
+                    to,
+                    "a message from a node that was lost",
+                    Undelivered::Full,
+                ));
             });
         }
         self.fail_receipts(node, &requests, driver);

@@ -1,6 +1,6 @@
 //! The peer watch: actors that receive the status changes of peers.
 
-use antiphon_sched::{Addr, NodeId, Undelivered};
+use antiphon_sched::{Addr, DeadLetter, NodeId, Undelivered};
 
 use super::NodeCore;
 use super::driver::Driver;
@@ -68,7 +68,7 @@ impl NodeCore {
             Ok(()) => true,
             Err(error) if error.reason() == Undelivered::NoActor => false,
             Err(error) => {
-                loop_ref.dead_letter(watcher.id(), "a peer's status", error.reason());
+                loop_ref.dead_letter(DeadLetter::new(watcher.id(), "a peer's status", error.reason()));
                 true
             }
         });

@@ -4,8 +4,8 @@
 //! that are exposed to it.
 
 use antiphon_sched::{
-    ActorId, AskError, Destination, ExitReason, Key, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
-    Value,
+    ActorId, AskError, Destination, ExitReason, Key, Lag, MonitorId, NodeId, RequestId, SignalPolicy,
+    Undelivered, Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session, msgpack};
@@ -20,13 +20,43 @@ pub(super) const BY_TARGET: u64 = 1 << 63;
 /// A signal of a peer. It may have to wait behind messages for the same actor.
 #[derive(Debug)]
 pub(super) enum InboundSignal {
-    Monitor { watcher: Key, target: Key, id: MonitorId },
-    Demonitor { target: Key, id: MonitorId },
-    Notify { watcher: Key, id: MonitorId, actor: ActorId },
-    Down { watcher: Key, id: MonitorId, reason: ExitReason },
-    Terminate { target: Key },
-    Throw { target: Key, value: Value },
-    Resume { target: Key, value: Value },
+    Monitor {
+        watcher: Key,
+        target: Key,
+        id: MonitorId,
+    },
+    Demonitor {
+        target: Key,
+        id: MonitorId,
+    },
+    Notify {
+        watcher: Key,
+        id: MonitorId,
+        actor: ActorId,
+    },
+    Down {
+        watcher: Key,
+        id: MonitorId,
+        reason: ExitReason,
+    },
+    Terminate {
+        target: Key,
+    },
+    Throw {
+        target: Key,
+        value: Value,
+    },
+    Resume {
+        target: Key,
+        value: Value,
+    },
+    /// `subscriber` has missed messages of a channel of the peer.
+    Lagged {
+        channel: ActorId,
+        subscriber: Key,
+        missed: u64,
+        ended: bool,
+    },
 }
 
 impl InboundSignal {
@@ -35,7 +65,11 @@ impl InboundSignal {
         match self {
             Self::Throw { value, .. } | Self::Resume { value, .. } => bytes_of(value),
             Self::Down { reason, .. } => bytes_of_reason(reason),
-            Self::Monitor { .. } | Self::Demonitor { .. } | Self::Notify { .. } | Self::Terminate { .. } => 0,
+            Self::Monitor { .. }
+            | Self::Demonitor { .. }
+            | Self::Notify { .. }
+            | Self::Terminate { .. }
+            | Self::Lagged { .. } => 0,
         }
     }
 
@@ -47,7 +81,8 @@ impl InboundSignal {
             | Self::Notify { .. }
             | Self::Terminate { .. }
             | Self::Throw { .. }
-            | Self::Resume { .. } => false,
+            | Self::Resume { .. }
+            | Self::Lagged { .. } => false,
         }
     }
 
@@ -60,6 +95,7 @@ impl InboundSignal {
             | Self::Throw { target, .. }
             | Self::Resume { target, .. } => *target,
             Self::Notify { watcher, .. } | Self::Down { watcher, .. } => *watcher,
+            Self::Lagged { subscriber, .. } => *subscriber,
         }
     }
 }
@@ -124,8 +160,15 @@ impl NodeCore {
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
             Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),
             Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
-            // No channel of this version sends it.
-            Frame::Lagged(_) => self.counts.refused_messages += 1,
+            Frame::Lagged(lagged) => {
+                let signal = InboundSignal::Lagged {
+                    channel: ActorId::new(node, sched_key(lagged.from)),
+                    subscriber: sched_key(lagged.to),
+                    missed: lagged.missed,
+                    ended: lagged.ended,
+                };
+                self.on_signal(node, peer_session, signal, driver);
+            }
             // The session itself has handled these.
             Frame::Tag(_)
             | Frame::Begin(_)
@@ -270,10 +313,20 @@ impl NodeCore {
                         .deliver_value(node, bytes, driver, |loop_ref| loop_ref.resume_here(target, value));
                 self.counts.refused_messages += u64::from(!is_taken);
             }
+            InboundSignal::Lagged { channel, subscriber, missed, ended } if is_exposed => {
+                let mut loop_ref = driver.loop_ref();
+                let is_taken = if ended {
+                    loop_ref.push_down(subscriber, channel, ExitReason::Lagged)
+                } else {
+                    loop_ref.add_missed(subscriber, channel, missed, &mut Lag::default())
+                };
+                self.counts.refused_messages += u64::from(!is_taken);
+            }
             InboundSignal::Notify { .. }
             | InboundSignal::Terminate { .. }
             | InboundSignal::Throw { .. }
-            | InboundSignal::Resume { .. } => self.counts.refused_messages += 1,
+            | InboundSignal::Resume { .. }
+            | InboundSignal::Lagged { .. } => self.counts.refused_messages += 1,
         }
     }
 
@@ -309,8 +362,8 @@ impl NodeCore {
             DownReason::Terminated => ExitReason::Terminated,
             DownReason::NodeLost => ExitReason::NodeLost,
             DownReason::NoActor => ExitReason::NoActor,
-            // `ExitReason` has no variant for a subscription that ended because its subscriber lagged.
-            DownReason::Refused | DownReason::Lagged => ExitReason::Refused,
+            DownReason::Refused => ExitReason::Refused,
+            DownReason::Lagged => ExitReason::Lagged,
         };
         self.on_signal(node, peer_session, InboundSignal::Down { watcher, id, reason }, driver);
     }
@@ -326,7 +379,11 @@ pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
     match reason {
         ExitReason::Done(value) => bytes_of(value),
         ExitReason::Failed(text) | ExitReason::Panicked(text) => text.len(),
-        ExitReason::Terminated | ExitReason::NodeLost | ExitReason::NoActor | ExitReason::Refused => 0,
+        ExitReason::Terminated
+        | ExitReason::NodeLost
+        | ExitReason::NoActor
+        | ExitReason::Refused
+        | ExitReason::Lagged => 0,
     }
 }
 
@@ -336,7 +393,11 @@ fn without_value(reason: ExitReason) -> ExitReason {
         ExitReason::Done(_) => ExitReason::Done(Value::opaque()),
         ExitReason::Failed(_) => ExitReason::Failed(String::new()),
         ExitReason::Panicked(_) => ExitReason::Panicked(String::new()),
-        ExitReason::Terminated | ExitReason::NodeLost | ExitReason::NoActor | ExitReason::Refused => reason,
+        ExitReason::Terminated
+        | ExitReason::NodeLost
+        | ExitReason::NoActor
+        | ExitReason::Refused
+        | ExitReason::Lagged => reason,
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Invariant: a signal that cannot be sent is answered by a `Down`, reported as a dead letter, or has no meaning any more.
 //! Signals that complete an operation of the peer (`Down`, `Demonitor`, `ReplyDropped`) are never refused. Their number is
-//! bounded by the number of those operations.
+//! bounded by the number of those operations. `Lagged` is never refused either: a channel sends at most one between two
+//! messages to a subscriber.
 
 use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
 use antiphon_wire::frame::{
-    Demonitor, Down, DownReason, Monitor, NodeAt, Notify, ReplyDropped, ReplyDroppedReason, Resume,
+    Demonitor, Down, DownReason, Lagged, Monitor, NodeAt, Notify, ReplyDropped, ReplyDroppedReason, Resume,
     Terminate, Throw,
 };
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
@@ -52,8 +53,13 @@ impl NodeCore {
 
     /// Queues a signal until there is a session, within the limit for messages.
     fn queue_signal(&mut self, node: NodeId, signal: Signal) {
-        let is_never_refused =
-            matches!(signal, Signal::Down { .. } | Signal::Demonitor { .. } | Signal::ReplyDropped { .. });
+        let is_never_refused = matches!(
+            signal,
+            Signal::Down { .. }
+                | Signal::Demonitor { .. }
+                | Signal::ReplyDropped { .. }
+                | Signal::Lagged { .. }
+        );
         let pushed = if is_never_refused || self.fits_waiting_queue(node, body_bytes(&signal)) {
             self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
         } else {
@@ -111,6 +117,7 @@ impl NodeCore {
             Signal::Demonitor { .. }
             | Signal::Down { .. }
             | Signal::ReplyDropped { .. }
+            | Signal::Lagged { .. }
             | Signal::RequestClosed { .. }
             | Signal::Exited { .. } => {}
         }
@@ -126,6 +133,7 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
         | Signal::Resume { target, .. } => Some(target.node()),
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
         Signal::ReplyDropped { node, .. } => Some(*node),
+        Signal::Lagged { subscriber, .. } => Some(subscriber.node()),
         Signal::RequestClosed { .. } | Signal::Exited { .. } => None,
     }
 }
@@ -142,6 +150,7 @@ fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
         Signal::ReplyDropped { .. } => was_connected,
         Signal::Demonitor { .. }
         | Signal::Down { .. }
+        | Signal::Lagged { .. }
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => true,
     }
@@ -166,6 +175,7 @@ fn record_monitor(peer: &mut Peer, signal: &Signal) {
         | Signal::Throw { .. }
         | Signal::Resume { .. }
         | Signal::ReplyDropped { .. }
+        | Signal::Lagged { .. }
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => {}
     }
@@ -211,6 +221,15 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             let request_id = antiphon_wire::Key(request_id.to_bits());
             session.send(&ReplyDropped { request_id, reason: ReplyDroppedReason::Dropped }.into())
         }
+        Signal::Lagged { channel, subscriber, missed, ended } => session.send(
+            &Lagged {
+                to: wire_key(subscriber.key()),
+                from: wire_key(*channel),
+                missed: *missed,
+                ended: *ended,
+            }
+            .into(),
+        ),
         // These concern this node alone.
         Signal::RequestClosed { .. } | Signal::Exited { .. } => Ok(()),
     }
@@ -233,6 +252,7 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         | Signal::Down { .. }
         | Signal::Terminate { .. }
         | Signal::ReplyDropped { .. }
+        | Signal::Lagged { .. }
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => return None,
     };
@@ -279,6 +299,7 @@ fn send_down(
         ExitReason::NodeLost => DownReason::NodeLost,
         ExitReason::NoActor => DownReason::NoActor,
         ExitReason::Refused => DownReason::Refused,
+        ExitReason::Lagged => DownReason::Lagged,
     };
     let frame = Down {
         watcher: wire_key(watcher),

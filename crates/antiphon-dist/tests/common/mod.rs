@@ -424,6 +424,7 @@ pub(crate) enum Exit {
     NodeLost,
     NoActor,
     Refused,
+    Lagged,
 }
 
 impl Exit {
@@ -436,6 +437,7 @@ impl Exit {
             ExitReason::NodeLost => Self::NodeLost,
             ExitReason::NoActor => Self::NoActor,
             ExitReason::Refused => Self::Refused,
+            ExitReason::Lagged => Self::Lagged,
         }
     }
 }

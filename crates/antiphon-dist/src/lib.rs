@@ -19,7 +19,7 @@ mod certificates;
 pub use certificates::{Fingerprint, FingerprintError, TlsError};
 
 mod channels;
-pub use channels::{Channel, Subscriber};
+pub use channels::{Channel, EndOnLag, Subscriber};
 
 mod config;
 pub use config::{Config, UDP_PORT};

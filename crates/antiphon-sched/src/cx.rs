@@ -213,6 +213,34 @@ impl<'a, M: 'static> Cx<'a, M> {
         }
     }
 
+    /// As [`Cx::ask`], without a timeout and in another mode than [`SendMode::Once`]: for crates that add methods to `Cx`.
+    /// [`LoopRef::fail_request`] ends the request without a reply.
+    ///
+    /// # Errors
+    /// The request was not sent; `answer` is not called.
+    pub fn ask_with_mode<T, R: 'static>(
+        &mut self,
+        to: Addr<T>,
+        mode: SendMode,
+        request: impl FnOnce(ReplyTo<R>) -> T,
+        answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
+    ) -> Result<RequestId, AskError> {
+        let me = self.me;
+        let core = &mut *self.loop_ref.core;
+        let handler = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
+        let request_id = core.open_request::<M>(me, Box::new(handler)).ok_or(AskError::TooManyOpen)?;
+        let reply = ReplyTo::new(core.node_id, request_id);
+        match to.put(&mut self.loop_ref, request(reply), mode) {
+            Ok(()) => Ok(request_id),
+            Err(error) => {
+                let reason = error.reason();
+                self.core().abandon_request(request_id);
+                crate::panic_guard::log_panic(|| drop(error));
+                Err(reason.into())
+            }
+        }
+    }
+
     /// Opens a request that other code completes with an `R`, by its id: for crates that add methods to `Cx`.
     ///
     /// # Errors

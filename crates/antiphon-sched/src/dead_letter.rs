@@ -53,13 +53,15 @@ pub struct DeadLetterCounts {
     pub too_large: u64,
     /// [`Undelivered::Encode`].
     pub encode: u64,
+    /// [`Undelivered::Dropped`].
+    pub dropped: u64,
 }
 
 impl DeadLetterCounts {
     /// The number of all dead letters.
     pub fn total(&self) -> u64 {
-        let Self { no_actor, full, busy, wrong_type, no_node, too_large, encode } = self;
-        no_actor + full + busy + wrong_type + no_node + too_large + encode
+        let Self { no_actor, full, busy, wrong_type, no_node, too_large, encode, dropped } = self;
+        no_actor + full + busy + wrong_type + no_node + too_large + encode + dropped
     }
 
     fn of(&mut self, reason: Undelivered) -> &mut u64 {
@@ -71,6 +73,7 @@ impl DeadLetterCounts {
             Undelivered::NoNode => &mut self.no_node,
             Undelivered::TooLarge => &mut self.too_large,
             Undelivered::Encode => &mut self.encode,
+            Undelivered::Dropped => &mut self.dropped,
         }
     }
 }
@@ -87,7 +90,7 @@ pub(crate) struct DeadLetters {
     logged: [Option<(Time, u64)>; REASONS],
 }
 
-const REASONS: usize = Undelivered::Encode as usize + 1;
+const REASONS: usize = Undelivered::Dropped as usize + 1;
 /// At most this many dead letters wait for `hook`; further ones are only counted.
 const UNREPORTED_MAX: usize = 1024;
 /// Dead letters of one reason are logged at most once in this time.

@@ -110,6 +110,10 @@ pub enum Undelivered {
     /// The message could not be encoded, or the receiving node could not decode it.
     #[error("the message does not encode or decode; check its serde attributes on both sides")]
     Encode,
+    /// Code that should pass the message on dropped it: the transform of a channel panicked, or the message came through
+    /// too many channels.
+    #[error("the code that should pass the message on dropped it; see the log")]
+    Dropped,
 }
 
 /// Why a request has no reply. It is final: no reply follows.
@@ -158,6 +162,7 @@ impl From<Undelivered> for AskError {
             Undelivered::Busy => Self::Busy,
             Undelivered::WrongType | Undelivered::TooLarge | Undelivered::Encode => Self::WrongType,
             Undelivered::NoNode => Self::NodeLost,
+            Undelivered::Dropped => Self::Dropped,
         }
     }
 }

@@ -475,7 +475,7 @@ where
     fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome {
         if self.to.node() == core.node_id {
             // The request is made only when there is room for it.
-            let actor = core.owner_of(self.to.id().key());
+            let actor = self.to.id().key().actor();
             if !core.has_place(actor) {
                 return InboxOutcome::Refused(self, Undelivered::Full);
             }

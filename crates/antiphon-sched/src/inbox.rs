@@ -281,7 +281,7 @@ impl Core {
     /// Whether room for a message that was refused is reported later: to the waiters of a mailbox, or by the transport.
     fn is_reported(&mut self, target: ActorId, reason: Undelivered) -> bool {
         if target.node() == self.node_id {
-            let actor = self.owner_of(target.key());
+            let actor = target.key().actor();
             reason == Undelivered::Full && !self.has_place(actor)
         } else {
             reason == Undelivered::Busy
@@ -295,7 +295,7 @@ impl Core {
     /// The target by which the messages for an address wait.
     fn waiting_target(&self, address: ActorId) -> ActorId {
         if address.node() == self.node_id {
-            self.id(self.owner_of(address.key()).actor())
+            self.id(address.key().actor())
         } else {
             actor_of(address)
         }

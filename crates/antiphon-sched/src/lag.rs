@@ -19,6 +19,16 @@ impl Lag {
     pub fn end(&mut self) {
         self.0 = None;
     }
+
+    /// The number in the event, while the event waits in the mailbox, which holds the other reference.
+    fn queued(&self) -> Option<&Rc<Cell<u64>>> {
+        self.0.as_ref().filter(|queued| Rc::strong_count(queued) > 1)
+    }
+
+    /// Whether the subscriber has not yet taken the event of the messages that it missed last.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.queued().is_some()
+    }
 }
 
 impl Core {
@@ -30,8 +40,7 @@ impl Core {
         missed: u64,
         lag: &mut Lag,
     ) -> bool {
-        // The event holds the other reference until the subscriber takes it.
-        if let Some(queued) = lag.0.as_ref().filter(|queued| Rc::strong_count(queued) > 1) {
+        if let Some(queued) = lag.queued() {
             queued.set(queued.get().saturating_add(missed));
             return true;
         }

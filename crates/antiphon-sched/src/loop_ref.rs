@@ -15,7 +15,7 @@ use crate::mailbox_waiters::{RoomMark, Ticket, Turn, Waiter};
 use crate::remote::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
 use crate::time::Time;
-use crate::transport::{MonitorId, Transport};
+use crate::transport::{MonitorId, Signal, Transport};
 use crate::value::Value;
 use crate::wire::Wire;
 
@@ -328,9 +328,33 @@ impl LoopRef<'_> {
 
     /// Adds to the number of messages of a channel that `subscriber`, of this loop, has missed: it receives
     /// [`Event::Lagged`](crate::Event::Lagged) behind the messages that are in its mailbox now. `lag` is the state of the
-    /// subscription. False when the subscriber has exited.
+    /// subscription. False when the subscriber has exited, or when this needs a new event and the mailbox holds twice its
+    /// maximum of messages.
     pub fn add_missed(&mut self, subscriber: Key, channel: ActorId, missed: u64, lag: &mut Lag) -> bool {
-        self.core.add_missed(subscriber, channel, missed, lag)
+        (lag.is_queued() || !self.is_flooded(subscriber))
+            && self.core.add_missed(subscriber, channel, missed, lag)
+    }
+
+    /// Reports to `subscriber`, on another node, that it has missed messages of `channel`, an actor of this loop. If
+    /// `ended`, it receives a [`Down`] with [`ExitReason::Lagged`] instead of an
+    /// [`Event::Lagged`](crate::Event::Lagged). The report keeps its place behind the messages of the channel that were
+    /// accepted before.
+    pub fn report_missed(&mut self, channel: Key, subscriber: ActorId, missed: u64, ended: bool) {
+        self.core.signal(Signal::Lagged { channel, subscriber, missed, ended });
+    }
+
+    /// Registers the actor whose step is running for an [`Event::Writable`](crate::Event::Writable) of `target`, of this
+    /// loop, as after a refused message.
+    pub fn await_room(&mut self, target: ActorId) {
+        if target.node() == self.core.node_id {
+            self.core.after_refusal(target, SendMode::Send);
+        }
+    }
+
+    /// Undoes the registration of `sender`, of this loop, for an [`Event::Writable`](crate::Event::Writable) of `target`,
+    /// on any node. An event that is in its mailbox already stays there.
+    pub fn cancel_await_room(&mut self, sender: Key, target: ActorId) {
+        self.core.cancel_await_room(sender, target);
     }
 
     /// Registers that messages of a peer wait for room in the mailbox of `target`. [`LoopRef::next_turn`] returns their

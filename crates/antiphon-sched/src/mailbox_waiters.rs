@@ -318,6 +318,31 @@ impl Core {
         self.push_system(sender, SystemEvent::Writable(address))
     }
 
+    /// Undoes that an actor awaits `Writable` with this address.
+    pub(crate) fn cancel_await_room(&mut self, sender: Key, address: ActorId) {
+        let Some(extras) = self.extras.get_mut(&sender.index()).filter(|_| self.actors.is_alive(sender))
+        else {
+            return;
+        };
+        let Some(ticket) = extras.awaited_room.remove(&address) else { return };
+        if let Some(mailbox) = self.any_mailbox(sender) {
+            *mailbox.open_slots() -= 1;
+        }
+        self.drop_idle_extras(sender);
+        self.remove_waiter(address, ticket);
+    }
+
+    /// Removes an actor from the waiters for room in the mailbox of an address, if that is of this loop.
+    fn remove_waiter(&mut self, address: ActorId, ticket: u64) {
+        let target = address.key().actor();
+        if address.node() == self.node_id
+            && let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target)
+        {
+            waiters.remove(ticket);
+            self.mailbox_waiters.note_ready(target);
+        }
+    }
+
     /// Notes that an actor has received `Writable`: its reserved place is free again when its batch ends.
     pub(crate) fn note_writable_received(&mut self, sender: Key, address: ActorId) {
         let target = address.key().actor();
@@ -366,13 +391,7 @@ impl Core {
     pub(crate) fn end_waits(&mut self, key: Key, awaited_room: BTreeMap<ActorId, u64>) {
         self.free_reservations(key, |_| true);
         for (address, ticket) in awaited_room {
-            let target = address.key().actor();
-            if address.node() == self.node_id
-                && let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target)
-            {
-                waiters.remove(ticket);
-                self.mailbox_waiters.note_ready(target);
-            }
+            self.remove_waiter(address, ticket);
         }
         self.mailbox_waiters.note_ready(key);
     }

@@ -320,6 +320,13 @@ impl Core {
         }
     }
 
+    /// Closes a request of this loop without an answer.
+    pub(crate) fn abandon_request(&mut self, request_id: RequestId) {
+        if let Some((_, handler)) = self.close_request(request_id) {
+            crate::panic_guard::log_panic(|| drop(handler));
+        }
+    }
+
     /// Completes a request of this loop with bytes from another node.
     pub(crate) fn complete_request_encoded(
         &mut self,

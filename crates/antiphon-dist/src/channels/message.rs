@@ -22,8 +22,8 @@ pub enum ChannelMessage<T> {
     Send { message: T, hops: u8 },
     /// Forward `message` once there are `n` subscribers. The answer is the number of actors that received it.
     Deliver { message: T, n: u64, within: Duration, hops: u8, reply: ReplyTo<DeliveryResult> },
-    /// Subscribe an actor.
-    Subscribe { actor: Addr<T>, reply: Option<ReplyTo<SubscribeResult>> },
+    /// Subscribe an actor. If `ends_on_lag`, the subscription ends at the first message that the actor misses.
+    Subscribe { actor: Addr<T>, ends_on_lag: bool, reply: Option<ReplyTo<SubscribeResult>> },
     /// Subscribe a downstream topic: another channel, or a relay that subscribes itself.
     Attach { topic: TopicAddr<T>, is_relay: bool, reply: Option<ReplyTo<SubscribeResult>> },
     /// Remove an actor or a topic from the subscribers.
@@ -42,6 +42,10 @@ pub enum ChannelMessage<T> {
 pub enum SelfMessage {
     /// One subscriber has answered a pending delivery.
     Acked { delivery: u64, outcome: DeliveryResult },
+    /// One subscriber has refused the message of a pending delivery, because it has no room.
+    Refused { delivery: u64, subscriber: ActorId },
+    /// The time of a pending delivery is over.
+    Overdue(u64),
     /// The time of a delivery that waits for subscribers is over.
     Due(u64),
     /// Report the changed number of subscribers to the upstreams.
@@ -100,9 +104,10 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 reply.encode(out)?;
                 message.encode(out)
             }
-            Self::Subscribe { actor, reply } => {
-                encoding::begin(out, 3, 2)?;
+            Self::Subscribe { actor, ends_on_lag, reply } => {
+                encoding::begin(out, 4, 2)?;
                 actor.encode(out)?;
+                ends_on_lag.encode(out)?;
                 reply.encode(out)
             }
             Self::Attach { topic, is_relay, reply } => {
@@ -147,7 +152,11 @@ impl<T: Wire> Wire for ChannelMessage<T> {
                 let (reply, message) = (Wire::decode(from)?, T::decode(from)?);
                 Self::Deliver { message, n, within: Duration::from_millis(millis), hops, reply }
             }
-            (3, 2) => Self::Subscribe { actor: Wire::decode(from)?, reply: Wire::decode(from)? },
+            (4, 2) => Self::Subscribe {
+                actor: Wire::decode(from)?,
+                ends_on_lag: Wire::decode(from)?,
+                reply: Wire::decode(from)?,
+            },
             (4, 3) => Self::Attach {
                 topic: Wire::decode(from)?,
                 is_relay: Wire::decode(from)?,

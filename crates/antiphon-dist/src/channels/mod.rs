@@ -1,11 +1,13 @@
 //! Channels: each message that is sent to a channel reaches all its subscribers, on all nodes.
 //!
 //! A channel is a service actor of the node that opened it. A node with subscribers to a channel of another node has one
-//! *relay* for them, so only one copy of each message crosses the network. Order, flow control, lost connections and
-//! exits work as for messages between ordinary actors.
+//! *relay* for them, so only one copy of each message crosses the network. Order, lost connections and exits work as for
+//! messages between ordinary actors. A subscriber without room holds nobody back: it misses messages, and is informed of
+//! their number.
 
 mod message;
 mod pending_deliveries;
+mod subscriber_lag;
 mod subscribers;
 mod topic;
 
@@ -46,7 +48,31 @@ impl<T> Channel<T> {
     }
 }
 
-/// An actor, by its address, or a channel. Both can subscribe to a channel.
+/// An actor as a subscriber whose subscription ends at the first message that it misses because it has no room. Instead of
+/// [`Event::Lagged`](antiphon_sched::Event::Lagged) it receives one [`Down`](antiphon_sched::Down) of the channel with
+/// [`ExitReason::Lagged`], behind the messages that it got.
+///
+/// For subscribers that cannot use an incomplete sequence: they can request the current state and subscribe again. If an
+/// actor of neither this node nor the channel's node subscribes so, it receives this `Down` too.
+pub struct EndOnLag<T>(pub Addr<T>);
+
+impl<T> Copy for EndOnLag<T> {}
+
+impl<T> Clone for EndOnLag<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> fmt::Debug for EndOnLag<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EndOnLag").field(&self.0).finish()
+    }
+}
+
+impl<T> sealed::SealedName for EndOnLag<T> {}
+
+/// What can subscribe to a channel: an actor, by its address or as [`EndOnLag`], or another channel.
 pub trait Subscriber<T>: Copy + sealed::SealedName {
     #[doc(hidden)]
     fn request(self, reply: Option<ReplyTo<SubscribeResult>>) -> ChannelMessage<T>;
@@ -57,11 +83,21 @@ pub trait Subscriber<T>: Copy + sealed::SealedName {
 
 impl<T> Subscriber<T> for Addr<T> {
     fn request(self, reply: Option<ReplyTo<SubscribeResult>>) -> ChannelMessage<T> {
-        ChannelMessage::Subscribe { actor: self, reply }
+        ChannelMessage::Subscribe { actor: self, ends_on_lag: false, reply }
     }
 
     fn subscriber_id(self) -> ActorId {
         self.id()
+    }
+}
+
+impl<T> Subscriber<T> for EndOnLag<T> {
+    fn request(self, reply: Option<ReplyTo<SubscribeResult>>) -> ChannelMessage<T> {
+        ChannelMessage::Subscribe { actor: self.0, ends_on_lag: true, reply }
+    }
+
+    fn subscriber_id(self) -> ActorId {
+        self.0.id()
     }
 }
 

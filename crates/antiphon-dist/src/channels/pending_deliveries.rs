@@ -11,6 +11,7 @@ use std::ops::{AddAssign, SubAssign};
 use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
 
 use super::message::{DeliveryResult, SubscribeResult, TopicAddr};
+use super::subscribers::OpenAnswer;
 use crate::error::SubscribeError;
 use crate::quota_usage::QuotaUsage;
 
@@ -57,13 +58,23 @@ pub(super) struct FinishedDelivery<T> {
     /// The number of actors that received the message.
     pub(super) received: u64,
     pub(super) refused: Option<SubscribeError>,
+    /// The timer at which its open answers time out.
+    pub(super) timer: Option<Timer>,
     pub(super) end: DeliveryEnd<T>,
+}
+
+/// The requests of a topic that the answers to one delivery complete, and the timer at which they time out.
+pub(super) struct OpenAnswers {
+    pub(super) requests: Vec<OpenAnswer>,
+    pub(super) timer: Timer,
 }
 
 struct PendingDelivery<T> {
     /// The number of open answers.
     open: usize,
     peer: Option<NodeId>,
+    /// Empty if the requests have timeouts of their own.
+    requests: Vec<OpenAnswer>,
     result: FinishedDelivery<T>,
 }
 
@@ -193,22 +204,31 @@ impl<T> PendingDeliveries<T> {
     }
 
     /// Begins a delivery with `open` answers to come, which `received` actors have received already. If there are no
-    /// open answers, returns it as finished.
+    /// open answers, returns it as finished. `answers` are the requests, unless these have timeouts of their own.
     #[must_use]
     pub(super) fn begin(
         &mut self,
         number: u64,
         peer: Option<NodeId>,
         (open, received): (usize, u64),
+        answers: Option<OpenAnswers>,
         end: DeliveryEnd<T>,
     ) -> Option<FinishedDelivery<T>> {
-        let result = FinishedDelivery { received, refused: None, end };
+        let (requests, timer) = answers.map(|answers| (answers.requests, answers.timer)).unzip();
+        let result = FinishedDelivery { received, refused: None, timer, end };
         if open == 0 {
             return Some(result);
         }
         self.usage.add(peer, DeliveryUsage::pending(1, open));
-        self.pending.insert(number, PendingDelivery { open, peer, result });
+        self.pending
+            .insert(number, PendingDelivery { open, peer, requests: requests.unwrap_or_default(), result });
         None
+    }
+
+    /// Takes the requests of a pending delivery whose time is over. Each of them is still to be answered.
+    pub(super) fn take_requests(&mut self, number: u64) -> Vec<OpenAnswer> {
+        let delivery = self.pending.get_mut(&number);
+        delivery.map(|delivery| std::mem::take(&mut delivery.requests)).unwrap_or_default()
     }
 
     /// Adds an answer to a pending delivery. The last answer finishes it.

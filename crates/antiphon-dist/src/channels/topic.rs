@@ -14,13 +14,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Down, Event, ExitReason, Monitor, NodeId, ReplyTo, SendError, SignalPolicy,
-    Step, Undelivered, Wire, millis, receive, secs, stop,
+    Actor, ActorId, Addr, Cx, DeadLetter, Down, Event, ExitReason, Monitor, NodeId, ReplyTo, SendError,
+    SignalPolicy, Step, Undelivered, Wire, receive, secs, stop,
 };
 
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, SubscribeResult, TopicAddr, self_message};
-use super::pending_deliveries::{DeliveryEnd, DeliveryRequest, FinishedDelivery, PendingDeliveries};
-use super::subscribers::{ENTRIES_MAX, Recipient, Subscribers, acked};
+use super::pending_deliveries::{
+    DeliveryEnd, DeliveryRequest, FinishedDelivery, OpenAnswers, PendingDeliveries,
+};
+use super::subscribers::{ENTRIES_MAX, Recipient, SentDelivery, Subscribers, acked};
 use crate::cx::{may_log, node_mut};
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
@@ -38,8 +40,8 @@ const ANSWER_WITHIN: Duration = secs(5);
 const ATTACH_WITHIN: Duration = secs(60);
 /// How long a delivery of a peer may wait for subscribers.
 const WAIT_OF_PEERS_MAX: Duration = secs(24 * 3600);
-/// The pause before the number of subscribers is sent again to an upstream whose mailbox was full.
-const REPORT_COUNT_AGAIN_AFTER: Duration = millis(20);
+/// The fraction of the remaining time that a delivery gives to its subscribers, so that their answers arrive in time.
+const TIME_FOR_SUBSCRIBERS: (u32, u32) = (7, 8);
 /// The pause before the next attempt to send the upstreams to the downstream topics, when there was no room for the
 /// answers.
 const UPDATE_DOWNSTREAM_AGAIN_AFTER: Duration = secs(1);
@@ -55,7 +57,7 @@ pub(super) struct Topic<T> {
     subscribers: Subscribers<T>,
     upstreams: BTreeMap<ActorId, Upstream<T>>,
     deliveries: PendingDeliveries<T>,
-    /// A `ReportCount` is queued.
+    /// A `ReportCount` is queued, or waits for room at an upstream.
     is_report_queued: bool,
     /// An `UpdateDownstream` is queued.
     is_update_queued: bool,
@@ -193,6 +195,19 @@ impl<T: Wire + Clone> Topic<T> {
                     self.end_delivery(cx, finished);
                 }
             }
+            SelfMessage::Refused { delivery, subscriber } => {
+                let channel = self.channel_id(cx.id());
+                if self.subscribers.miss(cx, channel, subscriber) {
+                    self.on_count_fallen(cx);
+                }
+                let outcome = DeliveryResult::To(0);
+                self.on_self_message(cx, SelfMessage::Acked { delivery, outcome });
+            }
+            SelfMessage::Overdue(number) => {
+                for request in self.deliveries.take_requests(number) {
+                    request.time_out(cx);
+                }
+            }
             SelfMessage::Due(number) => {
                 if let Some(request) = self.deliveries.take_due(number) {
                     cx.reply(request.reply, DeliveryResult::TooFew(self.subscribers.total()));
@@ -218,7 +233,32 @@ impl<T: Wire + Clone> Topic<T> {
 
     fn forward(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) {
         if let Some(message) = self.transform(cx, message, hops) {
-            self.subscribers.send(cx, message, hops + 1);
+            let channel = self.channel_id(cx.id());
+            if self.subscribers.send(cx, channel, message, hops + 1) {
+                self.on_count_fallen(cx);
+            }
+        }
+    }
+
+    /// Handles messages that this topic has missed: its subscribers miss them too. A transform might have dropped some of
+    /// them.
+    fn on_lagged(&mut self, cx: &mut TopicCx<'_, T>, upstream: ActorId, missed: u64) {
+        // A peer can name any of its actors.
+        if self.upstreams.contains_key(&upstream) {
+            let channel = self.channel_id(cx.id());
+            if self.subscribers.miss_all(cx, channel, missed) {
+                self.on_count_fallen(cx);
+            }
+        }
+    }
+
+    fn on_writable(&mut self, cx: &mut TopicCx<'_, T>, target: ActorId) {
+        let channel = self.channel_id(cx.id());
+        if self.subscribers.on_writable(cx, channel, target) {
+            self.on_count_fallen(cx);
+        }
+        if self.upstreams.contains_key(&target) {
+            self.report_count(cx);
         }
     }
 
@@ -226,10 +266,10 @@ impl<T: Wire + Clone> Topic<T> {
     fn transform(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) -> Option<T> {
         if hops >= HOPS_MAX {
             let me = cx.id();
-            cx.loop_ref().dead_letter(antiphon_sched::DeadLetter::new(
+            cx.loop_ref().dead_letter(DeadLetter::new(
                 me,
                 "a message that came through too many channels",
-                Undelivered::NoActor,
+                Undelivered::Dropped,
             ));
             log_panic(|| drop(message));
             return None;
@@ -244,7 +284,11 @@ impl<T: Wire + Clone> Topic<T> {
                 if may_log(cx.loop_ref(), "transform", &*name) {
                     tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (logged at most once an hour)");
                 }
-                cx.loop_ref().dead_letter(antiphon_sched::DeadLetter::new(me, "a message whose transform panicked", Undelivered::Encode));
+                cx.loop_ref().dead_letter(DeadLetter::new(
+                    me,
+                    "a message whose transform panicked",
+                    Undelivered::Dropped,
+                ));
                 None
             }
         }
@@ -281,9 +325,20 @@ impl<T: Wire + Clone> Topic<T> {
         };
         let delivery = self.deliveries.next_number();
         let left = request.until.since(cx.now());
-        let (received, open) = self.subscribers.deliver(cx, message, (delivery, request.hops + 1, left));
+        let within = left * TIME_FOR_SUBSCRIBERS.0 / TIME_FOR_SUBSCRIBERS.1;
+        let channel = self.channel_id(cx.id());
+        let SentDelivery { received, open, has_ended } =
+            self.subscribers.deliver(cx, channel, message, (delivery, request.hops + 1, within));
         let end = DeliveryEnd::Answer(Some(request.reply));
-        self.begin_delivery(cx, request.peer, (delivery, open, received), end);
+        let count = open.len();
+        let answers = (count > 0).then(|| OpenAnswers {
+            requests: open,
+            timer: cx.after(within, self_message(SelfMessage::Overdue(delivery))),
+        });
+        self.begin_delivery(cx, request.peer, (delivery, count, received), answers, end);
+        if has_ended {
+            self.on_count_fallen(cx);
+        }
     }
 
     fn begin_delivery(
@@ -291,14 +346,18 @@ impl<T: Wire + Clone> Topic<T> {
         cx: &mut TopicCx<'_, T>,
         peer: Option<NodeId>,
         (delivery, open, received): (u64, usize, u64),
+        answers: Option<OpenAnswers>,
         end: DeliveryEnd<T>,
     ) {
-        if let Some(finished) = self.deliveries.begin(delivery, peer, (open, received), end) {
+        if let Some(finished) = self.deliveries.begin(delivery, peer, (open, received), answers, end) {
             self.end_delivery(cx, finished);
         }
     }
 
     fn end_delivery(&mut self, cx: &mut TopicCx<'_, T>, finished: FinishedDelivery<T>) {
+        if let Some(timer) = finished.timer {
+            cx.cancel(timer);
+        }
         match finished.end {
             DeliveryEnd::Answer(None) => {}
             DeliveryEnd::Answer(Some(reply)) => {
@@ -335,7 +394,9 @@ impl<T: Wire + Clone> Topic<T> {
             TopicRole::Relay { phase: UpstreamPhase::Open, .. } | TopicRole::Channel { .. } => {}
         }
         match message {
-            Message::Subscribe { actor, reply } => self.subscribe(cx, peer, actor, reply),
+            Message::Subscribe { actor, ends_on_lag, reply } => {
+                self.subscribe(cx, peer, (actor, ends_on_lag), reply);
+            }
             Message::Attach { topic, is_relay, reply } => self.attach(cx, peer, topic, is_relay, reply),
             Message::Unsubscribe { actor } => self.unsubscribe(cx, actor),
             _ => {}
@@ -358,7 +419,7 @@ impl<T: Wire + Clone> Topic<T> {
         &mut self,
         cx: &mut TopicCx<'_, T>,
         peer: Option<NodeId>,
-        actor: Addr<T>,
+        (actor, ends_on_lag): (Addr<T>, bool),
         reply: Option<ReplyTo<SubscribeResult>>,
     ) {
         // Another node may have added the actor before. The entry of the actor's own node, or of this one, replaces it.
@@ -370,8 +431,10 @@ impl<T: Wire + Clone> Topic<T> {
                 Ok(quota) => quota,
                 Err(reason) => return self.refuse_actor(cx, peer, actor.id(), reply, reason),
             };
-            self.subscribers.insert(cx, Recipient::Actor(actor), quota);
+            self.subscribers.insert(cx, Recipient::Actor(actor), quota, ends_on_lag);
             self.on_count_changed(cx);
+        } else if self.subscribers.has_entry(actor.id(), peer, false) {
+            self.subscribers.set_ends_on_lag(actor.id(), ends_on_lag);
         }
         grant(cx, reply);
     }
@@ -405,7 +468,7 @@ impl<T: Wire + Clone> Topic<T> {
             Ok(quota) => quota,
             Err(reason) => return refuse_topic(cx, id, reply, reason),
         };
-        self.subscribers.insert(cx, Recipient::Topic(topic, 0), quota);
+        self.subscribers.insert(cx, Recipient::Topic(topic, 0), quota, false);
         if is_relay {
             if let Some(reply) = reply {
                 cx.reply(reply, SubscribeResult::Done(truncated(upstreams)));
@@ -415,7 +478,7 @@ impl<T: Wire + Clone> Topic<T> {
         let delivery = self.deliveries.next_number();
         let no_answer = DeliveryResult::Refused(SubscribeError::NoSubscriber);
         send_upstreams(cx, topic, truncated(upstreams), delivery, no_answer);
-        self.begin_delivery(cx, peer, (delivery, 1, 0), DeliveryEnd::Attached { topic, reply });
+        self.begin_delivery(cx, peer, (delivery, 1, 0), None, DeliveryEnd::Attached { topic, reply });
     }
 
     fn unsubscribe(&mut self, cx: &mut TopicCx<'_, T>, actor: ActorId) {
@@ -451,7 +514,7 @@ impl<T: Wire + Clone> Topic<T> {
 
     fn refuse(&mut self, cx: &mut TopicCx<'_, T>, message: Message<T>, reason: SubscribeError) {
         match message {
-            Message::Subscribe { actor, reply } => self.refuse_actor(cx, None, actor.id(), reply, reason),
+            Message::Subscribe { actor, reply, .. } => self.refuse_actor(cx, None, actor.id(), reply, reason),
             Message::Attach { topic, reply, .. } => refuse_topic(cx, topic.id(), reply, reason),
             _ => {}
         }
@@ -471,6 +534,11 @@ impl<T: Wire + Clone> Topic<T> {
             cx.cancel(timer);
             self.deliver(cx, request);
         }
+        self.on_count_fallen(cx);
+    }
+
+    /// As [`Topic::on_count_changed`], if there are fewer subscribers than before.
+    fn on_count_fallen(&mut self, cx: &mut TopicCx<'_, T>) {
         let total = self.subscribers.total();
         if self.upstreams.values().any(|upstream| upstream.reported != total)
             && !std::mem::replace(&mut self.is_report_queued, true)
@@ -485,13 +553,11 @@ impl<T: Wire + Clone> Topic<T> {
         let (topic, subscribers) = (cx.id(), self.subscribers.total());
         for upstream in self.upstreams.values_mut().filter(|upstream| upstream.reported != subscribers) {
             match cx.send(upstream.addr, Message::Count { topic, subscribers }.into()) {
+                // `Writable` follows.
                 Err(SendError::Full(_) | SendError::Busy(_)) => self.is_report_queued = true,
                 // After any other error the upstream is gone: its `Down` follows.
                 Ok(()) | Err(_) => upstream.reported = subscribers,
             }
-        }
-        if self.is_report_queued {
-            cx.after(REPORT_COUNT_AGAIN_AFTER, self_message(SelfMessage::ReportCount));
         }
     }
 
@@ -580,7 +646,7 @@ impl<T: Wire + Clone> Topic<T> {
         for topic in &topics {
             send_upstreams(cx, *topic, upstreams.clone(), delivery, DeliveryResult::To(0));
         }
-        self.begin_delivery(cx, peer, (delivery, topics.len(), 0), DeliveryEnd::Answer(reply));
+        self.begin_delivery(cx, peer, (delivery, topics.len(), 0), None, DeliveryEnd::Answer(reply));
     }
 
     // Exits.
@@ -629,6 +695,7 @@ impl<T: Wire + Clone> Topic<T> {
     /// Closes the topic. Each actor of this node that subscribes to it receives one `Down`.
     fn close(&mut self, cx: &mut TopicCx<'_, T>, reason: &ExitReason) {
         let channel = self.channel_id(cx.id());
+        self.subscribers.report_all(cx, channel);
         for actor in self.subscribers.actors() {
             super::send_closed(cx.loop_ref(), actor.id(), channel, reason.clone());
         }
@@ -714,6 +781,8 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
             Event::Start => self.start(cx),
             Event::Message(message) => self.on_message(cx, message),
             Event::Down(down) => self.on_down(cx, &down),
+            Event::Writable { target } => self.on_writable(cx, target),
+            Event::Lagged { channel, missed } => self.on_lagged(cx, channel, missed),
             Event::Terminate => self.close(cx, &ExitReason::Terminated),
             // Takes and drops the thrown value, so that it does not fail the topic actor.
             Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),

@@ -1,0 +1,187 @@
+//! The messages that a subscriber of a topic misses, because there is no room for them.
+//!
+//! A missed message is counted and not sent again. The count is reported behind the messages that the subscriber got, and
+//! before the next one: to a subscriber of this node at once, to one of another node when its queue has room again. So a
+//! subscriber that is full for ever costs its count and nothing else, and a publisher never waits for it.
+//!
+//! Invariant: while messages of a subscriber are unreported, the topic sends nothing to it and waits for room there; its
+//! entry is then in one of the sets of [`AwaitedRoom`].
+
+use std::collections::BTreeSet;
+
+use antiphon_sched::{ActorId, Cx, ExitReason, Lag, SendMode};
+
+use crate::cx::may_log;
+
+/// The subscribers whose room one topic awaits at once. Each is an open request of the topic; the limit leaves requests
+/// for its monitors and answers.
+const AWAITED_MAX: usize = 8192;
+
+/// The messages that one subscriber has missed.
+#[derive(Debug, Default)]
+pub(super) struct SubscriberLag {
+    /// Missed messages that are not reported yet.
+    unreported: u64,
+    /// All missed messages, for the log.
+    total: u64,
+    /// The event that waits in the mailbox of a subscriber of this node.
+    queued: Lag,
+    /// The subscription ends at its first missed message.
+    ends: bool,
+}
+
+/// The ids of a subscription in the events of its subscriber.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct SubscriptionIds {
+    pub(super) subscriber: ActorId,
+    /// The channel, as the subscriber knows it.
+    pub(super) channel: ActorId,
+}
+
+/// Whether a subscription continues after missed messages.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Subscription {
+    Continues,
+    Ends,
+}
+
+/// The subscribers for which a topic waits until they have room.
+#[derive(Debug, Default)]
+pub(super) struct AwaitedRoom {
+    /// The topic receives `Writable` for these.
+    registered: BTreeSet<ActorId>,
+    /// These wait until the topic may register one more.
+    unregistered: BTreeSet<ActorId>,
+}
+
+impl AwaitedRoom {
+    /// The mode of a message to another node: a refused one registers the topic for `Writable`, if it may.
+    pub(super) fn send_mode(&self) -> SendMode {
+        if self.registered.len() < AWAITED_MAX { SendMode::Send } else { SendMode::Once }
+    }
+
+    /// Notes that a message in the mode of [`AwaitedRoom::send_mode`] was refused.
+    fn add(&mut self, subscriber: ActorId) {
+        match self.send_mode() {
+            SendMode::Send => self.registered.insert(subscriber),
+            _ => self.unregistered.insert(subscriber),
+        };
+    }
+
+    /// Waits for room in the mailbox of an actor of this node.
+    fn add_local<M: 'static>(&mut self, cx: &mut Cx<'_, M>, subscriber: ActorId) {
+        if self.send_mode() == SendMode::Send {
+            cx.loop_ref().await_room(subscriber);
+        }
+        self.add(subscriber);
+    }
+
+    /// Ends the wait for a subscriber.
+    pub(super) fn remove<M: 'static>(&mut self, cx: &mut Cx<'_, M>, subscriber: ActorId) {
+        self.unregistered.remove(&subscriber);
+        if self.registered.remove(&subscriber) {
+            let me = cx.id().key();
+            cx.loop_ref().cancel_await_room(me, subscriber);
+        }
+    }
+
+    /// Notes the `Writable` of an actor. Returns the subscribers to report to: the actor, and one that could not be
+    /// registered before.
+    pub(super) fn on_writable(&mut self, actor: ActorId) -> impl Iterator<Item = ActorId> + use<> {
+        let is_awaited = self.registered.remove(&actor);
+        let next = if is_awaited { self.unregistered.pop_first() } else { None };
+        is_awaited.then_some(actor).into_iter().chain(next)
+    }
+}
+
+impl SubscriberLag {
+    pub(super) fn new(ends: bool) -> Self {
+        Self { ends, ..Self::default() }
+    }
+
+    /// Sets whether the subscription ends at its first missed message.
+    pub(super) fn set_ends(&mut self, ends: bool) {
+        self.ends = ends;
+    }
+
+    /// Whether messages are unreported, so that no message may be sent.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.unreported > 0
+    }
+
+    /// The subscriber got a message: messages that it misses from now on are reported by another event.
+    pub(super) fn end(&mut self) {
+        self.queued.end();
+    }
+
+    /// Counts a message that was refused in the mode of [`AwaitedRoom::send_mode`] by a queue to another node.
+    pub(super) fn add_refused<M: 'static>(
+        &mut self,
+        cx: &mut Cx<'_, M>,
+        ids: SubscriptionIds,
+        room: &mut AwaitedRoom,
+    ) -> Subscription {
+        self.count(cx, ids, 1);
+        room.add(ids.subscriber);
+        if self.ends { self.report(cx, ids, room) } else { Subscription::Continues }
+    }
+
+    /// Counts messages that the subscriber misses, and reports them at once, unless earlier ones are unreported.
+    pub(super) fn add<M: 'static>(
+        &mut self,
+        cx: &mut Cx<'_, M>,
+        ids: SubscriptionIds,
+        room: &mut AwaitedRoom,
+        missed: u64,
+    ) -> Subscription {
+        let is_waiting = self.is_waiting();
+        self.count(cx, ids, missed);
+        if is_waiting { Subscription::Continues } else { self.report(cx, ids, room) }
+    }
+
+    fn count<M: 'static>(&mut self, cx: &mut Cx<'_, M>, ids: SubscriptionIds, missed: u64) {
+        let SubscriptionIds { subscriber, channel } = ids;
+        self.unreported = self.unreported.saturating_add(missed);
+        self.total = self.total.saturating_add(missed);
+        // The throttle of the node compares texts, so a fast channel asks it seldom.
+        if (self.total.is_power_of_two() || self.total % 4096 == 0)
+            && may_log(cx.loop_ref(), "lagged", format_args!("{channel} {subscriber}"))
+        {
+            tracing::warn!(%channel, %subscriber, missed = self.total, "a subscriber has no room and misses messages of its channel; it receives `Event::Lagged` (logged at most once an hour; `missed` counts all since it subscribed)");
+        }
+    }
+
+    /// Reports the missed messages, if there are any.
+    pub(super) fn report<M: 'static>(
+        &mut self,
+        cx: &mut Cx<'_, M>,
+        ids: SubscriptionIds,
+        room: &mut AwaitedRoom,
+    ) -> Subscription {
+        let SubscriptionIds { subscriber, channel } = ids;
+        let missed = std::mem::take(&mut self.unreported);
+        room.remove(cx, subscriber);
+        if missed == 0 {
+            return Subscription::Continues;
+        }
+        let me = cx.id();
+        let loop_ref = cx.loop_ref();
+        let after = if self.ends { Subscription::Ends } else { Subscription::Continues };
+        if subscriber.node() != me.node() {
+            loop_ref.report_missed(me.key(), subscriber, missed, self.ends);
+            return after;
+        }
+        let key = subscriber.key();
+        let is_reported = match after {
+            Subscription::Ends => loop_ref.push_down(key, channel, ExitReason::Lagged),
+            Subscription::Continues => loop_ref.add_missed(key, channel, missed, &mut self.queued),
+        };
+        if !is_reported && loop_ref.is_alive(key) {
+            // Events fill its mailbox up to twice its limit.
+            self.unreported = missed;
+            room.add_local(cx, subscriber);
+            return Subscription::Continues;
+        }
+        after
+    }
+}

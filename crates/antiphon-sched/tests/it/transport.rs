@@ -33,6 +33,9 @@ struct TransportRecord {
     exited: Vec<Key>,
     /// The body of the last message.
     last_body: Vec<u8>,
+    /// The requests that were withdrawn at their timeouts, because their actors are full.
+    withdrawn: Vec<RequestId>,
+    withdraws: bool,
 }
 
 struct FakeTransport(Rc<RefCell<TransportRecord>>);
@@ -55,6 +58,15 @@ impl Transport for FakeTransport {
         };
         record.frames.push_back(frame);
         Ok(())
+    }
+
+    fn withdraw(&mut self, _: Time, request_id: RequestId) -> AskError {
+        let mut record = self.0.borrow_mut();
+        if !record.withdraws {
+            return AskError::TimedOut;
+        }
+        record.withdrawn.push(request_id);
+        AskError::Full
     }
 
     fn signal(&mut self, _: Time, signal: Signal) {
@@ -967,6 +979,9 @@ fn transport_is_taken_only_by_its_type() {
         fn send(&mut self, _: Time, _: &OutboundMessage<'_>) -> Result<(), Undelivered> {
             Err(Undelivered::NoNode)
         }
+        fn withdraw(&mut self, _: Time, _: RequestId) -> AskError {
+            AskError::TimedOut
+        }
         fn signal(&mut self, _: Time, _: Signal) {}
     }
     let mut net = two_nodes();
@@ -981,7 +996,6 @@ fn busy_sender_gets_writable_event() {
     let mut net = two_nodes();
     let log = Log::default();
     let far = net.remote_actor::<String>(&Log::default());
-    let there = far.node();
     let seen = log.clone();
     let sender = net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
@@ -989,8 +1003,8 @@ fn busy_sender_gets_writable_event() {
                 let refused = cx.try_send(far, "once".into());
                 seen.note(format!("{refused:?}"));
             }
-            Event::Writable(node) => {
-                seen.note(node == there);
+            Event::Writable { target } => {
+                seen.note(target == far.id());
                 cx.try_send(far, "again".into())?;
             }
             _ => {}
@@ -999,7 +1013,10 @@ fn busy_sender_gets_writable_event() {
     });
     net.records[0].borrow_mut().refusals.push_back(Undelivered::Busy);
     net.settle();
-    net.nodes[0].loop_ref().writable(sender.id().key(), there);
+    // A sender receives the event once, and only if it awaits it.
+    for _ in 0..2 {
+        net.nodes[0].loop_ref().writable(Some(sender.id().key()), far.id());
+    }
     net.settle();
     assert_eq!(log.take(), "Err(Busy) true");
     assert_eq!(net.deliveries, [Delivery::Delivered]);

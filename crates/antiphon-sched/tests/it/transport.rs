@@ -942,7 +942,6 @@ fn busy_sender_gets_writable_event() {
     let mut net = two_nodes();
     let log = Log::default();
     let far = net.remote_actor::<String>(&Log::default());
-    let there = far.node();
     let seen = log.clone();
     let sender = net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
@@ -950,8 +949,8 @@ fn busy_sender_gets_writable_event() {
                 let refused = cx.try_send(far, "once".into());
                 seen.note(format!("{refused:?}"));
             }
-            Event::Writable(node) => {
-                seen.note(node == there);
+            Event::Writable { target } => {
+                seen.note(target == far);
                 cx.try_send(far, "again".into())?;
             }
             _ => {}
@@ -960,7 +959,7 @@ fn busy_sender_gets_writable_event() {
     });
     net.records[0].borrow_mut().refusals.push_back(Undelivered::Busy);
     net.settle();
-    net.nodes[0].loop_ref().writable(sender.id().key(), there);
+    net.nodes[0].loop_ref().writable(Some(sender.id().key()), far.id());
     net.settle();
     assert_eq!(log.take(), "Err(Busy) true");
     assert_eq!(net.deliveries, [Delivery::Delivered]);

@@ -186,7 +186,7 @@ impl Core {
         }
         let is_local = address.node() == self.node_id;
         let ticket = if is_local {
-            self.wait_for_turn(address.key().actor(), Waiter::Actor { sender, address })
+            self.wait_for_turn(self.target_of(address), Waiter::Actor { sender, address })
         } else {
             0
         };
@@ -196,6 +196,11 @@ impl Core {
         if let Some(mailbox) = self.any_mailbox(sender) {
             *mailbox.open_slots() += 1;
         }
+    }
+
+    /// The actor of this loop that owns an address.
+    fn target_of(&self, address: ActorId) -> Key {
+        self.owner_of(address.key()).actor()
     }
 
     /// Adds a waiter for room in the mailbox of an actor. Returns its ticket.
@@ -227,7 +232,7 @@ impl Core {
 
     /// Notes that an actor has received `Writable`: its reserved place is free again when its batch ends.
     pub(crate) fn note_writable_received(&mut self, sender: Key, address: ActorId) {
-        let target = address.key().actor();
+        let target = self.target_of(address);
         if address.node() == self.node_id
             && let Some(held) = self.mailbox_waiters.reservations.get_mut(&sender)
         {
@@ -270,7 +275,7 @@ impl Core {
     pub(crate) fn end_waits(&mut self, key: Key, awaited_room: BTreeMap<ActorId, u64>) {
         self.free_reservations(key, |_| true);
         for (address, ticket) in awaited_room {
-            let target = address.key().actor();
+            let target = self.target_of(address);
             if address.node() == self.node_id
                 && let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target)
             {
@@ -358,7 +363,7 @@ impl Core {
     fn serve_actor(&mut self, sender: Key, address: ActorId, is_target_alive: bool) {
         // A place that is reserved for a sleeping actor would stay free for as long as it sleeps.
         let is_asleep = self.any_mailbox(sender).is_none_or(|mailbox| mailbox.ignores_events());
-        let target = address.key().actor();
+        let target = self.target_of(address);
         if self.writable(sender, address) && is_target_alive && !is_asleep {
             self.mailbox_waiters
                 .reservations

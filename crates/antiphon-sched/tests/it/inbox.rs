@@ -264,7 +264,7 @@ fn target_ended_outside_batch_ends_waits() {
     let mute = events.spawn(|_: &mut Cx<ReplyTo<()>>, _| suspend());
     let full = events.spawn(move |cx: &mut Cx<u32>, event| {
         if let Event::Start = event {
-            cx.ask(mute, |reply| reply, secs(5), |_: Result<(), AskError>| panic!("on purpose"));
+            cx.ask(mute, secs(5), |reply| reply, |_: Result<(), AskError>| panic!("on purpose"));
         }
         suspend()
     });
@@ -300,9 +300,9 @@ fn inbox_bound_counts_waiting_messages() {
     for target in &targets {
         (0..4).for_each(|n| drop(handle.send(*target, GatedMessage::Note(n))));
         settle(&mut events);
-        assert!(events.stats().inbox <= 10);
     }
-    assert_eq!(events.stats().inbox, 10, "three messages of the first three targets, and one more");
+    assert_eq!(events.stats().inbox, 9, "three messages for each of the first three targets");
+    handle.send(targets[3], GatedMessage::Note(9)).unwrap();
     assert!(matches!(handle.send(idle, 1), Err(SendError::Full(1))), "the bound is that of all messages");
     for target in targets {
         resume(&mut events, target);
@@ -368,8 +368,9 @@ fn handle_and_local_sender_take_turns() {
     let taken: String = log.take().split(' ').collect();
     assert_eq!((taken.matches('a').count(), taken.matches('h').count()), (100, 100));
     assert_eq!(events.stats().dead_letters, 0);
-    let shared = &taken[..180];
-    assert!(!shared.contains("aaaa") && !shared.contains("hhhh"), "{taken}");
+    // A local sender uses its place in its next batch; meanwhile the messages of the handle may have another turn.
+    let shared = &taken[10..140];
+    assert!(!shared.contains("aaa") && !shared.contains("hhhh"), "{taken}");
 }
 
 #[test]

@@ -294,8 +294,8 @@ fn awaited_room_counts_as_open_request() {
                     assert!(matches!(cx.send(full, 2), Err(SendError::Full(2))));
                     cx.ask(
                         full,
-                        |_: ReplyTo<()>| 3,
                         secs(1),
+                        |_: ReplyTo<()>| 3,
                         |reply| match reply {
                             Err(AskError::TooManyOpen) => 1,
                             _ => 2,
@@ -357,8 +357,8 @@ fn receive_if_target_frees_places_out_of_order() {
     let sender = spawn_sender(&mut events, &log, picky, "a", 200);
     for n in [1, 2, 3] {
         events.send(sender, n).unwrap();
+        settle(&mut events);
     }
-    settle(&mut events);
     assert_eq!(log.take(), "a:ok a:ok a:Full");
     limit.set(2);
     // An event makes the actor look at its messages again.

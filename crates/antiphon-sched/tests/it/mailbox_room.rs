@@ -290,7 +290,7 @@ fn awaited_room_counts_as_open_request() {
         events.spawn(move |cx: &mut Cx<u32>, event| {
             match event {
                 Event::Start => {
-                    (0..timers).for_each(|_| drop(cx.after(secs(1_000), 0)));
+                    (0..timers).for_each(|_| _ = cx.after(secs(1_000), 0));
                     assert!(matches!(cx.send(full, 2), Err(SendError::Full(2))));
                     cx.ask(
                         full,

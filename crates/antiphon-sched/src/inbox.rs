@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::core::{Core, TransportSlot};
-use crate::dead_letter::DeadLetter;
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key};
 use crate::mailbox_waiters::Waiter;
@@ -131,6 +130,7 @@ impl WaitingMessages {
     }
 
     fn put_back(&mut self, target: ActorId, message: Box<dyn InboxMessage>) {
+        message.note_waiting();
         self.queues.entry(target).or_default().messages.push_front(message);
     }
 }
@@ -160,7 +160,6 @@ impl Core {
         match self.attempt(message) {
             Attempt::Sent | Attempt::Ended => self.shared.inbox_state.release(),
             Attempt::Waits(message) => {
-                message.note_waiting();
                 self.waiting_messages.put_back(target, message);
                 self.shared.inbox_state.set_full(target, true);
                 if target.node() == self.node_id {
@@ -271,8 +270,7 @@ impl Core {
                 Attempt::Ended
             }
             Err(text) => {
-                tracing::error!(%target, %text, "a message of a handle panicked while it was sent; it is lost");
-                self.dead_letter(DeadLetter::new(target, "message of a handle", Undelivered::Encode));
+                tracing::error!(%target, %text, "a message of a handle panicked while it was sent");
                 Attempt::Ended
             }
         }

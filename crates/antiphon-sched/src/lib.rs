@@ -85,8 +85,9 @@ mod handle;
 pub use handle::Handle;
 
 mod id;
-mod inbox;
 pub use id::{ActorId, Key, NodeId};
+
+mod inbox;
 
 mod join_handle;
 pub use join_handle::JoinHandle;

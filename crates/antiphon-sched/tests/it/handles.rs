@@ -75,7 +75,7 @@ fn parked_loop_wakes_for_each_message() {
 }
 
 #[test]
-fn inbox_full_returns_message_and_refuses_requests() {
+fn inbox_full_returns_message_and_refuses_request() {
     let mut events = Loop::new(LoopConfig { inbox_max: 2, ..virtual_config() }).unwrap();
     let log = Log::default();
     let sink = spawn_logger::<u32>(&mut events, &log);
@@ -85,18 +85,30 @@ fn inbox_full_returns_message_and_refuses_requests() {
     assert!(matches!(handle.send(sink, 3), Err(SendError::Full(3))));
     let refused = thread::spawn({
         let handle = handle.clone();
-        move || {
-            let asked = handle.ask(sink, secs(1), |_: ReplyTo<()>| 4);
-            let spawned = handle.spawn(|_: &mut Cx<()>, _| stop()).map(|_| ());
-            (asked, spawned, matches!(handle.join::<()>(sink, secs(1)), Err(JoinError::Full)))
-        }
+        move || handle.ask(sink, secs(1), |_: ReplyTo<()>| 4)
     });
-    assert_eq!(refused.join().unwrap(), (Err(AskError::Full), Err(AskError::Full), true));
+    assert_eq!(refused.join().unwrap(), Err(AskError::Full));
     settle(&mut events);
     assert_eq!(log.take(), "start 1 2");
     handle.send(sink, 5).unwrap();
     settle(&mut events);
     assert_eq!(log.take(), "5");
+}
+
+#[test]
+fn jobs_over_limit_are_refused() {
+    let mut events = Loop::new(LoopConfig { inbox_max: 2, ..virtual_config() }).unwrap();
+    let sink = spawn_logger::<u32>(&mut events, &Log::default());
+    let handle = events.handle();
+    // The loop does not run: two jobs are queued, and stay so after their calls have timed out.
+    let refused = thread::spawn(move || {
+        let outcomes = [(); 3].map(|()| handle.join::<()>(sink, millis(1)).unwrap_err());
+        let spawned = handle.spawn(|_: &mut Cx<()>, _| stop()).map(|_| ());
+        (outcomes.map(|reason| matches!(reason, JoinError::Full)), spawned)
+    });
+    assert_eq!(refused.join().unwrap(), ([false, false, true], Err(AskError::Full)));
+    settle(&mut events);
+    assert_eq!(events.stats().extras, 0);
 }
 
 #[test]
@@ -148,7 +160,7 @@ fn ask_from_thread_gets_each_outcome() {
         let answered = handle.ask(echo, secs(20), Some);
         let dropped = handle.ask(dropper, secs(20), |reply| reply);
         let timed_out = handle.ask(full, millis(20), Some);
-        let refused = handle.ask(full, secs(20), Some);
+        let refused = handle.ask(full, millis(200), Some);
         let gone = handle.ask(dead, secs(20), |reply| reply);
         handle.send(echo, None).unwrap();
         [answered, dropped, timed_out, refused, gone]

@@ -240,7 +240,7 @@ fn messages_cross_in_order_with_sender_and_mode() {
     });
     assert_eq!(log.take(), "start 0 1 2 try tell");
     let record = net.records[0].borrow();
-    assert_eq!(record.modes, [SendMode::Send, SendMode::Send, SendMode::Send, SendMode::Try, SendMode::Send]);
+    assert_eq!(record.modes, [SendMode::Send, SendMode::Send, SendMode::Send, SendMode::Try, SendMode::Once]);
     assert!(record.senders.iter().all(|sender| *sender == record.senders[0] && sender.is_some()));
     assert_eq!(net.deliveries, vec![Delivery::Delivered; 5]);
 }
@@ -550,7 +550,7 @@ fn deliver_reports_each_failure() {
     }
     assert_eq!(loop_ref.deliver(open, "str", b"\xa1a"), Delivery::Delivered);
     assert_eq!(loop_ref.has_room(open), Some(true));
-    assert_eq!(loop_ref.deliver(open, "str", b"\xa1b"), Delivery::Delivered);
+    assert_eq!(loop_ref.deliver(open, "str", b"\xa1b"), Delivery::DeliveredOverHalf);
     assert_eq!(loop_ref.has_room(open), Some(false));
     assert_eq!(loop_ref.deliver(open, "str", b"\xa1c"), Delivery::Full);
     for bits in [open.to_bits() ^ (1 << 28), u64::MAX, 12345] {
@@ -1020,6 +1020,61 @@ fn busy_sender_gets_writable_event() {
     net.settle();
     assert_eq!(log.take(), "Err(Busy) true");
     assert_eq!(net.deliveries, [Delivery::Delivered]);
+}
+
+/// Refuses the next messages of node 0 with `Busy`.
+fn refuse_next(net: &TwoNodes, times: usize) {
+    net.records[0].borrow_mut().refusals.extend(vec![Undelivered::Busy; times]);
+}
+
+#[test]
+fn busy_remote_target_holds_handle_messages() {
+    let mut net = two_nodes();
+    let log = Log::default();
+    let (far, other) = (net.remote_actor::<u32>(&log), net.remote_actor::<u32>(&log));
+    net.settle();
+    log.take();
+    let handle = net.nodes[0].handle();
+    refuse_next(&net, 1);
+    (0..4).for_each(|n| handle.send(far, n).unwrap());
+    handle.send(other, 10).unwrap();
+    net.settle();
+    assert_eq!((log.take().as_str(), net.nodes[0].stats().inbox), ("10", 4));
+    assert!(matches!(handle.send(far, 4), Err(SendError::Full(4))));
+    // The node reports room while it is taken out of the loop; it accepts one message and refuses the next again.
+    let transport = net.nodes[0].take_transport::<FakeTransport>().unwrap();
+    net.nodes[0].loop_ref().writable(None, far.id());
+    net.nodes[0].set_transport(transport);
+    assert!(net.nodes[0].is_runnable());
+    refuse_next(&net, 1);
+    net.settle();
+    assert_eq!((log.take().as_str(), net.nodes[0].stats().inbox), ("", 4));
+    net.nodes[0].loop_ref().writable(None, far.id());
+    net.settle();
+    assert_eq!((log.take().as_str(), net.nodes[0].stats().inbox), ("0 1 2 3", 0));
+    handle.send(far, 5).unwrap();
+    net.settle();
+    assert_eq!((log.take().as_str(), net.nodes[0].stats().dead_letters), ("5", 0));
+    let record = net.records[0].borrow();
+    assert!(record.senders.iter().all(Option::is_none));
+    assert!(record.modes.iter().all(|mode| *mode == SendMode::Send));
+}
+
+#[test]
+fn lost_node_makes_waiting_messages_dead_letters() {
+    let mut net = two_nodes();
+    let far = net.remote_actor::<u32>(&Log::default());
+    net.settle();
+    let handle = net.nodes[0].handle();
+    refuse_next(&net, 1);
+    (0..3).for_each(|n| handle.send(far, n).unwrap());
+    net.settle();
+    assert_eq!((net.nodes[0].stats().inbox, net.nodes[0].stats().dead_letters), (3, 0));
+    net.records[0].borrow_mut().refusals.extend([Undelivered::NoNode; 3]);
+    net.nodes[0].loop_ref().writable(None, far.id());
+    net.settle();
+    assert_eq!(net.nodes[0].stats().inbox, 0);
+    assert_eq!(net.nodes[0].stats().dead_letters_by_reason.no_node, 3);
 }
 
 #[test]

@@ -23,14 +23,16 @@ pub(crate) fn datagrams() -> u64 {
     16_384 * 512 + SLACK
 }
 
-/// For one session: the buffers of its connection, incomplete messages, the backlog for full mailboxes (8 MiB, then within
-/// the window), the window, type tags, and the frames that wait to be sent.
+/// For one session: the buffers of its connection, incomplete messages, messages in the backlog and in mailboxes (twice
+/// their budget, then within the window), replies, the window, type tags, and the answers that wait to be sent.
 pub(crate) fn member(limits: &Limits) -> u64 {
     const CONNECTION: u64 = 2 * 256 * 1024;
-    const BACKLOG: u64 = 8 << 20;
+    const MESSAGES: u64 = 2 * (64 << 20);
+    const REPLIES: u64 = 64 << 20;
     const TAG: u64 = 255 + 64;
     // The buffer of an incomplete message grows by doubling.
-    let held = 2 * u64::from(limits.reassembly_bytes_max) + BACKLOG + u64::from(limits.window_bytes);
+    let held =
+        2 * u64::from(limits.reassembly_bytes_max) + MESSAGES + REPLIES + u64::from(limits.window_bytes);
     CONNECTION + held + limits.queue_bytes_cap + u64::from(limits.tags_max) * TAG + SLACK
 }
 

@@ -271,7 +271,7 @@ impl SendQueue {
     }
 
     /// A pair of this receiver with a large frame that has begun. The peer has reserved room for it, so it continues even
-    /// while the receiver is paused. Otherwise it would keep that room from all other actors.
+    /// while all others wait for the end of a pause, or for an urgent frame. Otherwise it would keep that room from them.
     fn begun_pair(&self, to: Recipient) -> Option<Pair> {
         self.begun.range(Pair::range_to(to)).next().copied()
     }
@@ -362,11 +362,8 @@ impl SendQueue {
             if can_move(queues.urgent.front()) {
                 return Some(Source::Urgent(*to));
             }
-            if queues.is_paused {
+            if queues.is_paused || !queues.urgent.is_empty() {
                 return self.begun_pair(*to).map(Source::Pair);
-            }
-            if !queues.urgent.is_empty() {
-                return None;
             }
             let later = queues.lists.range((Bound::Excluded(queues.last_from), Bound::Unbounded));
             let mut in_turn = later.chain(queues.lists.range(..=queues.last_from));

@@ -289,11 +289,15 @@ impl SendQueue {
         self.recall_due = true;
         let queues = self.recipients.entry(to).or_default();
         queues.is_paused = true;
+        let mut begun = Vec::new();
         for (from, list) in queues.lists.iter_mut().filter(|(_, list)| list.has_urgent()) {
-            if list.move_urgent(&mut queues.urgent, &mut self.spare) {
+            if let Some(large) = list.move_urgent(&mut queues.urgent, &mut self.spare) {
                 self.begun.remove(&Pair::new(*from, actor));
+                begun.push(large);
             }
         }
+        // These come first: a frame before them could wait for the room that the peer has reserved for them.
+        begun.into_iter().for_each(|large| queues.urgent.push_front(large));
         queues.lists.retain(|_, list| !list.is_empty());
         self.refresh(to);
         true

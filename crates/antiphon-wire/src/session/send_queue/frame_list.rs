@@ -372,18 +372,31 @@ impl FrameList {
         }
     }
 
-    /// Moves all urgent frames to the back of `into`. `pair` is the pair of all frames of this list. Returns whether the
-    /// large frame at the front, which was begun, is one of them.
-    pub(super) fn move_urgent(&mut self, into: &mut FrameList, spare: &mut Vec<Vec<u8>>) -> bool {
-        let mut is_begun_moved = false;
+    /// Adds a large frame before all others.
+    pub(super) fn push_front(&mut self, large: LargeFrame) {
+        let serial = self.items.front().map_or(0, |front| front.serial - 1);
+        self.return_front(Item { serial, frames: QueuedFrames::Large(large) });
+    }
+
+    /// Moves all urgent frames to the back of `into`, except a large one at the front of which some fragments were moved. It
+    /// is returned instead.
+    pub(super) fn move_urgent(
+        &mut self,
+        into: &mut FrameList,
+        spare: &mut Vec<Vec<u8>>,
+    ) -> Option<LargeFrame> {
+        let mut begun = None;
         let mut index = 0;
         while index < self.items.len() && self.urgent > 0 {
             match &mut self.items[index].frames {
                 QueuedFrames::Large(large) if large.class() == FrameClass::Urgent => {
-                    is_begun_moved |= large.stream.is_some();
                     self.urgent -= 1;
-                    if let Some(Item { frames: QueuedFrames::Large(large), .. }) = self.items.remove(index) {
-                        into.push_large(large);
+                    match self.items.remove(index).map(|item| item.frames) {
+                        Some(QueuedFrames::Large(large)) if large.stream.is_some() => begun = Some(large),
+                        Some(QueuedFrames::Large(large)) => {
+                            into.push_large(large);
+                        }
+                        Some(QueuedFrames::Small(_)) | None => {}
                     }
                     continue;
                 }
@@ -406,7 +419,7 @@ impl FrameList {
             }
             index += 1;
         }
-        is_begun_moved
+        begun
     }
 
     /// Removes the buffer at `index` if no frame is left in it, and else frees what removed frames occupy. Returns whether
@@ -531,7 +544,7 @@ mod tests {
             push(&mut list, &message(None, b"body"));
             push(&mut list, &Terminate { from: Key(number), target: Key(2) }.into());
         }
-        assert!(!list.move_urgent(&mut urgent, &mut Vec::new()));
+        assert!(list.move_urgent(&mut urgent, &mut Vec::new()).is_none());
         assert!(!list.has_urgent());
         assert_eq!(list.check().counted, 1000 * 31);
         assert_eq!(urgent.check().reserved, 1000 * 20);

@@ -108,6 +108,24 @@ fn begun_large_frame_continues_despite_pause() {
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["2:behind it"]);
 }
 
+/// Large urgent frames of two senders: one has begun when the pause arrives, and the other finds no room beside it.
+#[test]
+fn begun_urgent_frame_is_first_to_pass_pause() {
+    let limits = Limits { window_bytes: 70_000, reassembly_bytes_max: 100_000, ..Limits::default() };
+    let (mut a, mut b) = begun_pair(limits);
+    a.session().intern("t").expect("a tag number is free");
+    let body = vec![7; 90_000];
+    let throw = |from, size| Throw { from: Key(from), target: Key(2), tag: TagId(0), body: &body[..size] };
+    a.session().send(&throw(5, 90_000).into()).expect("the reserve has room");
+    a.session().poll_transmit(Time::START, &mut Vec::new());
+    a.session().send(&throw(1, 60_000).into()).expect("the reserve has room");
+    a.session().connection_lost();
+    b.session().connection_lost();
+    connect(&mut a, &mut b, Time::START).expect("the second handshake succeeds");
+    assert!(b.session().pause(Key(2)));
+    assert_eq!(transmit_both_ways(&mut a, &mut b), ["tag 0 = t", "Throw", "Throw"]);
+}
+
 #[test]
 fn recall_skips_frames_before_goodbye() {
     let (mut a, mut b) = begun_pair(Limits { window_bytes: 64 * 1024, ..Limits::default() });

@@ -31,7 +31,8 @@ pub(crate) fn member(limits: &Limits) -> u64 {
     const TAG: u64 = 255 + 64;
     // The buffer of an incomplete message grows by doubling.
     let held = 2 * u64::from(limits.reassembly_bytes_max) + BACKLOG + u64::from(limits.window_bytes);
-    CONNECTION + held + limits.queue_bytes_cap + u64::from(limits.tags_max) * TAG + SLACK
+    // Frames for actors keep to twice the cap, and answers and urgent frames to the cap.
+    CONNECTION + held + 3 * limits.queue_bytes_cap + u64::from(limits.tags_max) * TAG + SLACK
 }
 
 /// For messages over 1 KiB in all mailboxes, from all peers. Smaller messages are bounded by their number.

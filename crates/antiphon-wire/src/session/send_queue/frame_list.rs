@@ -90,13 +90,13 @@ impl std::ops::SubAssign for WaitingBytes {
 /// Waiting frames in order.
 #[derive(Debug, Default)]
 pub(super) struct FrameList {
-    items: VecDeque<Item>,
+    items: VecDeque<ListItem>,
     /// The number of urgent frames.
     urgent: u32,
 }
 
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct ListItem {
     serial: i64,
     pub(super) frames: QueuedFrames,
 }
@@ -270,14 +270,14 @@ impl FrameList {
         }
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Item> {
+    pub(super) fn pop_front(&mut self) -> Option<ListItem> {
         let item = self.items.pop_front()?;
         self.urgent -= item.frames.urgent();
         Some(item)
     }
 
     /// Returns an item that was taken from the front.
-    pub(super) fn return_front(&mut self, item: Item) {
+    pub(super) fn return_front(&mut self, item: ListItem) {
         self.urgent += item.frames.urgent();
         self.items.push_front(item);
     }
@@ -285,7 +285,7 @@ impl FrameList {
     fn push_back(&mut self, frames: QueuedFrames) -> i64 {
         let serial = self.items.back().map_or(0, |last| last.serial + 1);
         self.urgent += frames.urgent();
-        self.items.push_back(Item { serial, frames });
+        self.items.push_back(ListItem { serial, frames });
         serial
     }
 
@@ -299,7 +299,7 @@ impl FrameList {
         put: impl FnOnce(&mut Vec<u8>),
     ) -> i64 {
         let new = match self.items.back() {
-            Some(Item { frames: QueuedFrames::Small(small), .. }) => {
+            Some(ListItem { frames: QueuedFrames::Small(small), .. }) => {
                 let is_full = small.bytes.len() + bytes > SMALL_BYTES_MAX;
                 is_full.then(|| spare.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES_MAX)))
             }
@@ -309,7 +309,7 @@ impl FrameList {
         if let Some(bytes) = new {
             self.push_back(QueuedFrames::Small(SmallFrames { bytes, ..SmallFrames::default() }));
         }
-        let Some(Item { serial, frames: QueuedFrames::Small(small) }) = self.items.back_mut() else {
+        let Some(ListItem { serial, frames: QueuedFrames::Small(small) }) = self.items.back_mut() else {
             unreachable!("a buffer was added")
         };
         let (start, urgent) = (small.bytes.len(), small.urgent);
@@ -341,7 +341,7 @@ impl FrameList {
                     receipts.extend(large.receipt().map(|receipt| (receipt, serial)))
                 }
             }
-            self.items.push_front(Item { serial, ..item });
+            self.items.push_front(ListItem { serial, ..item });
         }
         receipts
     }
@@ -375,7 +375,7 @@ impl FrameList {
     /// Adds a large frame before all others.
     pub(super) fn push_front(&mut self, large: LargeFrame) {
         let serial = self.items.front().map_or(0, |front| front.serial - 1);
-        self.return_front(Item { serial, frames: QueuedFrames::Large(large) });
+        self.return_front(ListItem { serial, frames: QueuedFrames::Large(large) });
     }
 
     /// Moves all urgent frames to the back of `into`, except a large one at the front of which some fragments were moved. It

@@ -581,6 +581,10 @@ impl SendQueue {
     fn check_list(&self, pair: Pair, list: &FrameList) -> usize {
         let is_begun = matches!(list.front(), Some(QueuedFrames::Large(LargeFrame { stream: Some(_), .. })));
         assert_eq!(is_begun, self.begun.contains(&pair), "pairs with begun large frames are known");
+        // This visits every frame, which is too much for a simulator.
+        if !cfg!(test) {
+            return self.receipts.len();
+        }
         let receipts = list.iter().map(|frames| match frames {
             QueuedFrames::Small(small) => small.iter().filter_map(|(_, raw)| receipt_of(&raw)).collect(),
             QueuedFrames::Large(large) if large.stream.is_none() => large.receipt().into_iter().collect(),

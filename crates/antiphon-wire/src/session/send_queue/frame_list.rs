@@ -441,6 +441,12 @@ impl FrameList {
         for frames in self.iter() {
             waiting += frames.waiting();
             let QueuedFrames::Small(small) = frames else { continue };
+            assert!(small.frames > 0, "a buffer holds a frame");
+            assert!(small.removed * 2 <= small.bytes.len(), "removed frames are freed");
+            // This visits every frame, which is too much for a simulator.
+            if !cfg!(test) {
+                continue;
+            }
             let mut counted = SmallFrames::default();
             for (offset, raw) in small.iter() {
                 let start = counted.bytes.len();
@@ -452,8 +458,6 @@ impl FrameList {
             };
             assert_eq!(counts(small), counts(&counted), "a buffer counts its frames");
             assert_eq!(small.bytes.len() - small.removed, counted.bytes.len(), "removed bytes are counted");
-            assert!(small.frames > 0, "a buffer holds a frame");
-            assert!(small.removed * 2 <= small.bytes.len(), "removed frames are freed");
         }
         assert_eq!(
             self.iter().map(QueuedFrames::urgent).sum::<u32>(),

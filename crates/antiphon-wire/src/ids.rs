@@ -31,7 +31,7 @@ pub struct TagId(pub u32);
 
 /// The receiver of a frame at the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Recipient {
+pub enum FrameTarget {
     /// An actor. Its key names no adapter.
     Actor(Key),
     /// An open request, which an [`Answer`](crate::frame::Answer) completes. A pause never concerns it, even if its id
@@ -44,7 +44,7 @@ pub enum Recipient {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair {
     /// The first field, so that an ordered map keeps all pairs of one receiver together.
-    to: Recipient,
+    to: FrameTarget,
     from: Key,
 }
 
@@ -53,30 +53,30 @@ impl Pair {
     #[inline]
     #[must_use]
     pub fn new(from: Key, to: Key) -> Pair {
-        Pair { to: Recipient::Actor(to.actor()), from: from.actor() }
+        Pair { to: FrameTarget::Actor(to.actor()), from: from.actor() }
     }
 
     /// The pair of an actor that answers and of the request at the peer.
     #[inline]
     #[must_use]
     pub fn to_request(from: Key, request: Key) -> Pair {
-        Pair { to: Recipient::Request(request), from: from.actor() }
+        Pair { to: FrameTarget::Request(request), from: from.actor() }
     }
 
     /// The pair of this sender and this receiver.
-    pub(crate) fn of(from: Key, to: Recipient) -> Pair {
+    pub(crate) fn of(from: Key, to: FrameTarget) -> Pair {
         Pair { to, from: from.actor() }
     }
 
     /// All pairs of one receiver.
-    pub(crate) fn range_to(to: Recipient) -> RangeInclusive<Pair> {
+    pub(crate) fn range_to(to: FrameTarget) -> RangeInclusive<Pair> {
         Pair { to, from: Key(0) }..=Pair { to, from: Key(u64::MAX) }
     }
 
     /// The receiver.
     #[inline]
     #[must_use]
-    pub fn to(self) -> Recipient {
+    pub fn to(self) -> FrameTarget {
         self.to
     }
 
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn request_id_is_no_actor() {
         let request = Key(ADAPTER | 2);
-        assert_eq!(Pair::to_request(Key(ADAPTER | 1), request).to(), Recipient::Request(request));
+        assert_eq!(Pair::to_request(Key(ADAPTER | 1), request).to(), FrameTarget::Request(request));
         assert_ne!(Pair::to_request(Key(1), Key(2)), Pair::new(Key(1), Key(2)));
     }
 }

@@ -127,7 +127,7 @@ pub use handshake::{
 };
 
 mod ids;
-pub use ids::{Key, NodeId, Pair, Recipient, TagId};
+pub use ids::{FrameTarget, Key, NodeId, Pair, TagId};
 
 mod keyring;
 pub use keyring::Keyring;

@@ -20,7 +20,7 @@ mod recall;
 mod room;
 
 pub(crate) use frame_list::{FrameClass, WaitingBytes};
-pub(crate) use room::Budget;
+pub(crate) use room::QueueBudget;
 pub use room::SendMark;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,7 +28,7 @@ use std::ops::Bound;
 
 use crate::bytes::Field;
 use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES};
-use crate::ids::{Key, Pair, Recipient};
+use crate::ids::{FrameTarget, Key, Pair};
 use crate::limits::{FRAGMENT_BYTES_MAX, Limits};
 use crate::session::outbound::Outbound;
 use crate::session::send_queue::frame_list::{
@@ -39,15 +39,15 @@ use crate::session::send_queue::room::AwaitedRoom;
 /// The waiting frames of one session.
 #[derive(Debug)]
 pub(crate) struct SendQueue {
-    budget: Budget,
+    budget: QueueBudget,
     /// The receivers for which frames wait, and the paused actors.
-    recipients: BTreeMap<Recipient, RecipientQueues>,
+    targets: BTreeMap<FrameTarget, TargetQueues>,
     /// Small answers, and large frames that name no pair.
     shared: FrameList,
     /// The receivers of which a frame can be moved.
-    ready: BTreeSet<Recipient>,
+    ready: BTreeSet<FrameTarget>,
     /// The receiver of the last part. The next part is for the next receiver that is ready.
-    last_served: Option<Recipient>,
+    last_served: Option<FrameTarget>,
     /// Whether a part of `shared` is next. Such parts alternate with all others.
     shared_is_next: bool,
     /// The pairs with a large frame at the front of which some, but not all, fragments were moved.
@@ -74,7 +74,7 @@ pub(crate) struct SendQueue {
 
 /// The waiting frames of one receiver.
 #[derive(Debug, Default)]
-struct RecipientQueues {
+struct TargetQueues {
     is_paused: bool,
     /// Bytes that count as waiting for this actor.
     counted: u64,
@@ -99,17 +99,17 @@ struct SentLargeFrame {
 
 /// The list of the next part.
 #[derive(Debug, Clone, Copy)]
-enum Source {
+enum PartSource {
     Shared,
-    Urgent(Recipient),
+    Urgent(FrameTarget),
     Pair(Pair),
 }
 
 impl SendQueue {
     pub(crate) fn new(limits: &Limits) -> SendQueue {
         SendQueue {
-            budget: Budget { cap: limits.queue_bytes_cap, high: limits.queue_bytes_high },
-            recipients: BTreeMap::new(),
+            budget: QueueBudget { cap: limits.queue_bytes_cap, high: limits.queue_bytes_high },
+            targets: BTreeMap::new(),
             shared: FrameList::default(),
             ready: BTreeSet::new(),
             last_served: None,
@@ -131,12 +131,12 @@ impl SendQueue {
     /// Whether no frame waits and none has to. This is the only check of this queue on the hot path.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
-        self.recipients.is_empty() && self.shared.is_empty()
+        self.targets.is_empty() && self.shared.is_empty()
     }
 
     /// Whether a small frame of this pair has to wait.
     pub(crate) fn must_wait(&self, pair: Pair, frame: &Frame<'_>) -> bool {
-        let Some(queues) = self.recipients.get(&pair.to()) else {
+        let Some(queues) = self.targets.get(&pair.to()) else {
             return is_answer(frame) && !self.shared.is_empty();
         };
         if queues.is_paused && FrameClass::of(frame.kind()) == FrameClass::Urgent {
@@ -149,7 +149,7 @@ impl SendQueue {
     ///
     /// # Errors
     /// The bytes that wait already for the actor, or in the reserve.
-    pub(crate) fn admit(&self, to: Option<Recipient>, class: FrameClass, bytes: u64) -> Result<(), u64> {
+    pub(crate) fn admit(&self, to: Option<FrameTarget>, class: FrameClass, bytes: u64) -> Result<(), u64> {
         match class {
             FrameClass::Counted => {
                 let queued = to.map_or(0, |to| self.counted(to));
@@ -165,8 +165,8 @@ impl SendQueue {
     }
 
     /// Bytes that wait for an actor: messages, `Monitor` and `Notify`.
-    pub(crate) fn counted(&self, to: Recipient) -> u64 {
-        self.recipients.get(&to).map_or(0, |queues| queues.counted)
+    pub(crate) fn counted(&self, to: FrameTarget) -> u64 {
+        self.targets.get(&to).map_or(0, |queues| queues.counted)
     }
 
     pub(crate) fn waiting(&self) -> WaitingBytes {
@@ -174,22 +174,22 @@ impl SendQueue {
     }
 
     pub(crate) fn is_paused(&self, actor: Key) -> bool {
-        self.is_held(Recipient::Actor(actor))
+        self.is_held(FrameTarget::Actor(actor))
     }
 
-    fn is_held(&self, to: Recipient) -> bool {
-        self.recipients.get(&to).is_some_and(|queues| queues.is_paused)
+    fn is_held(&self, to: FrameTarget) -> bool {
+        self.targets.get(&to).is_some_and(|queues| queues.is_paused)
     }
 
     /// Whether a message of `bytes` bytes would be accepted for an actor.
     pub(crate) fn fits(&self, actor: Key, bytes: u64, mark: SendMark) -> bool {
-        let queued = self.counted(Recipient::Actor(actor));
+        let queued = self.counted(FrameTarget::Actor(actor));
         self.budget.fits(queued, self.waiting.counted, bytes, mark)
     }
 
     pub(crate) fn await_room(&mut self, actor: Key, bytes: u64, mark: SendMark) {
         self.room.add(actor, bytes, mark);
-        self.update_room(Recipient::Actor(actor));
+        self.update_room(FrameTarget::Actor(actor));
         self.room.find_writable(self.waiting.counted);
     }
 
@@ -201,8 +201,8 @@ impl SendQueue {
         self.room.next_writable()
     }
 
-    fn update_room(&mut self, to: Recipient) {
-        if let Recipient::Actor(actor) = to {
+    fn update_room(&mut self, to: FrameTarget) {
+        if let FrameTarget::Actor(actor) = to {
             self.room.update(self.budget, actor, self.counted(to));
         }
     }
@@ -212,14 +212,14 @@ impl SendQueue {
         let class = FrameClass::of(frame.kind());
         let is_large = size > FRAGMENT_BYTES_MAX;
         let has_list = |pair: Pair| {
-            let queues = self.recipients.get(&pair.to());
+            let queues = self.targets.get(&pair.to());
             queues.is_some_and(|queues| queues.lists.contains_key(&pair.from()))
         };
         let shared_pair = pair.filter(|pair| is_large || !is_answer(frame) || has_list(*pair));
         let (list, is_urgent) = match shared_pair {
             None => (&mut self.shared, false),
             Some(pair) => {
-                let queues = self.recipients.entry(pair.to()).or_default();
+                let queues = self.targets.entry(pair.to()).or_default();
                 let is_urgent = queues.is_paused && class == FrameClass::Urgent;
                 let list =
                     if is_urgent { &mut queues.urgent } else { queues.lists.entry(pair.from()).or_default() };
@@ -245,7 +245,7 @@ impl SendQueue {
             self.receipts.insert(receipt, (pair, serial));
         }
         if bytes.counted > 0 {
-            if let Some(queues) = self.recipients.get_mut(&pair.to()) {
+            if let Some(queues) = self.targets.get_mut(&pair.to()) {
                 queues.counted += bytes.counted;
             }
             self.update_room(pair.to());
@@ -256,8 +256,8 @@ impl SendQueue {
     }
 
     /// Records whether a frame of this receiver can be moved. Forgets the receiver if nothing waits for it.
-    fn refresh(&mut self, to: Recipient) {
-        let Some(queues) = self.recipients.get(&to) else { return };
+    fn refresh(&mut self, to: FrameTarget) {
+        let Some(queues) = self.targets.get(&to) else { return };
         let can_move = !queues.urgent.is_empty()
             || if queues.is_paused { self.begun_pair(to).is_some() } else { !queues.lists.is_empty() };
         if can_move {
@@ -266,19 +266,19 @@ impl SendQueue {
             self.ready.remove(&to);
         }
         if !queues.is_paused && !can_move {
-            self.recipients.remove(&to);
+            self.targets.remove(&to);
         }
     }
 
     /// A pair of this receiver with a large frame that has begun. The peer has reserved room for it, so it continues even
-    /// while the receiver is paused. Otherwise it would keep that room from all other actors.
-    fn begun_pair(&self, to: Recipient) -> Option<Pair> {
+    /// while all others wait for the end of a pause, or for an urgent frame. Otherwise it would keep that room from them.
+    fn begun_pair(&self, to: FrameTarget) -> Option<Pair> {
         self.begun.range(Pair::range_to(to)).next().copied()
     }
 
     /// Pauses the frames for `actor`, at the peer's request. Returns false if the peer exceeds its limit of paused actors.
     pub(crate) fn pause(&mut self, actor: Key, limit: u32) -> bool {
-        let to = Recipient::Actor(actor);
+        let to = FrameTarget::Actor(actor);
         if self.is_held(to) {
             return true;
         }
@@ -287,21 +287,25 @@ impl SendQueue {
         }
         self.paused += 1;
         self.recall_due = true;
-        let queues = self.recipients.entry(to).or_default();
+        let queues = self.targets.entry(to).or_default();
         queues.is_paused = true;
+        let mut begun = Vec::new();
         for (from, list) in queues.lists.iter_mut().filter(|(_, list)| list.has_urgent()) {
-            if list.move_urgent(&mut queues.urgent, &mut self.spare) {
+            if let Some(large) = list.move_urgent(&mut queues.urgent, &mut self.spare) {
                 self.begun.remove(&Pair::new(*from, actor));
+                begun.push(large);
             }
         }
+        // These come first: a frame before them could wait for the room that the peer has reserved for them.
+        begun.into_iter().for_each(|large| queues.urgent.push_front(large));
         queues.lists.retain(|_, list| !list.is_empty());
         self.refresh(to);
         true
     }
 
     pub(crate) fn unpause(&mut self, actor: Key) {
-        let to = Recipient::Actor(actor);
-        if let Some(queues) = self.recipients.get_mut(&to).filter(|queues| queues.is_paused) {
+        let to = FrameTarget::Actor(actor);
+        if let Some(queues) = self.targets.get_mut(&to).filter(|queues| queues.is_paused) {
             queues.is_paused = false;
             self.paused -= 1;
             self.refresh(to);
@@ -310,10 +314,10 @@ impl SendQueue {
 
     /// Ends all pauses, because they end with their connection.
     pub(crate) fn unpause_all(&mut self) {
-        let paused = self.recipients.iter().filter(|(_, queues)| queues.is_paused);
-        let paused: Vec<Recipient> = paused.map(|(to, _)| *to).collect();
+        let paused = self.targets.iter().filter(|(_, queues)| queues.is_paused);
+        let paused: Vec<FrameTarget> = paused.map(|(to, _)| *to).collect();
         for to in paused {
-            if let Recipient::Actor(actor) = to {
+            if let FrameTarget::Actor(actor) = to {
                 self.unpause(actor);
             }
         }
@@ -344,11 +348,11 @@ impl SendQueue {
         self.room.find_writable(self.waiting.counted);
     }
 
-    fn next_source(&self, reassembly_bytes_max: u64) -> Option<Source> {
+    fn next_source(&self, reassembly_bytes_max: u64) -> Option<PartSource> {
         let can_move = |frames: Option<&QueuedFrames>| {
             frames.is_some_and(|frames| !frames.has_to_wait(self.in_progress, reassembly_bytes_max))
         };
-        let shared = can_move(self.shared.front()).then_some(Source::Shared);
+        let shared = can_move(self.shared.front()).then_some(PartSource::Shared);
         if self.shared_is_next && shared.is_some() {
             return shared;
         }
@@ -358,42 +362,39 @@ impl SendQueue {
         let earlier = self.ready.range((Bound::Unbounded, until));
         let mut in_turn = later.chain(earlier.filter(|_| self.last_served.is_some()));
         let source = in_turn.find_map(|to| {
-            let queues = self.recipients.get(to)?;
+            let queues = self.targets.get(to)?;
             if can_move(queues.urgent.front()) {
-                return Some(Source::Urgent(*to));
+                return Some(PartSource::Urgent(*to));
             }
-            if queues.is_paused {
-                return self.begun_pair(*to).map(Source::Pair);
-            }
-            if !queues.urgent.is_empty() {
-                return None;
+            if queues.is_paused || !queues.urgent.is_empty() {
+                return self.begun_pair(*to).map(PartSource::Pair);
             }
             let later = queues.lists.range((Bound::Excluded(queues.last_from), Bound::Unbounded));
             let mut in_turn = later.chain(queues.lists.range(..=queues.last_from));
             let (from, _) = in_turn.find(|(_, list)| can_move(list.front()))?;
-            Some(Source::Pair(Pair::of(*from, *to)))
+            Some(PartSource::Pair(Pair::of(*from, *to)))
         });
         source.or(shared)
     }
 
-    fn list_mut(&mut self, source: Source) -> Option<&mut FrameList> {
+    fn list_mut(&mut self, source: PartSource) -> Option<&mut FrameList> {
         match source {
-            Source::Shared => Some(&mut self.shared),
-            Source::Urgent(to) => Some(&mut self.recipients.get_mut(&to)?.urgent),
-            Source::Pair(pair) => self.recipients.get_mut(&pair.to())?.lists.get_mut(&pair.from()),
+            PartSource::Shared => Some(&mut self.shared),
+            PartSource::Urgent(to) => Some(&mut self.targets.get_mut(&to)?.urgent),
+            PartSource::Pair(pair) => self.targets.get_mut(&pair.to())?.lists.get_mut(&pair.from()),
         }
     }
 
     /// Moves one part: a buffer of small frames, or a fragment of a large frame.
-    fn move_part(&mut self, source: Source, outbound: &mut Outbound) {
+    fn move_part(&mut self, source: PartSource, outbound: &mut Outbound) {
         let Some(mut item) = self.list_mut(source).and_then(FrameList::pop_front) else { return };
         let mut moved = item.frames.waiting();
         let before = outbound.end();
         match &mut item.frames {
             QueuedFrames::Small(small) => {
                 let pair = match source {
-                    Source::Pair(pair) => Some(pair),
-                    Source::Shared | Source::Urgent(_) => None,
+                    PartSource::Pair(pair) => Some(pair),
+                    PartSource::Shared | PartSource::Urgent(_) => None,
                 };
                 if small.receipts > 0 {
                     for receipt in small.iter().filter_map(|(_, raw)| receipt_of(&raw)) {
@@ -405,7 +406,7 @@ impl SendQueue {
             }
             QueuedFrames::Large(large) => {
                 let is_done = self.move_fragment(large, outbound);
-                if let Source::Pair(pair) = source {
+                if let PartSource::Pair(pair) = source {
                     if is_done {
                         self.begun.remove(&pair);
                     } else {
@@ -422,12 +423,12 @@ impl SendQueue {
         }
         debug_assert!(outbound.end() > before, "a part has bytes");
         outbound.end_part();
-        self.shared_is_next = !matches!(source, Source::Shared);
+        self.shared_is_next = !matches!(source, PartSource::Shared);
         self.waiting -= moved;
         let to = match source {
-            Source::Shared => return,
-            Source::Urgent(to) => to,
-            Source::Pair(pair) => {
+            PartSource::Shared => return,
+            PartSource::Urgent(to) => to,
+            PartSource::Pair(pair) => {
                 self.on_taken(pair, moved);
                 pair.to()
             }
@@ -438,7 +439,7 @@ impl SendQueue {
 
     /// Frames of a pair were taken from the front of its list.
     fn on_taken(&mut self, pair: Pair, taken: WaitingBytes) {
-        let Some(queues) = self.recipients.get_mut(&pair.to()) else { return };
+        let Some(queues) = self.targets.get_mut(&pair.to()) else { return };
         queues.last_from = pair.from();
         queues.counted -= taken.counted;
         if queues.lists.get(&pair.from()).is_some_and(FrameList::is_empty) {
@@ -486,10 +487,10 @@ impl SendQueue {
     /// Removes a message that waits for `actor` and asks for this receipt. Returns whether there was one.
     pub(crate) fn withdraw(&mut self, actor: Key, receipt: u64) -> bool {
         let Some((pair, serial)) = self.receipts.get(&receipt).copied() else { return false };
-        if pair.to() != Recipient::Actor(actor) {
+        if pair.to() != FrameTarget::Actor(actor) {
             return false;
         }
-        let Some(list) = self.list_mut(Source::Pair(pair)) else { return false };
+        let Some(list) = self.list_mut(PartSource::Pair(pair)) else { return false };
         let Some(bytes) = list.withdraw(serial, receipt) else { return false };
         self.receipts.remove(&receipt);
         self.waiting -= bytes;
@@ -500,7 +501,7 @@ impl SendQueue {
     }
 
     fn on_withdrawn(&mut self, pair: Pair, bytes: WaitingBytes) {
-        let Some(queues) = self.recipients.get_mut(&pair.to()) else { return };
+        let Some(queues) = self.targets.get_mut(&pair.to()) else { return };
         queues.counted -= bytes.counted;
         if queues.lists.get(&pair.from()).is_some_and(FrameList::is_empty) {
             queues.lists.remove(&pair.from());
@@ -509,10 +510,10 @@ impl SendQueue {
     }
 
     fn lists(&self) -> impl Iterator<Item = &FrameList> {
-        let of_recipients = self.recipients.values();
-        let of_recipients =
-            of_recipients.flat_map(|queues| std::iter::once(&queues.urgent).chain(queues.lists.values()));
-        std::iter::once(&self.shared).chain(of_recipients)
+        let of_targets = self.targets.values();
+        let of_targets =
+            of_targets.flat_map(|queues| std::iter::once(&queues.urgent).chain(queues.lists.values()));
+        std::iter::once(&self.shared).chain(of_targets)
     }
 
     /// Calls `each` with every frame that waits, and with every large frame with a fragment that is not below `acked`; and
@@ -540,7 +541,7 @@ impl SendQueue {
     pub(crate) fn check(&self) {
         let mut waiting = self.shared.check();
         let mut receipts = 0;
-        for (to, queues) in &self.recipients {
+        for (to, queues) in &self.targets {
             let mut counted = 0;
             for (from, list) in &queues.lists {
                 assert!(!list.is_empty(), "a pair has a list only while a frame waits");
@@ -561,8 +562,8 @@ impl SendQueue {
         }
         assert_eq!(waiting, self.waiting, "waiting bytes are counted");
         assert!(receipts >= self.receipts.len(), "each known receipt belongs to a waiting message");
-        assert!(self.ready.iter().all(|to| self.recipients.contains_key(to)), "a ready receiver has frames");
-        let paused = self.recipients.values().filter(|queues| queues.is_paused).count();
+        assert!(self.ready.iter().all(|to| self.targets.contains_key(to)), "a ready receiver has frames");
+        let paused = self.targets.values().filter(|queues| queues.is_paused).count();
         assert_eq!(paused, self.paused as usize, "paused actors are counted");
         let in_progress = self.lists().flat_map(FrameList::iter).map(|frames| match frames {
             QueuedFrames::Large(LargeFrame { stream: Some(_), payload, .. }) => payload.len() as u64,
@@ -573,13 +574,17 @@ impl SendQueue {
         assert!(self.waiting.counted <= most, "{} bytes wait for actors", self.waiting.counted);
         let most = self.budget.cap;
         assert!(self.waiting.reserved <= most, "{} bytes wait in the reserve", self.waiting.reserved);
-        self.room.check(self.budget, |actor| self.counted(Recipient::Actor(actor)));
+        self.room.check(self.budget, |actor| self.counted(FrameTarget::Actor(actor)));
     }
 
     /// Checks the list of a pair. Returns the number of its messages that ask for a receipt.
     fn check_list(&self, pair: Pair, list: &FrameList) -> usize {
         let is_begun = matches!(list.front(), Some(QueuedFrames::Large(LargeFrame { stream: Some(_), .. })));
         assert_eq!(is_begun, self.begun.contains(&pair), "pairs with begun large frames are known");
+        // This visits every frame, which is too much for a simulator.
+        if !cfg!(test) {
+            return self.receipts.len();
+        }
         let receipts = list.iter().map(|frames| match frames {
             QueuedFrames::Small(small) => small.iter().filter_map(|(_, raw)| receipt_of(&raw)).collect(),
             QueuedFrames::Large(large) if large.stream.is_none() => large.receipt().into_iter().collect(),

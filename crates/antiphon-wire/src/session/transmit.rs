@@ -6,7 +6,7 @@ use crate::frame::{
     Ack, Begin, Credit, Frame, FrameTooLarge, Goodbye, HEADER_BYTES, NUMBERED_FROM, Pause, Ping, Pong,
     RawFrame, Tag, Unpause,
 };
-use crate::ids::{Key, Pair, Recipient, TagId};
+use crate::ids::{FrameTarget, Key, Pair, TagId};
 use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX};
 use crate::record::Sealer;
 use crate::session::Session;
@@ -253,7 +253,7 @@ impl Session {
     /// Bytes that wait for this actor of the peer: its messages, `Monitor` and `Notify`, but not those that are on their
     /// way.
     pub fn queued_for(&self, actor: Key) -> u64 {
-        self.send_queue.counted(Recipient::Actor(actor.actor()))
+        self.send_queue.counted(FrameTarget::Actor(actor.actor()))
     }
 
     /// Bytes that wait for all actors of the peer, as [`queued_for`](Session::queued_for) counts them: at most twice

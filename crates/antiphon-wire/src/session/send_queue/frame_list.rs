@@ -90,13 +90,13 @@ impl std::ops::SubAssign for WaitingBytes {
 /// Waiting frames in order.
 #[derive(Debug, Default)]
 pub(super) struct FrameList {
-    items: VecDeque<Item>,
+    items: VecDeque<ListItem>,
     /// The number of urgent frames.
     urgent: u32,
 }
 
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct ListItem {
     serial: i64,
     pub(super) frames: QueuedFrames,
 }
@@ -270,14 +270,14 @@ impl FrameList {
         }
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Item> {
+    pub(super) fn pop_front(&mut self) -> Option<ListItem> {
         let item = self.items.pop_front()?;
         self.urgent -= item.frames.urgent();
         Some(item)
     }
 
     /// Returns an item that was taken from the front.
-    pub(super) fn return_front(&mut self, item: Item) {
+    pub(super) fn return_front(&mut self, item: ListItem) {
         self.urgent += item.frames.urgent();
         self.items.push_front(item);
     }
@@ -285,7 +285,7 @@ impl FrameList {
     fn push_back(&mut self, frames: QueuedFrames) -> i64 {
         let serial = self.items.back().map_or(0, |last| last.serial + 1);
         self.urgent += frames.urgent();
-        self.items.push_back(Item { serial, frames });
+        self.items.push_back(ListItem { serial, frames });
         serial
     }
 
@@ -299,7 +299,7 @@ impl FrameList {
         put: impl FnOnce(&mut Vec<u8>),
     ) -> i64 {
         let new = match self.items.back() {
-            Some(Item { frames: QueuedFrames::Small(small), .. }) => {
+            Some(ListItem { frames: QueuedFrames::Small(small), .. }) => {
                 let is_full = small.bytes.len() + bytes > SMALL_BYTES_MAX;
                 is_full.then(|| spare.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES_MAX)))
             }
@@ -309,7 +309,7 @@ impl FrameList {
         if let Some(bytes) = new {
             self.push_back(QueuedFrames::Small(SmallFrames { bytes, ..SmallFrames::default() }));
         }
-        let Some(Item { serial, frames: QueuedFrames::Small(small) }) = self.items.back_mut() else {
+        let Some(ListItem { serial, frames: QueuedFrames::Small(small) }) = self.items.back_mut() else {
             unreachable!("a buffer was added")
         };
         let (start, urgent) = (small.bytes.len(), small.urgent);
@@ -341,7 +341,7 @@ impl FrameList {
                     receipts.extend(large.receipt().map(|receipt| (receipt, serial)))
                 }
             }
-            self.items.push_front(Item { serial, ..item });
+            self.items.push_front(ListItem { serial, ..item });
         }
         receipts
     }
@@ -372,18 +372,31 @@ impl FrameList {
         }
     }
 
-    /// Moves all urgent frames to the back of `into`. `pair` is the pair of all frames of this list. Returns whether the
-    /// large frame at the front, which was begun, is one of them.
-    pub(super) fn move_urgent(&mut self, into: &mut FrameList, spare: &mut Vec<Vec<u8>>) -> bool {
-        let mut is_begun_moved = false;
+    /// Adds a large frame before all others.
+    pub(super) fn push_front(&mut self, large: LargeFrame) {
+        let serial = self.items.front().map_or(0, |front| front.serial - 1);
+        self.return_front(ListItem { serial, frames: QueuedFrames::Large(large) });
+    }
+
+    /// Moves all urgent frames to the back of `into`, except a large one at the front of which some fragments were moved. It
+    /// is returned instead.
+    pub(super) fn move_urgent(
+        &mut self,
+        into: &mut FrameList,
+        spare: &mut Vec<Vec<u8>>,
+    ) -> Option<LargeFrame> {
+        let mut begun = None;
         let mut index = 0;
         while index < self.items.len() && self.urgent > 0 {
             match &mut self.items[index].frames {
                 QueuedFrames::Large(large) if large.class() == FrameClass::Urgent => {
-                    is_begun_moved |= large.stream.is_some();
                     self.urgent -= 1;
-                    if let Some(Item { frames: QueuedFrames::Large(large), .. }) = self.items.remove(index) {
-                        into.push_large(large);
+                    match self.items.remove(index).map(|item| item.frames) {
+                        Some(QueuedFrames::Large(large)) if large.stream.is_some() => begun = Some(large),
+                        Some(QueuedFrames::Large(large)) => {
+                            into.push_large(large);
+                        }
+                        Some(QueuedFrames::Small(_)) | None => {}
                     }
                     continue;
                 }
@@ -406,7 +419,7 @@ impl FrameList {
             }
             index += 1;
         }
-        is_begun_moved
+        begun
     }
 
     /// Removes the buffer at `index` if no frame is left in it, and else frees what removed frames occupy. Returns whether
@@ -428,6 +441,12 @@ impl FrameList {
         for frames in self.iter() {
             waiting += frames.waiting();
             let QueuedFrames::Small(small) = frames else { continue };
+            assert!(small.frames > 0, "a buffer holds a frame");
+            assert!(small.removed * 2 <= small.bytes.len(), "removed frames are freed");
+            // This visits every frame, which is too much for a simulator.
+            if !cfg!(test) {
+                continue;
+            }
             let mut counted = SmallFrames::default();
             for (offset, raw) in small.iter() {
                 let start = counted.bytes.len();
@@ -439,8 +458,6 @@ impl FrameList {
             };
             assert_eq!(counts(small), counts(&counted), "a buffer counts its frames");
             assert_eq!(small.bytes.len() - small.removed, counted.bytes.len(), "removed bytes are counted");
-            assert!(small.frames > 0, "a buffer holds a frame");
-            assert!(small.removed * 2 <= small.bytes.len(), "removed frames are freed");
         }
         assert_eq!(
             self.iter().map(QueuedFrames::urgent).sum::<u32>(),
@@ -531,7 +548,7 @@ mod tests {
             push(&mut list, &message(None, b"body"));
             push(&mut list, &Terminate { from: Key(number), target: Key(2) }.into());
         }
-        assert!(!list.move_urgent(&mut urgent, &mut Vec::new()));
+        assert!(list.move_urgent(&mut urgent, &mut Vec::new()).is_none());
         assert!(!list.has_urgent());
         assert_eq!(list.check().counted, 1000 * 31);
         assert_eq!(urgent.check().reserved, 1000 * 20);

@@ -11,10 +11,10 @@
 use std::collections::BTreeMap;
 
 use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES};
-use crate::ids::{Pair, Recipient};
+use crate::ids::{FrameTarget, Pair};
 use crate::session::outbound::{Outbound, UnsentFrame};
 use crate::session::send_queue::frame_list::{FrameClass, FrameList, LargeFrame, WaitingBytes};
-use crate::session::send_queue::{SendQueue, Source};
+use crate::session::send_queue::{PartSource, SendQueue};
 
 impl SendQueue {
     /// Recalls the frames for paused actors, if an actor was paused since the last recall. A recall visits every unsent
@@ -34,9 +34,9 @@ impl SendQueue {
     }
 
     /// Counts bytes that wait for a receiver again.
-    fn count_recalled(&mut self, to: Recipient, bytes: WaitingBytes) {
+    fn count_recalled(&mut self, to: FrameTarget, bytes: WaitingBytes) {
         self.waiting += bytes;
-        if let Some(queues) = self.recipients.get_mut(&to) {
+        if let Some(queues) = self.targets.get_mut(&to) {
             queues.counted += bytes.counted;
         }
     }
@@ -127,7 +127,7 @@ impl Recall<'_> {
         let queue = self.send_queue;
         let mut changed: Vec<Pair> = self.taken.keys().copied().collect();
         for (pair, taken) in self.taken {
-            let Some(queues) = queue.recipients.get_mut(&pair.to()) else { continue };
+            let Some(queues) = queue.targets.get_mut(&pair.to()) else { continue };
             let list = queues.lists.entry(pair.from()).or_default();
             for (receipt, serial) in list.prepend(taken) {
                 queue.receipts.insert(receipt, (pair, serial));
@@ -145,7 +145,7 @@ impl SendQueue {
     /// Restarts the large frame at the front of the list of `pair`, if it has this stream number. No part of it was
     /// transmitted.
     fn restart_large(&mut self, pair: Pair, number: u32) -> bool {
-        let Some(list) = self.list_mut(Source::Pair(pair)) else { return false };
+        let Some(list) = self.list_mut(PartSource::Pair(pair)) else { return false };
         let Some(large) = list.front_large().filter(|large| large.stream == Some(number)) else {
             return false;
         };

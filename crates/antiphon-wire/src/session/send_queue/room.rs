@@ -19,12 +19,12 @@ pub enum SendMark {
 
 /// The bytes that may wait for all actors of one peer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Budget {
+pub(crate) struct QueueBudget {
     pub(crate) cap: u64,
     pub(crate) high: u64,
 }
 
-impl Budget {
+impl QueueBudget {
     /// The most bytes that may wait for all actors together, so that `bytes` more may wait for an actor for which `queued`
     /// bytes wait already. `None` if the actor has to send some of its own first, or if the bytes never fit.
     fn total_max(self, queued: u64, bytes: u64, mark: SendMark) -> Option<u64> {
@@ -90,13 +90,13 @@ impl AwaitedRoom {
 
     /// Handles a change of the bytes that wait for an actor.
     #[inline]
-    pub(crate) fn update(&mut self, budget: Budget, actor: Key, queued: u64) {
+    pub(crate) fn update(&mut self, budget: QueueBudget, actor: Key, queued: u64) {
         if !self.awaited.is_empty() {
             self.update_awaited(budget, actor, queued);
         }
     }
 
-    fn update_awaited(&mut self, budget: Budget, actor: Key, queued: u64) {
+    fn update_awaited(&mut self, budget: QueueBudget, actor: Key, queued: u64) {
         let Some(awaited) = self.awaited.get_mut(&actor) else { return };
         let total_max = budget.total_max(queued, awaited.bytes, awaited.mark);
         if let Some(before) = std::mem::replace(&mut awaited.total_max, total_max) {
@@ -120,7 +120,7 @@ impl AwaitedRoom {
     }
 
     /// Panics if an invariant does not hold. `queued` returns the bytes that wait for an actor.
-    pub(crate) fn check(&self, budget: Budget, queued: impl Fn(Key) -> u64) {
+    pub(crate) fn check(&self, budget: QueueBudget, queued: impl Fn(Key) -> u64) {
         for (actor, awaited) in &self.awaited {
             let most = budget.total_max(queued(*actor), awaited.bytes, awaited.mark);
             assert_eq!(most, awaited.total_max, "an awaited actor is up to date");
@@ -134,7 +134,7 @@ impl AwaitedRoom {
 mod tests {
     use super::*;
 
-    const BUDGET: Budget = Budget { cap: 1_000_000, high: 100_000 };
+    const BUDGET: QueueBudget = QueueBudget { cap: 1_000_000, high: 100_000 };
 
     /// Fills the queue of one actor with small frames, and returns its bytes.
     fn filled(total_of_others: u64, mark: SendMark) -> u64 {

@@ -1,14 +1,16 @@
 //! Recalled frames: the frames that wait for a paused actor, and the frames that pass them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 
 use super::test_peer::{TestPeer, begun_pair, connect, describe, message, seconds};
-use crate::frame::{Frame, Goodbye, GoodbyeReason, NodeAt};
-use crate::ids::{Key, NodeId, Pair};
+use crate::frame::{Answer, Frame, Goodbye, GoodbyeReason, Message, NodeAt, Throw};
+use crate::ids::{Key, NodeId, Pair, TagId};
 use crate::session::HeldCredit;
-use crate::{Limits, Locations, Time};
+use crate::{Limits, Locations, Route, Time};
 
 /// More than a window of frames is sent to actor 2. The peer holds the credit of all that arrive, then pauses the actor.
 fn blocked_pair(bodies: usize) -> (TestPeer, TestPeer) {
@@ -106,6 +108,24 @@ fn begun_large_frame_continues_despite_pause() {
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["2:behind it"]);
 }
 
+/// Large urgent frames of two senders: one has begun when the pause arrives, and the other finds no room beside it.
+#[test]
+fn begun_urgent_frame_is_first_to_pass_pause() {
+    let limits = Limits { window_bytes: 70_000, reassembly_bytes_max: 100_000, ..Limits::default() };
+    let (mut a, mut b) = begun_pair(limits);
+    a.session().intern("t").expect("a tag number is free");
+    let body = vec![7; 90_000];
+    let throw = |from, size| Throw { from: Key(from), target: Key(2), tag: TagId(0), body: &body[..size] };
+    a.session().send(&throw(5, 90_000).into()).expect("the reserve has room");
+    a.session().poll_transmit(Time::START, &mut Vec::new());
+    a.session().send(&throw(1, 60_000).into()).expect("the reserve has room");
+    a.session().connection_lost();
+    b.session().connection_lost();
+    connect(&mut a, &mut b, Time::START).expect("the second handshake succeeds");
+    assert!(b.session().pause(Key(2)));
+    assert_eq!(transmit_both_ways(&mut a, &mut b), ["tag 0 = t", "Throw", "Throw"]);
+}
+
 #[test]
 fn recall_skips_frames_before_goodbye() {
     let (mut a, mut b) = begun_pair(Limits { window_bytes: 64 * 1024, ..Limits::default() });
@@ -161,9 +181,26 @@ enum SessionAction {
         to: u64,
         size: usize,
     },
+    /// As `Send`, but the message asks for a receipt, so it can be withdrawn.
+    Deliver {
+        from: u64,
+        to: u64,
+        size: usize,
+    },
+    /// Withdraws the delivery with this index among those that were sent, counted from the last.
+    Withdraw(usize),
     SendInOrder {
         from: u64,
         to: u64,
+    },
+    Throw {
+        from: u64,
+        to: u64,
+        size: usize,
+    },
+    Answer {
+        from: u64,
+        size: usize,
     },
     Pause(u64),
     Unpause(u64),
@@ -176,11 +213,18 @@ enum SessionAction {
 }
 
 fn action() -> impl Strategy<Value = SessionAction> {
-    let (from, to) = (1..3_u64, 10..13_u64);
-    let size = prop_oneof![3 => 0..200_usize, 2 => 3_000..16_000_usize, 2 => 16_300..60_000_usize];
+    let to = 10..13_u64;
+    let sized = || {
+        let size = prop_oneof![3 => 0..200_usize, 2 => 3_000..16_000_usize, 2 => 16_300..60_000_usize];
+        (1..3_u64, 10..13_u64, size)
+    };
     prop_oneof![
-        6 => (from.clone(), to.clone(), size).prop_map(|(from, to, size)| SessionAction::Send { from, to, size }),
-        1 => (from, to.clone()).prop_map(|(from, to)| SessionAction::SendInOrder { from, to }),
+        5 => sized().prop_map(|(from, to, size)| SessionAction::Send { from, to, size }),
+        4 => sized().prop_map(|(from, to, size)| SessionAction::Deliver { from, to, size }),
+        3 => (0..10_usize).prop_map(SessionAction::Withdraw),
+        1 => sized().prop_map(|(from, to, _)| SessionAction::SendInOrder { from, to }),
+        2 => sized().prop_map(|(from, to, size)| SessionAction::Throw { from, to, size }),
+        1 => sized().prop_map(|(from, _, size)| SessionAction::Answer { from, size }),
         2 => to.clone().prop_map(SessionAction::Pause),
         2 => to.prop_map(SessionAction::Unpause),
         2 => (0..3_usize).prop_map(SessionAction::Transmit),
@@ -189,34 +233,64 @@ fn action() -> impl Strategy<Value = SessionAction> {
     ]
 }
 
-/// The number of frames that one peer has sent, and the other has received, for each pair.
+/// What one peer has sent, and the other has received.
 #[derive(Default)]
 struct PairLog {
-    sent: BTreeMap<(u64, u64), u64>,
-    received: BTreeMap<(u64, u64), u64>,
+    /// For each pair: the number of its frames, in the order in which they were sent.
+    sent: BTreeMap<(u64, u64), Vec<SentFrame>>,
+    /// For each pair: the numbers that have arrived.
+    received: BTreeMap<(u64, u64), Vec<u64>>,
+    /// The deliveries: pair and number. The index is the receipt.
+    deliveries: Vec<((u64, u64), u64)>,
+    withdrawn: u64,
+    overtaken: u64,
+}
+
+#[derive(Clone, Copy)]
+struct SentFrame {
+    number: u64,
+    is_urgent: bool,
+    is_withdrawn: bool,
 }
 
 impl PairLog {
-    fn next(&mut self, from: u64, to: u64) -> u64 {
-        let number = self.sent.entry((from, to)).or_default();
-        *number += 1;
-        *number
+    /// The number of the next frame of a pair.
+    fn next(&mut self, from: u64, to: u64, is_urgent: bool) -> u64 {
+        let sent = self.sent.entry((from, to)).or_default();
+        let number = sent.len() as u64 + 1;
+        sent.push(SentFrame { number, is_urgent, is_withdrawn: false });
+        number
     }
 
+    /// Records the arrival of a frame. All frames of its pair that were sent before have arrived or were withdrawn. Only an
+    /// urgent frame may have overtaken others, and no urgent one.
     fn record_received(&mut self, frame: &Frame<'_>) {
         let Some((pair, number)) = PairLog::pair_and_number(frame) else { return };
-        let last = self.received.entry(pair).or_default();
-        assert_eq!(number, *last + 1, "frames of {pair:?} arrive in order and once");
-        *last = number;
+        let sent = &self.sent[&pair];
+        let received = self.received.entry(pair).or_default();
+        assert!(!received.contains(&number), "frame {number} of {pair:?} arrives once");
+        let SentFrame { is_urgent, is_withdrawn, .. } = sent[number as usize - 1];
+        assert!(!is_withdrawn, "frame {number} of {pair:?} was withdrawn");
+        for earlier in &sent[..number as usize - 1] {
+            if !earlier.is_withdrawn && !received.contains(&earlier.number) {
+                assert!(
+                    is_urgent && !earlier.is_urgent,
+                    "frame {number} of {pair:?} overtook {}",
+                    earlier.number
+                );
+                self.overtaken += 1;
+            }
+        }
+        received.push(number);
     }
 
     /// The pair and the number of a frame; `None` for a tag.
     fn pair_and_number(frame: &Frame<'_>) -> Option<((u64, u64), u64)> {
+        let number = |body: &[u8]| u64::from_le_bytes(*body.first_chunk().expect("a number"));
         Some(match frame {
-            Frame::Message(message) => {
-                let number = message.body.first_chunk().expect("a number");
-                ((message.from.0, message.to.0), u64::from_le_bytes(*number))
-            }
+            Frame::Message(message) => ((message.from.0, message.to.0), number(message.body)),
+            Frame::Throw(throw) => ((throw.from.0, throw.target.0), number(throw.body)),
+            Frame::Answer(answer) => ((answer.from.0, answer.to.0), number(answer.body)),
             // In this test the node id encodes the pair.
             Frame::NodeAt(at) => ((at.node.0 / 100, at.node.0 % 100), at.request),
             Frame::Tag(_) => return None,
@@ -225,7 +299,7 @@ impl PairLog {
     }
 
     /// Checks the report that an end of the session would give now. It lists each missing frame once, and does not list a
-    /// received frame as one that did not arrive.
+    /// received frame as one that did not arrive, or a withdrawn one at all.
     fn check_undelivered(&self, a: &mut TestPeer) {
         let mut listed = BTreeMap::new();
         a.session().undelivered(|frame, perhaps_arrived| {
@@ -236,18 +310,30 @@ impl PairLog {
             );
         });
         for (pair, sent) in &self.sent {
-            let received = self.received.get(pair).copied().unwrap_or(0);
-            for number in 1..=*sent {
-                let perhaps_arrived = listed.get(&(*pair, number));
+            for SentFrame { number, is_withdrawn, .. } in sent {
+                let perhaps_arrived = listed.get(&(*pair, *number));
+                let is_received = self.received.get(pair).is_some_and(|received| received.contains(number));
                 assert!(
-                    perhaps_arrived.is_some() || number <= received,
+                    perhaps_arrived.is_some() || is_received || *is_withdrawn,
                     "frame {number} of {pair:?} is not listed"
                 );
                 assert!(
-                    perhaps_arrived != Some(&false) || number > received,
+                    perhaps_arrived != Some(&false) || !is_received,
                     "frame {number} of {pair:?} arrived"
                 );
+                assert!(
+                    perhaps_arrived.is_none() || !is_withdrawn,
+                    "frame {number} of {pair:?} was withdrawn"
+                );
             }
+        }
+    }
+
+    /// All frames have arrived that were not withdrawn.
+    fn check_complete(&self) {
+        for (pair, sent) in &self.sent {
+            let expected = sent.iter().filter(|frame| !frame.is_withdrawn).count();
+            assert_eq!(self.received.get(pair).map_or(0, Vec::len), expected, "frames of {pair:?}");
         }
     }
 }
@@ -271,15 +357,50 @@ fn transmit_records(a: &mut TestPeer, b: &mut TestPeer, log: &mut PairLog, recor
     }
 }
 
+fn numbered(number: u64, size: usize) -> Vec<u8> {
+    let mut body = number.to_le_bytes().to_vec();
+    body.resize(8 + size, 7);
+    body
+}
+
 fn perform(action: &SessionAction, a: &mut TestPeer, b: &mut TestPeer, log: &mut PairLog) {
     match *action {
         SessionAction::Send { from, to, size } => {
-            let mut body = log.next(from, to).to_le_bytes().to_vec();
-            body.resize(8 + size, 7);
+            let body = numbered(log.next(from, to, false), size);
             a.session().send(&message(from, to, &body)).expect("the queue has room");
         }
+        SessionAction::Deliver { from, to, size } => {
+            let number = log.next(from, to, false);
+            let (body, receipt) = (numbered(number, size), Some(log.deliveries.len() as u64));
+            log.deliveries.push(((from, to), number));
+            let (to, from) = (Key(to), Key(from));
+            let message = Message { to, from, tag: TagId(0), receipt, route: Route::NONE, body: &body };
+            a.session().send(&message.into()).expect("the queue has room");
+        }
+        SessionAction::Withdraw(index) => {
+            let Some(receipt) = log.deliveries.len().checked_sub(index + 1) else { return };
+            let (pair, number) = log.deliveries[receipt];
+            let sent = &mut log.sent.get_mut(&pair).expect("it was sent")[number as usize - 1];
+            if a.session().withdraw(Key(pair.1), receipt as u64).is_some() {
+                assert!(!sent.is_withdrawn, "a message is withdrawn once");
+                (sent.is_withdrawn, log.withdrawn) = (true, log.withdrawn + 1);
+            }
+        }
+        SessionAction::Throw { from, to, size } => {
+            let body = numbered(log.next(from, to, true), size);
+            let throw = Throw { from: Key(from), target: Key(to), tag: TagId(0), body: &body };
+            a.session().send(&throw.into()).expect("the reserve has room");
+        }
+        SessionAction::Answer { from, size } => {
+            // Each request has one answer. Its id may be the key of a paused actor in another pair.
+            let request = 10 + log.sent.keys().filter(|pair| pair.0 >= 5).count() as u64;
+            let body = numbered(log.next(from + 5, request, false), size);
+            let (to, from) = (Key(request), Key(from + 5));
+            let answer = Answer { to, from, tag: TagId(0), route: Route::NONE, body: &body };
+            a.session().send(&answer.into()).expect("the reserve has room");
+        }
         SessionAction::SendInOrder { from, to } => {
-            let (request, node) = (log.next(from, to), NodeId(from * 100 + to));
+            let (request, node) = (log.next(from, to, false), NodeId(from * 100 + to));
             let at = NodeAt { request, node, name: "", locations: Locations::NONE };
             let pair = Pair::new(Key(from), Key(to));
             a.session().send_in_order(pair, &at.into()).expect("the queue has room");
@@ -302,13 +423,17 @@ fn perform(action: &SessionAction, a: &mut TestPeer, b: &mut TestPeer, log: &mut
     a.session().check();
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
-    #[test]
-    fn pauses_and_cuts_keep_frames_in_order(actions in prop::collection::vec(action(), 1..80)) {
+/// Checks all promises of the send queue on random runs; and that urgent frames have overtaken others, and messages were
+/// withdrawn.
+#[test]
+fn pauses_and_cuts_keep_frames_in_order() {
+    let config = Config { source_file: Some(file!()), ..Config::with_cases(300) };
+    let (withdrawn, overtaken) = (Cell::new(0), Cell::new(0));
+    let actions = (prop::collection::vec(action(), 1..80), prop::bool::ANY);
+    let result = TestRunner::new(config).run(&actions, |(actions, has_little_ahead)| {
         let limits = Limits { window_bytes: 70_000, reassembly_bytes_max: 100_000, ..Limits::default() };
-        let (mut a, mut b) = begun_pair(limits);
+        let ahead = if has_little_ahead { 2_000 } else { limits.queue_bytes_low };
+        let (mut a, mut b) = begun_pair(Limits { queue_bytes_low: ahead, ..limits });
         a.session().intern("t").expect("a tag number is free");
         let mut log = PairLog::default();
         for action in &actions {
@@ -322,10 +447,17 @@ proptest! {
             b.transmit(Time::START, &mut a);
             transmit_records(&mut a, &mut b, &mut log, 20);
         }
-        prop_assert_eq!(log.received, log.sent, "all frames have arrived");
-        prop_assert_eq!(a.session().queued_bytes(), 0);
+        log.check_complete();
+        assert_eq!(a.session().queued_bytes(), 0);
+        assert_eq!(a.session().queued_for_actors() + a.session().queued_in_reserve(), 0);
         b.session().on_timeout(seconds(1));
         b.transmit(Time::START, &mut a);
         a.session().undelivered(|frame, _| panic!("an acknowledged {} is listed", frame.name()));
-    }
+        withdrawn.set(withdrawn.get() + log.withdrawn);
+        overtaken.set(overtaken.get() + log.overtaken);
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(withdrawn.get() > 50, "only {} messages were withdrawn", withdrawn.get());
+    assert!(overtaken.get() > 50, "only {} frames were overtaken", overtaken.get());
 }

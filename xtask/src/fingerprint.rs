@@ -11,6 +11,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use crate::simulator::{TestOptions, run_tests};
+
 /// The figures to compare or to record.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -200,30 +202,17 @@ fn root() -> Result<&'static Path, String> {
 
 /// Runs the simulator's tests with `seeds` seeds each.
 fn traces(seeds: u64) -> Result<Traces, String> {
-    let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
-    let file = folder.path().join("traces");
-    let mut cargo = crate::cargo();
-    cargo.args(["test", "--quiet", "--package", "antiphon-sim", "--tests"]);
-    cargo.current_dir(root()?).stdout(Stdio::null());
-    cargo.env_remove("ANTIPHON_SEED").env("ANTIPHON_SEEDS", seeds.to_string());
-    cargo.env("ANTIPHON_TRACE_FILE", &file);
-    let status = cargo.status().map_err(|error| format!("cargo could not be started: {error}"))?;
-    if !status.success() {
+    let ran = run_tests(&TestOptions { seeds, is_release: false, filter: None })?;
+    if !ran.passed {
         return Err(format!(
             "a simulator test failed; repeat it with `ANTIPHON_SEEDS={seeds} cargo test -p antiphon-sim`"
         ));
     }
-    let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let mut tests: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
-    for line in text.lines() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let [test, seed, hash] = fields[..] else { return Err(format!("malformed trace: {line}")) };
-        let malformed = |error| format!("malformed trace: {line}: {error}");
-        let seed = seed.parse().map_err(malformed)?;
-        let hash = u64::from_str_radix(hash, 16).map_err(malformed)?;
+    for run in ran.runs {
         // A test that builds several worlds from one seed has one hash of them all.
-        let all = tests.entry(test.to_owned()).or_default().entry(seed).or_default();
-        *all = all.rotate_left(5) ^ hash;
+        let all = tests.entry(run.test).or_default().entry(run.seed).or_default();
+        *all = all.rotate_left(5) ^ run.hash;
     }
     Ok(Traces(tests))
 }

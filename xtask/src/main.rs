@@ -6,6 +6,8 @@ mod demo;
 mod fingerprint;
 mod fuzz;
 mod keygen;
+mod sim;
+mod simulator;
 mod tidy;
 
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Compares trace hashes and instruction counts with the recorded ones.
     Fingerprint(fingerprint::Options),
+    /// Runs all tests of the simulator in release mode over many seeds; prints virtual hours and drawn faults.
+    Sim(sim::Options),
     /// Prints a new strong secret.
     Keygen,
     /// Checks the names in the code against docs/glossary.md.
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Fingerprint(options) => fingerprint::run(&options),
+        Task::Sim(options) => sim::run(&options),
         Task::Keygen => keygen::run(),
         Task::Tidy => tidy::run(),
     }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use antiphon_dist::{Config, DeliverError, Limits, NetCx, Status};
 use antiphon_sched::{
     Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, ReplyTo, SendError, Undelivered, exit, fail,
-    millis, receive, secs, stop,
+    millis, receive, secs, stop, suspend,
 };
 use common::{Exit, Net, TestNode, recv, recv_until, report};
 use serde::{Deserialize, Serialize};
@@ -381,4 +381,46 @@ fn slow_actor_delays_only_its_own_messages() {
         left == 0
     }));
     there.wait_for_counts("an empty backlog", |counts| counts.backlog_bytes == 0);
+}
+
+/// While the mailbox is full, messages to the actor and to its adapter wait in one queue.
+#[test]
+fn full_mailbox_keeps_order_across_adapter() {
+    let net = Net::new();
+    let scheduler = LoopConfig { mailbox_max: 4, ..LoopConfig::default() };
+    let there = TestNode::start(Config { scheduler, ..net.static_config("there", &[]) });
+    let here = net.static_node("here", &[there.location]);
+    here.wait_for_peers(1);
+    let (made, adapters) = channel();
+    let (sender, received) = channel();
+    let mut is_resumed = false;
+    // Receives no message until it is resumed.
+    let actor = there.spawn(move |cx: &mut Cx<u64>, event| {
+        match event {
+            Event::Start => {
+                let adapter: Addr<String> = cx.adapter(|text: String| text.len() as u64);
+                let own = Addr::<u64>::of(cx.id());
+                assert!(cx.loop_ref().expose(own) && cx.loop_ref().expose(adapter));
+                report(&made, adapter.id());
+            }
+            Event::Message(number) => report(&sender, number),
+            Event::Resumed(_) => is_resumed = true,
+            _ => {}
+        }
+        if is_resumed { receive() } else { suspend() }
+    });
+    let (actor, adapter) = (Addr::<u64>::of(actor.id()), Addr::<String>::of(recv(&adapters)));
+    assert_eq!(adapter.id().actor(), actor.id());
+    here.step(move |cx| {
+        for number in 0..20 {
+            if number % 3 == 1 {
+                cx.tell(adapter, "x".repeat(number));
+            } else {
+                cx.tell(actor, number as u64);
+            }
+        }
+    });
+    there.wait_for_counts("sixteen messages in the backlog", |counts| counts.backlog_bytes >= 16 * 64);
+    there.step(move |cx| cx.resume(actor, ()));
+    assert_eq!((0..20).map(|_| recv(&received)).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::actor_event::{Down, ExitReason, SystemEvent};
 use crate::actor_table::Flag;
+use crate::adapter::AdapterTable;
 use crate::codec_context::ExposedType;
 use crate::core::Core;
 use crate::dead_letter::DeadLetter;
@@ -18,22 +19,39 @@ use crate::transport::{MonitorId, Signal};
 
 #[derive(Default)]
 pub(crate) struct ActorExtras {
-    watchers: BTreeMap<MonitorId, Watcher>,
+    /// The state of the actor's own address.
+    pub(crate) address: AddressExtras,
     watching: BTreeMap<MonitorId, ActorId>,
-    pub(crate) adapters: Vec<Key>,
-    /// The actor that this adapter belongs to, if it is an adapter.
-    pub(crate) owner: Option<Key>,
+    pub(crate) adapters: AdapterTable,
     pub(crate) sources: Vec<u32>,
     pub(crate) sockets: BTreeSet<SocketId>,
-    pub(crate) exposed: Option<ExposedType>,
     pub(crate) signal_policy: SignalPolicy,
     /// How many entries of `watching` were set by `notify`: by actors of this loop, and by actors of other nodes.
     notified: [u16; 2],
     /// The addresses for which this actor awaits `Writable`. For actors of this loop with its ticket.
     pub(crate) awaited_room: BTreeMap<ActorId, u64>,
-    /// The transport keeps state about this actor, and needs a signal when it exits.
-    pub(crate) is_known_to_transport: bool,
     named: bool,
+}
+
+/// The rarely used state of one address: the actor's own, or that of an adapter.
+#[derive(Default)]
+pub(crate) struct AddressExtras {
+    watchers: BTreeMap<MonitorId, Watcher>,
+    /// Messages from the network may reach the address.
+    pub(crate) exposed: Option<ExposedType>,
+    /// The transport keeps state about this address, and needs a signal when it ends.
+    pub(crate) is_known_to_transport: bool,
+}
+
+impl AddressExtras {
+    fn is_idle(&self) -> bool {
+        self.watchers.is_empty() && !self.is_known_elsewhere()
+    }
+
+    /// Whether the transport or other nodes may know the address.
+    pub(crate) fn is_known_elsewhere(&self) -> bool {
+        self.exposed.is_some() || self.is_known_to_transport
+    }
 }
 
 /// Which signals an actor accepts from actors of other nodes that know its address. Messages and monitors are
@@ -64,29 +82,23 @@ fn notified_by(id: MonitorId, node_id: NodeId) -> Option<usize> {
 impl ActorExtras {
     fn is_idle(&self) -> bool {
         let Self {
-            watchers,
+            address,
             watching,
             adapters,
-            owner,
             sources,
             sockets,
-            exposed,
             signal_policy,
             awaited_room,
-            is_known_to_transport,
             notified: _,
             named,
         } = self;
-        watchers.is_empty()
+        address.is_idle()
             && watching.is_empty()
-            && adapters.is_empty()
+            && adapters.is_unused()
             && sources.is_empty()
             && sockets.is_empty()
-            && owner.is_none()
-            && exposed.is_none()
             && *signal_policy == SignalPolicy::All
             && awaited_room.is_empty()
-            && !is_known_to_transport
             && !named
     }
 }
@@ -107,18 +119,18 @@ impl Core {
         Some(self.extras.entry(key.index()).or_default())
     }
 
-    /// The actor that a key refers to: for an adapter its owner, else the key itself.
-    pub(crate) fn owner_of(&self, key: Key) -> Key {
-        if self.actors.is_alive(key) && self.actors.has(key.index(), Flag::ADAPTER) {
-            self.extras.get(&key.index()).and_then(|extras| extras.owner).unwrap_or(key)
+    /// The extras of an address that has not ended: of an actor, created if absent, or of an open adapter.
+    pub(crate) fn address_extras(&mut self, key: Key) -> Option<&mut AddressExtras> {
+        if key.is_adapter() {
+            self.adapter_mut(key).map(|slot| &mut slot.address)
         } else {
-            key
+            self.extras(key).map(|extras| &mut extras.address)
         }
     }
 
     /// Which signals from other nodes the actor accepts.
     pub(crate) fn signal_policy_of(&self, key: Key) -> SignalPolicy {
-        let key = self.owner_of(key);
+        let key = key.actor();
         self.extras
             .get(&key.index())
             .filter(|_| self.actors.is_alive(key))
@@ -141,7 +153,7 @@ impl Core {
 
     /// The diagnostic name of an actor: its key, with the name that it set, if any.
     pub(crate) fn describe(&self, key: Key) -> String {
-        match self.shared.names.lock().get(&key) {
+        match self.shared.names.lock().get(&key.actor()) {
             Some(name) => format!("{name} ({key})"),
             None => key.to_string(),
         }
@@ -174,9 +186,9 @@ impl Core {
 
     /// Sends a `Down` to `watcher`, on any node, when the local actor `target` exits.
     pub(crate) fn add_watcher(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
-        match self.extras(target) {
-            Some(extras) => {
-                extras.watchers.insert(id, Watcher::Actor(watcher));
+        match self.address_extras(target) {
+            Some(address) => {
+                address.watchers.insert(id, Watcher::Actor(watcher));
             }
             None => {
                 let actor = self.id(target);
@@ -192,9 +204,9 @@ impl Core {
         callback: Box<dyn FnOnce(ExitReason)>,
     ) -> MonitorId {
         let id = self.next_monitor();
-        match self.extras(target) {
-            Some(extras) => {
-                extras.watchers.insert(id, Watcher::Callback(callback));
+        match self.address_extras(target) {
+            Some(address) => {
+                address.watchers.insert(id, Watcher::Callback(callback));
             }
             None => crate::panic_guard::log_panic(|| callback(ExitReason::NoActor)),
         }
@@ -211,11 +223,9 @@ impl Core {
     }
 
     pub(crate) fn remove_watcher(&mut self, target: Key, id: MonitorId) {
-        if self.actors.is_alive(target)
-            && let Some(extras) = self.extras.get_mut(&target.index())
-        {
-            let watcher = extras.watchers.remove(&id);
-            self.drop_idle_extras(target);
+        if let Some(address) = self.address_extras(target) {
+            let watcher = address.watchers.remove(&id);
+            self.drop_idle_extras(target.actor());
             crate::panic_guard::log_panic(|| drop(watcher));
         }
     }
@@ -229,7 +239,8 @@ impl Core {
     }
 
     fn remove_monitor(&mut self, watcher: Key, id: MonitorId) -> Option<ActorId> {
-        let watcher = self.owner_of(watcher);
+        // A `Down` that was reserved by the address of an adapter arrives also when that adapter is closed.
+        let watcher = watcher.actor();
         if !self.actors.is_alive(watcher) {
             return None;
         }
@@ -262,7 +273,10 @@ impl Core {
     /// Reserves the `Down` that a `notify` of `actor` announces to the local actor `watcher`. If a limit is reached,
     /// sends `Down` with `Refused` instead and returns false.
     pub(crate) fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
-        let watcher = self.owner_of(watcher);
+        let Some(watcher) = self.actor_of(watcher) else {
+            self.refuse_notify(watcher, actor);
+            return false;
+        };
         let notified_by = notified_by(id, self.node_id);
         let is_at_limit = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.open_slots() == OPEN_MAX);
         let extras = if is_at_limit { None } else { self.extras(watcher) };
@@ -287,8 +301,8 @@ impl Core {
     /// Sends `Down` with `Refused` to the local actor `watcher`: its limit of `notify` is reached. No room is reserved
     /// for this event, so it counts against the mailbox limit as a message does.
     pub(crate) fn refuse_notify(&mut self, watcher: Key, actor: ActorId) {
-        let (watcher, max) = (self.owner_of(watcher), self.mailbox_max);
-        match self.any_mailbox(watcher).map(|mailbox| mailbox.is_full(max)) {
+        let max = self.mailbox_max;
+        match self.any_mailbox_of(watcher).map(|mailbox| mailbox.is_full(max)) {
             Some(false) => drop(
                 self.push_system(watcher, SystemEvent::Down(Down { actor, reason: ExitReason::Refused })),
             ),
@@ -305,7 +319,7 @@ impl Core {
     pub(crate) fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
         if self.remove_monitor(watcher, id).is_some() {
             let down = self.metered(SystemEvent::Down(Down { actor, reason }));
-            self.push_system(watcher, down);
+            self.push_system(watcher.actor(), down);
         }
     }
 
@@ -325,12 +339,31 @@ impl Core {
         }
     }
 
+    /// Sends the `Down` of an address that has ended to its watchers.
+    fn send_downs(&mut self, key: Key, watchers: BTreeMap<MonitorId, Watcher>, reason: &ExitReason) {
+        let actor = self.id(key);
+        for (id, watcher) in watchers {
+            match watcher {
+                Watcher::Actor(watcher) => self.send_down(watcher, id, actor, reason.clone()),
+                Watcher::Callback(callback) => crate::panic_guard::log_panic(|| callback(reason.clone())),
+            }
+        }
+    }
+
+    /// Undoes the extras of an adapter that is closed, or whose actor has exited.
+    pub(crate) fn end_address(&mut self, key: Key, mut address: AddressExtras, reason: &ExitReason) {
+        self.send_downs(key, std::mem::take(&mut address.watchers), reason);
+        if address.is_known_elsewhere() {
+            self.signal(Signal::Exited { actor: key });
+        }
+    }
+
     /// Undoes the extras of an actor that has exited: ends its monitors, adapters, sources and sockets.
     pub(crate) fn drop_extras(&mut self, key: Key, extras: ActorExtras, reason: &ExitReason) {
-        let actor = self.id(key);
-        let watched = extras.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
+        let mut address = extras.address;
+        let watched = address.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
         if !watched {
-            self.log_exit(key, reason, extras.owner.is_some());
+            self.log_exit(key, reason);
         }
         if extras.named {
             self.shared.names.lock().remove(&key);
@@ -342,39 +375,20 @@ impl Core {
                 self.remove_watcher(target.key(), id);
             }
         }
-        for (id, watcher) in extras.watchers {
-            match watcher {
-                Watcher::Actor(watcher) => self.send_down(watcher, id, actor, reason.clone()),
-                Watcher::Callback(callback) => crate::panic_guard::log_panic(|| callback(reason.clone())),
-            }
-        }
-        for adapter in extras.adapters {
-            self.end_actor(adapter, reason.clone());
-        }
+        self.send_downs(key, std::mem::take(&mut address.watchers), reason);
+        self.end_adapters(key, extras.adapters, reason);
         for source in extras.sources {
             self.readiness.forget(source);
         }
         self.close_sockets_of(extras.sockets);
-        if extras.exposed.is_some() || extras.is_known_to_transport {
+        if address.is_known_elsewhere() {
             self.signal(Signal::Exited { actor: key });
         }
     }
 
-    /// Ends an adapter; its owner goes on. Does nothing if the key is not an adapter's.
-    pub(crate) fn close_adapter(&mut self, key: Key) {
-        let owner = self.owner_of(key);
-        if owner == key {
-            return;
-        }
-        if let Some(extras) = self.extras.get_mut(&owner.index()) {
-            extras.adapters.retain(|adapter| *adapter != key);
-        }
-        self.end_actor(key, ExitReason::Done(crate::value::Value::unit()));
-    }
-
-    /// Logs the failure of an actor without monitors. Adapters are not logged: their owner is.
-    pub(crate) fn log_exit(&self, key: Key, reason: &ExitReason, is_adapter: bool) {
-        if !is_adapter && matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
+    /// Logs the failure of an actor without monitors.
+    pub(crate) fn log_exit(&self, key: Key, reason: &ExitReason) {
+        if matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
             tracing::warn!(actor = %self.describe(key), %reason, "unmonitored actor failed");
         }
     }

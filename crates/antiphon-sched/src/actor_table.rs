@@ -11,7 +11,7 @@ use crate::id::Key;
 const NONE: u32 = u32::MAX;
 /// The `next` of a slot that is in no list.
 const UNLISTED: u32 = u32::MAX - 1;
-const FLAG_BITS: u32 = 5;
+const FLAG_BITS: u32 = 11;
 
 /// A property of an actor, stored as one bit of its slot.
 #[derive(Copy, Clone)]
@@ -23,17 +23,15 @@ impl Flag {
     pub(crate) const EXTRAS: Self = Self(2);
     /// The actor is in the list of mailboxes to trim.
     pub(crate) const TRIM: Self = Self(4);
-    /// The slot belongs to an adapter, not to an actor.
-    pub(crate) const ADAPTER: Self = Self(8);
     /// Something waits for room in the mailbox, or holds a reserved place in it.
-    pub(crate) const CONTENDED: Self = Self(16);
+    pub(crate) const CONTENDED: Self = Self(8);
 }
 
 struct ActorSlot {
     cell: Option<Cell>,
     /// The next slot in the run queue, or in the free list.
     next: u32,
-    /// Generation 27 bits, flags 5 bits.
+    /// Generation 21 bits, flags 11 bits.
     meta: u32,
 }
 
@@ -42,6 +40,7 @@ impl ActorSlot {
         self.meta >> FLAG_BITS
     }
 
+    /// Whether the key is of the actor in this slot. No key of an adapter is: its adapter number differs from 0.
     #[inline]
     fn matches(&self, key: Key) -> bool {
         u64::from(self.generation()) == key.generation()
@@ -67,7 +66,7 @@ impl ActorTable {
         Self { slots: Vec::new(), free: NONE, run_head: NONE, run_tail: NONE, runnable: 0, len: 0 }
     }
 
-    /// The number of actors and adapters.
+    /// The number of actors.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -84,13 +83,13 @@ impl ActorTable {
     /// Puts the cell into a free slot.
     ///
     /// # Panics
-    /// If 2^28 - 1 slots are in use.
+    /// If 2^25 - 1 slots are in use or retired.
     pub(crate) fn insert(&mut self, cell: Cell) -> Key {
         self.len += 1;
         let index = match self.free {
             NONE => {
                 let index = self.slots.len() as u32;
-                assert!(index <= Key::INDEX_MAX, "a loop holds at most {} actors", Key::INDEX_MAX);
+                assert!(index <= Key::INDEX_MAX, "a loop holds at most {} actors", Key::INDEX_MAX + 1);
                 self.slots.push(ActorSlot { cell: None, next: UNLISTED, meta: 0 });
                 index
             }
@@ -209,7 +208,7 @@ impl ActorTable {
         }
     }
 
-    /// The keys of all slots in use, those of adapters included.
+    /// The keys of all actors.
     pub(crate) fn keys(&self) -> Vec<Key> {
         let used = self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some());
         used.map(|(slot, index)| Key::new(slot.generation(), index)).collect()

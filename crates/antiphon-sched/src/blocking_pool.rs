@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::core::Core;
 use crate::error::JobError;
-use crate::handle::InboxJob;
+use crate::handle::JobClosure;
 use crate::panic_guard;
 use crate::requests::RequestId;
 
@@ -82,7 +82,7 @@ impl Core {
         let shared = self.shared.clone();
         let work = move || {
             let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
-            shared.push_urgent(Box::new(InboxJob(move |core: &mut Self| then(core, result))));
+            shared.push_urgent(Box::new(JobClosure(move |core: &mut Self| then(core, result))));
         };
         let queued = self.blocking_pool.queue.try_send(Box::new(work));
         debug_assert!(queued.is_ok(), "`prepare` found room, and only the loop queues jobs");

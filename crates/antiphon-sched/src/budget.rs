@@ -70,7 +70,8 @@ impl Core {
             return self.push_local(to, message);
         }
         if self.mailbox::<M>(key).is_none() {
-            // The actor has exited, or the key is an adapter's, which takes the permit itself.
+            // The actor has exited, or its messages have another type, or this is an adapter, which takes the permit
+            // itself.
             return self.push_local(to, message);
         }
         if !self.may_push_contended(key) {

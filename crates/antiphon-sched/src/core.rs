@@ -13,7 +13,6 @@ use crate::actor::Actor;
 use crate::actor_event::{ExitReason, SystemEvent};
 use crate::actor_extras::ActorExtras;
 use crate::actor_table::{ActorTable, Flag};
-use crate::adapter::Adapter;
 use crate::addr::Addr;
 use crate::batch::BatchOutcome;
 use crate::blocking_pool::BlockingPool;
@@ -24,6 +23,7 @@ use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::error::{SendError, Undelivered};
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
+use crate::inbox::WaitingMessages;
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::mailbox_waiters::MailboxWaiters;
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) wheel: TimerWheel,
     pub(crate) requests: PendingRequests,
     pub(crate) extras: FxHashMap<u32, Box<ActorExtras>>,
+    /// The number of open adapters of all actors.
+    pub(crate) adapters_open: usize,
     pub(crate) last_monitor: u64,
     /// The number of replies that could not be delivered.
     pub(crate) undelivered_replies: u64,
@@ -72,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) mailboxes_to_trim: Vec<Key>,
     pub(crate) mailbox_waiters: MailboxWaiters,
+    /// Messages of handles that wait for room.
+    pub(crate) waiting_messages: WaitingMessages,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -105,6 +109,7 @@ impl Core {
             wheel: TimerWheel::new(),
             requests: PendingRequests::new(rng.u64(..)),
             extras: FxHashMap::default(),
+            adapters_open: 0,
             last_monitor: 0,
             undelivered_replies: 0,
             live_actors: 0,
@@ -123,6 +128,7 @@ impl Core {
             dead_letters: DeadLetters::default(),
             mailboxes_to_trim: Vec::new(),
             mailbox_waiters: MailboxWaiters::default(),
+            waiting_messages: WaitingMessages::default(),
             shared,
         }
     }
@@ -158,9 +164,9 @@ impl Core {
             return Err(SendError::NoNode(message));
         }
         let Some((cell, queued, contended)) = self.actors.receiver(key) else {
-            return Err(SendError::NoActor(message));
+            return self.push_to_adapter(key, message);
         };
-        let Some(mailbox) = cell.mailbox::<M>() else { return self.push_to_adapter(key, message) };
+        let Some(mailbox) = cell.mailbox::<M>() else { return Err(SendError::WrongType(message)) };
         if contended || mailbox.is_full(self.mailbox_max) {
             return self.push_to_full(key, message);
         }
@@ -185,26 +191,9 @@ impl Core {
         Ok(())
     }
 
-    /// As [`Core::push_local`], if the mailbox has another type: the address is an adapter's, or forged.
-    #[inline(never)]
-    fn push_to_adapter<M: 'static>(&mut self, key: Key, message: M) -> Result<(), SendError<M>> {
-        let Some(adapter) = self.mailbox::<Adapter<M>>(key).and_then(Mailbox::held) else {
-            return Err(SendError::WrongType(message));
-        };
-        let (owner, convert) = adapter.take();
-        let Some(mut convert) = convert else { return Err(SendError::NoActor(message)) };
-        let result = convert.convert(self, owner, message);
-        match self.mailbox::<Adapter<M>>(key).and_then(Mailbox::held) {
-            Some(adapter) => adapter.restore(convert),
-            None => crate::panic_guard::log_panic(|| drop(convert)),
-        }
-        result
-    }
-
-    /// Pushes an event into an actor's mailbox; false if there is no such actor.
+    /// Pushes an event into the mailbox of an actor, by any of its addresses; false if there is no such address.
     pub(crate) fn push_system(&mut self, key: Key, system: SystemEvent) -> bool {
-        let key = self.owner_of(key);
-        let Some(mailbox) = self.any_mailbox(key) else { return false };
+        let Some(mailbox) = self.any_mailbox_of(key) else { return false };
         mailbox.push_system(system);
         self.actors.enqueue(key.index());
         true
@@ -214,8 +203,9 @@ impl Core {
     pub(crate) fn push_reply<M: 'static>(&mut self, owner: Key, make: impl FnOnce() -> M) {
         match crate::panic_guard::catch_panic(make) {
             Ok(message) => {
+                let permit = self.permit.take();
                 if let Some(mailbox) = self.mailbox::<M>(owner) {
-                    mailbox.push(message);
+                    mailbox.push_with(message, permit);
                     self.actors.enqueue(owner.index());
                 }
             }
@@ -351,7 +341,10 @@ impl Core {
                 }
             }
             DueTimer::Socket(id) => self.socket_timer(id),
-            DueTimer::Request(request_id) => self.fail_request(request_id, crate::error::AskError::TimedOut),
+            DueTimer::Request(request_id) => {
+                let reason = self.withdraw(request_id);
+                self.fail_request(request_id, reason);
+            }
         }
     }
 
@@ -385,7 +378,6 @@ impl Core {
         let index = key.index();
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.newest_request());
-        let is_adapter = self.actors.has(index, Flag::ADAPTER);
         for timer in timers {
             self.wheel.cancel(timer);
         }
@@ -399,7 +391,7 @@ impl Core {
                 None => break,
             }
         }
-        if !is_adapter && !self.actors.has(index, Flag::DAEMON) {
+        if !self.actors.has(index, Flag::DAEMON) {
             self.live_actors -= 1;
         }
         let mut extras = if self.actors.has(index, Flag::EXTRAS) { self.extras.remove(&index) } else { None };
@@ -409,15 +401,13 @@ impl Core {
             let awaited_room = extras.as_mut().map(|extras| std::mem::take(&mut extras.awaited_room));
             self.end_waits(key, awaited_room.unwrap_or_default());
         }
-        if !is_adapter {
-            for _ in 0..messages {
-                self.dead_letter(DeadLetter::new(self.id(key), type_name, Undelivered::NoActor));
-            }
+        for _ in 0..messages {
+            self.dead_letter(DeadLetter::new(self.id(key), type_name, Undelivered::NoActor));
         }
         drop(cell);
         match extras {
             Some(extras) => self.drop_extras(key, *extras, &reason),
-            None => self.log_exit(key, &reason, is_adapter),
+            None => self.log_exit(key, &reason),
         }
         // The exit value may be of a user's type, whose drop may panic.
         crate::panic_guard::log_panic(|| drop(reason));
@@ -444,20 +434,25 @@ impl Core {
 
     /// Decodes a message from the network, and pushes it into the mailbox of an actor that the network can reach.
     pub(crate) fn deliver(&mut self, to: Key, type_name: &str, body: &[u8]) -> Delivery {
-        if !self.actors.is_alive(to) {
-            return Delivery::NoActor;
-        }
-        // The network cannot reach an actor whose address was never sent to another node.
-        let Some(exposed) = self.extras.get(&to.index()).and_then(|extras| extras.exposed) else {
-            return Delivery::NoActor;
-        };
+        // The network cannot reach an address that was never sent to another node.
+        let Some(exposed) = self.exposed(to) else { return Delivery::NoActor };
         if exposed.type_name != type_name {
             return Delivery::WrongType;
         }
         // Checked before decoding: the sender may repeat the message, so the replies inside it must not be dropped.
-        if !self.has_place(self.owner_of(to)) {
+        let owner = to.actor();
+        if !self.has_place(owner) {
             return Delivery::Full;
         }
-        (exposed.decode)(self, to, body)
+        let delivery = (exposed.decode)(self, to, body);
+        let half = self.mailbox_max / 2;
+        match delivery {
+            Delivery::Delivered
+                if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > half) =>
+            {
+                Delivery::DeliveredOverHalf
+            }
+            delivery => delivery,
+        }
     }
 }

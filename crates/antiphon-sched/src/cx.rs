@@ -9,16 +9,14 @@ use crate::actor::{Actor, FoldActor};
 use crate::actor_event::{Event, SwapOffer, SystemEvent};
 use crate::actor_extras::SignalPolicy;
 use crate::actor_table::Flag;
-use crate::adapter::Adapter;
 use crate::addr::{Addr, SendMode, Target};
-use crate::cell::Cell;
 use crate::core::Core;
 use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, JobError, SendError, Undelivered};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
 use crate::loop_ref::LoopRef;
-use crate::mailbox::{Mailbox, OPEN_MAX, PendingTimer};
+use crate::mailbox::{OPEN_MAX, PendingTimer};
 use crate::readiness::{Source, SourceOwner};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::step::{Fold, Step};
@@ -75,8 +73,10 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// Makes an adapter: a second address of this actor, for messages of type `T`. `convert` turns each of them into
     /// a message of this actor.
     ///
-    /// Each call makes a new address, which stays valid until this actor exits. Make one in `Event::Start` and keep
-    /// it; do not make one per message. Bind it to a variable first, since it borrows the `Cx` that the next call
+    /// Each call makes a new address, which stays valid until this actor exits, or until
+    /// [`LoopRef::close_adapter`]. Make one in `Event::Start` and keep it; do not make one per message. An actor
+    /// has at most 262,143 adapters, and it fails when it makes one more. Closed adapters do not count, except those
+    /// whose address was sent to another node. Bind it to a variable first, since it borrows the `Cx` that the next call
     /// needs:
     ///
     /// ```
@@ -96,21 +96,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     pub fn adapter<T: 'static>(&mut self, convert: impl FnMut(T) -> M + 'static) -> Addr<T> {
         let me = self.me;
         let core = self.core();
-        let adapter = Mailbox::holding(Adapter::new(me, convert));
-        let never_run =
-            |_: &mut Cx<'_, Adapter<T>>, _: Event<Adapter<T>>| -> Step<Adapter<T>> { crate::step::suspend() };
-        let key = core.actors.insert(Cell::new(adapter, never_run));
-        core.actors.set(key.index(), Flag::ADAPTER, true);
-        match core.extras(me) {
-            Some(extras) => {
-                extras.adapters.push(key);
-                if let Some(adapter) = core.extras(key) {
-                    adapter.owner = Some(me);
-                }
-            }
-            // The actor has been ended during this step.
-            None => core.end_actor(key, crate::actor_event::ExitReason::Terminated),
-        }
+        let key = core.open_adapter(me, convert);
         Addr::local(core.id(key))
     }
 

@@ -9,13 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use mio::{Events, Poll, Registry, Token};
 use thiserror::Error;
 
 use crate::actor::{Actor, FoldActor};
 use crate::actor_event::{Event, SystemEvent};
-use crate::actor_table::Flag;
 use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
 use crate::core::{Core, TransportSlot};
@@ -23,7 +21,7 @@ use crate::cx::Cx;
 use crate::dead_letter::{DeadLetter, DeadLetterCounts};
 use crate::dropped_replies::{self, DroppedReply};
 use crate::error::SendError;
-use crate::handle::{Handle, InboxItem, Shared};
+use crate::handle::{Handle, LoopJob, LoopQueues, Shared};
 use crate::id::ActorId;
 use crate::id::NodeId;
 use crate::join_handle::JoinHandle;
@@ -37,7 +35,7 @@ use crate::transport::Transport;
 use crate::watchdog;
 use crate::wire::Wire;
 
-/// The most items taken from each inbox in one round.
+/// The most items taken from each queue of other threads in one round.
 const INBOX_PER_ROUND: usize = 256;
 /// The most batches in one round.
 const BATCHES_PER_ROUND: usize = 1024;
@@ -74,7 +72,9 @@ pub struct LoopConfig {
     pub seed: Option<u64>,
     /// The most messages in one mailbox: 65,536.
     pub mailbox_max: usize,
-    /// The most messages and jobs from other threads that wait in the inbox: 65,536.
+    /// The most messages and requests that handles have sent and that are not delivered yet: 65,536. They are in the
+    /// inbox, or wait for room at their targets. It is also the most jobs (`spawn`, `join`) that wait, which have a queue
+    /// of their own.
     pub inbox_max: usize,
     /// The most threads for blocking jobs: 4.
     pub blocking_threads_max: usize,
@@ -120,8 +120,10 @@ pub enum LoopError {
 /// The sizes of a loop's tables, and counters since its start.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoopStats {
-    /// Actors and adapters.
+    /// Actors.
     pub actors: usize,
+    /// Open adapters of all actors.
+    pub adapters: usize,
     /// Actors with something to do.
     pub runnable: usize,
     /// Open requests.
@@ -132,6 +134,8 @@ pub struct LoopStats {
     pub sources: usize,
     /// Listeners, connections, UDP sockets, child processes.
     pub sockets: usize,
+    /// Messages and requests that handles have sent and that are not delivered yet; at most [`LoopConfig::inbox_max`].
+    pub inbox: usize,
     /// Actors with rarely used state: monitors, adapters, names, sockets, exposure to the network.
     pub extras: usize,
     /// Steps taken.
@@ -160,8 +164,7 @@ pub struct ExternalReadiness {
 /// A scheduler on one thread. Build it, spawn actors, then call [`Loop::run`].
 pub struct Loop {
     core: Core,
-    inbox: Receiver<Box<dyn InboxItem>>,
-    urgent: Receiver<Box<dyn InboxItem>>,
+    queues: LoopQueues,
     poll: Option<Poll>,
     events: Events,
     due: Vec<DueTimer>,
@@ -194,9 +197,8 @@ impl Loop {
                 (Some(waker), Some(registry))
             }
         };
-        let (inbox_sender, inbox) = crossbeam_channel::bounded(config.inbox_max.max(1));
-        let (urgent_sender, urgent) = crossbeam_channel::unbounded();
-        let shared = Arc::new(Shared::new(node_id, waker, inbox_sender, urgent_sender));
+        let (shared, queues) = Shared::new(node_id, waker, config.inbox_max);
+        let shared = Arc::new(shared);
         dropped_replies::open(node_id, &shared);
         if let (Platform::System, Some(limit)) = (config.platform, config.watchdog) {
             watchdog::start(&shared, limit);
@@ -218,8 +220,7 @@ impl Loop {
         );
         Ok(Self {
             core,
-            inbox,
-            urgent,
+            queues,
             events: Events::with_capacity(if poll.is_some() { EVENTS_MAX } else { 0 }),
             poll,
             due: Vec::new(),
@@ -294,11 +295,13 @@ impl Loop {
     pub fn stats(&self) -> LoopStats {
         LoopStats {
             actors: self.core.actors.len(),
+            adapters: self.core.adapters_open,
             runnable: self.core.actors.runnable(),
             requests: self.core.requests.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.readiness.len(),
             sockets: self.core.sockets.len(),
+            inbox: self.core.shared.inbox_state.len(),
             extras: self.core.extras.len(),
             steps: self.core.steps,
             slow_steps: self.core.shared.step_clock.slow(),
@@ -352,8 +355,11 @@ impl Loop {
             || self.due_next < self.due.len()
             || self.core.readiness.has_unfinished()
             || self.core.sockets.is_busy()
-            || !self.inbox.is_empty()
-            || !self.urgent.is_empty()
+            || !self.queues.inbox.is_empty()
+            || !self.queues.jobs.is_empty()
+            || !self.queues.urgent.is_empty()
+            || self.core.waiting_messages.has_ready()
+            || self.core.mailbox_waiters.has_unserved()
             || dropped_replies::any(self.core.node_id)
             || self.has_stop_request()
     }
@@ -395,6 +401,7 @@ impl Loop {
         self.take_inbox();
         self.fire_timers();
         self.serve_sockets();
+        self.serve_waiters();
         self.run_batches();
         self.core.flush_sockets();
         self.resume_sources();
@@ -407,29 +414,39 @@ impl Loop {
             self.stopping = Some(self.core.now + self.stop_within);
             self.core.stopping = true;
             for key in self.core.actors.keys() {
-                // Adapters end with their owners.
-                if !self.core.actors.has(key.index(), Flag::ADAPTER) {
-                    self.core.push_system(key, SystemEvent::Terminate);
-                }
+                self.core.push_system(key, SystemEvent::Terminate);
             }
         }
     }
 
     fn take_inbox(&mut self) {
         for _ in 0..INBOX_PER_ROUND {
-            let Ok(item) = self.urgent.try_recv() else { break };
-            self.run_inbox_item(item);
+            let Ok(job) = self.queues.urgent.try_recv() else { break };
+            self.run_job(job);
         }
         for _ in 0..INBOX_PER_ROUND {
-            let Ok(item) = self.inbox.try_recv() else { break };
-            self.run_inbox_item(item);
+            let Ok(job) = self.queues.jobs.try_recv() else { break };
+            self.run_job(job);
+        }
+        self.core.send_ready_messages();
+        for _ in 0..INBOX_PER_ROUND {
+            let Ok(message) = self.queues.inbox.try_recv() else { break };
+            self.core.open_message(message);
         }
     }
 
-    fn run_inbox_item(&mut self, item: Box<dyn InboxItem>) {
+    fn run_job(&mut self, job: Box<dyn LoopJob>) {
         self.core.current = None;
         let core = &mut self.core;
-        panic_guard::log_panic(|| item.open(core));
+        panic_guard::log_panic(|| job.run(core));
+    }
+
+    /// Serves waiters of mailboxes that got room, or ended, outside of all batches.
+    fn serve_waiters(&mut self) {
+        if self.core.mailbox_waiters.has_unserved() {
+            self.core.current = None;
+            self.core.serve_local_waiters();
+        }
     }
 
     fn fire_timers(&mut self) {
@@ -674,13 +691,18 @@ impl Drop for Loop {
             }
         }
         // Values of user code are dropped one by one: two panics in one drop would abort the process.
+        self.core.drop_all_adapters();
         self.core.requests.drop_all();
         self.core.sockets.drop_all();
-        for _ in 0..self.urgent.len() {
-            panic_guard::log_panic(|| drop(self.urgent.try_recv()));
+        self.core.waiting_messages.drop_all();
+        for _ in 0..self.queues.urgent.len() {
+            panic_guard::log_panic(|| drop(self.queues.urgent.try_recv()));
         }
-        for _ in 0..self.inbox.len() {
-            panic_guard::log_panic(|| drop(self.inbox.try_recv()));
+        for _ in 0..self.queues.jobs.len() {
+            panic_guard::log_panic(|| drop(self.queues.jobs.try_recv()));
+        }
+        for _ in 0..self.queues.inbox.len() {
+            panic_guard::log_panic(|| drop(self.queues.inbox.try_recv()));
         }
         panic_guard::log_panic(|| drop(self.core.dead_letters.hook.take()));
         dropped_replies::close(self.core.node_id);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
@@ -17,20 +17,21 @@ use crate::core::Core;
 use crate::cx::Cx;
 use crate::dead_letter::DeadLetter;
 use crate::dropped_replies::DroppedReply;
-use crate::error::{AskError, JoinError, SendError};
+use crate::error::{AskError, JoinError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
+use crate::inbox::{InboxMessage, InboxOutcome, InboxState};
 use crate::join_handle::value_of;
 use crate::loop_ref::LoopRef;
-use crate::requests::{ReplyTo, ThreadHandler};
+use crate::requests::{ReplyTo, RequestId, ThreadHandler};
 use crate::step::Step;
 use crate::transport::{MonitorId, Signal};
 use crate::wake_flag::WakeFlag;
 use crate::watchdog::StepClock;
 use crate::wire::Wire;
 
-/// Work that another thread sends to the loop.
-pub(crate) trait InboxItem: Send + Any {
-    fn open(self: Box<Self>, core: &mut Core);
+/// Work that another thread sends to the loop, besides messages.
+pub(crate) trait LoopJob: Send {
+    fn run(self: Box<Self>, core: &mut Core);
 }
 
 /// The state that a loop shares with other threads.
@@ -38,10 +39,13 @@ pub(crate) struct Shared {
     pub(crate) node_id: NodeId,
     pub(crate) wake_flag: WakeFlag,
     pub(crate) waker: Option<mio::Waker>,
-    /// Bounded; a push into a full inbox is an error.
-    pub(crate) inbox: Sender<Box<dyn InboxItem>>,
+    /// Messages and requests; `inbox_state` bounds their number.
+    inbox: Sender<Box<dyn InboxMessage>>,
+    pub(crate) inbox_state: InboxState,
+    /// Spawns and joins. Bounded; a push into a full queue is an error.
+    jobs: Sender<Box<dyn LoopJob>>,
     /// Replies and dropped replies. Their number is bounded by that of the open requests.
-    pub(crate) urgent: Sender<Box<dyn InboxItem>>,
+    urgent: Sender<Box<dyn LoopJob>>,
     pub(crate) stop: AtomicBool,
     closed: AtomicBool,
     /// The thread of the loop; a loop cannot leave the thread that built it.
@@ -50,32 +54,41 @@ pub(crate) struct Shared {
     pub(crate) step_clock: StepClock,
 }
 
+/// The queues from other threads to a loop, as the loop uses them.
+pub(crate) struct LoopQueues {
+    pub(crate) inbox: Receiver<Box<dyn InboxMessage>>,
+    pub(crate) jobs: Receiver<Box<dyn LoopJob>>,
+    pub(crate) urgent: Receiver<Box<dyn LoopJob>>,
+}
+
 impl Shared {
-    pub(crate) fn new(
-        node_id: NodeId,
-        waker: Option<mio::Waker>,
-        inbox: Sender<Box<dyn InboxItem>>,
-        urgent: Sender<Box<dyn InboxItem>>,
-    ) -> Self {
-        Self {
+    pub(crate) fn new(node_id: NodeId, waker: Option<mio::Waker>, inbox_max: usize) -> (Self, LoopQueues) {
+        let (inbox, inbox_receiver) = unbounded();
+        let (jobs, jobs_receiver) = bounded(inbox_max.max(1));
+        let (urgent, urgent_receiver) = unbounded();
+        let queues = LoopQueues { inbox: inbox_receiver, jobs: jobs_receiver, urgent: urgent_receiver };
+        let shared = Self {
             node_id,
             wake_flag: WakeFlag::new(),
             waker,
             inbox,
+            inbox_state: InboxState::new(inbox_max),
+            jobs,
             urgent,
             stop: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             thread: thread::current().id(),
             names: Mutex::new(FxHashMap::default()),
             step_clock: StepClock::default(),
-        }
+        };
+        (shared, queues)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Marks the loop as ended; the caller must empty the inbox after this.
+    /// Marks the loop as ended; the caller must empty the queues after this.
     ///
     /// A bounded channel keeps items without a receiver, and a thread that waits for a reply to one would wait
     /// for ever.
@@ -84,9 +97,9 @@ impl Shared {
         fence(Ordering::SeqCst);
     }
 
-    pub(crate) fn push_urgent(&self, item: Box<dyn InboxItem>) {
+    pub(crate) fn push_urgent(&self, job: Box<dyn LoopJob>) {
         // A loop that has ended has dropped its receiver, and needs no replies.
-        if self.urgent.send(item).is_ok() {
+        if self.urgent.send(job).is_ok() {
             self.wake();
         }
     }
@@ -121,25 +134,46 @@ impl Handle {
         self.shared.node_id
     }
 
-    /// Sends a message through the loop's inbox. If the loop cannot deliver it, it becomes a dead letter.
+    /// Sends a message through the loop's inbox. Messages of one thread to one actor keep their order.
+    ///
+    /// A message that was accepted waits for room, if its target has none; messages to other targets pass it. It becomes
+    /// a dead letter if its target has ended or ends before, or does not receive its type.
     ///
     /// # Errors
-    /// The error returns the message: the inbox is full (`Full`), or the loop has ended (`NoNode`).
+    /// The error returns the message: the inbox is full, or messages of handles wait for room at the target (`Full`), or
+    /// the loop has ended (`NoNode`).
     pub fn send<T>(&self, to: T, message: T::Message) -> Result<(), SendError<T::Message>>
     where
         T: Target + Send + 'static,
         T::Message: Send + 'static,
     {
-        self.push(InboxMessage { to, message }).map_err(|error| match error {
-            PushError::Full(item) => SendError::Full(item.message),
-            PushError::Closed(item) => SendError::NoNode(item.message),
-        })
+        if self.shared.is_closed() {
+            return Err(SendError::NoNode(message));
+        }
+        if !self.shared.inbox_state.accept(to.target_id()) {
+            return Err(SendError::Full(message));
+        }
+        match self.shared.inbox.send(Box::new(HandleMessage { to, message })) {
+            Ok(()) => {
+                self.shared.wake();
+                Ok(())
+            }
+            Err(refused) => {
+                let refused: Box<dyn Any> = refused.0;
+                let refused = refused.downcast::<HandleMessage<T>>();
+                Err(SendError::NoNode(refused.expect("a channel returns the item that it refused").message))
+            }
+        }
     }
 
     /// Sends a request, and waits for the reply. It fails on the loop's own thread, which it would block.
     ///
+    /// The request keeps its place behind the messages that this thread has sent to the same actor. If it is still
+    /// queued at its timeout, it is withdrawn: the actor does not receive it.
+    ///
     /// # Errors
-    /// As [`Cx::ask`]; `NoLoop` when the loop has ended, or when this is its own thread.
+    /// As [`Cx::ask`]; `Full` when the inbox is full, messages of handles wait for room at the actor, or the
+    /// request itself has waited for that until its timeout; `NoLoop` when the loop has ended, or when this is its own thread.
     pub fn ask<T, R>(
         &self,
         to: Addr<T>,
@@ -150,21 +184,27 @@ impl Handle {
         T: Send + 'static,
         R: Send + 'static,
     {
-        let (sender, receiver) = bounded(1);
-        let ask = move |core: &mut Core| {
-            let request_id = core.open_ownerless_request(Box::new(ThreadHandler { sender }));
-            core.set_request_timeout(request_id, timeout);
-            let reply = ReplyTo::new(core.node_id, request_id);
-            let mut loop_ref = LoopRef { core };
-            if let Err(error) = to.put(&mut loop_ref, request(reply), SendMode::Send) {
-                loop_ref.fail_request(request_id, error.reason().into());
-            }
-        };
-        match self.call(ask, timeout, &receiver) {
+        if self.shared.is_own_thread() || self.shared.is_closed() {
+            return Err(AskError::NoLoop);
+        }
+        if !self.shared.inbox_state.accept(to.id()) {
+            return Err(AskError::Full);
+        }
+        let (sender, results) = bounded(1);
+        let queued = Arc::new(QueuedRequest::new(RequestContent::Unopened { request, sender }));
+        let sent = self.shared.inbox.send(Box::new(HandleAsk { to, timeout, queued: queued.clone() }));
+        if sent.is_err() {
+            return Err(AskError::NoLoop);
+        }
+        self.shared.wake();
+        // After the push and the fence of `wake`: either this sees that the loop is closed, or the loop sees the push.
+        if self.shared.is_closed() {
+            return Err(AskError::NoLoop);
+        }
+        match receive_within(&results, timeout) {
+            Ok(Err(AskError::TimedOut)) | Err(RecvTimeoutError::Timeout) => Err(queued.withdraw()),
             Ok(result) => result,
-            Err(CallFailure::Full) => Err(AskError::Full),
-            Err(CallFailure::TimedOut) => Err(AskError::TimedOut),
-            Err(CallFailure::NoLoop) => Err(AskError::NoLoop),
+            Err(RecvTimeoutError::Disconnected) => Err(AskError::NoLoop),
         }
     }
 
@@ -206,7 +246,7 @@ impl Handle {
 
     /// Removes the monitor of a `join` that has timed out, or prevents that it is set.
     fn demonitor(&self, actor: ActorId, state: Arc<Mutex<JoinMonitor>>) {
-        self.shared.push_urgent(Box::new(InboxJob(move |core: &mut Core| {
+        self.shared.push_urgent(Box::new(JobClosure(move |core: &mut Core| {
             let before = std::mem::replace(&mut *state.lock(), JoinMonitor::Abandoned);
             if let JoinMonitor::Set(id) = before {
                 core.remove_watcher(actor.key(), id);
@@ -219,7 +259,7 @@ impl Handle {
     /// Structs and boxed actors start by [`Handle::spawn_actor`].
     ///
     /// # Errors
-    /// The loop's inbox is full, or the loop has ended, or this is its own thread.
+    /// The queue of the loop's jobs is full, or the loop has ended, or this is its own thread.
     pub fn spawn<M, F>(&self, actor: F) -> Result<Addr<M>, AskError>
     where
         M: 'static,
@@ -261,48 +301,36 @@ impl Handle {
         &self,
         job: impl FnOnce(&mut Core) + Send + 'static,
         timeout: Duration,
-        results: &crossbeam_channel::Receiver<R>,
+        results: &Receiver<R>,
     ) -> Result<R, CallFailure> {
         if self.shared.is_own_thread() {
             return Err(CallFailure::NoLoop);
         }
-        self.push(InboxJob(job)).map_err(|error| match error {
-            PushError::Full(_) => CallFailure::Full,
-            PushError::Closed(_) => CallFailure::NoLoop,
+        if self.shared.is_closed() {
+            return Err(CallFailure::NoLoop);
+        }
+        self.shared.jobs.try_send(Box::new(JobClosure(job))).map_err(|error| match error {
+            TrySendError::Full(_) => CallFailure::Full,
+            TrySendError::Disconnected(_) => CallFailure::NoLoop,
         })?;
+        self.shared.wake();
         // After the push and the fence of `wake`: either this sees that the loop is closed, or the loop sees the push.
         if self.shared.is_closed() {
             return Err(CallFailure::NoLoop);
         }
-        let received = match timeout {
-            Duration::MAX => results.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            timeout => results.recv_timeout(timeout),
-        };
-        received.map_err(|reason| match reason {
+        receive_within(results, timeout).map_err(|reason| match reason {
             RecvTimeoutError::Timeout => CallFailure::TimedOut,
             RecvTimeoutError::Disconnected => CallFailure::NoLoop,
         })
     }
-
-    fn push<T: InboxItem>(&self, item: T) -> Result<(), PushError<T>> {
-        if self.shared.is_closed() {
-            return Err(PushError::Closed(item));
-        }
-        match self.shared.inbox.try_send(Box::new(item)) {
-            Ok(()) => {
-                self.shared.wake();
-                Ok(())
-            }
-            Err(TrySendError::Full(item)) => Err(PushError::Full(unbox(item))),
-            Err(TrySendError::Disconnected(item)) => Err(PushError::Closed(unbox(item))),
-        }
-    }
 }
 
-/// Why the inbox did not accept an item; it comes back.
-enum PushError<T> {
-    Full(T),
-    Closed(T),
+/// Waits for a result of the loop; `Duration::MAX` waits without a limit.
+fn receive_within<R>(results: &Receiver<R>, timeout: Duration) -> Result<R, RecvTimeoutError> {
+    match timeout {
+        Duration::MAX => results.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        timeout => results.recv_timeout(timeout),
+    }
 }
 
 enum CallFailure {
@@ -319,42 +347,191 @@ enum JoinMonitor {
     Abandoned,
 }
 
-fn unbox<T: InboxItem>(item: Box<dyn InboxItem>) -> T {
-    let item: Box<dyn Any> = item;
-    *item.downcast::<T>().expect("a channel returns the item that it refused")
-}
-
-struct InboxMessage<T: Target> {
+/// A message that a handle has accepted.
+struct HandleMessage<T: Target> {
     to: T,
     message: T::Message,
 }
 
-impl<T> InboxItem for InboxMessage<T>
+impl<T> InboxMessage for HandleMessage<T>
 where
     T: Target + Send + 'static,
     T::Message: Send + 'static,
 {
-    fn open(self: Box<Self>, core: &mut Core) {
+    fn target(&self) -> ActorId {
+        self.to.target_id()
+    }
+
+    fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome {
         let Self { to, message } = *self;
-        let mut loop_ref = LoopRef { core };
-        if let Err(error) = loop_ref.send(to, message) {
-            let what = std::any::type_name::<T::Message>();
-            loop_ref.dead_letter(DeadLetter::new(to.target_id(), what, error.reason()));
+        match to.put(&mut LoopRef { core }, message, SendMode::Send) {
+            Ok(()) => InboxOutcome::Sent,
+            Err(error) => {
+                let reason = error.reason();
+                InboxOutcome::Refused(Box::new(Self { to, message: error.into_message() }), reason)
+            }
+        }
+    }
+
+    fn discard(self: Box<Self>, core: &mut Core, reason: Undelivered) {
+        let what = std::any::type_name::<T::Message>();
+        core.dead_letter(DeadLetter::new(self.target(), what, reason));
+    }
+}
+
+/// The request of [`Handle::ask`], which the asking thread and the loop share.
+struct QueuedRequest<F, T, R>(Mutex<RequestState<F, T, R>>);
+
+enum RequestState<F, T, R> {
+    Queued {
+        content: RequestContent<F, T, R>,
+        /// Its target has no room.
+        is_waiting: bool,
+    },
+    /// The loop sends it, or has sent it.
+    Taken,
+    Withdrawn,
+}
+
+enum RequestContent<F, T, R> {
+    Unopened {
+        request: F,
+        sender: Sender<Result<R, AskError>>,
+    },
+    /// The request is open, but its message was refused.
+    Opened {
+        request_id: RequestId,
+        message: T,
+    },
+}
+
+impl<F, T, R> QueuedRequest<F, T, R> {
+    fn new(content: RequestContent<F, T, R>) -> Self {
+        Self(Mutex::new(RequestState::Queued { content, is_waiting: false }))
+    }
+
+    /// Takes the content out, unless the request was withdrawn.
+    fn take(&self) -> Option<RequestContent<F, T, R>> {
+        let mut state = self.0.lock();
+        match std::mem::replace(&mut *state, RequestState::Taken) {
+            RequestState::Queued { content, .. } => Some(content),
+            RequestState::Taken => None,
+            RequestState::Withdrawn => {
+                *state = RequestState::Withdrawn;
+                None
+            }
+        }
+    }
+
+    /// Puts the content back after a refusal. Returns it if the request was withdrawn meanwhile.
+    fn put_back(&self, content: RequestContent<F, T, R>) -> Result<(), RequestContent<F, T, R>> {
+        let mut state = self.0.lock();
+        if matches!(*state, RequestState::Withdrawn) {
+            return Err(content);
+        }
+        *state = RequestState::Queued { content, is_waiting: false };
+        Ok(())
+    }
+
+    fn note_waiting(&self) {
+        if let RequestState::Queued { is_waiting, .. } = &mut *self.0.lock() {
+            *is_waiting = true;
+        }
+    }
+
+    /// Withdraws the request if it is still queued. Returns why it has no reply.
+    fn withdraw(&self) -> AskError {
+        let before = std::mem::replace(&mut *self.0.lock(), RequestState::Withdrawn);
+        match before {
+            RequestState::Queued { is_waiting: true, .. } => AskError::Full,
+            RequestState::Queued { is_waiting: false, .. }
+            | RequestState::Taken
+            | RequestState::Withdrawn => AskError::TimedOut,
         }
     }
 }
 
-pub(crate) struct InboxJob<F>(pub(crate) F);
+/// A request in the inbox, until it is sent.
+struct HandleAsk<F, T, R> {
+    to: Addr<T>,
+    timeout: Duration,
+    queued: Arc<QueuedRequest<F, T, R>>,
+}
 
-impl<F: FnOnce(&mut Core) + Send + 'static> InboxItem for InboxJob<F> {
-    fn open(self: Box<Self>, core: &mut Core) {
+impl<F, T, R> InboxMessage for HandleAsk<F, T, R>
+where
+    F: FnOnce(ReplyTo<R>) -> T + Send + 'static,
+    T: Send + 'static,
+    R: Send + 'static,
+{
+    fn target(&self) -> ActorId {
+        self.to.id()
+    }
+
+    fn note_waiting(&self) {
+        self.queued.note_waiting();
+    }
+
+    fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome {
+        if self.to.node() == core.node_id {
+            // The request is made only when there is room for it.
+            let actor = self.to.id().key().actor();
+            if !core.has_place(actor) {
+                return InboxOutcome::Refused(self, Undelivered::Full);
+            }
+        }
+        let (request_id, message) = match self.queued.take() {
+            None => return InboxOutcome::Ended,
+            Some(RequestContent::Opened { request_id, message }) => (request_id, message),
+            Some(RequestContent::Unopened { request, sender }) => {
+                let request_id = core.open_ownerless_request(Box::new(ThreadHandler { sender }));
+                core.set_request_timeout(request_id, self.timeout);
+                (request_id, request(ReplyTo::new(core.node_id, request_id)))
+            }
+        };
+        let Err(error) = self.to.put(&mut LoopRef { core }, message, SendMode::Send) else {
+            return InboxOutcome::Sent;
+        };
+        let reason = error.reason();
+        let content = RequestContent::Opened { request_id, message: error.into_message() };
+        match self.queued.put_back(content) {
+            Ok(()) => InboxOutcome::Refused(self, reason),
+            Err(withdrawn) => {
+                core.fail_request(request_id, AskError::TimedOut);
+                drop(withdrawn);
+                InboxOutcome::Ended
+            }
+        }
+    }
+
+    fn discard(self: Box<Self>, core: &mut Core, reason: Undelivered) {
+        match self.queued.take() {
+            // It fails only when `ask` has already returned.
+            Some(RequestContent::Unopened { sender, .. }) => drop(sender.try_send(Err(reason.into()))),
+            Some(RequestContent::Opened { request_id, .. }) => core.fail_request(request_id, reason.into()),
+            None => {}
+        }
+    }
+}
+
+impl<F, T, R> Drop for HandleAsk<F, T, R> {
+    fn drop(&mut self) {
+        // Otherwise the asking thread would keep the sender of its own result, and wait for it.
+        drop(self.queued.take());
+    }
+}
+
+pub(crate) struct JobClosure<F>(pub(crate) F);
+
+impl<F: FnOnce(&mut Core) + Send> LoopJob for JobClosure<F> {
+    fn run(self: Box<Self>, core: &mut Core) {
         (self.0)(core);
     }
 }
 
 /// A `ReplyTo` that was dropped on another thread.
-impl InboxItem for DroppedReply {
-    fn open(self: Box<Self>, core: &mut Core) {
+impl LoopJob for DroppedReply {
+    fn run(self: Box<Self>, core: &mut Core) {
         core.reply_dropped(*self);
     }
 }
@@ -365,7 +542,7 @@ impl Core {
         if node == self.node_id {
             self.fail_request(request_id, AskError::Dropped);
         } else {
-            self.signal(Signal::ReplyDropped { node, request_id });
+            self.signal(Signal::ReplyDropped { node, request_id, is_busy: false });
         }
     }
 }

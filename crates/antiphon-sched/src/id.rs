@@ -1,6 +1,7 @@
 //! The ids of nodes, and of the actors on them.
 //!
-//! Invariant: a key is used for one actor only. Its slot in the actor table may be used again with another generation.
+//! Invariant: a key without an adapter number is used for one actor only. Its slot in the actor table may be used again
+//! with another generation. The key of an adapter contains the key of its actor.
 
 use std::fmt;
 
@@ -34,21 +35,31 @@ impl fmt::Debug for NodeId {
     }
 }
 
-const INDEX_BITS: u32 = 28;
-const MASK: u64 = (1 << INDEX_BITS) - 1;
+const INDEX_BITS: u32 = 25;
+const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+const GENERATION_BITS: u32 = 21;
+const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
+const ACTOR_BITS: u32 = GENERATION_BITS + INDEX_BITS;
+const ACTOR_MASK: u64 = (1 << ACTOR_BITS) - 1;
 
-/// An actor within its node: loop (8 bits), generation (28), index (28).
+/// An address within its node: adapter number (18 bits), generation (21), index (25).
+///
+/// The adapter number is 0 for the actor's own address. So [`Key::actor`] returns the actor of each address, also on
+/// nodes that know nothing else about it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(u64);
 
 impl Key {
-    /// The most actors that a loop holds at once.
-    pub(crate) const INDEX_MAX: u32 = MASK as u32 - 1;
+    /// The highest index of an actor. A loop holds at most one actor more than this number.
+    pub(crate) const INDEX_MAX: u32 = INDEX_MASK as u32 - 1;
     /// The last generation of a slot; after it the slot is retired.
-    pub(crate) const GENERATION_MAX: u32 = MASK as u32;
+    pub(crate) const GENERATION_MAX: u32 = GENERATION_MASK as u32;
+    /// The highest adapter number: the most adapters of one actor.
+    pub(crate) const ADAPTER_MAX: u32 = (1 << (u64::BITS - ACTOR_BITS)) - 1;
 
+    /// The key of an actor.
     pub(crate) const fn new(generation: u32, index: u32) -> Self {
-        Self(((generation as u64 & MASK) << INDEX_BITS) | (index as u64 & MASK))
+        Self(((generation as u64 & GENERATION_MASK) << INDEX_BITS) | (index as u64 & INDEX_MASK))
     }
 
     /// The key with the number `bits`, as it crossed the wire. Every number is a valid key; most refer to no actor.
@@ -61,17 +72,32 @@ impl Key {
         self.0
     }
 
-    /// The key of the actor itself, for the key of one of its adapters.
+    /// The key of the actor itself: without the adapter number. For the key of an actor, the key itself.
     pub const fn actor(self) -> Self {
-        self
+        Self(self.0 & ACTOR_MASK)
+    }
+
+    /// Whether the key is that of an adapter.
+    pub const fn is_adapter(self) -> bool {
+        self.adapter_number() != 0
+    }
+
+    /// The number of the adapter; 0 for the actor's own address.
+    pub(crate) const fn adapter_number(self) -> u32 {
+        (self.0 >> ACTOR_BITS) as u32
+    }
+
+    /// The key of the adapter `number` of the same actor.
+    pub(crate) const fn with_adapter_number(self, number: u32) -> Self {
+        Self(self.actor().0 | ((number as u64) << ACTOR_BITS))
     }
 
     #[inline]
     pub(crate) const fn index(self) -> u32 {
-        (self.0 & MASK) as u32
+        (self.0 & INDEX_MASK) as u32
     }
 
-    /// Loop and generation: the part of the key besides the index.
+    /// Adapter number and generation: the part of the key besides the index.
     #[inline]
     pub(crate) const fn generation(self) -> u64 {
         self.0 >> INDEX_BITS
@@ -80,7 +106,11 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.index(), self.generation())
+        write!(f, "{}.{}", self.index(), self.actor().generation())?;
+        match self.adapter_number() {
+            0 => Ok(()),
+            number => write!(f, "/{number}"),
+        }
     }
 }
 
@@ -112,6 +142,11 @@ impl ActorId {
     pub const fn key(self) -> Key {
         self.key
     }
+
+    /// The id of the actor itself: for the id of an adapter, the id of its actor.
+    pub const fn actor(self) -> Self {
+        Self { node: self.node, key: self.key.actor() }
+    }
 }
 
 impl fmt::Display for ActorId {
@@ -123,5 +158,29 @@ impl fmt::Display for ActorId {
 impl fmt::Debug for ActorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ActorId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapter_key_contains_key_of_actor() {
+        for (generation, index) in [(0, 0), (7, 3), (Key::GENERATION_MAX, Key::INDEX_MAX)] {
+            let actor = Key::new(generation, index);
+            assert!(!actor.is_adapter());
+            assert_eq!((actor.actor(), actor.index(), actor.generation()), (actor, index, generation.into()));
+            for number in [1, 2, Key::ADAPTER_MAX] {
+                let adapter = actor.with_adapter_number(number);
+                assert!(adapter.is_adapter());
+                assert_eq!((adapter.actor(), adapter.adapter_number()), (actor, number));
+                assert_eq!(adapter.with_adapter_number(0), actor);
+                assert_eq!((adapter.index(), adapter.generation() == actor.generation()), (index, false));
+            }
+        }
+        assert_eq!(Key::new(7, 3).to_string(), "3.7");
+        assert_eq!(Key::new(7, 3).with_adapter_number(2).to_string(), "3.7/2");
+        assert_eq!(u64::from(Key::ADAPTER_MAX), u64::MAX >> ACTOR_BITS);
     }
 }

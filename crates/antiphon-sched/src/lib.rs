@@ -85,6 +85,7 @@ mod handle;
 pub use handle::Handle;
 
 mod id;
+mod inbox;
 pub use id::{ActorId, Key, NodeId};
 
 mod join_handle;
@@ -99,7 +100,7 @@ pub use loop_ref::{Delivery, LoopRef};
 mod mailbox;
 
 mod mailbox_waiters;
-pub use mailbox_waiters::{RoomMark, Turn};
+pub use mailbox_waiters::{RoomMark, Ticket, Turn};
 
 mod panic_guard;
 

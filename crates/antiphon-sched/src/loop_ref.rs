@@ -11,7 +11,7 @@ use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::lag::Lag;
-use crate::mailbox_waiters::{RoomMark, Turn, Waiter};
+use crate::mailbox_waiters::{RoomMark, Ticket, Turn, Waiter};
 use crate::remote::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
 use crate::time::Time;
@@ -30,6 +30,8 @@ pub struct LoopRef<'a> {
 pub enum Delivery {
     /// The message is in the mailbox.
     Delivered,
+    /// The message is in the mailbox, of which more than half is in use now.
+    DeliveredOverHalf,
     /// The mailbox is full; deliver again when the actor has run.
     Full,
     /// The actor does not exist, or its address never left this loop.
@@ -112,7 +114,7 @@ impl LoopRef<'_> {
         addr.node() == self.core.node_id && self.core.expose(addr.id().key(), exposed)
     }
 
-    /// Whether an actor of this loop is alive, and messages from the network may reach it.
+    /// Whether an address of this loop leads to an actor that is alive, and messages from the network may reach it.
     pub fn is_exposed(&self, key: Key) -> bool {
         self.core.is_exposed(key)
     }
@@ -146,15 +148,11 @@ impl LoopRef<'_> {
         result
     }
 
-    /// The actor of a key; for the key of an adapter, the actor that owns the adapter.
-    pub fn owner_of(&self, key: Key) -> Key {
-        self.core.owner_of(key)
-    }
-
-    /// Makes the loop report to the transport when an actor ends ([`Signal::Exited`](crate::Signal::Exited)), also if
-    /// no address of the actor leaves this loop. False when the actor has exited.
+    /// Makes the loop report to the transport when an actor ends, or an adapter is closed
+    /// ([`Signal::Exited`](crate::Signal::Exited)), also if its address does not leave this loop. False when the actor
+    /// has exited, or the adapter is closed.
     pub fn report_exit(&mut self, key: Key) -> bool {
-        self.core.extras(key).map(|extras| extras.is_known_to_transport = true).is_some()
+        self.core.address_extras(key).map(|address| address.is_known_to_transport = true).is_some()
     }
 
     /// Which signals an actor of this loop accepts from actors of other nodes.
@@ -162,21 +160,23 @@ impl LoopRef<'_> {
         self.core.signal_policy_of(key)
     }
 
-    /// Whether an actor of this loop is alive.
+    /// Whether an address of this loop leads to an actor that is alive: the actor has not exited, and the adapter is
+    /// not closed.
     pub fn is_alive(&self, key: Key) -> bool {
-        self.core.actors.is_alive(key)
+        self.core.actor_of(key).is_some()
     }
 
-    /// Whether the mailbox of an actor has room for a message; `None` when the actor has exited.
+    /// Whether the mailbox of an actor has room for a message; `None` when the actor has exited, or `key` is of an
+    /// adapter that is closed.
     pub fn has_room(&mut self, key: Key) -> Option<bool> {
-        let (key, max) = (self.core.owner_of(key), self.core.mailbox_max);
-        self.core.any_mailbox(key).map(|mailbox| !mailbox.is_full(max))
+        let max = self.core.mailbox_max;
+        self.core.any_mailbox_of(key).map(|mailbox| !mailbox.is_full(max))
     }
 
-    /// How many messages and events wait for an actor of this loop; `None` when it has exited.
+    /// How many messages and events wait for an actor of this loop; `None` when it has exited, or `key` is of an
+    /// adapter that is closed.
     pub fn mailbox_len(&mut self, key: Key) -> Option<usize> {
-        let owner = self.core.owner_of(key);
-        self.core.any_mailbox(owner).map(|mailbox| mailbox.waiting())
+        self.core.any_mailbox_of(key).map(|mailbox| mailbox.waiting())
     }
 
     /// Completes a request of this loop with a value.
@@ -214,6 +214,19 @@ impl LoopRef<'_> {
     /// Closes a request of this loop without a reply. Does nothing if the request is already closed.
     pub fn fail_request(&mut self, request_id: RequestId, reason: AskError) {
         self.core.fail_request(request_id, reason);
+    }
+
+    /// As [`LoopRef::complete_request_encoded`]; the permit is kept with the message of the reply.
+    ///
+    /// # Errors
+    /// As [`LoopRef::complete_request_encoded`].
+    pub fn complete_request_with_permit(
+        &mut self,
+        request_id: RequestId,
+        (type_name, body): (&str, &[u8]),
+        permit: Option<Permit>,
+    ) -> Result<(), Undelivered> {
+        self.with_permit(permit, |loop_ref| loop_ref.complete_request_encoded(request_id, type_name, body))
     }
 
     /// As [`LoopRef::fail_request`], for another node: closes a request only if its `ReplyTo` left this loop.
@@ -300,9 +313,8 @@ impl LoopRef<'_> {
 
     /// Events have room in a full mailbox, so that an actor can be resumed while messages wait; but they have a limit too.
     fn is_flooded(&mut self, key: Key) -> bool {
-        let key = self.core.owner_of(key);
         let max = self.core.mailbox_max.saturating_mul(2);
-        self.core.any_mailbox(key).is_some_and(|mailbox| mailbox.is_full(max))
+        self.core.any_mailbox_of(key).is_some_and(|mailbox| mailbox.is_full(max))
     }
 
     /// Reports room at `target`, on another node, to `sender`, of this loop: if it awaits that after a refusal, it
@@ -346,10 +358,16 @@ impl LoopRef<'_> {
     }
 
     /// Registers that messages of a peer wait for room in the mailbox of `target`. [`LoopRef::next_turn`] returns their
-    /// turn.
-    pub fn wait_for_room(&mut self, target: Key, peer: NodeId, mark: RoomMark) {
-        let target = self.core.owner_of(target);
-        self.core.wait_for_turn(target, Waiter::Transport { peer, mark });
+    /// turn. An earlier registration that has had no turn is replaced, and keeps its place.
+    pub fn wait_for_room(&mut self, target: Key, peer: NodeId, mark: RoomMark, earlier: Ticket) -> Ticket {
+        let target = target.actor();
+        self.core.wait_for_turn_again(target, Waiter::Transport { peer, mark }, earlier)
+    }
+
+    /// Cancels a registration. Does nothing if it has had its turn.
+    pub fn cancel_wait(&mut self, target: Key, ticket: Ticket) {
+        let target = target.actor();
+        self.core.cancel_wait(target, ticket);
     }
 
     /// The next turn of a peer at a mailbox. Deliver one message by [`LoopRef::deliver_in_turn`]; if more wait, call
@@ -365,14 +383,8 @@ impl LoopRef<'_> {
 
     /// Runs `deliver`, which delivers a message whose turn it is at the mailbox of `target`.
     pub fn deliver_in_turn<R>(&mut self, target: Key, deliver: impl FnOnce(&mut LoopRef<'_>) -> R) -> R {
-        let target = self.core.owner_of(target);
+        let target = target.actor();
         self.core.in_turn(target, |core| deliver(&mut LoopRef { core }))
-    }
-
-    /// Whether messages and events fill more than half of an actor's mailbox.
-    pub fn is_over_half(&mut self, key: Key) -> bool {
-        let (owner, max) = (self.core.owner_of(key), self.core.mailbox_max);
-        self.core.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > max / 2)
     }
 
     /// Records a message or signal that was accepted and will not be processed.

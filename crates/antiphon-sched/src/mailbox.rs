@@ -128,21 +128,6 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Makes a mailbox that only holds `content`; its actor never runs.
-    pub(crate) fn holding(content: M) -> Self {
-        let mut mailbox = Self::new();
-        mailbox.push(content);
-        mailbox
-    }
-
-    /// The content that [`Mailbox::holding`] was called with.
-    pub(crate) fn held(&mut self) -> Option<&mut M> {
-        match &mut self.first {
-            Some(Item::Message(content)) => Some(content),
-            Some(Item::SystemEvent(_) | Item::Attached(_)) | None => None,
-        }
-    }
-
     #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
     pub(crate) fn take_all(&mut self) -> Self {
         std::mem::replace(self, Self::new())

@@ -6,7 +6,8 @@
 //! until the end of the batch in which it does.
 //!
 //! Invariant: the slot of a mailbox has `Flag::CONTENDED` exactly while the mailbox has an entry in `targets`. Each
-//! waiter of an entry has one ticket; the lowest ticket has the next turn. `reserved` is the number of reservations for
+//! waiter of an entry has one ticket; the lowest ticket has the next turn. `ordered` counts the waiters that others must
+//! not overtake. `reserved` is the number of reservations for
 //! the mailbox.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,8 @@ pub(crate) struct MailboxWaiters {
     targets: FxHashMap<Key, TargetWaiters>,
     /// Contended mailboxes that may have room, and those of actors that have ended.
     ready: VecDeque<Key>,
+    /// A mailbox was added to `ready` after its waiters in this loop were served last.
+    has_unserved: bool,
     /// The reserved places, by the actors that hold them.
     reservations: FxHashMap<Key, Vec<Reservation>>,
     last_ticket: u64,
@@ -37,6 +40,8 @@ pub(crate) struct MailboxWaiters {
 #[derive(Default)]
 struct TargetWaiters {
     turns: BTreeMap<u64, Waiter>,
+    /// The number of waiters that other senders must not overtake.
+    ordered: usize,
     reserved: usize,
     is_ready: bool,
 }
@@ -55,11 +60,21 @@ pub(crate) enum Waiter {
 /// How much room a peer waits for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum RoomMark {
-    /// Room for one message.
+    /// Room for one message. Later messages of other senders wait behind it.
     One,
-    /// Three quarters of the mailbox, or its turn if others wait for room too.
-    ThreeQuarters,
+    /// Three quarters of the mailbox; or room for one message if something else waits for that, or if the actor has run
+    /// this many batches meanwhile. Messages of other senders do not wait for it.
+    ThreeQuarters {
+        /// The number of batches.
+        batches: u8,
+    },
+    /// No room: the end of the next batch of the actor. Messages of other senders do not wait for it.
+    NextBatch,
 }
+
+/// The registration of a peer's messages that wait for room in a mailbox.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Ticket(u64);
 
 /// The turn of a peer's messages at a mailbox.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -68,14 +83,65 @@ pub struct Turn {
     pub target: Key,
     /// The peer.
     pub peer: NodeId,
-    /// Whether other waiters wait for room in the mailbox.
-    pub is_shared: bool,
 }
 
 struct Reservation {
     target: Key,
     /// The holder has received `Writable` in its present batch.
     is_received: bool,
+}
+
+impl Waiter {
+    /// Whether other senders must not overtake it.
+    fn is_ordered(self) -> bool {
+        match self {
+            Self::Actor { .. } | Self::Handles | Self::Transport { mark: RoomMark::One, .. } => true,
+            Self::Transport { mark: RoomMark::ThreeQuarters { .. } | RoomMark::NextBatch, .. } => false,
+        }
+    }
+}
+
+impl TargetWaiters {
+    fn remove(&mut self, ticket: u64) {
+        if let Some(waiter) = self.turns.remove(&ticket) {
+            self.ordered -= usize::from(waiter.is_ordered());
+        }
+    }
+
+    /// The first waiter that can use a free place. `waiting` is the length of the mailbox; `None` if its actor has ended.
+    fn first_due(&self, waiting: Option<usize>, max: usize) -> Option<(u64, Waiter)> {
+        let Some(waiting) = waiting else {
+            return self.turns.first_key_value().map(|(ticket, waiter)| (*ticket, *waiter));
+        };
+        let may_reserve = self.reserved < (max / RESERVED_PART).max(1);
+        let is_due = |waiter: &Waiter| match *waiter {
+            Waiter::Actor { .. } => may_reserve,
+            Waiter::Handles | Waiter::Transport { mark: RoomMark::One, .. } => true,
+            Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } => {
+                self.ordered > 0 || batches == 0 || waiting <= max / 4
+            }
+            Waiter::Transport { mark: RoomMark::NextBatch, .. } => false,
+        };
+        self.turns.iter().find(|(_, waiter)| is_due(waiter)).map(|(ticket, waiter)| (*ticket, *waiter))
+    }
+
+    /// The actor has run a batch.
+    fn count_batch(&mut self) {
+        if self.turns.len() == self.ordered {
+            return;
+        }
+        for waiter in self.turns.values_mut() {
+            if let Waiter::Transport { mark, .. } = waiter {
+                *mark = match *mark {
+                    RoomMark::ThreeQuarters { batches } => {
+                        RoomMark::ThreeQuarters { batches: batches.saturating_sub(1) }
+                    }
+                    RoomMark::NextBatch => RoomMark::ThreeQuarters { batches: 0 },
+                    RoomMark::One => RoomMark::One,
+                };
+            }
+        }
+    }
 }
 
 impl MailboxWaiters {
@@ -85,6 +151,11 @@ impl MailboxWaiters {
         !self.targets.is_empty()
     }
 
+    /// Whether local actors or handles may have a turn.
+    pub(crate) fn has_unserved(&self) -> bool {
+        self.has_unserved
+    }
+
     /// Whether the transport has a turn, perhaps.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
@@ -92,8 +163,20 @@ impl MailboxWaiters {
 
     fn add(&mut self, target: Key, waiter: Waiter) -> u64 {
         self.last_ticket += 1;
-        self.targets.entry(target).or_default().turns.insert(self.last_ticket, waiter);
+        let waiters = self.targets.entry(target).or_default();
+        waiters.ordered += usize::from(waiter.is_ordered());
+        waiters.turns.insert(self.last_ticket, waiter);
         self.last_ticket
+    }
+
+    /// Replaces a waiter that is still there; false if it is not.
+    fn replace(&mut self, target: Key, ticket: u64, waiter: Waiter) -> bool {
+        let Some(waiters) = self.targets.get_mut(&target) else { return false };
+        let Some(known) = waiters.turns.get_mut(&ticket) else { return false };
+        waiters.ordered -= usize::from(known.is_ordered());
+        waiters.ordered += usize::from(waiter.is_ordered());
+        *known = waiter;
+        true
     }
 
     fn note_ready(&mut self, target: Key) {
@@ -101,6 +184,7 @@ impl MailboxWaiters {
             && !std::mem::replace(&mut waiters.is_ready, true)
         {
             self.ready.push_back(target);
+            self.has_unserved = true;
         }
     }
 
@@ -147,13 +231,12 @@ impl Core {
     pub(crate) fn has_place(&mut self, target: Key) -> bool {
         let max = self.mailbox_max;
         let Some(waiting) = self.any_mailbox(target).map(|mailbox| mailbox.waiting()) else { return true };
-        match self.mailbox_waiters.targets.get(&target) {
-            None => waiting < max,
-            Some(waiters) => {
-                let is_in_turn = waiters.turns.is_empty() || self.mailbox_waiters.turn == Some(target);
-                is_in_turn && waiting + waiters.reserved < max
-            }
+        if !self.actors.has(target.index(), Flag::CONTENDED) {
+            return waiting < max;
         }
+        let Some(waiters) = self.mailbox_waiters.targets.get(&target) else { return waiting < max };
+        let is_in_turn = waiters.ordered == 0 || self.mailbox_waiters.turn == Some(target);
+        is_in_turn && waiting + waiters.reserved < max
     }
 
     /// After a message was refused with `Full` or `Busy`: registers its sender for a `Writable`, if it may send again.
@@ -184,6 +267,7 @@ impl Core {
         };
         if let Some(extras) = self.extras(sender) {
             extras.awaited_room.insert(address, ticket);
+            extras.address.is_known_to_transport |= !is_local;
         }
         if let Some(mailbox) = self.any_mailbox(sender) {
             *mailbox.open_slots() += 1;
@@ -199,6 +283,23 @@ impl Core {
         // The mailbox may have room already, for example when only a budget was used up.
         self.mailbox_waiters.note_ready(target);
         ticket
+    }
+
+    /// As [`Core::wait_for_turn`]; replaces an earlier waiter that is still there.
+    pub(crate) fn wait_for_turn_again(&mut self, target: Key, waiter: Waiter, earlier: Ticket) -> Ticket {
+        if self.mailbox_waiters.replace(target, earlier.0, waiter) {
+            self.mailbox_waiters.note_ready(target);
+            return earlier;
+        }
+        Ticket(self.wait_for_turn(target, waiter))
+    }
+
+    /// Removes a waiter, if it is still there.
+    pub(crate) fn cancel_wait(&mut self, target: Key, ticket: Ticket) {
+        if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
+            waiters.remove(ticket.0);
+            self.mailbox_waiters.note_ready(target);
+        }
     }
 
     /// Sends `Writable` to an actor that awaits it; false if it does not.
@@ -237,7 +338,7 @@ impl Core {
         if address.node() == self.node_id
             && let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target)
         {
-            waiters.turns.remove(&ticket);
+            waiters.remove(ticket);
             self.mailbox_waiters.note_ready(target);
         }
     }
@@ -264,6 +365,9 @@ impl Core {
             self.free_reservations(key, |reservation| is_asleep || reservation.is_received);
         }
         if self.actors.is_alive(key) && self.actors.has(key.index(), Flag::CONTENDED) {
+            if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&key) {
+                waiters.count_batch();
+            }
             self.mailbox_waiters.note_ready(key);
         }
         self.serve_local_waiters();
@@ -294,6 +398,7 @@ impl Core {
 
     /// Gives turns to local actors and handles, as long as none of the transport is due before.
     pub(crate) fn serve_local_waiters(&mut self) {
+        self.mailbox_waiters.has_unserved = false;
         for _ in 0..self.mailbox_waiters.ready.len() {
             let Some(target) = self.mailbox_waiters.ready.pop_front() else { return };
             match self.serve_target(target) {
@@ -310,7 +415,7 @@ impl Core {
             let target = *self.mailbox_waiters.ready.front()?;
             if let Some((ticket, turn)) = self.serve_target(target) {
                 if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
-                    waiters.turns.remove(&ticket);
+                    waiters.remove(ticket);
                 }
                 return Some(turn);
             }
@@ -334,28 +439,18 @@ impl Core {
             let max = self.mailbox_max;
             let waiting = self.any_mailbox(target).map(|mailbox| mailbox.waiting());
             let waiters = self.mailbox_waiters.targets.get_mut(&target)?;
-            let Some((ticket, waiter)) =
-                waiters.turns.first_key_value().map(|(ticket, waiter)| (*ticket, *waiter))
-            else {
+            if waiters.turns.is_empty() {
                 self.drop_idle_waiters(target);
                 return None;
-            };
-            let has_room = waiting.is_none_or(|waiting| waiting + waiters.reserved < max);
-            let is_shared = waiters.turns.len() > 1;
-            let is_due = match waiter {
-                Waiter::Transport { mark: RoomMark::ThreeQuarters, .. } => {
-                    is_shared || waiting.is_none_or(|waiting| waiting <= max / 4)
-                }
-                Waiter::Transport { mark: RoomMark::One, .. } | Waiter::Handles => true,
-                Waiter::Actor { .. } => waiting.is_none() || waiters.reserved < (max / RESERVED_PART).max(1),
-            };
-            if !has_room || !is_due {
+            }
+            if waiting.is_some_and(|waiting| waiting + waiters.reserved >= max) {
                 return None;
             }
+            let (ticket, waiter) = waiters.first_due(waiting, max)?;
             if let Waiter::Transport { peer, .. } = waiter {
-                return Some((ticket, Turn { target, peer, is_shared }));
+                return Some((ticket, Turn { target, peer }));
             }
-            waiters.turns.remove(&ticket);
+            waiters.remove(ticket);
             match waiter {
                 Waiter::Transport { .. } => {}
                 Waiter::Handles => self.serve_handles(target),
@@ -392,11 +487,4 @@ impl Core {
             }
         }
     }
-}
-
-// Replaced by the part HANDLE.
-impl Core {
-    fn serve_handles(&mut self, _target: Key) {}
-
-    pub(crate) fn serve_remote_handles(&mut self, _target: ActorId) {}
 }

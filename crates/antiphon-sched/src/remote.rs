@@ -64,12 +64,14 @@ pub(crate) fn reply_wire<R: Wire>(
     match loop_ref.core.send_encoded(Destination::Request(node, request_id), &value, SendMode::Once) {
         Ok(()) => Ok(()),
         Err(reason) => {
-            // The request fails at once, instead of by its timeout.
-            loop_ref.core.signal(Signal::ReplyDropped { node, request_id });
-            Err(match reason {
+            let reason = match reason {
                 SendFailure::Transport(reason) => reason,
                 SendFailure::Encode(_) => Undelivered::Encode,
-            })
+            };
+            // The request fails at once, instead of by its timeout.
+            let is_busy = reason == Undelivered::Busy;
+            loop_ref.core.signal(Signal::ReplyDropped { node, request_id, is_busy });
+            Err(reason)
         }
     }
 }
@@ -159,25 +161,36 @@ impl Core {
         }
     }
 
-    /// Lets messages from the network reach an actor; false when there is no such actor.
+    /// Lets messages from the network reach an address; false when there is no such address.
     pub(crate) fn expose(&mut self, key: Key, exposed: ExposedType) -> bool {
         if !(exposed.fits)(self, key) {
             return false;
         }
-        self.extras(key).map(|extras| extras.exposed.get_or_insert(exposed)).is_some()
+        self.address_extras(key).map(|address| address.exposed.get_or_insert(exposed)).is_some()
     }
 
-    /// Whether messages from the network may reach an actor.
+    /// The type of messages that an address accepts from the network; `None` if the network cannot reach it.
+    pub(crate) fn exposed(&self, key: Key) -> Option<ExposedType> {
+        let address = if key.is_adapter() {
+            &self.adapter(key)?.address
+        } else if self.actors.is_alive(key) {
+            &self.extras.get(&key.index())?.address
+        } else {
+            return None;
+        };
+        address.exposed
+    }
+
+    /// Whether messages from the network may reach an address.
     pub(crate) fn is_exposed(&self, key: Key) -> bool {
-        let extras = self.extras.get(&key.index());
-        self.actors.is_alive(key) && extras.is_some_and(|extras| extras.exposed.is_some())
+        self.exposed(key).is_some()
     }
 
     /// Whether bytes from the network name an actor or an open request of this loop that was never sent to another
     /// node: then the peer guessed it. Ended actors and closed requests do not count.
     fn is_forged(&mut self, claims: &[LocalRef]) -> bool {
         claims.iter().any(|claim| match claim {
-            LocalRef::Actor(key) => self.actors.is_alive(*key) && !self.is_exposed(*key),
+            LocalRef::Actor(key) => self.actor_of(*key).is_some() && !self.is_exposed(*key),
             LocalRef::Request(request_id) => {
                 self.requests.is_open(*request_id) && self.requests.expected(*request_id).is_none()
             }
@@ -239,6 +252,18 @@ impl Core {
     pub(crate) fn set_request_timeout(&mut self, request_id: RequestId, timeout: std::time::Duration) {
         let timer = self.wheel.insert(self.now + timeout, DueTimer::Request(request_id));
         self.requests.set_timer(request_id, timer);
+    }
+
+    /// Withdraws the message of a request that has reached its timeout, if it still waits for another node. Returns the
+    /// error with which the request fails.
+    pub(crate) fn withdraw(&mut self, request_id: RequestId) -> AskError {
+        if self.requests.expected(request_id).is_none() {
+            return AskError::TimedOut;
+        }
+        match &mut self.transport {
+            TransportSlot::Present(transport) => transport.withdraw(self.now, request_id),
+            TransportSlot::Taken | TransportSlot::Absent => AskError::TimedOut,
+        }
     }
 
     fn close_request(&mut self, request_id: RequestId) -> Option<(Key, Box<dyn ReplyHandler>)> {
@@ -370,7 +395,7 @@ pub(crate) fn exposed_as<M: Wire>(core: &mut Core) -> ExposedType {
 
 /// Whether an actor or an adapter takes messages of type `M`.
 pub(crate) fn takes<M: 'static>(core: &mut Core, key: Key) -> bool {
-    core.mailbox::<M>(key).is_some() || core.mailbox::<crate::adapter::Adapter<M>>(key).is_some()
+    core.mailbox::<M>(key).is_some() || core.adapter(key).is_some_and(|slot| slot.takes::<M>())
 }
 
 const FORGED: &str = "it names an actor or a request of this node that was never sent to another node";

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use crate::actor_event::ExitReason;
 use crate::addr::SendMode;
-use crate::error::Undelivered;
+use crate::error::{AskError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::requests::RequestId;
 use crate::time::Time;
@@ -17,6 +17,11 @@ pub trait Transport: Any {
     /// # Errors
     /// The transport did not accept the message; the loop returns it to its sender.
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
+
+    /// A request has reached its timeout: withdraws the message that holds its `ReplyTo`, if that still waits in a queue
+    /// of this node. Returns the error with which the request fails: `Full` if the message was withdrawn and its actor
+    /// takes no messages at present, else `TimedOut`.
+    fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError;
 
     /// Sends a signal. Signals are never refused. If a monitor cannot reach its node, the watcher receives a `Down`;
     /// other signals are dropped.
@@ -128,12 +133,14 @@ pub enum Signal {
         /// The value that it receives; encoded.
         value: Value,
     },
-    /// A `ReplyTo` was dropped in this loop without a reply.
+    /// No reply will follow: a `ReplyTo` was dropped in this loop, or there was no room for the reply.
     ReplyDropped {
         /// The node that sent the request.
         node: NodeId,
         /// The request there.
         request_id: RequestId,
+        /// Whether there was no room for the reply.
+        is_busy: bool,
     },
     /// A request of this loop is closed; its `ReplyTo` had been sent to another node.
     RequestClosed {
@@ -151,9 +158,9 @@ pub enum Signal {
         /// The subscription has ended for this reason.
         ended: bool,
     },
-    /// An actor of this loop that other nodes could reach has exited.
+    /// An actor of this loop that other nodes could reach has exited, or such an adapter is closed.
     Exited {
-        /// The actor.
+        /// The actor or the adapter.
         actor: Key,
     },
 }

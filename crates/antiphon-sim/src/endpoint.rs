@@ -309,7 +309,7 @@ impl SessionEndpoint {
                             .filter(|dial| dial.node == Some(*node))
                             .for_each(EndpointDial::request_renewal);
                     }
-                    SessionEvent::Liveness(Liveness::Online) | SessionEvent::Writable => {}
+                    SessionEvent::Liveness(Liveness::Online) | SessionEvent::Writable { .. } => {}
                 }
             }
         }

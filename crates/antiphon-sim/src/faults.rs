@@ -1,4 +1,4 @@
-//! The faults of a world, and how often they occur.
+//! The faults of a world: how often they are to occur, and how often they did.
 
 use std::time::Duration;
 
@@ -38,5 +38,57 @@ impl Default for Faults {
             restart_within: Duration::from_millis(500),
             datagram_lost_once_in: 0,
         }
+    }
+}
+
+/// How often a world drew each fault so far. [`World::fault_counts`](crate::World::fault_counts) returns them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FaultCounts {
+    /// Connections that were cut. The crash of a machine cuts its connections.
+    pub cuts: u64,
+    /// Cuts that one end did not notice.
+    pub half_open_cuts: u64,
+    /// Dials that failed by chance.
+    pub failed_dials: u64,
+    /// Machines that crashed.
+    pub crashes: u64,
+    /// Machines that a test stalled.
+    pub stalls: u64,
+    /// Datagrams that were lost.
+    pub lost_datagrams: u64,
+    /// Datagrams that were duplicated.
+    pub duplicated_datagrams: u64,
+    /// Writes that arrive in more than one piece.
+    pub split_writes: u64,
+    /// Latencies, each of one piece, datagram, dial or close.
+    pub latencies: u64,
+}
+
+impl FaultCounts {
+    /// Each count with the name of its field.
+    pub(crate) fn named(&self) -> [(&'static str, u64); 9] {
+        let FaultCounts {
+            cuts,
+            half_open_cuts,
+            failed_dials,
+            crashes,
+            stalls,
+            lost_datagrams,
+            duplicated_datagrams,
+            split_writes,
+            latencies,
+        } = *self;
+        [
+            ("cuts", cuts),
+            ("half_open_cuts", half_open_cuts),
+            ("failed_dials", failed_dials),
+            ("crashes", crashes),
+            ("stalls", stalls),
+            ("lost_datagrams", lost_datagrams),
+            ("duplicated_datagrams", duplicated_datagrams),
+            ("split_writes", split_writes),
+            ("latencies", latencies),
+        ]
     }
 }

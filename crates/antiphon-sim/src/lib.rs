@@ -3,6 +3,21 @@
 //! The same seed gives the same run, byte for byte; equal [`Trace`] hashes show it. A [`World`] runs machines of one type:
 //! a [`SessionEndpoint`] has only sessions and their connections, a [`SimNode`] is a whole node with its actors. Other
 //! machines implement [`Machine`].
+//!
+//! # Tests over many seeds
+//!
+//! A test builds a world for each seed of [`seeds`], and guards each run with a [`Replay`]. It asserts promises in every run,
+//! and with [`assert_covered`] that all runs together covered the case. These variables of the environment control it:
+//!
+//! | variable | effect |
+//! |---|---|
+//! | `ANTIPHON_SEEDS` | the number of seeds of each test |
+//! | `ANTIPHON_SEED` | the only seed of each test, to replay one run |
+//! | `ANTIPHON_RUN_FILE` | each world that is dropped appends a line to this file |
+//!
+//! A line of that file has the name of the thread, which is the name of the test unless the tests run on one thread; the
+//! seed; the hash of the trace; and `passed`, or `failed` if the thread panicked. Fields `name=number` follow:
+//! `virtual_nanos`, and each field of [`FaultCounts`].
 
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
@@ -11,7 +26,7 @@ mod endpoint;
 pub use endpoint::{EndpointConfig, SessionEndpoint};
 
 mod faults;
-pub use faults::Faults;
+pub use faults::{FaultCounts, Faults};
 
 mod machine;
 pub use machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
@@ -21,6 +36,8 @@ pub use node::SimNode;
 
 mod rng;
 pub use rng::SimRng;
+
+mod run_record;
 
 mod stream_pair;
 

@@ -1,7 +1,5 @@
 //! The trace of a run as one hash: equal runs have equal hashes.
 
-use std::io::Write as _;
-
 /// The FNV-1a hash of all events of a run, taken over eight bytes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
@@ -28,17 +26,6 @@ impl Trace {
             let mut padded = [0; 8];
             padded[..chunk.len()].copy_from_slice(chunk);
             self.hash = (self.hash ^ u64::from_le_bytes(padded)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    /// Appends the name of the running test, the seed and the hash to the file in `ANTIPHON_TRACE_FILE`, if that is set.
-    pub(crate) fn record(&self, seed: u64) {
-        let Some(path) = std::env::var_os("ANTIPHON_TRACE_FILE") else { return };
-        let thread = std::thread::current();
-        let line = format!("{} {seed} {:016x}\n", thread.name().unwrap_or("unnamed"), self.hash);
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
-            eprintln!("the trace hash could not be recorded: {error}");
         }
     }
 

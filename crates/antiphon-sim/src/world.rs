@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use antiphon_wire::Time;
 
-use crate::faults::Faults;
+use crate::faults::{FaultCounts, Faults};
 use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 use crate::rng::SimRng;
+use crate::run_record;
 use crate::stream_pair::{StreamEnd, StreamPair};
 use crate::trace::Trace;
 
@@ -29,8 +30,7 @@ pub struct World<M> {
     next_connection: u64,
     queue: BTreeMap<(Time, u64), WorldEvent>,
     next_event: u64,
-    cuts: u64,
-    crashes: u64,
+    fault_counts: FaultCounts,
 }
 
 struct SimHost<M> {
@@ -101,8 +101,7 @@ impl<M: Machine> World<M> {
             next_connection: 0,
             queue: BTreeMap::new(),
             next_event: 0,
-            cuts: 0,
-            crashes: 0,
+            fault_counts: FaultCounts::default(),
         };
         world.schedule_faults();
         world
@@ -159,9 +158,9 @@ impl<M: Machine> World<M> {
         self.now
     }
 
-    /// The number of connections that were cut, and of machines that crashed.
-    pub fn faults_so_far(&self) -> (u64, u64) {
-        (self.cuts, self.crashes)
+    /// How often each fault was drawn so far.
+    pub fn fault_counts(&self) -> FaultCounts {
+        self.fault_counts
     }
 
     /// Crashes a machine now. It starts again within [`Faults::restart_within`].
@@ -169,7 +168,7 @@ impl<M: Machine> World<M> {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         host.machine = None;
         host.wake = None;
-        self.crashes += 1;
+        self.fault_counts.crashes += 1;
         self.trace.note("crash", &[self.now.as_nanos(), location.port().into()], &[]);
         let hit: Vec<u64> = self
             .connections
@@ -189,6 +188,7 @@ impl<M: Machine> World<M> {
         let until = self.now + span;
         let Some(host) = self.hosts.get_mut(&location) else { return };
         host.stalled_until = until;
+        self.fault_counts.stalls += 1;
         let incarnation = host.incarnation;
         self.schedule_at(until, WorldEvent::StallEnds { host: location, incarnation, span });
     }
@@ -290,6 +290,7 @@ impl<M: Machine> World<M> {
     /// A dial arrives at its host. It fails if the host is absent or not running, or by chance.
     fn on_dial(&mut self, number: u64, to: SocketAddr) {
         let fails = self.rng.once_in(self.faults.dial_fails_once_in);
+        self.fault_counts.failed_dials += u64::from(fails);
         let host = self.hosts.get(&to).filter(|host| host.machine.is_some() && !fails);
         let Some(incarnation) = host.map(|host| host.incarnation) else {
             let delay = self.latency();
@@ -340,10 +341,11 @@ impl<M: Machine> World<M> {
 
     /// Cuts both streams of a connection, each at a random byte. One end may not notice.
     fn cut(&mut self, number: u64) {
-        self.cuts += 1;
         let Some(pair) = self.connections.get_mut(&number) else { return };
+        self.fault_counts.cuts += 1;
         pair.ends.iter_mut().for_each(|end| end.cut(&mut self.rng));
         let unnoticed = self.rng.once_in(self.faults.half_open_once_in).then(|| self.rng.below(2));
+        self.fault_counts.half_open_cuts += u64::from(unnoticed.is_some());
         self.trace.note("cut", &[self.now.as_nanos(), number], &[]);
         for side in 0..2 {
             if unnoticed != Some(side as u64) {
@@ -421,10 +423,11 @@ impl<M: Machine> World<M> {
         let (number, side) = StreamPair::of(conn);
         let Some(pair) = self.connections.get_mut(&number) else { return };
         pair.ends[side].written += bytes.len() as u64;
-        let mut leaves = self.now;
+        let (mut leaves, whole) = (self.now, bytes.len());
         while !bytes.is_empty() {
             let most = self.faults.piece_bytes_max.max(1).min(bytes.len() as u64);
             let count = usize::try_from(1 + self.rng.below(most)).unwrap_or(bytes.len());
+            self.fault_counts.split_writes += u64::from(bytes.len() == whole && count < whole);
             let (piece, rest) = bytes.split_at(count);
             bytes = rest;
             let at = self.now + self.latency();
@@ -449,6 +452,8 @@ impl<M: Machine> World<M> {
     fn send_datagram(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let is_lost = self.rng.once_in(self.faults.datagram_lost_once_in);
         let is_duplicated = self.rng.once_in(self.faults.datagram_lost_once_in);
+        self.fault_counts.lost_datagrams += u64::from(is_lost);
+        self.fault_counts.duplicated_datagrams += u64::from(is_duplicated);
         for _ in 0..usize::from(!is_lost) + usize::from(is_duplicated) {
             let delay = self.latency();
             self.schedule(delay, WorldEvent::Datagram { to, from, bytes: bytes.to_vec() });
@@ -456,14 +461,15 @@ impl<M: Machine> World<M> {
     }
 
     fn latency(&mut self) -> Duration {
+        self.fault_counts.latencies += 1;
         self.faults.latency + self.rng.span(self.faults.jitter)
     }
 }
 
-/// Records the trace hash, for `cargo xtask fingerprint`.
+/// Records the run, for `cargo xtask fingerprint` and `cargo xtask sim`.
 impl<M> Drop for World<M> {
     fn drop(&mut self) {
-        self.trace.record(self.seed);
+        run_record::append(self.seed, self.trace, self.now, self.fault_counts);
     }
 }
 

@@ -180,7 +180,7 @@ fn channel_cuts_deliver_once_in_order() {
         world.set_faults(Faults::default());
         observed.borrow_mut().stopped = true;
         world.run_for(secs(40));
-        cuts += world.faults_so_far().0;
+        cuts += world.fault_counts().cuts;
         let observed = observed.borrow();
         deliveries += observed.answered;
         observed.violations.assert_none();
@@ -214,7 +214,7 @@ fn channel_crashes_answer_deliveries_once_and_resubscribe() {
         world.run_for(secs(60));
         observed.borrow_mut().stopped = true;
         world.run_for(secs(40));
-        crashes += world.faults_so_far().1;
+        crashes += world.fault_counts().crashes;
         let observed = observed.borrow();
         answered += observed.answered;
         downs += observed.downs;

@@ -161,7 +161,7 @@ fn exchange_with_idle_closes(seed: u64, faults: Faults) -> (u32, u64) {
     observed.violations.assert_none();
     assert_eq!(observed.sent, observed.received, "all messages arrive");
     assert_eq!(observed.sent.len(), 2, "both nodes sent messages");
-    (closed, world.faults_so_far().0)
+    (closed, world.fault_counts().cuts)
 }
 
 #[test]

@@ -238,7 +238,7 @@ fn node_cuts_lose_and_repeat_no_messages() {
         let (mut world, observed) = world(seed, faults, 3);
         world.run_for(secs(8));
         settle(&mut world, &observed);
-        cuts += world.faults_so_far().0;
+        cuts += world.fault_counts().cuts;
         let observed = observed.borrow();
         receipts += observed.delivered.len();
         assert_eq!(observed.downs, 0, "a session outlives its connections");
@@ -292,7 +292,7 @@ fn node_crashes_answer_receipts_and_monitors_once() {
             .map(|(_, source)| *source)
             .collect();
         assert_eq!(found.len(), 6, "all running nodes have found each other again");
-        crashes += world.faults_so_far().1;
+        crashes += world.fault_counts().crashes;
         receipts += observed.delivered.len();
         unknown += observed.unknown;
         downs += observed.downs;

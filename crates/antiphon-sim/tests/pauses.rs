@@ -146,7 +146,7 @@ fn stuck_actor_backlog_survives_cuts() {
         world.run_for(secs(10));
         observed.borrow().violations.assert_none();
         assert_eq!(observed.borrow().handled, MESSAGES, "all messages arrive");
-        cuts += world.faults_so_far().0;
+        cuts += world.fault_counts().cuts;
     }
     assert_covered(cuts > 5, &format!("only {cuts} connections were cut"));
 }

@@ -79,7 +79,7 @@ fn session_cuts_lose_and_repeat_nothing() {
                 "the session outlives its connections"
             );
         }
-        cuts_made += world.faults_so_far().0;
+        cuts_made += world.fault_counts().cuts;
     }
     assert_covered(cuts_made > 0, "no connection was cut");
     assert_covered(messages > 0, "no message was sent");
@@ -146,7 +146,7 @@ fn session_after_crash_begins_with_new_incarnation() {
         // The session with a crashed incarnation ends when its timeout is over.
         world.run_for(Duration::from_secs(20));
         settle(&mut world);
-        crashes += world.faults_so_far().1;
+        crashes += world.fault_counts().crashes;
         ended += sessions_ended(&mut world);
     }
     assert_covered(crashes > 0, "no endpoint crashed");
@@ -245,7 +245,7 @@ fn four_endpoints_losing_sessions_all_reconnect() {
             assert_eq!(endpoint.settled(), (3, 3), "each endpoint has a session with each other");
             ended += endpoint.sessions_ended();
         }
-        crashes += world.faults_so_far().1;
+        crashes += world.fault_counts().crashes;
     }
     assert_covered(crashes > 0, "no endpoint crashed");
     assert_covered(ended > 0, "no session ended");

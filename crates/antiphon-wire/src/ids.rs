@@ -1,6 +1,7 @@
 //! The ids that frames use for nodes, actors and type tags.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// The id of one incarnation of a node: a random number drawn at each start. A restarted node has another id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -9,7 +10,7 @@ pub struct NodeId(pub u64);
 /// The id of an actor, channel or RCI within one node, or of an adapter. In some fields of frames, 0 means "none".
 ///
 /// The lower 46 bits name the actor. The upper 18 bits name an adapter of that actor; they are 0 for the actor itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u64);
 
 impl Key {
@@ -60,6 +61,16 @@ impl Pair {
     #[must_use]
     pub fn to_request(from: Key, request: Key) -> Pair {
         Pair { to: Recipient::Request(request), from: from.actor() }
+    }
+
+    /// The pair of this sender and this receiver.
+    pub(crate) fn of(from: Key, to: Recipient) -> Pair {
+        Pair { to, from: from.actor() }
+    }
+
+    /// All pairs of one receiver.
+    pub(crate) fn range_to(to: Recipient) -> RangeInclusive<Pair> {
+        Pair { to, from: Key(0) }..=Pair { to, from: Key(u64::MAX) }
     }
 
     /// The receiver.

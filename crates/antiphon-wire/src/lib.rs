@@ -150,8 +150,8 @@ pub use secret::{EnvironmentFault, FileFault, SecretError};
 
 mod session;
 pub use session::{
-    Admission, Assembled, Epochs, Frames, HeldCredit, Incoming, InternError, Liveness, PeerFault,
-    SendRefused, Session, SessionError, SessionEvent,
+    Admission, Assembled, Epochs, Frames, HeldCredit, Incoming, InternError, Liveness, PeerFault, SendMark,
+    SendRefused, Session, SessionError, SessionEvent, Withdrawn,
 };
 
 mod suite;

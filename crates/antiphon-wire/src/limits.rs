@@ -16,11 +16,13 @@ pub struct Limits {
     pub reassembly_bytes_max: u32,
     /// Bytes of numbered frames that a peer may send before the receiver grants more credit, 1 MiB.
     pub window_bytes: u32,
-    /// Bytes that may wait to be sent to one peer, 64 MiB. Beyond it sends fail with `SendRefused::Busy`.
+    /// Bytes that may wait for the actors of one peer, 64 MiB. As many may wait for one actor as are still free; beyond that
+    /// sends fail with `SendRefused::Busy`. An actor for which nothing waits may queue one message, within twice this. As many
+    /// bytes again are reserved for answers and for frames that pass a pause.
     pub queue_bytes_cap: u64,
-    /// Queued bytes above which a sender that respects backpressure stops, 1 MiB.
+    /// Bytes that wait for one actor above which a sender that respects backpressure stops, 1 MiB (`SendMark::High`).
     pub queue_bytes_high: u64,
-    /// Queued bytes below which that sender continues (`SessionEvent::Writable`), 256 KiB.
+    /// Bytes that are handed over for transmission ahead of the socket, 256 KiB. Further frames wait for their actors.
     pub queue_bytes_low: u64,
     /// Type tags in one direction of a session, 65,536.
     pub tags_max: u32,

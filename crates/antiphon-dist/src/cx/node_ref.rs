@@ -53,10 +53,10 @@ pub(crate) fn allow(
     if !is_here {
         return Err(AccessError::Elsewhere);
     }
-    let actor = loop_ref.owner_of(target.key());
-    if !loop_ref.is_alive(actor) {
+    if !loop_ref.is_alive(target.key()) {
         return Err(AccessError::Ended);
     }
+    let actor = target.key().actor();
     if !access.allows_all() {
         loop_ref.report_exit(actor);
     }

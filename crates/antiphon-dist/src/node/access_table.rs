@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use antiphon_sched::{Key, NodeId};
 
 use super::NodeCore;
-use super::driver::Driver;
 use crate::access::{AccessError, AccessPolicy};
 
 #[derive(Debug, Default)]
@@ -62,17 +61,17 @@ impl NodeCore {
     }
 
     /// Whether a peer may reach an actor; `to` is any of the actor's keys.
-    pub(super) fn may_reach(&self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
+    pub(super) fn may_reach(&self, node: NodeId, to: Key) -> bool {
         if self.access.policies.is_empty() {
             return true;
         }
-        let Some(access) = self.access.policies.get(&driver.loop_ref().owner_of(to)) else { return true };
+        let Some(access) = self.access.policies.get(&to.actor()) else { return true };
         self.peers.get(&node).is_some_and(|peer| access.allows(&peer.name, peer.certificate))
     }
 
     /// As [`Self::may_reach`]; also counts a refusal, and logs it at a limited rate.
-    pub(super) fn check_reach(&mut self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
-        let is_open = self.may_reach(node, to, driver);
+    pub(super) fn check_reach(&mut self, node: NodeId, to: Key) -> bool {
+        let is_open = self.may_reach(node, to);
         if !is_open {
             self.counts.refusals.access += 1;
             if self.may_log("access", node) {

@@ -2,14 +2,15 @@
 //!
 //! Invariant: both tables hold the same pairs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use antiphon_sched::{NodeId, RequestId};
 
 #[derive(Debug, Default)]
 pub(super) struct AwaitedReplies {
     by_node: BTreeSet<(NodeId, RequestId)>,
-    by_request: BTreeSet<(RequestId, NodeId)>,
+    /// With the receipt of the message that holds the `ReplyTo`.
+    by_request: BTreeMap<(RequestId, NodeId), Option<u64>>,
 }
 
 impl AwaitedReplies {
@@ -17,10 +18,16 @@ impl AwaitedReplies {
         self.by_request.len()
     }
 
-    /// Adds requests after their `ReplyTo`s were sent to a node.
-    pub(super) fn add(&mut self, node: NodeId, request_ids: &[RequestId]) {
+    /// Adds requests after their `ReplyTo`s were sent to a node, in a message with this receipt.
+    pub(super) fn add(&mut self, node: NodeId, request_ids: &[RequestId], receipt_number: Option<u64>) {
         self.by_node.extend(request_ids.iter().map(|request_id| (node, *request_id)));
-        self.by_request.extend(request_ids.iter().map(|request_id| (*request_id, node)));
+        self.by_request.extend(request_ids.iter().map(|request_id| ((*request_id, node), receipt_number)));
+    }
+
+    /// The receipts of the messages that hold a `ReplyTo` of a request.
+    pub(super) fn receipts_of(&self, request_id: RequestId) -> impl Iterator<Item = u64> {
+        let pairs = self.by_request.range((request_id, NodeId::from_bits(0))..);
+        pairs.take_while(move |((other, _), _)| *other == request_id).filter_map(|(_, receipt)| *receipt)
     }
 
     /// Removes a request that is closed.
@@ -28,6 +35,7 @@ impl AwaitedReplies {
         let nodes = self
             .by_request
             .range((request_id, NodeId::from_bits(0))..)
+            .map(|(pair, _)| pair)
             .take_while(|(other, _)| *other == request_id);
         for pair in nodes.copied().collect::<Vec<_>>() {
             self.by_request.remove(&pair);
@@ -42,9 +50,15 @@ impl AwaitedReplies {
 
     /// Removes and returns the requests that await a reply from a node.
     pub(super) fn take(&mut self, node: NodeId) -> Vec<RequestId> {
+        self.take_except(node, &BTreeSet::new())
+    }
+
+    /// As [`Self::take`], but keeps those in `spared`.
+    pub(super) fn take_except(&mut self, node: NodeId, spared: &BTreeSet<RequestId>) -> Vec<RequestId> {
         let request_ids =
             self.by_node.range((node, RequestId::from_bits(0))..).take_while(|(other, _)| *other == node);
-        let request_ids: Vec<RequestId> = request_ids.map(|(_, request_id)| *request_id).collect();
+        let request_ids = request_ids.map(|(_, request_id)| *request_id);
+        let request_ids: Vec<RequestId> = request_ids.filter(|request_id| !spared.contains(request_id)).collect();
         for request_id in &request_ids {
             self.by_node.remove(&(node, *request_id));
             self.by_request.remove(&(*request_id, node));
@@ -54,7 +68,7 @@ impl AwaitedReplies {
 
     pub(super) fn check(&self) {
         let is_mirrored =
-            self.by_request.iter().all(|(request_id, node)| self.by_node.contains(&(*node, *request_id)));
+            self.by_request.keys().all(|(request_id, node)| self.by_node.contains(&(*node, *request_id)));
         assert!(
             is_mirrored && self.by_node.len() == self.by_request.len(),
             "both tables hold the same pairs"
@@ -71,8 +85,8 @@ mod tests {
         let (one, other) = (NodeId::from_bits(1), NodeId::from_bits(2));
         let request_ids: Vec<RequestId> = (1..4).map(RequestId::from_bits).collect();
         let mut replies = AwaitedReplies::default();
-        replies.add(one, &request_ids);
-        replies.add(other, &request_ids[..2]);
+        replies.add(one, &request_ids, Some(7));
+        replies.add(other, &request_ids[..2], Some(8));
         replies.forget(request_ids[0]);
         replies.check();
         assert_eq!(replies.take(one), request_ids[1..]);

@@ -106,9 +106,6 @@ impl NodeCore {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return false;
         };
-        if peer_session.goodbye_received {
-            return false;
-        }
         if peer_session.disconnect.is_none() {
             peer_session.disconnect = Some(Disconnect {
                 reason,

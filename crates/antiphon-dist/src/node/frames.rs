@@ -4,13 +4,14 @@
 //! that are exposed to it.
 
 use antiphon_sched::{
-    ActorId, AskError, Destination, ExitReason, Key, Lag, MonitorId, NodeId, RequestId, SignalPolicy,
-    Undelivered, Value,
+    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
+    Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session, msgpack};
 
 use super::driver::Driver;
+use super::mailbox_budget::OverBudget;
 use super::peer_session::{FrameEffect, PeerSession};
 use super::{NO_ACTOR, NodeCore, sched_key};
 
@@ -20,43 +21,14 @@ pub(super) const BY_TARGET: u64 = 1 << 63;
 /// A signal of a peer. It may have to wait behind messages for the same actor.
 #[derive(Debug)]
 pub(super) enum InboundSignal {
-    Monitor {
-        watcher: Key,
-        target: Key,
-        id: MonitorId,
-    },
-    Demonitor {
-        target: Key,
-        id: MonitorId,
-    },
-    Notify {
-        watcher: Key,
-        id: MonitorId,
-        actor: ActorId,
-    },
-    Down {
-        watcher: Key,
-        id: MonitorId,
-        reason: ExitReason,
-    },
-    Terminate {
-        target: Key,
-    },
-    Throw {
-        target: Key,
-        value: Value,
-    },
-    Resume {
-        target: Key,
-        value: Value,
-    },
-    /// `subscriber` has missed messages of a channel of the peer.
-    Lagged {
-        channel: ActorId,
-        subscriber: Key,
-        missed: u64,
-        ended: bool,
-    },
+    Monitor { watcher: Key, target: Key, id: MonitorId },
+    Demonitor { target: Key, id: MonitorId },
+    Notify { watcher: Key, id: MonitorId, actor: ActorId },
+    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
+    Lagged { subscriber: Key, channel: ActorId, missed: u64, ended: bool },
+    Terminate { target: Key },
+    Throw { target: Key, value: Value },
+    Resume { target: Key, value: Value },
 }
 
 impl InboundSignal {
@@ -68,8 +40,20 @@ impl InboundSignal {
             Self::Monitor { .. }
             | Self::Demonitor { .. }
             | Self::Notify { .. }
-            | Self::Terminate { .. }
-            | Self::Lagged { .. } => 0,
+            | Self::Lagged { .. }
+            | Self::Terminate { .. } => 0,
+        }
+    }
+
+    /// Whether it overtakes messages that wait for the mailbox of its receiver.
+    fn is_urgent(&self) -> bool {
+        match self {
+            Self::Terminate { .. } | Self::Throw { .. } | Self::Resume { .. } => true,
+            Self::Monitor { .. }
+            | Self::Demonitor { .. }
+            | Self::Notify { .. }
+            | Self::Down { .. }
+            | Self::Lagged { .. } => false,
         }
     }
 
@@ -79,10 +63,10 @@ impl InboundSignal {
             Self::Down { .. } | Self::Demonitor { .. } => true,
             Self::Monitor { .. }
             | Self::Notify { .. }
+            | Self::Lagged { .. }
             | Self::Terminate { .. }
             | Self::Throw { .. }
-            | Self::Resume { .. }
-            | Self::Lagged { .. } => false,
+            | Self::Resume { .. } => false,
         }
     }
 
@@ -154,19 +138,16 @@ impl NodeCore {
                     value.map(|value| InboundSignal::Resume { target: sched_key(resume.target), value });
                 self.on_signal_with_value(node, peer_session, signal, driver);
             }
-            Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup, driver),
+            Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup),
             Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
             Frame::Found(found) => self.on_found(node, peer_session, found, driver),
             Frame::NodeAt(hint) => self.on_node_at(node, peer_session, hint),
             Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),
             Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
             Frame::Lagged(lagged) => {
-                let signal = InboundSignal::Lagged {
-                    channel: ActorId::new(node, sched_key(lagged.from)),
-                    subscriber: sched_key(lagged.to),
-                    missed: lagged.missed,
-                    ended: lagged.ended,
-                };
+                let channel = ActorId::new(node, sched_key(lagged.from));
+                let (subscriber, missed, ended) = (sched_key(lagged.to), lagged.missed, lagged.ended);
+                let signal = InboundSignal::Lagged { subscriber, channel, missed, ended };
                 self.on_signal(node, peer_session, signal, driver);
             }
             // The session itself has handled these.
@@ -203,7 +184,13 @@ impl NodeCore {
         let request_id = RequestId::from_bits(answer.to.0);
         self.learn_route(answer.route);
         let result = match (peer_session.session.tag_name(answer.tag), is_valid_body(answer.body)) {
-            (Some(tag), true) => driver.loop_ref().complete_request_encoded(request_id, tag, answer.body),
+            (Some(tag), true) => match self.acquire_for_reply(node, answer.body.len()) {
+                Ok(permit) => driver.loop_ref().complete_request_with_permit(request_id, (tag, answer.body), permit),
+                Err(OverBudget) => {
+                    driver.loop_ref().fail_request_from_peer(request_id, AskError::Busy);
+                    Err(Undelivered::Full)
+                }
+            },
             (_, _) => {
                 driver.loop_ref().fail_request_from_peer(request_id, AskError::WrongType);
                 Err(Undelivered::Encode)
@@ -232,7 +219,7 @@ impl NodeCore {
         }
     }
 
-    /// Applies a signal, or queues it behind earlier messages for the same actor.
+    /// Applies a signal, or queues it behind earlier messages for the same actor. An urgent signal overtakes them.
     fn on_signal(
         &mut self,
         node: NodeId,
@@ -240,8 +227,8 @@ impl NodeCore {
         signal: InboundSignal,
         driver: &mut impl Driver,
     ) {
-        if peer_session.backlog.has_queue_for(signal.receiver()) {
-            self.add_signal_to_backlog(node, peer_session, signal);
+        if !signal.is_urgent() && self.has_backlog_for(node, signal.receiver().actor()) {
+            self.add_signal_to_backlog(node, peer_session, signal, driver);
         } else {
             self.apply_signal(node, signal, driver);
         }
@@ -250,8 +237,8 @@ impl NodeCore {
     /// Applies a signal. For the peer, an actor that is not exposed to it does not exist.
     pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
         let (to, bytes) = (signal.receiver(), signal.body_bytes());
-        let is_exposed = driver.loop_ref().is_exposed(to)
-            && (signal.is_always_admitted() || self.check_reach(node, to, driver));
+        let is_exposed =
+            driver.loop_ref().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(node, to));
         let policy = driver.loop_ref().signal_policy_of(to);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;
@@ -280,7 +267,7 @@ impl NodeCore {
                 if is_exposed && is_open && peer.monitors.local_watcher(id).is_none() =>
             {
                 let (mut loop_ref, is_admitted) = (driver.loop_ref(), local_watchers < monitors_max);
-                let watcher = loop_ref.owner_of(watcher);
+                let watcher = watcher.actor();
                 if !is_admitted {
                     loop_ref.refuse_notify(watcher, actor);
                 } else if loop_ref.expect_down(watcher, id, actor) {
@@ -288,45 +275,96 @@ impl NodeCore {
                 }
                 self.refuse_monitor(node);
             }
-            InboundSignal::Down { watcher, id, reason } => {
-                if let Some((_, actor)) = peer.monitors.remove_local_watcher(id) {
-                    // The `Down` is delivered in any case, but without its value or text if there is no room for it.
-                    let reason =
-                        if self.fits_mailbox_budget(node, bytes) { reason } else { without_value(reason) };
-                    let bytes = bytes_of_reason(&reason);
-                    self.deliver_value(node, bytes, driver, |loop_ref| {
-                        loop_ref.down(watcher, id, actor, reason)
-                    });
-                }
+            InboundSignal::Down { watcher, id, actor, reason } => {
+                self.deliver_down(node, (watcher, id, actor), reason, driver);
+            }
+            InboundSignal::Lagged { subscriber, channel, missed, ended } if is_exposed => {
+                self.deliver_lagged(subscriber, (channel, missed, ended), driver);
             }
             InboundSignal::Terminate { target } if is_exposed && may_terminate => {
                 driver.loop_ref().terminate(ActorId::new(self.me, target));
             }
             InboundSignal::Throw { target, value } if is_exposed && is_open => {
-                let is_taken = self.fits_mailbox_budget(node, bytes)
-                    && self.deliver_value(node, bytes, driver, |loop_ref| loop_ref.throw_here(target, value));
-                self.counts.refused_messages += u64::from(!is_taken);
+                let is_taken = self.acquire_for_reply(node, bytes).is_ok_and(|permit| {
+                    driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.throw_here(target, value))
+                });
+                self.report_signal(is_taken, target, "throw", driver);
             }
             InboundSignal::Resume { target, value } if is_exposed && is_open => {
-                let is_taken = self.fits_mailbox_budget(node, bytes)
-                    && self
-                        .deliver_value(node, bytes, driver, |loop_ref| loop_ref.resume_here(target, value));
-                self.counts.refused_messages += u64::from(!is_taken);
-            }
-            InboundSignal::Lagged { channel, subscriber, missed, ended } if is_exposed => {
-                let mut loop_ref = driver.loop_ref();
-                let is_taken = if ended {
-                    loop_ref.push_down(subscriber, channel, ExitReason::Lagged)
-                } else {
-                    loop_ref.add_missed(subscriber, channel, missed, &mut Lag::default())
-                };
-                self.counts.refused_messages += u64::from(!is_taken);
+                let is_taken = self.acquire_for_reply(node, bytes).is_ok_and(|permit| {
+                    driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.resume_here(target, value))
+                });
+                self.report_signal(is_taken, target, "resume", driver);
             }
             InboundSignal::Notify { .. }
+            | InboundSignal::Lagged { .. }
             | InboundSignal::Terminate { .. }
             | InboundSignal::Throw { .. }
-            | InboundSignal::Resume { .. }
-            | InboundSignal::Lagged { .. } => self.counts.refused_messages += 1,
+            | InboundSignal::Resume { .. } => self.counts.refused_messages += 1,
+        }
+    }
+
+    /// Delivers the number of messages that a subscriber has missed, or the end of its subscription.
+    fn deliver_lagged(
+        &mut self,
+        subscriber: Key,
+        (channel, missed, ended): (ActorId, u64, bool),
+        driver: &mut impl Driver,
+    ) {
+        let mut loop_ref = driver.loop_ref();
+        let is_taken = if ended {
+            loop_ref.push_down(subscriber, channel, ExitReason::Lagged)
+        } else {
+            loop_ref.add_missed(subscriber, channel, missed, &mut Lag::default())
+        };
+        self.counts.refused_messages += u64::from(!is_taken);
+    }
+
+    /// Records a dead letter for a signal that had no room.
+    fn report_signal(&mut self, is_taken: bool, target: Key, what: &'static str, driver: &mut impl Driver) {
+        if !is_taken {
+            self.counts.refused_messages += 1;
+            let is_alive = driver.loop_ref().is_alive(target.actor());
+            let reason = if is_alive { Undelivered::Full } else { Undelivered::NoActor };
+            driver.loop_ref().dead_letter(DeadLetter::new(ActorId::new(self.me, target), what, reason));
+        }
+    }
+
+    /// Delivers a `Down` in any case, but without its value or text if there is no room for it.
+    fn deliver_down(
+        &mut self,
+        node: NodeId,
+        (watcher, id, actor): (Key, MonitorId, ActorId),
+        reason: ExitReason,
+        driver: &mut impl Driver,
+    ) {
+        let (permit, reason) = match self.acquire_for_reply(node, bytes_of_reason(&reason)) {
+            Ok(permit) => (permit, reason),
+            Err(OverBudget) => (None, without_value(reason)),
+        };
+        driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.down(watcher, id, actor, reason));
+    }
+
+    /// Applies a signal that waited when the session that brought it ended.
+    pub(super) fn apply_late_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
+        match signal {
+            InboundSignal::Down { watcher, id, actor, reason } => {
+                self.deliver_down(node, (watcher, id, actor), reason, driver);
+            }
+            // The session that it depends on has ended.
+            InboundSignal::Notify { watcher, id, actor } => {
+                let mut loop_ref = driver.loop_ref();
+                if loop_ref.is_exposed(watcher) && loop_ref.expect_down(watcher, id, actor) {
+                    loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
+                }
+            }
+            InboundSignal::Lagged { subscriber, channel, missed, ended } => {
+                self.deliver_lagged(subscriber, (channel, missed, ended), driver);
+            }
+            // The watcher has received its `Down` at the end of the session.
+            InboundSignal::Monitor { .. } | InboundSignal::Demonitor { .. } => {}
+            // Urgent signals never wait.
+            InboundSignal::Terminate { .. } | InboundSignal::Throw { .. } | InboundSignal::Resume { .. } => {}
         }
     }
 
@@ -350,8 +388,6 @@ impl NodeCore {
     ) {
         let id = self.monitor_id(node, down.id, false);
         // A peer can report only the exits of its own actors.
-        let local_watcher = self.peers.get(&node).and_then(|peer| peer.monitors.local_watcher(id));
-        let Some((watcher, _)) = local_watcher else { return };
         let reason = match down.reason {
             DownReason::Done(None) => ExitReason::Done(Value::opaque()),
             DownReason::Done(Some((tag, body))) => {
@@ -365,7 +401,20 @@ impl NodeCore {
             DownReason::Refused => ExitReason::Refused,
             DownReason::Lagged => ExitReason::Lagged,
         };
-        self.on_signal(node, peer_session, InboundSignal::Down { watcher, id, reason }, driver);
+        if let Some(signal) = self.end_monitor(node, id, reason) {
+            self.on_signal(node, peer_session, signal, driver);
+        }
+    }
+
+    /// Removes the monitor of a local watcher, whose `Down` has arrived; `None` if there is no such monitor.
+    pub(super) fn end_monitor(
+        &mut self,
+        node: NodeId,
+        id: MonitorId,
+        reason: ExitReason,
+    ) -> Option<InboundSignal> {
+        let (watcher, actor) = self.peers.get_mut(&node)?.monitors.remove_local_watcher(id)?;
+        Some(InboundSignal::Down { watcher, id, actor, reason })
     }
 }
 

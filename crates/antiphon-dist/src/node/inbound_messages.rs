@@ -1,180 +1,34 @@
-//! Inbound messages, their backlog, and the receipts of outbound messages.
+//! Inbound messages: from the sessions into mailboxes, or into the backlog of their peer.
 //!
-//! A message for a full mailbox waits in the backlog of its session, and later messages for the same actor wait behind it.
-//! When the queue of an actor exceeds a limit, the peer is asked to hold back the frames for that actor. When an actor
-//! takes no message for `BACKLOG_TIMEOUT`, its queue is refused.
+//! When the mailbox of an actor is more than half full, or the actor uses half of its share of the byte budget, the peer is
+//! asked to hold back its frames for that actor. A message for a full mailbox waits in the backlog of its peer. The free
+//! places of a mailbox go in turn to all that wait for them.
 //!
-//! Invariant: a receipt completes once. The bytes in a backlog are at most `BACKLOG_FREE` plus the credit of the peer.
-//! The bodies in a backlog are valid.
-
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
+//! Invariant: a message is never refused because time passes while its session lasts.
 
 use antiphon_sched::{
-    ActorId, DeadLetter, Delivery, Key, NodeId, Origin, RequestId, Time, Undelivered, with_origin,
+    ActorId, DeadLetter, Delivery, ExitReason, Key, NodeId, Origin, RoomMark, Turn, Undelivered, with_origin,
 };
+use antiphon_wire::Session;
 use antiphon_wire::frame::{Message, Outcome, Receipt};
-use antiphon_wire::{HeldCredit, Session};
-use smallvec::SmallVec;
 
+use super::backlog::{BacklogEntry, BacklogItem};
 use super::driver::Driver;
 use super::frames::{InboundSignal, is_valid_body};
+use super::mailbox_budget::{SharePart, UNCOUNTED_BYTES_MAX};
 use super::peer_session::PeerSession;
-use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, complete_if_open, sched_key, wire_key};
-use crate::error::DeliverError;
+use super::{NodeCore, sched_key, wire_key};
 
-/// The number of bytes for one actor above which the peer is asked to pause its frames.
-const PAUSE_OVER: u64 = 256 * 1024;
-/// The number of bytes in the backlog of one session above which its entries hold the peer's credit.
-const BACKLOG_FREE: u64 = 8 * 1024 * 1024;
-/// The number of bytes that one entry counts in addition to its body.
-const BACKLOG_OVERHEAD: u64 = 64;
-/// How long an actor may take no message before its queue is refused.
-const BACKLOG_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often a backlog is retried, in addition to each run of the loop.
-const RETRY_EVERY: Duration = Duration::from_millis(100);
+/// The number of batches of an actor after which a paused peer may send to it again, even if its mailbox is still long.
+const BATCHES_PAUSED: u8 = 8;
 
-/// The messages and signals of one session that wait for full mailboxes.
-#[derive(Debug, Default)]
-pub(super) struct Backlog {
-    queues: BTreeMap<Key, BacklogQueue>,
-    /// Whether the `Backlog` timer of the session is set.
-    scheduled: bool,
-}
-
-/// The messages and signals that wait for one actor.
-#[derive(Debug)]
-struct BacklogQueue {
-    entries: VecDeque<BacklogEntry>,
-    bytes: u64,
-    /// When the actor last took a message, or when the queue began.
-    last_progress: Time,
-    /// Whether the peer is asked to hold back its frames for the actor.
-    paused: bool,
-}
-
-#[derive(Debug)]
-struct BacklogEntry {
-    item: BacklogItem,
-    bytes: u64,
-    credit: Option<HeldCredit>,
-}
-
-#[derive(Debug)]
-enum BacklogItem {
-    Message { tag: Box<str>, body: Box<[u8]>, receipt: Option<u64> },
-    Signal(InboundSignal),
-}
-
-impl Backlog {
-    pub(super) fn check(&self) {
-        for queue in self.queues.values() {
-            let bytes: u64 = queue.entries.iter().map(|entry| entry.bytes).sum();
-            assert_eq!(queue.bytes, bytes, "a backlog queue counts the bytes of its entries");
-            assert!(!queue.entries.is_empty(), "an empty backlog queue is removed");
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.queues.is_empty()
-    }
-
-    /// Whether entries wait for an actor, so that later ones must wait behind them.
-    pub(super) fn has_queue_for(&self, to: Key) -> bool {
-        !self.queues.is_empty() && self.queues.contains_key(&to)
-    }
-
-    /// Adds an entry to the queue of an actor. An entry holds the peer's credit only above `BACKLOG_FREE`: one slow actor
-    /// must not use up the credit that the peer needs for others.
-    fn push(&mut self, now: Time, session: &mut Session, to: Key, item: BacklogItem) {
-        let body = match &item {
-            BacklogItem::Message { body, .. } => body.len(),
-            BacklogItem::Signal(signal) => signal.body_bytes(),
-        };
-        let bytes = body as u64 + BACKLOG_OVERHEAD;
-        let credit = (self.bytes() > BACKLOG_FREE).then(|| session.hold());
-        let queue = self.queues.entry(to).or_insert_with(|| BacklogQueue {
-            entries: VecDeque::new(),
-            bytes: 0,
-            last_progress: now,
-            paused: false,
-        });
-        queue.bytes += bytes;
-        queue.entries.push_back(BacklogEntry { item, bytes, credit });
-        if queue.bytes > PAUSE_OVER && !queue.paused {
-            queue.paused = session.pause(wire_key(to));
-        }
-    }
-
-    /// The actors for which messages or signals wait, each with its number of messages.
-    pub(super) fn message_counts(&self) -> impl Iterator<Item = (Key, usize)> {
-        self.queues.iter().map(|(to, queue)| {
-            let is_message = |entry: &&BacklogEntry| matches!(entry.item, BacklogItem::Message { .. });
-            let messages = queue.entries.iter().filter(is_message);
-            (*to, messages.count())
-        })
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.queues.values().map(|queue| queue.bytes).sum()
-    }
-}
-
-/// The outbound messages that await a receipt.
-#[derive(Debug, Default)]
-pub(super) struct PendingReceipts {
-    open: BTreeMap<u64, PendingReceipt>,
-}
-
-#[derive(Debug)]
-struct PendingReceipt {
-    owner: ReceiptOwner,
+/// The ends of a message of a peer, and its type.
+#[derive(Copy, Clone)]
+struct MessageInfo<'a> {
     node: NodeId,
-    until: Option<Time>,
-}
-
-/// The requests that a receipt completes.
-#[derive(Debug)]
-enum ReceiptOwner {
-    /// The request of an actor that asked for the receipt.
-    Request(RequestId),
-    /// The requests with a `ReplyTo` in the message. They fail if the message was refused.
-    AwaitedReplies(SmallVec<[RequestId; 1]>),
-}
-
-impl PendingReceipts {
-    pub(super) fn len(&self) -> usize {
-        self.open.len()
-    }
-
-    /// Whether a message to a node awaits its receipt.
-    pub(super) fn awaits(&self, node: NodeId) -> bool {
-        self.open.values().any(|open| open.node == node)
-    }
-
-    pub(super) fn add(&mut self, receipt_number: u64, request_id: RequestId, node: NodeId) {
-        self.open.insert(
-            receipt_number,
-            PendingReceipt { owner: ReceiptOwner::Request(request_id), node, until: None },
-        );
-    }
-
-    pub(super) fn add_replies(&mut self, receipt_number: u64, replies: &[RequestId], node: NodeId) {
-        let owner = ReceiptOwner::AwaitedReplies(replies.into());
-        self.open.insert(receipt_number, PendingReceipt { owner, node, until: None });
-    }
-
-    pub(super) fn remove(&mut self, receipt_number: u64) {
-        self.open.remove(&receipt_number);
-    }
-
-    pub(super) fn check(&self, timers: &TimerQueue) {
-        for (receipt_number, open) in &self.open {
-            let due = NodeTimer::Receipt(*receipt_number);
-            assert!(open.until.is_none_or(|at| timers.has(at, due)), "the timer of a receipt is set");
-        }
-    }
+    from: Key,
+    to: Key,
+    tag: &'a str,
 }
 
 impl NodeCore {
@@ -185,30 +39,42 @@ impl NodeCore {
         message: &Message<'_>,
         driver: &mut impl Driver,
     ) {
-        let to = sched_key(message.to);
-        if !self.check_reach(node, to, driver) {
-            return self.report_delivery(
-                node,
-                &mut peer_session.session,
-                to,
-                message.receipt,
-                &Delivery::NoActor,
-                driver,
-            );
+        let (to, from, receipt) = (sched_key(message.to), sched_key(message.from), message.receipt);
+        let is_open = self.check_reach(node, to);
+        if is_open {
+            self.learn_route(message.route);
         }
-        self.learn_route(message.route);
-        let is_valid = is_valid_body(message.body);
-        if is_valid && peer_session.backlog.has_queue_for(to) {
-            return self.add_to_backlog(node, peer_session, message);
-        }
-        let delivery = match peer_session.session.tag_name(message.tag) {
-            Some(tag) if is_valid => self.deliver_here(node, to, (tag, message.body), driver),
-            Some(_) | None => Delivery::Undecodable("the body is not one valid MessagePack value".into()),
+        let tag = peer_session.session.tag_name(message.tag);
+        let delivery = match tag.filter(|_| is_valid_body(message.body)) {
+            _ if !is_open => Delivery::NoActor,
+            Some(_) if self.has_backlog_for(node, to.actor()) => Delivery::Full,
+            Some(tag) => self.deliver_here(node, to, (tag, message.body), driver),
+            None => Delivery::Undecodable("the body is not one valid MessagePack value".into()),
         };
-        if delivery == Delivery::Full {
-            return self.add_to_backlog(node, peer_session, message);
+        let is_large = message.body.len() > UNCOUNTED_BYTES_MAX;
+        match delivery {
+            Delivery::Full => {
+                let Some(tag) = tag.map(Box::from) else { return };
+                let item = BacklogItem::Message { to, from, tag, body: message.body.into(), receipt };
+                return self.push_to_backlog(node, peer_session, to.actor(), item, driver);
+            }
+            Delivery::Delivered if !is_large && receipt.is_none() => return,
+            Delivery::Delivered | Delivery::DeliveredOverHalf => {}
+            _ => {}
         }
-        self.report_delivery(node, &mut peer_session.session, to, message.receipt, &delivery, driver);
+        let info = MessageInfo { node, from, to, tag: tag.unwrap_or("a message of an unknown type") };
+        let outcome = self.report_delivery(info, receipt.is_some(), &delivery, driver);
+        if let Some(receipt_number) = receipt {
+            send_receipt(&mut peer_session.session, node, receipt_number, outcome);
+        }
+        if delivery == Delivery::DeliveredOverHalf
+            || (is_large && self.uses_more_than(node, to.actor(), SharePart::Half))
+        {
+            self.pause(node, peer_session, to.actor(), driver);
+        }
+        if is_large {
+            self.hold_credit(node, peer_session);
+        }
     }
 
     /// Runs `handle` with the peer as the origin of the data, so that requests in it count against the peer's limit.
@@ -222,10 +88,10 @@ impl NodeCore {
         result
     }
 
-    fn add_to_backlog(&mut self, node: NodeId, peer_session: &mut PeerSession, message: &Message<'_>) {
-        let Some(tag) = peer_session.session.tag_name(message.tag).map(Box::from) else { return };
-        let item = BacklogItem::Message { tag, body: message.body.into(), receipt: message.receipt };
-        self.push_to_backlog(node, peer_session, sched_key(message.to), item);
+    /// Whether messages or signals of a peer wait for an actor, so that later ones must wait behind them.
+    pub(super) fn has_backlog_for(&self, node: NodeId, actor: Key) -> bool {
+        !self.backlogged.is_empty()
+            && self.peers.get(&node).is_some_and(|peer| peer.backlog.has_entries_for(actor))
     }
 
     /// Queues a signal behind earlier messages for the same actor.
@@ -234,228 +100,272 @@ impl NodeCore {
         node: NodeId,
         peer_session: &mut PeerSession,
         signal: InboundSignal,
+        driver: &mut impl Driver,
     ) {
-        self.push_to_backlog(node, peer_session, signal.receiver(), BacklogItem::Signal(signal));
+        let actor = signal.receiver().actor();
+        self.push_to_backlog(node, peer_session, actor, BacklogItem::Signal(signal), driver);
     }
 
-    fn push_to_backlog(&mut self, node: NodeId, peer_session: &mut PeerSession, to: Key, item: BacklogItem) {
-        let now = self.now;
-        peer_session.backlog.push(now, &mut peer_session.session, to, item);
+    fn push_to_backlog(
+        &mut self,
+        node: NodeId,
+        peer_session: &mut PeerSession,
+        actor: Key,
+        item: BacklogItem,
+        driver: &mut impl Driver,
+    ) {
+        self.add_entry(node, actor, item, None, driver);
+        self.pause(node, peer_session, actor, driver);
+        self.hold_credit(node, peer_session);
+    }
+
+    /// Adds an entry to the backlog of a peer, and registers the actor for room in its mailbox.
+    pub(super) fn add_entry(
+        &mut self,
+        node: NodeId,
+        actor: Key,
+        item: BacklogItem,
+        expires: Option<antiphon_sched::Time>,
+        driver: &mut impl Driver,
+    ) {
+        let bytes = item.bytes();
+        let permit = self.acquire_for_backlog(node, actor, bytes);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let is_first = !peer.backlog.has_entries_for(actor);
+        peer.backlog.push(actor, BacklogEntry { item, bytes, permit, expires });
         self.backlogged.insert(node);
-        if !std::mem::replace(&mut peer_session.backlog.scheduled, true) {
-            self.timers.add(now + RETRY_EVERY, NodeTimer::Backlog(node));
+        if is_first {
+            let ticket = peer.backlog.ticket(actor);
+            let ticket = driver.loop_ref().wait_for_room(actor, node, RoomMark::One, ticket);
+            peer.backlog.set_ticket(actor, ticket);
         }
     }
 
-    /// Retries all backlogs after the loop has run: mailboxes may have room.
-    pub(super) fn retry_backlogs(&mut self, driver: &mut impl Driver) {
-        for node in std::mem::take(&mut self.backlogged) {
-            self.retry_backlog(node, driver);
+    /// Asks a peer to hold back its frames for an actor, within the peer's limit.
+    fn pause(&mut self, node: NodeId, peer_session: &mut PeerSession, actor: Key, driver: &mut impl Driver) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.backlog.is_paused(actor) || !peer_session.session.pause(wire_key(actor)) {
+            return;
+        }
+        peer.backlog.set_paused(actor, true);
+        if !peer.backlog.has_entries_for(actor) {
+            let (mark, ticket) =
+                (RoomMark::ThreeQuarters { batches: BATCHES_PAUSED }, peer.backlog.ticket(actor));
+            let ticket = driver.loop_ref().wait_for_room(actor, node, mark, ticket);
+            peer.backlog.set_ticket(actor, ticket);
         }
     }
 
-    /// Retries the backlog of one session by its timer, which also refuses the queues that timed out.
-    pub(super) fn on_backlog_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
-            peer_session.backlog.scheduled = false;
+    /// Holds the credit of the present frame if the peer uses too many bytes.
+    fn hold_credit(&mut self, node: NodeId, peer_session: &mut PeerSession) {
+        if self.must_hold_credit(node) {
+            let credit = peer_session.session.hold();
+            peer_session.held_credit.push(credit);
+            self.holding_credit.insert(node);
         }
-        self.backlogged.remove(&node);
-        self.retry_backlog(node, driver);
     }
 
-    /// Delivers as much of the backlog of a session as the mailboxes accept.
-    fn retry_backlog(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
-        else {
+    /// Returns the credit that was held, to the peers that use fewer bytes again.
+    fn release_credit(&mut self) {
+        for node in std::mem::take(&mut self.holding_credit) {
+            if self.must_hold_credit(node) {
+                self.holding_credit.insert(node);
+                continue;
+            }
+            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+            else {
+                continue;
+            };
+            for credit in std::mem::take(&mut peer_session.held_credit) {
+                peer_session.session.release(credit);
+            }
+            self.mark_dirty(node);
+        }
+    }
+
+    /// Gives the free places of mailboxes to the messages of peers that wait for them, each in its turn.
+    pub(super) fn take_turns(&mut self, driver: &mut impl Driver) {
+        while let Some(turn) = driver.loop_ref().next_turn() {
+            self.take_turn(turn, driver);
+        }
+        if !self.holding_credit.is_empty() {
+            self.release_credit();
+        }
+    }
+
+    fn take_turn(&mut self, Turn { target, peer: node, .. }: Turn, driver: &mut impl Driver) {
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.backlog.is_registered(target)) else {
             return;
         };
-        let mut queues = std::mem::take(&mut peer_session.backlog.queues);
+        if !peer.backlog.has_entries_for(target) {
+            return self.end_pause(node, target, driver);
+        }
+        let mut peer_session = peer.peer_session.take();
         self.with_peer_origin(node, |core| {
-            queues.retain(|to, queue| {
-                core.drain_queue(node, &mut peer_session.session, *to, queue, driver);
-                if queue.paused && queue.bytes <= PAUSE_OVER / 2 {
-                    queue.paused = false;
-                    peer_session.session.unpause(wire_key(*to));
-                }
-                !queue.entries.is_empty()
-            });
+            core.deliver_first(node, target, peer_session.as_deref_mut(), driver);
         });
-        if !queues.is_empty() {
-            self.backlogged.insert(node);
-            if !std::mem::replace(&mut peer_session.backlog.scheduled, true) {
-                self.timers.add(self.now + RETRY_EVERY, NodeTimer::Backlog(node));
-            }
-        }
-        peer_session.backlog.queues = queues;
-        let is_over = peer_session.goodbye_received && peer_session.backlog.is_empty();
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.peer_session = Some(peer_session);
-        }
-        if is_over {
-            return self.end_session(node, "the peer sent a goodbye", driver);
-        }
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.peer_session = peer_session;
+        let mark = if peer.backlog.has_entries_for(target) {
+            RoomMark::One
+        } else if peer.backlog.is_paused(target) {
+            RoomMark::ThreeQuarters { batches: BATCHES_PAUSED }
+        } else {
+            return self.leave_backlog(node, target);
+        };
+        let ticket = driver.loop_ref().wait_for_room(target, node, mark, peer.backlog.ticket(target));
+        peer.backlog.set_ticket(target, ticket);
+        self.note_backlog_left(node);
         self.mark_dirty(node);
     }
 
-    fn drain_queue(
+    fn leave_backlog(&mut self, node: NodeId, actor: Key) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.backlog.remove_if_idle(actor);
+        }
+        self.note_backlog_left(node);
+        self.mark_dirty(node);
+    }
+
+    fn note_backlog_left(&mut self, node: NodeId) {
+        if self.peers.get(&node).is_none_or(|peer| !peer.backlog.has_entries()) {
+            self.backlogged.remove(&node);
+        }
+    }
+
+    /// Lets a peer send to an actor again, for which nothing waits any more at this node.
+    fn end_pause(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
+        let is_over_share = self.uses_more_than(node, actor, SharePart::Quarter);
+        let is_over_share = is_over_share && driver.loop_ref().is_alive(actor);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if is_over_share {
+            let ticket =
+                driver.loop_ref().wait_for_room(actor, node, RoomMark::NextBatch, peer.backlog.ticket(actor));
+            return peer.backlog.set_ticket(actor, ticket);
+        }
+        peer.backlog.set_paused(actor, false);
+        if let Some(peer_session) = &mut peer.peer_session {
+            peer_session.session.unpause(wire_key(actor));
+        }
+        self.leave_backlog(node, actor);
+    }
+
+    /// Delivers the first message that waits for an actor, and the signals before and behind it.
+    fn deliver_first(
         &mut self,
         node: NodeId,
-        session: &mut Session,
-        to: Key,
-        queue: &mut BacklogQueue,
+        actor: Key,
+        mut peer_session: Option<&mut PeerSession>,
         driver: &mut impl Driver,
     ) {
-        let is_expired = self.now.since(queue.last_progress) >= BACKLOG_TIMEOUT;
-        while let Some(entry) = queue.entries.pop_front() {
-            let delivery = match &entry.item {
-                // The access policy may have changed since the message arrived.
-                BacklogItem::Message { .. } if !self.may_reach(node, to, driver) => Delivery::NoActor,
-                BacklogItem::Message { tag, body, .. } => self.deliver_here(node, to, (tag, body), driver),
-                BacklogItem::Signal(_) => Delivery::Delivered,
+        let mut is_delivered = false;
+        while let Some(mut entry) = self.peers.get_mut(&node).and_then(|peer| peer.backlog.pop(actor)) {
+            let BacklogItem::Message { to, from, tag, body, receipt } = &entry.item else {
+                self.apply_entry(node, entry, driver);
+                continue;
             };
-            if delivery == Delivery::Full && !is_expired {
-                queue.entries.push_front(entry);
+            let (to, receipt) = (*to, receipt.filter(|_| entry.expires.is_none()));
+            if is_delivered {
+                self.put_back(node, actor, entry);
                 return;
             }
-            if delivery == Delivery::Delivered {
-                queue.last_progress = self.now;
+            // The message counts once: in the mailbox from now on.
+            entry.permit = None;
+            // The access policy may have changed since the message arrived.
+            let delivery = if self.may_reach(node, to) {
+                self.deliver_in_turn(node, to, (tag, body), driver)
+            } else {
+                Delivery::NoActor
+            };
+            if delivery == Delivery::Full {
+                entry.permit = self.acquire_for_backlog(node, actor, entry.bytes);
+                self.put_back(node, actor, entry);
+                return;
             }
-            queue.bytes -= entry.bytes;
-            if let Some(credit) = entry.credit {
-                session.release(credit);
-            }
-            match entry.item {
-                BacklogItem::Message { receipt, .. } => {
-                    self.report_delivery(node, session, to, receipt, &delivery, driver);
-                }
-                BacklogItem::Signal(signal) => self.apply_signal(node, signal, driver),
+            is_delivered = matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf);
+            let info = MessageInfo { node, from: *from, to, tag };
+            let outcome = self.report_delivery(info, receipt.is_some(), &delivery, driver);
+            if let (Some(receipt_number), Some(peer_session)) = (receipt, peer_session.as_deref_mut()) {
+                send_receipt(&mut peer_session.session, node, receipt_number, outcome);
             }
         }
     }
 
-    /// Reports the outcome of an inbound message: by a receipt if the sender asked for one, else by a dead letter if it failed.
+    fn put_back(&mut self, node: NodeId, actor: Key, entry: BacklogEntry) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.backlog.put_back(actor, entry);
+        }
+    }
+
+    /// Applies an entry that is not a message.
+    fn apply_entry(&mut self, node: NodeId, entry: BacklogEntry, driver: &mut impl Driver) {
+        let is_session_over = entry.expires.is_some();
+        match entry.item {
+            BacklogItem::NodeLost { watcher, id, actor } => {
+                driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
+            }
+            BacklogItem::Signal(signal) if is_session_over => self.apply_late_signal(node, signal, driver),
+            BacklogItem::Signal(signal) => self.apply_signal(node, signal, driver),
+            BacklogItem::Message { .. } => {}
+        }
+    }
+
+    /// Turns the entries of ended sessions that have expired into dead letters.
+    pub(super) fn on_backlog_due(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let now = self.now;
+        while let Some((actor, entry)) =
+            self.peers.get_mut(&node).and_then(|peer| peer.backlog.pop_expired(now))
+        {
+            if let BacklogItem::Message { to, from, tag, .. } = &entry.item {
+                let info = MessageInfo { node, from: *from, to: *to, tag };
+                self.report_delivery(info, false, &Delivery::Full, driver);
+            } else {
+                self.apply_entry(node, entry, driver);
+            }
+            let Some(peer) = self.peers.get_mut(&node) else { return };
+            if !peer.backlog.has_entries_for(actor) && !peer.backlog.is_paused(actor) {
+                driver.loop_ref().cancel_wait(actor, peer.backlog.ticket(actor));
+                self.leave_backlog(node, actor);
+            }
+        }
+    }
+
+    /// Reports the outcome of an inbound message: a failure without a receipt becomes a dead letter.
     fn report_delivery(
         &mut self,
-        node: NodeId,
-        session: &mut Session,
-        to: Key,
-        receipt: Option<u64>,
+        MessageInfo { node, from, to, tag }: MessageInfo<'_>,
+        has_receipt: bool,
         delivery: &Delivery,
         driver: &mut impl Driver,
-    ) {
+    ) -> Outcome {
         let (outcome, reason) = match delivery {
-            Delivery::Delivered => (Outcome::Delivered, None),
-            Delivery::Full => (Outcome::Full, Some(Undelivered::Full)),
-            Delivery::WrongType => (Outcome::WrongType, Some(Undelivered::WrongType)),
+            Delivery::Delivered | Delivery::DeliveredOverHalf => return Outcome::Delivered,
+            Delivery::Full => (Outcome::Full, Undelivered::Full),
+            Delivery::WrongType => (Outcome::WrongType, Undelivered::WrongType),
             Delivery::Undecodable(text) => {
                 if self.may_log("does not decode", format_args!("{node} {to}")) {
                     tracing::warn!(%node, %to, text, "a message from a peer does not decode; check whether its type changed under the same name (logged at most once an hour)");
                 }
-                (Outcome::WrongType, Some(Undelivered::Encode))
+                (Outcome::WrongType, Undelivered::Encode)
             }
             Delivery::OverQuota => {
                 self.refuse_request(node);
-                (Outcome::Busy, Some(Undelivered::Busy))
+                (Outcome::Busy, Undelivered::Busy)
             }
-            Delivery::NoActor | _ => (Outcome::NoActor, Some(Undelivered::NoActor)),
+            Delivery::NoActor | _ => (Outcome::NoActor, Undelivered::NoActor),
         };
-        if let Some(reason) = reason {
-            self.counts.refused_messages += 1;
-            if receipt.is_none() {
-                driver.loop_ref().dead_letter(DeadLetter::new(
-                    ActorId::new(self.me, to),
-                    "a message from another node",
-                    reason,
-                ));
-            }
+        self.counts.refused_messages += 1;
+        if !has_receipt {
+            let dead_letter = DeadLetter::new(ActorId::new(self.me, to), tag.to_owned(), reason);
+            driver.loop_ref().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
         }
-        if let Some(receipt_number) = receipt
-            && let Err(reason) = session.send(&Receipt { request: receipt_number, outcome }.into())
-        {
-            // The sender's request fails with `TimedOut`.
-            tracing::debug!(%node, %reason, "a receipt was not sent");
-        }
+        outcome
     }
+}
 
-    /// Handles a receipt. A peer can complete only the receipts of messages that were sent to it.
-    pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt, driver: &mut impl Driver) {
-        let is_from_receiver = self.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
-        if !is_from_receiver {
-            return;
-        }
-        let result = match receipt.outcome {
-            Outcome::Delivered => Ok(()),
-            Outcome::NoActor => Err(DeliverError::Refused(Undelivered::NoActor)),
-            Outcome::Full => Err(DeliverError::Refused(Undelivered::Full)),
-            Outcome::WrongType => Err(DeliverError::Refused(Undelivered::WrongType)),
-            Outcome::Busy => Err(DeliverError::Refused(Undelivered::Busy)),
-        };
-        self.complete_receipt(receipt.request, result, driver);
-    }
-
-    fn complete_receipt(
-        &mut self,
-        receipt_number: u64,
-        result: Result<(), DeliverError>,
-        driver: &mut impl Driver,
-    ) {
-        let Some(open) = self.receipts.open.remove(&receipt_number) else { return };
-        if let Some(until) = open.until {
-            self.timers.remove(until, NodeTimer::Receipt(receipt_number));
-        }
-        match (open.owner, result) {
-            (ReceiptOwner::Request(request_id), result) => {
-                complete_if_open(&mut driver.loop_ref(), request_id, result)
-            }
-            (ReceiptOwner::AwaitedReplies(replies), Err(DeliverError::Refused(reason))) => {
-                replies
-                    .iter()
-                    .for_each(|request_id| driver.loop_ref().fail_request(*request_id, reason.into()));
-            }
-            // The message was delivered, and its receiver replies. Or the session has ended, which fails all its requests.
-            (ReceiptOwner::AwaitedReplies(_), Ok(()) | Err(_)) => {}
-        }
-    }
-
-    /// Sets how long `request_id` waits for its receipt.
-    pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
-        // It is the newest receipt, because the same call of the actor has sent the message.
-        let newest = self.receipts.open.iter_mut().next_back();
-        if let Some((receipt_number, open)) =
-            newest.filter(|(_, open)| matches!(open.owner, ReceiptOwner::Request(own) if own == request_id))
-        {
-            let until = self.now + timeout;
-            open.until = Some(until);
-            self.timers.add(until, NodeTimer::Receipt(*receipt_number));
-        }
-    }
-
-    /// Completes the receipt of a message that was never sent.
-    pub(super) fn refuse_receipt(
-        &mut self,
-        receipt_number: u64,
-        reason: Undelivered,
-        driver: &mut impl Driver,
-    ) {
-        self.complete_receipt(receipt_number, Err(DeliverError::Refused(reason)), driver);
-    }
-
-    pub(super) fn on_receipt_due(&mut self, receipt_number: u64, driver: &mut impl Driver) {
-        self.complete_receipt(receipt_number, Err(DeliverError::TimedOut), driver);
-    }
-
-    /// Completes the receipts of a node with `Unknown` after the end of its session: the messages may have arrived.
-    /// The receipts in `spared` stay open, because their messages still wait for a session.
-    pub(super) fn fail_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, driver: &mut impl Driver) {
-        let lost: Vec<u64> = self
-            .receipts
-            .open
-            .iter()
-            .filter(|(receipt_number, open)| open.node == node && !spared.contains(receipt_number))
-            .map(|(receipt_number, _)| *receipt_number)
-            .collect();
-        for receipt_number in lost {
-            self.complete_receipt(receipt_number, Err(DeliverError::Unknown), driver);
-        }
+fn send_receipt(session: &mut Session, node: NodeId, receipt_number: u64, outcome: Outcome) {
+    if let Err(reason) = session.send(&Receipt { request: receipt_number, outcome }.into()) {
+        // The sender's request fails with `TimedOut`.
+        tracing::debug!(%node, %reason, "a receipt was not sent");
     }
 }

@@ -1,30 +1,70 @@
-//! The budget of bytes for peers' messages in mailboxes.
+//! The budget of bytes for peers' messages at this node: in backlogs and in mailboxes.
 //!
 //! A mailbox is bounded in messages, not in bytes, and 65,536 messages of 16 MiB each would exhaust any memory. So large
-//! messages also count by their bytes. A message over the budget waits as for a full mailbox, in the end at the peer.
+//! messages also count by their bytes. The share of one actor is as many bytes as are still free in its peer's budget (a
+//! dynamic threshold: Choudhury and Hahne 1998, alpha 1). So one actor that takes no messages leaves half of the budget to
+//! others, and n such actors leave 1/(n+1). The peer is asked to hold back the frames for an actor that uses half of its
+//! share. What arrives all the same is accepted, up to twice the budget; beyond it, frames hold the peer's credit.
 //!
-//! Invariant: each large message or value in a mailbox has a permit. It counts against the budget of its peer, and against
-//! that of all peers, until it is taken or dropped.
+//! Invariant: each message in a backlog, and each large message or value in a mailbox, has a permit. It counts against
+//! the budget of its actor, its peer and of all peers, until it is taken or dropped.
 
-use antiphon_sched::{Budget, Delivery, Key, LoopRef, NodeId, Permit};
+use std::collections::BTreeMap;
+
+use antiphon_sched::{Budget, Delivery, Key, NodeId, Permit};
 
 use super::NodeCore;
 use super::driver::Driver;
 
-/// The size up to which bodies do not count: the limit on the number of messages is enough.
-const UNCOUNTED_BYTES_MAX: usize = 1024;
-/// The number of bytes of one peer's large messages that may wait in mailboxes.
-const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The number of bytes that each peer may have in mailboxes, however many bytes of other peers wait.
+/// The size up to which bodies in mailboxes do not count: the limit on the number of messages is enough.
+pub(super) const UNCOUNTED_BYTES_MAX: usize = 1024;
+/// The number of bytes of one peer's messages that may wait in backlogs and mailboxes.
+pub(super) const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The number of bytes that each peer may use, however many bytes of other peers wait.
 const PEER_BYTES_MIN: u64 = 1024 * 1024;
+/// The factor on the budgets above which frames hold the peer's credit.
+const HOLD_CREDIT_FACTOR: u64 = 2;
 /// The number of bytes for all peers together, including peers that are not connected any more.
 const ALL_PEERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// The factor on these limits for messages to actors with an empty mailbox, so that one slow actor does not block the
-/// messages of others.
-const EMPTY_MAILBOX_FACTOR: u64 = 2;
+/// The number of actors up to which their unused budgets are kept.
+const ACTORS_KEPT_MIN: usize = 16;
+
+/// The bytes of one peer's messages that wait at this node.
+#[derive(Debug)]
+pub(super) struct PeerBudget {
+    all: Budget,
+    actors: BTreeMap<Key, Budget>,
+    /// The number of actors at which unused budgets are removed.
+    sweep_at: usize,
+    /// The replies of the peer, and the values of its signals, that wait in mailboxes.
+    replies: Budget,
+}
+
+impl PeerBudget {
+    fn new(all_peers: &Budget, all_replies: &Budget) -> Self {
+        Self {
+            all: Budget::child_of(all_peers),
+            actors: BTreeMap::new(),
+            sweep_at: ACTORS_KEPT_MIN,
+            replies: Budget::child_of(all_replies),
+        }
+    }
+
+    fn bytes_of(&self, actor: Key) -> u64 {
+        self.actors.get(&actor).map_or(0, Budget::bytes)
+    }
+
+    fn acquire(&mut self, actor: Key, bytes: u64) -> Permit {
+        if self.actors.len() >= self.sweep_at {
+            self.actors.retain(|_, budget| budget.bytes() > 0);
+            self.sweep_at = (2 * self.actors.len()).max(ACTORS_KEPT_MIN);
+        }
+        self.actors.entry(actor).or_insert_with(|| Budget::child_of(&self.all)).acquire(bytes)
+    }
+}
 
 impl NodeCore {
-    /// Delivers a peer's message to a mailbox. `Full` if the mailbox has no room, or the budget has none.
+    /// Delivers a peer's message to a mailbox. `Full` if the mailbox has no room, or others wait for room in it.
     pub(super) fn deliver_here(
         &mut self,
         node: NodeId,
@@ -32,60 +72,105 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
     ) -> Delivery {
-        if !self.fits_mailbox_budget(node, body.len()) {
-            let fits_empty_mailbox = self.fits_mailbox_budget_times(node, body.len(), EMPTY_MAILBOX_FACTOR);
-            if driver.loop_ref().mailbox_len(to).is_some_and(|waiting| waiting > 0 || !fits_empty_mailbox) {
-                return Delivery::Full;
-            }
-        }
-        let permit = self.acquire_permit(node, body.len());
+        let permit = self.acquire_for_mailbox(node, to.actor(), body.len());
         driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.deliver(to, tag, body))
     }
 
-    /// Runs `put`, which puts a value of a peer into a mailbox, with a permit for its bytes.
-    pub(super) fn deliver_value<R>(
+    /// As [`Self::deliver_here`], for a message whose turn it is.
+    pub(super) fn deliver_in_turn(
         &mut self,
         node: NodeId,
-        bytes: usize,
+        to: Key,
+        (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
-        put: impl FnOnce(&mut LoopRef<'_>) -> R,
-    ) -> R {
-        let permit = self.acquire_permit(node, bytes);
-        driver.loop_ref().with_permit(permit, put)
+    ) -> Delivery {
+        let permit = self.acquire_for_mailbox(node, to.actor(), body.len());
+        driver.loop_ref().with_permit(permit, |loop_ref| {
+            loop_ref.deliver_in_turn(to, |loop_ref| loop_ref.deliver(to, tag, body))
+        })
     }
 
-    /// Whether the budget has room for another message or value of `bytes` bytes.
-    pub(super) fn fits_mailbox_budget(&self, node: NodeId, bytes: usize) -> bool {
-        bytes <= UNCOUNTED_BYTES_MAX || self.fits_mailbox_budget_times(node, bytes, 1)
+    /// Whether an actor uses more than this part of its share of the budget.
+    pub(super) fn uses_more_than(&self, node: NodeId, actor: Key, part: SharePart) -> bool {
+        let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
+        let of_actor = budget.bytes_of(actor);
+        // As many bytes as would be free beside them.
+        let share = PEER_BYTES_MAX.saturating_sub(budget.all.bytes() - of_actor) / 2;
+        match part {
+            SharePart::Half => of_actor > share / 2,
+            SharePart::Quarter => of_actor > share / 4,
+        }
     }
 
-    /// As [`Self::fits_mailbox_budget`], with the limits multiplied by `times`.
-    fn fits_mailbox_budget_times(&self, node: NodeId, bytes: usize, times: u64) -> bool {
-        let bytes = bytes as u64;
-        let of_peer =
-            self.peers.get(&node).and_then(|peer| peer.mailbox_budget.as_ref()).map_or(0, Budget::bytes);
-        let is_within_minimum = of_peer + bytes <= PEER_BYTES_MIN;
-        let fits_total =
-            is_within_minimum || self.mailbox_budget.bytes() + bytes <= times * ALL_PEERS_BYTES_MAX;
-        of_peer + bytes <= times * PEER_BYTES_MAX && fits_total
+    /// Whether a peer uses so many bytes that its frames hold its credit.
+    pub(super) fn must_hold_credit(&self, node: NodeId) -> bool {
+        let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
+        let of_peer = budget.all.bytes();
+        of_peer > HOLD_CREDIT_FACTOR * PEER_BYTES_MAX
+            || (of_peer > PEER_BYTES_MIN
+                && self.all_peers_budget.bytes() > HOLD_CREDIT_FACTOR * ALL_PEERS_BYTES_MAX)
     }
 
-    /// Acquires a permit from a peer's budget. `None` if so few bytes do not count.
-    fn acquire_permit(&mut self, node: NodeId, bytes: usize) -> Option<Permit> {
+    fn budget_of(&mut self, node: NodeId) -> Option<&mut PeerBudget> {
+        let budget = &mut self.peers.get_mut(&node)?.budget;
+        Some(budget.get_or_insert_with(|| {
+            Box::new(PeerBudget::new(&self.all_peers_budget, &self.all_replies_budget))
+        }))
+    }
+
+    /// Acquires a permit for a message in a backlog.
+    pub(super) fn acquire_for_backlog(&mut self, node: NodeId, actor: Key, bytes: u64) -> Option<Permit> {
+        self.budget_of(node).map(|budget| budget.acquire(actor, bytes))
+    }
+
+    /// Acquires a permit for a message in a mailbox. `None` if so few bytes do not count.
+    fn acquire_for_mailbox(&mut self, node: NodeId, actor: Key, bytes: usize) -> Option<Permit> {
         if bytes <= UNCOUNTED_BYTES_MAX {
             return None;
         }
-        let mailbox_budget = &mut self.peers.get_mut(&node)?.mailbox_budget;
-        let mailbox_budget = mailbox_budget.get_or_insert_with(|| Budget::child_of(&self.mailbox_budget));
-        Some(mailbox_budget.acquire(bytes as u64))
+        self.budget_of(node).map(|budget| budget.acquire(actor, bytes as u64))
     }
 
-    pub(super) fn check_mailbox_budget(&self) {
-        let of_peers = self.peers.values().filter_map(|peer| peer.mailbox_budget.as_ref());
-        let sum: u64 = of_peers.map(Budget::bytes).sum();
-        assert!(sum <= self.mailbox_budget.bytes(), "the budget of all peers includes that of each");
+    /// Acquires a permit for a reply, or for the value of a signal: they have a budget of their own. `Err` if there is no
+    /// room, `Ok(None)` if so few bytes do not count.
+    pub(super) fn acquire_for_reply(
+        &mut self,
+        node: NodeId,
+        bytes: usize,
+    ) -> Result<Option<Permit>, OverBudget> {
+        if bytes <= UNCOUNTED_BYTES_MAX {
+            return Ok(None);
+        }
+        let bytes = bytes as u64;
+        let all = self.all_replies_budget.bytes();
+        let Some(PeerBudget { replies, .. }) = self.budget_of(node) else { return Err(OverBudget) };
+        let of_peer = replies.bytes();
+        let fits_all = of_peer + bytes <= PEER_BYTES_MIN || all + bytes <= ALL_PEERS_BYTES_MAX;
+        let fits = of_peer + bytes <= PEER_BYTES_MAX && fits_all;
+        fits.then(|| Some(replies.acquire(bytes))).ok_or(OverBudget)
+    }
+
+    pub(super) fn check_budgets(&self) {
+        let of_peers = self.peers.values().filter_map(|peer| peer.budget.as_ref());
+        let sum: u64 = of_peers.clone().map(|budget| budget.all.bytes()).sum();
+        assert!(sum <= self.all_peers_budget.bytes(), "the budget of all peers includes that of each");
+        for budget in of_peers {
+            let actors: u64 = budget.actors.values().map(Budget::bytes).sum();
+            assert_eq!(actors, budget.all.bytes(), "the budget of a peer is the sum over its actors");
+        }
     }
 }
+
+/// A part of an actor's share of the budget.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum SharePart {
+    Half,
+    Quarter,
+}
+
+/// There is no room in the budget.
+#[derive(Debug)]
+pub(super) struct OverBudget;
 
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "the actors of these tests ignore most events")]
@@ -144,54 +229,59 @@ mod tests {
             }
             test.advance();
         }
-        assert!(test.core.mailbox_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
+        assert!(test.core.all_peers_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
         (0..100).for_each(|_| test.advance());
-        assert_eq!((taken.get(), test.core.mailbox_budget.bytes()), (2000 + 400 * 64, 0));
+        assert_eq!((taken.get(), test.core.all_peers_budget.bytes()), (2000 + 400 * 64, 0));
     }
 
-    /// Messages that an actor takes, or that are dropped with it, make room for others.
+    /// Messages that an actor takes, or that are dropped with it, free their bytes. An actor that takes none is over its
+    /// share when it uses half of what the others leave, and a peer over twice its budget loses its credit.
     #[test]
-    fn peer_over_mailbox_budget_must_wait() {
+    fn stuck_actors_share_what_is_free() {
         let mut test = TestCore::new();
         let (node, other) = (test.add_peer(5), test.add_peer(6));
-        let (busy, _) = spawn_busy(&mut test);
-        let (idle, idle_key) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
         let body = body_of(15 << 20);
+        let is_over = |test: &TestCore, to| test.core.uses_more_than(node, to, SharePart::Half);
+        let stuck: Vec<(ActorId, Key)> = (0..3)
+            .map(|_| {
+                let (addr, key) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
+                (addr.id(), key)
+            })
+            .collect();
         test.advance();
-        for to in [busy, idle_key, idle_key, busy] {
-            assert_eq!(test.deliver(node, to, &body), Delivery::Delivered);
+        let mut over = Vec::new();
+        for (_, key) in &stuck {
+            for nth in 1.. {
+                assert_eq!(test.deliver(node, *key, &body), Delivery::Delivered);
+                if is_over(&test, *key) {
+                    over.push(nth);
+                    break;
+                }
+            }
         }
-        assert_eq!(
-            [idle_key, busy].map(|to| test.deliver(node, to, &body)),
-            [Delivery::Full, Delivery::Full]
-        );
-        assert_eq!(test.core.mailbox_budget.bytes(), 4 * body.len() as u64);
-        let (_, empty) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
-        assert_eq!(test.deliver(node, empty, &body), Delivery::Delivered, "its mailbox was empty");
-        assert_eq!(test.deliver(node, empty, &body_of(UNCOUNTED_BYTES_MAX / 2)), Delivery::Delivered);
-        assert_eq!(test.deliver(other, busy, &body), Delivery::Delivered, "each peer has its own budget");
-        // The busy actor takes three messages, and the idle one exits with two.
+        assert_eq!(over, [2, 1, 1], "of 64 MiB the first may use 16 MiB, the others less");
+        assert!(!test.core.must_hold_credit(node));
+        assert_eq!(test.deliver(other, stuck[0].1, &body), Delivery::Delivered, "each peer has its own budget");
+        assert!(!test.core.uses_more_than(other, stuck[0].1, SharePart::Half));
+        (0..5).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
+        assert!(test.core.must_hold_credit(node) && !test.core.must_hold_credit(other));
+        // An actor that exits frees its bytes.
+        test.driver.sched.loop_ref().terminate(stuck[0].0);
         test.advance();
-        assert_eq!(test.core.mailbox_budget.bytes(), 3 * body.len() as u64);
-        test.driver.sched.loop_ref().terminate(idle);
-        test.advance();
-        assert_eq!(test.core.mailbox_budget.bytes(), body.len() as u64);
-        for _ in 0..3 {
-            assert_eq!(test.deliver(node, empty, &body), Delivery::Delivered);
-        }
-        assert_eq!(test.deliver(node, empty, &body), Delivery::Full);
+        assert_eq!(test.core.all_peers_budget.bytes(), 2 * body.len() as u64);
+        assert!(!test.core.must_hold_credit(node) && !is_over(&test, stuck[0].1));
     }
 
+    /// Unused budgets of actors are removed.
     #[test]
-    fn many_empty_mailboxes_take_twice_the_budget() {
+    fn budgets_of_many_actors_are_removed() {
         let mut test = TestCore::new();
         let node = test.add_peer(5);
-        let body = body_of(15 << 20);
-        let accepted = (0..20).filter(|_| {
-            let (_, sleeper) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
-            test.deliver(node, sleeper, &body) == Delivery::Delivered
-        });
-        assert_eq!(accepted.count(), 8);
+        for number in 0..10_000 {
+            drop(test.core.acquire_for_backlog(node, Key::from_bits(number), 100));
+        }
+        let budget = test.core.peers.get(&node).and_then(|peer| peer.budget.as_ref());
+        assert!(budget.is_some_and(|budget| budget.actors.len() <= 2 * ACTORS_KEPT_MIN));
     }
 
     /// Messages that the predicate of `receive_if` leaves in the mailbox, and messages to an adapter, count until they are
@@ -222,20 +312,20 @@ mod tests {
             assert_eq!(test.deliver(node, to, &body_of(bytes)), Delivery::Delivered);
         }
         let all: usize = [20_000, 5000, 30_000, 2000].map(|bytes| body_of(bytes).len()).iter().sum();
-        assert_eq!(test.core.mailbox_budget.bytes(), all as u64);
+        assert_eq!(test.core.all_peers_budget.bytes(), all as u64);
         test.advance();
         assert_eq!(
-            test.core.mailbox_budget.bytes(),
+            test.core.all_peers_budget.bytes(),
             adapted.len() as u64,
             "{addr:?} has taken the small message, and then all"
         );
-        let owner = test.driver.sched.loop_ref().owner_of(adapter);
+        let owner = adapter.actor();
         assert!(test.driver.sched.loop_ref().resume_here(owner, Value::new(())));
         test.advance();
-        assert_eq!(test.core.mailbox_budget.bytes(), 0);
+        assert_eq!(test.core.all_peers_budget.bytes(), 0);
     }
 
-    /// The values of throws, resumes and exit reasons count like messages. Over the budget, throws and resumes are refused,
+    /// The values of throws, resumes and exit reasons count like replies. Over the budget, throws and resumes are refused,
     /// and a `Down` arrives without its value.
     #[test]
     fn signal_values_count_against_mailbox_budget() {
@@ -253,7 +343,7 @@ mod tests {
                 &mut test.driver,
             );
         }
-        assert_eq!((refused(&test), test.core.mailbox_budget.bytes()), (6, 4 * body.len() as u64));
+        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (6, 4 * body.len() as u64));
         for _ in 0..10 {
             test.core.apply_signal(
                 node,
@@ -261,11 +351,11 @@ mod tests {
                 &mut test.driver,
             );
         }
-        assert_eq!((refused(&test), test.core.mailbox_budget.bytes()), (16, 4 * body.len() as u64));
+        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (16, 4 * body.len() as u64));
         // The actor exits, which drops all values in its mailbox.
         test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), sleeper));
         test.advance();
-        assert_eq!(test.core.mailbox_budget.bytes(), 0);
+        assert_eq!(test.core.all_replies_budget.bytes(), 0);
 
         let downs: Rc<RefCell<Vec<usize>>> = Rc::default();
         let received = downs.clone();
@@ -287,14 +377,14 @@ mod tests {
             } else {
                 ExitReason::Failed("x".repeat(body.len()))
             };
-            test.core.apply_signal(node, InboundSignal::Down { watcher, id, reason }, &mut test.driver);
+            test.receive_down(node, id, reason);
         }
-        assert_eq!(test.core.mailbox_budget.bytes(), 4 * body.len() as u64);
+        assert_eq!(test.core.all_replies_budget.bytes(), 4 * body.len() as u64);
         test.advance();
         let mut expected = vec![body.len(); 4];
         expected.resize(10, 0);
         assert_eq!(
-            (&*downs.borrow(), test.core.mailbox_budget.bytes()),
+            (&*downs.borrow(), test.core.all_replies_budget.bytes()),
             (&expected, 0),
             "each `Down` arrives once"
         );

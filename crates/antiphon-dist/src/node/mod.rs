@@ -13,6 +13,7 @@
 mod access_table;
 mod announce_relay;
 mod awaited_replies;
+mod backlog;
 mod channel_relay_table;
 mod connect_requests;
 mod connections;
@@ -35,10 +36,13 @@ mod peer_monitors;
 mod peer_session;
 mod peer_watch;
 mod peers;
+mod receipts;
 mod settings;
 #[cfg(test)]
 mod testing;
 mod timers;
+mod waiting_outbound;
+mod writers;
 
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
 pub use names::Space;
@@ -48,7 +52,7 @@ pub(crate) use settings::Settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{ActorId, Budget, ExitReason, Key, LoopRef, MonitorId, NodeId, RequestId, Time};
+use antiphon_sched::{ActorId, Budget, DeadLetter, ExitReason, Key, LoopRef, MonitorId, NodeId, RequestId, Time};
 use antiphon_wire as wire;
 
 use crate::access::AccessPolicy;
@@ -64,7 +68,7 @@ use connections::Connections;
 use dialer::Dialer;
 use discovery::Discovery;
 use host_discovery::HostProbes;
-use inbound_messages::PendingReceipts;
+use receipts::PendingReceipts;
 use log_throttle::LogThrottle;
 use names::NameRegistry;
 use peer_watch::PeerWatches;
@@ -92,8 +96,16 @@ pub struct NodeCore {
     access: AccessTable,
     channel_relays: ChannelRelayTable,
     receipts: PendingReceipts,
-    /// The bytes of large messages and values of all peers that wait in mailboxes.
-    mailbox_budget: Budget,
+    /// The bytes of messages of all peers that wait in backlogs and mailboxes.
+    all_peers_budget: Budget,
+    /// The bytes of replies and values of all peers that wait in mailboxes.
+    all_replies_budget: Budget,
+    /// Peers whose credit is held because they use too many bytes.
+    holding_credit: BTreeSet<NodeId>,
+    /// The actors that await room at peers.
+    awaiting_room: BTreeSet<(Key, NodeId)>,
+    /// Whether messages were refused because of the total of all queues.
+    was_refused_by_total: bool,
     replies: AwaitedReplies,
     discovery: Discovery,
     host_probes: HostProbes,
@@ -116,7 +128,7 @@ pub struct NodeCore {
 enum LoopAction {
     Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
     FailRequest(RequestId, antiphon_sched::AskError),
-    DeadLetter(ActorId, &'static str, antiphon_sched::Undelivered),
+    DeadLetter(DeadLetter),
     FailReceipt(u64, antiphon_sched::Undelivered),
     Writable(Option<Key>, ActorId),
 }
@@ -180,7 +192,11 @@ impl NodeCore {
             access: AccessTable::default(),
             channel_relays: ChannelRelayTable::default(),
             receipts: PendingReceipts::default(),
-            mailbox_budget: Budget::default(),
+            all_peers_budget: Budget::default(),
+            all_replies_budget: Budget::default(),
+            holding_credit: BTreeSet::new(),
+            awaiting_room: BTreeSet::new(),
+            was_refused_by_total: false,
             replies: AwaitedReplies::default(),
             discovery: Discovery::default(),
             host_probes: HostProbes::default(),
@@ -285,7 +301,7 @@ impl NodeCore {
             Input::Datagram(from, bytes) => self.on_datagram(from, bytes, driver),
             // No tick: the data that arrived during the pause is handled before the timers.
             Input::Stalled(span) => return self.on_stalled(span),
-            Input::Tick => self.retry_backlogs(driver),
+            Input::Tick => self.take_turns(driver),
             Input::Leave => self.leave(driver),
         }
         self.tick(driver);
@@ -306,7 +322,7 @@ impl NodeCore {
         while let Some(due) = self.timers.take_due(self.now) {
             self.on_due(due, driver);
         }
-        self.complete_pending_lookups(driver);
+        self.complete_pending_lookups();
         self.run_loop_actions(driver);
         self.start_dials(driver);
         self.transmit(driver);
@@ -341,9 +357,7 @@ impl NodeCore {
                 LoopAction::FailRequest(request_id, reason) => {
                     driver.loop_ref().fail_request(request_id, reason)
                 }
-                LoopAction::DeadLetter(to, what, reason) => {
-                    driver.loop_ref().dead_letter(antiphon_sched::DeadLetter::new(to, what, reason))
-                }
+                LoopAction::DeadLetter(dead_letter) => driver.loop_ref().dead_letter(dead_letter),
                 LoopAction::FailReceipt(receipt_number, reason) => {
                     self.refuse_receipt(receipt_number, reason, driver)
                 }
@@ -397,7 +411,7 @@ impl NodeCore {
             "lookups wait only for peers with a session"
         );
         self.receipts.check(&self.timers);
-        self.check_mailbox_budget();
+        self.check_budgets();
         self.replies.check();
         self.dialer.check(&self.timers);
         self.connections.check(&self.timers);

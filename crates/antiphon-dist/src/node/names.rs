@@ -421,13 +421,13 @@ impl NodeCore {
     }
 
     /// Completes the peers' lookups of the pending names, if the access policies of the actors allow these peers.
-    pub(super) fn complete_pending_lookups(&mut self, driver: &mut impl Driver) {
+    pub(super) fn complete_pending_lookups(&mut self) {
         for full_name in std::mem::take(&mut self.names.pending) {
             let Some(registered) = self.names.registered.get(&full_name) else { continue };
             let (key, tag) = (registered.key, registered.tag);
             for (peer, lookup_number) in self.names.peer_lookups.get(&full_name).cloned().unwrap_or_default()
             {
-                if self.check_reach(peer, key, driver) {
+                if self.check_reach(peer, key) {
                     self.complete_peer_lookup(peer, lookup_number, key, tag);
                 }
             }
@@ -435,13 +435,7 @@ impl NodeCore {
     }
 
     /// A peer has sent a lookup.
-    pub(super) fn on_lookup(
-        &mut self,
-        node: NodeId,
-        peer_session: &mut PeerSession,
-        lookup: &Lookup<'_>,
-        driver: &mut impl Driver,
-    ) {
+    pub(super) fn on_lookup(&mut self, node: NodeId, peer_session: &mut PeerSession, lookup: &Lookup<'_>) {
         let lookup_number = lookup.request;
         // A lookup in a space that this version does not have gets no result, like the lookup of a name that is not
         // registered.
@@ -460,7 +454,7 @@ impl NodeCore {
         let full_name: FullName = (space, lookup.name.into());
         if let Some(registered) = self.names.registered.get(&full_name) {
             let (key, tag) = (registered.key, registered.tag);
-            if self.check_reach(node, key, driver) {
+            if self.check_reach(node, key) {
                 return send_found(peer_session, lookup_number, key, tag);
             }
         }

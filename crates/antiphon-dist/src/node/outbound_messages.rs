@@ -1,93 +1,34 @@
 //! Outbound messages: from actors straight into the sessions.
 //!
+//! Flow control is per receiving actor. The bytes that wait for one actor are at most as many as are still free in the
+//! queue to its peer; a message beyond that is refused with `Busy`, and its sender receives `Writable` when there is room.
+//!
 //! Invariant: the messages and signals of an actor to another node keep their order. While there is no session, all those
 //! for the node wait in one queue, which is bounded in bytes and in time.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Signal, Time, Transport,
-    Undelivered,
+    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Signal, Time,
+    Transport, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
-use antiphon_wire::{self as wire, Frame, Route, SendRefused, Session};
+use antiphon_wire::{self as wire, Frame, Route, SendMark, SendRefused, Session};
 
 use super::driver::Driver;
 use super::frames::destination_node;
-use super::outbound_signals::body_bytes;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::NodeTimer;
+use super::waiting_outbound::{QueuedOutbound, WAITING_OVERHEAD, WaitingBudget};
+use super::writers::{AwaitedRoom, Writer, Writers};
 use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 /// How long messages to a node wait for a session.
 const UNREACHED_AFTER: Duration = Duration::from_secs(15);
 /// The number of bytes in all queues together above which only queues below their high mark grow.
 const ALL_QUEUES_MAX: u64 = 256 * 1024 * 1024;
-/// The number of bytes that one waiting entry counts in addition to its body.
-const WAITING_OVERHEAD: usize = 128;
-
-/// The messages and signals for one node that wait for a session.
-#[derive(Debug, Default)]
-pub(super) struct WaitingOutbound {
-    queue: VecDeque<QueuedOutbound>,
-    bytes: usize,
-    /// The time at which all entries fail.
-    until: Time,
-    /// Actors that receive `Writable` when there is room again.
-    writers: BTreeSet<(Option<Key>, ActorId)>,
-}
-
-#[derive(Debug)]
-pub(super) enum QueuedOutbound {
-    Message {
-        from: Option<Key>,
-        to: Destination,
-        tag: &'static str,
-        body: Box<[u8]>,
-        receipt_number: Option<u64>,
-        nodes: Box<[NodeId]>,
-        replies: Box<[RequestId]>,
-    },
-    Signal(Signal),
-}
-
-impl WaitingOutbound {
-    /// The open receipts and requests of the waiting messages.
-    pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<RequestId>) {
-        let (mut receipts, mut request_ids) = (BTreeSet::new(), Vec::new());
-        for queued in &self.queue {
-            if let QueuedOutbound::Message { receipt_number, replies, .. } = queued {
-                receipts.extend(receipt_number);
-                request_ids.extend(replies);
-            }
-        }
-        (receipts, request_ids)
-    }
-}
-
-impl QueuedOutbound {
-    fn bytes(&self) -> usize {
-        let body = match self {
-            Self::Message { body, .. } => body.len(),
-            Self::Signal(signal) => body_bytes(signal),
-        };
-        body + WAITING_OVERHEAD
-    }
-}
-
-impl WaitingOutbound {
-    pub(super) fn check(&self) {
-        let bytes: usize = self.queue.iter().map(QueuedOutbound::bytes).sum();
-        assert_eq!(self.bytes, bytes, "the waiting queue counts the bytes of its entries");
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-}
 
 impl Transport for NodeCore {
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
@@ -97,23 +38,26 @@ impl Transport for NodeCore {
         if peer.replaced_by_restart {
             return Err(Undelivered::NoActor);
         }
-        let Some(mut peer_session) =
-            peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none())
-        else {
-            return self.queue_outbound(node, outbound);
+        let sent = match peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none()) {
+            None => self.queue_outbound(node, outbound),
+            Some(mut peer_session) => {
+                let sent = self.send_on_session(node, &mut peer_session, outbound);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.peer_session = Some(peer_session);
+                }
+                self.mark_dirty(node);
+                sent
+            }
         };
-        let sent = self.send_on_session(node, &mut peer_session, outbound);
         if sent == Err(Undelivered::Busy) {
-            peer_session.writers.extend(writer_of(outbound));
+            self.await_room(node, outbound);
         }
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.peer_session = Some(peer_session);
-        }
-        if sent.is_ok() {
-            self.replies.add(node, outbound.requests);
-        }
-        self.mark_dirty(node);
         sent
+    }
+
+    fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
+        self.now = self.now.max(now);
+        self.withdraw_request(request_id)
     }
 
     fn signal(&mut self, now: Time, signal: Signal) {
@@ -122,6 +66,7 @@ impl Transport for NodeCore {
             Signal::Exited { actor } => {
                 self.unregister_all(actor);
                 self.access.forget(actor);
+                self.forget_writer(actor);
             }
             Signal::RequestClosed { request_id } => self.replies.forget(request_id),
             Signal::Monitor { .. }
@@ -131,10 +76,15 @@ impl Transport for NodeCore {
             | Signal::Terminate { .. }
             | Signal::Throw { .. }
             | Signal::Resume { .. }
-            | Signal::ReplyDropped { .. }
-            | Signal::Lagged { .. } => self.signal_peer(signal),
+            | Signal::Lagged { .. }
+            | Signal::ReplyDropped { .. } => self.signal_peer(signal),
         }
     }
+}
+
+/// The mark up to which a message may be queued.
+fn mark_of(mode: SendMode) -> SendMark {
+    if mode == SendMode::Try { SendMark::High } else { SendMark::Cap }
 }
 
 impl NodeCore {
@@ -145,56 +95,123 @@ impl NodeCore {
         peer_session: &mut PeerSession,
         outbound: &OutboundMessage<'_>,
     ) -> Result<(), Undelivered> {
-        let limits = &self.settings.profile.limits;
-        let queued = peer_session.session.queued_bytes();
-        // Below the low mark any size is accepted. Else the sender of a large message would get `Writable` and `Busy` in turn.
-        let is_high = queued + outbound.body.len() as u64 > limits.queue_bytes_high;
-        if outbound.mode == SendMode::Try && is_high && queued >= limits.queue_bytes_low {
-            peer_session.writers.extend(writer_of(outbound));
+        if outbound.mode == SendMode::Try
+            && let Destination::Actor(to) = outbound.to
+            && !peer_session.session.fits(wire_key(to.key()), outbound.body.len() as u64 + 64, SendMark::High)
+        {
             return Err(Undelivered::Busy);
         }
-        if queued > limits.queue_bytes_high && self.all_queued() > ALL_QUEUES_MAX {
+        let queued = peer_session.session.queued_bytes();
+        if queued > self.settings.profile.limits.queue_bytes_high && self.all_queued() > ALL_QUEUES_MAX {
+            self.was_refused_by_total = true;
             return Err(Undelivered::Busy);
         }
         let route = self.route_of(node, outbound.nodes);
         let receipt_number = wants_receipt(outbound).then(|| self.next_number());
         send_message(&mut peer_session.session, outbound, receipt_number, &route)?;
-        self.await_receipt(node, outbound, receipt_number);
+        self.await_outcome(node, outbound, receipt_number);
         Ok(())
     }
 
-    fn await_receipt(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, receipt_number: Option<u64>) {
-        match (outbound.mode, receipt_number) {
-            (SendMode::Receipt(request_id), Some(receipt_number)) => {
-                self.receipts.add(receipt_number, request_id, node)
+    /// Records what an accepted message leaves open: its receipt, and the requests whose `ReplyTo` it holds.
+    fn await_outcome(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, receipt_number: Option<u64>) {
+        if let (Some(receipt_number), Destination::Actor(to)) = (receipt_number, outbound.to) {
+            let receiver = (node, to.key());
+            match outbound.mode {
+                SendMode::Receipt(request_id) => self.receipts.add(receipt_number, request_id, receiver),
+                _ => self.receipts.add_replies(receipt_number, outbound.requests, receiver),
             }
-            (_, Some(receipt_number)) => self.receipts.add_replies(receipt_number, outbound.requests, node),
-            (_, None) => {}
         }
+        self.replies.add(node, outbound.requests, receipt_number);
     }
 
     fn all_queued(&self) -> u64 {
         let queued = |peer: &Peer| {
             peer.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_bytes())
         };
-        self.peers.values().map(|peer| queued(peer) + peer.waiting.bytes as u64).sum()
+        self.peers.values().map(|peer| queued(peer) + peer.waiting.bytes()).sum()
+    }
+
+    /// Registers the sender of a refused message for `Writable`, if it may send the message again.
+    fn await_room(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) {
+        let (Destination::Actor(to), SendMode::Send | SendMode::Try) = (outbound.to, outbound.mode) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let bytes = outbound.body.len() as u64 + WAITING_OVERHEAD;
+        let writer = Writer { sender: outbound.from, address: to.key() };
+        peer.writers.add(writer, AwaitedRoom { bytes, mark: mark_of(outbound.mode) });
+        if let Some(peer_session) = &mut peer.peer_session {
+            await_least_room(&mut peer_session.session, &peer.writers, to.key().actor());
+        }
+        if let Some(sender) = outbound.from {
+            self.awaiting_room.insert((sender, node));
+        }
+    }
+
+    /// Forgets a sender that has exited.
+    fn forget_writer(&mut self, sender: Key) {
+        let first = (sender, NodeId::from_bits(0));
+        let nodes = self.awaiting_room.range(first..).take_while(|(other, _)| *other == sender);
+        for (_, node) in nodes.copied().collect::<Vec<_>>() {
+            self.awaiting_room.remove(&(sender, node));
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.writers.remove_sender(sender);
+            }
+        }
+    }
+
+    /// Sends `Writable` to the senders for whose refused messages the queue to an actor has room again.
+    pub(super) fn report_room(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer_session) = &mut peer.peer_session else { return };
+        let session = &mut peer_session.session;
+        let has_room = |room: AwaitedRoom| session.fits(wire_key(actor), room.bytes, room.mark);
+        let ready = peer.writers.take_ready(actor, has_room);
+        await_least_room(session, &peer.writers, actor);
+        for writer in ready {
+            driver.loop_ref().writable(writer.sender, ActorId::new(node, writer.address));
+        }
+    }
+
+    /// Sends `Writable` to all senders that await room at a peer, since its queues are gone.
+    pub(super) fn release_writers(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let writers = peer.writers.take_all();
+        self.loop_actions.extend(
+            writers.into_iter().map(|writer| LoopAction::Writable(writer.sender, ActorId::new(node, writer.address))),
+        );
+    }
+
+    /// After messages were refused because of the total of all queues: checks all writers when that has decreased.
+    pub(super) fn report_room_to_all(&mut self, driver: &mut impl Driver) {
+        if !self.was_refused_by_total || self.all_queued() > ALL_QUEUES_MAX / 8 * 7 {
+            return;
+        }
+        self.was_refused_by_total = false;
+        let awaited = self.peers.iter().filter(|(_, peer)| !peer.writers.is_empty());
+        let nodes: Vec<NodeId> = awaited.map(|(node, _)| *node).collect();
+        for node in nodes {
+            self.release_writers(node);
+        }
+        self.run_loop_actions(driver);
     }
 
     /// Queues a message until there is a session.
     fn queue_outbound(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
-        let high = self.settings.profile.limits.queue_bytes_high;
-        let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
-        let waiting = &mut peer.waiting;
-        let bytes = (waiting.bytes + outbound.body.len() + WAITING_OVERHEAD) as u64;
-        if outbound.mode == SendMode::Try && bytes > high && !waiting.queue.is_empty() {
-            waiting.writers.extend(writer_of(outbound));
-            return Err(Undelivered::Busy);
+        let limits = &self.settings.profile.limits;
+        let Some(peer) = self.peers.get(&node) else { return Err(Undelivered::NoNode) };
+        let bytes = outbound.body.len() as u64 + WAITING_OVERHEAD;
+        if outbound.mode == SendMode::Try
+            && let Destination::Actor(to) = outbound.to
+        {
+            let (of_actor, of_all) = peer.waiting.bytes_for(to.key().actor());
+            if !limits.admits(of_actor, of_all, bytes, SendMark::High) {
+                return Err(Undelivered::Busy);
+            }
         }
-        if !self.fits_waiting_queue(node, outbound.body.len()) {
+        if !self.fits_waiting_queue(node, WaitingBudget::of_message(outbound.to), outbound.body.len()) {
             return Err(Undelivered::Busy);
         }
         let receipt_number = wants_receipt(outbound).then(|| self.next_number());
-        self.await_receipt(node, outbound, receipt_number);
         let queued = QueuedOutbound::Message {
             from: outbound.from,
             to: outbound.to,
@@ -204,24 +221,22 @@ impl NodeCore {
             nodes: outbound.nodes.into(),
             replies: outbound.requests.into(),
         };
-        let pushed = self.push_waiting(node, queued);
-        if pushed.is_err() {
-            if let Some(receipt_number) = receipt_number {
-                self.receipts.remove(receipt_number);
-            }
-        } else {
-            self.replies.add(node, outbound.requests);
-        }
-        pushed
+        self.push_waiting(node, queued)?;
+        self.await_outcome(node, outbound, receipt_number);
+        Ok(())
     }
 
     /// Whether a body of `bytes` bytes may wait for a session with the node.
-    pub(super) fn fits_waiting_queue(&self, node: NodeId, bytes: usize) -> bool {
+    pub(super) fn fits_waiting_queue(&mut self, node: NodeId, budget: WaitingBudget, bytes: usize) -> bool {
         let limits = &self.settings.profile.limits;
-        let waiting = self.peers.get(&node).map_or(0, |peer| peer.waiting.bytes);
-        let bytes = (waiting + bytes + WAITING_OVERHEAD) as u64;
-        bytes <= limits.queue_bytes_cap
-            && (bytes <= limits.queue_bytes_high || self.all_queued() <= ALL_QUEUES_MAX)
+        let Some(peer) = self.peers.get(&node) else { return false };
+        if !peer.waiting.fits(budget, bytes, limits) {
+            return false;
+        }
+        let is_low = peer.waiting.bytes() + bytes as u64 <= limits.queue_bytes_high;
+        let fits_all = is_low || budget == WaitingBudget::Unlimited || self.all_queued() <= ALL_QUEUES_MAX;
+        self.was_refused_by_total |= !fits_all;
+        fits_all
     }
 
     /// Adds an entry to the waiting queue of a node. The first entry dials the node.
@@ -229,9 +244,8 @@ impl NodeCore {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
-        let first = peer.waiting.queue.is_empty();
-        peer.waiting.bytes += queued.bytes();
-        peer.waiting.queue.push_back(queued);
+        let first = peer.waiting.is_empty();
+        peer.waiting.push(queued);
         if first {
             peer.waiting.until = until;
             self.timers.add(until, NodeTimer::Unreached(node));
@@ -253,11 +267,8 @@ impl NodeCore {
     /// Sends all waiting messages and signals, in order, after a session has started.
     pub(super) fn send_waiting(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let waiting = std::mem::take(&mut peer.waiting);
-        if let Some(peer_session) = peer.peer_session.as_mut() {
-            peer_session.writers.extend(waiting.writers);
-        }
-        for queued in waiting.queue {
+        let queue = peer.waiting.take();
+        for queued in queue {
             match queued {
                 QueuedOutbound::Signal(signal) => self.signal_peer(signal),
                 QueuedOutbound::Message { from, to, tag, body, receipt_number, nodes, .. } => {
@@ -279,9 +290,15 @@ impl NodeCore {
                     if let Err(reason) =
                         send_message(&mut peer_session.session, &outbound, receipt_number, &route)
                     {
-                        self.fail_message(to, receipt_number, reason);
+                        self.fail_message((from, to), tag, receipt_number, reason);
                     }
                 }
+            }
+        }
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if let Some(peer_session) = &mut peer.peer_session {
+            for actor in peer.writers.actors() {
+                await_least_room(&mut peer_session.session, &peer.writers, actor);
             }
         }
     }
@@ -301,14 +318,13 @@ impl NodeCore {
         if peer.peer_session.is_some() {
             return;
         }
-        let waiting = std::mem::take(&mut peer.waiting);
+        let waiting = peer.waiting.take();
         let replies = self.replies.take(node);
-        self.loop_actions
-            .extend(waiting.writers.into_iter().map(|(writer, target)| LoopAction::Writable(writer, target)));
-        for queued in waiting.queue {
+        self.release_writers(node);
+        for queued in waiting {
             match queued {
-                QueuedOutbound::Message { to, receipt_number, .. } => {
-                    self.fail_message(to, receipt_number, reason)
+                QueuedOutbound::Message { from, to, tag, receipt_number, .. } => {
+                    self.fail_message((from, to), tag, receipt_number, reason)
                 }
                 QueuedOutbound::Signal(signal) => self.fail_signal(signal, reason),
             }
@@ -318,17 +334,22 @@ impl NodeCore {
     }
 
     /// Reports a waiting message that will not be sent: to its receipt, or as a dead letter.
-    fn fail_message(&mut self, to: Destination, receipt_number: Option<u64>, reason: Undelivered) {
+    fn fail_message(
+        &mut self,
+        (from, to): (Option<Key>, Destination),
+        tag: &'static str,
+        receipt_number: Option<u64>,
+        reason: Undelivered,
+    ) {
         match (to, receipt_number) {
             (Destination::Request(..), _) => {}
             (Destination::Actor(_), Some(receipt_number)) => {
                 self.loop_actions.push(LoopAction::FailReceipt(receipt_number, reason))
             }
-            (Destination::Actor(to), None) => self.loop_actions.push(LoopAction::DeadLetter(
-                to,
-                "a message that waited for a session",
-                reason,
-            )),
+            (Destination::Actor(to), None) => {
+                let from = from.map(|key| ActorId::new(self.me, key));
+                self.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, tag, reason).sent_by(from)));
+            }
         }
     }
 
@@ -336,6 +357,14 @@ impl NodeCore {
     fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(wire::NodeId, Vec<SocketAddr>)> {
         let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.me);
         third_nodes.map(|node| (wire_node(*node), self.locations_of(*node))).collect()
+    }
+}
+
+/// Lets a session await the least room that a sender awaits for an actor.
+fn await_least_room(session: &mut Session, writers: &Writers, actor: Key) {
+    match writers.least_room(actor) {
+        Some(room) => session.await_room(wire_key(actor), room.bytes, room.mark),
+        None => session.stop_awaiting_room(wire_key(actor)),
     }
 }
 
@@ -368,12 +397,4 @@ fn send_message(
 fn wants_receipt(outbound: &OutboundMessage<'_>) -> bool {
     let is_message = matches!(outbound.to, Destination::Actor(_));
     matches!(outbound.mode, SendMode::Receipt(_)) || (is_message && !outbound.requests.is_empty())
-}
-
-/// The sender that awaits room after a refusal, with its target.
-fn writer_of(outbound: &OutboundMessage<'_>) -> Option<(Option<Key>, ActorId)> {
-    match (outbound.mode, outbound.to) {
-        (SendMode::Send | SendMode::Try, Destination::Actor(to)) => Some((outbound.from, to)),
-        (_, _) => None,
-    }
 }

@@ -5,7 +5,7 @@
 //! bounded by the number of those operations. `Lagged` is never refused either: a channel sends at most one between two
 //! messages to a subscriber.
 
-use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
+use antiphon_sched::{ActorId, DeadLetter, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
 use antiphon_wire::frame::{
     Demonitor, Down, DownReason, Lagged, Monitor, NodeAt, Notify, ReplyDropped, ReplyDroppedReason, Resume,
     Terminate, Throw,
@@ -13,9 +13,9 @@ use antiphon_wire::frame::{
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
-use super::outbound_messages::QueuedOutbound;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
+use super::waiting_outbound::{QueuedOutbound, WaitingBudget};
 use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 impl NodeCore {
@@ -51,16 +51,10 @@ impl NodeCore {
         }
     }
 
-    /// Queues a signal until there is a session, within the limit for messages.
+    /// Queues a signal until there is a session, within the limits for messages.
     fn queue_signal(&mut self, node: NodeId, signal: Signal) {
-        let is_never_refused = matches!(
-            signal,
-            Signal::Down { .. }
-                | Signal::Demonitor { .. }
-                | Signal::ReplyDropped { .. }
-                | Signal::Lagged { .. }
-        );
-        let pushed = if is_never_refused || self.fits_waiting_queue(node, body_bytes(&signal)) {
+        let budget = WaitingBudget::of_signal(&signal);
+        let pushed = if self.fits_waiting_queue(node, budget, body_bytes(&signal)) {
             self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
         } else {
             Err(Undelivered::Busy)
@@ -102,17 +96,11 @@ impl NodeCore {
                 if let Some(peer) = self.peers.get_mut(&watcher.node()) {
                     peer.monitors.remove_remote_watcher(actor, id);
                 }
-                self.loop_actions.push(LoopAction::DeadLetter(watcher, "notify", reason));
+                self.dead_signal((Some(actor), watcher), "notify", reason);
             }
-            Signal::Terminate { target, .. } => {
-                self.loop_actions.push(LoopAction::DeadLetter(target, "a terminate", reason));
-            }
-            Signal::Throw { target, .. } => {
-                self.loop_actions.push(LoopAction::DeadLetter(target, "a throw", reason))
-            }
-            Signal::Resume { target, .. } => {
-                self.loop_actions.push(LoopAction::DeadLetter(target, "a resume", reason))
-            }
+            Signal::Terminate { from, target } => self.dead_signal((from, target), "terminate", reason),
+            Signal::Throw { from, target, .. } => self.dead_signal((from, target), "throw", reason),
+            Signal::Resume { from, target, .. } => self.dead_signal((from, target), "resume", reason),
             // The receivers of these have exited with their node, or the signals concern this node alone.
             Signal::Demonitor { .. }
             | Signal::Down { .. }
@@ -121,6 +109,36 @@ impl NodeCore {
             | Signal::RequestClosed { .. }
             | Signal::Exited { .. } => {}
         }
+    }
+
+    fn dead_signal(&mut self, (from, to): (Option<Key>, ActorId), what: &'static str, reason: Undelivered) {
+        let from = from.map(|key| ActorId::new(self.me, key));
+        self.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, what, reason).sent_by(from)));
+    }
+}
+
+/// The limit against which the bytes of a signal count while it waits.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum SignalBudget {
+    /// The share of the receiving actor.
+    Actor(Key),
+    /// The reserve for replies and urgent signals.
+    Reserve,
+    /// None: the number of such signals is limited by the open operations of the peer.
+    Unlimited,
+}
+
+pub(super) fn budget_of(signal: &Signal) -> SignalBudget {
+    match signal {
+        Signal::Monitor { target, .. } => SignalBudget::Actor(target.key()),
+        Signal::Notify { watcher, .. } => SignalBudget::Actor(watcher.key()),
+        Signal::Terminate { .. } | Signal::Throw { .. } | Signal::Resume { .. } => SignalBudget::Reserve,
+        Signal::Demonitor { .. }
+        | Signal::Down { .. }
+        | Signal::Lagged { .. }
+        | Signal::ReplyDropped { .. }
+        | Signal::RequestClosed { .. }
+        | Signal::Exited { .. } => SignalBudget::Unlimited,
     }
 }
 
@@ -132,8 +150,8 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
         | Signal::Throw { target, .. }
         | Signal::Resume { target, .. } => Some(target.node()),
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
-        Signal::ReplyDropped { node, .. } => Some(*node),
         Signal::Lagged { subscriber, .. } => Some(subscriber.node()),
+        Signal::ReplyDropped { node, .. } => Some(*node),
         Signal::RequestClosed { .. } | Signal::Exited { .. } => None,
     }
 }
@@ -174,8 +192,8 @@ fn record_monitor(peer: &mut Peer, signal: &Signal) {
         Signal::Terminate { .. }
         | Signal::Throw { .. }
         | Signal::Resume { .. }
-        | Signal::ReplyDropped { .. }
         | Signal::Lagged { .. }
+        | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => {}
     }
@@ -217,9 +235,10 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
             Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
         }),
-        Signal::ReplyDropped { request_id, .. } => {
+        Signal::ReplyDropped { request_id, is_busy, .. } => {
             let request_id = antiphon_wire::Key(request_id.to_bits());
-            session.send(&ReplyDropped { request_id, reason: ReplyDroppedReason::Dropped }.into())
+            let reason = if *is_busy { ReplyDroppedReason::Busy } else { ReplyDroppedReason::Dropped };
+            session.send(&ReplyDropped { request_id, reason }.into())
         }
         Signal::Lagged { channel, subscriber, missed, ended } => session.send(
             &Lagged {
@@ -251,8 +270,8 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         | Signal::Notify { .. }
         | Signal::Down { .. }
         | Signal::Terminate { .. }
-        | Signal::ReplyDropped { .. }
         | Signal::Lagged { .. }
+        | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => return None,
     };

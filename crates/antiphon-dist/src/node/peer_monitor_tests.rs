@@ -55,7 +55,7 @@ fn notify_with_used_number_is_refused() {
         test.apply(node, InboundSignal::Notify { watcher, id, actor });
     }
     assert_eq!(test.core.counts().refused_messages, 1);
-    test.apply(node, InboundSignal::Down { watcher, id, reason: ExitReason::Terminated });
+    test.receive_down(node, id, ExitReason::Terminated);
     test.advance();
     assert_eq!(*downs.borrow(), [(remote_actor(node, 1), Some("terminated"))]);
 }
@@ -76,7 +76,7 @@ fn notify_over_limit_sends_refused_down() {
     assert_eq!((counts.refusals.monitors, counts.monitors), (1, 2));
     // The end of a monitor makes room for another.
     let id = MonitorId { origin: node, number: 1 };
-    test.apply(node, InboundSignal::Down { watcher, id, reason: ExitReason::Terminated });
+    test.receive_down(node, id, ExitReason::Terminated);
     test.apply(node, InboundSignal::Notify { watcher, id, actor: remote_actor(node, 4) });
     test.advance();
     let expected = [(remote_actor(node, 3), Some("refused")), (remote_actor(node, 1), Some("terminated"))];

@@ -3,20 +3,21 @@
 //! Invariant: the connection of a session is established and belongs to no other session. When a session ends, each open
 //! operation on it completes once, in `end_session`, and no result arrives later.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, AskError, DeadLetter, ExitReason, Key, NodeId, Time, Undelivered};
+use antiphon_sched::{ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, Time, Undelivered};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
-use antiphon_wire::{Frame, ProvenConnection, Session, SessionError, SessionEvent};
+use antiphon_wire::{Frame, HeldCredit, ProvenConnection, Session, SessionError, SessionEvent};
 
+use super::backlog::BacklogItem;
 use super::connections::ConnectionState;
 use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
 use super::idle_close::IdleClose;
-use super::inbound_messages::Backlog;
 use super::peers::{PEERS_MAX, Peer};
 use super::timers::NodeTimer;
 use super::{NO_ACTOR, NodeCore, sched_key};
@@ -41,13 +42,10 @@ pub(super) struct PeerSession {
     pub(super) conn: Option<ConnId>,
     /// The location that this side dialled last for the session, if it did.
     pub(super) dialled: Option<SocketAddr>,
-    pub(super) backlog: Backlog,
-    /// Actors that receive `Writable` when the send queue has room again.
-    pub(super) writers: BTreeSet<(Option<Key>, ActorId)>,
+    /// The credit of frames that use too many bytes at this node.
+    pub(super) held_credit: Vec<HeldCredit>,
     /// The session may have frames to transmit.
     pub(super) dirty: bool,
-    /// The peer has sent a goodbye. The session ends when the messages that it sent before are delivered.
-    pub(super) goodbye_received: bool,
     pub(super) idle: IdleClose,
     /// The state of the disconnect, while this side ends the session.
     pub(super) disconnect: Option<Disconnect>,
@@ -62,16 +60,12 @@ pub(super) struct PeerSession {
 impl PeerSession {
     /// Whether the session needs a connection and has none.
     fn needs_connection(&self) -> bool {
-        self.conn.is_none() && !self.goodbye_received && !self.idle.is_closed()
+        self.conn.is_none() && !self.idle.is_closed()
     }
 
-    /// Whether the session has no data in transit, no waiting actor, and is not about to end.
+    /// Whether the session has no data in transit, and is not about to end.
     pub(super) fn is_idle(&self) -> bool {
-        self.session.is_idle()
-            && self.backlog.is_empty()
-            && self.writers.is_empty()
-            && !self.goodbye_received
-            && self.disconnect.is_none()
+        self.session.is_idle() && self.disconnect.is_none()
     }
 }
 
@@ -117,10 +111,8 @@ impl NodeCore {
                 session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
                 conn: None,
                 dialled: None,
-                backlog: Backlog::default(),
-                writers: BTreeSet::new(),
+                held_credit: Vec::new(),
                 dirty: false,
-                goodbye_received: false,
                 idle: IdleClose::new(self.now),
                 disconnect: None,
                 timer: None,
@@ -269,7 +261,7 @@ impl NodeCore {
         Ok(FrameEffect::Continue)
     }
 
-    /// Handles the goodbye of a peer. If messages of the peer wait for full mailboxes, the session ends after them.
+    /// Handles the goodbye of a peer: all its messages have arrived. Those that wait for full mailboxes stay in the backlog.
     fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, driver: &mut impl Driver) {
         if reason != GoodbyeReason::Leaving {
             self.stop_auto_dial(node);
@@ -277,15 +269,11 @@ impl NodeCore {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
-        if peer_session.backlog.is_empty() {
-            // All its messages have arrived, and the peer may wait for the acknowledgement.
-            peer_session.session.acknowledge_now();
-            self.mark_dirty(node);
-            self.transmit(driver);
-            return self.end_session(node, "the peer sent a goodbye", driver);
-        }
-        peer_session.goodbye_received = true;
-        self.set_status(node, Status::Offline, driver);
+        // The peer may wait for the acknowledgement.
+        peer_session.session.acknowledge_now();
+        self.mark_dirty(node);
+        self.transmit(driver);
+        self.end_session(node, "the peer sent a goodbye", driver);
     }
 
     /// Handles the end of a session's connection: the session waits for a new one.
@@ -320,7 +308,6 @@ impl NodeCore {
             return;
         };
         match peer_session.dialled {
-            _ if peer_session.goodbye_received => {}
             Some(at) => self.redial_now(node, at),
             None => self.timers.add(now + REDIAL_AFTER, NodeTimer::Redial(node)),
         }
@@ -379,7 +366,6 @@ impl NodeCore {
                 continue;
             };
             peer_session.dirty = false;
-            let low = self.settings.profile.limits.queue_bytes_low;
             if let Some(id) = peer_session.conn
                 && let Some(conn) = self.connections.get(id)
             {
@@ -392,19 +378,16 @@ impl NodeCore {
                 }
             }
             let is_needed = peer_session.idle.is_closed() && !peer_session.session.is_idle();
-            if peer_session.session.queued_bytes() < low {
-                for (writer, target) in std::mem::take(&mut peer_session.writers) {
-                    driver.loop_ref().writable(writer, target);
-                }
-            }
             if is_needed {
                 self.reopen(node);
             }
+            self.poll_events(node, driver);
             self.arm_session(node);
         }
         if self.dirty.is_empty() {
             self.dirty = dirty;
         }
+        self.report_room_to_all(driver);
     }
 
     /// Sets the timer of a session to its next deadline.
@@ -461,8 +444,7 @@ impl NodeCore {
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
                     self.end_session(node, "the peer was silent for too long", driver)
                 }
-                // `transmit` sends `Writable` to the writers when the queue is low.
-                SessionEvent::Writable => {}
+                SessionEvent::Writable { actor } => self.report_room(node, sched_key(actor), driver),
                 SessionEvent::Renew => self.renew(node),
             }
         }
@@ -499,43 +481,33 @@ impl NodeCore {
         let (local_watchers, remote_watchers) = peer.monitors.take();
         // The messages that wait for the next session, after a disconnect, keep their receipts and requests.
         let (requests, spared) = peer.waiting.open();
-        let mut replies = self.replies.take(node);
-        replies.retain(|request_id| !spared.contains(request_id));
-        self.replies.add(node, &spared);
+        let replies = self.replies.take_except(node, &spared.into_iter().collect());
         if let Some(at) = peer_session.timer {
             self.timers.remove(at, NodeTimer::Session(node));
         }
         if let Some(at) = peer_session.dialled {
             self.forget_dialled(at, node);
         }
+        self.end_backlog_session(node, local_watchers, driver);
         let mut loop_ref = driver.loop_ref();
-        for (id, (watcher, actor)) in local_watchers {
-            loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
-        }
         for (target, id) in remote_watchers {
             loop_ref.remove_watcher(target, id);
         }
         for request_id in replies {
             loop_ref.fail_request(request_id, AskError::NodeLost);
         }
-        for (writer, target) in &peer_session.writers {
-            loop_ref.writable(*writer, *target);
-        }
+        let me = self.me;
         peer_session.session.undelivered(|frame, _| {
-            if let Some((to, what)) = dead_letter_of(frame) {
-                loop_ref.dead_letter(DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode));
+            if let Some(DeadFrame { from, to, what }) = dead_letter_of(frame) {
+                let type_name = frame.tag().and_then(|tag| peer_session.session.sent_tag_name(tag));
+                let what = type_name.map_or(Cow::Borrowed(what), |name| Cow::Owned(name.to_owned()));
+                let dead_letter = DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode);
+                let from = (from != NO_ACTOR).then(|| ActorId::new(me, from));
+                loop_ref.dead_letter(dead_letter.sent_by(from));
             }
         });
-        for (to, messages) in peer_session.backlog.message_counts() {
-            let to = ActorId::new(self.me, to);
-            (0..messages).for_each(|_| {
-                driver.loop_ref().dead_letter(DeadLetter::new(
-                    to,
-                    "a message from a node that was lost",
-                    Undelivered::Full,
-                ));
-            });
-        }
+        self.release_writers(node);
+        self.run_loop_actions(driver);
         self.fail_receipts(node, &requests, driver);
         self.names.forget_peer(node);
         if let Some(conn) = peer_session.conn {
@@ -547,6 +519,32 @@ impl NodeCore {
         self.set_status(node, Status::Offline, driver);
         if let Some(disconnect) = disconnect {
             self.complete_close_requests(node, disconnect, driver);
+        }
+    }
+
+    /// At the end of a session: its backlog stays for the time of `peer_timeout`. Each local watcher receives a `Down`,
+    /// behind what waits for its mailbox.
+    fn end_backlog_session(
+        &mut self,
+        node: NodeId,
+        local_watchers: BTreeMap<MonitorId, (Key, ActorId)>,
+        driver: &mut impl Driver,
+    ) {
+        let expires = self.now + self.settings.limits().lost_after;
+        for (id, (watcher, actor)) in local_watchers {
+            if self.has_backlog_for(node, watcher.actor()) {
+                let item = BacklogItem::NodeLost { watcher, id, actor };
+                self.add_entry(node, watcher.actor(), item, Some(expires), driver);
+            } else {
+                driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
+            }
+        }
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        for (actor, ticket) in peer.backlog.end_session(expires) {
+            driver.loop_ref().cancel_wait(actor, ticket);
+        }
+        if peer.backlog.has_entries() {
+            self.timers.add(expires, NodeTimer::Backlog(node));
         }
     }
 
@@ -601,19 +599,25 @@ impl NodeCore {
     }
 }
 
-/// The receiver and the description of the dead letter for a frame that was in flight when its session ended. `None` if
-/// the sender learns of the loss otherwise, by a receipt or a `Down`.
-fn dead_letter_of(frame: &Frame<'_>) -> Option<(Key, &'static str)> {
+/// The sender and receiver of a frame that was lost with its session, and its kind.
+struct DeadFrame {
+    from: Key,
+    to: Key,
+    what: &'static str,
+}
+
+/// The dead letter for a frame that was in flight when its session ended. `None` if the sender learns of the loss
+/// otherwise, by a receipt or a `Down`.
+fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
+    let dead = |from: wire::Key, to: wire::Key, what| DeadFrame { from: sched_key(from), to: sched_key(to), what };
     match frame {
-        Frame::Message(message) if message.receipt.is_none() => {
-            Some((sched_key(message.to), "a message in flight"))
-        }
+        Frame::Message(message) if message.receipt.is_none() => Some(dead(message.from, message.to, "message")),
         // The receiver is a request, which has no address.
-        Frame::Answer(_) => Some((NO_ACTOR, "a reply in flight")),
-        Frame::Terminate(terminate) => Some((sched_key(terminate.target), "a terminate in flight")),
-        Frame::Throw(throw) => Some((sched_key(throw.target), "a throw in flight")),
-        Frame::Resume(resume) => Some((sched_key(resume.target), "a resume in flight")),
-        Frame::Notify(notify) => Some((sched_key(notify.watcher), "a notify in flight")),
+        Frame::Answer(answer) => Some(DeadFrame { from: sched_key(answer.from), to: NO_ACTOR, what: "reply" }),
+        Frame::Terminate(terminate) => Some(dead(terminate.from, terminate.target, "terminate")),
+        Frame::Throw(throw) => Some(dead(throw.from, throw.target, "throw")),
+        Frame::Resume(resume) => Some(dead(resume.from, resume.target, "resume")),
+        Frame::Notify(notify) => Some(dead(notify.target, notify.watcher, "notify")),
         Frame::Message(_)
         | Frame::ReplyDropped(_)
         | Frame::Receipt(_)

@@ -5,12 +5,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use antiphon_sched::{Budget, NodeId, Origin};
+use antiphon_sched::{NodeId, Origin};
 use antiphon_wire::Route;
 
-use super::outbound_messages::WaitingOutbound;
+use super::backlog::Backlog;
+use super::mailbox_budget::PeerBudget;
 use super::peer_monitors::PeerMonitors;
 use super::peer_session::PeerSession;
+use super::waiting_outbound::WaitingOutbound;
+use super::writers::Writers;
 use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
 use crate::error::Status;
@@ -34,8 +37,12 @@ pub(super) struct Peer {
     pub(super) remote: Option<IpAddr>,
     /// The origin of its messages, with the count of its open requests.
     pub(super) origin: Option<Origin>,
-    /// The bytes of its large messages and values that wait in mailboxes of this node.
-    pub(super) mailbox_budget: Option<Budget>,
+    /// The bytes of its messages that wait at this node.
+    pub(super) budget: Option<Box<PeerBudget>>,
+    /// Its messages and signals that wait for mailboxes.
+    pub(super) backlog: Backlog,
+    /// The actors of this node that await room for messages to it.
+    pub(super) writers: Writers,
     /// Counts the subscribers that the peer has added to channels of this node: each holds a clone.
     pub(super) subscriptions: Arc<()>,
     /// `None` before the first session.
@@ -63,7 +70,9 @@ impl Peer {
             certificate: None,
             remote: None,
             origin: None,
-            mailbox_budget: None,
+            budget: None,
+            backlog: Backlog::default(),
+            writers: Writers::default(),
             subscriptions: Arc::new(()),
             status: None,
             peer_session: None,
@@ -98,21 +107,26 @@ impl Peer {
         self.monitors.len()
     }
 
-    /// Whether there are no monitors between the two nodes, and no messages wait for a session.
+    /// Whether there are no monitors between the two nodes, and nothing waits for the peer or came from it and waits.
     pub(super) fn has_nothing_open(&self) -> bool {
-        self.monitors_len() == 0 && self.waiting.is_empty()
+        self.monitors_len() == 0 && self.is_forgettable()
+    }
+
+    /// Whether nothing waits for the node or came from it.
+    fn is_forgettable(&self) -> bool {
+        self.waiting.is_empty() && !self.backlog.has_entries() && self.writers.is_empty()
     }
 
     pub(super) fn backlog_bytes(&self) -> u64 {
-        self.peer_session.as_ref().map_or(0, |peer_session| peer_session.backlog.bytes())
+        self.backlog.bytes()
     }
 
     pub(super) fn check(&self) {
         self.waiting.check();
+        self.backlog.check();
         self.monitors.check();
         if let Some(peer_session) = &self.peer_session {
             peer_session.session.check();
-            peer_session.backlog.check();
             assert!(
                 self.waiting.is_empty() || peer_session.disconnect.is_some(),
                 "messages wait for a session only while there is none, or while it is being ended"
@@ -179,7 +193,7 @@ impl NodeCore {
         }
         // The caller may hold the session of an online peer, so `peer_session` alone does not show that there is none.
         let is_idle =
-            |peer: &Peer| peer.peer_session.is_none() && peer.waiting.is_empty() && !peer.is_online();
+            |peer: &Peer| peer.peer_session.is_none() && peer.is_forgettable() && !peer.is_online();
         let replaced_by_restart =
             self.peers.iter().find(|(_, peer)| peer.replaced_by_restart && is_idle(peer));
         let removable = replaced_by_restart.or_else(|| self.peers.iter().find(|(_, peer)| is_idle(peer)));

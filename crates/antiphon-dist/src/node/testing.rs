@@ -1,6 +1,8 @@
 //! A core for unit tests: with a virtual loop and peers without connections, and without a network.
 
-use antiphon_sched::{Actor, Addr, Key, Loop, LoopConfig, LoopRef, NodeId, Platform, Wire, millis};
+use antiphon_sched::{
+    Actor, Addr, ExitReason, Key, Loop, LoopConfig, LoopRef, MonitorId, NodeId, Platform, Wire, millis,
+};
 use antiphon_wire::Entropy;
 
 use super::peers::Peer;
@@ -62,6 +64,13 @@ impl TestCore {
         let node = NodeId::from_bits(number);
         self.core.peers.insert(node, Peer::new(node, "peer", Vec::new()));
         node
+    }
+
+    /// Receives a `Down` of a peer.
+    pub(super) fn receive_down(&mut self, node: NodeId, id: MonitorId, reason: ExitReason) {
+        if let Some(signal) = self.core.end_monitor(node, id, reason) {
+            self.core.apply_signal(node, signal, &mut self.driver);
+        }
     }
 
     /// Spawns an actor that is exposed to peers.

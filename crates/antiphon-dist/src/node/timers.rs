@@ -32,7 +32,7 @@ pub(super) enum NodeTimer {
     Resolve(u64),
     /// The next check, or the timeout, of a connect request.
     ConnectRequest(RequestId),
-    /// The next attempt to deliver messages for a full mailbox, or their deadline.
+    /// The deadline of messages of ended sessions that wait for full mailboxes.
     Backlog(NodeId),
     /// The deadline of messages for a node that was never reached.
     Unreached(NodeId),

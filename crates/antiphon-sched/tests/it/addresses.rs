@@ -129,7 +129,7 @@ fn adapter_shares_mailbox_limit_and_lifetime_of_owner() {
     assert_eq!(log.take(), "start n0 n1 n2");
     with_cx(&mut events, move |cx| cx.terminate(actor));
     assert!(matches!(events.send(adapter, 9), Err(SendError::NoActor(9))));
-    assert_eq!(events.stats().actors, 0, "adapters end with their owner");
+    assert_eq!((events.stats().actors, events.stats().adapters), (0, 0), "adapters end with their owner");
 }
 
 #[test]
@@ -250,6 +250,37 @@ mod forged {
     }
 
     #[test]
+    fn forged_adapter_number_reaches_no_actor() {
+        let mut events = virtual_loop();
+        let log = Log::default();
+        let (actor, adapter) = with_adapter(&mut events, &log);
+        let (actor, adapter) = (actor.id(), adapter.id());
+        assert_eq!((adapter.actor(), actor.actor()), (actor, actor));
+        let number = |id: ActorId| id.key().to_bits() >> 46;
+        assert_eq!((number(actor), number(adapter)), (0, 1));
+        for forged in [2, 3, 0x1_0000, 0x3_fffe, 0x3_ffff] {
+            let forged = ActorId::new(actor.node(), Key::from_bits(actor.key().to_bits() | (forged << 46)));
+            assert_eq!(forged.actor(), actor);
+            let error = events.send(forge::<u32>(forged), 7).unwrap_err();
+            assert!(matches!(error, SendError::NoActor(7)), "{forged}: {error:?}");
+            let error = events.send(forge::<String>(forged), "x".into()).unwrap_err();
+            assert!(matches!(error, SendError::NoActor(_)), "{forged}: {error:?}");
+            with_cx(&mut events, move |cx| {
+                cx.terminate(forged);
+                cx.resume(forged, ());
+            });
+            let mut loop_ref = events.loop_ref();
+            assert!(!loop_ref.is_alive(forged.key()) && !loop_ref.expose(forge::<u32>(forged)));
+            assert_eq!((loop_ref.has_room(forged.key()), loop_ref.mailbox_len(forged.key())), (None, None));
+            loop_ref.close_adapter(forged);
+        }
+        events.send(forge::<u32>(adapter), 7).expect("the adapter is open");
+        settle(&mut events);
+        assert_eq!(log.take(), "start n7");
+        assert_eq!(events.stats().dead_letters, 10);
+    }
+
+    #[test]
     fn complete_request_with_wrong_type_is_refused() {
         let mut events = virtual_loop();
         let log = Log::default();
@@ -299,15 +330,103 @@ fn closed_adapter_leaves_actor_and_other_adapters() {
     });
     settle(&mut events);
     let (closed, kept) = adapters.get().expect("the actor has started");
-    let before = events.stats().actors;
+    assert_eq!((events.stats().actors, events.stats().adapters), (1, 2));
+    log_exit(&mut events, &log, closed);
+    settle(&mut events);
     events.loop_ref().close_adapter(closed);
     events.loop_ref().close_adapter(closed);
     // The actor's own address is not an adapter, so this call does nothing.
     events.loop_ref().close_adapter(actor);
-    assert_eq!(events.stats().actors, before - 1);
+    assert_eq!((events.stats().actors, events.stats().adapters), (2, 1));
     assert!(matches!(events.send(closed, "four".to_owned()), Err(SendError::NoActor(_))));
     events.send(kept, 'x').expect("this adapter is open");
     events.send(actor, 1).expect("the actor is alive");
     settle(&mut events);
-    assert_eq!(log.take(), "start 7 1");
+    assert_eq!(log.take(), "start [done] 7 1");
+}
+
+#[test]
+fn closed_adapter_address_stays_closed() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let adapters = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let made = adapters.clone();
+    let actor = events.spawn(move |cx, event: Event<u32>| {
+        if let Event::Start | Event::Message(_) = event {
+            made.borrow_mut().push(cx.adapter(|n: u32| n));
+        }
+        receive()
+    });
+    for n in 0..100 {
+        settle(&mut events);
+        let last = *adapters.borrow().last().expect("each step makes an adapter");
+        events.loop_ref().close_adapter(last);
+        events.send(actor, n).expect("the actor is alive");
+    }
+    settle(&mut events);
+    let adapters = adapters.take();
+    let (last, closed) = adapters.split_last().expect("each step makes an adapter");
+    assert_eq!((closed.len(), events.stats().adapters), (100, 1));
+    for adapter in closed.iter().copied() {
+        assert!(matches!(events.send(adapter, 1), Err(SendError::NoActor(1))));
+        assert_ne!(adapter, *last);
+        log_exit(&mut events, &log, adapter);
+        with_cx(&mut events, move |cx| cx.terminate(adapter));
+    }
+    events.send(*last, 1).expect("the newest adapter is open, and its actor is alive");
+    settle(&mut events);
+    assert_eq!(log.take().matches("[no such actor]").count(), 100, "each monitor ends at once");
+}
+
+/// The `Down` that an actor requests for another one by the address of an adapter.
+#[test]
+fn down_by_notify_arrives_after_adapter_closed() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let (_, adapter) = with_adapter(&mut events, &log);
+    let dying = events.spawn(move |cx: &mut Cx<()>, event| match event {
+        Event::Start => {
+            cx.notify(adapter);
+            receive()
+        }
+        _ => stop(),
+    });
+    settle(&mut events);
+    events.loop_ref().close_adapter(adapter);
+    events.send(dying, ()).unwrap();
+    settle(&mut events);
+    assert_eq!(log.take(), "start down:done");
+}
+
+#[test]
+fn adapter_over_limit_ends_actor() {
+    const ADAPTERS_MAX: usize = 262_143;
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let adapters = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let made = adapters.clone();
+    let actor = events.spawn(move |cx, event: Event<u32>| {
+        let count = if let Event::Start = event { ADAPTERS_MAX } else { 1 };
+        made.borrow_mut().extend((0..count).map(|_| cx.adapter(|n: u32| n)));
+        receive()
+    });
+    settle(&mut events);
+    assert_eq!(events.stats().adapters, ADAPTERS_MAX);
+    let (first, last) = (adapters.borrow()[0], adapters.borrow()[ADAPTERS_MAX - 1]);
+    events.loop_ref().close_adapter(first);
+    events.send(last, 1).expect("the last adapter is open");
+    settle(&mut events);
+    assert_eq!(events.stats().adapters, ADAPTERS_MAX, "the number of the closed adapter is used again");
+    assert_eq!(adapters.borrow()[ADAPTERS_MAX], first);
+    log_exit(&mut events, &log, actor);
+    settle(&mut events);
+    events.send(actor, 1).expect("the actor is alive");
+    settle(&mut events);
+    let text = log.take();
+    assert!(text.starts_with("[failed: more than 262143 adapters"), "{text}");
+    assert_eq!((events.stats().actors, events.stats().adapters), (1, 0));
+    let refused = adapters.borrow()[ADAPTERS_MAX + 1];
+    for adapter in [first, last, refused] {
+        assert!(matches!(events.send(adapter, 1), Err(SendError::NoActor(1))));
+    }
 }

@@ -115,7 +115,7 @@ pub(crate) fn note_event<M: Display>(log: &Log, event: &Event<M>) {
         Event::Resumed(_) => log.note("resumed"),
         Event::Thrown(_) => log.note("thrown"),
         Event::Swap(_) => log.note("swap"),
-        Event::Writable(_) => log.note("writable"),
+        Event::Writable { .. } => log.note("writable"),
         Event::Ready(_) => log.note("ready"),
         _ => log.note("?"),
     }

@@ -467,6 +467,45 @@ fn adapter_address_in_message_becomes_reachable() {
     assert_eq!(log.take(), "7hello");
 }
 
+/// The network reaches an adapter only by its own address, and only while it is open.
+#[test]
+fn exposed_adapter_is_unreachable_after_close() {
+    let mut net = two_nodes();
+    let log = Log::default();
+    let seen = log.clone();
+    let adapters = Rc::new(std::cell::Cell::new(None));
+    let slot = adapters.clone();
+    let owner = net.nodes[0].spawn(move |cx, event: Event<String>| {
+        match event {
+            Event::Start => slot.set(Some([(); 2].map(|()| cx.adapter(|text: String| format!("+{text}"))))),
+            Event::Message(text) => seen.note(text),
+            _ => {}
+        }
+        receive()
+    });
+    net.settle();
+    let [open, hidden]: [Addr<String>; 2] = adapters.get().expect("the actor has started");
+    let (there, events) = (net.nodes[1].node_id(), &mut net.nodes[0]);
+    assert!(events.loop_ref().expose(open));
+    let (owner, open, hidden) = (owner.id().key(), open.id().key(), hidden.id().key());
+    let mut loop_ref = events.loop_ref();
+    assert_eq!(loop_ref.deliver(open, "str", b"\xa1a"), Delivery::Delivered);
+    for key in [owner, hidden] {
+        assert_eq!(loop_ref.deliver(key, "str", b"\xa1b"), Delivery::NoActor);
+        assert!(loop_ref.is_alive(key) && !loop_ref.is_exposed(key));
+    }
+    let id = MonitorId { origin: there, number: 5 };
+    loop_ref.add_watcher(open, id, ActorId::new(there, Key::from_bits(7)));
+    let actor = ActorId::new(loop_ref.node_id(), open);
+    loop_ref.close_adapter(actor);
+    assert_eq!(loop_ref.deliver(open, "str", b"\xa1c"), Delivery::NoActor);
+    assert!(!loop_ref.is_alive(open) && !loop_ref.is_exposed(open));
+    loop_ref.close_adapter(ActorId::new(actor.node(), hidden));
+    assert_eq!(net.records[0].borrow().exited, [open], "the node does not know the other adapter");
+    net.settle();
+    assert_eq!(log.take(), "+a");
+}
+
 #[test]
 fn refused_message_exposes_no_address() {
     let mut net = two_nodes();

@@ -64,7 +64,7 @@ fn cut_ends_stream_early_and_closes_both_ends() {
     let (mut world, locations) =
         counters(Faults { cut_every: Duration::from_millis(20), ..Faults::default() });
     world.run_for(Duration::from_millis(200));
-    assert_eq!(world.faults_so_far().0, 1, "the only connection is cut once");
+    assert_eq!(world.fault_counts().cuts, 1, "the only connection is cut once");
     for location in locations {
         assert_eq!(world.machine(location).expect("it is running").closed, 1);
     }

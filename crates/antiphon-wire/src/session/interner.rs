@@ -37,6 +37,11 @@ pub(crate) struct Interner {
 const RECENT: usize = 4;
 
 impl Interner {
+    /// The name of a number. Takes time in the number of names.
+    pub(crate) fn name(&self, id: TagId) -> Option<&str> {
+        self.numbers.iter().find(|(_, number)| **number == id).map(|(name, _)| &**name)
+    }
+
     /// The number of `name`, if it has one.
     #[inline]
     pub(crate) fn find(&mut self, name: &str) -> Option<TagId> {

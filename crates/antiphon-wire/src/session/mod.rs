@@ -20,7 +20,8 @@ pub use interner::InternError;
 pub use keepalive::Liveness;
 pub use receive::{Frames, HeldCredit, Incoming};
 pub use resume::Admission;
-pub use transmit::SendRefused;
+pub use send_queue::SendMark;
+pub use transmit::{SendRefused, Withdrawn};
 
 use std::time::Duration;
 
@@ -84,8 +85,11 @@ struct Agreed {
 pub enum SessionEvent {
     /// The peer's liveness changed.
     Liveness(Liveness),
-    /// The queue was above its high mark and has fallen below its low mark.
-    Writable,
+    /// A message for which the node awaits room ([`Session::await_room`]) fits now.
+    Writable {
+        /// The receiving actor.
+        actor: Key,
+    },
     /// The connection's keys are nearly used up: dial another connection.
     Renew,
 }
@@ -94,12 +98,9 @@ pub enum SessionEvent {
 #[derive(Debug, Default)]
 struct SessionEvents {
     liveness: Option<Liveness>,
-    is_writable: bool,
     renew: bool,
     /// Whether `Renew` was reported for this connection.
     renew_reported: bool,
-    /// Whether the queue went above its high mark since the last `Writable`.
-    was_high: bool,
 }
 
 /// Why a call of a session failed. The variant names the side at fault.
@@ -191,7 +192,7 @@ impl Session {
             identity: SessionIdentity::new(me, connection),
             connection: None,
             outbound: Outbound::default(),
-            send_queue: SendQueue::default(),
+            send_queue: SendQueue::new(limits),
             interner: Interner::default(),
             inbound: Inbound::new(u64::from(limits.window_bytes.max(crate::limits::WINDOW_BYTES_LEAST))),
             control: Control::default(),
@@ -294,7 +295,7 @@ impl Session {
         let next_action = self.keepalive.next_action(now, &self.limits, self.is_connected());
         if next_action.ping {
             self.control.ping = Some(now.as_nanos());
-            self.outbound.release_spare();
+            self.release_spare();
         }
         self.events.liveness = next_action.liveness.or(self.events.liveness);
     }
@@ -309,10 +310,10 @@ impl Session {
         if let Some(liveness) = self.events.liveness.take() {
             return Some(SessionEvent::Liveness(liveness));
         }
-        if std::mem::take(&mut self.events.is_writable) {
-            return Some(SessionEvent::Writable);
+        if std::mem::take(&mut self.events.renew) {
+            return Some(SessionEvent::Renew);
         }
-        std::mem::take(&mut self.events.renew).then_some(SessionEvent::Renew)
+        self.send_queue.next_writable().map(|actor| SessionEvent::Writable { actor })
     }
 
     /// Calls `each` with every unacknowledged numbered frame, and whether it may have arrived. For the end of a session:
@@ -327,12 +328,12 @@ impl Session {
             }
         }
         let acked = self.outbound.acked();
-        self.send_queue.undelivered(acked).for_each(|(frame, perhaps_arrived)| each(&frame, perhaps_arrived));
+        self.send_queue.undelivered(acked, each);
     }
 
     /// Whether all sent frames are acknowledged and none waits: the session may end or become idle without loss.
     pub fn is_idle(&self) -> bool {
-        self.outbound.acked() == self.outbound.next() && self.send_queue.bytes() == 0
+        self.outbound.acked() == self.outbound.next() && self.send_queue.waiting().total() == 0
     }
 
     /// The number of numbered frames sent since the session began, with those that wait in segments.
@@ -360,6 +361,12 @@ impl Session {
             "a connection has keys exactly while its dialler is known"
         );
         assert!(self.inbound.next() == 0 || self.identity.is_firm, "a session that received a frame is firm");
+    }
+
+    /// Frees recycled buffers, because this side has nothing to send.
+    fn release_spare(&mut self) {
+        self.outbound.release_spare();
+        self.send_queue.release_spare();
     }
 
     fn on_received(&mut self, now: Time) {

@@ -45,7 +45,7 @@ pub(crate) struct Outbound {
 struct Label {
     /// The number of the frame.
     frame: u64,
-    /// The pair of actors within which the frame keeps its order.
+    /// The pair of actors within which the frame keeps its order, if the frame itself names none.
     pair: Option<Pair>,
     /// Whether this is the last frame of a part that the send queue moved here.
     ends_part: bool,
@@ -96,18 +96,31 @@ impl Outbound {
         self.count(HEADER_BYTES + size);
     }
 
-    /// Appends an encoded frame.
-    pub(crate) fn append_encoded(&mut self, frame: &[u8]) {
-        self.room_for(frame.len()).extend_from_slice(frame);
-        self.count(frame.len());
+    /// Appends encoded frames, which together fit a segment.
+    pub(crate) fn append_frames(&mut self, bytes: &[u8], frames: u32) {
+        self.room_for(bytes.len()).extend_from_slice(bytes);
+        self.count_frames(bytes.len(), frames);
     }
 
-    /// Labels the frame that was appended last with its pair, and whether it ends a part.
-    pub(crate) fn label(&mut self, pair: Option<Pair>, ends_part: bool) {
+    /// Labels the frame that was appended last with its pair.
+    pub(crate) fn label(&mut self, pair: Option<Pair>) {
+        self.last_label().pair = pair;
+    }
+
+    /// Labels the frame that was appended last as the end of a part.
+    pub(crate) fn end_part(&mut self) {
+        let label = self.last_label();
+        let is_new = !std::mem::replace(&mut label.ends_part, true);
+        self.parts += usize::from(is_new);
+    }
+
+    /// The label of the frame that was appended last.
+    fn last_label(&mut self) -> &mut Label {
         let frame = self.next - 1;
-        self.labels.pop_back_if(|last| last.frame == frame);
-        self.labels.push_back(Label { frame, pair, ends_part });
-        self.parts += usize::from(ends_part);
+        if self.labels.back().is_none_or(|last| last.frame != frame) {
+            self.labels.push_back(Label { frame, pair: None, ends_part: false });
+        }
+        self.labels.back_mut().expect("the last frame has a label")
     }
 
     /// The number of parts from the send queue that are not completely transmitted.
@@ -133,9 +146,14 @@ impl Outbound {
 
     #[inline]
     fn count(&mut self, bytes: usize) {
-        let segment = self.segments.back_mut().expect("the frame was appended to a segment");
-        segment.frames += 1;
-        self.next += 1;
+        self.count_frames(bytes, 1);
+    }
+
+    #[inline]
+    fn count_frames(&mut self, bytes: usize, frames: u32) {
+        let segment = self.segments.back_mut().expect("the frames were appended to a segment");
+        segment.frames += frames;
+        self.next += u64::from(frames);
         self.end += bytes as u64;
     }
 
@@ -183,10 +201,8 @@ impl Outbound {
     fn unsent_frame<'a>(&self, number: u64, bytes: &'a [u8]) -> UnsentFrame<'a> {
         let raw = RawFrame::take_from(&mut &bytes[..]).ok().flatten().expect("a segment holds whole frames");
         let label = self.labels.binary_search_by_key(&number, |label| label.frame);
-        let pair = match label {
-            Ok(index) => self.labels[index].pair,
-            Err(_) => raw.decode().ok().flatten().and_then(|frame| frame.pair()),
-        };
+        let labelled = label.ok().and_then(|index| self.labels[index].pair);
+        let pair = labelled.or_else(|| raw.decode().ok().flatten().and_then(|frame| frame.pair()));
         UnsentFrame { raw, bytes, pair }
     }
 
@@ -203,7 +219,7 @@ impl Outbound {
                 let label = self.labels.pop_front_if(|label| label.frame == number);
                 if stays {
                     labels.extend(label.map(|label| Label { frame: self.next, ..label }));
-                    self.append_encoded(frame);
+                    self.append_frames(frame, 1);
                 }
                 number += 1;
             }

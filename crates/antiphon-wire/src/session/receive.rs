@@ -167,13 +167,13 @@ impl Session {
         } else if let Frame::Ping(ping) = frame {
             self.control.pong = Some(ping.token);
             // The peer received nothing for a while, so this side has nothing to send.
-            self.outbound.release_spare();
+            self.release_spare();
         } else if let Frame::Pause(pause) = frame {
             let limit = self.limits.paused_actors_max;
-            let is_within = self.send_queue.pause(pause.actor, limit);
+            let is_within = self.send_queue.pause(pause.actor.actor(), limit);
             is_within.then_some(()).ok_or(PeerFault::Paused { limit })?;
         } else if let Frame::Unpause(unpause) = frame {
-            self.send_queue.unpause(unpause.actor);
+            self.send_queue.unpause(unpause.actor.actor());
         }
         Ok(())
     }

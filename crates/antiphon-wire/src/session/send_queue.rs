@@ -2,34 +2,68 @@
 //!
 //! - large frames, which are cut into fragments;
 //! - frames that must not overtake those of their pair of actors;
-//! - frames for an actor that the peer has paused.
+//! - frames for an actor that the peer has paused;
+//! - all frames of a pair of actors, while enough bytes are on their way in [`Outbound`].
 //!
-//! Invariant: a pair of actors has a queue only while a frame of the pair waits. While it has one, every frame of the
-//! pair goes through that queue. So frames never overtake within a pair, and pairs do not block each other.
+//! So the bytes that wait for an actor are known exactly. Bytes in [`Outbound`] are on their way and do not count.
+//!
+//! Invariants:
+//! - A pair of actors has a list only while a frame of the pair waits. While it has one, every frame of the pair goes through
+//!   that list. So frames never overtake within a pair, and pairs do not block each other. Only urgent frames (`Terminate`,
+//!   `Throw`, `Resume`) overtake, while their receiver is paused.
+//! - While an urgent frame for an actor waits in the list of those that passed a pause, no other frame for the actor is
+//!   moved, except fragments of a large frame that has begun.
+//! - The counted bytes keep to twice the cap, and what a recall returns beyond that.
 
+mod frame_list;
 mod recall;
+mod room;
+
+pub(crate) use frame_list::{FrameClass, WaitingBytes};
+pub(crate) use room::Budget;
+pub use room::SendMark;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use crate::bytes::Field;
-use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES, RawFrame};
+use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES};
 use crate::ids::{Key, Pair, Recipient};
-use crate::limits::FRAGMENT_BYTES_MAX;
+use crate::limits::{FRAGMENT_BYTES_MAX, Limits};
 use crate::session::outbound::Outbound;
+use crate::session::send_queue::frame_list::{
+    FrameList, LargeFrame, QueuedFrames, SMALL_BYTES_MAX, SmallFrames, receipt_of,
+};
+use crate::session::send_queue::room::AwaitedRoom;
 
-/// The waiting frames of one session, in one queue for each pair of actors.
-#[derive(Debug, Default)]
+/// The waiting frames of one session.
+#[derive(Debug)]
 pub(crate) struct SendQueue {
-    /// `None` is the queue of large frames that name no pair.
-    queues: BTreeMap<Option<Pair>, PairQueue>,
-    /// The pairs with a queue that is not paused, in round-robin order.
-    ready: VecDeque<Option<Pair>>,
-    /// The actors that the peer has paused.
-    paused: BTreeSet<Key>,
+    budget: Budget,
+    /// The receivers for which frames wait, and the paused actors.
+    recipients: BTreeMap<Recipient, RecipientQueues>,
+    /// Small answers, and large frames that name no pair.
+    shared: FrameList,
+    /// The receivers of which a frame can be moved.
+    ready: BTreeSet<Recipient>,
+    /// The receiver of the last part. The next part is for the next receiver that is ready.
+    last_served: Option<Recipient>,
+    /// Whether a part of `shared` is next. Such parts alternate with all others.
+    shared_is_next: bool,
+    /// The pairs with a large frame at the front of which some, but not all, fragments were moved.
+    begun: BTreeSet<Pair>,
+    /// The number of actors that the peer has paused.
+    paused: u32,
     /// Whether an actor was paused since the last recall.
     recall_due: bool,
-    /// Bytes that wait in all queues.
-    bytes: u64,
+    /// Whether a goodbye was sent. No frame may follow it, so what waits stays here.
+    is_closed: bool,
+    waiting: WaitingBytes,
+    /// The place of each waiting message that asks for a receipt: its pair, and the serial number of its item.
+    receipts: BTreeMap<u64, (Pair, i64)>,
+    room: AwaitedRoom,
+    /// Empty buffers of small frames, so that a steady flow does not allocate.
+    spare: Vec<Vec<u8>>,
     next_stream: u32,
     /// Payload bytes of the large frames of which some, but not all, fragments were moved.
     in_progress: u64,
@@ -38,18 +72,18 @@ pub(crate) struct SendQueue {
     unacknowledged: VecDeque<SentLargeFrame>,
 }
 
-/// The waiting frames of one pair of actors.
+/// The waiting frames of one receiver.
 #[derive(Debug, Default)]
-struct PairQueue {
-    items: VecDeque<QueuedFrame>,
-}
-
-#[derive(Debug)]
-enum QueuedFrame {
-    /// Encoded small frames, of which the first `taken` bytes were moved.
-    Small { bytes: Vec<u8>, taken: usize },
-    /// The payload of a large frame, of which the first `taken` bytes were moved. `stream` is set with the first fragment.
-    Large { kind: u8, stream: Option<u32>, payload: Vec<u8>, taken: usize },
+struct RecipientQueues {
+    is_paused: bool,
+    /// Bytes that count as waiting for this actor.
+    counted: u64,
+    /// The waiting frames, in one list for each sender.
+    lists: BTreeMap<Key, FrameList>,
+    /// The sender of the last part. The next part is of the next sender.
+    last_from: Key,
+    /// Urgent frames that passed a pause, of all senders.
+    urgent: FrameList,
 }
 
 /// A large frame that was moved completely to [`Outbound`].
@@ -63,262 +97,535 @@ struct SentLargeFrame {
     last_frame: u64,
 }
 
-impl QueuedFrame {
-    /// Whether it is a large frame, not yet begun, for which the peer has no room beside those that are `in_progress`.
-    fn has_to_wait(&self, in_progress: u64, reassembly_bytes_max: u64) -> bool {
-        match self {
-            QueuedFrame::Large { stream: None, payload, .. } => {
-                in_progress > 0 && in_progress + payload.len() as u64 > reassembly_bytes_max
-            }
-            QueuedFrame::Large { stream: Some(_), .. } | QueuedFrame::Small { .. } => false,
-        }
-    }
-}
-
-impl PairQueue {
-    /// Calls `put` to append a small frame to the last buffer, or to a new one.
-    fn extend_small(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
-        let has_room =
-            matches!(self.items.back(), Some(QueuedFrame::Small { bytes, .. }) if bytes.len() < SMALL_BYTES);
-        if !has_room {
-            self.items.push_back(QueuedFrame::Small { bytes: Vec::new(), taken: 0 });
-        }
-        if let Some(QueuedFrame::Small { bytes, .. }) = self.items.back_mut() {
-            put(bytes);
-        }
-    }
+/// The list of the next part.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Shared,
+    Urgent(Recipient),
+    Pair(Pair),
 }
 
 impl SendQueue {
-    /// Whether no frame waits and none has to. This is the only check on the hot path.
-    #[inline]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.queues.is_empty() && self.paused.is_empty()
-    }
-
-    /// Whether a small frame of this pair has to wait.
-    pub(crate) fn must_wait(&self, pair: Pair) -> bool {
-        self.is_held(pair) || self.queues.contains_key(&Some(pair))
-    }
-
-    /// Whether the peer has paused the receiver of this pair.
-    fn is_held(&self, pair: Pair) -> bool {
-        match pair.to() {
-            Recipient::Actor(actor) => self.paused.contains(&actor),
-            Recipient::Request(_) => false,
+    pub(crate) fn new(limits: &Limits) -> SendQueue {
+        SendQueue {
+            budget: Budget { cap: limits.queue_bytes_cap, high: limits.queue_bytes_high },
+            recipients: BTreeMap::new(),
+            shared: FrameList::default(),
+            ready: BTreeSet::new(),
+            last_served: None,
+            shared_is_next: false,
+            begun: BTreeSet::new(),
+            paused: 0,
+            recall_due: false,
+            is_closed: false,
+            waiting: WaitingBytes::default(),
+            receipts: BTreeMap::new(),
+            room: AwaitedRoom::default(),
+            spare: Vec::new(),
+            next_stream: 0,
+            in_progress: 0,
+            unacknowledged: VecDeque::new(),
         }
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// Whether no frame waits and none has to. This is the only check of this queue on the hot path.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.recipients.is_empty() && self.shared.is_empty()
     }
 
-    /// Adds a small frame that has to wait.
-    pub(crate) fn push_small(&mut self, pair: Pair, frame: &Frame<'_>, size: usize) {
-        let length = u16::try_from(size).expect("a small frame fits the length field");
-        let pair_queue = self.pair_queue(Some(pair));
-        pair_queue.extend_small(|bytes| frame.put_with_header(length, bytes));
-        self.bytes += (HEADER_BYTES + size) as u64;
+    /// Whether a small frame of this pair has to wait.
+    pub(crate) fn must_wait(&self, pair: Pair, frame: &Frame<'_>) -> bool {
+        let Some(queues) = self.recipients.get(&pair.to()) else {
+            return is_answer(frame) && !self.shared.is_empty();
+        };
+        if queues.is_paused && FrameClass::of(frame.kind()) == FrameClass::Urgent {
+            return !queues.urgent.is_empty();
+        }
+        queues.is_paused || !queues.urgent.is_empty() || queues.lists.contains_key(&pair.from())
     }
 
-    /// Adds a large frame.
-    pub(crate) fn push_large(&mut self, pair: Option<Pair>, frame: &Frame<'_>, size: usize) {
-        let mut payload = Vec::with_capacity(size);
-        frame.put_payload(&mut payload);
-        let kind = frame.kind();
-        self.pair_queue(pair).items.push_back(QueuedFrame::Large { kind, stream: None, payload, taken: 0 });
-        self.bytes += size as u64;
-    }
-
-    fn pair_queue(&mut self, pair: Option<Pair>) -> &mut PairQueue {
-        let is_paused = pair.is_some_and(|pair| self.is_held(pair));
-        let ready = &mut self.ready;
-        self.queues.entry(pair).or_insert_with(|| {
-            if !is_paused {
-                ready.push_back(pair);
+    /// Whether a frame of this class may wait for `to`.
+    ///
+    /// # Errors
+    /// The bytes that wait already for the actor, or in the reserve.
+    pub(crate) fn admit(&self, to: Option<Recipient>, class: FrameClass, bytes: u64) -> Result<(), u64> {
+        match class {
+            FrameClass::Counted => {
+                let queued = to.map_or(0, |to| self.counted(to));
+                let fits = self.budget.fits(queued, self.waiting.counted, bytes, SendMark::Cap);
+                fits.then_some(()).ok_or(queued)
             }
-            PairQueue::default()
-        })
+            FrameClass::Urgent | FrameClass::Reserved => {
+                let queued = self.waiting.reserved;
+                (queued + bytes <= self.budget.cap).then_some(()).ok_or(queued)
+            }
+            FrameClass::Completion => Ok(()),
+        }
+    }
+
+    /// Bytes that wait for an actor: messages, `Monitor` and `Notify`.
+    pub(crate) fn counted(&self, to: Recipient) -> u64 {
+        self.recipients.get(&to).map_or(0, |queues| queues.counted)
+    }
+
+    pub(crate) fn waiting(&self) -> WaitingBytes {
+        self.waiting
+    }
+
+    pub(crate) fn is_paused(&self, actor: Key) -> bool {
+        self.is_held(Recipient::Actor(actor))
+    }
+
+    fn is_held(&self, to: Recipient) -> bool {
+        self.recipients.get(&to).is_some_and(|queues| queues.is_paused)
+    }
+
+    /// Whether a message of `bytes` bytes would be accepted for an actor.
+    pub(crate) fn fits(&self, actor: Key, bytes: u64, mark: SendMark) -> bool {
+        let queued = self.counted(Recipient::Actor(actor));
+        self.budget.fits(queued, self.waiting.counted, bytes, mark)
+    }
+
+    pub(crate) fn await_room(&mut self, actor: Key, bytes: u64, mark: SendMark) {
+        self.room.add(actor, bytes, mark);
+        self.update_room(Recipient::Actor(actor));
+        self.room.find_writable(self.waiting.counted);
+    }
+
+    pub(crate) fn stop_awaiting_room(&mut self, actor: Key) {
+        self.room.remove(actor);
+    }
+
+    pub(crate) fn next_writable(&mut self) -> Option<Key> {
+        self.room.next_writable()
+    }
+
+    fn update_room(&mut self, to: Recipient) {
+        if let Recipient::Actor(actor) = to {
+            self.room.update(self.budget, actor, self.counted(to));
+        }
+    }
+
+    /// Adds a frame that has to wait.
+    pub(crate) fn push(&mut self, pair: Option<Pair>, frame: &Frame<'_>, size: usize) {
+        let class = FrameClass::of(frame.kind());
+        let is_large = size > FRAGMENT_BYTES_MAX;
+        let has_list = |pair: Pair| {
+            let queues = self.recipients.get(&pair.to());
+            queues.is_some_and(|queues| queues.lists.contains_key(&pair.from()))
+        };
+        let shared_pair = pair.filter(|pair| is_large || !is_answer(frame) || has_list(*pair));
+        let (list, is_urgent) = match shared_pair {
+            None => (&mut self.shared, false),
+            Some(pair) => {
+                let queues = self.recipients.entry(pair.to()).or_default();
+                let is_urgent = queues.is_paused && class == FrameClass::Urgent;
+                let list =
+                    if is_urgent { &mut queues.urgent } else { queues.lists.entry(pair.from()).or_default() };
+                (list, is_urgent)
+            }
+        };
+        let was_empty = list.is_empty();
+        let serial = if is_large {
+            let mut payload = Vec::with_capacity(size);
+            frame.put_payload(&mut payload);
+            list.push_large(LargeFrame { pair, kind: frame.kind(), stream: None, payload, taken: 0 })
+        } else {
+            let length = u16::try_from(size).expect("a small frame fits the length field");
+            let put = |bytes: &mut Vec<u8>| frame.put_with_header(length, bytes);
+            list.push_small(HEADER_BYTES + size, &mut self.spare, put)
+        };
+        let bytes = WaitingBytes::of(class, (HEADER_BYTES + size) as u64);
+        self.waiting += bytes;
+        let Some(pair) = shared_pair else { return };
+        if let (Frame::Message(message), false) = (frame, is_urgent)
+            && let Some(receipt) = message.receipt
+        {
+            self.receipts.insert(receipt, (pair, serial));
+        }
+        if bytes.counted > 0 {
+            if let Some(queues) = self.recipients.get_mut(&pair.to()) {
+                queues.counted += bytes.counted;
+            }
+            self.update_room(pair.to());
+        }
+        if was_empty {
+            self.refresh(pair.to());
+        }
+    }
+
+    /// Records whether a frame of this receiver can be moved. Forgets the receiver if nothing waits for it.
+    fn refresh(&mut self, to: Recipient) {
+        let Some(queues) = self.recipients.get(&to) else { return };
+        let can_move = !queues.urgent.is_empty()
+            || if queues.is_paused { self.begun_pair(to).is_some() } else { !queues.lists.is_empty() };
+        if can_move {
+            self.ready.insert(to);
+        } else {
+            self.ready.remove(&to);
+        }
+        if !queues.is_paused && !can_move {
+            self.recipients.remove(&to);
+        }
+    }
+
+    /// A pair of this receiver with a large frame that has begun. The peer has reserved room for it, so it continues even
+    /// while the receiver is paused. Otherwise it would keep that room from all other actors.
+    fn begun_pair(&self, to: Recipient) -> Option<Pair> {
+        self.begun.range(Pair::range_to(to)).next().copied()
     }
 
     /// Pauses the frames for `actor`, at the peer's request. Returns false if the peer exceeds its limit of paused actors.
     pub(crate) fn pause(&mut self, actor: Key, limit: u32) -> bool {
-        if self.paused.len() >= limit as usize && !self.paused.contains(&actor) {
+        let to = Recipient::Actor(actor);
+        if self.is_held(to) {
+            return true;
+        }
+        if self.paused >= limit {
             return false;
         }
-        if self.paused.insert(actor) {
-            self.ready.retain(|pair| pair.is_none_or(|pair| pair.to() != Recipient::Actor(actor)));
-            self.recall_due = true;
+        self.paused += 1;
+        self.recall_due = true;
+        let queues = self.recipients.entry(to).or_default();
+        queues.is_paused = true;
+        for (from, list) in queues.lists.iter_mut().filter(|(_, list)| list.has_urgent()) {
+            if list.move_urgent(&mut queues.urgent, &mut self.spare) {
+                self.begun.remove(&Pair::new(*from, actor));
+            }
         }
+        queues.lists.retain(|_, list| !list.is_empty());
+        self.refresh(to);
         true
     }
 
     pub(crate) fn unpause(&mut self, actor: Key) {
-        if self.paused.remove(&actor) {
-            let from = |key| Some(Pair::new(Key(key), actor));
-            let queues = self.queues.range(from(0)..=from(u64::MAX >> 18));
-            self.ready.extend(queues.map(|(pair, _)| *pair));
+        let to = Recipient::Actor(actor);
+        if let Some(queues) = self.recipients.get_mut(&to).filter(|queues| queues.is_paused) {
+            queues.is_paused = false;
+            self.paused -= 1;
+            self.refresh(to);
         }
     }
 
     /// Ends all pauses, because they end with their connection.
     pub(crate) fn unpause_all(&mut self) {
-        for actor in std::mem::take(&mut self.paused) {
-            self.paused.insert(actor);
-            self.unpause(actor);
+        let paused = self.recipients.iter().filter(|(_, queues)| queues.is_paused);
+        let paused: Vec<Recipient> = paused.map(|(to, _)| *to).collect();
+        for to in paused {
+            if let Recipient::Actor(actor) = to {
+                self.unpause(actor);
+            }
         }
+    }
+
+    /// Keeps what waits, because a goodbye was sent.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
     }
 
     /// Whether [`pump`](SendQueue::pump) would move a part.
     pub(crate) fn can_pump(&self, outbound: &Outbound, reassembly_bytes_max: u64) -> bool {
-        let heads = self.ready.iter().filter_map(|pair| self.queues.get(pair)?.items.front());
-        outbound.parts_ahead() < PARTS_AHEAD
-            && heads.into_iter().any(|item| !item.has_to_wait(self.in_progress, reassembly_bytes_max))
+        !self.is_closed
+            && outbound.parts_ahead() < PARTS_AHEAD
+            && self.next_source(reassembly_bytes_max).is_some()
     }
 
-    /// Moves frames to `outbound`: one part of each queue in turn. It moves only a few parts ahead of the socket, so that
-    /// other frames can pass between them.
+    /// Moves frames to `outbound`: one part for each receiver in turn, and of each sender to a receiver in turn. It moves only
+    /// a few parts ahead of the socket, so that other frames can pass between them.
     pub(crate) fn pump(&mut self, outbound: &mut Outbound, reassembly_bytes_max: u64) {
         while self.unacknowledged.front().is_some_and(|sent| sent.last_frame < outbound.acked()) {
             self.unacknowledged.pop_front();
         }
-        let mut blocked = 0;
-        while outbound.parts_ahead() < PARTS_AHEAD && blocked < self.ready.len() {
-            let Some(pair) = self.ready.pop_front() else { return };
-            let is_moved = self.move_part(pair, outbound, reassembly_bytes_max);
-            blocked = if is_moved { 0 } else { blocked + 1 };
-            let is_empty = self.queues.get(&pair).is_none_or(|pair_queue| pair_queue.items.is_empty());
-            if is_empty {
-                self.queues.remove(&pair);
-            } else {
-                self.ready.push_back(pair);
+        while !self.is_closed && outbound.parts_ahead() < PARTS_AHEAD {
+            let Some(source) = self.next_source(reassembly_bytes_max) else { break };
+            self.move_part(source, outbound);
+        }
+        self.room.find_writable(self.waiting.counted);
+    }
+
+    fn next_source(&self, reassembly_bytes_max: u64) -> Option<Source> {
+        let can_move = |frames: Option<&QueuedFrames>| {
+            frames.is_some_and(|frames| !frames.has_to_wait(self.in_progress, reassembly_bytes_max))
+        };
+        let shared = can_move(self.shared.front()).then_some(Source::Shared);
+        if self.shared_is_next && shared.is_some() {
+            return shared;
+        }
+        let after = self.last_served.map_or(Bound::Unbounded, Bound::Excluded);
+        let until = self.last_served.map_or(Bound::Unbounded, Bound::Included);
+        let later = self.ready.range((after, Bound::Unbounded));
+        let earlier = self.ready.range((Bound::Unbounded, until));
+        let mut in_turn = later.chain(earlier.filter(|_| self.last_served.is_some()));
+        let source = in_turn.find_map(|to| {
+            let queues = self.recipients.get(to)?;
+            if can_move(queues.urgent.front()) {
+                return Some(Source::Urgent(*to));
             }
+            if queues.is_paused {
+                return self.begun_pair(*to).map(Source::Pair);
+            }
+            if !queues.urgent.is_empty() {
+                return None;
+            }
+            let later = queues.lists.range((Bound::Excluded(queues.last_from), Bound::Unbounded));
+            let mut in_turn = later.chain(queues.lists.range(..=queues.last_from));
+            let (from, _) = in_turn.find(|(_, list)| can_move(list.front()))?;
+            Some(Source::Pair(Pair::of(*from, *to)))
+        });
+        source.or(shared)
+    }
+
+    fn list_mut(&mut self, source: Source) -> Option<&mut FrameList> {
+        match source {
+            Source::Shared => Some(&mut self.shared),
+            Source::Urgent(to) => Some(&mut self.recipients.get_mut(&to)?.urgent),
+            Source::Pair(pair) => self.recipients.get_mut(&pair.to())?.lists.get_mut(&pair.from()),
         }
     }
 
-    /// Moves one part of the queue of `pair`. Returns false if its large frame has to wait until others are complete.
-    fn move_part(&mut self, pair: Option<Pair>, outbound: &mut Outbound, reassembly_bytes_max: u64) -> bool {
-        let Some(pair_queue) = self.queues.get_mut(&pair) else { return true };
-        let Some(item) = pair_queue.items.front_mut() else { return true };
-        if item.has_to_wait(self.in_progress, reassembly_bytes_max) {
-            return false;
-        }
+    /// Moves one part: a buffer of small frames, or a fragment of a large frame.
+    fn move_part(&mut self, source: Source, outbound: &mut Outbound) {
+        let Some(mut item) = self.list_mut(source).and_then(FrameList::pop_front) else { return };
+        let mut moved = item.frames.waiting();
         let before = outbound.end();
-        let (moved, is_done) = match item {
-            QueuedFrame::Small { bytes, taken } => {
-                let moved = move_small(pair, bytes, taken, outbound);
-                (moved, *taken == bytes.len())
-            }
-            QueuedFrame::Large { kind, stream, payload, taken } => {
-                let total = payload.len() as u64;
-                let number = *stream.get_or_insert_with(|| {
-                    self.in_progress += total;
-                    self.next_stream = self.next_stream.wrapping_add(1);
-                    self.next_stream
-                });
-                let moved = move_fragment(*kind, number, payload, taken, outbound);
-                let is_done = *taken == payload.len();
-                if is_done {
-                    self.in_progress -= total;
-                    payload.truncate(HEAD_BYTES);
-                    let head = payload.as_slice().to_vec();
-                    let last_frame = outbound.next() - 1;
-                    self.unacknowledged.push_back(SentLargeFrame {
-                        kind: *kind,
-                        stream: number,
-                        head,
-                        last_frame,
-                    });
+        match &mut item.frames {
+            QueuedFrames::Small(small) => {
+                let pair = match source {
+                    Source::Pair(pair) => Some(pair),
+                    Source::Shared | Source::Urgent(_) => None,
+                };
+                if small.receipts > 0 {
+                    for receipt in small.iter().filter_map(|(_, raw)| receipt_of(&raw)) {
+                        self.receipts.remove(&receipt);
+                    }
                 }
-                (moved, is_done)
+                move_small(pair, small, outbound);
+                self.recycle(std::mem::take(&mut small.bytes));
+            }
+            QueuedFrames::Large(large) => {
+                let is_done = self.move_fragment(large, outbound);
+                if let Source::Pair(pair) = source {
+                    if is_done {
+                        self.begun.remove(&pair);
+                    } else {
+                        self.begun.insert(pair);
+                    }
+                }
+                if !is_done {
+                    moved -= large.waiting();
+                    if let Some(list) = self.list_mut(source) {
+                        list.return_front(item);
+                    }
+                }
+            }
+        }
+        debug_assert!(outbound.end() > before, "a part has bytes");
+        outbound.end_part();
+        self.shared_is_next = !matches!(source, Source::Shared);
+        self.waiting -= moved;
+        let to = match source {
+            Source::Shared => return,
+            Source::Urgent(to) => to,
+            Source::Pair(pair) => {
+                self.on_taken(pair, moved);
+                pair.to()
             }
         };
-        if is_done {
-            pair_queue.items.pop_front();
+        self.last_served = Some(to);
+        self.refresh(to);
+    }
+
+    /// Frames of a pair were taken from the front of its list.
+    fn on_taken(&mut self, pair: Pair, taken: WaitingBytes) {
+        let Some(queues) = self.recipients.get_mut(&pair.to()) else { return };
+        queues.last_from = pair.from();
+        queues.counted -= taken.counted;
+        if queues.lists.get(&pair.from()).is_some_and(FrameList::is_empty) {
+            queues.lists.remove(&pair.from());
         }
-        self.bytes -= moved as u64;
-        debug_assert!(outbound.end() > before, "a part has bytes");
-        outbound.label(pair, true);
+        self.update_room(pair.to());
+    }
+
+    /// Moves the next fragment of a large frame. Returns whether it was the last one.
+    fn move_fragment(&mut self, large: &mut LargeFrame, outbound: &mut Outbound) -> bool {
+        let total = large.payload.len();
+        if large.stream.is_none() {
+            self.in_progress += total as u64;
+            self.next_stream = self.next_stream.wrapping_add(1);
+            if let Some(receipt) = large.receipt() {
+                self.receipts.remove(&receipt);
+            }
+        }
+        let stream = *large.stream.get_or_insert(self.next_stream);
+        append_fragment(large, stream, outbound);
+        outbound.label(large.pair);
+        if large.taken < total {
+            return false;
+        }
+        self.in_progress -= total as u64;
+        large.payload.truncate(HEAD_BYTES);
+        let head = large.payload.as_slice().to_vec();
+        let last_frame = outbound.next() - 1;
+        self.unacknowledged.push_back(SentLargeFrame { kind: large.kind, stream, head, last_frame });
         true
     }
 
-    /// Every frame that waits, and every large frame with a fragment that is not below `acked`; with whether a part of it
-    /// was moved. The body of a large frame may be truncated.
-    pub(crate) fn undelivered(&self, acked: u64) -> impl Iterator<Item = (Frame<'_>, bool)> {
-        let sent = self.unacknowledged.iter().filter(move |sent| sent.last_frame >= acked);
-        let sent = sent.map(|sent| (sent.kind, sent.head.as_slice(), true));
-        let items = self.queues.values().flat_map(|pair_queue| &pair_queue.items);
-        let large = items.clone().filter_map(|item| match item {
-            QueuedFrame::Large { kind, payload, taken, .. } => Some((*kind, payload.as_slice(), *taken > 0)),
-            QueuedFrame::Small { .. } => None,
-        });
-        let large = sent.chain(large);
-        let large =
-            large.filter_map(|(kind, head, is_begun)| Some((Frame::decode(kind, head).ok()??, is_begun)));
-        let small = items.filter_map(|item| match item {
-            QueuedFrame::Small { bytes, taken } => Some(&bytes[*taken..]),
-            QueuedFrame::Large { .. } => None,
-        });
-        let small = small.flat_map(|mut rest| {
-            let raw = std::iter::from_fn(move || RawFrame::take_from(&mut rest).ok().flatten());
-            raw.filter_map(|raw| Some((raw.decode().ok()??, false)))
-        });
-        large.chain(small)
+    fn recycle(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARE_BUFFERS_MAX && bytes.capacity() >= SMALL_BYTES_MAX {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
+    /// Frees the empty buffers.
+    pub(crate) fn release_spare(&mut self) {
+        self.spare = Vec::new();
+    }
+
+    /// Removes a message that waits for `actor` and asks for this receipt. Returns whether there was one.
+    pub(crate) fn withdraw(&mut self, actor: Key, receipt: u64) -> bool {
+        let Some((pair, serial)) = self.receipts.get(&receipt).copied() else { return false };
+        if pair.to() != Recipient::Actor(actor) {
+            return false;
+        }
+        let Some(list) = self.list_mut(Source::Pair(pair)) else { return false };
+        let Some(bytes) = list.withdraw(serial, receipt) else { return false };
+        self.receipts.remove(&receipt);
+        self.waiting -= bytes;
+        self.on_withdrawn(pair, bytes);
+        self.refresh(pair.to());
+        self.room.find_writable(self.waiting.counted);
+        true
+    }
+
+    fn on_withdrawn(&mut self, pair: Pair, bytes: WaitingBytes) {
+        let Some(queues) = self.recipients.get_mut(&pair.to()) else { return };
+        queues.counted -= bytes.counted;
+        if queues.lists.get(&pair.from()).is_some_and(FrameList::is_empty) {
+            queues.lists.remove(&pair.from());
+        }
+        self.update_room(pair.to());
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &FrameList> {
+        let of_recipients = self.recipients.values();
+        let of_recipients =
+            of_recipients.flat_map(|queues| std::iter::once(&queues.urgent).chain(queues.lists.values()));
+        std::iter::once(&self.shared).chain(of_recipients)
+    }
+
+    /// Calls `each` with every frame that waits, and with every large frame with a fragment that is not below `acked`; and
+    /// whether a part of it was moved. The body of a large frame may be truncated.
+    pub(crate) fn undelivered(&self, acked: u64, mut each: impl FnMut(&Frame<'_>, bool)) {
+        let mut large = |kind, payload: &[u8], is_begun| {
+            if let Ok(Some(frame)) = Frame::decode(kind, payload) {
+                each(&frame, is_begun);
+            }
+        };
+        for sent in self.unacknowledged.iter().filter(|sent| sent.last_frame >= acked) {
+            large(sent.kind, &sent.head, true);
+        }
+        for frames in self.lists().flat_map(FrameList::iter) {
+            match frames {
+                QueuedFrames::Large(frame) => large(frame.kind, &frame.payload, frame.taken > 0),
+                QueuedFrames::Small(small) => {
+                    small.iter().for_each(|(_, raw)| large(raw.kind, raw.payload, false));
+                }
+            }
+        }
     }
 
     /// Panics if an invariant does not hold.
     pub(crate) fn check(&self) {
-        let waiting = |pair_queue: &PairQueue| -> u64 {
-            pair_queue
-                .items
-                .iter()
-                .map(|item| match item {
-                    QueuedFrame::Small { bytes, taken } => bytes.len() - taken,
-                    QueuedFrame::Large { payload, taken, .. } => payload.len() - taken,
-                } as u64)
-                .sum()
-        };
-        assert_eq!(self.queues.values().map(waiting).sum::<u64>(), self.bytes, "waiting bytes are counted");
-        for (pair, pair_queue) in &self.queues {
-            assert!(!pair_queue.items.is_empty(), "a pair has a queue only while a frame waits");
-            let is_paused = pair.is_some_and(|pair| self.is_held(pair));
-            let entries = self.ready.iter().filter(|ready| *ready == pair).count();
-            assert_eq!(entries, usize::from(!is_paused), "a pair is ready once, or paused");
+        let mut waiting = self.shared.check();
+        let mut receipts = 0;
+        for (to, queues) in &self.recipients {
+            let mut counted = 0;
+            for (from, list) in &queues.lists {
+                assert!(!list.is_empty(), "a pair has a list only while a frame waits");
+                assert!(!(queues.is_paused && list.has_urgent()), "urgent frames pass a pause");
+                let bytes = list.check();
+                waiting += bytes;
+                counted += bytes.counted;
+                let pair = Pair::of(*from, *to);
+                receipts += self.check_list(pair, list);
+            }
+            waiting += queues.urgent.check();
+            assert_eq!(counted, queues.counted, "the bytes that wait for an actor are counted");
+            let is_idle = queues.lists.is_empty() && queues.urgent.is_empty();
+            assert!(queues.is_paused || !is_idle, "a receiver without frames is forgotten");
+            let can_move = !queues.urgent.is_empty()
+                || if queues.is_paused { self.begun_pair(*to).is_some() } else { !queues.lists.is_empty() };
+            assert_eq!(can_move, self.ready.contains(to), "a receiver is ready if a frame can be moved");
         }
-        assert!(self.ready.iter().all(|pair| self.queues.contains_key(pair)), "a ready pair has a queue");
+        assert_eq!(waiting, self.waiting, "waiting bytes are counted");
+        assert!(receipts >= self.receipts.len(), "each known receipt belongs to a waiting message");
+        assert!(self.ready.iter().all(|to| self.recipients.contains_key(to)), "a ready receiver has frames");
+        let paused = self.recipients.values().filter(|queues| queues.is_paused).count();
+        assert_eq!(paused, self.paused as usize, "paused actors are counted");
+        let in_progress = self.lists().flat_map(FrameList::iter).map(|frames| match frames {
+            QueuedFrames::Large(LargeFrame { stream: Some(_), payload, .. }) => payload.len() as u64,
+            QueuedFrames::Large(_) | QueuedFrames::Small(_) => 0,
+        });
+        assert_eq!(in_progress.sum::<u64>(), self.in_progress, "begun large frames are counted");
+        let most = self.budget.cap * 2 + RECALLED_BYTES_MAX;
+        assert!(self.waiting.counted <= most, "{} bytes wait for actors", self.waiting.counted);
+        let most = self.budget.cap;
+        assert!(self.waiting.reserved <= most, "{} bytes wait in the reserve", self.waiting.reserved);
+        self.room.check(self.budget, |actor| self.counted(Recipient::Actor(actor)));
+    }
+
+    /// Checks the list of a pair. Returns the number of its messages that ask for a receipt.
+    fn check_list(&self, pair: Pair, list: &FrameList) -> usize {
+        let is_begun = matches!(list.front(), Some(QueuedFrames::Large(LargeFrame { stream: Some(_), .. })));
+        assert_eq!(is_begun, self.begun.contains(&pair), "pairs with begun large frames are known");
+        let receipts = list.iter().map(|frames| match frames {
+            QueuedFrames::Small(small) => small.iter().filter_map(|(_, raw)| receipt_of(&raw)).collect(),
+            QueuedFrames::Large(large) if large.stream.is_none() => large.receipt().into_iter().collect(),
+            QueuedFrames::Large(_) => Vec::new(),
+        });
+        let receipts: Vec<u64> = receipts.flatten().collect();
+        assert!(receipts.iter().all(|receipt| self.receipts.contains_key(receipt)), "each receipt is known");
+        receipts.len()
     }
 }
 
-/// Moves small frames, up to about the bytes of one fragment. Returns the moved bytes.
-fn move_small(pair: Option<Pair>, bytes: &[u8], taken: &mut usize, outbound: &mut Outbound) -> usize {
-    let before = *taken;
-    let mut rest = &bytes[before..];
-    while *taken - before < FRAGMENT_BYTES_MAX {
-        let Ok(Some(raw)) = RawFrame::take_from(&mut rest) else { break };
-        outbound.append_encoded(&bytes[*taken..*taken + raw.bytes_len()]);
-        *taken += raw.bytes_len();
-        if raw.decode().ok().flatten().is_none_or(|frame| frame.pair() != pair) {
-            outbound.label(pair, false);
-        }
-    }
-    *taken - before
+/// Whether a frame is an answer. A small one waits in the shared list, because each request has only one.
+fn is_answer(frame: &Frame<'_>) -> bool {
+    matches!(frame, Frame::Answer(_))
 }
 
-/// Moves the next fragment of a large frame. Returns the moved bytes of its payload.
-fn move_fragment(kind: u8, stream: u32, payload: &[u8], taken: &mut usize, outbound: &mut Outbound) -> usize {
-    let total = u32::try_from(payload.len()).expect("the largest message is far below 4 GiB");
-    let part = if *taken == 0 { FragmentPart::First { kind, total } } else { FragmentPart::Next };
-    let count = (payload.len() - *taken).min(FRAGMENT_BYTES_MAX);
-    let data = &payload[*taken..*taken + count];
+/// Moves all frames of a buffer. `pair` is the pair of those that name none.
+fn move_small(pair: Option<Pair>, small: &SmallFrames, outbound: &mut Outbound) {
+    if small.removed == 0 && (small.without_pair == 0 || pair.is_none()) {
+        return outbound.append_frames(&small.bytes, small.frames);
+    }
+    for (offset, raw) in small.iter() {
+        outbound.append_frames(&small.bytes[offset..offset + raw.bytes_len()], 1);
+        if !Frame::names_pair(raw.kind) {
+            outbound.label(pair);
+        }
+    }
+}
+
+/// Appends the next fragment of a large frame.
+fn append_fragment(large: &mut LargeFrame, stream: u32, outbound: &mut Outbound) {
+    let total = u32::try_from(large.payload.len()).expect("the largest message is far below 4 GiB");
+    let part =
+        if large.taken == 0 { FragmentPart::First { kind: large.kind, total } } else { FragmentPart::Next };
+    let count = (large.payload.len() - large.taken).min(FRAGMENT_BYTES_MAX);
+    let data = &large.payload[large.taken..large.taken + count];
     let frame = Frame::Fragment(Fragment { stream, part, data });
     outbound.append(&frame, stream.size() + part.size() + count);
-    *taken += count;
-    count
+    large.taken += count;
 }
 
 /// The number of parts that are moved ahead of the socket.
 const PARTS_AHEAD: usize = 4;
-/// Small frames of a pair are kept in buffers of about this size, so that moved frames free their memory.
-const SMALL_BYTES: usize = 64 * 1024;
 /// The bytes that are kept of a sent large frame: its fields before the body, unless its route is long.
 const HEAD_BYTES: usize = 512;
+/// The maximum number of empty buffers: as many as the parts that a record takes, and a few more.
+const SPARE_BUFFERS_MAX: usize = 8;
+/// The most bytes beyond twice the cap that a recall returns to the queue.
+const RECALLED_BYTES_MAX: u64 = 2 * 1024 * 1024;

@@ -3,25 +3,30 @@
 use std::collections::BTreeSet;
 
 use crate::frame::{
-    Ack, Begin, Credit, Frame, FrameTooLarge, HEADER_BYTES, NUMBERED_FROM, Pause, Ping, Pong, RawFrame, Tag,
-    Unpause,
+    Ack, Begin, Credit, Frame, FrameTooLarge, Goodbye, HEADER_BYTES, NUMBERED_FROM, Pause, Ping, Pong,
+    RawFrame, Tag, Unpause,
 };
-use crate::ids::{Key, Pair, TagId};
+use crate::ids::{Key, Pair, Recipient, TagId};
 use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX};
 use crate::record::Sealer;
 use crate::session::Session;
 use crate::session::interner::InternError;
+use crate::session::send_queue::{FrameClass, SendMark};
 use crate::time::Time;
 
 /// Why a frame was not accepted. The session is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendRefused {
-    /// The send queue of this peer has reached its cap.
-    #[error("the send queue of this peer is full with {queued} bytes; wait for `SessionEvent::Writable`")]
+    /// Too many bytes wait for the receiving actor or, of a frame that counts in the reserve, in the reserve.
+    #[error(
+        "{queued} bytes wait already, so a frame of {bytes} bytes does not fit; await room with `Session::await_room`"
+    )]
     Busy {
-        /// Bytes in the queue.
+        /// Bytes that wait for the actor, or in the reserve.
         queued: u64,
+        /// Bytes of the frame, header included.
+        bytes: u64,
     },
     /// The body exceeds the limit that both sides agreed on.
     #[error("the message has {bytes} bytes, but this session allows {limit}; split it, or send a file")]
@@ -76,21 +81,11 @@ impl Control {
     }
 }
 
-/// Whether a frame completes something that is open at the peer, which would stay open for ever if the cap refused the
-/// frame. The number of such frames is bounded by the open monitors, replies and requests, so the cap does not apply to
-/// them.
-fn is_completion(frame: &Frame<'_>) -> bool {
-    use crate::frame;
-    let kinds = [
-        frame::Down::KIND,
-        frame::Demonitor::KIND,
-        frame::ReplyDropped::KIND,
-        frame::Receipt::KIND,
-        frame::CancelLookup::KIND,
-        frame::Goodbye::KIND,
-        frame::Lagged::KIND,
-    ];
-    kinds.contains(&frame.kind())
+/// A message that was withdrawn before it was transmitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// Whether the peer has paused the receiving actor, because its mailbox is full.
+    pub is_paused: bool,
 }
 
 impl Session {
@@ -107,6 +102,12 @@ impl Session {
         }
     }
 
+    /// The name of a type tag that this side has numbered, for reports at the end of a session. Takes time in the number of
+    /// tags.
+    pub fn sent_tag_name(&self, id: TagId) -> Option<&str> {
+        self.interner.name(id)
+    }
+
     #[cold]
     fn intern_new(&mut self, name: &str) -> Result<TagId, InternError> {
         let id = self.interner.add(name, self.limits.tags_max)?;
@@ -116,54 +117,108 @@ impl Session {
     }
 
     /// Accepts a numbered frame for sending and copies its bytes. It arrives once, after every frame that was sent before
-    /// within its [`pair`](Frame::pair), unless the session ends first.
+    /// within its [`pair`](Frame::pair), unless the session ends first. Only `Terminate`, `Throw` and `Resume` overtake, and
+    /// only what waits because the peer has paused their target.
+    ///
+    /// The bytes that may wait are bounded:
+    /// - For one actor, as many may wait as are still free of `queue_bytes_cap`. An actor for which nothing waits may queue
+    ///   one frame, within twice that. Messages, `Monitor` and `Notify` count.
+    /// - Answers, frames that pass a pause, and frames that name no actor count in a reserve of their own: at most
+    ///   `queue_bytes_cap`.
+    /// - Frames that complete something at the peer (`Down`, `Demonitor`, `Receipt`, `ReplyDropped`, `CancelLookup`, `Lagged`
+    ///   and `Goodbye`) are never refused.
     ///
     /// # Errors
     /// [`SendRefused`]; the frame was not accepted.
     #[inline]
     pub fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
-        self.send_in(frame.pair(), frame)
+        match frame.pair() {
+            Some(pair) => self.send_in(pair, frame),
+            None => self.send_without_pair(frame),
+        }
     }
 
-    /// As [`send`](Session::send), for a frame that names no pair but must keep its order within `pair`.
+    /// As [`send`](Session::send), for a frame that names no pair but must keep its order within `pair`. The pair of a frame
+    /// that names one takes precedence.
     ///
     /// # Errors
     /// As [`send`](Session::send).
     #[inline]
     pub fn send_in_order(&mut self, pair: Pair, frame: &Frame<'_>) -> Result<(), SendRefused> {
+        if let Some(own) = frame.pair() {
+            return self.send_in(own, frame);
+        }
         let next = self.outbound.next();
-        self.send_in(Some(pair), frame)?;
-        if self.outbound.next() > next && frame.pair() != Some(pair) {
-            self.outbound.label(Some(pair), false);
+        self.send_in(pair, frame)?;
+        if self.outbound.next() > next {
+            self.outbound.label(Some(pair));
         }
         Ok(())
     }
 
     #[inline]
-    fn send_in(&mut self, pair: Option<Pair>, frame: &Frame<'_>) -> Result<(), SendRefused> {
+    fn send_in(&mut self, pair: Pair, frame: &Frame<'_>) -> Result<(), SendRefused> {
         let size = frame.payload_size();
-        let queued = self.queued_bytes() + size as u64;
-        if queued > self.limits.queue_bytes_high {
-            if queued > self.limits.queue_bytes_cap && !is_completion(frame) {
-                return Err(SendRefused::Busy { queued: self.queued_bytes() });
-            }
-            self.events.was_high = true;
+        let is_near = self.outbound.unsent_bytes() <= self.limits.queue_bytes_low;
+        if size <= FRAGMENT_BYTES_MAX && is_near && self.send_queue.is_idle() {
+            debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
+            self.outbound.append(frame, size);
+            return Ok(());
         }
+        self.send_behind_others(pair, frame, size)
+    }
+
+    /// Sends a frame while others wait.
+    #[inline(never)]
+    fn send_behind_others(&mut self, pair: Pair, frame: &Frame<'_>, size: usize) -> Result<(), SendRefused> {
+        let class = FrameClass::of(frame.kind());
+        let bytes = (HEADER_BYTES + size) as u64;
         if size > FRAGMENT_BYTES_MAX {
-            return self.send_large(pair, frame, size);
+            self.check_large(frame, size)?;
+        } else {
+            debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
+            let unsent = self.outbound.unsent_bytes();
+            // A recall may return these bytes to the queue, so they keep to its bound.
+            let is_within = class == FrameClass::Completion
+                || self.send_queue.waiting().counted + unsent + bytes <= self.limits.queue_bytes_cap * 2;
+            if is_within && unsent <= self.limits.queue_bytes_low && !self.send_queue.must_wait(pair, frame) {
+                self.outbound.append(frame, size);
+                return Ok(());
+            }
+        }
+        let admitted = self.send_queue.admit(Some(pair.to()), class, bytes);
+        admitted.map_err(|queued| SendRefused::Busy { queued, bytes })?;
+        self.send_queue.push(Some(pair), frame, size);
+        Ok(())
+    }
+
+    /// Sends a frame that keeps its order with all other small frames that name no pair. It does not wait for others.
+    #[inline(never)]
+    fn send_without_pair(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
+        let size = frame.payload_size();
+        let bytes = (HEADER_BYTES + size) as u64;
+        let class = FrameClass::of(frame.kind());
+        if size > FRAGMENT_BYTES_MAX {
+            self.check_large(frame, size)?;
+            let admitted = self.send_queue.admit(None, class, bytes);
+            admitted.map_err(|queued| SendRefused::Busy { queued, bytes })?;
+            self.send_queue.push(None, frame, size);
+            return Ok(());
         }
         debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
-        match pair {
-            Some(pair) if !self.send_queue.is_idle() && self.send_queue.must_wait(pair) => {
-                self.send_queue.push_small(pair, frame, size);
-            }
-            Some(_) | None => self.outbound.append(frame, size),
+        let queued = self.outbound.unsent_bytes();
+        if class != FrameClass::Completion && queued + bytes > self.limits.queue_bytes_cap {
+            return Err(SendRefused::Busy { queued, bytes });
+        }
+        self.outbound.append(frame, size);
+        if frame.kind() == Goodbye::KIND {
+            self.send_queue.close();
         }
         Ok(())
     }
 
     #[cold]
-    fn send_large(&mut self, pair: Option<Pair>, frame: &Frame<'_>, size: usize) -> Result<(), SendRefused> {
+    fn check_large(&self, frame: &Frame<'_>, size: usize) -> Result<(), SendRefused> {
         let limit = u64::from(self.agreed.message_bytes_max);
         if size as u64 > limit + u64::from(LARGE_FRAME_FIELDS_BYTES_MAX) {
             return Err(SendRefused::TooLarge { bytes: size as u64, limit });
@@ -174,8 +229,56 @@ impl Session {
         if frame.kind() < NUMBERED_FROM || matches!(frame, Frame::Tag(_) | Frame::Fragment(_)) {
             return Err(SendRefused::WrongMethod);
         }
-        self.send_queue.push_large(pair, frame, size);
         Ok(())
+    }
+
+    /// Whether a message of `bytes` bytes ([`Frame::encoded_size`]) for this actor of the peer keeps to the mark. `Cap` is
+    /// what [`send`](Session::send) checks; a node checks `High` for senders that stop early.
+    pub fn fits(&self, actor: Key, bytes: u64, mark: SendMark) -> bool {
+        self.send_queue.fits(actor.actor(), bytes, mark)
+    }
+
+    /// Reports [`SessionEvent::Writable`](crate::SessionEvent::Writable) once, when a message of `bytes` bytes for this actor
+    /// [fits](Session::fits) the mark. It replaces what was awaited for the actor before. Each awaited actor occupies memory
+    /// until it is reported.
+    pub fn await_room(&mut self, actor: Key, bytes: u64, mark: SendMark) {
+        self.send_queue.await_room(actor.actor(), bytes, mark);
+    }
+
+    /// Ends [`await_room`](Session::await_room) for this actor. An event that was not polled is dropped.
+    pub fn stop_awaiting_room(&mut self, actor: Key) {
+        self.send_queue.stop_awaiting_room(actor.actor());
+    }
+
+    /// Bytes that wait for this actor of the peer: its messages, `Monitor` and `Notify`, but not those that are on their
+    /// way.
+    pub fn queued_for(&self, actor: Key) -> u64 {
+        self.send_queue.counted(Recipient::Actor(actor.actor()))
+    }
+
+    /// Bytes that wait for all actors of the peer, as [`queued_for`](Session::queued_for) counts them: at most twice
+    /// `queue_bytes_cap`, and what a pause returns from the bytes that were on their way.
+    pub fn queued_for_actors(&self) -> u64 {
+        self.send_queue.waiting().counted
+    }
+
+    /// Bytes that wait in the reserve: answers, and frames that pass a pause. At most `queue_bytes_cap`.
+    pub fn queued_in_reserve(&self) -> u64 {
+        self.send_queue.waiting().reserved
+    }
+
+    /// Whether the peer has paused this actor of its own.
+    pub fn is_paused(&self, actor: Key) -> bool {
+        self.send_queue.is_paused(actor.actor())
+    }
+
+    /// Removes the message that asks for this receipt, if it still waits for `actor`. It is never transmitted. `None` if there
+    /// is no such message, or if it is on its way or a part of it is. Takes time in the logarithm of what waits.
+    pub fn withdraw(&mut self, actor: Key, receipt: u64) -> Option<Withdrawn> {
+        // The message may be one that a pause returns to the queue.
+        self.send_queue.recall(&mut self.outbound);
+        let is_withdrawn = self.send_queue.withdraw(actor.actor(), receipt);
+        is_withdrawn.then(|| Withdrawn { is_paused: self.is_paused(actor) })
     }
 
     /// Accepts a control frame for the present connection: `Close`, `IdleProposed` or `IdleAgreed`. It overtakes queued
@@ -218,7 +321,7 @@ impl Session {
     /// Bytes that wait to be transmitted to this peer.
     #[inline]
     pub fn queued_bytes(&self) -> u64 {
-        self.outbound.unsent_bytes() + self.send_queue.bytes()
+        self.outbound.unsent_bytes() + self.send_queue.waiting().total()
     }
 
     /// Whether [`poll_transmit`](Session::poll_transmit) has something to send now.
@@ -269,9 +372,6 @@ impl Session {
         connection.sealer.seal(out, start);
         if connection.sealer.needs_renewal() && !self.events.renew_reported {
             (self.events.renew, self.events.renew_reported) = (true, true);
-        }
-        if self.events.was_high && self.queued_bytes() < self.limits.queue_bytes_low {
-            (self.events.was_high, self.events.is_writable) = (false, true);
         }
         true
     }

@@ -194,7 +194,7 @@ pub(super) fn producer<M: Counted>(results: Sender<Vec<f64>>) -> impl Actor<Prod
                 started = Instant::now();
                 cx.push_self(Producer::Continue);
             }
-            Event::Message(Producer::Continue) | Event::Writable(_) => {
+            Event::Message(Producer::Continue) | Event::Writable { .. } => {
                 let to = counter.ok_or("the counter is not located yet")?;
                 for _ in 0..BATCH.min(left) {
                     match cx.try_send(to, M::make(left)) {

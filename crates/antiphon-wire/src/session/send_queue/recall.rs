@@ -3,22 +3,25 @@
 //!
 //! Invariants:
 //! - Only frames of which no byte was ever transmitted are recalled, so no frame number that the peer may know changes.
-//! - All such frames of a pair are recalled, in order, and put before the frames that wait in its queue.
+//! - All such frames of a pair are recalled, in order, and put before the frames that wait in its list. Urgent frames stay,
+//!   because they pass a pause.
 //! - A large frame is recalled completely. Once its first fragment is transmitted it is not recalled at all, because the
 //!   peer has reserved room for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use crate::frame::{Fragment, FragmentPart, Frame, Goodbye};
-use crate::ids::Pair;
+use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES};
+use crate::ids::{Pair, Recipient};
 use crate::session::outbound::{Outbound, UnsentFrame};
-use crate::session::send_queue::{PairQueue, QueuedFrame, SendQueue};
+use crate::session::send_queue::frame_list::{FrameClass, FrameList, LargeFrame, WaitingBytes};
+use crate::session::send_queue::{SendQueue, Source};
 
 impl SendQueue {
     /// Recalls the frames for paused actors, if an actor was paused since the last recall. A recall visits every unsent
     /// frame, so it runs once before a transmission, however many actors were paused and unpaused meanwhile.
     pub(crate) fn recall(&mut self, outbound: &mut Outbound) {
-        if !std::mem::take(&mut self.recall_due) || !self.can_recall(outbound) {
+        // No frame before a goodbye is recalled, because no frame can follow a goodbye.
+        if !std::mem::take(&mut self.recall_due) || self.is_closed || !self.can_recall(outbound) {
             return;
         }
         let mut recall = Recall { send_queue: self, taken: BTreeMap::new(), streams: BTreeMap::new() };
@@ -26,24 +29,24 @@ impl SendQueue {
         recall.put_back();
     }
 
-    /// Whether a frame can be recalled. No frame before a goodbye is, because no frame can follow a goodbye.
     fn can_recall(&self, outbound: &Outbound) -> bool {
-        let mut is_any = false;
-        for unsent in outbound.unsent() {
-            if unsent.raw.kind == Goodbye::KIND {
-                return false;
-            }
-            is_any |= unsent.pair.is_some_and(|pair| self.is_held(pair));
+        outbound.unsent().any(|unsent| unsent.pair.is_some_and(|pair| self.is_held(pair.to())))
+    }
+
+    /// Counts bytes that wait for a receiver again.
+    fn count_recalled(&mut self, to: Recipient, bytes: WaitingBytes) {
+        self.waiting += bytes;
+        if let Some(queues) = self.recipients.get_mut(&to) {
+            queues.counted += bytes.counted;
         }
-        is_any
     }
 }
 
 /// The state of one recall.
 struct Recall<'a> {
     send_queue: &'a mut SendQueue,
-    /// The recalled frames, to be put before the frames in the queue of their pair.
-    taken: BTreeMap<Pair, PairQueue>,
+    /// The recalled frames, to be put before the frames in the list of their pair.
+    taken: BTreeMap<Pair, FrameList>,
     /// The recalled large frames, by stream.
     streams: BTreeMap<u32, PayloadSource>,
 }
@@ -59,7 +62,7 @@ enum PayloadSource {
 impl Recall<'_> {
     /// Recalls a frame if it is for a paused actor; returns whether it did. The frame gets `number` if it stays.
     fn takes(&mut self, unsent: &UnsentFrame<'_>, number: u64) -> bool {
-        let pair = unsent.pair.filter(|pair| self.send_queue.is_held(*pair));
+        let pair = unsent.pair.filter(|pair| self.send_queue.is_held(pair.to()));
         if unsent.raw.kind == Fragment::KIND {
             let Ok(Some(Frame::Fragment(fragment))) = unsent.raw.decode() else { return false };
             let is_taken = pair.is_some_and(|pair| self.takes_fragment(pair, &fragment));
@@ -68,20 +71,29 @@ impl Recall<'_> {
             }
             return is_taken;
         }
-        let Some(pair) = pair else { return false };
-        self.taken.entry(pair).or_default().extend_small(|bytes| bytes.extend_from_slice(unsent.bytes));
-        self.send_queue.bytes += unsent.bytes.len() as u64;
+        let class = FrameClass::of(unsent.raw.kind);
+        let Some(pair) = pair.filter(|_| class != FrameClass::Urgent) else { return false };
+        let list = self.taken.entry(pair).or_default();
+        let put = |bytes: &mut Vec<u8>| bytes.extend_from_slice(unsent.bytes);
+        list.push_small(unsent.bytes.len(), &mut self.send_queue.spare, put);
+        let bytes = WaitingBytes::of(class, unsent.bytes.len() as u64);
+        self.send_queue.count_recalled(pair.to(), bytes);
         true
     }
 
     fn takes_fragment(&mut self, pair: Pair, fragment: &Fragment<'_>) -> bool {
         if let FragmentPart::First { kind, total } = fragment.part {
+            let class = FrameClass::of(kind);
+            if class == FrameClass::Urgent {
+                return false;
+            }
             let source = if self.send_queue.restart_large(pair, fragment.stream) {
                 PayloadSource::Queue
             } else {
                 let payload = Vec::with_capacity(total as usize);
-                let item = QueuedFrame::Large { kind, stream: None, payload, taken: 0 };
-                self.taken.entry(pair).or_default().items.push_back(item);
+                let large = LargeFrame { pair: Some(pair), kind, stream: None, payload, taken: 0 };
+                self.taken.entry(pair).or_default().push_large(large);
+                self.send_queue.count_recalled(pair.to(), WaitingBytes::of(class, HEADER_BYTES as u64));
                 self.send_queue.unacknowledged.retain(|sent| sent.stream != fragment.stream);
                 PayloadSource::Fragments
             };
@@ -92,10 +104,12 @@ impl Recall<'_> {
             None => false,
             Some(PayloadSource::Queue) => true,
             Some(PayloadSource::Fragments) => {
-                let last = self.taken.get_mut(&pair).and_then(|pair_queue| pair_queue.items.back_mut());
-                let Some(QueuedFrame::Large { payload, .. }) = last else { return false };
-                payload.extend_from_slice(fragment.data);
-                self.send_queue.bytes += fragment.data.len() as u64;
+                let Some(large) = self.taken.get_mut(&pair).and_then(FrameList::back_large) else {
+                    return false;
+                };
+                large.payload.extend_from_slice(fragment.data);
+                let bytes = WaitingBytes::of(large.class(), fragment.data.len() as u64);
+                self.send_queue.count_recalled(pair.to(), bytes);
                 true
             }
         }
@@ -110,27 +124,45 @@ impl Recall<'_> {
 
     /// Puts the recalled frames before the waiting frames of their pairs.
     fn put_back(self) {
+        let queue = self.send_queue;
+        let mut changed: Vec<Pair> = self.taken.keys().copied().collect();
         for (pair, taken) in self.taken {
-            let mut items: VecDeque<QueuedFrame> = taken.items;
-            let pair_queue = self.send_queue.queues.entry(Some(pair)).or_default();
-            items.append(&mut pair_queue.items);
-            pair_queue.items = items;
+            let Some(queues) = queue.recipients.get_mut(&pair.to()) else { continue };
+            let list = queues.lists.entry(pair.from()).or_default();
+            for (receipt, serial) in list.prepend(taken) {
+                queue.receipts.insert(receipt, (pair, serial));
+            }
+        }
+        changed.dedup_by_key(|pair| pair.to());
+        for pair in changed {
+            queue.update_room(pair.to());
+            queue.refresh(pair.to());
         }
     }
 }
 
 impl SendQueue {
-    /// Restarts the large frame at the front of the queue of `pair`, if it has this stream number. No part of it was
+    /// Restarts the large frame at the front of the list of `pair`, if it has this stream number. No part of it was
     /// transmitted.
     fn restart_large(&mut self, pair: Pair, number: u32) -> bool {
-        let front = self.queues.get_mut(&Some(pair)).and_then(|pair_queue| pair_queue.items.front_mut());
-        let Some(QueuedFrame::Large { stream, payload, taken, .. }) = front else { return false };
-        if *stream != Some(number) {
+        let Some(list) = self.list_mut(Source::Pair(pair)) else { return false };
+        let Some(large) = list.front_large().filter(|large| large.stream == Some(number)) else {
             return false;
+        };
+        let before = large.waiting();
+        (large.stream, large.taken) = (None, 0);
+        let (total, receipt) = (large.payload.len() as u64, large.receipt());
+        let mut returned = large.waiting();
+        returned -= before;
+        let serial = list.front_serial();
+        if let (Some(receipt), Some(serial)) = (receipt, serial) {
+            self.receipts.insert(receipt, (pair, serial));
         }
-        self.in_progress -= payload.len() as u64;
-        self.bytes += *taken as u64;
-        (*stream, *taken) = (None, 0);
+        self.in_progress -= total;
+        self.begun.remove(&pair);
+        self.count_recalled(pair.to(), returned);
+        self.update_room(pair.to());
+        self.refresh(pair.to());
         true
     }
 }

@@ -1,6 +1,7 @@
 //! Two sessions in memory. The simulator tests lost connections.
 
 mod admission;
+mod flow_control;
 mod recall;
 mod test_peer;
 
@@ -194,33 +195,6 @@ fn frame_without_pair_keeps_given_order() {
     let lookup = Lookup { request: 1, space: NameSpace::Actor, all: false, name: "x" };
     a.session().send(&Frame::Lookup(lookup)).expect("the queue has room");
     assert_eq!(a.transmit(Time::START, &mut b), ["tag 0 = t", "Lookup", "2:100000", "NodeAt"]);
-}
-
-#[test]
-fn send_queue_refuses_at_cap_and_reports_writable() {
-    let limits = Limits {
-        queue_bytes_cap: 100_000,
-        queue_bytes_high: 50_000,
-        queue_bytes_low: 20_000,
-        ..Limits::default()
-    };
-    let (mut a, mut b) = connected_pair(limits);
-    a.session().intern("t").expect("a tag number is free");
-    let body = [7; 10_000];
-    let mut taken = 0;
-    while a.session().send(&message(1, 2, &body)).is_ok() {
-        taken += 1;
-    }
-    assert_eq!(taken, 9);
-    assert!(matches!(a.session().send(&message(1, 2, &body)), Err(SendRefused::Busy { .. })));
-    let text = "x".repeat(15_000);
-    let reason = crate::frame::DownReason::Failed(&text);
-    let down = crate::frame::Down { watcher: Key(1), actor: Key(2), node: NodeId(3), id: 4, reason };
-    assert_eq!(a.session().send(&down.into()), Ok(()), "the cap does not refuse completions");
-    assert_eq!(a.session().poll_event(), None);
-    a.transmit(Time::START, &mut b);
-    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable));
-    assert_eq!(a.session().poll_event(), None);
 }
 
 #[test]

@@ -1,0 +1,177 @@
+//! The messages and signals of one peer that wait for mailboxes of this node.
+//!
+//! A message for a full mailbox waits here, and later messages and signals for the same actor wait behind it. The
+//! backlog belongs to the peer and not to a session: after the end of a session, what it holds stays for the time of
+//! `peer_timeout`.
+//!
+//! Invariant: an actor has an entry while messages wait for it, or while the peer is asked to hold back its frames for
+//! it. Each entry is registered once at the scheduler, for room in the mailbox.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use antiphon_sched::{ActorId, Key, MonitorId, Permit, Ticket, Time};
+
+use super::frames::InboundSignal;
+
+/// The number of bytes that one entry counts in addition to its body.
+pub(super) const BACKLOG_OVERHEAD: u64 = 64;
+
+/// What waits for the actors of this node that take the messages of one peer more slowly than they arrive.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    actors: BTreeMap<Key, SlowActor>,
+    bytes: u64,
+}
+
+/// An actor that takes the messages of a peer more slowly than they arrive.
+#[derive(Debug, Default)]
+struct SlowActor {
+    entries: VecDeque<BacklogEntry>,
+    /// Whether the peer is asked to hold back its frames for the actor.
+    is_paused: bool,
+    /// Its registration for room in the mailbox.
+    ticket: Ticket,
+}
+
+/// A message or signal that waits for an actor.
+#[derive(Debug)]
+pub(super) struct BacklogEntry {
+    pub(super) item: BacklogItem,
+    pub(super) bytes: u64,
+    pub(super) permit: Option<Permit>,
+    /// If the session that brought it has ended: when the entry becomes a dead letter.
+    pub(super) expires: Option<Time>,
+}
+
+#[derive(Debug)]
+pub(super) enum BacklogItem {
+    Message {
+        to: Key,
+        from: Key,
+        tag: Box<str>,
+        body: Box<[u8]>,
+        receipt: Option<u64>,
+    },
+    Signal(InboundSignal),
+    /// The watcher receives a `Down`: the session has ended, and with it the node of `actor` was lost.
+    NodeLost {
+        watcher: Key,
+        id: MonitorId,
+        actor: ActorId,
+    },
+}
+
+impl BacklogItem {
+    fn body_bytes(&self) -> usize {
+        match self {
+            Self::Message { body, .. } => body.len(),
+            Self::Signal(signal) => signal.body_bytes(),
+            Self::NodeLost { .. } => 0,
+        }
+    }
+
+    /// The number of bytes that it counts.
+    pub(super) fn bytes(&self) -> u64 {
+        self.body_bytes() as u64 + BACKLOG_OVERHEAD
+    }
+}
+
+impl Backlog {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether messages or signals wait. Actors that are only paused do not count.
+    pub(super) fn has_entries(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// Whether messages or signals wait for an actor, so that later ones must wait behind them.
+    pub(super) fn has_entries_for(&self, actor: Key) -> bool {
+        !self.actors.is_empty() && self.actors.get(&actor).is_some_and(|slow| !slow.entries.is_empty())
+    }
+
+    /// Whether the actor is registered for room.
+    pub(super) fn is_registered(&self, actor: Key) -> bool {
+        self.actors.contains_key(&actor)
+    }
+
+    /// Whether the peer is asked to hold back its frames for the actor.
+    pub(super) fn is_paused(&self, actor: Key) -> bool {
+        self.actors.get(&actor).is_some_and(|slow| slow.is_paused)
+    }
+
+    pub(super) fn set_paused(&mut self, actor: Key, is_paused: bool) {
+        if is_paused {
+            self.actors.entry(actor).or_default().is_paused = true;
+        } else if let Some(slow) = self.actors.get_mut(&actor) {
+            slow.is_paused = false;
+        }
+    }
+
+    /// Adds an entry behind those of the same actor.
+    pub(super) fn push(&mut self, actor: Key, entry: BacklogEntry) {
+        self.bytes += entry.bytes;
+        self.actors.entry(actor).or_default().entries.push_back(entry);
+    }
+
+    /// Puts back the entry that was taken last.
+    pub(super) fn put_back(&mut self, actor: Key, entry: BacklogEntry) {
+        self.bytes += entry.bytes;
+        self.actors.entry(actor).or_default().entries.push_front(entry);
+    }
+
+    /// Takes the first entry of an actor.
+    pub(super) fn pop(&mut self, actor: Key) -> Option<BacklogEntry> {
+        let entry = self.actors.get_mut(&actor)?.entries.pop_front()?;
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+
+    /// Removes the entry of an actor without messages that is not paused.
+    pub(super) fn remove_if_idle(&mut self, actor: Key) {
+        if self.actors.get(&actor).is_some_and(|slow| slow.entries.is_empty() && !slow.is_paused) {
+            self.actors.remove(&actor);
+        }
+    }
+
+    /// The registration of an actor. Meaningless if it is not registered.
+    pub(super) fn ticket(&self, actor: Key) -> Ticket {
+        self.actors.get(&actor).map(|slow| slow.ticket).unwrap_or_default()
+    }
+
+    pub(super) fn set_ticket(&mut self, actor: Key, ticket: Ticket) {
+        if let Some(slow) = self.actors.get_mut(&actor) {
+            slow.ticket = ticket;
+        }
+    }
+
+    /// Ends all pauses at the end of a session. Its entries become dead letters at `expires`. Returns the actors for
+    /// which nothing waits any more, with their registrations.
+    pub(super) fn end_session(&mut self, expires: Time) -> Vec<(Key, Ticket)> {
+        for slow in self.actors.values_mut() {
+            slow.is_paused = false;
+            for entry in &mut slow.entries {
+                entry.expires = entry.expires.or(Some(expires));
+            }
+        }
+        self.actors.extract_if(.., |_, slow| slow.entries.is_empty()).map(|(key, slow)| (key, slow.ticket)).collect()
+    }
+
+    /// Takes the first entry that has expired.
+    pub(super) fn pop_expired(&mut self, now: Time) -> Option<(Key, BacklogEntry)> {
+        let is_expired = |entry: &BacklogEntry| entry.expires.is_some_and(|expires| expires <= now);
+        let mut actors = self.actors.iter();
+        let (actor, _) = actors.find(|(_, slow)| slow.entries.front().is_some_and(is_expired))?;
+        let actor = *actor;
+        self.pop(actor).map(|entry| (actor, entry))
+    }
+
+    pub(super) fn check(&self) {
+        let entries = || self.actors.values().flat_map(|slow| &slow.entries);
+        assert_eq!(self.bytes, entries().map(|entry| entry.bytes).sum::<u64>(), "the backlog counts its bytes");
+        for (actor, slow) in &self.actors {
+            assert!(slow.is_paused || !slow.entries.is_empty(), "an actor without entries is paused: {actor}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Receipts: the outcomes of outbound messages whose senders asked for them.
+//!
+//! Invariant: a receipt completes once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use antiphon_sched::{AskError, Key, NodeId, RequestId, Time, Undelivered};
+use antiphon_wire::frame::{Outcome, Receipt};
+use smallvec::SmallVec;
+
+use super::driver::Driver;
+use super::timers::{NodeTimer, TimerQueue};
+use super::{NodeCore, complete_if_open, wire_key};
+use crate::error::DeliverError;
+
+/// The outbound messages that await a receipt.
+#[derive(Debug, Default)]
+pub(super) struct PendingReceipts {
+    open: BTreeMap<u64, PendingReceipt>,
+}
+
+#[derive(Debug)]
+struct PendingReceipt {
+    owner: ReceiptOwner,
+    node: NodeId,
+    /// The receiving actor.
+    actor: Key,
+    until: Option<Time>,
+}
+
+/// The requests that a receipt completes.
+#[derive(Debug)]
+enum ReceiptOwner {
+    /// The request of an actor that asked for the receipt.
+    Request(RequestId),
+    /// The requests with a `ReplyTo` in the message. They fail if the message was refused.
+    AwaitedReplies(SmallVec<[RequestId; 1]>),
+}
+
+impl PendingReceipts {
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether a message to a node awaits its receipt.
+    pub(super) fn awaits(&self, node: NodeId) -> bool {
+        self.open.values().any(|open| open.node == node)
+    }
+
+    pub(super) fn add(&mut self, receipt_number: u64, request_id: RequestId, (node, actor): (NodeId, Key)) {
+        let owner = ReceiptOwner::Request(request_id);
+        self.open.insert(receipt_number, PendingReceipt { owner, node, actor, until: None });
+    }
+
+    pub(super) fn add_replies(
+        &mut self,
+        receipt_number: u64,
+        replies: &[RequestId],
+        (node, actor): (NodeId, Key),
+    ) {
+        let owner = ReceiptOwner::AwaitedReplies(replies.into());
+        self.open.insert(receipt_number, PendingReceipt { owner, node, actor, until: None });
+    }
+
+    pub(super) fn remove(&mut self, receipt_number: u64) {
+        self.open.remove(&receipt_number);
+    }
+
+    pub(super) fn check(&self, timers: &TimerQueue) {
+        for (receipt_number, open) in &self.open {
+            let due = NodeTimer::Receipt(*receipt_number);
+            assert!(open.until.is_none_or(|at| timers.has(at, due)), "the timer of a receipt is set");
+        }
+    }
+}
+
+impl NodeCore {
+    /// Handles a receipt. A peer can complete only the receipts of messages that were sent to it.
+    pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt, driver: &mut impl Driver) {
+        let is_from_receiver = self.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
+        if !is_from_receiver {
+            return;
+        }
+        let result = match receipt.outcome {
+            Outcome::Delivered => Ok(()),
+            Outcome::NoActor => Err(DeliverError::Refused(Undelivered::NoActor)),
+            Outcome::Full => Err(DeliverError::Refused(Undelivered::Full)),
+            Outcome::WrongType => Err(DeliverError::Refused(Undelivered::WrongType)),
+            Outcome::Busy => Err(DeliverError::Refused(Undelivered::Busy)),
+        };
+        self.complete_receipt(receipt.request, result, driver);
+    }
+
+    fn complete_receipt(
+        &mut self,
+        receipt_number: u64,
+        result: Result<(), DeliverError>,
+        driver: &mut impl Driver,
+    ) {
+        let Some(open) = self.receipts.open.remove(&receipt_number) else { return };
+        if let Some(until) = open.until {
+            self.timers.remove(until, NodeTimer::Receipt(receipt_number));
+        }
+        match (open.owner, result) {
+            (ReceiptOwner::Request(request_id), result) => {
+                complete_if_open(&mut driver.loop_ref(), request_id, result)
+            }
+            (ReceiptOwner::AwaitedReplies(replies), Err(DeliverError::Refused(reason))) => {
+                replies
+                    .iter()
+                    .for_each(|request_id| driver.loop_ref().fail_request(*request_id, reason.into()));
+            }
+            // The message was delivered, and its receiver replies. Or the session has ended, which fails all its requests.
+            (ReceiptOwner::AwaitedReplies(_), Ok(()) | Err(_)) => {}
+        }
+    }
+
+    /// Sets how long `request_id` waits for its receipt.
+    pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
+        // It is the newest receipt, because the same call of the actor has sent the message.
+        let newest = self.receipts.open.iter_mut().next_back();
+        if let Some((receipt_number, open)) =
+            newest.filter(|(_, open)| matches!(open.owner, ReceiptOwner::Request(own) if own == request_id))
+        {
+            let until = self.now + timeout;
+            open.until = Some(until);
+            self.timers.add(until, NodeTimer::Receipt(*receipt_number));
+        }
+    }
+
+    /// Completes the receipt of a message that was never sent.
+    pub(super) fn refuse_receipt(
+        &mut self,
+        receipt_number: u64,
+        reason: Undelivered,
+        driver: &mut impl Driver,
+    ) {
+        self.complete_receipt(receipt_number, Err(DeliverError::Refused(reason)), driver);
+    }
+
+    /// Withdraws a message that still waits for transmission at its timeout. A message that was transmitted may arrive
+    /// later.
+    pub(super) fn on_receipt_due(&mut self, receipt_number: u64, driver: &mut impl Driver) {
+        let reason = match self.withdraw_message(receipt_number) {
+            Some(Withdrawal::ActorFull) => DeliverError::Refused(Undelivered::Full),
+            Some(Withdrawal::NotSent) | None => DeliverError::TimedOut,
+        };
+        self.complete_receipt(receipt_number, Err(reason), driver);
+    }
+
+    /// Withdraws the message of a receipt from the queue in which it waits for transmission; `None` if it waits in none.
+    fn withdraw_message(&mut self, receipt_number: u64) -> Option<Withdrawal> {
+        let PendingReceipt { node, actor, .. } = *self.receipts.open.get(&receipt_number)?;
+        let peer = self.peers.get_mut(&node)?;
+        if peer.waiting.withdraw(receipt_number) {
+            return Some(Withdrawal::NotSent);
+        }
+        let session = &mut peer.peer_session.as_mut()?.session;
+        let withdrawn = session.withdraw(wire_key(actor), receipt_number)?;
+        Some(if withdrawn.is_paused { Withdrawal::ActorFull } else { Withdrawal::NotSent })
+    }
+
+    /// Withdraws the message that holds the only `ReplyTo` of a request, at the timeout of the request. Returns the error
+    /// with which the request fails.
+    pub(super) fn withdraw_request(&mut self, request_id: RequestId) -> AskError {
+        let receipts: SmallVec<[u64; 1]> = self.replies.receipts_of(request_id).collect();
+        let mut reason = AskError::TimedOut;
+        for receipt_number in receipts {
+            let is_only = self.receipts.open.get(&receipt_number).is_some_and(|open| {
+                matches!(&open.owner, ReceiptOwner::AwaitedReplies(replies) if replies.as_slice() == [request_id])
+            });
+            if is_only && let Some(withdrawal) = self.withdraw_message(receipt_number) {
+                self.receipts.remove(receipt_number);
+                if withdrawal == Withdrawal::ActorFull {
+                    reason = AskError::Full;
+                }
+            }
+        }
+        reason
+    }
+
+    /// Completes the receipts of a node with `Unknown` after the end of its session: the messages may have arrived.
+    /// The receipts in `spared` stay open, because their messages still wait for a session.
+    pub(super) fn fail_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, driver: &mut impl Driver) {
+        let lost: Vec<u64> = self
+            .receipts
+            .open
+            .iter()
+            .filter(|(receipt_number, open)| open.node == node && !spared.contains(receipt_number))
+            .map(|(receipt_number, _)| *receipt_number)
+            .collect();
+        for receipt_number in lost {
+            self.complete_receipt(receipt_number, Err(DeliverError::Unknown), driver);
+        }
+    }
+}
+
+/// How a message was withdrawn before its transmission.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Withdrawal {
+    /// The peer has asked to hold back the frames for its actor.
+    ActorFull,
+    /// The message waited for a session, or behind others.
+    NotSent,
+}

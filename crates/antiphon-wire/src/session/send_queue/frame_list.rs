@@ -1,0 +1,548 @@
+//! A list of waiting frames, in order: small frames in buffers, and large frames.
+//!
+//! Invariants:
+//! - The serial numbers of items rise from the front to the back. An item keeps its number while it is in the list.
+//! - A buffer of small frames holds at least one frame that was not removed.
+//! - A removed frame stays in its buffer as a header of the kind [`REMOVED`] and its payload. At most half of a buffer is
+//!   removed frames.
+
+use std::collections::VecDeque;
+
+use crate::frame::{self, Frame, HEADER_BYTES, RawFrame};
+use crate::ids::Pair;
+
+/// How the send queue treats a frame, by its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FrameClass {
+    /// It counts as bytes that wait for its receiving actor.
+    Counted,
+    /// It passes a pause of its receiving actor, and counts in the reserve.
+    Urgent,
+    /// An answer, or a frame that names no actor. It counts in the reserve.
+    Reserved,
+    /// It completes something that is open at the peer, which would stay open for ever without the frame. So it is never
+    /// refused. The number of such frames is bounded by the open monitors, requests and subscriptions.
+    Completion,
+}
+
+impl FrameClass {
+    pub(crate) fn of(kind: u8) -> FrameClass {
+        match kind {
+            frame::Message::KIND | frame::Monitor::KIND | frame::Notify::KIND => FrameClass::Counted,
+            frame::Terminate::KIND | frame::Throw::KIND | frame::Resume::KIND => FrameClass::Urgent,
+            frame::Down::KIND
+            | frame::Demonitor::KIND
+            | frame::ReplyDropped::KIND
+            | frame::Receipt::KIND
+            | frame::CancelLookup::KIND
+            | frame::Goodbye::KIND
+            | frame::Lagged::KIND => FrameClass::Completion,
+            _ => FrameClass::Reserved,
+        }
+    }
+}
+
+/// Bytes of waiting frames, headers included, by their class.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaitingBytes {
+    /// Bytes that count for their receiving actors.
+    pub(crate) counted: u64,
+    /// Bytes in the reserve.
+    pub(crate) reserved: u64,
+    /// Bytes of completions.
+    pub(crate) completions: u64,
+}
+
+impl WaitingBytes {
+    pub(crate) fn of(class: FrameClass, bytes: u64) -> WaitingBytes {
+        let mut waiting = WaitingBytes::default();
+        match class {
+            FrameClass::Counted => waiting.counted = bytes,
+            FrameClass::Urgent | FrameClass::Reserved => waiting.reserved = bytes,
+            FrameClass::Completion => waiting.completions = bytes,
+        }
+        waiting
+    }
+
+    pub(crate) fn total(self) -> u64 {
+        self.counted + self.reserved + self.completions
+    }
+}
+
+impl std::ops::AddAssign for WaitingBytes {
+    #[inline]
+    fn add_assign(&mut self, other: WaitingBytes) {
+        self.counted += other.counted;
+        self.reserved += other.reserved;
+        self.completions += other.completions;
+    }
+}
+
+impl std::ops::SubAssign for WaitingBytes {
+    #[inline]
+    fn sub_assign(&mut self, other: WaitingBytes) {
+        self.counted -= other.counted;
+        self.reserved -= other.reserved;
+        self.completions -= other.completions;
+    }
+}
+
+/// Waiting frames in order.
+#[derive(Debug, Default)]
+pub(super) struct FrameList {
+    items: VecDeque<Item>,
+    /// The number of urgent frames.
+    urgent: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Item {
+    serial: i64,
+    pub(super) frames: QueuedFrames,
+}
+
+#[derive(Debug)]
+pub(super) enum QueuedFrames {
+    Small(SmallFrames),
+    Large(LargeFrame),
+}
+
+/// A buffer of encoded small frames.
+#[derive(Debug, Default)]
+pub(super) struct SmallFrames {
+    pub(super) bytes: Vec<u8>,
+    /// The number of frames that were not removed.
+    pub(super) frames: u32,
+    /// How many of them are urgent.
+    urgent: u32,
+    /// How many of them are messages that ask for a receipt.
+    pub(super) receipts: u32,
+    /// How many of them name no pair of actors.
+    pub(super) without_pair: u32,
+    /// Bytes of removed frames.
+    pub(super) removed: usize,
+    pub(super) waiting: WaitingBytes,
+}
+
+/// A large frame, which is moved in fragments.
+#[derive(Debug)]
+pub(super) struct LargeFrame {
+    pub(super) pair: Option<Pair>,
+    pub(super) kind: u8,
+    /// The number of its stream, from the first fragment on.
+    pub(super) stream: Option<u32>,
+    pub(super) payload: Vec<u8>,
+    /// Bytes of the payload that were moved.
+    pub(super) taken: usize,
+}
+
+impl QueuedFrames {
+    /// Whether it is a large frame, not yet begun, for which the peer has no room beside those that are `in_progress`.
+    pub(super) fn has_to_wait(&self, in_progress: u64, reassembly_bytes_max: u64) -> bool {
+        match self {
+            QueuedFrames::Large(LargeFrame { stream: None, payload, .. }) => {
+                in_progress > 0 && in_progress + payload.len() as u64 > reassembly_bytes_max
+            }
+            QueuedFrames::Large(_) | QueuedFrames::Small(_) => false,
+        }
+    }
+
+    pub(super) fn waiting(&self) -> WaitingBytes {
+        match self {
+            QueuedFrames::Small(small) => small.waiting,
+            QueuedFrames::Large(large) => large.waiting(),
+        }
+    }
+
+    fn urgent(&self) -> u32 {
+        match self {
+            QueuedFrames::Small(small) => small.urgent,
+            QueuedFrames::Large(large) => u32::from(large.class() == FrameClass::Urgent),
+        }
+    }
+}
+
+impl LargeFrame {
+    pub(super) fn class(&self) -> FrameClass {
+        FrameClass::of(self.kind)
+    }
+
+    /// The header counts until the whole frame is moved.
+    pub(super) fn waiting(&self) -> WaitingBytes {
+        let bytes = HEADER_BYTES + self.payload.len() - self.taken;
+        WaitingBytes::of(self.class(), bytes as u64)
+    }
+
+    /// The number of the receipt that it asks for.
+    pub(super) fn receipt(&self) -> Option<u64> {
+        message_receipt(self.kind, &self.payload)
+    }
+}
+
+impl SmallFrames {
+    /// Counts the frame at the back, which begins at `start`.
+    #[inline]
+    fn count(&mut self, start: usize) {
+        let frame = &self.bytes[start..];
+        let kind = frame[0];
+        self.frames += 1;
+        self.receipts += u32::from(message_receipt(kind, &frame[HEADER_BYTES..]).is_some());
+        self.without_pair += u32::from(!Frame::names_pair(kind));
+        let class = FrameClass::of(kind);
+        self.urgent += u32::from(class == FrameClass::Urgent);
+        self.waiting += WaitingBytes::of(class, frame.len() as u64);
+    }
+
+    /// The frames that were not removed, each with its offset.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, RawFrame<'_>)> {
+        let mut rest = self.bytes.as_slice();
+        let all = std::iter::from_fn(move || {
+            let offset = self.bytes.len() - rest.len();
+            RawFrame::take_from(&mut rest).ok().flatten().map(|raw| (offset, raw))
+        });
+        all.filter(|(_, raw)| raw.kind != REMOVED)
+    }
+
+    /// Removes the frame at `offset`.
+    fn remove(&mut self, offset: usize) {
+        let mut rest = &self.bytes[offset..];
+        let Ok(Some(raw)) = RawFrame::take_from(&mut rest) else { return };
+        let (kind, bytes) = (raw.kind, raw.bytes_len());
+        let class = FrameClass::of(kind);
+        self.frames -= 1;
+        self.receipts -= u32::from(message_receipt(kind, raw.payload).is_some());
+        self.without_pair -= u32::from(!Frame::names_pair(kind));
+        self.urgent -= u32::from(class == FrameClass::Urgent);
+        self.waiting -= WaitingBytes::of(class, bytes as u64);
+        self.removed += bytes;
+        self.bytes[offset] = REMOVED;
+    }
+
+    /// Frees the bytes of removed frames, if they are more than half of the buffer.
+    fn compact(&mut self) {
+        if self.removed * 2 <= self.bytes.len() {
+            return;
+        }
+        let mut kept = Vec::with_capacity(self.bytes.len() - self.removed);
+        for (offset, raw) in self.iter() {
+            kept.extend_from_slice(&self.bytes[offset..offset + raw.bytes_len()]);
+        }
+        (self.bytes, self.removed) = (kept, 0);
+    }
+}
+
+impl FrameList {
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Whether a frame is urgent.
+    pub(super) fn has_urgent(&self) -> bool {
+        self.urgent > 0
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &QueuedFrames> {
+        self.items.iter().map(|item| &item.frames)
+    }
+
+    pub(super) fn front(&self) -> Option<&QueuedFrames> {
+        self.items.front().map(|item| &item.frames)
+    }
+
+    /// The serial number of the item at the front.
+    pub(super) fn front_serial(&self) -> Option<i64> {
+        self.items.front().map(|item| item.serial)
+    }
+
+    /// The large frame at the front. Its kind stays.
+    pub(super) fn front_large(&mut self) -> Option<&mut LargeFrame> {
+        match &mut self.items.front_mut()?.frames {
+            QueuedFrames::Large(large) => Some(large),
+            QueuedFrames::Small(_) => None,
+        }
+    }
+
+    /// The large frame at the back. Its kind stays.
+    pub(super) fn back_large(&mut self) -> Option<&mut LargeFrame> {
+        match &mut self.items.back_mut()?.frames {
+            QueuedFrames::Large(large) => Some(large),
+            QueuedFrames::Small(_) => None,
+        }
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Item> {
+        let item = self.items.pop_front()?;
+        self.urgent -= item.frames.urgent();
+        Some(item)
+    }
+
+    /// Returns an item that was taken from the front.
+    pub(super) fn return_front(&mut self, item: Item) {
+        self.urgent += item.frames.urgent();
+        self.items.push_front(item);
+    }
+
+    fn push_back(&mut self, frames: QueuedFrames) -> i64 {
+        let serial = self.items.back().map_or(0, |last| last.serial + 1);
+        self.urgent += frames.urgent();
+        self.items.push_back(Item { serial, frames });
+        serial
+    }
+
+    /// Adds a small frame of `bytes` bytes, which `put` appends to a buffer. Returns the serial number of its item. A full
+    /// buffer is followed by one of `spare`.
+    #[inline]
+    pub(super) fn push_small(
+        &mut self,
+        bytes: usize,
+        spare: &mut Vec<Vec<u8>>,
+        put: impl FnOnce(&mut Vec<u8>),
+    ) -> i64 {
+        let new = match self.items.back() {
+            Some(Item { frames: QueuedFrames::Small(small), .. }) => {
+                let is_full = small.bytes.len() + bytes > SMALL_BYTES_MAX;
+                is_full.then(|| spare.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES_MAX)))
+            }
+            // The first buffer grows, so a list with little to send keeps little memory.
+            Some(_) | None => Some(Vec::new()),
+        };
+        if let Some(bytes) = new {
+            self.push_back(QueuedFrames::Small(SmallFrames { bytes, ..SmallFrames::default() }));
+        }
+        let Some(Item { serial, frames: QueuedFrames::Small(small) }) = self.items.back_mut() else {
+            unreachable!("a buffer was added")
+        };
+        let (start, urgent) = (small.bytes.len(), small.urgent);
+        put(&mut small.bytes);
+        small.count(start);
+        self.urgent += small.urgent - urgent;
+        *serial
+    }
+
+    /// Adds a large frame. Returns the serial number of its item.
+    pub(super) fn push_large(&mut self, large: LargeFrame) -> i64 {
+        self.push_back(QueuedFrames::Large(large))
+    }
+
+    /// Puts the items of `first` before all others. Returns the receipts of their messages, each with the serial number of
+    /// its item.
+    pub(super) fn prepend(&mut self, mut first: FrameList) -> Vec<(u64, i64)> {
+        let mut receipts = Vec::new();
+        let mut serial = self.items.front().map_or(0, |front| front.serial);
+        self.urgent += first.urgent;
+        while let Some(item) = first.items.pop_back() {
+            serial -= 1;
+            match &item.frames {
+                QueuedFrames::Small(small) if small.receipts > 0 => {
+                    receipts.extend(small.iter().filter_map(|(_, raw)| Some((receipt_of(&raw)?, serial))));
+                }
+                QueuedFrames::Small(_) => {}
+                QueuedFrames::Large(large) => {
+                    receipts.extend(large.receipt().map(|receipt| (receipt, serial)))
+                }
+            }
+            self.items.push_front(Item { serial, ..item });
+        }
+        receipts
+    }
+
+    /// Removes the message that asks for this receipt from the item with this serial number. Returns its bytes; `None` if
+    /// there is none, or a fragment of it was moved.
+    pub(super) fn withdraw(&mut self, serial: i64, receipt: u64) -> Option<WaitingBytes> {
+        let index = self.items.binary_search_by_key(&serial, |item| item.serial).ok()?;
+        match &mut self.items[index].frames {
+            QueuedFrames::Large(large) => {
+                if large.stream.is_some() || large.receipt() != Some(receipt) {
+                    return None;
+                }
+                let bytes = large.waiting();
+                self.items.remove(index);
+                Some(bytes)
+            }
+            QueuedFrames::Small(small) => {
+                let before = small.waiting;
+                let found = small.iter().find(|(_, raw)| receipt_of(raw) == Some(receipt));
+                let offset = found?.0;
+                small.remove(offset);
+                let mut bytes = before;
+                bytes -= small.waiting;
+                self.tidy(index);
+                Some(bytes)
+            }
+        }
+    }
+
+    /// Moves all urgent frames to the back of `into`. `pair` is the pair of all frames of this list. Returns whether the
+    /// large frame at the front, which was begun, is one of them.
+    pub(super) fn move_urgent(&mut self, into: &mut FrameList, spare: &mut Vec<Vec<u8>>) -> bool {
+        let mut is_begun_moved = false;
+        let mut index = 0;
+        while index < self.items.len() && self.urgent > 0 {
+            match &mut self.items[index].frames {
+                QueuedFrames::Large(large) if large.class() == FrameClass::Urgent => {
+                    is_begun_moved |= large.stream.is_some();
+                    self.urgent -= 1;
+                    if let Some(Item { frames: QueuedFrames::Large(large), .. }) = self.items.remove(index) {
+                        into.push_large(large);
+                    }
+                    continue;
+                }
+                QueuedFrames::Small(small) if small.urgent > 0 => {
+                    let urgent =
+                        small.iter().filter(|(_, raw)| FrameClass::of(raw.kind) == FrameClass::Urgent);
+                    let offsets: Vec<(usize, usize)> =
+                        urgent.map(|(offset, raw)| (offset, raw.bytes_len())).collect();
+                    for (offset, length) in offsets {
+                        let frame = &small.bytes[offset..offset + length];
+                        into.push_small(length, spare, |bytes| bytes.extend_from_slice(frame));
+                        small.remove(offset);
+                        self.urgent -= 1;
+                    }
+                    if self.tidy(index) {
+                        continue;
+                    }
+                }
+                QueuedFrames::Large(_) | QueuedFrames::Small(_) => {}
+            }
+            index += 1;
+        }
+        is_begun_moved
+    }
+
+    /// Removes the buffer at `index` if no frame is left in it, and else frees what removed frames occupy. Returns whether
+    /// it removed the buffer.
+    fn tidy(&mut self, index: usize) -> bool {
+        let QueuedFrames::Small(small) = &mut self.items[index].frames else { return false };
+        if small.frames == 0 {
+            self.items.remove(index);
+            return true;
+        }
+        small.compact();
+        false
+    }
+
+    /// Panics if an invariant does not hold. Returns the bytes of all frames.
+    pub(super) fn check(&self) -> WaitingBytes {
+        assert!(self.items.iter().is_sorted_by_key(|item| item.serial), "serial numbers rise");
+        let mut waiting = WaitingBytes::default();
+        for frames in self.iter() {
+            waiting += frames.waiting();
+            let QueuedFrames::Small(small) = frames else { continue };
+            let mut counted = SmallFrames::default();
+            for (offset, raw) in small.iter() {
+                let start = counted.bytes.len();
+                counted.bytes.extend_from_slice(&small.bytes[offset..offset + raw.bytes_len()]);
+                counted.count(start);
+            }
+            let counts = |small: &SmallFrames| {
+                (small.frames, small.urgent, small.receipts, small.without_pair, small.waiting)
+            };
+            assert_eq!(counts(small), counts(&counted), "a buffer counts its frames");
+            assert_eq!(small.bytes.len() - small.removed, counted.bytes.len(), "removed bytes are counted");
+            assert!(small.frames > 0, "a buffer holds a frame");
+            assert!(small.removed * 2 <= small.bytes.len(), "removed frames are freed");
+        }
+        assert_eq!(
+            self.iter().map(QueuedFrames::urgent).sum::<u32>(),
+            self.urgent,
+            "urgent frames are counted"
+        );
+        waiting
+    }
+}
+
+/// The number of the receipt that a frame asks for, if it is a message that asks for one.
+pub(super) fn receipt_of(raw: &RawFrame<'_>) -> Option<u64> {
+    message_receipt(raw.kind, raw.payload)
+}
+
+/// As [`receipt_of`]. It reads two fields only.
+#[inline]
+fn message_receipt(kind: u8, payload: &[u8]) -> Option<u64> {
+    if kind != frame::Message::KIND || *payload.get(RECEIPT_OFFSET)? == 0 {
+        return None;
+    }
+    let number = payload.get(RECEIPT_OFFSET + 1..)?.first_chunk()?;
+    Some(u64::from_le_bytes(*number))
+}
+
+/// The kind of a removed frame. No frame has it.
+const REMOVED: u8 = 0;
+/// The bytes before the receipt of a message: receiver, sender and type tag.
+const RECEIPT_OFFSET: usize = 8 + 8 + 4;
+/// Maximum bytes of a buffer, unless a single frame is larger. A buffer is one part, about as large as a fragment; four
+/// buffers fit a segment.
+pub(super) const SMALL_BYTES_MAX: usize = 16_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Route;
+    use crate::frame::{Message, Terminate};
+    use crate::ids::{Key, TagId};
+
+    fn message(receipt: Option<u64>, body: &[u8]) -> Frame<'_> {
+        Message { to: Key(2), from: Key(1), tag: TagId(0), receipt, route: Route::NONE, body }.into()
+    }
+
+    fn push(list: &mut FrameList, frame: &Frame<'_>) -> i64 {
+        let length = u16::try_from(frame.payload_size()).expect("a small frame");
+        let bytes = HEADER_BYTES + frame.payload_size();
+        list.push_small(bytes, &mut Vec::new(), |bytes| frame.put_with_header(length, bytes))
+    }
+
+    #[test]
+    fn receipt_is_read_from_encoded_message() {
+        for receipt in [None, Some(0), Some(u64::MAX)] {
+            let mut bytes = Vec::new();
+            message(receipt, b"body").encode(&mut bytes).expect("a small frame");
+            let raw = RawFrame::take_from(&mut bytes.as_slice()).expect("a frame").expect("a frame");
+            assert_eq!(receipt_of(&raw), receipt);
+        }
+    }
+
+    #[test]
+    fn withdrawn_messages_free_their_memory() {
+        let mut list = FrameList::default();
+        let body = [7; 100];
+        let serials: Vec<i64> =
+            (0..10_000).map(|receipt| push(&mut list, &message(Some(receipt), &body))).collect();
+        for (receipt, serial) in (0_u64..).zip(serials) {
+            if receipt % 100 == 0 {
+                continue;
+            }
+            let bytes = list.withdraw(serial, receipt).expect("the message waits");
+            assert_eq!(bytes, WaitingBytes { counted: 135, ..WaitingBytes::default() });
+            assert_eq!(list.withdraw(serial, receipt), None, "it is withdrawn once");
+        }
+        assert_eq!(list.check().counted, 100 * 135);
+        let capacity = |frames: &QueuedFrames| match frames {
+            QueuedFrames::Small(small) => small.bytes.capacity(),
+            QueuedFrames::Large(_) => 0,
+        };
+        let kept: usize = list.iter().map(capacity).sum();
+        assert!(kept <= 100 * 135 * 2 + 2 * SMALL_BYTES_MAX, "{kept} bytes are kept for 100 messages");
+    }
+
+    #[test]
+    fn urgent_frames_move_in_order() {
+        let (mut list, mut urgent) = (FrameList::default(), FrameList::default());
+        for number in 0..1000 {
+            push(&mut list, &message(None, b"body"));
+            push(&mut list, &Terminate { from: Key(number), target: Key(2) }.into());
+        }
+        assert!(!list.move_urgent(&mut urgent, &mut Vec::new()));
+        assert!(!list.has_urgent());
+        assert_eq!(list.check().counted, 1000 * 31);
+        assert_eq!(urgent.check().reserved, 1000 * 20);
+        let mut order = Vec::new();
+        for frames in urgent.iter() {
+            let QueuedFrames::Small(small) = frames else { panic!("all frames are small") };
+            order.extend(small.iter().filter_map(|(_, raw)| match raw.decode() {
+                Ok(Some(Frame::Terminate(terminate))) => Some(terminate.from.0),
+                _ => None,
+            }));
+        }
+        assert_eq!(order, (0..1000).collect::<Vec<u64>>());
+    }
+}

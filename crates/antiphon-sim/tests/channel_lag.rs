@@ -307,7 +307,7 @@ fn subscribers_count_every_message_they_miss() {
         world.run_for(secs(8));
         world.set_faults(Faults::default());
         world.run_for(secs(60));
-        cuts += world.faults_so_far().0;
+        cuts += world.fault_counts().cuts;
         let observed = observed.borrow();
         observed.violations.assert_none();
         assert_eq!((observed.subscribed, observed.published), (EXPECTED, PUBLISHED));

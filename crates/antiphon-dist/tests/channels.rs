@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::Duration;
 
-use antiphon_dist::{Channel, DeliverError, LocateError, NetCx, RegisterError, SubscribeError, Subscriber};
+use antiphon_dist::{
+    Channel, Config, DeliverError, EndOnLag, LocateError, NetCx, RegisterError, SubscribeError, Subscriber,
+};
 use antiphon_sched::{
-    ActorId, Addr, Cx, DecodeError, Down, EncodeError, Event, SendError, Undelivered, Wire, millis, receive,
-    secs, stop,
+    ActorId, Addr, Cx, DecodeError, Down, EncodeError, Event, LoopConfig, SendError, Undelivered, Wire,
+    millis, receive, secs, stop, suspend,
 };
 use common::{Exit, Net, PATIENCE, TestNode, recv, recv_until, report, wait_for};
 
@@ -18,6 +20,7 @@ use common::{Exit, Net, PATIENCE, TestNode, recv, recv_until, report, wait_for};
 enum SubscriberEvent {
     Text(String),
     Down(ActorId, Exit),
+    Lagged(ActorId, u64),
 }
 
 use SubscriberEvent::Text;
@@ -37,11 +40,45 @@ fn listener(node: &TestNode) -> (Addr<String>, Receiver<SubscriberEvent>) {
         match event {
             Event::Message(text) => report(&sender, Text(text)),
             Event::Down(down) => report(&sender, SubscriberEvent::Down(down.actor, Exit::of(down))),
+            Event::Lagged { channel, missed } => report(&sender, SubscriberEvent::Lagged(channel, missed)),
             _ => {}
         }
         receive()
     });
     (actor, events)
+}
+
+/// As [`listener`], but it takes nothing until it is resumed.
+fn suspended_listener(node: &TestNode) -> (Addr<String>, Receiver<SubscriberEvent>) {
+    let (sender, events) = channel();
+    let actor = node.spawn(move |_cx, event| {
+        match event {
+            Event::Start => return suspend(),
+            Event::Message(text) => report(&sender, Text(text)),
+            Event::Down(down) => report(&sender, SubscriberEvent::Down(down.actor, Exit::of(down))),
+            Event::Lagged { channel, missed } => report(&sender, SubscriberEvent::Lagged(channel, missed)),
+            _ => {}
+        }
+        receive()
+    });
+    (actor, events)
+}
+
+/// Two connected nodes with mailboxes of this size.
+fn pair_with_mailboxes(mailbox_max: usize) -> (TestNode, TestNode) {
+    let net = Net::new();
+    let scheduler = LoopConfig { mailbox_max, ..LoopConfig::default() };
+    let config =
+        |name, peers: &[_]| Config { scheduler: scheduler.clone(), ..net.static_config(name, peers) };
+    let first = TestNode::start(config("first", &[]));
+    let second = TestNode::start(config("second", &[first.location]));
+    second.wait_for_peers(1);
+    first.wait_for_peers(1);
+    (first, second)
+}
+
+fn resume(node: &TestNode, actor: Addr<String>) {
+    node.step(move |cx| cx.resume(actor, ()));
 }
 
 /// Subscribes an actor and waits for the result.
@@ -406,6 +443,7 @@ fn transform_panic_drops_only_one_message() {
     assert_eq!(deliver(&here, channel, "hello", 1), Ok(1));
     assert_eq!(recv(&events), text("loud: HELLO"));
     assert_eq!(there.log.lines("transform of a channel panicked").len(), 1, "the log is rate-limited");
+    assert_eq!(there.stats().dead_letters_by_reason.dropped, 2);
     assert_eq!(events.try_recv(), Err(TryRecvError::Empty));
 }
 
@@ -657,4 +695,123 @@ fn subscriber_that_monitors_gets_two_downs() {
     });
     assert_eq!((recv(&events), recv(&events)), (news.id(), news.id()));
     assert_eq!(events.recv_timeout(millis(20)), Err(RecvTimeoutError::Timeout));
+}
+
+/// The subscribers of both nodes get the messages for which they have room, then the number of the others.
+#[test]
+fn subscriber_without_room_learns_what_it_missed() {
+    const ROOM: u64 = 64;
+    let (there, here) = pair_with_mailboxes(ROOM as usize);
+    let channel = open(&there, "news");
+    let subscribers = [&there, &here].map(|node| {
+        let (actor, events) = suspended_listener(node);
+        assert_eq!(subscribe(node, channel, actor), Ok(()));
+        (node, actor, events)
+    });
+    for x in 0..100 {
+        let counted = deliver(&here, channel, "text", 0);
+        assert_eq!(counted, Ok(if x < ROOM { 2 } else { 0 }), "only deliveries into mailboxes count");
+    }
+    // The subscriber of the second node misses the message that is sent to check the first one.
+    for (missed, (node, actor, events)) in (100 - ROOM..).zip(subscribers) {
+        resume(node, actor);
+        (0..ROOM).for_each(|_| assert_eq!(recv(&events), text("text")));
+        assert_eq!(recv(&events), SubscriberEvent::Lagged(channel.id(), missed), "no message follows");
+        assert!(deliver(node, channel, "next", 0).is_ok_and(|count| count > 0));
+        assert_eq!(recv(&events), text("next"));
+        assert_eq!(node.log.lines("misses messages of its channel").len(), 1, "the log is rate-limited");
+        assert_eq!(node.stats().dead_letters_by_reason.full, 0, "a missed message is no dead letter");
+    }
+}
+
+#[test]
+fn subscription_that_ends_on_lag_sends_down() {
+    const ROOM: usize = 64;
+    let (there, here) = pair_with_mailboxes(ROOM);
+    let channel = open(&there, "news");
+    for node in [&there, &here] {
+        let (actor, events) = suspended_listener(node);
+        // The last of the two subscriptions decides.
+        assert_eq!(subscribe(node, channel, actor), Ok(()));
+        assert_eq!(subscribe(node, channel, EndOnLag(actor)), Ok(()));
+        (0..ROOM).for_each(|_| assert_eq!(deliver(&there, channel, "text", 1), Ok(1)));
+        assert_eq!(deliver(&there, channel, "missed", 1), Ok(0));
+        wait_for("the end of the subscription", || {
+            let few = recv(&delivering(&there, channel, "none", 1, Duration::ZERO));
+            (few == Err(DeliverError::TooFew { subscribers: 0 })).then_some(())
+        });
+        resume(node, actor);
+        (0..ROOM).for_each(|_| assert_eq!(recv(&events), text("text")));
+        assert_eq!(recv(&events), SubscriberEvent::Down(channel.id(), Exit::Lagged));
+        assert_eq!(subscribe(node, channel, actor), Ok(()));
+        send(node, channel, "again");
+        assert_eq!(recv(&events), text("again"));
+        node.step(move |cx| cx.unsubscribe(channel, actor));
+        wait_for("no subscriber", || (deliver(&there, channel, "late", 0) == Ok(0)).then_some(()));
+    }
+}
+
+/// Each subscription causes an event of its own, up to twice the limit of the mailbox. The last one is reported later.
+#[test]
+fn subscriptions_of_full_actor_fill_bounded_mailbox() {
+    const ROOM: usize = 64;
+    let (node, _) = pair_with_mailboxes(ROOM);
+    let channel = open(&node, "news");
+    let (actor, events) = suspended_listener(&node);
+    assert_eq!(subscribe(&node, channel, actor), Ok(()));
+    (0..ROOM).for_each(|_| assert_eq!(deliver(&node, channel, "text", 1), Ok(1)));
+    for _ in 0..3 * ROOM {
+        node.step(move |cx| cx.unsubscribe(channel, actor));
+        assert_eq!(subscribe(&node, channel, actor), Ok(()));
+        assert_eq!(deliver(&node, channel, "missed", 1), Ok(0));
+    }
+    resume(&node, actor);
+    (0..ROOM).for_each(|_| assert_eq!(recv(&events), text("text")));
+    (0..=ROOM).for_each(|_| assert_eq!(recv(&events), SubscriberEvent::Lagged(channel.id(), 1)));
+    assert_eq!(deliver(&node, channel, "next", 1), Ok(1));
+    assert_eq!(recv(&events), text("next"), "the other subscriptions ended before");
+}
+
+/// A message whose clone panics.
+#[derive(Debug)]
+struct Unclonable;
+
+impl Clone for Unclonable {
+    fn clone(&self) -> Self {
+        // This panic does not call the panic hook, so nothing is written to standard error.
+        std::panic::resume_unwind(Box::new("on purpose"))
+    }
+}
+
+impl Wire for Unclonable {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "test.unclonable".into()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        ().encode(out)
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        <()>::decode(from).map(|()| Self)
+    }
+}
+
+#[test]
+fn clone_panic_makes_subscribers_miss_message() {
+    let (there, here) = Net::new().pair();
+    let news: Channel<Unclonable> = there.with(|node| node.channel("news")).expect("the name is free");
+    let (sender, events) = channel();
+    for node in [&there, &here, &here] {
+        let sender = sender.clone();
+        let actor = node.spawn(move |_cx: &mut Cx<Unclonable>, event| {
+            if let Event::Lagged { channel, missed } = event {
+                report(&sender, (channel, missed));
+            }
+            receive()
+        });
+        assert_eq!(subscribe(node, news, actor), Ok(()));
+    }
+    there.step(move |cx| cx.send(news, Unclonable).is_ok());
+    (0..3).for_each(|_| assert_eq!(recv(&events), (news.id(), 1)));
 }

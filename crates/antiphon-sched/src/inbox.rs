@@ -292,10 +292,6 @@ impl Core {
 
     /// The target by which the messages for an address wait.
     fn waiting_target(&self, address: ActorId) -> ActorId {
-        if address.node() == self.node_id {
-            self.id(address.key().actor())
-        } else {
-            actor_of(address)
-        }
+        if address.node() == self.node_id { self.id(address.key().actor()) } else { actor_of(address) }
     }
 }

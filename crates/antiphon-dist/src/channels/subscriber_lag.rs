@@ -185,3 +185,30 @@ impl SubscriberLag {
         after
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use antiphon_sched::{Key, NodeId};
+
+    use super::*;
+
+    fn subscriber(number: usize) -> ActorId {
+        ActorId::new(NodeId::from_bits(1), Key::from_bits(number as u64))
+    }
+
+    #[test]
+    fn awaited_room_is_bounded_and_taken_over() {
+        let mut room = AwaitedRoom::default();
+        for number in 0..AWAITED_MAX {
+            assert_eq!(room.send_mode(), SendMode::Send);
+            room.add(subscriber(number));
+        }
+        assert_eq!(room.send_mode(), SendMode::Once, "one more is not registered");
+        let late = subscriber(AWAITED_MAX);
+        room.add(late);
+        let reported: Vec<_> = room.on_writable(subscriber(7)).collect();
+        assert_eq!(reported, [subscriber(7), late], "one that was not registered is reported to as well");
+        assert_eq!(room.on_writable(subscriber(7)).count(), 0, "nothing is awaited twice");
+        assert_eq!(room.send_mode(), SendMode::Send);
+    }
+}

@@ -58,7 +58,8 @@ impl AwaitedReplies {
         let request_ids =
             self.by_node.range((node, RequestId::from_bits(0))..).take_while(|(other, _)| *other == node);
         let request_ids = request_ids.map(|(_, request_id)| *request_id);
-        let request_ids: Vec<RequestId> = request_ids.filter(|request_id| !spared.contains(request_id)).collect();
+        let request_ids: Vec<RequestId> =
+            request_ids.filter(|request_id| !spared.contains(request_id)).collect();
         for request_id in &request_ids {
             self.by_node.remove(&(node, *request_id));
             self.by_request.remove(&(*request_id, node));

@@ -155,7 +155,10 @@ impl Backlog {
                 entry.expires = entry.expires.or(Some(expires));
             }
         }
-        self.actors.extract_if(.., |_, slow| slow.entries.is_empty()).map(|(key, slow)| (key, slow.ticket)).collect()
+        self.actors
+            .extract_if(.., |_, slow| slow.entries.is_empty())
+            .map(|(key, slow)| (key, slow.ticket))
+            .collect()
     }
 
     /// Takes the first entry that has expired.
@@ -169,9 +172,16 @@ impl Backlog {
 
     pub(super) fn check(&self) {
         let entries = || self.actors.values().flat_map(|slow| &slow.entries);
-        assert_eq!(self.bytes, entries().map(|entry| entry.bytes).sum::<u64>(), "the backlog counts its bytes");
+        assert_eq!(
+            self.bytes,
+            entries().map(|entry| entry.bytes).sum::<u64>(),
+            "the backlog counts its bytes"
+        );
         for (actor, slow) in &self.actors {
-            assert!(slow.is_paused || !slow.entries.is_empty(), "an actor without entries is paused: {actor}");
+            assert!(
+                slow.is_paused || !slow.entries.is_empty(),
+                "an actor without entries is paused: {actor}"
+            );
         }
     }
 }

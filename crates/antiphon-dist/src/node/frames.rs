@@ -4,8 +4,8 @@
 //! that are exposed to it.
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, RequestId, SignalPolicy, Undelivered,
-    Value,
+    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, RequestId,
+    SignalPolicy, Undelivered, Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session, msgpack};
@@ -185,7 +185,9 @@ impl NodeCore {
         self.learn_route(answer.route);
         let result = match (peer_session.session.tag_name(answer.tag), is_valid_body(answer.body)) {
             (Some(tag), true) => match self.acquire_for_reply(node, answer.body.len()) {
-                Ok(permit) => driver.loop_ref().complete_request_with_permit(request_id, (tag, answer.body), permit),
+                Ok(permit) => {
+                    driver.loop_ref().complete_request_with_permit(request_id, (tag, answer.body), permit)
+                }
                 Err(OverBudget) => {
                     driver.loop_ref().fail_request_from_peer(request_id, AskError::Busy);
                     Err(Undelivered::Full)
@@ -346,7 +348,12 @@ impl NodeCore {
     }
 
     /// Applies a signal that waited when the session that brought it ended.
-    pub(super) fn apply_late_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
+    pub(super) fn apply_late_signal(
+        &mut self,
+        node: NodeId,
+        signal: InboundSignal,
+        driver: &mut impl Driver,
+    ) {
         match signal {
             InboundSignal::Down { watcher, id, actor, reason } => {
                 self.deliver_down(node, (watcher, id, actor), reason, driver);

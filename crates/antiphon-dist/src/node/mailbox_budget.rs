@@ -261,7 +261,11 @@ mod tests {
         }
         assert_eq!(over, [2, 1, 1], "of 64 MiB the first may use 16 MiB, the others less");
         assert!(!test.core.must_hold_credit(node));
-        assert_eq!(test.deliver(other, stuck[0].1, &body), Delivery::Delivered, "each peer has its own budget");
+        assert_eq!(
+            test.deliver(other, stuck[0].1, &body),
+            Delivery::Delivered,
+            "each peer has its own budget"
+        );
         assert!(!test.core.uses_more_than(other, stuck[0].1, SharePart::Half));
         (0..5).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
         assert!(test.core.must_hold_credit(node) && !test.core.must_hold_credit(other));

@@ -52,7 +52,9 @@ pub(crate) use settings::Settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use antiphon_sched::{ActorId, Budget, DeadLetter, ExitReason, Key, LoopRef, MonitorId, NodeId, RequestId, Time};
+use antiphon_sched::{
+    ActorId, Budget, DeadLetter, ExitReason, Key, LoopRef, MonitorId, NodeId, RequestId, Time,
+};
 use antiphon_wire as wire;
 
 use crate::access::AccessPolicy;
@@ -68,11 +70,11 @@ use connections::Connections;
 use dialer::Dialer;
 use discovery::Discovery;
 use host_discovery::HostProbes;
-use receipts::PendingReceipts;
 use log_throttle::LogThrottle;
 use names::NameRegistry;
 use peer_watch::PeerWatches;
 use peers::Peer;
+use receipts::PendingReceipts;
 use timers::{NodeTimer, TimerQueue};
 
 /// The core of one node.

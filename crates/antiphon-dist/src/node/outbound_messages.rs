@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Signal, Time,
-    Transport, Undelivered,
+    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Signal,
+    Time, Transport, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendMark, SendRefused, Session};
@@ -134,7 +134,9 @@ impl NodeCore {
 
     /// Registers the sender of a refused message for `Writable`, if it may send the message again.
     fn await_room(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) {
-        let (Destination::Actor(to), SendMode::Send | SendMode::Try) = (outbound.to, outbound.mode) else { return };
+        let (Destination::Actor(to), SendMode::Send | SendMode::Try) = (outbound.to, outbound.mode) else {
+            return;
+        };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let bytes = outbound.body.len() as u64 + WAITING_OVERHEAD;
         let writer = Writer { sender: outbound.from, address: to.key() };
@@ -177,7 +179,9 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let writers = peer.writers.take_all();
         self.loop_actions.extend(
-            writers.into_iter().map(|writer| LoopAction::Writable(writer.sender, ActorId::new(node, writer.address))),
+            writers
+                .into_iter()
+                .map(|writer| LoopAction::Writable(writer.sender, ActorId::new(node, writer.address))),
         );
     }
 
@@ -348,7 +352,8 @@ impl NodeCore {
             }
             (Destination::Actor(to), None) => {
                 let from = from.map(|key| ActorId::new(self.me, key));
-                self.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, tag, reason).sent_by(from)));
+                self.loop_actions
+                    .push(LoopAction::DeadLetter(DeadLetter::new(to, tag, reason).sent_by(from)));
             }
         }
     }

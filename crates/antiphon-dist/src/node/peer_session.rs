@@ -609,11 +609,16 @@ struct DeadFrame {
 /// The dead letter for a frame that was in flight when its session ended. `None` if the sender learns of the loss
 /// otherwise, by a receipt or a `Down`.
 fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
-    let dead = |from: wire::Key, to: wire::Key, what| DeadFrame { from: sched_key(from), to: sched_key(to), what };
+    let dead =
+        |from: wire::Key, to: wire::Key, what| DeadFrame { from: sched_key(from), to: sched_key(to), what };
     match frame {
-        Frame::Message(message) if message.receipt.is_none() => Some(dead(message.from, message.to, "message")),
+        Frame::Message(message) if message.receipt.is_none() => {
+            Some(dead(message.from, message.to, "message"))
+        }
         // The receiver is a request, which has no address.
-        Frame::Answer(answer) => Some(DeadFrame { from: sched_key(answer.from), to: NO_ACTOR, what: "reply" }),
+        Frame::Answer(answer) => {
+            Some(DeadFrame { from: sched_key(answer.from), to: NO_ACTOR, what: "reply" })
+        }
         Frame::Terminate(terminate) => Some(dead(terminate.from, terminate.target, "terminate")),
         Frame::Throw(throw) => Some(dead(throw.from, throw.target, "throw")),
         Frame::Resume(resume) => Some(dead(resume.from, resume.target, "resume")),

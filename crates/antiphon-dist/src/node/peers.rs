@@ -192,8 +192,7 @@ impl NodeCore {
             return true;
         }
         // The caller may hold the session of an online peer, so `peer_session` alone does not show that there is none.
-        let is_idle =
-            |peer: &Peer| peer.peer_session.is_none() && peer.is_forgettable() && !peer.is_online();
+        let is_idle = |peer: &Peer| peer.peer_session.is_none() && peer.is_forgettable() && !peer.is_online();
         let replaced_by_restart =
             self.peers.iter().find(|(_, peer)| peer.replaced_by_restart && is_idle(peer));
         let removable = replaced_by_restart.or_else(|| self.peers.iter().find(|(_, peer)| is_idle(peer)));

@@ -182,7 +182,11 @@ impl WaitingOutbound {
         let entries = || self.queue.iter().flatten();
         let bytes: u64 = entries().map(QueuedOutbound::bytes).sum();
         assert_eq!(self.bytes, bytes, "the waiting queue counts the bytes of its entries");
-        assert_eq!(self.actors_bytes, self.by_actor.values().sum::<u64>(), "the sum over the actors is counted");
+        assert_eq!(
+            self.actors_bytes,
+            self.by_actor.values().sum::<u64>(),
+            "the sum over the actors is counted"
+        );
         let receipts = entries().filter_map(QueuedOutbound::receipt_number).count();
         assert_eq!(self.by_receipt.len(), receipts, "each waiting receipt is listed");
     }

@@ -51,7 +51,7 @@ impl Limits {
     /// Whether `bytes` more may wait for an actor for which `queued` of all `total` bytes to its peer wait: the rule of a
     /// session, for messages that wait before there is one.
     pub fn admits(&self, queued: u64, total: u64, bytes: u64, mark: SendMark) -> bool {
-        let budget = Budget { cap: self.queue_bytes_cap, high: self.queue_bytes_high };
+        let budget = QueueBudget { cap: self.queue_bytes_cap, high: self.queue_bytes_high };
         budget.fits(queued, total, bytes, mark)
     }
 }

@@ -144,7 +144,7 @@ impl SubscriberLag {
         self.unreported = self.unreported.saturating_add(missed);
         self.total = self.total.saturating_add(missed);
         // The throttle of the node compares texts, so a fast channel asks it seldom.
-        if (self.total.is_power_of_two() || self.total % 4096 == 0)
+        if (self.total.is_power_of_two() || self.total.is_multiple_of(4096))
             && may_log(cx.loop_ref(), "lagged", format_args!("{channel} {subscriber}"))
         {
             tracing::warn!(%channel, %subscriber, missed = self.total, "a subscriber has no room and misses messages of its channel; it receives `Event::Lagged` (logged at most once an hour; `missed` counts all since it subscribed)");

@@ -105,7 +105,7 @@ mod tests {
         let (mut events, log) = (small_loop(), Log::default());
         let actor = subscriber(&mut events, &log);
         let (key, mut lag) = (actor.id().key(), Lag::default());
-        let mut miss = |events: &mut Loop, missed, lag: &mut Lag| {
+        let miss = |events: &mut Loop, missed, lag: &mut Lag| {
             assert!(events.loop_ref().add_missed(key, CHANNEL, missed, lag));
         };
         miss(&mut events, 1, &mut lag);

@@ -23,7 +23,7 @@ use violations::Violations;
 
 const NODES: u16 = 3;
 const PUBLISHED: u64 = 2000;
-/// The number of the last message that may come in a delivery, and how often one does.
+/// One in this many messages is published by `deliver_all`.
 const DELIVER_EVERY: u64 = 50;
 
 /// The number of a message, and bytes that fill the queues.
@@ -96,10 +96,10 @@ fn subscriber(
                     format!("{place:?}: {number} came after {} messages", position.passed)
                 });
                 position.passed = number + 1;
-                if number % DELIVER_EVERY == 0 {
+                if number.is_multiple_of(DELIVER_EVERY) {
                     *received.entry(number).or_default() += 1;
                 }
-                if cx.random() % 40 == 0 {
+                if cx.random().is_multiple_of(40) {
                     return sleep(millis(1 + cx.random() % 400));
                 }
             }
@@ -222,7 +222,7 @@ fn publisher(sched: &mut Loop, observed: &Shared, expected: usize) {
                 break;
             }
             let message = (next, "-".repeat(500));
-            if next % DELIVER_EVERY == 0 {
+            if next.is_multiple_of(DELIVER_EVERY) {
                 (next, is_delivering) = (next + 1, true);
                 let number = message.0;
                 cx.deliver_all(channel, message, 0, millis(200), move |result| {

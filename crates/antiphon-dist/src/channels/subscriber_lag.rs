@@ -5,7 +5,7 @@
 //! subscriber that is full for ever costs its count and nothing else, and a publisher never waits for it.
 //!
 //! Invariant: while messages of a subscriber are unreported, the topic sends nothing to it and waits for room there; its
-//! entry is then in one of the sets of [`AwaitedRoom`].
+//! entry is then in one of the sets of [`LaggingSubscribers`].
 
 use std::collections::BTreeSet;
 
@@ -47,20 +47,20 @@ pub(super) enum Subscription {
 
 /// The subscribers for which a topic waits until they have room.
 #[derive(Debug, Default)]
-pub(super) struct AwaitedRoom {
+pub(super) struct LaggingSubscribers {
     /// The topic receives `Writable` for these.
     registered: BTreeSet<ActorId>,
     /// These wait until the topic may register one more.
     unregistered: BTreeSet<ActorId>,
 }
 
-impl AwaitedRoom {
+impl LaggingSubscribers {
     /// The mode of a message to another node: a refused one registers the topic for `Writable`, if it may.
     pub(super) fn send_mode(&self) -> SendMode {
         if self.registered.len() < AWAITED_MAX { SendMode::Send } else { SendMode::Once }
     }
 
-    /// Notes that a message in the mode of [`AwaitedRoom::send_mode`] was refused.
+    /// Notes that a message in the mode of [`LaggingSubscribers::send_mode`] was refused.
     fn add(&mut self, subscriber: ActorId) {
         match self.send_mode() {
             SendMode::Send => self.registered.insert(subscriber),
@@ -114,12 +114,12 @@ impl SubscriberLag {
         self.queued.end();
     }
 
-    /// Counts a message that was refused in the mode of [`AwaitedRoom::send_mode`] by a queue to another node.
+    /// Counts a message that was refused in the mode of [`LaggingSubscribers::send_mode`] by a queue to another node.
     pub(super) fn add_refused<M: 'static>(
         &mut self,
         cx: &mut Cx<'_, M>,
         ids: SubscriptionIds,
-        room: &mut AwaitedRoom,
+        room: &mut LaggingSubscribers,
     ) -> Subscription {
         self.count(cx, ids, 1);
         room.add(ids.subscriber);
@@ -131,7 +131,7 @@ impl SubscriberLag {
         &mut self,
         cx: &mut Cx<'_, M>,
         ids: SubscriptionIds,
-        room: &mut AwaitedRoom,
+        room: &mut LaggingSubscribers,
         missed: u64,
     ) -> Subscription {
         let is_waiting = self.is_waiting();
@@ -144,7 +144,7 @@ impl SubscriberLag {
         self.unreported = self.unreported.saturating_add(missed);
         self.total = self.total.saturating_add(missed);
         // The throttle of the node compares texts, so a fast channel asks it seldom.
-        if (self.total.is_power_of_two() || self.total % 4096 == 0)
+        if (self.total.is_power_of_two() || self.total.is_multiple_of(4096))
             && may_log(cx.loop_ref(), "lagged", format_args!("{channel} {subscriber}"))
         {
             tracing::warn!(%channel, %subscriber, missed = self.total, "a subscriber has no room and misses messages of its channel; it receives `Event::Lagged` (logged at most once an hour; `missed` counts all since it subscribed)");
@@ -156,7 +156,7 @@ impl SubscriberLag {
         &mut self,
         cx: &mut Cx<'_, M>,
         ids: SubscriptionIds,
-        room: &mut AwaitedRoom,
+        room: &mut LaggingSubscribers,
     ) -> Subscription {
         let SubscriptionIds { subscriber, channel } = ids;
         let missed = std::mem::take(&mut self.unreported);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn awaited_room_is_bounded_and_taken_over() {
-        let mut room = AwaitedRoom::default();
+        let mut room = LaggingSubscribers::default();
         for number in 0..AWAITED_MAX {
             assert_eq!(room.send_mode(), SendMode::Send);
             room.add(subscriber(number));

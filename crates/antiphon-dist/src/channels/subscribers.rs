@@ -15,7 +15,7 @@ use antiphon_sched::{
 };
 
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, TopicAddr, self_message};
-use super::subscriber_lag::{AwaitedRoom, SubscriberLag, Subscription, SubscriptionIds};
+use super::subscriber_lag::{LaggingSubscribers, SubscriberLag, Subscription, SubscriptionIds};
 use crate::cx::{may_log, node_mut};
 use crate::error::{DeliverError, SubscribeError};
 use crate::from_node::FromNode;
@@ -40,7 +40,7 @@ pub(super) struct Subscribers<T> {
     total: u64,
     /// The number of entries that each peer has added.
     by_peer: QuotaUsage<NodeId>,
-    awaited_room: AwaitedRoom,
+    awaited_room: LaggingSubscribers,
 }
 
 struct SubscriberEntry<T> {
@@ -87,7 +87,7 @@ impl<T: Wire + Clone> Subscribers<T> {
             entries: BTreeMap::new(),
             total: 0,
             by_peer: QuotaUsage::default(),
-            awaited_room: AwaitedRoom::default(),
+            awaited_room: LaggingSubscribers::default(),
         }
     }
 
@@ -284,7 +284,12 @@ impl<T: Wire + Clone> Subscribers<T> {
         cx: &mut ChannelCx<'_, T>,
         channel: ActorId,
         message: T,
-        mut send: impl FnMut(&mut ChannelCx<'_, T>, &mut AwaitedRoom, &mut SubscriberEntry<T>, T) -> Subscription,
+        mut send: impl FnMut(
+            &mut ChannelCx<'_, T>,
+            &mut LaggingSubscribers,
+            &mut SubscriberEntry<T>,
+            T,
+        ) -> Subscription,
     ) -> bool {
         let mut can_copy = true;
         let has_ended = self.for_each(cx, |cx, room, entry| {
@@ -346,7 +351,11 @@ impl<T: Wire + Clone> Subscribers<T> {
     fn for_each(
         &mut self,
         cx: &mut ChannelCx<'_, T>,
-        mut act: impl FnMut(&mut ChannelCx<'_, T>, &mut AwaitedRoom, &mut SubscriberEntry<T>) -> Subscription,
+        mut act: impl FnMut(
+            &mut ChannelCx<'_, T>,
+            &mut LaggingSubscribers,
+            &mut SubscriberEntry<T>,
+        ) -> Subscription,
     ) -> bool {
         let mut ended = Vec::new();
         for (id, entry) in &mut self.entries {
@@ -404,7 +413,7 @@ impl<T: Wire> SubscriberEntry<T> {
         &mut self,
         cx: &mut ChannelCx<'_, T>,
         channel: ActorId,
-        room: &mut AwaitedRoom,
+        room: &mut LaggingSubscribers,
         missed: u64,
     ) -> Subscription {
         let ids = self.ids(cx, channel);
@@ -416,7 +425,7 @@ impl<T: Wire> SubscriberEntry<T> {
         &mut self,
         cx: &mut ChannelCx<'_, T>,
         channel: ActorId,
-        room: &mut AwaitedRoom,
+        room: &mut LaggingSubscribers,
         result: Result<(), Undelivered>,
     ) -> Subscription {
         let ids = self.ids(cx, channel);
@@ -444,7 +453,7 @@ impl<T: Wire> SubscriberEntry<T> {
 
 /// The mode of a message of a topic. A subscriber of this node needs no `Writable`: its missed messages are reported at
 /// once.
-fn send_mode<T: Wire>(cx: &ChannelCx<'_, T>, room: &AwaitedRoom, node: NodeId) -> SendMode {
+fn send_mode<T: Wire>(cx: &ChannelCx<'_, T>, room: &LaggingSubscribers, node: NodeId) -> SendMode {
     if node == cx.id().node() { SendMode::Once } else { room.send_mode() }
 }
 
@@ -465,7 +474,7 @@ fn put<T: Wire, M>(
 /// cannot open one, and the message was sent without.
 fn put_with_receipt<T: Wire>(
     cx: &mut ChannelCx<'_, T>,
-    room: &AwaitedRoom,
+    room: &LaggingSubscribers,
     to: Addr<T>,
     message: T,
     delivery: u64,

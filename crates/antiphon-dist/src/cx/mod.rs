@@ -179,10 +179,14 @@ pub trait NetCx<M: 'static> {
     /// channel's id (`down.actor == channel.id()`), in addition to any `Down` of its monitors. An actor that is neither
     /// on this node nor on the node of the channel receives no such `Down`, and each message crosses the network once
     /// more for it. For the order of messages see [`NetCx::channel`].
+    ///
+    /// A subscriber without room in its mailbox, or in the queue to it, misses messages. It receives their exact number as
+    /// [`Event::Lagged`], before the next message of the channel that it gets. By [`EndOnLag`](crate::EndOnLag) its
+    /// subscription ends instead. The latest subscription of the same subscriber decides which.
     fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>);
 
-    /// As [`NetCx::subscribe`], with an answer. After the answer `Ok`, the subscriber receives all messages that are sent
-    /// to the channel. If the subscription is refused, the answer is the error, and no `Down` follows.
+    /// As [`NetCx::subscribe`], with an answer. After the answer `Ok`, the subscriber receives, or counts as missed, all
+    /// messages that are sent to the channel. If the subscription is refused, the answer is the error, and no `Down` follows.
     fn subscribe_within<T: Wire + Clone>(
         &mut self,
         channel: Channel<T>,
@@ -195,7 +199,8 @@ pub trait NetCx<M: 'static> {
     fn unsubscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>);
 
     /// Sends a message to a channel once it has `n` subscribers; with 0, at once. The answer is the number of actors that
-    /// have the message in their mailboxes, including the subscribers of subscribed channels. Messages that are sent later
+    /// have the message in their mailboxes, including the subscribers of subscribed channels. A subscriber without room misses
+    /// the message, as one of `send`. Messages that are sent later
     /// can overtake a message that waits for subscribers. The answer comes within `timeout` and one second. At a channel of
     /// another node, up to 64 deliveries of this node can wait for subscribers, each for up to a day.
     fn deliver_all<T: Wire>(

@@ -52,15 +52,13 @@ impl NodeCore {
             None => Delivery::Undecodable("the body is not one valid MessagePack value".into()),
         };
         let is_large = message.body.len() > UNCOUNTED_BYTES_MAX;
-        match delivery {
-            Delivery::Full => {
-                let Some(tag) = tag.map(Box::from) else { return };
-                let item = BacklogItem::Message { to, from, tag, body: message.body.into(), receipt };
-                return self.push_to_backlog(node, peer_session, to.actor(), item, driver);
-            }
-            Delivery::Delivered if !is_large && receipt.is_none() => return,
-            Delivery::Delivered | Delivery::DeliveredOverHalf => {}
-            _ => {}
+        if delivery == Delivery::Delivered && !is_large && receipt.is_none() {
+            return;
+        }
+        if delivery == Delivery::Full {
+            let Some(tag) = tag.map(Box::from) else { return };
+            let item = BacklogItem::Message { to, from, tag, body: message.body.into(), receipt };
+            return self.push_to_backlog(node, peer_session, to.actor(), item, driver);
         }
         let info = MessageInfo { node, from, to, tag: tag.unwrap_or("a message of an unknown type") };
         let outcome = self.report_delivery(info, receipt.is_some(), &delivery, driver);

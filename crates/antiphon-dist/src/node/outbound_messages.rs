@@ -22,7 +22,7 @@ use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::NodeTimer;
 use super::waiting_outbound::{QueuedOutbound, WAITING_OVERHEAD, WaitingBudget};
-use super::writers::{AwaitedRoom, Writer, Writers};
+use super::writers::{NeededRoom, Writer, Writers};
 use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 /// How long messages to a node wait for a session.
@@ -117,9 +117,10 @@ impl NodeCore {
     fn await_outcome(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, receipt_number: Option<u64>) {
         if let (Some(receipt_number), Destination::Actor(to)) = (receipt_number, outbound.to) {
             let receiver = (node, to.key());
-            match outbound.mode {
-                SendMode::Receipt(request_id) => self.receipts.add(receipt_number, request_id, receiver),
-                _ => self.receipts.add_replies(receipt_number, outbound.requests, receiver),
+            if let SendMode::Receipt(request_id) = outbound.mode {
+                self.receipts.add(receipt_number, request_id, receiver);
+            } else {
+                self.receipts.add_replies(receipt_number, outbound.requests, receiver);
             }
         }
         self.replies.add(node, outbound.requests, receipt_number);
@@ -140,7 +141,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let bytes = outbound.body.len() as u64 + WAITING_OVERHEAD;
         let writer = Writer { sender: outbound.from, address: to.key() };
-        peer.writers.add(writer, AwaitedRoom { bytes, mark: mark_of(outbound.mode) });
+        peer.writers.add(writer, NeededRoom { bytes, mark: mark_of(outbound.mode) });
         if let Some(peer_session) = &mut peer.peer_session {
             await_least_room(&mut peer_session.session, &peer.writers, to.key().actor());
         }
@@ -166,7 +167,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(peer_session) = &mut peer.peer_session else { return };
         let session = &mut peer_session.session;
-        let has_room = |room: AwaitedRoom| session.fits(wire_key(actor), room.bytes, room.mark);
+        let has_room = |room: NeededRoom| session.fits(wire_key(actor), room.bytes, room.mark);
         let ready = peer.writers.take_ready(actor, has_room);
         await_least_room(session, &peer.writers, actor);
         for writer in ready {

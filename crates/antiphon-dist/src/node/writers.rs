@@ -11,7 +11,7 @@ use antiphon_wire::SendMark;
 /// The senders that await room in the queues to the actors of one peer, by the actors.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
-    by_actor: BTreeMap<Key, BTreeMap<Writer, AwaitedRoom>>,
+    by_actor: BTreeMap<Key, BTreeMap<Writer, NeededRoom>>,
 }
 
 /// A sender that awaits room.
@@ -25,7 +25,7 @@ pub(super) struct Writer {
 
 /// The room that a refused message needs.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct AwaitedRoom {
+pub(super) struct NeededRoom {
     /// The bytes of the message in the queue.
     pub(super) bytes: u64,
     pub(super) mark: SendMark,
@@ -37,7 +37,7 @@ impl Writers {
     }
 
     /// Adds a sender. It replaces what the sender awaited for the same address before.
-    pub(super) fn add(&mut self, writer: Writer, room: AwaitedRoom) {
+    pub(super) fn add(&mut self, writer: Writer, room: NeededRoom) {
         self.by_actor.entry(writer.address.actor()).or_default().insert(writer, room);
     }
 
@@ -47,13 +47,13 @@ impl Writers {
     }
 
     /// The least room that a sender awaits for an actor.
-    pub(super) fn least_room(&self, actor: Key) -> Option<AwaitedRoom> {
+    pub(super) fn least_room(&self, actor: Key) -> Option<NeededRoom> {
         let rooms = self.by_actor.get(&actor)?.values().copied();
         rooms.min_by_key(|room| (room.mark == SendMark::High, room.bytes))
     }
 
     /// Removes and returns the senders for which an actor has room.
-    pub(super) fn take_ready(&mut self, actor: Key, has_room: impl Fn(AwaitedRoom) -> bool) -> Vec<Writer> {
+    pub(super) fn take_ready(&mut self, actor: Key, has_room: impl Fn(NeededRoom) -> bool) -> Vec<Writer> {
         let Some(writers) = self.by_actor.get_mut(&actor) else { return Vec::new() };
         let ready = writers.extract_if(.., |_, room| has_room(*room)).map(|(writer, _)| writer).collect();
         if writers.is_empty() {

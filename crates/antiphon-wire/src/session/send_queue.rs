@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use crate::bytes::Field;
-use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES};
+use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES, Message};
 use crate::ids::{FrameTarget, Key, Pair};
 use crate::limits::{FRAGMENT_BYTES_MAX, Limits};
 use crate::session::outbound::Outbound;
@@ -205,6 +205,41 @@ impl SendQueue {
         if let FrameTarget::Actor(actor) = to {
             self.room.update(self.budget, actor, self.counted(to));
         }
+    }
+
+    /// Adds a small frame that counts for its actor behind others of its pair, which is the common case while frames wait.
+    /// `None` if no frame of the pair waits, or the frame is of another class.
+    ///
+    /// # Errors
+    /// The bytes that wait already for the actor, if the frame does not fit.
+    #[inline]
+    pub(crate) fn push_behind(
+        &mut self,
+        pair: Pair,
+        frame: &Frame<'_>,
+        size: usize,
+    ) -> Option<Result<(), u64>> {
+        if FrameClass::of(frame.kind()) != FrameClass::Counted {
+            return None;
+        }
+        let queues = self.targets.get_mut(&pair.to())?;
+        let list = queues.lists.get_mut(&pair.from())?;
+        let bytes = (HEADER_BYTES + size) as u64;
+        if !self.budget.fits(queues.counted, self.waiting.counted, bytes, SendMark::Cap) {
+            return Some(Err(queues.counted));
+        }
+        let length = u16::try_from(size).expect("a small frame fits the length field");
+        let put = |bytes: &mut Vec<u8>| frame.put_with_header(length, bytes);
+        let serial = list.push_small(HEADER_BYTES + size, &mut self.spare, put);
+        queues.counted += bytes;
+        self.waiting.counted += bytes;
+        if let (FrameTarget::Actor(actor), queued) = (pair.to(), queues.counted) {
+            self.room.update(self.budget, actor, queued);
+        }
+        if let Frame::Message(Message { receipt: Some(receipt), .. }) = frame {
+            self.receipts.insert(*receipt, (pair, serial));
+        }
+        Some(Ok(()))
     }
 
     /// Adds a frame that has to wait.

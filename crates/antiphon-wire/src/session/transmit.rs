@@ -177,6 +177,9 @@ impl Session {
             self.check_large(frame, size)?;
         } else {
             debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
+            if let Some(pushed) = self.send_queue.push_behind(pair, frame, size) {
+                return pushed.map_err(|queued| SendRefused::Busy { queued, bytes });
+            }
             let unsent = self.outbound.unsent_bytes();
             // A recall may return these bytes to the queue, so they keep to its bound.
             let is_within = class == FrameClass::Completion

@@ -16,7 +16,7 @@ use antiphon_sched::{
     millis, receive, secs, sleep, stop,
 };
 use common::bombs::bombs;
-use common::{Net, TestNode, recv, report};
+use common::{Net, PATIENCE, TestNode, recv, report};
 use serde::{Deserialize, Serialize};
 
 #[global_allocator]
@@ -194,11 +194,14 @@ fn malformed_body_for_full_mailbox_is_refused() {
     let raw: Addr<RawBody> = Addr::of(tree.id());
     bad.step(move |cx| (0..100).for_each(|n| cx.tell(tree, Tree::Leaf(n))));
     good.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
-    for (body, bytes) in bombs() {
-        let refused = bad.deliver(raw, RawBody(bytes));
-        assert_eq!(refused, Err(DeliverError::Refused(Undelivered::WrongType)), "{body}");
-    }
+    let receipts: Vec<_> = bombs()
+        .into_iter()
+        .map(|(body, bytes)| (body, bad.delivering(raw, RawBody(bytes), PATIENCE)))
+        .collect();
     start.send(()).expect("the actor runs");
+    for (body, receipt) in receipts {
+        assert_eq!(recv(&receipt), Err(DeliverError::Refused(Undelivered::WrongType)), "{body}");
+    }
     for n in 0..100 {
         assert_eq!(recv(&received), Tree::Leaf(n));
     }

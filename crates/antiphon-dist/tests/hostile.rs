@@ -60,9 +60,10 @@ fn forged_addr<M: Wire>(id: ActorId) -> Addr<M> {
     Addr::decode_all(&encoded(bits(id))).expect("the bytes are an address")
 }
 
-/// The ids that actors of a node are likely to have.
+/// The ids that actors of a node, and their first adapters, are likely to have.
 fn guessed_ids(node: NodeId) -> impl Iterator<Item = ActorId> + Clone {
-    let keys = (0..4_u64).flat_map(|generation| (0..100_u64).map(move |index| generation << 28 | index));
+    let actors = (0..4_u64).flat_map(|generation| (0..100_u64).map(move |index| generation << 25 | index));
+    let keys = actors.flat_map(|actor| (0..2_u64).map(move |adapter| adapter << 46 | actor));
     keys.map(move |bits| ActorId::new(node, Key::from_bits(bits)))
 }
 
@@ -286,7 +287,7 @@ fn subscription_is_taken_over_by_subscribers_own_node() {
     let nodes = ThreeNodes::new();
     let channel = open_channel(&nodes.target);
     let topic: Addr<ToTopic> = forged_addr(channel.id());
-    let subscribe = |actor| ToTopic(encoded((2_u8, bits(actor), NO_REPLY)));
+    let subscribe = |actor| ToTopic(encoded((2_u8, bits(actor), false, NO_REPLY)));
     let actor_messages = nodes.honest.listener::<String>("actor");
     let relay_messages = nodes.honest.listener::<ToTopic>("relay");
     let actor = nodes.hostile.find::<String>("actor").id();

@@ -9,7 +9,7 @@ use antiphon_sched::{
     Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, ReplyTo, SendError, Undelivered, exit, fail,
     millis, receive, secs, stop, suspend,
 };
-use common::{Exit, Net, TestNode, recv, recv_until, report};
+use common::{Exit, Net, TestNode, recv, recv_until, report, wait_for};
 use serde::{Deserialize, Serialize};
 
 /// An actor that receives consecutive numbers, and reports their count after every `each` numbers.
@@ -303,32 +303,62 @@ fn full_mailbox_keeps_messages_and_down_in_order() {
     assert_eq!(recv(&received), Err(Exit::Done));
 }
 
-#[test]
-fn terminate_does_not_overtake_earlier_messages() {
-    let net = Net::new();
-    let there = narrow(&net, "narrow");
-    let here = net.static_node("here", &[there.location]);
+/// An actor that reports its messages, and then `None` when it is terminated.
+fn spawn_terminated(there: &TestNode) -> Receiver<Option<u64>> {
     let (sender, received) = channel();
     there.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
-            Event::Start => cx.register("narrow")?,
+            Event::Start => cx.register("terminated")?,
             Event::Message(number) => report(&sender, Some(number)),
             Event::Terminate => report(&sender, None),
             _ => {}
         }
         receive()
     });
-    let to: Addr<u64> = here.find("narrow");
+    received
+}
+
+/// Sends 1,000 messages and then `terminate`.
+fn send_and_terminate(here: &TestNode) {
+    let to: Addr<u64> = here.find("terminated");
     here.step(move |cx| {
         for number in 0..1_000 {
             cx.tell(to, number);
         }
         cx.terminate(to);
     });
+}
+
+#[test]
+fn terminate_does_not_overtake_earlier_messages() {
+    let net = Net::new();
+    let there = net.static_node("there", &[]);
+    let here = net.static_node("here", &[there.location]);
+    let received = spawn_terminated(&there);
+    send_and_terminate(&here);
     for number in 0..1_000 {
         assert_eq!(recv(&received), Some(number));
     }
     assert_eq!(recv(&received), None);
+}
+
+/// `terminate` overtakes messages that wait for a full mailbox. They become dead letters.
+#[test]
+fn terminate_overtakes_messages_for_full_mailbox() {
+    let net = Net::new();
+    let there = narrow(&net, "narrow");
+    let here = net.static_node("here", &[there.location]);
+    let received = spawn_terminated(&there);
+    send_and_terminate(&here);
+    let mut number = 0;
+    while let Some(next) = recv(&received) {
+        assert_eq!(next, number);
+        number += 1;
+    }
+    assert!(number < 1_000, "it overtakes");
+    wait_for("all others to be dead letters", || {
+        (there.stats().dead_letters == 1_000 - number).then_some(())
+    });
 }
 
 #[test]

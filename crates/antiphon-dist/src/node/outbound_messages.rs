@@ -164,6 +164,10 @@ impl NodeCore {
 
     /// Sends `Writable` to the senders for whose refused messages the queue to an actor has room again.
     pub(super) fn report_room(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
+        if self.was_refused_by_total {
+            // `report_room_to_all` reports it when the total has decreased.
+            return;
+        }
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(peer_session) = &mut peer.peer_session else { return };
         let session = &mut peer_session.session;

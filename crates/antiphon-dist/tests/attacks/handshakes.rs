@@ -104,7 +104,7 @@ pub(crate) fn hello_or_proof_reflected_is_refused() {
 }
 
 /// The index of the suites in a hello: after the header and 120 bytes of fixed fields (PROTOCOL.md has the layout).
-const SUITES: usize = HEADER_BYTES + 120;
+const SUITES: usize = HEADER_BYTES + 124;
 
 fn set_suites(message: &mut Vec<u8>, suites: &[Suite]) {
     let count = usize::from(message[SUITES]);

@@ -162,9 +162,8 @@ pub(crate) fn messages_for_sleeping_actors_wait_at_their_sender() {
                 delivered.set(delivered.get() + 1);
             }
         };
-        let before = attack.victim.count("backlog_bytes");
         let mut request = 0;
-        wait_for("messages in the backlog", || {
+        wait_for("a pause", || {
             if member.session.queued_bytes() < 8 << 20 {
                 let (body, receipt) = (body.as_slice(), Some(request));
                 let message = Message { to, from: Key(1), tag, receipt, route: Route::NONE, body };
@@ -172,7 +171,7 @@ pub(crate) fn messages_for_sleeping_actors_wait_at_their_sender() {
                 request += 1;
             }
             member.run_once(&mut count).expect("the session continues");
-            (attack.victim.count("backlog_bytes") > before).then_some(())
+            member.session.is_paused(to).then_some(())
         });
         assert!(delivered.get() <= 64, "{} messages are in the mailbox", delivered.get());
     }

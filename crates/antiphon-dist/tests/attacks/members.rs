@@ -148,7 +148,7 @@ pub(crate) fn rci_calls_over_quota_are_refused() {
 
 /// A mailbox takes at most 64 of these messages; six members send them, one after another.
 pub(crate) fn messages_for_sleeping_actors_wait_at_their_sender() {
-    let mut attack = AttackTest::without_discovery();
+    let attack = AttackTest::without_discovery();
     // The messages of a peer stay in the mailbox when its session ends, and those of the next peer come on top.
     for _ in 0..6 {
         let mut member = Member::join(&attack.net, &attack.victim);

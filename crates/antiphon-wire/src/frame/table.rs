@@ -147,7 +147,7 @@ frames! {
         /// As in the [`Ping`].
         token: u64,
     }
-    /// Asks the receiver to keep its frames for this actor until [`Unpause`]; those for its adapters too. A pause ends with the connection; its sender
+    /// Asks the receiver to keep its frames for this actor until [`Unpause`]; those for its adapters too. A pause ends with the [`Begin`] of the next connection; its sender
     /// repeats it on the next one.
     Pause = 0x05 {
         /// An actor of the frame's sender, never an adapter.

@@ -224,7 +224,6 @@ impl Session {
         self.identity.adopt(&connection);
         let ProvenConnection { suite, sealer, opener, .. } = *connection;
         self.connection = Some(SessionConnection { suite, sealer, opener });
-        self.send_queue.unpause_all();
         self.control.begin_connection(begin);
         self.events.renew_reported = false;
         self.ack_due = None;

@@ -160,6 +160,9 @@ impl Session {
     fn process_control(&mut self, frame: Frame<'_>) -> Result<(), PeerFault> {
         if let Frame::Begin(begin) = frame {
             self.inbound.begin_at(begin.frame)?;
+            // The peer repeats its pauses right behind it. Until then those of the connection before hold, so that their
+            // frames are not sent in between.
+            self.send_queue.unpause_all();
         } else if let Frame::Ack(ack) = frame {
             self.outbound.acknowledge(ack.next).map_err(|_| PeerFault::FrameNumber { frame: ack.next })?;
         } else if let Frame::Credit(credit) = frame {

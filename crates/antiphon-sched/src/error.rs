@@ -9,9 +9,10 @@ use thiserror::Error;
 pub enum SendError<M> {
     /// The actor has exited, or never existed.
     NoActor(M),
-    /// The actor's mailbox is full.
+    /// The actor's mailbox is full, or others wait for room in it. After [`Cx::send`](crate::Cx::send) and
+    /// [`Cx::try_send`](crate::Cx::try_send), [`Event::Writable`](crate::Event::Writable) follows.
     Full(M),
-    /// Too many bytes wait in the queue to the actor's node.
+    /// Too many bytes wait for the actor, which is on another node. `Writable` follows as after `Full`.
     Busy(M),
     /// The actor receives messages of another type.
     WrongType(M),
@@ -89,11 +90,13 @@ pub enum Undelivered {
     #[error("the actor has exited; locate it again, or monitor it to receive its `Down`")]
     NoActor,
     /// The actor's mailbox is full.
-    #[error("the actor's mailbox is full; send less, or send requests and wait for the replies")]
-    Full,
-    /// Too many bytes wait in the queue to the actor's node, or this node has too many open requests there.
     #[error(
-        "too many bytes or requests wait for the actor's node; use `try_send` and continue at `Event::Writable`, or after replies arrive"
+        "the actor's mailbox is full; continue at `Event::Writable`, or send requests and wait for the replies"
+    )]
+    Full,
+    /// Too many bytes wait for the actor, which is on another node, or this node has too many open requests there.
+    #[error(
+        "too many bytes wait for the actor on its node, or too many requests for that node; continue at `Event::Writable`, or after replies arrive"
     )]
     Busy,
     /// The actor receives messages of another type.
@@ -129,13 +132,14 @@ pub enum AskError {
     /// The request was not sent: the actor has exited, or never existed.
     #[error("the actor has exited; locate it again")]
     NoActor,
-    /// The request was not sent: the actor's mailbox or the loop's inbox is full.
+    /// The actor did not receive the request: its mailbox or the loop's inbox is full, or its node held the request back
+    /// until the timeout.
     #[error("the mailbox or inbox is full; send fewer requests at once")]
     Full,
-    /// The actor did not receive the request: too many bytes wait in the queue to its node, or this node has too many
-    /// open requests there.
+    /// The actor did not receive the request, because too many bytes wait for it on its node, or this node has too many
+    /// open requests there. Or the reply did not fit: too many bytes of replies wait.
     #[error(
-        "too many bytes or requests wait for the actor's node; continue at `Event::Writable`, or after replies arrive"
+        "too many bytes wait for the actor or in replies, or too many requests for its node; ask again after other replies arrive"
     )]
     Busy,
     /// The request was not sent: the actor receives messages of another type, or encoding the request failed.

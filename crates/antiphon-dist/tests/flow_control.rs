@@ -1,0 +1,136 @@
+//! An actor that takes nothing holds back its senders on other nodes, and only them.
+
+mod common;
+
+use std::sync::mpsc::channel;
+
+use antiphon_dist::{Config, DeliverError, NetCx};
+use antiphon_sched::{
+    Addr, AskError, Cx, Event, LoopConfig, ReplyTo, SendError, Undelivered, millis, receive, stop, suspend,
+};
+use common::{Net, TestNode, recv, report, wait_for};
+
+/// A node whose mailboxes take 16 messages.
+fn narrow(net: &Net) -> TestNode {
+    let scheduler = LoopConfig { mailbox_max: 16, ..LoopConfig::default() };
+    TestNode::start(Config { scheduler, ..net.static_config("narrow", &[]) })
+}
+
+/// Makes messages of 64 KiB: their number, and filler.
+fn large(number: u32) -> (u32, String) {
+    (number, "x".repeat(64 * 1024))
+}
+
+/// 128 MiB for a suspended actor. Its sender is refused, receives `Writable` when the actor is resumed, and continues.
+/// Meanwhile another actor of the same node answers.
+#[test]
+fn suspended_actor_holds_back_its_sender_alone() {
+    const MESSAGES: u32 = 2_000;
+    let net = Net::new();
+    let there = narrow(&net);
+    let here = net.static_node("here", &[there.location]);
+    let (number_sender, numbers) = channel();
+    there.spawn(move |cx: &mut Cx<(u32, String)>, event| match event {
+        Event::Start => {
+            cx.register("suspended")?;
+            suspend()
+        }
+        Event::Message((number, _)) => {
+            report(&number_sender, number);
+            receive()
+        }
+        _ => receive(),
+    });
+    there.spawn(|cx: &mut Cx<ReplyTo<u32>>, event| {
+        match event {
+            Event::Start => cx.register("idle")?,
+            Event::Message(reply) => cx.reply(reply, 7),
+            _ => {}
+        }
+        receive()
+    });
+    let to: Addr<(u32, String)> = here.find("suspended");
+    let idle: Addr<ReplyTo<u32>> = here.find("idle");
+    let (refusal_sender, refusals) = channel();
+    let mut next = 0;
+    here.spawn(move |cx: &mut Cx<()>, event| {
+        if let Event::Writable { target } = event {
+            assert_eq!(target, to.id());
+        }
+        while next < MESSAGES {
+            match cx.send(to, large(next)) {
+                Ok(()) => next += 1,
+                Err(SendError::Busy(_)) => {
+                    report(&refusal_sender, next);
+                    return receive();
+                }
+                Err(reason) => panic!("{reason}"),
+            }
+        }
+        stop()
+    });
+    let accepted = recv(&refusals);
+    assert!((500..=MESSAGES / 2).contains(&accepted), "{accepted} messages of 64 KiB, for a share of 32 MiB");
+    let (answer_sender, answers) = channel();
+    here.spawn(move |cx: &mut Cx<Result<u32, AskError>>, event| match event {
+        Event::Start => {
+            cx.ask(idle, common::PATIENCE, |reply| reply, |answer| answer);
+            receive()
+        }
+        Event::Message(answer) => {
+            report(&answer_sender, answer);
+            stop()
+        }
+        _ => receive(),
+    });
+    assert_eq!(recv(&answers), Ok(7));
+    assert!(numbers.try_recv().is_err(), "the suspended actor has taken nothing");
+    // The resume passes the pause and the full mailbox.
+    here.step(move |cx| cx.resume(to, ()));
+    for number in 0..MESSAGES {
+        assert_eq!(recv(&numbers), number);
+    }
+    assert_eq!((here.stats().dead_letters, there.stats().dead_letters), (0, 0));
+}
+
+/// A message that still waits for transmission at its timeout is withdrawn, and never arrives.
+#[test]
+fn waiting_requests_are_withdrawn_at_their_timeout() {
+    let net = Net::new();
+    let there = narrow(&net);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, taken) = channel();
+    there.spawn(move |cx: &mut Cx<u32>, event| match event {
+        Event::Start => {
+            cx.register("suspended")?;
+            suspend()
+        }
+        Event::Message(number) => {
+            report(&sender, number);
+            receive()
+        }
+        _ => receive(),
+    });
+    let to: Addr<u32> = here.find("suspended");
+    here.step(move |cx| (0..100).for_each(|number| cx.tell(to, number)));
+    there.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
+    // Those that leave before the pause arrives are not withdrawn.
+    let mut late = 0;
+    wait_for("a message that is withdrawn", || {
+        match recv(&here.delivering(to, 1_000 + late, millis(50))) {
+            Err(DeliverError::Refused(Undelivered::Full)) => Some(()),
+            Err(DeliverError::TimedOut) => {
+                late += 1;
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    here.step(move |cx| {
+        cx.tell(to, 2_000);
+        cx.resume(to, ());
+    });
+    for number in (0..100).chain(1_000..1_000 + late).chain([2_000]) {
+        assert_eq!(recv(&taken), number);
+    }
+}

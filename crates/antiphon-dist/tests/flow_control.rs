@@ -116,15 +116,13 @@ fn waiting_requests_are_withdrawn_at_their_timeout() {
     there.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
     // Those that leave before the pause arrives are not withdrawn.
     let mut late = 0;
-    wait_for("a message that is withdrawn", || {
-        match recv(&here.delivering(to, 1_000 + late, millis(50))) {
-            Err(DeliverError::Refused(Undelivered::Full)) => Some(()),
-            Err(DeliverError::TimedOut) => {
-                late += 1;
-                None
-            }
-            other => panic!("{other:?}"),
+    wait_for("a message that is withdrawn", || match recv(&here.delivering(to, 1_000 + late, millis(50))) {
+        Err(DeliverError::Refused(Undelivered::Full)) => Some(()),
+        Err(DeliverError::TimedOut) => {
+            late += 1;
+            None
         }
+        other => panic!("{other:?}"),
     });
     here.step(move |cx| {
         cx.tell(to, 2_000);

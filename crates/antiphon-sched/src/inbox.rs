@@ -64,7 +64,7 @@ impl InboxState {
     /// Takes a place for a message; false if the inbox is full, or messages for the target wait.
     pub(crate) fn accept(&self, target: ActorId) -> bool {
         let is_target_full = self.full_targets_len.load(Ordering::Relaxed) > 0
-            && self.full_targets.lock().contains(&actor_of(target));
+            && self.full_targets.lock().contains(&target.actor());
         let next = |accepted| (accepted < self.max).then_some(accepted + 1);
         !is_target_full && self.accepted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
@@ -88,11 +88,6 @@ impl InboxState {
         }
         self.full_targets_len.store(full_targets.len(), Ordering::Relaxed);
     }
-}
-
-/// The actor of an address, which may be that of an adapter.
-fn actor_of(address: ActorId) -> ActorId {
-    ActorId::new(address.node(), address.key().actor())
 }
 
 /// The messages of handles that wait for room at their targets.
@@ -151,7 +146,7 @@ impl Core {
     /// Sends a message of the inbox, or queues it if its target has no room.
     pub(crate) fn open_message(&mut self, message: Box<dyn InboxMessage>) {
         self.current = None;
-        let target = self.waiting_target(message.target());
+        let target = message.target().actor();
         if let Some(queue) = self.waiting_messages.queues.get_mut(&target) {
             message.note_waiting();
             queue.messages.push_back(message);
@@ -201,7 +196,7 @@ impl Core {
     /// Notes that the transport has room for messages to a remote target, or that the target has ended. The messages are
     /// sent in the next round: the transport may be taken out of the loop now.
     pub(crate) fn serve_remote_handles(&mut self, target: ActorId) {
-        let target = actor_of(target);
+        let target = target.actor();
         if let Some(queue) = self.waiting_messages.queues.get_mut(&target)
             && !std::mem::replace(&mut queue.is_ready, true)
         {
@@ -288,10 +283,5 @@ impl Core {
 
     fn discard(&mut self, message: Box<dyn InboxMessage>, reason: Undelivered) {
         panic_guard::log_panic(|| message.discard(self, reason));
-    }
-
-    /// The target by which the messages for an address wait.
-    fn waiting_target(&self, address: ActorId) -> ActorId {
-        if address.node() == self.node_id { self.id(address.key().actor()) } else { actor_of(address) }
     }
 }

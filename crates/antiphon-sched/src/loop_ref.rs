@@ -169,8 +169,8 @@ impl LoopRef<'_> {
     /// Whether the mailbox of an actor has room for a message; `None` when the actor has exited, or `key` is of an
     /// adapter that is closed.
     pub fn has_room(&mut self, key: Key) -> Option<bool> {
-        let max = self.core.mailbox_max;
-        self.core.any_mailbox_of(key).map(|mailbox| !mailbox.is_full(max))
+        let actor = self.core.actor_of(key)?;
+        Some(self.core.has_place(actor))
     }
 
     /// How many messages and events wait for an actor of this loop; `None` when it has exited, or `key` is of an
@@ -374,11 +374,6 @@ impl LoopRef<'_> {
     /// [`LoopRef::wait_for_room`] again. Continue until there is no turn.
     pub fn next_turn(&mut self) -> Option<Turn> {
         self.core.next_turn()
-    }
-
-    /// Whether [`LoopRef::next_turn`] may return a turn.
-    pub fn has_turns(&self) -> bool {
-        self.core.mailbox_waiters.has_ready()
     }
 
     /// Runs `deliver`, which delivers a message whose turn it is at the mailbox of `target`.

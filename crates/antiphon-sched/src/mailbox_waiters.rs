@@ -5,7 +5,10 @@
 //! peers. A local actor's turn is a reserved place: the actor receives `Writable`, and no other sender can use the place
 //! until the end of the batch in which it does.
 //!
-//! Invariant: the slot of a mailbox has `Flag::CONTENDED` exactly while the mailbox has an entry in `targets`. Each
+//! Replies, timers and events have places of their own and go beyond the capacity, and sockets read while there is room.
+//! So a mailbox may hold more than its capacity: a reserved place is free in any case.
+//!
+//! Invariant: the slot of a live actor has `Flag::CONTENDED` exactly while its mailbox has an entry in `targets`. Each
 //! waiter of an entry has one ticket; the lowest ticket has the next turn. `ordered` counts the waiters that others must
 //! not overtake. `reserved` is the number of reservations for
 //! the mailbox.
@@ -27,8 +30,8 @@ pub(crate) struct MailboxWaiters {
     targets: FxHashMap<Key, TargetWaiters>,
     /// Contended mailboxes that may have room, and those of actors that have ended.
     ready: VecDeque<Key>,
-    /// A mailbox was added to `ready` after its waiters in this loop were served last.
-    has_unserved: bool,
+    /// As `ready`, where the transport has the next turn.
+    ready_for_transport: VecDeque<Key>,
     /// The reserved places, by the actors that hold them.
     reservations: FxHashMap<Key, Vec<Reservation>>,
     last_ticket: u64,
@@ -153,11 +156,6 @@ impl MailboxWaiters {
 
     /// Whether local actors or handles may have a turn.
     pub(crate) fn has_unserved(&self) -> bool {
-        self.has_unserved
-    }
-
-    /// Whether the transport has a turn, perhaps.
-    pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
@@ -184,7 +182,6 @@ impl MailboxWaiters {
             && !std::mem::replace(&mut waiters.is_ready, true)
         {
             self.ready.push_back(target);
-            self.has_unserved = true;
         }
     }
 
@@ -398,12 +395,10 @@ impl Core {
 
     /// Gives turns to local actors and handles, as long as none of the transport is due before.
     pub(crate) fn serve_local_waiters(&mut self) {
-        self.mailbox_waiters.has_unserved = false;
-        for _ in 0..self.mailbox_waiters.ready.len() {
-            let Some(target) = self.mailbox_waiters.ready.pop_front() else { return };
+        while let Some(target) = self.mailbox_waiters.ready.pop_front() {
             match self.serve_target(target) {
                 // It stays ready: the transport takes its turn later.
-                Some(_) => self.mailbox_waiters.ready.push_back(target),
+                Some(_) => self.mailbox_waiters.ready_for_transport.push_back(target),
                 None => self.mailbox_waiters.clear_ready(target),
             }
         }
@@ -412,14 +407,15 @@ impl Core {
     /// The next turn of the transport.
     pub(crate) fn next_turn(&mut self) -> Option<Turn> {
         loop {
-            let target = *self.mailbox_waiters.ready.front()?;
+            self.serve_local_waiters();
+            let target = *self.mailbox_waiters.ready_for_transport.front()?;
             if let Some((ticket, turn)) = self.serve_target(target) {
                 if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
                     waiters.remove(ticket);
                 }
                 return Some(turn);
             }
-            self.mailbox_waiters.ready.pop_front();
+            self.mailbox_waiters.ready_for_transport.pop_front();
             self.mailbox_waiters.clear_ready(target);
         }
     }

@@ -257,9 +257,7 @@ impl<T: Wire + Clone> Topic<T> {
         if self.subscribers.on_writable(cx, channel, target) {
             self.on_count_fallen(cx);
         }
-        if self.upstreams.contains_key(&target) {
-            self.report_count(cx);
-        }
+        self.report_count_if_queued(cx);
     }
 
     /// Applies the transform; `None` if the message is dropped.
@@ -561,6 +559,13 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
+    /// Reports now, since an upstream that refused the number has room or is no upstream any more.
+    fn report_count_if_queued(&mut self, cx: &mut TopicCx<'_, T>) {
+        if self.is_report_queued {
+            self.report_count(cx);
+        }
+    }
+
     // Upstreams.
 
     /// The ids of all upstreams of a downstream topic: those of this topic, and this topic itself if it is a channel.
@@ -620,6 +625,7 @@ impl<T: Wire + Clone> Topic<T> {
             && let Some(upstream) = self.upstreams.remove(&from)
         {
             cx.demonitor(upstream.monitor);
+            self.report_count_if_queued(cx);
             self.update_downstream_when_possible(cx);
         }
     }
@@ -659,6 +665,7 @@ impl<T: Wire + Clone> Topic<T> {
         if self.upstreams.remove(&down.actor).is_none() {
             return;
         }
+        self.report_count_if_queued(cx);
         match &self.role {
             TopicRole::Channel { .. } => self.update_downstream_when_possible(cx),
             TopicRole::Relay { .. } => {

@@ -161,13 +161,19 @@ impl Backlog {
             .collect()
     }
 
-    /// Takes the first entry that has expired.
-    pub(super) fn pop_expired(&mut self, now: Time) -> Option<(Key, BacklogEntry)> {
-        let is_expired = |entry: &BacklogEntry| entry.expires.is_some_and(|expires| expires <= now);
-        let mut actors = self.actors.iter();
-        let (actor, _) = actors.find(|(_, slow)| slow.entries.front().is_some_and(is_expired))?;
-        let actor = *actor;
-        self.pop(actor).map(|entry| (actor, entry))
+    /// The actors whose first entry has expired.
+    pub(super) fn expired_actors(&self, now: Time) -> Vec<Key> {
+        self.actors.keys().copied().filter(|actor| self.is_expired(*actor, now)).collect()
+    }
+
+    fn is_expired(&self, actor: Key, now: Time) -> bool {
+        let first = self.actors.get(&actor).and_then(|slow| slow.entries.front());
+        first.and_then(|entry| entry.expires).is_some_and(|expires| expires <= now)
+    }
+
+    /// Takes the first entry of an actor if it has expired.
+    pub(super) fn pop_expired(&mut self, actor: Key, now: Time) -> Option<BacklogEntry> {
+        if self.is_expired(actor, now) { self.pop(actor) } else { None }
     }
 
     pub(super) fn check(&self) {

@@ -306,6 +306,11 @@ impl NodeCore {
         }
     }
 
+    /// Whether an address leads to an actor that is exposed, and that the peer may reach.
+    fn is_open_to(&mut self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
+        driver.loop_ref().is_exposed(to) && self.check_reach(node, to)
+    }
+
     /// Delivers the number of messages that a subscriber has missed, or the end of its subscription.
     fn deliver_lagged(
         &mut self,
@@ -359,15 +364,20 @@ impl NodeCore {
                 self.deliver_down(node, (watcher, id, actor), reason, driver);
             }
             // The session that it depends on has ended.
-            InboundSignal::Notify { watcher, id, actor } => {
+            InboundSignal::Notify { watcher, id, actor } if self.is_open_to(node, watcher, driver) => {
                 let mut loop_ref = driver.loop_ref();
-                if loop_ref.is_exposed(watcher) && loop_ref.expect_down(watcher, id, actor) {
+                if loop_ref.signal_policy_of(watcher) == SignalPolicy::All
+                    && loop_ref.expect_down(watcher, id, actor)
+                {
                     loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
                 }
             }
-            InboundSignal::Lagged { subscriber, channel, missed, ended } => {
+            InboundSignal::Lagged { subscriber, channel, missed, ended }
+                if self.is_open_to(node, subscriber, driver) =>
+            {
                 self.deliver_lagged(subscriber, (channel, missed, ended), driver);
             }
+            InboundSignal::Notify { .. } | InboundSignal::Lagged { .. } => self.counts.refused_messages += 1,
             // The watcher has received its `Down` at the end of the session.
             InboundSignal::Monitor { .. } | InboundSignal::Demonitor { .. } => {}
             // Urgent signals never wait.

@@ -311,14 +311,17 @@ impl NodeCore {
     /// Turns the entries of ended sessions that have expired into dead letters.
     pub(super) fn on_backlog_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
-        while let Some((actor, entry)) =
-            self.peers.get_mut(&node).and_then(|peer| peer.backlog.pop_expired(now))
-        {
-            if let BacklogItem::Message { to, from, tag, .. } = &entry.item {
-                let info = MessageInfo { node, from: *from, to: *to, tag };
-                self.report_delivery(info, false, &Delivery::Full, driver);
-            } else {
-                self.apply_entry(node, entry, driver);
+        let Some(peer) = self.peers.get(&node) else { return };
+        for actor in peer.backlog.expired_actors(now) {
+            while let Some(entry) =
+                self.peers.get_mut(&node).and_then(|peer| peer.backlog.pop_expired(actor, now))
+            {
+                if let BacklogItem::Message { to, from, tag, .. } = &entry.item {
+                    let info = MessageInfo { node, from: *from, to: *to, tag };
+                    self.report_delivery(info, false, &Delivery::Full, driver);
+                } else {
+                    self.apply_entry(node, entry, driver);
+                }
             }
             let Some(peer) = self.peers.get_mut(&node) else { return };
             if !peer.backlog.has_entries_for(actor) && !peer.backlog.is_paused(actor) {

@@ -37,12 +37,12 @@ mod peer_session;
 mod peer_watch;
 mod peers;
 mod receipts;
+mod room_waiters;
 mod settings;
 #[cfg(test)]
 mod testing;
 mod timers;
 mod waiting_outbound;
-mod writers;
 
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
 pub use names::Space;
@@ -104,8 +104,8 @@ pub struct NodeCore {
     all_replies_budget: Budget,
     /// Peers whose credit is held because they use too many bytes.
     holding_credit: BTreeSet<NodeId>,
-    /// The actors that await room at peers.
-    awaiting_room: BTreeSet<(Key, NodeId)>,
+    /// Peers at which senders wait for room; perhaps some more.
+    with_room_waiters: BTreeSet<NodeId>,
     /// Whether messages were refused because of the total of all queues.
     was_refused_by_total: bool,
     replies: AwaitedReplies,
@@ -197,7 +197,7 @@ impl NodeCore {
             all_peers_budget: Budget::default(),
             all_replies_budget: Budget::default(),
             holding_credit: BTreeSet::new(),
-            awaiting_room: BTreeSet::new(),
+            with_room_waiters: BTreeSet::new(),
             was_refused_by_total: false,
             replies: AwaitedReplies::default(),
             discovery: Discovery::default(),

@@ -20,9 +20,9 @@ use super::driver::Driver;
 use super::frames::destination_node;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
+use super::room_waiters::{NeededRoom, RoomWaiter};
 use super::timers::NodeTimer;
-use super::waiting_outbound::{QueuedOutbound, WAITING_OVERHEAD, WaitingBudget};
-use super::writers::{NeededRoom, Writer, Writers};
+use super::waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes};
 use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 /// How long messages to a node wait for a session.
@@ -49,10 +49,13 @@ impl Transport for NodeCore {
                 sent
             }
         };
-        if sent == Err(Undelivered::Busy) {
-            self.await_room(node, outbound);
-        }
-        sent
+        sent.map_err(|refusal| match refusal {
+            OutboundRefusal::NoRoom { bytes, by_total } => {
+                self.await_room(node, outbound, (bytes, by_total));
+                Undelivered::Busy
+            }
+            OutboundRefusal::Other(reason) => reason,
+        })
     }
 
     fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
@@ -66,7 +69,7 @@ impl Transport for NodeCore {
             Signal::Exited { actor } => {
                 self.unregister_all(actor);
                 self.access.forget(actor);
-                self.forget_writer(actor);
+                self.forget_room_waiter(actor);
             }
             Signal::RequestClosed { request_id } => self.replies.forget(request_id),
             Signal::Monitor { .. }
@@ -82,6 +85,22 @@ impl Transport for NodeCore {
     }
 }
 
+/// Why a message was not accepted.
+enum OutboundRefusal {
+    /// There is no room for a message of this many bytes, in the queue to its actor or in all queues together.
+    NoRoom {
+        bytes: u64,
+        by_total: bool,
+    },
+    Other(Undelivered),
+}
+
+impl From<Undelivered> for OutboundRefusal {
+    fn from(reason: Undelivered) -> Self {
+        Self::Other(reason)
+    }
+}
+
 /// The mark up to which a message may be queued.
 fn mark_of(mode: SendMode) -> SendMark {
     if mode == SendMode::Try { SendMark::High } else { SendMark::Cap }
@@ -94,17 +113,15 @@ impl NodeCore {
         node: NodeId,
         peer_session: &mut PeerSession,
         outbound: &OutboundMessage<'_>,
-    ) -> Result<(), Undelivered> {
-        if outbound.mode == SendMode::Try
-            && let Destination::Actor(to) = outbound.to
-            && !peer_session.session.fits(wire_key(to.key()), outbound.body.len() as u64 + 64, SendMark::High)
-        {
-            return Err(Undelivered::Busy);
-        }
+    ) -> Result<(), OutboundRefusal> {
         let queued = peer_session.session.queued_bytes();
-        if queued > self.settings.profile.limits.queue_bytes_high && self.all_queued() > ALL_QUEUES_MAX {
+        if matches!(outbound.to, Destination::Actor(_))
+            && queued > self.settings.profile.limits.queue_bytes_high
+            && self.all_queued() > ALL_QUEUES_MAX
+        {
             self.was_refused_by_total = true;
-            return Err(Undelivered::Busy);
+            let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
         }
         let route = self.route_of(node, outbound.nodes);
         let receipt_number = wants_receipt(outbound).then(|| self.next_number());
@@ -134,92 +151,84 @@ impl NodeCore {
     }
 
     /// Registers the sender of a refused message for `Writable`, if it may send the message again.
-    fn await_room(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) {
+    fn await_room(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, (bytes, by_total): (u64, bool)) {
         let (Destination::Actor(to), SendMode::Send | SendMode::Try) = (outbound.to, outbound.mode) else {
             return;
         };
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let bytes = outbound.body.len() as u64 + WAITING_OVERHEAD;
-        let writer = Writer { sender: outbound.from, address: to.key() };
-        peer.writers.add(writer, NeededRoom { bytes, mark: mark_of(outbound.mode) });
-        if let Some(peer_session) = &mut peer.peer_session {
-            await_least_room(&mut peer_session.session, &peer.writers, to.key().actor());
-        }
-        if let Some(sender) = outbound.from {
-            self.awaiting_room.insert((sender, node));
-        }
+        let waiter = RoomWaiter { sender: outbound.from, address: to.key() };
+        peer.room_waiters.add(waiter, NeededRoom { bytes, mark: mark_of(outbound.mode), by_total });
+        self.with_room_waiters.insert(node);
+        await_least_room(peer, to.key().actor());
     }
 
     /// Forgets a sender that has exited.
-    fn forget_writer(&mut self, sender: Key) {
-        let first = (sender, NodeId::from_bits(0));
-        let nodes = self.awaiting_room.range(first..).take_while(|(other, _)| *other == sender);
-        for (_, node) in nodes.copied().collect::<Vec<_>>() {
-            self.awaiting_room.remove(&(sender, node));
-            if let Some(peer) = self.peers.get_mut(&node) {
-                peer.writers.remove_sender(sender);
-            }
-        }
+    fn forget_room_waiter(&mut self, sender: Key) {
+        let peers = &mut self.peers;
+        self.with_room_waiters.retain(|node| {
+            let Some(peer) = peers.get_mut(node) else { return false };
+            peer.room_waiters.remove_sender(sender);
+            !peer.room_waiters.is_empty()
+        });
     }
 
     /// Sends `Writable` to the senders for whose refused messages the queue to an actor has room again.
     pub(super) fn report_room(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
-        if self.was_refused_by_total {
-            // `report_room_to_all` reports it when the total has decreased.
-            return;
-        }
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let Some(peer_session) = &mut peer.peer_session else { return };
-        let session = &mut peer_session.session;
-        let has_room = |room: NeededRoom| session.fits(wire_key(actor), room.bytes, room.mark);
-        let ready = peer.writers.take_ready(actor, has_room);
-        await_least_room(session, &peer.writers, actor);
-        for writer in ready {
-            driver.loop_ref().writable(writer.sender, ActorId::new(node, writer.address));
+        let Some(session) = open_session(&mut peer.peer_session) else { return };
+        let has_room =
+            |room: NeededRoom| !room.by_total && session.fits(wire_key(actor), room.bytes, room.mark);
+        let ready = peer.room_waiters.take_ready(actor, has_room);
+        await_least_room(peer, actor);
+        for waiter in ready {
+            driver.loop_ref().writable(waiter.sender, ActorId::new(node, waiter.address));
         }
     }
 
-    /// Sends `Writable` to all senders that await room at a peer, since its queues are gone.
-    pub(super) fn release_writers(&mut self, node: NodeId) {
+    /// Sends `Writable` to all senders that wait for room at a peer, since its queues are gone or have become shorter.
+    pub(super) fn release_room_waiters(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let writers = peer.writers.take_all();
-        self.loop_actions.extend(
-            writers
-                .into_iter()
-                .map(|writer| LoopAction::Writable(writer.sender, ActorId::new(node, writer.address))),
-        );
+        let waiters = peer.room_waiters.take_all();
+        self.release(node, waiters);
     }
 
-    /// After messages were refused because of the total of all queues: checks all writers when that has decreased.
+    fn release(&mut self, node: NodeId, waiters: Vec<RoomWaiter>) {
+        let to_action =
+            |waiter: RoomWaiter| LoopAction::Writable(waiter.sender, ActorId::new(node, waiter.address));
+        self.loop_actions.extend(waiters.into_iter().map(to_action));
+    }
+
+    /// After messages were refused because of the total of all queues: releases their senders when it has decreased.
     pub(super) fn report_room_to_all(&mut self, driver: &mut impl Driver) {
         if !self.was_refused_by_total || self.all_queued() > ALL_QUEUES_MAX / 8 * 7 {
             return;
         }
         self.was_refused_by_total = false;
-        let awaited = self.peers.iter().filter(|(_, peer)| !peer.writers.is_empty());
-        let nodes: Vec<NodeId> = awaited.map(|(node, _)| *node).collect();
-        for node in nodes {
-            self.release_writers(node);
+        for node in self.with_room_waiters.iter().copied().collect::<Vec<_>>() {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let waiters = peer.room_waiters.take_by_total();
+            self.release(node, waiters);
         }
         self.run_loop_actions(driver);
     }
 
     /// Queues a message until there is a session.
-    fn queue_outbound(&mut self, node: NodeId, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
-        let limits = &self.settings.profile.limits;
-        let Some(peer) = self.peers.get(&node) else { return Err(Undelivered::NoNode) };
-        let bytes = outbound.body.len() as u64 + WAITING_OVERHEAD;
+    fn queue_outbound(
+        &mut self,
+        node: NodeId,
+        outbound: &OutboundMessage<'_>,
+    ) -> Result<(), OutboundRefusal> {
+        let Some(peer) = self.peers.get(&node) else { return Err(Undelivered::NoNode.into()) };
+        let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
         if outbound.mode == SendMode::Try
             && let Destination::Actor(to) = outbound.to
         {
             let (of_actor, of_all) = peer.waiting.bytes_for(to.key().actor());
-            if !limits.admits(of_actor, of_all, bytes, SendMark::High) {
-                return Err(Undelivered::Busy);
+            if !self.settings.profile.limits.admits(of_actor, of_all, bytes, SendMark::High) {
+                return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
             }
         }
-        if !self.fits_waiting_queue(node, WaitingBudget::of_message(outbound.to), outbound.body.len()) {
-            return Err(Undelivered::Busy);
-        }
+        self.check_waiting_room(node, WaitingBudget::of_message(outbound.to), bytes)?;
         let receipt_number = wants_receipt(outbound).then(|| self.next_number());
         let queued = QueuedOutbound::Message {
             from: outbound.from,
@@ -235,17 +244,28 @@ impl NodeCore {
         Ok(())
     }
 
-    /// Whether a body of `bytes` bytes may wait for a session with the node.
-    pub(super) fn fits_waiting_queue(&mut self, node: NodeId, budget: WaitingBudget, bytes: usize) -> bool {
+    /// Whether an entry of `bytes` bytes may wait for a session with the node.
+    pub(super) fn fits_waiting_queue(&mut self, node: NodeId, budget: WaitingBudget, bytes: u64) -> bool {
+        self.check_waiting_room(node, budget, bytes).is_ok()
+    }
+
+    fn check_waiting_room(
+        &mut self,
+        node: NodeId,
+        budget: WaitingBudget,
+        bytes: u64,
+    ) -> Result<(), OutboundRefusal> {
         let limits = &self.settings.profile.limits;
-        let Some(peer) = self.peers.get(&node) else { return false };
+        let Some(peer) = self.peers.get(&node) else { return Err(Undelivered::NoNode.into()) };
         if !peer.waiting.fits(budget, bytes, limits) {
-            return false;
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
         }
-        let is_low = peer.waiting.bytes() + bytes as u64 <= limits.queue_bytes_high;
-        let fits_all = is_low || budget == WaitingBudget::Unlimited || self.all_queued() <= ALL_QUEUES_MAX;
-        self.was_refused_by_total |= !fits_all;
-        fits_all
+        let is_low = peer.waiting.bytes() + bytes <= limits.queue_bytes_high;
+        if matches!(budget, WaitingBudget::Actor(_)) && !is_low && self.all_queued() > ALL_QUEUES_MAX {
+            self.was_refused_by_total = true;
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
+        }
+        Ok(())
     }
 
     /// Adds an entry to the waiting queue of a node. The first entry dials the node.
@@ -299,16 +319,18 @@ impl NodeCore {
                     if let Err(reason) =
                         send_message(&mut peer_session.session, &outbound, receipt_number, &route)
                     {
+                        let reason = match reason {
+                            OutboundRefusal::NoRoom { .. } => Undelivered::Busy,
+                            OutboundRefusal::Other(reason) => reason,
+                        };
                         self.fail_message((from, to), tag, receipt_number, reason);
                     }
                 }
             }
         }
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if let Some(peer_session) = &mut peer.peer_session {
-            for actor in peer.writers.actors() {
-                await_least_room(&mut peer_session.session, &peer.writers, actor);
-            }
+        for actor in peer.room_waiters.actors() {
+            await_least_room(peer, actor);
         }
     }
 
@@ -329,7 +351,7 @@ impl NodeCore {
         }
         let waiting = peer.waiting.take();
         let replies = self.replies.take(node);
-        self.release_writers(node);
+        self.release_room_waiters(node);
         for queued in waiting {
             match queued {
                 QueuedOutbound::Message { from, to, tag, receipt_number, .. } => {
@@ -370,9 +392,16 @@ impl NodeCore {
     }
 }
 
-/// Lets a session await the least room that a sender awaits for an actor.
-fn await_least_room(session: &mut Session, writers: &Writers, actor: Key) {
-    match writers.least_room(actor) {
+/// The session to which messages go now: not one that is being ended.
+fn open_session(peer_session: &mut Option<Box<PeerSession>>) -> Option<&mut Session> {
+    let peer_session = peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())?;
+    Some(&mut peer_session.session)
+}
+
+/// Lets the session of a peer await the least room that a sender needs for an actor.
+fn await_least_room(peer: &mut Peer, actor: Key) {
+    let Some(session) = open_session(&mut peer.peer_session) else { return };
+    match peer.room_waiters.least_room(actor) {
         Some(room) => session.await_room(wire_key(actor), room.bytes, room.mark),
         None => session.stop_awaiting_room(wire_key(actor)),
     }
@@ -383,7 +412,7 @@ fn send_message(
     outbound: &OutboundMessage<'_>,
     receipt_number: Option<u64>,
     route: &[(wire::NodeId, Vec<SocketAddr>)],
-) -> Result<(), Undelivered> {
+) -> Result<(), OutboundRefusal> {
     let tag = session.intern(outbound.type_name).map_err(|_| Undelivered::Encode)?;
     let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
     let from = wire_key(outbound.from.unwrap_or(NO_ACTOR));
@@ -396,10 +425,18 @@ fn send_message(
             Answer { to: wire::Key(request_id.to_bits()), from, tag, route, body: outbound.body }.into()
         }
     };
+    if outbound.mode == SendMode::Try
+        && let Destination::Actor(to) = outbound.to
+    {
+        let bytes = frame.encoded_size();
+        if !session.fits(wire_key(to.key()), bytes, SendMark::High) {
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
+        }
+    }
     session.send(&frame).map_err(|reason| match reason {
-        SendRefused::Busy { .. } => Undelivered::Busy,
-        SendRefused::TooLarge { .. } | SendRefused::FieldTooLong => Undelivered::TooLarge,
-        SendRefused::WrongMethod | _ => Undelivered::NoNode,
+        SendRefused::Busy { bytes, .. } => OutboundRefusal::NoRoom { bytes, by_total: false },
+        SendRefused::TooLarge { .. } | SendRefused::FieldTooLong => Undelivered::TooLarge.into(),
+        SendRefused::WrongMethod | _ => Undelivered::NoNode.into(),
     })
 }
 

@@ -15,7 +15,7 @@ use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 use super::frames::BY_TARGET;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
-use super::waiting_outbound::{QueuedOutbound, WaitingBudget};
+use super::waiting_outbound::{QueuedOutbound, WaitingBudget, signal_bytes};
 use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 impl NodeCore {
@@ -54,7 +54,7 @@ impl NodeCore {
     /// Queues a signal until there is a session, within the limits for messages.
     fn queue_signal(&mut self, node: NodeId, signal: Signal) {
         let budget = WaitingBudget::of_signal(&signal);
-        let pushed = if self.fits_waiting_queue(node, budget, body_bytes(&signal)) {
+        let pushed = if self.fits_waiting_queue(node, budget, signal_bytes(&signal)) {
             self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
         } else {
             Err(Undelivered::Busy)

@@ -506,7 +506,7 @@ impl NodeCore {
                 loop_ref.dead_letter(dead_letter.sent_by(from));
             }
         });
-        self.release_writers(node);
+        self.release_room_waiters(node);
         self.run_loop_actions(driver);
         self.fail_receipts(node, &requests, driver);
         self.names.forget_peer(node);

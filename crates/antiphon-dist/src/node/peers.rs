@@ -12,8 +12,8 @@ use super::backlog::Backlog;
 use super::mailbox_budget::PeerBudget;
 use super::peer_monitors::PeerMonitors;
 use super::peer_session::PeerSession;
+use super::room_waiters::RoomWaiters;
 use super::waiting_outbound::WaitingOutbound;
-use super::writers::Writers;
 use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
 use crate::error::Status;
@@ -42,7 +42,7 @@ pub(super) struct Peer {
     /// Its messages and signals that wait for mailboxes.
     pub(super) backlog: Backlog,
     /// The actors of this node that await room for messages to it.
-    pub(super) writers: Writers,
+    pub(super) room_waiters: RoomWaiters,
     /// Counts the subscribers that the peer has added to channels of this node: each holds a clone.
     pub(super) subscriptions: Arc<()>,
     /// `None` before the first session.
@@ -72,7 +72,7 @@ impl Peer {
             origin: None,
             budget: None,
             backlog: Backlog::default(),
-            writers: Writers::default(),
+            room_waiters: RoomWaiters::default(),
             subscriptions: Arc::new(()),
             status: None,
             peer_session: None,
@@ -114,7 +114,7 @@ impl Peer {
 
     /// Whether nothing waits for the node or came from it.
     fn is_forgettable(&self) -> bool {
-        self.waiting.is_empty() && !self.backlog.has_entries() && self.writers.is_empty()
+        self.waiting.is_empty() && !self.backlog.has_entries() && self.room_waiters.is_empty()
     }
 
     pub(super) fn backlog_bytes(&self) -> u64 {

@@ -154,10 +154,13 @@ impl NodeCore {
         let PendingReceipt { node, actor, .. } = *self.receipts.open.get(&receipt_number)?;
         let peer = self.peers.get_mut(&node)?;
         if peer.waiting.withdraw(receipt_number) {
+            self.release_room_waiters(node);
             return Some(Withdrawal::NotSent);
         }
         let session = &mut peer.peer_session.as_mut()?.session;
         let withdrawn = session.withdraw(wire_key(actor), receipt_number)?;
+        // Others may have room now.
+        self.mark_dirty(node);
         Some(if withdrawn.is_paused { Withdrawal::ActorFull } else { Withdrawal::NotSent })
     }
 

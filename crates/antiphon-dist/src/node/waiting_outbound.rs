@@ -9,8 +9,20 @@ use antiphon_wire::{Limits, SendMark};
 
 use super::outbound_signals::{SignalBudget, body_bytes, budget_of};
 
-/// The number of bytes that one entry counts in addition to its body: more than its frame adds.
-pub(super) const WAITING_OVERHEAD: u64 = 128;
+/// The number of bytes that one entry counts in addition to its body: more than its frame adds without a route.
+const WAITING_OVERHEAD: u64 = 128;
+/// The number of bytes that one node of the route counts: more than its id and its locations take.
+const ROUTE_NODE_BYTES: u64 = 192;
+
+/// The bytes that a message counts: at least those of its frame.
+pub(super) fn message_bytes(body: usize, nodes: usize) -> u64 {
+    body as u64 + WAITING_OVERHEAD + nodes as u64 * ROUTE_NODE_BYTES
+}
+
+/// The bytes that a signal counts.
+pub(super) fn signal_bytes(signal: &Signal) -> u64 {
+    message_bytes(body_bytes(signal), 0)
+}
 
 /// The messages and signals for one node that wait for a session.
 #[derive(Debug, Default)]
@@ -76,11 +88,10 @@ impl WaitingBudget {
 
 impl QueuedOutbound {
     fn bytes(&self) -> u64 {
-        let body = match self {
-            Self::Message { body, .. } => body.len(),
-            Self::Signal(signal) => body_bytes(signal),
-        };
-        body as u64 + WAITING_OVERHEAD
+        match self {
+            Self::Message { body, nodes, .. } => message_bytes(body.len(), nodes.len()),
+            Self::Signal(signal) => signal_bytes(signal),
+        }
     }
 
     fn budget(&self) -> WaitingBudget {
@@ -112,9 +123,8 @@ impl WaitingOutbound {
         (self.by_actor.get(&actor).copied().unwrap_or(0), self.actors_bytes)
     }
 
-    /// Whether an entry with a body of `body` bytes may wait.
-    pub(super) fn fits(&self, budget: WaitingBudget, body: usize, limits: &Limits) -> bool {
-        let bytes = body as u64 + WAITING_OVERHEAD;
+    /// Whether an entry of `bytes` bytes may wait.
+    pub(super) fn fits(&self, budget: WaitingBudget, bytes: u64, limits: &Limits) -> bool {
         match budget {
             WaitingBudget::Actor(actor) => {
                 let (of_actor, of_all) = self.bytes_for(actor);

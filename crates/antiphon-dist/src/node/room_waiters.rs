@@ -1,0 +1,89 @@
+//! The senders that wait for room in the queues to the actors of one peer.
+//!
+//! Invariant: a sender waits at most once for each address. The session of the peer awaits the least room that a sender
+//! needs for the same actor, without those that only the total of all queues holds up.
+
+use std::collections::BTreeMap;
+
+use antiphon_sched::Key;
+use antiphon_wire::SendMark;
+
+/// The senders that wait for room, by the actors of the peer.
+#[derive(Debug, Default)]
+pub(super) struct RoomWaiters {
+    by_actor: BTreeMap<Key, BTreeMap<RoomWaiter, NeededRoom>>,
+}
+
+/// A sender that waits for room.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct RoomWaiter {
+    /// The actor of this node; `None` for the messages of handles.
+    pub(super) sender: Option<Key>,
+    /// The address that refused its message: the actor, or one of its adapters.
+    pub(super) address: Key,
+}
+
+/// The room that a refused message needs.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct NeededRoom {
+    /// The bytes of the message in the queue.
+    pub(super) bytes: u64,
+    pub(super) mark: SendMark,
+    /// The total of all queues refused the message, not the queue to its actor.
+    pub(super) by_total: bool,
+}
+
+impl RoomWaiters {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_actor.is_empty()
+    }
+
+    /// Adds a sender. It replaces what the sender waited for at the same address before.
+    pub(super) fn add(&mut self, waiter: RoomWaiter, room: NeededRoom) {
+        self.by_actor.entry(waiter.address.actor()).or_default().insert(waiter, room);
+    }
+
+    /// The actors for which senders wait.
+    pub(super) fn actors(&self) -> Vec<Key> {
+        self.by_actor.keys().copied().collect()
+    }
+
+    /// The least room that a sender needs for an actor.
+    pub(super) fn least_room(&self, actor: Key) -> Option<NeededRoom> {
+        let rooms = self.by_actor.get(&actor)?.values().filter(|room| !room.by_total).copied();
+        rooms.min_by_key(|room| (room.mark == SendMark::High, room.bytes))
+    }
+
+    /// Removes and returns the senders of an actor for which there is room.
+    pub(super) fn take_ready(
+        &mut self,
+        actor: Key,
+        has_room: impl Fn(NeededRoom) -> bool,
+    ) -> Vec<RoomWaiter> {
+        let Some(waiters) = self.by_actor.get_mut(&actor) else { return Vec::new() };
+        let ready = waiters.extract_if(.., |_, room| has_room(*room)).map(|(waiter, _)| waiter).collect();
+        if waiters.is_empty() {
+            self.by_actor.remove(&actor);
+        }
+        ready
+    }
+
+    /// Removes and returns the senders that only the total of all queues held up.
+    pub(super) fn take_by_total(&mut self) -> Vec<RoomWaiter> {
+        let actors = self.actors();
+        actors.into_iter().flat_map(|actor| self.take_ready(actor, |room| room.by_total)).collect()
+    }
+
+    pub(super) fn take_all(&mut self) -> Vec<RoomWaiter> {
+        let all = std::mem::take(self);
+        all.by_actor.into_values().flat_map(BTreeMap::into_keys).collect()
+    }
+
+    /// Removes a sender that has exited.
+    pub(super) fn remove_sender(&mut self, sender: Key) {
+        self.by_actor.retain(|_, waiters| {
+            waiters.retain(|waiter, _| waiter.sender != Some(sender));
+            !waiters.is_empty()
+        });
+    }
+}

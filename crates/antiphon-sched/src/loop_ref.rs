@@ -32,7 +32,8 @@ pub enum Delivery {
     Delivered,
     /// The message is in the mailbox, of which more than half is in use now.
     DeliveredOverHalf,
-    /// The mailbox is full; deliver again when the actor has run.
+    /// The mailbox is full, or others wait for room in it. Register by [`LoopRef::wait_for_room`], and deliver again in the
+    /// turn that [`LoopRef::next_turn`] returns.
     Full,
     /// The actor does not exist, or its address never left this loop.
     NoActor,

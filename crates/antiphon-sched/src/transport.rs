@@ -16,6 +16,13 @@ pub trait Transport: Any {
     ///
     /// # Errors
     /// The transport did not accept the message; the loop returns it to its sender.
+    ///
+    /// # Contract
+    /// After [`Undelivered::Busy`] for a message to an actor in the mode [`SendMode::Send`] or [`SendMode::Try`], the transport
+    /// calls [`LoopRef::writable`](crate::LoopRef::writable) later: when there is room for the message, or when it has dropped
+    /// what waits for the actor's node. It passes the sender and the address of the message. Without a sender it passes `None`: messages of
+    /// handles wait for this call. It may forget a sender after [`Signal::Exited`]. Without the call, the sender or the
+    /// messages of handles wait for ever. Other modes and errors need no call.
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
 
     /// A request has reached its timeout: withdraws the message that holds its `ReplyTo`, if that still waits in a queue

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 /// The limits that a node sets for itself and its peers. The defaults are those that PROTOCOL.md recommends.
 ///
-/// The hello carries the first four and `paused_actors_max` to the peer. Each side keeps to the smaller of its own value and the received
-/// one.
+/// The hello carries the first four and `paused_actors_max` to the peer. Records and message bodies keep to the smaller of both
+/// sides' values. For `reassembly_bytes_max`, `window_bytes` and `paused_actors_max`, each side keeps to the peer's value, even
+/// if its own is smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a whole record (header, body and tag), 64 KiB. At least 32 KiB, at most 64 KiB.
@@ -22,7 +23,10 @@ pub struct Limits {
     pub queue_bytes_cap: u64,
     /// Bytes that wait for one actor above which a sender that respects backpressure stops, 1 MiB (`SendMark::High`).
     pub queue_bytes_high: u64,
-    /// Bytes that are handed over for transmission ahead of the socket, 256 KiB. Further frames wait for their actors.
+    /// Bytes that wait for the socket, above which no further small frame with a pair is handed over for transmission, 256 KiB.
+    /// Such frames, and all large ones, wait in the queue, which hands over four parts of at most 16 KiB ahead of the socket.
+    /// Small frames that name no pair are handed over up to `queue_bytes_cap`. Type tags, and frames without a pair that
+    /// complete something at the peer, are handed over in any case.
     pub queue_bytes_low: u64,
     /// Type tags in one direction of a session, 65,536.
     pub tags_max: u32,

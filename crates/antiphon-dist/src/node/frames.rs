@@ -202,7 +202,8 @@ impl NodeCore {
             self.refuse_request(node);
         }
         if let Err(reason) = result {
-            // Most of these replies are late: the request has failed with `TimedOut` before.
+            // Most of these replies are late: the request has failed with `TimedOut` before. Others have no room in the
+            // budget, or do not decode.
             tracing::debug!(%reason, "a reply was dropped");
             self.counts.refused_messages += 1;
         }

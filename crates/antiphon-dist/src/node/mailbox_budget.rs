@@ -6,8 +6,11 @@
 //! others, and n such actors leave 1/(n+1). The peer is asked to hold back the frames for an actor that uses half of its
 //! share. What arrives all the same is accepted, up to twice the budget; beyond it, frames hold the peer's credit.
 //!
-//! Invariant: each message in a backlog, and each large message or value in a mailbox, has a permit. It counts against
-//! the budget of its actor, its peer and of all peers, until it is taken or dropped.
+//! Replies and the values of signals have budgets of their own, so messages that wait leave them their room.
+//!
+//! Invariant: each entry of a backlog, and each large message, reply or value in a mailbox, has a permit until it is taken
+//! or dropped. That of a message or an entry counts against the budgets of its actor, its peer and all peers. That of a
+//! reply or a value counts against `replies` of its peer and `all_replies_budget`, and against no other.
 
 use std::collections::BTreeMap;
 

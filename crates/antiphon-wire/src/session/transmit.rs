@@ -18,12 +18,14 @@ use crate::time::Time;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendRefused {
-    /// Too many bytes wait for the receiving actor or, of a frame that counts in the reserve, in the reserve.
+    /// Too many bytes wait. [`Session::await_room`] reports room for a message, `Monitor` or `Notify`. Nothing reports it for
+    /// a frame that counts in the reserve, or for one that names no pair.
     #[error(
-        "{queued} bytes wait already, so a frame of {bytes} bytes does not fit; await room with `Session::await_room`"
+        "{queued} bytes wait already, so a frame of {bytes} bytes does not fit; send it when fewer bytes wait"
     )]
     Busy {
-        /// Bytes that wait for the actor, or in the reserve.
+        /// Bytes that wait for the actor, or in the reserve; of a small frame without a pair, all bytes that were handed over
+        /// and wait for the socket.
         queued: u64,
         /// Bytes of the frame, header included.
         bytes: u64,
@@ -123,10 +125,14 @@ impl Session {
     /// The bytes that may wait are bounded:
     /// - For one actor, as many may wait as are still free of `queue_bytes_cap`. An actor for which nothing waits may queue
     ///   one frame, within twice that. Messages, `Monitor` and `Notify` count.
-    /// - Answers, frames that pass a pause, and frames that name no actor count in a reserve of their own: at most
+    /// - Answers, frames that pass a pause, and large frames that name no pair count in a reserve of their own: at most
     ///   `queue_bytes_cap`.
+    /// - Small frames that name no pair (`Lookup`, `Found`, `NodeAt`, `AnnounceRelay`) do not wait in the queue, and count
+    ///   neither for an actor nor in the reserve. They are handed over at once, while all bytes that were handed over and
+    ///   wait for the socket are at most `queue_bytes_cap`.
     /// - Frames that complete something at the peer (`Down`, `Demonitor`, `Receipt`, `ReplyDropped`, `CancelLookup`, `Lagged`
-    ///   and `Goodbye`) are never refused.
+    ///   and `Goodbye`) are never refused. Those without a pair are handed over at once, as the type tags of
+    ///   [`intern`](Session::intern) are.
     ///
     /// # Errors
     /// [`SendRefused`]; the frame was not accepted.
@@ -265,7 +271,8 @@ impl Session {
         self.send_queue.waiting().counted
     }
 
-    /// Bytes that wait in the reserve: answers, and frames that pass a pause. At most `queue_bytes_cap`.
+    /// Bytes that wait in the reserve: answers, frames that pass a pause, and large frames that name no pair. At most
+    /// `queue_bytes_cap`. Small frames that name no pair never wait here.
     pub fn queued_in_reserve(&self) -> u64 {
         self.send_queue.waiting().reserved
     }
@@ -276,7 +283,12 @@ impl Session {
     }
 
     /// Removes the message that asks for this receipt, if it still waits for `actor`. It is never transmitted. `None` if there
-    /// is no such message, or if it is on its way or a part of it is. Takes time in the logarithm of what waits.
+    /// is no such message, or if it is on its way or a part of it is.
+    ///
+    /// It finds the message's buffer in time in the logarithm of what waits, and searches that buffer, about 16 KiB, frame by
+    /// frame. If the buffer or a large frame is removed, those behind it in the list of its sender move up. The first call
+    /// after a pause also recalls, as a transmission would: this visits every frame that was handed over and never
+    /// transmitted, about 256 KiB, and the small frames without a pair among them.
     pub fn withdraw(&mut self, actor: Key, receipt: u64) -> Option<Withdrawn> {
         // The message may be one that a pause returns to the queue.
         self.send_queue.recall(&mut self.outbound);

@@ -341,7 +341,8 @@ fn backlog_is_refused_after_policy_change() {
     let waiting = receipts.split_off(4);
     // The messages arrive in the order in which their actors were started.
     assert_eq!(receipts.iter().map(recv).collect::<Vec<_>>(), vec![Ok(()); 4]);
-    first.wait_for_counts("six messages in the backlog", |counts| counts.backlog_bytes >= 6 * 64);
+    // The others wait there or at their sender.
+    first.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
     assert_eq!(first.step(move |cx| cx.allow(actor, AccessPolicy::none())), Ok(()));
     first.step(move |cx| cx.resume(actor, 1_u64));
     assert_eq!(waiting.iter().map(recv).collect::<Vec<_>>(), vec![NO_ACTOR; 6]);

@@ -168,6 +168,11 @@ impl ActorTable {
         }
     }
 
+    /// Whether the actor is in the run queue.
+    pub(crate) fn is_queued(&self, index: u32) -> bool {
+        self.slots[index as usize].is_queued()
+    }
+
     /// Puts the actor into the run queue, unless it is there already.
     #[inline]
     pub(crate) fn enqueue(&mut self, index: u32) {

@@ -196,6 +196,7 @@ impl Core {
         }
         let extras = self.extras.get_mut(&key.index());
         if let Some(slot) = extras.and_then(|extras| extras.adapters.remove(key.adapter_number())) {
+            self.release_waiters_of(key);
             self.end_adapter(key, slot, &ExitReason::Done(Value::unit()));
         }
     }

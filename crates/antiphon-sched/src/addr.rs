@@ -24,6 +24,8 @@ pub enum SendMode {
     Try,
     /// As `Send`, for a caller that does not send the message again: no `Writable` follows a refusal.
     Once,
+    /// As `Once`, for the message of a request: it is withdrawn if it still waits when the request reaches its timeout.
+    Ask,
     /// As `Send`; the receipt completes this request with the outcome. A local address returns the outcome instead,
     /// and leaves the request open.
     Receipt(RequestId),

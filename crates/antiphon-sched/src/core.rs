@@ -444,8 +444,11 @@ impl Core {
         if !self.has_place(owner) {
             return Delivery::Full;
         }
+        // An actor that handles none of its messages at present gets more until its mailbox is full.
+        let is_idle =
+            self.is_idle(owner) && self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > 0);
         let delivery = (exposed.decode)(self, to, body);
-        let half = self.mailbox_max / 2;
+        let half = if is_idle { self.mailbox_max - 1 } else { self.mailbox_max / 2 };
         match delivery {
             Delivery::Delivered
                 if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > half) =>

@@ -208,7 +208,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let Some(request_id) = core.open_request::<M>(me, Box::new(handler)) else { return };
         core.set_request_timeout(request_id, timeout);
         let reply = ReplyTo::new(core.node_id, request_id);
-        if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Once) {
+        if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Ask) {
             self.loop_ref.fail_request(request_id, error.reason().into());
         }
     }

@@ -377,6 +377,11 @@ impl LoopRef<'_> {
         self.core.next_turn()
     }
 
+    /// Whether an actor of this loop has nothing that it can handle at present; its mailbox may hold messages for later.
+    pub fn is_idle(&self, key: Key) -> bool {
+        self.core.is_idle(key.actor())
+    }
+
     /// Runs `deliver`, which delivers a message whose turn it is at the mailbox of `target`.
     pub fn deliver_in_turn<R>(&mut self, target: Key, deliver: impl FnOnce(&mut LoopRef<'_>) -> R) -> R {
         let target = target.actor();

@@ -65,8 +65,9 @@ pub(crate) enum Waiter {
 pub enum RoomMark {
     /// Room for one message. Later messages of other senders wait behind it.
     One,
-    /// Three quarters of the mailbox; or room for one message if something else waits for that, or if the actor has run
-    /// this many batches meanwhile. Messages of other senders do not wait for it.
+    /// Three quarters of the mailbox; or room for one message if something else waits for that, if the actor has run this
+    /// many batches meanwhile, or if it handles none of its messages at present, for example in `receive_if`. Messages of
+    /// other senders do not wait for it.
     ThreeQuarters {
         /// The number of batches.
         batches: u8,
@@ -112,7 +113,8 @@ impl TargetWaiters {
     }
 
     /// The first waiter that can use a free place. `waiting` is the length of the mailbox; `None` if its actor has ended.
-    fn first_due(&self, waiting: Option<usize>, max: usize) -> Option<(u64, Waiter)> {
+    /// `is_idle`: the actor has nothing that it can handle.
+    fn first_due(&self, waiting: Option<usize>, max: usize, is_idle: bool) -> Option<(u64, Waiter)> {
         let Some(waiting) = waiting else {
             return self.turns.first_key_value().map(|(ticket, waiter)| (*ticket, *waiter));
         };
@@ -121,7 +123,7 @@ impl TargetWaiters {
             Waiter::Actor { .. } => may_reserve,
             Waiter::Handles | Waiter::Transport { mark: RoomMark::One, .. } => true,
             Waiter::Transport { mark: RoomMark::ThreeQuarters { batches }, .. } => {
-                self.ordered > 0 || batches == 0 || waiting <= max / 4
+                self.ordered > 0 || batches == 0 || waiting <= max / 4 || is_idle
             }
             Waiter::Transport { mark: RoomMark::NextBatch, .. } => false,
         };
@@ -241,7 +243,7 @@ impl Core {
     pub(crate) fn after_refusal(&mut self, address: ActorId, mode: SendMode) {
         match mode {
             SendMode::Send | SendMode::Try => self.await_writable(address),
-            SendMode::Once | SendMode::Receipt(_) => {}
+            SendMode::Once | SendMode::Ask | SendMode::Receipt(_) => {}
         }
     }
 
@@ -340,6 +342,24 @@ impl Core {
         }
     }
 
+    /// Sends `Writable` to the actors that await it with the address of an adapter that is closed.
+    pub(crate) fn release_waiters_of(&mut self, adapter: Key) {
+        let closed = self.id(adapter);
+        let Some(waiters) = self.mailbox_waiters.targets.get(&adapter.actor()) else { return };
+        let senders: Vec<Key> = waiters
+            .turns
+            .values()
+            .filter_map(|waiter| match waiter {
+                Waiter::Actor { sender, address } if *address == closed => Some(*sender),
+                Waiter::Actor { .. } | Waiter::Handles | Waiter::Transport { .. } => None,
+            })
+            .collect();
+        for sender in senders {
+            // The waiter that stays has no effect: its sender does not await anything then.
+            self.writable(sender, closed);
+        }
+    }
+
     /// Notes that an actor has received `Writable`: its reserved place is free again when its batch ends.
     pub(crate) fn note_writable_received(&mut self, sender: Key, address: ActorId) {
         let target = address.key().actor();
@@ -428,12 +448,18 @@ impl Core {
         result
     }
 
+    /// Whether an actor has nothing that it can handle at present; its mailbox may hold messages for later.
+    pub(crate) fn is_idle(&self, key: Key) -> bool {
+        self.actors.is_alive(key) && !self.actors.is_queued(key.index()) && self.current != Some(key)
+    }
+
     /// Gives the free places of one mailbox to its waiters in turn, until there is none or the transport has a turn.
     /// Returns that turn with its ticket.
     fn serve_target(&mut self, target: Key) -> Option<(u64, Turn)> {
         loop {
             let max = self.mailbox_max;
             let waiting = self.any_mailbox(target).map(|mailbox| mailbox.waiting());
+            let is_idle = self.is_idle(target);
             let waiters = self.mailbox_waiters.targets.get_mut(&target)?;
             if waiters.turns.is_empty() {
                 self.drop_idle_waiters(target);
@@ -442,7 +468,7 @@ impl Core {
             if waiting.is_some_and(|waiting| waiting + waiters.reserved >= max) {
                 return None;
             }
-            let (ticket, waiter) = waiters.first_due(waiting, max)?;
+            let (ticket, waiter) = waiters.first_due(waiting, max, is_idle)?;
             if let Waiter::Transport { peer, .. } = waiter {
                 return Some((ticket, Turn { target, peer }));
             }

@@ -9,7 +9,7 @@ use antiphon_sched::{NodeId, RequestId};
 #[derive(Debug, Default)]
 pub(super) struct AwaitedReplies {
     by_node: BTreeSet<(NodeId, RequestId)>,
-    /// With the receipt of the message that holds the `ReplyTo`.
+    /// With the receipt of the message that holds the `ReplyTo`, if the message ends with the request.
     by_request: BTreeMap<(RequestId, NodeId), Option<u64>>,
 }
 
@@ -18,7 +18,8 @@ impl AwaitedReplies {
         self.by_request.len()
     }
 
-    /// Adds requests after their `ReplyTo`s were sent to a node, in a message with this receipt.
+    /// Adds requests after their `ReplyTo`s were sent to a node. `receipt_number` is that of the message if it ends with its
+    /// request.
     pub(super) fn add(&mut self, node: NodeId, request_ids: &[RequestId], receipt_number: Option<u64>) {
         self.by_node.extend(request_ids.iter().map(|request_id| (node, *request_id)));
         self.by_request.extend(request_ids.iter().map(|request_id| ((*request_id, node), receipt_number)));

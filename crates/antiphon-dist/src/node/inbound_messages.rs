@@ -66,12 +66,12 @@ impl NodeCore {
             send_receipt(&mut peer_session.session, node, receipt_number, outcome);
         }
         if delivery == Delivery::DeliveredOverHalf
-            || (is_large && self.uses_more_than(node, to.actor(), SharePart::Half))
+            || (is_large && self.uses_too_much(node, to.actor(), SharePart::Half, driver))
         {
             self.pause(node, peer_session, to.actor(), driver);
         }
         if is_large {
-            self.hold_credit(node, peer_session);
+            self.hold_credit(node, peer_session, to.actor());
         }
     }
 
@@ -114,7 +114,7 @@ impl NodeCore {
     ) {
         self.add_entry(node, actor, item, None, driver);
         self.pause(node, peer_session, actor, driver);
-        self.hold_credit(node, peer_session);
+        self.hold_credit(node, peer_session, actor);
     }
 
     /// Adds an entry to the backlog of a peer, and registers the actor for room in its mailbox.
@@ -154,9 +154,16 @@ impl NodeCore {
         }
     }
 
+    /// Whether an actor uses more than this part of its share of bytes; if it handles none of its messages at present, more
+    /// than its whole share.
+    fn uses_too_much(&self, node: NodeId, actor: Key, part: SharePart, driver: &mut impl Driver) -> bool {
+        let part = if driver.loop_ref().is_idle(actor) { SharePart::All } else { part };
+        self.uses_more_than(node, actor, part)
+    }
+
     /// Holds the credit of the present frame if the peer uses too many bytes.
-    fn hold_credit(&mut self, node: NodeId, peer_session: &mut PeerSession) {
-        if self.must_hold_credit(node) {
+    fn hold_credit(&mut self, node: NodeId, peer_session: &mut PeerSession, actor: Key) {
+        if self.must_hold_credit(node, Some(actor)) {
             let credit = peer_session.session.hold();
             peer_session.held_credit.push(credit);
             self.holding_credit.insert(node);
@@ -166,7 +173,7 @@ impl NodeCore {
     /// Returns the credit that was held, to the peers that use fewer bytes again.
     fn release_credit(&mut self) {
         for node in std::mem::take(&mut self.holding_credit) {
-            if self.must_hold_credit(node) {
+            if self.must_hold_credit(node, None) {
                 self.holding_credit.insert(node);
                 continue;
             }
@@ -233,8 +240,8 @@ impl NodeCore {
 
     /// Lets a peer send to an actor again, for which nothing waits any more at this node.
     fn end_pause(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
-        let is_over_share = self.uses_more_than(node, actor, SharePart::Quarter);
-        let is_over_share = is_over_share && driver.loop_ref().is_alive(actor);
+        let is_over_share =
+            driver.loop_ref().is_alive(actor) && self.uses_too_much(node, actor, SharePart::Quarter, driver);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if is_over_share {
             let ticket =

@@ -4,7 +4,8 @@
 //! messages also count by their bytes. The share of one actor is as many bytes as are still free in its peer's budget (a
 //! dynamic threshold: Choudhury and Hahne 1998, alpha 1). So one actor that takes no messages leaves half of the budget to
 //! others, and n such actors leave 1/(n+1). The peer is asked to hold back the frames for an actor that uses half of its
-//! share. What arrives all the same is accepted, up to twice the budget; beyond it, frames hold the peer's credit.
+//! share; an actor that handles none of its messages at present may use its whole share. What arrives all the same is
+//! accepted. Above twice the budget, frames for the actors that use much hold the peer's credit, and above four times all.
 //!
 //! Replies and the values of signals have budgets of their own, so messages that wait leave them their room.
 //!
@@ -25,8 +26,13 @@ pub(super) const UNCOUNTED_BYTES_MAX: usize = 1024;
 pub(super) const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The number of bytes that each peer may use, however many bytes of other peers wait.
 const PEER_BYTES_MIN: u64 = 1024 * 1024;
-/// The factor on the budgets above which frames hold the peer's credit.
-const HOLD_CREDIT_FACTOR: u64 = 2;
+/// The factor on the budgets above which frames for actors that use more than `ACTOR_BYTES_FREE` hold the peer's credit.
+const HOLD_FACTOR: u64 = 2;
+/// The factor above which all frames do.
+const HOLD_ALL_FACTOR: u64 = 4;
+/// The number of bytes that an actor may use without a pause, whatever its share is: so that an actor that takes its
+/// messages is never held up by others.
+const ACTOR_BYTES_FREE: u64 = 256 * 1024;
 /// The number of bytes for all peers together, including peers that are not connected any more.
 const ALL_PEERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// The number of actors up to which their unused budgets are kept.
@@ -99,19 +105,25 @@ impl NodeCore {
         let of_actor = budget.bytes_of(actor);
         // As many bytes as would be free beside them.
         let share = PEER_BYTES_MAX.saturating_sub(budget.all.bytes() - of_actor) / 2;
+        let share = share.max(4 * ACTOR_BYTES_FREE);
         match part {
+            SharePart::All => of_actor > share,
             SharePart::Half => of_actor > share / 2,
             SharePart::Quarter => of_actor > share / 4,
         }
     }
 
-    /// Whether a peer uses so many bytes that its frames hold its credit.
-    pub(super) fn must_hold_credit(&self, node: NodeId) -> bool {
+    /// Whether a peer uses so many bytes that a frame for an actor holds its credit: one for an actor that uses more than
+    /// its part above twice the budget, each above four times.
+    pub(super) fn must_hold_credit(&self, node: NodeId, actor: Option<Key>) -> bool {
         let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
-        let of_peer = budget.all.bytes();
-        of_peer > HOLD_CREDIT_FACTOR * PEER_BYTES_MAX
-            || (of_peer > PEER_BYTES_MIN
-                && self.all_peers_budget.bytes() > HOLD_CREDIT_FACTOR * ALL_PEERS_BYTES_MAX)
+        let (of_peer, all) = (budget.all.bytes(), self.all_peers_budget.bytes());
+        let is_over = |times: u64| {
+            of_peer > times * PEER_BYTES_MAX
+                || (of_peer > PEER_BYTES_MIN && all > times * ALL_PEERS_BYTES_MAX)
+        };
+        let is_large_user = actor.is_none_or(|actor| budget.bytes_of(actor) > ACTOR_BYTES_FREE);
+        is_over(HOLD_ALL_FACTOR) || (is_large_user && is_over(HOLD_FACTOR))
     }
 
     fn budget_of(&mut self, node: NodeId) -> Option<&mut PeerBudget> {
@@ -167,6 +179,7 @@ impl NodeCore {
 /// A part of an actor's share of the budget.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum SharePart {
+    All,
     Half,
     Quarter,
 }
@@ -263,7 +276,7 @@ mod tests {
             }
         }
         assert_eq!(over, [2, 1, 1], "of 64 MiB the first may use 16 MiB, the others less");
-        assert!(!test.core.must_hold_credit(node));
+        assert!(!test.core.must_hold_credit(node, None));
         assert_eq!(
             test.deliver(other, stuck[0].1, &body),
             Delivery::Delivered,
@@ -271,12 +284,16 @@ mod tests {
         );
         assert!(!test.core.uses_more_than(other, stuck[0].1, SharePart::Half));
         (0..5).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
-        assert!(test.core.must_hold_credit(node) && !test.core.must_hold_credit(other));
+        assert!(test.core.must_hold_credit(node, Some(stuck[0].1)));
+        let (_, healthy) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
+        assert!(!test.core.must_hold_credit(node, Some(healthy)) && !test.core.must_hold_credit(other, None));
+        (0..8).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
+        assert!(test.core.must_hold_credit(node, Some(healthy)));
         // An actor that exits frees its bytes.
         test.driver.sched.loop_ref().terminate(stuck[0].0);
         test.advance();
         assert_eq!(test.core.all_peers_budget.bytes(), 2 * body.len() as u64);
-        assert!(!test.core.must_hold_credit(node) && !is_over(&test, stuck[0].1));
+        assert!(!test.core.must_hold_credit(node, None) && !is_over(&test, stuck[0].1));
     }
 
     /// Unused budgets of actors are removed.

@@ -140,7 +140,8 @@ impl NodeCore {
                 self.receipts.add_replies(receipt_number, outbound.requests, receiver);
             }
         }
-        self.replies.add(node, outbound.requests, receipt_number);
+        let withdrawable = receipt_number.filter(|_| outbound.mode == SendMode::Ask);
+        self.replies.add(node, outbound.requests, withdrawable);
     }
 
     fn all_queued(&self) -> u64 {
@@ -196,6 +197,21 @@ impl NodeCore {
         let to_action =
             |waiter: RoomWaiter| LoopAction::Writable(waiter.sender, ActorId::new(node, waiter.address));
         self.loop_actions.extend(waiters.into_iter().map(to_action));
+    }
+
+    /// Releases the senders that the total of all queues held up at a peer, when the queue to that peer is short: then it
+    /// may grow in any case.
+    pub(super) fn report_short_queue(&mut self, node: NodeId, driver: &mut impl Driver) {
+        if !self.was_refused_by_total {
+            return;
+        }
+        let low = self.settings.profile.limits.queue_bytes_low;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if open_session(&mut peer.peer_session).is_some_and(|session| session.queued_bytes() <= low) {
+            let waiters = peer.room_waiters.take_by_total();
+            self.release(node, waiters);
+            self.run_loop_actions(driver);
+        }
     }
 
     /// After messages were refused because of the total of all queues: releases their senders when it has decreased.
@@ -401,9 +417,11 @@ fn open_session(peer_session: &mut Option<Box<PeerSession>>) -> Option<&mut Sess
 /// Lets the session of a peer await the least room that a sender needs for an actor.
 fn await_least_room(peer: &mut Peer, actor: Key) {
     let Some(session) = open_session(&mut peer.peer_session) else { return };
-    match peer.room_waiters.least_room(actor) {
-        Some(room) => session.await_room(wire_key(actor), room.bytes, room.mark),
-        None => session.stop_awaiting_room(wire_key(actor)),
+    session.stop_awaiting_room(wire_key(actor));
+    for mark in [SendMark::Cap, SendMark::High] {
+        if let Some(bytes) = peer.room_waiters.least_room(actor, mark) {
+            session.await_room(wire_key(actor), bytes, mark);
+        }
     }
 }
 

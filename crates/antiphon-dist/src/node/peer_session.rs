@@ -382,6 +382,7 @@ impl NodeCore {
                 self.reopen(node);
             }
             self.poll_events(node, driver);
+            self.report_short_queue(node, driver);
             self.arm_session(node);
         }
         if self.dirty.is_empty() {

@@ -48,10 +48,10 @@ impl RoomWaiters {
         self.by_actor.keys().copied().collect()
     }
 
-    /// The least room that a sender needs for an actor.
-    pub(super) fn least_room(&self, actor: Key) -> Option<NeededRoom> {
-        let rooms = self.by_actor.get(&actor)?.values().filter(|room| !room.by_total).copied();
-        rooms.min_by_key(|room| (room.mark == SendMark::High, room.bytes))
+    /// The least room that a sender needs for an actor up to a mark.
+    pub(super) fn least_room(&self, actor: Key, mark: SendMark) -> Option<u64> {
+        let rooms = self.by_actor.get(&actor)?.values();
+        rooms.filter(|room| !room.by_total && room.mark == mark).map(|room| room.bytes).min()
     }
 
     /// Removes and returns the senders of an actor for which there is room.

@@ -248,8 +248,8 @@ impl Session {
     }
 
     /// Reports [`SessionEvent::Writable`](crate::SessionEvent::Writable) once, when a message of `bytes` bytes for this actor
-    /// [fits](Session::fits) the mark. It replaces what was awaited for the actor before. Each awaited actor occupies memory
-    /// until it is reported.
+    /// [fits](Session::fits) the mark. Of several calls for one actor and mark the least counts; an event ends them all. Each
+    /// awaited actor occupies memory until it is reported.
     pub fn await_room(&mut self, actor: Key, bytes: u64, mark: SendMark) {
         self.send_queue.await_room(actor.actor(), bytes, mark);
     }

@@ -66,19 +66,33 @@ pub(crate) struct AwaitedRoom {
     writable: VecDeque<Key>,
 }
 
-#[derive(Debug)]
+/// The least room that is awaited for an actor.
+#[derive(Debug, Default)]
 struct Awaited {
-    bytes: u64,
-    mark: SendMark,
-    /// The largest total at which the bytes fit, with what waits for the actor at present.
+    /// The bytes for each mark.
+    cap: Option<u64>,
+    high: Option<u64>,
+    /// The largest total at which one of them fits, with what waits for the actor at present.
     total_max: Option<u64>,
 }
 
+impl Awaited {
+    fn total_max(&self, budget: QueueBudget, queued: u64) -> Option<u64> {
+        let of_mark = |bytes: Option<u64>, mark| budget.total_max(queued, bytes?, mark);
+        of_mark(self.cap, SendMark::Cap).max(of_mark(self.high, SendMark::High))
+    }
+}
+
 impl AwaitedRoom {
-    /// Awaits room for `bytes` bytes for an actor, instead of what was awaited for it before.
+    /// Awaits room for `bytes` bytes for an actor, unless less is awaited for the mark. Then call
+    /// [`update`](AwaitedRoom::update).
     pub(crate) fn add(&mut self, actor: Key, bytes: u64, mark: SendMark) {
-        self.remove(actor);
-        self.awaited.insert(actor, Awaited { bytes, mark, total_max: None });
+        let awaited = self.awaited.entry(actor).or_default();
+        let least = match mark {
+            SendMark::Cap => &mut awaited.cap,
+            SendMark::High => &mut awaited.high,
+        };
+        *least = Some(least.map_or(bytes, |least| least.min(bytes)));
     }
 
     pub(crate) fn remove(&mut self, actor: Key) {
@@ -98,7 +112,7 @@ impl AwaitedRoom {
 
     fn update_awaited(&mut self, budget: QueueBudget, actor: Key, queued: u64) {
         let Some(awaited) = self.awaited.get_mut(&actor) else { return };
-        let total_max = budget.total_max(queued, awaited.bytes, awaited.mark);
+        let total_max = awaited.total_max(budget, queued);
         if let Some(before) = std::mem::replace(&mut awaited.total_max, total_max) {
             self.by_total.remove(&(before, actor));
         }
@@ -122,7 +136,7 @@ impl AwaitedRoom {
     /// Panics if an invariant does not hold. `queued` returns the bytes that wait for an actor.
     pub(crate) fn check(&self, budget: QueueBudget, queued: impl Fn(Key) -> u64) {
         for (actor, awaited) in &self.awaited {
-            let most = budget.total_max(queued(*actor), awaited.bytes, awaited.mark);
+            let most = awaited.total_max(budget, queued(*actor));
             assert_eq!(most, awaited.total_max, "an awaited actor is up to date");
         }
         let known = self.awaited.iter().filter_map(|(actor, awaited)| Some((awaited.total_max?, *actor)));

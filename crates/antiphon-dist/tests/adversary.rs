@@ -1,0 +1,265 @@
+//! Findings of an adversary. Each test asserts what should hold; a failing test is a finding.
+#![allow(missing_docs, clippy::all, clippy::pedantic, clippy::wildcard_enum_match_arm)]
+
+mod common;
+
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use antiphon_dist::{Config, NetCx};
+use antiphon_sched::{
+    Addr, Bytes, Cx, Event, LoopConfig, ReplyTo, millis, receive, receive_if, secs, sleep, suspend,
+};
+use common::{Net, TestNode, recv, report};
+use serde::{Deserialize, Serialize};
+
+fn sized(net: &Net, name: &str, mailbox_max: usize) -> TestNode {
+    let scheduler = LoopConfig { mailbox_max, ..LoopConfig::default() };
+    TestNode::start(Config { scheduler, ..net.static_config(name, &[]) })
+}
+
+/// A selective receiver waits for one message. Its mailbox is a bit more than half full, so it has room.
+#[test]
+fn receive_if_gets_wanted_message_while_mailbox_has_room() {
+    let net = Net::new();
+    let there = sized(&net, "there", 16);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, received) = channel();
+    there.spawn(move |cx: &mut Cx<u64>, event| match event {
+        Event::Start => {
+            cx.register("selective")?;
+            receive_if(|n: &u64| *n == 99)
+        }
+        Event::Message(n) => {
+            report(&sender, n);
+            receive()
+        }
+        _ => receive(),
+    });
+    let to: Addr<u64> = here.find("selective");
+    here.step(move |cx| (0..9).for_each(|n| cx.send(to, n).expect("room")));
+    std::thread::sleep(millis(500));
+    here.step(move |cx| cx.send(to, 99).expect("room"));
+    let first = received.recv_timeout(secs(8));
+    println!("remote: {first:?}");
+    if first.is_err() {
+        // The mailbox has room: a local message passes at once.
+        let local = here.handle.ask(to_ask(&there), secs(1), |_: ReplyTo<()>| ());
+        println!("(unused) {local:?}");
+    }
+    assert_eq!(first, Ok(99), "9 of 16 places are in use, and the message for which it waits is held back");
+}
+
+fn to_ask(node: &TestNode) -> Addr<()> {
+    node.spawn(|_: &mut Cx<()>, _| receive())
+}
+
+/// As before, with a `Down` that the actor waits for: its place is reserved, but the pause holds it back.
+#[test]
+fn receive_if_gets_down_while_mailbox_has_room() {
+    let net = Net::new();
+    let there = sized(&net, "there", 16);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, received) = channel();
+    there.spawn(move |cx: &mut Cx<u64>, event| match event {
+        Event::Start => {
+            cx.register("selective")?;
+            receive_if(|_: &u64| false)
+        }
+        Event::Down(_) => {
+            report(&sender, ());
+            receive()
+        }
+        _ => receive_if(|_: &u64| false),
+    });
+    let to: Addr<u64> = here.find("selective");
+    let (stop_it, stops) = channel::<()>();
+    let ended = here.spawn(move |cx: &mut Cx<()>, event| match event {
+        Event::Start => {
+            cx.notify(to);
+            (0..9).for_each(|n| cx.send(to, n).expect("room"));
+            receive()
+        }
+        Event::Message(()) => {
+            drop(stops.try_recv());
+            antiphon_sched::stop()
+        }
+        _ => receive(),
+    });
+    std::thread::sleep(millis(500));
+    drop(stop_it);
+    here.step(move |cx| cx.tell(ended, ()));
+    assert_eq!(received.recv_timeout(secs(8)), Ok(()), "the Down is held back");
+}
+
+/// An actor over its share of bytes is paused until its next batch. Others free the budget, but it runs no batch.
+#[test]
+fn receive_if_gets_wanted_message_after_budget_is_free() {
+    let net = Net::new();
+    let there = net.static_node("there", &[]);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, received) = channel();
+    there.spawn(move |cx: &mut Cx<Bytes>, event| match event {
+        Event::Start => {
+            cx.register("selective")?;
+            receive_if(|bytes: &Bytes| bytes.0.len() < 100)
+        }
+        Event::Message(bytes) => {
+            report(&sender, bytes.0.len());
+            receive()
+        }
+        _ => receive(),
+    });
+    let to: Addr<Bytes> = here.find("selective");
+    // 20 MiB wait in its mailbox: over half of its share (16 MiB) and over a quarter (8 MiB).
+    here.step(move |cx| (0..10).for_each(|_| cx.send(to, Bytes(vec![0; 2 << 20])).expect("room")));
+    std::thread::sleep(secs(2));
+    here.step(move |cx| cx.send(to, Bytes(vec![0; 10])).expect("room"));
+    assert_eq!(received.recv_timeout(secs(8)), Ok(10), "20 of 64 MiB and 10 of 65,536 places are in use");
+}
+
+#[derive(Serialize, Deserialize)]
+struct Forwarded {
+    number: u64,
+    reply: Option<ReplyTo<u64>>,
+}
+antiphon_sched::wire!(Forwarded, "adv.forwarded/1");
+
+/// An actor forwards a request of another actor to a remote actor by `send`. The request times out while the forwarded
+/// message is queued: the message that `send` accepted disappears, without a dead letter.
+#[test]
+fn forwarded_message_is_not_withdrawn_silently() {
+    let net = Net::new();
+    let there = sized(&net, "there", 4);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, received) = channel();
+    let gate = there.spawn(move |cx: &mut Cx<Forwarded>, event| match event {
+        Event::Start => {
+            cx.register("slow")?;
+            suspend()
+        }
+        Event::Message(message) => {
+            report(&sender, message.number);
+            receive()
+        }
+        _ => receive(),
+    });
+    let to: Addr<Forwarded> = here.find("slow");
+    // Fills the mailbox and pauses the actor.
+    here.step(move |cx| (0..8).for_each(|number| cx.send(to, Forwarded { number, reply: None }).expect("room")));
+    std::thread::sleep(millis(500));
+    let before = here.stats().dead_letters + there.stats().dead_letters;
+    let (accepted, accepts) = channel();
+    let forwarder = here.spawn(move |cx: &mut Cx<Forwarded>, event| {
+        if let Event::Message(message) = event {
+            report(&accepted, cx.send(to, message).is_ok());
+        }
+        receive()
+    });
+    let (answered, answers) = channel();
+    here.spawn(move |cx: &mut Cx<u8>, event| {
+        match event {
+            Event::Start => {
+                cx.ask(
+                    forwarder,
+                    millis(300),
+                    |reply| Forwarded { number: 8, reply: Some(reply) },
+                    |answer: Result<u64, _>| u8::from(answer.is_ok()),
+                );
+            }
+            Event::Message(is_ok) => report(&answered, is_ok),
+            _ => {}
+        }
+        receive()
+    });
+    assert!(recv(&accepts), "the forwarder's `send` was accepted");
+    assert_eq!(recv(&answers), 0, "the request has timed out");
+    here.step(move |cx| cx.send(to, Forwarded { number: 9, reply: None }).expect("room"));
+    there.step(move |cx| cx.resume(gate, ()));
+    let got: Vec<u64> = (0..9).map(|_| recv(&received)).collect();
+    let more = received.recv_timeout(secs(1));
+    let dead = here.stats().dead_letters + there.stats().dead_letters - before;
+    println!("{got:?} {more:?} dead letters: {dead}");
+    assert!(got.contains(&8) || dead > 0, "the message that `send` accepted is lost without a dead letter: {got:?}");
+    assert!(matches!(more, Ok(9) | Err(RecvTimeoutError::Timeout)));
+}
+
+/// The stuck actors of five peers fill the queues of a node. A stream to an actor of a sixth peer, which takes all, must
+/// go on.
+#[test]
+fn stream_to_healthy_peer_goes_on_beside_full_queues() {
+    const PEERS: usize = 5;
+    const STUCK: usize = 7;
+    let net = Net::new();
+    let stuck: Vec<TestNode> = (0..PEERS).map(|n| net.static_node(&format!("stuck{n}"), &[])).collect();
+    let healthy = net.static_node("healthy", &[]);
+    let mut locations: Vec<_> = stuck.iter().map(|node| node.location).collect();
+    locations.push(healthy.location);
+    let here = net.static_node("here", &locations);
+    here.wait_for_peers(PEERS + 1);
+    let mut targets: Vec<Addr<Bytes>> = Vec::new();
+    for (n, node) in stuck.iter().enumerate() {
+        for m in 0..STUCK {
+            let name: &'static str = format!("stuck.{n}.{m}").leak();
+            node.spawn(move |cx: &mut Cx<Bytes>, event| {
+                if matches!(event, Event::Start) {
+                    cx.register(name)?;
+                }
+                suspend()
+            });
+            targets.push(here.find(name));
+        }
+    }
+    let (sender, received) = channel();
+    healthy.spawn(move |cx: &mut Cx<Bytes>, event| {
+        match event {
+            Event::Start => cx.register("healthy")?,
+            Event::Message(_) => report(&sender, ()),
+            _ => {}
+        }
+        receive()
+    });
+    let to: Addr<Bytes> = here.find("healthy");
+    // Fills the queues until all are refused.
+    let end = Instant::now() + secs(40);
+    loop {
+        let all = targets.clone();
+        let sent = here.step(move |cx| {
+            all.iter().filter(|to| cx.send(**to, Bytes(vec![0; 256 << 10])).is_ok()).count()
+        });
+        std::thread::sleep(millis(2));
+        if sent == 0 || Instant::now() > end {
+            println!("last round accepted {sent}");
+            break;
+        }
+    }
+    std::thread::sleep(secs(1));
+    let progress = Arc::new(Mutex::new((0_u32, 0_u32, String::new())));
+    let noted = progress.clone();
+    here.spawn(move |cx: &mut Cx<()>, event| {
+        let mut noted = noted.lock().unwrap();
+        if matches!(event, Event::Writable { .. }) {
+            noted.1 += 1;
+        }
+        while noted.0 < 2000 {
+            match cx.send(to, Bytes(vec![0; 16 << 10])) {
+                Ok(()) => noted.0 += 1,
+                Err(error) => {
+                    noted.2 = format!("{:?}", error.reason());
+                    break;
+                }
+            }
+        }
+        receive()
+    });
+    let mut got = 0;
+    while got < 2000 && received.recv_timeout(secs(6)).is_ok() {
+        got += 1;
+    }
+    println!("received {got}; (sent, writables, last) = {:?}", progress.lock().unwrap());
+    let again = here.step(move |cx| cx.send(to, Bytes(vec![0; 16 << 10])).is_ok());
+    println!("another sender's message to the same actor is accepted meanwhile: {again}");
+    assert_eq!(got, 2000, "the stream to the healthy peer stops for ever, though `send` would accept more");
+    drop(sleep::<()>(Duration::ZERO));
+}

@@ -21,7 +21,16 @@ fn sized(net: &Net, name: &str, mailbox_max: usize) -> TestNode {
 
 /// A selective receiver waits for one message. Its mailbox is a bit more than half full, so it has room.
 #[test]
+fn control_receive_if_gets_wanted_message_in_mailbox_below_half() {
+    receive_if_gets_wanted(5);
+}
+
+#[test]
 fn receive_if_gets_wanted_message_while_mailbox_has_room() {
+    receive_if_gets_wanted(9);
+}
+
+fn receive_if_gets_wanted(before: u64) {
     let net = Net::new();
     let there = sized(&net, "there", 16);
     let here = net.static_node("here", &[there.location]);
@@ -38,26 +47,25 @@ fn receive_if_gets_wanted_message_while_mailbox_has_room() {
         _ => receive(),
     });
     let to: Addr<u64> = here.find("selective");
-    here.step(move |cx| (0..9).for_each(|n| cx.send(to, n).expect("room")));
+    here.step(move |cx| (0..before).for_each(|n| cx.send(to, n).expect("room")));
     std::thread::sleep(millis(500));
     here.step(move |cx| cx.send(to, 99).expect("room"));
     let first = received.recv_timeout(secs(8));
-    println!("remote: {first:?}");
-    if first.is_err() {
-        // The mailbox has room: a local message passes at once.
-        let local = here.handle.ask(to_ask(&there), secs(1), |_: ReplyTo<()>| ());
-        println!("(unused) {local:?}");
-    }
     assert_eq!(first, Ok(99), "9 of 16 places are in use, and the message for which it waits is held back");
-}
-
-fn to_ask(node: &TestNode) -> Addr<()> {
-    node.spawn(|_: &mut Cx<()>, _| receive())
 }
 
 /// As before, with a `Down` that the actor waits for: its place is reserved, but the pause holds it back.
 #[test]
+fn control_receive_if_gets_down_in_mailbox_below_half() {
+    receive_if_gets_down(5);
+}
+
+#[test]
 fn receive_if_gets_down_while_mailbox_has_room() {
+    receive_if_gets_down(9);
+}
+
+fn receive_if_gets_down(before: u64) {
     let net = Net::new();
     let there = sized(&net, "there", 16);
     let here = net.static_node("here", &[there.location]);
@@ -78,7 +86,7 @@ fn receive_if_gets_down_while_mailbox_has_room() {
     let ended = here.spawn(move |cx: &mut Cx<()>, event| match event {
         Event::Start => {
             cx.notify(to);
-            (0..9).for_each(|n| cx.send(to, n).expect("room"));
+            (0..before).for_each(|n| cx.send(to, n).expect("room"));
             receive()
         }
         Event::Message(()) => {
@@ -262,4 +270,102 @@ fn stream_to_healthy_peer_goes_on_beside_full_queues() {
     println!("another sender's message to the same actor is accepted meanwhile: {again}");
     assert_eq!(got, 2000, "the stream to the healthy peer stops for ever, though `send` would accept more");
     drop(sleep::<()>(Duration::ZERO));
+}
+
+#[test]
+fn large_message_to_each_of_many_suspended_actors() {
+    large_messages_then_stream(14, 0);
+}
+
+#[test]
+fn control_stream_to_healthy_actor_beside_few_suspended_actors() {
+    large_messages_then_stream(6, 1000);
+}
+
+/// Each of 14 suspended actors has one message of 15 MiB, which is always accepted. Then the session stalls for ever.
+#[test]
+fn stream_to_healthy_actor_beside_suspended_actors_with_one_large_message() {
+    large_messages_then_stream(14, 1000);
+}
+
+/// Each of some suspended actors has one message of 15 MiB. An idle actor of the same peer takes a stream of messages of
+/// 4 KiB. Another one answers, and the suspended ones can be resumed.
+#[allow(non_snake_case)]
+fn large_messages_then_stream(STUCK: usize, stream: usize) {
+    let net = Net::new();
+    let there = net.static_node("there", &[]);
+    let here = net.static_node("here", &[there.location]);
+    here.wait_for_peers(1);
+    let (sender, received) = channel();
+    let mut targets: Vec<Addr<Bytes>> = Vec::new();
+    for n in 0..STUCK {
+        let name: &'static str = format!("stuck.{n}").leak();
+        let sender = sender.clone();
+        there.spawn(move |cx: &mut Cx<Bytes>, event| {
+            match event {
+                Event::Start => cx.register(name)?,
+                Event::Resumed(_) => return receive(),
+                Event::Message(_) => report(&sender, n),
+                _ => {}
+            }
+            suspend()
+        });
+        targets.push(here.find(name));
+    }
+    there.spawn(|cx: &mut Cx<Forwarded>, event| {
+        match event {
+            Event::Start => cx.register("idle")?,
+            Event::Message(Forwarded { number, reply: Some(reply) }) => cx.reply(reply, number),
+            _ => {}
+        }
+        receive()
+    });
+    let idle: Addr<Forwarded> = here.find("idle");
+    let ask = |n| here.handle.ask(idle, secs(4), move |reply| Forwarded { number: n, reply: Some(reply) });
+    assert_eq!(ask(1), Ok(1));
+    for to in targets.clone() {
+        let end = Instant::now() + secs(4);
+        while !here.step(move |cx| cx.send(to, Bytes(vec![0; 15 << 20])).is_ok()) && Instant::now() < end {
+            std::thread::sleep(millis(20));
+        }
+    }
+    std::thread::sleep(secs(3));
+    let (sink_sender, sunk) = channel();
+    there.spawn(move |cx: &mut Cx<Bytes>, event| {
+        match event {
+            Event::Start => cx.register("sink")?,
+            Event::Message(_) => report(&sink_sender, ()),
+            _ => {}
+        }
+        receive()
+    });
+    let sink: Addr<Bytes> = here.find("sink");
+    let mut left = stream;
+    here.spawn(move |cx: &mut Cx<()>, _| {
+        while left > 0 && cx.send(sink, Bytes(vec![0; 4096])).is_ok() {
+            left -= 1;
+        }
+        receive()
+    });
+    let mut taken = 0;
+    while taken < stream && sunk.recv_timeout(secs(5)).is_ok() {
+        taken += 1;
+    }
+    println!("{STUCK} stuck: the healthy actor took {taken} of {stream}");
+    let answer = ask(2);
+    println!("ask to the idle actor: {answer:?}");
+    for to in targets {
+        here.step(move |cx| cx.resume(to, ()));
+    }
+    let mut got = Vec::new();
+    while let Ok(n) = received.recv_timeout(secs(5)) {
+        got.push(n);
+        if got.len() == STUCK {
+            break;
+        }
+    }
+    println!("resumed: {got:?}");
+    let later = ask(3);
+    println!("ask afterwards: {later:?}");
+    assert_eq!((taken, answer, got.len()), (stream, Ok(2), STUCK));
 }

@@ -90,7 +90,7 @@ fn receive_if_gets_down(before: u64) {
             receive()
         }
         Event::Message(()) => {
-            drop(stops.try_recv());
+            let _ = stops.try_recv();
             antiphon_sched::stop()
         }
         _ => receive(),
@@ -274,24 +274,30 @@ fn stream_to_healthy_peer_goes_on_beside_full_queues() {
 
 #[test]
 fn large_message_to_each_of_many_suspended_actors() {
-    large_messages_then_stream(14, 0);
+    large_messages_then_stream(14, 15 << 20, 0);
 }
 
 #[test]
 fn control_stream_to_healthy_actor_beside_few_suspended_actors() {
-    large_messages_then_stream(6, 1000);
+    large_messages_then_stream(6, 15 << 20, 1000);
 }
 
 /// Each of 14 suspended actors has one message of 15 MiB, which is always accepted. Then the session stalls for ever.
 #[test]
 fn stream_to_healthy_actor_beside_suspended_actors_with_one_large_message() {
-    large_messages_then_stream(14, 1000);
+    large_messages_then_stream(14, 15 << 20, 1000);
+}
+
+/// As before: 140 suspended actors with one message of 1 MiB each.
+#[test]
+fn stream_to_healthy_actor_beside_140_suspended_actors_with_one_mebibyte() {
+    large_messages_then_stream(140, 1 << 20, 1000);
 }
 
 /// Each of some suspended actors has one message of 15 MiB. An idle actor of the same peer takes a stream of messages of
 /// 4 KiB. Another one answers, and the suspended ones can be resumed.
 #[allow(non_snake_case)]
-fn large_messages_then_stream(STUCK: usize, stream: usize) {
+fn large_messages_then_stream(STUCK: usize, bytes: usize, stream: usize) {
     let net = Net::new();
     let there = net.static_node("there", &[]);
     let here = net.static_node("here", &[there.location]);
@@ -325,7 +331,7 @@ fn large_messages_then_stream(STUCK: usize, stream: usize) {
     assert_eq!(ask(1), Ok(1));
     for to in targets.clone() {
         let end = Instant::now() + secs(4);
-        while !here.step(move |cx| cx.send(to, Bytes(vec![0; 15 << 20])).is_ok()) && Instant::now() < end {
+        while !here.step(move |cx| cx.send(to, Bytes(vec![0; bytes])).is_ok()) && Instant::now() < end {
             std::thread::sleep(millis(20));
         }
     }
@@ -368,4 +374,82 @@ fn large_messages_then_stream(STUCK: usize, stream: usize) {
     let later = ask(3);
     println!("ask afterwards: {later:?}");
     assert_eq!((taken, answer, got.len()), (stream, Ok(2), STUCK));
+}
+
+/// Sends to a slow actor, by an actor and by a handle, over sessions that end by goodbyes of either side. Each message that was
+/// accepted arrives once and in order, or is a dead letter.
+#[test]
+fn goodbyes_with_backlog_lose_nothing_silently() {
+    for slow in [1, 6] {
+        goodbyes(slow);
+    }
+}
+
+fn goodbyes(slow: u64) {
+    let net = Net::new();
+    let there = sized(&net, "there", 4);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, received) = channel();
+    let target = there.spawn(move |cx: &mut Cx<u64>, event| match event {
+        Event::Start => {
+            cx.register("slow")?;
+            receive()
+        }
+        Event::Message(number) => {
+            report(&sender, number);
+            if slow > 0 { sleep(millis(slow)) } else { receive() }
+        }
+        _ => receive(),
+    });
+    let to: Addr<u64> = here.find("slow");
+    let handle = here.handle.clone();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_over = stop.clone();
+    let by_handle = std::thread::spawn(move || {
+        let mut accepted = 0;
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            if handle.send(to, 1_000_000 + accepted).is_ok() {
+                accepted += 1;
+            }
+            std::thread::sleep(millis(1));
+        }
+        accepted
+    });
+    let mut accepted = 0;
+    for round in 0..8 {
+        let start = accepted;
+        accepted = here.step(move |cx| {
+            let mut next = start;
+            for _ in 0..200 {
+                next += u64::from(cx.send(to, next).is_ok());
+            }
+            next
+        });
+        std::thread::sleep(millis(30));
+        let (closer, at) = if round % 2 == 0 { (&here, there.location) } else { (&there, here.location) };
+        closer.spawn(move |cx: &mut Cx<()>, event| match event {
+            Event::Start => {
+                cx.close_peer(at, millis(100), |_| ());
+                receive()
+            }
+            Event::Message(()) => antiphon_sched::stop(),
+            _ => receive(),
+        });
+        std::thread::sleep(millis(150));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let handled = by_handle.join().unwrap();
+    let mut got = [Vec::new(), Vec::new()];
+    while let Ok(n) = received.recv_timeout(secs(17)) {
+        got[usize::from(n >= 1_000_000)].push(n);
+    }
+    let (a, b) = (here.stats(), there.stats());
+    let dead = a.dead_letters + b.dead_letters;
+    let count = (got[0].len() + got[1].len()) as u64;
+    println!("slow {slow}: accepted {accepted} + {handled}, received {count}, dead {dead}; here {:?} there {:?}", a.dead_letters_by_reason, b.dead_letters_by_reason);
+    for numbers in &got {
+        assert!(numbers.is_sorted_by(|a, b| a < b), "in order, once: {:?}", numbers.windows(2).find(|w| w[0] >= w[1]));
+    }
+    assert!(count + dead >= accepted + handled, "a message is lost without a dead letter");
+    let _ = target;
 }

@@ -75,3 +75,28 @@ impl Writers {
         });
     }
 }
+
+#[cfg(test)]
+mod adversary_tests {
+    use antiphon_wire::Limits;
+
+    use super::*;
+
+    /// The session awaits one room for all senders to an actor. If a sender's message fits, that room must fit too;
+    /// otherwise nobody reports the sender's room.
+    #[test]
+    fn least_room_fits_whenever_a_sender_fits() {
+        let (actor, limits) = (Key::from_bits(7), Limits::default());
+        let mut writers = Writers::default();
+        let sender = |number| Writer { sender: Some(Key::from_bits(number)), address: actor };
+        let large = NeededRoom { bytes: 15 << 20, mark: SendMark::Cap };
+        let small = NeededRoom { bytes: 192, mark: SendMark::High };
+        writers.add(sender(1), large);
+        writers.add(sender(2), small);
+        // 40 MiB wait for other actors, and a part of 1 MiB for this one.
+        let (queued, total) = (512 << 10, (40 << 20) + (512 << 10));
+        let fits = |room: NeededRoom| limits.admits(queued, total, room.bytes, room.mark);
+        assert!(fits(small) && !fits(large));
+        assert!(fits(writers.least_room(actor).unwrap()), "`try_send` would succeed; `Writable` waits for the large one");
+    }
+}

@@ -6,7 +6,8 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{Config, DeliverError, NetCx};
 use antiphon_sched::{
-    Addr, AskError, Cx, Event, LoopConfig, ReplyTo, SendError, Undelivered, millis, receive, stop, suspend,
+    Addr, AskError, Cx, Event, LoopConfig, ReplyTo, SendError, Undelivered, millis, receive, receive_if,
+    stop, suspend,
 };
 use common::{Net, TestNode, recv, report, wait_for};
 
@@ -131,4 +132,78 @@ fn waiting_requests_are_withdrawn_at_their_timeout() {
     for number in (0..100).chain(1_000..1_000 + late).chain([2_000]) {
         assert_eq!(recv(&taken), number);
     }
+}
+
+/// An actor that waits for one message gets it while its mailbox has room, although it is more than half full.
+#[test]
+fn selective_receiver_gets_messages_while_it_has_room() {
+    let net = Net::new();
+    let there = narrow(&net);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, received) = channel();
+    there.spawn(move |cx: &mut Cx<u32>, event| match event {
+        Event::Start => {
+            cx.register("selective")?;
+            receive_if(|number: &u32| *number == 99)
+        }
+        Event::Message(number) => {
+            report(&sender, number);
+            receive()
+        }
+        _ => receive(),
+    });
+    let to: Addr<u32> = here.find("selective");
+    // All but the last place.
+    for number in 0..15 {
+        assert_eq!(here.deliver(to, number), Ok(()));
+    }
+    assert_eq!(here.deliver(to, 99), Ok(()));
+    for number in [99].into_iter().chain(0..15) {
+        assert_eq!(recv(&received), number);
+    }
+}
+
+/// A request that one actor forwards by `send` is not withdrawn when it times out: `send` has accepted the message.
+#[test]
+fn forwarded_request_is_not_withdrawn() {
+    let net = Net::new();
+    let there = narrow(&net);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, received) = channel();
+    there.spawn(move |cx: &mut Cx<Option<ReplyTo<u32>>>, event| match event {
+        Event::Start => {
+            cx.register("suspended")?;
+            suspend()
+        }
+        Event::Message(reply) => {
+            report(&sender, reply.is_some());
+            receive()
+        }
+        _ => receive(),
+    });
+    let to: Addr<Option<ReplyTo<u32>>> = here.find("suspended");
+    here.step(move |cx| (0..100).for_each(|_| cx.tell(to, None)));
+    there.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
+    let forwarder = here.spawn(move |cx: &mut Cx<ReplyTo<u32>>, event| {
+        if let Event::Message(reply) = event {
+            cx.tell(to, Some(reply));
+        }
+        receive()
+    });
+    let (answer_sender, answers) = channel();
+    here.spawn(move |cx: &mut Cx<Result<u32, AskError>>, event| match event {
+        Event::Start => {
+            cx.ask(forwarder, millis(100), |reply| reply, |answer| answer);
+            receive()
+        }
+        Event::Message(answer) => {
+            report(&answer_sender, answer);
+            stop()
+        }
+        _ => receive(),
+    });
+    assert_eq!(recv(&answers), Err(AskError::TimedOut));
+    here.step(move |cx| cx.resume(to, ()));
+    let forwarded = (0..101).filter(|_| recv(&received)).count();
+    assert_eq!(forwarded, 1);
 }

@@ -395,14 +395,11 @@ impl Core {
             self.live_actors -= 1;
         }
         let mut extras = if self.actors.has(index, Flag::EXTRAS) { self.extras.remove(&index) } else { None };
-        let (messages, type_name) = (cell.any_mailbox().messages(), cell.any_mailbox().type_name());
+        self.dead_mailbox(key, cell.any_mailbox());
         self.actors.free(index);
         if self.mailbox_waiters.is_active() {
             let awaited_room = extras.as_mut().map(|extras| std::mem::take(&mut extras.awaited_room));
             self.end_waits(key, awaited_room.unwrap_or_default());
-        }
-        for _ in 0..messages {
-            self.dead_letter(DeadLetter::new(self.id(key), type_name, Undelivered::NoActor));
         }
         drop(cell);
         match extras {
@@ -411,6 +408,13 @@ impl Core {
         }
         // The exit value may be of a user's type, whose drop may panic.
         crate::panic_guard::log_panic(|| drop(reason));
+    }
+
+    /// Records the messages in the mailbox of an actor that ends as dead letters.
+    pub(crate) fn dead_mailbox(&mut self, key: Key, mailbox: &dyn AnyMailbox) {
+        for _ in 0..mailbox.messages() {
+            self.dead_letter(DeadLetter::new(self.id(key), mailbox.type_name(), Undelivered::NoActor));
+        }
     }
 
     /// Marks the mailbox of an actor after a burst, to be trimmed later.

@@ -646,6 +646,12 @@ impl Loop {
     /// Makes a stopped loop ready to run again.
     pub fn reset_stop(&mut self) {
         if self.stopping.take().is_some() {
+            // Their actors have ended, so they become dead letters; messages to other nodes are sent.
+            for _ in 0..self.queues.inbox.len() {
+                let Ok(message) = self.queues.inbox.try_recv() else { break };
+                self.core.open_message(message);
+            }
+            self.core.dead_letters.report();
             self.core.stopping = false;
             self.core.shared.stop.store(false, Ordering::Release);
         }
@@ -686,7 +692,8 @@ impl Drop for Loop {
     fn drop(&mut self) {
         self.core.shared.close();
         for key in self.core.actors.keys() {
-            if let Some(cell) = self.core.actors.remove(key) {
+            if let Some(mut cell) = self.core.actors.remove(key) {
+                self.core.dead_mailbox(key, cell.any_mailbox());
                 drop(cell);
             }
         }
@@ -694,7 +701,7 @@ impl Drop for Loop {
         self.core.drop_all_adapters();
         self.core.requests.drop_all();
         self.core.sockets.drop_all();
-        self.core.waiting_messages.drop_all();
+        self.core.discard_waiting_messages();
         for _ in 0..self.queues.urgent.len() {
             panic_guard::log_panic(|| drop(self.queues.urgent.try_recv()));
         }
@@ -702,8 +709,11 @@ impl Drop for Loop {
             panic_guard::log_panic(|| drop(self.queues.jobs.try_recv()));
         }
         for _ in 0..self.queues.inbox.len() {
-            panic_guard::log_panic(|| drop(self.queues.inbox.try_recv()));
+            if let Ok(message) = self.queues.inbox.try_recv() {
+                self.core.discard_message(message);
+            }
         }
+        self.core.dead_letters.report();
         panic_guard::log_panic(|| drop(self.core.dead_letters.hook.take()));
         dropped_replies::close(self.core.node_id);
         watchdog::end(&self.core.shared);

@@ -377,6 +377,10 @@ where
         let what = std::any::type_name::<T::Message>();
         core.dead_letter(DeadLetter::new(self.target(), what, reason));
     }
+
+    fn end_with_loop(self: Box<Self>, core: &mut Core) {
+        self.discard(core, Undelivered::NoActor);
+    }
 }
 
 /// The request of [`Handle::ask`], which the asking thread and the loop share.
@@ -511,6 +515,11 @@ where
             Some(RequestContent::Opened { request_id, .. }) => core.fail_request(request_id, reason.into()),
             None => {}
         }
+    }
+
+    fn end_with_loop(self: Box<Self>, _: &mut Core) {
+        // The drop of the sender of the result wakes the asking thread.
+        drop(self);
     }
 }
 

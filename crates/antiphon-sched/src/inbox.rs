@@ -30,6 +30,8 @@ pub(crate) trait InboxMessage: Send + Any {
     fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome;
     /// Ends it unsent: a message becomes a dead letter, a request fails.
     fn discard(self: Box<Self>, core: &mut Core, reason: Undelivered);
+    /// Ends it unsent, since the loop ends: a message becomes a dead letter, a request fails with `NoLoop`.
+    fn end_with_loop(self: Box<Self>, core: &mut Core);
 }
 
 /// The result of sending a message of the inbox.
@@ -108,16 +110,6 @@ impl WaitingMessages {
     /// Whether messages can be sent to a remote target.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
-    }
-
-    /// Drops all messages, one by one.
-    pub(crate) fn drop_all(&mut self) {
-        for (_, mut queue) in std::mem::take(&mut self.queues) {
-            while let Some(message) = queue.messages.pop_front() {
-                panic_guard::log_panic(|| drop(message));
-            }
-        }
-        self.ready.clear();
     }
 
     fn pop(&mut self, target: ActorId) -> Option<Box<dyn InboxMessage>> {
@@ -279,6 +271,22 @@ impl Core {
         } else {
             reason == Undelivered::Busy
         }
+    }
+
+    /// Ends all waiting messages, since the loop ends.
+    pub(crate) fn discard_waiting_messages(&mut self) {
+        for (_, mut queue) in std::mem::take(&mut self.waiting_messages.queues) {
+            while let Some(message) = queue.messages.pop_front() {
+                self.discard_message(message);
+            }
+        }
+        self.waiting_messages.ready.clear();
+    }
+
+    /// Ends a message that was accepted, since the loop ends.
+    pub(crate) fn discard_message(&mut self, message: Box<dyn InboxMessage>) {
+        panic_guard::log_panic(|| message.end_with_loop(self));
+        self.shared.inbox_state.release();
     }
 
     fn discard(&mut self, message: Box<dyn InboxMessage>, reason: Undelivered) {

@@ -376,6 +376,7 @@ impl Core {
     /// mailbox.
     #[inline(never)]
     pub(crate) fn serve_waiters_after(&mut self, key: Key) {
+        self.current = None;
         if self.mailbox_waiters.reservations.contains_key(&key) {
             // A sleeping actor would keep its reserved places for as long as it sleeps.
             let is_asleep = self.any_mailbox(key).is_none_or(|mailbox| mailbox.ignores_events());

@@ -287,7 +287,7 @@ mod tests {
         assert!(test.core.must_hold_credit(node, Some(stuck[0].1)));
         let (_, healthy) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
         assert!(!test.core.must_hold_credit(node, Some(healthy)) && !test.core.must_hold_credit(other, None));
-        (0..8).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
+        (0..9).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
         assert!(test.core.must_hold_credit(node, Some(healthy)));
         // An actor that exits frees its bytes.
         test.driver.sched.loop_ref().terminate(stuck[0].0);

@@ -428,3 +428,33 @@ fn ask_panicking_stalls_no_later_message() {
     assert_eq!((log.take().as_str(), events.stats().inbox), ("0 1 2", 0));
     assert_eq!(events.stats().requests, 0);
 }
+
+/// Sends 100 messages to an actor that takes none, and counts the dead letters.
+fn accepted_and_dead(end: impl FnOnce(&mut Loop, &Handle)) -> (usize, usize, usize) {
+    let mut events = loop_of(4, 1000);
+    let dead = Rc::new(Cell::new(0));
+    let count = dead.clone();
+    events.on_dead_letter(move |_| count.set(count.get() + 1));
+    let deaf = events.spawn(|cx: &mut Cx<u32>, event| {
+        cx.set_daemon(true);
+        if matches!(event, Event::Terminate) { stop() } else { suspend() }
+    });
+    settle(&mut events);
+    let handle = events.handle();
+    let accepted = (0..100).filter(|n| handle.send(deaf, *n).is_ok()).count();
+    end(&mut events, &handle);
+    let at_end = dead.get();
+    drop(events);
+    (accepted, at_end, dead.get())
+}
+
+#[test]
+fn accepted_messages_are_dead_letters_at_end() {
+    let at_stop = accepted_and_dead(|events, handle| {
+        handle.stop();
+        events.run().unwrap();
+    });
+    assert_eq!(at_stop, (100, 100, 100));
+    assert_eq!(accepted_and_dead(|events, _| settle(events)), (100, 0, 100), "in the mailbox, or waiting");
+    assert_eq!(accepted_and_dead(|_, _| ()), (100, 0, 100), "in the inbox");
+}

@@ -401,3 +401,36 @@ fn adapter_address_is_awaited_as_itself() {
     resume(&mut events, owner);
     assert_eq!(log.take(), "1 true Ok(()) 3");
 }
+
+/// The awaited address is that of an adapter, which is closed; its actor stays full.
+#[test]
+fn closed_adapter_releases_its_waiters() {
+    let mut events = loop_of(1);
+    let log = Log::default();
+    let adapter: Rc<Cell<Option<Addr<u8>>>> = Rc::default();
+    let shared = adapter.clone();
+    let owner = events.spawn(move |cx: &mut Cx<u32>, event| {
+        match event {
+            Event::Start => shared.set(Some(cx.adapter(|n: u8| u32::from(n)))),
+            Event::Resumed(_) => cx.loop_ref().close_adapter(shared.get().unwrap()),
+            _ => {}
+        }
+        suspend()
+    });
+    settle(&mut events);
+    events.send(owner, 1).unwrap();
+    let (out, to) = (log.clone(), adapter.get().unwrap());
+    events.spawn(move |cx: &mut Cx<()>, event| {
+        match event {
+            Event::Start => out.note(format!("{:?}", cx.send(to, 1))),
+            Event::Writable { target } => out.note(target == to.id()),
+            _ => {}
+        }
+        receive()
+    });
+    settle(&mut events);
+    assert_eq!(log.take(), "Err(Full)");
+    resume(&mut events, owner);
+    settle(&mut events);
+    assert_eq!(log.take(), "true");
+}

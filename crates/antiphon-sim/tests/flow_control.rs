@@ -547,7 +547,8 @@ fn hundred_stuck_actors_survive_cuts() {
 fn five_thousand_stuck_actors_delay_no_other_asks() {
     let plan = Plan { mailbox_max: 4, receivers: 5_000, messages: 12, filler: 40, ..HUNDRED };
     let mut longest_backlog = 0;
-    for seed in seeds(1) {
+    // A world takes seconds, so more seeds than these are left out.
+    for seed in seeds(1).take(20) {
         let _replay = Replay::new("five_thousand_stuck_actors_delay_no_other_asks", seed);
         // Every other seed with cuts.
         let faults = if seed % 2 == 0 { Faults::default() } else { cuts(secs(10)) };

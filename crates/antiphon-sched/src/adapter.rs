@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::actor_event::ExitReason;
 use crate::actor_extras::AddressExtras;
+use crate::addr::SendMode;
 use crate::core::Core;
 use crate::error::SendError;
 use crate::id::Key;
@@ -174,7 +175,12 @@ impl Core {
 
     /// As [`Core::push_local`], if the key is not of an actor: it is an adapter's, or stale, or forged.
     #[inline(never)]
-    pub(crate) fn push_to_adapter<T: 'static>(&mut self, key: Key, message: T) -> Result<(), SendError<T>> {
+    pub(crate) fn push_to_adapter<T: 'static>(
+        &mut self,
+        key: Key,
+        message: T,
+        mode: SendMode,
+    ) -> Result<(), SendError<T>> {
         let Some(slot) = self.adapter_mut(key) else { return Err(SendError::NoActor(message)) };
         let Some(adapter) = slot.adapter.downcast_mut::<Adapter<T>>() else {
             return Err(SendError::WrongType(message));
@@ -185,6 +191,9 @@ impl Core {
             Some(adapter) if adapter.0.is_none() => adapter.0 = Some(convert),
             // The adapter was closed meanwhile; its number may be in use again.
             Some(_) | None => panic_guard::log_panic(|| drop(convert)),
+        }
+        if matches!(result, Err(SendError::Full(_))) {
+            self.after_refusal(self.id(key), mode);
         }
         result
     }
@@ -323,9 +332,9 @@ mod tests {
         let hook = |core: &mut Core, owner: Key| core.close_adapter(owner.with_adapter_number(1));
         let key = core.insert_adapter(owner, Hooked(hook, alive.clone()));
         assert_eq!((key, core.adapters_open), (owner.with_adapter_number(1), 1));
-        assert!(core.push_to_adapter(key, 7_u8).is_ok());
+        assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert_eq!((Rc::strong_count(&alive), core.adapters_open), (1, 0));
-        assert!(matches!(core.push_to_adapter(key, 7_u8), Err(SendError::NoActor(7))));
+        assert!(matches!(core.push_to_adapter(key, 7_u8, SendMode::Once), Err(SendError::NoActor(7))));
         assert!(core.actors.is_alive(owner));
     }
 
@@ -341,9 +350,9 @@ mod tests {
         };
         core.extras(owner).expect("the actor is alive").adapters.last = MAX - 1;
         let key = core.insert_adapter(owner, Hooked(hook, alive.clone()));
-        assert!(core.push_to_adapter(key, 7_u8).is_ok());
+        assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert_eq!((Rc::strong_count(&alive), core.adapters_open), (1, 1));
-        assert!(core.push_to_adapter(key, 7_u8).is_ok());
+        assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         events.work();
         assert_eq!(received.get(), 1, "the second adapter converts for the actor");
     }
@@ -360,7 +369,7 @@ mod tests {
             result.set(core.push_to_adapter(key, 8_u8).err());
         };
         let key = core.insert_adapter(owner, Hooked(hook, Rc::new(())));
-        assert!(core.push_to_adapter(key, 7_u8).is_ok());
+        assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert!(matches!(inner.take(), Some(SendError::NoActor(8))));
         assert!(matches!(core.push_to_adapter(key, 7_u16), Err(SendError::WrongType(7))));
     }

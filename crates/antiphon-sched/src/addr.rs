@@ -75,11 +75,7 @@ fn reach_local<M: 'static>(
     message: M,
     mode: SendMode,
 ) -> Result<(), SendError<M>> {
-    let pushed = loop_ref.core.push_local(to, message);
-    if let Err(SendError::Full(_)) = &pushed {
-        loop_ref.core.after_refusal(to, mode);
-    }
-    pushed
+    loop_ref.core.push_local(to, message, mode)
 }
 
 /// A receiver of messages: an [`Addr`] or a channel.

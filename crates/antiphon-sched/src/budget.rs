@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::actor_event::SystemEvent;
+use crate::addr::SendMode;
 use crate::core::Core;
 use crate::error::SendError;
 use crate::id::ActorId;
@@ -67,12 +68,12 @@ impl Core {
     pub(crate) fn push_metered<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
         let key = to.key();
         if self.permit.is_none() {
-            return self.push_local(to, message);
+            return self.push_local(to, message, SendMode::Once);
         }
         if self.mailbox::<M>(key).is_none() {
             // The actor has exited, or its messages have another type, or this is an adapter, which takes the permit
             // itself.
-            return self.push_local(to, message);
+            return self.push_local(to, message, SendMode::Once);
         }
         if !self.may_push_contended(key) {
             return Err(SendError::Full(message));

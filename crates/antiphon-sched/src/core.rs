@@ -13,7 +13,7 @@ use crate::actor::Actor;
 use crate::actor_event::{ExitReason, SystemEvent};
 use crate::actor_extras::ActorExtras;
 use crate::actor_table::{ActorTable, Flag};
-use crate::addr::Addr;
+use crate::addr::{Addr, SendMode};
 use crate::batch::BatchOutcome;
 use crate::blocking_pool::BlockingPool;
 use crate::budget::Permit;
@@ -157,18 +157,25 @@ impl Core {
     }
 
     /// Pushes a message into the mailbox of an actor of this loop.
+    ///
+    /// The result of the frequent case is returned as it is: to look at it here would copy it.
     #[inline]
-    pub(crate) fn push_local<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
+    pub(crate) fn push_local<M: 'static>(
+        &mut self,
+        to: ActorId,
+        message: M,
+        mode: SendMode,
+    ) -> Result<(), SendError<M>> {
         let key = to.key();
         if to.node() != self.node_id {
             return Err(SendError::NoNode(message));
         }
         let Some((cell, queued, contended)) = self.actors.receiver(key) else {
-            return self.push_to_adapter(key, message);
+            return self.push_to_adapter(key, message, mode);
         };
         let Some(mailbox) = cell.mailbox::<M>() else { return Err(SendError::WrongType(message)) };
         if contended || mailbox.is_full(self.mailbox_max) {
-            return self.push_to_full(key, message);
+            return self.push_to_full(key, message, mode);
         }
         mailbox.push(message);
         if !queued {
@@ -180,8 +187,9 @@ impl Core {
     /// As [`Core::push_local`], if the mailbox is full or contended.
     #[cold]
     #[inline(never)]
-    fn push_to_full<M: 'static>(&mut self, key: Key, message: M) -> Result<(), SendError<M>> {
+    fn push_to_full<M: 'static>(&mut self, key: Key, message: M, mode: SendMode) -> Result<(), SendError<M>> {
         if !self.may_push_contended(key) {
+            self.after_refusal(self.id(key), mode);
             return Err(SendError::Full(message));
         }
         if let Some(mailbox) = self.mailbox::<M>(key) {
@@ -412,6 +420,9 @@ impl Core {
 
     /// Records the messages in the mailbox of an actor that ends as dead letters.
     pub(crate) fn dead_mailbox(&mut self, key: Key, mailbox: &dyn AnyMailbox) {
+        if mailbox.waiting() == 0 {
+            return;
+        }
         for _ in 0..mailbox.messages() {
             self.dead_letter(DeadLetter::new(self.id(key), mailbox.type_name(), Undelivered::NoActor));
         }

@@ -22,11 +22,7 @@ pub(crate) fn reach_wire<M: Wire>(
     mode: SendMode,
 ) -> Result<(), SendError<M>> {
     if to.node() == loop_ref.core.node_id {
-        let pushed = loop_ref.core.push_local(to, message);
-        if let Err(SendError::Full(_)) = &pushed {
-            loop_ref.core.after_refusal(to, mode);
-        }
-        return pushed;
+        return loop_ref.core.push_local(to, message, mode);
     }
     match loop_ref.core.send_encoded(Destination::Actor(to), &message, mode) {
         Ok(()) => Ok(()),

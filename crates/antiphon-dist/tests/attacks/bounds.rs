@@ -23,11 +23,11 @@ pub(crate) fn datagrams() -> u64 {
     16_384 * 512 + SLACK
 }
 
-/// For one session: the buffers of its connection, incomplete messages, messages in the backlog and in mailboxes (twice
-/// their budget, then within the window), replies, the window, type tags, and the answers that wait to be sent.
+/// For one session: the buffers of its connection, incomplete messages, messages in the backlog and in mailboxes (four
+/// times their budget, then within the window), replies, the window, type tags, and the answers that wait to be sent.
 pub(crate) fn member(limits: &Limits) -> u64 {
     const CONNECTION: u64 = 2 * 256 * 1024;
-    const MESSAGES: u64 = 2 * (64 << 20);
+    const MESSAGES: u64 = 4 * (64 << 20);
     const REPLIES: u64 = 64 << 20;
     const TAG: u64 = 255 + 64;
     // The buffer of an incomplete message grows by doubling.
@@ -38,7 +38,7 @@ pub(crate) fn member(limits: &Limits) -> u64 {
 
 /// For messages over 1 KiB in all mailboxes, from all peers. Smaller messages are bounded by their number.
 pub(crate) fn mailboxes() -> u64 {
-    2 * (256 << 20)
+    4 * (256 << 20)
 }
 
 /// For the open lookups of one peer: each name of up to 255 bytes is kept twice, with its request id, in trees that are

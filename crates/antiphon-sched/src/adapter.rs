@@ -366,11 +366,11 @@ mod tests {
         let hook = move |core: &mut Core, owner: Key| {
             let key = owner.with_adapter_number(1);
             assert!(core.adapter(key).is_some_and(|slot| slot.takes::<u8>() && !slot.takes::<u16>()));
-            result.set(core.push_to_adapter(key, 8_u8).err());
+            result.set(core.push_to_adapter(key, 8_u8, SendMode::Once).err());
         };
         let key = core.insert_adapter(owner, Hooked(hook, Rc::new(())));
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert!(matches!(inner.take(), Some(SendError::NoActor(8))));
-        assert!(matches!(core.push_to_adapter(key, 7_u16), Err(SendError::WrongType(7))));
+        assert!(matches!(core.push_to_adapter(key, 7_u16, SendMode::Once), Err(SendError::WrongType(7))));
     }
 }

@@ -459,7 +459,7 @@ impl Core {
         if !self.has_place(owner) {
             return Delivery::Full;
         }
-        // An actor that handles none of its messages at present gets more until its mailbox is full.
+        // An actor in `receive_if` gets more until its mailbox is full: it may wait for the next message.
         let is_idle =
             self.is_idle(owner) && self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > 0);
         let delivery = (exposed.decode)(self, to, body);

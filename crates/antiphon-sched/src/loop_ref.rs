@@ -377,8 +377,9 @@ impl LoopRef<'_> {
         self.core.next_turn()
     }
 
-    /// Whether an actor of this loop has nothing that it can handle at present; its mailbox may hold messages for later.
-    pub fn is_idle(&self, key: Key) -> bool {
+    /// Whether an actor of this loop waits for a message or event that is not in its mailbox, which may hold others for
+    /// later. A sleeping actor waits for none.
+    pub fn is_idle(&mut self, key: Key) -> bool {
         self.core.is_idle(key.actor())
     }
 

@@ -66,7 +66,7 @@ pub enum RoomMark {
     /// Room for one message. Later messages of other senders wait behind it.
     One,
     /// Three quarters of the mailbox; or room for one message if something else waits for that, if the actor has run this
-    /// many batches meanwhile, or if it handles none of its messages at present, for example in `receive_if`. Messages of
+    /// many batches meanwhile, or if it waits for a message that is not there, in `receive_if`. Messages of
     /// other senders do not wait for it.
     ThreeQuarters {
         /// The number of batches.
@@ -113,7 +113,7 @@ impl TargetWaiters {
     }
 
     /// The first waiter that can use a free place. `waiting` is the length of the mailbox; `None` if its actor has ended.
-    /// `is_idle`: the actor has nothing that it can handle.
+    /// `is_idle`: the actor waits for a message that is not in its mailbox.
     fn first_due(&self, waiting: Option<usize>, max: usize, is_idle: bool) -> Option<(u64, Waiter)> {
         let Some(waiting) = waiting else {
             return self.turns.first_key_value().map(|(ticket, waiter)| (*ticket, *waiter));
@@ -449,9 +449,12 @@ impl Core {
         result
     }
 
-    /// Whether an actor has nothing that it can handle at present; its mailbox may hold messages for later.
-    pub(crate) fn is_idle(&self, key: Key) -> bool {
-        self.actors.is_alive(key) && !self.actors.is_queued(key.index()) && self.current != Some(key)
+    /// Whether an actor waits for a message or event that is not in its mailbox. A sleeping actor waits for none.
+    pub(crate) fn is_idle(&mut self, key: Key) -> bool {
+        self.actors.is_alive(key)
+            && !self.actors.is_queued(key.index())
+            && self.current != Some(key)
+            && self.any_mailbox(key).is_some_and(|mailbox| !mailbox.ignores_events())
     }
 
     /// Gives the free places of one mailbox to its waiters in turn, until there is none or the transport has a turn.

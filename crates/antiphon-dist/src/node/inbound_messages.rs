@@ -154,7 +154,7 @@ impl NodeCore {
         }
     }
 
-    /// Whether an actor uses more than this part of its share of bytes; if it handles none of its messages at present, more
+    /// Whether an actor uses more than this part of its share of bytes; if it waits for a message that is not there, more
     /// than its whole share.
     fn uses_too_much(&self, node: NodeId, actor: Key, part: SharePart, driver: &mut impl Driver) -> bool {
         let part = if driver.loop_ref().is_idle(actor) { SharePart::All } else { part };

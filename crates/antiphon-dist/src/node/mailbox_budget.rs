@@ -4,7 +4,7 @@
 //! messages also count by their bytes. The share of one actor is as many bytes as are still free in its peer's budget (a
 //! dynamic threshold: Choudhury and Hahne 1998, alpha 1). So one actor that takes no messages leaves half of the budget to
 //! others, and n such actors leave 1/(n+1). The peer is asked to hold back the frames for an actor that uses half of its
-//! share; an actor that handles none of its messages at present may use its whole share. What arrives all the same is
+//! share; an actor that waits for a message that is not there may use its whole share. What arrives all the same is
 //! accepted. Above twice the budget, frames for the actors that use much hold the peer's credit, and above four times all.
 //!
 //! Replies and the values of signals have budgets of their own, so messages that wait leave them their room.

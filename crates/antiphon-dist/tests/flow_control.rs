@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::mpsc::channel;
 
-use antiphon_dist::{Config, DeliverError, NetCx};
+use antiphon_dist::{Channel, Config, DeliverError, NetCx, SubscribeError};
 use antiphon_sched::{
     Addr, AskError, Cx, Event, LoopConfig, ReplyTo, SendError, Undelivered, millis, receive, receive_if,
     stop, suspend,
@@ -206,4 +206,71 @@ fn forwarded_request_is_not_withdrawn() {
     here.step(move |cx| cx.resume(to, ()));
     let forwarded = (0..101).filter(|_| recv(&received)).count();
     assert_eq!(forwarded, 1);
+}
+
+/// A message that the codec refuses if its second field is set.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+struct Brittle(u32, #[serde(serialize_with = "refuse_if_set")] bool);
+
+antiphon_sched::wire!(Brittle, "tests.brittle/1");
+
+fn refuse_if_set<S: serde::Serializer>(is_set: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    if *is_set { Err(serde::ser::Error::custom("on purpose")) } else { serializer.serialize_bool(false) }
+}
+
+/// Messages that do not encode are missed by a subscriber of another node, which takes nothing. Its mailbox has twice as
+/// many events as it may have messages; the other reports wait, and none is lost.
+#[test]
+fn reports_of_missed_messages_wait_for_full_mailbox() {
+    const CHANNELS: u32 = 60;
+    const MISSED: u64 = 1_000;
+    let net = Net::new();
+    let there = narrow(&net);
+    let here = net.static_node("here", &[there.location]);
+    let (sender, received) = channel();
+    there.spawn(move |cx: &mut Cx<Brittle>, event| match event {
+        Event::Start => {
+            cx.register("suspended")?;
+            suspend()
+        }
+        Event::Message(Brittle(number, _)) => {
+            report(&sender, (number, 0));
+            receive()
+        }
+        Event::Lagged { missed, .. } => {
+            report(&sender, (u32::MAX, missed));
+            receive()
+        }
+        _ => receive(),
+    });
+    let to: Addr<Brittle> = here.find("suspended");
+    let (published_sender, published) = channel();
+    here.spawn(move |cx: &mut Cx<(Channel<Brittle>, Result<(), SubscribeError>)>, event| {
+        match event {
+            Event::Start => {
+                for number in 0..CHANNELS {
+                    let opened = cx.channel::<Brittle>(&format!("brittle {number}"))?;
+                    cx.subscribe_within(opened, to, common::PATIENCE, move |result| (opened, result));
+                }
+            }
+            Event::Message((opened, result)) => {
+                result?;
+                (0..MISSED).for_each(|_| cx.tell(opened, Brittle(0, true)));
+                cx.tell(opened, Brittle(7, false));
+                report(&published_sender, ());
+            }
+            _ => {}
+        }
+        receive()
+    });
+    (0..CHANNELS).for_each(|_| recv(&published));
+    there.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
+    here.step(move |cx| cx.resume(to, ()));
+    let (mut messages, mut missed) = (0, 0);
+    while messages < CHANNELS || missed < u64::from(CHANNELS) * MISSED {
+        let (number, newly_missed) = recv(&received);
+        messages += u32::from(number == 7);
+        missed += newly_missed;
+    }
+    assert_eq!((messages, missed), (CHANNELS, u64::from(CHANNELS) * MISSED));
 }

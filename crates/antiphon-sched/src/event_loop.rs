@@ -72,9 +72,10 @@ pub struct LoopConfig {
     pub seed: Option<u64>,
     /// The most messages in one mailbox: 65,536.
     pub mailbox_max: usize,
-    /// The most messages and requests that handles have sent and that are not delivered yet: 65,536. They are in the
-    /// inbox, or wait for room at their targets. It is also the most jobs (`spawn`, `join`) that wait, which have a queue
-    /// of their own.
+    /// The most messages and requests of handles in the inbox: 65,536. Those that wait for room at their targets take up
+    /// places in addition: both together are at most twice this, and the inbox takes at most half of the places that
+    /// are left. So one target that takes nothing does not block the others. It is also the most jobs (`spawn`, `join`)
+    /// that wait, which have a queue of their own.
     pub inbox_max: usize,
     /// The most threads for blocking jobs: 4.
     pub blocking_threads_max: usize,
@@ -134,7 +135,8 @@ pub struct LoopStats {
     pub sources: usize,
     /// Listeners, connections, UDP sockets, child processes.
     pub sockets: usize,
-    /// Messages and requests that handles have sent and that are not delivered yet; at most [`LoopConfig::inbox_max`].
+    /// Messages and requests that handles have sent and that are not delivered yet; at most twice
+    /// [`LoopConfig::inbox_max`].
     pub inbox: usize,
     /// Actors with rarely used state: monitors, adapters, names, sockets, exposure to the network.
     pub extras: usize,

@@ -6,7 +6,7 @@
 //! Invariant: a queue of `WaitingMessages` is never empty, and its target is in the full targets of `InboxState`. The
 //! queue of a local target has one ticket as `Waiter::Handles`; for the queue of a remote target the transport has
 //! refused the first message, and calls `LoopRef::writable`. `InboxState::accepted` is the number of messages in the
-//! channel and in all queues.
+//! channel and in all queues, `InboxState::waiting` the number of those in the queues.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,6 +48,8 @@ pub(crate) enum InboxOutcome {
 pub(crate) struct InboxState {
     max: usize,
     accepted: AtomicUsize,
+    /// Only the loop changes it.
+    waiting: AtomicUsize,
     /// The size of `full_targets`, so that its lock is taken only if it is not empty.
     full_targets_len: AtomicUsize,
     full_targets: Mutex<BTreeSet<ActorId>>,
@@ -58,20 +60,28 @@ impl InboxState {
         Self {
             max: max.max(1),
             accepted: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             full_targets_len: AtomicUsize::new(0),
             full_targets: Mutex::new(BTreeSet::new()),
         }
     }
 
     /// Takes a place for a message; false if the inbox is full, or messages for the target wait.
+    ///
+    /// The channel may hold as many messages as are free in the bound of all, which is twice `max`, and at most `max`.
+    /// So a burst for one target that takes none leaves half of the places to other targets.
     pub(crate) fn accept(&self, target: ActorId) -> bool {
         let is_target_full = self.full_targets_len.load(Ordering::Relaxed) > 0
             && self.full_targets.lock().contains(&target.actor());
-        let next = |accepted| (accepted < self.max).then_some(accepted + 1);
+        let next = |accepted: usize| {
+            let in_channel = accepted.saturating_sub(self.waiting.load(Ordering::Relaxed));
+            let free = self.max.saturating_mul(2).saturating_sub(accepted);
+            (in_channel < self.max && in_channel < free).then_some(accepted + 1)
+        };
         !is_target_full && self.accepted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
-    /// Frees the place of a message that was accepted.
+    /// Frees the place of a message that was accepted, and does not wait in a queue.
     pub(crate) fn release(&self) {
         self.accepted.fetch_sub(1, Ordering::Relaxed);
     }
@@ -79,6 +89,16 @@ impl InboxState {
     /// The number of messages that were accepted, and are neither delivered nor ended.
     pub(crate) fn len(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Counts a message that enters the queue of its target.
+    fn start_wait(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a message that leaves the queue of its target.
+    fn end_wait(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn set_full(&self, target: ActorId, is_full: bool) {
@@ -112,12 +132,15 @@ impl WaitingMessages {
         !self.ready.is_empty()
     }
 
-    fn pop(&mut self, target: ActorId) -> Option<Box<dyn InboxMessage>> {
-        self.queues.get_mut(&target)?.messages.pop_front()
+    fn pop(&mut self, state: &InboxState, target: ActorId) -> Option<Box<dyn InboxMessage>> {
+        let message = self.queues.get_mut(&target)?.messages.pop_front()?;
+        state.end_wait();
+        Some(message)
     }
 
-    fn put_back(&mut self, target: ActorId, message: Box<dyn InboxMessage>) {
+    fn put_back(&mut self, state: &InboxState, target: ActorId, message: Box<dyn InboxMessage>) {
         message.note_waiting();
+        state.start_wait();
         self.queues.entry(target).or_default().messages.push_front(message);
     }
 }
@@ -141,13 +164,14 @@ impl Core {
         let target = message.target().actor();
         if let Some(queue) = self.waiting_messages.queues.get_mut(&target) {
             message.note_waiting();
+            self.shared.inbox_state.start_wait();
             queue.messages.push_back(message);
             return;
         }
         match self.attempt(message) {
             Attempt::Sent | Attempt::Ended => self.shared.inbox_state.release(),
             Attempt::Waits(message) => {
-                self.waiting_messages.put_back(target, message);
+                self.waiting_messages.put_back(&self.shared.inbox_state, target, message);
                 self.shared.inbox_state.set_full(target, true);
                 if target.node() == self.node_id {
                     self.wait_for_turn(target.key(), Waiter::Handles);
@@ -161,7 +185,7 @@ impl Core {
         let target = self.id(actor);
         // The messages have no sender, whichever actor has just run.
         let current = self.current.take();
-        while let Some(message) = self.waiting_messages.pop(target) {
+        while let Some(message) = self.waiting_messages.pop(&self.shared.inbox_state, target) {
             if !self.actors.is_alive(actor) {
                 self.discard(message, Undelivered::NoActor);
                 self.shared.inbox_state.release();
@@ -174,7 +198,7 @@ impl Core {
                     break;
                 }
                 Attempt::Waits(message) => {
-                    self.waiting_messages.put_back(target, message);
+                    self.waiting_messages.put_back(&self.shared.inbox_state, target, message);
                     break;
                 }
             }
@@ -219,11 +243,11 @@ impl Core {
     /// Sends a limited number of the messages for a remote target; false if it was refused.
     fn send_to_remote(&mut self, target: ActorId) -> bool {
         for _ in 0..REMOTE_PER_ROUND {
-            let Some(message) = self.waiting_messages.pop(target) else { break };
+            let Some(message) = self.waiting_messages.pop(&self.shared.inbox_state, target) else { break };
             match self.attempt(message) {
                 Attempt::Sent | Attempt::Ended => self.shared.inbox_state.release(),
                 Attempt::Waits(message) => {
-                    self.waiting_messages.put_back(target, message);
+                    self.waiting_messages.put_back(&self.shared.inbox_state, target, message);
                     return false;
                 }
             }
@@ -277,6 +301,7 @@ impl Core {
     pub(crate) fn discard_waiting_messages(&mut self) {
         for (_, mut queue) in std::mem::take(&mut self.waiting_messages.queues) {
             while let Some(message) = queue.messages.pop_front() {
+                self.shared.inbox_state.end_wait();
                 self.discard_message(message);
             }
         }

@@ -312,8 +312,9 @@ impl LoopRef<'_> {
         }
     }
 
-    /// Events have room in a full mailbox, so that an actor can be resumed while messages wait; but they have a limit too.
-    fn is_flooded(&mut self, key: Key) -> bool {
+    /// Whether the mailbox of an actor holds twice its maximum of messages. Events have room in a full mailbox, so that an
+    /// actor can be resumed while messages wait; but they have a limit too.
+    pub fn is_flooded(&mut self, key: Key) -> bool {
         let max = self.core.mailbox_max.saturating_mul(2);
         self.core.any_mailbox_of(key).is_some_and(|mailbox| mailbox.is_full(max))
     }
@@ -342,6 +343,13 @@ impl LoopRef<'_> {
     /// accepted before.
     pub fn report_missed(&mut self, channel: Key, subscriber: ActorId, missed: u64, ended: bool) {
         self.core.signal(Signal::Lagged { channel, subscriber, missed, ended });
+    }
+
+    /// Whether the actor whose step is running should call [`LoopRef::report_missed`] now: there is room in the queue to
+    /// `subscriber`, on another node. If not, the actor is registered for an [`Event::Writable`](crate::Event::Writable)
+    /// as after a message in this mode.
+    pub fn has_room_for_report(&mut self, subscriber: ActorId, mode: SendMode) -> bool {
+        self.core.has_room_for_signal(subscriber, mode)
     }
 
     /// Registers the actor whose step is running for an [`Event::Writable`](crate::Event::Writable) of `target`, of this

@@ -147,6 +147,19 @@ impl Core {
         Ok(())
     }
 
+    /// Whether the queue to an actor of another node has room for a signal of the current actor, which is registered for
+    /// `Writable` if not. Without the node, nothing holds the signal back.
+    pub(crate) fn has_room_for_signal(&mut self, to: ActorId, mode: SendMode) -> bool {
+        let (Some(from), TransportSlot::Present(transport)) = (self.current, &mut self.transport) else {
+            return true;
+        };
+        let is_busy = transport.check_room(self.now, from, to, mode) == Err(Undelivered::Busy);
+        if is_busy {
+            self.after_refusal(to, mode);
+        }
+        !is_busy
+    }
+
     /// Makes the addresses and replies in a sent message usable from other nodes.
     fn make_reachable(&mut self, refs: &EncodedRefs) {
         for (key, exposed) in &refs.exposed {

@@ -25,6 +25,13 @@ pub trait Transport: Any {
     /// messages of handles wait for ever. Other modes and errors need no call.
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
 
+    /// Whether the queue to an actor of another node has room for a small signal that `from` may hold back. `mode` says how a
+    /// message would be sent.
+    ///
+    /// # Errors
+    /// As [`Transport::send`], with the same contract after [`Undelivered::Busy`].
+    fn check_room(&mut self, now: Time, from: Key, to: ActorId, mode: SendMode) -> Result<(), Undelivered>;
+
     /// A request has reached its timeout: withdraws the message that holds its `ReplyTo`, if that still waits in a queue
     /// of this node. Returns the error with which the request fails: `Full` if the message was withdrawn and its actor
     /// takes no messages at present, else `TimedOut`.

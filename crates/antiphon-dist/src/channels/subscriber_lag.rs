@@ -134,7 +134,8 @@ impl SubscriberLag {
         room: &mut LaggingSubscribers,
         missed: u64,
     ) -> Subscription {
-        let is_waiting = self.is_waiting();
+        // No event reports the room of one that is not registered, so it is tried again.
+        let is_waiting = self.is_waiting() && !room.unregistered.contains(&ids.subscriber);
         self.count(cx, ids, missed);
         if is_waiting { Subscription::Continues } else { self.report(cx, ids, room) }
     }
@@ -151,7 +152,24 @@ impl SubscriberLag {
         }
     }
 
-    /// Reports the missed messages, if there are any.
+    /// Reports the missed messages before the topic ends, if there are any. It cannot wait for room then.
+    pub(super) fn report_at_end<M: 'static>(
+        &mut self,
+        cx: &mut Cx<'_, M>,
+        ids: SubscriptionIds,
+        room: &mut LaggingSubscribers,
+    ) {
+        let (me, subscriber) = (cx.id(), ids.subscriber);
+        if subscriber.node() == me.node() || !self.is_waiting() {
+            self.report(cx, ids, room);
+            return;
+        }
+        room.remove(cx, subscriber);
+        let missed = std::mem::take(&mut self.unreported);
+        cx.loop_ref().report_missed(me.key(), subscriber, missed, self.ends);
+    }
+
+    /// Reports the missed messages, if there are any, or waits for room in the queue to the subscriber.
     pub(super) fn report<M: 'static>(
         &mut self,
         cx: &mut Cx<'_, M>,
@@ -168,6 +186,11 @@ impl SubscriberLag {
         let loop_ref = cx.loop_ref();
         let after = if self.ends { Subscription::Ends } else { Subscription::Continues };
         if subscriber.node() != me.node() {
+            if !loop_ref.has_room_for_report(subscriber, room.send_mode()) {
+                self.unreported = missed;
+                room.add(subscriber);
+                return Subscription::Continues;
+            }
             loop_ref.report_missed(me.key(), subscriber, missed, self.ends);
             return after;
         }

@@ -340,11 +340,10 @@ impl<T: Wire + Clone> Subscribers<T> {
 
     /// Reports all missed messages before the topic ends.
     pub(super) fn report_all(&mut self, cx: &mut ChannelCx<'_, T>, channel: ActorId) {
-        // The topic ends, and the subscriptions with it.
-        let _has_ended = self.for_each(cx, |cx, room, entry| {
+        for entry in self.entries.values_mut() {
             let ids = entry.ids(cx, channel);
-            entry.lag.report(cx, ids, room)
-        });
+            entry.lag.report_at_end(cx, ids, &mut self.awaited_room);
+        }
     }
 
     /// Calls `act` with each entry, and removes those whose subscription ends. Returns whether there are any.

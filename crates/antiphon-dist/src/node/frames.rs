@@ -57,6 +57,11 @@ impl InboundSignal {
         }
     }
 
+    /// Whether it waits while the mailbox of its receiver holds twice its maximum.
+    pub(super) fn needs_room(&self) -> bool {
+        matches!(self, Self::Lagged { .. })
+    }
+
     /// Whether it belongs to a monitor that was admitted before. Such a signal needs no further permission.
     fn is_always_admitted(&self) -> bool {
         match self {
@@ -230,7 +235,10 @@ impl NodeCore {
         signal: InboundSignal,
         driver: &mut impl Driver,
     ) {
-        if !signal.is_urgent() && self.has_backlog_for(node, signal.receiver().actor()) {
+        let actor = signal.receiver().actor();
+        let must_wait = self.has_backlog_for(node, actor)
+            || (signal.needs_room() && driver.loop_ref().is_flooded(actor));
+        if must_wait && !signal.is_urgent() {
             self.add_signal_to_backlog(node, peer_session, signal, driver);
         } else {
             self.apply_signal(node, signal, driver);

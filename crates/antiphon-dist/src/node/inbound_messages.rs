@@ -265,6 +265,12 @@ impl NodeCore {
     ) {
         let mut is_delivered = false;
         while let Some(mut entry) = self.peers.get_mut(&node).and_then(|peer| peer.backlog.pop(actor)) {
+            if let BacklogItem::Signal(signal) = &entry.item
+                && signal.needs_room()
+                && driver.loop_ref().is_flooded(actor)
+            {
+                return self.put_back(node, actor, entry);
+            }
             let BacklogItem::Message { to, from, tag, body, receipt } = &entry.item else {
                 self.apply_entry(node, entry, driver);
                 continue;

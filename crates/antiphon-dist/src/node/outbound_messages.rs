@@ -30,6 +30,9 @@ const UNREACHED_AFTER: Duration = Duration::from_secs(15);
 /// The number of bytes in all queues together above which only queues below their high mark grow.
 const ALL_QUEUES_MAX: u64 = 256 * 1024 * 1024;
 
+/// The largest encoded size of a signal for which room is checked: `Lagged`.
+const SIGNAL_BYTES_MAX: u64 = 64;
+
 impl Transport for NodeCore {
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         self.now = self.now.max(now);
@@ -51,11 +54,24 @@ impl Transport for NodeCore {
         };
         sent.map_err(|refusal| match refusal {
             OutboundRefusal::NoRoom { bytes, by_total } => {
-                self.await_room(node, outbound, (bytes, by_total));
+                if let Destination::Actor(to) = outbound.to {
+                    self.await_room(outbound.from, to, outbound.mode, (bytes, by_total));
+                }
                 Undelivered::Busy
             }
             OutboundRefusal::Other(reason) => reason,
         })
+    }
+
+    fn check_room(&mut self, now: Time, from: Key, to: ActorId, mode: SendMode) -> Result<(), Undelivered> {
+        self.now = self.now.max(now);
+        let peer = self.peers.get_mut(&to.node()).ok_or(Undelivered::NoNode)?;
+        let session = open_session(&mut peer.peer_session).ok_or(Undelivered::NoNode)?;
+        if session.fits(wire_key(to.key()), SIGNAL_BYTES_MAX, mark_of(mode)) {
+            return Ok(());
+        }
+        self.await_room(Some(from), to, mode, (SIGNAL_BYTES_MAX, false));
+        Err(Undelivered::Busy)
     }
 
     fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
@@ -152,14 +168,18 @@ impl NodeCore {
     }
 
     /// Registers the sender of a refused message for `Writable`, if it may send the message again.
-    fn await_room(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, (bytes, by_total): (u64, bool)) {
-        let (Destination::Actor(to), SendMode::Send | SendMode::Try) = (outbound.to, outbound.mode) else {
-            return;
-        };
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        let waiter = RoomWaiter { sender: outbound.from, address: to.key() };
-        peer.room_waiters.add(waiter, NeededRoom { bytes, mark: mark_of(outbound.mode), by_total });
-        self.with_room_waiters.insert(node);
+    fn await_room(
+        &mut self,
+        sender: Option<Key>,
+        to: ActorId,
+        mode: SendMode,
+        (bytes, by_total): (u64, bool),
+    ) {
+        let SendMode::Send | SendMode::Try = mode else { return };
+        let Some(peer) = self.peers.get_mut(&to.node()) else { return };
+        let waiter = RoomWaiter { sender, address: to.key() };
+        peer.room_waiters.add(waiter, NeededRoom { bytes, mark: mark_of(mode), by_total });
+        self.with_room_waiters.insert(to.node());
         await_least_room(peer, to.key().actor());
     }
 

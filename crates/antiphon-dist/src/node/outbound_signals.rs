@@ -2,8 +2,8 @@
 //!
 //! Invariant: a signal that cannot be sent is answered by a `Down`, reported as a dead letter, or has no meaning any more.
 //! Signals that complete an operation of the peer (`Down`, `Demonitor`, `ReplyDropped`) are never refused. Their number is
-//! bounded by the number of those operations. `Lagged` is never refused either: a channel sends at most one between two
-//! messages to a subscriber.
+//! bounded by the number of those operations. `Lagged` is never refused either: a channel checks by `check_room` that
+//! there is room for it.
 
 use antiphon_sched::{ActorId, DeadLetter, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
 use antiphon_wire::frame::{

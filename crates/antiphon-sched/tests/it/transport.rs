@@ -60,6 +60,10 @@ impl Transport for FakeTransport {
         Ok(())
     }
 
+    fn check_room(&mut self, _: Time, _: Key, _: ActorId, _: SendMode) -> Result<(), Undelivered> {
+        self.0.borrow_mut().refusals.pop_front().map_or(Ok(()), Err)
+    }
+
     fn withdraw(&mut self, _: Time, request_id: RequestId) -> AskError {
         let mut record = self.0.borrow_mut();
         if !record.withdraws {
@@ -978,6 +982,9 @@ fn transport_is_taken_only_by_its_type() {
     impl Transport for OtherTransport {
         fn send(&mut self, _: Time, _: &OutboundMessage<'_>) -> Result<(), Undelivered> {
             Err(Undelivered::NoNode)
+        }
+        fn check_room(&mut self, _: Time, _: Key, _: ActorId, _: SendMode) -> Result<(), Undelivered> {
+            Ok(())
         }
         fn withdraw(&mut self, _: Time, _: RequestId) -> AskError {
             AskError::TimedOut

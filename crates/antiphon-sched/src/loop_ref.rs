@@ -294,28 +294,39 @@ impl LoopRef<'_> {
         self.core.terminate(target.into());
     }
 
-    /// Throws an exception into an actor of this loop. False when the actor has exited, or its mailbox holds twice its
-    /// maximum of messages.
+    /// Throws an exception into an actor of this loop. False when the actor has exited, or its mailbox holds three times
+    /// its maximum of messages.
     pub fn throw_here(&mut self, target: Key, value: Value) -> bool {
-        !self.is_flooded(target) && {
+        self.has_room_for_urgent(target) && {
             let thrown = self.core.metered(SystemEvent::Thrown(value));
             self.core.push_system(target, thrown)
         }
     }
 
-    /// Resumes an actor of this loop. False when the actor has exited, or its mailbox holds twice its maximum of
+    /// Resumes an actor of this loop. False when the actor has exited, or its mailbox holds three times its maximum of
     /// messages.
     pub fn resume_here(&mut self, target: Key, value: Value) -> bool {
-        !self.is_flooded(target) && {
+        self.has_room_for_urgent(target) && {
             let resumed = self.core.metered(SystemEvent::Resumed(value));
             self.core.push_system(target, resumed)
         }
     }
 
-    /// Whether the mailbox of an actor holds twice its maximum of messages. Events have room in a full mailbox, so that an
-    /// actor can be resumed while messages wait; but they have a limit too.
+    /// Whether the mailbox of an actor holds twice its maximum of messages: then it takes no reports of missed messages
+    /// ([`LoopRef::add_missed`], [`LoopRef::push_down`]).
     pub fn is_flooded(&mut self, key: Key) -> bool {
-        let max = self.core.mailbox_max.saturating_mul(2);
+        self.holds(key, 2)
+    }
+
+    /// Throw and resume have room in a mailbox that messages and reports have filled, so that a suspended actor can be
+    /// resumed; but they have a limit too.
+    fn has_room_for_urgent(&mut self, key: Key) -> bool {
+        !self.holds(key, 3)
+    }
+
+    /// Whether the mailbox of an actor holds its maximum of messages so many times.
+    fn holds(&mut self, key: Key, times: usize) -> bool {
+        let max = self.core.mailbox_max.saturating_mul(times);
         self.core.any_mailbox_of(key).is_some_and(|mailbox| mailbox.is_full(max))
     }
 

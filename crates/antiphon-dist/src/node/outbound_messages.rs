@@ -175,7 +175,7 @@ impl NodeCore {
         mode: SendMode,
         (bytes, by_total): (u64, bool),
     ) {
-        let SendMode::Send | SendMode::Try = mode else { return };
+        let (SendMode::Send | SendMode::Try) = mode else { return };
         let Some(peer) = self.peers.get_mut(&to.node()) else { return };
         let waiter = RoomWaiter { sender, address: to.key() };
         peer.room_waiters.add(waiter, NeededRoom { bytes, mark: mark_of(mode), by_total });

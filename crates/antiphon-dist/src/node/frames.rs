@@ -236,8 +236,8 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let actor = signal.receiver().actor();
-        let must_wait = self.has_backlog_for(node, actor)
-            || (signal.needs_room() && driver.loop_ref().is_flooded(actor));
+        let must_wait =
+            self.has_backlog_for(node, actor) || (signal.needs_room() && driver.loop_ref().is_flooded(actor));
         if must_wait && !signal.is_urgent() {
             self.add_signal_to_backlog(node, peer_session, signal, driver);
         } else {

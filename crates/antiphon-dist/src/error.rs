@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use antiphon_sched::LoopError;
+use antiphon_sched::{LoopError, PayloadError};
 use thiserror::Error;
 
 use crate::location::{Location, PeerAt};
@@ -207,7 +207,7 @@ pub enum RegisterError {
 }
 
 /// Why a message that asked for a receipt was not delivered, or may not have been.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeliverError {
     /// The message was refused; it is in no mailbox.
@@ -296,14 +296,12 @@ pub enum CallError {
     /// The function is not registered, or no longer.
     #[error("the function is no longer registered; locate it again")]
     NotRegistered,
-    /// The function takes arguments of another type, or the arguments could not be encoded or decoded.
-    #[error(
-        "the function does not take {arguments}, or they cannot be encoded; check the types on both sides"
-    )]
-    WrongArguments {
-        /// The name of the type of the arguments.
-        arguments: String,
-    },
+    /// The arguments themselves are at fault: the function takes others, or they could not be encoded or decoded.
+    #[error("the arguments were refused: {0}")]
+    Arguments(PayloadError),
+    /// The answer of the function's node could not be read. An actor may have been started.
+    #[error("the answer was refused: {0}; run the same version of Antiphon on both nodes")]
+    Answer(PayloadError),
     /// The calling node has as many running actors from this function as the other node allows.
     #[error(
         "this node has {max} running actors from this function, as many as it may; wait until some exit, or raise \

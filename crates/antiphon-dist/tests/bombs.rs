@@ -81,6 +81,10 @@ impl Wire for Ask<RawBody> {
     }
 }
 
+fn is_refused(receipt: &Result<(), DeliverError>) -> bool {
+    matches!(receipt, Err(DeliverError::Refused(Undelivered::Payload(_))))
+}
+
 fn listener(node: &TestNode) -> std::sync::mpsc::Receiver<Tree> {
     node.listener::<Tree>("tree")
 }
@@ -98,13 +102,14 @@ fn malformed_bodies_are_refused_and_node_continues() {
 
     for (body, bytes) in bombs() {
         let refused = bad.deliver(raw, RawBody(bytes.clone()));
-        assert_eq!(refused, Err(DeliverError::Refused(Undelivered::WrongType)), "{body} as a message");
+        assert!(is_refused(&refused), "{body} as a message: {refused:?}");
         let (exception, value) = (RawBody(bytes.clone()), RawBody(bytes.clone()));
         bad.step(move |cx| {
             cx.throw(tree, exception);
             cx.resume(tree, value);
         });
-        assert_eq!(send_as_reply(&good, &bad, bytes.clone()), Err(AskError::WrongType), "{body} as a reply");
+        let reply = send_as_reply(&good, &bad, bytes.clone());
+        assert!(matches!(reply, Err(AskError::Reply(_))), "{body} as a reply: {reply:?}");
         send_as_exit_value(&good, &bad, bytes);
         assert_eq!(bad.deliver(tree, Tree::Leaf(2)), Ok(()), "the actor still runs after {body}");
         assert_eq!(recv(&received), Tree::Leaf(2));
@@ -200,7 +205,8 @@ fn malformed_body_for_full_mailbox_is_refused() {
         .collect();
     start.send(()).expect("the actor runs");
     for (body, receipt) in receipts {
-        assert_eq!(recv(&receipt), Err(DeliverError::Refused(Undelivered::WrongType)), "{body}");
+        let refused = recv(&receipt);
+        assert!(is_refused(&refused), "{body}: {refused:?}");
     }
     for n in 0..100 {
         assert_eq!(recv(&received), Tree::Leaf(n));

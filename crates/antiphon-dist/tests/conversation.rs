@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{DeliverError, LocateError, Location, NetCx, Node};
 use antiphon_sched::{
-    Addr, AskError, Cx, Event, ReplyTo, Step, Undelivered, exit, fail, receive, secs, stop, suspend,
+    Addr, AskError, Cx, Event, PayloadError, ReplyTo, Step, Undelivered, Wire, exit, fail, receive, secs,
+    stop, suspend,
 };
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
@@ -248,7 +249,11 @@ fn ask_without_receiver_or_type_fails_at_once() {
     assert_eq!(reply.map(|_| ()), Err(AskError::NoActor));
     let wrong: Addr<ReplyTo<String>> = Addr::of(nodes.server.id());
     let reply = nodes.here.handle.ask(wrong, secs(1000), |reply| reply);
-    assert_eq!(reply, Err(AskError::WrongType));
+    let wrong_type = |found: &str| PayloadError::WrongType {
+        expected: Order::name().into_owned().into(),
+        found: found.into(),
+    };
+    assert_eq!(reply, Err(AskError::Request(wrong_type("reply<str>"))));
 }
 
 fn deliver_to_ended_or_mistyped_actor_is_refused() {
@@ -260,7 +265,9 @@ fn deliver_to_ended_or_mistyped_actor_is_refused() {
     assert_eq!(refused, Err(DeliverError::Refused(Undelivered::NoActor)));
     let wrong: Addr<String> = Addr::of(nodes.server.id());
     let refused = nodes.here.deliver(wrong, "not an order".to_owned());
-    assert_eq!(refused, Err(DeliverError::Refused(Undelivered::WrongType)));
+    let wrong_type =
+        PayloadError::WrongType { expected: Order::name().into_owned().into(), found: "str".into() };
+    assert_eq!(refused, Err(DeliverError::Refused(Undelivered::Payload(wrong_type))));
 }
 
 fn monitor_receives_each_exit_reason_with_value() {

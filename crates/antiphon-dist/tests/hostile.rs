@@ -578,8 +578,8 @@ fn with_files(transfers_max: usize) -> (ThreeNodes, Addr<ToFileService>, tempfil
 #[test]
 fn file_messages_out_of_order_are_refused() {
     let (nodes, file_service, dest) = with_files(8);
-    let chunk = |bytes: usize| ToReceiver::Chunk(Bytes(vec![7; bytes]));
-    let end = || ToReceiver::End(Bytes(vec![0; 32]));
+    let chunk = |bytes: usize| ToReceiver::Chunk(Bytes::from(vec![7; bytes]));
+    let end = || ToReceiver::End(Bytes::from(vec![0; 32]));
     let disorder = || ToSender::Failed(FileRefused::Disorder);
     let cases: Vec<(Vec<ToReceiver>, ToSender)> = vec![
         (vec![chunk(1)], disorder()),
@@ -633,8 +633,8 @@ fn file_in_tiny_chunks_is_stored_whole() {
     let (receiver, bytes) = (receiver.expect("the offer is accepted"), content.clone());
     nodes.hostile.step(move |cx| {
         cx.tell(receiver, ToReceiver::Begin(0));
-        bytes.iter().for_each(|byte| cx.tell(receiver, ToReceiver::Chunk(Bytes(vec![*byte]))));
-        cx.tell(receiver, ToReceiver::End(Bytes(blake3::hash(&bytes).as_bytes().to_vec())));
+        bytes.iter().for_each(|byte| cx.tell(receiver, ToReceiver::Chunk(Bytes::from(vec![*byte]))));
+        cx.tell(receiver, ToReceiver::End(Bytes::from(blake3::hash(&bytes).as_bytes().to_vec())));
     });
     let replies = common::recv_until(&replies, |reply| !matches!(reply, ToSender::Written(_)));
     assert_eq!(replies.last(), Some(&ToSender::Stored));
@@ -650,16 +650,16 @@ fn file_transfer_accepts_only_its_own_sender() {
     // The third node uses the address of the same receiver.
     nodes.honest.step(move |cx| {
         cx.tell(receiver, ToReceiver::Abort(true));
-        cx.tell(receiver, ToReceiver::End(Bytes(Vec::new())));
+        cx.tell(receiver, ToReceiver::End(Bytes::from(Vec::new())));
     });
     nodes.hostile.step(move |cx| {
         cx.tell(receiver, ToReceiver::Begin(0));
-        cx.tell(receiver, ToReceiver::Chunk(Bytes(b"abc".to_vec())));
+        cx.tell(receiver, ToReceiver::Chunk(Bytes::from(b"abc".to_vec())));
     });
     assert_eq!(recv(&replies), ToSender::Written(3));
     nodes.honest.step(move |cx| cx.tell(receiver, ToReceiver::Abort(true)));
     nodes.hostile.step(move |cx| {
-        let hash = Bytes(blake3::hash(b"abc").as_bytes().to_vec());
+        let hash = Bytes::from(blake3::hash(b"abc").as_bytes().to_vec());
         cx.tell(receiver, ToReceiver::End(hash));
     });
     assert_eq!(recv(&replies), ToSender::Stored);

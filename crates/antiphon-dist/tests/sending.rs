@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use antiphon_dist::{Config, DeliverError, Limits, NetCx, Status};
 use antiphon_sched::{
-    Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, ReplyTo, SendError, Undelivered, exit, fail,
-    millis, receive, secs, stop, suspend,
+    Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, PayloadError, ReplyTo, SendError, Undelivered,
+    exit, fail, millis, receive, secs, stop, suspend,
 };
 use common::{Exit, Net, TestNode, recv, recv_until, report, wait_for};
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,7 @@ fn signals_over_queue_bound_become_dead_letters() {
     let before = near.stats().dead_letters;
     near.step(move |cx| {
         for _ in 0..64 {
-            cx.resume(to, Bytes(vec![0; EACH]));
+            cx.resume(to, Bytes::from(vec![0; EACH]));
         }
     });
     let lost = near.stats().dead_letters - before;
@@ -203,7 +203,7 @@ fn try_send_accepts_message_above_high_mark() {
     let mut left = 3;
     here.spawn(move |cx: &mut Cx<()>, event| {
         while left > 0 && matches!(event, Event::Start | Event::Writable { .. }) {
-            match cx.try_send(to, Bytes(vec![left; 3 << 20])) {
+            match cx.try_send(to, Bytes::from(vec![left; 3 << 20])) {
                 Ok(()) => left -= 1,
                 Err(error) if error.reason() == Undelivered::Busy => return receive(),
                 Err(error) => return fail(error.to_string()),
@@ -215,7 +215,7 @@ fn try_send_accepts_message_above_high_mark() {
     recv(&tried);
     for left in [3, 2, 1] {
         let bytes = recv(&received);
-        assert!(bytes.0.len() == 3 << 20 && bytes.0.iter().all(|byte| *byte == left));
+        assert!(bytes.len() == 3 << 20 && bytes.iter().all(|byte| *byte == left));
     }
 }
 
@@ -224,8 +224,12 @@ fn message_over_size_limit_is_returned() {
     let (there, here) = Net::new().pair();
     let _received = there.listener::<Bytes>("bytes");
     let to: Addr<Bytes> = here.find("bytes");
-    let result = here.step(move |cx| cx.send(to, Bytes(vec![0; 17 << 20])));
-    let Err(SendError::TooLarge(Bytes(returned))) = result else { panic!("the message is over the limit") };
+    let result = here.step(move |cx| cx.send(to, Bytes::from(vec![0; 17 << 20])));
+    let Err(SendError::Payload(returned, reason)) = result else { panic!("the message is over the limit") };
+    assert!(
+        matches!(reason, PayloadError::TooLarge { bytes, max: 16_777_216 } if bytes >= 17 << 20),
+        "{reason:?}"
+    );
     assert_eq!(returned.len(), 17 << 20);
 }
 
@@ -386,7 +390,7 @@ fn slow_actor_delays_only_its_own_messages() {
     there.spawn(move |cx: &mut Cx<Bytes>, event| {
         match event {
             Event::Start => cx.register("slow")?,
-            Event::Message(bytes) => report(&sender, bytes.0.len()),
+            Event::Message(bytes) => report(&sender, bytes.len()),
             _ => {}
         }
         is_started |= started.try_recv().is_ok();
@@ -395,7 +399,7 @@ fn slow_actor_delays_only_its_own_messages() {
     let quick = there.listener::<String>("quick");
     let slow: Addr<Bytes> = here.find("slow");
     let other: Addr<String> = here.find("quick");
-    here.step(move |cx| (0..4_000).for_each(|_| cx.tell(slow, Bytes(vec![7; 1_000]))));
+    here.step(move |cx| (0..4_000).for_each(|_| cx.tell(slow, Bytes::from(vec![7; 1_000]))));
     there.wait_for_counts("a backlog", |counts| counts.backlog_bytes > 0);
     for _ in 0..20 {
         assert_eq!(here.deliver(other, "quick".into()), Ok(()));

@@ -14,8 +14,8 @@ use antiphon_dist::{
     LocateError, Location, NetCx, PeerAt, PeerError, RegisterError, Stored, UnknownNode, UnknownPeer,
 };
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, Event, Key, NodeId, ReplyTo, SendError, Undelivered, millis, receive, secs,
-    stop,
+    ActorId, Addr, AskError, Cx, Event, Key, NodeId, PayloadError, ReplyTo, SendError, Undelivered, millis,
+    receive, secs, stop,
 };
 use common::{Exit, Net, TestNode, recv, report, wait_for};
 
@@ -109,7 +109,12 @@ const OPERATIONS: &[Operation] = &[
     ("deliver a message of the wrong type", |fixture| {
         let wrong: Addr<String> = Addr::of(fixture.number.id());
         let receipts = fixture.here.delivering(wrong, "hello".into(), secs(20));
-        expect(receipts, |receipt| *receipt == Err(DeliverError::Refused(Undelivered::WrongType)))
+        expect(receipts, |receipt| match receipt {
+            Err(DeliverError::Refused(Undelivered::Payload(PayloadError::WrongType { expected, found }))) => {
+                (&**expected, &**found) == ("u64", "str")
+            }
+            _ => false,
+        })
     }),
     ("deliver to an unknown node", |fixture| {
         let nowhere: Addr<String> = Addr::of(ActorId::new(NodeId::from_bits(7), Key::from_bits(7)));
@@ -130,7 +135,10 @@ const OPERATIONS: &[Operation] = &[
             let me = cx.addr();
             cx.tell(me, sent.map_err(drop_message));
         });
-        expect(results, |result| *result == Err(Undelivered::TooLarge))
+        expect(results, |result| {
+            matches!(result, Err(Undelivered::Payload(PayloadError::TooLarge { max, .. }))
+                if *max == MESSAGE_BYTES_MAX as u64)
+        })
     }),
     ("ask an actor that has ended", |fixture| {
         let dead: Addr<ReplyTo<u64>> = Addr::of(fixture.dead.id());

@@ -16,6 +16,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox::OPEN_MAX;
 use crate::sockets::SocketId;
 use crate::transport::{MonitorId, Signal};
+use crate::value::Value;
 
 #[derive(Default)]
 pub(crate) struct ActorExtras {
@@ -327,16 +328,17 @@ impl Core {
         if watcher.node() == self.node_id {
             self.down(watcher.key(), id, actor, reason);
         } else {
-            let reason = self.exported_reason(reason);
+            let reason = self.exported_reason(actor, reason);
             self.signal(Signal::Down { watcher, id, actor, reason });
         }
     }
 
-    fn exported_reason(&mut self, reason: ExitReason) -> ExitReason {
-        match reason {
-            ExitReason::Done(value) => ExitReason::Done(self.export(value)),
-            other => other,
-        }
+    fn exported_reason(&mut self, actor: ActorId, reason: ExitReason) -> ExitReason {
+        let ExitReason::Done(value) = reason else { return reason };
+        ExitReason::Done(self.export(value).unwrap_or_else(|reason| {
+            tracing::warn!(%actor, %reason, "an exit value was not sent to another node");
+            Value::not_sent(reason)
+        }))
     }
 
     /// Sends the `Down` of an address that has ended to its watchers.

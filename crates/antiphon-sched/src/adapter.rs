@@ -36,6 +36,8 @@ pub(crate) struct AdapterTable {
 pub(crate) struct AdapterSlot {
     /// An `Adapter<T>`.
     adapter: Box<dyn Any>,
+    /// The name of `T`, for errors.
+    type_name: &'static str,
     pub(crate) address: AddressExtras,
 }
 
@@ -81,7 +83,11 @@ impl AdapterTable {
 impl AdapterSlot {
     fn new<T: 'static>(convert: impl Convert<T> + 'static) -> Self {
         let convert: Box<dyn Convert<T>> = Box::new(convert);
-        Self { adapter: Box::new(Adapter(Some(convert))), address: AddressExtras::default() }
+        Self {
+            adapter: Box::new(Adapter(Some(convert))),
+            type_name: std::any::type_name::<T>(),
+            address: AddressExtras::default(),
+        }
     }
 
     /// Whether the adapter takes messages of type `T`.
@@ -183,7 +189,7 @@ impl Core {
     ) -> Result<(), SendError<T>> {
         let Some(slot) = self.adapter_mut(key) else { return Err(SendError::NoActor(message)) };
         let Some(adapter) = slot.adapter.downcast_mut::<Adapter<T>>() else {
-            return Err(SendError::WrongType(message));
+            return Err(SendError::refused_type(message, slot.type_name));
         };
         let Some(mut convert) = adapter.0.take() else { return Err(SendError::NoActor(message)) };
         let result = convert.convert(self, key.actor(), message);
@@ -228,7 +234,7 @@ impl Core {
         for extras in self.extras.values_mut() {
             for slot in std::mem::take(&mut extras.adapters.open).into_values() {
                 self.adapters_open -= 1;
-                let AdapterSlot { adapter, address } = *slot;
+                let AdapterSlot { adapter, address, .. } = *slot;
                 panic_guard::log_panic(|| drop(adapter));
                 panic_guard::log_panic(|| drop(address));
             }
@@ -371,6 +377,9 @@ mod tests {
         let key = core.insert_adapter(owner, Hooked(hook, Rc::new(())));
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert!(matches!(inner.take(), Some(SendError::NoActor(8))));
-        assert!(matches!(core.push_to_adapter(key, 7_u16, SendMode::Once), Err(SendError::WrongType(7))));
+        assert!(matches!(
+            core.push_to_adapter(key, 7_u16, SendMode::Once),
+            Err(SendError::Payload(7, crate::error::PayloadError::WrongType { .. }))
+        ));
     }
 }

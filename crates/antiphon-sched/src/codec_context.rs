@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use smallvec::SmallVec;
 
 use crate::core::Core;
+use crate::dropped_replies;
 use crate::id::{Key, NodeId};
 use crate::loop_ref::Delivery;
 use crate::requests::{ExpectedReply, RequestId};
@@ -37,6 +38,8 @@ pub(crate) struct EncodedRefs {
     pub(crate) nodes: SmallVec<[NodeId; 2]>,
     /// The message contains a `ReplyTo`, of any node. Dropping the local copies no longer reports them as dropped.
     pub(crate) has_reply_to: bool,
+    /// The first bytes of the message up to here are one value that keeps to the limits.
+    pub(crate) checked_bytes: usize,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -47,6 +50,22 @@ pub(crate) enum EncodeMode {
     Revoke,
     /// A value that several readers share: it must not contain a `ReplyTo`.
     Value,
+}
+
+thread_local! {
+    /// The most bytes of a message of the loop that is encoding on this thread.
+    static BYTES_MAX: std::cell::Cell<usize> = const { std::cell::Cell::new(MESSAGE_BYTES_MAX) };
+    /// The number of bytes of the message that are known to be one value that keeps to the limits.
+    static CHECKED_BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// The most bytes of a message where no transport has another limit, 16 MiB.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The most bytes that the current encoding may write.
+#[cfg(feature = "serde")]
+pub(crate) fn bytes_max() -> usize {
+    BYTES_MAX.get()
 }
 
 struct EncodeContext {
@@ -67,23 +86,52 @@ struct ClearContext;
 impl Drop for ClearContext {
     fn drop(&mut self) {
         ENCODING.with_borrow_mut(Option::take);
+        BYTES_MAX.set(MESSAGE_BYTES_MAX);
     }
 }
 
-/// Runs `encode` with a context of the loop `node_id`. Also returns the addresses and replies that it encoded.
+/// Runs `encode` with a context of the loop `node_id`, whose messages have at most `bytes_max` bytes. Also returns the
+/// addresses and replies that it encoded.
 pub(crate) fn encode_with_context<R>(
     node_id: NodeId,
+    bytes_max: usize,
     mode: EncodeMode,
     encode: impl FnOnce() -> R,
 ) -> (R, EncodedRefs) {
+    BYTES_MAX.set(bytes_max);
+    CHECKED_BYTES.set(0);
     ENCODING.with_borrow_mut(|context| {
         *context = Some(EncodeContext { node_id, mode, refs: EncodedRefs::default() })
     });
     let clear = ClearContext;
     let result = encode();
-    let refs = ENCODING.with_borrow_mut(Option::take).map(|context| context.refs).unwrap_or_default();
+    let mut refs = ENCODING.with_borrow_mut(Option::take).map(|context| context.refs).unwrap_or_default();
+    refs.checked_bytes = CHECKED_BYTES.get();
     drop(clear);
     (result, refs)
+}
+
+/// Whether the current encoding only takes its replies back.
+#[cfg(feature = "serde")]
+pub(crate) fn is_revoking() -> bool {
+    with_encode_context(|_, mode, _| mode == EncodeMode::Revoke).unwrap_or(false)
+}
+
+/// Records that the first `bytes` bytes of the message are one value that keeps to the limits.
+#[cfg(feature = "serde")]
+pub(crate) fn record_checked(bytes: usize) {
+    CHECKED_BYTES.set(bytes);
+}
+
+/// Removes what the current encoding has recorded twice, because a part was encoded twice.
+#[cfg(feature = "serde")]
+pub(crate) fn dedup_refs() {
+    with_encode_context(|_, _, refs| {
+        refs.exposed.sort_unstable_by_key(|(key, _)| *key);
+        refs.exposed.dedup_by_key(|(key, _)| *key);
+        refs.requests.sort_unstable_by_key(|(request_id, _)| *request_id);
+        refs.requests.dedup_by_key(|(request_id, _)| *request_id);
+    });
 }
 
 /// Runs `record` with the context of the current encoding; `None` if nothing is being encoded.
@@ -102,39 +150,148 @@ thread_local! {
         const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
-/// An address or `ReplyTo` of this loop inside a message from another node. The sender may have forged it.
-#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls decode references"))]
-pub(crate) enum LocalRef {
-    Actor(Key),
-    Request(RequestId),
+/// The addresses and replies that a decoding has made.
+///
+/// A decoding has no effects: serde may decode a part, drop it, and decode the same bytes again as another type. So a
+/// `ReplyTo` that is dropped during the decoding is only recorded. When the message as a whole was accepted or refused,
+/// [`accept`](Self::accept) or [`refuse`](Self::refuse) reports the requests that no reply is left for.
+#[derive(Default)]
+pub(crate) struct Decoded {
+    /// The addresses of this loop. The sender may have forged them.
+    pub(crate) actors: Vec<Key>,
+    /// Each copy of a `ReplyTo`. The sender may have forged those of this loop.
+    pub(crate) replies: Vec<(NodeId, RequestId)>,
+    /// Each `ReplyTo` that was dropped during the decoding.
+    dropped: Vec<(NodeId, RequestId)>,
+    /// A `ReplyTo` was not decoded, because the sender has too many open requests in this loop.
+    pub(crate) is_over_quota: bool,
 }
 
 thread_local! {
-    static LOCAL_REFS: RefCell<Vec<LocalRef>> = const { RefCell::new(Vec::new()) };
+    static DECODED: RefCell<Decoded> = const {
+        RefCell::new(Decoded {
+            actors: Vec::new(),
+            replies: Vec::new(),
+            dropped: Vec::new(),
+            is_over_quota: false,
+        })
+    };
 }
 
-/// Records an address or `ReplyTo` that names the loop for which a message is being decoded.
+/// Records an address that names the loop for which a message is being decoded.
 #[cfg(feature = "serde")]
-pub(crate) fn record_local_ref(node: NodeId, reference: LocalRef) {
+pub(crate) fn record_address(node: NodeId, key: Key) {
     if DECODING.get() == Some(node) {
-        LOCAL_REFS.with_borrow_mut(|references| references.push(reference));
+        DECODED.with_borrow_mut(|decoded| decoded.actors.push(key));
+    }
+}
+
+/// Records a `ReplyTo` that is being decoded.
+#[cfg(feature = "serde")]
+pub(crate) fn record_reply(node: NodeId, request_id: RequestId) {
+    DECODED.with_borrow_mut(|decoded| decoded.replies.push((node, request_id)));
+}
+
+/// Records that a `ReplyTo` was dropped during a decoding. False if nothing is being decoded.
+pub(crate) fn record_drop(node: NodeId, request_id: RequestId) -> bool {
+    // At the end of a thread its thread-local values may be destroyed before a reply.
+    let is_decoding = DECODING.try_with(|decoding| decoding.get().is_some()).unwrap_or(false);
+    if is_decoding {
+        DECODED.with_borrow_mut(|decoded| decoded.dropped.push((node, request_id)));
+    }
+    is_decoding
+}
+
+impl Decoded {
+    /// Whether the message held neither an address of this loop nor a reply.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.actors.is_empty() && self.replies.is_empty() && self.dropped.is_empty()
+    }
+
+    /// The message was accepted: reports the requests of which no copy is left.
+    pub(crate) fn accept(mut self, node_id: NodeId) {
+        if self.dropped.is_empty() {
+            return;
+        }
+        self.replies.sort_unstable();
+        self.dropped.sort_unstable();
+        for dropped in self.dropped.chunk_by(|one, other| one == other) {
+            let (node, request_id) = dropped[0];
+            let from = self.replies.partition_point(|reply| *reply < dropped[0]);
+            let copies = self.replies[from..].iter().take_while(|reply| **reply == dropped[0]).count();
+            if dropped.len() >= copies {
+                dropped_replies::note(node_id, node, request_id);
+            }
+        }
+    }
+
+    /// The message was refused, and is dropped as `payload`: reports the requests in it for which `is_reported` is true.
+    /// A `ReplyTo` that the message did not hold, and that was dropped meanwhile, is reported in any case.
+    pub(crate) fn refuse<T>(
+        mut self,
+        node_id: NodeId,
+        payload: T,
+        is_reported: impl Fn(NodeId, RequestId) -> bool,
+    ) {
+        let (_, late) = decode_with_context(node_id, || crate::panic_guard::log_panic(|| drop(payload)));
+        self.dropped.extend(late.dropped);
+        self.replies.sort_unstable();
+        self.replies.dedup();
+        for (node, request_id) in &self.dropped {
+            if self.replies.binary_search(&(*node, *request_id)).is_err() {
+                dropped_replies::note(node_id, *node, *request_id);
+            }
+        }
+        for (node, request_id) in self.replies {
+            if is_reported(node, request_id) {
+                dropped_replies::note(node_id, node, request_id);
+            }
+        }
     }
 }
 
 /// Runs `decode` for the loop `node_id`: replies that it makes belong to that loop. Also returns the addresses and
-/// replies of that loop that it decoded. The caller must check them, since a sender can forge them.
-pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Vec<LocalRef>) {
-    struct RestoreNode(Option<NodeId>);
-    impl Drop for RestoreNode {
+/// replies that it decoded. The caller must check those of its loop, since a sender can forge them; and it must
+/// accept or refuse them.
+pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Decoded) {
+    struct Restore(Option<NodeId>, Decoded);
+    impl Drop for Restore {
         fn drop(&mut self) {
             DECODING.set(self.0);
+            if self.0.is_some() {
+                DECODED.replace(std::mem::take(&mut self.1));
+            }
         }
     }
-    let restore = RestoreNode(DECODING.replace(Some(node_id)));
-    IS_OVER_QUOTA.set(false);
-    let decoded = decode();
+    let outer = DECODING.replace(Some(node_id));
+    // Only within another decoding is there anything to set aside.
+    let restore = Restore(outer, if outer.is_some() { DECODED.take() } else { Decoded::default() });
+    let value = decode();
+    let decoded = DECODED.take();
     drop(restore);
-    (decoded, LOCAL_REFS.with_borrow_mut(std::mem::take))
+    (value, decoded)
+}
+
+/// Decodes what this loop has encoded itself, to see whether it can be decoded. The value is dropped; it has no effects, and
+/// no request in it counts.
+#[cfg(feature = "serde")]
+pub(crate) fn try_decoding<T, E>(decode: impl FnOnce() -> Result<T, E>) -> Result<(), E> {
+    let node_id = ENCODING.with_borrow(|context| context.as_ref().map(|context| context.node_id));
+    let node_id = node_id.unwrap_or(NodeId::from_bits(0));
+    // Without an origin there is no limit of requests.
+    let origin = ORIGIN.take();
+    let (result, decoded) = decode_with_context(node_id, decode);
+    ORIGIN.set(origin);
+    match result {
+        Ok(value) => {
+            decoded.refuse(node_id, value, |_, _| false);
+            Ok(())
+        }
+        Err(error) => {
+            decoded.refuse(node_id, (), |_, _| false);
+            Err(error)
+        }
+    }
 }
 
 /// The node id of the loop for which a message is being decoded.
@@ -185,8 +342,11 @@ impl Drop for RequestPermit {
 thread_local! {
     /// The node that sent the bytes being decoded.
     static ORIGIN: RefCell<Option<Origin>> = const { RefCell::new(None) };
-    /// Whether the last decoding failed because its origin had too many open requests.
-    static IS_OVER_QUOTA: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// The node that sent the messages that are being delivered on this thread.
+pub(crate) fn sending_node() -> Option<NodeId> {
+    ORIGIN.with_borrow(|origin| origin.as_ref().map(|origin| origin.node))
 }
 
 /// The node that sent the bytes being decoded on this thread; `None` if this loop encoded them itself, or if the
@@ -196,7 +356,7 @@ thread_local! {
 /// origin cannot.
 pub fn origin() -> Option<NodeId> {
     DECODING.get()?;
-    ORIGIN.with_borrow(|origin| origin.as_ref().map(|origin| origin.node))
+    sending_node()
 }
 
 /// Runs `deliver`, which delivers messages and replies from another node, with that node as the [`origin`]. Requests
@@ -218,11 +378,6 @@ pub fn with_origin<R>(origin: Origin, deliver: impl FnOnce() -> R) -> (R, Option
     (result, origin)
 }
 
-/// Whether the last [decoding](decode_with_context) failed because its origin had too many open requests.
-pub(crate) fn was_over_quota() -> bool {
-    IS_OVER_QUOTA.get()
-}
-
 /// The permit of a `ReplyTo` that is being decoded; an error if its node has too many open requests.
 /// `Ok(None)` if no origin is set.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
@@ -231,7 +386,7 @@ pub(crate) fn request_permit() -> Result<Option<RequestPermit>, &'static str> {
         let Some(origin) = origin.as_ref().filter(|_| DECODING.get().is_some()) else { return Ok(None) };
         let permit = origin.request_permit();
         if permit.is_none() {
-            IS_OVER_QUOTA.set(true);
+            DECODED.with_borrow_mut(|decoded| decoded.is_over_quota = true);
         }
         permit
             .map(Some)

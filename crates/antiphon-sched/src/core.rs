@@ -20,7 +20,7 @@ use crate::budget::Permit;
 use crate::cell::{self, Cell};
 use crate::codec_context;
 use crate::dead_letter::{DeadLetter, DeadLetters};
-use crate::error::{SendError, Undelivered};
+use crate::error::{PayloadError, SendError, Undelivered};
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
 use crate::inbox::WaitingMessages;
@@ -173,7 +173,10 @@ impl Core {
         let Some((cell, queued, contended)) = self.actors.receiver(key) else {
             return self.push_to_adapter(key, message, mode);
         };
-        let Some(mailbox) = cell.mailbox::<M>() else { return Err(SendError::WrongType(message)) };
+        let Some(mailbox) = cell.mailbox::<M>() else {
+            let expected = cell.any_mailbox().type_name();
+            return Err(SendError::refused_type(message, expected));
+        };
         if contended || mailbox.is_full(self.mailbox_max) {
             return self.push_to_full(key, message, mode);
         }
@@ -452,7 +455,7 @@ impl Core {
         // The network cannot reach an address that was never sent to another node.
         let Some(exposed) = self.exposed(to) else { return Delivery::NoActor };
         if exposed.type_name != type_name {
-            return Delivery::WrongType;
+            return Delivery::Refused(PayloadError::wrong_type(exposed.type_name, type_name));
         }
         // Checked before decoding: the sender may repeat the message, so the replies inside it must not be dropped.
         let owner = to.actor();

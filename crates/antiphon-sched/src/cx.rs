@@ -363,23 +363,29 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.loop_ref.terminate(actor);
     }
 
-    /// Resumes an actor, on any node, from `sleep` or `suspend`: it receives [`Event::Resumed`].
+    /// Resumes an actor, on any node, from `sleep` or `suspend`: it receives [`Event::Resumed`]. If the actor has exited, or
+    /// the value cannot be encoded for another node, a dead letter is counted.
     pub fn resume(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
-        self.signal_value(actor.into(), Value::new(value), SystemEvent::Resumed, |from, target, value| {
+        let (actor, value) = (actor.into(), Value::new(value));
+        self.signal_value("resume", actor, value, SystemEvent::Resumed, |from, target, value| {
             Signal::Resume { from: Some(from), target, value }
         });
     }
 
     /// Throws an exception into an actor, on any node: it receives [`Event::Thrown`], and fails unless it handles the
-    /// exception.
+    /// exception. If the actor has exited, or the value cannot be encoded for another node, a dead letter is counted.
     pub fn throw(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
-        self.signal_value(actor.into(), Value::new(value), SystemEvent::Thrown, |from, target, value| {
-            Signal::Throw { from: Some(from), target, value }
+        let (actor, value) = (actor.into(), Value::new(value));
+        self.signal_value("throw", actor, value, SystemEvent::Thrown, |from, target, value| Signal::Throw {
+            from: Some(from),
+            target,
+            value,
         });
     }
 
     fn signal_value(
         &mut self,
+        what: &'static str,
         actor: ActorId,
         value: Value,
         to_event: impl FnOnce(Value) -> SystemEvent,
@@ -388,11 +394,12 @@ impl<'a, M: 'static> Cx<'a, M> {
         let me = self.me;
         let core = self.core();
         if actor.node() != core.node_id {
-            let value = core.export(value);
-            core.signal(to_signal(me, actor, value));
+            match core.export(value) {
+                Ok(value) => core.signal(to_signal(me, actor, value)),
+                Err(reason) => core.dead_signal(actor, what, reason.into()),
+            }
         } else {
             let event = to_event(value);
-            let what = if matches!(event, SystemEvent::Thrown(_)) { "throw" } else { "resume" };
             if !core.push_system(actor.key(), event) {
                 core.dead_signal(actor, what, Undelivered::NoActor);
             }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::core::Core;
-use crate::error::Undelivered;
+use crate::error::{PayloadError, Undelivered};
 use crate::id::ActorId;
 use crate::time::Time;
 
@@ -45,14 +45,16 @@ pub struct DeadLetterCounts {
     pub full: u64,
     /// [`Undelivered::Busy`].
     pub busy: u64,
-    /// [`Undelivered::WrongType`].
+    /// [`PayloadError::WrongType`].
     pub wrong_type: u64,
     /// [`Undelivered::NoNode`]: among others, messages that were queued for a peer that was lost.
     pub no_node: u64,
-    /// [`Undelivered::TooLarge`].
+    /// [`PayloadError::TooLarge`], [`PayloadError::TooManyValues`] and [`PayloadError::TooDeep`].
     pub too_large: u64,
-    /// [`Undelivered::Encode`].
+    /// [`PayloadError::Encode`].
     pub encode: u64,
+    /// [`PayloadError::Decode`].
+    pub decode: u64,
     /// [`Undelivered::Dropped`].
     pub dropped: u64,
 }
@@ -60,20 +62,26 @@ pub struct DeadLetterCounts {
 impl DeadLetterCounts {
     /// The number of all dead letters.
     pub fn total(&self) -> u64 {
-        let Self { no_actor, full, busy, wrong_type, no_node, too_large, encode, dropped } = self;
-        no_actor + full + busy + wrong_type + no_node + too_large + encode + dropped
+        let Self { no_actor, full, busy, wrong_type, no_node, too_large, encode, decode, dropped } = self;
+        no_actor + full + busy + wrong_type + no_node + too_large + encode + decode + dropped
     }
 
-    fn of(&mut self, reason: Undelivered) -> &mut u64 {
+    /// The count for a reason, and its index among the counts.
+    fn of(&mut self, reason: &Undelivered) -> (&mut u64, usize) {
         match reason {
-            Undelivered::NoActor => &mut self.no_actor,
-            Undelivered::Full => &mut self.full,
-            Undelivered::Busy => &mut self.busy,
-            Undelivered::WrongType => &mut self.wrong_type,
-            Undelivered::NoNode => &mut self.no_node,
-            Undelivered::TooLarge => &mut self.too_large,
-            Undelivered::Encode => &mut self.encode,
-            Undelivered::Dropped => &mut self.dropped,
+            Undelivered::NoActor => (&mut self.no_actor, 0),
+            Undelivered::Full => (&mut self.full, 1),
+            Undelivered::Busy => (&mut self.busy, 2),
+            Undelivered::NoNode => (&mut self.no_node, 3),
+            Undelivered::Dropped => (&mut self.dropped, 4),
+            Undelivered::Payload(reason) => match reason {
+                PayloadError::WrongType { .. } => (&mut self.wrong_type, 5),
+                PayloadError::TooLarge { .. }
+                | PayloadError::TooManyValues { .. }
+                | PayloadError::TooDeep { .. } => (&mut self.too_large, 6),
+                PayloadError::Encode(_) => (&mut self.encode, 7),
+                PayloadError::Decode(_) => (&mut self.decode, 8),
+            },
         }
     }
 }
@@ -90,7 +98,8 @@ pub(crate) struct DeadLetters {
     logged: [Option<(Time, u64)>; REASONS],
 }
 
-const REASONS: usize = Undelivered::Dropped as usize + 1;
+/// The number of the counts.
+const REASONS: usize = 9;
 /// At most this many dead letters wait for `hook`; further ones are only counted.
 const UNREPORTED_MAX: usize = 1024;
 /// Dead letters of one reason are logged at most once in this time.
@@ -98,10 +107,10 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 impl DeadLetters {
     fn record(&mut self, now: Time, dead_letter: DeadLetter) {
-        let reason = dead_letter.reason;
-        let count = self.counts.of(reason);
+        let reason = &dead_letter.reason;
+        let (count, index) = self.counts.of(reason);
         *count += 1;
-        let logged = &mut self.logged[reason as usize];
+        let logged = &mut self.logged[index];
         if logged.is_none_or(|(at, _)| now.since(at) >= LOG_INTERVAL) {
             let more = *count - logged.map_or(0, |(_, count)| count);
             *logged = Some((now, *count));

@@ -61,15 +61,6 @@ pub(crate) fn any(node_id: NodeId) -> bool {
     NOTES.with_borrow(|notes| notes.iter().any(|(id, of_loop)| *id == node_id && !of_loop.is_empty()))
 }
 
-/// Removes the notes of the loop `node_id` about its own requests for which `is_retracted` returns true.
-pub(crate) fn retract(node_id: NodeId, is_retracted: impl Fn(RequestId) -> bool) {
-    NOTES.with_borrow_mut(|notes| {
-        if let Some((_, of_loop)) = notes.iter_mut().find(|(id, _)| *id == node_id) {
-            of_loop.retain(|(node, request_id)| *node != node_id || !is_retracted(*request_id));
-        }
-    });
-}
-
 /// Swaps the notes of the loop `node_id` with `into`, which must be empty: its memory is used again.
 pub(crate) fn take(node_id: NodeId, into: &mut Vec<DroppedReply>) {
     NOTES.with_borrow_mut(|notes| {

@@ -14,27 +14,34 @@ pub enum SendError<M> {
     Full(M),
     /// Too many bytes wait for the actor, which is on another node. `Writable` follows as after `Full`.
     Busy(M),
-    /// The actor receives messages of another type.
-    WrongType(M),
     /// The actor's node cannot be reached from here.
     NoNode(M),
-    /// The encoded message is larger than the limit of one message.
-    TooLarge(M),
-    /// The message could not be encoded.
-    Encode(M, EncodeError),
+    /// The message itself is at fault: the actor takes another type, or the message cannot be encoded.
+    Payload(M, PayloadError),
 }
 
 impl<M> SendError<M> {
+    /// The error for a message that was not delivered.
+    pub(crate) fn new(message: M, reason: Undelivered) -> Self {
+        match reason {
+            Undelivered::NoActor => Self::NoActor(message),
+            Undelivered::Full => Self::Full(message),
+            Undelivered::Busy => Self::Busy(message),
+            Undelivered::NoNode | Undelivered::Dropped => Self::NoNode(message),
+            Undelivered::Payload(reason) => Self::Payload(message, reason),
+        }
+    }
+
+    /// The error for a message to an actor that takes messages of the type `expected`.
+    #[cold]
+    pub(crate) fn refused_type(message: M, expected: &str) -> Self {
+        Self::Payload(message, PayloadError::wrong_type(expected, std::any::type_name::<M>()))
+    }
+
     /// The message that could not be sent.
     pub fn into_message(self) -> M {
         match self {
-            Self::NoActor(m)
-            | Self::Full(m)
-            | Self::Busy(m)
-            | Self::WrongType(m)
-            | Self::NoNode(m)
-            | Self::TooLarge(m)
-            | Self::Encode(m, _) => m,
+            Self::NoActor(m) | Self::Full(m) | Self::Busy(m) | Self::NoNode(m) | Self::Payload(m, _) => m,
         }
     }
 
@@ -44,10 +51,8 @@ impl<M> SendError<M> {
             Self::NoActor(_) => Undelivered::NoActor,
             Self::Full(_) => Undelivered::Full,
             Self::Busy(_) => Undelivered::Busy,
-            Self::WrongType(_) => Undelivered::WrongType,
             Self::NoNode(_) => Undelivered::NoNode,
-            Self::TooLarge(_) => Undelivered::TooLarge,
-            Self::Encode(..) => Undelivered::Encode,
+            Self::Payload(_, reason) => Undelivered::Payload(reason.clone()),
         }
     }
 
@@ -57,10 +62,8 @@ impl<M> SendError<M> {
             Self::NoActor(m) => SendError::NoActor(convert(m)),
             Self::Full(m) => SendError::Full(convert(m)),
             Self::Busy(m) => SendError::Busy(convert(m)),
-            Self::WrongType(m) => SendError::WrongType(convert(m)),
             Self::NoNode(m) => SendError::NoNode(convert(m)),
-            Self::TooLarge(m) => SendError::TooLarge(convert(m)),
-            Self::Encode(m, reason) => SendError::Encode(convert(m), reason),
+            Self::Payload(m, reason) => SendError::Payload(convert(m), reason),
         }
     }
 }
@@ -73,17 +76,14 @@ impl<M> fmt::Debug for SendError<M> {
 
 impl<M> fmt::Display for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Encode(_, reason) => write!(f, "the message {reason}; check its serde attributes"),
-            _ => self.reason().fmt(f),
-        }
+        self.reason().fmt(f)
     }
 }
 
 impl<M> std::error::Error for SendError<M> {}
 
 /// Why something did not reach its receiver: [`SendError`] without the message.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Undelivered {
     /// The actor has exited, or never existed.
@@ -99,28 +99,98 @@ pub enum Undelivered {
         "too many bytes wait for the actor on its node, or too many requests for that node; continue at `Event::Writable`, or after replies arrive"
     )]
     Busy,
-    /// The actor receives messages of another type.
-    #[error("the actor receives messages of another type; check the type of the address")]
-    WrongType,
     /// The actor's node cannot be reached from here.
     #[error(
         "the actor's node cannot be reached from here; check that this loop is part of a node, and that the node knows that peer"
     )]
     NoNode,
-    /// The encoded message is larger than the limit of one message.
-    #[error("the message is too large when encoded; send it in parts, or as a file")]
-    TooLarge,
-    /// The message could not be encoded, or the receiving node could not decode it.
-    #[error("the message does not encode or decode; check its serde attributes on both sides")]
-    Encode,
+    /// The message itself is at fault: the actor takes another type, or the message does not encode or decode.
+    #[error("the message was refused: {0}")]
+    Payload(#[from] PayloadError),
     /// Code that should pass the message on dropped it: the transform of a channel panicked, or the message came through
     /// too many channels.
     #[error("the code that should pass the message on dropped it; see the log")]
     Dropped,
 }
 
+/// Why a message, a reply or a value was refused for what it is. The same value is refused each time.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PayloadError {
+    /// It is larger than one message may be. `bytes` is its encoded size; if the encoding was stopped at the limit, what it
+    /// would have had at least.
+    #[error("it has {bytes} bytes when encoded, and {max} are allowed; send it in parts, or as a file")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: u64,
+        /// The most bytes of one message.
+        max: u64,
+    },
+    /// It holds too many values. Each key and each value of a map counts.
+    #[error("{place} holds more than {max} values; use `Bytes` for bytes, or send it in parts")]
+    TooManyValues {
+        /// The most values of one message.
+        max: u64,
+        /// The type, and the place in it.
+        place: Box<str>,
+    },
+    /// It is nested too deep.
+    #[error(
+        "{place} is nested deeper than {max} arrays and maps; flatten the type, for example to a list with indices"
+    )]
+    TooDeep {
+        /// The deepest nesting of arrays and maps in one message.
+        max: u64,
+        /// The type, and the place in it.
+        place: Box<str>,
+    },
+    /// It could not be encoded.
+    #[error(transparent)]
+    Encode(EncodeError),
+    /// The receiver could not decode it.
+    #[error(
+        "{0}; check whether its type has changed under the same name, and its serde attributes on both sides"
+    )]
+    Decode(#[from] DecodeError),
+    /// The receiver takes another type.
+    #[error("the receiver takes `{expected}`, not `{found}`; check the types on both sides")]
+    WrongType {
+        /// The type that the receiver takes.
+        expected: Box<str>,
+        /// The type of the payload.
+        found: Box<str>,
+    },
+}
+
+impl PayloadError {
+    pub(crate) fn wrong_type(expected: &str, found: &str) -> Self {
+        Self::WrongType { expected: expected.into(), found: found.into() }
+    }
+
+    pub(crate) fn decode(reason: impl fmt::Display) -> Self {
+        Self::Decode(DecodeError::new(reason))
+    }
+}
+
+impl From<EncodeError> for PayloadError {
+    fn from(error: EncodeError) -> Self {
+        match error.cause {
+            EncodeCause::TooLarge { bytes, max } => Self::TooLarge { bytes, max },
+            EncodeCause::TooManyValues { max, place } => Self::TooManyValues { max, place },
+            EncodeCause::TooDeep { max, place } => Self::TooDeep { max, place },
+            EncodeCause::Other(_) => Self::Encode(error),
+        }
+    }
+}
+
+impl From<EncodeError> for Undelivered {
+    fn from(error: EncodeError) -> Self {
+        Self::Payload(error.into())
+    }
+}
+
 /// Why a request has no reply. It is final: no reply follows.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AskError {
     /// No reply arrived before the timeout. The actor may have received the request.
@@ -142,9 +212,12 @@ pub enum AskError {
         "too many bytes wait for the actor or in replies, or too many requests for its node; ask again after other replies arrive"
     )]
     Busy,
-    /// The request was not sent: the actor receives messages of another type, or encoding the request failed.
-    #[error("the request does not fit the actor; check the types on both sides")]
-    WrongType,
+    /// The actor did not receive the request, since the request itself is at fault.
+    #[error("the request was refused: {0}")]
+    Request(PayloadError),
+    /// The actor replied, and the reply itself is at fault.
+    #[error("the reply was refused: {0}")]
+    Reply(PayloadError),
     /// The actor's node cannot be reached, or was lost before the reply arrived.
     #[error(
         "the actor's node cannot be reached, or was lost before it replied; wait until it is Online again"
@@ -158,13 +231,26 @@ pub enum AskError {
     NoLoop,
 }
 
+impl AskError {
+    /// The error of a request whose reply was not delivered for this reason.
+    pub fn from_reply(reason: &Undelivered) -> Self {
+        match reason {
+            Undelivered::Busy => Self::Busy,
+            Undelivered::Payload(reason) => Self::Reply(reason.clone()),
+            Undelivered::NoActor | Undelivered::Full | Undelivered::NoNode | Undelivered::Dropped => {
+                Self::Dropped
+            }
+        }
+    }
+}
+
 impl From<Undelivered> for AskError {
     fn from(reason: Undelivered) -> Self {
         match reason {
             Undelivered::NoActor => Self::NoActor,
             Undelivered::Full => Self::Full,
             Undelivered::Busy => Self::Busy,
-            Undelivered::WrongType | Undelivered::TooLarge | Undelivered::Encode => Self::WrongType,
+            Undelivered::Payload(reason) => Self::Request(reason),
             Undelivered::NoNode => Self::NodeLost,
             Undelivered::Dropped => Self::Dropped,
         }
@@ -197,16 +283,19 @@ pub enum JoinError {
 #[non_exhaustive]
 pub enum ValueError {
     /// The value has another type.
-    #[error("the value is {found}, not {wanted}; read it as {found}")]
+    #[error("the value is {found}, not {expected}; read it as {found}")]
     WrongType {
         /// The requested type.
-        wanted: String,
+        expected: String,
         /// The type of the value.
         found: String,
     },
     /// The type name matches, but the bytes do not decode.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The value could not be sent to this node.
+    #[error("the value was not sent: {0}")]
+    NotSent(PayloadError),
     /// The actor on another node exited with `exit_local`, whose value is not sent to other nodes.
     #[error("the value did not cross the wire; let the actor exit with `exit` instead of `exit_local`")]
     Opaque,
@@ -214,15 +303,44 @@ pub enum ValueError {
 
 /// Why a value could not be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("cannot be encoded: {reason}")]
+#[error("{cause}")]
 pub struct EncodeError {
-    reason: String,
+    cause: EncodeCause,
+}
+
+/// The causes that have their own variant in [`PayloadError`], and all others as text.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only the serializer knows the limits"))]
+pub(crate) enum EncodeCause {
+    #[error("it has at least {bytes} bytes when encoded, and {max} are allowed")]
+    TooLarge { bytes: u64, max: u64 },
+    #[error("{place} holds more than {max} values")]
+    TooManyValues { max: u64, place: Box<str> },
+    #[error("{place} is nested deeper than {max} arrays and maps")]
+    TooDeep { max: u64, place: Box<str> },
+    #[error("cannot be encoded: {0}")]
+    Other(Box<str>),
 }
 
 impl EncodeError {
     /// Makes an error with the text of `reason`.
     pub fn new(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string() }
+        Self { cause: EncodeCause::Other(reason.to_string().into()) }
+    }
+
+    /// The reason, without the words before it.
+    pub fn reason(&self) -> &str {
+        match &self.cause {
+            EncodeCause::Other(reason) => reason,
+            EncodeCause::TooLarge { .. } => "it is too large",
+            EncodeCause::TooManyValues { .. } => "it holds too many values",
+            EncodeCause::TooDeep { .. } => "it is nested too deep",
+        }
+    }
+
+    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only the serializer knows such causes"))]
+    pub(crate) fn because(cause: EncodeCause) -> Self {
+        Self { cause }
     }
 }
 
@@ -230,13 +348,18 @@ impl EncodeError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("cannot be decoded: {reason}")]
 pub struct DecodeError {
-    reason: String,
+    reason: Box<str>,
 }
 
 impl DecodeError {
     /// Makes an error with the text of `reason`.
     pub fn new(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string() }
+        Self { reason: reason.to_string().into() }
+    }
+
+    /// The reason, without the words before it.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 }
 

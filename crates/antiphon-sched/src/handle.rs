@@ -551,7 +551,7 @@ impl Core {
         if node == self.node_id {
             self.fail_request(request_id, AskError::Dropped);
         } else {
-            self.signal(Signal::ReplyDropped { node, request_id, is_busy: false });
+            self.signal(Signal::ReplyDropped { node, request_id, reason: AskError::Dropped });
         }
     }
 }

@@ -273,7 +273,7 @@ impl Core {
         match panic_guard::catch_panic(|| message.send(self)) {
             Ok(InboxOutcome::Sent) => Attempt::Sent,
             Ok(InboxOutcome::Ended) => Attempt::Ended,
-            Ok(InboxOutcome::Refused(message, reason)) if self.is_reported(target, reason) => {
+            Ok(InboxOutcome::Refused(message, reason)) if self.is_reported(target, &reason) => {
                 Attempt::Waits(message)
             }
             Ok(InboxOutcome::Refused(message, reason)) => {
@@ -288,12 +288,12 @@ impl Core {
     }
 
     /// Whether room for a message that was refused is reported later: to the waiters of a mailbox, or by the transport.
-    fn is_reported(&mut self, target: ActorId, reason: Undelivered) -> bool {
+    fn is_reported(&mut self, target: ActorId, reason: &Undelivered) -> bool {
         if target.node() == self.node_id {
             let actor = target.key().actor();
-            reason == Undelivered::Full && !self.has_place(actor)
+            *reason == Undelivered::Full && !self.has_place(actor)
         } else {
-            reason == Undelivered::Busy
+            *reason == Undelivered::Busy
         }
     }
 

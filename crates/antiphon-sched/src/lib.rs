@@ -59,6 +59,9 @@ mod cell;
 #[path = "cell_safe.rs"]
 mod cell;
 
+#[cfg(feature = "serde")]
+mod checked_serializer;
+
 mod codec_context;
 pub use codec_context::{Origin, origin, with_origin};
 
@@ -75,7 +78,7 @@ pub mod egress;
 
 mod error;
 pub use error::{
-    AskError, DecodeError, EncodeError, JobError, JoinError, SendError, Undelivered, ValueError,
+    AskError, DecodeError, EncodeError, JobError, JoinError, PayloadError, SendError, Undelivered, ValueError,
 };
 
 mod event_loop;
@@ -149,9 +152,13 @@ mod wire;
 pub use wire::{TYPE_NAME_MAX, Wire};
 
 #[cfg(feature = "serde")]
+pub use bytes::Bytes;
+#[cfg(feature = "serde")]
+mod wire_crates;
+#[cfg(feature = "serde")]
 mod wire_serde;
 #[cfg(feature = "serde")]
-pub use wire_serde::Bytes;
+mod wire_std;
 #[cfg(feature = "serde")]
 #[doc(hidden)]
 pub use wire_serde::private as __private;

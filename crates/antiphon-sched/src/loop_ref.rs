@@ -5,10 +5,9 @@ use crate::actor_event::{Down, ExitReason, SystemEvent};
 use crate::actor_extras::SignalPolicy;
 use crate::addr::{Addr, SendMode, Target};
 use crate::budget::Permit;
-use crate::codec_context;
 use crate::core::{Core, TransportSlot};
 use crate::dead_letter::DeadLetter;
-use crate::error::{AskError, SendError, Undelivered};
+use crate::error::{AskError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::lag::Lag;
 use crate::mailbox_waiters::{RoomMark, Ticket, Turn, Waiter};
@@ -37,10 +36,8 @@ pub enum Delivery {
     Full,
     /// The actor does not exist, or its address never left this loop.
     NoActor,
-    /// The actor takes messages of another type.
-    WrongType,
-    /// The bytes do not decode to a message of the type, for this reason.
-    Undecodable(String),
+    /// The actor takes messages of another type, or the bytes do not decode to a message of the type.
+    Refused(PayloadError),
     /// The message holds a `ReplyTo`, and the sending node has its maximum of open requests in this loop.
     OverQuota,
 }
@@ -130,10 +127,7 @@ impl LoopRef<'_> {
     /// `body` must be one MessagePack value. The caller checks bytes from a network before, for example by
     /// `antiphon_wire::msgpack::check`. [`with_origin`](crate::with_origin) sets the node that sent the message.
     pub fn deliver(&mut self, to: Key, type_name: &str, body: &[u8]) -> Delivery {
-        match self.core.deliver(to, type_name, body) {
-            Delivery::Undecodable(_) if codec_context::was_over_quota() => Delivery::OverQuota,
-            delivery => delivery,
-        }
+        self.core.deliver(to, type_name, body)
     }
 
     /// Runs `put`, which puts one encoded message, value or [`Down`] into a mailbox. `permit` is kept with it until
@@ -206,10 +200,7 @@ impl LoopRef<'_> {
         type_name: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
-        match self.core.complete_request_encoded(request_id, type_name, body) {
-            Err(Undelivered::Encode) if codec_context::was_over_quota() => Err(Undelivered::Busy),
-            result => result,
-        }
+        self.core.complete_request_encoded(request_id, type_name, body)
     }
 
     /// Closes a request of this loop without a reply. Does nothing if the request is already closed.

@@ -3,9 +3,9 @@
 use std::any::Any;
 
 use crate::addr::SendMode;
-use crate::codec_context::{self, EncodeMode, EncodedRefs, ExposedType, LocalRef};
+use crate::codec_context::{self, Decoded, EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX};
 use crate::core::{Core, TransportSlot};
-use crate::error::{AskError, EncodeError, SendError, Undelivered};
+use crate::error::{AskError, DecodeError, EncodeError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
 use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
@@ -26,20 +26,12 @@ pub(crate) fn reach_wire<M: Wire>(
     }
     match loop_ref.core.send_encoded(Destination::Actor(to), &message, mode) {
         Ok(()) => Ok(()),
-        Err(SendFailure::Transport(Undelivered::Busy)) => {
-            loop_ref.core.after_refusal(to, mode);
-            Err(SendError::Busy(message))
+        Err(reason) => {
+            if reason == Undelivered::Busy {
+                loop_ref.core.after_refusal(to, mode);
+            }
+            Err(SendError::new(message, reason))
         }
-        Err(SendFailure::Transport(Undelivered::TooLarge)) => Err(SendError::TooLarge(message)),
-        Err(SendFailure::Transport(Undelivered::NoActor)) => Err(SendError::NoActor(message)),
-        Err(SendFailure::Transport(Undelivered::Encode)) => Err(SendError::Encode(
-            message,
-            EncodeError::new(
-                "its type has no number in the session with that node: too many types were sent",
-            ),
-        )),
-        Err(SendFailure::Transport(_)) => Err(SendError::NoNode(message)),
-        Err(SendFailure::Encode(reason)) => Err(SendError::Encode(message, reason)),
     }
 }
 
@@ -60,22 +52,12 @@ pub(crate) fn reply_wire<R: Wire>(
     match loop_ref.core.send_encoded(Destination::Request(node, request_id), &value, SendMode::Once) {
         Ok(()) => Ok(()),
         Err(reason) => {
-            let reason = match reason {
-                SendFailure::Transport(reason) => reason,
-                SendFailure::Encode(_) => Undelivered::Encode,
-            };
             // The request fails at once, instead of by its timeout.
-            let is_busy = reason == Undelivered::Busy;
-            loop_ref.core.signal(Signal::ReplyDropped { node, request_id, is_busy });
+            let failure = AskError::from_reply(&reason);
+            loop_ref.core.signal(Signal::ReplyDropped { node, request_id, reason: failure });
             Err(reason)
         }
     }
-}
-
-/// Why a message was not sent.
-pub(crate) enum SendFailure {
-    Transport(Undelivered),
-    Encode(EncodeError),
 }
 
 /// Runs an encoder of user code; its panic becomes an error.
@@ -91,29 +73,27 @@ impl Core {
         to: Destination,
         message: &M,
         mode: SendMode,
-    ) -> Result<(), SendFailure> {
-        if !matches!(self.transport, TransportSlot::Present(_)) {
-            return Err(SendFailure::Transport(Undelivered::NoNode));
-        }
+    ) -> Result<(), Undelivered> {
+        let TransportSlot::Present(transport) = &self.transport else { return Err(Undelivered::NoNode) };
+        let bytes_max = transport.message_bytes_max();
         let type_name = self.type_name_of::<M>();
-        check_type_name(type_name).map_err(SendFailure::Encode)?;
+        check_type_name(type_name)?;
         let mut body = std::mem::take(&mut self.scratch);
         body.clear();
-        let (encoded, refs) = codec_context::encode_with_context(self.node_id, EncodeMode::Send, || {
-            encode_with(|| message.encode(&mut body))
-        });
+        let (encoded, refs) =
+            codec_context::encode_with_context(self.node_id, bytes_max, EncodeMode::Send, || {
+                encode_with(|| message.encode(&mut body))
+            });
         let sent = match encoded {
-            Ok(()) => {
-                self.pass_to_transport(to, type_name, &body, mode, &refs).map_err(SendFailure::Transport)
-            }
-            Err(reason) => Err(SendFailure::Encode(reason)),
+            Ok(()) => self.pass_to_transport(to, type_name, &body, mode, &refs),
+            Err(reason) => Err(reason.into()),
         };
         if sent.is_err() && refs.has_reply_to {
             body.clear();
-            let (revoked, _) = codec_context::encode_with_context(self.node_id, EncodeMode::Revoke, || {
-                encode_with(|| message.encode(&mut body))
-            });
-            debug_assert!(revoked.is_ok() || matches!(sent, Err(SendFailure::Encode(_))));
+            let revoke = || encode_with(|| message.encode(&mut body));
+            let (revoked, _) =
+                codec_context::encode_with_context(self.node_id, bytes_max, EncodeMode::Revoke, revoke);
+            debug_assert!(revoked.is_ok() || matches!(sent, Err(Undelivered::Payload(_))));
         }
         self.scratch = body;
         sent
@@ -135,6 +115,7 @@ impl Core {
             type_name,
             body,
             mode,
+            is_checked: refs.checked_bytes == body.len() && !body.is_empty(),
             nodes: &refs.nodes,
             requests: &requests,
         };
@@ -197,44 +178,74 @@ impl Core {
 
     /// Whether bytes from the network name an actor or an open request of this loop that was never sent to another
     /// node: then the peer guessed it. Ended actors and closed requests do not count.
-    fn is_forged(&mut self, claims: &[LocalRef]) -> bool {
-        claims.iter().any(|claim| match claim {
-            LocalRef::Actor(key) => self.actor_of(*key).is_some() && !self.is_exposed(*key),
-            LocalRef::Request(request_id) => {
-                self.requests.is_open(*request_id) && self.requests.expected(*request_id).is_none()
-            }
-        })
+    fn is_forged(&mut self, decoded: &Decoded) -> bool {
+        decoded.actors.iter().any(|key| self.actor_of(*key).is_some() && !self.is_exposed(*key))
+            || decoded.replies.iter().any(|(node, request_id)| {
+                *node == self.node_id
+                    && self.requests.is_open(*request_id)
+                    && self.requests.expected(*request_id).is_none()
+            })
     }
 
-    /// Drops a value that was decoded from forged bytes, without failing the requests that it names.
-    fn drop_forged<T>(&mut self, decoded: T, claims: &[LocalRef]) {
-        crate::panic_guard::log_panic(|| drop(decoded));
-        crate::dropped_replies::retract(self.node_id, |request_id| {
-            claims.iter().any(|claim| matches!(claim, LocalRef::Request(claimed) if *claimed == request_id))
+    /// Decodes a message or a reply from another node. The caller must accept or refuse what was decoded; after an error
+    /// that is done.
+    fn decode_payload<T: Wire>(&mut self, body: &[u8]) -> Result<(T, Decoded), Refusal> {
+        let (result, decoded) = codec_context::decode_with_context(self.node_id, || {
+            crate::panic_guard::catch_panic(|| T::decode_sound(body))
         });
+        let node_id = self.node_id;
+        if !decoded.is_empty() && self.is_forged(&decoded) {
+            // The peer must not end the requests that it guessed.
+            decoded.refuse(node_id, result, |node, _| node != node_id);
+            return Err(Refusal::Payload(PayloadError::decode(FORGED)));
+        }
+        let error = match result {
+            Ok(Ok(value)) => return Ok((value, decoded)),
+            Ok(Err(error)) => error,
+            Err(panic_text) => DecodeError::new(format_args!("its decoder panicked: {panic_text}")),
+        };
+        let is_over_quota = decoded.is_over_quota;
+        self.refuse_payload(decoded, ());
+        if is_over_quota {
+            return Err(Refusal::OverQuota);
+        }
+        Err(Refusal::Payload(PayloadError::Decode(error)))
     }
 
-    /// Converts a value to its form for the wire; one that has none becomes opaque.
-    pub(crate) fn export(&mut self, value: Value) -> Value {
+    /// Drops what was decoded from a message that was refused. The requests of its sender fail by the receipt of the message,
+    /// and all others here.
+    fn refuse_payload<T>(&mut self, decoded: Decoded, payload: T) {
+        let sender = codec_context::sending_node();
+        decoded.refuse(self.node_id, payload, |node, _| Some(node) != sender);
+    }
+
+    /// Converts a value to its form for the wire. A value of [`Value::local`] becomes opaque.
+    ///
+    /// # Errors
+    /// The value cannot be encoded.
+    pub(crate) fn export(&mut self, value: Value) -> Result<Value, PayloadError> {
         let mut body = Vec::new();
-        let (encoded, refs) = codec_context::encode_with_context(self.node_id, EncodeMode::Value, || {
+        let bytes_max = match &self.transport {
+            TransportSlot::Present(transport) => transport.message_bytes_max(),
+            TransportSlot::Taken | TransportSlot::Absent => MESSAGE_BYTES_MAX,
+        };
+        let encode = || {
             encode_with(|| {
                 let type_name = value.encode(&mut body)?;
                 type_name.iter().try_for_each(|type_name| check_type_name(type_name))?;
                 Ok(type_name.map(|type_name| type_name.into_owned()))
             })
-        });
-        match encoded {
-            Ok(Some(type_name)) => {
-                self.make_reachable(&refs);
-                Value::encoded_with_nodes(&type_name, &body, &refs.nodes)
-            }
-            Ok(None) => Value::opaque(),
-            Err(reason) => {
-                tracing::warn!(%reason, "encoding a value failed; it arrives as opaque");
-                Value::opaque()
-            }
+        };
+        let (encoded, refs) =
+            codec_context::encode_with_context(self.node_id, bytes_max, EncodeMode::Value, encode);
+        let Some(type_name) = encoded? else { return Ok(Value::opaque()) };
+        if refs.checked_bytes != body.len()
+            && let TransportSlot::Present(transport) = &self.transport
+        {
+            transport.check_body(&type_name, &body)?;
         }
+        self.make_reachable(&refs);
+        Ok(Value::encoded_with_nodes(&type_name, &body, &refs.nodes))
     }
 
     /// Opens a request of `owner`; `None` when it has the maximum of open requests.
@@ -313,8 +324,10 @@ impl Core {
         let value: &mut dyn Any = &mut value;
         match self.requests.fits(request_id, value) {
             None => return Err(Undelivered::NoActor),
-            Some(false) => return Err(Undelivered::WrongType),
-            Some(true) => {}
+            Some(Err(expected)) => {
+                return Err(PayloadError::wrong_type(expected, std::any::type_name::<R>()).into());
+            }
+            Some(Ok(())) => {}
         }
         if let Some((owner, handler)) = self.close_request(request_id) {
             handler.complete(self, owner, value);
@@ -345,32 +358,48 @@ impl Core {
     ) -> Result<(), Undelivered> {
         let Some(expected) = self.requests.expected(request_id) else { return Err(Undelivered::NoActor) };
         if expected.type_name != type_name {
-            self.fail_request(request_id, AskError::WrongType);
-            return Err(Undelivered::WrongType);
+            let error = PayloadError::wrong_type(expected.type_name, type_name);
+            self.fail_request(request_id, AskError::Reply(error.clone()));
+            return Err(error.into());
         }
         (expected.decode)(self, request_id, body)
     }
 }
 
+/// Why a payload from another node was refused.
+enum Refusal {
+    Payload(PayloadError),
+    /// It holds a `ReplyTo`, and its sender has too many open requests in this loop.
+    OverQuota,
+}
+
 /// Decodes a message of type `M` into the mailbox of `to`.
 pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Delivery {
     let id = core.id(to);
-    let (decoded, claims) = codec_context::decode_with_context(core.node_id, || {
-        crate::panic_guard::catch_panic(|| M::decode_sound(body))
-    });
-    if !claims.is_empty() && core.is_forged(&claims) {
-        core.drop_forged(decoded, &claims);
-        return Delivery::Undecodable(FORGED.to_owned());
-    }
-    match decoded {
-        Ok(Ok(message)) => match core.push_metered(id, message) {
-            Ok(()) => Delivery::Delivered,
-            Err(SendError::Full(_)) => Delivery::Full,
-            Err(SendError::WrongType(_)) => Delivery::WrongType,
-            Err(_) => Delivery::NoActor,
-        },
-        Ok(Err(reason)) => Delivery::Undecodable(reason.to_string()),
-        Err(text) => Delivery::Undecodable(text),
+    let (message, decoded) = match core.decode_payload::<M>(body) {
+        Ok(payload) => payload,
+        Err(Refusal::Payload(reason)) => return Delivery::Refused(reason),
+        Err(Refusal::OverQuota) => return Delivery::OverQuota,
+    };
+    let node_id = core.node_id;
+    match core.push_metered(id, message) {
+        Ok(()) => {
+            decoded.accept(node_id);
+            Delivery::Delivered
+        }
+        Err(SendError::Full(message)) => {
+            // It is decoded once more, when there is room.
+            decoded.refuse(node_id, message, |_, _| false);
+            Delivery::Full
+        }
+        Err(SendError::Payload(message, reason)) => {
+            core.refuse_payload(decoded, message);
+            Delivery::Refused(reason)
+        }
+        Err(error) => {
+            core.refuse_payload(decoded, error.into_message());
+            Delivery::NoActor
+        }
     }
 }
 
@@ -380,21 +409,20 @@ pub(crate) fn complete_as<R: Wire>(
     request_id: RequestId,
     body: &[u8],
 ) -> Result<(), Undelivered> {
-    let (decoded, claims) = codec_context::decode_with_context(core.node_id, || {
-        crate::panic_guard::catch_panic(|| R::decode_sound(body))
-    });
-    if !claims.is_empty() && core.is_forged(&claims) {
-        core.drop_forged(decoded, &claims);
-        core.fail_request(request_id, AskError::WrongType);
-        return Err(Undelivered::Encode);
-    }
-    match decoded {
-        Ok(Ok(value)) => core.complete_request(request_id, value),
-        Ok(Err(_)) | Err(_) => {
-            core.fail_request(request_id, AskError::WrongType);
-            Err(Undelivered::Encode)
+    let (value, decoded) = match core.decode_payload::<R>(body) {
+        Ok(payload) => payload,
+        Err(Refusal::Payload(reason)) => {
+            core.fail_request(request_id, AskError::Reply(reason.clone()));
+            return Err(reason.into());
         }
-    }
+        Err(Refusal::OverQuota) => {
+            core.fail_request(request_id, AskError::Busy);
+            return Err(Undelivered::Busy);
+        }
+    };
+    // From here on, a reply in `value` that is dropped fails its request, also if this request is closed.
+    decoded.accept(core.node_id);
+    core.complete_request(request_id, value)
 }
 
 /// The type and decoder of messages `M` for an actor that the network may reach.

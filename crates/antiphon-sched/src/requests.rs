@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::codec_context::RequestPermit;
+use crate::codec_context::{self, RequestPermit};
 use crate::core::Core;
 use crate::dropped_replies;
 use crate::error::{AskError, Undelivered};
@@ -69,6 +69,8 @@ pub(crate) trait ReplyHandler {
     fn fail(self: Box<Self>, core: &mut Core, owner: Key, reason: AskError);
     /// Whether `value` is an `Option<R>`.
     fn fits(&self, value: &dyn Any) -> bool;
+    /// The name of `R`, for errors.
+    fn type_name(&self) -> &'static str;
 }
 
 /// An open request, or a free slot without a handler.
@@ -165,9 +167,10 @@ impl PendingRequests {
         self.get(id)?.expected
     }
 
-    pub(crate) fn fits(&mut self, id: RequestId, value: &dyn Any) -> Option<bool> {
-        let slot = self.get(id)?;
-        slot.handler.as_ref().map(|handler| handler.fits(value))
+    /// Whether `value` is of the type that the request expects, whose name is the error; `None` if the request is closed.
+    pub(crate) fn fits(&mut self, id: RequestId, value: &dyn Any) -> Option<Result<(), &'static str>> {
+        let handler = self.get(id)?.handler.as_ref()?;
+        Some(if handler.fits(value) { Ok(()) } else { Err(handler.type_name()) })
     }
 
     pub(crate) fn is_open(&mut self, id: RequestId) -> bool {
@@ -267,7 +270,9 @@ fn reach_local<R: 'static>(
 
 impl<R> Drop for ReplyTo<R> {
     fn drop(&mut self) {
-        if let Some(holder) = self.holder.get() {
+        if let Some(holder) = self.holder.get()
+            && !codec_context::record_drop(self.node, self.request_id)
+        {
             dropped_replies::note(holder, self.node, self.request_id);
         }
     }
@@ -304,6 +309,10 @@ where
     fn fits(&self, value: &dyn Any) -> bool {
         value.is::<Option<R>>()
     }
+
+    fn type_name(&self) -> &'static str {
+        std::any::type_name::<R>()
+    }
 }
 
 /// The handler of [`Cx::open_request`](crate::Cx::open_request). The reply has errors of its own; other failures are ignored.
@@ -329,6 +338,10 @@ where
     fn fits(&self, value: &dyn Any) -> bool {
         value.is::<Option<R>>()
     }
+
+    fn type_name(&self) -> &'static str {
+        std::any::type_name::<R>()
+    }
 }
 
 /// The handler of [`Handle::ask`](crate::Handle::ask): sends the result to the thread that waits for it.
@@ -351,6 +364,10 @@ impl<R: Send + 'static> ReplyHandler for ThreadHandler<R> {
     fn fits(&self, value: &dyn Any) -> bool {
         value.is::<Option<R>>()
     }
+
+    fn type_name(&self) -> &'static str {
+        std::any::type_name::<R>()
+    }
 }
 
 #[cfg(test)]
@@ -364,6 +381,9 @@ mod tests {
         fn fail(self: Box<Self>, _: &mut Core, _: Key, _: AskError) {}
         fn fits(&self, _: &dyn Any) -> bool {
             true
+        }
+        fn type_name(&self) -> &'static str {
+            "()"
         }
     }
 

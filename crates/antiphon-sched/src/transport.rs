@@ -4,7 +4,7 @@ use std::any::Any;
 
 use crate::actor_event::ExitReason;
 use crate::addr::SendMode;
-use crate::error::{AskError, Undelivered};
+use crate::error::{AskError, PayloadError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::requests::RequestId;
 use crate::time::Time;
@@ -32,6 +32,20 @@ pub trait Transport: Any {
     /// As [`Transport::send`], with the same contract after [`Undelivered::Busy`].
     fn check_room(&mut self, now: Time, from: Key, to: ActorId, mode: SendMode) -> Result<(), Undelivered>;
 
+    /// The most bytes of an encoded message. Encoders stop there. 16 MiB unless the transport has another limit.
+    fn message_bytes_max(&self) -> usize {
+        crate::codec_context::MESSAGE_BYTES_MAX
+    }
+
+    /// Checks an encoded value before it is passed to [`Transport::signal`], as [`Transport::send`] checks a message for which
+    /// [`is_checked`](OutboundMessage::is_checked) is false.
+    ///
+    /// # Errors
+    /// The peers would refuse the bytes.
+    fn check_body(&self, _type_name: &str, _body: &[u8]) -> Result<(), PayloadError> {
+        Ok(())
+    }
+
     /// A request has reached its timeout: withdraws the message that holds its `ReplyTo`, if that still waits in a queue
     /// of this node. Returns the error with which the request fails: `Full` if the message was withdrawn and its actor
     /// takes no messages at present, else `TimedOut`.
@@ -55,6 +69,9 @@ pub struct OutboundMessage<'a> {
     pub body: &'a [u8],
     /// How to deliver the message.
     pub mode: SendMode,
+    /// Whether the body is known to be one MessagePack value that keeps to the limits of depth and number. Otherwise the
+    /// transport must check it, since an encoder of the user may have written anything.
+    pub is_checked: bool,
     /// The nodes of the addresses in the body: their locations must be sent along.
     pub nodes: &'a [NodeId],
     /// The open requests with a `ReplyTo` in the body: they fail with `NodeLost` when the receiving node is lost.
@@ -153,8 +170,8 @@ pub enum Signal {
         node: NodeId,
         /// The request there.
         request_id: RequestId,
-        /// Whether there was no room for the reply.
-        is_busy: bool,
+        /// The error with which the request fails: `Dropped`, `Busy` or `Reply`.
+        reason: AskError,
     },
     /// A request of this loop is closed; its `ReplyTo` had been sent to another node.
     RequestClosed {

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::rc::Rc;
 
-use crate::codec_context::{self, EncodeMode};
-use crate::error::{DecodeError, EncodeError, ValueError};
+use crate::codec_context::{self, EncodeMode, MESSAGE_BYTES_MAX};
+use crate::error::{EncodeError, PayloadError, ValueError};
 use crate::id::NodeId;
 use crate::wire::Wire;
 
@@ -33,6 +33,8 @@ enum ValueContent {
     },
     /// A local value of another node, which could not cross the wire.
     Opaque,
+    /// A value of another node that could not be sent for this reason.
+    NotSent(PayloadError),
 }
 
 #[derive(Copy, Clone)]
@@ -88,11 +90,24 @@ impl Value {
         Self::of(ValueContent::Opaque)
     }
 
+    /// Makes a value that stands for one that could not be sent.
+    pub fn not_sent(reason: PayloadError) -> Self {
+        Self::of(ValueContent::NotSent(reason))
+    }
+
+    /// Why the value could not be sent; `None` for other values.
+    pub fn as_not_sent(&self) -> Option<&PayloadError> {
+        match self.content.as_deref()? {
+            ValueContent::NotSent(reason) => Some(reason),
+            ValueContent::Local { .. } | ValueContent::Encoded { .. } | ValueContent::Opaque => None,
+        }
+    }
+
     /// The type name and bytes of an encoded value, and the nodes of the addresses in it. `None` for other values.
     pub fn as_encoded(&self) -> Option<(&str, &[u8], &[NodeId])> {
         match self.content.as_deref()? {
             ValueContent::Encoded { tag, body, nodes } => Some((tag, body, nodes)),
-            ValueContent::Local { .. } | ValueContent::Opaque => None,
+            ValueContent::Local { .. } | ValueContent::Opaque | ValueContent::NotSent(_) => None,
         }
     }
 
@@ -114,6 +129,7 @@ impl Value {
             },
             ValueContent::Encoded { tag, body, .. } => (tag, body),
             ValueContent::Opaque => return Err(ValueError::Opaque),
+            ValueContent::NotSent(reason) => return Err(ValueError::NotSent(reason)),
         };
         if *tag != *T::name() {
             return Err(wrong_type::<T>(&tag));
@@ -128,8 +144,9 @@ impl Value {
     pub fn get_local<T: Any>(self) -> Result<Rc<T>, ValueError> {
         match self.into_content() {
             ValueContent::Local { value, type_name, .. } => value.downcast::<T>().map_err(|_| {
-                ValueError::WrongType { wanted: std::any::type_name::<T>().into(), found: type_name.into() }
+                ValueError::WrongType { expected: std::any::type_name::<T>().into(), found: type_name.into() }
             }),
+            ValueContent::NotSent(reason) => Err(ValueError::NotSent(reason)),
             ValueContent::Encoded { .. } | ValueContent::Opaque => Err(ValueError::Opaque),
         }
     }
@@ -141,7 +158,9 @@ impl Value {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<Option<Cow<'_, str>>, EncodeError> {
         let Some(content) = &self.content else { return Ok(Some(<()>::name())) };
         match &**content {
-            ValueContent::Local { encode: None, .. } | ValueContent::Opaque => Ok(None),
+            ValueContent::Local { encode: None, .. } | ValueContent::Opaque | ValueContent::NotSent(_) => {
+                Ok(None)
+            }
             ValueContent::Local { value, encode: Some(encoder), .. } => {
                 (encoder.encode)(&**value, out)?;
                 Ok(Some((encoder.tag)()))
@@ -164,13 +183,15 @@ fn copy_of<T: Wire>(shared: &T) -> Result<T, ValueError> {
     // Addresses in it need a codec context; it is of no loop, since the copy stays on this node.
     let no_node = NodeId::from_bits(0);
     let (encoded, _) =
-        codec_context::encode_with_context(no_node, EncodeMode::Value, || shared.encode(&mut bytes));
-    encoded.map_err(|reason| ValueError::Decode(DecodeError::new(reason)))?;
+        codec_context::encode_with_context(no_node, MESSAGE_BYTES_MAX, EncodeMode::Value, || {
+            shared.encode(&mut bytes)
+        });
+    encoded.map_err(|reason| ValueError::NotSent(reason.into()))?;
     T::decode_all(&bytes).map_err(ValueError::Decode)
 }
 
 fn wrong_type<T: Wire>(found: &str) -> ValueError {
-    ValueError::WrongType { wanted: T::name().into_owned(), found: found.to_owned() }
+    ValueError::WrongType { expected: T::name().into_owned(), found: found.to_owned() }
 }
 
 impl fmt::Debug for Value {
@@ -179,6 +200,7 @@ impl fmt::Debug for Value {
             None => f.write_str("Value(())"),
             Some(ValueContent::Local { type_name, .. }) => write!(f, "Value({type_name})"),
             Some(ValueContent::Opaque) => f.write_str("Value(opaque)"),
+            Some(ValueContent::NotSent(reason)) => write!(f, "Value(not sent: {reason})"),
             Some(ValueContent::Encoded { tag, body, .. }) => write!(f, "Value({tag}, {} bytes)", body.len()),
         }
     }

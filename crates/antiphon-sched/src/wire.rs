@@ -17,7 +17,8 @@ pub const TYPE_NAME_MAX: usize = 255;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross the wire: it has no wire name",
     label = "has no wire name",
-    note = "give it one beside its definition: write `antiphon::wire!({Self}, \"your.name/1\");` (it needs serde's Serialize and Deserialize)"
+    note = "for a type of your crate, write beside its definition: `antiphon::wire!({Self}, \"your.name/1\");` (it needs serde's Serialize and Deserialize)",
+    note = "for a type of another crate, wrap it in one of yours: `#[derive(Serialize, Deserialize)] struct Mine({Self});` and `antiphon::wire!(Mine, \"your.name/1\");`"
 )]
 pub trait Wire: Sized + 'static {
     /// The name of the type.

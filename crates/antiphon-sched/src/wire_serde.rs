@@ -1,7 +1,7 @@
-//! `Wire` by serde and MessagePack: `wire!`, common types, addresses and replies.
+//! `Wire` by serde and MessagePack: `wire!`, addresses and replies.
 //!
 //! Structs are encoded as maps and variants by name, so that fields and variants can be added later; `compact`
-//! chooses arrays. Composed types use the encoders of their parts.
+//! chooses arrays. The form is serde's human-readable one, with bytes as MessagePack binaries.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -11,7 +11,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::addr::Addr;
-use crate::codec_context::{self, EncodeMode, ExposedType, LocalRef};
+use crate::codec_context::{self, EncodeMode, ExposedType};
 use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::{deliver_as, expected_as, reach_wire, reply_wire, takes};
@@ -40,7 +40,7 @@ use crate::wire::{Wire, check_type_name};
 /// ```
 #[macro_export]
 macro_rules! wire {
-    (impl<$($param:ident),+ $(,)?> $type:ty, $name:literal $(, $compact:ident)?) => {
+    (impl<$($param:ident),+ $(,)?> $type:ty, $name:expr $(, $compact:ident)?) => {
         const _: () = $crate::__private::check_name($name);
         impl<$($param),+> $crate::Wire for $type
         where
@@ -48,47 +48,41 @@ macro_rules! wire {
             $type: $crate::__private::Serialize + $crate::__private::DeserializeOwned,
         {
             fn name() -> ::std::borrow::Cow<'static, str> {
+                const NAME: &str = $name;
                 let parts = [$(<$param as $crate::Wire>::name()),+];
-                ::std::borrow::Cow::Owned($crate::__private::composed($name, &parts))
+                ::std::borrow::Cow::Owned($crate::__private::composed(NAME, &parts))
             }
             $crate::wire!(@coding $($compact)?);
         }
     };
-    ($type:ty, $name:literal $(, $compact:ident)?) => {
+    ($type:ty, $name:expr $(, $compact:ident)?) => {
         const _: () = $crate::__private::check_name($name);
         impl $crate::Wire for $type {
             fn name() -> ::std::borrow::Cow<'static, str> {
-                ::std::borrow::Cow::Borrowed($name)
+                const NAME: &str = $name;
+                ::std::borrow::Cow::Borrowed(NAME)
             }
             $crate::wire!(@coding $($compact)?);
         }
     };
     (@coding) => {
-        fn encode(&self, out: &mut ::std::vec::Vec<u8>) -> ::std::result::Result<(), $crate::EncodeError> {
-            $crate::__private::encode_named(self, out)
-        }
-        fn decode(from: &mut &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
-            $crate::__private::decode(from)
-        }
-        fn decode_all(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
-            $crate::__private::decode_all(bytes)
-        }
-        fn decode_sound(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
-            $crate::__private::decode_sound(bytes)
-        }
+        $crate::wire!(@coding encode_named, decode, decode_all, decode_sound);
     };
     (@coding compact) => {
+        $crate::wire!(@coding encode_compact, decode, decode_all, decode_sound);
+    };
+    (@coding $encode:ident, $decode:ident, $decode_all:ident, $decode_sound:ident) => {
         fn encode(&self, out: &mut ::std::vec::Vec<u8>) -> ::std::result::Result<(), $crate::EncodeError> {
-            $crate::__private::encode_compact(self, out)
+            $crate::__private::$encode(self, out)
         }
         fn decode(from: &mut &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
-            $crate::__private::decode(from)
+            $crate::__private::$decode(from)
         }
         fn decode_all(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
-            $crate::__private::decode_all(bytes)
+            $crate::__private::$decode_all(bytes)
         }
         fn decode_sound(bytes: &[u8]) -> ::std::result::Result<Self, $crate::DecodeError> {
-            $crate::__private::decode_sound(bytes)
+            $crate::__private::$decode_sound(bytes)
         }
     };
     (@coding $other:ident) => {
@@ -98,7 +92,8 @@ macro_rules! wire {
 
 /// Functions that the expansion of `wire!` calls; not for direct use.
 pub mod private {
-    use super::{DecodeError, EncodeError};
+    use super::{DecodeError, EncodeError, codec_context};
+    use crate::checked_serializer::{self, ByteSequences, Certainty, Layout};
     use std::borrow::Cow;
 
     pub use serde::Serialize;
@@ -125,14 +120,62 @@ pub mod private {
     }
 
     /// Encodes structs as maps, and variants by name.
-    pub fn encode_named<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
-        value.serialize(&mut serializer).map_err(EncodeError::new)
+    pub fn encode_named<T: Serialize + DeserializeOwned>(
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        encode_as(value, out, Layout::Named)
     }
 
     /// Encodes structs as arrays, and variants by name.
-    pub fn encode_compact<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        value.serialize(&mut rmp_serde::Serializer::new(out)).map_err(EncodeError::new)
+    pub fn encode_compact<T: Serialize + DeserializeOwned>(
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        encode_as(value, out, Layout::Compact)
+    }
+
+    fn encode_as<T: Serialize + DeserializeOwned>(
+        value: &T,
+        out: &mut Vec<u8>,
+        layout: Layout,
+    ) -> Result<(), EncodeError> {
+        let start = out.len();
+        let bytes_max = codec_context::bytes_max();
+        let certainty = checked_serializer::encode(value, out, layout, ByteSequences::Bytes, bytes_max)?;
+        if certainty == Certainty::Doubtful && !codec_context::is_revoking() {
+            make_certain(value, out, start, layout)?;
+        }
+        if start == 0 {
+            codec_context::record_checked(out.len());
+        }
+        Ok(())
+    }
+
+    /// Decodes the encoding of `value`, which begins at `start`. If that fails, encodes it in a form that serde can read in
+    /// more positions.
+    #[cold]
+    fn make_certain<T: Serialize + DeserializeOwned>(
+        value: &T,
+        out: &mut Vec<u8>,
+        start: usize,
+        layout: Layout,
+    ) -> Result<(), EncodeError> {
+        let is_readable = |out: &[u8]| codec_context::try_decoding(|| decode_sound::<T>(&out[start..]));
+        if is_readable(out).is_ok() {
+            return Ok(());
+        }
+        out.truncate(start);
+        let bytes_max = codec_context::bytes_max();
+        checked_serializer::encode(value, out, layout, ByteSequences::Numbers, bytes_max)?;
+        codec_context::dedup_refs();
+        is_readable(out).map_err(|error| {
+            EncodeError::new(format_args!(
+                "`{}` could not be read again: {error}; serde does not carry 128-bit integers in `tag`, \
+                 `untagged` and `flatten`: send them as text, or choose another form of the enum",
+                std::any::type_name::<T>()
+            ))
+        })
     }
 
     /// Takes one value off the front; reads structs as maps and as arrays.
@@ -153,7 +196,8 @@ pub mod private {
 
     /// Decodes `bytes` that are known to hold exactly one value.
     pub fn decode_sound<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-        T::deserialize(&mut rmp_serde::Deserializer::from_read_ref(bytes)).map_err(DecodeError::new)
+        let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes).with_human_readable();
+        T::deserialize(&mut deserializer).map_err(DecodeError::new)
     }
 
     /// The length of the MessagePack value at the front of `bytes`, without recursion.
@@ -205,113 +249,7 @@ pub mod private {
     }
 }
 
-/// Bytes, encoded as one MessagePack binary. A `Vec<u8>` is encoded as an array of numbers, up to twice as long.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Bytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
-
-impl From<Vec<u8>> for Bytes {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes)
-    }
-}
-
-impl AsRef<[u8]> for Bytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-wire!(String, "str");
-wire!(Bytes, "bytes");
-wire!(bool, "bool");
-wire!(char, "char");
-wire!(u8, "u8");
-wire!(u16, "u16");
-wire!(u32, "u32");
-wire!(u64, "u64");
-wire!(i8, "i8");
-wire!(i16, "i16");
-wire!(i32, "i32");
-wire!(i64, "i64");
-wire!(f32, "f32");
-wire!(f64, "f64");
 wire!(ActorId, "actor", compact);
-
-impl<T: Wire> Wire for Vec<T> {
-    fn name() -> Cow<'static, str> {
-        Cow::Owned(private::composed("vec", &[T::name()]))
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let len = u32::try_from(self.len()).map_err(EncodeError::new)?;
-        array_len(out, len)?;
-        self.iter().try_for_each(|item| item.encode(out))
-    }
-
-    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        let len = rmp::decode::read_array_len(from).map_err(DecodeError::new)? as usize;
-        // Each item takes at least one byte, so a larger declared length reserves no memory.
-        let mut items = Self::with_capacity(len.min(from.len()));
-        for _ in 0..len {
-            items.push(T::decode(from)?);
-        }
-        Ok(items)
-    }
-}
-
-/// Encoded as an array of zero or one item, so that nested options stay distinct.
-impl<T: Wire> Wire for Option<T> {
-    fn name() -> Cow<'static, str> {
-        Cow::Owned(private::composed("opt", &[T::name()]))
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        array_len(out, u32::from(self.is_some()))?;
-        self.iter().try_for_each(|item| item.encode(out))
-    }
-
-    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-        match rmp::decode::read_array_len(from).map_err(DecodeError::new)? {
-            0 => Ok(None),
-            1 => T::decode(from).map(Some),
-            len => Err(DecodeError::new(format_args!("an option of {len} items"))),
-        }
-    }
-}
-
-fn array_len(out: &mut Vec<u8>, len: u32) -> Result<(), EncodeError> {
-    rmp::encode::write_array_len(out, len).map(|_| ()).map_err(EncodeError::new)
-}
-
-macro_rules! wire_tuple {
-    ($len:literal: $($part:ident $at:tt),+) => {
-        impl<$($part: Wire),+> Wire for ($($part,)+) {
-            fn name() -> Cow<'static, str> {
-                Cow::Owned(format!("({})", [$($part::name()),+].join(",")))
-            }
-
-            fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-                array_len(out, $len)?;
-                $(self.$at.encode(out)?;)+
-                Ok(())
-            }
-
-            fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
-                match rmp::decode::read_array_len(from).map_err(DecodeError::new)? {
-                    $len => Ok(($($part::decode(from)?,)+)),
-                    len => Err(DecodeError::new(format_args!("{len} items instead of {}", $len))),
-                }
-            }
-        }
-    };
-}
-wire_tuple!(1: A 0);
-wire_tuple!(2: A 0, B 1);
-wire_tuple!(3: A 0, B 1, C 2);
-wire_tuple!(4: A 0, B 1, C 2, D 3);
-wire_tuple!(5: A 0, B 1, C 2, D 3, E 4);
-wire_tuple!(6: A 0, B 1, C 2, D 3, E 4, F 5);
 
 impl Serialize for ActorId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -346,7 +284,7 @@ impl<M: Wire> Serialize for Addr<M> {
             Ok(())
         })
         .ok_or_else(|| S::Error::custom(NO_CONTEXT))?
-        .map_err(|reason: EncodeError| S::Error::custom(reason))?;
+        .map_err(|reason: EncodeError| S::Error::custom(reason.reason()))?;
         id.serialize(serializer)
     }
 }
@@ -354,7 +292,7 @@ impl<M: Wire> Serialize for Addr<M> {
 impl<'de, M: Wire> Deserialize<'de> for Addr<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let id = ActorId::deserialize(deserializer)?;
-        codec_context::record_local_ref(id.node(), LocalRef::Actor(id.key()));
+        codec_context::record_address(id.node(), id.key());
         Ok(Self { id, reach: reach_wire::<M> })
     }
 }
@@ -383,7 +321,7 @@ impl<R: Wire> Serialize for ReplyTo<R> {
                 Ok(())
             }
             EncodeMode::Send => {
-                let type_name = leaked_name::<R>().map_err(S::Error::custom)?;
+                let type_name = leaked_name::<R>().map_err(|reason| S::Error::custom(reason.reason()))?;
                 self.holder.set(None);
                 refs.has_reply_to = true;
                 if self.node == node_id {
@@ -404,8 +342,8 @@ impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
         let node_id = codec_context::decoding_node()
             .ok_or_else(|| D::Error::custom("a reply can only be decoded by a loop"))?;
         let (node, request_id) = (NodeId::from_bits(node), RequestId::from_bits(request_id));
-        codec_context::record_local_ref(node, LocalRef::Request(request_id));
         let permit = codec_context::request_permit().map_err(D::Error::custom)?;
+        codec_context::record_reply(node, request_id);
         Ok(Self { node, request_id, holder: Cell::new(Some(node_id)), permit, reach: reply_wire::<R> })
     }
 }

@@ -254,7 +254,7 @@ fn refusal(reason: AskError) -> SubscribeError {
     match reason {
         AskError::TimedOut => SubscribeError::TimedOut,
         AskError::Full | AskError::Busy => SubscribeError::Busy,
-        AskError::WrongType => SubscribeError::WrongType,
+        AskError::Request(_) | AskError::Reply(_) => SubscribeError::WrongType,
         AskError::NodeLost => SubscribeError::NodeLost,
         AskError::TooManyOpen => SubscribeError::TooManyOpen,
         // The topic exited before it answered, or did not exist.
@@ -277,7 +277,7 @@ fn undelivered(reason: AskError) -> DeliverError {
         AskError::NoActor => DeliverError::Refused(Undelivered::NoActor),
         AskError::Full => DeliverError::Refused(Undelivered::Full),
         AskError::Busy => DeliverError::Refused(Undelivered::Busy),
-        AskError::WrongType => DeliverError::Refused(Undelivered::WrongType),
+        AskError::Request(reason) => DeliverError::Refused(reason.into()),
         AskError::TooManyOpen => DeliverError::TooManyOpen,
         // The channel exited, or its node was lost, before the answer.
         _ => DeliverError::Unknown,

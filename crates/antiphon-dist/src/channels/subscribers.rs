@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, DeadLetter, Monitor, NodeId, RequestId, SendMode, Target, Undelivered, Wire,
+    ActorId, Addr, AskError, Cx, DeadLetter, Monitor, NodeId, PayloadError, RequestId, SendMode, Target,
+    Undelivered, Wire,
 };
 
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, TopicAddr, self_message};
@@ -437,14 +438,17 @@ impl<T: Wire> SubscriberEntry<T> {
             Undelivered::Full | Undelivered::Busy if !is_local => self.lag.add_refused(cx, ids, room),
             Undelivered::Full | Undelivered::Busy => self.lag.add(cx, ids, room, 1),
             reason => {
+                // Its `Down` follows, or it never takes messages of the channel.
+                let takes_none = matches!(
+                    reason,
+                    Undelivered::NoActor
+                        | Undelivered::NoNode
+                        | Undelivered::Payload(PayloadError::WrongType { .. })
+                );
                 let from = Some(cx.id());
                 let dead_letter = DeadLetter::new(ids.subscriber, type_name::<T>(), reason).sent_by(from);
                 cx.loop_ref().dead_letter(dead_letter);
-                match reason {
-                    Undelivered::TooLarge | Undelivered::Encode => self.lag.add(cx, ids, room, 1),
-                    // Its `Down` follows, or it never takes messages of the channel.
-                    _ => Subscription::Continues,
-                }
+                if takes_none { Subscription::Continues } else { self.lag.add(cx, ids, room, 1) }
             }
         }
     }
@@ -512,8 +516,9 @@ fn undelivered(reason: AskError) -> Undelivered {
         AskError::Busy => Undelivered::Busy,
         AskError::NoActor => Undelivered::NoActor,
         AskError::NodeLost => Undelivered::NoNode,
-        // It does not encode, is too large, or the topic has no request left.
-        _ => Undelivered::Encode,
+        AskError::Request(reason) => Undelivered::Payload(reason),
+        // The topic has no request left.
+        _ => Undelivered::Dropped,
     }
 }
 

@@ -5,8 +5,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use antiphon_sched::Bytes;
-
 use super::FileRules;
 use super::outcome::{FileRefused, FileStat};
 use super::path::TargetPath;
@@ -81,7 +79,7 @@ impl Partial {
         match self.0 {}
     }
 
-    pub(crate) fn write(self: Box<Self>, _: &[Bytes]) -> Result<Box<Self>, FileRefused> {
+    pub(crate) fn write(self: Box<Self>, _: &[Vec<u8>]) -> Result<Box<Self>, FileRefused> {
         match self.0 {}
     }
 

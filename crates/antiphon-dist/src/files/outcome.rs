@@ -266,7 +266,7 @@ impl From<AskError> for FileError {
         match reason {
             AskError::TimedOut => Self::TimedOut,
             AskError::TooManyOpen => Self::TooManyOpen,
-            AskError::WrongType => Self::Version,
+            AskError::Request(_) | AskError::Reply(_) => Self::Version,
             AskError::Full | AskError::Busy => Self::Refused(FileRefused::Busy),
             _ => Self::NodeLost,
         }
@@ -278,7 +278,7 @@ impl From<AskError> for DeleteError {
         match reason {
             AskError::TimedOut => Self::TimedOut,
             AskError::TooManyOpen => Self::TooManyOpen,
-            AskError::WrongType => Self::Version,
+            AskError::Request(_) | AskError::Reply(_) => Self::Version,
             AskError::Full | AskError::Busy => Self::Refused(FileRefused::Busy),
             _ => Self::NodeLost,
         }

@@ -57,7 +57,7 @@ pub(super) struct FileReceiver {
     received_at_check: u64,
     state: ReceiverState,
     /// Chunks that wait for the disk.
-    queue: Vec<Bytes>,
+    queue: Vec<Vec<u8>>,
     /// The bytes from the beginning of the file that have been received.
     received: u64,
     /// The bytes from the beginning of the file that have been written.
@@ -287,8 +287,8 @@ impl FileReceiver {
     /// Queues a chunk for the disk. Small chunks are joined: a window of them would need many times its bytes of memory.
     fn enqueue(&mut self, bytes: Bytes) {
         match self.queue.last_mut() {
-            Some(last) if last.0.len() + bytes.0.len() <= CHUNK_BYTES => last.0.extend_from_slice(&bytes.0),
-            Some(_) | None => self.queue.push(bytes),
+            Some(last) if last.len() + bytes.len() <= CHUNK_BYTES => last.extend_from_slice(&bytes),
+            Some(_) | None => self.queue.push(bytes.into()),
         }
     }
 

@@ -102,7 +102,7 @@ impl ReceiverHarness {
 
     fn send(&mut self, bytes: usize) {
         let receiver = self.log.receiver.get().expect("the offer is accepted");
-        let chunk = ToReceiver::Chunk(Bytes(vec![7; bytes]));
+        let chunk = ToReceiver::Chunk(Bytes::from(vec![7; bytes]));
         assert!(self.sched.send(receiver, chunk.into()).is_ok());
         self.work();
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, NodeId, ReplyTo, SendError, SignalPolicy,
-    Step, receive, stop,
+    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, NodeId, PayloadError, ReplyTo, SendError,
+    SignalPolicy, Step, receive, stop,
 };
 
 use super::messages::{
@@ -334,13 +334,13 @@ impl FileSender {
         error: SendError<FromNode<ToReceiver>>,
     ) -> Result<(), FileError> {
         match error {
-            SendError::Busy(FromNode { message: ToReceiver::Chunk(Bytes(bytes)), .. }) => {
-                self.state = SenderState::QueueFull(source, FileChunk { bytes, hash });
+            SendError::Busy(FromNode { message: ToReceiver::Chunk(bytes), .. }) => {
+                self.state = SenderState::QueueFull(source, FileChunk { bytes: bytes.into(), hash });
                 Ok(())
             }
             // The receiver has ended; its `Down` arrives later.
             SendError::NoActor(_) | SendError::NoNode(_) => Ok(()),
-            SendError::TooLarge(_) => Err(FileError::PieceTooLarge),
+            SendError::Payload(_, PayloadError::TooLarge { .. }) => Err(FileError::PieceTooLarge),
             other => Err(FileError::Unsent(other.reason())),
         }
     }

@@ -8,10 +8,11 @@ use antiphon_sched::{
     SignalPolicy, Undelivered, Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
-use antiphon_wire::{Frame, Session, msgpack};
+use antiphon_wire::{Frame, Session};
 
 use super::driver::Driver;
 use super::mailbox_budget::OverBudget;
+use super::payload_faults::{check_inbound, error_of};
 use super::peer_session::{FrameEffect, PeerSession};
 use super::{NO_ACTOR, NodeCore, sched_key};
 
@@ -105,6 +106,7 @@ impl NodeCore {
                 let error = match dropped.reason {
                     ReplyDroppedReason::Dropped => AskError::Dropped,
                     ReplyDroppedReason::Busy => AskError::Busy,
+                    ReplyDroppedReason::Payload(fault) => AskError::Reply(error_of(fault)),
                 };
                 driver.loop_ref().fail_request_from_peer(request_id, error);
             }
@@ -188,8 +190,8 @@ impl NodeCore {
     ) {
         let request_id = RequestId::from_bits(answer.to.0);
         self.learn_route(answer.route);
-        let result = match (peer_session.session.tag_name(answer.tag), is_valid_body(answer.body)) {
-            (Some(tag), true) => match self.acquire_for_reply(node, answer.body.len()) {
+        let result = match check_inbound(peer_session.session.tag_name(answer.tag), answer.body) {
+            Ok(tag) => match self.acquire_for_reply(node, answer.body.len()) {
                 Ok(permit) => {
                     driver.loop_ref().complete_request_with_permit(request_id, (tag, answer.body), permit)
                 }
@@ -198,9 +200,9 @@ impl NodeCore {
                     Err(Undelivered::Full)
                 }
             },
-            (_, _) => {
-                driver.loop_ref().fail_request_from_peer(request_id, AskError::WrongType);
-                Err(Undelivered::Encode)
+            Err(reason) => {
+                driver.loop_ref().fail_request_from_peer(request_id, AskError::Reply(reason.clone()));
+                Err(Undelivered::Payload(reason))
             }
         };
         if result == Err(Undelivered::Busy) {
@@ -209,6 +211,11 @@ impl NodeCore {
         if let Err(reason) = result {
             // Most of these replies are late: the request has failed with `TimedOut` before. Others have no room in the
             // budget, or do not decode.
+            if matches!(reason, Undelivered::Payload(_))
+                && self.may_log("reply refused", format_args!("{node}"))
+            {
+                tracing::warn!(%node, %reason, "a reply from a peer was refused (logged at most once an hour for each peer)");
+            }
             tracing::debug!(%reason, "a reply was dropped");
             self.counts.refused_messages += 1;
         }
@@ -416,6 +423,7 @@ impl NodeCore {
         // A peer can report only the exits of its own actors.
         let reason = match down.reason {
             DownReason::Done(None) => ExitReason::Done(Value::opaque()),
+            DownReason::DoneNotSent(fault) => ExitReason::Done(Value::not_sent(error_of(fault))),
             DownReason::Done(Some((tag, body))) => {
                 ExitReason::Done(value_of(&peer_session.session, tag, body).unwrap_or_else(Value::opaque))
             }
@@ -476,14 +484,9 @@ fn without_value(reason: ExitReason) -> ExitReason {
     }
 }
 
-/// Whether a body is exactly one MessagePack value within the limits.
-pub(super) fn is_valid_body(body: &[u8]) -> bool {
-    msgpack::check(body, &msgpack::BodyLimits::default()).is_ok()
-}
-
 fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Option<Value> {
-    let tag = session.tag_name(tag)?;
-    is_valid_body(body).then(|| Value::encoded(tag, body))
+    let tag = check_inbound(session.tag_name(tag), body).ok()?;
+    Some(Value::encoded(tag, body))
 }
 
 /// The node of a destination.

@@ -14,8 +14,9 @@ use antiphon_wire::frame::{Message, Outcome, Receipt};
 
 use super::backlog::{BacklogEntry, BacklogItem};
 use super::driver::Driver;
-use super::frames::{InboundSignal, is_valid_body};
+use super::frames::InboundSignal;
 use super::mailbox_budget::{SharePart, UNCOUNTED_BYTES_MAX};
+use super::payload_faults::{check_inbound, fault_of};
 use super::peer_session::PeerSession;
 use super::{NodeCore, sched_key, wire_key};
 
@@ -45,11 +46,11 @@ impl NodeCore {
             self.learn_route(message.route);
         }
         let tag = peer_session.session.tag_name(message.tag);
-        let delivery = match tag.filter(|_| is_valid_body(message.body)) {
+        let delivery = match check_inbound(tag, message.body) {
             _ if !is_open => Delivery::NoActor,
-            Some(_) if self.has_backlog_for(node, to.actor()) => Delivery::Full,
-            Some(tag) => self.deliver_here(node, to, (tag, message.body), driver),
-            None => Delivery::Undecodable("the body is not one valid MessagePack value".into()),
+            Ok(_) if self.has_backlog_for(node, to.actor()) => Delivery::Full,
+            Ok(tag) => self.deliver_here(node, to, (tag, message.body), driver),
+            Err(reason) => Delivery::Refused(reason),
         };
         let is_large = message.body.len() > UNCOUNTED_BYTES_MAX;
         if delivery == Delivery::Delivered && !is_large && receipt.is_none() {
@@ -61,9 +62,9 @@ impl NodeCore {
             return self.push_to_backlog(node, peer_session, to.actor(), item, driver);
         }
         let info = MessageInfo { node, from, to, tag: tag.unwrap_or("a message of an unknown type") };
-        let outcome = self.report_delivery(info, receipt.is_some(), &delivery, driver);
+        self.report_delivery(info, receipt.is_some(), &delivery, driver);
         if let Some(receipt_number) = receipt {
-            send_receipt(&mut peer_session.session, node, receipt_number, outcome);
+            send_receipt(&mut peer_session.session, node, receipt_number, &delivery);
         }
         if delivery == Delivery::DeliveredOverHalf
             || (is_large && self.uses_too_much(node, to.actor(), SharePart::Half, driver))
@@ -295,9 +296,9 @@ impl NodeCore {
             }
             is_delivered = matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf);
             let info = MessageInfo { node, from: *from, to, tag };
-            let outcome = self.report_delivery(info, receipt.is_some(), &delivery, driver);
+            self.report_delivery(info, receipt.is_some(), &delivery, driver);
             if let (Some(receipt_number), Some(peer_session)) = (receipt, peer_session.as_deref_mut()) {
-                send_receipt(&mut peer_session.session, node, receipt_number, outcome);
+                send_receipt(&mut peer_session.session, node, receipt_number, &delivery);
             }
         }
     }
@@ -344,40 +345,45 @@ impl NodeCore {
         }
     }
 
-    /// Reports the outcome of an inbound message: a failure without a receipt becomes a dead letter.
+    /// Logs and counts an inbound message that was not delivered; without a receipt it becomes a dead letter.
     fn report_delivery(
         &mut self,
         MessageInfo { node, from, to, tag }: MessageInfo<'_>,
         has_receipt: bool,
         delivery: &Delivery,
         driver: &mut impl Driver,
-    ) -> Outcome {
-        let (outcome, reason) = match delivery {
-            Delivery::Delivered | Delivery::DeliveredOverHalf => return Outcome::Delivered,
-            Delivery::Full => (Outcome::Full, Undelivered::Full),
-            Delivery::WrongType => (Outcome::WrongType, Undelivered::WrongType),
-            Delivery::Undecodable(text) => {
-                if self.may_log("does not decode", format_args!("{node} {to}")) {
-                    tracing::warn!(%node, %to, text, "a message from a peer does not decode; check whether its type changed under the same name (logged at most once an hour)");
+    ) {
+        let reason = match delivery {
+            Delivery::Delivered | Delivery::DeliveredOverHalf => return,
+            Delivery::Full => Undelivered::Full,
+            Delivery::Refused(reason) => {
+                if self.may_log("refused", format_args!("{node} {to}")) {
+                    tracing::warn!(%node, %to, tag, %reason, "a message from a peer was refused (logged at most once an hour for each actor)");
                 }
-                (Outcome::WrongType, Undelivered::Encode)
+                Undelivered::Payload(reason.clone())
             }
             Delivery::OverQuota => {
                 self.refuse_request(node);
-                (Outcome::Busy, Undelivered::Busy)
+                Undelivered::Busy
             }
-            Delivery::NoActor | _ => (Outcome::NoActor, Undelivered::NoActor),
+            Delivery::NoActor | _ => Undelivered::NoActor,
         };
         self.counts.refused_messages += 1;
         if !has_receipt {
             let dead_letter = DeadLetter::new(ActorId::new(self.me, to), tag.to_owned(), reason);
             driver.loop_ref().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
         }
-        outcome
     }
 }
 
-fn send_receipt(session: &mut Session, node: NodeId, receipt_number: u64, outcome: Outcome) {
+fn send_receipt(session: &mut Session, node: NodeId, receipt_number: u64, delivery: &Delivery) {
+    let outcome = match delivery {
+        Delivery::Delivered | Delivery::DeliveredOverHalf => Outcome::Delivered,
+        Delivery::Full => Outcome::Full,
+        Delivery::Refused(reason) => Outcome::Payload(fault_of(reason)),
+        Delivery::OverQuota => Outcome::Busy,
+        Delivery::NoActor | _ => Outcome::NoActor,
+    };
     if let Err(reason) = session.send(&Receipt { request: receipt_number, outcome }.into()) {
         // The sender's request fails with `TimedOut`.
         tracing::debug!(%node, %reason, "a receipt was not sent");

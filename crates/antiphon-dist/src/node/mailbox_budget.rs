@@ -206,7 +206,7 @@ mod tests {
     /// An encoded message of `bytes` bytes.
     fn body_of(bytes: usize) -> Vec<u8> {
         let mut body = Vec::new();
-        Bytes(vec![0; bytes]).encode(&mut body).expect("bytes have an encoding");
+        Bytes::from(vec![0; bytes]).encode(&mut body).expect("bytes have an encoding");
         body
     }
 
@@ -316,7 +316,7 @@ mod tests {
         let node = test.add_peer(5);
         let (addr, selective) = test.spawn(|_cx: &mut Cx<Bytes>, event| match event {
             // Leaves large messages until it has received a small one.
-            Event::Start => receive_if(|bytes: &Bytes| bytes.0.len() < 10_000),
+            Event::Start => receive_if(|bytes: &Bytes| bytes.len() < 10_000),
             _ => receive(),
         });
         let adapted = body_of(2000);

@@ -30,6 +30,7 @@ mod mailbox_budget;
 mod names;
 mod outbound_messages;
 mod outbound_signals;
+mod payload_faults;
 #[cfg(test)]
 mod peer_monitor_tests;
 mod peer_monitors;

@@ -10,14 +10,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Signal,
-    Time, Transport, Undelivered,
+    ActorId, AskError, DeadLetter, Destination, EncodeError, Key, NodeId, OutboundMessage, PayloadError,
+    RequestId, SendMode, Signal, Time, Transport, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendMark, SendRefused, Session};
 
 use super::driver::Driver;
 use super::frames::destination_node;
+use super::payload_faults::{check_body, check_size};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::room_waiters::{NeededRoom, RoomWaiter};
@@ -40,6 +41,12 @@ impl Transport for NodeCore {
         let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
         if peer.replaced_by_restart {
             return Err(Undelivered::NoActor);
+        }
+        let bytes_max = self.settings.profile.limits.message_bytes_max.into();
+        if outbound.is_checked {
+            check_size(outbound.body, bytes_max)?;
+        } else {
+            check_body(outbound.type_name, outbound.body, bytes_max)?;
         }
         let sent = match peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none()) {
             None => self.queue_outbound(node, outbound),
@@ -72,6 +79,14 @@ impl Transport for NodeCore {
         }
         self.await_room(Some(from), to, mode, (SIGNAL_BYTES_MAX, false));
         Err(Undelivered::Busy)
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        self.settings.profile.limits.message_bytes_max as usize
+    }
+
+    fn check_body(&self, type_name: &str, body: &[u8]) -> Result<(), PayloadError> {
+        check_body(type_name, body, self.settings.profile.limits.message_bytes_max.into())
     }
 
     fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
@@ -109,6 +124,12 @@ enum OutboundRefusal {
         by_total: bool,
     },
     Other(Undelivered),
+}
+
+impl From<PayloadError> for OutboundRefusal {
+    fn from(reason: PayloadError) -> Self {
+        Self::Other(reason.into())
+    }
 }
 
 impl From<Undelivered> for OutboundRefusal {
@@ -344,6 +365,7 @@ impl NodeCore {
                         type_name: tag,
                         body: &body,
                         mode: SendMode::Send,
+                        is_checked: true,
                         nodes: &nodes,
                         requests: &[],
                     };
@@ -359,6 +381,10 @@ impl NodeCore {
                             OutboundRefusal::NoRoom { .. } => Undelivered::Busy,
                             OutboundRefusal::Other(reason) => reason,
                         };
+                        if let Destination::Request(node, request_id) = to {
+                            let reason = AskError::from_reply(&reason);
+                            self.signal_peer(Signal::ReplyDropped { node, request_id, reason });
+                        }
                         self.fail_message((from, to), tag, receipt_number, reason);
                     }
                 }
@@ -391,13 +417,14 @@ impl NodeCore {
         for queued in waiting {
             match queued {
                 QueuedOutbound::Message { from, to, tag, receipt_number, .. } => {
-                    self.fail_message((from, to), tag, receipt_number, reason)
+                    self.fail_message((from, to), tag, receipt_number, reason.clone())
                 }
-                QueuedOutbound::Signal(signal) => self.fail_signal(signal, reason),
+                QueuedOutbound::Signal(signal) => self.fail_signal(signal, reason.clone()),
             }
         }
-        self.loop_actions
-            .extend(replies.into_iter().map(|request_id| LoopAction::FailRequest(request_id, reason.into())));
+        self.loop_actions.extend(
+            replies.into_iter().map(|request_id| LoopAction::FailRequest(request_id, reason.clone().into())),
+        );
     }
 
     /// Reports a waiting message that will not be sent: to its receipt, or as a dead letter.
@@ -451,7 +478,10 @@ fn send_message(
     receipt_number: Option<u64>,
     route: &[(wire::NodeId, Vec<SocketAddr>)],
 ) -> Result<(), OutboundRefusal> {
-    let tag = session.intern(outbound.type_name).map_err(|_| Undelivered::Encode)?;
+    check_size(outbound.body, session.message_bytes_max().into())?;
+    let tag = session
+        .intern(outbound.type_name)
+        .map_err(|_| PayloadError::Encode(EncodeError::new(TOO_MANY_TYPES)))?;
     let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
     let from = wire_key(outbound.from.unwrap_or(NO_ACTOR));
     let frame: Frame<'_> = match outbound.to {
@@ -473,10 +503,16 @@ fn send_message(
     }
     session.send(&frame).map_err(|reason| match reason {
         SendRefused::Busy { bytes, .. } => OutboundRefusal::NoRoom { bytes, by_total: false },
-        SendRefused::TooLarge { .. } | SendRefused::FieldTooLong => Undelivered::TooLarge.into(),
+        SendRefused::TooLarge { bytes, limit } => PayloadError::TooLarge { bytes, max: limit }.into(),
+        SendRefused::FieldTooLong => PayloadError::Encode(EncodeError::new(TOO_MANY_ADDRESSES)).into(),
         SendRefused::WrongMethod | _ => Undelivered::NoNode.into(),
     })
 }
+
+const TOO_MANY_TYPES: &str =
+    "its type has no number in the session with that node: too many types were sent; use fewer type names";
+const TOO_MANY_ADDRESSES: &str =
+    "the locations of the nodes whose addresses it holds are too long; send fewer addresses at once";
 
 /// Whether a message needs a receipt: its sender asked for one, or requests wait for replies from its receiver.
 fn wants_receipt(outbound: &OutboundMessage<'_>) -> bool {

@@ -5,14 +5,17 @@
 //! bounded by the number of those operations. `Lagged` is never refused either: a channel checks by `check_room` that
 //! there is room for it.
 
-use antiphon_sched::{ActorId, DeadLetter, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value};
+use antiphon_sched::{
+    ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value,
+};
 use antiphon_wire::frame::{
-    Demonitor, Down, DownReason, Lagged, Monitor, NodeAt, Notify, ReplyDropped, ReplyDroppedReason, Resume,
-    Terminate, Throw,
+    Demonitor, Down, DownReason, Lagged, Monitor, NodeAt, Notify, PayloadFault, ReplyDropped,
+    ReplyDroppedReason, Resume, Terminate, Throw,
 };
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
+use super::payload_faults::fault_of;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, signal_bytes};
@@ -235,9 +238,13 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
             Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
         }),
-        Signal::ReplyDropped { request_id, is_busy, .. } => {
+        Signal::ReplyDropped { request_id, reason, .. } => {
             let request_id = antiphon_wire::Key(request_id.to_bits());
-            let reason = if *is_busy { ReplyDroppedReason::Busy } else { ReplyDroppedReason::Dropped };
+            let reason = match reason {
+                AskError::Busy => ReplyDroppedReason::Busy,
+                AskError::Reply(reason) => ReplyDroppedReason::Payload(fault_of(reason)),
+                _ => ReplyDroppedReason::Dropped,
+            };
             session.send(&ReplyDropped { request_id, reason }.into())
         }
         Signal::Lagged { channel, subscriber, missed, ended } => session.send(
@@ -308,10 +315,11 @@ fn send_down(
     reason: &ExitReason,
 ) -> Result<(), SendRefused> {
     let reason = match reason {
-        ExitReason::Done(value) => DownReason::Done(match value.as_encoded() {
-            Some((tag, body, _)) => session.intern(tag).ok().map(|tag| (tag, body)),
-            None => None,
-        }),
+        ExitReason::Done(value) => match (value.as_encoded(), value.as_not_sent()) {
+            (Some((tag, body, _)), _) => DownReason::Done(session.intern(tag).ok().map(|tag| (tag, body))),
+            (None, Some(reason)) => DownReason::DoneNotSent(fault_of(reason)),
+            (None, None) => DownReason::Done(None),
+        },
         ExitReason::Failed(text) => DownReason::Failed(truncated(text)),
         ExitReason::Panicked(text) => DownReason::Panicked(truncated(text)),
         ExitReason::Terminated => DownReason::Terminated,
@@ -329,8 +337,9 @@ fn send_down(
     };
     match session.send(&frame.into()) {
         // The `Down` fits without its value.
-        Err(SendRefused::TooLarge { .. }) => {
-            session.send(&Down { reason: DownReason::Done(None), ..frame }.into())
+        Err(SendRefused::TooLarge { bytes, limit }) => {
+            let fault = PayloadFault::TooLarge { bytes, max: limit };
+            session.send(&Down { reason: DownReason::DoneNotSent(fault), ..frame }.into())
         }
         result => result,
     }

@@ -10,6 +10,7 @@ use antiphon_wire::frame::{Outcome, Receipt};
 use smallvec::SmallVec;
 
 use super::driver::Driver;
+use super::payload_faults::error_of;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, complete_if_open, wire_key};
 use crate::error::DeliverError;
@@ -77,7 +78,7 @@ impl PendingReceipts {
 
 impl NodeCore {
     /// Handles a receipt. A peer can complete only the receipts of messages that were sent to it.
-    pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt, driver: &mut impl Driver) {
+    pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt<'_>, driver: &mut impl Driver) {
         let is_from_receiver = self.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
         if !is_from_receiver {
             return;
@@ -86,7 +87,7 @@ impl NodeCore {
             Outcome::Delivered => Ok(()),
             Outcome::NoActor => Err(DeliverError::Refused(Undelivered::NoActor)),
             Outcome::Full => Err(DeliverError::Refused(Undelivered::Full)),
-            Outcome::WrongType => Err(DeliverError::Refused(Undelivered::WrongType)),
+            Outcome::Payload(fault) => Err(DeliverError::Refused(Undelivered::Payload(error_of(fault)))),
             Outcome::Busy => Err(DeliverError::Refused(Undelivered::Busy)),
         };
         self.complete_receipt(receipt.request, result, driver);
@@ -107,9 +108,9 @@ impl NodeCore {
                 complete_if_open(&mut driver.loop_ref(), request_id, result)
             }
             (ReceiptOwner::AwaitedReplies(replies), Err(DeliverError::Refused(reason))) => {
-                replies
-                    .iter()
-                    .for_each(|request_id| driver.loop_ref().fail_request(*request_id, reason.into()));
+                replies.iter().for_each(|request_id| {
+                    driver.loop_ref().fail_request(*request_id, reason.clone().into())
+                });
             }
             // The message was delivered, and its receiver replies. Or the session has ended, which fails all its requests.
             (ReceiptOwner::AwaitedReplies(_), Ok(()) | Err(_)) => {}

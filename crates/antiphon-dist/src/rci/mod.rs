@@ -118,7 +118,8 @@ fn result_of<A: Wire, T>(result: CallResult<T>) -> Result<Addr<T>, CallError> {
         }
         Ok(SpawnOutcome::Panicked(text)) => CallError::Panicked(text),
         Err(AskError::NoActor | AskError::Dropped) => CallError::NotRegistered,
-        Err(AskError::WrongType) => CallError::WrongArguments { arguments: A::name().into_owned() },
+        Err(AskError::Request(reason)) => CallError::Arguments(reason),
+        Err(AskError::Reply(reason)) => CallError::Answer(reason),
         Err(AskError::TimedOut) => CallError::TimedOut,
         Err(AskError::TooManyOpen) => CallError::TooManyOpen,
         Err(AskError::Full | AskError::Busy) => CallError::Busy,

@@ -189,7 +189,7 @@ pub(crate) fn file_sender_over_window_or_size_is_refused() {
         };
         attacker.node.handle.send(receiver, ToReceiver::Begin(have)).expect("the node runs");
         for _ in 0..256 {
-            let chunk = ToReceiver::Chunk(Bytes(vec![7; 128 * 1024]));
+            let chunk = ToReceiver::Chunk(Bytes::from(vec![7; 128 * 1024]));
             attacker.node.handle.send(receiver, chunk).expect("the node runs");
         }
         let refused = loop {

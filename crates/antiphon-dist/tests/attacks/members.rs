@@ -32,14 +32,16 @@ pub(crate) fn decoder_bomb_is_refused_and_session_continues() {
                 Message { to: tally, from: Key(1), tag, receipt: Some(request), route: Route::NONE, body };
             member.send(&message.into(), |_| ());
             let outcome = member.run_until(|frame| match frame {
-                Frame::Receipt(receipt) if receipt.request == request => Some(receipt.outcome),
+                Frame::Receipt(receipt) if receipt.request == request => {
+                    Some(matches!(receipt.outcome, Outcome::Payload(_)))
+                }
                 _ => None,
             });
-            assert_eq!(outcome, Outcome::WrongType, "{what}");
+            assert!(outcome, "{what}");
         }
     }
     attack.victim.wait_for_count("refused_messages", request);
-    attack.victim.has_logged_once("does not decode");
+    attack.victim.has_logged_once("was refused");
     assert_eq!(attack.victim.count("misbehaved"), 0, "the session continues");
     attack.end("decoder bombs", bounds::member(&Limits::default()));
 }

@@ -208,8 +208,14 @@ mod forged {
         let log = Log::default();
         let actor = spawn_logger::<String>(&mut events, &log);
         settle(&mut events);
-        assert!(matches!(events.send(forge::<u64>(actor.id()), 7), Err(SendError::WrongType(7))));
-        assert!(matches!(events.send(forge::<()>(actor.id()), ()), Err(SendError::WrongType(()))));
+        assert!(matches!(
+            events.send(forge::<u64>(actor.id()), 7),
+            Err(SendError::Payload(7, PayloadError::WrongType { .. }))
+        ));
+        assert!(matches!(
+            events.send(forge::<()>(actor.id()), ()),
+            Err(SendError::Payload((), PayloadError::WrongType { .. }))
+        ));
         events.send(forge::<String>(actor.id()), "right".into()).unwrap();
         settle(&mut events);
         assert_eq!(log.take(), "start right");
@@ -220,7 +226,10 @@ mod forged {
         let mut events = virtual_loop();
         let log = Log::default();
         let (_, adapter) = with_adapter(&mut events, &log);
-        assert!(matches!(events.send(forge::<u64>(adapter.id()), 7), Err(SendError::WrongType(7))));
+        assert!(matches!(
+            events.send(forge::<u64>(adapter.id()), 7),
+            Err(SendError::Payload(7, PayloadError::WrongType { .. }))
+        ));
         events.send(forge::<u32>(adapter.id()), 7).unwrap();
         settle(&mut events);
         assert_eq!(log.take(), "start n7");
@@ -305,7 +314,8 @@ mod forged {
         let reply = stored.take().unwrap();
         let request_id = request_id_of(&reply);
         let refused = events.loop_ref().complete_request(request_id, "text");
-        assert_eq!(refused, Err(Undelivered::WrongType));
+        let wrong_type = PayloadError::WrongType { expected: "u32".into(), found: "&str".into() };
+        assert_eq!(refused, Err(Undelivered::Payload(wrong_type)));
         let unknown = RequestId::from_bits(request_id.to_bits() + 1);
         assert_eq!(events.loop_ref().complete_request(unknown, 1_u32), Err(Undelivered::NoActor));
         events.loop_ref().reply(reply, 8);

@@ -315,7 +315,10 @@ fn request_refused_by_transport_fails_with_reason() {
     let server = server(&mut net);
     for (refusal, result) in [
         (Undelivered::Busy, "Err(Busy)"),
-        (Undelivered::TooLarge, "Err(WrongType)"),
+        (
+            Undelivered::Payload(PayloadError::TooLarge { bytes: 2, max: 1 }),
+            "Err(Request(TooLarge { bytes: 2, max: 1 }))",
+        ),
         (Undelivered::NoNode, "Err(NodeLost)"),
         (Undelivered::NoActor, "Err(NoActor)"),
     ] {
@@ -398,9 +401,17 @@ fn reply_undecodable_fails_request() {
         assert!(net.nodes[0].loop_ref().is_open(request_id), "the message contains the request id");
         let (tag, body): (_, &[u8]) = if wrong_tag { ("str", b"\xa0") } else { ("u32", b"\xc1") };
         let result = net.nodes[0].loop_ref().complete_request_encoded(request_id, tag, body);
-        assert_eq!(result, Err(if wrong_tag { Undelivered::WrongType } else { Undelivered::Encode }));
+        let expected = |reason: &PayloadError| match reason {
+            PayloadError::WrongType { expected, found } => {
+                wrong_tag && &**expected == "u32" && &**found == "str"
+            }
+            PayloadError::Decode(_) => !wrong_tag,
+            _ => false,
+        };
+        assert!(matches!(&result, Err(Undelivered::Payload(reason)) if expected(reason)), "{result:?}");
         net.settle();
-        assert_eq!(log.take(), "Err(WrongType)");
+        let (error, kind) = (log.take(), if wrong_tag { "WrongType" } else { "Decode" });
+        assert!(error.starts_with(&format!("Err(Reply({kind}")), "{error}");
         assert_eq!(
             net.nodes[0].loop_ref().complete_request_encoded(request_id, "u32", b"\x01"),
             Err(Undelivered::NoActor)
@@ -547,10 +558,14 @@ fn deliver_reports_each_failure() {
     events.loop_ref().expose(open);
     let (hidden, open) = (hidden.id().key(), open.id().key());
     let mut loop_ref = events.loop_ref();
-    assert_eq!(loop_ref.deliver(open, "bytes", b"\xa1x"), Delivery::WrongType);
+    let wrong_type = PayloadError::WrongType { expected: "str".into(), found: "bytes".into() };
+    assert_eq!(loop_ref.deliver(open, "bytes", b"\xa1x"), Delivery::Refused(wrong_type));
     // The node has checked before that the bytes are exactly one value.
     for hostile in [&b"\xa1"[..], b"\x01", b"", b"\xdb\xff\xff\xff\xff"] {
-        assert!(matches!(loop_ref.deliver(open, "str", hostile), Delivery::Undecodable(_)), "{hostile:?}");
+        assert!(
+            matches!(loop_ref.deliver(open, "str", hostile), Delivery::Refused(PayloadError::Decode(_))),
+            "{hostile:?}"
+        );
     }
     assert_eq!(loop_ref.deliver(open, "str", b"\xa1a"), Delivery::Delivered);
     assert_eq!(loop_ref.has_room(open), Some(true));
@@ -601,7 +616,10 @@ fn deliver_rejects_address_never_sent() {
         bytes
     };
     let mut loop_ref = events.loop_ref();
-    assert!(matches!(loop_ref.deliver(relay.id().key(), tag, &bytes(hidden.id())), Delivery::Undecodable(_)));
+    assert!(matches!(
+        loop_ref.deliver(relay.id().key(), tag, &bytes(hidden.id())),
+        Delivery::Refused(PayloadError::Decode(_))
+    ));
     assert_eq!(loop_ref.deliver(relay.id().key(), tag, &bytes(exposed.id())), Delivery::Delivered);
     let foreign = ActorId::new(NodeId::from_bits(1), hidden.id().key());
     assert_eq!(loop_ref.deliver(relay.id().key(), tag, &bytes(foreign)), Delivery::Delivered);
@@ -688,9 +706,8 @@ fn wire_panic_fails_only_its_value() {
         seen.note(cx.send(far, PanickingWire(true)).unwrap_err());
         cx.send(far, PanickingWire(false)).unwrap();
     });
-    assert!(
-        matches!(&net.deliveries[..], [Delivery::Undecodable(text)] if text == "the value refuses to decode")
-    );
+    assert!(matches!(&net.deliveries[..], [Delivery::Refused(PayloadError::Decode(error))]
+            if error.reason() == "its decoder panicked: the value refuses to decode"));
     let error = log.take();
     assert!(error.contains("its encoder panicked: the value refuses to encode"), "{error}");
     // The loop itself encodes the exit value for a remote watcher. That panic ends only the encoding.
@@ -746,13 +763,13 @@ fn composed_type_name_over_limit_is_refused() {
         });
     });
     let errors = log.take();
-    assert_eq!(errors.matches("has 260 bytes, but at most 255 are allowed").count(), 2, "{errors}");
-    assert!(errors.contains("the request does not fit the actor"), "{errors}");
+    assert_eq!(errors.matches("has 260 bytes, but at most 255 are allowed").count(), 3, "{errors}");
+    assert!(errors.contains("the request was refused: cannot be encoded"), "{errors}");
     assert_eq!(net.deliveries.len(), 1, "only the first message was sent");
 }
 
 #[test]
-fn exit_value_with_overlong_type_name_is_opaque() {
+fn exit_value_with_overlong_type_name_is_not_sent() {
     let mut net = two_nodes();
     let log = Log::default();
     let far = net.nodes[1].spawn(|_: &mut Cx<u32>, event| match event {
@@ -774,7 +791,8 @@ fn exit_value_with_overlong_type_name_is_opaque() {
     });
     net.settle();
     net.act(0, move |cx| cx.send(there, 1).unwrap());
-    assert!(log.take().contains("did not cross the wire"));
+    let error = log.take();
+    assert!(error.contains("was not sent") && error.contains("at most 255 are allowed"), "{error}");
 }
 
 #[test]
@@ -1077,7 +1095,7 @@ fn lost_node_makes_waiting_messages_dead_letters() {
     (0..3).for_each(|n| handle.send(far, n).unwrap());
     net.settle();
     assert_eq!((net.nodes[0].stats().inbox, net.nodes[0].stats().dead_letters), (3, 0));
-    net.records[0].borrow_mut().refusals.extend([Undelivered::NoNode; 3]);
+    net.records[0].borrow_mut().refusals.extend([const { Undelivered::NoNode }; 3]);
     net.nodes[0].loop_ref().writable(None, far.id());
     net.settle();
     assert_eq!(net.nodes[0].stats().inbox, 0);
@@ -1129,7 +1147,8 @@ fn permit_is_held_until_event_is_handled() {
     // A refused message releases its permit.
     let refused =
         events.loop_ref().with_permit(Some(first.acquire(5)), |loop_ref| loop_ref.deliver(key, "u64", &body));
-    assert_eq!((refused, all.bytes()), (Delivery::WrongType, 0));
+    assert!(matches!(refused, Delivery::Refused(PayloadError::WrongType { .. })), "{refused:?}");
+    assert_eq!(all.bytes(), 0);
 }
 
 #[test]

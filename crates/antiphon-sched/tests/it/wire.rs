@@ -76,7 +76,7 @@ fn values_of_common_and_nested_types_round_trip() {
     round_trip(&vec![Some(None), None, Some(Some(7_u32))]);
     round_trip(&vec![vec![Vec::<u8>::new()], vec![]]);
     round_trip(&((), ((),), Some(())));
-    round_trip(&Bytes(vec![0, 255, 3]));
+    round_trip(&Bytes::from(vec![0, 255, 3]));
     round_trip(&ActorId::new(NodeId::from_bits(u64::MAX), Key::from_bits(7)));
     round_trip(&Point { x: -1, y: Some("y".into()) });
     round_trip(&vec![(Small(u64::MAX, 1), Pair { a: Shape::Dot, b: Shape::Circle(0.5) })]);
@@ -85,7 +85,7 @@ fn values_of_common_and_nested_types_round_trip() {
 
 #[test]
 fn bytes_and_compact_structs_encode_small() {
-    assert_eq!(bytes_of(&Bytes(vec![200; 100])).len(), 102);
+    assert_eq!(bytes_of(&Bytes::from(vec![200; 100])).len(), 102);
     assert_eq!(bytes_of(&Small(1, 2)), [0x92, 1, 2]);
     let named = bytes_of(&Point { x: 1, y: None });
     assert_eq!(named, b"\x82\xa1x\x01\xa1y\xc0", "a map of two fields, by name");
@@ -139,7 +139,7 @@ fn value_cut_short_or_followed_is_refused() {
     refused(&Point { x: 1, y: Some("y".into()) });
     refused(&Small(1 << 40, 2));
     refused(&vec![Some((1_u8, "x".to_owned()))]);
-    refused(&Bytes(vec![1, 2, 3]));
+    refused(&Bytes::from(vec![1, 2, 3]));
     refused(&());
 }
 

@@ -35,26 +35,6 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The outcome of a message that requested a receipt.
-    Outcome {
-        /// The message is in the mailbox.
-        Delivered = 0,
-        /// The actor does not exist, or has exited.
-        NoActor = 1,
-        /// The mailbox stayed full for as long as the backlog keeps such a message.
-        Full = 2,
-        /// The actor accepts another type, or the body is not of the type that its tag names.
-        WrongType = 3,
-        /// The sender's node has reached its limit of open requests here.
-        Busy = 4,
-    }
-    /// Why a request gets no reply.
-    ReplyDroppedReason {
-        /// The last `ReplyTo` of the request was dropped unused.
-        Dropped = 0,
-        /// The reply did not fit the bytes that a node reserves for replies.
-        Busy = 1,
-    }
     /// Why a connection closes.
     CloseReason {
         /// A newer connection continues the session.
@@ -87,6 +67,216 @@ codes! {
         Node = 3,
         /// A service actor of a node.
         Service = 4,
+    }
+}
+
+/// The outcome of a message that requested a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// The message is in the mailbox.
+    Delivered,
+    /// The actor does not exist, or has exited.
+    NoActor,
+    /// The mailbox stayed full for as long as the backlog keeps such a message.
+    Full,
+    /// The message itself is at fault.
+    Payload(PayloadFault<'a>),
+    /// The sender's node has reached its limit of open requests here.
+    Busy,
+}
+
+impl<'a> Field<'a> for Outcome<'a> {
+    fn size(&self) -> usize {
+        match self {
+            Outcome::Payload(fault) => 1 + fault.size(),
+            Outcome::Delivered | Outcome::NoActor | Outcome::Full | Outcome::Busy => 1,
+        }
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Outcome::Delivered => out.push(0),
+            Outcome::NoActor => out.push(1),
+            Outcome::Full => out.push(2),
+            Outcome::Payload(fault) => {
+                out.push(3);
+                fault.put(out);
+            }
+            Outcome::Busy => out.push(4),
+        }
+    }
+
+    fn fits(&self) -> bool {
+        match self {
+            Outcome::Payload(fault) => fault.fits(),
+            Outcome::Delivered | Outcome::NoActor | Outcome::Full | Outcome::Busy => true,
+        }
+    }
+
+    fn take(reader: &mut Reader<'a>) -> Result<Outcome<'a>, Malformed> {
+        Ok(match u8::take(reader)? {
+            0 => Outcome::Delivered,
+            1 => Outcome::NoActor,
+            2 => Outcome::Full,
+            3 => Outcome::Payload(PayloadFault::take(reader)?),
+            4 => Outcome::Busy,
+            value => return Err(Malformed::Unknown { field: "Outcome", value: value.into() }),
+        })
+    }
+}
+
+/// Why a request gets no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyDroppedReason<'a> {
+    /// The last `ReplyTo` of the request was dropped unused.
+    Dropped,
+    /// The reply did not fit the bytes that a node reserves for replies.
+    Busy,
+    /// The reply itself is at fault.
+    Payload(PayloadFault<'a>),
+}
+
+impl<'a> Field<'a> for ReplyDroppedReason<'a> {
+    fn size(&self) -> usize {
+        match self {
+            ReplyDroppedReason::Payload(fault) => 1 + fault.size(),
+            ReplyDroppedReason::Dropped | ReplyDroppedReason::Busy => 1,
+        }
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            ReplyDroppedReason::Dropped => out.push(0),
+            ReplyDroppedReason::Busy => out.push(1),
+            ReplyDroppedReason::Payload(fault) => {
+                out.push(2);
+                fault.put(out);
+            }
+        }
+    }
+
+    fn fits(&self) -> bool {
+        match self {
+            ReplyDroppedReason::Payload(fault) => fault.fits(),
+            ReplyDroppedReason::Dropped | ReplyDroppedReason::Busy => true,
+        }
+    }
+
+    fn take(reader: &mut Reader<'a>) -> Result<ReplyDroppedReason<'a>, Malformed> {
+        Ok(match u8::take(reader)? {
+            0 => ReplyDroppedReason::Dropped,
+            1 => ReplyDroppedReason::Busy,
+            2 => ReplyDroppedReason::Payload(PayloadFault::take(reader)?),
+            value => return Err(Malformed::Unknown { field: "ReplyDroppedReason", value: value.into() }),
+        })
+    }
+}
+
+/// Why a message, a reply or a value was refused for what it is.
+///
+/// In bytes: a code (u8), then the fields in their order. Texts have a length (u16) each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadFault<'a> {
+    /// Code 0: more bytes than a message may have.
+    TooLarge {
+        /// Its encoded size.
+        bytes: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// Code 1: more values than a message may have.
+    TooManyValues {
+        /// The limit.
+        max: u64,
+        /// The type, and the place in it.
+        place: &'a str,
+    },
+    /// Code 2: arrays and maps are nested too deep.
+    TooDeep {
+        /// The limit.
+        max: u64,
+        /// The type, and the place in it.
+        place: &'a str,
+    },
+    /// Code 3: it could not be encoded.
+    Encode(&'a str),
+    /// Code 4: it could not be decoded.
+    Decode(&'a str),
+    /// Code 5: the receiver takes another type.
+    WrongType {
+        /// The type that the receiver takes.
+        expected: &'a str,
+        /// The type that it got.
+        found: &'a str,
+    },
+}
+
+impl<'a> Field<'a> for PayloadFault<'a> {
+    fn size(&self) -> usize {
+        1 + match self {
+            PayloadFault::TooLarge { bytes, max } => bytes.size() + max.size(),
+            PayloadFault::TooManyValues { max, place } | PayloadFault::TooDeep { max, place } => {
+                max.size() + place.size()
+            }
+            PayloadFault::Encode(reason) | PayloadFault::Decode(reason) => reason.size(),
+            PayloadFault::WrongType { expected, found } => expected.size() + found.size(),
+        }
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            PayloadFault::TooLarge { bytes, max } => {
+                out.push(0);
+                bytes.put(out);
+                max.put(out);
+            }
+            PayloadFault::TooManyValues { max, place } => {
+                out.push(1);
+                max.put(out);
+                place.put(out);
+            }
+            PayloadFault::TooDeep { max, place } => {
+                out.push(2);
+                max.put(out);
+                place.put(out);
+            }
+            PayloadFault::Encode(reason) => {
+                out.push(3);
+                reason.put(out);
+            }
+            PayloadFault::Decode(reason) => {
+                out.push(4);
+                reason.put(out);
+            }
+            PayloadFault::WrongType { expected, found } => {
+                out.push(5);
+                expected.put(out);
+                found.put(out);
+            }
+        }
+    }
+
+    fn fits(&self) -> bool {
+        match self {
+            PayloadFault::TooLarge { .. } => true,
+            PayloadFault::TooManyValues { place: text, .. }
+            | PayloadFault::TooDeep { place: text, .. }
+            | PayloadFault::Encode(text)
+            | PayloadFault::Decode(text) => text.fits(),
+            PayloadFault::WrongType { expected, found } => expected.fits() && found.fits(),
+        }
+    }
+
+    fn take(reader: &mut Reader<'a>) -> Result<PayloadFault<'a>, Malformed> {
+        Ok(match u8::take(reader)? {
+            0 => PayloadFault::TooLarge { bytes: u64::take(reader)?, max: u64::take(reader)? },
+            1 => PayloadFault::TooManyValues { max: u64::take(reader)?, place: <&str>::take(reader)? },
+            2 => PayloadFault::TooDeep { max: u64::take(reader)?, place: <&str>::take(reader)? },
+            3 => PayloadFault::Encode(<&str>::take(reader)?),
+            4 => PayloadFault::Decode(<&str>::take(reader)?),
+            5 => PayloadFault::WrongType { expected: <&str>::take(reader)?, found: <&str>::take(reader)? },
+            value => return Err(Malformed::Unknown { field: "PayloadFault", value: value.into() }),
+        })
     }
 }
 
@@ -139,6 +329,8 @@ impl<'a> Field<'a> for FragmentPart {
 pub enum DownReason<'a> {
     /// The actor stopped; with its exit value, if the watcher can decode that.
     Done(Option<(TagId, &'a [u8])>),
+    /// The actor stopped, and its exit value is at fault.
+    DoneNotSent(PayloadFault<'a>),
     /// The actor failed with this text.
     Failed(&'a str),
     /// The actor panicked with this text.
@@ -159,6 +351,7 @@ impl<'a> Field<'a> for DownReason<'a> {
     fn size(&self) -> usize {
         match self {
             DownReason::Done(Some((tag, body))) => 1 + tag.size() + body.len(),
+            DownReason::DoneNotSent(fault) => 1 + fault.size(),
             DownReason::Failed(text) | DownReason::Panicked(text) => 1 + text.len(),
             DownReason::Done(None)
             | DownReason::Terminated
@@ -190,7 +383,15 @@ impl<'a> Field<'a> for DownReason<'a> {
             DownReason::NoActor => out.push(6),
             DownReason::Refused => out.push(7),
             DownReason::Lagged => out.push(8),
+            DownReason::DoneNotSent(fault) => {
+                out.push(9);
+                fault.put(out);
+            }
         }
+    }
+
+    fn fits(&self) -> bool {
+        !matches!(self, DownReason::DoneNotSent(fault) if !fault.fits())
     }
 
     fn take(reader: &mut Reader<'a>) -> Result<DownReason<'a>, Malformed> {
@@ -204,6 +405,7 @@ impl<'a> Field<'a> for DownReason<'a> {
             6 => DownReason::NoActor,
             7 => DownReason::Refused,
             8 => DownReason::Lagged,
+            9 => DownReason::DoneNotSent(PayloadFault::take(reader)?),
             value => return Err(Malformed::Unknown { field: "DownReason", value: value.into() }),
         })
     }
@@ -211,7 +413,8 @@ impl<'a> Field<'a> for DownReason<'a> {
     fn tag(&self) -> Option<TagId> {
         match self {
             DownReason::Done(value) => value.map(|(tag, _)| tag),
-            DownReason::Failed(_)
+            DownReason::DoneNotSent(_)
+            | DownReason::Failed(_)
             | DownReason::Panicked(_)
             | DownReason::Terminated
             | DownReason::NodeLost

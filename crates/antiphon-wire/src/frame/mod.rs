@@ -12,7 +12,7 @@ mod codes;
 mod table;
 
 pub use codes::{
-    CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome,
+    CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome, PayloadFault,
     ReplyDroppedReason,
 };
 pub use table::*;

@@ -230,18 +230,18 @@ frames! {
         body: &'a [u8],
     }
     /// Reports that no reply will follow.
-    ReplyDropped = 0x24 {
+    ReplyDropped<'a> = 0x24 {
         /// The request id at the asking node.
         request_id: Key,
         /// Why.
-        reason: ReplyDroppedReason,
+        reason: ReplyDroppedReason<'a>,
     }
     /// Confirms a message that asked for a receipt.
-    Receipt = 0x25 {
+    Receipt<'a> = 0x25 {
         /// As in the message.
         request: u64,
         /// Whether the message was delivered.
-        outcome: Outcome,
+        outcome: Outcome<'a>,
     }
     /// `watcher` asks for a [`Down`] when `target` exits.
     Monitor = 0x26 [watcher => target] {

@@ -178,6 +178,11 @@ pub enum PeerFault {
 }
 
 impl Session {
+    /// The most bytes of the body of a message, which both sides agreed on.
+    pub fn message_bytes_max(&self) -> u32 {
+        self.agreed.message_bytes_max
+    }
+
     /// Creates a session for a connection that [`Session::admit`] answered with [`Admission::Begins`]. Then call
     /// [`connected`](Session::connected) with that connection.
     pub fn begin(now: Time, limits: &Limits, me: NodeId, connection: &ProvenConnection) -> Session {

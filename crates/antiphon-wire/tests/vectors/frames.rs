@@ -15,6 +15,10 @@ pub(crate) fn all_frames<'a>(
     frames
 }
 
+fn reply_refused(fault: PayloadFault<'static>) -> Frame<'static> {
+    ReplyDropped { request_id: Key(4), reason: ReplyDroppedReason::Payload(fault) }.into()
+}
+
 fn control_frames() -> Vec<Frame<'static>> {
     vec![
         Ack { next: 513 }.into(),
@@ -44,8 +48,17 @@ fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame
         Answer { to: Key(4), from, tag, route: Route::NONE, body: &[0xc3] }.into(),
         ReplyDropped { request_id: Key(4), reason: ReplyDroppedReason::Dropped }.into(),
         ReplyDropped { request_id: Key(4), reason: ReplyDroppedReason::Busy }.into(),
+        reply_refused(PayloadFault::TooLarge { bytes: 17_000_000, max: 16_777_216 }),
+        reply_refused(PayloadFault::TooManyValues { max: 1_048_576, place: "`Rows` at `.rows[7]`" }),
+        reply_refused(PayloadFault::TooDeep { max: 48, place: "`Tree`" }),
+        reply_refused(PayloadFault::Encode("no text")),
         Receipt { request: 99, outcome: Outcome::Delivered }.into(),
-        Receipt { request: 99, outcome: Outcome::WrongType }.into(),
+        Receipt {
+            request: 99,
+            outcome: Outcome::Payload(PayloadFault::WrongType { expected: "u64", found: "str" }),
+        }
+        .into(),
+        Receipt { request: 99, outcome: Outcome::Payload(PayloadFault::Decode("missing field `x`")) }.into(),
         Receipt { request: 99, outcome: Outcome::Busy }.into(),
         Monitor { watcher, target, id }.into(),
         Demonitor { watcher, target, id }.into(),
@@ -58,6 +71,7 @@ fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame
         down(DownReason::NoActor),
         down(DownReason::Refused),
         down(DownReason::Lagged),
+        down(DownReason::DoneNotSent(PayloadFault::TooLarge { bytes: 17_000_000, max: 16_777_216 })),
         Notify { watcher, target, id }.into(),
         Terminate { from, target }.into(),
         Throw { from, target, tag, body: &[0xa1, b'x'] }.into(),

@@ -8,7 +8,6 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use antiphon_sched::Bytes;
 use blake3::Hasher;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
@@ -136,21 +135,21 @@ impl Partial {
     }
 
     /// Appends chunks. If the disk is full, the file is removed.
-    pub(crate) fn write(mut self: Box<Self>, chunks: &[Bytes]) -> Result<Box<Self>, FileRefused> {
+    pub(crate) fn write(mut self: Box<Self>, chunks: &[Vec<u8>]) -> Result<Box<Self>, FileRefused> {
         match self.append(chunks) {
             Ok(()) => Ok(self),
             Err(reason) => Err(self.give_up(&reason)),
         }
     }
 
-    fn append(&mut self, chunks: &[Bytes]) -> io::Result<()> {
+    fn append(&mut self, chunks: &[Vec<u8>]) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(self.offset))?;
         for chunk in chunks {
-            self.file.write_all(chunk.as_ref())?;
-            self.hasher.update(chunk.as_ref());
-            self.offset += chunk.as_ref().len() as u64;
+            self.file.write_all(chunk)?;
+            self.hasher.update(chunk);
+            self.offset += chunk.len() as u64;
             self.quota_entry.left = self.quota_entry.left.max(self.offset);
-            self.quota_entry.received += chunk.as_ref().len() as u64;
+            self.quota_entry.received += chunk.len() as u64;
         }
         Ok(())
     }

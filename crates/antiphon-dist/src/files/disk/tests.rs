@@ -4,8 +4,6 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use antiphon_sched::Bytes;
-
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -34,7 +32,7 @@ fn open(dest: &Arc<Dest>, path: &TargetPath, size: u64) -> Result<Box<Partial>, 
 
 fn store(dest: &Arc<Dest>, path: &TargetPath, content: &[u8]) -> Result<(), FileRefused> {
     let partial = open(dest, path, content.len() as u64)?;
-    let partial = partial.write(&[Bytes(content.to_vec())])?;
+    let partial = partial.write(&[content.to_vec()])?;
     match partial.place(blake3::hash(content).as_bytes())? {
         Placed::Stored => Ok(()),
         Placed::Different(there) => panic!("{there:?} is there"),
@@ -71,7 +69,7 @@ fn partial_file_is_exclusive_and_resumed() {
     let first = open(&dest, &target, 10).expect("no other transfer has it");
     assert_eq!(open(&dest, &target, 10).err(), Some(FileRefused::Busy));
     drop(open(&dest, &path(&["a", "g"]), 10).expect("no other transfer has it"));
-    let first = first.write(&[Bytes(b"12".to_vec()), Bytes(b"345".to_vec())]).expect("the disk has room");
+    let first = first.write(&[b"12".to_vec(), b"345".to_vec()]).expect("the disk has room");
     assert_eq!(first.written(), 5);
     drop(first);
     let mut again = open(&dest, &target, 10).expect("the first transfer has ended");
@@ -87,7 +85,7 @@ fn partial_file_without_permissions_is_resumed_and_removed() {
     let file = folder.path().join(".antiphon/partial").join(target.key());
     for mode in [0o444, 0o000] {
         let partial = open(&dest, &target, 10).expect("no other transfer has it");
-        drop(partial.write(&[Bytes(b"12345".to_vec())]).expect("the disk has room"));
+        drop(partial.write(&[b"12345".to_vec()]).expect("the disk has room"));
         let restrict =
             || fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("the folder is writable");
         restrict();
@@ -109,7 +107,7 @@ fn read_only_file_gets_permissions_when_placed() {
         let Ok(Prepared::Open(partial)) = dest.prepare(&target, offered, false, "peer") else {
             panic!("the target exists")
         };
-        let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("the disk has room");
+        let partial = partial.write(&[b"abc".to_vec()]).expect("the disk has room");
         assert!(matches!(partial.place(blake3::hash(b"abc").as_bytes()), Ok(Placed::Stored)));
         let there = fs::metadata(folder.path().join("f")).expect("the file exists");
         assert_eq!(there.permissions().mode() & 0o777, 0o444);
@@ -122,7 +120,7 @@ fn file_with_wrong_hash_is_refused_and_discarded() {
     let (folder, dest) = folder();
     let target = path(&["f"]);
     let partial = open(&dest, &target, 3).expect("no other transfer has it");
-    let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("the disk has room");
+    let partial = partial.write(&[b"abc".to_vec()]).expect("the disk has room");
     assert_eq!(partial.place(blake3::hash(b"abd").as_bytes()).err(), Some(FileRefused::Corrupt));
     assert!(!folder.path().join("f").exists());
     assert_eq!(open(&dest, &target, 3).map(|partial| partial.have()), Ok(0));
@@ -132,7 +130,7 @@ fn file_with_wrong_hash_is_refused_and_discarded() {
 fn file_created_during_transfer_is_not_replaced() {
     let (folder, dest) = folder();
     let partial = open(&dest, &path(&["f"]), 3).expect("no other transfer has it");
-    let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("the disk has room");
+    let partial = partial.write(&[b"abc".to_vec()]).expect("the disk has room");
     fs::write(folder.path().join("f"), "the user's").expect("the folder is writable");
     match partial.place(blake3::hash(b"abc").as_bytes()) {
         Ok(Placed::Different(there)) => assert_eq!(there.size, 10),
@@ -169,7 +167,7 @@ fn folder_with_limits(dest_bytes_max: u64, peer_bytes_max: u64) -> (tempfile::Te
 fn leave_partial(dest: &Arc<Dest>, path: &TargetPath, bytes: u8) {
     let partial = open(dest, path, 90).expect("the disk has room");
     let content = (0..bytes).collect();
-    drop(partial.write(&[Bytes(content)]).expect("the disk has room"));
+    drop(partial.write(&[content]).expect("the disk has room"));
 }
 
 #[test]
@@ -259,7 +257,7 @@ fn replaced_or_removed_file_frees_quota_without_count() {
             panic!("the file may be replaced")
         };
         let content = vec![7; bytes as usize];
-        let partial = partial.write(&[Bytes(content.clone())]).expect("the disk has room");
+        let partial = partial.write(&[content.clone()]).expect("the disk has room");
         assert!(matches!(partial.place(blake3::hash(&content).as_bytes()), Ok(Placed::Stored)));
     }
     let key = path(&["g"]).key();
@@ -275,7 +273,7 @@ fn folder_replaced_by_symlink_is_refused() {
     let (folder, dest) = folder();
     let elsewhere = tempfile::tempdir().expect("a temporary folder is created");
     let partial = open(&dest, &path(&["d", "f"]), 3).expect("no other transfer has it");
-    let partial = partial.write(&[Bytes(b"abc".to_vec())]).expect("the disk has room");
+    let partial = partial.write(&[b"abc".to_vec()]).expect("the disk has room");
     assert!(!folder.path().join("d").exists(), "the folder must not exist before the file is complete");
     symlink(elsewhere.path(), folder.path().join("d")).expect("the symlink is created");
     assert_eq!(partial.place(blake3::hash(b"abc").as_bytes()).err(), Some(FileRefused::NotAFile));
@@ -351,7 +349,7 @@ fn sweep_removes_old_or_surplus_unlocked_partial_files() {
     let partials = folder.path().join(".antiphon/partial");
     let leave = |name: &str| fs::write(partials.join(name), "").expect("the folder is writable");
     let held = open(&dest, &path(&["held"]), 10).expect("no other transfer has it");
-    let held = held.write(&[Bytes(b"12345".to_vec())]).expect("the disk has room");
+    let held = held.write(&[b"12345".to_vec()]).expect("the disk has room");
     // The sender chooses the modification time: it does not count as the age of the file.
     for (name, changed) in [("past", SystemTime::UNIX_EPOCH), ("future", SystemTime::now() + DAY * 1000)] {
         leave(name);

@@ -67,3 +67,5 @@ mod from_node;
 mod quota_usage;
 
 pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};
+
+pub mod testing;

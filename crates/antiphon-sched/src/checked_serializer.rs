@@ -75,7 +75,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
         certainty: Certainty::Certain,
         failed: None,
     };
-    let result = value.serialize(&mut serializer);
+    let result = value.serialize(&mut serializer).and_then(|()| serializer.check_room(0));
     let fault = match (result, serializer.failed) {
         (Ok(()), None) => return Ok(serializer.certainty),
         (Ok(()), Some(ignored)) => ignored.0,
@@ -119,6 +119,7 @@ enum FaultCause {
     SomeOfNil,
     SkippedField,
     EqualKeys,
+    KeyWithoutValue,
     WrongLength { declared: usize, written: usize },
     Custom(String),
 }
@@ -180,6 +181,9 @@ impl Display for FaultCause {
                 "two entries of the map have the same key, so one would be lost; if the map is flattened, \
                  a field of the struct may have the same name",
             ),
+            Self::KeyWithoutValue => {
+                f.write_str("its `Serialize` writes a key without a value, or a value without a key")
+            }
             Self::WrongLength { declared, written } => write!(
                 f,
                 "its `Serialize` declared {declared} parts and wrote {written}; correct the length that it passes"
@@ -352,7 +356,8 @@ impl Parts<'_, '_> {
     fn field<T: Serialize + ?Sized>(&mut self, name: &'static str, field: &T) -> Result<(), Fault> {
         self.written += 1;
         if self.kind == Kind::Map {
-            (&mut *self.serializer).serialize_str(name)?;
+            let result = (&mut *self.serializer).serialize_str(name);
+            result.map_err(|fault| self.serializer.failing(fault, Some(Step::Field(name))))?;
         }
         self.serializer.part(field, Some(Step::Field(name)))
     }
@@ -389,6 +394,14 @@ impl Parts<'_, '_> {
         let at = self.header_at;
         self.serializer.out().splice(at..at, header);
         Ok(())
+    }
+
+    /// Fails if the keys and values of a map do not alternate.
+    fn check_turn(&mut self, is_value: bool) -> Result<(), Fault> {
+        if (self.keys.len() > self.written) == is_value {
+            return Ok(());
+        }
+        Err(self.serializer.failing(FaultCause::KeyWithoutValue.into(), None))
     }
 
     /// Fails if two keys of a map are equal.
@@ -592,6 +605,9 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
             let mut bytes = Vec::with_capacity(least);
             for item in items {
                 bytes.push(item.serialize(OneByte)?);
+                if bytes.len() > least {
+                    self.check_room(bytes.len())?;
+                }
             }
             self.certainty = Certainty::Doubtful;
             return self.serialize_bytes(&bytes);
@@ -680,19 +696,22 @@ impl SerializeMap for Parts<'_, '_> {
     type Error = Fault;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Fault> {
+        self.check_turn(false)?;
         let (at, step) = (self.serializer.written(), Step::Key(self.written));
-        self.written += 1;
         self.serializer.part(key, Some(step))?;
         self.keys.push(at..self.serializer.written());
         Ok(())
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Fault> {
-        let step = Step::Value(self.written.saturating_sub(1));
+        self.check_turn(true)?;
+        let step = Step::Value(self.written);
+        self.written += 1;
         self.serializer.part(value, Some(step))
     }
 
     fn end(mut self) -> Result<(), Fault> {
+        self.check_turn(false)?;
         self.check_keys()?;
         Parts::end(self, 1)
     }

@@ -25,6 +25,7 @@
 pub use antiphon_dist as dist;
 pub use antiphon_sched as sched;
 
+pub use antiphon_dist::testing;
 pub use antiphon_sched::wire;
 
 /// The types and functions that most programs need: `use antiphon::prelude::*;`.
@@ -43,9 +44,9 @@ pub mod prelude {
     pub use antiphon_dist::{Tls, TlsAt, TlsConfig, TlsError, TlsFault};
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, ExitReason, Failure, Fold, Handle, JobError,
-        JoinError, JoinHandle, Monitor, NodeId, ReplyTo, SendError, Step, Time, Timer, Undelivered, Value,
-        Wire, actor, exit, exit_local, fail, millis, receive, receive_if, receive_within, secs, sleep, stop,
-        suspend, swap, swap_actor, to,
+        JoinError, JoinHandle, Monitor, NodeId, PayloadError, ReplyTo, SendError, Step, Time, Timer,
+        Undelivered, Value, Wire, actor, exit, exit_local, fail, millis, receive, receive_if, receive_within,
+        secs, sleep, stop, suspend, swap, swap_actor, to,
     };
     // A loop without a node, and the sockets and child processes of actors.
     pub use antiphon_sched::{

@@ -48,6 +48,7 @@ mod waiting_outbound;
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
 pub use names::Space;
 pub(crate) use names::{FoundName, LookupStart};
+pub(crate) use payload_faults::check_body;
 pub(crate) use settings::Settings;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -10,7 +10,7 @@ use antiphon_wire::msgpack::{self, BodyLimits, MalformedBody};
 const TEXT_BYTES_MAX: usize = 1024;
 
 /// Checks that a body is one MessagePack value within the limits. A peer refuses all others.
-pub(super) fn check_body(type_name: &str, body: &[u8], bytes_max: u64) -> Result<(), PayloadError> {
+pub(crate) fn check_body(type_name: &str, body: &[u8], bytes_max: u64) -> Result<(), PayloadError> {
     check_size(body, bytes_max)?;
     msgpack::check(body, &BodyLimits::default()).map_err(|malformed| match malformed {
         MalformedBody::TooDeep { limit } => {

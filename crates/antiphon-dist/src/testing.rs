@@ -1,0 +1,100 @@
+//! Helpers for tests of programs.
+
+use std::fmt::Debug;
+
+use antiphon_sched::{PayloadError, Wire};
+use thiserror::Error;
+
+pub use antiphon_sched::testing::free_udp_port;
+
+use crate::node::check_body;
+
+/// The most bytes of a message by default, 16 MiB.
+const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Encodes a value as for another node, decodes it, and compares. Returns the copy that would arrive.
+///
+/// Use it in a test for each type of your messages. It finds what no encoder can see: an `untagged` variant that reads the
+/// bytes of another one, a `Serialize` and a `Deserialize` that do not fit each other, fields that serde skips.
+/// A value that holds an address or a `ReplyTo` cannot be tested so. A value with a NaN is not equal to itself.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, PartialEq, Debug)]
+/// #[serde(untagged)]
+/// enum Size { Small(u64), Large(f64) }
+/// antiphon_sched::wire!(Size, "acme.size/1");
+///
+/// assert!(antiphon_dist::testing::round_trip(&Size::Small(7)).is_ok());
+/// assert!(antiphon_dist::testing::round_trip(&Size::Large(7.5)).is_ok());
+/// ```
+///
+/// # Errors
+/// The value would be refused by this or by the other node, or another value would arrive.
+pub fn round_trip<T: Wire + PartialEq + Debug>(value: &T) -> Result<T, RoundTripError> {
+    let mut bytes = Vec::new();
+    value.encode(&mut bytes).map_err(PayloadError::from)?;
+    check_body(&T::name(), &bytes, MESSAGE_BYTES_MAX)?;
+    let arrived = T::decode_sound(&bytes).map_err(PayloadError::from)?;
+    if arrived == *value {
+        return Ok(arrived);
+    }
+    Err(RoundTripError::Changed { sent: format!("{value:?}"), arrived: format!("{arrived:?}") })
+}
+
+/// Why a value does not survive [`round_trip`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RoundTripError {
+    /// One of the two nodes refuses it.
+    #[error(transparent)]
+    Refused(#[from] PayloadError),
+    /// Another value arrives.
+    #[error(
+        "{sent} arrives as {arrived}; look for `untagged` variants that read the same bytes, for skipped fields, and for a \
+         `Deserialize` that does not fit its `Serialize`"
+    )]
+    Changed {
+        /// The value that was sent, by its `Debug`.
+        sent: String,
+        /// The value that arrived, by its `Debug`.
+        arrived: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    #[serde(untagged)]
+    enum Name {
+        Whole { name: String },
+        WithTitle { name: String, title: String },
+    }
+    antiphon_sched::wire!(Name, "test.name/1");
+
+    #[test]
+    fn round_trip_finds_wrong_untagged_variant() {
+        let whole = Name::Whole { name: "Ada".into() };
+        assert_eq!(round_trip(&whole).as_ref(), Ok(&whole));
+        let error = round_trip(&Name::WithTitle { name: "Ada".into(), title: "Countess".into() });
+        assert!(matches!(error, Err(RoundTripError::Changed { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn round_trip_refuses_what_nodes_refuse() {
+        let deep = (0..60).fold(serde_json::Value::Null, |value, _| serde_json::Value::Array(vec![value]));
+        #[derive(Serialize, Deserialize, PartialEq, Debug)]
+        struct Json(serde_json::Value);
+        antiphon_sched::wire!(Json, "test.json/1");
+        let error = round_trip(&Json(deep));
+        assert!(
+            matches!(error, Err(RoundTripError::Refused(PayloadError::TooDeep { max: 48, .. }))),
+            "{error:?}"
+        );
+    }
+}
